@@ -1,7 +1,7 @@
 """Pictures of several sizes and aspect ratios in one run: every batch is of one size, a bucket.
 
     sizes = buckets.within(1024 * 1024)                          # SDXL's
-    order = buckets.Order.of(buckets.nearest(pictures, sizes), len(sizes), batch_size=256, seed=0)
+    order = buckets.Order.from_buckets(buckets.nearest(pictures, sizes), len(sizes), batch_size=256, seed=0)
     for batch in buckets.batches(source, order, sizes, start=step): ...
 
 Which pictures a step reads is a function of (seed, step) alone: a run goes on from its step, and processes share the
@@ -173,8 +173,8 @@ class Order(NamedTuple):
     seed: int
 
     @classmethod
-    def of(cls, assigned: np.ndarray, buckets: int, batch_size: int, seed: int) -> "Order":
-        """From the bucket of each picture.
+    def from_buckets(cls, assigned: np.ndarray, buckets: int, batch_size: int, seed: int) -> "Order":
+        """The order of pictures whose buckets are known.
 
         Args:
             assigned: the bucket of each picture, int [N], from `nearest`.

@@ -16,11 +16,11 @@ __all__ = [
     "description_of",
     "encoder_fingerprint",
     "null",
-    "of_stream",
     "read",
     "require",
     "table",
     "texts_of",
+    "tokenized_stream",
     "tokens",
     "write",
 ]
@@ -35,6 +35,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import load_file, save
 
+from diffusion import public
 from diffusion.data import fingerprints, pipeline, sources
 from diffusion.data.latent_cache import CacheError
 from diffusion.data.sources import DataSpec
@@ -109,8 +110,8 @@ class Captioned:
         ]
 
 
-def of_stream(stream: Stream, tokenizer: str | pathlib.Path, names: Sequence[str]) -> CaptionedStream:
-    """A stream whose records have the tokens of their captions in their "condition", beside their own.
+def tokenized_stream(stream: Stream, tokenizer: str | pathlib.Path, names: Sequence[str]) -> CaptionedStream:
+    """A stream that adds the tokens of captions to the "condition" of its records.
 
     Args:
         stream: the stream of records with captions.
@@ -127,11 +128,11 @@ def of_stream(stream: Stream, tokenizer: str | pathlib.Path, names: Sequence[str
     return CaptionedStream(stream, lambda text: {name: rows[0] for name, rows in read([text]).items() if name in names})
 
 
-def _require_other_names(own: Any, names: Iterable[str]) -> None:
+def _require_other_names(condition: Any, names: Iterable[str]) -> None:
     """Refuses a condition beside captions that has no names, or one of theirs."""
-    if own is not None and not (isinstance(own, Mapping) and not own.keys() & set(names)):
+    if condition is not None and not (isinstance(condition, Mapping) and not condition.keys() & set(names)):
         raise ValueError(
-            f"the records have a condition beside their captions, {own}. Valid: a mapping with other names than "
+            f"the records have a condition beside their captions, {condition}. Valid: a mapping with other names than "
             f'{", ".join(names)}, e.g. condition = ("mask",)'
         )
 
@@ -285,7 +286,7 @@ def null(folder: str | pathlib.Path) -> Entries:
 
 
 def _failure(path: pathlib.Path, error: Exception) -> Exception:
-    if failures.of_machine(error):
+    if failures.is_machine_failure(error):
         return failures.Unreadable(f"{path} could not be read: {error}. It may be sound.")
     return CacheError(f"{path} is damaged ({error}); write the captions again.")
 
@@ -314,3 +315,6 @@ def require(folder: str | pathlib.Path, name: str, split: str, size: int) -> Non
             f"{folder} holds other captions: {'; '.join(differs)}. Write them by diffusion encode_text "
             "into another folder."
         )
+
+
+public.declare(__name__, renamed={"of_stream": "tokenized_stream"})

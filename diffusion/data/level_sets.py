@@ -1,16 +1,16 @@
-"""Points of surfaces: a cloud's own, and those where a signed distance on a grid is zero."""
+"""Points of surfaces: the points of a cloud, and the zeros of a signed distance on a grid."""
 
-__all__ = ["crossings", "of_points"]
+__all__ = ["cloud_points", "crossings"]
 
 import numpy as np
 
 from diffusion import public
 
-POINTS = 128  # of a surface
+POINTS = 128  # default number of points of a surface
 
 
-def of_points(example: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The points [N, 3] of a cloud, which are its surface as they are; float64."""
+def cloud_points(example: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The points [N, 3] of a cloud itself, float64: they lie on its surface."""
     del rng
     return np.asarray(example, np.float64)
 
@@ -55,4 +55,4 @@ def crossings(distance: np.ndarray, rng: np.random.Generator, number: int = POIN
     return points[rng.choice(len(points), number, replace=len(points) < number)]
 
 
-public.declare(__name__)
+public.declare(__name__, renamed={"of_points": "cloud_points"})

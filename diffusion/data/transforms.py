@@ -194,12 +194,12 @@ def crop(padding: int = 4) -> Augmentation:
 def _of_batches(apply: Callable[[Iterable[np.random.Generator], np.ndarray], np.ndarray]) -> Augmentation:
     """A geometric augmentation of one image, from its function for a batch."""
 
-    def of_one(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    def augment(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
         return apply([rng], image[None])[0]
 
-    of_one.moves = True
-    of_one.of_batch = apply
-    return of_one
+    augment.moves = True
+    augment.of_batch = apply
+    return augment
 
 
 # The names that a config may use; a new augmentation is a factory like these and a line here.

@@ -87,7 +87,7 @@ class Examples(NamedTuple):
             except ValueError as error:
                 raise ConfigError(f"config.data: {error}") from error
         if self.sizes:
-            turns = buckets.Order.of(self.bucket, len(self.sizes), batch_size, seed)
+            turns = buckets.Order.from_buckets(self.bucket, len(self.sizes), batch_size, seed)
             step = start // batch_size
             return buckets.batches(self.source, turns, self.sizes, start=step, with_sizes=False, **reading)
         return pipeline.batches(self.source, self.spec, damaged=damaged, order=order, **place, **reading)
@@ -259,7 +259,7 @@ def _with_texts(
     settings = recipe.config["data"]
     folder = settings["text"][null_condition.TEXT_FOLDERS[inputs.of]]
     if isinstance(source, Stream):
-        return captions.of_stream(source, folder, inputs.entries)
+        return captions.tokenized_stream(source, folder, inputs.entries)
     if inputs.of == "embeddings":
         captions.require(folder, name, settings["split"], len(source))
         table = captions.read(folder)

@@ -55,7 +55,7 @@ BATCH = 8
 
 
 def of(seed=3):
-    return Order.of(ASSIGNED, 5, BATCH, seed)  # the last bucket is empty
+    return Order.from_buckets(ASSIGNED, 5, BATCH, seed)  # the last bucket is empty
 
 
 def test_a_batch_is_of_one_bucket_and_every_picture_comes_once_an_epoch():
@@ -93,14 +93,14 @@ def test_a_step_says_all_and_seeds_differ():
     other = [of(seed=4).batch(step) for step in range(40)]
     assert [bucket for bucket, _ in once] != [bucket for bucket, _ in other]
     assert [bucket for bucket, _ in once] != sorted(bucket for bucket, _ in once)
-    assert Order.of(ASSIGNED, 5, BATCH, 0).epoch_of(10**9) > 10**6  # far steps are found as fast
+    assert Order.from_buckets(ASSIGNED, 5, BATCH, 0).epoch_of(10**9) > 10**6  # far steps are found as fast
     with pytest.raises(ValueError, match="0 pictures and batch_size = 8"):
-        Order.of(np.zeros(0, int), 5, BATCH, 0)
+        Order.from_buckets(np.zeros(0, int), 5, BATCH, 0)
 
 
 def test_small_sets_and_large_batches():
     """Fewer pictures than a batch holds: a batch of the bucket comes once every few epochs."""
-    order = Order.of(np.array([0, 0, 0, 1]), 2, 8, 0)
+    order = Order.from_buckets(np.array([0, 0, 0, 1]), 2, 8, 0)
     found = [order.batch(step) for step in range(8)]
     assert collections.Counter(bucket for bucket, _ in found) == {0: 6, 1: 2}
     rows = np.concatenate([rows for bucket, rows in found if bucket == 0])
@@ -146,7 +146,7 @@ class Pictures:
 
 def test_batches_go_on_from_a_step_whoever_reads_which_rows():
     sizes = ((24, 24), (16, 32))
-    order = Order.of(buckets.nearest(Pictures.SIZES, sizes), 2, 4, seed=1)
+    order = Order.from_buckets(buckets.nearest(Pictures.SIZES, sizes), 2, 4, seed=1)
     data = buckets.batches(Pictures(), order, sizes, threads=0)
     first = [next(data) for _ in range(8)]
     assert {batch["image"].shape for batch in first} == {(4, 24, 24, 2), (4, 16, 32, 2)}

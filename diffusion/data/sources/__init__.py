@@ -4,19 +4,19 @@
 - `picture_files`: a folder of class folders; a folder of pictures with a table, or a text beside each.
 - `tar_files`: WebDataset's tar shards; `parquet_files`: Hugging Face's layout; `record_files`: ArrayRecord.
 - `array_files`: the arrays of a .npz or .npy file, or of a folder of .npy files, mapped into memory.
-- `sequences`: any Python sequence of records; `iterated`: any iterable; `of_python`: which of them it is, and
-  Hugging Face's datasets. `stream_values`: what an iterable yields.
-- `spiral_points`: points in the plane, made here; `sound_clips`: notes of instruments, made here, and WAV files.
+- `sequences`: any Python sequence of records; `iterated`: any iterable; `of_python`: the choice between them, and
+  Hugging Face's datasets. `stream_values`: the values that an iterable yields.
+- `spiral_points`: synthetic points in the plane; `sound_clips`: notes of synthetic instruments, and WAV files.
 - `clip_files`: films (GIF, MP4, WebM) and folders of numbered pictures.
-- `solid_records`: solids in space, made here; `mesh_records`: a folder of meshes.
-- `series`: series of which a part is given, of a Gaussian process or of one's own files.
+- `solid_records`: synthetic solids in space; `mesh_records`: a folder of meshes.
+- `series`: series of which a part is given, from a Gaussian process or from the user's files.
 - `file_streams`: tar shards and Parquet from their beginning to their end.
-- `combined`: mixtures by weight, and the records that a condition keeps; `combined_streams`: the same of streams.
+- `combined`: mixtures by weight, and records that pass a filter; `combined_streams`: the same for streams.
 - `controlled_pictures`: pictures with a control that is computed from each, or with a mask.
 - `paced_clips`: clips cut out of longer ones at several frame rates.
-- `streams`: what a source without random access is.
-- `table_records`: what all formats of files share; `columns`: which column is the example, the label, the text.
-- `splits`: the parts of a source of files; `spec`: what the records of a source are.
+- `streams`: sources without random access.
+- `table_records`: the reader that all formats of files share; `columns`: the columns of the example, label and text.
+- `splits`: the parts of a source of files; `spec`: the description of a source's records.
 
 A new format is a function that returns a `Source`, and a line in `diffusion.experiments.config.names.SOURCES`.
 """

@@ -30,15 +30,16 @@ def arrays(
     """Opens arrays as a source of records.
 
     Args:
-        path: of a .npz file, a .npy file, or a folder of .npy files of one length.
-        split: all of it is "train"; a part as `splits.parse` reads it.
+        path: a .npz file, a .npy file, or a folder of .npy files of one length.
+        split: "train", which is all of it, or a part such as "train[:90%]".
         x: the array that is the example, uint8 or floating-point of any rank, or several, whose example is a pytree;
             "" for "x" or "image", or the only one.
-        label, classes, condition: as in `table_records.Records`.
+        label, classes, condition: the array of labels, the names of their classes, and the array or arrays that the
+            network receives, as in `table_records.Records`.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if arrays differ in length, or one that is named is not there.
+        ValueError: if arrays differ in length, or a named one is missing.
     """
     return Records(Arrays(path, split), split, x=x, label=label, classes=classes, condition=condition)
 
@@ -60,7 +61,7 @@ class Arrays:
             raise FileNotFoundError(f"{file}: there is no such file or folder of arrays.")
         self._files = sorted(file.glob("*.npy")) if file.is_dir() else [file]
         within = file if file.is_dir() else None
-        named = lambda: {each.stem: npy.mapped(each, within) for each in self._files}
+        named = lambda: {path.stem: npy.mapped(path, within) for path in self._files}
         self._arrays = _zipped(file) if file.suffix == ".npz" else named()
         if file.suffix == ".npy":
             self._arrays = {"x": self._arrays[file.stem]}

@@ -1,4 +1,4 @@
-"""Clips of a folder of films (GIF, MP4, WebM ...) and of folders of numbered pictures, decoded when asked for.
+"""Clips of a folder of films (GIF, MP4, WebM ...) and of folders of numbered pictures, decoded when read.
 
     FOLDER/dog.mp4  FOLDER/dog.txt  FOLDER/cat/0001.png  FOLDER/cat/0002.png ...  FOLDER/cat.txt
 
@@ -22,8 +22,8 @@ from diffusion.io import clips, limits, opener, pictures
 
 FILMS = (".gif", ".mp4", ".webm", ".mkv", ".mov", ".avi")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-NUMBER = re.compile(r"(\d+)$")  # at the end of a picture's stem
-ROUNDING = 1e-3  # s, of the times that films have in their files
+NUMBER = re.compile(r"(\d+)$")  # the number that ends a picture's stem
+ROUNDING = 1e-3  # s, to which films round the times of their frames
 
 
 def clip_folder(
@@ -33,20 +33,20 @@ def clip_folder(
 
     A record is {"image": uint8 [F, side, side, 3]} and, with texts, its caption. A film of a higher rate is thinned:
     frame i is the one that is shown at i / rate seconds, also where a film shows its frames for unequal times. A longer
-    film is several clips; what remains at its end is left out. Of pictures that are no squares the middle is taken, and
-    larger ones are reduced.
+    film is cut into several clips, and the frames that remain at its end are left out. A frame is cropped to its middle
+    square and reduced to `side`.
 
     Args:
-        path: of the folder, or of one film.
-        split: all of it is "train"; a part as `splits.parse` reads it.
-        frames: F of a clip.
-        side: of a clip's frames, in pixels.
+        path: the folder, or one film.
+        split: "train", which is all of it, or a part such as "train[:90%]".
+        frames: number of frames of a clip, F.
+        side: height and width of a clip's frames, in pixels.
         rate: frames a second of a clip.
-        stored_rate: that of folders of pictures, which do not say it; 0 for `rate`.
+        stored_rate: frames a second of folders of pictures, which do not say it; 0 for `rate`.
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        ValueError: for one without clips, and a clip that does not fit: its name, what it is, and what is valid.
+        ValueError: for a folder without clips, and for a clip that does not fit, whose name and sizes it states.
         limits.Refused: for clips that are larger than the memory.
     """
     _check(frames, side, rate, stored_rate)
@@ -61,8 +61,8 @@ def clip_shards(path: str, split: str = "train", *, frames: int, side: int, rate
 
     Args:
         path: a folder, a file, or a pattern such as "shards/train-*.tar".
-        split: as `splits.parse` reads it; files are of the split that their names begin with.
-        frames, side, rate: as `clip_folder`.
+        split: the split, or a part such as "train[:90%]"; a file belongs to the split that its name begins with.
+        frames, side, rate: number, side in pixels, and rate of a clip's frames, as in `clip_folder`.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -105,9 +105,10 @@ class _Shards:
 
     def read(self, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
         stored = self._table.read(rows, [self._stored[name] for name in columns])
-        value = lambda row, each, name: self._clip(row, each) if name == "x" else each
+        value = lambda row, content, name: self._clip(row, content) if name == "x" else content
         return [
-            {name: value(row, each[self._stored[name]], name) for name in columns} for row, each in zip(rows, stored)
+            {name: value(row, record[self._stored[name]], name) for name in columns}
+            for row, record in zip(rows, stored)
         ]
 
     def place(self, row: int) -> str:
@@ -127,26 +128,26 @@ class _Shards:
 
 
 class _Films:
-    """The clips as a table; what files say of themselves is read at once, so that a mistake is found before a run."""
+    """The clips as a table. All headers are read at once, so that a mistake is reported before a run."""
 
     def __init__(self, path: str, split: str, frames: int, side: int, rate: float, stored_rate: float):
-        whole = pathlib.Path(path).expanduser()
-        if not whole.exists():
-            raise FileNotFoundError(f"{whole}: there is no such file or folder.")
+        place = pathlib.Path(path).expanduser()
+        if not place.exists():
+            raise FileNotFoundError(f"{place}: there is no such file or folder.")
         base = splits.parse(split).base
         if base != "train":
-            raise ValueError(f"{whole} has no split {base!r}: all of it is 'train'. Valid: a part, e.g. 'train[:90%]'")
-        self.where, self.name = str(whole), whole.name
+            raise ValueError(f"{place} has no split {base!r}: all of it is 'train'. Valid: a part, e.g. 'train[:90%]'")
+        self.where, self.name = str(place), place.name
         self._frames, self._side = frames, side
-        self._films = films_of(whole)
+        self._films = films_of(place)
         if not self._films:
-            raise ValueError(f"{whole} holds no films ({', '.join(FILMS)}) and no folders of numbered pictures.")
+            raise ValueError(f"{place} holds no films ({', '.join(FILMS)}) and no folders of numbered pictures.")
         self._within = splits.within(self.where)
         self._files = [files_of(film) for film in self._films]
         self._clips: list[tuple[int, np.ndarray]] = []
         for number, film in enumerate(self._films):
-            found = _windows(film, self._within, self._files[number], frames, side, rate, stored_rate)
-            self._clips += [(number, rows) for rows in found]
+            windows = _windows(film, self._within, self._files[number], frames, side, rate, stored_rate)
+            self._clips += [(number, rows) for rows in windows]
         texts = [film.parent / f"{film.name if film.is_dir() else film.stem}.txt" for film in self._films]
         there = [text.is_file() for text in texts]
         if any(there) and not all(there):
@@ -176,24 +177,24 @@ class _Films:
         film = self._films[number]
         if film.is_dir():
             files = self._files[number]
-            frames = (np.asarray(pictures.opened(files[each], within=self._within).convert("RGB")) for each in rows)
+            frames = (np.asarray(pictures.opened(files[i], within=self._within).convert("RGB")) for i in rows)
         else:
             frames = iter(clips.read(film, rows, within=self._within))
         return np.stack([square(frame, self._side) for frame in frames])
 
 
-def films_of(whole: pathlib.Path) -> list[pathlib.Path]:
-    """Films, and folders that hold numbered pictures, by name."""
-    if whole.is_file():
-        return [whole]
-    inside = sorted(whole.rglob("*"))
+def films_of(root: pathlib.Path) -> list[pathlib.Path]:
+    """The films below a folder, and the folders of numbered pictures, by name."""
+    if root.is_file():
+        return [root]
+    inside = sorted(root.rglob("*"))
     films = [file for file in inside if file.suffix.lower() in FILMS and file.is_file()]
     folders = {file.parent for file in inside if file.suffix.lower() in PICTURES and NUMBER.search(file.stem)}
     return sorted([*films, *folders])
 
 
 def files_of(film: pathlib.Path) -> list[pathlib.Path]:
-    """The pictures of a folder in the order of their numbers; a film is its own file."""
+    """The pictures of a folder in the order of their numbers; for a film, its one file."""
     if film.is_file():
         return [film]
     numbered = [file for file in film.iterdir() if file.suffix.lower() in PICTURES and NUMBER.search(file.stem)]
@@ -201,9 +202,9 @@ def files_of(film: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _number(file: pathlib.Path) -> int:
-    found = NUMBER.search(file.stem)
-    assert found is not None  # of those that `files_of` has chosen
-    return int(found[1])
+    match = NUMBER.search(file.stem)
+    assert match is not None  # `files_of` chose files with a number
+    return int(match[1])
 
 
 def _windows(
@@ -218,7 +219,7 @@ def _windows(
     """The numbers of the frames of each clip of a film.
 
     Raises:
-        ValueError: as `_clips_of`, and for a folder in which a frame is missing or there twice.
+        ValueError: as in `_clips_of`, and for a folder in which a frame is missing or occurs twice.
     """
     if not film.is_dir():
         return _clips_of(clips.about(film, within=within), str(film), frames, side, rate)

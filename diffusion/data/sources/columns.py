@@ -1,4 +1,4 @@
-"""From the columns of a format to a record: which is the example, the label, the condition, the text."""
+"""From the columns of a format to a record: its example, label, condition and text."""
 
 __all__ = ["Columns", "PictureFile", "class_numbers", "content_of", "encoded", "numeric", "opened", "stored_bytes"]
 
@@ -27,11 +27,11 @@ EXAMPLE = (
     "webp",
     "img",
 )  # columns that are the example, if none is named
-LABEL = ("label", "labels", "cls")  # those that are the label
-CAPTION = ("caption", "captions", "text", "txt", "prompt")  # those that are the caption
+LABEL = ("label", "labels", "cls")  # columns that are the label, if none is named
+CAPTION = ("caption", "captions", "text", "txt", "prompt")  # columns that are the caption, if none is named
 
-ENCODED = 2**29  # bytes of an encoded picture, twice those of a decoded one
-CLASSES = 10**6  # at most, which are as many as the largest label says
+ENCODED = 2**29  # most bytes of an encoded picture, twice as many as of a decoded one
+CLASSES = 10**6  # most classes; the largest label says how many there are
 
 
 class PictureFile(NamedTuple):
@@ -47,15 +47,15 @@ class PictureFile(NamedTuple):
 
 
 class Columns:
-    """Which columns are what, and what records they make.
+    """The part of each column in a record, and the records that the columns make.
 
     Attributes:
-        names: of all columns.
+        names: the names of all columns.
         example: the column of the example, or several, whose example is a pytree.
         label: the column of the label; "" for none.
         condition: the column that the network receives, or several; "" or () for none.
-        channels: of the example's picture; 0 where it is none, or before the first is known.
-        varied: (H, W) of the samples, where pictures stay as they are, each of its own size; () where all have one.
+        channels: channels of the example's picture; 0 where it is no picture, and before the first one is known.
+        varied: (H, W) of the samples, where pictures keep their sizes; () where all have one.
     """
 
     def __init__(
@@ -73,19 +73,20 @@ class Columns:
         """Looks the columns up.
 
         Args:
-            where: the data lie, for messages.
-            names: of all columns.
+            where: the place of the data, for messages.
+            names: the names of all columns.
             x: the column of the example, or several, whose example is the pytree {column: array}; "" for the one of
                 `EXAMPLE` that is there, or the only column.
             label: the column of the label; None for the one of `LABEL` that is there; "" for no labels.
             condition: the column that the network receives, or several, then as {column: array}; the column of the
                 label is the number of its class.
             caption: the column of the text that a network receives; "" for the one of `CAPTION` that is there.
-            side: of the squares that pictures are made; 0 for pictures of one size.
-            varied: as in `tfds_records.open_source`.
+            side: height and width of the squares that pictures become; 0 for pictures of one size.
+            varied: (H, W) of the samples, where pictures keep their sizes, as in `tfds_records.open_source`; () where
+                all have one size.
 
         Raises:
-            ValueError: for a column that is not there; those that are there are listed.
+            ValueError: for a column that does not exist; the message lists the columns.
         """
         self.where = where
         self.names = tuple(names)
@@ -110,7 +111,7 @@ class Columns:
         """The column of the text.
 
         Raises:
-            ValueError: if there is none; the columns that there are.
+            ValueError: if there is none; the message lists the columns.
         """
         if not self.text:
             raise ValueError(
@@ -142,7 +143,7 @@ class Columns:
         """The names, if they are columns.
 
         Raises:
-            ValueError: if one is none; the nearest that is one.
+            ValueError: if a name is no column; the message says the nearest column.
         """
         for name in (names,) if isinstance(names, str) else names:
             if name and name not in self.names:
@@ -185,11 +186,11 @@ class Columns:
         """The record of stored values.
 
         Args:
-            stored: by column, the `wanted` ones.
-            number: of its class; None where there are no labels.
+            stored: the values of the `wanted` columns, by column.
+            number: the number of its class; None where there are no labels.
 
         Raises:
-            ValueError: if a value is no picture and no array of numbers; or what a picture's decoder raises.
+            ValueError: if a value is neither a picture nor an array of numbers. Errors of a picture's decoder pass.
         """
         if isinstance(self.example, str):
             example = self._value(stored[self.example], self.channels)
@@ -222,7 +223,7 @@ class Columns:
     def described(
         self, record: Mapping[str, Any], name: str, split: str, classes: tuple[str, ...], size: int
     ) -> DataSpec:
-        """What records like this one are; `size` of them, or -1 for a stream."""
+        """The description of `size` records like this one; -1 for a stream."""
         example = record["image"] if "image" in record else record["x"]
         shape = pytrees.shapes_of(example)
         shape = (*self.varied, shape[-1]) if self.varied else shape
@@ -236,15 +237,15 @@ class Columns:
         """Refuses a record of another shape than the first.
 
         Raises:
-            ValueError: with both shapes.
+            ValueError: if they differ; the message states both shapes.
         """
         if self.varied:
             return
         example = record["image"] if "image" in record else record["x"]
-        found = pytrees.shapes_of(example)
-        if found != spec.shape or ("image" in record) != (spec.dtype == "uint8"):
+        shape = pytrees.shapes_of(example)
+        if shape != spec.shape or ("image" in record) != (spec.dtype == "uint8"):
             advice = "; set side = N to make squares of all" if self.channels else ""
-            raise ValueError(f"its example is of shape {found}, and the first is of {spec.shape}{advice}")
+            raise ValueError(f"its example is of shape {shape}, and the first is of {spec.shape}{advice}")
         if spec.condition is not None:
             shapes = pytrees.shapes_of(record["condition"])
             first = jax.tree.map(lambda leaf: leaf.shape, spec.condition, is_leaf=lambda x: isinstance(x, Leaf))
@@ -260,11 +261,11 @@ def class_numbers(
     Args:
         values: the labels, texts or integers.
         classes: their names, in the order of their numbers; () for all that occur, sorted.
-        place: row -> what to call it in a message.
-        what: the labels are called, for messages.
+        place: row -> its name in messages.
+        what: the name of the labels in messages.
 
     Raises:
-        ValueError: for a label that is in no class, or of another kind; with its place.
+        ValueError: for a label that is in no class, or of another kind; the message names its place.
     """
     values = [
         value.item() if isinstance(value, (np.ndarray, np.generic)) and value.size == 1 else value for value in values
@@ -330,7 +331,7 @@ def content_of(data: bytes | PictureFile) -> bytes:
 
 
 def numeric(value: Any) -> np.ndarray:
-    """An array of numbers of a stored value.
+    """A stored value as an array of numbers.
 
     Raises:
         ValueError: for a text, a ragged list, or nothing.

@@ -1,4 +1,4 @@
-"""Sources of other sources: mixtures by weight, and the records that a condition keeps."""
+"""Sources of other sources: mixtures by weight, and records that pass a filter."""
 
 __all__ = ["Filtered", "Mixture", "filtered", "mixture"]
 
@@ -15,15 +15,16 @@ from diffusion.data.sources.combined_streams import FilteredStream, MixedStream
 from diffusion.data.sources.spec import DataSpec, Source
 from diffusion.data.sources.streams import Stream
 
-LONGEST = 2**28  # records of an epoch of a mixture
+LONGEST = 2**28  # the most records of an epoch of a mixture
 
 
 def mixture(of: Sequence[Any], weights: Sequence[float] = ()) -> "Mixture | MixedStream":
-    """Mixes sources, or streams, each of which is a share of the records.
+    """Mixes sources, or streams: every one contributes its share of the records.
 
     Args:
-        of: at least one, all of examples of one kind, and all with random access or all streams.
-        weights: of each, above 0; () in proportion to their lengths, which streams do not know.
+        of: the sources, at least one, with examples of one kind, all with random access or all streams.
+        weights: the weight of every source, above 0; () for weights in proportion to the lengths, which streams do not
+            know.
 
     Raises:
         ValueError: if they do not fit each other, or the epoch would be too long.
@@ -57,18 +58,19 @@ def mixture(of: Sequence[Any], weights: Sequence[float] = ()) -> "Mixture | Mixe
 
 
 def filtered(of: Any, by: Callable[[Mapping[str, Any]], bool]) -> "Filtered | FilteredStream":
-    """The records of a source, or of a stream, that a condition keeps.
+    """The records of a source, or of a stream, that pass a filter.
 
     Args:
         of: the source.
-        by: record -> whether it is kept. Of a source of columns it sees all of them but the example, which is not
-            decoded for it: {"caption": ..., "label": ...}. Of a Hugging Face stream it sees those that are read.
+        by: record -> whether to keep it. From a source of columns it receives all columns but the example, which is not
+            decoded for it: {"caption": ..., "label": ...}. From a Hugging Face stream it receives the columns that the
+            stream reads.
 
     Raises:
-        ValueError: if no record is kept, or the condition reads a column that is not there.
+        ValueError: if no record is kept, or the filter reads a column that is not there.
     """
 
-    def kept(record: Mapping[str, Any]) -> bool:
+    def keeps(record: Mapping[str, Any]) -> bool:
         try:
             return bool(by(record))
         except KeyError as error:
@@ -76,14 +78,14 @@ def filtered(of: Any, by: Callable[[Mapping[str, Any]], bool]) -> "Filtered | Fi
                 f"the filter reads {error} of the records of {of.spec.name}, which have {', '.join(map(str, record))}"
             ) from error
 
-    return FilteredStream(of, kept) if isinstance(of, Stream) else Filtered(of, kept)
+    return FilteredStream(of, keeps) if isinstance(of, Stream) else Filtered(of, keeps)
 
 
 class Mixture:
-    """Several sources, so that each is a share of every epoch; a `Source`.
+    """Several sources, of which every one has its share of an epoch; a `Source`.
 
-    An epoch is as long as it has to be for every record to come once; those of a source that is too small for its
-    share come again, the first of them once more than the last.
+    An epoch is just long enough to hold every record once. The records of a source that is too small for its share
+    come again, the first ones once more than the last ones.
     """
 
     def __init__(self, of: Sequence[Source], shares: np.ndarray, name: str):
@@ -91,8 +93,8 @@ class Mixture:
 
         Args:
             of: the sources.
-            shares: of each, above 0, 1 in all.
-            name: of the mixture.
+            shares: the share of every source, above 0, float64 [K] with the sum 1.
+            name: the name of the mixture.
 
         Raises:
             ValueError: if the epoch would be too long.
@@ -118,7 +120,7 @@ class Mixture:
         return self._of[part][row]
 
     def _at(self, row: int) -> tuple[int, int]:
-        """Which source a record is of, and its row there."""
+        """The number of a record's source, and its row there."""
         part = bisect.bisect_right(self._ends, row)
         first = self._ends[part - 1] if part else 0
         return part, (row - first) % len(self._of[part])
@@ -130,13 +132,13 @@ class Mixture:
 
     def sizes(self, rows: Sequence[int]) -> np.ndarray:
         """The heights and widths of pictures, as the sources have them."""
-        found = np.empty((len(rows), 2), np.int64)
+        sizes = np.empty((len(rows), 2), np.int64)
         at = np.asarray(rows)
         for source, first, end in zip(self._of, [0, *self._ends], self._ends):
             mine = (first <= at) & (at < end)
             if mine.any():
-                found[mine] = source.sizes(((at[mine] - first) % len(source)).tolist())  # type: ignore[attr-defined]
-        return found
+                sizes[mine] = source.sizes(((at[mine] - first) % len(source)).tolist())  # type: ignore[attr-defined]
+        return sizes
 
     def identities(self) -> np.ndarray | None:
         """The identities of the sources' records, see `data.identities`; None if one source does not know them."""
@@ -148,23 +150,23 @@ class Mixture:
         return np.concatenate([part[np.arange(size) % len(part)] for part, size in zip(known, sizes)])
 
     def stamp(self) -> str:
-        """Those of the sources, and where each ends."""
+        """A digest of the stamps of the sources and of their ends in the mixture."""
         stamps = [source.stamp().encode() for source in self._of]  # type: ignore[attr-defined]
         return fingerprints.digest([*stamps, np.array(self._ends).tobytes()])
 
     def fingerprint(self) -> dict[str, Any]:
-        """Those of the sources, and where each ends."""
+        """The fingerprints of the sources, and their ends in the mixture."""
         return {"records": len(self), "ends": self._ends, "of": [source.fingerprint() for source in self._of]}
 
 
 class Filtered:
-    """The records of a source that a condition keeps; a `Source`."""
+    """The records of a source that pass a filter; a `Source`."""
 
     def __init__(self, of: Source, by: Callable[[Mapping[str, Any]], bool]):
-        """Asks the condition of every record once; see `filtered`."""
-        about = getattr(of, "about", of.__getitem__)
+        """Applies the filter to every record once; see `filtered`."""
+        columns_of = getattr(of, "about", of.__getitem__)
         self._of = of
-        self._rows = np.array([row for row in range(len(of)) if by(about(row))], np.int64)
+        self._rows = np.array([row for row in range(len(of)) if by(columns_of(row))], np.int64)
         if not len(self._rows):
             raise ValueError(f"the filter keeps none of the {len(of):,} records of {of.spec.name}.")
         self.where = of.where
@@ -202,9 +204,9 @@ class Filtered:
         return None if stated is None else stated[self._rows]
 
     def stamp(self) -> str:
-        """That of the source, and of which rows are kept."""
+        """A digest of the source's stamp and of the rows that are kept."""
         return fingerprints.digest([self._of.stamp().encode(), self._rows.tobytes()])  # type: ignore[attr-defined]
 
     def fingerprint(self) -> dict[str, Any]:
-        """That of the source, and a digest of which rows are kept."""
+        """The source's fingerprint, and a digest of the rows that are kept."""
         return self._of.fingerprint() | {"records": len(self), "kept": fingerprints.digest([self._rows.tobytes()])}

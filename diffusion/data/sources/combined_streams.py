@@ -1,4 +1,4 @@
-"""Streams of other streams: the records that a condition keeps, several by weight, and captions as a condition."""
+"""Streams of other streams: records that pass a filter, mixtures by weight, and captions as a condition."""
 
 __all__ = ["CaptionedStream", "FilteredStream", "MixedStream"]
 
@@ -41,38 +41,38 @@ class _Derived(Stream):
 
 
 class FilteredStream(_Derived):
-    """The records of a stream that a condition keeps, which every process asks of each."""
+    """The records of a stream that pass a filter; every process applies it to all records."""
 
     def __init__(self, of: Stream, by: Callable[[Mapping[str, Any]], bool]):
-        """Asks the condition of the first records.
+        """Applies the filter to the first records.
 
         Args:
             of: the stream.
-            by: record -> whether it is kept, as in `combined.filtered`.
+            by: record -> whether to keep it, as in `combined.filtered`.
         """
         super().__init__(of)
         self._by = by
         self._kept = [self.keeps(raw) for raw in of.first]
-        self.first = [raw for raw, kept in zip(of.first, self._kept) if kept]
+        self.first = [raw for raw, keep in zip(of.first, self._kept) if keep]
 
     def keeps(self, raw: Any) -> bool:
-        """Whether a record is kept; a damaged one is, so that it is named where it is decoded."""
+        """Whether a record is kept. A damaged one is, since the decoder then names it."""
         try:
-            about = self._of.about(raw)
+            columns = self._of.about(raw)
         except DamagedRecord:
             return True
-        return bool(self._by(about))
+        return bool(self._by(columns))
 
     def cursor(self, state: Mapping[str, Any] | None = None) -> "_Kept":
         return _Kept(self, self._of.cursor(state))
 
     def fingerprint(self) -> dict[str, Any]:
-        kept = {} if self.resume == "anew" else {"kept": fingerprints.digest([bytes(self._kept)])}
-        return super().fingerprint() | kept
+        digest_of_kept = {} if self.resume == "anew" else {"kept": fingerprints.digest([bytes(self._kept)])}
+        return super().fingerprint() | digest_of_kept
 
 
 class _Kept:
-    """Where a filtered stream is: where the stream is that it filters."""
+    """A position in a filtered stream, which is a position in the stream below it."""
 
     def __init__(self, stream: FilteredStream, cursor: Cursor):
         self._stream, self._cursor = stream, cursor
@@ -93,7 +93,7 @@ class _Kept:
 
 
 class CaptionedStream(_Derived):
-    """A stream whose records have what a text encoder reads in their "condition", {name: [...]}, beside their own."""
+    """A stream that adds the inputs of a text encoder, {name: [...]}, to the "condition" of its records."""
 
     def __init__(self, of: Stream, read: Callable[[str], Mapping[str, np.ndarray]]):
         """Reads the captions of the first records.
@@ -103,15 +103,15 @@ class CaptionedStream(_Derived):
             read: caption -> the entries of the condition.
 
         Raises:
-            ValueError: if the first has no caption, or the stream's own condition has no names, or one of these.
-            DamagedRecord: if none of the first has one.
+            ValueError: if the first record has no caption, or the stream's own condition has no names, or one of these.
+            DamagedRecord: if none of the first records has a caption.
         """
         super().__init__(of)
         self._read = read
         self._conditions: list[Mapping[str, np.ndarray]] = []
         damaged = None
         for raw in of.first[:1]:
-            of.caption(raw)  # a column that is not there is no damage
+            of.caption(raw)  # raises where the column is missing, which is no damage
         for raw in of.first:
             try:
                 self._conditions.append(self._entries(raw))
@@ -138,10 +138,11 @@ class CaptionedStream(_Derived):
 
 
 class MixedStream(Stream):
-    """Several streams, each of which is a share of the records; what is raw is the number of its stream and its own.
+    """Several streams, of which every one has its share of the records.
 
-    The next record is of the stream that is furthest behind its share, so that of any records in a row each stream has
-    its share, to within one record for each of the others. A stream that ends is begun again, alone.
+    A raw record is (the number of its stream, the raw record of that stream). The next record comes from the stream
+    that is furthest behind its share, so that a stream has its share of any consecutive records, up to one record for
+    every other stream. A stream that ends begins again, independently of the others.
     """
 
     def __init__(self, of: Sequence[Stream], shares: np.ndarray, name: str):
@@ -149,8 +150,8 @@ class MixedStream(Stream):
 
         Args:
             of: the streams.
-            shares: of each, above 0, 1 in all, float64 [K].
-            name: of the mixture.
+            shares: the share of every stream, above 0, float64 [K] with the sum 1.
+            name: the name of the mixture.
         """
         self._of, self.shares = of, shares
         self.name = name
@@ -181,18 +182,18 @@ class MixedStream(Stream):
 
 
 class _Mixed:
-    """Where each of several streams is, and how many records came of each."""
+    """The positions in several streams, and the number of records that came from every one."""
 
     def __init__(self, of: Sequence[Stream], shares: np.ndarray, state: Mapping[str, Any] | None):
         states = [None] * len(of) if state is None else state["of"]
         self._shares = shares
-        self._cursors = [stream.cursor(each) for stream, each in zip(of, states, strict=True)]
+        self._cursors = [stream.cursor(state_of_stream) for stream, state_of_stream in zip(of, states, strict=True)]
         self._taken = np.zeros(len(of), np.int64) if state is None else np.array(state["taken"], np.int64)
         self.read_again = sum(cursor.read_again for cursor in self._cursors)
 
     @property
     def passes(self) -> int:
-        """Those that all of them have ended."""
+        """The number of passes that all streams have ended."""
         return min(cursor.passes for cursor in self._cursors)
 
     def next(self) -> tuple[int, Any]:

@@ -1,4 +1,4 @@
-"""Sources of pictures whose records have more in their condition: a control of the picture, or a mask."""
+"""Sources of pictures that add entries to the condition of their records: a control of the picture, or a mask."""
 
 __all__ = ["Controlled", "controlled", "painted"]
 
@@ -13,24 +13,24 @@ from diffusion.data.sources.streams import Stream
 
 
 def controlled(of: Any, control: Callable[[np.ndarray], np.ndarray]) -> "Controlled":
-    """The records of a source with "control" in their condition: what a function makes of the picture.
+    """The records of a source with "control" in their condition, which a function computes from the picture.
 
     Args:
         of: the source, of pictures uint8 [H, W, 3] of one size.
-        control: of `data.controls`, or a pure function of your own, uint8 [H, W, 3] -> uint8 [H, W, 3].
+        control: uint8 [H, W, 3] -> uint8 [H, W, 3], a function of `data.controls` or a pure function of your own.
 
     Raises:
         ValueError: for a stream, other examples than pictures, or a condition that is not one of named entries.
     """
 
     def entries(row: int, picture: np.ndarray) -> dict[str, np.ndarray]:
-        made = np.asarray(control(picture))
-        if made.shape != picture.shape or made.dtype != np.uint8:
+        computed = np.asarray(control(picture))
+        if computed.shape != picture.shape or computed.dtype != np.uint8:
             raise DamagedRecord(
-                f"the control of record {row} of {of.spec.name} is {made.dtype} {list(made.shape)}. Valid: "
+                f"the control of record {row} of {of.spec.name} is {computed.dtype} {list(computed.shape)}. Valid: "
                 f"uint8 {list(picture.shape)}, as the picture."
             )
-        return {"control": made}
+        return {"control": computed}
 
     return Controlled(of, lambda shape: {"control": Leaf(shape, "uint8")}, entries)
 
@@ -38,16 +38,17 @@ def controlled(of: Any, control: Callable[[np.ndarray], np.ndarray]) -> "Control
 def painted(of: Any, least: float = 0.1, most: float = 0.6, seed: int = 0) -> "Controlled":
     """The records of a source with "picture" and "mask" in their condition, for a model that learns to inpaint.
 
-    The mask, uint8 [H, W, 1], is 255 in a few boxes and 0 elsewhere. It is a function of the seed and the row: a record
-    has the same mask whenever it comes.
+    The mask, uint8 [H, W, 1], is 255 in a few boxes and 0 elsewhere. It is a function of the seed and the row, so that
+    a record has the same mask in every epoch.
 
     Args:
         of: the source, of pictures uint8 [H, W, 3] of one size.
-        least, most: share of the picture that is masked, about; 0 < least <= most <= 1.
-        seed: of the masks.
+        least, most: bounds of the share of the picture that is masked, 0 < least <= most <= 1; the last box may exceed
+            it.
+        seed: the seed of the masks.
 
     Raises:
-        ValueError: as `controlled`, and for shares out of range.
+        ValueError: as in `controlled`, and for shares out of range.
     """
     if not 0 < least <= most <= 1:
         raise ValueError(f"least = {least}, most = {most}. Valid: 0 < least <= most <= 1.")
@@ -55,12 +56,12 @@ def painted(of: Any, least: float = 0.1, most: float = 0.6, seed: int = 0) -> "C
     def mask(row: int, sides: tuple[int, ...]) -> np.ndarray:
         rng = np.random.default_rng((seed, row))
         share = rng.uniform(least, most)
-        made = np.zeros((*sides, 1), np.uint8)
-        while (made > 0).mean() < share:
+        drawn = np.zeros((*sides, 1), np.uint8)
+        while (drawn > 0).mean() < share:
             extent = [max(1, round(side * rng.uniform(0.1, 0.5))) for side in sides]
-            top, left = (rng.integers(0, side - own + 1) for side, own in zip(sides, extent))
-            made[top : top + extent[0], left : left + extent[1]] = 255
-        return made
+            top, left = (rng.integers(0, side - size + 1) for side, size in zip(sides, extent))
+            drawn[top : top + extent[0], left : left + extent[1]] = 255
+        return drawn
 
     leaves = lambda shape: {"picture": Leaf(shape, "uint8"), "mask": Leaf((*shape[:2], 1), "uint8")}
     return Controlled(of, leaves, lambda row, picture: {"picture": picture, "mask": mask(row, picture.shape[:2])})
@@ -75,12 +76,12 @@ class Controlled:
         leaves: Callable[[tuple[int, ...]], dict[str, Leaf]],
         entries: Callable[[int, np.ndarray], dict[str, np.ndarray]],
     ):
-        """Joins them.
+        """Adds the entries.
 
         Args:
             of: the source, of pictures uint8 [H, W, 3] of one size.
-            leaves: what the new entries are, from the shape of a picture.
-            entries: the new entries of a record, from its row and its picture.
+            leaves: shape of a picture -> shapes and dtypes of the new entries.
+            entries: row and picture of a record -> its new entries.
 
         Raises:
             ValueError: see `controlled`.
@@ -104,11 +105,11 @@ class Controlled:
         """Returns one record.
 
         Raises:
-            DamagedRecord: as the source's, and as the function of the new entries.
+            DamagedRecord: if the source or the function of the new entries raises it.
         """
         record = self._of[row]
-        own = self._entries(row, np.asarray(record["image"]))
-        return {**record, "condition": {**record.get("condition", {}), **own}}
+        entries = self._entries(row, np.asarray(record["image"]))
+        return {**record, "condition": {**record.get("condition", {}), **entries}}
 
     def captions(self) -> list[str]:
         """The captions of the source."""
@@ -119,13 +120,13 @@ class Controlled:
         return self._of.column(name)  # type: ignore[attr-defined]
 
     def identities(self) -> np.ndarray | None:
-        """Those of the source, see `data.identities`."""
+        """The identities of the source's records, see `data.identities`."""
         return identities.stated(self._of)
 
     def stamp(self) -> str:
-        """That of the source."""
+        """The stamp of the source."""
         return self._of.stamp()  # type: ignore[attr-defined]
 
     def fingerprint(self) -> dict[str, Any]:
-        """That of the source."""
+        """The fingerprint of the source."""
         return self._of.fingerprint()

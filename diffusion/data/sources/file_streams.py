@@ -1,8 +1,8 @@
 """Tar shards and Parquet files read from their beginning to their end, as streams: for files that are compressed, or
 that lie where random access is slow. Their order is shuffled, and their iterators keep their state.
 
-An epoch visits the files in an order of its own, and the records in windows, each in an order of its own. A run that
-goes on reads its window again, and the part of the file before it.
+An epoch visits the files in a random order, and shuffles the records of a window at a time. A run that goes on reads
+its window again, and the part of the file before it.
 """
 
 __all__ = ["FileStream", "Raw", "parquet_records", "parquet_stream", "tar_records", "tar_stream"]
@@ -27,9 +27,9 @@ from diffusion.data.sources.stream_values import Stored
 from diffusion.io import budgets, failures, opener, parquet_batches
 
 Raw = tuple[str, Mapping[str, Any]]
-"""What to call a record, and what is stored of it: the values of its columns, or the members of a tar."""
+"""A record's name in messages, and its stored content: the values of its columns, or the members of a tar."""
 
-_USE = 3  # of the random words of a seed, see `data.pipeline`
+_USE = 3  # this use of a seed's random words, see `data.pipeline`
 
 
 def tar_stream(
@@ -45,20 +45,22 @@ def tar_stream(
     window: int = 1000,
     seed: int = 0,
 ) -> Iterated:
-    """Streams the tar files of a folder, or those that a pattern names; .tar.gz and .tgz too.
+    """Streams the tar files of a folder, or the ones that a pattern names; .tar.gz and .tgz too.
 
     Args:
         path: a folder, a file, or a pattern.
-        split: files are of the split that their names begin with; "train[:1000]" are the first records of these files,
+        split: the split, whose name begins the names of its files; "train[:1000]" are the first records of these files,
             in their order, and "train[1000:]" the others.
-        x, label, condition, caption, side: as in `columns.Columns`; columns are the suffixes of members.
+        x, label, condition, caption: the columns of the example, the label, the condition and the text, as in
+            `columns.Columns`; columns are the suffixes of members.
         classes: the names of the labels, in the order of their numbers; a stream does not know them.
-        window: records that are shuffled together, and held in memory; 1 keeps their order.
-        seed: of the order.
+        side: height and width of the squares that pictures become; 0 for pictures of one size.
+        window: number of records that are shuffled together, and held in memory; 1 keeps their order.
+        seed: the seed of the order.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if labels have no classes, a column is not there, or the split is none of a stream.
+        ValueError: if labels have no classes, a column does not exist, or a stream cannot have the split.
         DamagedRecord: if the first file is no tar archive.
     """
     order = _Order(path, split, (".tar", ".tar.gz", ".tgz"), tar_records, _of_members, window, seed)
@@ -79,7 +81,7 @@ def parquet_stream(
     window: int = 1000,
     seed: int = 0,
 ) -> Iterated:
-    """Streams the Parquet files of a folder, or those that a pattern names; arguments and errors as `tar_stream`."""
+    """Streams the Parquet files of a folder, or of a pattern; arguments and errors as in `tar_stream`."""
     order = _Order(path, split, (".parquet", ".parq"), parquet_records, dict, window, seed)
     columns = {"x": x, "label": label, "condition": condition, "caption": caption, "side": side}
     return _stream(order, split, classes, columns)
@@ -99,7 +101,7 @@ def _stream(order: "_Order", split: str, classes: tuple[str, ...], columns: Mapp
 
 
 class _Read(Stored):
-    """The stored columns of records that say where they lie; `of` makes columns of what is stored."""
+    """The stored columns of named records; `of` maps the stored content of a record to its columns."""
 
     def __init__(self, columns: Columns, classes: tuple[str, ...], split: str, of: Callable[[Any], Mapping[str, Any]]):
         super().__init__(columns, classes, split)
@@ -119,15 +121,15 @@ class _Read(Stored):
 
 
 class _Part(NamedTuple):
-    """The records of a file that are of a split: those from one on, up to another."""
+    """The range of a file's records that belongs to a split."""
 
     file: pathlib.Path
     first: int = 0
-    end: int | None = None  # the one after the last; None for all that there are
+    end: int | None = None  # the record after the last one; None for the end of the file
 
 
 class _Order:
-    """The files of a stream, how one is read, and how their records are shuffled."""
+    """The files of a stream, their reader, and the shuffled order of their records."""
 
     def __init__(
         self,
@@ -151,7 +153,7 @@ class _Order:
             raise ValueError(f"{self.where} ({split}) holds no records.")
 
     def _parts(self, paths: Sequence[pathlib.Path], first: int, last: int | None) -> Iterator[_Part]:
-        """The parts of the files that hold the records from the first on, up to the last; reads what is before them."""
+        """The parts of the files with the records first to last; reads the files before them to count their records."""
         before = 0
         for path in paths:
             if last is not None and before >= last:
@@ -184,7 +186,7 @@ class FileStream:
         self._order, self._epoch = order, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Of the next pass."""
+        """Sets the epoch of the next pass."""
         self._epoch = epoch
 
     def __iter__(self) -> "_Pass":
@@ -192,7 +194,7 @@ class FileStream:
 
 
 class _Pass:
-    """One pass over the files; its state is where its window begins, and how far it is in it."""
+    """One pass over the files; its state is the beginning of its window, and the position in it."""
 
     def __init__(self, order: _Order, epoch: int):
         self._order, self._epoch = order, epoch
@@ -204,7 +206,7 @@ class _Pass:
 
     def set_state(self, state: Mapping[str, int]) -> None:
         self._start, self._at = dict(state), state["at"]
-        self._next = {"file": state["file"], "record": state["record"]}  # to be read
+        self._next = {"file": state["file"], "record": state["record"]}  # the next record to read
         self._reader: Iterator[Raw] | None = None
         self._held: list[Raw] = None  # type: ignore[assignment]
 
@@ -243,10 +245,10 @@ class _Pass:
 
 
 def tar_records(file: pathlib.Path, first: int, within: pathlib.Path | None = None) -> Iterator[Raw]:
-    """The records of a tar file from one on: members of one stem that follow one another.
+    """The records of a tar file, from number `first` on; consecutive members of one stem are a record.
 
     Raises:
-        DamagedRecord: if it is no tar archive, or is cut short; the last record that is whole.
+        DamagedRecord: if it is no tar archive, or is cut short; the message names the last complete record.
     """
     last, number, members, start = "none", -1, {}, 0
     try:
@@ -256,7 +258,7 @@ def tar_records(file: pathlib.Path, first: int, within: pathlib.Path | None = No
         ):
             stored = os.fstat(content.fileno()).st_size
             while (member := archive.next()) is not None:
-                archive.members = []  # type: ignore[attr-defined]  # which it would keep
+                archive.members = []  # type: ignore[attr-defined]  # it would keep all of them
                 budgets.Budget(str(file), budgets.unpacked(stored)).spend(member.size)
                 if not member.isfile():
                     continue
@@ -270,7 +272,7 @@ def tar_records(file: pathlib.Path, first: int, within: pathlib.Path | None = No
                 if number >= first:
                     members[suffix.lower()] = archive.extractfile(member).read()  # type: ignore[union-attr]
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, *tar_files.DAMAGED, OSError) as error:
-        if failures.of_machine(error):
+        if failures.is_machine_failure(error):
             raise
         raise DamagedRecord(
             f"{file} is no whole tar archive: after record {last!r} at byte {start:,}: {error}. Copy it again."
@@ -284,15 +286,15 @@ def _of_members(members: Mapping[str, bytes]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for suffix, content in members.items():
         value = tar_files.value_of(suffix, content)
-        values |= {f"json.{key}": each for key, each in value.items()} if isinstance(value, dict) else {suffix: value}
+        values |= {f"json.{key}": entry for key, entry in value.items()} if isinstance(value, dict) else {suffix: value}
     return values
 
 
 def parquet_records(file: pathlib.Path, first: int, within: pathlib.Path | None = None) -> Iterator[Raw]:
-    """The rows of a Parquet file from one on, a group of rows at a time.
+    """The rows of a Parquet file, from number `first` on, read a group of rows at a time.
 
     Raises:
-        DamagedRecord: if it is no sound Parquet file, with the row from which on it is not.
+        DamagedRecord: if it is no sound Parquet file; the message names the first row that cannot be read.
     """
     row = 0
     try:
@@ -308,6 +310,6 @@ def parquet_records(file: pathlib.Path, first: int, within: pathlib.Path | None 
                     first = max(first, row) + 1
                 row += batch.num_rows
     except (ValueError, OSError, OverflowError) as error:
-        if failures.of_machine(error):
+        if failures.is_machine_failure(error):
             raise failures.Unreadable(f"{file} could not be read: {error}. It may be sound.") from error
         raise DamagedRecord(f"{file}, from row {max(first, row)} on, is no sound Parquet file: {error}.") from error

@@ -1,4 +1,4 @@
-"""The records of a Python iterable as a stream: what it can promise is seen by its methods, and by reading it twice."""
+"""The records of a Python iterable as a stream. Its methods, and two readings, show what it can promise on resume."""
 
 __all__ = ["Iterated", "digest_of", "is_iterable"]
 
@@ -17,11 +17,11 @@ from diffusion.data.sources.spec import DamagedRecord
 from diffusion.data.sources.stream_values import Mappings, Values
 from diffusion.data.sources.streams import Stream
 
-SAMPLED = 8  # records by which two passes are compared, and the stream of a later start
+SAMPLED = 8  # number of records that identify a pass, or the stream of a later start
 
 
 class Iterated(Stream):
-    """The records of an iterable; what is raw is its number in the pass and what the iterable yields."""
+    """The records of an iterable. A raw record is (its number in the pass, the value that the iterable yields)."""
 
     def __init__(self, records: Any, values: Values | None = None, where: str = "memory", name: str = ""):
         """Wraps an iterable, and reads its first records.
@@ -29,13 +29,13 @@ class Iterated(Stream):
         Args:
             records: an iterable, an iterator, or a function without arguments that returns one, which is called for
                 each pass.
-            values: what it yields; None: records of no classes, see `stream_values.Mappings`.
-            where: they come from.
-            name: of the stream; "" for that of the iterable.
+            values: the reader of its values; None for records without classes, see `stream_values.Mappings`.
+            where: the place that the records come from, for messages.
+            name: the name of the stream; "" for the name of the iterable.
 
         Raises:
-            ValueError: if it is no iterable, yields nothing, or its records are none.
-            DamagedRecord: if no one of the first is sound.
+            ValueError: if it is no iterable, yields nothing, or yields values that are no records.
+            DamagedRecord: if none of the first records is sound.
         """
         self.where = where
         self._values = values or Mappings()
@@ -65,7 +65,7 @@ class Iterated(Stream):
         raise damaged
 
     def _begun(self) -> tuple[list[Any], str]:
-        """The first records, and what the stream can promise."""
+        """The first records, and the promise that the stream can keep, see `streams`."""
         some = lambda iterator: list(enumerate(itertools.islice(iterator, SAMPLED)))
         if _has_state(self._records) and not _buffered(self._records):
             return some(iter(copy.copy(self._records))), "state"
@@ -99,7 +99,7 @@ class Iterated(Stream):
         return _Cursor(self, state)
 
     def opened(self, epoch: int, state: Any = None) -> Iterator[Any]:
-        """A pass over the iterable, from a state that its iterator said; None from the start."""
+        """A pass over the iterable, from an earlier state of its iterator; None for the start."""
         records = self._records
         if hasattr(records, "set_epoch"):
             records = copy.copy(records)
@@ -130,7 +130,7 @@ class Iterated(Stream):
 
 
 class _Cursor:
-    """Where an iterable is."""
+    """A position in an iterable."""
 
     def __init__(self, stream: Iterated, state: Mapping[str, Any] | None = None):
         self._stream = stream
@@ -203,7 +203,7 @@ class _Factory:
 
 
 class _Stateful:
-    """The iterator of a dataset that keeps its state itself, as Hugging Face's do."""
+    """The iterator of a dataset that keeps its own state, as Hugging Face's do."""
 
     def __init__(self, dataset: Any, state: Any):
         self._dataset = dataset
@@ -222,7 +222,7 @@ class _Stateful:
 
 
 def is_iterable(data: Any) -> bool:
-    """Whether data have no random access: an iterable, or a function that returns one."""
+    """Whether data are an iterable without random access, or a function that returns one."""
     return not (hasattr(data, "__len__") and hasattr(data, "__getitem__")) and (
         hasattr(data, "__iter__") or callable(data)
     )

@@ -1,4 +1,4 @@
-"""Drawings of shapes, made when they are asked for: with exact controls, with silent captions, or in motion."""
+"""Drawings of shapes, drawn when a record is read: with exact controls, with silent captions, or in motion."""
 
 __all__ = ["SILENT", "Described", "Drawings", "arranged_drawings", "drawings", "moving_drawings"]
 
@@ -11,23 +11,23 @@ import numpy as np
 from diffusion.data import identities
 from diffusion.data.sources.sequences import Records
 
-SEED = 2028  # of `drawings`; that of the dataset is another
+SEED = 2028  # the seed of `drawings`; the dataset `shapes` has another
 SPLITS = ("train", "test")
 SILENT = "a picture"
 """Caption that says nothing of its picture."""
 
 
 class Drawings(Sequence):
-    """Records of a function of the row."""
+    """Records that a function of the row draws."""
 
     def __init__(
         self, split: str, number: int, make: Callable[[int], dict[str, Any]], splits: tuple[str, ...] = SPLITS
     ):
         """Args:
             split: one of `splits`, which share no drawing.
-            number: of records.
-            make: a row -> its record.
-            splits: the names of all.
+            number: how many records there are, at least 1.
+            make: row -> record.
+            splits: the names of all splits.
 
         Raises:
             ValueError: for another split, or a number below 1.
@@ -57,7 +57,7 @@ class Described(Records):
     """Records whose condition is a function of a caption, so that a page can ask for one in words.
 
     Attributes:
-        condition_of: caption -> condition, as the records have it; ValueError for a caption that is not understood.
+        condition_of: caption -> condition of a record; raises ValueError for a caption that it cannot read.
     """
 
     def __init__(
@@ -67,13 +67,13 @@ class Described(Records):
         condition_of: Callable[[str], dict[str, Any]],
         caption: Callable[[int], str],
     ):
-        """Wraps records without labels; `caption` is that of a row."""
+        """Wraps records without labels; `caption` maps a row to its caption."""
         super().__init__(records, 0, split)
         self.condition_of = condition_of
         self._caption = caption
 
     def conditions(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """The conditions of records, which are not drawn."""
+        """The conditions of records, whose pictures are not drawn for it."""
         return [self.condition_of(self._caption(row)) for row in rows]
 
 
@@ -86,9 +86,9 @@ def arranged_drawings(
 
     Args:
         split: "train" or "test".
-        kind: of the control, "outlines", "layers" or "sketch".
-        number: of records.
-        places: as of `arrangements.draw`; () for anywhere.
+        kind: the kind of control, "outlines", "layers" or "sketch".
+        number: how many records there are, at least 1.
+        places: the places of the shapes, as in `arrangements.draw`; () for anywhere.
 
     Raises:
         ValueError: for another split or kind, other places, or a number below 1.
@@ -102,19 +102,19 @@ def arranged_drawings(
     arrangements.check_places(places)
 
     def make(row: int) -> dict[str, Any]:
-        made = arrangements.example(split, row, kind, places=places)
-        return {"image": made.image, "caption": made.caption, "condition": {"control": made.control}}
+        scene = arrangements.example(split, row, kind, places=places)
+        return {"image": scene.image, "caption": scene.caption, "condition": {"control": scene.control}}
 
     return Records(Drawings(split, number, functools.cache(make)), split=split)
 
 
 def drawings(split: str = "train", *, silent: float = 0.5, number: int = 8_000) -> Records:
-    """Opens drawings as those of the dataset `shapes`, whose captions partly say nothing: "a picture".
+    """Opens drawings like the ones of the dataset `shapes`, some with a caption that says nothing: "a picture".
 
     Args:
         split: "train" or "test".
-        silent: share of such captions, in [0, 1].
-        number: of records.
+        silent: share of captions that say nothing, in [0, 1].
+        number: how many records there are, at least 1.
 
     Raises:
         ValueError: for another split, a share out of range, or a number below 1.
@@ -145,22 +145,22 @@ def moving_drawings(
 ) -> Records:
     """Opens clips of moving shapes, see `shapes.motions`; the label is the first shape's motion.
 
-    A record is {"image": uint8 [F, side, side, 3], "caption": text, "label": int}; a pixel is the mean of those of
-    64 x 64 that it covers. `motions.example(split, row, frames)` has the truth of the same row. Clips are made anew
-    whenever they are asked for, since all of them would fill gigabytes.
+    A record is {"image": uint8 [F, side, side, 3], "caption": text, "label": int}. Frames are drawn at 64 x 64, and a
+    pixel of the record is the mean of the pixels that it covers. `motions.example(split, row, frames)` returns the true
+    motions of the same row. A clip is drawn each time that it is read, since all of them would fill gigabytes.
 
-    With `alone` a clip has one shape, and what turns begins at any angle. In place of the label stands the condition
-    "vector", float32 [28], which says what words the caption has (`motions.words`).
+    With `alone` a clip has one shape, and a turning shape begins at any angle. In place of the label stands the
+    condition "vector", float32 [28], which says what words the caption has (`motions.words`).
 
     Args:
         split: "train", "test", or "withheld", whose pairs of a shape and a motion, or of a colour, train never shows.
         frames: F, at least 8.
-        side: in pixels; it divides 64.
-        number: of records.
+        side: height and width of a frame in pixels, a divisor of 64.
+        number: how many records there are, at least 1.
         radii: least and greatest radius of a shape, in pixels of 64.
         alone: whether each clip has one shape.
-        span: frames in which the way of a speed is gone, of clips with more of them; 0: those of the clip. A clip of
-            more frames begins as that of the same row with `frames` = span.
+        span: number of frames in which a shape covers the distance that its speed stands for; 0 for all frames of the
+            clip. A longer clip begins like the clip of the same row with `frames` = span.
 
     Raises:
         ValueError: for another split, too few frames, another side or span, radii that do not fit, or a number below

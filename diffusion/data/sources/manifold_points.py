@@ -1,4 +1,4 @@
-"""Points of exact mixtures on manifolds, drawn when they are asked for, with the density that they are drawn from."""
+"""Points of exact mixtures on manifolds, drawn when the source is opened, with their density."""
 
 __all__ = ["ExactRecords", "ManifoldPoints", "rotation_mixture", "sphere_mixture", "torsion_mixture"]
 
@@ -14,19 +14,19 @@ from diffusion.manifolds import heat_kernels, mixtures
 from diffusion.manifolds.distributions import Distribution
 
 SEEDS = {"train": 2026, "test": 2027}
-LOBES = (  # of `sphere_mixture`: mean, concentration, weight
+LOBES = (  # the components of `sphere_mixture`: mean, concentration, weight
     ((0.0, 0.0, 1.0), 40.0, 0.3),
     ((0.8, 0.6, 0.0), 15.0, 0.4),
     ((-0.6, 0.0, -0.8), 80.0, 0.2),
     ((-0.48, 0.64, 0.6), 25.0, 0.1),
 )
-BASINS = (  # of `torsion_mixture`: phi and psi in degrees, standard deviation in degrees, weight
+BASINS = (  # the components of `torsion_mixture`: phi and psi in degrees, standard deviation in degrees, weight
     ((-63.0, -42.0), 12.0, 0.45),  # right-handed helix
     ((-120.0, 130.0), 20.0, 0.30),  # strand
     ((-70.0, 150.0), 15.0, 0.20),  # polyproline II
     ((57.0, 45.0), 12.0, 0.05),  # left-handed helix
 )
-TURNS = (  # of `rotation_mixture`: rotation vector, variance, weight
+TURNS = (  # the components of `rotation_mixture`: rotation vector, variance, weight
     ((0.0, 0.0, 0.0), 0.05, 0.4),
     ((0.0, 2.0, 0.0), 0.1, 0.35),
     ((2.0, -1.0, 1.5), 0.03, 0.25),
@@ -37,7 +37,7 @@ class ManifoldPoints(Sequence):
     """Records {"x": float32 `[*shape]`} of independent draws.
 
     Attributes:
-        x: float32 `[N, *shape]`.
+        x: the points, float32 `[N, *shape]`.
     """
 
     def __init__(self, distribution: Distribution, split: str, number: int):
@@ -56,10 +56,10 @@ class ManifoldPoints(Sequence):
 
 
 class ExactRecords(Records):
-    """Such records, with the density that they are drawn from.
+    """Records of points with the distribution that they are drawn from.
 
     Attributes:
-        distribution: `manifolds.Distribution`.
+        distribution: the distribution, with its exact density.
     """
 
     def __init__(self, distribution: Distribution, split: str, number: int):
@@ -68,11 +68,11 @@ class ExactRecords(Records):
 
 
 def sphere_mixture(split: str = "train", *, number: int = 20_000) -> Records:
-    """Four von Mises-Fisher distributions on the sphere S^2.
+    """A mixture of four von Mises-Fisher distributions on the sphere S^2.
 
     Args:
         split: "train" or "test".
-        number: of points.
+        number: how many points to draw, at least 1.
 
     Raises:
         ValueError: for another split, or a number out of range.
@@ -88,7 +88,7 @@ def torsion_mixture(split: str = "train", *, number: int = 20_000) -> Records:
 
     Args:
         split: "train" or "test".
-        number: of points.
+        number: how many points to draw, at least 1.
 
     Raises:
         ValueError: for another split, or a number out of range.
@@ -99,11 +99,11 @@ def torsion_mixture(split: str = "train", *, number: int = 20_000) -> Records:
 
 
 def rotation_mixture(split: str = "train", *, number: int = 20_000) -> Records:
-    """Three distributions IGSO(3) of rotations.
+    """A mixture of three IGSO(3) distributions of rotations.
 
     Args:
         split: "train" or "test".
-        number: of rotations.
+        number: how many rotations to draw, at least 1.
 
     Raises:
         ValueError: for another split, or a number out of range.

@@ -1,4 +1,4 @@
-"""Point clouds from a folder of meshes (.obj, .off, .ply, .stl as text) or of clouds (.npy), of which each is a record.
+"""Point clouds from a folder of meshes (.obj, .off, .ply, .stl as text) or of clouds (.npy).
 
 meshes/chair/one.obj, meshes/chair/two.ply, meshes/table/three.off      # the class is the folder
 meshes/train/chair/one.obj or meshes/chair/train/one.off                # with splits
@@ -21,7 +21,7 @@ from diffusion.io import mesh_files, npy, opener
 
 SEED = 2030
 CLOUD = ".npy"
-KEPT = 2**28  # bytes of meshes and clouds that stay in memory
+KEPT = 2**28  # most bytes of meshes and clouds that stay in memory
 
 
 def mesh_clouds(
@@ -39,12 +39,12 @@ def mesh_clouds(
     clouds of different sizes are records of one size. A record is a function of its file and draw alone.
 
     Args:
-        path: of the folder, with FOLDER/CLASS/FILE or FOLDER/FILE; with FOLDER/train or FOLDER/CLASS/train where there
+        path: the folder, with FOLDER/CLASS/FILE or FOLDER/FILE, and with FOLDER/train or FOLDER/CLASS/train where there
             are splits; or one file, or a pattern.
-        split: as `splits.parse` reads it; parts are counted in files, so that two of them share none.
-        points: of a record.
-        draws: records of each file, of other points.
-        label: "" for no labels.
+        split: the split, or a part such as "train[:90%]"; parts count files, so that two parts share none.
+        points: number of points of a record.
+        draws: number of records of a file, each with its own points.
+        label: None for the class folders as labels; "" for no labels.
         classes: the names of the class folders in the order of their numbers; () for all, sorted.
 
     Raises:
@@ -55,9 +55,9 @@ def mesh_clouds(
 
 
 class CloudRecords(Records):
-    """The records, which are points of surfaces."""
+    """Records that are points of surfaces."""
 
-    surface = staticmethod(level_sets.of_points)
+    surface = staticmethod(level_sets.cloud_points)
 
 
 class MeshClouds:
@@ -80,8 +80,8 @@ class MeshClouds:
         return len(self._files) * self._draws
 
     def read(self, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
-        of = {"x": self._cloud, "label": lambda row: self._labels[row // self._draws]}
-        return [{name: of[name](row) for name in columns} for row in rows]
+        value = {"x": self._cloud, "label": lambda row: self._labels[row // self._draws]}
+        return [{name: value[name](row) for name in columns} for row in rows]
 
     def place(self, row: int) -> str:
         return str(self._files[row // self._draws])
@@ -98,7 +98,7 @@ class MeshClouds:
         return ((cloud - shape.centre) / shape.reach).astype(np.float32)
 
     def _shape(self, file: pathlib.Path) -> "_Shape":
-        """What a file holds; it is read once where there is room for all."""
+        """The shape that a file holds; it stays in memory where there is room."""
         if file in self._kept:
             return self._kept[file]
         shape, size = _read(opener.check(file, within=self._within))
@@ -113,8 +113,8 @@ class _Shape(NamedTuple):
 
     Attributes:
         draw: (number, generator) -> points float64 [number, 3].
-        centre: of the box about it, [3].
-        reach: the distance of its farthest point from there.
+        centre: the centre of its bounding box, float [3].
+        reach: the distance of its farthest point from the centre.
     """
 
     draw: Callable[[int, np.random.Generator], np.ndarray]
@@ -123,16 +123,16 @@ class _Shape(NamedTuple):
 
 
 def _read(file: pathlib.Path) -> tuple[_Shape, int]:
-    """The shape in a file, and the bytes that it takes."""
+    """The shape in a file, and its size in bytes."""
     if file.suffix.lower() == CLOUD:
-        whole = _points_of(file)
-        draw, size = functools.partial(_rows_of, whole), whole.nbytes
+        vertices = _points_of(file)
+        draw, size = functools.partial(_rows_of, vertices), vertices.nbytes
     else:
         mesh = mesh_files.read(file)
-        whole = mesh.vertices[np.unique(mesh.triangles)]
+        vertices = mesh.vertices[np.unique(mesh.triangles)]
         draw, size = functools.partial(mesh_files.surface_points, mesh), mesh.vertices.nbytes + mesh.triangles.nbytes
-    low, high = whole.min(axis=0), whole.max(axis=0)
-    reach = np.linalg.norm(whole - (low + high) / 2, axis=1).max()
+    low, high = vertices.min(axis=0), vertices.max(axis=0)
+    reach = np.linalg.norm(vertices - (low + high) / 2, axis=1).max()
     if not reach > 0:
         raise ValueError("all its points are one point, so that it has no size")
     return _Shape(draw, (low + high) / 2, float(reach)), size

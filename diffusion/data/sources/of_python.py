@@ -1,4 +1,4 @@
-"""What Python passes as data, as a source: sequences, iterables, and the datasets of Hugging Face's library."""
+"""Python objects as sources: sequences, iterables, and the datasets of Hugging Face's library."""
 
 __all__ = ["HuggingFace", "huggingface", "source_of"]
 
@@ -16,16 +16,16 @@ from diffusion.data.sources.streams import Stream
 
 
 def source_of(data: Any, num_classes: int = 0, split: str = "train") -> Source | Stream:
-    """The source of what Python passes as data.
+    """The source that reads a Python object.
 
     Args:
         data: a source; a sequence of records; an iterable of them, or a function that returns one, see `streams`; or a
             dataset of Hugging Face's library, see `huggingface`.
-        num_classes: of the labels of a sequence or an iterable; 0 where there are none.
-        split: what they are to a run.
+        num_classes: number of classes of a sequence's or an iterable's labels; 0 where there are none.
+        split: the split that a run takes the records for.
 
     Raises:
-        ValueError: for what is none of them, or records that are none.
+        ValueError: for another object, or for records of another form.
     """
     if hasattr(data, "spec") and hasattr(data, "fingerprint"):
         return data
@@ -58,12 +58,15 @@ def huggingface(
 
     Args:
         dataset: the object, e.g. `datasets.load_dataset(..., streaming=True)["train"]`.
-        split: what it is to a run, or a part of it: of a Dataset "train[:90%]", of a stream "train[1000:]".
-        x, label, condition, caption, side, varied: as in `columns.Columns`.
-        classes: the names of the labels; () for those of the dataset's own `ClassLabel`.
+        split: the split that a run takes it for, or a part: "train[:90%]" of a Dataset, "train[1000:]" of a stream.
+        x, label, condition, caption: the columns of the example, the label, the condition and the text, as in
+            `columns.Columns`.
+        classes: the names of the labels; () for the names in the dataset's own `ClassLabel`.
+        side: height and width of the squares that pictures become; 0 for pictures of one size.
+        varied: (H, W) of the samples, where pictures keep their sizes; () where all have one.
 
     Raises:
-        ValueError: for a column that is not there, or a stream with labels whose classes are not known.
+        ValueError: for a column that does not exist, or a stream with labels whose classes are not known.
     """
     dataset = _encoded(dataset)
     features = dataset.features or {}
@@ -95,7 +98,7 @@ class _Rows(Stored):
 
 
 def _with_file(value: Any) -> Any:
-    """A stored value; the file of a picture that the dataset, an object of this user's, names in place of its bytes."""
+    """A stored value; a `PictureFile` where the dataset, an object of this user's, names a file in place of bytes."""
     if isinstance(value, dict) and value.keys() == {"bytes", "path"} and value["bytes"] is None and value["path"]:
         return PictureFile(pathlib.Path(value["path"]))
     return value
@@ -106,12 +109,12 @@ class HuggingFace:
 
     def __init__(self, dataset: Any):
         self._dataset = dataset
-        about = getattr(dataset, "info", None)
-        self.name = getattr(about, "dataset_name", None) or type(dataset).__qualname__
+        info = getattr(dataset, "info", None)
+        self.name = getattr(info, "dataset_name", None) or type(dataset).__qualname__
         self.where = f"{type(dataset).__module__}.{type(dataset).__qualname__} {self.name!r}"
-        self.identity = str(getattr(dataset, "_fingerprint", ""))  # "": it cannot be told from others
+        self.identity = str(getattr(dataset, "_fingerprint", ""))  # "": it has no identity of its own
         self.columns = tuple(dataset.column_names)
-        self._views: dict[tuple[str, ...], Any] = {}  # by the columns that are read
+        self._views: dict[tuple[str, ...], Any] = {}  # {columns that are read: the dataset of them}
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -120,8 +123,8 @@ class HuggingFace:
         names = tuple(columns)
         if names not in self._views:
             self._views[names] = self._dataset.select_columns(list(names))
-        found = self._views[names][list(rows)]
-        return [{name: _with_file(found[name][k]) for name in names} for k in range(len(rows))]
+        values = self._views[names][list(rows)]
+        return [{name: _with_file(values[name][k]) for name in names} for k in range(len(rows))]
 
     def place(self, row: int) -> str:
         return f"{self.where}, row {row}"
@@ -134,7 +137,7 @@ class HuggingFace:
 
 
 def _encoded(dataset: Any) -> Any:
-    """The dataset with its pictures as they are stored, so that they are decoded here, and plain values of the rest."""
+    """The dataset with encoded pictures, which are decoded here, and plain values in its other columns."""
     for name, feature in (dataset.features or {}).items():
         if type(feature).__name__ == "Image" and getattr(feature, "decode", False):
             stored = copy.copy(feature)

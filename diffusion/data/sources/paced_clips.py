@@ -18,14 +18,15 @@ def paced(of: Any, frames: int, paces: Sequence[int] = (1, 2), seed: int = 0) ->
         clip = long[start : start + frames pace : pace],   vector = [1 / pace, motion in a frame of the source]
 
     The motion is the root mean square of the change of pixels in [-1, 1] from frame to frame, over the pace, as
-    `videos.motion(clip, 1 / pace)` has it. A model with vector_width=2 receives both. The pace and the start are
-    functions of the seed and the row: a record is the same whenever it comes.
+    `videos.motion(clip, 1 / pace)` computes it. A model with vector_width=2 receives both. The pace and the start are
+    functions of the seed and the row, so that a record is the same in every epoch.
 
     Args:
         of: the source, of clips uint8 [T, H, W, C].
-        frames: of a clip that is cut out.
-        paces: every so manyth frame of the source, one drawn for each record; frames times each is at most T.
-        seed: of the draws.
+        frames: number of frames of a clip that is cut out, at least 2.
+        paces: steps between the source's frames that a clip takes, at least 1 and at most T / frames; a record draws
+            one of them.
+        seed: the seed of the draws.
 
     Raises:
         ValueError: for a stream, other examples than clips, a condition that is not one of named entries or has a
@@ -38,7 +39,7 @@ class PacedClips:
     """Clips at several rates; a `Source`."""
 
     def __init__(self, of: Source, frames: int, paces: tuple[int, ...], seed: int):
-        """Arguments and errors as `paced`."""
+        """Arguments and errors as in `paced`."""
         shape = of.spec.shape
         if isinstance(of, Stream) or of.spec.dtype != "uint8" or not isinstance(shape, tuple) or len(shape) != 4:
             raise ValueError(f"{of.spec.name} holds no clips uint8 [T, H, W, C] that are read by their numbers.")
@@ -63,7 +64,7 @@ class PacedClips:
         """Returns one record.
 
         Raises:
-            DamagedRecord: as the source's.
+            DamagedRecord: if the source raises it.
         """
         record = self._of[row]
         rng = np.random.default_rng((self._seed, row))
@@ -72,23 +73,23 @@ class PacedClips:
         clip = np.asarray(record["image"])[start : start + self._frames * pace : pace]
         change = np.diff(clip.astype(np.float32) / 127.5, axis=0)
         vector = np.array([1 / pace, np.sqrt(np.mean(change**2)) / pace], np.float32)
-        own = {**record.get("condition", {}), "vector": vector}
+        condition = {**record.get("condition", {}), "vector": vector}
         if "label" in (self.spec.condition or {}) and "label" in record:
-            own.setdefault("label", np.int32(record["label"]))
-        return {**record, "image": clip, "condition": own}
+            condition.setdefault("label", np.int32(record["label"]))
+        return {**record, "image": clip, "condition": condition}
 
     def captions(self) -> list[str]:
         """The captions of the source."""
         return self._of.captions()  # type: ignore[attr-defined]
 
     def identities(self) -> np.ndarray | None:
-        """Those of the source, see `data.identities`."""
+        """The identities of the source's records, see `data.identities`."""
         return identities.stated(self._of)
 
     def stamp(self) -> str:
-        """That of the source, and of the draws."""
+        """The stamp of the source, with the parameters of the draws."""
         return f"{self._of.stamp()} {self._frames} {self._paces} {self._seed}"  # type: ignore[attr-defined]
 
     def fingerprint(self) -> dict[str, Any]:
-        """That of the source, with the draws."""
+        """The fingerprint of the source, with the parameters of the draws."""
         return {**self._of.fingerprint(), "paced": f"{self._frames} of {self._paces} by {self._seed}"}

@@ -1,4 +1,4 @@
-"""Parquet files, as Hugging Face lays datasets out: data/train-00000-of-00002.parquet, pictures as {"bytes": ...}.
+"""Parquet files in the layout of Hugging Face: data/train-00000-of-00002.parquet, pictures as {"bytes": ...}.
 
 Rows have random access once the columns that a run reads are in memory (up to `IN_MEMORY` bytes), or as an Arrow file
 in DIFFUSION_CACHE, which is mapped. pyarrow comes with tensorflow-datasets.
@@ -34,17 +34,21 @@ def parquet(
     side: int = 0,
     varied: tuple[int, ...] = (),
 ) -> Records:
-    """Opens the Parquet files of a folder, or those that a pattern names.
+    """Opens the Parquet files of a folder, or the ones that a pattern names.
 
     Args:
         path: a folder, a file, or a pattern.
-        split: as `splits.parse` reads it; files are of the split that their names begin with.
-        x, label, classes, condition, caption, side, varied: as in `table_records.Records`; the names of classes that
-            Hugging Face's metadata has are those of `classes`, if it is ().
+        split: the split, or a part such as "train[:90%]"; a file belongs to the split that its name begins with.
+        x, label, condition, caption: the columns of the example, the label, the condition and the text, as in
+            `table_records.Records`.
+        classes: the names of the classes, in the order of their numbers; () for the names in Hugging Face's metadata,
+            or else for all labels that occur, sorted.
+        side: height and width of the squares that pictures become; 0 for pictures of one size.
+        varied: (H, W) of the samples, where pictures keep their sizes; () where all have one.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a file is damaged or has other columns than the first, or a column is not there.
+        ValueError: if a file is damaged or has other columns than the first, or a column does not exist.
     """
     table = Parquet(path, split)
     names = classes or table.classes(label)
@@ -61,16 +65,16 @@ class Parquet:
         metadata = [parquet_batches.metadata(file, self._within) for file in self._paths]
         self._schema = _schema(metadata[0], self._paths[0])
         self.columns = tuple(self._schema.names)
-        for file, each in zip(self._paths, metadata):
-            names = _schema(each, file).names
+        for file, content in zip(self._paths, metadata):
+            names = _schema(content, file).names
             if set(names) != set(self.columns):
                 raise ValueError(
                     f"{file} has the columns {', '.join(names)}, and {self._paths[0].name} has "
                     f"{', '.join(self.columns)}: all files have to have the same."
                 )
-        self._starts = np.cumsum([0, *(each.num_rows for each in metadata)])
-        self._tables: dict[str, Any] = {}  # by column
-        self._damaged: dict[str, ValueError] = {}  # why a column cannot be read
+        self._starts = np.cumsum([0, *(content.num_rows for content in metadata)])
+        self._tables: dict[str, Any] = {}  # {column: its values}
+        self._damaged: dict[str, ValueError] = {}  # {column: why it cannot be read}
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -92,14 +96,14 @@ class Parquet:
     def classes(self, label: str | None) -> tuple[str, ...]:
         """The names of the classes of a column, from Hugging Face's metadata; () where it has none."""
         try:
-            about = limits.parse_json((self._schema.metadata or {})[b"huggingface"], "its metadata")
-            return tuple(about["info"]["features"][label or "label"]["names"])
+            content = limits.parse_json((self._schema.metadata or {})[b"huggingface"], "its metadata")
+            return tuple(content["info"]["features"][label or "label"]["names"])
         except (KeyError, TypeError, ValueError):
             return ()
 
     def _column(self, name: str) -> Any:
-        """A column of all files with random access."""
-        if name in self._damaged:  # not read anew for each row
+        """A column of all files, with random access."""
+        if name in self._damaged:  # so that no row reads it again
             raise self._damaged[name]
         if name not in self._tables:
             try:
@@ -110,7 +114,7 @@ class Parquet:
                     raise ValueError(f"it has {len(column)} rows of {len(self)}")
                 self._tables[name] = column
             except (ValueError, OSError) as error:
-                if failures.of_machine(error):
+                if failures.is_machine_failure(error):
                     raise
                 self._damaged[name] = ValueError(f"{self.where}: column {name!r} cannot be read: {error}")
                 raise self._damaged[name] from error

@@ -44,11 +44,11 @@ def class_folders(
 
     Args:
         path: the folder, with FOLDER/CLASS/..., or FOLDER/train/CLASS/... or FOLDER/CLASS/train/... and other splits.
-        split: as `splits.parse` reads it.
-        side: of the squares that pictures are made; 0 for pictures of one size.
-        label: "" for no labels.
+        split: the split, or a part such as "train[:90%]".
+        side: height and width of the squares that pictures become; 0 for pictures of one size.
+        label: None for the class folders as labels; "" for no labels.
         classes: the names of the folders in the order of their numbers; () for all, sorted.
-        varied: as in `table_records.Records`.
+        varied: (H, W) of the samples, where pictures keep their sizes; () where all have one.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -74,13 +74,15 @@ def picture_folder(
 
     Args:
         path: the folder; one with a folder for each split has a table in each.
-        split: as `splits.parse` reads it.
-        x, label, classes, condition, caption, side, varied: as in `table_records.Records`; "mask_file_name" is the
-            column "mask".
+        split: the split, or a part such as "train[:90%]".
+        x, label, classes, condition, caption: the columns of the example, the label, the condition and the text, and
+            the names of the classes, as in `table_records.Records`; "mask_file_name" is the column "mask".
+        side: height and width of the squares that pictures become; 0 for pictures of one size.
+        varied: (H, W) of the samples, where pictures keep their sizes; () where all have one.
 
     Raises:
         FileNotFoundError: if there is no such folder, or pictures that its table names are missing.
-        ValueError: if it holds no pictures, or its table is none.
+        ValueError: if it holds no pictures, or its table cannot be read.
     """
     table = PictureFolder(path, split)
     columns = {"x": x, "label": label, "classes": classes, "condition": condition, "caption": caption}
@@ -99,14 +101,14 @@ class _Files:
         self._base = splits.parse(split).base
 
     def _split_folder(self) -> pathlib.Path:
-        """The folder of the split: the one of its name, or the whole."""
+        """The folder of the split: the one with its name, or else the folder itself."""
         named = sorted(child.name for child in self._folder.iterdir() if child.is_dir() and child.name in splits.NAMES)
         if self._base in named:
             return self._folder / self._base
         if named:
             raise ValueError(f"{self._folder} has no split {self._base!r}; its splits are {', '.join(named)}.")
         if self._base != "train":
-            splits.files_of(self._base, ["a file"], str(self._folder))  # says so
+            splits.files_of(self._base, ["a file"], str(self._folder))  # raises: all of it is "train"
         return self._folder
 
     def place(self, row: int) -> str:
@@ -133,9 +135,9 @@ class ClassFolders(_Files):
         self._labels = [splits.class_of(name) for name in names]
         loose = [name for name, label in zip(names, self._labels) if not label]
         if loose or not names:
-            found = f"{len(loose)} pictures that lie in no class's folder, e.g. {loose[0]}" if loose else "no pictures"
+            held = f"{len(loose)} pictures that lie in no class's folder, e.g. {loose[0]}" if loose else "no pictures"
             raise ValueError(
-                f"{folder} holds {found}. Valid: FOLDER/CLASS/picture.png; for pictures without classes, "
+                f"{folder} holds {held}. Valid: FOLDER/CLASS/picture.png; for pictures without classes, "
                 '{"name": "picture_folder"}.'
             )
         self._paths = [folder / name for name in names]
@@ -149,7 +151,7 @@ class ClassFolders(_Files):
 
 
 class PictureFolder(_Files):
-    """Pictures with the columns of a table, or of the .txt file beside each."""
+    """Pictures with the columns of a table, or with the .txt files beside them."""
 
     def __init__(self, path: str, split: str):
         super().__init__(path, split)
@@ -183,17 +185,17 @@ class PictureFolder(_Files):
 
 def pictures_in(folder: pathlib.Path) -> list[str]:
     """The picture files in a folder and below it, sorted by name, from the folder on; hidden ones are left out."""
-    found = []
+    names = []
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for file in files:
             if file.lower().endswith(PICTURES) and not file.startswith("."):
-                found.append((pathlib.Path(place) / file).relative_to(folder).as_posix())
-    return sorted(found)
+                names.append((pathlib.Path(place) / file).relative_to(folder).as_posix())
+    return sorted(names)
 
 
 def _sidecars(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """The pictures of a folder, each with the content of its .txt file as "caption", where they have such."""
+    """The pictures of a folder, with the contents of their .txt files as "caption" where they have some."""
     names = pictures_in(folder)
     texts = [(folder / name).with_suffix(".txt") for name in names]
     there = [text.is_file() for text in texts]
@@ -208,7 +210,7 @@ def _sidecars(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def read_table(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The rows of a metadata.csv or metadata.jsonl; columns that hold numbers alone are numbers.
+    """The rows of a metadata.csv or metadata.jsonl; a column with nothing but numbers is read as numbers.
 
     Raises:
         ValueError: if it cannot be read, has no file_name, ragged lines, or names a file twice or outside the folder.

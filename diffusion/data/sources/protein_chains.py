@@ -12,14 +12,14 @@ from diffusion.data.sources.sequences import Records
 from diffusion.proteins import folds
 
 SEEDS = {"train": 2026, "test": 2027}
-BLOCK = 60  # chains of one call: of calls of one size, each record has the same bits
+BLOCK = 60  # chains of one call; since all calls have one size, a record always has the same bits
 
 
 class ProteinChains(Sequence):
     """Records {"x": frames float32 `[32, 3, 4]`, "label": int} of independent draws; each follows from its row alone.
 
     Attributes:
-        x: float32 `[N, 32, 3, 4]`.
+        x: the frames of all chains, float32 `[N, 32, 3, 4]`.
     """
 
     def __init__(self, split: str, number: int):
@@ -31,8 +31,8 @@ class ProteinChains(Sequence):
         draw = lambda row: folds.drawn(jax.random.fold_in(seed, row), row % len(folds.CLASSES))
         block = jax.jit(jax.vmap(draw))
         starts = range(0, number, BLOCK)
-        made = [np.asarray(block(np.arange(first, first + BLOCK, dtype=np.uint32)), np.float32) for first in starts]
-        self.x = np.concatenate(made)[:number]
+        blocks = [np.asarray(block(np.arange(first, first + BLOCK, dtype=np.uint32)), np.float32) for first in starts]
+        self.x = np.concatenate(blocks)[:number]
 
     def __len__(self) -> int:
         return len(self.x)
@@ -42,10 +42,10 @@ class ProteinChains(Sequence):
 
 
 class ChainRecords(Records):
-    """Such records, which say what their samples are.
+    """Records of protein chains.
 
     Attributes:
-        backbones: True: samples are frames of backbones, and are written as PDB files.
+        backbones: whether samples are frames of backbones, and are written as PDB files: True.
     """
 
     backbones = True
@@ -60,7 +60,7 @@ def ideal_folds(split: str = "train", *, number: int = 6000) -> Records:
 
     Args:
         split: "train" or "test".
-        number: of chains.
+        number: how many chains to draw, at least 1.
 
     Raises:
         ValueError: for another split, or a number out of range.

@@ -1,8 +1,8 @@
-"""ArrayRecord files, and what their records are: bytes, which a parser turns into named values.
+"""ArrayRecord files, whose records are bytes that a parser turns into named values.
 
     array_records("shards", parse=my_parser)        # bytes -> {"x": array, "label": int}
 
-Without a parser a record is what its first bytes say: an encoded picture, a .npz, a .npy, or a JSON object. Datasets
+Without a parser the first bytes say what a record is: an encoded picture, a .npz, a .npy, or a JSON object. Datasets
 of TFDS, whose records are features, are read by `tfds_records`.
 """
 
@@ -19,7 +19,7 @@ from diffusion.data.sources.table_records import Records, stamp_of
 from diffusion.io import limits, npy, npz, opener
 
 Parser = Callable[[bytes], Mapping[str, Any]]
-"""A function from a record as it is stored to its values by name."""
+"""The stored bytes of a record -> its values by name."""
 
 
 def array_records(
@@ -35,14 +35,17 @@ def array_records(
     side: int = 0,
     varied: tuple[int, ...] = (),
 ) -> Records:
-    """Opens the ArrayRecord files of a folder, or those that a pattern names.
+    """Opens the ArrayRecord files of a folder, or the ones that a pattern names.
 
     Args:
         path: a folder, a file, or a pattern.
-        split: as `splits.parse` reads it; files are of the split that their names begin with.
-        parse: bytes -> {column: value}; None: by the first bytes, see `by_its_first_bytes`. A config names one that a
-            file of --extend has added to `names.PARSERS`.
-        x, label, classes, condition, caption, side, varied: as in `table_records.Records`.
+        split: the split, or a part such as "train[:90%]"; a file belongs to the split that its name begins with.
+        parse: bytes -> {column: value}; None for `by_its_first_bytes`. A config names a parser that a file of --extend
+            has added to `names.PARSERS`.
+        x, label, classes, condition, caption: the columns of the example, the label, the condition and the text, and
+            the names of the classes, as in `table_records.Records`.
+        side: height and width of the squares that pictures become; 0 for pictures of one size.
+        varied: (H, W) of the samples, where pictures keep their sizes; () where all have one.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -93,7 +96,7 @@ class ArrayRecords:
         return self._parse(self._readers[file].read([number])[0])
 
     def read(self, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
-        found = []
+        records = []
         stored: dict[int, bytes] = {}
         for file in {self._at(row)[0] for row in rows}:  # all of a file at once, which the reader does in parallel
             mine = [row for row in rows if self._at(row)[0] == file]
@@ -101,8 +104,8 @@ class ArrayRecords:
         for values in (self._parse(stored[row]) for row in rows):
             if missing := [name for name in columns if name not in values]:
                 raise ValueError(f"it has no {', '.join(missing)}, only {', '.join(values)}")
-            found.append({name: values[name] for name in columns})
-        return found
+            records.append({name: values[name] for name in columns})
+        return records
 
     def column(self, name: str) -> Sequence[Any]:
         values = []
@@ -119,10 +122,10 @@ class ArrayRecords:
 
 
 def by_its_first_bytes(record: bytes) -> Mapping[str, Any]:
-    """The values of a record that says what it is: a .npz, a .npy ("x"), a JSON object, or a picture ("image").
+    """The values of a record by its first bytes: those of a .npz, a .npy ("x"), a JSON object, or a picture ("image").
 
     Raises:
-        ValueError: if it is none of them.
+        ValueError: if it is of no such kind.
     """
     if record[:2] == b"PK":
         return npz.decoded(record, "it")

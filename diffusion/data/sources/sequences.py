@@ -1,6 +1,6 @@
-"""Records of one's own as a source: any sequence of mappings, e.g. {"image": uint8 [H, W, C], "label": int}."""
+"""A Python sequence of records as a source: its items are mappings, e.g. {"image": uint8 [H, W, C], "label": int}."""
 
-__all__ = ["Records", "caption", "check", "describe", "of_record", "plain"]
+__all__ = ["Records", "caption", "check", "describe", "describe_record", "plain"]
 
 
 from collections.abc import Mapping, Sequence
@@ -9,13 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffusion import pytrees
+from diffusion import public, pytrees
 from diffusion.data import fingerprints, identities
 from diffusion.data.sources.spec import DamagedRecord, DataSpec, Leaf, class_of, number_type
 
 
 class Records:
-    """Records that are in memory, or are read one by one; a `Source`."""
+    """The records of a sequence, which may be in memory or read one by one; a `Source`."""
 
     def __init__(
         self, records: Sequence[Mapping[str, Any]], num_classes: int = 0, split: str = "train", where: str = "memory"
@@ -23,13 +23,13 @@ class Records:
         """Wraps a sequence.
 
         Args:
-            records: at least one, all with the entries, shapes and types of the first.
-            num_classes: of their labels; 0 where there are none.
-            split: what they are to a run.
-            where: they lie.
+            records: the records, at least one, all with the entries, shapes and types of the first.
+            num_classes: number of classes of their labels; 0 where there are none.
+            split: the split that a run takes them for.
+            where: the place that they come from, for messages.
 
         Raises:
-            ValueError: as `describe`.
+            ValueError: as in `describe`.
         """
         self._records = records
         self.spec = describe(records, num_classes, split)
@@ -106,7 +106,7 @@ def check(record: Mapping[str, Any], spec: DataSpec) -> None:
 
 
 def plain(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record, its example and its condition arrays or pytrees of arrays: a list of numbers is an array."""
+    """The record with its example and its condition as arrays or pytrees of arrays; a list of numbers is an array."""
     if not isinstance(record, Mapping):
         raise ValueError(f'a record of the data is a {type(record).__name__}. Valid: a mapping, e.g. {{"x": array}}')
     return {key: _arrays(value) if key in ("x", "condition") else value for key, value in record.items()}
@@ -117,32 +117,32 @@ def _arrays(value: Any) -> Any:
 
 
 def describe(records: Sequence[Mapping[str, Any]], num_classes: int = 0, split: str = "train") -> DataSpec:
-    """What such records are, by the first of them.
+    """The description of records, by the first of them.
 
     Args:
-        records: at least one.
-        num_classes: of their labels; 0 where there are none.
-        split: what they are to a run.
+        records: the records, at least one.
+        num_classes: number of classes of their labels; 0 where there are none.
+        split: the split that a run takes them for.
 
     Raises:
-        ValueError: if there is no record, or it holds neither "image" nor "x", of its type.
+        ValueError: if there is no record, or the first has neither an "image" nor an "x" of a valid type.
     """
     if not len(records):
         raise ValueError("the data has no records: there is nothing to train on")
-    spec = of_record(records[0], type(records).__qualname__, num_classes, split)
+    spec = describe_record(records[0], type(records).__qualname__, num_classes, split)
     return spec._replace(size=len(records))
 
 
-def of_record(record: Mapping[str, Any], name: str, num_classes: int = 0, split: str = "train") -> DataSpec:
-    """What records like this one are, of a source that does not know how many it has.
+def describe_record(record: Mapping[str, Any], name: str, num_classes: int = 0, split: str = "train") -> DataSpec:
+    """The description of records like this one, in a source that does not know its size.
 
     Args:
-        record: the first.
-        name: of the source.
-        num_classes, split: as in `describe`.
+        record: the first record.
+        name: the name of the source.
+        num_classes, split: the number of classes and the name of the split, as in `describe`.
 
     Raises:
-        ValueError: as `describe`.
+        ValueError: as in `describe`.
     """
     if not isinstance(record, Mapping):
         raise ValueError(f'a record of the data is a {type(record).__name__}. Valid: a mapping, e.g. {{"x": array}}')
@@ -168,3 +168,6 @@ def of_record(record: Mapping[str, Any], name: str, num_classes: int = 0, split:
             'Valid: the class as an entry of it, {"label": integer, ...}, or a network of num_classes = 0'
         )
     return spec
+
+
+public.declare(__name__, renamed={"of_record": "describe_record"})

@@ -1,4 +1,4 @@
-"""Series of which a part is given: drawn from a Gaussian process when asked for, or windows of files of one's own."""
+"""Series of which a part is given: draws of a Gaussian process, or windows of the user's own files."""
 
 __all__ = ["ExactSeries", "SeriesWindows", "StandardSeries", "gaussian_series", "read_series", "series_windows"]
 
@@ -16,19 +16,19 @@ from diffusion.data.given_series import Hiding
 from diffusion.data.sources.sequences import Records
 from diffusion.io import limits, npy, npz, opener
 
-COPIES = 4  # of a float64 array, that are in memory at once while series are drawn
+COPIES = 4  # float64 arrays that are in memory at once while series are drawn
 SEEDS = {"train": 2026, "test": 2027}
-APART = 1  # beside the seed of what is hidden: numpy has one stream for the seeds s and (s, 0)
+APART = 1  # is added to the seed of the hidden parts: numpy has one stream for the seeds s and (s, 0)
 
 
 class SeriesWindows(Sequence):
     """Records of series of one length, by `given_series.record`; without `hide` {"x": the whole series}.
 
-    What is hidden of a series is a function of the seed and its row, and the same in every epoch.
+    The hidden part of a series is a function of the seed and of its row, and the same in every epoch.
 
     Attributes:
-        rows: of the series that are records, their numbers among all.
-        left_out: number of series of which nothing would be given, or nothing hidden, and which are no records.
+        rows: the numbers of the series that are records, int64 [n].
+        left_out: how many series are no records, since nothing of them would be given, or nothing hidden.
     """
 
     def __init__(
@@ -37,28 +37,29 @@ class SeriesWindows(Sequence):
         """Wraps series.
 
         Args:
-            values: float32 `[L, C]` each, NaN where a value is missing.
-            hide: what is hidden of each; None: nothing.
-            seed: of what is hidden.
-            name: what to call one in a message.
+            values: the series, float32 `[L, C]`, NaN where a value is missing.
+            hide: the choice of the hidden part of a series; None hides nothing.
+            seed: the seed of the hidden parts.
+            name: the word for a series in messages.
 
         Raises:
             ValueError: if a value is missing and nothing is hidden.
         """
         self._values, self._hide, self._name = values, hide, name
         self._seed = seed if isinstance(seed, tuple) else (seed,)
-        holes = np.array([np.isnan(own).any() for own in values])
+        holes = np.array([np.isnan(series).any() for series in values])
         if hide is None and holes.any():
             raise ValueError(
                 f"{name} {int(np.argmax(holes))} has missing values, and no part of the series is hidden. Valid: hide, "
                 'e.g. hide = {"name": "gaps"}, which learns from what is there'
             )
-        kept = np.ones(len(values), bool)
-        if hide is not None:  # what is hidden of the others is drawn when it is read: one stands for all without holes
-            kept[holes] = [self._is_record(row) for row in np.flatnonzero(holes).tolist()]
-            kept[~holes] = holes.all() or self._is_record(int(np.argmin(holes)))
-        self.rows = np.flatnonzero(kept)
-        self.left_out = int((~kept).sum())
+        is_record = np.ones(len(values), bool)
+        # Hidden parts are drawn again when a series is read. All series without holes give the same answer here.
+        if hide is not None:
+            is_record[holes] = [self._is_record(row) for row in np.flatnonzero(holes).tolist()]
+            is_record[~holes] = holes.all() or self._is_record(int(np.argmin(holes)))
+        self.rows = np.flatnonzero(is_record)
+        self.left_out = int((~is_record).sum())
 
     def _hidden(self, row: int) -> np.ndarray:
         assert self._hide is not None
@@ -72,17 +73,17 @@ class SeriesWindows(Sequence):
         return len(self.rows)
 
     def __getitem__(self, row: Any) -> Any:
-        of = int(self.rows[row])
+        number = int(self.rows[row])
         if self._hide is None:
-            return {"x": self._values[of]}
-        return given_series.record(self._values[of], self._hidden(of), f"{self._name} {row}")
+            return {"x": self._values[number]}
+        return given_series.record(self._values[number], self._hidden(number), f"{self._name} {row}")
 
 
 class ExactSeries(Records):
-    """Such records, with the process that the series are drawn from.
+    """Records of series of a Gaussian process, with the process itself.
 
     Attributes:
-        process: `gaussian_processes.GaussianProcess`.
+        process: the process that the series are drawn from.
     """
 
     def __init__(self, process: GaussianProcess, split: str, number: int, hide: Hiding | None, apart: bool = True):
@@ -113,13 +114,13 @@ def gaussian_series(
     Args:
         split: "train" or "test".
         length: steps of a series.
-        channels: of a series.
-        number: of series.
-        hide: what of a series is hidden and to be predicted, e.g. {"name": "forecast", "horizon": 16}; None: nothing,
-            for an unconditional model.
-        correlation, noise, share, scale, period: of the process, see `gaussian_processes.stationary`.
-        apart: whether what is hidden is drawn apart from the series. In runs up to version 21 of config.json, what is
-            hidden of row 0 was drawn by the numbers that the series begin with.
+        channels: channels of a series.
+        number: how many series to draw, at least 1.
+        hide: the choice of the part that is hidden and to be predicted, e.g. {"name": "forecast", "horizon": 16}; None
+            hides nothing, for an unconditional model.
+        correlation, noise, share, scale, period: the parameters of the process, see `gaussian_processes.stationary`.
+        apart: whether the hidden parts have a random stream of their own. In runs up to version 21 of config.json, the
+            hidden part of row 0 was drawn by the numbers that the series begin with.
 
     Raises:
         ValueError: for another split, a number out of range, or more than fits into memory.
@@ -128,7 +129,7 @@ def gaussian_series(
         raise ValueError(f"gaussian_series has no split {split!r}. Valid: {', '.join(SEEDS)}")
     if number < 1:
         raise ValueError(f"number = {number} must be at least 1")
-    about = {"correlation": correlation, "noise": noise, "share": share, "scale": scale, "period": period}
+    parameters = {"correlation": correlation, "noise": noise, "share": share, "scale": scale, "period": period}
     needed = 8 * COPIES * length * channels * max(length * channels, number)
     if needed > limits.memory():
         raise ValueError(
@@ -136,17 +137,17 @@ def gaussian_series(
             f"{limits.size(needed)} while they are drawn, and this machine has {limits.size(limits.memory())} of "
             "memory. Valid: smaller ones"
         )
-    return ExactSeries(gaussian_processes.stationary(length, channels, **about), split, number, hide, apart)
+    return ExactSeries(gaussian_processes.stationary(length, channels, **parameters), split, number, hide, apart)
 
 
 class StandardSeries(Records):
     """Windows of files, in units of each column's standard deviation about its mean.
 
     Attributes:
-        mean, std: float64 `[C]`: `x * std + mean` is in the file's units.
-        series: the file's series float64 `[T, C]`, in its units, by name; NaN where a value is missing.
-        columns: names of the channels, of a .csv with a header; () else.
-        places: of each record, the name of its series and the step of that series that it begins at.
+        mean, std: mean and standard deviation of each column, float64 `[C]`: `x * std + mean` is in the file's units.
+        series: the file's series by name, float64 `[T, C]`, in its units; NaN where a value is missing.
+        columns: names of the channels, where the file is a .csv with a header; () otherwise.
+        places: for each record, the name of its series and the step at which it begins.
     """
 
     mean: np.ndarray
@@ -164,20 +165,20 @@ class StandardSeries(Records):
         """The file's series, with the mean of all samples of a value where it is missing.
 
         Args:
-            samples: `[N, L, C]` in standard units, sample i of record i modulo their number, as `diffusion sample`
-                makes them. Those of values that the file has do not count.
+            samples: samples in standard units, float `[N, L, C]`; sample i completes record i modulo the number of
+                records, as `diffusion sample` makes them. Where the file has a value, the sampled one does not count.
 
         Returns:
-            {name: float64 `[T, C]`}, in the file's units; NaN where a value is missing that has no sample.
+            {name: float64 `[T, C]`}, in the file's units; NaN where a missing value has no sample.
         """
         sums = {name: np.zeros_like(one) for name, one in self.series.items()}
         counts = {name: np.zeros(one.shape, int) for name, one in self.series.items()}
         for row, sample in enumerate(samples):
             name, first = self.places[row % len(self)]
             steps = slice(first, first + len(sample))
-            made = np.isnan(self.series[name][steps]) & self[row % len(self)]["condition"]["real"]
-            sums[name][steps] += np.where(made, sample * self.std + self.mean, 0)
-            counts[name][steps] += made
+            is_filled = np.isnan(self.series[name][steps]) & self[row % len(self)]["condition"]["real"]
+            sums[name][steps] += np.where(is_filled, sample * self.std + self.mean, 0)
+            counts[name][steps] += is_filled
         return {
             name: np.where(counts[name] > 0, sums[name] / np.maximum(counts[name], 1), one)
             for name, one in self.series.items()
@@ -196,21 +197,23 @@ def series_windows(
     std: tuple[float, ...] = (),
     hide: Hiding | None = None,
 ) -> Records:
-    """Windows of series in a .csv, .npy or .npz file; where a value is missing, it is NaN, or an empty cell.
+    """Windows of series in a .csv, .npy or .npz file, in which NaN or an empty cell stands for a missing value.
 
     Windows are cut from the beginning ("train") and from the end ("test") of each series, and none has steps of both.
-    Those that leave nothing given or nothing to predict are left out.
+    A window in which nothing is given, or nothing is to be predicted, is left out.
 
     Args:
-        path: of the file, see `read_series`.
+        path: the file, see `read_series`.
         split: "train" or "test".
         length: steps of a window.
         stride: steps between the beginnings of two windows; the last window ends where the series ends.
         held_out: share of the steps of each series that are "test", in [0, 1); 0: both splits are all of it.
         columns: names of a .csv's columns, () for all.
-        mean, std: of each column, by which values are standardised: of another file, or another part of this one, those
-            that the model was trained with; () for those of this file's train split.
-        hide: what of a window is hidden, e.g. {"name": "gaps"}; {"name": "missing"} to fill what is missing.
+        mean, std: mean and standard deviation of each column, by which values are standardised; () for the values of
+            this file's train split. For another file, or another part of this one, pass those that the model was
+            trained with.
+        hide: the choice of the hidden part of a window, e.g. {"name": "gaps"}; {"name": "missing"} fills missing
+            values.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -227,11 +230,11 @@ def series_windows(
     if channels := sorted({one.shape[1] for one in series.values()} - {next(iter(series.values())).shape[1]}):
         raise ValueError(f"{path}: its series differ in their number of channels, and one has {channels[0]}")
     parts: dict[str, list[np.ndarray]] = {"train": [], "test": []}
-    begins = []  # of the split's part, in steps of its series
+    begins = []  # the step of each series at which the split's part begins
     for name, one in series.items():
         cut = len(one) - round(held_out * len(one))
         for part, steps in (("train", one[:cut]), ("test", one[cut:] if held_out else one)):
-            needed = length if part == split else int(part == "train")  # of the train split, steps to standardise by
+            needed = length if part == split else int(part == "train")  # the train split standardises the values
             if len(steps) < needed:
                 raise ValueError(
                     f"{path}: series {name!r} has {len(steps)} steps in {part!r} (held_out = {held_out}), fewer than "
@@ -243,22 +246,22 @@ def series_windows(
     cut_at = lambda steps: np.unique(np.append(np.arange(0, len(steps) - length + 1, stride), len(steps) - length))
     scaled = [((steps - center) / scale).astype(np.float32) for steps in parts[split]]
     places = [(name, begin, at) for steps, (name, begin) in zip(scaled, begins) for at in cut_at(steps).tolist()]
-    of = dict(zip((name for name, _ in begins), scaled))
-    windows = [of[name][at : at + length] for name, _, at in places]  # views: a stride of 1 copies nothing
-    made = SeriesWindows(windows, hide, SEEDS[split], "window")
-    if not len(made):
+    by_name = dict(zip((name for name, _ in begins), scaled))
+    windows = [by_name[name][at : at + length] for name, _, at in places]  # views: a stride of 1 copies nothing
+    records_of_windows = SeriesWindows(windows, hide, SEEDS[split], "window")
+    if not len(records_of_windows):
         raise ValueError(f"{path}: no window of {length} steps has both something given and something to predict")
-    records = StandardSeries(made, 0, split, str(path))
+    records = StandardSeries(records_of_windows, 0, split, str(path))
     records.mean, records.std = center, scale
     records.columns = tuple(columns) or _header(path)
-    records.series, records.places = series, [(places[row][0], sum(places[row][1:])) for row in made.rows]
+    records.series, records.places = series, [(places[row][0], sum(places[row][1:])) for row in records_of_windows.rows]
     return records
 
 
 def _units(
     path: str, train: list[np.ndarray], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The mean and the standard deviation of each channel `[C]`: those that are passed, or those of the train split."""
+    """The mean and the standard deviation of each channel `[C]`, from the arguments or else from the train split."""
     channels = train[0].shape[1]
     if mean or std:
         center, scale = np.array(mean, np.float64), np.array(std, np.float64)
@@ -285,7 +288,7 @@ def read_series(path: str, columns: Sequence[str] = ()) -> dict[str, np.ndarray]
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for another kind of file, and what is no number.
+        ValueError: for another kind of file, and for a value that is no number.
     """
     file = pathlib.Path(path).expanduser()
     if not file.exists():
@@ -293,16 +296,16 @@ def read_series(path: str, columns: Sequence[str] = ()) -> dict[str, np.ndarray]
     if columns and file.suffix != ".csv":
         raise ValueError(f"{file}: columns = {tuple(columns)} are of a .csv file")
     if file.suffix == ".csv":
-        found = {file.stem: _table(file, columns)}
+        arrays = {file.stem: _table(file, columns)}
     elif file.suffix == ".npy":
         array = npy.mapped(file)
-        found = {str(i): one for i, one in enumerate(array)} if array.ndim == 3 else {file.stem: array}
+        arrays = {str(i): one for i, one in enumerate(array)} if array.ndim == 3 else {file.stem: array}
     elif file.suffix == ".npz":
-        found = npz.load(file, tuple(npz.names(file)))
+        arrays = npz.load(file, tuple(npz.names(file)))
     else:
         raise ValueError(f"{file}: series are read from .csv, .npy and .npz files")
     series = {}
-    for name, array in sorted(found.items()):
+    for name, array in sorted(arrays.items()):
         if array.ndim not in (1, 2) or array.dtype.kind not in "fiub" or not array.size:
             raise ValueError(
                 f"{file}: series {name!r} is {array.dtype} {list(array.shape)}. Valid: numbers [T] or [T, C]"
@@ -358,7 +361,7 @@ def _rows(file: pathlib.Path) -> Iterator[list[str]]:
 
 
 def _header(path: str) -> tuple[str, ...]:
-    """The names of a .csv's columns; () where it has none, or is another file."""
+    """The names of a .csv's columns; () without a header, or for another kind of file."""
     file = pathlib.Path(path).expanduser()
     if file.suffix != ".csv":
         return ()
@@ -367,7 +370,7 @@ def _header(path: str) -> tuple[str, ...]:
 
 
 def _number(cell: str) -> float | None:
-    """The number in a cell, NaN for an empty one; None where it is none."""
+    """The number in a cell, NaN for an empty cell; None for a cell that holds no number."""
     try:
         return float(cell) if cell.strip() else float("nan")
     except ValueError:

@@ -15,7 +15,7 @@ SPLITS = ("train", "test")
 
 
 class _Solids(Sequence):
-    """Records of a function of the row, which are made once."""
+    """Records that a function of the row draws, each once."""
 
     def __init__(self, number: int, make: Callable[[int], dict[str, Any]]):
         self._make = make
@@ -34,7 +34,7 @@ class SurfaceRecords(Records):
     """Records of surfaces in space.
 
     Attributes:
-        surface: (example, generator) -> points [N, 3] of its surface, float64.
+        surface: (example, generator) -> points of its surface, float64 [N, 3].
     """
 
     def __init__(
@@ -60,48 +60,48 @@ def solid_points(
 
     Args:
         split: "train" or "test".
-        points: of a cloud.
-        number: of clouds.
-        kinds: of `solids.KINDS`, in the order of their classes; () for all.
+        points: number of points of a cloud, at least 1.
+        number: how many clouds there are, at least 1.
+        kinds: names in `solids.KINDS`, in the order of their classes; () for all.
 
     Raises:
         ValueError: for another split or kind, or a number below 1.
     """
-    made = _maker(split, number, kinds)
+    draw = _maker(split, number, kinds)
     _positive("points", points)
 
     def make(row: int) -> dict[str, Any]:
-        solid, label, rng = made(row)
+        solid, label, rng = draw(row)
         return {"x": solids.surface_points(solid, points, rng).astype(np.float32), "label": label}
 
-    return SurfaceRecords("solid_points", make, number, _classes(kinds), split, level_sets.of_points)
+    return SurfaceRecords("solid_points", make, number, _classes(kinds), split, level_sets.cloud_points)
 
 
 def solid_distances(
     split: str = "train", *, side: int = 16, truncation: float = 0.25, number: int = 10_000, kinds: tuple[str, ...] = ()
 ) -> SurfaceRecords:
-    """The same solids as truncated signed distances at the centres of voxels, float32 [side, side, side, 1].
+    """Solids as truncated signed distances at the centres of voxels, float32 [side, side, side, 1].
 
         x = clip(distance / truncation, -1, 1),     negative inside, over the cube [-1, 1]^3
 
     Args:
         split: "train" or "test".
         side: voxels along an axis.
-        truncation: distance from which on it counts alike.
-        number: of solids.
-        kinds: as in `solid_points`.
+        truncation: the distance at which values are clipped, above 0.
+        number: how many solids there are, at least 1.
+        kinds: names in `solids.KINDS`, in the order of their classes; () for all.
 
     Raises:
         ValueError: for another split or kind, or a number that is not positive.
     """
-    made = _maker(split, number, kinds)
+    draw = _maker(split, number, kinds)
     _positive("side", side)
     if not truncation > 0:
         raise ValueError(f"truncation = {truncation}. Valid: a positive distance")
     centres = solids.grid(side)
 
     def make(row: int) -> dict[str, Any]:
-        solid, label, _ = made(row)
+        solid, label, _ = draw(row)
         x = np.clip(solids.signed_distance(solid, centres) / truncation, -1, 1)
         return {"x": x.reshape(side, side, side, 1).astype(np.float32), "label": label}
 
@@ -115,7 +115,7 @@ def _classes(kinds: tuple[str, ...]) -> tuple[str, ...]:
 def _maker(
     split: str, number: int, kinds: tuple[str, ...]
 ) -> Callable[[int], tuple[solids.Solid, int, np.random.Generator]]:
-    """A row -> its solid, its class, and the generator that goes on from there."""
+    """The function row -> (solid, class, generator in its state after both are drawn)."""
     if split not in SPLITS:
         raise ValueError(f"solids have no split {split!r}. Valid: {', '.join(SPLITS)}")
     _positive("number", number)
@@ -123,12 +123,12 @@ def _maker(
     if wrong := [kind for kind in classes if kind not in solids.KINDS]:
         raise ValueError(f"kinds holds {wrong[0]!r}. Valid: {', '.join(solids.KINDS)}")
 
-    def made(row: int) -> tuple[solids.Solid, int, np.random.Generator]:
+    def draw(row: int) -> tuple[solids.Solid, int, np.random.Generator]:
         rng = np.random.default_rng((SEED, SPLITS.index(split), row))
         label = int(rng.integers(len(classes)))
         return solids.draw(classes[label], rng), label, rng
 
-    return made
+    return draw
 
 
 def _positive(name: str, value: int) -> None:

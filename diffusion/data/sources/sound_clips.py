@@ -1,4 +1,4 @@
-"""Sources of sound: notes of synthetic instruments, made when asked for, and clips of a folder of WAV files."""
+"""Sources of sound: notes of synthetic instruments, computed when read, and clips of a folder of WAV files."""
 
 __all__ = ["Sounds", "instruments", "wav_folder"]
 
@@ -34,13 +34,13 @@ def instruments(
 
     Args:
         split: "train" or "test", which share no note.
-        number: of notes; the instruments take turns.
-        sample_rate: in Hz, at least 2000.
+        number: how many notes there are, at least 1; the instruments take turns.
+        sample_rate: samples a second, at least 2000 Hz.
         length: samples of a clip.
-        form: how a clip is an example, `sound.samples` or `sound.lapped_spectrum`; None for samples.
-        mels: bands of the levels in the condition of a record, as its "spectrogram"; 0 for records with their class.
-        window, hop: of these levels, in samples.
-        shaped: whether clips are flattened by these levels, see `sound.shaping`.
+        form: the form of an example, `sound.samples` or `sound.lapped_spectrum`; None for samples.
+        mels: number of bands of the levels, a record's condition "spectrogram"; 0 for records with a class instead.
+        window, hop: length of a window of the levels, and the distance of two windows, in samples.
+        shaped: whether clips are flattened by the levels, see `sound.shaping`.
 
     Raises:
         ValueError: for another split, or sizes that do not fit.
@@ -68,19 +68,20 @@ def wav_folder(
     hop: int = 64,
     shaped: bool = False,
 ) -> "Sounds":
-    """Opens the mono WAV files of a folder, cut into clips; those in one folder for each class have its name as label.
+    """Opens the mono WAV files of a folder, cut into clips; the name of a class folder is the label of its files.
 
     Args:
-        path: of the folder, with FOLDER/CLASS/sound.wav or FOLDER/sound.wav and with FOLDER/train or FOLDER/CLASS/train
+        path: the folder, with FOLDER/CLASS/sound.wav or FOLDER/sound.wav, and with FOLDER/train or FOLDER/CLASS/train
             where there are splits; or one file, or a pattern such as FOLDER/a*.wav.
-        split: as `splits.parse` reads it.
-        sample_rate: that all files have, in Hz.
-        length: samples of a clip; a longer file is several, and what remains at its end is left out.
-        form, mels, window, hop, shaped: as `instruments`.
+        split: the split, or a part such as "train[:90%]".
+        sample_rate: samples a second of all files, in Hz.
+        length: samples of a clip; a longer file is cut into several, and the samples that remain are left out.
+        form: the form of an example, `sound.samples` or `sound.lapped_spectrum`; None for samples.
+        mels, window, hop, shaped: the levels in the condition of a record, as in `instruments`.
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        ValueError: if it holds no WAV files, or one that does not fit: its name, what it is, and what to do.
+        ValueError: if it holds no WAV files, or one that does not fit; the message names the file and the remedy.
     """
     sound = forms.Sound(sample_rate, length, form or forms.samples(), mels, window, hop, shaped)
     sound.check()
@@ -91,11 +92,11 @@ class Sounds:
     """Clips in the form of examples; a `Source`.
 
     Attributes:
-        sound: what they are, and the way back to a waveform.
+        sound: the form of the examples, and the way back to a waveform.
     """
 
     def __init__(self, of: Source, sound: forms.Sound):
-        """Takes the records of a source, {"x": float32 `[L]`}, into a form; those with levels have no class."""
+        """Brings the records of a source, {"x": float32 `[L]`}, into a form; records with levels have no class."""
         self._of = of
         self.sound = sound
         self.where = of.where
@@ -111,7 +112,7 @@ class Sounds:
         """Returns one record.
 
         Raises:
-            DamagedRecord: as the source's.
+            DamagedRecord: if the source raises it.
         """
         record = dict(self._of[row])
         waveform = np.asarray(record["x"])
@@ -123,12 +124,12 @@ class Sounds:
         return record
 
     def fingerprint(self) -> dict[str, Any]:
-        """That of the waveforms."""
+        """The fingerprint of the waveforms."""
         return self._of.fingerprint()
 
 
 class _Notes(Sequence):
-    """Records of notes, each made once."""
+    """Records of notes, each computed once."""
 
     def __init__(self, split: int, number: int, sample_rate: int, length: int):
         self._number = number
@@ -147,8 +148,8 @@ class _Notes(Sequence):
 class _WavFiles:
     """The clips of WAV files as a table.
 
-    Every header is read at once, so that files that do not fit are found before a run; samples that are cut short are
-    found when they are read.
+    Every header is read at once, so that a file that does not fit is reported before a run. A file that is cut short is
+    reported when its samples are read.
     """
 
     def __init__(self, path: str, split: str, sample_rate: int, length: int):
@@ -193,15 +194,15 @@ def _clips_of(file: Any, within: Any, sample_rate: int, length: int) -> int:
     Raises:
         ValueError: if it is of another sample rate, not mono, empty, or shorter than a clip.
     """
-    about = wav.header(file, within)
-    if about.channels != 1:
-        raise ValueError(f"{file} has {about.channels} channels. Valid: mono; mix it down, e.g. by: sox IN -c 1 OUT")
-    if about.sample_rate != sample_rate:
+    header = wav.header(file, within)
+    if header.channels != 1:
+        raise ValueError(f"{file} has {header.channels} channels. Valid: mono; mix it down, e.g. by: sox IN -c 1 OUT")
+    if header.sample_rate != sample_rate:
         raise ValueError(
-            f"{file} has {about.sample_rate} samples a second, and sample_rate = {sample_rate}. Valid: files of one "
-            f"rate; resample it, e.g. by: sox IN -r {sample_rate} OUT; or set sample_rate = {about.sample_rate}"
+            f"{file} has {header.sample_rate} samples a second, and sample_rate = {sample_rate}. Valid: files of one "
+            f"rate; resample it, e.g. by: sox IN -r {sample_rate} OUT; or set sample_rate = {header.sample_rate}"
         )
-    if about.length < length:
-        state = "is empty" if not about.length else f"has {about.length} samples, fewer than length = {length}"
+    if header.length < length:
+        state = "is empty" if not header.length else f"has {header.length} samples, fewer than length = {length}"
         raise ValueError(f"{file} {state}. Valid: at least {length}; take it away, or set a smaller length")
-    return about.length // length
+    return header.length // length

@@ -1,4 +1,4 @@
-"""What the records of a source are, what a source is, and what those with random access share."""
+"""The description of a source's records, the protocol of a source, and what sources with random access share."""
 
 __all__ = [
     "DamagedRecord",
@@ -33,8 +33,8 @@ class DamagedRecord(ValueError):
     """A record cannot be read, or does not fit its dataset's description; the message names it and the reason.
 
     Attributes:
-        why: which record, and why it cannot be used.
-        mend: what to do about it, without a full stop; "": `why` says it.
+        why: the name of the record, and the reason why it cannot be used.
+        mend: the advice to the user, without a full stop; "" where `why` holds it.
     """
 
     def __init__(self, why: str, mend: str = ""):
@@ -58,17 +58,18 @@ class DataSpec(NamedTuple):
     """What the records of one split of a dataset are.
 
     Attributes:
-        name: as it was requested: "digits", "cifar10", "imagenet_resized/64x64", or the name of a source of files.
+        name: the name that was requested: "digits", "cifar10", "imagenet_resized/64x64", or the name of a source of
+            files.
         split: "train", "test", or a part of one such as "train[:90%]".
-        shape: of an example, of any rank: (height, width, channels) for pictures; a pytree of shapes where an example
-            is a pytree of arrays, see `data.packing`.
-        num_classes: 0 where the dataset has no classes.
+        shape: the shape of an example, of any rank: (height, width, channels) for pictures; a pytree of shapes where an
+            example is a pytree of arrays, see `data.packing`.
+        num_classes: number of classes; 0 where the dataset has none.
         size: number of records; -1 for a stream, which does not know it.
-        version: of the dataset, "1.0.0"; "" where it has none.
-        dtype: of an example in a batch: "uint8", which stands for [-1, 1] as `transforms.to_model` says; or "float32",
-            which a network receives as it is.
-        condition: pytree of `Leaf`, what a record has under "condition"; None where it has none.
-        classes: their names; () where they have none.
+        version: the version of the dataset, "1.0.0"; "" where it has none.
+        dtype: the dtype of an example in a batch: "uint8", which stands for [-1, 1] as `transforms.to_model` says; or
+            "float32", which a network receives as it is.
+        condition: the shapes and dtypes of a record's "condition", a pytree of `Leaf`; None where it has none.
+        classes: the names of the classes; () where they have none.
     """
 
     name: str
@@ -94,9 +95,9 @@ class DataSpec(NamedTuple):
 
     @property
     def null(self) -> Any:
-        """Zeros in the form of one condition, what stands for none; None where there are no conditions."""
-        leaf = lambda of: np.zeros(of.shape, "float32" if of.dtype == "uint8" else of.dtype)
-        return jax.tree.map(leaf, self.condition, is_leaf=lambda node: isinstance(node, Leaf))
+        """The null condition, zeros in the form of one condition; None where there are no conditions."""
+        zeros = lambda leaf: np.zeros(leaf.shape, "float32" if leaf.dtype == "uint8" else leaf.dtype)
+        return jax.tree.map(zeros, self.condition, is_leaf=lambda node: isinstance(node, Leaf))
 
     @property
     def masks(self) -> bool:
@@ -123,21 +124,21 @@ def is_mask(shape: tuple[int, ...], example: tuple[int, ...]) -> bool:
 def class_of(record: Mapping[str, Any]) -> int:
     """The class of a record: its "label", or that entry of its condition; 0 where it has none."""
     condition = record.get("condition")
-    own = condition.get("label", 0) if isinstance(condition, Mapping) else 0
-    return int(record.get("label", own))
+    inside = condition.get("label", 0) if isinstance(condition, Mapping) else 0
+    return int(record.get("label", inside))
 
 
 class Source(Protocol):
     """Random access to records: mappings with "image" (uint8 of any shape) or "x" (numbers of any shape, or a pytree).
 
     A record has "label", an int in 0..spec.num_classes - 1, where there are classes, and "condition", a pytree of
-    arrays, where `spec.condition` says so; it may have "features" `[V, N, D]`, those of a frozen encoder for each view
-    of its example that an augmentation draws by `pipeline.view`.
+    arrays, where `spec.condition` says so. It may have "features" `[V, N, D]`, which a frozen encoder computed for each
+    of the V views that an augmentation draws of the example, see `pipeline.view`.
 
     A source that is faster at many rows at once has `__getitems__(rows)` too.
 
     Attributes:
-        spec: what the records are.
+        spec: the description of the records.
         where: the folder or file that holds them, for messages.
     """
 
@@ -149,7 +150,7 @@ class Source(Protocol):
     def __getitem__(self, row: int) -> dict[str, Any]: ...
 
     def fingerprint(self) -> dict[str, Any]:
-        """What changes with the records, and is the same on every host: their number, a digest of some of them."""
+        """Values that change with the records and agree on every host: their number, and a digest of some of them."""
         ...
 
 
@@ -174,11 +175,11 @@ def blame(place: str, error: Exception, mend: str) -> failures.Unreadable | Dama
     """The error of this machine, or of a record, that an exception stands for.
 
     Args:
-        place: what to call the record.
-        error: raised while it was read or decoded.
-        mend: what to do about a damaged record.
+        place: the name of the record.
+        error: the exception that was raised while the record was read or decoded.
+        mend: the advice about a damaged record, without a full stop.
     """
-    if failures.of_machine(error):
+    if failures.is_machine_failure(error):
         return failures.Unreadable(
             f"{place} could not be read: {error}. It may be sound: see that this user may read it and that the disk "
             "answers."
@@ -187,7 +188,7 @@ def blame(place: str, error: Exception, mend: str) -> failures.Unreadable | Dama
 
 
 class RandomAccess:
-    """Records by their number; a format says how they are stored, and what becomes of that.
+    """Records by their number; a format says how they are stored and decoded.
 
     Attributes:
         spec: what the records are.
@@ -206,7 +207,7 @@ class RandomAccess:
     # ==== What a format says ====
 
     def _place(self, row: int) -> str:
-        """What to call a record in a message."""
+        """The name of a record in messages."""
         raise NotImplementedError
 
     def _stored(self, rows: list[int]) -> list[Any]:
@@ -248,7 +249,7 @@ class RandomAccess:
         for row in rows:
             if not 0 <= row < len(self):
                 raise IndexError(f"{self.spec.name} ({self.spec.split}): row {row} is not in 0..{len(self) - 1}.")
-            if row in self._damaged:  # not read anew in every epoch
+            if row in self._damaged:  # so that no epoch reads it again
                 raise self._damaged[row]
         new = [row for row in dict.fromkeys(rows) if row not in self._kept]
         read = {row: self._sound(row, stored) for row, stored in zip(new, self._read(new))}
@@ -261,11 +262,11 @@ class RandomAccess:
         return self.spec.size * math.prod(pytrees.packed_shape(self.spec.shape)) <= MEMORY_LIMIT
 
     def _read(self, rows: list[int]) -> list[Any]:
-        """Stored records; finds out which one it is if one cannot be read."""
+        """Stored records; where one of them cannot be read, finds out which one."""
         try:
             return self._stored(rows)
         except Exception as error:  # what a damaged file raises depends on the format and on where the damage is
-            if len(rows) == 1 or failures.of_machine(error):
+            if len(rows) == 1 or failures.is_machine_failure(error):
                 with self._blamed(rows[0]):
                     raise
             return [self._read([row])[0] for row in rows]
@@ -276,14 +277,14 @@ class RandomAccess:
 
     @contextlib.contextmanager
     def _blamed(self, row: int) -> Iterator[None]:
-        """Turns an error into that of the machine, or of the record, which is remembered."""
+        """Turns an error into one that blames the machine, or one that names the record, which is remembered."""
         try:
             yield
         except Exception as error:  # Pillow's errors are of many kinds, SyntaxError among them
-            found = blame(self._place(row), error, self._mend)
-            if isinstance(found, DamagedRecord):
-                self._damaged[row] = found
-            raise found from error
+            blamed = blame(self._place(row), error, self._mend)
+            if isinstance(blamed, DamagedRecord):
+                self._damaged[row] = blamed
+            raise blamed from error
 
     # ==== What they are, without decoding them ====
 

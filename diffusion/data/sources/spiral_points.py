@@ -1,4 +1,4 @@
-"""Points on the arms of a spiral, made when they are asked for: a first run on data that are no pictures."""
+"""Points on the arms of a spiral: a first run on data that are no pictures."""
 
 __all__ = ["Spirals", "spirals"]
 
@@ -13,13 +13,13 @@ SEEDS = {"train": 2026, "test": 2027}
 
 
 class Spirals(Sequence):
-    """Records {"x": float32 [2], "label": int}, the arm of each point.
+    """Records {"x": float32 [2], "label": int}; the label is the arm of the point.
 
         x = r (cos a, sin a) + noise eps,     a = 2 pi (arm / arms + r / 2),     r^2 ~ U(0.04, 1)
 
     Attributes:
-        x: float32 [N, 2].
-        label: int [N].
+        x: the points, float32 [N, 2].
+        label: the arms of the points, int [N].
     """
 
     def __init__(self, split: str = "train", arms: int = 3, number: int = 20_000, noise: float = 0.03):
@@ -42,12 +42,12 @@ class Spirals(Sequence):
 
 
 def spirals(split: str = "train", *, arms: int = 3, number: int = 20_000, noise: float = 0.03) -> Records:
-    """Opens such points as a source.
+    """Opens points on the arms of a spiral as a source.
 
     Args:
         split: "train" or "test".
         arms: number of arms, which are the classes.
-        number: of points.
+        number: how many points to draw, at least 1.
         noise: standard deviation about the arms.
 
     Raises:

@@ -20,17 +20,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-NAMES = ("train", "training", "test", "validation", "val", "valid", "dev", "eval")  # by which files and folders say it
+NAMES = ("train", "training", "test", "validation", "val", "valid", "dev", "eval")  # words for splits in file names
 _FORM = re.compile(r"(?P<base>[\w.-]+)(\[(?P<first>\d+%?)?:(?P<last>\d+%?)?\])?")
-_ORDER = 2**63 + 1  # of the order that parts are cut from: every part holds something of everything
+_ORDER = 2**63 + 1  # the seed of the permutation that parts are cut from
 
 
 class Split(NamedTuple):
-    """A split by its parts.
+    """The name of a split, and the part of it that is chosen.
 
     Attributes:
-        base: "train".
-        first, last: "10%" or "500", where a part begins and ends; "" for the ends of the split.
+        base: the name of the split, e.g. "train".
+        first, last: beginning and end of the part, "10%" or "500"; "" for the ends of the split.
     """
 
     base: str
@@ -38,19 +38,19 @@ class Split(NamedTuple):
     last: str = ""
 
     def ends(self, size: int) -> tuple[int, int]:
-        """Where the part begins and ends among `size` records in the order that parts are cut from."""
+        """The beginning and the end of the part among `size` records, in the order that parts are cut from."""
         first = _number(self.first, size) if self.first else 0
         return first, _number(self.last, size) if self.last else size
 
     def rows(self, size: int, together: int = 1) -> np.ndarray:
         """The rows of the part, ascending, int64 [n].
 
-        Parts are cut from a fixed permutation, so that one of a folder of classes has all classes; those that touch,
-        "train[:90%]" and "train[90%:]", have no record in common and leave none out.
+        Parts are cut from a fixed permutation, so that a part of a folder of classes has all classes. Neighbouring
+        parts, "train[:90%]" and "train[90%:]", have no record in common and leave none out.
 
         Args:
-            size: records of the split.
-            together: so many rows, one after another, are in a part or not as one; parts are then counted in these.
+            size: number of records of the split.
+            together: number of consecutive rows that no part divides; shares and numbers then count such groups.
 
         Raises:
             ValueError: if the part holds no record.
@@ -72,18 +72,18 @@ def parse(split: str) -> Split:
     Raises:
         ValueError: for another form.
     """
-    found = _FORM.fullmatch(split)
-    if not found:
+    match = _FORM.fullmatch(split)
+    if not match:
         raise ValueError(f'split {split!r} is not of the form "train", "train[:90%]" or "train[500:]".')
-    return Split(found["base"], found["first"] or "", found["last"] or "")
+    return Split(match["base"], match["first"] or "", match["last"] or "")
 
 
 def numbers(ends: Sequence[str], split: str) -> tuple[int, int | None]:
-    """Where a part of a stream begins and ends, by the records before; None for the end of the stream.
+    """The beginning and the end of a part of a stream, as numbers of records; None for the end of the stream.
 
     Args:
         ends: first and last, as in `Split`.
-        split: for messages.
+        split: the split as the user wrote it, for messages.
 
     Raises:
         ValueError: for shares, since a stream does not know how many records it has, or a part without records.
@@ -104,101 +104,103 @@ def _number(end: str, size: int) -> int:
 
 
 def split_of(name: str) -> str:
-    """The split that a file's name or one of its folders says; "" where none does."""
+    """The split that a file's name or one of its folders names; "" where none does."""
     word = re.split(r"[-_.]", name.split("/")[-1])[0]
     return split_of_folders(name) or (word if word in NAMES else "")
 
 
 def split_of_folders(name: str) -> str:
-    """The split that a file's folders say; "" where none does."""
+    """The split that one of a file's folders names; "" where none does."""
     return next((folder for folder in name.split("/")[:-1] if folder in NAMES), "")
 
 
 def class_of(name: str) -> str:
-    """The class that a file's folders say, the first that is no split; "" where none does."""
+    """The class of a file: its first folder that names no split; "" where there is none."""
     return next((folder for folder in name.split("/")[:-1] if folder not in NAMES), "")
 
 
 def class_files(path: str, suffixes: tuple[str, ...], base: str) -> tuple[list[pathlib.Path], list[str], str, str]:
-    """The files of a split where each is a record or several, with the classes that their folders say.
+    """The files of a split, in which each file holds one or more records, with the classes that their folders name.
 
-    FOLDER/CLASS/file, FOLDER/train/CLASS/file or FOLDER/CLASS/train/file; without classes FOLDER/file or
-    FOLDER/train/file. A file's own name says neither: "train_1.obj" may be the mesh of a train.
+    The files are FOLDER/CLASS/file, FOLDER/train/CLASS/file or FOLDER/CLASS/train/file, or without classes FOLDER/file
+    or FOLDER/train/file. A file's own name says neither: "train_1.obj" may be the mesh of a train.
 
     Args:
-        path, suffixes, base: as in `files_at`.
+        path, suffixes, base: the folder, the endings of its files and the split, as in `files_at`.
 
     Returns:
-        (files, their classes or [] where there are none, where they are, what to call them).
+        (files, their classes or [] where there are none, the folder that holds them, their name for people).
 
     Raises:
         FileNotFoundError, ValueError: as `files_at`, or if files lie beside folders of classes.
     """
     files, where, name = files_at(path, suffixes, base, split_of_folders)
-    whole = pathlib.Path(where)
-    classes = [class_of(file.relative_to(whole).as_posix()) for file in files] if whole.is_dir() else []
+    root = pathlib.Path(where)
+    classes = [class_of(file.relative_to(root).as_posix()) for file in files] if root.is_dir() else []
     if any(classes) and not all(classes):
         loose = files[classes.index("")]
-        raise ValueError(f"{whole} holds {loose.name} beside folders of classes. Valid: all in class folders, or none.")
+        raise ValueError(f"{root} holds {loose.name} beside folders of classes. Valid: all in class folders, or none.")
     return files, classes if any(classes) else [], where, name
 
 
 def files_at(
     path: str, suffixes: tuple[str, ...], base: str, said: Callable[[str], str] = split_of
 ) -> tuple[list[pathlib.Path], str, str]:
-    """The files of a split in a folder, of a pattern, or one file; where they are, and what to call them.
+    """The files of a split in a folder, the files of a pattern, or one file.
 
     Args:
-        path: as the config names it.
-        suffixes: that the files of a folder have, in small letters; capital ones in names count as these.
+        path: the folder, file or pattern, as the config names it.
+        suffixes: the endings of the files of a folder, in small letters; file names may have them in capitals.
         base: the split.
-        said: a file's name, from the folder on -> the split that it says, or "".
+        said: file name from the folder on -> the split that it names, or "".
+
+    Returns:
+        (files, the folder that holds them, their name for people).
 
     Raises:
         FileNotFoundError: if there is none.
         ValueError: if the folder has no such split.
     """
-    whole = pathlib.Path(path).expanduser()
-    if whole.is_dir():
-        found = sorted(p.relative_to(whole).as_posix() for p in whole.rglob("*") if p.name.lower().endswith(suffixes))
-        if not found:
-            raise ValueError(f"{whole} holds no files that end in {' or '.join(suffixes)}.")
-        return [whole / name for name in files_of(base, found, str(whole), said)], str(whole), whole.name
-    found = [whole] if whole.exists() else sorted(whole.parent.glob(whole.name))
-    if not found:
-        raise FileNotFoundError(f"{whole}: there is no such file or folder.")
+    place = pathlib.Path(path).expanduser()
+    if place.is_dir():
+        matches = sorted(p.relative_to(place).as_posix() for p in place.rglob("*") if p.name.lower().endswith(suffixes))
+        if not matches:
+            raise ValueError(f"{place} holds no files that end in {' or '.join(suffixes)}.")
+        return [place / name for name in files_of(base, matches, str(place), said)], str(place), place.name
+    matches = [place] if place.exists() else sorted(place.parent.glob(place.name))
+    if not matches:
+        raise FileNotFoundError(f"{place}: there is no such file or folder.")
     if base != "train":
-        files_of(base, ["a file"], str(whole))  # says that all of it is "train"
-    return list(found), str(whole), whole.name
+        files_of(base, ["a file"], str(place))  # raises: all of it is "train"
+    return list(matches), str(place), place.name
 
 
 def within(where: str) -> pathlib.Path | None:
     """The folder that the files of a source must lie in, links followed; None for one file that the user named.
 
     Args:
-        where: they are, as `files_at` returns it.
+        where: the folder, file or pattern of the source, as `files_at` returns it.
     """
-    whole = pathlib.Path(where)
-    if whole.is_dir():
-        return whole
-    return None if whole.exists() else whole.parent  # of a pattern
+    place = pathlib.Path(where)
+    if place.is_dir():
+        return place
+    return None if place.exists() else place.parent  # a pattern's folder
 
 
 def files_of(base: str, names: Sequence[str], what: str, said: Callable[[str], str] = split_of) -> list[str]:
-    """The files of a split, out of those of a folder, by how their names begin: "train-00000-of-00002.parquet".
+    """The files of a split among the files of a folder, chosen by their names: "train-00000-of-00002.parquet".
 
     Args:
         base: the split.
-        names: of all files, from the folder on.
+        names: the names of all files, from the folder on.
         what: the folder, for messages.
-        said: as in `files_at`.
+        said: file name -> split, as in `files_at`.
 
     Returns:
-        The names whose file, or first folder that is a split's, is of that split; all of them for "train" where no name
-        is of a split.
+        The names for which `said` returns the split; for "train" all names, where none names a split.
 
     Raises:
-        ValueError: if none is; the splits that there are stand in the message.
+        ValueError: if there are none; the message lists the splits.
     """
     by_split: dict[str, list[str]] = {}
     for name in names:

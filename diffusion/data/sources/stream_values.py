@@ -1,4 +1,4 @@
-"""What the values are that an iterable yields: records as they are, or the stored columns of a record."""
+"""The values that an iterable yields: records as they are, or the stored columns of a record."""
 
 __all__ = ["Mappings", "Stored", "Values"]
 
@@ -11,26 +11,26 @@ from diffusion.data.sources.spec import DataSpec
 
 
 class Values(Protocol):
-    """What an iterable yields, a value for each record."""
+    """The reader of the values that an iterable yields, one for each record."""
 
     def record(self, value: Any) -> dict[str, Any]:
         """The record; raises whatever its decoder does."""
         ...
 
     def described(self, record: Mapping[str, Any], name: str) -> DataSpec:
-        """What records like this one are, of a stream of that name."""
+        """The description of records like this one, in a stream of that name."""
         ...
 
     def check(self, record: Mapping[str, Any], spec: DataSpec) -> None:
-        """Refuses a record that is not as described."""
+        """Refuses a record that does not fit the description."""
         ...
 
     def place(self, value: Any, number: int, name: str) -> str:
-        """What to call the record of that number in a pass over the stream."""
+        """The name, for messages, of the record of that number in a pass over the stream."""
         ...
 
     def about(self, value: Any) -> Mapping[str, Any]:
-        """The columns but the example."""
+        """All columns but the example."""
         ...
 
     def caption(self, value: Any) -> str:
@@ -48,7 +48,7 @@ class Mappings:
         return sequences.plain(value)
 
     def described(self, record: Mapping[str, Any], name: str) -> DataSpec:
-        return sequences.of_record(record, name, self._num_classes, self._split)
+        return sequences.describe_record(record, name, self._num_classes, self._split)
 
     def check(self, record: Mapping[str, Any], spec: DataSpec) -> None:
         sequences.check(record, spec)
@@ -57,17 +57,17 @@ class Mappings:
         return f"{name}, record {number}"
 
     def about(self, value: Any) -> Mapping[str, Any]:
-        return {key: each for key, each in value.items() if key not in ("image", "x")}
+        return {key: entry for key, entry in value.items() if key not in ("image", "x")}
 
     def caption(self, value: Any) -> str:
         return sequences.caption(value)
 
 
 class Stored:
-    """The stored columns of a record, {column: value}; the first sound one says how many channels pictures have."""
+    """The stored columns of a record, {column: value}; the first sound picture says how many channels all have."""
 
     def __init__(self, columns: Columns, classes: tuple[str, ...], split: str):
-        """Says how columns are read.
+        """Sets how columns are read.
 
         Raises:
             ValueError: if there are labels without classes.
@@ -89,7 +89,7 @@ class Stored:
         return columns.record(value, self._number(value))
 
     def _number(self, value: Mapping[str, Any]) -> int | None:
-        """Of the class of a record; None without classes."""
+        """The number of a record's class; None without classes."""
         columns = self._columns
         if not columns.label:
             return None
@@ -109,7 +109,7 @@ class Stored:
 
     def about(self, value: Mapping[str, Any]) -> Mapping[str, Any]:
         number = self._number(value)
-        rest = {key: each for key, each in value.items() if key != self._columns.example}
+        rest = {key: entry for key, entry in value.items() if key != self._columns.example}
         return rest if number is None else rest | {"label": number}
 
     def caption(self, value: Mapping[str, Any]) -> str:

@@ -1,15 +1,15 @@
-"""Streams: records that come one after another, and what each can promise on resume.
+"""Streams: records that come one after another, and what a stream promises to a run that resumes.
 
 Its `resume` is
 
-- "state", and a run that goes on does so exactly: iterators with get_state and set_state, as Grain's have, and datasets
-  with state_dict and load_state_dict, as Hugging Face's have;
-- "skip", and the run goes on exactly after all records before were read again: what can be iterated again, and is then
-  the same, which is seen by the first records, and by the last one before the run goes on;
-- "anew", and the run begins the stream anew: what can be iterated once, or is never the same.
+- "state": the run goes on exactly from the stored state. Iterators with get_state and set_state (Grain) and datasets
+  with state_dict and load_state_dict (Hugging Face) can do this.
+- "skip": the run goes on exactly, once all earlier records have been read again. The iterable must yield the same
+  records each time; the first records, and the last one before the run goes on, are compared.
+- "anew": the run begins the stream again from its start. The iterable can be iterated once, or differs each time.
 
 Every process of a run reads the whole stream and decodes the records of its own rows, so that a run is the same on any
-number of processes. What is read is *raw*: it is decoded by `Stream.decode`, in any thread.
+number of processes. A record is read *raw*; `Stream.decode` decodes it, in any thread.
 """
 
 __all__ = ["Cursor", "Stream"]
@@ -24,16 +24,16 @@ from diffusion.data.sources.spec import DamagedRecord, DataSpec, blame
 PROMISES = {
     "state": "a run that goes on does so exactly: the stream keeps where it is",
     "skip": "a run that goes on does so exactly, and reads again all records that came before",
-    "anew": "a run that goes on begins the stream anew, so that it cannot be repeated",
+    "anew": "a run that goes on begins the stream again from its start, so that it cannot be repeated",
 }
 
 
 class Cursor(Protocol):
-    """Where a stream is, pass after pass.
+    """A position in a stream that is read in passes, one after another.
 
     Attributes:
-        read_again: records that were read again to come to its state.
-        passes: that have ended.
+        read_again: number of records that were read again to reach its state.
+        passes: number of passes that have ended.
     """
 
     read_again: int
@@ -42,7 +42,7 @@ class Cursor(Protocol):
     def passes(self) -> int: ...
 
     def next(self) -> Any:
-        """What comes next, raw; at its end the stream is begun again.
+        """The next record, raw; after the last one comes the first again.
 
         Raises:
             ValueError: if there is nothing more.
@@ -50,7 +50,7 @@ class Cursor(Protocol):
         ...
 
     def state(self) -> dict[str, Any]:
-        """Where it is, as JSON."""
+        """The position, as JSON."""
         ...
 
 
@@ -58,12 +58,12 @@ class Stream:
     """A source without random access: its records, over and over.
 
     Attributes:
-        name: of the stream.
-        spec: what the records are; of size -1.
-        where: they come from.
-        resume: "state", "skip" or "anew", see the module.
+        name: the name of the stream.
+        spec: the description of its records, of size -1.
+        where: the place that they come from, for messages.
+        resume: the stream's promise to a run that resumes, see the module.
         repeatable: whether it can be read beside the run, by a cursor of its own.
-        first: the first raw records, a few.
+        first: the first few records, raw.
     """
 
     name: str
@@ -76,10 +76,10 @@ class Stream:
     # ==== What a kind of stream says ====
 
     def cursor(self, state: Mapping[str, Any] | None = None) -> Cursor:
-        """Where the stream was when a cursor said so by its `state`; None for the start.
+        """A cursor at the position that `Cursor.state` returned earlier; None for the start.
 
         Raises:
-            ValueError: if the stream ends before that, or its records are not those of before.
+            ValueError: if the stream ends before that, or its records differ from the earlier ones.
         """
         raise NotImplementedError
 
@@ -92,11 +92,11 @@ class Stream:
         raise NotImplementedError
 
     def place(self, raw: Any) -> str:
-        """What to call a record in a message."""
+        """The name of a record in messages."""
         raise NotImplementedError
 
     def about(self, raw: Any) -> Mapping[str, Any]:
-        """What a filter may look at: the columns of a record but its example, which is not decoded for it."""
+        """The columns that a filter may look at: all but the example, which is not decoded for it."""
         raise NotImplementedError
 
     def caption(self, raw: Any) -> str:
@@ -115,28 +115,28 @@ class Stream:
 
     @property
     def promise(self) -> str:
-        """What becomes of the stream when a run goes on, in a sentence."""
+        """The stream's promise to a run that resumes, as a sentence."""
         return PROMISES[self.resume]
 
     def take(self, number: int) -> list[Mapping[str, Any]]:
-        """The first records, decoded, of passes of its own.
+        """The first records, decoded, read by a cursor of its own.
 
         Raises:
-            ValueError: of a stream that can be read once.
+            ValueError: if the stream can be read only once.
         """
         self.require_repeatable("conditions of your own, labels=")
         cursor = self.cursor()
         return [self.decode(cursor.next()) for _ in range(number)]
 
     def records(self, most: int, skip: bool = False) -> Iterator[Mapping[str, Any]]:
-        """The records of one pass, decoded, but at most so many.
+        """The first records of one pass, decoded.
 
         Args:
-            most: of them.
-            skip: whether damaged ones are left out, with a warning each.
+            most: the largest number of records to read.
+            skip: whether damaged records are left out, each with a warning.
 
         Raises:
-            ValueError: of a stream that can be read once.
+            ValueError: if the stream can be read only once.
         """
         self.require_repeatable("a function that returns an iterator, or records that can be indexed")
         cursor = self.cursor()
@@ -152,20 +152,20 @@ class Stream:
                 warnings.warn(f"left out: {error}", stacklevel=1)
 
     def require_repeatable(self, valid: str) -> None:
-        """Refuses a stream that can be read once.
+        """Refuses a stream that can be read only once.
 
         Args:
-            valid: in its place, for the message.
+            valid: the valid alternatives, for the message.
 
         Raises:
-            ValueError: if it is one.
+            ValueError: if the stream can be read only once.
         """
         if self.resume == "anew" or not self.repeatable:
             raise ValueError(f"{self.name} is a stream that can be read once. Valid: {valid}")
 
     @contextlib.contextmanager
     def blamed(self, raw: Any) -> Iterator[None]:
-        """Turns an error into that of the machine, or of the record."""
+        """Turns an error into one that blames the machine, or one that names the record."""
         try:
             yield
         except DamagedRecord:

@@ -1,6 +1,6 @@
-"""Formats with random access as sources: a `Table` has rows of named columns, and `Records` reads them for all alike.
+"""Formats with random access as sources: a `Table` has rows of named columns, and `Records` reads any table.
 
-`Records` decodes pictures, numbers classes, slices splits, and names what is damaged.
+`Records` decodes pictures, numbers classes, slices splits, and names damaged records.
 """
 
 __all__ = ["Records", "Table", "stamp_of"]
@@ -28,9 +28,9 @@ class Table(Protocol):
     text, numbers, arrays, and lists of numbers.
 
     Attributes:
-        name: of the data, for people.
+        name: the name of the data, for people.
         where: the folder or file.
-        columns: their names.
+        columns: the names of the columns.
     """
 
     name: str
@@ -40,24 +40,24 @@ class Table(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
-        """The values of some rows; what an error of the format raises is turned into a `DamagedRecord`."""
+        """The values of some rows. `Records` turns an error of the format into a `DamagedRecord`."""
         ...
 
     def place(self, row: int) -> str:
-        """What to call a row in a message: its file, and where in it."""
+        """The name of a row in messages: its file, and the position there."""
         ...
 
     def column(self, name: str) -> Sequence[Any]:
-        """A column of numbers or texts, of all rows."""
+        """The values of all rows in a column of numbers or texts."""
         ...
 
     def stamp(self) -> Any:
-        """What the files are: names, lengths, times of change; as JSON."""
+        """The names, lengths and times of change of the files, as JSON."""
         ...
 
 
 class Records(RandomAccess):
-    """The records of a table; a `Source`. Those of a small one stay in memory once they have been read."""
+    """The records of a table; a `Source`. Records of a small table stay in memory once they have been read."""
 
     _mend = "Mend or remove it"
 
@@ -75,14 +75,17 @@ class Records(RandomAccess):
         varied: tuple[int, ...] = (),
         together: int = 1,
     ):
-        """Describes the records by the first that is sound, and the labels by all of them.
+        """Describes the records by the first sound one, and numbers the classes of all labels.
 
         Args:
             table: the rows of the split that `split` names, before its part is taken.
-            split: as `splits.parse` reads it.
+            split: the split, or a part of it in the notation of `splits.parse`.
             classes: the names of the labels, in the order of their numbers; () for all that occur, sorted.
-            x, label, condition, caption, side, varied: as in `columns.Columns`.
-            together: rows, one after another, that no part divides, as in `splits.Split.rows`.
+            x, label, condition, caption: the columns of the example, the label, the condition and the text, as in
+                `columns.Columns`.
+            side: height and width of the squares that pictures become; 0 for pictures of one size.
+            varied: (H, W) of the samples, where pictures keep their sizes; () where all have one.
+            together: number of consecutive rows that no part divides, as in `splits.Split.rows`.
 
         Raises:
             ValueError: for a column that is not there, labels that are no classes, or records that cannot be batched.
@@ -110,7 +113,7 @@ class Records(RandomAccess):
         self._keep = bool(self._columns.channels) and not varied and self._fits_memory()
 
     def _channels_of_first(self) -> int:
-        """Of the first sound picture; 0 where the example is none."""
+        """The channels of the first sound picture; 0 where the example is no picture."""
         if not isinstance(self._columns.example, str):
             return 0
         first: Exception | None = None
@@ -119,7 +122,7 @@ class Records(RandomAccess):
                 value = self._table.read([int(self._rows[row])], [self._columns.example])[0][self._columns.example]
                 return self._columns.channels_of(value)
             except (ValueError, OSError) as error:
-                if failures.of_machine(error):
+                if failures.is_machine_failure(error):
                     raise
                 first = first or error
         raise ValueError(f"{self._table.place(int(self._rows[0]))} cannot be used, nor the records after it: {first}")
@@ -166,16 +169,17 @@ class Records(RandomAccess):
         return self._table.columns
 
     def column(self, name: str) -> list[Any]:
-        """A column of texts or numbers, of the records of this split, in their order."""
+        """The values of this split's records, in their order, in a column of texts or numbers."""
         self._columns.known(name, "it")
         values = self._table.column(name)
         return [values[int(row)] for row in self._rows]
 
     def captions(self) -> list[str]:
-        """The text of each record: the column `caption`, or the one of `columns.CAPTION` that is there.
+        """The text of each record: the column `caption`, or the first of `columns.CAPTION` that the table has.
 
         Raises:
-            ValueError: if there is no such column, or it holds no texts; the columns that there are, or the place.
+            ValueError: if there is no such column, which lists the columns; or if it holds no texts, which names the
+                place.
         """
         name = self._columns.caption
         texts = []
@@ -187,7 +191,7 @@ class Records(RandomAccess):
         return texts
 
     def about(self, row: int, columns: Sequence[str] = ()) -> dict[str, Any]:
-        """The stored values of a record but for its example: what a filter may look at without decoding it."""
+        """The stored values of a record without its example, so that a filter decodes no picture."""
         names = columns or [name for name in self._table.columns if name != self._columns.example]
         values = self._table.read([int(self._rows[row])], names)[0]
         return values | ({} if self._numbers is None else {"label": self._number(row)})
@@ -196,22 +200,22 @@ class Records(RandomAccess):
         """The heights and widths of the pictures of many rows, int64 [n, 2], from their headers alone.
 
         Raises:
-            DamagedRecord: a record begins with no picture.
+            DamagedRecord: if a record does not begin as a picture does.
         """
         header = lambda value: opened(encoded(value))  # type: ignore[arg-type]
         return self._sizes(rows, str(self._columns.example), header)
 
     def identities(self) -> np.ndarray | None:
-        """Which rows of the table they are, see `data.identities`; the files of another split are another table."""
+        """The identities of the rows in their table, see `data.identities`; another split's files are another table."""
         named = getattr(self._table, "identity", self.where)
         return identities.numbered([named, self._base, len(self._table)], "rows", self._rows) if named else None
 
     def stamp(self) -> str:
-        """sha256 of what the files are and of which rows of them; reads no record."""
+        """sha256 of the table's stamp and of the choice of rows; reads no record."""
         return hashlib.sha256(json.dumps([self._table.stamp(), *self._about], default=str).encode()).hexdigest()
 
     def fingerprint(self) -> dict[str, int | str]:
-        """How many records there are, and a digest of some of them as they are stored."""
+        """The number of records, and a digest of some of them as they are stored."""
         labels = {} if self._numbers is None else {"labels": fingerprints.digest([self._numbers[self._rows].tobytes()])}
         return {"records": len(self), "sha256": self._sampled(), **labels}
 

@@ -2,8 +2,8 @@
 
     train-000000.tar: 0001.jpg 0001.cls 0001.txt 0002.jpg ...     columns jpg, cls, txt; of 0001.json, "json.KEY"
 
-The headers of a shard are read once, and where its members lie is kept in DIFFUSION_CACHE. A shard is read at the bytes
-that a record needs, so that the order of a run is the same as from any other source.
+The headers of a shard are read once, and the positions of its members are kept in DIFFUSION_CACHE. Of a
+shard, only the bytes of a record are read, so that the order of a run is the same as from any other source.
 """
 
 __all__ = ["Strict", "TarShards", "tar_shards", "value_of"]
@@ -24,8 +24,8 @@ from diffusion.io import budgets, files, limits, npy, opener
 
 TEXTS = ("txt", "text", "caption")
 END = 1024  # zero bytes that end an archive
-HEADER = 2**20  # bytes of a long name, or of a header of pax
-MEMBERS = 10**8  # of an archive, each of at least 512 bytes
+HEADER = 2**20  # most bytes of a long name, or of a pax header
+MEMBERS = 10**8  # most members of an archive, each of at least 512 bytes
 ANNOUNCES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE,
              tarfile.SOLARIS_XHDTYPE)  # fmt: skip  # kinds of headers that are read before a member
 DAMAGED = (ValueError, LookupError, TypeError, OverflowError, RuntimeError, AttributeError, struct.error)
@@ -43,13 +43,15 @@ def tar_shards(
     side: int = 0,
     varied: tuple[int, ...] = (),
 ) -> Records:
-    """Opens the tar files of a folder, or those that a pattern names.
+    """Opens the tar files of a folder, or the ones that a pattern names.
 
     Args:
         path: a folder, a file, or a pattern such as "shards/train-*.tar".
-        split: as `splits.parse` reads it; files are of the split that their names begin with.
-        x, label, classes, condition, caption, side, varied: as in `table_records.Records`; columns are the suffixes of
-            members.
+        split: the split, or a part such as "train[:90%]"; a file belongs to the split that its name begins with.
+        x, label, classes, condition, caption: the columns of the example, the label, the condition and the text, and
+            the names of the classes, as in `table_records.Records`; columns are the suffixes of members.
+        side: height and width of the squares that pictures become; 0 for pictures of one size.
+        varied: (H, W) of the samples, where pictures keep their sizes; () where all have one.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -126,10 +128,10 @@ def value_of(suffix: str, content: bytes) -> Any:
 
     Args:
         suffix: "jpg", "cls", "txt", "json", "npy" ...
-        content: of the member.
+        content: the bytes of the member.
 
     Raises:
-        ValueError: if it is not what its suffix says.
+        ValueError: if the content does not fit the suffix.
     """
     kind = suffix.rpartition(".")[2]
     try:
@@ -142,15 +144,15 @@ def value_of(suffix: str, content: bytes) -> Any:
         return content.decode().strip() if kind in TEXTS else content
     except UnicodeDecodeError as error:
         wrong = f"the byte 0x{content[error.start]:02x} at {error.start} of it"
-        raise ValueError(f"its {suffix} is not in UTF-8: {wrong}. If it is in Latin-1, write it anew") from None
+        raise ValueError(f"its {suffix} is not in UTF-8: {wrong}. If it is in Latin-1, convert it") from None
     except (ValueError, EOFError) as error:
         raise ValueError(f"its {suffix} cannot be read: {error}") from error
 
 
 class Strict(tarfile.TarInfo):
-    """The header of a member; one that is damaged, or is missing where no mark ends the archive, is an error.
+    """The header of a member. A damaged header raises, and so does a missing one before the archive's end mark.
 
-    So is one longer than `HEADER`, of a negative size, or of a sparse member, which declares what it does not hold.
+    A header longer than `HEADER`, a negative size and a sparse member, which declares more than it holds, raise too.
     """
 
     @classmethod
@@ -160,9 +162,9 @@ class Strict(tarfile.TarInfo):
             member = super().fromtarfile(tarfile_)
         except (tarfile.EOFHeaderError, tarfile.ReadError):  # type: ignore[attr-defined]
             raise
-        except tarfile.HeaderError as error:  # of which TarFile takes any but the first for the end
+        except tarfile.HeaderError as error:  # TarFile takes all but the first for the end
             raise tarfile.ReadError(f"{error} at byte {at:,}") from None
-        except DAMAGED as error:  # what the fields of a header, or of one of pax, raise that are none
+        except DAMAGED as error:  # raised by damaged fields of a header or a pax header
             raise tarfile.ReadError(f"{limits.reason(error)} at byte {at:,}") from error
         if member.issparse():
             raise tarfile.ReadError(f"a sparse member at byte {at:,}, which is not read")
@@ -171,7 +173,7 @@ class Strict(tarfile.TarInfo):
         return member
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        """Looks at the size of a header before what it announces is read into memory."""
+        """Checks the size in a header before the announced bytes are read into memory."""
         if self.size < 0:
             raise tarfile.ReadError(f"a member of a negative size at byte {self.offset:,}")
         if self.type == tarfile.GNUTYPE_SPARSE:
@@ -192,22 +194,22 @@ def _opened(file: str, within: pathlib.Path | None) -> int:
 
 
 def _index(file: pathlib.Path, within: pathlib.Path | None) -> list[tuple[str, dict[str, tuple[int, int]]]]:
-    """Where the members of a shard lie, by record; from the cache where the file is as it was."""
+    """The positions of a shard's members, by record; from the cache where the file is unchanged."""
     stamp = hashlib.sha256(json.dumps([str(file.absolute()), stamp_of([file])]).encode()).hexdigest()[:32]
-    kept = files.cache("tar_index") / f"{stamp}.json"
-    if kept.is_file():
+    place = files.cache("tar_index") / f"{stamp}.json"
+    if place.is_file():
         return [
             (key, {name: tuple(at) for name, at in members.items()})  # type: ignore[misc]
-            for key, members in json.loads(opener.read(kept))
+            for key, members in json.loads(opener.read(place))
         ]
-    found = _scanned(file, within)
+    index = _scanned(file, within)
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with files.whole(kept) as out:
-            out.write(json.dumps(found).encode())
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with files.whole(place) as out:
+            out.write(json.dumps(index).encode())
     except OSError:
-        pass  # a cache that cannot be written is done without
-    return found
+        pass  # the index works without a cache
+    return index
 
 
 def _scanned(file: pathlib.Path, within: pathlib.Path | None) -> list[tuple[str, dict[str, tuple[int, int]]]]:
@@ -224,7 +226,7 @@ def _scan(content: BinaryIO, file: pathlib.Path) -> list[tuple[str, dict[str, tu
     try:
         with tarfile.open(fileobj=content, mode="r:", tarinfo=Strict) as archive:
             while (member := archive.next()) is not None:
-                archive.members = []  # type: ignore[attr-defined]  # which it would keep
+                archive.members = []  # type: ignore[attr-defined]  # it would keep all of them
                 budget.spend(members=1)
                 if not member.isfile():
                     continue
@@ -245,8 +247,8 @@ def _scan(content: BinaryIO, file: pathlib.Path) -> list[tuple[str, dict[str, tu
             compressed = "; it is compressed, and has no random access: unpack it" if compressed else ""
             raise ValueError(f"{file} is no tar archive ({error}){compressed}.") from None
         if "at byte" in str(error) and not isinstance(error.__context__, tarfile.TruncatedHeaderError):  # type: ignore[attr-defined]
-            whole = f"the last member that is whole is {last}"
-            raise ValueError(f"{file} is damaged: {error}; {whole}. Copy the file again.") from None
+            last_complete = f"the last member that is whole is {last}"
+            raise ValueError(f"{file} is damaged: {error}; {last_complete}. Copy the file again.") from None
         end = size + 1
     content.seek(max(size - END, 0))
     ended = not any(content.read())

@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 
 
 def describe(name: str, split: str, data_dir: str = "", varied: tuple[int, ...] = ()) -> DataSpec:
-    """Returns what a split holds without reading its records (a bundled dataset is prepared if it is not there yet).
+    """Describes a split without reading its records; a bundled dataset is prepared first if it is missing.
 
     Args:
         name: TFDS name, `name[/config][:version]`.
         split: split name, or a part of it in TFDS's notation.
         data_dir: folder of prepared datasets; "" for the default: TFDS_DATA_DIR or ~/tensorflow_datasets, and for the
             bundled datasets DIFFUSION_CACHE/tfds, by default ~/.cache/diffusion/tfds.
-        varied: as in `open_source`.
+        varied: (H, W) of the samples, where images keep their sizes; () where all have one.
 
     Returns:
         The `DataSpec`.
 
     Raises:
-        FileNotFoundError: the dataset or one of its files is not there; nothing is ever downloaded.
-        ValueError: the split is not in the dataset, the dataset is not one of images, or its folder is not safe to
+        FileNotFoundError: if the dataset or one of its files is missing; nothing is ever downloaded.
+        ValueError: if the dataset has no such split, does not hold images, or lies in a folder that is not safe to
             open.
     """
     return _spec(_builder(name, data_dir), name, split, varied)
@@ -47,7 +47,7 @@ def shape(name: str, split: str, data_dir: str = "") -> tuple[int, int, int]:
     """Returns the shape (H, W, C) of the images of a split; unlike `describe`, it prepares nothing.
 
     Args:
-        name, split, data_dir: as in `describe`.
+        name, split, data_dir: name of the dataset, its split, and the folder of prepared datasets, as in `describe`.
 
     Raises:
         FileNotFoundError, ValueError: as in `describe`.
@@ -64,11 +64,11 @@ def open_source(
     """Opens a split for random access.
 
     Args:
-        name, split, data_dir: as in `describe`.
-        side: of the squares that images are made of any size, see `transforms.decode_square`; 0 for images that have
-            one size already.
-        varied: (H, W) that `spec.shape` is to have where the images stay as they are, each of its own size, for
-            `data.buckets` to fit them; () where all have one.
+        name, split, data_dir: name of the dataset, its split, and the folder of prepared datasets, as in `describe`.
+        side: height and width of the squares that images become, see `transforms.decode_square`; 0 for images that
+            have one size already.
+        varied: (H, W) for `spec.shape`, where images keep their sizes and `data.buckets` fits them; () where all have
+            one size.
 
     Returns:
         The records, {"image": uint8 [H, W, C], "label": int in 0..num_classes - 1} each ("label" only where the dataset
@@ -114,10 +114,10 @@ def tfds(dataset: str, split: str, folder: str = "", side: int = 0, varied: tupl
     """The source of a dataset that TFDS has prepared: `config.data.name` in `config.data.dir`.
 
     Args:
-        dataset: its name.
-        split: of it, or a part in TFDS's notation.
-        folder: of prepared datasets.
-        side, varied: as in `open_source`.
+        dataset: the name of the dataset.
+        split: the split, or a part of it in TFDS's notation.
+        folder: the folder of prepared datasets; "" for the default.
+        side, varied: the sizes of the images, as in `open_source`.
 
     Raises:
         FileNotFoundError, ValueError: as in `describe`.
@@ -129,8 +129,8 @@ def column(name: str, split: str, feature: str, data_dir: str = "") -> list[Any]
     """Returns one feature of every record of a split, in the order of the records, without decoding an image.
 
     Args:
-        name, split, data_dir: as in `describe`.
-        feature: its name: "caption" (texts, as str) or another that is text, or a number or a class (as int or float).
+        name, split, data_dir: name of the dataset, its split, and the folder of prepared datasets, as in `describe`.
+        feature: the name of the feature: "caption" or another text (str), a number or a class (int or float).
 
     Raises:
         FileNotFoundError, ValueError: as in `describe`, or the dataset has no such feature.
@@ -139,14 +139,14 @@ def column(name: str, split: str, feature: str, data_dir: str = "") -> list[Any]
 
 
 class Records(RandomAccess):
-    """The decoded records of a split; those of a small dataset stay in memory once they have been read."""
+    """The decoded records of a split; a small dataset stays in memory once it has been read."""
 
     _mend = "The dataset on disk is damaged or does not fit its description: prepare it again"
 
     def __init__(
         self, encoded: Any, spec: DataSpec, read: Callable[[bytes], np.ndarray], keep: bool = True, where: str = ""
     ):
-        """Wraps a TFDS data source whose images are left encoded, for `read` to decode."""
+        """Wraps a TFDS data source of encoded images, which `read` decodes."""
         super().__init__()
         self._encoded = encoded
         self.spec = spec
@@ -175,7 +175,7 @@ class Records(RandomAccess):
         return fingerprints.digest(x if isinstance(x, bytes) else np.asarray(x).tobytes() for x in values).encode()
 
     def captions(self) -> list[str]:
-        """The feature "caption" of each record; errors as `column`."""
+        """The feature "caption" of each record; errors as in `column`."""
         return self.column("caption")
 
     def column(self, feature: str) -> list[Any]:
@@ -202,7 +202,7 @@ class Records(RandomAccess):
         return [value.decode() if isinstance(value, bytes) else np.asarray(value).item() for value in values]
 
     def fingerprint(self) -> dict[str, int | str]:
-        """What the split holds: how many records, in how many bytes, and a digest of some of them as they are stored.
+        """The number of the split's records and bytes, and a digest of some records as they are stored.
 
         Returns:
             {"records", "bytes", "sha256"}, the same wherever the files lie and whenever they were written.
@@ -212,25 +212,25 @@ class Records(RandomAccess):
         return {"records": len(self), "bytes": held, "sha256": self._sampled()}
 
     def identities(self) -> np.ndarray:
-        """Which records of the dataset's files they are, see `data.identities`."""
+        """The identities of the records in the dataset's files, see `data.identities`."""
         info = self._encoded.dataset_info
         parts = info.splits[self.spec.split].file_instructions
         files = [(Path(part.filename).name, range(part.skip, part.skip + part.take)) for part in parts]
         return np.concatenate([identities.numbered(info.full_name, *file) for file in files])
 
     def stamp(self) -> str:
-        """sha256 of what the split is and of its files' names, lengths and times of change; reads no record."""
+        """sha256 of the split's description and of its files' names, lengths and times of change; reads no record."""
         paths = self._encoded.dataset_info.splits[self.spec.split].filepaths
-        about = [(Path(path).name, Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path in paths]
-        known = [self.spec.name, self.spec.version, self.spec.split, self.spec.size, about]
+        stats = [(Path(path).name, Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path in paths]
+        known = [self.spec.name, self.spec.version, self.spec.split, self.spec.size, stats]
         return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
     def sizes(self, rows: Sequence[int]) -> np.ndarray:
         """Returns the heights and widths of the images of many rows, int64 [n, 2], from their headers alone.
 
         Raises:
-            DamagedRecord: a record is damaged, or begins with no image.
-            failures.Unreadable: this machine could not read the file.
+            DamagedRecord: if a record is damaged, or does not begin as an image does.
+            failures.Unreadable: if this machine could not read the file.
         """
         return self._sizes(rows, "image", lambda data: pictures.opened(data, "its image"))
 
@@ -238,7 +238,7 @@ class Records(RandomAccess):
 def _spec(
     builder: "tensorflow_datasets.core.DatasetBuilder", name: str, split: str, size: tuple[int, ...] = ()
 ) -> DataSpec:
-    """Checks that a dataset has what the pipeline needs, and describes it."""
+    """Checks that a dataset has the features that the pipeline needs, and describes it."""
     import tensorflow_datasets
 
     info = builder.info

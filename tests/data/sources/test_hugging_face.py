@@ -52,7 +52,7 @@ def test_pictures_of_several_sizes_stay_as_they_are(make, monkeypatch, tmp_path)
     assert source.spec.shape == (4, 4, 3) and source[1]["image"].shape == (2, 8, 3)
     sizes = buckets.measured_once(source)
     assert sizes.tolist() == [[4, 4], [2, 8]] * 3
-    order = buckets.Order.of(buckets.nearest(sizes, [(4, 4), (2, 8)]), 2, 3, seed=0)
+    order = buckets.Order.from_buckets(buckets.nearest(sizes, [(4, 4), (2, 8)]), 2, 3, seed=0)
     batches = buckets.batches(source, order, [(4, 4), (2, 8)])
     assert sorted(next(batches)["image"].shape[1:3] for _ in range(2)) == [(2, 8), (4, 4)]
 
