@@ -1,4 +1,4 @@
-"""Pickles of NumPy's arrays in tables, read without executing anything that is in them, and written."""
+"""Reads pickles of tables of NumPy's arrays without executing their content, and writes them."""
 
 __all__ = ["read", "write"]
 
@@ -15,14 +15,14 @@ import numpy as np
 from diffusion.io import files, limits, opener
 from diffusion.io.pickles import Kind, Name, only, run
 
-LIMIT = 2**32  # bytes of a file
-DEPTH = 16  # of tables in tables
+LIMIT = 2**32  # most bytes of a file
+DEPTH = 16  # deepest nesting of tables
 MODULES = ("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")
 NUMBERS = "fiub"  # kinds of elements
 
 
 class _Dtype:
-    """A dtype, whose byte order is a state that comes after it."""
+    """A dtype; the pickle states its byte order after it."""
 
     def __init__(self, text: Any):
         if len(only(str, text)) > 8:
@@ -33,7 +33,7 @@ class _Dtype:
 
 
 class _Array:
-    """An array, whose content is a state that comes after it."""
+    """An array; the pickle states its content after it."""
 
     value: np.ndarray | None = None
 
@@ -42,7 +42,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     """The table in a file, of tables, arrays of numbers, numbers and texts.
 
     Args:
-        path: of a file that `pickle.dump` wrote by protocol 3 or later, with NumPy 1 or 2.
+        path: the file, which `pickle.dump` wrote by protocol 3 or later, with NumPy 1 or 2.
 
     Raises:
         OSError: if it cannot be read.
@@ -74,7 +74,7 @@ def write(path: pathlib.Path, table: Mapping[str, Any]) -> None:
 
 
 class _Pickler(pickle.Pickler):
-    """Arrays as calls of `numpy.ndarray`, since the function by which NumPy 2 pickles them is not in NumPy 1."""
+    """Pickles arrays as calls of `numpy.ndarray`, since NumPy 1 lacks the function by which NumPy 2 pickles them."""
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, np.ndarray):
@@ -84,7 +84,7 @@ class _Pickler(pickle.Pickler):
 
 
 def _table(value: Any, seen: set[int], depth: int = 0) -> Any:
-    """The value with its arrays in place of what stood for them; `seen` are the tables above and beside."""
+    """The value with NumPy's arrays in place of `_Array`; `seen` holds the ids of the tables visited so far."""
     if depth > DEPTH:
         raise TypeError(f"it holds tables in tables, more than {DEPTH} deep")
     if isinstance(value, _Array) and depth:
@@ -92,10 +92,10 @@ def _table(value: Any, seen: set[int], depth: int = 0) -> Any:
             raise TypeError("it holds an array without content")
         return value.value
     if isinstance(value, dict):
-        if id(value) in seen:  # so often that a small file is without end
+        if id(value) in seen:  # a small file could repeat it without end
             raise TypeError("it holds one table twice")
         seen.add(id(value))
-        return {only(str, key): _table(each, seen, depth + 1) for key, each in value.items()}
+        return {only(str, key): _table(entry, seen, depth + 1) for key, entry in value.items()}
     if isinstance(value, (str, int, float)) and depth:
         return value
     raise TypeError(f"it holds a {type(value).__name__.strip('_').lower()} where a table or an array belongs")
@@ -110,16 +110,16 @@ def _allows(module: str, name: str) -> bool:
 def _made(function: Name, arguments: tuple[Any, ...]) -> Any:
     if function.name == "dtype":
         return _Dtype(arguments[0])
-    made = _Array()
-    if function.name == "_reconstruct":  # its content is its state
-        return made
-    if function.name == "ndarray":  # as `write` has it
+    array = _Array()
+    if function.name == "_reconstruct":  # its content comes as its state
+        return array
+    if function.name == "ndarray":  # written by `write`
         shape, dtype, content = arguments
-        made.value = _filled(shape, _Dtype(dtype), content, "C")
-        return made
+        array.value = _filled(shape, _Dtype(dtype), content, "C")
+        return array
     content, dtype, shape, order = arguments[:4]  # _frombuffer, of protocol 5
-    made.value = _filled(shape, only(_Dtype, dtype), content, only(str, order))
-    return made
+    array.value = _filled(shape, only(_Dtype, dtype), content, only(str, order))
+    return array
 
 
 def _built(target: Any, state: Any) -> None:

@@ -39,11 +39,11 @@ class Budget:
         self._seconds, self._start = seconds, time.thread_time()
 
     def spend(self, size: int = 0, members: int = 0) -> None:
-        """Takes from the budget what is about to be unpacked, before it is.
+        """Takes bytes and members from the budget, before they are unpacked.
 
         Args:
-            size: in bytes, at least 0.
-            members: how many, at least 0.
+            size: number of bytes to unpack, at least 0.
+            members: number of members to unpack, at least 0.
 
         Raises:
             limits.Refused: if it is more than is left, or the time is over.

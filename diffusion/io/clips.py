@@ -15,19 +15,19 @@ from PIL import GifImagePlugin, Image, ImageChops
 
 from diffusion.io import budgets, files, films, gif_blocks, limits, opener, pictures
 
-SHOWN = 8  # frames of `row`
-CANVAS = 20  # bytes of a pixel while Pillow puts an animation together, copies among them
+SHOWN = 8  # most frames of `row`
+CANVAS = 20  # bytes of a pixel while Pillow composes an animation, with its copies
 
 
 class About(NamedTuple):
-    """What a file of a clip says of itself.
+    """The properties that the header of a clip's file states.
 
     Attributes:
-        height, width: in pixels.
-        rate: frames a second: the average, and in a GIF, where equal frames may be one that is shown for longer, that
-            of its shortest frame.
-        times: when each frame appears, in seconds after the first, increasing.
-        length: of the whole, in seconds.
+        height, width: height and width of a frame in pixels.
+        rate: frames a second, on average. For a GIF it is the rate of its shortest frame, since one longer frame may
+            stand for several equal ones.
+        times: the time at which each frame appears, in seconds after the first, increasing.
+        length: length of the clip, in seconds.
     """
 
     height: int
@@ -38,16 +38,16 @@ class About(NamedTuple):
 
 
 def evenly(frames: int, height: int, width: int, rate: float) -> About:
-    """What a clip of frames at equal distances says of itself."""
+    """The properties of a clip whose frames have equal distances in time."""
     return About(height, width, rate, tuple(i / rate for i in range(frames)), frames / rate)
 
 
 def about(source: str | os.PathLike | bytes, name: str = "", within: pathlib.Path | None = None) -> About:
-    """What a file says of itself; nothing of it is decoded.
+    """The properties that a file states; no frame is decoded.
 
     Args:
         source: path of the file, or its content.
-        name: of it, for messages; the path by default.
+        name: the name of the file in messages; the path by default.
         within: the folder that the file must lie in, as in `opener.open_file`.
 
     Raises:
@@ -67,16 +67,16 @@ def about(source: str | os.PathLike | bytes, name: str = "", within: pathlib.Pat
 def read(
     source: str | os.PathLike | bytes, numbers: np.ndarray, name: str = "", within: pathlib.Path | None = None
 ) -> np.ndarray:
-    """Some frames of a file, uint8 [K, H, W, 3]; no more of it than up to the last of them is decoded.
+    """Some frames of a file, uint8 [K, H, W, 3]; frames after the last of them are not decoded.
 
     Args:
         source: path of the file, or its content.
-        numbers: int [K], increasing, of the frames.
-        name: of it, for messages; the path by default.
+        numbers: the numbers of the frames, int [K], increasing.
+        name: the name of the file in messages; the path by default.
         within: the folder that the file must lie in, as in `opener.open_file`.
 
     Raises:
-        ValueError: as `about`, or if the file ends before these frames.
+        ValueError: as in `about`, or if the file ends before these frames.
         limits.Refused: for more frames than the memory holds, or than a file of its size may unpack to.
     """
     name = name or str(source)
@@ -95,7 +95,7 @@ def read(
 def _gif_frames(
     source: str | os.PathLike | bytes, numbers: list[int], name: str, within: pathlib.Path | None
 ) -> tuple[dict[int, np.ndarray], str | None]:
-    """Some frames of an animation, and what is damaged after them, as `films.read`."""
+    """Some frames of an animation, and the damage after them, as `films.read` returns them."""
     content = _content(source, within)
     blocks = gif_blocks.read(content, name)
     budget = budgets.Budget(name, budgets.unpacked(len(content)))
@@ -123,10 +123,10 @@ def write_with_row(path: str | pathlib.Path, frames: np.ndarray, rate: float, ab
     """Writes a clip, and beside it a PNG file of some of its frames, which carries its settings.
 
     Args:
-        path: of the PNG file; the clip has its name, and an end of its own.
-        frames: uint8 [F, H, W, 3].
+        path: the PNG file; the clip has the same name with its own suffix.
+        frames: the clip, uint8 [F, H, W, 3].
         rate: frames a second.
-        about: settings, see `pictures.write`.
+        about: the settings, see `pictures.write`.
 
     Returns:
         The path of the clip.
@@ -140,8 +140,8 @@ def write(path: str | os.PathLike, frames: np.ndarray, rate: float) -> pathlib.P
     """Writes a clip: an MP4 film where PyAV is installed and the sides are even, else a GIF animation.
 
     Args:
-        path: of the file; its ending becomes .mp4 or .gif.
-        frames: uint8 [F, H, W, 3].
+        path: the file, whose suffix becomes .mp4 or .gif.
+        frames: the clip, uint8 [F, H, W, 3].
         rate: frames a second.
 
     Returns:
@@ -154,26 +154,26 @@ def write(path: str | os.PathLike, frames: np.ndarray, rate: float) -> pathlib.P
 
 
 def write_gif(path: str | os.PathLike, frames: np.ndarray, rate: float) -> None:
-    """Writes an animation that repeats, whole or not at all; of a frame what changes, and never less than a pixel.
+    """Writes an animation that repeats, whole or not at all; a frame stores the box that changes, at least a pixel.
 
     Args:
-        path: of the file.
-        frames: uint8 [F, H, W, 3].
-        rate: frames a second; GIF has hundredths of a second.
+        path: the file.
+        frames: the clip, uint8 [F, H, W, 3].
+        rate: frames a second; GIF rounds the time of a frame to hundredths of a second.
     """
     shown = [Image.fromarray(frame) for frame in frames]
-    whole = (0, 0, *shown[0].size)
+    canvas = (0, 0, *shown[0].size)
     how = {"duration": round(100 / rate) * 10, "disposal": 1, "include_color_table": True}
     parts = GifImagePlugin.getheader(_indexed(shown[0]), info={"loop": 0})[0]
     for number, frame in enumerate(shown):  # not by Image.save, which leaves out a frame that is equal to the last
-        box = (ImageChops.difference(shown[number - 1], frame).getbbox() or (0, 0, 1, 1)) if number else whole
+        box = (ImageChops.difference(shown[number - 1], frame).getbbox() or (0, 0, 1, 1)) if number else canvas
         parts += GifImagePlugin.getdata(_indexed(frame.crop(box)), box[:2], **how)
     with files.whole(pathlib.Path(path)) as file:
         file.write(b"".join([*parts, b";"]))
 
 
 def _indexed(picture: Image.Image) -> Image.Image:
-    """The picture with a palette of its own, of 256 colours at most."""
+    """The picture with its own palette of at most 256 colours."""
     return picture.convert("P", palette=Image.Palette.ADAPTIVE)
 
 
@@ -181,8 +181,8 @@ def write_mp4(path: str | os.PathLike, frames: np.ndarray, rate: float) -> None:
     """Writes an MP4 film of H.264, whole or not at all.
 
     Args:
-        path: of the file.
-        frames: uint8 [F, H, W, 3], H and W even.
+        path: the file.
+        frames: the clip, uint8 [F, H, W, 3], H and W even.
         rate: frames a second.
 
     Raises:
@@ -200,7 +200,7 @@ def write_mp4(path: str | os.PathLike, frames: np.ndarray, rate: float) -> None:
     with av.open(content, "w", format="mp4") as film:
         stream = film.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))
         stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"  # what every player shows
+        stream.pix_fmt = "yuv420p"  # every player can show it
         stream.options = {"crf": "14"}
         for frame in frames:
             film.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))

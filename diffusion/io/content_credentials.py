@@ -27,17 +27,17 @@ BY_A_MODEL = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicM
 REQUEST = "org.jax-diffusion.request"  # the label of our own assertion
 PLAIN = {"builder": {"thumbnail": {"enabled": False}}}
 LARGEST = 2**28  # bytes of a file that is read: 8192 x 8192 pixels of four bytes
-OWN = ("files", "versions", "watermark", "command", "workdir")  # settings that are nobody else's, which no request has
+OWN = ("files", "versions", "watermark", "command", "workdir")  # settings of this machine, which no request has
 
 
 class Credentials(NamedTuple):
-    """What a signed file says, once its signature and its content were verified.
+    """The statements of a signed file, once its signature and its content are verified.
 
     Attributes:
         trusted: whether the signer's certificate comes from a root that the caller named.
         signer: the name in the certificate.
         generator: the program that signed.
-        actions: of the picture: [{"action": "c2pa.created", "digitalSourceType": ..., ...}].
+        actions: the actions on the picture: [{"action": "c2pa.created", "digitalSourceType": ..., ...}].
         request: our own assertion, `statement`; empty where another program signed.
 
     The texts in it are the signer's, who may be anybody: `printable` shows them.
@@ -77,10 +77,11 @@ def statement(about: Mapping[str, Any]) -> dict[str, Any]:
     The command line, the run folder's path, and the checksums of files and versions are in the last one alone.
 
     Args:
-        about: the settings that the picture's file carries, as `text_to_image.png.records` makes them, or others: of
-            the model its name "model" and its "checkpoint", a sha256 as 64 digits; None is signed in place of another.
+        about: the settings in the picture's file, as `text_to_image.png.records` makes them, or others. Of the model
+            they hold its name "model" and its "checkpoint", a sha256 of 64 digits; in place of another value, None is
+            signed.
     """
-    whole = json.dumps(about, sort_keys=True)
+    settings = json.dumps(about, sort_keys=True)
     request = {name: value for name, value in about.items() if name not in OWN}
     checksum = about.get("checkpoint")
     known = isinstance(checksum, str) and re.fullmatch("[0-9a-f]{64}", checksum)
@@ -88,7 +89,7 @@ def statement(about: Mapping[str, Any]) -> dict[str, Any]:
         "model": str(about.get("model") or "unknown"),
         "model_sha256": checksum if known else None,
         "request": json.dumps(request, sort_keys=True),  # as text: the library makes bytes of lists of small numbers
-        "request_sha256": hashlib.sha256(whole.encode()).hexdigest(),
+        "request_sha256": hashlib.sha256(settings.encode()).hexdigest(),
     }
 
 
@@ -100,8 +101,8 @@ class Signer:
 
         Raises:
             FileNotFoundError: if one of its files is missing.
-            ValueError: if the library is, or it does not sign by them: the certificate has expired, the key is that of
-                another one.
+            ValueError: if the library is missing, or cannot sign with these files: the certificate has expired, or the
+                key belongs to another certificate.
         """
         c2pa = library()
         folder = pathlib.Path(folder).expanduser()
@@ -147,9 +148,9 @@ class Signer:
         """Puts credentials into a PNG file, whole or not at all: made by a trained model, with `statement(about)`.
 
         Args:
-            path: of the file, which has none yet.
-            about: the settings that made it.
-            version: of this program.
+            path: the file, which has no credentials yet.
+            about: the settings that made the picture.
+            version: the version of this program.
 
         Raises:
             ValueError: if the library cannot sign it.
@@ -165,16 +166,16 @@ class Signer:
 
 
 def read(path: str | pathlib.Path, root: str | pathlib.Path | None = None) -> Credentials:
-    """The credentials of a PNG file, if it is as it was signed. Nothing is fetched, whatever the file names.
+    """The credentials of a PNG file that is unchanged since it was signed. No address in the file is fetched.
 
     Args:
-        path: of the file, at most `LARGEST` bytes.
+        path: the file, at most `LARGEST` bytes.
         root: PEM file of root certificates that the caller trusts; None trusts none, and then `trusted` is False.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if the picture carries none, was changed since it was signed, is no PNG, or says what is not of
-            C2PA's form; or if `root` holds no certificate; one sentence.
+        ValueError: if the picture carries none, was changed since it was signed, is no PNG, or makes statements that
+            are not in C2PA's form; or if `root` holds no certificate.
     """
     c2pa = library()
     path = pathlib.Path(path).expanduser()
@@ -206,28 +207,28 @@ def read(path: str | pathlib.Path, root: str | pathlib.Path | None = None) -> Cr
 
 
 def _credentials(manifest: dict[str, Any], trusted: bool) -> Credentials:
-    """What a manifest says, each field of the type that it must have.
+    """The statements of a manifest, whose fields must have their types.
 
     Raises:
-        TypeError, LookupError: if one is not.
+        TypeError, LookupError: if a field has another type, or is missing.
     """
 
-    def of(kind: type, value: Any, name: str) -> Any:
+    def require(kind: type, value: Any, name: str) -> Any:
         if not isinstance(value, kind):
             raise TypeError(f"{name} is a {type(value).__name__} in place of a {kind.__name__}")
         return value
 
     said = {one["label"]: one["data"] for one in manifest.get("assertions", ())}
     actions = next((data["actions"] for label, data in said.items() if label.startswith("c2pa.actions")), [])
-    for action in of(list, actions, "actions"):
-        of(str, of(dict, action, "an action").get("action"), "the action of an action")
-        of(str, action.get("digitalSourceType", ""), "digitalSourceType")
-    generators = of(list, manifest.get("claim_generator_info") or [{}], "claim_generator_info")
-    generator = of(dict, generators[0], "claim_generator_info[0]")
-    names = [of(str, generator.get(name, ""), name) for name in ("name", "version")]
-    signer = of(dict, manifest.get("signature_info", {}), "signature_info").get("common_name") or ""
-    request = of(dict, said.get(REQUEST, {}), REQUEST)
-    return Credentials(trusted, of(str, signer, "common_name"), " ".join(names).strip(), actions, request)
+    for action in require(list, actions, "actions"):
+        require(str, require(dict, action, "an action").get("action"), "the action of an action")
+        require(str, action.get("digitalSourceType", ""), "digitalSourceType")
+    generators = require(list, manifest.get("claim_generator_info") or [{}], "claim_generator_info")
+    generator = require(dict, generators[0], "claim_generator_info[0]")
+    names = [require(str, generator.get(name, ""), name) for name in ("name", "version")]
+    signer = require(dict, manifest.get("signature_info", {}), "signature_info").get("common_name") or ""
+    request = require(dict, said.get(REQUEST, {}), REQUEST)
+    return Credentials(trusted, require(str, signer, "common_name"), " ".join(names).strip(), actions, request)
 
 
 def _certificates(root: pathlib.Path) -> str:

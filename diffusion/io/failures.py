@@ -5,7 +5,7 @@ or server that does not answer, and full memory show nothing about the file: it 
 written again or left out.
 """
 
-__all__ = ["Unreadable", "of_machine"]
+__all__ = ["Unreadable", "is_machine_failure"]
 
 import errno
 import os
@@ -13,11 +13,13 @@ import re
 
 import jax
 
+from diffusion import public
+
 MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # there is no file, or something else, at the path
 # How TensorStore, Rust and Riegeli (of array_record) name the operating system's error.
 CODE = re.compile(r"os_error_code='(\d+)'|\(os error (\d+)\)")
 WORDS = re.compile(r"\w+\(\) failed: ([^;]+)")
-STATUSES = (  # of TensorStore and XLA, at the beginning of a message
+STATUSES = (  # words of TensorStore and XLA that begin a message
     "ABORTED", "CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED",
     "UNAUTHENTICATED", "UNAVAILABLE", "UNKNOWN",
 )  # fmt: skip
@@ -27,20 +29,20 @@ class Unreadable(OSError):
     """A file that may be sound could not be read now; the message says which and why."""
 
 
-def of_machine(error: BaseException) -> bool:
+def is_machine_failure(error: BaseException) -> bool:
     """Whether a read failed for another reason than the content of the file.
 
     Args:
-        error: what the reader raised; what caused it counts too.
+        error: the exception that the reader raised, with its causes.
 
     Returns:
         True for a right that is missing, a disk that fails, a limit of this machine, and any error of a device; False
         for a file that is missing or damaged.
     """
     if isinstance(error, BaseExceptionGroup):
-        return any(map(of_machine, error.exceptions))
+        return any(map(is_machine_failure, error.exceptions))
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return _itself(error) or (cause is not None and of_machine(cause))
+    return _itself(error) or (cause is not None and is_machine_failure(cause))
 
 
 def _itself(error: BaseException) -> bool:
@@ -58,7 +60,10 @@ def _itself(error: BaseException) -> bool:
 
 def _code(text: str) -> int | None:
     """The number of the operating system's error that a message names."""
-    if found := CODE.search(text):
-        return int(found[1] or found[2])
-    found = WORDS.search(text)
-    return next((code for code in errno.errorcode if found and os.strerror(code) == found[1].strip()), None)
+    if match := CODE.search(text):
+        return int(match[1] or match[2])
+    match = WORDS.search(text)
+    return next((code for code in errno.errorcode if match and os.strerror(code) == match[1].strip()), None)
+
+
+public.declare(__name__, renamed={"of_machine": "is_machine_failure"})

@@ -48,16 +48,16 @@ class Lacking(RuntimeError):
 
 
 def probe(folder: pathlib.Path) -> None:
-    """Tries in a folder what a run does: append to a file, flush it to disk, replace it whole, rename a folder.
+    """Tries the operations of a run in a folder: append to a file, flush it to disk, replace it, rename a folder.
 
     A bucket that is mounted as a folder (gcsfuse, s3fs, Mountpoint) lacks some of it, and would lose a checkpoint or
     lines of metrics where a disk does not.
 
     Args:
-        folder: that no other process probes now.
+        folder: the folder, which no other process probes at the same time.
 
     Raises:
-        Lacking: if one of them is not known there, or does not do what it should. Nothing is left behind.
+        Lacking: if an operation is unknown there, or has another effect. No file is left behind.
         OSError: if the disk is full, or the folder is not this user's to write.
     """
     place = folder / ".probe"

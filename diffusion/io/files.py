@@ -20,10 +20,10 @@ def cache(name: str) -> pathlib.Path:
 
 
 def array(path: pathlib.Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray | None:
-    """Returns what a .npy file holds, or None where it is missing or torn, and may be made again.
+    """Returns the array in a .npy file, or None where the file is missing or torn, and may be written again.
 
     Args:
-        path: of the file.
+        path: the .npy file.
         mmap_mode: "r" for an array that is mapped into memory, None for one in memory.
 
     Raises:
@@ -33,7 +33,7 @@ def array(path: pathlib.Path, mmap_mode: Literal["r"] | None = None) -> np.ndarr
         mapped = npy.mapped(path)
         return mapped if mmap_mode else np.array(mapped)
     except (OSError, ValueError, EOFError) as error:
-        if failures.of_machine(error):
+        if failures.is_machine_failure(error):
             raise failures.Unreadable(f"{path} could not be read: {error}.") from error
         return None
 

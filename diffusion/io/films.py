@@ -25,17 +25,17 @@ INSTALL = "pip install 'jax-diffusion[video]'"
 """Command that installs what reads and writes films."""
 PROGRAM = pathlib.Path(__file__).with_name("film_child.py")
 WAIT = 3600.0  # s for an answer; the child's own limit, of computing, is shorter
-FRAMES = 10**6  # of a film: nine hours at 30 a second
+FRAMES = 10**6  # most frames of a film: nine hours at 30 a second
 
 
 class Frames(NamedTuple):
-    """When the frames of a film appear.
+    """The times at which the frames of a film appear.
 
     Attributes:
-        height, width: in pixels.
+        height, width: height and width of a frame in pixels.
         rate: frames a second, on average.
-        count: frames that the film shows or skips.
-        times: in seconds after the first, increasing; () where the film does not say them.
+        count: number of frames that the film shows or skips.
+        times: the time of each frame in seconds after the first, increasing; () where the film does not say them.
     """
 
     height: int
@@ -51,11 +51,11 @@ def has_library() -> bool:
 
 
 def about(source: str | os.PathLike | bytes, name: str, within: pathlib.Path | None = None) -> Frames:
-    """When the frames of a film appear; none is decoded.
+    """The times at which the frames of a film appear; no frame is decoded.
 
     Args:
         source: path of the file, or its content.
-        name: of it, for messages.
+        name: the name of the film in messages.
         within: the folder that the file must lie in, as in `opener.open_file`.
 
     Raises:
@@ -83,14 +83,14 @@ def read(
     """Some frames of a film.
 
     Args:
-        source, name, within: as in `about`.
-        numbers: of the frames, increasing.
+        source, name, within: the film, its name in messages, and the folder that it must lie in, as in `about`.
+        numbers: the numbers of the frames, increasing.
 
     Returns:
-        ({number: uint8 [H, W, 3]} of the frames that are there, what is damaged after them or None).
+        ({number: frame, uint8 [H, W, 3]} for the frames that exist, the damage after them or None).
 
     Raises:
-        ValueError, OSError: as `about`.
+        ValueError, OSError: as in `about`.
         limits.Refused: for more frames than the memory holds.
     """
     frames: dict[int, np.ndarray] = {}
@@ -117,7 +117,7 @@ class _Child:
             )
 
     def end(self) -> int:
-        """Ends it; returns how it ended."""
+        """Ends the process; returns its exit status."""
         self.socket.close()
         try:
             return self.process.wait(5)

@@ -1,4 +1,4 @@
-"""The blocks of a GIF animation: where its frames are, how large, and how long each is shown; nothing is decoded.
+"""The blocks of a GIF animation: the positions, sizes and times of its frames; no frame is decoded.
 
 Reference: CompuServe, "Graphics Interchange Format, Version 89a", 1990.
 """
@@ -7,17 +7,17 @@ __all__ = ["Blocks", "read"]
 
 from typing import NamedTuple
 
-FRAMES = 100_000  # of one animation: 50 minutes at 30 a second
-STEP = 0.1  # s that a frame is shown which does not say it, as browsers do
+FRAMES = 100_000  # most frames of an animation: 50 minutes at 30 a second
+STEP = 0.1  # s that a frame without a time is shown, as in browsers
 
 
 class Blocks(NamedTuple):
-    """What a GIF animation says of itself.
+    """The properties that a GIF animation states.
 
     Attributes:
-        height, width: of the whole, in pixels.
-        shown: how long each frame is shown, in seconds.
-        pixels: those of all frames up to and with each, which are to be decoded for it.
+        height, width: height and width of the animation in pixels.
+        shown: the time that each frame is shown, in seconds.
+        pixels: for each frame, the pixels of all frames up to and including it, which must be decoded to show it.
     """
 
     height: int
@@ -31,7 +31,7 @@ def read(content: bytes, name: str) -> Blocks:
 
     Args:
         content: the file.
-        name: of it, for messages.
+        name: the name of the file in messages.
 
     Raises:
         ValueError: if it is no GIF, is cut short, holds another kind of block, no frame, or more than `FRAMES`.
@@ -43,7 +43,7 @@ def read(content: bytes, name: str) -> Blocks:
     shown: list[float] = []
     pixels: list[int] = []
     step = STEP
-    whole = 0
+    complete = 0
     try:
         while content[at] != 0x3B:
             kind = content[at]
@@ -62,11 +62,11 @@ def read(content: bytes, name: str) -> Blocks:
                 if len(shown) > FRAMES:
                     raise ValueError(f"{name} holds more than {FRAMES:,} frames: split it into several files")
                 at = _skipped(content, at + 10 + _table(content[at + 9]) + 1)
-                whole += 1
+                complete += 1
             else:
                 raise ValueError(f"{name} is damaged: after {len(shown)} frames it has a block of kind {kind}")
     except IndexError:
-        raise ValueError(f"{name} is cut short: {whole} frames are whole, and its end is missing") from None
+        raise ValueError(f"{name} is cut short: {complete} frames are whole, and its end is missing") from None
     if not shown:
         raise ValueError(f"{name} holds no frame")
     return Blocks(height, width, tuple(shown), tuple(pixels))

@@ -65,30 +65,30 @@ def rewind(path: pathlib.Path, step: int) -> None:
     if not path.exists():
         return
     lines = opener.read(path).splitlines(keepends=True)
-    kept = []
+    stay = []
     for line in lines:
         try:
             if limits.parse_json(line, str(path))["step"] <= step and line.endswith(b"\n"):
-                kept.append(line)
+                stay.append(line)
         except (ValueError, KeyError, TypeError):
-            break  # torn by a crash of the machine; so nothing after it is of this run's making
-    if kept != lines:
+            break  # a crash of the machine tore this line, and what follows is none of this run's
+    if stay != lines:
         with files.whole(path) as file:
-            file.write(b"".join(kept))
+            file.write(b"".join(stay))
 
 
 def mend(path: pathlib.Path) -> None:
     """Drops a last line that a crash of the machine tore, so that the next one does not stick to it.
 
     Args:
-        path: to which no other process adds lines now; may be missing.
+        path: the file, which no other process appends to at the same time; may be missing.
     """
     if not path.exists():
         return
     content = opener.read(path)
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
+    complete = content.rfind(b"\n") + 1
+    if complete < len(content):
+        os.truncate(path, complete)
 
 
 def sync(path: pathlib.Path) -> None:

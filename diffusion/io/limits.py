@@ -55,7 +55,7 @@ def array_bytes(what: str, shape: Sequence[Any], itemsize: int) -> int:
 
     Args:
         what: name of the file or the field that declares it, for the message.
-        shape: as it was read.
+        shape: the shape, as the file states it.
         itemsize: bytes of an element.
 
     Raises:
@@ -76,11 +76,11 @@ def array_bytes(what: str, shape: Sequence[Any], itemsize: int) -> int:
 
 
 def fits(what: str, declared: int) -> None:
-    """Refuses what cannot be held in the memory of this machine.
+    """Refuses data that do not fit into the memory of this machine.
 
     Args:
         what: name of the file or the field that declares it, for the message.
-        declared: bytes.
+        declared: size in bytes, as the file states it.
 
     Raises:
         Refused: if the machine has less memory.
@@ -97,7 +97,7 @@ def inside(what: str, names: Iterable[str]) -> None:
 
     Args:
         what: name of the file that holds them, for the message.
-        names: with "/" between parts.
+        names: the names, with "/" between their parts.
 
     Raises:
         Refused: at the first that is absolute or empty, or has a part "." or "..", a backslash, or a NUL.
@@ -111,7 +111,7 @@ def plain_files(folder: pathlib.Path) -> list[pathlib.Path]:
     """Refuses a folder that holds, at any depth, anything but files and folders: links, pipes, devices.
 
     Args:
-        folder: may itself be a link.
+        folder: the folder, which may itself be a link.
 
     Returns:
         The files.
@@ -124,7 +124,7 @@ def plain_files(folder: pathlib.Path) -> list[pathlib.Path]:
     def stop(error):
         raise error
 
-    found = []
+    plain = []
     for parent, folders, files in os.walk(folder, onerror=stop):
         for name in (*folders, *files):
             kind = os.lstat(os.path.join(parent, name)).st_mode
@@ -134,8 +134,8 @@ def plain_files(folder: pathlib.Path) -> list[pathlib.Path]:
                     f"{os.path.join(parent, name)} is {word}, which could lead anywhere. Replace it by "
                     "the file that it names (cp -rL copies links as files)."
                 )
-        found += [pathlib.Path(parent, name) for name in files]
-    return found
+        plain += [pathlib.Path(parent, name) for name in files]
+    return plain
 
 
 def no_links(folder: pathlib.Path) -> None:
@@ -165,10 +165,10 @@ def parse_json(text: str | bytes, what: str) -> Any:
         Refused: if it is no JSON, has a number that Python does not read, or is nested deeper than `NESTED`.
     """
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:  # a ValueError: no JSON, no text, or a number of 4,300 digits
         raise Refused(f"{what} is not valid JSON: {error}.") from error
-    level = [found]
+    level = [value]
     for _ in range(NESTED):
         level = [
             item
@@ -177,7 +177,7 @@ def parse_json(text: str | bytes, what: str) -> Any:
             for item in (node.values() if isinstance(node, dict) else node)
         ]
         if not level:
-            return found
+            return value
     raise Refused(f"{what} is not valid JSON: its lists and tables are nested more than {NESTED} deep.")
 
 

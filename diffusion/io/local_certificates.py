@@ -73,7 +73,7 @@ def make(folder: str | pathlib.Path) -> pathlib.Path:
         return builder.sign(keys["root"], hashes.SHA256())
 
     pem = serialization.Encoding.PEM
-    root, signer = (certificate(of).public_bytes(pem) for of in ("root", "signer"))
+    root, signer = (certificate(role).public_bytes(pem) for role in ("root", "signer"))
     secret = keys["signer"].private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     with files.whole_folder(folder) as new:
         new.chmod(0o700)

@@ -80,12 +80,12 @@ def surface_points(mesh: Mesh, number: int, rng: np.random.Generator) -> np.ndar
         p = (1 - u^(1/2)) a + u^(1/2) (1 - v) b + u^(1/2) v c,     u, v ~ U(0, 1)
 
     Args:
-        mesh: with an area.
-        number: of points.
+        mesh: the mesh, of positive area.
+        number: how many points to draw.
         rng: the generator.
 
     Returns:
-        float64 [number, 3].
+        The points, float64 [number, 3].
 
     Reference: Osada et al. 2002, "Shape Distributions".
     """
@@ -191,9 +191,9 @@ def _off(text: str, surface: _Surface) -> None:
 
 
 def _ply(text: str, surface: _Surface) -> None:
-    head, found, body = text.partition("end_header")
+    head, end, body = text.partition("end_header")
     lines = [line.split() for line in _lines(head)]
-    if not found or lines[0] != ["ply"]:
+    if not end or lines[0] != ["ply"]:
         raise ValueError("it has no header from ply to end_header")
     if ["format", "ascii", "1.0"] not in lines:
         raise ValueError("its format is not ascii 1.0")

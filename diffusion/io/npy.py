@@ -17,16 +17,16 @@ DAMAGED = (ValueError, LookupError, TypeError, OverflowError, RuntimeError, EOFE
            struct.error, tokenize.TokenError)  # fmt: skip
 _READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
-ROWS = 2**20  # of an array without bytes, which can be of any length
+ROWS = 2**20  # most rows of an array without bytes, whose length nothing else bounds
 
 
 class Header(NamedTuple):
-    """What an array of a file declares.
+    """The shape, dtype and layout that an array's file declares.
 
     Attributes:
-        shape: of the array.
-        dtype: of its elements.
-        start: bytes before the first element.
+        shape: the shape of the array.
+        dtype: the dtype of its elements.
+        start: number of bytes before the first element.
         fortran: whether its elements are stored column by column.
     """
 
@@ -37,7 +37,7 @@ class Header(NamedTuple):
 
 
 def read_header(file: IO[bytes], size: int, what: str) -> Header:
-    """What an array declares, which must be what its bytes hold.
+    """Reads the header of an array, whose declared size must be the size of its bytes.
 
     Args:
         file: the bytes, from their beginning.
@@ -80,29 +80,29 @@ def decoded(content: bytes, what: str) -> np.ndarray:
         what: name of the array, for messages.
 
     Raises:
-        limits.Refused: as `read_header`.
+        limits.Refused: as in `read_header`.
     """
-    found = read_header(io.BytesIO(content), len(content), what)
-    flat = np.frombuffer(content, found.dtype, offset=found.start) if all(found.shape) else np.empty(0, found.dtype)
-    return flat.reshape(found.shape, order="F" if found.fortran else "C")
+    header = read_header(io.BytesIO(content), len(content), what)
+    flat = np.frombuffer(content, header.dtype, offset=header.start) if all(header.shape) else np.empty(0, header.dtype)
+    return flat.reshape(header.shape, order="F" if header.fortran else "C")
 
 
 def mapped(path: str | os.PathLike, within: str | os.PathLike | None = None) -> np.ndarray:
     """The array of a .npy file, mapped into memory, read-only.
 
     Args:
-        path, within: as in `opener.open_file`.
+        path, within: the file, and the folder that it must lie in, as in `opener.open_file`.
 
     Raises:
-        OSError: as `opener.open_file`.
-        limits.Refused: as `opener.open_file` and `read_header`.
+        OSError: as in `opener.open_file`.
+        limits.Refused: as in `opener.open_file` and `read_header`.
     """
     with opener.open_file(path, within=within) as file:
         try:
-            found = read_header(file, os.fstat(file.fileno()).st_size, "it")
+            header = read_header(file, os.fstat(file.fileno()).st_size, "it")
         except limits.Refused as error:
             raise limits.Refused(f"{path} is no sound array: {error}") from error
-        order = "F" if found.fortran else "C"
-        if not all(found.shape):  # nothing to map
-            return np.empty(found.shape, found.dtype, order)
-        return np.memmap(file, found.dtype, "r", found.start, found.shape, order)
+        order = "F" if header.fortran else "C"
+        if not all(header.shape):  # nothing to map
+            return np.empty(header.shape, header.dtype, order)
+        return np.memmap(file, header.dtype, "r", header.start, header.shape, order)

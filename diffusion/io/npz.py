@@ -38,8 +38,8 @@ def headers(path: pathlib.Path | str, only: Iterable[str] | None = None) -> dict
     """The arrays in a file, by name; none of them is read.
 
     Args:
-        path: of the .npz.
-        only: the arrays to look at, where others of the file are not to be read; None: all.
+        path: the .npz file.
+        only: the names of the arrays to look at; None for all.
 
     Returns:
         name -> Header.
@@ -89,12 +89,12 @@ def _refusing(what: str) -> Iterator[None]:
 
 
 def header(archive: zipfile.ZipFile, name: str, what: str) -> Header:
-    """What an array declares, which must be what its entry in the file holds.
+    """Reads the header of an array, whose declared size must be the size of its entry in the file.
 
     Args:
         archive: the file.
-        name: of the array in it, e.g. "images.npy".
-        what: to call it in messages.
+        name: the name of the array's entry, e.g. "images.npy".
+        what: the name of the array in messages.
 
     Returns:
         The header.
@@ -103,17 +103,17 @@ def header(archive: zipfile.ZipFile, name: str, what: str) -> Header:
         Refused: if the two differ, or the array is of a kind that is not read.
     """
     with archive.open(name) as file:  # NumPy would allocate what the header declares before it reads
-        found = npy.read_header(file, archive.getinfo(name).file_size, what)  # type: ignore[arg-type]
-    if found.fortran and len(found.shape) > 1:
+        declared = npy.read_header(file, archive.getinfo(name).file_size, what)  # type: ignore[arg-type]
+    if declared.fortran and len(declared.shape) > 1:
         raise limits.Refused(f"{what} is stored column by column; save it by np.ascontiguousarray.")
-    return found._replace(fortran=False)
+    return declared._replace(fortran=False)
 
 
 def load(path: pathlib.Path | str, wanted: Iterable[str]) -> dict[str, np.ndarray]:
     """Reads arrays whole.
 
     Args:
-        path: of the .npz.
+        path: the .npz file.
         wanted: names of the arrays to read; the result lacks those that the file does not have.
 
     Returns:
@@ -164,10 +164,10 @@ def _array(archive: zipfile.ZipFile, name: str, declared: Header) -> np.ndarray:
 
 
 def stored(path: pathlib.Path | str) -> dict[str, int]:
-    """Where the arrays begin that are stored as they are, and can be mapped into memory.
+    """The positions of the uncompressed arrays, which can be mapped into memory.
 
     Args:
-        path: of the .npz.
+        path: the .npz file.
 
     Returns:
         name -> the byte of the file at which its .npy begins; compressed and empty arrays are left out.
@@ -205,21 +205,21 @@ def rows(path: pathlib.Path | str, name: str) -> Callable[[int, int], np.ndarray
     """A function that reads some rows of an array, which need not fit into memory; it is fast in ascending order.
 
     Args:
-        path: of the .npz.
-        name: of the array.
+        path: the .npz file.
+        name: the name of the array.
 
     Returns:
         (start, stop) -> array [stop - start, ...]; raises Refused if the file is damaged there.
     """
-    found = headers(path, [name])[name]
-    row = math.prod(found.shape[1:]) * found.dtype.itemsize
+    declared = headers(path, [name])[name]
+    row = math.prod(declared.shape[1:]) * declared.dtype.itemsize
     file = zipfile.ZipFile(opener.open_file(path)).open(f"{name}.npy")
 
     def read(start: int, stop: int) -> np.ndarray:
         try:
-            _skip(file, found.start + start * row)
+            _skip(file, declared.start + start * row)
             data = file.read((stop - start) * row)
-            return np.frombuffer(data, found.dtype).reshape(-1, *found.shape[1:])
+            return np.frombuffer(data, declared.dtype).reshape(-1, *declared.shape[1:])
         except (*DAMAGED, OSError) as error:
             raise limits.Refused(f"{name} in {path} is damaged ({limits.reason(error)}).") from error
 

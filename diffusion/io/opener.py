@@ -57,16 +57,16 @@ def open_file(path: str | os.PathLike, *, within: str | os.PathLike | None = Non
 
 
 def check(path: str | os.PathLike, *, within: str | os.PathLike | None = None, most: int | None = None) -> pathlib.Path:
-    """Refuses what `open_file` refuses, before a library opens the file by its name.
+    """Refuses the files that `open_file` refuses, before a library opens one by its name.
 
     Args:
-        path, within, most: as in `open_file`.
+        path, within, most: the file, the folder that it must lie in, and its largest size, as in `open_file`.
 
     Returns:
-        The path to give to the library; with `within`, one without links.
+        The path for the library; with `within`, links are resolved.
 
     Raises:
-        OSError, limits.Refused: as `open_file`.
+        OSError, limits.Refused: as in `open_file`.
     """
     open_file(path, within=within, most=most).close()
     return pathlib.Path(path if within is None else os.path.realpath(path))
@@ -76,11 +76,11 @@ def read(path: str | os.PathLike, *, within: str | os.PathLike | None = None, mo
     """The content of a plain file.
 
     Args:
-        path, within: as in `open_file`.
+        path, within: the file, and the folder that it must lie in, as in `open_file`.
         most: the largest size in bytes; None for the memory of this machine.
 
     Raises:
-        OSError, limits.Refused: as `open_file`.
+        OSError, limits.Refused: as in `open_file`.
     """
     most = limits.memory() if most is None else most
     with open_file(path, within=within, most=most) as file:
@@ -96,11 +96,11 @@ def read_text(path: str | os.PathLike, *, within: str | os.PathLike | None = Non
     """The text of a plain file in UTF-8, its lines ended by "\\n".
 
     Args:
-        path, within, most: as in `open_file`.
+        path, within, most: the file, the folder that it must lie in, and its largest size, as in `open_file`.
 
     Raises:
         OSError: if it cannot be read.
-        limits.Refused: as `open_file` and `text_of`.
+        limits.Refused: as in `open_file` and `text_of`.
     """
     text = text_of(read(path, within=within, most=most), path)
     return text.replace("\r\n", "\n").replace("\r", "\n")
@@ -114,7 +114,7 @@ def text_of(content: bytes, path: str | os.PathLike) -> str:
         path: its name, for the message.
 
     Raises:
-        limits.Refused: if it is not text: the line of the first byte that is none, and what to do.
+        limits.Refused: if it is not text; the message names the line of the first wrong byte, and the remedy.
     """
     try:
         return content.decode("utf-8-sig")
@@ -123,7 +123,7 @@ def text_of(content: bytes, path: str | os.PathLike) -> str:
         name = os.path.basename(path)
         raise limits.Refused(
             f"{path} is not text, or is not in UTF-8: line {line} has the byte 0x{content[error.start]:02x}. If it is "
-            f"in Latin-1, write it anew by: iconv -f LATIN1 -t UTF-8 {name} > new && mv new {name}"
+            f"in Latin-1, convert it by: iconv -f LATIN1 -t UTF-8 {name} > new && mv new {name}"
         ) from None
 
 
@@ -131,11 +131,11 @@ def read_json(path: str | os.PathLike, *, within: str | os.PathLike | None = Non
     """The value in a file of JSON, with the limits of `read_text`.
 
     Args:
-        path, within: as in `open_file`.
+        path, within: the file, and the folder that it must lie in, as in `open_file`.
 
     Raises:
         OSError: if it cannot be read.
-        limits.Refused: as `read_text`, or if it is not JSON.
+        limits.Refused: as in `read_text`, or if it is not JSON.
     """
     return limits.parse_json(read_text(path, within=within), str(path))
 
@@ -144,11 +144,11 @@ def read_table(path: str | os.PathLike, *, within: str | os.PathLike | None = No
     """The table of fields in a file of JSON, with the limits of `read_text`.
 
     Args:
-        path, within: as in `open_file`.
+        path, within: the file, and the folder that it must lie in, as in `open_file`.
 
     Raises:
         OSError: if it cannot be read.
-        limits.Refused: as `read_json`, or if it holds no table.
+        limits.Refused: as in `read_json`, or if it holds no table.
     """
     table = read_json(path, within=within)
     if not isinstance(table, dict):

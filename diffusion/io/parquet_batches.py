@@ -27,10 +27,10 @@ def _damaged() -> tuple[type[BaseException], ...]:
 
 
 def metadata(path: pathlib.Path, within: pathlib.Path | None = None) -> Any:
-    """What a file says of its columns and groups of rows.
+    """The metadata of a file: its columns and groups of rows.
 
     Args:
-        path, within: as in `opener.open_file`.
+        path, within: the file, and the folder that it must lie in, as in `opener.open_file`.
 
     Raises:
         limits.Refused: if it is no sound Parquet file, or declares more rows or parts than a file of its size may have.
@@ -40,19 +40,19 @@ def metadata(path: pathlib.Path, within: pathlib.Path | None = None) -> Any:
 
     path = opener.check(path, within=within)
     try:
-        found = pq.read_metadata(path)
+        content = pq.read_metadata(path)
     except _damaged() as error:
-        if failures.of_machine(error):
+        if failures.is_machine_failure(error):
             raise
         raise limits.Refused(f"{path} is no sound Parquet file: {limits.reason(error)}") from error
-    groups, columns = found.num_row_groups, found.num_columns
+    groups, columns = content.num_row_groups, content.num_columns
     budget = budgets.Budget(str(path), budgets.unpacked(os.stat(path).st_size), members=PARTS)
     budget.spend(members=groups * columns)
-    counts = [found.row_group(group).num_rows for group in range(groups)]
-    if min(counts, default=0) < 0 or sum(counts) != found.num_rows:
-        raise limits.Refused(f"{path} is damaged: it declares {found.num_rows} rows, and groups of {counts[:5]} rows")
-    budget.spend(8 * found.num_rows)
-    return found
+    counts = [content.row_group(group).num_rows for group in range(groups)]
+    if min(counts, default=0) < 0 or sum(counts) != content.num_rows:
+        raise limits.Refused(f"{path} is damaged: it declares {content.num_rows} rows, and groups of {counts[:5]} rows")
+    budget.spend(8 * content.num_rows)
+    return content
 
 
 def batches(
@@ -61,9 +61,9 @@ def batches(
     """The record batches of some columns of a file, in order.
 
     Args:
-        path, within: as in `opener.open_file`.
-        columns: their names; None for all.
-        groups: the groups of rows; None for all.
+        path, within: the file, and the folder that it must lie in, as in `opener.open_file`.
+        columns: the names of the columns; None for all.
+        groups: the numbers of the groups of rows; None for all.
 
     Raises:
         limits.Refused: if the file is damaged, or unpacks to more than a file of its size may.
@@ -71,14 +71,14 @@ def batches(
     """
     import pyarrow.parquet as pq
 
-    about = metadata(path, within)
+    header = metadata(path, within)
     path = opener.check(path, within=within)
-    groups = range(about.num_row_groups) if groups is None else groups
+    groups = range(header.num_row_groups) if groups is None else groups
     try:
         with opener.open_file(path) as file:
-            longest = _check_pages(file, about, columns, groups, path)
+            longest = _check_pages(file, header, columns, groups, path)
         rows = max(1, min(ROWS, BATCH // max(longest, 1)))
-        wanted = sum(about.row_group(group).num_rows for group in groups)
+        wanted = sum(header.row_group(group).num_rows for group in groups)
         budget = budgets.Budget(str(path), budgets.unpacked(os.stat(path).st_size))
         with pq.ParquetFile(path) as content:
             names = None if columns is None else list(columns)
@@ -91,7 +91,7 @@ def batches(
     except limits.Refused:
         raise
     except _damaged() as error:
-        if failures.of_machine(error):
+        if failures.is_machine_failure(error):
             raise
         raise limits.Refused(f"{path} is no sound Parquet file: {limits.reason(error)}") from error
 
@@ -132,7 +132,7 @@ def _check_pages(
 
 
 class _Chunk(NamedTuple):
-    """Where a column of a group of rows lies, and the bytes that it says it unpacks to."""
+    """The position of a column in a group of rows, and the bytes that it declares to unpack to."""
 
     name: str
     start: int
@@ -141,21 +141,21 @@ class _Chunk(NamedTuple):
 
 
 def unpacked(path: pathlib.Path, name: str, within: Any = None) -> int:
-    """The bytes that a column of a file unpacks to, as the file says.
+    """The number of bytes that a column declares to unpack to.
 
     Args:
-        path, within: as in `opener.open_file`.
-        name: of the column.
+        path, within: the file, and the folder that it must lie in, as in `opener.open_file`.
+        name: the name of the column.
 
     Raises:
-        limits.Refused, OSError: as `metadata`.
+        limits.Refused, OSError: as in `metadata`.
     """
     with opener.open_file(path, within=within) as file:
         return sum(chunk.unpacked for group in _chunks(file, path) for chunk in group if chunk.name == name)
 
 
 def _chunks(file: BinaryIO, path: pathlib.Path) -> list[list[_Chunk]]:
-    """The columns of each group of rows, as the end of the file has them.
+    """The columns of each group of rows, from the end of the file.
 
     pyarrow's own (`RowGroupMetaData.column`) ends the process where their statistics are damaged.
     """

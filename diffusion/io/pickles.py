@@ -24,13 +24,13 @@ class Name(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """What a kind of file may name, and what that stands for.
+    """The names that a kind of pickle may hold, and the values that they stand for.
 
     Attributes:
-        allows: (module, name) -> whether such a file needs it.
-        made: (name, arguments) -> the value that a call stands for; a TypeError for a call of another form.
-        built: (value, state) gives a value its state, in place; a TypeError likewise.
-        persistent: identity -> what it stands for; a TypeError likewise.
+        allows: (module, name) -> whether such a file needs the name.
+        made: (name, arguments) -> the value that a call stands for; raises TypeError for a call of another form.
+        built: (value, state) -> None; sets the state of a value in place, and raises TypeError likewise.
+        persistent: identity -> the value that it stands for; raises TypeError likewise.
     """
 
     allows: Callable[[str, str], bool]
@@ -40,14 +40,14 @@ class Kind(NamedTuple):
 
 
 def run(file: BinaryIO, kind: Kind) -> Any:
-    """What the next pickle of a stream describes.
+    """The value that the next pickle of a stream describes.
 
     Args:
         file: the stream, at the beginning of a pickle.
-        kind: of file: the names that it may have, and what they stand for.
+        kind: the kind of file: the names that it may hold, and the values that they stand for.
 
     Returns:
-        Lists, tuples, dictionaries, texts, numbers, bytes, and what `kind` makes.
+        Lists, tuples, dictionaries, texts, numbers, bytes, and values that `kind` makes.
 
     Raises:
         limits.Refused: for a name or a step that such a file does not need, or one without end.

@@ -33,14 +33,14 @@ def opened(
     formats: tuple[str, ...] = FORMATS,
     within: pathlib.Path | None = None,
 ) -> Image.Image:
-    """A picture whose header is read and checked, and none of whose pixels is decoded; every picture is opened here.
+    """Opens a picture: its header is read and checked, and no pixel is decoded. Every picture is opened here.
 
-    It is the first one of a file that holds several (an animation, pages).
+    Of a file with several pictures (an animation, pages) it is the first.
 
     Args:
         source: path of a file of one of the formats, whatever its name, or its content.
-        name: of it, for messages; the path by default.
-        formats: Pillow's names of those that are read.
+        name: the name of the picture in messages; the path by default.
+        formats: Pillow's names of the formats to read.
         within: the folder that the file must lie in, as in `opener.open_file`.
 
     Raises:
@@ -82,10 +82,10 @@ def read(source: str | pathlib.Path | bytes, name: str = "") -> np.ndarray:
 
     Args:
         source: a file or its content, as `opened` takes it.
-        name: of it, for messages; the path by default.
+        name: the name of the picture in messages; the path by default.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: if there is no such file.
         ValueError: if it is not a valid picture, or has too many pixels.
     """
     path = name or str(source)
@@ -103,7 +103,7 @@ def read(source: str | pathlib.Path | bytes, name: str = "") -> np.ndarray:
 
 
 def read_mask(path: str | pathlib.Path, size: tuple[int, int]) -> np.ndarray:
-    """A mask as Bool [H, W], True where it is bright: there the picture is painted anew.
+    """A mask as Bool [H, W], True where it is bright: there the picture is repainted.
 
     Args:
         path: a picture.
@@ -129,14 +129,14 @@ def write(path: str | pathlib.Path, picture: np.ndarray, settings: Mapping[str, 
     """Writes a PNG file, whole or not at all, with settings as JSON in its text.
 
     Args:
-        path: of the file.
-        picture: uint8 [H, W, 3].
-        settings: a table that JSON can hold.
+        path: the PNG file.
+        picture: the picture, uint8 [H, W, 3].
+        settings: the settings, a table that JSON can hold.
     """
-    about = PngImagePlugin.PngInfo()
-    about.add_itxt(KEY, json.dumps(settings, sort_keys=True))
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt(KEY, json.dumps(settings, sort_keys=True))
     with files.whole(pathlib.Path(path)) as file:
-        Image.fromarray(picture).save(file, "PNG", pnginfo=about)
+        Image.fromarray(picture).save(file, "PNG", pnginfo=text)
 
 
 def unused(folder: pathlib.Path, stem: str) -> pathlib.Path:
@@ -150,7 +150,7 @@ def settings_of(path: str | pathlib.Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is no file.
-        ValueError: if it holds none.
+        ValueError: if it holds no settings.
     """
     with opened(path) as picture:
         text = picture.info.get(KEY)
@@ -159,16 +159,16 @@ def settings_of(path: str | pathlib.Path) -> dict[str, Any]:
     if len(text) > TEXT:
         raise ValueError(f"{path}: its settings are {len(text):,} characters, and at most {TEXT:,} are read")
     try:
-        found = json.loads(text)
+        settings = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: its settings are not valid JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: its settings are {type(found).__name__}, not a table of fields")
-    return found
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path}: its settings are {type(settings).__name__}, not a table of fields")
+    return settings
 
 
 def _loaded(picture: Image.Image, path: str | pathlib.Path) -> Image.Image:
-    """The same with its pixels."""
+    """The picture with its pixels decoded."""
     try:
         picture.load()
     except DAMAGED as error:

@@ -42,15 +42,15 @@ NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 
 
 class Stored(NamedTuple):
-    """Where a tensor lies in a file.
+    """The position of a tensor in a file.
 
     Attributes:
-        path: of the file.
-        name: in the file, for messages.
-        kind: its type, as the header writes it.
-        shape: its sides.
-        begin: of its bytes in the file.
-        size: of them.
+        path: the file.
+        name: the tensor's name in the file, for messages.
+        kind: the tensor's type, as the header writes it.
+        shape: the tensor's shape.
+        begin: the position of its first byte in the file.
+        size: the number of its bytes.
     """
 
     path: pathlib.Path
@@ -127,7 +127,7 @@ def header(path: pathlib.Path) -> Header:
 
 
 def _entry(path: pathlib.Path, name: str, entry: Any, begin: int) -> Stored:
-    """The place of one tensor, whose size is that of its shape and type."""
+    """The position of one tensor, whose bytes must be as many as its shape and type need."""
     fields = entry if isinstance(entry, dict) else {}
     kind, shape, offsets = (fields.get(field) for field in ("dtype", "shape", "data_offsets"))
     sound = isinstance(kind, str) and isinstance(offsets, list) and [type(at) for at in offsets] == [int, int]
@@ -149,7 +149,7 @@ def load(path: pathlib.Path) -> dict[str, np.ndarray]:
 
     Raises:
         OSError: if it cannot be read.
-        limits.Refused: as `header` and `Stored.read`, or for more than this machine's memory.
+        limits.Refused: as in `header` and `Stored.read`, or for more than this machine's memory.
     """
     tensors = header(path).tensors
     limits.fits(str(path), sum(one.size for one in tensors.values()))
@@ -166,11 +166,11 @@ def write(
     """Writes one file, which appears whole; memory holds one tensor at a time.
 
     Args:
-        path: of the file.
-        shapes: of all tensors by their names, in the order of `tensors`.
-        dtype: of all.
-        tensors: (name, array) pairs.
-        metadata: texts for the header.
+        path: the file.
+        shapes: {name: shape} of all tensors, in the order of `tensors`.
+        dtype: the dtype of all tensors.
+        tensors: pairs (name, array).
+        metadata: the texts of the header, by name.
     """
     itemsize = np.dtype(dtype).itemsize
     header: dict = {"__metadata__": dict(metadata)}

@@ -20,7 +20,7 @@ LONGEST = 1000  # of texts, in letters, and of lists
 
 
 class Valid(NamedTuple):
-    """What a field may hold.
+    """The values that a field may hold.
 
     Attributes:
         words: the description for messages: "a whole number from 1 to 512".
@@ -45,7 +45,7 @@ def number(low: float = -FARTHEST, high: float = FARTHEST) -> Valid:
 
 
 def text(longest: int = LONGEST) -> Valid:
-    """Texts of at most so many letters of Unicode; halves of surrogate pairs, which JSON can write, are not valid."""
+    """Texts of at most `longest` letters of Unicode; halves of surrogate pairs, which JSON can write, are not valid."""
     return Valid(
         f"a text of at most {longest} letters of Unicode",
         lambda value: isinstance(value, str) and len(value) <= longest and not re.search("[\ud800-\udfff]", value),
@@ -62,7 +62,7 @@ def several(each: Valid, least: int = 0, most: int = LONGEST) -> Valid:
 
 
 def table(each: Valid, most: int = LONGEST, names: Valid | None = None) -> Valid:
-    """Tables of at most so many fields, whose values are of one kind, under names of one kind (texts by default)."""
+    """Tables of at most `most` fields, with values of one kind and names of one kind (texts by default)."""
     names = names or text()
     return Valid(
         f"a table of at most {most} fields, each {each.words}",
@@ -92,7 +92,7 @@ def optional(kind: Valid) -> Valid:
 
 
 def like(default: Any) -> Valid:
-    """What a field may hold whose default is this value.
+    """The values that a field may hold, judged by its default.
 
     A whole number of at least 1 stays one, since sizes and counts have such defaults; null is as good as false; an
     entry of a list is one of the kind of the default's first, from 0 on.
@@ -112,17 +112,17 @@ def like(default: Any) -> Valid:
 
 
 def objection(field: str, value: Any, valid: Valid) -> str:
-    """Says why a field may not hold a value; "" where it may."""
+    """The reason why a field may not hold a value; "" where it may."""
     return "" if valid.holds(value) else f"{field} = {limits.short(value)}; valid: {valid.words}."
 
 
 def check(fields: Mapping[str, Valid], found: Mapping[str, Any], what: str) -> None:
-    """Refuses a table in which a field holds what it may not.
+    """Refuses a table in which a field holds a value that is not valid.
 
     Args:
-        fields: what each may hold; a field may be absent.
+        fields: {field: its valid values}; a field may be absent.
         found: the table.
-        what: the table is, for the message.
+        what: the name of the table, for the message.
 
     Raises:
         limits.Refused: at the first such field.

@@ -42,11 +42,11 @@ class Tensor(NamedTuple):
     """A tensor as a file describes it: a view of a storage.
 
     Attributes:
-        key: name of the storage.
-        dtype: of its elements; that of bfloat16 is the uint16 that holds its bits.
-        offset: of the first element, in elements.
-        shape: sides.
-        strides: in elements, one per side.
+        key: the name of the storage.
+        dtype: the dtype of its elements; for bfloat16, the uint16 that holds the bits.
+        offset: position of the first element in the storage, in elements.
+        shape: the shape of the tensor.
+        strides: the step along each axis, in elements.
     """
 
     key: str
@@ -80,12 +80,12 @@ def read(path: pathlib.Path | str) -> dict[str, np.ndarray]:
         limits.Refused: if it is damaged, of another layout, too large, or names what no file of weights needs.
     """
     path = pathlib.Path(path)
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
         raise limits.Refused(f"{path} is not a file.")
-    if found.st_size > LIMIT:
-        raise limits.Refused(f"{path} has {limits.size(found.st_size)}; at most {limits.size(LIMIT)} are read.")
-    limits.fits(str(path), found.st_size)
+    if status.st_size > LIMIT:
+        raise limits.Refused(f"{path} has {limits.size(status.st_size)}; at most {limits.size(LIMIT)} are read.")
+    limits.fits(str(path), status.st_size)
     content = opener.read(path, most=LIMIT)
     try:
         tree, storage = (_archive if content.startswith(b"PK") else _stream)(content)
@@ -138,8 +138,8 @@ def _stream(content: bytes) -> tuple[Any, Callable[[str], bytes]]:
     if not content.startswith(MAGIC):
         raise limits.Refused("it is not a file of PyTorch: neither a zip archive nor its older stream.")
     file = io.BytesIO(content)
-    _, version, about, tree, keys = (run(file, WEIGHTS) for _ in range(5))
-    if version != 1001 or not only(dict, about).get("little_endian", True) or not isinstance(keys, list):
+    _, version, facts, tree, keys = (run(file, WEIGHTS) for _ in range(5))
+    if version != 1001 or not only(dict, facts).get("little_endian", True) or not isinstance(keys, list):
         raise limits.Refused("it has a layout of PyTorch that is not known here. Save it again with a new one.")
     sizes = {tensor.key: tensor.dtype.itemsize for _, tensor in _tensors(tree)}
     storages = {}

@@ -20,13 +20,13 @@ SUBFORMAT = bytes.fromhex("000000001000800000aa00389b71")  # the other bytes of 
 
 
 class Header(NamedTuple):
-    """What a WAV file says of itself.
+    """The properties that a WAV file states.
 
     Attributes:
-        sample_rate: in Hz.
-        channels: 1 for mono.
-        length: samples of each channel.
-        width: bytes of a sample, 1 to 4.
+        sample_rate: samples a second, in Hz.
+        channels: number of channels, 1 for mono.
+        length: number of samples of a channel.
+        width: number of bytes of a sample, 1 to 4.
     """
 
     sample_rate: int
@@ -36,14 +36,14 @@ class Header(NamedTuple):
 
 
 def header(path: str | os.PathLike, within: str | os.PathLike | None = None) -> Header:
-    """What a WAV file says of itself; its samples are not read.
+    """The properties that a WAV file states; its samples are not read.
 
     Args:
-        path, within: as in `opener.open_file`.
+        path, within: the file, and the folder that it must lie in, as in `opener.open_file`.
 
     Raises:
-        ValueError: if it is no WAV file of whole numbers (PCM), with the format that it has instead, by its code; or if
-            it ends before the samples that it declares.
+        ValueError: if it is no WAV file of whole numbers (PCM), which names the code of its format; or if it ends
+            before the samples that it declares.
         OSError: if it cannot be read.
     """
     with opener.open_file(path, within=within) as file:
@@ -56,43 +56,43 @@ def read(
     """Samples of a WAV file of 8, 16, 24 or 32 bits.
 
     Args:
-        path, within: as in `opener.open_file`.
-        start: first sample.
+        path, within: the file, and the folder that it must lie in, as in `opener.open_file`.
+        start: number of the first sample.
         length: number of samples; None for all that follow.
 
     Returns:
         (float32 `[length, channels]` in [-1, 1), the sample rate in Hz).
 
     Raises:
-        ValueError: as `header`, or if the file ends before these samples.
+        ValueError: as in `header`, or if the file ends before these samples.
         OSError: if it cannot be read.
     """
     with opener.open_file(path, within=within) as file:
-        about, start_of_data = _header(file, path)
-        length = about.length - start if length is None else length
-        if not 0 <= start <= start + length <= about.length:
-            raise ValueError(f"{path} has {about.length} samples, and {start} to {start + length} were requested")
-        frame = about.channels * about.width
+        stated, start_of_data = _header(file, path)
+        length = stated.length - start if length is None else length
+        if not 0 <= start <= start + length <= stated.length:
+            raise ValueError(f"{path} has {stated.length} samples, and {start} to {start + length} were requested")
+        frame = stated.channels * stated.width
         file.seek(start_of_data + start * frame)
         content = file.read(length * frame)
     if len(content) != length * frame:
-        raise ValueError(f"{path} is cut short: its header says {about.length} samples")
-    if about.width == 1:  # the only width without a sign
+        raise ValueError(f"{path} is cut short: its header says {stated.length} samples")
+    if stated.width == 1:  # the only width without a sign
         numbers = (np.frombuffer(content, np.uint8).astype(np.float32) - 128) / 128
     else:
-        wide = np.zeros((length * about.channels, 4), np.uint8)
-        wide[:, 4 - about.width :] = np.frombuffer(content, np.uint8).reshape(-1, about.width)
+        wide = np.zeros((length * stated.channels, 4), np.uint8)
+        wide[:, 4 - stated.width :] = np.frombuffer(content, np.uint8).reshape(-1, stated.width)
         numbers = wide.reshape(-1).view("<i4").astype(np.float32) / 2**31
-    return numbers.reshape(length, about.channels), about.sample_rate
+    return numbers.reshape(length, stated.channels), stated.sample_rate
 
 
 def write(path: str | os.PathLike, waveform: np.ndarray, sample_rate: int) -> None:
     """Writes a mono WAV file of 16 bits, whole or not at all.
 
     Args:
-        path: of the file.
-        waveform: `[L]`; what lies outside of [-1, 1] is cut off.
-        sample_rate: in Hz.
+        path: the WAV file.
+        waveform: the samples, float `[L]`; values outside of [-1, 1] are clipped.
+        sample_rate: samples a second, in Hz.
 
     Raises:
         ValueError: for another shape, or numbers that are not finite.
@@ -109,9 +109,9 @@ def write(path: str | os.PathLike, waveform: np.ndarray, sample_rate: int) -> No
 
 
 def _header(file: BinaryIO, path: str | os.PathLike) -> tuple[Header, int]:
-    """What a WAV file says of itself, and the byte at which its samples begin."""
+    """The header of a WAV file, and the byte at which its samples begin."""
     refused = lambda why: ValueError(f"{path} is no WAV file of uncompressed whole numbers ({why})")
-    about = None
+    stated = None
     held = os.fstat(file.fileno()).st_size
     head = file.read(12)
     if head and (head[:4] != b"RIFF" or head[8:] != b"WAVE"):
@@ -125,17 +125,17 @@ def _header(file: BinaryIO, path: str | os.PathLike) -> tuple[Header, int]:
             break
         content = file.read(min(size, 40)) if name == b"fmt " else b""
         if name == b"fmt ":
-            about = _format(content, refused)
+            stated = _format(content, refused)
         file.seek(size + size % 2 - len(content), os.SEEK_CUR)
     else:
         raise refused(f"it has no samples in its first {CHUNKS:,} parts")
-    if about is None:
+    if stated is None:
         raise refused("its samples come before their format")
-    frame = about.channels * about.width
+    frame = stated.channels * stated.width
     if size > held - file.tell():
         there = (held - file.tell()) // frame
         raise ValueError(f"{path} is cut short: its header says {size // frame} samples, and {there} are there")
-    return about._replace(length=size // frame), file.tell()
+    return stated._replace(length=size // frame), file.tell()
 
 
 def _format(content: bytes, refused: Callable[[str], ValueError]) -> Header:

@@ -185,7 +185,7 @@ def cached(name: str, made: Callable[[], Reader], folder: pathlib.Path | None = 
         classes = {key: int(value) for key, value in safetensors_files.header(path).metadata.items()}
         return of(safetensors_files.load(path), classes)
     except (OSError, ValueError) as error:
-        if failures.of_machine(error):
+        if failures.is_machine_failure(error):
             raise failures.Unreadable(f"{path} could not be read: {error}.") from error
         reader = made()
     path.parent.mkdir(parents=True, exist_ok=True)

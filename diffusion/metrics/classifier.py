@@ -124,7 +124,7 @@ def cached(
             _in_memory[path] = _classifier(safetensors_files.load(path))
             return _in_memory[path]
         except (limits.Refused, OSError) as error:
-            if failures.of_machine(error):
+            if failures.is_machine_failure(error):
                 raise
             warnings.warn(f"{path} cannot be read ({error}); training the classifier again", stacklevel=2)
     classifier = _in_memory[path] = (training or train)(images, labels, seed)

@@ -199,7 +199,7 @@ def _array_record(spec: str, path: pathlib.Path) -> ImageSet:
         try:
             encoded = records.__getitems__(list(range(start, stop)))
         except Exception as error:
-            if failures.of_machine(error):
+            if failures.is_machine_failure(error):
                 raise ImageSetError(f"{spec} could not be read: {str(error).splitlines()[0]}.") from error
             raise ImageSetError(f"{spec} is damaged between records {start} and {stop - 1}.") from error
         return np.stack([_decode(f"{spec}, record {start + i}", data, first.shape) for i, data in enumerate(encoded)])

@@ -327,7 +327,7 @@ def _before(path: pathlib.Path, images: ImageSet, space: Space, keep: Sequence[s
             if _rows_digest(path, tap, earlier) != rows_sha[tap]:
                 return None
     except (StatisticsError, OSError, KeyError, TypeError) as error:
-        if failures.of_machine(error):
+        if failures.is_machine_failure(error):
             raise failures.Unreadable(f"{path} could not be read: {error}") from error
         return None
     if earlier.count == images.count:

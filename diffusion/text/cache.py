@@ -81,6 +81,6 @@ def _read(path: pathlib.Path) -> Mapping[str, np.ndarray] | None:
     try:
         return safetensors_files.load(path)
     except (OSError, limits.Refused) as error:
-        if failures.of_machine(error):
+        if failures.is_machine_failure(error):
             raise failures.Unreadable(f"{path} could not be read: {error}.") from error
         return None

@@ -141,7 +141,7 @@ def events(folder: pathlib.Path) -> list[dict]:
         for event in known:
             schema.check(EVENT, event, str(path))
     except (OSError, limits.Refused) as error:
-        if failures.of_machine(error):
+        if failures.is_machine_failure(error):
             raise
         raise WorkdirError(str(error)) from error
     return known

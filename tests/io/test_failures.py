@@ -43,16 +43,16 @@ OF_THE_FILE = [
 
 @pytest.mark.parametrize("error", OF_THE_MACHINE, ids=repr)
 def test_the_machine_failed(error):
-    assert failures.of_machine(error)
+    assert failures.is_machine_failure(error)
     try:
         raise ValueError("the checkpoint cannot be read") from error
     except ValueError as wrapped:
-        assert failures.of_machine(wrapped)
+        assert failures.is_machine_failure(wrapped)
 
 
 @pytest.mark.parametrize("error", OF_THE_FILE, ids=repr)
 def test_the_file_is_damaged(error):
-    assert not failures.of_machine(error)
+    assert not failures.is_machine_failure(error)
 
 
 IMAGES = np.zeros((8, 4, 4, 1), np.uint8)
@@ -114,7 +114,7 @@ def test_what_may_not_be_read_is_neither_made_again_nor_called_damaged(kept, tmp
     before = path.read_bytes()
     with rights.unreadable(path), pytest.raises((OSError, ValueError), match="ermission denied") as error:
         read()
-    assert failures.of_machine(error.value) and "damaged" not in str(error.value)
+    assert failures.is_machine_failure(error.value) and "damaged" not in str(error.value)
     assert path.read_bytes() == before
 
 

@@ -306,7 +306,7 @@ def _reading(path: pathlib.Path):
     try:
         yield
     except Exception as error:  # Orbax and TensorStore raise many types here
-        if failures.of_machine(error):
+        if failures.is_machine_failure(error):
             raise UnreadableCheckpoint(
                 f"{path} could not be read: {_first_line(error)}. The checkpoint may be intact: nothing was renamed or "
                 "removed. Check that this user may read it, that the disk answers and that there is enough memory, "

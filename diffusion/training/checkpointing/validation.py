@@ -66,7 +66,7 @@ def check_item(folder: pathlib.Path, declared: int) -> None:
 
     Raises:
         Refused: if it is not in the form that this library writes, or an array or a chunk is larger.
-        OSError, ValueError: if this machine cannot read it, see `failures.of_machine`.
+        OSError, ValueError: if this machine cannot read it, see `failures.is_machine_failure`.
     """
     if not (folder / "manifest.ocdbt").is_file():
         raise Refused(f"{folder / 'manifest.ocdbt'} is missing: this library writes no other form.")
@@ -77,7 +77,7 @@ def check_item(folder: pathlib.Path, declared: int) -> None:
         keys = [key for key in store.list().result() if key.endswith(b"/.zarray")]
         described = [pending.result().value for pending in [store.read(key) for key in keys]]
     except ValueError as error:  # TensorStore's, for files that are missing, cut short or altered
-        if failures.of_machine(error):
+        if failures.is_machine_failure(error):
             raise
         raise Refused(f"The checkpoint {folder} cannot be read: {str(error).splitlines()[0]}") from error
     total = 0
