@@ -1,0 +1,133 @@
+"""Figures of point clouds: what of which set is compared with what, by enumeration."""
+
+import types
+
+import numpy as np
+import pytest
+
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.evaluation import cloud_metrics
+from diffusion.training.runtime import progress
+
+SPEC = types.SimpleNamespace(name="solids")
+
+
+def clouds(seed, number, at=0.0, width=1.0):
+    return at + width * np.random.default_rng(seed).normal(size=(number, 4, 3))
+
+
+@pytest.fixture
+def subject(monkeypatch):
+    """A run whose examples are clouds; their surface adds what its generator draws."""
+
+    def make(samples, real, train, number=100):
+        source = types.SimpleNamespace(surface=lambda x, rng: x + 1e-9 * rng.normal(size=x.shape))
+        monkeypatch.setattr(cloud_metrics.data, "source", lambda config, split: source if split == "test" else None)
+        half = lambda x: types.SimpleNamespace(images=x, labels=np.arange(len(x)) % 2, spec=SPEC)
+        config = types.SimpleNamespace(evaluate=types.SimpleNamespace(split="test", number=number))
+        labels = np.arange(len(samples)) % 2
+        return types.SimpleNamespace(config=config, images=samples, labels=labels, train=half(train), real=half(real))
+
+    return make
+
+
+def chamfer(a, b):
+    squared = ((a[:, None] - b) ** 2).sum(-1)
+    return squared.min(1).mean() + squared.min(0).mean()
+
+
+def table(first, second):
+    return np.array([[chamfer(a, b) for b in second] for a in first])
+
+
+def nearest_is_of_its_own(within, across, references):
+    every = np.block([[within, across], [across.T, references]]) + np.diag(np.full(2 * len(within), np.inf))
+    own = np.arange(len(every)) < len(within)
+    return np.mean(own[every.argmin(1)] == own)
+
+
+def test_figures_by_enumeration(subject):
+    samples, real, train = clouds(0, 6), clouds(1, 8), clouds(2, 7)
+    found = cloud_metrics.of_clouds(subject(samples, real, train))
+    chosen = {"": samples, "_of_real_shapes": train}
+    for suffix, some in chosen.items():
+        # Classes take turns: of alternating labels that is the order of the rows.
+        some, reference = some[:6], real[:6]
+        across = table(some, reference)
+        expected = {
+            "1nna": nearest_is_of_its_own(table(some, some), across, table(reference, reference)),
+            "coverage": len(set(across.argmin(1))) / 6,
+            "minimum_matching": across.min(0).mean(),
+        }
+        for name, value in expected.items():
+            figure = found[f"{name}_chamfer{suffix}"]
+            assert figure["value"] == pytest.approx(value, abs=1e-6), (name, suffix)
+            assert figure["samples"] == figure["reference"] == 6
+    sets = ("", "_of_real_shapes", "_of_scattered_points")
+    names = {f"{name}_{by}{of}" for name in ("1nna", "coverage", "minimum_matching")
+             for by in ("chamfer", "earth_movers") for of in sets}  # fmt: skip
+    assert set(found) == names and list(found) == sorted(found)
+
+
+def test_scattered_points_are_those_of_the_training_clouds_in_no_order(subject, monkeypatch):
+    """Each training cloud is one point four times over: a scattered cloud holds points of several."""
+    seen = []
+    original = cloud_metrics.point_clouds.distances
+
+    def distances(first, second, distance, done):
+        seen.append(first)
+        return original(first, second, distance, done)
+
+    monkeypatch.setattr(cloud_metrics.point_clouds, "distances", distances)
+    train = np.repeat(np.arange(8.0)[:, None, None], 4, 1) * np.ones(3)
+    cloud_metrics.of_clouds(subject(clouds(0, 8), clouds(1, 8), train))
+    scattered = next(some for some in seen if some.shape == (8, 4, 3) and np.ptp(some[0], axis=0).max() > 0.5
+                     and set(np.round(some[:, :, 0].ravel())) <= set(range(8)))  # fmt: skip
+    assert (np.round(scattered) == np.round(scattered[..., :1])).all()  # each point is one of theirs
+    assert len(np.unique(np.round(scattered[..., 0]))) > 4
+
+
+def test_real_shapes_are_the_floor_and_far_clouds_are_none(subject):
+    found = cloud_metrics.of_clouds(subject(clouds(0, 12, at=9), clouds(1, 12), clouds(2, 12)))
+    value = lambda name: found[name]["value"]
+    for distance in ("chamfer", "earth_movers"):
+        assert value(f"1nna_{distance}") == 1 and value(f"1nna_{distance}_of_real_shapes") < 0.9
+        assert value(f"minimum_matching_{distance}") > 5 * value(f"minimum_matching_{distance}_of_real_shapes")
+
+
+def test_the_number_is_that_of_the_smallest_set_or_of_the_config(subject):
+    for samples, real, train, wanted, number in ((5, 6, 7, 9, 5), (6, 5, 7, 9, 5), (7, 6, 5, 9, 5), (7, 7, 7, 4, 4)):
+        found = cloud_metrics.of_clouds(subject(clouds(0, samples), clouds(1, real), clouds(2, train), wanted))
+        assert {(figure["samples"], figure["reference"]) for figure in found.values()} == {(number, number)}
+
+
+def test_two_clouds_are_the_fewest(subject):
+    cloud_metrics.of_clouds(subject(clouds(0, 2), clouds(1, 2), clouds(2, 2)))
+    with pytest.raises(ConfigError, match="at least 2 clouds, and there are 1 of each"):
+        cloud_metrics.of_clouds(subject(clouds(0, 1), clouds(1, 2), clouds(2, 2)))
+
+
+def test_the_bar_ends_where_it_says(subject, monkeypatch):
+    """Rows of distances: two kinds, each of the references and of three sets within themselves and across."""
+    seen = []
+
+    class Bar:
+        def __init__(self, name, total, unit):
+            self.total = total
+
+        def __enter__(self):
+            return lambda done: seen.append((done, self.total))
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(progress, "bar", Bar)
+    cloud_metrics.of_clouds(subject(clouds(0, 3), clouds(1, 3), clouds(2, 3)))
+    assert [done for done, _ in seen] == list(range(1, 43)) and {total for _, total in seen} == {42}
+
+
+def test_a_run_on_other_data_is_refused(subject, monkeypatch):
+    other = subject(clouds(0, 2), clouds(1, 2), clouds(2, 2))
+    monkeypatch.setattr(cloud_metrics.data, "source", lambda config, split: types.SimpleNamespace())
+    with pytest.raises(ConfigError, match="--metrics=clouds is of surfaces in space, and solids holds none"):
+        cloud_metrics.of_clouds(other)

@@ -1,0 +1,43 @@
+"""The flags of the commands that compare students with their teacher."""
+
+import pytest
+from absl import flags
+
+from diffusion.experiments.evaluation import few_step_flags
+
+
+@pytest.fixture
+def values():
+    """What the function defines, which is gone afterwards."""
+    before = set(flags.FLAGS)
+    few_step_flags.define("runs/teacher", "runs/students", "runs/table")
+    yield flags.FLAGS
+    for name in set(flags.FLAGS) - before:
+        delattr(flags.FLAGS, name)
+    flags.FLAGS.unparse_flags()
+
+
+@pytest.mark.parametrize("word", ["--teacher=a", "--students=b"])
+def test_both_runs_are_needed(values, word):
+    with pytest.raises(flags.IllegalFlagValueError, match="must have a value"):
+        values(["command", word])
+
+
+def test_the_rest_has_defaults(values):
+    values(["command", "--teacher=a", "--students=b,c"])
+    assert (values.teacher, values.students) == ("a", ["b", "c"])
+    assert (values.steps, values.teacher_steps) == (["1", "2", "4", "8"], ["8", "20", "50"])
+    assert (values.number, values.out) == (1000, "runs/table")
+
+
+def test_ten_samples_are_the_fewest(values):
+    needed = ["command", "--teacher=a", "--students=b"]
+    values([*needed, "--number=10"])
+    assert values.number == 10
+    with pytest.raises(flags.IllegalFlagValueError, match="number"):
+        values([*needed, "--number=9"])
+
+
+def test_help_says_what_the_names_are(values):
+    said = {name: values[name].help for name in ("teacher", "students")}
+    assert "runs/teacher" in said["teacher"] and '"runs/students/*"' in said["students"]
