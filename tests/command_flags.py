@@ -17,7 +17,7 @@ from diffusion.experiments.config import command_line
 
 
 @contextlib.contextmanager
-def of(module: str, *words: str) -> Iterator[tuple[flags.FlagValues, dict[str, Any]]]:
+def of(module: str, *words: str) -> Iterator[tuple[flags.FlagValues, Any]]:
     """Runs a command's module as `python -m` does, up to the call of its function.
 
     Args:
@@ -25,7 +25,7 @@ def of(module: str, *words: str) -> Iterator[tuple[flags.FlagValues, dict[str, A
         words: the command line.
 
     Yields:
-        The flags, which are parsed, and the module's names.
+        The flags, which are parsed, and the call of `command_line.run`, with `args` and `kwargs`.
     """
     values = flags.FLAGS
     before = set(values)
@@ -33,10 +33,11 @@ def of(module: str, *words: str) -> Iterator[tuple[flags.FlagValues, dict[str, A
     try:
         with (
             mock.patch.object(command_line, "begin", parse),
-            mock.patch.object(command_line, "run", lambda *arguments, **settings: None),
+            mock.patch.object(command_line, "run") as run,
             mock.patch.object(sys, "argv", [module, *words]),
         ):
-            yield values, runpy.run_module(module, run_name="__main__")
+            runpy.run_module(module, run_name="__main__")
+            yield values, run.call_args
     finally:
         for name in set(values) - before:
             delattr(values, name)

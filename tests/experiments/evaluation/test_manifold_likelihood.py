@@ -75,5 +75,7 @@ def test_the_excess_over_the_density_of_the_data_at_the_same_points(subject):
 
 
 def test_a_run_on_no_manifold_is_refused(subject):
-    with pytest.raises(ConfigError, match=r"--metrics=nll is of runs on manifolds, and config\.objective\.name = 'flow"):
+    with pytest.raises(
+        ConfigError, match=r"--metrics=nll is of runs on manifolds, and config\.objective\.name = 'flow"
+    ):
         manifold_likelihood.negative_log_likelihood(subject([0.0], reads=object()))

@@ -7,6 +7,8 @@ from absl import flags
 
 from diffusion.experiments.config import ConfigError, names
 from diffusion.experiments.prompt_benchmark import clip_embedder, judging, making
+from diffusion.experiments.run_folder import workdir
+from diffusion.metrics.prompt_following import readers
 from tests import command_flags
 from tests.experiments.prompt_benchmark import test_prompt_benchmark as made
 from tests.experiments.prompt_benchmark.test_prompt_benchmark import geneval  # noqa: F401
@@ -16,7 +18,7 @@ NEEDED = ("--protocol=geneval", "--prompts=p", "--images=i", "--out=o")
 
 
 @pytest.fixture
-def readers(monkeypatch):
+def named(monkeypatch):
     monkeypatch.setitem(names.DETECTORS, "made", lambda: made.detector)
     monkeypatch.setitem(names.EMBEDDERS, "made", lambda: made.EMBEDDER)
 
@@ -46,14 +48,20 @@ def test_the_least_value_of_each_number(least, below):
             pass
 
 
+def test_failures_are_said_in_one_sentence_and_programs_are_kept():
+    with command_flags.of(MODULE, *NEEDED) as (_, start):
+        assert readers.ReaderError in start.args[1] and set(workdir.FAILURES) <= set(start.args[1])
+        assert start.kwargs == {"compiles": True}
+
+
 def words(folder, *more):
     places = (f"--prompts={folder / 'prompts.jsonl'}", f"--images={folder / 'images'}", f"--out={folder / 'out'}")
     return ("--protocol=geneval", "--per_prompt=2", *places, *more)
 
 
-def test_the_command_prints_the_figures_and_writes_them(geneval, readers, capsys):  # noqa: F811
-    with command_flags.of(MODULE, *words(geneval, "--detector=made", "--embedder=made")) as (_, module):
-        module["main"]([])
+def test_the_command_prints_the_figures_and_writes_them(geneval, named, capsys):  # noqa: F811
+    with command_flags.of(MODULE, *words(geneval, "--detector=made", "--embedder=made")) as (_, start):
+        start.args[0]([])
     content = json.loads((geneval / "out" / "benchmark.json").read_text())
     assert content["figures"]["overall"]["value"] == 0.375 and content["per_prompt"] == 2
     assert content["readers"]["detector"] == content["readers"]["embedder"] == "made"
@@ -64,7 +72,7 @@ def test_the_command_prints_the_figures_and_writes_them(geneval, readers, capsys
     assert [cell.strip() for cell in line.strip("│").split("│")] == ["single_object", "0.25 ± 0.25", "4", "2"]
 
 
-def test_a_model_of_either_flag_gets_the_settings_that_are_set(geneval, readers, monkeypatch):  # noqa: F811
+def test_a_model_of_either_flag_gets_the_settings_that_are_set(geneval, named, monkeypatch):  # noqa: F811
     made_by = []
     (geneval / "images" / "00001" / "samples" / "0000.png").unlink()
 
@@ -76,12 +84,12 @@ def test_a_model_of_either_flag_gets_the_settings_that_are_set(geneval, readers,
     both = ("--detector=made", "--embedder=made")
     for more in (("--model=m", "--steps=7"), ("--model=m", "--guidance=0", "--seed=5")):
         (geneval / "images" / "00001" / "samples" / "0000.png").unlink(missing_ok=True)
-        with command_flags.of(MODULE, *words(geneval, *both, *more)) as (_, module):
-            module["main"]([])
+        with command_flags.of(MODULE, *words(geneval, *both, *more)) as (_, start):
+            start.args[0]([])
     assert made_by == [("m", 2, 0, {"steps": 7}), ("m", 2, 5, {"guidance": 0.0})]
 
 
-def test_flags_that_contradict_each_other_are_refused(geneval, readers, monkeypatch):  # noqa: F811
+def test_flags_that_contradict_each_other_are_refused(geneval, named, monkeypatch):  # noqa: F811
     monkeypatch.setattr(clip_embedder, "opened", lambda folder: (made.EMBEDDER, "d" * 64))
     for more, message in (
         (("--model=m", "--workdir=w"), "--model and --workdir both name a model"),
@@ -89,10 +97,10 @@ def test_flags_that_contradict_each_other_are_refused(geneval, readers, monkeypa
         (("--detector=mad",), "--detector: unknown detector 'mad'. Did you mean 'made'"),
         (("--protocol=geneva",), "--protocol: unknown protocol 'geneva'. Did you mean 'geneval'"),
     ):
-        with command_flags.of(MODULE, *words(geneval, *more)) as (_, module):
+        with command_flags.of(MODULE, *words(geneval, *more)) as (_, start):
             with pytest.raises(ConfigError, match=message):
-                module["main"]([])
-    with command_flags.of(MODULE, *words(geneval, "--detector=made", "--clip=folder/c")) as (_, module):
-        module["main"]([])
+                start.args[0]([])
+    with command_flags.of(MODULE, *words(geneval, "--detector=made", "--clip=folder/c")) as (_, start):
+        start.args[0]([])
     content = json.loads((geneval / "out" / "benchmark.json").read_text())
     assert content["readers"]["embedder"] == {"clip": "c", "sha256": "d" * 64}

@@ -272,6 +272,24 @@ def test_what_lies_beside_missing_pictures_is_written_and_what_is_there_stays(ge
     assert making.make(BENCHMARKS["geneval"], items, geneval / "images", "m", 2) == 0
 
 
+def test_the_record_of_a_grid_has_all_of_its_seeds_and_that_of_a_picture_its_own(tmp_path, monkeypatch):
+    head = "item_id,text,keywords,proposition_id,dependency,category_broad,category_detailed,tuple"
+    row = "a,a cat,,1,0,,,entity - whole (cat),Is there a cat?"
+    (tmp_path / "dpg.csv").write_text(f"{head},question_natural_language\n{row}\n")
+    monkeypatch.setattr(making.text_to_image, "load", lambda folder, **source: "model")
+    make = lambda model, request: np.zeros((len(request.seeds), 4, 4, 3), np.uint8)
+    monkeypatch.setattr(making.text_to_image, "make", make)
+    monkeypatch.setattr(making.png, "model", lambda folder, **source: {"model": folder})
+    monkeypatch.setattr(making.Request, "resolved", lambda self, model: self)
+    items, _ = benchmarks.opened(BENCHMARKS["dpg-bench"], tmp_path / "dpg.csv")
+    for count, folder in ((3, tmp_path / "three"), (1, tmp_path / "one")):
+        assert making.make(BENCHMARKS["dpg-bench"], items, folder, "m", count, seed=7) == 1
+    grid, single = (making.png.read(tmp_path / name / "a.png") for name in ("three", "one"))
+    assert grid["seeds"] == [7, 8, 9] and "seed" not in grid and "at" not in grid
+    assert single["seed"] == 7 and single["at"] == 0
+    assert grid["prompt"] == single["prompt"] == "a cat" and grid["model"] == "m"
+
+
 def test_makers_are_told_apart_by_their_settings_and_count_their_files(tmp_path):
     written = [("a", 3, 4), ("b", 9, 4), ("a", 1, 4), ("a", 2, 5)]
     paths = []

@@ -2,13 +2,16 @@
 
 import csv
 import io
+import types
 
 import numpy as np
 import pytest
 
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.prompt_benchmark import benchmarks, judging
-from diffusion.experiments.prompt_benchmark.benchmarks import BENCHMARKS, Item
+from diffusion.experiments.prompt_benchmark.benchmarks import BENCHMARKS, Item, Readers
+
+NO_COLOUR = types.SimpleNamespace(include=[])
 
 
 def item(number=3, key="00003", group="color"):
@@ -89,6 +92,14 @@ def test_a_folder_s_digest_depends_on_every_name_and_every_letter(tmp_path):
 
 def test_readers_are_tried_on_a_square_of_middle_grey():
     """The answerer is asked whether it is "a grey square"."""
-    side, other, channels = judging.TRIAL.shape
-    assert (side, channels) == (other, 3) and judging.TRIAL.dtype == np.uint8
-    assert judging.TRIAL.min() == judging.TRIAL.max() and 64 <= judging.TRIAL.max() <= 191
+    seen = []
+
+    def detector(pictures):
+        seen.extend(pictures)
+        return [[] for _ in pictures]
+
+    judging.require_readers(BENCHMARKS["geneval"], [item()._replace(content=NO_COLOUR)], Readers(detector=detector))
+    (trial,) = seen
+    side, other, channels = trial.shape
+    assert (side, channels) == (other, 3) and trial.dtype == np.uint8
+    assert trial.min() == trial.max() and 64 <= trial.max() <= 191
