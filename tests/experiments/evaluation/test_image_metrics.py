@@ -1,0 +1,134 @@
+"""Which rows, of which features, each figure of two sets receives, and what it says of itself."""
+
+import types
+
+import numpy as np
+import pytest
+
+from diffusion.experiments.evaluation import image_metrics
+from diffusion.experiments.evaluation.image_metrics import FeatureSets, NotMeasured
+from diffusion.metrics import frechet, inception_score, kernel_distance
+
+RNG = np.random.default_rng(0)
+
+
+def gathered(rows, count=None, moments=None):
+    """Rows by tap, and their moments."""
+    fitted = {tap: frechet.update(frechet.init(x.shape[1]), x) for tap, x in rows.items()}
+    statistics = types.SimpleNamespace(moments=fitted if moments is None else moments, count=count or len(rows["a"]))
+    return types.SimpleNamespace(rows=rows, statistics=statistics)
+
+
+def space(main="a", **changes):
+    fields = {"main": main, "frechet": "fd", "neighbours": 3, "overlap_rows": 0, "name": "made"}
+    return types.SimpleNamespace(**{**fields, **changes})
+
+
+def sets(samples=40, reference=50, splits="one", seed=0, **changes):
+    own = {"a": RNG.normal(size=(samples, 3)), "spatial": RNG.normal(size=(samples, 2)),
+           "logits": RNG.normal(size=(samples, 5))}  # fmt: skip
+    real = {"a": RNG.normal(size=(reference, 3)), "spatial": RNG.normal(size=(reference, 2))}
+    return FeatureSets(gathered(own), gathered(real), space(**changes), seed, splits)
+
+
+def test_distances_are_of_their_features():
+    both = sets()
+    for metric, tap, name, dims in ((image_metrics.fid, "a", "fd", 3), (image_metrics.sfid, "spatial", "sfid", 2)):
+        (figure,) = metric(both).values()
+        assert list(metric(both)) == [name]
+        expected = frechet.frechet_distance(
+            both.samples.statistics.moments[tap], both.reference.statistics.moments[tap]
+        )
+        assert figure["value"] == pytest.approx(expected) and figure["features"] == dims
+        assert (figure["samples"], figure["reference"]) == (40, 50) and figure["standard_error"] > 0
+
+
+def test_a_reference_without_the_features_or_rows_is_said():
+    both = sets()
+    alone = both._replace(reference=gathered({"a": RNG.normal(size=(50, 3))}))
+    with pytest.raises(NotMeasured, match="no statistics of spatial features, only a"):
+        image_metrics.sfid(alone)
+    statistics = types.SimpleNamespace(rows={}, statistics=both.reference.statistics)
+    for metric in (image_metrics.kid, image_metrics.monge, image_metrics.pr, image_metrics.authenticity):
+        with pytest.raises(NotMeasured, match="holds statistics alone, and this figure needs its images"):
+            metric(both._replace(reference=statistics))
+
+
+@pytest.mark.parametrize("count, whole", [(1000, True), (1001, False)])
+def test_the_kernel_distance_is_of_all_rows_up_to_a_thousand(monkeypatch, count, whole):
+    seen = []
+    exact = kernel_distance.mmd2(kernel_distance.cubic, np.eye(3), np.eye(3))
+    monkeypatch.setattr(kernel_distance, "mmd2", lambda *rows: seen.append({}) or exact)
+    monkeypatch.setattr(kernel_distance, "kid", lambda *rows, **settings: seen.append(settings) or exact)
+    assert list(image_metrics.kid(sets(count, count + 5, seed=4))) == ["kd"]
+    assert seen == [{} if whole else {"size": 1000, "seed": 4}]
+
+
+@pytest.mark.parametrize("most, count", [(0, 40), (30, 30), (45, 40)])
+def test_equal_numbers_are_drawn_from_the_larger_set(most, count):
+    both = sets()
+    own, real = image_metrics._equal(both, "a", most)
+    assert len(own) == len(real) == count
+    for rows, drawn in ((both.samples.rows["a"], own), (both.reference.rows["a"], real)):
+        places = [int(np.flatnonzero((rows == row).all(1))[0]) for row in drawn]
+        assert places == sorted(set(places))  # each once, in their order
+    other = image_metrics._equal(both._replace(seed=1), "a", most)[1]
+    assert not np.array_equal(other, real)
+
+
+def test_precision_density_and_their_neighbours():
+    both = sets(60, 60)
+    near, density = image_metrics.pr(both), image_metrics.dc(both)
+    assert (near.keys(), density.keys()) == ({"precision", "recall"}, {"density", "coverage"})
+    assert {figure["k"] for figure in near.values()} == {3} and {figure["k"] for figure in density.values()} == {5}
+    for figure in (*near.values(), *density.values()):
+        assert figure["samples"] == figure["reference"] == 60 and figure["standard_error"] >= 0
+    assert {figure["k"] for figure in image_metrics.pr(sets(60, 60, neighbours=4)).values()} == {4}
+    few = image_metrics.pr(sets(60, 60, overlap_rows=20))["precision"]
+    assert few["samples"] == few["reference"] == 20
+
+
+@pytest.mark.parametrize(
+    "protocol, number, splits",
+    [("one", 40, 1), ("ten, shuffled", 40, 10), ("every 5,000", 40, 1), ("every 5,000", 12600, 3)],
+)
+def test_the_score_s_splits_are_the_protocol_s(protocol, number, splits):
+    both = sets(number, splits=protocol, seed=3)
+    figure = image_metrics.score(both)["is"]
+    seed = 3 if protocol == "ten, shuffled" else None
+    expected = inception_score.inception_score(both.samples.rows["logits"], splits, seed)
+    assert figure["value"] == pytest.approx(expected.value) and figure["splits"] == splits
+    assert figure["standard_deviation"] == pytest.approx(expected.standard_deviation, nan_ok=True)
+    assert figure["samples"] == expected.samples == number
+    del both.samples.rows["logits"]
+    with pytest.raises(NotMeasured, match="no logits"):
+        image_metrics.score(both)
+
+
+def test_names_depend_on_the_space():
+    """FID, KID and their like are of Inception's features alone; elsewhere they are plain distances."""
+    inception, other = space("2048", frechet="fid"), space("a", frechet="fvd")
+    named = lambda where: [image_metrics.called(where, name) for name in ("fid", "kid", "rfid", "fid_infinity", "is")]
+    assert named(inception) == ["fid", "kid", "rfid", "fid_infinity", "is"]
+    assert named(other) == ["fvd", "kd", "rfd", "fd_infinity", "is"]
+    with pytest.raises(NotMeasured, match="CLIP's embeddings"):
+        image_metrics.cmmd(sets()._replace(space=inception))
+    assert image_metrics.cmmd(sets())["cmmd"]["samples"] == 40
+
+
+def test_the_extrapolation_says_its_sizes():
+    both = sets(12000, 700)
+    figure = image_metrics.fid_infinity(both)["fd_infinity"]
+    assert (figure["samples"], figure["reference"]) == (12000, 700)
+    assert len(figure["sizes"]) == len(figure["distances"]) > 2 and max(figure["sizes"]) <= 12000
+    with pytest.raises(NotMeasured):
+        image_metrics.fid_infinity(sets(3, 4))
+
+
+def test_figures_of_rows_name_themselves():
+    both = sets()
+    mind = image_metrics.monge(both)["mind"]
+    assert mind["samples"] == mind["reference"] == 40 and mind["value"] > 0
+    own = image_metrics.authenticity(both)["authenticity"]
+    assert own["samples"] == 40 and own["reference"] == 50 and isinstance(own["interval"], list)
+    assert own["interval"][0] <= own["value"] <= own["interval"][1]
