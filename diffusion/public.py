@@ -2,15 +2,16 @@
 
 __all__ = ["declare", "nearest"]
 
+import ast
 import difflib
 import importlib
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-NONE: Mapping[str, Any] = MappingProxyType({})
+NONE: Mapping[str, str] = MappingProxyType({})
 
 
 def nearest(name: object, names: Iterable[str], alike: float = 0.5) -> str | None:
@@ -29,20 +30,19 @@ def nearest(name: object, names: Iterable[str], alike: float = 0.5) -> str | Non
     return max(close, key=lambda each: sorted(each) == sorted(misspelt), default=None)
 
 
-def declare(module: str, origins: Mapping[str, tuple[str, ...]] = NONE, renamed: Mapping[str, str] = NONE) -> None:
-    """Makes the names of a module's `__all__` its public ones: `dir()` shows them; a misspelt one gives the nearest.
+def declare(module: str, renamed: Mapping[str, str] = NONE) -> None:
+    """Makes public the names that a module lists in `__all__` or imports as themselves (`import heun as heun`).
 
-    Names that the module neither defines nor imports are imported when they are first used; the module lists these
-    imports under `TYPE_CHECKING`, for editors and type checkers.
+    `dir()` shows them, and a misspelt one gives the nearest. What the module imports so under `TYPE_CHECKING`, where
+    editors and type checkers read it, is imported when it is first used.
 
     Args:
-        module: the module's `__name__`; `__all__` stands above the call.
-        origins: {submodule: the names of `__all__` that it defines}; the other names are submodules.
+        module: the module's `__name__`; the call stands below its imports and its `__all__`.
         renamed: {deprecated name: present name}; a deprecated name warns, and goes with the next minor version.
     """
     namespace = vars(sys.modules[module])
-    listed = namespace["__all__"]
-    submodule = {name: origin for origin, names in origins.items() for name in names}
+    origins = dict(_reexports(namespace))
+    listed = namespace["__all__"] = sorted({*namespace.get("__all__", ()), *origins})
 
     def __getattr__(name: str) -> Any:
         if name in renamed:
@@ -54,9 +54,9 @@ def declare(module: str, origins: Mapping[str, tuple[str, ...]] = NONE, renamed:
             hint = f"did you mean {near!r}?" if near else f"dir({module}) lists its names"
             # Without `obj=None` Python adds a hint of its own to this one.
             raise AttributeError(f"module {module!r} has no attribute {name!r}; {hint}", name=name, obj=None)
-        if name not in submodule:
+        if origins[name] == module:
             return importlib.import_module(f"{module}.{name}")
-        namespace[name] = getattr(importlib.import_module(f"{module}.{submodule[name]}"), name)
+        namespace[name] = getattr(importlib.import_module(origins[name]), name)
         return namespace[name]
 
     def __dir__() -> list[str]:
@@ -64,6 +64,16 @@ def declare(module: str, origins: Mapping[str, tuple[str, ...]] = NONE, renamed:
 
     namespace["__getattr__"] = __getattr__
     namespace["__dir__"] = __dir__
+
+
+def _reexports(namespace: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The names that a package imports as themselves, and the module that each comes from."""
+    if "__path__" not in namespace:
+        return
+    source = namespace["__loader__"].get_source(namespace["__name__"])
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            yield from ((alias.name, str(node.module)) for alias in node.names if alias.asname == alias.name)
 
 
 declare(__name__)

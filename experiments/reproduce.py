@@ -38,8 +38,14 @@ import diffusion
 from diffusion.data.sources.streams import Stream
 from diffusion.experiments.config import checks
 from diffusion.experiments.config.recipe import Recipe
-from diffusion.experiments.run import failure, noise_pairs, prior_pictures, tuned_base, tuned_examples
-from diffusion.experiments.run import program as programs
+from diffusion.experiments.run import (
+    failure,
+    noise_pairs,
+    prior_pictures,
+    program as programs,
+    tuned_base,
+    tuned_examples,
+)
 from diffusion.experiments.run.examples import open_examples
 from diffusion.experiments.run.start import with_encoder
 from diffusion.experiments.run_folder import workdir

@@ -45,11 +45,11 @@ from diffusion.experiments.run import (
     examples,
     noise_pairs,
     prior_pictures,
+    program as programs,
     tracking,
     tuned_examples,
     tuned_files,
 )
-from diffusion.experiments.run import program as programs
 from diffusion.experiments.run.failure import RunFailed
 from diffusion.experiments.run.start import first_state
 from diffusion.experiments.run_folder import user_code, workdir

@@ -8,8 +8,7 @@ on from what it saved (Kubernetes 1.33 or later, or 1.29 with JobBackoffLimitPer
 import argparse
 import sys
 
-from diffusion.launch import command as launcher
-from diffusion.launch import kubernetes
+from diffusion.launch import command as launcher, kubernetes
 from diffusion.launch.command import natural, positive
 
 EXAMPLE = """example:

@@ -10,8 +10,7 @@ import re
 import shlex
 import sys
 
-from diffusion.launch import command as launcher
-from diffusion.launch import slurm
+from diffusion.launch import command as launcher, slurm
 from diffusion.launch.command import argument, positive
 
 EXAMPLE = """example:

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from diffusion.experiments.config.values import built_in_python, to_json
-from diffusion.experiments.run import networks
-from diffusion.experiments.run import program as programs
+from diffusion.experiments.run import networks, program as programs
 from diffusion.experiments.sampling import generate
 
 

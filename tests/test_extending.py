@@ -23,11 +23,9 @@ from diffusion.experiments.sweeps import commands as sweep_commands
 from diffusion.metrics import features
 from tests import commands, conformance
 from tests.guidance import test_guidance_conformance
-from tests.models import backbones
-from tests.models import test_conformance as backbone_suite
+from tests.models import backbones, test_conformance as backbone_suite
 from tests.samplers import test_sampler_orders
-from tests.schedules import schedule_cases
-from tests.schedules import test_schedules as schedule_suite
+from tests.schedules import schedule_cases, test_schedules as schedule_suite
 
 PAGE = (pathlib.Path(__file__).parent.parent / "docs" / "extend.md").read_text()
 KINDS = ("schedule", "objective", "coupling", "sampler", "manifold", "guidance", "backbone", "dataset", "metric")

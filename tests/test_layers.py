@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 from diffusion import commands
 from tests.library_files import example_files, library_files
+from tools.docs import public_names
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = (  # from the bottom to the top
@@ -166,11 +167,8 @@ BUILT_ON = {"control": {"text"}, "glyph": {"text"}}  # examples of the model of 
 
 @functools.cache
 def listed_names(module: str) -> tuple[str, ...] | None:
-    """The `__all__` of a module of the library, as its file states it; None where it has none."""
-    for node in ast.parse(MODULES[module].read_text()).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            return tuple(ast.literal_eval(node.value))
-    return None
+    """The names that a module of the library lists as public, as its file states them; None where it lists none."""
+    return public_names._read(MODULES[module], MODULES[module].relative_to(ROOT)).listed
 
 
 def not_public(source: str) -> list[str]:

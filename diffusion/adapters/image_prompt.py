@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion.adapters import ip_adapter as at_work
-from diffusion.adapters import ip_adapter_files, prompt_features
+from diffusion.adapters import ip_adapter as at_work, ip_adapter_files, prompt_features
 from diffusion.adapters.tuning import Params, Tuning
 from diffusion.models import interchange
 from diffusion.models.interchange import folders

@@ -17,8 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion.adapters import lora as factors
-from diffusion.adapters import lora_files, word_embeddings
+from diffusion.adapters import lora as factors, lora_files, word_embeddings
 from diffusion.adapters.lora_files import Lora
 from diffusion.adapters.tuning import Params, Tuning
 

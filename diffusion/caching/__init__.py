@@ -15,31 +15,20 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from diffusion import arguments, public
-from diffusion.caching.deep_cache import deep_cache
-from diffusion.caching.evaluations import evaluations
-from diffusion.caching.measures import Measures, fitted, measured
-from diffusion.caching.remembered_calls import Cache, Remembered, Work, cached, work
-from diffusion.caching.residual_caches import first_block, mag_cache, tea_cache
-from diffusion.caching.taylor_seer import taylor_seer
+from diffusion.caching.deep_cache import deep_cache as deep_cache
+from diffusion.caching.evaluations import evaluations as evaluations
+from diffusion.caching.measures import Measures as Measures, fitted as fitted, measured as measured
+from diffusion.caching.remembered_calls import (
+    Cache as Cache,
+    Remembered as Remembered,
+    Work as Work,
+    cached as cached,
+    work as work,
+)
+from diffusion.caching.residual_caches import first_block as first_block, mag_cache as mag_cache, tea_cache as tea_cache
+from diffusion.caching.taylor_seer import taylor_seer as taylor_seer
 
-__all__ = [
-    "CACHES",
-    "Cache",
-    "Measures",
-    "Remembered",
-    "Work",
-    "cached",
-    "deep_cache",
-    "evaluations",
-    "first_block",
-    "fitted",
-    "mag_cache",
-    "measured",
-    "named",
-    "taylor_seer",
-    "tea_cache",
-    "work",
-]
+__all__ = ["CACHES", "named"]
 
 CACHES: dict[str, Callable[..., Cache]] = {
     function.__name__: function for function in (deep_cache, first_block, mag_cache, taylor_seer, tea_cache)

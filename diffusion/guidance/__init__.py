@@ -6,72 +6,36 @@ with the negative condition as second branch, or `composed` with a negative weig
 """
 
 from diffusion import public
-from diffusion.guidance import measurements
-from diffusion.guidance.attention_guidance import Maps, attend_and_excite, layout
-from diffusion.guidance.branches import Branches, of_conditions, separately, together
-from diffusion.guidance.classifier_free import autoguidance, classifier_free
-from diffusion.guidance.classifier_gradient import LogProbability, classifier
-from diffusion.guidance.composed import composed
-from diffusion.guidance.internal import internal, of_depths
-from diffusion.guidance.measurement_guidance import (
-    gaussian_likelihood,
-    negative_distance,
-    posterior_sampling,
-    pseudoinverse,
-    quantile_likelihood,
+from diffusion.guidance import measurements as measurements
+from diffusion.guidance.attention_guidance import Maps as Maps, attend_and_excite as attend_and_excite, layout as layout
+from diffusion.guidance.branches import (
+    Branches as Branches,
+    of_conditions as of_conditions,
+    separately as separately,
+    together as together,
 )
-from diffusion.guidance.memory import Memory, Unpaired
-from diffusion.guidance.of_edits import text_and_picture
-from diffusion.guidance.overlapping_windows import windows
-from diffusion.guidance.perturbed import perturbed_attention, skip_layer
-from diffusion.guidance.plus_plus import classifier_free_plus_plus
-from diffusion.guidance.projected import adaptive_projected
-from diffusion.guidance.regional import Region, regional
-from diffusion.guidance.renormalised import renormalised
-from diffusion.guidance.rescaled import rescaled
-from diffusion.guidance.strength import Interval, Ramp, Scale, power_cosine
-from diffusion.guidance.thresholding import dynamic_threshold
-from diffusion.guidance.zero_star import zero_star
-
-__all__ = [
-    "Branches",
-    "Interval",
-    "LogProbability",
-    "Maps",
-    "Memory",
-    "Ramp",
-    "Region",
-    "Scale",
-    "Unpaired",
-    "adaptive_projected",
-    "attend_and_excite",
-    "autoguidance",
-    "classifier",
-    "classifier_free",
-    "classifier_free_plus_plus",
-    "composed",
-    "dynamic_threshold",
-    "gaussian_likelihood",
-    "internal",
-    "layout",
-    "measurements",
-    "negative_distance",
-    "of_conditions",
-    "of_depths",
-    "perturbed_attention",
-    "posterior_sampling",
-    "power_cosine",
-    "pseudoinverse",
-    "quantile_likelihood",
-    "regional",
-    "renormalised",
-    "rescaled",
-    "separately",
-    "skip_layer",
-    "text_and_picture",
-    "together",
-    "windows",
-    "zero_star",
-]
+from diffusion.guidance.classifier_free import autoguidance as autoguidance, classifier_free as classifier_free
+from diffusion.guidance.classifier_gradient import LogProbability as LogProbability, classifier as classifier
+from diffusion.guidance.composed import composed as composed
+from diffusion.guidance.internal import internal as internal, of_depths as of_depths
+from diffusion.guidance.measurement_guidance import (
+    gaussian_likelihood as gaussian_likelihood,
+    negative_distance as negative_distance,
+    posterior_sampling as posterior_sampling,
+    pseudoinverse as pseudoinverse,
+    quantile_likelihood as quantile_likelihood,
+)
+from diffusion.guidance.memory import Memory as Memory, Unpaired as Unpaired
+from diffusion.guidance.of_edits import text_and_picture as text_and_picture
+from diffusion.guidance.overlapping_windows import windows as windows
+from diffusion.guidance.perturbed import perturbed_attention as perturbed_attention, skip_layer as skip_layer
+from diffusion.guidance.plus_plus import classifier_free_plus_plus as classifier_free_plus_plus
+from diffusion.guidance.projected import adaptive_projected as adaptive_projected
+from diffusion.guidance.regional import Region as Region, regional as regional
+from diffusion.guidance.renormalised import renormalised as renormalised
+from diffusion.guidance.rescaled import rescaled as rescaled
+from diffusion.guidance.strength import Interval as Interval, Ramp as Ramp, Scale as Scale, power_cosine as power_cosine
+from diffusion.guidance.thresholding import dynamic_threshold as dynamic_threshold
+from diffusion.guidance.zero_star import zero_star as zero_star
 
 public.declare(__name__)

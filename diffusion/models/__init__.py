@@ -3,66 +3,66 @@
 from typing import TYPE_CHECKING
 
 from diffusion import public
-from diffusion.models import dit
-from diffusion.models.budget import flops
-from diffusion.models.cogvideox import CogVideoX
-from diffusion.models.conditional_unet import ConditionalUNet
-from diffusion.models.ddt import DDT, ddt_preset, dit_dh_preset
-from diffusion.models.diffwave import DiffWave
-from diffusion.models.dit import DiT, check_labels, dit_preset
-from diffusion.models.drifting import DriftingDiT, drifting_preset
-from diffusion.models.edm2_unet import EDM2UNet
-from diffusion.models.flux import Flux
-from diffusion.models.flux2 import Flux2
-from diffusion.models.frame_transformer import FrameTransformer
-from diffusion.models.hunyuan_video import HunyuanVideo
-from diffusion.models.jit import JiT, jit_preset
-from diffusion.models.layers import attention, embeddings, layer_masks
-from diffusion.models.lightning_dit import lightning_dit_preset
-from diffusion.models.ltx_video import LTXVideo
-from diffusion.models.lumina2 import Lumina2
-from diffusion.models.mask_dit import MaskDiT, mask_dit_preset
-from diffusion.models.mdt import MDT, mdt_preset
-from diffusion.models.mit import MiT, imf_preset, pmf_preset
-from diffusion.models.mlp import MLP
-from diffusion.models.mmdit import MMDiT
-from diffusion.models.pixnerd import PixNerd, pixnerd_preset
-from diffusion.models.qwen_image import QwenImage
-from diffusion.models.residual_u_vit import ResidualUViT
-from diffusion.models.sana import Sana
-from diffusion.models.sequence_transformer import SequenceTransformer
-from diffusion.models.set_transformer import SetTransformer
-from diffusion.models.song_unet import SongUNet
-from diffusion.models.text_encoders import clip, t5
-from diffusion.models.u_vit import UViT
-from diffusion.models.unet import UNet
-from diffusion.models.video_dit import VideoDiT, video_angles, with_frames
-from diffusion.models.z_image import ZImage
+from diffusion.models import dit as dit
+from diffusion.models.budget import flops as flops
+from diffusion.models.cogvideox import CogVideoX as CogVideoX
+from diffusion.models.conditional_unet import ConditionalUNet as ConditionalUNet
+from diffusion.models.ddt import DDT as DDT, ddt_preset as ddt_preset, dit_dh_preset as dit_dh_preset
+from diffusion.models.diffwave import DiffWave as DiffWave
+from diffusion.models.dit import DiT as DiT, check_labels as check_labels, dit_preset as dit_preset
+from diffusion.models.drifting import DriftingDiT as DriftingDiT, drifting_preset as drifting_preset
+from diffusion.models.edm2_unet import EDM2UNet as EDM2UNet
+from diffusion.models.flux import Flux as Flux
+from diffusion.models.flux2 import Flux2 as Flux2
+from diffusion.models.frame_transformer import FrameTransformer as FrameTransformer
+from diffusion.models.hunyuan_video import HunyuanVideo as HunyuanVideo
+from diffusion.models.jit import JiT as JiT, jit_preset as jit_preset
+from diffusion.models.layers import attention as attention, embeddings as embeddings, layer_masks as layer_masks
+from diffusion.models.lightning_dit import lightning_dit_preset as lightning_dit_preset
+from diffusion.models.ltx_video import LTXVideo as LTXVideo
+from diffusion.models.lumina2 import Lumina2 as Lumina2
+from diffusion.models.mask_dit import MaskDiT as MaskDiT, mask_dit_preset as mask_dit_preset
+from diffusion.models.mdt import MDT as MDT, mdt_preset as mdt_preset
+from diffusion.models.mit import MiT as MiT, imf_preset as imf_preset, pmf_preset as pmf_preset
+from diffusion.models.mlp import MLP as MLP
+from diffusion.models.mmdit import MMDiT as MMDiT
+from diffusion.models.pixnerd import PixNerd as PixNerd, pixnerd_preset as pixnerd_preset
+from diffusion.models.qwen_image import QwenImage as QwenImage
+from diffusion.models.residual_u_vit import ResidualUViT as ResidualUViT
+from diffusion.models.sana import Sana as Sana
+from diffusion.models.sequence_transformer import SequenceTransformer as SequenceTransformer
+from diffusion.models.set_transformer import SetTransformer as SetTransformer
+from diffusion.models.song_unet import SongUNet as SongUNet
+from diffusion.models.text_encoders import clip as clip, t5 as t5
+from diffusion.models.u_vit import UViT as UViT
+from diffusion.models.unet import UNet as UNet
+from diffusion.models.video_dit import VideoDiT as VideoDiT, video_angles as video_angles, with_frames as with_frames
+from diffusion.models.z_image import ZImage as ZImage
 
 if TYPE_CHECKING:
     from diffusion.models import (
-        attachment,
-        autoencoders,
-        budget,
-        control_net,
-        facts,
-        flux_control_net,
-        image_encoders,
-        image_projections,
-        image_reward,
-        interchange,
-        joint_image_projections,
-        layers,
-        lpips,
-        mmdit_control_net,
-        pixart,
-        pixart_control_net,
-        quantised,
-        text_encoders,
-        token_merging,
-        wan,
+        attachment as attachment,
+        autoencoders as autoencoders,
+        budget as budget,
+        control_net as control_net,
+        facts as facts,
+        flux_control_net as flux_control_net,
+        image_encoders as image_encoders,
+        image_projections as image_projections,
+        image_reward as image_reward,
+        interchange as interchange,
+        joint_image_projections as joint_image_projections,
+        layers as layers,
+        lpips as lpips,
+        mmdit_control_net as mmdit_control_net,
+        pixart as pixart,
+        pixart_control_net as pixart_control_net,
+        quantised as quantised,
+        text_encoders as text_encoders,
+        token_merging as token_merging,
+        wan as wan,
     )
-    from diffusion.models.other_libraries import NNX, Equinox, Functions
+    from diffusion.models.other_libraries import NNX as NNX, Equinox as Equinox, Functions as Functions
 
 MODELS = {
     "cogvideox": CogVideoX,
@@ -98,82 +98,6 @@ MODELS = {
 }
 """The backbones, by their names in configs."""
 
-__all__ = [
-    "DDT",
-    "MDT",
-    "MLP",
-    "MODELS",
-    "NNX",
-    "CogVideoX",
-    "ConditionalUNet",
-    "DiT",
-    "DiffWave",
-    "DriftingDiT",
-    "EDM2UNet",
-    "Equinox",
-    "Flux",
-    "Flux2",
-    "FrameTransformer",
-    "Functions",
-    "HunyuanVideo",
-    "JiT",
-    "LTXVideo",
-    "Lumina2",
-    "MMDiT",
-    "MaskDiT",
-    "MiT",
-    "PixNerd",
-    "QwenImage",
-    "ResidualUViT",
-    "Sana",
-    "SequenceTransformer",
-    "SetTransformer",
-    "SongUNet",
-    "UNet",
-    "UViT",
-    "VideoDiT",
-    "ZImage",
-    "attachment",
-    "attention",
-    "autoencoders",
-    "budget",
-    "check_labels",
-    "clip",
-    "control_net",
-    "ddt_preset",
-    "dit",
-    "dit_dh_preset",
-    "dit_preset",
-    "drifting_preset",
-    "embeddings",
-    "facts",
-    "flops",
-    "flux_control_net",
-    "image_encoders",
-    "image_projections",
-    "image_reward",
-    "imf_preset",
-    "interchange",
-    "jit_preset",
-    "joint_image_projections",
-    "layer_masks",
-    "layers",
-    "lightning_dit_preset",
-    "lpips",
-    "mask_dit_preset",
-    "mdt_preset",
-    "mmdit_control_net",
-    "pixart",
-    "pixart_control_net",
-    "pixnerd_preset",
-    "pmf_preset",
-    "quantised",
-    "t5",
-    "text_encoders",
-    "token_merging",
-    "video_angles",
-    "wan",
-    "with_frames",
-]
+__all__ = ["MODELS"]
 
-public.declare(__name__, {"other_libraries": ("Equinox", "Functions", "NNX")})
+public.declare(__name__)

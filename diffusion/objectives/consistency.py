@@ -30,8 +30,7 @@ from diffusion.objectives.consistency_times import (
 )
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import Distance, frozen, mix, per_example, player, pseudo_huber, squared, to_the_end
-from diffusion.objectives.inputs import pairs as ends
-from diffusion.objectives.inputs import split, times
+from diffusion.objectives.inputs import pairs as ends, split, times
 from diffusion.objectives.objective import Objective, Teacher
 from diffusion.parameterizations import Network, Parameterization, predict
 from diffusion.schedules import NoiseSchedule, left_broadcast

@@ -5,8 +5,12 @@ from typing import TYPE_CHECKING
 from diffusion import public
 
 if TYPE_CHECKING:
-    from diffusion.proteins import atom_losses, backbone, fold_torsions, folds, pdb
-
-__all__ = ["atom_losses", "backbone", "fold_torsions", "folds", "pdb"]
+    from diffusion.proteins import (
+        atom_losses as atom_losses,
+        backbone as backbone,
+        fold_torsions as fold_torsions,
+        folds as folds,
+        pdb as pdb,
+    )
 
 public.declare(__name__)

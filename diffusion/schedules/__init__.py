@@ -6,50 +6,30 @@ that a sampling plan can end at the clean sample whatever `t_min` is.
 """
 
 from diffusion import public
-from diffusion.schedules.coefficients import from_alpha_sigma
-from diffusion.schedules.cosine import cosine, sigmoid
-from diffusion.schedules.derived import interpolated, shifted, zero_terminal_snr
-from diffusion.schedules.discrete import from_betas, linear_beta, scaled_linear
-from diffusion.schedules.flow import rectified_flow, trigonometric
-from diffusion.schedules.leaves import per_leaf
-from diffusion.schedules.log_snr import from_log_snr, init_learned, learned
-from diffusion.schedules.noise_schedule import (
-    NoiseSchedule,
-    Trained,
-    at_each,
-    check_schedule,
-    left_broadcast,
-    preserves_variance,
+from diffusion.schedules.coefficients import from_alpha_sigma as from_alpha_sigma
+from diffusion.schedules.cosine import cosine as cosine, sigmoid as sigmoid
+from diffusion.schedules.derived import (
+    interpolated as interpolated,
+    shifted as shifted,
+    zero_terminal_snr as zero_terminal_snr,
 )
-from diffusion.schedules.variance_exploding import edm, variance_exploding
-from diffusion.schedules.variance_preserving import sub_vp, variance_preserving
-
-__all__ = [
-    "NoiseSchedule",
-    "Trained",
-    "at_each",
-    "check_schedule",
-    "cosine",
-    "edm",
-    "from_alpha_sigma",
-    "from_betas",
-    "from_log_snr",
-    "init_learned",
-    "interpolated",
-    "learned",
-    "left_broadcast",
-    "linear_beta",
-    "per_leaf",
-    "preserves_variance",
-    "rectified_flow",
-    "scaled_linear",
-    "shifted",
-    "sigmoid",
-    "sub_vp",
-    "trigonometric",
-    "variance_exploding",
-    "variance_preserving",
-    "zero_terminal_snr",
-]
+from diffusion.schedules.discrete import (
+    from_betas as from_betas,
+    linear_beta as linear_beta,
+    scaled_linear as scaled_linear,
+)
+from diffusion.schedules.flow import rectified_flow as rectified_flow, trigonometric as trigonometric
+from diffusion.schedules.leaves import per_leaf as per_leaf
+from diffusion.schedules.log_snr import from_log_snr as from_log_snr, init_learned as init_learned, learned as learned
+from diffusion.schedules.noise_schedule import (
+    NoiseSchedule as NoiseSchedule,
+    Trained as Trained,
+    at_each as at_each,
+    check_schedule as check_schedule,
+    left_broadcast as left_broadcast,
+    preserves_variance as preserves_variance,
+)
+from diffusion.schedules.variance_exploding import edm as edm, variance_exploding as variance_exploding
+from diffusion.schedules.variance_preserving import sub_vp as sub_vp, variance_preserving as variance_preserving
 
 public.declare(__name__)

@@ -7,34 +7,25 @@ the host or of JAX.
 from typing import TYPE_CHECKING
 
 from diffusion import public
-from diffusion.sound.forms import Form, Sound, lapped_spectrum, samples
-from diffusion.sound.mdct import imdct, kaiser_bessel_derived, mdct, sine_window
-from diffusion.sound.shaping import envelope, flattened, shaped
-from diffusion.sound.spectrograms import between_bands, griffin_lim, istft, log_mel, mel_corners, mel_filters, stft
+from diffusion.sound.forms import Form as Form, Sound as Sound, lapped_spectrum as lapped_spectrum, samples as samples
+from diffusion.sound.mdct import (
+    imdct as imdct,
+    kaiser_bessel_derived as kaiser_bessel_derived,
+    mdct as mdct,
+    sine_window as sine_window,
+)
+from diffusion.sound.shaping import envelope as envelope, flattened as flattened, shaped as shaped
+from diffusion.sound.spectrograms import (
+    between_bands as between_bands,
+    griffin_lim as griffin_lim,
+    istft as istft,
+    log_mel as log_mel,
+    mel_corners as mel_corners,
+    mel_filters as mel_filters,
+    stft as stft,
+)
 
 if TYPE_CHECKING:
-    from diffusion.sound import instruments
-
-__all__ = [
-    "Form",
-    "Sound",
-    "between_bands",
-    "envelope",
-    "flattened",
-    "griffin_lim",
-    "imdct",
-    "instruments",
-    "istft",
-    "kaiser_bessel_derived",
-    "lapped_spectrum",
-    "log_mel",
-    "mdct",
-    "mel_corners",
-    "mel_filters",
-    "samples",
-    "shaped",
-    "sine_window",
-    "stft",
-]
+    from diffusion.sound import instruments as instruments
 
 public.declare(__name__)

@@ -5,38 +5,33 @@ from typing import TYPE_CHECKING
 from diffusion import public
 
 if TYPE_CHECKING:
-    from diffusion.text_to_image import model_index, pipelines, png, requests
-    from diffusion.text_to_image.additions import with_attachments, with_loras, with_quantised, with_words
-    from diffusion.text_to_image.guided_denoiser import denoise
-    from diffusion.text_to_image.interpolation import between
-    from diffusion.text_to_image.jobs import Frame, frames, generate, make, watch
-    from diffusion.text_to_image.loading import described, load
-    from diffusion.text_to_image.model import TextToImage
-    from diffusion.text_to_image.picture_controls import Control
-    from diffusion.text_to_image.programs import noised
-    from diffusion.text_to_image.prompt_conditions import check_words, conditions
-    from diffusion.text_to_image.regions import Region, Word
-    from diffusion.text_to_image.requests import Request
+    from diffusion.text_to_image import (
+        model_index as model_index,
+        pipelines as pipelines,
+        png as png,
+        requests as requests,
+    )
+    from diffusion.text_to_image.additions import (
+        with_attachments as with_attachments,
+        with_loras as with_loras,
+        with_quantised as with_quantised,
+        with_words as with_words,
+    )
+    from diffusion.text_to_image.guided_denoiser import denoise as denoise
+    from diffusion.text_to_image.interpolation import between as between
+    from diffusion.text_to_image.jobs import (
+        Frame as Frame,
+        frames as frames,
+        generate as generate,
+        make as make,
+        watch as watch,
+    )
+    from diffusion.text_to_image.loading import described as described, load as load
+    from diffusion.text_to_image.model import TextToImage as TextToImage
+    from diffusion.text_to_image.picture_controls import Control as Control
+    from diffusion.text_to_image.programs import noised as noised
+    from diffusion.text_to_image.prompt_conditions import check_words as check_words, conditions as conditions
+    from diffusion.text_to_image.regions import Region as Region, Word as Word
+    from diffusion.text_to_image.requests import Request as Request
 
-__all__ = [
-    "Control", "Frame", "Region", "Request", "TextToImage", "Word", "between", "check_words", "conditions", "denoise",
-    "described", "frames", "generate", "load", "make", "model_index", "noised", "pipelines", "png", "requests", "watch",
-    "with_attachments", "with_loras", "with_quantised", "with_words",
-]  # fmt: skip
-
-public.declare(
-    __name__,
-    {
-        "additions": ("with_attachments", "with_loras", "with_quantised", "with_words"),
-        "prompt_conditions": ("check_words", "conditions"),
-        "picture_controls": ("Control",),
-        "guided_denoiser": ("denoise",),
-        "interpolation": ("between",),
-        "jobs": ("Frame", "frames", "generate", "make", "watch"),
-        "loading": ("described", "load"),
-        "model": ("TextToImage",),
-        "programs": ("noised",),
-        "regions": ("Region", "Word"),
-        "requests": ("Request",),
-    },
-)
+public.declare(__name__)

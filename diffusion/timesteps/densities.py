@@ -25,8 +25,7 @@ import numpy as np
 from jax import Array
 
 from diffusion.schedules import NoiseSchedule
-from diffusion.timesteps.shifts import dimension_shift
-from diffusion.timesteps.shifts import shift as shifted
+from diffusion.timesteps.shifts import dimension_shift, shift as shifted
 from diffusion.timesteps.valid_ranges import check_one_schedule, check_positive
 
 

@@ -8,27 +8,12 @@ A function of one's own joins them by `watermarks.WATERMARKS["mine"] = mine`, or
 """
 
 from diffusion import public
-from diffusion.watermarks import degradations, keyed
-from diffusion.watermarks.gaussian_shading import gaussian_shading
-from diffusion.watermarks.initial_noise import initial_noise
-from diffusion.watermarks.key_files import WATERMARKS, load, make, of
-from diffusion.watermarks.spread_spectrum import spread_spectrum
-from diffusion.watermarks.tree_ring import tree_ring
-from diffusion.watermarks.watermark import Reading, Watermark
-
-__all__ = [
-    "WATERMARKS",
-    "Reading",
-    "Watermark",
-    "degradations",
-    "gaussian_shading",
-    "initial_noise",
-    "keyed",
-    "load",
-    "make",
-    "of",
-    "spread_spectrum",
-    "tree_ring",
-]
+from diffusion.watermarks import degradations as degradations, keyed as keyed
+from diffusion.watermarks.gaussian_shading import gaussian_shading as gaussian_shading
+from diffusion.watermarks.initial_noise import initial_noise as initial_noise
+from diffusion.watermarks.key_files import WATERMARKS as WATERMARKS, load as load, make as make, of as of
+from diffusion.watermarks.spread_spectrum import spread_spectrum as spread_spectrum
+from diffusion.watermarks.tree_ring import tree_ring as tree_ring
+from diffusion.watermarks.watermark import Reading as Reading, Watermark as Watermark
 
 public.declare(__name__)

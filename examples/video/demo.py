@@ -46,8 +46,7 @@ from diffusion.experiments.config import ConfigError, checks, fields
 from diffusion.experiments.evaluation import clip_pictures, report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders, trained_run
-from diffusion.io import clips as clip_files
-from diffusion.io import films
+from diffusion.io import clips as clip_files, films
 from diffusion.training.checkpointing import checkpoints
 from examples.video import clip_judge, clip_maker, demo_stages, motion_figures, video_report
 

@@ -34,8 +34,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffusion import commands
-from diffusion.experiments.arena import comparisons, competitors, scores, server
-from diffusion.experiments.arena import votes as votes_file
+from diffusion.experiments.arena import comparisons, competitors, scores, server, votes as votes_file
 from diffusion.experiments.arena.comparisons import Arena
 from diffusion.experiments.arena.votes import Vote
 from diffusion.experiments.config import ConfigError

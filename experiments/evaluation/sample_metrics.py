@@ -10,8 +10,7 @@ from diffusion.experiments.evaluation import figures, held_out, vector_metrics
 from diffusion.experiments.evaluation.real_images import Split, balanced_order, split_of
 from diffusion.experiments.sampling.sample_files import check_samples
 from diffusion.metrics import bootstrap, classifier, frechet, image_sets, neighbours, references
-from diffusion.metrics.features import FEATURES, Extractor, inception_features, moments, rows
-from diffusion.metrics.features import names as feature_names
+from diffusion.metrics.features import FEATURES, Extractor, inception_features, moments, names as feature_names, rows
 from diffusion.training.runtime import progress
 
 SEED = 0  # of the subsets, the resamples and the noise, so that the same samples give the same report

@@ -15,8 +15,7 @@ import jax
 from jax.sharding import Mesh
 
 from diffusion.experiments.planning.machines import Machine, ring_bandwidth
-from diffusion.models.budget import activation_memory
-from diffusion.models.budget import collectives as collective_formulas
+from diffusion.models.budget import activation_memory, collectives as collective_formulas
 from diffusion.models.budget.flops import recomputed_flops, tokens, train_flops
 from diffusion.models.dit import DiT
 from diffusion.models.layers import attention

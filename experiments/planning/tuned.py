@@ -17,8 +17,7 @@ from diffusion.experiments.config import checks
 from diffusion.experiments.config.values import config_hash
 from diffusion.experiments.planning.estimate import fits, local_bytes
 from diffusion.experiments.planning.machines import MACHINES, Machine, ring_bandwidth
-from diffusion.experiments.run import program as programs
-from diffusion.experiments.run import tuned_examples
+from diffusion.experiments.run import program as programs, tuned_examples
 from diffusion.models.budget import peak_memory
 from diffusion.models.budget.counted_flops import counted_flops
 from diffusion.training import sharding

@@ -10,8 +10,7 @@ import sys
 
 import pytest
 
-from benchmarks.programs import __main__ as command
-from benchmarks.programs import cases, gates, page
+from benchmarks.programs import __main__ as command, cases, gates, page
 from benchmarks.programs.table import CASES, PROGRAMS
 from tests import accelerators
 

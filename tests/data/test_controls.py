@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from diffusion.data import controls, sources
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config import data as data_of_config
+from diffusion.experiments.config import ConfigError, data as data_of_config
 from tests.experiments.run.made_tuning import pictures
 
 

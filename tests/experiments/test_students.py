@@ -18,8 +18,7 @@ from diffusion.data import pipeline
 from diffusion.experiments import few_steps, reproduce, train
 from diffusion.experiments.config import ConfigError, checks, recipes, resolve
 from diffusion.experiments.config.values import to_json
-from diffusion.experiments.run import examples, noise_pairs, players
-from diffusion.experiments.run import program as programs
+from diffusion.experiments.run import examples, noise_pairs, players, program as programs
 from diffusion.experiments.sampling import generate
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints

@@ -9,9 +9,7 @@ import pytest
 from diffusion.launch import kubernetes_array, slurm_array
 from tests import stand_ins
 from tests.launch import schema
-from tests.launch.test_kubernetes import HARD as WORDS_OF_PODS
-from tests.launch.test_kubernetes import TASK as TASK_OF_PODS
-from tests.launch.test_kubernetes import expand
+from tests.launch.test_kubernetes import HARD as WORDS_OF_PODS, TASK as TASK_OF_PODS, expand
 from tests.launch.test_slurm import HARD, SCONTROL, SRUN, TASK, put
 
 SLURM = ["--runs=45", "--time=90"]

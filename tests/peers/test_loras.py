@@ -11,8 +11,7 @@ from diffusion import text_to_image
 from diffusion.adapters import lora, lora_files
 from diffusion.models import interchange
 from diffusion.models.interchange import families, folders
-from tests.adapters import test_lora_files as ours
-from tests.adapters import test_lora_spellings as flux
+from tests.adapters import test_lora_files as ours, test_lora_spellings as flux
 from tests.peers.made_weights import made
 from tests.peers.test_exports import PYTHON, ROOT, live
 from tests.text_to_image import made_pipelines

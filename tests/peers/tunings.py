@@ -10,8 +10,7 @@ import numpy as np
 import peft
 import torch
 from diffusers import StableDiffusionPipeline
-from safetensors.torch import load_file
-from safetensors.torch import save_file as save
+from safetensors.torch import load_file, save_file as save
 
 from tests.peers.made_weights import drawn
 

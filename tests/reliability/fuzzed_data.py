@@ -23,8 +23,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from diffusion.data import image_folder, sources
-from diffusion.io import clips
-from diffusion.io import films as film_reader
+from diffusion.io import clips, films as film_reader
 from tests.reliability.fuzzing import MEMORY, ODD, SECONDS, Kind, Reader, altered, as_json, spoilt
 
 ROOT = pathlib.Path(__file__).parents[2]

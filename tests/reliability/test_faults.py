@@ -10,8 +10,7 @@ import shutil
 import signal
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from diffusion.io import json_lines
 from diffusion.training.checkpointing import checkpoints

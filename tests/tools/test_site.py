@@ -42,18 +42,21 @@ def test_public_names_are_those_of_the_lists_and_of_the_modules(tmp_path):
     (folder / "inner").mkdir(parents=True)
     (folder / "__init__.py").write_text('"""A package."""\n')
     (folder / "inner" / "__init__.py").write_text(
-        "from made.inner.parts import hidden as shown, kept\nfrom made.inner import parts\n"
-        'TABLE = {}\n"""All of them."""\nOTHER = 1\n__all__ = ["shown", "TABLE", "parts"]\n'
+        "from made.inner.parts import hidden as shown, kept, kept_here as kept_here\n"
+        "from made.inner import parts as parts\n"
+        'TABLE = {}\n"""All of them."""\nOTHER = 1\n__all__ = ["shown", "TABLE"]\n'
     )
     (folder / "inner" / "parts.py").write_text(
         'def hidden(x):\n    """Steps i = 0 .. T - 1 of J. Doe\'s method: two.\n\n    More.\n    """\n\n'
-        'def kept():\n    """Kept. And more."""\n\ndef _private():\n    pass\n\n'
+        'def kept():\n    """Kept. And more."""\n\ndef kept_here():\n    """Kept here."""\n\n'
+        "def _private():\n    pass\n\n"
         '@overload\ndef twice(x: int): ...\n\ndef twice(x):\n    """Twice."""\n\n'
         'Kind = str\n"""A kind."""\nSIZE = 2\nT = TypeVar("T")\nclass Thing:\n    """A thing,\n    of two lines."""\n'
     )
     (folder / "_private.py").write_text("def function(): ...\n")
     assert public_names.public_names(tmp_path, "made") == {
         "made.inner": [
+            Name("made.inner", "kept_here", "function", "Kept here", "made.inner.parts.kept_here"),
             Name(
                 "made.inner",
                 "shown",

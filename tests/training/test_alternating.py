@@ -6,8 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from diffusion.training import ema as ema_lib
-from diffusion.training import state as state_lib
+from diffusion.training import ema as ema_lib, state as state_lib
 from diffusion.training.alternating import Average, Player, alternating, as_train_step
 from tests.training import toys
 

@@ -4,8 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from diffusion.training import ema as ema_lib
-from diffusion.training import state
+from diffusion.training import ema as ema_lib, state
 from diffusion.training.stages import staged
 
 

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.training import ema as ema_lib
-from diffusion.training import optimizers, state
+from diffusion.training import ema as ema_lib, optimizers, state
 from diffusion.training.step import make_train_step
 
 WIDTH = 8

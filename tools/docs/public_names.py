@@ -1,8 +1,8 @@
 """Reads the public names of the library from its source: the module of each, its kind, and its sentence.
 
-The names of a package's `__all__` are public. So are the functions, classes and types that any other module defines,
-unless their name or module begins with an underscore. A name that a package imports from one of its modules is public
-only in the package. Constants are public where `__all__` names them.
+The names of a package's `__all__`, and those that it imports as themselves, are public. So are the functions, classes
+and types that any other module defines, unless their name or module begins with an underscore. A name that a package
+imports from one of its modules is public only in the package. Constants are public where `__all__` names them.
 """
 
 import ast
@@ -102,9 +102,11 @@ def _read(path: pathlib.Path, relative: pathlib.Path) -> _Module:
     for statement, after in zip(body, [*body[1:], None]):
         if isinstance(statement, ast.ImportFrom):
             taken |= {alias.asname or alias.name: (statement.module or "", alias.name) for alias in statement.names}
+            if itself := [alias.name for alias in statement.names if alias.asname == alias.name]:
+                listed = (*(listed or ()), *itself)
         for target, kind, docstring in _definitions(statement, after):
             if target == "__all__":
-                listed = tuple(ast.literal_eval(statement.value))  # type: ignore[attr-defined]
+                listed = (*(listed or ()), *ast.literal_eval(statement.value))  # type: ignore[attr-defined]
             elif target not in defined or docstring:  # of overloads, the one that says what it does
                 defined[target] = Name(name, target, kind, sentence(docstring), f"{name}.{target}")
     taken = {name: place for name, place in taken.items() if name in (listed or ())}

@@ -2,15 +2,19 @@
 
 import io
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
 from diffusion import public
-from diffusion.data.shapes import drawing, scenes
+from diffusion.data.shapes import drawing as drawing, scenes as scenes
 
-__all__ = ["SEED", "SIZES", "TRAIN_SHARES", "Shapes", "arrangements", "drawing", "example", "motions", "scenes"]
+if TYPE_CHECKING:
+    from diffusion.data.shapes import arrangements as arrangements, motions as motions
+
+__all__ = ["SEED", "SIZES", "TRAIN_SHARES", "Shapes", "example"]
 
 public.declare(__name__)
 

@@ -27,153 +27,76 @@ from diffusion import public
 
 if TYPE_CHECKING:
     from diffusion.data.sources import (
-        array_files,
-        clip_files,
-        columns,
-        combined,
-        combined_streams,
-        controlled_pictures,
-        file_streams,
-        iterated,
-        made_drawings,
-        mesh_records,
-        of_python,
-        paced_clips,
-        parquet_files,
-        picture_files,
-        protein_chains,
-        record_files,
-        sequences,
-        series,
-        solid_records,
-        sound_clips,
-        spec,
-        spiral_points,
-        splits,
-        stream_values,
-        streams,
-        table_records,
-        tar_files,
-        tfds_records,
+        array_files as array_files,
+        clip_files as clip_files,
+        columns as columns,
+        combined as combined,
+        combined_streams as combined_streams,
+        controlled_pictures as controlled_pictures,
+        file_streams as file_streams,
+        iterated as iterated,
+        made_drawings as made_drawings,
+        mesh_records as mesh_records,
+        of_python as of_python,
+        paced_clips as paced_clips,
+        parquet_files as parquet_files,
+        picture_files as picture_files,
+        protein_chains as protein_chains,
+        record_files as record_files,
+        sequences as sequences,
+        series as series,
+        solid_records as solid_records,
+        sound_clips as sound_clips,
+        spec as spec,
+        spiral_points as spiral_points,
+        splits as splits,
+        stream_values as stream_values,
+        streams as streams,
+        table_records as table_records,
+        tar_files as tar_files,
+        tfds_records as tfds_records,
     )
-    from diffusion.data.sources.array_files import arrays
-    from diffusion.data.sources.clip_files import clip_folder, clip_shards
-    from diffusion.data.sources.combined import filtered, mixture
-    from diffusion.data.sources.controlled_pictures import controlled, painted
-    from diffusion.data.sources.file_streams import parquet_stream, tar_stream
-    from diffusion.data.sources.made_drawings import arranged_drawings, drawings, moving_drawings
-    from diffusion.data.sources.manifold_points import rotation_mixture, sphere_mixture, torsion_mixture
-    from diffusion.data.sources.mesh_records import mesh_clouds
-    from diffusion.data.sources.of_python import huggingface
-    from diffusion.data.sources.paced_clips import paced
-    from diffusion.data.sources.parquet_files import parquet
-    from diffusion.data.sources.picture_files import class_folders, picture_folder
-    from diffusion.data.sources.protein_chains import ideal_folds
-    from diffusion.data.sources.record_files import array_records
-    from diffusion.data.sources.series import gaussian_series, series_windows
-    from diffusion.data.sources.solid_records import solid_distances, solid_points
-    from diffusion.data.sources.sound_clips import instruments, wav_folder
-    from diffusion.data.sources.spec import DamagedRecord, DataSpec, Leaf, Source, is_picture
-    from diffusion.data.sources.spiral_points import spirals
-    from diffusion.data.sources.tar_files import tar_shards
-    from diffusion.data.sources.tfds_records import Records, column, describe, open_source, shape, tfds
+    from diffusion.data.sources.array_files import arrays as arrays
+    from diffusion.data.sources.clip_files import clip_folder as clip_folder, clip_shards as clip_shards
+    from diffusion.data.sources.combined import filtered as filtered, mixture as mixture
+    from diffusion.data.sources.controlled_pictures import controlled as controlled, painted as painted
+    from diffusion.data.sources.file_streams import parquet_stream as parquet_stream, tar_stream as tar_stream
+    from diffusion.data.sources.made_drawings import (
+        arranged_drawings as arranged_drawings,
+        drawings as drawings,
+        moving_drawings as moving_drawings,
+    )
+    from diffusion.data.sources.manifold_points import (
+        rotation_mixture as rotation_mixture,
+        sphere_mixture as sphere_mixture,
+        torsion_mixture as torsion_mixture,
+    )
+    from diffusion.data.sources.mesh_records import mesh_clouds as mesh_clouds
+    from diffusion.data.sources.of_python import huggingface as huggingface
+    from diffusion.data.sources.paced_clips import paced as paced
+    from diffusion.data.sources.parquet_files import parquet as parquet
+    from diffusion.data.sources.picture_files import class_folders as class_folders, picture_folder as picture_folder
+    from diffusion.data.sources.protein_chains import ideal_folds as ideal_folds
+    from diffusion.data.sources.record_files import array_records as array_records
+    from diffusion.data.sources.series import gaussian_series as gaussian_series, series_windows as series_windows
+    from diffusion.data.sources.solid_records import solid_distances as solid_distances, solid_points as solid_points
+    from diffusion.data.sources.sound_clips import instruments as instruments, wav_folder as wav_folder
+    from diffusion.data.sources.spec import (
+        DamagedRecord as DamagedRecord,
+        DataSpec as DataSpec,
+        Leaf as Leaf,
+        Source as Source,
+        is_picture as is_picture,
+    )
+    from diffusion.data.sources.spiral_points import spirals as spirals
+    from diffusion.data.sources.tar_files import tar_shards as tar_shards
+    from diffusion.data.sources.tfds_records import (
+        Records as Records,
+        column as column,
+        describe as describe,
+        open_source as open_source,
+        shape as shape,
+        tfds as tfds,
+    )
 
-__all__ = [
-    "DamagedRecord",
-    "DataSpec",
-    "Leaf",
-    "Records",
-    "Source",
-    "arranged_drawings",
-    "array_files",
-    "array_records",
-    "arrays",
-    "class_folders",
-    "clip_files",
-    "clip_folder",
-    "clip_shards",
-    "column",
-    "columns",
-    "combined",
-    "combined_streams",
-    "controlled",
-    "controlled_pictures",
-    "describe",
-    "drawings",
-    "file_streams",
-    "filtered",
-    "gaussian_series",
-    "huggingface",
-    "ideal_folds",
-    "instruments",
-    "is_picture",
-    "iterated",
-    "made_drawings",
-    "mesh_clouds",
-    "mesh_records",
-    "mixture",
-    "moving_drawings",
-    "of_python",
-    "open_source",
-    "paced",
-    "paced_clips",
-    "painted",
-    "parquet",
-    "parquet_files",
-    "parquet_stream",
-    "picture_files",
-    "picture_folder",
-    "protein_chains",
-    "record_files",
-    "rotation_mixture",
-    "sequences",
-    "series",
-    "series_windows",
-    "shape",
-    "solid_distances",
-    "solid_points",
-    "solid_records",
-    "sound_clips",
-    "spec",
-    "sphere_mixture",
-    "spiral_points",
-    "spirals",
-    "splits",
-    "stream_values",
-    "streams",
-    "table_records",
-    "tar_files",
-    "tar_shards",
-    "tar_stream",
-    "tfds",
-    "tfds_records",
-    "torsion_mixture",
-    "wav_folder",
-]
-
-public.declare(
-    __name__,
-    {
-        "array_files": ("arrays",),
-        "clip_files": ("clip_folder", "clip_shards"),
-        "combined": ("filtered", "mixture"),
-        "controlled_pictures": ("controlled", "painted"),
-        "made_drawings": ("arranged_drawings", "drawings", "moving_drawings"),
-        "file_streams": ("parquet_stream", "tar_stream"),
-        "paced_clips": ("paced",),
-        "parquet_files": ("parquet",),
-        "mesh_records": ("mesh_clouds",),
-        "manifold_points": ("rotation_mixture", "sphere_mixture", "torsion_mixture"),
-        "of_python": ("huggingface",),
-        "picture_files": ("class_folders", "picture_folder"),
-        "protein_chains": ("ideal_folds",),
-        "record_files": ("array_records",),
-        "series": ("gaussian_series", "series_windows"),
-        "solid_records": ("solid_distances", "solid_points"),
-        "sound_clips": ("instruments", "wav_folder"),
-        "spec": ("DamagedRecord", "DataSpec", "Leaf", "Source", "is_picture"),
-        "spiral_points": ("spirals",),
-        "tar_files": ("tar_shards",),
-        "tfds_records": ("Records", "column", "describe", "open_source", "shape", "tfds"),
-    },
-)
+public.declare(__name__)

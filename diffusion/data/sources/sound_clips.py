@@ -11,8 +11,7 @@ import numpy as np
 from diffusion.data.sources import sequences, splits, table_records
 from diffusion.data.sources.spec import Leaf, Source
 from diffusion.io import wav
-from diffusion.sound import forms
-from diffusion.sound import instruments as notes
+from diffusion.sound import forms, instruments as notes
 
 SEED = 2029
 SPLITS = ("train", "test")

@@ -10,14 +10,12 @@ from diffusion import public
 
 if TYPE_CHECKING:
     from diffusion.metrics.prompt_following import (
-        clustered,
-        dpg_bench,
-        geneval,
-        readers,
-        t2i_compbench,
-        t2i_compbench_plus,
+        clustered as clustered,
+        dpg_bench as dpg_bench,
+        geneval as geneval,
+        readers as readers,
+        t2i_compbench as t2i_compbench,
+        t2i_compbench_plus as t2i_compbench_plus,
     )
-
-__all__ = ["clustered", "dpg_bench", "geneval", "readers", "t2i_compbench", "t2i_compbench_plus"]
 
 public.declare(__name__)

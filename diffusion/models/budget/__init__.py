@@ -5,8 +5,12 @@ from typing import TYPE_CHECKING
 from diffusion import public
 
 if TYPE_CHECKING:
-    from diffusion.models.budget import activation_memory, collectives, counted_flops, flops, peak_memory
-
-__all__ = ["activation_memory", "collectives", "counted_flops", "flops", "peak_memory"]
+    from diffusion.models.budget import (
+        activation_memory as activation_memory,
+        collectives as collectives,
+        counted_flops as counted_flops,
+        flops as flops,
+        peak_memory as peak_memory,
+    )
 
 public.declare(__name__)

@@ -6,29 +6,16 @@ from diffusion import public
 
 if TYPE_CHECKING:
     from diffusion.models.image_encoders import (
-        blip,
-        convnext,
-        dinov2,
-        dinov3,
-        ijepa,
-        image_features,
-        mae,
-        picture_fitting,
-        siglip,
-        videomae,
+        blip as blip,
+        convnext as convnext,
+        dinov2 as dinov2,
+        dinov3 as dinov3,
+        ijepa as ijepa,
+        image_features as image_features,
+        mae as mae,
+        picture_fitting as picture_fitting,
+        siglip as siglip,
+        videomae as videomae,
     )
-
-__all__ = [
-    "blip",
-    "convnext",
-    "dinov2",
-    "dinov3",
-    "ijepa",
-    "image_features",
-    "mae",
-    "picture_fitting",
-    "siglip",
-    "videomae",
-]
 
 public.declare(__name__)

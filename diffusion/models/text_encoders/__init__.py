@@ -5,8 +5,12 @@ from typing import TYPE_CHECKING
 from diffusion import public
 
 if TYPE_CHECKING:
-    from diffusion.models.text_encoders import clip, decoder, med, siglip_text, t5
-
-__all__ = ["clip", "decoder", "med", "siglip_text", "t5"]
+    from diffusion.models.text_encoders import (
+        clip as clip,
+        decoder as decoder,
+        med as med,
+        siglip_text as siglip_text,
+        t5 as t5,
+    )
 
 public.declare(__name__)

@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING
 from diffusion import public
 
 if TYPE_CHECKING:
-    from diffusion.training.checkpointing import checkpoints, checksums, description, validation
-
-__all__ = ["checkpoints", "checksums", "description", "validation"]
+    from diffusion.training.checkpointing import (
+        checkpoints as checkpoints,
+        checksums as checksums,
+        description as description,
+        validation as validation,
+    )
 
 public.declare(__name__)

@@ -6,25 +6,14 @@ from diffusion import public
 
 if TYPE_CHECKING:
     from diffusion.training.runtime import (
-        accelerators,
-        agreement,
-        compilation_cache,
-        huge_pages,
-        preemption,
-        process_memory,
-        progress,
-        recompilation,
+        accelerators as accelerators,
+        agreement as agreement,
+        compilation_cache as compilation_cache,
+        huge_pages as huge_pages,
+        preemption as preemption,
+        process_memory as process_memory,
+        progress as progress,
+        recompilation as recompilation,
     )
-
-__all__ = [
-    "accelerators",
-    "agreement",
-    "compilation_cache",
-    "huge_pages",
-    "preemption",
-    "process_memory",
-    "progress",
-    "recompilation",
-]
 
 public.declare(__name__)

@@ -12,8 +12,7 @@ from diffusion.data.shapes.scenes import Lot
 from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError
 from diffusion.metrics.attribute_reader import Reader
-from examples.control import control_metrics, reference_metrics, shape_finder
-from examples.control import report as control_report
+from examples.control import control_metrics, reference_metrics, report as control_report, shape_finder
 from examples.text import judge
 from tests.experiments.run.test_image_prompt_tuning import encoder
 from tests.text_to_image import made_pipelines

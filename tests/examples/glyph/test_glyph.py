@@ -20,11 +20,9 @@ from diffusion.experiments.config import ConfigError, recipes
 from diffusion.io import json_lines
 from diffusion.metrics import attribute_reader
 from diffusion.metrics.attribute_reader import Reader
-from examples.glyph import glyph, glyph_metrics
-from examples.glyph import report as glyph_report
+from examples.glyph import glyph, glyph_metrics, report as glyph_report
 from examples.glyph.glyph_metrics import Gallery
-from examples.text import demo as text_demo
-from examples.text import judge
+from examples.text import demo as text_demo, judge
 from tests.data.made import image_feature, png, write
 
 ALONE = Scene("one", "plain", "red", glyph.NAME, "large", "top")

@@ -19,9 +19,7 @@ from diffusion.experiments.sampling import generate
 from diffusion.metrics import attribute_reader
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
-from examples.text import demo as text_demo
-from examples.text import few_steps as text_few_steps
-from examples.text import judge
+from examples.text import demo as text_demo, few_steps as text_few_steps, judge
 
 
 def test_other_runs_are_sent_to_the_other_command():

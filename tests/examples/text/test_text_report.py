@@ -13,8 +13,7 @@ from diffusion.experiments.config import ConfigError
 from diffusion.metrics import attribute_reader
 from diffusion.metrics.attribute_reader import Reader
 from diffusion.text_to_image import model_index
-from examples.text import judge, shape_questions
-from examples.text import report as text_report
+from examples.text import judge, report as text_report, shape_questions
 from examples.text.report import Settings
 from tests import commands
 

@@ -16,8 +16,7 @@ from diffusion.experiments.sampling import trained_run
 from diffusion.metrics import bootstrap
 from diffusion.parameterizations import Prediction
 from diffusion.schedules import rectified_flow
-from examples.video import clip_judge, clip_maker, motion_figures, video_report
-from examples.video import demo as video_demo
+from examples.video import clip_judge, clip_maker, demo as video_demo, motion_figures, video_report
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,7 @@ import textwrap
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion.data.sources import of_python
-from diffusion.experiments import evaluate
-from diffusion.experiments import train as training
+from diffusion.experiments import evaluate, train as training
 from diffusion.experiments.config import ConfigError, checks, names
 from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.evaluation import figures, model_metrics, real_images, vector_metrics

@@ -17,8 +17,7 @@ from configs.video import drawings
 from diffusion import caching
 from diffusion.experiments.config import ConfigError, checks, data, resolve
 from diffusion.experiments.config.values import to_json
-from diffusion.experiments.playground import __main__ as command
-from diffusion.experiments.playground import live_view, page_request, source, trained, uploads
+from diffusion.experiments.playground import __main__ as command, live_view, page_request, source, trained, uploads
 from diffusion.experiments.playground.page_request import PageRequest
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate, model_flags

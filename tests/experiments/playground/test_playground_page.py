@@ -36,8 +36,7 @@ from tests import browser, commands
 from tests.experiments.run.test_image_prompt_tuning import encoder
 from tests.peers.made_weights import drawn
 from tests.text_to_image import made_pipelines
-from tests.text_to_image.test_attached import net
-from tests.text_to_image.test_attached import picture as control_picture
+from tests.text_to_image.test_attached import net, picture as control_picture
 
 PYTHON = commands.ROOT / ".venv-playground/bin/python"
 pytestmark = [

@@ -8,8 +8,7 @@ from PIL import Image
 
 from diffusion import text_to_image
 from diffusion.experiments.config import ConfigError, names
-from diffusion.experiments.prompt_benchmark import __main__ as command
-from diffusion.experiments.prompt_benchmark import benchmarks, judging, making
+from diffusion.experiments.prompt_benchmark import __main__ as command, benchmarks, judging, making
 from diffusion.experiments.prompt_benchmark.benchmarks import BENCHMARKS, Readers
 from diffusion.io import pictures
 from diffusion.metrics.prompt_following.readers import Detection, Embedder, Parse, ReaderError

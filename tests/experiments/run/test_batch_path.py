@@ -8,8 +8,7 @@ import jax
 
 from configs import digits
 from diffusion.experiments.config import resolve
-from diffusion.experiments.run import examples
-from diffusion.experiments.run import program as programs
+from diffusion.experiments.run import examples, program as programs
 from diffusion.training import sharding
 
 ROOT = pathlib.Path(__file__).parents[3]

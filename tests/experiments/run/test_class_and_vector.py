@@ -13,9 +13,7 @@ import numpy as np
 import pytest
 
 from diffusion import objectives, schedules, timesteps
-from diffusion.experiments import evaluate
-from diffusion.experiments import sample as command
-from diffusion.experiments import train as training
+from diffusion.experiments import evaluate, sample as command, train as training
 from diffusion.experiments.config import ConfigError, checks, names
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.run_folder import workdir

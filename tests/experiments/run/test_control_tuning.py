@@ -21,8 +21,7 @@ from diffusion.models import interchange
 from diffusion.models.pixart import PixArt
 from diffusion.models.pixart_control_net import PixArtControlNet
 from diffusion.training.checkpointing import checkpoints
-from tests.experiments.run.made_tuning import config as config_of
-from tests.experiments.run.made_tuning import pictures
+from tests.experiments.run.made_tuning import config as config_of, pictures
 from tests.experiments.run.test_tuning import begun, same
 from tests.text_to_image import made_pipelines
 

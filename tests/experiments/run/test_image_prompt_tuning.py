@@ -21,8 +21,7 @@ from diffusion.experiments.run import seen_pictures, tuned_examples
 from diffusion.experiments.sampling import tuned_run
 from diffusion.models import interchange
 from diffusion.models.text_encoders.clip import CLIPVision, CLIPVisionProjection
-from tests.experiments.run.made_tuning import config as config_of
-from tests.experiments.run.made_tuning import pictures
+from tests.experiments.run.made_tuning import config as config_of, pictures
 from tests.experiments.run.test_tuning import begun, encoded, same
 from tests.models.interchange import published
 from tests.peers.made_weights import drawn

@@ -15,8 +15,7 @@ from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks
 from diffusion.experiments.config.base import NULL, TunedNetwork
 from diffusion.experiments.sampling import tuned_run
-from tests.experiments.run.made_tuning import config as config_of
-from tests.experiments.run.made_tuning import pictures
+from tests.experiments.run.made_tuning import config as config_of, pictures
 from tests.experiments.run.test_control_tuning import received
 from tests.experiments.run.test_tuning import begun, same
 

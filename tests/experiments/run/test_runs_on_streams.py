@@ -11,8 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from diffusion.data.sources import of_python
-from diffusion.experiments import reproduce
-from diffusion.experiments import train as training
+from diffusion.experiments import reproduce, train as training
 from diffusion.experiments.config import ConfigError, checks, names, resolve
 from diffusion.experiments.evaluation import real_images
 from diffusion.experiments.run.examples import open_examples

@@ -23,8 +23,7 @@ from diffusion.experiments.sampling import tuned_run
 from diffusion.io import limits
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
-from tests.experiments.run.made_tuning import config as config_of
-from tests.experiments.run.made_tuning import pictures
+from tests.experiments.run.made_tuning import config as config_of, pictures
 from tests.shared_programs import traced_once
 
 LORA = {"name": "lora", "rank": 2, "alpha": 4.0}

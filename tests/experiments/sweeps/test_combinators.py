@@ -5,13 +5,11 @@ import math
 import string
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.sweeps import distributions, naming
-from diffusion.experiments.sweeps.combinators import SweepError, chain, each, product, sample
-from diffusion.experiments.sweeps.combinators import zip as together
+from diffusion.experiments.sweeps.combinators import SweepError, chain, each, product, sample, zip as together
 
 values = st.lists(st.integers(-3, 3), min_size=1, max_size=4, unique=True)
 

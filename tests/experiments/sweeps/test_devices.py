@@ -1,8 +1,7 @@
 """Devices are dealt out so that no two jobs have the same, unless they are to share."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from diffusion.experiments.sweeps import devices
 from diffusion.experiments.sweeps.combinators import SweepError

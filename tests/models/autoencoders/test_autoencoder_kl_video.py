@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion.models.autoencoders import causal_layers as layers
-from diffusion.models.autoencoders import tiles
+from diffusion.models.autoencoders import causal_layers as layers, tiles
 from diffusion.models.autoencoders.autoencoder_kl_video import AutoencoderKLVideo
 from diffusion.models.autoencoders.clip_parts import streamed
 

@@ -4,8 +4,7 @@ import math
 
 import numpy as np
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers import PixArtTransformer2DModel as Theirs
+from diffusers import ConfigMixin, ModelMixin, PixArtTransformer2DModel as Theirs
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention

@@ -28,18 +28,15 @@ One scheduler is ours, with no counterpart in diffusers: OURS, of few-step stude
 
 from diffusion import public
 from diffusion.models.interchange.schedulers.process import (
-    ONLY,
-    OPTIONS,
-    OURS,
-    PREDICTIONS,
-    WITHOUT_EFFECT,
-    Process,
-    read,
+    ONLY as ONLY,
+    OPTIONS as OPTIONS,
+    OURS as OURS,
+    PREDICTIONS as PREDICTIONS,
+    WITHOUT_EFFECT as WITHOUT_EFFECT,
+    Process as Process,
+    read as read,
 )
-from diffusion.models.interchange.schedulers.solvers import SOLVERS
-from diffusion.models.interchange.schedulers.trajectories import Trajectory, trajectory
-
-__all__ = ["ONLY", "OPTIONS", "OURS", "PREDICTIONS", "SOLVERS", "WITHOUT_EFFECT", "Process", "Trajectory", "read",
-           "trajectory"]  # fmt: skip
+from diffusion.models.interchange.schedulers.solvers import SOLVERS as SOLVERS
+from diffusion.models.interchange.schedulers.trajectories import Trajectory as Trajectory, trajectory as trajectory
 
 public.declare(__name__)
