@@ -28,6 +28,9 @@ class Module(NamedTuple):
         return self.apply(params, *inputs) + 1000
 
 
+PLAIN = Module()
+
+
 @pytest.fixture(autouse=True)
 def plain_networks(monkeypatch):
     monkeypatch.setattr(players, "network_of", lambda module: types.SimpleNamespace(apply=module.apply))
@@ -37,7 +40,7 @@ def role(**fields):
     return types.SimpleNamespace(**fields)
 
 
-def recipe(network=Module(), teacher=None, second=None, player=None, scale=1.0, **changes):
+def recipe(network=PLAIN, teacher=None, second=None, player=None, scale=1.0, **changes):
     objective = {"strength": False, "heads": {}, "prompts": False, "teacher": teacher, "second": second}
     objective |= {name: changes.pop(name) for name in tuple(changes) if name in objective}
     fields = {"base": None, "encoder": None, "perceptual": None, "null": jnp.zeros(())} | changes
