@@ -32,4 +32,4 @@ def types(tree):
 def reached(function, at):
     """The leaves of `at` to which the sum of all numbers of function(at) has a gradient, as a tree of Bools."""
     total = lambda at: sum(jnp.sum(leaf.astype(jnp.float32)) for leaf in jax.tree.leaves(function(at)))
-    return jax.tree.map(lambda leaf: bool(np.any(np.asarray(leaf, np.float32))), jax.grad(total)(at))
+    return jax.tree.map(lambda leaf: bool(np.any(np.asarray(leaf, np.float32))), jax.jit(jax.grad(total))(at))

@@ -1,0 +1,125 @@
+"""Tunings of low rank at their start: the draws of each factor, and what the denoiser receives of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import text_to_image
+from diffusion.adapters import low_rank
+from diffusion.io.leaf_names import leaves_of
+from diffusion.models.conditional_unet import ConditionalUNet
+from tests.adapters.received import instead_of, reached, same, wide
+from tests.text_to_image import made_pipelines
+
+X, CLOCK = jnp.ones((1, 2, 2, 4)), jnp.zeros(1)
+TARGETS = r"down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k$"
+KERNEL = "down_1_transformer_0/blocks/cross_attention/key/kernel"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """(described, loaded) Stable Diffusion, tiny."""
+    folder = made_pipelines.folder("sd", tmp_path_factory.mktemp("sd"))
+    return text_to_image.described(folder), text_to_image.load(folder)
+
+
+def factors(models, kind, seed=0, **arguments):
+    """(tuning, weights, {"down": [in, r], ...} of the one layer)."""
+    base, model = models
+    tuning = kind(base, targets=TARGETS, **arguments)
+    weights = tuning.init(jax.random.key(seed), model.params)
+    return (
+        tuning,
+        weights,
+        {path.rpartition("/")[2]: np.asarray(leaf) for path, leaf in leaves_of(weights["unet"]).items()},
+    )
+
+
+def uniform(draws, bound):
+    """Whether numbers are uniform within a bound: extremes and variance within five standard deviations."""
+    n = draws.size
+    assert n > 300 and np.abs(draws).max() <= bound
+    assert np.abs(draws).max() > bound * (1 - 12 / n)
+    assert abs(draws.var() / (bound**2 / 3) - 1) < 5 * np.sqrt(0.8 / n)
+
+
+def test_a_lora_draws_uniformly_of_the_inputs_and_begins_without_an_effect(models):
+    """Bound 1 / sqrt(in), as peft draws A; B is zero."""
+    tuning, _, found = factors(models, low_rank.lora, rank=16)
+    assert found.keys() == {"down", "up"}
+    uniform(found["down"], 1 / np.sqrt(24))
+    assert found["down"].shape[-1] == 16 and not np.any(found["up"])
+    assert tuning.networks == ("unet",) and not tuning.encodes
+    assert (factors(models, low_rank.lora, rank=16, seed=1)[2]["down"] != found["down"]).all()
+
+
+def test_a_loha_draws_its_first_pair_and_one_half_of_its_second(models):
+    """B of the first pair has the bound 1 / sqrt(r); B' is zero, so that it begins without an effect."""
+    _, _, found = factors(models, low_rank.loha, rank=16)
+    assert found.keys() == {"down", "up", "down_2", "up_2"}
+    uniform(found["down"], 1 / np.sqrt(24))
+    uniform(found["down_2"], 1 / np.sqrt(24))
+    uniform(found["up"], 1 / np.sqrt(16))
+    assert not np.any(found["up_2"]) and (found["down"] != found["down_2"]).all()
+
+
+def test_magnitudes_of_a_dora_begin_as_the_norms_of_the_kernel(models):
+    _, _, found = factors(models, low_rank.dora, rank=2)
+    kernel = np.asarray(leaves_of(models[1].params["unet"])[KERNEL], np.float64)[0]
+    np.testing.assert_allclose(found["magnitude"].reshape(-1), np.sqrt((kernel**2).sum(0)).reshape(-1), rtol=1e-5)
+    assert not np.any(found["up"])
+
+
+def test_factors_of_a_lokr_are_near_the_square_root_and_its_small_one_is_zero(models):
+    """Of [32, 24]: w1 [4, 4] and w2 [8, 6], itself of two factors where that has fewer numbers."""
+    inputs, outputs = 24, 32
+    for rank, names in ((1, {"lokr_w1", "lokr_w2_a", "lokr_w2_b"}), (8, {"lokr_w1", "lokr_w2"})):
+        _, weights, _ = factors(models, low_rank.lokr, rank=rank)
+        (layer,) = weights["unet"].values()
+        assert layer.keys() == names and not np.any(layer["lokr_w1"])
+        whole = layer["lokr_w2"] if rank == 8 else layer["lokr_w2_a"] @ layer["lokr_w2_b"]
+        a, b = layer["lokr_w1"].shape
+        assert (a * whole.shape[0], b * whole.shape[1]) == (outputs, inputs) and (a, b) == (4, 4)
+        if rank == 8:
+            assert 0.9 / np.sqrt(whole.shape[1]) < np.abs(whole).max() <= 1 / np.sqrt(whole.shape[1])
+        else:
+            assert np.abs(layer["lokr_w2_a"]).max() <= 1 and np.abs(layer["lokr_w2_a"]).max() > 0.5
+            bound = 1 / np.sqrt(layer["lokr_w2_b"].shape[1])
+            assert bound / 2 < np.abs(layer["lokr_w2_b"]).max() <= bound
+
+
+KINDS = {"lora": low_rank.lora, "dora": low_rank.dora, "loha": low_rank.loha, "lokr": low_rank.lokr}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_denoiser_receives_what_attaching_gives_and_the_base_has_no_gradient(kind, models, monkeypatch):
+    _, model = models
+    tuning, weights, _ = factors(models, KINDS[kind], rank=2, alpha=1.0)
+    weights = jax.tree.map(lambda leaf: leaf + 0.1, weights)
+    params = {"unet": wide(model.params["unet"])}
+    instead_of(ConditionalUNet, monkeypatch)
+    apply = lambda params, weights: tuning.apply(params, weights, X, CLOCK, {"text": jnp.ones(3)})
+    network, x, clock, condition = jax.jit(apply)(params, weights)
+    same((x, clock, condition), (X, CLOCK, {"text": jnp.ones(3)}))
+    attached = tuning.attach(model, weights)
+    changed = {name for name, leaf in leaves_of(network).items() if np.any(leaf != leaves_of(params["unet"])[name])}
+    assert changed == {KERNEL} and not attached._programs
+    for name, leaf in leaves_of(attached.params["unet"]).items():
+        np.testing.assert_allclose(leaves_of(network)[name], leaf, rtol=1e-6, atol=1e-7)
+    leaf = lambda params, weights: leaves_of(apply(params, weights)[0])[KERNEL]
+    assert all(jax.tree.leaves(reached(lambda weights: leaf(params, weights), weights)))
+    assert not any(jax.tree.leaves(reached(lambda unet: leaf({"unet": unet}, weights), params["unet"])))
+    half = KINDS[kind](models[0], targets=TARGETS, rank=2, alpha=0.5).attach(model, weights)
+    if kind in ("lora", "loha"):  # the update is alpha / r times the product
+        update = lambda of: np.asarray(leaves_of(of.params["unet"])[KERNEL]) - leaves_of(params["unet"])[KERNEL]
+        np.testing.assert_allclose(update(attached), 2 * update(half), rtol=1e-3, atol=1e-6)
+
+
+def test_by_default_the_rank_is_eight_and_the_scale_one(models):
+    for kind in (low_rank.lora, low_rank.dora, low_rank.loha):
+        _, weights, found = factors(models, kind)
+        assert found["down"].shape[-1] == 8
+        scaled = [kind(models[0], targets=TARGETS, **how).attach(models[1], jax.tree.map(jnp.ones_like, weights))
+                  for how in ({}, {"alpha": 8.0})]  # fmt: skip
+        same(*(one.params["unet"] for one in scaled))
