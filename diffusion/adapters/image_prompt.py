@@ -84,7 +84,10 @@ def ip_adapter(
     @functools.cache
     def nothing() -> np.ndarray:
         with jax.ensure_compile_time_eval():
-            return np.asarray(prompt_features.absent(reader, loaded() if whole else None, whole))
+            params = loaded() if whole else None
+        # Compiled by itself: while JAX lowers another program, it cannot compile the operations one by one.
+        absent = jax.jit(lambda params: prompt_features.absent(reader, params, whole)).lower(params).compile()
+        return np.asarray(absent(params))
 
     def init(key: Array, params: Params) -> Any:
         return module.init(key, jnp.zeros((1, *form.shape[1:])))["params"]
