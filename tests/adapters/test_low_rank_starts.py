@@ -74,7 +74,7 @@ def test_magnitudes_of_a_dora_begin_as_the_norms_of_the_kernel(models):
 def test_factors_of_a_lokr_are_near_the_square_root_and_its_small_one_is_zero(models):
     """Of [32, 24]: w1 [4, 4] and w2 [8, 6], itself of two factors where that has fewer numbers."""
     inputs, outputs = 24, 32
-    for rank, names in ((1, {"lokr_w1", "lokr_w2_a", "lokr_w2_b"}), (8, {"lokr_w1", "lokr_w2"})):
+    for rank, names in ((3, {"lokr_w1", "lokr_w2_a", "lokr_w2_b"}), (8, {"lokr_w1", "lokr_w2"})):
         _, weights, _ = factors(models, low_rank.lokr, rank=rank)
         (layer,) = weights["unet"].values()
         assert layer.keys() == names and not np.any(layer["lokr_w1"])
@@ -84,9 +84,9 @@ def test_factors_of_a_lokr_are_near_the_square_root_and_its_small_one_is_zero(mo
         if rank == 8:
             assert 0.9 / np.sqrt(whole.shape[1]) < np.abs(whole).max() <= 1 / np.sqrt(whole.shape[1])
         else:
-            assert np.abs(layer["lokr_w2_a"]).max() <= 1 and np.abs(layer["lokr_w2_a"]).max() > 0.5
-            bound = 1 / np.sqrt(layer["lokr_w2_b"].shape[1])
-            assert bound / 2 < np.abs(layer["lokr_w2_b"]).max() <= bound
+            for name in ("lokr_w2_a", "lokr_w2_b"):  # each uniform by its own number of inputs
+                bound = 1 / np.sqrt(layer[name].shape[1])
+                assert bound / 2 < np.abs(layer[name]).max() <= bound
 
 
 KINDS = {"lora": low_rank.lora, "dora": low_rank.dora, "loha": low_rank.loha, "lokr": low_rank.lokr}
