@@ -68,10 +68,10 @@ class ArrayRecords:
         self._readers = []
         for file in self._paths:
             place = opener.check(file, within=splits.within(self.where))
-            try:
-                self._readers.append(ArrayRecordReader(str(place)))
-            except (RuntimeError, ValueError) as error:
-                raise ValueError(f"{file} is no sound ArrayRecord file: {error}") from None
+            reader = ArrayRecordReader(str(place))
+            if not reader.ok():  # it then has no records, and says nothing
+                raise ValueError(f"{file} is cut short, or no ArrayRecord file. Copy it again.")
+            self._readers.append(reader)
         self._starts = np.cumsum([0, *(reader.num_records() for reader in self._readers)])
         if not len(self):
             raise ValueError(f"{self.where} holds no records.")
