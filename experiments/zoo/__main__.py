@@ -4,12 +4,13 @@
     diffusion zoo --row=dit_xl_2_256
     diffusion zoo --row=dit_xl_2_256 --weights=DiT-XL-2-256x256.pt --autoencoder=sd-vae-ft-ema \\
         --reference=VIRTUAL_imagenet256_labeled.npz --inception=inception.safetensors --out=runs/zoo/dit
-    diffusion zoo --page=docs/zoo.md
+    diffusion zoo --page=rows.md
 
 Without flags: the rows, a line each. With --row: its files, its commands, its config and the time that it takes. With
 --weights too: the weights become the row's network, samples are made, and the figure is measured under the row's
 protocol, in stages; the same command goes on with a measurement that was interrupted, with the same pictures. OUT then
-holds samples.npz, record.json and row.json: the figure beside the published one. --page writes docs/zoo.md. See there.
+holds samples.npz, record.json and row.json: the figure beside the published one. --page writes all rows in Markdown.
+See docs/zoo.md.
 """
 
 from absl import flags
@@ -28,7 +29,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_integer("number", 0, "samples; by default the row's, with which alone its figure compares", 0)
     flags.DEFINE_integer("batch_size", 0, "samples made at once; by default the recipe's", 0)
     flags.DEFINE_integer("seed", 0, "of the samples; those of different seeds have none in common", 0)
-    flags.DEFINE_string("page", None, "write the page of all rows, docs/zoo.md, into this file")
+    flags.DEFINE_string("page", None, "write the table of all rows, and each with its commands, into this file")
     command_line.begin()
 
 import pathlib

@@ -1,4 +1,7 @@
-"""The page of the zoo: a table of all rows, then each row with its commands. `diffusion zoo --page=docs/zoo.md`."""
+"""The rows of the zoo in Markdown: a table, the programs that write pickles anew, and each row with its commands.
+
+`diffusion zoo --page=FILE` writes them, and `make site` puts them behind docs/zoo.md.
+"""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -12,76 +15,13 @@ from diffusion.experiments.evaluation import report
 from diffusion.experiments.zoo import checkpoint_file, sampling_cost
 from diffusion.experiments.zoo.row import DTYPE, Row
 
-HEAD = """\
-# The zoo
-
-This page lists published networks: where their authors publish them, and their figures there and here. `diffusion zoo
---page=docs/zoo.md` writes it from the rows in `experiments/zoo/`. Parameters, evaluations and hours are
-computed from the networks. A figure of ours has its standard error if it was measured, and is "not measured" if not.
-
-```
-diffusion zoo                                   # this table, in the terminal
-diffusion zoo --row=dit_xl_2_256                # one row: its files, its commands, its time
-```
-
-"""
-MEASURING = """\
+HOURS = """\
 
 "Hours" is the time of one H100 for all samples of the row, computed from the network's operations at SHARE of the
 peak. The peak is bfloat16's, or half of it for a network that computes in float32, whose products are TensorFloat-32.
 The share is an assumption, and the decoder and the features come on top.
 
-## From a file to its figure
-
-```
-diffusion zoo --row=NAME --weights=FILE --reference=STATISTICS --inception=INCEPTION --autoencoder=VAE --out=FOLDER
-```
-
-FILE is the published file, the file that the row's program wrote from it, or a folder that `diffusion convert` wrote.
-STATISTICS is the authors' file of the reference. INCEPTION is FID's network ([where to get it](evaluation.md)), and
-VAE the folder of the autoencoder, for rows on latents. Nothing is downloaded, and nothing in a file is executed.
-
-1. **Checks.** The names and shapes of the weights, the statistics' protocol, the network of the features and the
-   config are checked before anything is compiled. An error is one sentence: it names the first tensor that differs.
-2. **Weights.** They become the parameters of the row's network.
-3. **Samples.** Each batch is on the disk when it is made. After a kill the same command goes on, with the same
-   pictures bit for bit, so that a row may take several separate hours of a device.
-4. **Figures.** The features are kept as they are computed. FOLDER/record.json is the record that `diffusion evaluate
-   --verify=FOLDER/record.json` measures again; FOLDER/row.json has the figure beside the published one, the digest of
-   the weights, the config, the seeds and the seconds of each stage.
-
-`--number`, `--batch_size` and `--seed` change the samples. A figure of another number of samples does not compare with
-the published one, and the record says so.
-
-## A row of your own
-
-```python
-# my_rows.py: diffusion zoo --extend=my_rows.py
-from diffusion.experiments.zoo import published_rows
-from diffusion.experiments.zoo.row import Checkpoint, Published, Row
-
-published_rows.add(
-    Row(
-        name="dit_b_2_mine",
-        method="DiT-B/2, trained by us",
-        checkpoint=Checkpoint("our/repository", "dit-b.pt", family="DiT"),
-        recipe="imagenet256_dit:b2",
-        changes={"sample.steps": 50},
-        protocol="adm",
-        reference="VIRTUAL_imagenet256_labeled.npz",
-        published=Published("fid", 43.47, "Peebles and Xie 2023, table 4"),
-        autoencoder="stabilityai/sd-vae-ft-ema",
-    )
-)
-```
-
-`family` names the spelling of the tensors ([models](models.md)). If the network in the file differs from the recipe's,
-`Checkpoint.stored` and `Checkpoint.taken` say how.
-
-## Files that are pickles
-
-The networks of EDM and EDM2 are pickles of their authors' classes, and reading a pickle runs the code in it. This
-library runs none. If you trust a file, these programs write its numbers as safetensors, in its authors' environment.
+## Programs that write pickles as safetensors
 
 """
 
@@ -115,7 +55,7 @@ def facts(row: Row) -> Facts:
 
 
 def page(rows: Iterable[Row], known: Callable[[Row], Facts] = facts) -> str:
-    """The whole page.
+    """The table of the rows, and all of them, in sections of level two.
 
     Args:
         rows: the rows in their order.
@@ -126,8 +66,8 @@ def page(rows: Iterable[Row], known: Callable[[Row], Facts] = facts) -> str:
     table = report.table(header, [_line(*one) for one in rows_with_facts])
     sections = "\n".join(section(*one) for one in rows_with_facts)
     programs = _programs([row for row, _ in rows_with_facts])
-    measuring = MEASURING.replace("SHARE", f"{sampling_cost.UTILISATION:.0%}")
-    return f"{HEAD}{table}\n{measuring}{programs}## Rows\n\n{sections}"
+    hours = HOURS.replace("SHARE", f"{sampling_cost.UTILISATION:.0%}")
+    return f"## All rows\n\n{table}\n{hours}{programs}## Rows\n\n{sections}"
 
 
 def _line(row: Row, known: Facts) -> tuple[str, ...]:

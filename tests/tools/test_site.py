@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
+from diffusion.experiments.zoo import markdown, published_rows, sampling_cost
 from tests import browser
 from tools.docs import course, public_names, site_pages
 from tools.docs.public_names import Name
@@ -22,6 +23,7 @@ from tools.docs.public_names import Name
 ROOT = pathlib.Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if path.parent != DOCS / "images")
+UNKNOWN = markdown.Facts(1, sampling_cost.Cost(1, 10**9, 3600.0))  # of a network that is not traced
 FENCED = re.compile(r"^```.*?^```|`[^`\n]*`|<!--.*?-->", re.DOTALL | re.MULTILINE)
 
 
@@ -158,6 +160,7 @@ class Sources(NamedTuple):
 def sources(public):
     grouped = site_pages.groups(site_pages.MODULES.read_text(), public)
     pages = {path.relative_to(DOCS).as_posix(): path.read_text() for path in DOCS.rglob("*.md")}
+    pages["zoo.md"] = site_pages.zoo(pages["zoo.md"], known=lambda row: UNKNOWN)
     pages["index.md"] = site_pages.front((ROOT / "README.md").read_text())
     pages["api/index.md"] = site_pages.index(grouped, public, public_names.module_sentences())
     pictures = set()
@@ -267,6 +270,7 @@ def test_the_site_is_built_whole_and_asks_the_network_for_nothing(site, public):
     for module, names in public.items():
         shown = pages[site / "api" / f"{module.removeprefix('diffusion.')}.html"].ids
         assert {name.path for name in names} <= shown, module
+    assert published_rows.ROWS.keys() <= pages[site / "zoo.html"].ids
     for path, found in pages.items():
         for target in {*found.loads, *found.leads}:
             address, _, anchor = target.partition("#")

@@ -1,4 +1,4 @@
-"""Pages of the documentation site without an .md file in docs/: the front page, the course's notebooks, and the API.
+"""What the documentation site has beside docs/: the front page, the course's notebooks, the rows of the zoo, the API.
 
     make site
 
@@ -29,6 +29,7 @@ ROW = re.compile(r"^\| ((?:`\w+`(?:, )?)+) \|", re.MULTILINE)  # of the module t
 SECTION = re.compile("(Args|Attributes|Returns|Raises|Yields):")
 CALL = re.compile(r"(\])(?=[(\[])")
 REST = "further modules"  # those that docs/modules.md does not name
+ZOO = "zoo.md"
 COURSE = "Learn"  # the heading in the navigation
 BEHIND = "---\nsearch: {boost: 0.3}\n---\n\n"  # in a search the pages for readers come first
 
@@ -153,6 +154,19 @@ def _relinked(markdown: str, moved: Callable[[str], str | None]) -> str:
     return "".join(part if part.startswith("```") else LINK.sub(mended, part) for part in parts)
 
 
+def zoo(markdown: str, known: Callable | None = None) -> str:
+    """The page of the zoo with its rows at the end.
+
+    Args:
+        markdown: the text of docs/zoo.md.
+        known: a function from a row to its facts; None for those that are computed, a second for each row.
+    """
+    from diffusion.experiments.zoo import markdown as rows  # takes seconds
+    from diffusion.experiments.zoo.published_rows import ROWS
+
+    return f"{markdown}\n{rows.page(ROWS.values(), known or rows.facts)}"
+
+
 def notebooks() -> dict[str, dict]:
     """The executed notebooks of the course, by the paths of their pages."""
     return {
@@ -195,8 +209,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Mends the links that lead out of docs/."""
-    return inward(markdown, page.file.src_uri)
+    """Mends the links that lead out of docs/, and adds the rows of the zoo to its page."""
+    text = zoo(markdown) if page.file.src_uri == ZOO else markdown
+    return inward(text, page.file.src_uri)
 
 
 class Docstrings(griffe.Extension):
