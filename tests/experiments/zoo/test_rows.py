@@ -12,7 +12,7 @@ import pytest
 from diffusion import parameterizations, samplers, schedules, timesteps
 from diffusion.experiments import convert
 from diffusion.experiments.config import ConfigError, checks, names
-from diffusion.experiments.zoo import checkpoint_file, markdown, published_rows, published_transformers, sampling_cost
+from diffusion.experiments.zoo import checkpoint_file, markdown, published_rows, sampling_cost, velocity_signs
 from diffusion.metrics import encoder_protocols, protocols
 from diffusion.models import interchange
 from diffusion.models.dit import DiT
@@ -104,7 +104,7 @@ def test_sit_goes_from_noise_to_data_as_its_authors_do():
     for time in (0.0, 0.5):
         velocity = theirs.apply({"params": params}, expected, jnp.full(2, time), labels)[..., :2]
         expected = expected + 0.5 * velocity
-    taken = {"params": published_transformers.toward_noise(network, params)}
+    taken = {"params": velocity_signs.toward_noise(network, params)}
     schedule = schedules.rectified_flow()
     velocity = parameterizations.velocity(parameterizations.reversed_time())
     denoise = parameterizations.denoiser(
@@ -119,7 +119,7 @@ def test_sit_goes_from_noise_to_data_as_its_authors_do():
 
 def test_a_network_of_the_other_sign_is_taken_with_its_last_layer_negated():
     params = {"blocks": {"kernel": jnp.ones(3)}, "final": {"kernel": jnp.arange(6.0), "bias": -jnp.ones(2)}}
-    taken = published_transformers.negated(DiT(2, 16, 1, 2, 3), params)
+    taken = velocity_signs.negated(DiT(2, 16, 1, 2, 3), params)
     assert taken["blocks"] is params["blocks"]
     np.testing.assert_array_equal(taken["final"]["kernel"], -np.arange(6.0))
     np.testing.assert_array_equal(taken["final"]["bias"], np.ones(2))
