@@ -40,7 +40,7 @@ def validate(config: Mapping) -> Recipe:
     """
     fields.check(config)
     resolver = resolve.Resolver(config)
-    recipe = resolver.recipe(config["data"]["shape"])
+    recipe = Recipe(config=config, **resolver.parts(config["data"]["shape"]))
     fits.check(recipe)
     _check_training(config)
     _check_evaluation(config)

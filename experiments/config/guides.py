@@ -16,6 +16,7 @@ from diffusion.experiments.config.values import plain
 from diffusion.guidance import LogProbability
 from diffusion.guidance.measurements import Measurement
 from diffusion.io import limits, opener
+from diffusion.models import facts
 from diffusion.objectives import Denoises
 from diffusion.parameterizations import Denoiser
 from diffusion.training.checkpointing import checkpoints
@@ -28,7 +29,7 @@ class SecondRun(NamedTuple):
         path: the path of the config's field.
         folder: the run folder.
         step: the step of its checkpoint.
-        recipe: the recipe of that run.
+        recipe: the parts of that run's recipe, and its config.
         reads: (recipe, params, condition) -> what the guide's argument receives.
     """
 
@@ -118,7 +119,7 @@ def measured(config: Mapping) -> Measured | None:
 
 
 def made(
-    config: Mapping, schedule: Any, measured: Measured | None, recipe_of: Callable, shape: Any
+    config: Mapping, schedule: Any, measured: Measured | None, parts_of: Callable, shape: Any
 ) -> tuple[Guide, ...]:
     """The guides `config.sample.guides`, in their order.
 
@@ -126,25 +127,25 @@ def made(
         config: the run's config.
         schedule: the run's schedule.
         measured: the run's measured pictures; None without an operator.
-        recipe_of: a function from a config to its recipe, for the second runs.
+        parts_of: a function from a config to the parts of its recipe, for the second runs.
         shape: the shape of an example; None before it is known.
 
     Raises:
         ConfigError: for an entry that is wrong, or a second run that cannot be read.
     """
     return tuple(
-        _guide(entry, f"config.sample.guides[{i}]", schedule, measured, recipe_of, shape)
+        _guide(entry, f"config.sample.guides[{i}]", schedule, measured, parts_of, shape)
         for i, entry in enumerate(plain(config["sample"]["guides"]))
     )
 
 
-def _guide(entry: Any, path: str, schedule: Any, measured: Measured | None, recipe_of: Callable, shape: Any) -> Guide:
+def _guide(entry: Any, path: str, schedule: Any, measured: Measured | None, parts_of: Callable, shape: Any) -> Guide:
     function = names.GUIDES.get(entry.get("name")) if isinstance(entry, dict) else None
     read = {}
     for argument in entry if function else ():
         reads = READS.get(annotation(function, argument))
         if reads is not None and argument != "denoise":
-            read[argument] = _second_run(entry[argument], f"{path}.{argument}", recipe_of, reads)
+            read[argument] = _second_run(entry[argument], f"{path}.{argument}", parts_of, reads)
     needs = [argument for argument in ("measurement", "y", "log_likelihood") if function and takes(function, argument)]
     if needs and measured is None:
         raise ConfigError(
@@ -195,7 +196,7 @@ class Rows(NamedTuple):
     like: tuple[int, ...]
 
 
-def _second_run(value: Any, path: str, recipe_of: Callable, reads: Any) -> SecondRun:
+def _second_run(value: Any, path: str, parts_of: Callable, reads: Any) -> SecondRun:
     value = {"run": value} if isinstance(value, str) else value
     if not isinstance(value, dict) or not isinstance(value.get("run"), str) or value.keys() - {"run", "step"}:
         raise ConfigError(
@@ -209,7 +210,7 @@ def _second_run(value: Any, path: str, recipe_of: Callable, reads: Any) -> Secon
         theirs = versions.read(opener.read_text(folder / "config.json"))
     except limits.Refused as error:
         raise ConfigError(f"{path} = {str(folder)!r}: {error}") from error
-    recipe = recipe_of(theirs)
+    recipe = parts_of(theirs)
     saved_steps = checkpoints.steps(folder)
     step = value.get("step", theirs.train.steps)
     if step not in saved_steps:
@@ -228,7 +229,7 @@ class Reads(NamedTuple):
 
 
 def _check_denoises(recipe: Any, named: str) -> None:
-    if not isinstance(recipe.objective.reads, Denoises) or recipe.receives_text:
+    if not isinstance(recipe.objective.reads, Denoises) or facts.text_inputs(recipe.network) is not None:
         raise ConfigError(
             f"{named}: config.objective.name = {recipe.config.objective.name!r} trains no denoiser of classes. Valid: "
             "a run that does, e.g. flow_matching or denoising."

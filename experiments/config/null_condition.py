@@ -15,8 +15,10 @@ from diffusion.models.layers.conditions import TextInputs
 TEXT_FOLDERS = {"tokens": "tokenizer", "embeddings": "dir"}  # of config.data.text, by what the network receives
 
 
-def text_inputs(config: Mapping) -> TextInputs | None:
-    """What the network `config.model` receives of a text; None for one that receives no text."""
+def text_inputs(config: Mapping, network: Any = None) -> TextInputs | None:
+    """What a network, or `config.model`, receives of a text; None for one that receives no text."""
+    if network is not None:
+        return facts.text_inputs(network)
     model = config["model"]
     return facts.text_inputs(names.MODELS.get(model.get("name")), model.get("text_width"))
 
@@ -37,13 +39,17 @@ def null_class(config: Mapping) -> int:
     return classes
 
 
-def null(config: Mapping) -> Any:
+def null(config: Mapping, network: Any = None) -> Any:
     """The null condition of one example, a label or the empty caption's entries; None for an unconditional network.
+
+    Args:
+        config: the run's config.
+        network: the run's network, where Python gives it; None: `config.model`.
 
     Raises:
         ConfigError: if config.data.text names no vocabulary, or no captions.
     """
-    text = text_inputs(config)
+    text = text_inputs(config, network)
     if text is None:
         return np.int32(null_class(config)) if config["model"].get("num_classes", 0) else None
     field = TEXT_FOLDERS[text.of]

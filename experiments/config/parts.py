@@ -1,158 +1,420 @@
-"""The parts of a recipe that is built in Python: the defaults of what it leaves out, and how each part is recorded."""
+"""The one builder of a run: its parts from a config's entries, and from the objects that stand in their place."""
 
-import dataclasses
+import functools
 import math
-from collections.abc import Mapping
+import operator
+import pathlib
+import types
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from diffusion import guidance, manifolds, pytrees, samplers, timesteps
-from diffusion.data.sources import of_python
-from diffusion.data.sources.streams import Stream
-from diffusion.experiments.config import ConfigError, fields
-from diffusion.experiments.config.defaults import defaults
-from diffusion.experiments.config.packed import PackedNetwork
-from diffusion.objectives import Jumps, Moves
-from diffusion.objectives.conditioning import whole_null
-from diffusion.objectives.padded_examples import with_padding
-from diffusion.training import ema, optimizers
+from diffusion import objectives, parameterizations, pytrees, samplers, schedules, timesteps
+from diffusion.adapters.tuning import Tuning
+from diffusion.caching import Cache, evaluations
+from diffusion.data import transforms
+from diffusion.experiments.config import (
+    ConfigError,
+    guidance_entry,
+    guides,
+    kinds,
+    names,
+    network_entry,
+    null_condition,
+    objective_entry,
+    plans,
+)
+from diffusion.experiments.config.autoencoder import Autoencoder
+from diffusion.experiments.config.base import Base
+from diffusion.experiments.config.companions import SecondPlayer, Teacher
+from diffusion.experiments.config.encoder import Encoder
+from diffusion.experiments.config.entries import call
+from diffusion.experiments.config.perceptual import Perceptual
+from diffusion.experiments.config.values import plain
+from diffusion.guidance import Branches, Memory, Unpaired
+from diffusion.parameterizations import Denoiser
+from diffusion.text_to_image import described
+from diffusion.training import ema, optimizers, power_ema
 
-RECORDED = {  # the fields of a config that stand for the parts
-    "schedule": "schedule",
-    "objective": "objective",
-    "network": "model",
-    "parameterization": "parameterization",
-    "optimizer": "optimizer",
-    "sampler": "sample.sampler",
-}
-PARTS = {
-    *RECORDED.values(),
-    "second_player",
-    "teacher",
-    "autoencoder",
+PARTS = (  # of a recipe, in the order in which mistakes are named
+    "schedule",
+    "objective",
+    "network",
+    "parameterization",
+    "optimizer",
+    "average",
+    "second",
     "base",
     "tuning",
     "encoder",
+    "autoencoder",
     "perceptual",
-}  # fields, and sections, that are no settings
+    "teacher",
+    "sampler",
+    "plan",
+    "chosen_plan",
+    "driver",
+    "guidance",
+    "conditions",
+    "depths",
+    "guides",
+    "cache",
+    "merge",
+    "measured",
+    "null",
+    "num_classes",
+    "augmentations",
+)
 
 
-def completed(recipe: Any) -> dict[str, Any]:
-    """The parts that a recipe leaves out, by the name of their field, and its settings as a whole config.
+class Resolver:
+    """The parts of a run, each built once, when it is first read: entries share what they are made of.
 
-    Raises:
-        ConfigError: for a setting that is not known, or out of range.
-        ValueError: if a part that has no default is missing.
+    Attributes:
+        config: the run's config.
+        given: the parts that are objects already, by the names of a recipe's arguments; the other parts see them.
+        built: what the entries of the config have made, by their paths.
     """
-    config = settings(recipe.config)
-    jumps = isinstance(recipe.objective.reads, Jumps)
-    moves = isinstance(recipe.objective.reads, Moves)
-    predicts = recipe.parameterization or (recipe.objective.reads and recipe.objective.reads.parameterization)
-    if predicts is None and recipe.objective.reads is not None:
-        raise ValueError(
-            "Recipe(parameterization=...) is missing: the objective does not say what its network predicts. Valid: "
-            "e.g. parameterizations.velocity()"
+
+    def __init__(self, config: Mapping, given: Mapping[str, Any] = MappingProxyType({}), shape: Any = None):
+        """The parts of a config, and of objects in the place of some entries.
+
+        Args:
+            config: the run's config.
+            given: those objects, by the names in `PARTS`.
+            shape: the shape of an example; None: `config.data.shape`.
+        """
+        self.config = config
+        self.given = dict(given)
+        self.built: dict[str, Any] = {}
+        self._shape = config["data"]["shape"] if shape is None else shape
+        vars(self).update(given)  # each stands in place of the property of its name
+
+    def parts(self, shape: Any = None) -> dict[str, Any]:
+        """The arguments of the recipe, for examples of a shape where that is known.
+
+        Raises:
+            ConfigError: for a mistake in an entry, with its path.
+        """
+        pictures = shape if self.autoencoder is not None else None
+        shape = self.of_model(shape)
+        if "network" not in self.given:
+            vars(self)["network"] = self.model(shape)
+        rebuilt = lambda schedule: Resolver(self.config, {**self.given, "schedule": schedule}, self._shape)
+        return {name: getattr(self, name) for name in PARTS} | {
+            "pictures": pictures and tuple(pictures),
+            "shape": shape if shape is None else pytrees.packed_shape(tuple(shape)),
+            "network_of": None if "network" in self.given else self.model,
+            "under": lambda schedule: rebuilt(schedule).parts(pictures or shape),
+        }
+
+    def field(self, kind: str, field: str, **supplied: Any) -> Any:
+        """What the entry in a dotted field of the config names."""
+        entry = functools.reduce(operator.getitem, field.split("."), self.config)
+        return self.made(kind, entry, f"config.{field}", **supplied)
+
+    def made(
+        self, kind: str, entry: Mapping, path: str, nested: Mapping = MappingProxyType({}), **supplied: Any
+    ) -> Any:
+        """What an entry names, called once; the entries among its arguments are made likewise."""
+        if kind in ("density", "grid"):
+            shape = self.of_model(self._shape)
+            dimension = math.prod(pytrees.packed_shape(shape)) if shape else None
+            supplied |= {"schedule": self.schedule, "dimension": dimension}
+        elif kind == "weighting":
+            supplied["parameterization"] = self.mean
+        elif kind == "curriculum":
+            supplied["total"] = self.config["train"]["steps"]
+        elif kind == "samples of a generator" and "grid" not in entry:
+            supplied["grid"] = self.grid  # trained as it is sampled
+        table, arguments = kinds.KINDS[kind]
+        inner = {"steps": supplied["steps"]} if kind == "grid" and "steps" in supplied else {}  # of a grid of a grid
+        nested = {
+            argument: functools.partial(self.made, inner_kind, **inner) for argument, inner_kind in arguments.items()
+        } | (nested or {})
+        if path not in self.built:
+            self.built[path] = call(table, entry, path, kind, nested=nested, **supplied)
+        return self.built[path]
+
+    # ==== The process ====
+
+    @functools.cached_property
+    def schedule(self) -> schedules.NoiseSchedule:
+        """The noise schedule `config.schedule`, or the schedule of the base."""
+        if self.base is not None:
+            return self.base.model.process.schedule
+        return self.field("schedule", "schedule")
+
+    @functools.cached_property
+    def parameterization(self) -> parameterizations.Parameterization:
+        """The network's prediction, `config.parameterization`, or as the folder of the base says."""
+        if self.base is not None:
+            return self.base.parameterization
+        return self.field("parameterization", "parameterization")
+
+    @functools.cached_property
+    def mean_field(self) -> str:
+        """The field of the first half of the channels' prediction, where the second half is a variance."""
+        both = self.parameterization.channels > 1 and "parameterization" in self.config["parameterization"]
+        return "parameterization.parameterization" if both else "parameterization"
+
+    @functools.cached_property
+    def mean(self) -> parameterizations.Parameterization:
+        """The prediction of the channels that are no variance."""
+        if self.base is not None:
+            return self.base.parameterization
+        if "parameterization" in self.given:
+            return self.given["parameterization"]
+        return self.field("parameterization", self.mean_field)
+
+    @functools.cached_property
+    def clock(self) -> parameterizations.Clock | None:
+        """The clock that the network receives, where the config says one; None: as an objective has it by itself."""
+        if self.base is not None or "parameterization" in self.given:
+            return self.mean.clock
+        entry = functools.reduce(operator.getitem, self.mean_field.split("."), self.config)
+        return self.field("clock", f"{self.mean_field}.clock") if "clock" in entry else None
+
+    @functools.cached_property
+    def teacher_parameterization(self) -> parameterizations.Parameterization | None:
+        """What "teacher" predicts, as `config.teacher.parameterization` says; None without a teacher."""
+        if self.given.get("teacher") is not None:
+            return self.given["teacher"].parameterization
+        if not self.config["teacher"]["path"]:
+            return None
+        return self.field("parameterization", "teacher.parameterization")
+
+    @functools.cached_property
+    def teacher(self) -> Teacher | None:
+        """The run `config.teacher` that teaches; None without one."""
+        settings = self.config["teacher"]
+        pairs = settings["pairs"]
+        sampler = self.field("sampler", "teacher.pairs.sampler")  # a mistake there is named without a teacher too
+        taught = (self.teacher_parameterization, settings["scale"], pairs["number"], sampler, pairs["steps"])
+        return Teacher(settings["path"], *taught) if settings["path"] else None
+
+    # ==== The objectives ====
+
+    @functools.cached_property
+    def objective(self) -> objectives.Objective:
+        """The training objective `config.objective`, with its augmentation and condition dropout.
+
+        What the network predicts and the clock that it receives come from `config.parameterization`, so that sampling
+        reads the network as it was trained.
+        """
+        return objective_entry.kept(self.config, objective_entry.build(self, "objective", self.config["objective"]))
+
+    @functools.cached_property
+    def trains(self) -> objectives.Objective:
+        """The objective before the null condition is known: what it asks of the network."""
+        if "objective" in self.given:
+            return self.given["objective"]
+        return objective_entry.without_dropout(self, "objective", self.config["objective"])
+
+    @functools.cached_property
+    def second_player(self) -> objectives.Objective:
+        """The objective of the second player, `config.second_player.objective`."""
+        return objective_entry.build(self, "second player", self.config["second_player"]["objective"])
+
+    @functools.cached_property
+    def second(self) -> SecondPlayer | None:
+        """The second player `config.second_player`; None without one."""
+        settings = self.config["second_player"]
+        if not settings["objective"].get("name"):
+            return None
+        optimizer = self.field("optimizer", "second_player.optimizer", steps=self.config["train"]["steps"])
+        network = settings["network"].get("name") and self.field("critic", "second_player.network")
+        return SecondPlayer(self.second_player, optimizer, settings["updates"], network or None)
+
+    # ==== The network ====
+
+    def model(self, shape: Any = None) -> Any:
+        """The module `config.model`, not initialised; see `network_entry.build`."""
+        return network_entry.build(self, shape)
+
+    def of_model(self, shape: Any) -> Any:
+        """The shape of the model's x for examples of a shape: a latent's where an autoencoder trains with it."""
+        if shape is None or self.autoencoder is None:
+            return shape
+        try:
+            return self.autoencoder.latent_shape(tuple(shape))
+        except ValueError as error:
+            raise ConfigError(f"config.autoencoder.network: {error}.") from error
+
+    @functools.cached_property
+    def num_classes(self) -> int:
+        """The number of classes `config.model.num_classes`, 0 for a network without."""
+        return self.config["model"].get("num_classes", 0)
+
+    @functools.cached_property
+    def base(self) -> Base | None:
+        """The model that the run tunes, `config.base`, without its weights; None without one."""
+        settings = self.config["base"]
+        if not settings["path"]:
+            return None
+
+        try:
+            folder = str(pathlib.Path(settings["path"]).expanduser().absolute())
+            return Base(folder, described(folder, dtype=settings["dtype"]))
+        except (FileNotFoundError, ValueError) as error:
+            raise ConfigError(f"config.base.path = {settings['path']!r}: {error}") from error
+
+    @functools.cached_property
+    def tuning(self) -> Tuning | None:
+        """What the run teaches its base, `config.tuning`; None without one."""
+        named = self.config["tuning"].get("name")
+        return self.field("tuning", "tuning", base=self.base.model) if named and self.base is not None else None
+
+    @functools.cached_property
+    def encoder(self) -> Encoder | None:
+        """The frozen encoder `config.encoder`; None without one."""
+        settings = self.config["encoder"]
+        if not settings["network"].get("name"):
+            return None
+        cached = bool(self.config["data"]["latents"]["dir"])
+        return Encoder(self.field("encoder", "encoder.network"), settings["path"], settings["size"], cached)
+
+    @functools.cached_property
+    def autoencoder(self) -> Autoencoder | None:
+        """The autoencoder `config.autoencoder` that trains with the model; None without one."""
+        settings = self.config["autoencoder"]
+        if not settings["network"].get("name"):
+            return None
+        dtype = self.config["train"]["dtype"]
+        return Autoencoder(self.field("autoencoder", "autoencoder.network", dtype=dtype), settings["path"])
+
+    @functools.cached_property
+    def perceptual(self) -> Perceptual | None:
+        """The frozen network of features `config.perceptual`; None without one."""
+        settings = self.config["perceptual"]
+        if not settings["network"].get("name"):
+            return None
+        return Perceptual(self.field("perceptual network", "perceptual.network"), settings["path"])
+
+    # ==== The training ====
+
+    @functools.cached_property
+    def optimizer(self) -> optimizers.Optimizer:
+        """The optimizer `config.optimizer`, for the updates of the model in `config.train.steps`.
+
+        Where the objective has stages, the optimizer restarts with each; a model with a second player is updated at
+        some steps alone.
+        """
+        total = self.config["train"]["steps"]
+        second = self.given.get("second")
+        every = self.config["second_player"]["updates"] if second is None else second.updates
+        stages = self.trains.teacher and self.trains.teacher.stages
+        length = stages.length if stages else None
+        updates = length or math.ceil(total / every)
+        optimizer = self.field("optimizer", "optimizer", steps=updates)
+        if length is None and every == 1:
+            return optimizer
+        return optimizer._replace(
+            learning_rate=lambda step: optimizer.learning_rate(step % length if length else step // every)
         )
-    classes = getattr(recipe.network, "num_classes", 0) if recipe.num_classes is None else recipe.num_classes
-    default = manifolds.geodesic_heun if moves else samplers.flow_map if jumps else samplers.heun
-    sampler = recipe.sampler or default()
-    steps = config.sample.steps
-    parts = {
-        "parameterization": predicts,
-        "num_classes": classes,
-        "null": np.int32(classes) if recipe.null is None and classes else recipe.null,
-        "optimizer": recipe.optimizer or optimizers.adamw(steps=config.train.steps),
-        "average": recipe.average or ema.exponential_moving_average(config.ema.decay, config.ema.warmup),
-        "sampler": sampler,
-        "plan": recipe.plan or timesteps.plan(timesteps.uniform(recipe.schedule, steps=steps)),
-        "guidance": recipe.guidance or (lambda both: guidance.classifier_free(both, config.sample.guidance.scale)),
-    }
-    if recipe.data is not None and recipe.shape is None:
-        source = of_python.source_of(recipe.data, classes)
-        spec = source.spec
-        if isinstance(source, Stream):  # which may be read once alone
-            parts["data"] = source
-        parts |= {"dtype": spec.dtype, "shape": pytrees.packed_shape(spec.shape)}
-        if recipe.autoencoder is not None:
-            parts |= {"shape": recipe.autoencoder.latent_shape(spec.shape), "pictures": tuple(spec.shape)}
-        if spec.condition is not None:
-            parts["null"] = whole_null(parts["null"], spec.null)
-        if not pytrees.is_shape(spec.shape):
-            own_times = bool(recipe.schedule.leaves)
-            parts |= {"structure": spec.shape, "network": PackedNetwork(recipe.network, spec.shape, own_times)}
-    for name, field in RECORDED.items():
-        section, _, last = field.rpartition(".")
-        part = getattr(recipe, name) if name == "network" else parts.get(name, getattr(recipe, name))
-        (config[section] if section else config)[last] = described(part)
-    if recipe.data is not None and isinstance(parts.get("null"), Mapping) and "real" in parts["null"]:
-        parts["objective"] = with_padding(recipe.objective, parts.get("structure", parts.get("shape")))
-    config.model.num_classes = classes
-    if teacher := recipe.teacher:
-        pairs = {"number": teacher.pairs, "sampler": described(teacher.pair_sampler), "steps": teacher.pair_steps}
-        config.teacher.update({"path": str(teacher.path), "scale": teacher.scale, "pairs": pairs})
-        config.teacher.parameterization = described(teacher.parameterization)
-    if base := recipe.base:
-        config.base = {"path": str(base.path), "dtype": base.model.dtype}
-        config.tuning = {"name": described(recipe.tuning.init)["name"]}
-    if encoder := recipe.encoder:
-        config.encoder = {"network": described(encoder.module), "path": str(encoder.path), "size": encoder.size}
-    if perceptual := recipe.perceptual:
-        config.perceptual = {"network": described(perceptual.module), "path": str(perceptual.path)}
-    if second := recipe.second:
-        config.second_player = {
-            "objective": described(second.objective),
-            "network": described(second.network) if second.network else {"name": ""},
-            "optimizer": described(second.optimizer),
-            "updates": second.updates,
-        }
-    if recipe.data is not None:
-        config.data.name = f"{type(recipe.data).__module__}.{type(recipe.data).__qualname__}"
-    return parts | {"config": config}
 
+    @functools.cached_property
+    def average(self) -> ema.ExponentialMovingAverage:
+        """The moving average `config.ema`: a power function of width `sigma_rel`, or an exponential where that is 0."""
+        settings = self.config["ema"]
+        if settings["sigma_rel"]:
+            return power_ema.power_function(settings["sigma_rel"])
+        return ema.exponential_moving_average(settings["decay"], settings["warmup"])
 
-def settings(changes: Mapping[str, Any]) -> ConfigDict:
-    """The default settings with changes of dotted fields.
+    @functools.cached_property
+    def augmentations(self) -> tuple[transforms.Augmentation, ...]:
+        """The augmentations `config.data.augment`, in their order."""
+        return tuple(
+            self.made("augmentation", entry, f"config.data.augment[{i}]")
+            for i, entry in enumerate(self.config["data"]["augment"])
+        )
 
-    Raises:
-        ConfigError: for a field that is not known, or a value out of range.
-    """
-    config = defaults()
-    for field in changes:
-        if PARTS & {field, field.partition(".")[0]}:
-            raise ConfigError(f"config.{field} names a part that Recipe takes as an argument. Valid: settings alone.")
-    try:
-        config.update_from_flattened_dict(dict(changes))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(f"config = {dict(changes)!r} holds a setting that is none: {error}.") from error
-    fields.check(config)
-    return config
+    # ==== The sampling ====
 
+    @functools.cached_property
+    def sampler(self) -> samplers.Sampler:
+        """The sampler `config.sample.sampler`."""
+        return self.field("sampler", "sample.sampler")
 
-def described(part: Any) -> Any:
-    """A part as data, as far as possible: its qualified name, and its fields; a function's name.
+    @functools.cached_property
+    def plan(self) -> timesteps.Plan:
+        """The steps of sampling; see `plans.plan`."""
+        return plans.plan(self)
 
-    So a run is not resumed with a part of another kind, or a network of another width. What a function has captured,
-    such as the standard deviation of a density, is not seen.
-    """
-    if part is None or isinstance(part, (bool, int, float, str)):
-        return part if not isinstance(part, float) or math.isfinite(part) else repr(part)
-    if isinstance(part, (list, tuple)) and not hasattr(part, "_fields"):
-        return [described(member) for member in part]
-    fields_of = {}
-    if dataclasses.is_dataclass(part) and not isinstance(part, type):
-        fields_of = {
-            f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.name not in ("parent", "name")
-        }
-    elif hasattr(part, "_asdict") and not isinstance(part, type):
-        fields_of = {
-            name: value for name, value in part._asdict().items() if value != () or part._field_defaults.get(name) != ()
-        }
-    named = part if callable(part) and hasattr(part, "__qualname__") else type(part)
-    name = f"{named.__module__}.{named.__qualname__}"
-    return (
-        {"name": name, **{f: described(x) for f, x in fields_of.items() if f != "name"}}
-        if fields_of
-        else {"name": name}
-    )
+    @functools.cached_property
+    def grid(self) -> np.ndarray:
+        """`[steps + 1]` times of sampling; see `plans.grid`."""
+        return plans.grid(self)
+
+    @functools.cached_property
+    def chosen_plan(self) -> plans.ChosenPlan | None:
+        """How the times are chosen for the trained network, where they are; see `plans.chosen_plan`."""
+        return None if "plan" in self.given else plans.chosen_plan(self)
+
+    @functools.cached_property
+    def driver(self) -> Callable[..., Any]:
+        """The driver `config.sample.driver`: from the arguments of `samplers.sample`, by name, to x at the end."""
+        entry = plain(self.config["sample"]["driver"])
+        if entry == {"name": "sample"}:
+            return samplers.sample
+
+        def drive(**arguments):
+            driven = call(names.DRIVERS, entry, "config.sample.driver", "driver", **arguments)
+            return driven[0] if isinstance(driven, tuple) else driven  # what follows x is its cost
+
+        return drive
+
+    def guidance(self, branches: Branches) -> Denoiser | Memory | Unpaired:
+        """The guidance `config.sample.guidance` of its branches; see `guidance_entry.guided`."""
+        return guidance_entry.guided(self.config, self.schedule, branches)
+
+    @functools.cached_property
+    def conditions(self) -> Callable[..., tuple[Any, ...]] | None:
+        """(network, condition, null) -> the conditions of the branches; None: the condition and the null one."""
+        return guidance_entry.conditions(self.config)
+
+    @functools.cached_property
+    def depths(self) -> bool:
+        """Whether `config.sample.guidance` combines predictions from two depths of the network."""
+        return guidance_entry.of_depths(self.config)
+
+    @functools.cached_property
+    def cache(self) -> Cache | None:
+        """The cache of the network's blocks `config.sample.cache`; None without one."""
+        entry = self.config["sample"]["cache"]
+        if not entry.get("name"):
+            return None
+        return self.made("cache", entry, "config.sample.cache", **evaluations(self.plan))
+
+    @functools.cached_property
+    def merge(self) -> float:
+        """The share of the tokens that self-attention sees merged, `config.sample.merge`."""
+        return self.config["sample"]["merge"]
+
+    @functools.cached_property
+    def measured(self) -> guides.Measured | None:
+        """The measured pictures `config.sample.measurement`; None without an operator."""
+        return guides.measured(self.config)
+
+    @functools.cached_property
+    def guides(self) -> tuple[guides.Guide, ...]:
+        """What changes the guided denoiser, `config.sample.guides`."""
+        parts_of = lambda config: types.SimpleNamespace(
+            config=config, **Resolver(config).parts(config["data"]["shape"])
+        )
+        return guides.made(self.config, self.schedule, self.measured, parts_of, self._shape)
+
+    # ==== The null condition ====
+
+    @functools.cached_property
+    def null(self) -> Any:
+        """The null condition of one example, a label or the empty caption's entries; None for an unconditional network.
+
+        Raises:
+            ConfigError: if config.data.text names no vocabulary, or no captions.
+        """
+        if self.base is not None:
+            return None  # its data say which entries a condition has
+        return null_condition.null(self.config, self.given.get("network"))

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,88 +14,25 @@ from diffusion import pytrees, samplers
 from diffusion.adapters.tuning import Tuning
 from diffusion.caching import Cache
 from diffusion.data.sources import DataSpec, is_picture
-from diffusion.experiments.config import fits, parts
+from diffusion.experiments.config import fits, python_recipes
 from diffusion.experiments.config.autoencoder import Autoencoder
 from diffusion.experiments.config.base import Base
+from diffusion.experiments.config.companions import SecondPlayer, Teacher
 from diffusion.experiments.config.encoder import Encoder
 from diffusion.experiments.config.guides import Guide, Measured
 from diffusion.experiments.config.packed import PackedNetwork
 from diffusion.experiments.config.perceptual import Perceptual
-from diffusion.flow_maps import FlowMap
+from diffusion.experiments.config.plans import ChosenPlan
 from diffusion.guidance import Branches
 from diffusion.models import facts
 from diffusion.objectives import Objective
 from diffusion.objectives.conditioning import whole_null
 from diffusion.objectives.padded_examples import with_padding
 from diffusion.parameterizations import Parameterization
-from diffusion.samplers import Sampler, heun
+from diffusion.samplers import Sampler
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps import Plan
 from diffusion.training import micro_batches as rule
-
-
-class SecondPlayer(NamedTuple):
-    """The player that trains in turn with the model.
-
-    Attributes:
-        objective: the player's objective, which says which network it trains.
-        optimizer: the optimizer of that network.
-        updates: how often it is updated for one update of the model, which acts at every `updates`-th step, at least 1.
-        network: its module, where it has an architecture of its own; None: the teacher's.
-    """
-
-    objective: Objective
-    optimizer: Any
-    updates: int = 1
-    network: Any = None
-
-
-class Teacher(NamedTuple):
-    """The trained run that a run learns from.
-
-    Attributes:
-        path: its folder; the moving average of its latest checkpoint is read when the run begins.
-        parameterization: the quantity that it predicts.
-        scale: the scale of the classifier-free guidance with which it teaches; 1 is none.
-        pairs: how many pairs of noise and sample it makes before the training.
-        pair_sampler: the sampler by which it makes them.
-        pair_steps: how many steps that sampler takes.
-    """
-
-    path: str
-    parameterization: Parameterization
-    scale: float = 1.0
-    pairs: int = 0
-    pair_sampler: Sampler = heun()
-    pair_steps: int = 20
-
-    def check(self) -> None:
-        """Refuses a teacher that cannot be guided so, or a sampler that makes no pairs.
-
-        Raises:
-            ValueError: naming what is valid.
-        """
-        if self.scale != 1 and self.parameterization.channels > 1:
-            raise ValueError(
-                "the scale guides what the teacher puts out, of which a learned variance is a part. Valid: a scale of 1"
-            )
-        if self.pair_sampler.draws or FlowMap in self.pair_sampler.takes:
-            raise ValueError(
-                "this sampler makes no pairs: a sample has to follow from the noise that it started from. Valid: a "
-                "deterministic sampler of denoisers, e.g. heun or dpmpp_2m"
-            )
-
-
-class ChosenPlan(NamedTuple):
-    """A plan whose times are chosen for the trained network.
-
-    Attributes:
-        among: the plan of the times to choose from.
-        choose: (denoise, x `[N + 1, B, ...]`, trajectories of the denoiser along that plan) -> the plan.
-    """
-
-    among: Plan
-    choose: Callable[[Any, jax.Array], Plan]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +40,8 @@ class Recipe:
     """Everything that a run is made of, each part built once.
 
     A config makes one (`experiments.config.resolve`); so does Python, where the schedule, the objective, the network
-    and the data are enough, and what is left out is as in `experiments.config.defaults`:
+    and the data are enough. One builder (`experiments.config.parts`) makes what is left out, from the settings and,
+    where they say nothing, from `experiments.config.defaults`:
 
         recipe = Recipe(schedule, objective, network, data, config={"train.steps": 100})
         train(recipe, "runs/mine")
@@ -119,8 +57,8 @@ class Recipe:
             label. See `data.sources.of_python`. None: the records that config.data names.
         held_out: such records, with which samples are compared; None: the records of config.evaluate.split.
         parameterization: the quantity that the network predicts; None: as the objective says.
-        optimizer: the model's optimizer; None: AdamW.
-        average: the moving average of its parameters; None: as config.ema says.
+        optimizer: the model's optimizer; None: `config.optimizer`.
+        average: the moving average of its parameters; None: `config.ema`.
         second: the second player, where the objective has one.
         teacher: the teacher, where the objective has one.
         base: the frozen text-to-image model that the run tunes; its network is then a `config.base.TunedNetwork`.
@@ -129,35 +67,38 @@ class Recipe:
         autoencoder: the autoencoder that trains with the model, which is trained on its latents; None: the model is
             trained on the examples.
         perceptual: the frozen network by whose features the objective compares pictures, where it does.
-        sampler: the sampler that makes samples; None: Heun's method, or one jump of a flow map.
-        plan: the times of its steps; None: config.sample.steps equal steps.
+        sampler: the sampler that makes samples; None: `config.sample.sampler`, by default Heun's method, or one jump of
+            a flow map.
+        plan: the times of its steps; None: `config.sample.plan` of `config.sample.grid`.
         chosen_plan: how the plan is chosen for the trained network; None: it is the plan above.
-        driver: the function (sampler=, denoise=, schedule=, x=, plan=, keys=) -> x at the end of the plan.
-        guidance: a function branches -> the guided denoiser; None: classifier-free, with scale
-            config.sample.guidance.scale.
+        driver: the function (sampler=, denoise=, schedule=, x=, plan=, keys=) -> x at the end of the plan; None:
+            `config.sample.driver`.
+        guidance: a function branches -> the guided denoiser; None: `config.sample.guidance`.
         conditions: (network, condition, null) -> the conditions of the branches that the guidance combines; None: the
             condition and the null one, or the condition alone at config.sample.guidance.scale = 1.
         depths: whether the guidance combines the network's prediction with that of its middle, which the objective
             trains (`objective.early`).
-        guides: functions that change the guided denoiser further, in order.
-        cache: the cache of the network's blocks, from step to step of the sampler.
+        guides: functions that change the guided denoiser further, in order; (): `config.sample.guides`.
+        cache: the cache of the network's blocks, from step to step of the sampler; None: `config.sample.cache`.
         merge: the share of the tokens that self-attention sees merged, see `models.token_merging`.
         measured: the pictures that samples agree with, for the guides that read them.
         null: the null condition of one example, or some of its entries; None: the class `num_classes`, zeros for all
             else in the data's "condition", or nothing for an unconditional network.
         num_classes: the number of classes, 0 for a network without; None: as the network's field of that name says.
-        augmentations: the augmentations of the training examples.
+        augmentations: the augmentations of the training examples; (): `config.data.augment`.
         shape: the shape of one example, as schedules and samplers have it: (D,) where it is a pytree of D numbers, a
             latent's where an autoencoder trains with the model; None before the data are known.
         pictures: the shape of the pictures whose latents that autoencoder makes; None without one.
         dtype: the type of an example in a batch, "uint8" or "float32"; None before the data are known.
         structure: the pytree of the shapes of an example that is a pytree, which the network receives and puts out;
             None where an example is one array.
-        config: the settings that are data (steps, batch size, seeds, folders, mesh ...): a whole ConfigDict, or a
-            mapping of dotted fields that differ from their defaults.
+        config: the settings that are data (steps, batch size, seeds, folders, mesh ...), and entries that name parts:
+            a whole ConfigDict, or a mapping of dotted fields that differ from their defaults, e.g. {"sample.shift":
+            3.0, "sample.sampler": {"name": "ddim"}}. A field acts as in a config file, or is refused where an argument
+            gives the same part.
         network_of: a function from a shape to the network for examples of that shape; None: the network as it is.
-        under: a function from a schedule to the recipe whose parts that depend on a schedule are made for this one;
-            None: all stay.
+        under: a function from a schedule to the parts by name, of which those that depend on a schedule are made for
+            this one. The builder sets it; None: the builder has the other parts to make.
 
     Raises:
         ValueError: for parts that do not fit each other, naming the part.
@@ -182,7 +123,7 @@ class Recipe:
     sampler: Sampler = None  # type: ignore[assignment]
     plan: Plan = None  # type: ignore[assignment]
     chosen_plan: ChosenPlan | None = None
-    driver: Callable[..., Any] = samplers.sample
+    driver: Callable[..., Any] = None  # type: ignore[assignment]
     guidance: Callable[[Branches], Any] = None  # type: ignore[assignment]
     conditions: Callable[..., tuple[Any, ...]] | None = None
     depths: bool = False
@@ -199,13 +140,19 @@ class Recipe:
     structure: Any = None
     config: ConfigDict | Mapping[str, Any] = dataclasses.field(default_factory=dict)
     network_of: Callable[[tuple[int, ...]], Any] | None = None
-    under: Callable[[NoiseSchedule], "Recipe"] | None = None
+    under: Callable[[NoiseSchedule], Mapping[str, Any]] | None = None
 
     def __post_init__(self):
-        if not isinstance(self.config, ConfigDict):
-            for name, value in parts.completed(self).items():
-                object.__setattr__(self, name, value)
-            fits.check(self)
+        if self.under is not None:
+            return  # it is complete
+        parts, spec = python_recipes.completed(self)
+        for name, value in parts.items():
+            object.__setattr__(self, name, value)
+        if spec is not None:
+            on_data = self.on(spec)
+            for field in dataclasses.fields(self):
+                object.__setattr__(self, field.name, getattr(on_data, field.name))
+        fits.check(self)
 
     def at(self, shape: Any) -> "Recipe":
         """The recipe for examples of a shape, or of a pytree of shapes.
@@ -241,10 +188,8 @@ class Recipe:
 
     def with_schedule(self, schedule: NoiseSchedule) -> "Recipe":
         """The recipe under another schedule: its plan and its guidance are made for that one."""
-        if self.under is None:
-            return dataclasses.replace(self, schedule=schedule)
         rebuilt = self.under(schedule)
-        parts = {name: getattr(rebuilt, name) for name in ("plan", "chosen_plan", "guidance")}
+        parts = {name: rebuilt[name] for name in ("plan", "chosen_plan", "guidance")}
         return dataclasses.replace(self, schedule=schedule, **parts)
 
     @property

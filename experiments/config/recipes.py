@@ -15,6 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from diffusion.experiments.config import ConfigError, unknown
+from diffusion.experiments.config.values import put
 
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"  # of this library: configs/ in a clone
 SWEEPS = FOLDER / "sweeps"
@@ -104,11 +105,8 @@ def preset(config: ConfigDict, arg: str, presets: Mapping[str, Mapping[str, Any]
     if arg not in presets:
         raise unknown("the config's argument (after the colon)", arg, presets, "preset")
     for field, value in presets[arg].items():
-        *parents, name = field.split(".")
-        entry = config
-        for parent in parents:
-            if parent not in entry:
-                raise ConfigError(f"preset {arg!r} changes {field}, but the config has no {parent!r}")
-            entry = entry[parent]
-        entry[name] = ConfigDict(value) if isinstance(value, Mapping) else value
+        try:
+            put(config, field, value)
+        except KeyError as error:
+            raise ConfigError(f"preset {arg!r} changes {field}, but the config has no such field: {error}") from error
     return config

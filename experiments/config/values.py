@@ -47,6 +47,20 @@ def plain(value: Any, path: str = "config") -> Any:
     )
 
 
+def put(config: ConfigDict, field: str, value: Any) -> None:
+    """Sets a dotted field of a config in place; a mapping replaces the whole entry.
+
+    Raises:
+        KeyError: for a section that the config does not have.
+    """
+    *sections, name = field.split(".")
+    for section in sections:
+        if section not in config:
+            raise KeyError(f"there is no {section!r} in {field}")
+        config = config[section]
+    config[name] = ConfigDict(value) if isinstance(value, Mapping) else value
+
+
 def to_json(config: ConfigDict | Mapping) -> str:
     """A config as JSON text with sorted keys, which `from_json` turns back into an equal config.
 

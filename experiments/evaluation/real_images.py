@@ -60,7 +60,8 @@ def of_recipe(recipe: Recipe) -> tuple[Split, Split]:
     if recipe.data is None:
         return splits_of(recipe.config)
     require_held_out(recipe)
-    records = lambda own, split: _read(of_python.source_of(own, recipe.num_classes, split), "stop", ())
+    sizes = tuple(recipe.shape[:2]) if recipe.config.data.buckets.area else ()
+    records = lambda own, split: _read(of_python.source_of(own, recipe.num_classes, split), "stop", sizes)
     return records(recipe.data, "train"), records(recipe.held_out, "held out")
 
 

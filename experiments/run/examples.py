@@ -103,15 +103,14 @@ def open_examples(recipe: Recipe) -> Examples:
     Raises:
         ConfigError: if it is not there, or is a cache of other pictures or by another autoencoder than the config says.
     """
+    config = recipe.config
     if recipe.data is not None:
         return _of_source(recipe, data.of_recipe(recipe))
-    config = recipe.config
     settings = config["data"]
     folder = settings["latents"]["dir"]
     try:
         if not folder:
-            sizes = picture_sizes.sizes(config)
-            return _of_source(recipe, data.source(config, settings["split"]), sizes)
+            return _of_source(recipe, data.source(config, settings["split"]))
         cache, spec = latent_cache.open_cache(folder)
         required = settings["latents"]["autoencoder"]
         autoencoder = autoencoder_folders.load(required).record if required else None
@@ -135,15 +134,16 @@ def open_examples(recipe: Recipe) -> Examples:
         raise ConfigError(f"config.data: {error}") from error
 
 
-def _of_source(recipe: Recipe, source: sources.Source | Stream, sizes: tuple[buckets.Size, ...] = ()) -> Examples:
-    """The examples of a source of records, in buckets of these sizes; none where all are of one size."""
+def _of_source(recipe: Recipe, source: sources.Source | Stream) -> Examples:
+    """The examples of a source of records, in the buckets of `config.data.buckets`."""
     spec = source.spec
     settings = recipe.config["data"]
     if isinstance(recipe.objective.reads, Moves):
         check_points(recipe.objective.reads, source)
     if isinstance(source, Stream):
         _check_stream(recipe, source)
-    elif sizes and not (spec.pictures and hasattr(source, "sizes")):
+    sizes = picture_sizes.sizes(recipe.config)
+    if sizes and not (spec.pictures and hasattr(source, "sizes")):
         raise ConfigError(
             f"config.data.buckets.area = {settings['buckets']['area']}, but {spec.name} does not know the sizes of "
             "pictures. Valid: 0, or a source of pictures with sizes(rows) -> int [n, 2], stamp()"

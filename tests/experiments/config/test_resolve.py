@@ -13,7 +13,7 @@ from configs import digits
 from diffusion import guidance, parameterizations, schedules, timesteps
 from diffusion.data.sources import DataSpec
 from diffusion.experiments import train
-from diffusion.experiments.config import ConfigError, checks, entries, names, resolve
+from diffusion.experiments.config import ConfigError, checks, entries, names, parts, resolve
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import plain
 from diffusion.parameterizations import Prediction
@@ -451,7 +451,7 @@ def test_starting_the_digits_run_builds_each_of_its_entries_once(tmp_path, monke
             if not isinstance(function, type):  # a network's class is counted where it is called
                 monkeypatch.setitem(table, name, counted(name, function))
     monkeypatch.setattr(
-        resolve,
+        parts,
         "call",
         lambda table, *rest, **more: (
             calls.update(["dit"] * (table is names.MODELS)),

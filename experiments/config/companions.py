@@ -1,0 +1,60 @@
+"""Who trains or teaches beside the model of a run: the second player, and the teacher."""
+
+from typing import Any, NamedTuple
+
+from diffusion.flow_maps import FlowMap
+from diffusion.objectives import Objective
+from diffusion.parameterizations import Parameterization
+from diffusion.samplers import Sampler, heun
+
+
+class SecondPlayer(NamedTuple):
+    """The player that trains in turn with the model.
+
+    Attributes:
+        objective: the player's objective, which says which network it trains.
+        optimizer: the optimizer of that network.
+        updates: how often it is updated for one update of the model, which acts at every `updates`-th step, at least 1.
+        network: its module, where it has an architecture of its own; None: the teacher's.
+    """
+
+    objective: Objective
+    optimizer: Any
+    updates: int = 1
+    network: Any = None
+
+
+class Teacher(NamedTuple):
+    """The trained run that a run learns from.
+
+    Attributes:
+        path: its folder; the moving average of its latest checkpoint is read when the run begins.
+        parameterization: the quantity that it predicts.
+        scale: the scale of the classifier-free guidance with which it teaches; 1 is none.
+        pairs: how many pairs of noise and sample it makes before the training.
+        pair_sampler: the sampler by which it makes them.
+        pair_steps: how many steps that sampler takes.
+    """
+
+    path: str
+    parameterization: Parameterization
+    scale: float = 1.0
+    pairs: int = 0
+    pair_sampler: Sampler = heun()
+    pair_steps: int = 20
+
+    def check(self) -> None:
+        """Refuses a teacher that cannot be guided so, or a sampler that makes no pairs.
+
+        Raises:
+            ValueError: naming what is valid.
+        """
+        if self.scale != 1 and self.parameterization.channels > 1:
+            raise ValueError(
+                "the scale guides what the teacher puts out, of which a learned variance is a part. Valid: a scale of 1"
+            )
+        if self.pair_sampler.draws or FlowMap in self.pair_sampler.takes:
+            raise ValueError(
+                "this sampler makes no pairs: a sample has to follow from the noise that it started from. Valid: a "
+                "deterministic sampler of denoisers, e.g. heun or dpmpp_2m"
+            )

@@ -1,0 +1,33 @@
+"""A part of a recipe that is an object, as data for config.json."""
+
+import dataclasses
+import math
+from typing import Any
+
+
+def described(part: Any) -> Any:
+    """A part as data, as far as possible: its qualified name, and its fields; a function's name.
+
+    So a run is not resumed with a part of another kind, or a network of another width. What a function has captured,
+    such as the standard deviation of a density, is not seen.
+    """
+    if part is None or isinstance(part, (bool, int, float, str)):
+        return part if not isinstance(part, float) or math.isfinite(part) else repr(part)
+    if isinstance(part, (list, tuple)) and not hasattr(part, "_fields"):
+        return [described(member) for member in part]
+    fields_of = {}
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        fields_of = {
+            f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.name not in ("parent", "name")
+        }
+    elif hasattr(part, "_asdict") and not isinstance(part, type):
+        fields_of = {
+            name: value for name, value in part._asdict().items() if value != () or part._field_defaults.get(name) != ()
+        }
+    named = part if callable(part) and hasattr(part, "__qualname__") else type(part)
+    name = f"{named.__module__}.{named.__qualname__}"
+    return (
+        {"name": name, **{f: described(x) for f, x in fields_of.items() if f != "name"}}
+        if fields_of
+        else {"name": name}
+    )

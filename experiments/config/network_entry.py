@@ -1,0 +1,97 @@
+"""The entry of a network, whose sizes, channels and times come from the rest of the config."""
+
+__all__ = ["build"]
+
+import typing
+from types import NoneType
+from typing import Any
+
+from diffusion import pytrees
+from diffusion.experiments.config import ConfigError, names, picture_sizes
+from diffusion.experiments.config.base import TunedNetwork
+from diffusion.experiments.config.entries import annotation, call, takes
+from diffusion.experiments.config.values import plain
+from diffusion.models import facts
+
+
+def build(parts: Any, shape: Any = None) -> Any:
+    """The Linen module `config.model`, not initialised, for examples of a shape, or of a pytree of shapes.
+
+    The sizes of its images, the channels that it puts out and the times that it receives come from the rest of the
+    config, under the names that the network has for them. Where the shape is known, the patch size is checked too.
+
+    Raises:
+        ConfigError: also for a network that the objective or the parameterization cannot be used with.
+    """
+    if parts.base is not None and parts.tuning is not None:
+        return TunedNetwork(parts.base, parts.tuning)
+    shape = shape or parts.of_model(parts.config["data"]["shape"])
+    if shape is not None:
+        picture_sizes.check_shape(parts.config, shape)
+    name = plain(parts.config["model"]).get("name")
+    # Before the data are known only the other fields are looked at, of images of some size.
+    module = _sized(parts, name, shape or (64, 64, 3))
+    trains = parts.trains
+    if getattr(module, "dropout", 0):
+        raise ConfigError(f"config.model.dropout = {module.dropout}: this loop draws none. Valid: 0.")
+    attention = getattr(module, "attention", "matmul")
+    if trains.forward_mode and attention == "cudnn":
+        raise ConfigError(
+            f"config.model.attention = {attention!r} has no forward derivative, and config.objective.name = "
+            f"{parts.config['objective']['name']!r} differentiates the network in forward mode. Valid: "
+            "auto, auto_jvp, cudnn_jvp, matmul, xla."
+        )
+    if trains.forward_mode and parts.config["train"]["products"] == "fp8":
+        raise ConfigError(
+            "config.train.products = 'fp8' has no forward derivative, and config.objective.name = "
+            f"{parts.config['objective']['name']!r} differentiates the network in forward mode. Valid: dtype."
+        )
+    if trains.forward_mode and attention == "auto":
+        module = module.clone(attention="auto_jvp")
+    takes_any_shape = NoneType in typing.get_args(annotation(names.MODELS.get(name), "shape"))
+    return module.clone(shape=None) if shape is None and takes_any_shape else module
+
+
+def _sized(parts: Any, name: str, size: Any) -> Any:
+    """The module for examples of a size; one that was built for another size is copied with the new one."""
+    network = names.MODELS.get(name)
+    trains = parts.trains
+    towers = facts.kind(network) == "towers"
+    outputs = trains.channels or parts.parameterization.channels
+    if outputs > 1 and not (takes(network, "learn_sigma") or takes(network, "out_channels")):
+        by = "config.objective" if trains.channels else "config.parameterization (learned_variance)"
+        raise ConfigError(
+            f"config.model.name = {name!r} puts out as many channels as it takes, and {by} needs {outputs} times "
+            "as many. Valid: dit, unet."
+        )
+    sized = {"shape": size}  # of a pytree, all that there is to say
+    height = 0
+    if pytrees.is_shape(tuple(size)):
+        size = tuple(size)
+        height = size[0] if size else 1
+        channels = size[-1] if size else 1
+        sized = {
+            "shape": size,
+            "axes": len(size) - 1,
+            "resolution": height,
+            "channels": channels,
+            "in_channels": channels,
+            "picture_channels": channels,
+            "out_channels": channels * outputs,
+        }
+    if isinstance(network, type) and not towers and "config.model" in parts.built:
+        return parts.built["config.model"].clone(**{field: x for field, x in sized.items() if takes(network, field)})
+    dtype = parts.config["train"]["dtype"]
+    tower = lambda s, p: call(names.TOWERS, {"name": p.rpartition(".")[2], **s}, p, "tower", size=height, dtype=dtype)
+    parts.built.pop("config.model", None)
+    return parts.field(
+        "model",
+        "model",
+        **({"augmentations": trains.augmentations} if trains.augmentations else {}),
+        nested=dict.fromkeys(names.TOWERS, tower) if towers else {},
+        times=trains.times,
+        strength=trains.strength is not None,
+        learn_sigma=outputs > 1,
+        dtype=dtype,
+        **sized,
+    )

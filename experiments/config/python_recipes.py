@@ -1,0 +1,167 @@
+"""A recipe of Python: objects for some parts, the builder's for the others, and how config.json records the objects."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from diffusion.data.sources import DataSpec, of_python
+from diffusion.data.sources.streams import Stream
+from diffusion.experiments.config import ConfigError, fields, objective_entry
+from diffusion.experiments.config.defaults import defaults
+from diffusion.experiments.config.described import described
+from diffusion.experiments.config.differences import differences
+from diffusion.experiments.config.parts import PARTS, Resolver
+from diffusion.experiments.config.values import put
+from diffusion.objectives import Jumps, Moves
+
+# The fields that an argument of Recipe stands for: beside the argument they would be a second answer to one question.
+STANDS_FOR = {
+    "schedule": ("schedule",),
+    "objective": ("objective",),
+    "network": ("model", "base", "tuning", "train.dtype"),
+    "data": ("data.source", "data.name", "data.dir", "data.split", "data.latents", "evaluate.split"),
+    "parameterization": ("parameterization",),
+    "optimizer": ("optimizer",),
+    "average": ("ema",),
+    "second": ("second_player",),
+    "teacher": ("teacher",),
+    "encoder": ("encoder",),
+    "autoencoder": ("autoencoder",),
+    "perceptual": ("perceptual",),
+    "sampler": ("sample.sampler",),
+    "plan": ("sample.plan", "sample.grid", "sample.shift", "sample.steps"),
+    "chosen_plan": ("sample.plan", "sample.grid", "sample.shift"),
+    "driver": ("sample.driver",),
+    "guidance": ("sample.guidance",),
+    "conditions": ("sample.guidance",),
+    "guides": ("sample.guides",),
+    "cache": ("sample.cache",),
+    "merge": ("sample.merge",),
+    "measured": ("sample.measurement",),
+    "augmentations": ("data.augment",),
+}
+RECORDED = {  # where config.json describes a part
+    "schedule": "schedule",
+    "objective": "objective",
+    "network": "model",
+    "parameterization": "parameterization",
+    "optimizer": "optimizer",
+    "sampler": "sample.sampler",
+}
+
+
+def completed(recipe: Any) -> tuple[dict[str, Any], DataSpec | None]:
+    """The parts of a recipe whose config holds settings, with the config that describes them, and what its data are.
+
+    Returns:
+        (values of the recipe's fields by name, the description of its data; None where config.data names them).
+
+    Raises:
+        ConfigError: for a setting that is not known, is out of range, or names what an argument gives already.
+        ValueError: if a part that has no default is missing.
+    """
+    left_out = {field.name: field.default for field in dataclasses.fields(recipe)}
+    given = {name: part for name in PARTS if (part := getattr(recipe, name)) is not left_out[name]}
+    config, changed = settings(recipe.config, recipe.objective.reads)
+    _refuse_two_answers(changed, [*given, *(["data"] if recipe.data is not None else [])])
+    if recipe.data is None and recipe.held_out is not None:
+        raise ValueError("Recipe(held_out=...) stands beside data that config.data names. Valid: Recipe(data=...) too")
+    reads = recipe.objective.reads
+    if "parameterization" not in given and not _within("parameterization", changed):
+        given["parameterization"] = reads and reads.parameterization
+        if reads is not None and reads.parameterization is None:
+            raise ValueError(
+                "Recipe(parameterization=...) is missing: the objective does not say what its network predicts. "
+                "Valid: e.g. parameterizations.velocity()"
+            )
+    given.setdefault("num_classes", getattr(recipe.network, "num_classes", 0))
+    if "guidance" in given and "conditions" not in given:  # it acts at any scale
+        given["conditions"] = lambda network, condition, null: (condition, null)
+    config.model = described(recipe.network)
+    config.model.num_classes = given["num_classes"]
+    given["objective"] = objective_entry.kept(config, recipe.objective)
+    source = None
+    if recipe.data is not None and recipe.shape is None:
+        source = of_python.source_of(recipe.data, given["num_classes"])
+    parts = Resolver(config, given, source and source.spec.shape).parts(recipe.shape)
+    if recipe.shape is not None:
+        parts |= {"shape": recipe.shape, "pictures": recipe.pictures}
+    if isinstance(source, Stream):  # which may be read once alone
+        parts["data"] = source
+    return parts | {"config": recorded(config, parts, recipe.data)}, source and source.spec
+
+
+def settings(given: Mapping[str, Any], reads: Any = None) -> tuple[ConfigDict, set[str]]:
+    """A whole config from the settings of a recipe, and the dotted fields that they name.
+
+    Args:
+        given: a whole config, or a mapping of dotted fields that differ from their defaults; a mapping as value
+            replaces a whole entry.
+        reads: how the objective's network is read, which decides the default sampler.
+
+    Raises:
+        ConfigError: for a field that is not known, or a value out of range.
+    """
+    config = defaults()
+    if isinstance(given, ConfigDict):
+        changed = {difference.field for difference in differences(config, given)}
+        config = given.copy_and_resolve_references()
+    else:
+        changed = set(given)
+        for field, value in given.items():
+            try:
+                put(config, field, value)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise ConfigError(f"config = {dict(given)!r} holds a setting that is none: {error}.") from error
+    if not _within("sample.sampler", changed):
+        default = "geodesic_heun" if isinstance(reads, Moves) else "flow_map" if isinstance(reads, Jumps) else "heun"
+        config.sample.sampler = {"name": default}
+    fields.check(config)
+    return config, changed
+
+
+def _refuse_two_answers(changed: Iterable[str], given: Iterable[str]) -> None:
+    for argument in given:
+        for field in sorted(changed):
+            if any(_within(owner, (field,)) for owner in STANDS_FOR.get(argument, ())):
+                raise ConfigError(
+                    f"config.{field} names a part that Recipe takes as an argument, and {argument}=... is there too. "
+                    f"Valid: Recipe({argument}=...) or config.{field}, not both."
+                )
+
+
+def _within(section: str, changed: Iterable[str]) -> bool:
+    """Whether one of the fields is the section, lies in it, or holds it."""
+    return any(f"{field}.".startswith(f"{section}.") or f"{section}.".startswith(f"{field}.") for field in changed)
+
+
+def recorded(config: ConfigDict, parts: Mapping[str, Any], data: Any) -> ConfigDict:
+    """The config with descriptions of the parts in the place of their names, as far as parts can be described."""
+    config = config.copy_and_resolve_references()
+    classes = parts["num_classes"]
+    for name, field in RECORDED.items():
+        put(config, field, described(parts[name]))
+    config.model.num_classes = classes
+    if teacher := parts["teacher"]:
+        pairs = {"number": teacher.pairs, "sampler": described(teacher.pair_sampler), "steps": teacher.pair_steps}
+        config.teacher.update({"path": str(teacher.path), "scale": teacher.scale, "pairs": pairs})
+        config.teacher.parameterization = described(teacher.parameterization)
+    if base := parts["base"]:
+        config.base = {"path": str(base.path), "dtype": base.model.dtype}
+        config.tuning = {"name": described(parts["tuning"].init)["name"]}
+    if encoder := parts["encoder"]:
+        config.encoder = {"network": described(encoder.module), "path": str(encoder.path), "size": encoder.size}
+    if perceptual := parts["perceptual"]:
+        config.perceptual = {"network": described(perceptual.module), "path": str(perceptual.path)}
+    if second := parts["second"]:
+        config.second_player = {
+            "objective": described(second.objective),
+            "network": described(second.network) if second.network else {"name": ""},
+            "optimizer": described(second.optimizer),
+            "updates": second.updates,
+        }
+    if data is not None:
+        config.data.name = f"{type(data).__module__}.{type(data).__qualname__}"
+    return config
