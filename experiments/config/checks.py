@@ -2,9 +2,7 @@
 
 import dataclasses
 import functools
-import math
 import operator
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,24 +10,13 @@ import jax
 
 from diffusion import pytrees
 from diffusion.data import given_series, sources
-from diffusion.experiments.config import (
-    ConfigError,
-    data,
-    fields,
-    fits,
-    names,
-    null_condition,
-    picture_sizes,
-    resolve,
-    unknown,
-)
+from diffusion.experiments.config import data, fields, fits, names, picture_sizes, resolve, settings_checks
 from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.config.settings_checks import refused
 from diffusion.experiments.config.values import built_in_python, plain
 from diffusion.io.leaf_names import leaves_of
-from diffusion.metrics import features, vector_distances
 from diffusion.models import facts
-from diffusion.training import sharding
 
 
 def validate(config: Mapping) -> Recipe:
@@ -42,13 +29,7 @@ def validate(config: Mapping) -> Recipe:
     resolver = resolve.Resolver(config)
     recipe = Recipe(config=config, **resolver.parts(config["data"]["shape"]))
     fits.check(recipe)
-    _check_training(config)
-    _check_evaluation(config)
-    _check_base(recipe)
-    _check_text(recipe)
-    _check_autoencoder(recipe)
-    _check_encoder(recipe)
-    _check_latents(config)
+    settings_checks.check(recipe, lambda: _check_base(recipe))
     _check_buckets(resolver)
     return recipe
 
@@ -62,25 +43,25 @@ def with_data(recipe: Recipe, spec: Any) -> Recipe:
     config = recipe.config
     name = spec.name
     if config["data"]["shape"] is not None and tuple(config["data"]["shape"]) != spec.shape:
-        raise _refused(config, "data.shape", f"{name} holds examples of {spec.shape}", "that, or None")
+        raise refused(config, "data.shape", f"{name} holds examples of {spec.shape}", "that, or None")
     if pytrees.is_shape(spec.shape) and not facts.takes_rank(recipe.network, spec.shape):
         valid = ", ".join(n for n, other in sorted(names.MODELS.items()) if facts.takes_rank(other, spec.shape))
-        raise _refused(config, "model.name", f"{name} holds examples of {spec.shape}", valid)
+        raise refused(config, "model.name", f"{name} holds examples of {spec.shape}", valid)
     if not pytrees.is_shape(spec.shape) and not facts.takes_pytrees(recipe.network):
         why = f"the examples of {name} are pytrees of {', '.join(leaves_of(spec.shape, pytrees.is_shape))}"
         valid = "a network of your own, which takes the pytree; docs/pytrees.md has one"
-        raise _refused(config, "model.name", why, valid)
+        raise refused(config, "model.name", why, valid)
     classes = spec.num_classes
     if recipe.num_classes not in (0, classes):
         valid = f"{classes}, or 0 for an unconditional model" if classes else "0"
-        raise _refused(config, "model.num_classes", f"{name} has {classes} classes", valid)
+        raise refused(config, "model.num_classes", f"{name} has {classes} classes", valid)
     if "classifier" in config["evaluate"]["features"] and not classes:
         valid = ", ".join(sorted(names.FEATURES.keys() - {"classifier"}))
-        raise _refused(config, "evaluate.features", f"{name} has no classes to train a classifier on", valid)
+        raise refused(config, "evaluate.features", f"{name} has no classes to train a classifier on", valid)
     if spec.condition is not None and recipe.num_classes and not spec.has_class:
         why = f"{name} has a condition without the class, and a network receives one condition"
         valid = '0, or the column of the class as an entry of the condition, ("label", ...)'
-        raise _refused(config, "model.num_classes", why, valid)
+        raise refused(config, "model.num_classes", why, valid)
     _check_hidden(config)
     on_data = recipe.on(spec)
     _check_condition(on_data, spec)
@@ -92,7 +73,7 @@ def _check_hidden(config: Mapping) -> None:
     hide = plain(config["data"]["source"]).get("hide")
     if isinstance(hide, Mapping) and names.HIDINGS.get(hide.get("name")) is given_series.missing:
         why = "what is missing has no values to learn from"
-        raise _refused(config, "data.source.hide", why, f"with the name {hidings_of_known_values()}")
+        raise refused(config, "data.source.hide", why, f"with the name {hidings_of_known_values()}")
 
 
 def hidings_of_known_values() -> str:
@@ -128,90 +109,32 @@ def _check_condition(recipe: Recipe, spec: Any) -> None:
         width = vector.shape[0] if isinstance(vector, sources.Leaf) and len(vector.shape) == 1 else 0
         if recipe.network.vector_width != width:
             has = f"a condition of {width} numbers" if width else "no condition that is a vector"
-            raise _refused(config, "model.vector_width", f"{spec.name} has {has}", str(width))
+            raise refused(config, "model.vector_width", f"{spec.name} has {has}", str(width))
     if not built_in_python(config) and hasattr(recipe.network, "given"):
         part = isinstance(spec.condition, Mapping) and "given" in spec.condition
         if recipe.network.given != part:
             has = "a series of which a part is given" if part else "nothing that is given of a series"
-            raise _refused(config, "model.given", f"{spec.name} has {has} in its condition", str(part))
+            raise refused(config, "model.given", f"{spec.name} has {has} in its condition", str(part))
     if recipe.objective.augmentations and spec.masks:
         why = f"it would move the examples of {spec.name}, and not the picture that is their condition"
-        raise _refused(config, "objective.augment", why, "None; config.data.augment moves both")
+        raise refused(config, "objective.augment", why, "None; config.data.augment moves both")
     if config["data"]["buckets"]["area"] and spec.masks:
         why = f"{spec.name} has pictures as conditions, which are not cut as the examples are"
-        raise _refused(config, "data.buckets.area", why, "0")
-
-
-def _refused(config: Mapping, field: str, why: str, valid: str) -> ConfigError:
-    """The error for a field: its path, its value, why it is refused, and what is valid."""
-    value = plain(config)
-    for name in field.split("."):
-        value = value[name]
-    return ConfigError(f"config.{field} = {value!r}, but {why}. Valid: {valid}.")
-
-
-def _check_training(config: Mapping) -> None:
-    train = config["train"]
-    teacher = config["teacher"]
-    devices = math.prod(max(config["mesh"][axis], 1) for axis in sharding.BATCH_AXES)
-    parts = max(train["accumulate"], 1) * devices
-    if train["batch_size"] % parts:
-        raise ConfigError(
-            f"config.train.batch_size = {train['batch_size']} does not divide into {train['accumulate']} micro-batches "
-            f"(config.train.accumulate) on {devices} devices (config.mesh). Valid: a multiple of {parts}."
-        )
-    start = config["init_from"]["path"]
-    if start and not pathlib.Path(start).expanduser().exists():
-        raise _refused(config, "init_from.path", "it is not there", "a run folder, a checkpoint or a file")
-    if teacher["path"] and not pathlib.Path(teacher["path"]).expanduser().is_dir():
-        raise _refused(config, "teacher.path", "there is no such folder", "the folder of a run")
-    if not teacher["path"] and teacher["scale"] != 1:
-        raise _refused(config, "teacher.scale", "there is no teacher", "1")
-    if not teacher["path"] and teacher["pairs"]["number"]:
-        raise _refused(config, "teacher.pairs.number", "there is no teacher that makes them", "0")
-    if not config["second_player"]["objective"].get("name") and config["second_player"]["updates"] != 1:
-        raise _refused(config, "second_player.updates", "there is no second player", "1")
-
-
-def _check_evaluation(config: Mapping) -> None:
-    settings = config["evaluate"]
-    best = config["checkpoint"]["best"]
-    for i, name in enumerate(settings["features"]):
-        if name not in features.names():
-            raise unknown(f"config.evaluate.features[{i}]", name, features.names(), "features")
-    if "inception" in settings["features"] and not pathlib.Path(settings["inception"]).expanduser().is_file():
-        valid = "a file of FID's Inception-v3; docs/evaluation.md says where to get it"
-        raise _refused(
-            config, "evaluate.inception", 'it is no file, and config.evaluate.features has "inception"', valid
-        )
-    if best:
-        distances = [*(f"fd_{name}" for name in settings["features"]), *vector_distances.NAMES]
-        figures = [f"{name}{suffix}" for name in distances for suffix in ("", "_over_floor")]
-        if best not in figures:
-            raise unknown("config.checkpoint.best", best, figures, "figure")
-        if settings["every"] == 0:
-            why = "config.evaluate.every = 0: nothing is evaluated in the loop"
-            raise _refused(config, "checkpoint.best", why, '"", or evaluations every so many steps, e.g. 1000')
+        raise refused(config, "data.buckets.area", why, "0")
 
 
 def _check_base(recipe: Recipe) -> None:
-    """Refuses a tuning without its base, and what the folder of a base says beside it."""
+    """Refuses what the folder of a base says beside it."""
     config = recipe.config
     named = config["tuning"].get("name")
     if not config["base"]["path"]:
-        asks = {"tuning.name": named, "data.text.prompt": config["data"]["text"]["prompt"]}
-        asks["prior.prompt"] = config["prior"]["prompt"]
-        asks["objective.name"] = recipe.objective.prompts
-        if field := next((field for field, value in asks.items() if value), ""):
-            why = "config.base.path = '' names no model to tune"
-            raise _refused(config, field, why, "'', or config.base.path = a folder with model_index.json")
         return
     if not named:
         why = "config.base names a model, and nothing to teach it"
-        raise _refused(config, "tuning.name", why, ", ".join(sorted(names.TUNINGS)))
+        raise refused(config, "tuning.name", why, ", ".join(sorted(names.TUNINGS)))
     for section in ("schedule", "parameterization", "model"):
         if plain(config[section]) != plain(defaults()[section]):
-            raise _refused(config, section, "the folder of config.base says it", "the default")
+            raise refused(config, section, "the folder of config.base says it", "the default")
     alone = {
         "evaluate.every": (0, "a run that tunes a model makes no samples of classes"),
         "data.buckets.area": (0, "the pictures are encoded in one size"),
@@ -230,110 +153,29 @@ def _check_base(recipe: Recipe) -> None:
         *sections, last = field.split(".")
         section = functools.reduce(operator.getitem, sections, plain(config))
         if section.get(last, valid) != valid:
-            raise _refused(config, field, why, repr(valid))
+            raise refused(config, field, why, repr(valid))
     if plain(config["data"]["augment"]) not in ((), ({"name": "flip"},)):
         valid = '(), or ({"name": "flip"},)'
-        raise _refused(config, "data.augment", "latents of the pictures are kept", valid)
+        raise refused(config, "data.augment", "latents of the pictures are kept", valid)
     more = (*recipe.tuning.reads, *recipe.tuning.sees)
     if config["prior"]["prompt"] and more:
         why = f"pictures that the base makes have no {', '.join(more)}, which config.tuning.name = {named!r} reads"
-        raise _refused(config, "prior.prompt", why, "''")
+        raise refused(config, "prior.prompt", why, "''")
     if recipe.objective.prompts and more:
         why = f"its prompts have no {', '.join(more)}, which config.tuning.name = {named!r} reads"
-        raise _refused(config, "objective.name", why, "'denoising', or a tuning that reads text alone")
+        raise refused(config, "objective.name", why, "'denoising', or a tuning that reads text alone")
     if recipe.objective.prompts and config["prior"]["prompt"]:
         why = "config.objective compares predictions for its own prompts, and keeps no class"
-        raise _refused(config, "prior.prompt", why, "''")
+        raise refused(config, "prior.prompt", why, "''")
     if config["prior"]["prompt"] and recipe.objective.density and jax.tree.leaves(recipe.objective.density.init()):
         why = "it adapts to the losses of its times, and those of the class, at other times, are added to them"
-        raise _refused(config, "objective.density", why, "a density that does not adapt, or config.prior.prompt = ''")
+        raise refused(config, "objective.density", why, "a density that does not adapt, or config.prior.prompt = ''")
     if recipe.base.model.sees_mask and "mask" not in recipe.tuning.reads:
         why = f"{config['base']['path']} was trained to inpaint, and this tuning reads no masks"
-        raise _refused(config, "tuning.name", why, "another base, or a tuning that reads them")
+        raise refused(config, "tuning.name", why, "another base, or a tuning that reads them")
     if recipe.base.model.sees_picture:
         why = f"{config['base']['path']} was trained to edit pictures, which no tuning reads beside x_t"
-        raise _refused(config, "tuning.name", why, "the model that it was made from as the base")
-
-
-def _check_encoder(recipe: Recipe) -> None:
-    config = recipe.config
-    encoder = recipe.encoder
-    if encoder is None or not encoder.cached:
-        return
-    if not encoder.size:
-        why = "its features are read beside latents, where no picture says its size"
-        raise _refused(config, "encoder.size", why, "that of diffusion encode --encoder_size, e.g. 224")
-    if config["objective"].get("augment") is not None:
-        why = "it moves the examples, and their features are read from a cache"
-        raise _refused(config, "objective.augment", why, "None")
-    if config["teacher"]["pairs"]["number"]:
-        why = "the samples of a teacher stand in place of the pictures, and their features are read from a cache"
-        raise _refused(config, "teacher.pairs.number", why, "0, or no term that reads an encoder")
-    try:
-        encoder.features()
-    except ValueError as error:
-        raise ConfigError(f"config.encoder.size = {encoder.size}: {error}.") from error
-
-
-def _check_latents(config: Mapping) -> None:
-    latents = config["data"]["latents"]
-    if not latents["dir"]:
-        if latents["autoencoder"]:
-            why = "config.data.latents.dir = '': there are no latents that it could have made"
-            raise _refused(config, "data.latents.autoencoder", why, "'', or latents by `diffusion encode`")
-        return
-    if config["data"]["augment"]:
-        why = f"it changes pictures, and config.data.latents.dir = {latents['dir']!r} holds latents"
-        raise _refused(config, "data.augment", why, "(); encode --flip keeps those of mirrored pictures")
-    if config["evaluate"]["every"] and not latents["autoencoder"]:
-        valid = "0, or config.data.latents.autoencoder = the folder of the autoencoder"
-        raise _refused(config, "evaluate.every", "samples of latents are no pictures", valid)
-
-
-def _check_autoencoder(recipe: Recipe) -> None:
-    config = recipe.config
-    if recipe.autoencoder is None:
-        return
-    path = recipe.autoencoder.path
-    if path and not pathlib.Path(path).expanduser().exists():
-        raise _refused(config, "autoencoder.path", "it is not there", "a folder or file of an autoencoder, or ''")
-    if config["data"]["latents"]["dir"]:
-        why = "config.autoencoder makes latents of pictures itself"
-        raise _refused(config, "data.latents.dir", why, "'', or no autoencoder")
-    if config["data"]["buckets"]["area"]:
-        why = "config.autoencoder trains with the model, on pictures of one size"
-        raise _refused(config, "data.buckets.area", why, "0")
-
-
-def _check_text(recipe: Recipe) -> None:
-    config = recipe.config
-    by = f"config.model.name = {config['model']['name']!r}"
-    text = config["data"]["text"]
-    inputs = facts.text_inputs(recipe.network)
-    field = null_condition.TEXT_FOLDERS[inputs.of] if inputs else ""
-    for other in ("tokenizer", "dir"):
-        if text[other] and other != field:
-            valid = f"''{f' here, and config.data.text.{field}' if field else ''}"
-            raise _refused(config, f"data.text.{other}", f"{by} does not receive it", valid)
-    if (field or recipe.objective.reads is None) and config["evaluate"]["every"]:
-        why = f"{by} makes no samples of classes that the loop could evaluate"
-        raise _refused(config, "evaluate.every", why, "0")
-    if field and config["data"]["buckets"]["area"]:
-        why = f"{by} receives text, which comes with pictures of one size"
-        raise _refused(config, "data.buckets.area", why, "0")
-    read = getattr(recipe.network, "text_width", None)
-    if field == "dir" and read not in (None, recipe.null["text"].shape[-1]):
-        width = recipe.null["text"].shape[-1]
-        raise _refused(config, "model.text_width", f"the captions in {text['dir']} have {width} features", str(width))
-    if field == "tokenizer" and facts.kind(recipe.network) == "towers":
-        tower = config["model"]["text"]
-        ids = int(recipe.null["ids"].max()) + 1
-        length = len(recipe.null["ids"])
-        if tower["vocabulary"] < ids or tower["positions"] < length:
-            raise ConfigError(
-                f"config.model.text has vocabulary = {tower['vocabulary']} and positions = {tower['positions']}, but "
-                f"{text['tokenizer']} has {ids} ids and texts of {length}. Valid: at least these."
-            )
+        raise refused(config, "tuning.name", why, "the model that it was made from as the base")
 
 
 def _check_buckets(made: resolve.Resolver) -> None:
@@ -345,15 +187,15 @@ def _check_buckets(made: resolve.Resolver) -> None:
         return
     if data["latents"]["dir"]:
         why = f"config.data.latents.dir = {data['latents']['dir']!r} holds latents of one size"
-        raise _refused(config, "data.buckets.area", why, "0, or pictures")
+        raise refused(config, "data.buckets.area", why, "0, or pictures")
     if data["damaged"] == "skip":
-        raise _refused(config, "data.damaged", "in config.data.buckets a damaged picture has no size", '"stop"')
+        raise refused(config, "data.damaged", "in config.data.buckets a damaged picture has no size", '"stop"')
     if facts.one_size(names.MODELS[config["model"]["name"]]):
         others = ", ".join(name for name, other in sorted(names.MODELS.items()) if not facts.one_size(other))
         why = f"config.model.name = {config['model']['name']!r} learns the positions of one size"
-        raise _refused(config, "data.buckets.area", why, f"0, or a model out of {others}")
+        raise refused(config, "data.buckets.area", why, f"0, or a model out of {others}")
     if shape is None or len(shape) != 3 or tuple(shape[:2]) not in sizes:
         valid = f"(height, width, channels) of a size out of {', '.join(f'{h} x {w}' for h, w in sizes)}"
-        raise _refused(config, "data.shape", "config.data.buckets needs the shape of the samples", valid)
+        raise refused(config, "data.shape", "config.data.buckets needs the shape of the samples", valid)
     for size in sizes:  # patches and halvings
         made.model((*size, shape[-1]))

@@ -24,7 +24,7 @@ from diffusion.experiments.config import (
     network_entry,
     null_condition,
     objective_entry,
-    plans,
+    plan_entry,
 )
 from diffusion.experiments.config.autoencoder import Autoencoder
 from diffusion.experiments.config.base import Base
@@ -340,18 +340,18 @@ class Resolver:
 
     @functools.cached_property
     def plan(self) -> timesteps.Plan:
-        """The steps of sampling; see `plans.plan`."""
-        return plans.plan(self)
+        """The steps of sampling; see `plan_entry.plan`."""
+        return plan_entry.plan(self)
 
     @functools.cached_property
     def grid(self) -> np.ndarray:
-        """`[steps + 1]` times of sampling; see `plans.grid`."""
-        return plans.grid(self)
+        """`[steps + 1]` times of sampling; see `plan_entry.grid`."""
+        return plan_entry.grid(self)
 
     @functools.cached_property
-    def chosen_plan(self) -> plans.ChosenPlan | None:
-        """How the times are chosen for the trained network, where they are; see `plans.chosen_plan`."""
-        return None if "plan" in self.given else plans.chosen_plan(self)
+    def chosen_plan(self) -> plan_entry.ChosenPlan | None:
+        """How the times are chosen for the trained network, where they are; see `plan_entry.chosen_plan`."""
+        return None if "plan" in self.given else plan_entry.chosen_plan(self)
 
     @functools.cached_property
     def driver(self) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.config.described import described
 from diffusion.experiments.config.differences import differences
 from diffusion.experiments.config.parts import PARTS, Resolver
+from diffusion.experiments.config.settings_checks import refused
 from diffusion.experiments.config.values import put
 from diffusion.objectives import Jumps, Moves
 
@@ -85,6 +86,8 @@ def completed(recipe: Any) -> tuple[dict[str, Any], DataSpec | None]:
     source = None
     if recipe.data is not None and recipe.shape is None:
         source = of_python.source_of(recipe.data, given["num_classes"])
+        if config.data.shape not in (None, source.spec.shape):
+            raise refused(config, "data.shape", f"data=... holds examples of {source.spec.shape}", "that, or None")
     parts = Resolver(config, given, source and source.spec.shape).parts(recipe.shape)
     if recipe.shape is not None:
         parts |= {"shape": recipe.shape, "pictures": recipe.pictures}

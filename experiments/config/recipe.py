@@ -14,7 +14,7 @@ from diffusion import pytrees, samplers
 from diffusion.adapters.tuning import Tuning
 from diffusion.caching import Cache
 from diffusion.data.sources import DataSpec, is_picture
-from diffusion.experiments.config import fits, python_recipes
+from diffusion.experiments.config import fits, python_recipes, settings_checks
 from diffusion.experiments.config.autoencoder import Autoencoder
 from diffusion.experiments.config.base import Base
 from diffusion.experiments.config.companions import SecondPlayer, Teacher
@@ -22,7 +22,7 @@ from diffusion.experiments.config.encoder import Encoder
 from diffusion.experiments.config.guides import Guide, Measured
 from diffusion.experiments.config.packed import PackedNetwork
 from diffusion.experiments.config.perceptual import Perceptual
-from diffusion.experiments.config.plans import ChosenPlan
+from diffusion.experiments.config.plan_entry import ChosenPlan
 from diffusion.guidance import Branches
 from diffusion.models import facts
 from diffusion.objectives import Objective
@@ -153,6 +153,7 @@ class Recipe:
             for field in dataclasses.fields(self):
                 object.__setattr__(self, field.name, getattr(on_data, field.name))
         fits.check(self)
+        settings_checks.check(self)
 
     def at(self, shape: Any) -> "Recipe":
         """The recipe for examples of a shape, or of a pytree of shapes.
