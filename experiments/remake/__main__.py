@@ -1,0 +1,75 @@
+"""Makes a published table or figure again, and says whether the values agree.
+
+    diffusion remake --list
+    diffusion remake terminal_snr --workdir=runs/remake/terminal_snr
+    diffusion remake dit_cost --workdir=runs/remake/quick --quick      # runs the code, gives no verdict
+    diffusion remake --page=docs/remakes.md
+
+A remake is one file of experiments/remake: the paper, its values, how they are measured again, and what the paper does
+not state. The rule of the verdict is the same for all (docs/remakes.md). Its parts are kept as they are measured, and
+the same command goes on with what is missing. WORKDIR/remake.json is the record; --page writes the page of the records
+that lie in a folder of its name, docs/remakes/NAME.json. Your own remake: --extend=FILE that calls `remakes.add`.
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    command_line.extend_flag()
+    flags.DEFINE_bool("list", False, "list the remakes")
+    flags.DEFINE_string("workdir", None, "folder of the parts and the record")
+    flags.DEFINE_bool("quick", False, "run the code on little alone; no verdict")
+    flags.DEFINE_string("page", None, "write the page of the records beside it into this file")
+    command_line.begin(takes_words=True)
+
+import pathlib
+
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.evaluation import report
+from diffusion.experiments.remake import measuring, remakes, remakes_page
+from diffusion.experiments.run_folder import workdir
+
+
+def listed() -> None:
+    """Prints the remakes, a line each."""
+    lines = [
+        (remake.name, remake.title, remake.paper.partition(' "')[0], remake.place, f"{remake.minutes:g}")
+        for remake in remakes.REMAKES.values()
+    ]
+    report.show("Remakes", ("name", "what", "paper", "place", "minutes"), lines)
+
+
+def write_page(path: pathlib.Path) -> None:
+    """Writes the page of the records in the folder beside it that has its name."""
+    files = [(remake, path.with_suffix("") / f"{name}.json") for name, remake in remakes.REMAKES.items()]
+    entries = [(remake, measuring.read_record(file)) for remake, file in files if file.exists()]
+    workdir.write_text(path, remakes_page.page(entries))
+    print(f"{path}: {len(entries)} of {len(files)} remakes")
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    values = flags.FLAGS
+    if values.list:
+        return listed()
+    if values.page:
+        return write_page(pathlib.Path(values.page))
+    if len(argv) != 2:
+        raise ConfigError(f"remake takes one name. Valid: {', '.join(remakes.REMAKES)}; --list says what they are.")
+    remake = remakes.find(argv[1])
+    if values.workdir is None:
+        raise ConfigError(f"--workdir is missing, e.g. --workdir=runs/remake/{remake.name}.")
+    folder = pathlib.Path(values.workdir)
+    with workdir.lock(folder):
+        record = measuring.remake_in(folder, remake, values.quick)
+    if values.quick:
+        print(f"The code of {remake.name} runs. --quick gives no verdict; run it without, in another folder.")
+        return None
+    report.show(f"{remake.title}: {remake.paper}, {remake.place}", remakes_page.HEADER, remakes_page.rows(record))
+    print(f"{remakes_page.summary(record)}; record: {folder / measuring.RECORD}")
+    return None
+
+
+if __name__ == "__main__":
+    command_line.run(main, workdir.FAILURES)

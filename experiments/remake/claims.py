@@ -1,0 +1,88 @@
+"""What a paper states, how it is measured again, and the rule by which the two agree."""
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+
+class Published(NamedTuple):
+    """A figure that a paper prints.
+
+    Attributes:
+        figure: the figure's name, e.g. "linear: SNR(T)".
+        value: the printed value.
+        half_width: half the width of the published interval: the standard error that the paper states, or half a unit
+            of the last printed digit; > 0, or 0 for a value that is exact.
+    """
+
+    figure: str
+    value: float
+    half_width: float
+
+
+class Remake(NamedTuple):
+    """A published table or figure that is made again.
+
+    Attributes:
+        name: the remake's name on the command line.
+        title: name of the table or figure in plain words, one line.
+        paper: authors, year, title and arXiv number.
+        place: the table or figure of the paper.
+        source: text in which the published values were read.
+        published: the figures, in the order of the paper.
+        parts: names of the measurements. Each is kept as soon as it ends; several seeds are several parts.
+        measure: (part, quick) -> {figure: value}. A quick measurement shows that the code runs, and gives no verdict.
+        minutes: how long the whole takes on two cores.
+        unstated: the choices that the paper does not state, and what was chosen.
+        differs: explanation of the figures that lie outside; "" where none does.
+    """
+
+    name: str
+    title: str
+    paper: str
+    place: str
+    source: str
+    published: Sequence[Published]
+    parts: Sequence[str]
+    measure: Callable[[str, bool], Mapping[str, float]]
+    minutes: float
+    unstated: Sequence[str] = ()
+    differs: str = ""
+
+
+class Verdict(NamedTuple):
+    """A published figure beside the one that was measured.
+
+    Attributes:
+        published: the paper's figure.
+        value: mean over the parts that measured it.
+        standard_error: standard error of that mean; 0 for one part, whose value is taken as exact.
+        reproduced: whether the value lies in the published interval, widened by twice the standard error.
+        distance: how far the value lies from the published one, in combined standard errors; of an exact value
+            (half_width 0) infinite unless it is equal.
+    """
+
+    published: Published
+    value: float
+    standard_error: float
+    reproduced: bool
+    distance: float
+
+
+def verdict(published: Published, values: Sequence[float]) -> Verdict:
+    """Compares a published figure with its measurements, by a rule that is the same for every remake.
+
+    It is reproduced if |mean - published| <= half_width + 2 standard errors of the mean. The distance is |mean -
+    published| / sqrt(half_width^2 + standard_error^2).
+
+    Args:
+        published: the paper's figure.
+        values: its measurements, one of each part, at least one.
+    """
+    mean = statistics.fmean(values)
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    gap = abs(mean - published.value)
+    spread = math.hypot(published.half_width, error)
+    distance = gap / spread if spread else (math.inf if gap else 0.0)
+    return Verdict(published, mean, error, gap <= published.half_width + 2 * error, distance)

@@ -1,0 +1,100 @@
+"""Measures a remake part by part in a folder, so that an interrupted one goes on, and records its verdicts.
+
+The folder holds parts.jsonl, a line for each part that is measured, and at the end remake.json, the record.
+"""
+
+import json
+import math
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.evaluation import report
+from diffusion.experiments.remake.claims import Remake, Verdict, verdict
+from diffusion.experiments.run_folder import workdir
+from diffusion.io import json_lines, limits, opener
+
+PARTS, RECORD = "parts.jsonl", "remake.json"
+
+
+def remake_in(folder: pathlib.Path, remake: Remake, quick: bool, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Measures the parts that a folder lacks, and writes and returns the record of them all.
+
+    Args:
+        folder: the remake's folder, made where there is none; the caller holds its lock.
+        remake: the table or figure to measure.
+        quick: whether to run the code on little alone, without a verdict.
+        say: receives a line before each part.
+
+    Returns:
+        {"remake", "quick", "git_commit", "versions", "device", "seconds", "figures"}: the content of remake.json.
+
+    Raises:
+        ConfigError: if the folder holds another remake, or one that was measured with another `quick`.
+        OSError: if the folder cannot be written.
+    """
+    rows = _measured(folder, remake, quick)
+    for number, part in enumerate(remake.parts, 1):
+        if part in rows:
+            continue
+        say(f"{number} of {len(remake.parts)}: {part}")
+        began = time.monotonic()
+        values = {name: float(value) for name, value in remake.measure(part, quick).items()}
+        rows[part] = {"remake": remake.name, "quick": quick, "part": part, "values": values}
+        rows[part]["seconds"] = time.monotonic() - began
+        json_lines.append(folder / PARTS, rows[part])
+    record = {
+        "remake": remake.name,
+        "quick": quick,
+        **report.software(),
+        "seconds": sum(row["seconds"] for row in rows.values()),
+        "figures": [] if quick else [_stated(verdict) for verdict in verdicts(remake, list(rows.values()))],
+    }
+    workdir.write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def verdicts(remake: Remake, rows: list[dict[str, Any]]) -> list[Verdict]:
+    """The verdict on each published figure, in the order of the paper.
+
+    Raises:
+        ConfigError: if no part measures a published figure.
+    """
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in row["values"].items():
+            values.setdefault(name, []).append(value)
+    for published in remake.published:
+        if published.figure not in values:
+            raise ConfigError(f"no part of {remake.name} measures {published.figure!r}; they measure {sorted(values)}.")
+    return [verdict(published, values[published.figure]) for published in remake.published]
+
+
+def read_record(path: pathlib.Path) -> dict[str, Any]:
+    """A record that `remake_in` has written."""
+    return limits.parse_json(opener.read(path), str(path))
+
+
+def _measured(folder: pathlib.Path, remake: Remake, quick: bool) -> dict[str, dict[str, Any]]:
+    """The lines of a folder's parts by part."""
+    rows = {}
+    for row in json_lines.rows(folder / PARTS, followed=True):
+        if (row["remake"], row["quick"]) != (remake.name, quick):
+            was = f"{row['remake']}{' --quick' * row['quick']}"
+            raise ConfigError(f"{folder} holds parts of {was}. Give another --workdir for {remake.name}.")
+        rows[row["part"]] = row
+    return {part: rows[part] for part in remake.parts if part in rows}
+
+
+def _stated(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "figure": verdict.published.figure,
+        "published": verdict.published.value,
+        "half_width": verdict.published.half_width,
+        "value": verdict.value,
+        "standard_error": verdict.standard_error,
+        "reproduced": verdict.reproduced,
+        "distance": verdict.distance if math.isfinite(verdict.distance) else None,
+    }

@@ -1,0 +1,29 @@
+"""The remakes by name, and how one of your own is added."""
+
+from diffusion.experiments.config import ConfigError, unknown
+from diffusion.experiments.remake import dit_cost, terminal_snr
+from diffusion.experiments.remake.claims import Remake
+
+REMAKES: dict[str, Remake] = {module.REMAKE.name: module.REMAKE for module in (terminal_snr, dit_cost)}
+
+
+def add(remake: Remake) -> None:
+    """Adds a remake, so that the command lists and measures it: what a file that --extend names does.
+
+    Raises:
+        ConfigError: if there is one of that name.
+    """
+    if remake.name in REMAKES:
+        raise ConfigError(f"there is a remake {remake.name!r} already. Give yours another name.")
+    REMAKES[remake.name] = remake
+
+
+def find(name: str) -> Remake:
+    """The remake of a name.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    if name not in REMAKES:
+        raise unknown("remake", name, REMAKES)
+    return REMAKES[name]

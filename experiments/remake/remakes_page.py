@@ -1,0 +1,60 @@
+"""docs/remakes.md, written from the records of the remakes."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from diffusion.experiments.evaluation import report
+from diffusion.experiments.remake.claims import Remake
+from diffusion.training.runtime import progress
+
+HEADER = ("figure", "published", "here", "verdict")
+TOP = """# Published figures made again
+
+Each table below was made again by `diffusion remake NAME`, from code that is fixed before the first run. A figure is
+reproduced if it lies in the published interval, widened by twice the standard error of ours: the interval is the
+paper's standard error, or half a unit of its last digit. What lies outside stays on this page, with its distance in
+combined standard errors and what differs. This page is written by `diffusion remake --page=docs/remakes.md` from the
+records in `docs/remakes/`; `diffusion remake --list` lists what can be made again.
+"""
+
+
+def verdict_text(figure: Mapping[str, Any]) -> str:
+    """The verdict on one figure of a record, in words."""
+    if figure["reproduced"]:
+        return "reproduced"
+    return "outside" if figure["distance"] is None else f"outside, by {figure['distance']:.2g}"
+
+
+def rows(record: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """The lines of the table of a record."""
+    lines = []
+    for figure in record["figures"]:
+        interval = f" ± {figure['half_width']:.2g}" if figure["half_width"] else ""
+        error = f" ± {figure['standard_error']:.2g}" if figure["standard_error"] else ""
+        published, here = f"{figure['published']:.7g}{interval}", f"{figure['value']:.8g}{error}"
+        lines.append((figure["figure"], published, here, verdict_text(figure)))
+    return lines
+
+
+def summary(record: Mapping[str, Any]) -> str:
+    """How many figures of a record are reproduced."""
+    count = sum(figure["reproduced"] for figure in record["figures"])
+    return f"{count} of {len(record['figures'])} figures reproduced"
+
+
+def page(entries: Iterable[tuple[Remake, Mapping[str, Any]]]) -> str:
+    """The page of these remakes and their records."""
+    return "\n".join([TOP, *(_section(remake, record) for remake, record in entries)])
+
+
+def _section(remake: Remake, record: Mapping[str, Any]) -> str:
+    commit = (record["git_commit"] or "unknown")[:12]
+    facts = [
+        f"- Paper: {remake.paper}; {remake.place}. The values were read in {remake.source}.",
+        f"- `diffusion remake {remake.name} --workdir=runs/remake/{remake.name}`: "
+        f"{progress.duration(record['seconds'])} on two cores, at commit {commit}.",
+        *(f"- Not stated by the paper: {text}" for text in remake.unstated),
+        *([f"- What differs: {remake.differs}"] if remake.differs else []),
+    ]
+    table = report.table(HEADER, rows(record))
+    return f"## {remake.title}\n\n" + "\n".join(facts) + f"\n\n**{summary(record)}.**\n\n{table}\n"

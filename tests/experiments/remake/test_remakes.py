@@ -1,0 +1,128 @@
+"""Every remake: its figures are measured, its verdicts are those of the page, and an interrupted one goes on."""
+
+import json
+import math
+
+import pytest
+
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.remake import dit_cost, measuring, remakes, remakes_page, terminal_snr
+from diffusion.experiments.remake.claims import Published, Remake
+from tests.commands import ROOT, run
+
+PAGE = (ROOT / "docs" / "remakes.md").read_text()
+
+
+def toy(**fields):
+    calls = []
+
+    def measure(part, quick):
+        calls.append((part, quick))
+        return {"shared": float(len(part)), part: 1.0}
+
+    values = dict(
+        name="toy", title="A toy", paper="Nobody 2026", place="table 1", source="here", measure=measure, minutes=0.0,
+        published=[Published("shared", 2.5, 0.5), Published("aa", 3.0, 0.0)], parts=["aa", "bbb"],
+    )  # fmt: skip
+    return Remake(**(values | fields)), calls
+
+
+def test_parts_are_kept_and_an_interrupted_remake_goes_on(tmp_path):
+    def interrupted(part, quick):
+        if part == "bbb":
+            raise KeyboardInterrupt
+        return first.measure(part, quick)
+
+    first, calls = toy()
+    with pytest.raises(KeyboardInterrupt):
+        measuring.remake_in(tmp_path, first._replace(measure=interrupted), False, say=lambda line: None)
+    record = measuring.remake_in(tmp_path, first, False, say=lambda line: None)
+    assert calls == [("aa", False), ("bbb", False)]
+    assert record == measuring.read_record(tmp_path / measuring.RECORD)
+    shared, exact = record["figures"]
+    assert shared["value"] == 2.5 and shared["standard_error"] == 0.5 and shared["reproduced"]
+    assert not exact["reproduced"] and exact["distance"] is None  # 1 where exactly 3 is published
+    assert measuring.remake_in(tmp_path, first, False, say=lambda line: None)["figures"] == record["figures"]
+    assert len(calls) == 2
+
+
+def test_a_folder_belongs_to_one_remake_and_quick_parts_are_no_evidence(tmp_path):
+    remake, _ = toy()
+    record = measuring.remake_in(tmp_path, remake, True, say=lambda line: None)
+    assert record["figures"] == [] and record["quick"]
+    with pytest.raises(ConfigError, match=r"holds parts of toy --quick\. Give another --workdir for toy"):
+        measuring.remake_in(tmp_path, remake, False, say=lambda line: None)
+    with pytest.raises(ConfigError, match="holds parts of toy --quick"):
+        measuring.remake_in(tmp_path, remake._replace(name="other"), True, say=lambda line: None)
+
+
+def test_a_published_figure_that_no_part_measures_is_an_error(tmp_path):
+    remake, _ = toy(published=[Published("missing", 1.0, 0.1)])
+    with pytest.raises(ConfigError, match="no part of toy measures 'missing'"):
+        measuring.remake_in(tmp_path, remake, False, say=lambda line: None)
+
+
+def test_the_terminal_ratios_by_hand():
+    """alpha_bar_T is a product, and SNR(T) its odds; after the correction nothing of the data is left."""
+    betas = [1e-4 + (0.02 - 1e-4) * i / 999 for i in range(1000)]
+    alpha_bar = math.exp(math.fsum(math.log1p(-beta) for beta in betas))
+    values = terminal_snr.measure("linear", False)
+    assert values["linear: SNR(T)"] == pytest.approx(alpha_bar / (1 - alpha_bar), rel=1e-9)
+    assert values["linear: sqrt(alpha_bar_T)"] == pytest.approx(math.sqrt(alpha_bar), rel=1e-9)
+    assert values["linear, corrected: sqrt(alpha_bar_T)"] == 0
+
+
+def test_the_parameters_of_a_dit_by_hand():
+    """S/8: 12 blocks of width 384, adaLN of 6 and 2 rows, 1,001 labels, and 8 x 8 x 8 outputs for each token."""
+    w = 384
+    block = 3 * w * w + 3 * w + w * w + w + 8 * w * w + 5 * w + 6 * w * w + 6 * w
+    ends = (8 * 8 * 4 + 1) * w + (256 + 1) * w + (w + 1) * w + 1001 * w + 2 * (w + 1) * w + (w + 1) * 8 * 8 * 8
+    values = dit_cost.measure("S/8", False)
+    assert values["DiT-S/8: parameters, millions"] == (12 * block + ends) / 1e6
+
+
+@pytest.mark.parametrize("name", remakes.REMAKES)
+def test_the_page_is_that_of_the_records_and_the_records_are_of_their_remakes(name):
+    remake = remakes.find(name)
+    record = measuring.read_record(ROOT / "docs" / "remakes" / f"{name}.json")
+    assert record["remake"] == name and not record["quick"]
+    stated = [(row["figure"], row["published"], row["half_width"]) for row in record["figures"]]
+    assert stated == [tuple(published) for published in remake.published]
+    assert remakes_page._section(remake, record) in PAGE
+    assert remake.differs or all(row["reproduced"] for row in record["figures"])
+
+
+@pytest.mark.parametrize("name", [remake.name for remake in remakes.REMAKES.values() if remake.minutes <= 1])
+def test_a_remake_of_seconds_gives_its_record_again(tmp_path, name):
+    made = measuring.remake_in(tmp_path, remakes.find(name), False, say=lambda line: None)
+    kept = measuring.read_record(ROOT / "docs" / "remakes" / f"{name}.json")
+    for now, then in zip(made["figures"], kept["figures"], strict=True):
+        assert (now["figure"], now["reproduced"]) == (then["figure"], then["reproduced"])
+        assert now["value"] == pytest.approx(then["value"], rel=1e-9)
+
+
+def test_the_command_measures_and_shows_its_verdicts(tmp_path):
+    done = run("diffusion", "remake", "terminal_snr", f"--workdir={tmp_path / 'made'}")
+    assert "9 of 12 figures reproduced" in done.stdout, done.stderr
+    assert json.loads((tmp_path / "made" / "remake.json").read_text())["remake"] == "terminal_snr"
+
+
+@pytest.mark.slow
+def test_the_command_lists_and_says_what_is_missing():
+    listed = run("diffusion", "remake", "--list").stdout
+    assert all(name in listed for name in remakes.REMAKES)
+    done = run("diffusion", "remake", "terminal_snr")
+    assert done.returncode == 2 and "--workdir=runs/remake/terminal_snr" in done.stderr
+    done = run("diffusion", "remake")
+    assert done.returncode == 2 and "remake takes one name. Valid: terminal_snr, dit_cost" in done.stderr
+
+
+def test_your_own_remake_is_added_once(monkeypatch):
+    monkeypatch.setattr(remakes, "REMAKES", dict(remakes.REMAKES))
+    remake, _ = toy()
+    remakes.add(remake)
+    assert remakes.find("toy") is remake
+    with pytest.raises(ConfigError, match="a remake 'toy' already"):
+        remakes.add(remake)
+    with pytest.raises(ConfigError, match=r"unknown name 'terminal_srn'\. Did you mean 'terminal_snr'"):
+        remakes.find("terminal_srn")
