@@ -1,4 +1,4 @@
-"""The rows of the zoo in Markdown: a table, the programs that write pickles anew, and each row with its commands.
+"""The rows of the zoo in Markdown: a table, the programs that rewrite pickles, and each row with its commands.
 
 `diffusion zoo --page=FILE` writes them, and `make site` puts them behind docs/zoo.md.
 """
