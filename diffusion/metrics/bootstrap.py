@@ -105,7 +105,7 @@ def wilson_interval(successes: float, trials: float, z: float = 1.959964) -> tup
     return float(max(0.0, low)), float(min(1.0, high))
 
 
-def share(right: Sequence[bool]) -> dict[str, Any]:
+def share(right: Sequence[bool] | np.ndarray) -> dict[str, Any]:
     """The share of True: {"share", "interval" (Wilson's, 95 %), "count": how many values}.
 
     Args:

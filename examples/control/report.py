@@ -105,7 +105,8 @@ def run(
 
 def _arranged(run: str) -> tuple[str, tuple[float, ...]]:
     """The control that a run has learned from, and the places of its shapes."""
-    source = workdir.read_config(run)["data"]["source"]
+    config: Any = workdir.read_config(run)
+    source = config["data"]["source"]
     if source["name"] != "arranged_drawings":
         raise ConfigError(f"{run} learned from {source['name']!r}. Valid: a run of tuning/drawings_control.")
     return source["kind"], tuple(source.get("places", arrangements.ANYWHERE))

@@ -8,7 +8,7 @@ __all__ = ["FAR", "Found", "Matched", "alone", "found", "hues", "matched", "pape
 
 import colorsys
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage, optimize
@@ -75,7 +75,8 @@ def alone(picture: np.ndarray, part: Found) -> np.ndarray:
     """A part by itself in the middle of the picture's paper, for a judge of single shapes; uint8 [H, W, 3]."""
     hue = hues(picture)
     others = (hue >= 0) & ~part.mask
-    near = ndimage.binary_dilation(part.mask, iterations=RIM) & ~others
+    rim: Any = ndimage.binary_dilation(part.mask, iterations=RIM)
+    near = rim & ~others
     paper = np.broadcast_to(paper_of(picture), picture.shape).astype(np.uint8)
     cut = np.where(near[..., None], picture, paper)
     height, width = picture.shape[:2]

@@ -43,7 +43,7 @@ def retrieved(features: np.ndarray, galleries: Sequence[Gallery]) -> list[str]:
     """
     if len(features) != len(galleries):
         raise ValueError(f"{len(features)} pictures need a gallery each, and got {len(galleries)}")
-    nearest = lambda row, gallery: np.argmin(np.linalg.norm(gallery.features - row, axis=1))
+    nearest = lambda row, gallery: int(np.argmin(np.linalg.norm(gallery.features - row, axis=1)))
     return [gallery.names[nearest(row, gallery)] for row, gallery in zip(features, galleries)]
 
 

@@ -96,11 +96,12 @@ def tuned(run: pathlib.Path) -> Taught:
     Raises:
         ConfigError: for a run that tunes nothing.
     """
-    config = workdir.read_config(run)
+    config: Any = workdir.read_config(run)
     if not tuned_run.base_of(run):
         raise ConfigError(f"--runs: {run} tunes no model. Valid: runs of the recipe tuning/glyph.")
     word = config["tuning"].get("word", glyph.NAME)
-    about = {"minutes": minutes(run), "bytes": weight(run, resolve.Resolver(config).tuning.replaces)}
+    tuning: Any = resolve.Resolver(config).tuning
+    about = {"minutes": minutes(run), "bytes": weight(run, tuning.replaces)}
     return Taught(run.name.replace("_", " "), tuned_run.load(run)[0], word, about)
 
 
@@ -175,7 +176,8 @@ def maker(taught: Taught, batch_size: int) -> Callable[[Sequence[Scene | str], S
 
 def coder(model: TextToImage) -> Callable[[np.ndarray], np.ndarray]:
     """A function that encodes pictures, uint8 [N, H, W, 3], and decodes them again."""
-    module, params = model.modules["vae"], {"params": model.params["vae"]}
+    module: Any = model.modules["vae"]
+    params = {"params": model.params["vae"]}
 
     @jax.jit
     def both(images: Array) -> Array:

@@ -39,10 +39,9 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from diffusion.data import captions, latent_cache, sources
 from diffusion.experiments import encode, encode_text, train
@@ -57,9 +56,7 @@ STAGES = ("encoder", "autoencoder", "denoiser")
 FIELDS = (*STAGES, "data", "vocabulary", "measured")
 
 
-def run(
-    config: ConfigDict, folder: str | pathlib.Path, command: str = "the same command", until: str = STAGES[-1]
-) -> int:
+def run(config: Any, folder: str | pathlib.Path, command: str = "the same command", until: str = STAGES[-1]) -> int:
     """Runs all stages that are not finished; returns the exit status of the training that ended first, or 0.
 
     Args:
@@ -111,7 +108,7 @@ def run(
     return 0
 
 
-def settled(config: ConfigDict, folder: pathlib.Path) -> dict[str, ConfigDict]:
+def settled(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     """The config of each training, with the folders of its data."""
     stage = {name: config[name].copy_and_resolve_references() for name in STAGES}
     for each in stage.values():
@@ -122,7 +119,7 @@ def settled(config: ConfigDict, folder: pathlib.Path) -> dict[str, ConfigDict]:
     return stage
 
 
-def check(config: Mapping) -> None:
+def check(config: Any) -> None:
     """Refuses fields that the command does not know, and numbers out of range.
 
     Raises:
@@ -146,7 +143,7 @@ def check(config: Mapping) -> None:
         )
 
 
-def _with_stand_ins(config: ConfigDict, folder: pathlib.Path) -> dict[str, ConfigDict]:
+def _with_stand_ins(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     """The configs of `settled`, with a vocabulary and captions of one word until the real ones are made."""
     width = config["encoder"]["model"]["text"]["width"]
     length = config["vocabulary"]["length"]
@@ -159,7 +156,7 @@ def _with_stand_ins(config: ConfigDict, folder: pathlib.Path) -> dict[str, Confi
     return settled(config, folder)
 
 
-def _encode(config: ConfigDict, folder: pathlib.Path, source: sources.Source) -> None:
+def _encode(config: Any, folder: pathlib.Path, source: sources.Source) -> None:
     """Exports the encoders of text and pictures, and runs them once on all records, where that is not done yet."""
     trained = {name: checkpoints.latest(folder / name) for name in STAGES}
     for name, out, made in (("encoder", "text_encoder", "captions"), ("autoencoder", "vae", "latents")):

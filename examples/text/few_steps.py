@@ -72,9 +72,8 @@ def measured(row: few_steps.Row, reader: Callable[[], Reader]) -> few_steps.Made
     params, _ = checkpoints.load_ema(row.folder, row.step)
     make = generate.of_conditions(resolve.recipe(config, workdir.example_shape(config)))
     images = make.images(params, requested.conditions, generate.seeds(config, number))
-    subject = prompt_metrics.Subject(None, reader())
-    verdicts = prompt_metrics.verdicts(subject.judge, requested.texts, images)
-    frechet = prompt_metrics.distance_to(subject, images, *_new(), EFFORT)
+    verdicts = prompt_metrics.verdicts(reader(), requested.texts, images)
+    frechet = prompt_metrics.distance_to(reader(), images, *_new(), EFFORT)
     figures = {
         "nfe": make.nfe,
         "attributes": judge.score(verdicts)["attributes"]["share"],

@@ -123,7 +123,7 @@ def negatives(subject: Subject, guidance: float, each: int) -> dict[str, Any]:
 
 
 def distance_to(
-    subject: Subject,
+    reader: Reader,
     images: np.ndarray,
     real: np.ndarray,
     others: np.ndarray,
@@ -134,8 +134,8 @@ def distance_to(
     All are uint8 [N, 64, 64, 3]; the model was not trained on the real ones, and the floor is the distance of `others`,
     more of them. The captions are drawn alike.
     """
-    record = {"features": "last hidden layer of the judge", "unit": "its activations", "sha256": subject.judge.digest}
-    extractor = Extractor(lambda batch: attribute_reader.features(subject.judge, batch), record)
+    record = {"features": "last hidden layer of the judge", "unit": "its activations", "sha256": reader.digest}
+    extractor = Extractor(lambda batch: attribute_reader.features(reader, batch), record)
     none = lambda rows: np.zeros(len(rows), np.int64)
     sets = (
         real_images.Split(rows, none(rows), DataSpec("shapes", "", (64, 64, 3), 0, len(rows)))

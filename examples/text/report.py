@@ -124,7 +124,7 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
     if "distances" in settings.parts:
         with _timed("distances"):
             held_out, others, train = (real(split).images for split in ("test", "validation", "train"))
-            figures["frechet"] = prompt_metrics.distance_to(subject, made["test"], held_out, others)
+            figures["frechet"] = prompt_metrics.distance_to(reader, made["test"], held_out, others)
             figures["copies"] = neighbours.copying(made["test"], held_out, train)
     if "edits" in settings.parts:
         figures["edits"] = {}

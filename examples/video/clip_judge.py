@@ -58,7 +58,7 @@ def real(split: str, numbers: Sequence[int], seed: int = motions.SEED) -> tuple[
 
 def name_of(clips: int, steps: tuple[int, int]) -> str:
     """What a judge depends on, as 32 digits: the code of its networks, and what they see of some of its clips."""
-    code = [pathlib.Path(module.__file__).read_bytes() for module in (attribute_reader, clip_reader)]
+    code = [pathlib.Path(str(module.__file__)).read_bytes() for module in (attribute_reader, clip_reader)]
     some = np.stack([example(split, i, SEED)[0] for split in motions.STREAMS for i in range(8)])  # which stand for all
     inputs = [part.tobytes() for part in (some, *looked_at(some, moving_objects.tracks(some)))]
     settings = repr((SEED, clips, steps, moving_objects.WHOLE, OF_FRAMES, OF_CLIPS))

@@ -37,7 +37,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from diffusion.data import latent_cache
 from diffusion.data.shapes import motions
@@ -57,7 +56,7 @@ OTHERS = 512  # real clips that distances are taken to
 
 
 def run(
-    config: ConfigDict, folder: str | pathlib.Path, command: str = "the same command", until: str = "report",
+    config: Any, folder: str | pathlib.Path, command: str = "the same command", until: str = "report",
     number: int = 96,
 ) -> int:  # fmt: skip
     """Trains the denoiser and writes the report, as far as that is not done; returns the exit status.
@@ -103,7 +102,7 @@ def run(
     return 0
 
 
-def check(config: ConfigDict) -> None:
+def check(config: Any) -> None:
     """Refuses a config whose clips the judge does not read, or whose sampling does not go on from given frames.
 
     Raises:
@@ -136,6 +135,7 @@ def measure(run_folder: pathlib.Path, out: pathlib.Path, number: int) -> dict[st
     out.mkdir(parents=True, exist_ok=True)
     networks = clip_judge.judge()
     run = trained_run.load(run_folder)
+    config: Any = run.config
     make, known = clip_maker.maker(run), clip_maker.context(run)
     began = time.process_time()
     found: dict[str, Any] = {}
@@ -148,18 +148,18 @@ def measure(run_folder: pathlib.Path, out: pathlib.Path, number: int) -> dict[st
     found["extension"], clips, truth = motion_figures.extension(networks, make, max(4, number // 4), known)
     write(clips, out / "extension", [clip.caption for clip in truth])
     if run.recipe.on_latents:
-        code = autoencoder_folders.reconstruction(autoencoder_folders.load(run.config.data.latents.autoencoder))
-        found["autoencoder"] = motion_figures.decoded(networks, code, int(run.config.data.source.frames), number)
+        code = autoencoder_folders.reconstruction(autoencoder_folders.load(config.data.latents.autoencoder))
+        found["autoencoder"] = motion_figures.decoded(networks, code, int(config.data.source.frames), number)
     real, _ = clip_judge.real("test", range(10_000, 10_000 + OTHERS))
     others, _ = clip_judge.real("test", range(20_000, 20_000 + number))
     found["distance"] = motion_figures.distances(networks, made["test"], real, others)
-    learned = np.stack([clip_judge.example("train", row)[0] for row in range(int(run.config.data.source.number))])
+    learned = np.stack([clip_judge.example("train", row)[0] for row in range(int(config.data.source.number))])
     found["copies"] = motion_figures.copies(made["test"], learned)
     protocol = {
         "run": str(run_folder),
-        "sampler": run.config.sample.sampler.name,
-        "steps": run.config.sample.steps,
-        "guidance": run.config.sample.guidance.scale,
+        "sampler": config.sample.sampler.name,
+        "steps": config.sample.steps,
+        "guidance": config.sample.guidance.scale,
         "training steps": checkpoints.latest(run_folder),
         "clips": number,
         "seeds": motion_figures.SEEDS,
@@ -183,7 +183,7 @@ def write(clips: np.ndarray, path: pathlib.Path, captions: Sequence[str]) -> Non
     workdir.write_text(path.with_suffix(".txt"), "".join(f"{caption}\n" for caption in captions[:SHOWN]))
 
 
-def sample(config: ConfigDict, folder: pathlib.Path, prompts: Sequence[str], number: int) -> list[pathlib.Path]:
+def sample(config: Any, folder: pathlib.Path, prompts: Sequence[str], number: int) -> list[pathlib.Path]:
     """Makes clips of prompts, a file for each prompt.
 
     Raises:

@@ -8,8 +8,7 @@ WORKDIR/denoiser       a run of diffusion train, on these latents or on clips
 
 import pathlib
 import shutil
-
-from ml_collections import ConfigDict
+from typing import Any
 
 from diffusion.data import latent_cache
 from diffusion.experiments import encode, train
@@ -25,7 +24,7 @@ from diffusion.training.checkpointing import checkpoints
 FIELDS = ("autoencoder", "denoiser", "data", "measured")
 
 
-def denoiser_of(config: ConfigDict, folder: pathlib.Path | None = None) -> ConfigDict:
+def denoiser_of(config: Any, folder: pathlib.Path | None = None) -> Any:
     """The config of the denoiser, on the latents in a folder; without one on clips, as it is checked.
 
     Args:
@@ -45,12 +44,12 @@ def denoiser_of(config: ConfigDict, folder: pathlib.Path | None = None) -> Confi
     return denoiser
 
 
-def autoencoder_of(config: ConfigDict) -> ConfigDict | None:
+def autoencoder_of(config: Any) -> Any:
     """The config of the autoencoder; None where the denoiser works on pixels."""
     return _with_data(config, "autoencoder") if "denoiser" in config else None
 
 
-def check_autoencoder(config: ConfigDict) -> None:
+def check_autoencoder(config: Any) -> None:
     """Refuses an autoencoder whose latents the denoiser does not take, before either is trained.
 
     Raises:
@@ -72,7 +71,7 @@ def check_autoencoder(config: ConfigDict) -> None:
         )
 
 
-def encoded(config: ConfigDict, folder: pathlib.Path) -> None:
+def encoded(config: Any, folder: pathlib.Path) -> None:
     """Writes the autoencoder's folder and the latents of the training clips, where that is not done yet.
 
     Raises:
@@ -100,12 +99,12 @@ def encoded(config: ConfigDict, folder: pathlib.Path) -> None:
         encode.run(autoencoder_folders.load(folder / "vae"), source, str(folder / "latents"))
 
 
-def autoencoder_trained(config: ConfigDict, folder: pathlib.Path, command: str) -> int:
+def autoencoder_trained(config: Any, folder: pathlib.Path, command: str) -> int:
     """Trains the autoencoder, if that is not done; returns the exit status."""
     return train.unless_finished(_with_data(config, "autoencoder"), folder / "autoencoder", command)
 
 
-def _with_data(config: ConfigDict, stage: str) -> ConfigDict:
+def _with_data(config: Any, stage: str) -> Any:
     stage_config = config[stage].copy_and_resolve_references()
     stage_config.data.update(config.data.to_dict())
     return stage_config

@@ -93,7 +93,7 @@ def _motion(found, complete: np.ndarray, kind: np.ndarray, captions: Sequence[st
     return figures
 
 
-def _median(values: np.ndarray, lacking: np.ndarray | bool = False) -> float:
+def _median(values: np.ndarray, lacking: np.ndarray | np.bool | bool = False) -> float:
     """The median over clips; a clip that lacks the measured quantity counts as infinitely far off."""
     return float(np.median(np.where(lacking | np.isnan(values), np.inf, values)))
 

@@ -21,7 +21,8 @@ __all__ = [
     "weights",
 ]
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -81,7 +82,7 @@ def tracks(clips: np.ndarray) -> Tracks:
 
 def _parts(mask: np.ndarray) -> int:
     """Number of connected parts of a mask [H, W] with an area of 2 or more; corners connect."""
-    labels, number = ndimage.label(mask, np.ones((3, 3)))
+    labels, number = ndimage.label(mask, np.ones((3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
     return int((ndimage.sum_labels(mask, labels, np.arange(1, number + 1)) >= LEAST).sum()) if number else 0
 
 
@@ -164,7 +165,7 @@ def colour_drift(found: Tracks, whole: np.ndarray) -> np.ndarray:
     return np.sqrt(_over_frames(np.nanmean, off))
 
 
-def _over_frames(of: np.ufunc, values: np.ndarray) -> np.ndarray:
+def _over_frames(of: Callable[..., np.ndarray], values: np.ndarray) -> np.ndarray:
     """A function of NumPy that leaves NaN out, over axis 1, NaN where nothing is left."""
     some = ~np.isnan(values).all(axis=1)
     result = np.full(some.shape, np.nan)
@@ -214,7 +215,7 @@ def flicker(clips: np.ndarray) -> np.ndarray:
         NaN for clips without any other pixel, such as noise.
     """
     things = weights(clips) > 0
-    wide = ndimage.maximum_filter(things, size=(1, 1, 2 * NEAR + 1, 2 * NEAR + 1))
+    wide: Any = ndimage.maximum_filter(things, size=(1, 1, 2 * NEAR + 1, 2 * NEAR + 1))
     still = ~(wide[:, 1:] | wide[:, :-1])
     change = np.abs(np.diff(clips.astype(np.int16), axis=1)).mean(-1)
     number = still.sum((1, 2, 3))

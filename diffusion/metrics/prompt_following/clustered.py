@@ -27,7 +27,7 @@ class Mean(NamedTuple):
     prompts: int
 
 
-def mean(values: Sequence[float], prompts: Sequence[Hashable]) -> Mean:
+def mean(values: Sequence[float] | np.ndarray, prompts: Sequence[Hashable] | np.ndarray) -> Mean:
     """The mean of values, whose standard error takes the pictures of a prompt as one draw.
 
     s^2 = P / (P - 1) sum_p (sum_{i in p} (x_i - mean))^2 / N^2, for N values of P prompts: the linearised variance of a
@@ -59,7 +59,7 @@ def of_means(parts: Sequence[Mean]) -> Mean:
     return Mean(value, error, sum(part.samples for part in parts), sum(part.prompts for part in parts))
 
 
-def share(right: Sequence[bool], prompts: Sequence[Hashable]) -> dict[str, Any]:
+def share(right: Sequence[bool] | np.ndarray, prompts: Sequence[Hashable] | np.ndarray) -> dict[str, Any]:
     """The share of True, with Wilson's interval for as many independent pictures as have its standard error.
 
     With p the share and s the standard error of `mean` over P prompts, these are n = P / (P - 1) p (1 - p) / s^2, at

@@ -181,7 +181,7 @@ def test_distance_to_real_pictures_is_nothing_for_the_same_and_beside_its_floor_
     images = real[0][:40]
     others = real[0][40:80]
     effort = sample_metrics.Effort(0, 2)
-    distance = lambda made: prompt_metrics.distance_to(Subject(None, NOBODY), made, images, others, effort)
+    distance = lambda made: prompt_metrics.distance_to(NOBODY, made, images, others, effort)
     same = distance(images)
     different = distance(others)
     assert same["distance"] == pytest.approx(0, abs=1e-3 * different["distance"])
