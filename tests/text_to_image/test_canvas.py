@@ -1,0 +1,63 @@
+"""The picture that a request begins with: margins that are painted, arrays in the model's range, what is kept."""
+
+import types
+
+import numpy as np
+import pytest
+
+from diffusion.text_to_image.canvas import Canvas
+from diffusion.text_to_image.jobs import Job
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+MASK = np.random.default_rng(1).random((4, 6)) < 0.5
+
+
+@pytest.mark.parametrize("mask", [None, MASK])
+def test_margins_are_painted_beside_what_the_mask_has(mask):
+    found = Canvas(IMAGE, mask).extended((1, 2, 3, 0))
+    assert found.image.shape == (7, 9, 3)
+    np.testing.assert_array_equal(found.image[1:5, 3:], IMAGE)
+    np.testing.assert_array_equal(found.image[0, 3:], IMAGE[0])  # the edge goes on
+    np.testing.assert_array_equal(found.image[1:5, 0], IMAGE[:, 0])
+    np.testing.assert_array_equal(found.mask[1:5, 3:], np.zeros((4, 6), bool) if mask is None else mask)
+    outside = np.ones((7, 9), bool)
+    outside[1:5, 3:] = False
+    assert found.mask[outside].all()
+
+
+def test_without_margins_or_without_a_picture_the_canvas_stays():
+    canvas = Canvas(IMAGE, None)
+    assert canvas.extended((0, 0, 0, 0)) is canvas
+    empty = Canvas(None, None)
+    assert empty.extended((1, 1, 1, 1)) is empty
+    with pytest.raises(ValueError, match=r"make a picture of \d+ x 6 pixels, and at most [\d,]+ are made"):
+        canvas.extended((10**8, 0, 0, 0))
+
+
+def test_arrays_are_floats_of_the_models_range_and_a_mask_of_one_channel():
+    image, mask = Canvas(IMAGE, MASK).arrays()
+    np.testing.assert_allclose(image, (IMAGE / 127.5 - 1)[None], atol=1e-6)
+    np.testing.assert_array_equal(mask, MASK[None, :, :, None])
+    assert Canvas(None, None).arrays() == (None, None) and Canvas(IMAGE, None).arrays()[1] is None
+
+
+def test_what_is_not_painted_is_kept_to_the_byte():
+    made = np.random.default_rng(2).integers(0, 256, (2, 4, 6, 3), np.uint8)
+    np.testing.assert_array_equal(Canvas(IMAGE, MASK).kept(made), np.where(MASK[..., None], made, IMAGE))
+    for canvas in (Canvas(IMAGE, None), Canvas(None, None)):
+        assert canvas.kept(made) is made
+
+
+@pytest.mark.parametrize("run, evaluations, steps, nfe, expected", [
+    (0, 0, 10, 10, None),  # without a cache nothing is counted
+    (40, 10, 10, 10, 0.0),
+    (10, 10, 10, 10, 0.75),
+    (10, 10, 10, 20, 0.375),  # the second evaluation of each step ran whole
+])  # fmt: skip
+def test_the_share_of_blocks_that_did_not_run(run, evaluations, steps, nfe, expected, monkeypatch):
+    """Of a denoiser with four blocks, over all evaluations."""
+    monkeypatch.setattr("diffusion.text_to_image.jobs.facts.feature_blocks", lambda denoiser: 4)
+    sampler = types.SimpleNamespace(nfe=lambda steps: nfe)
+    course = types.SimpleNamespace(trajectory=(sampler, types.SimpleNamespace(solved=steps), 1.0))
+    job = types.SimpleNamespace(course=course)
+    assert Job.skipped(job, types.SimpleNamespace(denoiser=None), run, evaluations) == expected

@@ -1,0 +1,62 @@
+"""The folder of a model made of another: its own networks, the other's files, and the class that it has now."""
+
+import json
+
+import pytest
+
+from diffusion.text_to_image import model_folder, model_index
+
+
+@pytest.fixture
+def base(tmp_path):
+    """A folder as diffusers writes it, with files that do not belong to a model."""
+    base = tmp_path / "base"
+    for part in ("unet", "vae", "tokenizer"):
+        (base / part).mkdir(parents=True)
+        (base / part / "config.json").write_text(json.dumps({"of": f"base's {part}"}))
+    (base / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline", "unet": ["a", "B"]}))
+    (base / "sampling.json").write_text(json.dumps({"steps": 3}))
+    (base / "README.md").write_text("of the base")
+    (base / "tuning.json").write_text("of the base")
+    return base
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "new" / "unet").mkdir(parents=True)
+    (tmp_path / "new" / "unet" / "config.json").write_text("own")
+    return tmp_path / "new"
+
+
+def test_what_is_not_there_is_the_bases(base, folder):
+    model_folder.complete(folder, base)
+    assert {path.name for path in folder.iterdir()} == {"unet", "vae", "tokenizer", "model_index.json", "sampling.json"}
+    assert (folder / "unet" / "config.json").read_text() == "own"
+    for name in ("vae/config.json", "tokenizer/config.json", "model_index.json", "sampling.json"):
+        assert (folder / name).read_bytes() == (base / name).read_bytes()
+
+
+def test_another_class_is_written_into_the_index_alone(base, folder):
+    before = (base / "model_index.json").read_text()
+    model_folder.complete(folder, base, "StableDiffusionInpaintPipeline", {"steps": 7})
+    index = json.loads((folder / "model_index.json").read_text())
+    assert index == {"_class_name": "StableDiffusionInpaintPipeline", "unet": ["a", "B"]}
+    assert (base / "model_index.json").read_text() == before
+    assert json.loads((folder / "tuning.json").read_text()) == {"steps": 7}
+    model_folder.complete(folder, base, "StableDiffusionPipeline")
+    assert (folder / "model_index.json").read_text() == before  # to the byte, where the class stays
+    model_folder.complete(folder, base, "", {})
+    assert json.loads((folder / "tuning.json").read_text()) == {}
+
+
+def test_a_model_that_is_no_folder_is_said_to_be_a_file_or_missing(tmp_path):
+    single = tmp_path / "model.safetensors"
+    single.write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors is a single file; diffusion convert makes"):
+        model_index.read_index(single)
+    (tmp_path / "text.txt").write_text("")
+    for place in (tmp_path / "text.txt", tmp_path / "nowhere.gguf", tmp_path):
+        with pytest.raises(
+            FileNotFoundError, match=r"model_index\.json: there is no such file; a text-to-image model is"
+        ):
+            model_index.read_index(place)
