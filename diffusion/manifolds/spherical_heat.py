@@ -140,7 +140,7 @@ def _images(n: int) -> _Images:
     s, sign = (1, -1) if odd else (1 / 2, 1)
 
     def summed(phi, b, v):
-        phi = jnp.maximum(phi, START)
+        phi, b = _apart(phi, b)
         sine = jnp.sin(jnp.minimum(phi, b)) if odd else jnp.sin(phi / 2)
         x = s * phi
         small = 1 + x**2 / 6 + 7 * x**4 / 360 + 31 * x**6 / 15120
@@ -152,11 +152,17 @@ def _images(n: int) -> _Images:
     return summed
 
 
+def _apart(phi: Array, b: Array) -> tuple[Array, Array]:
+    """phi, at least START, and pi - phi with it; a maximum would have half the slope at START."""
+    near = phi < START
+    return jnp.where(near, START, phi), jnp.where(near, math.pi - START, b)
+
+
 def _raised_images(images: _Images) -> _Images:
     """-1 / sin(phi) d/dphi of the images."""
 
     def summed(phi, b, v):
-        phi = jnp.maximum(phi, START)
+        phi, b = _apart(phi, b)
         one = jnp.ones_like(phi)
         value, slope = jax.jvp(lambda phi, b: images(phi, b, v), (phi, b), (one, -one))
         return (phi * value / v - slope) / jnp.sin(jnp.minimum(phi, b))

@@ -36,6 +36,8 @@ def test_on_a_linear_layer_the_edit_is_exact():
     found = erasure.solved(kernel, axis[:1], axis[1:2], axis[2:], preserve=1.0, keep=1e-12)
     np.testing.assert_allclose(axis[0] @ found, axis[1] @ kernel, atol=1e-9)
     np.testing.assert_allclose(axis[1:] @ found, axis[1:] @ kernel, atol=1e-9)
+    without = erasure.solved(kernel, axis[:1], axis[1:2], axis[2:], preserve=0.0, keep=1e-12)  # they weigh nothing
+    np.testing.assert_allclose(without, erasure.solved(kernel, axis[:1], axis[1:2], axis[:0], keep=1e-12), atol=1e-9)
     with pytest.raises(ValueError, match=r"keep = 0\. Valid: at least 0, and above 0"):
         erasure.solved(kernel, axis[:1], axis[1:2], axis[2:], keep=0)
     with pytest.raises(ValueError, match=r"Valid: \[in, out\], \[n, in\] twice"):
