@@ -92,7 +92,9 @@ def test_the_exact_field_of_a_mixture_is_the_gradient_of_its_density_at_each_tim
     score = jax.jit(field.score)
     np.testing.assert_allclose(score(points, jnp.asarray(t)), expected, rtol=1e-3, atol=1e-4)
     g = np.asarray(schedule.diffusion(jnp.asarray(t)), np.float64)[:, None]
-    np.testing.assert_allclose(jax.jit(field.velocity)(points, jnp.asarray(t)), -(g**2) / 2 * expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        jax.jit(field.velocity)(points, jnp.asarray(t)), -(g**2) / 2 * expected, rtol=1e-3, atol=1e-4
+    )
     alone = score(points[1:2], jnp.float32(0.5))
     np.testing.assert_allclose(alone, expected[1:2], rtol=1e-3)
 
