@@ -1,5 +1,7 @@
 """Samples are drawn as what they are, and a source of a user's own draws them itself."""
 
+import types
+
 import numpy as np
 import pytest
 from flax import linen as nn
@@ -8,7 +10,7 @@ from diffusion.data.sources.sequences import Records
 from diffusion.experiments.config import data
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.evaluation import sample_pictures
-from diffusion.objectives import flow_matching
+from diffusion.objectives import Moves, flow_matching
 from diffusion.parameterizations import velocity
 from diffusion.schedules import rectified_flow
 
@@ -45,3 +47,104 @@ def test_pictures_are_left_to_the_caller_and_need_no_data(tmp_path, monkeypatch)
     given = samples_of(Records([{"image": np.zeros((8, 8, 3), np.uint8)}]), (8, 8, 3), tmp_path)
     monkeypatch.setattr(data, "of_recipe", lambda recipe: pytest.fail("the data were opened"))
     assert given.recipe.makes_pictures and sample_pictures.draw(given) is None
+
+
+# ==== What each kind of samples becomes ====
+
+
+def sampled(out, x, classes=None, labels=None, of_records=False, **recipe):
+    fields = {
+        "objective": types.SimpleNamespace(reads=None),
+        "shape": x.shape[1:],
+        "null": None,
+        "makes_pictures": False,
+    }
+    classes = np.zeros(len(x), int) if classes is None else classes
+    labels = classes if labels is None else labels
+    return sample_pictures.Samples(types.SimpleNamespace(**{**fields, **recipe}), x, labels, classes, of_records, out)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What was drawn by which function: their arguments; the source that they ask for."""
+    made, source = [], types.SimpleNamespace(spec=types.SimpleNamespace(classes=("a", "b")))
+    monkeypatch.setattr(data, "of_recipe", lambda recipe: source)
+    said = lambda name, result=None: lambda *rest: made.append((name, *rest)) or result
+    monkeypatch.setattr(sample_pictures.plots, "scatter", said("scatter"))
+    monkeypatch.setattr(sample_pictures.series_charts, "fans", said("fans"))
+    monkeypatch.setattr(sample_pictures.series_files, "write", said("filled", ["filled.csv"]))
+    monkeypatch.setattr(sample_pictures.manifold_charts, "draw", said("chart", True))
+    monkeypatch.setattr(sample_pictures.backbone_figures, "write", said("backbones", ["pdb"]))
+    monkeypatch.setattr(sample_pictures.surface_pictures, "draw", said("surfaces", ["views.png"]))
+    monkeypatch.setattr(sample_pictures.clip_pictures, "draw", said("clips", ["samples.gif"]))
+    monkeypatch.setattr(sample_pictures.sound_files, "draw", said("sound"))
+    monkeypatch.setattr(sample_pictures.sound_files, "write", said("wav", "sounds"))
+    return made, source
+
+
+def test_points_in_the_plane_are_scattered(calls, tmp_path):
+    x, classes = np.zeros((3, 2), np.float32), np.array([0, 1, 1])
+    assert sample_pictures.draw(sampled(tmp_path, x, classes)) == [tmp_path / "samples.png"]
+    ((name, points, labels, path),) = calls[0]
+    assert name == "scatter" and points is x and labels is classes and path == tmp_path / "samples.png"
+
+
+@pytest.mark.parametrize("shown, exact", [(True, True), (False, False)])
+def test_points_on_a_manifold_are_a_chart_if_there_is_one(calls, tmp_path, monkeypatch, shown, exact):
+    made, source = calls
+    if exact:
+        source.distribution = types.SimpleNamespace(log_density="density")
+    chart = lambda *rest: made.append(("chart", *rest)) or shown
+    monkeypatch.setattr(sample_pictures.manifold_charts, "draw", chart)
+    reads = Moves(None, None, "a sphere")
+    x = np.zeros((3, 3), np.float32)
+    samples = sampled(tmp_path, x, objective=types.SimpleNamespace(reads=reads))
+    assert sample_pictures.draw(samples) == [tmp_path / "samples.png"] * shown
+    assert made == [("chart", "a sphere", x, tmp_path / "samples.png", "density" if exact else None)]
+
+
+def test_backbones_are_files_of_their_classes(calls, tmp_path):
+    made, source = calls
+    source.backbones = True
+    x = np.zeros((3, 5, 3, 4), np.float32)
+    samples = sampled(tmp_path, x, objective=types.SimpleNamespace(reads=Moves(None, None, None)))
+    assert sample_pictures.draw(samples) == ["pdb"]
+    assert made == [("backbones", x, samples.classes, ("a", "b"), tmp_path)]
+
+
+@pytest.mark.parametrize("of_records", [True, False])
+def test_series_are_fans_and_fill_the_data_of_their_own_records(calls, tmp_path, of_records):
+    made, source = calls
+    source.process = "process"
+    x = np.zeros((2, 4, 1), np.float32)
+    leaf = np.zeros((2, 4, 1))
+    labels = {"given": leaf, "mask": leaf > 0, "real": leaf == 0}
+    samples = sampled(tmp_path, x, labels=labels, of_records=of_records, null={"given": 0})
+    files = sample_pictures.draw(samples)
+    assert files == [tmp_path / "samples.png", *["filled.csv"] * of_records]
+    assert [name for name, *_ in made] == ["fans", *["filled"] * of_records]
+    assert made[0][3:] == (tmp_path / "samples.png", "process") and len(made[0][1]) == 1  # of one condition
+    other = sampled(tmp_path, x, labels=labels, null={"text": 0})
+    assert sample_pictures.draw(other) == []
+
+
+def test_surfaces_sounds_and_clips_are_known_by_their_source_or_form(calls, tmp_path):
+    made, source = calls
+    assert sample_pictures.draw(sampled(tmp_path, np.zeros((2, 4, 8, 8, 3), np.uint8))) == ["samples.gif"]
+    x = np.zeros((2, 6, 3), np.float32)
+    source.surface = "surface"
+    assert sample_pictures.draw(sampled(tmp_path, x)) == ["views.png"] and made[-1][3:] == (
+        ("a", "b"),
+        "surface",
+        tmp_path,
+    )
+    del source.surface
+    for mels in (0, 4):
+        heard = []
+        waveform = lambda x, levels, heard=heard: heard.append(levels) or "waveforms"
+        source.sound = types.SimpleNamespace(mels=mels, waveform=waveform)
+        labels = {"spectrogram": "levels"}
+        assert sample_pictures.draw(sampled(tmp_path, x, labels=labels)) == [tmp_path / "samples.png", "sounds"]
+        assert heard == ["levels" if mels else None]
+        assert [call[0] for call in made[-2:]] == ["sound", "wav"] and made[-1][2] == "waveforms"
+        assert made[-2][-1] == tmp_path / "samples.png" and made[-1][-1] == tmp_path
