@@ -100,7 +100,12 @@ def test_bits_per_dim_of_a_known_model(monkeypatch):
     exact = nats[wanted.real.images[chosen]].mean() / np.log(2) + 7
     assert result["value"] == pytest.approx(exact, abs=2e-3)
     assert result["samples"] == 100 and 0 < result["standard_error"] < 0.1
-    assert result["protocol"]["step"] == 7 and result["protocol"]["evaluations"] > 5
+    protocol = result["protocol"]
+    assert protocol["step"] == 7 and protocol["evaluations"] > 5
+    assert (protocol["probes"], protocol["seed"], protocol["guidance"]) == (1, 0, 1.0)
+    assert protocol["rtol"] == protocol["atol"] == 1e-5 == protocol["t_start"] and protocol["dimensions"] == "all"
+    assert protocol["images"] == f"100 of the {len(wanted.real.images)} held-out images, drawn by seed 0"
+    assert protocol["dequantisation"].endswith("+ 7 bits") and protocol["weights"] == "moving average"
 
 
 def test_bits_per_dim_of_padded_sets_are_those_of_what_is_real(monkeypatch):

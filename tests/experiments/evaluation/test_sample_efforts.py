@@ -1,0 +1,41 @@
+"""How often a distance is repeated: by the size of its features, for a distance of D features costs D^3."""
+
+import types
+
+import numpy as np
+import pytest
+
+from diffusion.experiments.evaluation import sample_metrics
+from diffusion.experiments.evaluation.sample_metrics import FULL, IN_LOOP, Effort
+
+
+@pytest.fixture
+def effort_of(monkeypatch):
+    """The effort that `distance_to` allows for features of a size."""
+
+    def effort(dimensions, asked):
+        moments = types.SimpleNamespace(mean=np.zeros(dimensions))
+        monkeypatch.setattr(sample_metrics, "moments", lambda extract, images: moments)
+        monkeypatch.setattr(sample_metrics.frechet, "distance_to", lambda reference: reference)
+        extractor = types.SimpleNamespace(keep=False, extract=None)
+        return sample_metrics.distance_to(extractor, types.SimpleNamespace(images=None), asked)[1]
+
+    return effort
+
+
+@pytest.mark.parametrize(
+    "dimensions, allowed",
+    [(2, (500, 20)), (256, (500, 20)), (257, (20, 4)), (1024, (20, 4)), (1025, (0, 2)), (2048, (0, 2))],
+)
+def test_larger_features_are_repeated_less(effort_of, dimensions, allowed):
+    """A 95 % interval needs some hundred resamples; a standard deviation of the floor needs two subsets."""
+    assert effort_of(dimensions, FULL) == allowed
+    assert effort_of(dimensions, Effort(7, 3)) == (min(7, allowed[0]), min(3, allowed[1]))
+    assert effort_of(dimensions, IN_LOOP).draws == 0  # a training loop has no time for intervals
+
+
+def test_moments_are_those_of_the_rows():
+    rows = np.random.default_rng(0).normal(size=(30, 3))
+    moments = sample_metrics.moments_of(rows)
+    np.testing.assert_allclose(moments.mean, rows.mean(0))
+    assert len(moments.mean) == 3 and moments.count == 30
