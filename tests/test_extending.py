@@ -28,10 +28,21 @@ from tests.samplers import test_sampler_orders
 from tests.schedules import schedule_cases, test_schedules as schedule_suite
 
 PAGE = (pathlib.Path(__file__).parent.parent / "docs" / "extend.md").read_text()
-KINDS = ("schedule", "objective", "coupling", "sampler", "manifold", "guidance", "backbone", "dataset", "metric")
+KINDS = (
+    "schedule",
+    "objective",
+    "coupling",
+    "sampler",
+    "manifold",
+    "guidance",
+    "moving average",
+    "backbone",
+    "dataset",
+    "metric",
+)
 TABLES = (
-    names.SCHEDULES, names.OBJECTIVES, names.COUPLINGS, names.SAMPLERS, names.MANIFOLDS, names.GUIDANCES, names.MODELS,
-    names.FEATURES, catalog.BUNDLED, model_metrics.METRICS,
+    names.SCHEDULES, names.OBJECTIVES, names.COUPLINGS, names.SAMPLERS, names.MANIFOLDS, names.GUIDANCES,
+    names.AVERAGES, names.MODELS, names.FEATURES, catalog.BUNDLED, model_metrics.METRICS,
 )  # fmt: skip
 
 
@@ -99,6 +110,14 @@ def test_the_manifold_is_a_sphere_of_its_radius(ideas):
     density = np.exp(globe.wrapped_log_density(x[:1], 2.5, y))
     assert density.mean() * globe.volume == pytest.approx(1, abs=4 * float(density.std()) * globe.volume / 2000**0.5)
     assert globe.volume == pytest.approx(4 * np.pi * 9)
+
+
+def test_the_moving_average_stands_still_after_its_share(ideas):
+    average = resolve.Resolver(changed(ema={"name": "frozen_after", "share": 0.5}, train={"steps": 10})).average
+    plain_one = average.init(jnp.zeros(1))
+    before, after = (average.update(plain_one, jnp.ones(1), step) for step in (4, 5))
+    np.testing.assert_allclose(before, 1 - 5 / 14, rtol=1e-6)  # of the decay (1 + 4) / (10 + 4)
+    np.testing.assert_array_equal(after, 0.0)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ width of p is a share sigma_rel of the training so far; gamma and sigma_rel dete
     params = reconstruct(averages, weights)
 """
 
-__all__ = ["gamma", "power_function", "reconstruct", "reconstruction_weights", "tracked"]
+__all__ = ["gamma", "moving_average", "power_function", "reconstruct", "reconstruction_weights", "tracked"]
 
 import functools
 from collections.abc import Sequence
@@ -79,6 +79,23 @@ def power_function(sigma_rel: float) -> ExponentialMovingAverage:
         return jax.tree.map(leaf, average, latest)
 
     return ExponentialMovingAverage(plain.init, update)
+
+
+def moving_average(decay: float = 0.9999, warmup: bool = True, sigma_rel: float = 0.0) -> ExponentialMovingAverage:
+    """Returns the exponential average, or the average of a power function where that has a width.
+
+    Args:
+        decay: the decay of the exponential average, in [0, 1).
+        warmup: whether that decay is shorter at the start of a run.
+        sigma_rel: the width of a power function in place of both, as a share of the run, in (0, 12^-1/2]; 0 for none.
+
+    Returns:
+        `power_function(sigma_rel)`, or `ema.exponential_moving_average(decay, warmup)`.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+    return power_function(sigma_rel) if sigma_rel else exponential_moving_average(decay, warmup)
 
 
 def tracked(*averages: ExponentialMovingAverage) -> ExponentialMovingAverage:

@@ -101,6 +101,7 @@ def defaults() -> ConfigDict:
             },
             "optimizer": {"name": "adamw", "learning_rate": 1e-4},
             "ema": {
+                "name": "moving_average",
                 "decay": 0.9999,
                 "warmup": True,  # shortens it at the start of a run
                 "sigma_rel": 0.0,  # in place of both: width of a power function, as a share of the run; 0.05 is EDM2's

@@ -173,13 +173,22 @@ def _check(values: dict, known: dict, prefix: str) -> None:
             )
         check_type(f"config.{field}", values[name], OPTIONAL.get(field, type(default)), field in OPTIONAL)
         if isinstance(default, dict):
-            # The other fields of an entry that names a function are its arguments, which `entries.call` checks.
+            # The other fields of an entry that names a function are its arguments, which `entries.call` checks; the
+            # default function's have ranges here.
             if "name" not in default or field == "data":
                 _check(values[name], default, f"{field}.")
-        elif field in RANGES and values[name] is not None:
-            valid, words = RANGES[field]
-            if not valid(values[name]):
-                raise ConfigError(f"config.{field} = {values[name]!r}. Valid: {words}.")
+            elif values[name].get("name") == default["name"]:
+                ranged = {argument: own for argument, own in default.items() if f"{field}.{argument}" in RANGES}
+                _check({key: value for key, value in values[name].items() if key in ranged}, ranged, f"{field}.")
+        else:
+            _check_range(field, values[name])
+
+
+def _check_range(field: str, value: Any) -> None:
+    if field in RANGES and value is not None:
+        valid, words = RANGES[field]
+        if not valid(value):
+            raise ConfigError(f"config.{field} = {value!r}. Valid: {words}.")
 
 
 def check_type(path: str, value: Any, kinds: type | tuple[type, ...], optional: bool = False) -> None:

@@ -271,7 +271,7 @@ def _check_players(recipe: Any) -> None:
     if learns is not None and learns.stages is not None:
         with blamed("train.steps", "ema.sigma_rel"):
             learns.stages.check(config.train.steps)
-            if config.ema.sigma_rel:
+            if config.ema.get("sigma_rel"):
                 raise ValueError(
                     "ema.sigma_rel averages a run as a whole, and the objective begins anew after every "
                     f"{learns.stages.length} steps. Valid: 0"

@@ -69,6 +69,7 @@ KINDS = {
     "model": Kind(names.MODELS),
     "tuning": Kind(names.TUNINGS),
     "optimizer": Kind(names.OPTIMIZERS),
+    "moving average": Kind(names.AVERAGES),
     "augmentation": Kind(names.AUGMENTATIONS),
     "sampler": Kind(names.SAMPLERS, {"predictor": "sampler", "sampler": "sampler"}),
     "grid": Kind(names.GRIDS, {"grid": "grid"}),

@@ -50,7 +50,7 @@ from diffusion.models.pixart import PixArt
 from diffusion.models.text_encoders.clip import CLIP, CLIPText, CLIPVision
 from diffusion.objectives import classification, consistency, consistency_times, decoders, few_step, interpolants
 from diffusion.proteins import atom_losses
-from diffusion.training import optimizers
+from diffusion.training import optimizers, power_ema
 
 MODELS = {
     **BACKBONES,
@@ -368,6 +368,7 @@ TUNINGS = _table(  # of a base: what is taught beside it
     instruct_pix2pix.instruct_pix2pix,
 )
 OPTIMIZERS = optimizers.OPTIMIZERS
+AVERAGES = _table(power_ema.moving_average)  # of the parameters
 SOURCES = _table(
     sources.tfds,
     sources.class_folders,

@@ -36,7 +36,7 @@ from diffusion.experiments.config.values import plain
 from diffusion.guidance import Branches, Memory, Unpaired
 from diffusion.parameterizations import Denoiser
 from diffusion.text_to_image import described
-from diffusion.training import ema, optimizers, power_ema
+from diffusion.training import ema, optimizers
 
 PARTS = (  # of a recipe, in the order in which mistakes are named
     "schedule",
@@ -317,11 +317,8 @@ class Resolver:
 
     @functools.cached_property
     def average(self) -> ema.ExponentialMovingAverage:
-        """The moving average `config.ema`: a power function of width `sigma_rel`, or an exponential where that is 0."""
-        settings = self.config["ema"]
-        if settings["sigma_rel"]:
-            return power_ema.power_function(settings["sigma_rel"])
-        return ema.exponential_moving_average(settings["decay"], settings["warmup"])
+        """The moving average of the model's parameters, `config.ema`."""
+        return self.field("moving average", "ema", steps=self.config["train"]["steps"])
 
     @functools.cached_property
     def augmentations(self) -> tuple[transforms.Augmentation, ...]:

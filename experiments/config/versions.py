@@ -137,4 +137,5 @@ MIGRATIONS: list[Callable[[Fields], None]] = [
     _streams_of_series,
     _couplings_that_saw_no_condition,
     _adds("evaluate", "overlap", "stop"),
+    _adds("ema", "name", "moving_average"),
 ]

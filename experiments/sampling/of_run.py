@@ -72,7 +72,7 @@ def sample(
         raise ConfigError("the recipe has no shape: sample(recipe.at(shape), folder).")
     about: dict[str, Any] = {"weights": weights}
     if average is not None:
-        params, step, about = averages.post_hoc(folder, recipe.config.ema.sigma_rel, average, step)
+        params, step, about = averages.post_hoc(folder, recipe.config.ema.get("sigma_rel", 0.0), average, step)
     else:
         load = checkpoints.load_ema if weights == "ema" else checkpoints.load_params
         params, step = load(folder, step)

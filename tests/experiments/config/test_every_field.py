@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from diffusion import objectives, samplers, schedules, timesteps
-from diffusion.experiments.config import ConfigError, python_recipes, resolve, settings_checks
+from diffusion.experiments.config import ConfigError, names, python_recipes, resolve, settings_checks
 from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.config.described import described
 from diffusion.experiments.config.differences import flattened
@@ -94,6 +94,7 @@ PARTS = {
     "model.num_classes": (5, {}),
     "optimizer.name": ("adan", {}),
     "optimizer.learning_rate": (0.5, {}),
+    "ema.name": ("follow_slowly", {}),
     "ema.decay": (0.5, {"ema.warmup": False}),
     "ema.warmup": (False, {}),
     "ema.sigma_rel": (0.1, {}),
@@ -347,6 +348,22 @@ def test_a_guidance_of_python_acts_at_the_default_scale():
     guided = Recipe(LINE, flow, Network(), records(), guidance=lambda both: classifier_free(both, 2.0))
     assert guided.scale == 0.0 and guided.conditions(None, "class", "null") == ("class", "null")
     assert Recipe(LINE, flow, Network(), records()).scale == 1.0
+
+
+def test_a_moving_average_of_ones_own_is_reached_by_its_name(monkeypatch):
+    """The mean of the first and the last parameters, by a config and by a recipe of Python; --extend adds it so."""
+
+    def halves(weight: float, steps: int) -> ema.ExponentialMovingAverage:
+        return ema.ExponentialMovingAverage(
+            lambda params: params, lambda a, params, step: weight * (a + params) / steps
+        )
+
+    monkeypatch.setitem(names.AVERAGES, "halves", halves)
+    fields = {"ema": {"name": "halves", "weight": 5.0}, "train.steps": 10}
+    for recipe in (of_config(fields), of_python(fields)):
+        assert recipe.average.update(3.0, 5.0, 7) == 4.0
+    with pytest.raises(ConfigError, match=r"config\.ema: moving average 'halves' needs weight"):
+        of_python({"ema": {"name": "halves"}})
 
 
 def test_held_out_records_without_data_are_refused():

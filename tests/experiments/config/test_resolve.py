@@ -468,7 +468,7 @@ def test_starting_the_digits_run_builds_each_of_its_entries_once(tmp_path, monke
     assert calls == dict.fromkeys(
         (
             "rectified_flow", "velocity", "steps", "flow_matching", "logit_normal", "dit", "adamw",
-            "dpmpp_2m", "uniform", "plan", "classifier_free", "heun",
+            "dpmpp_2m", "uniform", "plan", "classifier_free", "heun", "moving_average",
         ),
         1,
     ) | {"tfds": 2}  # fmt: skip  # the records of the training, and those that are held out

@@ -60,6 +60,7 @@ def test_the_config_of_an_earlier_commit_is_complete(before):
     assert rest["sample"].pop("cache") == {"name": ""} and rest["sample"].pop("merge") == 0.0
     assert rest.pop("base") == {"path": "", "dtype": "float32"} and rest.pop("tuning") == {"name": ""}
     assert rest.pop("prior") == {"prompt": "", "number": 200, "weight": 1.0}
+    assert rest["ema"].pop("name") == "moving_average"
     assert rest["data"]["text"].pop("prompt") == "" and rest["evaluate"].pop("overlap") == "stop"
     del rest["second_player"], old["rival"]
     assert rest == plain(old)
@@ -75,7 +76,7 @@ def test_each_field_that_came_later_gets_the_value_that_changes_nothing():
         del oldest["data"][name]
     for name in ("plan", "driver", "guides", "measurement"):
         del oldest["sample"][name]
-    del oldest["train"]["products"]
+    del oldest["train"]["products"], oldest["ema"]["name"]
     assert plain(versions.read(json.dumps(oldest))) == plain(config)
 
 
