@@ -1,0 +1,55 @@
+"""What a run knows of the model that it tunes: the same weights wherever they lie, others nowhere."""
+
+import types
+
+import numpy as np
+import pytest
+
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config.base import NULL
+from diffusion.experiments.run import tuned_base
+from diffusion.experiments.run.players import BASE
+from diffusion.training.state import TrainState
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """A program that keeps a transformer and copies the vae; `weights` are those in its folder."""
+    weights = {
+        "transformer": {"w": np.ones(2, np.float32)},
+        "vae": {"w": np.zeros(3, np.float32)},
+        NULL: {"text": np.ones(1)},
+    }
+    asked = []
+    monkeypatch.setattr(tuned_base, "_loaded", lambda program, parts: asked.append(parts) or dict(weights))
+    base = types.SimpleNamespace(path="B")
+    target = types.SimpleNamespace(unsaved={BASE: {"transformer": None, NULL: None}})
+    made = types.SimpleNamespace(base=base, target=target, tuning=types.SimpleNamespace(copies=("vae",)))
+    return made, weights, asked
+
+
+STATE = TrainState(**dict.fromkeys(TrainState._fields))
+
+
+def test_a_restored_run_has_its_base_and_says_where_it_lies(program):
+    made, _weights, asked = program
+    state, before = tuned_base.restored(made, STATE, None)  # a checkpoint that does not say what it tuned
+    assert set(state.unsaved[BASE]) == {"transformer", NULL} and asked == [("transformer", "vae")]
+    assert before["path"] == "B" and len(before["sha256"]) == 64
+    assert list(before["leaves"]) == sorted(before["leaves"]) and len(before["leaves"]) == 3
+    made.base.path = "elsewhere"
+    earlier = {**before, "sha256": "of an earlier version"}
+    assert tuned_base.restored(made, STATE, earlier)[1] == {**earlier, "path": "elsewhere"}
+
+
+@pytest.mark.parametrize("value", [np.array([1, 2], np.float32), np.ones(2, np.float16), np.ones((1, 2), np.float32)])
+def test_other_weights_types_and_shapes_are_refused_by_the_leaf(program, value):
+    made, weights, _ = program
+    before = tuned_base.restored(made, STATE, None)[1]
+    weights["transformer"] = {"w": value}
+    with pytest.raises(ConfigError, match=r"holds another model.*from B: transformer/w differs"):
+        tuned_base.restored(made, STATE, before)
+
+
+def test_a_run_without_a_base_has_none():
+    assert tuned_base.restored(types.SimpleNamespace(base=None), STATE, {"path": "B"}) == (STATE, None)
