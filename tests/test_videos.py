@@ -211,3 +211,20 @@ def test_the_lines_of_the_page_run():
     page = (pathlib.Path(__file__).parent.parent / "docs" / "video.md").read_text()
     (part,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     exec(part, {})
+
+
+def test_a_rollout_of_two_frames_of_several_values_begins_with_them_and_follows_them():
+    """The clean estimate is the mean of the given frames, so that every new frame is; there are as many as of noise."""
+
+    def denoise(x, t):
+        mean = jnp.broadcast_to(x[:, :2].mean(1, keepdims=True), x.shape)
+        return Prediction(mean, jnp.zeros_like(x))
+
+    first = jax.random.normal(jax.random.key(0), (2, 2, 3, 5))
+    noise = jax.random.normal(jax.random.key(1), (2, 6, 3, 5))
+    clip = videos.rollout(samplers.ddim(), denoise, SCHEDULE, noise, PLAN, KEYS(2), first, window=4)
+    assert clip.shape == (2, 8, 3, 5)
+    np.testing.assert_array_equal(clip[:, :2], first)
+    np.testing.assert_allclose(
+        clip[:, 2:], np.repeat(np.mean(first, 1, keepdims=True), 6, axis=1), rtol=1e-4, atol=1e-5
+    )
