@@ -121,3 +121,25 @@ def test_parts_that_do_not_belong_together_are_refused(monkeypatch):
         ip_adapter.attachment(Projection(), {}, Denoiser(), siglip, {})
     with pytest.raises(ValueError, match="with 8 features for this denoiser, and Redux"):
         redux_prompt.attachment(Redux(12, 9), {}, TINY, siglip, {})
+
+
+def test_an_image_prompt_is_opened_with_the_encoder_in_the_folder_beside_it(tmp_path, monkeypatch):
+    """By the path of its file, or of the folder that holds both; what does not fit is said with the path."""
+    (tmp_path / "image_encoder").mkdir()
+    path = tmp_path / "adapter.safetensors"
+    path.write_bytes(b"")
+    asked = []
+    monkeypatch.setattr(ip_adapter_files, "widths", lambda denoiser: (2, 2))
+    monkeypatch.setattr(ip_adapter_files, "load", lambda path, denoiser: (Projection(), {"scale": jnp.float32(3)}))
+    shift = {"shift": jnp.float32(0.5)}
+    monkeypatch.setattr(interchange, "load", lambda path, **how: asked.append((path, how)) or (Encoder(), shift))
+    for place in (path, tmp_path, str(path)):
+        one = ip_adapter.opened(place, Denoiser(), shardings="these")
+        assert one.params == {"adapter": {"scale": 3}, "encoder": shift}
+    assert asked == [(tmp_path / "image_encoder", {"shardings": "these", "dtype": "float32"})] * 3
+    monkeypatch.setattr(ip_adapter_files, "widths", lambda denoiser: (2, 3))
+    with pytest.raises(interchange.Mismatch, match=r"adapter\.safetensors: the IP-Adapter has keys of the widths"):
+        ip_adapter.opened(path, Denoiser())
+    (tmp_path / "image_encoder").rmdir()
+    with pytest.raises(FileNotFoundError, match="image_encoder is not there"):
+        ip_adapter.opened(path, Denoiser())

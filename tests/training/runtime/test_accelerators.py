@@ -53,3 +53,24 @@ def test_the_plugins_are_those_of_the_locked_extras():
     for name in ("cuda12", "cuda13"):
         assert f"jax_{name}_plugin" in accelerators.PLUGINS
         assert f"\njax-{name}-plugin==" in (ROOT / f"requirements-{name}.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    "platforms, plugins, refused",
+    [
+        ("cuda", ("no_such_plugin",), True),
+        ("cpu,cuda", ("no_such_plugin", "nor_this_one"), True),
+        ("cuda", ("no_such_plugin", "pytest"), False),  # one of them is enough
+        ("cuda", ("pytest", "no_such_plugin"), False),
+        ("cpu", ("no_such_plugin",), False),
+        ("tpu,cpu", ("no_such_plugin",), False),
+        ("", ("no_such_plugin",), False),
+    ],
+)
+def test_platforms_that_cannot_be_are_refused_before_jax_looks_for_them(machine, platforms, plugins, refused):
+    machine.setattr(accelerators, "PLUGINS", plugins)
+    machine.setenv("JAX_PLATFORMS", platforms)
+    said = accelerators.refusal()
+    assert (said is not None) == refused
+    if refused:
+        assert said.startswith(f"JAX_PLATFORMS={platforms}: jax is installed without its CUDA plugin. Valid: ")

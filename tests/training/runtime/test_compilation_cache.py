@@ -4,6 +4,7 @@ import re
 import stat
 import subprocess
 import sys
+import types
 
 import jax
 import pytest
@@ -260,3 +261,16 @@ def test_programs_are_those_found_and_those_compiled():
     programs = compilation_cache.Programs(None)
     programs._listen(compilation_cache.EITHER, 3.0)
     assert str(programs) == "programs: 1 compiled in 3.0 s"
+
+
+@pytest.mark.parametrize("group, private", [("ada", True), ("students", False), (None, False)])
+def test_a_group_is_the_users_own_where_it_has_the_users_name(group, private, monkeypatch):
+    def of_number(number):
+        assert number == 1234
+        if group is None:
+            raise KeyError(number)
+        return types.SimpleNamespace(gr_name=group)
+
+    monkeypatch.setattr(compilation_cache.grp, "getgrgid", of_number)
+    monkeypatch.setattr(compilation_cache.pwd, "getpwuid", lambda user: types.SimpleNamespace(pw_name="ada"))
+    assert compilation_cache._private(1234) == private
