@@ -1,19 +1,50 @@
-"""The kinds of entries that a config has, with the table of each, and the entries among their arguments."""
+"""The kinds of entries that a config has: the table of each, the entries among its arguments, what it may ask for."""
 
-__all__ = ["KINDS", "Kind"]
+__all__ = ["ASKED_FOR", "KINDS", "Kind"]
 
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from diffusion import flow_maps, pytrees
 from diffusion.experiments.config import names
+
+# What a function of a config may ask for by the name of an argument, from the builder of the run's parts.
+ASKED_FOR: dict[str, Callable[[Any], Any]] = {
+    "schedule": lambda parts: parts.schedule,
+    "dimension": lambda parts: _dimension(parts.model_shape),
+    "parameterization": lambda parts: parts.mean,
+    "generator": lambda parts: parts.mean,
+    "student": lambda parts: parts.mean,
+    "teacher": lambda parts: parts.teacher_parameterization,
+    "fake": lambda parts: parts.teacher_parameterization,
+    "teacher_scale": lambda parts: parts.teacher.scale if parts.teacher else 1.0,
+    "null": lambda parts: parts.null,
+    "clock": lambda parts: parts.clock,
+    "clocks": lambda parts: flow_maps.start_and_duration(parts.clock),
+    "grid": lambda parts: parts.grid,
+    "total": lambda parts: parts.config["train"]["steps"],
+    "steps": lambda parts: parts.config["train"]["steps"],
+}
+
+
+def _dimension(shape: Any) -> int | None:
+    return math.prod(pytrees.packed_shape(shape)) if shape else None
 
 
 class Kind(NamedTuple):
-    """The functions that entries of one kind name, and the kind of each of their arguments that is an entry too."""
+    """What the builder knows of the entries of one kind.
+
+    Attributes:
+        table: the functions that they name.
+        entries: the kind of each argument that is an entry too.
+        asks: the names in `ASKED_FOR` that its functions may have as arguments.
+    """
 
     table: Mapping[str, Callable]
     entries: Mapping[str, str] = MappingProxyType({})
+    asks: tuple[str, ...] = ()
 
 
 OF_OBJECTIVES = {
@@ -33,15 +64,28 @@ OF_OBJECTIVES = {
     "auxiliary": "auxiliary loss",
     "samples": "samples of a generator",
 }
+OBJECTIVES_ASK = (
+    "schedule",
+    "parameterization",
+    "generator",
+    "student",
+    "teacher",
+    "fake",
+    "teacher_scale",
+    "null",
+    "clock",
+    "clocks",
+    "total",
+)
 KINDS = {
     "schedule": Kind(names.SCHEDULES, {"schedule": "schedule"}),
     "parameterization": Kind(names.PARAMETERIZATIONS, {"clock": "clock", "parameterization": "parameterization"}),
     "clock": Kind(names.CLOCKS),
-    "objective": Kind(names.OBJECTIVES, OF_OBJECTIVES),
-    "second player": Kind(names.SECOND_PLAYERS, OF_OBJECTIVES),
-    "density": Kind(names.DENSITIES, {"density": "density"}),
+    "objective": Kind(names.OBJECTIVES, OF_OBJECTIVES, OBJECTIVES_ASK),
+    "second player": Kind(names.SECOND_PLAYERS, OF_OBJECTIVES, OBJECTIVES_ASK),
+    "density": Kind(names.DENSITIES, {"density": "density"}, ("schedule", "dimension")),
     "interpolant": Kind(names.INTERPOLANTS),
-    "term": Kind(names.TERMS, {"projector": "projector", "critic": "projector"}),
+    "term": Kind(names.TERMS, {"projector": "projector", "critic": "projector"}, ("parameterization",)),
     "projector": Kind(names.PROJECTORS),
     "network of uncertainty": Kind(names.UNCERTAINTIES),
     "autoencoder": Kind(names.AUTOENCODERS),
@@ -50,9 +94,9 @@ KINDS = {
     "perceptual network": Kind(names.PERCEPTUAL),
     "decoder": Kind(names.DECODERS),
     "pairs of times": Kind(names.PAIRS, {"curriculum": "curriculum"}),
-    "curriculum": Kind(names.CURRICULA),
+    "curriculum": Kind(names.CURRICULA, asks=("total",)),
     "distance": Kind(names.DISTANCES),
-    "samples of a generator": Kind(names.SIMULATIONS),
+    "samples of a generator": Kind(names.SIMULATIONS, asks=("grid",)),
     "weighting of pairs": Kind(names.PAIR_WEIGHTINGS),
     "solver": Kind(names.SOLVERS),
     "coupling": Kind(
@@ -64,15 +108,17 @@ KINDS = {
     "prior": Kind(names.PRIORS),
     "auxiliary loss": Kind(names.AUXILIARY),
     "heat kernel": Kind(names.HEAT_KERNELS, {"manifold": "manifold"}),
-    "weighting": Kind(names.WEIGHTINGS, {"parameterization": "parameterization", "weighting": "weighting"}),
+    "weighting": Kind(
+        names.WEIGHTINGS, {"parameterization": "parameterization", "weighting": "weighting"}, ("parameterization",)
+    ),
     "conditioning augmentation": Kind(names.CONDITIONING_AUGMENTATIONS),
     "model": Kind(names.MODELS),
     "tuning": Kind(names.TUNINGS),
-    "optimizer": Kind(names.OPTIMIZERS),
-    "moving average": Kind(names.AVERAGES),
+    "optimizer": Kind(names.OPTIMIZERS, asks=("steps",)),
+    "moving average": Kind(names.AVERAGES, asks=("steps",)),
     "augmentation": Kind(names.AUGMENTATIONS),
     "sampler": Kind(names.SAMPLERS, {"predictor": "sampler", "sampler": "sampler"}),
-    "grid": Kind(names.GRIDS, {"grid": "grid"}),
+    "grid": Kind(names.GRIDS, {"grid": "grid"}, ("schedule", "dimension")),
     "plan": Kind(names.PLANS),
     "cache": Kind(names.CACHES),
 }

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from diffusion import flow_maps, objectives
+from diffusion import objectives
 from diffusion.experiments.config import ConfigError, fields, fits, kinds, null_condition
 from diffusion.experiments.config.entries import annotation, applied, takes, tuples_of
 from diffusion.experiments.config.values import plain
@@ -78,23 +78,7 @@ def _of_x(parts: Any, kind: str, entry: Mapping) -> objectives.Objective:
     pictures = entry.pop("pictures", None)
     entry.pop("end_to_end", None)
     function = kinds.KINDS[kind].table.get(entry.get("name"))
-    objective = parts.made(
-        kind,
-        entry,
-        path,
-        _settings_of(parts, function),
-        schedule=parts.schedule,
-        parameterization=parts.mean,
-        generator=parts.mean,
-        student=parts.mean,
-        teacher=parts.teacher_parameterization,
-        fake=parts.teacher_parameterization,
-        null=parts.null if takes(function, "null") else None,
-        clock=parts.clock,
-        clocks=flow_maps.start_and_duration(parts.clock),
-        total=parts.config["train"]["steps"],
-        teacher_scale=parts.teacher.scale if parts.teacher else 1.0,
-    )
+    objective = parts.made(kind, entry, path, _settings_of(parts, function))
     if not isinstance(objective, objectives.Objective):
         raise ConfigError(
             f"{path}.name = {entry['name']!r} returns a {type(objective).__name__}. Valid: a function that returns "
@@ -139,7 +123,7 @@ def _with_terms(parts: Any, objective: objectives.Objective, entries: Any, path:
     fields.check_type(path, entries, tuple)
     if not entries:
         return objective
-    terms = [parts.made("term", e, f"{path}[{i}]", parameterization=parts.mean) for i, e in enumerate(entries)]
+    terms = [parts.made("term", e, f"{path}[{i}]") for i, e in enumerate(entries)]
     try:
         return objectives.added(objective, *terms)
     except ValueError as error:

@@ -30,7 +30,7 @@ from diffusion.experiments.config.autoencoder import Autoencoder
 from diffusion.experiments.config.base import Base
 from diffusion.experiments.config.companions import SecondPlayer, Teacher
 from diffusion.experiments.config.encoder import Encoder
-from diffusion.experiments.config.entries import call
+from diffusion.experiments.config.entries import call, takes
 from diffusion.experiments.config.perceptual import Perceptual
 from diffusion.experiments.config.values import plain
 from diffusion.guidance import Branches, Memory, Unpaired
@@ -119,17 +119,12 @@ class Resolver:
         self, kind: str, entry: Mapping, path: str, nested: Mapping = MappingProxyType({}), **supplied: Any
     ) -> Any:
         """What an entry names, called once; the entries among its arguments are made likewise."""
-        if kind in ("density", "grid"):
-            shape = self.of_model(self._shape)
-            dimension = math.prod(pytrees.packed_shape(shape)) if shape else None
-            supplied |= {"schedule": self.schedule, "dimension": dimension}
-        elif kind == "weighting":
-            supplied["parameterization"] = self.mean
-        elif kind == "curriculum":
-            supplied["total"] = self.config["train"]["steps"]
-        elif kind == "samples of a generator" and "grid" not in entry:
-            supplied["grid"] = self.grid  # trained as it is sampled
-        table, arguments = kinds.KINDS[kind]
+        table, arguments, asks = kinds.KINDS[kind]
+        function = table.get(entry.get("name")) if isinstance(entry, Mapping) else None
+        wanted = [name for name in asks if name not in supplied and takes(function, name)]
+        if kind == "samples of a generator" and "grid" in entry:
+            wanted = []  # without one it is trained as it is sampled
+        supplied |= {name: kinds.ASKED_FOR[name](self) for name in wanted}
         inner = {"steps": supplied["steps"]} if kind == "grid" and "steps" in supplied else {}  # of a grid of a grid
         nested = {
             argument: functools.partial(self.made, inner_kind, **inner) for argument, inner_kind in arguments.items()
@@ -224,11 +219,16 @@ class Resolver:
         settings = self.config["second_player"]
         if not settings["objective"].get("name"):
             return None
-        optimizer = self.field("optimizer", "second_player.optimizer", steps=self.config["train"]["steps"])
+        optimizer = self.field("optimizer", "second_player.optimizer")
         network = settings["network"].get("name") and self.field("critic", "second_player.network")
         return SecondPlayer(self.second_player, optimizer, settings["updates"], network or None)
 
     # ==== The network ====
+
+    @property
+    def model_shape(self) -> Any:
+        """The shape of the model's x, as far as it is known; None before."""
+        return self.of_model(self._shape)
 
     def model(self, shape: Any = None) -> Any:
         """The module `config.model`, not initialised; see `network_entry.build`."""
@@ -318,7 +318,7 @@ class Resolver:
     @functools.cached_property
     def average(self) -> ema.ExponentialMovingAverage:
         """The moving average of the model's parameters, `config.ema`."""
-        return self.field("moving average", "ema", steps=self.config["train"]["steps"])
+        return self.field("moving average", "ema")
 
     @functools.cached_property
     def augmentations(self) -> tuple[transforms.Augmentation, ...]:
