@@ -270,7 +270,8 @@ def test_the_site_is_built_whole_and_asks_the_network_for_nothing(site, public):
     for module, names in public.items():
         shown = pages[site / "api" / f"{module.removeprefix('diffusion.')}.html"].ids
         assert {name.path for name in names} <= shown, module
-    assert published_rows.ROWS.keys() <= pages[site / "zoo.html"].ids
+    rows = {name for name in published_rows.ROWS if not name.startswith("tiny_")}  # which other tests add
+    assert rows <= pages[site / "zoo.html"].ids
     for path, found in pages.items():
         for target in {*found.loads, *found.leads}:
             address, _, anchor = target.partition("#")
