@@ -178,7 +178,7 @@ def _check(values: dict, known: dict, prefix: str) -> None:
             if "name" not in default or field == "data":
                 _check(values[name], default, f"{field}.")
             elif values[name].get("name") == default["name"]:
-                ranged = {argument: own for argument, own in default.items() if f"{field}.{argument}" in RANGES}
+                ranged = {argument: usual for argument, usual in default.items() if f"{field}.{argument}" in RANGES}
                 _check({key: value for key, value in values[name].items() if key in ranged}, ranged, f"{field}.")
         else:
             _check_range(field, values[name])

@@ -1,6 +1,6 @@
 """The entry of an objective, with what wraps it: terms, augmentation, condition dropout, prior preservation, ..."""
 
-__all__ = ["build", "kept", "without_dropout"]
+__all__ = ["build", "with_prior", "without_dropout"]
 
 import functools
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ SETTINGS = ("guidance", "aligned", "equivariance")  # arguments of objectives th
 PATHS = {"objective": "config.objective", "second player": "config.second_player.objective"}
 
 
-def kept(config: Mapping, objective: objectives.Objective) -> objectives.Objective:
+def with_prior(config: Mapping, objective: objectives.Objective) -> objectives.Objective:
     """The objective with the preservation of the class `config.prior`; as it is without one."""
     prior = config["prior"]
     return objectives.with_prior_preservation(objective, prior["weight"]) if prior["prompt"] else objective

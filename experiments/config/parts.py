@@ -75,7 +75,7 @@ class Resolver:
     Attributes:
         config: the run's config.
         given: the parts that are objects already, by the names of a recipe's arguments; the other parts see them.
-        built: what the entries of the config have made, by their paths.
+        built: the results of the config's entries, by their paths.
     """
 
     def __init__(self, config: Mapping, given: Mapping[str, Any] = MappingProxyType({}), shape: Any = None):
@@ -83,7 +83,7 @@ class Resolver:
 
         Args:
             config: the run's config.
-            given: those objects, by the names in `PARTS`.
+            given: the objects, by the names in `PARTS`.
             shape: the shape of an example; None: `config.data.shape`.
         """
         self.config = config
@@ -199,7 +199,9 @@ class Resolver:
         What the network predicts and the clock that it receives come from `config.parameterization`, so that sampling
         reads the network as it was trained.
         """
-        return objective_entry.kept(self.config, objective_entry.build(self, "objective", self.config["objective"]))
+        return objective_entry.with_prior(
+            self.config, objective_entry.build(self, "objective", self.config["objective"])
+        )
 
     @functools.cached_property
     def trains(self) -> objectives.Objective:

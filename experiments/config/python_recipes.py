@@ -82,7 +82,7 @@ def completed(recipe: Any) -> tuple[dict[str, Any], DataSpec | None]:
         given["conditions"] = lambda network, condition, null: (condition, null)
     config.model = described(recipe.network)
     config.model.num_classes = given["num_classes"]
-    given["objective"] = objective_entry.kept(config, recipe.objective)
+    given["objective"] = objective_entry.with_prior(config, recipe.objective)
     source = None
     if recipe.data is not None and recipe.shape is None:
         source = of_python.source_of(recipe.data, given["num_classes"])
