@@ -21,11 +21,11 @@ from diffusion.models.mmdit_control_net import MMDiTControlNet
 from diffusion.models.pixart_control_net import PixArtControlNet
 from diffusion.models.t2i_adapter import T2IAdapter
 
-HINT_WIDTHS = (16, 32, 96, 256)  # of the published ControlNets, whose autoencoder divides a side by 8
+HINT_WIDTHS = (16, 32, 96, 256)  # the widths of published ControlNets, whose autoencoder divides a side by 8
 FOLDER = "controlnet"
 NAME = "control"
 """Name of the attachment, and of the entry of a record."""
-OF_TRANSFORMERS = (PixArtControlNet, MMDiTControlNet, FluxControlNet)  # each knows of which transformer
+OF_TRANSFORMERS = (PixArtControlNet, MMDiTControlNet, FluxControlNet)  # `of` is the class of the transformer
 
 
 def control_net(base: Any, hint_widths: tuple[int, ...] = (), depth: int = 0) -> Tuning:
@@ -37,9 +37,9 @@ def control_net(base: Any, hint_widths: tuple[int, ...] = (), depth: int = 0) ->
     Args:
         base: the model, `text_to_image.described`; its denoiser is a U-Net, a PixArt, an MM-DiT or a Flux, or another
             transformer whose attribute `control_net` is the class of its ControlNet, with the methods of PixArt's.
-        hint_widths: of a U-Net's: channels of the convolutions that read the control, each after the first of half the
-            side; () for the first of the published ones, as many as the factor of the autoencoder needs.
-        depth: of a transformer's: number of layers that are copied; 0 for as many as the published ones have.
+        hint_widths: channels of the convolutions that read the control of a U-Net, where each after the first halves
+            the side; () for the first of the published widths, as many as the factor of the autoencoder needs.
+        depth: number of layers of a transformer that are copied; 0 for the number in published ControlNets.
 
     Raises:
         ValueError: for another denoiser or one that was trained to inpaint, and for a field that does not fit.
@@ -63,7 +63,7 @@ def control_net(base: Any, hint_widths: tuple[int, ...] = (), depth: int = 0) ->
         inpaints = f" of {unet.in_channels} channels" if isinstance(unet, ConditionalUNet) else ""
         raise ValueError(
             f"a ControlNet is trained beside a U-Net that sees the {base.channels} channels of its latents, or beside "
-            f"a {', '.join(each.of.__name__ for each in OF_TRANSFORMERS)}; the denoiser of the base is a "
+            f"a {', '.join(kind.of.__name__ for kind in OF_TRANSFORMERS)}; the denoiser of the base is a "
             f"{type(unet).__name__}{inpaints}"
         )
     widths = tuple(hint_widths) or HINT_WIDTHS[: factor.bit_length()]
@@ -76,13 +76,13 @@ def control_net(base: Any, hint_widths: tuple[int, ...] = (), depth: int = 0) ->
 
 
 def _of_transformer(denoiser: Any) -> Any:
-    """The class of the ControlNet of a transformer, its own first; None for another network."""
-    own = getattr(denoiser, "control_net", None)
-    return own or next((kind for kind in OF_TRANSFORMERS if isinstance(denoiser, kind.of)), None)
+    """The class of a transformer's ControlNet, which its attribute `control_net` names first; None for others."""
+    named = getattr(denoiser, "control_net", None)
+    return named or next((kind for kind in OF_TRANSFORMERS if isinstance(denoiser, kind.of)), None)
 
 
 def _beside(base: Any, module: Any, seen: Callable[[Array], Array]) -> Tuning:
-    """The tuning of a ControlNet; `seen` makes of the batch's control what the module reads."""
+    """The tuning of a ControlNet; `seen` maps the batch's control to the input of the module."""
     denoiser = base.denoiser
     part = base.kind.denoiser
 
@@ -95,8 +95,8 @@ def _beside(base: Any, module: Any, seen: Callable[[Array], Array]) -> Tuning:
         prompt = dict(condition)
         hint = seen(prompt.pop(NAME))
         frozen = jax.lax.stop_gradient(params[part])
-        own = (frozen,) if module.reads_base else ()
-        residuals = module.residuals(weights, denoiser, x, clock, prompt, hint, *own)
+        parameters = (frozen,) if module.reads_base else ()
+        residuals = module.residuals(weights, denoiser, x, clock, prompt, hint, *parameters)
         output: Any = denoiser.apply({"params": frozen}, x, clock, {**prompt, "residuals": residuals})
         return output
 
@@ -128,8 +128,8 @@ def t2i_adapter(base: Any, blocks: int = 2) -> Tuning:
     kind, squares = ("full_xl", 2 * factor) if large else ("full", factor)
     module = T2IAdapter(widths, blocks, squares, kind=kind)
     picture = jax.ShapeDtypeStruct((1, side * factor, side * factor, 3), jnp.float32)
-    made = jax.eval_shape(lambda picture: module.init_with_output(jax.random.key(0), picture)[0], picture)
-    if [feature.shape[1:] for feature in made] != list(shapes[: len(made)]):
+    levels = jax.eval_shape(lambda picture: module.init_with_output(jax.random.key(0), picture)[0], picture)
+    if [feature.shape[1:] for feature in levels] != list(shapes[: len(levels)]):
         raise ValueError(f"no published kind of T2I-Adapter has features of the shapes {shapes} of the base's levels")
 
     def init(key: Array, params: Params) -> Any:

@@ -21,17 +21,18 @@ from diffusion.adapters.tuning import Params, Tuning
 def custom_diffusion(
     base: Any, word: str = "<new>", vectors: int = 1, initial: str = "thing", targets: str = CROSS
 ) -> Tuning:
-    """A word as in `textual_inversion`, and whole keys and values of cross-attention beside it.
+    """A word as in `textual_inversion`, and all keys and values of cross-attention beside it.
 
     A run writes the folder of the model and, in it, the file of the word and diffusers' small file of the layers, where
     that can hold those of `targets`: keys and values of cross-attention, with or without its queries and outputs.
 
     Args:
-        base, word, vectors, initial: as in `textual_inversion`.
+        base, word, vectors, initial: the model, the new word, its number of tokens and its initial words, as in
+            `textual_inversion`.
         targets: regular expression, searched in the names that the denoiser's tensors have in its own library.
 
     Raises:
-        ValueError: as `textual_inversion`, or for a model without such layers.
+        ValueError: as in `textual_inversion`, or for a model without such layers.
 
     Reference: Kumari et al. 2023, "Multi-Concept Customization of Text-to-Image Diffusion", section 3.2.
     """

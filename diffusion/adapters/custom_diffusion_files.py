@@ -45,8 +45,8 @@ def load(tensors: Tensors, module: nn.Module) -> tuple[dict[str, Any], dict[str,
     """The adapter of a file and the scale of each place, as `lora.merge` takes them.
 
     Args:
-        tensors: of the file.
-        module: of the denoiser.
+        tensors: the tensors of the file.
+        module: the denoiser.
 
     Raises:
         Mismatch: for a tensor that the denoiser has no layer for, or one of another shape: the file is of another base;
@@ -55,7 +55,7 @@ def load(tensors: Tensors, module: nn.Module) -> tuple[dict[str, Any], dict[str,
     """
     table = _table(module)
     leaves = folders.leaves_of(folders.shapes_of(families.of(module), module))
-    found: dict[str, set[str]] = {}
+    layers_of_attention: dict[str, set[str]] = {}
     parts = []
     for name in tensors.shapes:
         place = NAME.fullmatch(name)
@@ -65,50 +65,50 @@ def load(tensors: Tensors, module: nn.Module) -> tuple[dict[str, Any], dict[str,
         theirs = f"{place[1]}.{place[2]}.{place[3]}" if place else name
         if theirs not in table:
             raise Mismatch(f"{tensors.path} is of another base: this model has no layer for {name}.")
-        of_it = table[theirs]
-        shape = rows.their_shapes(of_it, leaves)[theirs]
+        its_rows = table[theirs]
+        shape = rows.their_shapes(its_rows, leaves)[theirs]
         if tuple(tensors.shapes[name]) != shape:
             raise Mismatch(
                 f"{tensors.path} is of another base: {name} has the shape {list(tensors.shapes[name])}, and this "
-                f"model's {of_it[0].ours} takes {list(shape)}."
+                f"model's {its_rows[0].ours} takes {list(shape)}."
             )
-        whole = tensors.read(name).astype(np.float32)
-        for row in of_it:
+        tensor = tensors.read(name).astype(np.float32)
+        for row in its_rows:
             leaf = leaves[row.ours].shape
-            mine = whole[slice(*row.rows)] if row.rows else whole
+            mine = tensor[slice(*row.rows)] if row.rows else tensor
             ours = row.layout.to_ours(mine, rows.part_shape(leaf, row.at))
             parts.append(Part(row.ours, row.at, leaf, {"whole": np.asarray(ours)}, 1.0))
-        found.setdefault(theirs.rpartition(".to_")[0], set()).add(f"to_{theirs.rpartition('.to_')[2]}")
-    for attention, layers in found.items():
+        layers_of_attention.setdefault(theirs.rpartition(".to_")[0], set()).add(f"to_{theirs.rpartition('.to_')[2]}")
+    for attention, layers in layers_of_attention.items():
         if missing := sorted(KEYS - layers):
             raise Mismatch(f"{tensors.path}: {attention} has {', '.join(sorted(layers))} and no {missing[0]}.")
     return stacked(parts)
 
 
 def tensors_of(module: nn.Module, layers: Any) -> dict[str, np.ndarray] | None:
-    """The tensors of a file; None where it cannot hold these layers: others than keys and values, or some of them.
+    """The tensors of a file; None where the file cannot hold these layers: others than keys and values, or a part.
 
     Args:
-        module: of the denoiser.
-        layers: leaves of its parameters, nested as they are.
+        module: the denoiser.
+        layers: the changed leaves of its parameters, nested as in the parameters.
     """
     leaves = leaves_of(layers)
     table = _table(module)
     held: dict[str, np.ndarray] = {}
-    found: dict[str, set[str]] = {}
-    for theirs, of_it in table.items():
-        mine = [row for row in of_it if row.ours in leaves]
+    kinds_of_attention: dict[str, set[str]] = {}
+    for theirs, its_rows in table.items():
+        mine = [row for row in its_rows if row.ours in leaves]
         if not mine:
             continue
         attention, _, layer = theirs.rpartition(".to_")
-        found.setdefault(attention, set()).add(f"to_{layer}")
+        kinds_of_attention.setdefault(attention, set()).add(f"to_{layer}")
         arrays = [row.layout.to_theirs(np.asarray(leaves[row.ours], np.float32)[row.at]) for row in mine]
         part, _, end = layer.partition(".")
         held[f"{attention}.processor.to_{part}_custom_diffusion.{end}"] = np.concatenate(arrays)
-    if not all(each in WHOLE for each in found.values()):
+    if not all(kinds in WHOLE for kinds in kinds_of_attention.values()):
         return None
     attentions = [theirs.removesuffix(".to_k.weight") for theirs in table if theirs.endswith(".to_k.weight")]
-    stay = {f"{name}.processor": np.zeros(0, np.float32) for name in attentions if name not in found}
+    stay = {f"{name}.processor": np.zeros(0, np.float32) for name in attentions if name not in kinds_of_attention}
     return {name: np.array(array, order="C") for name, array in {**held, **stay}.items()}
 
 
@@ -121,10 +121,10 @@ def save(folder: pathlib.Path, tensors: Mapping[str, np.ndarray], metadata: Mapp
 
 
 def _table(module: nn.Module) -> dict[str, list[Row]]:
-    """The rows of each tensor of a denoiser by its name in the denoiser's own library."""
+    """The rows of each tensor of a denoiser, by the tensor's name in the denoiser's own library."""
     family = families.of(module)
-    found: dict[str, list[Row]] = {}
+    table: dict[str, list[Row]] = {}
     for row in folders.rows_of(family, module, next(iter(family.tables))):
         for name in (row.theirs, *row.copies):
-            found.setdefault(name, []).append(row)
-    return found
+            table.setdefault(name, []).append(row)
+    return table

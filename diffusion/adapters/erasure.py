@@ -61,25 +61,25 @@ def edited(
     """A model that sees one text as another, in one closed form without training.
 
     Args:
-        model: from `text_to_image.load`, whose denoiser reads the text by cross-attention.
-        pairs: (what is erased, what stands in its place), such as ("Van Gogh", "art"); "" is no text.
-        kept: texts that stay.
-        pattern: of the tensors that change, keys and values of cross-attention.
-        preserve, keep: as in `solved`.
+        model: a model that `text_to_image.load` returned, whose denoiser reads the text by cross-attention.
+        pairs: pairs (text to erase, text in its place), such as ("Van Gogh", "art"); "" is no text.
+        kept: texts whose keys and values stay.
+        pattern: regular expression for the tensors that change, keys and values of cross-attention.
+        preserve, keep: the weights of the kept texts and of the old kernel, as in `solved`.
 
     Raises:
         ValueError: if the pattern finds no tensor, or one that does not read the text.
     """
     texts = list(dict.fromkeys([text for pair in pairs for text in pair] + list(kept)))
-    found = model.kind.condition(texts, *model.encoders)["text"]
+    states_of_texts = model.kind.condition(texts, *model.encoders)["text"]
     denoiser = model.kind.denoiser
     if states := getattr(model.modules[denoiser], "text_states", None):  # a layer between encoder and attention
-        found = states(model.params[denoiser], found)
-    found = np.asarray(found, np.float64)
-    tokens = dict(zip(texts, found))
+        states_of_texts = states(model.params[denoiser], states_of_texts)
+    states_of_texts = np.asarray(states_of_texts, np.float64)
+    tokens = dict(zip(texts, states_of_texts))
     old, new = zip(*[aligned(model, tokens, *pair) for pair in pairs])
     stay = [tokens[text][_last(model, text) :] for text in kept]
-    width = found.shape[-1]
+    width = states_of_texts.shape[-1]
     stay = np.concatenate(stay) if stay else np.zeros((0, width))
     chosen = chosen_leaves(model.modules[denoiser], pattern)
 

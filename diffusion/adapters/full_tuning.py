@@ -43,20 +43,20 @@ def full(base: Any, targets: str = "", text: bool = False) -> Tuning:
         wide = lambda tree: jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
         return {part: wide(nested(params[part], chosen if part == denoiser else None)) for part in parts}
 
-    def whole(params: Params, weights: Any) -> dict[str, Any]:
+    def merged_networks(params: Params, weights: Any) -> dict[str, Any]:
         """The networks with their new weights."""
         if not some:
             return dict(weights)
         return {**weights, denoiser: with_leaves(jax.lax.stop_gradient(params[denoiser]), weights[denoiser])}
 
     def apply(params: Params, weights: Any, x: Array, clock: Array, condition: Mapping[str, Array]) -> Array:
-        networks = whole(params, weights)
+        networks = merged_networks(params, weights)
         if text:
             condition = base.with_text(networks, condition)
         return base.denoiser.apply({"params": networks[denoiser]}, x, clock, condition)
 
     def attach(model: Any, weights: Any) -> Any:
-        networks = whole(model.params, jax.tree.map(jnp.asarray, weights))
+        networks = merged_networks(model.params, jax.tree.map(jnp.asarray, weights))
         cast = lambda part: jax.tree.map(lambda new, old: new.astype(old.dtype), networks[part], model.params[part])
         return dataclasses.replace(model, params={**model.params, **{part: cast(part) for part in parts}}, _programs={})
 
@@ -74,24 +74,24 @@ def chosen_leaves(module: Any, pattern: str) -> set[str]:
     family = families.of(module)
     table = folders.rows_of(family, module, next(iter(family.tables)))
     try:
-        found = {row.ours for row in table if re.search(pattern, row.theirs)}
+        leaves = {row.ours for row in table if re.search(pattern, row.theirs)}
     except re.error as error:
         raise ValueError(f"the pattern {pattern!r} is no regular expression: {error}") from error
     names = ", ".join(row.theirs for row in table[:: max(len(table) // 3, 1)][:3])
-    if not found:
+    if not leaves:
         raise ValueError(f"the pattern {pattern!r} finds none of the tensors of {family.name}. Valid: e.g. {names}")
-    if apart := next((row for row in table if row.ours in found and not re.search(pattern, row.theirs)), None):
+    if apart := next((row for row in table if row.ours in leaves and not re.search(pattern, row.theirs)), None):
         raise ValueError(
             f"the pattern {pattern!r} finds a part of {apart.ours} alone, and not {apart.theirs}. Valid: one that has "
             "all layers of it"
         )
-    return found
+    return leaves
 
 
 def with_leaves(params: Any, new: Any) -> Any:
     """The parameters with some leaves replaced, in their types."""
-    found = leaves_of(new)
-    put = lambda path, leaf: found[leaf_name(path)].astype(leaf.dtype) if leaf_name(path) in found else leaf
+    leaves = leaves_of(new)
+    put = lambda path, leaf: leaves[leaf_name(path)].astype(leaf.dtype) if leaf_name(path) in leaves else leaf
     return jax.tree_util.tree_map_with_path(put, params)
 
 

@@ -41,15 +41,15 @@ def rows(projection: nn.Module) -> list[Row]:
         raise ValueError(f"a projection {type(projection).__name__} has no names in files; save a pytree of your own")
     check_heads(projection)
     timed = isinstance(projection, TimedResampler)
-    found = [Row("latents", "queries", LEADING), *linear("proj_in", "in"), *linear("proj_out", "out")]
-    found += _norm("norm_out", "norm")
+    table = [Row("latents", "queries", LEADING), *linear("proj_in", "in"), *linear("proj_out", "out")]
+    table += _norm("norm_out", "norm")
     if timed:
-        found += linear(TIME.format(1), "time_hidden") + linear(TIME.format(2), "time_out")
+        table += linear(TIME.format(1), "time_hidden") + linear(TIME.format(2), "time_out")
     inner = projection.heads * projection.head_size
     for i in range(projection.depth):
         mixed, mlp, ours = f"layers.{i}.0", f"layers.{i}.1", f"layer_{i}"
-        found += _norm(f"{mixed}.norm1", f"{ours}/norm_seen") + _norm(f"{mixed}.norm2", f"{ours}/norm_own")
-        found += [
+        table += _norm(f"{mixed}.norm1", f"{ours}/norm_seen") + _norm(f"{mixed}.norm2", f"{ours}/norm_own")
+        table += [
             Row(f"{mixed}.to_q.weight", f"{ours}/query/kernel", DENSE),
             Row(f"{mixed}.to_kv.weight", f"{ours}/key/kernel", DENSE, rows=(0, inner)),
             Row(f"{mixed}.to_kv.weight", f"{ours}/value/kernel", DENSE, rows=(inner, 2 * inner)),
@@ -59,8 +59,8 @@ def rows(projection: nn.Module) -> list[Row]:
             Row(f"{mlp}.3.weight", f"{ours}/mlp_out/kernel", DENSE),
         ]
         if timed:
-            found += linear(f"layers.{i}.2.1", f"{ours}/modulation/dense")
-    return found
+            table += linear(f"layers.{i}.2.1", f"{ours}/modulation/dense")
+    return table
 
 
 def _norm(theirs: str, ours: str) -> list[Row]:
@@ -68,11 +68,11 @@ def _norm(theirs: str, ours: str) -> list[Row]:
 
 
 def read(shapes: Mapping[str, tuple[int, ...]], path: str) -> nn.Module:
-    """The projection that has these names and shapes; what is missing is refused where the file is read.
+    """The projection with these names and shapes; the reader of the file refuses missing tensors.
 
     Args:
-        shapes: of its tensors, by their names within the projection.
-        path: of the file, for messages.
+        shapes: {name within the projection: shape} of its tensors.
+        path: the name of the file, for messages.
 
     Raises:
         Mismatch: for a projection of another kind, or tensors of other axes.

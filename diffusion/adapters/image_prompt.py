@@ -38,44 +38,46 @@ def ip_adapter(
     heads: int | None = None,
     prompt: str = "",
 ) -> Tuning:
-    """IP-Adapter: an image prompt is the example's own picture; its projection, keys and values train, nothing else.
+    """IP-Adapter: the example's picture is its image prompt, and only the prompt's projection, keys and values train.
 
-    With `prompt` it is another picture of each record instead, for example of the same subject elsewhere, so that the
-    adapter does not learn to copy.
+    With `prompt` the image prompt is another picture of the record, for example of the same subject elsewhere, so that
+    the adapter does not learn to copy.
 
-    Values begin at zero, so that the first step is the base to the bit. Where a run drops a caption it drops the
-    picture too; an example without features has those of no picture, as in sampling.
+    Values begin at zero, so that the first step is the base's to the bit. Where a run drops a caption it drops the
+    picture too; an example without features takes the features of no picture, as sampling does.
 
     Args:
         base: the model, `text_to_image.described`.
         encoder: folder of the image encoder, CLIP's with projection, SigLIP or DINOv2, as transformers writes it.
-        kind: of the projection: "global", "full" or "plus".
-        tokens: of an image prompt, of the kinds "global" (4) and "plus" (16).
-        inner, depth, heads: of the resampler ("plus"; 768, 4 and 12).
+        kind: the kind of projection, "global", "full" or "plus".
+        tokens: number of tokens of an image prompt, for the kinds "global" (default 4) and "plus" (16).
+        inner, depth, heads: width, layers and heads of the resampler of the kind "plus" (default 768, 4 and 12).
         prompt: entry of a record's condition, a column of pictures; "" for the record's own picture.
 
     Raises:
         ValueError: for an unknown kind, a field out of range, or a denoiser without layers for image prompts.
-        FileNotFoundError: if the encoder's folder is not there.
+        FileNotFoundError: if the encoder's folder does not exist.
 
     Reference: Ye et al., "IP-Adapter: Text Compatible Image Prompt Adapter for Text-to-Image Diffusion Models", 2023,
     section 3.2.
     """
     folder = pathlib.Path(encoder).expanduser()
     reader = folders.find(folder).module
-    whole = look_up(ip_adapter_files.KINDS, kind, "kind").whole
+    reads_tokens = look_up(ip_adapter_files.KINDS, kind, "kind").whole
     sizes = {"tokens": tokens, "inner": inner, "depth": depth, "heads": heads}
     sizes = {field: size for field, size in sizes.items() if size is not None}
-    module = ip_adapter_files.fresh(base.denoiser, prompt_features.width(reader, whole), kind, **sizes)
+    module = ip_adapter_files.fresh(base.denoiser, prompt_features.width(reader, reads_tokens), kind, **sizes)
     name = base.kind.denoiser
     loaded = functools.cache(lambda: interchange.load(folder)[1])
     side = prompt_features.side(reader)
     image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     compiled = functools.cache(
-        lambda: jax.jit(lambda params, images: prompt_features.of(reader, params, images, whole))
+        lambda: jax.jit(lambda params, images: prompt_features.image_features(reader, params, images, reads_tokens))
     )
     shapes = jax.eval_shape(reader.init, jax.random.key(0), image)["params"]
-    form = jax.eval_shape(lambda params, images: prompt_features.of(reader, params, images, whole), shapes, image)
+    form = jax.eval_shape(
+        lambda params, images: prompt_features.image_features(reader, params, images, reads_tokens), shapes, image
+    )
 
     def see(pictures: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         images = np.stack([prompt_features.fitted(reader, picture) for picture in pictures])
@@ -84,9 +86,9 @@ def ip_adapter(
     @functools.cache
     def nothing() -> np.ndarray:
         with jax.ensure_compile_time_eval():
-            params = loaded() if whole else None
+            params = loaded() if reads_tokens else None
         # Compiled by itself: while JAX lowers another program, it cannot compile the operations one by one.
-        absent = jax.jit(lambda params: prompt_features.absent(reader, params, whole)).lower(params).compile()
+        absent = jax.jit(lambda params: prompt_features.absent(reader, params, reads_tokens)).lower(params).compile()
         return np.asarray(absent(params))
 
     def init(key: Array, params: Params) -> Any:
@@ -102,13 +104,13 @@ def ip_adapter(
         return base.denoiser.apply({"params": frozen}, x, clock, {**condition, "extra": (extra,)})
 
     def write(folder: pathlib.Path, weights: Any, metadata: Mapping[str, str]) -> list[pathlib.Path]:
-        about = {**metadata, "image_encoder": encoder}
-        ip_adapter_files.save(folder / FILE, module, weights, base.denoiser, metadata=about)
+        texts = {**metadata, "image_encoder": encoder}
+        ip_adapter_files.save(folder / FILE, module, weights, base.denoiser, metadata=texts)
         return [folder / FILE]
 
     def attach(model: Any, weights: Any) -> Any:
-        made = at_work.attachment(module, weights, model.denoiser, reader, loaded())
-        return dataclasses.replace(model, attachments={**model.attachments, NAME: made}, _programs={})
+        attachment = at_work.attachment(module, weights, model.denoiser, reader, loaded())
+        return dataclasses.replace(model, attachments={**model.attachments, NAME: attachment}, _programs={})
 
     entries = {ENTRY: tuple(form.shape[1:])}
     return Tuning(base, init, apply, write, attach, (name,), see=see, sees=entries, sees_of=prompt)

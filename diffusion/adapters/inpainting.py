@@ -18,7 +18,7 @@ def inpainting(base: Any) -> Tuning:
 
     The kernel of its first convolution is zero for the new channels at the start, so that the first step's output is
     the base's. Of each record it reads "picture" [H, W, 3], in [-1, 1], and "mask" [H, W, 1], above 0 where the
-    picture is painted anew (`sources.painted` draws them); the autoencoder encodes the masked picture in each step, by
+    picture is repainted (`sources.painted` draws them); the autoencoder encodes the masked picture in each step, by
     the mean of its distribution.
 
     Args:
@@ -36,7 +36,7 @@ def inpainting(base: Any) -> Tuning:
         )
     vae = base.modules["vae"]
 
-    def seen(params, condition, x):
+    def new_channels(params, condition, x):
         picture = condition.pop(PICTURE)
         mask = condition.pop(MASK) > 0
         batch, height, width, _ = x.shape
@@ -46,4 +46,6 @@ def inpainting(base: Any) -> Tuning:
         z = latent_space.to_diffusion(z, vae.scale, vae.shift)
         return jnp.concatenate([painted.astype(z.dtype), z], axis=-1)
 
-    return widened(base, base.kind.inpainting, base.channels + 1, seen, networks=("vae",), reads=(PICTURE, MASK))
+    return widened(
+        base, base.kind.inpainting, base.channels + 1, new_channels, networks=("vae",), reads=(PICTURE, MASK)
+    )

@@ -41,10 +41,10 @@ def instruct_pix2pix(base: Any) -> Tuning:
 
     vae = base.modules["vae"]
 
-    def seen(params, condition, x):
+    def new_channels(params, condition, x):
         original = condition.pop(ORIGINAL)  # latents, and zeros where it was dropped
         present = (original != 0).any((1, 2, 3), keepdims=True)
         return jnp.where(present, latent_space.from_diffusion(original, vae.scale, vae.shift), 0)
 
     how = {"networks": (), "reads": (ORIGINAL,), "latents": (ORIGINAL,), "apart": (CAPTIONED, ORIGINAL)}
-    return widened(base, base.kind.edits, base.channels, seen, **how)
+    return widened(base, base.kind.edits, base.channels, new_channels, **how)

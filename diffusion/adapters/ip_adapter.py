@@ -36,18 +36,18 @@ def prompt(
     mask: jax.Array | None = None,
     layers: Sequence[ExtraLayer] = (),
 ) -> tuple[tuple[jax.Array, ...], ...]:
-    """An image prompt of the condition's "extra", see `models.layers.extra_attention`.
+    """An image prompt for the condition's "extra", see `models.layers.extra_attention`.
 
     Args:
-        module, params: of the adapter.
-        features: of the image encoder, [B, F] or [B, N, F].
-        weight: [B], of what the image prompt adds; 0 is nothing, to the bit.
-        mask: [B, H, W], where in the picture it acts, for example in pixels; None: everywhere.
-        layers: of the denoiser, where there is a mask: it is brought to the grid of each by PyTorch's bicubic filter,
+        module, params: the adapter and its parameters.
+        features: the features of the image encoder, [B, F] or [B, N, F].
+        weight: the weight of the image prompt's part of attention, [B]; 0 adds nothing, to the bit.
+        mask: the strength of the prompt over the picture, [B, H, W], for example in pixels; None for 1 everywhere.
+        layers: the layers of the denoiser, needed with a mask: PyTorch's bicubic filter brings it to the grid of each,
             as in diffusers.
 
     Returns:
-        (keys, values, weight) of each layer.
+        The tuple (keys, values, weight) of each layer.
     """
     pairs: Any = module.apply({"params": params}, features)
     return _weighted(pairs, weight, mask, layers)
@@ -56,10 +56,10 @@ def prompt(
 def _weighted(
     pairs: Any, weight: jax.Array, mask: jax.Array | None, layers: Sequence[ExtraLayer]
 ) -> tuple[tuple[jax.Array, ...], ...]:
-    """An image prompt of (keys, values, ...) of each layer; the other arguments are those of `prompt`.
+    """An image prompt from the (keys, values, ...) of each layer; the other arguments are as in `prompt`.
 
     Returns:
-        (keys, values, weight, ...) of each layer.
+        The tuple (keys, values, weight, ...) of each layer.
     """
     if mask is None:
         return tuple((keys, values, weight[:, None], *more) for keys, values, *more in pairs)
@@ -77,9 +77,9 @@ def opened(path: str | pathlib.Path, denoiser: nn.Module, **how: Any) -> Attachm
     """The IP-Adapter in a file, with the image encoder in the folder image_encoder beside it.
 
     Args:
-        path: of the file, or of the folder that holds both.
-        denoiser: that it attaches to.
-        **how: of `interchange.load`, for the image encoder: shardings.
+        path: the file, or the folder that holds both.
+        denoiser: the denoiser that it attaches to.
+        **how: arguments of `interchange.load` for the image encoder, such as shardings.
 
     Raises:
         FileNotFoundError: if there is no file, or no image encoder.
@@ -103,30 +103,30 @@ def opened(path: str | pathlib.Path, denoiser: nn.Module, **how: Any) -> Attachm
 def attachment(
     module: IPAdapter | JointIPAdapter, params: Any, denoiser: nn.Module, encoder: nn.Module, of: Any
 ) -> Attachment:
-    """An IP-Adapter as what sampling attaches to a denoiser.
+    """An IP-Adapter as an attachment, which sampling adds to a denoiser.
 
     Args:
-        module, params: of the adapter.
-        denoiser: with `extra_layers`.
+        module, params: the adapter and its parameters.
+        denoiser: the denoiser, which has `extra_layers`.
         encoder, of: the image encoder and its parameters, see `prompt_features`.
 
     Raises:
         ValueError: for an encoder of another width than the adapter reads, or a denoiser of other layers.
     """
-    whole = module.projection.whole
-    width = prompt_features.width(encoder, whole)
+    reads_tokens = module.projection.whole
+    width = prompt_features.width(encoder, reads_tokens)
     if width != module.projection.features:
         raise ValueError(
-            f"the IP-Adapter reads {'tokens' if whole else 'a pooled vector'} of {module.projection.features} "
+            f"the IP-Adapter reads {'tokens' if reads_tokens else 'a pooled vector'} of {module.projection.features} "
             f"features, and the image encoder {type(encoder).__name__} has {width}: it is another one"
         )
     if ip_adapter_files.widths(denoiser) != module.widths:
-        raise ValueError(f"the IP-Adapter has keys of the widths {module.widths}, which are not those of the denoiser")
+        raise ValueError(f"the IP-Adapter has keys of the widths {module.widths}, and the denoiser has others")
 
     def encode(params: Any, images: jax.Array) -> tuple[Any, Any]:
         pairs = lambda features: module.apply({"params": params["adapter"]}, features)
-        seen = prompt_features.of(encoder, params["encoder"], images, whole)
-        return pairs(seen), pairs(prompt_features.absent(encoder, params["encoder"], whole))
+        seen = prompt_features.image_features(encoder, params["encoder"], images, reads_tokens)
+        return pairs(seen), pairs(prompt_features.absent(encoder, params["encoder"], reads_tokens))
 
     def entries(params: Any, weight: jax.Array, seen: Any, x: jax.Array, *rest: Any) -> dict[str, Any]:
         return {"extra": (_everywhere_or_masked(seen, weight, denoiser, x),)}

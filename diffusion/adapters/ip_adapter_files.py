@@ -72,8 +72,8 @@ def fresh(denoiser: Any, features: int, kind: str = "global", **sizes: int) -> I
     """A new adapter for a denoiser.
 
     Args:
-        denoiser: with `text_width` and `extra_layers`.
-        features: of the image encoder, see `image_projections`.
+        denoiser: the denoiser, which has `text_width` and `extra_layers`.
+        features: number of features of the image encoder, see `image_projections`.
         kind: "global", "full" or "plus".
         **sizes: further fields of the projection, such as tokens.
 
@@ -93,7 +93,7 @@ def table(module: IPAdapter | JointIPAdapter, its: tuple[int, ...], layout: str 
     """The rows of an adapter.
 
     Args:
-        module: ours.
+        module: the adapter.
         its: the numbers of its layers in files.
         layout: "h94" or "xlabs".
     """
@@ -101,11 +101,11 @@ def table(module: IPAdapter | JointIPAdapter, its: tuple[int, ...], layout: str 
     rows = within(image_projection_rows.rows(module.projection), heads, "projection/")
     bias = isinstance(module, IPAdapter) and module.bias
     for i, number in enumerate(its):
-        of_layer = linear(key, f"key_{i}", bias=bias) + linear(value, f"value_{i}", bias=bias)
+        layer_rows = linear(key, f"key_{i}", bias=bias) + linear(value, f"value_{i}", bias=bias)
         if isinstance(module, JointIPAdapter):
-            of_layer += linear("norm_ip.linear", f"modulation_{i}/dense")
-            of_layer += [Row(f"{theirs}.weight", f"{ours}_scale_{i}") for theirs, ours in NORMS.items()]
-        rows += within(of_layer, layer.format(number))
+            layer_rows += linear("norm_ip.linear", f"modulation_{i}/dense")
+            layer_rows += [Row(f"{theirs}.weight", f"{ours}_scale_{i}") for theirs, ours in NORMS.items()]
+        rows += within(layer_rows, layer.format(number))
     return rows
 
 
@@ -228,8 +228,8 @@ def save(
     """Writes an IP-Adapter as one .safetensors file, which diffusers' `load_ip_adapter` opens.
 
     Args:
-        path: of the file.
-        module, params: ours.
+        path: the .safetensors file.
+        module, params: the adapter and its parameters.
         denoiser: the module of the denoiser that it is for.
         layout: "h94" or "xlabs" (Flux).
         metadata: texts for the file's head.

@@ -83,34 +83,34 @@ def init(
         ValueError: if the rank is below 1, or the pattern finds no kernel.
 
     Reference: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1; the initial down is
-    that of the authors' code.
+    as in the authors' code.
     """
     if rank < 1:
         raise ValueError(f"lora: rank = {rank} must be at least 1")
-    found: dict[str, Any] = {}
+    axes_of_kernel: dict[str, Any] = {}
     for path, leaf in leaves_of(params).items():
         stack = 1 if re.search(layers, path) else 0
         if re.search(pattern, path) and len(leaf.shape) >= stack + 2:
             inner = stack + 1 if re.search(fan_out, path) else len(leaf.shape) - 1
-            found[path] = (leaf.shape[:stack], leaf.shape[stack:inner], leaf.shape[inner:])
-    if not found:
+            axes_of_kernel[path] = (leaf.shape[:stack], leaf.shape[stack:inner], leaf.shape[inner:])
+    if not axes_of_kernel:
         kernels = [path for path, leaf in leaves_of(params).items() if len(leaf.shape) >= 2]
         raise ValueError(
             f"lora: the pattern {pattern!r} finds no kernel; there are {', '.join(kernels[:8])} ({len(kernels)} in all)"
         )
 
     initial = lambda path, stack, inputs, outputs: _initial(key, path, stack, inputs, outputs, rank)
-    return nested({path: initial(path, *parts) for path, parts in found.items()})
+    return nested({path: initial(path, *parts) for path, parts in axes_of_kernel.items()})
 
 
 def started(key: Array, params: Any, blank: Any) -> dict[str, Any]:
-    """The initial adapter, as that of `init`, with the places and ranks of another.
+    """The initial adapter, as `init` draws it, with the places and ranks of another.
 
     Args:
         key: random key; the draw of a place depends on it and on the place's name alone.
         params: the network's parameters, or their shapes.
-        blank: an adapter of LoRA, LoHa or DoRA, whose numbers are not read; such as `lora_files.blank`. The first pair
-            of a LoHa is drawn as He et al. do, and its second `up` is zero; a magnitude is the norm that it finds.
+        blank: an adapter of LoRA, LoHa or DoRA, such as `lora_files.blank`, whose values are not read. The first pair
+            of a LoHa is drawn as in He et al., and its second `up` is zero; a magnitude is the norm of the kernel.
     """
     leaves = leaves_of(params)
 
@@ -119,17 +119,17 @@ def started(key: Array, params: Any, blank: Any) -> dict[str, Any]:
         part = jax.eval_shape(lambda leaf: leaf[at], leaves[path])
         layers, inner = _axes(shapes["down"], shapes["up"], part.ndim)
         parts = (part.shape[:layers], part.shape[layers:inner], part.shape[inner:])
-        found = _initial(key, place, *parts, shapes["down"].shape[-1])
+        factors = _initial(key, place, *parts, shapes["down"].shape[-1])
         if "down_2" in shapes:
             second = _initial(key, f"{place}/2", *parts, shapes["down_2"].shape[-1])
             bound = 1 / np.sqrt(shapes["up"].shape[layers])
-            own = jax.random.fold_in(key, zlib.crc32(f"{place}/up".encode()))
-            found["up"] = jax.random.uniform(own, shapes["up"].shape, jnp.float32, -bound, bound)
-            found |= {f"{name}_2": factor for name, factor in second.items()}
+            up_key = jax.random.fold_in(key, zlib.crc32(f"{place}/up".encode()))
+            factors["up"] = jax.random.uniform(up_key, shapes["up"].shape, jnp.float32, -bound, bound)
+            factors |= {f"{name}_2": factor for name, factor in second.items()}
         if "magnitude" in shapes:
             kernel = leaves[path][at].astype(jnp.float32)
-            found["magnitude"] = jnp.sqrt(jnp.sum(kernel * kernel, tuple(range(layers, inner))))
-        return found
+            factors["magnitude"] = jnp.sqrt(jnp.sum(kernel * kernel, tuple(range(layers, inner))))
+        return factors
 
     return nested({place: initial(place, shapes) for place, shapes in places_of(blank).items()})
 
@@ -139,8 +139,8 @@ def _initial(
 ) -> dict[str, Array]:
     """down uniform with variance 1 / (3 inputs), up zero."""
     bound = 1 / np.sqrt(np.prod(inputs))
-    own = jax.random.fold_in(key, zlib.crc32(place.encode()))
-    down = jax.random.uniform(own, (*stack, *inputs, rank), jnp.float32, -bound, bound)
+    place_key = jax.random.fold_in(key, zlib.crc32(place.encode()))
+    down = jax.random.uniform(place_key, (*stack, *inputs, rank), jnp.float32, -bound, bound)
     return {"down": down, "up": jnp.zeros((*stack, rank, *outputs), jnp.float32)}
 
 
@@ -153,12 +153,12 @@ def merge(params: Any, adapter: Any, scale: Scale | Sequence[Scale] = 1.0) -> An
 
     Args:
         params: pytree of parameters.
-        adapter: from `init` or `lora_files.load`; or a sequence of such.
-        scale: alpha / r times the weight of the adapter; a number, or one for each place ("blocks/mlp/out/kernel");
-            for several adapters a sequence of such.
+        adapter: an adapter that `init` or `lora_files.load` returned, or a sequence of adapters.
+        scale: alpha / r times the weight of the adapter: a number, or one for each place ("blocks/mlp/out/kernel");
+            for several adapters a sequence of scales.
 
     Raises:
-        ValueError: for factors that do not fit the parameters, or a scale without its adapter; names it.
+        ValueError: for factors that do not fit the parameters, or a scale without its adapter.
     """
     several = isinstance(adapter, Sequence)
     adapters = adapter if several else [adapter]
@@ -199,7 +199,7 @@ def replaced(params: Any, adapter: Any) -> dict[str, Array]:
 
     Args:
         params: pytree of parameters, before they are merged.
-        adapter: as `merge` takes it.
+        adapter: the adapter, or the sequence of adapters, that is merged.
     """
     adapters = adapter if isinstance(adapter, Sequence) else [adapter]
     paths = {parsed(place)[0] for one in adapters for place in places_of(one)}
@@ -207,7 +207,7 @@ def replaced(params: Any, adapter: Any) -> dict[str, Array]:
 
 
 def unmerge(merged: Any, kept: Mapping[str, Array]) -> Any:
-    """The parameters as they were before `merge`, bit for bit.
+    """The parameters before `merge`, bit for bit.
 
         kept = lora.replaced(params, adapter)    # may be in the host's memory
         lora.unmerge(lora.merge(params, adapter), kept)
@@ -216,8 +216,8 @@ def unmerge(merged: Any, kept: Mapping[str, Array]) -> Any:
     errors that grow with each change of adapters. So this function puts the original leaves back.
 
     Args:
-        merged: from `merge`.
-        kept: from `replaced`.
+        merged: the parameters that `merge` returned.
+        kept: the original leaves, which `replaced` returned.
     """
     return jax.tree_util.tree_map_with_path(lambda path, leaf: kept.get(leaf_name(path), leaf), merged)
 
@@ -232,16 +232,16 @@ def adapted(apply: Callable[..., Array], params: Any, scale: Scale = 1.0) -> Cal
     Args:
         apply: (params, x_t, clock, condition) -> output.
         params: the parameters, which get no gradient.
-        scale: as in `merge`.
+        scale: alpha / r times the weight of the adapter, as in `merge`.
 
     Returns:
-        (adapter, x_t, clock, condition) -> output.
+        The function (adapter, x_t, clock, condition) -> output.
     """
     return lambda adapter, *arguments: apply(merge(jax.lax.stop_gradient(params), adapter, scale), *arguments)
 
 
 def places_of(adapter: Any) -> dict[str, dict[str, Array]]:
-    """The factors, {"down", "up"} or those of another kind, by the kernel (or the part of one) that they belong to.
+    """The factors, {"down", "up"} or another kind's, by the kernel (or the part of one) that they belong to.
 
     Raises:
         ValueError: for a pytree that is not an adapter.
@@ -282,11 +282,11 @@ def parsed(place: str) -> tuple[str, tuple]:
     if not bracket:
         return path, ()
     parts = [re.fullmatch(r"(\d+)|(\d*):(\d*)", part.strip()) for part in index.removesuffix("]").split(",")]
-    whole = lambda text: int(text) if text else None
-    found = tuple(int(m[1]) if m[1] else slice(whole(m[2]), whole(m[3])) for m in parts if m)
-    if len(found) < len(parts):
+    integer = lambda text: int(text) if text else None
+    index_of_part = tuple(int(m[1]) if m[1] else slice(integer(m[2]), integer(m[3])) for m in parts if m)
+    if len(index_of_part) < len(parts):
         raise ValueError(f"lora: the place {place!r} is not written like 'mlp/kernel[3, :, 0:8]'")
-    return path, found
+    return path, index_of_part
 
 
 def written(path: str, at: tuple) -> str:

@@ -18,7 +18,7 @@ the ends of the names mark DoRA, LoHa and LoKr (`lora_kinds`). `save` writes LoR
 the form of a file already, such as a LoKr that was trained so.
 """
 
-__all__ = ["Lora", "blank", "load", "of_layers", "require_writable", "save", "save_layers", "shapes"]
+__all__ = ["Lora", "blank", "build_adapter", "load", "require_writable", "save", "save_layers", "shapes"]
 
 import collections
 import json
@@ -32,6 +32,7 @@ import flax.linen as nn
 import numpy as np
 from safetensors.numpy import save as serialized
 
+from diffusion import public
 from diffusion.adapters import custom_diffusion_files, lora, lora_kinds, lora_names
 from diffusion.adapters.lora_layers import Part, layers_of, parts_of, stacked
 from diffusion.adapters.lora_updates import Update, their_layers
@@ -133,17 +134,17 @@ def load(path: str | pathlib.Path, modules: Mapping[str, nn.Module]) -> dict[str
 
 
 def blank(module: nn.Module, pattern: str, rank: int, pairs: int = 1, magnitudes: bool = False) -> dict[str, Any]:
-    """An adapter of zeros for the layers of a network that a pattern finds; each has factors of its own, as in files.
+    """An adapter of zeros for the layers of a network that a pattern finds; each has its own factors, as in files.
 
     Args:
-        module: of the network.
+        module: the network.
         pattern: regular expression, searched in the layers' names in the network's own library.
-        rank: r, at least 1.
-        pairs: of factors: 1, or 2 of a LoHa.
-        magnitudes: whether it has those of a DoRA.
+        rank: the rank r, at least 1.
+        pairs: number of pairs of factors: 1, or 2 for a LoHa.
+        magnitudes: whether the adapter has the magnitudes of a DoRA.
 
     Raises:
-        ValueError: for a rank below 1, and as `shapes`.
+        ValueError: for a rank below 1, and as in `shapes`.
     """
     if rank < 1:
         raise ValueError(f"rank = {rank}. Valid: at least 1")
@@ -157,7 +158,7 @@ def blank(module: nn.Module, pattern: str, rank: int, pairs: int = 1, magnitudes
 
 
 def shapes(module: nn.Module, pattern: str = "") -> dict[str, tuple[int, ...]]:
-    """The weights [out, in, ..] of a network's layers by their names in its own library, of those that a pattern finds.
+    """The shapes [out, in, ..] of the layers that a pattern finds, by their names in the network's own library.
 
     Raises:
         ValueError: for a pattern that is no regular expression, or finds no layer.
@@ -176,13 +177,13 @@ def shapes(module: nn.Module, pattern: str = "") -> dict[str, tuple[int, ...]]:
     return {layer: places[0].theirs for layer, places in chosen.items()}
 
 
-def of_layers(module: nn.Module, layers: Mapping[str, Mapping[str, Any]], scale: float) -> Lora:
-    """The adapter of tensors in the form of a file: a pure function of arrays, so that these can be trained.
+def build_adapter(module: nn.Module, layers: Mapping[str, Mapping[str, Any]], scale: float) -> Lora:
+    """Builds the adapter from tensors in a file's form, by a pure function of arrays, so that these can be trained.
 
     Args:
-        module: of the network.
-        layers: {layer: {part: array}}, the parts by the names of `lora_names.ENDS`.
-        scale: of all updates.
+        module: the network.
+        layers: {layer: {part: array}}, with the names of parts in `lora_names.ENDS`.
+        scale: the scale of all updates.
     """
     table = layers_of(module, (next(iter(families.of(module).tables)),))
     parts: list[Part] = []
@@ -201,7 +202,7 @@ def save_layers(
     """Writes tensors in the form of a file, as LyCORIS and kohya's programs name them.
 
     Args:
-        path: of the .safetensors file.
+        path: the .safetensors file.
         layers: {network: {layer: {part: array}}}, with "alpha".
         modules: our networks by the same names.
         metadata: texts that the file carries beside, by their names.
@@ -226,19 +227,19 @@ def save(
     """Writes adapters as one file, with the layers' names of the networks' own library.
 
     Args:
-        path: of the .safetensors file; diffusers looks for "pytorch_lora_weights.safetensors" in a folder.
-        loras: by network, from `load`, or `Lora(adapter, scale)` of one that was trained.
+        path: the .safetensors file; diffusers looks for "pytorch_lora_weights.safetensors" in a folder.
+        loras: {network: adapter with scale}, as `load` returns them, or `Lora(adapter, scale)` of a trained adapter.
         modules: our networks by the same names.
         layout: "peft" or "kohya".
         metadata: texts that the file carries beside, by their names.
 
     Raises:
-        ValueError: for a part of a parameter that is not a layer of theirs, or an update that the layout has no names
-            for; names it.
+        ValueError: for a part of a parameter that is no layer of their library, or an update that the layout has no
+            names for.
     """
     look_up(dict.fromkeys(LAYOUTS), layout, "layout")
     tensors: dict[str, np.ndarray] = {}
-    about: dict[str, Any] = {}
+    peft_config: dict[str, Any] = {}
     for component, one in loras.items():
         layers, original = _in_layout(modules[component], one, layout)
         ranks = {layer: len(update.pairs[0][0]) for layer, update in layers.items()}
@@ -259,7 +260,8 @@ def save(
             tensors |= {f"{name}.{part}": array for part, array in named.items()}
         # peft matches the end of a name, which a layer of CLIP has with and without its prefix.
         ranks, alphas = (
-            {layer.removeprefix(lora_names.CLIP): value for layer, value in found.items()} for found in (ranks, alphas)
+            {layer.removeprefix(lora_names.CLIP): value for layer, value in values.items()}
+            for values in (ranks, alphas)
         )
         rank = _usual(ranks)
         alpha = _usual(alphas)
@@ -272,8 +274,8 @@ def save(
         }
         if any(update.magnitude is not None for update in layers.values()):
             config["use_dora"] = True
-        about |= {f"{component}.{field}": value for field, value in config.items()}
-    how = {lora_names.METADATA: json.dumps(about)} if layout == "peft" else {}
+        peft_config |= {f"{component}.{field}": value for field, value in config.items()}
+    how = {lora_names.METADATA: json.dumps(peft_config)} if layout == "peft" else {}
     tensors = {name: np.array(array, order="C") for name, array in tensors.items()}
     with files.whole(pathlib.Path(path).expanduser()) as file:
         file.write(serialized(tensors, metadata={**metadata, "format": "pt", **how}))
@@ -291,7 +293,7 @@ def require_writable(module: nn.Module, one: Lora, layout: str = "peft") -> None
 
 
 def _in_layout(module: nn.Module, one: Lora, layout: str) -> tuple[dict[str, "Update"], bool]:
-    """An adapter by their layers, and whether these have the names of the original repository."""
+    """An adapter by the layers of their library, and whether these have the names of the original repository."""
     family = families.of(module)
     original = layout == "kohya" and family.kohya in family.tables
     return their_layers(
@@ -303,20 +305,20 @@ def _check_once(parts: Sequence[tuple[str, Part]], what: str) -> None:
     """Refuses parts that two layers share, such as a fused layer in one spelling and a part of it in another.
 
     Args:
-        parts: each with the name of a tensor of its layer.
+        parts: pairs (name of a tensor of the part's layer, part).
         what: the file and the network, for the message.
     """
     axes: dict[str, int] = {}
     for _, part in parts:
         axes[part.path] = max(axes.get(part.path, 0), len(part.at))
-    seen = {part.path: np.zeros(part.leaf[: axes[part.path]], bool) for _, part in parts}
+    covered = {part.path: np.zeros(part.leaf[: axes[part.path]], bool) for _, part in parts}
     for name, part in parts:
-        if seen[part.path][part.at].any():
+        if covered[part.path][part.at].any():
             raise Mismatch(
                 f"{what} has {lora.written(part.path, part.at)} twice, by two spellings of its layers; the "
                 f"first tensor of the second is {name}. Leave one spelling out."
             )
-        seen[part.path][part.at] = True
+        covered[part.path][part.at] = True
 
 
 def _kohya(update: Update) -> dict[str, np.ndarray]:
@@ -352,3 +354,6 @@ def _usual(found: Mapping[str, float]) -> float:
 def _others(found: Mapping[str, float], usual: float) -> dict[str, float]:
     """The layers that have another."""
     return {layer: value for layer, value in found.items() if value != usual}
+
+
+public.declare(__name__, renamed={"of_layers": "build_adapter"})

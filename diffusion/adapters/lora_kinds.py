@@ -51,14 +51,14 @@ def update(parts: Parts, theirs: tuple[int, ...], what: str) -> Update:
         what: the file and the layer, for the message.
 
     Returns:
-        Its pairs and its rank.
+        The pairs of factors, and the rank.
 
     Raises:
-        Mismatch: for tensors of no kind of update, or of more than one, and for shapes that do not fit.
+        Mismatch: for tensors of no kind of update, or of several kinds, and for shapes that do not fit.
     """
     names = parts.keys() - {"alpha", "dora_scale", "magnitude"}
     for tensors, read, cores in KINDS:
-        if any(set(whole) <= names <= {*whole, *cores} for whole in tensors):
+        if any(set(needed) <= names <= {*needed, *cores} for needed in tensors):
             return read(parts, theirs, what)
     raise Mismatch(
         f"{what} has only {', '.join(sorted(names)) or 'alpha or magnitudes'}; it needs the factors down "
@@ -67,7 +67,7 @@ def update(parts: Parts, theirs: tuple[int, ...], what: str) -> Update:
 
 
 def lora(parts: Parts, theirs: tuple[int, ...], what: str) -> Update:
-    """B A."""
+    """The update B A."""
     down = parts["down"]
     up = parts["up"]
     rank = down.shape[0] if down.ndim else 0
@@ -81,15 +81,15 @@ def lora(parts: Parts, theirs: tuple[int, ...], what: str) -> Update:
 
 
 def loha(parts: Parts, theirs: tuple[int, ...], what: str) -> Update:
-    """(B A) * (B' A')."""
-    found = []
+    """The update (B A) * (B' A'), an elementwise product."""
+    updates = []
     for i in (1, 2):
         up = parts[f"hada_w{i}_a"]
         down = parts[f"hada_w{i}_b"]
         core = parts.get(f"hada_t{i}")
         down, up = _tucker(core, down, up, theirs, what) if core is not None else (down, up)
-        found.append(lora({"down": down, "up": up}, theirs, what))
-    return Update((*found[0].pairs, *found[1].pairs), found[0].rank)
+        updates.append(lora({"down": down, "up": up}, theirs, what))
+    return Update((*updates[0].pairs, *updates[1].pairs), updates[0].rank)
 
 
 def lokr(parts: Parts, theirs: tuple[int, ...], what: str) -> Update:
@@ -130,25 +130,25 @@ KINDS = (
 
 
 def magnitude(parts: Parts, theirs: tuple[int, ...], what: str) -> tuple[str, np.ndarray] | None:
-    """DoRA's vector, and whether it is of "outputs" or "inputs"; None without one.
+    """The magnitudes of a DoRA, and their axis, "outputs" or "inputs"; None without magnitudes.
 
     peft's `lora_magnitude_vector` has a norm for each output. LyCORIS' `dora_scale` has one for each output, [out, 1,
     ..], or, in older files, for each input, [1, in, ..].
     """
     if "magnitude" in parts:
-        found = parts["magnitude"]
+        values = parts["magnitude"]
         outputs = True
     elif "dora_scale" in parts:
-        found = parts["dora_scale"]
-        outputs = found.shape[:1] == theirs[:1]
+        values = parts["dora_scale"]
+        outputs = values.shape[:1] == theirs[:1]
     else:
         return None
-    if found.size != theirs[0 if outputs else 1]:
+    if values.size != theirs[0 if outputs else 1]:
         raise Mismatch(
-            f"{what}: its magnitudes {list(found.shape)} are neither [{theirs[0]}, 1, ..], one for each "
+            f"{what}: its magnitudes {list(values.shape)} are neither [{theirs[0]}, 1, ..], one for each "
             f"output, nor [1, {theirs[1]}, ..], one for each input."
         )
-    return ("outputs" if outputs else "inputs"), found.reshape(-1)
+    return ("outputs" if outputs else "inputs"), values.reshape(-1)
 
 
 def first_rows(up: np.ndarray, theirs: tuple[int, ...], what: str) -> np.ndarray:
@@ -169,10 +169,10 @@ def _require_rank(rank: int, theirs: tuple[int, ...], what: str) -> None:
 
 def _factors(parts: Parts, i: int, theirs: tuple[int, ...], what: str) -> tuple[Pair, int | None]:
     """w_i of a LoKr as a pair, and its rank where the file has w_i in two factors."""
-    whole = parts.get(f"lokr_w{i}")
-    if whole is not None:
-        whole = whole.reshape(len(whole), -1) if whole.ndim > 1 else np.empty((0, 0), np.float32)
-        pair = (whole, np.eye(len(whole), dtype=whole.dtype))
+    product = parts.get(f"lokr_w{i}")
+    if product is not None:
+        product = product.reshape(len(product), -1) if product.ndim > 1 else np.empty((0, 0), np.float32)
+        pair = (product, np.eye(len(product), dtype=product.dtype))
         return pair, None
     up = parts[f"lokr_w{i}_a"]
     down = parts[f"lokr_w{i}_b"]

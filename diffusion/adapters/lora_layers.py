@@ -42,13 +42,13 @@ class Part(NamedTuple):
 
 @functools.lru_cache(maxsize=16)
 def layers_of(module: nn.Module, layouts: tuple[str, ...] = ()) -> dict[str, list[Place]]:
-    """The layers of a network that have a matrix, by their names; in these layouts, or in all of them."""
-    of_class = lambda known: [family for family in known if type(module) is family.module]
+    """The layers of a network that have a matrix, by their names in the given layouts, or in all layouts."""
+    describe_module = lambda known: [family for family in known if type(module) is family.module]
     # Flux and Chroma are of one class; what neither can write has the layers of both.
-    own = of_class(families.describing(module)) or of_class(families.FAMILIES.values())
-    found: dict[str, list[Place]] = {}
-    leaves = folders.leaves_of(folders.shapes_of(own[0], module)) if own else {}
-    for family in own:
+    families_of_module = describe_module(families.describing(module)) or describe_module(families.FAMILIES.values())
+    layers: dict[str, list[Place]] = {}
+    leaves = folders.leaves_of(folders.shapes_of(families_of_module[0], module)) if families_of_module else {}
+    for family in families_of_module:
         for layout, table in family.tables.items():
             if layouts and layout not in layouts:
                 continue
@@ -59,8 +59,8 @@ def layers_of(module: nn.Module, layouts: tuple[str, ...] = ()) -> dict[str, lis
                 for name in (row.theirs, *row.copies) if len(shapes[row.theirs]) >= 2 else ():
                     place = Place(row, shapes[row.theirs], leaves[row.ours].shape)
                     places.setdefault(name.removesuffix(".weight"), []).append(place)
-            found = places | found
-    return found
+            layers = places | layers
+    return layers
 
 
 def parts_of(
@@ -71,7 +71,7 @@ def parts_of(
     what: str,
 ) -> list[Part]:
     """A [r, in, ..] and B [out, r, ..] of one of their layers, and its magnitudes, as parts of our leaves."""
-    found = []
+    parts = []
     for place in places:
         how = place.how()
         if how is None:
@@ -93,8 +93,8 @@ def parts_of(
                     f"{place.row.ours} splits; such a DoRA of this layer is not supported."
                 )
             factors["input_magnitude"] = ours
-        found.append(Part(place.row.ours, place.row.at, place.leaf, factors, scale))
-    return found
+        parts.append(Part(place.row.ours, place.row.at, place.leaf, factors, scale))
+    return parts
 
 
 def stacked(parts: Sequence[Part]) -> tuple[dict[str, Any], dict[str, float]]:

@@ -58,8 +58,8 @@ ENDS = {
     "alpha": "alpha",
 }
 PARTS = frozenset(ENDS.values())
-# Names of attention processors, as those of layers. XLabs' queries, keys and values of a single block are the first
-# rows of its first layer.
+# Names of attention processors, rewritten as names of layers. XLabs' queries, keys and values of a single block are the
+# first rows of its first layer.
 PROCESSORS = {
     r"\.self_attn\.to_([qkv]|out)_lora\.": r".self_attn.\1_proj.lora.",
     r"\.processor\.to_out_lora\.": r".to_out.0.lora.",
@@ -73,11 +73,11 @@ PROCESSORS = {
 
 
 def underscored(layers: Iterable[str]) -> dict[str, str]:
-    """The layers by their names with "_" for ".", as kohya writes them, without those that would share a name."""
-    found: dict[str, list[str]] = {}
+    """The layers by their names with "_" for ".", as kohya writes them, without layers that would share a name."""
+    by_name: dict[str, list[str]] = {}
     for layer in layers:
-        found.setdefault(layer.replace(".", "_"), []).append(layer)
-    return {name: alike[0] for name, alike in found.items() if len(alike) == 1}
+        by_name.setdefault(layer.replace(".", "_"), []).append(layer)
+    return {name: alike[0] for name, alike in by_name.items() if len(alike) == 1}
 
 
 def is_lora(names: Iterable[str]) -> bool:
@@ -89,25 +89,25 @@ def parsed(name: str, names: Mapping[str, Mapping[str, str]]) -> tuple[str, str,
     """(component, layer, part) of a tensor's name; None if there is no such layer.
 
     Args:
-        name: of the tensor.
-        names: for each component its layers, as from `underscored`.
+        name: the name of the tensor.
+        names: {component: its layers}, each as `underscored` returns them.
     """
     stem, part = _ended(name)
     if not part:
         return None
     component, _, layer = stem.partition(".")
     if component in names:
-        found = _known(layer, CLIP, {known: known for known in names[component].values()})
-        return (component, found, part) if found else None
+        known_layer = _known(layer, CLIP, {known: known for known in names[component].values()})
+        return (component, known_layer, part) if known_layer else None
     prefix = next(prefix for prefix in PREFIXES if stem.startswith(prefix))
     components = tuple(names) if prefix in ("", "base_model.model.") and len(names) == 1 else PREFIXES[prefix]
     component = next((c for c in components if c in names), "")
     layers = names.get(component, {})
     if not prefix.endswith("_"):
-        found = _known(stem.removeprefix(prefix), CLIP, {known: known for known in layers.values()})
+        known_layer = _known(stem.removeprefix(prefix), CLIP, {known: known for known in layers.values()})
     else:
-        found = _known(stem.removeprefix(prefix), CLIP.replace(".", "_"), layers)
-    return (component, found, part) if found else None
+        known_layer = _known(stem.removeprefix(prefix), CLIP.replace(".", "_"), layers)
+    return (component, known_layer, part) if known_layer else None
 
 
 def _ended(name: str) -> tuple[str, str]:
@@ -130,21 +130,21 @@ def configs(tensors: Tensors, components: Sequence[str]) -> dict[str, dict[str, 
         Mismatch: for a pattern that is no table of layers' names.
         limits.Refused: for text that is not JSON.
     """
-    found: dict[str, dict[str, Any]] = {}
+    configs_of_networks: dict[str, dict[str, Any]] = {}
     for path in set(tensors.places.values()):
         text = tensor_files.metadata(path).get(METADATA, "{}")
-        about = limits.parse_json(text, f"{path}: its {METADATA}")
-        for field, value in about.items() if isinstance(about, dict) else ():
+        metadata = limits.parse_json(text, f"{path}: its {METADATA}")
+        for field, value in metadata.items() if isinstance(metadata, dict) else ():
             component, _, name = field.partition(".")
-            found.setdefault(component, {})[name] = value
+            configs_of_networks.setdefault(component, {})[name] = value
         beside = path.parent / "adapter_config.json"
-        if len(components) == 1 and not found and beside.is_file():
+        if len(components) == 1 and not configs_of_networks and beside.is_file():
             config = opener.read_json(beside)
-            found = {components[0]: config} if isinstance(config, dict) else {}
-        for config in found.values():
+            configs_of_networks = {components[0]: config} if isinstance(config, dict) else {}
+        for config in configs_of_networks.values():
             for field in ("alpha_pattern", "rank_pattern"):
                 _check_pattern(config.get(field) or {}, f"{path}: its config's {field}")
-    return found
+    return configs_of_networks
 
 
 def _check_pattern(pattern: Any, what: str) -> None:

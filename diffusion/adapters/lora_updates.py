@@ -30,11 +30,11 @@ class Update(NamedTuple):
 def their_layers(
     module: nn.Module, adapter: Mapping[str, Any], scales: Mapping[str, float] | float, layout: str
 ) -> dict[str, Update]:
-    """What an adapter of ours does to each of their layers, in that layout, that it changes."""
+    """The updates of an adapter, by the layers of their library in a layout that it changes."""
     family = families.of(module)
     table = layers_of(module, (layout,))
     fused = layout != next(iter(family.tables))
-    found: dict[str, list[Update]] = {}
+    updates_of_layer: dict[str, list[Update]] = {}
     for name, factors in lora.places_of(adapter).items():
         if "input_magnitude" in factors or "whole" in factors:
             what = "a whole layer" if "whole" in factors else "magnitudes of its inputs"
@@ -50,7 +50,7 @@ def their_layers(
                 covered = True
                 how = place.how()
                 parted = place.row.rows is not None
-                if how is None or (layer in found and not fused and not parted):
+                if how is None or (layer in updates_of_layer and not fused and not parted):
                     raise ValueError(
                         f"{name} and others are one layer {layer} of {family.name}, with one A for all; "
                         "that cannot be written."
@@ -69,13 +69,13 @@ def their_layers(
                 if "magnitude" in factors:  # as B of rank 1
                     layers = _leading(factors, place.leaf, at)
                     as_up = np.expand_dims(np.asarray(factors["magnitude"]), layers)
-                    of_one = {"down": np.asarray(factors["down"])[..., :1], "up": as_up}
-                    magnitude = how.to_theirs(*(_selected(of_one, at, place, fused) or ()))[1][:, 0]
-                found.setdefault(layer, []).append(Update(tuple(pairs), magnitude, scale))
+                    magnitude_factors = {"down": np.asarray(factors["down"])[..., :1], "up": as_up}
+                    magnitude = how.to_theirs(*(_selected(magnitude_factors, at, place, fused) or ()))[1][:, 0]
+                updates_of_layer.setdefault(layer, []).append(Update(tuple(pairs), magnitude, scale))
         if not covered:
             raise ValueError(f"{name} is not a layer of {family.name}, and cannot be written.")
     layers = {}
-    for layer, updates in found.items():
+    for layer, updates in updates_of_layer.items():
         if len(updates) > 1 and any(len(update.pairs) > 1 or update.magnitude is not None for update in updates):
             raise ValueError(
                 f"{layer} of {family.name} holds several updates of a DoRA or LoHa, and cannot be written as one. "
@@ -96,16 +96,16 @@ def their_layers(
 
 
 def _among_rows(up: np.ndarray, place: Place) -> np.ndarray:
-    """B of a layer [out, r] out of that of the rows that a place has; zeros in the others."""
+    """B of a layer, [out, r], from B of the rows of a place; zeros in the other rows."""
     if place.row.rows is None:
         return up
-    whole = np.zeros((place.theirs[0], *up.shape[1:]), up.dtype)
-    whole[slice(*place.row.rows)] = up
-    return whole
+    full = np.zeros((place.theirs[0], *up.shape[1:]), up.dtype)
+    full[slice(*place.row.rows)] = up
+    return full
 
 
 def _leading(factors: Mapping[str, Any], leaf: tuple[int, ...], at: tuple) -> int:
-    """Number of axes of layers of a place's factors."""
+    """The number of axes of a place's factors that count layers."""
     axes = len(leaf) - sum(isinstance(index, int) for index in at)
     return np.ndim(factors["down"]) + np.ndim(factors["up"]) - axes - 2
 
@@ -114,7 +114,7 @@ def _joined(updates: Sequence[tuple[np.ndarray, np.ndarray, float]]) -> tuple[np
     """Several updates of one layer as one: their factors side by side, or B summed where they have one A."""
     down, _, scale = updates[0]
     if any(other != scale for _, _, other in updates):
-        updates = [(a, b * np.float32(own), 1.0) for a, b, own in updates]
+        updates = [(a, b * np.float32(scale_of_update), 1.0) for a, b, scale_of_update in updates]
         scale = 1.0
     downs = [a for a, _, _ in updates]
     ups = [b for _, b, _ in updates]
@@ -124,24 +124,24 @@ def _joined(updates: Sequence[tuple[np.ndarray, np.ndarray, float]]) -> tuple[np
 
 
 def _selected(factors: Mapping[str, Any], at: tuple, place: Place, fused: bool) -> tuple[np.ndarray, np.ndarray] | None:
-    """The factors of a place's part, out of those of the part `at` of its leaf; None if they do not touch it.
+    """The factors of a place's part, taken from the factors of the part `at` of its leaf; None if they do not touch it.
 
     With `fused` they may cover some of the part's outputs, and are zero for the others.
     """
-    whole = lambda index: [*index, *[slice(None)] * (len(place.leaf) - len(index))]
-    mine = whole(at)
-    theirs = whole(place.row.at)
+    all_axes = lambda index: [*index, *[slice(None)] * (len(place.leaf) - len(index))]
+    mine = all_axes(at)
+    theirs = all_axes(place.row.at)
     down = np.asarray(factors["down"])
     up = np.asarray(factors["up"])
     if fused:
         mine, up = _filled(mine, theirs, place.leaf, down, up)
     index, dropped = [], 0
-    for own, other in zip(mine, theirs):
-        if own == slice(None):
+    for index_of_update, other in zip(mine, theirs):
+        if index_of_update == slice(None):
             index.append(other)
-        elif own == other:
-            index += [] if isinstance(own, int) else [slice(None)]
-            dropped += isinstance(own, int)
+        elif index_of_update == other:
+            index += [] if isinstance(index_of_update, int) else [slice(None)]
+            dropped += isinstance(index_of_update, int)
         else:
             return None
     layers = down.ndim + up.ndim - (len(place.leaf) - dropped) - 2
@@ -153,14 +153,14 @@ def _filled(
     mine: list, theirs: list, leaf: tuple[int, ...], down: np.ndarray, up: np.ndarray
 ) -> tuple[list, np.ndarray]:
     """The index and the up of factors, with zeros for outputs of the part that the factors do not cover."""
-    kept = [axis for axis, index in enumerate(mine) if not isinstance(index, int)]
-    outputs = range(kept[down.ndim - 2] + 1, len(leaf))
+    stays = [axis for axis, index in enumerate(mine) if not isinstance(index, int)]
+    outputs = range(stays[down.ndim - 2] + 1, len(leaf))
     added = [axis for axis in outputs if theirs[axis] == slice(None) != mine[axis]]
-    axes = [axis for axis in outputs if axis in added or axis in kept]
-    lead = up.ndim - len([axis for axis in outputs if axis in kept])
+    axes = [axis for axis in outputs if axis in added or axis in stays]
+    lead = up.ndim - len([axis for axis in outputs if axis in stays])
     sizes = iter(up.shape)
     stack = [next(sizes) for _ in range(lead)]
-    own = {axis: next(sizes) for axis in axes if axis in kept}
-    filled = np.zeros((*stack, *[leaf[axis] if axis in added else own[axis] for axis in axes]), up.dtype)
+    size = {axis: next(sizes) for axis in axes if axis in stays}
+    filled = np.zeros((*stack, *[leaf[axis] if axis in added else size[axis] for axis in axes]), up.dtype)
     filled[(..., *[mine[axis] if axis in added else slice(None) for axis in axes])] = up
     return [slice(None) if axis in added else index for axis, index in enumerate(mine)], filled

@@ -4,7 +4,7 @@ The layers are named as their own library names them ("down_blocks.1.attentions.
 that each has factors of its own in the file, as peft's have.
 """
 
-__all__ = ["dora", "loha", "lokr", "lora", "of_adapters"]
+__all__ = ["dora", "loha", "lokr", "lora", "tuning_of_adapters"]
 
 import dataclasses
 import pathlib
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffusion import public
 from diffusion.adapters import lora as factors, lora_files, word_embeddings
 from diffusion.adapters.lora_files import Lora
 from diffusion.adapters.tuning import Params, Tuning
@@ -83,11 +84,12 @@ def lokr(
     """LoKr: W + alpha / r kron(w1, w2), w2 of two factors where that has fewer numbers; w1 is zero at the start.
 
     Args:
-        base, rank, alpha, targets, text_targets: as in `lora`. Where w2 is not factored, the scale is 1.
+        base, rank, alpha, targets, text_targets: the model, the rank r, alpha, and the patterns of the layers of the
+            denoiser and of the text encoders, as in `lora`. Where w2 is not factored, the scale is 1.
         factor: the larger side of w1, where it divides the layer's; -1: near the square root.
 
     Raises:
-        ValueError: as `lora`, or for a factor that is 0 or below -1.
+        ValueError: as in `lora`, or for a factor that is 0 or below -1.
 
     Reference: Yeh et al. 2023, "Navigating Text-To-Image Customization: From LyCORIS Fine-Tuning to Model Evaluation".
     """
@@ -102,7 +104,7 @@ def lokr(
 
     def init(key: Array, params: Params) -> dict[str, Any]:
         def layer(name: str, theirs: tuple[int, ...]) -> dict[str, Array]:
-            own = jax.random.split(jax.random.fold_in(key, zlib.crc32(name.encode())))
+            keys = jax.random.split(jax.random.fold_in(key, zlib.crc32(name.encode())))
             (a, c), (b, d) = _split(theirs[0], factor), _split(theirs[1], factor)
             inputs = (d, *theirs[2:])
             uniform = lambda key, *shape: jax.random.uniform(
@@ -110,39 +112,39 @@ def lokr(
             )
             small = {"lokr_w1": jnp.zeros((a, b), jnp.float32)}
             if rank >= max(c, d) / 2:
-                return small | {"lokr_w2": uniform(own[0], c, *inputs)}
-            return small | {"lokr_w2_a": uniform(own[0], c, rank), "lokr_w2_b": uniform(own[1], rank, *inputs)}
+                return small | {"lokr_w2": uniform(keys[0], c, *inputs)}
+            return small | {"lokr_w2_a": uniform(keys[0], c, rank), "lokr_w2_b": uniform(keys[1], rank, *inputs)}
 
-        return {part: {name: layer(name, theirs) for name, theirs in each.items()} for part, each in shapes.items()}
+        return {part: {name: layer(name, theirs) for name, theirs in ones.items()} for part, ones in shapes.items()}
 
     def adapters(weights: Any) -> dict[str, Lora]:
-        made = {}
+        loras = {}
         for part, layers in weights.items():
-            whole = lambda tensors: "lokr_w2" in tensors
+            is_whole = lambda tensors: "lokr_w2" in tensors
             ones = [
-                lora_files.of_layers(base.modules[part], chosen, scale)
+                lora_files.build_adapter(base.modules[part], chosen, scale)
                 for scale, chosen in (
-                    (1.0, {name: each for name, each in layers.items() if whole(each)}),
-                    (alpha / rank, {name: each for name, each in layers.items() if not whole(each)}),
+                    (1.0, {name: tensors for name, tensors in layers.items() if is_whole(tensors)}),
+                    (alpha / rank, {name: tensors for name, tensors in layers.items() if not is_whole(tensors)}),
                 )
                 if chosen
             ]
             scales = {place: scale for one in ones for place, scale in one.scale.items()}
-            places = {place: each for one in ones for place, each in factors.places_of(one.adapter).items()}
-            made[part] = Lora(factors.nested(places), scales)
-        return made
+            places = {place: parts for one in ones for place, parts in factors.places_of(one.adapter).items()}
+            loras[part] = Lora(factors.nested(places), scales)
+        return loras
 
     def write(folder: pathlib.Path, weights: Any, metadata: Mapping[str, str]) -> list[pathlib.Path]:
-        def tensors(each: Mapping[str, Any]) -> dict[str, Any]:
+        def tensors(layer: Mapping[str, Any]) -> dict[str, Any]:
             """With the factor of a convolution as LyCORIS and peft have it, [r, in H W]."""
-            flat = {part: np.reshape(each[part], (rank, -1)) for part in ("lokr_w2_b",) if part in each}
-            return {**each, **flat, "alpha": np.float32(alpha)}
+            flat = {part: np.reshape(layer[part], (rank, -1)) for part in ("lokr_w2_b",) if part in layer}
+            return {**layer, **flat, "alpha": np.float32(alpha)}
 
-        named = {part: {name: tensors(each) for name, each in layers.items()} for part, layers in weights.items()}
+        named = {part: {name: tensors(ones) for name, ones in layers.items()} for part, layers in weights.items()}
         lora_files.save_layers(folder / LYCORIS, named, {part: base.modules[part] for part in named}, metadata)
         return [folder / LYCORIS]
 
-    return of_adapters(base, tuple(shapes), init, adapters, write)
+    return tuning_of_adapters(base, tuple(shapes), init, adapters, write)
 
 
 def _check_alpha(alpha: float | None) -> None:
@@ -176,8 +178,8 @@ def _blank(
     file, layout = (LYCORIS, "kohya") if pairs > 1 else (FILE, "peft")
 
     def init(key: Array, params: Params) -> dict[str, Any]:
-        own = lambda part: jax.random.fold_in(key, zlib.crc32(part.encode()))
-        return {part: factors.started(own(part), params[part], each) for part, each in blank.items()}
+        part_key = lambda part: jax.random.fold_in(key, zlib.crc32(part.encode()))
+        return {part: factors.started(part_key(part), params[part], zeros) for part, zeros in blank.items()}
 
     def adapters(weights: Any) -> dict[str, Lora]:
         return {part: Lora(one, dict.fromkeys(factors.places_of(one), scale)) for part, one in weights.items()}
@@ -189,23 +191,23 @@ def _blank(
 
     for part, one in adapters(blank).items():  # before the training: not all that can be trained can be written
         lora_files.require_writable(base.modules[part], one, layout)
-    return of_adapters(base, tuple(blank), init, adapters, write)
+    return tuning_of_adapters(base, tuple(blank), init, adapters, write)
 
 
-def of_adapters(base: Any, parts: tuple[str, ...], init: Any, adapters: Any, write: Any) -> Tuning:
+def tuning_of_adapters(base: Any, parts: tuple[str, ...], init: Any, adapters: Any, write: Any) -> Tuning:
     """The tuning of weights that become adapters, see `adapters.lora`, of some networks.
 
     Args:
         base: the model.
         parts: names of its networks that have adapters, the denoiser first.
-        init, write: of `Tuning`.
+        init, write: the functions of the same names in `Tuning`.
         adapters: weights -> {name of a network: `lora_files.Lora`}, a pure function.
     """
     denoiser, *encoders = parts
 
     def merged(params: Params, weights: Any) -> dict[str, Any]:
-        made = adapters(weights)
-        return {**params} | {part: factors.merge(params[part], one.adapter, one.scale) for part, one in made.items()}
+        loras = adapters(weights)
+        return {**params} | {part: factors.merge(params[part], one.adapter, one.scale) for part, one in loras.items()}
 
     def apply(params: Params, weights: Any, x: Array, clock: Array, condition: Mapping[str, Array]) -> Array:
         params = merged(jax.lax.stop_gradient(dict(params)), weights)
@@ -219,3 +221,6 @@ def of_adapters(base: Any, parts: tuple[str, ...], init: Any, adapters: Any, wri
 
     networks = (denoiser, *base.readers) if encoders else (denoiser,)
     return Tuning(base, init, apply, write, attach, networks, encodes=bool(encoders))
+
+
+public.declare(__name__, renamed={"of_adapters": "tuning_of_adapters"})

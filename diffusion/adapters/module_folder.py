@@ -1,4 +1,4 @@
-"""The folder of a tuned module, in the names of its own library: what a tuning writes whose weights are a network."""
+"""The folder of a tuned network, in the names of its own library."""
 
 __all__ = ["writer"]
 
@@ -13,11 +13,11 @@ from diffusion.models import interchange
 
 
 def writer(module: Any, name: str) -> Callable[[pathlib.Path, Any, Mapping[str, str]], list[pathlib.Path]]:
-    """The `write` of a `Tuning`: the module's weights in the folder `name`, in place of those of an earlier time.
+    """The function `write` of a `Tuning`: it puts the module's weights into the folder `name` and removes earlier ones.
 
     Args:
-        module: of a family that `models.interchange` knows.
-        name: of the folder, inside the one that the run names.
+        module: the network, of a family that `models.interchange` knows.
+        name: the name of the folder, inside the one that the run names.
     """
 
     def write(folder: pathlib.Path, weights: Any, metadata: Mapping[str, str]) -> list[pathlib.Path]:

@@ -1,7 +1,7 @@
 """What an image prompt is of a picture: the features that a published image encoder computes of it.
 
     images = prompt_features.fitted(encoder, picture)[None]           # [1, S, S, 3] in [-1, 1], as transformers fits it
-    seen = prompt_features.of(encoder, params, images, whole=False)   # [1, P], the pooled vector
+    features = prompt_features.image_features(encoder, params, images, whole=False)   # [1, P], the pooled vector
     none = prompt_features.absent(encoder, params, whole=False)       # [1, P], what stands for no picture
 
 | encoder                  | pooled (`whole=False`) | tokens (`whole=True`)                           | S      |
@@ -15,7 +15,7 @@ Any module that takes images and returns `ImageFeatures` can stand here. Where t
 zero, and tokens are those of a picture of the mean colour of the encoder's normalisation, as h94's code has it.
 """
 
-__all__ = ["absent", "fitted", "inner", "of", "resized", "side", "width"]
+__all__ = ["absent", "fitted", "image_features", "inner", "resized", "side", "width"]
 
 from typing import Any
 
@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion import public
 from diffusion.models.image_encoders import picture_fitting
 from diffusion.models.image_encoders.siglip import SigLIP
 from diffusion.models.layers import bicubic
@@ -68,20 +69,20 @@ def resized(encoder: nn.Module, images: jax.Array) -> jax.Array:
     return jnp.clip(jax.vmap(lambda image: bicubic.interpolated(image, matrix, matrix))(images), -1, 1)
 
 
-def of(encoder: nn.Module, params: Any, images: jax.Array, whole: bool) -> jax.Array:
+def image_features(encoder: nn.Module, params: Any, images: jax.Array, whole: bool) -> jax.Array:
     """The features of images [B, S, S, 3] in [-1, 1]: the tokens [B, N, F], or the pooled vector [B, P]; float32.
 
     Args:
-        encoder: the module.
-        params: its parameters.
-        images: of the encoder's size.
-        whole: whether tokens are read.
+        encoder: the image encoder.
+        params: the parameters of the encoder.
+        images: the images, of the encoder's size.
+        whole: whether to return all tokens, and not the pooled vector.
     """
     if isinstance(encoder, (CLIPVision, CLIPVisionProjection)):
         tower: Any = encoder.apply({"params": params}, clip.normalised(images), skip=1)
         return tower.tokens if whole else tower.pooled
-    seen: Any = encoder.apply({"params": params}, images)
-    return seen.patches if whole else seen.pooled
+    features: Any = encoder.apply({"params": params}, images)
+    return features.patches if whole else features.pooled
 
 
 def inner(encoder: nn.Module, params: Any, images: jax.Array) -> jax.Array:
@@ -89,17 +90,17 @@ def inner(encoder: nn.Module, params: Any, images: jax.Array) -> jax.Array:
 
     Args:
         encoder: CLIP's, or SigLIP, as published.
-        params, images: as `of`.
+        params, images: the parameters of the encoder, and the images, as in `image_features`.
 
     Raises:
         ValueError: for another encoder.
     """
     if isinstance(encoder, (CLIPVision, CLIPVisionProjection)):
-        return of(encoder, params, images, whole=True)
+        return image_features(encoder, params, images, whole=True)
     if not isinstance(encoder, SigLIP):
         raise ValueError(f"tokens before the last layer are read of SigLIP or CLIP; got {type(encoder).__name__}")
-    seen: Any = encoder.apply({"params": params}, images, skip=1)
-    return seen.patches
+    features: Any = encoder.apply({"params": params}, images, skip=1)
+    return features.patches
 
 
 def absent(encoder: nn.Module, params: Any, whole: bool) -> jax.Array:
@@ -111,4 +112,7 @@ def absent(encoder: nn.Module, params: Any, whole: bool) -> jax.Array:
     else:
         mean = (0.5,) * 3 if isinstance(encoder, SigLIP) else IMAGENET[0]
     colour = jnp.broadcast_to(2 * jnp.asarray(mean, jnp.float32) - 1, (1, side(encoder), side(encoder), 3))
-    return of(encoder, params, colour, whole)
+    return image_features(encoder, params, colour, whole)
+
+
+public.declare(__name__, renamed={"of": "image_features"})

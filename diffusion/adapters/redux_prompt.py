@@ -25,7 +25,7 @@ EMBEDDER, ENCODER = "image_embedder", "image_encoder"
 
 
 def recognised(path: str | pathlib.Path) -> bool:
-    """Whether a folder's model_index.json is that of Redux."""
+    """Whether a folder's model_index.json names the pipeline of Redux."""
     index = pathlib.Path(path).expanduser() / "model_index.json"
     return index.is_file() and opener.read_table(index).get("_class_name") == CLASS
 
@@ -34,12 +34,12 @@ def opened(folder: str | pathlib.Path, denoiser: nn.Module, **how: Any) -> Attac
     """The attachment in a folder as diffusers' FluxPriorReduxPipeline writes it; its text encoders are not read.
 
     Args:
-        folder: with image_encoder and image_embedder.
-        denoiser: that it attaches to.
-        **how: of `interchange.load`: shardings. Its numbers are float32.
+        folder: the folder, with image_encoder and image_embedder.
+        denoiser: the denoiser that it attaches to.
+        **how: arguments of `interchange.load`, such as shardings; all numbers are float32.
 
     Raises:
-        FileNotFoundError: if one of the two is missing.
+        FileNotFoundError: if one of these is missing.
         Mismatch: for an image encoder of other features, or another denoiser.
     """
     folder = pathlib.Path(folder).expanduser()
@@ -53,13 +53,13 @@ def opened(folder: str | pathlib.Path, denoiser: nn.Module, **how: Any) -> Attac
 
 
 def attachment(module: nn.Module, params: Any, denoiser: nn.Module, encoder: nn.Module, of: Any) -> Attachment:
-    """Redux as what sampling attaches to a denoiser.
+    """Redux as an attachment, which sampling adds to a denoiser.
 
-    The weight multiplies the tokens of the picture; at weight 0 the text is seen alone. The unconditional branch sees
-    none of them.
+    The weight multiplies the tokens of the picture; at weight 0 the denoiser sees the text alone. The unconditional
+    branch sees no tokens of the picture.
 
     Args:
-        module, params: of Redux.
+        module, params: Redux and its parameters.
         denoiser: a Flux or Chroma.
         encoder, of: SigLIP and its parameters, see `prompt_features`.
 
@@ -80,8 +80,8 @@ def attachment(module: nn.Module, params: Any, denoiser: nn.Module, encoder: nn.
         )
 
     def encode(params: Any, images: jax.Array) -> tuple[Any, Any]:
-        seen = prompt_features.of(encoder, params["encoder"], images, whole=True)
-        tokens = module.apply({"params": params["redux"]}, seen)
+        features = prompt_features.image_features(encoder, params["encoder"], images, whole=True)
+        tokens = module.apply({"params": params["redux"]}, features)
         return tokens, jnp.zeros_like(tokens)
 
     def entries(params: Any, weight: jax.Array, seen: jax.Array, *rest: Any) -> dict[str, Any]:

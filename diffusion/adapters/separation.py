@@ -38,23 +38,23 @@ class Separation(NamedTuple):
         return down, up.reshape(-1, rank)[self.source_outputs].T.reshape(rank, *self.outputs)
 
     def outputs_to_ours(self, values: np.ndarray) -> np.ndarray:
-        """Theirs, one number for each output, [out], as ours, [*outputs]."""
+        """Their vector with a number for each output, [out], as ours, [*outputs]."""
         return values[self.source_outputs].reshape(self.outputs)
 
     def inputs_to_ours(self, values: np.ndarray, theirs: tuple[int, ...]) -> np.ndarray | None:
-        """Theirs, one number for each input [in] of [out, in, ..], as ours, [*inputs] with 1 along axes of pixels.
+        """Their vector with a number for each input, [in], as ours, [*inputs] with 1 along axes of pixels.
 
-        None where our axes mix inputs and pixels.
+        `theirs` is the shape [out, in, ..] of their tensor. The result is None where our axes mix inputs and pixels.
         """
         pixels = theirs[2:]
         spread = np.broadcast_to(values.reshape(-1, *[1] * len(pixels)), theirs[1:]).reshape(-1)
-        found = spread[self.source_inputs].reshape(self.inputs)
+        vector = spread[self.source_inputs].reshape(self.inputs)
         if math.prod(pixels) == 1:
-            return found
-        return found[(slice(0, 1),) * len(pixels)] if self.inputs == (*pixels, theirs[1]) else None
+            return vector
+        return vector[(slice(0, 1),) * len(pixels)] if self.inputs == (*pixels, theirs[1]) else None
 
     def to_theirs(self, down: np.ndarray, up: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ours as theirs, A [r, in] and B [out, r]; the inverse."""
+        """Our factors as theirs, A [r, in] and B [out, r]: the inverse of `to_ours`."""
         rank = down.shape[-1]
         a = np.empty((rank, self.source_inputs.size), down.dtype)
         b = np.empty((self.source_outputs.size, rank), up.dtype)
@@ -68,9 +68,9 @@ def separation(layout: Layout, theirs: tuple[int, ...], ours: tuple[int, ...]) -
     """The mapping of inputs and outputs by a layout; None where it mixes them.
 
     Args:
-        layout: of a row.
-        theirs: shape of their tensor, [out, in, ..].
-        ours: shape of our part.
+        layout: the layout of a row.
+        theirs: the shape of their tensor, [out, in, ..].
+        ours: the shape of our part.
     """
     outputs = theirs[0]
     inputs = math.prod(theirs[1:])

@@ -17,12 +17,12 @@ from diffusion.adapters.word_embeddings import Word
 
 
 def textual_inversion(base: Any, word: str = "<new>", vectors: int = 1, initial: str = "thing") -> Tuning:
-    """One word of a few vectors, for each text encoder of CLIP; all else stays as it is, bit for bit.
+    """Learns one word of a few vectors for each text encoder of CLIP; all other weights stay, bit for bit.
 
     Args:
         base: the model, `text_to_image.described`.
-        word: as prompts have it.
-        vectors: K tokens that it is.
+        word: the new word, as prompts write it.
+        vectors: K, the number of tokens that the word becomes.
         initial: words whose embeddings the vectors have at the start, in turn.
 
     Raises:
@@ -68,9 +68,9 @@ def text_of(larger: Any, params: Params, rows: Mapping[str, Array], condition: M
 
     Args:
         larger: the model with the new words, described.
-        params: of its text encoders, without them.
-        rows: [K, D] by the names of the encoders.
-        condition: with tokens.
+        params: the parameters of its text encoders, without the new words.
+        rows: {name of an encoder: the embeddings of the new word, [K, D]}.
+        condition: the condition, with tokens.
     """
     encoders = jax.lax.stop_gradient({name: params[name] for name in larger.readers})
     encoders |= {name: word_embeddings.with_rows(encoders[name], [row]) for name, row in rows.items()}

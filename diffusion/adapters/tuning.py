@@ -39,16 +39,17 @@ class Tuning:
         write: (folder, weights, metadata) -> the files that it wrote there, in the spellings that others read.
         attach: (a loaded model, weights) -> the tuned model, for sampling.
         networks: names of the base's networks that `apply` reads.
-        copies: names of further ones that `init` alone reads.
+        copies: names of further networks that only `init` reads.
         encodes: whether `apply` runs the text encoders itself, on `base.encoded`'s tokens; else the run encodes the
             captions once, before the training.
         reads: entries of a record's "condition", columns of the data, that `apply` reads beside the text; "control",
             for example. Where a run drops the caption of an example, they are zeros.
-        latents: those of `reads` that are pictures in whose place the records have latents of the base's autoencoder,
-            computed once, before a run's training: the mean of their distribution, as the denoiser knows latents.
-        replaces: names of networks that are not the base's any more, so that the folder of a model is written, in place
-            of or beside what `write` does.
-        words: that a prompt needs for what was taught; they stand in the files.
+        latents: the entries of `reads` that are pictures, and that the records hold as latents of the base's
+            autoencoder: the mean of their distribution, scaled as for the denoiser, computed once before a run's
+            training.
+        replaces: names of networks that differ from the base's, so that the folder of a model is written, in place of
+            the files of `write` or beside them.
+        words: the words that a prompt needs for the learned subject; the files hold them.
         see: pictures uint8 [H, W, 3] -> entries {name: float32 [number, ...]} of their records' conditions, which a run
             computes once, before its training; None: none. Where a run drops the caption of an example, they are zeros.
         sees: the shapes of these entries, without the number.

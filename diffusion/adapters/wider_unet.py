@@ -18,16 +18,16 @@ Seen = Callable[[Params, dict[str, Array], Array], Array]
 
 
 def widened(base: Any, pipeline: str, channels: int, seen: Seen, **how: Any) -> Tuning:
-    """The whole U-Net, with more channels than those of x_t.
+    """Trains the whole U-Net, with input channels beside those of x_t.
 
     The kernel of its first convolution is zero for the new channels at the start, so that the first step's output is
-    the base's. What is written is the folder of a model of another pipeline.
+    the base's. The run writes the folder of a model of another pipeline.
 
     Args:
         base: the model, `text_to_image.described`; its denoiser is a U-Net that sees its latents alone.
-        pipeline: class of the folder's model_index.json.
-        channels: how many are new.
-        seen: what they are.
+        pipeline: the class in the folder's model_index.json.
+        channels: number of new channels.
+        seen: (params, condition, x_t) -> the new channels.
         **how: fields of the `Tuning`, such as networks and reads.
 
     Raises:

@@ -39,8 +39,8 @@ class Word(NamedTuple):
     """A new word.
 
     Attributes:
-        text: as prompts have it, e.g. "<cat-toy>".
-        rows: its embeddings [K, D] by the names of the text encoders.
+        text: the word as prompts write it, e.g. "<cat-toy>".
+        rows: {name of a text encoder: the embeddings of the word, [K, D]}.
     """
 
     text: str
@@ -53,10 +53,10 @@ def encoders_of(model: Any) -> dict[str, CLIPText]:
     Raises:
         ValueError: if it has none.
     """
-    found = {name: _tower(model.modules[name]) for name in model.readers}
-    if not any(found.values()):
+    towers = {name: _tower(model.modules[name]) for name in model.readers}
+    if not any(towers.values()):
         raise ValueError("the model has no text encoder of CLIP, whose words can be added. Valid: SD, SDXL, SD 3, Flux")
-    return {name: tower for name, tower in found.items() if tower is not None}
+    return {name: tower for name, tower in towers.items() if tower is not None}
 
 
 def _tower(module: nn.Module) -> CLIPText | None:
@@ -129,30 +129,30 @@ def load(path: str | pathlib.Path, model: Any, text: str = "") -> Word:
 
     Args:
         path: a .safetensors file, or one of torch.save (.bin, .pt), which is read without executing it.
-        model: that it is for.
-        text: the word in prompts; "" as the file says: its tensor's name or metadata, or its own name.
+        model: the model that it is for.
+        text: the word in prompts; "" for the word that the file names: its tensor's name or metadata, or its own name.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        Mismatch: for another file, or one of another model; names the first tensor that does not fit.
+        Mismatch: for another file, or one of another model; the message names the first tensor that does not fit.
         limits.Refused: for a file that is damaged or hostile.
     """
     tensors = tensor_files.open_tensors(path)
     towers = encoders_of(model)
     names = list(tensors.shapes)
     if set(names) & set(PARTS):
-        of = dict(zip(PARTS, towers))
-        unknown = [name for name in names if name not in of]
+        encoder_of = dict(zip(PARTS, towers))
+        unknown = [name for name in names if name not in encoder_of]
     else:
-        of = {names[0]: next(iter(towers))} if names else {}
+        encoder_of = {names[0]: next(iter(towers))} if names else {}
         unknown = names[1:]
     wrong = [f"{name} belongs to no text encoder of the model" for name in unknown]
-    wrong += [f"{name} is missing" for name in of if name not in names]
-    if wrong or not of:
+    wrong += [f"{name} is missing" for name in encoder_of if name not in names]
+    if wrong or not encoder_of:
         valid = f"one tensor [K, D], or {', '.join(dict(zip(PARTS, towers)))}"
         raise Mismatch(f"{tensors.path}: {(wrong or ['it is empty'])[0]}; valid: {valid}.")
     rows = {}
-    for name, part in of.items():
+    for name, part in encoder_of.items():
         shape = tensors.shapes[name]
         if len(shape) not in (1, 2) or shape[-1] != towers[part].width:
             raise Mismatch(
@@ -162,8 +162,10 @@ def load(path: str | pathlib.Path, model: Any, text: str = "") -> Word:
         if 0 in shape:
             raise Mismatch(f"{tensors.path}: {name} is {list(shape)}, a word without a vector; valid: [K, D], K >= 1.")
         rows[part] = np.atleast_2d(tensors.read(name).astype(np.float32))
-    if len(of) < len(towers):
-        raise Mismatch(f"{tensors.path} has {', '.join(of)}, and the model has {', '.join(towers)}: it is of another.")
-    own = names[0] if len(names) == 1 and names[0] not in (*NAMELESS, *PARTS) else ""
+    if len(encoder_of) < len(towers):
+        raise Mismatch(
+            f"{tensors.path} has {', '.join(encoder_of)}, and the model has {', '.join(towers)}: it is of another."
+        )
+    named = names[0] if len(names) == 1 and names[0] not in (*NAMELESS, *PARTS) else ""
     said = tensor_files.metadata(tensors.path).get(WORDS, "")
-    return Word(text or own or (said if len(said.split()) == 1 else "") or pathlib.Path(path).stem, rows)
+    return Word(text or named or (said if len(said.split()) == 1 else "") or pathlib.Path(path).stem, rows)

@@ -24,7 +24,7 @@ from diffusion.text_to_image.pipelines import USUAL, Kind, Reader, Usual
 from diffusion.text_to_image.timed_loras import TimedLora
 from diffusion.text_to_image.video_models import Experts
 
-EYES = "image_encoder"  # folder of the encoder that sees the picture with which a clip begins
+EYES = "image_encoder"  # the folder of the encoder that sees the first picture of a clip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,22 +32,22 @@ class TextToImage:
     """A model, and the programs that were compiled for it.
 
     Attributes:
-        name: of its pipeline's class, in `pipelines.KINDS`.
-        kind: how its parts belong together.
-        modules: its networks by the names of their folders.
-        params: their parameters; of a model that is `described`, their shapes. A model that drops its text encoders
-            has none of these.
-        tokenizers: by the names of the encoders.
-        process: that the denoiser was trained with.
-        side: of the pictures that it was made for, in pixels.
+        name: the name of its pipeline's class, in `pipelines.KINDS`.
+        kind: the pipeline, which says how its parts belong together.
+        modules: its networks, by the names of their folders.
+        params: the parameters of the networks, or their shapes in a model that is `described`. A model that drops its
+            text encoders has no parameters of these.
+        tokenizers: the tokenizers, by the names of the encoders.
+        process: the diffusion process that the denoiser was trained with.
+        side: height and width of the pictures that it was made for, in pixels.
         zeros: whether its unconditional branch receives zeros where there is no negative prompt.
         usual: steps and guidance where a request names none.
-        words: that were added to its vocabularies, see `adapters.word_embeddings`.
-        dtype: of all networks but the autoencoder, which is float32.
-        attachments: by the names that controls of requests have.
+        words: the words that were added to its vocabularies, see `adapters.word_embeddings`.
+        dtype: the type of all networks but the autoencoder, which is float32.
+        attachments: the attachments, by the names that controls of requests use.
         timed: LoRAs of the denoiser that act in an interval of t.
-        boundary: the smallest t of the denoiser where a second one has the rest; None: it has all.
-        text: reads the parameters of the text encoders, of a model that drops them; None: they are in `params`.
+        boundary: the smallest t of the denoiser, where a second one takes the smaller t; None if it takes all.
+        text: () -> parameters of the text encoders, for a model that drops them; None where they are in `params`.
     """
 
     name: str
@@ -112,7 +112,7 @@ class TextToImage:
         return {name: reader for name, reader in named.items() if name in self.modules}
 
     def tokens(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """What its text encoders read of texts: "text_encoder.ids" int32 [B, N], "text_encoder.mask" Bool [B, N] ..."""
+        """Its text encoders' inputs for texts: "text_encoder.ids" int32 [B, N], "text_encoder.mask" Bool [B, N] ..."""
         seen = {}
 
         def recording(name: str) -> Encoder:
@@ -126,11 +126,11 @@ class TextToImage:
         return seen
 
     def encoded(self, params: Mapping[str, Any], tokens: Mapping[str, Any]) -> dict[str, Array]:
-        """What the denoiser receives of texts: a pure function of the text encoders' parameters.
+        """The denoiser's condition for texts: a pure function of the text encoders' parameters.
 
         Args:
-            params: of the networks by their names.
-            tokens: as the method of that name returns them; other entries are left alone.
+            params: the parameters of the networks, by their names.
+            tokens: the tokens that the method of that name returns; other entries are ignored.
         """
 
         def encoder(name: str) -> Encoder:
@@ -142,10 +142,10 @@ class TextToImage:
         return self._conditions([""] * number, encoder)
 
     def with_text(self, params: Mapping[str, Any], condition: Mapping[str, Any]) -> dict[str, Any]:
-        """A condition with what the text encoders make of its tokens in place of these; arguments as `encoded`.
+        """A condition whose tokens are replaced by the text encoders' outputs; arguments as in `encoded`.
 
-        An entry `CAPTIONED` [B], which goes too, is 0 where there is no text: a model whose unconditional branch
-        receives zeros receives them there.
+        An entry `CAPTIONED` [B], which is removed too, is 0 where there is no text: there a model whose unconditional
+        branch receives zeros receives zeros.
         """
         gone = {f"{name}.{part}" for name in self.readers for part in ("ids", "mask")} | {CAPTIONED}
         text = self.encoded(params, condition)
@@ -155,37 +155,37 @@ class TextToImage:
         return {name: entry for name, entry in condition.items() if name not in gone} | text
 
     def _conditions(self, texts: Sequence[str], encoder: Callable[[str], Encoder]) -> dict[str, Any]:
-        """The condition of texts by these encoders, made of their names."""
+        """The condition of texts, encoded by `encoder(name)` for each encoder's name."""
         names = [f"text_encoder{reader.suffix}" for reader in self.kind.readers]
         encoders = [encoder(name) if name in self.modules else None for name in names]
         how = {"width": self.denoiser.text_width} if None in encoders else {}  # SD 3 without T5 has zeros in its place
         return self.kind.condition(list(texts), *encoders, **how)
 
     def beside(self, number: int, guidance: float, height: int, width: int, frames: int = 0) -> dict[str, Array]:
-        """What the denoiser receives beside the text, of N pictures or clips.
+        """The denoiser's inputs beside the text for N pictures or clips.
 
-        Their sizes, the strength of the guidance, the times of the frames.
+        They are the sizes, the strength of the guidance, and the times of the frames, as far as it reads them.
         """
-        found = {}
+        inputs = {}
         if getattr(self.denoiser, "added_width", 0) or getattr(self.denoiser, "sized", False):
-            found["size"] = jnp.tile(jnp.asarray([height, width, 0, 0, height, width], jnp.float32), (number, 1))
+            inputs["size"] = jnp.tile(jnp.asarray([height, width, 0, 0, height, width], jnp.float32), (number, 1))
         if self.distilled:
-            found["strength"] = jnp.full(number, guidance, jnp.float32)
+            inputs["strength"] = jnp.full(number, guidance, jnp.float32)
         if frames and self.kind.video is not None and self.kind.video.timed:
-            found["seconds"] = jnp.tile(video_models.seconds(self, frames), (number, 1))
-        return found
+            inputs["seconds"] = jnp.tile(video_models.seconds(self, frames), (number, 1))
+        return inputs
 
     def patches(self, picture: np.ndarray | None, number: int) -> dict[str, Array]:
-        """What the denoiser receives of a picture, uint8 [H, W, 3], by the image encoder, N times; {} without one."""
+        """The image encoder's features of a picture, uint8 [H, W, 3], N times; {} without an image encoder."""
         if picture is None or not getattr(self.denoiser, "picture_width", 0):
             return {}
         reader = self.modules[EYES]
         image = prompt_features.fitted(reader, picture)[None]
-        seen = jax.jit(functools.partial(prompt_features.of, reader, whole=True))(self.params[EYES], image)
+        seen = jax.jit(functools.partial(prompt_features.image_features, reader, whole=True))(self.params[EYES], image)
         return {"patches": jnp.repeat(seen, number, axis=0)}
 
     def of_pipeline(self, name: str) -> "TextToImage":
-        """The model as one of another pipeline, a class in `pipelines.KINDS`, with that one's usual steps."""
+        """The model in another pipeline, a class in `pipelines.KINDS`, with the usual steps of that pipeline."""
         kind = pipelines.KINDS[name]
         usual = kind.usual if self.usual == self.kind.usual else self.usual
         return dataclasses.replace(self, name=name, kind=kind, usual=usual)

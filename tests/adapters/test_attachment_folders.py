@@ -114,7 +114,7 @@ def test_an_image_prompt_attaches_its_keys_and_values_with_a_weight_or_a_mask(mo
 
 def test_parts_that_do_not_belong_together_are_refused(monkeypatch):
     monkeypatch.setattr(ip_adapter_files, "widths", lambda denoiser: (2, 3))
-    with pytest.raises(ValueError, match=r"keys of the widths \(2, 2\), which are not those of the denoiser"):
+    with pytest.raises(ValueError, match=r"keys of the widths \(2, 2\), and the denoiser has others"):
         ip_adapter.attachment(Projection(), {}, Denoiser(), Encoder(), {})
     siglip = SigLIP(width=12, depth=1, heads=2, hidden=8, size=14, patch=7)
     with pytest.raises(ValueError, match="reads a pooled vector of 3 features, and the image encoder SigLIP has 12"):

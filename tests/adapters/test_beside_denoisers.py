@@ -148,7 +148,7 @@ def test_an_image_prompt_is_seen_once_and_its_projection_trains_alone(kind, mode
     rows = tuning.see(pictures)
     assert rows.keys() == {"image_prompt"} and rows["image_prompt"].shape == (2, *shape)
     images = np.stack([prompt_features.fitted(READER, picture) for picture in pictures])
-    expected = jax.jit(lambda images: prompt_features.of(READER, of_reader, images, whole))(images)
+    expected = jax.jit(lambda images: prompt_features.image_features(READER, of_reader, images, whole))(images)
     np.testing.assert_allclose(rows["image_prompt"], expected, rtol=1e-5, atol=1e-6)
 
     weights = jax.jit(tuning.init)(jax.random.key(0), {})

@@ -270,7 +270,7 @@ def test_another_image_encoder_is_refused():
     with pytest.raises(ValueError, match="a pooled vector of 10 features, and the image encoder Colours has 3"):
         ip_adapter.attachment(module, {}, TINY, Colours(), {})
     module = ip_adapter_files.fresh(TINY.clone(depth=2), 3)
-    with pytest.raises(ValueError, match=r"keys of the widths \(12, 12\), which are not those of the denoiser"):
+    with pytest.raises(ValueError, match=r"keys of the widths \(12, 12\), and the denoiser has others"):
         ip_adapter.attachment(module, {}, TINY, Colours(), {})
 
 

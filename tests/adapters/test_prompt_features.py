@@ -47,9 +47,11 @@ def images(number=2, side=8):
 
 def test_tokens_and_the_pooled_vector_of_any_encoder():
     x = images()
-    np.testing.assert_allclose(prompt_features.of(Mean(), {}, x, whole=False), np.mean(x, (1, 2)), atol=1e-6)
+    np.testing.assert_allclose(
+        prompt_features.image_features(Mean(), {}, x, whole=False), np.mean(x, (1, 2)), atol=1e-6
+    )
     tokens = np.stack([np.mean(x[:, :4], (1, 2)), np.mean(x[:, 4:], (1, 2))], axis=1)
-    np.testing.assert_allclose(prompt_features.of(Mean(), {}, x, whole=True), tokens, atol=1e-6)
+    np.testing.assert_allclose(prompt_features.image_features(Mean(), {}, x, whole=True), tokens, atol=1e-6)
     nothing = 2 * np.array([0.485, 0.456, 0.406]) - 1  # the mean colour of ImageNet
     np.testing.assert_allclose(prompt_features.absent(Mean(), {}, whole=True), [[nothing, nothing]], atol=1e-6)
     np.testing.assert_array_equal(prompt_features.absent(Mean(), {}, whole=False), np.zeros((1, 3)))
@@ -60,12 +62,12 @@ def test_tokens_of_clip_are_those_before_its_last_layer():
     projected = CLIPVisionProjection(CLIP, 6)
     x = images()
     params = params_of(projected, x)
-    whole, pooled = (prompt_features.of(projected, params, x, whole=whole) for whole in (True, False))
+    whole, pooled = (prompt_features.image_features(projected, params, x, whole=whole) for whole in (True, False))
     assert whole.shape == (2, 1 + 2 * 2, 8) and pooled.shape == (2, 6)
     assert prompt_features.width(projected, True) == 8 and prompt_features.width(projected, False) == 6
     last = jax.tree.map(lambda leaf: leaf.at[-1].mul(2.0) if leaf.shape[:1] == (2,) else leaf, params)
-    np.testing.assert_array_equal(prompt_features.of(projected, last, x, whole=True), whole)
-    assert np.abs(prompt_features.of(projected, last, x, whole=False) - pooled).max() > 1e-3
+    np.testing.assert_array_equal(prompt_features.image_features(projected, last, x, whole=True), whole)
+    assert np.abs(prompt_features.image_features(projected, last, x, whole=False) - pooled).max() > 1e-3
 
 
 def test_images_come_to_the_size_of_the_encoder():

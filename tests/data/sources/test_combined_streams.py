@@ -117,7 +117,7 @@ def test_another_number_of_processes_goes_on_with_the_stream(tmp_path, tokenizer
             [files(), sources.filtered(files(), lambda record: record["label"])], (1, 2)
         ),
         "filtered": lambda: sources.filtered(files(), lambda record: record["txt"] == "a cat"),
-        "captions": lambda: captions.of_stream(files(), tokenizer, ("ids",)),
+        "captions": lambda: captions.tokenized_stream(files(), tokenizer, ("ids",)),
     }[kind]
     whole, _ = taken(make(), 6)
     first = [taken(make(), 3, positions=mine) for mine in ([0, 1], [2, 3])]
@@ -172,7 +172,7 @@ def streams_with_captions(folder):
 @pytest.mark.parametrize("name", ["tar_stream", "parquet_stream", "huggingface", "iterable"])
 def test_captions_are_tokens_in_the_condition(tmp_path, tokenizer, name):
     stream = streams_with_captions(tmp_path)[name]
-    captioned = captions.of_stream(stream, tokenizer, ("ids", "mask"))
+    captioned = captions.tokenized_stream(stream, tokenizer, ("ids", "mask"))
     vocabulary = captions.Tokenizer.open(tokenizer)
     (batch,), _ = taken(captioned, 1)
     row = {picture.tobytes(): k for k, picture in enumerate(stored.PICTURES)}
@@ -185,11 +185,11 @@ def test_captions_are_tokens_in_the_condition(tmp_path, tokenizer, name):
         assert not own or batch["condition"]["label"][k] == label
     assert captioned.fingerprint() != stream.fingerprint()
     if name != "iterable":
-        assert is_exact_from_any_state(lambda: captions.of_stream(stream, tokenizer, ("ids",)), 4, "image")
+        assert is_exact_from_any_state(lambda: captions.tokenized_stream(stream, tokenizer, ("ids",)), 4, "image")
 
 
 def test_captions_that_are_none_are_named(tmp_path, tokenizer):
-    of = lambda stream: captions.of_stream(stream, tokenizer, ("ids", "mask"))
+    of = lambda stream: captions.tokenized_stream(stream, tokenizer, ("ids", "mask"))
     path = stored.tar_shards(tmp_path / "a")["path"]
     with pytest.raises(
         ValueError, match=r"no column 'tx' for caption; its columns are png, cls, txt. Did you mean 'txt"
