@@ -15,7 +15,7 @@ from diffusion.couplings import Coupling
 from diffusion.manifolds.distributions import Distribution, uniform
 from diffusion.manifolds.geodesic_solvers import RK4, carried
 from diffusion.manifolds.manifold import Manifold, geodesic, scaled
-from diffusion.manifolds.tangent_field import of_velocity
+from diffusion.manifolds.tangent_field import velocity_field
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import condition_of_data, pairing, split, times
@@ -64,15 +64,15 @@ def riemannian_flow_matching(
         paper: Chen and Lipman 2024, "Flow Matching on General Geometries"
 
     Args:
-        manifold: where the data lie.
-        density: of t in [0, 1], such as `timesteps.uniform_density(schedule)`.
-        prior: of x_1; uniform if None.
-        coupling: which x_1 goes with which x_0; see `geodesic_cost` for transport by distance.
-        premetric: None for geodesics.
-        premetric_steps: of the solver, >= 1.
+        manifold: the manifold on which the data lie.
+        density: the density of t in [0, 1], such as `timesteps.uniform_density(schedule)`.
+        prior: the distribution of x_1; uniform if None.
+        coupling: the choice of the x_1 that is paired with each x_0; see `geodesic_cost` for transport by distance.
+        premetric: the premetric along which paths shrink; None for geodesics.
+        premetric_steps: steps of the solver of such paths, >= 1.
         clock: the time that the network "model" receives; t itself if None.
-        weighting: on the squared error of the point x_0 to which u leads, t^2 |u - dx_t/dt|^2; that of the loss above,
-            1 / t^2, if None. `weightings.at_most` of it keeps the largest share of the loss from the last times.
+        weighting: weight of the squared error of the point x_0 to which u leads, t^2 |u - dx_t/dt|^2; if None, 1 / t^2
+            as in the loss above. `weightings.at_most` bounds it, so that the last times have no larger share.
         auxiliary: another loss of the point to which u leads, such as `proteins.atom_losses.atoms_and_distances()`.
 
     Returns:
@@ -86,7 +86,7 @@ def riemannian_flow_matching(
     start = uniform(manifold) if prior is None else prior
 
     def field(network: Any, schedule: Any, condition: Any = None) -> Any:
-        return of_velocity(network, schedule, manifold, clock, condition)
+        return velocity_field(network, schedule, manifold, clock, condition)
 
     @entry()
     def loss(networks, schedule, keys, batch, step):
@@ -126,17 +126,17 @@ def premetric_path(
     """The point at t of the path from x_1 to x_0 along which a premetric shrinks in proportion, and its velocity.
 
     Args:
-        manifold: where the points lie.
-        premetric: d.
-        x_0: `[B, *shape]` data.
-        x_1: `[B, *shape]` the other end.
-        t: `[B]` in [0, 1].
-        steps: of the solver from 1 to t.
+        manifold: the manifold of the points.
+        premetric: the premetric d.
+        x_0: data, `[B, *shape]`.
+        x_1: the other end of the paths, `[B, *shape]`.
+        t: the times, `[B]` in [0, 1].
+        steps: steps of the solver from 1 to t.
 
     Returns:
         (x_t, dx_t/dt), `[B, *shape]` each.
     """
-    whole = premetric(x_1, x_0)
+    distance_at_1 = premetric(x_1, x_0)
 
     def velocity(x):
         basis = manifold.basis(x)  # [B, dimension, *shape]
@@ -144,7 +144,7 @@ def premetric_path(
         slopes = jax.vmap(along, in_axes=1, out_axes=1)(basis)  # [B, dimension]
         gradient = jnp.einsum("bi,bi...->b...", slopes, basis, precision=jax.lax.Precision.HIGHEST)
         steepness = jnp.sum(slopes**2, axis=1)
-        return scaled(whole / jnp.where(steepness > 0, steepness, 1), gradient)
+        return scaled(distance_at_1 / jnp.where(steepness > 0, steepness, 1), gradient)
 
     def step(x, i):
         at = lambda i: 1 + (t - 1) * i / steps

@@ -12,7 +12,7 @@ from diffusion.arguments import require
 from diffusion.manifolds.distributions import Distribution, uniform
 from diffusion.manifolds.heat_kernels import HeatKernel
 from diffusion.manifolds.manifold import scaled
-from diffusion.manifolds.tangent_field import of_score, require_brownian
+from diffusion.manifolds.tangent_field import require_brownian, score_field
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import split, times
@@ -38,11 +38,11 @@ def riemannian_score_matching(
             "Denoising Diffusion Probabilistic Models on SO(3) for Rotational Alignment"
 
     Args:
-        kernel: of the manifold, such as `heat_kernels.sphere(2)`; `heat_kernels.varadhan(manifold)` for one whose own
-            is not known.
-        density: of t.
-        prior: that samples start from; uniform if None, which Brownian motion approaches on a compact manifold: the
-            schedule's last variance is several times the square of its radius.
+        kernel: the heat kernel of the manifold, such as `heat_kernels.sphere(2)`; `heat_kernels.varadhan(manifold)`
+            where none is known.
+        density: the density of t.
+        prior: the distribution that samples start from; uniform if None, which Brownian motion approaches on a compact
+            manifold where the schedule's last variance is several times the square of the radius.
         clock: the time that the network "model" receives; t itself if None.
 
     Returns:
@@ -57,7 +57,7 @@ def riemannian_score_matching(
     start = uniform(manifold) if prior is None else prior
 
     def field(network: Any, schedule: Any, condition: Any = None) -> Any:
-        return of_score(network, schedule, manifold, clock, condition)
+        return score_field(network, schedule, manifold, clock, condition)
 
     @entry()
     def loss(networks, schedule, keys, batch, step):

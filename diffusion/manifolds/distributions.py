@@ -30,7 +30,7 @@ def uniform(manifold: Manifold) -> Distribution:
     """The uniform distribution 1 / volume of a compact manifold; its log-density is -log_volume everywhere.
 
     Args:
-        manifold: of finite volume.
+        manifold: a manifold of finite volume.
 
     Raises:
         ValueError: if the volume is infinite.

@@ -22,7 +22,7 @@ def euclidean(*shape: int) -> Manifold:
         paper: -
 
     Args:
-        shape: of a point, such as 3, or 8, 3.
+        shape: the axes of a point, such as 3, or 8, 3.
 
     Raises:
         ValueError: if an axis is not positive.

@@ -1,4 +1,4 @@
-"""A sampler of the frames of residues that draws its noise anew in each step."""
+"""A sampler of the frames of residues that draws new noise in each step."""
 
 __all__ = ["frame_ancestral"]
 
@@ -29,7 +29,7 @@ def frame_ancestral(scale: float = 1.0, aligned: bool = True) -> Sampler:
         paper: Song et al. 2023, "Consistency Models", algorithm 1, whose function g stands for
 
     Args:
-        scale: of the prior's positions, > 0.
+        scale: standard deviation of the prior's positions, > 0.
         aligned: whether e is turned towards g, as in a training with `aligned_frames`.
 
     Raises:

@@ -131,13 +131,13 @@ def carried(
     """One step of an explicit Runge-Kutta method on a manifold, with integrals along its way.
 
     Args:
-        manifold: where x moves.
-        slope: (x `[B, *shape]`, t) -> (dx/dt, a tangent at x; what is integrated beside it, a pytree of `[B, ...]`).
-        x: `[B, *shape]` point at t.
-        t: `[]` or `[B]`.
-        s: `[]` or `[B]`, where the step ends.
-        stages: rows of the method's matrix, but the first, which is empty.
-        weights: of its stages.
+        manifold: the manifold on which x moves.
+        slope: (x `[B, *shape]`, t) -> (dx/dt, a tangent at x; further integrands, a pytree of `[B, ...]`).
+        x: the point at t, `[B, *shape]`.
+        t: the time at which the step begins, `[]` or `[B]`.
+        s: the time at which it ends, `[]` or `[B]`.
+        stages: rows of the method's matrix without the first, which is empty.
+        weights: the weights of the method's stages.
 
     Returns:
         (x at s, the integrals from t to s).

@@ -16,7 +16,7 @@ def geodesic_cost(manifold: Manifold) -> Cost:
     Geometries"; Bose et al. 2024, "SE(3)-Stochastic Flow Matching for Protein Backbone Generation".
 
     Args:
-        manifold: where both lie.
+        manifold: the manifold of both.
     """
 
     def cost(x, y):

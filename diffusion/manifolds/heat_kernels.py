@@ -36,9 +36,9 @@ class HeatKernel(NamedTuple):
     """The density, the score and the draws of Brownian motion on a manifold.
 
     Attributes:
-        manifold: where it moves.
+        manifold: the manifold of the motion.
         log_density: (x `[..., *shape]`, y `[..., *shape]`, v `[...]`) -> log K_v(x, y) `[...]`, in nats.
-        score: the same -> the gradient of log K_v(x, y) in y, a tangent at y `[..., *shape]`.
+        score: (x, y, v) -> the gradient of log K_v(x, y) in y, a tangent at y `[..., *shape]`.
         sample: (key, x `[*shape]`, v `[]`) -> one draw of K_v(x, .).
     """
 
@@ -176,8 +176,8 @@ def varadhan(manifold: Manifold, steps: int = 20) -> HeatKernel:
             2022, "Riemannian Score-Based Generative Modelling"
 
     Args:
-        manifold: any.
-        steps: of a walk, >= 1.
+        manifold: any manifold.
+        steps: number of steps of the random walk that draws, >= 1.
     """
     n = manifold.dimension
 
@@ -206,7 +206,7 @@ def _isotropic(
     """The kernel whose density depends on the distance alone.
 
     Args:
-        manifold: in which all directions are alike.
+        manifold: a manifold in which all directions are alike.
         reach: its largest distance.
         log_radial: (distance, v) -> log K.
         log_area: distance -> log of the area of the sphere of that radius, up to a constant.
@@ -223,7 +223,7 @@ def _isotropic(
         return scaled(-_slope(log_radial, away, _like(v, away)) / away, toward)
 
     def sample(key, x, v):
-        of_distance, of_direction = jax.random.split(key)
+        distance_key, direction_key = jax.random.split(key)
         v = jnp.asarray(v, x.dtype)
         # A normal distribution of these many dimensions goes no further than this.
         width = jnp.minimum(reach, jnp.sqrt(v) * (6 + math.sqrt(manifold.dimension)))
@@ -231,8 +231,8 @@ def _isotropic(
         log_density = log_radial(distances, _like(v, distances))
         density = jnp.exp(log_density - log_density[0] + log_area(distances))
         below = jnp.concatenate([jnp.zeros(1, x.dtype), jnp.cumsum((density[1:] + density[:-1]) / 2)])
-        distance = jnp.interp(jax.random.uniform(of_distance, (), x.dtype) * below[-1], below, distances)
-        direction = manifold.tangent_normal(of_direction, x)
+        distance = jnp.interp(jax.random.uniform(distance_key, (), x.dtype) * below[-1], below, distances)
+        direction = manifold.tangent_normal(direction_key, x)
         return manifold.exp(x, distance / norm(manifold, x, direction) * direction)
 
     return HeatKernel(manifold, log_density, score, sample)

@@ -38,9 +38,9 @@ class Manifold(NamedTuple):
     """A complete Riemannian manifold, as functions of its points x, y and tangent vectors u, v.
 
     Attributes:
-        name: for messages, such as "sphere(2)".
-        shape: of one point in its coordinates; of a product, a tuple of shapes.
-        dimension: the manifold's own, not that of its coordinates.
+        name: the name in messages, such as "sphere(2)".
+        shape: the axes of a point's coordinates; for a product, a tuple of shapes.
+        dimension: the dimension of the manifold, not of its coordinates.
         exp: (x, v) -> y, where the geodesic from x with velocity v is at time 1; of any length of v for which the
             coordinates have numbers.
         log: (x, y) -> v, the shortest v with exp(x, v) = y. On the cut locus, where several are shortest, it is one of
@@ -96,7 +96,7 @@ def geodesic(manifold: Manifold, x: Any, y: Any, t: ArrayLike) -> Any:
     """The point at t of the shortest geodesic, exp(x, t log(x, y)): x at t = 0, y at t = 1.
 
     Args:
-        manifold: where x and y lie.
+        manifold: the manifold of x and y.
         x: `[..., *shape]`.
         y: `[..., *shape]`; on the cut locus of x the geodesic is one of several, see `Manifold.log`.
         t: `[]` or a prefix of the batch, of any size.
@@ -131,10 +131,10 @@ def check_targets(manifold: Manifold, x: Any, y: Any, margin: float = 1e-3) -> N
     A compiled program cannot raise; there `cut_distance` says the same.
 
     Args:
-        manifold: where x and y lie.
+        manifold: the manifold of x and y.
         x: `[..., *shape]` points.
         y: `[..., *shape]` their targets.
-        margin: least `cut_distance` that is let through, >= 0.
+        margin: the least valid `cut_distance`, >= 0.
 
     Raises:
         ValueError: naming the pair that is nearest to the cut locus.
@@ -157,11 +157,11 @@ def checked(
     """The `check` of a manifold whose points are arrays.
 
     Args:
-        name: of the manifold.
-        shape: of one point.
-        valid: what the coordinates of a point are, for the message.
-        error: `[..., *shape]` float64 -> `[...]`, how far each is from that.
-        tolerance: largest error that is let through.
+        name: the name of the manifold.
+        shape: the axes of a point.
+        valid: the condition on a point's coordinates in words, for the message.
+        error: `[..., *shape]` float64 -> `[...]`, the distance of each point from that condition.
+        tolerance: the largest valid error.
     """
 
     def check(x):

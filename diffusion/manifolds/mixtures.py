@@ -44,11 +44,11 @@ def von_mises_fisher(mean: ArrayLike, concentration: float) -> Distribution:
     rest = -math.expm1(-2 * concentration)
 
     def draw(key):
-        of_height, of_direction = jax.random.split(key)
-        uniform = jax.random.uniform(of_height)
+        height_key, direction_key = jax.random.split(key)
+        uniform = jax.random.uniform(height_key)
         height = 1 + jnp.log1p(-uniform * rest) / concentration
         angle = jnp.arccos(jnp.clip(height, -1, 1))
-        across = surface.tangent_normal(of_direction, mean)
+        across = surface.tangent_normal(direction_key, mean)
         return surface.exp(mean, angle * across / jnp.linalg.norm(across))
 
     def log_density(x):
@@ -84,8 +84,8 @@ def mixture(components: Sequence[Distribution], weights: Sequence[float]) -> Dis
     """p(x) = sum_k w_k p_k(x).
 
     Args:
-        components: one at least, on one manifold.
-        weights: of each, > 0; they are divided by their sum.
+        components: the distributions, at least one, on one manifold.
+        weights: the weight of each, > 0; weights are divided by their sum.
 
     Raises:
         ValueError: if there is not one positive weight for each component.
@@ -93,9 +93,9 @@ def mixture(components: Sequence[Distribution], weights: Sequence[float]) -> Dis
     log_weights = _log_weights(weights, len(components))
 
     def draw(key):
-        of_choice, of_point = jax.random.split(key)
-        points = jnp.stack([component.sample(of_point[None])[0] for component in components])
-        return points[jax.random.categorical(of_choice, log_weights)]
+        choice_key, point_key = jax.random.split(key)
+        points = jnp.stack([component.sample(point_key[None])[0] for component in components])
+        return points[jax.random.categorical(choice_key, log_weights)]
 
     def log_density(x):
         terms = [component.log_density(x) + weight for component, weight in zip(components, log_weights)]
@@ -116,11 +116,11 @@ def exact_field(
         p_t(x) = sum_k w_k K_(v_k + sigma(t)^2)(mean_k, x),    dx/dt = -g(t)^2 / 2 grad log p_t(x)
 
     Args:
-        kernel: exact, such as `heat_kernels.torus(2)`.
-        means: of its components, `[*shape]` each.
-        variances: v_k > 0.
-        weights: w_k > 0; they are divided by their sum.
-        schedule: with alpha = 1, such as `schedules.variance_exploding()`.
+        kernel: an exact heat kernel, such as `heat_kernels.torus(2)`.
+        means: the means of the components, `[*shape]` each.
+        variances: the variances v_k > 0.
+        weights: the weights w_k > 0, which are divided by their sum.
+        schedule: a schedule with alpha = 1, such as `schedules.variance_exploding()`.
     """
     log_weights = _log_weights(weights, len(means))
 

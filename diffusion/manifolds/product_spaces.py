@@ -37,12 +37,12 @@ def product(*factors: Manifold) -> Manifold:
         raise ValueError(f"product: takes two manifolds or more, got {len(factors)}")
     dimension = sum(factor.dimension for factor in factors)
 
-    def of(field: str):
-        """A field of the factors, each called with its own part of every argument."""
+    def apply(field: str):
+        """Applies a field of every factor to the factor's part of every argument."""
         return lambda *points: tuple(getattr(factor, field)(*parts) for factor, *parts in zip(factors, *points))
 
     def total(field: str) -> Callable[..., Array]:
-        return lambda *points: functools.reduce(jnp.add, of(field)(*points))
+        return lambda *points: functools.reduce(jnp.add, apply(field)(*points))
 
     def basis(x):
         before = 0
@@ -54,7 +54,7 @@ def product(*factors: Manifold) -> Manifold:
         return tuple(parts)
 
     def tangent_normal(key, x):
-        return of("tangent_normal")(jax.random.split(key, len(factors)), x)
+        return apply("tangent_normal")(jax.random.split(key, len(factors)), x)
 
     def wrapped_log_density(mean, scale, x):
         scales = scale if isinstance(scale, tuple) else (scale,) * len(factors)
@@ -62,30 +62,30 @@ def product(*factors: Manifold) -> Manifold:
 
     def uniform(key, shape):
         keys = jax.random.split(key, len(factors))
-        return tuple(factor.uniform(each, shape) for factor, each in zip(factors, keys) if factor.uniform)
+        return tuple(factor.uniform(key, shape) for factor, key in zip(factors, keys) if factor.uniform)
 
     def check(x):
         if not isinstance(x, tuple) or len(x) != len(factors):
             raise ValueError(f"product: a point is a tuple of {len(factors)}, got {_kind(x)}")
-        of("check")(x)
+        apply("check")(x)
 
     return Manifold(
         name=f"product({', '.join(factor.name for factor in factors)})",
         shape=tuple(factor.shape for factor in factors),
         dimension=dimension,
-        exp=of("exp"),
-        log=of("log"),
-        distance=lambda x, y: smooth.length(jnp.stack(of("distance")(x, y), -1)),
+        exp=apply("exp"),
+        log=apply("log"),
+        distance=lambda x, y: smooth.length(jnp.stack(apply("distance")(x, y), -1)),
         inner=total("inner"),
-        project=of("project"),
-        tangent=of("tangent"),
-        lift=of("lift"),
+        project=apply("project"),
+        tangent=apply("tangent"),
+        lift=apply("lift"),
         basis=basis,
-        transport=of("transport"),
+        transport=apply("transport"),
         log_volume_change=total("log_volume_change"),
         tangent_normal=tangent_normal,
         wrapped_log_density=wrapped_log_density,
-        cut_distance=lambda x, y: jnp.stack(of("cut_distance")(x, y), -1).min(-1),
+        cut_distance=lambda x, y: jnp.stack(apply("cut_distance")(x, y), -1).min(-1),
         log_volume=sum(factor.log_volume for factor in factors),
         uniform=uniform if all(factor.uniform for factor in factors) else None,
         injectivity_radius=min(factor.injectivity_radius for factor in factors),

@@ -139,9 +139,9 @@ def frame_prior(n: int, scale: float = 1.0) -> Distribution:
     assert uniform is not None, "rotations have a finite volume"
 
     def draw(key: Array) -> Array:
-        of_rotations, of_positions = jax.random.split(key)
-        x = scale * positions.tangent_normal(of_positions, origin)
-        return _join((uniform(of_rotations, ()), x))
+        rotation_key, position_key = jax.random.split(key)
+        x = scale * positions.tangent_normal(position_key, origin)
+        return _join((uniform(rotation_key, ()), x))
 
     def log_density(x: Array) -> Array:
         return positions.wrapped_log_density(origin, scale, x[..., 3]) - n * math.log(8 * math.pi**2)

@@ -55,8 +55,8 @@ def length(v: ArrayLike, axes: int | tuple[int, ...] = -1) -> Array:
     """Euclidean length over the last axis, or several; its derivative at zero is taken as zero.
 
     Args:
-        v: of any shape.
-        axes: over which the squares are summed; () for the absolute value of numbers.
+        v: the vectors, of any shape.
+        axes: the axes over which the squares are summed; () for the absolute value of numbers.
     """
     return root(jnp.sum(jnp.square(v), axis=axes))
 

@@ -29,11 +29,11 @@ def _of_symmetric(
     """
 
     @jax.custom_jvp
-    def of(a):
+    def matrix_function(a):
         values, q = jnp.linalg.eigh(a)
         return _conjugated(q * function(values)[..., None, :], q)
 
-    @of.defjvp
+    @matrix_function.defjvp
     def derivative(primals, tangents):
         (a,), (e,) = primals, tangents
         values, q = jnp.linalg.eigh(a)
@@ -43,7 +43,7 @@ def _of_symmetric(
             jnp.matmul(q, change, precision=_HIGHEST), q
         )
 
-    return of
+    return matrix_function
 
 
 def _conjugated(left: Array, q: Array) -> Array:

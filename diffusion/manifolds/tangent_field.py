@@ -1,6 +1,6 @@
-"""What a network on a manifold is read as: a tangent field that carries samples, and the score where it is known."""
+"""The reading of a network on a manifold: a tangent field that carries samples, and the score where it is known."""
 
-__all__ = ["TangentField", "of_score", "of_velocity", "require_brownian"]
+__all__ = ["TangentField", "require_brownian", "score_field", "velocity_field"]
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,9 +22,9 @@ class TangentField(NamedTuple):
     `TangentField(manifold, u)` wraps a function u(x, t) of your own.
 
     Attributes:
-        manifold: where it acts.
+        manifold: the manifold on which it acts.
         velocity: (x `[B, *shape]`, t `[]` or `[B]`) -> dx/dt, a tangent at x `[B, *shape]`.
-        score: the same -> the gradient of log p_t(x), a tangent at x; None where only the flow is known.
+        score: (x, t) -> the gradient of log p_t(x), a tangent at x; None where only the flow is known.
     """
 
     manifold: Manifold
@@ -36,36 +36,36 @@ class TangentField(NamedTuple):
         return self.velocity(x, t)
 
 
-def of_velocity(
+def velocity_field(
     network: Network, schedule: NoiseSchedule, manifold: Manifold, clock: Clock | None = None, condition: Any = None
 ) -> TangentField:
     """The field of a network that predicts the velocity: the tangent vector that its output stands for.
 
     Args:
         network: (x `[B, *shape]`, clock `[B]`, condition) -> output of the same shape.
-        schedule: gives the range of times.
-        manifold: where x lies.
+        schedule: the schedule, for the range of times.
+        manifold: the manifold of x.
         clock: the time that the network receives; t itself if None.
-        condition: passed to the network as it is.
+        condition: the condition that the network receives.
     """
     return TangentField(manifold, _tangent(network, schedule, manifold, clock, condition))
 
 
-def of_score(
+def score_field(
     network: Network, schedule: NoiseSchedule, manifold: Manifold, clock: Clock | None = None, condition: Any = None
 ) -> TangentField:
     """The field of a network that predicts -sigma(t) times the score of Brownian motion of the variance sigma(t)^2.
 
         score = -output / sigma(t),    dx/dt = -g(t)^2 score / 2
 
-    De Bortoli et al. 2022, "Riemannian Score-Based Generative Modelling"; the flow is that of Song et al. 2021, eq. 13.
+    De Bortoli et al. 2022, "Riemannian Score-Based Generative Modelling"; for the flow, Song et al. 2021, eq. 13.
 
     Args:
-        network: see `of_velocity`.
-        schedule: with alpha = 1, such as `schedules.variance_exploding()`.
-        manifold: see `of_velocity`.
-        clock: see `of_velocity`.
-        condition: see `of_velocity`.
+        network: (x `[B, *shape]`, clock `[B]`, condition) -> output of the same shape.
+        schedule: a schedule with alpha = 1, such as `schedules.variance_exploding()`.
+        manifold: the manifold of x.
+        clock: the time that the network receives; t itself if None.
+        condition: the condition that the network receives.
     """
     output = _tangent(network, schedule, manifold, clock, condition)
     score = lambda x, t: scaled(-1 / schedule.sigma(t), output(x, t))
@@ -77,11 +77,11 @@ def require_brownian(schedule: NoiseSchedule, name: str) -> None:
     """Refuses a schedule that shrinks the data, alpha < 1, which no manifold allows.
 
     Args:
-        schedule: of the process.
-        name: of who needs Brownian motion.
+        schedule: the schedule of the process.
+        name: the name of the function that needs Brownian motion.
 
     Raises:
-        ValueError: naming what is valid.
+        ValueError: if alpha < 1 at some t; the message says what is valid.
     """
     with jax.ensure_compile_time_eval():
         alpha = float(schedule.alpha(schedule.t_max))
@@ -105,4 +105,4 @@ def _tangent(
     return output
 
 
-public.declare(__name__)
+public.declare(__name__, renamed={"of_score": "score_field", "of_velocity": "velocity_field"})

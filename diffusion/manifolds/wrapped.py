@@ -39,10 +39,8 @@ def open_(
     """`Manifold.wrapped_log_density` where exp is one-to-one.
 
     Args:
-        log: of the manifold; see `Manifold`.
-        inner: of the manifold.
-        log_volume_change: of the manifold.
-        dimension: of the manifold.
+        log, inner, log_volume_change: the functions of these names in `Manifold`.
+        dimension: the dimension of the manifold.
     """
 
     def log_density(mean, scale, x):
@@ -62,9 +60,9 @@ def closed(angle: Array, scale: ArrayLike, dimension: int, ratio: Callable[[Arra
     exp(-(2 pi / scale)^2 / 2) at the mean, and are cut off in a neighbourhood of about 1e-6.
 
     Args:
-        angle: `[...]` in [0, pi].
-        scale: in (0, pi], a number or a prefix of the batch.
-        dimension: of the manifold.
+        angle: the angles, `[...]` in [0, pi].
+        scale: the standard deviation in (0, pi], a number or a prefix of the batch.
+        dimension: the dimension of the manifold.
         ratio: squared length -> the factor by which exp changes lengths across the geodesic.
         power: number of directions that it changes.
 
@@ -86,11 +84,11 @@ def require_scale(scale: ArrayLike, turns: int = 1) -> None:
     """Refuses the scales that `closed` does not sum exactly.
 
     Args:
-        scale: of any shape.
+        scale: the scales, of any shape.
         turns: the largest valid one, in units of pi: half the length of a closed geodesic.
 
     Raises:
-        ValueError: naming the first.
+        ValueError: if a scale is not valid; the message names the first.
     """
     scales = np.asarray(scale, np.float64)
     valid = (scales > 0) & (scales <= turns * (math.pi + 1e-6))

@@ -11,9 +11,14 @@ from diffusion import public
 from diffusion.watermarks import degradations as degradations, keyed as keyed
 from diffusion.watermarks.gaussian_shading import gaussian_shading as gaussian_shading
 from diffusion.watermarks.initial_noise import initial_noise as initial_noise
-from diffusion.watermarks.key_files import WATERMARKS as WATERMARKS, load as load, make as make, of as of
+from diffusion.watermarks.key_files import (
+    WATERMARKS as WATERMARKS,
+    from_entry as from_entry,
+    load as load,
+    make as make,
+)
 from diffusion.watermarks.spread_spectrum import spread_spectrum as spread_spectrum
 from diffusion.watermarks.tree_ring import tree_ring as tree_ring
 from diffusion.watermarks.watermark import Reading as Reading, Watermark as Watermark
 
-public.declare(__name__)
+public.declare(__name__, renamed={"of": "from_entry"})

@@ -16,8 +16,8 @@ from diffusion.io import pictures
 def _each(pictures: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:
     """A change of Pillow's of every picture; grey pictures have one channel before and after."""
     grey = pictures.shape[-1] == 1
-    made = [np.asarray(change(Image.fromarray(picture[..., 0] if grey else picture))) for picture in pictures]
-    return np.stack([picture.reshape(*picture.shape[:2], -1) for picture in made])
+    changed = [np.asarray(change(Image.fromarray(picture[..., 0] if grey else picture))) for picture in pictures]
+    return np.stack([picture.reshape(*picture.shape[:2], -1) for picture in changed])
 
 
 def jpeg(images: np.ndarray, quality: int) -> np.ndarray:

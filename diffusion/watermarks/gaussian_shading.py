@@ -28,7 +28,7 @@ def gaussian_shading(key: str, bits: int = 64, nonces: int = 64) -> Watermark:
     encrypts by ChaCha20, where SHAKE-256 stands here.
 
     The number of values that agree is binomial (n, 1/2) over the keys for any noise without the watermark, white or
-    not; the p-value is that of the best of all nonces, 1 - (1 - p)^nonces.
+    not; the p-value belongs to the best of all nonces, 1 - (1 - p)^nonces.
 
     Facts:
         paper: Yang et al. 2024, "Gaussian Shading: Provable Performance-Lossless Image Watermarking for Diffusion

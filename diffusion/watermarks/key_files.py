@@ -1,6 +1,6 @@
 """Key files: the name of a watermark, its secret key and its arguments, as JSON that is read and never executed."""
 
-__all__ = ["WATERMARKS", "load", "make", "of"]
+__all__ = ["WATERMARKS", "from_entry", "load", "make"]
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ WATERMARKS: dict[str, Callable[..., Watermark]] = {
 """Functions (key, ...) -> `Watermark` by the names that key files have for them."""
 
 
-def of(entry: Mapping[str, Any]) -> Watermark:
+def from_entry(entry: Mapping[str, Any]) -> Watermark:
     """The watermark of an entry {"name": ..., "key": ..., **arguments}.
 
     Raises:
@@ -73,26 +73,26 @@ def load(path: str | pathlib.Path) -> Watermark:
 @functools.lru_cache(16)
 def _of_text(text: str) -> Watermark:
     """The same object for the same key file, so that programs of it are compiled once."""
-    return of(json.loads(text))
+    return from_entry(json.loads(text))
 
 
 def make(path: str | pathlib.Path, name: str, **arguments: Any) -> Watermark:
     """Writes a key file with a new random key, readable by its owner alone, and returns its watermark.
 
     Args:
-        path: of the file, which must not exist: a key that is lost can be read no more.
-        name: of the watermark.
+        path: the file, which must not exist: an overwritten key is lost, and its watermarks cannot be read again.
+        name: the name of the watermark in `WATERMARKS`.
         **arguments: its arguments besides the key.
 
     Raises:
         FileExistsError: if the file exists.
-        ValueError: as `of`.
+        ValueError: as in `from_entry`.
     """
     path = pathlib.Path(path).expanduser()
     if path.exists():
         raise FileExistsError(f"{path} exists already, and pictures may carry its key; choose another name.")
     entry = {"name": name, "key": secrets.token_hex(32), **arguments}
-    watermark = of(entry)
+    watermark = from_entry(entry)
     with files.whole(path) as file:
         os.fchmod(file.fileno(), 0o600)
         file.write((json.dumps(entry, indent=2) + "\n").encode())

@@ -36,8 +36,8 @@ def bits(key: str, purpose: str, number: int) -> np.ndarray:
 
 def _uniforms(key: str, purpose: str, number: int) -> np.ndarray:
     """float64 `[number]` in (0, 1)."""
-    whole = _bytes(key, purpose, 4 * number).view("<u4")
-    return (whole + 0.5) / 2**32
+    words = _bytes(key, purpose, 4 * number).view("<u4")
+    return (words + 0.5) / 2**32
 
 
 def normals(key: str, purpose: str, number: int) -> np.ndarray:

@@ -34,8 +34,8 @@ def tree_ring(key: str, radius: float = 10 / 64, channel: int = -1) -> Watermark
 
     Args:
         key: 64 hexadecimal digits.
-        radius: of the largest ring, as a share of the shorter side, in (0, 0.5].
-        channel: of the noise.
+        radius: the radius of the largest ring, as a share of the shorter side, in (0, 0.5].
+        channel: the number of the noise's channel that holds it.
 
     Raises:
         ValueError: if the radius is out of range, or the channel no whole number; from `embed` and `read`, for noise
@@ -97,8 +97,8 @@ def _independent(spectrum: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """
     height, width = mask.shape
     index = np.arange(height * width).reshape(height, width)
-    negative = np.roll(index[::-1, ::-1], 1, (0, 1))  # of k: the place of -k
-    own = mask & (index == negative)
+    negative = np.roll(index[::-1, ::-1], 1, (0, 1))  # the place of -k for each k
+    self_conjugate = mask & (index == negative)
     first = mask & (index < negative)
     pairs = np.sqrt(2) * spectrum[:, first]
-    return np.concatenate([np.real(spectrum[:, own]), np.real(pairs), np.imag(pairs)], axis=1)
+    return np.concatenate([np.real(spectrum[:, self_conjugate]), np.real(pairs), np.imag(pairs)], axis=1)

@@ -28,7 +28,7 @@ class Watermark:
     """A watermark under one secret key.
 
     Attributes:
-        carrier: what `embed` and `read` take: "noise" `[B, h, w, C]` that is N(0, 1), which sampling starts from, or
+        carrier: the input of `embed` and `read`: "noise" `[B, h, w, C]` of N(0, 1), which sampling starts from, or
             "pictures", uint8 `[B, H, W, C]`.
         embed: (noise, random keys `[B]`) -> noise, traceable; or (pictures, None) -> pictures, by numpy.
         read: noise or pictures -> `Reading`, by numpy.

@@ -22,7 +22,7 @@ from diffusion.manifolds import (
     torus,
     wrapped_normal,
 )
-from diffusion.manifolds.tangent_field import of_velocity
+from diffusion.manifolds.tangent_field import velocity_field
 from tests.manifolds.manifold_cases import CASES
 
 NUMBER = 6
@@ -189,7 +189,7 @@ def test_mistakes_are_refused():
     with pytest.raises(ValueError, match="shrinks the data"):
         riemannian_score_matching(heat_kernels.sphere(2), DENSITY)(zero, FLOW, KEYS[:1], {"x": x / 1.1}, 0)
     with pytest.raises(ValueError, match="returned"):
-        of_velocity(lambda x, t, c: x[:, :1], FLOW, sphere(2))(x, 0.5)
+        velocity_field(lambda x, t, c: x[:, :1], FLOW, sphere(2))(x, 0.5)
 
 
 def test_a_weighting_is_on_the_end_of_the_velocity_and_an_auxiliary_loss_sees_that_end():

@@ -9,7 +9,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from diffusion import manifolds, samplers, schedules, timesteps
-from diffusion.manifolds.tangent_field import of_velocity
+from diffusion.manifolds.tangent_field import velocity_field
 from diffusion.models.frame_transformer import FrameTransformer
 from diffusion.models.layers.invariant_point_attention import InvariantPointAttention
 
@@ -101,7 +101,7 @@ def test_a_whole_trajectory_moves_along():
     schedule = schedules.rectified_flow()
     apply, *_ = network()
     manifold = manifolds.frames(N)
-    field = of_velocity(lambda x, t, c: 0.3 * apply(x, t, c), schedule, manifold, condition=np.array([0, 2]))
+    field = velocity_field(lambda x, t, c: 0.3 * apply(x, t, c), schedule, manifold, condition=np.array([0, 2]))
     plan = timesteps.plan(timesteps.uniform(schedule, steps=5))
     keys = jax.random.split(jax.random.key(2), B)
     run = jax.jit(lambda x: samplers.sample_trajectory(manifolds.geodesic_euler(), field, schedule, x, plan, keys)[1].x)
