@@ -22,12 +22,12 @@ from diffusion.text_to_image.timed_loras import TimedLora
 
 
 def with_quantised(model: TextToImage, kind: str) -> tuple[TextToImage, Stored]:
-    """The model with the kernels of its denoiser, or of both, stored in 8 bits, and what that saves and costs.
+    """The model with the kernels of its denoiser, or of both, stored in 8 bits, and the savings and errors of that.
 
-    Merge LoRA files first: what is merged is quantised with the rest.
+    Merge LoRA files first: merged updates are quantised with the kernels.
 
     Args:
-        model: from `load`.
+        model: a model that `load` returned.
         kind: "int8" or "fp8", see `models.quantised`.
 
     Raises:
@@ -41,17 +41,17 @@ def with_quantised(model: TextToImage, kind: str) -> tuple[TextToImage, Stored]:
     parts = [model.kind.denoiser]
     if model.boundary is not None and model.kind.video is not None:
         parts.append(model.kind.video.second)
-    whole = {part: model.params[part] for part in parts}
-    params = {part: storage.quantised(weights, kind) for part, weights in whole.items()}
-    return dataclasses.replace(model, params={**model.params, **params}, _programs={}), stored(whole, params)
+    full = {part: model.params[part] for part in parts}
+    params = {part: storage.quantised(weights, kind) for part, weights in full.items()}
+    return dataclasses.replace(model, params={**model.params, **params}, _programs={}), stored(full, params)
 
 
 def with_words(model: TextToImage, embeddings: Mapping[str | pathlib.Path, str]) -> TextToImage:
     """The model with the words of files; the model itself stays as it is.
 
     Args:
-        model: from `load`, without LoRA files of its text encoders.
-        embeddings: files, and the word of each in prompts; "" as the file says.
+        model: a model that `load` returned, without LoRA files of its text encoders.
+        embeddings: {file: its word in prompts}; "" for the word that the file names.
     """
     _check_has_text(model)
     words = [word_embeddings.load(path, model, text) for path, text in embeddings.items()]
@@ -64,38 +64,39 @@ def with_attachments(
     """The model with attachments, which controls of a request name; the model itself stays as it is.
 
     Args:
-        model: from `load`.
-        attachments: by name: a folder or file of a network that attaches to the denoiser, such as a ControlNet, or an
-            `Attachment`.
-        **how: of `interchange.load`: shardings.
+        model: a model that `load` returned.
+        attachments: {name: attachment}: a folder or file of a network that attaches to the denoiser, such as a
+            ControlNet, or an `Attachment`.
+        **how: arguments of `interchange.load`, such as shardings.
 
     Raises:
         Refusal: for a network that attaches to nothing, or to another base.
     """
     denoiser, base = model.denoiser, model.params[model.kind.denoiser]
-    made = {
+    loaded = {
         name: one if isinstance(one, Attachment) else attached.load(one, denoiser, base, dtype=model.dtype, **how)
         for name, one in attachments.items()
     }
-    return dataclasses.replace(model, attachments={**model.attachments, **made}, _programs={})
+    return dataclasses.replace(model, attachments={**model.attachments, **loaded}, _programs={})
 
 
 def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> TextToImage:
     """The model with LoRA files merged into its networks; the model itself stays as it is.
 
-    A file with an interval of t acts on the denoiser at the steps of the interval alone, after those without one, by
-    kernels of its own (`timed_loras`). A prompt is read once for the whole trajectory, so that what such a file has for
+    A file with an interval of t acts on the denoiser at the steps of the interval alone, after the files without one,
+    by its own kernels (`timed_loras`). A prompt is read once for the whole trajectory, so that the file's update of
     text encoders acts throughout.
 
-    Of two denoisers, a file that names neither is of the first, or of the second with the interval from 0 to the
-    boundary.
+    In a model with two denoisers, a file that names neither belongs to the first, or to the second if its interval goes
+    from 0 to the boundary.
 
     Args:
-        model: from `load`.
-        loras: files and weights, each a number or (weight, (least t, greatest t)); see `lora_weights.LoraWeight`.
+        model: a model that `load` returned.
+        loras: {file: weight}, a number or (weight, (least t, greatest t)); see `lora_weights.LoraWeight`.
 
     Raises:
-        ValueError: for a network whose kernels are quantised, a weight that is none, or an interval of both denoisers.
+        ValueError: for a network whose kernels are quantised, a weight that is not valid, or an interval of both
+            denoisers.
     """
     _check_has_text(model)
     weights = {path: LoraWeight.of(weight) for path, weight in loras.items()}
@@ -118,12 +119,12 @@ def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> T
     loaded = [(file, weight.weight) for file, _, weight in files]
     params = dict(model.params)
     for part in params:
-        of_part = [(file[part], weight) for file, weight in loaded if part in file]
-        if of_part:
+        updates = [(file[part], weight) for file, weight in loaded if part in file]
+        if updates:
             if any(map(is_quantised, jax.tree.leaves(params[part], is_leaf=is_quantised))):
                 raise ValueError(f"the kernels of {part} are quantised: merge LoRA files before with_quantised")
-            scales = [one.weighted(weight) for one, weight in of_part]
-            params[part] = jax.jit(lora.merge)(params[part], [one.adapter for one, _ in of_part], scales)
+            scales = [one.weighted(weight) for one, weight in updates]
+            params[part] = jax.jit(lora.merge)(params[part], [one.adapter for one, _ in updates], scales)
     return dataclasses.replace(model, params=params, timed=(*model.timed, *timed), _programs={})
 
 

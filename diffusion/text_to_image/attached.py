@@ -25,10 +25,10 @@ class Opened(NamedTuple):
     """A control whose picture is read.
 
     Attributes:
-        attachment: of the control's name.
-        picture: float32 [1, ...], as the attachment reads it.
+        attachment: the attachment that the control names.
+        picture: the picture as the attachment reads it, float32 [1, ...].
         control: the control.
-        mask: float32 [1, H, W], where it acts; None: everywhere.
+        mask: the strength of the control over the picture, float32 [1, H, W]; None for 1 everywhere.
     """
 
     attachment: Attachment
@@ -42,10 +42,10 @@ class Attached(NamedTuple):
 
     Attributes:
         attachment: the attachment.
-        seen: what the conditional and the unconditional branch see of the picture, leaves [1, ...].
-        weight: of its effect, [].
+        seen: the inputs that the conditional and the unconditional branch receive from the picture, leaves [1, ...].
+        weight: the weight of its effect, [].
         times: the first and the last t of its effect, [2].
-        mask: of its effect, [1, H, W]; None: everywhere.
+        mask: the strength of its effect over the picture, [1, H, W]; None for 1 everywhere.
     """
 
     attachment: Attachment
@@ -59,14 +59,14 @@ def load(path: str | pathlib.Path, denoiser: nn.Module, base: Any, **how: Any) -
     """The attachment in a folder or file.
 
     Args:
-        path: as `interchange.load` takes it.
-        denoiser: that it attaches to.
-        base: its parameters.
-        **how: of `interchange.load`.
+        path: the folder or file, as in `interchange.load`.
+        denoiser: the denoiser that it attaches to.
+        base: the parameters of the denoiser.
+        **how: arguments of `interchange.load`.
 
     Raises:
         Refusal: for a network that attaches to nothing.
-        ValueError: for one of another base; FileNotFoundError and others as `interchange.load`.
+        ValueError: for an attachment of another base; FileNotFoundError and others as in `interchange.load`.
     """
     if redux_prompt.recognised(path):
         return redux_prompt.opened(path, denoiser, **how)
@@ -87,13 +87,13 @@ def opened(
     """Reads the pictures of controls.
 
     Args:
-        controls: of a request.
-        attachments: of the model.
+        controls: the controls of a request.
+        attachments: the attachments of the model, by their names.
         size: (height, width) of the pictures that are made.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for an attachment that the model does not have, or a picture that does not fit; names the control.
+        ValueError: for an attachment that the model does not have, or a picture that does not fit, which it names.
     """
     ready = []
     for control in controls:
@@ -130,7 +130,7 @@ def _check_mode(control: Control, attachment: Attachment) -> None:
 
 
 def _mask(control: Control, attachment: Attachment, size: tuple[int, int]) -> np.ndarray | None:
-    """Where a control acts, read and checked; a ValueError names the control and both sizes."""
+    """The mask of a control, read and checked; a ValueError names the control and both sizes."""
     if control.mask is None or attachment.inpaints:
         return None
     if not attachment.masked:
@@ -142,7 +142,7 @@ def _mask(control: Control, attachment: Attachment, size: tuple[int, int]) -> np
 
 
 def _painted(control: Control, size: tuple[int, int]) -> np.ndarray:
-    """Where a control's picture is painted anew, uint8 [H, W], 255 where it is."""
+    """The mask of an inpainting control, uint8 [H, W], 255 where the picture is repainted."""
     if control.mask is None:
         raise ValueError(
             f"the control {control.attachment!r} has no mask, and this attachment inpaints: valid is a mask, white "
@@ -156,16 +156,16 @@ def _read_mask(control: Control, size: tuple[int, int]) -> np.ndarray:
     if isinstance(control.mask, str):
         return pictures.read_mask(control.mask, size)
     if control.mask is None or control.mask.shape != tuple(size) or control.mask.dtype != bool:
-        found = "none" if control.mask is None else f"{control.mask.dtype} {list(control.mask.shape)}"
+        actual = "none" if control.mask is None else f"{control.mask.dtype} {list(control.mask.shape)}"
         raise ValueError(
             f"the mask of the control {control.attachment!r} is Bool of the size of the pictures {list(size)}; got "
-            f"{found}"
+            f"{actual}"
         )
     return control.mask
 
 
 def with_seen(condition: Mapping[str, Any], attached: Sequence[Attached], branch: int) -> dict[str, Any]:
-    """The condition of B pictures with what the attachments see, B times, for one of the branches (0: conditional)."""
+    """The condition of B pictures with the inputs of the attachments, B times, for one branch (0: conditional)."""
     if not attached:
         return dict(condition)
     number = jax.tree.leaves(condition)[0].shape[0]
@@ -176,17 +176,17 @@ def with_seen(condition: Mapping[str, Any], attached: Sequence[Attached], branch
 def condition_with(
     attached: Sequence[Attached], condition: dict[str, Any], x: Array, t: Array, clock: Array, params: Any
 ) -> dict[str, Any]:
-    """The condition that a denoiser receives: with the attachments' entries in place of what they see.
+    """The condition that a denoiser receives: the attachments' entries replace their inputs.
 
     An attachment whose weight is 0 at t is not evaluated.
 
     Args:
-        attached: at work.
-        condition: of `with_seen`, K branches one after the other, K B rows.
-        x: [K B, ...], the denoiser's input.
+        attached: the attachments of the trajectory.
+        condition: the condition that `with_seen` returns, of K branches one after the other, K B rows.
+        x: the denoiser's input, [K B, ...].
         t: the schedule's time, [] or [B].
-        clock: [K B] or [].
-        params: of the denoiser.
+        clock: the denoiser's time, [K B] or [].
+        params: the parameters of the denoiser.
     """
     condition = dict(condition)
     seen = condition.pop("seen", ())
@@ -197,9 +197,9 @@ def condition_with(
         weight = jnp.where((one.times[0] <= t) & (t <= one.times[1]), one.weight, 0.0)
         if one.mask is not None:
             weight = weight[:, None, None] * one.mask
-        own = (params,) if one.attachment.reads_base else ()
-        evaluate = lambda one=one, sees=sees, weight=weight, own=own: one.attachment.entries(
-            one.attachment.params, weight, sees, x, t, clock, condition, *own
+        parameters = (params,) if one.attachment.reads_base else ()
+        evaluate = lambda one=one, sees=sees, weight=weight, parameters=parameters: one.attachment.entries(
+            one.attachment.params, weight, sees, x, t, clock, condition, *parameters
         )
         nothing = lambda evaluate=evaluate: jax.tree.map(jnp.zeros_like, jax.eval_shape(evaluate))
         result = conditions.added(result, jax.lax.cond(jnp.any(weight != 0), evaluate, nothing))

@@ -1,4 +1,4 @@
-"""What a picture starts from: an image with its margins, and the mask of what is painted anew."""
+"""The canvas of a picture: an image with its margins, and the mask of the part that is repainted."""
 
 __all__ = ["Canvas"]
 
@@ -16,8 +16,8 @@ class Canvas(NamedTuple):
     """An image that is changed.
 
     Attributes:
-        image: uint8 [H, W, 3] (or as many channels as the model's pictures have), or None.
-        mask: Bool [H, W], True where the image is painted anew, or None.
+        image: the image, uint8 [H, W, 3] (or with as many channels as the model's pictures have), or None.
+        mask: the part that is repainted, Bool [H, W], or None.
     """
 
     image: np.ndarray | None
@@ -84,7 +84,7 @@ class Canvas(NamedTuple):
         return image, None if self.mask is None else jnp.asarray(self.mask)[None, :, :, None]
 
     def kept(self, made: np.ndarray) -> np.ndarray:
-        """Pictures [B, H, W, C] with the image wherever nothing is painted."""
+        """Pictures [B, H, W, C] with the image wherever the mask is False."""
         if self.mask is None or self.image is None:
             return made
         return np.where(self.mask[..., None], made, self.image)

@@ -11,16 +11,16 @@ from diffusion.text_to_image.video_models import Video
 
 
 def check_denoiser(folder: pathlib.Path, name: str, denoiser: Any, autoencoder: Any, clean: bool = False) -> None:
-    """Refuses a denoiser that does not receive what its pipeline gives; a U-Net's channels say what it sees.
+    """Refuses a denoiser whose inputs differ from those of its pipeline; a U-Net's channels say which it takes.
 
     Args:
-        folder: of the model, for the message.
-        name: of the pipeline's class.
-        denoiser, autoencoder: modules.
+        folder: the folder of the model, for the message.
+        name: the name of the pipeline's class.
+        denoiser, autoencoder: the modules of the networks.
         clean: whether model_index.json says expand_timesteps, see `Video.clean`.
 
     Raises:
-        Refusal: naming what differs.
+        Refusal: if they differ; the message says in what.
     """
     kind = KINDS[name]
     if kind.network is not None and not isinstance(denoiser, kind.network):
@@ -30,10 +30,10 @@ def check_denoiser(folder: pathlib.Path, name: str, denoiser: Any, autoencoder: 
         )
     latents = autoencoder.latent_channels
     channels = latents + kind.controlled * latents + kind.fills * (latents + autoencoder.factor**2)
-    found = getattr(denoiser, "channels", channels)
-    if found != channels:
+    taken = getattr(denoiser, "channels", channels)
+    if taken != channels:
         raise Refusal(
-            f"{folder}: a {name} is supported whose denoiser takes {channels} channels, and this one's takes {found}."
+            f"{folder}: a {name} is supported whose denoiser takes {channels} channels, and this one's takes {taken}."
         )
     if kind.video is not None:
         video = kind.video._replace(clean=clean or kind.video.clean)
@@ -60,6 +60,6 @@ def _check_video(what: str, video: Video, denoiser: Any, autoencoder: Any) -> No
     valid = autoencoder.latent_channels
     if video.begins and not video.clean:
         valid += video.masked * autoencoder.time_factor + autoencoder.latent_channels
-    found = getattr(denoiser, "in_channels", valid)
-    if found != valid:
-        raise Refusal(f"{what} denoiser sees {valid} channels, and this one's {found}.")
+    stated_channels = getattr(denoiser, "in_channels", valid)
+    if stated_channels != valid:
+        raise Refusal(f"{what} denoiser sees {valid} channels, and this one's {stated_channels}.")

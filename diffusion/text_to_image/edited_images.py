@@ -13,16 +13,16 @@ from diffusion.text_to_image.canvas import Canvas
 def opened(images: Sequence[str | np.ndarray], most: int, multiple: int) -> tuple[np.ndarray, ...]:
     """Pictures of a request, as the autoencoder takes them.
 
-    One of more pixels than `most` is scaled to as many by Pillow's Lanczos filter; then its middle is cut out whose
-    sides `multiple` divides.
+    A picture of more than `most` pixels is reduced to as many by Pillow's Lanczos filter. Then it is cropped to its
+    middle, so that `multiple` divides the sides.
 
     Args:
-        images: paths, or uint8 [H, W, 3].
-        most: pixels of one.
-        multiple: of pixels.
+        images: the pictures, paths or uint8 [H, W, 3].
+        most: the largest number of pixels of a picture.
+        multiple: the number of pixels that must divide the sides.
 
     Returns:
-        uint8 [h, w, 3], of each its own sides.
+        The pictures, uint8 [h, w, 3], each with its own sides.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -43,5 +43,5 @@ def _fitted(picture: np.ndarray, most: int, multiple: int) -> np.ndarray:
             f"one of the images has {height} x {width} pixels (height x width): valid are at least {multiple} at "
             f"either side, in pictures of at most {most:,} pixels"
         )
-    top, left = ((side - own) // 2 for side, own in zip(picture.shape, sides))
+    top, left = ((side - rest) // 2 for side, rest in zip(picture.shape, sides))
     return picture[top : top + sides[0], left : left + sides[1]]

@@ -22,7 +22,7 @@ from diffusion.text_to_image import timed_loras, video_models
 from diffusion.text_to_image.attached import Attached, condition_with, with_seen
 from diffusion.text_to_image.places import NOWHERE, Places
 
-# Entries of attachments, which a reference does not have.
+# Entries of attachments, which the condition of a reference lacks.
 ADDED = ("extra", "extra_joint", "extra_text", "residuals", "level_residuals")
 
 
@@ -40,16 +40,16 @@ def denoise(
     """The guided denoiser of a model.
 
     Args:
-        model: from `load`.
-        params: the denoiser's, `TextToImage.weights`.
+        model: a model that `load` returned.
+        params: the parameters of the denoiser, `TextToImage.weights`.
         conditional: condition of B pictures; with "beside" [B, h, w, K] for a network that sees more than the latents,
             with "reference" [B, h, w, 2 C], latents and their noise, for attention to another picture, with "regions",
             a condition for each region, and with "words", int [B, S, K], the numbers of their tokens.
         unconditional: condition of the negative prompt; None for no guidance.
-        scale: of the guidance; of a model that sees a picture beside its latents [2], those by text and by picture; of
-            two denoisers [2], or one for both.
+        scale: scale of the guidance, []; for a model that sees a picture beside its latents [2], the scales by text and
+            by picture; for two denoisers [2], or one scale for both.
         attached: attachments that add to both conditions.
-        cache: of the network's blocks; None: all of them run.
+        cache: the cache of the network's blocks; None runs all of them.
         merge: share of the tokens that self-attention sees merged.
         places: masks of the regions, and boxes of the words.
 
@@ -67,7 +67,7 @@ def denoise(
         if model.sees_picture:
             conditions.append({**conditions[-1], "beside": jnp.zeros_like(conditions[-1]["beside"])})
     timed = isinstance(params, (timed_loras.Timed, video_models.Experts))
-    timely = bool(attached) or timed or "reference" in conditional  # what reads the schedule's time
+    timely = bool(attached) or timed or "reference" in conditional  # whether any part reads the schedule's time
 
     def network(x: Array, clock: Array, condition: Mapping[str, Array], **more: Any) -> Any:
         condition = dict(condition)
@@ -89,7 +89,7 @@ def denoise(
         return {**condition, "time": jnp.broadcast_to(t, (batch,))} if timely else condition
 
     def guided(network: parameterizations.Network) -> parameterizations.Denoiser:
-        def of(conditions: tuple[dict[str, Any], ...]) -> parameterizations.Denoiser:
+        def guide(conditions: tuple[dict[str, Any], ...]) -> parameterizations.Denoiser:
             if len(conditions) == 1:
                 return parameterizations.denoiser(network, schedule, parameterization, conditions[0])
             branches = guidance.together(network, schedule, parameterization, conditions)
@@ -104,8 +104,8 @@ def denoise(
             return model.kind.guides(branches, schedule, scale)
 
         if not timely:  # the branches' conditions are joined once, and not at each step
-            return of(tuple(conditions))
-        return lambda x, t: of(tuple(at(t, condition, len(x)) for condition in conditions))(x, t)
+            return guide(tuple(conditions))
+        return lambda x, t: guide(tuple(at(t, condition, len(x)) for condition in conditions))(x, t)
 
     def maps(x: Array, t: Any) -> tuple[Array, ...]:
         shown = []
@@ -139,8 +139,10 @@ def _states(
     t = jnp.ravel(t)
     scale = model.process.parameterization.input_scale(schedule, t)
     noised = repeat(wide(scale * schedule.alpha(t))) * known + repeat(wide(scale * schedule.sigma(t))) * noise
-    own = {name: entry for name, entry in condition.items() if name not in ADDED}
-    _, states = model.denoiser.apply(variables, noised.astype(x.dtype), clock, own, mutable=[attention_records.STATES])
+    entries = {name: entry for name, entry in condition.items() if name not in ADDED}
+    _, states = model.denoiser.apply(
+        variables, noised.astype(x.dtype), clock, entries, mutable=[attention_records.STATES]
+    )
     if not jax.tree.leaves(states):
         raise ValueError(f"a {type(model.denoiser).__name__} has no self-attention that takes a reference")
     return dict(states)

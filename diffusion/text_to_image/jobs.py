@@ -39,14 +39,14 @@ from diffusion.text_to_image.prompt_conditions import conditions
 from diffusion.text_to_image.regions import on_latents, token_places
 from diffusion.text_to_image.requests import Request
 
-COURSES = 32  # whose programs a model keeps; each has its masks, boxes and times as constants
+COURSES = 32  # courses whose programs a model keeps; masks, boxes and times are constants of a program
 
 
 def generate(model: TextToImage, prompts: str | Sequence[str], **settings: Any) -> np.ndarray:
     """Makes pictures of prompts.
 
     Args:
-        model: from `load`.
+        model: a model that `load` returned.
         prompts: one text, or N.
         **settings: the other fields of a `Request`, which says what each does and may be: seeds (one number for all, or
             N; with one prompt as many pictures as seeds are made), negative, steps, guidance, sampler, height, width,
@@ -54,7 +54,7 @@ def generate(model: TextToImage, prompts: str | Sequence[str], **settings: Any) 
             tile, windows, watermark, cache, merge, emphasis, controls, regions, words, attention and reference.
 
     Returns:
-        uint8 [N, H, W, 3]; of a model that makes clips [N, F, H, W, 3].
+        The pictures, uint8 [N, H, W, 3]; for a model that makes clips [N, F, H, W, 3].
 
     Raises:
         TypeError: for a setting that is not known.
@@ -65,14 +65,14 @@ def generate(model: TextToImage, prompts: str | Sequence[str], **settings: Any) 
 
 
 class Frame(NamedTuple):
-    """What a trajectory shows after one of its steps.
+    """The pictures of a trajectory after one of its steps.
 
     Attributes:
         step: how many steps are done.
-        steps: of the whole trajectory.
+        steps: number of steps of the whole trajectory.
         t: the time that it has reached, plan.s.
-        pictures: uint8 [N, H, W, 3], of clips [N, F, H, W, 3], the prediction of x_0; after the last step what
-            `generate` returns.
+        pictures: the prediction of x_0, uint8 [N, H, W, 3], or [N, F, H, W, 3] for clips; after the last step the
+            pictures that `generate` returns.
     """
 
     step: int
@@ -89,35 +89,35 @@ def watch(model: TextToImage, prompts: str | Sequence[str], **settings: Any) -> 
     as large a batch, up to the rounding of another program.
 
     Args:
-        model: from `load`.
+        model: a model that `load` returned.
         prompts: one text, or N.
         **settings: the other arguments of `generate`, of which `batch_size` is always N.
 
     Returns:
-        An iterator; what `generate` refuses is refused before it is returned.
+        An iterator of frames. Requests that `generate` refuses are refused before it is returned.
     """
     return frames(model, Request.of(prompts, **settings))
 
 
 def make(model: TextToImage, request: Request) -> np.ndarray:
-    """Makes the pictures of a request, uint8 [N, H, W, 3]; refuses what `generate` refuses.
+    """Makes the pictures of a request, uint8 [N, H, W, 3]; errors as in `generate`.
 
     Args:
-        model: from `load`.
-        request: for N pictures.
+        model: a model that `load` returned.
+        request: the request for N pictures.
     """
     return make_and_count(model, request)[0]
 
 
 def make_and_count(model: TextToImage, request: Request) -> tuple[np.ndarray, float | None]:
     """The pictures of `make`, and the share of the denoiser's blocks that its cache has skipped; None without one."""
-    job = Job.of(model, request)
+    job = Job.prepare(model, request)
     batch = request.batch_size
     attached = job.attached(model)
     conditional, unconditional = job.conditions(model, batch, attached)
     pictures = program(model, job.course, "pictures", compiled(programs.pictures))
     params = {model.kind.denoiser: model.weights, "vae": model.params["vae"]}
-    made = []
+    batches = []
     done = np.zeros(2, np.int64)
     for begin in range(0, request.number, batch):
         rows = np.resize(np.arange(begin, min(begin + batch, request.number)), batch)
@@ -126,20 +126,20 @@ def make_and_count(model: TextToImage, request: Request) -> tuple[np.ndarray, fl
         few, work = pictures(
             params, *both, job.scale(model), job.keys(rows), *job.canvas.arrays(), attached, job.reference, job.images
         )
-        made.append(np.asarray(few)[: request.number - begin])
+        batches.append(np.asarray(few)[: request.number - begin])
         if work is not None:
             done += [int(count) for count in work]
-    return job.finished(np.concatenate(made)), job.skipped(model, *map(int, done))
+    return job.finished(np.concatenate(batches)), job.skipped(model, *map(int, done))
 
 
 def frames(model: TextToImage, request: Request) -> Iterator[Frame]:
     """Shows the pictures of a request after each step, see `watch`.
 
     Args:
-        model: from `load`.
-        request: for N pictures; its `batch_size` has no effect.
+        model: a model that `load` returned.
+        request: the request for N pictures; its `batch_size` has no effect.
     """
-    job = Job.of(model, request)
+    job = Job.prepare(model, request)
     attached = job.attached(model)
     return _frames(model, job, *job.conditions(model, request.number, attached), attached)
 
@@ -165,16 +165,16 @@ def _frames(
 
 
 class Job(NamedTuple):
-    """A request that fits a model, with all that is known before anything is computed.
+    """A request that fits a model, with all facts that are known before the first computation.
 
     Attributes:
-        request: for N pictures.
-        usual: its steps and guidance, or the model's own.
-        canvas: the image with its margins, and the mask of what is painted.
-        course: what programs are compiled for.
-        controls: with their pictures, read.
+        request: the request for N pictures.
+        usual: the steps and the guidance of the request, or else of the model.
+        canvas: the image with its margins, and the mask of the part that is painted.
+        course: the facts that programs are compiled for.
+        controls: the controls, with their pictures read.
         reference: a picture that self-attention takes in, float32 [1, H, W, 3] in [-1, 1], or None.
-        images: that the denoiser sees, each float32 [1, h, w, 3] in [-1, 1].
+        images: the images that the denoiser sees, each float32 [1, h, w, 3] in [-1, 1].
     """
 
     request: Request
@@ -186,7 +186,7 @@ class Job(NamedTuple):
     images: tuple[np.ndarray, ...] = ()
 
     @classmethod
-    def of(cls, model: TextToImage, request: Request) -> "Job":
+    def prepare(cls, model: TextToImage, request: Request) -> "Job":
         """The job of a request.
 
         Raises:
@@ -206,8 +206,8 @@ class Job(NamedTuple):
         tokens *= video_models.latent_frames(model, frames) if frames else 1
         first = 0 if model.sees_picture or frames else request.first_step(usual.steps)
         trajectory = schedulers.trajectory(model.process, request.sampler, usual.steps, tokens)
-        whole = trajectory.plan
-        trajectory = trajectory._replace(plan=programs.repeated(whole, first, request.resamplings))
+        complete_plan = trajectory.plan
+        trajectory = trajectory._replace(plan=programs.repeated(complete_plan, first, request.resamplings))
         noised = request.begins_at_image(first) and not model.sees_picture and not frames
         guided = request.guided(model)
         if request.words and Unpaired not in trajectory.sampler.takes:
@@ -224,7 +224,7 @@ class Job(NamedTuple):
         if mark is not None:
             draws = trajectory.sampler.draws > 0 or bool(np.any(trajectory.plan.renoise))
             mark.check_readable(draws, noised)
-        cache = cache_of(model, request.cache, trajectory, whole)
+        cache = cache_of(model, request.cache, trajectory, complete_plan)
         if request.words and model.kind.instructed:
             raise ValueError(f"words are found in a prompt alone; those of a {model.name} stand behind an instruction")
         if request.words and cache is not None:
@@ -234,15 +234,23 @@ class Job(NamedTuple):
                 f"cache = {request.cache}: its blocks run without the states of the reference's self-attention; leave "
                 "the cache or the reference out"
             )
-        of_images = tuple(image.shape for image in images)
-        how = (request.tile, mark, request.cache, request.merge, places.key, request.reference is not None, of_images)
+        image_shapes = tuple(image.shape for image in images)
+        how = (
+            request.tile,
+            mark,
+            request.cache,
+            request.merge,
+            places.key,
+            request.reference is not None,
+            image_shapes,
+        )
         key = (request.sampler, usual.steps, first, request.resamplings, noised, guided, size, frames, *how)
         course = Course(size, trajectory, noised, guided, request.tile, key, mark, cache, request.merge, places, frames)
         seen = tuple(np.asarray(to_model(image))[None] for image in images)
         return cls(request, usual, canvas, course, controls, _reference(request.reference, size), seen)
 
     def attached(self, model: TextToImage) -> tuple[Attached, ...]:
-        """The attachments of the controls, with what they see of the pictures."""
+        """The attachments of the controls, with their inputs from the pictures."""
         if not self.controls:
             return ()
         encode = program(model, self.course, "seen", compiled(programs.seen))
@@ -295,13 +303,13 @@ class Job(NamedTuple):
         return jnp.float32(self.usual.guidance)
 
     def finished(self, pictures: np.ndarray) -> np.ndarray:
-        """Pictures with what is kept of the image, and with a watermark that is not in the noise."""
+        """Pictures with the kept part of the image, and with a watermark that is not in the noise."""
         pictures = self.canvas.kept(pictures)
         mark = self.course.watermark
         return mark.embed(pictures, None) if mark is not None and mark.carrier == "pictures" else pictures
 
     def skipped(self, model: TextToImage, run: int, evaluations: int) -> float | None:
-        """The share of the denoiser's blocks that did not run, of these counts of `caching.Work`; None of none."""
+        """The share of the denoiser's blocks that did not run, by the counts of `caching.Work`; None without any."""
         sampler, plan, _ = self.course.trajectory
         length = facts.feature_blocks(model.denoiser)
         # A step's evaluations after its first run whole, and are not counted.
@@ -319,10 +327,10 @@ def cache_of(
     """The cache that a request names; None where it names none.
 
     Args:
-        model: whose denoiser it reads.
-        text: of the request.
-        trajectory: that the request takes.
-        whole: the plan of which this is the end, or repeats steps.
+        model: the model whose denoiser the cache reads.
+        text: the cache's entry in the request, as JSON.
+        trajectory: the trajectory that the request takes.
+        whole: the complete plan, of which the trajectory's plan is the end, or repeats steps.
 
     Raises:
         ValueError: for an unknown name or argument, or one that the denoiser or the sampler cannot use.
@@ -345,7 +353,7 @@ def _tokenizer(model: TextToImage) -> Tokenizer:
 
 
 def _places(model: TextToImage, request: Request, masks: list[np.ndarray], plan: timesteps.Plan) -> Places:
-    """Where the regions, of these masks, and the words of a request lie on the latents."""
+    """The places of the regions, with these masks, and of the words of a request on the latents."""
     small = tuple(on_latents(mask, model.modules["vae"].factor) for mask in masks)
     if not request.words:
         return Places(small)
@@ -367,11 +375,11 @@ def _reference(reference: str | np.ndarray | None, size: tuple[int, int]) -> np.
 
 
 def program(model: TextToImage, course: Course, name: Any, make: Callable[[TextToImage, Course], Any]) -> Any:
-    """What `make` made, under this name, of a model for the same course: anew if it is not of the last `COURSES`."""
+    """The value of `make` for a model and a course, kept under a name while the course is among the last `COURSES`."""
     courses = model._programs
-    own = courses[course.key] = courses.pop(course.key, {})
+    programs_of_course = courses[course.key] = courses.pop(course.key, {})
     while len(courses) > COURSES:
         del courses[next(iter(courses))]
-    if name not in own:
-        own[name] = make(model, course)
-    return own[name]
+    if name not in programs_of_course:
+        programs_of_course[name] = make(model, course)
+    return programs_of_course[name]

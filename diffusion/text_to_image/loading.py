@@ -38,17 +38,19 @@ def load(
     """Loads a model.
 
     Args:
-        folder: as diffusers' `save_pretrained` writes it, with model_index.json, of a class in `pipelines.KINDS`.
-        dtype: "float32" or "bfloat16", of the denoiser's and the text encoders' parameters and computation. The
-            autoencoder stays float32.
-        prediction: what the caller expects the denoiser to predict, see `schedulers.read`; "" as the folder says.
-        loras: LoRA files and the weight of each, see `with_loras`.
-        embeddings: files of words (textual inversion) and the word of each in prompts; "" as the file says.
-        attachments: see `with_attachments`.
-        quantised: whether kernels stay in 8 bits that the model's own files have so, see `interchange.load`.
+        folder: the folder that diffusers' `save_pretrained` wrote, with model_index.json, of a class in
+            `pipelines.KINDS`.
+        dtype: "float32" or "bfloat16", the type of the denoiser's and the text encoders' parameters and computation.
+            The autoencoder stays float32.
+        prediction: the quantity that the caller expects the denoiser to predict, see `schedulers.read`; "" for the
+            folder's.
+        loras: {LoRA file: weight}, see `with_loras`.
+        embeddings: {file of a word (textual inversion): the word in prompts}; "" for the word that the file names.
+        attachments: {name: attachment}, see `with_attachments`.
+        quantised: whether kernels stay in 8 bits that the model's own files store so, see `interchange.load`.
         drop_text: whether the text encoders are read from their files for the prompts of each request, and dropped
             before the trajectory begins; otherwise they stay in memory.
-        **how: of `interchange.load`, for every network: shardings.
+        **how: arguments of `interchange.load` for every network, such as shardings.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -63,10 +65,10 @@ def load(
         return interchange.load(place, dtype=model.dtype_of(part), quantised=quantised, **how)[1]
 
     def added(params: Mapping[str, Any], *dropped: str) -> TextToImage:
-        made = dataclasses.replace(model, params={**{part: model.params[part] for part in dropped}, **params})
-        made = with_words(made, embeddings) if embeddings else made
-        made = dataclasses.replace(made, params={part: made.params[part] for part in params})
-        return with_loras(made, loras) if loras else made
+        changed = dataclasses.replace(model, params={**{part: model.params[part] for part in dropped}, **params})
+        changed = with_words(changed, embeddings) if embeddings else changed
+        changed = dataclasses.replace(changed, params={part: changed.params[part] for part in params})
+        return with_loras(changed, loras) if loras else changed
 
     readers = tuple(model.readers) if drop_text else ()
     result = added({part: read(part) for part in model.modules if part not in readers}, *readers)
@@ -79,9 +81,9 @@ def load(
 def described(
     folder: str | pathlib.Path, *, dtype: str = "float32", prediction: str = "", weights: bool = True
 ) -> TextToImage:
-    """A model without its weights: its `params` are their shapes. Arguments and errors as `load`.
+    """A model without its weights: its `params` are their shapes. Arguments and errors as in `load`.
 
-    With `weights` their files have to be there and fit their config; without it the configs and tokenizers are enough.
+    With `weights` the files of weights must exist and fit their config; without it configs and tokenizers are enough.
     """
     look_up(dict.fromkeys(folders.FLOATS), dtype, "dtype")
     folder = pathlib.Path(folder).expanduser()
@@ -107,7 +109,7 @@ def described(
         modules[part] = module.clone(dtype=wanted) if hasattr(module, "dtype") else module
     for part in encoders:
         reader = readers[part]
-        longest = getattr(modules[part], "positions", reader.length)  # T5 has no end of its own
+        longest = getattr(modules[part], "positions", reader.length)  # T5 has no largest length
         tokenizer = Tokenizer.open(folder / f"tokenizer{reader.suffix}", min(reader.length, longest))
         tokenizers[part] = tokenizer._replace(left=reader.left)
     denoiser = modules[kind.denoiser]
@@ -129,8 +131,8 @@ def described(
     zeros = kind.zeros and index.get("force_zeros_for_empty_prompt", True)
     student = bool(index.get("is_distilled"))
     usual = model_index.read_usual(folder, pipelines.published(kind, process, denoiser, student))
-    made = TextToImage(name, kind, modules, params, tokenizers, process, int(side), zeros, usual, dtype)
-    return dataclasses.replace(made, boundary=boundary)
+    model = TextToImage(name, kind, modules, params, tokenizers, process, int(side), zeros, usual, dtype)
+    return dataclasses.replace(model, boundary=boundary)
 
 
 def _two_denoisers(kind: Kind, index: Mapping[str, Any]) -> tuple[float | None, tuple[str, ...]]:

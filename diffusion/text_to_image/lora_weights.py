@@ -14,10 +14,10 @@ ALWAYS = (0.0, 1.0)
 
 
 class LoraWeight(NamedTuple):
-    """How a LoRA file is used.
+    """The weight of a LoRA file, and the times at which it acts.
 
     Attributes:
-        weight: of its update.
+        weight: the weight of its update.
         times: the least and the greatest t at which it acts, both included; t = 0 is the picture, t = 1 noise.
     """
 
@@ -43,7 +43,7 @@ class LoraWeight(NamedTuple):
 
     @property
     def written(self) -> float | list:
-        """As a file of settings has it: a number, or the weight and the times."""
+        """The form in a file of settings: a number, or the weight and the times."""
         return self.weight if self.always else [self.weight, list(self.times)]
 
     @property

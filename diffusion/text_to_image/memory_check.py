@@ -35,13 +35,17 @@ def check_memory(
 
     A denoiser that does not take words, or a reference, is refused here, too.
 
-    `images` are the sides in pixels of those that the denoiser sees.
+    `images` holds the sides in pixels of the images that the denoiser sees.
 
     The decoder comes first: while a denoiser is traced it makes a table of positions, as large as the pictures.
     """
-    own = model.params[model.kind.denoiser]
-    # Their shapes, for nothing is merged before it is known to fit.
-    weights = jax.eval_shape(lambda own: timed_loras.timed(own, model.timed), own) if model.timed else own
+    denoiser_params = model.params[model.kind.denoiser]
+    # Shapes alone: LoRAs are merged once they are known to fit.
+    weights = (
+        jax.eval_shape(lambda denoiser_params: timed_loras.timed(denoiser_params, model.timed), denoiser_params)
+        if model.timed
+        else denoiser_params
+    )
     both = weights
     if model.boundary is not None:
         both = video_models.Experts(weights, model.params[model.kind.video.second], model.boundary)
@@ -63,8 +67,8 @@ def check_memory(
 
     def guided(params: Any, x: Array, condition: Any, other: Any) -> Any:
         scale = jnp.full(2, 2.0) if model.sees_picture or model.boundary is not None else 2.0
-        made = denoise(model, params[0], condition, other, scale, params[1], places=course.places)
-        return (made.denoise if isinstance(made, guidance.Unpaired) else made)(x, 0.9)
+        denoiser = denoise(model, params[0], condition, other, scale, params[1], places=course.places)
+        return (denoiser.denoise if isinstance(denoiser, guidance.Unpaired) else denoiser)(x, 0.9)
 
     rows = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype), tree)
     more = {}

@@ -1,4 +1,4 @@
-"""The folder of a text-to-image model that was made of another: some networks anew, for the rest that one's files."""
+"""The folder of a text-to-image model that was made of another: some new networks, and the other model's files."""
 
 __all__ = ["complete", "save"]
 
@@ -22,11 +22,11 @@ def save(folder: pathlib.Path, base: pathlib.Path, part: str, module: nn.Module,
     """Writes one network, whose config keeps the usual side of pictures, which is no field of our module of a U-Net.
 
     Args:
-        folder: of the new model.
-        base: folder of the model that it was made of.
-        part: name of the network's folder.
-        module, params: ours.
-        **how: of `interchange.save`.
+        folder: the folder of the new model.
+        base: the folder of the model that it was made of.
+        part: the name of the network's folder.
+        module, params: the network and its parameters.
+        **how: arguments of `interchange.save`.
     """
     interchange.save(folder / part, module, params, **how)
     config = folder / part / "config.json"
@@ -39,13 +39,13 @@ def save(folder: pathlib.Path, base: pathlib.Path, part: str, module: nn.Module,
 def complete(
     folder: pathlib.Path, base: pathlib.Path, pipeline: str = "", about: Mapping[str, Any] | None = None
 ) -> None:
-    """Makes the folder of a model of the networks in it and, for the rest, those of another.
+    """Completes the folder of a model by the networks of another that it lacks.
 
     Args:
-        folder: of the new model, with its own networks.
-        base: folder of the model that it was made of.
-        pipeline: class of model_index.json; "" for that of the base.
-        about: what was done, as JSON in tuning.json; None for no such file.
+        folder: the folder of the new model, with its own networks.
+        base: the folder of the model that it was made of.
+        pipeline: the class in model_index.json; "" for the class of the base.
+        about: the record of the tuning, written as JSON into tuning.json; None for no such file.
     """
     for path in sorted(base.iterdir()):
         if path.is_dir() and not (folder / path.name).exists():

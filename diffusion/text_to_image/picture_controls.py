@@ -16,13 +16,14 @@ class Control(NamedTuple):
     """A picture that an attachment of the model reads, such as edges that a ControlNet follows.
 
     Attributes:
-        attachment: its name among the model's.
-        picture: a path, or uint8 [H, W, 3].
-        weight: of its effect; 0 is none.
+        attachment: the name of one of the model's attachments.
+        picture: the picture, a path or uint8 [H, W, 3].
+        weight: the weight of its effect; 0 is none.
         times: the least and the greatest t at which it acts; t = 0 is the picture, t = 1 noise.
-        mask: a picture of the size of those that are made, white where it acts (a path, or Bool [H, W]); None:
-            everywhere. Image prompts take one; a ControlNet that inpaints needs one, white where it paints anew.
-        mode: the number of its kind, for a ControlNet that knows several (a union); None: it knows one.
+        mask: the part of the picture where it acts, a path (white where it acts) or Bool [H, W], of the size of the
+            generated pictures; None for all of it. Image prompts take one; a ControlNet that inpaints needs one, white
+            where it repaints.
+        mode: the number of its kind, for a ControlNet that knows several (a union); None for one that knows one.
     """
 
     attachment: str

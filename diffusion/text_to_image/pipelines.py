@@ -64,12 +64,12 @@ HIDDEN = {"skip": 1, "norm": False}  # CLIP's states as SDXL and SD 3 read them
 
 
 class Reader(NamedTuple):
-    """How one text encoder of a pipeline is used.
+    """The use of one text encoder in a pipeline.
 
     Attributes:
-        suffix: of its folders, "text_encoder" + suffix and "tokenizer" + suffix.
-        how: of `text.Encoder.of`.
-        length: of its texts in tokens, or all that its encoder has positions for; 0: as its tokenizer says.
+        suffix: the end of its folders' names, "text_encoder" + suffix and "tokenizer" + suffix.
+        how: arguments of `text.Encoder.of`.
+        length: length of its texts in tokens, at most the positions of its encoder; 0 for the tokenizer's length.
         optional: whether a folder may lack it.
         left: whether padding stands before its texts.
     """
@@ -85,7 +85,7 @@ class Usual(NamedTuple):
     """Steps and guidance of a model where a request names none; its folder may state them in sampling.json.
 
     Attributes:
-        steps: of the sampler, at least 1.
+        steps: steps of the sampler, at least 1.
         guidance: scale of the guidance, or the strength that a distilled denoiser reads; 1 is none.
     """
 
@@ -97,7 +97,7 @@ class Usual(NamedTuple):
         return Usual(self.steps if steps is None else steps, self.guidance if guidance is None else guidance)
 
 
-USUAL = Usual()  # of a model that has no folder
+USUAL = Usual()  # for a model without a folder
 
 
 class Kind(NamedTuple):
@@ -105,8 +105,8 @@ class Kind(NamedTuple):
 
     Attributes:
         family: the beginning of its classes' names, and of its relatives' names.
-        denoiser: name of its folder.
-        readers: of the text encoders, in the order that `condition` takes them.
+        denoiser: the name of the denoiser's folder.
+        readers: the uses of the text encoders, in the order that `condition` takes them.
         condition: (prompts, *encoders, **how) -> condition.
         multiple: denoiser -> the number that divides the sides of its latents.
         usual: steps and guidance of the class in diffusers 0.42, the defaults of its `__call__`.

@@ -11,13 +11,13 @@ from diffusion.text_to_image.regions import Box
 
 
 class Places(NamedTuple):
-    """Where regions and words lie, as far as a program is compiled for it.
+    """The places of regions and words that a program is compiled for.
 
     Attributes:
-        masks: of the regions, float32 [h, w] over the latents.
-        boxes: of the words, or None for one that may be anywhere.
-        attention: scale of what words do.
-        first: tokens before the prompt's.
+        masks: the masks of the regions over the latents, float32 [h, w].
+        boxes: the boxes of the words; None for a word that may be anywhere.
+        attention: scale of the guidance of words.
+        first: number of tokens before the prompt's.
         ends: the last t at which words without a box move x_t, and those with one.
     """
 

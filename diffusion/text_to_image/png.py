@@ -84,9 +84,10 @@ def model(
     attachments: Mapping[str, str] = MappingProxyType({}),
     quantised: str = "",
 ) -> dict[str, Any]:
-    """What the file of a picture says of the model that made it; the arguments are those of `text_to_image.load`.
+    """The statements of a picture's file on the model that made it; the arguments are as in `text_to_image.load`.
 
-    `quantised` is that of `text_to_image.with_quantised`, STORED for kernels that stay as the files have them, or "".
+    `quantised` is the kind of `text_to_image.with_quantised`, STORED for kernels that stay as the files store them, or
+    "".
     """
     checkpoint = model_index.fingerprint(folder)
     return {
@@ -107,9 +108,9 @@ def named_files(request: Request, source: Mapping[str, Any]) -> list[str]:
     attachments = [path for name, path in source.get("attachments", {}).items() if name in used]
     controls = [path for control in request.controls for path in (control.picture, control.mask)]
     masks = [region.where for region in request.regions if isinstance(region.where, str)]
-    own = (request.image, request.mask, request.watermark, request.reference)
+    single = (request.image, request.mask, request.watermark, request.reference)
     named = [
-        *own,
+        *single,
         *request.images,
         *masks,
         *controls,
@@ -124,8 +125,10 @@ def records(request: Request, source: Mapping[str, Any]) -> list[dict[str, Any]]
     """The settings that go into the files of a request's pictures, one table for each picture.
 
     Args:
-        request: of one prompt, with the model's own settings in it; its image, mask and controls are paths.
-        source: what makes the pictures: from `model`, or the folder, the step and the class of a trained run.
+        request: the request of one prompt, which includes the model's settings; its image, mask and controls are
+            paths.
+        source: the origin of the pictures, as `model` returns it, or the folder, the step and the class of a trained
+            run.
     """
     common = {
         **source,
@@ -154,9 +157,9 @@ def read(path: str | pathlib.Path) -> dict[str, Any]:
     """
     valid = {**PICTURE, **MODEL, **RUN}
     about = {}
-    found = pictures.settings_of(path)
+    stored = pictures.settings_of(path)
     try:
-        for name, value in found.items():
+        for name, value in stored.items():
             if name in PLAIN:
                 about[name] = requests.settings(Request)[name].read(name, value)
             elif name in valid:
@@ -179,12 +182,12 @@ def request(about: Mapping[str, Any], otherwise: Kind) -> Kind:
         ValueError: if they do not fit together.
     """
     names = [name for name in requests.settings(type(otherwise)) if about.get(name) is not None]
-    own: dict[str, Any] = {name: about[name] for name in names}
+    settings: dict[str, Any] = {name: about[name] for name in names}
     if "prompt" in about:
-        own["prompts"] = (about["prompt"],)
+        settings["prompts"] = (about["prompt"],)
     if "seed" in about:
-        own["seeds"] = about.get("seeds") or (about["seed"],)
-    return dataclasses.replace(otherwise, **own)
+        settings["seeds"] = about.get("seeds") or (about["seed"],)
+    return dataclasses.replace(otherwise, **settings)
 
 
 def checksum(name: str) -> str:

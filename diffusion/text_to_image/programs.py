@@ -43,7 +43,7 @@ def repeated(plan: timesteps.Plan, first: int, resamplings: int) -> timesteps.Pl
 
 
 class Course(NamedTuple):
-    """What programs are compiled for, beside the shapes of arrays.
+    """The facts that programs are compiled for, beside the shapes of arrays.
 
     Attributes:
         size: (height, width) of the pictures.
@@ -51,12 +51,12 @@ class Course(NamedTuple):
         noised: whether it begins at a picture with noise.
         guided: whether two branches are evaluated.
         tile: side of the autoencoder's tiles in pixels, or 0.
-        key: equal for equal courses.
-        watermark: in the noise or the pictures; None for none.
-        cache: of the denoiser's blocks; None: all of them run.
+        key: a value that is equal for equal courses.
+        watermark: the watermark in the noise or the pictures, or None.
+        cache: the cache of the denoiser's blocks; None runs all of them.
         merge: share of the tokens that self-attention sees merged.
-        places: of regions and words.
-        frames: of a clip; 0: pictures.
+        places: the places of regions and words.
+        frames: number of frames of a clip; 0 for pictures.
     """
 
     size: tuple[int, int]
@@ -123,15 +123,15 @@ def begin(
     reference: Array | None = None,
     images: Sequence[Array] = (),
 ) -> tuple[Array, Array, Array | None, Array | None, dict[str, Any]]:
-    """(x at the first time, keys, latents of the image, where they are painted, further conditions)."""
+    """(x at the first time, keys, latents of the image, mask of the painted latents, further conditions)."""
     vae = model.modules["vae"]
     factor = vae.factor
     encode, _ = _autoencoder(model, vae_params, course.tile, course.frames > 0)
-    own, keys, encoding = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys)
+    noise_keys, keys, encoding = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys)
     shape = course.latents(model)
-    noise = jax.vmap(lambda key: jax.random.normal(key, shape))(own)
+    noise = jax.vmap(lambda key: jax.random.normal(key, shape))(noise_keys)
     if course.watermark is not None and course.watermark.carrier == "noise":
-        noise = course.watermark.embed(noise, own)
+        noise = course.watermark.embed(noise, noise_keys)
 
     def encoded(image: Array) -> Array:
         z = jax.tree.map(lambda leaf: jnp.repeat(leaf, keys.size, axis=0), encode(image))
@@ -171,7 +171,7 @@ def begin(
         x = noised(model.process.schedule, course.trajectory.plan, known, noise)
     if mask is None:
         return x, keys, None, None, beside
-    # A value of the latents is painted anew if one of its pixels is.
+    # A value of the latents is repainted if one of its pixels is.
     painted = mask.reshape(1, shape[0], factor, shape[1], factor).any((2, 4))[..., None]
     if model.sees_mask:
         masked = encoded(jnp.where(mask, 0, image))
@@ -212,17 +212,17 @@ def _guided(
 
 
 def decoded(model: Any, course: Course, vae_params: Any, x: Array, first: Array | None = None) -> Array:
-    """uint8 [B, H, W, 3] of latents, of a clip [B, F, H, W, 3]; `first` is its first frame where that was given."""
+    """The pictures of latents, uint8 [B, H, W, 3], or [B, F, H, W, 3] for clips, with a known `first` latent frame."""
     x = x if first is None or not course.frames else jnp.concatenate([first, x], axis=1)
     vae = model.modules["vae"]
-    if course.frames:  # without those that fill a patch
+    if course.frames:  # without the frames that fill a patch
         x = x[:, x.shape[1] - 1 - (course.frames - 1) // vae.time_factor :]
     _, decode = _autoencoder(model, vae_params, course.tile, course.frames > 0)
     return to_uint8(decode(latent_space.from_diffusion(x, vae.scale, vae.shift)))
 
 
 def seen(model: Any, course: Course, vae_params: Any, attachment: Attachment, picture: Array) -> tuple[Any, Any]:
-    """What the branches see of a control's picture [1, ...], by `Attachment.encode`."""
+    """The inputs that the branches receive from a control's picture [1, ...], by `Attachment.encode`."""
     if attachment.latents:
         vae = model.modules["vae"]
         encode, _ = _autoencoder(model, vae_params, course.tile)

@@ -39,22 +39,22 @@ def conditions(
     frames: int = 0,
     **how: Any,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """The conditions of the denoiser's two branches: of N prompts, and of the negative prompt, N times.
+    """The conditions of the denoiser's two branches: N prompts, and N times the negative prompt.
 
     Args:
-        model: from `load`.
+        model: a model that `load` returned.
         prompts: N texts.
-        negative: one text; None for what the model's unconditional branch receives where there is none.
+        negative: the negative prompt; None for the usual input of the model's unconditional branch.
         guidance: the strength that a distilled model receives.
-        height, width: of the pictures in pixels, which some models receive.
-        frames: of a clip, whose times some models receive; 0: pictures.
-        **how: of `text.encode`.
+        height, width: height and width of the pictures in pixels, which some models receive.
+        frames: number of frames of a clip, whose times some models receive; 0 for pictures.
+        **how: arguments of `text.encode`.
 
     Returns:
         (conditional, unconditional).
     """
-    own = list(dict.fromkeys(prompts))
-    check_words(model, [*own, negative or ""])
+    different = list(dict.fromkeys(prompts))
+    check_words(model, [*different, negative or ""])
     encoders = model.encoders
     if None in encoders:  # SD 3 without T5 receives zeros in its place
         how = {"width": model.denoiser.text_width, **how}
@@ -62,11 +62,11 @@ def conditions(
     encode = lambda texts, **more: model.kind.condition(texts, *encoders, **how, **more)
     rows = lambda encoded, chosen: jax.tree.map(lambda leaf: jnp.asarray(leaf)[np.array(chosen)], encoded)
     if model.kind.instructed:
-        conditional = rows(encode(own), [own.index(prompt) for prompt in prompts])
+        conditional = rows(encode(different), [different.index(prompt) for prompt in prompts])
         unconditional = rows(encode([negative or ""], instructed=False), [0] * number)
         conditional, unconditional = _equally_long(conditional, unconditional)
     else:  # in one call, so that they have as many tokens
-        texts = list(dict.fromkeys([*own, negative or ""]))
+        texts = list(dict.fromkeys([*different, negative or ""]))
         encoded = encode(texts)
         conditional = rows(encoded, [texts.index(prompt) for prompt in prompts])
         unconditional = rows(encoded, [texts.index(negative or "")] * number)

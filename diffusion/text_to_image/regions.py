@@ -52,7 +52,7 @@ class Region(NamedTuple):
 
     Attributes:
         prompt: the text.
-        where: a box, or a mask: a path (white where it holds), or Bool [H, W] of the picture's size.
+        where: the region, a box or a mask: a path (white where the prompt holds), or Bool [H, W] of the picture's size.
     """
 
     prompt: str
@@ -90,12 +90,12 @@ class Region(NamedTuple):
 
     @property
     def text(self) -> str:
-        """As `of` reads it; an array has none."""
+        """The text that `of` reads; an array has none."""
         where = f"mask={self.where}" if isinstance(self.where, str) else _written(self.where)
         return f"{self.prompt}:{where}"
 
     def mask(self, size: tuple[int, int]) -> np.ndarray:
-        """Bool [H, W] of a picture of this size.
+        """The region as a mask, Bool [H, W], on a picture of this size.
 
         Raises:
             FileNotFoundError: if there is no such file.
@@ -105,29 +105,29 @@ class Region(NamedTuple):
         if isinstance(self.where, str):
             from diffusion.io import pictures  # here: Pillow takes a while, and --help reads this file
 
-            found = pictures.read_mask(self.where, size)
+            region = pictures.read_mask(self.where, size)
         elif isinstance(self.where, tuple):
             left, top, right, bottom = self.where
-            found = np.zeros(size, bool)
-            found[round(top * height) : round(bottom * height), round(left * width) : round(right * width)] = True
+            region = np.zeros(size, bool)
+            region[round(top * height) : round(bottom * height), round(left * width) : round(right * width)] = True
         else:
-            found = self.where
+            region = self.where
         what = f"the mask of the region {self.prompt[:30]!r}"
-        if found.shape != tuple(size) or found.dtype != bool:
+        if region.shape != tuple(size) or region.dtype != bool:
             raise ValueError(
-                f"{what} is Bool of the picture's size {list(size)}; got {found.dtype} {list(found.shape)}"
+                f"{what} is Bool of the picture's size {list(size)}; got {region.dtype} {list(region.shape)}"
             )
-        if not found.any():
+        if not region.any():
             raise ValueError(f"{what} holds nowhere")
-        return found
+        return region
 
 
 class Word(NamedTuple):
     """A word or words of the prompt that the picture must show.
 
     Attributes:
-        text: as it stands in the prompt.
-        box: where; None: anywhere.
+        text: the words, as they stand in the prompt.
+        box: the box that must show them; None for anywhere.
     """
 
     text: str
@@ -158,12 +158,12 @@ class Word(NamedTuple):
 
     @property
     def as_text(self) -> str:
-        """As `of` reads it."""
+        """The text that `of` reads."""
         return self.text if self.box is None else f"{self.text}:{_written(self.box)}"
 
 
 def on_latents(mask: np.ndarray, factor: int) -> np.ndarray:
-    """The share of each latent's pixels where a mask holds, float32 [H / factor, W / factor]."""
+    """The share of each latent's pixels where a mask is True, float32 [H / factor, W / factor]."""
     height, width = mask.shape
     blocks = mask.reshape(height // factor, factor, width // factor, factor)
     return blocks.mean((1, 3)).astype(np.float32)
@@ -182,14 +182,16 @@ def token_places(words: Sequence[Word], prompts: Sequence[str], tokenizer: Token
         ids = tokenizer.ids(prompt)[: tokenizer.room]
         row = []
         for word in words:
-            own = tokenizer.ids(word.text)
-            starts = [i for i in range(len(ids) - len(own) + 1) if own and ids[i : i + len(own)] == own]
+            word_ids = tokenizer.ids(word.text)
+            starts = [
+                i for i in range(len(ids) - len(word_ids) + 1) if word_ids and ids[i : i + len(word_ids)] == word_ids
+            ]
             if not starts:
                 raise ValueError(
                     f"the prompt {prompt[:60]!r} does not have the words {word.text!r}, or its text encoder cuts "
                     "them off"
                 )
-            row.append([len(tokenizer.start) + starts[0] + i for i in range(len(own))])
+            row.append([len(tokenizer.start) + starts[0] + i for i in range(len(word_ids))])
         rows.append(row)
     longest = max(len(places) for row in rows for places in row)
     filled = [[places + [-1] * (longest - len(places)) for places in row] for row in rows]

@@ -61,11 +61,11 @@ class Setting(NamedTuple):
 
     Attributes:
         type: int, float, bool, str or tuple; a picture is a str, its path.
-        default: what holds where nothing is said.
-        valid: what it may be.
+        default: the value where a caller says none.
+        valid: its valid values.
         optional: whether it may also be None.
-        help: what it does, in words.
-        of: what makes a part of a tuple of what a caller wrote; None: it stays as it is.
+        help: the description for users.
+        of: caller's value -> part of the tuple; None keeps the value.
     """
 
     type: type
@@ -92,7 +92,7 @@ class Setting(NamedTuple):
 
 
 def setting(default: Any, valid: schema.Valid, help: str, of: Callable[[Any], Any] | None = None) -> Any:
-    """A field of a dataclass of settings: its default, what it may be (None aside), what it does, and its parts."""
+    """A field of a dataclass of settings: its default, its valid values (besides None), its description, its parts."""
     return dataclasses.field(default=default, metadata={"valid": valid, "help": help, "of": of})
 
 
@@ -116,17 +116,17 @@ class Request:
     `settings(Request)` has the type, default, range and help of each field. None stands for what depends on the model,
     or on the other settings. Of some there is more to say:
 
-    image, mask: paths of pictures, or uint8 [H, W, 3], and Bool [H, W], True where the image is painted anew; the rest
-        stays as it is, pixel for pixel.
-    images: of any size; the first one sets the size of what is made where none is named. Of such a model `image`
-        without strength, mask and margins is the first of them.
+    image, mask: paths of pictures, or uint8 [H, W, 3], and Bool [H, W], True where the image is repainted; the rest
+        stays, pixel for pixel.
+    images: pictures of any size; the first one sets the size of the pictures where the request names none. For a model
+        that takes them, `image` without strength, mask and margins is the first of them.
     resamplings: RePaint (Lugmayr et al. 2022) takes nearly as many times the evaluations.
     tile: the autoencoder's memory then does not grow with the picture, see `diffusion.models.autoencoders.tiles`;
         neighbours share a quarter.
     windows, emphasis: see `diffusion.text.encode`.
     controls: `Control`s, or tuples or tables of their parts; several add up.
     regions: `Region`s, or texts; the prompt holds in the rest, and where masks overlap, each has its share.
-    words: `Word`s, or texts. Those without a box are guided by Attend-and-Excite, those with one by layout guidance.
+    words: `Word`s, or texts. Attend-and-Excite guides words without a box, layout guidance words with one.
     reference: the picture's self-attention has its tokens beside its own, at every step with the step's noise.
     """
 
@@ -255,14 +255,14 @@ class Request:
     @classmethod
     def series(cls, prompt: str, seed: int, number: int, **more: Any) -> Self:
         """The request for `number` pictures of one prompt, with seeds that follow one another from `seed` on."""
-        whole = lambda name, value, low, high: valid_as(schema.whole(low, high), name, typed(int, value))
-        number = whole("number", number, 1, NUMBER)
-        seed = whole("seed", seed, 0, SEED - number + 1)  # so that the last one is in range, too
+        integer = lambda name, value, low, high: valid_as(schema.whole(low, high), name, typed(int, value))
+        number = integer("number", number, 1, NUMBER)
+        seed = integer("seed", seed, 0, SEED - number + 1)  # so that the last one is in range, too
         return cls(prompts=(prompt,), seeds=tuple(range(seed, seed + number)), **more)
 
     @property
     def number(self) -> int:
-        """How many pictures it asks for."""
+        """The number of pictures."""
         return max(len(self.prompts), len(self.seeds))
 
     def rows(self) -> tuple[list[str], list[int]]:
@@ -276,7 +276,7 @@ class Request:
         return self.mask is not None or any(self.margins)
 
     def first_step(self, steps: int) -> int:
-        """The step at which a trajectory of so many steps begins, later the less of an image is changed.
+        """The first of a trajectory's `steps` steps; it is later, the less of an image is changed.
 
         Raises:
             ValueError: for a strength that leaves no step.
@@ -297,12 +297,12 @@ class Request:
         """The request with the model's own steps, guidances and sampler where it names none."""
         steps, guidance = model.usual.overridden(self.steps, self.guidance)
         sampler = self.sampler or (MOVING if self.words else model.process.sampler)
-        own = {"steps": steps, "guidance": guidance, "sampler": sampler}
+        changes = {"steps": steps, "guidance": guidance, "sampler": sampler}
         if self.image_guidance is None:
-            own["image_guidance"] = 1.0 if model.distilled else model.kind.image_guidance
+            changes["image_guidance"] = 1.0 if model.distilled else model.kind.image_guidance
         if model.kind.several and self.image is not None and self.strength is None and not self.keeps:
-            own |= {"image": None, "images": (self.image, *self.images)}
-        return dataclasses.replace(self, **own)
+            changes |= {"image": None, "images": (self.image, *self.images)}
+        return dataclasses.replace(self, **changes)
 
     def check(self, model: Any) -> None:
         """Checks a resolved request against a model; a setting without effect is a warning.
@@ -352,10 +352,10 @@ class Request:
             warnings.warn("a prompt is empty: its picture shows anything that the model knows", stacklevel=3)
 
     def _check_edit(self, does: str) -> None:
-        """Refuses what a model that edits a picture by instructions, or follows its edges or depths, cannot do."""
+        """Refuses settings that a model cannot follow which edits a picture, or follows its edges or depths."""
         if self.image is None:
-            of = ", its edges or depths," if does == "follows" else ""
-            raise ValueError(f"this model {does} a picture{of} by the prompt: name the image")
+            part = ", its edges or depths," if does == "follows" else ""
+            raise ValueError(f"this model {does} a picture{part} by the prompt: name the image")
         if self.strength not in (None, 1):
             raise ValueError(
                 f"strength = {self.strength}: this model sees the image and begins at noise; image_guidance says how "
@@ -374,9 +374,10 @@ class Request:
         return max(self.guidance or 0, self.late_guidance or 0) > 1
 
     def size(self, model: Any, image: np.ndarray | None, images: Sequence[np.ndarray] = ()) -> tuple[int, int]:
-        """(height, width) of the pictures that a model makes of the request, of an image with its margins if any.
+        """(height, width) of the pictures that a model makes for the request.
 
-        Otherwise that of the first of the `images`, as `edited_images` has them, where the request names none.
+        It is the size of the image with its margins, if there is one; else the size in the request; else the size of
+        the first of the `images`, as `edited_images` returns them.
 
         Raises:
             ValueError: for a size that is not the image's, or that the model cannot make.

@@ -27,8 +27,8 @@ class TimedLora(NamedTuple):
     """A LoRA of the denoiser with its interval.
 
     Attributes:
-        adapter: as `lora.merge` takes it.
-        scale: of each place, with the weight in it.
+        adapter: the adapter, as in `lora.merge`.
+        scale: {place: scale}, which includes the weight.
         times: the first and the last t of its effect.
     """
 
@@ -43,10 +43,10 @@ class Timed:
     """The parameters of a denoiser with each combination of LoRAs that acts at some t; a pytree.
 
     Attributes:
-        params: without LoRAs.
-        changed: of each combination the kernels that it changes, by their paths.
-        acting: of each combination, which of the LoRAs act.
-        times: of each LoRA, its interval, rounded to float32 as t is.
+        params: the parameters without LoRAs.
+        changed: the changed kernels {path: kernel} of each combination.
+        acting: whether each LoRA acts, for each combination.
+        times: the interval of each LoRA, rounded to float32 like t.
     """
 
     params: Any
@@ -58,11 +58,11 @@ class Timed:
 def timed(params: Any, loras: Sequence[TimedLora]) -> Timed:
     """Merges LoRAs for each combination of them that acts at some t of 0 to 1, those of one combination at once.
 
-    Intervals are closed: two that touch act together at the t that they share, which is a combination of its own.
+    Intervals are closed: two that touch act together at the t that they share, which is another combination.
 
     Args:
-        params: of the denoiser.
-        loras: at least one.
+        params: the parameters of the denoiser.
+        loras: the LoRAs, at least one.
     """
     times = tuple((float(np.float32(low)), float(np.float32(high))) for low, high in (one.times for one in loras))
     ends = sorted({0.0, 1.0}.union(*times))
@@ -71,15 +71,15 @@ def timed(params: Any, loras: Sequence[TimedLora]) -> Timed:
     merge = jax.jit(lora.merge)
     changed = []
     for combination in acting:
-        own = [one for one, acts in zip(loras, combination) if acts]
-        adapters = [one.adapter for one in own]
+        active = [one for one, acts in zip(loras, combination) if acts]
+        adapters = [one.adapter for one in active]
         # A compiled function copies what it leaves alone, so it receives the kernels that change, and no others.
-        changed.append(merge(lora.replaced(params, adapters), adapters, [one.scale for one in own]))
+        changed.append(merge(lora.replaced(params, adapters), adapters, [one.scale for one in active]))
     return Timed(params, tuple(changed), tuple(acting), times)
 
 
 def at(weights: Any, t: Any, evaluate: Callable[[Any], Any]) -> Any:
-    """What is evaluated with a denoiser's parameters at t: W + sum over the LoRAs whose interval holds t.
+    """The value of a function of a denoiser's parameters at t: W + sum over the LoRAs whose interval holds t.
 
     Args:
         weights: `Timed`, or parameters that are the same at every t.

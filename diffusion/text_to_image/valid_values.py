@@ -15,7 +15,7 @@ PATH = 4096  # characters
 
 
 def text(longest: int) -> schema.Valid:
-    """Texts of at most so many letters, without the letter NUL, which ends a path."""
+    """Texts of at most `longest` letters, without the letter NUL, which ends a path."""
     valid = schema.text(longest)
     return schema.Valid(f"{valid.words}, without NUL", lambda value: valid.holds(value) and "\0" not in value)
 

@@ -55,24 +55,24 @@ OF_PICTURES = {
 }
 
 
-OF_FIRST = 2**31  # of the keys of a first frame's noise, apart from the numbers of steps
+OF_FIRST = 2**31  # folded into the keys of a first frame's noise; numbers of steps are smaller
 
 
 class Video(NamedTuple):
-    """How a pipeline makes clips.
+    """The properties of a pipeline's clips.
 
     Attributes:
-        frames: of a clip where a request names none, as in the class's `__call__`.
+        frames: number of frames of a clip where a request names none, as in the class's `__call__`.
         size: height and width in pixels, likewise.
         rate: frames a second.
-        second: folder of a second denoiser, of the times below model_index.json's boundary_ratio; "": there is none.
+        second: the folder of a second denoiser for the times below model_index.json's boundary_ratio; "" for none.
         begins: whether its clips begin with the image of the request, whose latents its denoiser sees beside its own.
-        masked: whether it then sees masks of the frames that are given, too.
+        masked: whether it then sees masks of the known frames, too.
         clean: whether its denoiser has a time for each frame, so that the clips may begin with an image whose frame of
             the latent is clean (TI2V-5B of Wan 2.2, LTX-Video).
-        blur: of that frame, as much noise as blur t^2 at the time t of the others.
-        timed: whether its denoiser receives the time of each frame of the latent in seconds, of the last frame of the
-            clip that it stands for.
+        blur: the noise of that frame: blur t^2 times N(0, I), at the time t of the other frames.
+        timed: whether its denoiser receives the time of each latent frame in seconds: the time of the last frame that
+            it stands for.
     """
 
     frames: int
@@ -92,9 +92,9 @@ class Experts:
     """The parameters of two denoisers of one architecture; a pytree.
 
     Attributes:
-        early: of t from `boundary` to 1.
-        late: of smaller t.
-        boundary: in [0, 1].
+        early: the parameters for t from `boundary` to 1.
+        late: the parameters for smaller t.
+        boundary: the t at which the denoisers change, in [0, 1].
 
     Reference: Wan Team, Wan 2.2's code, 2025.
     """
@@ -108,30 +108,30 @@ class Experts:
         return jnp.max(jnp.asarray(t)) >= self.boundary
 
     def scale(self, t: Any, scales: Any) -> Array:
-        """The scale of the guidance at t, of that of the first denoiser and of the second, or of one for both."""
+        """The scale of the guidance at t, of the scales of the first and the second denoiser, or of one for both."""
         early, late = jnp.broadcast_to(jnp.asarray(scales), (2,))
         return jnp.where(self.acts_early(t), early, late)
 
 
 def evaluated(weights: Any, t: Any, evaluate: Callable[[Any], Any]) -> Any:
-    """What is evaluated with a denoiser's parameters at t.
+    """The value of a function of a denoiser's parameters at t.
 
     Args:
-        weights: `Experts` or what `timed_loras.at` takes.
+        weights: `Experts`, or weights of `timed_loras.at`.
         t: the schedule's time, one for all examples.
         evaluate: a pure function of the parameters.
     """
     if not isinstance(weights, Experts):
         return timed_loras.at(weights, t, evaluate)
-    of = lambda own: lambda: timed_loras.at(own, t, evaluate)
-    return jax.lax.cond(weights.acts_early(t), of(weights.early), of(weights.late))
+    branch = lambda expert: lambda: timed_loras.at(expert, t, evaluate)
+    return jax.lax.cond(weights.acts_early(t), branch(weights.early), branch(weights.late))
 
 
 def frames(request: Any, model: Any) -> int:
-    """The frames of a request's clips, 0 of a model that makes pictures.
+    """The number of frames of a request's clips; 0 for a model that makes pictures.
 
     Raises:
-        ValueError: for a number that the autoencoder cannot make, or of a model that makes pictures.
+        ValueError: for a number that the autoencoder cannot make, or any number where the model makes pictures.
     """
     video = model.kind.video
     if video is None:
@@ -151,15 +151,15 @@ def frames(request: Any, model: Any) -> int:
 
 
 def check_learned(model: Any, size: tuple[int, int], number: int) -> None:
-    """Refuses clips of another shape than that whose positions a denoiser has learned.
+    """Refuses clips of another shape than the one whose positions a denoiser has learned.
 
     Args:
         model: a `TextToImage`.
         size: height and width in pixels.
-        number: of frames; 0: pictures.
+        number: number of frames; 0 for pictures.
 
     Raises:
-        ValueError: naming that shape.
+        ValueError: if the shapes differ; the message states the learned one.
     """
     learned = getattr(model.denoiser, "learned", None)
     if not number or not learned:
@@ -202,13 +202,13 @@ def check(request: Any, model: Any) -> None:
 
 
 def latent_frames(model: Any, number: int) -> int:
-    """F' of the latents of so many frames, with those before the first that fill a patch of the denoiser."""
-    found = 1 + (number - 1) // model.modules["vae"].time_factor
-    return found + -found % getattr(model.denoiser, "frames", 1)
+    """F', the number of latent frames of `number` frames, including those that fill the denoiser's first patch."""
+    frames_of_latent = 1 + (number - 1) // model.modules["vae"].time_factor
+    return frames_of_latent + -frames_of_latent % getattr(model.denoiser, "frames", 1)
 
 
 def seconds(model: Any, number: int) -> Array:
-    """When each frame of the latents of so many frames ends, [F'] in seconds: a group's last frame, in LTX-Video."""
+    """The time in seconds at which each latent frame of `number` frames ends, [F'], as LTX-Video defines it."""
     factor = model.modules["vae"].time_factor
     return jnp.maximum(factor * jnp.arange(latent_frames(model, number)) - factor + 1, 0) / model.kind.video.rate
 
@@ -230,17 +230,17 @@ def completed(
 ) -> Denoiser:
     """The denoiser of the frames behind the first, which is clean; see `videos.completing`.
 
-        the first frame at the time t of the others: first + blur t^2 n(t),   n(t) ~ N(0, I), anew at each time
+        the first frame at the time t of the others: first + blur t^2 n(t),   n(t) ~ N(0, I), independent for each t
 
     Args:
-        denoise: takes x_t [B, F', h, w, D] and t [B, F'].
-        schedule: the process.
-        first: [B, 1, h, w, D].
-        frames: F'.
-        blur: see `Video.blur`.
-        keys: [B], of n; needed with a blur alone.
+        denoise: (x_t [B, F', h, w, D], t [B, F']) -> prediction of x_0.
+        schedule: the schedule of the process.
+        first: the latent of the first frame, [B, 1, h, w, D].
+        frames: number of latent frames, F'.
+        blur: scale of the first frame's noise, see `Video.blur`.
+        keys: the random keys of n, [B]; needed only with a blur.
 
-    Reference: the noise is that of the code of LTX-Video 0.9.5 (Lightricks, 2025).
+    Reference: the noise is as in the code of LTX-Video 0.9.5 (Lightricks, 2025).
     """
 
     def completing(first: Array) -> Denoiser:
@@ -253,24 +253,24 @@ def completed(
     def at(x_t: Array, t: Any) -> Any:
         now = jnp.max(jnp.asarray(t, jnp.float32))
         bits = jax.lax.bitcast_convert_type(now, jnp.uint32)
-        own = lambda key: jax.random.fold_in(jax.random.fold_in(key, OF_FIRST), bits)
-        noise = jax.vmap(lambda key: jax.random.normal(own(key), first.shape[1:]))(keys)
+        key_at_t = lambda key: jax.random.fold_in(jax.random.fold_in(key, OF_FIRST), bits)
+        noise = jax.vmap(lambda key: jax.random.normal(key_at_t(key), first.shape[1:]))(keys)
         return completing(first + blur * now**2 * noise)(x_t, t)
 
     return at
 
 
 def padded(vae: Any, encode: Callable[[Array], Any], image: Array, frames: int) -> Array:
-    """What a denoiser sees of a clip whose first frame is given and masked by nothing: (its latents, 0, 0, ...).
+    """A denoiser's input for a clip with a known first frame, without masks: (its latents, 0, 0, ...).
 
     Args:
         vae: the autoencoder; one of CogVideoX says whether it divides by its scale here, where it multiplies otherwise.
-        encode: of `coding`.
-        image: [1, H, W, C] in [-1, 1].
-        frames: F', of the latents.
+        encode: the encoder that `coding` returns.
+        image: the first frame, [1, H, W, C] in [-1, 1].
+        frames: number of latent frames, F'.
 
     Returns:
-        [1, F', h, w, D].
+        The input, [1, F', h, w, D].
     """
     first = first_latent(vae, encode, image)
     first = first / vae.scale**2 if getattr(vae, "inverted", False) else first
@@ -278,18 +278,18 @@ def padded(vae: Any, encode: Callable[[Array], Any], image: Array, frames: int) 
 
 
 def given(vae: Any, encode: Callable[[Array], Any], image: Array, number: int) -> Array:
-    """What a denoiser sees of a clip whose first frame is given: `time_factor` masks, and latents.
+    """A denoiser's input for a clip with a known first frame: `time_factor` masks, and latents.
 
-        [is given, latents of (image, 0, 0, ...)]
+        [whether a frame is known, latents of (image, 0, 0, ...)]
 
     Args:
         vae: the autoencoder.
-        encode: of `coding`.
-        image: [1, H, W, C] in [-1, 1].
-        number: F, frames of the clip.
+        encode: the encoder that `coding` returns.
+        image: the first frame, [1, H, W, C] in [-1, 1].
+        number: number of frames of the clip, F.
 
     Returns:
-        [1, F', h, w, time_factor + D].
+        The input, [1, F', h, w, time_factor + D].
 
     Reference: Wan Team, "Wan: Open and Advanced Large-Scale Video Generative Models", 2025, on image to video.
     """

@@ -49,7 +49,7 @@ def plan(folder: str, request: Request, names: Sequence[str], dtype: str = "bflo
         FileNotFoundError, ValueError: as `text_to_image.load` and `generate`.
     """
     model = described(folder, dtype=dtype, weights=False)
-    job = Job.of(model, request)
+    job = Job.prepare(model, request)
     batch = request.batch_size
     weights = {part: peak_memory.held(params) for part, params in model.params.items()}
 

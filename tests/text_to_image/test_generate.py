@@ -157,7 +157,7 @@ def test_thirty_guided_steps_end_where_diffusers_pipeline_does(name, case):
         conditional, unconditional, scale = conditional | beside, unconditional | beside, jnp.array([7.5, 1.5])
     if name.endswith("_edits"):
         request = Request(images=tuple(found[f"image/{i}"] for i in range(2)), prompts=PROMPTS, height=32, width=32)
-        job = Job.of(loaded(name), request)
+        job = Job.prepare(loaded(name), request)
         assert [image.shape[1:3] for image in job.images] == [(64, 64), (64, 72)]
         with jax.disable_jit(False):
             begin = jax.jit(
@@ -385,7 +385,7 @@ def test_flux_sees_each_pixel_of_the_mask_or_the_picture_as_latents(name):
     image = picture()
     mask = np.add.outer(np.arange(16), np.arange(24)) > 17 if name == "fill" else None
     model = dataclasses.replace(loaded(name), modules={**loaded(name).modules, "vae": Pixels()}, _programs={})
-    job = Job.of(model, Request(prompts=("a cat",), image=image, mask=mask, steps=2))
+    job = Job.prepare(model, Request(prompts=("a cat",), image=image, mask=mask, steps=2))
     x, _, known, _, seen = programs.begin(model, job.course, {}, job.keys(), *job.canvas.arrays())
     assert x.shape == (1, 8, 12, 4) and known is None
     encoded = lambda image: Pixels().apply({}, to_model(image)[None], "encode").mean[0]
@@ -397,7 +397,7 @@ def test_flux_sees_each_pixel_of_the_mask_or_the_picture_as_latents(name):
     for y, x in np.ndindex(2, 2):
         np.testing.assert_array_equal(seen["beside"][0, ..., 4 + 2 * y + x], mask[y::2, x::2])
     with pytest.raises(ValueError, match="trained to paint what is masked: name an image and a mask"):
-        Job.of(model, Request(prompts=("a cat",), image=image))
+        Job.prepare(model, Request(prompts=("a cat",), image=image))
 
 
 @pytest.mark.slow

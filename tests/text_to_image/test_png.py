@@ -19,7 +19,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from diffusion import text_to_image
-from diffusion.experiments.playground.page_request import PageRequest, of_file
+from diffusion.experiments.playground.page_request import PageRequest, read_file
 from diffusion.experiments.sampling import from_prompt
 from diffusion.io import pictures
 from diffusion.text_to_image import jobs, load, model_index, png
@@ -176,7 +176,7 @@ def used(folder):
         path = pathlib.Path("fuzzed.png")
         path.write_bytes(content)
         errors = []
-        for user, where in ((of_file, (PageRequest(), folder)), (from_prompt.again, (str(folder / "out"),))):
+        for user, where in ((read_file, (PageRequest(), folder)), (from_prompt.again, (str(folder / "out"),))):
             try:
                 user(path, *where)
             except (ValueError, FileNotFoundError) as error:

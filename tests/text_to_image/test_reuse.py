@@ -83,7 +83,7 @@ def test_watch_shows_the_pictures_of_generate_with_a_cache_and_merged_tokens(mod
 )
 def test_what_does_not_fit_is_refused(model, settings, message):
     with pytest.raises(ValueError, match=message):
-        jobs.Job.of(model, _request(**settings))
+        jobs.Job.prepare(model, _request(**settings))
 
 
 def test_a_cache_learns_where_the_steps_of_a_request_lie_among_all(model, monkeypatch):
@@ -94,8 +94,8 @@ def test_a_cache_learns_where_the_steps_of_a_request_lie_among_all(model, monkey
     )
     image = np.zeros((8, 8, 3), np.uint8)
     settings = {"cache": '{"name": "own"}', "image": image, "strength": 0.5}
-    jobs.Job.of(model, _request(**settings))
-    jobs.Job.of(model, _request(**settings, mask=np.eye(8, dtype=bool), resamplings=2))
+    jobs.Job.prepare(model, _request(**settings))
+    jobs.Job.prepare(model, _request(**settings, mask=np.eye(8, dtype=bool), resamplings=2))
     assert learnt == [(4, 8, ((4, 5, 6, 7),)), (7, 8, ((4,), (4, 5), (5, 6), (6, 7)))]
 
 
@@ -104,14 +104,14 @@ def test_a_watermark_in_the_noise_is_refused_where_nobody_could_read_it(model, t
     watermarks.make(ring, "tree_ring", radius=0.5)
     watermarks.make(tmp_path / "post.json", "spread_spectrum", bits=4, low=1, high=8)
     image = np.zeros((8, 8, 3), np.uint8)
-    assert jobs.Job.of(model, _request(watermark=ring)).course.watermark is not None
+    assert jobs.Job.prepare(model, _request(watermark=ring)).course.watermark is not None
     for settings, why in (
         ({"sampler": "ddpm"}, "the sampler adds noise of its own"),
         ({"image": image, "strength": 0.5}, "sampling starts from a picture"),
     ):
         with pytest.raises(ValueError, match=f"tree_ring .*{why}.*spread_spectrum"):
-            jobs.Job.of(model, _request(watermark=ring, **settings))
-        jobs.Job.of(model, _request(watermark=str(tmp_path / "post.json"), **settings))
+            jobs.Job.prepare(model, _request(watermark=ring, **settings))
+        jobs.Job.prepare(model, _request(watermark=str(tmp_path / "post.json"), **settings))
 
 
 def test_lora_files_are_refused_by_quantised_kernels(model, monkeypatch):
