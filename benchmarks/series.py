@@ -138,7 +138,7 @@ def measure(workdir: str | None, hide: dict, number: int, steps: int) -> dict[st
         scores[name]["nfe"] = {"value": sampler.nfe(plan.solved)}
     scores["exact, draws"] = series_scores.scores(draws, part, closed=closed)
     scores["exact"] = {"crps": series_scores.averaged(closed, part.real)}
-    scores["marginal"] = {"crps": series_scores.of_marginal(source("train"), part)["crps_marginal"]}
+    scores["marginal"] = {"crps": series_scores.score_marginal(source("train"), part)["crps_marginal"]}
     return scores
 
 

@@ -59,13 +59,13 @@ def features_of(
     """The projected gradients of pictures, under the run's parameterization, at times uniform in [0, t_max].
 
     Args:
-        run: of classes, or without conditions.
-        key: of the times and the noise. Samples and training pictures need two: with one, those of the same row would
-            share their draws, and score high for that alone.
-        images: uint8 `[N, H, W, C]`.
-        labels: int `[N]`.
-        k: numbers of each projection.
-        draws: of time and noise.
+        run: a run on classes, or without conditions.
+        key: the random key of the times and the noise. Samples and training pictures need different keys: with one key,
+            rows of the same number would share their draws, and score high for that alone.
+        images: the pictures, uint8 `[N, H, W, C]`.
+        labels: the classes, int `[N]`.
+        k: number of values of each projection.
+        draws: number of draws of time and noise.
         done: called with the count of pictures that are done.
 
     Raises:
@@ -77,7 +77,7 @@ def features_of(
     parameterization = recipe.parameterization
     project = attribution.sketch(jax.random.key(0), run.params, k)
 
-    def of(params, image, label, keys):
+    def features(params, image, label, keys):
         x = to_model(image)[None]
         condition = None if recipe.null is None else label[None]
 
@@ -92,7 +92,7 @@ def features_of(
 
         return attribution.features(residual, params, keys, project)
 
-    several = jax.jit(jax.vmap(of, in_axes=(None, 0, 0, 0)))
+    several = jax.jit(jax.vmap(features, in_axes=(None, 0, 0, 0)))
     keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i), draws))(np.arange(len(images)))
     rows = (images, np.asarray(labels, np.int32), keys)
     return chunks.applied(lambda few: several(run.params, *few), rows, BATCH, done)
@@ -127,9 +127,9 @@ def attribute(
     done: Callable[[int], None] = lambda done: None,
 ) -> np.ndarray:
     """TRAK's scores of training pictures for samples, both (uint8 `[., H, W, C]`, labels); float64 `[Q, N]`."""
-    of_samples = features_of(run, jax.random.key(2), *samples, k, draws)
-    of_train = features_of(run, jax.random.key(1), *train, k, draws, done)
-    return attribution.trak(of_samples.loss, of_train.loss, of_train.output, damping=0.1)
+    sample_features = features_of(run, jax.random.key(2), *samples, k, draws)
+    train_features = features_of(run, jax.random.key(1), *train, k, draws, done)
+    return attribution.trak(sample_features.loss, train_features.loss, train_features.output, damping=0.1)
 
 
 def main(argv: list[str]) -> None:

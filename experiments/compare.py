@@ -60,7 +60,7 @@ def compare(folders: Sequence[str | pathlib.Path], requested: Sequence[str] = ()
     """Compares the runs in some folders.
 
     Args:
-        folders: at least two run folders, or folders with other samples of a run inside its own.
+        folders: the folders, at least two: run folders, or folders with other samples of a run inside its own.
         requested: names of figures; all by default.
 
     Raises:
@@ -145,7 +145,7 @@ def _protocol(content: Mapping) -> dict[str, Any]:
 
 def _run(folder: pathlib.Path, config: dict[str, Any], fields: Sequence[str]) -> Run:
     """A run as a sweep has it; what varies are those fields of its config."""
-    measured = figures.of_run(folder)
+    measured = figures.read_run(folder)
     flat = flattened(config)
     overrides = {field: flat.get(field, MISSING) for field in fields}
     return Run(str(folder), overrides, folder, DONE, measured.figures, measured.curves, "", 0.0, {}, "", 1)
@@ -156,15 +156,15 @@ def _named(group: Group, paths: Sequence[pathlib.Path], shown: Sequence[str]) ->
     common = os.path.commonpath([path.absolute() for path in paths])
     below = [os.path.relpath(run.workdir.absolute(), common) for run in group.runs]
     names = [run.workdir.name if name == "." else name for name, run in zip(below, group.runs)]
-    own = group.runs[0].figures if len(group.runs) == 1 else group.figures
-    return group._replace(name=", ".join(names), figures={name: own[name] for name in shown if name in own})
+    values = group.runs[0].figures if len(group.runs) == 1 else group.figures
+    return group._replace(name=", ".join(names), figures={name: values[name] for name in shown if name in values})
 
 
 def _tests(first: Group, second: Group, config: Mapping) -> dict[str, Difference]:
     """The difference of each figure that both settings have, by the best test that their runs allow."""
     single = len(first.runs) == len(second.runs) == 1
-    of_samples = any(name.startswith(("asked_class", "fd_")) for name in first.figures)
-    by_samples = _of_samples(first.runs[0].workdir, second.runs[0].workdir, config) if single and of_samples else {}
+    sampled = any(name.startswith(("asked_class", "fd_")) for name in first.figures)
+    by_samples = _sample_tests(first.runs[0].workdir, second.runs[0].workdir, config) if single and sampled else {}
     seed = lambda run: tuple(run.overrides.get(field) for field in SEEDS)
     tests = {}
     for name in first.figures:
@@ -176,14 +176,14 @@ def _tests(first: Group, second: Group, config: Mapping) -> dict[str, Difference
         ]
         tests[name] = (
             by_samples.get(name)
-            or significance.of_seeds(*by_seed)
-            or significance.of_intervals(first.figures[name], second.figures[name])
+            or significance.compare_seeds(*by_seed)
+            or significance.compare_intervals(first.figures[name], second.figures[name])
         )
     return {name: test for name, test in tests.items() if test}
 
 
-def _of_samples(first: pathlib.Path, second: pathlib.Path, config: Mapping) -> dict[str, Difference]:
-    """The tests of `significance.of_samples`, where both runs were evaluated and still have their samples."""
+def _sample_tests(first: pathlib.Path, second: pathlib.Path, config: Mapping) -> dict[str, Difference]:
+    """The tests of `significance.compare_samples`, where both runs were evaluated and still have their samples."""
     if not all((folder / file).is_file() for folder in (first, second) for file in ("samples.npz", "report.json")):
         return {}
     sets = [Samples(*sample_files.read_samples(folder), _sampling(folder).get("seed")) for folder in (first, second)]
@@ -192,7 +192,7 @@ def _of_samples(first: pathlib.Path, second: pathlib.Path, config: Mapping) -> d
     if "classifier" in config["evaluate"]["features"] and splits[0].spec.num_classes:
         sample_metrics.trained_classifier(splits[0])
     with progress.bar("exchanging samples", len(config["evaluate"]["features"]) + 1, "figures") as advance:
-        return significance.of_samples(*sets, config, splits, advance)
+        return significance.compare_samples(*sets, config, splits, advance)
 
 
 def tables(compared: Compared) -> list[tuple[str, list[str], list[list[str]]]]:
@@ -204,8 +204,8 @@ def tables(compared: Compared) -> list[tuple[str, list[str], list[list[str]]]]:
     header = ["", "setting", "difference", "95 % interval", "p", "tested by"]
     tests = [
         [name, setting, f"{test.value:+.4g}", f"{test.low:+.3g} to {test.high:+.3g}", f"{test.p:.2g}", test.how]
-        for setting, of_setting in compared.tests.items()
-        for name, test in of_setting.items()
+        for setting, tests_of_setting in compared.tests.items()
+        for name, test in tests_of_setting.items()
     ]
     every = [
         ("Config fields that differ", ["field", *names], fields),

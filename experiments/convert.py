@@ -98,20 +98,20 @@ def networks(
         module, params, config = model.trained(path)
         if isinstance(module, RAEDecoder):
             encoder = checkpoints.read_about(path, checkpoints.latest(path)).get("encoder") or {"sha256": ""}
-            module, params = representation_autoencoders.of_run(module, params, config, encoder["sha256"])
-        own = resolve.Resolver(config).autoencoder
-        if own is None:
+            module, params = representation_autoencoders.build_autoencoder(module, params, config, encoder["sha256"])
+        autoencoder = resolve.Resolver(config).autoencoder
+        if autoencoder is None:
             yield "", module, params
             return
         yield "model", module, params
-        yield "autoencoder", *own.of_run(checkpoints.load_ema(path)[0])
+        yield "autoencoder", *autoencoder.of_run(checkpoints.load_ema(path)[0])
         return
     several = [] if path.is_dir() or architecture or prefix else _under_prefixes(path)
     if not several:
         only = folders.find(path, architecture, prefix=prefix or None)
         yield "", only.module, folders.read(only, dtype)
-    for each in several:
-        yield each.family.name, each.module, folders.read(each, dtype)
+    for one in several:
+        yield one.family.name, one.module, folders.read(one, dtype)
 
 
 def _under_prefixes(path: pathlib.Path) -> list[folders.Found]:
@@ -131,9 +131,9 @@ def _under_prefixes(path: pathlib.Path) -> list[folders.Found]:
             except interchange.Mismatch:
                 continue  # another architecture may have this prefix; the error below names what none takes
             left -= {name for name in left if name.startswith(prefix)}
-    names = {name for each in several for name in each.tensors.shapes}
+    names = {name for one in several for name in one.tensors.shapes}
     copy = lambda name: any(name[i + 1 :] in names for i, letter in enumerate(name) if letter == ".")
-    alike = all((each.family.name, each.module) == (several[0].family.name, several[0].module) for each in several)
+    alike = all((one.family.name, one.module) == (several[0].family.name, several[0].module) for one in several)
     if (len(several) > 1 or left) and alike and all(map(copy, left)):
         return []
     if several and left:
@@ -149,9 +149,8 @@ def convert_lora(
 ) -> list[str]:
     """Writes a LoRA file in the layout "peft", or "kohya"; returns the names of the networks that it changes.
 
-    Of `base`, the folder of the pipeline, the configs alone are read. What the file says of itself beside its tensors
-    (base, trigger words, training) stays, but for peft's config, which is that of the new layout. Its model card
-    stands beside it.
+    Only the configs of `base`, the folder of the pipeline, are read. The metadata of the file (base, trigger words,
+    training) stay, except peft's config, which describes the new layout. A model card is written beside the file.
 
     Raises:
         FileExistsError: if `out` exists.
@@ -163,15 +162,15 @@ def convert_lora(
     loras = lora_files.load(source, modules)
     said = lora_names.said(source)
     lora_files.save(out, loras, modules, layout, said)
-    model_card.write_beside(out, model_card.of_lora(source, said, license, base))
+    model_card.write_beside(out, model_card.build_lora_card(source, said, license, base))
     return list(loras)
 
 
 def card(source: pathlib.Path, network: str, license: str = "") -> model_card.Card:
     """The card of a network of a source, which is a run or comes from elsewhere."""
     if (source / "checkpoints").is_dir():
-        return model_card.of_run(source, network, license or model_card.UNKNOWN)
-    return model_card.of_source(source, network, license)
+        return model_card.build_run_card(source, network, license or model_card.UNKNOWN)
+    return model_card.build_source_card(source, network, license)
 
 
 def _is_lora(source: pathlib.Path) -> bool:

@@ -32,15 +32,15 @@ def described(path: str, root: str | None) -> str:
     Raises:
         FileNotFoundError, ValueError: as `content_credentials.read`.
     """
-    found = content_credentials.read(path, root)
+    credentials = content_credentials.read(path, root)
     shown = content_credentials.printable
-    by = shown(found.signer) if found.signer else "an unnamed signer"
-    why = "whose root you trust" if found.trusted else "whose root is not among those that you trust (--root)"
+    by = shown(credentials.signer) if credentials.signer else "an unnamed signer"
+    why = "whose root you trust" if credentials.trusted else "whose root is not among those that you trust (--root)"
     lines = [f"{path}: unchanged since {by} signed it, {why}"]
-    for action in found.actions[:MOST]:
+    for action in credentials.actions[:MOST]:
         kind = action.get("digitalSourceType", "").rpartition("/")[2]
-        lines.append(f"  {shown(action['action'])}: {shown(kind)} by {shown(found.generator)}")
-    lines += [f"  {shown(name)}: {shown(value, LONGEST)}" for name, value in list(found.request.items())[:MOST]]
+        lines.append(f"  {shown(action['action'])}: {shown(kind)} by {shown(credentials.generator)}")
+    lines += [f"  {shown(name)}: {shown(value, LONGEST)}" for name, value in list(credentials.request.items())[:MOST]]
     return "\n".join(lines)
 
 

@@ -55,9 +55,9 @@ def edit(run: trained_run.Trained, editor: Any, split: str = "test", labels: lis
 
     Args:
         run: the trained run; config.sample.number pictures are edited.
-        editor: its entry, e.g. {"name": "edict"}.
-        split: of the run's data.
-        labels: the classes to edit to, in turn; None: their own.
+        editor: the entry of the editor, e.g. {"name": "edict"}.
+        split: the split of the run's data.
+        labels: the classes to edit to, in turn; None for the pictures' own.
 
     Returns:
         {"images": uint8 `[N, H, W, C]`, "originals" likewise, "labels": int `[N]`, "own_labels": int `[N]`}; float32
@@ -67,33 +67,33 @@ def edit(run: trained_run.Trained, editor: Any, split: str = "test", labels: lis
         ConfigError: for an entry that is wrong, or a guidance that is no plain denoiser.
     """
     change = call(editors.EDITORS, editor, "--editor", "editor")
-    x, own = run.real(split, run.config.sample.number)
-    if labels is not None and isinstance(own, Mapping):
+    x, present = run.real(split, run.config.sample.number)
+    if labels is not None and isinstance(present, Mapping):
         raise ConfigError("--labels: the examples have conditions with a mask, and no class alone. Valid: none")
-    wanted = own if labels is None else requested_labels(labels, len(own), run.recipe.num_classes)
-    own, wanted = generate.as_condition(own), generate.as_condition(wanted)
-    real = generate.real_of(run.recipe, own)
+    wanted = present if labels is None else requested_labels(labels, len(present), run.recipe.num_classes)
+    present, wanted = generate.as_condition(present), generate.as_condition(wanted)
+    real = generate.real_of(run.recipe, present)
     shown = to_uint8 if run.recipe.makes_bytes else lambda x: x
-    generate.check_plain(run.recipe, own)
+    generate.check_plain(run.recipe, present)
     keys = generate.keys(generate.seeds(run.config, len(x)))[1]
 
     @jax.jit
-    def edited(params, x, own, wanted):
+    def edited(params, x, present, wanted):
         denoise = generate.denoiser(run.recipe)
-        there, back = (denoise(params, classes) for classes in (own, wanted))
-        beside = functools.partial(generate.side_by_side, run.recipe, params, own, wanted)
+        there, back = (denoise(params, classes) for classes in (present, wanted))
+        beside = functools.partial(generate.side_by_side, run.recipe, params, present, wanted)
         sampler = run.sampler if real is None else samplers.padded(run.sampler, real)
         task = editors.Task(there, back, beside, run.schedule, sampler, padding.zeroed(x, real), run.grid, keys)
         return shown(padding.zeroed(change(task), real))
 
     try:
-        images = edited(run.params, x, own, wanted)
+        images = edited(run.params, x, present, wanted)
     except ValueError as error:
         raise ConfigError(f"--editor = {editor!r}: {error}") from error
-    made = {"images": images, "originals": shown(x), "labels": wanted, "own_labels": own}
+    results = {"images": images, "originals": shown(x), "labels": wanted, "own_labels": present}
     if (structure := run.recipe.structure) is not None:
-        made |= {name: pytrees.unpack(made[name], structure) for name in ("images", "originals")}
-    return jax.tree.map(np.asarray, made)
+        results |= {name: pytrees.unpack(results[name], structure) for name in ("images", "originals")}
+    return jax.tree.map(np.asarray, results)
 
 
 def main(argv: list[str]) -> None:
@@ -103,15 +103,15 @@ def main(argv: list[str]) -> None:
         editor = ast.literal_eval(values.editor)
     except (ValueError, SyntaxError):
         editor = values.editor
-    run = trained_run.of(values.config, checkpoints.load_ema(values.workdir)[0])
-    made = edit(run, editor, values.pictures, values.labels)
+    run = trained_run.from_config(values.config, checkpoints.load_ema(values.workdir)[0])
+    edited = edit(run, editor, values.pictures, values.labels)
     out = pathlib.Path(values.out)
     out.mkdir(parents=True, exist_ok=True)
     with files.whole(out / "edited.npz") as file:
-        np.savez(file, **leaves_of(made))
+        np.savez(file, **leaves_of(edited))
     if run.recipe.makes_pictures:
-        plots.sample_grid(made["images"], made["labels"], out / "edited.png")
-    examples = [jax.tree.leaves(made[name]) for name in ("images", "originals")]
+        plots.sample_grid(edited["images"], edited["labels"], out / "edited.png")
+    examples = [jax.tree.leaves(edited[name]) for name in ("images", "originals")]
     before, after = (np.concatenate([np.float64(leaf).ravel() for leaf in leaves]) for leaves in examples)
     number, unit = len(examples[0][0]), " of 255" if run.recipe.makes_bytes else ""
     print(f"{number} examples, changed by {np.abs(after - before).mean():.3g}{unit} on average: {out / 'edited.npz'}")

@@ -114,14 +114,14 @@ def features(
     shard_records: int = 0,
     size: int = 0,
 ) -> latent_cache.Description:
-    """Writes the features of an encoder beside the latents in a folder, or goes on with it; likewise.
+    """Writes the features of an encoder beside the latents in a folder, or goes on with that.
 
     Args:
-        encoder: with the size of the pictures that it receives.
-        params: of it.
+        encoder: the encoder, with the size of the pictures that it receives.
+        params: the parameters of the encoder.
 
     Returns:
-        What the cache of features holds.
+        The description of the cache of features.
 
     Raises:
         ConfigError: if the dataset is not there or does not fit.

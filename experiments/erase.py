@@ -71,8 +71,8 @@ def run(
 def card(folder: pathlib.Path, about: Mapping[str, Any]) -> model_card.Card:
     """The card of a model whose concepts were erased; its licence, data and failures are those of the base."""
     erased = ", ".join(f"{old} (now {new or 'no text'})" for old, new in about["erased"].items())
-    made = model_card.of_source(folder, "Text-to-image model with erased concepts", base=folder)
-    return made._replace(
+    source_card = model_card.build_source_card(folder, "Text-to-image model with erased concepts", base=folder)
+    return source_card._replace(
         recipe=f"Erased in closed form (UCE) by `diffusion erase`: {erased}. Nothing was trained.\n\n```json\n"
         + json.dumps(dict(about), indent=2)
         + "\n```",

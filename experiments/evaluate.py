@@ -131,15 +131,15 @@ def evaluate(recipe: Recipe, folder: str | pathlib.Path, effort: Effort = FULL) 
     """Evaluates the samples in a folder and writes report.json and report.md there (and curves.png, in a run folder).
 
     Args:
-        recipe: of the run; one with records of its own has `held_out` ones too.
+        recipe: the recipe of the run; one with its own records has `held_out` records too.
         folder: the run folder, or another that `sample` wrote to.
-        effort: how many resamples and subsets.
+        effort: the numbers of resamples and subsets.
 
     Returns:
         The content of report.json.
     """
     call = "diffusion.experiments.evaluate.evaluate(recipe, folder)"
-    return run(recipe.config, folder, call, effort, real_images.of_recipe(recipe))
+    return run(recipe.config, folder, call, effort, real_images.read_splits(recipe))
 
 
 def run(
@@ -234,7 +234,7 @@ def requested(**changes) -> comparison.Request:
 
 def measured_by(protocol: str | None) -> tuple[str, ...]:
     """The figures that a protocol measures where --metrics names none; () for the command's own choice."""
-    if network := comparison.of_network(protocol):
+    if network := comparison.find_protocol(protocol):
         return network.reports
     return protocols.PROTOCOLS[protocol].measures if protocol in protocols.PROTOCOLS else ()
 
@@ -261,8 +261,8 @@ def require_pictures(config: Mapping, metrics: Sequence[str], protocol: str = ""
     wrong = [f"--metrics={name}" for name in metrics if name not in others]
     wrong += [f"--{name}" for name in (*(["protocol"] if protocol else []), *networks)]
     spec = real_images.split_of(config, config.evaluate.split).spec if wrong else None
-    of_clips = spec is not None and isinstance(spec.shape, tuple) and len(spec.shape) == 4
-    if of_clips and protocol in clip_protocols.PROTOCOLS:
+    has_clips = spec is not None and isinstance(spec.shape, tuple) and len(spec.shape) == 4
+    if has_clips and protocol in clip_protocols.PROTOCOLS:
         return
     if spec is not None and not spec.pictures:
         raise ConfigError(
@@ -298,7 +298,7 @@ def evaluate_run() -> None:
             content["model"] |= report.plain(model_metrics.METRICS[name](subject))
         run_report.write(content, folder)
     if flags.FLAGS.protocol or flags.FLAGS.inception or flags.FLAGS.encoder:
-        encoder = comparison.of_network(flags.FLAGS.protocol)
+        encoder = comparison.find_protocol(flags.FLAGS.protocol)
         protocol = encoder or protocols.PROTOCOLS.get(flags.FLAGS.protocol)
         request = requested(
             samples=str(folder / "samples.npz"),

@@ -79,10 +79,10 @@ def rows_of(folder: str | pathlib.Path, name: str, steps: Sequence[int], number:
     """The rows of a run, called `name`, for those of the requested sampling steps that it can take.
 
     Args:
-        folder: of the run.
-        name: of the run in the table.
-        steps: of the sampler, one row for each.
-        number: of samples.
+        folder: the run folder.
+        name: the name of the run in the table.
+        steps: the numbers of sampling steps, one for each row.
+        number: number of samples.
         inception: file of FID's Inception-v3, or "".
     """
     latest = checkpoints.latest(folder)
@@ -117,7 +117,7 @@ def kept(row: Row, out: pathlib.Path, make: Callable[[], Made], *judges: str) ->
         row: a run at a number of steps.
         out: folder of the figures and samples.
         make: () -> both.
-        *judges: what else the figures depend on, by name.
+        *judges: the names of the other things that the figures depend on.
 
     Returns:
         {"name", "steps", the figures, "checkpoint", "folder", "key"}; the images are in NAME-STEPS.npz.
@@ -156,7 +156,7 @@ def measured(row: Row) -> Made:
 def table(
     rows: Sequence[Mapping], features: Sequence[str], reference: Mapping | None, share: tuple[str, str] = SHARE
 ) -> str:
-    """The rows as Markdown; distances in brackets are over that of the reference, the teacher at its own steps."""
+    """The rows as Markdown; distances in brackets are divided by the reference's, the teacher at its own steps."""
     distances = [f"fd_{name}" for name in features]
     titles = {"fd_inception": "FID", **{f"fd_{name}": f"FD {name}" for name in features if name != "inception"}}
     lines = []
@@ -207,12 +207,12 @@ def compare(measure: Callable[[Row], Made], inception: str, share: tuple[str, st
     """Measures the runs that the flags name, prints, and writes.
 
     Args:
-        measure: of a row, makes figures and samples; among the figures are "nfe", `share[0]`, and "fd_FEATURE" and
+        measure: row -> figures and samples; among the figures are "nfe", `share[0]`, and "fd_FEATURE" and
             "floor_FEATURE" of features.
         inception: file of FID's Inception-v3, or "".
-        share: as in `table`.
-        program: the words that start it, for the record.
-        *judges: as in `kept`.
+        share: the figure of accuracy and its title, as in `table`.
+        program: the words that start the program, for the record.
+        *judges: the names of the other things that the figures depend on, as in `kept`.
     """
     values = flags.FLAGS
     console = Console(highlight=False, soft_wrap=True)
@@ -227,8 +227,8 @@ def compare(measure: Callable[[Row], Made], inception: str, share: tuple[str, st
         features = [name.removeprefix("fd_") for name in rows[-1] if name.startswith("fd_")]
         distances = "  ".join(f"{name} {rows[-1][f'fd_{name}']:.4g}" for name in features)
         console.print(f"{row.name}, {rows[-1]['nfe']} evaluations: {distances}", markup=False)
-    own = workdir.read_config(values.teacher).sample.steps
-    reference = next((row for row in rows if row["name"] == "teacher" and row["steps"] == own), None)
+    teacher_steps = workdir.read_config(values.teacher).sample.steps
+    reference = next((row for row in rows if row["name"] == "teacher" and row["steps"] == teacher_steps), None)
     text = table(rows, features, reference, share)
     record = {"command": workdir.command(program), "number": values.number, "rows": rows}
     workdir.write_text(out / "few_steps.json", json.dumps(record, indent=1) + "\n")

@@ -79,9 +79,9 @@ def film(
 
     Args:
         run: the trained run.
-        split: of its data.
-        first, last, every: the frames that are given, see `given_of`; of a run on latents those of the latent.
-        frames: of a film, likewise; 0: those of the run's clips.
+        split: the split of its data.
+        first, last, every: the known frames, see `given_of`; for a run on latents, frames of the latent.
+        frames: number of frames of a film, likewise; 0 for the number of the run's clips.
 
     Returns:
         {"images": uint8 `[N, F, H, W, C]`, "given": Bool `[F]`, of their frames of pixels, "originals": the clips,
@@ -110,13 +110,13 @@ def film(
     generate.check_given_frames(recipe, jax.tree.map(lambda leaf: leaf[:1], labels))
     made_frames = -(-(frames - first) // (window - first)) * (window - first) if longer else int((~given).sum())
     plan = timesteps.plan(run.grid)
-    coder, encode, decode, step = clip_coding.of_recipe(run.recipe)
+    coder, encode, decode, step = clip_coding.build_coding(run.recipe)
     pixels = lambda count: 1 + step * (count - 1)  # frames of so many of the latent
 
     @jax.jit
     def make(params, coder, clips, labels, seeds):
         starts, keys = generate.keys(seeds)
-        denoise = generate.of_kind(recipe)(params, labels)
+        denoise = generate.build_for_sampler(recipe)(params, labels)
         x = samplers.prior(run.schedule, starts, (made_frames, *run.shape[1:]))
         if longer:
             coding = (lambda clips: encode(coder, clips), lambda x: decode(coder, x))
@@ -147,7 +147,7 @@ def _check(run: trained_run.Trained) -> None:
 def main(argv: list[str]) -> None:
     """Makes the films, and writes the files."""
     values = flags.FLAGS
-    run = trained_run.of(values.config, checkpoints.load_ema(values.workdir)[0], any_kind=True)
+    run = trained_run.from_config(values.config, checkpoints.load_ema(values.workdir)[0], any_kind=True)
     made = film(run, values.clips, values.first, values.last, values.every, values.frames)
     out = pathlib.Path(values.out)
     out.mkdir(parents=True, exist_ok=True)

@@ -28,13 +28,13 @@ def main(argv: list[str]) -> None:
     """Runs the command line."""
     values = flags.FLAGS
     try:
-        made = image_folder.prepare(values.folder, values.name, values.data_dir, values.side)
+        builder = image_folder.prepare(values.folder, values.name, values.data_dir, values.side)
     except (FileNotFoundError, FileExistsError, ValueError) as error:
         raise ConfigError(str(error)) from error
     spec = sources.describe(values.name, "train", values.data_dir)
     height, width, _ = spec.shape
     print(
-        f"{made}: {spec.size:,} pictures of {height} x {width} with captions. Read them by "
+        f"{builder}: {spec.size:,} pictures of {height} x {width} with captions. Read them by "
         + shlex.join([f"--config.data.name={values.name}", f"--config.data.dir={values.data_dir}"])
     )
 

@@ -54,10 +54,10 @@ def measure(
     """The attacks on a run.
 
     Args:
-        run: of classes, or without conditions.
-        times: t of the attacks.
-        number: of pictures of either split, at most.
-        draws: of the noise for each picture, of the loss.
+        run: a run on classes, or without conditions.
+        times: the times t of the attacks.
+        number: the largest number of pictures of either split.
+        draws: number of draws of the noise for each picture in the loss.
         done: called with the count of times that were measured.
 
     Returns:

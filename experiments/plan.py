@@ -199,8 +199,8 @@ def described(devices: int | None, machine: str) -> tuple[int, tuple[str, ...]]:
     """The number of devices and the machines, keys of `MACHINES`, to plan for.
 
     Args:
-        devices: of the command line; None for those that JAX finds here.
-        machine: of the command line, "all" where none is named.
+        devices: number of devices on the command line; None for the devices that JAX finds here.
+        machine: the machine on the command line, "all" where none is named.
 
     Raises:
         ConfigError: if the number is not positive, or JAX finds no devices of the machine here.
@@ -225,7 +225,7 @@ def main(argv: list[str]) -> None:
     """Runs the command line."""
     out = flags.FLAGS.out
     if flags.FLAGS.model is not None:
-        planned = of_pictures(flags.FLAGS.model)
+        planned = plan_pictures(flags.FLAGS.model)
         if out:
             write(pathlib.Path(out), planned)
             print(f"written: {out}")
@@ -241,7 +241,7 @@ def main(argv: list[str]) -> None:
         print(f"written: {out}")
 
 
-def of_pictures(folder: str) -> dict[str, Any]:
+def plan_pictures(folder: str) -> dict[str, Any]:
     """Prints the plan of a request for pictures, and returns it."""
     from diffusion.experiments.planning import picture_plan
     from diffusion.experiments.sampling import prompt_flags

@@ -95,9 +95,9 @@ def values_of(scorer: Scorer, pictures: Competitor, batch_size: int = 32) -> Col
     """The values of each picture, float64 `[N]` by column.
 
     Args:
-        scorer: from `scorer_of`.
-        pictures: N, with their prompts as requests.
-        batch_size: pictures at once.
+        scorer: the scorer, as `scorer_of` returns it.
+        pictures: the N pictures, with their prompts as requests.
+        batch_size: number of pictures at once.
     """
     prompts = pictures.requests or []
     parts = []
@@ -116,8 +116,8 @@ def opened(name: str, prompts: Sequence[str] | None) -> Competitor:
     """A set of pictures with prompts.
 
     Args:
-        name: folder or file.
-        prompts: of the pictures, in their order; None to read those that the files carry.
+        name: the folder or file of the set.
+        prompts: the prompts of the pictures, in their order; None to read the prompts in the files.
 
     Raises:
         ConfigError: if there are no pictures, or not as many prompts.
@@ -139,34 +139,39 @@ def scored(scorer: Scorer, sets: Sequence[Competitor], batch_size: int = 32) -> 
     """Scores sets of pictures. The pictures of one prompt count as one draw in a standard error.
 
     Args:
-        scorer: from `scorer_of`.
-        sets: pictures with prompts.
-        batch_size: pictures at once.
+        scorer: the scorer, as `scorer_of` returns it.
+        sets: the sets of pictures with prompts.
+        batch_size: number of pictures at once.
 
     Returns:
         (the record, the columns of each set).
     """
-    found = [values_of(scorer, pictures, batch_size) for pictures in sets]
-    of_sets = {
+    columns_of_sets = [values_of(scorer, pictures, batch_size) for pictures in sets]
+    set_figures = {
         pictures.name: {
             **{name: clustered.figure(columns[name], pictures.requests or []) for name in scorer.figures},
             "pictures": pictures.fingerprint,
         }
-        for pictures, columns in zip(sets, found)
+        for pictures, columns in zip(sets, columns_of_sets)
     }
-    of_pairs = []
-    for (first, own), (second, other) in itertools.combinations(zip(sets, found), 2):
+    pair_figures = []
+    for (first, ours), (second, theirs) in itertools.combinations(zip(sets, columns_of_sets), 2):
         if met := competitors.matched(first, second):
-            here = own["score"][[i for i, _, _ in met]]
-            there = other["score"][[j for _, j, _ in met]]
-            of = [prompt for _, _, prompt in met]
-            pair = {"first": first.name, "second": second.name, "higher": clustered.share([*(here > there)], of)}
+            here = ours["score"][[i for i, _, _ in met]]
+            there = theirs["score"][[j for _, j, _ in met]]
+            prompts = [prompt for _, _, prompt in met]
+            pair = {"first": first.name, "second": second.name, "higher": clustered.share([*(here > there)], prompts)}
             if scorer.choice is not None:
                 chosen = preferred(scorer.choice * here, scorer.choice * there)
-                pair["preferred"] = clustered.figure(chosen, of)
-            of_pairs.append(pair)
-    record = {"protocol": dict(scorer.record), "sets": of_sets, "pairs": of_pairs, "software": report.software()}
-    return record, found
+                pair["preferred"] = clustered.figure(chosen, prompts)
+            pair_figures.append(pair)
+    record = {
+        "protocol": dict(scorer.record),
+        "sets": set_figures,
+        "pairs": pair_figures,
+        "software": report.software(),
+    }
+    return record, columns_of_sets
 
 
 def main(argv: list[str]) -> None:
@@ -181,7 +186,7 @@ def main(argv: list[str]) -> None:
     if len({pictures.name for pictures in sets}) < len(sets):
         raise ConfigError(f"--images={','.join(values.images)}: a set comes twice.")
     scorer = scorer_of(values.score, Source(values.weights, values.tokenizer), values.answerer)
-    record, found = scored(scorer, sets, values.batch_size)
+    record, columns_of_sets = scored(scorer, sets, values.batch_size)
     for part in ("weights", "tokenizer"):
         if path := getattr(values, part):
             record[part] = {"path": path, "sha256": fingerprint(path)}
@@ -192,8 +197,8 @@ def main(argv: list[str]) -> None:
     workdir.write_text(out / "prompt_scores.json", json.dumps(record, indent=2) + "\n")
     rows = io.StringIO()
     lines = csv.writer(rows)
-    lines.writerow(["set", "picture", "prompt", *found[0]])
-    for pictures, columns in zip(sets, found):
+    lines.writerow(["set", "picture", "prompt", *columns_of_sets[0]])
+    for pictures, columns in zip(sets, columns_of_sets):
         for index, prompt in enumerate(pictures.requests or ()):
             numbers = (f"{column[index]:.6g}" for column in columns.values())
             lines.writerow([pictures.name, index, prompt, *numbers])

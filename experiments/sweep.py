@@ -12,7 +12,7 @@ command goes on with all of them. --table works while the sweep runs, and writes
 On a cluster each task runs one: --run=INDEX (diffusion launch slurm_array, or kubernetes_array). See docs/sweeps.md.
 
 Exit status: 0 all runs are done; 1 some failed, or were stopped by someone else; 2 a mistake, before anything started;
-130 after Ctrl-C, 143 after SIGTERM. With --run that of the run's command.
+130 after Ctrl-C, 143 after SIGTERM. With --run the status of the run's command.
 """
 
 from absl import flags

@@ -3,7 +3,7 @@
     diffusion sweep_report --workdir=runs/weightings
     diffusion sweep_report --workdir=runs/weightings --watch=10
 
-The file is DIR/report.html: open it from the disk, or send it round. With --watch it is written anew whenever something
+The file is DIR/report.html: open it from the disk, or send it round. With --watch it is written again whenever a run
 has changed, until the sweep is finished; a page that is open follows.
 """
 

@@ -82,10 +82,10 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
     """Trains until config.train.steps, or until a signal stops it.
 
     Args:
-        recipe: of the run.
+        recipe: the recipe of the run.
         folder: the run folder, made if missing.
-        command: how a user goes on with the run, for messages.
-        project: of Weights & Biases, to log to beside TensorBoard's events; "" is none.
+        command: the command by which a user goes on with the run, for messages.
+        project: a project of Weights & Biases, to log to beside TensorBoard's events; "" is none.
 
     Returns:
         The exit status; see the module's docstring.

@@ -153,9 +153,9 @@ def _maker(values: flags.FlagValues) -> watermark_robustness.Maker | None:
     if values.workdir and values.model:
         raise ConfigError("--workdir and --model: name one of them.")
     if values.workdir:
-        return watermarked.of_run(trained_run.load(values.workdir), values.workdir)
+        return watermarked.build_run_maker(trained_run.load(values.workdir), values.workdir)
     if values.model:
-        return watermarked.of_model(text_to_image.load(values.model), values.model, values.prompt or [""])
+        return watermarked.build_model_maker(text_to_image.load(values.model), values.model, values.prompt or [""])
     return None
 
 
@@ -175,7 +175,7 @@ def _of_files(key: str, path: str) -> watermark_robustness.Maker:
     if len(sizes) > 1 or len(loaded) < 2:
         shown = ", ".join(f"{height} x {width}" for height, width in sizes[:3])
         raise ConfigError(f"--pictures={path}: {len(loaded)} pictures of {shown}; valid: two or more of one size.")
-    return watermark_robustness.of_pictures(np.stack(loaded), path)
+    return watermark_robustness.wrap_pictures(np.stack(loaded), path)
 
 
 def main(argv: list[str]) -> None:

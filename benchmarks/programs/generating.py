@@ -44,7 +44,7 @@ def guided(batch: int) -> Maker:
         config.update_from_flattened_dict(fields)
         shape = tuple(config.data.shape)
         recipe = resolve.recipe(config, shape)
-        network = generate.of_kind(recipe)
+        network = generate.build_for_sampler(recipe)
 
         def sampled(params: Any, labels: jax.Array, seeds: jax.Array) -> jax.Array:
             first, rest = generate.keys(seeds)

@@ -63,11 +63,11 @@ def run(
     """Measures tuned runs and writes the report; returns the content of report.json.
 
     Args:
-        runs: folders of ControlNets.
-        reference: folder of an IP-Adapter; "" for none.
-        out: of the report.
-        settings: of the command.
-        reader: the judge; by default that of `judge.reader`, which is trained where it is not yet.
+        runs: the folders of ControlNets.
+        reference: the folder of an IP-Adapter; "" for none.
+        out: the folder of the report.
+        settings: the settings of the command.
+        reader: the judge; by default `judge.reader`'s, which is trained if the cache lacks it.
 
     Raises:
         ConfigError: for no run, or one that was trained on something else.

@@ -75,13 +75,13 @@ HEADER = (
 
 
 class Taught(NamedTuple):
-    """A model, and how its prompts name the glyph.
+    """A model, and the word for the glyph in its prompts.
 
     Attributes:
-        name: of its row; the folder of its run.
-        model: it.
-        word: in prompts.
-        about: {"minutes" of training, "bytes" of the new weights}; of the base nothing.
+        name: the name of its row, which is the folder of its run.
+        model: the model.
+        word: the word in prompts.
+        about: {"minutes" of training, "bytes" of the new weights}; {} for the base.
     """
 
     name: str

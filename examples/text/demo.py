@@ -60,9 +60,9 @@ def run(config: Any, folder: str | pathlib.Path, command: str = "the same comman
     """Runs all stages that are not finished; returns the exit status of the training that ended first, or 0.
 
     Args:
-        config: of the recipe `text/shapes` and its like.
-        folder: of all that is made.
-        command: how a user goes on, for messages.
+        config: the config of the recipe `text/shapes` or a similar one.
+        folder: the folder of all results.
+        command: the command by which a user goes on, for messages.
         until: the last training, in `STAGES`.
 
     Raises:

@@ -48,7 +48,7 @@ class Prompts(NamedTuple):
 
 
 def prompts(config, number: int) -> Prompts:
-    """The captions of the first training pictures of a run, at most as many as there are.
+    """The captions of a run's first `number` training pictures, or of all of them.
 
     Raises:
         ConfigError: for a run without captions, or of other pictures than the shapes.
@@ -70,7 +70,7 @@ def measured(row: few_steps.Row, reader: Callable[[], Reader]) -> few_steps.Made
     number = config.sample.number
     requested = prompts(config, number)
     params, _ = checkpoints.load_ema(row.folder, row.step)
-    make = generate.of_conditions(resolve.recipe(config, workdir.example_shape(config)))
+    make = generate.build_generator(resolve.recipe(config, workdir.example_shape(config)))
     images = make.images(params, requested.conditions, generate.seeds(config, number))
     verdicts = prompt_metrics.verdicts(reader(), requested.texts, images)
     frechet = prompt_metrics.distance_to(reader(), images, *_new(), EFFORT)

@@ -31,7 +31,7 @@ def check(recipe: recipes.Recipe) -> None:
 
 def context(run: trained_run.Trained) -> int:
     """K, the frames from which a clip is extended: half of a window, of a run on latents in whole frames of these."""
-    return 1 + clip_coding.of_recipe(run.recipe).step * ((run.shape[0] + 1) // 2 - 1)
+    return 1 + clip_coding.build_coding(run.recipe).step * ((run.shape[0] + 1) // 2 - 1)
 
 
 def maker(run: trained_run.Trained, batch_size: int = 32) -> Callable[..., np.ndarray]:
@@ -41,7 +41,7 @@ def maker(run: trained_run.Trained, batch_size: int = 32) -> Callable[..., np.nd
     (`videos.rollout`), as often as T needs; what is beyond T is left out. One program is compiled for each K and T.
     """
     denoiser = generate.denoiser(run.recipe)
-    coder, encode, decode, step = clip_coding.of_recipe(run.recipe)
+    coder, encode, decode, step = clip_coding.build_coding(run.recipe)
     steps = plan(run.grid)
     window = run.shape[0]
     window_frames = 1 + step * (window - 1)  # frames of a window

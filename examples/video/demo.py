@@ -62,9 +62,9 @@ def run(
     """Trains the denoiser and writes the report, as far as that is not done; returns the exit status.
 
     Args:
-        config: of the recipe `video/drawings` or `video/latents`.
-        folder: of all that is made.
-        command: how a user goes on, for messages.
+        config: the config of the recipe `video/drawings` or `video/latents`.
+        folder: the folder of all results.
+        command: the command by which a user goes on, for messages.
         until: "autoencoder", "denoiser" or "report".
         number: clips of each kind of caption in the report.
 

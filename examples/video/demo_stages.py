@@ -92,7 +92,7 @@ def encoded(config: Any, folder: pathlib.Path) -> None:
         module, params, scaling = model.measured(folder / "autoencoder", config.measured)
         with files.whole_folder(folder / "vae") as new:
             interchange.save(new, module.clone(**scaling._asdict()), params)
-            card = model_card.of_run(folder / "autoencoder", "Autoencoder")
+            card = model_card.build_run_card(folder / "autoencoder", "Autoencoder")
             model_card.write(new, card, folder / "vae")
         workdir.write_text(note, trained)
     if not (folder / "latents" / latent_cache.INDEX).is_file():

@@ -142,7 +142,7 @@ def image_to_video(networks: Judge, make: Make, number: int) -> tuple[dict[str, 
 
 
 def decoded(networks: Judge, code: Callable[[np.ndarray], np.ndarray], frames: int, number: int) -> dict[str, Any]:
-    """The figures of real clips after an autoencoder, which bound a model of its latents: {"psnr" in dB, "asked"}.
+    """The figures of real clips after an autoencoder, which bound a model of its latents: "psnr" in dB, and "asked".
 
     Args:
         networks: the judge.

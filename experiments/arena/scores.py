@@ -135,7 +135,7 @@ def tables(arena: Arena, votes: Sequence[Vote], made: Sequence[Score]) -> list[t
             pair_rows.append([arena.names[first], arena.names[second], f"{here} : {there}", share])
     voter_rows = []
     for voter in sorted({vote.voter for vote in votes}):
-        cast = votes_file.of_voter(votes, voter)
+        cast = votes_file.select_votes(votes, voter)
         decided = [vote for vote in cast if vote.choice != TIE]
         left = report.percent(bootstrap.share([vote.choice == vote.left for vote in decided])) if decided else "—"
         voter_rows.append([voter, len(cast), len(cast) - len(decided), left])

@@ -76,7 +76,7 @@ class Voting:
         """The first turn of a voter without a vote; "turn" is None after the last."""
         turns = self.turns(voter)
         with self._lock:
-            voted = {vote.comparison for vote in votes_file.of_voter(self._votes, voter)}
+            voted = {vote.comparison for vote in votes_file.select_votes(self._votes, voter)}
         turn = next((turn for turn, (number, _) in enumerate(turns) if number not in voted), None)
         request = "" if turn is None else self.arena.comparisons[turns[turn][0]].request
         return {
@@ -109,7 +109,7 @@ class Voting:
         choice = choices[side] if first_is_left or side == TIE else {LEFT: SECOND, RIGHT: FIRST}[side]
         vote = Vote(voter, number, choice, FIRST if first_is_left else SECOND)
         with self._lock:
-            if any(other.comparison == number for other in votes_file.of_voter(self._votes, voter)):
+            if any(other.comparison == number for other in votes_file.select_votes(self._votes, voter)):
                 return  # a key that was pressed twice
             votes_file.add(self.folder, vote)
             self._votes.append(vote)
@@ -117,7 +117,7 @@ class Voting:
     def undo(self, voter: str) -> None:
         """Withdraws the last vote of a voter that stands, if there is one."""
         with self._lock:
-            cast = votes_file.of_voter(self._votes, voter)
+            cast = votes_file.select_votes(self._votes, voter)
             if cast:
                 votes_file.add(self.folder, cast[-1]._replace(choice=WITHDRAWN))
                 self._votes.remove(cast[-1])

@@ -71,6 +71,6 @@ def read(folder: pathlib.Path, comparisons: int) -> list[Vote]:
     return list(standing.values())
 
 
-def of_voter(votes: Iterable[Vote], voter: str) -> list[Vote]:
+def select_votes(votes: Iterable[Vote], voter: str) -> list[Vote]:
     """The votes of one voter."""
     return [vote for vote in votes if vote.voter == voter]

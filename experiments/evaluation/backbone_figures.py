@@ -51,12 +51,14 @@ def geometry(subject: Any) -> dict:
     metrics = {}
     sets = {"": subject.images, "_of_real": subject.real.images[:count], "_of_noise": np.asarray(noise)}
     for suffix, frames in sets.items():
-        found = figures(frames, np.asarray(train))
-        rows = found.pop("nearest_rows")
+        figures_of_set = figures(frames, np.asarray(train))
+        rows = figures_of_set.pop("nearest_rows")
         if suffix != "_of_noise":
             labels = (subject.labels if suffix == "" else subject.real.labels)[: len(rows)]
-            found["nearest_of_its_fold"] = subject.train.labels[rows] == labels
-        metrics |= {f"{name}{suffix}": bootstrap.mean(np.asarray(values, float)) for name, values in found.items()}
+            figures_of_set["nearest_of_its_fold"] = subject.train.labels[rows] == labels
+        metrics |= {
+            f"{name}{suffix}": bootstrap.mean(np.asarray(values, float)) for name, values in figures_of_set.items()
+        }
     return metrics
 
 
@@ -102,9 +104,9 @@ def write(frames: np.ndarray, labels: np.ndarray, names: Sequence[str], out: pat
     """Writes each chain as a PDB file into the folder `pdb`, and a picture, into a folder; returns both paths.
 
     Args:
-        frames: `[N, n, 3, 4]`.
-        labels: int `[N]`, the classes.
-        names: of the classes, in titles and in the names of files; () for their numbers.
+        frames: the frames of the chains, `[N, n, 3, 4]`.
+        labels: the classes, int `[N]`.
+        names: the names of the classes, for titles and files; () for their numbers.
         out: the folder.
     """
     titles = [_title(label, names) for label in labels]
@@ -120,9 +122,9 @@ def draw(ca: np.ndarray, labels: np.ndarray, names: Sequence[str], path: str | o
     """Draws the traces of CA, a column for each class, from blue (the first residue) to red, along their longest axes.
 
     Args:
-        ca: `[N, n, 3]` in Angstrom.
-        labels: int `[N]`.
-        names: of the classes; () for their numbers.
+        ca: the positions of CA in Angstrom, `[N, n, 3]`.
+        labels: the classes, int `[N]`.
+        names: the names of the classes; () for their numbers.
         path: the PNG to write.
     """
     from matplotlib import colormaps

@@ -13,7 +13,7 @@ SEED = 0  # of the points of a surface, and of the scattered ones
 DISTANCES = {"chamfer": point_clouds.chamfer, "earth_movers": point_clouds.earth_movers}
 
 
-def of_clouds(subject: Any) -> dict:
+def measure_clouds(subject: Any) -> dict:
     """The figures of samples against held-out clouds, of training clouds (the floor), and of scattered points.
 
     Scattered points are clouds whose points are drawn from all training clouds together: they lie where points lie, and
@@ -53,9 +53,9 @@ def of_clouds(subject: Any) -> dict:
 
             def between(first: np.ndarray, second: np.ndarray | None, distance: Any = distance) -> np.ndarray:
                 nonlocal passed
-                found = point_clouds.distances(first, second, distance, lambda done: advance(passed + done))
+                values = point_clouds.distances(first, second, distance, lambda done: advance(passed + done))
                 passed += number
-                return found
+                return values
 
             references = between(reference, None)
             for suffix, some in sets.items():

@@ -77,10 +77,10 @@ def measure(
         reference: images or statistics.
         space: the features.
         metrics: names of METRICS.
-        seed: of subsets.
-        score_splits: of the Inception Score.
+        seed: the seed of subsets.
+        score_splits: number of splits of the Inception Score.
         folder: the cache of features; None for no cache.
-        fresh: whether the features of the samples are computed anew where they are in the cache.
+        fresh: whether to compute the features of the samples even where the cache holds them.
 
     Returns:
         {"figures": {name (see `image_metrics.called`): {"value" (None if not measured), "why", "space",
@@ -207,7 +207,7 @@ def space_of(request: Request) -> tuple[Space, dict]:
             raise ConfigError("--features=pixels takes no --protocol and no --inception.")
         extractor = features.pixels(None, None)
         return references.function_space(extractor), {"features": extractor.record, "protocol": None, "weights": None}
-    if protocol := of_network(request.protocol):
+    if protocol := find_protocol(request.protocol):
         return _network_space(protocol, request)
     if request.encoder:
         valid = [*encoder_protocols.PROTOCOLS, *clip_protocols.PROTOCOLS]
@@ -243,7 +243,7 @@ def space_of(request: Request) -> tuple[Space, dict]:
     return references.inception_space(net, protocol, taps), about
 
 
-def of_network(name: str | None) -> EncoderProtocol | ClipProtocol | None:
+def find_protocol(name: str | None) -> EncoderProtocol | ClipProtocol | None:
     """The protocol of that name if its network is an image encoder or one of clips, which --encoder names."""
     return encoder_protocols.PROTOCOLS.get(name or "") or clip_protocols.PROTOCOLS.get(name or "")
 

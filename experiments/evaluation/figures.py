@@ -20,11 +20,12 @@ class Figure(NamedTuple):
     """A number with its uncertainty.
 
     Attributes:
-        value: finite.
-        low, high: ends of the 95 % interval, or None. Of a run: over its samples, from its report (not over trainings).
-            Of a group: Student's interval of the mean over the runs.
-        n: of how many it is: samples of a run's figure (None where it does not apply), runs of a group's.
-        std: over the runs of a group (n - 1 in the denominator); None for a run, and for a group of one.
+        value: the number, finite.
+        low, high: ends of the 95 % interval, or None. For a run it is over its samples, from its report (not over
+            trainings); for a group it is Student's interval of the mean over the runs.
+        n: the number of samples of a run's figure (None where it has none), or of runs of a group's figure.
+        std: standard deviation over the runs of a group (n - 1 in the denominator); None for a run, and for a group of
+            one.
     """
 
     value: float
@@ -35,14 +36,14 @@ class Figure(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What a run's folder holds so far.
+    """The figures, curves and pictures that a run's folder holds so far.
 
     Attributes:
-        figures: of training "loss" (of the last line), "step", "steps_per_second"; of samples "nfe", "asked_class",
-            "fd_FEATURES", "fd_FEATURES_over_floor", "nearest_over_held_out", and "fid", "kid", "dgm-eval/fd" ...
-            where measured.
-        curves: by name ("loss", "grad_norm", "evaluate/FIGURE"), (step, value) with growing steps, at most POINTS.
-        images: PNG files by what they show: PICTURES, and "preview" (of the last evaluation in the loop).
+        figures: figures of training "loss" (of the last line), "step", "steps_per_second"; of samples "nfe",
+            "asked_class", "fd_FEATURES", "fd_FEATURES_over_floor", "nearest_over_held_out", and "fid", "kid",
+            "dgm-eval/fd" ... where measured.
+        curves: {"loss", "grad_norm", "evaluate/FIGURE": pairs (step, value)} with growing steps, at most POINTS.
+        images: PNG files by their content: PICTURES, and "preview" (of the last evaluation in the loop).
     """
 
     figures: dict[str, Figure]
@@ -50,8 +51,8 @@ class Measured(NamedTuple):
     images: dict[str, pathlib.Path]
 
 
-def of_run(folder: pathlib.Path) -> Measured:
-    """Reads what a run's folder holds; works while the run goes on, and changes nothing."""
+def read_run(folder: pathlib.Path) -> Measured:
+    """Reads the figures of a run's folder; works while the run goes on, and changes nothing."""
     lines = _steps(folder / "metrics.jsonl")
     losses = [line for line in lines if _number(line.get("loss"))]
     figures = {}
@@ -66,7 +67,7 @@ def of_run(folder: pathlib.Path) -> Measured:
     if previews := sorted(folder.glob("previews/*.png"), key=lambda path: (len(path.name), path.name)):
         images["preview"] = previews[-1]
     images = {name: path for name, path in images.items() if path.is_file()}
-    return Measured(figures | of_report(read_report(folder)), curves(lines), images)
+    return Measured(figures | parse_report(read_report(folder)), curves(lines), images)
 
 
 def read_report(folder: pathlib.Path) -> dict[str, Any]:
@@ -77,10 +78,10 @@ def read_report(folder: pathlib.Path) -> dict[str, Any]:
         return {}
 
 
-def of_report(report: Mapping[str, Any]) -> dict[str, Figure]:
+def parse_report(report: Mapping[str, Any]) -> dict[str, Figure]:
     """The figures in the content of report.json, with the samples' intervals where it has them."""
     count = report.get("protocol", {}).get("distance", {}).get("N")
-    figures = of_samples(report.get("figures", {}), count)
+    figures = read_samples(report.get("figures", {}), count)
     for name, part in named(report).items():
         value = part.get("value")
         low, high = part.get("interval") or (None, None)
@@ -103,7 +104,7 @@ def named(report: Mapping[str, Any]) -> dict[str, Mapping]:
     return figures
 
 
-def of_samples(measured: Mapping[str, Any], count: int | None = None) -> dict[str, Figure]:
+def read_samples(measured: Mapping[str, Any], count: int | None = None) -> dict[str, Figure]:
     """The figures of `sample_metrics.measure` that tables and training loops show; distances are of `count` samples."""
     figures = {}
     if accuracy := measured.get("asked_class"):

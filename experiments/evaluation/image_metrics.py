@@ -44,15 +44,15 @@ class NotMeasured(Exception):
 
 def _distance(sets: FeatureSets, tap: str) -> dict:
     reference = sets.reference.statistics
-    own = sets.samples.statistics
+    statistics = sets.samples.statistics
     if tap not in reference.moments:
         raise NotMeasured(f"the reference has no statistics of {tap} features, only {', '.join(reference.moments)}")
     return {
-        "value": frechet.frechet_distance(own.moments[tap], reference.moments[tap]),
+        "value": frechet.frechet_distance(statistics.moments[tap], reference.moments[tap]),
         "standard_error": frechet_error.standard_error(sets.samples.rows[tap], reference.moments[tap]),
-        "samples": own.count,
+        "samples": statistics.count,
         "reference": reference.count,
-        "features": len(own.moments[tap].mean),
+        "features": len(statistics.moments[tap].mean),
     }
 
 
@@ -173,10 +173,10 @@ def score(sets: FeatureSets) -> dict:
 
 def authenticity(sets: FeatureSets) -> dict:
     """Share of samples that are no near copies of a reference image: name the training set as the reference."""
-    return {"authenticity": of_share(memorisation.authenticity(*_rows(sets, sets.space.main)))}
+    return {"authenticity": describe_share(memorisation.authenticity(*_rows(sets, sets.space.main)))}
 
 
-def of_share(share: memorisation.Share) -> dict:
+def describe_share(share: memorisation.Share) -> dict:
     """A share of samples that are no near copies, as a figure."""
     interval = list(share.interval)
     return {"value": share.value, "interval": interval, "samples": share.samples, "reference": share.train}

@@ -18,13 +18,13 @@ def draw(manifold: Manifold, points: np.ndarray, path: str | os.PathLike, log_de
     """Draws points of S^2, of a torus of two angles, or of SO(3), over a density where one is known.
 
     Args:
-        manifold: where the points lie.
-        points: `[N, *shape]`.
+        manifold: the manifold of the points.
+        points: the points, `[N, *shape]`.
         path: the PNG to write.
-        log_density: of S^2 or the torus, behind the points; None for none.
+        log_density: log-density on S^2 or the torus, drawn behind the points; or None.
 
     Returns:
-        Whether there is such a picture of the manifold; none is written else.
+        Whether the manifold has such a picture; else none is written.
     """
     points = np.asarray(points, np.float64)[:MOST]
     if manifold.shape == (3,) and manifold.dimension == 2:

@@ -21,8 +21,8 @@ STEPS = 20  # of the classical Runge-Kutta method
 def negative_log_likelihood(subject: Any) -> dict:
     """Mean -log p(x) of the test points in nats, in the volume of the metric, under the moving average.
 
-    Where the source of the data has a `distribution`, also that of the exact density, whose mean is the entropy, and
-    the mean of their difference at the same points, which estimates the divergence KL(data, model).
+    Where the source of the data has a `distribution`, it also computes the exact density's mean -log p(x), an estimate
+    of the entropy, and the mean difference at the same points, which estimates the divergence KL(data, model).
 
     Args:
         subject: `model_metrics.Subject` of a run on a manifold.
@@ -44,7 +44,7 @@ def negative_log_likelihood(subject: Any) -> dict:
     field = generate.tangent_field(recipe)
 
     @jax.jit
-    def of(params, points):
+    def log_density_of_model(params, points):
         labels = jnp.zeros(len(points), jnp.int32)
         return riemannian_log_likelihood(field(params, labels), points, times, reads.prior.log_density).log_density
 
@@ -53,7 +53,7 @@ def negative_log_likelihood(subject: Any) -> dict:
     with progress.bar("likelihood", len(points), "points") as advance:
         for first in range(0, len(points), BATCH):
             rows = np.resize(points[first : first + BATCH], (min(BATCH, len(points)), *points.shape[1:]))
-            values.append(-np.asarray(of(params, rows), np.float64)[: len(points) - first])
+            values.append(-np.asarray(log_density_of_model(params, rows), np.float64)[: len(points) - first])
             advance(min(first + BATCH, len(points)))
     nll = np.concatenate(values)
     protocol = {"unit": "nats", "solver": f"RK4, {STEPS} steps", "divergence": "exact", "step": step}

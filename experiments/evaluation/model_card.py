@@ -26,10 +26,10 @@ SECTIONS = ("tuning", "objective", "schedule", "parameterization", "model", "opt
 
 
 class Card(NamedTuple):
-    """What a card says.
+    """The content of a model card.
 
     Attributes:
-        title: of the model.
+        title: the title of the model.
         license: an identifier of Hugging Face's list, such as "apache-2.0", "other" or "unknown".
         front: further fields of the front matter: texts, or lists of texts.
         data, recipe, figures, failures: Markdown.
@@ -48,7 +48,7 @@ def text(card: Card) -> str:
     """The card as README.md: YAML front matter (a subset that is JSON, line by line), then Markdown."""
     front = {"license": card.license, **card.front}
     lines = [f"{name}: {json.dumps(value if isinstance(value, str) else list(value))}" for name, value in front.items()]
-    whole = "\n".join(
+    content = "\n".join(
         ["---", *lines, "---", "", f"# {card.title}"]
         + [
             f"\n## {heading}\n\n{body}"
@@ -60,11 +60,11 @@ def text(card: Card) -> str:
             )
         ]
     )
-    return f"{whole}\n\n<!-- written by diffusion; sha256 of what stands above: {_digest(whole + chr(10))} -->\n"
+    return f"{content}\n\n<!-- written by diffusion; sha256 of what stands above: {_digest(content + chr(10))} -->\n"
 
 
-def _digest(whole: str) -> str:
-    return hashlib.sha256(whole.encode()).hexdigest()
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def is_ours(content: bytes) -> bool:
@@ -73,8 +73,8 @@ def is_ours(content: bytes) -> bool:
         text = content.decode()
     except UnicodeDecodeError:
         return False
-    found = MARK.search(text)
-    return found is not None and _digest(text[: found.start()]) == found[1]
+    mark = MARK.search(text)
+    return mark is not None and _digest(text[: mark.start()]) == mark[1]
 
 
 def write_beside(file: str | pathlib.Path, card: Card) -> pathlib.Path:
@@ -90,15 +90,15 @@ def write_beside(file: str | pathlib.Path, card: Card) -> pathlib.Path:
 
 
 def write(folder: str | pathlib.Path, card: Card, before: str | pathlib.Path | None = None) -> pathlib.Path:
-    """Writes README.md into a folder, unless a person wrote the one that is there.
+    """Writes README.md into a folder, unless a person wrote the present one.
 
     Args:
-        folder: of the model.
-        card: what it says.
+        folder: the folder of the model.
+        card: the content of the card.
         before: the folder that this one will replace, whose README.md is kept if a person wrote it.
 
     Returns:
-        Its path.
+        The path of README.md.
     """
     path = pathlib.Path(folder) / NAME
     for old in (path, *([pathlib.Path(before) / NAME] if before is not None else [])):
@@ -110,21 +110,21 @@ def write(folder: str | pathlib.Path, card: Card, before: str | pathlib.Path | N
     return path
 
 
-def of_run(
+def build_run_card(
     run: str | pathlib.Path,
     network: str,
     license: str = UNKNOWN,
     front: Mapping[str, Any] | None = None,
     step: int | None = None,
 ) -> Card:
-    """The card of a network that a run trained, with what the run folder records.
+    """The card of a network that a run trained, with the records of the run folder.
 
     Args:
-        run: its folder.
-        network: what was exported, in a word or two.
-        license: of the card.
+        run: the run folder.
+        network: the exported network in a word or two.
+        license: the licence on the card.
         front: further fields of the front matter.
-        step: of the checkpoint that is exported; None for the latest.
+        step: the step of the exported checkpoint; None for the latest.
 
     Raises:
         ConfigError: if the folder holds no run.
@@ -141,14 +141,16 @@ def of_run(
     )  # fmt: skip
 
 
-def of_source(source: str | pathlib.Path, network: str, license: str = "", base: str | pathlib.Path = "") -> Card:
-    """The card of a network that was converted, which says where it comes from; its licence is that of the source.
+def build_source_card(
+    source: str | pathlib.Path, network: str, license: str = "", base: str | pathlib.Path = ""
+) -> Card:
+    """The card of a converted network, which names its source and takes the source's licence.
 
     Args:
         source: the folder or file that was read.
-        network: what it is, in a word or two.
-        license: of the card; "" for that of the source's own card, or "unknown".
-        base: the folder of the pipeline that the rest is of.
+        network: the network in a word or two.
+        license: the licence on the card; "" for the licence on the source's card, or "unknown".
+        base: the folder of the pipeline that the other networks come from.
     """
     source = pathlib.Path(source)
     rest = f", in the pipeline {pathlib.Path(base).name}" if base else ""
@@ -166,16 +168,18 @@ def of_source(source: str | pathlib.Path, network: str, license: str = "", base:
     )  # fmt: skip
 
 
-def of_lora(source: str | pathlib.Path, said: Mapping[str, str], license: str, base: str | pathlib.Path) -> Card:
-    """The card of a LoRA file that was converted, with what it says of itself.
+def build_lora_card(
+    source: str | pathlib.Path, said: Mapping[str, str], license: str, base: str | pathlib.Path
+) -> Card:
+    """The card of a converted LoRA file, with the statements of its metadata.
 
     Args:
         source: the file that was read.
         said: its metadata, of which base_model, trigger_words and config_sha256 are taken.
-        license: of the card; "" for "unknown".
+        license: the licence on the card; "" for "unknown".
         base: the folder of the pipeline that it was read for.
     """
-    card = of_source(source, "LoRA", license)
+    card = build_source_card(source, "LoRA", license)
     named = pathlib.Path(base).name
     front = {**card.front, "tags": ["diffusion", "lora"], "library_name": "diffusers"}
     front["base_model"] = said.get("base_model", named)

@@ -16,11 +16,11 @@ from diffusion import likelihood, ode, padding, pytrees
 from diffusion.experiments.config import ConfigError, checks, resolve
 from diffusion.experiments.config.values import from_json, to_json
 from diffusion.experiments.evaluation import backbone_figures, image_metrics, sound_metrics
-from diffusion.experiments.evaluation.cloud_metrics import of_clouds
+from diffusion.experiments.evaluation.cloud_metrics import measure_clouds
 from diffusion.experiments.evaluation.manifold_likelihood import negative_log_likelihood
 from diffusion.experiments.evaluation.real_images import Split
 from diffusion.experiments.evaluation.sample_metrics import SEED
-from diffusion.experiments.evaluation.series_process import of_process
+from diffusion.experiments.evaluation.series_process import measure_process
 from diffusion.experiments.evaluation.series_scores import continuous_ranked_probability_score
 from diffusion.experiments.sampling import generate
 from diffusion.metrics import bootstrap, classifier_accuracy, features, memorisation
@@ -49,7 +49,7 @@ Metric = Callable[[Subject], dict]
 
 
 def of_pictures(metric: Metric) -> Metric:
-    """Marks a metric that takes pictures alone; a run on other examples that asks for it is refused at once."""
+    """Marks a metric that takes only pictures; a run on other examples that requests it is refused at once."""
     metric.of_pictures = True  # type: ignore[attr-defined]
     return metric
 
@@ -92,7 +92,7 @@ def accuracy(subject: Subject) -> dict:
 @of_pictures
 def copying(subject: Subject) -> dict:
     """Whether samples lie nearer to the training images than held-out images do: C_T, below -3 where they do; and
-    the share of samples that are no near copies, beside that of the held-out images.
+    the share of samples that are no near copies, beside the held-out images' share.
     """
     if subject.train.spec.num_classes:
         extractor = features.classifier_features(subject.train.images, subject.train.labels)
@@ -104,7 +104,7 @@ def copying(subject: Subject) -> dict:
     counts = {"samples": len(samples), "reference": len(train)}
     metrics = {"data_copying": {"value": statistic, **counts, "features": extractor.record}}
     for name, rows in (("authenticity", samples), ("authenticity_of_held_out", held_out)):
-        metrics[name] = image_metrics.of_share(memorisation.authenticity(rows, train))
+        metrics[name] = image_metrics.describe_share(memorisation.authenticity(rows, train))
     return metrics
 
 
@@ -188,9 +188,9 @@ METRICS: dict[str, Metric] = {
     "bpd": bits_per_dim,
     "nll": negative_log_likelihood,
     "crps": continuous_ranked_probability_score,
-    "process": of_process,
+    "process": measure_process,
     "sound": sound_metrics.heard,
     "vocoder": sound_metrics.vocoder_error,
-    "clouds": of_clouds,
+    "clouds": measure_clouds,
     "backbone": backbone_figures.geometry,
 }

@@ -140,11 +140,12 @@ def mosaic(
     """Draws blocks of images side by side, each image enlarged by a whole number, with names beside rows and columns.
 
     Args:
-        blocks: each uint8 `[R, C, H, W, 3]`, from `coloured`; R, H and W alike, rows also of several lengths.
-        names: of the R rows; "" for one without.
-        columns: for each block the texts above its C columns.
+        blocks: the blocks of images, uint8 `[R, C, H, W, 3]`, from `coloured`; with equal R, H and W; rows may
+            differ in length.
+        names: the names of the R rows; "" for a row without one.
+        columns: the texts above the C columns of each block.
         path: the PNG to write.
-        titles: for each block, above it.
+        titles: the title of each block.
     """
     image = blocks[0][0][0]
     factor = max(1, -(-TILE // max(image.shape[:2])))
@@ -229,13 +230,13 @@ def curves(runs: str | os.PathLike | Mapping[str, Sequence[str | os.PathLike]], 
     right.set(xlabel="t  (0 data, 1 noise)", ylabel="loss", title="Loss by t", xlim=(0, 1))
     if isinstance(runs, Mapping):
         lines = {name: [_losses(pathlib.Path(file)) for file in files] for name, files in runs.items()}
-        for colour, (name, of_name) in zip(itertools.cycle(COLOURS), lines.items()):
-            for number, (steps, loss, by_t) in enumerate(of_name):
+        for colour, (name, curves) in zip(itertools.cycle(COLOURS), lines.items()):
+            for number, (steps, loss, by_t) in enumerate(curves):
                 left.plot(steps, _smooth(loss), color=colour, linewidth=1.6, label=None if number else name)
                 if len(by_t):
                     _by_t(right, by_t[-max(1, len(by_t) // 10) :], colour, None)
         right.set_title("Loss by t, last tenth of training")
-        every = [loss for of_name in lines.values() for _, loss, _ in of_name]
+        every = [loss for curves in lines.values() for _, loss, _ in curves]
     else:
         steps, loss, by_t = _losses(pathlib.Path(runs))
         left.plot(steps, loss, color=FAINT, linewidth=0.8, label="logged")
@@ -297,7 +298,7 @@ def style(axes: "Axes") -> None:
 
 
 def blank(width: float, height: float, layout: str | None = None) -> "Figure":
-    """A figure of so many inches with nothing on it; `layout` as matplotlib has it."""
+    """An empty figure of `width` x `height` inches; `layout` is matplotlib's."""
     from matplotlib.figure import Figure  # imported here: it takes half a second, and figures come last
 
     return Figure(figsize=(width, height), dpi=DPI, layout=layout)

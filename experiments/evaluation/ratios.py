@@ -41,20 +41,20 @@ def measure(samples: Sequence[pathlib.Path], real: Sequence[pathlib.Path]) -> di
     for name, content in own.items():
         floor = floors[name]
         for part, field in (("reference", "fingerprint"), ("reference", "sha256"), ("weights", "sha256")):
-            pair = [(each.get(part) or {}).get(field) for each in (content, floor)]
+            pair = [(record.get(part) or {}).get(field) for record in (content, floor)]
             if pair[0] != pair[1]:
                 raise ConfigError(
                     f"{name}: the samples and the held-out images were measured with another {part} "
                     f"({pair[0]}, {pair[1]}). Measure both alike."
                 )
         distance = _distance(content)
-        of_real = _distance(floor)
-        if distance["samples"] != of_real["samples"]:
+        real_distance = _distance(floor)
+        if distance["samples"] != real_distance["samples"]:
             raise ConfigError(
-                f"{name}: {distance['samples']:,} samples and {of_real['samples']:,} held-out images. A Frechet "
+                f"{name}: {distance['samples']:,} samples and {real_distance['samples']:,} held-out images. A Frechet "
                 "distance falls as their number grows: measure as many of both."
             )
-        spaces[name] = _ratio(distance, of_real)
+        spaces[name] = _ratio(distance, real_distance)
     values = {key: {name: part[key] for name, part in spaces.items()} for key in ("distance", "floor")}
     errors = [part["standard_error"] for part in spaces.values()]
     figure = {
@@ -68,16 +68,16 @@ def measure(samples: Sequence[pathlib.Path], real: Sequence[pathlib.Path]) -> di
 
 
 def _by_space(flag: str, paths: Sequence[pathlib.Path]) -> dict[str, Mapping]:
-    found: dict[str, Mapping] = {}
+    by_space: dict[str, Mapping] = {}
     for path in paths:
         content = records.read(path)
         name = (content.get("protocol") or {}).get("name") or (content.get("features") or {}).get("features", "")
         if _distance(content) is None:
             raise ConfigError(f"{flag}: {path} has no Frechet distance: measure it with --metrics=fid.")
-        if name in found:
+        if name in by_space:
             raise ConfigError(f"{flag} has two records under {name}; each space counts once.")
-        found[name] = content
-    return found
+        by_space[name] = content
+    return by_space
 
 
 def _distance(content: Mapping) -> Mapping | None:
@@ -96,7 +96,7 @@ def _ratio(distance: Mapping, floor: Mapping) -> dict[str, Any]:
     if not floor["value"] > 0:
         raise ConfigError(f"--floors: a distance of real images is {floor['value']}, and must be positive.")
     ratio = distance["value"] / floor["value"]
-    errors = [each.get("standard_error") for each in (distance, floor)]
+    errors = [figure.get("standard_error") for figure in (distance, floor)]
     error = None
     if None not in errors:
         error = (errors[0] ** 2 + (ratio * errors[1]) ** 2) ** 0.5 / floor["value"]

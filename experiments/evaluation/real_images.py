@@ -51,8 +51,8 @@ def splits_of(config: Mapping) -> tuple[Split, Split]:
     return split_of(config, config["data"]["split"]), split_of(config, config["evaluate"]["split"])
 
 
-def of_recipe(recipe: Recipe) -> tuple[Split, Split]:
-    """As `splits_of`, of a recipe, which may have records of its own.
+def read_splits(recipe: Recipe) -> tuple[Split, Split]:
+    """The splits of a recipe, as `splits_of` returns them; a recipe may bring its own records.
 
     Raises:
         ValueError: if none are held out.
@@ -117,7 +117,7 @@ def _records(source: sources.Source | Stream, skip: bool) -> Iterator[Mapping[st
 
 
 def captioned(text: str, data_dir: str = "", number: int = 0) -> Split:
-    """Images of a dataset, NAME@SPLIT, with their captions: the first `number`, or all; `data_dir` is that of TFDS."""
+    """Images of a dataset, NAME@SPLIT, with their captions: the first `number`, or all; `data_dir` is TFDS's folder."""
     source = data.named(text, data_dir)
     spec = source.spec
     try:

@@ -32,7 +32,7 @@ class Reconstructions(NamedTuple):
     errors: dict[str, np.ndarray]  # {"psnr", "ssim"}: float64 [N] of each picture that was read, NaN of the others
 
 
-def of(autoencoder: autoencoder_folders.Autoencoder, originals: ImageSet) -> Reconstructions:
+def reconstruct(autoencoder: autoencoder_folders.Autoencoder, originals: ImageSet) -> Reconstructions:
     """The reconstructions of a set of pictures, bytes [N, H, W, C] of a size that the autoencoder takes."""
     name = originals.record["images"]
     if originals.record["dtype"] != "uint8":
@@ -41,7 +41,7 @@ def of(autoencoder: autoencoder_folders.Autoencoder, originals: ImageSet) -> Rec
     figures = {"psnr": jax.jit(psnr)}
     if min(originals.shape[:2]) >= WINDOW:
         figures["ssim"] = jax.jit(ssim)
-    reconstruct = autoencoder_folders.reconstruction(autoencoder)
+    program = autoencoder_folders.reconstruction(autoencoder)
     errors = {figure: np.full(originals.count, np.nan) for figure in figures}
 
     def read(start, stop):
@@ -52,7 +52,7 @@ def of(autoencoder: autoencoder_folders.Autoencoder, originals: ImageSet) -> Rec
                 originals.read(rows.start, rows.stop), autoencoder.module.picture_channels
             )
             filled = pictures[np.arange(BATCH) % len(rows)]  # one shape, so that one program serves all
-            decoded = reconstruct(filled)
+            decoded = program(filled)
             for figure, function in figures.items():
                 errors[figure][rows.start : rows.stop] = np.asarray(function(decoded, filled))[: len(rows)]
             parts.append(decoded[: len(rows)])
@@ -84,21 +84,23 @@ def run(request: comparison.Request, fresh: bool = False) -> dict:
         raise ImageSetError(f"{request.reference} holds statistics alone; an autoencoder needs the pictures.")
     measures_distance = bool(request.inception) or request.features == "pixels"
     space, about = comparison.space_of(request) if measures_distance else (None, UNMEASURED)
-    own = of(autoencoder, reference.images)
+    results = reconstruct(autoencoder, reference.images)
     if space is None:
         record = lambda images: {**images.record, "fingerprint": images.fingerprint, "count": images.count}
         measured = {
             "figures": {"rfid": {"value": None, "why": "value not measured: it needs --inception and --protocol"}},
             "warnings": [],
             "reference": record(reference.images),
-            "samples": record(own.images),
+            "samples": record(results.images),
         }
     else:
-        measured = comparison.measure(own.images, reference, space, ("fid",), request.seed, "ten, shuffled",
+        measured = comparison.measure(results.images, reference, space, ("fid",), request.seed, "ten, shuffled",
                               references.cache_folder(), fresh)  # fmt: skip
         measured["figures"] = {called(space, "rfid"): measured["figures"][called(space, "fid")]}
-    _complete(own)
-    measured["figures"] = {name: bootstrap.mean(values) for name, values in own.errors.items()} | measured["figures"]
+    _complete(results)
+    measured["figures"] = {name: bootstrap.mean(values) for name, values in results.errors.items()} | measured[
+        "figures"
+    ]
     total = time.perf_counter() - began
     return measured | about | {"seconds": {**measured.get("seconds", {}), "total": total}}
 
@@ -106,12 +108,12 @@ def run(request: comparison.Request, fresh: bool = False) -> dict:
 UNMEASURED = {"features": {"features": "none: picture by picture", "dimensions": 0}, "protocol": None, "weights": None}
 
 
-def _complete(own: Reconstructions) -> None:
+def _complete(results: Reconstructions) -> None:
     """Measures the pictures that were not read, since their features were on disk."""
-    count = own.images.count
+    count = results.images.count
     with progress.bar("reconstructing", count, "pictures") as advance:
         for first in range(0, count, BATCH):
             stop = min(first + BATCH, count)
-            if np.isnan(own.errors["psnr"][first:stop]).any():
-                own.images.read(first, stop)
+            if np.isnan(results.errors["psnr"][first:stop]).any():
+                results.images.read(first, stop)
             advance(stop)

@@ -58,11 +58,11 @@ def measure(request: Request, fresh: bool = False) -> dict:
     """Measures the samples of a request, or the reconstructions of its autoencoder.
 
     Args:
-        request: from the command line, or from a record.
-        fresh: whether the features of the samples are computed anew where they are in the cache.
+        request: the request of the command line, or of a record.
+        fresh: whether to compute the features of the samples even where the cache holds them.
 
     Returns:
-        The record, as JSON holds it; "sha256" is of everything else in it.
+        The record, as JSON holds it; "sha256" covers everything else in it.
     """
     measured = (reconstructions if request.autoencoder else comparison).run(request, fresh)
     samples = pathlib.Path(request.samples)
@@ -129,10 +129,10 @@ def read(path: pathlib.Path) -> dict:
 
 
 def verify(path: pathlib.Path) -> list[str]:
-    """Measures again what a record says, and compares; returns what differs, a sentence each.
+    """Measures a record again and compares; returns the differences, one sentence each.
 
     The request is rebuilt from its parsed fields; no text of the file is executed. The features of the samples are
-    computed anew; those of the reference are taken from the cache, where their hash is checked.
+    computed again; the reference's are taken from the cache, where their hash is checked.
     """
     before = read(path)
     try:
@@ -152,7 +152,7 @@ def compare(before: Mapping, after: Mapping) -> list[str]:
                 differences.append(f"{part}.{field}: {old} in the record, {new} now")
     figures = [_by_current_names(content) for content in (before, after)]
     for name in sorted(figures[0].keys() | figures[1].keys()):
-        old, new = (each.get(name, {}).get("value") for each in figures)
+        old, new = (content.get(name, {}).get("value") for content in figures)
         if old is None or new is None:
             if old is not new:
                 differences.append(f"figures.{name}.value: {old} in the record, {new} now")

@@ -44,7 +44,7 @@ def evaluate_samples(
         among the features and the model has classes.
     """
     measured = measure(images, labels, config, split, effort=IN_LOOP, real_splits=real_splits)
-    return {name: figure.value for name, figure in figures.of_samples(measured).items()}
+    return {name: figure.value for name, figure in figures.read_samples(measured).items()}
 
 
 def measure(
@@ -59,13 +59,14 @@ def measure(
     """Every metric of a set of samples, each beside its reference.
 
     Args:
-        images: uint8 `[N, H, W, C]`, samples.
-        labels: int `[N]`, the classes that were requested; zeros if the model has none.
+        images: the samples, uint8 `[N, H, W, C]`.
+        labels: the classes that were requested, int `[N]`; zeros if the model has none.
         config: the run's config.
-        split: of the dataset, that the samples are compared with.
-        effort: how many resamples and subsets.
-        advance: receives the number of parts done, of len(config.evaluate.features) + 2.
-        real_splits: the training images, and those that the samples are compared with; None: those of config.data.
+        split: the split of the dataset that the samples are compared with.
+        effort: the numbers of resamples and subsets.
+        advance: receives the number of parts done, out of len(config.evaluate.features) + 2.
+        real_splits: the training images, and the images that the samples are compared with; None for the splits of
+            config.data.
 
     Returns:
         {"asked_class": dict | None, "frechet": {feature: dict}, "neighbours": dict, "count": N of the distances,
@@ -156,9 +157,9 @@ def distance(
     """Frechet distance of samples to all images of a split, beside N real training images and N images of noise.
 
     Args:
-        extractor: of the features.
-        images: uint8 `[M, H, W, C]`, samples, M >= N.
-        labels: int `[M]`.
+        extractor: the extractor of the features.
+        images: the samples, uint8 `[M, H, W, C]`, M >= N.
+        labels: the classes of the samples, int `[M]`.
         train: real images that the floor's subsets are drawn from.
         real: the reference; all of its images.
         count: N.

@@ -30,10 +30,10 @@ class Samples(NamedTuple):
     """Samples of a run.
 
     Attributes:
-        recipe: of the run.
-        x: `[N, ...]`, uint8 or float32.
-        labels: what the network received, int `[N]` or a pytree `[N, ...]`.
-        classes: int `[N]`, zeros where there are none.
+        recipe: the recipe of the run.
+        x: the samples, uint8 or float32 `[N, ...]`.
+        labels: the conditions that the network received, int `[N]` or a pytree `[N, ...]`.
+        classes: the classes, int `[N]`; zeros where there are none.
         of_records: whether the conditions are those of the data's first records.
         out: the folder to write into.
     """
@@ -59,8 +59,8 @@ def _points_of_manifold(samples: Samples) -> list[pathlib.Path] | None:
     if not isinstance(reads, Moves):
         return None
     source: Any = data.of_recipe(samples.recipe)
-    if (own := _by_source(source, samples)) is not None:
-        return own
+    if (paths := _by_source(source, samples)) is not None:
+        return paths
     if backbone_figures.are_backbones(source):
         return backbone_figures.write(samples.x, samples.classes, source.spec.classes, samples.out)
     exact = getattr(source, "distribution", None)
@@ -79,9 +79,9 @@ def _series(samples: Samples) -> list[pathlib.Path] | None:
     if not isinstance(samples.recipe.null, Mapping) or "given" not in samples.recipe.null:
         return None
     source = data.of_recipe(samples.recipe)
-    each, part = series_charts.grouped(samples.x, samples.labels)
+    grouped, part = series_charts.grouped(samples.x, samples.labels)
     path = samples.out / "samples.png"
-    series_charts.fans(each, part, path, getattr(source, "process", None))
+    series_charts.fans(grouped, part, path, getattr(source, "process", None))
     return [path, *(series_files.write(source, samples.x, samples.out) if samples.of_records else [])]
 
 
@@ -96,8 +96,8 @@ def _by_records(samples: Samples) -> list[pathlib.Path] | None:
     if samples.recipe.makes_pictures:
         return None
     source: Any = data.of_recipe(samples.recipe)
-    if (own := _by_source(source, samples)) is not None:
-        return own
+    if (paths := _by_source(source, samples)) is not None:
+        return paths
     if (surface := getattr(source, "surface", None)) is not None:
         return surface_pictures.draw(samples.x, samples.classes, source.spec.classes, surface, samples.out)
     if (sound := getattr(source, "sound", None)) is not None:

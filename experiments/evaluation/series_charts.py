@@ -43,13 +43,14 @@ def grouped(samples: np.ndarray, condition: dict) -> tuple[list[np.ndarray], Par
 def fans(
     samples: list[np.ndarray] | np.ndarray, part: Part, path: str | os.PathLike, process: GaussianProcess | None = None
 ) -> None:
-    """Draws the first series, each channel a panel: what is given, and median and intervals of the samples.
+    """Draws the first series, each channel a panel: the given values, and median and intervals of the samples.
 
     Args:
-        samples: for each series `[S, L, C]`, zeros where it is not hidden. Of few samples each is a line.
+        samples: the samples of each series, `[S, L, C]`, zeros where it is not hidden. Few samples are drawn as lines.
         part: the series.
         path: the PNG to write.
-        process: that they are drawn from, whose exact median and intervals stand beside the samples'; None: not known.
+        process: the process of the series, whose exact median and intervals stand beside the samples'; None where it
+            is not known.
     """
     channels = part.given.shape[2]
     chosen = [(row, channel) for row in range(len(part.given)) for channel in range(channels)][: PANELS[0] * PANELS[1]]
@@ -62,17 +63,17 @@ def fans(
         at = (slice(None), channel)
         given, mask, real = (leaf[row][at] for leaf in part[:3])
         steps = np.arange(len(given))
-        whole = np.where(mask, given, np.where(real, samples[row][:, :, channel], np.nan))
+        complete = np.where(mask, given, np.where(real, samples[row][:, :, channel], np.nan))
         known = mask | real
-        if len(whole) < FEW:
-            lines = axes.plot(steps, whole.T, color=BLUE, linewidth=1.2, alpha=0.8)
+        if len(complete) < FEW:
+            lines = axes.plot(steps, complete.T, color=BLUE, linewidth=1.2, alpha=0.8)
             lines[0].set_label("samples")
         else:
             for level, alpha in zip(BANDS, (0.18, 0.32)):
-                low, high = np.quantile(whole[:, known], ((1 - level) / 2, (1 + level) / 2), axis=0)
+                low, high = np.quantile(complete[:, known], ((1 - level) / 2, (1 + level) / 2), axis=0)
                 name = f"samples, {level:.0%}"
                 axes.fill_between(steps[known], low, high, color=BLUE, alpha=alpha, linewidth=0, label=name)
-            axes.plot(steps[known], np.median(whole[:, known], axis=0), color=BLUE, linewidth=1.4, label="median")
+            axes.plot(steps[known], np.median(complete[:, known], axis=0), color=BLUE, linewidth=1.4, label="median")
         if process is not None:
             mean, covariance = gaussian_processes.conditional(process, part.given[row], part.mask[row])
             mean, std = mean[at], gaussian_processes.deviation(process, covariance)[at]
@@ -101,16 +102,16 @@ def lags(samples: np.ndarray, process: GaussianProcess, path: str | os.PathLike)
     """Draws whole series, and beside them the mean covariance at each lag of each channel, with the exact one.
 
     Args:
-        samples: `[N, L, C]`.
-        process: that the data are drawn from.
+        samples: the samples, `[N, L, C]`.
+        process: the process that the data are drawn from.
         path: the PNG to write.
     """
     length, channels = process.shape
-    found = np.einsum("nic,njc->cij", samples, samples) / len(samples)
+    estimated = np.einsum("nic,njc->cij", samples, samples) / len(samples)
     blocks = process.covariance.reshape(length, channels, length, channels)
     exact = np.stack([blocks[:, channel, :, channel] for channel in range(channels)])
     at = np.arange(length)
-    mean = lambda of: np.stack([np.diagonal(of, lag, 1, 2).mean(-1) for lag in at], axis=-1)
+    mean = lambda covariance: np.stack([np.diagonal(covariance, lag, 1, 2).mean(-1) for lag in at], axis=-1)
     figure = blank(10.5, 3.0, layout="constrained")
     left, right = figure.subplots(1, 2)
     for row, shade in zip(range(min(5, len(samples))), np.linspace(1, 0.3, 5)):
@@ -118,7 +119,7 @@ def lags(samples: np.ndarray, process: GaussianProcess, path: str | os.PathLike)
     left.set_title("samples" + (", channel 0" if channels > 1 else ""), fontsize=9, color=INK, pad=2)
     for channel in range(channels):
         names = (None, None) if channel else ("samples", "exact")
-        right.plot(at, mean(found)[channel], color=BLUE, linewidth=1.4, label=names[0])
+        right.plot(at, mean(estimated)[channel], color=BLUE, linewidth=1.4, label=names[0])
         right.plot(at, mean(exact)[channel], color=ORANGE, linewidth=1.2, linestyle=(0, (4, 2)), label=names[1])
     right.set_title("covariance at a lag of so many steps", fontsize=9, color=INK, pad=2)
     right.legend(fontsize=8, frameon=False)

@@ -11,15 +11,15 @@ from diffusion.io import files
 
 
 def write(source: Any, samples: np.ndarray, folder: pathlib.Path) -> list[pathlib.Path]:
-    """Writes filled.csv of a .csv file, or filled.npz of another one, if any value of it was missing and is sampled.
+    """Writes filled.csv of a .csv file, or filled.npz of another one, if any missing value of it is sampled.
 
     Args:
-        source: of the run's conditions.
-        samples: `[N, L, C]`, of its records in turn.
-        folder: of the run's samples.
+        source: the source of the run's conditions.
+        samples: the samples of its records in turn, `[N, L, C]`.
+        folder: the folder of the run's samples.
 
     Returns:
-        The file; nothing for other sources, and where nothing is filled.
+        The file in a list; an empty list for other sources, and where nothing is filled.
     """
     if not isinstance(source, StandardSeries):
         return []

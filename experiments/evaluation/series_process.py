@@ -17,16 +17,16 @@ SEED = 0  # of the draws beside the model's
 
 
 def scores(samples: np.ndarray, process: GaussianProcess, prefix: str = "") -> dict[str, dict]:
-    """Figures of series, none of which needs a draw from the process.
+    """Figures of series that need no draw from the process.
 
     Args:
-        samples: `[N, L, C]`, N at least 2.
-        process: N(0, K), of the same L and C.
-        prefix: of the names.
+        samples: the samples, `[N, L, C]`, N at least 2.
+        process: the process N(0, K), of the same L and C.
+        prefix: the beginning of the figures' names.
 
     Returns:
         {name: {"value", "samples", ...}}:
-        "process_cross_entropy", the mean of -log N(x; 0, K) / (L C) in nats; that of exact draws is the entropy;
+        "process_cross_entropy", the mean of -log N(x; 0, K) / (L C) in nats, which is the entropy for exact draws;
         "process_distance", |m|^2 + tr(K + S - 2 (K^(1/2) S K^(1/2))^(1/2)), with mean m and covariance S of the
         samples: the squared 2-Wasserstein distance of Gaussian fits (Frechet distance);
         "process_covariance_error", |S_0 - K| / |K| in Frobenius' norm, with S_0 the mean of x x^T.
@@ -50,8 +50,8 @@ def scores(samples: np.ndarray, process: GaussianProcess, prefix: str = "") -> d
     }
 
 
-def of_process(subject: Any) -> dict:
-    """`scores` of the samples of a run, of as many exact draws and of white noise; and process.png.
+def measure_process(subject: Any) -> dict:
+    """The `scores` of a run's samples, of as many exact draws, and of white noise; writes process.png.
 
     Args:
         subject: `model_metrics.Subject` of a run on whole series of a process that is known.
@@ -72,6 +72,8 @@ def of_process(subject: Any) -> dict:
     draws = gaussian_processes.draw(zero, process.covariance, number, rng).reshape(number, *process.shape)
     noise = rng.normal(size=draws.shape) * gaussian_processes.deviation(process, process.covariance)
     series_charts.lags(subject.images, process, subject.workdir / "process.png")
-    found = scores(subject.images, process) | scores(draws, process, "exact_draws_") | scores(noise, process, "noise_")
+    figures = (
+        scores(subject.images, process) | scores(draws, process, "exact_draws_") | scores(noise, process, "noise_")
+    )
     entropy = 0.5 * np.linalg.slogdet(2 * np.pi * np.e * process.covariance)[1] / len(zero)
-    return found | {"process_entropy": {"value": float(entropy), "samples": 0}}
+    return figures | {"process_entropy": {"value": float(entropy), "samples": 0}}

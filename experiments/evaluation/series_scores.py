@@ -47,17 +47,17 @@ def parts(source: Any, number: int) -> Part:
 def scores(
     samples: np.ndarray, part: Part, prefix: str = "", closed: np.ndarray | None = None, units: tuple[Any, Any] = (0, 1)
 ) -> dict[str, dict]:
-    """Scores of samples of what is hidden.
+    """Scores of samples of the hidden values.
 
     Args:
-        samples: `[S, W, L, C]`.
-        part: the series, with their truth; a value that is missing does not count.
-        prefix: of the names.
-        closed: `[W, L, C]` the CRPS of the exact conditional distribution; None where nobody knows it.
+        samples: the samples, `[S, W, L, C]`.
+        part: the series, with their truth; missing values do not count.
+        prefix: the beginning of the scores' names.
+        closed: the CRPS of the exact conditional distribution, `[W, L, C]`; None where it is not known.
         units: mean and standard deviation of each channel `[C]`, by which the series were standardised.
 
     Returns:
-        {name: {"value", "samples", ...}}: "crps", the fair estimate, a mean over series of the mean over what is hidden
+        {name: {"value", "samples", ...}}: "crps", the fair estimate, a mean over series of the mean over hidden values
         of each; "crps_excess", how far it is above `closed` at the same series; "crps_quantile_form", and with several
         channels "crps_sum", as CSDI has them, in the units before they were standardised; "coverage_50", "coverage_90".
     """
@@ -65,20 +65,20 @@ def scores(
     counts = part.real & np.isfinite(part.truth)
     truth = np.where(counts, part.truth, 0)
     samples = np.where(counts, samples, 0)
-    of_series = lambda values: averaged(values, counts)
+    mean_of_series = lambda values: averaged(values, counts)
     fair = crps.fair(samples, truth)
-    found: dict[str, dict] = {f"{prefix}crps": of_series(fair)}
+    figures: dict[str, dict] = {f"{prefix}crps": mean_of_series(fair)}
     if closed is not None:
-        found[f"{prefix}crps_excess"] = of_series(fair - closed)
+        figures[f"{prefix}crps_excess"] = mean_of_series(fair - closed)
     size = {"samples": len(truth)}
     mean, std = units
     unscaled = samples * std + mean, truth * std + mean
-    found[f"{prefix}crps_quantile_form"] = {"value": crps.quantile_form(*unscaled, counts), **size}
+    figures[f"{prefix}crps_quantile_form"] = {"value": crps.quantile_form(*unscaled, counts), **size}
     if truth.shape[-1] > 1 and counts.all(-1).any():
-        found[f"{prefix}crps_sum"] = {"value": crps.quantile_sum(*unscaled, counts), **size}
+        figures[f"{prefix}crps_sum"] = {"value": crps.quantile_sum(*unscaled, counts), **size}
     for level in COVERED:
-        found[f"{prefix}coverage_{level * 100:.0f}"] = of_series(crps.coverage(samples, truth, level))
-    return found
+        figures[f"{prefix}coverage_{level * 100:.0f}"] = mean_of_series(crps.coverage(samples, truth, level))
+    return figures
 
 
 def averaged(values: np.ndarray, counts: np.ndarray) -> dict:
@@ -98,14 +98,14 @@ def exact(process: GaussianProcess, part: Part) -> tuple[np.ndarray, np.ndarray]
     return np.stack(closed), np.stack(draws, axis=1)
 
 
-def of_marginal(source: Any, part: Part) -> dict[str, dict]:
-    """The scores of values that were seen anywhere in each channel of a source: what knows nothing of the series."""
+def score_marginal(source: Any, part: Part) -> dict[str, dict]:
+    """The scores of values drawn from anywhere in each channel of a source, a forecast that ignores the series."""
     rng = np.random.default_rng(SEED)
     seen = parts(source, 1000)
     values = np.where(seen.mask, seen.given, seen.truth)
     there = (seen.mask | seen.real) & np.isfinite(values)
-    of_channel = lambda c: rng.choice(values[..., c][there[..., c]], (SAMPLES, *part.given.shape[:2]))
-    samples = np.stack([of_channel(channel) for channel in range(part.given.shape[-1])], axis=-1)
+    draw_channel = lambda c: rng.choice(values[..., c][there[..., c]], (SAMPLES, *part.given.shape[:2]))
+    samples = np.stack([draw_channel(channel) for channel in range(part.given.shape[-1])], axis=-1)
     return {"crps_marginal": scores(samples, part)["crps"]}
 
 
@@ -114,14 +114,14 @@ def drawn(make: Callable[..., np.ndarray], part: Part, seeds: np.ndarray) -> np.
 
     Args:
         make: (conditions of N, seeds `[N]`, progress) -> `[N, L, C]`.
-        part: W series.
-        seeds: `[S W]`.
+        part: the W series.
+        seeds: the seeds, `[S W]`.
     """
-    each = len(seeds) // len(part.given)
-    condition = {name: np.repeat(getattr(part, name), each, axis=0) for name in ("given", "mask", "real")}
+    per_series = len(seeds) // len(part.given)
+    condition = {name: np.repeat(getattr(part, name), per_series, axis=0) for name in ("given", "mask", "real")}
     with progress.bar("samples of series", len(seeds), "samples") as advance:
-        made = make(condition, seeds, advance)
-    return np.swapaxes(made.reshape(len(part.given), each, *made.shape[1:]), 0, 1)
+        drawn_rows = make(condition, seeds, advance)
+    return np.swapaxes(drawn_rows.reshape(len(part.given), per_series, *drawn_rows.shape[1:]), 0, 1)
 
 
 def continuous_ranked_probability_score(subject: Any) -> dict:
@@ -151,7 +151,7 @@ def continuous_ranked_probability_score(subject: Any) -> dict:
     measured = scores(samples, part, closed=closed, units=units)
     if closed is not None:
         measured |= {"crps_exact": averaged(closed, part.real)} | scores(draws, part, "exact_draws_")
-    measured |= of_marginal(data.source(config, config.data.split), part)
+    measured |= score_marginal(data.source(config, config.data.split), part)
     measured["crps"]["protocol"] = {
         "samples_of_each": SAMPLES,
         "estimate": "fair",

@@ -30,8 +30,8 @@ class Samples(NamedTuple):
     seed: int | None
 
 
-def of_seeds(first: Mapping[object, float], second: Mapping[object, float]) -> Difference | None:
-    """The difference of two means over training runs, each {seed: value}; None of fewer than two on either side.
+def compare_seeds(first: Mapping[object, float], second: Mapping[object, float]) -> Difference | None:
+    """The difference of two means over training runs, {seed: value}; None for fewer than two runs on either side.
 
     Student's t of the pairs of equal seeds, where there are two such pairs, else Welch's test.
     """
@@ -57,7 +57,7 @@ def _of_test(gap: float, test, how: str) -> Difference:
     return Difference(gap, float(low), float(high), float(test.pvalue), how)
 
 
-def of_intervals(first: Figure, second: Figure) -> Difference | None:
+def compare_intervals(first: Figure, second: Figure) -> Difference | None:
     """The difference of two figures by their own 95 % intervals, as if normal and independent; None without these."""
     if first.low is None or second.low is None:
         return None
@@ -69,7 +69,7 @@ def of_intervals(first: Figure, second: Figure) -> Difference | None:
     return Difference(gap, gap - half, gap + half, p, "the intervals of both, as if independent")
 
 
-def of_samples(
+def compare_samples(
     first: Samples,
     second: Samples,
     config: Mapping,
@@ -84,8 +84,8 @@ def of_samples(
     Args:
         first: samples of a run.
         second: samples of another, measured under the same protocol.
-        config: of either run: its evaluation, and whether the model has classes.
-        splits: the training images, and those that the samples are compared with.
+        config: the config of either run, for its evaluation, and whether the model has classes.
+        splits: the training images, and the images that the samples are compared with.
         advance: receives the number of figures done.
 
     Returns:

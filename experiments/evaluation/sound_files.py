@@ -19,14 +19,14 @@ def write(
     """Writes the first samples of each class as WAV files into the folder "sounds".
 
     Args:
-        sound: what the samples are.
-        waveforms: float32 `[N, L]`.
-        labels: int `[N]`, their classes.
-        names: of the classes; () for samples without one.
-        folder: of the run's samples.
+        sound: the form of the samples.
+        waveforms: the waveforms, float32 `[N, L]`.
+        labels: the classes of the samples, int `[N]`.
+        names: the names of the classes; () for samples without classes.
+        folder: the folder of the run's samples.
 
     Returns:
-        That folder.
+        The folder "sounds".
     """
     out = folder / "sounds"
     out.mkdir(exist_ok=True)
@@ -56,10 +56,10 @@ def draw(
         extent = (0, seconds, 0, sound.sample_rate / 2000)
         bottom.imshow(decibels, origin="lower", aspect="auto", extent=extent, vmin=-80, vmax=0, cmap="magma")
         bottom.set(xlabel="s")
-        for each in (top, bottom):
-            each.tick_params(labelsize=7)
-            each.title.set_fontsize(9)
+        for panel in (top, bottom):
+            panel.tick_params(labelsize=7)
+            panel.title.set_fontsize(9)
             if column:
-                each.set_yticklabels([])
+                panel.set_yticklabels([])
     axes[1, 0].set_ylabel("kHz")
     save(figure, path)

@@ -176,9 +176,9 @@ def spectral_convergence(sound: Sound, made: np.ndarray, real: np.ndarray) -> np
     """
 
     def error(window: int, hop: int) -> np.ndarray:
-        of_made, of_real = (np.abs(stft(_padded(x, hop), window, hop)) for x in (made, real))
-        squared = ((of_made - of_real) ** 2).sum((-2, -1))
-        return np.sqrt(squared / np.maximum((of_real**2).sum((-2, -1)), 1e-12))
+        made_levels, real_levels = (np.abs(stft(_padded(x, hop), window, hop)) for x in (made, real))
+        squared = ((made_levels - real_levels) ** 2).sum((-2, -1))
+        return np.sqrt(squared / np.maximum((real_levels**2).sum((-2, -1)), 1e-12))
 
     return np.mean([error(*sizes) for sizes in RESOLUTIONS], axis=0)
 
@@ -191,9 +191,9 @@ def flatness(waveforms: np.ndarray) -> np.ndarray:
     """
     power = np.abs(stft(_padded(waveforms, LONG[1]), *LONG)) ** 2
     power = np.maximum(power, np.maximum(QUIET * power.max(-1, keepdims=True), 1e-20))
-    of_frames = 10 * (np.log10(power).mean(-1) - np.log10(power.mean(-1)))
+    frame_flatness = 10 * (np.log10(power).mean(-1) - np.log10(power.mean(-1)))
     loudness = power.sum(-1)
-    return (of_frames * loudness).sum(-1) / loudness.sum(-1)
+    return (frame_flatness * loudness).sum(-1) / loudness.sum(-1)
 
 
 def flatness_error(sound: Sound, made: np.ndarray, real: np.ndarray) -> np.ndarray:

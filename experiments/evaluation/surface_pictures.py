@@ -28,13 +28,13 @@ def cloud(points: np.ndarray, angle: float, colour: str = plots.BLUE, side: int 
     """Points as shaded balls, seen from the angle of a turntable about the z axis.
 
     Args:
-        points: [N, 3], shown within [-1.15, 1.15].
-        angle: of the turntable, radians.
-        colour: "#rrggbb" of the points.
-        side: pixels.
+        points: the points, [N, 3], shown within [-1.15, 1.15].
+        angle: the angle of the turntable, in radians.
+        colour: the colour of the points, "#rrggbb".
+        side: height and width in pixels.
 
     Returns:
-        uint8 [side, side, 3].
+        The picture, uint8 [side, side, 3].
     """
     fine = 2 * side  # halved at the end, against steps at the edges
     seen = np.asarray(points, np.float64) @ _camera(angle).T
@@ -60,11 +60,12 @@ def level_set(distance: np.ndarray, angle: float, colour: str = plots.BLUE, side
     """The surface on which a function on a grid is zero, shaded, as `cloud` shows points.
 
     Args:
-        distance: [S, S, S, 1] at the centres of the cells of [-1, 1]^3, negative inside; linear between them.
-        angle, colour, side: as in `cloud`.
+        distance: the signed distance, [S, S, S, 1] at the centres of the cells of [-1, 1]^3, negative inside; linear
+            between them.
+        angle, colour, side: the angle, the colour and the size in pixels, as in `cloud`.
 
     Returns:
-        uint8 [side, side, 3].
+        The picture, uint8 [side, side, 3].
     """
     from scipy.ndimage import map_coordinates  # imported here: it takes long
 
@@ -104,11 +105,11 @@ def draw(
     """Draws samples of each class, one of each from several sides, and both turning; writes clouds as .ply.
 
     Args:
-        samples: [M, N, 3] clouds, or [M, S, S, S, 1] signed distances.
-        labels: int [M].
-        names: of the classes; () for their numbers.
-        surface: (example, generator) -> points [N, 3], as `data.sources.solid_records.SurfaceRecords`.
-        folder: where samples.png, views.png, turntable.gif and ply/NUMBER.ply are written.
+        samples: clouds [M, N, 3], or signed distances [M, S, S, S, 1].
+        labels: the classes, int [M].
+        names: the names of the classes; () for their numbers.
+        surface: (example, generator) -> points [N, 3], as in `data.sources.solid_records.SurfaceRecords`.
+        folder: the folder in which samples.png, views.png, turntable.gif and ply/NUMBER.ply are written.
 
     Returns:
         The files to look at.
@@ -135,11 +136,11 @@ def draw(
 
 
 def turntable(tiles: Sequence[Callable[[float], np.ndarray]], columns: int) -> bytes:
-    """A GIF of things on turntables.
+    """A GIF of objects on turntables.
 
     Args:
-        tiles: each angle in radians -> uint8 [S, S, 3].
-        columns: of the animation.
+        tiles: functions angle in radians -> picture, uint8 [S, S, 3].
+        columns: number of columns of the animation.
 
     Returns:
         The bytes of the file, which plays without end.
@@ -148,9 +149,9 @@ def turntable(tiles: Sequence[Callable[[float], np.ndarray]], columns: int) -> b
 
     frames = []
     for angle in 2 * math.pi * np.arange(FRAMES) / FRAMES:
-        made = [tile(float(angle)) for tile in tiles]
-        made += [np.full_like(made[0], 255)] * (-len(made) % columns)
-        rows = [np.concatenate(made[i : i + columns], axis=1) for i in range(0, len(made), columns)]
+        pictures = [tile(float(angle)) for tile in tiles]
+        pictures += [np.full_like(pictures[0], 255)] * (-len(pictures) % columns)
+        rows = [np.concatenate(pictures[i : i + columns], axis=1) for i in range(0, len(pictures), columns)]
         frames.append(Image.fromarray(np.concatenate(rows)).quantize(64, dither=Image.Dither.NONE))
     buffer = io.BytesIO()
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=MILLISECONDS, loop=0, optimize=True)

@@ -23,18 +23,18 @@ Distance = Callable[[np.ndarray], Callable[[np.ndarray], float]]
 
 
 def _kernel(kernel: kernel_distance.Kernel, real: np.ndarray) -> Distance:
-    """The squared discrepancy of a kernel; a resample weighs the kernel's matrix of the rows anew."""
+    """The squared discrepancy of a kernel; a resample changes the weights of the rows of the kernel's matrix."""
     within = sum(kernel(real[rows], real).mean(1).sum() for rows in pairwise.blocks(len(real), 500)) / len(real)
 
     def distance(rows: np.ndarray) -> Callable[[np.ndarray], float]:
-        own = kernel(rows, rows)
+        inside = kernel(rows, rows)
         cross = np.concatenate([kernel(rows[part], real).mean(1) for part in pairwise.blocks(len(rows), 500)])
 
-        def of(chosen: np.ndarray) -> float:
+        def discrepancy(chosen: np.ndarray) -> float:
             weight = np.bincount(chosen, minlength=len(rows)) / len(chosen)
-            return float(weight @ own @ weight + within - 2 * weight @ cross)
+            return float(weight @ inside @ weight + within - 2 * weight @ cross)
 
-        return of
+        return discrepancy
 
     return distance
 
@@ -73,12 +73,12 @@ def measure(samples: np.ndarray, config: Mapping, train: Split, real: Split, dra
     """Distances of samples to real examples.
 
     Args:
-        samples: float32 or uint8 [M, ...], in the form of the examples; [M, D] of pytrees.
-        config: the run's.
+        samples: the samples, float32 or uint8 [M, ...], in the form of the examples; [M, D] for pytrees.
+        config: the run's config.
         train: real examples that the floor's subsets are drawn from.
         real: the reference.
-        draws: bootstrap resamples of an interval, 0 for no intervals; at most DRAWS are made.
-        subsets: of the floor, at most SUBSETS are drawn.
+        draws: number of bootstrap resamples of an interval, at most DRAWS; 0 for no intervals.
+        subsets: number of subsets of the floor, at most SUBSETS.
 
     Returns:
         {"distances": {name: {"value", "interval" (or None), "floor": {"mean", "std"}, "noise", "ratio", "how"}},
@@ -121,13 +121,13 @@ def measure(samples: np.ndarray, config: Mapping, train: Split, real: Split, dra
     every = np.arange(count)
     measured = {}
     for name, distance in distances.items():
-        of = distance(chosen)
-        value = of(every)
+        distance_of_rows = distance(chosen)
+        value = distance_of_rows(every)
         floor = [distance(rows)(every) for rows in floors]
         mean_floor = float(np.mean(floor))
         interval = None
         if draws:
-            values = bootstrap.replicates(of, count, min(draws, DRAWS), rng)
+            values = bootstrap.replicates(distance_of_rows, count, min(draws, DRAWS), rng)
             interval = bootstrap.percentile_interval(values, estimate=value)
         measured[name] = {
             "value": value,

@@ -1,4 +1,4 @@
-"""What is left of a watermark after JPEG, resizing, crops, noise, blur, and after a model has made the picture anew."""
+"""The robustness of a watermark against JPEG, resizing, crops, noise, blur, and regeneration by a model."""
 
 import json
 import os
@@ -17,14 +17,14 @@ from diffusion.watermarks import Reading, Watermark
 from diffusion.watermarks.degradations import DEGRADATIONS
 
 REGENERATED = (0.3, 0.6)  # times up to which the model's noise takes a picture
-LEVEL = 0.01  # of p-values, and of the false positives that hits are counted at
+LEVEL = 0.01  # the level of p-values, and of the false positives at which hits are counted
 
 
 class Maker(NamedTuple):
     """A model, as watermarks see it; pictures are uint8 `[N, H, W, C]`.
 
     Attributes:
-        name: of the run or the model's folder.
+        name: the name of the run or of the model's folder.
         make: (key file or "", number) -> pictures, the i-th of the same seed whatever the watermark.
         to_noise: pictures -> float `[N, ...]`, the noise of which they would be made.
         regenerate: (pictures, t) -> the same pictures with noise up to t, and denoised again; None without a model.
@@ -58,8 +58,8 @@ class Maker(NamedTuple):
         return picture[..., :1] if self.shape[2] == 1 else np.broadcast_to(picture, (*picture.shape[:3], 3))
 
 
-def of_pictures(pictures: np.ndarray, name: str) -> Maker:
-    """Of pictures uint8 `[N, H, W, C]` that are there, for a watermark that needs no model."""
+def wrap_pictures(pictures: np.ndarray, name: str) -> Maker:
+    """The maker of existing pictures, uint8 `[N, H, W, C]`, for a watermark that needs no model."""
 
     def make(key_file: str, number: int) -> np.ndarray:
         return watermarks.load(key_file).embed(pictures[:number], None) if key_file else pictures[:number]
@@ -68,23 +68,23 @@ def of_pictures(pictures: np.ndarray, name: str) -> Maker:
 
 
 def read(watermark: Watermark, to_noise: Callable[[np.ndarray], np.ndarray], pictures: np.ndarray) -> Reading:
-    """What is read of pictures, through the noise that they come from where the watermark lies there."""
+    """The reading of pictures, or of the noise that they come from where the watermark lies there."""
     return watermark.read(pictures if watermark.carrier == "pictures" else to_noise(pictures))
 
 
 def figures(watermark: Watermark, marked: Reading, others: Reading) -> dict[str, Any]:
-    """How well the two are told apart.
+    """The figures of detection: how well marked and other pictures differ.
 
     Args:
-        watermark: that was looked for.
-        marked: of N pictures with it.
-        others: of as many without.
+        watermark: the watermark.
+        marked: the readings of N pictures with it.
+        others: the readings of N pictures without it.
 
     Returns:
-        auroc: of the scores, `detection.auroc`.
+        auroc: the AUROC of the scores, `detection.auroc`.
         hits: the share of marked ones above the threshold that 1 % of the others exceed.
         detected, false_positives: the shares with p-values below 0.01 of either set, with Wilson's intervals.
-        bit_accuracy: of the marked ones; None for a watermark without a message.
+        bit_accuracy: the share of right bits of the marked ones; None for a watermark without a message.
     """
     return {
         "auroc": detection.auroc(marked.score, others.score),
@@ -99,9 +99,9 @@ def measure(key_file: str, maker: Maker, number: int, done: Callable[[int], None
     """Makes pictures with the watermark and without, changes both, and reads them.
 
     Args:
-        key_file: of the watermark.
+        key_file: the key file of the watermark.
         maker: the model.
-        number: N of either set, at least 2; of pictures that are there, at most as many.
+        number: N, the size of either set, at least 2, and at most the number of existing pictures.
         done: called with the count of changes that were measured, of `maker.changes`.
 
     Returns:

@@ -116,7 +116,7 @@ def received(sent: Mapping[str, Any], inputs: pathlib.Path, check: Callable[[Pag
     return dataclasses.replace(request, **paths_kept)
 
 
-def of_file(path: str | pathlib.Path, usual: PageRequest, inputs: pathlib.Path) -> PageRequest:
+def read_file(path: str | pathlib.Path, usual: PageRequest, inputs: pathlib.Path) -> PageRequest:
     """The request that a picture, of this page or of `diffusion sample --model`, was made by.
 
     Args:

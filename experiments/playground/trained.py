@@ -193,7 +193,7 @@ class Trained:
 
     def _made(self, recipe: Recipe, plan: timesteps.Plan, noised: bool) -> tuple[Callable, Callable, Callable]:
         schedule = recipe.schedule
-        network = generate.of_kind(recipe)
+        network = generate.build_for_sampler(recipe)
 
         def begin(seeds: Array, known: Array | None) -> tuple[Array, Array]:
             first, rest = generate.keys(seeds)
@@ -212,7 +212,7 @@ class Trained:
 
     def _check_memory(self, request: PageRequest, recipe: Recipe, plan: timesteps.Plan) -> None:
         number = request.number
-        network = generate.of_kind(recipe)
+        network = generate.build_for_sampler(recipe)
 
         def pictures(params, decoder, labels, keys, x):
             x = samplers.sample(recipe.sampler, network(params, labels), recipe.schedule, x, plan, keys)

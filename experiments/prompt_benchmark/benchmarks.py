@@ -111,7 +111,7 @@ def _geneval_figures(items: Sequence[Item], rows: Sequence[Mapping]) -> dict[str
     return {**tasks, "overall": clustered.of_means(list(tasks.values()))}
 
 
-def of_geneval() -> Benchmark:
+def build_geneval() -> Benchmark:
     """GenEval: the share of pictures that are right, of each task, and the mean over tasks."""
     rules = geneval.PUBLISHED
 
@@ -184,7 +184,7 @@ def _dpg_figures(items: Sequence[Item], rows: Sequence[Mapping]) -> dict[str, Me
     return figures
 
 
-def of_dpg_bench() -> Benchmark:
+def build_dpg_bench() -> Benchmark:
     """DPG-Bench: the share of questions whose answer is yes, and of each category of questions, in percent."""
 
     def read(path: pathlib.Path) -> tuple[list[Item], str]:
@@ -349,7 +349,7 @@ def _compbench_judged(seen: Readers, pictures: Sequence[Picture]) -> list[dict[s
     return [{"score": t2i_compbench.three_in_one(list(scores.values())), "parts": scores} for scores in parts]
 
 
-def of_t2i_compbench(plus: bool = False) -> Benchmark:
+def build_t2i_compbench(plus: bool = False) -> Benchmark:
     """T2I-CompBench: the mean score of each category, each by its own published metric.
 
     Args:
@@ -384,7 +384,8 @@ def of_t2i_compbench(plus: bool = False) -> Benchmark:
 
 
 BENCHMARKS: dict[str, Benchmark] = {
-    each.name: each for each in (of_geneval(), of_dpg_bench(), of_t2i_compbench(), of_t2i_compbench(plus=True))
+    entry.name: entry
+    for entry in (build_geneval(), build_dpg_bench(), build_t2i_compbench(), build_t2i_compbench(plus=True))
 }
 
 

@@ -37,11 +37,11 @@ class EvaluationStopped(RuntimeError):
 
 
 class Bookkeeping:
-    """Everything that a run does beside its update; every process of the run has one.
+    """The work of a run beside its update; every process of the run has one.
 
     Attributes:
-        display: what people see, to be entered when the training begins.
-        stop: the request to stop, likewise.
+        display: the display for people, a context that the training enters.
+        stop: the request to stop, likewise a context.
     """
 
     def __init__(

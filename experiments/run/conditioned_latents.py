@@ -43,8 +43,8 @@ class Beside:
                 theirs = known(rows)
             else:
                 theirs = [record["condition"] for record in pipeline.fetch(self._source, np.asarray(rows))]
-        return [record | {"condition": own} for record, own in zip(self._latents.__getitems__(rows), theirs)]
+        return [record | {"condition": one} for record, one in zip(self._latents.__getitems__(rows), theirs)]
 
     def fingerprint(self) -> dict[str, Any]:
-        """Those of the latents, which are of the pictures."""
+        """The fingerprint of the latents, which the latent cache takes from the pictures."""
         return self._latents.fingerprint()

@@ -47,12 +47,12 @@ class Examples(NamedTuple):
         numbers = tuple(map(str, range(classes)))
         names = () if self.spec.classes == numbers else self.spec.classes  # numbers say nothing more
         listed = f" ({', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''})" if names else ""
-        of_classes = f" of {classes} class{'es' if classes > 1 else ''}{listed}" if classes else ""
+        classes_text = f" of {classes} class{'es' if classes > 1 else ''}{listed}" if classes else ""
         named = " ".join(filter(None, (self.spec.name, self.spec.version)))
         shapes = jax.tree.map(_form, self.spec.condition, is_leaf=lambda node: isinstance(node, sources.Leaf))
         condition = f", with a condition {shapes}" if self.spec.condition is not None else ""
         number = "a stream of" if isinstance(self.source, Stream) else f"{self.spec.size:,}"
-        what = f"{number} {kind}{of_classes}, {sizes}{condition}"
+        what = f"{number} {kind}{classes_text}, {sizes}{condition}"
         return f"{named} ({self.spec.split}): {what}, in {self.where}"
 
     def batches(
@@ -64,16 +64,16 @@ class Examples(NamedTuple):
         state: Mapping | None = None,
         order: int = pipeline.ORDER,
     ) -> Iterator[pipeline.Batch]:
-        """The batches of a run, as those of `pipeline.batches`.
+        """The batches of a run, in the form of `pipeline.batches`.
 
         Args:
             start: global index of the first example, a multiple of the batch size.
-            positions: of the rows [b] of every global batch that this process reads.
-            threads: that read.
-            state: of a stream, of the run's checkpoint.
+            positions: the rows [b] of every global batch that this process reads.
+            threads: number of threads that read.
+            state: the state of a stream, from the run's checkpoint.
             order: version of the order of records, see `pipeline.records_at`.
 
-        With buckets, the images [b, h, w, C] of a batch are of its bucket's size; no network that a config names
+        With buckets, the images [b, h, w, C] of a batch have its bucket's size; no network that a config names
         receives that size, so the entry "size" is left out.
         """
         seed = config["seed"]
@@ -157,11 +157,11 @@ def check_points(reads: Moves, source: sources.Source | Stream) -> None:
     """Refuses data, and draws of the prior, off the manifold, such as angles in degrees: compiled programs cannot.
 
     Args:
-        reads: of the objective.
-        source: of which the first records and some of the others are read.
+        reads: the kind of motion that the objective reads.
+        source: the source, whose first records and some of the others are read.
 
     Raises:
-        ConfigError: naming the point that is farthest off.
+        ConfigError: for a point off the manifold; the message names the farthest one.
     """
     if isinstance(source, Stream):
         records = [source.decode(raw) for raw in source.first]
@@ -203,11 +203,12 @@ def require_same(config: Mapping, before: Mapping | None, now: Mapping) -> None:
     """Refuses to go on with other examples than the run has been trained on; all processes of the run call it.
 
     Args:
-        before: their fingerprint, of the run's checkpoint; None if it was made by an earlier version.
-        now: that of the source.
+        before: the fingerprint in the run's checkpoint; None if an earlier version wrote it.
+        now: the fingerprint of the source.
 
     Raises:
-        ConfigError: naming what differs, unless config.data.changed = "accept", or the process that has other data.
+        ConfigError: if they differ, unless config.data.changed = "accept", or if a process has other data; the message
+            names the difference, or the process.
     """
     everywhere = [json.loads(text) for text in agreement.gather("data", json.dumps(now))]
     if other := [str(i) for i, theirs in enumerate(everywhere) if theirs != everywhere[0]]:
@@ -245,12 +246,12 @@ def _differing(before: Mapping, now: Mapping) -> str:
 def _with_texts(
     recipe: Recipe, source: sources.Source | Stream, name: str, captioned: Callable[[], sources.Source]
 ) -> sources.Source | Stream:
-    """The source, with what a network that receives text receives of each record's caption.
+    """The source, with the network's inputs from each record's caption, for a network that receives text.
 
     Args:
-        recipe: of the run.
-        source: of the examples.
-        name: of the data.
+        recipe: the recipe of the run.
+        source: the source of the examples.
+        name: the name of the data.
         captioned: opens the source of the captions, which are read where the network receives their tokens.
     """
     inputs = facts.text_inputs(recipe.network)

@@ -61,7 +61,7 @@ def evaluation(
     else:
         real_images.require_held_out(recipe)
         split = ""
-        splits = functools.cache(lambda: real_images.of_recipe(recipe))
+        splits = functools.cache(lambda: real_images.read_splits(recipe))
     fixed = None if recipe.chosen_plan or recipe.schedule.trained else generate.generator(recipe, mesh)
     conditions = generate.conditions_of(recipe, config.evaluate.number)
     labels = generate.classes_of(recipe, conditions)
@@ -70,11 +70,11 @@ def evaluation(
     followed = jax.tree.map(lambda leaf: leaf[shown], conditions)
 
     def samples(params, stop):
-        of = recipe if fixed else generate.trained(recipe, params)
-        make = fixed or generate.generator(of, mesh)
+        trained = recipe if fixed else generate.trained(recipe, params)
+        make = fixed or generate.generator(trained, mesh)
         images = make.images(params, conditions, seeds, lambda done: stop.check())
         trajectory = make.trajectory(params, followed, seeds[shown]) if recipe.makes_pictures else None
-        return images, trajectory, of.plan.grid
+        return images, trajectory, trained.plan.grid
 
     def compare(images, trajectory, times, step):
         paths = _files(folder, step)

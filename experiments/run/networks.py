@@ -30,11 +30,11 @@ def network_of(module: nn.Module) -> Network:
 
 
 def inputs(module: Any, shape: tuple[int, ...], null: Any) -> tuple[Any, Any, Any]:
-    """What a module receives of one example: (zeros [1, ...], its clock, the null condition of one example).
+    """The inputs of a module for one example: (zeros [1, ...], its clock, the null condition of one example).
 
     Args:
-        module: of the network.
-        shape: of an example.
+        module: the module of the network.
+        shape: the shape of an example.
         null: the null condition, without the batch; None for none.
     """
     nothing = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], null)
@@ -46,12 +46,12 @@ def inputs(module: Any, shape: tuple[int, ...], null: Any) -> tuple[Any, Any, An
 
 
 def flops_of(module: Any, params: Any, shape: tuple[int, ...], null: Any) -> int:
-    """Operations of a module for one example, forward; 0 for one that its objective calls in a way of its own.
+    """Operations of a module for one example, forward; 0 for a module that its objective calls in another way.
 
     Args:
-        module: of the network.
-        params: its parameters, or their `jax.ShapeDtypeStruct`.
-        shape, null: as in `inputs`.
+        module: the module of the network.
+        params: the parameters, or their `jax.ShapeDtypeStruct`.
+        shape, null: the shape of an example and the null condition, as in `inputs`.
     """
     if facts.kind(module) != "backbone":
         return 0

@@ -122,7 +122,7 @@ def _make(recipe, folder, data, mesh, missing, number) -> None:
     make = _maker(recipe, mesh)
     padded = -(-FILE // sharding.batch_shards(mesh)) * sharding.batch_shards(mesh)
     held = sharding.positions(padded, mesh)
-    made = number - sum(map(len, missing))
+    written = number - sum(map(len, missing))
     with progress.bar("making pairs", number, "pairs", speaks=jax.process_index() == 0) as advance:
         for rows in missing:
             numbers = np.resize(np.asarray(rows, np.int32), padded)[held]  # a short last file is filled up, and cut
@@ -131,8 +131,8 @@ def _make(recipe, folder, data, mesh, missing, number) -> None:
                 pair = np.stack([np.asarray(pairs[name].addressable_data(0)) for name in ("x", "noise")], axis=1)
                 with files.whole(_file(folder, rows)) as file:
                     np.save(file, pair[: len(rows)])
-            made += len(rows)
-            advance(made)
+            written += len(rows)
+            advance(written)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("pairs made")
 

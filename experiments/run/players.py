@@ -30,7 +30,7 @@ class Players(NamedTuple):
     follow: dict[str, Callable[[Any, Any], Any]]  # {head: see `objectives.Head`} of those with running statistics
 
 
-def of(recipe: Recipe) -> Players:
+def build_players(recipe: Recipe) -> Players:
     """The players of a run.
 
     A second player has an architecture of its own, or the teacher's, whose weights it starts from; its logit, where it

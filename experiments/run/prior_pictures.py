@@ -25,16 +25,16 @@ from diffusion.training.runtime import agreement, progress
 
 
 class WithPrior(NamedTuple):
-    """The examples of a run, each with a picture of the class; as `Examples` otherwise.
+    """The examples of a run, each with a picture of the class; the other members are as in `Examples`.
 
     Attributes:
-        examples: of the run.
-        source: of records whose example is both latents' moments.
-        condition: what the network receives of the class's prompt, {name: [...]}.
-        prompt: of the class.
-        draw: both latents from their moments.
-        fingerprint: of the class's latents.
-        sizes: none: all are of one size.
+        examples: the examples of the run.
+        source: the source of records whose example is both latents' moments.
+        condition: the network's inputs from the class's prompt, {name: [...]}.
+        prompt: the prompt of the class.
+        draw: moments -> both latents.
+        fingerprint: the fingerprint of the class's latents.
+        sizes: (), since all examples have one size.
     """
 
     examples: Examples
@@ -79,8 +79,10 @@ class Pairs:
         return self.__getitems__([row])[0]
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        of = lambda source: pipeline.fetch(source, np.asarray(rows) % len(source))
-        return [one | {"x": np.stack([one["x"], other["x"]])} for one, other in zip(of(self._source), of(self._prior))]
+        fetch = lambda source: pipeline.fetch(source, np.asarray(rows) % len(source))
+        return [
+            one | {"x": np.stack([one["x"], other["x"]])} for one, other in zip(fetch(self._source), fetch(self._prior))
+        ]
 
 
 def beside(recipe: Recipe, workdir: str | pathlib.Path, examples: Examples) -> WithPrior:

@@ -64,15 +64,15 @@ def mesh_of(config: ConfigDict, devices: list[Any] | None = None) -> Mesh:
 
 
 def build(recipe: Recipe, mesh: Mesh) -> Program:
-    """What a run of a recipe, for a shape of examples, computes on a mesh; nothing is computed here.
+    """Builds the program of a recipe, for a shape of examples, on a mesh; nothing is computed here.
 
     Args:
-        mesh: of real devices, or of the described ones of a plan.
+        mesh: the mesh of real devices, or of the described ones of a plan.
 
     Raises:
         ConfigError: if the model does not divide over the mesh, or functions of a config refuse to be combined so; the
             message is that function's own.
-        ValueError: that function's own, of a recipe that was built in Python.
+        ValueError: the function's own error, for a recipe that was built in Python.
     """
     try:
         return _built(recipe, mesh)
@@ -90,12 +90,12 @@ def check_memory(program: Program, what: str) -> None:
     """Refuses a program whose step needs more memory than the device has, by its trace, before anything is compiled.
 
     Args:
-        program: of one CPU; of several devices nothing is said, since a mesh cuts the arrays, and an accelerator's own
-            compiler says it of what it has fused, where the operating system of a CPU ends the process without a word.
-        what: a step is called.
+        program: the program of one CPU, whose operating system would end the process without a message. Programs of
+            several devices pass, since a mesh cuts the arrays; an accelerator's compiler reports its own limit.
+        what: the name of a step in the message.
 
     Raises:
-        ConfigError: with the estimate.
+        ConfigError: if it does; the message has the estimate.
     """
     (*devices,) = jax.tree.leaves(program.target)[0].sharding.device_set
     if len(devices) > 1 or devices[0].platform != "cpu":
@@ -114,7 +114,7 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
     example_shape = recipe.example_shape
     if config.train.products == "fp8" and (reason := fp8.refusal(mesh.devices.flat[0])):
         raise ConfigError(f"config.train.products = 'fp8': {reason}. Valid here: dtype.")
-    cast = players.of(recipe)
+    cast = players.build_players(recipe)
     objective = recipe.objective
     density = objective.density
     optimizer = recipe.optimizer
@@ -152,8 +152,8 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
 
     number = recipe.micro_batches(mesh, init)
     seed = np.uint32(config.seed)
-    whole = sharding.WHOLE[config.mesh.split]
-    target = sharding.abstract(init, mesh, sharding.RULES, seed, whole=whole)
+    unsplit = sharding.WHOLE[config.mesh.split]
+    target = sharding.abstract(init, mesh, sharding.RULES, seed, whole=unsplit)
 
     def make(**engine):
         schedule = recipe.schedule
@@ -182,8 +182,8 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
     parts = example | {"index": (np.int32, ())} | ({"label": (np.int32, ())} if conditional else {})
     rows = config.train.batch_size
     where = sharding.batch_sharding(mesh)
-    entry = lambda of, kind: jax.ShapeDtypeStruct((rows, *of), kind, sharding=where)
-    batch: dict[str, Any] = {name: entry(of, kind) for name, (kind, of) in parts.items()}
+    entry = lambda shape, kind: jax.ShapeDtypeStruct((rows, *shape), kind, sharding=where)
+    batch: dict[str, Any] = {name: entry(shape, kind) for name, (kind, shape) in parts.items()}
     if recipe.encoder is not None and recipe.encoder.cached:
         batch["features"] = entry(recipe.encoder.features(), np.dtype(feature_cache.DTYPE))
     if null is not None and not conditional:
@@ -237,8 +237,8 @@ def _heads(recipe: Recipe, cast: players.Players, key: jax.Array, model: Any, en
         if layer is None and recipe.encoder.cached:
             return recipe.encoder.features()[-1]
         if layer is None:
-            of_example = inputs(recipe.encoder, recipe.example_shape, recipe.null)
-            return jax.eval_shape(cast.apply[players.ENCODER], encoder, *of_example).shape[-1]
+            encoder_inputs = inputs(recipe.encoder, recipe.example_shape, recipe.null)
+            return jax.eval_shape(cast.apply[players.ENCODER], encoder, *encoder_inputs).shape[-1]
         if layer == 0:
             return recipe.network.latent_channels
         _, (features,) = jax.eval_shape(functools.partial(recipe.network.apply, features=(layer,)), model, *received)

@@ -25,13 +25,13 @@ BATCH = 8
 
 
 class Sight(NamedTuple):
-    """An entry of a record's condition that a frozen network makes of a picture of the record.
+    """An entry of a record's condition that a frozen network computes from a picture of the record.
 
     Attributes:
         see: pictures uint8 [H, W, C] -> float32 [number, *shape].
-        shape: of the entry, of one to three axes.
-        column: entry of the condition that is the picture; "" for the record's own.
-        about: what the entry depends on beside the pictures, as JSON.
+        shape: the shape of the entry, of one to three axes.
+        column: the entry of the condition that is the picture; "" for the record's own.
+        about: the facts that the entry depends on beside the pictures, as JSON.
     """
 
     see: Callable[[Sequence[np.ndarray]], np.ndarray]
@@ -69,7 +69,7 @@ class Pictures:
         return [{"image": one["condition"][self._column] if self._column else one["image"]} for one in records]
 
     def fingerprint(self) -> Mapping[str, Any]:
-        """That of the records."""
+        """The fingerprint of the records."""
         return self._source.fingerprint()
 
 
@@ -108,13 +108,13 @@ def _earlier(sight: Sight, source: sources.Source, folder: pathlib.Path) -> np.n
 
 
 def write(sight: Sight, source: sources.Source, folder: pathlib.Path, threads: int = 2) -> None:
-    """Writes the entries of all records, or goes on with that, unless they are there.
+    """Writes the entries of all records that the cache lacks.
 
     Args:
-        sight: what is made.
+        sight: the entry.
         source: the records.
-        folder: of the cache, whose name is the entry's.
-        threads: that read pictures in advance.
+        folder: the folder of the cache, which has the entry's name.
+        threads: number of threads that read pictures in advance.
 
     Raises:
         CacheError: if the folder holds entries of other pictures, or of another network.
@@ -180,12 +180,12 @@ class Seen:
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Returns many records."""
         records, entries = (pipeline.fetch(source, np.asarray(rows)) for source in (self._source, self._entries))
-        own = lambda entry: {self._name: entry["x"][0, 0].reshape(self._shape)}
+        named = lambda entry: {self._name: entry["x"][0, 0].reshape(self._shape)}
         return [
-            record | {"condition": {**record.get("condition", {}), **own(entry)}}
+            record | {"condition": {**record.get("condition", {}), **named(entry)}}
             for record, entry in zip(records, entries)
         ]
 
     def fingerprint(self) -> Mapping[str, Any]:
-        """That of the records, which are of the same pictures."""
+        """The fingerprint of the records, whose pictures the entries are computed from."""
         return self._source.fingerprint()

@@ -85,8 +85,8 @@ def with_encoder(
     """A restored state with the frozen encoder, which its checkpoint does not hold.
 
     Args:
-        train_state: as `checkpoints.restore` returns it; where the checkpoint, of an earlier version, holds the
-            encoder, the file must hold the same.
+        train_state: the state that `checkpoints.restore` returned; where the checkpoint, of an earlier version, holds
+            the encoder, the file must hold the same.
         before: {"path", "sha256"} of the encoder's file when the checkpoint was made; None where it is not known.
 
     Returns:
@@ -193,10 +193,10 @@ def _with_teacher(config: ConfigDict, train_state: state.TrainState) -> state.Tr
     ours = {"schedule": config.schedule, "parameterization": config.teacher.parameterization, "model": config.model}
     for field, part in ours.items() if built_in_python(config) == built_in_python(theirs) else ():
         if plain(part) != plain(theirs[field]):
-            own = "config.teacher.parameterization is" if field == "parameterization" else "this run has"
+            subject = "config.teacher.parameterization is" if field == "parameterization" else "this run has"
             raise ConfigError(
                 f"config.teacher.path = {config.teacher.path!r}: the teacher's config.{field} is "
-                f"{plain(theirs[field])}, and {own} {plain(part)}."
+                f"{plain(theirs[field])}, and {subject} {plain(part)}."
             )
     # What trained beside the teacher, such as projectors, teaches nothing.
     source = {name: leaf for name, leaf in warm_start.read(path).items() if not name.startswith(f"{HEADS}/")}

@@ -66,12 +66,12 @@ def tracker(folder: pathlib.Path, step: int, config: Mapping, project: str = "")
         opened.append(stack.enter_context(tensorboard(folder, step)))
 
         def numbers(step, values):
-            for each in opened:
-                each.numbers(step, values)
+            for tracker in opened:
+                tracker.numbers(step, values)
 
         def pictures(step, files):
-            for each in opened:
-                each.pictures(step, files)
+            for tracker in opened:
+                tracker.pictures(step, files)
 
         yield Tracker(numbers, pictures)
 

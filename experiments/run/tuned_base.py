@@ -26,9 +26,9 @@ def first(program: Program) -> tuple[state.TrainState, dict[str, Any]]:
     base = _loaded(program, (*parts, *program.tuning.copies))
     target = program.target._replace(unsaved=None)
     make = lambda seed, base: program.init(seed, base)._replace(unsaved=None)
-    made = jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, target))(program.seed, base)
+    initial_state = jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, target))(program.seed, base)
     kept = {name: base[name] for name in (*parts, NULL)}
-    return made._replace(unsaved={BASE: kept}), about(program, base)
+    return initial_state._replace(unsaved={BASE: kept}), about(program, base)
 
 
 def restored(
@@ -37,10 +37,10 @@ def restored(
     """A restored state with the weights of the base, which its checkpoint does not hold.
 
     Args:
-        before: what they were when the checkpoint was made.
+        before: the record of the weights in the checkpoint.
 
     Raises:
-        ConfigError: if the folder holds others; names the first leaf that differs.
+        ConfigError: if the folder holds others; the message names the first leaf that differs.
     """
     if program.base is None:
         return train_state, None
@@ -58,16 +58,16 @@ def restored(
 
 
 def _loaded(program: Program, parts: Sequence[str]) -> dict[str, Any]:
-    """Networks of the base, and what stands for no caption, on the devices of the run."""
+    """Networks of the base, and the input for an empty caption, on the devices of the run."""
     target = program.target.unsaved[BASE]
-    whole = NamedSharding(jax.tree.leaves(target)[0].sharding.mesh, PartitionSpec())
+    replicated = NamedSharding(jax.tree.leaves(target)[0].sharding.mesh, PartitionSpec())
 
     def shardings(part: str, shapes: Any) -> Any:
         if part in target:
             return jax.tree.map(lambda leaf: leaf.sharding, target[part])
-        return jax.tree.map(lambda leaf: whole, shapes)
+        return jax.tree.map(lambda leaf: replicated, shapes)
 
-    null = {name: jax.device_put(leaf, whole) for name, leaf in program.base.null.items()}
+    null = {name: jax.device_put(leaf, replicated) for name, leaf in program.base.null.items()}
     return {**program.base.load(dict.fromkeys(parts), shardings), NULL: null}
 
 

@@ -142,12 +142,12 @@ def encoded(recipe: Recipe, workdir: str | pathlib.Path, found: Examples) -> tup
 
 
 class Prompted(NamedTuple):
-    """The examples of a run, each with the conditions of an objective's prompts; as `Examples` otherwise.
+    """The examples of a run, each with the conditions of an objective's prompts; other members are as in `Examples`.
 
     Attributes:
-        examples: of the run.
-        conditions: what the network receives of each prompt, {its name: {entry: [...]}}.
-        sizes: none: all are of one size.
+        examples: the examples of the run.
+        conditions: the network's inputs from each prompt, {its name: {entry: [...]}}.
+        sizes: (), since all examples have one size.
     """
 
     examples: Examples
@@ -269,10 +269,10 @@ def _autoencoder(base: Base) -> autoencoder_folders.Autoencoder:
 
 
 def _sights(recipe: Recipe, latent: tuple[int, ...], autoencoder: str) -> dict[str, seen_pictures.Sight]:
-    """What the run keeps of its records' pictures beside their latents, by the entries of their condition.
+    """The entries that the run computes from its records' pictures beside their latents, by their names.
 
     Args:
-        recipe: of the run.
+        recipe: the recipe of the run.
         latent: shape of the latents of a picture.
         autoencoder: sha256 of the weights that make them.
     """
@@ -286,11 +286,11 @@ def _sights(recipe: Recipe, latent: tuple[int, ...], autoencoder: str) -> dict[s
 
 
 def seeing(tuning: Tuning, about: Mapping[str, Any]) -> dict[str, seen_pictures.Sight]:
-    """What the tuning makes of the pictures that it sees: the records' own, or those of a column.
+    """The entries that a tuning computes from the pictures that it sees: the records' own, or a column's.
 
     Args:
-        tuning: of a run; one that sees none has no entries.
-        about: what the entries depend on beside the pictures.
+        tuning: the tuning of a run; one that sees no pictures has no entries.
+        about: the facts that the entries depend on beside the pictures.
     """
     see = tuning.see
     if see is None:

@@ -33,26 +33,26 @@ def write(
     """Writes the weights that a run has trained beside its base; one process alone may call it.
 
     Args:
-        config: of the run.
-        workdir: its folder.
-        weights: the moving average, from `checkpoints.load_ema`.
-        step: of its checkpoint.
+        config: the config of the run.
+        workdir: the run folder.
+        weights: the moving average, as `checkpoints.load_ema` returns it.
+        step: the step of its checkpoint.
         out: a new folder for the files; WORKDIR/tuning if None, whose files are replaced.
 
     Raises:
         ConfigError: for a run without a base.
-        FileExistsError: if `out` is there.
+        FileExistsError: if `out` exists.
         CheckpointError: if the checkpoint's description is damaged.
     """
     if out is not None:
         require_new(workdir, out)
-    made = resolve.Resolver(config)
-    if made.tuning is None:
+    resolver = resolve.Resolver(config)
+    if resolver.tuning is None:
         raise ConfigError(f"{workdir} is no run that tunes a base (config.base.path). Valid: one that does.")
-    base = {"path": made.base.path, "sha256": checkpoints.read_about(workdir, step)["base"]["sha256"]}
-    words = (*made.tuning.words, *filter(None, [config["data"]["text"]["prompt"]]))
+    base = {"path": resolver.base.path, "sha256": checkpoints.read_about(workdir, step)["base"]["sha256"]}
+    words = (*resolver.tuning.words, *filter(None, [config["data"]["text"]["prompt"]]))
     metadata = {
-        "base_model": f"{pathlib.Path(base['path']).name} ({made.base.model.name})",
+        "base_model": f"{pathlib.Path(base['path']).name} ({resolver.base.model.name})",
         "base_sha256": base["sha256"],
         "trigger_words": ", ".join(words),
         "config_sha256": hashlib.sha256(canonical(plain(config)).encode()).hexdigest(),
@@ -61,16 +61,16 @@ def write(
     with files.whole_folder(folder) as new:
         front = {"base_model": pathlib.Path(base["path"]).name, "library_name": "diffusers"}
         what = f"{config['tuning']['name']} of {front['base_model']}"
-        card = model_card.of_run(workdir, what, front=front, step=step)
+        card = model_card.build_run_card(workdir, what, front=front, step=step)
         model_card.write(new, card, before=folder)
-        written = made.tuning.write(new, weights, metadata)
-        if made.tuning.replaces:
+        written = resolver.tuning.write(new, weights, metadata)
+        if resolver.tuning.replaces:
             model = text_to_image.load(base["path"])
-            tuned = made.tuning.attach(model, weights)
-            of_base = pathlib.Path(base["path"]).expanduser()
-            for part in made.tuning.replaces:
+            tuned = resolver.tuning.attach(model, weights)
+            base_folder = pathlib.Path(base["path"]).expanduser()
+            for part in resolver.tuning.replaces:
                 network = tuned.modules[part], tuned.params[part]
-                model_folder.save(new, of_base, part, *network, metadata=metadata)
-            model_folder.complete(new, of_base, tuned.name, metadata)
+                model_folder.save(new, base_folder, part, *network, metadata=metadata)
+            model_folder.complete(new, base_folder, tuned.name, metadata)
             return [folder]
     return [folder / path.relative_to(new) for path in written]

@@ -50,10 +50,10 @@ def load(path: str | pathlib.Path) -> Autoencoder:
             f"{path} is a {type(module).__name__}, which does not encode pictures. Valid: a folder of "
             f"{', '.join(having)}."
         )
-    return of(module, params, str(path))
+    return from_module(module, params, str(path))
 
 
-def of(module: nn.Module, params: Any, path: str = "") -> Autoencoder:
+def from_module(module: nn.Module, params: Any, path: str = "") -> Autoencoder:
     """The autoencoder of a module and its parameters."""
     family = families.of(module)
     record = {

@@ -21,7 +21,7 @@ def post_hoc(folder: str | pathlib.Path, tracked: float, width: float, step: int
 
     Args:
         tracked: config.ema.sigma_rel of the run.
-        width: of the wanted profile as a share of the run; not much below the tracked one.
+        width: width of the wanted profile as a share of the run; not much below the tracked one.
         step: the checkpoint at which it ends; the latest by default. More checkpoints (config.checkpoint.keep_every) up
             to it come closer to the profile.
 

@@ -51,7 +51,7 @@ def images(
         work: `generate.Generator.work`, of which each batch's own counts are kept.
     """
     folder.mkdir(exist_ok=True)
-    made = []
+    batches = []
     for first in list(range(0, len(seeds), batch_size))[share[0] :: share[1]] or [0]:
         rows = slice(first, min(first + batch_size, len(seeds)))
         file = folder / f"{first:08}.npy"
@@ -64,9 +64,9 @@ def images(
                     np.save(handle, cost)
             with files.whole(file) as handle:
                 np.save(handle, batch)
-        made.append(batch)
+        batches.append(batch)
         advance(rows.stop)
-    return np.concatenate(made)
+    return np.concatenate(batches)
 
 
 def work(folder: pathlib.Path) -> np.ndarray:

@@ -52,8 +52,8 @@ def as_run(source: str | pathlib.Path, out: str | pathlib.Path) -> None:
     config.train.steps = STEP
     with workdir.lock(out, "--out"):
         workdir.settle_config(out, config)
-        whole = jnp.full([], HEALTHY, jnp.int32)
-        state = TrainState(jnp.asarray(STEP, jnp.int32), model.params, (), model.params, (), whole)
+        healthy = jnp.full([], HEALTHY, jnp.int32)
+        state = TrainState(jnp.asarray(STEP, jnp.int32), model.params, (), model.params, (), healthy)
         about = {"published": {"model": model.name, "sha256": model.sha256}, "config_hash": config_hash(config)}
         saving = Checkpoints(out)
         saving.save(jax.tree.map(jnp.asarray, state), about)
@@ -64,8 +64,8 @@ def write(config: ConfigDict, params: Any, out: str | pathlib.Path) -> str:
     """Writes the network of a run, its process and its autoencoder as a pipeline that diffusers opens.
 
     Args:
-        config: of the run.
-        params: of its network, as `recipe.network.apply` takes them.
+        config: the config of the run.
+        params: the parameters of its network, as in `recipe.network.apply`.
         out: the folder; it must be empty, or not exist yet.
 
     Returns:

@@ -76,11 +76,11 @@ class ClassModel(NamedTuple):
     """A published model of classes.
 
     Attributes:
-        name: of its folder.
-        config: of a run that has such a network and samples as the folder says.
-        params: as `recipe.network.apply` takes them.
-        classes: the numbers of classes by their words, as the folder names them; {} where it names none.
-        sha256: of the folder's files.
+        name: the name of its folder.
+        config: the config of a run that has such a network and samples as the folder says.
+        params: the parameters, as in `recipe.network.apply`.
+        classes: {word: number of the class}, as the folder names classes; {} where it names none.
+        sha256: the digest of the folder's files.
     """
 
     name: str
@@ -112,12 +112,12 @@ def load(folder: str | pathlib.Path) -> ClassModel:
 
     Raises:
         FileNotFoundError: if the folder lacks a part.
-        Refusal, Mismatch, limits.Refused: for what is not supported, other tensors, or a damaged file.
+        Refusal, Mismatch, limits.Refused: for a model that is not supported, other tensors, or a damaged file.
     """
     folder = pathlib.Path(folder).expanduser().absolute()
-    found = folders.find(folder / kind_of(folder).part)
-    config = _config(folder, found.module)
-    params = {"params": folders.read(found)}
+    entry = folders.find(folder / kind_of(folder).part)
+    config = _config(folder, entry.module)
+    params = {"params": folders.read(entry)}
     return ClassModel(folder.name, config, params, classes_of(folder), model_index.fingerprint(folder))
 
 
@@ -154,8 +154,8 @@ def _config(folder: pathlib.Path, module: Any) -> ConfigDict:
     for name in ("schedule", "parameterization", "objective"):
         config[name] = entries[name]
     config.sample.sampler, config.sample.grid = entries["sampler"], entries["grid"]
-    if (made := checks.validate(config).network) != module:
-        raise Refusal(f"{folder}: no config of ours describes its network, {module}, but {made}.")
+    if (described := checks.validate(config).network) != module:
+        raise Refusal(f"{folder}: no config of ours describes its network, {module}, but {described}.")
     return values.from_json(values.to_json(config))  # without references, as the config of a run folder
 
 

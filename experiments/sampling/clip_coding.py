@@ -12,10 +12,10 @@ from diffusion.models.autoencoders import latent_space
 
 
 class Coding(NamedTuple):
-    """Of a run on latents its autoencoder, else nothing.
+    """The autoencoder of a run on latents; for other runs it changes nothing.
 
     Attributes:
-        params: of the autoencoder.
+        params: the parameters of the autoencoder.
         encode: (params, clips `[B, F, H, W, C]` in [-1, 1]) -> x `[B, f, ...]`.
         decode: (params, x) -> clips.
         step: f_t; a clip of 1 + f_t n frames has 1 + n frames of x.
@@ -27,11 +27,11 @@ class Coding(NamedTuple):
     step: int = 1
 
 
-def of_recipe(recipe: Recipe) -> Coding:
+def build_coding(recipe: Recipe) -> Coding:
     """The coding of a run, by its recipe.
 
     Raises:
-        ConfigError: for an autoencoder that trained with the model, or one that is not there.
+        ConfigError: for an autoencoder that trained with the model, or one that does not exist.
     """
     if recipe.autoencoder is not None:
         raise ConfigError("the run's autoencoder trained with it. Valid: a run on pictures, or on a cache of latents.")

@@ -19,18 +19,18 @@ from diffusion.schedules import NoiseSchedule
 
 
 class Task(NamedTuple):
-    """What an editor works with.
+    """The inputs of an editor.
 
     Attributes:
-        there: the denoiser of what the pictures show.
-        back: that of what they are to show.
+        there: the denoiser under the conditions of the pictures.
+        back: the denoiser under the conditions of the edits.
         beside: (until, layers) -> the denoiser of `[2 B, ...]` pictures and their edits, which have the maps of
             attention of their picture in these layers while t >= until; see `editing.prompt_to_prompt`.
-        schedule: of the noise.
-        sampler: of the run.
-        x: the pictures `[B, ...]`.
-        grid: decreasing times of the run's steps.
-        keys: `[B]`.
+        schedule: the noise schedule.
+        sampler: the sampler of the run.
+        x: the pictures, `[B, ...]`.
+        grid: the decreasing times of the run's steps.
+        keys: the random keys, `[B]`.
     """
 
     there: Denoiser
@@ -51,7 +51,7 @@ def ddim(iterations: int = 1, t_0: float = 0.8) -> Editor:
 
     Args:
         iterations: see `samplers.ddim_inversion`.
-        t_0: where it turns; below 1, so that alpha > 0.
+        t_0: the time at which the direction changes; below 1, so that alpha > 0.
     """
 
     def edit(task):
@@ -66,8 +66,8 @@ def edict(mix: float = 0.93, t_0: float = 0.8) -> Editor:
     """Coupled chains, whose way down undoes the way up; see `samplers.edict`.
 
     Args:
-        mix: see there.
-        t_0: where it turns; below 1, so that alpha > 0.
+        mix: the weight p of EDICT's mixing, see `samplers.edict`.
+        t_0: the time at which the direction changes; below 1, so that alpha > 0.
     """
 
     def edit(task):
@@ -82,8 +82,8 @@ def bdia(gamma: float = 1.0, t_0: float = 0.8) -> Editor:
     """Bi-directional integration, whose way down undoes the way up; see `samplers.bdia`.
 
     Args:
-        gamma: see there.
-        t_0: where it turns.
+        gamma: the parameter gamma, see `samplers.bdia`.
+        t_0: the time at which the direction changes.
     """
 
     def edit(task):
@@ -100,7 +100,7 @@ def sdedit(t_0: float = 0.6) -> Editor:
     """Noise up to t_0, and the run's sampler from there; see `editing.sdedit`.
 
     Args:
-        t_0: how much is made anew: 0 nothing, t_max all.
+        t_0: the time up to which noise is added: 0 keeps the picture, t_max replaces it.
     """
 
     def edit(task):
@@ -115,10 +115,10 @@ def prompt_to_prompt(
     """DDIM's inversion up to t_0; then pictures and edits go down side by side, and edits keep the pictures' layout.
 
     Args:
-        until: t below which each edit has its own maps of attention; the greater, the more is changed.
-        layers: those whose maps are the picture's, 0 the first; None: all.
+        until: the t below which each edit has its own maps of attention; the greater, the more changes.
+        layers: the layers whose maps are the picture's, 0 the first; None for all.
         iterations: see `samplers.ddim_inversion`.
-        t_0: where it turns; below 1, so that alpha > 0.
+        t_0: the time at which the direction changes; below 1, so that alpha > 0.
     """
 
     def edit(task):
@@ -127,8 +127,8 @@ def prompt_to_prompt(
         both = jnp.concatenate([noise, noise])
         keys = jnp.concatenate([task.keys, task.keys])
         denoise = task.beside(until, layers)
-        made = samplers.sample(samplers.ddim(), denoise, task.schedule, both, timesteps.plan(down), keys)
-        return made[len(noise) :]
+        edits = samplers.sample(samplers.ddim(), denoise, task.schedule, both, timesteps.plan(down), keys)
+        return edits[len(noise) :]
 
     return edit
 

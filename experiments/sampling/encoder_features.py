@@ -31,9 +31,9 @@ def load(path: str | pathlib.Path, size: int) -> tuple[Encoder, Any]:
         module, params = interchange.load(path)
     except FileNotFoundError as error:
         raise ConfigError(f"the encoder {path}: {error}") from error
-    classes = tuple(each for each in names.ENCODERS.values() if isinstance(each, type))
+    classes = tuple(entry for entry in names.ENCODERS.values() if isinstance(entry, type))
     if not isinstance(module, classes):
-        valid = ", ".join(sorted(each.__name__ for each in classes))
+        valid = ", ".join(sorted(kind.__name__ for kind in classes))
         raise ConfigError(f"{path} is a {type(module).__name__}, which is no image encoder. Valid: {valid}.")
     if size < 1:
         raise ConfigError(f"--encoder_size = {size} is no side of pictures. Valid: e.g. 224.")
@@ -49,13 +49,13 @@ def load(path: str | pathlib.Path, size: int) -> tuple[Encoder, Any]:
 def description(
     encoder: Encoder, params: Any, dataset: dict[str, Any], views: tuple[str, ...]
 ) -> latent_cache.Description:
-    """What a cache of the encoder's features holds.
+    """The description of a cache of the encoder's features.
 
     Args:
-        encoder: with its size.
-        params: of it.
-        dataset: of the pictures, as in `latent_cache.Description`.
-        views: of each picture, likewise.
+        encoder: the encoder, with its size.
+        params: the parameters of the encoder.
+        dataset: the dataset of the pictures, as in `latent_cache.Description`.
+        views: the views of each picture, likewise.
     """
     return latent_cache.Description(
         dataset=dataset,

@@ -30,14 +30,14 @@ def main(config: ConfigDict, folder: str, out: str | None, labels: Sequence[str]
     """Makes the samples that the flags describe.
 
     Args:
-        config: of the folder, as `--config.a.b=value` changes it.
-        folder: of the published model.
-        out: where to write; "pictures" by default.
+        config: the config of the folder, as `--config.a.b=value` changes it.
+        folder: the folder of the published model.
+        out: the folder to write to; "pictures" by default.
         labels: numbers of classes, or their words; None for all of them in turn.
-        signer: of content credentials for the pictures; None for none.
+        signer: the signer of content credentials for the pictures; None for none.
 
     Returns:
-        uint8 `[N, H, W, C]`.
+        The pictures, uint8 `[N, H, W, C]`.
 
     Raises:
         ConfigError: for a mistake in the flags, or a folder that cannot be read.
@@ -58,7 +58,7 @@ def main(config: ConfigDict, folder: str, out: str | None, labels: Sequence[str]
         numbers = labels and numbered(labels, recipe.num_classes, classes, config.sample.number)
         model = class_models.load(folder)
     quantised = model_flags.QUANTISED.value
-    return of_run.of_weights(recipe, weights_of(model), out or "pictures", numbers, mark, signer, quantised)
+    return of_run.sample_weights(recipe, weights_of(model), out or "pictures", numbers, mark, signer, quantised)
 
 
 def weights_of(model: ClassModel) -> of_run.Weights:

@@ -10,8 +10,8 @@
 
 --workdir is a folder of examples.text, or a run that tunes a model (docs/tuning.md). Writes OUT/<seed>.png; of a
 clip these are some of its frames, and OUT/<seed>.mp4 is the clip, or .gif without PyAV. Each PNG
-file carries all that it was made from: settings, checksums of the model and of what was edited, versions, and the kind
-of the device. `--again` makes it anew from that: the same bytes on the same kind of device with the same versions,
+file carries its origin: settings, checksums of the model and of the edited files, versions, and the kind of the
+device. `--again` makes the picture again from that: the same bytes on the same kind of device with the same versions,
 elsewhere from the same draws, with pixels that differ by rounding.
 """
 
@@ -49,10 +49,10 @@ def main(
     """Makes the pictures that the flags describe, and writes them with their settings to OUT/<seed>.png.
 
     Args:
-        out: the folder to write to; "pictures", or that of the picture that is made again, by default.
+        out: the folder to write to; by default "pictures", or the folder of the picture that is made again.
         work: the folder of examples.text, or of a run that tunes a model, in place of --model.
-        signer: of content credentials for the pictures; None for none.
-        requested_step: of the checkpoint of a run that tunes a model; the latest if None.
+        signer: the signer of content credentials for the pictures; None for none.
+        requested_step: the step of the checkpoint of a run that tunes a model; the latest if None.
 
     Raises:
         ConfigError: for a mistake in the flags.
@@ -98,11 +98,11 @@ def main(
         target = pathlib.Path(out or "pictures")
         target.mkdir(parents=True, exist_ok=True)
         request = request.resolved(model)
-        made, skipped = jobs.make_and_count(model, request)
+        generated, skipped = jobs.make_and_count(model, request)
         if skipped is not None:
             print(f"{100 * skipped:.1f} % of the denoiser's blocks skipped")
         written = []
-        for picture, about in zip(made, png.records(request, png.model(folder, **source) | tuned)):
+        for picture, about in zip(generated, png.records(request, png.model(folder, **source) | tuned)):
             path = pictures.unused(target, str(about["seed"]))
             _write(path, picture, model.kind.video, about)
             print(path, flush=True)
@@ -127,14 +127,14 @@ def again(
     signer: Signer | None = None,
     drop_text: bool = False,
 ) -> None:
-    """Makes a picture from what its file carries, and says whether it is the same.
+    """Makes a picture again from the settings in its file, and says whether it is the same.
 
-    `out` is that of the file by default; `folder` is the model's, where it is no longer where the file says; `signer`
-    signs the new file; `drop_text` is that of `text_to_image.load`.
+    `out` is the folder of the file by default; `folder` is the model's folder, if it has moved since; `signer` signs
+    the new file; `drop_text` is as in `text_to_image.load`.
 
     Raises:
         ValueError: if the file carries no settings, or the model or another file is not the one that it was made from.
-        FileNotFoundError: if one of them is not there.
+        FileNotFoundError: if one of them is missing.
     """
     about = png.read(path)
     if not png.is_complete(about):
@@ -143,8 +143,8 @@ def again(
         raise ValueError(f"{path} was made as number {about['at']}, from 0, of {len(about['seeds'])} pictures")
     request = png.request(about, Request())
     folder = folder or about["model"]
-    made, video = make(request, about, folder, path, drop_text)
-    picture = made[about["at"]]
+    generated, video = make(request, about, folder, path, drop_text)
+    picture = generated[about["at"]]
     target = pictures.unused(pathlib.Path(out) if out else path.parent, f"{path.stem}_again")
     target.parent.mkdir(parents=True, exist_ok=True)
     _write(target, picture, video, about)

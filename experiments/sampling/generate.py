@@ -56,15 +56,16 @@ class Generator(NamedTuple):
 
 
 def balanced_labels(number: int, num_classes: int) -> np.ndarray:
-    """int32 `[number]` labels 0, 1, .., num_classes - 1, 0, 1, ..: every class as often as any other, up to one."""
+    """int32 `[number]` labels 0, 1, .., num_classes - 1, 0, 1, ..: every class occurs equally often, up to one."""
     return (np.arange(number) % max(num_classes, 1)).astype(np.int32)
 
 
 def conditions_of(recipe: Recipe, number: int) -> Any:
-    """The conditions of so many samples: all classes in turn, or those of the data's first records.
+    """The conditions of `number` samples: all classes in turn, or the conditions of the data's first records.
 
     Returns:
-        int32 `[number]`, zeros for an unconditional run; else a pytree of arrays `[number, ...]`, as networks receive.
+        Classes int32 `[number]`, zeros for an unconditional run; or else a pytree of arrays `[number, ...]`, as
+        networks receive them.
     """
     if recipe.by_class or recipe.null is None or recipe.receives_text:
         return balanced_labels(number, recipe.num_classes)
@@ -133,7 +134,7 @@ def denoiser(recipe: Recipe) -> Callable[..., Any]:
             conditions = recipe.conditions(recipe.network, *conditions)
         return recipe.guidance(guidance.together(network, schedule, parameterization, conditions))
 
-    def of(params: Any, labels: Array, read: GuidesRead | None = None) -> Any:
+    def build(params: Any, labels: Array, read: GuidesRead | None = None) -> Any:
         weights, y = read or GuidesRead(guides.weights(recipe.guides), None)
         if y is None and any(guide.measured for guide in recipe.guides):
             raise ConfigError("config.sample.guides reads measured pictures, and only diffusion sample measures them.")
@@ -150,7 +151,7 @@ def denoiser(recipe: Recipe) -> Callable[..., Any]:
         network = token_merging.merged(plain, recipe.merge)
         return make(network) if recipe.cache is None else caching.cached(make, network, recipe.cache)
 
-    return of
+    return build
 
 
 def side_by_side(
@@ -159,12 +160,12 @@ def side_by_side(
     """The guided denoiser of `[2 B, ...]` examples of classes and of the edits to others; `editing.prompt_to_prompt`.
 
     Args:
-        recipe: of the run.
-        params: of its network.
-        sources: classes `[B]`.
-        targets: classes `[B]` of their edits.
-        until: t below which each edit has its own maps of attention.
-        layers: those whose maps it borrows from its source; None: all.
+        recipe: the recipe of the run.
+        params: the parameters of its network.
+        sources: classes of the pictures, `[B]`.
+        targets: classes of their edits, `[B]`.
+        until: the t below which each edit has its own maps of attention.
+        layers: the layers whose maps it borrows from its source; None for all.
 
     Raises:
         ConfigError: for a network or a guidance that cannot, or a layer that the network does not have.
@@ -233,7 +234,7 @@ def flow_map(recipe: Recipe) -> Callable[[Any, Array], flow_maps.FlowMap]:
     """The flow map of a run whose objective trains one, (params, labels `[B]`) -> (x_t, t, s) -> x_s."""
     objective = recipe.objective
 
-    def of(params: Any, labels: Array) -> flow_maps.FlowMap:
+    def build(params: Any, labels: Array) -> flow_maps.FlowMap:
         network = lambda x, clock, condition: recipe.network.apply(params, x, clock, condition)
         condition = labels if recipe.null is not None else None
         if objective.strength:
@@ -241,21 +242,21 @@ def flow_map(recipe: Recipe) -> Callable[[Any, Array], flow_maps.FlowMap]:
             condition = conditions.with_strength(condition, strength)
         return objective.reads.flow_map(network, recipe.schedule, condition=condition)
 
-    return of
+    return build
 
 
 def tangent_field(recipe: Recipe) -> Callable[[Any, Array], Any]:
     """The field of a run on a manifold, (params, labels `[B]`) -> `manifolds.TangentField`."""
 
-    def of(params: Any, labels: Array) -> Any:
+    def build(params: Any, labels: Array) -> Any:
         network = lambda x, clock, condition: recipe.network.apply(params, x, clock, condition)
         condition = labels if recipe.null is not None else None
         return recipe.objective.reads.field(network, recipe.schedule, condition=condition)
 
-    return of
+    return build
 
 
-def of_kind(recipe: Recipe) -> Callable[[Any, Array], Any]:
+def build_for_sampler(recipe: Recipe) -> Callable[[Any, Array], Any]:
     """`flow_map`, `tangent_field` or `denoiser`, whichever the recipe's sampler takes."""
     if isinstance(recipe.objective.reads, Moves):
         return tangent_field(recipe)
@@ -266,11 +267,11 @@ def check_plain(recipe: Recipe, condition: Any) -> None:
     """Refuses a guidance or a cache by which the recipe's denoiser is no plain function of x and t.
 
     Args:
-        recipe: of the run.
-        condition: of one example, as its network receives it.
+        recipe: the recipe of the run.
+        condition: the condition of one example, as its network receives it.
 
     Raises:
-        ConfigError: naming both fields.
+        ConfigError: if it has one; the message names both fields.
     """
     if isinstance(denoiser(recipe)(None, condition), (guidance.Memory, guidance.Unpaired)):
         sample = recipe.config.sample
@@ -335,9 +336,9 @@ def generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark | N
     Where the examples are latents, the samples are decoded to pictures.
 
     Args:
-        mesh: where the parameters lie, split over it, and the samples are made, each device its share; every process
-            then makes the same calls and gets the same images. None: the default device.
-        watermark: for the noise that samples start from, or for the pictures; None for none.
+        mesh: the mesh over which the parameters are split and each device makes its share of the samples; every process
+            then makes the same calls and gets the same images. None for the default device.
+        watermark: the watermark of the initial noise, or of the pictures; None for none.
 
     Raises:
         ConfigError: if the run makes no samples of classes.
@@ -348,16 +349,16 @@ def generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark | N
             "prompts are made by a text-to-image model: "
             "diffusion sample --model=FOLDER --prompt=..."
         )
-    return of_conditions(recipe, mesh, watermark)
+    return build_generator(recipe, mesh, watermark)
 
 
-def of_conditions(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark | None = None) -> Generator:
-    """`generator` of any run that makes pictures, those of prompts too, whose labels are what its network receives."""
+def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark | None = None) -> Generator:
+    """The `generator` of any run that makes pictures, also of prompts; its labels are the network's conditions."""
     config = recipe.config
     schedule = recipe.schedule
     sampler = recipe.sampler
     plan = recipe.plan
-    network = of_kind(recipe)
+    network = build_for_sampler(recipe)
     reads = {"weights": guides.weights(recipe.guides)} if recipe.guides else {}
     seen = measured_pictures(recipe)
     decoder, decode = ((), None) if recipe.autoencoder else autoencoder_folders.decoding(config)
@@ -378,9 +379,9 @@ def of_conditions(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark
             unit = jnp.hypot(schedule.alpha(schedule.t_max), schedule.sigma(schedule.t_max))  # of the prior
             x = unit * watermark.embed(x / unit, first)
         real = real_of(recipe, labels)
-        of_real = sampler if real is None else samplers.padded(sampler, real)
+        on_real = sampler if real is None else samplers.padded(sampler, real)
         return drive(
-            sampler=of_real, denoise=network(params, labels, *read), schedule=schedule, x=x, plan=plan, keys=rest
+            sampler=on_real, denoise=network(params, labels, *read), schedule=schedule, x=x, plan=plan, keys=rest
         )
 
     def shown(params, decoder, x):
@@ -401,11 +402,11 @@ def of_conditions(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark
     finish = jax.jit(finish, out_shardings=everywhere)
     done = np.zeros(2, np.int64)
     watch = jax.jit(lambda *arguments: sampled(samplers.sample_trajectory, *arguments)[1], out_shardings=everywhere)
-    each = lambda params, decoder, steps: jax.lax.map(lambda x: shown(params, decoder, x), steps)
-    show = jax.jit(each, out_shardings=everywhere)
+    shown_steps = lambda params, decoder, steps: jax.lax.map(lambda x: shown(params, decoder, x), steps)
+    show = jax.jit(shown_steps, out_shardings=everywhere)
 
     def batch(rows):
-        """Those rows where the samples are made, from arrays that every process has whole."""
+        """Rows on the devices that make their samples, from arrays that every process has in full."""
         return rows if mesh is None else sharding.to_devices(jax.tree.map(lambda a: a[held], rows), mesh, batch_size)
 
     def with_pictures(labels, seeds):
@@ -416,7 +417,7 @@ def of_conditions(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark
         if (real := real_of(recipe, labels)) is not None:
             padding.check(real, jax.ShapeDtypeStruct((len(seeds), *recipe.shape), np.float32))
         labels = with_pictures(labels, seeds)
-        made = []
+        parts = []
         nonlocal done  # `caching.Work` of all batches so far
         for first in range(0, len(seeds), batch_size):
             rows = np.arange(first, min(first + batch_size, len(seeds)))
@@ -425,10 +426,11 @@ def of_conditions(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark
             samples, work = finish(params, decoder, reads, *batch(few))
             if work is not None:
                 done = done + [np.asarray(count.addressable_data(0)) for count in work]
-            made.append(np.asarray(samples.addressable_data(0))[: len(rows)])
+            parts.append(np.asarray(samples.addressable_data(0))[: len(rows)])
             progress(first + len(rows))
-        whole = np.concatenate(made)
-        return watermark.embed(whole, None) if watermark is not None and watermark.carrier == "pictures" else whole
+        samples = np.concatenate(parts)
+        marked = watermark is not None and watermark.carrier == "pictures"
+        return watermark.embed(samples, None) if marked else samples
 
     def trajectory(params, labels, seeds):
         steps = watch(params, reads, with_pictures(labels, seeds), seeds)
@@ -439,9 +441,9 @@ def of_conditions(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark
         if not evaluations:
             return None
         length = facts.feature_blocks(recipe.network)
-        # Those of a step after its first run whole, and no cache counts them.
-        whole = evaluations / plan.solved * sampler.nfe(plan.solved)
-        return (evaluations * length - run) / (whole * length)
+        # After its first evaluation, a step's evaluations run all blocks, and no cache counts them.
+        all_evaluations = evaluations / plan.solved * sampler.nfe(plan.solved)
+        return (evaluations * length - run) / (all_evaluations * length)
 
     nfe = sampler.nfe(plan.solved) if recipe.follows_plan else None
     return Generator(images, trajectory, nfe, lambda: done, skipped)

@@ -1,6 +1,6 @@
-"""The samples of a run, in its folder: as many and as its recipe says, made anew or gone on with.
+"""The samples of a run, in its folder, in the number and form of its recipe; an interrupted sampling goes on.
 
-Those of a published model of classes are made likewise, by `of_weights`.
+`sample_weights` makes the samples of a published model of classes in the same way.
 """
 
 import functools
@@ -48,21 +48,21 @@ def sample(
     """Makes config.sample.number samples of a run, and writes them with the pictures that show them.
 
     Args:
-        recipe: of the run, for a shape of examples.
+        recipe: the recipe of the run, for a shape of examples.
         folder: the run folder.
-        out: where to write; the run folder if None.
-        labels: int `[number]`, the classes; or a pytree `[number, ...]` of conditions, as the records have them. None:
+        out: the folder to write to; the run folder if None.
+        labels: the classes, int `[number]`, or the conditions, a pytree `[number, ...]` in the records' form. None for
             all classes in turn, or the conditions of the first records.
-        step: of the checkpoint; the latest if None.
+        step: the step of the checkpoint; the latest if None.
         weights: "ema", the moving average, or "params", the raw ones.
         average: width, as a share of the run, of a moving average made now from those of all kept checkpoints; for a
             run with config.ema.sigma_rel.
-        watermark: for the samples; None for none.
-        signer: of content credentials for the PNG files; None for none.
-        quantised: "int8" or "fp8", in which the network's kernels are stored; "" for none.
+        watermark: the watermark of the samples; None for none.
+        signer: the signer of content credentials for the PNG files; None for none.
+        quantised: "int8" or "fp8", the type in which the network's kernels are stored; "" for their own.
 
     Returns:
-        uint8 `[N, ...]` for a run on bytes, else float32 `[N, ...]`; a pytree of such for one on pytrees.
+        The samples, uint8 `[N, ...]` for a run on bytes, else float32 `[N, ...]`; a pytree of arrays for pytrees.
 
     Raises:
         ConfigError: if the run makes no samples of classes.
@@ -78,18 +78,18 @@ def sample(
         params, step = load(folder, step)
     leaves = checkpoints.read_about(folder, step)["leaves"]
     made_by = Weights(params, pathlib.Path(folder).resolve().name, f"step {step}", {"step": step, **about}, leaves)
-    return of_weights(recipe, made_by, out or folder, labels, watermark, signer, quantised)
+    return sample_weights(recipe, made_by, out or folder, labels, watermark, signer, quantised)
 
 
 class Weights(NamedTuple):
     """The parameters that samples are made with.
 
     Attributes:
-        params: as `recipe.network.apply` takes them.
+        params: the parameters, as in `recipe.network.apply`.
         model: name of the run's folder, or of a published model's.
-        version: what they are of it, in words.
-        about: the same for samples.json.
-        identity: JSON-able, of their content.
+        version: the version of the weights, in words.
+        about: the version of the weights, for samples.json.
+        identity: a JSON value that identifies their content.
     """
 
     params: Any
@@ -99,7 +99,7 @@ class Weights(NamedTuple):
     identity: Any
 
 
-def of_weights(
+def sample_weights(
     recipe: Recipe,
     weights: Weights,
     out: str | pathlib.Path,
@@ -108,13 +108,14 @@ def of_weights(
     signer: Signer | None = None,
     quantised: str = "",
 ) -> Any:
-    """The samples of a recipe and its parameters; arguments and errors as `sample`.
+    """The samples of a recipe and its parameters; errors as in `sample`.
 
     Args:
-        recipe: for a shape of examples.
+        recipe: the recipe, for a shape of examples.
         weights: the parameters.
-        out: where to write.
-        labels, watermark, signer, quantised: as of `sample`.
+        out: the folder to write to.
+        labels, watermark, signer, quantised: the conditions, the watermark, the signer and the type of kernels, as in
+            `sample`.
     """
     config = recipe.config
     out = pathlib.Path(out)
@@ -129,7 +130,7 @@ def of_weights(
         about = {**about, "quantised": quantised}
         print(f"{quantised}: {storage.stored(whole, params)}")
     number = config.sample.number
-    of_records = labels is None  # the conditions are those of the data's first records, in turn
+    by_records = labels is None  # the conditions are those of the data's first records, in turn
     labels = generate.conditions_of(recipe, number) if labels is None else jax.tree.map(np.asarray, conditioned(labels))
     seeds = generate.seeds(config, number)
     devices = jax.local_devices()
@@ -142,19 +143,19 @@ def of_weights(
     unfinished = out / f".samples-{batches_on_disk.key(config, weights.identity, json.dumps(about), labels, seeds)}"
     batch_size = min(config.sample.batch_size, number)
     share = (jax.process_index(), jax.process_count())
-    made = functools.partial(
+    make_images = functools.partial(
         batches_on_disk.images, make.images, params, labels, seeds, batch_size, unfinished, work=make.work
     )
     with progress.bar("sampling", number, "images", speaks=share[0] == 0) as advance:
-        images = made(advance, share)
+        images = make_images(advance, share)
     agreement.gather("samples made")  # each process has made its share
 
     def finish():
-        whole = images if share[1] == 1 else made(lambda done: None)
+        whole = images if share[1] == 1 else make_images(lambda done: None)
         seconds = time.perf_counter() - began
         skipped = make.skipped(batches_on_disk.work(unfinished))
         record = _record(recipe, make.nfe, skipped, about)
-        shown = _write(out, recipe, make, params, whole, labels, of_records, seeds, record)
+        shown = _write(out, recipe, make, params, whole, labels, by_records, seeds, record)
         evaluations = f"{make.nfe} network evaluations" if make.nfe else "as many evaluations as the driver needs"
         if skipped is not None:
             evaluations += f" with {100 * skipped:.1f} % of their blocks skipped,"

@@ -19,16 +19,18 @@ MEASURED = 10_000  # training pictures, for the statistics of the features
 BATCH = 64
 
 
-def of_run(decoder: RAEDecoder, params: Any, config: Mapping[str, Any], sha256: str = "") -> tuple[AutoencoderRAE, Any]:
-    """The autoencoder of a decoder, with the encoder of its run and statistics of MEASURED training pictures at most.
+def build_autoencoder(
+    decoder: RAEDecoder, params: Any, config: Mapping[str, Any], sha256: str = ""
+) -> tuple[AutoencoderRAE, Any]:
+    """The autoencoder of a decoder, with the encoder of its run and statistics of at most MEASURED training pictures.
 
     The encoder sees pictures resized without antialiasing, as published, whatever the run's resizing was.
 
     Args:
-        decoder: that the run trained.
-        params: its parameters.
-        config: of the run.
-        sha256: of the encoder's weights, which the run's checkpoints hold; "" where it is not known.
+        decoder: the decoder that the run trained.
+        params: the parameters of the decoder.
+        config: the config of the run.
+        sha256: the digest of the encoder's weights, from the run's checkpoints; "" where it is not known.
 
     Returns:
         (module, params).
@@ -57,10 +59,10 @@ def of_run(decoder: RAEDecoder, params: Any, config: Mapping[str, Any], sha256: 
         raise ConfigError(
             f"config.encoder.path = {encoder.path!r} holds another encoder than the run was trained with."
         )
-    whole = {"encoder": weights["params"], "decoder": params}
-    features = jax.jit(lambda x: module.apply({"params": whole}, to_model(x), method="features"))
+    both = {"encoder": weights["params"], "decoder": params}
+    features = jax.jit(lambda x: module.apply({"params": both}, to_model(x), method="features"))
     moments = autoencoder_rae.measured(np.asarray(features(batch)) for batch in _pictures(config))
-    return autoencoder_rae.with_statistics(module, whole, *moments)
+    return autoencoder_rae.with_statistics(module, both, *moments)
 
 
 def _pictures(config: Mapping[str, Any]) -> Iterator[np.ndarray]:

@@ -18,7 +18,7 @@ def conditions(text: str, recipe: Recipe) -> Any:
     Args:
         text: numbers such as "0.5,-1.2", the vector of all samples; or a .npy file of an array [K, ...], or a .npz file
             with an array [K, ...] for each entry of the condition, which the samples have in turn.
-        recipe: of the run, for its data.
+        recipe: the recipe of the run, for its data.
 
     Returns:
         Pytree of arrays [config.sample.number, ...], in the form of the data's conditions.

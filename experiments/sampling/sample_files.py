@@ -49,12 +49,12 @@ def read_record(folder: str | pathlib.Path) -> dict | None:
 
 
 def check_samples(images: np.ndarray, labels: np.ndarray, shape: tuple[int, ...], classes: int) -> None:
-    """Refuses samples that cannot be compared with a dataset of images of a shape and of so many classes, 0 for none.
+    """Refuses samples that cannot be compared with a dataset of images of a shape and `classes` classes, 0 for none.
 
-    They are to be uint8 `[N, *shape]`, N >= 2, with labels int `[N]`, all classes among them.
+    Valid samples are uint8 `[N, *shape]`, N >= 2, with labels int `[N]` that include all classes.
 
     Raises:
-        WorkdirError: says what the samples are and what is needed.
+        WorkdirError: for other samples; the message says what they are and what is needed.
     """
     if images.dtype != np.uint8:
         raise WorkdirError(f"samples: images are {images.dtype}, not uint8 (bytes 0..255)")

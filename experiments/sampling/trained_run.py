@@ -55,7 +55,7 @@ class Trained(NamedTuple):
             config.update_from_flattened_dict(changes)
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"the changes {dict(changes)} do not fit the run's config: {error}") from error
-        return of(config, self.params, isinstance(self.recipe.objective.reads, Jumps))
+        return from_config(config, self.params, isinstance(self.recipe.objective.reads, Jumps))
 
     def denoise(self, labels: Any) -> Any:
         """The denoiser of these classes, int `[B]`, or conditions, guided as config.sample.guidance says."""
@@ -76,16 +76,16 @@ class Trained(NamedTuple):
             ConfigError: for a run on latents, whose network takes no images, or a split that is not there.
         """
         if self.recipe.on_latents:
-            of = self.config.data.latents.dir or "of the autoencoder that trained with it"
+            place = self.config.data.latents.dir or "of the autoencoder that trained with it"
             raise ConfigError(
-                f"the run is on latents ({of}), and its network takes no "
+                f"the run is on latents ({place}), and its network takes no "
                 "images: encode them by `diffusion.experiments.sampling.autoencoder_folders`."
             )
         real = real_images.split_of(self.config, split)
         rows = real_images.balanced_order(real.labels)[:number]
-        own = real.labels if real.conditions is None else real.conditions
+        conditions = real.labels if real.conditions is None else real.conditions
         x = jnp.asarray(real.images[rows])
-        return to_model(x) if x.dtype == jnp.uint8 else x, jax.tree.map(lambda leaf: leaf[rows], own)
+        return to_model(x) if x.dtype == jnp.uint8 else x, jax.tree.map(lambda leaf: leaf[rows], conditions)
 
 
 def load(folder: str | pathlib.Path, changes: Mapping[str, Any] | None = None, step: int | None = None) -> Trained:
@@ -100,19 +100,20 @@ def load(folder: str | pathlib.Path, changes: Mapping[str, Any] | None = None, s
     """
     if class_folders.is_of_classes(folder):
         model = class_models.load(folder)
-        run = of(model.config, model.params, class_models.kind_of(pathlib.Path(folder)).consistency)
+        run = from_config(model.config, model.params, class_models.kind_of(pathlib.Path(folder)).consistency)
     else:
-        run = of(workdir.read_config(folder), checkpoints.load_ema(folder, step)[0])
+        run = from_config(workdir.read_config(folder), checkpoints.load_ema(folder, step)[0])
     return run.changed(changes) if changes else run
 
 
-def of(config: ConfigDict, params: Any, any_kind: bool = False) -> Trained:
+def from_config(config: ConfigDict, params: Any, any_kind: bool = False) -> Trained:
     """The run of a config, with these parameters of its network.
 
     Args:
-        config: of the run.
-        params: of its network.
-        any_kind: whether a run that trains a flow map will do, which has no `denoise`; see `generate.of_kind`.
+        config: the config of the run.
+        params: the parameters of its network.
+        any_kind: whether to accept a run that trains a flow map, which has no `denoise`; see
+            `generate.build_for_sampler`.
 
     Raises:
         ConfigError: if the config cannot run, or the run trains a flow map and a denoiser is needed.

@@ -19,12 +19,12 @@ def base_of(run: str | pathlib.Path) -> str:
 
 
 def load(run: str | pathlib.Path, step: int | None = None, **how: Any) -> tuple[text_to_image.TextToImage, int]:
-    """A run's base with the moving average of the weights that it has taught it.
+    """A run's base with the moving average of the weights that the run has trained.
 
     Args:
-        run: its folder.
-        step: of the checkpoint; the latest if None.
-        **how: of `text_to_image.load`.
+        run: the run folder.
+        step: the step of the checkpoint; the latest if None.
+        **how: arguments of `text_to_image.load`.
 
     Returns:
         (the model, the step).

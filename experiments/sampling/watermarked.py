@@ -1,4 +1,4 @@
-"""A run or a text-to-image model as watermarks see it: marked pictures, their noise, pictures that are made anew."""
+"""A run or a text-to-image model for watermarks: marked pictures, their noise, regenerated pictures."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ STEPS = 50  # of the inversion; the paper's
 def in_batches(function: Callable[..., Any], pictures: np.ndarray, size: int) -> np.ndarray:
     """A compiled function of (pictures, their random keys `[size]`), a batch of one size at a time.
 
-    The key of a picture is that of its row, so that no two pictures have the same noise.
+    The key of a picture is derived from its row, so that no two pictures have the same noise.
     """
     keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.key(0), row))(np.arange(len(pictures)))
     return chunks.applied(lambda few: function(*few), (pictures, keys), size)
@@ -43,8 +43,8 @@ def _maker(name: str, make: Callable, invert: Callable, again: Callable, shape: 
     )
 
 
-def of_run(run: Trained, name: str, steps: int = STEPS) -> Maker:
-    """Of a run on pictures.
+def build_run_maker(run: Trained, name: str, steps: int = STEPS) -> Maker:
+    """The maker of a run on pictures.
 
     Raises:
         ConfigError: for a run on latents or on data that are no pictures.
@@ -76,8 +76,10 @@ def of_run(run: Trained, name: str, steps: int = STEPS) -> Maker:
     return _maker(name, make, invert, again, recipe.shape, size)
 
 
-def of_model(model: TextToImage, name: str, prompts: Sequence[str], batch: int = 4, steps: int = STEPS) -> Maker:
-    """Of a text-to-image model, whose pictures are of the prompts in turn; they are read under the empty prompt.
+def build_model_maker(
+    model: TextToImage, name: str, prompts: Sequence[str], batch: int = 4, steps: int = STEPS
+) -> Maker:
+    """The maker of a text-to-image model: pictures of the prompts in turn, which are read under the empty prompt.
 
     Raises:
         ConfigError: for a model that receives more than a prompt.

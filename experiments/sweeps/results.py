@@ -75,7 +75,7 @@ def collect(directory: str | pathlib.Path) -> Results:
 def _run(directory: pathlib.Path, plan: Plan) -> Run:
     folder = directory / plan.name
     now = sweep_folder.status(folder, len(plan.commands))
-    measured = figures.of_run(folder)
+    measured = figures.read_run(folder)
     seconds: dict[str, float] = {}
     for index in range(now.done):
         if index in now.seconds:

@@ -96,7 +96,7 @@ def pipeline(
             model_folder.save(new, base, part, known, params, dtype=dtype, family=name)
             replaced.append(part)
         model_folder.complete(new, base)
-        model_card.write(new, model_card.of_source(source, ", ".join(replaced), license, base))
+        model_card.write(new, model_card.build_source_card(source, ", ".join(replaced), license, base))
     return replaced
 
 

@@ -87,7 +87,7 @@ def text_encoder(run: str | pathlib.Path, out: str | pathlib.Path) -> None:
     module, params, _ = trained(run)
     with files.whole_folder(out) as new:
         interchange.save(new, module.text, params["text"])
-        model_card.write(new, model_card.of_run(run, "Text encoder"), out)
+        model_card.write(new, model_card.build_run_card(run, "Text encoder"), out)
 
 
 def image_encoder(run: str | pathlib.Path, out: str | pathlib.Path) -> None:
@@ -96,7 +96,7 @@ def image_encoder(run: str | pathlib.Path, out: str | pathlib.Path) -> None:
     tower = CLIPVisionProjection(module.vision, module.features)
     with files.whole_folder(out) as new:
         interchange.save(new, tower, {"vision": params["vision"], "projection": params["image_projection"]})
-        model_card.write(new, model_card.of_run(run, "Image encoder"), out)
+        model_card.write(new, model_card.build_run_card(run, "Image encoder"), out)
 
 
 def autoencoder(run: str | pathlib.Path, out: str | pathlib.Path, number: int) -> latent_space.Scaling:
@@ -107,7 +107,7 @@ def autoencoder(run: str | pathlib.Path, out: str | pathlib.Path, number: int) -
     module, params, scaling = measured(run, number)
     with files.whole_folder(out) as new:
         interchange.save(new, module.clone(scale=1.0, shift=0.0), standardised(module, params, scaling))
-        model_card.write(new, model_card.of_run(run, "Autoencoder"), out)
+        model_card.write(new, model_card.build_run_card(run, "Autoencoder"), out)
     return scaling
 
 
@@ -115,7 +115,7 @@ def measured(run: str | pathlib.Path, number: int) -> tuple[Any, Any, latent_spa
     """The autoencoder of a run, its parameters, and each channel's scale and shift on `number` training examples."""
     module, params, config = trained(run)
     source = data.source(config, config["data"]["split"])
-    encode = autoencoder_folders.encoder(autoencoder_folders.of(module, params))
+    encode = autoencoder_folders.encoder(autoencoder_folders.from_module(module, params))
     rows = np.linspace(0, len(source) - 1, min(number, len(source))).astype(int)
     batches = (np.stack([source[row]["image"] for row in rows[i : i + 64].tolist()]) for i in range(0, len(rows), 64))
     return module, params, latent_space.estimate((encode(batch)[:, 0] for batch in batches), per_channel=True)
@@ -162,7 +162,7 @@ def pipeline(
         raise ConfigError(f"{run}: {error}") from error
     sample = config["sample"]
     front = {"pipeline_tag": "text-to-image", "library_name": "diffusers"}
-    card = model_card.of_run(run, "Text-to-image model", license or model_card.UNKNOWN, front)
+    card = model_card.build_run_card(run, "Text-to-image model", license or model_card.UNKNOWN, front)
     usual = Usual(int(sample["steps"]), float(sample["guidance"]["scale"]))
     write(out, module, params, scheduler, usual, parts, card)
 

@@ -159,10 +159,10 @@ def test_bad_input(tmp_path):
 
 
 def test_differences_without_scatter():
-    assert significance.of_seeds({0: 1.0, 1: 1.0}, {0: 1.0, 1: 1.0}).p == 1.0
-    assert significance.of_seeds({0: 1.0, 1: 1.0}, {0: 2.0, 1: 2.0})[:4] == (1.0, 1.0, 1.0, 0.0)
-    assert significance.of_seeds({0: 1.0}, {0: 2.0}) is None
-    assert significance.of_intervals(Figure(1.0), Figure(2.0, 1.0, 3.0)) is None
+    assert significance.compare_seeds({0: 1.0, 1: 1.0}, {0: 1.0, 1: 1.0}).p == 1.0
+    assert significance.compare_seeds({0: 1.0, 1: 1.0}, {0: 2.0, 1: 2.0})[:4] == (1.0, 1.0, 1.0, 0.0)
+    assert significance.compare_seeds({0: 1.0}, {0: 2.0}) is None
+    assert significance.compare_intervals(Figure(1.0), Figure(2.0, 1.0, 3.0)) is None
 
 
 def test_samples_of_equal_noise_are_exchanged_in_pairs(monkeypatch):
@@ -176,12 +176,12 @@ def test_samples_of_equal_noise_are_exchanged_in_pairs(monkeypatch):
     noisier = np.clip(images[rows] + np.random.default_rng(0).integers(0, 25, images[rows].shape), 0, 255)
     sets = [Samples(images[rows], labels[rows], 0), Samples(noisier.astype(np.uint8), labels[rows], 0)]
     splits_of_run = tuple(real_images.split_of(config, split) for split in ("train", "test"))
-    pairs = significance.of_samples(*sets, config, splits_of_run)["fd_pixels"]
+    pairs = significance.compare_samples(*sets, config, splits_of_run)["fd_pixels"]
     assert pairs.p == 0.01 and pairs.low < pairs.value < pairs.high and "200 pairs" in pairs.how
-    apart = significance.of_samples(sets[0], sets[1]._replace(seed=1), config, splits_of_run)["fd_pixels"]
+    apart = significance.compare_samples(sets[0], sets[1]._replace(seed=1), config, splits_of_run)["fd_pixels"]
     assert apart.value == pytest.approx(pairs.value) and "pairs" not in apart.how
     assert apart.high - apart.low > 1.5 * (pairs.high - pairs.low)
-    same = significance.of_samples(sets[0], sets[0], config, splits_of_run)["fd_pixels"]
+    same = significance.compare_samples(sets[0], sets[0], config, splits_of_run)["fd_pixels"]
     assert same[:4] == (0.0, 0.0, 0.0, 1.0)
 
 

@@ -62,7 +62,7 @@ def run():
     config.sample.guidance.scale = 1.0
     network = resolve.Resolver(config).model((8, 8, 1))
     zeros = (jnp.zeros((1, 8, 8, 1)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
-    return trained_run.of(config, jax.jit(network.init)(jax.random.key(0), *zeros))
+    return trained_run.from_config(config, jax.jit(network.init)(jax.random.key(0), *zeros))
 
 
 def test_an_editor_that_does_not_fit_is_refused(run):
@@ -88,7 +88,7 @@ def test_edits_of_prompt_to_prompt_borrow_the_maps_of_their_pictures(run, scale)
     """Above t_0 nothing is borrowed, as in ddim's edits; a picture borrows its own maps without a change."""
     rng = np.random.default_rng(0)  # as initialised the network puts out zeros
     leaf = lambda a: a + 0.3 * rng.standard_normal(a.shape, np.float32)
-    run = trained_run.of(run.config, jax.tree.map(leaf, run.params)).changed({"sample.guidance.scale": scale})
+    run = trained_run.from_config(run.config, jax.tree.map(leaf, run.params)).changed({"sample.guidance.scale": scale})
     made = lambda editor, labels=("3",): edit.edit(run, editor, labels=labels and list(labels))["images"].astype(int)
     by_ddim = made({"name": "ddim"})
     np.testing.assert_allclose(made({"name": "prompt_to_prompt", "until": 0.9}), by_ddim, atol=1)

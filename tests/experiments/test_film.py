@@ -30,7 +30,7 @@ def run():
     shapes = jax.eval_shape(init)
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda s: jnp.asarray(0.3 * rng.normal(size=s.shape), jnp.float32), shapes)
-    return trained_run.of(config, params)
+    return trained_run.from_config(config, params)
 
 
 @pytest.mark.slow
@@ -76,12 +76,12 @@ def test_a_few_step_student_is_rolled_out(run):
         "target": "model",
     }
     config.sample.sampler = {"name": "consistency"}
-    made = film.film(trained_run.of(config, run.params, any_kind=True), first=4, frames=12)
+    made = film.film(trained_run.from_config(config, run.params, any_kind=True), first=4, frames=12)
     assert made["images"].shape == (3, 12, 8, 8, 3)
     np.testing.assert_array_equal(made["images"][:, :4], made["originals"][:, :4])
     assert np.abs(made["images"][:, 8:].astype(int) - made["images"][:, 4:8]).max() > 0
     with pytest.raises(ConfigError, match="trains a flow map"):
-        trained_run.of(config, run.params)
+        trained_run.from_config(config, run.params)
 
 
 def test_a_guidance_with_a_memory_is_refused_before_anything_is_compiled():
@@ -89,7 +89,7 @@ def test_a_guidance_with_a_memory_is_refused_before_anything_is_compiled():
     config = recipes.module("video/drawings").get_config("tiny")
     config.sample.guidance = {"name": "adaptive_projected", "scale": 2.0, "momentum": -0.5}
     with pytest.raises(ConfigError, match=r"'adaptive_projected', .*no plain denoiser"):
-        film.film(trained_run.of(config, {}), first=1)
+        film.film(trained_run.from_config(config, {}), first=1)
 
 
 def test_frames_that_do_not_fit_are_refused(run):

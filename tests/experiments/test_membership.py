@@ -49,7 +49,9 @@ def test_a_training_picture_is_attributed_to_itself():
     zeros = (jnp.zeros((1, 8, 8, 1)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
     params = jax.jit(network.init)(jax.random.key(0), *zeros)
     rng = np.random.default_rng(0)
-    run = trained_run.of(config, jax.tree.map(lambda a: a + 0.1 * rng.standard_normal(a.shape, np.float32), params))
+    run = trained_run.from_config(
+        config, jax.tree.map(lambda a: a + 0.1 * rng.standard_normal(a.shape, np.float32), params)
+    )
     x, labels = run.real("train", 40)
     images = np.asarray((x + 1) * 127.5).round().astype(np.uint8)
     seen = []

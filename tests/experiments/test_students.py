@@ -247,7 +247,7 @@ def test_a_guided_teacher_teaches_what_guidance_of_its_prediction_says(written):
     """Guiding the raw output is guiding x0 and eps, for every parameterization that is affine in it."""
     config = student("consistency", written)
     assert config.teacher.scale == 1.5
-    cast = players.of(resolve.recipe(config, (8, 8, 1)))
+    cast = players.build_players(resolve.recipe(config, (8, 8, 1)))
     schedule = resolve.Resolver(config).schedule
     module = cast.modules["teacher"]
     labels = jnp.arange(4)

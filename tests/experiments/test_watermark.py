@@ -217,7 +217,7 @@ def test_a_watermark_on_latents_is_read_through_the_autoencoder(name, settings, 
     model = text_to_image.load(made_pipelines.folder("pixart", tmp_path / "pixart"))
     params = {**model.params, "transformer": jax.tree.map(jnp.zeros_like, model.params["transformer"]), "vae": {}}
     model = dataclasses.replace(model, modules={**model.modules, "vae": Blocks()}, params=params)
-    maker = watermarked.of_model(model, "zero", ["a cat", "a dog"], batch=2, steps=4)
+    maker = watermarked.build_model_maker(model, "zero", ["a cat", "a dog"], batch=2, steps=4)
     key = str(tmp_path / "mark.json")
     (tmp_path / "mark.json").write_text(json.dumps({"name": name, "key": "0123456789abcdef" * 4, **settings}))
     mark = watermarks.load(key)

@@ -75,7 +75,7 @@ OPENED = {
     "report": report,
     "tensorboard": tensorboard,
     "page": lambda path: uploads.keep(base64.b64encode(path.read_bytes()).decode(), path.parent / "inputs"),
-    "settings on the page": lambda path: page_request.of_file(path, page_request.PageRequest(), path.parent),
+    "settings on the page": lambda path: page_request.read_file(path, page_request.PageRequest(), path.parent),
 }
 
 

@@ -65,7 +65,7 @@ def test_a_picture_depends_on_its_own_caption_and_seed_alone(runs, compilation_c
 def _made(config, params, batch_size, condition, seeds):
     config = config.copy_and_resolve_references()
     config.sample.batch_size = batch_size
-    return generate.of_conditions(resolve.recipe(config, workdir.example_shape(config))).images(
+    return generate.build_generator(resolve.recipe(config, workdir.example_shape(config))).images(
         params, condition, seeds
     )
 

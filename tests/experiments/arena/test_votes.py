@@ -20,7 +20,7 @@ def test_the_last_line_of_a_voter_on_a_comparison_counts(tmp_path):
     for vote in lines:
         votes.add(tmp_path, vote)
     assert votes.read(tmp_path, 2) == [lines[2], lines[4]]
-    assert votes.of_voter(votes.read(tmp_path, 2), "ben") == []
+    assert votes.select_votes(votes.read(tmp_path, 2), "ben") == []
     assert votes.read(tmp_path / "none", 2) == []
 
 

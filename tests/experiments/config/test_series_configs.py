@@ -74,7 +74,7 @@ def test_samples_of_the_exact_network_have_the_crps_of_the_exact_conditional():
     hidden = part.real[0]
     np.testing.assert_allclose(samples[:, 0].mean(0)[hidden], mean[hidden], atol=0.2)
     np.testing.assert_allclose(samples[:, 0].var(0)[hidden], np.diag(covariance).reshape(12, 2)[hidden], rtol=0.4)
-    of_all = series_scores.of_marginal(source, part)["crps_marginal"]["value"]
+    of_all = series_scores.score_marginal(source, part)["crps_marginal"]["value"]
     assert 1.2 * exact < of_all == pytest.approx(1 / np.sqrt(np.pi), rel=0.2)
 
 

@@ -26,7 +26,7 @@ def test_every_recipe_fits_its_data(name):
 
 
 class Subject:
-    """What `of_clouds` reads of a run: the test solids as samples."""
+    """What `measure_clouds` reads of a run: the test solids as samples."""
 
     def __init__(self, samples):
         self.config = recipes.load("shapes/points:tiny")
@@ -36,7 +36,7 @@ class Subject:
 
 
 def test_figures_of_copies_are_those_of_copies(monkeypatch):
-    figures = cloud_metrics.of_clouds(Subject(lambda real: real + 1e-6))
+    figures = cloud_metrics.measure_clouds(Subject(lambda real: real + 1e-6))
     values = {name: figure["value"] for name, figure in figures.items()}
     for distance in ("chamfer", "earth_movers"):
         assert values[f"1nna_{distance}"] == 0 and values[f"coverage_{distance}"] == 1
@@ -50,7 +50,7 @@ def test_other_data_have_no_clouds():
     subject.config = recipes.load("points:tiny")
     with pytest.raises(ConfigError, match=r"Spirals holds none.*solid_points"):
         subject.real = subject.real._replace(spec=subject.real.spec._replace(name="Spirals"))
-        cloud_metrics.of_clouds(subject)
+        cloud_metrics.measure_clouds(subject)
 
 
 @pytest.mark.slow

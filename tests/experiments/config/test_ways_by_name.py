@@ -66,7 +66,7 @@ def samples(config, shape=SHAPE):
     recipe = generate.trained(recipe, {"params": {"unused": jnp.zeros(1)}})
     first, rest = generate.keys(generate.seeds(config, 4))
     x = samplers.prior(recipe.schedule, first, shape)
-    denoise = generate.of_kind(recipe)({"params": {"unused": jnp.zeros(1)}}, jnp.zeros(4, jnp.int32))
+    denoise = generate.build_for_sampler(recipe)({"params": {"unused": jnp.zeros(1)}}, jnp.zeros(4, jnp.int32))
     return recipe.driver(
         sampler=recipe.sampler, denoise=denoise, schedule=LINE, x=x, plan=recipe.plan, keys=rest
     ), recipe

@@ -48,7 +48,7 @@ def nearest_is_of_its_own(within, across, references):
 
 def test_figures_by_enumeration(subject):
     samples, real, train = clouds(0, 6), clouds(1, 8), clouds(2, 7)
-    found = cloud_metrics.of_clouds(subject(samples, real, train))
+    found = cloud_metrics.measure_clouds(subject(samples, real, train))
     chosen = {"": samples, "_of_real_shapes": train}
     for suffix, some in chosen.items():
         # Classes take turns: of alternating labels that is the order of the rows.
@@ -80,7 +80,7 @@ def test_scattered_points_are_those_of_the_training_clouds_in_no_order(subject, 
 
     monkeypatch.setattr(cloud_metrics.point_clouds, "distances", distances)
     train = np.repeat(np.arange(8.0)[:, None, None], 4, 1) * np.ones(3)
-    cloud_metrics.of_clouds(subject(clouds(0, 8), clouds(1, 8), train))
+    cloud_metrics.measure_clouds(subject(clouds(0, 8), clouds(1, 8), train))
     scattered = next(some for some in seen if some.shape == (8, 4, 3) and np.ptp(some[0], axis=0).max() > 0.5
                      and set(np.round(some[:, :, 0].ravel())) <= set(range(8)))  # fmt: skip
     assert (np.round(scattered) == np.round(scattered[..., :1])).all()  # each point is one of theirs
@@ -88,7 +88,7 @@ def test_scattered_points_are_those_of_the_training_clouds_in_no_order(subject, 
 
 
 def test_real_shapes_are_the_floor_and_far_clouds_are_none(subject):
-    found = cloud_metrics.of_clouds(subject(clouds(0, 12, at=9), clouds(1, 12), clouds(2, 12)))
+    found = cloud_metrics.measure_clouds(subject(clouds(0, 12, at=9), clouds(1, 12), clouds(2, 12)))
     value = lambda name: found[name]["value"]
     for distance in ("chamfer", "earth_movers"):
         assert value(f"1nna_{distance}") == 1 and value(f"1nna_{distance}_of_real_shapes") < 0.9
@@ -97,14 +97,14 @@ def test_real_shapes_are_the_floor_and_far_clouds_are_none(subject):
 
 def test_the_number_is_that_of_the_smallest_set_or_of_the_config(subject):
     for samples, real, train, wanted, number in ((5, 6, 7, 9, 5), (6, 5, 7, 9, 5), (7, 6, 5, 9, 5), (7, 7, 7, 4, 4)):
-        found = cloud_metrics.of_clouds(subject(clouds(0, samples), clouds(1, real), clouds(2, train), wanted))
+        found = cloud_metrics.measure_clouds(subject(clouds(0, samples), clouds(1, real), clouds(2, train), wanted))
         assert {(figure["samples"], figure["reference"]) for figure in found.values()} == {(number, number)}
 
 
 def test_two_clouds_are_the_fewest(subject):
-    cloud_metrics.of_clouds(subject(clouds(0, 2), clouds(1, 2), clouds(2, 2)))
+    cloud_metrics.measure_clouds(subject(clouds(0, 2), clouds(1, 2), clouds(2, 2)))
     with pytest.raises(ConfigError, match="at least 2 clouds, and there are 1 of each"):
-        cloud_metrics.of_clouds(subject(clouds(0, 1), clouds(1, 2), clouds(2, 2)))
+        cloud_metrics.measure_clouds(subject(clouds(0, 1), clouds(1, 2), clouds(2, 2)))
 
 
 def test_the_bar_ends_where_it_says(subject, monkeypatch):
@@ -122,7 +122,7 @@ def test_the_bar_ends_where_it_says(subject, monkeypatch):
             pass
 
     monkeypatch.setattr(progress, "bar", Bar)
-    cloud_metrics.of_clouds(subject(clouds(0, 3), clouds(1, 3), clouds(2, 3)))
+    cloud_metrics.measure_clouds(subject(clouds(0, 3), clouds(1, 3), clouds(2, 3)))
     assert [done for done, _ in seen] == list(range(1, 43)) and {total for _, total in seen} == {42}
 
 
@@ -130,4 +130,4 @@ def test_a_run_on_other_data_is_refused(subject, monkeypatch):
     other = subject(clouds(0, 2), clouds(1, 2), clouds(2, 2))
     monkeypatch.setattr(cloud_metrics.data, "source", lambda config, split: types.SimpleNamespace())
     with pytest.raises(ConfigError, match="--metrics=clouds is of surfaces in space, and solids holds none"):
-        cloud_metrics.of_clouds(other)
+        cloud_metrics.measure_clouds(other)

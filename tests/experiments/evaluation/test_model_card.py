@@ -38,7 +38,7 @@ def parts(text):
 
 def test_the_card_says_what_the_run_folder_records(run):
     (run / "report.json").write_text(json.dumps(REPORT))
-    front, sections = parts(model_card.text(model_card.of_run(run, "DiT", "cc-by-4.0")))
+    front, sections = parts(model_card.text(model_card.build_run_card(run, "DiT", "cc-by-4.0")))
     assert front == {"license": "cc-by-4.0", "tags": ["diffusion", "jax", "dit"], "datasets": ["digits"]}
     assert list(sections) == ["Data", "Recipe", "Figures", "Known failures"]
     assert "`digits`, split `train`" in sections["Data"]
@@ -57,7 +57,7 @@ def test_the_card_says_what_the_run_folder_records(run):
 def test_the_card_is_of_the_step_that_is_exported(run):
     (run / "checkpoints" / "20").mkdir(parents=True)
     for step in (None, 20):
-        _, sections = parts(model_card.text(model_card.of_run(run, "DiT", step=step)))
+        _, sections = parts(model_card.text(model_card.build_run_card(run, "DiT", step=step)))
         assert "Step 20 of 40 planned steps of 32 examples" in sections["Recipe"]
         assert "Training loss at step 20: 1.5." in sections["Figures"]
 
@@ -65,35 +65,35 @@ def test_the_card_is_of_the_step_that_is_exported(run):
 @pytest.mark.parametrize("report", [{"figures": REPORT["figures"], "protocol": {}}, {"figures": 3, "protocol": 4}, [1]])
 def test_a_report_of_something_else_is_none(run, report):
     (run / "report.json").write_text(json.dumps(report))
-    assert "records no evaluation" in model_card.of_run(run, "DiT").figures
+    assert "records no evaluation" in model_card.build_run_card(run, "DiT").figures
 
 
 def test_what_is_not_recorded_is_said(run):
-    front, sections = parts(model_card.text(model_card.of_run(run, "DiT")))
+    front, sections = parts(model_card.text(model_card.build_run_card(run, "DiT")))
     assert front["license"] == "unknown"
     assert "records no evaluation" in sections["Figures"]
     assert "None are recorded" in sections["Known failures"]
     (run / "KNOWN_FAILURES.md").write_text("Sevens look like ones.\n")
-    assert "Sevens look like ones." in model_card.text(model_card.of_run(run, "DiT"))
+    assert "Sevens look like ones." in model_card.text(model_card.build_run_card(run, "DiT"))
 
 
 def test_a_card_that_a_person_wrote_or_changed_stays(run, tmp_path):
     folder, new = tmp_path / "model", tmp_path / ".model.new"
     folder.mkdir()
-    path = model_card.write(folder, model_card.of_run(run, "DiT"))
-    model_card.write(folder, model_card.of_run(run, "DiT", "mit"))  # ours, which nobody changed
+    path = model_card.write(folder, model_card.build_run_card(run, "DiT"))
+    model_card.write(folder, model_card.build_run_card(run, "DiT", "mit"))  # ours, which nobody changed
     assert parts(path.read_text())[0]["license"] == "mit"
     mine = path.read_text().replace("# DiT", "# My model")
     path.write_text(mine)
-    model_card.write(folder, model_card.of_run(run, "DiT", "apache-2.0"))
+    model_card.write(folder, model_card.build_run_card(run, "DiT", "apache-2.0"))
     assert path.read_text() == mine
     new.mkdir()  # a folder that takes the place of another one
-    model_card.write(new, model_card.of_run(run, "DiT"), before=folder)
+    model_card.write(new, model_card.build_run_card(run, "DiT"), before=folder)
     assert (new / "README.md").read_text() == mine
     (tmp_path / "next").mkdir()
     foreign = "---\nlicense: mit\n---\n# Modèle\r\n".encode("latin-1")
     path.write_bytes(foreign)
-    model_card.write(tmp_path / "next", model_card.of_source(folder, "DiT"), before=folder)
+    model_card.write(tmp_path / "next", model_card.build_source_card(folder, "DiT"), before=folder)
     assert (tmp_path / "next" / "README.md").read_bytes() == foreign
 
 
@@ -106,24 +106,24 @@ def test_a_converted_network_has_the_licence_of_its_source(tmp_path):
     base = tmp_path / "base"
     base.mkdir()
     (base / "README.md").write_text("---\nlicense: mit\n---\n")
-    card = model_card.of_source(tmp_path / "file.safetensors", "unet", "", base)
+    card = model_card.build_source_card(tmp_path / "file.safetensors", "unet", "", base)
     assert card.license == "unknown" and card.front["base_model"] == "base"  # the base's licence is of other weights
     terms = "license: other\nlicense_name: my-terms\nlicense_link: https://example.org/terms\n"
     (tmp_path / "README.md").write_text(f"---\n{terms}---\n# A model\n")
-    assert model_card.text(model_card.of_source(tmp_path, "unet")).startswith(
+    assert model_card.text(model_card.build_source_card(tmp_path, "unet")).startswith(
         '---\nlicense: "other"\nlicense_name: "my-terms"\nlicense_link: "https://example.org/terms"\n'
     )
 
 
 def test_the_card_of_a_lora_stands_beside_it_with_what_the_file_says(tmp_path):
     said = {"base_model": "sd15", "trigger_words": "<cat>", "config_sha256": "ab" * 32}
-    card = model_card.of_lora(tmp_path / "kohya.safetensors", said, "mit", tmp_path / "pipe")
+    card = model_card.build_lora_card(tmp_path / "kohya.safetensors", said, "mit", tmp_path / "pipe")
     path = model_card.write_beside(tmp_path / "cat.peft.safetensors", card)
     front, body = parts(path.read_text())
     assert path.name == "cat.peft.md"
     assert (front["license"], front["base_model"], front["instance_prompt"]) == ("mit", "sd15", "<cat>")
     assert "`pipe`" in body["Recipe"] and "ab" * 32 in body["Recipe"]
-    bare = model_card.of_lora(tmp_path / "kohya.safetensors", {}, "", tmp_path / "pipe")
+    bare = model_card.build_lora_card(tmp_path / "kohya.safetensors", {}, "", tmp_path / "pipe")
     assert (bare.front["base_model"], bare.license) == ("pipe", "unknown")
     assert "instance_prompt" not in bare.front
     path.write_text("by hand")

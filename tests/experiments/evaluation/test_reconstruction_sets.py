@@ -43,7 +43,7 @@ def psnr_of(added):
 
 @pytest.mark.parametrize("start, stop", [(0, COUNT), (3, 20), (36, 37)])
 def test_errors_are_of_the_pictures_that_were_read(autoencoder, start, stop):
-    own = reconstructions.of(autoencoder, image_sets.from_array(images()))
+    own = reconstructions.reconstruct(autoencoder, image_sets.from_array(images()))
     decoded = own.images.read(start, stop)
     added = (np.arange(start, stop) + 1) % 10
     np.testing.assert_array_equal(decoded, images()[start:stop] + np.uint8(added)[:, None, None, None])
@@ -57,29 +57,30 @@ def test_errors_are_of_the_pictures_that_were_read(autoencoder, start, stop):
 
 @pytest.mark.parametrize("side, figures", [(10, {"psnr"}), (11, {"psnr", "ssim"})])
 def test_small_pictures_have_no_ssim(autoencoder, side, figures):
-    own = reconstructions.of(autoencoder, image_sets.from_array(images(side=side)))
+    own = reconstructions.reconstruct(autoencoder, image_sets.from_array(images(side=side)))
     assert own.errors.keys() == figures
 
 
 def test_grey_pictures_are_shown_to_the_network_in_its_channels(autoencoder):
-    own = reconstructions.of(autoencoder, image_sets.from_array(images(1, 2)))
+    own = reconstructions.reconstruct(autoencoder, image_sets.from_array(images(1, 2)))
     assert own.images.shape == (SIDE, SIDE, 3) and own.images.read(0, 2).shape == (2, SIDE, SIDE, 3)
 
 
 def test_a_set_says_what_it_is_and_is_known_again(autoencoder):
     first, same, other = (
-        reconstructions.of(autoencoder, image_sets.from_array(x)).images for x in (images(), images(), images()[::-1])
+        reconstructions.reconstruct(autoencoder, image_sets.from_array(x)).images
+        for x in (images(), images(), images()[::-1])
     )
     assert first.fingerprint == same.fingerprint != other.fingerprint
     assert first.record["kind"] == "reconstructions" and first.record["images"].endswith("through vae")
     assert first.record["autoencoder"] == {"family": "made"} and first.count == COUNT
     changed = types.SimpleNamespace(**{**vars(autoencoder), "record": {"family": "other"}})
-    assert reconstructions.of(changed, image_sets.from_array(images())).images.fingerprint != first.fingerprint
+    assert reconstructions.reconstruct(changed, image_sets.from_array(images())).images.fingerprint != first.fingerprint
 
 
 def test_what_are_no_bytes_is_refused(autoencoder):
     with pytest.raises(ImageSetError, match="holds float32; reconstructions are compared with bytes"):
-        reconstructions.of(autoencoder, image_sets.from_array(images().astype(np.float32)))
+        reconstructions.reconstruct(autoencoder, image_sets.from_array(images().astype(np.float32)))
 
 
 # ==== A request ====

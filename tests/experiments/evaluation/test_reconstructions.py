@@ -76,9 +76,9 @@ def test_what_cannot_be_reconstructed_is_refused(files):
     folder, images, _ = files
     autoencoder = autoencoder_folders.load(folder / "vae")
     with pytest.raises(image_sets.ImageSetError, match="holds float32; reconstructions are compared with bytes"):
-        reconstructions.of(autoencoder, image_sets.from_array(images.astype(np.float32)))
+        reconstructions.reconstruct(autoencoder, image_sets.from_array(images.astype(np.float32)))
     with pytest.raises(ConfigError, match="2 does not divide 11 x 12"):
-        reconstructions.of(autoencoder, image_sets.from_array(images[:, :11]))
+        reconstructions.reconstruct(autoencoder, image_sets.from_array(images[:, :11]))
 
 
 def test_records_of_before_autoencoders_are_still_read():

@@ -58,7 +58,7 @@ def test_samples_stand_between_exact_draws_and_noise(monkeypatch, tmp_path):
     # variance 2, so that noise of variance 1 would not pass for noise of the process
     process = PROCESS._replace(covariance=2 * PROCESS.covariance)
     x = draws(2000, scale=np.sqrt(2) * 1.2)
-    found = series_process.of_process(subject(monkeypatch, tmp_path, source_of(process), x))
+    found = series_process.measure_process(subject(monkeypatch, tmp_path, source_of(process), x))
     entropy = 0.5 * np.log(np.linalg.det(2 * np.pi * np.e * process.covariance)) / SIZE
     value = {name: figure["value"] for name, figure in found.items()}
     assert value["process_entropy"] == pytest.approx(entropy, rel=1e-9)
@@ -85,4 +85,4 @@ def test_runs_without_a_known_process_are_refused(monkeypatch, tmp_path):
         (source_of(PROCESS, {"given": 0}), "series has series of which a part is given. Valid: crps"),
     ):
         with pytest.raises(ConfigError, match=words):
-            series_process.of_process(subject(monkeypatch, tmp_path, source, draws(2)))
+            series_process.measure_process(subject(monkeypatch, tmp_path, source, draws(2)))

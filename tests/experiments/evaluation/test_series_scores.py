@@ -171,7 +171,7 @@ def test_the_marginal_draws_each_channel_s_own_values_wherever_they_stand():
     """Channel 0 is 0 .. 4 and given, channel 1 is 10 .. 14 and hidden: drawn from all five of the channel."""
     source = Source()
     some = series_scores.parts(source, 2)
-    found = series_scores.of_marginal(source, some)
+    found = series_scores.score_marginal(source, some)
     assert found.keys() == {"crps_marginal"}
     values = 10.0 + np.arange(5)
     spread = np.abs(values[:, None] - values).mean() / 2

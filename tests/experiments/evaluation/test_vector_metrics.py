@@ -55,7 +55,7 @@ def test_the_figures_are_those_of_the_metrics():
     }
     for name, value in expected.items():
         assert found["distances"][name]["value"] == pytest.approx(value, rel=1e-5), name
-    flat = figures.of_samples(found, found["count"])
+    flat = figures.read_samples(found, found["count"])
     assert flat["mmd"].value == found["distances"]["mmd"]["value"] and flat["mmd_over_floor"].n == 400
 
 
@@ -110,7 +110,7 @@ def test_a_run_on_points_is_evaluated(tmp_path):
     text = (tmp_path / "report.md").read_text()
     assert "| energy distance | **" in text and "12 against 40 test examples; 2 numbers each" in text
     assert "![Real examples and samples" in text and (tmp_path / "beside.png").is_file()
-    assert figures.of_run(tmp_path).figures["energy_distance"].value == pytest.approx(
+    assert figures.read_run(tmp_path).figures["energy_distance"].value == pytest.approx(
         content["figures"]["distances"]["energy_distance"]["value"]
     )
 

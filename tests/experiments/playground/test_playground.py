@@ -237,13 +237,13 @@ def test_what_a_file_carries_loads_back(tmp_path, files):
     about = png.read(last.paths[1])
     assert about["seed"] == 6
     assert png.is_complete(about)  # so that `experiments.sample --again` makes it anew
-    assert page_request.of_file(last.paths[1], Made.usual, inputs) == wanted
+    assert page_request.read_file(last.paths[1], Made.usual, inputs) == wanted
     # A file from elsewhere may name any picture of this machine: none is read.
-    assert page_request.of_file(last.paths[1], Made.usual, tmp_path / "another") == dataclasses.replace(
+    assert page_request.read_file(last.paths[1], Made.usual, tmp_path / "another") == dataclasses.replace(
         wanted, image=None, mask=None, margins=(0, 0, 0, 0), strength=None
     )
     pictures.write(tmp_path / "theirs.png", drawn((8, 8, 3)), {**about, "watermark": "/etc/hostname"})
-    assert page_request.of_file(tmp_path / "theirs.png", Made.usual, inputs).watermark == ""
+    assert page_request.read_file(tmp_path / "theirs.png", Made.usual, inputs).watermark == ""
 
 
 def test_a_picture_arrives_in_base64_or_not_at_all(tmp_path):

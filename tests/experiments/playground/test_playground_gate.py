@@ -222,7 +222,7 @@ def test_regions_have_masks_of_their_own(tmp_path, monkeypatch):
     usual = dataclasses.replace(request, regions=())
     for folder, number in ((inputs, 2), (tmp_path / "other", 0)):
         monkeypatch.setattr(page_request.png, "read", lambda path: {"regions": request.regions})
-        assert len(page_request.of_file("made.png", usual, folder).regions) == number
+        assert len(page_request.read_file("made.png", usual, folder).regions) == number
 
 
 def test_what_is_sent_is_kept(tmp_path):

@@ -193,13 +193,13 @@ def test_a_representation_autoencoders_decoder_learns_digits(tmp_path):
     assert error < 0.35 * np.abs(x - x.mean(0)).mean(), error
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert {"perceptual", "adversarial", "sigma", "critic/real"} <= rows[-1].keys()
-    module, whole = representation_autoencoders.of_run(decoder, params, config)
+    module, whole = representation_autoencoders.build_autoencoder(decoder, params, config)
     assert module.statistics == (4, 4, 12)
     z = module.apply({"params": whole}, x, method="encode")
     assert np.abs(z.mean(0)).max() < 0.5 and 0.8 < z.std() < 1.2  # test pictures by the statistics of training
     np.testing.assert_allclose(module.apply({"params": whole}, z, method="decode"), y, atol=1e-3)
     with pytest.raises(ConfigError, match=r"config\.encoder\.path = '': the encoder of this run has initial weights"):
-        representation_autoencoders.of_run(decoder, params, config_of(DECODER, RAE, **ENCODER))
+        representation_autoencoders.build_autoencoder(decoder, params, config_of(DECODER, RAE, **ENCODER))
     wrong = config.copy_and_resolve_references()
     wrong.perceptual.network = LPIPS | {"widths": (4, 6)}
     with pytest.raises(ConfigError, match=re.escape("config.perceptual.path") + ".*holds another network: .*conv_1_0"):
@@ -208,6 +208,6 @@ def test_a_representation_autoencoders_decoder_learns_digits(tmp_path):
     config.train.steps = 301
     assert train.run(config, tmp_path / "run") == 0
     with pytest.raises(ConfigError, match="another encoder than"):
-        representation_autoencoders.of_run(decoder, params, config, sha256=64 * "0")
+        representation_autoencoders.build_autoencoder(decoder, params, config, sha256=64 * "0")
     with pytest.raises(ConfigError, match=re.escape("config.perceptual.path = ")):
         train.run(config, tmp_path / "new")

@@ -167,7 +167,7 @@ def test_pictures_that_do_not_fit_are_refused_and_commands_on_pictures_refuse_it
         recipe.at((8, 7, 1))
     run = SimpleNamespace(recipe=recipe.at((8, 8, 1)), config=recipe.config)
     with pytest.raises(ConfigError, match="RUN: watermarks are measured on runs on pictures"):
-        watermarked.of_run(run, "RUN")
+        watermarked.build_run_maker(run, "RUN")
 
 
 def test_an_autoencoder_in_python_goes_with_an_objective_that_trains_it():

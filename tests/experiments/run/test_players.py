@@ -54,7 +54,7 @@ X = jnp.array([1.0, 2.0])
 
 
 def test_a_model_alone():
-    found = players.of(recipe())
+    found = players.build_players(recipe())
     assert (set(found.modules), set(found.apply), found.frozen, found.second) == ({"model"}, {"model"}, (), "")
     np.testing.assert_array_equal(found.apply["model"](3.0, X, 0, 10), [13, 16])
     assert not found.heads and not found.follow
@@ -62,30 +62,32 @@ def test_a_model_alone():
 
 def test_frozen_networks_come_in_their_order():
     encoder = role(cached=False, apply="encoder's")
-    found = players.of(recipe(encoder=encoder, perceptual=role(apply="features'"), prompts=True, base="base"))
+    found = players.build_players(
+        recipe(encoder=encoder, perceptual=role(apply="features'"), prompts=True, base="base")
+    )
     assert found.frozen == (players.ENCODER, players.FEATURES, players.BASE)
     assert found.apply[players.ENCODER] == "encoder's" and found.apply[players.FEATURES] == "features'"
     assert found.modules[players.ENCODER] is encoder
     np.testing.assert_array_equal(found.apply[players.BASE](1.0, X, 0, 0), 1000 + X)
-    assert players.of(recipe(encoder=role(cached=True, apply="encoder's"))).frozen == ()
+    assert players.build_players(recipe(encoder=role(cached=True, apply="encoder's"))).frozen == ()
 
 
 TEACHER = {"pairs": False, "scale": None}
 
 
 def test_a_teacher_teaches_unless_it_makes_pairs_alone():
-    found = players.of(recipe(teacher=role(**TEACHER)))
+    found = players.build_players(recipe(teacher=role(**TEACHER)))
     assert found.frozen == ("teacher",) and set(found.modules) == {"model", "teacher"} and found.second == ""
-    assert players.of(recipe(teacher=role(**{**TEACHER, "pairs": True}))).frozen == ()
+    assert players.build_players(recipe(teacher=role(**{**TEACHER, "pairs": True}))).frozen == ()
 
 
 def test_a_teacher_is_guided_unless_its_objective_guides_it():
     """conditional + (w - 1) (conditional - unconditional), here 3 x + c and 3 x + 0 at w = 2: 3 x + 2 c."""
     condition = jnp.array([10.0, 20.0])
-    guided = players.of(recipe(teacher=role(**TEACHER), scale=2.0)).apply["teacher"]
+    guided = players.build_players(recipe(teacher=role(**TEACHER), scale=2.0)).apply["teacher"]
     np.testing.assert_allclose(guided(3.0, X, jnp.zeros(2), condition), 3 * X + 2 * condition)
     for settings, scale in ((TEACHER, 1.0), ({**TEACHER, "scale": 4.0}, 2.0)):
-        plain = players.of(recipe(teacher=role(**settings), scale=scale)).apply["teacher"]
+        plain = players.build_players(recipe(teacher=role(**settings), scale=scale)).apply["teacher"]
         np.testing.assert_allclose(plain(3.0, X, jnp.zeros(2), condition), 3 * X + condition)
 
 
@@ -98,7 +100,7 @@ def test_a_teacher_receives_one_time_and_no_strength():
 @pytest.mark.parametrize("logit", [True, False])
 def test_a_second_player_has_the_teacher_s_architecture(logit):
     second = role(network="judge", own=False, logit=logit)
-    found = players.of(recipe(Module(times=2), teacher=role(**TEACHER), second=second, player=object()))
+    found = players.build_players(recipe(Module(times=2), teacher=role(**TEACHER), second=second, player=object()))
     assert found.second == "judge" and found.frozen == ("teacher",) and found.modules["judge"] == Module()
     x = jnp.array([[1.0, 3.0], [5.0, 7.0]])
     expected = [4.0, 12.0] if logit else 2 * x  # the mean over all but the batch
@@ -107,16 +109,16 @@ def test_a_second_player_has_the_teacher_s_architecture(logit):
 
 def test_a_second_player_of_its_own_needs_no_teacher():
     own = role(network=Module(times=5))
-    found = players.of(recipe(second=role(network="judge", own=True, logit=False), player=own))
+    found = players.build_players(recipe(second=role(network="judge", own=True, logit=False), player=own))
     assert found.second == "judge" and found.modules["judge"] is own.network and found.frozen == ()
-    without = players.of(recipe(second=role(network="judge", own=True, logit=False)))
+    without = players.build_players(recipe(second=role(network="judge", own=True, logit=False)))
     assert without.second == "" and "judge" not in without.modules
 
 
 def test_heads_are_beside_the_model_s_parameters_and_not_seen_by_it():
     heads = {"a": role(apply="a's", follow=None), "b": role(apply="b's", follow="how")}
     seen = []
-    found = players.of(recipe(role(apply=lambda params, *rest: seen.append(params)), heads=heads))
+    found = players.build_players(recipe(role(apply=lambda params, *rest: seen.append(params)), heads=heads))
     assert found.heads == {"a": "a's", "b": "b's"} and found.follow == {"b": "how"}
     found.apply["model"]({"params": 1, HEADS: 2}, X, 0, 0)
     assert seen == [{"params": 1}]
@@ -126,7 +128,7 @@ def test_a_student_with_a_strength_receives_one_more():
     """An objective says w, the scale less 1; the network is told the scale."""
     seen = []
     student = role(apply=lambda params, x, clock, condition: seen.append(condition) or x)
-    apply = players.of(recipe(student, strength=True)).apply["model"]
+    apply = players.build_players(recipe(student, strength=True)).apply["model"]
     apply(None, X, 0, (jnp.array([3, 4]), jnp.array([0.5, 2.0])))
     leaves = jax.tree.leaves(seen[0])
     assert any(np.array_equal(leaf, [1.5, 3.0]) for leaf in leaves) and any(
@@ -135,6 +137,6 @@ def test_a_student_with_a_strength_receives_one_more():
 
 
 def test_fp8_is_refused_where_nothing_is_computed_in_it():
-    apply = players.of(recipe(products="fp8")).apply["model"]
+    apply = players.build_players(recipe(products="fp8")).apply["model"]
     with pytest.raises(ValueError, match="needs a network with dense layers over tokens"):
         apply(1.0, X, 0, 0)

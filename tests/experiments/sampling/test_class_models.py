@@ -60,7 +60,7 @@ def made(run):
         sampler = sampler._replace(step=step)
     x = float(run.schedule.sigma(run.schedule.t_max)) if run.recipe.config.schedule.name == "edm" else 1.0
     x = x * jnp.asarray(drawn("latents", *shape))
-    network = generate.of_kind(run.recipe)
+    network = generate.build_for_sampler(run.recipe)
     keys = jax.random.split(jax.random.key(0), 2)
     sample = lambda params, x: samplers.sample(sampler, network(params, LABELS), run.schedule, x, run.recipe.plan, keys)
     return jax.jit(sample)(run.params, x)
@@ -90,7 +90,9 @@ def test_each_block_of_a_dit_keeps_its_own_embeddings_where_they_differ():
 )
 def test_a_published_model_is_a_run_and_a_run_is_written_for_diffusers_again(name, tmp_path):
     class_model_folders.as_run(folder(name), tmp_path / "run")
-    run = trained_run.of(workdir.read_config(tmp_path / "run"), checkpoints.load_ema(tmp_path / "run")[0], True)
+    run = trained_run.from_config(
+        workdir.read_config(tmp_path / "run"), checkpoints.load_ema(tmp_path / "run")[0], True
+    )
     assert run.recipe.network == published(name).recipe.network
     kind = class_model_folders.write(run.config, run.params, tmp_path / "again")
     again = class_models.load(tmp_path / "again")

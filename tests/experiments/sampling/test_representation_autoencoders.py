@@ -97,7 +97,7 @@ CONFIG = {"data": {"split": "train"}}
 def test_statistics_are_of_the_encoder_s_features_of_training_pictures(run):
     """Pictures of value v in bytes are v / 127.5 - 1, and the encoder has three times that."""
     encoder, _, seen = run
-    module, params = representation_autoencoders.of_run("decoder", "its parameters", CONFIG)
+    module, params = representation_autoencoders.build_autoencoder("decoder", "its parameters", CONFIG)
     assert module.parts == (encoder.module, "decoder") and params["decoder"] == "its parameters"
     np.testing.assert_array_equal(params["encoder"]["w"], [3])
     ((mean, std),) = seen
@@ -109,15 +109,15 @@ def test_statistics_are_of_the_encoder_s_features_of_training_pictures(run):
 def test_an_encoder_that_is_in_no_file_or_another_is_refused(run, monkeypatch):
     encoder, weights, _ = run
     digest = encoder_features.digest({"params/w": weights["w"]})
-    representation_autoencoders.of_run("decoder", None, CONFIG, digest)
+    representation_autoencoders.build_autoencoder("decoder", None, CONFIG, digest)
     with pytest.raises(ConfigError, match="holds another encoder than the run was trained with"):
-        representation_autoencoders.of_run("decoder", None, CONFIG, "0" * 64)
+        representation_autoencoders.build_autoencoder("decoder", None, CONFIG, "0" * 64)
     weights["v"] = jnp.zeros(2)
     with pytest.raises(ConfigError, match=r"config\.encoder\.path = 'E' holds another encoder: .*v"):
-        representation_autoencoders.of_run("decoder", None, CONFIG)
+        representation_autoencoders.build_autoencoder("decoder", None, CONFIG)
     encoder.path = ""
     with pytest.raises(ConfigError, match="has initial weights, which no file keeps"):
-        representation_autoencoders.of_run("decoder", None, CONFIG)
+        representation_autoencoders.build_autoencoder("decoder", None, CONFIG)
     encoder.path = "E"
 
     def gone(path):
@@ -125,4 +125,4 @@ def test_an_encoder_that_is_in_no_file_or_another_is_refused(run, monkeypatch):
 
     monkeypatch.setattr(representation_autoencoders.warm_start, "read", gone)
     with pytest.raises(ConfigError, match=r"config\.encoder\.path = 'E': no E"):
-        representation_autoencoders.of_run("decoder", None, CONFIG)
+        representation_autoencoders.build_autoencoder("decoder", None, CONFIG)

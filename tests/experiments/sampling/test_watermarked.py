@@ -71,7 +71,7 @@ def trained(null=None, **changes):
 @pytest.mark.parametrize("null", [None, 0])
 def test_noise_of_a_network_that_is_constant_is_affine_in_the_picture(null):
     """Its flow is x_t = alpha c + sigma eps: three pictures on a line have noises on a line, steeper than they are."""
-    maker = watermarked.of_run(trained(null), "run", steps=4)
+    maker = watermarked.build_run_maker(trained(null), "run", steps=4)
     low, middle, high = (maker.to_noise(np.full((2, *SHAPE), value, np.uint8)) for value in (100, 150, 200))
     np.testing.assert_allclose(middle, (low + high) / 2, atol=1e-4)
     assert np.all(high - low > 3 * (200 - 100) / 127.5)  # (x_t - alpha c) / sigma at t = 1 / 4
@@ -87,8 +87,8 @@ def test_the_inversion_has_its_own_number_of_steps(monkeypatch):
 
     monkeypatch.setattr(watermarked, "initial_noise", initial_noise)
     for steps in (1, 7):
-        watermarked.of_run(trained(), "run", steps).to_noise(pictures(2))
-    watermarked.of_run(trained(), "run").to_noise(pictures(2))
+        watermarked.build_run_maker(trained(), "run", steps).to_noise(pictures(2))
+    watermarked.build_run_maker(trained(), "run").to_noise(pictures(2))
     assert [len(grid) for grid, _ in seen] == [2, 8, 51]
     assert all(grid[0] == 1 and grid[-1] == 0 and np.all(np.diff(grid) < 0) for grid, _ in seen)
     np.testing.assert_allclose(np.diff(seen[1][0]), -1 / 7)
@@ -96,7 +96,7 @@ def test_the_inversion_has_its_own_number_of_steps(monkeypatch):
 
 def test_pictures_are_made_anew_from_their_time_on():
     """Up to any t, the network's own picture comes back; of t = 0 the picture itself is left."""
-    maker = watermarked.of_run(trained(), "run", steps=4)
+    maker = watermarked.build_run_maker(trained(), "run", steps=4)
     again = maker.regenerate(pictures(4), 0.5)
     np.testing.assert_array_equal(again, np.full((4, *SHAPE), round(127.5 * (CLEAN + 1)), np.uint8))
 
@@ -109,7 +109,7 @@ def test_marked_pictures_are_those_of_the_same_seeds(monkeypatch):
     monkeypatch.setattr(watermarked.generate, "conditions_of", lambda recipe, number: f"{number} classes")
     monkeypatch.setattr(watermarked.generate, "seeds", lambda config, number: list(range(number)))
     monkeypatch.setattr(watermarked.watermarks, "load", lambda key: f"mark of {key}")
-    maker = watermarked.of_run(trained(), "run")
+    maker = watermarked.build_run_maker(trained(), "run")
     assert maker.make("", 2) == maker.make("key", 2) == (1.0, "2 classes", [0, 1])
     assert calls == [None, "mark of key"]
 
@@ -117,7 +117,7 @@ def test_marked_pictures_are_those_of_the_same_seeds(monkeypatch):
 @pytest.mark.parametrize("field, value", [("makes_pictures", False), ("makes_bytes", False), ("on_latents", True)])
 def test_runs_on_other_data_are_refused(field, value):
     with pytest.raises(ConfigError, match="--workdir=run: watermarks are measured on runs on pictures"):
-        watermarked.of_run(trained(**{field: value}), "run")
+        watermarked.build_run_maker(trained(**{field: value}), "run")
 
 
 # ==== What samples of a run can carry ====
@@ -209,7 +209,7 @@ def model(monkeypatch):
 
 def test_a_model_is_read_under_the_empty_prompt_in_its_latents(model):
     made, asked = model
-    maker = watermarked.of_model(made, "m", ("a", "b"), batch=2, steps=4)
+    maker = watermarked.build_model_maker(made, "m", ("a", "b"), batch=2, steps=4)
     assert asked["trajectory"] == ("", 4, 4)  # tokens of a side of 32 / 16
     assert asked["conditions"] == (["", ""], None, 1.0, 32, 32)
     assert asked["denoise"] == ("weights", "empty", None, 1.0)
@@ -228,4 +228,4 @@ def test_a_model_is_read_under_the_empty_prompt_in_its_latents(model):
 def test_models_of_more_than_a_prompt_are_refused(model, field, what):
     setattr(model[0], field, True)
     with pytest.raises(ConfigError, match=f"--model=m was trained to {what}"):
-        watermarked.of_model(model[0], "m", ("a",))
+        watermarked.build_model_maker(model[0], "m", ("a",))
