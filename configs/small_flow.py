@@ -18,10 +18,10 @@ def flow(source: dict, objective: dict, steps: int, batch_size: int) -> ConfigDi
     """The config of a rectified flow, which has no model and no sampler yet.
 
     Args:
-        source: of the data, an entry.
-        objective: an entry, with the density of its times.
-        steps: of the training, with one checkpoint at its end.
-        batch_size: of the training.
+        source: the entry of the data's source.
+        objective: the entry of the objective, with the density of its times.
+        steps: training steps, with one checkpoint at the end.
+        batch_size: examples of a training step.
     """
     config = defaults()
     config.data.source = source
@@ -48,11 +48,11 @@ def sampled(config: ConfigDict, sampler: str, steps: int, number: int, batch_siz
     """Says how samples are drawn, and how many.
 
     Args:
-        config: changed in place.
-        sampler: its name.
-        steps: of the sampler.
-        number: of the samples.
-        batch_size: of the samples drawn at a time.
+        config: the config, which is changed in place.
+        sampler: the name of the sampler.
+        steps: steps of the sampler.
+        number: number of samples.
+        batch_size: number of samples drawn at a time.
     """
     config.sample.sampler = {"name": sampler}
     config.sample.update({"steps": steps, "number": number, "batch_size": batch_size})
@@ -62,8 +62,8 @@ def tiny(batch_size: int, samples: int) -> dict:
     """The preset with which a run takes seconds, but for its network.
 
     Args:
-        batch_size: of the training.
-        samples: drawn and evaluated.
+        batch_size: examples of a training step.
+        samples: number of samples that are drawn and evaluated.
     """
     numbers = {"sample.number": samples, "sample.batch_size": samples, "evaluate.number": samples}
     return TINY | numbers | {"train.batch_size": batch_size, "objective.density.strata": batch_size}

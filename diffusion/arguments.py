@@ -23,13 +23,13 @@ def require(value: Any, kind: type, argument: str, valid: str) -> None:
     """Refuses a value of another type.
 
     Args:
-        value: what the caller passed.
+        value: the value that the caller passed.
         kind: the type that it must have.
         argument: the name of the argument.
-        valid: what is valid, with its article and an example.
+        valid: the valid values in words, with an article and an example.
 
     Raises:
-        TypeError: naming what is valid and what was passed.
+        TypeError: for another type; the message says the valid values and the value.
     """
     if not isinstance(value, kind):
         raise TypeError(f"{argument} must be {valid}; got {described(value)}")
@@ -51,10 +51,10 @@ def described(value: Any) -> str:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a value from JSON or a config is of a type as these mean it.
+    """Whether a value from JSON or a config has a type, in the sense of JSON.
 
     Args:
-        value: of numbers, texts, None and sequences and mappings of them.
+        value: a number, a text, None, or sequences and mappings of such values.
         kind: a type, a union of types, or `Sequence[...]` of such. An integer is a float too, True is no integer, and
             NaN and infinity are no numbers.
     """
@@ -82,10 +82,10 @@ def require_floats(x: Any, argument: str) -> None:
 
 
 def require_keys(keys: Any, size: int, user: str) -> None:
-    """Refuses what is not one typed key for each of `size` examples.
+    """Refuses a value that is not one typed key for each of `size` examples.
 
     Args:
-        keys: what the caller passed.
+        keys: the value that the caller passed.
         size: how many examples there are.
         user: who needs the keys and for what, the beginning of the sentence.
 
@@ -110,7 +110,7 @@ def require_shape(value: Array, shape: tuple[int, ...], what: str) -> None:
 
     Args:
         value: an array.
-        shape: that it must have.
+        shape: the shape that it must have.
         what: the array's name, and why it has this shape; the beginning of the sentence.
 
     Raises:

@@ -52,7 +52,7 @@ def line(name: str, *words: str) -> str:
     """A command line for a user to paste, quoted for a shell.
 
     Args:
-        name: of the command, e.g. "sample", or of an example, "examples.text.demo".
+        name: the name of the command, e.g. "sample", or of an example, "examples.text.demo".
         *words: its arguments, e.g. "--workdir=runs/my digits".
     """
     program = ["python", "-m", name] if name.startswith(EXAMPLES) else [PROGRAM, *name.split()]

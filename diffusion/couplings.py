@@ -49,7 +49,7 @@ class Coupling:
     Attributes:
         pair: (keys `[B]`, x0 `[B, ...]`, eps `[B, ...]`) -> eps re-paired; with `condition` = "seen",
             (keys, x0, eps, condition) -> eps re-paired.
-        block: examples are paired within the same so many consecutive ones, which divide the batch.
+        block: number of consecutive examples that are paired among themselves; it divides the batch.
         independent: whether the noise is independent of the data, so that a trained network determines the score.
         condition: treatment of examples that have a condition. "seen": `pair` receives the condition, a pytree of
             arrays `[B, ...]`, or None. "ignored": `pair` does without it. "refused": it takes no such examples.
@@ -136,7 +136,7 @@ def optimal_transport(block: int = 64, cost: Cost | None = None) -> Coupling:
 
     Args:
         block: number of examples that are matched among themselves, >= 2; the work grows as its cube.
-        cost: of a pair; the squared distance if None.
+        cost: the cost of a pair; the squared distance if None.
 
     Raises:
         ValueError: if block < 2, or, when called, if block does not divide the batch or the condition is of
@@ -176,7 +176,7 @@ def sinkhorn(
         tolerance: relative error of the columns' sums at which the iteration stops.
         iterations: number of iterations at which it stops at the latest; a small reg needs more, about in proportion
             to the squared distances over reg.
-        cost: of a pair, in place of |x_i - e_j|^2; None for that.
+        cost: the cost of a pair; |x_i - e_j|^2 if None.
 
     Raises:
         ValueError: if reg <= 0, block < 2, or, when called, if block does not divide the batch or the condition is of
@@ -217,7 +217,7 @@ def schroedinger_bridge(sigma: float, block: int = 64, tolerance: float = 1e-3, 
             Transport", section 3.2.4
 
     Args:
-        sigma: diffusion of the reference, > 0, in units of the data; that of the objective's bridge.
+        sigma: diffusion of the reference, > 0, in units of the data, as in the objective's bridge.
         block: see `sinkhorn`.
         tolerance: see `sinkhorn`.
         iterations: see `sinkhorn`.

@@ -12,8 +12,8 @@ def flow(source: str, manifold: dict) -> ConfigDict:
     """The config of flow matching along geodesics from uniform points.
 
     Args:
-        source: of the data, the name of a mixture.
-        manifold: where they lie, an entry.
+        source: the name of the data's source, a mixture.
+        manifold: the entry of the manifold on which they lie.
     """
     objective = {
         "name": "riemannian_flow_matching",

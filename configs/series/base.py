@@ -15,10 +15,10 @@ TINY = base.tiny(batch_size=32, samples=30) | {
 
 
 def flow(hide: dict | None) -> ConfigDict:
-    """The config of flow matching on what is hidden of a Gaussian process' series.
+    """The config of flow matching on the hidden part of a Gaussian process' series.
 
     Args:
-        hide: what is hidden, an entry; None: nothing, the run is unconditional.
+        hide: the entry that chooses the hidden part; None for an unconditional run.
     """
     source = {"name": "gaussian_series", "length": 48, "channels": 1, "number": 50_000}
     if hide is not None:

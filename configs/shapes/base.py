@@ -12,7 +12,7 @@ def flow(source: dict) -> ConfigDict:
     """The config of flow matching from Gaussian noise.
 
     Args:
-        source: of the data, an entry.
+        source: the entry of the data's source.
     """
     objective = {
         "name": "flow_matching",

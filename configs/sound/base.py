@@ -21,9 +21,9 @@ def run(source: dict, model: dict, steps: int, batch_size: int) -> ConfigDict:
     """The config of flow matching on clips.
 
     Args:
-        source: of the data, an entry.
-        model: the network, an entry.
-        steps: of the training.
+        source: the entry of the data's source.
+        model: the entry of the network.
+        steps: training steps.
         batch_size: clips in a step.
     """
     density = {"name": "logit_normal", "mean": 0.3, "strata": batch_size}
@@ -44,7 +44,7 @@ def transformer(patch: int, steps: int) -> dict:
 
     Args:
         patch: steps of an example in a token.
-        steps: of the training.
+        steps: training steps.
     """
     model = {"name": "sequence_transformer", "width": 128, "depth": 4, "heads": 4, "qk_norm": True, "num_classes": 8}
     return {

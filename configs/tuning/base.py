@@ -12,9 +12,9 @@ def tuned(tuning: dict, learning_rate: float, steps: int) -> ConfigDict:
     """The config of a run on a folder of pictures, of which the command says base and folder.
 
     Args:
-        tuning: entry of config.tuning.
-        learning_rate: of AdamW, constant after a warmup.
-        steps: of the training.
+        tuning: the entry config.tuning.
+        learning_rate: learning rate of AdamW, constant after a warmup.
+        steps: training steps.
     """
     config = defaults()
     config.tuning = tuning
