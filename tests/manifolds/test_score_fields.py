@@ -21,12 +21,12 @@ def network(x, clock, condition):
 def test_the_field_of_a_score_is_the_output_over_sigma_and_its_flow_half_of_g_squared():
     flat = manifolds.euclidean(2)
     x, t = jnp.array([[1.0, -2.0], [0.5, 3.0]]), jnp.array([0.3, 0.8])
-    field = tangent_field.of_score(network, BROWNIAN, flat, condition=jnp.float32(0.25))
+    field = tangent_field.score_field(network, BROWNIAN, flat, condition=jnp.float32(0.25))
     output = 2 * np.asarray(x, np.float64) + np.asarray(t)[:, None] + 0.25
     sigma, g = (np.asarray(f(t), np.float64)[:, None] for f in (BROWNIAN.sigma, BROWNIAN.diffusion))
     np.testing.assert_allclose(field.score(x, t), -output / sigma, rtol=1e-5)
     np.testing.assert_allclose(field(x, t), g**2 / 2 * output / sigma, rtol=1e-5)
-    clocked = tangent_field.of_score(network, BROWNIAN, flat, clock=lambda schedule, t: 1000 * t)
+    clocked = tangent_field.score_field(network, BROWNIAN, flat, clock=lambda schedule, t: 1000 * t)
     at = 2 * np.asarray(x, np.float64) + 1000 * np.asarray(t)[:, None]
     np.testing.assert_allclose(clocked.score(x, t), -at / sigma, rtol=1e-5)
 
@@ -34,7 +34,7 @@ def test_the_field_of_a_score_is_the_output_over_sigma_and_its_flow_half_of_g_sq
 def test_the_field_of_a_velocity_is_the_tangent_part_of_the_output():
     sphere = manifolds.sphere(2)
     x = jnp.array([[0.0, 0.6, 0.8]])
-    field = tangent_field.of_velocity(network, schedules.rectified_flow(), sphere)
+    field = tangent_field.velocity_field(network, schedules.rectified_flow(), sphere)
     output = 2 * np.asarray(x) + 0.3
     expected = output - (output * np.asarray(x)).sum(-1, keepdims=True) * np.asarray(x)
     np.testing.assert_allclose(field(x, 0.3), expected, atol=1e-6)

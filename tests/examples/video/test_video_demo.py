@@ -112,7 +112,7 @@ def test_clips_are_made_by_the_denoiser_of_the_run(monkeypatch):
     denoiser = lambda params, labels: lambda x, t: predict(x, labels)
     monkeypatch.setattr(clip_maker.generate, "denoiser", lambda recipe: denoiser)
     of_pixels = clip_maker.clip_coding.Coding((), lambda params, x: x, lambda params, x: x)
-    monkeypatch.setattr(clip_maker.clip_coding, "of_recipe", lambda recipe: of_pixels)
+    monkeypatch.setattr(clip_maker.clip_coding, "build_coding", lambda recipe: of_pixels)
     schedule = rectified_flow()
     grid = np.array([1.0, 0.5, schedule.t_min])
     run = trained_run.Trained(None, None, schedule, samplers.ddim(), grid, (8, 2, 2, 3))

@@ -40,7 +40,7 @@ MEASURED = {
 
 
 def test_figures_of_samples():
-    assert figures.of_samples(MEASURED, 30) == {
+    assert figures.read_samples(MEASURED, 30) == {
         "asked_class": Figure(0.9, 0.8, 0.95, 40),
         "fd_pixels": Figure(4.0, 3.0, 5.0, 30),
         "fd_pixels_over_floor": Figure(2.0, 1.5, 2.5, 30),
@@ -50,7 +50,7 @@ def test_figures_of_samples():
         "mmd_over_floor": Figure(3.0, 2.0, 4.0, 30),
         "nearest_over_held_out": Figure(1.5, n=7),
     }
-    assert figures.of_samples({"asked_class": None, "neighbours": None}) == {}
+    assert figures.read_samples({"asked_class": None, "neighbours": None}) == {}
 
 
 def test_figures_of_a_report():
@@ -62,16 +62,16 @@ def test_figures_of_a_report():
         "inception": {"figures": {"fid": {"value": 7.0, "samples": 50}, "kid": {"value": None, "why": "no"}}},
         "encoders": {"a": {"protocol": "dgm-eval", "figures": {"fd": {"value": 8.0, "standard_error": None}}}},
     }  # fmt: skip
-    found = figures.of_report(report)
+    found = figures.parse_report(report)
     assert found.pop("asked_class") == Figure(0.9, 0.8, 0.95, 40)
     nll = found.pop("nll")
     assert (nll.low, nll.high, nll.n) == (pytest.approx(2 - 1.96 * 0.5), pytest.approx(2 + 1.96 * 0.5), 9)
     assert found == {"cas": Figure(0.5, 0.4, 0.6, 8), "fid": Figure(7.0, n=50), "dgm-eval/fd": Figure(8.0)}
-    assert figures.of_report({}) == {}
+    assert figures.parse_report({}) == {}
 
 
 def test_what_a_folder_holds_so_far(tmp_path):
-    assert figures.of_run(tmp_path) == figures.Measured({}, {}, {})
+    assert figures.read_run(tmp_path) == figures.Measured({}, {}, {})
     lines = [{"step": 10, "loss": 2.0}, {"step": 20, "loss": 1.0, "evaluate": {"fid": 5.0}}, {"step": 30, "loss": None}]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, [*lines, {"note": "no step"}])))
     rates = [{"step": 1, "steps_per_second": 5.0}, {"step": 2, "steps_per_second": 7.0}, {"step": 3}]
@@ -80,7 +80,7 @@ def test_what_a_folder_holds_so_far(tmp_path):
     (tmp_path / "previews").mkdir()
     for name in ("previews/9.png", "previews/10.png", "previews/100.png", "samples.png", "other.png"):
         (tmp_path / name).write_bytes(b"")
-    found = figures.of_run(tmp_path)
+    found = figures.read_run(tmp_path)
     assert found.figures == {
         "loss": Figure(1.0), "step": Figure(20), "steps_per_second": Figure(6.0), "nfe": Figure(50)
     }  # fmt: skip

@@ -13,7 +13,7 @@ from diffusion.experiments.evaluation.significance import Samples
 
 def test_runs_of_equal_seeds_are_pairs():
     """Gaps 1, 2, 3: mean 2, s = 1, t = 2 sqrt(3), t(0.975, 2) = 4.302653; p = 0.0741799 (table of Student's t)."""
-    found = significance.of_seeds({0: 1.0, 1: 1.0, 2: 5.0, 9: 0.0}, {0: 2.0, 1: 3.0, 2: 8.0, 7: 0.0})
+    found = significance.compare_seeds({0: 1.0, 1: 1.0, 2: 5.0, 9: 0.0}, {0: 2.0, 1: 3.0, 2: 8.0, 7: 0.0})
     half = 4.302652729911275 / np.sqrt(3)
     assert found.value == 2 and (found.low, found.high) == (pytest.approx(2 - half), pytest.approx(2 + half))
     assert found.p == pytest.approx(0.0741799, abs=1e-6) and found.how == "3 pairs of equal seeds, Student's t"
@@ -21,35 +21,36 @@ def test_runs_of_equal_seeds_are_pairs():
 
 def test_runs_of_other_seeds_are_compared_by_welch():
     first, second = {0: 1.0, 1: 2.0, 2: 3.0}, {5: 7.0, 6: 9.0}
-    found = significance.of_seeds(first, second)
+    found = significance.compare_seeds(first, second)
     error = np.sqrt(1 / 3 + 2 / 2)  # of variances 1 and 2
     assert found.value == 6 and found.how == "3 and 2 seeds, Welch's t"
     assert (found.low + found.high) / 2 == pytest.approx(6) and found.high - 6 > 1.96 * error and found.p < 0.1
-    one_pair = significance.of_seeds(first, {0: 7.0, 6: 9.0})
+    one_pair = significance.compare_seeds(first, {0: 7.0, 6: 9.0})
     assert one_pair.how == "3 and 2 seeds, Welch's t" and one_pair.value == 6
-    assert significance.of_seeds(first, {5: 7.0}) is None and significance.of_seeds({0: 1.0}, second) is None
+    assert significance.compare_seeds(first, {5: 7.0}) is None and significance.compare_seeds({0: 1.0}, second) is None
 
 
 def test_runs_without_scatter_differ_or_do_not():
     same = {0: 2.0, 1: 2.0}
     for second, gap, p in ((same, 0.0, 1.0), ({0: 3.0, 1: 3.0}, 1.0, 0.0), ({7: 3.0, 8: 3.0}, 1.0, 0.0)):
-        found = significance.of_seeds(same, second)
+        found = significance.compare_seeds(same, second)
         assert found[:4] == (gap, gap, gap, p)
 
 
 def test_intervals_of_two_figures_add_in_squares():
     """Half widths 3 and 4 make 5; z = 1.96 gap / 5, and a gap of 5 has p = 0.05."""
     first, second = Figure(10.0, 7.0, 13.0), Figure(15.0, 11.0, 19.0)
-    found = significance.of_intervals(first, second)
+    found = significance.compare_intervals(first, second)
     assert (found.value, found.low, found.high) == (5, 0, 10) and found.p == pytest.approx(0.05, abs=1e-3)
-    assert significance.of_intervals(second, first).value == -5
+    assert significance.compare_intervals(second, first).value == -5
     assert (
-        significance.of_intervals(Figure(1.0), second) is None and significance.of_intervals(first, Figure(1.0)) is None
+        significance.compare_intervals(Figure(1.0), second) is None
+        and significance.compare_intervals(first, Figure(1.0)) is None
     )
     exact = lambda value: Figure(value, value, value)
     assert (
-        significance.of_intervals(exact(1.0), exact(1.0)).p == 1
-        and significance.of_intervals(exact(1.0), exact(2.0)).p == 0
+        significance.compare_intervals(exact(1.0), exact(1.0)).p == 1
+        and significance.compare_intervals(exact(1.0), exact(2.0)).p == 0
     )
 
 
@@ -95,7 +96,7 @@ def test_pairs_of_equal_noise_see_what_the_spread_hides(run):
     """Each sample of the second is 2 above that of the first; the spread over samples is 58."""
     first, second = samples(NOISE, np.zeros(40)), samples(NOISE + 2, np.arange(40) % 2)
     done = []
-    found = significance.of_samples(first, second, config(), run, done.append)
+    found = significance.compare_samples(first, second, config(), run, done.append)
     assert found.keys() == {"asked_class", "fd_pixels"}  # inception's distance is too dear to repeat
     pixels = found["fd_pixels"]
     assert pixels.value == pytest.approx(2) and pixels.p < 0.05 and "40 pairs of samples of equal noise" in pixels.how
@@ -108,7 +109,7 @@ def test_pairs_of_equal_noise_see_what_the_spread_hides(run):
 @pytest.mark.parametrize("change", [{"seed": 1}, {"seed": None}, {"labels": np.zeros(40, int)}])
 def test_other_noise_or_classes_are_no_pairs(run, change):
     first = samples(NOISE, np.zeros(40), **({"seed": None} if change.get("seed", 0) is None else {}))
-    found = significance.of_samples(first, samples(NOISE + 2, np.zeros(40), **change), config(), run)
+    found = significance.compare_samples(first, samples(NOISE + 2, np.zeros(40), **change), config(), run)
     pixels = found["fd_pixels"]
     assert pixels.how == "40 and 40 samples, exchanged" and pixels.p > 0.3
     assert pixels.value == pytest.approx(2) and pixels.low < 0 < 4 < pixels.high
@@ -116,8 +117,8 @@ def test_other_noise_or_classes_are_no_pairs(run, change):
 
 def test_models_without_classes_have_no_accuracy_and_keep_their_order(run):
     first, second = samples(NOISE, np.zeros(40)), samples(NOISE[:30] + 1, np.zeros(30))
-    found = significance.of_samples(first, second, config(classes=0), run)
+    found = significance.compare_samples(first, second, config(classes=0), run)
     assert found.keys() == {"fd_pixels"}
     assert found["fd_pixels"].value == pytest.approx((NOISE[:30] + 1).mean() - NOISE[:30].mean())
-    few = significance.of_samples(first, first, config(features=("pixels",)), run)
+    few = significance.compare_samples(first, first, config(features=("pixels",)), run)
     assert few.keys() == {"fd_pixels"} and few["fd_pixels"].value == 0 and few["fd_pixels"].p == 1

@@ -157,7 +157,7 @@ def test_a_run_that_goes_on_is_the_undisturbed_one(tmp_path, name, capsys, compi
 def test_a_generator_begins_anew_and_the_run_says_so(tmp_path, capsys, compilation_cache):
     records = (record(i) for i in range(40))
     assert train(recipe(records, steps=2), tmp_path) == 0
-    assert "begins the stream anew, so that it cannot be repeated" in capsys.readouterr().out
+    assert "begins the stream again from its start, so that it cannot be repeated" in capsys.readouterr().out
     assert train(recipe((record(i) for i in range(40)), steps=3), tmp_path) == 0
     assert "WARNING: the stream begins anew at step 2" in capsys.readouterr().out
     rows = [json.loads(line) for line in (tmp_path / "stream.jsonl").read_text().splitlines()]

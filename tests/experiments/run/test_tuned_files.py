@@ -36,7 +36,7 @@ def run(monkeypatch, tmp_path):
     about = lambda workdir, step: {"base": {"sha256": f"of step {step}"}}
     monkeypatch.setattr(tuned_files.checkpoints, "read_about", about)
     card = lambda workdir, what, front, step: ("card", what, front, step)
-    monkeypatch.setattr(tuned_files.model_card, "of_run", card)
+    monkeypatch.setattr(tuned_files.model_card, "build_run_card", card)
     monkeypatch.setattr(tuned_files.model_card, "write", lambda folder, card, before: calls.append((*card, before)))
     monkeypatch.setattr(tuned_files.text_to_image, "load", lambda path: f"model of {path}")
     save = lambda new, base, part, module, params, metadata: calls.append(("save", part, module, params, base))

@@ -37,21 +37,21 @@ def run(monkeypatch):
 
 def test_latents_are_the_scaled_mean_of_the_posterior(run):
     recipe, module = run
-    coding = clip_coding.of_recipe(recipe)
+    coding = clip_coding.build_coding(recipe)
     np.testing.assert_allclose(coding.encode("weights", np.array([4.0, 6.0])), [4.0, 8.0])
     assert coding.params == "weights" and coding.step == 1 and coding.decode("p", 2) == ("decoded", "p", 2)
     module.time_factor = 4
-    assert clip_coding.of_recipe(recipe).step == 4
+    assert clip_coding.build_coding(recipe).step == 4
 
 
 def test_a_run_on_pictures_needs_no_encoder(run):
     recipe, _ = run
     recipe.on_latents = False
-    coding = clip_coding.of_recipe(recipe)
+    coding = clip_coding.build_coding(recipe)
     assert coding.encode("weights", 5) == 5 and coding.step == 1 and coding.decode("p", 2) == ("decoded", "p", 2)
 
 
 def test_an_autoencoder_that_trained_with_the_run_is_refused(run):
     run[0].autoencoder = "its own"
     with pytest.raises(ConfigError, match="the run's autoencoder trained with it"):
-        clip_coding.of_recipe(run[0])
+        clip_coding.build_coding(run[0])
