@@ -62,6 +62,7 @@ def test_the_looks_of_a_chart_are_left_alone_and_what_it_shows_is_not():
     changed = [now for now in changes(line) if now.count(line[-41:]) == 0]
     assert changed == ["axes.plot(x, y + 1, linewidth=1.5, alpha=a / 2, zorder=3)"]  # without its colour
     assert {"axes.plot(x, y - 1" + line[18:], "axes.plot(x, y + 2" + line[18:]} <= set(changes(line))
+    assert {"a = cosine()", "a = cosine(s=b * 2)"} <= set(changes("a = cosine(s=b / 2)"))  # no chart
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,10 @@ OTHER = {**dict(PAIRS), **{b: a for a, b in PAIRS}}
 DROPPED = {"stop_gradient", "frozen", "sqrt", "square", "abs", "round", "flip", "exp", "log", "cumsum", "clip"}
 COMMUTE = {"maximum", "minimum", "max", "min", "hypot", "add", "multiply", "allclose", "logaddexp", "promote_types",
            "gcd", "union"}  # fmt: skip
-LOOKS = {"linewidth", "linewidths", "markersize", "s", "fontsize", "labelsize", "pad", "alpha", "zorder"}  # of charts
+LOOKS = {"linewidth", "linewidths", "markersize", "s", "fontsize", "labelsize", "pad", "alpha", "zorder"}
+CHARTS = {"plot", "scatter", "bar", "barh", "hist", "stairs", "errorbar", "fill_between", "imshow", "axhline",
+          "axvline", "annotate", "text", "suptitle", "set_title", "set_xlabel", "set_ylabel", "tick_params", "grid",
+          "legend"}  # fmt: skip
 SPEECH = {"warn", "print", "info", "warning", "isinstance", "issubclass", "getattr", "hasattr", "cast", "TypeVar"}
 
 
@@ -248,9 +251,14 @@ def _expressions(
         return
     reshapes = isinstance(node, ast.Call) and _called(node) == "reshape"
     for child in ast.iter_child_nodes(node):
-        if not (isinstance(child, ast.keyword) and child.arg in LOOKS):
+        if not (isinstance(child, ast.keyword) and _is_look(node, child)):
             in_reshape = child is not node.func if reshapes else sizes and isinstance(node, (ast.Tuple, ast.Starred))
             yield from _expressions(child, of_lambda, in_reshape)
+
+
+def _is_look(call: ast.AST, keyword: ast.keyword) -> bool:
+    """Whether an argument says how a chart looks, and not what it shows."""
+    return isinstance(call, ast.Call) and _called(call) in CHARTS and keyword.arg in LOOKS
 
 
 def _is_type(node: ast.AST) -> bool:
@@ -340,7 +348,7 @@ def _calls(node: ast.Call, whole) -> Iterator[tuple[str, int, int, str]]:
             kind = "swap" if name == "where" else "order"
             yield whole(kind, ast.unparse(ast.Call(node.func, swapped, node.keywords)))
     for i, keyword in enumerate(node.keywords):
-        if keyword.arg is not None and keyword.arg not in LOOKS:
+        if keyword.arg is not None and not _is_look(node, keyword):
             rest = [*node.keywords[:i], *node.keywords[i + 1 :]]
             yield whole("dropped", ast.unparse(ast.Call(node.func, arguments, rest)))
 
