@@ -17,6 +17,28 @@ from diffusion.experiments.config import command_line
 
 
 @contextlib.contextmanager
+def set_aside() -> Iterator[flags.FlagValues]:
+    """Empties absl's one set of flags, but for absl's own, and fills it again afterwards.
+
+    Other tests of a process define flags of the same names, and some leave them.
+    """
+    values = flags.FLAGS
+    ours = lambda: [name for name in values if not str(values.find_module_defining_flag(name)).startswith("absl")]
+    kept = {name: values[name] for name in ours()}
+    for name in kept:
+        delattr(values, name)
+    try:
+        yield values
+    finally:
+        for name in ours():
+            delattr(values, name)
+        for name, flag in kept.items():
+            if name not in values:  # a short name comes with its flag
+                values[name] = flag
+        values.unparse_flags()
+
+
+@contextlib.contextmanager
 def of(module: str, *words: str) -> Iterator[tuple[flags.FlagValues, Any]]:
     """Runs a command's module as `python -m` does, up to the call of its function.
 
@@ -27,18 +49,12 @@ def of(module: str, *words: str) -> Iterator[tuple[flags.FlagValues, Any]]:
     Yields:
         The flags, which are parsed, and the call of `command_line.run`, with `args` and `kwargs`.
     """
-    values = flags.FLAGS
-    before = set(values)
-    parse = lambda takes_words=False: values([module, *words])
-    try:
-        with (
-            mock.patch.object(command_line, "begin", parse),
-            mock.patch.object(command_line, "run") as run,
-            mock.patch.object(sys, "argv", [module, *words]),
-        ):
-            runpy.run_module(module, run_name="__main__")
-            yield values, run.call_args
-    finally:
-        for name in set(values) - before:
-            delattr(values, name)
-        values.unparse_flags()
+    parse = lambda takes_words=False: flags.FLAGS([module, *words])
+    with (
+        set_aside() as values,
+        mock.patch.object(command_line, "begin", parse),
+        mock.patch.object(command_line, "run") as run,
+        mock.patch.object(sys, "argv", [module, *words]),
+    ):
+        runpy.run_module(module, run_name="__main__")
+        yield values, run.call_args

@@ -4,17 +4,15 @@ import pytest
 from absl import flags
 
 from diffusion.experiments.evaluation import few_step_flags
+from tests import command_flags
 
 
 @pytest.fixture
 def values():
     """What the function defines, which is gone afterwards."""
-    before = set(flags.FLAGS)
-    few_step_flags.define("runs/teacher", "runs/students", "runs/table")
-    yield flags.FLAGS
-    for name in set(flags.FLAGS) - before:
-        delattr(flags.FLAGS, name)
-    flags.FLAGS.unparse_flags()
+    with command_flags.set_aside() as empty:
+        few_step_flags.define("runs/teacher", "runs/students", "runs/table")
+        yield empty
 
 
 @pytest.mark.parametrize("word", ["--teacher=a", "--students=b"])
