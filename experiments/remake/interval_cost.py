@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from diffusion.experiments.remake.claims import Published, Remake
-from diffusion.experiments.remake.network_costs import network_cost
+from diffusion.experiments.remake.claims import Remake
+from diffusion.experiments.remake.network_costs import cost_figures, network_cost, published_costs
 from diffusion.models.dit import dit_preset
 from diffusion.models.edm2_unet import edm2_preset
 
@@ -19,8 +19,7 @@ TABLE = {"EDM2-S": (102, 280), "EDM2-XXL": (552, 1523), "DiT-XL/2": (525, 675)} 
 def measure(part: str, quick: bool) -> Mapping[str, float]:
     """{"...: Gflops", "...: parameters, millions"} of one network."""
     del quick
-    gflops, millions = network_cost(NETWORKS[part](), LATENTS)
-    return {f"{part}: Gflops": gflops, f"{part}: parameters, millions": millions}
+    return cost_figures(part, *network_cost(NETWORKS[part](), LATENTS))
 
 
 REMAKE = Remake(
@@ -30,14 +29,7 @@ REMAKE = Remake(
     'in Diffusion Models", arXiv 2404.07724',
     place="table 1, model size",
     source="the paper's text",
-    published=[
-        row
-        for name, (gflops, millions) in TABLE.items()
-        for row in (
-            Published(f"{name}: Gflops", gflops, 0.5),
-            Published(f"{name}: parameters, millions", millions, 0.5),
-        )
-    ],
+    published=published_costs(TABLE, half_width=0.5),
     parts=list(TABLE),
     measure=measure,
     minutes=0.5,

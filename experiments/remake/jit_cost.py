@@ -2,18 +2,17 @@
 
 from collections.abc import Mapping
 
-from diffusion.experiments.remake.claims import Published, Remake
-from diffusion.experiments.remake.network_costs import network_cost
+from diffusion.experiments.remake.claims import Remake
+from diffusion.experiments.remake.network_costs import cost_figures, network_cost, published_costs
 from diffusion.models.jit import jit_preset
 
-TABLE = {"B/16": (25, 131), "L/16": (88, 459), "H/16": (182, 953)}  # Gflops, millions of parameters
+TABLE = {"JiT-B/16": (25, 131), "JiT-L/16": (88, 459), "JiT-H/16": (182, 953)}  # Gflops, millions of parameters
 
 
 def measure(part: str, quick: bool) -> Mapping[str, float]:
     """{"JiT-...: Gflops", "JiT-...: parameters, millions"} of one network."""
     del quick
-    gflops, millions = network_cost(jit_preset(part), (256, 256, 3))
-    return {f"JiT-{part}: Gflops": gflops, f"JiT-{part}: parameters, millions": millions}
+    return cost_figures(part, *network_cost(jit_preset(part.removeprefix("JiT-")), (256, 256, 3)))
 
 
 REMAKE = Remake(
@@ -22,14 +21,7 @@ REMAKE = Remake(
     paper='Li and He 2025, "Back to Basics: Let Denoising Generative Models Denoise", arXiv 2511.13720',
     place="the table of ImageNet at 256 pixels",
     source="a public summary of the paper that repeats the table",
-    published=[
-        row
-        for name, (gflops, millions) in TABLE.items()
-        for row in (
-            Published(f"JiT-{name}: Gflops", gflops, 0.5),
-            Published(f"JiT-{name}: parameters, millions", millions, 0.5),
-        )
-    ],
+    published=published_costs(TABLE, half_width=0.5),
     parts=list(TABLE),
     measure=measure,
     minutes=0.3,

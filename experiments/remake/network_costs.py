@@ -1,11 +1,33 @@
 """What a network costs: the multiply-adds of one forward pass, and its parameters; no array is made."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from diffusion.experiments.remake.claims import Published
 from diffusion.models.budget.counted_flops import counted_flops
+
+
+def cost_figures(name: str, gflops: float, millions: float) -> dict[str, float]:
+    """The figures of a network's cost: 10^9 multiply-adds of a forward pass, and 10^6 parameters."""
+    return {f"{name}: Gflops": gflops, f"{name}: parameters, millions": millions}
+
+
+def published_costs(table: Mapping[str, tuple[float, float]], half_width: float) -> list[Published]:
+    """The published figures of a table {network: (Gflops, millions of parameters)}.
+
+    Args:
+        table: the table, in the order of the paper.
+        half_width: half a unit of the last digit of its Gflops; parameters are printed in whole millions.
+    """
+    widths = (half_width, 0.5)
+    return [
+        Published(figure, value, width)
+        for name, costs in table.items()
+        for (figure, value), width in zip(cost_figures(name, *costs).items(), widths, strict=True)
+    ]
 
 
 def network_cost(network: Any, shape: tuple[int, ...]) -> tuple[float, float]:
@@ -18,9 +40,22 @@ def network_cost(network: Any, shape: tuple[int, ...]) -> tuple[float, float]:
     Returns:
         (10^9 multiply-adds of products and convolutions, 10^6 parameters).
     """
+    inputs, variables = _traced(network, shape)
+    return counted_flops(network.apply, variables, *inputs) / 2e9, _millions(variables)
+
+
+def parameters(network: Any, shape: tuple[int, ...]) -> float:
+    """10^6 parameters of a class-conditional network for examples of a shape."""
+    return _millions(_traced(network, shape)[1])
+
+
+def _traced(network: Any, shape: tuple[int, ...]) -> tuple[tuple, Any]:
+    """The shapes of a network's inputs and of its variables."""
     x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     clock = jax.ShapeDtypeStruct((1,), jnp.float32)
     labels = jax.ShapeDtypeStruct((1,), jnp.int32)
-    variables = jax.eval_shape(network.init, jax.random.key(0), x, clock, labels)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    return counted_flops(network.apply, variables, x, clock, labels) / 2e9, parameters / 1e6
+    return (x, clock, labels), jax.eval_shape(network.init, jax.random.key(0), x, clock, labels)
+
+
+def _millions(variables: Any) -> float:
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) / 1e6

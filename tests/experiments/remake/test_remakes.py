@@ -79,7 +79,7 @@ def test_the_parameters_of_a_dit_by_hand():
     w = 384
     block = 3 * w * w + 3 * w + w * w + w + 8 * w * w + 5 * w + 6 * w * w + 6 * w
     ends = (8 * 8 * 4 + 1) * w + (256 + 1) * w + (w + 1) * w + 1001 * w + 2 * (w + 1) * w + (w + 1) * 8 * 8 * 8
-    values = dit_cost.measure("S/8", False)
+    values = dit_cost.measure("DiT-S/8", False)
     assert values["DiT-S/8: parameters, millions"] == (12 * block + ends) / 1e6
 
 
