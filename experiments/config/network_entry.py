@@ -25,7 +25,7 @@ def build(parts: Any, shape: Any = None) -> Any:
     """
     if parts.base is not None and parts.tuning is not None:
         return TunedNetwork(parts.base, parts.tuning)
-    shape = shape or parts.of_model(parts.config["data"]["shape"])
+    shape = shape or parts.model_shape_of(parts.config["data"]["shape"])
     if shape is not None:
         picture_sizes.check_shape(parts.config, shape)
     name = plain(parts.config["model"]).get("name")

@@ -78,14 +78,14 @@ def _of_x(parts: Any, kind: str, entry: Mapping) -> objectives.Objective:
     pictures = entry.pop("pictures", None)
     entry.pop("end_to_end", None)
     function = kinds.KINDS[kind].table.get(entry.get("name"))
-    objective = parts.made(kind, entry, path, _settings_of(parts, function))
+    objective = parts.build(kind, entry, path, _settings_of(parts, function))
     if not isinstance(objective, objectives.Objective):
         raise ConfigError(
             f"{path}.name = {entry['name']!r} returns a {type(objective).__name__}. Valid: a function that returns "
             "an objectives.Objective, which holds the loss; see docs/extend.md."
         )
     if uncertainty is not None:
-        network = parts.made("network of uncertainty", uncertainty, f"{path}.uncertainty")
+        network = parts.build("network of uncertainty", uncertainty, f"{path}.uncertainty")
         objective = objectives.with_uncertainty(objective, network)
     if masked is not None:
         objective = applied(objectives.with_masked_copy, masked, f"{path}.masked", "masked copy", objective=objective)
@@ -95,7 +95,7 @@ def _of_x(parts: Any, kind: str, entry: Mapping) -> objectives.Objective:
         )
     objective = _with_terms(parts, objective, terms, f"{path}.terms")
     if augment is not None:
-        augmentation = parts.made("conditioning augmentation", augment, f"{path}.augment")
+        augmentation = parts.build("conditioning augmentation", augment, f"{path}.augment")
         objective = objectives.with_augmentation(objective, augmentation)
     if parts.schedule.trained is None or kind != "objective":
         return objective
@@ -123,7 +123,7 @@ def _with_terms(parts: Any, objective: objectives.Objective, entries: Any, path:
     fields.check_type(path, entries, tuple)
     if not entries:
         return objective
-    terms = [parts.made("term", e, f"{path}[{i}]") for i, e in enumerate(entries)]
+    terms = [parts.build("term", e, f"{path}[{i}]") for i, e in enumerate(entries)]
     try:
         return objectives.added(objective, *terms)
     except ValueError as error:

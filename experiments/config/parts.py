@@ -99,7 +99,7 @@ class Resolver:
             ConfigError: for a mistake in an entry, with its path.
         """
         pictures = shape if self.autoencoder is not None else None
-        shape = self.of_model(shape)
+        shape = self.model_shape_of(shape)
         if "network" not in self.given:
             vars(self)["network"] = self.model(shape)
         rebuilt = lambda schedule: Resolver(self.config, {**self.given, "schedule": schedule}, self._shape)
@@ -113,9 +113,9 @@ class Resolver:
     def field(self, kind: str, field: str, **supplied: Any) -> Any:
         """What the entry in a dotted field of the config names."""
         entry = functools.reduce(operator.getitem, field.split("."), self.config)
-        return self.made(kind, entry, f"config.{field}", **supplied)
+        return self.build(kind, entry, f"config.{field}", **supplied)
 
-    def made(
+    def build(
         self, kind: str, entry: Mapping, path: str, nested: Mapping = MappingProxyType({}), **supplied: Any
     ) -> Any:
         """What an entry names, called once; the entries among its arguments are made likewise."""
@@ -127,7 +127,7 @@ class Resolver:
         supplied |= {name: kinds.ASKED_FOR[name](self) for name in wanted}
         inner = {"steps": supplied["steps"]} if kind == "grid" and "steps" in supplied else {}  # of a grid of a grid
         nested = {
-            argument: functools.partial(self.made, inner_kind, **inner) for argument, inner_kind in arguments.items()
+            argument: functools.partial(self.build, inner_kind, **inner) for argument, inner_kind in arguments.items()
         } | (nested or {})
         if path not in self.built:
             self.built[path] = call(table, entry, path, kind, nested=nested, **supplied)
@@ -230,13 +230,13 @@ class Resolver:
     @property
     def model_shape(self) -> Any:
         """The shape of the model's x, as far as it is known; None before."""
-        return self.of_model(self._shape)
+        return self.model_shape_of(self._shape)
 
     def model(self, shape: Any = None) -> Any:
         """The module `config.model`, not initialised; see `network_entry.build`."""
         return network_entry.build(self, shape)
 
-    def of_model(self, shape: Any) -> Any:
+    def model_shape_of(self, shape: Any) -> Any:
         """The shape of the model's x for examples of a shape: a latent's where an autoencoder trains with it."""
         if shape is None or self.autoencoder is None:
             return shape
@@ -326,7 +326,7 @@ class Resolver:
     def augmentations(self) -> tuple[transforms.Augmentation, ...]:
         """The augmentations `config.data.augment`, in their order."""
         return tuple(
-            self.made("augmentation", entry, f"config.data.augment[{i}]")
+            self.build("augmentation", entry, f"config.data.augment[{i}]")
             for i, entry in enumerate(self.config["data"]["augment"])
         )
 
@@ -385,7 +385,7 @@ class Resolver:
         entry = self.config["sample"]["cache"]
         if not entry.get("name"):
             return None
-        return self.made("cache", entry, "config.sample.cache", **evaluations(self.plan))
+        return self.build("cache", entry, "config.sample.cache", **evaluations(self.plan))
 
     @functools.cached_property
     def merge(self) -> float:

@@ -49,7 +49,7 @@ def chosen_plan(parts: Any) -> ChosenPlan | None:
     if not takes(names.GRIDS.get(entry.get("name"), lambda: None), "denoise"):
         return None
     path = "config.sample.grid"
-    fine = {"grid": lambda spec, path: _shifted(parts, parts.made("grid", spec, path))}
+    fine = {"grid": lambda spec, path: _shifted(parts, parts.build("grid", spec, path))}
     known = {"schedule": parts.schedule, "steps": parts.config["sample"]["steps"]}
     choose = lambda denoise, x: _planned(
         parts, call(names.GRIDS, entry, path, "grid", nested=fine, denoise=denoise, x=x, **known)

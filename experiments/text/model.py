@@ -77,7 +77,7 @@ def trained(run: str | pathlib.Path) -> tuple[Any, Any, Mapping[str, Any]]:
     """
     config = workdir.read_config(run)
     resolver = resolve.Resolver(config)
-    module = resolver.model(resolver.of_model(workdir.example_shape(config)))
+    module = resolver.model(resolver.model_shape_of(workdir.example_shape(config)))
     params, _ = checkpoints.load_ema(run)
     return module, network_of(module).weights(params), config
 
