@@ -7,8 +7,9 @@
 
 A remake is one file of experiments/remake: the paper, its values, how they are measured again, and what the paper does
 not state. The rule of the verdict is the same for all (docs/remakes.md). Its parts are kept as they are measured, and
-the same command goes on with what is missing. WORKDIR/remake.json is the record; --page writes the page of the records
-that lie in a folder of its name, docs/remakes/NAME.json. Your own remake: --extend=FILE that calls `remakes.add`.
+the same command goes on with what is missing. WORKDIR/remake.json is the record, and WORKDIR/picture.png its picture
+where it has one; --page writes the page of the records and pictures that lie in a folder of its name,
+docs/remakes/NAME.json and NAME.png. Your own remake: --extend=FILE that calls `remakes.add`.
 """
 
 from absl import flags
@@ -44,7 +45,8 @@ def write_page(path: pathlib.Path) -> None:
     """Writes the page of the records in the folder beside it that has its name."""
     files = [(remake, path.with_suffix("") / f"{name}.json") for name, remake in remakes.REMAKES.items()]
     entries = [(remake, measuring.read_record(file)) for remake, file in files if file.exists()]
-    workdir.write_text(path, remakes_page.page(entries))
+    waiting = [remake for remake, file in files if not file.exists()]
+    workdir.write_text(path, remakes_page.page(entries, waiting))
     print(f"{path}: {len(entries)} of {len(files)} remakes")
 
 

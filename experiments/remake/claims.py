@@ -3,7 +3,10 @@
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Published(NamedTuple):
@@ -33,9 +36,12 @@ class Remake(NamedTuple):
         published: the figures, in the order of the paper.
         parts: names of the measurements. Each is kept as soon as it ends; several seeds are several parts.
         measure: (part, quick) -> {figure: value}. A quick measurement shows that the code runs, and gives no verdict.
+            Values that the paper does not print, and arrays, are for the picture.
         minutes: how long the whole takes on two cores.
         unstated: the choices that the paper does not state, and what was chosen.
         differs: explanation of the figures that lie outside; "" where none does.
+        left_out: what the table or figure shows besides, and why it is not measured; "" where nothing is.
+        draw: {part: {name: value or array}} -> the picture; None for a remake without one.
     """
 
     name: str
@@ -45,10 +51,12 @@ class Remake(NamedTuple):
     source: str
     published: Sequence[Published]
     parts: Sequence[str]
-    measure: Callable[[str, bool], Mapping[str, float]]
+    measure: Callable[[str, bool], Mapping[str, Any]]
     minutes: float
     unstated: Sequence[str] = ()
     differs: str = ""
+    left_out: str = ""
+    draw: "Callable[[Mapping[str, Mapping[str, Any]]], Figure] | None" = None
 
 
 class Verdict(NamedTuple):

@@ -1,6 +1,7 @@
 """Measures a remake part by part in a folder, so that an interrupted one goes on, and records its verdicts.
 
-The folder holds parts.jsonl, a line for each part that is measured, and at the end remake.json, the record.
+The folder holds parts.jsonl, a line for each part that is measured, arrays/N.npz where part N has arrays, and at the
+end remake.json, the record, and picture.png of a remake that draws one.
 """
 
 import json
@@ -10,13 +11,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from diffusion.experiments.config import ConfigError
-from diffusion.experiments.evaluation import report
+from diffusion.experiments.evaluation import plots, report
 from diffusion.experiments.remake.claims import Remake, Verdict, verdict
 from diffusion.experiments.run_folder import workdir
 from diffusion.io import json_lines, limits, opener
+from diffusion.io.files import whole
 
-PARTS, RECORD = "parts.jsonl", "remake.json"
+PARTS, ARRAYS, RECORD, PICTURE = "parts.jsonl", "arrays", "remake.json", "picture.png"
 
 
 def remake_in(folder: pathlib.Path, remake: Remake, quick: bool, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -41,7 +45,11 @@ def remake_in(folder: pathlib.Path, remake: Remake, quick: bool, say: Callable[[
             continue
         say(f"{number} of {len(remake.parts)}: {part}")
         began = time.monotonic()
-        values = {name: float(value) for name, value in remake.measure(part, quick).items()}
+        measured = remake.measure(part, quick)
+        arrays = {name: np.asarray(value) for name, value in measured.items() if np.ndim(value)}
+        values = {name: float(value) for name, value in measured.items() if name not in arrays}
+        if arrays:
+            _write_arrays(folder, number, arrays)
         rows[part] = {"remake": remake.name, "quick": quick, "part": part, "values": values}
         rows[part]["seconds"] = time.monotonic() - began
         json_lines.append(folder / PARTS, rows[part])
@@ -53,6 +61,10 @@ def remake_in(folder: pathlib.Path, remake: Remake, quick: bool, say: Callable[[
         "figures": [] if quick else [_stated(verdict) for verdict in verdicts(remake, list(rows.values()))],
     }
     workdir.write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
+    if remake.draw is not None:
+        plots.save(
+            remake.draw({part: rows[part]["values"] | _arrays(folder, remake, part) for part in rows}), folder / PICTURE
+        )
     return record
 
 
@@ -86,6 +98,21 @@ def _measured(folder: pathlib.Path, remake: Remake, quick: bool) -> dict[str, di
             raise ConfigError(f"{folder} holds parts of {was}. Give another --workdir for {remake.name}.")
         rows[row["part"]] = row
     return {part: rows[part] for part in remake.parts if part in rows}
+
+
+def _write_arrays(folder: pathlib.Path, number: int, arrays: dict[str, np.ndarray]) -> None:
+    (folder / ARRAYS).mkdir(exist_ok=True)
+    with whole(folder / ARRAYS / f"{number}.npz") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def _arrays(folder: pathlib.Path, remake: Remake, part: str) -> dict[str, np.ndarray]:
+    """The arrays of a part, {} if it has none."""
+    path = folder / ARRAYS / f"{remake.parts.index(part) + 1}.npz"
+    if not path.exists():
+        return {}
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def _stated(verdict: Verdict) -> dict[str, Any]:

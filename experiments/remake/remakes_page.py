@@ -42,9 +42,18 @@ def summary(record: Mapping[str, Any]) -> str:
     return f"{count} of {len(record['figures'])} figures reproduced"
 
 
-def page(entries: Iterable[tuple[Remake, Mapping[str, Any]]]) -> str:
-    """The page of these remakes and their records."""
-    return "\n".join([TOP, *(_section(remake, record) for remake, record in entries)])
+def page(entries: Iterable[tuple[Remake, Mapping[str, Any]]], waiting: Iterable[Remake]) -> str:
+    """The page of these remakes and their records, and those without a record yet.
+
+    Args:
+        entries: the remakes that are measured, each with its record.
+        waiting: the remakes that are not measured yet.
+    """
+    sections = [_section(remake, record) for remake, record in entries]
+    lines = [f"- `{remake.name}`: {remake.title} ({remake.paper}; {remake.place})." for remake in waiting]
+    if lines:
+        sections.append("## Not measured yet\n\n" + "\n".join(lines) + "\n")
+    return "\n".join([TOP, *sections])
 
 
 def _section(remake: Remake, record: Mapping[str, Any]) -> str:
@@ -55,6 +64,8 @@ def _section(remake: Remake, record: Mapping[str, Any]) -> str:
         f"{progress.duration(record['seconds'])} on two cores, at commit {commit}.",
         *(f"- Not stated by the paper: {text}" for text in remake.unstated),
         *([f"- What differs: {remake.differs}"] if remake.differs else []),
+        *([f"- Left out: {remake.left_out}"] if remake.left_out else []),
     ]
     table = report.table(HEADER, rows(record))
-    return f"## {remake.title}\n\n" + "\n".join(facts) + f"\n\n**{summary(record)}.**\n\n{table}\n"
+    picture = f"![{remake.title}](remakes/{remake.name}.png)\n\n" if remake.draw else ""
+    return f"## {remake.title}\n\n" + "\n".join(facts) + f"\n\n**{summary(record)}.**\n\n{picture}{table}\n"
