@@ -120,6 +120,7 @@ from diffusion.experiments.evaluation.sample_metrics import FULL, Effort
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.experiments.sampling.sample_files import read_samples
+from diffusion.io import json_lines
 from diffusion.metrics import clip_protocols, protocols
 from diffusion.training.runtime import progress
 
@@ -186,7 +187,8 @@ def run(
         },
         **run_report.provenance(config, folder, command),
     }
-    content = report.plain({"figures": measured, "protocol": protocol})
+    loss = figures.last_loss(json_lines.rows(folder / "metrics.jsonl"))
+    content = report.plain({"figures": measured, "held_out_loss": loss, "protocol": protocol})
     run_report.write(content, folder)
     return content
 

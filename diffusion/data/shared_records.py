@@ -3,6 +3,7 @@
 __all__ = ["Known", "Part", "by_content", "by_number", "identify"]
 
 import hashlib
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -63,13 +64,12 @@ def by_number(some: Known, others: Known) -> int | None:
     return None
 
 
-def by_content(examples: np.ndarray, others: np.ndarray) -> int:
-    """How many examples `[N, ...]` equal one of `others` `[M, ...]`, to the bit; 0 if shape or type differ."""
-    if examples.shape[1:] != others.shape[1:] or examples.dtype != others.dtype:
-        return 0
+def by_content(examples: Iterable[np.ndarray], others: Iterable[np.ndarray]) -> int:
+    """How many examples equal one of `others` in shape, type and every bit; both are arrays, or read one by one."""
     known = set(map(_digest, others))
     return sum(_digest(example) in known for example in examples)
 
 
 def _digest(example: np.ndarray) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(example).tobytes(), digest_size=16).digest()
+    form = f"{example.dtype.str}{example.shape}".encode()
+    return hashlib.blake2b(form + np.ascontiguousarray(example).tobytes(), digest_size=16).digest()

@@ -161,6 +161,11 @@ def defaults() -> ConfigDict:
                 "features": ("pixels",),
                 "inception": "",  # file of FID's Inception-v3, for the feature "inception"
                 "protocol": "adm",  # how images are prepared for it
+                "loss": {  # the objective's, on held-out records, at the same times and noises for every checkpoint
+                    "every": 0,  # training steps between two measurements; 0: none
+                    "number": 1024,  # draws of a record, a time and a noise; beyond the last record they begin again
+                    "latents": "",  # of a run on cached latents: a cache of those of the held-out pictures
+                },
             },
         }
     )

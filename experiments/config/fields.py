@@ -106,6 +106,9 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "evaluate.failed": (lambda v: v in ("skip", "stop"), '"skip" or "stop"'),
     "evaluate.overlap": (lambda v: v in ("stop", "accept"), '"stop" or "accept"'),
     "evaluate.number": AT_LEAST_ONE,
+    "evaluate.loss.every": AT_LEAST_ZERO,
+    "evaluate.loss.number": (lambda v: 1 <= v <= 10**6, "in [1, 10^6]"),
+    "evaluate.loss.latents": (_folder, "a folder of a local or shared file system that diffusion encode wrote, or ''"),
     "evaluate.features": (_texts, 'names of features, e.g. ("pixels",)'),
     "evaluate.protocol": (lambda v: v in protocols.PROTOCOLS, f"one of {', '.join(protocols.PROTOCOLS)}"),
 }

@@ -13,6 +13,8 @@ from diffusion.metrics import features, vector_distances
 from diffusion.models import facts
 from diffusion.training import sharding
 
+LOSS = "held_out_loss"  # the figure of config.evaluate.loss, of the moving average
+
 
 def check(recipe: Any, check_base: Callable[[], None] = lambda: None) -> None:
     """Refuses settings that do not fit the recipe, or that nothing of it reads.
@@ -32,6 +34,7 @@ def check(recipe: Any, check_base: Callable[[], None] = lambda: None) -> None:
     _check_autoencoder(recipe)
     _check_encoder(recipe)
     _check_latents(recipe.config)
+    _check_held_out_loss(recipe)
     _check_measured(recipe)
 
 
@@ -79,11 +82,12 @@ def _check_evaluation(config: Mapping) -> None:
         )
     if best:
         distances = [*(f"fd_{name}" for name in settings["features"]), *vector_distances.NAMES]
-        figures = [f"{name}{suffix}" for name in distances for suffix in ("", "_over_floor")]
+        figures = [LOSS, *(f"{name}{suffix}" for name in distances for suffix in ("", "_over_floor"))]
         if best not in figures:
             raise unknown("config.checkpoint.best", best, figures, "figure")
-        if settings["every"] == 0:
-            why = "config.evaluate.every = 0: nothing is evaluated in the loop"
+        section, field = (settings["loss"], "loss.every") if best == LOSS else (settings, "every")
+        if section["every"] == 0:
+            why = f"config.evaluate.{field} = 0: it is not measured in the loop"
             raise refused(config, "checkpoint.best", why, '"", or evaluations every so many steps, e.g. 1000')
 
 
@@ -180,6 +184,34 @@ def _check_latents(config: Mapping) -> None:
     if config["evaluate"]["every"] and not latents["autoencoder"]:
         valid = "0, or config.data.latents.autoencoder = the folder of the autoencoder"
         raise refused(config, "evaluate.every", "samples of latents are no pictures", valid)
+
+
+def _check_held_out_loss(recipe: Any) -> None:
+    """Refuses a loss on held-out records where the run has none that its objective could take."""
+    config = recipe.config
+    settings = config["evaluate"]["loss"]
+    field = "evaluate.loss.every"
+    if not settings["every"]:
+        if settings["latents"]:
+            raise refused(config, "evaluate.loss.latents", f"config.{field} = 0: no loss is measured", "''")
+        return
+    data = config["data"]
+    missing = {
+        "a run that tunes a model has pictures of its subject alone": config["base"]["path"],
+        "the pairs that a teacher makes are all trained on": config["teacher"]["pairs"]["number"],
+        "pictures of several sizes (config.data.buckets) make no batches of one size": data["buckets"]["area"],
+        "config.data.text.dir holds the texts of the training split alone": data["text"]["dir"],
+    }
+    if why := next((why for why, given in missing.items() if given), ""):
+        raise refused(config, field, why, "0")
+    if recipe.data is not None and recipe.held_out is None:
+        raise refused(config, field, "no records are held out", "0, or Recipe(held_out=records)")
+    if bool(data["latents"]["dir"]) != bool(settings["latents"]):
+        why = "config.data.latents.dir has latents, and these are of pictures that are held out"
+        valid = "a folder that `diffusion encode` wrote of another split"
+        if settings["latents"]:
+            why, valid = "config.data.latents.dir = '': the run trains on no latents", "''"
+        raise refused(config, "evaluate.loss.latents", why, valid)
 
 
 def _check_measured(recipe: Any) -> None:

@@ -138,4 +138,5 @@ MIGRATIONS: list[Callable[[Fields], None]] = [
     _couplings_that_saw_no_condition,
     _adds("evaluate", "overlap", "stop"),
     _adds("ema", "name", "moving_average"),
+    _adds("evaluate", "loss", {"every": 0, "number": 1024, "latents": ""}),
 ]

@@ -39,10 +39,12 @@ class Measured(NamedTuple):
     """The figures, curves and pictures that a run's folder holds so far.
 
     Attributes:
-        figures: figures of training "loss" (of the last line), "step", "steps_per_second"; of samples "nfe",
+        figures: figures of training "loss" (of the last line), "step", "steps_per_second"; "held_out_loss" of the
+            moving average and "held_out_loss_trained" of the weights, as they were last measured; of samples "nfe",
             "asked_class", "fd_FEATURES", "fd_FEATURES_over_floor", "nearest_over_held_out", and "fid", "kid",
             "dgm-eval/fd" ... where measured.
-        curves: {"loss", "grad_norm", "evaluate/FIGURE": pairs (step, value)} with growing steps, at most POINTS.
+        curves: {"loss", "grad_norm", "held_out_loss", "evaluate/FIGURE": pairs (step, value)} with growing steps, at
+            most POINTS.
         images: PNG files by their content: PICTURES, and "preview" (of the last evaluation in the loop).
     """
 
@@ -61,6 +63,7 @@ def read_run(folder: pathlib.Path) -> Measured:
         rates = [line.get("steps_per_second") for line in _steps(folder / "timing.jsonl")]
         if rates := [rate for rate in rates if _number(rate)]:
             figures["steps_per_second"] = Figure(float(np.median(rates)))
+    figures |= loss_figures(last_loss(lines))
     if _number(nfe := (sample_files.read_record(folder) or {}).get("nfe")):
         figures["nfe"] = Figure(nfe)
     images = {name: folder / f"{name}.png" for name in PICTURES}
@@ -68,6 +71,27 @@ def read_run(folder: pathlib.Path) -> Measured:
         images["preview"] = previews[-1]
     images = {name: path for name, path in images.items() if path.is_file()}
     return Measured(figures | parse_report(read_report(folder)), curves(lines), images)
+
+
+def last_loss(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The last measurement of the loss on held-out records among lines of metrics.jsonl, with its "step"; {} if none.
+
+    It is what `experiments.run.held_out_loss` writes: for "trained" weights and their "average" a loss, its standard
+    error and its means by t; the number of draws; and the records, with how many of them were trained on.
+    """
+    rows = [line for line in lines if "held_out_loss" in line]
+    return {"step": rows[-1]["step"], **rows[-1]["held_out_loss"]} if rows else {}
+
+
+def loss_figures(measured: Mapping[str, Any]) -> dict[str, Figure]:
+    """The figures of a held-out loss, with intervals over the records."""
+    figures = {}
+    for name, weights in (("held_out_loss", "average"), ("held_out_loss_trained", "trained")):
+        part = measured.get(weights) or {}
+        if _number(value := part.get("loss")):
+            half = Z * part["standard_error"]
+            figures[name] = Figure(value, value - half, value + half, measured["draws"])
+    return figures
 
 
 def read_report(folder: pathlib.Path) -> dict[str, Any]:
@@ -125,7 +149,8 @@ def curves(lines: Iterable[Mapping]) -> dict[str, list[tuple[int, float]]]:
     """The numbers of metrics.jsonl by name, each as (step, value); at most POINTS, the last of them always."""
     points: dict[str, dict[int, float]] = {}
     for line in lines:
-        flat = {**line, **{f"evaluate/{name}": value for name, value in line.get("evaluate", {}).items()}}
+        losses = {name: figure.value for name, figure in loss_figures(last_loss([line])).items()}
+        flat = {**line, **{f"evaluate/{name}": value for name, value in line.get("evaluate", {}).items()}, **losses}
         for name, value in flat.items():
             if name != "step" and _number(value):
                 points.setdefault(name, {})[line["step"]] = value

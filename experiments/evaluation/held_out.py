@@ -5,23 +5,36 @@ classifiers) asks `require` first. A published FID compares with a reference tha
 training set.
 """
 
-__all__ = ["Overlap", "TrainedOn", "at_start", "require", "require_trained_split", "trained_on"]
+__all__ = [
+    "Overlap",
+    "TrainedOn",
+    "at_start",
+    "require",
+    "require_sources",
+    "require_trained_split",
+    "split_in_the_loop",
+    "trained_on",
+]
 
 import contextlib
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from diffusion.data import shared_records, sources
+import numpy as np
+
+from diffusion.data import packing, shared_records, sources
 from diffusion.data.sources import of_python
 from diffusion.data.sources.streams import Stream
 from diffusion.experiments.config import ConfigError, data
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import plain
+from diffusion.experiments.evaluation import real_images
 from diffusion.experiments.evaluation.real_images import Split
 from diffusion.experiments.run_folder import workdir
 
 VALID = "splits that share none, e.g. train on 'train[:90%]' and compare with 'train[90%:]'"
+COMPARED = 100_000  # records of a set whose content is compared, where nobody has read it into memory
 ACCEPT = "--config.evaluate.overlap=accept, and reports say how many they are"
 
 
@@ -164,6 +177,65 @@ def at_start(recipe: Recipe, source: sources.Source | Stream) -> str:
     if recipe.config["evaluate"]["overlap"] != "accept":
         raise Overlap(_message(other.spec, source.spec, shared))
     return f"of the records that samples are compared with, {shared}"
+
+
+def split_in_the_loop(config: Mapping) -> str:
+    """The split that a run is measured on while it trains: validation where it is held out, else config.evaluate.split.
+
+    Raises:
+        ConfigError: if neither is there.
+    """
+    split = config["evaluate"]["split"]
+    try:
+        validation = data.source(config, "validation")
+    except ConfigError:
+        data.source(config, split)
+        return split
+    train = data.source(config, config["data"]["split"])
+    shared = shared_records.by_number(*map(shared_records.identify, (validation, train)))
+    return split if shared else "validation"
+
+
+def require_sources(recipe: Recipe, train: sources.Source | Stream, other: sources.Source | Stream) -> TrainedOn | None:
+    """`require` for records that are not in memory.
+
+    Records of two sets whose numbers say nothing are compared by their content, where each has at most `COMPARED`.
+
+    Args:
+        recipe: the run's recipe.
+        train: the records of the training.
+        other: the records that are held out.
+
+    Returns:
+        How many were trained on; None where it cannot be told.
+
+    Raises:
+        ConfigError: naming both splits, and how many records they share.
+    """
+    size = max(other.spec.size, 0)
+    counts = [_count(other, train)]
+    counts += [_count(other, earlier, by_number=True) or 0 for earlier in _of_earlier_runs(recipe.config)]
+    known = [count for count in counts if count is not None]
+    most = max(known, default=0)
+    shared = TrainedOn(min(most, size or most), size or most)
+    if shared.count and recipe.config["evaluate"]["overlap"] != "accept":
+        raise Overlap(_message(other.spec, train.spec, shared))
+    return None if counts[0] is None and not shared.count else shared
+
+
+def _count(other: sources.Source | Stream, train: sources.Source | Stream, by_number: bool = False) -> int | None:
+    """How many records of a source are among those of a training; None where it cannot be told."""
+    count = shared_records.by_number(*map(shared_records.identify, (other, train)))
+    if count is not None or by_number or isinstance(other, Stream) or isinstance(train, Stream):
+        return count
+    if other.fingerprint() == train.fingerprint():
+        return len(other)
+    if max(len(other), len(train)) > COMPARED:
+        return None
+    examples = lambda source: (
+        np.asarray(packing.pack(record[source.spec.entry], source.spec.shape)) for record in real_images.records(source)
+    )
+    return shared_records.by_content(examples(other), examples(train))
 
 
 def _held_out(recipe: Recipe) -> sources.Source | Stream | None:

@@ -22,6 +22,7 @@ TILE = 48  # least side of an image in the picture, in pixels; small images are 
 GAP = 6
 MARGIN = 12
 INK, FAINT, BLUE, ORANGE = "#222222", "#b8c4d6", "#1f5fa8", "#d9822b"
+HELD = "#3a8a4d"  # of what was not trained on
 COLOURS = ("#1f5fa8", "#d9822b", "#3a8a4d", "#8e5ea2", "#c0392b", "#7a4a12", "#444444", "#2aa6a6")  # of lines
 FRAME = 225  # grey of the line around an image
 SHOWN_CLASSES = 20
@@ -239,6 +240,7 @@ def curves(runs: str | os.PathLike | Mapping[str, Sequence[str | os.PathLike]], 
         every = [loss for curves in lines.values() for _, loss, _ in curves]
     else:
         steps, loss, by_t = _losses(pathlib.Path(runs))
+        held = [row for row in json_lines.rows(pathlib.Path(runs)) if (row.get("held_out_loss") or {}).get("average")]
         left.plot(steps, loss, color=FAINT, linewidth=0.8, label="logged")
         left.plot(steps, _smooth(loss), color=BLUE, linewidth=1.8, label="smoothed")
         part = max(1, len(by_t) // 10)
@@ -247,6 +249,13 @@ def curves(runs: str | os.PathLike | Mapping[str, Sequence[str | os.PathLike]], 
             _by_t(right, by_t[:part], ORANGE, f"first {share}")
             _by_t(right, by_t[-part:], BLUE, f"last {share}")
         every = [loss]
+        if held:
+            average = [row["held_out_loss"]["average"] for row in held]
+            mean = np.array([np.nan if row["loss"] is None else row["loss"] for row in average])
+            last = np.array([np.nan if x is None else x for x in average[-1]["by_t"]])
+            left.plot([row["step"] for row in held], mean, color=HELD, linewidth=1.6, label="held out, average")
+            _by_t(right, last[None], HELD, f"held out, average, step {held[-1]['step']}")
+            every.append(mean[np.isfinite(mean)])
     _hold(left, np.concatenate(every))
     if right.lines:
         right.set_ylim(bottom=0)

@@ -61,8 +61,8 @@ def read_splits(recipe: Recipe) -> tuple[Split, Split]:
         return splits_of(recipe.config)
     require_held_out(recipe)
     sizes = tuple(recipe.shape[:2]) if recipe.config.data.buckets.area else ()
-    records = lambda own, split: _read(of_python.source_of(own, recipe.num_classes, split), "stop", sizes)
-    return records(recipe.data, "train"), records(recipe.held_out, "held out")
+    split_of_own = lambda own, split: _read(of_python.source_of(own, recipe.num_classes, split), "stop", sizes)
+    return split_of_own(recipe.data, "train"), split_of_own(recipe.held_out, "held out")
 
 
 def require_held_out(recipe: Recipe) -> None:
@@ -92,7 +92,7 @@ def _read(source: sources.Source | Stream, damaged: str, sizes: tuple[int, ...])
     padded = isinstance(spec.condition, Mapping) and "real" in spec.condition
     conditions = []
     count = 0
-    for record in _records(source, damaged == "skip"):
+    for record in records(source, damaged == "skip"):
         example = record[spec.entry]
         # Of pictures of several sizes, the middle.
         images[count] = buckets.fit(example, sizes)[0] if sizes else packing.pack(example, spec.shape)
@@ -104,7 +104,7 @@ def _read(source: sources.Source | Stream, damaged: str, sizes: tuple[int, ...])
     return Split(images[:count], labels[:count], spec, conditions=stacked, stored=shared_records.identify(source))
 
 
-def _records(source: sources.Source | Stream, skip: bool) -> Iterator[Mapping[str, Any]]:
+def records(source: sources.Source | Stream, skip: bool = False) -> Iterator[Mapping[str, Any]]:
     """All records of a source, or the first of a stream; by choice without those that are damaged."""
     if isinstance(source, Stream):
         yield from source.records(STREAMED, skip)

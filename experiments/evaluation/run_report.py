@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.config.values import config_hash, plain
-from diffusion.experiments.evaluation import backbone_figures, held_out, report
+from diffusion.experiments.evaluation import backbone_figures, held_out, loss_report, report
 from diffusion.experiments.sampling import sample_files
 
 PICTURES = {
@@ -171,6 +171,8 @@ def rows(content: dict) -> Iterator[tuple[str, str, str, str]]:
     if shared:
         how = "of the records that the figures above compare with, how many the model was trained on"
         yield f"{split} records", shared, "none of those held out", how
+    if loss := loss_report.row(content.get("held_out_loss") or {}):
+        yield loss
     for row in report.metric_rows(content.get("model", {})):
         yield (*row, MODEL_METRICS.get(row[0], ""))
     for name, part in under_protocols(content):
@@ -249,6 +251,7 @@ def markdown(content: dict, folder: pathlib.Path) -> str:
         f"# Report: {data['name']}",
         report.table(("", "samples", "reference", "measured"), shown),
         *report.pictures(folder, PICTURES),
+        *loss_report.by_t(content.get("held_out_loss") or {}),
         "## How to read the figures",
         "\n".join(how_to_read),
         "## Protocol",

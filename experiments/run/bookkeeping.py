@@ -16,9 +16,10 @@ from jax.sharding import Mesh
 from diffusion.data.stream_batches import StreamBatches
 from diffusion.experiments.config.extensions import way_on
 from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.config.settings_checks import LOSS
 from diffusion.experiments.config.values import built_in_python, config_hash
 from diffusion.experiments.evaluation import real_images
-from diffusion.experiments.run import failure, hooks, networks, tracking
+from diffusion.experiments.run import failure, held_out_loss, hooks, networks, tracking
 from diffusion.experiments.run.examples import Examples
 from diffusion.experiments.run.program import Program
 from diffusion.experiments.run.start import Start
@@ -89,14 +90,17 @@ class Bookkeeping:
             json_lines.rewind(self._metrics_file, start.step)
             json_lines.rewind(self._timing_file, start.step)
         # The evaluation of a step comes after its save.
-        figures = agreement.gather("evaluated", json.dumps(_evaluation(self._metrics_file, start.step)))
-        figures = json.loads(figures[0])
+        rows = agreement.gather("evaluated", json.dumps(_evaluations(self._metrics_file, start.step)))
+        figures, loss = json.loads(rows[0])
         self._evaluated = 0 if figures is None else start.step
+        self._measured = 0 if loss is None else start.step
         if self._speaks:
             self._tracker = stack.enter_context(tracking.tracker(folder, start.step, config, project))
         self._evaluate = hooks.evaluation(recipe, folder, mesh) if config.evaluate.every else None
+        every = config.evaluate.loss.every
+        self._loss = held_out_loss.build(recipe, program, mesh, data.source) if every else None
         self._watch = stack.enter_context(recompilation.Watch())
-        self._keep_best(start.step, figures or {})
+        self._keep_best(start.step, (figures or {}) | _of_average(loss))
 
     # ==== Before the first step ====
 
@@ -117,6 +121,8 @@ class Bookkeeping:
     def announce(self) -> None:
         """Says what the run trains on, and from where; what it trains; and on which devices."""
         self.display.say(f"training on {self._data}")
+        if self._loss:
+            self.display.say(str(self._loss))
         recipe = self._recipe
         params = self._program.target.params
         number = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
@@ -255,11 +261,47 @@ class Bookkeeping:
     # ==== Evaluations ====
 
     def owes_evaluation(self, step: int) -> bool:
-        """Whether an evaluation of this step is due and not yet made."""
-        every = self._config.evaluate.every
-        return bool(every) and step % every == 0 and step > 0 and self._evaluated != step
+        """Whether an evaluation of this step is due and not yet made: of its samples, or of the held-out loss."""
+        return self._owes_samples(step) or self._owes_loss(step)
+
+    def _owes_samples(self, step: int) -> bool:
+        return _due(step, self._config.evaluate.every) and self._evaluated != step
+
+    def _owes_loss(self, step: int) -> bool:
+        return _due(step, self._config.evaluate.loss.every) and self._measured != step
 
     def evaluate(self, step: int, train_state: TrainState) -> int | None:
+        """Makes the evaluations of a step that are due.
+
+        Returns:
+            The signal to stop for, or None.
+
+        Raises:
+            EvaluationStopped: if an evaluation of samples failed, where config.evaluate.failed = "stop".
+        """
+        if self._owes_loss(step):
+            self._measure_loss(step, train_state)
+        return self._evaluate_samples(step, train_state) if self._owes_samples(step) else None
+
+    def _measure_loss(self, step: int, train_state: TrainState) -> None:
+        """Measures the loss on held-out records; one line of metrics."""
+        if self._config.checkpoint.best == LOSS:  # whose checkpoint may be the one to keep
+            self.save(step, train_state)
+            self._saver.wait()
+        self._take_in(0)
+        began = time.perf_counter()
+        with self._watch.work("the held-out loss", step):
+            row = self._loss.measure(train_state)
+        self._measured = step
+        if self._speaks:
+            json_lines.append(self._metrics_file, {"step": step, LOSS: row})
+            self._tracker.numbers(step, held_out_loss.numbers(row))
+            trained, average = (row[name]["loss"] for name in held_out_loss.WEIGHTS)
+            self.display.say(f"step {step}  held-out loss {trained}, of the average {average}")
+        self.display.pause(time.perf_counter() - began)
+        self._keep_best(step, _of_average(row))
+
+    def _evaluate_samples(self, step: int, train_state: TrainState) -> int | None:
         """Samples from the moving average and compares them with real images; one line of metrics.
 
         The state is on the disk before, so that whatever becomes of the evaluation costs no step.
@@ -348,9 +390,20 @@ def _scaled(number: float) -> str:
     return f"{number / 1000**thousands:.3g} {' kMGTP'[thousands].strip()}"
 
 
-def _evaluation(metrics: pathlib.Path, step: int) -> dict | None:
-    """The figures of the evaluation after a step, {} for one that failed; None where there was none."""
+def _due(step: int, every: int) -> bool:
+    return bool(every) and step % every == 0 and step > 0
+
+
+def _of_average(row: dict | None) -> dict[str, float | None]:
+    """The figure of a held-out loss by which a checkpoint is kept."""
+    return {LOSS: row["average"]["loss"]} if row else {}
+
+
+def _evaluations(metrics: pathlib.Path, step: int) -> tuple[dict | None, dict | None]:
+    """What was measured after a step: the figures of samples, {} if that failed, and the held-out loss; None if not."""
+    figures = loss = None
     for row in json_lines.rows(metrics):
-        if row.get("step") == step and ("evaluate" in row or "evaluation_failed" in row):
-            return row.get("evaluate", {})
-    return None
+        if row.get("step") == step:
+            figures = row.get("evaluate", {} if "evaluation_failed" in row else figures)
+            loss = row.get(LOSS, loss)
+    return figures, loss

@@ -1,19 +1,23 @@
 """The examples that a run trains on: pictures of a dataset, of one size or several, or latents from a cache."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from diffusion import pytrees
 from diffusion.data import buckets, captions, feature_cache, latent_cache, pipeline, sources
+from diffusion.data.sources import of_python
 from diffusion.data.sources.streams import Stream
 from diffusion.data.stream_batches import StreamBatches
 from diffusion.data.transforms import Augmentation
 from diffusion.experiments.config import ConfigError, data, null_condition, picture_sizes
 from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.evaluation import held_out
 from diffusion.experiments.run.conditioned_latents import Beside
 from diffusion.experiments.sampling import autoencoder_folders, encoder_features
 from diffusion.models import facts
@@ -132,6 +136,31 @@ def open_examples(recipe: Recipe) -> Examples:
         raise  # the first is no mistake in the config
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(f"config.data: {error}") from error
+
+
+def open_held_out(recipe: Recipe, seed: int, batch_size: int) -> tuple[Examples, ConfigDict]:
+    """Opens held-out records in the form of those that a recipe trains on, and augmented alike.
+
+    Args:
+        recipe: the recipe of the run; one that brings its own records has `held_out` records too.
+        seed: the seed of their order and of the augmentations.
+        batch_size: how many a batch holds.
+
+    Returns:
+        The examples, and the config that `Examples.batches` takes for them.
+
+    Raises:
+        ConfigError, DamagedRecord: as `open_examples`.
+    """
+    config = recipe.config.copy_and_resolve_references()
+    config.update({"seed": seed, "train": {"batch_size": batch_size}})
+    if recipe.data is not None:
+        source = of_python.source_of(recipe.held_out, recipe.num_classes, "held out")
+        return _of_source(recipe, source), config
+    config.data.latents.dir = config.evaluate.loss.latents
+    cached = config.data.latents.dir and latent_cache.describe(config.data.latents.dir)
+    config.data.split = cached.dataset["split"] if cached else held_out.split_in_the_loop(recipe.config)
+    return open_examples(dataclasses.replace(recipe, config=config)), config
 
 
 def _of_source(recipe: Recipe, source: sources.Source | Stream) -> Examples:

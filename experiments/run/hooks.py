@@ -10,10 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from diffusion.data import shared_records
-from diffusion.experiments.config import ConfigError, data
+from diffusion.experiments.config import ConfigError
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.evaluation import held_out, plots, real_images
 from diffusion.experiments.evaluation.sample_metrics import evaluate_samples
@@ -57,7 +55,7 @@ def evaluation(
     config = recipe.config
     splits = None
     if recipe.data is None:
-        split = _split_of(config)
+        split = held_out.split_in_the_loop(config)
     else:
         real_images.require_held_out(recipe)
         split = ""
@@ -100,18 +98,6 @@ def evaluation(
         return figures
 
     return evaluate
-
-
-def _split_of(config: ConfigDict) -> str:
-    """The split that samples are compared with in the loop: validation where it is held out."""
-    try:
-        validation = data.source(config, "validation")
-    except ConfigError:
-        data.source(config, config.evaluate.split)
-        return config.evaluate.split
-    train = data.source(config, config.data.split)
-    trained_on = shared_records.by_number(*map(shared_records.identify, (validation, train)))
-    return config.evaluate.split if trained_on else "validation"
 
 
 def _attempt(work: Callable[[], Any]) -> tuple[Any, str]:

@@ -36,7 +36,16 @@ BETTER = {  # not the loss: those of different objectives do not compare
     LOWER: ("fd_", "fid", "sfid", "kid", "cmmd", "bits_per_dim", "seconds/", "rfid"),
     HIGHER: ("is", "precision", "recall", "density", "coverage", "asked_class", "steps_per_second", "psnr", "ssim"),
 }
-USUAL = ("fid", "fd_inception", "fd_classifier", "fd_pixels", "asked_class", "nfe", "loss")  # columns at first
+USUAL = (
+    "fid",
+    "fd_inception",
+    "fd_classifier",
+    "fd_pixels",
+    "asked_class",
+    "held_out_loss",
+    "nfe",
+    "loss",
+)  # columns at first
 NOTES = {
     True: "A line is a setting; a figure is the mean over its finished runs, which differ in {seeds} alone. ± is half "
     "the width of Student's 95 % interval of that mean, which two or three runs make wide, or the standard "

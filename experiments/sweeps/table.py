@@ -15,7 +15,7 @@ from diffusion.experiments.sweeps import naming
 from diffusion.experiments.sweeps.results import Results, over_seeds
 from diffusion.experiments.sweeps.sweep_folder import DONE
 
-USUAL = ("asked_class", "fid", "nfe")  # shown where no figures are requested, and every fd_ besides
+USUAL = ("held_out_loss", "asked_class", "fid", "nfe")  # shown where no figures are requested, and every fd_ besides
 LEFT_OUT = ("over_floor",)  # of these
 
 

@@ -63,6 +63,28 @@ def test_single_runs_without_samples_are_compared_by_their_intervals(tmp_path):
     assert "nearest_over_held_out" not in result.tests["b"]  # it has no interval
 
 
+def test_held_out_losses_compare_where_they_are_of_one_objective_and_of_the_same_records(tmp_path):
+    part = lambda value: {"loss": value, "standard_error": 0.01, "by_t": []}
+    draws = {"count_by_t": [], "draws": 64, "records": {"split": "validation", "count": 180, "trained_on": 0}}
+
+    def measured(name, value, **changes):
+        folder = made(tmp_path / name, 4.0, **changes)
+        with open(folder / "metrics.jsonl", "a") as file:
+            row = {"average": part(value), "trained": part(2 * value), **draws}
+            file.write(json.dumps({"step": 40, "held_out_loss": row}) + "\n")
+        return folder
+
+    first = measured("a", 0.3)
+    tests = compare.compare([first, measured("wide", 0.25, **{"model.width": 64})]).tests["wide"]
+    assert tests["held_out_loss"].value == pytest.approx(-0.05)
+    half = 1.96 * 0.01 * 2**0.5  # of a difference of two independent means
+    assert (tests["held_out_loss"].low, tests["held_out_loss"].high) == pytest.approx((-0.05 - half, -0.05 + half))
+    assert tests["held_out_loss_trained"].value == pytest.approx(-0.1)
+    for field, value in (("parameterization.name", "v"), ("evaluate.loss.number", 7), ("data.split", "test")):
+        other = compare.compare([first, measured(field, 0.25, **{field: value})])
+        assert not [name for name in other.tests[field] if name.startswith("held_out_loss")]
+
+
 def test_figures_of_encoders_are_compared_by_the_names_of_their_protocols(tmp_path):
     """Two encoders have an "fd" each; their difference is tested by their standard errors, as FID's is."""
 

@@ -127,11 +127,20 @@ SETTINGS = {
     "mesh.tensor": 2, "mesh.split": "optimizer", "mesh.kind": "pmap", "sample.number": 7, "sample.batch_size": 7,
     "sample.seed": 7, "evaluate.failed": "stop", "evaluate.every": 7, "evaluate.number": 7, "evaluate.split": "train",
     "evaluate.overlap": "accept", "evaluate.features": (), "evaluate.inception": "/nowhere",
-    "evaluate.protocol": "clean",
+    "evaluate.protocol": "clean", "evaluate.loss.every": 7, "evaluate.loss.number": 7,
+    "evaluate.loss.latents": "/nowhere",
 }  # fmt: skip
 # Fields whose part a recipe of Python always takes as an object, or that stand for data that it has itself.
 REFUSED = ("base.", "tuning.", "schedule.", "objective.", "model.", "train.dtype.")
-OF_DATA = ("data.source.", "data.name.", "data.dir.", "data.split.", "data.latents.", "evaluate.split.")
+OF_DATA = (
+    "data.source.",
+    "data.name.",
+    "data.dir.",
+    "data.split.",
+    "data.latents.",
+    "evaluate.split.",
+    "evaluate.loss.latents.",
+)
 
 
 def test_each_field_of_the_table_has_a_row():

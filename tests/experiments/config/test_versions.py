@@ -62,6 +62,7 @@ def test_the_config_of_an_earlier_commit_is_complete(before):
     assert rest.pop("prior") == {"prompt": "", "number": 200, "weight": 1.0}
     assert rest["ema"].pop("name") == "moving_average"
     assert rest["data"]["text"].pop("prompt") == "" and rest["evaluate"].pop("overlap") == "stop"
+    assert rest["evaluate"].pop("loss")["every"] == 0
     del rest["second_player"], old["rival"]
     assert rest == plain(old)
 

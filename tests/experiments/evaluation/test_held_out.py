@@ -163,7 +163,7 @@ def test_a_source_that_ignores_its_split_is_known_by_its_fingerprint():
 
 @pytest.mark.parametrize("split, expected", [("train", "validation"), ("train+validation", "test")])
 def test_the_loop_compares_with_validation_where_it_is_held_out(split, expected):
-    assert hooks._split_of(config_with(**{"data.split": split})) == expected
+    assert held_out.split_in_the_loop(config_with(**{"data.split": split})) == expected
 
 
 def test_an_overlap_that_only_the_content_shows_fails_the_evaluation_and_not_the_run():

@@ -1,0 +1,47 @@
+"""The loss on held-out records in a run's report: a row of its table, and the losses by t."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffusion.experiments.evaluation import report
+from diffusion.experiments.evaluation.figures import loss_figures
+
+
+def records_of(measured: Mapping[str, Any]) -> str:
+    """Which records a figure stands on, "validation: 180, trained on: 0".
+
+    Args:
+        measured: {"split", "count", "trained_on"}; the last is None where it cannot be told.
+    """
+    known = measured["trained_on"]
+    return f"{measured['split']}: {measured['count']:,}, trained on: {'not known' if known is None else f'{known:,}'}"
+
+
+def row(measured: Mapping[str, Any]) -> tuple[str, str, str, str] | None:
+    """The row of a measurement from `figures.last_loss`; None where there is none."""
+    cells = {name: report.cell(figure) for name, figure in loss_figures(measured).items()}
+    if "held_out_loss" not in cells:
+        return None
+    how = (
+        f"the objective's loss, moving average of step {measured['step']:,}; {measured['draws']:,} draws of a record, "
+        f"a time and a noise, the same for every checkpoint; {records_of(measured['records'])}"
+    )
+    beside = f"{cells['held_out_loss_trained']} of the trained weights" if "held_out_loss_trained" in cells else ""
+    return "held-out loss", cells["held_out_loss"], beside, how
+
+
+def by_t(measured: Mapping[str, Any]) -> list[str]:
+    """The paragraphs of the losses by t; none without a measurement."""
+    if not measured:
+        return []
+    counts = measured["count_by_t"]
+    bins = len(counts)
+    number = lambda value: "—" if value is None else f"{value:.4g}"
+    rows = [
+        (f"{i / bins:.1f} to {(i + 1) / bins:.1f}", number(average), number(trained), f"{count:,}")
+        for i, (average, trained, count) in enumerate(
+            zip(measured["average"]["by_t"], measured["trained"]["by_t"], counts)
+        )
+    ]
+    table = report.table(("t (0 data, 1 noise)", "moving average", "trained weights", "draws"), rows)
+    return [f"## Held-out loss by t, step {measured['step']:,}", table]

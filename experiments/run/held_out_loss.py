@@ -1,0 +1,181 @@
+"""The loss on held-out records, in the training loop: at the same records, times and noises for every checkpoint.
+
+The objective draws the time and the noise of an example from the example's key, and these keys depend on the example's
+number alone: neither on the run's seed nor on its checkpoint, mesh or batch size. So two measurements differ in the
+weights alone. An objective that changes in the course of a training is measured as it stands at the last step, and an
+adaptive density as it begins.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from diffusion.data import pipeline, sources
+from diffusion.data.sources.streams import Stream
+from diffusion.experiments.config import ConfigError, data as records
+from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.evaluation import held_out
+from diffusion.experiments.run import examples
+from diffusion.experiments.run.program import Program
+from diffusion.models.layers import layout
+from diffusion.training import sharding
+from diffusion.training.state import TrainState
+from diffusion.training.step import BINS, example_keys, prepare
+
+SEED = 0  # of the order of the records, their augmentation, and the times and noises
+ROWS = 64  # draws that are computed at once, where the objective compares no more examples with each other
+WEIGHTS = ("trained", "average")
+
+
+class HeldOutLoss(NamedTuple):
+    """The measurement of a run.
+
+    Attributes:
+        measure: (TrainState) -> what stands in metrics.jsonl under "held_out_loss"; all processes call it.
+        records: {"split", "count", "trained_on"} of the records; the last is None where it cannot be told.
+    """
+
+    measure: Callable[[TrainState], dict[str, Any]]
+    records: dict[str, Any]
+
+    def __str__(self) -> str:
+        """One line for the start of a run."""
+        count = self.records["trained_on"]
+        shared = "not known" if count is None else f"{count:,}"
+        split = f"{self.records['count']:,} records of {self.records['split']!r}"
+        return f"the held-out loss is measured on {split}; trained on: {shared}"
+
+
+def build(recipe: Recipe, program: Program, mesh: Mesh, source: sources.Source | Stream) -> HeldOutLoss:
+    """Reads the held-out records that `config.evaluate.loss` counts, once, and prepares the measurement.
+
+    Args:
+        recipe: the run's recipe, on its data.
+        program: the run's program.
+        mesh: the mesh of the run.
+        source: the records that the run trains on.
+
+    Raises:
+        ConfigError: if the records are not there, cannot be read twice, or were trained on.
+        DamagedRecord: if one is damaged, where config.data.damaged = "stop".
+    """
+    number = recipe.config.evaluate.loss.number
+    rows = math.lcm(ROWS, recipe.objective.block or 1)
+    data, config = examples.open_held_out(recipe, SEED, rows)
+    if isinstance(data.source, Stream):
+        try:
+            data.source.require_repeatable("records that can be indexed, or a function that returns an iterator")
+        except ValueError as error:
+            raise ConfigError(f"config.evaluate.loss: {error}") from error
+    trained_on = _require_held_out(recipe, config, source, data.source)
+    wide = math.lcm(rows, sharding.batch_shards(mesh))  # each device has as many rows; those beyond the first repeat
+    mine = sharding.positions(wide, mesh) % rows
+    reader = data.batches(config, 0, mine, config.data.threads)
+    batches = [_inputs(batch, program) for batch in itertools.islice(reader, math.ceil(number / rows))]
+    reader.close()
+    measured_at = recipe.config.train.steps - 1
+    everywhere = NamedSharding(mesh, PartitionSpec())
+
+    def losses_of(state, batch, position):
+        keys = example_keys(jax.random.key(SEED), jnp.int32(0), position)
+        with layout.over(mesh):
+            networks = program.networks(state)
+            losses, metrics = recipe.objective.loss(networks, recipe.schedule, keys, prepare(batch), measured_at)
+        return losses, metrics["t"].reshape(losses.shape[0], -1)[:, 0]
+
+    compiled = jax.jit(losses_of, out_shardings=everywhere)
+
+    def measure(state: TrainState) -> dict[str, Any]:
+        state = state._replace(opt_state=(), density=())
+        row: dict[str, Any] = {}
+        for name, params in zip(WEIGHTS, (state.params, state.ema)):
+            losses, t = [], []
+            for i, batch in enumerate(batches):
+                position = i * rows + np.arange(wide) % rows
+                batch = sharding.to_devices(batch, mesh, wide)
+                some = compiled(state._replace(params=params), batch, position.astype(np.int32))
+                for values, kept in zip(some, (losses, t)):
+                    kept.append(np.asarray(values)[:rows])
+            row[name] = summary(np.concatenate(losses)[:number], np.concatenate(t)[:number], _records(data, number))
+        counts = row["trained"].pop("count_by_t")
+        row["average"].pop("count_by_t")
+        return row | {"count_by_t": counts, "draws": number, "records": about}
+
+    size = data.spec.size if data.spec.size > 0 else number
+    known = None if trained_on is None else trained_on.count
+    about = {"split": data.spec.split, "count": min(number, size), "trained_on": known}
+    return HeldOutLoss(measure, about)
+
+
+def _require_held_out(
+    recipe: Recipe, config: ConfigDict, train: sources.Source | Stream, other: sources.Source | Stream
+) -> held_out.TrainedOn | None:
+    """How many of the records were trained on; latents are known by their pictures, as long as these are there."""
+    if config.data.latents.dir:
+        try:
+            train, other = records.of_recipe(recipe), records.source(config, config.data.split)
+        except (ConfigError, sources.DamagedRecord):
+            return None
+    return held_out.require_sources(recipe, train, other)
+
+
+def _inputs(batch: Mapping[str, Any], program: Program) -> dict[str, Any]:
+    """What the objective takes of a batch."""
+    left_out = {"skipped"} if program.conditional else {"skipped", "label"}
+    return {name: leaf for name, leaf in batch.items() if name not in left_out}
+
+
+def _records(data: examples.Examples, number: int) -> np.ndarray:
+    """Which record each draw is of, int [number]."""
+    if isinstance(data.source, Stream):
+        return np.arange(number)
+    return pipeline.records_at(np.arange(number), len(data.source), SEED)
+
+
+def summary(losses: np.ndarray, t: np.ndarray, records: np.ndarray) -> dict[str, Any]:
+    """The mean of the losses, with its error, and by t.
+
+    Args:
+        losses: the loss of each draw, float [N].
+        t: its time, float [N], in [0, 1].
+        records: the record that it is of, int [N]; draws of one record are not independent.
+
+    Returns:
+        {"loss": the mean, "standard_error": that of a mean over independent records, "by_t": the means in ten equal
+        bins of t in [0, 1], None in a bin without draws, "count_by_t"}; eight digits. Numbers that are not finite are
+        None.
+    """
+    losses = losses.astype(np.float64)
+    mean = losses.mean()
+    _, record = np.unique(records, return_inverse=True)
+    deviations = np.bincount(record, losses - mean)
+    bins = np.clip(np.floor(t * BINS), 0, BINS - 1).astype(int)
+    count = np.bincount(bins, minlength=BINS)
+    total = np.bincount(bins, losses, minlength=BINS)
+    return {
+        "loss": _digits(mean),
+        "standard_error": _digits(np.sqrt((deviations**2).sum()) / len(losses)),
+        "by_t": [_digits(a / n) if n else None for a, n in zip(total, count)],
+        "count_by_t": count.tolist(),
+    }
+
+
+def _digits(value: float) -> float | None:
+    return float(f"{value:.8g}") if np.isfinite(value) else None
+
+
+def numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a measurement by name, as a tracker takes them: "held_out_loss/average", ".../0.1-0.2" ..."""
+    named: dict[str, float] = {}
+    for weights in WEIGHTS:
+        path = f"held_out_loss/{weights}"
+        named[path] = row[weights]["loss"]
+        named |= {f"{path}/{i / BINS:.1f}-{(i + 1) / BINS:.1f}": x for i, x in enumerate(row[weights]["by_t"])}
+    return {name: x for name, x in named.items() if x is not None}

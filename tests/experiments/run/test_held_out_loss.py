@@ -1,0 +1,333 @@
+"""The loss on held-out records in the training loop: what it is the mean of, and what it does not depend on."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import digits
+from diffusion import objectives, parameterizations, schedules, timesteps
+from diffusion.data import latent_cache, latent_writer, pipeline, sources
+from diffusion.experiments import train
+from diffusion.experiments.config import ConfigError, checks, resolve
+from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.evaluation import figures, held_out, loss_report, plots
+from diffusion.experiments.run import examples, held_out_loss, program as programs
+from diffusion.experiments.run.tracking import flat
+from diffusion.training import sharding
+from diffusion.training.checkpointing import checkpoints
+from tests.training.test_meshes import run
+
+LINE = schedules.rectified_flow()
+SETTINGS = {
+    "train.steps": 4, "train.batch_size": 4, "train.log_every": 2, "checkpoint.every": 2, "data.threads": 0,
+    "train.accumulate": 1, "evaluate.loss.every": 2, "evaluate.loss.number": 100,
+}  # fmt: skip
+
+pytestmark = pytest.mark.usefixtures("compilation_cache")
+
+
+class Constant:
+    """A network that returns one trained number everywhere: its loss is a polynomial in that number."""
+
+    def init(self, key, x, t, condition=None):
+        return {"b": jnp.float32(0.5)}
+
+    def apply(self, params, x, t, condition=None):
+        return jnp.full_like(x, params["b"])
+
+
+def seen(loss=None):
+    """An objective whose loss of an example is (b - x)^2, at the time that its key draws."""
+    density = timesteps.uniform_density(LINE)
+
+    def squares(networks, schedule, keys, batch, step):
+        t, _ = density.sample((), keys, batch["index"])
+        b = networks["model"](batch["x"], t, None)
+        return jnp.square(b - batch["x"]).mean(-1), {"t": t}
+
+    return objectives.Objective(loss or squares, density=density)
+
+
+def records(first, number):
+    return [{"x": np.float32([np.sin(i), np.cos(i)])} for i in range(first, first + number)]
+
+
+def recipe(settings=None, **parts):
+    parts = {"objective": seen(), "data": records(0, 16), "held_out": records(16, 32)} | parts
+    return Recipe(LINE, network=Constant(), parameterization=parameterizations.velocity(), **parts,
+                  config=SETTINGS | (settings or {}))  # fmt: skip
+
+
+def rows_of(folder):
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return {line["step"]: line["held_out_loss"] for line in lines if "held_out_loss" in line}
+
+
+def test_it_is_the_mean_over_the_records_for_the_trained_weights_and_the_average(tmp_path):
+    """100 draws of 32 records: three passes over all of them, and the first four of the fourth."""
+    own = recipe()
+    assert train.train(own, tmp_path) == 0
+    rows = rows_of(tmp_path)
+    assert list(rows) == [2, 4]
+    x = np.float64([record["x"] for record in own.held_out])
+    drawn = np.concatenate([np.tile(np.arange(32), 3), pipeline.records_at(np.arange(96, 100), 32, held_out_loss.SEED)])
+    state, _ = checkpoints.restore(tmp_path, 4, programs.build(own, programs.mesh_of(own.config)).target)
+    for name, params in (("trained", state.params), ("average", state.ema)):
+        losses = np.square(float(params["b"]) - x).mean(-1)
+        np.testing.assert_allclose(rows[4][name]["loss"], losses[drawn].mean(), rtol=1e-6)
+        by_record = np.bincount(drawn, losses[drawn] - losses[drawn].mean())
+        np.testing.assert_allclose(rows[4][name]["standard_error"], np.linalg.norm(by_record) / 100, rtol=1e-5)
+        counts = np.array(rows[4]["count_by_t"])
+        means = np.array([0.0 if mean is None else mean for mean in rows[4][name]["by_t"]])
+        np.testing.assert_allclose((counts * means).sum() / 100, rows[4][name]["loss"], rtol=1e-6)
+    assert counts.sum() == 100 and rows[4]["draws"] == 100
+    assert rows[4]["records"] == {"split": "held out", "count": 32, "trained_on": 0}
+    assert rows[4]["trained"]["loss"] != rows[4]["average"]["loss"] != rows[2]["average"]["loss"]
+
+
+def test_it_measures_once_what_an_independent_sum_over_times_and_noises_gives():
+    """Of a linear network: E over t of |b x_t - (eps - x0)|^2, integrated exactly for x0 = 0 in one dimension.
+
+    x_t = t eps, so the loss is (b t - 1)^2 eps^2, whose mean is the integral of (b t - 1)^2 = b^2 / 3 - b + 1.
+    """
+
+    class Scaled(Constant):
+        def apply(self, params, x, t, condition=None):
+            return params["b"] * x
+
+    objective = objectives.flow_matching(timesteps.uniform_density(LINE))
+    zeros = [{"x": np.zeros(1, np.float32)} for _ in range(20_000)]
+    own = Recipe(LINE, objective, Scaled(), [{"x": np.ones(1, np.float32)}] * 8, held_out=zeros,
+                 parameterization=parameterizations.velocity(),
+                 config=SETTINGS | {"evaluate.loss.number": 20_000})  # fmt: skip
+    row = measured(own)
+    exact = 0.5**2 / 3 - 0.5 + 1
+    assert abs(row["trained"]["loss"] - exact) < 4 * row["trained"]["standard_error"]
+    # Within a bin [a, b] of t: the integral of (t / 2 - 1)^2 over it, divided by its width.
+    edges = np.linspace(0, 1, 11)
+    primitive = 2 / 3 * (edges / 2 - 1) ** 3
+    np.testing.assert_allclose(row["trained"]["by_t"], np.diff(primitive) * 10, rtol=0.15)
+
+
+def measured(own, mesh=None, params=None):
+    """The measurement of a recipe's first state."""
+    mesh = mesh or programs.mesh_of(own.config)
+    data = examples.open_examples(own)
+    own = checks.with_data(own, data.spec)
+    program = programs.build(own, mesh)
+    state = sharding.create(program.init, program.target, program.seed)
+    if params is not None:
+        state = state._replace(params=params, ema=params)
+    return held_out_loss.build(own, program, mesh, data.source).measure(state)
+
+
+def digits_config(**changes):
+    config = digits.get_config("tiny")
+    config.update_from_flattened_dict({"model.width": 16, "model.depth": 1, "evaluate.loss.every": 5, **changes})
+    return config
+
+
+def digits_recipe(**changes):
+    return resolve.recipe(digits_config(**changes), (8, 8, 1))
+
+
+def test_neither_seed_nor_batch_size_nor_accumulation_nor_length_changes_the_draws():
+    """The same weights have the same loss in runs that differ in everything that a run may choose."""
+    others = {"seed": 3, "train.batch_size": 96, "train.accumulate": 3, "train.steps": 7, "data.threads": 2}
+    flow = objectives.flow_matching(timesteps.uniform_density(LINE, strata=8))
+    rows = [measured(recipe(changes, objective=flow)) for changes in ({}, others)]
+    assert rows[0] == rows[1]
+
+
+def test_a_config_names_its_validation_split():
+    row = measured(digits_recipe())
+    assert row["records"] == {"split": "validation", "count": 180, "trained_on": 0}
+    assert row["draws"] == 1024 == sum(row["count_by_t"]) and row["trained"] == row["average"]
+
+
+SEVERAL = """
+import json, sys
+import jax
+from diffusion.experiments.run import program as programs
+from diffusion.training import sharding
+from tests.experiments.run.test_held_out_loss import digits_recipe, measured
+
+def row(count, axes):
+    fields = {"mesh.data": 1, "model.heads": 2, "evaluate.loss.number": 100, "train.batch_size": 48}
+    recipe = digits_recipe(**fields | {f"mesh.{axis}": size for axis, size in axes.items()})
+    return measured(recipe, programs.mesh_of(recipe.config, jax.devices()[:count]))
+
+sharding.initialize_distributed()
+print(json.dumps([row(*layout) for layout in json.loads(sys.argv[1])]))
+"""
+LAYOUTS = [(1, {}), (3, {"data": 3, "fsdp": 1}), (4, {"fsdp": 4}), (4, {"data": 2, "tensor": 2}),
+           (8, {"data": 8, "kind": "pmap"})]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_no_mesh_changes_it():
+    """Up to the order of float sums: on 8 devices as on one, whatever is split."""
+    alone, *others = json.loads(run(SEVERAL, 1, 8, json.dumps(LAYOUTS)).splitlines()[-1])
+    others += json.loads(run(SEVERAL, 2, 4, json.dumps(LAYOUTS[-1:])).splitlines()[-1])  # after lines of gloo
+    for row in others:
+        assert row["count_by_t"] == alone["count_by_t"] and row["records"] == alone["records"]
+        for weights in held_out_loss.WEIGHTS:
+            np.testing.assert_allclose(row[weights]["by_t"], alone[weights]["by_t"], rtol=1e-5)
+            np.testing.assert_allclose(row[weights]["loss"], alone[weights]["loss"], rtol=1e-6)
+
+
+def test_the_draws_of_training_differ_and_the_loss_of_a_batch_is_another(tmp_path):
+    """Held-out keys are none of the run's: a training on seed 0 shares no draw with the measurement of seed 0."""
+    from diffusion.training.step import example_keys, training_key
+
+    theirs = example_keys(training_key(np.uint32(held_out_loss.SEED)), 0, jnp.arange(64))
+    ours = example_keys(jax.random.key(held_out_loss.SEED), 0, jnp.arange(64))
+    both = jax.random.key_data(jnp.concatenate([theirs, ours])).tolist()
+    assert len({tuple(key) for key in both}) == 128
+
+
+def test_records_that_were_trained_on_are_refused_or_counted():
+    twice = recipe(held_out=records(10, 22))
+    with pytest.raises(held_out.Overlap, match=r"^6 of the 22 records of 'held out'"):
+        measured(twice)
+    row = measured(recipe({"evaluate.overlap": "accept"}, held_out=records(10, 22)))
+    assert row["records"] == {"split": "held out", "count": 22, "trained_on": 6}
+    with pytest.raises(ConfigError, match="629 of the 1,258"):
+        measured(digits_recipe(**{"data.split": "train[:50%]+validation", "evaluate.split": "train"}))
+
+
+def test_sets_too_large_to_compare_by_content_are_not_called_held_out(monkeypatch):
+    monkeypatch.setattr(held_out, "COMPARED", 20)
+    assert measured(recipe())["records"]["trained_on"] is None
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"base.path": "/nowhere"}, "config.base.path"),
+        ({"data.text.dir": "/nowhere"}, "config"),
+        ({"data.buckets.area": 256 * 256}, "config.evaluate.loss.every = 5, but pictures of several sizes"),
+        ({"evaluate.loss.latents": "/x"}, "config.evaluate.loss.latents = '/x', but config.data.latents.dir = ''"),
+        ({"evaluate.loss.latents": "/x", "evaluate.loss.every": 0}, "no loss is measured"),
+        ({"data.latents.dir": "/x"}, "config"),
+        ({"checkpoint.best": "held_out_loss", "evaluate.loss.every": 0}, "it is not measured in the loop"),
+        ({"evaluate.loss.number": 0}, "config.evaluate.loss.number = 0"),
+    ],
+)
+def test_what_has_no_held_out_records_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        checks.validate(digits_config(**changes))
+
+
+def test_a_recipe_of_python_needs_records_of_its_own():
+    with pytest.raises(ConfigError, match=r"evaluate.loss.every = 2, but no records are held out. Valid: 0, or Rec"):
+        recipe(held_out=None)
+
+
+def test_a_run_that_was_stopped_writes_the_same_lines(tmp_path):
+    """Stopped between a checkpoint and its measurement, which it then makes when it goes on."""
+    straight, stopped = tmp_path / "a", tmp_path / "b"
+    assert train.train(recipe(), straight) == 0
+    assert train.train(recipe({"train.steps": 2}), stopped) == 0
+    lines = (stopped / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (stopped / "metrics.jsonl").write_text("".join(line for line in lines if "held_out_loss" not in line))
+    assert train.train(recipe(), stopped) == 0
+    assert (stopped / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
+
+
+def test_the_checkpoint_of_the_least_held_out_loss_is_kept(tmp_path, capsys):
+    def away(networks, schedule, keys, batch, step):
+        """Training moves b upwards without end; held-out records lie where it passes."""
+        b = networks["model"](batch["x"], jnp.zeros(len(keys)), None)
+        return jnp.where(batch["x"] > 10, -b, jnp.square(b - batch["x"])).mean(-1), {"t": jnp.zeros(len(keys))}
+
+    own = recipe(
+        {"checkpoint.best": "held_out_loss", "checkpoint.keep": 1, "checkpoint.every": 6, "train.steps": 6,
+         "optimizer": {"name": "adamw", "learning_rate": 0.1, "weight_decay": 0.0}, "ema.decay": 0.0},
+        objective=dataclasses.replace(seen(away)), data=[{"x": np.full(2, 11, np.float32)}] * 4,
+        held_out=[{"x": np.full(2, 0.9, np.float32)}] * 4,
+    )  # fmt: skip
+    assert train.train(own, tmp_path) == 0
+    losses = {step: row["average"]["loss"] for step, row in rows_of(tmp_path).items()}
+    assert min(losses, key=losses.get) == 4 and list(losses) == [2, 4, 6]  # b = 0.7, 0.9, 1.1
+    assert checkpoints.steps(tmp_path) == [4, 6]
+    assert "the least held_out_loss so far" in capsys.readouterr().out
+
+
+def test_trackers_tables_and_curves_have_it(tmp_path):
+    assert train.train(recipe(), tmp_path) == 0
+    row = rows_of(tmp_path)[4]
+    measured_run = figures.read_run(tmp_path)
+    assert measured_run.figures["held_out_loss"].value == row["average"]["loss"]
+    assert measured_run.figures["held_out_loss_trained"].value == row["trained"]["loss"]
+    low, high = measured_run.figures["held_out_loss"][1:3]
+    np.testing.assert_allclose((high - low) / 2, 1.96 * row["average"]["standard_error"], rtol=1e-6)
+    assert [step for step, _ in measured_run.curves["held_out_loss"]] == [2, 4]
+    assert measured_run.figures["held_out_loss"].n == 100
+    tags = held_out_loss.numbers(row)
+    assert tags["held_out_loss/average"] == row["average"]["loss"]
+    assert tags["held_out_loss/trained/0.0-0.1"] == row["trained"]["by_t"][0]
+    assert not [name for name in flat({"step": 4, "held_out_loss": row}) if "records" in name]
+
+
+def test_a_stream_gives_its_first_records_and_must_give_them_again():
+    again = lambda: iter(records(16, 100))
+    row = measured(recipe(held_out=again))
+    losses = [np.square(0.5 - np.float64(record["x"])).mean() for record in records(16, 100)]
+    np.testing.assert_allclose(row["trained"]["loss"], np.mean(losses), rtol=1e-6)
+    assert row["records"]["trained_on"] is None  # a stream of one's own has no numbers
+    with pytest.raises(ConfigError, match=r"config.evaluate.loss: .*once"):
+        measured(recipe(held_out=again()))
+
+
+def test_latents_are_of_a_cache_of_held_out_pictures(tmp_path):
+    """Their pictures are there: they say how many were trained on."""
+    for split in ("train", "validation"):
+        source, spec = sources.open_source("digits", split)
+        about = {"name": "digits", "version": spec.version, "split": split, "size": 8, "num_classes": 10,
+                 "shape": [8, 8, 1]}  # fmt: skip
+        encoder = {"family": "AutoencoderKL", "config": {"scaling_factor": 1.0}, "sha256": "ab"}
+        made = latent_cache.Description(about, encoder, (4, 4, 4), "mean", ("plain",), "float32", 1.0, 0.0)
+        some = [source[i] for i in range(8)]
+        encode = lambda x: np.full((len(x), 1, 4, 4, 4), 2.0, np.float32)
+        latent_writer.write(tmp_path / split, some, spec._replace(size=8), made, encode, threads=0)
+    config = digits_config(**{"data.latents.dir": str(tmp_path / "train"), "data.shape": (4, 4, 4)})
+    with pytest.raises(
+        ConfigError, match=r"config.evaluate.loss.latents = '', but config.data.latents.dir has latents"
+    ):
+        checks.validate(config)
+    config.evaluate.loss.latents = str(tmp_path / "validation")
+    row = measured(resolve.recipe(config, (4, 4, 4)))
+    assert row["records"] == {"split": "validation", "count": 8, "trained_on": 0}
+    config.evaluate.loss.latents = str(tmp_path / "train")
+    with pytest.raises(held_out.Overlap, match="are among those of 'train'"):
+        measured(resolve.recipe(config, (4, 4, 4)))
+
+
+def test_the_report_and_the_curves_have_it(tmp_path):
+    part = lambda value: {"loss": value, "standard_error": 0.01, "by_t": [None, value]}
+    records = {"split": "validation", "count": 180, "trained_on": 3}
+    row = {"average": part(0.25), "trained": part(0.5), "count_by_t": [0, 64], "draws": 64, "records": records}
+    lines = [{"step": 2, "loss": 0.3, "loss_by_t": [0.1, 0.2]}, {"step": 2, "held_out_loss": row}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    measured = figures.last_loss(lines)
+    assert loss_report.row(measured) == (
+        "held-out loss",
+        "0.25 (0.23 to 0.27)",
+        "0.5 (0.48 to 0.52) of the trained weights",
+        "the objective's loss, moving average of step 2; 64 draws of a record, a time and a noise, the same for every "
+        "checkpoint; validation: 180, trained on: 3",
+    )
+    assert loss_report.by_t(measured)[1].splitlines()[2:] == [
+        "| 0.0 to 0.5 | — | — | 0 |",
+        "| 0.5 to 1.0 | 0.25 | 0.5 | 64 |",
+    ]
+    assert loss_report.row({}) is None and loss_report.by_t({}) == []
+    plots.curves(tmp_path / "metrics.jsonl", tmp_path / "with.png")
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(lines[0]) + "\n")
+    plots.curves(tmp_path / "metrics.jsonl", tmp_path / "without.png")
+    assert (tmp_path / "with.png").read_bytes() != (tmp_path / "without.png").read_bytes()
