@@ -1,5 +1,7 @@
 """The gallery and a run as functions, on a run of seconds."""
 
+import types
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -71,3 +73,17 @@ def test_a_picture_drawn_alone_leaves_the_rest_of_the_page():
     text = gallery.page("runs/x", sections.values())
     of_a_run = text.count("\n## ") - gallery.page("runs/x", ()).count("\n## ")  # the head has others
     assert of_a_run == len(sections) and gallery.page("runs/x", gallery.sections_of(text).values()) == text
+
+
+def test_a_page_drawn_anew_keeps_the_sections_of_reports(tmp_path, monkeypatch):
+    (tmp_path / "control").mkdir()
+    (tmp_path / "control" / "report.md").write_text("figures")
+    (tmp_path / "README.md").write_text("# Gallery\n\n## Where shapes stand\n\nEarlier words.\n")
+    asked = types.SimpleNamespace(workdir="runs/x", out=str(tmp_path), only=["samples"])
+    drawn = lambda folder, place: gallery.Shown("```sh\ntrue\n```", "Words.")
+    monkeypatch.setattr(gallery, "PICTURES", {"samples": ("Samples by class", drawn)})
+    monkeypatch.setattr(gallery.flags, "FLAGS", asked)
+    gallery.main([])
+    text = (tmp_path / "README.md").read_text()
+    assert "\n## Samples by class\n" in text and "Earlier words" not in text
+    assert text.count("\n## Where shapes stand\n") == 1

@@ -33,6 +33,7 @@ from diffusion.experiments.sampling import generate, trained_run
 from diffusion.experiments.sampling.trained_run import Trained
 from diffusion.io import files
 from diffusion.training.runtime import progress
+from tools.docs import gallery_reports
 
 SCALES = (0.0, 1.0, 1.5, 2.0, 4.0, 8.0)
 STEPS = (1, 2, 4, 8, 16, 32)
@@ -350,8 +351,7 @@ def sweep(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     return Shown(
         _shell("sweep", *words),
         f"[Samplers by their steps](../../configs/sweeps/{SWEEP}.py) of the run above: the report "
-        "that a sweep writes while it runs, one file that works offline: [sweeps](../sweeps.md). The picture was taken "
-        "when the command was `python -m experiments.sweep`.",
+        "that a sweep writes while it runs, one file that works offline: [sweeps](../sweeps.md).",
     )
 
 
@@ -418,7 +418,7 @@ def _shell(name: str, *words: str) -> str:
 
 
 def _python(*functions: Callable) -> str:
-    code = "\n\n".join(textwrap.dedent(inspect.getsource(function)).strip() for function in functions)
+    code = "\n\n\n".join(textwrap.dedent(inspect.getsource(function)).strip() for function in functions)
     where = 'where `run = trained_run.load("runs/digits")` and `images, labels = run.real("test", 10)`.'
     return f"```python\n{code}\n```\n\n{where}"
 
@@ -463,7 +463,8 @@ def main(argv: list[str]) -> None:
         for done, name in enumerate(wanted):
             sections[name] = section(name, PICTURES[name][1](folder, place))
             advance(done + 1)
-    workdir.write_text(path, page(folder, (sections[name] for name in PICTURES if name in sections)))
+    text = page(folder, (sections[name] for name in PICTURES if name in sections))
+    workdir.write_text(path, gallery_reports.page(text, place))
     print(f"{place}: {', '.join(f'{name}.png' for name in wanted)}")
 
 

@@ -5,7 +5,7 @@
     python -m tools.docs.gallery_reports
     python -m tools.docs.gallery_reports runs/video/report    # that of examples.video, with its clips as WebP
 
-`tools.docs.gallery` writes the rest of docs/gallery/README.md, of another run; this comes after it.
+`tools.docs.gallery` draws the rest of docs/gallery/README.md from another run, and writes these sections too.
 """
 
 import pathlib
