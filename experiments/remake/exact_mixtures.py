@@ -13,7 +13,7 @@ from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
 
 from diffusion.parameterizations import Denoiser, Prediction
-from diffusion.schedules import NoiseSchedule, left_broadcast
+from diffusion.schedules import NoiseSchedule
 
 
 class Mixture(NamedTuple):
@@ -41,20 +41,24 @@ def mixture(weights: ArrayLike, means: ArrayLike, covariances: ArrayLike) -> Mix
 
 def log_density(data: Mixture, x: Array, alpha: ArrayLike = 1.0, sigma: ArrayLike = 0.0) -> Array:
     """`[B]` log-density of x_t = alpha x_0 + sigma eps at x `[B, D]`; alpha and sigma are `[]` or `[B]`."""
-    return logsumexp(_joint(data, x, alpha, sigma)[0], axis=1)
+    return logsumexp(_joint(data, x, _over_components(alpha, x), _over_components(sigma, x))[0], axis=1)
+
+
+def posterior(data: Mixture, x: Array, alpha: ArrayLike = 1.0, sigma: ArrayLike = 0.0) -> Array:
+    """`[B, K]` probability of each component given x_t at x `[B, D]`; alpha and sigma are `[]` or `[B]`."""
+    return jax.nn.softmax(_joint(data, x, _over_components(alpha, x), _over_components(sigma, x))[0], axis=1)
 
 
 def denoiser(data: Mixture, schedule: NoiseSchedule) -> Denoiser:
     """The exact denoiser of a mixture: E[x_0 | x_t] and E[eps | x_t] for x_t `[B, D]`."""
 
     def denoise(x, t):
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        alpha, sigma = (_over_components(coefficient(t), x) for coefficient in (schedule.alpha, schedule.sigma))
         joint, whitened = _joint(data, x, alpha, sigma)
         weights = jax.nn.softmax(joint, axis=1)
-        mean = lambda parts: jnp.einsum("bk,bkd->bd", weights, parts)
-        alpha, sigma = (left_broadcast(jnp.asarray(value, x.dtype), x[:, None]) for value in (alpha, sigma))
-        x0 = mean(data.means + _turned(data, alpha * data.variances * whitened))
-        return Prediction(x0, mean(_turned(data, sigma * whitened)))
+        variances = jnp.asarray(data.variances, x.dtype).T[:, None]
+        x0 = weights @ jnp.asarray(data.means, x.dtype) + _turned(data, weights * alpha * variances * whitened)
+        return Prediction(x0, _turned(data, weights * sigma * whitened))
 
     return denoise
 
@@ -68,18 +72,29 @@ def draw(data: Mixture, key: Array, number: int) -> Array:
     return means[k] + (z if data.axes is None else jnp.einsum("bij,bj->bi", jnp.asarray(data.axes)[k], z))
 
 
-def _joint(data, x, alpha, sigma):
-    """log(w_k N(x; alpha m_k, C_k)) `[B, K]`, and C_k^-1 (x - alpha m_k) in the axes of component k `[B, K, D]`."""
-    data = jax.tree.map(jnp.asarray, data)
-    alpha, sigma = (left_broadcast(jnp.asarray(value, x.dtype), x[:, None]) for value in (alpha, sigma))
-    difference = x[:, None] - alpha * data.means
-    if data.axes is not None:
-        difference = jnp.einsum("kij,bki->bkj", data.axes, difference)
-    variance = alpha**2 * data.variances + sigma**2
-    whitened = difference / variance
-    terms = difference * whitened + jnp.log(2 * jnp.pi * variance)
-    return jnp.log(data.weights) - terms.sum(-1) / 2, whitened
+def _over_components(coefficient: ArrayLike, x: Array) -> Array:
+    """A coefficient `[]` or `[B]` as `[]` or `[B, 1]`, of x's type."""
+    coefficient = jnp.asarray(coefficient, x.dtype)
+    return coefficient[:, None] if coefficient.ndim else coefficient
 
 
-def _turned(data, parts):
-    return parts if data.axes is None else jnp.einsum("kij,bkj->bki", jnp.asarray(data.axes), parts)
+def _joint(data: Mixture, x: Array, alpha: Array, sigma: Array) -> tuple[Array, Array]:
+    """log(w_k N(x; alpha m_k, C_k)) `[B, K]`, and C_k^-1 (x - alpha m_k) in the axes of component k, `[D, B, K]`."""
+    data = jax.tree.map(lambda leaf: jnp.asarray(leaf, x.dtype), data)
+    if data.axes is None:
+        point, center = x.T[:, :, None], data.means.T[:, None]
+    else:
+        point = jnp.einsum("bi,kij->jbk", x, data.axes)
+        center = jnp.einsum("ki,kij->jk", data.means, data.axes)[:, None]
+    difference = point - alpha * center
+    precision = 1 / (alpha**2 * data.variances.T[:, None] + sigma**2)
+    whitened = precision * difference
+    terms = difference * whitened - jnp.log(precision / (2 * jnp.pi))
+    return jnp.log(data.weights) - terms.sum(0) / 2, whitened
+
+
+def _turned(data: Mixture, parts: Array) -> Array:
+    """`[B, D]` the sum over components of vectors `[D, B, K]` in their axes."""
+    if data.axes is None:
+        return parts.sum(2).T
+    return jnp.einsum("jbk,kij->bi", parts, jnp.asarray(data.axes, parts.dtype))
