@@ -1,10 +1,19 @@
 """The remakes by name, and how one of your own is added."""
 
 from diffusion.experiments.config import ConfigError, unknown
-from diffusion.experiments.remake import autoguidance_toy, dit_cost, edm_solvers, interval_cost, jit_cost, terminal_snr
+from diffusion.experiments.remake import (
+    autoguidance_toy,
+    dit_cost,
+    edm2_cost,
+    edm_solvers,
+    interval_cost,
+    jit_cost,
+    latent_cost,
+    terminal_snr,
+)
 from diffusion.experiments.remake.claims import Remake
 
-MODULES = (terminal_snr, dit_cost, jit_cost, interval_cost, edm_solvers, autoguidance_toy)
+MODULES = (terminal_snr, dit_cost, jit_cost, interval_cost, edm2_cost, latent_cost, edm_solvers, autoguidance_toy)
 REMAKES: dict[str, Remake] = {module.REMAKE.name: module.REMAKE for module in MODULES}
 
 

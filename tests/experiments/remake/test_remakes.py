@@ -9,7 +9,7 @@ import pytest
 
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import plots
-from diffusion.experiments.remake import dit_cost, measuring, remakes, remakes_page, terminal_snr
+from diffusion.experiments.remake import dit_cost, latent_cost, measuring, remakes, remakes_page, terminal_snr
 from diffusion.experiments.remake.claims import Published, Remake
 from diffusion.experiments.remake.network_costs import network_cost
 from tests.commands import ROOT, run
@@ -103,6 +103,15 @@ def test_the_parameters_of_a_dit_by_hand():
     ends = (8 * 8 * 4 + 1) * w + (256 + 1) * w + (w + 1) * w + 1001 * w + 2 * (w + 1) * w + (w + 1) * 8 * 8 * 8
     values = dit_cost.measure("DiT-S/8", False)
     assert values["DiT-S/8: parameters, millions"] == (12 * block + ends) / 1e6
+
+
+def test_the_parameters_of_a_u_vit_by_hand():
+    """L/2: 21 layers of width 1,024, of which 10 join a skip; tokens of 256 patches, the label and the time."""
+    w = 1024
+    layers = 21 * (3 * w * w + w * w + w + 8 * w * w + 5 * w + 4 * w) + 10 * (2 * w * w + w)
+    ends = (2 * 2 * 4 + 1) * w + 258 * w + 1001 * w + 2 * w + (w + 1) * 2 * 2 * 4 + 3 * 3 * 4 * 4 + 4
+    values = latent_cost.measure("U-ViT-L/2", False)
+    assert values["U-ViT-L/2: parameters, millions"] == (layers + ends) / 1e6
 
 
 @pytest.mark.parametrize("name", [remake.name for remake in MEASURED])
