@@ -113,6 +113,28 @@ def test_the_random_walk_reverses_brownian_motion():
     assert abs(heights.mean() - math.exp(-data_variance)) < 4 * heights.std() / math.sqrt(600) + 5e-3
 
 
+def test_a_step_of_the_random_walk_has_the_variance_that_the_schedule_loses():
+    """On the flat circle: the drift is that variance times the score, beside normal noise of that variance."""
+    schedule = schedules.variance_exploding(0.05, 0.5)
+    plan = timesteps.plan([1.0, 0.5])
+    variance = 0.5**2 - 0.05 * 0.5  # sigma(1 / 2) is the geometric mean of both ends
+    keys = jax.random.split(jax.random.key(2), 4000)
+
+    def walked(score):
+        field = TangentField(torus(1), lambda x, t: x, lambda x, t: jnp.full_like(x, score))
+        return np.asarray(samplers.sample(geodesic_random_walk(), field, schedule, jnp.zeros((4000, 1)), plan, keys))
+
+    still = walked(0.0)
+    np.testing.assert_allclose(torus(1).log(still, walked(0.4)), 0.4 * variance, rtol=1e-4)
+    assert (still**2).mean() == pytest.approx(variance, rel=5 * math.sqrt(2 / 4000))
+
+
+@pytest.mark.parametrize(("solver", "stages"), [(geodesic_euler, 1), (geodesic_heun, 2), (geodesic_rk4, 4)])
+def test_a_solver_evaluates_the_field_in_each_stage_of_each_step(solver, stages):
+    assert solver().nfe(1) == stages and solver().nfe(7) == 7 * stages
+    assert geodesic_random_walk().nfe(7) == 7
+
+
 def test_a_random_walk_needs_a_score():
     field, _ = spiral()
     plan = timesteps.plan([1.0, 0.0])
