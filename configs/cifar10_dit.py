@@ -48,7 +48,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.objective = {
         "name": "flow_matching",
         "density": {"name": "logit_normal", "mean": 0.0, "std": 1.0, "strata": 256},
-        "condition_dropout": 0.1,
+        "wrappers": ({"name": "condition_dropout", "rate": 0.1},),
     }
     config.model = {"name": "dit", "patch": 2, "width": 384, "depth": 12, "heads": 6, "num_classes": 10}
     config.optimizer = {

@@ -32,6 +32,8 @@ from ml_collections import ConfigDict
 from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.config.recipes import preset
 
+AUGMENT = {"name": "edm_augmentation", "probability": 0.12}
+DROPPED = {"name": "condition_dropout", "rate": 0.1}
 PRESETS = {
     "tiny": {
         "model.width": 8,
@@ -60,7 +62,7 @@ PRESETS = {
         "train.batch_size": 64,
         "train.log_every": 50,
         "data.augment": ({"name": "flip"},),
-        "objective.augment": None,
+        "objective.wrappers": (DROPPED,),
         "objective.density.strata": 64,
         "optimizer.warmup": 200,
         "checkpoint.every": 100,
@@ -85,8 +87,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "name": "denoising",
         "density": {"name": "log_normal", "strata": 256},
         "weighting": {"name": "edm"},
-        "augment": {"name": "edm_augmentation", "probability": 0.12},
-        "condition_dropout": 0.1,
+        "wrappers": ({"name": "augmentation", "augment": AUGMENT}, DROPPED),
     }
     config.model = {
         "name": "song_unet",

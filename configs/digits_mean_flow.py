@@ -27,7 +27,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.objective = {
         "name": "mean_flow",
         "density": {"name": "logit_normal", "mean": -0.4, "std": 1.0, "strata": 64},
-        "condition_dropout": 0.1,
+        "wrappers": ({"name": "condition_dropout", "rate": 0.1},),
     }
     # The loss differentiates the network by time: a clock that counts to 1,000 makes that steep, and it learned noise.
     config.parameterization.clock = {"name": "time"}

@@ -43,6 +43,7 @@ from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.config.recipes import preset
 from diffusion.models.ddt import DDT_SIZES
 
+DROPPED = {"name": "condition_dropout", "rate": 0.1}
 TINY = {
     "model.width": 64,
     "model.depth": 2,
@@ -51,7 +52,7 @@ TINY = {
     "model.decoder_depth": 1,
     "model.decoder_heads": 4,
     "model.patch": 8,
-    "objective.terms": (),
+    "objective.wrappers": (DROPPED,),
     "encoder.network": {"name": ""},
     "train.steps": 20,
     "train.batch_size": 8,
@@ -95,8 +96,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.objective = {
         "name": "flow_matching",
         "density": {"name": "logit_normal"},
-        "terms": ({"name": "alignment", "layer": 8, "weight": 0.5, "projector": projector},),
-        "condition_dropout": 0.1,
+        "wrappers": ({"name": "alignment", "layer": 8, "weight": 0.5, "projector": projector}, DROPPED),
     }
     config.encoder.network = {"name": "dinov2", "width": 768, "depth": 12, "heads": 12, "hidden": 3072}  # ViT-B/14
     config.encoder.size = 224

@@ -80,7 +80,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "name": "hybrid",
         "density": {"name": "discrete_density", "T": 1000},
         "T": 1000,
-        "condition_dropout": 0.1,
+        "wrappers": ({"name": "condition_dropout", "rate": 0.1},),
     }
     config.model = {"name": "dit", "patch": 2, "width": 1152, "depth": 28, "heads": 16, "num_classes": 1000}
     config.model.remat = "elementwise"  # 53 GB of temporaries on one H100, with "none" 172

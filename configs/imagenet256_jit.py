@@ -85,7 +85,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "name": "denoising",
         "weighting": {"name": "constant", "parameterization": {"name": "velocity"}},
         "density": {"name": "logit_normal", "mean": 0.8, "std": 0.8},
-        "condition_dropout": 0.1,
+        "wrappers": ({"name": "condition_dropout", "rate": 0.1},),
     }
     config.model = {"name": "jit", "num_classes": 1000, **jit.PRESETS["B/16"], "class_tokens": 32}
     config.model.remat = "elementwise"

@@ -78,7 +78,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "name": "flow_matching",
         "density": {"name": "logit_normal"},
         "direction": 1.0,
-        "condition_dropout": 0.1,
+        "wrappers": ({"name": "condition_dropout", "rate": 0.1},),
     }
     config.model = {
         "name": "dit",

@@ -61,7 +61,7 @@ UNMASKED = {
         "name": "denoising",
         "density": {"name": "log_normal"},
         "weighting": {"name": "edm"},
-        "condition_dropout": 0.1,
+        "wrappers": ({"name": "condition_dropout", "rate": 0.1},),
     },
     "optimizer.learning_rate": 5e-5,
     "train.steps": 100_000,
@@ -88,7 +88,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "patch": 2,
         "ratio": 0.5,
         "reconstruction": 0.1,
-        "condition_dropout": 0.1,
+        "wrappers": ({"name": "condition_dropout", "rate": 0.1},),
     }
     width, depth, heads = mask_dit.SIZES["XL"]
     config.model = {"name": "mask_dit", "patch": 2, "width": width, "depth": depth, "heads": heads, "num_classes": 1000}

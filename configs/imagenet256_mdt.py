@@ -33,13 +33,20 @@ from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.config.recipes import preset
 from diffusion.models import mdt
 
+
+def wrappers(patch: int) -> tuple[dict[str, object], ...]:
+    """The copy without a part of the patches of that side, and condition dropout."""
+    masked = {"name": "masked_copy", "patch": patch, "least": 0.3, "most": 0.5}
+    return (masked, {"name": "condition_dropout", "rate": 0.1})
+
+
 TINY = {
     "model.width": 64,
     "model.depth": 3,
     "model.heads": 4,
     "model.decoder_depth": 1,
     "model.patch": 8,
-    "objective.masked": {"patch": 8, "least": 0.3, "most": 0.5},
+    "objective.wrappers": wrappers(patch=8),
     "train.steps": 20,
     "train.batch_size": 8,
     "train.log_every": 5,
@@ -76,8 +83,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "density": {"name": "discrete_density", "T": 1000},
         "T": 1000,
         "weighting": {"name": "min_snr", "gamma": 5.0},
-        "masked": {"patch": 2, "least": 0.3, "most": 0.5},
-        "condition_dropout": 0.1,
+        "wrappers": wrappers(patch=2),
     }
     config.model = {"name": "mdt", "patch": 2, "num_classes": 1000, **mdt.SIZES["XL/2"], "decoder_depth": 4}
     config.model.remat = "elementwise"

@@ -43,6 +43,7 @@ from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.config.recipes import preset
 from diffusion.models import pixnerd
 
+DROPPED = {"name": "condition_dropout", "rate": 0.1}
 TINY = {
     "data.shape": (32, 32, 3),
     "model.patch": 8,
@@ -51,7 +52,7 @@ TINY = {
     "model.heads": 4,
     "model.field_depth": 1,
     "model.field_width": 8,
-    "objective.terms": (),
+    "objective.wrappers": (DROPPED,),
     "encoder.network": {"name": ""},
     "train.steps": 20,
     "train.batch_size": 8,
@@ -73,12 +74,16 @@ def size(name: str) -> dict[str, int]:
 
 
 def aligned(hidden: int) -> tuple[dict[str, object], ...]:
-    """REPA's term, with a projector of that many hidden features."""
+    """REPA's term, with a projector of that many hidden features, and condition dropout."""
     projector = {"name": "mlp", "hidden": hidden}
-    return ({"name": "alignment", "layer": 8, "weight": 0.5, "projector": projector},)
+    return ({"name": "alignment", "layer": 8, "weight": 0.5, "projector": projector}, DROPPED)
 
 
-PRESETS = {"l16": size("L/16") | {"objective.terms": aligned(1024)}, "1600k": {"train.steps": 1_600_000}, "tiny": TINY}
+PRESETS = {
+    "l16": size("L/16") | {"objective.wrappers": aligned(1024)},
+    "1600k": {"train.steps": 1_600_000},
+    "tiny": TINY,
+}
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -90,12 +95,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.schedule = {"name": "rectified_flow"}
     # Its time counts from noise to data, so that its networks receive 1 - t.
     config.parameterization = {"name": "velocity", "clock": {"name": "reversed_time"}}
-    config.objective = {
-        "name": "flow_matching",
-        "density": {"name": "logit_normal"},
-        "terms": aligned(1152),
-        "condition_dropout": 0.1,
-    }
+    config.objective = {"name": "flow_matching", "density": {"name": "logit_normal"}, "wrappers": aligned(1152)}
     config.encoder.network = {"name": "dinov2", "width": 768, "depth": 12, "heads": 12, "hidden": 3072}  # ViT-B/14
     config.encoder.size = 224
     config.model = {"name": "pixnerd", "num_classes": 1000, **pixnerd.SIZES["XL/16"], "field_ratio": 2}

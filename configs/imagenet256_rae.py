@@ -63,7 +63,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.objective = {
         "name": "flow_matching",
         "density": {"name": "dimension_shifted_density", "density": {"name": "uniform_density"}},
-        "condition_dropout": 0.1,
+        "wrappers": ({"name": "condition_dropout", "rate": 0.1},),
     }
     config.model = {
         "name": "ddt",

@@ -89,11 +89,11 @@ TINY = {
     "evaluate.every": 0,
     "evaluate.number": 4,
 }
+DROPPED = {"name": "condition_dropout", "rate": 0.1}
 B2 = {"model.width": 768, "model.depth": 12, "model.heads": 12, "train.steps": 400_000, "sample.guidance.scale": 1.0}
+ALIGNED = {"name": "alignment", "layer": 8, "weight": 0.5, "projector": {"name": "mlp", "hidden": 2048}}
 REPA = {
-    "objective.terms": (
-        {"name": "alignment", "layer": 8, "weight": 0.5, "projector": {"name": "mlp", "hidden": 2048}},
-    ),
+    "objective.wrappers": (ALIGNED, DROPPED),
     "encoder.network": {"name": "dinov2", "width": 768, "depth": 12, "heads": 12, "hidden": 3072},  # ViT-B/14
     "encoder.size": 224,
     "optimizer.clip": 1.0,
@@ -103,20 +103,15 @@ REPA = {
     "sample.guidance.channels": 4,
 }
 IREPA = REPA | {
-    "objective.terms": (
-        {
-            "name": "alignment",
-            "layer": 8,
-            "weight": 0.5,
-            "projector": {"name": "convolution", "side": 3},
-            "normalisation": 0.6,
-        },
-    )
+    "objective.wrappers": (ALIGNED | {"projector": {"name": "convolution", "side": 3}, "normalisation": 0.6}, DROPPED)
 }
 REPAE = REPA | {
     "data.shape": (256, 256, 3),
     "data.latents.dir": "",
-    "objective.end_to_end": {"alignment": 1.5, "kl": 1e-6, "adversarial": 0.1},
+    "objective.wrappers": (
+        ALIGNED,
+        {"name": "end_to_end", "alignment": 1.5, "kl": 1e-6, "adversarial": 0.1, "condition_dropout": 0.1},
+    ),
     "autoencoder.network": {"name": "autoencoder_kl"},  # Stable Diffusion's
     "perceptual.network": {"name": "lpips"},
     "second_player.objective": {"name": "end_to_end_critic"},
@@ -128,8 +123,9 @@ REPAE = REPA | {
 }
 EPOCH = 5_004  # steps of 256 of the 1,281,167 pictures, the last incomplete one left out
 SRA = {
-    "objective.terms": (
+    "objective.wrappers": (
         {"name": "self_alignment", "layer": 8, "teacher_layer": 20, "decay": (149 * EPOCH, 1000 * EPOCH)},
+        DROPPED,
     )
 }
 PRESETS = {
@@ -154,7 +150,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.schedule = {"name": "rectified_flow"}
     # SiT counts time from noise to data, so that its networks receive 1 - t.
     config.parameterization = {"name": "velocity", "clock": {"name": "reversed_time"}}
-    config.objective = {"name": "flow_matching", "density": {"name": "uniform_density"}, "condition_dropout": 0.1}
+    config.objective = {"name": "flow_matching", "density": {"name": "uniform_density"}, "wrappers": (DROPPED,)}
     config.model = {"name": "dit", "patch": 2, "width": 1152, "depth": 28, "heads": 16, "num_classes": 1000}
     config.model.remat = "elementwise"  # 53 GB of temporaries on one H100, with "none" 172
     config.optimizer = {"name": "adamw", "learning_rate": 1e-4, "warmup": 0, "decay": "constant", "weight_decay": 0.0}

@@ -7,7 +7,7 @@ Time: under a minute on two CPU cores. `diffusion sample` draws the samples, a c
 
 Points of your own, `np.savez("mine.npz", x=points)` with float32 [N, D], need this in place of the source:
 `--config.data.source='{"name": "arrays", "path": "mine.npz"}' --config.model.num_classes=0
---config.objective.condition_dropout=0`.
+--config.objective.wrappers='()'`.
 
 Presets: `points:tiny` (seconds; to see that everything works).
 """
@@ -45,7 +45,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.objective = {
         "name": "flow_matching",
         "density": {"name": "uniform_density", "strata": 128},
-        "condition_dropout": 0.1,
+        "wrappers": ({"name": "condition_dropout", "rate": 0.1},),
     }
     config.model = {"name": "mlp", "width": 64, "depth": 3, "num_classes": 3}
     config.optimizer = {

@@ -66,7 +66,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
     """
     sharding.initialize_distributed()
     recipe = checks.validate(config)
-    return train(dataclasses.replace(recipe, config=fields.absolute(config)), folder, command, project)
+    return train(dataclasses.replace(recipe, config=fields.absolute(recipe.config)), folder, command, project)
 
 
 def unless_finished(config: ConfigDict, folder: pathlib.Path, command: str = "the same command") -> int:
@@ -120,7 +120,7 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
             recipe, data = tuned_examples.encoded(recipe, folder, data)
             fingerprint |= {"conditions": data.source.fingerprint()["conditions"]}
             data = tuned_examples.prompted(recipe, folder, data)
-            if config.prior.prompt:
+            if recipe.objective.prior:
                 data = prior_pictures.beside(recipe, folder, data)
                 fingerprint |= {"prior": data.fingerprint["sha256"]}
 

@@ -31,6 +31,7 @@ PAGE = (pathlib.Path(__file__).parent.parent / "docs" / "extend.md").read_text()
 KINDS = (
     "schedule",
     "objective",
+    "wrapper of objectives",
     "coupling",
     "sampler",
     "manifold",
@@ -41,8 +42,8 @@ KINDS = (
     "metric",
 )
 TABLES = (
-    names.SCHEDULES, names.OBJECTIVES, names.COUPLINGS, names.SAMPLERS, names.MANIFOLDS, names.GUIDANCES,
-    names.AVERAGES, names.MODELS, names.FEATURES, catalog.BUNDLED, model_metrics.METRICS,
+    names.SCHEDULES, names.OBJECTIVES, names.WRAPPERS, names.COUPLINGS, names.SAMPLERS, names.MANIFOLDS,
+    names.GUIDANCES, names.AVERAGES, names.MODELS, names.FEATURES, catalog.BUNDLED, model_metrics.METRICS,
 )  # fmt: skip
 
 
@@ -118,6 +119,18 @@ def test_the_moving_average_stands_still_after_its_share(ideas):
     before, after = (average.update(plain_one, jnp.ones(1), step) for step in (4, 5))
     np.testing.assert_allclose(before, 1 - 5 / 14, rtol=1e-6)  # of the decay (1 + 4) / (10 + 4)
     np.testing.assert_array_equal(after, 0.0)
+
+
+def test_the_wrapper_bounds_the_loss_of_each_example(ideas):
+    flow = {"name": "flow_matching", "density": {"name": "uniform_density"}}
+    batch = {"x": jnp.linspace(0, 9, 4)[:, None, None, None] * jnp.ones((4, 2, 2, 1)), "condition": jnp.zeros(4, int)}
+    inputs = schedules.rectified_flow(), jax.random.split(jax.random.key(0), 4), batch, 0
+    losses = []
+    for wrappers in ((), ({"name": "clipped", "most": 2.5},)):
+        objective = resolve.Resolver(changed(objective=flow | {"wrappers": wrappers})).objective
+        losses.append(objective({"model": lambda x, clock, condition: 0 * x}, *inputs)[0])
+    assert (losses[0] > 2.5).any() and (losses[0] < 2.5).any()
+    np.testing.assert_array_equal(losses[1], np.minimum(losses[0], 2.5))
 
 
 @pytest.fixture
@@ -357,7 +370,11 @@ def test_a_run_of_all_of_them_from_training_to_its_figures(file, tmp_path):
     mine = [f"--extend={file}"]
     entries = {
         "schedule": {"name": "power", "p": 1.5},
-        "objective": {"name": "huber", "density": {"name": "uniform_density"}, "condition_dropout": 0.1},
+        "objective": {
+            "name": "huber",
+            "density": {"name": "uniform_density"},
+            "wrappers": ({"name": "condition_dropout", "rate": 0.1},),
+        },
         "model": {"name": "conv_net", "width": 16, "depth": 1, "num_classes": 3},
         "data.name": "rings",
         "sample.sampler": {"name": "ralston"},

@@ -60,7 +60,7 @@ def test_an_objective_that_takes_no_mask_is_refused_before_anything_is_compiled(
     config = points.get_config()
     config.data.source = {"name": "polygons", "number": 20}
     config.model = {"name": "polygon_net"}
-    config.objective.condition_dropout = 0.0
+    config.objective.wrappers = ()
     assert checks.on_its_data(checks.validate(config)).objective.real
     config.objective.coupling = {"name": "optimal_transport", "block": 2}
     with pytest.raises(ConfigError, match=r"objective.coupling = .*a mask of padding, and this objective takes none"):
@@ -73,7 +73,7 @@ def test_a_network_of_arrays_is_refused_for_records_that_are_pytrees(polygons, n
     config.data.source = {"name": "polygons", "number": 20}
     sizes = {"patch": 2, "width": 8, "depth": 1, "heads": 1, "num_classes": 0} if name == "dit" else {}
     config.model = {"name": name, **sizes}
-    config.objective.condition_dropout = 0.0
+    config.objective.wrappers = ()
     with pytest.raises(ConfigError, match=rf"config\.model\.name = '{name}', but .* are pytrees .*docs/pytrees\.md"):
         checks.with_data(checks.validate(config), polygons.polygons(number=20).spec)
 

@@ -63,7 +63,7 @@ def edm2() -> ConfigDict:
         "name": "denoising",
         "density": {"name": "log_normal", "mean": -0.4, "std": 1.0},
         "weighting": {"name": "edm"},
-        "condition_dropout": 0.1,
+        "wrappers": ({"name": "condition_dropout", "rate": 0.1},),
     }
     config.model = {"name": "edm2_unet", "num_classes": 1000}
     config.optimizer = {"name": "adamw", "learning_rate": 1e-2, "weight_decay": 0.0}

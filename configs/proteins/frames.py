@@ -36,7 +36,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "coupling": {"name": "aligned_frames"},
         "weighting": {"name": "at_most", "most": 100.0, "weighting": {"name": "constant"}},
         "auxiliary": {"name": "atoms_and_distances", "until": 0.25},
-        "condition_dropout": 0.0,
+        "wrappers": (),
     }
     config = base.flow({"name": "ideal_folds"}, objective, steps=3000, batch_size=32)
     config.parameterization.clock = {"name": "time"}

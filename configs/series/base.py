@@ -23,11 +23,7 @@ def flow(hide: dict | None) -> ConfigDict:
     source = {"name": "gaussian_series", "length": 48, "channels": 1, "number": 50_000}
     if hide is not None:
         source["hide"] = hide
-    objective = {
-        "name": "flow_matching",
-        "density": {"name": "uniform_density", "strata": 64},
-        "condition_dropout": 0.0,
-    }
+    objective = {"name": "flow_matching", "density": {"name": "uniform_density", "strata": 64}, "wrappers": ()}
     config = base.flow(source, objective, steps=3500, batch_size=64)
     config.model = {
         "name": "sequence_transformer",

@@ -17,7 +17,7 @@ def flow(source: dict) -> ConfigDict:
     objective = {
         "name": "flow_matching",
         "density": {"name": "logit_normal", "mean": 0.0, "std": 1.0, "strata": 32},
-        "condition_dropout": 0.1,
+        "wrappers": ({"name": "condition_dropout", "rate": 0.1},),
     }
     config = base.flow(source, objective, steps=2500, batch_size=32)
     config.ema.decay = 0.998

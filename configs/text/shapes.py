@@ -136,7 +136,7 @@ def denoiser() -> ConfigDict:
         "name": "denoising",
         "weighting": {"name": "constant", "parameterization": velocity},
         "density": {"name": "logit_normal", "mean": 1.5, "std": 1.0, "strata": 64},  # layouts form near t = 1
-        "condition_dropout": 0.1,
+        "wrappers": ({"name": "condition_dropout", "rate": 0.1},),
     }
     config.model = {"name": "pixart", "patch": 4, "width": 192, "depth": 6, "heads": 6, "text_width": 128, "span": 8.0}
     config.optimizer = {

@@ -23,7 +23,7 @@ def tuned(tuning: dict, learning_rate: float, steps: int) -> ConfigDict:
         "name": "denoising",
         "weighting": {"name": "constant"},  # the error of what the model predicts, as it was trained
         "density": {"name": "uniform_density"},
-        "condition_dropout": 0.0,
+        "wrappers": (),
     }
     config.optimizer = {
         "name": "adamw",

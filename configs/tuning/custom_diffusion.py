@@ -2,7 +2,8 @@
 
     diffusion train --config=tuning/custom_diffusion --workdir=runs/custom --config.base.path=stable-diffusion-v1-5 \\
       --config.data.source.path=photos --config.data.text.prompt="photo of a <new> dog" \\
-      --config.tuning.initial=dog --config.prior.prompt="photo of a dog"
+      --config.tuning.initial=dog \\
+      --config.objective.wrappers='({"name": "prior_preservation", "prompt": "photo of a dog"},)'
     diffusion sample --workdir=runs/custom --prompt="photo of a <new> dog on a beach" -n 4
 
 Learning rate 1e-5, 500 steps and 200 pictures of the class are those of diffusers' example

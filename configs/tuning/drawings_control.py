@@ -39,7 +39,7 @@ def of_drawings(config: ConfigDict) -> ConfigDict:
     """A tuning of the drawings' model, by the loss that it was trained with."""
     config.base.path = "runs/text/model"
     trained = shapes.denoiser()
-    config.objective = trained.objective.to_dict() | {"condition_dropout": 0.05}
+    config.objective = trained.objective.to_dict() | {"wrappers": ({"name": "condition_dropout", "rate": 0.05},)}
     config.optimizer.update({"decay": "cosine", "weight_decay": 0.0})
     config.objective.density.strata = 64
     config.train.batch_size = 64

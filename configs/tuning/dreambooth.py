@@ -2,7 +2,7 @@
 
     diffusion train --config=tuning/dreambooth --workdir=runs/dreambooth --config.base.path=stable-diffusion-v1-5 \\
       --config.data.source.path=photos --config.data.text.prompt="a photo of sks dog" \\
-      --config.prior.prompt="a photo of a dog"
+      --config.objective.wrappers='({"name": "prior_preservation", "prompt": "a photo of a dog"},)'
     diffusion sample --workdir=runs/dreambooth --prompt="a photo of sks dog on a beach" -n 4
 
 With LoRA in place of the whole denoiser: --config.tuning='{"name": "lora", "rank": 4}'

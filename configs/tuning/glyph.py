@@ -20,10 +20,11 @@ denoiser = recipes.module("text/shapes").denoiser
 GLYPH = {
     "base.path": "runs/text/model",
     "data.source": {"name": "picture_folder", "path": "runs/glyph/pictures", "caption": "caption"},
-    "objective": {**denoiser()["objective"].to_dict(), "condition_dropout": 0.0},
+    "objective": {
+        **denoiser()["objective"].to_dict(),
+        "wrappers": ({"name": "prior_preservation", "prompt": "a shape", "number": 50},),
+    },
     "train.batch_size": 16,
-    "prior.prompt": "a shape",
-    "prior.number": 50,
     "train.accumulate": 1,
     "optimizer.decay": "cosine",
 }
@@ -33,7 +34,7 @@ PRESETS = {
     "textual_inversion": {
         "tuning": {"name": "textual_inversion", "word": "<ghost>", "vectors": 2, "initial": "heart"},
         "data.source.caption": "word",
-        "prior.prompt": "",  # nothing that it trains is in other prompts
+        "objective.wrappers": (),  # nothing that it trains is in other prompts
         "train.steps": 800,
         "optimizer.learning_rate": 2e-2,
         "optimizer.weight_decay": 0.0,

@@ -24,6 +24,6 @@ def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
     config = base.tuned({"name": "instruct_pix2pix"}, learning_rate=1e-4, steps=15_000)
     config.data.source = {**config.data.source.to_dict(), "condition": ("original",)}
-    config.objective.condition_dropout = 0.05
+    config.objective.wrappers = ({"name": "condition_dropout", "rate": 0.05},)
     config.train.batch_size = 4
     return base.preset(config, arg)

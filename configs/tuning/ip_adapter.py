@@ -20,5 +20,5 @@ base = recipes.module("tuning/base")
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
     config = base.tuned({"name": "ip_adapter", "encoder": "image_encoder", "kind": "global"}, 1e-4, steps=10_000)
-    config.objective.condition_dropout = 0.05
+    config.objective.wrappers = ({"name": "condition_dropout", "rate": 0.05},)
     return base.preset(config, arg)

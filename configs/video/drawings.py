@@ -52,7 +52,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "patterns": ("........", "1.......", "1111...."),
             "shares": (0.5, 0.25, 0.25),
         },
-        "condition_dropout": 0.1,
+        "wrappers": ({"name": "condition_dropout", "rate": 0.1},),
     }
     config = base.flow(source, objective, steps=6_000, batch_size=24)
     config.parameterization = velocity | {"name": "x0"}

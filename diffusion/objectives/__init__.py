@@ -71,6 +71,7 @@ from diffusion.objectives.objective import (
     Jumps as Jumps,
     Moves as Moves,
     Objective as Objective,
+    Prior as Prior,
     Second as Second,
     Stages as Stages,
     Teacher as Teacher,

@@ -266,7 +266,7 @@ def _check(objective: Objective, momentum: float, condition_dropout: float) -> N
     if not objective.aligned:
         raise ValueError(
             "end_to_end: nothing but a term on features aligns the autoencoder, and the objective has none that reads "
-            "the encoder. Valid: added(objective, alignment(...)), in a config objective.terms"
+            "the encoder. Valid: added(objective, alignment(...)), in a config {'name': 'alignment'} before it"
         )
     if objective.teacher is not None or objective.second is not None or objective.augmentations:
         raise ValueError(

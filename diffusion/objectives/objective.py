@@ -1,6 +1,19 @@
 """An objective as a value: its loss, and the facts that training, sampling and the network need."""
 
-__all__ = ["Batch", "Denoises", "Head", "Jumps", "Loss", "Metrics", "Moves", "Objective", "Second", "Stages", "Teacher"]
+__all__ = [
+    "Batch",
+    "Denoises",
+    "Head",
+    "Jumps",
+    "Loss",
+    "Metrics",
+    "Moves",
+    "Objective",
+    "Prior",
+    "Second",
+    "Stages",
+    "Teacher",
+]
 
 import dataclasses
 import math
@@ -143,6 +156,18 @@ class Second(NamedTuple):
     own: bool = False
 
 
+class Prior(NamedTuple):
+    """Pictures of a class beside the examples, which the tuned model makes before the training.
+
+    Attributes:
+        prompt: prompt of the class; "": whoever trains puts the examples of the class into the batch.
+        number: number of pictures, at least 1.
+    """
+
+    prompt: str = ""
+    number: int = 200
+
+
 class Head(NamedTuple):
     """A small network that trains with the model, and whose parameters stand beside the model's.
 
@@ -212,6 +237,8 @@ class Objective:
         score: whether the trained denoiser determines the score, as it does where x and its noise are independent.
         prompts: texts by name, whose conditions the run adds to each batch as its "prompts"; beside them the objective
             reads the frozen network "base", which the run tunes.
+        prior: pictures of a class, of which each example has one beside it, as the batch's "prior"; None: there are
+            none.
         real: whether its losses are means over the real values of x, where the batch has their mask
             (`diffusion.padding`).
         trains_schedule: whether its values under different schedules can be compared, so that it may train one.
@@ -245,6 +272,7 @@ class Objective:
     score: bool = True
     judges: Callable[..., Any] | None = None
     prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    prior: Prior | None = None
     real: bool = False
     trains_schedule: bool = False
 

@@ -6,10 +6,12 @@ import dataclasses
 
 from diffusion.objectives.entry import entry
 from diffusion.objectives.inputs import split
-from diffusion.objectives.objective import Objective
+from diffusion.objectives.objective import Objective, Prior
 
 
-def with_prior_preservation(objective: Objective, weight: float = 1.0) -> Objective:
+def with_prior_preservation(
+    objective: Objective, weight: float = 1.0, prompt: str = "", number: int = 200
+) -> Objective:
     """An objective that trains on an example of the class beside each example.
 
         loss = l(x, c) + weight l(x_prior, c_prior),    each with its own time and noise
@@ -27,15 +29,20 @@ def with_prior_preservation(objective: Objective, weight: float = 1.0) -> Object
     Args:
         objective: the objective to wrap.
         weight: weight of the prior's loss, lambda >= 0; 1 in the paper.
+        prompt: prompt of the class, of which a run that tunes a model makes pictures before the training; "": whoever
+            calls the objective puts the examples of the class into the batch.
+        number: number of these pictures, at least 1.
 
     Returns:
         An objective, with the metrics of the examples; "prior" `[B]` is the loss on the examples of the class.
 
     Raises:
-        ValueError: if the weight is negative.
+        ValueError: if the weight is negative, or there are no pictures.
     """
     if not weight >= 0:
         raise ValueError(f"prior preservation: weight = {weight} must be at least 0; 1 is usual")
+    if number < 1:
+        raise ValueError(f"prior preservation: number = {number} must be at least 1; 200 is usual")
 
     @entry(entries=None)
     def both(networks, schedule, keys, batch, step):
@@ -48,4 +55,4 @@ def with_prior_preservation(objective: Objective, weight: float = 1.0) -> Object
         prior, _ = objective.loss(networks, schedule, prior_keys, rest | dict(batch["prior"]), step)
         return losses + weight * prior, {**metrics, "prior": prior}
 
-    return dataclasses.replace(objective, loss=both, real=False)
+    return dataclasses.replace(objective, loss=both, real=False, prior=Prior(prompt, number))

@@ -10,10 +10,19 @@ import jax
 
 from diffusion import pytrees
 from diffusion.data import given_series, sources
-from diffusion.experiments.config import data, fields, fits, names, picture_sizes, resolve, settings_checks
+from diffusion.experiments.config import (
+    data,
+    deprecated_fields,
+    fields,
+    fits,
+    names,
+    picture_sizes,
+    resolve,
+    settings_checks,
+)
 from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.config.recipe import Recipe
-from diffusion.experiments.config.settings_checks import refused
+from diffusion.experiments.config.settings_checks import refused, wrappers
 from diffusion.experiments.config.values import built_in_python, plain
 from diffusion.io.leaf_names import leaves_of
 from diffusion.models import facts
@@ -25,6 +34,7 @@ def validate(config: Mapping) -> Recipe:
     Raises:
         ConfigError: naming the first field at fault, its value and what is valid.
     """
+    config = deprecated_fields.warned(config)
     fields.check(config)
     resolver = resolve.Resolver(config)
     recipe = Recipe(config=config, **resolver.parts(config["data"]["shape"]))
@@ -117,7 +127,7 @@ def _check_condition(recipe: Recipe, spec: Any) -> None:
             raise refused(config, "model.given", f"{spec.name} has {has} in its condition", str(part))
     if recipe.objective.augmentations and spec.masks:
         why = f"it would move the examples of {spec.name}, and not the picture that is their condition"
-        raise refused(config, "objective.augment", why, "None; config.data.augment moves both")
+        raise refused(config, wrappers(config), why, "no augmentation there; config.data.augment moves both")
     if config["data"]["buckets"]["area"] and spec.masks:
         why = f"{spec.name} has pictures as conditions, which are not cut as the examples are"
         raise refused(config, "data.buckets.area", why, "0")
@@ -146,7 +156,6 @@ def _check_base(recipe: Recipe) -> None:
         "perceptual.network.name": ("", "latents are compared as they are"),
         "train.dtype": ("float32", "config.base.dtype is that of its computations"),
         "train.products": ("dtype", "config.base.dtype is that of its computations"),
-        "objective.augment": (None, "latents are not moved"),
         "data.damaged": ("stop", "the pictures are encoded before the training"),
     }
     for field, (valid, why) in alone.items():
@@ -158,18 +167,21 @@ def _check_base(recipe: Recipe) -> None:
         valid = '(), or ({"name": "flip"},)'
         raise refused(config, "data.augment", "latents of the pictures are kept", valid)
     more = (*recipe.tuning.reads, *recipe.tuning.sees)
-    if config["prior"]["prompt"] and more:
+    prior = recipe.objective.prior
+    if recipe.objective.augmentations:
+        raise refused(config, "objective.wrappers", "latents are not moved", "no augmentation there")
+    if prior and more:
         why = f"pictures that the base makes have no {', '.join(more)}, which config.tuning.name = {named!r} reads"
-        raise refused(config, "prior.prompt", why, "''")
+        raise refused(config, "objective.wrappers", why, "no prior_preservation there")
     if recipe.objective.prompts and more:
         why = f"its prompts have no {', '.join(more)}, which config.tuning.name = {named!r} reads"
         raise refused(config, "objective.name", why, "'denoising', or a tuning that reads text alone")
-    if recipe.objective.prompts and config["prior"]["prompt"]:
+    if recipe.objective.prompts and prior:
         why = "config.objective compares predictions for its own prompts, and keeps no class"
-        raise refused(config, "prior.prompt", why, "''")
-    if config["prior"]["prompt"] and recipe.objective.density and jax.tree.leaves(recipe.objective.density.init()):
+        raise refused(config, "objective.wrappers", why, "no prior_preservation there")
+    if prior and recipe.objective.density and jax.tree.leaves(recipe.objective.density.init()):
         why = "it adapts to the losses of its times, and those of the class, at other times, are added to them"
-        raise refused(config, "objective.density", why, "a density that does not adapt, or config.prior.prompt = ''")
+        raise refused(config, "objective.density", why, "a density that does not adapt, or no prior_preservation")
     if recipe.base.model.sees_mask and "mask" not in recipe.tuning.reads:
         why = f"{config['base']['path']} was trained to inpaint, and this tuning reads no masks"
         raise refused(config, "tuning.name", why, "another base, or a tuning that reads them")

@@ -19,7 +19,7 @@ from ml_collections.config_dict import placeholder
 from diffusion import commands
 from diffusion.experiments.config import ConfigError, recipes, versions
 from diffusion.experiments.config.extensions import extend, extend_by_project, printed
-from diffusion.experiments.config.values import require_names
+from diffusion.experiments.config.values import GONE, require_names
 from diffusion.io import file_systems, limits, opener
 from diffusion.training.runtime import accelerators, huge_pages
 
@@ -259,7 +259,22 @@ def _parse_and_extend(argv: list[str]) -> list[str]:
         print(f"extended by {', '.join(listed)}, which pyproject.toml lists", file=sys.stderr)
     for name in flags.FLAGS["extend"].value if "extend" in flags.FLAGS else ():
         extend(name)
+    _replace_deprecated_fields()
     return remaining
+
+
+def _replace_deprecated_fields() -> None:
+    """Gives the command the config without fields of earlier versions, and says what takes their place."""
+    if not isinstance(config := getattr(flags.FLAGS, "config", None), ConfigDict):
+        return
+    from diffusion.experiments.config import deprecated_fields  # imported here: it needs the libraries
+
+    current, said = deprecated_fields.current(config)
+    for sentence in said:
+        print(f"{program()}: {sentence}", file=sys.stderr)
+    if said:
+        for section in ("objective", "second_player"):
+            config[section] = current[section]
 
 
 def _parse(argv: list[str], takes_words: bool = False) -> list[str]:
@@ -295,8 +310,9 @@ def _parse(argv: list[str], takes_words: bool = False) -> list[str]:
         last = str(cause or error).strip().splitlines()
         raise ConfigError(last[-1].rpartition("ConfigError: ")[2]) from error
     except (AttributeError, KeyError) as error:
+        gone = "".join(hint for section, hint in GONE.items() if any(f"config.{section}." in word for word in argv))
         raise ConfigError(
-            f"a --config.FIELD does not exist: {error}. To add a nested entry, set it whole, e.g. "
+            f"a --config.FIELD does not exist: {error}{gone}. To add a nested entry, set it whole, e.g. "
             """--config.objective.coupling='{"name": "optimal_transport"}'."""
         ) from error
 

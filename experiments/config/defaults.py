@@ -21,11 +21,6 @@ def defaults() -> ConfigDict:
                 "path": "",  # a folder with model_index.json, as diffusers or examples.text wrote it
                 "dtype": "float32",  # of its weights, which stay as they are; or "bfloat16"
             },
-            "prior": {  # pictures of a class, made by the base before the training, so that what it knows stays
-                "prompt": "",  # of DreamBooth, e.g. "a photo of a dog"; "": none
-                "number": 200,
-                "weight": 1.0,  # of the loss on them
-            },
             "tuning": {"name": ""},  # what is taught beside the base: "lora" ..., docs/tuning.md
             "teacher": {  # of objectives that distil a run
                 "path": "",  # its folder; the moving average of its latest checkpoint is read when the run begins
@@ -49,7 +44,7 @@ def defaults() -> ConfigDict:
                 "path": "",  # file of its weights, read when the run begins or goes on
                 "size": 0,  # side of the pictures that it receives, to which they are resized; 0: as they are
             },
-            "autoencoder": {  # one that trains with the model on its latents: objective.end_to_end
+            "autoencoder": {  # one that trains with the model on its latents: the wrapper end_to_end
                 "network": {"name": ""},
                 "path": "",  # folder or file of the weights that it begins with, which the run then keeps itself
             },
@@ -89,7 +84,8 @@ def defaults() -> ConfigDict:
             "objective": {
                 "name": "flow_matching",
                 "density": {"name": "uniform_density"},
-                "condition_dropout": 0.0,  # share of examples trained on the null class; guidance needs e.g. 0.1
+                # What wraps it, from the inside to the outside: terms, augmentation, ...; docs/objectives.md#wrappers.
+                "wrappers": (),  # guidance needs e.g. ({"name": "condition_dropout", "rate": 0.1},)
             },
             "model": {
                 "name": "dit",

@@ -4,9 +4,14 @@ import dataclasses
 import math
 from typing import Any
 
+from diffusion.objectives import Objective
+
 
 def described(part: Any) -> Any:
     """A part as data, as far as possible: its qualified name, and its fields; a function's name.
+
+    Of an objective, its loss and the facts that differ from their defaults, so that a fact which comes later leaves the
+    runs of before as they are.
 
     So a run is not resumed with a part of another kind, or a network of another width. What a function has captured,
     such as the standard deviation of a density, is not seen.
@@ -16,7 +21,13 @@ def described(part: Any) -> Any:
     if isinstance(part, (list, tuple)) and not hasattr(part, "_fields"):
         return [described(member) for member in part]
     fields_of = {}
-    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+    if isinstance(part, Objective):
+        plainest = Objective(part.loss)
+        facts = {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
+        fields_of = {
+            name: x for name, x in facts.items() if name == "loss" or described(x) != described(getattr(plainest, name))
+        }
+    elif dataclasses.is_dataclass(part) and not isinstance(part, type):
         fields_of = {
             f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.name not in ("parent", "name")
         }

@@ -58,7 +58,9 @@ def call(
     arguments = {}
     for argument, value in spec.items():
         if argument not in free:
-            hint = f' To replace the whole entry: --{path}=\'{{"name": "{name}"}}\'.' if name else ""
+            hint = (
+                f' To replace the whole entry: --{path}=\'{{"name": "{name}"}}\'.' if name and "[" not in path else ""
+            )
             raise ConfigError(f"{unknown(path, argument, free, f'argument of {name or kind}')}{hint}")
         if argument in nested:
             arguments[argument] = nested[argument](value, f"{path}.{argument}")
@@ -102,6 +104,12 @@ def _check_annotation(path: str, value: Any, annotation: Any) -> None:
 def takes(function: Callable | None, argument: str) -> bool:
     """Whether a function has an argument of that name; None, of an unknown name, has any."""
     return function is None or argument in inspect.signature(function).parameters
+
+
+def requires(function: Callable, argument: str) -> bool:
+    """Whether a function has an argument of that name without a default."""
+    parameter = inspect.signature(function).parameters.get(argument)
+    return parameter is not None and parameter.default is inspect.Parameter.empty
 
 
 def annotation(function: Callable | None, argument: str) -> Any:

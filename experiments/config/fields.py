@@ -51,8 +51,6 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda v: 0 <= v < 2**32, "in [0, 2^32)"),
     "base.path": (_folder, "the folder of a text-to-image model, on a local or shared file system"),
     "base.dtype": (lambda v: v in ("float32", "bfloat16"), '"float32" or "bfloat16"'),
-    "prior.number": AT_LEAST_ONE,
-    "prior.weight": AT_LEAST_ZERO,
     "teacher.path": (_folder, "the folder of a run, on a local or shared file system"),
     "teacher.scale": (lambda v: v >= 0, "at least 0; 1 is no guidance"),
     "teacher.pairs.number": (lambda v: 0 <= v <= 10**8, "in [0, 10^8]; 0 for none"),

@@ -65,7 +65,7 @@ def check(recipe: Any) -> None:
     with blamed("model.name", "objective.name"):
         _check_form(recipe.network)
         objective.check_network(recipe.network)
-    with blamed("objective.terms", "encoder.network.name", "model.name", "second_player.objective.name"):
+    with blamed("objective.wrappers", "encoder.network.name", "model.name", "second_player.objective.name"):
         objective.check_features(recipe.network, recipe.encoder is not None)
         beside = (objective.features or objective.heads) and not (objective.second and objective.second.own)
         if beside and recipe.second is not None:
@@ -73,13 +73,13 @@ def check(recipe: Any) -> None:
                 "no network trains beside a model that plays with a second player, and its features are not read. "
                 "Valid: no terms, and no uncertainty"
             )
-    with blamed("autoencoder.network.name", "objective.end_to_end"):
+    with blamed("autoencoder.network.name", "objective.wrappers"):
         if objective.autoencoder != (recipe.autoencoder is not None):
             raise ValueError(
                 "the objective trains an autoencoder with the model, and there is none. Valid: an autoencoder"
                 if objective.autoencoder
                 else "the objective trains no autoencoder. Valid: none, or objectives.end_to_end, in a config "
-                'objective.end_to_end = {"alignment": 1.5}'
+                '{"name": "end_to_end"} among objective.wrappers'
             )
     with blamed("perceptual.network.name", "objective.name"):
         if recipe.perceptual is not None and not objective.perceptual:
@@ -116,11 +116,11 @@ def check(recipe: Any) -> None:
             raise ValueError("a flow map is guided while it is trained. Valid: guides = (), and classifier_free")
     with blamed("sample.cache", "model.name", "sample.driver", "sample.sampler", "sample.guidance.name"):
         _check_cache(recipe, kind)
-    with blamed("sample.guidance.name", "objective.terms"):
+    with blamed("sample.guidance.name", "objective.wrappers"):
         if recipe.depths and (objective.early is None or recipe.parameterization.channels > 1):
             raise ValueError(
                 "the guidance reads a prediction from the middle of the network, which has none, or learns a variance. "
-                "Valid: early_prediction among objective.terms"
+                "Valid: early_prediction among objective.wrappers"
             )
         if recipe.depths and recipe.cache is not None:
             raise ValueError("the guidance reads features that a cache would leave out. Valid: no cache")
@@ -217,9 +217,9 @@ def check_null(recipe: Any) -> None:
     with blamed_on(recipe.config, "model.num_classes"):
         if guided or objective.strength or (recipe.teacher and recipe.teacher.scale != 1):
             raise ValueError("guidance needs a null class, and the network has no classes. Valid: a scale of 1")
-    with blamed_on(recipe.config, "objective.condition_dropout"):
+    with blamed_on(recipe.config, "objective.wrappers"):
         if objective.condition_dropout:
-            raise ValueError("there is no condition to drop. Valid: 0, classes, or data with a condition")
+            raise ValueError("there is no condition to drop. Valid: no dropout, classes, or data with a condition")
 
 
 def _check_form(network: Any) -> None:

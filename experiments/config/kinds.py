@@ -3,12 +3,13 @@
 __all__ = ["ASKED_FOR", "KINDS", "Kind"]
 
 import math
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from diffusion import flow_maps, pytrees
-from diffusion.experiments.config import names
+from diffusion.experiments.config import ConfigError, names
 
 # What a function of a config may ask for by the name of an argument, from the builder of the run's parts.
 ASKED_FOR: dict[str, Callable[[Any], Any]] = {
@@ -24,9 +25,20 @@ ASKED_FOR: dict[str, Callable[[Any], Any]] = {
     "clock": lambda parts: parts.clock,
     "clocks": lambda parts: flow_maps.start_and_duration(parts.clock),
     "grid": lambda parts: parts.grid,
+    "alone": lambda parts: parts.tuning.apart if parts.tuning is not None else (),
+    "autoencoder": lambda parts: _latents(parts.autoencoder),
     "total": lambda parts: parts.config["train"]["steps"],
     "steps": lambda parts: parts.config["train"]["steps"],
 }
+
+
+def _latents(autoencoder: Any) -> Any:
+    if autoencoder is None:
+        raise ConfigError(
+            "config.autoencoder.network = {'name': ''}: a wrapper of config.objective trains an autoencoder, and there "
+            "is none. Valid: e.g. {'name': 'autoencoder_kl'}."
+        )
+    return autoencoder.latents()
 
 
 def _dimension(shape: Any) -> int | None:
@@ -85,7 +97,16 @@ KINDS = {
     "second player": Kind(names.SECOND_PLAYERS, OF_OBJECTIVES, OBJECTIVES_ASK),
     "density": Kind(names.DENSITIES, {"density": "density"}, ("schedule", "dimension")),
     "interpolant": Kind(names.INTERPOLANTS),
-    "term": Kind(names.TERMS, {"projector": "projector", "critic": "projector"}, ("parameterization",)),
+    "wrapper": Kind(
+        ChainMap(names.WRAPPERS, names.TERMS),
+        {
+            "augment": "conditioning augmentation",
+            "critic": "projector",
+            "network": "network of uncertainty",
+            "projector": "projector",
+        },
+        (*OBJECTIVES_ASK, "alone", "autoencoder"),
+    ),
     "projector": Kind(names.PROJECTORS),
     "network of uncertainty": Kind(names.UNCERTAINTIES),
     "autoencoder": Kind(names.AUTOENCODERS),

@@ -89,7 +89,8 @@ def add(table: dict[str, Callable], function: Callable, name: str = "") -> None:
             "table's kind; not what it returns."
         )
     name = name or function.__name__
-    if name in table:
+    beside = {id(TERMS): WRAPPERS, id(WRAPPERS): TERMS}.get(id(table), {})  # one list names both
+    if name in table or name in beside:
         raise ConfigError(f"names.add: there is a {name!r} already. Valid: another name, which the argument name sets.")
     table[name] = function
 
@@ -240,6 +241,15 @@ TERMS = _table(  # on features
     objectives.dispersive,
     objectives.early_prediction,
 )
+WRAPPERS: dict[str, Callable] = {  # (objective, ...) -> objective; a list of them names those of TERMS too
+    "augmentation": objectives.with_augmentation,
+    "condition_dropout": objectives.with_condition_dropout,
+    "end_to_end": objectives.end_to_end,
+    "masked_copy": objectives.with_masked_copy,
+    "pictures": objectives.with_pictures,
+    "prior_preservation": objectives.with_prior_preservation,
+    "uncertainty": functools.partial(objectives.with_uncertainty, network=objectives.uncertainty()),
+}
 UNCERTAINTIES = _table(objectives.uncertainty)  # networks that predict the loss at each noise level
 PROJECTORS = _table(
     objectives.projectors.mlp, objectives.projectors.convolution, objectives.projectors.final_layer

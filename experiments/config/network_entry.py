@@ -31,22 +31,22 @@ def build(parts: Any, shape: Any = None) -> Any:
     name = plain(parts.config["model"]).get("name")
     # Before the data are known only the other fields are looked at, of images of some size.
     module = _sized(parts, name, shape or (64, 64, 3))
-    trains = parts.trains
+    objective = parts.objective
     if getattr(module, "dropout", 0):
         raise ConfigError(f"config.model.dropout = {module.dropout}: this loop draws none. Valid: 0.")
     attention = getattr(module, "attention", "matmul")
-    if trains.forward_mode and attention == "cudnn":
+    if objective.forward_mode and attention == "cudnn":
         raise ConfigError(
             f"config.model.attention = {attention!r} has no forward derivative, and config.objective.name = "
             f"{parts.config['objective']['name']!r} differentiates the network in forward mode. Valid: "
             "auto, auto_jvp, cudnn_jvp, matmul, xla."
         )
-    if trains.forward_mode and parts.config["train"]["products"] == "fp8":
+    if objective.forward_mode and parts.config["train"]["products"] == "fp8":
         raise ConfigError(
             "config.train.products = 'fp8' has no forward derivative, and config.objective.name = "
             f"{parts.config['objective']['name']!r} differentiates the network in forward mode. Valid: dtype."
         )
-    if trains.forward_mode and attention == "auto":
+    if objective.forward_mode and attention == "auto":
         module = module.clone(attention="auto_jvp")
     takes_any_shape = NoneType in typing.get_args(annotation(names.MODELS.get(name), "shape"))
     return module.clone(shape=None) if shape is None and takes_any_shape else module
@@ -55,11 +55,11 @@ def build(parts: Any, shape: Any = None) -> Any:
 def _sized(parts: Any, name: str, size: Any) -> Any:
     """The module for examples of a size; one that was built for another size is copied with the new one."""
     network = names.MODELS.get(name)
-    trains = parts.trains
+    objective = parts.objective
     towers = facts.kind(network) == "towers"
-    outputs = trains.channels or parts.parameterization.channels
+    outputs = objective.channels or parts.parameterization.channels
     if outputs > 1 and not (takes(network, "learn_sigma") or takes(network, "out_channels")):
-        by = "config.objective" if trains.channels else "config.parameterization (learned_variance)"
+        by = "config.objective" if objective.channels else "config.parameterization (learned_variance)"
         raise ConfigError(
             f"config.model.name = {name!r} puts out as many channels as it takes, and {by} needs {outputs} times "
             "as many. Valid: dit, unet."
@@ -87,10 +87,10 @@ def _sized(parts: Any, name: str, size: Any) -> Any:
     return parts.field(
         "model",
         "model",
-        **({"augmentations": trains.augmentations} if trains.augmentations else {}),
+        **({"augmentations": objective.augmentations} if objective.augmentations else {}),
         nested=dict.fromkeys(names.TOWERS, tower) if towers else {},
-        times=trains.times,
-        strength=trains.strength is not None,
+        times=objective.times,
+        strength=objective.strength is not None,
         learn_sigma=outputs > 1,
         dtype=dtype,
         **sized,

@@ -32,8 +32,8 @@ def null_class(config: Mapping) -> int:
     classes = config["model"].get("num_classes", 0)
     if classes < 1:
         raise ConfigError(
-            f"config.model.num_classes = {classes}: an unconditional model has no null class. Set "
-            "config.objective.condition_dropout = 0 and config.sample.guidance.scale = 1, or give the "
+            f"config.model.num_classes = {classes}: an unconditional model has no null class. Leave "
+            "condition_dropout out of config.objective.wrappers and set config.sample.guidance.scale = 1, or give the "
             "model classes."
         )
     return classes

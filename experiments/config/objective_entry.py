@@ -1,6 +1,6 @@
-"""The entry of an objective, with what wraps it: terms, augmentation, condition dropout, prior preservation, ..."""
+"""The entry of an objective, and the list of what wraps it: terms, augmentation, condition dropout, ..."""
 
-__all__ = ["build", "with_prior", "without_dropout"]
+__all__ = ["build"]
 
 import functools
 from collections.abc import Callable, Mapping
@@ -8,75 +8,28 @@ from typing import Any
 
 from diffusion import objectives
 from diffusion.experiments.config import ConfigError, fields, fits, kinds, null_condition
-from diffusion.experiments.config.entries import annotation, applied, takes, tuples_of
+from diffusion.experiments.config.entries import annotation, applied, requires, takes, tuples_of
 from diffusion.experiments.config.values import plain
 
 SETTINGS = ("guidance", "aligned", "equivariance")  # arguments of objectives that are tuples of settings
 PATHS = {"objective": "config.objective", "second player": "config.second_player.objective"}
 
 
-def with_prior(config: Mapping, objective: objectives.Objective) -> objectives.Objective:
-    """The objective with the preservation of the class `config.prior`; as it is without one."""
-    prior = config["prior"]
-    return objectives.with_prior_preservation(objective, prior["weight"]) if prior["prompt"] else objective
-
-
 def build(parts: Any, kind: str, entry: Mapping) -> objectives.Objective:
-    """The objective that an entry names, with its augmentation and condition dropout.
+    """The objective that an entry names, in its wrappers.
+
+    The entries of "wrappers" act in their order: the first wraps the objective, the next what that returned. A schedule
+    that trains wraps all of them.
 
     Args:
         parts: the builder of the run's parts.
         kind: "objective" or "second player".
         entry: the entry.
     """
-    rate = entry.get("condition_dropout", 0.0)
-    path = f"{PATHS[kind]}.condition_dropout"
-    fields.check_type(path, rate, float)
-    if rate == 0:
-        return without_dropout(parts, kind, entry)
-    try:
-        follows = parts.base is not None or fits.conditions_may_follow(parts.config)
-        null = null_condition.null_class(parts.config) if parts.null is None and not follows else parts.null
-        if entry.get("end_to_end") is not None:
-            return _end_to_end(parts, _of_x(parts, kind, entry), entry, condition_dropout=rate, null=null)
-        alone = parts.tuning.apart if parts.tuning is not None else ()
-        return objectives.with_condition_dropout(_of_x(parts, kind, entry), null, rate, alone)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from error
-
-
-def without_dropout(parts: Any, kind: str, entry: Mapping) -> objectives.Objective:
-    """The objective on all conditions, which says what its network receives before the null condition is known."""
-    objective = _of_x(parts, kind, entry)
-    return objective if entry.get("end_to_end") is None else _end_to_end(parts, objective, entry)
-
-
-def _end_to_end(parts: Any, objective: objectives.Objective, entry: Mapping, **dropout: Any) -> objectives.Objective:
-    """The objective on latents with the training of the autoencoder `config.autoencoder` that makes them."""
-    path = "config.objective.end_to_end"
-    if parts.autoencoder is None:
-        raise ConfigError(
-            f"{path} = {plain(entry['end_to_end'])!r} trains an autoencoder, and config.autoencoder.network names "
-            "none. Valid: e.g. {'name': 'autoencoder_kl'}."
-        )
-    dropout = {"condition_dropout": 0.0, "null": None} | dropout
-    supplied = {"objective": objective, "autoencoder": parts.autoencoder.latents(), **dropout}
-    return applied(objectives.end_to_end, entry["end_to_end"], path, "end-to-end training", **supplied)
-
-
-def _of_x(parts: Any, kind: str, entry: Mapping) -> objectives.Objective:
-    """The objective on x as the model has it, a latent's where an autoencoder trains with the model."""
     path = PATHS[kind]
     entry = plain(entry, path)
-    entry.pop("condition_dropout", None)
-    augment = entry.pop("augment", None)
-    terms = entry.pop("terms", ())
-    uncertainty = entry.pop("uncertainty", None)
-    masked = entry.pop("masked", None)
-    pictures = entry.pop("pictures", None)
-    entry.pop("end_to_end", None)
+    wrappers = entry.pop("wrappers", ())
+    fields.check_type(f"{path}.wrappers", wrappers, tuple)
     function = kinds.KINDS[kind].table.get(entry.get("name"))
     objective = parts.build(kind, entry, path, _settings_of(parts, function))
     if not isinstance(objective, objectives.Objective):
@@ -84,23 +37,38 @@ def _of_x(parts: Any, kind: str, entry: Mapping) -> objectives.Objective:
             f"{path}.name = {entry['name']!r} returns a {type(objective).__name__}. Valid: a function that returns "
             "an objectives.Objective, which holds the loss; see docs/extend.md."
         )
-    if uncertainty is not None:
-        network = parts.build("network of uncertainty", uncertainty, f"{path}.uncertainty")
-        objective = objectives.with_uncertainty(objective, network)
-    if masked is not None:
-        objective = applied(objectives.with_masked_copy, masked, f"{path}.masked", "masked copy", objective=objective)
-    if pictures is not None:
-        objective = applied(
-            objectives.with_pictures, pictures, f"{path}.pictures", "pictures of clips", objective=objective
-        )
-    objective = _with_terms(parts, objective, terms, f"{path}.terms")
-    if augment is not None:
-        augmentation = parts.build("conditioning augmentation", augment, f"{path}.augment")
-        objective = objectives.with_augmentation(objective, augmentation)
+    for i, wrapper in enumerate(wrappers):
+        objective = _wrapped(parts, objective, wrapper, f"{path}.wrappers[{i}]")
     if parts.schedule.trained is None or kind != "objective":
         return objective
     with fits.blamed_on(parts.config, "schedule", f"{path.removeprefix('config.')}.name"):
         return objectives.with_trained_schedule(objective, parts.schedule.trained)
+
+
+def _wrapped(parts: Any, objective: objectives.Objective, entry: Any, path: str) -> objectives.Objective:
+    """The objective in what an entry names: a function from an objective to another, or a term that is added to it."""
+    function = kinds.KINDS["wrapper"].table.get(entry.get("name")) if isinstance(entry, Mapping) else None
+    null = {"null": _null(parts, function)} if function is not None and takes(function, "null") else {}
+    wrapped = parts.build("wrapper", entry, path, objective=objective, **null)
+    if isinstance(wrapped, objectives.Term):
+        try:
+            return objectives.added(objective, wrapped)
+        except ValueError as error:
+            raise ConfigError(f"{path}: {error}.") from error
+    if not isinstance(wrapped, objectives.Objective):
+        raise ConfigError(
+            f"{path}.name = {entry['name']!r} returns a {type(wrapped).__name__}. Valid: a function (objective, ...) "
+            "that returns an objectives.Objective, or a function that returns an objectives.Term; see docs/extend.md."
+        )
+    return wrapped
+
+
+def _null(parts: Any, function: Callable) -> Any:
+    """The null condition of the run; where it has none, the error for a wrapper that cannot do without one."""
+    follows = parts.base is not None or fits.conditions_may_follow(parts.config)
+    if parts.null is None and requires(function, "null") and not follows:
+        return null_condition.null_class(parts.config)
+    return parts.null
 
 
 def _settings_of(parts: Any, function: Callable | None) -> dict[str, Callable[[Any, str], Any]]:
@@ -116,15 +84,3 @@ def _settings_of(parts: Any, function: Callable | None) -> dict[str, Callable[[A
         for argument, tuple_types in kinds.items()
         if tuple_types
     }
-
-
-def _with_terms(parts: Any, objective: objectives.Objective, entries: Any, path: str) -> objectives.Objective:
-    """The objective with its terms on the network's features."""
-    fields.check_type(path, entries, tuple)
-    if not entries:
-        return objective
-    terms = [parts.build("term", e, f"{path}[{i}]") for i, e in enumerate(entries)]
-    try:
-        return objectives.added(objective, *terms)
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}.") from error

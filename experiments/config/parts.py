@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from diffusion import objectives, parameterizations, pytrees, samplers, schedules, timesteps
 from diffusion.adapters.tuning import Tuning
@@ -120,8 +121,8 @@ class Resolver:
     ) -> Any:
         """What an entry names, called once; the entries among its arguments are made likewise."""
         table, arguments, asks = kinds.KINDS[kind]
-        function = table.get(entry.get("name")) if isinstance(entry, Mapping) else None
-        wanted = [name for name in asks if name not in supplied and takes(function, name)]
+        function = table.get(entry.get("name")) if isinstance(entry, Mapping | ConfigDict) else None
+        wanted = [name for name in asks if function is not None and name not in supplied and takes(function, name)]
         if kind == "samples of a generator" and "grid" in entry:
             wanted = []  # without one it is trained as it is sampled
         supplied |= {name: kinds.ASKED_FOR[name](self) for name in wanted}
@@ -194,21 +195,12 @@ class Resolver:
 
     @functools.cached_property
     def objective(self) -> objectives.Objective:
-        """The training objective `config.objective`, with its augmentation and condition dropout.
+        """The training objective `config.objective`, in its wrappers.
 
         What the network predicts and the clock that it receives come from `config.parameterization`, so that sampling
         reads the network as it was trained.
         """
-        return objective_entry.with_prior(
-            self.config, objective_entry.build(self, "objective", self.config["objective"])
-        )
-
-    @functools.cached_property
-    def trains(self) -> objectives.Objective:
-        """The objective before the null condition is known: what it asks of the network."""
-        if "objective" in self.given:
-            return self.given["objective"]
-        return objective_entry.without_dropout(self, "objective", self.config["objective"])
+        return objective_entry.build(self, "objective", self.config["objective"])
 
     @functools.cached_property
     def second_player(self) -> objectives.Objective:
@@ -307,7 +299,7 @@ class Resolver:
         total = self.config["train"]["steps"]
         second = self.given.get("second")
         every = self.config["second_player"]["updates"] if second is None else second.updates
-        stages = self.trains.teacher and self.trains.teacher.stages
+        stages = self.objective.teacher and self.objective.teacher.stages
         length = stages.length if stages else None
         updates = length or math.ceil(total / every)
         optimizer = self.field("optimizer", "optimizer", steps=updates)

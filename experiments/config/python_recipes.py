@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from diffusion.data.sources import DataSpec, of_python
 from diffusion.data.sources.streams import Stream
-from diffusion.experiments.config import ConfigError, fields, objective_entry
+from diffusion.experiments.config import ConfigError, fields
 from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.config.described import described
 from diffusion.experiments.config.differences import differences
@@ -22,7 +22,15 @@ STANDS_FOR = {
     "schedule": ("schedule",),
     "objective": ("objective",),
     "network": ("model", "base", "tuning", "train.dtype"),
-    "data": ("data.source", "data.name", "data.dir", "data.split", "data.latents", "evaluate.split"),
+    "data": (
+        "data.source",
+        "data.name",
+        "data.dir",
+        "data.split",
+        "data.latents",
+        "evaluate.split",
+        "evaluate.loss.latents",
+    ),
     "parameterization": ("parameterization",),
     "optimizer": ("optimizer",),
     "average": ("ema",),
@@ -82,18 +90,19 @@ def completed(recipe: Any) -> tuple[dict[str, Any], DataSpec | None]:
         given["conditions"] = lambda network, condition, null: (condition, null)
     config.model = described(recipe.network)
     config.model.num_classes = given["num_classes"]
-    given["objective"] = objective_entry.with_prior(config, recipe.objective)
     source = None
     if recipe.data is not None and recipe.shape is None:
         source = of_python.source_of(recipe.data, given["num_classes"])
         if config.data.shape not in (None, source.spec.shape):
             raise refused(config, "data.shape", f"data=... holds examples of {source.spec.shape}", "that, or None")
-    parts = Resolver(config, given, source and source.spec.shape).parts(recipe.shape)
+    resolver = Resolver(config, given, source and source.spec.shape)
+    parts = resolver.parts(recipe.shape)
     if recipe.shape is not None:
         parts |= {"shape": recipe.shape, "pictures": recipe.pictures}
     if isinstance(source, Stream):  # which may be read once alone
         parts["data"] = source
-    return parts | {"config": recorded(config, parts, recipe.data)}, source and source.spec
+    described_parts = parts | {"optimizer": resolver.built.get("config.optimizer", parts["optimizer"])}
+    return parts | {"config": recorded(config, described_parts, recipe.data)}, source and source.spec
 
 
 def settings(given: Mapping[str, Any], reads: Any = None) -> tuple[ConfigDict, set[str]]:

@@ -183,7 +183,9 @@ class Recipe:
             null = {**spec.null, **null} if self.receives_text else whole_null(null, spec.null)
         objective = self.objective
         if isinstance(spec.condition, Mapping) and "real" in spec.condition:
-            with fits.blamed_on(self.config, "objective.name", "objective.coupling", "objective.terms", "data.source"):
+            with fits.blamed_on(
+                self.config, "objective.name", "objective.coupling", "objective.wrappers", "data.source"
+            ):
                 objective = with_padding(objective, spec.shape)
         return dataclasses.replace(self.at(spec.shape), objective=objective, null=null, dtype=spec.dtype)
 

@@ -2,6 +2,7 @@
 
 from ml_collections import ConfigDict
 
+from diffusion.experiments.config import deprecated_fields
 from diffusion.experiments.config.parts import Resolver
 from diffusion.experiments.config.recipe import Recipe
 
@@ -14,4 +15,5 @@ def recipe(config: ConfigDict, shape: tuple[int, ...] | None = None) -> Recipe:
     Raises:
         ConfigError: for a mistake in an entry, with its path.
     """
+    config = deprecated_fields.warned(config)
     return Recipe(config=config, **Resolver(config).parts(shape))

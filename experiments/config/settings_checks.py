@@ -1,6 +1,6 @@
 """What the settings of a run must fit: each other, its parts, the files that they name; of a config or of Python."""
 
-__all__ = ["check", "refused"]
+__all__ = ["check", "refused", "wrappers"]
 
 import math
 import pathlib
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from diffusion.experiments.config import ConfigError, null_condition, unknown
-from diffusion.experiments.config.values import plain
+from diffusion.experiments.config.values import built_in_python, plain
 from diffusion.metrics import features, vector_distances
 from diffusion.models import facts
 from diffusion.training import sharding
@@ -44,6 +44,11 @@ def refused(config: Mapping, field: str, why: str, valid: str) -> ConfigError:
     for name in field.split("."):
         value = value[name]
     return ConfigError(f"config.{field} = {value!r}, but {why}. Valid: {valid}.")
+
+
+def wrappers(config: Mapping) -> str:
+    """The field that has the wrappers of the objective; the objective's own where Python built it."""
+    return "objective.name" if built_in_python(config) else "objective.wrappers"
 
 
 def _check_training(config: Mapping) -> None:
@@ -95,11 +100,15 @@ def _check_no_base(recipe: Any) -> None:
     """Refuses a tuning, and what only a tuning reads, without a base."""
     config = recipe.config
     named = config["tuning"].get("name")
+    prior = recipe.objective.prior
+    if prior and not prior.prompt:
+        raise refused(config, wrappers(config), "prior preservation has no prompt of the class", "'a photo of a dog'")
     if config["base"]["path"]:
         return
     asks = {"tuning.name": named, "data.text.prompt": config["data"]["text"]["prompt"]}
-    asks["prior.prompt"] = config["prior"]["prompt"]
     asks["objective.name"] = recipe.objective.prompts
+    if recipe.objective.prior:
+        asks[wrappers(config)] = recipe.objective.prior
     if field := next((field for field, value in asks.items() if value), ""):
         why = "config.base.path = '' names no model to tune"
         raise refused(config, field, why, "'', or config.base.path = a folder with model_index.json")
@@ -159,9 +168,9 @@ def _check_encoder(recipe: Any) -> None:
     if not encoder.size:
         why = "its features are read beside latents, where no picture says its size"
         raise refused(config, "encoder.size", why, "that of diffusion encode --encoder_size, e.g. 224")
-    if config["objective"].get("augment") is not None:
-        why = "it moves the examples, and their features are read from a cache"
-        raise refused(config, "objective.augment", why, "None")
+    if recipe.objective.augmentations:
+        why = "an augmentation moves the examples, and their features are read from a cache"
+        raise refused(config, wrappers(config), why, "no augmentation there")
     if config["teacher"]["pairs"]["number"]:
         why = "the samples of a teacher stand in place of the pictures, and their features are read from a cache"
         raise refused(config, "teacher.pairs.number", why, "0, or no term that reads an encoder")

@@ -15,6 +15,10 @@ from ml_collections import ConfigDict, FieldReference
 from diffusion.experiments.config import ConfigError
 from diffusion.io import limits
 
+GONE = {  # sections of earlier versions
+    "prior": '; its fields are those of {"name": "prior_preservation"} in objective.wrappers'
+}
+
 
 def plain(value: Any, path: str = "config") -> Any:
     """A config as plain dicts with sorted keys, tuples and scalars, so that two of the same content compare equal.
@@ -56,7 +60,7 @@ def put(config: ConfigDict, field: str, value: Any) -> None:
     *sections, name = field.split(".")
     for section in sections:
         if section not in config:
-            raise KeyError(f"there is no {section!r} in {field}")
+            raise KeyError(f"there is no {section!r} in {field}{GONE.get(section, '')}")
         config = config[section]
     config[name] = ConfigDict(value) if isinstance(value, Mapping) else value
 

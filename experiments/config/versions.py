@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config import ConfigError, python_objectives, wrapper_fields
 from diffusion.experiments.config.values import from_json, plain
 
 Fields = dict[str, Any]  # of a config.json, which anybody may have written: an entry may be of any type
@@ -112,6 +112,23 @@ def _couplings_that_saw_no_condition(fields: Fields) -> None:
         objective["coupling"] = {"name": "across_conditions", "coupling": coupling}
 
 
+def _wrappers(fields: Fields) -> None:
+    """The fields that wrapped an objective become a list; a Python run describes its objective in fewer words."""
+    prior = wrapper_fields.prior_entry(fields.pop("prior", None))
+    python_objectives.name_constant_rate(fields.get("optimizer"))
+    second = fields.get("second_player")
+    for owner in (fields, second):
+        entry = owner.get("objective") if isinstance(owner, dict) else None
+        if not isinstance(entry, dict):
+            continue
+        if entry.get("name") == python_objectives.NAME:
+            python_objectives.without_defaults(entry)
+        elif "." not in str(entry.get("name")):
+            wrapper_fields.into_list(entry)
+            if owner is fields and prior:
+                entry["wrappers"] = (*entry.get("wrappers", ()), *prior)
+
+
 MIGRATIONS: list[Callable[[Fields], None]] = [
     _adds("data", "latents", {"dir": "", "autoencoder": ""}),
     _adds("data", "changed", "stop"),
@@ -139,4 +156,5 @@ MIGRATIONS: list[Callable[[Fields], None]] = [
     _adds("evaluate", "overlap", "stop"),
     _adds("ema", "name", "moving_average"),
     _adds("evaluate", "loss", {"every": 0, "number": 1024, "latents": ""}),
+    _wrappers,
 ]

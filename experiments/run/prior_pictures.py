@@ -1,4 +1,4 @@
-"""Pictures of a class that the base makes before the training, for prior preservation: `config.prior`.
+"""Pictures of a class that the base makes before the training, for prior preservation: `objective.prior`.
 
     WORKDIR/prior/00000.png ...     the pictures, picture i of the seed i
     WORKDIR/prior_latents, WORKDIR/prior_captions
@@ -88,8 +88,7 @@ class Pairs:
 def beside(recipe: Recipe, workdir: str | pathlib.Path, examples: Examples) -> WithPrior:
     """Makes the pictures of the class, encodes them, and puts one beside each example; all processes call it."""
     folder = pathlib.Path(workdir)
-    prior = recipe.config["prior"]
-    prompt = prior["prompt"]
+    prompt = recipe.objective.prior.prompt
     agreement.first(lambda: _make(recipe, folder / "prior", examples))
 
     def encode() -> None:
@@ -102,7 +101,7 @@ def beside(recipe: Recipe, workdir: str | pathlib.Path, examples: Examples) -> W
         latents, _ = latent_cache.open_cache(folder / "prior_latents")
         table = captions.read(folder / "prior_captions")
     except (FileNotFoundError, latent_cache.CacheError) as error:
-        raise ConfigError(f"config.prior: {error}") from error
+        raise ConfigError(f"config.objective.wrappers, prior_preservation: {error}") from error
     condition = {name: rows[1] for name, rows in table.entries.items()}
     (draw,) = examples.augment
     both = functools.partial(_both, draw, latents.draw)
@@ -115,8 +114,8 @@ def _both(first: Callable, second: Callable, rng: np.random.Generator, x: np.nda
 
 def _make(recipe: Recipe, folder: pathlib.Path, examples: Examples) -> None:
     """Makes the pictures that are missing, of the sides of the run's pictures, by the model's usual steps."""
-    prior = recipe.config["prior"]
-    paths = [folder / f"{i:05}.png" for i in range(prior["number"])]
+    prior = recipe.objective.prior
+    paths = [folder / f"{i:05}.png" for i in range(prior.number)]
     missing = [i for i, path in enumerate(paths) if not path.is_file()]
     if not missing:
         return
@@ -126,6 +125,6 @@ def _make(recipe: Recipe, folder: pathlib.Path, examples: Examples) -> None:
     with progress.bar("making pictures of the class", len(missing), "pictures") as advance:
         for done, i in enumerate(missing):
             settings = {"seeds": i, "height": height, "width": width}
-            picture = text_to_image.generate(model, prior["prompt"], **settings)[0]
-            pictures.write(paths[i], picture, {"prompt": prior["prompt"], "seed": i})
+            picture = text_to_image.generate(model, prior.prompt, **settings)[0]
+            pictures.write(paths[i], picture, {"prompt": prior.prompt, "seed": i})
             advance(done + 1)

@@ -188,7 +188,7 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
         batch["features"] = entry(recipe.encoder.features(), np.dtype(feature_cache.DTYPE))
     if null is not None and not conditional:
         batch["condition"] = jax.tree.map(lambda leaf: entry(np.shape(leaf), leaf.dtype), null)
-    if config["prior"]["prompt"]:
+    if objective.prior:
         text = recipe.base.text(recipe.tuning)
         condition = {name: entry(leaf.shape, np.dtype(leaf.dtype)) for name, leaf in text.items()}
         batch["prior"] = {"x": entry(shape, np.float32), "condition": condition}

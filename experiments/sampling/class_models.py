@@ -218,7 +218,7 @@ def _tabulated(scheduler: Mapping[str, Any], kind: Kind, module: Any, shape: tup
     elif process.prediction == "epsilon":
         objective["weighting"] = {"name": "snr"}  # on x0: a constant one on eps
     if isinstance(module, DiT):
-        objective["condition_dropout"] = DROPOUT
+        objective["wrappers"] = ({"name": "condition_dropout", "rate": DROPOUT},)
     entries = {"schedule": process.named, "parameterization": predicts, "objective": objective}
     return entries | {"sampler": sampler, "grid": grid}
 

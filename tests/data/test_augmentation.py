@@ -174,7 +174,8 @@ def recipe(model=None, **augment):
     """The digits recipe with another network, and an augmentation."""
     config = digits.get_config("tiny")
     config.model = model or config.model
-    config.objective.augment = augment or None
+    if augment:
+        config.objective.wrappers = ({"name": "augmentation", "augment": augment}, *config.objective.wrappers)
     return config
 
 

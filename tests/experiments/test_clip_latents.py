@@ -31,7 +31,7 @@ def test_a_run_on_latents_of_clips_makes_clips(tmp_path):
     base = recipes.module("small_flow")
     density = {"name": "given_frames", "density": {"name": "uniform_density"}, "patterns": (".....", "1....")}
     config: ConfigDict = base.flow(SOURCE, {"name": "flow_matching", "density": density}, steps=2, batch_size=2)
-    config.objective.pictures = {"share": 0.5}
+    config.objective.wrappers = ({"name": "pictures", "share": 0.5},)
     config.model = {"name": "video_dit", "patch": 2, "width": 16, "depth": 1, "heads": 2, "num_classes": 4}
     config.data.latents.update({"dir": cache, "autoencoder": vae})
     config.train.log_every = 1

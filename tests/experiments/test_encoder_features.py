@@ -81,7 +81,7 @@ def config_of(cache, **changes):
             "model.depth": 1,
             "model.width": 16,
             "model.heads": 2,
-            "objective.terms": (ALIGNMENT,),
+            "objective.wrappers": (ALIGNMENT, {"name": "condition_dropout", "rate": 0.1}),
             "train.steps": 4,
             "train.batch_size": 8,
             "train.log_every": 2,
@@ -134,7 +134,8 @@ def test_the_features_on_disk_are_the_encoders(cache):
     ({"encoder.size": 0}, r"config\.encoder\.size = 0, but .*no picture says its size"),
     ({"encoder.network": {"name": "dinov2", **TINY}, "encoder.size": 30},
      r"config\.encoder\.size = 30: this encoder takes images .* whose sides 14 divides"),
-    ({"objective.augment": {"name": "edm_augmentation"}, "model": U_NET}, r"objective\.augment.*it moves the examples"),
+    ({"objective.wrappers": ({"name": "augmentation", "augment": {"name": "edm_augmentation"}}, ALIGNMENT),
+      "model": U_NET, "sample.guidance.scale": 1.0}, r"objective\.wrappers.*an augmentation moves the examples"),
     ({"encoder.network": {"name": ""}}, r"aligns features with an encoder's, and there is none"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused_in_one_sentence(cache, changes, message):

@@ -100,7 +100,7 @@ def test_every_recipe_serves_a_teacher_of_x0(tmp_path):
     config.objective = {
         "name": "denoising",
         "density": config.objective.density.to_dict(),
-        "condition_dropout": 0.1,
+        "wrappers": ({"name": "condition_dropout", "rate": 0.1},),
         "weighting": {"name": "constant", "parameterization": velocity},
     }
     config.sample.shift = 3.0

@@ -432,7 +432,7 @@ def test_unconditional_with_accumulation(tmp_path):
             "train.steps": 2,
             "train.accumulate": 2,
             "model.num_classes": 0,
-            "objective.condition_dropout": 0.0,
+            "objective.wrappers": (),
             "sample.guidance.scale": 1.0,
         }
     )

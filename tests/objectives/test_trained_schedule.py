@@ -68,7 +68,7 @@ def config_of(**changes):
         "name": "variational_bound",
         "density": {"name": "uniform_density", "t_min": 1e-3},
         "t_start": 1e-3,
-        "condition_dropout": 0.1,
+        "wrappers": ({"name": "condition_dropout", "rate": 0.1},),
     }
     config.update_from_flattened_dict({"train.batch_size": 8, "train.accumulate": 1, **changes})
     return config

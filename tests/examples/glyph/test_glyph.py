@@ -187,12 +187,13 @@ def test_three_tunings_and_their_report(base, tmp_path, monkeypatch):
     runs = []
     for name in ("textual_inversion", "lora", "dreambooth"):
         config = recipes.load(f"tuning/glyph:{name}")
+        for wrapper in config.objective.wrappers:
+            wrapper["number"] = 2
         config.update_from_flattened_dict(
             {
                 "base.path": str(base),
                 "data.source.path": str(pictures),
                 "data.threads": 0,
-                "prior.number": 2,
                 "train.steps": 2,
                 "train.batch_size": 2,
                 "train.log_every": 1,

@@ -25,16 +25,20 @@ from diffusion.parameterizations import Prediction, velocity
 from diffusion.training import ema, optimizers
 from tests.library_files import library_files
 
+DROPPED = ({"name": "condition_dropout", "rate": 0.1},)
 LINE = schedules.rectified_flow()
 SHAPE = (8, 8, 3)
 TINY = {
-    "model.width": 8, "model.depth": 1, "model.heads": 2, "model.num_classes": 3, "objective.condition_dropout": 0.1,
+    "model.width": 8, "model.depth": 1, "model.heads": 2, "model.num_classes": 3, "objective.wrappers": DROPPED,
     "data.shape": SHAPE,
 }  # fmt: skip
 GUIDED = {"sample.guidance.scale": 2.0}
 ALIGNED = {
     "encoder.network": {"name": "dinov2", "width": 8, "depth": 1, "heads": 2, "patch": 4},
-    "objective.terms": ({"name": "alignment", "layer": 1, "projector": {"name": "mlp", "hidden": 4}},),
+    "objective.wrappers": (
+        {"name": "alignment", "layer": 1, "projector": {"name": "mlp", "hidden": 4}},
+        {"name": "condition_dropout", "rate": 0.1},
+    ),
 }
 MEASURED = {"sample.measurement.operator": {"name": "pooled", "factor": 2}, "sample.measurement.pictures": "a.npz"}
 TEACHER = {
@@ -51,16 +55,12 @@ PLAYERS = {
         "weighting": {"name": "constant"},
     },
 }
-PROMPTED = {"prior.prompt": "a dog"}
 
 # The fields that build a part: the value, and what it needs beside it.
 PARTS = {
     "base.path": ("/nowhere", {}),
     "base.dtype": ("bfloat16", {"base.path": "/nowhere"}),
     "tuning.name": ("lora", {}),
-    "prior.prompt": ("a dog", {}),
-    "prior.number": (3, PROMPTED),
-    "prior.weight": (2.0, PROMPTED),
     "teacher.path": ("/usr", TEACHER),
     "teacher.parameterization.name": ("v", TEACHER),
     "teacher.scale": (2.0, TEACHER),
@@ -85,7 +85,7 @@ PARTS = {
     "parameterization.name": ("v", {}),
     "objective.name": ("contrastive_flow_matching", {}),
     "objective.density.name": ("logit_normal", {}),
-    "objective.condition_dropout": (0.4, {}),
+    "objective.wrappers": (({"name": "condition_dropout", "rate": 0.4},), {}),
     "model.name": ("uvit", {}),
     "model.patch": (4, {}),
     "model.width": (16, {}),

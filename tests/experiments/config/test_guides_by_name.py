@@ -185,7 +185,7 @@ def test_a_classifier_guides_a_mixture_to_its_class(tmp_path, monkeypatch):
         config = config_of(guides=({"name": "classifier", "log_probability": str(tmp_path)},))
         config.model = {"name": "mixture", "num_classes": 2}
         config.parameterization = judge.parameterization
-        config.objective.condition_dropout = 0.0
+        config.objective.wrappers = ()
         recipe = checks.validate(config).at(SHAPE)
         labels = jnp.asarray([0, 1, 1, 0])
         t = 0.9
@@ -279,7 +279,7 @@ def test_samples_agree_with_measured_pictures_as_the_posterior_does(gaussian, tm
     )
     config.model = {"name": "gaussian"}
     config.parameterization = {"name": "velocity", "clock": {"name": "time"}}
-    config.objective.condition_dropout = 0.0
+    config.objective.wrappers = ()
     config.sample.sampler = {"name": "heun"}
     config.sample.steps = 24
     config.sample.number = config.sample.batch_size = number
@@ -310,7 +310,7 @@ def test_the_gradient_of_the_likelihood_is_that_of_the_measured_pictures(gaussia
     )
     config.model = {"name": "gaussian"}
     config.parameterization = {"name": "velocity", "clock": {"name": "time"}}
-    config.objective.condition_dropout = 0.0
+    config.objective.wrappers = ()
     recipe = checks.validate(config).at(SHAPE)
     y = generate.measured_pictures(recipe)
     t = 0.6

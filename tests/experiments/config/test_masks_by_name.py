@@ -17,7 +17,7 @@ def config_of(**objective):
     config = digits.get_config("tiny")
     config.schedule = {"name": "edm"}
     config.parameterization = {"name": "edm"}
-    config.objective = {**MASKED, **objective, "condition_dropout": 0.1}
+    config.objective = {**MASKED, **objective, "wrappers": ({"name": "condition_dropout", "rate": 0.1},)}
     config.model = MASK_DIT
     return config
 
@@ -35,13 +35,17 @@ def test_masks_that_do_not_fit_are_refused():
     with pytest.raises(ConfigError, match=r"config\.objective.*ratio = 2.0"):
         checks.validate(config_of(ratio=2.0))
     config = config_of()
-    config.objective = {"name": "flow_matching", "density": {"name": "uniform_density"}, "masked": {"least": 0.9}}
-    with pytest.raises(ConfigError, match=r"config\.objective\.masked.*least = 0.9, most = 0.5"):
+    config.objective = {
+        "name": "flow_matching",
+        "density": {"name": "uniform_density"},
+        "wrappers": ({"name": "masked_copy", "least": 0.9},),
+    }
+    with pytest.raises(ConfigError, match=r"config\.objective\.wrappers\[0\].*least = 0.9, most = 0.5"):
         checks.validate(config)
-    config.objective.masked = {"lest": 0.3}
-    with pytest.raises(ConfigError, match=r"config\.objective\.masked.*'lest'.*'least'"):
+    config.objective.wrappers = ({"name": "masked_copy", "lest": 0.3},)
+    with pytest.raises(ConfigError, match=r"config\.objective\.wrappers\[0\].*'lest'.*'least'"):
         checks.validate(config)
-    config.objective.masked = {}
+    config.objective.wrappers = ({"name": "masked_copy"},)
     config.model = {"name": "dit", "patch": 2, "width": 16, "depth": 1, "heads": 2, "num_classes": 10}
     with pytest.raises(ConfigError, match=r"which the network does not know"):
         checks.validate(config)
@@ -53,7 +57,11 @@ def test_a_step_of_mdt_is_built_with_both_losses():
     config.schedule = {"name": "linear_beta"}
     learned = {"name": "epsilon", "clock": {"name": "steps", "T": 1000}}
     config.parameterization = {"name": "learned_variance", "parameterization": learned}
-    config.objective = {"name": "hybrid", "density": {"name": "discrete_density"}, "masked": {"patch": 2}}
+    config.objective = {
+        "name": "hybrid",
+        "density": {"name": "discrete_density"},
+        "wrappers": ({"name": "masked_copy", "patch": 2},),
+    }
     config.model = {"name": "mdt", "patch": 2, "width": 16, "depth": 3, "heads": 2, "num_classes": 10}
     config.model.decoder_depth = 1
     config.sample.guidance.scale = 1.0
@@ -68,6 +76,6 @@ def test_a_run_trains_with_masks_goes_on_without_and_makes_samples(tmp_path):
     config.train.update({"steps": 4, "log_every": 2, "batch_size": 8})
     config.sample.update({"number": 4, "batch_size": 4, "steps": 3})
     assert train.run(config, tmp_path / "masked") == 0
-    config.objective = {**MASKED, "name": "denoising", "condition_dropout": 0.1}
+    config.objective = {**MASKED, "name": "denoising", "wrappers": ({"name": "condition_dropout", "rate": 0.1},)}
     config.init_from.path = str(tmp_path / "masked")
     assert train.run(config, tmp_path / "whole") == 0

@@ -180,7 +180,8 @@ def test_the_printed_command_repeats_a_failure_of_ones_own_function_and_names_it
     (tmp_path / "my ideas.py").write_text(BROKEN)
     root = pathlib.Path(__file__).parents[3]
     env = {**os.environ, "PYTHONPATH": str(root)}
-    objective = '{"name": "broken", "density": {"name": "uniform_density"}, "condition_dropout": 0.1}'
+    wrappers = '({"name": "condition_dropout", "rate": 0.1},)'
+    objective = f'{{"name": "broken", "density": {{"name": "uniform_density"}}, "wrappers": {wrappers}}}'
     done = commands.run(
         "-m",
         "experiments.train",

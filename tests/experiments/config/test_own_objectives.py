@@ -76,7 +76,11 @@ def config_of(tmp_path):
         if name != "denoising":
             config.sample.sampler, config.sample.steps = {"name": "flow_map"}, 1
         if name == "own_flow":
-            config.objective = {"name": name, "density": DENSITY, "condition_dropout": 0.1}
+            config.objective = {
+                "name": name,
+                "density": DENSITY,
+                "wrappers": ({"name": "condition_dropout", "rate": 0.1},),
+            }
         if name == "own_lcm":
             config.objective = {"name": name, "guidance": (0.0, 2.0)}
             config.parameterization = BOUNDARY
@@ -177,7 +181,7 @@ BAD = {  # the objective, what is changed, and the error: the path, the value, w
     ),
     "an autoencoder": (
         "own_flow",
-        {"model": {"name": "autoencoder_kl"}, "objective__condition_dropout": 0.0},
+        {"model": {"name": "autoencoder_kl"}, "objective__wrappers": ()},
         r"config\.model\.name = 'autoencoder_kl', .* of the kind 'backbone', and this is one of the kind 'autoencoder'",
     ),
 }

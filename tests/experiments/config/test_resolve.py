@@ -37,12 +37,16 @@ DENOISING = {
     "name": "denoising",
     "density": {"name": "uniform_density"},
     "weighting": {"name": "min_snr"},
-    "condition_dropout": 0.1,
+    "wrappers": ({"name": "condition_dropout", "rate": 0.1},),
 }
-HYBRID = {"name": "hybrid", "density": {"name": "discrete_density"}, "condition_dropout": 0.1}
+HYBRID = {
+    "name": "hybrid",
+    "density": {"name": "discrete_density"},
+    "wrappers": ({"name": "condition_dropout", "rate": 0.1},),
+}
 LEARNED = {"name": "learned_variance", "parameterization": {"name": "epsilon"}}
 LINEAR = ("schedule", {"name": "linear_beta"})
-NO_DROPOUT = ("objective.condition_dropout", 0.0)
+NO_DROPOUT = ("objective.wrappers", ())
 NO_GUIDANCE = ("sample.guidance.scale", 1.0)
 OT = ("objective.coupling", {"name": "optimal_transport", "block": 8})
 
@@ -107,7 +111,10 @@ REFUSED = {  # the changes, and words that the error must have: where, what, and
     "learning rate": ([("optimizer.learning_rate", 0.0)], ["config.optimizer", "learning_rate = 0.0"]),
     "warmup": ([("optimizer.warmup", -1)], ["config.optimizer", "warmup = -1"]),
     "decay of the rate": ([("optimizer.decay", "cosin")], ["config.optimizer", "cosin", "cosine"]),
-    "dropout": ([("objective.condition_dropout", 1.0)], ["config.objective.condition_dropout", "1.0"]),
+    "dropout": (
+        [("objective.wrappers", ({"name": "condition_dropout", "rate": 1.0},))],
+        ["config.objective.wrappers[0]", "rate = 1.0"],
+    ),
     "eta": ([("sample.sampler", {"name": "ddim", "eta": 2.0})], ["config.sample.sampler", "eta = 2.0"]),
     "include": ([("init_from.include", "(")], ["config.init_from.include", "regular expression"]),
     "init_from": ([("init_from.path", "/no/such/run")], ["config.init_from.path", "/no/such/run"]),
@@ -226,7 +233,7 @@ ACCEPTED = {
                 "name": "denoising",
                 "density": {"name": "log_normal"},
                 "weighting": {"name": "edm"},
-                "condition_dropout": 0.1,
+                "wrappers": ({"name": "condition_dropout", "rate": 0.1},),
             },
         ),
         ("sample.grid", {"name": "karras", "rho": 7}),
@@ -348,7 +355,7 @@ def test_dropped_conditions_are_the_null_class():
         seen.append(condition)
         return jnp.zeros_like(x)
 
-    config = changed(("objective.condition_dropout", 0.5))
+    config = changed(("objective.wrappers", ({"name": "condition_dropout", "rate": 0.5},)))
     number = 256
     keys = jax.random.split(jax.random.key(0), number)
     batch = {"x": jnp.zeros((number, 2, 2, 1)), "condition": jnp.full(number, 3), "index": jnp.arange(number)}
@@ -468,7 +475,7 @@ def test_starting_the_digits_run_builds_each_of_its_entries_once(tmp_path, monke
     assert calls == dict.fromkeys(
         (
             "rectified_flow", "velocity", "steps", "flow_matching", "logit_normal", "dit", "adamw",
-            "dpmpp_2m", "uniform", "plan", "classifier_free", "heun", "moving_average",
+            "dpmpp_2m", "uniform", "plan", "classifier_free", "heun", "moving_average", "condition_dropout",
         ),
         1,
     ) | {"tfds": 2}  # fmt: skip  # the records of the training, and those that are held out

@@ -39,6 +39,10 @@ def written(folder):
     return json.loads((folder / "config.json").read_text())
 
 
+def dropped(rate):
+    return ({"name": "condition_dropout", "rate": rate},) if rate else ()
+
+
 @pytest.mark.parametrize("before", ["digits", "dmd"], indirect=True)
 def test_the_config_of_an_earlier_commit_is_complete(before):
     old = written(before)
@@ -59,7 +63,7 @@ def test_the_config_of_an_earlier_commit_is_complete(before):
     assert rest["train"].pop("products") == "dtype"
     assert rest["sample"].pop("cache") == {"name": ""} and rest["sample"].pop("merge") == 0.0
     assert rest.pop("base") == {"path": "", "dtype": "float32"} and rest.pop("tuning") == {"name": ""}
-    assert rest.pop("prior") == {"prompt": "", "number": 200, "weight": 1.0}
+    assert rest["objective"].pop("wrappers", ()) == dropped(old["objective"].pop("condition_dropout", 0.0))
     assert rest["ema"].pop("name") == "moving_average"
     assert rest["data"]["text"].pop("prompt") == "" and rest["evaluate"].pop("overlap") == "stop"
     assert rest["evaluate"].pop("loss")["every"] == 0

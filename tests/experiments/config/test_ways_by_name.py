@@ -56,7 +56,7 @@ def exact(**fields):
     config = config_of(**fields)
     config.model = {"name": "gaussian"}
     config.parameterization = {"name": "velocity", "clock": {"name": "time"}}
-    config.objective.condition_dropout = 0.0
+    config.objective.wrappers = ()
     return config
 
 

@@ -23,7 +23,7 @@ def config(place, tuning, pipeline="pixart", **changes):
         "name": "denoising",
         "weighting": {"name": "constant"},
         "density": {"name": "uniform_density"},
-        "condition_dropout": 0.2,
+        "wrappers": ({"name": "condition_dropout", "rate": 0.2},),
     }
     made.optimizer = {"name": "adamw", "learning_rate": 1e-2}
     made.ema.decay = 0.0

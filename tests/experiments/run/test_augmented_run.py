@@ -24,7 +24,8 @@ def recipe(steps: int):
         "num_classes": 10,
         "attention_resolutions": (4,),
     }
-    config.objective.augment = {"name": "edm_augmentation", "probability": 0.5}
+    augmented = {"name": "augmentation", "augment": {"name": "edm_augmentation", "probability": 0.5}}
+    config.objective.wrappers = (augmented, *config.objective.wrappers)
     config.ema.sigma_rel = 0.05
     config.train.update({"steps": steps, "batch_size": 16, "log_every": 4})
     config.objective.density.strata = 16

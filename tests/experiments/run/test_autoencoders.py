@@ -64,7 +64,7 @@ def config_of(network, objective, **changes) -> ConfigDict:
     config = defaults()
     config.data.shape = (8, 8, 1)
     config.model = network
-    config.objective = {"condition_dropout": 0.0, **objective}
+    config.objective = {"wrappers": (), **objective}
     config.train.update({"steps": 4, "batch_size": 16, "log_every": 2})
     config.checkpoint.every = 2
     config.evaluate.every = 0

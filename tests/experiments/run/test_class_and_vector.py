@@ -73,7 +73,9 @@ SETTINGS = {
 def exact_config(folder, **changes):
     optimizer = {"name": "adamw", "learning_rate": 0.05, "decay": "cosine"}
     changes = {"model": {"name": "exact", "num_classes": 3, "vector_width": 1}, "optimizer": optimizer} | changes
-    return config_of(stored(folder), **SETTINGS | {"objective.condition_dropout": 0.2} | changes)
+    return config_of(
+        stored(folder), **SETTINGS | {"objective.wrappers": ({"name": "condition_dropout", "rate": 0.2},)} | changes
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -46,6 +46,9 @@ class OneConvolution(nn.Module):
         return Features(h.reshape(len(h), -1, 6))
 
 
+END_TO_END = {"name": "end_to_end", "condition_dropout": 0.1}
+
+
 @pytest.fixture(autouse=True)
 def encoder_by_name(monkeypatch):
     monkeypatch.setitem(names.ENCODERS, "one_convolution", OneConvolution)
@@ -55,7 +58,7 @@ def config_of(**changes):
     config = digits.get_config("tiny")
     config.autoencoder.network = KL
     config.encoder.network = {"name": "one_convolution"}
-    config.objective.update({"terms": (REPA,), "end_to_end": {"alignment": 1.5, "kl": 1e-6}})
+    config.objective.wrappers = (REPA, END_TO_END | {"alignment": 1.5, "kl": 1e-6})
     config.objective.density["strata"] = 16
     settings = {"train.batch_size": 16, "train.log_every": 2, "train.steps": 4, "checkpoint.every": 2}
     config.update_from_flattened_dict({**settings, "optimizer.warmup": 0, **changes})
@@ -77,15 +80,15 @@ def test_the_model_is_of_latents_and_the_batch_of_pictures():
 
 
 REFUSED = {
-    "no autoencoder": ({"autoencoder.network": {"name": ""}}, "config.objective.end_to_end = .* names none"),
-    "no use for it": ({"objective.end_to_end": None}, "the objective trains no autoencoder"),
-    "no terms": ({"objective.terms": ()}, "nothing but a term on features aligns the autoencoder"),
+    "no autoencoder": ({"autoencoder.network": {"name": ""}}, "config.autoencoder.network = .* and there is none"),
+    "no use for it": ({"objective.wrappers": (REPA,)}, "the objective trains no autoencoder"),
+    "no terms": ({"objective.wrappers": (END_TO_END,)}, "nothing but a term on features aligns the autoencoder"),
     "sides": ({"data.shape": (9, 9, 1)}, r"does not take examples of \(9, 9, 1\)"),
     "channels": ({"data.shape": (8, 8, 3)}, "Valid: pictures of 1 channels whose sides 2 divides"),
-    "an argument": ({"objective.end_to_end": {"alignement": 1.0}}, "'?alignment"),
+    "an argument": ({"objective.wrappers": (REPA, END_TO_END | {"alignement": 1.0})}, "'?alignment"),
     "an argument of its own": (
-        {"objective.end_to_end": {"null": 1}},
-        r"^(?!.*To replace).*end_to_end: unknown argument of end-to-end training 'null'",
+        {"objective.wrappers": (REPA, END_TO_END | {"null": 1})},
+        r"^(?!.*To replace).*wrappers\[1\]: unknown argument of end_to_end 'null'",
     ),
     "no file": ({"autoencoder.path": "/nowhere"}, "config.autoencoder.path = '/nowhere', but it is not there"),
     "latents": ({"data.latents.dir": "/nowhere"}, "config.autoencoder makes latents of pictures itself"),

@@ -83,7 +83,7 @@ def config_of(source, **changes):
     config = defaults()
     config.data.source = source
     config.model = {"name": "mlp", "width": 4, "depth": 1, "num_classes": 2}
-    config.objective.condition_dropout = 0.1
+    config.objective.wrappers = ({"name": "condition_dropout", "rate": 0.1},)
     config.optimizer = {"name": "adamw", "learning_rate": 1e-2}
     config.update_from_flattened_dict(
         {

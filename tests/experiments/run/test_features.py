@@ -24,6 +24,7 @@ from diffusion.training.checkpointing import checkpoints
 from diffusion.training.sharding import leaf_name
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
+DROPPED = {"name": "condition_dropout", "rate": 0.1}
 REPA = {"name": "alignment", "layer": 1, "projector": {"name": "mlp", "hidden": 8}}
 TERMS = {
     "repa": REPA | {"until": 3},
@@ -69,7 +70,7 @@ def weights(tmp_path):
 
 def config_of(weights="", *terms):
     config = digits.get_config("tiny")
-    config.objective["terms"] = tuple(TERMS[name] for name in terms)
+    config.objective.wrappers = (*(TERMS[name] for name in terms), DROPPED)
     if {"repa", "irepa", "sara"} & set(terms):
         config.encoder.update({"network": {"name": "one_convolution"}, "path": str(weights)})
     config.update_from_flattened_dict({"train.batch_size": 16, "train.accumulate": 1, "train.log_every": 2})
@@ -147,7 +148,7 @@ def test_guidance_by_the_middle_needs_a_prediction_there():
     config = config_of("", "early")
     config.sample.guidance.update({"name": "internal", "scale": 2.0})
     assert checks.validate(config).depths
-    config.objective.terms = ()
+    config.objective.wrappers = (DROPPED,)
     with pytest.raises(ConfigError, match=r"config.sample.guidance.name = .*Valid: early_prediction among objective"):
         checks.validate(config)
 
@@ -156,7 +157,7 @@ def test_guidance_by_the_middle_needs_a_prediction_there():
 def test_samples_are_guided_by_the_middle_of_the_network(tmp_path):
     config = config_of("", "early")
     config.train.steps, config.checkpoint.every, config.optimizer.warmup = 2, 2, 1
-    config.objective.condition_dropout = 0.0
+    config.objective.wrappers = config.objective.wrappers[:1]
     config.sample.guidance.update({"scale": 1.0})
     assert train.run(config, tmp_path) == 0
     params, _ = checkpoints.load_ema(tmp_path)
@@ -169,10 +170,13 @@ def test_samples_are_guided_by_the_middle_of_the_network(tmp_path):
     assert (made["internal", 5.0] != made["internal", 1.0]).any()
 
 
+def with_uncertainty(config):
+    wrapper = {"name": "uncertainty", "network": {"name": "uncertainty", "channels": 3}}
+    return with_changes(config, **{"objective.wrappers": (wrapper, *config.objective.wrappers)})
+
+
 def test_a_network_of_uncertainty_trains_with_the_model_beside_terms():
-    config = with_changes(
-        config_of("", "dispersive"), **{"objective.uncertainty": {"name": "uncertainty", "channels": 3}}
-    )
+    config = with_uncertainty(config_of("", "dispersive"))
     recipe = checks.validate(config).at((8, 8, 1))
     made = program.build(recipe, program.mesh_of(config))
     shapes = jax.tree.map(lambda leaf: leaf.shape, made.target.params["heads"])
@@ -181,8 +185,7 @@ def test_a_network_of_uncertainty_trains_with_the_model_beside_terms():
 
 @pytest.mark.slow
 def test_a_network_of_uncertainty_learns():
-    changes = {"objective.uncertainty": {"name": "uncertainty", "channels": 3}}
-    config = with_changes(config_of("", "dispersive"), **changes)
+    config = with_uncertainty(config_of("", "dispersive"))
     made = program.build(checks.validate(config).at((8, 8, 1)), program.mesh_of(config))
     train_state = sharding.create(made.init, made.target, made.seed)
     batch = {name: np.ones(leaf.shape, leaf.dtype) for name, leaf in made.batch.items()}
@@ -199,15 +202,16 @@ def test_a_run_without_terms_has_no_trace_of_them():
 
 @pytest.mark.parametrize(("terms", "changes", "message"), [
     (("repa",), {"encoder": {"network": {"name": ""}, "path": "", "size": 0}},
-     r"objective\.terms.*aligns features with an encoder's, and there is none"),
+     r"objective\.wrappers.*aligns features with an encoder's, and there is none"),
     (("dispersive",), {"encoder.network": {"name": "one_convolution"}}, "no use for an encoder"),
     (("self_alignment",), {"model.depth": 1}, r"features of layer 2, and the network gives those of 1 layers"),
-    (("dispersive",), {"objective.terms": ({"name": "dispersive", "layer": 1, "block": 5},)}, "block = 5 does not div"),
-    (("dispersive",), {"objective.terms": ({"name": "disperse", "layer": 1, "block": 4},)},
-     r"config\.objective\.terms\[0\]\.name: unknown term 'disperse'.*dispersive"),
+    (("dispersive",), {"objective.wrappers": ({"name": "dispersive", "layer": 1, "block": 5},)},
+     "block = 5 does not div"),
+    (("dispersive",), {"objective.wrappers": ({"name": "disperse", "layer": 1, "block": 4},)},
+     r"config\.objective\.wrappers\[0\]\.name: unknown wrapper 'disperse'.*dispersive"),
     (("dispersive",), {"objective.name": "mean_flow", "sample.sampler": {"name": "flow_map"}}, r"differentiates it"),
-    (("dispersive",), {"objective.uncertainty": {"name": "certainty"}},
-     r"config\.objective\.uncertainty\.name: unknown network of uncertainty 'certainty'.*uncertainty"),
+    (("dispersive",), {"objective.wrappers": ({"name": "uncertainty", "network": {"name": "certainty"}},)},
+     r"config\.objective\.wrappers\[0\]\.network\.name: unknown network of uncertainty 'certainty'.*uncertainty"),
     (("repa",), {"data.latents.dir": "latents"}, r"config\.encoder\.size = 0, but .*beside latents"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused_before_anything_is_made(terms, changes, message, weights):

@@ -29,7 +29,7 @@ OBJECTIVES = {  # the objective, and what its network predicts
 def config_of(name):
     config = digits_mean_flow.get_config("tiny")
     config.objective, config.parameterization = OBJECTIVES[name]
-    config.objective["condition_dropout"] = 0.1
+    config.objective.wrappers = ({"name": "condition_dropout", "rate": 0.1},)
     if config.parameterization["name"] != "velocity":
         config.schedule = {"name": "edm"}
     config.train.steps, config.checkpoint.every, config.optimizer.warmup = 2, 2, 1
@@ -57,8 +57,10 @@ def test_a_student_keeps_its_teacher(tmp_path):
         "name": "denoising",
         "density": {"name": "uniform_density"},
         "weighting": {"name": "truncated_snr"},
-        "condition_dropout": 0.1,
-        "uncertainty": {"name": "uncertainty", "channels": 8},
+        "wrappers": (
+            {"name": "uncertainty", "network": {"name": "uncertainty", "channels": 8}},
+            {"name": "condition_dropout", "rate": 0.1},
+        ),
     }
     teacher.schedule, teacher.parameterization = {"name": "cosine"}, {"name": "v"}
     teacher.train.steps, teacher.checkpoint.every, teacher.optimizer.warmup = 2, 2, 1

@@ -39,7 +39,7 @@ def config(place, pipeline="sd", **changes):
 
 @pytest.mark.slow
 def test_it_begins_as_the_base_and_sees_the_original_once_it_has_trained(tmp_path):
-    config_without = config(tmp_path, **{"objective.condition_dropout": 0.0})  # else both originals may be dropped
+    config_without = config(tmp_path, **{"objective.wrappers": ()})  # else both originals may be dropped
     recipe, made, state, batch = begun(config_without, tmp_path)
     kept = jax.tree.map(np.array, state.unsaved["base"])
     kernel = state.params["conv_in"]["kernel"]
@@ -95,7 +95,7 @@ def test_another_base_is_refused(tmp_path):
 def test_the_instruction_and_the_original_are_dropped_alone_too(tmp_path):
     """The text by its mark alone, so that its entries come from the model's own empty prompt."""
     number = 64
-    recipe = checks.validate(config(tmp_path, **{"objective.condition_dropout": 0.3}))
+    recipe = checks.validate(config(tmp_path, **{"objective.wrappers": ({"name": "condition_dropout", "rate": 0.3},)}))
     seen = {}
 
     def network(params, weights, x, clock, entries):
@@ -118,4 +118,4 @@ def test_the_instruction_and_the_original_are_dropped_alone_too(tmp_path):
     shares = [np.mean(a & b) for a, b in ((no_text, no_original), (no_text, ~no_original), (~no_text, no_original))]
     np.testing.assert_allclose(shares, 0.3, atol=0.2)  # of 64 draws: 3.5 standard deviations
     with pytest.raises(ConfigError, match=r"rate = 0\.4 is that of all conditions and of captioned, original alone"):
-        checks.validate(config(tmp_path, **{"objective.condition_dropout": 0.4}))
+        checks.validate(config(tmp_path, **{"objective.wrappers": ({"name": "condition_dropout", "rate": 0.4},)}))

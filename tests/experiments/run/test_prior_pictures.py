@@ -10,6 +10,7 @@ from diffusion.experiments.config import ConfigError
 from diffusion.experiments.run import prior_pictures
 from diffusion.experiments.run.examples import Examples
 from diffusion.io import pictures
+from diffusion.objectives import Prior
 
 
 class Rows:
@@ -81,7 +82,7 @@ def run(monkeypatch, tmp_path):
     monkeypatch.setattr(prior_pictures.text_to_image, "load", lambda path, dtype: loaded.append((path, dtype)) or model)
     monkeypatch.setattr(prior_pictures.text_to_image, "generate", generate)
     base = types.SimpleNamespace(path="base", model=types.SimpleNamespace(dtype="bfloat16"))
-    recipe = types.SimpleNamespace(config={"prior": {"prompt": "a cat", "number": 3}}, base=base)
+    recipe = types.SimpleNamespace(objective=types.SimpleNamespace(prior=Prior("a cat", 3)), base=base)
     examples = types.SimpleNamespace(spec=types.SimpleNamespace(shape=(2, 3, 4)), source=Rows(5), augment=("draw",))
     return recipe, examples, asked, loaded
 
@@ -137,5 +138,5 @@ def test_caches_that_do_not_fit_are_named_by_the_config(run, caches, tmp_path, m
         raise error
 
     monkeypatch.setattr(prior_pictures.latent_cache, "open_cache", fails)
-    with pytest.raises(ConfigError, match=f"config.prior: {error}"):
+    with pytest.raises(ConfigError, match=f"config.objective.wrappers, prior_preservation: {error}"):
         prior_pictures.beside(run[0], tmp_path, run[1])

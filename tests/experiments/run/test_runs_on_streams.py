@@ -178,7 +178,7 @@ def test_a_step_on_a_stream_that_begins_anew_is_not_repeated(tmp_path, monkeypat
 
 def test_a_split_that_is_not_there_is_refused_before_the_first_step(tmp_path, capsys):
     source = drawings(tmp_path / "drawings") | {"condition": (), "label": ""}
-    config = test_every_source.config_of(source, **{"model.num_classes": 0, "objective.condition_dropout": 0.0})
+    config = test_every_source.config_of(source, **{"model.num_classes": 0, "objective.wrappers": ()})
     config.sample.guidance.scale = 1.0
     config.evaluate.every = 2
     with pytest.raises(ConfigError, match=r"drawings has no split 'test'; its splits are train"):

@@ -25,11 +25,12 @@ def trained(cached, count, axes):
     config = digits.get_config("tiny")
     config.model.heads, config.train.batch_size, config.optimizer.decay = 4, 16, "constant"
     config.objective.density["strata"] = 16
-    config.objective.terms = (
+    config.objective.wrappers = (
         {"name": "alignment", "layer": 1, "projector": mlp},
         {"name": "alignment", "layer": 2, "projector": {"name": "convolution"}},
         {"name": "self_alignment", "layer": 1, "teacher_layer": 2, "projector": mlp},
         {"name": "dispersive", "layer": 1, "block": 4},
+        *config.objective.wrappers,
     )
     config.encoder.update({"network": {"name": "one_convolution", "width": 64}, "size": 8})
     config.mesh.update({"data": 1, **axes})

@@ -128,7 +128,11 @@ def test_a_run_on_captions_goes_on_bit_for_bit(tmp_path, compilation_cache):
 def test_a_caption_and_what_stands_beside_it_are_dropped_together(tmp_path, compilation_cache):
     """A dropped example has the empty caption's tokens and zeros; the others have all that is theirs."""
     source = drawings(tmp_path / "drawings") | {"condition": ("label", "shade")}
-    config = config_of(tmp_path, source, **{"objective.condition_dropout": 0.5, "train.batch_size": 12})
+    config = config_of(
+        tmp_path,
+        source,
+        **{"objective.wrappers": ({"name": "condition_dropout", "rate": 0.5},), "train.batch_size": 12},
+    )
     recipe = checks.on_its_data(checks.validate(config))
     batch = prepare(batch_of(config) | {"index": np.arange(4)})
     seen = []

@@ -34,6 +34,7 @@ SLIDER = {
     "negative": "a dog",
     "density": {"name": "uniform_density"},
 }
+CLASS = {"name": "prior_preservation", "prompt": "a cat", "number": 2}
 ADAPTIVE = {"name": "denoising", "weighting": {"name": "constant"}, "density": {"name": "loss_second_moment"}}
 
 
@@ -200,10 +201,10 @@ def test_paths_of_a_tuning_are_whole(trained, monkeypatch):
         ({"data.augment": ({"name": "crop"},)}, "config.data.augment = .* latents of the pictures are kept"),
         ({"data.text.dir": "captions"}, "config.data.text.dir = 'captions', but the model's own text encoders read"),
         (
-            {"objective": SLIDER, "prior.prompt": "a cat"},
-            r"config\.prior\.prompt = 'a cat', but config\.objective compares predictions for its own prompts",
+            {"objective": SLIDER | {"wrappers": (CLASS,)}},
+            r"config\.objective\.wrappers = .*'a cat'.*, but config\.objective compares predictions for its own",
         ),
-        ({"objective": ADAPTIVE, "prior.prompt": "a cat"}, r"config\.objective\.density = .*, but it adapts"),
+        ({"objective": ADAPTIVE | {"wrappers": (CLASS,)}}, r"config\.objective\.density = .*, but it adapts"),
         ({"evaluate.every": 1}, "config.evaluate.every = 1, but a run that tunes a model"),
     ],
 )
@@ -332,7 +333,8 @@ def test_a_tuning_of_ones_own_is_named_and_trains(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_prior_preservation_sums_both_losses_and_makes_its_pictures_once(tmp_path):
-    config = config_of(tmp_path, LORA, **{"prior.prompt": "a cat", "prior.number": 2, "prior.weight": 0.5})
+    dropped = {"name": "condition_dropout", "rate": 0.2}
+    config = config_of(tmp_path, LORA, **{"objective.wrappers": (dropped, CLASS | {"weight": 0.5})})
     recipe = checks.validate(config)
     found = tuned_examples.pictures(recipe)
     recipe, found = tuned_examples.encoded(checks.with_data(recipe, found.spec), tmp_path, found)
@@ -350,7 +352,7 @@ def test_prior_preservation_sums_both_losses_and_makes_its_pictures_once(tmp_pat
     mesh = program.mesh_of(config)
     tuned = program.build(recipe, mesh)
     _, metrics = tuned.step(tuned_base.first(tuned)[0], sharding.to_devices(batch, mesh, 2), tuned.seed)
-    config.prior.weight = 0.0
+    config.objective.wrappers = (dropped, CLASS | {"weight": 0.0})
     own = program.build(
         dataclasses.replace(checks.with_data(checks.validate(config), found.spec), base=recipe.base), mesh
     )
@@ -394,7 +396,7 @@ def test_a_recipe_runs_on_a_tiny_model(recipe, tmp_path):
     config.data.source = {**made.data.source, "side": 16}
     config.data.text.prompt = "a <new>" if recipe in ("textual_inversion", "custom_diffusion") else "a cat"
     if recipe in ("dreambooth", "custom_diffusion"):
-        config.prior.update({"prompt": "a cat", "number": 1})
+        config.objective.wrappers = (CLASS | {"number": 1},)
     assert train.run(config, tmp_path / "run") == 0
     _, step = tuned_run.load(tmp_path / "run")
     assert step == config.train.steps == 4

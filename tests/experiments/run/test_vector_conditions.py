@@ -39,7 +39,7 @@ def vector_config(source, **changes):
         source,
         **{
             "model": {"name": "mlp", "width": 4, "depth": 1, "vector_width": 3},
-            "objective.condition_dropout": 0.5,
+            "objective.wrappers": ({"name": "condition_dropout", "rate": 0.5},),
             "train.steps": 2,
             "checkpoint.every": 1,
         }
@@ -117,7 +117,7 @@ def test_a_file_has_an_entry_for_each(tmp_path):
     "source, changes, words",
     [
         ({}, {"model.vector_width": 2}, r"config\.model\.vector_width = 2, .* has a condition of 3 numbers\. Valid: 3"),
-        ({"condition": ()}, {"objective.condition_dropout": 0.0, "sample.guidance.scale": 1.0},
+        ({"condition": ()}, {"objective.wrappers": (), "sample.guidance.scale": 1.0},
          r"config\.model\.vector_width = 3, .* has no condition that is a vector\. Valid: 0"),
         ({"condition": ()}, {"model.vector_width": 0}, "guidance needs a null class"),
         ({"condition": ()}, {"model.vector_width": 0, "sample.guidance.scale": 1.0}, "there is no condition to drop"),

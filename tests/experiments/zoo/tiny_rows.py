@@ -31,7 +31,11 @@ DIT = {"name": "dit", "patch": 4, "width": 16, "depth": 2, "heads": 2, "num_clas
 LIGHTNING = {"norm": "scaled_rmsnorm", "mlp": "swiglu", "positions": "sincos_rope"}
 UNET = {"name": "unet", "widths": (32, 64), "blocks": 1, "attention_levels": (1,), "num_classes": 10, "head_size": 32}
 OF_ADM = {"heads": None, "scale_shift": True, "resample": "block"}
-FLOW = {"name": "flow_matching", "density": {"name": "uniform_density"}, "condition_dropout": 0.1}
+FLOW = {
+    "name": "flow_matching",
+    "density": {"name": "uniform_density"},
+    "wrappers": ({"name": "condition_dropout", "rate": 0.1},),
+}
 CHANGES = {  # by the row that each is a small one of
     "dit_xl_2_256": {**ON_PIXELS, "model": DIT},
     "sit_xl_2_256_ode": {**ON_PIXELS, "model": DIT},
@@ -49,7 +53,11 @@ CHANGES = {  # by the row that each is a small one of
     "mdt_v2_xl_2_256": {
         **ON_PIXELS,
         "model": {**DIT, "name": "mdt", "depth": 3, "decoder_depth": 1},
-        "objective": {"name": "hybrid", "density": {"name": "discrete_density"}, "condition_dropout": 0.1},
+        "objective": {
+            "name": "hybrid",
+            "density": {"name": "discrete_density"},
+            "wrappers": ({"name": "condition_dropout", "rate": 0.1},),
+        },
         "sample.guidance": {"name": "classifier_free", "scale": 1.5, "ramp": {"name": "power_cosine"}},
     },
     "pixnerd_xl_16_256": {
