@@ -125,8 +125,13 @@ def train(key: jax.Array, width: int, classes: tuple[int, ...], steps: int) -> d
     rate = lambda step: 1e-2 / jnp.sqrt(jnp.maximum(step / 512, 1))
     optimizer, average = optax.adam(rate, 0.9, 0.99), power_ema.power_function(0.010)
 
+    def eps(x, sigma):
+        """Of a few examples at a time: [16, 1016] stays in the processor's cache, [4096, 1016] does not."""
+        parts = (x.reshape(-1, 16, 2), sigma.reshape(-1, 16))
+        return jax.lax.map(lambda part: exact(part[0], part[1] / 1e4).eps, parts).reshape(x.shape)
+
     def loss(params, x, sigma):
-        target = -exact(x, sigma / 1e4).eps / sigma[:, None]
+        target = -eps(x, sigma) / sigma[:, None]
         return jnp.mean(sigma[:, None] ** 2 * (target - score(params, x, sigma)) ** 2)
 
     def update(carry, step):
@@ -255,7 +260,7 @@ REMAKE = Remake(
     ],
     parts=[f"seed {seed}" for seed in range(1)],
     measure=measure,
-    minutes=20,
+    minutes=8,
     unstated=[
         "What is covered: the mass of those of the 127 branches that receive at least half of the samples that they "
         "should; a share of 95 % of it counts as undiminished.",

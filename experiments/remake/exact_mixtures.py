@@ -66,7 +66,8 @@ def denoiser(data: Mixture, schedule: NoiseSchedule) -> Denoiser:
 def draw(data: Mixture, key: Array, number: int) -> Array:
     """`[number, D]` samples of a mixture."""
     choice, noise = jax.random.split(key)
-    k = jax.random.categorical(choice, jnp.log(jnp.asarray(data.weights)), shape=(number,))
+    ends = jnp.cumsum(jnp.asarray(data.weights))
+    k = jnp.searchsorted(ends[:-1], ends[-1] * jax.random.uniform(choice, (number,)), side="right")
     means, variances = jnp.asarray(data.means), jnp.asarray(data.variances)
     z = jnp.sqrt(variances)[k] * jax.random.normal(noise, (number, means.shape[1]))
     return means[k] + (z if data.axes is None else jnp.einsum("bij,bj->bi", jnp.asarray(data.axes)[k], z))
