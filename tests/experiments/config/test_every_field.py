@@ -132,15 +132,7 @@ SETTINGS = {
 }  # fmt: skip
 # Fields whose part a recipe of Python always takes as an object, or that stand for data that it has itself.
 REFUSED = ("base.", "tuning.", "schedule.", "objective.", "model.", "train.dtype.")
-OF_DATA = (
-    "data.source.",
-    "data.name.",
-    "data.dir.",
-    "data.split.",
-    "data.latents.",
-    "evaluate.split.",
-    "evaluate.loss.latents.",
-)
+OF_DATA = ("data.source.", "data.name.", "data.dir.", "data.split.", "data.latents.", "evaluate.split.")
 
 
 def test_each_field_of_the_table_has_a_row():
