@@ -11,8 +11,10 @@ labels, seeds), samples.json (how they were made), samples.png and trajectory.pn
 Each device of a process makes a part of every batch, and each of several processes (launch/) a share of the batches, in
 a folder that all see. The same command goes on with samples that were interrupted. --watermark=KEYFILE puts an
 invisible watermark into what is made, and --credentials=FOLDER signs the PNG files (docs/provenance.md). --model is a
-published model. One of classes, or of nothing (docs/class_models.md), is sampled as a run is, into --out:
+published model, or "digits", which comes along. One of classes, or of nothing (docs/class_models.md), is sampled as a
+run is, into --out:
 
+    diffusion sample --model=digits
     diffusion sample --model=DiT-XL-2-256 --labels=207,360 -n 8
     diffusion sample --model=ddpm-cifar10-32 -n 16 --steps=100 --config.sample.seed=1
 

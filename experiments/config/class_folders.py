@@ -1,12 +1,32 @@
-"""What a published model's model_index.json says at once, without the libraries that read its networks."""
+"""What a model's folder says at once, without the libraries that read its networks; and the models that come along."""
 
-__all__ = ["INDEX", "is_of_classes"]
+__all__ = ["INDEX", "SHIPPED", "WEIGHTS", "folder_of", "is_of_classes", "is_shipped"]
 
 import pathlib
 
+import diffusion
 from diffusion.io import opener
 
 INDEX = "model_index.json"
+WEIGHTS = pathlib.Path(diffusion.__file__).parent / "weights"
+"""The folder of the models that travel with the project."""
+SHIPPED = {"digits": "070a2cb69c1819aa96a029c907205074bbc26d7da9ec20e4168656d8560e8c91"}
+"""The SHA-256 of each one's model.safetensors; `python -m tools.weights` writes a folder and prints it."""
+
+
+def folder_of(model: str | pathlib.Path) -> pathlib.Path:
+    """The folder that --model names: that of a model which travels with the project, unless one is there by that name.
+
+    A run folder of the name is no model.
+    """
+    path = pathlib.Path(model).expanduser()
+    return path if str(model) not in SHIPPED or (path / INDEX).is_file() else WEIGHTS / str(model)
+
+
+def is_shipped(folder: str | pathlib.Path) -> bool:
+    """Whether a folder is that of a run's weights which travel with the project."""
+    folder = folder_of(folder)
+    return folder.parent == WEIGHTS and not (folder / INDEX).is_file()
 
 
 def is_of_classes(folder: str | pathlib.Path) -> bool:
@@ -15,5 +35,7 @@ def is_of_classes(folder: str | pathlib.Path) -> bool:
     Raises:
         limits.Refused: for a model_index.json that is no table.
     """
-    path = pathlib.Path(folder).expanduser() / INDEX
+    path = folder_of(folder) / INDEX
+    if is_shipped(folder):
+        return True
     return path.is_file() and not any(name.startswith("text_encoder") for name in opener.read_table(path))

@@ -23,9 +23,10 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import checks, values
+from diffusion.experiments.config import checks, class_folders, values
 from diffusion.experiments.config.class_folders import INDEX
 from diffusion.experiments.config.defaults import defaults
+from diffusion.experiments.sampling import shipped_models
 from diffusion.io import limits, opener, schema
 from diffusion.models import MODELS
 from diffusion.models.dit import DiT
@@ -107,6 +108,11 @@ def kind_of(folder: pathlib.Path) -> Kind:
     return KINDS[name]
 
 
+def jumps(folder: str | pathlib.Path) -> bool:
+    """Whether the network of a folder jumps to the data, and is no denoiser; errors as `kind_of`."""
+    return not class_folders.is_shipped(folder) and kind_of(pathlib.Path(folder)).consistency
+
+
 def load(folder: str | pathlib.Path) -> ClassModel:
     """Loads a published model; the parameters are float32.
 
@@ -114,7 +120,10 @@ def load(folder: str | pathlib.Path) -> ClassModel:
         FileNotFoundError: if the folder lacks a part.
         Refusal, Mismatch, limits.Refused: for a model that is not supported, other tensors, or a damaged file.
     """
-    folder = pathlib.Path(folder).expanduser().absolute()
+    folder = class_folders.folder_of(folder).absolute()
+    if class_folders.is_shipped(folder):
+        params, digest = shipped_models.read_params(folder)
+        return ClassModel(folder.name, shipped_models.read_config(folder), params, {}, digest)
     entry = folders.find(folder / kind_of(folder).part)
     config = _config(folder, entry.module)
     params = {"params": folders.read(entry)}
@@ -127,7 +136,9 @@ def config_of(folder: str | pathlib.Path) -> ConfigDict:
     Raises:
         as `load`.
     """
-    folder = pathlib.Path(folder).expanduser().absolute()
+    folder = class_folders.folder_of(folder).absolute()
+    if class_folders.is_shipped(folder):
+        return shipped_models.read_config(folder)
     return _config(folder, folders.find(folder / kind_of(folder).part).module)
 
 
@@ -170,6 +181,8 @@ def entry_of(module: nn.Module) -> dict[str, Any]:
 
 def classes_of(folder: str | pathlib.Path) -> dict[str, int]:
     """The classes by their words, of model_index.json's id2label: {"207": "golden retriever, goldie"}."""
+    if class_folders.is_shipped(folder):
+        return {}
     path = pathlib.Path(folder).expanduser() / INDEX
     stated = opener.read_table(path).get("id2label") or {}
     if not isinstance(stated, Mapping) or not all(

@@ -8,7 +8,9 @@ from diffusion.experiments.config import ConfigError
 from diffusion.text_to_image.lora_weights import LoraWeight
 from diffusion.text_to_image.picture_controls import DECIMAL
 
-MODEL = flags.DEFINE_string("model", None, "a published text-to-image model: a folder with model_index.json")
+MODEL = flags.DEFINE_string(
+    "model", None, "a published model: a folder with model_index.json, or the name of weights that come along: digits"
+)
 LORA = flags.DEFINE_multi_string(
     "lora", [], "a LoRA file, its weight, and the interval of t in which it acts, FILE:0.8:0.3-1; may be repeated"
 )

@@ -91,7 +91,8 @@ class Trained(NamedTuple):
 def load(folder: str | pathlib.Path, changes: Mapping[str, Any] | None = None, step: int | None = None) -> Trained:
     """Loads the moving average of a run, at a step of its checkpoints; None for the latest.
 
-    Of a published model of classes, a folder with model_index.json, it is what the folder holds, see `class_models`.
+    Of a published model of classes, a folder with model_index.json, it is what the folder holds, see `class_models`; of
+    a name such as "digits" the weights that travel with the project, see `shipped_models`.
     `changes` are dotted fields of the config and their values, e.g. {"sample.guidance.scale": 4.0}.
 
     Raises:
@@ -100,7 +101,7 @@ def load(folder: str | pathlib.Path, changes: Mapping[str, Any] | None = None, s
     """
     if class_folders.is_of_classes(folder):
         model = class_models.load(folder)
-        run = from_config(model.config, model.params, class_models.kind_of(pathlib.Path(folder)).consistency)
+        run = from_config(model.config, model.params, class_models.jumps(folder))
     else:
         run = from_config(workdir.read_config(folder), checkpoints.load_ema(folder, step)[0])
     return run.changed(changes) if changes else run
