@@ -50,7 +50,7 @@ def named(entry: Mapping[str, Any], **supplied: Any) -> Cache:
     name = values.pop("name", None)
     if name not in CACHES:
         raise ValueError(f"cache: {name!r} is none. Valid: {', '.join(CACHES)}")
-    parameters = inspect.signature(CACHES[name], eval_str=True).parameters
+    parameters = inspect.signature(CACHES[name]).parameters
     supplied = {argument: value for argument, value in supplied.items() if argument in parameters}
     if unknown := values.keys() - parameters.keys():
         raise ValueError(f"cache {name}: it has no {', '.join(sorted(unknown))}. Valid: {', '.join(parameters)}")

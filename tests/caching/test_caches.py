@@ -462,3 +462,54 @@ def test_what_cannot_be_carried_is_refused():
 def test_numbers_out_of_range_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_measures_are_means_over_the_tokens_of_what_the_blocks_add():
+    """Tokens that begin apart from zero, and whose residuals have lengths of their own."""
+    rng = np.random.default_rng(5)
+    starts, residuals = rng.standard_normal((2, 3, 2, 4, 3))  # of three steps: two rows of four tokens
+
+    def call(i):
+        blocks = SimpleNamespace(
+            start=jnp.asarray(starts[i]),
+            length=4,
+            features=lambda carry: carry,
+            run=lambda carry, first, last: carry + jnp.asarray(residuals[i]),
+            attended=lambda: jnp.asarray(starts[i]),
+        )
+        return lambda through: through(blocks)
+
+    cache = caching.measured(3)
+    memory = jax.tree.map(jnp.zeros_like, cache.memory(call(0)))
+    for i in range(3):
+        output, memory, _ = cache.apply(memory, call(i))
+        np.testing.assert_allclose(output, starts[i] + residuals[i], rtol=1e-5)
+    lengths = np.linalg.norm(residuals, axis=-1)
+    np.testing.assert_allclose(memory.ratios[1:], (lengths[1:] / lengths[:-1]).mean((1, 2)), rtol=1e-5)
+
+
+def test_mag_cache_skips_from_its_first_chance_on():
+    outputs, whole, _ = _trajectory(caching.mag_cache(0.06, RATIOS, 4 / STEPS, 2))
+    expected = _mag_cache(0.06, RATIOS, 4 / STEPS, 2)
+    assert whole == expected[1] and 4 not in whole
+    np.testing.assert_allclose(outputs[:, 0], expected[0], rtol=1e-6)
+
+
+def test_deep_cache_takes_the_outermost_skip_connection_where_none_is_named():
+    branches = []
+
+    def call(branch, deep=None):
+        branches.append(branch)
+        return jnp.zeros(1), SimpleNamespace(features=jnp.zeros(1), run=1)
+
+    caching.deep_cache(2).memory(call)
+    assert branches == [0]
+
+
+def test_an_evaluation_of_frames_lies_at_their_mean_time():
+    whole = timesteps.plan(np.array([1.0, 0.75, 0.5, 0.25, 0.0]))
+    middle = np.array([0.9, 0.5, 0.3, 0.0])
+    plan = timesteps.plan(middle)
+    frames = plan._replace(t=np.asarray(plan.t)[:, None] + np.array([-0.05, 0.0, 0.05]))
+    for one in (plan, frames):
+        np.testing.assert_allclose(caching.evaluations(one, whole)["at"], [(0.4, 2.0, 2.8)], atol=1e-6)

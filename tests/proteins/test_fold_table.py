@@ -38,3 +38,11 @@ def test_torsions_of_a_batch_are_those_of_each_chain():
         np.testing.assert_allclose(found[1:, 0], expected[1:, 0], atol=1e-3)
         np.testing.assert_allclose(found[:-1, 1], expected[:-1, 1], atol=1e-3)
         assert np.isnan(found[0, 0]) and np.isnan(found[-1, 1:]).all()
+
+
+def test_helices_are_those_of_the_assemblies_and_of_the_convention():
+    """IUPAC-IUB 1970 gives the alpha helix -57 and -47 degrees."""
+    straight, convention, _ = (variant[0] for variant in FOLDS["helix"])
+    for variant in FOLDS["helix_turn_helix"]:
+        assert set(variant[:14]) == set(variant[18:]) == {straight}
+    assert convention == (-57, -47)

@@ -29,6 +29,13 @@ def atoms():
     return np.asarray(backbone.with_oxygen(backbone.atoms_of(frames())), np.float64)
 
 
+@functools.cache
+def helices():
+    """`[400, 32, 3, 4]`."""
+    draw = jax.jit(jax.vmap(lambda key: folds.drawn(key, folds.CLASSES.index("helix"))))
+    return np.asarray(draw(jax.random.split(jax.random.key(0), 400)))
+
+
 def test_no_atoms_clash():
     """Atoms of residues that are no neighbours: 2.5 Angstrom apart or more, and CA 3.66."""
     residue = np.repeat(np.arange(folds.RESIDUES), 4)
@@ -91,8 +98,7 @@ def test_strands_are_paired_by_hydrogen_bonds_and_crossovers_are_right_handed():
 
 def test_orientations_are_uniform():
     """The mean of uniform rotations is zero, each entry's variance 1 / 3."""
-    draw = jax.jit(jax.vmap(lambda key: folds.drawn(key, 0)))
-    rotations = np.asarray(draw(jax.random.split(jax.random.key(0), 400)))[:, 3, :, :3]
+    rotations = helices()[:, 3, :, :3]
     assert np.abs(rotations.mean(0)).max() < 4.5 / np.sqrt(3 * 400)
     assert np.abs((rotations**2).mean(0) - 1 / 3).max() < 0.08
 
@@ -103,3 +109,14 @@ def test_orientations_are_uniform():
 def test_what_there_is_not_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         ideal_folds(**arguments)
+
+
+def test_torsions_of_a_helix_are_spread_by_one_degree_about_a_variant():
+    """Helices have room for the first spread; each chain's mean says its variant, to a fifth of a degree."""
+    angles = np.degrees(np.asarray(backbone.torsions_of(backbone.atoms_of(helices())), np.float64))[:, 1:-1, :2]
+    variants = np.array([variant[0] for variant in folds.FOLDS["helix"]], np.float64)
+    nearest = np.linalg.norm(angles.mean(1)[:, None] - variants, axis=-1).argmin(1)
+    assert set(nearest) == {0, 1, 2}
+    apart = angles - variants[nearest][:, None]
+    assert abs(apart.mean()) < 0.05 and apart.std() == pytest.approx(1, rel=0.03)
+    assert np.abs(np.corrcoef(apart[..., 0].ravel(), apart[..., 1].ravel())[0, 1]) < 0.06

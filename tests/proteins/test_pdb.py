@@ -108,3 +108,16 @@ def test_files_that_are_no_chain_are_refused(tmp_path):
         path.write_text("\n".join(kept))
         with pytest.raises(ValueError, match=message):
             pdb.load(path)
+
+
+def test_files_longer_than_forty_lines_of_a_residue_are_not_read(tmp_path):
+    """Of 80 columns and an end each, for the 9,999 residues that the number of a residue can count."""
+    most = 40 * (80 + 1) * 9999
+    with open(tmp_path / "a.pdb", "wb") as file:
+        file.truncate(most)
+    with pytest.raises(ValueError, match="no ATOM record"):
+        pdb.load(tmp_path / "a.pdb")
+    with open(tmp_path / "a.pdb", "ab") as file:
+        file.truncate(most + 1)
+    with pytest.raises(ValueError, match=f"a chain of 9999 residues has {most} at most"):
+        pdb.load(tmp_path / "a.pdb")

@@ -24,3 +24,11 @@ def test_pitch_is_a_shift_where_signs_alternate(kappa):
     plain = sound.lapped_spectrum(BINS, power=1.0, along="frequency")
     here, higher = of_tone(plain, kappa), of_tone(plain, kappa + 1)
     assert np.linalg.norm(higher - here) > np.linalg.norm(here)  # half of the products have the other sign
+
+
+def test_the_shortest_clip_is_one_sample_at_one_hertz():
+    of = sound.Sound(1, 1, sound.samples())
+    of.check()
+    for wrong in ({"length": 0}, {"sample_rate": 0}, {"mels": -1}):
+        with pytest.raises(ValueError, match="must be at least 1"):
+            of._replace(**wrong).check()

@@ -69,3 +69,12 @@ def test_the_kaiser_bessel_window_is_that_of_the_running_sums():
 def test_sizes_that_do_not_fit(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_window_with_one_sample_that_has_no_mirror_is_refused():
+    """Its squares sum to one at every sample, and all others are symmetric."""
+    angles = np.pi / 8 * (np.arange(4) + 0.5)
+    angles[0] += 0.1
+    window = np.concatenate([np.sin(angles), np.cos(angles)])
+    with pytest.raises(ValueError, match="does not meet"):
+        sound.mdct(np.zeros(8, np.float32), window)

@@ -66,3 +66,20 @@ def test_an_example_of_a_shaped_sound_needs_its_levels_to_be_heard():
     for wrong in (of._replace(mels=0), of._replace(hop=96, length=96 * 64), of._replace(length=64 * 33)):
         with pytest.raises(ValueError, match=r"shaped|no whole number"):
             wrong.check()
+
+
+def test_of_the_frames_of_a_block_the_loudest_counts():
+    x = np.random.default_rng(3).normal(size=(1, 1024)).astype(np.float32)
+    loud = np.random.default_rng(4).uniform(0.5, 1, (1, 1024 // (WINDOW // 2), MELS)).astype(np.float32)
+    both = loud.repeat(2, axis=1)
+    for quiet in (0, 1):  # of the two frames of each block
+        one = both.copy()
+        one[:, quiet::2] -= 0.3
+        np.testing.assert_array_equal(sound.shaped(x, one, *OF), sound.shaped(x, both, *OF))
+
+
+def test_noise_is_shaped_in_blocks_of_half_a_window():
+    of = sound.Sound(RATE, 3 * (WINDOW // 2), sound.samples(8), MELS, WINDOW, HOP)
+    assert of.can_shape
+    for change in ({"length": 5 * (WINDOW // 4)}, {"hop": 48}, {"mels": 1}):
+        assert not of._replace(**change).can_shape

@@ -102,3 +102,7 @@ def test_sizes_that_do_not_fit(window, hop):
         sound.stft(np.zeros(64), window, hop)
     with pytest.raises(ValueError, match="65 samples are no whole number of hops"):
         sound.stft(np.zeros(65), 64, 16)
+
+
+def test_bands_at_the_lowest_level_are_silent():
+    np.testing.assert_array_equal(sound.griffin_lim(np.zeros((8, 40)), RATE, 256, 64, steps=1), np.zeros(512))

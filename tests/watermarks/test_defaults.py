@@ -9,7 +9,7 @@ from PIL import Image
 
 from diffusion import schedules, watermarks
 from diffusion.parameterizations import Prediction
-from diffusion.watermarks import degradations
+from diffusion.watermarks import degradations, keyed
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (2, 32, 24, 3), np.uint8)
 PICTURES[:, 8:24] = 128
@@ -64,3 +64,48 @@ def test_the_inversion_makes_one_evaluation_a_step_where_nothing_is_said():
     np.testing.assert_array_equal(default, stated)
     twice = watermarks.initial_noise(denoise, schedule, x, grid, keys, iterations=2)
     assert np.abs(twice - stated).max() > 1e-6
+
+
+def test_the_rings_of_tree_ring_are_ten_of_sixty_four():
+    """By the paper, in the last channel: the values of a ring count up to 80 of 512 as well."""
+    key = "0123456789abcdef" * 4
+    noise = jnp.asarray(np.random.default_rng(0).standard_normal((1, 512, 512, 2)), jnp.float32)
+    marked, said = (
+        mark.embed(noise, None) for mark in (watermarks.tree_ring(key), watermarks.tree_ring(key, 0.15625, 1))
+    )
+    np.testing.assert_array_equal(marked, said)
+    rows, columns = np.meshgrid(*[np.fft.fftfreq(512, 1 / 512)] * 2, indexing="ij")
+    changed = np.abs(np.fft.fft2(np.asarray(marked - noise)[0, ..., 1], norm="ortho")) > 1e-3
+    assert np.hypot(rows, columns)[changed].max() == 80
+
+
+def test_numbers_of_a_key_lie_in_the_middle_of_their_cells(monkeypatch):
+    """Words and their complements have opposite normals, at both ends of the range as well."""
+    words = np.array([0, 1, 2**31, 12345], "<u4")
+    normals = []
+    for said in (words, ~words):
+        monkeypatch.setattr(keyed, "_bytes", lambda key, purpose, number, said=said: said.view(np.uint8))
+        normals.append(keyed.normals("", "", len(words)))
+    np.testing.assert_allclose(normals[0], -normals[1], rtol=1e-9, atol=1e-12)
+    assert normals[0][0] < -6
+
+
+def test_equal_numbers_of_a_key_keep_their_order(monkeypatch):
+    """On every machine: sorts that are not stable differ from one processor to another."""
+    numbers = np.arange(1000) * 7 % 4 / 4
+    monkeypatch.setattr(keyed, "_uniforms", lambda *_: numbers)
+    assert keyed.order("", "", 1000).tolist() == sorted(range(1000), key=lambda i: (numbers[i], i))
+
+
+def test_a_watermark_is_the_same_in_whatever_order_its_file_names_its_arguments():
+    entry = {"name": "tree_ring", "key": "0123456789abcdef" * 4, "radius": 0.2}
+    marks = [watermarks.from_entry(dict(order)) for order in (entry.items(), reversed(entry.items()))]
+    assert marks[0].identity == marks[1].identity
+    assert watermarks.from_entry(entry | {"radius": 0.25}).identity != marks[0].identity
+
+
+def test_white_pictures_stay_white_beside_a_watermark():
+    """Beyond 255 a pixel is cut off: as a byte it would begin again at 0."""
+    white = np.full((1, 64, 64, 3), 255, np.uint8)
+    marked = watermarks.spread_spectrum("0123456789abcdef" * 4, bits=8).embed(white, None)
+    assert marked.min() > 128 and marked.max() == 255
