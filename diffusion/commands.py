@@ -31,15 +31,15 @@ MOVED = {  # commands of before version 0.2, and the example of a clone that eac
 
 def purposes() -> dict[str, str]:
     """What each command is for, the first sentence of its module, by its name: "train", "launch local"."""
-    found = {}
+    sentences = {}
     for before, folder in FOLDERS.items():
         for path in sorted([*folder.glob("*.py"), *folder.glob("*/__main__.py")]):
             text = path.read_text()
             purpose = PURPOSE.match(text)
             if purpose is not None and "\ndef main(argv" in text:
                 name = path.parent.name if path.name == "__main__.py" else path.stem
-                found[before + name] = " ".join(purpose[1].split())
-    return found
+                sentences[before + name] = " ".join(purpose[1].split())
+    return sentences
 
 
 def module(name: str) -> str:

@@ -5,7 +5,7 @@ the process of the vector of its leaves. The leaves stand in JAX's order of a py
 its keys.
 
     x = pytrees.pack({"positions": positions, "types": types})         # [B, D]
-    network = pytrees.of_leaves(network, {"positions": (N, 3), "types": (N, K)})
+    network = pytrees.vector_network(network, {"positions": (N, 3), "types": (N, K)})
     made = pytrees.unpack(samplers.sample(...), shape)
 
 A mask of what is real has the shape `[B, D]` too; `mask` makes it of one mask for all leaves, or of one for each.
@@ -15,13 +15,13 @@ __all__ = [
     "is_shape",
     "leaves_and_clocks",
     "mask",
-    "of_leaves",
     "pack",
     "packed_shape",
     "real_of",
     "shapes_of",
     "sizes_of",
     "unpack",
+    "vector_network",
 ]
 
 import math
@@ -129,7 +129,7 @@ def real_of(condition: Any, shape: Any) -> Array | None:
     return condition["real"] if is_shape(shape) else mask(condition["real"], shape)
 
 
-def of_leaves(network: Callable[..., Any], shape: Any) -> Callable[..., Any]:
+def vector_network(network: Callable[..., Any], shape: Any) -> Callable[..., Any]:
     """A network of pytrees as one of vectors, which denoisers and objectives call.
 
     Args:
@@ -158,11 +158,11 @@ def of_leaves(network: Callable[..., Any], shape: Any) -> Callable[..., Any]:
 
 
 def leaves_and_clocks(x: Array, clock: Any, shape: Any) -> tuple[Any, Any]:
-    """The pytrees that a network receives for x `[B, D]` and a clock, or a tuple of two clocks, see `of_leaves`."""
+    """The pytrees that a network receives for x `[B, D]` and a clock, or a tuple of two clocks."""
     starts = np.cumsum([0, *sizes_of(shape)[:-1]])
     structure = jax.tree.structure(shape, is_leaf=is_shape)
     by_leaf = lambda clock: clock if jnp.ndim(clock) < 2 else structure.unflatten([clock[:, start] for start in starts])
     return unpack(x, shape), tuple(map(by_leaf, clock)) if isinstance(clock, tuple) else by_leaf(clock)
 
 
-public.declare(__name__)
+public.declare(__name__, renamed={"of_leaves": "vector_network"})

@@ -61,11 +61,11 @@ def run(
         raise ConfigError(f"{folder}: {error}.") from error
     denoiser = model.kind.denoiser
     with files.whole_folder(out) as new:
-        about = {"base_model": folder.name, "base_sha256": model_index.fingerprint(folder)}
-        about |= {"erased": dict(pairs), "kept": list(kept), "preserve": preserve, "near": near}
+        description = {"base_model": folder.name, "base_sha256": model_index.fingerprint(folder)}
+        description |= {"erased": dict(pairs), "kept": list(kept), "preserve": preserve, "near": near}
         model_folder.save(new, folder, denoiser, model.denoiser, changed.params[denoiser])
-        model_folder.complete(new, folder, about=about)
-        model_card.write(new, card(folder, about))
+        model_folder.complete(new, folder, about=description)
+        model_card.write(new, card(folder, description))
 
 
 def card(folder: pathlib.Path, about: Mapping[str, Any]) -> model_card.Card:

@@ -208,13 +208,13 @@ def split_metrics(names: Sequence[str]) -> tuple[list[str], list[str]]:
     for name in names:
         if name not in valid:
             raise unknown("--metrics", name, valid, "metric")
-    of_images = [name for name in names if name in image_metrics.METRICS]
-    if of_images and not flags.FLAGS.protocol:
+    image_names = [name for name in names if name in image_metrics.METRICS]
+    if image_names and not flags.FLAGS.protocol:
         raise ConfigError(
-            f"--metrics={of_images[0]} is taken in Inception features: name --protocol and "
+            f"--metrics={image_names[0]} is taken in Inception features: name --protocol and "
             f"--inception, or in an encoder's: --protocol and --encoder. (Without: {', '.join(model_metrics.METRICS)}.)"
         )
-    return of_images, [name for name in names if name in model_metrics.METRICS]
+    return image_names, [name for name in names if name in model_metrics.METRICS]
 
 
 def requested(**changes) -> comparison.Request:
@@ -285,7 +285,7 @@ def evaluate_run() -> None:
     config = flags.FLAGS.config
     run_folder = pathlib.Path(flags.FLAGS.workdir)
     folder = pathlib.Path(flags.FLAGS.samples or run_folder)
-    of_images, of_model = split_metrics(flags.FLAGS.metrics or ())
+    image_names, model_names = split_metrics(flags.FLAGS.metrics or ())
     networks = [name for name in ("inception", "encoder") if flags.FLAGS[name].value]
     require_pictures(config, flags.FLAGS.metrics or (), flags.FLAGS.protocol or "", networks)
     held_out.require_trained_split(config, workdir.read_config(run_folder))
@@ -293,10 +293,10 @@ def evaluate_run() -> None:
     content = run(config, folder, workdir.command("diffusion evaluate"))
     content = with_earlier(content, before)
     run_report.write(content, folder)
-    if of_model:
+    if model_names:
         subject = model_metrics.Subject(config, run_folder, *read_samples(folder), *real_images.splits_of(config))
         content["model"] = {}
-        for name in of_model:
+        for name in model_names:
             content["model"] |= report.plain(model_metrics.METRICS[name](subject))
         run_report.write(content, folder)
     if flags.FLAGS.protocol or flags.FLAGS.inception or flags.FLAGS.encoder:
@@ -305,7 +305,7 @@ def evaluate_run() -> None:
         request = requested(
             samples=str(folder / "samples.npz"),
             reference=flags.FLAGS.reference or reference_of(config, protocol.split if protocol else "train"),
-            metrics=of_images or measured_by(flags.FLAGS.protocol) or None,
+            metrics=image_names or measured_by(flags.FLAGS.protocol) or None,
             data_dir=flags.FLAGS.data_dir or config.data.dir,
         )
         name = encoder.name if encoder else "inception"

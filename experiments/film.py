@@ -124,15 +124,15 @@ def film(
             return to_uint8(videos.rollout(*way, coding=coding)[:, : pixels(frames)])
         known = encode(coder, to_model(clips))
         others = videos.completing(denoise, run.schedule, known, given)
-        made = samplers.sample(run.sampler, others, run.schedule, x, plan, keys)
-        return to_uint8(decode(coder, known.at[:, np.flatnonzero(~given)].set(made)))
+        samples = samplers.sample(run.sampler, others, run.schedule, x, plan, keys)
+        return to_uint8(decode(coder, known.at[:, np.flatnonzero(~given)].set(samples)))
 
     seeds = generate.seeds(config, len(clips))
     size = min(config.sample.batch_size, len(clips))
     images = chunks.applied(lambda rows: make(run.params, coder, *rows), (clips, labels, seeds), size)
-    seen = np.arange(frames) < first if longer else given
-    seen = np.repeat(seen, [1] + [step] * (frames - 1))
-    return {"images": images, "given": seen, "originals": clips, "labels": classes}
+    known_frames = np.arange(frames) < first if longer else given
+    known_frames = np.repeat(known_frames, [1] + [step] * (frames - 1))
+    return {"images": images, "given": known_frames, "originals": clips, "labels": classes}
 
 
 def _check(run: trained_run.Trained) -> None:
@@ -148,14 +148,14 @@ def main(argv: list[str]) -> None:
     """Makes the films, and writes the files."""
     values = flags.FLAGS
     run = trained_run.from_config(values.config, checkpoints.load_ema(values.workdir)[0], any_kind=True)
-    made = film(run, values.clips, values.first, values.last, values.every, values.frames)
+    content = film(run, values.clips, values.first, values.last, values.every, values.frames)
     out = pathlib.Path(values.out)
     out.mkdir(parents=True, exist_ok=True)
     with files.whole(out / "film.npz") as file:
-        np.savez(file, **made)
-    shown = clip_pictures.draw(made["images"], made["labels"], out)
-    count, frames = made["images"].shape[:2]
-    print(f"{count} films of {frames} frames, {made['given'].sum()} given: {', '.join(map(str, shown))}")
+        np.savez(file, **content)
+    shown = clip_pictures.draw(content["images"], content["labels"], out)
+    count, frames = content["images"].shape[:2]
+    print(f"{count} films of {frames} frames, {content['given'].sum()} given: {', '.join(map(str, shown))}")
 
 
 if __name__ == "__main__":

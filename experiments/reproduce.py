@@ -108,13 +108,13 @@ def repeat(recipe: Recipe, workdir: str | pathlib.Path, step: int | None = None)
     program = programs.build(recipe, mesh)
     if recipe.teacher and recipe.teacher.pairs:
         data = noise_pairs.paired(recipe, workdir, data, mesh)
-    before, about = checkpoints.restore(folder, latest, program.target)
-    before, _ = with_encoder(config, program, before, about.get("encoder"))
-    before, _ = tuned_base.restored(program, before, about.get("base"))
-    _require_repeatable(data.source, about)
+    before, description = checkpoints.restore(folder, latest, program.target)
+    before, _ = with_encoder(config, program, before, description.get("encoder"))
+    before, _ = tuned_base.restored(program, before, description.get("base"))
+    _require_repeatable(data.source, description)
     positions = sharding.positions(config.train.batch_size, mesh)
-    place = {"state": about.get("stream"), "order": about.get("order", 1)}
-    batch = next(data.batches(config, about["examples"], positions, 0, **place))
+    place = {"state": description.get("stream"), "order": description.get("order", 1)}
+    batch = next(data.batches(config, description["examples"], positions, 0, **place))
     if not program.conditional:
         del batch["label"]
     batch = sharding.to_devices(batch, mesh, config.train.batch_size)
@@ -123,9 +123,9 @@ def repeat(recipe: Recipe, workdir: str | pathlib.Path, step: int | None = None)
 
     parts = functools.partial(_parts, recipe, program, mesh)
     everywhere = NamedSharding(mesh, PartitionSpec())
-    of_examples, of_leaves = jax.device_get(jax.jit(parts, out_shardings=everywhere)(before, batch, program.seed))
+    example_values, leaf_values = jax.device_get(jax.jit(parts, out_shardings=everywhere)(before, batch, program.seed))
     named = lambda tree: {sharding.leaf_name(path): x.item() for path, x in jax.tree_util.tree_leaves_with_path(tree)}
-    repeated = Repeated(latest, metrics, *of_examples, *map(named, of_leaves), origins=[])
+    repeated = Repeated(latest, metrics, *example_values, *map(named, leaf_values), origins=[])
     if repeated.finite or jax.process_count() > 1:
         return repeated
     return repeated._replace(origins=_origins(lambda: parts(before, batch, program.seed)))
@@ -166,13 +166,13 @@ def _parts(recipe: Recipe, program: programs.Program, mesh: Mesh, before: state.
     cut = split((keys, prepare(batch)), program.micro_batches, shards)
     shared = {} if recipe.objective.density is None else {"density": before.density}
     gradient = None
-    seen = []
+    parts = []
     for i in range(program.micro_batches):
         key, part = jax.tree.map(lambda x, i=i: x[i], cut)
-        (_, each), more = jax.value_and_grad(loss, has_aux=True)(before.params, before, key, part | shared)
+        (_, values), more = jax.value_and_grad(loss, has_aux=True)(before.params, before, key, part | shared)
         gradient = more if gradient is None else jax.tree.map(jnp.add, gradient, more)
-        seen.append(each)
-    losses, t = join(jax.tree.map(lambda *x: jnp.stack(x), *seen), shards)
+        parts.append(values)
+    losses, t = join(jax.tree.map(lambda *x: jnp.stack(x), *parts), shards)
     largest = jax.tree.map(lambda leaf: jnp.abs(leaf).max(), gradient)
     return (batch["index"], t, losses, batch.get("label")), (_bad(before), _bad(gradient), largest)
 
@@ -223,8 +223,8 @@ def report(repeated: Repeated) -> str:
         lines[-1] += "; the largest:"
     label = lambda i: "" if repeated.labels is None else f", label {repeated.labels[i]}"
     time = lambda i: np.array2string(repeated.t[i], precision=6)
-    of = lambda i: f"    example {repeated.index[i]}{label(i)}, t {time(i)}: loss {repeated.losses[i]:.8g}"
-    lines += _some(list(map(of, order)))
+    example_line = lambda i: f"    example {repeated.index[i]}{label(i)}, t {time(i)}: loss {repeated.losses[i]:.8g}"
+    lines += _some(list(map(example_line, order)))
     leaf = max(repeated.largest, key=lambda name: np.nan_to_num(repeated.largest[name], nan=np.inf))
     lines.append(f"  largest entry of the gradient: {repeated.largest[leaf]:.4g} in {leaf}")
     return "\n".join([*lines, *(f"  {origin}" for origin in repeated.origins)])

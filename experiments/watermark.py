@@ -64,10 +64,10 @@ def files_of(path: str) -> list[pathlib.Path]:
     """
     place = pathlib.Path(path).expanduser()
     if place.is_dir():
-        found = sorted(file for file in place.iterdir() if file.suffix.lower() in SUFFIXES)
-        if not found:
+        paths = sorted(file for file in place.iterdir() if file.suffix.lower() in SUFFIXES)
+        if not paths:
             raise FileNotFoundError(f"{path} holds no pictures ({', '.join(SUFFIXES)}).")
-        return found
+        return paths
     if not place.is_file():
         raise FileNotFoundError(f"{path}: there is no such picture or folder.")
     return [place]
@@ -118,10 +118,10 @@ def embed(key: str, path: str, out: str) -> Iterator[pathlib.Path]:
     for target, file in targets.items():
         marked = watermark.embed(pictures.read(file)[None], None)[0]
         try:
-            about = pictures.settings_of(file)
+            settings = pictures.settings_of(file)
         except ValueError:  # not a picture of ours
-            about = {}
-        pictures.write(target, marked, about)
+            settings = {}
+        pictures.write(target, marked, settings)
         yield target
 
 
@@ -199,8 +199,8 @@ def _done(word: str, values: flags.FlagValues) -> None:
             raise ConfigError(f"--arguments={values.arguments} is not JSON: {error}") from error
         if not isinstance(arguments, dict):
             raise ConfigError(f'--arguments={values.arguments} must be a table, such as {{"bits": 64}}.')
-        made = watermarks.make(values.key, values.name, **arguments)
-        print(f"{values.key}: {made.identity}; keep it, for without it nobody can find the watermark.")
+        key = watermarks.make(values.key, values.name, **arguments)
+        print(f"{values.key}: {key.identity}; keep it, for without it nobody can find the watermark.")
     elif word == "embed":
         for file in embed(values.key, values.pictures, values.out):
             print(file)

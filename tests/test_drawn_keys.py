@@ -21,7 +21,7 @@ from diffusion import (
     timesteps,
     videos,
 )  # fmt: skip
-from diffusion.data import given_series, pipeline, sources
+from diffusion.data import pipeline, series_masks, sources
 from diffusion.data.sources.sequences import Records
 from diffusion.experiments.sampling import generate
 from diffusion.metrics import membership
@@ -173,7 +173,7 @@ def of_density(make):
     return trained(loss)
 
 
-GAPS = given_series.gaps()
+GAPS = series_masks.gaps()
 PICTURES = [{"image": np.zeros((4, 4, 3), np.uint8)}] * SIZE
 STOCHASTIC = samplers.ddim(1.0)
 UNIFORM = timesteps.uniform_density(FLOW)

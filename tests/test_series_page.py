@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from diffusion import commands
-from diffusion.data import given_series
+from diffusion.data import series_masks
 from diffusion.experiments.config import checks, data, recipes
 
 PAGE = (pathlib.Path(__file__).parent.parent / "docs" / "series.md").read_text()
@@ -24,7 +24,7 @@ def test_the_ten_lines_score_exact_forecasts(tmp_path, monkeypatch):
     assert namespace["score"] == pytest.approx(namespace["exact"], rel=0.15)
     assert 0.5 < namespace["covered"] <= 1  # of 16 correlated points; tests/metrics/test_crps.py has the share
     with np.load("mine.npz") as file:
-        given_series.check(file)
+        series_masks.check(file)
         assert file["given"].shape == (1, 48, 1)
 
 

@@ -31,18 +31,18 @@ def get_sweep(arg: str = "") -> Sweep:
     tiny = arg == "tiny"
     models = "runs/digits_models_tiny" if tiny else "runs/digits_models"
     shorten = lambda ladder: ladder[-2:] if tiny else ladder
-    of_teacher = product(
+    teacher_runs = product(
         [{"network": "teacher", "model": "teacher"}],
         chain(
             product(each("sample.sampler.name", ONE_A_STEP), each("sample.steps", shorten(LADDER))),
             product(each("sample.sampler.name", ("heun",)), each("sample.steps", shorten(HEUN))),
         ),
     )
-    of_students = [
+    student_runs = [
         {"network": "student", "model": f"student_{N}", "sample.sampler.name": "ddim", "sample.steps": N}
         for N in shorten(STUDENTS)
     ]
-    runs = product(chain(of_teacher, of_students), each("seed", range(1 if tiny else 3)))
+    runs = product(chain(teacher_runs, student_runs), each("seed", range(1 if tiny else 3)))
     model = f"{models}/seed={{seed}}/{{model}}"
     if tiny:  # one seed, of which no name tells
         model = f"{models}/base/{{model}}"

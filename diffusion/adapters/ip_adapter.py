@@ -125,15 +125,15 @@ def attachment(
 
     def encode(params: Any, images: jax.Array) -> tuple[Any, Any]:
         pairs = lambda features: module.apply({"params": params["adapter"]}, features)
-        seen = prompt_features.image_features(encoder, params["encoder"], images, reads_tokens)
-        return pairs(seen), pairs(prompt_features.absent(encoder, params["encoder"], reads_tokens))
+        shown = prompt_features.image_features(encoder, params["encoder"], images, reads_tokens)
+        return pairs(shown), pairs(prompt_features.absent(encoder, params["encoder"], reads_tokens))
 
     def entries(params: Any, weight: jax.Array, seen: Any, x: jax.Array, *rest: Any) -> dict[str, Any]:
         return {"extra": (_everywhere_or_masked(seen, weight, denoiser, x),)}
 
     def encode_joint(params: Any, images: jax.Array) -> tuple[Any, Any]:
-        seen = prompt_features.inner(encoder, params["encoder"], images)
-        return seen, jnp.zeros_like(seen)  # as diffusers has it
+        features = prompt_features.inner(encoder, params["encoder"], images)
+        return features, jnp.zeros_like(features)  # as diffusers has it
 
     def entries_joint(
         params: Any, weight: jax.Array, seen: Any, x: jax.Array, t: jax.Array, clock: jax.Array, *rest: Any

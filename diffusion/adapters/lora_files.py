@@ -99,13 +99,13 @@ def load(path: str | pathlib.Path, modules: Mapping[str, nn.Module]) -> dict[str
     for name in tensors.shapes:
         component, layer, part = lora_names.parsed(name, names) or ("", "", "")
         if layer:
-            found = layers.setdefault((component, layer), {})
-            if part in found:
+            factors = layers.setdefault((component, layer), {})
+            if part in factors:
                 raise Mismatch(
-                    f"{tensors.path}: {name} and {found[part]} are one factor of one layer in two "
+                    f"{tensors.path}: {name} and {factors[part]} are one factor of one layer in two "
                     "spellings; leave one of them out."
                 )
-            found[part] = name
+            factors[part] = name
         else:
             unknown.append(name)
     if unknown:
@@ -115,22 +115,22 @@ def load(path: str | pathlib.Path, modules: Mapping[str, nn.Module]) -> dict[str
         )
     configs = lora_names.configs(tensors, sorted({component for component, _ in layers}))
     parts: dict[str, list[tuple[str, Part]]] = {}
-    for (component, layer), found in layers.items():
+    for (component, layer), factors in layers.items():
         what = f"{tensors.path}: {layer} of {component}"
         places = tables[component][layer]
-        arrays = {part: tensors.read(name).astype(np.float32) for part, name in found.items()}
+        arrays = {part: tensors.read(name).astype(np.float32) for part, name in factors.items()}
         if "first_up" in arrays:
             arrays["up"] = lora_kinds.first_rows(arrays.pop("first_up"), places[0].theirs, what)
         update = lora_kinds.update(arrays, places[0].theirs, what)
         scale = lora_names.scale(arrays, update.rank, configs.get(component), layer, what)
-        named = found.get("magnitude") or found.get("dora_scale")
+        named = factors.get("magnitude") or factors.get("dora_scale")
         magnitude = lora_kinds.magnitude(arrays, places[0].theirs, f"{tensors.path}: {named}")
-        first = next(iter(found.values()))
+        first = next(iter(factors.values()))
         mine = parts_of(places, update.pairs, magnitude, scale, what)
         parts.setdefault(component, []).extend((first, part) for part in mine)
-    for component, found in parts.items():
-        _check_once(found, f"{tensors.path}: {component}")
-    return {component: Lora(*stacked([part for _, part in found])) for component, found in parts.items()}
+    for component, factors in parts.items():
+        _check_once(factors, f"{tensors.path}: {component}")
+    return {component: Lora(*stacked([part for _, part in factors])) for component, factors in parts.items()}
 
 
 def blank(module: nn.Module, pattern: str, rank: int, pairs: int = 1, magnitudes: bool = False) -> dict[str, Any]:

@@ -13,7 +13,7 @@
 - `preparation`: datasets of TFDS, prepared in an environment of their own.
 - `latent_cache`, `latent_writer`: a cache of an autoencoder's latents of a split, read by the same pipeline.
 - `feature_cache`: the features of a frozen image encoder, beside a cache of latents.
-- `given_series`: the given and the hidden part of a series; `gaussian_processes`: series with exact conditionals.
+- `series_masks`: the known and the hidden values of a series; `gaussian_processes`: series with exact conditionals.
 - `identities`: the stored records that a source reads; `shared_records`: the records that two sources share.
 - `buckets`: batches of several sizes and aspect ratios in one run.
 """
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
         feature_cache as feature_cache,
         fingerprints as fingerprints,
         gaussian_processes as gaussian_processes,
-        given_series as given_series,
         identities as identities,
         image_folder as image_folder,
         keyed_permutation as keyed_permutation,
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
         packing as packing,
         pipeline as pipeline,
         preparation as preparation,
+        series_masks as series_masks,
         shapes as shapes,
         shared_records as shared_records,
         solids as solids,
@@ -52,4 +52,4 @@ if TYPE_CHECKING:
         transforms as transforms,
     )
 
-public.declare(__name__)
+public.declare(__name__, renamed={"given_series": "series_masks"})

@@ -10,14 +10,15 @@ from diffusion.guidance import measurements as measurements
 from diffusion.guidance.attention_guidance import Maps as Maps, attend_and_excite as attend_and_excite, layout as layout
 from diffusion.guidance.branches import (
     Branches as Branches,
-    of_conditions as of_conditions,
     separately as separately,
     together as together,
+    with_conditions as with_conditions,
 )
 from diffusion.guidance.classifier_free import autoguidance as autoguidance, classifier_free as classifier_free
 from diffusion.guidance.classifier_gradient import LogProbability as LogProbability, classifier as classifier
 from diffusion.guidance.composed import composed as composed
-from diffusion.guidance.internal import internal as internal, of_depths as of_depths
+from diffusion.guidance.instruction_edits import text_and_picture as text_and_picture
+from diffusion.guidance.internal import depth_branches as depth_branches, internal as internal
 from diffusion.guidance.measurement_guidance import (
     gaussian_likelihood as gaussian_likelihood,
     negative_distance as negative_distance,
@@ -26,7 +27,6 @@ from diffusion.guidance.measurement_guidance import (
     quantile_likelihood as quantile_likelihood,
 )
 from diffusion.guidance.memory import Memory as Memory, Unpaired as Unpaired
-from diffusion.guidance.of_edits import text_and_picture as text_and_picture
 from diffusion.guidance.overlapping_windows import windows as windows
 from diffusion.guidance.perturbed import perturbed_attention as perturbed_attention, skip_layer as skip_layer
 from diffusion.guidance.plus_plus import classifier_free_plus_plus as classifier_free_plus_plus
@@ -38,4 +38,4 @@ from diffusion.guidance.strength import Interval as Interval, Ramp as Ramp, Scal
 from diffusion.guidance.thresholding import dynamic_threshold as dynamic_threshold
 from diffusion.guidance.zero_star import zero_star as zero_star
 
-public.declare(__name__)
+public.declare(__name__, renamed={"of_conditions": "with_conditions", "of_depths": "depth_branches"})

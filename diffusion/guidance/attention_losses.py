@@ -4,7 +4,7 @@ Maps are probabilities `[B, heads, N, M]`: query n, a point of the picture, has 
 tokens. Tokens are int `[B, S, K]`: K tokens of each of S words for each example; -1 stands for none.
 """
 
-__all__ = ["boxed", "chosen", "excited", "grid", "of_tokens"]
+__all__ = ["boxed", "chosen", "excited", "grid", "token_maps"]
 
 import math
 from collections.abc import Sequence
@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+from diffusion import public
 
 QUERIES = 256  # of the maps that are read: 16 x 16 in Stable Diffusion, which know most of the objects
 SHARPNESS = 100.0  # of the softmax over the words, in the code of Attend-and-Excite
@@ -38,7 +40,7 @@ def chosen(maps: Sequence[Array]) -> list[Array]:
     return [a for a in maps if a.shape[2] == size]
 
 
-def of_tokens(maps: Array, tokens: Array) -> Array:
+def token_maps(maps: Array, tokens: Array) -> Array:
     """The columns of maps `[B, ..., M]` that belong to tokens `[B, S, K]`: `[B, S, K, ...]`."""
     take = lambda rows, at: jnp.moveaxis(rows, -1, 0)[jnp.maximum(at, 0)]
     return jax.vmap(take)(maps, tokens)
@@ -63,7 +65,7 @@ def excited(maps: Sequence[Array], tokens: Array, sides: tuple[int, int], first:
     rows, columns = grid(few[0].shape[2], *sides)
     mean = jnp.stack([a.mean(1) for a in few]).mean(0)
     words = jax.nn.softmax(SHARPNESS * mean[..., first:], axis=-1)
-    word_maps = of_tokens(words, tokens - first).reshape(*tokens.shape, rows, columns)
+    word_maps = token_maps(words, tokens - first).reshape(*tokens.shape, rows, columns)
     return jnp.where(tokens >= first, 1 - _smoothed(word_maps).max((-2, -1)), 0).max((1, 2))
 
 
@@ -102,7 +104,10 @@ def boxed(maps: Sequence[Array], tokens: Array, boxes: Sequence[Sequence[float]]
             mask[int(top * rows) : int(bottom * rows), int(left * columns) : int(right * columns)] = 1
         if not inside.any((1, 2)).all():
             raise ValueError(f"a box holds none of the {rows} x {columns} places of a map: {list(map(tuple, boxes))}")
-        word_maps = of_tokens(layer, tokens)  # [B, S, K, heads, N]
+        word_maps = token_maps(layer, tokens)  # [B, S, K, heads, N]
         share = (word_maps * inside.reshape(len(boxes), 1, 1, -1)).sum(-1) / word_maps.sum(-1)
         total = total + (present * ((1 - share) ** 2).mean(-1)).sum(-1) / jnp.maximum(present.sum(-1), 1)
     return (total / len(few)).mean(-1)
+
+
+public.declare(__name__, renamed={"of_tokens": "token_maps"})

@@ -1,6 +1,6 @@
 """Branches: the predictions that a guidance combines, and ways to evaluate them."""
 
-__all__ = ["Branches", "evaluate", "of_conditions", "separately", "together"]
+__all__ = ["Branches", "evaluate", "separately", "together", "with_conditions"]
 
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion import public
 from diffusion.parameterizations import Denoiser, Network, Parameterization, Prediction, check_network, checked, predict
 from diffusion.schedules import NoiseSchedule
 
@@ -77,7 +78,7 @@ def evaluate(branches: Branches, x_t: Array, t: ArrayLike, counts: tuple[int, ..
     return predictions
 
 
-def of_conditions(conditions: Callable[..., tuple[Any, ...]]) -> Callable[[Callable], Callable]:
+def with_conditions(conditions: Callable[..., tuple[Any, ...]]) -> Callable[[Callable], Callable]:
     """A decorator of guidances that combine other branches than the conditional and the unconditional one.
 
     A config then gives the arguments of both functions in one entry.
@@ -92,3 +93,6 @@ def of_conditions(conditions: Callable[..., tuple[Any, ...]]) -> Callable[[Calla
         return guidance
 
     return attach
+
+
+public.declare(__name__, renamed={"of_conditions": "with_conditions"})

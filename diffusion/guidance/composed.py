@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.guidance.branches import Branches, evaluate, of_conditions
+from diffusion.guidance.branches import Branches, evaluate, with_conditions
 from diffusion.guidance.prediction_changes import extrapolate
 from diffusion.guidance.strength import Scale, strength
 from diffusion.parameterizations import Denoiser
@@ -18,7 +18,7 @@ def _and_labels(condition: Array, null: Array, labels: Sequence[int] = ()) -> tu
     return (condition, *(jnp.full_like(condition, label) for label in labels), null)
 
 
-@of_conditions(_and_labels)
+@with_conditions(_and_labels)
 def composed(branches: Branches, scales: Sequence[Scale]) -> Denoiser:
     """Several conditions, each with a weight that may be negative: uncond + sum_k w_k (cond_k - uncond).
 

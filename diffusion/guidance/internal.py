@@ -1,6 +1,6 @@
 """Guidance by a prediction from the middle of the same network."""
 
-__all__ = ["internal", "of_depths"]
+__all__ = ["depth_branches", "internal"]
 
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion import public
 from diffusion.guidance.branches import Branches
 from diffusion.guidance.classifier_free import classifier_free
 from diffusion.guidance.strength import Interval, Scale
@@ -25,7 +26,7 @@ def internal(branches: Branches, scale: Scale, interval: Interval = None) -> Den
             w = 1.78 for t in [0.1, 1] on ImageNet at 256
 
     Args:
-        branches: evaluates (full, early), see `of_depths`.
+        branches: evaluates (full, early), see `depth_branches`.
         scale: guidance scale w: a number, `[B]` or a function of t.
         interval: (t_low, t_high), both included, outside which w = 1; None for all times.
 
@@ -35,10 +36,10 @@ def internal(branches: Branches, scale: Scale, interval: Interval = None) -> Den
     return classifier_free(branches, scale, interval)
 
 
-internal.depths = True  # type: ignore[attr-defined]  # `of_depths` makes its branches
+internal.depths = True  # type: ignore[attr-defined]  # `depth_branches` makes its branches
 
 
-def of_depths(
+def depth_branches(
     network: Callable[..., Any],
     schedule: NoiseSchedule,
     parameterization: Parameterization,
@@ -75,3 +76,6 @@ def of_depths(
         return final, early
 
     return branches
+
+
+public.declare(__name__, renamed={"of_depths": "depth_branches"})

@@ -5,7 +5,7 @@ __all__ = ["perturbed_attention", "skip_layer"]
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from diffusion.guidance.branches import Branches, evaluate, of_conditions
+from diffusion.guidance.branches import Branches, evaluate, with_conditions
 from diffusion.guidance.prediction_changes import extrapolate
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser
@@ -27,7 +27,7 @@ def _impaired(kind: str) -> Callable[..., tuple[Any, ...]]:
     return conditions
 
 
-@of_conditions(_impaired("identity"))
+@with_conditions(_impaired("identity"))
 def perturbed_attention(
     branches: Branches, scale: Scale, classifier_free: Scale | None = None, interval: Interval = None
 ) -> Denoiser:
@@ -53,7 +53,7 @@ def perturbed_attention(
     return _away(branches, scale, classifier_free, interval)
 
 
-@of_conditions(_impaired("skip"))
+@with_conditions(_impaired("skip"))
 def skip_layer(
     branches: Branches, scale: Scale, classifier_free: Scale | None = None, interval: Interval = None
 ) -> Denoiser:

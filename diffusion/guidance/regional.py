@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion.guidance.branches import Branches, evaluate, of_conditions
+from diffusion.guidance.branches import Branches, evaluate, with_conditions
 from diffusion.guidance.prediction_changes import extrapolate
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser
@@ -23,7 +23,7 @@ def _and_labels(condition: Array, null: Array, labels: Sequence[int] = ()) -> tu
     return (condition, *(jnp.full_like(condition, label) for label in labels), null)
 
 
-@of_conditions(_and_labels)
+@with_conditions(_and_labels)
 def regional(branches: Branches, scale: Scale, regions: Sequence[Region], interval: Interval = None) -> Denoiser:
     """A condition for each region, and one for the rest: sum_k m_k cond_k, guided by w against the null condition.
 

@@ -172,7 +172,7 @@ def _array(name: str, tensor: Tensor, storage: bytes) -> np.ndarray:
 
 def _tensors(tree: Any) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) of each tensor in dictionaries of dictionaries; each step down adds ".key" to the name."""
-    seen = set()
+    visited = set()
     letters = 0
     pending = [("", tree, 0)]
     while pending:
@@ -182,9 +182,9 @@ def _tensors(tree: Any) -> Iterator[tuple[str, Tensor]]:
         if isinstance(node, Tensor):
             yield prefix, node
         elif isinstance(node, dict):
-            if id(node) in seen:  # in a circle, or so often that a small file has names without end
+            if id(node) in visited:  # in a circle, or so often that a small file has names without end
                 raise limits.Refused(f"it holds one dictionary twice, again as {prefix[:100]!r}; it is without end.")
-            seen.add(id(node))
+            visited.add(id(node))
             letters += sum(len(prefix) + 1 + (len(key) if isinstance(key, str) else 20) for key in node)
             if letters > NAMES:
                 raise limits.Refused(f"its names have more than {NAMES} letters together.")

@@ -47,8 +47,8 @@ def sphere(n: int) -> Manifold:
         ratio = _dot(chord, chord) / jnp.where(near, _dot(opposite, opposite), 1)
         straight = (1 + ratio) * smooth.arctan_ratio(jnp.where(near, ratio, 0)) * across
         size = smooth.length(across)[..., None]
-        seen = size > 8 * jnp.finfo(size.dtype).eps
-        direction = jnp.where(seen, across / jnp.where(seen, size, 1), basis(x)[..., 0, :])
+        separated = size > 8 * jnp.finfo(size.dtype).eps
+        direction = jnp.where(separated, across / jnp.where(separated, size, 1), basis(x)[..., 0, :])
         return jnp.where(near, straight, distance(x, y)[..., None] * direction)
 
     def distance(x, y):

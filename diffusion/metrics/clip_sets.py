@@ -4,7 +4,7 @@ One clip is measured from each film. It begins at a frame that is drawn by (seed
 from which it fits, so that a film of just its length is taken whole.
 """
 
-__all__ = ["from_array", "of_records", "open_set"]
+__all__ = ["from_array", "from_records", "open_set"]
 
 import hashlib
 import json
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from diffusion import public
 from diffusion.data.sources import clip_files
 from diffusion.io import clips, limits, npz, opener, pictures
 from diffusion.metrics.image_sets import ARRAYS, ImageSet, ImageSetError
@@ -63,7 +64,7 @@ def from_array(array: np.ndarray, frames: int, every: int = 1, seed: int = 0, na
     return _of_array(name, "array", lambda start, stop: array[start:stop], array.shape, array.dtype, fingerprint, how)
 
 
-def of_records(
+def from_records(
     spec: str,
     shape: Sequence[int],
     read: Callable[[int, int], np.ndarray],
@@ -197,3 +198,6 @@ def _read(film: pathlib.Path, number: int, how: Mapping) -> np.ndarray:
         raise
     except (ValueError, *pictures.DAMAGED) as error:
         raise ImageSetError(str(error)) from error
+
+
+public.declare(__name__, renamed={"of_records": "from_records"})

@@ -1,6 +1,6 @@
 """Training of networks that see a part of the patches: their condition's entry "keep" has the numbers of these."""
 
-__all__ = ["kept", "masked_denoising", "with_masked_copy"]
+__all__ = ["masked_denoising", "visible_patches", "with_masked_copy"]
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion import public
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import conditioned, noised, split
@@ -20,7 +21,7 @@ from diffusion.timesteps import Density
 from diffusion.weightings import Weighting, error_scale
 
 
-def kept(keys: Array, number: int, least: float, most: float) -> Array:
+def visible_patches(keys: Array, number: int, least: float, most: float) -> Array:
     """Draws the patches that a network sees: all but a share between `least` and `most` of them.
 
     Args:
@@ -96,7 +97,7 @@ def masked_denoising(
         mask_keys, keys = split(keys, 2)
         x_0, eps, x_t, t, importance = noised(schedule, density, keys, batch)
         number = _number(x_0, patch)
-        keep = kept(mask_keys, number, ratio, ratio)
+        keep = visible_patches(mask_keys, number, ratio, ratio)
         visible = jnp.zeros((len(x_0), number)).at[jnp.arange(len(x_0))[:, None], keep].set(1)
         condition = _with_keep(batch.get("condition"), keep)
         output, t = evaluate(player(networks, "model"), schedule, parameterization, x_t, t, condition)
@@ -143,7 +144,7 @@ def with_masked_copy(objective: Objective, patch: int = 2, least: float = 0.3, m
         losses, metrics = objective(networks, schedule, keys, batch, step)
         # The keys of the objective's own draws stay what they are.
         mask_keys, keys = split(jax.vmap(jax.random.fold_in, (0, None))(keys, 1), 2)
-        keep = kept(mask_keys, _number(batch["x"], patch), least, most)
+        keep = visible_patches(mask_keys, _number(batch["x"], patch), least, most)
         masked = conditioned(batch, _with_keep(batch.get("condition"), keep))
         again, _ = objective(networks, schedule, keys, masked, step)
         return losses + again, {**metrics, "masked": again}
@@ -184,3 +185,6 @@ def _patches(x: Array, patch: int) -> Array:
 def _mean(values: Array, chosen: Array) -> Array:
     """`[B]` mean of values [B, N] where `chosen` is 1."""
     return (values * chosen).sum(-1) / chosen.sum(-1)
+
+
+public.declare(__name__, renamed={"kept": "visible_patches"})

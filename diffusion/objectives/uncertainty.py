@@ -16,7 +16,7 @@ from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.objective import Head, Objective
 from diffusion.parameterizations import log_sigma
-from diffusion.schedules.noise_schedule import of_each_leaf
+from diffusion.schedules.noise_schedule import leaf_schedules
 
 
 class Uncertainty(NamedTuple):
@@ -93,7 +93,7 @@ def with_uncertainty(objective: Objective, network: Uncertainty | None = None) -
                 f"{metrics['t'].shape} for losses of shape {losses.shape}"
             )
         # Of leaves with a schedule each, the mean of their noise levels is as good a clock as t.
-        levels = [log_sigma()(leaf, metrics["t"]) for leaf in of_each_leaf(schedule)]
+        levels = [log_sigma()(leaf, metrics["t"]) for leaf in leaf_schedules(schedule)]
         u = predict(None, sum(levels) / len(levels), None)
         require_shape(u, losses.shape, 'with_uncertainty: what the network "uncertainty" returns, one an example,')
         return losses / jnp.exp(u) + u, {**metrics, "unweighted": losses, "uncertainty": u}

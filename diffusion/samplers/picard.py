@@ -18,7 +18,7 @@ from diffusion.samplers.leaves import over_leaves
 from diffusion.samplers.padded import over_real
 from diffusion.samplers.sample import Sampler, check_arguments, check_start, checker, keys_of_step, normal
 from diffusion.schedules import NoiseSchedule, left_broadcast
-from diffusion.schedules.noise_schedule import of_each_leaf
+from diffusion.schedules.noise_schedule import leaf_schedules
 from diffusion.timesteps import Plan
 
 
@@ -98,7 +98,7 @@ def picard(
         raise ValueError("picard: this plan adds noise on the way (renoise); only `sample` takes such plans")
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     plan = Plan(jnp.asarray(plan.t, x.dtype), jnp.asarray(plan.s, x.dtype), jnp.asarray(plan.renoise))
-    radii = jnp.stack([probability_flow.radius(leaf, plan.s) for leaf in of_each_leaf(schedule)]).min(axis=0)
+    radii = jnp.stack([probability_flow.radius(leaf, plan.s) for leaf in leaf_schedules(schedule)]).min(axis=0)
 
     def step(state, i):
         noise = normal(keys_of_step(keys, i)[0], sampler.draws, x)

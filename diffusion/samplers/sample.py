@@ -44,7 +44,7 @@ from diffusion.samplers.leaves import over_leaves
 from diffusion.samplers.padded import over_real
 from diffusion.samplers.posterior import forward
 from diffusion.schedules import NoiseSchedule, at_each, check_schedule
-from diffusion.schedules.noise_schedule import of_each_leaf
+from diffusion.schedules.noise_schedule import leaf_schedules
 from diffusion.timesteps import Plan
 
 
@@ -298,7 +298,7 @@ def held_at_ends(schedule: NoiseSchedule, times: ArrayLike) -> Array:
 
     There the coefficients may have infinite slopes; a learned grid keeps its ends.
     """
-    leaves = of_each_leaf(schedule)
+    leaves = leaf_schedules(schedule)
     inside = jnp.stack([(leaf.alpha(times) > 0) & (leaf.sigma(times) > 0) for leaf in leaves]).all(axis=0)
     return jnp.where(inside, times, jax.lax.stop_gradient(times))
 

@@ -6,9 +6,9 @@ __all__ = [
     "as_float",
     "at_each",
     "check_schedule",
+    "leaf_schedules",
     "left_broadcast",
     "normal",
-    "of_each_leaf",
     "preserves_variance",
     "variance_preserving_from",
     "with_data_end",
@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion import public
 from diffusion.arguments import require
 
 
@@ -114,7 +115,7 @@ def at_each(schedule: NoiseSchedule, t: ArrayLike, x: Array) -> Array:
     return jnp.broadcast_to(left_broadcast(t, x), x.shape) if schedule.leaves else jnp.asarray(t)
 
 
-def of_each_leaf(schedule: NoiseSchedule) -> list[NoiseSchedule]:
+def leaf_schedules(schedule: NoiseSchedule) -> list[NoiseSchedule]:
     """The schedules of the leaves, where they have one each; else the schedule itself alone."""
     return [leaf for _, leaf in schedule.leaves] or [schedule]
 
@@ -221,3 +222,6 @@ def as_float(t: ArrayLike) -> Array:
 def normal(scale: float) -> Callable[[Array, tuple[int, ...]], Array]:
     """The prior N(0, scale^2 I)."""
     return lambda key, shape: scale * jax.random.normal(key, shape, jnp.float32)
+
+
+public.declare(__name__, renamed={"of_each_leaf": "leaf_schedules"})

@@ -86,7 +86,7 @@ def run(
         rows = control_metrics.rows(functools.partial(_made, model, control.NAME, settings), examples)
         figures["control"][name] = {which: control_metrics.follows(rows[which], examples, reader) for which in BESIDE}
         tiles = [np.stack([example.control for example in examples]), rows["with"], rows["without"]]
-        _draw(tiles, ["control", "with it", "without"], [each.caption for each in examples], out / f"{name}.png")
+        _draw(tiles, ["control", "with it", "without"], [example.caption for example in examples], out / f"{name}.png")
     if reference:
         model, steps[reference] = tuned_run.load(reference)
         make = functools.partial(_made, model, image_prompt.NAME, settings)
@@ -124,12 +124,13 @@ def _made(
     how = {"steps": settings.steps, "guidance": settings.guidance, "height": SIDE, "width": SIDE}
     if pictures is None:
         return text_to_image.generate(model, list(prompts), seeds=list(seeds), batch_size=50, **how)
-    made = []
+    drawings = []
     with progress.bar("drawing", len(prompts), "pictures") as advance:
         for prompt, picture, seed in zip(prompts, pictures, seeds, strict=True):
-            made.append(text_to_image.generate(model, prompt, seeds=seed, controls=[(attachment, picture)], **how)[0])
-            advance(len(made))
-    return np.stack(made)
+            controls = [(attachment, picture)]
+            drawings.append(text_to_image.generate(model, prompt, seeds=seed, controls=controls, **how)[0])
+            advance(len(drawings))
+    return np.stack(drawings)
 
 
 def _draw(tiles: Sequence[np.ndarray], names: Sequence[str], prompts: Sequence[str], path: pathlib.Path) -> None:
@@ -164,14 +165,14 @@ def control_table(figures: dict) -> str:
     percent = lambda share: "—" if share is None else f"{100 * share['share']:.0f} %"
     close = f"within {control_metrics.CLOSE:g}"
     rows = []
-    for name, each in figures.items():
+    for name, rows_by_kind in figures.items():
         for which, words in BESIDE.items():
-            found = each[which]
-            error = report.with_error(found["error"])
-            there = "—" if which == "without" else percent(found["there"])
-            order = "—" if which == "without" else percent(found["order"])
-            shares = (percent(found["close"]), there, order, percent(found["prompt"]), percent(found["count"]))
-            rows.append((name, words, error, f"{found['median']:.2g}", *shares))
+            row = rows_by_kind[which]
+            error = report.with_error(row["error"])
+            there = "—" if which == "without" else percent(row["there"])
+            order = "—" if which == "without" else percent(row["order"])
+            shares = (percent(row["close"]), there, order, percent(row["prompt"]), percent(row["count"]))
+            rows.append((name, words, error, f"{row['median']:.2g}", *shares))
     header = ("control", "pictures", "error, pixels", "median", close, "right one there", "order", "prompt", "number")
     return report.table(header, rows)
 

@@ -101,8 +101,8 @@ def tuned(run: pathlib.Path) -> Taught:
         raise ConfigError(f"--runs: {run} tunes no model. Valid: runs of the recipe tuning/glyph.")
     word = config["tuning"].get("word", glyph.NAME)
     tuning: Any = resolve.Resolver(config).tuning
-    about = {"minutes": minutes(run), "bytes": weight(run, tuning.replaces)}
-    return Taught(run.name.replace("_", " "), tuned_run.load(run)[0], word, about)
+    costs = {"minutes": minutes(run), "bytes": weight(run, tuning.replaces)}
+    return Taught(run.name.replace("_", " "), tuned_run.load(run)[0], word, costs)
 
 
 def minutes(run: pathlib.Path) -> float:
@@ -116,7 +116,7 @@ def weight(run: pathlib.Path, replaced: Sequence[str]) -> int:
     """The bytes of what a run has taught: its file, or, in the folder of a whole model, the networks it `replaced`."""
     folder = run / tuned_files.FOLDER
     folders = [folder / part for part in replaced] or [folder]
-    return sum(path.stat().st_size for each in folders for path in each.glob("*.safetensors"))
+    return sum(path.stat().st_size for place in folders for path in place.glob("*.safetensors"))
 
 
 def run(taught: Sequence[Taught], out: pathlib.Path, number: int, batch_size: int, protocol: Mapping[str, Any]) -> dict:
@@ -138,22 +138,22 @@ def run(taught: Sequence[Taught], out: pathlib.Path, number: int, batch_size: in
     rows = {}
     tiles = []
     before = None
-    for each in taught:
-        print(f"pictures of {each.name}", flush=True)
-        make = maker(each, batch_size)
+    for tuning in taught:
+        print(f"pictures of {tuning.name}", flush=True)
+        make = maker(tuning, batch_size)
         others = make(captions, range(number))
         before = others if before is None else before
-        rows[each.name] = {
+        rows[tuning.name] = {
             **glyph_metrics.fidelity(reader, requested, make(requested, range(number)), known),
             "drift": glyph_metrics.drift(reader, captions, before, others),
-            **each.about,
+            **tuning.about,
         }
         tiles.append(make(SHOWN, range(len(SHOWN))))
     report_pictures.draw(
         [glyph.picture(scene, 0, i) for i, scene in enumerate(glyph.TAUGHT)],
         [glyph.word(scene) for scene in glyph.TAUGHT],
         tiles,
-        [each.name for each in taught],
+        [tuning.name for tuning in taught],
         [glyph.word(scene) for scene in SHOWN],
         out / "glyph.png",
     )
@@ -189,10 +189,10 @@ def coder(model: TextToImage) -> Callable[[np.ndarray], np.ndarray]:
 
 def table(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """The rows of the report, in the columns of `HEADER`."""
-    made = []
+    rows = []
     for name, row in figures["models"].items():
         drift = row["drift"]
-        made.append(
+        rows.append(
             (
                 name,
                 *(report.percent(row[key]) for key in ("subject", "prompt", "pictures")),
@@ -204,8 +204,8 @@ def table(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
         )
     for name, row in (("real pictures, by the autoencoder", "coded"), ("real pictures", "right")):
         shares = figures["real"][row]
-        made.append((name, *(report.percent(shares[key]) for key in ("subject", "prompt", "pictures")), *["—"] * 4))
-    return made
+        rows.append((name, *(report.percent(shares[key]) for key in ("subject", "prompt", "pictures")), *["—"] * 4))
+    return rows
 
 
 def markdown(content: Mapping[str, Any]) -> str:

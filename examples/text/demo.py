@@ -111,8 +111,8 @@ def run(config: Any, folder: str | pathlib.Path, command: str = "the same comman
 def settled(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     """The config of each training, with the folders of its data."""
     stage = {name: config[name].copy_and_resolve_references() for name in STAGES}
-    for each in stage.values():
-        each.data.update(config.data.to_dict())
+    for training in stage.values():
+        training.data.update(config.data.to_dict())
     stage["encoder"].data.text.tokenizer = str(folder / "tokenizer")
     stage["denoiser"].data.text.dir = str(folder / "captions")
     stage["denoiser"].data.latents.update({"dir": str(folder / "latents"), "autoencoder": str(folder / "vae")})
@@ -132,8 +132,8 @@ def check(config: Any) -> None:
         stage = _with_stand_ins(config, pathlib.Path(folder))
         for name in STAGES:
             fields.check(config[name])
-            made = resolve.Resolver(stage[name])
-            _ = made.model(), made.optimizer, made.schedule
+            resolver = resolve.Resolver(stage[name])
+            _ = resolver.model(), resolver.optimizer, resolver.schedule
     written = config["encoder"]["model"]["text"]["width"]
     read = config["denoiser"]["model"]["text_width"]
     if written != read:
@@ -159,7 +159,7 @@ def _with_stand_ins(config: Any, folder: pathlib.Path) -> dict[str, Any]:
 def _encode(config: Any, folder: pathlib.Path, source: sources.Source) -> None:
     """Exports the encoders of text and pictures, and runs them once on all records, where that is not done yet."""
     trained = {name: checkpoints.latest(folder / name) for name in STAGES}
-    for name, out, made in (("encoder", "text_encoder", "captions"), ("autoencoder", "vae", "latents")):
+    for name, out, outputs in (("encoder", "text_encoder", "captions"), ("autoencoder", "vae", "latents")):
         note = folder / f"{out}.step"
         if note.is_file() and note.read_text() == str(trained[name]):
             continue
@@ -168,7 +168,7 @@ def _encode(config: Any, folder: pathlib.Path, source: sources.Source) -> None:
                 f"{folder / name} has been trained on to step {trained[name]}, but {folder / 'denoiser'} "
                 "learned what it made before. Choose another --workdir, or remove that folder."
             )
-        shutil.rmtree(folder / made, ignore_errors=True)
+        shutil.rmtree(folder / outputs, ignore_errors=True)
         if name == "encoder":
             model.text_encoder(folder / name, folder / out)
         else:

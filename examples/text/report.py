@@ -103,18 +103,18 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
     figures["guidance"] = guidance
     if "prompts" in settings.parts:
         figures["prompts"] = {}
-    made = {}
+    pictures = {}
     for name, first_seed, parts in (("test", 0, {"prompts", "distances"}), ("withheld", 5_000, {"prompts"})):
         if not parts & set(settings.parts):
             continue
         captions = splits[name].captions
         with _timed(f"pictures of the {name} captions"):
-            made[name] = subject.make(captions, range(first_seed, first_seed + len(captions)), guidance, None)
+            pictures[name] = subject.make(captions, range(first_seed, first_seed + len(captions)), guidance, None)
         if "prompts" in settings.parts:
-            verdicts = prompt_metrics.verdicts(reader, captions, made[name])
+            verdicts = prompt_metrics.verdicts(reader, captions, pictures[name])
             figures["prompts"][name] = judge.score(verdicts)
             right = [all(each.values()) for each in verdicts]
-            plots.captioned(made[name], captions, right, out / f"{name}.png")
+            plots.captioned(pictures[name], captions, right, out / f"{name}.png")
     if "geneval" in settings.parts:
         with _timed("GenEval's questions"):
             figures["geneval"] = shape_questions.measured(subject, guidance, max(8, settings.number // 4))
@@ -124,8 +124,8 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
     if "distances" in settings.parts:
         with _timed("distances"):
             held_out, others, train = (real(split).images for split in ("test", "validation", "train"))
-            figures["frechet"] = prompt_metrics.distance_to(reader, made["test"], held_out, others)
-            figures["copies"] = neighbours.copying(made["test"], held_out, train)
+            figures["frechet"] = prompt_metrics.distance_to(reader, pictures["test"], held_out, others)
+            figures["copies"] = neighbours.copying(pictures["test"], held_out, train)
     if "edits" in settings.parts:
         figures["edits"] = {}
         for name, edit in edits.EDITS.items():

@@ -100,7 +100,7 @@ def changed(tag: str, scene: Scene, lot: Lot) -> Scene:
 def right(prompt: Prompt, shown: Scene) -> bool:
     """Whether GenEval's rules find in a scene what a prompt requests."""
     colours = dict(_objects(shown))
-    objects = geneval.kept(list(colours), prompt.tag)
+    objects = geneval.counted_objects(list(colours), prompt.tag)
     return geneval.judged(prompt, objects, lambda label, some: [colours[index] for index in some])[0]
 
 

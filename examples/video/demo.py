@@ -109,8 +109,8 @@ def check(config: Any) -> None:
         ConfigError: naming the field.
     """
     on_latents = demo_stages.autoencoder_of(config)
-    for each in filter(None, (on_latents, demo_stages.denoiser_of(config))):
-        fields.check(each)
+    for stage in filter(None, (on_latents, demo_stages.denoiser_of(config))):
+        fields.check(stage)
     source = config.data.source.to_dict()
     span = "span" if on_latents is not None else "frames"  # of a clip on latents the first frames are judged
     wanted = {span: clip_judge.FRAMES, "side": clip_judge.SIDE, "alone": True, "radii": clip_judge.SETTING.radii}
@@ -120,10 +120,10 @@ def check(config: Any) -> None:
             "clips by: diffusion train"
         )
     for name, value in wanted.items():
-        found = source.get(name)
-        found = tuple(found) if isinstance(found, (list, tuple)) else found
-        if found != value:
-            raise ConfigError(f"config.data.source.{name} = {found!r}, and the judge reads clips of {value!r}.")
+        setting = source.get(name)
+        setting = tuple(setting) if isinstance(setting, (list, tuple)) else setting
+        if setting != value:
+            raise ConfigError(f"config.data.source.{name} = {setting!r}, and the judge reads clips of {value!r}.")
     if on_latents is not None:
         checks.validate(on_latents)
         demo_stages.check_autoencoder(config)
@@ -138,23 +138,23 @@ def measure(run_folder: pathlib.Path, out: pathlib.Path, number: int) -> dict[st
     config: Any = run.config
     make, known = clip_maker.maker(run), clip_maker.context(run)
     began = time.process_time()
-    found: dict[str, Any] = {}
-    made = {}
+    figures: dict[str, Any] = {}
+    clips_by_split = {}
     for split in ("test", "withheld"):
-        found[split], made[split], truth = motion_figures.text_to_video(networks, make, split, number)
-        write(made[split], out / split, [clip.caption for clip in truth])
-    found["image_to_video"], clips, truth = motion_figures.image_to_video(networks, make, number)
+        figures[split], clips_by_split[split], truth = motion_figures.text_to_video(networks, make, split, number)
+        write(clips_by_split[split], out / split, [clip.caption for clip in truth])
+    figures["image_to_video"], clips, truth = motion_figures.image_to_video(networks, make, number)
     write(clips, out / "image_to_video", [clip.caption for clip in truth])
-    found["extension"], clips, truth = motion_figures.extension(networks, make, max(4, number // 4), known)
+    figures["extension"], clips, truth = motion_figures.extension(networks, make, max(4, number // 4), known)
     write(clips, out / "extension", [clip.caption for clip in truth])
     if run.recipe.on_latents:
         code = autoencoder_folders.reconstruction(autoencoder_folders.load(config.data.latents.autoencoder))
-        found["autoencoder"] = motion_figures.decoded(networks, code, int(config.data.source.frames), number)
+        figures["autoencoder"] = motion_figures.decoded(networks, code, int(config.data.source.frames), number)
     real, _ = clip_judge.real("test", range(10_000, 10_000 + OTHERS))
     others, _ = clip_judge.real("test", range(20_000, 20_000 + number))
-    found["distance"] = motion_figures.distances(networks, made["test"], real, others)
+    figures["distance"] = motion_figures.distances(networks, clips_by_split["test"], real, others)
     learned = np.stack([clip_judge.example("train", row)[0] for row in range(int(config.data.source.number))])
-    found["copies"] = motion_figures.copies(made["test"], learned)
+    figures["copies"] = motion_figures.copies(clips_by_split["test"], learned)
     protocol = {
         "run": str(run_folder),
         "sampler": config.sample.sampler.name,
@@ -167,7 +167,7 @@ def measure(run_folder: pathlib.Path, out: pathlib.Path, number: int) -> dict[st
         "seconds of CPU": round(time.process_time() - began),
         **report.software(),
     }
-    content = report.plain({"figures": found, "protocol": protocol})
+    content = report.plain({"figures": figures, "protocol": protocol})
     report.write(out, content, video_report.markdown(content, out))
     return content
 

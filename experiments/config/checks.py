@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from diffusion import pytrees
-from diffusion.data import given_series, sources
+from diffusion.data import series_masks, sources
 from diffusion.experiments.config import (
     data,
     deprecated_fields,
@@ -81,14 +81,14 @@ def with_data(recipe: Recipe, spec: Any) -> Recipe:
 def _check_hidden(config: Mapping) -> None:
     """Refuses series of which only missing values are hidden, whose examples nobody knows."""
     hide = plain(config["data"]["source"]).get("hide")
-    if isinstance(hide, Mapping) and names.HIDINGS.get(hide.get("name")) is given_series.missing:
+    if isinstance(hide, Mapping) and names.HIDINGS.get(hide.get("name")) is series_masks.missing:
         why = "what is missing has no values to learn from"
         raise refused(config, "data.source.hide", why, f"with the name {hidings_of_known_values()}")
 
 
 def hidings_of_known_values() -> str:
     """The names of `config.data.source.hide` that hide values which the data have."""
-    return ", ".join(sorted(name for name, hiding in names.HIDINGS.items() if hiding is not given_series.missing))
+    return ", ".join(sorted(name for name, hiding in names.HIDINGS.items() if hiding is not series_masks.missing))
 
 
 def on_its_data(recipe: Recipe) -> Recipe:

@@ -35,7 +35,7 @@ from diffusion.adapters import (
     low_rank,
     textual_inversion,
 )
-from diffusion.data import augmentation, controls, given_series, sources, transforms
+from diffusion.data import augmentation, controls, series_masks, sources, transforms
 from diffusion.experiments.config import ConfigError, learned_schedule
 from diffusion.guidance import measurements
 from diffusion.metrics import features
@@ -336,7 +336,7 @@ GRIDS = _table(
 )
 PLANS = _table(timesteps.plan, timesteps.staggered, samplers.restart_plan, editing.repaint)
 DRIVERS = _table(samplers.sample, samplers.picard, samplers.adaptive)
-GUIDANCES = _table(  # of branches: the condition and the null one, or those of its `of_conditions`
+GUIDANCES = _table(  # of branches: the condition and the null one, or those of its `with_conditions`
     guidance.classifier_free,
     guidance.rescaled,
     guidance.renormalised,
@@ -413,7 +413,7 @@ SOURCES = _table(
     sources.paced,
 )
 CONTROLS = _table(controls.downsampled, controls.edges, controls.sketch)  # of "controlled": picture -> its control
-HIDINGS = _table(given_series.forecast, given_series.gaps, given_series.missing)  # of series: what is to be predicted
+HIDINGS = _table(series_masks.forecast, series_masks.gaps, series_masks.missing)  # of series: what is to be predicted
 SOUND_FORMS = _table(sound.samples, sound.lapped_spectrum)  # of sources of sound: how a clip is an example
 FILTERS: dict[str, Callable] = {}  # of "filtered": functions that return record -> whether it is kept
 DETECTORS: dict[str, Callable] = {}  # of prompt benchmarks: functions that return a `readers.Detector`

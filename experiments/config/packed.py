@@ -38,7 +38,7 @@ class PackedNetwork:
             ValueError: if the module puts out another pytree than it receives.
         """
         network = lambda *inputs, **more: self.module.apply(params, *inputs, **more)
-        return pytrees.of_leaves(network, self.structure)(x, self._clock(x, clock), condition, **features)
+        return pytrees.vector_network(network, self.structure)(x, self._clock(x, clock), condition, **features)
 
     def _clock(self, x: jax.Array, clock: Any) -> Any:
         """One clock for each number where leaves have times of their own, even if one clock was given for all."""

@@ -99,14 +99,14 @@ def measure(
     # Rows are kept for what needs them: of the samples always, for the standard error.
     taps = {tap for name in metrics for tap in (space.main, *TAPS.get(name, ()))}
     rows = tuple(tap for tap in space.taps if tap in taps)
-    kept = (space.main,) if set(metrics) & set(OF_ROWS) else ()
+    row_taps = (space.main,) if set(metrics) & set(OF_ROWS) else ()
     real = Gathered(reference.statistics, {}, 0.0, 0)
-    if reference.statistics is None or (reference.images and kept):
-        real = _gather("the reference", reference.images, space, kept, folder)
+    if reference.statistics is None or (reference.images and row_taps):
+        real = _gather("the reference", reference.images, space, row_taps, folder)
         real = real._replace(statistics=reference.statistics or real.statistics)
-    own = _gather("the samples", samples, space, rows, folder, fresh)
-    _require_same_dims(reference, own, real)
-    sets = FeatureSets(own, real, space, seed, score_splits)
+    gathered = _gather("the samples", samples, space, rows, folder, fresh)
+    _require_same_dims(reference, gathered, real)
+    sets = FeatureSets(gathered, real, space, seed, score_splits)
     figures = {}
     then = time.perf_counter()
     with progress.bar("measuring", len(metrics), "metrics") as advance:
@@ -121,14 +121,14 @@ def measure(
     return {
         "figures": figures,
         "warnings": warnings(samples, reference, sets),
-        "samples": {**own.statistics.about["images"], "count": samples.count, "shape": list(samples.shape)},
+        "samples": {**gathered.statistics.about["images"], "count": samples.count, "shape": list(samples.shape)},
         "reference": _described(reference, real),
         "seconds": {
             "reference": real.seconds,
-            "samples": own.seconds,
+            "samples": gathered.seconds,
             "figures": now - then,
             "total": now - began,
-            "images_per_second": (samples.count - own.found) / own.seconds if own.seconds else None,
+            "images_per_second": (samples.count - gathered.found) / gathered.seconds if gathered.seconds else None,
         },
     }
 
@@ -155,11 +155,11 @@ def _require_same_dims(reference, own, real):
 
 
 def _described(reference: Reference, real: Gathered) -> dict:
-    about = real.statistics.about
-    described = about.get("images") or {"images": reference.spec, "kind": "statistics"}
+    stored = real.statistics.about
+    described = stored.get("images") or {"images": reference.spec, "kind": "statistics"}
     if reference.statistics is not None:
-        described = {**described, "file": reference.spec, "sha256": about.get("sha256") or described.get("sha256")}
-    return {**described, "count": real.statistics.count, "space": about["space"]}
+        described = {**described, "file": reference.spec, "sha256": stored.get("sha256") or described.get("sha256")}
+    return {**described, "count": real.statistics.count, "space": stored["space"]}
 
 
 def warnings(samples: ImageSet, reference: Reference, sets: FeatureSets) -> list[str]:
@@ -235,12 +235,12 @@ def space_of(request: Request) -> tuple[Space, dict]:
         )
     others = dict.fromkeys(tap for name in request.metrics for tap in TAPS.get(name, ()))
     taps = ("2048", *(tap for tap in others if tap != "logits" or net.logits))
-    about = {
+    description = {
         "features": {"features": "Inception-v3, 2048 averages of the last block", "dimensions": 2048},
         "protocol": protocols.record(protocol),
         "weights": inception.record(net),
     }
-    return references.inception_space(net, protocol, taps), about
+    return references.inception_space(net, protocol, taps), description
 
 
 def find_protocol(name: str | None) -> EncoderProtocol | ClipProtocol | None:
@@ -256,17 +256,17 @@ def opened(spec: str, request: Request) -> ImageSet:
     if not spec.startswith("{"):
         return clip_sets.open_set(spec, protocol.frames, protocol.every, request.size, request.seed)
     source = data.named(spec)
-    about = source.spec
-    if request.size or not isinstance(about.shape, tuple) or about.dtype != "uint8":
+    examples = source.spec
+    if request.size or not isinstance(examples.shape, tuple) or examples.dtype != "uint8":
         raise ImageSetError(
-            f"{spec} has {about.dtype} {about.shape}. Valid: clips of bytes [F, H, W, C], without --size."
+            f"{spec} has {examples.dtype} {examples.shape}. Valid: clips of bytes [F, H, W, C], without --size."
         )
     read = lambda start, stop: np.stack(
-        [record[about.entry] for record in pipeline.fetch(source, np.arange(start, stop))]
+        [record[examples.entry] for record in pipeline.fetch(source, np.arange(start, stop))]
     )
-    shape = (about.size, *about.shape)
+    shape = (examples.size, *examples.shape)
     mark = json.dumps([spec, source.fingerprint()], sort_keys=True, default=str)
-    return clip_sets.of_records(spec, shape, read, mark, protocol.frames, protocol.every, request.seed)
+    return clip_sets.from_records(spec, shape, read, mark, protocol.frames, protocol.every, request.seed)
 
 
 def _network_space(protocol: EncoderProtocol | ClipProtocol, request: Request) -> tuple[Space, dict]:
@@ -279,19 +279,19 @@ def _network_space(protocol: EncoderProtocol | ClipProtocol, request: Request) -
         )
     if isinstance(protocol, ClipProtocol):
         network = clip_protocols.load(protocol, request.encoder)
-        about = {
+        description = {
             "features": {"features": network.name, "dimensions": network.dimensions},
             "protocol": clip_protocols.described(protocol),
             "weights": clip_protocols.record(network),
         }
-        return clip_protocols.space(protocol, network), about
+        return clip_protocols.space(protocol, network), description
     encoder = encoder_protocols.load(protocol, request.encoder)
-    about = {
+    description = {
         "features": {"features": protocol.network, "dimensions": protocol.dimensions},
         "protocol": encoder_protocols.described(protocol),
         "weights": encoder_protocols.record(encoder),
     }
-    return encoder_protocols.space(encoder), about
+    return encoder_protocols.space(encoder), description
 
 
 def run(request: Request, fresh: bool = False) -> dict:
@@ -299,16 +299,16 @@ def run(request: Request, fresh: bool = False) -> dict:
     for name in request.metrics:
         if name not in METRICS:
             raise unknown("--metrics", name, METRICS, "metric")
-    space, about = space_of(request)
+    space, description = space_of(request)
     reference = references.open_reference(request.reference, opened=lambda spec: opened(spec, request))
     samples = opened(request.samples, request)
-    splits = (about["protocol"] or {}).get("score_splits", "ten, shuffled")
+    splits = (description["protocol"] or {}).get("score_splits", "ten, shuffled")
     measured = measure(
         samples, reference, space, request.metrics, request.seed, splits, references.cache_folder(), fresh
     )
-    if space.main in inception.TAPS and about["weights"]["sha256"] not in KNOWN:
+    if space.main in inception.TAPS and description["weights"]["sha256"] not in KNOWN:
         measured["warnings"].append("the Inception weights are not those of the published figures.")
-    return measured | about
+    return measured | description
 
 
 def make_reference(request: Request, out: pathlib.Path) -> statistics.Statistics:

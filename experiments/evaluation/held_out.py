@@ -64,9 +64,10 @@ def trained_on(train: Split, real: Split) -> TrainedOn:
         train: the records of the training.
         real: the records that samples are compared with.
     """
-    of = len(real.images)
+    total = len(real.images)
     count = shared_records.by_number(real.stored, train.stored)
-    return TrainedOn(shared_records.by_content(real.images, train.images) if count is None else min(count, of), of)
+    shared = shared_records.by_content(real.images, train.images) if count is None else min(count, total)
+    return TrainedOn(shared, total)
 
 
 def require(config: Mapping, train: Split, real: Split) -> TrainedOn:

@@ -130,7 +130,7 @@ def bits_per_dim(subject: Subject) -> dict:
     denoise = generate.denoiser(recipe)
     start = max(schedule.t_min, EARLIEST)
     pictures = subject.real.images.dtype == np.uint8
-    own = subject.real.labels if subject.real.conditions is None else subject.real.conditions
+    conditions = subject.real.labels if subject.real.conditions is None else subject.real.conditions
     solver = ode.dormand_prince(start, schedule.t_max, TOLERANCE, TOLERANCE)
 
     @jax.jit
@@ -151,7 +151,7 @@ def bits_per_dim(subject: Subject) -> dict:
     with progress.bar("likelihood", count, "images") as advance:
         for first in range(0, count, BATCH):
             rows = np.resize(chosen[first : first + BATCH], BATCH)
-            labels = generate.as_condition(jax.tree.map(lambda leaf, rows=rows: leaf[rows], own))
+            labels = generate.as_condition(jax.tree.map(lambda leaf, rows=rows: leaf[rows], conditions))
             batch = of(params, subject.real.images[rows], labels, rows)
             bits.append(np.asarray(batch[0])[: count - first])
             nfe.append(np.asarray(batch[1])[: count - first])

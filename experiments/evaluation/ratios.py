@@ -28,17 +28,17 @@ def measure(samples: Sequence[pathlib.Path], real: Sequence[pathlib.Path]) -> di
         ConfigError: if the two lists are not of the same spaces, references and numbers of images.
         records.ResultError: if a record cannot be used.
     """
-    own = _by_space("--ratio", samples)
+    distances = _by_space("--ratio", samples)
     floors = _by_space("--floors", real)
-    if own.keys() != floors.keys():
+    if distances.keys() != floors.keys():
         raise ConfigError(
-            f"--ratio has records under {', '.join(own) or 'none'}, and --floors under {', '.join(floors) or 'none'}. "
-            "Valid: one of each under the same protocols."
+            f"--ratio has records under {', '.join(distances) or 'none'}, and --floors under "
+            f"{', '.join(floors) or 'none'}. Valid: one of each under the same protocols."
         )
-    _require_alike("--ratio", own, lambda content: content["samples"].get("sha256"), "samples")
+    _require_alike("--ratio", distances, lambda content: content["samples"].get("sha256"), "samples")
     _require_alike("--floors", floors, lambda content: content["samples"].get("sha256"), "images")
     spaces = {}
-    for name, content in own.items():
+    for name, content in distances.items():
         floor = floors[name]
         for part, field in (("reference", "fingerprint"), ("reference", "sha256"), ("weights", "sha256")):
             pair = [(record.get(part) or {}).get(field) for record in (content, floor)]
@@ -60,7 +60,7 @@ def measure(samples: Sequence[pathlib.Path], real: Sequence[pathlib.Path]) -> di
     figure = {
         "value": representation_ratio(values["distance"], values["floor"]),
         "standard_error": None if None in errors else sum(errors) / len(errors),
-        "samples": _distance(next(iter(own.values())))["samples"],
+        "samples": _distance(next(iter(distances.values())))["samples"],
         "k": len(spaces),
     }
     used = {str(path): records.read(path)["sha256"] for path in (*samples, *real)}

@@ -83,7 +83,7 @@ def run(request: comparison.Request, fresh: bool = False) -> dict:
     if reference.images is None:
         raise ImageSetError(f"{request.reference} holds statistics alone; an autoencoder needs the pictures.")
     measures_distance = bool(request.inception) or request.features == "pixels"
-    space, about = comparison.space_of(request) if measures_distance else (None, UNMEASURED)
+    space, description = comparison.space_of(request) if measures_distance else (None, UNMEASURED)
     results = reconstruct(autoencoder, reference.images)
     if space is None:
         record = lambda images: {**images.record, "fingerprint": images.fingerprint, "count": images.count}
@@ -102,7 +102,7 @@ def run(request: comparison.Request, fresh: bool = False) -> dict:
         "figures"
     ]
     total = time.perf_counter() - began
-    return measured | about | {"seconds": {**measured.get("seconds", {}), "total": total}}
+    return measured | description | {"seconds": {**measured.get("seconds", {}), "total": total}}
 
 
 UNMEASURED = {"features": {"features": "none: picture by picture", "dimensions": 0}, "protocol": None, "weights": None}

@@ -101,9 +101,9 @@ def exact(process: GaussianProcess, part: Part) -> tuple[np.ndarray, np.ndarray]
 def score_marginal(source: Any, part: Part) -> dict[str, dict]:
     """The scores of values drawn from anywhere in each channel of a source, a forecast that ignores the series."""
     rng = np.random.default_rng(SEED)
-    seen = parts(source, 1000)
-    values = np.where(seen.mask, seen.given, seen.truth)
-    there = (seen.mask | seen.real) & np.isfinite(values)
+    windows = parts(source, 1000)
+    values = np.where(windows.mask, windows.given, windows.truth)
+    there = (windows.mask | windows.real) & np.isfinite(values)
     draw_channel = lambda c: rng.choice(values[..., c][there[..., c]], (SAMPLES, *part.given.shape[:2]))
     samples = np.stack([draw_channel(channel) for channel in range(part.given.shape[-1])], axis=-1)
     return {"crps_marginal": scores(samples, part)["crps"]}

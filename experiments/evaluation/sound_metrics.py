@@ -58,19 +58,19 @@ def heard(subject: Any) -> dict:
         raise ConfigError(
             "--metrics=sound: the model has no classes. Valid: --metrics=vocoder, of one with a spectrogram."
         )
-    seen = lambda x: pictures(sound, x)
-    train = Split(seen(subject.train.images), subject.train.labels, subject.train.spec)
-    real = Split(seen(subject.real.images), subject.real.labels, subject.real.spec)
-    samples = seen(subject.images)
+    spectrograms = lambda x: pictures(sound, x)
+    train = Split(spectrograms(subject.train.images), subject.train.labels, subject.train.spec)
+    real = Split(spectrograms(subject.real.images), subject.real.labels, subject.real.spec)
+    samples = spectrograms(subject.images)
     net = sample_metrics.trained_classifier(train)
     accuracy = sample_metrics.class_accuracy(samples, subject.labels, train, real)
     extractor = features.classifier_features(train.images, train.labels)
     count = min(len(samples), len(real.images), len(train.images))
     arguments = (samples, subject.labels, train, real, count, True, sample_metrics.FULL)
     distance = sample_metrics.distance(extractor, *arguments)
-    about = {"judge_sha256": net.digest, "samples": len(samples)}
+    context = {"judge_sha256": net.digest, "samples": len(samples)}
     return {
-        "heard_as_its_class": {**_share(accuracy), "by_class": accuracy["by_class"], **about},
+        "heard_as_its_class": {**_share(accuracy), "by_class": accuracy["by_class"], **context},
         "real_heard_as_its_class": _share(accuracy["real"]),
         "frechet_distance_of_judge": {
             "value": distance["distance"],
@@ -128,10 +128,10 @@ def vocoder_error(subject: Any) -> dict:
     params, step = checkpoints.load_ema(subject.workdir)
     recipe = resolve.recipe(config, sound.shape).on(subject.real.spec)
     make = generate.generator(recipe)
-    made = make.images(params, {"spectrogram": given}, generate.seeds(config, count))
+    generated = make.images(params, {"spectrogram": given}, generate.seeds(config, count))
     by_hand = [griffin_lim(one, sound.sample_rate, sound.window, sound.hop) for one in levels]
     sets = {
-        "": sound.waveform(np.asarray(made, np.float32), given),
+        "": sound.waveform(np.asarray(generated, np.float32), given),
         "_of_griffin_lim": np.float32(by_hand),
         "_of_another_clip": np.roll(clips, 1, axis=0),
     }

@@ -37,17 +37,17 @@ def cloud(points: np.ndarray, angle: float, colour: str = plots.BLUE, side: int 
         The picture, uint8 [side, side, 3].
     """
     fine = 2 * side  # halved at the end, against steps at the edges
-    seen = np.asarray(points, np.float64) @ _camera(angle).T
+    turned = np.asarray(points, np.float64) @ _camera(angle).T
     size = fine / (2 * EXTENT)
     reach = math.ceil(RADIUS * size)
     patch = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 2), axis=-1).reshape(-1, 2)
-    centre = np.stack([fine / 2 + seen[:, 0] * size, fine / 2 - seen[:, 1] * size], axis=1)
+    centre = np.stack([fine / 2 + turned[:, 0] * size, fine / 2 - turned[:, 1] * size], axis=1)
     pixel = np.round(centre)[:, None].astype(int) + patch
     away = (pixel - centre[:, None]) * (1, -1) / (RADIUS * size)
     depth = 1 - np.sum(away**2, axis=2)
     shown = (depth > 0) & ((pixel >= 0) & (pixel < fine)).all(axis=2)
     normal = np.concatenate([away, np.sqrt(np.maximum(depth, 0))[..., None]], axis=2)
-    height = seen[:, None, 2] + RADIUS * normal[..., 2]
+    height = turned[:, None, 2] + RADIUS * normal[..., 2]
     colours = _shaded(normal, height, colour)
     flat = pixel[..., 1] * fine + pixel[..., 0]
     order = np.argsort(height[shown], kind="stable")  # the nearest is painted last

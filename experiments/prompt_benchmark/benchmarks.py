@@ -108,7 +108,7 @@ def _itself(pixels: np.ndarray, count: int) -> list[np.ndarray]:
 
 def _geneval_figures(items: Sequence[Item], rows: Sequence[Mapping]) -> dict[str, Mean]:
     tasks = _by_group(rows)
-    return {**tasks, "overall": clustered.of_means(list(tasks.values()))}
+    return {**tasks, "overall": clustered.mean_of_means(list(tasks.values()))}
 
 
 def build_geneval() -> Benchmark:
@@ -128,7 +128,7 @@ def build_geneval() -> Benchmark:
         all_detections = readers.detected(seen.detector, [picture.pixels for picture in pictures])
         for picture, detections in zip(pictures, all_detections):
             prompt = picture.item.content
-            objects = geneval.kept(detections, prompt.tag, rules)
+            objects = geneval.counted_objects(detections, prompt.tag, rules)
             colours_of = lambda label, some, picture=picture: geneval.colours(
                 seen.embedder, picture.pixels, label, some
             )

@@ -109,13 +109,13 @@ def measure(part: str, quick: bool) -> Mapping[str, Any]:
                 "error": np.array(list(errors.values())),
             }
         schedule = schedules.variance_preserving() if part == "VP" else variance_exploding(SIGMA_MAX)
-        own = [end_error("Euler", *own_steps(part, nfe), variances) for nfe in evaluations]
+        published_errors = [end_error("Euler", *own_steps(part, nfe), variances) for nfe in evaluations]
         better = [end_error("Heun", schedule, grid(schedule, (nfe + 1) // 2), variances) for nfe in evaluations]
         straight = [end_error("Heun", edm, grid(edm, (nfe + 1) // 2), variances) for nfe in evaluations]
         return {
-            BETTER.format(part): all(b < o for b, o in zip(better, own)),
+            BETTER.format(part): all(b < o for b, o in zip(better, published_errors)),
             STRAIGHTER.format(part): all(s < b for s, b in zip(straight, better)),
-            "Euler, own steps": np.array(own),
+            "Euler, own steps": np.array(published_errors),
             "Heun, eq. 5": np.array(better),
             "Heun, eq. 5, sigma(t) = t": np.array(straight),
         }

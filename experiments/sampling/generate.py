@@ -125,7 +125,7 @@ def denoiser(recipe: Recipe) -> Callable[..., Any]:
             head = recipe.objective.heads[name].apply
             early = lambda h, shape: projectors.untokens(head(params[HEADS][name], h, shape), shape)
             to = (schedule, parameterization, condition)
-            return recipe.guidance(guidance.of_depths(network, *to, layer, early))
+            return recipe.guidance(guidance.depth_branches(network, *to, layer, early))
         if recipe.conditions is None and (recipe.null is None or recipe.scale == 1):
             return parameterizations.denoiser(network, schedule, parameterization, condition)
         null = None if recipe.null is None else recipe.null_condition(_number(labels))

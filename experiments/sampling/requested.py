@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffusion.data import given_series
+from diffusion.data import series_masks
 from diffusion.experiments.config import ConfigError, as_config_errors
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.io import npy, npz
@@ -62,7 +62,7 @@ def conditions(text: str, recipe: Recipe) -> Any:
         )
     if isinstance(null, dict) and "given" in null:
         with as_config_errors():
-            given_series.check(rows)
+            series_masks.check(rows)
         rows["given"] = np.where(rows["mask"], rows["given"], 0)  # as in a record: what is hidden may be NaN there
     turns = np.arange(recipe.config.sample.number) % max(lengths)
     kept = lambda leaf, one: leaf[turns] if leaf.dtype == np.uint8 else leaf[turns].astype(one.dtype)

@@ -51,7 +51,7 @@ def test_guidance_goes_from_the_early_prediction_through_the_networks_own():
         return 0.5 * x, (jnp.cos(patches(x)),)
 
     head = lambda h, shape: projectors.untokens(h, shape)
-    branches = guidance.of_depths(network, SCHEDULE, parameterizations.velocity(), None, 3, head)
+    branches = guidance.depth_branches(network, SCHEDULE, parameterizations.velocity(), None, 3, head)
     t = 0.4
     guided = guidance.internal(branches, 1.7)(X, t)
     v = np.cos(X) + 1.7 * (0.5 * X - np.cos(X))

@@ -18,16 +18,16 @@ KEYS = jax.random.split(jax.random.key(0), 3)
 
 def test_the_patches_that_are_kept():
     keys = jax.random.split(jax.random.key(1), 2000)
-    half = np.asarray(masked.kept(keys, 6, 0.5, 0.5))
+    half = np.asarray(masked.visible_patches(keys, 6, 0.5, 0.5))
     assert half.shape == (2000, 3) and half.min() == 0
     assert all(len(set(row)) == 3 for row in half.tolist())
     np.testing.assert_allclose(np.bincount(half.ravel(), minlength=6) / 2000, 0.5, atol=0.05)  # 4.5 deviations
 
-    between = np.asarray(masked.kept(keys, 20, 0.3, 0.5))
+    between = np.asarray(masked.visible_patches(keys, 20, 0.3, 0.5))
     sizes = (between >= 0).sum(1)
     assert between.shape == (2000, 14) and set(sizes) == {10, 11, 12, 13}
     assert (np.diff((between < 0).astype(int), axis=1) >= 0).all()  # the empty places are the last
-    np.testing.assert_array_equal(masked.kept(keys[3:5], 20, 0.3, 0.5), between[3:5])  # each by its own key
+    np.testing.assert_array_equal(masked.visible_patches(keys[3:5], 20, 0.3, 0.5), between[3:5])  # each by its own key
 
 
 def test_masked_denoising_is_its_two_means():

@@ -72,12 +72,12 @@ def test_a_pytree_of_one_leaf_is_the_array_bit_for_bit_and_of_two_two_arrays():
     cubes = X.reshape(4, 2, 2)
     as_array = _flow(of_array, cubes)
     packed = pytrees.pack({"points": cubes})
-    watched = lambda *inputs: seen.append(inputs[0]) or pytrees.of_leaves(of_tree, {"points": (2, 2)})(*inputs)
+    watched = lambda *inputs: seen.append(inputs[0]) or pytrees.vector_network(of_tree, {"points": (2, 2)})(*inputs)
     np.testing.assert_array_equal(_flow(watched, packed), as_array)
     np.testing.assert_array_equal(seen[0].reshape(4, 4), seen[1])
-    whole = _flow(pytrees.of_leaves(of_tree, SHAPE), X)
+    whole = _flow(pytrees.vector_network(of_tree, SHAPE), X)
     halves = [
-        _flow(pytrees.of_leaves(of_tree, SHAPE), X, jnp.broadcast_to(pytrees.mask(mask, SHAPE), X.shape))
+        _flow(pytrees.vector_network(of_tree, SHAPE), X, jnp.broadcast_to(pytrees.mask(mask, SHAPE), X.shape))
         for mask in (
             {"positions": jnp.ones((4, 1), bool), "types": jnp.zeros((4, 2), bool)},
             {"positions": jnp.zeros((4, 1), bool), "types": jnp.ones((4, 2), bool)},
@@ -101,7 +101,7 @@ def test_masks_that_leave_nothing_are_refused_where_they_are_seen_and_never_divi
     with pytest.raises(ValueError, match="give one for all, or one for each"):
         pytrees.mask({"positions": jnp.ones((4, 1), bool), "else": jnp.ones((4, 2), bool)}, SHAPE)
     with pytest.raises(ValueError, match="the network puts out"):
-        _flow(pytrees.of_leaves(lambda x, clock, condition: x["types"], SHAPE), X)
+        _flow(pytrees.vector_network(lambda x, clock, condition: x["types"], SHAPE), X)
 
 
 def test_couplings_that_compare_examples_are_refused_with_a_mask_and_the_independent_one_changes_nothing():

@@ -65,7 +65,10 @@ def test_a_pytree_by_one_schedule_is_the_array_bit_for_bit():
     of_tree = lambda x, clock, condition: {"points": of_array(x["points"], clock, condition)}
     real = jnp.array([[True, True, False], [True, False, False], [True, True, True]])
     made = []
-    for shape, network in (((3, 2), of_array), ({"points": (3, 2)}, pytrees.of_leaves(of_tree, {"points": (3, 2)}))):
+    for shape, network in (
+        ((3, 2), of_array),
+        ({"points": (3, 2)}, pytrees.vector_network(of_tree, {"points": (3, 2)})),
+    ):
         x = samplers.prior(schedule, first, pytrees.packed_shape(shape))
         mask = pytrees.mask(real, shape) if isinstance(shape, dict) else real
         denoise = parameterizations.denoiser(padding.network(network, mask), schedule, flow)

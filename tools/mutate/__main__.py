@@ -68,7 +68,7 @@ FILES = (
     "likelihood.py",
     "editing.py",
     "videos.py",
-    "data/given_series.py",
+    "data/series_masks.py",
     "data/gaussian_processes.py",
 )
 SOURCES = (*FOLDERS, *FILES)

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from diffusion.data import gaussian_processes, given_series, identities
+from diffusion.data import gaussian_processes, identities, series_masks
 from diffusion.data.gaussian_processes import GaussianProcess
-from diffusion.data.given_series import Hiding
+from diffusion.data.series_masks import Hiding
 from diffusion.data.sources.sequences import Records
 from diffusion.io import limits, npy, npz, opener
 
@@ -22,7 +22,7 @@ APART = 1  # is added to the seed of the hidden parts: numpy has one stream for 
 
 
 class SeriesWindows(Sequence):
-    """Records of series of one length, by `given_series.record`; without `hide` {"x": the whole series}.
+    """Records of series of one length, by `series_masks.record`; without `hide` {"x": the whole series}.
 
     The hidden part of a series is a function of the seed and of its row, and the same in every epoch.
 
@@ -76,7 +76,7 @@ class SeriesWindows(Sequence):
         number = int(self.rows[row])
         if self._hide is None:
             return {"x": self._values[number]}
-        return given_series.record(self._values[number], self._hidden(number), f"{self._name} {row}")
+        return series_masks.record(self._values[number], self._hidden(number), f"{self._name} {row}")
 
 
 class ExactSeries(Records):

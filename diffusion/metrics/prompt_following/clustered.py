@@ -1,6 +1,6 @@
 """The mean over pictures of which several belong to one prompt, and its standard error over draws of the prompts."""
 
-__all__ = ["Mean", "figure", "mean", "of_means", "share"]
+__all__ = ["Mean", "figure", "mean", "mean_of_means", "share"]
 
 import math
 from collections.abc import Hashable, Sequence
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffusion import public
 from diffusion.metrics import bootstrap
 
 
@@ -48,7 +49,7 @@ def mean(values: Sequence[float] | np.ndarray, prompts: Sequence[Hashable] | np.
     return Mean(middle, error, len(numbers), count)
 
 
-def of_means(parts: Sequence[Mean]) -> Mean:
+def mean_of_means(parts: Sequence[Mean]) -> Mean:
     """The mean of the means of independent parts, where each part weighs the same.
 
     Args:
@@ -102,3 +103,6 @@ def figure(values: Sequence[float], prompts: Sequence[Hashable]) -> dict[str, An
         **average._asdict(),
         "standard_error": average.standard_error if math.isfinite(average.standard_error) else None,
     }
+
+
+public.declare(__name__, renamed={"of_means": "mean_of_means"})

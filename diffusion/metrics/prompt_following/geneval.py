@@ -6,7 +6,19 @@ djghosh13/geneval, evaluation/evaluate_images.py and summary_scores.py, whose fi
 Paper: Ghosh et al. 2023, "GenEval: An Object-Focused Framework for Evaluating Text-to-Image Alignment".
 """
 
-__all__ = ["TAGS", "Clause", "Prompt", "Rules", "colours", "crop", "judged", "kept", "parse", "read", "relations"]
+__all__ = [
+    "TAGS",
+    "Clause",
+    "Prompt",
+    "Rules",
+    "colours",
+    "counted_objects",
+    "crop",
+    "judged",
+    "parse",
+    "read",
+    "relations",
+]
 
 import math
 import pathlib
@@ -15,6 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffusion import public
 from diffusion.io import limits, opener
 from diffusion.metrics.prompt_following.readers import (
     Detection,
@@ -167,7 +180,7 @@ def _position(found: Any, before: int, where: str) -> tuple[str, int]:
     return found[0], found[1]
 
 
-def kept(detections: Sequence[Detection], tag: str, rules: Rules = PUBLISHED) -> dict[str, list[Detection]]:
+def counted_objects(detections: Sequence[Detection], tag: str, rules: Rules = PUBLISHED) -> dict[str, list[Detection]]:
     """The objects that count, by class, the surest first.
 
     Args:
@@ -234,7 +247,7 @@ def judged(
 
     Args:
         prompt: the picture's prompt.
-        objects: the objects in the picture, from `kept`.
+        objects: the objects in the picture, from `counted_objects`.
         colours_of: a function (class, objects) -> the colour of each.
         rules: the rules of the protocol.
 
@@ -308,3 +321,6 @@ def colours(embedder: Embedder, picture: np.ndarray, label: str, objects: Sequen
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     crop_rows = embedded_pictures(embedder, [crop(picture, detection) for detection in objects])
     return [COLOURS[best] for best in (crop_rows @ rows.T).argmax(axis=1)]
+
+
+public.declare(__name__, renamed={"kept": "counted_objects"})

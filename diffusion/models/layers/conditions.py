@@ -14,7 +14,7 @@
 | "keep"         | int [B, K]     | numbers of the patches that a masked network sees (kept_patches); without it, all  |
 | "interval"     | [B, 2]         | times from and to which that guidance acts (MiT)                                   |
 | "augment"      | [B, A]         | numbers that describe the example's augmentation (EDM); without it, no change      |
-| "given"        | [B, L, C]      | the values of a series that are given, see `diffusion.data.given_series`           |
+| "given"        | [B, L, C]      | the values of a series that are given, see `diffusion.data.series_masks`           |
 | "mask", "real" | Bool [B, L, C] | where they are given; where x is to be predicted                                   |
 | "real"         | Bool [B, N]    | the elements of a set, the residues of a chain; the others are padding             |
 | "spectrogram"  | [B, F, M]      | levels of M bands of frequency in F frames of the clip (DiffWave)                  |
@@ -180,7 +180,7 @@ def series_parts(condition: Any, shape: tuple[int, ...]) -> tuple[tuple[jax.Arra
         entries = sorted(condition) if isinstance(condition, Mapping) else type(condition).__name__
         raise ValueError(
             f"given=True: the condition has {', '.join(map(repr, names))} [B, L, C], a series of which a part is given "
-            f"(diffusion.data.given_series); got {entries}"
+            f"(diffusion.data.series_masks); got {entries}"
         )
     parts = tuple(condition[name] for name in names)
     for name, part in zip(names, parts):

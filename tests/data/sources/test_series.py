@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from diffusion.data import gaussian_processes, given_series, sources
+from diffusion.data import gaussian_processes, series_masks, sources
 from diffusion.data.sources import series
 from diffusion.experiments.evaluation import series_files
 
@@ -34,7 +34,7 @@ def test_draws_have_the_covariance_and_the_conditional_is_that_of_draws():
     assert not covariance[seen].any() and not covariance[:, seen].any()
 
 
-@pytest.mark.parametrize("hide", (given_series.forecast(4), given_series.gaps(0.2, 0.6, 5)))
+@pytest.mark.parametrize("hide", (series_masks.forecast(4), series_masks.gaps(0.2, 0.6, 5)))
 def test_records_are_what_is_hidden_beside_what_is_given(hide):
     of = lambda split="train", hide=hide: sources.gaussian_series(split, length=16, channels=2, number=200, hide=hide)
     whole, source, again, test = of(hide=None), of(), of(), of("test")
@@ -64,7 +64,7 @@ def test_what_is_hidden_is_drawn_apart_from_the_series(apart):
 
     def hide(rng, there):
         begins.append(rng.bit_generator.state["state"]["state"])
-        return given_series.forecast(1)(rng, there)
+        return series_masks.forecast(1)(rng, there)
 
     source = sources.gaussian_series(length=4, number=3, hide=hide, apart=apart)
     begins.clear()
@@ -78,16 +78,16 @@ def test_of_missing_values_nothing_is_learned_and_few_values_leave_one_of_each()
     values = np.arange(12.0).reshape(6, 2)
     values[1, 0] = values[4:, 1] = np.nan
     there = ~np.isnan(values)
-    forecast = given_series.record(values, given_series.forecast(2)(np.random.default_rng(0), there))
+    forecast = series_masks.record(values, series_masks.forecast(2)(np.random.default_rng(0), there))
     assert forecast["condition"]["real"].sum() == 2 and not (forecast["condition"]["mask"] & ~there).any()
     assert np.isfinite(forecast["x"]).all() and np.isfinite(forecast["condition"]["given"]).all()
-    fill = given_series.record(values, given_series.missing()(np.random.default_rng(0), there))
+    fill = series_masks.record(values, series_masks.missing()(np.random.default_rng(0), there))
     np.testing.assert_array_equal(fill["condition"]["real"], ~there)
     assert np.isnan(fill["x"][~there]).all()  # nobody knows it, and no loss of it is finite
     two = np.zeros((6, 1), bool)
     two[[1, 5]] = True
     for seed in range(50):
-        hidden = given_series.gaps(0.05, 0.95, 3)(np.random.default_rng(seed), two)
+        hidden = series_masks.gaps(0.05, 0.95, 3)(np.random.default_rng(seed), two)
         assert hidden.sum() == 1 and two[hidden].all()
 
 
@@ -99,7 +99,7 @@ def test_windows_of_files(tmp_path):
     (tmp_path / "a.csv").write_text("time,load,price\n" + "".join(f"t{i},{row}\n" for i, row in enumerate(cells)))
     np.save(tmp_path / "a.npy", table)
     np.savez(tmp_path / "a.npz", long=table, short=table[:20])
-    hide = given_series.gaps()
+    hide = series_masks.gaps()
     about = {"length": 12, "stride": 5, "hide": hide}
     of = lambda name, split="train", **more: sources.series_windows(str(tmp_path / name), split, **about, **more)
     train, test = of("a.csv", columns=("load", "price")), of("a.csv", "test", columns=("load", "price"))
@@ -113,7 +113,7 @@ def test_windows_of_files(tmp_path):
     np.testing.assert_allclose((scaled * train.std + train.mean)[there], table[36:48][there], rtol=1e-4)
     np.testing.assert_array_equal(of("a.npy")[3]["condition"]["given"], train[3]["condition"]["given"])
     assert len(of("a.npz", held_out=0.0)) == 11 + 3  # series of two lengths
-    gap = sources.series_windows(str(tmp_path / "a.npy"), "test", length=12, hide=given_series.missing())
+    gap = sources.series_windows(str(tmp_path / "a.npy"), "test", length=12, hide=series_masks.missing())
     assert len(gap) == 1 and gap[0]["condition"]["real"].sum() == 1
     # What the model has learned from is filled in the same units, in a file that goes on.
     np.save(
@@ -121,7 +121,7 @@ def test_windows_of_files(tmp_path):
     )
     units = {"mean": tuple(train.mean.tolist()), "std": tuple(train.std.tolist())}
     fill = sources.series_windows(
-        str(tmp_path / "longer.npy"), length=12, held_out=0.0, hide=given_series.missing(), **units
+        str(tmp_path / "longer.npy"), length=12, held_out=0.0, hide=series_masks.missing(), **units
     )
     there = fill[0]["condition"]["mask"]
     whole = train[0]["x"] + train[0]["condition"]["given"]
@@ -138,7 +138,7 @@ def test_windows_of_files(tmp_path):
     of_part = sources.series_windows(str(tmp_path / "a.csv"), "test", columns=("load", "price"), **about)
     assert of_part.places == [("a", 48)]
     source = sources.series_windows(
-        str(tmp_path / "a.csv"), columns=("load",), held_out=0.0, **about | {"hide": given_series.missing()}
+        str(tmp_path / "a.csv"), columns=("load",), held_out=0.0, **about | {"hide": series_masks.missing()}
     )
     (path,) = series_files.write(source, np.zeros((1, 12, 1)), tmp_path)
     again = series.read_series(str(path))["filled"]
@@ -167,7 +167,7 @@ def test_mistakes_are_refused(tmp_path):
     (tmp_path / "words.csv").write_text("day,load\nmonday,1\ntuesday,2\n")
     (tmp_path / "ragged.csv").write_text("1,2\n3\n")
     np.savez(tmp_path / "differ.npz", a=np.zeros((9, 1)), b=np.zeros((9, 2)))
-    hide = given_series.forecast(2)
+    hide = series_masks.forecast(2)
     process = gaussian_processes.stationary(4)
     window = lambda name, **more: sources.series_windows(
         str(tmp_path / name), **{"length": 6, "hide": hide, "held_out": 0.0} | more
@@ -176,23 +176,23 @@ def test_mistakes_are_refused(tmp_path):
     half = part | {"mask": np.arange(8).reshape(2, 4, 1) % 2 == 0, "real": np.arange(8).reshape(2, 4, 1) % 2 == 1}
     broken = half | {"given": np.where(np.arange(8).reshape(2, 4, 1) == 4, np.nan, 0)}
     outside = half | {"given": np.where(half["mask"], 0, np.nan)}
-    given_series.check(outside)  # NaN where nothing is given
+    series_masks.check(outside)  # NaN where nothing is given
     for call, words in (
-        (lambda: given_series.forecast(0), "horizon = 0"),
-        (lambda: sources.gaussian_series(length=8, number=4, hide=given_series.forecast(8)),
+        (lambda: series_masks.forecast(0), "horizon = 0"),
+        (lambda: sources.gaussian_series(length=8, number=4, hide=series_masks.forecast(8)),
          "horizon = 8 leaves nothing given of a series of 8 steps"),
-        (lambda: given_series.gaps(0.5, 1.0), "most = 1.0"),
-        (lambda: given_series.record(np.zeros((4, 1)), np.ones((4, 1), bool), "series 3"),
+        (lambda: series_masks.gaps(0.5, 1.0), "most = 1.0"),
+        (lambda: series_masks.record(np.zeros((4, 1)), np.ones((4, 1), bool), "series 3"),
          "series 3: nothing of it is given"),
-        (lambda: given_series.record(np.zeros((4, 1)), np.zeros((4, 1), bool)), "nothing to predict"),
-        (lambda: given_series.check(part), "series 0 has nothing that is hidden"),
-        (lambda: given_series.check(part | {"real": part["mask"]}),
+        (lambda: series_masks.record(np.zeros((4, 1)), np.zeros((4, 1), bool)), "nothing to predict"),
+        (lambda: series_masks.check(part), "series 0 has nothing that is hidden"),
+        (lambda: series_masks.check(part | {"real": part["mask"]}),
          "series 0 has a value that is both given and hidden"),
-        (lambda: given_series.check(part | {"mask": part["real"], "real": part["mask"]}),
+        (lambda: series_masks.check(part | {"mask": part["real"], "real": part["mask"]}),
          "series 0 has nothing that is given"),
-        (lambda: given_series.check(broken), "series 1 has a given value that is no finite number"),
-        (lambda: given_series.check(half | {"mask": half["mask"][:, :3]}), "of one shape [B, L, C]"),
-        (lambda: given_series.check(half | {"mask": half["mask"] * 1.0}), "mask is float64"),
+        (lambda: series_masks.check(broken), "series 1 has a given value that is no finite number"),
+        (lambda: series_masks.check(half | {"mask": half["mask"][:, :3]}), "of one shape [B, L, C]"),
+        (lambda: series_masks.check(half | {"mask": half["mask"] * 1.0}), "mask is float64"),
         (lambda: sources.gaussian_series("validation"), "Valid: train, test"),
         (lambda: sources.gaussian_series(number=0), "number = 0"),
         (lambda: sources.gaussian_series(noise=0.0), "noise = 0.0"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from diffusion.data import gaussian_processes, given_series
+from diffusion.data import gaussian_processes, series_masks
 from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, data, recipes
 from diffusion.experiments.evaluation import model_metrics, real_images, series_charts, series_process, series_scores
@@ -209,7 +209,7 @@ def test_a_run_trains_samples_and_is_scored(hide, tmp_path):
     assert (tmp_path / "samples.png").is_file()
     with np.load(tmp_path / "samples.npz") as file:
         condition = {name: file[f"condition/{name}"] for name in ("given", "mask", "real")}
-    given_series.check(condition)
+    series_masks.check(condition)
     assert not samples[condition["mask"]].any() and (samples[condition["real"]] != 0).all()
     subject = model_metrics.Subject(config, tmp_path, samples, np.zeros(len(samples)), *real_images.splits_of(config))
     measured = model_metrics.METRICS["crps"](subject)

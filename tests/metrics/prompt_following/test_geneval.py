@@ -20,7 +20,7 @@ def right(content, detections, colours=None):
     """Whether a picture with these objects is right, by the colours of each class."""
     prompt = geneval.parse({"tag": "single_object", "prompt": "p", **content}, "here")
     of = lambda label, objects: (colours or {})[label][: len(objects)]
-    return geneval.judged(prompt, geneval.kept(detections, prompt.tag), of)[0]
+    return geneval.judged(prompt, geneval.counted_objects(detections, prompt.tag), of)[0]
 
 
 def cats(*scores):
@@ -71,12 +71,12 @@ def test_relations(box, holds):
 
 def test_objects_that_count():
     many = [Detection("cat", 0.4 + i / 100, (0, 0, 1, 1)) for i in range(20)]
-    found = geneval.kept(many, "single_object")["cat"]
+    found = geneval.counted_objects(many, "single_object")["cat"]
     assert [each.score for each in found] == pytest.approx([0.59 - i / 100 for i in range(16)])
     near = [CAT, CAT._replace(score=0.7, box=(0, 0, 10, 8)), DOG._replace(label="cat")]  # 99 of 121 pixels are both's
-    assert len(geneval.kept(near, "position")["cat"]) == 3  # the published rules drop none
-    assert len(geneval.kept(near, "position", Rules(overlap=0.8))["cat"]) == 2
-    assert len(geneval.kept(near, "position", Rules(overlap=0.82))["cat"]) == 3
+    assert len(geneval.counted_objects(near, "position")["cat"]) == 3  # the published rules drop none
+    assert len(geneval.counted_objects(near, "position", Rules(overlap=0.8))["cat"]) == 2
+    assert len(geneval.counted_objects(near, "position", Rules(overlap=0.82))["cat"]) == 3
 
 
 def test_a_crop_is_grey_around_the_mask():

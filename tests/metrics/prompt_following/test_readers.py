@@ -58,5 +58,5 @@ def test_the_error_is_that_of_prompts():
     assert (alike.samples, alike.prompts) == (120, 30) and alike.value == pytest.approx(values.mean())
     assert math.isnan(clustered.mean([1.0, 0.0], ["a", "a"]).standard_error)
     parts = [clustered.mean([0.0, 1.0], "ab"), clustered.mean([0.0, 0.0, 1.0, 1.0], "abcd")]
-    whole = clustered.of_means(parts)
+    whole = clustered.mean_of_means(parts)
     assert whole.value == 0.5 and whole.standard_error == pytest.approx(np.sqrt(0.25 + 1 / 12) / 2)

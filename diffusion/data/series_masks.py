@@ -1,12 +1,12 @@
-"""Series of which a part is given, for forecasting and imputation: the choice of the hidden part, and their records.
+"""Masks of series for forecasting and imputation: they choose the hidden values, and make records of the series.
 
-A record has the given part in its condition, and its example is the hidden part, so that the series is their sum:
+A record has the known values in its condition, and its example is the hidden values, so that the series is their sum:
 
     {"x": values where hidden, else 0,
-     "condition": {"given": values where given, else 0, "mask": whether given, "real": whether hidden}}    all [L, C]
+     "condition": {"given": values where known, else 0, "mask": whether known, "real": whether hidden}}    all [L, C]
 
-The run then learns p(hidden | given): noise, losses and samples concern the hidden part alone ("real", see
-`diffusion.padding`). A value that is missing is neither given nor, while training, hidden.
+The run then learns p(hidden | known): noise, losses and samples concern only the hidden values ("real", see
+`diffusion.padding`). A missing value is not known; in training it is not hidden either.
 """
 
 __all__ = ["Hiding", "check", "forecast", "gaps", "missing", "record"]
