@@ -6,6 +6,7 @@ from diffusion.experiments.remake import (
     dit_cost,
     edm2_cost,
     edm_solvers,
+    gaussian_likelihood,
     interval_cost,
     jit_cost,
     latent_cost,
@@ -13,7 +14,17 @@ from diffusion.experiments.remake import (
 )
 from diffusion.experiments.remake.claims import Remake
 
-MODULES = (terminal_snr, dit_cost, jit_cost, interval_cost, edm2_cost, latent_cost, edm_solvers, autoguidance_toy)
+MODULES = (
+    terminal_snr,
+    dit_cost,
+    jit_cost,
+    interval_cost,
+    edm2_cost,
+    latent_cost,
+    edm_solvers,
+    autoguidance_toy,
+    gaussian_likelihood,
+)
 REMAKES: dict[str, Remake] = {module.REMAKE.name: module.REMAKE for module in MODULES}
 
 

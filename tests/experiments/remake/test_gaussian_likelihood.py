@@ -1,0 +1,44 @@
+"""The spread of the probes against all probes of a small picture, and the basis against its definition."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import likelihood, schedules
+from diffusion.experiments.remake import gaussian_likelihood
+
+
+def test_the_basis_is_orthonormal_and_its_first_axis_constant():
+    data = gaussian_likelihood.pictures(4)
+    axes = data.axes[0]
+    np.testing.assert_allclose(axes.T @ axes, np.eye(16), atol=1e-12)
+    np.testing.assert_allclose(np.abs(axes[:, 0]), 0.25)
+    assert data.variances.mean() == pytest.approx(0.25)
+    assert data.variances[0, 0] / data.variances[0, 3] == pytest.approx(9)  # frequencies 1 (of 0) and 3
+
+
+def test_the_spread_over_probes_is_that_over_all_sixteen_signs():
+    data, schedule = gaussian_likelihood.pictures(2), schedules.variance_preserving()
+    v = lambda t: float(schedule.alpha(t)) ** 2 * data.variances[0] + float(schedule.sigma(t)) ** 2
+    G = data.axes[0] @ np.diag(np.log(v(schedule.t_max) / v(schedule.t_min)) / 2) @ data.axes[0].T
+    signs = np.array(list(itertools.product((-1, 1), repeat=4)))
+    estimates = np.einsum("ki,ij,kj->k", signs, G, signs)
+    assert estimates.mean() == pytest.approx(np.trace(G))
+    expected = estimates.std() / (4 * np.log(2))
+    assert gaussian_likelihood.probe_deviation(data, schedule) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sde", gaussian_likelihood.SDES)
+def test_the_errors_are_those_of_the_probes(sde):
+    """Each error is -(z^T G z - tr G) / (D ln 2), to the solver's tolerance."""
+    data, schedule, key = gaussian_likelihood.pictures(4), gaussian_likelihood.SDES[sde](), jax.random.key(3)
+    errors = gaussian_likelihood.errors(sde, key, data, 6)
+    v = lambda t: float(schedule.alpha(t)) ** 2 * data.variances[0] + float(schedule.sigma(t)) ** 2
+    G = data.axes[0] @ np.diag(np.log(v(schedule.t_max) / v(schedule.t_min)) / 2) @ data.axes[0].T
+    z = likelihood.rademacher(jax.random.split(jax.random.fold_in(key, 1), 6), (16,))[0]
+    expected = -(jnp.einsum("bi,ij,bj->b", z, G, z) - np.trace(G)) / (16 * np.log(2))
+    np.testing.assert_allclose(errors, expected, atol=2e-3)
