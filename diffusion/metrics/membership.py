@@ -75,7 +75,7 @@ def inversion_scores(
         ValueError: if the step above t passes t_max.
     """
     s = t + t / steps
-    if not 0 < t < s < float(schedule.t_max):
+    if not (0 < t and s < float(schedule.t_max)):
         raise ValueError(
             f"inversion_scores: t = {t:g} and a step above it, {s:g}, must lie in (0, {float(schedule.t_max):g})"
         )

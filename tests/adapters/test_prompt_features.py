@@ -133,3 +133,13 @@ def test_the_original_is_seen_without_the_scale_of_latents_and_a_dropped_one_is_
     expected = np.stack([z[0], 0 * z[1], np.where(latents[2] == 0, 0.25, z[2])])
     np.testing.assert_allclose(seen({}, condition, None), expected, atol=1e-6)
     assert condition == {"tokens": 1}
+
+
+def test_no_picture_is_of_the_mean_colour_of_the_encoders_training(monkeypatch):
+    """The published means: of CLIP's pictures, and a half in each channel for SigLIP."""
+    monkeypatch.setattr(prompt_features, "image_features", lambda encoder, params, colour, whole: colour)
+    siglip = SigLIP(width=8, depth=1, heads=2, hidden=16, size=8, patch=4)
+    for encoder, mean in ((siglip, (0.5, 0.5, 0.5)), (CLIP, (0.48145466, 0.4578275, 0.40821073))):
+        colour = prompt_features.absent(encoder, {}, whole=True)
+        assert colour.shape == (1, 8, 8, 3)
+        np.testing.assert_allclose(colour, np.broadcast_to(2 * np.array(mean) - 1, colour.shape), atol=1e-6)

@@ -88,3 +88,18 @@ def test_logits_are_the_peers(tensors, name):
     found = i3d.features(i3d.fold(tensors), drawn(f"i3d {name}", *CLIPS[name]))
     assert np.abs(expected).max() > 0.05, "an output of zeros compares nothing"
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_every_convolution_reads_what_the_one_before_it_writes():
+    """As published (Carreira and Zisserman 2017, figure 3): the widths at the ends of the stem and of each module."""
+    widths = {"3b": 256, "3c": 480, "4b": 512, "4c": 512, "4d": 512, "4e": 528, "4f": 832, "5b": 832, "5c": 1024}
+    shapes = i3d.CONVOLUTIONS
+    stem = [shapes[name][:2] for name in ("Conv3d_1a_7x7", "Conv3d_2b_1x1", "Conv3d_2c_3x3")]
+    assert stem == [(64, 3), (64, 64), (192, 64)]
+    entering = 192
+    for name, width in widths.items():
+        block = {part: shapes[f"Mixed_{name}.{part}"] for part in ("b0", "b1a", "b1b", "b2a", "b2b", "b3b")}
+        assert {block[part][1] for part in ("b0", "b1a", "b2a", "b3b")} == {entering}
+        assert block["b1b"][1] == block["b1a"][0] and block["b2b"][1] == block["b2a"][0]
+        assert sum(block[part][0] for part in ("b0", "b1b", "b2b", "b3b")) == width
+        entering = width

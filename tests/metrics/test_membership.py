@@ -48,3 +48,12 @@ def test_of_data_that_it_never_saw_a_model_tells_nothing(name):
 def test_a_time_without_a_step_above_it_is_refused():
     with pytest.raises(ValueError, match=r"t = 0.95 and a step above it, 1.04"):
         membership.inversion_scores(None, FLOW, None, 0.95, None)
+
+
+def test_a_step_away_and_back_leads_to_where_it_began():
+    """A model that always sees the same noise, along whose straight ways each step of DDIM is exact."""
+    noise = jnp.array([[0.3, -1.2, 0.5]])
+    denoise = lambda x, t: Prediction((x - t * noise) / (1 - t), jnp.broadcast_to(noise, x.shape))
+    x = jnp.array([[1.0, -2.0, 0.5], [0.0, 0.3, 0.1]])
+    scores = membership.inversion_scores(denoise, FLOW, x, 0.3, jax.random.split(jax.random.key(0), 2))
+    np.testing.assert_allclose(scores, [0, 0], atol=1e-9)

@@ -60,3 +60,31 @@ def test_the_error_is_that_of_prompts():
     parts = [clustered.mean([0.0, 1.0], "ab"), clustered.mean([0.0, 0.0, 1.0, 1.0], "abcd")]
     whole = clustered.mean_of_means(parts)
     assert whole.value == 0.5 and whole.standard_error == pytest.approx(np.sqrt(0.25 + 1 / 12) / 2)
+
+
+def test_the_nearness_of_pixels_has_a_number_for_each():
+    """Also for several pictures of their own sizes; whole numbers are taken, and those that are not finite refused."""
+    pictures = [PICTURE, np.zeros((2, 3, 3), np.uint8)]
+    maps = [np.arange(20, dtype=np.uint8).reshape(4, 5), np.ones((2, 3), np.float32)]
+    found = readers.depths(lambda pictures: maps, pictures)
+    assert [one.dtype for one in found] == [np.float64] * 2
+    np.testing.assert_array_equal(found[0], maps[0])
+    for wrong in (
+        maps[::-1],
+        [maps[0], np.full((2, 3), np.nan)],
+        [maps[0], np.ones((2, 3), bool)],
+        [maps[0][None]] * 2,
+    ):
+        with pytest.raises(ReaderError, match="the depth answers with"):
+            readers.depths(lambda pictures, wrong=wrong: wrong, pictures)
+
+
+def test_a_share_has_the_interval_of_as_many_independent_pictures():
+    """Three prompts of two pictures: by hand p = 1/2, s^2 = 3 / 2 (1 + 0 + 1) / 36, n = 3 / 2 (1 / 4) / s^2 = 4.5."""
+    found = clustered.share([True, True, True, False, False, False], [*"aabbcc"])
+    number, z = 4.5, 1.959963984540054
+    half = z / (1 + z**2 / number) * math.sqrt(0.25 / number + z**2 / (4 * number**2))
+    assert found["share"] == 0.5 and (found["count"], found["prompts"]) == (6, 3)
+    assert found["interval"] == pytest.approx([0.5 - half, 0.5 + half], rel=1e-6)
+    all_right = clustered.share([True] * 6, [*"aabbcc"])  # no error: as many as there are prompts
+    assert all_right["interval"] == pytest.approx([3 / (3 + z**2), 1.0], rel=1e-6)

@@ -51,6 +51,7 @@ def test_the_score_of_two_objects():
      ("The/DET red/ADJ hat/NOUN was/AUX on/ADP top/NOUN of/ADP the/DET brown/ADJ coat/NOUN rack/NOUN", True,
       ("hat", "coat")),
      ("The/DET cat/NOUN sat/VERB near/ADP the/DET London/PROPN Eye/PROPN ./PUNCT", True, ("cat", "Eye")),
+     ("A/DET coffee/NOUN cup/NOUN on/ADP top/NOUN of/ADP a/DET book/NOUN", True, ("cup", "book")),
      ("The/DET cat/NOUN slept/VERB", True, None), ("slept/VERB", False, None)],
 )  # fmt: skip
 def test_the_objects_of_a_prompt(text, is_complex, objects):

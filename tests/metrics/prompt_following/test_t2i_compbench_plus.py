@@ -62,3 +62,15 @@ def test_a_table_of_another_form_is_refused(tmp_path):
     (tmp_path / "other.txt").write_text("apple - apples\ndog\n")
     with pytest.raises(PromptsError, match=r"line 2: 'dog'\. Valid: an object and its plural"):
         t2i_compbench_plus.read_objects(tmp_path / "other.txt")
+
+
+def test_the_nearness_of_a_box_is_that_of_its_rows_and_columns():
+    """Boxes (x0, y0, x1, y1) whose corners have two different numbers; all beside them is nearer still."""
+    nearness = np.full((100, 100), 9.0)
+    nearness[10:40, 50:90] = 1.0
+    nearness[10:40, 70:90] = 3.0
+    first, second = (50, 10, 80, 40), (60, 10, 90, 40)  # means 5 / 3 and 7 / 3; overlap 20 / 40
+    assert t2i_compbench_plus.depth_order("in front of", second, first, nearness) == 1
+    assert t2i_compbench_plus.depth_order("behind", first, second, nearness) == 1
+    nearness[:10, 60:90] = -99.0  # above both boxes, over more of the second
+    assert t2i_compbench_plus.depth_order("in front of", second, first, nearness) == 1

@@ -13,6 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from diffusion.training import state
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.checkpointing.checkpoints import (
     CheckpointError,
@@ -479,3 +480,11 @@ def test_what_a_file_gives_again_is_in_no_checkpoint_and_is_read_from_those_that
 def test_the_digest_of_a_record_does_not_depend_on_the_order_of_its_entries():
     expected = hashlib.sha256(b'{"a": 2, "b": {"c": 1}}').hexdigest()
     assert checkpoints._digest({"b": {"c": 1}, "a": 2}) == checkpoints._digest({"a": 2, "b": {"c": 1}}) == expected
+
+
+def test_a_state_is_made_of_its_items_again():
+    """With and without what only some runs have."""
+    parts = {name: name for name in ("step", "params", "ema", "opt_state", "density", "failed_at")}
+    for more in ({}, {"frozen": {"teacher": 1}}, {"second_players": {"fake": 2}}):
+        whole = state.TrainState(**parts, **more)
+        assert checkpoints._state(checkpoints._items(whole)) == whole

@@ -274,3 +274,19 @@ def test_a_group_is_the_users_own_where_it_has_the_users_name(group, private, mo
     monkeypatch.setattr(compilation_cache.grp, "getgrgid", of_number)
     monkeypatch.setattr(compilation_cache.pwd, "getpwuid", lambda user: types.SimpleNamespace(pw_name="ada"))
     assert compilation_cache._private(1234) == private
+
+
+def test_a_program_that_another_process_removes_meanwhile_is_gone(tmp_path, monkeypatch):
+    for k in range(4):
+        (tmp_path / f"{k}-cache").write_bytes(bytes(10))
+        os.utime(tmp_path / f"{k}-cache", (k, k))
+    monkeypatch.setattr(compilation_cache, "LIMIT", 20)
+    unlink = pathlib.Path.unlink
+
+    def late(path, *arguments, **more):
+        unlink(path)
+        return unlink(path, *arguments, **more)
+
+    monkeypatch.setattr(pathlib.Path, "unlink", late)
+    compilation_cache._prune(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["3-cache"]
