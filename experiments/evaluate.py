@@ -11,6 +11,8 @@
     diffusion evaluate --workdir=runs/frames --metrics=backbone
     diffusion evaluate --samples=a.npz --reference=b.npz --protocol=pytorch-fid \\
         --inception=inception.safetensors --out=result.json
+    diffusion evaluate --samples=a.npz --reference=b.npz --protocol=all --inception=inception.safetensors \\
+        --out=protocols
     diffusion evaluate --autoencoder=sd-vae --reference=cifar10@test --protocol=adm \\
         --inception=inception.safetensors --out=result.json
     diffusion evaluate --ratio=fid.json,fdd.json --floors=real_fid.json,real_fdd.json --out=fdr.json
@@ -56,10 +58,13 @@ if __name__ == "__main__":  # before the imports that take seconds
         None,
         "how images are prepared: adm, edm, pytorch-fid, torch-fidelity, mind, clean-fid, tf-gan; in the features of "
         "another network (--encoder): dgm-eval, edm2-dinov2, cmmd, cmmd-siglip2, fdr-convnext, fdr-mae; of clips, "
-        "likewise: fvd, stylegan-v, stylegan-v-128, cd-fvd",
+        "likewise: fvd, stylegan-v, stylegan-v-128, cd-fvd; or all: one table of the Frechet distance under each",
     )
     flags.DEFINE_string(
-        "encoder", None, "folder or .safetensors of a protocol's encoder, as transformers has it; file of FVD's I3D"
+        "encoder",
+        None,
+        "folder or .safetensors of a protocol's encoder, as transformers has it; file of FVD's I3D; with "
+        "--protocol=all NAME=FOLDER,NAME=FOLDER",
     )
     flags.DEFINE_string("inception", None, "file of FID's Inception-v3: .pth, TorchScript or .safetensors")
     flags.DEFINE_string("inception_sha256", None, "digest that the network must have; that of 2015-12-05 by default")
@@ -108,6 +113,7 @@ from diffusion.experiments.evaluation import (
     image_metrics,
     model_metrics,
     plots,
+    protocol_table,
     ratios,
     real_images,
     records,
@@ -277,7 +283,7 @@ def with_earlier(content: dict, before: Mapping) -> dict:
     """The content of a report with the figures under published protocols of an earlier report of the same samples."""
     if before.get("protocol", {}).get("samples") != content["protocol"]["samples"]:
         return content
-    return content | {name: before[name] for name in ("inception", "encoders") if name in before}
+    return content | {name: before[name] for name in ("inception", "encoders", "protocols") if name in before}
 
 
 def evaluate_run() -> None:
@@ -299,7 +305,17 @@ def evaluate_run() -> None:
         for name in model_names:
             content["model"] |= report.plain(model_metrics.METRICS[name](subject))
         run_report.write(content, folder)
-    if flags.FLAGS.protocol or flags.FLAGS.inception or flags.FLAGS.encoder:
+    if flags.FLAGS.protocol == protocol_table.ALL:
+        request = requested(
+            samples=str(folder / "samples.npz"),
+            reference=flags.FLAGS.reference or reference_of(config, "train"),
+            metrics=None,
+            data_dir=flags.FLAGS.data_dir or config.data.dir,
+        )
+        out = pathlib.Path(flags.FLAGS.out or folder / "protocols")
+        content["protocols"] = protocol_table.measure(request, out)
+        run_report.write(content, folder)
+    elif flags.FLAGS.protocol or flags.FLAGS.inception or flags.FLAGS.encoder:
         encoder = comparison.find_protocol(flags.FLAGS.protocol)
         protocol = encoder or protocols.PROTOCOLS.get(flags.FLAGS.protocol)
         request = requested(
@@ -349,6 +365,11 @@ def main(argv: list[str]) -> None:
             "--out=reference.safetensors (a --reference alone)."
         )
     out = pathlib.Path(flags.FLAGS.out)
+    if flags.FLAGS.protocol == protocol_table.ALL:
+        if not flags.FLAGS.samples or flags.FLAGS.metrics:
+            raise ConfigError("--protocol=all measures the distance of --samples under each protocol: no --metrics.")
+        rows = protocol_table.measure(requested(), out)
+        return protocol_table.show(rows, requested(), out)
     out.parent.mkdir(parents=True, exist_ok=True)
     if not (flags.FLAGS.samples or flags.FLAGS.autoencoder):
         statistics = comparison.make_reference(requested(), out)

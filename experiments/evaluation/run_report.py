@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.config.values import config_hash, plain
-from diffusion.experiments.evaluation import backbone_figures, held_out, loss_report, report
+from diffusion.experiments.evaluation import backbone_figures, held_out, loss_report, protocol_table, report
 from diffusion.experiments.sampling import sample_files
 
 PICTURES = {
@@ -252,6 +252,7 @@ def markdown(content: dict, folder: pathlib.Path) -> str:
         report.table(("", "samples", "reference", "measured"), shown),
         *report.pictures(folder, PICTURES),
         *loss_report.by_t(content.get("held_out_loss") or {}),
+        *protocol_section(content),
         "## How to read the figures",
         "\n".join(how_to_read),
         "## Protocol",
@@ -261,6 +262,12 @@ def markdown(content: dict, folder: pathlib.Path) -> str:
         report.IN_FULL,
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def protocol_section(content: Mapping) -> list[str]:
+    """The paragraphs of one figure under every protocol; none where they were not measured."""
+    rows = content.get("protocols")
+    return ["## The same samples under every protocol", protocol_table.markdown(rows).rstrip()] if rows else []
 
 
 def _protocol_rows(protocol: Mapping) -> list[tuple[str, str]]:

@@ -1,0 +1,93 @@
+"""One set of samples under every protocol: which are measured, with which files, and what the table says."""
+
+import numpy as np
+import pytest
+
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.evaluation import protocol_table, records
+from diffusion.experiments.evaluation.comparison import Request
+from diffusion.metrics import encoder_protocols, protocols, resizing
+from diffusion.metrics.statistics import StatisticsError
+from tests import commands
+
+BOTH = Request(samples="a.npz", reference="b.npz", inception="inception.safetensors", encoder="dgm-eval=dino,cmmd=clip")
+VALUES = {"adm": 3.0, "edm": 3.0, "pytorch-fid": 3.25, "torch-fidelity": 3.0, "clean-fid": 3.5, "tf-gan": 3.125}
+OTHERS = {"dgm-eval": ("fd", 80.0), "edm2-dinov2": ("fd", 84.0), "cmmd": ("cmmd", 0.5)}
+
+
+def measured(request):
+    """A record as `records.measure` writes it, with numbers that stand for its protocol."""
+    name, value = OTHERS.get(request.protocol) or ("fid", VALUES[request.protocol])
+    figure = {"value": value, "standard_error": 0.125, "samples": 9, "reference": 9}
+    content = {"format": 1, "figures": {name: figure}, "warnings": ["few samples"], "request": request._asdict()}
+    return {**content, "sha256": records._digest(records.report.plain(content))}
+
+
+def test_every_protocol_of_a_frechet_distance_is_there_and_its_files():
+    table = protocol_table.requests(BOTH)
+    assert list(table) == ["adm", "edm", "pytorch-fid", "torch-fidelity", "clean-fid", "tf-gan", "dgm-eval",
+                           "edm2-dinov2", "cmmd"]  # fmt: skip
+    assert all(table[name].inception == "inception.safetensors" and not table[name].encoder for name in VALUES)
+    files = {name: table[name].encoder for name in OTHERS}
+    assert files == {"dgm-eval": "dino", "edm2-dinov2": "dino", "cmmd": "clip"}  # one network, two protocols
+    assert [one.metrics for one in table.values()] == [("fid",)] * 8 + [("cmmd",)]
+    assert all(one.protocol == name for name, one in table.items())
+    assert not any(name in table for name in ("mind", "fdr-mae", "fvd"))
+
+
+def test_each_difference_is_explained_by_one_line():
+    lines = [protocol_table.how(name) for name in (*protocols.PROTOCOLS, *encoder_protocols.PROTOCOLS)]
+    assert all(line and "\n" not in line for line in lines)
+    assert protocol_table.RESIZES.keys() >= {protocol.resize for protocol in protocols.PROTOCOLS.values()}
+    assert protocol_table.RESIZES.keys() <= resizing.RESIZES.keys()
+    alike = {name: protocol_table.how(name) for name in ("adm", "edm", "pytorch-fid", "clean-fid", "tf-gan")}
+    assert alike["adm"] == alike["edm"] and len(set(alike.values())) == 4
+
+
+def test_the_table_has_differences_within_a_network_and_a_record_of_each(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "measure", measured)
+    rows = protocol_table.measure(BOTH, tmp_path)
+    assert {name: row["difference"] for name, row in rows.items()} == {
+        "adm": 0, "edm": 0, "pytorch-fid": 0.25, "torch-fidelity": 0, "clean-fid": 0.5, "tf-gan": 0.125, "dgm-eval": 0,
+        "edm2-dinov2": 4, "cmmd": 0,
+    }  # fmt: skip
+    text = (tmp_path / "protocols.md").read_text()
+    assert "| clean-fid | fid | 3.5 ± 0.12 | +0.5 | Pillow's bicubic resize, antialiased;" in text
+    assert text.count("few samples") == 1
+    for name in rows:
+        assert records.read(tmp_path / f"{name}.json")["request"]["protocol"] == name
+
+
+def test_statistics_of_one_protocol_leave_the_others_unmeasured_and_say_why(tmp_path, monkeypatch):
+    def refuse(request):
+        if request.protocol != "pytorch-fid":
+            raise StatisticsError("b.npz: resize: made with 'bilinear_torch'")
+        return measured(request)
+
+    monkeypatch.setattr(records, "measure", refuse)
+    rows = protocol_table.measure(BOTH, tmp_path)
+    assert [name for name, row in rows.items() if row["value"] is not None] == ["pytorch-fid"]
+    assert "| adm | fid | — |  | b.npz: resize: made with 'bilinear_torch' |" in (tmp_path / "protocols.md").read_text()
+    with pytest.raises(ConfigError, match="made with 'bilinear_torch'"):
+        protocol_table.measure(BOTH._replace(inception=""), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"inception": "", "encoder": ""}, "--inception=FILE, --encoder=NAME=FOLDER"),
+        ({"encoder": "dinov2-large"}, "with --protocol=all write NAME=FOLDER"),
+        ({"encoder": "dgm=dinov2-large"}, "dgm-eval"),
+    ],
+)
+def test_networks_that_are_not_named_are_said(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        protocol_table.requests(BOTH._replace(**fields))
+
+
+def test_the_command_refuses_what_the_table_does_not_take(tmp_path):
+    np.savez(tmp_path / "a.npz", np.zeros((4, 8, 8, 3), np.uint8))
+    line = ["diffusion", "evaluate", "--samples=a.npz", "--reference=a.npz", "--protocol=all", "--out=out"]
+    done = commands.run(*line, "--metrics=kid", cwd=tmp_path)
+    assert done.returncode == 2 and "no --metrics" in done.stderr
+    assert not (tmp_path / "out").exists()
