@@ -37,7 +37,7 @@ from diffusion.experiments.evaluation.significance import Difference, Samples
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import sample_files
 from diffusion.experiments.sweeps import naming
-from diffusion.experiments.sweeps.results import Group, Results, Run, over_seeds
+from diffusion.experiments.sweeps.results import Group, Results, Run, over_seeds, records_of
 from diffusion.experiments.sweeps.sweep_folder import DONE
 from diffusion.training.runtime import progress
 
@@ -151,7 +151,8 @@ def _run(folder: pathlib.Path, config: dict[str, Any], fields: Sequence[str]) ->
     measured = figures.read_run(folder)
     flat = flattened(config)
     overrides = {field: flat.get(field, MISSING) for field in fields}
-    return Run(str(folder), overrides, folder, DONE, measured.figures, measured.curves, "", 0.0, {}, "", 1)
+    of_run = (measured.figures, measured.curves, "", 0.0, {}, "", 1, measured.records)
+    return Run(str(folder), overrides, folder, DONE, *of_run)
 
 
 def _named(group: Group, paths: Sequence[pathlib.Path], shown: Sequence[str]) -> Group:
@@ -211,7 +212,11 @@ def tables(compared: Compared) -> list[tuple[str, list[str], list[list[str]]]]:
     names = [group.name for group in compared.groups]
     known = dict.fromkeys(name for group in compared.groups for name in group.figures)
     fields = [[field, *map(naming.text, values)] for field, values in compared.fields.items()]
-    values = [[name, *(report.cell(group.figures.get(name)) for group in compared.groups)] for name in known]
+    runs = [run for group in compared.groups for run in group.runs]
+    values = [
+        [name, *(report.cell(group.figures.get(name)) for group in compared.groups), records_of(runs, name)]
+        for name in known
+    ]
     header = ["", "setting", "difference", "95 % interval", "p", "tested by"]
     tests = [
         [name, setting, f"{test.value:+.4g}", f"{test.low:+.3g} to {test.high:+.3g}", f"{test.p:.2g}", test.how]
@@ -220,7 +225,7 @@ def tables(compared: Compared) -> list[tuple[str, list[str], list[list[str]]]]:
     ]
     every = [
         ("Config fields that differ", ["field", *names], fields),
-        ("Figures", ["", *names], values),
+        ("Figures", ["", *names, "records"], values),
         (f"Differences from {names[0]}", header, tests),
     ]
     return [table for table in every if table[2]]

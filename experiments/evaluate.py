@@ -334,6 +334,11 @@ def evaluate_run() -> None:
             "protocol": request.protocol,
             "reference": request.reference,
             "record": str(out),
+            "records": {
+                "split": request.reference,
+                "count": record["reference"]["count"],
+                "trained_on": held_out.of_reference(config, request.reference, request.data_dir),
+            },
         }
         if encoder:
             content["encoders"] = content.get("encoders", {}) | {encoder.name: {**part, "network": encoder.network}}

@@ -46,11 +46,13 @@ class Measured(NamedTuple):
         curves: {"loss", "grad_norm", "held_out_loss", "evaluate/FIGURE": pairs (step, value)} with growing steps, at
             most POINTS.
         images: PNG files by their content: PICTURES, and "preview" (of the last evaluation in the loop).
+        records: which records a figure stands on, in words, for each figure that stands on some.
     """
 
     figures: dict[str, Figure]
     curves: dict[str, list[tuple[int, float]]]
     images: dict[str, pathlib.Path]
+    records: dict[str, str]
 
 
 def read_run(folder: pathlib.Path) -> Measured:
@@ -63,14 +65,46 @@ def read_run(folder: pathlib.Path) -> Measured:
         rates = [line.get("steps_per_second") for line in _steps(folder / "timing.jsonl")]
         if rates := [rate for rate in rates if _number(rate)]:
             figures["steps_per_second"] = Figure(float(np.median(rates)))
-    figures |= loss_figures(last_loss(lines))
+    loss = last_loss(lines)
+    figures |= loss_figures(loss)
     if _number(nfe := (sample_files.read_record(folder) or {}).get("nfe")):
         figures["nfe"] = Figure(nfe)
     images = {name: folder / f"{name}.png" for name in PICTURES}
     if previews := sorted(folder.glob("previews/*.png"), key=lambda path: (len(path.name), path.name)):
         images["preview"] = previews[-1]
     images = {name: path for name, path in images.items() if path.is_file()}
-    return Measured(figures | parse_report(read_report(folder)), curves(lines), images)
+    report = read_report(folder)
+    return Measured(figures | parse_report(report), curves(lines), images, records_by_figure(report, loss))
+
+
+def records_text(records: Mapping[str, Any]) -> str:
+    """Which records a figure stands on, "validation: 180, trained on: 0".
+
+    Args:
+        records: {"split", "count", "trained_on"}; a number is None where it cannot be told.
+    """
+    numbers = ("not known" if x is None else f"{x:,}" for x in (records["count"], records["trained_on"]))
+    return "{}: {}, trained on: {}".format(records["split"], *numbers)
+
+
+def split_records(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The records of the split that the samples of a report are compared with, for `records_text`; {} in an empty one.
+
+    Reports of earlier versions do not say how many were trained on.
+    """
+    data = report.get("protocol", {}).get("dataset")
+    count = report.get("figures", {}).get("trained_on", {}).get("count")
+    return {"split": data["split"], "count": data.get("split_size"), "trained_on": count} if data else {}
+
+
+def records_by_figure(report: Mapping[str, Any], loss: Mapping[str, Any]) -> dict[str, str]:
+    """Which records each figure of `parse_report` and `loss_figures` stands on, as `records_text` says it."""
+    known = dict.fromkeys(loss_figures(loss), loss.get("records"))
+    known |= dict.fromkeys([*read_samples(report.get("figures", {})), *report.get("model", {})], split_records(report))
+    known |= dict.fromkeys(report.get("inception", {}).get("figures", {}), report.get("inception", {}).get("records"))
+    for part in report.get("encoders", {}).values():
+        known |= dict.fromkeys((f"{part['protocol']}/{name}" for name in part["figures"]), part.get("records"))
+    return {name: records_text(records) for name, records in known.items() if records}
 
 
 def last_loss(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

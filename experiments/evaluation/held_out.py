@@ -9,6 +9,7 @@ __all__ = [
     "Overlap",
     "TrainedOn",
     "at_start",
+    "of_reference",
     "require",
     "require_sources",
     "require_trained_split",
@@ -222,6 +223,21 @@ def require_sources(recipe: Recipe, train: sources.Source | Stream, other: sourc
     if shared.count and recipe.config["evaluate"]["overlap"] != "accept":
         raise Overlap(_message(other.spec, train.spec, shared))
     return None if counts[0] is None and not shared.count else shared
+
+
+def of_reference(config: Mapping, reference: str, data_dir: str = "") -> int | None:
+    """How many records of a reference, NAME@SPLIT, the model was trained on; None where their numbers do not say it.
+
+    Args:
+        config: the run's config.
+        reference: what --reference names; a file of statistics has no records.
+        data_dir: the folder of prepared datasets.
+    """
+    try:
+        pair = (data.named(reference, data_dir), data.source(config, config["data"]["split"]))
+    except (ConfigError, sources.DamagedRecord):
+        return None
+    return shared_records.by_number(*map(shared_records.identify, pair))
 
 
 def _count(other: sources.Source | Stream, train: sources.Source | Stream, by_number: bool = False) -> int | None:

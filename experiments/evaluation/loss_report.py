@@ -4,30 +4,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffusion.experiments.evaluation import report
-from diffusion.experiments.evaluation.figures import loss_figures
+from diffusion.experiments.evaluation.figures import loss_figures, records_text
 
 
-def records_of(measured: Mapping[str, Any]) -> str:
-    """Which records a figure stands on, "validation: 180, trained on: 0".
-
-    Args:
-        measured: {"split", "count", "trained_on"}; the last is None where it cannot be told.
-    """
-    known = measured["trained_on"]
-    return f"{measured['split']}: {measured['count']:,}, trained on: {'not known' if known is None else f'{known:,}'}"
-
-
-def row(measured: Mapping[str, Any]) -> tuple[str, str, str, str] | None:
-    """The row of a measurement from `figures.last_loss`; None where there is none."""
+def row(measured: Mapping[str, Any]) -> tuple[str, str, str, str, str] | None:
+    """The row of a measurement from `figures.last_loss`, as `run_report.rows` has it; None where there is none."""
     cells = {name: report.cell(figure) for name, figure in loss_figures(measured).items()}
     if "held_out_loss" not in cells:
         return None
     how = (
         f"the objective's loss, moving average of step {measured['step']:,}; {measured['draws']:,} draws of a record, "
-        f"a time and a noise, the same for every checkpoint; {records_of(measured['records'])}"
+        "a time and a noise, the same for every checkpoint"
     )
     beside = f"{cells['held_out_loss_trained']} of the trained weights" if "held_out_loss_trained" in cells else ""
-    return "held-out loss", cells["held_out_loss"], beside, how
+    return "held-out loss", cells["held_out_loss"], beside, how, records_text(measured["records"])
 
 
 def by_t(measured: Mapping[str, Any]) -> list[str]:

@@ -226,7 +226,7 @@ def _figures(run: pathlib.Path, step: int | None) -> str:
     lines = []
     report = _report(run)
     if report is not None:
-        lines += ["| | samples | beside | how |", "| --- | --- | --- | --- |"]
+        lines += ["| | samples | beside | how | records |", "| --- | --- | --- | --- | --- |"]
         lines += [f"| {' | '.join(row)} |" for row in run_report.rows(report)]
     rows = json_lines.rows(run / "metrics.jsonl")
     losses = [row for row in rows if "loss" in row and (step is None or row["step"] <= step)]

@@ -2,10 +2,11 @@
 
 import pathlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.config.values import config_hash, plain
-from diffusion.experiments.evaluation import backbone_figures, held_out, loss_report, protocol_table, report
+from diffusion.experiments.evaluation import backbone_figures, figures, held_out, loss_report, protocol_table, report
 from diffusion.experiments.sampling import sample_files
 
 PICTURES = {
@@ -121,8 +122,21 @@ def write(content: dict, folder: pathlib.Path) -> None:
     report.write(folder, content, markdown(content, folder))
 
 
-def rows(content: dict) -> Iterator[tuple[str, str, str, str]]:
-    """The figures as text: (what, of the samples, the reference beside it, how it was measured)."""
+def rows(content: dict) -> Iterator[tuple[str, str, str, str, str]]:
+    """The figures as text: (what, of the samples, the reference beside it, how it was measured, its records)."""
+    on_split = figures.split_records(content)
+    for *cells, records in _rows(content):
+        known = on_split if records is SPLIT else records
+        what, value, beside, how = cells
+        text = known if isinstance(known, str) else figures.records_text(known) if known else "not known"
+        yield what, value, beside, how, text
+
+
+SPLIT = object()  # the records of a figure: those of the split that samples are compared with
+
+
+def _rows(content: dict) -> Iterator[tuple[str, str, str, str, Any]]:
+    """As `rows`; the last entry is SPLIT, a text, or what `figures.records_text` takes."""
     measured = content["figures"]
     data = content["protocol"]["dataset"]
     split = data["split"]
@@ -133,7 +147,7 @@ def rows(content: dict) -> Iterator[tuple[str, str, str, str]]:
             f"{accuracy['count']:,} samples; classifier trained on the {data['train_size']:,} real "
             f"{data['train_split']} images alone (sha256 {accuracy['classifier_sha256'][:12]}); Wilson's 95 % interval"
         )
-        yield "requested class recognised", report.percent(accuracy), beside, how
+        yield "requested class recognised", report.percent(accuracy), beside, how, SPLIT
     for name, distance in measured["frechet"].items():
         floor = distance["floor"]
         every = distance["all_samples"]
@@ -146,13 +160,13 @@ def rows(content: dict) -> Iterator[tuple[str, str, str, str]]:
             f"{distance['dimensions']} features{f' (sha256 {weights[:12]})' if weights else ''}; {effort['draws']} "
             f"resamples, {effort['subsets']} subsets"
         )
-        yield f"Frechet distance ({name})", value, beside, how
+        yield f"Frechet distance ({name})", value, beside, how, SPLIT
         value = f"{distance['ratio']:.2f}{report.span(distance['ratio_interval'], '.2f')}"
         how = (
             f"mean over {effort['subsets']} random subsets of all samples: {every['ratio']:.2f} ± "
             f"{every['std'] / floor['mean']:.2f}"
         )
-        yield "… times the floor", value, f"1; noise {distance['noise'] / floor['mean']:.0f}", how
+        yield "… times the floor", value, f"1; noise {distance['noise'] / floor['mean']:.0f}", how, SPLIT
     for name, distance in measured.get("distances", {}).items():
         floor = distance["floor"]
         value = f"{distance['value']:.3g}{report.span(distance['interval'])}"
@@ -163,22 +177,24 @@ def rows(content: dict) -> Iterator[tuple[str, str, str, str]]:
             value,
             beside,
             f"{distance['how']}; {against}; {measured['dimensions']} numbers each",
+            SPLIT,
         )
         value = f"{distance['ratio']:.2f}{report.span(distance['ratio_interval'], '.2f')}"
-        yield "… times the floor", value, f"1; noise {distance['noise'] / floor['mean']:.0f}", ""
+        yield "… times the floor", value, f"1; noise {distance['noise'] / floor['mean']:.0f}", "", SPLIT
     if near := measured["neighbours"]:
-        yield from _near(near, data, f"{split} images" if shared else "held-out images")
+        for row in _near(near, data, f"{split} images" if shared else "held-out images"):
+            yield (*row, SPLIT)
     if shared:
         how = "of the records that the figures above compare with, how many the model was trained on"
-        yield f"{split} records", shared, "none of those held out", how
+        yield f"{split} records", shared, "none of those held out", how, SPLIT
     if loss := loss_report.row(content.get("held_out_loss") or {}):
         yield loss
     for row in report.metric_rows(content.get("model", {})):
-        yield (*row, MODEL_METRICS.get(row[0], ""))
+        yield (*row, MODEL_METRICS.get(row[0], ""), SPLIT)
     for name, part in under_protocols(content):
         how = f"{name}, protocol {part['protocol']}, against {part['reference']}; {part['record']}"
         for row in report.metric_rows(part["figures"]):
-            yield (*row, how)
+            yield (*row, how, part.get("records"))
 
 
 def under_protocols(content: Mapping) -> Iterator[tuple[str, Mapping]]:
@@ -224,7 +240,7 @@ def markdown(content: dict, folder: pathlib.Path) -> str:
     protocol = content["protocol"]
     data = protocol["dataset"]
     distance = protocol["distance"]
-    shown = [(what, f"**{value}**", beside, how) for what, value, beside, how in rows(content)]
+    shown = [(what, f"**{value}**", *others) for what, value, *others in rows(content)]
     means = {name: figure["floor"]["unbalanced_mean"] for name, figure in frechet.items()}
     unbalanced = ", ".join(f"{mean:.3g} ({name})" for name, mean in means.items() if mean is not None)
     balanced = ", with every class as often as any other, as the samples have them. Without that balance it is higher: "
@@ -249,7 +265,7 @@ def markdown(content: dict, folder: pathlib.Path) -> str:
     commands = [command for command in protocol["commands"].values() if command]
     parts = [
         f"# Report: {data['name']}",
-        report.table(("", "samples", "reference", "measured"), shown),
+        report.table(("", "samples", "reference", "measured", "records"), shown),
         *report.pictures(folder, PICTURES),
         *loss_report.by_t(content.get("held_out_loss") or {}),
         *protocol_section(content),
@@ -310,7 +326,8 @@ def show(content: dict, folder: str | pathlib.Path, run: str | pathlib.Path = ""
     folder = pathlib.Path(folder)
     run = pathlib.Path(run or folder)
     title = f"{folder}: {content['protocol']['dataset']['name']}, samples against real images"
-    report.show(title, ("", "samples", "reference"), (row[:3] for row in rows(content)))
+    cells = ((what, value, beside, records) for what, value, beside, _, records in rows(content))
+    report.show(title, ("", "samples", "reference", "records"), cells)
     for _, text in _notes(content):
         print(f"note: {text}")
     print(f"Look at:\n  {folder / 'report.md'}  (figures and how they were measured)")

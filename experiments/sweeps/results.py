@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shlex
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from diffusion import commands
@@ -26,6 +27,7 @@ class Run(NamedTuple):
         seconds: time that all its commands have taken so far.
         reason: the last lines of its error where it failed, else "".
         attempts: how often it was begun.
+        records: which records its figures stand on, see `figures.Measured`.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Run(NamedTuple):
     images: dict[str, pathlib.Path]
     reason: str
     attempts: int
+    records: dict[str, str] = {}  # noqa: RUF012
 
 
 class Results(NamedTuple):
@@ -93,6 +96,7 @@ def _run(directory: pathlib.Path, plan: Plan) -> Run:
         measured.images,
         now.reason if now.status == FAILED else "",
         now.attempts,
+        measured.records,
     )
 
 
@@ -100,6 +104,12 @@ def _kind(words: list[str]) -> str:
     """What a command is called in figures: its name, e.g. "train", or the last part of the module that it runs."""
     module = words[words.index("-m") + 1] if "-m" in words[:-1] else pathlib.Path(words[0]).name
     return commands.name_of(words) or module.rpartition(".")[2]
+
+
+def records_of(runs: Iterable[Run], figure: str) -> str:
+    """Which records the figure of some runs stands on; of several kinds all, "" where none says it."""
+    texts = (run.records.get(figure, "") for run in runs)
+    return "; or ".join(dict.fromkeys(filter(None, texts)))
 
 
 def over_seeds(results: Results) -> list[Group]:

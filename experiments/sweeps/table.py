@@ -12,7 +12,7 @@ from diffusion.experiments.evaluation import report
 from diffusion.experiments.evaluation.figures import Figure
 from diffusion.experiments.run_folder.workdir import write_text
 from diffusion.experiments.sweeps import naming
-from diffusion.experiments.sweeps.results import Results, over_seeds
+from diffusion.experiments.sweeps.results import Results, over_seeds, records_of
 from diffusion.experiments.sweeps.sweep_folder import DONE
 
 USUAL = ("held_out_loss", "asked_class", "fid", "nfe")  # shown where no figures are requested, and every fd_ besides
@@ -26,6 +26,7 @@ class Table(NamedTuple):
     figures: list[str]  # names
     rows: list[tuple[list[str], str, dict[str, Figure]]]
     averaged: list[str]  # fields that are averaged over
+    records: dict[str, str]  # that figures stand on, in words
 
 
 def table(results: Results, figures: Sequence[str] = ()) -> Table:
@@ -38,7 +39,9 @@ def table(results: Results, figures: Sequence[str] = ()) -> Table:
         values = naming.texts(group.overrides, columns)
         done = sum(run.status == DONE for run in group.runs)
         rows.append((values, f"{done} of {len(group.runs)}", group.figures))
-    return Table(list(columns.values()), _chosen(known, figures), rows, results.seeds)
+    chosen = _chosen(known, figures)
+    records = {name: text for name in chosen if (text := records_of(results.runs, name))}
+    return Table(list(columns.values()), chosen, rows, results.seeds, records)
 
 
 def _chosen(known: Sequence[str], requested: Sequence[str]) -> list[str]:
@@ -57,11 +60,15 @@ def markdown(of: Table) -> str:
 
 
 def note(of: Table) -> str:
-    """How the table is to be read."""
-    if not of.averaged:
-        return "Each line is one run."
-    alone = f"that differ in {', '.join(of.averaged)} alone"
-    return f"Mean ± standard deviation over the runs {alone}; those that are not done are left out."
+    """How the table is to be read, and which records its figures stand on."""
+    sentence = "Each line is one run."
+    if of.averaged:
+        alone = f"that differ in {', '.join(of.averaged)} alone"
+        sentence = f"Mean ± standard deviation over the runs {alone}; those that are not done are left out."
+    by_records: dict[str, list[str]] = {}
+    for name, text in of.records.items():
+        by_records.setdefault(text, []).append(name)
+    return " ".join([sentence, *(f"Records of {', '.join(names)}: {text}." for text, names in by_records.items())])
 
 
 def averages_csv(of: Table) -> str:

@@ -80,6 +80,12 @@ def test_held_out_losses_compare_where_they_are_of_one_objective_and_of_the_same
     half = 1.96 * 0.01 * 2**0.5  # of a difference of two independent means
     assert (tests["held_out_loss"].low, tests["held_out_loss"].high) == pytest.approx((-0.05 - half, -0.05 + half))
     assert tests["held_out_loss_trained"].value == pytest.approx(-0.1)
+    (_, header, rows), *_ = (table for table in compare.tables(compare.compare([first, tmp_path / "wide"])) if
+                             table[0] == "Figures")  # fmt: skip
+    records = {row[0]: row[-1] for row in rows}
+    assert header[-1] == "records" and records["held_out_loss"] == "validation: 180, trained on: 0"
+    assert records["fd_pixels"] == "test: 4, trained on: not known"  # a report of an earlier version
+    assert records["loss"] == ""
     for field, value in (("parameterization.name", "v"), ("evaluate.loss.number", 7), ("data.split", "test")):
         other = compare.compare([first, measured(field, 0.25, **{field: value})])
         assert not [name for name in other.tests[field] if name.startswith("held_out_loss")]

@@ -143,7 +143,7 @@ def test_a_protocol_states_what_it_measures():
     assert evaluate.measured_by("cmmd") == ("cmmd",) and evaluate.measured_by("fdr-convnext") == ("fid",)
     assert evaluate.measured_by("adm") == evaluate.measured_by(None) == evaluate.measured_by("other") == ()
     source = pathlib.Path(evaluate.__file__).read_text()
-    flag = source[source.index('"protocol",') : source.index('"encoder", None')]
+    flag = source[source.index('"protocol",') : source.index('        "encoder",')]
     words = set(re.findall(r"[\w-]+", flag))
     assert {*protocols.PROTOCOLS, *encoder_protocols.PROTOCOLS} <= words
 

@@ -71,7 +71,7 @@ def test_figures_of_a_report():
 
 
 def test_what_a_folder_holds_so_far(tmp_path):
-    assert figures.read_run(tmp_path) == figures.Measured({}, {}, {})
+    assert figures.read_run(tmp_path) == figures.Measured({}, {}, {}, {})
     lines = [{"step": 10, "loss": 2.0}, {"step": 20, "loss": 1.0, "evaluate": {"fid": 5.0}}, {"step": 30, "loss": None}]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, [*lines, {"note": "no step"}])))
     rates = [{"step": 1, "steps_per_second": 5.0}, {"step": 2, "steps_per_second": 7.0}, {"step": 3}]
@@ -89,3 +89,33 @@ def test_what_a_folder_holds_so_far(tmp_path):
     (tmp_path / "report.json").write_text("{")
     assert figures.read_report(tmp_path) == {}
     assert figures.read_report(tmp_path / "samples.png") == {}
+
+
+def test_each_figure_of_a_report_says_which_records_it_stands_on(tmp_path):
+    """Samples and model on their split, each protocol on its reference, a loss on its own records."""
+    figure = {"value": 1.0, "samples": 9}
+    on = {"split": "digits@train", "count": 1258, "trained_on": 1258}
+    unknown = {"split": "b.npz", "count": None, "trained_on": None}
+    report = {
+        "figures": {"frechet": {"pixels": {"distance": 1.0, "interval": None, "ratio": 2.0, "ratio_interval": None}},
+                    "trained_on": {"count": 3, "of": 359}},
+        "model": {"cas": figure},
+        "inception": {"figures": {"fid": figure}, "records": on},
+        "encoders": {"dgm-eval": {"protocol": "dgm-eval", "figures": {"fd": figure}, "records": unknown}},
+        "protocol": {"dataset": {"split": "test", "split_size": 359}},
+    }  # fmt: skip
+    part = {"loss": 0.5, "standard_error": 0.1}
+    loss = {"average": part, "trained": part, "draws": 64,
+            "records": {"split": "validation", "count": 180, "trained_on": 0}}  # fmt: skip
+    assert figures.records_by_figure(report, loss) == {
+        "held_out_loss": "validation: 180, trained on: 0",
+        "held_out_loss_trained": "validation: 180, trained on: 0",
+        "fd_pixels": "test: 359, trained on: 3",
+        "fd_pixels_over_floor": "test: 359, trained on: 3",
+        "cas": "test: 359, trained on: 3",
+        "fid": "digits@train: 1,258, trained on: 1,258",
+        "dgm-eval/fd": "b.npz: not known, trained on: not known",
+    }
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    assert figures.read_run(tmp_path).records["fid"] == "digits@train: 1,258, trained on: 1,258"
+    assert figures.records_by_figure({}, {}) == {}

@@ -114,7 +114,8 @@ def test_a_report_is_refused_before_anything_is_measured_or_says_it(tmp_path, mo
     assert "| train[:60] records | **trained on: 60 of 60** |" in text and "held-out images" not in text
     assert "60 of the train[:60] images" in text  # the exact copies
     content = evaluate.run(config_with(), tmp_path, "diffusion evaluate", QUICK)
-    assert "trained on: " not in run_report.markdown(content, tmp_path)
+    text = run_report.markdown(content, tmp_path)
+    assert "**trained on" not in text and "| test: 359, trained on: 0 |" in text
 
 
 def test_the_split_of_the_training_cannot_be_changed_afterwards():
@@ -171,3 +172,11 @@ def test_an_overlap_that_only_the_content_shows_fails_the_evaluation_and_not_the
         raise held_out.Overlap("9 of the 9 records")
 
     assert hooks._attempt(work) == (None, "9 of the 9 records")
+
+
+def test_a_reference_of_the_training_says_so():
+    """An FID against the training set is usual; the report says how many of the reference were trained on."""
+    config = config_with(**{"data.split": "train[:50%]"})
+    assert held_out.of_reference(config, "digits@train") == 629
+    assert held_out.of_reference(config, "digits@test") == 0
+    assert held_out.of_reference(config, "reference.npz") is None

@@ -321,7 +321,8 @@ def test_the_report_and_the_curves_have_it(tmp_path):
         "0.25 (0.23 to 0.27)",
         "0.5 (0.48 to 0.52) of the trained weights",
         "the objective's loss, moving average of step 2; 64 draws of a record, a time and a noise, the same for every "
-        "checkpoint; validation: 180, trained on: 3",
+        "checkpoint",
+        "validation: 180, trained on: 3",
     )
     assert loss_report.by_t(measured)[1].splitlines()[2:] == [
         "| 0.0 to 0.5 | — | — | 0 |",
