@@ -3,10 +3,11 @@
     diffusion attribute --workdir=runs/digits --number=4
     diffusion attribute --workdir=runs/digits --number=4 --features=4096 --draws=16 --out=runs/digits/attribution
 
-Takes the first samples of each class from samples.npz of the run folder (diffusion sample writes it), and projects the
-gradient of the loss at each of them and at every training picture. Writes attribution.png (a sample, and the training
-pictures whose leaving out would raise its loss most), attribution.npz (scores `[samples, pictures]`) and
-attribution.json. It takes a gradient of every training picture for every draw: for runs of some ten thousand pictures.
+The command takes the first samples of each class from samples.npz of the run folder (diffusion sample writes it). It
+projects the gradient of the loss at each of them and at every training picture. It writes attribution.png (each sample
+beside the training pictures whose absence would raise its loss most), attribution.npz (scores `[samples, pictures]`)
+and attribution.json. Every draw needs a gradient of every training picture, so a run should have at most some ten
+thousand.
 """
 
 from absl import flags
@@ -15,11 +16,11 @@ from diffusion.experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits", required=True)
-    flags.DEFINE_integer("number", 8, "of samples", lower_bound=1)
-    flags.DEFINE_integer("top", 8, "training pictures to show for each", lower_bound=1)
-    flags.DEFINE_integer("features", 2048, "numbers that each gradient is projected to", lower_bound=1)
-    flags.DEFINE_integer("draws", 8, "of time and noise for each picture", lower_bound=1)
-    flags.DEFINE_integer("train", 0, "how many training pictures; 0: all of them", lower_bound=0)
+    flags.DEFINE_integer("number", 8, "number of samples", lower_bound=1)
+    flags.DEFINE_integer("top", 8, "number of training pictures to show for each sample", lower_bound=1)
+    flags.DEFINE_integer("features", 2048, "length of a projected gradient", lower_bound=1)
+    flags.DEFINE_integer("draws", 8, "draws of time and noise for each picture", lower_bound=1)
+    flags.DEFINE_integer("train", 0, "number of training pictures; 0 for all of them", lower_bound=0)
     flags.DEFINE_string("out", None, "folder to write into; WORKDIR/attribution by default")
     command_line.begin()
 

@@ -3,10 +3,10 @@
     diffusion caption_report --model=runs/emoji/model --data="noto_emoji@train[:90%]" \\
         --held_out="noto_emoji@train[90%:]" --out=runs/emoji/report
 
-Two small towers, trained on the pictures of --data apart from the model, say which caption a picture is nearest to:
-the requested one, or one of 49 others drawn by lot. Beside it stand chance, and the same figure of real pictures: those
-that the towers learned from, and held-out ones. Also measured: the Frechet distance in the towers' features beside its
-floor, and copies of training pictures.
+Two small towers, which train on the pictures of --data independently of the model, find the nearest caption of a
+picture: the requested one, or one of 49 others drawn at random. The report compares this figure with chance, and with
+real pictures: those that the towers learned from, and held-out ones. It also has the Frechet distance in the towers'
+features beside its floor, and copies of training pictures.
 """
 
 from absl import flags
@@ -19,10 +19,10 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("held_out", None, "other pictures: NAME@SPLIT")
     flags.DEFINE_string("data_dir", "", "folder of prepared datasets; TFDS_DATA_DIR by default")
     flags.DEFINE_string("out", None, "folder of the report")
-    flags.DEFINE_integer("number", 400, "pictures", lower_bound=50)
+    flags.DEFINE_integer("number", 400, "number of pictures", lower_bound=50)
     flags.DEFINE_float("guidance", 2.0, "scale of the guidance", lower_bound=0)
     flags.DEFINE_integer("steps", 20, "steps of the sampler", lower_bound=1)
-    flags.DEFINE_integer("batch_size", 50, "pictures at once", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 50, "number of pictures at once", lower_bound=1)
     flags.mark_flags_as_required(["model", "data", "held_out", "out"])
     command_line.begin()
 

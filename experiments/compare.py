@@ -4,13 +4,15 @@
     diffusion compare runs/v_0 runs/v_1 runs/x0_0 runs/x0_1 --figures=fd_pixels,asked_class --out=runs/v_x0
     diffusion compare runs/digits runs/digits/guided        # two sets of samples of one run
 
-Runs whose configs differ in their seeds alone stand for one setting: their figures are averaged. Runs of one config and
-seed stand each for itself. Each setting is compared with the first. Over several seeds a difference is tested by
-Student's t, in pairs of equal seeds where there are such; of single runs by exchanging their samples, in pairs where
-sample i of both begins with the same noise; else by the intervals of both. Figures that were measured under different
-protocols are refused.
+Runs whose configs differ only in their seeds are one setting, and their figures are averaged. Runs of the same config
+and seed are separate settings. Each setting is compared with the first. The test of a difference depends on the runs:
 
-Writes comparison.md and comparison.png into --out.
+    several seeds          Student's t, in pairs of equal seeds if there are any
+    single runs            samples are exchanged, in pairs if sample i of both begins with the same noise
+    neither is possible    the intervals of both
+
+Figures that were measured under different protocols are refused. The command writes comparison.md and comparison.png
+into --out.
 """
 
 from absl import flags
@@ -19,7 +21,7 @@ from diffusion.experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("out", "comparison", "folder for comparison.md and comparison.png")
-    flags.DEFINE_list("figures", None, "which figures, e.g. fd_pixels,loss; all by default")
+    flags.DEFINE_list("figures", None, "figures to compare, e.g. fd_pixels,loss; all by default")
     command_line.begin(takes_words=True)
 
 import itertools

@@ -8,30 +8,34 @@
     diffusion convert --source=finetuned.safetensors --base=stable-diffusion --out=finetuned
     diffusion convert --source=style.safetensors --base=stable-diffusion --out=style.peft.safetensors
 
---source is a folder as diffusers and transformers save them (config.json beside safetensors, in one file or with an
-index), a single file of an original repository (safetensors, or .pt and .pth as torch.save writes them), which is
-recognised by the names and shapes of its tensors (of the state of a training its average; --prefix=ema_params.500.net.
-reads one of several), or a run of ours, whose moving average is taken; of one that trained
-the decoder of a representation autoencoder, with its encoder and statistics of its training pictures. --out is a folder
-that the library of that architecture opens with `from_pretrained`; a file that holds several networks becomes one
-folder for each. --layout names the tensors as the original repository does, or as our own parameters ("ours": a run's
-config.init_from.path can name that file).
+--source is one of these:
 
-With --base, the folder of a pipeline of the same architecture, --out is the folder of a pipeline: the file's networks
-with the tokenizers, the scheduler and the rest of the base, which diffusion sample --model takes. Of a LoRA file, of
-kohya's or peft's layout, --base is the pipeline that it is for, and --out a file of the layout "peft" (the default) or
-"kohya".
+    a folder of diffusers or transformers    config.json beside safetensors, in one file or with an index
+    a single file of an original repository  safetensors, or .pt and .pth of torch.save; it is recognised by the names
+                                             and shapes of its tensors. From the state of a training the average is
+                                             read; --prefix=ema_params.500.net. chooses one of several
+    a run folder of ours                     its moving average; for the decoder of a representation autoencoder also
+                                             the encoder, and statistics of the training pictures
+    a run that tunes a model                 (docs/tuning.md) the tuned weights, by the moving average of the latest
+                                             checkpoint; --out is a new folder, or the run's `tuning`, which is replaced
+    a published model of classes             (docs/class_models.md) a folder with model_index.json; --out is then a run
+                                             folder, to evaluate, to distil or to start from
 
-Of a run that tunes a model (docs/tuning.md) --out is a new folder with the files of what it has been taught, by the
-moving average of its latest checkpoint; the run's own folder `tuning` is replaced.
+--out is a folder that the library of the architecture opens with `from_pretrained`. A file with several networks
+becomes one folder for each. --layout names the tensors as the original repository does, or as our own parameters
+("ours": a run's config.init_from.path can name that file).
 
-Of a published model of classes (docs/class_models.md), a folder with model_index.json, --out is a run folder: to
-evaluate, to distil, to start from. With --pipeline a run is written as such a folder, which diffusers opens:
+--base is the folder of a pipeline of the same architecture. --out is then the folder of a pipeline: the file's networks
+with the tokenizers, the scheduler and the rest of the base, which diffusion sample --model takes. For a LoRA file in
+kohya's or peft's layout, --base is the pipeline that it belongs to, and --out a file in the layout "peft" (the default)
+or "kohya".
+
+With --pipeline a run of classes is written as a folder that diffusers opens. These commands go to a run and back:
 
     diffusion convert --source=ddpm-cifar10-32 --out=runs/ddpm
     diffusion convert --source=runs/tuned --pipeline --out=tuned
 
-Every tensor of the source is accounted for; nothing in it is executed. See docs/models.md for what is known.
+Every tensor of the source is accounted for, and nothing in it is executed. docs/models.md lists the known networks.
 """
 
 from absl import flags
@@ -41,13 +45,15 @@ from diffusion.experiments.config import command_line
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("source", None, "folder, .safetensors, .pt or .pth file, or run folder to read", required=True)
     flags.DEFINE_string("out", None, "folder to write; it must not hold a network yet", required=True)
-    flags.DEFINE_string("architecture", "", "as docs/models.md lists them; by default as the source says")
-    flags.DEFINE_string("layout", "", "of the names: by default that of the architecture's library")
-    flags.DEFINE_string("prefix", "", "of the names of the tensors to read, in a file with several averages")
-    flags.DEFINE_string("base", "", "a pipeline's folder: what a LoRA file is for, or what a single file lacks")
-    flags.DEFINE_bool("pipeline", False, "of a run of classes: write a pipeline that diffusers opens")
-    flags.DEFINE_string("license", "", "of the model card; by default that of the source's own card, or unknown")
-    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "of the numbers that are written")
+    flags.DEFINE_string("architecture", "", "name of the architecture in docs/models.md; by default as the source says")
+    flags.DEFINE_string("layout", "", "naming of the tensors; by default that of the architecture's library")
+    flags.DEFINE_string("prefix", "", "prefix of the tensors to read, for a file with several averages")
+    flags.DEFINE_string(
+        "base", "", "a pipeline's folder, which a LoRA file belongs to, or which completes a single file"
+    )
+    flags.DEFINE_bool("pipeline", False, "write a run of classes as a pipeline that diffusers opens")
+    flags.DEFINE_string("license", "", "license in the model card; by default that of the source's card, or unknown")
+    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "type of the written numbers")
     command_line.begin()
 
 import pathlib

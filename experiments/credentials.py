@@ -4,9 +4,9 @@
     diffusion sample --workdir=runs/text --prompt="a red circle" --credentials=signer
     diffusion credentials --read=pictures/0.png --root=signer/root.pem
 
-Prints what the signed file says: that a model made it, which one, from which request. A picture without credentials,
-or one that was changed after it was signed, ends the command with one sentence and status 1. Needs the extra
-"provenance" (c2pa-python).
+--read prints what the signed file says: that a model made it, which model, and from which request. A picture without
+credentials, or one that was changed after it was signed, ends the command with one sentence and status 1. Needs the
+extra "provenance" (c2pa-python).
 """
 
 from absl import flags

@@ -5,11 +5,11 @@
     diffusion edit --workdir=runs/digits --labels=3 --out=edits --editor='{"name": "prompt_to_prompt", "until": 0.6}'
     diffusion edit --workdir=runs/digits --out=edits --editor='{"name": "bdia"}'   # back to what they were
 
-Reads config.sample.number pictures of a split with their classes, and the EMA weights of the run's latest checkpoint.
-Writes edited.npz (images uint8 [N, H, W, C], originals, labels) and edited.png; of other examples the arrays alone, as
-samples.npz has them. What is padding of an example stays zero. The editors are ddim (DDIM's
-inversion), edict and bdia (exact inversions), sdedit, and prompt_to_prompt, which keeps the layout of a picture by its
-maps of attention; config.sample says grid, steps and, of sdedit, the sampler.
+The command reads config.sample.number pictures of a split with their classes, and the EMA weights of the run's latest
+checkpoint. It writes edited.npz (images uint8 [N, H, W, C], originals, labels) and edited.png. If the examples are not
+pictures, it writes only the arrays, in the form of samples.npz. Padding of an example stays zero. The editors are ddim
+(DDIM's inversion), edict and bdia (exact inversions), sdedit, and prompt_to_prompt, which keeps the layout of a picture
+by its attention maps. config.sample sets grid and steps, and for sdedit the sampler.
 """
 
 from absl import flags
@@ -20,7 +20,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     command_line.saved_flag()
     flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
     flags.DEFINE_string("out", None, "folder to write into, made if missing")
-    flags.DEFINE_string("pictures", "test", "split of the run's data")
+    flags.DEFINE_string("pictures", "test", "split of the run's data to edit")
     flags.DEFINE_string(
         "editor", '{"name": "ddim"}', "ddim, edict, bdia, sdedit or prompt_to_prompt, with its arguments"
     )

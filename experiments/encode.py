@@ -4,17 +4,17 @@
     diffusion encode --autoencoder=sd-vae --data=imagenet2012@train --size=256 --flip --out=latents/in256
     diffusion train --config=FILE --workdir=DIR --config.data.latents.dir=latents/in256
 
-The autoencoder is a folder as its library publishes it, or a single file; the dataset is named as TFDS names it, with
-its split. Each picture gives the mean and the log variance of its posterior, so that every epoch draws new latents of
-it; --mean keeps the means alone. --flip adds those of the mirrored pictures, from which training draws as often.
-The same command goes on with a writing that was interrupted; the result is the same.
+The autoencoder is a folder as its library publishes it, or a single file. The dataset has the name that TFDS gives it,
+with its split. The command stores the mean and the log variance of each picture's posterior, so that every epoch draws
+new latents; --mean stores only the means. --flip also stores the mirrored pictures, from which training draws equally
+often. The same command goes on after an interruption, with the same result.
 
     diffusion encode --encoder=dinov2-base --encoder_size=224 --data=imagenet2012@train --size=256 --flip \\
         --out=latents/in256
 
-adds the features of a frozen encoder, for objectives with a term of alignment, to the latents of the same pictures:
-those of each patch, in float16, in OUT/features. The encoder is a folder or a file as transformers publishes it; the
-pictures are resized to --encoder_size before they enter it. Both flags together write both.
+This command adds the features of a frozen encoder to the latents of the same pictures, for objectives with an alignment
+term. OUT/features then holds the features of each patch in float16. The encoder is a folder or a file as transformers
+publishes it, and receives the pictures at --encoder_size. With both flags the command writes both.
 """
 
 from absl import flags
@@ -35,11 +35,11 @@ if __name__ == "__main__":  # before the imports that take seconds
     )
     flags.DEFINE_string("data_dir", None, "folder of prepared datasets; TFDS_DATA_DIR by default")
     flags.DEFINE_string("out", None, "folder of the cache, made if missing")
-    flags.DEFINE_bool("mean", False, "keep the means alone: half the size, and the same latent in every epoch")
+    flags.DEFINE_bool("mean", False, "store only the means: half the size, and the same latent in every epoch")
     flags.DEFINE_bool("flip", False, "encode the mirrored pictures, too")
-    flags.DEFINE_enum("dtype", "float32", ["float32", "float16"], "of the latents on disk")
-    flags.DEFINE_integer("batch_size", 64, "pictures encoded at once", lower_bound=1)
-    flags.DEFINE_integer("threads", 4, "that read pictures", lower_bound=0)
+    flags.DEFINE_enum("dtype", "float32", ["float32", "float16"], "type of the latents on disk")
+    flags.DEFINE_integer("batch_size", 64, "number of pictures that are encoded at once", lower_bound=1)
+    flags.DEFINE_integer("threads", 4, "number of threads that read pictures", lower_bound=0)
     flags.mark_flags_as_required(["data", "out"])
     command_line.begin()
 

@@ -1,10 +1,10 @@
-"""What networks receive of a dataset's captions: a vocabulary of their words, and a text encoder's output for each.
+"""Writes what networks receive of a dataset's captions: a vocabulary, and a text encoder's output for each caption.
 
     diffusion encode_text --data=shapes@train --vocabulary=1024 --length=24 --out=runs/text/tokenizer
     diffusion encode_text --data=shapes@train --tokenizer=runs/text/tokenizer \\
         --text_encoder=runs/text/text_encoder --out=runs/text/captions
 
-The first learns byte pairs from the captions, and writes them as CLIP's are published. The second runs a text encoder
+The first command learns byte pairs from the captions, and writes them in CLIP's form. The second runs a text encoder
 (a folder of CLIP's text tower or T5's encoder) once for each distinct caption; training (config.data.text.dir) then
 reads its output, and needs no text encoder.
 """
@@ -16,8 +16,8 @@ from diffusion.experiments.config import command_line
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("data", None, "the pictures, NAME@SPLIT, e.g. shapes@train, or '{SOURCE}@train'")
     flags.DEFINE_string("data_dir", None, "folder of prepared datasets; TFDS_DATA_DIR by default")
-    flags.DEFINE_integer("vocabulary", 0, "learn a vocabulary of this many ids at most", lower_bound=0)
-    flags.DEFINE_integer("length", 24, "of a text in ids, start and end among them")
+    flags.DEFINE_integer("vocabulary", 0, "largest number of ids of a vocabulary to learn", lower_bound=0)
+    flags.DEFINE_integer("length", 24, "length of a text in ids, including start and end")
     flags.DEFINE_string("tokenizer", None, "folder of a vocabulary")
     flags.DEFINE_string("text_encoder", None, "folder of a text encoder, to run on the captions")
     flags.DEFINE_string("out", None, "folder to write, made if missing")

@@ -3,8 +3,9 @@
     diffusion erase --model=stable-diffusion-v1-5 --concept="Van Gogh=art" --keep=Monet --keep=Picasso --out=erased
     diffusion sample --model=erased --prompt="a house by Van Gogh"
 
---concept says what is erased and, after "=", what the model sees in its place; without that, no text. Both flags may be
-repeated. --out is the folder of the whole model. Erasure by training is a recipe, tuning/erase; docs/tuning.md.
+--concept names what is erased and, after "=", what the model sees in its place, by default an empty text. --concept
+and --keep may be repeated. --out becomes the folder of the whole model. To erase by training, use the recipe
+tuning/erase (docs/tuning.md).
 """
 
 from absl import flags
@@ -13,9 +14,9 @@ from diffusion.experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", None, "folder of a text-to-image model, with model_index.json", required=True)
-    flags.DEFINE_multi_string("concept", None, "OLD=NEW: what is erased, and what stands in its place", required=True)
-    flags.DEFINE_multi_string("keep", [], "a text that stays as it is; may be repeated")
-    flags.DEFINE_float("preserve", 1.0, "weight of the texts that stay", lower_bound=0)
+    flags.DEFINE_multi_string("concept", None, "OLD=NEW: a concept to erase, and the text in its place", required=True)
+    flags.DEFINE_multi_string("keep", [], "a text that must not change; may be repeated")
+    flags.DEFINE_float("preserve", 1.0, "weight of the texts that must not change", lower_bound=0)
     flags.DEFINE_float("near", 0.1, "weight of the distance to the old layers, above 0")
     flags.DEFINE_string("out", None, "folder to write; it must not exist yet", required=True)
     command_line.begin()

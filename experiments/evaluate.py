@@ -85,7 +85,7 @@ if __name__ == "__main__":  # before the imports that take seconds
         "does; 0, for pictures of one size, by default",
         lower_bound=0,
     )
-    flags.DEFINE_integer("seed", None, "of random subsets; 0 by default")
+    flags.DEFINE_integer("seed", None, "seed of random subsets; 0 by default")
     flags.DEFINE_string(
         "out", None, "file of the record (.json), or of a reference's statistics (.safetensors, .npz, .pkl)"
     )

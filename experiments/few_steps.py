@@ -4,12 +4,12 @@
         --students=runs/digits_students/student=lcm,runs/digits_students/student=turbo
     diffusion few_steps --teacher=runs/digits --students="runs/digits_students/*" --out=runs/few_steps
 
-Each run samples as its own config says, but for the number of steps: students 1, 2, 4 and 8 (--steps), the teacher 8,
-20 and 50 (--teacher_steps); a generator of one step takes one, and a progressive student of K steps is the checkpoint
-at the end of its stage. Measured: Frechet distance to the real images of config.evaluate.split in pixels and in
-features of a classifier (FID with --inception=FILE), and the share of samples that the classifier takes for the
-requested class. Writes table.md, few_steps.json, plot.png and samples.png (the same seeds, one below the other) into
---out. The same command goes on where it was interrupted, and measures again what has changed.
+Each run samples as its own config says, except for the number of steps: students take 1, 2, 4 and 8 (--steps), and the
+teacher 8, 20 and 50 (--teacher_steps). A generator of one step takes one, and a progressive student of K steps is the
+checkpoint at the end of its stage. The figures are the Frechet distance to the real images of config.evaluate.split, in
+pixels and in features of a classifier (FID with --inception=FILE), and the share of samples that the classifier takes
+for the requested class. The command writes table.md, few_steps.json, plot.png and samples.png (the same seeds, one
+below the other) into --out. It goes on after an interruption, and measures again what has changed.
 """
 
 from absl import flags

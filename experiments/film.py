@@ -1,22 +1,22 @@
-"""Makes clips by a trained run of videos from given frames: a picture that moves, what lies between, what follows.
+"""Makes clips by a trained run of videos from known frames: from a picture, between frames, or after them.
 
     diffusion film --workdir=runs/clips --first=1 --out=films               # from a picture
     diffusion film --workdir=runs/clips --first=1 --last=1 --out=films      # from the first to the last frame
     diffusion film --workdir=runs/clips --every=4 --out=films               # the frames between every fourth
     diffusion film --workdir=runs/clips --first=4 --frames=64 --out=films   # sixty frames that follow four
 
-Reads the frames, and their classes or conditions, from config.sample.number clips of a split, and the EMA weights of
-the run's latest checkpoint; config.sample says sampler, steps and guidance. More frames than the run's clips have are
-made window after window, each from as many last frames as --first says. Writes film.npz (images uint8 [N, F, H, W, C],
-given Bool [F], originals, labels), samples.gif and samples.png.
+The command reads the known frames, and their classes or conditions, from config.sample.number clips of a split, and the
+EMA weights of the run's latest checkpoint. config.sample sets sampler, steps and guidance. If a film has more frames
+than the run's clips, it is made window after window, each from the last --first frames. The command writes film.npz
+(images uint8 [N, F, H, W, C], given Bool [F], originals, labels), samples.gif and samples.png.
 
 A student by self-forcing goes on chunk after chunk, where --first and its chunk are the frames of its clips:
 
     diffusion film --workdir=runs/self_forcing --first=4 --frames=64 --out=films \
         --config.sample.sampler='{"name": "consistency"}' --config.sample.plan='{"name": "plan"}'
 
-Of a run on latents these are frames of the latent; they are encoded and decoded by config.data.latents.autoencoder. The
-network has a time for each frame (video_dit), and knows given frames if it was trained with some
+For a run on latents, these numbers count frames of the latent, and config.data.latents.autoencoder encodes and decodes
+them. The network must have a time for each frame (video_dit), and must have been trained with known frames
 (config.objective.density: given_frames or per_frame).
 """
 
@@ -29,10 +29,10 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/clips")
     flags.DEFINE_string("out", None, "folder to write into, made if missing")
     flags.DEFINE_string("clips", "test", "split of the run's data")
-    flags.DEFINE_integer("first", 0, "frames that are given at the beginning", lower_bound=0)
-    flags.DEFINE_integer("last", 0, "frames that are given at the end", lower_bound=0)
-    flags.DEFINE_integer("every", 0, "every so many frames one is given, from the first on; 0: none", lower_bound=0)
-    flags.DEFINE_integer("frames", 0, "frames of a film; 0: those of the run's clips", lower_bound=0)
+    flags.DEFINE_integer("first", 0, "number of known frames at the beginning", lower_bound=0)
+    flags.DEFINE_integer("last", 0, "number of known frames at the end", lower_bound=0)
+    flags.DEFINE_integer("every", 0, "distance between known frames, from the first on; 0 for none", lower_bound=0)
+    flags.DEFINE_integer("frames", 0, "number of frames of a film; 0: that of the run's clips", lower_bound=0)
     flags.mark_flags_as_required(["out"])
     command_line.begin()
 

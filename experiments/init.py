@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="diffusion init", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=pathlib.Path, metavar="FOLDER", help="of the project, new or empty")
+    parser.add_argument("folder", type=pathlib.Path, metavar="FOLDER", help="folder of the project, new or empty")
     folder = parser.parse_args(argv).folder
     try:
         files = write(folder)

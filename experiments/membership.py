@@ -3,10 +3,11 @@
     diffusion membership --workdir=runs/digits
     diffusion membership --workdir=runs/digits --times=0.1,0.3,0.5 --number=500 --out=runs/digits/membership
 
-Two attacks on the EMA weights of the latest checkpoint, at each time t: the loss of the predicted noise, and SecMI's
-error of a step of DDIM up and back. Prints, and writes to membership.json and membership.md, the AUROC with its 95 %
-interval (0.5: the model tells nothing) and the share of members found at 1 % false positives. Members are pictures of
-the split that the run was trained on, the others of config.evaluate.split.
+Two attacks use the EMA weights of the latest checkpoint, at each time t: the loss of the predicted noise, and SecMI's
+error of a step of DDIM up and back. The command prints the AUROC with its 95 % interval (at 0.5 the model reveals
+nothing), and the share of members that are found at 1 % false positives. It writes them to membership.json and
+membership.md. Members are pictures of the split that the run was trained on; the others belong to
+config.evaluate.split.
 """
 
 from absl import flags
@@ -16,8 +17,8 @@ from diffusion.experiments.config import command_line
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits", required=True)
     flags.DEFINE_list("times", ["0.1", "0.3", "0.5"], "times t of the attacks, in (0, 0.9 t_max)")
-    flags.DEFINE_integer("number", 500, "pictures of either split, at most as many as there are", lower_bound=2)
-    flags.DEFINE_integer("draws", 8, "of the noise for each picture, of the loss", lower_bound=1)
+    flags.DEFINE_integer("number", 500, "number of pictures of each split, at most all of them", lower_bound=2)
+    flags.DEFINE_integer("draws", 8, "draws of the noise for each picture, for the attack by the loss", lower_bound=1)
     flags.DEFINE_string("out", None, "folder of the figures; WORKDIR/membership by default")
     command_line.begin()
 

@@ -6,22 +6,22 @@
     tpu/bin/python -m diffusion plan --config=imagenet256_dit --devices=64 --machine=v5p --compile
     cuda/bin/python -m diffusion plan --config=imagenet256_dit --devices=1 --machine=h100 --compile
 
-A run that tunes a text-to-image model (config.base.path) is planned too, of the folder of the base and the pictures:
-the bytes of base and new weights, and operations and temporary memory as they are counted in the traced step.
+A run that tunes a text-to-image model (config.base.path) is planned from the folder of the base and the pictures. The
+plan has the bytes of base and new weights, and the operations and the temporary memory of the traced step.
 
     diffusion plan --config=tuning/lora --config.base.path=stable-diffusion-v1-5 --config.data.source.path=photos
 
-With --model, what a text-to-image model needs of one device to make pictures, and their time at best: the folder's
-configs and tokenizers are enough, so that a user knows what fits before the weights are there. The settings are those
-of diffusion sample.
+With --model the plan says what a text-to-image model needs of one device to make pictures, and the shortest time. The
+folder's configs and tokenizers are enough, so that you know what fits before you have the weights. The settings are
+those of diffusion sample.
 
     diffusion plan --model=FLUX.1-dev --machine=rtx4090
     diffusion plan --model=stable-diffusion-xl --height=768 --width=1344 --steps=20 --batch_size=4
 
-Takes the config of a run as diffusion train does, and any mesh of --devices devices, by default of those that JAX
-finds on this machine. Bytes of the state are exact; every other figure is an estimate by formulas, and times are those
-of the makers' data sheets, which no program reaches. --compile compiles the step itself for a TPU or for H100s, and
-shows what XLA says of it (experiments/planning/ahead_of_time.py says how to install its compilers).
+The command takes the config of a run, like diffusion train, and any mesh of --devices devices, by default of those
+that JAX finds on this machine. Bytes of the state are exact. Every other figure is an estimate by formulas, and times
+follow the makers' data sheets, which no program reaches. --compile compiles the step itself for a TPU or for H100s, and
+shows XLA's figures (experiments/planning/ahead_of_time.py says how to install its compilers).
 
 Exit status: 0, also where the run would not fit; 1 without the compiler where it is needed; 2 a mistake in the config.
 """
@@ -36,12 +36,12 @@ if __name__ == "__main__":  # before the imports that take seconds
         from diffusion.experiments.sampling import prompt_flags
 
         flags.adopt_module_key_flags(prompt_flags)  # so that --help lists its flags
-        flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16"], "of the denoiser and the text encoders")
+        flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16"], "type of the denoiser and the text encoders")
     else:
         command_line.flag()
         flags.mark_flags_as_required(["config"])
     flags.DEFINE_string("model", None, "a text-to-image model to make pictures with, a folder with model_index.json")
-    flags.DEFINE_integer("devices", None, "how many devices the run is to have, e.g. 64; by default those found here")
+    flags.DEFINE_integer("devices", None, "number of devices of the run, e.g. 64; by default those of this machine")
     flags.DEFINE_enum("machine", "all", [*MACHINES, "all"], "the kind of device, by its data sheet")
     flags.DEFINE_string("out", "", "a file for the plan as JSON, e.g. plan.json")
     flags.DEFINE_bool("compile", False, "compile the step (h100, v5p, v6e) and show what XLA says of it")

@@ -6,13 +6,13 @@
     diffusion prompt_scores --score=imagereward --weights=ImageReward.pt --tokenizer=bert-base-uncased ...
     diffusion prompt_scores --score=vqascore --extend=my_vqa.py --answerer=my_vqa --images=theirs --prompts=prompts.txt
 
---score is one of docs/evaluation.md, or one that --extend adds. --weights is the folder or the file that it is
-published in; --tokenizer the folder of its vocabulary, where that does not lie beside the weights. --images are sets of
-pictures: folders of diffusion sample --prompt, whose files carry their prompts, or any others with --prompts, a file of
-one prompt a line in the order of the pictures. Of two sets or more, pictures of equal prompts are compared too.
+--score is one of docs/evaluation.md, or one that --extend adds. --weights is the published folder or file of its
+network, and --tokenizer the folder of its vocabulary, if this does not lie beside the weights. --images are sets of
+pictures. The files of diffusion sample --prompt carry their prompts; for others --prompts names a file with one prompt
+a line, in the order of the pictures. With several sets, pictures of equal prompts are compared, too.
 
-Writes OUT/prompt_scores.json, with the protocol and the sha256 of the weights, and OUT/prompt_scores.csv, a line for
-each picture.
+The command writes OUT/prompt_scores.json, with the protocol and the sha256 of the weights, and OUT/prompt_scores.csv,
+with a line for each picture.
 """
 
 from absl import flags
@@ -22,14 +22,14 @@ from diffusion.experiments.config import command_line
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.extend_flag()
     flags.DEFINE_string("score", "clip", "clip, pickscore, hpsv2, hpsv2-plain, siglip, imagereward, vqascore, or yours")
-    flags.DEFINE_string("weights", "", "folder or file of its network")
+    flags.DEFINE_string("weights", "", "folder or file of the network")
     flags.DEFINE_alias("clip", "weights")
-    flags.DEFINE_string("tokenizer", "", "folder of its vocabulary, by default that of the weights")
-    flags.DEFINE_string("answerer", "", "of vqascore: name of a function that --extend adds")
+    flags.DEFINE_string("tokenizer", "", "folder of the network's vocabulary; by default that of the weights")
+    flags.DEFINE_string("answerer", "", "name of the function of vqascore, which --extend adds")
     flags.DEFINE_list("images", None, "sets of pictures: folders, .npz files", required=True)
-    flags.DEFINE_string("prompts", None, "file of one prompt a line, where the pictures carry none")
+    flags.DEFINE_string("prompts", None, "file with one prompt a line, if the pictures carry none")
     flags.DEFINE_string("out", ".", "folder for prompt_scores.json and prompt_scores.csv")
-    flags.DEFINE_integer("batch_size", 32, "pictures at once", 1)
+    flags.DEFINE_integer("batch_size", 32, "number of pictures at once", 1)
     command_line.begin()
 
 import csv

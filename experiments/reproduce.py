@@ -4,10 +4,10 @@
     diffusion reproduce --workdir=runs/digits --config.optimizer.clip=1.0
     diffusion reproduce --workdir=runs/digits --step=1200
 
-A run that fails keeps the state before the step that failed in WORKDIR/failed. From it, the same program with the same
-batch and draws computes the same step on the same devices, bit for bit; a change of the config shows whether it would
-mend it. With --step, it is the step after that checkpoint of the run. A stream goes to its position before the step;
-one that begins again at each start is refused. Nothing is written.
+A failed run keeps the state before the failing step in WORKDIR/failed. From this state the same program with the same
+batch and draws computes the same step on the same devices, bit for bit. Change the config to see whether the change
+would mend it. With --step the command repeats the step after that checkpoint of the run. A stream goes to its position
+before the step; one that begins again at each start is refused. Nothing is written.
 
 Exit status: 0 the step is finite; 1 it is not, or there is no such state; 2 a mistake in the config.
 """

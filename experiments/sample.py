@@ -43,9 +43,9 @@ if __name__ == "__main__":  # before the imports that take seconds
 
     command_line.saved_flag(unless=("model", "again", "prompt"), of_model=class_config)
     flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
-    flags.DEFINE_string("out", None, "where to write; the run folder, or pictures/, by default")
+    flags.DEFINE_string("out", None, "folder to write into; by default the run folder, or pictures/")
     flags.DEFINE_integer("step", None, "training step of the checkpoint; the latest by default")
-    flags.DEFINE_enum("weights", "ema", ["ema", "params"], "which weights: the moving average, or the raw ones")
+    flags.DEFINE_enum("weights", "ema", ["ema", "params"], "the weights to use: the moving average, or the raw ones")
     flags.DEFINE_float(
         "average",
         None,

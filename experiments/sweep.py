@@ -4,12 +4,13 @@
     diffusion sweep --sweep=digits_weightings --workdir=runs/weightings --jobs=2
     diffusion sweep --workdir=runs/weightings --table --figures=fd_pixels,asked_class
 
-Each run has a folder DIR/NAME, named by what differs, and its commands (train, sample, evaluate by default) are
-ordinary ones, which --dry-run shows. A run that fails is left, and the others go on; --retry=1 tries failed runs once
-more, also those of an earlier time. At Ctrl-C or SIGTERM the running ones save, and the sweep ends; the same
-command goes on with all of them. --table works while the sweep runs, and writes table.md, table.csv and runs.csv.
+Each run has a folder DIR/NAME, whose name says what differs. Its commands (by default train, sample and evaluate) are
+ordinary ones, which --dry-run shows. If a run fails, the others go on; --retry=1 tries failed runs once more, also
+those of an earlier start. At Ctrl-C or SIGTERM the current runs save, and the sweep ends; the same command goes on with
+all of them. --table works while the sweep runs, and writes table.md, table.csv and runs.csv.
 
-On a cluster each task runs one: --run=INDEX (diffusion launch slurm_array, or kubernetes_array). See docs/sweeps.md.
+On a cluster each task executes one run: --run=INDEX (diffusion launch slurm_array, or kubernetes_array). See
+docs/sweeps.md.
 
 Exit status: 0 all runs are done; 1 some failed, or were stopped by someone else; 2 a mistake, before anything started;
 130 after Ctrl-C, 143 after SIGTERM. With --run the status of the run's command.
@@ -23,12 +24,14 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("sweep", None, "sweep with its preset, or a file of your own: digits_weightings, mine.py")
     flags.DEFINE_string("workdir", None, "folder of the sweep, made if missing; runs/NAME by default")
     flags.DEFINE_integer("jobs", None, "runs side by side; by default one for each GPU, or one")
-    flags.DEFINE_list("devices", None, "GPUs to deal out to them, e.g. 0,1,2,3; by default all; 0,0 shares one")
-    flags.DEFINE_integer("retry", 0, "attempts more for a run that failed, also before", lower_bound=0)
-    flags.DEFINE_string("run", "", "one run alone, by its index or name, as a task of a cluster has it")
+    flags.DEFINE_list("devices", None, "GPUs of the runs, e.g. 0,1,2,3; by default all; 0,0 shares one")
+    flags.DEFINE_integer(
+        "retry", 0, "number of further attempts for a failed run, also one of an earlier start", lower_bound=0
+    )
+    flags.DEFINE_string("run", "", "index or name of one run, which a task of a cluster executes")
     flags.DEFINE_bool("dry-run", False, "show the runs and run nothing")
     flags.DEFINE_bool("table", False, "show and write the table of the figures so far, and run nothing")
-    flags.DEFINE_list("figures", None, "of the table, e.g. fd_pixels,loss; or all")
+    flags.DEFINE_list("figures", None, "figures of the table, e.g. fd_pixels,loss; or all")
     command_line.begin()
 
 import collections

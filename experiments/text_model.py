@@ -3,8 +3,8 @@
     diffusion text_model --workdir=runs/text_students/turbo
     diffusion sample --workdir=runs/text_students/turbo --prompt="a red circle above a blue square"
 
-The run is a few-step student, or a denoiser by another recipe. The folder's other parts lie beside the captions that
-it learned from, where examples.text put them; `diffusion.experiments.text.model` lists them.
+The run is a few-step student, or a denoiser of another recipe. The other parts of the folder lie beside the captions of
+the run's training, where examples.text put them; `diffusion.experiments.text.model` lists them.
 """
 
 from absl import flags

@@ -6,9 +6,9 @@
     diffusion train --config=tuning/lora --workdir=runs/lora --config.base.path=stable-diffusion-v1-5 \\
         --config.data.source.path=photos --config.data.text.prompt="a photo of sks dog"
 
-Ctrl-C or SIGTERM (also to one process of several) finishes the step, saves, and says how to go on; once more, it ends
-at once. SIGUSR1 and SIGHUP stand for SIGTERM. A run that goes on computes what it would have computed undisturbed, bit
-for bit, wherever it was ended.
+At Ctrl-C or SIGTERM (also to one process of several) the run finishes the step, saves, and says how to go on. At a
+second one it ends at once. SIGUSR1 and SIGHUP act like SIGTERM. A resumed run computes what an undisturbed run
+computes, bit for bit, wherever it was ended.
 
 Exit status: 0 finished; 1 failed (a non-finite loss, a full disk, ...); 2 a mistake in the config; 130 stopped and
 saved after Ctrl-C, 143 after SIGTERM.

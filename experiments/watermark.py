@@ -1,4 +1,4 @@
-"""Invisible watermarks: makes their keys, marks pictures, finds marks, and measures what they survive.
+"""Makes keys of invisible watermarks, marks pictures, finds marks, and measures what they survive.
 
     diffusion watermark make --key=mark.json --name=gaussian_shading --arguments='{"bits": 64}'
     diffusion sample --workdir=runs/text --prompt="a red circle" --watermark=mark.json
@@ -24,13 +24,17 @@ from diffusion.experiments.config import command_line
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.extend_flag()
     flags.DEFINE_string("key", None, "the key file, which make writes and the others read")
-    flags.DEFINE_string("name", None, "of the watermark: gaussian_shading, tree_ring, spread_spectrum, or your own")
-    flags.DEFINE_string("arguments", "{}", 'of the watermark besides the key, as JSON, e.g. {"bits": 64}')
+    flags.DEFINE_string(
+        "name", None, "name of the watermark: gaussian_shading, tree_ring, spread_spectrum, or your own"
+    )
+    flags.DEFINE_string("arguments", "{}", 'arguments of the watermark besides the key, as JSON, e.g. {"bits": 64}')
     flags.DEFINE_string("pictures", None, "a picture, a folder of them, or an .npz with images, as samples are")
     flags.DEFINE_string("workdir", None, "the run that made, or makes, the pictures")
     flags.DEFINE_string("model", None, "the text-to-image model that made, or makes, the pictures")
-    flags.DEFINE_multi_string("prompt", [], "of the pictures that measure makes with --model; may be repeated")
-    flags.DEFINE_integer("number", 100, "of pictures with and without the watermark that measure makes", lower_bound=2)
+    flags.DEFINE_multi_string("prompt", [], "prompt of the pictures that measure makes with --model; may be repeated")
+    flags.DEFINE_integer(
+        "number", 100, "number of pictures with and without the watermark that measure makes", lower_bound=2
+    )
     flags.DEFINE_float("level", 0.01, "p-value below which detect calls a picture marked", 0.0, 1.0)
     flags.DEFINE_string("out", None, "folder to write into")
     flags.mark_flag_as_required("key")

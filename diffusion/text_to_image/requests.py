@@ -144,21 +144,25 @@ class Request:
     late_guidance: float | None = setting(
         None,
         schema.number(-1e6, 1e6),
-        "of a model with two denoisers, such as Wan 2.2: scale of the guidance where the second acts, at small t; by "
-        "default that of the first",
+        "scale of the guidance of a second denoiser, which acts at small t, as in Wan 2.2; by default that of the "
+        "first",
     )
     image_guidance: float | None = setting(
         None,
         schema.number(-1e6, 1e6),
-        "of a model that edits pictures by instructions: scale of the guidance by the image, beside that by the text; "
-        "1 is none, below it the image counts less; by default as the model was published",
+        "scale of the guidance by the image, for a model that edits pictures by instructions; 1 is none, and below it "
+        "the image counts less; by default as the model was published",
     )
-    seeds: tuple[int, ...] = setting((0,), schema.several(schema.whole(0, SEED), 1, NUMBER), "one of each picture")
+    seeds: tuple[int, ...] = setting((0,), schema.several(schema.whole(0, SEED), 1, NUMBER), "seed of each picture")
     sampler: str = setting("", text(100), "a sampler, for example dpmpp_2m; by default the model's own")
-    height: int = setting(0, schema.whole(0, SIDE), "of the pictures in pixels; 0: of the image, or the model's own")
-    width: int = setting(0, schema.whole(0, SIDE), "of the pictures in pixels; 0: of the image, or the model's own")
+    height: int = setting(
+        0, schema.whole(0, SIDE), "height of the pictures in pixels; 0: that of the image, or the model's own"
+    )
+    width: int = setting(
+        0, schema.whole(0, SIDE), "width of the pictures in pixels; 0: that of the image, or the model's own"
+    )
     frames: int = setting(
-        0, schema.whole(0, FRAMES), "of a clip, by a model that makes clips; 0: as the model was published"
+        0, schema.whole(0, FRAMES), "frames of a clip, for a model that makes clips; 0: as the model was published"
     )
     image: str | np.ndarray | None = setting(None, PICTURE, "a picture to start from")
     images: tuple[str | np.ndarray, ...] = setting(
@@ -168,12 +172,12 @@ class Request:
         lambda value: valid_as(PICTURE, "images", typed(str, value)),
     )
     mask: str | np.ndarray | None = setting(
-        None, PICTURE, "a picture of the image's size, white where the image is painted anew; the rest stays as it is"
+        None, PICTURE, "a picture of the image's size, white where the image is painted again; the rest does not change"
     )
     margins: tuple[int, int, int, int] = setting(
         (0, 0, 0, 0),
         schema.several(schema.whole(0, SIDE), 4, 4),
-        "pixels to put on the image and paint: top,bottom,left,right",
+        "pixels to add to the image and paint: top,bottom,left,right",
     )
     strength: float | None = setting(
         None,
@@ -197,7 +201,7 @@ class Request:
         "", FILE, "key file of an invisible watermark for the pictures, from diffusion watermark make; by default none"
     )
     cache: str = setting(
-        "", ENTRY, 'of the denoiser\'s blocks, e.g. {"name": "first_block", "threshold": 0.1}; by default none'
+        "", ENTRY, 'cache of the denoiser\'s blocks, e.g. {"name": "first_block", "threshold": 0.1}; by default none'
     )
     merge: float = setting(
         0.0, schema.number(0, 0.75), "share of the tokens that self-attention sees merged; 0 merges nothing"

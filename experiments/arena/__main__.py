@@ -4,11 +4,11 @@
     diffusion arena --out=runs/arena              # goes on with it
     diffusion arena --out=runs/arena --scores     # what the votes say so far, without a page
 
-A run competes with its samples. Any other set of images may compete too: a folder of pictures, a .npz file, a dataset
+A run competes with its samples. Any other set of images may compete, too: a folder of pictures, a .npz file, a dataset
 as NAME@SPLIT. The two pictures of a pair were made for the same class or prompt, as far as that is known. The left and
-the right arrow choose, the arrow down says that both are as good, and Backspace takes the last vote back. Each vote is
-a line of OUT/votes.jsonl before the next pair is shown. At the end, scores.csv, votes.csv, arena.md and scores.png are
-written. See docs/evaluation.md.
+the right arrow choose, the arrow down means a tie, and Backspace withdraws the last vote. Each vote is written to
+OUT/votes.jsonl before the next pair is shown. At the end the command writes scores.csv, votes.csv, arena.md and
+scores.png. See docs/evaluation.md.
 """
 
 from absl import flags
@@ -17,13 +17,13 @@ from diffusion.experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_list(
-        "runs", None, "who competes: run folders with samples, or other sets of images; once for an --out"
+        "runs", None, "competitors: run folders with samples, or other sets of images; needed only to begin an --out"
     )
     flags.DEFINE_string("out", None, "folder of the arena: its pairs, votes and scores")
-    flags.DEFINE_integer("number", None, "comparisons in all; 200 by default", 1)
-    flags.DEFINE_string("question", None, "that voters answer; by default: Which picture is better?")
-    flags.DEFINE_integer("seed", None, "of the pairs and of the voters' orders; 0 by default", 0)
-    flags.DEFINE_integer("port", 8777, "of the page's address", 0, 65535)
+    flags.DEFINE_integer("number", None, "number of comparisons in all; 200 by default", 1)
+    flags.DEFINE_string("question", None, "the question to the voters; by default: Which picture is better?")
+    flags.DEFINE_integer("seed", None, "seed of the pairs and of the voters' orders; 0 by default", 0)
+    flags.DEFINE_integer("port", 8777, "port of the page's address", 0, 65535)
     flags.DEFINE_string("data_dir", "", "folder of prepared datasets, for NAME@SPLIT")
     flags.DEFINE_bool("scores", False, "write and print the scores of the votes so far, and end")
     flags.mark_flag_as_required("out")

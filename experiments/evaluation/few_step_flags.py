@@ -10,5 +10,5 @@ def define(teacher: str, students: str, out: str) -> None:
     flags.DEFINE_list("steps", ["1", "2", "4", "8"], "sampling steps of the students")
     flags.DEFINE_list("teacher_steps", ["8", "20", "50"], "sampling steps of the teacher")
     flags.DEFINE_integer("number", 1000, "samples of each", lower_bound=10)
-    flags.DEFINE_string("out", out, "where to write")
+    flags.DEFINE_string("out", out, "folder to write into")
     flags.mark_flags_as_required(["teacher", "students"])

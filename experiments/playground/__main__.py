@@ -4,11 +4,12 @@
     page/bin/diffusion playground --model=stable-diffusion-v1-5
     page/bin/diffusion playground --workdir=runs/digits
 
-The page has an environment of its own, since gradio needs an older Pillow than the rest. In a clone it is made from
-locked versions by `make playground-env`, and `.venv-playground/bin/python -m diffusion playground` starts the page.
+The page needs an environment of its own, since gradio requires an older Pillow than the other commands. In a clone,
+`make playground-env` makes it from locked versions, and `.venv-playground/bin/python -m diffusion playground` starts
+the page.
 
-A text-to-image model is a folder with model_index.json. A trained run of classes makes the one that is chosen from its
-list; it reads no prompt. Pictures are written to --out, each with the settings that it was made with. See
+A text-to-image model is a folder with model_index.json. A trained run of classes has a list of classes in place of a
+prompt. Pictures are written to --out, each with its settings. See
 docs/playground.md.
 """
 
@@ -20,9 +21,11 @@ from diffusion.experiments.sampling.model_flags import DROP_TEXT, DTYPE, MODEL, 
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("workdir", None, "the folder of a trained run, e.g. runs/digits, or of the text demo")
-    flags.DEFINE_string("out", None, "where pictures are written; playground/ by default")
-    flags.DEFINE_string("host", "127.0.0.1", "who can connect: 127.0.0.1 is this machine alone, 0.0.0.0 its network")
-    flags.DEFINE_integer("port", 7860, "of the page's address")
+    flags.DEFINE_string("out", None, "folder for the pictures; playground/ by default")
+    flags.DEFINE_string(
+        "host", "127.0.0.1", "address to listen on: 127.0.0.1 for this machine alone, 0.0.0.0 for its network"
+    )
+    flags.DEFINE_integer("port", 7860, "port of the page's address")
     flags.adopt_module_key_flags(model_flags)  # so that --help lists its flags
     command_line.begin()
 

@@ -34,7 +34,9 @@ def log(request: PageRequest, what: str) -> None:
 
 ONE_PROMPT = {
     "prompt": Setting(str, "", PROMPT, False, settings(Request)["prompts"].help),
-    "seed": Setting(int, 0, schema.whole(0, SEED), False, "of the first picture; each further one has the next"),
+    "seed": Setting(
+        int, 0, schema.whole(0, SEED), False, "seed of the first picture; each further picture has the next seed"
+    ),
     "batch": Setting(int, 1, schema.whole(1, BATCH), False, "how many pictures, made at once"),
 }
 INPUTS: Mapping[str, Setting] = {

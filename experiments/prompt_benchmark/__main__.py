@@ -8,10 +8,11 @@
         --model=stable-diffusion-v1-5 --extend=my_readers.py --detector=unidet --answerer=blip_vqa \\
         --grammar=spacy --clip=clip-vit-base-patch32 --out=runs/compbench
 
---prompts is the published file, and --images the folder of pictures in the published layout, whose missing pictures
---model, or a run of examples.text by --workdir, makes. What sees the pictures are functions of your own that
---extend adds (docs/evaluation.md). Every picture is a line of OUT/results.jsonl once it is judged, and the same command
-goes on. Writes OUT/benchmark.json, the figures with their standard errors and all that they depend on.
+--prompts is the published file, and --images the folder of pictures in the published layout. If pictures are missing,
+--model makes them, or a run of examples.text by --workdir. The readers of the pictures are functions of your own that
+--extend adds (docs/evaluation.md). Every judged picture becomes a line of OUT/results.jsonl, so that the same command
+goes on after an interruption. OUT/benchmark.json has the figures with their standard errors, and everything that they
+depend on.
 """
 
 from absl import flags
@@ -24,18 +25,22 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("prompts", None, "evaluation_metadata.jsonl; dpg_bench.csv; CATEGORY_val.txt, or their folder")
     flags.DEFINE_string("images", None, "folder of the pictures, in the published layout")
     flags.DEFINE_string("model", None, "folder of a text-to-image model, which makes the pictures that are missing")
-    flags.DEFINE_string("workdir", None, "the same of a run of examples.text")
-    flags.DEFINE_string("detector", None, "name of what finds objects, which --extend adds")
-    flags.DEFINE_string("answerer", None, "likewise of what answers questions about pictures")
-    flags.DEFINE_string("grammar", None, "likewise of what parses prompts")
-    flags.DEFINE_string("depth", None, "likewise of what tells how near the pixels of pictures are")
-    flags.DEFINE_string("embedder", None, "likewise of what embeds pictures and texts")
+    flags.DEFINE_string("workdir", None, "run folder of examples.text, whose model makes the missing pictures")
+    flags.DEFINE_string("detector", None, "name of the function that finds objects, which --extend adds")
+    flags.DEFINE_string(
+        "answerer", None, "name of the function that answers questions about pictures, which --extend adds"
+    )
+    flags.DEFINE_string("grammar", None, "name of the function that parses prompts, which --extend adds")
+    flags.DEFINE_string(
+        "depth", None, "name of the function that estimates the nearness of pixels, which --extend adds"
+    )
+    flags.DEFINE_string("embedder", None, "name of the function that embeds pictures and texts, which --extend adds")
     flags.DEFINE_string("clip", None, "folder of a CLIPModel, in place of --embedder")
     flags.DEFINE_integer("per_prompt", None, "pictures of a prompt; by default as published: 4, 4, 10 and 10", 1)
-    flags.DEFINE_integer("seed", 0, "of the first picture that is made", 0)
-    flags.DEFINE_integer("steps", None, "of the sampler; the model's own by default", 1)
+    flags.DEFINE_integer("seed", 0, "seed of the first missing picture", 0)
+    flags.DEFINE_integer("steps", None, "steps of the sampler; the model's own by default", 1)
     flags.DEFINE_float("guidance", None, "scale; the model's own by default", 0)
-    flags.DEFINE_integer("batch_size", 8, "files that are read at once", 1)
+    flags.DEFINE_integer("batch_size", 8, "number of files that are read at once", 1)
     flags.DEFINE_string("out", None, "folder of the results", required=True)
     flags.mark_flags_as_required(["prompts", "images"])
     command_line.begin()

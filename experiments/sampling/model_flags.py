@@ -24,7 +24,7 @@ ATTACH = flags.DEFINE_multi_string(
     "repeated",
 )
 TIMES = re.compile(rf"({DECIMAL})-({DECIMAL})")
-DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of the denoiser and the text encoders")
+DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "type of the denoiser and the text encoders")
 QUANTISED = flags.DEFINE_enum(
     "quantised",
     "",

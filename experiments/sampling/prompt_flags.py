@@ -8,8 +8,8 @@ from diffusion.text_to_image.requests import Request, Setting, settings
 
 AGAIN = flags.DEFINE_string("again", None, "a picture that this command wrote, to make anew")
 PROMPT = flags.DEFINE_string("prompt", None, settings(Request)["prompts"].help)
-SEED = flags.DEFINE_integer("seed", 0, "of the first picture; each further one has the next")
-NUMBER = flags.DEFINE_integer("n", 1, "how many pictures")
+SEED = flags.DEFINE_integer("seed", 0, "seed of the first picture; each further picture has the next seed")
+NUMBER = flags.DEFINE_integer("n", 1, "number of pictures")
 DEFINE = {
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,

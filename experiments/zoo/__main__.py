@@ -6,10 +6,11 @@
         --reference=VIRTUAL_imagenet256_labeled.npz --inception=inception.safetensors --out=runs/zoo/dit
     diffusion zoo --page=rows.md
 
-Without flags: the rows, a line each. With --row: its files, its commands, its config and the time that it takes. With
---weights too: the weights become the row's network, samples are made, and the figure is measured under the row's
-protocol, in stages; the same command goes on with a measurement that was interrupted, with the same pictures. OUT then
-holds samples.npz, record.json and row.json: the figure beside the published one. --page writes all rows in Markdown.
+Without flags the command prints the rows, a line for each. With --row it prints the row's files, commands and config,
+and the time that it takes. With --weights, too, it measures the row: the weights become the row's network, samples are
+made, and the figure is measured under the row's protocol, in stages. The same command goes on after an interruption,
+with the same pictures. OUT then holds samples.npz, record.json and row.json, which has the figure beside the published
+one. --page writes all rows in Markdown.
 See docs/zoo.md.
 """
 
@@ -27,8 +28,8 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("autoencoder", "", "folder or file of the autoencoder, for a row on latents")
     flags.DEFINE_string("out", None, "folder of the samples and the records")
     flags.DEFINE_integer("number", 0, "samples; by default the row's, with which alone its figure compares", 0)
-    flags.DEFINE_integer("batch_size", 0, "samples made at once; by default the recipe's", 0)
-    flags.DEFINE_integer("seed", 0, "of the samples; those of different seeds have none in common", 0)
+    flags.DEFINE_integer("batch_size", 0, "number of samples at once; by default the recipe's", 0)
+    flags.DEFINE_integer("seed", 0, "seed of the samples; different seeds have no samples in common", 0)
     flags.DEFINE_string("page", None, "write the table of all rows, and each with its commands, into this file")
     command_line.begin()
 

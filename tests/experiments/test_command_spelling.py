@@ -19,10 +19,8 @@ FILES = sorted(
 OTHERS = {
     "CHANGELOG.md": "names that changed",
     "diffusion/commands.py": "the spelling that sweeps of before hold",
-    "docs/gallery/README.md": "a report of before",
     "docs/install.md": "where the program is not on PATH",
     "experiments/sweeps/sweep_folder.py": "the spelling that sweeps of before hold",
-    "tools/docs/gallery.py": "a report of before",
 }
 # An environment without our program is named by its path: tpu/bin/python -m diffusion.
 OTHER = re.compile(r"python3? -m (?:diffusion\b|(?:diffusion\.)?(?:experiments|launch)\.\w+)")
