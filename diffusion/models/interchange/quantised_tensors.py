@@ -15,6 +15,7 @@ SCALES = ("scale_weight", "weight_scale")
 IN_PRODUCTS = ("scale_input", "input_scale", "comfy_quant")  # how activations are rounded, and what was done
 MARK = "scaled_fp8"  # a tensor that says that the file has scales
 EIGHT_BITS = ("F8_E4M3", "F8_E5M2")
+WHOLE = ("I8", "U8")  # 8 bits, or pairs of 4, which mean nothing without their scale
 
 
 class Quantised(NamedTuple):
@@ -80,8 +81,11 @@ def scaled(stored: Mapping[str, Stored]) -> dict[str, Stored | _Scaled]:
 
     Returns:
         The same without scales, and without what tells a program how to compute in fp8.
+
+    Raises:
+        limits.Refused: for a weight in 4 bits, or in whole numbers without a scale: its numbers are not known.
     """
-    if not any(one.kind in (*EIGHT_BITS, "I8") for one in stored.values()):
+    if not any(one.kind in (*EIGHT_BITS, *WHOLE) for one in stored.values()):
         return dict(stored)
     tensors: dict[str, Stored | _Scaled] = {}
     for name, one in stored.items():
@@ -89,6 +93,11 @@ def scaled(stored: Mapping[str, Stored]) -> dict[str, Stored | _Scaled]:
         if end == MARK or (end in (*SCALES, *IN_PRODUCTS) and f"{layer}.weight" in stored):
             continue
         scale = next((f"{layer}.{other}" for other in SCALES if f"{layer}.{other}" in stored), "")
+        if end == "weight" and not scale and one.kind in WHOLE:
+            raise limits.Refused(
+                f"{one.path}: {name} is stored in whole numbers ({one.kind}) and no scale stands beside it "
+                f"({' or '.join(f'{layer}.{other}' for other in SCALES)}); take the file in fp8, float16 or bfloat16."
+            )
         if end != "weight" or not scale:
             tensors[name] = one
             continue

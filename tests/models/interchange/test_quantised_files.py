@@ -169,6 +169,11 @@ def test_what_is_not_read_of_quantised_files_is_said(tmp_path, known, monkeypatc
     save_file(four, tmp_path / "four.safetensors")
     with pytest.raises(limits.Refused, match=r"layers\.1\.weight is stored in 4 bits with scales, which is not read"):
         tensor_files.open_tensors(tmp_path / "four.safetensors")
+    for kind, said in ((np.int8, "I8"), (np.uint8, "U8")):
+        bare = {"layers.0.weight": np.ones((3, 3), kind), "layers.0.bias": np.zeros(3, "f4")}
+        save_file(bare, tmp_path / "bare.safetensors")
+        with pytest.raises(limits.Refused, match=rf"layers\.0\.weight is stored in whole numbers \({said}\) and no sc"):
+            tensor_files.open_tensors(tmp_path / "bare.safetensors")
     eight = gguf.GGMLQuantizationType.Q8_K
     path = write(tmp_path / "a.gguf", {"a": np.zeros((1, gguf.GGML_QUANT_SIZES[eight][1]), np.uint8)}, {"a": eight})
     with pytest.raises(limits.Refused, match=r"a\.gguf: a is stored as Q8_K, which is not read; take the file in Q8_0"):
