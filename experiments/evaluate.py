@@ -286,6 +286,24 @@ def with_earlier(content: dict, before: Mapping) -> dict:
     return content | {name: before[name] for name in ("inception", "encoders", "protocols") if name in before}
 
 
+def model_figures(
+    config: Mapping, run_folder: pathlib.Path, folder: pathlib.Path, names: Sequence[str]
+) -> dict[str, dict]:
+    """The figures of `model_metrics.METRICS` of these names, as report.json holds them.
+
+    Args:
+        config: the run's config.
+        run_folder: the run folder.
+        folder: the folder of the samples.
+        names: the names of the metrics.
+    """
+    subject = model_metrics.Subject(config, run_folder, *read_samples(folder), *real_images.splits_of(config))
+    measured: dict[str, dict] = {}
+    for name in names:
+        measured |= report.plain(model_metrics.METRICS[name](subject))
+    return measured
+
+
 def evaluate_run() -> None:
     """Evaluates the samples of the run that --workdir names, adding to the report what other flags name."""
     config = flags.FLAGS.config
@@ -300,10 +318,7 @@ def evaluate_run() -> None:
     content = with_earlier(content, before)
     run_report.write(content, folder)
     if model_names:
-        subject = model_metrics.Subject(config, run_folder, *read_samples(folder), *real_images.splits_of(config))
-        content["model"] = {}
-        for name in model_names:
-            content["model"] |= report.plain(model_metrics.METRICS[name](subject))
+        content["model"] = model_figures(config, run_folder, folder, model_names)
         run_report.write(content, folder)
     if flags.FLAGS.protocol == protocol_table.ALL:
         request = requested(
