@@ -13,10 +13,11 @@ ENV PATH=/opt/diffusion/bin:$PATH
 
 # The wheel, for the last stage alone.
 FROM environment AS installed
-COPY pyproject.toml README.md LICENSE /source/
+COPY pyproject.toml setup.py README.md LICENSE /source/
 COPY configs /source/configs
 COPY experiments /source/experiments
 COPY launch /source/launch
+COPY weights /source/weights
 COPY diffusion /source/diffusion
 RUN pip install --no-cache-dir --no-deps --no-build-isolation /source
 

@@ -15,7 +15,7 @@ def test_every_file_that_a_container_copies_is_there_and_in_dockers_context():
     copied = [word for line in re.findall(r"(?m)^COPY (?!--)(.*) \S+$", "\n".join(STAGES)) for word in line.split()]
     section = APPTAINER.split("%files\n")[1].split("\n\n")[0]
     files = [line.split()[0] for line in section.splitlines() if "{{" not in line]
-    assert len(copied) == 8 and len(files) == 7
+    assert len(copied) == 10 and len(files) == 9
     for name in [*copied, *files, *re.findall(r"LOCK=(\S+)", APPTAINER)]:
         assert list(ROOT.glob(name)), name
     ignored = (ROOT / ".dockerignore").read_text().splitlines()

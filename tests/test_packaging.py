@@ -9,6 +9,7 @@ import os
 import pathlib
 import pkgutil
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -175,7 +176,7 @@ def test_pyright_finds_nothing():
     assert done.returncode == 0, done.stdout
 
 
-SOURCES = ("pyproject.toml", "README.md", "LICENSE")  # of the wheel, beside the package
+SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE")  # of the wheel, beside the package
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +188,8 @@ def wheel(tmp_path_factory):
     for name in SOURCES:
         shutil.copy(ROOT / name, source)
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
-    subprocess.run(build, check=True, capture_output=True, text=True)
+    env = os.environ | {"DIFFUSION_HOME": HOME}
+    subprocess.run(build, check=True, capture_output=True, text=True, env=env)
     return next(folder.glob("*.whl"))
 
 
@@ -252,7 +254,9 @@ def files_of_the_package():
 def test_the_wheel_is_to_hold_every_file_of_the_package_and_no_other(monkeypatch):
     """What pyproject.toml says to setuptools; the slow test below looks into the wheel."""
     monkeypatch.chdir(ROOT)
-    distribution = apply_configuration(setuptools.Distribution({"script_name": "setup.py"}), "pyproject.toml")
+    distribution = apply_configuration(
+        setuptools.Distribution({"script_name": "setup.py", "long_description": "of setup.py"}), "pyproject.toml"
+    )
     command = distribution.get_command_obj("build_py")
     command.ensure_finalized()
     outputs = {os.path.relpath(path, command.build_lib) for path in command.get_outputs(include_bytecode=False)}
@@ -267,6 +271,39 @@ def test_the_wheel_holds_the_package_alone(wheel):
     about = f"jax_diffusion-{diffusion.__version__}.dist-info"
     assert {name.partition("/")[0] for name in names} == {"diffusion", about}
     assert {name for name in names if not name.startswith(about)} == files_of_the_package()
+
+
+HOME = "https://example.org/diffusion"
+RELATIVE = re.compile(r"!?\[[^\]]*\]\((?!https?://)[^)]*\)")
+
+
+def outside_of_code(text):
+    return re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("home", [HOME, ""])
+def test_each_link_of_the_description_is_absolute(home):
+    """With an address of the repository links and pictures point there; without, they are words."""
+    readme = (ROOT / "README.md").read_text()
+    text = runpy.run_path(str(ROOT / "setup.py"))["absolute"](readme, home)
+    assert RELATIVE.search(outside_of_code(readme)) and not RELATIVE.search(outside_of_code(text))
+    assert re.findall("```.*?```", text, re.DOTALL) == re.findall("```.*?```", readme, re.DOTALL)
+    files = re.findall(rf"{HOME}/(?:blob|raw)/HEAD/([^)#]+)", text)
+    assert bool(files) == bool(home) and all((ROOT / file).exists() for file in files)
+    if home:
+        assert f"![Samples, one row for each class]({HOME}/raw/HEAD/docs/gallery/samples.png)" in text
+        assert f"[docs/install.md]({HOME}/blob/HEAD/docs/install.md)" in text
+    else:
+        assert "see docs/install.md" in text and "![" not in text
+
+
+@pytest.mark.slow
+def test_the_built_metadata_has_no_relative_link_and_names_the_home_page(wheel):
+    with zipfile.ZipFile(wheel) as file:
+        (name,) = (name for name in file.namelist() if name.endswith(".dist-info/METADATA"))
+        text = file.read(name).decode()
+    assert "Description-Content-Type: text/markdown" in text and not RELATIVE.search(outside_of_code(text))
+    assert f"Project-URL: Source, {HOME}" in text and f"({HOME}/blob/HEAD/docs/install.md)" in text
 
 
 EMPTY = "an empty folder"

@@ -18,7 +18,7 @@ for python in "${pythons[@]}"; do
   "$python" -m venv "$folder/env"
   "$folder/env/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$root/requirements.txt"
   mkdir "$folder/source" "$folder/empty"
-  cp -rL "$root/diffusion" "$root/pyproject.toml" "$root/README.md" "$root/LICENSE" "$folder/source"
+  cp -rL "$root/diffusion" "$root/pyproject.toml" "$root/setup.py" "$root/README.md" "$root/LICENSE" "$folder/source"
   "$folder/env/bin/pip" install --quiet --disable-pip-version-check --no-deps --no-build-isolation "$folder/source"
   (
     cd "$folder/empty"
