@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
@@ -55,14 +56,30 @@ class Tensors(NamedTuple):
         """The tensor of that name, in its stored type (bfloat16 and float8 from ml_dtypes).
 
         Raises:
-            limits.Refused: for an unsupported type.
+            limits.Refused: for an unsupported type, or a number that is not finite.
         """
-        return self.readers[self.names[name]]()
+        array = self.readers[self.names[name]]()
+        self._refuse_unless_finite(name, array)
+        return array
 
     def read_quantised(self, name: str) -> Quantised | None:
-        """The tensor as values and scales; None where it is stored otherwise."""
+        """The tensor as values and scales; None where it is stored otherwise.
+
+        Raises:
+            limits.Refused: for a value or a scale that is not finite.
+        """
         reader = self.quantised.get(self.names[name])
-        return reader() if reader else None
+        quantised = reader() if reader else None
+        for array in quantised or ():
+            self._refuse_unless_finite(name, array)
+        return quantised
+
+    def _refuse_unless_finite(self, name: str, array: np.ndarray) -> None:
+        if not _is_finite(array):
+            raise limits.Refused(
+                f"{self.places[name]}: {self.names[name]} holds NaN or an infinite number: the file is damaged, or the "
+                "training that wrote it had diverged."
+            )
 
     def under(self, prefix: str) -> "Tensors":
         """The tensors whose names begin with the prefix, with the names cut by it."""
@@ -75,6 +92,15 @@ class Tensors(NamedTuple):
         mine = [name for name in self.places if not any(re.fullmatch(pattern, name) for pattern in patterns)]
         keep = lambda table: {name: table[name] for name in mine}
         return self._replace(places=keep(self.places), names=keep(self.names), shapes=keep(self.shapes))
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    """Whether an array holds neither NaN nor infinity: the bits of magnitudes are ordered as the magnitudes are."""
+    if array.size == 0 or not jnp.issubdtype(array.dtype, np.floating):
+        return True
+    bits = np.dtype(f"u{array.dtype.itemsize}")
+    largest = np.asarray(ml_dtypes.finfo(array.dtype).max, array.dtype).view(bits)
+    return bool((array.view(bits) & bits.type(np.iinfo(bits).max >> 1)).max() <= largest)
 
 
 def open_tensors(path: str | pathlib.Path) -> Tensors:
