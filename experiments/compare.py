@@ -254,8 +254,9 @@ def write(compared: Compared, out: pathlib.Path) -> list[pathlib.Path]:
 
 
 HOW_TO_READ = (
-    "± is the standard deviation over runs that differ in their seeds; brackets hold 95 % intervals over the samples "
-    "of one run, which do not hold the variation between trainings. Only a test over several seeds says that one "
+    "± is the standard deviation over runs that differ in their seeds, with Student's 95 % interval of their mean in "
+    "brackets. Without ± brackets hold 95 % intervals over the samples of one run, which do not hold the variation "
+    "between trainings. Only a test over several seeds says that one "
     "setting is better than another; a test over samples says that these two trained models differ. p is not corrected "
     "for the number of figures."
 )

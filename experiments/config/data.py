@@ -127,3 +127,13 @@ def known_shape(config: Mapping) -> tuple[int, ...] | None:
     if is_tfds(config) and not plain(data["source"]).get("side"):
         return data["shape"] or sources.shape(data["name"], data["split"], data["dir"])
     return None
+
+
+def class_names(recipe: Recipe) -> tuple[str, ...]:
+    """The names of a recipe's classes, by their numbers; () where they have none, or the data are not there."""
+    if not recipe.num_classes:
+        return ()
+    try:
+        return of_recipe(recipe).spec.classes
+    except (ConfigError, sources.DamagedRecord):
+        return ()

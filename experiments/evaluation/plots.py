@@ -30,7 +30,9 @@ SHOWN_TIMES = 8
 CAPTIONED = 8  # pictures in a row, where captions stand below them
 
 
-def sample_grid(images: np.ndarray, labels: np.ndarray, path: str | os.PathLike, columns: int = 10) -> None:
+def sample_grid(
+    images: np.ndarray, labels: np.ndarray, path: str | os.PathLike, columns: int = 10, classes: Sequence[str] = ()
+) -> None:
     """Draws samples with one row for each class, or in plain rows where all have the same label.
 
     Args:
@@ -38,18 +40,19 @@ def sample_grid(images: np.ndarray, labels: np.ndarray, path: str | os.PathLike,
         labels: int `[N]`.
         path: the PNG to write.
         columns: images in a row, at most; further images of a class are left out, and classes beyond the 20th.
+        classes: the names of the classes, by their numbers; () for the numbers.
     """
     images = np.asarray(images)
     labels = np.asarray(labels)
     if images.ndim != 4 or labels.shape != (len(images),) or len(images) == 0:
         raise ValueError(f"need images [N, H, W, C] and labels [N], got {list(images.shape)} and {list(labels.shape)}")
-    classes = np.unique(labels)[:SHOWN_CLASSES]
-    if len(classes) == 1 and len(images) > columns:  # one class, or none: fill the rows
+    shown_classes = np.unique(labels)[:SHOWN_CLASSES]
+    if len(shown_classes) == 1 and len(images) > columns:  # one class, or none: fill the rows
         rows = [np.arange(start, min(start + columns, len(images))) for start in range(0, len(images), columns)][:10]
         names = [""] * len(rows)
     else:
-        rows = [np.flatnonzero(labels == label)[:columns] for label in classes]
-        names = [str(label) for label in classes]
+        rows = [np.flatnonzero(labels == label)[:columns] for label in shown_classes]
+        names = [classes[label] if label < len(classes) else str(label) for label in shown_classes]
     shown = coloured(images)
     mosaic([[[shown[i] for i in row] for row in rows]], names, [[]], path)
 

@@ -80,11 +80,11 @@ def show(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> No
 
 
 def cell(figure: Figure | None) -> str:
-    """A figure for people: "1.23 ± 0.04" over several runs, "1.23 (1.1 to 1.3)" of one with its interval."""
+    """A figure with its interval: "1.23 ± 0.04 (1.1 to 1.3)" over several runs, "1.23 (1.1 to 1.3)" of one."""
     if figure is None:
         return "—"
     around = f" ± {figure.std:.2g}" if figure.std is not None else ""
-    return f"{figure.value:.4g}{around or span(None if figure.low is None else (figure.low, figure.high))}"
+    return f"{figure.value:.4g}{around}{span(None if figure.low is None else (figure.low, figure.high))}"
 
 
 def pictures(folder: pathlib.Path, captions: Mapping[str, str]) -> list[str]:

@@ -112,6 +112,7 @@ def provenance(config: Mapping, folder: pathlib.Path, command: str) -> dict:
     return {
         "sampling": sampling,
         "config_hash": config_hash(config),
+        "planned_steps": config["train"]["steps"],
         **report.software(),
         "commands": {"sample": sampling.get("command"), "evaluate": command},
     }
@@ -293,11 +294,13 @@ def _protocol_rows(protocol: Mapping) -> list[tuple[str, str]]:
     settings = sampling.get("sample") or {}
     checkpoint = sampling.get("checkpoint") or {}
     guidance = settings.get("guidance") or {}
+    steps = protocol.get("planned_steps")  # reports of earlier versions do not say it
+    planned = f" of {steps}" if steps and isinstance(checkpoint.get("step"), int) else ""
     versions = ", ".join(f"{name} {version}" for name, version in protocol["versions"].items())
     rows = {
         "data": f"{data['name']} {data['version']}: {data['train_split']} ({data['train_size']:,}), "
         f"{data['split']} ({data['split_size']:,})",
-        "weights": f"{checkpoint['weights']} of step {checkpoint['step']}" if checkpoint else "not recorded",
+        "weights": f"{checkpoint['weights']} of step {checkpoint['step']}{planned}" if checkpoint else "not recorded",
         "sampler": f"{_entry(settings.get('sampler'))}, grid {_entry(settings.get('grid'))}, shift "
         f"{settings.get('shift')}, {settings.get('steps')} steps, "
         f"{sampling.get('nfe') or 'as many as the driver needs'} network evaluations",

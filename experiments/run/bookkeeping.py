@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffusion.data.stream_batches import StreamBatches
+from diffusion.experiments.config import units
 from diffusion.experiments.config.extensions import way_on
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.settings_checks import LOSS
@@ -65,7 +66,7 @@ class Bookkeeping:
         config = recipe.config
         self._speaks = jax.process_index() == 0
         self.display = progress.Display(
-            config.train.steps, start.step, config.train.batch_size, self._speaks, begun=begun
+            config.train.steps, start.step, config.train.batch_size, self._speaks, begun=begun, unit=units.unit(recipe)
         )
         self.stop = preemption.StopRequest()
         self._recipe, self._config, self._folder = recipe, config, folder
@@ -350,9 +351,10 @@ class Bookkeeping:
     def ended(self, step: int, signal_number: int | None, command: str) -> int:
         """Says how the run has ended; returns the exit status."""
         if signal_number is not None and (step < self._total or self.owes_evaluation(step)):
+            again = way_on("train", self._folder) if built_in_python(self._config) else command
             self.display.say(
                 f"stopped at step {step} of {self._total}, saved in {checkpoints.folder(self._folder) / str(step)}. "
-                f"To go on:\n  {command}"
+                f"To go on:\n  {again}"
             )
             return 128 + signal_number
         skipped = f" ({self._sums['skipped']} damaged records skipped)" if self._sums.get("skipped") else ""

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config import ConfigError, data
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.evaluation import held_out, plots, real_images
 from diffusion.experiments.evaluation.sample_metrics import evaluate_samples
@@ -64,6 +64,7 @@ def evaluation(
     conditions = generate.conditions_of(recipe, config.evaluate.number)
     labels = generate.classes_of(recipe, conditions)
     seeds = generate.seeds(config, config.evaluate.number)
+    names = data.class_names(recipe)
     shown = np.unique(labels, return_index=True)[1][:FOLLOWED] if recipe.num_classes else np.arange(1)
     followed = jax.tree.map(lambda leaf: leaf[shown], conditions)
 
@@ -77,7 +78,7 @@ def evaluation(
     def compare(images, trajectory, times, step):
         paths = _files(folder, step)
         if recipe.makes_pictures:
-            plots.sample_grid(images, labels, paths["samples"])
+            plots.sample_grid(images, labels, paths["samples"], classes=names)
             plots.trajectory(*trajectory, times, labels[shown], paths["trajectory"])
         elif recipe.shape == (2,):
             plots.scatter(images, labels, paths["samples"])

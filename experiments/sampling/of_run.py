@@ -8,6 +8,7 @@ import hashlib
 import json
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import diffusion
 from diffusion import pytrees
-from diffusion.experiments.config import ConfigError, as_config_errors
+from diffusion.experiments.config import ConfigError, as_config_errors, data, units
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import config_hash, plain
 from diffusion.experiments.evaluation import plots, sample_pictures
@@ -78,7 +79,8 @@ def sample(
         params, step = load(folder, step)
     leaves = checkpoints.read_about(folder, step)["leaves"]
     made_by = Weights(params, pathlib.Path(folder).resolve().name, f"step {step}", {"step": step, **about}, leaves)
-    return sample_weights(recipe, made_by, out or folder, labels, watermark, signer, quantised)
+    names = data.class_names(recipe)
+    return sample_weights(recipe, made_by, out or folder, labels, watermark, signer, quantised, names)
 
 
 class Weights(NamedTuple):
@@ -107,6 +109,7 @@ def sample_weights(
     watermark: Watermark | None = None,
     signer: Signer | None = None,
     quantised: str = "",
+    classes: Sequence[str] = (),
 ) -> Any:
     """The samples of a recipe and its parameters; errors as in `sample`.
 
@@ -114,6 +117,7 @@ def sample_weights(
         recipe: the recipe, for a shape of examples.
         weights: the parameters.
         out: the folder to write to.
+        classes: the names of the classes, by their numbers; () for the numbers.
         labels, watermark, signer, quantised: the conditions, the watermark, the signer and the type of kernels, as in
             `sample`.
     """
@@ -146,7 +150,7 @@ def sample_weights(
     make_images = functools.partial(
         batches_on_disk.images, make.images, params, labels, seeds, batch_size, unfinished, work=make.work
     )
-    with progress.bar("sampling", number, "images", speaks=share[0] == 0) as advance:
+    with progress.bar("sampling", number, units.unit(recipe, of_samples=True), speaks=share[0] == 0) as advance:
         images = make_images(advance, share)
     agreement.gather("samples made")  # each process has made its share
 
@@ -155,7 +159,7 @@ def sample_weights(
         seconds = time.perf_counter() - began
         skipped = make.skipped(batches_on_disk.work(unfinished))
         record = _record(recipe, make.nfe, skipped, about)
-        shown = _write(out, recipe, make, params, whole, labels, by_records, seeds, record)
+        shown = _write(out, recipe, make, params, whole, labels, by_records, seeds, record, classes)
         evaluations = f"{make.nfe} network evaluations" if make.nfe else "as many evaluations as the driver needs"
         if skipped is not None:
             evaluations += f" with {100 * skipped:.1f} % of their blocks skipped,"
@@ -211,7 +215,7 @@ def _record(recipe, nfe, skipped, checkpoint) -> dict[str, Any]:
     }
 
 
-def _write(out, recipe, make, params, images, labels, of_records, seeds, record) -> list[pathlib.Path]:
+def _write(out, recipe, make, params, images, labels, of_records, seeds, record, names) -> list[pathlib.Path]:
     """Writes samples.npz, its record and, of pictures, the figures; removes the batches; returns what to look at."""
     arrays = {"images": images, "labels": generate.classes_of(recipe, labels), "seeds": seeds}
     if recipe.structure is not None:
@@ -227,7 +231,7 @@ def _write(out, recipe, make, params, images, labels, of_records, seeds, record)
     drawn = sample_pictures.draw(sample_pictures.Samples(recipe, images, labels, classes, of_records, out))
     if drawn is not None:
         return [out / "samples.npz", *drawn]
-    plots.sample_grid(images, classes, out / "samples.png")
+    plots.sample_grid(images, classes, out / "samples.png", classes=names)
     first = np.unique(classes, return_index=True)[1][:10]
     x, x0 = make.trajectory(params, jax.tree.map(lambda leaf: leaf[first], labels), seeds[first])
     plots.trajectory(x, x0, recipe.plan.grid, classes[first], out / "trajectory.png")

@@ -64,7 +64,10 @@ def note(of: Table) -> str:
     sentence = "Each line is one run."
     if of.averaged:
         alone = f"that differ in {', '.join(of.averaged)} alone"
-        sentence = f"Mean ± standard deviation over the runs {alone}; those that are not done are left out."
+        sentence = (
+            f"Mean ± standard deviation over the runs {alone}, and Student's 95 % interval of the mean; those that are "
+            "not done are left out."
+        )
     by_records: dict[str, list[str]] = {}
     for name, text in of.records.items():
         by_records.setdefault(text, []).append(name)

@@ -178,7 +178,7 @@ def test_report(folder, config, capsys):
         "(curves.png)",
         f"**{ratio:.2f}",
         "39 network evaluations",
-        "ema of step 7",
+        f"ema of step 7 of {config.train.steps}",
         "scale 1.05",
         "diffusion sample --workdir=x",
         "diffusion evaluate --workdir=x",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import diffusion.experiments.reproduce
+import diffusion.experiments.train
 from diffusion import objectives, parameterizations, samplers, schedules, timesteps, weightings
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.config.recipe import Recipe, SecondPlayer, Teacher
@@ -20,6 +21,7 @@ from diffusion.experiments.train import train
 from diffusion.objectives.inputs import mean_square, noised
 from diffusion.training import optimizers
 from diffusion.training.checkpointing import checkpoints
+from diffusion.training.runtime import preemption
 from tests import commands
 
 LINE = schedules.rectified_flow()
@@ -112,6 +114,17 @@ def test_a_step_that_is_not_finite_is_repeated_by_the_call_that_the_run_prints(t
     assert said.rstrip().endswith(f"\n  {call}")
     assert "--" not in said and "The same call fails the same way." in said
     assert not eval(call, {"diffusion": diffusion, "recipe": failing}).finite
+
+
+def test_a_run_that_was_stopped_goes_on_by_the_call_that_it_prints(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    with monkeypatch.context() as patch:
+        patch.setattr(preemption.StopRequest, "received", lambda self: 15)
+        assert train(recipe(), tmp_path / "run") == 128 + 15
+    said = capsys.readouterr().out
+    call = f"diffusion.experiments.train.train(recipe, {str(tmp_path / 'run')!r})"
+    assert f"To go on:\n  {call}\n" in said
+    assert eval(call, {"diffusion": diffusion, "recipe": recipe()}) == 0
 
 
 def test_pictures_are_sampled_and_measured(tmp_path, monkeypatch):

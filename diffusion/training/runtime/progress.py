@@ -34,18 +34,20 @@ class Display:
         speaks: bool = True,
         console: Console | None = None,
         begun: float | None = None,
+        unit: str = "images",
     ):
         """Starts the clock.
 
         Args:
             total: the step at which the run ends.
             start: how many updates were made before.
-            batch_size: how many images a step has, for the rate.
+            batch_size: how many examples a step has, for the rate.
             speaks: whether this process shows anything.
             console: the console of the output; standard output by default.
             begun: the value of time.perf_counter() when the run began, for the time to its first step; now by default.
+            unit: what the examples are called, in the plural.
         """
-        self.total, self.batch_size, self.speaks = total, batch_size, speaks
+        self.total, self.batch_size, self.speaks, self.unit = total, batch_size, speaks, unit
         self.console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self.rate = None  # steps a second
         self._reported = time.perf_counter()
@@ -136,12 +138,12 @@ class Display:
             text = f"step {step}/{self.total}" + ("" if loss is None else f"  loss {loss:.4f}")
             text += f"  {skipped} records skipped" if skipped else ""
             if rate and left is not None:
-                text += f"  {rate:.3g} steps/s  {rate * self.batch_size:.4g} images/s  ETA {duration(left)}"
+                text += f"  {rate:.3g} steps/s  {rate * self.batch_size:.4g} {self.unit}/s  ETA {duration(left)}"
             self._bar.update(self._task, completed=step, description=f"{text}  {held()}")
         elif due(now - self._begun, now - self._line) or step == self.total:
             self._line = now
             values = {"step": step, "total": self.total, "loss": loss, "skipped": skipped or None}
-            rates = {"steps_per_second": rate, "images_per_second": rate and rate * self.batch_size}
+            rates = {"steps_per_second": rate, f"{self.unit}_per_second": rate and rate * self.batch_size}
             self.say(line(values | rates | {"eta_seconds": left}))
 
 

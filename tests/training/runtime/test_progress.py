@@ -154,3 +154,12 @@ def test_lines_are_plain_in_a_terminal_too(monkeypatch):
     monkeypatch.setattr(progress.sys, "stdout", out)
     progress.Display(10, 0, 8).say("step=12 loss=0.5 'runs/a'")
     assert out.getvalue() == "step=12 loss=0.5 'runs/a'\n"
+
+
+def test_the_unit_of_the_rate_is_what_the_examples_are_called():
+    out = io.StringIO()
+    display = progress.Display(10, 0, 8, console=Console(file=out, width=200), unit="vectors")
+    with display:
+        display.first_step()
+        display.report(10, 0.5)
+    assert "vectors_per_second=" in out.getvalue() and "images" not in out.getvalue()

@@ -1,0 +1,23 @@
+"""What the examples of a run are called, where a line counts them."""
+
+__all__ = ["unit"]
+
+from diffusion.experiments.config.recipe import Recipe
+
+
+def unit(recipe: Recipe, of_samples: bool = False) -> str:
+    """The plural noun for a run's examples: "images", "clips", "vectors", "latents", or "examples" for all else.
+
+    Args:
+        recipe: the recipe, for a shape of examples.
+        of_samples: whether its samples are meant, which an autoencoder decodes where the run is on latents.
+    """
+    if recipe.on_latents and recipe.autoencoder is None and not of_samples:
+        return "latents"
+    if recipe.structure is not None or recipe.shape is None:
+        return "examples"
+    if recipe.makes_pictures:
+        return "images"
+    if len(recipe.shape) == 1:
+        return "vectors"
+    return "clips" if len(recipe.shape) == 4 and recipe.makes_bytes else "examples"
