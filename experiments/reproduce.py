@@ -102,7 +102,7 @@ def repeat(recipe: Recipe, workdir: str | pathlib.Path, step: int | None = None)
     if recipe.base is not None:
         recipe, data = tuned_examples.encoded(recipe, workdir, data)
         data = tuned_examples.prompted(recipe, workdir, data)
-        if recipe.objective.prior:
+        if recipe.objective.beside.prior:
             data = prior_pictures.beside(recipe, workdir, data)
     mesh = programs.mesh_of(config)
     program = programs.build(recipe, mesh)

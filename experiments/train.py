@@ -120,7 +120,7 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
             recipe, data = tuned_examples.encoded(recipe, folder, data)
             fingerprint |= {"conditions": data.source.fingerprint()["conditions"]}
             data = tuned_examples.prompted(recipe, folder, data)
-            if recipe.objective.prior:
+            if recipe.objective.beside.prior:
                 data = prior_pictures.beside(recipe, folder, data)
                 fingerprint |= {"prior": data.fingerprint["sha256"]}
 

@@ -61,7 +61,7 @@ def test_an_objective_that_takes_no_mask_is_refused_before_anything_is_compiled(
     config.data.source = {"name": "polygons", "number": 20}
     config.model = {"name": "polygon_net"}
     config.objective.wrappers = ()
-    assert checks.on_its_data(checks.validate(config)).objective.real
+    assert checks.on_its_data(checks.validate(config)).objective.examples.real
     config.objective.coupling = {"name": "optimal_transport", "block": 2}
     with pytest.raises(ConfigError, match=r"objective.coupling = .*a mask of padding, and this objective takes none"):
         checks.on_its_data(checks.validate(config))

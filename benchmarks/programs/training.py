@@ -105,7 +105,9 @@ def train_step(
         built = program.build(recipe, mesh)
         once = flops_of(recipe.network, built.target.params, shape, recipe.null)
         lowered = built.step.lower(built.target, built.batch, built.seed)
-        passes = 4 if recipe.objective.forward_mode else 3  # forward, its tangent, and twice that for the gradient
+        passes = (
+            4 if recipe.objective.network.forward_mode else 3
+        )  # forward, its tangent, and twice that for the gradient
         return Program(lowered, passes * config.train.batch_size * once, config.train.batch_size)
 
     return make

@@ -116,8 +116,8 @@ def riemannian_flow_matching(
             loss = loss + auxiliary(manifold.exp(x_t, scaled(-t, u)), x_0, t)
         return importance * loss, {"t": t}
 
-    facts = {**pairing(coupling), "real": False}
-    return Objective(loss, reads=Moves(field, start, manifold, velocity(clock)), density=density, **facts)
+    examples = pairing(coupling)._replace(real=False)
+    return Objective(loss, reads=Moves(field, start, manifold, velocity(clock)), density=density, examples=examples)
 
 
 def premetric_path(

@@ -71,10 +71,17 @@ from diffusion.objectives.objective import (
     Jumps as Jumps,
     Moves as Moves,
     Objective as Objective,
-    Prior as Prior,
     Second as Second,
     Stages as Stages,
     Teacher as Teacher,
+)
+from diffusion.objectives.objective_facts import (
+    Beside as Beside,
+    Blocks as Blocks,
+    Condition as Condition,
+    Examples as Examples,
+    Prior as Prior,
+    Trained as Trained,
 )
 from diffusion.objectives.padded_examples import with_padding as with_padding
 from diffusion.objectives.pictures_of_clips import with_pictures as with_pictures

@@ -10,6 +10,7 @@ from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, mix, player, sum_square, to_the_end
 from diffusion.objectives.inputs import normal, pairs, split, times, weighted_mean_square
 from diffusion.objectives.objective import Objective, Second, Teacher
+from diffusion.objectives.objective_facts import Trained
 from diffusion.parameterizations import Parameterization, predict
 from diffusion.schedules import NoiseSchedule, at_each
 from diffusion.timesteps import Density
@@ -117,7 +118,7 @@ def adversarial_discriminator(student: Parameterization, student_density: Densit
         metrics = {"t": s, "real": jnp.mean(real, axis=1), "fake": jnp.mean(fake, axis=1)}
         return importance * (hinge + penalty), metrics
 
-    return Objective(loss, reads=None, density=student_density, trains="discriminator")
+    return Objective(loss, reads=None, density=student_density, network=Trained("discriminator"))
 
 
 def _student(networks, schedule: NoiseSchedule, student, density, keys, batch) -> tuple[Array, Array, Array]:

@@ -53,4 +53,6 @@ def with_augmentation(objective: Objective, augment: Augmentation) -> Objective:
         condition = {**(condition or {}), "augment": numbers}
         return objective(networks, schedule, keys, {**conditioned(batch, condition), "x": x}, step)
 
-    return dataclasses.replace(objective, loss=augmented, real=False, augmentations=augment.numbers)
+    condition = objective.condition._replace(augmentations=augment.numbers)
+    examples = objective.examples._replace(real=False)
+    return dataclasses.replace(objective, loss=augmented, condition=condition, examples=examples)

@@ -44,6 +44,7 @@ from jax.typing import ArrayLike
 from diffusion.objectives.equivariance import Equivariance
 from diffusion.objectives.few_step import player
 from diffusion.objectives.objective import Head, Objective, Second
+from diffusion.objectives.objective_facts import Beside, Examples, Trained
 from diffusion.objectives.vision_foundation import VisionFoundation, marginal_cosine, marginal_distance_matrix
 
 
@@ -234,7 +235,11 @@ def kl_autoencoder(
     objective = _autoencoder(losses_of, {"kl": kl}, adversarial, start, aligned, equivariance)
     if aligned is None:
         return objective
-    return dataclasses.replace(objective, heads={PROJECTION: Head(0, _init_projection, _project)}, encoder=True)
+    return dataclasses.replace(
+        objective,
+        heads={PROJECTION: Head(0, _init_projection, _project)},
+        beside=objective.beside._replace(encoder=True),
+    )
 
 
 def vq_autoencoder(
@@ -324,8 +329,8 @@ def rae_decoder(
     objective = _autoencoder(losses_of, {"sigma": 0.0}, adversarial, start, code=code)  # among the metrics
     return dataclasses.replace(
         objective,
-        kind="decoder",
-        encoder=True,
+        network=objective.network._replace(kind="decoder"),
+        beside=objective.beside._replace(encoder=True),
         second=Second("critic", by=rae_critic, optional=True, own=True),
         shares=("features", tau, noise),
     )
@@ -429,7 +434,15 @@ def _autoencoder(
 
     second = Second("critic", by=patch_critic, optional=True, own=True)
     shares = ("pictures", equivariance)
-    return Objective(loss, reads=None, kind="autoencoder", block=None, second=second, shares=shares, perceptual=True)
+    return Objective(
+        loss,
+        reads=None,
+        network=Trained(kind="autoencoder"),
+        second=second,
+        shares=shares,
+        beside=Beside(perceptual=True),
+        examples=Examples(block=None),
+    )
 
 
 def _first(keys: Array) -> Array:
@@ -536,4 +549,4 @@ def critic_of(
             return judged(batch["x"], batch["x"])
         return equivariance.switched(_first(keys), batch["x"], judged)
 
-    return Objective(critic, reads=None, trains="critic", shares=shares)
+    return Objective(critic, reads=None, network=Trained("critic"), shares=shares)

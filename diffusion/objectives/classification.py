@@ -13,6 +13,7 @@ from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import noised
 from diffusion.objectives.objective import Objective
+from diffusion.objectives.objective_facts import Trained
 from diffusion.parameterizations import Parameterization, evaluate
 from diffusion.timesteps import Density
 
@@ -64,7 +65,7 @@ def noisy_classification(density: Density, parameterization: Parameterization, n
     def judges(network, schedule, labels):
         return lambda x_t, t: _of(log_probabilities(network, schedule, x_t, t)[0], labels)
 
-    return Objective(loss, reads=None, density=density, channels=classes, judges=judges)
+    return Objective(loss, reads=None, density=density, network=Trained(channels=classes, judges=judges))
 
 
 def _of(log_p: Array, labels: Array) -> Array:

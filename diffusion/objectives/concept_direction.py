@@ -8,6 +8,7 @@ from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import noised, weighted_mean_square
 from diffusion.objectives.objective import Denoises, Objective
+from diffusion.objectives.objective_facts import Beside
 from diffusion.parameterizations import Parameterization, evaluate
 from diffusion.timesteps import Density
 
@@ -56,7 +57,7 @@ def concept_direction(
         return weighted_mean_square(importance, output("model", prompts["target"]) - wanted), {"t": t}
 
     prompts = {"target": target, "neutral": neutral, "positive": positive, "negative": negative}
-    return Objective(loss, reads=Denoises(parameterization), density=density, prompts=prompts)
+    return Objective(loss, reads=Denoises(parameterization), density=density, beside=Beside(prompts=prompts))
 
 
 def concept_slider(

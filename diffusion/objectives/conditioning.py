@@ -113,5 +113,7 @@ def with_condition_dropout(objective: Objective, null: Any, rate: float, alone: 
         condition = drop_condition(drop_keys, batch["condition"], null, rate, alone)
         return objective.loss(networks, schedule, keys, conditioned(batch, condition), step)
 
-    conditioned_share = (1 - objective.condition_dropout) * (1 - rate)
-    return dataclasses.replace(objective, loss=dropped, condition_dropout=1 - conditioned_share)
+    conditioned_share = (1 - objective.condition.dropout) * (1 - rate)
+    return dataclasses.replace(
+        objective, loss=dropped, condition=objective.condition._replace(dropout=1 - conditioned_share)
+    )

@@ -9,6 +9,7 @@ from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import derivative, frozen, player, sum_square, to_the_end
 from diffusion.objectives.inputs import noised
 from diffusion.objectives.objective import Objective, Teacher
+from diffusion.objectives.objective_facts import Trained
 from diffusion.parameterizations import Clock, Parameterization, edm, predict, read_output
 from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Density
@@ -101,6 +102,6 @@ def continuous_consistency(
         loss,
         reads=to_the_end(parameterization),
         density=density,
-        forward_mode=True,
+        network=Trained(forward_mode=True),
         teacher=None if teacher is None else Teacher(),
     )

@@ -2,7 +2,6 @@
 
 __all__ = ["contrastive_flow_matching"]
 
-import dataclasses
 import math
 
 import jax.numpy as jnp
@@ -68,5 +67,6 @@ def contrastive_flow_matching(
         negative = weighted_mean_square(share, u - other)
         return positive - weight * negative, {"t": t, "positive": positive, "negative": negative}
 
-    paired = Objective(loss, reads=Denoises(parameterization), density=density, **pairing(coupling))
-    return dataclasses.replace(paired, block=math.lcm(block, 1 if coupling is None else coupling.block))
+    examples = pairing(coupling)
+    examples = examples._replace(block=math.lcm(block, 1 if coupling is None else coupling.block))
+    return Objective(loss, reads=Denoises(parameterization), density=density, examples=examples)

@@ -6,6 +6,7 @@ from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import noised, weigh, weighted_mean_square
 from diffusion.objectives.objective import Denoises, Objective
+from diffusion.objectives.objective_facts import Examples
 from diffusion.parameterizations import Parameterization, evaluate
 from diffusion.timesteps import Density
 from diffusion.weightings import Weighting, error_scale
@@ -43,4 +44,4 @@ def denoising(parameterization: Parameterization, weighting: Weighting, density:
         weight = weighting(schedule, t) * error_scale(schedule, t, parameterization)
         return weighted_mean_square(weigh(importance, weight), error), {"t": t}
 
-    return Objective(loss, reads=Denoises(parameterization), density=density, real=True)
+    return Objective(loss, reads=Denoises(parameterization), density=density, examples=Examples(real=True))

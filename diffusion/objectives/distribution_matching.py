@@ -16,6 +16,7 @@ from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import Distance, frozen, mix, per_example, player, squared, to_the_end
 from diffusion.objectives.inputs import mean_square, normal, split, times
 from diffusion.objectives.objective import Denoises, Objective, Second, Teacher
+from diffusion.objectives.objective_facts import Trained
 from diffusion.parameterizations import Parameterization, predict
 from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Density
@@ -123,7 +124,7 @@ def fake_score(
         generated.pop("noise", None)  # it is paired with the batch's own x
         return denoise({"model": player(networks, "fake")}, schedule, denoise_keys, generated, step)
 
-    return Objective(loss, reads=Denoises(fake), density=density, trains="fake", shares=samples.setting)
+    return Objective(loss, reads=Denoises(fake), density=density, network=Trained("fake"), shares=samples.setting)
 
 
 def regression(generator: Parameterization, distance: Distance | None = None) -> Objective:

@@ -154,13 +154,13 @@ def end_to_end(
             raise ValueError("end_to_end: the autoencoder returns no latents. Valid: a Coded with `latents`")
         z = coded.latents
         encoded_batch = dict(batch)
-        if objective.encoder and "features" not in batch:
+        if objective.beside.encoder and "features" not in batch:
             encoded_batch["features"] = jax.lax.stop_gradient(player(networks, "encoder")(x, None, None))
         on = lambda x, batch=encoded_batch: objective.loss(networks, schedule, keys, {**batch, "x": x}, step)
 
         def aligned(x):
             metrics = on(x)[1]
-            return functools.reduce(operator.add, (metrics[name] for name in objective.aligned))
+            return functools.reduce(operator.add, (metrics[name] for name in objective.blocks.aligned))
 
         term = with_fixed_parameters(aligned, normalised(z, mean, variance, epsilon))
         autoencoder_losses, metrics = _own(networks, x, coded, batch.get("condition"), step)
@@ -189,15 +189,14 @@ def end_to_end(
             losses = losses + jnp.where(step >= start, adversarial, 0.0) * metrics["adversarial"]
         return losses, metrics
 
-    conditioned_share = (1 - objective.condition_dropout) * (1 - condition_dropout)
+    conditioned_share = (1 - objective.condition.dropout) * (1 - condition_dropout)
     return dataclasses.replace(
         objective,
         loss=loss,
         heads={**objective.heads, NAME: _head(autoencoder, momentum)},
-        autoencoder=True,
-        perceptual=True,
-        block=None,
-        condition_dropout=1 - conditioned_share,
+        condition=objective.condition._replace(dropout=1 - conditioned_share),
+        beside=objective.beside._replace(autoencoder=True, perceptual=True),
+        examples=objective.examples._replace(block=None),
         second=Second("critic", by=end_to_end_critic, optional=True, own=True),
         shares=SHARES,
     )
@@ -263,12 +262,12 @@ def _followed(mean: Array, variance: Array, statistics: dict[str, Array], moment
 
 
 def _check(objective: Objective, momentum: float, condition_dropout: float) -> None:
-    if not objective.aligned:
+    if not objective.blocks.aligned:
         raise ValueError(
             "end_to_end: nothing but a term on features aligns the autoencoder, and the objective has none that reads "
             "the encoder. Valid: added(objective, alignment(...)), in a config {'name': 'alignment'} before it"
         )
-    if objective.teacher is not None or objective.second is not None or objective.augmentations:
+    if objective.teacher is not None or objective.second is not None or objective.condition.augmentations:
         raise ValueError(
             "end_to_end: the objective has a teacher, a second player or an augmentation of its own. Valid: one "
             "without, e.g. flow_matching"

@@ -24,6 +24,7 @@ from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import mix, player, with_fixed_parameters
 from diffusion.objectives.inputs import in_blocks
 from diffusion.objectives.objective import Batch, Head, Objective
+from diffusion.objectives.objective_facts import Blocks
 from diffusion.objectives.projectors import Projector, tokens
 from diffusion.parameterizations import Network, Parameterization
 from diffusion.schedules import NoiseSchedule, left_broadcast
@@ -118,7 +119,7 @@ def added(objective: Objective, *terms: Term) -> Objective:
         ValueError: if the objective differentiates the network in forward mode; when called, if it calls the network
             more than once, or this returns no features.
     """
-    if objective.forward_mode:
+    if objective.network.forward_mode:
         raise ValueError(
             "a term on features needs an objective that calls its network once, outside of any derivative, and this "
             "one differentiates it. Valid: e.g. flow_matching or denoising"
@@ -129,7 +130,7 @@ def added(objective: Objective, *terms: Term) -> Objective:
 
 
 def _with_term(objective: Objective, term: Term) -> Objective:
-    number = 1 + sum(name.startswith("term") for name in objective.terms)
+    number = 1 + sum(name.startswith("term") for name in objective.blocks.terms)
     name = "term" if number == 1 else f"term_{number}"
     heads = {}
     if term.projector is not None:
@@ -169,17 +170,21 @@ def _with_term(objective: Objective, term: Term) -> Objective:
         require_shape(extra, losses.shape, "added: the losses of the term, one an example,")
         return losses + _weight(term, step) * extra, {**metrics, name: extra}
 
+    known, examples = objective.blocks, objective.examples
+    blocks = Blocks(
+        features=(*known.features, *term.layers),
+        terms=(*known.terms, name),
+        aligned=(*known.aligned, *((name,) if term.encoder else ())),
+        early=(name, term.layers[0]) if term.predicts else known.early,
+    )
+    block = examples.block and math.lcm(examples.block, term.block)
     return dataclasses.replace(
         objective,
         loss=total,
-        real=False,  # its terms are means over all tokens
-        terms=(*objective.terms, name),
-        aligned=(*objective.aligned, *((name,) if term.encoder else ())),
-        features=(*objective.features, *term.layers),
+        blocks=blocks,
         heads={**objective.heads, **heads},
-        early=(name, term.layers[0]) if term.predicts else objective.early,
-        encoder=objective.encoder or term.encoder,
-        block=objective.block and math.lcm(objective.block, term.block),
+        beside=objective.beside._replace(encoder=objective.beside.encoder or term.encoder),
+        examples=examples._replace(block=block, real=False),  # its terms are means over all tokens
     )
 
 

@@ -64,7 +64,7 @@ def flow_matching(
         weighted = weighted_mean(importance, away)
         return losses + direction * weighted, {"t": t, "direction": weighted}
 
-    return Objective(loss, reads=Denoises(parameterization), density=density, **pairing(coupling))
+    return Objective(loss, reads=Denoises(parameterization), density=density, examples=pairing(coupling))
 
 
 def _direction(v: Array) -> Array:

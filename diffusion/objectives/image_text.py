@@ -14,6 +14,7 @@ from jax import Array
 
 from diffusion.objectives.few_step import player
 from diffusion.objectives.objective import Objective
+from diffusion.objectives.objective_facts import Examples, Trained
 
 MOST_SCALE = 100.0  # Radford et al., 2021, section 2.5
 
@@ -89,7 +90,7 @@ def contrastive_pretraining() -> Objective:
         nearest = (jnp.diagonal(cosines) >= cosines.max(axis=1)).astype(jnp.float32)
         return losses, {"t": jnp.zeros(x.shape[0]), "found": nearest}
 
-    return Objective(loss, reads=None, kind="towers", block=None)
+    return Objective(loss, reads=None, network=Trained(kind="towers"), examples=Examples(block=None))
 
 
 def _products(images: Array, texts: Array) -> Array:

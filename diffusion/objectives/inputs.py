@@ -46,6 +46,7 @@ from diffusion import padding
 from diffusion.arguments import require, require_shape
 from diffusion.couplings import Coupling
 from diffusion.objectives.objective import Batch
+from diffusion.objectives.objective_facts import Examples
 from diffusion.schedules import NoiseSchedule, at_each, left_broadcast
 from diffusion.timesteps import Density
 
@@ -121,12 +122,12 @@ def condition_of_data(batch: Batch) -> Any:
     return batch["data_condition"] if "data_condition" in batch else batch.get("condition")
 
 
-def pairing(coupling: Coupling | None) -> dict[str, Any]:
-    """The facts of an objective that pairs data and noise by a coupling: `block`, `score` and `real`."""
+def pairing(coupling: Coupling | None) -> Examples:
+    """How an objective takes its examples that pairs data and noise by a coupling."""
     if coupling is None:
-        return {"real": True}
+        return Examples(real=True)
     require(coupling, Coupling, "coupling", "a Coupling, e.g. couplings.optimal_transport()")
-    return {"block": coupling.block, "score": coupling.independent, "real": coupling.independent}
+    return Examples(coupling.block, real=coupling.independent, score=coupling.independent)
 
 
 def times(density: Density, keys: Array, batch: Batch) -> tuple[Array, Array]:

@@ -14,6 +14,7 @@ from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, mix, player, to_the_end
 from diffusion.objectives.inputs import pairs, split
 from diffusion.objectives.objective import Objective, Teacher
+from diffusion.objectives.objective_facts import Condition
 from diffusion.parameterizations import Parameterization, Prediction, predict
 from diffusion.schedules import left_broadcast
 
@@ -94,4 +95,9 @@ def latent_consistency_distillation(
         losses = jnp.mean(jnp.sqrt(jnp.square(error) + c**2) - c, axis=tuple(range(1, error.ndim)))
         return losses, {"t": t, "s": s, "guidance": w}
 
-    return Objective(loss, reads=to_the_end(parameterization), teacher=Teacher(scale=1.0), strength=(1 + low, 1 + high))
+    return Objective(
+        loss,
+        reads=to_the_end(parameterization),
+        teacher=Teacher(scale=1.0),
+        condition=Condition(strength=(1 + low, 1 + high)),
+    )

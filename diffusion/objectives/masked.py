@@ -15,6 +15,7 @@ from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import conditioned, noised, split
 from diffusion.objectives.objective import Denoises, Objective
+from diffusion.objectives.objective_facts import Condition
 from diffusion.parameterizations import Parameterization, evaluate
 from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Density
@@ -112,7 +113,7 @@ def masked_denoising(
         # The expectation of the whole loss is over the density that `importance` corrects for.
         return denoised + reconstruction * importance * rest, {"t": t, "seen": denoised, "reconstruction": rest}
 
-    return Objective(loss, reads=Denoises(parameterization), density=density, masks=patch)
+    return Objective(loss, reads=Denoises(parameterization), density=density, condition=Condition(masks=patch))
 
 
 def with_masked_copy(objective: Objective, patch: int = 2, least: float = 0.3, most: float = 0.5) -> Objective:
@@ -149,7 +150,10 @@ def with_masked_copy(objective: Objective, patch: int = 2, least: float = 0.3, m
         again, _ = objective(networks, schedule, keys, masked, step)
         return losses + again, {**metrics, "masked": again}
 
-    return dataclasses.replace(objective, loss=both, real=False, masks=patch, masks_vary=least < most)
+    condition = objective.condition._replace(masks=patch, masks_vary=least < most)
+    return dataclasses.replace(
+        objective, loss=both, condition=condition, examples=objective.examples._replace(real=False)
+    )
 
 
 def _with_keep(condition: Any, keep: Array) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import derivative, mix, player, sum_square
 from diffusion.objectives.inputs import pairs, split, times
 from diffusion.objectives.objective import Jumps, Objective
+from diffusion.objectives.objective_facts import Condition, Trained
 from diffusion.parameterizations import velocity
 from diffusion.schedules import at_each, left_broadcast
 from diffusion.timesteps import Density
@@ -102,9 +103,8 @@ def mean_flow(
         loss,
         reads=Jumps(functools.partial(flow_maps.mean_flow, clocks=clocks), velocity()),
         density=density,
-        times=2,
-        forward_mode=True,
-        condition_dropout=0.0 if guidance is None else guidance.dropout,
+        network=Trained(times=2, forward_mode=True),
+        condition=Condition(0.0 if guidance is None else guidance.dropout),
     )
 
 
@@ -160,8 +160,7 @@ def improved_mean_flow(
         loss,
         reads=Jumps(functools.partial(flow_maps.mean_flow, clocks=clocks), velocity()),
         density=density,
-        times=2,
-        forward_mode=True,
+        network=Trained(times=2, forward_mode=True),
     )
 
 

@@ -1,22 +1,10 @@
 """An objective as a value: its loss, and the facts that training, sampling and the network need."""
 
-__all__ = [
-    "Batch",
-    "Denoises",
-    "Head",
-    "Jumps",
-    "Loss",
-    "Metrics",
-    "Moves",
-    "Objective",
-    "Prior",
-    "Second",
-    "Stages",
-    "Teacher",
-]
+__all__ = ["Batch", "Denoises", "Head", "Jumps", "Loss", "Metrics", "Moves", "Objective", "Second", "Stages", "Teacher"]
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -25,6 +13,7 @@ from jax.typing import ArrayLike
 
 from diffusion.flow_maps import FlowMap
 from diffusion.manifolds.tangent_field import TangentField
+from diffusion.objectives.objective_facts import RECORDS, Beside, Blocks, Condition, Examples, Trained
 from diffusion.parameterizations import Network, Parameterization
 from diffusion.samplers.sample import Sampler
 from diffusion.schedules import NoiseSchedule
@@ -156,18 +145,6 @@ class Second(NamedTuple):
     own: bool = False
 
 
-class Prior(NamedTuple):
-    """Pictures of a class beside the examples, which the tuned model makes before the training.
-
-    Attributes:
-        prompt: prompt of the class; "": whoever trains puts the examples of the class into the batch.
-        number: number of pictures, at least 1.
-    """
-
-    prompt: str = ""
-    number: int = 200
-
-
 class Head(NamedTuple):
     """A small network that trains with the model, and whose parameters stand beside the model's.
 
@@ -190,7 +167,7 @@ class Head(NamedTuple):
     follow: Callable[[Any, Any], Any] | None = None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, init=False)
 class Objective:
     """A training objective: called as its loss, `objective(networks, schedule, keys, batch, step)`.
 
@@ -201,80 +178,73 @@ class Objective:
         loss: (networks, schedule, keys `[B]`, batch, step) -> (losses `[B]`, metrics); see `objectives.inputs`.
         reads: meaning of the trained network when it makes samples; None: it makes none.
         density: density of the training times, whose state the training carries; None: it carries none.
-        channels: number of the network's output channels for each channel of the data; None: the number that the run's
-            parameterization reads.
-        times: number of times that the network receives: 1, or 2 for networks that jump from one to the other.
-        forward_mode: whether the loss differentiates the network in forward mode (`jax.jvp`), which fused attention
-            does not have.
-        trains: name of the network that the gradient goes to.
-        kind: kind of that network: "backbone", "autoencoder", "decoder", or "towers" of images and texts.
-        teacher: its use of a trained network; None: it has no teacher.
+        network: the network that the gradient goes to.
+        condition: what the loss does with its condition.
+        blocks: its blocks whose features the loss reads.
+        heads: networks that train with the model, by name.
+        teacher: the objective's use of a trained network; None: it has no teacher.
         second: the second player; None: the model trains alone.
         shares: the settings that this objective and the second player's must have alike; None, of a second player's
             objective: it goes with any.
-        strength: least and largest guidance scale that the network is trained for and receives in its condition; the
-            loss calls it with (condition, scale - 1 `[B]`). None: it receives none.
-        augmentations: number of values that describe an example's augmentation, which it adds to the condition as
-            "augment".
-        condition_dropout: share of the examples that are trained on the null condition.
-        masks: side of the patches of which it leaves some out, by the entry "keep" of the network's condition; 0: it
-            leaves out none.
-        masks_vary: whether the number of patches left out varies between examples; "keep" is then padded with -1.
-        block: number of consecutive examples that are compared with each other; 1: each stands alone. None: all
-            examples of the batch are compared.
-        features: blocks of the trained network whose features it reads: it calls the network with `features`.
-        terms: names of the terms on features that are added to it, as its metrics have them.
-        aligned: names of the terms that align the features with the frozen encoder's.
-        heads: networks that train with the model, by name.
-        early: (name, layer) of the head whose output has the meaning of the model's, from that block's features; None:
-            there is none.
-        encoder: whether it reads the frozen network "encoder" of clean pictures.
-        autoencoder: whether an autoencoder trains with the model, as its head of that name: the model reads latents,
-            and the batch holds pictures.
-        perceptual: whether it compares pictures by the frozen network "features", where there is one.
-        judges: the trained network as a classifier: (network, schedule, labels `[B]`) -> the function
-            (x_t, t) -> log p(y | x_t) `[B]`; None: it is none.
-        score: whether the trained denoiser determines the score, as it does where x and its noise are independent.
-        prompts: texts by name, whose conditions the run adds to each batch as its "prompts"; beside them the objective
-            reads the frozen network "base", which the run tunes.
-        prior: pictures of a class, of which each example has one beside it, as the batch's "prior"; None: there are
-            none.
-        real: whether its losses are means over the real values of x, where the batch has their mask
-            (`diffusion.padding`).
-        trains_schedule: whether its values under different schedules can be compared, so that it may train one.
+        beside: the frozen networks, the autoencoder and the texts that stand beside the trained network.
+        examples: how the loss takes the examples of a batch.
     """
 
     loss: Loss
-    reads: Denoises | Jumps | Moves | None = DENOISER
-    density: Density | None = None
-    channels: int | None = None
-    times: int = 1
-    forward_mode: bool = False
-    trains: str = "model"
-    kind: str = "backbone"
-    teacher: Teacher | None = None
-    second: Second | None = None
-    shares: tuple[Any, ...] | None = None
-    strength: tuple[float, float] | None = None
-    augmentations: int = 0
-    condition_dropout: float = 0.0
-    masks: int = 0
-    masks_vary: bool = False
-    block: int | None = 1
-    features: tuple[int, ...] = ()
-    terms: tuple[str, ...] = ()
-    aligned: tuple[str, ...] = ()
-    heads: Mapping[str, Head] = dataclasses.field(default_factory=dict)
-    early: tuple[str, int] | None = None
-    encoder: bool = False
-    autoencoder: bool = False
-    perceptual: bool = False
-    score: bool = True
-    judges: Callable[..., Any] | None = None
-    prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    prior: Prior | None = None
-    real: bool = False
-    trains_schedule: bool = False
+    reads: Denoises | Jumps | Moves | None
+    density: Density | None
+    network: Trained
+    condition: Condition
+    blocks: Blocks
+    heads: Mapping[str, Head]
+    teacher: Teacher | None
+    second: Second | None
+    shares: tuple[Any, ...] | None
+    beside: Beside
+    examples: Examples
+
+    def __init__(
+        self,
+        loss: Loss,
+        reads: Denoises | Jumps | Moves | None = DENOISER,
+        density: Density | None = None,
+        network: Trained = Trained(),
+        condition: Condition = Condition(),
+        blocks: Blocks = Blocks(),
+        heads: Mapping[str, Head] | None = None,
+        teacher: Teacher | None = None,
+        second: Second | None = None,
+        shares: tuple[Any, ...] | None = None,
+        beside: Beside = Beside(),
+        examples: Examples = Examples(),
+        **alone: Any,
+    ):
+        """An objective of its facts; see the class. A fact of a record by itself, such as `times`, is deprecated.
+
+        Raises:
+            TypeError: for a fact that there is not.
+        """
+        records: dict[str, Any] = {"network": network, "condition": condition, "blocks": blocks}
+        records |= {"beside": beside, "examples": examples}
+        players = {"teacher": teacher, "second": second, "shares": shares}
+        values = {"loss": loss, "reads": reads, "density": density, "heads": heads or {}} | players
+        for name, value in alone.items():
+            if name not in RECORDS:
+                raise TypeError(f"Objective has no fact {name!r}. Valid: {', '.join(sorted(values | records))}")
+            record, field = RECORDS[name]
+            place = f"{record}=objectives.{type(records[record]).__name__}({field}={value!r})"
+            warnings.warn(_moved(name, place), DeprecationWarning, stacklevel=2)
+            records[record] = records[record]._replace(**{field: value})
+        for name, value in (values | records).items():
+            object.__setattr__(self, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        """A fact of a record by itself, which is deprecated."""
+        if name not in RECORDS:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+        record, field = RECORDS[name]
+        warnings.warn(_moved(name, f"objective.{record}.{field}"), DeprecationWarning, stacklevel=2)
+        return getattr(getattr(self, record), field)
 
     def __call__(
         self, networks: Mapping[str, Network], schedule: NoiseSchedule, keys: Array, batch: Batch, step: ArrayLike
@@ -290,10 +260,11 @@ class Objective:
         Raises:
             ValueError: naming both.
         """
-        if rows % (self.block or 1):
+        block = self.examples.block
+        if rows % (block or 1):
             raise ValueError(
-                f"block = {self.block} does not divide the {rows} examples of a micro-batch. Valid: a divisor, e.g. "
-                f"{math.gcd(rows, self.block or 1)}"
+                f"block = {block} does not divide the {rows} examples of a micro-batch. Valid: a divisor, e.g. "
+                f"{math.gcd(rows, block or 1)}"
             )
 
     def check_players(self, teacher: bool, second: str | None) -> None:
@@ -328,7 +299,7 @@ class Objective:
         Raises:
             ValueError: naming objectives that do.
         """
-        if not self.real:
+        if not self.examples.real:
             raise ValueError(
                 'the condition of the data has the entry "real", a mask of padding, and this objective takes none: its '
                 "losses are over all of x, or its coupling over examples of one size. Valid: e.g. denoising, "
@@ -345,35 +316,38 @@ class Objective:
         Raises:
             ValueError: naming what it receives.
         """
+        trained = self.network
+        condition = self.condition
         kind = getattr(network, "kind", "backbone")
         times = getattr(network, "times", 1)
-        if kind != self.kind:
+        if kind != trained.kind:
             raise ValueError(
-                f"the objective trains a network of the kind {self.kind!r}, and this is one of the kind {kind!r}. "
+                f"the objective trains a network of the kind {trained.kind!r}, and this is one of the kind {kind!r}. "
                 "Valid: a network of that kind, or another objective"
             )
-        if times != self.times:
+        if times != trained.times:
             raise ValueError(
-                f"the network has times = {times}, and the objective passes {self.times}. Valid: a network with "
-                f"times = {self.times}, e.g. dit"
+                f"the network has times = {times}, and the objective passes {trained.times}. Valid: a network with "
+                f"times = {trained.times}, e.g. dit"
             )
-        if self.strength and not getattr(network, "strength", False):
+        if condition.strength and not getattr(network, "strength", False):
             raise ValueError(
                 "the network receives no strength of guidance, which the objective passes. Valid: a network with "
                 "strength = True, e.g. dit or pixart"
             )
-        if self.augmentations and getattr(network, "augmentations", 0) != self.augmentations:
+        if condition.augmentations and getattr(network, "augmentations", 0) != condition.augmentations:
             raise ValueError(
                 "the network does not receive the augmentation that the objective passes. Valid: a network with "
-                f"augmentations = {self.augmentations}, e.g. song_unet; or an augmentation of the data alone"
+                f"augmentations = {condition.augmentations}, e.g. song_unet; or an augmentation of the data alone"
             )
 
-        if self.masks and getattr(network, "masks", 0) != self.masks:
+        side = condition.masks
+        if side and getattr(network, "masks", 0) != side:
             raise ValueError(
-                f"the objective leaves out patches of {self.masks} x {self.masks} pixels, which the network does not "
-                f'know. Valid: a network with patch = {self.masks} that takes "keep", e.g. mask_dit'
+                f"the objective leaves out patches of {side} x {side} pixels, which the network does not know. Valid: "
+                f'a network with patch = {side} that takes "keep", e.g. mask_dit'
             )
-        if self.masks_vary and not getattr(network, "masks_vary", False):
+        if condition.masks_vary and not getattr(network, "masks_vary", False):
             raise ValueError(
                 "the objective leaves out more patches of some examples than of others, and the network needs the same "
                 "number of all. Valid: a network with masks_vary = True, e.g. mdt, or least = most"
@@ -391,16 +365,16 @@ class Objective:
         """
         number = getattr(network, "feature_blocks", 0)
         targets = tuple(head.target for head in self.heads.values() if head.target)
-        absent = [layer for layer in (*self.features, *targets) if layer > number]
+        absent = [layer for layer in (*self.blocks.features, *targets) if layer > number]
         if absent:
             valid = f"1 .. {number}" if number else "a network whose calls take `features`, e.g. dit"
             raise ValueError(
                 f"the objective reads the features of layer {absent[0]}, and the network gives those of {number} "
                 f"layers. Valid: {valid}"
             )
-        if self.encoder and not encoder:
+        if self.beside.encoder and not encoder:
             raise ValueError("the objective aligns features with an encoder's, and there is none. Valid: an encoder")
-        if encoder and not self.encoder:
+        if encoder and not self.beside.encoder:
             raise ValueError("the objective has no use for an encoder. Valid: none, or a term of alignment")
 
     def check_parameterization(self, parameterization: Parameterization) -> None:
@@ -441,7 +415,9 @@ class Objective:
                 else "the objective trains a denoiser, which samplers of flow maps do not take. Valid: e.g. heun or "
                 "dpmpp_2m"
             )
-        if sampler.draws and not self.score and not isinstance(self.reads, Moves):  # a field has a score, or says so
+        if (
+            sampler.draws and not self.examples.score and not isinstance(self.reads, Moves)
+        ):  # a field has a score, or says so
             raise ValueError(
                 "the sampler adds noise and needs the score, which a network trained with dependent pairs (a coupling) "
                 "does not determine. Valid: a deterministic sampler, e.g. euler, heun or dpmpp_2m"
@@ -456,8 +432,8 @@ class Objective:
         Raises:
             ValueError: naming the valid scales.
         """
-        if self.strength is not None:
-            low, high = self.strength
+        if self.condition.strength is not None:
+            low, high = self.condition.strength
             if not low <= scale <= high:
                 raise ValueError(f"the objective trains the network for scales of {low:g} to {high:g}. Valid: these")
         elif scale == 1:
@@ -466,8 +442,12 @@ class Objective:
             raise ValueError(
                 "a flow map is guided while it is trained, and a field on a manifold is not guided. Valid: 1"
             )
-        elif self.condition_dropout == 0:
+        elif self.condition.dropout == 0:
             raise ValueError(
                 "the network is never trained on the null condition (condition_dropout = 0). Valid: a scale of 1, or "
                 "a dropout of e.g. 0.1"
             )
+
+
+def _moved(name: str, place: str) -> str:
+    return f"the fact {name!r} of an objective stands in a record now: {place}"

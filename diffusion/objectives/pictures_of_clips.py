@@ -66,7 +66,7 @@ def with_pictures(objective: Objective, share: float = 0.25) -> Objective:
     """
     if not 0 < share < 1:
         raise ValueError(f"with_pictures: share = {share}. Valid: above 0 and below 1")
-    if objective.features or objective.heads or objective.kind != "backbone" or objective.teacher:
+    if objective.blocks.features or objective.heads or objective.network.kind != "backbone" or objective.teacher:
         raise ValueError(
             "with_pictures: the objective has terms on features, heads or a teacher, which are of clips. Valid: e.g. "
             "flow_matching or denoising without terms"
@@ -92,4 +92,4 @@ def with_pictures(objective: Objective, share: float = 0.25) -> Objective:
         )
         return jax.tree.map(back, *parts)
 
-    return dataclasses.replace(objective, loss=mixed, real=False, block=None)
+    return dataclasses.replace(objective, loss=mixed, examples=objective.examples._replace(real=False, block=None))

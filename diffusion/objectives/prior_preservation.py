@@ -6,7 +6,8 @@ import dataclasses
 
 from diffusion.objectives.entry import entry
 from diffusion.objectives.inputs import split
-from diffusion.objectives.objective import Objective, Prior
+from diffusion.objectives.objective import Objective
+from diffusion.objectives.objective_facts import Prior
 
 
 def with_prior_preservation(
@@ -55,4 +56,5 @@ def with_prior_preservation(
         prior, _ = objective.loss(networks, schedule, prior_keys, rest | dict(batch["prior"]), step)
         return losses + weight * prior, {**metrics, "prior": prior}
 
-    return dataclasses.replace(objective, loss=both, real=False, prior=Prior(prompt, number))
+    beside = objective.beside._replace(prior=Prior(prompt, number))
+    return dataclasses.replace(objective, loss=both, beside=beside, examples=objective.examples._replace(real=False))

@@ -14,6 +14,7 @@ from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, mix, player
 from diffusion.objectives.inputs import mean_square, pairs, split
 from diffusion.objectives.objective import Jumps, Objective
+from diffusion.objectives.objective_facts import Trained
 from diffusion.parameterizations import Clock, velocity
 from diffusion.schedules import at_each, left_broadcast
 
@@ -75,4 +76,6 @@ def shortcut(M: int = 128, share: float = 0.25, clip: float = math.inf, clock: C
         target = jax.lax.stop_gradient(jnp.where(left_broadcast(bootstrap, v), joined, v))
         return mean_square(u(player(networks, "model"), x_t, t, t - d) - target), {"t": t, "duration": d}
 
-    return Objective(loss, reads=Jumps(functools.partial(flow_maps.shortcut, clock=clock), velocity(clock)), times=2)
+    return Objective(
+        loss, reads=Jumps(functools.partial(flow_maps.shortcut, clock=clock), velocity(clock)), network=Trained(times=2)
+    )

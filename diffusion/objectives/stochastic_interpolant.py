@@ -15,6 +15,7 @@ from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import normal, pairing, pairs, split, times, weigh, weighted_mean_square
 from diffusion.objectives.interpolants import Interpolant, brownian_bridge
 from diffusion.objectives.objective import Jumps, Objective
+from diffusion.objectives.objective_facts import Trained
 from diffusion.parameterizations import Clock, evaluate, velocity
 from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Density
@@ -89,10 +90,16 @@ def stochastic_interpolant(
         }
         return functools.reduce(jnp.add, losses.values()), {"t": t, **losses}
 
-    facts = {**pairing(coupling), "score": False, "channels": len(predicts)}
+    examples = pairing(coupling)._replace(score=False)
     flows = "velocity" in predicts or {"mean_velocity", "denoiser"} <= set(predicts)
     read = functools.partial(_flow, interpolant=interpolant, predicts=predicts, outputs=outputs)
-    return Objective(loss, reads=Jumps(read) if flows else None, density=density, **facts)
+    return Objective(
+        loss,
+        reads=Jumps(read) if flows else None,
+        density=density,
+        network=Trained(channels=len(predicts)),
+        examples=examples,
+    )
 
 
 def _flow(network, schedule, condition, interpolant, predicts, outputs):

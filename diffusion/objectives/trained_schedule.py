@@ -28,7 +28,7 @@ def with_trained_schedule(objective: Objective, trained: Trained) -> Objective:
     Raises:
         ValueError: for another objective, which a schedule would only make trivial.
     """
-    if not objective.trains_schedule:
+    if not objective.network.schedule:
         raise ValueError(
             "this objective's values under different schedules cannot be compared, so that none is trained by them. "
             "Valid: variational_bound, or a schedule that does not train"

@@ -15,6 +15,7 @@ from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import noised, normal, split, weigh, weighted_mean, weighted_mean_square
 from diffusion.objectives.objective import Denoises, Objective
+from diffusion.objectives.objective_facts import Examples, Trained
 from diffusion.parameterizations import Parameterization, evaluate
 from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Density
@@ -83,7 +84,13 @@ def variational_bound(
         terms = {name: term / math.log(2) for name, term in terms.items()}
         return functools.reduce(jnp.add, terms.values()), {"t": t, **terms}
 
-    return Objective(loss, reads=Denoises(parameterization), density=density, trains_schedule=True, real=True)
+    return Objective(
+        loss,
+        reads=Denoises(parameterization),
+        density=density,
+        network=Trained(schedule=True),
+        examples=Examples(real=True),
+    )
 
 
 def _prior(schedule, x_0):

@@ -125,7 +125,7 @@ def _check_condition(recipe: Recipe, spec: Any) -> None:
         if recipe.network.given != part:
             has = "a series of which a part is given" if part else "nothing that is given of a series"
             raise refused(config, "model.given", f"{spec.name} has {has} in its condition", str(part))
-    if recipe.objective.augmentations and spec.masks:
+    if recipe.objective.condition.augmentations and spec.masks:
         why = f"it would move the examples of {spec.name}, and not the picture that is their condition"
         raise refused(config, wrappers(config), why, "no augmentation there; config.data.augment moves both")
     if config["data"]["buckets"]["area"] and spec.masks:
@@ -167,16 +167,16 @@ def _check_base(recipe: Recipe) -> None:
         valid = '(), or ({"name": "flip"},)'
         raise refused(config, "data.augment", "latents of the pictures are kept", valid)
     more = (*recipe.tuning.reads, *recipe.tuning.sees)
-    prior = recipe.objective.prior
-    if recipe.objective.augmentations:
+    prior = recipe.objective.beside.prior
+    if recipe.objective.condition.augmentations:
         raise refused(config, "objective.wrappers", "latents are not moved", "no augmentation there")
     if prior and more:
         why = f"pictures that the base makes have no {', '.join(more)}, which config.tuning.name = {named!r} reads"
         raise refused(config, "objective.wrappers", why, "no prior_preservation there")
-    if recipe.objective.prompts and more:
+    if recipe.objective.beside.prompts and more:
         why = f"its prompts have no {', '.join(more)}, which config.tuning.name = {named!r} reads"
         raise refused(config, "objective.name", why, "'denoising', or a tuning that reads text alone")
-    if recipe.objective.prompts and prior:
+    if recipe.objective.beside.prompts and prior:
         why = "config.objective compares predictions for its own prompts, and keeps no class"
         raise refused(config, "objective.wrappers", why, "no prior_preservation there")
     if prior and recipe.objective.density and jax.tree.leaves(recipe.objective.density.init()):

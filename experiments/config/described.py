@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 from diffusion.objectives import Objective
+from diffusion.objectives.objective_facts import flat
 
 
 def described(part: Any) -> Any:
@@ -23,9 +24,9 @@ def described(part: Any) -> Any:
     fields_of = {}
     if isinstance(part, Objective):
         plainest = Objective(part.loss)
-        facts = {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
+        plain = flat(plainest)
         fields_of = {
-            name: x for name, x in facts.items() if name == "loss" or described(x) != described(getattr(plainest, name))
+            name: x for name, x in flat(part).items() if name == "loss" or described(x) != described(plain[name])
         }
     elif dataclasses.is_dataclass(part) and not isinstance(part, type):
         fields_of = {

@@ -67,22 +67,22 @@ def check(recipe: Any) -> None:
         objective.check_network(recipe.network)
     with blamed("objective.wrappers", "encoder.network.name", "model.name", "second_player.objective.name"):
         objective.check_features(recipe.network, recipe.encoder is not None)
-        beside = (objective.features or objective.heads) and not (objective.second and objective.second.own)
+        beside = (objective.blocks.features or objective.heads) and not (objective.second and objective.second.own)
         if beside and recipe.second is not None:
             raise ValueError(
                 "no network trains beside a model that plays with a second player, and its features are not read. "
                 "Valid: no terms, and no uncertainty"
             )
     with blamed("autoencoder.network.name", "objective.wrappers"):
-        if objective.autoencoder != (recipe.autoencoder is not None):
+        if objective.beside.autoencoder != (recipe.autoencoder is not None):
             raise ValueError(
                 "the objective trains an autoencoder with the model, and there is none. Valid: an autoencoder"
-                if objective.autoencoder
+                if objective.beside.autoencoder
                 else "the objective trains no autoencoder. Valid: none, or objectives.end_to_end, in a config "
                 '{"name": "end_to_end"} among objective.wrappers'
             )
     with blamed("perceptual.network.name", "objective.name"):
-        if recipe.perceptual is not None and not objective.perceptual:
+        if recipe.perceptual is not None and not objective.beside.perceptual:
             raise ValueError("the objective compares no pictures by features. Valid: no perceptual network")
     with blamed("objective.coupling.block", "objective.name", "train.batch_size", "train.accumulate"):
         objective.check_rows(config.train.batch_size // max(config.train.accumulate, 1))
@@ -117,7 +117,7 @@ def check(recipe: Any) -> None:
     with blamed("sample.cache", "model.name", "sample.driver", "sample.sampler", "sample.guidance.name"):
         _check_cache(recipe, kind)
     with blamed("sample.guidance.name", "objective.wrappers"):
-        if recipe.depths and (objective.early is None or recipe.parameterization.channels > 1):
+        if recipe.depths and (objective.blocks.early is None or recipe.parameterization.channels > 1):
             raise ValueError(
                 "the guidance reads a prediction from the middle of the network, which has none, or learns a variance. "
                 "Valid: early_prediction among objective.wrappers"
@@ -215,10 +215,10 @@ def check_null(recipe: Any) -> None:
     objective = recipe.objective
     guided = recipe.scale != 1 and FlowMap not in recipe.sampler.takes
     with blamed_on(recipe.config, "model.num_classes"):
-        if guided or objective.strength or (recipe.teacher and recipe.teacher.scale != 1):
+        if guided or objective.condition.strength or (recipe.teacher and recipe.teacher.scale != 1):
             raise ValueError("guidance needs a null class, and the network has no classes. Valid: a scale of 1")
     with blamed_on(recipe.config, "objective.wrappers"):
-        if objective.condition_dropout:
+        if objective.condition.dropout:
             raise ValueError("there is no condition to drop. Valid: no dropout, classes, or data with a condition")
 
 
@@ -244,7 +244,7 @@ def _check_players(recipe: Any) -> None:
     second = recipe.second
     blamed = lambda *fields: blamed_on(config, *fields, "objective.name")
     with blamed("teacher.path", "second_player.objective.name"):
-        recipe.objective.check_players(teacher is not None, second and second.objective.trains)
+        recipe.objective.check_players(teacher is not None, second and second.objective.network.name)
     with blamed("second_player.network.name", "second_player.objective.name"):
         if second is not None and recipe.objective.second.own != (second.network is not None):
             raise ValueError(

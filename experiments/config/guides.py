@@ -237,7 +237,7 @@ def _check_denoises(recipe: Any, named: str) -> None:
 
 
 def _check_judges(recipe: Any, named: str) -> None:
-    if recipe.objective.judges is None:
+    if recipe.objective.network.judges is None:
         raise ConfigError(
             f"{named}: config.objective.name = {recipe.config.objective.name!r} trains no classifier. Valid: a run "
             "that does, e.g. noisy_classification."
@@ -247,7 +247,7 @@ def _check_judges(recipe: Any, named: str) -> None:
 def judge_of(recipe: Any, params: Any, condition: Any) -> LogProbability:
     """log p(y | x_t) of the classes y by the classifier of a second run."""
     network = lambda x, clock, condition: recipe.network.apply(params, x, clock, condition)
-    return recipe.objective.judges(network, recipe.schedule, condition)
+    return recipe.objective.network.judges(network, recipe.schedule, condition)
 
 
 READS = {Denoiser: Reads(denoiser_of, _check_denoises), LogProbability: Reads(judge_of, _check_judges)}

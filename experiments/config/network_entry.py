@@ -35,18 +35,18 @@ def build(parts: Any, shape: Any = None) -> Any:
     if getattr(module, "dropout", 0):
         raise ConfigError(f"config.model.dropout = {module.dropout}: this loop draws none. Valid: 0.")
     attention = getattr(module, "attention", "matmul")
-    if objective.forward_mode and attention == "cudnn":
+    if objective.network.forward_mode and attention == "cudnn":
         raise ConfigError(
             f"config.model.attention = {attention!r} has no forward derivative, and config.objective.name = "
             f"{parts.config['objective']['name']!r} differentiates the network in forward mode. Valid: "
             "auto, auto_jvp, cudnn_jvp, matmul, xla."
         )
-    if objective.forward_mode and parts.config["train"]["products"] == "fp8":
+    if objective.network.forward_mode and parts.config["train"]["products"] == "fp8":
         raise ConfigError(
             "config.train.products = 'fp8' has no forward derivative, and config.objective.name = "
             f"{parts.config['objective']['name']!r} differentiates the network in forward mode. Valid: dtype."
         )
-    if objective.forward_mode and attention == "auto":
+    if objective.network.forward_mode and attention == "auto":
         module = module.clone(attention="auto_jvp")
     takes_any_shape = NoneType in typing.get_args(annotation(names.MODELS.get(name), "shape"))
     return module.clone(shape=None) if shape is None and takes_any_shape else module
@@ -57,9 +57,9 @@ def _sized(parts: Any, name: str, size: Any) -> Any:
     network = names.MODELS.get(name)
     objective = parts.objective
     towers = facts.kind(network) == "towers"
-    outputs = objective.channels or parts.parameterization.channels
+    outputs = objective.network.channels or parts.parameterization.channels
     if outputs > 1 and not (takes(network, "learn_sigma") or takes(network, "out_channels")):
-        by = "config.objective" if objective.channels else "config.parameterization (learned_variance)"
+        by = "config.objective" if objective.network.channels else "config.parameterization (learned_variance)"
         raise ConfigError(
             f"config.model.name = {name!r} puts out as many channels as it takes, and {by} needs {outputs} times "
             "as many. Valid: dit, unet."
@@ -87,10 +87,10 @@ def _sized(parts: Any, name: str, size: Any) -> Any:
     return parts.field(
         "model",
         "model",
-        **({"augmentations": objective.augmentations} if objective.augmentations else {}),
+        **({"augmentations": objective.condition.augmentations} if objective.condition.augmentations else {}),
         nested=dict.fromkeys(names.TOWERS, tower) if towers else {},
-        times=objective.times,
-        strength=objective.strength is not None,
+        times=objective.network.times,
+        strength=objective.condition.strength is not None,
         learn_sigma=outputs > 1,
         dtype=dtype,
         **sized,

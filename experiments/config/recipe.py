@@ -77,7 +77,7 @@ class Recipe:
         conditions: (network, condition, null) -> the conditions of the branches that the guidance combines; None: the
             condition and the null one, or the condition alone at config.sample.guidance.scale = 1.
         depths: whether the guidance combines the network's prediction with that of its middle, which the objective
-            trains (`objective.early`).
+            trains (`objective.blocks.early`).
         guides: functions that change the guided denoiser further, in order; (): `config.sample.guides`.
         cache: the cache of the network's blocks, from step to step of the sampler; None: `config.sample.cache`.
         merge: the share of the tokens that self-attention sees merged, see `models.token_merging`.
@@ -270,7 +270,7 @@ class Recipe:
         `init` is the networks' function from a seed to a pytree; it is searched for convolutions where that matters.
         """
         requested = self.config.train.accumulate
-        if requested or self.objective.block is None:
+        if requested or self.objective.examples.block is None:
             return requested or 1
-        number = rule.number(self.config.train.batch_size, mesh, self.objective.block)
+        number = rule.number(self.config.train.batch_size, mesh, self.objective.examples.block)
         return 1 if number > 1 and rule.convolves(init, np.uint32(0)) else number

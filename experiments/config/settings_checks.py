@@ -100,15 +100,15 @@ def _check_no_base(recipe: Any) -> None:
     """Refuses a tuning, and what only a tuning reads, without a base."""
     config = recipe.config
     named = config["tuning"].get("name")
-    prior = recipe.objective.prior
+    prior = recipe.objective.beside.prior
     if prior and not prior.prompt:
         raise refused(config, wrappers(config), "prior preservation has no prompt of the class", "'a photo of a dog'")
     if config["base"]["path"]:
         return
     asks = {"tuning.name": named, "data.text.prompt": config["data"]["text"]["prompt"]}
-    asks["objective.name"] = recipe.objective.prompts
-    if recipe.objective.prior:
-        asks[wrappers(config)] = recipe.objective.prior
+    asks["objective.name"] = recipe.objective.beside.prompts
+    if recipe.objective.beside.prior:
+        asks[wrappers(config)] = recipe.objective.beside.prior
     if field := next((field for field, value in asks.items() if value), ""):
         why = "config.base.path = '' names no model to tune"
         raise refused(config, field, why, "'', or config.base.path = a folder with model_index.json")
@@ -168,7 +168,7 @@ def _check_encoder(recipe: Any) -> None:
     if not encoder.size:
         why = "its features are read beside latents, where no picture says its size"
         raise refused(config, "encoder.size", why, "that of diffusion encode --encoder_size, e.g. 224")
-    if recipe.objective.augmentations:
+    if recipe.objective.condition.augmentations:
         why = "an augmentation moves the examples, and their features are read from a cache"
         raise refused(config, wrappers(config), why, "no augmentation there")
     if config["teacher"]["pairs"]["number"]:

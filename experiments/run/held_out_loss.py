@@ -67,7 +67,7 @@ def build(recipe: Recipe, program: Program, mesh: Mesh, source: sources.Source |
         DamagedRecord: if one is damaged, where config.data.damaged = "stop".
     """
     number = recipe.config.evaluate.loss.number
-    rows = math.lcm(ROWS, recipe.objective.block or 1)
+    rows = math.lcm(ROWS, recipe.objective.examples.block or 1)
     data, config = examples.open_held_out(recipe, SEED, rows)
     if isinstance(data.source, Stream):
         try:

@@ -43,7 +43,7 @@ def build_players(recipe: Recipe) -> Players:
     apply = {"model": model.apply if recipe.base is not None else network_of(model).apply}
     if recipe.config.train.products == "fp8":
         apply["model"] = with_fp8(apply["model"])
-    if objective.strength:
+    if objective.condition.strength:
         apply["model"] = with_strength(apply["model"])
     heads = {name: head.apply for name, head in objective.heads.items()}
     follow = {name: head.follow for name, head in objective.heads.items() if head.follow}
@@ -58,7 +58,7 @@ def build_players(recipe: Recipe) -> Players:
         frozen = (*frozen, FEATURES)
         modules[FEATURES] = recipe.perceptual
         apply[FEATURES] = recipe.perceptual.apply
-    if objective.prompts:
+    if objective.beside.prompts:
         frozen = (*frozen, BASE)
         modules[BASE] = model
         apply[BASE] = model.plain

@@ -1,4 +1,4 @@
-"""Pictures of a class that the base makes before the training, for prior preservation: `objective.prior`.
+"""Pictures of a class that the base makes before the training, for prior preservation: `objective.beside.prior`.
 
     WORKDIR/prior/00000.png ...     the pictures, picture i of the seed i
     WORKDIR/prior_latents, WORKDIR/prior_captions
@@ -88,7 +88,7 @@ class Pairs:
 def beside(recipe: Recipe, workdir: str | pathlib.Path, examples: Examples) -> WithPrior:
     """Makes the pictures of the class, encodes them, and puts one beside each example; all processes call it."""
     folder = pathlib.Path(workdir)
-    prompt = recipe.objective.prior.prompt
+    prompt = recipe.objective.beside.prior.prompt
     agreement.first(lambda: _make(recipe, folder / "prior", examples))
 
     def encode() -> None:
@@ -114,7 +114,7 @@ def _both(first: Callable, second: Callable, rng: np.random.Generator, x: np.nda
 
 def _make(recipe: Recipe, folder: pathlib.Path, examples: Examples) -> None:
     """Makes the pictures that are missing, of the sides of the run's pictures, by the model's usual steps."""
-    prior = recipe.objective.prior
+    prior = recipe.objective.beside.prior
     paths = [folder / f"{i:05}.png" for i in range(prior.number)]
     missing = [i for i, path in enumerate(paths) if not path.is_file()]
     if not missing:

@@ -188,14 +188,14 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
         batch["features"] = entry(recipe.encoder.features(), np.dtype(feature_cache.DTYPE))
     if null is not None and not conditional:
         batch["condition"] = jax.tree.map(lambda leaf: entry(np.shape(leaf), leaf.dtype), null)
-    if objective.prior:
+    if objective.beside.prior:
         text = recipe.base.text(recipe.tuning)
         condition = {name: entry(leaf.shape, np.dtype(leaf.dtype)) for name, leaf in text.items()}
         batch["prior"] = {"x": entry(shape, np.float32), "condition": condition}
-    if objective.prompts:
+    if objective.beside.prompts:
         text = recipe.base.text(recipe.tuning)
         condition = {name: entry(leaf.shape, np.dtype(leaf.dtype)) for name, leaf in text.items()}
-        batch["prompts"] = dict.fromkeys(objective.prompts, condition)
+        batch["prompts"] = dict.fromkeys(objective.beside.prompts, condition)
     if config.mesh.kind == "jit":  # what does not fit the mesh shows before anything is made
         for size in picture_sizes.sizes(config) or (None,):
             image = {"image": jax.ShapeDtypeStruct((rows, *size, shape[-1]), np.uint8, sharding=where)} if size else {}
@@ -208,7 +208,7 @@ def _zeros(recipe: Recipe) -> dict[str, Any]:
     """The parameters of the base in their form, before they are read."""
     return jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-        recipe.base.shapes(recipe.tuning, bool(recipe.objective.prompts)),
+        recipe.base.shapes(recipe.tuning, bool(recipe.objective.beside.prompts)),
     )
 
 
@@ -216,7 +216,7 @@ def _tuned(recipe: Recipe, key: jax.Array, base: dict[str, Any]) -> state.TrainS
     """The first state of a run that tunes a base."""
     tuning = recipe.tuning
     weights = tuning.init(key, base)
-    parts = recipe.base.kept(tuning, bool(recipe.objective.prompts))
+    parts = recipe.base.kept(tuning, bool(recipe.objective.beside.prompts))
     kept = {name: base[name] for name in (*parts, NULL)}
     unsaved = {players.BASE: kept}
     return state.create(weights, recipe.optimizer, recipe.average, recipe.objective.density, unsaved=unsaved)

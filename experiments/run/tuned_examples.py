@@ -182,7 +182,7 @@ class Prompted(NamedTuple):
 
 def prompted(recipe: Recipe, workdir: str | pathlib.Path, examples: Examples) -> Examples | Prompted:
     """The examples with the conditions of the objective's prompts, where it has any; all processes call it."""
-    prompts = recipe.objective.prompts
+    prompts = recipe.objective.beside.prompts
     if not prompts:
         return examples
     folder = pathlib.Path(workdir) / "prompts"

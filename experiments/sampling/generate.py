@@ -121,7 +121,7 @@ def denoiser(recipe: Recipe) -> Callable[..., Any]:
     def guided(network: Callable[..., Any], labels: Array, params: Any) -> Any:
         condition = None if recipe.null is None else labels
         if recipe.depths:
-            name, layer = recipe.objective.early
+            name, layer = recipe.objective.blocks.early
             head = recipe.objective.heads[name].apply
             early = lambda h, shape: projectors.untokens(head(params[HEADS][name], h, shape), shape)
             to = (schedule, parameterization, condition)
@@ -237,7 +237,7 @@ def flow_map(recipe: Recipe) -> Callable[[Any, Array], flow_maps.FlowMap]:
     def build(params: Any, labels: Array) -> flow_maps.FlowMap:
         network = lambda x, clock, condition: recipe.network.apply(params, x, clock, condition)
         condition = labels if recipe.null is not None else None
-        if objective.strength:
+        if objective.condition.strength:
             strength = jnp.full(_number(labels), recipe.config.sample.guidance.scale, jnp.float32)
             condition = conditions.with_strength(condition, strength)
         return objective.reads.flow_map(network, recipe.schedule, condition=condition)

@@ -97,6 +97,6 @@ def shapes(recipe: Recipe) -> Any:
 def arguments(recipe: Recipe) -> tuple[Any, ...]:
     """Arguments (x, clock, condition) of a call of a recipe's network, for one example."""
     struct = lambda *shape, dtype=np.float32: jax.ShapeDtypeStruct((1, *shape), dtype)
-    times = recipe.objective.times
+    times = recipe.objective.network.times
     clock = struct() if times == 1 else (struct(),) * times
     return struct(*recipe.shape), clock, struct(dtype=np.int32) if recipe.by_class else None

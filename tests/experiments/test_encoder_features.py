@@ -99,7 +99,7 @@ def test_the_published_recipe():
     """The values of train.py and README.md of sihyun-yu/REPA."""
     recipe = checks.validate(imagenet256_sit.get_config("repa"))
     (head,) = recipe.objective.heads.values()
-    assert recipe.objective.features == (8,) and head.layer == 8
+    assert recipe.objective.blocks.features == (8,) and head.layer == 8
     shapes = jax.eval_shape(lambda: head.init(jax.random.key(0), 4, 768))
     assert jax.tree.map(lambda leaf: leaf.shape[-1], shapes) == {
         f"dense_{i}": {"kernel": width, "bias": width} for i, width in enumerate((2048, 2048, 768))

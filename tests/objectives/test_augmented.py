@@ -26,7 +26,7 @@ def test_the_wrapped_objective_receives_augmented_examples_and_their_numbers(con
 
     augment = lambda key, x: (x + jax.random.uniform(key), jnp.stack([jax.random.uniform(key), 1.0]))
     augmented = objectives.with_augmentation(objectives.Objective(wrapped), objectives.Augmentation(augment, 2))
-    assert augmented.augmentations == 2
+    assert augmented.condition.augmentations == 2
     augmented({"model": network}, schedule, keys, batch, 7)
     numbers = seen["condition"].pop("augment")
     np.testing.assert_allclose(seen["x"], x + numbers[:, :1], rtol=1e-6)

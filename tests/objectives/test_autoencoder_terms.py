@@ -59,7 +59,7 @@ def networks(params=PARAMS):
 def test_the_aligned_loss_is_va_vaes(adaptive):
     aligned = VisionFoundation(weight=0.3, cosine_margin=0.2, distance_margin=0.1, adaptive=adaptive)
     objective = autoencoding.kl_autoencoder(kl=0.0, aligned=aligned)
-    assert objective.encoder and set(objective.heads) == {"projection"}
+    assert objective.beside.encoder and set(objective.heads) == {"projection"}
     found, metrics = objective(networks(), None, KEYS, {"x": X}, 0)
     x, f = np.asarray(X, np.float64), np.asarray(F, np.float64)
     unit = lambda h: h / np.linalg.norm(h, axis=-1, keepdims=True)

@@ -15,7 +15,7 @@ def case(objective, a=0.5):
     """(losses, by hand, the gradient to the base) where networks scale x by a number of the prompt."""
     keys = jax.random.split(jax.random.key(0), 3)
     batch = {"x": jax.random.normal(jax.random.key(1), (3, 4)), "condition": None, "index": jnp.arange(3)}
-    numbers = dict(zip(objective.prompts, (1.0, 2.0, 5.0, 3.0)))
+    numbers = dict(zip(objective.beside.prompts, (1.0, 2.0, 5.0, 3.0)))
     prompts = {name: {"a": jnp.full(3, number)} for name, number in numbers.items()}
     network = lambda scale: lambda x, clock, condition: scale * condition["a"][:, None] * x
 
@@ -39,10 +39,10 @@ def test_the_loss_is_the_distance_to_the_guided_base():
 def test_a_slider_and_an_erasure_are_directions_of_their_prompts():
     v = parameterizations.velocity()
     slider = objectives.concept_slider(v, UNIFORM, "a face", "an old face", "a young face")
-    assert slider.prompts == {
+    assert slider.beside.prompts == {
         "target": "a face", "neutral": "a face", "positive": "an old face", "negative": "a young face"
     }  # fmt: skip
     erased = objectives.erased_concept(v, UNIFORM, "Van Gogh")
-    assert erased.prompts == {"target": "Van Gogh", "neutral": "", "positive": "", "negative": "Van Gogh"}
+    assert erased.beside.prompts == {"target": "Van Gogh", "neutral": "", "positive": "", "negative": "Van Gogh"}
     losses, by_hand, _ = case(erased)
     np.testing.assert_allclose(losses, by_hand(1.0), rtol=1e-5)

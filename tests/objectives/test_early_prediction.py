@@ -31,7 +31,7 @@ def test_the_term_is_the_velocitys_error_of_what_the_head_predicts(make):
         return (0.0 * x, (jnp.sin(patches(x)),)) if features else 0.0 * x
 
     objective = objectives.added(BASE, objectives.early_prediction(parameterization, layer=1, weight=2.0))
-    assert objective.early == ("term", 1) and objective.heads["term"].target == 0
+    assert objective.blocks.early == ("term", 1) and objective.heads["term"].target == 0
     networks = {"model": model, "term": lambda h, shape: h}
     losses, metrics = objective(networks, SCHEDULE, KEYS, {"x": X}, 0)
     t = np.asarray(metrics["t"])[:, None, None, None]

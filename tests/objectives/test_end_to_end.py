@@ -119,7 +119,7 @@ def test_both_parts_have_the_same_times_and_the_autoencoder_all_conditions():
     _, metrics = jax.jit(lambda keys: tuning(networks(PARAMS), SCHEDULE, keys, batch, 0))(KEYS)
     np.testing.assert_allclose(metrics["autoencoder_term"], metrics["t"] + 10 * np.arange(B), rtol=1e-6)
     np.testing.assert_allclose(metrics["term"], metrics["t"] + 70, rtol=1e-6)
-    assert tuning.condition_dropout == pytest.approx(0.999) and tuning.block is None
+    assert tuning.condition.dropout == pytest.approx(0.999) and tuning.examples.block is None
 
 
 def test_running_statistics_follow_the_batch_as_batch_norm_does():

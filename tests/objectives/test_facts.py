@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import pickle
 import types
 from unittest.mock import ANY
 
@@ -14,6 +15,7 @@ from diffusion import couplings, flow_maps, objectives, parameterizations, sampl
 from diffusion.objectives import autoencoding, conditioning, image_text
 from diffusion.objectives.end_to_end import Latents
 from diffusion.objectives.objective import Denoises, Jumps, Objective, Second, Stages, Teacher
+from diffusion.objectives.objective_facts import RECORDS, flat
 
 V = parameterizations.velocity()
 X0 = parameterizations.x0()
@@ -346,7 +348,7 @@ def test_facts(name):
         assert objective.reads.parameterization.channels == reads.parameterization.channels
     if density is not None:
         assert objective.density is density
-    facts = {fact: getattr(objective, fact) for fact in PLAIN}
+    facts = {fact: value for fact, value in flat(objective).items() if fact in PLAIN}
     assert facts == {**PLAIN, **others, "condition_dropout": pytest.approx(others.get("condition_dropout", 0.0))}
 
 
@@ -359,16 +361,16 @@ def test_consistency_objectives_of_a_paper_carry_the_density_of_its_times():
 
 def test_a_condition_that_is_dropped_twice_is_kept_with_the_product_of_both_chances():
     once = objectives.with_condition_dropout(objectives.flow_matching(UNIFORM), null=10, rate=0.1)
-    assert once.condition_dropout == pytest.approx(0.1)
+    assert once.condition.dropout == pytest.approx(0.1)
     twice = objectives.with_condition_dropout(once, null=10, rate=0.3)
-    assert twice.condition_dropout == pytest.approx(1 - 0.9 * 0.7)
+    assert twice.condition.dropout == pytest.approx(1 - 0.9 * 0.7)
 
 
 def test_contrasted_blocks_fit_the_blocks_of_the_coupling():
-    assert objectives.contrastive_flow_matching(UNIFORM, block=6).block == 6
-    assert objectives.contrastive_flow_matching(UNIFORM, block=3).block == 3
+    assert objectives.contrastive_flow_matching(UNIFORM, block=6).examples.block == 6
+    assert objectives.contrastive_flow_matching(UNIFORM, block=3).examples.block == 3
     paired = objectives.contrastive_flow_matching(UNIFORM, block=6, coupling=couplings.optimal_transport(4))
-    assert paired.block == 12
+    assert paired.examples.block == 12
 
 
 def test_a_training_in_stages_has_as_many_steps_as_its_stages_or_fewer():
@@ -465,13 +467,18 @@ def test_a_micro_batch_is_a_whole_number_of_blocks():
 
 def test_a_network_receives_what_the_objective_passes():
     plain = objectives.flow_matching(UNIFORM)
-    guided = dataclasses.replace(plain, strength=(1.0, 3.0))
-    augmented = dataclasses.replace(plain, augmentations=9)
+    guided = dataclasses.replace(plain, condition=objectives.Condition(strength=(1.0, 3.0)))
+    augmented = dataclasses.replace(plain, condition=objectives.Condition(augmentations=9))
     network = types.SimpleNamespace
     for objective, fits, other, words in [
         (plain, network(), network(kind="autoencoder"), "kind 'backbone', and this is one of the kind 'autoencoder'"),
         (plain, network(times=1), network(times=2), "times = 2, and the objective passes 1"),
-        (dataclasses.replace(plain, times=2), network(times=2), network(), "times = 1, and the objective passes 2"),
+        (
+            dataclasses.replace(plain, network=objectives.Trained(times=2)),
+            network(times=2),
+            network(),
+            "times = 1, and the objective passes 2",
+        ),
         (guided, network(strength=True), network(), "receives no strength"),
         (augmented, network(augmentations=9), network(augmentations=8), "augmentations = 9"),
     ]:
@@ -560,3 +567,30 @@ def test_a_caption_is_found_beside_the_others_of_its_picture_alone():
     batch = {"x": np.ones((2, 2, 2, 3), np.float32), "condition": None}
     metrics = image_text.contrastive_pretraining()({"model": model}, None, None, batch, 0)[1]
     np.testing.assert_array_equal(metrics["found"], [1, 1])
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_fact_by_itself_acts_for_one_version_and_names_its_record(name):
+    """A keyword of `Objective`, one of `dataclasses.replace`, and an attribute, as before there were records."""
+    record, field = RECORDS[name]
+    value = object()
+    loss = lambda *inputs: None
+    with pytest.warns(DeprecationWarning, match=rf"'{name}' of an objective .*: {record}=objectives\.\w+\({field}="):
+        made = Objective(loss, **{name: value})
+    with pytest.warns(DeprecationWarning, match=f"{record}=objectives"):
+        replaced = dataclasses.replace(Objective(loss), **{name: value})
+    assert getattr(getattr(made, record), field) is value and made == replaced
+    with pytest.warns(DeprecationWarning, match=rf"objective\.{record}\.{field}"):
+        assert getattr(made, name) is value
+    assert Objective(loss) == dataclasses.replace(made, **{record: getattr(Objective(loss), record)})
+
+
+def test_what_is_no_fact_is_refused():
+    with pytest.raises(TypeError, match=r"Objective has no fact 'time'. Valid: beside, blocks, condition, density"):
+        Objective(lambda *inputs: None, time=2)
+    with pytest.raises(AttributeError, match="'Objective' object has no attribute 'time'"):
+        _ = Objective(lambda *inputs: None).time
+    plain = Objective(lambda *inputs: None)
+    assert pickle.loads(pickle.dumps(dataclasses.replace(plain, loss=max))) == dataclasses.replace(plain, loss=max)
+    assert all(len(record._fields) <= 12 for record in (plain.network, plain.condition, plain.blocks, plain.beside))
+    assert len(dataclasses.fields(plain)) == 12

@@ -56,7 +56,7 @@ def test_structured_alignment_adds_relations_of_tokens_and_a_critic():
     """By hand; the critic's parameter moves by its own loss alone, the features by the rest alone."""
     term = objectives.structured_alignment(0.3, 0.2, layer=1, weight=1.0)
     objective = objectives.added(BASE, term)
-    assert set(objective.heads) == {"term", "term_critic"} and objective.encoder
+    assert set(objective.heads) == {"term", "term_critic"} and objective.beside.encoder
 
     def of(scale, features):
         judge = lambda h, shape: scale * h.sum(-1, keepdims=True)
@@ -138,7 +138,12 @@ def test_a_term_without_weight_leaves_the_objective_as_it_is(term):
 
 def test_terms_add_up_and_each_has_the_features_of_its_layer():
     both = objectives.added(BASE, objectives.dispersive(2, 3), objectives.alignment(layer=1))
-    assert both.features == (2, 1) and both.encoder and both.block == 3 and set(both.heads) == {"term_2"}
+    assert (
+        both.blocks.features == (2, 1)
+        and both.beside.encoder
+        and both.examples.block == 3
+        and set(both.heads) == {"term_2"}
+    )
     losses, metrics = run(both, jnp.asarray(FEATURES), encoder=of_targets)
     alone = run(objectives.added(BASE, objectives.dispersive(1, 3)), jnp.asarray(2 * FEATURES))[1]["term"]
     np.testing.assert_array_equal(metrics["term"], alone)

@@ -49,7 +49,7 @@ def test_masked_denoising_is_its_two_means():
     batch = {"x": X, "condition": np.arange(3)}
     losses, metrics = loss({"model": network}, SCHEDULE, KEYS, batch, 0)
 
-    assert loss.masks == 2 and set(seen) == {"x", "t", "label", "keep"} and seen["keep"].shape == (3, 3)
+    assert loss.condition.masks == 2 and set(seen) == {"x", "t", "label", "keep"} and seen["keep"].shape == (3, 3)
     patches = lambda a: np.asarray(a).reshape(3, 2, 2, 3, 2, 2).transpose(0, 1, 3, 2, 4, 5).reshape(3, 6, 8)
     x_t = patches(seen["x"])
     for i in range(3):
@@ -77,7 +77,7 @@ def test_a_masked_copy_adds_the_same_loss_of_a_part():
     first, _ = plain({"model": network}, SCHEDULE, KEYS, batch, 0)
     np.testing.assert_allclose(losses - metrics["masked"], first, rtol=1e-5)
     assert (np.abs(metrics["masked"] - first) > 1e-3).all()
-    assert not isinstance(calls[0], dict) and calls[1]["keep"].shape == (3, 4) and both.masks == 2
+    assert not isinstance(calls[0], dict) and calls[1]["keep"].shape == (3, 4) and both.condition.masks == 2
 
 
 def test_tokens_go_back_where_they_were():

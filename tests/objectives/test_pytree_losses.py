@@ -115,7 +115,7 @@ def test_couplings_that_compare_examples_are_refused_with_a_mask_and_the_indepen
     with pytest.raises(ValueError, match='has the entry "real", a mask of padding, and this objective takes none'):
         objectives.with_padding(paired, SHAPE)
     alone = objectives.with_padding(objectives.flow_matching(density, couplings.independent()), SHAPE)
-    assert alone.real
+    assert alone.examples.real
     independent = objectives.flow_matching(density, couplings.independent())
     np.testing.assert_array_equal(run(independent, X), run(independent, jnp.where(real, X, 1e6)))
 
@@ -152,14 +152,14 @@ def test_wrappers_refuse_a_mask_that_they_do_not_heed():
         objectives.with_masked_copy(flow),
         objectives.added(flow, objectives.dispersive(1, 2)),
     ):
-        assert not wrapped.real
+        assert not wrapped.examples.real
         with pytest.raises(ValueError, match='takes no mask of padding, the "real" of a batch'):
             run(wrapped, batch)
         with pytest.raises(ValueError, match="and this objective takes none"):
             objectives.with_padding(wrapped, SHAPE)
     kept = {name: batch[name] for name in ("x", "real", "condition")}
     for wrapped in (objectives.with_condition_dropout(flow, 9, 0.0), objectives.with_uncertainty(flow)):
-        assert wrapped.real and np.isfinite(run(wrapped, kept)[0]).all()
+        assert wrapped.examples.real and np.isfinite(run(wrapped, kept)[0]).all()
 
 
 def test_times_of_leaves_are_a_metric_of_each_example():

@@ -103,10 +103,10 @@ def test_every_recipe_resolves_end_to_end(recipe, preset):
         labels = jnp.zeros(batch, jnp.int32)
         data = {"x": pictures, "condition": labels, "index": jnp.arange(batch), "density": density.init()}
         model = lambda *a, **features: network.apply(params, *a, **features)
-        if objective.encoder:  # of as many tokens as the network's, and of its own width
+        if objective.beside.encoder:  # of as many tokens as the network's, and of its own width
             data["features"] = jnp.zeros((batch, resolve.Resolver(config).encoder.features()[0], config.model.width))
         projectors = {name: lambda h, shape: h for name in objective.heads}  # to the network's own width
-        if objective.autoencoder:
+        if objective.beside.autoencoder:
             coded = Coded(pictures, {"kl": jnp.zeros(batch)}, x, lambda kernel: kernel, latents=x)
             ones = jnp.ones(recipe.shape[-1])
             projectors["autoencoder"] = lambda pictures, keys: Tuned(coded, ones, ones)

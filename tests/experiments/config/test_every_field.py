@@ -197,7 +197,7 @@ def seen(recipe):
         "merge": recipe.merge,
         "measured": recipe.measured and (recipe.measured.pictures, recipe.measured.noise_std),
         "augmentations": described(recipe.augmentations),
-        "dropped": recipe.objective.condition_dropout,
+        "dropped": recipe.objective.condition.dropout,
         "shape": recipe.shape,
         "classes": recipe.num_classes,
     }

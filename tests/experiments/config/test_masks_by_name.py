@@ -25,7 +25,7 @@ def config_of(**objective):
 def test_a_step_is_built_with_masks():
     config = config_of(patch=2, ratio=0.5, reconstruction=0.1)
     recipe = checks.validate(config).at((8, 8, 1))
-    assert recipe.objective.masks == 2 and recipe.objective.condition_dropout == pytest.approx(0.1)
+    assert recipe.objective.condition.masks == 2 and recipe.objective.condition.dropout == pytest.approx(0.1)
     program.build(recipe, program.mesh_of(config))  # which traces the step
 
 
@@ -66,7 +66,7 @@ def test_a_step_of_mdt_is_built_with_both_losses():
     config.model.decoder_depth = 1
     config.sample.guidance.scale = 1.0
     recipe = checks.validate(config).at((8, 8, 1))
-    assert recipe.network.shape == (8, 8, 1) and recipe.network.learn_sigma and recipe.objective.masks == 2
+    assert recipe.network.shape == (8, 8, 1) and recipe.network.learn_sigma and recipe.objective.condition.masks == 2
     program.build(recipe, program.mesh_of(config))
 
 

@@ -142,7 +142,7 @@ def test_an_entry_is_its_function_of_its_parts(name, tmp_path):
     made = CASES[name][2]()
     x = jnp.clip(jax.random.normal(jax.random.key(1), (8, 2, 2, 1)), -1, 1)
     batch = {"x": x, "noise": jnp.roll(x, 1, axis=0)} if named.teacher and named.teacher.pairs else {"x": x}
-    channels = named.channels or 1
+    channels = named.network.channels or 1
     if name.startswith("flow_matching"):  # by its coupling
         batch["condition"] = x[:, 0] if "across" not in name else jnp.arange(8) % 2
     network = lambda x, clock, condition: jnp.concatenate([jnp.sin(3 * x + jnp.mean(clock) / 1000)] * channels, -1)
@@ -152,7 +152,7 @@ def test_an_entry_is_its_function_of_its_parts(name, tmp_path):
     ]
     np.testing.assert_array_equal(*losses)
     assert np.isfinite(losses[0]).all() and np.ptp(losses[0]) > 0
-    assert named.channels == made.channels
+    assert named.network.channels == made.network.channels
 
 
 @pytest.mark.parametrize("name", ["variational_bound", "schroedinger_bridge", "consistency_training"])

@@ -14,6 +14,7 @@ from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, extensions, names, resolve
 from diffusion.experiments.run import program
 from diffusion.experiments.sampling import generate
+from diffusion.objectives.objective_facts import flat
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
 from tests import commands
@@ -208,12 +209,12 @@ def test_every_fact_of_a_copy_is_that_of_its_original(config_of):
         for each in (name, original):
             config = config_of(name)
             config.objective.name = each
-            facts.append(resolve.Resolver(config).objective)
+            facts.append(flat(resolve.Resolver(config).objective))
         for fact in ("times", "forward_mode", "trains", "kind", "teacher", "second", "strength", "block", "score"):
-            assert getattr(facts[0], fact) == getattr(facts[1], fact), fact
+            assert facts[0][fact] == facts[1][fact], fact
     own = resolve.Resolver(config_of("own_dmd")).objective
     assert own.second[:2] == ("shadow", False) and own.second.by.__name__ == "own_score" and own.reads.one_step
-    assert resolve.Resolver(config_of("own_dmd")).second_player.trains == "shadow"
+    assert resolve.Resolver(config_of("own_dmd")).second_player.network.name == "shadow"
 
 
 @pytest.mark.slow

@@ -70,7 +70,7 @@ def shrunk(objective, factor: float):
 
 
 def without_null(objective, null):
-    return dataclasses.replace(objective, condition_dropout=0.5 * (int(null) == 10))
+    return dataclasses.replace(objective, condition=objectives.Condition(0.5 * (int(null) == 10)))
 
 
 def test_a_wrapper_of_ones_own_is_named_in_the_list(monkeypatch):
@@ -81,7 +81,7 @@ def test_a_wrapper_of_ones_own_is_named_in_the_list(monkeypatch):
     plainest = objectives.flow_matching(DENSITY)
     np.testing.assert_array_equal(losses(named), 0.25 * losses(plainest))
     np.testing.assert_array_equal(losses(shrunk(plainest, 0.25)), losses(named))  # from Python
-    assert checks.validate(config_of({"name": "without_null"})).objective.condition_dropout == 0.5
+    assert checks.validate(config_of({"name": "without_null"})).objective.condition.dropout == 0.5
     config = config_of({"name": "without_null"})
     config.model.num_classes = 0
     with pytest.raises(ConfigError, match=r"num_classes = 0: an unconditional model.*condition_dropout out of config"):
@@ -246,7 +246,10 @@ def test_an_earlier_run_of_python_with_a_second_player_goes_on(version, tmp_path
     text = (FIXTURES / f"python_players_{version}.json").read_text().replace("python_parts", __name__)
     (tmp_path / "config.json").write_text(text)
     other = functools.partial(dataclasses.replace, players().objective)
-    for changed in (players(objective=other(perceptual=True)), players(objective=other(block=4))):
+    for changed in (
+        players(objective=other(beside=objectives.Beside(perceptual=True))),
+        players(objective=other(examples=objectives.Examples(4))),
+    ):
         with pytest.raises(ConfigError, match=r"These fields differ and may not change:\n  objective\."):
             workdir.settle_config(tmp_path, changed.config)
     assert workdir.settle_config(tmp_path, players().config)

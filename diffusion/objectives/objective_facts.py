@@ -1,0 +1,152 @@
+"""Facts of an objective that belong together: records, and the names of before records held them."""
+
+__all__ = ["Beside", "Blocks", "Condition", "Examples", "Prior", "Trained", "flat"]
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+
+class Prior(NamedTuple):
+    """Pictures of a class beside the examples, which the tuned model makes before the training.
+
+    Attributes:
+        prompt: prompt of the class; "": whoever trains puts the examples of the class into the batch.
+        number: number of pictures, at least 1.
+    """
+
+    prompt: str = ""
+    number: int = 200
+
+
+class Trained(NamedTuple):
+    """The network that the gradient goes to, as the loss calls it.
+
+    Attributes:
+        name: its name among the networks.
+        kind: its kind: "backbone", "autoencoder", "decoder", or "towers" of images and texts.
+        channels: number of its output channels for each channel of the data; None: the number that the run's
+            parameterization reads.
+        times: number of times that it receives: 1, or 2 for networks that jump from one to the other.
+        forward_mode: whether the loss differentiates it in forward mode (`jax.jvp`), which fused attention does not
+            have.
+        judges: the network as a classifier: (network, schedule, labels `[B]`) -> the function
+            (x_t, t) -> log p(y | x_t) `[B]`; None: it is none.
+        schedule: whether values under different schedules can be compared, so that the objective may train one.
+    """
+
+    name: str = "model"
+    kind: str = "backbone"
+    channels: int | None = None
+    times: int = 1
+    forward_mode: bool = False
+    judges: Callable[..., Any] | None = None
+    schedule: bool = False
+
+
+class Condition(NamedTuple):
+    """What the loss does with the network's condition.
+
+    Attributes:
+        dropout: share of the examples that are trained on the null condition.
+        strength: least and largest guidance scale that the network is trained for and receives in its condition; the
+            loss calls it with (condition, scale - 1 `[B]`). None: it receives none.
+        augmentations: number of values that describe an example's augmentation, which the loss adds as "augment".
+        masks: side of the patches of which the loss leaves some out, by the entry "keep"; 0: it leaves out none.
+        masks_vary: whether the number of patches left out varies between examples; "keep" is then padded with -1.
+    """
+
+    dropout: float = 0.0
+    strength: tuple[float, float] | None = None
+    augmentations: int = 0
+    masks: int = 0
+    masks_vary: bool = False
+
+
+class Blocks(NamedTuple):
+    """The blocks of the trained network whose features the loss reads.
+
+    Attributes:
+        features: their indices: the loss calls the network with `features`.
+        terms: names of the terms on features that are added to the objective, as its metrics have them.
+        aligned: names of the terms that align the features with the frozen encoder's.
+        early: (name, layer) of the head whose output has the meaning of the model's, from that block's features; None:
+            there is none.
+    """
+
+    features: tuple[int, ...] = ()
+    terms: tuple[str, ...] = ()
+    aligned: tuple[str, ...] = ()
+    early: tuple[str, int] | None = None
+
+
+class Beside(NamedTuple):
+    """What stands beside the trained network in a run.
+
+    Attributes:
+        encoder: whether the loss reads the frozen network "encoder" of clean pictures.
+        autoencoder: whether an autoencoder trains with the model, as its head of that name: the model reads latents,
+            and the batch holds pictures.
+        perceptual: whether the loss compares pictures by the frozen network "features", where there is one.
+        prompts: texts by name, whose conditions the run adds to each batch as its "prompts"; beside them the loss reads
+            the frozen network "base", which the run tunes.
+        prior: pictures of a class, of which each example has one beside it, as the batch's "prior"; None: there are
+            none.
+    """
+
+    encoder: bool = False
+    autoencoder: bool = False
+    perceptual: bool = False
+    prompts: Mapping[str, str] = {}
+    prior: Prior | None = None
+
+
+class Examples(NamedTuple):
+    """How the loss takes the examples of a batch.
+
+    Attributes:
+        block: number of consecutive examples that are compared with each other; 1: each stands alone. None: all
+            examples of the batch are compared.
+        real: whether the losses are means over the real values of x, where the batch has their mask
+            (`diffusion.padding`).
+        score: whether the trained denoiser determines the score, as it does where x and its noise are independent.
+    """
+
+    block: int | None = 1
+    real: bool = False
+    score: bool = True
+
+
+RECORDS: dict[str, tuple[str, str]] = {  # a fact by itself -> its record and its name there
+    "trains": ("network", "name"),
+    "kind": ("network", "kind"),
+    "channels": ("network", "channels"),
+    "times": ("network", "times"),
+    "forward_mode": ("network", "forward_mode"),
+    "judges": ("network", "judges"),
+    "trains_schedule": ("network", "schedule"),
+    "condition_dropout": ("condition", "dropout"),
+    "strength": ("condition", "strength"),
+    "augmentations": ("condition", "augmentations"),
+    "masks": ("condition", "masks"),
+    "masks_vary": ("condition", "masks_vary"),
+    "features": ("blocks", "features"),
+    "terms": ("blocks", "terms"),
+    "aligned": ("blocks", "aligned"),
+    "early": ("blocks", "early"),
+    "encoder": ("beside", "encoder"),
+    "autoencoder": ("beside", "autoencoder"),
+    "perceptual": ("beside", "perceptual"),
+    "prompts": ("beside", "prompts"),
+    "prior": ("beside", "prior"),
+    "block": ("examples", "block"),
+    "real": ("examples", "real"),
+    "score": ("examples", "score"),
+}
+
+
+def flat(objective: Any) -> dict[str, Any]:
+    """The facts of an objective by their single names, as config.json describes them."""
+    alone = ("loss", "reads", "density", "heads", "teacher", "second", "shares")
+    within = {name: getattr(getattr(objective, record), field) for name, (record, field) in RECORDS.items()}
+    within["prompts"] = dict(within["prompts"])  # of any mapping
+    return {name: getattr(objective, name) for name in alone} | within
