@@ -88,9 +88,9 @@ def get_config(arg: str = "") -> ConfigDict:
         "wrappers": ({"name": "condition_dropout", "rate": 0.1},),
     }
     config.model = {"name": "jit", "num_classes": 1000, **jit.PRESETS["B/16"], "class_tokens": 32}
-    config.model.remat = "elementwise"
+    config.model["remat"] = "elementwise"
     config.optimizer = {"name": "adamw", "learning_rate": 2e-4, "decay": "constant", "weight_decay": 0.0, "b2": 0.95}
-    config.optimizer.warmup = 5 * 1251  # epochs of steps
+    config.optimizer["warmup"] = 5 * 1251  # epochs of steps
     config.ema.update({"decay": 0.9999, "warmup": False})
     config.train.steps = 600 * 1251
     config.train.batch_size = 1024

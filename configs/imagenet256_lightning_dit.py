@@ -91,7 +91,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "mlp": "swiglu",
         "positions": "sincos_rope",
     }
-    config.model.remat = "elementwise"
+    config.model["remat"] = "elementwise"
     config.optimizer = {
         "name": "adamw",
         "learning_rate": 2e-4,

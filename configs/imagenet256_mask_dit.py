@@ -92,7 +92,7 @@ def get_config(arg: str = "") -> ConfigDict:
     }
     width, depth, heads = mask_dit.SIZES["XL"]
     config.model = {"name": "mask_dit", "patch": 2, "width": width, "depth": depth, "heads": heads, "num_classes": 1000}
-    config.model.remat = "elementwise"
+    config.model["remat"] = "elementwise"
     config.optimizer = {"name": "adamw", "learning_rate": 1e-4, "decay": "constant", "weight_decay": 0.0}
     config.ema.update({"decay": 0.9999, "warmup": False})
     config.train.steps = 2_000_000

@@ -86,7 +86,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "wrappers": wrappers(patch=2),
     }
     config.model = {"name": "mdt", "patch": 2, "num_classes": 1000, **mdt.SIZES["XL/2"], "decoder_depth": 4}
-    config.model.remat = "elementwise"
+    config.model["remat"] = "elementwise"
     config.optimizer = {"name": "adan", "learning_rate": 3e-4, "decay": "constant", "weight_decay": 0.0, "clip": 1.0}
     config.ema.update({"decay": 0.9999, "warmup": False})
     config.train.steps = 2_000_000

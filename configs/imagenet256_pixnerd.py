@@ -99,7 +99,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.encoder.network = {"name": "dinov2", "width": 768, "depth": 12, "heads": 12, "hidden": 3072}  # ViT-B/14
     config.encoder.size = 224
     config.model = {"name": "pixnerd", "num_classes": 1000, **pixnerd.SIZES["XL/16"], "field_ratio": 2}
-    config.model.remat = "elementwise"
+    config.model["remat"] = "elementwise"
     config.optimizer = {"name": "adamw", "learning_rate": 1e-4, "decay": "constant", "weight_decay": 0.0}
     config.ema.update({"decay": 0.9999, "warmup": False})
     config.train.steps = 800_000

@@ -83,7 +83,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "clock": "fourier",
         "silu_again": True,
     }
-    config.model.remat = "elementwise"
+    config.model["remat"] = "elementwise"
     config.optimizer = {
         "name": "adamw",
         "learning_rate": 2e-4,

@@ -20,22 +20,24 @@ class Guard:
         self._guard = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__], stdin=subprocess.PIPE, start_new_session=True
         )
+        assert self._guard.stdin is not None  # it is a pipe
+        self._pipe = self._guard.stdin
 
     def add_this(self) -> None:
         """Adds the group that the calling process leads: in a child, before it runs its command.
 
         The child holds the pipe until then, so that a launcher killed meanwhile leaves it to the guard all the same.
         """
-        os.write(self._guard.stdin.fileno(), b"+%d\n" % os.getpid())
+        os.write(self._pipe.fileno(), b"+%d\n" % os.getpid())
 
     def remove(self, group: int) -> None:
         """Says that a group has ended: its number may soon be another's."""
         with contextlib.suppress(BrokenPipeError):  # somebody ended the guard; the run goes on without
-            os.write(self._guard.stdin.fileno(), b"-%d\n" % group)
+            os.write(self._pipe.fileno(), b"-%d\n" % group)
 
     def close(self) -> None:
         """Ends the guard, and every group that is left."""
-        self._guard.stdin.close()
+        self._pipe.close()
         self._guard.wait()
 
 

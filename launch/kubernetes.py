@@ -11,6 +11,7 @@ import functools
 import json
 import re
 import sys
+from typing import Any
 
 from diffusion.launch import command as launcher
 from diffusion.launch.command import argument, natural, positive
@@ -139,7 +140,7 @@ def environment(options: argparse.Namespace) -> list[dict]:
 
 def variables(plain: dict[str, str], secret_env: list[str], index: dict) -> list[dict]:
     """The variables of a container: plain ones, the index of its pod, and the ones that a Secret holds."""
-    named = [{"name": name, "value": _literal(value)} for name, value in plain.items()]
+    named: list[dict[str, Any]] = [{"name": name, "value": _literal(value)} for name, value in plain.items()]
     named.append(index)
     for text in secret_env:
         name, _, where = text.partition("=")

@@ -143,7 +143,7 @@ def exit_status(returncode: int) -> int:
     return 128 - returncode if returncode < 0 else returncode
 
 
-def wait(processes: list[Process], signals: queue.Queue, grace: float, guard: Guard) -> int:
+def wait(processes: list[Process], signals: queue.SimpleQueue, grace: float, guard: Guard) -> int:
     """Waits for all processes; when one fails, ends the others, after `grace` seconds by SIGKILL.
 
     `signals` are the signals that the launcher received, to pass on; the second kills, but for `NOTICES`. Returns the

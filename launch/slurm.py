@@ -69,7 +69,9 @@ log_pattern = argument(r"[\w./%+=@-]+", "a file name without spaces and quotes, 
 
 def seconds(text: str) -> int:
     """The seconds of a time that `duration` accepts."""
-    days, *parts = TIME.fullmatch(text).groups()
+    matched = TIME.fullmatch(text)
+    assert matched is not None, text
+    days, *parts = matched.groups()
     numbers = [int(part) for part in parts if part is not None]
     if days is None and len(numbers) < 3:
         numbers = [0, *numbers]  # the first is minutes

@@ -14,8 +14,7 @@ import flax.linen as nn
 
 from diffusion.experiments.evaluation import model_card
 from diffusion.io import files, opener
-from diffusion.models import interchange
-from diffusion.models.interchange import FAMILIES, folders, schedulers, stated
+from diffusion.models.interchange import FAMILIES, families, folders, schedulers, stated
 from diffusion.models.interchange.family import Refusal
 from diffusion.models.interchange.rows import Mismatch
 from diffusion.text_to_image import model_folder, model_index
@@ -89,7 +88,7 @@ def pipeline(
             if part is None:
                 has = ", ".join(f"{part} ({name})" for part, (name, _) in parts.items())
                 raise Mismatch(
-                    f"{source} holds a {interchange.families.of(module).name} whose leaves are those of no part of "
+                    f"{source} holds a {families.of(module).name} whose leaves are those of no part of "
                     f"{base}, which has {has}. Choose a --base of the same architecture."
                 )
             name, known = parts[part]

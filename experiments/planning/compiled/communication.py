@@ -41,7 +41,7 @@ def collective_bytes(text: str, devices: int) -> dict[str, float]:
         text: the text of a compiled program, `compiled.as_text()`.
         devices: the number of devices of the whole program: the group of a collective that names none.
     """
-    sent_by_kind = collections.Counter()
+    sent_by_kind: dict[str, float] = collections.defaultdict(float)
     for collective in collectives(launches.kernels(parse(text)), devices):
         sent_by_kind[collective.kind] += collective.times * collective.bytes
     return dict(sent_by_kind)

@@ -42,7 +42,7 @@ class Array(NamedTuple):
     @property
     def bytes(self) -> int:
         """Its size; "pred" takes one byte an element, other kinds say their bits, as "bf16" and "s32" do."""
-        bits = 8 if self.kind == "pred" else int(re.search(r"\d+", self.kind)[0])
+        bits = 8 if self.kind == "pred" else int("".join(re.findall(r"\d+", self.kind)[:1]))
         return math.ceil(self.elements * bits / 8)
 
 
@@ -204,4 +204,5 @@ def turns(module: Module, loop: Instruction) -> int:
 
 def loop_parts(loop: Instruction) -> tuple[str, str]:
     """Names of a loop's condition and body."""
-    return LOOP.search(loop.attributes).groups()
+    condition, body = LOOP.findall(loop.attributes)[0]
+    return condition, body

@@ -84,7 +84,7 @@ def _dot(instruction: Instruction, left: Array, summed: list[str]) -> int:
 
 def _convolution(instruction: Instruction, image: Array, kernel: Array, result: Array) -> int:
     """Operations of a convolution; positions in the padding, and between the rows of a dilated input, cost none."""
-    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes).groups()
+    labels = re.findall(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)[0]
     image_sizes, kernel_sizes, result_sizes = (
         dict(zip(labelled, array.sizes, strict=True))
         for labelled, array in zip(labels, (image, kernel, result), strict=True)
