@@ -20,7 +20,7 @@ def instruct_pix2pix(base: Any) -> Tuning:
     the base's. A record's picture is the edited one, its caption the instruction, and "original" [H, W, 3] in its
     condition the picture before, which the autoencoder encodes once, before the training, by the mean of its
     distribution; the U-Net sees that without the scale of latents. A run drops the instruction and the original of a
-    share of the examples (`objective.condition_dropout`, 0.05 in the paper), and each of them alone of as many others;
+    share of the examples (`condition_dropout`, 0.05 in the paper), and each of them alone of as many others;
     a dropped original is zeros.
 
     Args:
