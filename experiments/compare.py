@@ -153,8 +153,8 @@ def _run(folder: pathlib.Path, config: dict[str, Any], fields: Sequence[str]) ->
     measured = figures.read_run(folder)
     flat = flattened(config)
     overrides = {field: flat.get(field, MISSING) for field in fields}
-    of_run = (measured.figures, measured.curves, "", 0.0, {}, "", 1, measured.records)
-    return Run(str(folder), overrides, folder, DONE, *of_run)
+    content = (measured.figures, measured.curves, "", 0.0, {}, "", 1, measured.records)
+    return Run(str(folder), overrides, folder, DONE, *content)
 
 
 def _named(group: Group, paths: Sequence[pathlib.Path], shown: Sequence[str]) -> Group:

@@ -352,7 +352,7 @@ def evaluate_run() -> None:
             "records": {
                 "split": request.reference,
                 "count": record["reference"]["count"],
-                "trained_on": held_out.of_reference(config, request.reference, request.data_dir),
+                "trained_on": held_out.count_in_reference(config, request.reference, request.data_dir),
             },
         }
         if encoder:

@@ -24,7 +24,7 @@ def folder_of(model: str | pathlib.Path) -> pathlib.Path:
 
 
 def is_shipped(folder: str | pathlib.Path) -> bool:
-    """Whether a folder is that of a run's weights which travel with the project."""
+    """Whether a folder holds weights of a run, and travels with the project."""
     folder = folder_of(folder)
     return folder.parent == WEIGHTS and not (folder / INDEX).is_file()
 

@@ -46,7 +46,7 @@ class Measured(NamedTuple):
         curves: {"loss", "grad_norm", "held_out_loss", "evaluate/FIGURE": pairs (step, value)} with growing steps, at
             most POINTS.
         images: PNG files by their content: PICTURES, and "preview" (of the last evaluation in the loop).
-        records: which records a figure stands on, in words, for each figure that stands on some.
+        records: {figure: the records that it stands on, in words}, for each figure that stands on some.
     """
 
     figures: dict[str, Figure]
@@ -81,7 +81,7 @@ def records_text(records: Mapping[str, Any]) -> str:
     """Which records a figure stands on, "validation: 180, trained on: 0".
 
     Args:
-        records: {"split", "count", "trained_on"}; a number is None where it cannot be told.
+        records: {"split", "count", "trained_on"}; a number is None where it is not known.
     """
     numbers = ("not known" if x is None else f"{x:,}" for x in (records["count"], records["trained_on"]))
     return "{}: {}, trained on: {}".format(records["split"], *numbers)

@@ -9,7 +9,7 @@ __all__ = [
     "Overlap",
     "TrainedOn",
     "at_start",
-    "of_reference",
+    "count_in_reference",
     "require",
     "require_sources",
     "require_trained_split",
@@ -209,7 +209,7 @@ def require_sources(recipe: Recipe, train: sources.Source | Stream, other: sourc
         other: the records that are held out.
 
     Returns:
-        How many were trained on; None where it cannot be told.
+        The number that was trained on; None where it is not known.
 
     Raises:
         ConfigError: naming both splits, and how many records they share.
@@ -225,12 +225,12 @@ def require_sources(recipe: Recipe, train: sources.Source | Stream, other: sourc
     return None if counts[0] is None and not shared.count else shared
 
 
-def of_reference(config: Mapping, reference: str, data_dir: str = "") -> int | None:
+def count_in_reference(config: Mapping, reference: str, data_dir: str = "") -> int | None:
     """How many records of a reference, NAME@SPLIT, the model was trained on; None where their numbers do not say it.
 
     Args:
         config: the run's config.
-        reference: what --reference names; a file of statistics has no records.
+        reference: the text of --reference; a file of statistics has no records.
         data_dir: the folder of prepared datasets.
     """
     try:
@@ -241,7 +241,7 @@ def of_reference(config: Mapping, reference: str, data_dir: str = "") -> int | N
 
 
 def _count(other: sources.Source | Stream, train: sources.Source | Stream, by_number: bool = False) -> int | None:
-    """How many records of a source are among those of a training; None where it cannot be told."""
+    """How many records of a source are among those of a training; None where it is not known."""
     count = shared_records.by_number(*map(shared_records.identify, (other, train)))
     if count is not None or by_number or isinstance(other, Stream) or isinstance(train, Stream):
         return count

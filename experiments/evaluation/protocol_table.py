@@ -61,34 +61,36 @@ def requests(request: Request) -> dict[str, Request]:
     Raises:
         ConfigError: where no file of a network is named.
     """
-    each = {}
+    by_protocol = {}
     if request.inception:
         for name, protocol in protocols.PROTOCOLS.items():
             if "fid" in protocol.reports:
-                each[name] = request._replace(protocol=name, encoder="", metrics=("fid",))
+                by_protocol[name] = request._replace(protocol=name, encoder="", metrics=("fid",))
     for name, path in networks(request.encoder).items():
         first = encoder_protocols.PROTOCOLS[name].reports[0]
-        each[name] = request._replace(protocol=name, inception="", inception_sha256="", encoder=path, metrics=(first,))
-    if not each:
+        by_protocol[name] = request._replace(
+            protocol=name, inception="", inception_sha256="", encoder=path, metrics=(first,)
+        )
+    if not by_protocol:
         raise ConfigError(
             "--protocol=all measures with the networks that are named: --inception=FILE, --encoder=NAME=FOLDER."
         )
-    return each
+    return by_protocol
 
 
 def how(name: str) -> str:
     """One line on what a protocol does to a picture before its network sees it."""
     if protocol := encoder_protocols.PROTOCOLS.get(name):
         return f"{protocol.network}, {protocol.size} pixels; {protocol.resize}; floats by {protocol.rounding}"
-    of = protocols.PROTOCOLS[name]
-    return f"{RESIZES[of.resize]}; bytes b as {of.scaling}; floats by {of.rounding}"
+    inception = protocols.PROTOCOLS[name]
+    return f"{RESIZES[inception.resize]}; bytes b as {inception.scaling}; floats by {inception.rounding}"
 
 
 def measure(request: Request, folder: pathlib.Path) -> dict[str, Any]:
     """Measures the samples under each protocol, and writes the records and the table into a folder.
 
     Args:
-        request: as in `requests`.
+        request: the request, as in `requests`.
         folder: the folder, made if missing.
 
     Returns:

@@ -39,7 +39,7 @@ class HeldOutLoss(NamedTuple):
 
     Attributes:
         measure: (TrainState) -> what stands in metrics.jsonl under "held_out_loss"; all processes call it.
-        records: {"split", "count", "trained_on"} of the records; the last is None where it cannot be told.
+        records: {"split", "count", "trained_on"} of the records; the last is None where it is not known.
     """
 
     measure: Callable[[TrainState], dict[str, Any]]
@@ -101,17 +101,17 @@ def build(recipe: Recipe, program: Program, mesh: Mesh, source: sources.Source |
                 position = i * rows + np.arange(wide) % rows
                 batch = sharding.to_devices(batch, mesh, wide)
                 some = compiled(state._replace(params=params), batch, position.astype(np.int32))
-                for values, kept in zip(some, (losses, t)):
-                    kept.append(np.asarray(values)[:rows])
+                for values, rows_of in zip(some, (losses, t)):
+                    rows_of.append(np.asarray(values)[:rows])
             row[name] = summary(np.concatenate(losses)[:number], np.concatenate(t)[:number], _records(data, number))
         counts = row["trained"].pop("count_by_t")
         row["average"].pop("count_by_t")
-        return row | {"count_by_t": counts, "draws": number, "records": about}
+        return row | {"count_by_t": counts, "draws": number, "records": described}
 
     size = data.spec.size if data.spec.size > 0 else number
     known = None if trained_on is None else trained_on.count
-    about = {"split": data.spec.split, "count": min(number, size), "trained_on": known}
-    return HeldOutLoss(measure, about)
+    described = {"split": data.spec.split, "count": min(number, size), "trained_on": known}
+    return HeldOutLoss(measure, described)
 
 
 def _require_held_out(

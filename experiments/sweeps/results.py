@@ -27,7 +27,7 @@ class Run(NamedTuple):
         seconds: time that all its commands have taken so far.
         reason: the last lines of its error where it failed, else "".
         attempts: how often it was begun.
-        records: which records its figures stand on, see `figures.Measured`.
+        records: {figure: the records that it stands on}, see `figures.Measured`.
     """
 
     name: str

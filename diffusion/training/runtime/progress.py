@@ -45,7 +45,7 @@ class Display:
             speaks: whether this process shows anything.
             console: the console of the output; standard output by default.
             begun: the value of time.perf_counter() when the run began, for the time to its first step; now by default.
-            unit: what the examples are called, in the plural.
+            unit: the noun for the examples, in the plural.
         """
         self.total, self.batch_size, self.speaks, self.unit = total, batch_size, speaks, unit
         self.console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)

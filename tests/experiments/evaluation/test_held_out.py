@@ -177,6 +177,6 @@ def test_an_overlap_that_only_the_content_shows_fails_the_evaluation_and_not_the
 def test_a_reference_of_the_training_says_so():
     """An FID against the training set is usual; the report says how many of the reference were trained on."""
     config = config_with(**{"data.split": "train[:50%]"})
-    assert held_out.of_reference(config, "digits@train") == 629
-    assert held_out.of_reference(config, "digits@test") == 0
-    assert held_out.of_reference(config, "reference.npz") is None
+    assert held_out.count_in_reference(config, "digits@train") == 629
+    assert held_out.count_in_reference(config, "digits@test") == 0
+    assert held_out.count_in_reference(config, "reference.npz") is None
