@@ -234,7 +234,7 @@ def measure(part: str, quick: bool) -> Mapping[str, Any]:
 
 def draw(parts: Mapping[str, Mapping[str, Any]]) -> "Figure":
     """The samples of the first seed, with their outliers and coverage."""
-    figure = plots.blank(12, 3.4, "constrained")
+    figure = plots.blank(12, 3.9, "constrained")
     data = trees()
     for axes, name in zip(figure.subplots(1, 4), SAMPLERS):
         axes.scatter(*data.means[data.classes == 1].T, s=6, color="#dddddd", linewidths=0)
@@ -266,6 +266,13 @@ REMAKE = Remake(
         "should; a share of 95 % of it counts as undiminished.",
         "The number of trainings: one, with our seed 0, as the figure has one.",
     ],
+    differs=(
+        "In the picture the guided samples lie on the branches, and classifier-free guidance drops whole ones, as in "
+        "the paper. By the contour more of them lie outside than without guidance (28 and 18 % against 16 %): they "
+        "gather at the ends of branches and on bridges beyond the contour. Autoguidance covers 78 %, against 97 % "
+        "without guidance and 31 % with classifier-free guidance. The training has other random numbers than the "
+        "authors', whose trained networks were not at hand; one training was tried."
+    ),
     left_out="Naive truncation (figure 1d), whose factor is stated neither in the text nor in the code.",
     draw=draw,
 )

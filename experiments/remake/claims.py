@@ -40,7 +40,8 @@ class Remake(NamedTuple):
         minutes: how long the whole takes on two cores.
         unstated: the choices that the paper does not state, and what was chosen.
         differs: explanation of the figures that lie outside; "" where none does.
-        left_out: what the table or figure shows besides, and why it is not measured; "" where nothing is.
+        left_out: the further content of the table or figure, and why it is not measured; "" where nothing is.
+        conclude: {name: value} of all parts -> figures that compare parts; None where each part measures its own.
         draw: {part: {name: value or array}} -> the picture; None for a remake without one.
     """
 
@@ -56,6 +57,7 @@ class Remake(NamedTuple):
     unstated: Sequence[str] = ()
     differs: str = ""
     left_out: str = ""
+    conclude: Callable[[Mapping[str, float]], Mapping[str, float]] | None = None
     draw: "Callable[[Mapping[str, Mapping[str, Any]]], Figure] | None" = None
 
 

@@ -7,6 +7,7 @@ end remake.json, the record, and picture.png of a remake that draws one.
 import json
 import math
 import pathlib
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -78,6 +79,9 @@ def verdicts(remake: Remake, rows: list[dict[str, Any]]) -> list[Verdict]:
     for row in rows:
         for name, value in row["values"].items():
             values.setdefault(name, []).append(value)
+    if remake.conclude is not None:
+        compared = remake.conclude({name: statistics.fmean(of_name) for name, of_name in values.items()})
+        values |= {name: [float(value)] for name, value in compared.items()}
     for published in remake.published:
         if published.figure not in values:
             raise ConfigError(f"no part of {remake.name} measures {published.figure!r}; they measure {sorted(values)}.")

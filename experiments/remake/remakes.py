@@ -9,6 +9,7 @@ from diffusion.experiments.remake import (
     gaussian_likelihood,
     interval_cost,
     jit_cost,
+    jit_toy,
     latent_cost,
     terminal_snr,
 )
@@ -24,6 +25,7 @@ MODULES = (
     edm_solvers,
     autoguidance_toy,
     gaussian_likelihood,
+    jit_toy,
 )
 REMAKES: dict[str, Remake] = {module.REMAKE.name: module.REMAKE for module in MODULES}
 

@@ -1,0 +1,63 @@
+"""The training of a small network on points, in one compiled scan, and the distance of two clouds of points."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import scipy.optimize
+
+from diffusion.objectives import Objective
+from diffusion.schedules import NoiseSchedule
+from diffusion.training.step import example_keys
+
+
+def train(
+    objective: Objective,
+    schedule: NoiseSchedule,
+    apply: Callable[..., jax.Array],
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    batch: Callable[[jax.Array], dict],
+    steps: int,
+    key: jax.Array,
+) -> Any:
+    """Trains the network "model" of an objective.
+
+    Args:
+        objective: the objective.
+        schedule: the process.
+        apply: the network, (params, x_t, clock, condition) -> output.
+        params: its first parameters.
+        optimizer: the optimizer.
+        batch: key -> the batch of a step, which has "x" `[B, ...]`.
+        steps: how many steps to take.
+        key: the training's key.
+
+    Returns:
+        The parameters after the last step.
+    """
+    data_key, draw_key = jax.random.split(key)
+
+    def update(carry, step):
+        params, state = carry
+        rows = batch(jax.random.fold_in(data_key, step))
+        keys = example_keys(draw_key, step, jnp.arange(len(rows["x"])))
+
+        def loss(params):
+            networks = {"model": lambda *inputs: apply(params, *inputs)}
+            return objective.loss(networks, schedule, keys, rows, step)[0].mean()
+
+        change, state = optimizer.update(jax.grad(loss)(params), state, params)
+        return (optax.apply_updates(params, change), state), None
+
+    run = jax.jit(lambda carry: jax.lax.scan(update, carry, jnp.arange(steps))[0])
+    return run((params, optimizer.init(params)))[0]
+
+
+def squared_transport(x: np.ndarray, y: np.ndarray) -> float:
+    """The squared 2-Wasserstein distance of two clouds `[N, D]` of as many points, by their best assignment."""
+    costs = np.sum((x[:, None] - y[None]) ** 2, -1)
+    return float(costs[scipy.optimize.linear_sum_assignment(costs)].mean())

@@ -1,0 +1,28 @@
+"""A linear velocity that training must find, and distances of clouds by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from diffusion import objectives, schedules, timesteps
+from diffusion.experiments.remake.point_training import squared_transport, train
+
+
+def test_the_distance_is_that_of_the_best_pairs():
+    x = np.array([[0.0, 0.0], [1.0, 0.0], [5.0, 5.0]])
+    assert squared_transport(x, x[[2, 0, 1]]) == 0
+    assert squared_transport(x, x[::-1] + [1.0, 2.0]) == pytest.approx(5)  # a shift is the best pairing
+    assert squared_transport(np.array([[0.0], [10.0]]), np.array([[11.0], [2.0]])) == pytest.approx((4 + 1) / 2)
+
+
+def test_training_finds_the_constant_that_minimises_the_loss():
+    """Of data at m, the velocity eps - m has the mean -m, which is the best constant."""
+    m = jnp.array([1.0, -2.0])
+    schedule = schedules.rectified_flow()
+    objective = objectives.flow_matching(timesteps.uniform_density(schedule))
+    apply = lambda params, x, clock, condition: jnp.broadcast_to(params, x.shape)
+    batch = lambda key: {"x": jnp.broadcast_to(m, (64, 2))}
+    constant = train(objective, schedule, apply, jnp.zeros(2), optax.sgd(0.5), batch, 200, jax.random.key(0))
+    np.testing.assert_allclose(constant, -m, atol=0.35)  # about three standard deviations of the last step's noise
