@@ -17,7 +17,6 @@ from tools.docs import catalogue
 ROOT = pathlib.Path(__file__).parents[2]
 Place = tuple[str, str]  # a module, and a name at its top level
 UNREACHED = {  # that neither a config names nor a command calls, and why
-    "diffusion.schedules.from_alpha_sigma": "takes functions of t; schedules of a user's own call it",
     "diffusion.guidance.windows": "a canvas larger than the network's pictures, which no run folder describes",
     "diffusion.samplers.denoising_error": "a table of a trained network's errors, which `ddpm` takes as numbers",
     "diffusion.timesteps.held": "of `videos.fill`, frames that go their own ways; `diffusion film` makes them together",
