@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from diffusion.models.flux import PATCH, Flux
 from diffusion.models.interchange import flux_tables
-from diffusion.models.interchange.family import Family, Fields, Refusal
+from diffusion.models.interchange.family import BLOCKS, Family, Fields, Refusal
 from diffusion.models.interchange.rows import Row, linear, within
 
 NAME = "ChromaTransformer2DModel"
@@ -42,7 +42,7 @@ def build(config: Mapping[str, Any]) -> Flux:
     approximator = (
         fields.take("approximator_num_channels", 64),
         fields.take("approximator_hidden_dim", 5120),
-        fields.take("approximator_layers", 5),
+        fields.take("approximator_layers", 5, BLOCKS),
     )
     fields.end()
     return Flux(**sizes, pooled_width=0, approximator=approximator)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from diffusion.io import schema
 from diffusion.models.conditional_unet import ConditionalUNet
-from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZE, SIZES, Family, Fields, Refusal
+from diffusion.models.interchange.family import BLOCKS, DEPTH, MAYBE_SIZE, SIZE, SIZES, Family, Fields, Refusal
 from diffusion.models.interchange.rows import CONV, DENSE_OUT, Row, linear, stacked, within
 
 ATTENDS = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}
@@ -218,7 +218,7 @@ def build(config: Mapping[str, Any]) -> ConditionalUNet:
         up_depths=attended(up_depths),
         heads=_each(fields, "attention_head_dim", 8, len(widths)),  # a misnomer of theirs
         text_width=_whole(fields, "cross_attention_dim", 1280),
-        layers=_whole(fields, "layers_per_block", 2),
+        layers=_whole(fields, "layers_per_block", 2, BLOCKS_OR_EACH),
         middle=_first(depths[-1]) if middle == "UNetMidBlock2DCrossAttn" else 0,
         bare_middle=middle == "UNetMidBlock2D",
         class_embedding=kind or ("table" if classes else ""),
@@ -236,11 +236,12 @@ def build(config: Mapping[str, Any]) -> ConditionalUNet:
 
 
 ONE_OR_EACH = schema.either(SIZE, SIZES)
+BLOCKS_OR_EACH = schema.either(BLOCKS, schema.several(BLOCKS, 1, 16))
 
 
-def _whole(fields: Fields, field: str, default: int) -> int:
+def _whole(fields: Fields, field: str, default: int, valid: schema.Valid = ONE_OR_EACH) -> int:
     """A field that must be one number for all levels."""
-    value = fields.take(field, default, ONE_OR_EACH)
+    value = fields.take(field, default, valid)
     if not isinstance(value, int):
         raise Refusal(f"UNet2DConditionModel: {field} = {value!r} is not supported; one number for all levels is.")
     return value

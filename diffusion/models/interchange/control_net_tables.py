@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from diffusion.models.conditional_unet import residual_shapes
 from diffusion.models.control_net import ControlNet
 from diffusion.models.interchange import clip_tables, conditional_unet_tables
-from diffusion.models.interchange.family import SIZE, Family, Fields, Refusal
+from diffusion.models.interchange.family import BLOCKS, SIZE, Family, Fields, Refusal
 from diffusion.models.interchange.rows import CONV, Row, linear, stacked, within
 
 LAYOUTS = conditional_unet_tables.LAYOUTS
@@ -107,7 +107,7 @@ def build_union(config: Mapping[str, Any]) -> ControlNet:
         raise Refusal(f"ControlNetUnionModel: num_trans_head = {heads} does not divide num_trans_channel = {width}.")
     return module.clone(
         modes=fields.take("num_control_type", 6, SIZE),
-        kind_depth=fields.take("num_trans_layer", 1, SIZE),
+        kind_depth=fields.take("num_trans_layer", 1, BLOCKS),
         kind_heads=heads,
     )
 

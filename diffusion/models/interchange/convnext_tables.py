@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from diffusion.io import schema
 from diffusion.models.image_encoders import convnext
 from diffusion.models.image_encoders.convnext import ConvNeXt
-from diffusion.models.interchange.family import SIZES, Family, Fields, Refusal
+from diffusion.models.interchange.family import BLOCKS, SIZES, Family, Fields, Refusal
 from diffusion.models.interchange.rows import CONV, SAME, Layout, Row, linear, within
 from diffusion.models.interchange.transformers_config import WITHOUT_EFFECT
 
@@ -122,7 +123,7 @@ def _build(version: int, config: Mapping[str, Any]) -> ConvNeXt:
     fields.only("num_channels", 3)
     fields.only("patch_size", 4)
     fields.only("hidden_act", "gelu")
-    depths = tuple(fields.take("depths", (3, 3, 9, 3), SIZES))
+    depths = tuple(fields.take("depths", (3, 3, 9, 3), schema.several(BLOCKS, 1, 16)))
     fields.only("num_stages", len(depths))
     module = ConvNeXt(
         widths=tuple(fields.take("hidden_sizes", (96, 192, 384, 768), SIZES)),

@@ -178,7 +178,7 @@ def _build_head(config: Mapping[str, Any]) -> DDT:
     if not fields.take("class_dropout_prob", 0.1) > 0:
         raise Refusal("DiTwDDTHead: class_dropout_prob = 0 leaves out the null class, which this network has.")
     width, decoder_width = fields.take("hidden_size", (1152, 2048))
-    depth, decoder_depth = fields.take("depth", (28, 2))
+    depth, decoder_depth = fields.take("depth", (28, 2), schema.several(DEPTH, 2, 2))
     count = schema.whole(1)
     heads = fields.take("num_heads", (16, 16), schema.either(count, schema.several(count, 2, 2)))
     heads, decoder_heads = (heads, heads) if isinstance(heads, int) else heads

@@ -17,6 +17,7 @@ SIZE = schema.whole(1)
 SIZES = schema.several(SIZE, 1, 16)
 MAYBE_SIZE = schema.optional(schema.whole())
 DEPTH = schema.whole(0, 512)  # the deepest published network has 57
+BLOCKS = schema.whole(1, 512)  # of one level, which has at least one
 MAYBE_NUMBER = schema.optional(schema.number())
 SIDES = schema.optional(schema.either(SIZE, schema.several(SIZE, 2, 2)))
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from diffusion.io import schema
 from diffusion.models.image_encoders.blip import BLIP
 from diffusion.models.image_reward import ImageReward
-from diffusion.models.interchange.family import SIZES, Family, Fields
+from diffusion.models.interchange.family import DEPTH, SIZES, Family, Fields
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, VECTOR, Row, linear, stacked, within
 from diffusion.models.interchange.vision_rows import (
     LEADING,
@@ -80,7 +80,7 @@ def _build(config: Mapping[str, Any]) -> ImageReward:
         text=MEDText(
             vocabulary=text.take("vocab_size", 30524),
             width=text.take("hidden_size", 768),
-            depth=text.take("num_hidden_layers", 12),
+            depth=text.take("num_hidden_layers", 12, DEPTH),
             heads=text.take("num_attention_heads", 12),
             hidden=text.take("intermediate_size", 3072),
             positions=text.take("max_position_embeddings", 512),

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.interchange.family import SIZE, SIZES, Family, Fields, Refusal
+from diffusion.models.interchange.family import BLOCKS, SIZE, SIZES, Family, Fields, Refusal
 from diffusion.models.interchange.rows import CONV, Row, linear
 from diffusion.models.t2i_adapter import T2IAdapter
 
@@ -55,7 +55,7 @@ def build(config: Mapping[str, Any]) -> T2IAdapter:
     widths = (*widths, widths[-1]) if kind == "light" else widths
     module = T2IAdapter(
         widths,
-        fields.take("num_res_blocks", 2, SIZE),
+        fields.take("num_res_blocks", 2, BLOCKS),
         fields.take("downscale_factor", 8, SIZE),
         fields.take("in_channels", 3, SIZE),
         kind,

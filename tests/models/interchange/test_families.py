@@ -626,3 +626,25 @@ def test_a_student_that_receives_its_guidance_survives_writing_and_reading(stren
     assert again == module
     assert ("strength_embedding" in read) == strength
     jax.tree.map(np.testing.assert_array_equal, read, params)
+
+
+NAMED_DEPTH = re.compile("depth|layer|blocks")
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_depth_beyond_any_network_is_refused_or_has_no_effect(name):
+    """The names of 65,536 layers would take a quarter of a minute to list, before the file is seen to lack them."""
+    config = published.case(name).config
+    if not {"_class_name", "architectures"} & config.keys():
+        pytest.skip("an original file, which has no config")
+    family = families.find(folders.family_of(config, published.FIXTURES / name))
+    module = folders.built(family, config)
+    for field, value in config.items():
+        *front, last = value if isinstance(value, list) and value else [value]
+        if not NAMED_DEPTH.search(field) or type(last) is not int:
+            continue
+        try:
+            deeper = folders.built(family, {**config, field: [*front, 60_000] if isinstance(value, list) else 60_000})
+        except interchange.Refusal:
+            continue
+        assert deeper == module, f"{field} = 60,000 is taken"
