@@ -80,7 +80,7 @@ import numpy as np
 from diffusion import watermarks
 from diffusion.experiments.config import ConfigError, checks
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling import of_run, requested
+from diffusion.experiments.sampling import requested, run_samples
 from diffusion.io import content_credentials
 from diffusion.training import sharding
 
@@ -119,7 +119,7 @@ def main(argv: list[str]) -> None:
     with as_config_errors():
         mark = watermarks.load(values.watermark) if values.watermark else None
     chosen = (values.step, values.weights, values.average, mark, signer, values.quantised)
-    of_run.sample(recipe, values.workdir, values.out, labels, *chosen)
+    run_samples.sample(recipe, values.workdir, values.out, labels, *chosen)
 
 
 def requested_labels(names: list[str], number: int, num_classes: int) -> np.ndarray:

@@ -36,11 +36,11 @@ LAYERS = (  # from the bottom to the top
     ("diffusion.experiments.run_folder",),
     ("diffusion.experiments.sampling",),
     ("diffusion.experiments.evaluation",),
-    ("diffusion.experiments.run", "diffusion.experiments.sampling.of_run",
+    ("diffusion.experiments.run", "diffusion.experiments.sampling.run_samples",
      "diffusion.experiments.sampling.trained_run"),
     ("diffusion.experiments.planning", "diffusion.experiments.playground", "diffusion.experiments.sweeps",
      "diffusion.experiments.text", "diffusion.experiments.sampling.watermarked",
-     "diffusion.experiments.sampling.from_class_model"),
+     "diffusion.experiments.sampling.from_class_model", "diffusion.experiments.sampling.of_run"),
     ("diffusion.experiments", "diffusion.launch", "diffusion.__main__"),  # the commands
 )  # fmt: skip
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}

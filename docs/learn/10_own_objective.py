@@ -27,7 +27,7 @@ from exact_mixture import TWO_MODES
 
 from diffusion import objectives, parameterizations, samplers, schedules, timesteps
 from diffusion.experiments.config.recipe import Recipe
-from diffusion.experiments.sampling.of_run import sample
+from diffusion.experiments.sampling.run_samples import sample
 from diffusion.experiments.train import train
 from diffusion.objectives.inputs import noised
 

@@ -27,7 +27,7 @@ from sklearn.datasets import load_digits
 from diffusion import objectives, parameterizations, schedules, timesteps
 from diffusion.data import sources
 from diffusion.experiments.config.recipe import Recipe
-from diffusion.experiments.sampling.of_run import sample
+from diffusion.experiments.sampling.run_samples import sample
 from diffusion.experiments.train import train
 from diffusion.training.checkpointing import checkpoints
 

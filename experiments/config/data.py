@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffusion.data import latent_cache, sources
-from diffusion.data.sources import of_python
+from diffusion.data.sources import python_objects
 from diffusion.data.sources.streams import Stream
 from diffusion.experiments.config import ConfigError, names, picture_sizes
 from diffusion.experiments.config.entries import call
@@ -77,7 +77,7 @@ def of_recipe(recipe: Recipe) -> sources.Source | Stream:
         ConfigError, DamagedRecord: as `source`.
     """
     if recipe.data is not None:
-        return of_python.source_of(recipe.data, recipe.num_classes)
+        return python_objects.source_of(recipe.data, recipe.num_classes)
     return source(recipe.config, recipe.config["data"]["split"])
 
 

@@ -37,7 +37,7 @@ VALID = (
 # What a command does with a run, as a call from Python.
 CALLS = {
     "train": "diffusion.experiments.train.train",
-    "sample": "diffusion.experiments.sampling.of_run.sample",
+    "sample": "diffusion.experiments.sampling.run_samples.sample",
     "reproduce": "diffusion.experiments.reproduce.repeat",
 }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from diffusion.data.sources import DataSpec, of_python
+from diffusion.data.sources import DataSpec, python_objects
 from diffusion.data.sources.streams import Stream
 from diffusion.experiments.config import ConfigError, fields
 from diffusion.experiments.config.defaults import defaults
@@ -92,7 +92,7 @@ def completed(recipe: Any) -> tuple[dict[str, Any], DataSpec | None]:
     config.model.num_classes = given["num_classes"]
     source = None
     if recipe.data is not None and recipe.shape is None:
-        source = of_python.source_of(recipe.data, given["num_classes"])
+        source = python_objects.source_of(recipe.data, given["num_classes"])
         if config.data.shape not in (None, source.spec.shape):
             raise refused(config, "data.shape", f"data=... holds examples of {source.spec.shape}", "that, or None")
     resolver = Resolver(config, given, source and source.spec.shape)

@@ -54,7 +54,7 @@ class Recipe:
             `diffusion.models.NNX`, `Equinox` and `Functions`.
         data: a source, a sequence or an iterable of records {"image": uint8 of any shape, "label": int}, or of "x":
             floating-point of any shape, or a pytree of arrays; "condition", a pytree of arrays, stands in place of the
-            label. See `data.sources.of_python`. None: the records that config.data names.
+            label. See `data.sources.python_objects`. None: the records that config.data names.
         held_out: such records, with which samples are compared; None: the records of config.evaluate.split.
         parameterization: the quantity that the network predicts; None: as the objective says.
         optimizer: the model's optimizer; None: `config.optimizer`.

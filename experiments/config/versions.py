@@ -129,6 +129,12 @@ def _wrappers(fields: Fields) -> None:
                 entry["wrappers"] = (*entry.get("wrappers", ()), *prior)
 
 
+def _module_of_hugging_face(fields: Fields) -> None:
+    data = fields.get("data")
+    if isinstance(data, dict) and data.get("name") == "diffusion.data.sources.of_python.HuggingFace":
+        data["name"] = "diffusion.data.sources.python_objects.HuggingFace"
+
+
 MIGRATIONS: list[Callable[[Fields], None]] = [
     _adds("data", "latents", {"dir": "", "autoencoder": ""}),
     _adds("data", "changed", "stop"),
@@ -157,4 +163,5 @@ MIGRATIONS: list[Callable[[Fields], None]] = [
     _adds("ema", "name", "moving_average"),
     _adds("evaluate", "loss", {"every": 0, "number": 1024, "latents": ""}),
     _wrappers,
+    _module_of_hugging_face,
 ]

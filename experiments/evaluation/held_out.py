@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion.data import packing, shared_records, sources
-from diffusion.data.sources import of_python
+from diffusion.data.sources import python_objects
 from diffusion.data.sources.streams import Stream
 from diffusion.experiments.config import ConfigError, data
 from diffusion.experiments.config.recipe import Recipe
@@ -260,4 +260,4 @@ def _held_out(recipe: Recipe) -> sources.Source | Stream | None:
         return data.source(recipe.config, recipe.config["evaluate"]["split"])
     if recipe.held_out is None:
         return None
-    return of_python.source_of(recipe.held_out, recipe.num_classes, "held out")
+    return python_objects.source_of(recipe.held_out, recipe.num_classes, "held out")

@@ -1,6 +1,6 @@
 """The card of an exported model: README.md in Hugging Face's form, of what the run folder or the source records.
 
-    write(folder, of_run("runs/digits", "DiT", license="cc-by-4.0"))
+    write(folder, build_run_card("runs/digits", "DiT", license="cc-by-4.0"))
 
 A card that a person has written or changed stays as it is: those of ours end with a checksum of themselves.
 """

@@ -8,7 +8,7 @@ import numpy as np
 
 from diffusion import pytrees
 from diffusion.data import buckets, captions, packing, pipeline, shared_records, sources
-from diffusion.data.sources import of_python
+from diffusion.data.sources import python_objects
 from diffusion.data.sources.spec import class_of
 from diffusion.data.sources.streams import Stream
 from diffusion.experiments.config import ConfigError, data, picture_sizes
@@ -61,7 +61,7 @@ def read_splits(recipe: Recipe) -> tuple[Split, Split]:
         return splits_of(recipe.config)
     require_held_out(recipe)
     sizes = tuple(recipe.shape[:2]) if recipe.config.data.buckets.area else ()
-    split_of_own = lambda own, split: _read(of_python.source_of(own, recipe.num_classes, split), "stop", sizes)
+    split_of_own = lambda own, split: _read(python_objects.source_of(own, recipe.num_classes, split), "stop", sizes)
     return split_of_own(recipe.data, "train"), split_of_own(recipe.held_out, "held out")
 
 

@@ -230,12 +230,12 @@ class Bookkeeping:
         self._take_in(0)
         began = time.perf_counter()
         json_lines.sync(self._metrics_file)
-        about = self._origin(step) | {"config_hash": config_hash(self._config), "data": self._start.fingerprint}
-        about |= {"interval": self._sums, "best": self._best}
+        description = self._origin(step) | {"config_hash": config_hash(self._config), "data": self._start.fingerprint}
+        description |= {"interval": self._sums, "best": self._best}
         if self._stream is not None:
-            about["stream"] = self._stream.state
+            description["stream"] = self._stream.state
         with self._watch.work("a save", step):
-            self._saver.save(train_state, about)
+            self._saver.save(train_state, description)
         self.display.pause(time.perf_counter() - began)
 
     def _origin(self, step: int) -> dict[str, Any]:
@@ -372,12 +372,12 @@ class Bookkeeping:
         """Keeps the state before a step that was not finite, and says so; returns the exit status."""
         self._saver.wait()
         self.display.say(failure.message(step, self._folder, self._config))
-        about = self._origin(step)
+        description = self._origin(step)
         if self._stream is not None:
-            about["stream"] = dict(self._streams).get(step)
-        kept = failure.keep(self._folder, frozen, about)
+            description["stream"] = dict(self._streams).get(step)
+        folder = failure.keep(self._folder, frozen, description)
         self.display.say(
-            f"The state before that step is kept in {kept}. To repeat the step and see what is not finite:"
+            f"The state before that step is kept in {folder}. To repeat the step and see what is not finite:"
             f"\n  {way_on('reproduce', self._folder)}"
         )
         return 1

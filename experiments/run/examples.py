@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from diffusion import pytrees
 from diffusion.data import buckets, captions, feature_cache, latent_cache, pipeline, sources
-from diffusion.data.sources import of_python
+from diffusion.data.sources import python_objects
 from diffusion.data.sources.streams import Stream
 from diffusion.data.stream_batches import StreamBatches
 from diffusion.data.transforms import Augmentation
@@ -155,7 +155,7 @@ def open_held_out(recipe: Recipe, seed: int, batch_size: int) -> tuple[Examples,
     config = recipe.config.copy_and_resolve_references()
     config.update({"seed": seed, "train": {"batch_size": batch_size}})
     if recipe.data is not None:
-        source = of_python.source_of(recipe.held_out, recipe.num_classes, "held out")
+        source = python_objects.source_of(recipe.held_out, recipe.num_classes, "held out")
         return _of_source(recipe, source), config
     config.data.latents.dir = config.evaluate.loss.latents
     cached = config.data.latents.dir and latent_cache.describe(config.data.latents.dir)

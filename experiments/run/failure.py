@@ -24,7 +24,7 @@ class RunFailed(Exception):
 def message(step: int, workdir: pathlib.Path, config: Mapping) -> str:
     """What a user reads when a step of the run of a config fails."""
     good = checkpoints.latest(workdir)
-    kept = "There is no checkpoint yet." if good is None else f"The last good checkpoint is step {good}."
+    checkpoint_sentence = "There is no checkpoint yet." if good is None else f"The last good checkpoint is step {good}."
     python = built_in_python(config)
     clip = None if python else config["optimizer"].get("clip")  # the largest norm of a gradient that passes
     if step == 0:
@@ -37,7 +37,7 @@ def message(step: int, workdir: pathlib.Path, config: Mapping) -> str:
         advice = f"Try a smaller {less} with a new --workdir{'' if good is None else f' {shlex.quote(source)}'}."
     return (
         f"error: the loss or the gradient was not finite in step {step} (counted from 0). The state was frozen before "
-        f"that step. {kept}\nThe same {'call' if python else 'command'} fails the same way. {advice}"
+        f"that step. {checkpoint_sentence}\nThe same {'call' if python else 'command'} fails the same way. {advice}"
     )
 
 

@@ -86,13 +86,13 @@ def evaluation(
         return {name: float(f"{x:.8g}") if np.isfinite(x) else None for name, x in figures.items()}
 
     def evaluate(params, step, stop):
-        made, why = _attempt(lambda: samples(params, stop))
+        previews, why = _attempt(lambda: samples(params, stop))
         whys = agreement.gather("samples", why, PATIENCE if why else float("inf"))
         if any(whys):
             stop.align()
             raise EvaluationFailed(next(filter(None, whys)))
         with stop.interrupting():
-            figures, why = _attempt(lambda: compare(*made, step)) if jax.process_index() == 0 else ({}, "")
+            figures, why = _attempt(lambda: compare(*previews, step)) if jax.process_index() == 0 else ({}, "")
             figures, why = json.loads(agreement.gather("figures", json.dumps([figures, why]))[0])
         if why:
             raise EvaluationFailed(why)

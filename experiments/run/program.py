@@ -217,8 +217,8 @@ def _tuned(recipe: Recipe, key: jax.Array, base: dict[str, Any]) -> state.TrainS
     tuning = recipe.tuning
     weights = tuning.init(key, base)
     parts = recipe.base.kept(tuning, bool(recipe.objective.beside.prompts))
-    kept = {name: base[name] for name in (*parts, NULL)}
-    unsaved = {players.BASE: kept}
+    base_parts = {name: base[name] for name in (*parts, NULL)}
+    unsaved = {players.BASE: base_parts}
     return state.create(weights, recipe.optimizer, recipe.average, recipe.objective.density, unsaved=unsaved)
 
 

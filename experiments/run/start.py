@@ -51,12 +51,12 @@ def first_state(
     restored = checkpoints.restore_latest(folder, program.target)
     examples.require_same(config, restored[1].get("data") if restored else None, fingerprint)
     if restored:
-        train_state, about = restored
-        train_state, encoder = with_encoder(config, program, train_state, about.get("encoder"))
-        train_state, base = tuned_base.restored(program, train_state, about.get("base"))
+        train_state, description = restored
+        train_state, encoder = with_encoder(config, program, train_state, description.get("encoder"))
+        train_state, base = tuned_base.restored(program, train_state, description.get("base"))
         step = int(train_state.step)
-        kept = (about.get("best"), True, about.get("stream"), about.get("order", 1), encoder, base)
-        return train_state, Start(step, about["examples"], about["interval"], fingerprint, *kept)
+        resumed = (description.get("best"), True, description.get("stream"), description.get("order", 1), encoder, base)
+        return train_state, Start(step, description["examples"], description["interval"], fingerprint, *resumed)
     if program.base is not None:
         train_state, base = tuned_base.first(program)
         train_state = (

@@ -27,8 +27,8 @@ def first(program: Program) -> tuple[state.TrainState, dict[str, Any]]:
     target = program.target._replace(unsaved=None)
     make = lambda seed, base: program.init(seed, base)._replace(unsaved=None)
     initial_state = jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, target))(program.seed, base)
-    kept = {name: base[name] for name in (*parts, NULL)}
-    return initial_state._replace(unsaved={BASE: kept}), about(program, base)
+    base_parts = {name: base[name] for name in (*parts, NULL)}
+    return initial_state._replace(unsaved={BASE: base_parts}), about(program, base)
 
 
 def restored(
@@ -53,8 +53,8 @@ def restored(
             f"config.base.path = {program.base.path!r} holds another model than the run has tuned so far, from "
             f"{before['path']}: {differs[0]} differs. Valid: the same weights."
         )
-    kept = {name: base[name] for name in (*parts, NULL)}
-    return train_state._replace(unsaved={BASE: kept}), {**(before or now), "path": now["path"]}
+    base_parts = {name: base[name] for name in (*parts, NULL)}
+    return train_state._replace(unsaved={BASE: base_parts}), {**(before or now), "path": now["path"]}
 
 
 def _loaded(program: Program, parts: Sequence[str]) -> dict[str, Any]:

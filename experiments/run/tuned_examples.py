@@ -26,7 +26,7 @@ from diffusion.experiments.config import ConfigError, data
 from diffusion.experiments.config.base import CAPTIONED, Base
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import plain
-from diffusion.experiments.run import seen_pictures
+from diffusion.experiments.run import encoded_pictures
 from diffusion.experiments.run.conditioned_latents import Beside, every_record
 from diffusion.experiments.run.examples import Examples
 from diffusion.experiments.sampling import autoencoder_folders
@@ -70,20 +70,20 @@ def pictures(recipe: Recipe) -> Examples:
                 f"config.tuning teaches the word {word!r}, and no caption has it, e.g. {texts[0][:60]!r}. Valid: "
                 f"captions with it, config.data.text.prompt = 'a photo of {word}'"
             )
-    own = _own(recipe, spec)
+    native = _own(recipe, spec)
     if _moves(recipe) and recipe.config["data"]["augment"]:
         raise ConfigError(
             f"config.data.augment = {recipe.config['data']['augment']}: the latents of a mirrored picture are kept, "
             f"and none of what moves with it, {', '.join(_moves(recipe))}. Valid: ()."
         )
     factor = model.modules["vae"].factor
-    seen = {name: sources.Leaf(tuple(shape), "float32") for name, shape in recipe.tuning.sees.items()}
+    leaves = {name: sources.Leaf(tuple(shape), "float32") for name, shape in recipe.tuning.sees.items()}
     latents = spec._replace(
         shape=(height // factor, width // factor, model.channels),
         dtype="float32",
         num_classes=0,
         classes=(),
-        condition={**own, **seen, **recipe.base.text(recipe.tuning)},
+        condition={**native, **leaves, **recipe.base.text(recipe.tuning)},
     )
     return Examples(source, latents, (), where=source.where)
 
@@ -112,8 +112,8 @@ def encoded(recipe: Recipe, workdir: str | pathlib.Path, found: Examples) -> tup
         table = captions.read(folder / "captions")
         sights = _sights(recipe, found.spec.shape, latents.description.autoencoder["sha256"])
         for name, sight in sights.items():
-            place = folder / seen_pictures.FOLDER / name
-            make = functools.partial(seen_pictures.write, sight, found.source, place, threads=settings["threads"])
+            place = folder / encoded_pictures.FOLDER / name
+            make = functools.partial(encoded_pictures.write, sight, found.source, place, threads=settings["threads"])
             agreement.first(make)
     except (FileNotFoundError, latent_cache.CacheError) as error:
         raise ConfigError(f"config.data: {error}") from error
@@ -132,7 +132,7 @@ def encoded(recipe: Recipe, workdir: str | pathlib.Path, found: Examples) -> tup
     tuning = recipe.tuning
     records = latents if set(tuning.reads) <= set(tuning.latents) else Beside(latents, found.source)
     for name, sight in sights.items():
-        records = seen_pictures.Seen(records, name, sight, folder / seen_pictures.FOLDER / name)
+        records = encoded_pictures.Seen(records, name, sight, folder / encoded_pictures.FOLDER / name)
     try:
         records = captions.Captioned(records, table)
     except latent_cache.CacheError as error:
@@ -210,12 +210,12 @@ def _require_same(recipe: Recipe, description: latent_cache.Description, source:
     """
     spec = source.spec
     latent_cache.require(description, spec.name, spec.split, _autoencoder(recipe.base).record, where)
-    about = description.dataset
+    dataset = description.dataset
     valid = {"size": (spec.size,), "shape": (list(spec.shape),), "version": (spec.version, _content(source))}
     for field, values in valid.items():
-        if about[field] not in values:
+        if dataset[field] not in values:
             raise latent_cache.CacheError(
-                f"{where} holds latents of other examples: the {field} of the dataset is {about[field]!r} there, and "
+                f"{where} holds latents of other examples: the {field} of the dataset is {dataset[field]!r} there, and "
                 f"{values[-1]!r} here. Write them by diffusion encode into another folder."
             )
 
@@ -245,10 +245,10 @@ def _own(recipe: Recipe, spec: sources.DataSpec) -> dict[str, Any]:
                 f"config.tuning encodes {name} of each record by the autoencoder; that of {spec.name} is "
                 f"{there[name].dtype} {list(there[name].shape)}. Valid: pictures, uint8 {list(spec.shape)}."
             )
-    kept = there if set(reads) > set(latents) else latents
+    stored = there if set(reads) > set(latents) else latents
     factor = recipe.base.model.modules["vae"].factor
     encoded = sources.Leaf((spec.shape[0] // factor, spec.shape[1] // factor, recipe.base.model.channels), "float32")
-    return {name: encoded if name in latents else there[name] for name in kept} if reads else {}
+    return {name: encoded if name in latents else there[name] for name in stored} if reads else {}
 
 
 def _texts(recipe: Recipe, source: sources.Source) -> list[str]:
@@ -268,7 +268,7 @@ def _autoencoder(base: Base) -> autoencoder_folders.Autoencoder:
     return autoencoder_folders.load(pathlib.Path(base.path).expanduser() / "vae")
 
 
-def _sights(recipe: Recipe, latent: tuple[int, ...], autoencoder: str) -> dict[str, seen_pictures.Sight]:
+def _sights(recipe: Recipe, latent: tuple[int, ...], autoencoder: str) -> dict[str, encoded_pictures.Sight]:
     """The entries that the run computes from its records' pictures beside their latents, by their names.
 
     Args:
@@ -278,14 +278,14 @@ def _sights(recipe: Recipe, latent: tuple[int, ...], autoencoder: str) -> dict[s
     """
     tuning = recipe.tuning
     settings = plain(recipe.config["data"]["source"])  # they change the pictures of the same files, which may move
-    about = {"source": {name: value for name, value in settings.items() if name != "path"}}
-    by = about | {"autoencoder": autoencoder}
+    dataset = {"source": {name: value for name, value in settings.items() if name != "path"}}
+    by = dataset | {"autoencoder": autoencoder}
     encode = _encoding(recipe.base)
-    sights = {name: seen_pictures.Sight(encode, latent, name, by) for name in tuning.latents}
-    return sights | seeing(tuning, about | {"tuning": plain(recipe.config["tuning"])})
+    sights = {name: encoded_pictures.Sight(encode, latent, name, by) for name in tuning.latents}
+    return sights | seeing(tuning, dataset | {"tuning": plain(recipe.config["tuning"])})
 
 
-def seeing(tuning: Tuning, about: Mapping[str, Any]) -> dict[str, seen_pictures.Sight]:
+def seeing(tuning: Tuning, about: Mapping[str, Any]) -> dict[str, encoded_pictures.Sight]:
     """The entries that a tuning computes from the pictures that it sees: the records' own, or a column's.
 
     Args:
@@ -297,7 +297,7 @@ def seeing(tuning: Tuning, about: Mapping[str, Any]) -> dict[str, seen_pictures.
         return {}
     part = lambda name: lambda pictures: np.asarray(see(pictures)[name], np.float32)
     return {
-        name: seen_pictures.Sight(part(name), tuple(shape), tuning.sees_of, about)
+        name: encoded_pictures.Sight(part(name), tuple(shape), tuning.sees_of, about)
         for name, shape in tuning.sees.items()
     }
 

@@ -37,13 +37,14 @@ def post_hoc(folder: str | pathlib.Path, tracked: float, width: float, step: int
             "is trained, and --config.checkpoint.keep_every, so that averages of many steps are there."
         )
     step = checkpoints.latest(folder) if step is None else step
-    steps = [kept for kept in checkpoints.steps(folder) if 0 < kept <= (step or 0)]
+    steps = [saved_step for saved_step in checkpoints.steps(folder) if 0 < saved_step <= (step or 0)]
     if not steps:
         raise ConfigError(f"--average: {folder} has no checkpoint up to step {step}.")
     try:
         weights = power_ema.reconstruction_weights(steps, tracked, step, width)
     except ValueError as error:
         raise ConfigError(f"--average = {width}: {error}") from error
-    averages = [checkpoints.load_ema(folder, kept)[0] for kept in steps]
-    about = {"average": width, "tracked": tracked, "of_steps": steps, "weights": [float(f"{w:.6g}") for w in weights]}
-    return Average(power_ema.reconstruct(averages, weights), step, about)
+    averages = [checkpoints.load_ema(folder, saved_step)[0] for saved_step in steps]
+    rounded = [float(f"{w:.6g}") for w in weights]
+    description = {"average": width, "tracked": tracked, "of_steps": steps, "weights": rounded}
+    return Average(power_ema.reconstruct(averages, weights), step, description)

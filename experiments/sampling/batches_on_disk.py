@@ -21,9 +21,9 @@ from diffusion.io import files
 
 def key(config: Mapping, leaves: Mapping, weights: str, labels: Any, seeds: np.ndarray) -> str:
     """A name for samples: equal for an equal config, checkpoint, choice of its weights, labels and seeds."""
-    about = json.dumps([config_hash(config), weights, leaves], sort_keys=True).encode()
+    identity = json.dumps([config_hash(config), weights, leaves], sort_keys=True).encode()
     conditions = b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(labels))
-    return hashlib.sha256(about + conditions + seeds.tobytes()).hexdigest()[:16]
+    return hashlib.sha256(identity + conditions + seeds.tobytes()).hexdigest()[:16]
 
 
 def images(

@@ -54,9 +54,9 @@ def as_run(source: str | pathlib.Path, out: str | pathlib.Path) -> None:
         workdir.settle_config(out, config)
         healthy = jnp.full([], HEALTHY, jnp.int32)
         state = TrainState(jnp.asarray(STEP, jnp.int32), model.params, (), model.params, (), healthy)
-        about = {"published": {"model": model.name, "sha256": model.sha256}, "config_hash": config_hash(config)}
+        description = {"published": {"model": model.name, "sha256": model.sha256}, "config_hash": config_hash(config)}
         saving = Checkpoints(out)
-        saving.save(jax.tree.map(jnp.asarray, state), about)
+        saving.save(jax.tree.map(jnp.asarray, state), description)
         saving.close()
 
 

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from diffusion import watermarks
 from diffusion.experiments.config import ConfigError, as_config_errors, checks
-from diffusion.experiments.sampling import class_models, model_flags, of_run, prompt_flags
+from diffusion.experiments.sampling import class_models, model_flags, prompt_flags, run_samples
 from diffusion.experiments.sampling.class_models import ClassModel
 from diffusion.io.content_credentials import Signer
 from diffusion.models.quantised import KINDS
@@ -58,13 +58,13 @@ def main(config: ConfigDict, folder: str, out: str | None, labels: Sequence[str]
         numbers = labels and numbered(labels, recipe.num_classes, classes, config.sample.number)
         model = class_models.load(folder)
     quantised = model_flags.QUANTISED.value
-    return of_run.sample_weights(recipe, weights_of(model), out or "pictures", numbers, mark, signer, quantised)
+    return run_samples.sample_weights(recipe, weights_of(model), out or "pictures", numbers, mark, signer, quantised)
 
 
-def weights_of(model: ClassModel) -> of_run.Weights:
+def weights_of(model: ClassModel) -> run_samples.Weights:
     """The parameters of a published model, as samples name them."""
-    about = {"model": model.name, "sha256": model.sha256}
-    return of_run.Weights(model.params, model.name, model.name, about, {"sha256": model.sha256})
+    description = {"model": model.name, "sha256": model.sha256}
+    return run_samples.Weights(model.params, model.name, model.name, description, {"sha256": model.sha256})
 
 
 def numbered(labels: Sequence[str], num_classes: int, classes: dict[str, int], number: int) -> np.ndarray:

@@ -89,8 +89,8 @@ def main(
             tuned = {"workdir": str(work), "step": step}
         else:
             folder = str(class_folders.folder_of(MODEL.value)) if work is None else str(workdir.text_model(work))
-            kept = QUANTISED.value == STORED
-            model = text_to_image.load(folder, **source, quantised=kept, drop_text=DROP_TEXT.value)
+            keeps_stored = QUANTISED.value == STORED
+            model = text_to_image.load(folder, **source, quantised=keeps_stored, drop_text=DROP_TEXT.value)
         source["quantised"] = QUANTISED.value
         if QUANTISED.value in KINDS:
             model, stored = text_to_image.with_quantised(model, QUANTISED.value)
@@ -102,13 +102,13 @@ def main(
         if skipped is not None:
             print(f"{100 * skipped:.1f} % of the denoiser's blocks skipped")
         written = []
-        for picture, about in zip(generated, png.records(request, png.model(folder, **source) | tuned)):
-            path = pictures.unused(target, str(about["seed"]))
-            _write(path, picture, model.kind.video, about)
+        for picture, settings in zip(generated, png.records(request, png.model(folder, **source) | tuned)):
+            path = pictures.unused(target, str(settings["seed"]))
+            _write(path, picture, model.kind.video, settings)
             print(path, flush=True)
-            written.append((path, about))
-        for path, about in written if signer is not None else ():
-            signer.sign(path, about, diffusion.__version__)
+            written.append((path, settings))
+        for path, settings in written if signer is not None else ():
+            signer.sign(path, settings, diffusion.__version__)
 
 
 def _write(path: pathlib.Path, made: np.ndarray, video: Video | None, about: Mapping[str, Any]) -> None:
@@ -136,21 +136,21 @@ def again(
         ValueError: if the file carries no settings, or the model or another file is not the one that it was made from.
         FileNotFoundError: if one of them is missing.
     """
-    about = png.read(path)
-    if not png.is_complete(about):
+    settings = png.read(path)
+    if not png.is_complete(settings):
         raise ValueError(f"{path}: its settings are of another format than this program writes ({png.FORMAT})")
-    if about["at"] >= len(about["seeds"]):
-        raise ValueError(f"{path} was made as number {about['at']}, from 0, of {len(about['seeds'])} pictures")
-    request = png.request(about, Request())
-    folder = folder or about["model"]
-    generated, video = make(request, about, folder, path, drop_text)
-    picture = generated[about["at"]]
+    if settings["at"] >= len(settings["seeds"]):
+        raise ValueError(f"{path} was made as number {settings['at']}, from 0, of {len(settings['seeds'])} pictures")
+    request = png.request(settings, Request())
+    folder = folder or settings["model"]
+    generated, video = make(request, settings, folder, path, drop_text)
+    picture = generated[settings["at"]]
     target = pictures.unused(pathlib.Path(out) if out else path.parent, f"{path.stem}_again")
     target.parent.mkdir(parents=True, exist_ok=True)
-    _write(target, picture, video, about)
-    print(target, verdict(path, target, about, jax.devices()[0].device_kind), sep=": ")
+    _write(target, picture, video, settings)
+    print(target, verdict(path, target, settings, jax.devices()[0].device_kind), sep=": ")
     if signer is not None:
-        signer.sign(target, about, diffusion.__version__)
+        signer.sign(target, settings, diffusion.__version__)
 
 
 def make(
@@ -178,8 +178,8 @@ def make(
     if "workdir" in about:
         model = tuned_run.load(about["workdir"], about["step"], **how)[0]
     else:
-        kept = about.get("quantised") == STORED
-        model = text_to_image.load(folder, **how, quantised=kept, drop_text=drop_text)
+        keeps_stored = about.get("quantised") == STORED
+        model = text_to_image.load(folder, **how, quantised=keeps_stored, drop_text=drop_text)
     if about.get("quantised") in KINDS:
         model, _ = text_to_image.with_quantised(model, about["quantised"])
     return text_to_image.make(model, request), model.kind.video

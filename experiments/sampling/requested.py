@@ -65,5 +65,5 @@ def conditions(text: str, recipe: Recipe) -> Any:
             series_masks.check(rows)
         rows["given"] = np.where(rows["mask"], rows["given"], 0)  # as in a record: what is hidden may be NaN there
     turns = np.arange(recipe.config.sample.number) % max(lengths)
-    kept = lambda leaf, one: leaf[turns] if leaf.dtype == np.uint8 else leaf[turns].astype(one.dtype)
-    return jax.tree.map(kept, rows, null)
+    in_turn = lambda leaf, one: leaf[turns] if leaf.dtype == np.uint8 else leaf[turns].astype(one.dtype)
+    return jax.tree.map(in_turn, rows, null)

@@ -62,8 +62,8 @@ def build_run_maker(run: Trained, name: str, steps: int = STEPS) -> Maker:
 
     def make(key_file: str, number: int) -> np.ndarray:
         labels = generate.conditions_of(recipe, number)
-        made = generate.generator(recipe, watermark=watermarks.load(key_file) if key_file else None)
-        return made.images(run.params, labels, generate.seeds(run.config, number))
+        generator = generate.generator(recipe, watermark=watermarks.load(key_file) if key_file else None)
+        return generator.images(run.params, labels, generate.seeds(run.config, number))
 
     @jax.jit
     def invert(pictures, keys):

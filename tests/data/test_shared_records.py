@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from diffusion.data import shared_records, sources
-from diffusion.data.sources import of_python
+from diffusion.data.sources import python_objects
 
 
 def shared(some, others):
@@ -55,7 +55,9 @@ def test_filters_mixtures_and_controls_keep_the_numbers(folder):
     assert shared(sources.controlled(rest, lambda picture: picture), rest) == 20
     assert (
         shared(
-            sources.mixture([of_python.source_of([{"image": np.zeros((4, 4, 3), np.uint8), "label": 0}], 2), rest]),
+            sources.mixture(
+                [python_objects.source_of([{"image": np.zeros((4, 4, 3), np.uint8), "label": 0}], 2), rest]
+            ),
             rest,
         )
         is None
@@ -93,7 +95,7 @@ def test_streams_of_the_same_files_are_told_apart_by_the_ends_of_their_splits(tm
 
 def test_records_of_ones_own_are_told_apart_by_content():
     x = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
-    some, others = (of_python.source_of([{"x": row} for row in rows]) for rows in (x[:6], x[4:]))
+    some, others = (python_objects.source_of([{"x": row} for row in rows]) for rows in (x[:6], x[4:]))
     assert shared(some, others) is None
     assert shared_records.by_content(x[:6], x[4:]) == 2
     assert shared_records.by_content(x[:6], x[6:]) == 0 == shared_records.by_content(x[:6], x.astype(np.float64))

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from diffusion.experiments import encode, film, train
 from diffusion.experiments.config import checks, recipes
 from diffusion.experiments.config.data import named
-from diffusion.experiments.sampling import autoencoder_folders, of_run, trained_run
+from diffusion.experiments.sampling import autoencoder_folders, run_samples, trained_run
 from diffusion.models import interchange
 from diffusion.models.autoencoders.autoencoder_kl_video import AutoencoderKLVideo
 
@@ -38,7 +38,7 @@ def test_a_run_on_latents_of_clips_makes_clips(tmp_path):
     base.sampled(config, "euler", steps=2, number=3, batch_size=3)
     assert train.run(config, run) == 0
     recipe = checks.on_its_data(checks.validate(config))
-    made = of_run.sample(recipe, run)
+    made = run_samples.sample(recipe, run)
     assert made.shape == (3, 9, 8, 8, 3) and made.dtype == np.uint8 and (tmp_path / "run" / "samples.gif").is_file()
 
     films = film.film(trained_run.load(run), "train", first=1, frames=7)

@@ -16,7 +16,7 @@ from diffusion.experiments.config.recipe import Recipe, SecondPlayer, Teacher
 from diffusion.experiments.evaluate import evaluate
 from diffusion.experiments.evaluation.sample_metrics import Effort
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling.of_run import sample
+from diffusion.experiments.sampling.run_samples import sample
 from diffusion.experiments.train import train
 from diffusion.objectives.inputs import mean_square, noised
 from diffusion.training import optimizers
@@ -78,7 +78,10 @@ def test_points_train_go_on_and_are_sampled(tmp_path, monkeypatch, capsys):
     run = tmp_path / "run"
     assert train(recipe(), run) == 0
     said = capsys.readouterr().out
-    assert f"finished 2 steps: {run}. Next: diffusion.experiments.sampling.of_run.sample(recipe, {str(run)!r})" in said
+    assert (
+        f"finished 2 steps: {run}. Next: diffusion.experiments.sampling.run_samples.sample(recipe, {str(run)!r})"
+        in said
+    )
     assert train(recipe(), run) == 0
     said = capsys.readouterr().out
     assert f"sample(recipe, {str(run)!r}), or train on with config={{'train.steps': 4}}." in said

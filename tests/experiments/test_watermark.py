@@ -16,7 +16,7 @@ from diffusion.experiments import train, watermark
 from diffusion.experiments.config import ConfigError, resolve
 from diffusion.experiments.evaluation import watermark_robustness
 from diffusion.experiments.evaluation.watermark_robustness import Maker
-from diffusion.experiments.sampling import of_run, trained_run, watermarked
+from diffusion.experiments.sampling import run_samples, trained_run, watermarked
 from diffusion.io import content_credentials, local_certificates, pictures
 from diffusion.training.checkpointing import checkpoints
 from tests import commands
@@ -99,10 +99,10 @@ def test_mistakes_are_refused(tmp_path):
         watermark.files_of(str(tmp_path / "empty"))
     recipe = resolve.recipe(digits.get_config("tiny"), (8, 8, 1))
     with pytest.raises(ConfigError, match="bits = 100 do not fit into noise of 64 values"):
-        of_run._check_watermark(watermarks.gaussian_shading("0" * 64, bits=100), recipe)
+        run_samples._check_watermark(watermarks.gaussian_shading("0" * 64, bits=100), recipe)
     with pytest.raises(ConfigError, match=r"the sampler adds noise of its own.*spread_spectrum"):
         drawing = dataclasses.replace(recipe, sampler=samplers.ddpm())
-        of_run._check_watermark(watermarks.gaussian_shading("0" * 64, bits=8), drawing)
+        run_samples._check_watermark(watermarks.gaussian_shading("0" * 64, bits=8), drawing)
 
 
 def test_pictures_of_an_npz_file_are_read_in_batches(tmp_path):
@@ -147,9 +147,9 @@ def test_a_model_beside_pictures_that_are_measured_is_refused(tmp_path):
 
 def test_the_checksum_of_parameters_is_of_all_their_values():
     params = {"a": np.zeros(2, np.float32), "b": np.ones((1, 2), np.float32)}
-    one = of_run.checksum(params)
-    assert len(one) == 64 and one == of_run.checksum(dict(reversed(params.items())))
-    assert one != of_run.checksum(params | {"b": np.array([[1, 2]], np.float32)})
+    one = run_samples.checksum(params)
+    assert len(one) == 64 and one == run_samples.checksum(dict(reversed(params.items())))
+    assert one != run_samples.checksum(params | {"b": np.array([[1, 2]], np.float32)})
 
 
 @pytest.mark.slow
@@ -185,7 +185,7 @@ def test_a_run_makes_marked_samples_and_the_command_measures_them(tmp_path):
     assert sampled.returncode == 0, sampled.stderr
     said = content_credentials.read(tmp_path / "signed" / "samples.png", signer / "root.pem").request
     params, _ = checkpoints.load_ema(tmp_path / "run")
-    assert said["model"] == "run" and said["model_sha256"] == of_run.checksum(params)
+    assert said["model"] == "run" and said["model_sha256"] == run_samples.checksum(params)
     assert str(tmp_path) not in json.dumps(said)
 
 

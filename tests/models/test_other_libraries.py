@@ -13,7 +13,7 @@ from flax import nnx
 from diffusion import objectives, schedules, timesteps
 from diffusion.experiments.config import names, resolve
 from diffusion.experiments.config.recipe import Recipe
-from diffusion.experiments.sampling.of_run import sample
+from diffusion.experiments.sampling.run_samples import sample
 from diffusion.experiments.train import train
 from diffusion.models import NNX, Equinox, Functions
 from diffusion.training.checkpointing import checkpoints

@@ -4,7 +4,7 @@
 - `picture_files`: a folder of class folders; a folder of pictures with a table, or a text beside each.
 - `tar_files`: WebDataset's tar shards; `parquet_files`: Hugging Face's layout; `record_files`: ArrayRecord.
 - `array_files`: the arrays of a .npz or .npy file, or of a folder of .npy files, mapped into memory.
-- `sequences`: any Python sequence of records; `iterated`: any iterable; `of_python`: the choice between them, and
+- `sequences`: any Python sequence of records; `iterated`: any iterable; `python_objects`: the choice between them, and
   Hugging Face's datasets. `stream_values`: the values that an iterable yields.
 - `spiral_points`: synthetic points in the plane; `sound_clips`: notes of synthetic instruments, and WAV files.
 - `clip_files`: films (GIF, MP4, WebM) and folders of numbered pictures.
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
         iterated as iterated,
         made_drawings as made_drawings,
         mesh_records as mesh_records,
-        of_python as of_python,
         paced_clips as paced_clips,
         parquet_files as parquet_files,
         picture_files as picture_files,
         protein_chains as protein_chains,
+        python_objects as python_objects,
         record_files as record_files,
         sequences as sequences,
         series as series,
@@ -72,11 +72,11 @@ if TYPE_CHECKING:
         torsion_mixture as torsion_mixture,
     )
     from diffusion.data.sources.mesh_records import mesh_clouds as mesh_clouds
-    from diffusion.data.sources.of_python import huggingface as huggingface
     from diffusion.data.sources.paced_clips import paced as paced
     from diffusion.data.sources.parquet_files import parquet as parquet
     from diffusion.data.sources.picture_files import class_folders as class_folders, picture_folder as picture_folder
     from diffusion.data.sources.protein_chains import ideal_folds as ideal_folds
+    from diffusion.data.sources.python_objects import huggingface as huggingface
     from diffusion.data.sources.record_files import array_records as array_records
     from diffusion.data.sources.series import gaussian_series as gaussian_series, series_windows as series_windows
     from diffusion.data.sources.solid_records import solid_distances as solid_distances, solid_points as solid_points

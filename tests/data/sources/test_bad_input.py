@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from diffusion.data import captions, pipeline, sources
-from diffusion.data.sources import DamagedRecord, of_python
+from diffusion.data.sources import DamagedRecord, python_objects
 from diffusion.data.sources.streams import Stream
 from tests.data.made import png
 from tests.data.sources import hugging_face, stored
@@ -46,7 +46,7 @@ def of_memory(name, **options):
         return sources.huggingface(hugging_face.pictures(kind), **options)
     records = [{"image": picture, "label": label} for picture, label in zip(stored.PICTURES, stored.LABELS)]
     classes = len(options.get("classes", stored.NAMES))
-    return of_python.source_of(records if name == "sequence" else lambda: iter(records), classes)
+    return python_objects.source_of(records if name == "sequence" else lambda: iter(records), classes)
 
 
 def all_of(source):

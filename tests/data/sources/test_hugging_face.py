@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffusion.data import buckets, pipeline, sources
-from diffusion.data.sources import of_python
+from diffusion.data.sources import python_objects
 from diffusion.data.sources.streams import Stream
 from diffusion.data.stream_batches import StreamBatches
 from tests.data.sources import hugging_face, stored
@@ -29,7 +29,7 @@ def stand_in(streaming=False):
 
 @pytest.mark.parametrize("make", [stand_in, real])
 def test_a_dataset_has_random_access_classes_and_captions(make):
-    source = of_python.source_of(make())
+    source = python_objects.source_of(make())
     assert source.spec.classes == stored.NAMES and source.spec.num_classes == 2 and len(source) == stored.NUMBER
     assert source.captions() == [f"a {stored.NAMES[label]}" for label in stored.LABELS]
     for k, record in enumerate(source.__getitems__(range(stored.NUMBER))):
@@ -37,7 +37,7 @@ def test_a_dataset_has_random_access_classes_and_captions(make):
         assert record["label"] == stored.LABELS[k]
     part = sources.huggingface(make(), "train[:50%]", side=2, label="")
     assert len(part) == 3 and part.spec.shape == (2, 2, 3) and part.spec.num_classes == 0
-    assert source.fingerprint() == of_python.source_of(make()).fingerprint() != part.fingerprint()
+    assert source.fingerprint() == python_objects.source_of(make()).fingerprint() != part.fingerprint()
 
 
 @pytest.mark.parametrize("make", [stand_in, real])
@@ -47,7 +47,7 @@ def test_pictures_of_several_sizes_stay_as_they_are(make, monkeypatch, tmp_path)
     wide = [picture.reshape(2, 8, 3) if k % 2 else picture for k, picture in enumerate(stored.PICTURES)]
     monkeypatch.setattr(stored, "PICTURES", wide)
     with pytest.raises(sources.DamagedRecord, match=r"row 1 .*of shape \(2, 8, 3\), and the first .*set side = N"):
-        of_python.source_of(make())[1]
+        python_objects.source_of(make())[1]
     source = sources.huggingface(make(), varied=(4, 4))
     assert source.spec.shape == (4, 4, 3) and source[1]["image"].shape == (2, 8, 3)
     sizes = buckets.measured_once(source)
@@ -59,23 +59,23 @@ def test_pictures_of_several_sizes_stay_as_they_are(make, monkeypatch, tmp_path)
 
 @pytest.mark.parametrize("make", [stand_in, real])
 def test_a_stream_goes_on_by_its_own_state(make):
-    stream = of_python.source_of(make(streaming=True))
+    stream = python_objects.source_of(make(streaming=True))
     assert isinstance(stream, Stream) and stream.resume == "state" and stream.spec.classes == stored.NAMES
     batches = StreamBatches(stream, seed=0, batch_size=4)
     whole = [next(batches) for _ in range(4)]
     np.testing.assert_array_equal(np.concatenate([b["image"] for b in whole[:3]]), [*stored.PICTURES] * 2)
     assert np.concatenate([batch["label"] for batch in whole[:3]]).tolist() == stored.LABELS * 2
     for stop in (1, 2, 3):
-        batches = StreamBatches(of_python.source_of(make(streaming=True)), seed=0, batch_size=4)
+        batches = StreamBatches(python_objects.source_of(make(streaming=True)), seed=0, batch_size=4)
         for _ in range(stop):
             next(batches)
-        again = of_python.source_of(make(streaming=True))
+        again = python_objects.source_of(make(streaming=True))
         later = StreamBatches(again, seed=0, batch_size=4, start=4 * stop, state=batches.state)
         np.testing.assert_array_equal(next(later)["image"], whole[stop]["image"] if stop < 4 else [])
 
 
 def test_a_buffer_for_shuffling_is_read_again():
-    stream = of_python.source_of(real(streaming=True).shuffle(seed=1, buffer_size=3))
+    stream = python_objects.source_of(real(streaming=True).shuffle(seed=1, buffer_size=3))
     assert stream.resume == "skip"
     batches = StreamBatches(stream, seed=0, batch_size=4)
     whole = [next(batches)["image"] for _ in range(4)]
@@ -103,7 +103,7 @@ def test_two_parts_of_a_stream_hold_every_record_once(make):
 def test_what_is_wrong_is_named():
     broken = stand_in()
     broken.columns["image"][4] = {"bytes": b"no picture", "path": None}
-    source = of_python.source_of(broken)
+    source = python_objects.source_of(broken)
     with pytest.raises(sources.DamagedRecord, match=r"Dataset 'Dataset', row 4 \(record 4\) cannot be used: its image"):
         pipeline.fetch(source, np.arange(6))
     with pytest.raises(ValueError, match=r"no column 'txet' for caption; its columns are image, label, text. Did you"):
@@ -111,7 +111,7 @@ def test_what_is_wrong_is_named():
     unknown = stand_in(streaming=True)
     unknown.features["label"] = hugging_face.Value("int64")
     with pytest.raises(ValueError, match=r"is a stream, and the classes of its column 'label' are not known\. Valid:"):
-        of_python.source_of(unknown)
+        python_objects.source_of(unknown)
     with pytest.raises(ValueError, match=r"is a stream, whose pictures have to be of one size\. Valid: side = N"):
         sources.huggingface(stand_in(streaming=True), varied=(4, 4))
     assert sources.huggingface(unknown, classes=("a", "b")).spec.classes == ("a", "b")

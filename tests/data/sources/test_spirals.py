@@ -12,7 +12,7 @@ from diffusion.experiments import train
 from diffusion.experiments.config import checks
 from diffusion.experiments.evaluation import plots
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling.of_run import sample
+from diffusion.experiments.sampling.run_samples import sample
 
 
 def test_points_lie_on_the_arm_that_is_their_class():

@@ -11,7 +11,7 @@ from configs import digits
 from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling import generate, of_run
+from diffusion.experiments.sampling import generate, run_samples
 
 SHAPE = (8, 8, 1)
 
@@ -96,7 +96,7 @@ def test_a_run_samples_with_a_cache_and_its_record_says_the_share(tmp_path):
     config = _config(cache={"name": "taylor_seer", "interval": 4, "first": 2})
     config.train.steps = config.checkpoint.every = 2
     assert train.run(config, tmp_path) == 0
-    of_run.sample(checks.on_its_data(checks.validate(config)), tmp_path)
+    run_samples.sample(checks.on_its_data(checks.validate(config)), tmp_path)
     assert json.loads((tmp_path / "samples.json").read_text())["blocks_skipped"] == pytest.approx(5 / 8)
 
 
@@ -106,9 +106,9 @@ def test_a_run_samples_with_quantised_kernels_and_says_their_bytes_and_error(tmp
     config.train.steps = config.checkpoint.every = 2
     assert train.run(config, tmp_path) == 0
     recipe = checks.on_its_data(checks.validate(config))
-    whole = of_run.sample(recipe, tmp_path)
+    whole = run_samples.sample(recipe, tmp_path)
     capsys.readouterr()
-    few = of_run.sample(recipe, tmp_path, quantised="int8")
+    few = run_samples.sample(recipe, tmp_path, quantised="int8")
     assert "int8: 10 kernels in 8 bits: " in capsys.readouterr().out
     record = json.loads((tmp_path / "samples.json").read_text())
     assert record["checkpoint"]["quantised"] == "int8"

@@ -12,7 +12,7 @@ from configs import digits
 from diffusion import guidance, schedules
 from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, names, resolve, versions
-from diffusion.experiments.sampling import generate, of_run
+from diffusion.experiments.sampling import generate, run_samples
 from diffusion.guidance import measurements
 from diffusion.parameterizations import Denoiser
 from diffusion.training.checkpointing import checkpoints
@@ -405,7 +405,7 @@ def test_commands_sample_so(tmp_path):
     ):
         changed = config_of(**fields)
         changed.train.steps = 2
-        made = of_run.sample(checks.on_its_data(checks.validate(changed)), tmp_path / "run")
+        made = run_samples.sample(checks.on_its_data(checks.validate(changed)), tmp_path / "run")
         assert made.shape == (4, *SHAPE) and np.ptp(made) > 0
 
 
@@ -419,5 +419,5 @@ def test_a_classifier_is_trained_and_guides_a_run(tmp_path):
     judge.model = {"name": "unet", "widths": (8, 8), "blocks": 1, "groups": 4, "num_classes": 10}
     assert train.run(judge, tmp_path / "judge") == 0
     config.sample.guides = ({"name": "classifier", "log_probability": str(tmp_path / "judge"), "scale": 1.0},)
-    made = of_run.sample(checks.on_its_data(checks.validate(config)), tmp_path / "run")
+    made = run_samples.sample(checks.on_its_data(checks.validate(config)), tmp_path / "run")
     assert made.shape == (4, *SHAPE) and np.ptp(made) > 0

@@ -12,7 +12,7 @@ from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, recipes, resolve
 from diffusion.experiments.evaluation import model_metrics, real_images
 from diffusion.experiments.run import examples
-from diffusion.experiments.sampling import of_run
+from diffusion.experiments.sampling import run_samples
 from diffusion.objectives import Moves
 
 SHAPES = {"sphere": (3,), "torsions": (2,), "so3": (3, 3)}
@@ -75,7 +75,7 @@ def test_a_run_trains_samples_and_has_a_likelihood(name, tmp_path):
     config.data.source.number = 200
     train.run(config, tmp_path)
     recipe = resolve.recipe(config, SHAPES[name])
-    of_run.sample(recipe, tmp_path)
+    run_samples.sample(recipe, tmp_path)
     assert (tmp_path / "samples.png").is_file()
     with np.load(tmp_path / "samples.npz") as file:
         samples = file["images"]

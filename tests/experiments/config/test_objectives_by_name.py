@@ -10,7 +10,7 @@ from diffusion import conditional_couplings, couplings, flow_maps, objectives, p
 from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, resolve
 from diffusion.experiments.run import program
-from diffusion.experiments.sampling import of_run
+from diffusion.experiments.sampling import run_samples
 from diffusion.objectives import consistency, consistency_times, decoders, few_step, interpolants
 
 LINE = schedules.rectified_flow()
@@ -204,5 +204,5 @@ def test_a_run_of_it_trains_and_makes_samples(name, tmp_path):
     config = config_of(name, tmp_path / "teacher")
     config.train.steps = config.checkpoint.every = 4
     assert train.run(config, tmp_path / "run") == 0
-    made = of_run.sample(checks.on_its_data(checks.validate(config)), tmp_path / "run")
+    made = run_samples.sample(checks.on_its_data(checks.validate(config)), tmp_path / "run")
     assert made.shape == (20, 8, 8, 1) and np.ptp(made) > 0

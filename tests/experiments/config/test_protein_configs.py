@@ -9,7 +9,7 @@ from diffusion.data.sources import DataSpec
 from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, recipes
 from diffusion.experiments.evaluation import backbone_figures, model_metrics, real_images
-from diffusion.experiments.sampling import of_run
+from diffusion.experiments.sampling import run_samples
 from diffusion.models.frame_transformer import FrameTransformer
 from diffusion.proteins import backbone, folds, pdb
 
@@ -46,7 +46,7 @@ def test_a_run_trains_and_writes_chains_and_figures(tmp_path):
     config = recipes.load("proteins/frames:tiny")
     train.run(config, tmp_path)
     recipe = checks.with_data(checks.validate(config), SPEC)
-    of_run.sample(recipe, tmp_path)
+    run_samples.sample(recipe, tmp_path)
     assert (tmp_path / "samples.png").is_file()
     with np.load(tmp_path / "samples.npz") as file:
         samples, labels = file["images"], file["labels"]

@@ -12,7 +12,7 @@ from diffusion.data import gaussian_processes, series_masks
 from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, data, recipes
 from diffusion.experiments.evaluation import model_metrics, real_images, series_charts, series_process, series_scores
-from diffusion.experiments.sampling import generate, of_run, requested
+from diffusion.experiments.sampling import generate, requested, run_samples
 from diffusion.metrics import crps
 
 FORECAST = {"name": "forecast", "horizon": 4}
@@ -205,7 +205,7 @@ def test_a_run_trains_samples_and_is_scored(hide, tmp_path):
     config = config_of(hide)
     train.run(config, tmp_path)
     recipe = checks.on_its_data(checks.validate(config))
-    samples = of_run.sample(recipe, tmp_path)
+    samples = run_samples.sample(recipe, tmp_path)
     assert (tmp_path / "samples.png").is_file()
     with np.load(tmp_path / "samples.npz") as file:
         condition = {name: file[f"condition/{name}"] for name in ("given", "mask", "real")}

@@ -10,7 +10,7 @@ from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, recipes
 from diffusion.experiments.evaluation import cloud_metrics, model_metrics, real_images
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling import of_run
+from diffusion.experiments.sampling import run_samples
 
 FORMS = {"points": (128, 3), "voxels": (12, 12, 12, 1)}
 
@@ -58,7 +58,7 @@ def test_other_data_have_no_clouds():
 def test_a_run_trains_samples_draws_and_is_measured(name, tmp_path):
     assert train.run(recipes.load(f"shapes/{name}:tiny"), tmp_path) == 0
     recipe = checks.on_its_data(checks.validate(workdir.read_config(tmp_path)))
-    samples = of_run.sample(recipe, tmp_path)
+    samples = run_samples.sample(recipe, tmp_path)
     assert {"samples.png", "views.png", "turntable.gif"} <= {path.name for path in tmp_path.iterdir()}
     assert len(list((tmp_path / "ply").iterdir())) == 16
     labels = np.load(tmp_path / "samples.npz")["labels"]

@@ -9,7 +9,7 @@ import pytest
 from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, recipes
 from diffusion.experiments.evaluation import model_metrics, real_images
-from diffusion.experiments.sampling import of_run
+from diffusion.experiments.sampling import run_samples
 from diffusion.metrics import classifier
 from diffusion.models import DiffWave, SequenceTransformer, UNet
 from diffusion.models.budget import peak_memory
@@ -46,7 +46,7 @@ def test_a_run_trains_makes_sounds_and_is_judged(name, tmp_path, monkeypatch):
     monkeypatch.setattr(classifier, "train", functools.partial(classifier.train, steps=3))
     config = recipes.load(f"sound/{name}:tiny")
     train.run(config, tmp_path)
-    of_run.sample(checks.on_its_data(checks.validate(config)), tmp_path)
+    run_samples.sample(checks.on_its_data(checks.validate(config)), tmp_path)
     assert (tmp_path / "samples.png").is_file()
     assert len(list((tmp_path / "sounds").glob("*.wav"))) == (8 if name == "vocoder" else 16)
     with np.load(tmp_path / "samples.npz") as file:

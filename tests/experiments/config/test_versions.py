@@ -7,13 +7,16 @@ commit made of them: metrics.jsonl after two more steps, and samples.npz at step
     dmd.tar.gz      configs/students/dmd.py of that run, with a second player updated twice as often
 """
 
+import importlib
 import json
 import pathlib
 import shutil
+import sys
 
 import numpy as np
 import pytest
 
+from diffusion.data.sources import python_objects
 from diffusion.experiments import evaluate, train
 from diffusion.experiments.config import ConfigError, checks, resolve, versions
 from diffusion.experiments.config.defaults import defaults
@@ -167,3 +170,23 @@ def test_a_run_of_an_earlier_commit_goes_on_samples_and_evaluates_as_it_did(befo
     config.evaluate.features = ("pixels",)
     figures = evaluate.run(config, before, "the command", Effort(draws=0, subsets=2))["figures"]
     assert figures["count"] == 20 and figures["frechet"]["pixels"]["ratio"] > 0
+
+
+def test_a_dataset_of_hugging_face_keeps_its_name_when_its_module_is_renamed():
+    before = "diffusion.data.sources.of_python.HuggingFace"
+    present = f"{python_objects.HuggingFace.__module__}.{python_objects.HuggingFace.__qualname__}"
+    assert versions.read(json.dumps({"data": {"name": before}})).data.name == present
+    assert versions.read(json.dumps({"data": {"name": "cifar10"}})).data.name == "cifar10"
+
+
+@pytest.mark.parametrize(
+    "former, present",
+    [
+        ("diffusion.data.sources.of_python", "diffusion.data.sources.python_objects"),
+        ("diffusion.experiments.sampling.of_run", "diffusion.experiments.sampling.run_samples"),
+    ],
+)
+def test_a_renamed_module_warns_and_is_the_present_one(former, present, monkeypatch):
+    monkeypatch.delitem(sys.modules, former, raising=False)
+    with pytest.warns(DeprecationWarning, match=f"^{former} is now called {present.rpartition('.')[2]}$"):
+        assert importlib.import_module(former) is importlib.import_module(present)

@@ -10,7 +10,7 @@ from configs import digits
 from diffusion import editing, samplers, schedules, timesteps
 from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, names, resolve
-from diffusion.experiments.sampling import generate, of_run
+from diffusion.experiments.sampling import generate, run_samples
 
 LINE = schedules.rectified_flow()
 SHAPE = (8, 8, 1)
@@ -198,5 +198,5 @@ def test_commands_sample_so(tmp_path):
     assert train.run(config, tmp_path / "run") == 0
     for driver in ({"name": "picard"}, {"name": "adaptive", "t_end": 1e-3}):
         config.sample.driver = driver
-        made = of_run.sample(checks.on_its_data(checks.validate(config)), tmp_path / "run")
+        made = run_samples.sample(checks.on_its_data(checks.validate(config)), tmp_path / "run")
         assert made.shape == (4, *SHAPE) and np.ptp(made) > 0

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from configs import digits
-from diffusion.data.sources import of_python
+from diffusion.data.sources import python_objects
 from diffusion.experiments import evaluate, train
 from diffusion.experiments.config import ConfigError, data, resolve
 from diffusion.experiments.evaluation import held_out, real_images, run_report, sample_metrics
@@ -78,7 +78,7 @@ def test_parts_of_alike_pictures_are_not_refused(copied):
 def test_records_of_ones_own_are_compared_by_content():
     x = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
     read = lambda rows, name: real_images._read(
-        of_python.source_of([{"x": row} for row in rows], split=name), "stop", ()
+        python_objects.source_of([{"x": row} for row in rows], split=name), "stop", ()
     )
     with pytest.raises(ConfigError, match=r"^2 of the 5 records of 'held'"):
         held_out.require(config_with(), read(x[:6], "train"), read(x[4:], "held"))
@@ -159,7 +159,7 @@ def test_a_source_that_ignores_its_split_is_known_by_its_fingerprint():
         config={"evaluate": {"overlap": "stop"}},
     )  # fmt: skip
     with pytest.raises(held_out.Overlap, match="9 of the 9 records"):
-        held_out.at_start(recipe, of_python.source_of(records))
+        held_out.at_start(recipe, python_objects.source_of(records))
 
 
 @pytest.mark.parametrize("split, expected", [("train", "validation"), ("train+validation", "test")])

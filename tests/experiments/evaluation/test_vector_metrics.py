@@ -5,14 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from diffusion.data.sources import of_python
+from diffusion.data.sources import python_objects
 from diffusion.experiments import evaluate, train as training
 from diffusion.experiments.config import ConfigError, checks, names
 from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.evaluation import figures, model_metrics, real_images, vector_metrics
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.run_folder.workdir import WorkdirError
-from diffusion.experiments.sampling import of_run, sample_files
+from diffusion.experiments.sampling import run_samples, sample_files
 from diffusion.metrics import vector_distances
 from tests.experiments.run.test_every_source import config_of
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 
 def split(x, name="train"):
-    source = of_python.source_of([{"x": row} for row in np.float32(x)], split=name)
+    source = python_objects.source_of([{"x": row} for row in np.float32(x)], split=name)
     return real_images._read(source, "stop", ())
 
 
@@ -105,7 +105,7 @@ def test_a_run_on_points_is_evaluated(tmp_path):
     (in_loop,) = (line["evaluate"] for line in lines if "evaluate" in line)
     assert in_loop.keys() == set(vector_metrics.FIGURES) and (tmp_path / "previews/2.png").exists()
     config = workdir.read_config(tmp_path)
-    of_run.sample(checks.on_its_data(checks.validate(config)), tmp_path)
+    run_samples.sample(checks.on_its_data(checks.validate(config)), tmp_path)
     content = evaluate.run(config, tmp_path, "diffusion evaluate", evaluate.Effort(10, 2))
     text = (tmp_path / "report.md").read_text()
     assert "| energy distance | **" in text and "12 against 40 test examples; 2 numbers each" in text

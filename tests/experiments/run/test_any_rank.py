@@ -14,7 +14,7 @@ from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.evaluation import clip_pictures
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling.of_run import sample
+from diffusion.experiments.sampling.run_samples import sample
 from diffusion.training.checkpointing import checkpoints
 from tests import shared_programs
 

@@ -17,7 +17,7 @@ from diffusion.experiments import evaluate, sample as command, train as training
 from diffusion.experiments.config import ConfigError, checks, names
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling import generate, of_run, requested
+from diffusion.experiments.sampling import generate, requested, run_samples
 from diffusion.training import optimizers
 from diffusion.training.checkpointing import checkpoints
 from tests.experiments.run.test_every_source import config_of
@@ -104,7 +104,7 @@ def check_guided(recipe, folder):
     """Samples of one condition are N(m_0 + w (m_c - m_0), 0.3^2), m_0 that of the null condition."""
     found, matrix = learned(folder)
     condition = {"label": np.repeat([1, 2], 300), "vector": np.repeat([[0.5], [-1.0]], 300, axis=0)}
-    made = of_run.sample(recipe, folder, folder / "guided", condition)
+    made = run_samples.sample(recipe, folder, folder / "guided", condition)
     scale = recipe.config.sample.guidance.scale
     for rows, label, vector in ((slice(300), 1, 0.5), (slice(300, 600), 2, -1.0)):
         expected = found[3] + scale * (found[label] + vector * matrix[0] - found[3])
@@ -125,7 +125,7 @@ def test_a_run_from_a_config_learns_both_and_guides_by_both(tmp_path):
     check_learned(tmp_path / "run")
     recipe = recipe_of(workdir.read_config(tmp_path / "run"))
     assert recipe.null["label"] == 3 and recipe.null["vector"].tolist() == [0] and not recipe.by_class
-    of_run.sample(recipe, tmp_path / "run")  # the conditions of the first records
+    run_samples.sample(recipe, tmp_path / "run")  # the conditions of the first records
     of_record = dict(zip(drawn(0)["vector"][:, 0].tolist(), drawn(0)["label"].tolist()))
     kept = np.load(tmp_path / "run/samples.npz")
     assert [of_record[vector] for vector in kept["condition/vector"][:, 0].tolist()] == kept["labels"].tolist()
@@ -155,7 +155,7 @@ def test_a_run_from_python_does_the_same(tmp_path):
     assert training.train(recipe, tmp_path) == 0
     check_learned(tmp_path)
     check_guided(recipe, tmp_path)
-    of_run.sample(recipe, tmp_path)
+    run_samples.sample(recipe, tmp_path)
     found = evaluate.evaluate(recipe, tmp_path, evaluate.Effort(0, 3))["figures"]["distances"]
     assert found["energy_distance"]["ratio"] > 5  # guided samples are not those of the data
 
@@ -186,7 +186,7 @@ def test_the_networks_of_the_library_take_both(tmp_path):
     model = {"name": "mlp", "width": 4, "depth": 1, "num_classes": 3, "vector_width": 1}
     config = exact_config(tmp_path, **{"model": model, "train.steps": 1, "sample.guidance.scale": 3.0})
     assert training.run(config, tmp_path / "run") == 0
-    assert of_run.sample(recipe_of(config), tmp_path / "run").shape == (600, 2)
+    assert run_samples.sample(recipe_of(config), tmp_path / "run").shape == (600, 2)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, names
 from diffusion.experiments.config.autoencoder import Autoencoder
 from diffusion.experiments.run import program, start
-from diffusion.experiments.sampling import generate, of_run, watermarked
+from diffusion.experiments.sampling import generate, run_samples, watermarked
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.autoencoders.latent_space import from_diffusion
 from diffusion.training.checkpointing import checkpoints
@@ -129,7 +129,7 @@ def test_a_run_is_resumed_bit_for_bit_and_decodes_by_its_own_autoencoder(critic,
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     expected = {"term", "autoencoder_term", "reconstruction", "kl"} | ({"adversarial"} if critic else set())
     assert all(expected <= set(row) and "autoencoder" not in row for row in rows)
-    samples = of_run.sample(recipe, tmp_path)
+    samples = run_samples.sample(recipe, tmp_path)
     assert samples.shape[1:] == (8, 8, 1) and np.ptp(samples) > 0
     params, _ = checkpoints.load_ema(tmp_path)
     labels, seeds = np.zeros(2, np.int32), np.arange(2, dtype=np.uint32)

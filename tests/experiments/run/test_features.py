@@ -17,7 +17,7 @@ from diffusion import objectives
 from diffusion.experiments import reproduce, train
 from diffusion.experiments.config import ConfigError, checks, names, resolve
 from diffusion.experiments.run import program, start
-from diffusion.experiments.sampling import encoder_features, generate, of_run
+from diffusion.experiments.sampling import encoder_features, generate, run_samples
 from diffusion.models import Functions
 from diffusion.training import sharding, state
 from diffusion.training.checkpointing import checkpoints
@@ -110,7 +110,7 @@ def test_a_run_trains_its_projectors_beside_a_frozen_encoder_and_resumes(weights
     assert reproduce.repeat(resolve.recipe(config), tmp_path, 2).finite
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert all(-1 <= row["term"] <= 1 and row["term_2"] <= 0 for row in rows)
-    samples = of_run.sample(checks.on_its_data(checks.validate(config)), tmp_path)
+    samples = run_samples.sample(checks.on_its_data(checks.validate(config)), tmp_path)
     assert samples.shape == (20, 8, 8, 1) and np.ptp(samples) > 0
 
 

@@ -17,7 +17,7 @@ from diffusion.adapters.tuning import Tuning
 from diffusion.data import latent_cache, sources
 from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks
-from diffusion.experiments.run import seen_pictures, tuned_examples
+from diffusion.experiments.run import encoded_pictures, tuned_examples
 from diffusion.experiments.sampling import tuned_run
 from diffusion.models import interchange
 from diffusion.models.text_encoders.clip import CLIPVision, CLIPVisionProjection
@@ -49,7 +49,7 @@ def test_an_image_prompt_trains_alone_from_the_base_to_the_bit(kind, tmp_path):
     model = text_to_image.load(recipe.base.path)
     reader, weights = interchange.load(tmp_path / "encoder")
     whole = kind == "plus"
-    about = latent_cache.describe(tmp_path / seen_pictures.FOLDER / "image_prompt").autoencoder["config"]
+    about = latent_cache.describe(tmp_path / encoded_pictures.FOLDER / "image_prompt").autoencoder["config"]
     assert about["source"] == {"name": "picture_folder"}
     captions = batch["condition"]
     assert captions["image_prompt"].shape == (2, 5, 12) if whole else (2, 10)
@@ -131,11 +131,11 @@ def test_entries_of_a_run_of_before_are_taken_over(tmp_path):
     stated = np.frombuffer(json.dumps(identity, sort_keys=True).encode(), np.uint8)
     np.savez(tmp_path / "seen.npz", image_prompt=rows, identity=stated)
     about = {"source": {"name": "picture_folder", "side": 16}, "tuning": identity["tuning"]}
-    sight = seen_pictures.Sight(lambda few: np.zeros((len(few), 2, 3), np.float32), (2, 3), "", about)
+    sight = encoded_pictures.Sight(lambda few: np.zeros((len(few), 2, 3), np.float32), (2, 3), "", about)
     for folder, own, expected in (("seen", sight, rows), ("other", sight._replace(about={"source": {}}), 0 * rows)):
         place = tmp_path / folder / "image_prompt"
-        seen_pictures.write(own, source, place)
-        records = seen_pictures.Seen(source, "image_prompt", own, place)
+        encoded_pictures.write(own, source, place)
+        records = encoded_pictures.Seen(source, "image_prompt", own, place)
         found = [record["condition"]["image_prompt"] for record in records.__getitems__(range(5))]
         np.testing.assert_array_equal(found, expected)
 
@@ -152,14 +152,14 @@ def test_the_prompt_may_be_another_picture_of_the_record(tmp_path):
         tuning = Tuning(*[unused] * 5, networks=(), see=means, sees={"mean": (3,)}, sees_of=column)
         place = tmp_path / f"seen {column}"
         (sight,) = tuned_examples.seeing(tuning, {"prompt": column}).values()
-        seen_pictures.write(sight, source, place)
-        records = seen_pictures.Seen(source, "mean", sight, place)
+        encoded_pictures.write(sight, source, place)
+        records = encoded_pictures.Seen(source, "mean", sight, place)
         found = [record["condition"]["mean"] for record in records.__getitems__([0, 1, 2])]
         expected = [np.asarray(Image.open(folder / f"{i}.png")).mean((0, 1)) for i in order]
         np.testing.assert_allclose(found, expected, rtol=1e-6)
-        seen_pictures.write(sight._replace(see=None), source, place)  # they are there
+        encoded_pictures.write(sight._replace(see=None), source, place)  # they are there
         with pytest.raises(latent_cache.CacheError, match=r"autoencoder\.config\.prompt: .* -> 'other'"):
-            seen_pictures.write(sight._replace(about={"prompt": "other"}), source, place)
+            encoded_pictures.write(sight._replace(about={"prompt": "other"}), source, place)
 
 
 @pytest.mark.slow

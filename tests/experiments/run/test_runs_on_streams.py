@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from diffusion.data.sources import of_python
+from diffusion.data.sources import python_objects
 from diffusion.experiments import reproduce, train as training
 from diffusion.experiments.config import ConfigError, checks, names, resolve
 from diffusion.experiments.evaluation import real_images
@@ -165,7 +165,7 @@ def test_a_step_on_a_stream_that_begins_anew_is_not_repeated(tmp_path, monkeypat
     def noise(split: str):
         rng = np.random.default_rng()
         records = lambda: ({"x": rng.normal(size=2).astype(np.float32), "label": k % 2} for k in range(20))
-        return of_python.source_of(records, 2, split)
+        return python_objects.source_of(records, 2, split)
 
     monkeypatch.setitem(names.SOURCES, "noise", noise)
     config = test_every_source.config_of({"name": "noise"}, **{"train.steps": 2})

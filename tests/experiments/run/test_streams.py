@@ -10,14 +10,14 @@ import pytest
 
 from diffusion import objectives, schedules, timesteps
 from diffusion.data import pipeline
-from diffusion.data.sources import DamagedRecord, of_python
+from diffusion.data.sources import DamagedRecord, python_objects
 from diffusion.data.sources.iterated import Iterated
 from diffusion.data.stream_batches import StreamBatches
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.run.examples import open_examples
-from diffusion.experiments.sampling.of_run import sample
+from diffusion.experiments.sampling.run_samples import sample
 from diffusion.experiments.train import run, train
 from diffusion.models import MODELS
 from diffusion.training.checkpointing import checkpoints
@@ -94,14 +94,14 @@ def taken(data, number, **options):
 @pytest.mark.parametrize("name", STREAMS)
 def test_batches_from_a_state_on_are_those_of_the_undisturbed_stream(name, threads):
     make, resume = STREAMS[name]
-    stream = of_python.source_of(make())
+    stream = python_objects.source_of(make())
     assert stream.resume == resume and stream.spec.size == -1 and stream.spec.shape == (2,)
     whole, _ = taken(stream, 8, threads=threads)
     np.testing.assert_array_equal(np.concatenate([batch["index"] for batch in whole]), np.arange(32))
     for stop in (1, 3, 5):
-        _, batches = taken(of_python.source_of(make()), stop, threads=threads)
+        _, batches = taken(python_objects.source_of(make()), stop, threads=threads)
         state = json.loads(json.dumps(batches.state))
-        rest, batches = taken(of_python.source_of(make()), 8 - stop, threads=threads, start=4 * stop, state=state)
+        rest, batches = taken(python_objects.source_of(make()), 8 - stop, threads=threads, start=4 * stop, state=state)
         assert (batches.read_again > 0) == (resume == "skip")
         for ours, theirs in zip(rest, whole[stop:], strict=True):
             np.testing.assert_array_equal(ours["x"], theirs["x"])
@@ -211,7 +211,7 @@ class Strange:
 )
 def test_what_is_no_stream_is_refused(data, words):
     with pytest.raises(ValueError, match=words):
-        taken(of_python.source_of(data()), 1)
+        taken(python_objects.source_of(data()), 1)
 
 
 def test_a_damaged_record_is_left_out_alike_on_any_number_of_processes():

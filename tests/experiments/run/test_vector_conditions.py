@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from diffusion.data import pipeline, transforms
-from diffusion.data.sources import of_python
+from diffusion.data.sources import python_objects
 from diffusion.experiments import train as training
 from diffusion.experiments.config import ConfigError, checks
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling import generate, of_run, requested
+from diffusion.experiments.sampling import generate, requested, run_samples
 from diffusion.training.checkpointing import checkpoints
 from tests import shared_programs
 from tests.experiments.run.test_every_source import config_of
@@ -62,16 +62,16 @@ def test_a_run_trains_goes_on_and_samples(tmp_path, condition):
     jax.tree.map(np.testing.assert_array_equal, *both)
     recipe = recipe_of(workdir.read_config(tmp_path / "run"))
     assert recipe.null.dtype == float if condition == "vector" else recipe.null["vector"].shape == (3,)
-    by_default = of_run.sample(recipe, tmp_path / "run")
+    by_default = run_samples.sample(recipe, tmp_path / "run")
     kept = np.load(tmp_path / "run/samples.npz")
     rows = np.load(tmp_path / "data.npz")["vector"][:4]
     np.testing.assert_array_equal(kept["condition" if condition == "vector" else "condition/vector"], rows)
     np.save(tmp_path / "mine.npy", rows)
     again = requested.conditions(str(tmp_path / "mine.npy"), recipe)
-    np.testing.assert_array_equal(of_run.sample(recipe, tmp_path / "run", tmp_path / "again", again), by_default)
+    np.testing.assert_array_equal(run_samples.sample(recipe, tmp_path / "run", tmp_path / "again", again), by_default)
     other = requested.conditions("5,-5,5", recipe)
     assert jax.tree.leaves(other)[0].tolist() == [[5, -5, 5]] * 4
-    assert (of_run.sample(recipe, tmp_path / "run", tmp_path / "other", other) != by_default).any()
+    assert (run_samples.sample(recipe, tmp_path / "run", tmp_path / "other", other) != by_default).any()
 
 
 def test_guidance_reads_the_network_with_and_without_the_vector(tmp_path):
@@ -155,7 +155,7 @@ def masked(number=8):
 
 
 def batch_of(*augment):
-    source = of_python.source_of(masked())
+    source = python_objects.source_of(masked())
     batches = pipeline.batches(source, source.spec, seed=0, batch_size=8, threads=0, augment=augment, shuffle=False)
     return next(batches)
 

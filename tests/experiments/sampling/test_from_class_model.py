@@ -24,7 +24,7 @@ def made(monkeypatch, flags):  # noqa: F811
     monkeypatch.setattr(from_class_model.class_models, "classes_of", lambda folder: {"cat": 2})
     monkeypatch.setattr(from_class_model.class_models, "load", lambda folder: model)
     monkeypatch.setattr(from_class_model.watermarks, "load", lambda key: f"mark of {key}")
-    monkeypatch.setattr(from_class_model.of_run, "sample_weights", lambda *rest: calls.append(rest))
+    monkeypatch.setattr(from_class_model.run_samples, "sample_weights", lambda *rest: calls.append(rest))
     return config, calls
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from diffusion import parameterizations, samplers, schedules, text_to_image
 from diffusion.experiments.config import ConfigError
-from diffusion.experiments.sampling import of_run, watermarked
+from diffusion.experiments.sampling import run_samples, watermarked
 from diffusion.models.autoencoders.latent_space import Moments
 
 SHAPE = (2, 2, 1)
@@ -146,23 +146,25 @@ def test_a_mark_in_noise_needs_no_pictures_and_one_in_pictures_does():
     for carrier, fits in (("noise", True), ("pictures", False)):
         mark = Mark(carrier=carrier)
         if fits:
-            of_run._check_watermark(mark, run_of(pictures=False))
+            run_samples._check_watermark(mark, run_of(pictures=False))
             assert mark.shapes == [(1, *SHAPE)]
             continue
         with pytest.raises(ConfigError, match="a mark is for pictures, and this run makes none"):
-            of_run._check_watermark(mark, run_of(pictures=False))
-    of_run._check_watermark(Mark(carrier="pictures"), run_of())
+            run_samples._check_watermark(mark, run_of(pictures=False))
+    run_samples._check_watermark(Mark(carrier="pictures"), run_of())
 
 
 def test_noise_that_a_sampler_draws_hides_a_mark():
     for draws, renoise, hides in ((0, None, False), (1, None, True), (0, [0.0, 0.0], False), (0, [0.0, 0.5], True)):
         run = run_of(draws=draws, renoise=renoise)
         if not hides:
-            of_run._check_watermark(Mark(carrier="noise"), run)
+            run_samples._check_watermark(Mark(carrier="noise"), run)
             continue
         with pytest.raises(ConfigError, match="--watermark: the sampler draws noise"):
-            of_run._check_watermark(Mark(carrier="noise"), run)
-    of_run._check_watermark(Mark(carrier="pictures"), run_of(latents=True, draws=1))  # the decoder's size is its own
+            run_samples._check_watermark(Mark(carrier="noise"), run)
+    run_samples._check_watermark(
+        Mark(carrier="pictures"), run_of(latents=True, draws=1)
+    )  # the decoder's size is its own
 
 
 # ==== A text-to-image model ====

@@ -100,9 +100,9 @@ def _earlier(sight: Sight, source: sources.Source, folder: pathlib.Path) -> np.n
     for path in (folder.parent.parent / name for name in EARLIER):
         if not path.is_file() or not {folder.name, IDENTITY} <= npz.names(path):
             continue
-        about = json.loads(npz.load(path, (IDENTITY,))[IDENTITY].tobytes())
-        about.get("source", {}).pop("path", None)  # the pictures may have moved
-        if about == wanted:
+        identity = json.loads(npz.load(path, (IDENTITY,))[IDENTITY].tobytes())
+        identity.get("source", {}).pop("path", None)  # the pictures may have moved
+        if identity == wanted:
             return npz.load(path, (folder.name,))[folder.name]
     return None
 

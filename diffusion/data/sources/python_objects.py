@@ -1,0 +1,146 @@
+"""Python objects as sources: sequences, iterables, and the datasets of Hugging Face's library."""
+
+__all__ = ["HuggingFace", "huggingface", "source_of"]
+
+import copy
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diffusion.data.sources import sequences, splits, table_records
+from diffusion.data.sources.columns import Columns, PictureFile
+from diffusion.data.sources.iterated import Iterated, is_iterable
+from diffusion.data.sources.spec import Source
+from diffusion.data.sources.stream_values import Mappings, Stored
+from diffusion.data.sources.streams import Stream
+
+
+def source_of(data: Any, num_classes: int = 0, split: str = "train") -> Source | Stream:
+    """The source that reads a Python object.
+
+    Args:
+        data: a source; a sequence of records; an iterable of them, or a function that returns one, see `streams`; or a
+            dataset of Hugging Face's library, see `huggingface`.
+        num_classes: number of classes of a sequence's or an iterable's labels; 0 where there are none.
+        split: the split that a run takes the records for.
+
+    Raises:
+        ValueError: for another object, or for records of another form.
+    """
+    if hasattr(data, "spec") and hasattr(data, "fingerprint"):
+        return data
+    if hasattr(data, "features") and hasattr(data, "column_names"):
+        return huggingface(data, split)
+    if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+        return sequences.Records(data, num_classes, split)
+    if is_iterable(data):
+        return Iterated(data, Mappings(num_classes, split))
+    raise ValueError(
+        f"the data is a {type(data).__name__}. Valid: a source, a sequence of records, or an iterable of them"
+    )
+
+
+def huggingface(
+    dataset: Any,
+    split: str = "train",
+    *,
+    x: str | Sequence[str] = "",
+    label: str | None = None,
+    classes: tuple[str, ...] = (),
+    condition: str | Sequence[str] = (),
+    caption: str = "",
+    side: int = 0,
+    varied: tuple[int, ...] = (),
+) -> "table_records.Records | Stream":
+    """The source of a `datasets.Dataset`, with random access, or of a `datasets.IterableDataset`, as a stream.
+
+    The library is not imported here: an object with its attributes will do.
+
+    Args:
+        dataset: the object, e.g. `datasets.load_dataset(..., streaming=True)["train"]`.
+        split: the split that a run takes it for, or a part: "train[:90%]" of a Dataset, "train[1000:]" of a stream.
+        x, label, condition, caption: the columns of the example, the label, the condition and the text, as in
+            `columns.Columns`.
+        classes: the names of the labels; () for the names in the dataset's own `ClassLabel`.
+        side: height and width of the squares that pictures become; 0 for pictures of one size.
+        varied: (H, W) of the samples, where pictures keep their sizes; () where all have one.
+
+    Raises:
+        ValueError: for a column that does not exist, or a stream with labels whose classes are not known.
+    """
+    dataset = _encoded(dataset)
+    features = dataset.features or {}
+    parts = {"x": x, "condition": condition, "caption": caption, "side": side, "varied": varied}
+    if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
+        table = HuggingFace(dataset)
+        label = Columns(table.where, table.columns, label=label, **parts).label
+        names = classes or tuple(getattr(features.get(label), "names", None) or ())
+        return table_records.Records(table, split, label=label, classes=names, **parts)
+    where = f"{type(dataset).__module__}.{type(dataset).__qualname__}"
+    if varied:
+        raise ValueError(f"{where} is a stream, whose pictures have to be of one size. Valid: side = N, or a Dataset")
+    columns = Columns(where, dataset.column_names or tuple(next(iter(dataset))), label=label, **parts)
+    names = classes or tuple(getattr(features.get(columns.label), "names", None) or ())
+    read = [name for name in (*columns.wanted, columns.label, columns.text) if name]
+    dataset = dataset.select_columns(list(dict.fromkeys(read))) if dataset.column_names else dataset
+    _, *ends = splits.parse(split)
+    first, last = splits.numbers(ends, split)
+    dataset = dataset if last is None else dataset.take(last)
+    dataset = dataset.skip(first) if first else dataset
+    return Iterated(dataset, _Rows(columns, names, split), where)
+
+
+class _Rows(Stored):
+    """The rows of a stream, whose pictures may be files that the dataset names."""
+
+    def record(self, value: Mapping[str, Any]) -> dict[str, Any]:
+        return super().record({name: _with_file(item) for name, item in value.items()})
+
+
+def _with_file(value: Any) -> Any:
+    """A stored value; a `PictureFile` where the dataset, an object of this user's, names a file in place of bytes."""
+    if isinstance(value, dict) and value.keys() == {"bytes", "path"} and value["bytes"] is None and value["path"]:
+        return PictureFile(pathlib.Path(value["path"]))
+    return value
+
+
+class HuggingFace:
+    """The rows of a `datasets.Dataset` as a table."""
+
+    def __init__(self, dataset: Any):
+        self._dataset = dataset
+        info = getattr(dataset, "info", None)
+        self.name = getattr(info, "dataset_name", None) or type(dataset).__qualname__
+        self.where = f"{type(dataset).__module__}.{type(dataset).__qualname__} {self.name!r}"
+        self.identity = str(getattr(dataset, "_fingerprint", ""))  # "": it has no identity of its own
+        self.columns = tuple(dataset.column_names)
+        self._views: dict[tuple[str, ...], Any] = {}  # {columns that are read: the dataset of them}
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def read(self, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+        names = tuple(columns)
+        if names not in self._views:
+            self._views[names] = self._dataset.select_columns(list(names))
+        values = self._views[names][list(rows)]
+        return [{name: _with_file(values[name][k]) for name in names} for k in range(len(rows))]
+
+    def place(self, row: int) -> str:
+        return f"{self.where}, row {row}"
+
+    def column(self, name: str) -> Sequence[Any]:
+        return list(self._dataset[name])
+
+    def stamp(self) -> Any:
+        return [self.name, len(self), str(getattr(self._dataset, "_fingerprint", ""))]
+
+
+def _encoded(dataset: Any) -> Any:
+    """The dataset with encoded pictures, which are decoded here, and plain values in its other columns."""
+    for name, feature in (dataset.features or {}).items():
+        if type(feature).__name__ == "Image" and getattr(feature, "decode", False):
+            stored = copy.copy(feature)
+            stored.decode = False
+            dataset = dataset.cast_column(name, stored)
+    return dataset.with_format(None)

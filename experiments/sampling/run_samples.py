@@ -1,0 +1,240 @@
+"""The samples of a run, in its folder, in the number and form of its recipe; an interrupted sampling goes on.
+
+`sample_weights` makes the samples of a published model of classes in the same way.
+"""
+
+import functools
+import hashlib
+import json
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+import diffusion
+from diffusion import pytrees
+from diffusion.experiments.config import ConfigError, as_config_errors, data, units
+from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.config.values import config_hash, plain
+from diffusion.experiments.evaluation import plots, sample_pictures
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import averages, batches_on_disk, generate
+from diffusion.io import files
+from diffusion.io.content_credentials import Signer
+from diffusion.io.leaf_names import leaves_of
+from diffusion.models import quantised as storage
+from diffusion.training import sharding
+from diffusion.training.checkpointing import checkpoints
+from diffusion.training.runtime import agreement, progress
+from diffusion.training.step import conditioned
+from diffusion.watermarks import Watermark
+
+
+def sample(
+    recipe: Recipe,
+    folder: str | pathlib.Path,
+    out: str | pathlib.Path | None = None,
+    labels: Any = None,
+    step: int | None = None,
+    weights: str = "ema",
+    average: float | None = None,
+    watermark: Watermark | None = None,
+    signer: Signer | None = None,
+    quantised: str = "",
+) -> Any:
+    """Makes config.sample.number samples of a run, and writes them with the pictures that show them.
+
+    Args:
+        recipe: the recipe of the run, for a shape of examples.
+        folder: the run folder.
+        out: the folder to write to; the run folder if None.
+        labels: the classes, int `[number]`, or the conditions, a pytree `[number, ...]` in the records' form. None for
+            all classes in turn, or the conditions of the first records.
+        step: the step of the checkpoint; the latest if None.
+        weights: "ema", the moving average, or "params", the raw ones.
+        average: width, as a share of the run, of a moving average made now from those of all kept checkpoints; for a
+            run with config.ema.sigma_rel.
+        watermark: the watermark of the samples; None for none.
+        signer: the signer of content credentials for the PNG files; None for none.
+        quantised: "int8" or "fp8", the type in which the network's kernels are stored; "" for their own.
+
+    Returns:
+        The samples, uint8 `[N, ...]` for a run on bytes, else float32 `[N, ...]`; a pytree of arrays for pytrees.
+
+    Raises:
+        ConfigError: if the run makes no samples of classes.
+        WorkdirError, CheckpointError: if there is no checkpoint, or nothing can be written.
+    """
+    if recipe.shape is None:
+        raise ConfigError("the recipe has no shape: sample(recipe.at(shape), folder).")
+    description: dict[str, Any] = {"weights": weights}
+    if average is not None:
+        params, step, description = averages.post_hoc(folder, recipe.config.ema.get("sigma_rel", 0.0), average, step)
+    else:
+        load = checkpoints.load_ema if weights == "ema" else checkpoints.load_params
+        params, step = load(folder, step)
+    leaves = checkpoints.read_about(folder, step)["leaves"]
+    name = pathlib.Path(folder).resolve().name
+    made_by = Weights(params, name, f"step {step}", {"step": step, **description}, leaves)
+    names = data.class_names(recipe)
+    return sample_weights(recipe, made_by, out or folder, labels, watermark, signer, quantised, names)
+
+
+class Weights(NamedTuple):
+    """The parameters that samples are made with.
+
+    Attributes:
+        params: the parameters, as in `recipe.network.apply`.
+        model: name of the run's folder, or of a published model's.
+        version: the version of the weights, in words.
+        about: the version of the weights, for samples.json.
+        identity: a JSON value that identifies their content.
+    """
+
+    params: Any
+    model: str
+    version: str
+    about: dict[str, Any]
+    identity: Any
+
+
+def sample_weights(
+    recipe: Recipe,
+    weights: Weights,
+    out: str | pathlib.Path,
+    labels: Any = None,
+    watermark: Watermark | None = None,
+    signer: Signer | None = None,
+    quantised: str = "",
+    classes: Sequence[str] = (),
+) -> Any:
+    """The samples of a recipe and its parameters; errors as in `sample`.
+
+    Args:
+        recipe: the recipe, for a shape of examples.
+        weights: the parameters.
+        out: the folder to write to.
+        classes: the names of the classes, by their numbers; () for the numbers.
+        labels, watermark, signer, quantised: the conditions, the watermark, the signer and the type of kernels, as in
+            `sample`.
+    """
+    config = recipe.config
+    out = pathlib.Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    params, description = weights.params, dict(weights.about)
+    if watermark is not None:
+        _check_watermark(watermark, recipe)
+        description["watermark"] = watermark.identity
+    if quantised:
+        exact_params = params
+        params = storage.quantised(params, quantised)
+        description = {**description, "quantised": quantised}
+        print(f"{quantised}: {storage.stored(exact_params, params)}")
+    number = config.sample.number
+    by_records = labels is None  # the conditions are those of the data's first records, in turn
+    labels = generate.conditions_of(recipe, number) if labels is None else jax.tree.map(np.asarray, conditioned(labels))
+    seeds = generate.seeds(config, number)
+    devices = jax.local_devices()
+    mesh = sharding.make_mesh({"data": -1}, devices) if len(devices) > 1 else None
+    if mesh is not None:
+        params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    recipe = generate.trained(recipe, params)
+    make = generate.generator(recipe, mesh, watermark) if watermark else generate.generator(recipe, mesh)
+    began = time.perf_counter()
+    key = batches_on_disk.key(config, weights.identity, json.dumps(description), labels, seeds)
+    unfinished = out / f".samples-{key}"
+    batch_size = min(config.sample.batch_size, number)
+    share = (jax.process_index(), jax.process_count())
+    make_images = functools.partial(
+        batches_on_disk.images, make.images, params, labels, seeds, batch_size, unfinished, work=make.work
+    )
+    with progress.bar("sampling", number, units.unit(recipe, of_samples=True), speaks=share[0] == 0) as advance:
+        images = make_images(advance, share)
+    agreement.gather("samples made")  # each process has made its share
+
+    def finish():
+        all_images = images if share[1] == 1 else make_images(lambda done: None)
+        seconds = time.perf_counter() - began
+        skipped = make.skipped(batches_on_disk.work(unfinished))
+        record = _record(recipe, make.nfe, skipped, description)
+        shown = _write(out, recipe, make, params, all_images, labels, by_records, seeds, record, classes)
+        evaluations = f"{make.nfe} network evaluations" if make.nfe else "as many evaluations as the driver needs"
+        if skipped is not None:
+            evaluations += f" with {100 * skipped:.1f} % of their blocks skipped,"
+        if signer is not None:
+            made_by = record | {"model": weights.model, "weights": record["checkpoint"]}
+            made_by["checkpoint"] = checksum(params)
+            with as_config_errors():
+                for path in (path for path in shown if path.suffix == ".png"):
+                    signer.sign(path, made_by, diffusion.__version__)
+        print(
+            f"{number} {'images' if recipe.makes_pictures else 'samples'} in {seconds:.1f} s ({number / seconds:.1f} a "
+            f"second, {evaluations} each) from {weights.version}: {', '.join(map(str, shown))}"
+        )
+
+    agreement.first(finish)
+    return pytrees.unpack(images, recipe.structure) if recipe.structure is not None else images
+
+
+def checksum(params: Any) -> str:
+    """sha256 of parameters as they are sampled with: of the name, the type, the shape and the bytes of each leaf."""
+    total = hashlib.sha256()
+    for name, leaf in sorted(leaves_of(params).items()):
+        array = np.asarray(leaf)
+        total.update(f"{name} {array.dtype} {array.shape}\n".encode() + array.tobytes())
+    return total.hexdigest()
+
+
+def _check_watermark(watermark: Watermark, recipe: Recipe) -> None:
+    """Refuses a watermark that the samples of a run cannot carry, before anything is compiled."""
+    if watermark.carrier == "pictures" and not (recipe.makes_pictures and recipe.makes_bytes):
+        raise ConfigError(f"--watermark: {watermark.identity} is for pictures, and this run makes none.")
+    if watermark.carrier == "pictures" and recipe.on_latents:
+        return  # the decoder decides how large they are
+    draws = recipe.sampler.draws > 0 or (recipe.plan is not None and bool(np.any(recipe.plan.renoise)))
+    try:
+        watermark.check_readable(draws, False)
+        watermark.read(np.zeros((1, *recipe.shape)))
+    except ValueError as error:
+        raise ConfigError(f"--watermark: {error}") from error
+
+
+def _record(recipe, nfe, skipped, checkpoint) -> dict[str, Any]:
+    """What samples.json says of how the samples were made."""
+    return {
+        "checkpoint": checkpoint,
+        "sample": plain(recipe.config.sample),
+        "nfe": nfe,
+        "blocks_skipped": skipped,
+        "config": config_hash(recipe.config),
+        "versions": {"jax": jax.__version__, "numpy": np.__version__},
+        "device": jax.devices()[0].device_kind,
+        "command": workdir.command("diffusion sample"),
+    }
+
+
+def _write(out, recipe, make, params, images, labels, of_records, seeds, record, names) -> list[pathlib.Path]:
+    """Writes samples.npz, its record and, of pictures, the figures; removes the batches; returns what to look at."""
+    arrays = {"images": images, "labels": generate.classes_of(recipe, labels), "seeds": seeds}
+    if recipe.structure is not None:
+        arrays |= leaves_of({"images": pytrees.unpack(images, recipe.structure)})
+        del arrays["images"]
+    if recipe.null is not None and not recipe.by_class:
+        arrays |= leaves_of({"condition": labels})
+    with files.whole(out / "samples.npz") as file:
+        np.savez(file, **arrays)  # deflate is 20 times as slow, and gains 8 % or so
+    workdir.write_text(out / "samples.json", json.dumps(record, indent=2) + "\n")
+    batches_on_disk.clear(out)
+    classes = arrays["labels"]
+    drawn = sample_pictures.draw(sample_pictures.Samples(recipe, images, labels, classes, of_records, out))
+    if drawn is not None:
+        return [out / "samples.npz", *drawn]
+    plots.sample_grid(images, classes, out / "samples.png", classes=names)
+    first = np.unique(classes, return_index=True)[1][:10]
+    x, x0 = make.trajectory(params, jax.tree.map(lambda leaf: leaf[first], labels), seeds[first])
+    plots.trajectory(x, x0, recipe.plan.grid, classes[first], out / "trajectory.png")
+    return [out / "samples.npz", out / "samples.png", out / "trajectory.png"]
