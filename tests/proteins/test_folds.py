@@ -120,3 +120,15 @@ def test_torsions_of_a_helix_are_spread_by_one_degree_about_a_variant():
     apart = angles - variants[nearest][:, None]
     assert abs(apart.mean()) < 0.05 and apart.std() == pytest.approx(1, rel=0.03)
     assert np.abs(np.corrcoef(apart[..., 0].ravel(), apart[..., 1].ravel())[0, 1]) < 0.06
+
+
+def test_only_alpha_carbons_clash_within_their_longer_distance():
+    """Residues 0 and 2, whose nitrogens or alpha carbons are 3 Angstrom apart and all else farther than 2.5."""
+    residue = np.float32([[0, 0, 0], [-1.46, 0, 0], [-2.0, 0, 1.43]])  # N, CA and C, N foremost
+    away = np.float32([0, 0, 60])
+    facing = lambda apart: np.stack([residue, residue + away, residue * [-1, 1, -1] + [apart, 0, 0]]).astype(np.float32)
+    assert not folds.crowded(facing(3.0))
+    assert folds.crowded(facing(2.4))
+    turned = residue[:, [0, 2, 1]] - residue[1, [0, 2, 1]]  # CA foremost
+    near = lambda apart: np.stack([turned, turned + away, turned * [1, -1, 1] + [0, 0, apart]]).astype(np.float32)
+    assert not folds.crowded(near(3.9))

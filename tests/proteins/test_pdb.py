@@ -121,3 +121,12 @@ def test_files_longer_than_forty_lines_of_a_residue_are_not_read(tmp_path):
         file.truncate(most + 1)
     with pytest.raises(ValueError, match=f"a chain of 9999 residues has {most} at most"):
         pdb.load(tmp_path / "a.pdb")
+
+
+def test_the_longest_chain_and_the_shortest_name_fill_their_columns(tmp_path):
+    atoms = np.zeros((9999, 4, 3))
+    atoms[:, :, 2] = np.arange(9999)[:, None]
+    pdb.save(tmp_path / "a.pdb", atoms, "U")
+    np.testing.assert_array_equal(pdb.load(tmp_path / "a.pdb"), atoms)
+    with open(tmp_path / "a.pdb") as file:
+        assert next(file)[16:27] == "   U A   1 "

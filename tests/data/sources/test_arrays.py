@@ -89,3 +89,10 @@ def test_damaged_and_missing_files_are_named(tmp_path):
     (tmp_path / "c.npz").write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"c\.npz is (no sound|not a valid) \.npz file"):
         arrays(str(tmp_path / "c.npz"))
+
+
+def test_a_column_is_suggested_that_has_more_than_half_of_the_letters(tmp_path):
+    np.savez(tmp_path / "a.npz", abxy=np.zeros((3, 2)))
+    for name, hint in (("abxz", r"abxy\. Did you mean 'abxy'\?$"), ("abzz", r"abxy\.$")):
+        with pytest.raises(ValueError, match=f"no column {name!r} for x; its columns are {hint}"):
+            arrays(str(tmp_path / "a.npz"), x=name)

@@ -101,3 +101,28 @@ def test_a_file_of_no_records_adds_none(tmp_path):
             writer.write(json.dumps({"x": [1.0]}).encode())
         writer.close()
     assert len(record_files.array_records(str(tmp_path))) == 2
+
+
+def test_pictures_keep_their_sizes_where_samples_have_one(tmp_path):
+    writer = ArrayRecordWriter(str(tmp_path / "train.array_record"), "group_size:1")
+    pictures = [np.full((4, 5, 3), 7, np.uint8), np.full((6, 4, 3), 9, np.uint8)]
+    for picture in pictures:
+        writer.write(png(picture))
+    writer.close()
+    source = record_files.array_records(str(tmp_path), varied=(4, 4))
+    for row, picture in enumerate(pictures):
+        np.testing.assert_array_equal(source[row]["image"], picture)
+
+
+@pytest.mark.parametrize(("broken", "opens"), [(99, True), (100, False)])
+def test_a_hundred_records_are_tried_for_a_sound_one(tmp_path, broken, opens):
+    writer = ArrayRecordWriter(str(tmp_path / "train.array_record"), "group_size:1")
+    for _ in range(broken):
+        writer.write(png(np.zeros((4, 4, 3), np.uint8))[:40])
+    writer.write(png(np.full((4, 4, 3), 5, np.uint8)))
+    writer.close()
+    if opens:
+        np.testing.assert_array_equal(record_files.array_records(str(tmp_path))[broken]["image"], np.full((4, 4, 3), 5))
+    else:
+        with pytest.raises(ValueError, match="record 0 cannot be used, nor the records after it"):
+            record_files.array_records(str(tmp_path))

@@ -28,3 +28,9 @@ def test_pictures_are_written_of_spheres_tori_and_rotations(tmp_path):
     assert manifold_charts.draw(rotations, points[None], tmp_path / "so3.png")
     assert not manifold_charts.draw(manifolds.euclidean(3), points, tmp_path / "flat.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["so3.png", "sphere.png", "torus.png"]
+
+
+def test_poles_that_are_rounded_up_are_on_the_map():
+    x, y = manifold_charts._hammer(np.array([[0.0, 0.0, 1 + 1e-7], [0.0, 0.0, -1 - 1e-7]]))
+    np.testing.assert_allclose(x, 0, atol=1e-7)
+    np.testing.assert_allclose(y, [1, -1], atol=1e-7)

@@ -1,6 +1,7 @@
 """Benchmarks from files to records, by made readers that see in a picture what its first pixel says."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -373,3 +374,12 @@ def test_tables_of_readers_are_empty_by_default():
     """No weights come with the library; a name that nobody added is refused with what there is."""
     for table in command.TABLES.values():
         assert table in (names.DETECTORS, names.ANSWERERS, names.EMBEDDERS, names.GRAMMARS) and not table
+
+
+def test_one_picture_of_a_prompt_is_not_counted_as_a_last_one_too():
+    questions = {1: types.SimpleNamespace(category="entity - whole")}
+    items = [benchmarks.Item("a", 0, "A cat.", "", types.SimpleNamespace(questions=questions))]
+    rows = [{"prompt": "a", "picture": 0, "score": 1.0, "answers": {"1": True}}]
+    figures = benchmarks._dpg_figures(items, rows)
+    values = {name: mean.value for name, mean in figures.items()}
+    assert values == {"overall": 100, "entity": 100, "entity - whole": 100}

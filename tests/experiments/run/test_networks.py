@@ -57,3 +57,36 @@ def test_operations_are_those_of_one_example(monkeypatch, attention):
 def test_what_is_no_backbone_is_not_counted(monkeypatch, kind):
     monkeypatch.setattr(networks.facts, "kind", lambda module: kind)
     assert networks.flops_of(Dense(), jnp.ones((3, 5)), (3,), None) == 0
+
+
+class Recorded:
+    """A module that returns the arguments of each of its methods."""
+
+    patch, features = 2, 5
+
+    def init(self, *arguments):
+        return {"params": {"init": arguments}}
+
+    def apply(self, *arguments):
+        return arguments
+
+
+KEY, X = object(), jnp.full((1, 8, 6, 3), 0.5)
+
+
+def test_each_kind_of_network_begins_as_its_module_takes_it(monkeypatch):
+    """A decoder receives a grid of its features; towers the words, the picture as CLIP normalises it, and the mask."""
+    monkeypatch.setattr(networks.coding, "parameters", lambda params: {"autoencoder": params})
+    monkeypatch.setattr(networks, "normalised", lambda x: x + 100)
+    of = {kind: make(Recorded()) for kind, make in networks.KINDS.items() if kind != "backbone"}
+    params = of["autoencoder"].init(KEY, X, None, None)
+    key, x = of["autoencoder"].weights(params)["init"]
+    assert key is KEY and x is X
+    params = of["decoder"].init(KEY, X, None, None)
+    key, grid = of["decoder"].weights(params)["init"]
+    assert key is KEY and grid.shape[1:] == (4, 3, 5)
+    words = {"ids": "ids", "mask": "mask"}
+    params = of["towers"].init(KEY, X, None, words)
+    assert of["towers"].weights(params)["init"] == (KEY, "ids", X, "mask")
+    given, ids, seen, mask = of["towers"].apply("params", X, None, words)
+    assert (given, ids, mask) == ("params", "ids", "mask") and np.all(seen == 100.5)

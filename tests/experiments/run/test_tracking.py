@@ -49,12 +49,14 @@ def test_numbers_of_a_line_of_metrics():
     assert tracking.flat({"evaluate": {"fd": 2.5, "none": None}}) == {"evaluate/fd": 2.5}
 
 
-def test_events_hold_numbers_and_pictures(tmp_path, picture):
+def test_events_hold_numbers_and_pictures(tmp_path, picture, monkeypatch):
+    monkeypatch.setattr(tracking.time, "time", lambda: 1_700_000_000.25)
     with tracking.tracker(tmp_path, 40, {}) as track:
         track.numbers(50, NUMBERS)
         track.pictures(50, {"samples": picture})
     _, begun, numbers, pictures = events(*tmp_path.glob("events*"))
     assert begun.step == 41 and begun.session_log.status == SessionLog.START  # what lies beyond is void
+    assert numbers.wall_time == pictures.wall_time == 1_700_000_000.25 and pictures.step == 50
     assert numbers.step == 50 and {value.tag: value.simple_value for value in numbers.summary.value} == NUMBERS
     (shown,) = pictures.summary.value
     assert shown.tag == "samples" and (shown.image.width, shown.image.height) == (4, 4)

@@ -66,5 +66,9 @@ def test_other_clips_and_fields_are_refused():
         jax.eval_shape(VideoMAE(**fields).init, jax.random.key(0), np.zeros((1, 6, 4, 4, 3), np.float32))
     with pytest.raises(ValueError, match="tubelet=3 does not divide frames=4"):
         VideoMAE(**fields, tubelet=3)
+    VideoMAE(**fields | {"patch": 1}, tubelet=1)
+    for wrong in ({"patch": 0}, {"tubelet": 0}):
+        with pytest.raises(ValueError, match="=0 "):
+            VideoMAE(**fields | wrong)
     with pytest.raises(ValueError, match="last"):
         VideoMAE(**fields, last="sum")

@@ -1,0 +1,50 @@
+"""The evaluation in the loop: which samples it makes, follows and draws, and the figures that it gives back."""
+
+import math
+
+import numpy as np
+import pytest
+
+from configs import digits
+from diffusion.experiments.config import resolve
+from diffusion.experiments.run import hooks
+from diffusion.experiments.sampling import generate
+from diffusion.training.runtime import preemption
+
+
+@pytest.mark.parametrize("classes", [True, False], ids=["ten classes", "no class"])
+def test_an_evaluation_follows_one_sample_of_each_class(tmp_path, monkeypatch, classes):
+    """Of five classes at most, each by the seed of its first sample; without classes the first sample alone."""
+    config = digits.get_config("tiny")
+    config.evaluate.number = 12
+    config.sample.seed = 3
+    if not classes:
+        config.model.num_classes, config.objective.wrappers, config.sample.guidance.scale = 0, (), 1.0
+    recipe = resolve.recipe(config, (8, 8, 1))
+    calls = {}
+
+    def images(params, labels, seeds, progress):
+        calls["images"] = params, labels, seeds
+        return np.zeros((12, 8, 8, 1), np.uint8)
+
+    def trajectory(params, labels, seeds):
+        calls["trajectory"] = params, labels, seeds
+        steps = len(recipe.plan.grid) - 1
+        return np.zeros((steps + 1, len(seeds), 8, 8, 1)), np.zeros((steps, len(seeds), 8, 8, 1))
+
+    def evaluated(samples, labels, *rest):
+        calls["evaluated"] = labels
+        return {"fd": 1 / 3, "ratio": math.nan}
+
+    monkeypatch.setattr(hooks.generate, "generator", lambda *_: generate.Generator(images, trajectory, 1))
+    monkeypatch.setattr(hooks, "evaluate_samples", evaluated)
+    figures = hooks.evaluation(recipe, tmp_path, None)("params", 7, preemption.StopRequest())
+    assert figures == {"fd": 0.33333333, "ratio": None}
+    labels = np.arange(12) % 10 if classes else np.zeros(12)
+    params, conditions, seeds = calls["images"]
+    assert params == "params" and np.array_equal(conditions, labels) and np.array_equal(calls["evaluated"], labels)
+    np.testing.assert_array_equal(seeds, 3_000_000 + np.arange(12))
+    followed = np.arange(5) if classes else np.arange(1)
+    np.testing.assert_array_equal(calls["trajectory"][1], followed)
+    np.testing.assert_array_equal(calls["trajectory"][2], 3_000_000 + followed)
+    assert set(hooks.previews(tmp_path, 7)) == {"samples", "trajectory"} and not hooks.previews(tmp_path, 6)
