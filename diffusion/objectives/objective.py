@@ -179,7 +179,7 @@ class Objective:
         reads: meaning of the trained network when it makes samples; None: it makes none.
         density: density of the training times, whose state the training carries; None: it carries none.
         network: the network that the gradient goes to.
-        condition: what the loss does with its condition.
+        condition: the loss's changes of that network's condition.
         blocks: its blocks whose features the loss reads.
         heads: networks that train with the model, by name.
         teacher: the objective's use of a trained network; None: it has no teacher.

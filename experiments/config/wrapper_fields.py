@@ -90,8 +90,8 @@ def _name(wrapper: Any, terms: Container[str]) -> Any:
 
 
 def _placed(wrappers: Entries, name: str, entries: Entries, name_of: Callable[[Any], Any]) -> Entries:
-    """The list with these entries in place of those of a name, before the first that comes later in `ORDER`."""
-    kept = [wrapper for wrapper in wrappers if name_of(wrapper) != name]
+    """The list where these entries replace the wrappers of a name, before the first one that is later in `ORDER`."""
+    others = [wrapper for wrapper in wrappers if name_of(wrapper) != name]
     later = ORDER[ORDER.index(name) + 1 :]
-    where = next((i for i, wrapper in enumerate(kept) if name_of(wrapper) in later), len(kept))
-    return (*kept[:where], *entries, *kept[where:])
+    where = next((i for i, wrapper in enumerate(others) if name_of(wrapper) in later), len(others))
+    return (*others[:where], *entries, *others[where:])
