@@ -20,7 +20,10 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory):
-    """A project whose names this process knows; afterwards the tables are as before."""
+    """A project whose names this process knows; afterwards the tables and modules are as before.
+
+    xdist may run this file in two parts with others between them, so that this begins twice in a process.
+    """
     folder = tmp_path_factory.mktemp("projects") / "my-paper"
     assert init.main([str(folder)]) == 0
     with pytest.MonkeyPatch.context() as patch:
@@ -32,6 +35,8 @@ def extended(tmp_path_factory):
         extensions.extend_by_project()
         yield folder
     del names.OBJECTIVES["huber"], names.SOURCES["circles"]
+    for module in [name for name in sys.modules if name.partition(".")[0] == "my_paper"]:
+        del sys.modules[module]
 
 
 @pytest.fixture
