@@ -513,3 +513,9 @@ def test_an_evaluation_of_frames_lies_at_their_mean_time():
     frames = plan._replace(t=np.asarray(plan.t)[:, None] + np.array([-0.05, 0.0, 0.05]))
     for one in (plan, frames):
         np.testing.assert_allclose(caching.evaluations(one, whole)["at"], [(0.4, 2.0, 2.8)], atol=1e-6)
+
+
+def test_taylor_seer_is_of_first_order_where_nothing_is_said():
+    said, default = (caching.taylor_seer(3, **more) for more in ({"order": 1, "first": 3}, {}))
+    np.testing.assert_array_equal(_trajectory(default)[0], _trajectory(said)[0])
+    assert default.memory(_call(0, [])).factors.shape[0] == 2

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from diffusion import manifolds
+from diffusion.manifolds import geodesic_solvers
 from diffusion.manifolds.manifold import leaf_shapes
 from tests.manifolds.manifold_cases import CASES
 
@@ -89,3 +90,23 @@ def test_a_root_has_no_slope_where_it_ends():
 def test_a_scale_for_each_direction_is_positive_in_all():
     with pytest.raises(ValueError, match="must be positive"):
         manifolds.wrapped_normal(manifolds.euclidean(2), jnp.zeros(2), np.array([1.0, -1.0]))
+
+
+def test_a_step_of_a_solver_evaluates_the_field_at_the_times_of_its_stages():
+    """dx/dt = t^3 on the circle: Simpson's rule, to which the classical method then comes down, is exact."""
+    walk = lambda stages, weights: geodesic_solvers.carried(
+        manifolds.circle(), lambda x, t: (jnp.full_like(x, t**3), ()), jnp.zeros(1), 0.5, 1.5, stages, weights
+    )[0]
+    rk4 = geodesic_solvers.RK4
+    np.testing.assert_allclose(walk(*rk4), [(1.5**4 - 0.5**4) / 4], rtol=1e-6)
+
+
+def test_points_of_the_ball_and_of_the_hyperboloid_have_a_distance_each():
+    """log of (1 + |x|) / (1 - |x|) from the middle of the ball."""
+    x = np.float32([[[0.5, 0.0], [0.0, -0.2]]])
+    found = manifolds.poincare(2).distance(np.zeros_like(x), x)
+    np.testing.assert_allclose(found, np.log([[1.5 / 0.5, 1.2 / 0.8]]), rtol=1e-5)
+
+
+def test_noise_that_is_aligned_takes_no_part_of_its_condition():
+    assert manifolds.aligned_frames().condition == "ignored"

@@ -5,6 +5,7 @@ import io
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from PIL import Image
 
 from diffusion import schedules, watermarks
@@ -109,3 +110,24 @@ def test_white_pictures_stay_white_beside_a_watermark():
     white = np.full((1, 64, 64, 3), 255, np.uint8)
     marked = watermarks.spread_spectrum("0123456789abcdef" * 4, bits=8).embed(white, None)
     assert marked.min() > 128 and marked.max() == 255
+
+
+def test_the_strength_of_a_spectrum_goes_up_to_all_of_a_byte():
+    key = "0123456789abcdef" * 4
+    watermarks.spread_spectrum(key, bits=8, strength=255)
+    for wrong in (0, 255.5, True):
+        with pytest.raises(ValueError, match="strength"):
+            watermarks.spread_spectrum(key, bits=8, strength=wrong)
+
+
+def test_a_channel_beyond_the_last_one_is_refused():
+    for channel in (2, -3):
+        with pytest.raises(ValueError, match=f"channel = {channel} of noise"):
+            watermarks.tree_ring("0123456789abcdef" * 4, channel=channel).embed(jnp.zeros((1, 64, 64, 2)), None)
+
+
+def test_noise_of_a_degradation_has_its_share_of_the_range():
+    """On grey, where nothing is cut off: a tenth of 255, to the error of a deviation and of whole numbers."""
+    grey = np.full((1, 512, 512, 3), 128, np.uint8)
+    spread = (degradations.noisy(grey, 0.1).astype(float) - 128).std()
+    assert np.sqrt(spread**2 - 1 / 12) == pytest.approx(25.5, rel=2.5e-3)
