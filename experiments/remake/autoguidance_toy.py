@@ -1,8 +1,8 @@
 """Karras et al.'s figure 1: two branching classes in the plane, a small network, and its guidance by two bad ones.
 
 The data is a mixture of 2,032 Gaussians along the branches of two trees, so that its density and its scores are exact.
-A network states a log-density, whose gradient is trained on the exact score. The recipe is that of the authors'
-toy_example.py.
+A network states a log-density, whose gradient is trained on the exact score. Data, networks and
+training follow the authors' toy_example.py.
 """
 
 import functools

@@ -58,9 +58,9 @@ def errors(sde: str, key: jax.Array, data: exact_mixtures.Mixture, rows: int) ->
 
     @jax.jit
     def difference(x, probes):
-        made = likelihood.log_likelihood(denoise, schedule, x, solver, likelihood.hutchinson(probes))
+        estimate = likelihood.log_likelihood(denoise, schedule, x, solver, likelihood.hutchinson(probes))
         exact = exact_mixtures.log_density(data, x)
-        return likelihood.bits_per_dim(made.log_density, dims) - likelihood.bits_per_dim(exact, dims)
+        return likelihood.bits_per_dim(estimate.log_density, dims) - likelihood.bits_per_dim(exact, dims)
 
     return difference(x, probes)
 

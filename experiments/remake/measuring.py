@@ -80,7 +80,7 @@ def verdicts(remake: Remake, rows: list[dict[str, Any]]) -> list[Verdict]:
         for name, value in row["values"].items():
             values.setdefault(name, []).append(value)
     if remake.conclude is not None:
-        compared = remake.conclude({name: statistics.fmean(of_name) for name, of_name in values.items()})
+        compared = remake.conclude({name: statistics.fmean(row) for name, row in values.items()})
         values |= {name: [float(value)] for name, value in compared.items()}
     for published in remake.published:
         if published.figure not in values:
