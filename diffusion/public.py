@@ -1,10 +1,12 @@
 """The public names of a module: imported when first used, shown by `dir()`, and the nearest one to a misspelt name."""
 
-__all__ = ["declare", "nearest"]
+__all__ = ["declare", "moved", "nearest"]
 
 import ast
 import difflib
 import importlib
+import importlib.abc
+import importlib.machinery
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -64,6 +66,35 @@ def declare(module: str, renamed: Mapping[str, str] = NONE) -> None:
 
     namespace["__getattr__"] = __getattr__
     namespace["__dir__"] = __dir__
+
+
+class _Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds modules by the names that they had."""
+
+    def __init__(self) -> None:
+        self.places: dict[str, str] = {}
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        return importlib.machinery.ModuleSpec(fullname, self) if fullname in self.places else None
+
+    def exec_module(self, module: Any) -> None:
+        name = module.__name__
+        warnings.warn(f"{name} is now {self.places[name]}", DeprecationWarning, stacklevel=2)
+        sys.modules[name] = importlib.import_module(self.places[name])
+
+
+MOVED = _Moved()
+
+
+def moved(places: Mapping[str, str]) -> None:
+    """Keeps the deprecated names of modules for one minor version: importing one warns and gives the module itself.
+
+    Args:
+        places: {name that a module had: its present name}.
+    """
+    MOVED.places |= places
+    if MOVED not in sys.meta_path:
+        sys.meta_path.append(MOVED)
 
 
 def _reexports(namespace: dict[str, Any]) -> Iterator[tuple[str, str]]:

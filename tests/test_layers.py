@@ -18,7 +18,7 @@ from tools.docs import public_names
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = (  # from the bottom to the top
     ("diffusion.namesake", "diffusion.public"),
-    ("diffusion.arguments", "diffusion.commands", "diffusion.io", "diffusion.pytrees"),
+    ("diffusion.arguments", "diffusion.rooms", "diffusion.commands", "diffusion.io", "diffusion.pytrees"),
     ("diffusion.schedules", "diffusion.text", "diffusion.manifolds.smooth"),
     ("diffusion.parameterizations", "diffusion.ode", "diffusion.padding", "diffusion.manifolds.manifold"),
     ("diffusion.timesteps", "diffusion.weightings", "diffusion.couplings", "diffusion.conversions",
@@ -29,6 +29,7 @@ LAYERS = (  # from the bottom to the top
     ("diffusion.manifolds", "diffusion.sound"),
     ("diffusion.proteins",),
     ("diffusion.data", "diffusion.models"),
+    ("diffusion.published",),
     ("diffusion.adapters", "diffusion.metrics", "diffusion.training", "diffusion.watermarks"),
     ("diffusion.text_to_image",),
     ("diffusion",),  # the names of all these
@@ -75,14 +76,28 @@ MODULES = modules(library_files())
 @functools.cache
 def imports(path: pathlib.Path) -> set[str]:
     """What a file imports, by full names: modules, and names in modules."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    names, tree = set(), ast.parse(path.read_text())
+    shown = _shown_of_rooms(tree) if path.name == "__init__.py" else set()
+    for node in ast.walk(tree):
+        if node in shown:
+            continue
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: a relative import"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
+
+
+def _shown_of_rooms(tree: ast.Module) -> set[ast.AST]:
+    """The names of rooms that a package shows to type checkers: it imports a room when the name is used."""
+    branches = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    return {
+        node
+        for branch in branches
+        for node in branch.body
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("diffusion.published.")
+    }
 
 
 def module_of(name: str) -> str | None:
@@ -235,7 +250,7 @@ def test_the_mathematics_imports_no_networks_data_or_files_of_runs():
 def test_files_of_one_name_are_of_one_concept():
     files = collections.defaultdict(list)
     for module, path in (MODULES | modules((ROOT / "tools").rglob("*.py"))).items():
-        if not path.name.startswith("__"):
+        if not path.name.startswith("__") and owner(module) != "diffusion.published":  # whose rooms have the same files
             files[path.stem].append(module)
     assert {name: found for name, found in files.items() if len(found) > 1 and name not in SAME_CONCEPT} == {}
     assert [name for name in SAME_CONCEPT if len(files[name]) < 2] == []

@@ -16,8 +16,8 @@ from diffusion.experiments.sampling import generate
 from diffusion.metrics import inception, inception_weights
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.budget.counted_flops import counted_flops
-from diffusion.models.conditional_unet import ConditionalUNet
 from diffusion.models.interchange import schedulers
+from diffusion.published.stable_diffusion.network import ConditionalUNet
 from diffusion.text_to_image import TextToImage, pipelines, programs
 
 STEPS = 50

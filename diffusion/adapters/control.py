@@ -13,13 +13,13 @@ from jax import Array
 from diffusion.adapters import module_folder
 from diffusion.adapters.tuning import Params, Tuning
 from diffusion.models.attachment import begun
-from diffusion.models.conditional_unet import ConditionalUNet, level_shapes
-from diffusion.models.control_net import ControlNet
-from diffusion.models.flux_control_net import FluxControlNet
 from diffusion.models.interchange import families
-from diffusion.models.mmdit_control_net import MMDiTControlNet
-from diffusion.models.pixart_control_net import PixArtControlNet
-from diffusion.models.t2i_adapter import T2IAdapter
+from diffusion.published.flux.control_net import FluxControlNet
+from diffusion.published.pixart.control_net import PixArtControlNet
+from diffusion.published.stable_diffusion.control_net import ControlNet
+from diffusion.published.stable_diffusion.network import ConditionalUNet, level_shapes
+from diffusion.published.stable_diffusion.t2i_adapter import T2IAdapter
+from diffusion.published.stable_diffusion_3.control_net import MMDiTControlNet
 
 HINT_WIDTHS = (16, 32, 96, 256)  # the widths of published ControlNets, whose autoencoder divides a side by 8
 FOLDER = "controlnet"

@@ -29,15 +29,15 @@ from safetensors.numpy import save as serialized
 
 from diffusion.adapters import image_projection_rows
 from diffusion.io import files
-from diffusion.models.conditional_unet import ConditionalUNet
-from diffusion.models.flux import Flux
 from diffusion.models.image_projections import FullProjection, GlobalProjection, IPAdapter, Resampler
 from diffusion.models.interchange import folders, tensor_files
 from diffusion.models.interchange.family import Family
 from diffusion.models.interchange.rows import Mismatch, Row, linear, within
 from diffusion.models.joint_image_projections import JointIPAdapter, TimedResampler
 from diffusion.models.layers.choices import look_up
-from diffusion.models.mmdit import MMDiT
+from diffusion.published.flux.network import Flux
+from diffusion.published.stable_diffusion.network import ConditionalUNet
+from diffusion.published.stable_diffusion_3.network import MMDiT
 
 KINDS = {"global": GlobalProjection, "full": FullProjection, "plus": Resampler}
 SIDE = 32  # of latents for which layers are listed: their widths do not depend on it

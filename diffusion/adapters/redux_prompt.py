@@ -17,8 +17,8 @@ from diffusion.adapters import prompt_features
 from diffusion.io import opener
 from diffusion.models import interchange
 from diffusion.models.attachment import Attachment
-from diffusion.models.flux import Flux
-from diffusion.models.redux import Redux
+from diffusion.published.flux.network import Flux
+from diffusion.published.flux.redux import Redux
 
 CLASS = "FluxPriorReduxPipeline"  # in model_index.json
 EMBEDDER, ENCODER = "image_embedder", "image_encoder"

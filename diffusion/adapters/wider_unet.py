@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.adapters.tuning import Params, Tuning
-from diffusion.models.conditional_unet import ConditionalUNet
+from diffusion.published.stable_diffusion.network import ConditionalUNet
 
 Seen = Callable[[Params, dict[str, Array], Array], Array]
 """(the base's parameters, condition, x_t) -> the channels beside x_t; it takes what it reads out of the condition."""

@@ -13,8 +13,8 @@ import numpy as np
 
 from diffusion.models.layers.blocks import Attention, Block
 from diffusion.models.layers.cross_attention import CrossAttention
+from diffusion.models.layers.pixart_block import PixArtBlock
 from diffusion.models.layers.spatial_transformer import TransformerBlock
-from diffusion.models.pixart import PixArtBlock
 
 CELL = 2  # side of the squares of which one token each stays
 MOST = 1 - 1 / CELL**2  # share of tokens that can be merged

@@ -1,6 +1,17 @@
 """Prompts as embeddings: by one text encoder, or by several whose embeddings are joined."""
 
-__all__ = ["AlreadyRead", "Embeddings", "Encoder", "Network", "encode", "one_after_other", "reading", "side_by_side"]
+__all__ = [
+    "AlreadyRead",
+    "Embeddings",
+    "Encoder",
+    "Network",
+    "encode",
+    "one_after_other",
+    "pooled",
+    "reading",
+    "side_by_side",
+    "text_first",
+]
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -209,3 +220,22 @@ def one_after_other(*parts: Embeddings) -> Embeddings:
     wide = [jnp.pad(part.tokens, ((0, 0), (0, 0), (0, width - part.tokens.shape[-1]))) for part in parts]
     mask = jnp.concatenate([part.mask for part in parts], axis=1)
     return Embeddings(jnp.concatenate(wide, axis=1), mask, parts[0].pooled)
+
+
+def text_first(embeddings: Embeddings) -> dict[str, Any]:
+    """{"text", "text_mask"} with the tokens of all windows before all padding."""
+    mask = jnp.asarray(embeddings.mask)
+    order = jnp.argsort(~mask, axis=1, stable=True)
+    text = jnp.take_along_axis(embeddings.tokens, order[..., None], axis=1)
+    return {"text": text, "text_mask": jnp.take_along_axis(mask, order, axis=1)}
+
+
+def pooled(embeddings: Embeddings) -> jax.Array:
+    """The pooled vectors of embeddings [B, P].
+
+    Raises:
+        ValueError: for an encoder without one.
+    """
+    if embeddings.pooled is None:
+        raise ValueError("this encoder has no pooled embedding; valid: CLIP's text tower, not T5")
+    return embeddings.pooled

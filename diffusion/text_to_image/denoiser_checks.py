@@ -6,8 +6,8 @@ import pathlib
 from typing import Any
 
 from diffusion.models.interchange.family import Refusal
+from diffusion.published.pipeline_kinds import Video
 from diffusion.text_to_image.pipelines import KINDS, distilled
-from diffusion.text_to_image.video_models import Video
 
 
 def check_denoiser(folder: pathlib.Path, name: str, denoiser: Any, autoencoder: Any, clean: bool = False) -> None:

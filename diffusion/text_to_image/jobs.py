@@ -26,13 +26,13 @@ from diffusion.data.transforms import to_model
 from diffusion.guidance import Unpaired
 from diffusion.models import facts
 from diffusion.models.interchange import schedulers
+from diffusion.published.pipeline_kinds import Usual
 from diffusion.text import Tokenizer
 from diffusion.text_to_image import edited_images, programs, video_models
 from diffusion.text_to_image.attached import Attached, Opened, opened
 from diffusion.text_to_image.canvas import Canvas
 from diffusion.text_to_image.memory_check import check_memory
 from diffusion.text_to_image.model import TextToImage
-from diffusion.text_to_image.pipelines import Usual
 from diffusion.text_to_image.places import Places, ends
 from diffusion.text_to_image.programs import Course, compiled
 from diffusion.text_to_image.prompt_conditions import conditions

@@ -17,10 +17,10 @@ from diffusion.adapters import prompt_features
 from diffusion.adapters.tuning import CAPTIONED
 from diffusion.models.attachment import Attachment
 from diffusion.models.interchange.schedulers import Process
+from diffusion.published.pipeline_kinds import USUAL, Kind, Reader, Usual
 from diffusion.text import Encoder, Tokenizer
 from diffusion.text.encoding import AlreadyRead, reading
 from diffusion.text_to_image import pipelines, timed_loras, video_models
-from diffusion.text_to_image.pipelines import USUAL, Kind, Reader, Usual
 from diffusion.text_to_image.timed_loras import TimedLora
 from diffusion.text_to_image.video_models import Experts
 

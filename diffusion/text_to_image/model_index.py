@@ -10,7 +10,7 @@ from typing import Any
 
 from diffusion.io import limits, opener, schema
 from diffusion.models.interchange.family import Refusal
-from diffusion.text_to_image.pipelines import Usual
+from diffusion.published.pipeline_kinds import Usual
 
 SAMPLING = "sampling.json"  # our own; other programs ignore it
 CONTENT = (".json", ".txt", ".model", ".safetensors", ".gguf")  # the files of a folder that change its pictures

@@ -9,7 +9,6 @@ time_factor. A model of Wan 2.2 has two denoisers, each for its part of the traj
 
 __all__ = [
     "Experts",
-    "Video",
     "check",
     "check_learned",
     "coding",
@@ -26,7 +25,7 @@ __all__ = [
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,34 +55,6 @@ OF_PICTURES = {
 
 
 OF_FIRST = 2**31  # folded into the keys of a first frame's noise; numbers of steps are smaller
-
-
-class Video(NamedTuple):
-    """The properties of a pipeline's clips.
-
-    Attributes:
-        frames: number of frames of a clip where a request names none, as in the class's `__call__`.
-        size: height and width in pixels, likewise.
-        rate: frames a second.
-        second: the folder of a second denoiser for the times below model_index.json's boundary_ratio; "" for none.
-        begins: whether its clips begin with the image of the request, whose latents its denoiser sees beside its own.
-        masked: whether it then sees masks of the known frames, too.
-        clean: whether its denoiser has a time for each frame, so that the clips may begin with an image whose frame of
-            the latent is clean (TI2V-5B of Wan 2.2, LTX-Video).
-        blur: the noise of that frame: blur t^2 times N(0, I), at the time t of the other frames.
-        timed: whether its denoiser receives the time of each latent frame in seconds: the time of the last frame that
-            it stands for.
-    """
-
-    frames: int
-    size: tuple[int, int]
-    rate: float
-    second: str = ""
-    begins: bool = False
-    masked: bool = True
-    clean: bool = False
-    blur: float = 0.0
-    timed: bool = False
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["early", "late"], meta_fields=["boundary"])

@@ -78,7 +78,7 @@ def draw(key, number):
 # Padding gets a score of minus infinity. There is one more token that always exists, so that the sum has something to fall
 # back on where a prompt is empty. That is all of cross-attention; the library's is
 # [`models.layers.cross_attention.CrossAttention`](../../diffusion/models/layers/cross_attention.py), in
-# [`models.pixart.PixArt`](../../diffusion/models/pixart.py) and in Stable Diffusion's U-Net, with many heads, many tokens of
+# [`models.pixart.PixArt`](../../diffusion/published/pixart/network.py) and in Stable Diffusion's U-Net, with many heads, many tokens of
 # the sample, and embeddings by CLIP or T5 that have read the whole prompt.
 
 # %%

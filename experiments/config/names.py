@@ -46,10 +46,10 @@ from diffusion.models.autoencoders.patch_discriminator import PatchDiscriminator
 from diffusion.models.autoencoders.rae_decoder import RAEDecoder
 from diffusion.models.image_encoders import convnext, dinov2, dinov3, ijepa, mae, siglip
 from diffusion.models.lpips import LPIPS
-from diffusion.models.pixart import PixArt
 from diffusion.models.text_encoders.clip import CLIP, CLIPText, CLIPVision
 from diffusion.objectives import classification, consistency, consistency_times, decoders, few_step, interpolants
 from diffusion.proteins import atom_losses
+from diffusion.published.pixart.network import PixArt
 from diffusion.training import optimizers, power_ema
 
 MODELS = {

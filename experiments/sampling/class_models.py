@@ -34,8 +34,8 @@ from diffusion.models.interchange import folders, schedulers
 from diffusion.models.interchange.family import Fields, Refusal
 from diffusion.models.interchange.schedulers.process import KINDS as VALID
 from diffusion.models.unet import UNet
+from diffusion.published.pipeline_kinds import Usual
 from diffusion.text_to_image import model_index
-from diffusion.text_to_image.pipelines import Usual
 
 CONSISTENCY = "CMStochasticIterativeScheduler"
 PARAMETERIZATIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}

@@ -35,10 +35,10 @@ from diffusion.experiments.sampling.prompt_flags import AGAIN
 from diffusion.io import clips, opener, pictures
 from diffusion.io.content_credentials import Signer
 from diffusion.models.quantised import KINDS
+from diffusion.published.pipeline_kinds import Video
 from diffusion.text_to_image import jobs, model_index, png
 from diffusion.text_to_image.png import STORED
 from diffusion.text_to_image.requests import Request
-from diffusion.text_to_image.video_models import Video
 
 TOLERANCE = 8  # of 255: what rounding does to a pixel on another kind of device
 

@@ -34,11 +34,11 @@ from diffusion.models.autoencoders import latent_space
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.interchange import schedulers
 from diffusion.models.layers import conditions
-from diffusion.models.pixart import PixArt
 from diffusion.models.text_encoders.clip import CLIPVisionProjection
 from diffusion.objectives import Jumps
+from diffusion.published.pipeline_kinds import Usual
+from diffusion.published.pixart.network import PixArt
 from diffusion.text_to_image import model_index
-from diffusion.text_to_image.pipelines import Usual
 from diffusion.training.checkpointing import checkpoints
 
 FLOW = {"num_train_timesteps": 1000, "prediction_type": "sample", "use_flow_sigmas": True}

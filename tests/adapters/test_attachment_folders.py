@@ -11,9 +11,9 @@ import pytest
 
 from diffusion.adapters import ip_adapter, ip_adapter_files, prompt_features, redux_prompt
 from diffusion.models import interchange
-from diffusion.models.flux import Flux
 from diffusion.models.image_encoders.siglip import SigLIP
-from diffusion.models.redux import Redux
+from diffusion.published.flux.network import Flux
+from diffusion.published.flux.redux import Redux
 from tests.text_to_image import made_pipelines
 
 TINY = Flux(4, 4, 24, 1, 1, 2, 8, 6, (4, 4, 4), strength=True)

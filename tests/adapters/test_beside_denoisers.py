@@ -11,12 +11,12 @@ import safetensors
 from diffusion import text_to_image
 from diffusion.adapters import control, image_prompt, ip_adapter_files, prompt_features
 from diffusion.models import interchange
-from diffusion.models.conditional_unet import ConditionalUNet
-from diffusion.models.control_net import ControlNet
-from diffusion.models.pixart import PixArt
-from diffusion.models.pixart_control_net import PixArtControlNet
-from diffusion.models.t2i_adapter import T2IAdapter
 from diffusion.models.text_encoders.clip import CLIPVision, CLIPVisionProjection
+from diffusion.published.pixart.control_net import PixArtControlNet
+from diffusion.published.pixart.network import PixArt
+from diffusion.published.stable_diffusion.control_net import ControlNet
+from diffusion.published.stable_diffusion.network import ConditionalUNet
+from diffusion.published.stable_diffusion.t2i_adapter import T2IAdapter
 from tests.adapters.received import instead_of, reached, same, wide
 from tests.peers.made_weights import drawn
 from tests.text_to_image import made_pipelines

@@ -10,7 +10,7 @@ from diffusion.adapters import word_embeddings
 from diffusion.adapters.custom_diffusion import custom_diffusion
 from diffusion.adapters.textual_inversion import textual_inversion
 from diffusion.io.leaf_names import leaves_of
-from diffusion.models.conditional_unet import ConditionalUNet
+from diffusion.published.stable_diffusion.network import ConditionalUNet
 from tests.adapters.received import half, instead_of, reached, same, types, wide
 from tests.text_to_image import made_pipelines
 

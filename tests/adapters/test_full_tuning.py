@@ -11,7 +11,7 @@ from diffusion import text_to_image
 from diffusion.adapters import full_tuning
 from diffusion.adapters.tuning import CAPTIONED
 from diffusion.io.leaf_names import leaves_of
-from diffusion.models.conditional_unet import ConditionalUNet
+from diffusion.published.stable_diffusion.network import ConditionalUNet
 from tests.adapters.received import half, instead_of, reached, same, types, wide
 from tests.text_to_image import made_pipelines
 

@@ -17,13 +17,13 @@ from safetensors.numpy import load_file, save_file
 from diffusion import samplers, text_to_image
 from diffusion.adapters import ip_adapter, ip_adapter_files, prompt_features
 from diffusion.models import interchange
-from diffusion.models.conditional_unet import ConditionalUNet
-from diffusion.models.flux import Flux
 from diffusion.models.image_encoders.image_features import ImageFeatures
 from diffusion.models.interchange import schedulers
-from diffusion.models.interchange.conditional_unet_tables import PUBLISHED, build
 from diffusion.models.layers import conditions
-from diffusion.models.pixart import PixArt
+from diffusion.published.flux.network import Flux
+from diffusion.published.pixart.network import PixArt
+from diffusion.published.stable_diffusion.network import ConditionalUNet
+from diffusion.published.stable_diffusion.table import PUBLISHED, build
 from diffusion.text_to_image import attached
 from diffusion.text_to_image.picture_controls import Control
 from tests.peers.made_weights import drawn, made

@@ -16,12 +16,12 @@ from safetensors.numpy import load_file, save_file
 from diffusion import samplers, text_to_image
 from diffusion.adapters import ip_adapter, ip_adapter_files, prompt_features
 from diffusion.models import interchange
-from diffusion.models.conditional_unet import ConditionalUNet
 from diffusion.models.interchange import schedulers
 from diffusion.models.joint_image_projections import JointIPAdapter, TimedResampler
 from diffusion.models.layers import extra_attention
 from diffusion.models.layers.extra_attention import ExtraLayer
-from diffusion.models.mmdit import MMDiT
+from diffusion.published.stable_diffusion.network import ConditionalUNet
+from diffusion.published.stable_diffusion_3.network import MMDiT
 from diffusion.text_to_image import attached
 from diffusion.text_to_image.picture_controls import Control
 from tests.adapters.test_ip_adapter import picture

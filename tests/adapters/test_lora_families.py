@@ -8,7 +8,7 @@ from safetensors.numpy import load_file, save_file
 from diffusion.adapters import lora, lora_files
 from diffusion.models import CogVideoX, Flux2, HunyuanVideo, LTXVideo, Lumina2, QwenImage, Sana, ZImage
 from diffusion.models.interchange import families, folders, rows
-from diffusion.models.wan import Wan
+from diffusion.published.wan.network import Wan
 from tests.peers.made_weights import made
 
 Z_IMAGE = ZImage(4, 24, 2, 1, 2, 12, (4, 4, 4))

@@ -8,7 +8,7 @@ import pytest
 from diffusion import text_to_image
 from diffusion.adapters import low_rank
 from diffusion.io.leaf_names import leaves_of
-from diffusion.models.conditional_unet import ConditionalUNet
+from diffusion.published.stable_diffusion.network import ConditionalUNet
 from tests.adapters.received import instead_of, reached, same, wide
 from tests.text_to_image import made_pipelines
 

@@ -11,12 +11,12 @@ import pytest
 from diffusion.adapters import image_prompt, ip_adapter_files, prompt_features, redux_prompt
 from diffusion.adapters.instruct_pix2pix import instruct_pix2pix
 from diffusion.models import interchange
-from diffusion.models.flux import Flux
 from diffusion.models.image_encoders.image_features import ImageFeatures
 from diffusion.models.image_encoders.siglip import SigLIP
 from diffusion.models.interchange import folders
-from diffusion.models.redux import Redux
 from diffusion.models.text_encoders.clip import CLIPVision, CLIPVisionProjection
+from diffusion.published.flux.network import Flux
+from diffusion.published.flux.redux import Redux
 
 CLIP = CLIPVision(width=8, depth=2, heads=2, hidden=16, size=8, patch=4)
 

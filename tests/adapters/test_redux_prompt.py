@@ -11,11 +11,11 @@ import pytest
 
 from diffusion import samplers, text_to_image
 from diffusion.adapters import redux_prompt
-from diffusion.models.flux import Flux
 from diffusion.models.image_encoders.siglip import SigLIP
 from diffusion.models.interchange import schedulers
 from diffusion.models.layers.joint_conditions import lengthened
-from diffusion.models.redux import Redux
+from diffusion.published.flux.network import Flux
+from diffusion.published.flux.redux import Redux
 from diffusion.text_to_image import attached
 from diffusion.text_to_image.picture_controls import Control
 from tests.adapters.test_ip_adapter import picture

@@ -9,7 +9,7 @@ from diffusion import text_to_image
 from diffusion.adapters.inpainting import inpainting
 from diffusion.adapters.instruct_pix2pix import instruct_pix2pix
 from diffusion.adapters.wider_unet import widened
-from diffusion.models.conditional_unet import ConditionalUNet
+from diffusion.published.stable_diffusion.network import ConditionalUNet
 from diffusion.text_to_image import pipelines
 from tests.adapters.received import half, instead_of, reached, same, types, wide
 from tests.text_to_image import made_pipelines

@@ -8,35 +8,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.models.cogvideox import CogVideoX
-from diffusion.models.conditional_unet import ConditionalUNet
 from diffusion.models.ddt import DDT
 from diffusion.models.diffwave import DiffWave
 from diffusion.models.dit import DiT
 from diffusion.models.edm2_unet import EDM2UNet
-from diffusion.models.flux import Flux
-from diffusion.models.flux2 import Flux2
-from diffusion.models.hunyuan_video import HunyuanVideo
 from diffusion.models.jit import JiT
-from diffusion.models.ltx_video import LTXVideo
-from diffusion.models.lumina2 import Lumina2
 from diffusion.models.mask_dit import MaskDiT
 from diffusion.models.mdt import MDT
 from diffusion.models.mit import MiT
 from diffusion.models.mlp import MLP
-from diffusion.models.mmdit import MMDiT
-from diffusion.models.pixart import PixArt
 from diffusion.models.pixnerd import PixNerd
-from diffusion.models.qwen_image import QwenImage
 from diffusion.models.residual_u_vit import ResidualUViT
-from diffusion.models.sana import Sana
 from diffusion.models.sequence_transformer import SequenceTransformer
 from diffusion.models.set_transformer import SetTransformer
 from diffusion.models.song_unet import SongUNet
 from diffusion.models.u_vit import UViT
 from diffusion.models.unet import UNet
 from diffusion.models.video_dit import VideoDiT
-from diffusion.models.z_image import ZImage
+from diffusion.published.cogvideox.network import CogVideoX
+from diffusion.published.flux.network import Flux
+from diffusion.published.flux2.network import Flux2
+from diffusion.published.hunyuan_video.network import HunyuanVideo
+from diffusion.published.ltx_video.network import LTXVideo
+from diffusion.published.lumina2.network import Lumina2
+from diffusion.published.pixart.network import PixArt
+from diffusion.published.qwen_image.network import QwenImage
+from diffusion.published.sana.network import Sana
+from diffusion.published.stable_diffusion.network import ConditionalUNet
+from diffusion.published.stable_diffusion_3.network import MMDiT
+from diffusion.published.z_image.network import ZImage
 
 CLASSES, TEXT, POOLED, VECTOR = 3, 12, 10, 6
 

@@ -14,10 +14,11 @@ import pytest
 
 from diffusion import guidance, objectives, parameterizations, samplers, schedules, timesteps, weightings
 from diffusion.models import interchange
-from diffusion.models.conditional_unet import ConditionalUNet, residual_shapes
-from diffusion.models.control_net import ControlNet
-from diffusion.models.interchange import conditional_unet_tables, folders, tensor_files
-from diffusion.models.interchange.conditional_unet_tables import PUBLISHED, build
+from diffusion.models.interchange import folders, tensor_files
+from diffusion.published.stable_diffusion import table as conditional_unet_tables
+from diffusion.published.stable_diffusion.control_net import ControlNet
+from diffusion.published.stable_diffusion.network import ConditionalUNet, residual_shapes
+from diffusion.published.stable_diffusion.table import PUBLISHED, build
 from tests.models.interchange import published
 from tests.peers.made_weights import made
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from diffusion import guidance, objectives, parameterizations, samplers, schedules, timesteps
-from diffusion.models.flux import Flux
 from diffusion.models.interchange import FAMILIES, Refusal, rows
 from diffusion.models.interchange.folders import leaves_of, recognise, shapes_of
 from diffusion.models.interchange.tensor_files import Tensors
 from diffusion.models.layers import layer_masks, rotary
-from diffusion.models.mmdit import MMDiT
+from diffusion.published.flux.network import Flux
+from diffusion.published.stable_diffusion_3.network import MMDiT
 from tests.models.interchange import published
 
 SIZES = {"channels": 4, "out_channels": 4, "width": 32, "heads": 2, "text_width": 12, "pooled_width": 10}

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion.models.conditional_unet import ConditionalUNet
 from diffusion.models.dit import DiT
-from diffusion.models.mmdit import MMDiT
 from diffusion.models.quantised import Quantised, quantised, stored
+from diffusion.published.stable_diffusion.network import ConditionalUNet
+from diffusion.published.stable_diffusion_3.network import MMDiT
 
 RNG = np.random.default_rng(0)
 LAYER = {"kernel": RNG.standard_normal((2, 6, 3, 5)).astype(np.float32), "bias": np.zeros((2, 3, 5), np.float32)}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from diffusion.models.layers.embeddings import sincos_positions, sinusoid
-from diffusion.models.pixart import PixArt
 from diffusion.models.u_vit import UViT
+from diffusion.published.pixart.network import PixArt
 from tests.models import backbones
 
 PIXART = {"shape": (8, 8, 4), "patch": 2, "width": 24, "depth": 2, "heads": 2, "text_width": 12}

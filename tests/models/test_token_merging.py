@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from diffusion.models.conditional_unet import ConditionalUNet
 from diffusion.models.dit import DiT
 from diffusion.models.layers.blocks import Attention
 from diffusion.models.layers.cross_attention import CrossAttention
 from diffusion.models.token_merging import matching, merged
+from diffusion.published.stable_diffusion.network import ConditionalUNet
 
 RNG = np.random.default_rng(0)
 

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from diffusion import text_to_image
 from diffusion.adapters import ip_adapter, ip_adapter_files
 from diffusion.models import interchange
-from diffusion.models.redux import Redux
+from diffusion.published.flux.redux import Redux
 from tests.adapters import test_joint_ip_adapter as joint, test_redux_prompt as redux
 from tests.adapters.test_ip_adapter import fixture, latents, theirs
 from tests.peers.made_weights import drawn, made

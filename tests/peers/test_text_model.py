@@ -15,8 +15,8 @@ from diffusion.experiments.text import model as text_model
 from diffusion.models import interchange
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.interchange import families, folders
-from diffusion.models.pixart import PixArt
 from diffusion.models.text_encoders.clip import CLIPText
+from diffusion.published.pixart.network import PixArt
 from diffusion.text import byte_pairs
 from diffusion.text_to_image import pipelines
 

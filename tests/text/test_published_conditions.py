@@ -11,7 +11,8 @@ import safetensors
 
 from diffusion import text
 from diffusion.models import interchange
-from diffusion.text import Encoder, Tokenizer, published_conditions
+from diffusion.published import chroma, z_image
+from diffusion.text import Encoder, Tokenizer
 from diffusion.text.encoding import AlreadyRead, Embeddings
 from tests.models.interchange.published import Published
 from tests.text.vocabularies import FIXTURES, folder_of
@@ -68,7 +69,7 @@ def test_chroma_sees_the_first_token_of_the_padding():
 
 def test_z_image_reads_the_windows_of_a_prompt_without_the_padding_between_them(monkeypatch):
     read = Embeddings(jnp.arange(8.0).reshape(1, 8, 1), np.array([[1, 1, 1, 0, 1, 1, 0, 0]], bool), None)
-    monkeypatch.setattr(published_conditions, "encode", lambda prompts, qwen, windows, before, behind: read)
+    monkeypatch.setattr(z_image.conditions, "encode", lambda prompts, qwen, windows, before, behind: read)
     unused: Any = None
     found = text.z_image(["a cat"], unused, windows=True)
     np.testing.assert_array_equal(found["text"][0, :, 0], [0, 1, 2, 4, 5, 3, 6, 7])
@@ -77,7 +78,7 @@ def test_z_image_reads_the_windows_of_a_prompt_without_the_padding_between_them(
 
 def test_chroma_sees_one_token_of_padding_of_a_prompt_in_two_windows(monkeypatch):
     read = Embeddings(jnp.zeros((1, 8, 4)), np.array([[1, 1, 1, 0, 1, 1, 0, 0]], bool), None)
-    monkeypatch.setattr(published_conditions, "encode", lambda prompts, t5, windows: read)
+    monkeypatch.setattr(chroma.conditions, "encode", lambda prompts, t5, windows: read)
     unused: Any = None
     found = text.chroma(["a cat"], unused, windows=True)
     np.testing.assert_array_equal(found["text_mask"], np.array([[1, 1, 1, 0, 1, 1, 1, 0]], bool))

@@ -17,17 +17,18 @@ from diffusion import samplers, text_to_image
 from diffusion.io import pictures
 from diffusion.models import interchange
 from diffusion.models.attachment import Attachment, check_base, same_size_to_inpaint
-from diffusion.models.conditional_unet import ConditionalUNet
-from diffusion.models.control_net import ControlNet
-from diffusion.models.flux import Flux
-from diffusion.models.flux_control_net import FluxControlNet
-from diffusion.models.interchange import control_net_tables, families, schedulers
+from diffusion.models.interchange import families, schedulers
 from diffusion.models.layers import conditions
-from diffusion.models.mmdit import MMDiT
-from diffusion.models.mmdit_control_net import MMDiTControlNet
-from diffusion.models.pixart import PixArt
-from diffusion.models.pixart_control_net import PixArtControlNet
 from diffusion.models.quantised import quantised
+from diffusion.published.flux.control_net import FluxControlNet
+from diffusion.published.flux.network import Flux
+from diffusion.published.pixart.control_net import PixArtControlNet
+from diffusion.published.pixart.network import PixArt
+from diffusion.published.stable_diffusion import control_net_table as control_net_tables
+from diffusion.published.stable_diffusion.control_net import ControlNet
+from diffusion.published.stable_diffusion.network import ConditionalUNet
+from diffusion.published.stable_diffusion_3.control_net import MMDiTControlNet
+from diffusion.published.stable_diffusion_3.network import MMDiT
 from diffusion.text_to_image import attached, pipelines, png, programs
 from diffusion.text_to_image.attached import Attached
 from diffusion.text_to_image.picture_controls import Control
@@ -48,7 +49,9 @@ class Sum:
 
 def model():
     process = schedulers.read({"_class_name": "FlowMatchEulerDiscreteScheduler"})
-    return types.SimpleNamespace(denoiser=Sum(), process=process, kind=pipelines.SD, sees_picture=False)
+    return types.SimpleNamespace(
+        denoiser=Sum(), process=process, kind=pipelines.KINDS["StableDiffusionPipeline"], sees_picture=False
+    )
 
 
 def constant(value):

@@ -458,7 +458,7 @@ def settings():
     def reached(*_, **__):
         raise Reached
 
-    kind = pipelines.SD._replace(condition=reached)
+    kind = pipelines.KINDS["StableDiffusionPipeline"]._replace(condition=reached)
     model = text_to_image.TextToImage("StableDiffusionPipeline", kind, modules, {}, {}, process, 16, False)
 
     def call(prompts="a cat", replaced=None, **settings):

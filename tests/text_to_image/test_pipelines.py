@@ -13,17 +13,17 @@ from safetensors.numpy import save_file
 
 from diffusion import parameterizations, text_to_image
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusion.models.conditional_unet import ConditionalUNet
-from diffusion.models.flux import Flux
-from diffusion.models.flux2 import Flux2
 from diffusion.models.interchange import schedulers
 from diffusion.models.interchange.family import Refusal
-from diffusion.models.lumina2 import Lumina2
-from diffusion.models.pixart import PixArt
-from diffusion.models.qwen_image import QwenImage
-from diffusion.models.sana import Sana
-from diffusion.models.wan import Wan
-from diffusion.models.z_image import ZImage
+from diffusion.published.flux.network import Flux
+from diffusion.published.flux2.network import Flux2
+from diffusion.published.lumina2.network import Lumina2
+from diffusion.published.pixart.network import PixArt
+from diffusion.published.qwen_image.network import QwenImage
+from diffusion.published.sana.network import Sana
+from diffusion.published.stable_diffusion.network import ConditionalUNet
+from diffusion.published.wan.network import Wan
+from diffusion.published.z_image.network import ZImage
 from diffusion.text_to_image import denoiser_checks, model_index, pipelines
 from tests.text_to_image import made_pipelines
 

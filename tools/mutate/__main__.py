@@ -70,6 +70,7 @@ FILES = (
     "videos.py",
     "data/series_masks.py",
     "data/gaussian_processes.py",
+    *sorted(str(path.relative_to(ROOT / LIBRARY)) for path in (ROOT / LIBRARY / "published").glob("*/pipeline.py")),
 )
 SOURCES = (*FOLDERS, *FILES)
 START = 30.0  # seconds of a child in addition to its tests

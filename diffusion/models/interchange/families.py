@@ -2,18 +2,16 @@
 
 __all__ = ["FAMILIES", "describing", "find", "of"]
 
+from collections.abc import MutableMapping
+
 import flax.linen as nn
 
+from diffusion import rooms
 from diffusion.models.interchange import (
     adm_tables,
     autoencoder_tables,
     autoencoder_tiny_tables,
-    chroma_tables,
     clip_tables,
-    cogvideox_autoencoder_tables,
-    cogvideox_tables,
-    conditional_unet_tables,
-    control_net_tables,
     convnext_tables,
     ddt_tables,
     decoder_tables,
@@ -24,56 +22,31 @@ from diffusion.models.interchange import (
     drifting_tables,
     edm2_tables,
     edm_tables,
-    flux2_autoencoder_tables,
-    flux2_tables,
-    flux_control_net_tables,
-    flux_tables,
-    hunyuan_autoencoder_tables,
-    hunyuan_video_tables,
     image_reward_tables,
     jit_tables,
     lightning_dit_tables,
     lpips_tables,
-    ltx_autoencoder_tables,
-    ltx_video_tables,
-    lumina2_tables,
     mask_dit_tables,
     mdt_tables,
     mean_flow_tables,
-    mmdit_control_net_tables,
-    mmdit_tables,
-    pixart_control_net_tables,
-    pixart_tables,
     pixnerd_tables,
-    qwen_image_tables,
     rae_tables,
-    redux_tables,
-    sana_tables,
     siglip_tables,
-    t2i_adapter_tables,
     t5_tables,
     u_vit_tables,
     unet_2d_tables,
     videomae_tables,
     vit_tables,
-    wan_autoencoder_tables,
-    wan_tables,
-    z_image_tables,
 )
 from diffusion.models.interchange.family import Family, Refusal
 from diffusion.models.layers.choices import look_up
 
-FAMILIES: dict[str, Family] = {
+IN_MODELS: dict[str, Family] = {
     family.name: family
     for family in (
         *autoencoder_tables.FAMILIES,
         autoencoder_tiny_tables.FAMILY,
         *clip_tables.FAMILIES,
-        chroma_tables.FAMILY,
-        cogvideox_autoencoder_tables.FAMILY,
-        cogvideox_tables.FAMILY,
-        conditional_unet_tables.FAMILY,
-        *control_net_tables.FAMILIES,
         *convnext_tables.FAMILIES,
         *ddt_tables.FAMILIES,
         *decoder_tables.FAMILIES,
@@ -82,46 +55,27 @@ FAMILIES: dict[str, Family] = {
         dinov3_tables.FAMILY,
         *dit_tables.FAMILIES,
         drifting_tables.FAMILY,
-        flux_control_net_tables.FAMILY,
-        flux_tables.FAMILY,
-        flux2_autoencoder_tables.FAMILY,
-        flux2_tables.FAMILY,
-        hunyuan_autoencoder_tables.FAMILY,
-        hunyuan_video_tables.FAMILY,
         image_reward_tables.FAMILY,
         jit_tables.FAMILY,
         lightning_dit_tables.FAMILY,
         lpips_tables.FAMILY,
-        ltx_autoencoder_tables.FAMILY,
-        ltx_video_tables.FAMILY,
-        lumina2_tables.FAMILY,
         mask_dit_tables.FAMILY,
         mdt_tables.FAMILY,
         *mean_flow_tables.FAMILIES,
-        mmdit_control_net_tables.FAMILY,
-        mmdit_tables.FAMILY,
-        pixart_control_net_tables.FAMILY,
-        pixart_tables.FAMILY,
         pixnerd_tables.FAMILY,
-        qwen_image_tables.FAMILY,
         *rae_tables.FAMILIES,
-        redux_tables.FAMILY,
-        sana_tables.FAMILY,
         *siglip_tables.FAMILIES,
-        t2i_adapter_tables.FAMILY,
         *t5_tables.FAMILIES,
         u_vit_tables.FAMILY,
         unet_2d_tables.FAMILY,
         *videomae_tables.FAMILIES,
         *vit_tables.FAMILIES,
-        *wan_autoencoder_tables.FAMILIES,
-        wan_tables.FAMILY,
-        z_image_tables.FAMILY,
         adm_tables.FAMILY,
         *edm_tables.FAMILIES,
         edm2_tables.FAMILY,
     )
 }
+FAMILIES: MutableMapping[str, Family] = rooms.Entries("table", "FAMILIES", IN_MODELS)
 """The families of networks whose checkpoints this library reads and writes, by name."""
 
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         network_checks as network_checks,
         norms as norms,
         patches as patches,
+        pixart_block as pixart_block,
         products as products,
         resampling as resampling,
         rotary as rotary,

@@ -18,8 +18,8 @@ from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks
 from diffusion.experiments.sampling import tuned_run
 from diffusion.models import interchange
-from diffusion.models.pixart import PixArt
-from diffusion.models.pixart_control_net import PixArtControlNet
+from diffusion.published.pixart.control_net import PixArtControlNet
+from diffusion.published.pixart.network import PixArt
 from diffusion.training.checkpointing import checkpoints
 from tests.experiments.run.made_tuning import config as config_of, pictures
 from tests.experiments.run.test_tuning import begun, same

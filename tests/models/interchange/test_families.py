@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from diffusion.models import interchange
 from diffusion.models.autoencoders import clip_parts
 from diffusion.models.interchange import families, folders, rows
-from diffusion.models.pixart import PixArt
+from diffusion.published.pixart.network import PixArt
 from tests.models.interchange import published
 
 

@@ -14,9 +14,9 @@ from safetensors.numpy import load_file, save_file
 from diffusion.io import limits, safetensors_files
 from diffusion.models import interchange
 from diffusion.models.dit import DiT
-from diffusion.models.flux import Flux
 from diffusion.models.interchange import dit_tables, families, folders, tensor_files
-from diffusion.models.pixart import PixArt
+from diffusion.published.flux.network import Flux
+from diffusion.published.pixart.network import PixArt
 from tests.models.interchange import published, toy
 
 CONFIG = {"_class_name": "ToyModel", "_diffusers_version": "0.1", "width": 3, "act": "linear", "dropout": 0.1}

@@ -13,8 +13,9 @@ from safetensors.numpy import save_file
 from diffusion.io import limits
 from diffusion.io.leaf_names import leaves_of
 from diffusion.models import interchange
-from diffusion.models.interchange import families, flux_tables, folders, tensor_files
+from diffusion.models.interchange import families, folders, tensor_files
 from diffusion.models.quantised import is_quantised, quantised
+from diffusion.published.flux import table as flux_tables
 from tests.models.interchange import toy
 
 FLUX = {

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from diffusion.models.conditional_unet import ConditionalUNet
 from diffusion.models.dit import DiT
-from diffusion.models.flux import Flux
 from diffusion.models.jit import JiT
 from diffusion.models.layers.blocks import Attention
-from diffusion.models.mmdit import MMDiT
-from diffusion.models.pixart import PixArt
 from diffusion.models.unet import UNet
+from diffusion.published.flux.network import Flux
+from diffusion.published.pixart.network import PixArt
+from diffusion.published.stable_diffusion.network import ConditionalUNet
+from diffusion.published.stable_diffusion_3.network import MMDiT
 
 B, M = 2, 3
 LATENTS = (B, 4, 4, 4)

@@ -8,10 +8,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from diffusion.models.flux import Flux
 from diffusion.models.layers import fp8
 from diffusion.models.layers.products import rows_first
-from diffusion.models.mmdit import MMDiT
+from diffusion.published.flux.network import Flux
+from diffusion.published.stable_diffusion_3.network import MMDiT
 
 TOKENS = (((2,), (0,)), ((), ()))
 

@@ -1,0 +1,26 @@
+"""The families of published models, a room each; a new one is its folder and one line here. See docs/extend.md."""
+
+from typing import TYPE_CHECKING
+
+from diffusion import public
+
+if TYPE_CHECKING:
+    from diffusion.published import (
+        chroma as chroma,
+        cogvideox as cogvideox,
+        flux as flux,
+        flux2 as flux2,
+        hunyuan_video as hunyuan_video,
+        ltx_video as ltx_video,
+        lumina2 as lumina2,
+        pipeline_kinds as pipeline_kinds,
+        pixart as pixart,
+        qwen_image as qwen_image,
+        sana as sana,
+        stable_diffusion as stable_diffusion,
+        stable_diffusion_3 as stable_diffusion_3,
+        wan as wan,
+        z_image as z_image,
+    )
+
+public.declare(__name__)

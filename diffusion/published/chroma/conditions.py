@@ -1,0 +1,24 @@
+"""What the prompts of Chroma become: the condition of its network."""
+
+__all__ = ["chroma"]
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from diffusion.text.encoding import Encoder, encode
+
+
+def chroma(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:
+    """{"text", "text_mask"} of Chroma, which sees the first token of the padding behind the whole prompt, too.
+
+    Args:
+        prompts: B texts.
+        t5: T5's encoder, `masked=True`, with a tokenizer of 512 tokens.
+        **how: further arguments of `encode`.
+    """
+    embeddings = encode(prompts, t5, **how)
+    mask = jnp.asarray(embeddings.mask)
+    end = mask.shape[1] - mask[:, ::-1].argmax(1)  # behind the last token; with several windows, the last window's
+    return {"text": embeddings.tokens, "text_mask": mask | (jnp.arange(mask.shape[1]) == end[:, None])}

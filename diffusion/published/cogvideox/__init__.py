@@ -1,0 +1,17 @@
+"""CogVideoX: network, names of weights, conditions of prompts, pipelines."""
+
+from typing import TYPE_CHECKING
+
+from diffusion import public
+
+if TYPE_CHECKING:
+    from diffusion.published.cogvideox import (
+        autoencoder_table as autoencoder_table,
+        conditions as conditions,
+        network as network,
+        pipeline as pipeline,
+        table as table,
+    )
+    from diffusion.published.cogvideox.network import CogVideoX as CogVideoX, CogVideoXBlock as CogVideoXBlock
+
+public.declare(__name__)

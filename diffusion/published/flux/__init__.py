@@ -1,0 +1,22 @@
+"""FLUX.1: network, names of weights, conditions of prompts, pipelines."""
+
+from typing import TYPE_CHECKING
+
+from diffusion import public
+
+if TYPE_CHECKING:
+    from diffusion.published.flux import (
+        conditions as conditions,
+        control_net as control_net,
+        control_net_table as control_net_table,
+        network as network,
+        pipeline as pipeline,
+        redux as redux,
+        redux_table as redux_table,
+        table as table,
+    )
+    from diffusion.published.flux.control_net import FluxControlNet as FluxControlNet
+    from diffusion.published.flux.network import Flux as Flux
+    from diffusion.published.flux.redux import Redux as Redux
+
+public.declare(__name__)

@@ -1,0 +1,30 @@
+"""The pipelines of FLUX.1."""
+
+__all__ = ["KINDS"]
+
+from diffusion.published.flux import conditions
+from diffusion.published.flux.network import PATCH
+from diffusion.published.pipeline_kinds import Kind, Reader, Usual
+
+# FLUX.1-dev reads a strength; FLUX.1-schnell does not, and its card has 4 steps without guidance.
+FLUX = Kind(
+    "Flux",
+    "transformer",
+    (Reader(), Reader("_2", length=512)),
+    conditions.flux,
+    lambda denoiser: PATCH,
+    Usual(28, 3.5),
+    undistilled=Usual(4, 1.0),
+    unit_clock=True,
+    even=True,
+)
+FLUX_FILL = FLUX._replace(usual=Usual(50, 30.0), undistilled=None, fills=True)
+FLUX_CONTROL = FLUX._replace(undistilled=None, controlled=True, strength=True)
+KONTEXT = FLUX._replace(undistilled=None, appends=True, strength=True)
+KINDS = {
+    "FluxPipeline": FLUX,
+    "FluxFillPipeline": FLUX_FILL,
+    "FluxControlPipeline": FLUX_CONTROL,
+    "FluxKontextPipeline": KONTEXT,
+}
+"""The pipelines by the names of their classes in diffusers."""

@@ -1,0 +1,17 @@
+"""FLUX.2: network, names of weights, conditions of prompts, pipelines."""
+
+from typing import TYPE_CHECKING
+
+from diffusion import public
+
+if TYPE_CHECKING:
+    from diffusion.published.flux2 import (
+        autoencoder_table as autoencoder_table,
+        conditions as conditions,
+        network as network,
+        pipeline as pipeline,
+        table as table,
+    )
+    from diffusion.published.flux2.network import Flux2 as Flux2
+
+public.declare(__name__)

@@ -1,0 +1,38 @@
+"""What the prompts of FLUX.2 become: the condition of its network."""
+
+__all__ = ["flux2", "flux2_klein"]
+
+from collections.abc import Sequence
+from typing import Any
+
+from diffusion.text.encoding import Encoder, encode
+from diffusion.text.qwen_chat import ANSWER, NO_THOUGHT, USER
+
+JUDGE = (
+    "[SYSTEM_PROMPT]You are an AI that reasons about image descriptions. You give structured responses focusing on "
+    "object relationships, object\nattribution and actions without speculation.[/SYSTEM_PROMPT][INST]"
+)
+
+
+def flux2(prompts: Sequence[str], mistral: Encoder, **how: Any) -> dict[str, Any]:
+    """{"text"} of FLUX.2 dev: the padding, and what Mistral 3 reads of the prompt behind a system's.
+
+    Args:
+        prompts: B texts, of which "[IMG]", the place of a picture, is left out.
+        mistral: the states of its layers 10, 20 and 30, `masked=True, layers=(10, 20, 30)`, with a tokenizer of 512
+            tokens that pads on the left.
+        **how: further arguments of `encode`.
+    """
+    texts = [prompt.replace("[IMG]", "") for prompt in prompts]
+    return {"text": encode(texts, mistral, before=JUDGE, behind="[/INST]", **how).tokens}
+
+
+def flux2_klein(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, Any]:
+    """{"text"} of FLUX.2 klein: what a user says to Qwen 3, which is not to think, and the padding behind.
+
+    Args:
+        prompts: B texts.
+        qwen: the states of its layers 9, 18 and 27, `masked=True, layers=(9, 18, 27)`, with a tokenizer of 512 tokens.
+        **how: further arguments of `encode`.
+    """
+    return {"text": encode(prompts, qwen, before=USER, behind=ANSWER + NO_THOUGHT, **how).tokens}

@@ -1,0 +1,212 @@
+"""The transformer of FLUX.2: Flux's layers without biases, with SwiGLU and one modulation for all layers of a kind.
+
+                 text [B, M, E]        x [B, H, W, C]
+                      |                      |
+                    dense                  dense
+                      |                      |
+    t (strength) --> [ joint layer: attention over both, an MLP each ]   x depth
+         c            |                      |
+                      +------ [text, picture] ------+
+                                  |
+             --> [ single layer: attention beside an MLP ]               x singles
+                                  |  picture's tokens
+                       norm, shift, scale, dense
+                                  |
+                           [B, H, W, C]
+
+A value of x is a patch of 2 x 2 of the autoencoder's latents. Pictures and features are channels last.
+"""
+
+__all__ = ["Flux2"]
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.models.layers import layout, network_checks
+from diffusion.models.layers.attention import IMPLEMENTATIONS
+from diffusion.models.layers.block_features import Features
+from diffusion.models.layers.block_reuse import Blocks, Segment, params_of
+from diffusion.models.layers.blocks import Modulation, modulated_output, xavier
+from diffusion.models.layers.conditions import entries
+from diffusion.models.layers.embeddings import TimestepEmbedding
+from diffusion.models.layers.joint_blocks import JointBlock, SingleBlock
+from diffusion.models.layers.joint_conditions import check_strength, check_text
+from diffusion.models.layers.norms import layer_norm
+from diffusion.models.layers.rotary import axis_angles
+from diffusion.models.layers.scan import REMAT, scanned
+
+SPACING = 10  # of the first coordinate of x and of the pictures that are edited
+CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
+
+
+class Flux2(nn.Module):
+    """The transformer of FLUX.2: `apply(variables, x, t, condition)` is a `Network`.
+
+    Its clock is t itself, in [0, 1], and its strength is the scale of the guidance itself; the network multiplies both
+    by 1000. The position of a value of x is (0, row, column, 0), that of text token i, 0 the first, (0, 0, 0, i), and
+    that of a value of the k-th picture that is edited (10 k, row, column, 0), 1 the first.
+
+    Attributes:
+        channels: C of the latents.
+        width: number of features of a token, a multiple of `heads`.
+        depth: number of joint layers.
+        singles: number of single layers.
+        heads: number of attention heads.
+        text_width: number E of features of the text's tokens.
+        axes: features of a head that rotate with each of the four coordinates; they sum to width / heads.
+        theta: base of the rotary frequencies.
+        strength: the network receives the guidance strength that it imitates (FLUX.2 dev).
+        attention: implementation of attention, see `diffusion.models.layers.attention`.
+        remat: parts to compute again in the backward pass, see `DiT`.
+        dtype: compute type, "float32" or "bfloat16".
+
+    Raises:
+        ValueError: from the constructor, for a field out of range or an unknown name.
+
+    Reference: the code of FLUX.2 (Black Forest Labs, 2025).
+    """
+
+    channels: int = 128
+    width: int = 3072
+    depth: int = 5
+    singles: int = 20
+    heads: int = 24
+    text_width: int = 7680
+    axes: tuple[int, int, int, int] = (32, 32, 32, 32)
+    theta: float = 2000.0
+    strength: bool = False
+    attention: str = "auto"
+    remat: str = "none"
+    dtype: str = "float32"
+    ranks = (3,)
+    reuses = ("blocks",)
+
+    def __post_init__(self):
+        network_checks.positive(self, ("channels", "width", "depth", "singles", "heads", "text_width", "theta"))
+        network_checks.known(self, CHOICES)
+        network_checks.rotary_axes(self, 4)
+        super().__post_init__()
+
+    @property
+    def feature_blocks(self) -> int:
+        """Number of blocks whose features a call can return."""
+        return self.depth + self.singles
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        t: jax.Array,
+        condition: Mapping[str, Any],
+        features: Sequence[int] | None = None,
+        through: Callable[[Blocks], tuple[jax.Array, Any]] | None = None,
+    ) -> Any:
+        """One evaluation of the network.
+
+        Args:
+            x: noised latents [B, H, W, C].
+            t: times in [0, 1], [B] or [], float32 or wider.
+            condition: inputs by name, see `diffusion.models.layers.conditions`: "text": [B, M, text_width]. "strength":
+                [B], required where the network receives it, refused elsewhere. "pictures": a tuple of latents
+                [B, h, w, C], which may differ in h and w, of pictures that are edited or combined; they are further
+                tokens.
+            features: layers, joint and then single ones, 1 .. depth + singles, whose tokens of the picture
+                [B, N, width] the call returns too, see `layers.block_features`; None: none.
+            through: evaluates the layers in the network's place, see `layers.block_reuse`; None: all of them run.
+
+        Returns:
+            [B, H, W, C], float32; with `features`: (that, a tuple of the features); with `through`: (that, what it
+            returns beside the features).
+
+        Raises:
+            ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
+        """
+        inputs = entries(condition, ("text", "strength") if self.strength else ("text",), ("pictures",))
+        self._check(x, t, inputs)
+        recorded = Features(features, self.feature_blocks)
+        batch, height, width, _ = x.shape
+
+        dense = lambda name: nn.Dense(self.width, use_bias=False, dtype=self.dtype, kernel_init=xavier, name=name)
+        pictures = tuple(inputs["pictures"] or ())
+        flat = [latents.reshape(batch, -1, self.channels) for latents in (x, *pictures)]
+        image = dense("patch_embedding")(jnp.concatenate([tokens.astype(x.dtype) for tokens in flat], axis=1))
+        text = dense("text_embedding")(inputs["text"])
+        embedding = lambda name: TimestepEmbedding(self.width, self.dtype, bias=False, name=name)
+        c = embedding("time")(1000 * jnp.broadcast_to(jnp.asarray(t), (batch,)))
+        c = nn.silu(c + embedding("strength")(1000 * inputs["strength"]) if self.strength else c)
+        vectors = lambda count, name: jnp.concatenate(Modulation(count, self.dtype, bias=False, name=name)(c), axis=1)
+        for_layers = lambda stream, depth: jnp.broadcast_to(stream, (depth, *stream.shape))
+        both = vectors(6, "image_modulation"), vectors(6, "text_modulation")
+        per_layer = {"vectors": tuple(for_layers(stream, self.depth) for stream in both)}
+        single_inputs = {"vectors": for_layers(vectors(3, "single_modulation"), self.singles)}
+        sides = [latents.shape[1:3] for latents in (x, *pictures)]
+        angles = jnp.asarray(axis_angles(_token_positions(text.shape[1], sides), self.axes, self.theta))
+
+        streams = layout.split(image, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)
+        words, pixels = text.shape[1], height * width
+        joint = (self.heads, True, False, False, self.attention, self.dtype, True)
+        single = (self.heads, self.attention, self.dtype, True)
+        joined = lambda streams: jnp.concatenate(streams[::-1], axis=1)
+        if through is not None:
+            axes = (nn.broadcast, nn.broadcast, 0)
+            params = params_of(self)
+            segments = (
+                Segment(JointBlock(*joint, parent=None), params["blocks"], self.depth, (None, angles, per_layer), axes),
+                Segment(
+                    SingleBlock(*single, parent=None),
+                    params["single_blocks"],
+                    self.singles,
+                    (None, angles, single_inputs),
+                    axes,
+                    joined,
+                ),
+            )
+            picture_tokens = lambda carry: carry[0] if isinstance(carry, tuple) else carry[:, words:]
+            tokens, more = through(Blocks(streams, segments, picture_tokens))
+            return self._output(tokens[:, :pixels], c, x.shape), more
+        initializing = self.is_initializing()
+        first = lambda streams: streams[0][:, :pixels]
+        stack = scanned(JointBlock, self.depth, self.remat, initializing, kept=recorded.among(self.depth), pick=first)
+        streams, states = stack(*joint, name="blocks")(streams, None, angles, per_layer)
+        recorded.stack(self.depth, states or ())
+        picture = lambda tokens: tokens[:, words : words + pixels]
+        stack = scanned(
+            SingleBlock, self.singles, self.remat, initializing, kept=recorded.among(self.singles), pick=picture
+        )
+        tokens, states = stack(*single, name="single_blocks")(joined(streams), None, angles, single_inputs)
+        recorded.stack(self.singles, states or ())
+        return recorded.beside(self._output(picture(tokens), c, x.shape))
+
+    def _output(self, tokens: jax.Array, c: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        return modulated_output(tokens, c, layer_norm, self.channels, self.dtype, bias=False).reshape(shape)
+
+    def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
+        network_checks.latents(self, x, t, self.channels)
+        for latents in inputs["pictures"] or ():
+            if latents.ndim != 4 or (latents.shape[0], latents.shape[3]) != (x.shape[0], self.channels):
+                raise ValueError(
+                    f"each of the condition's 'pictures' is [B, h, w, C] = ({x.shape[0]}, h, w, {self.channels}); got "
+                    f"{latents.shape}"
+                )
+        check_text(x.shape[0], self.text_width, inputs)
+        check_strength(x.shape[0], inputs)
+
+
+def _token_positions(words: int, sides: Sequence[tuple[int, ...]]) -> np.ndarray:
+    """Rotary positions of M words and of the values of latents, K pairs [height, width], x first: [M + N, 4]."""
+    text = np.zeros((words, 4))
+    text[:, 3] = np.arange(words)
+    positions = [text]
+    for i, (height, width) in enumerate(sides):
+        rows, columns = np.indices((height, width)).reshape(2, -1)
+        still = np.zeros_like(rows)
+        positions.append(np.stack([still + SPACING * i, rows, columns, still], axis=1))
+    return np.concatenate(positions)
+
+
+MODELS = {"flux2": Flux2}  # by its name in configs

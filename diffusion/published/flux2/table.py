@@ -1,0 +1,141 @@
+"""FLUX.2's transformer by the names of diffusers' Flux2Transformer2DModel and of Black Forest Labs' single files."""
+
+__all__ = ["build", "describe", "example", "table"]
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.io import schema
+from diffusion.models.interchange import joint_rows
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZES, Family, Fields, Refusal
+from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, stacked, within
+from diffusion.published.flux import table as flux_tables
+from diffusion.published.flux2.network import Flux2
+
+NAME = "Flux2Transformer2DModel"
+JOINT = {
+    "diffusers": tuple(
+        names._replace(mlp=(f"{theirs}.linear_in", f"{theirs}.linear_out"))
+        for names, theirs in zip(joint_rows.DIFFUSERS, ("ff", "ff_context"))
+    ),
+    "original": flux_tables.JOINT["original"],
+}
+SINGLE = {  # the first layer, the norms of queries and keys, the last layer
+    "diffusers": ("attn.to_qkv_mlp_proj", ("attn.norm_q.weight", "attn.norm_k.weight"), "attn.to_out"),
+    "original": ("linear1", ("norm.query_norm.scale", "norm.key_norm.scale"), "linear2"),
+}
+ENDS = {  # ours: (diffusers', the original)
+    "patch_embedding": ("x_embedder", "img_in"),
+    "text_embedding": ("context_embedder", "txt_in"),
+    "time/hidden": ("time_guidance_embed.timestep_embedder.linear_1", "time_in.in_layer"),
+    "time/out": ("time_guidance_embed.timestep_embedder.linear_2", "time_in.out_layer"),
+    "strength/hidden": ("time_guidance_embed.guidance_embedder.linear_1", "guidance_in.in_layer"),
+    "strength/out": ("time_guidance_embed.guidance_embedder.linear_2", "guidance_in.out_layer"),
+    "image_modulation/dense": ("double_stream_modulation_img.linear", "double_stream_modulation_img.lin"),
+    "text_modulation/dense": ("double_stream_modulation_txt.linear", "double_stream_modulation_txt.lin"),
+    "single_modulation/dense": ("single_stream_modulation.linear", "single_stream_modulation.lin"),
+    "final": ("proj_out", "final_layer.linear"),
+}
+
+
+def table(module: Flux2, layout: str) -> list[Row]:
+    """The rows of a network, by the names of a layout, "diffusers" or "original"."""
+    diffusers = layout == "diffusers"
+    rows = [
+        Row(f"{theirs[0 if diffusers else 1]}.weight", f"{ours}/kernel", DENSE)
+        for ours, theirs in ENDS.items()
+        if module.strength or not ours.startswith("strength")
+    ]
+    norm = "norm_out.linear" if diffusers else "final_layer.adaLN_modulation.1"
+    rows += joint_rows.shift_and_scale(norm, "final_modulation", module.width, diffusers)
+    joint = [
+        row
+        for names, ours in zip(JOINT[layout], ("image", "text"))
+        for row in joint_rows.stream_rows(names, ours, True)
+        if "/modulation/" not in row.ours
+    ]
+    first, norms, last = SINGLE[layout]
+    single = [
+        Row(f"{first}.weight", "attention/qkv/kernel", DENSE),
+        *(Row(name, f"attention/{which}_norm/scale") for which, name in zip(("query", "key"), norms)),
+        Row(f"{last}.weight", "attention/out/kernel", DENSE_OUT),
+    ]
+    names = ("transformer_blocks", "single_transformer_blocks") if diffusers else ("double_blocks", "single_blocks")
+    for i in range(module.depth):
+        rows += within(stacked(joint, i), f"{names[0]}.{i}.", "blocks/")
+    for i in range(module.singles):
+        rows += within(stacked(single, i), f"{names[1]}.{i}.", "single_blocks/")
+    return [row for row in rows if not row.theirs.endswith(".bias")]
+
+
+def build(config: Mapping[str, Any]) -> Flux2:
+    """Our module for a config.json of Flux2Transformer2DModel."""
+    fields = Fields(NAME, config)
+    fields.only("patch_size", 1)  # of packed latents
+    fields.only("timestep_guidance_channels", 256)
+    fields.only("mlp_ratio", 3.0)
+    fields.only("eps", 1e-6)
+    channels = fields.take("in_channels", 128)
+    if (outputs := fields.take("out_channels", None, MAYBE_SIZE)) not in (None, channels):
+        raise Refusal(f"{NAME}: out_channels = {outputs} is not supported; supported: in_channels, {channels}.")
+    heads = fields.take("num_attention_heads", 48)
+    module = Flux2(
+        channels=channels,
+        width=heads * fields.take("attention_head_dim", 128),
+        depth=fields.take("num_layers", 8, DEPTH),
+        singles=fields.take("num_single_layers", 48, DEPTH),
+        heads=heads,
+        text_width=fields.take("joint_attention_dim", 15360),
+        axes=fields.take("axes_dims_rope", (32, 32, 32, 32), SIZES),
+        theta=float(fields.take("rope_theta", 2000, schema.number(1))),
+        strength=fields.take("guidance_embeds", True),
+    )
+    fields.end()
+    return module
+
+
+def describe(module: Flux2) -> dict[str, Any]:
+    """The config.json of one of our modules; the inverse of `build`."""
+    return {
+        "patch_size": 1,
+        "in_channels": module.channels,
+        "out_channels": None,
+        "num_layers": module.depth,
+        "num_single_layers": module.singles,
+        "attention_head_dim": module.width // module.heads,
+        "num_attention_heads": module.heads,
+        "joint_attention_dim": module.text_width,
+        "timestep_guidance_channels": 256,
+        "mlp_ratio": 3.0,
+        "axes_dims_rope": list(module.axes),
+        "rope_theta": module.theta,
+        "eps": 1e-6,
+        "guidance_embeds": module.strength,
+    }
+
+
+def example(module: Flux2) -> tuple:
+    """Arguments of a small call."""
+    array = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+    condition = {"text": array(1, 1, module.text_width)} | ({"strength": array(1)} if module.strength else {})
+    return array(1, 1, 1, module.channels), array(1), condition
+
+
+KLEIN = {"guidance_embeds": False, "num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24,
+         "joint_attention_dim": 7680}  # fmt: skip
+KLEIN_9B = KLEIN | {"num_layers": 8, "num_single_layers": 24, "num_attention_heads": 32, "joint_attention_dim": 12288}
+FAMILY = Family(
+    NAME,
+    Flux2,
+    build,
+    describe,
+    example,
+    {layout: lambda module, layout=layout: table(module, layout) for layout in JOINT},
+    published={"FLUX.2 dev": {}, "FLUX.2 klein 4B": KLEIN, "FLUX.2 klein 9B": KLEIN_9B},
+    prefixes=("model.diffusion_model.", ""),
+    kohya="original",
+)
+FAMILIES = {FAMILY.name: FAMILY}

@@ -1,0 +1,21 @@
+"""HunyuanVideo: network, names of weights, conditions of prompts, pipelines."""
+
+from typing import TYPE_CHECKING
+
+from diffusion import public
+
+if TYPE_CHECKING:
+    from diffusion.published.hunyuan_video import (
+        autoencoder_table as autoencoder_table,
+        conditions as conditions,
+        network as network,
+        pipeline as pipeline,
+        table as table,
+    )
+    from diffusion.published.hunyuan_video.network import (
+        HunyuanVideo as HunyuanVideo,
+        RefinerBlock as RefinerBlock,
+        TextRefiner as TextRefiner,
+    )
+
+public.declare(__name__)

@@ -1,0 +1,208 @@
+"""The transformer of HunyuanVideo: Flux's layers over the patches of all frames, and a text that is refined first.
+
+    text [B, M, E] -- dense, [ attention, MLP, gated by the time and the mean of the text ] x 2
+                      |                             x [B, F, H, W, C]
+                      |                                    |
+                      |                       patches of 1 x 2 x 2, dense
+                      |                                    |
+    t, pooled --> [ joint layer: attention over both, an MLP each ]   x depth
+    (strength)    [ single layer: attention and MLP side by side  ]   x singles
+                                                           |
+                                      norm, shift, scale, dense, unpatchify --> [B, F, H, W, C]
+
+Videos and features are channels last.
+"""
+
+__all__ = ["HunyuanVideo", "RefinerBlock", "TextRefiner"]
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.models.layers import layout, network_checks
+from diffusion.models.layers.attention import IMPLEMENTATIONS, mask_bias
+from diffusion.models.layers.block_features import Features
+from diffusion.models.layers.blocks import Attention, Modulation, modulated_output, xavier
+from diffusion.models.layers.conditions import entries
+from diffusion.models.layers.joint_blocks import Conditioning, JointBlock, SingleBlock
+from diffusion.models.layers.joint_conditions import check_strength, check_text
+from diffusion.models.layers.norms import layer_norm
+from diffusion.models.layers.patches import patchify, unpatchify
+from diffusion.models.layers.rotary import axis_angles
+from diffusion.models.layers.scan import REMAT, scanned
+
+CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
+PATCH = 2  # side of a patch, which is of one frame
+THETA = 256.0
+
+
+class RefinerBlock(nn.Module):
+    """x + gate * attention(norm(x)), then x + gate' * mlp(norm(x)), with gates of the condition.
+
+    Arguments of the call: tokens [B, M, D], the condition c [B, D] after SiLU, what is added to the tokens' scores.
+    """
+
+    heads: int
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, c: jax.Array, bias: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        norm = lambda name: nn.LayerNorm(1e-6, dtype=self.dtype, use_fast_variance=False, name=name)
+        dense = lambda size, name: nn.Dense(size, dtype=self.dtype, kernel_init=xavier, name=name)
+        gate, second = Modulation(2, self.dtype, name="gates")(c)
+        attend = Attention(self.heads, False, self.attention, self.dtype, name="attention")
+        x = x + gate * attend(norm("attention_norm")(x), None, {}, bias)
+        return x + second * dense(width, "out")(nn.silu(dense(4 * width, "hidden")(norm("mlp_norm")(x))))
+
+
+class TextRefiner(nn.Module):
+    """[B, M, E] -> [B, M, width]: two layers of attention among the words, gated by the time and the text's mean.
+
+    Reference: Ma et al., "Exploring the Role of Large Language Models in Prompt Encoding for Diffusion Models", 2024.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, text: jax.Array, mask: jax.Array, t: jax.Array) -> jax.Array:
+        shown = mask[..., None].astype(text.dtype)
+        mean = (text * shown).sum(1) / jnp.maximum(shown.sum(1), 1)
+        c = Conditioning(self.width, self.dtype, name="conditioning")(t, mean)
+        x = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="enter")(text)
+        for i in range(self.depth):
+            x = RefinerBlock(self.heads, self.attention, self.dtype, name=f"block_{i}")(x, c, mask_bias(mask))
+        return x
+
+
+class HunyuanVideo(nn.Module):
+    """The transformer of HunyuanVideo: `apply(variables, x, t, condition)` is a `Network`.
+
+    Attributes:
+        channels: C of the latents.
+        width: number of features of a token, a multiple of `heads`.
+        depth: number of joint layers.
+        singles: number of single layers.
+        refiners: layers of the text alone.
+        heads: number of attention heads.
+        text_width: number E of features of the text's tokens.
+        pooled_width: number P of features of the pooled text.
+        axes: features of a head that rotate with frame, row and column; they sum to width / heads.
+        strength: the network receives the guidance strength that it imitates.
+        attention: implementation of attention, see `diffusion.models.layers.attention`.
+        remat: parts to compute again in the backward pass, see `DiT`.
+        dtype: compute type, "float32" or "bfloat16".
+
+    Raises:
+        ValueError: at construction, for a field out of range or an unknown name.
+
+    Reference: Kong et al., "HunyuanVideo: A Systematic Framework For Large Video Generative Models", 2024.
+    """
+
+    channels: int = 16
+    width: int = 3072
+    depth: int = 20
+    singles: int = 40
+    refiners: int = 2
+    heads: int = 24
+    text_width: int = 4096
+    pooled_width: int = 768
+    axes: tuple[int, int, int] = (16, 56, 56)
+    strength: bool = True
+    attention: str = "auto"
+    remat: str = "none"
+    dtype: str = "float32"
+    ranks = (4,)
+    of_frames = True
+
+    def __post_init__(self):
+        sizes = ("channels", "width", "depth", "singles", "refiners", "heads", "text_width", "pooled_width")
+        network_checks.positive(self, sizes)
+        network_checks.known(self, CHOICES)
+        network_checks.rotary_axes(self, 3)
+        super().__post_init__()
+
+    @property
+    def feature_blocks(self) -> int:
+        """Number of blocks whose features a call can return."""
+        return self.depth + self.singles
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, t: jax.Array, condition: Mapping[str, Any], features: Sequence[int] | None = None
+    ) -> Any:
+        """One evaluation of the network.
+
+        Args:
+            x: noised latents [B, F, H, W, C]; H and W even.
+            t: times in [0, 1], [B] or [], float32 or wider.
+            condition: inputs by name, see `diffusion.models.layers.conditions`:
+                "text": [B, M, text_width], of Llama. "text_mask": Bool [B, M]. "pooled": [B, pooled_width], of CLIP.
+                "strength": [B], required where the network receives it, refused elsewhere.
+            features: layers, joint and then single ones, 1 .. depth + singles, whose tokens of the video [B, N, width]
+                the call returns too, see `layers.block_features`; None: none.
+
+        Returns:
+            [B, F, H, W, C], float32; with `features`: (that, a tuple of the tokens).
+
+        Raises:
+            ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
+        """
+        inputs = entries(condition, ("text", "text_mask", "pooled", *("strength",) * self.strength))
+        self._check(x, t, inputs)
+        recorded = Features(features, self.feature_blocks)
+        batch, frames, height, width, channels = x.shape
+        t = 1000 * jnp.broadcast_to(jnp.asarray(t), (batch,))
+
+        patches = patchify(x.reshape(-1, height, width, channels), PATCH).reshape(batch, -1, PATCH**2 * channels)
+        video = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")(patches)
+        refiner = TextRefiner(self.width, self.refiners, self.heads, self.attention, self.dtype, name="refiner")
+        text = refiner(inputs["text"], inputs["text_mask"], t)
+        strength = 1000 * inputs["strength"] if self.strength else None
+        c = Conditioning(self.width, self.dtype, name="conditioning")(t, inputs["pooled"], strength)
+        words = text.shape[1]
+        grid = np.stack(np.indices((frames, height // PATCH, width // PATCH)), axis=-1).reshape(-1, 3)
+        angles = jnp.asarray(np.pad(axis_angles(grid, self.axes, THETA), [(words, 0), (0, 0)]))
+        shown = jnp.concatenate([inputs["text_mask"], jnp.ones(video.shape[:2], bool)], axis=1)
+        per_layer = lambda depth: {"seen": jnp.broadcast_to(shown, (depth, *shown.shape))}
+
+        init = self.is_initializing()
+        streams = layout.split(video, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)
+        wanted = recorded.among(self.depth)
+        blocks = scanned(JointBlock, self.depth, self.remat, init, kept=wanted, pick=lambda streams: streams[0])
+        blocks = blocks(self.heads, True, False, False, self.attention, self.dtype, name="blocks")
+        (video, text), states = blocks(streams, c, angles, per_layer(self.depth))
+        recorded.stack(self.depth, states or ())
+
+        only_video = lambda tokens: tokens[:, words:]
+        blocks = scanned(
+            SingleBlock, self.singles, self.remat, init, kept=recorded.among(self.singles), pick=only_video
+        )
+        blocks = blocks(self.heads, self.attention, self.dtype, name="single_blocks")
+        tokens, states = blocks(jnp.concatenate([text, video], axis=1), c, angles, per_layer(self.singles))
+        recorded.stack(self.singles, states or ())
+
+        tokens = modulated_output(only_video(tokens), c, layer_norm, PATCH**2 * channels, self.dtype)
+        pictures = unpatchify(tokens.reshape(batch * frames, -1, tokens.shape[-1]), PATCH, height, width)
+        return recorded.beside(pictures.reshape(x.shape))
+
+    def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
+        if x.ndim != 5 or x.shape[-1] != self.channels:
+            raise ValueError(
+                f"this HunyuanVideo takes latents [B, F, H, W, {self.channels}]; got an array of shape {x.shape}"
+            )
+        network_checks.times(self, x, t)
+        check_text(x.shape[0], self.text_width, inputs, self.pooled_width)
+        check_strength(x.shape[0], inputs)
+
+
+MODELS = {"hunyuan_video": HunyuanVideo}  # by its name in configs

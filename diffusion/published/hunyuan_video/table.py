@@ -1,0 +1,205 @@
+"""HunyuanVideo's transformer by the names of diffusers' HunyuanVideoTransformer3DModel and of its authors' files."""
+
+__all__ = ["table"]
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.interchange import joint_rows
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZE, SIZES, Family, Fields, Refusal
+from diffusion.models.interchange.joint_rows import StreamNames, shift_and_scale, stream_rows
+from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, linear, stacked, within
+from diffusion.published.flux.table import PACKED_BIAS, PACKED_OUT, diffusers_single
+from diffusion.published.hunyuan_video.network import PATCH, THETA, HunyuanVideo
+from diffusion.published.wan.table import PATCHES
+
+NAME = "HunyuanVideoTransformer3DModel"
+
+
+LAYOUTS = ("diffusers", "original")
+JOINT = (  # by layout: of a joint layer the video's stream and the text's
+    joint_rows.DIFFUSERS,
+    tuple(
+        StreamNames(
+            f"{stream}_mod.linear",
+            (f"{stream}_attn_qkv", f"{stream}_attn_proj"),
+            (f"{stream}_attn_q_norm.weight", f"{stream}_attn_k_norm.weight"),
+            (f"{stream}_mlp.fc1", f"{stream}_mlp.fc2"),
+        )
+        for stream in ("img", "txt")
+    ),
+)
+ENDS = {  # ours: (diffusers', the original)
+    "patch_embedding": ("x_embedder.proj", "img_in.proj"),
+    "final": ("proj_out", "final_layer.linear"),
+    "final_modulation": ("norm_out.linear", "final_layer.adaLN_modulation.1"),
+    "blocks": ("transformer_blocks", "double_blocks"),
+    "single_blocks": ("single_transformer_blocks", "single_blocks"),
+    "refiner/enter": ("context_embedder.proj_in", "txt_in.input_embedder"),
+    "refiner/block": ("context_embedder.token_refiner.refiner_blocks", "txt_in.individual_token_refiner.blocks"),
+}
+CONDITIONING = {
+    "conditioning/time/hidden": ("time_text_embed.timestep_embedder.linear_1", "time_in.mlp.0"),
+    "conditioning/time/out": ("time_text_embed.timestep_embedder.linear_2", "time_in.mlp.2"),
+    "conditioning/pooled/hidden": ("time_text_embed.text_embedder.linear_1", "vector_in.in_layer"),
+    "conditioning/pooled/out": ("time_text_embed.text_embedder.linear_2", "vector_in.out_layer"),
+    "conditioning/strength/hidden": ("time_text_embed.guidance_embedder.linear_1", "guidance_in.mlp.0"),
+    "conditioning/strength/out": ("time_text_embed.guidance_embedder.linear_2", "guidance_in.mlp.2"),
+    "refiner/conditioning/time/hidden": (
+        "context_embedder.time_text_embed.timestep_embedder.linear_1",
+        "txt_in.t_embedder.mlp.0",
+    ),
+    "refiner/conditioning/time/out": (
+        "context_embedder.time_text_embed.timestep_embedder.linear_2",
+        "txt_in.t_embedder.mlp.2",
+    ),
+    "refiner/conditioning/pooled/hidden": (
+        "context_embedder.time_text_embed.text_embedder.linear_1",
+        "txt_in.c_embedder.linear_1",
+    ),
+    "refiner/conditioning/pooled/out": (
+        "context_embedder.time_text_embed.text_embedder.linear_2",
+        "txt_in.c_embedder.linear_2",
+    ),
+}
+REFINER = {
+    "attention/out": ("attn.to_out.0", "self_attn_proj"),
+    "hidden": ("ff.net.0.proj", "mlp.fc1"),
+    "out": ("ff.net.2", "mlp.fc2"),
+    "gates/dense": ("norm_out.linear", "adaLN_modulation.1"),
+}
+PARTS = ("attn.to_q", "attn.to_k", "attn.to_v")  # of diffusers' attention; the original has them as one
+
+
+def _norm(theirs: str, ours: str) -> list[Row]:
+    return [Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")]
+
+
+def _refiner(at: int) -> list[Row]:
+    if LAYOUTS[at] == "original":
+        rows = linear("self_attn_qkv", "attention/qkv")
+    else:
+        rows = [row for i, name in enumerate(PARTS) for row in linear(name, "attention/qkv", at=(slice(None), i))]
+    for ours, theirs in REFINER.items():
+        rows += linear(theirs[at], ours, DENSE_OUT if ours == "attention/out" else DENSE)
+    return rows + _norm("norm1", "attention_norm") + _norm("norm2", "mlp_norm")
+
+
+def _original_single() -> list[Row]:
+    return [
+        *linear("modulation.linear", "modulation/dense"),
+        *linear("linear1", "attention/qkv"),
+        Row("q_norm.weight", "attention/query_norm/scale"),
+        Row("k_norm.weight", "attention/key_norm/scale"),
+        *linear("linear2", "attention/out", DENSE_OUT),
+    ]
+
+
+def table(module: HunyuanVideo, layout: str) -> list[Row]:
+    """The rows of a network, by the names of a layout."""
+    at = LAYOUTS.index(layout)
+    names = {ours: theirs[at] for ours, theirs in ENDS.items()}
+    rows = [
+        *linear(names["patch_embedding"], "patch_embedding", PATCHES),
+        *linear(names["refiner/enter"], "refiner/enter"),
+        *shift_and_scale(names["final_modulation"], "final_modulation", module.width, layout == "diffusers"),
+        Row(f"{names['final']}.weight", "final/kernel", PACKED_OUT),
+        Row(f"{names['final']}.bias", "final/bias", PACKED_BIAS),
+    ]
+    for ours, theirs in CONDITIONING.items():
+        if module.strength or "/strength/" not in ours:
+            rows += linear(theirs[at], ours)
+    for i in range(module.refiners):
+        rows += within(_refiner(at), f"{names['refiner/block']}.{i}.", f"refiner/block_{i}/")
+    joint = [row for stream, ours in zip(JOINT[at], ("image", "text")) for row in stream_rows(stream, ours, True)]
+    for i in range(module.depth):
+        rows += within(stacked(joint, i), f"{names['blocks']}.{i}.", "blocks/")
+    single = diffusers_single() if layout == "diffusers" else _original_single()
+    for i in range(module.singles):
+        rows += within(stacked(single, i), f"{names['single_blocks']}.{i}.", "single_blocks/")
+    return rows
+
+
+def _build(config: Mapping[str, Any]) -> HunyuanVideo:
+    fields = Fields(NAME, config)
+    fields.only("mlp_ratio", 4.0)
+    fields.only("patch_size", PATCH)
+    fields.only("patch_size_t", 1)
+    fields.only("qk_norm", "rms_norm")
+    fields.only("rope_theta", THETA)
+    fields.only("image_condition_type", None)
+    channels = fields.take("in_channels", 16, SIZE)
+    if (fields.take("out_channels", 16, MAYBE_SIZE) or channels) != channels:
+        raise Refusal(f"{NAME}: out_channels is supported as in_channels, {channels}, alone.")
+    heads = fields.take("num_attention_heads", 24, SIZE)
+    try:
+        module = HunyuanVideo(
+            channels=channels,
+            width=heads * fields.take("attention_head_dim", 128, SIZE),
+            depth=fields.take("num_layers", 20, DEPTH),
+            singles=fields.take("num_single_layers", 40, DEPTH),
+            refiners=fields.take("num_refiner_layers", 2, DEPTH),
+            heads=heads,
+            text_width=fields.take("text_embed_dim", 4096, SIZE),
+            pooled_width=fields.take("pooled_projection_dim", 768, SIZE),
+            axes=fields.take("rope_axes_dim", (16, 56, 56), SIZES),
+            strength=fields.take("guidance_embeds", True),
+        )
+    except ValueError as why:
+        raise Refusal(f"{NAME}: {why}.") from None
+    fields.end()
+    return module
+
+
+def _describe(module: HunyuanVideo) -> dict[str, Any]:
+    return {
+        "in_channels": module.channels,
+        "out_channels": module.channels,
+        "num_attention_heads": module.heads,
+        "attention_head_dim": module.width // module.heads,
+        "num_layers": module.depth,
+        "num_single_layers": module.singles,
+        "num_refiner_layers": module.refiners,
+        "mlp_ratio": 4.0,
+        "patch_size": PATCH,
+        "patch_size_t": 1,
+        "qk_norm": "rms_norm",
+        "guidance_embeds": module.strength,
+        "text_embed_dim": module.text_width,
+        "pooled_projection_dim": module.pooled_width,
+        "rope_theta": THETA,
+        "rope_axes_dim": list(module.axes),
+        "image_condition_type": None,
+    }
+
+
+def _example(module: HunyuanVideo) -> tuple:
+    array = lambda *shape: jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    condition = {
+        "text": array(1, module.text_width),
+        "text_mask": jax.ShapeDtypeStruct((1, 1), jnp.bool_),
+        "pooled": array(module.pooled_width),
+    }
+    return (
+        array(1, PATCH, PATCH, module.channels),
+        array(),
+        condition | ({"strength": array()} if module.strength else {}),
+    )
+
+
+FAMILY = Family(
+    NAME,
+    HunyuanVideo,
+    _build,
+    _describe,
+    _example,
+    {layout: functools.partial(table, layout=layout) for layout in LAYOUTS},
+    published={"HunyuanVideo": {}},
+    prefixes=("model.diffusion_model.", ""),
+    kohya="original",
+)
+FAMILIES = {FAMILY.name: FAMILY}

@@ -1,0 +1,238 @@
+"""LTX-Video's autoencoder by diffusers' names, AutoencoderKLLTXVideo, in its published versions.
+
+The mean and deviation of the latents' channels are in the files, not in the config.
+"""
+
+__all__ = []
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffusion.io import schema
+from diffusion.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
+from diffusion.models.interchange.family import MAYBE_SIZE, SIZE, SIZES, Computed, Family, Fields, Refusal
+from diffusion.models.interchange.rows import Layout, Row, linear
+from diffusion.models.interchange.tensor_files import Tensors
+from diffusion.published.wan.autoencoder_table import VIDEO
+
+NAME = "AutoencoderKLLTXVideo"
+FIRST, LATER = "LTXVideoDownBlock3D", "LTXVideo095DownBlock3D"
+CHANNELS = Layout(lambda a, shape: a.reshape(shape), lambda a: a[:, None, None])
+FLAGS = schema.several(schema.FLAG, 1, 17)
+COUNTS = schema.several(schema.whole(0, 64), 2, 17)
+NAMES = schema.several(schema.text(), 1, 16)
+VERSIONS = {
+    "LTX-Video 0.9.0": {},
+    "LTX-Video 0.9.1": {
+        "decoder_block_out_channels": (256, 512, 1024),
+        "decoder_layers_per_block": (5, 6, 7, 8),
+        "decoder_spatio_temporal_scaling": (True, True, True),
+        "decoder_inject_noise": (True, True, True, False),
+        "upsample_residual": (True, True, True),
+        "upsample_factor": (2, 2, 2),
+        "timestep_conditioning": True,
+    },
+    "LTX-Video 0.9.5": {
+        "block_out_channels": (128, 256, 512, 1024, 2048),
+        "down_block_types": (LATER,) * 4,
+        "layers_per_block": (4, 6, 6, 2, 2),
+        "downsample_type": ("spatial", "temporal", "spatiotemporal", "spatiotemporal"),
+        "spatio_temporal_scaling": (True, True, True, True),
+        "decoder_block_out_channels": (256, 512, 1024),
+        "decoder_layers_per_block": (5, 5, 5, 5),
+        "decoder_spatio_temporal_scaling": (True, True, True),
+        "decoder_inject_noise": (False, False, False, False),
+        "upsample_residual": (True, True, True),
+        "upsample_factor": (2, 2, 2),
+        "timestep_conditioning": True,
+    },
+}
+
+
+def _conv(theirs: str, ours: str) -> list[Row]:
+    return linear(f"{theirs}.conv", ours, VIDEO)
+
+
+def _time(theirs: str, ours: str) -> list[Row]:
+    parts = zip(("hidden", "out"), (1, 2))
+    return [row for ours_, i in parts for row in linear(f"{theirs}.timestep_embedder.linear_{i}", f"{ours}/{ours_}")]
+
+
+def _block(theirs: str, ours: str, changes: bool, noise: bool = False, timed: bool = False) -> list[Row]:
+    rows = [row for i in (1, 2) for row in _conv(f"{theirs}.conv{i}", f"{ours}/conv_{i}")]
+    if noise:
+        rows += [Row(f"{theirs}.per_channel_scale{i}", f"{ours}/noise_{i}", CHANNELS) for i in (1, 2)]
+    if timed:
+        rows.append(Row(f"{theirs}.scale_shift_table", f"{ours}/table"))
+    if changes:
+        rows += [Row(f"{theirs}.norm3.weight", f"{ours}/norm_shortcut/scale")]
+        rows += [Row(f"{theirs}.norm3.bias", f"{ours}/norm_shortcut/bias")]
+        rows += _conv(f"{theirs}.conv_shortcut", f"{ours}/shortcut")
+    return rows
+
+
+def _encoder(module: AutoencoderKLLTX) -> list[Row]:
+    rows = _conv("encoder.conv_in", "encoder/conv_in") + _conv("encoder.conv_out", "encoder/conv_out")
+    for i, how in enumerate(module.halve):
+        theirs = f"encoder.down_blocks.{i}"
+        for j in range(module.layers[i]):
+            rows += _block(f"{theirs}.resnets.{j}", f"encoder/level_{i}_block_{j}", False)
+        if how:
+            inner = "" if how == "conv" else "/conv"
+            rows += _conv(f"{theirs}.downsamplers.0{inner.replace('/', '.')}", f"encoder/halve_{i}{inner}")
+        if how in ("", "conv") and module.widths[i] != module.widths[i + 1]:
+            rows += _block(f"{theirs}.conv_out", f"encoder/widen_{i}", True)
+    for j in range(module.layers[-1]):
+        rows += _block(f"encoder.mid_block.resnets.{j}", f"encoder/middle_block_{j}", False)
+    return rows
+
+
+def _decoder(module: AutoencoderKLLTX) -> list[Row]:
+    rows = _conv("decoder.conv_in", "decoder/conv_in") + _conv("decoder.conv_out", "decoder/conv_out")
+    if module.timed:
+        rows += [Row("decoder.timestep_scale_multiplier", "decoder/clock")]
+        rows += [Row("decoder.scale_shift_table", "decoder/final_table")]
+        rows += _time("decoder.time_embedder", "decoder/final_time")
+    entering, last = module.decoder_widths[-1], len(module.decoder_widths) - 1
+    for level in (-1, *range(last, -1, -1)):
+        theirs = "decoder.mid_block" if level < 0 else f"decoder.up_blocks.{last - level}"
+        ours = "decoder/middle" if level < 0 else f"decoder/level_{level}"
+        kind = (module.noise[level], module.timed)
+        for j in range(module.decoder_layers[level]):
+            rows += _block(f"{theirs}.resnets.{j}", f"{ours}_block_{j}", False, *kind)
+        if module.timed:
+            rows += _time(f"{theirs}.time_embedder", f"{ours}_time")
+        if level < 0:
+            continue
+        width = module.decoder_widths[level] // module.narrowing[level]
+        if module.narrowing[level] == 1 and width != entering:
+            rows += _block(f"{theirs}.conv_in", f"decoder/narrow_{level}", True, module.noise[level])
+        if module.double[level]:
+            rows += _conv(f"{theirs}.upsamplers.0.conv", f"decoder/double_{level}/conv")
+        entering = width
+    return rows
+
+
+def _build(config: Mapping[str, Any]) -> AutoencoderKLLTX:
+    fields = Fields(NAME, config)
+    fields.only("resnet_norm_eps", 1e-6)
+    fields.only("encoder_causal", True)
+    fields.only("decoder_causal", False)
+    fields.only("patch_size_t", 1)
+    channels = fields.take("in_channels", 3, SIZE)
+    fields.only("out_channels", channels)
+    widths = fields.take("block_out_channels", (128, 256, 512, 512), SIZES)
+    kinds = fields.take("down_block_types", (FIRST,) * 4, NAMES)
+    scaled = fields.take("spatio_temporal_scaling", (True, True, True, False), FLAGS)
+    types = fields.take("downsample_type", ("conv",) * 4, NAMES)
+    later = set(kinds) == {LATER}
+    if not later:
+        if set(kinds) != {FIRST}:
+            raise Refusal(f"{NAME}: down_block_types are {FIRST} or {LATER}, all the same; got {kinds}.")
+        widths, types = (*widths, widths[-1]), ("conv",) * len(kinds)
+    if not len(widths) - 1 == len(kinds) == len(scaled) == len(types):
+        raise Refusal(
+            f"{NAME}: block_out_channels, down_block_types, downsample_type and spatio_temporal_scaling have an entry "
+            "for each level, the first one more with the later blocks."
+        )
+    halve = tuple(how if scales else "" for how, scales in zip(types, scaled))
+    if later and any(how in ("", "conv") and a != b for how, a, b in zip(halve, widths, widths[1:])):
+        raise Refusal(f"{NAME}: {LATER} changes its channels where downsample_type folds, not where it is 'conv'.")
+    try:
+        module = AutoencoderKLLTX(
+            widths=widths,
+            layers=fields.take("layers_per_block", (4, 3, 3, 3, 4), COUNTS),
+            halve=halve,
+            decoder_widths=fields.take("decoder_block_out_channels", (128, 256, 512, 512), SIZES),
+            decoder_layers=fields.take("decoder_layers_per_block", (4, 3, 3, 3, 4), COUNTS),
+            double=fields.take("decoder_spatio_temporal_scaling", (True, True, True, False), FLAGS),
+            narrowing=fields.take("upsample_factor", (1, 1, 1, 1), SIZES),
+            residual=fields.take("upsample_residual", (False,) * 4, FLAGS),
+            noise=fields.take("decoder_inject_noise", (False,) * 5, FLAGS),
+            timed=fields.take("timestep_conditioning", False),
+            latent_channels=fields.take("latent_channels", 128, SIZE),
+            picture_channels=channels,
+            patch=fields.take("patch_size", 4, SIZE),
+            scale=fields.take("scaling_factor", 1.0),
+        )
+    except ValueError as why:
+        raise Refusal(f"{NAME}: {why}.") from None
+    ratios = {"spatial_compression_ratio": module.factor, "temporal_compression_ratio": module.time_factor}
+    for field, valid in ratios.items():
+        if fields.take(field, None, MAYBE_SIZE) not in (None, valid):
+            raise Refusal(f"{NAME}: {field} is {valid} with these levels; got {config[field]}.")
+    fields.end()
+    return module
+
+
+def _describe(module: AutoencoderKLLTX) -> dict[str, Any]:
+    later = any(how not in ("", "conv") for how in module.halve)
+    ratios = {"spatial_compression_ratio": module.factor, "temporal_compression_ratio": module.time_factor}
+    if not later and module.widths[-1] != module.widths[-2]:
+        raise Refusal(f"{NAME}: the middle of the encoder is as wide as its last level, or all levels fold.")
+    return {
+        "in_channels": module.picture_channels,
+        "out_channels": module.picture_channels,
+        "latent_channels": module.latent_channels,
+        "block_out_channels": list(module.widths if later else module.widths[:-1]),
+        "down_block_types": [LATER if later else FIRST] * len(module.halve),
+        "decoder_block_out_channels": list(module.decoder_widths),
+        "layers_per_block": list(module.layers),
+        "decoder_layers_per_block": list(module.decoder_layers),
+        "spatio_temporal_scaling": [bool(how) for how in module.halve],
+        "decoder_spatio_temporal_scaling": list(module.double),
+        "decoder_inject_noise": list(module.noise),
+        "downsample_type": [how or "conv" for how in module.halve],
+        "upsample_residual": list(module.residual),
+        "upsample_factor": list(module.narrowing),
+        "timestep_conditioning": module.timed,
+        "patch_size": module.patch,
+        "patch_size_t": 1,
+        "resnet_norm_eps": 1e-6,
+        "scaling_factor": 1.0,  # the whole scale is in the tensors
+        "encoder_causal": True,
+        "decoder_causal": False,
+        # diffusers counts every level as a halving of sides and frames where the config does not say otherwise
+        **(ratios if later else {}),
+    }
+
+
+def _varied(module: AutoencoderKLLTX, tensors: Tensors) -> AutoencoderKLLTX:
+    """With the scale and the mean of each channel, as the file has them."""
+    if not {"latents_mean", "latents_std"} <= tensors.shapes.keys():
+        return module
+    mean, deviation = (np.asarray(tensors.read(f"latents_{name}"), np.float64) for name in ("mean", "std"))
+    if mean.shape != deviation.shape or (deviation <= 0).any():
+        raise Refusal(f"{NAME}: latents_mean and latents_std are as many numbers, the second above 0.")
+    return module.clone(scale=tuple(map(float, module.scale / deviation)), shift=tuple(map(float, mean)))
+
+
+def _statistics(module: AutoencoderKLLTX) -> dict[str, Computed]:
+    per_channel = lambda factor: np.broadcast_to(np.asarray(factor, np.float64), module.latent_channels)
+    channels = (module.latent_channels,)
+    return {
+        "latents_mean": Computed(channels, lambda: per_channel(module.shift).astype(np.float32)),
+        "latents_std": Computed(channels, lambda: (1 / per_channel(module.scale)).astype(np.float32)),
+    }
+
+
+def _example(module: AutoencoderKLLTX) -> tuple:
+    shape = (1, 1 + module.time_factor, module.factor, module.factor, module.picture_channels)
+    return (jax.ShapeDtypeStruct(shape, np.float32),)
+
+
+FAMILY = Family(
+    NAME,
+    AutoencoderKLLTX,
+    _build,
+    _describe,
+    _example,
+    {"diffusers": lambda module: _encoder(module) + _decoder(module)},
+    computed=_statistics,
+    varied=_varied,
+    published=VERSIONS,
+)
+FAMILIES = {FAMILY.name: FAMILY}

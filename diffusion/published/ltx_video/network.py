@@ -1,0 +1,244 @@
+"""The transformer of LTX-Video: PixArt's layers over all frames at once, with rotary positions in seconds and pixels.
+
+    text [B, M, E] -- dense, gelu, dense        x [B, F, H, W, C]
+                              |                        |
+                              |                      dense
+                              |                        |
+    t [B] or [B, F]           |                        |
+           |                  +-> [ attention to itself, shifted, scaled and gated by table + c  ]
+    dense: c [.., 6, D] --------> [ attention to the text                                        ]  x depth
+           |                      [ MLP, shifted, scaled and gated by table + c                  ]
+           |                                           |
+           +------- table + t: shift, scale ---- norm, dense
+                                                       |
+                                               [B, F, H, W, C]
+
+Its latents are small (32 x 32 pixels and 8 frames each), so that each of them is a token.
+"""
+
+__all__ = ["LTXBlock", "LTXVideo", "ltx_angles"]
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.models.layers import layout, network_checks
+from diffusion.models.layers.attention import IMPLEMENTATIONS, mask_bias
+from diffusion.models.layers.block_features import Features
+from diffusion.models.layers.blocks import Gelu, xavier, zeros
+from diffusion.models.layers.conditions import EMBEDDINGS, entries
+from diffusion.models.layers.embeddings import TimestepEmbedding
+from diffusion.models.layers.joint_conditions import check_text
+from diffusion.models.layers.norms import layer_norm, rms_norm
+from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.wide_attention import WideAttention
+
+CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
+CELL = (8, 32, 32)  # frames, rows and columns of the video in one latent
+SPAN = (20, 2048, 2048)  # seconds, rows and columns after which a position is 1
+RATE = 25.0
+small = nn.initializers.normal(0.02)
+
+
+def _table(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """Gaussian vectors whose expected squared length is one."""
+    return jax.random.normal(key, shape) / shape[-1] ** 0.5
+
+
+def ltx_angles(seconds: jax.Array, rows: int, columns: int, width: int) -> jax.Array:
+    """Angles of the pairs of neighbouring features of a token, other ones in each head.
+
+        p = (seconds_f / 20, 32 i / 2048, 32 j / 2048),   w_k = (pi / 2) 10000^(k / (K - 1)),   k < K = floor(D / 6)
+        out[n] = [0, .., w_0 (2 p_0 - 1), w_0 (2 p_1 - 1), w_0 (2 p_2 - 1), w_1 (2 p_0 - 1), ..]
+
+    There are D / 2 - 3 K zeros. The arithmetic is float32's, as in training: the largest angles, of 15,708
+    radians, are rounded there.
+
+    Args:
+        seconds: time in the video of each frame of the latents, [B, F].
+        rows, columns: numbers of rows and columns of a frame of the latents.
+        width: number D of features, even and at least 12.
+
+    Returns:
+        [B, F * rows * columns, D / 2] in radians, float32.
+
+    Reference: HaCohen et al., "LTX-Video: Realtime Video Latent Diffusion", 2024, section on positions; its code.
+    """
+    seconds = jnp.asarray(seconds, jnp.float32)
+    grid = np.stack(np.meshgrid(*map(np.arange, (seconds.shape[1], rows, columns)), indexing="ij"), axis=-1)
+    grid = jnp.asarray(grid.reshape(-1, 3), jnp.float32)
+    times = jnp.repeat(seconds, rows * columns, axis=1) / SPAN[0]
+    sides = [jnp.broadcast_to(grid[:, a] * CELL[a] / SPAN[a], times.shape) for a in (1, 2)]
+    positions = jnp.stack([times, *sides], axis=-1)
+    exponents = np.linspace(0, 1, width // 6, dtype=np.float32)
+    frequencies = np.float32(10_000) ** exponents * np.float32(math.pi) / np.float32(2)
+    angles = frequencies[:, None] * (positions[..., None, :] * 2 - 1)
+    angles = angles.reshape(*positions.shape[:2], -1)
+    return jnp.pad(angles, [(0, 0), (0, 0), (width // 2 - angles.shape[-1], 0)])
+
+
+class LTXBlock(nn.Module):
+    """Attention, attention to the text, and an MLP; the first and the last conditioned by table + c, frame by frame.
+
+        x <- x + gate * attention(norm(x) (1 + scale) + shift)
+        x <- x + attention(x, text)
+        x <- x + gate' * mlp(norm(x) (1 + scale') + shift')
+
+    The norm is RMSNorm without a learned scale. Arguments of the call: tokens x [B, N, D]; c [B, F or 1, 6, D], which
+    all layers share; the text [B, M, D]; what is added to the scores of its tokens, or None; angles [B or 1, N, D / 2].
+    Returns (x, None), as a scan expects.
+    """
+
+    heads: int
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, c: jax.Array, text: jax.Array, bias: jax.Array | None, angles: jax.Array
+    ) -> tuple[jax.Array, None]:
+        width = x.shape[-1]
+        vectors = c + self.param("table", _table, (6, width)).astype(c.dtype)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (_each(vectors[:, :, i], x) for i in range(6))
+        attend = lambda name: WideAttention(self.heads, 1e-5, self.attention, self.dtype, name=name)
+        read = rms_norm(x) * (1 + scale_a) + shift_a
+        x = x + gate_a * attend("attention")(read, angles=angles)
+        x = x + attend("cross_attention")(x, text, bias)
+        read = rms_norm(x) * (1 + scale_m) + shift_m
+        x = x + gate_m * Gelu(4.0, self.dtype, name="mlp")(read)
+        return layout.split(x, "batch", "tokens", None), None
+
+
+def _each(vectors: jax.Array, x: jax.Array) -> jax.Array:
+    """Vectors of the frames [B, F or 1, D] for each of their tokens: [B, N or 1, D]."""
+    frames = vectors.shape[1]
+    return vectors if frames == 1 else jnp.repeat(vectors, x.shape[1] // frames, axis=1)
+
+
+class LTXVideo(nn.Module):
+    """The transformer of LTX-Video: `apply(variables, x, t, condition)` is a `Network`.
+
+    A frame whose t is 0 is known: with [t, .., t] behind a 0 it makes a video of its first picture.
+
+    Attributes:
+        channels: C of the latents.
+        width: number of features of a token, a multiple of `heads`.
+        depth: number of layers.
+        heads: number of attention heads.
+        text_width: number E of features of the text's tokens.
+        attention: implementation of attention, see `diffusion.models.layers.attention`.
+        remat: parts to compute again in the backward pass, see `DiT`.
+        dtype: compute type, "float32" or "bfloat16".
+
+    Raises:
+        ValueError: at construction, for a field out of range or an unknown name.
+
+    Reference: HaCohen et al., "LTX-Video: Realtime Video Latent Diffusion", 2024.
+    """
+
+    channels: int = 128
+    width: int = 2048
+    depth: int = 28
+    heads: int = 32
+    text_width: int = 4096
+    attention: str = "auto"
+    remat: str = "none"
+    dtype: str = "float32"
+    text_inputs = EMBEDDINGS
+    ranks = (4,)
+    of_frames = True
+    cell = CELL
+
+    def __post_init__(self):
+        network_checks.positive(self, ("channels", "width", "depth", "heads", "text_width"))
+        network_checks.known(self, CHOICES)
+        if self.width % self.heads or self.width % 2 or self.width < 12:
+            raise ValueError(f"width={self.width} is an even number of at least 12 that heads={self.heads} divides")
+        super().__post_init__()
+
+    @property
+    def feature_blocks(self) -> int:
+        """Number of blocks whose features a call can return."""
+        return self.depth
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, t: jax.Array, condition: Mapping[str, Any], features: Sequence[int] | None = None
+    ) -> Any:
+        """One evaluation of the network.
+
+        Args:
+            x: noised latents [B, F, H, W, C].
+            t: the network's clock in [0, 1000], [], [B], or [B, F] with a time for each frame; float32 or wider.
+            condition: inputs by name, see `diffusion.models.layers.conditions`:
+                "text": [B, M, text_width], of T5. "text_mask": Bool [B, M].
+                "rate": frames of the video in a second, [B]; without it 25, so that frame f of x is of 8 f / rate.
+                "seconds": the time of each frame of x in seconds, [B, F], in place of the rate.
+            features: blocks whose tokens [B, F H W, width] the call returns too, see `layers.block_features`; None:
+                none.
+
+        Returns:
+            [B, F, H, W, C], float32; with `features`: (that, a tuple of the tokens).
+
+        Raises:
+            ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
+        """
+        inputs = entries(condition, ("text",), ("text_mask", "rate", "seconds"))
+        self._check(x, t, inputs)
+        recorded = Features(features, self.feature_blocks)
+        batch, *grid, channels = x.shape
+        dense = lambda features, name, start=xavier: nn.Dense(features, dtype=self.dtype, kernel_init=start, name=name)
+
+        tokens = dense(self.width, "patch_embedding")(x.reshape(batch, -1, channels))
+        tokens = layout.split(tokens, "batch", "tokens", None)
+        text = dense(self.width, "text_hidden", small)(inputs["text"])
+        text = dense(self.width, "text_out", small)(nn.gelu(text, approximate=True))
+        bias = None if inputs["text_mask"] is None else mask_bias(inputs["text_mask"])
+        seconds = inputs["seconds"]
+        if seconds is None:
+            rate = jnp.full(1, RATE) if inputs["rate"] is None else inputs["rate"]
+            seconds = jnp.arange(grid[0], dtype=jnp.float32) * (CELL[0] / jnp.asarray(rate, jnp.float32)[:, None])
+        angles = ltx_angles(seconds, *grid[1:], self.width)
+
+        t = jnp.broadcast_to(t, (batch,))[:, None] if jnp.ndim(t) < 2 else t
+        embedding = TimestepEmbedding(self.width, self.dtype, name="timestep_embedding")(t.reshape(-1))
+        embedding = embedding.reshape(*t.shape, self.width)
+        c = nn.DenseGeneral((6, self.width), dtype=self.dtype, kernel_init=small, name="modulation")(nn.silu(embedding))
+
+        axes = (nn.broadcast,) * 4
+        blocks = scanned(
+            LTXBlock, self.depth, self.remat, self.is_initializing(), axes, kept=recorded.among(self.depth)
+        )
+        tokens, states = blocks(self.heads, self.attention, self.dtype, name="blocks")(tokens, c, text, bias, angles)
+        recorded.stack(self.depth, states or ())
+
+        final = embedding[:, :, None] + self.param("final_table", _table, (2, self.width)).astype(embedding.dtype)
+        shift, scale = (_each(final[:, :, i], tokens) for i in range(2))
+        tokens = layer_norm(tokens) * (1 + scale) + shift
+        # In float32: bfloat16 would round the output to 8 bits.
+        tokens = nn.Dense(channels, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
+        return recorded.beside(tokens.reshape(x.shape))
+
+    def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
+        if x.ndim != 5 or x.shape[-1] != self.channels:
+            raise ValueError(
+                f"this LTXVideo takes latents [B, F, H, W, {self.channels}]; got an array of shape {x.shape}"
+            )
+        network_checks.frame_times(self, x, t)
+        check_text(x.shape[0], self.text_width, inputs)
+        rate = inputs["rate"]
+        if rate is not None and rate.shape != x.shape[:1]:
+            raise ValueError(f"the condition's 'rate' is [B] = {x.shape[:1]}; got {rate.shape}")
+        seconds = inputs["seconds"]
+        if seconds is not None and seconds.shape != x.shape[:2]:
+            raise ValueError(f"the condition's 'seconds' are [B, F] = {x.shape[:2]}; got {seconds.shape}")
+        if rate is not None and seconds is not None:
+            raise ValueError("the condition has 'seconds' and a 'rate', which says them too; leave one of them out")
+
+
+MODELS = {"ltx_video": LTXVideo}  # by its name in configs

@@ -1,0 +1,140 @@
+"""The kind of a pipeline: what its prompts become, and the facts by which one program makes pictures or clips."""
+
+__all__ = ["Kind", "Reader", "Usual", "Video"]
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+
+from diffusion import guidance
+from diffusion.parameterizations import Denoiser
+
+
+class Reader(NamedTuple):
+    """The use of one text encoder in a pipeline.
+
+    Attributes:
+        suffix: the end of its folders' names, "text_encoder" + suffix and "tokenizer" + suffix.
+        how: arguments of `text.Encoder.of`.
+        length: length of its texts in tokens, at most the positions of its encoder; 0 for the tokenizer's length.
+        optional: whether a folder may lack it.
+        left: whether padding stands before its texts.
+    """
+
+    suffix: str = ""
+    how: Mapping[str, Any] = {}
+    length: int = 0
+    optional: bool = False
+    left: bool = False
+
+
+class Usual(NamedTuple):
+    """Steps and guidance of a model where a request names none; its folder may state them in sampling.json.
+
+    Attributes:
+        steps: steps of the sampler, at least 1.
+        guidance: scale of the guidance, or the strength that a distilled denoiser reads; 1 is none.
+    """
+
+    steps: int = 30
+    guidance: float = 7.5
+
+    def overridden(self, steps: int | None, guidance: float | None) -> "Usual":
+        """These values, overridden by those that a request names."""
+        return Usual(self.steps if steps is None else steps, self.guidance if guidance is None else guidance)
+
+
+USUAL = Usual()  # for a model without a folder
+
+
+class Video(NamedTuple):
+    """The properties of a pipeline's clips.
+
+    Attributes:
+        frames: number of frames of a clip where a request names none, as in the class's `__call__`.
+        size: height and width in pixels, likewise.
+        rate: frames a second.
+        second: the folder of a second denoiser for the times below model_index.json's boundary_ratio; "" for none.
+        begins: whether its clips begin with the image of the request, whose latents its denoiser sees beside its own.
+        masked: whether it then sees masks of the known frames, too.
+        clean: whether its denoiser has a time for each frame, so that the clips may begin with an image whose frame of
+            the latent is clean (TI2V-5B of Wan 2.2, LTX-Video).
+        blur: the noise of that frame: blur t^2 times N(0, I), at the time t of the other frames.
+        timed: whether its denoiser receives the time of each latent frame in seconds: the time of the last frame that
+            it stands for.
+    """
+
+    frames: int
+    size: tuple[int, int]
+    rate: float
+    second: str = ""
+    begins: bool = False
+    masked: bool = True
+    clean: bool = False
+    blur: float = 0.0
+    timed: bool = False
+
+
+class Kind(NamedTuple):
+    """One pipeline.
+
+    Attributes:
+        family: the beginning of its classes' names, and of its relatives' names.
+        denoiser: the name of the denoiser's folder.
+        readers: the uses of the text encoders, in the order that `condition` takes them.
+        condition: (prompts, *encoders, **how) -> condition.
+        multiple: denoiser -> the number that divides the sides of its latents.
+        usual: steps and guidance of the class in diffusers 0.42, the defaults of its `__call__`.
+        image_guidance: scale of the guidance by the picture that is edited, in the same `__call__`; 1 is none.
+        undistilled: the same for a denoiser that reads no strength, where the class expects one; None: `usual`.
+        unit_clock: whether the network of a flow receives t in [0, 1], not in [0, 1000].
+        by_steps: whether the shift of its flow depends on their number, too, as FLUX.2's does; see `schedulers.read`.
+        even, bent: whether it sets the steps of a flow itself, see `schedulers.read`.
+        instructed: whether prompts, but no negative ones, stand behind an instruction; `condition` takes that name.
+        strength: whether its denoiser must read the strength of the guidance.
+        zeros: whether its unconditional branch receives zeros where there is no negative prompt.
+        appends: whether its denoiser sees the picture that is edited as further tokens.
+        several: the most pixels of each of several pictures that its denoiser sees as further tokens where a request
+            has some, to which larger ones are scaled; 0: it sees none.
+        controlled: whether its denoiser, a transformer, sees the latents of a picture of edges or depths beside x_t.
+        fills: whether its denoiser, a transformer, sees a mask and what is not masked; a U-Net's channels say so.
+        approximated: whether one network makes the vectors of all layers of its denoiser.
+        network: class of its denoiser; None: any.
+        guides: (branches, schedule, scale) -> the guided denoiser.
+        student: steps and guidance where model_index.json says is_distilled; None: `usual`.
+        students: steps and guidance of a student of few steps, by the shift of its flow, which tells it.
+        inpainting: the class of its relative whose denoiser sees a mask and what is not masked; "": there is none.
+        edits: the class of its relative whose denoiser sees the picture that is edited; "": there is none.
+        video: how it makes clips; None: it makes pictures.
+        paired: the same where a patch of its denoiser has two frames.
+    """
+
+    family: str
+    denoiser: str
+    readers: tuple[Reader, ...]
+    condition: Callable[..., dict[str, Any]]
+    multiple: Callable[[nn.Module], int]
+    usual: Usual
+    image_guidance: float = 1.0
+    undistilled: Usual | None = None
+    unit_clock: bool = False
+    even: bool = False
+    bent: bool = False
+    by_steps: bool = False
+    instructed: bool = False
+    strength: bool = False
+    zeros: bool = False
+    appends: bool = False
+    several: int = 0
+    controlled: bool = False
+    fills: bool = False
+    approximated: bool = False
+    network: type[nn.Module] | None = None
+    guides: Callable[..., Denoiser] = lambda branches, schedule, scale: guidance.classifier_free(branches, scale)
+    student: Usual | None = None
+    students: Mapping[float, Usual] = {}
+    inpainting: str = ""
+    edits: str = ""
+    video: Video | None = None
+    paired: Video | None = None

@@ -1,0 +1,159 @@
+"""PixArt's ControlNet: copies of the transformer's first layers, which read the latents of a picture.
+
+    x_t -- embedding -- layer 0 -- + ------- layer 1 -- + ------- layer 2 -- ...            the base, frozen
+                          |        |                    |
+                          |     residual_0           residual_1                             dense, zero at the start
+                          v        |                    |
+    latents -- embedding, dense -- + -- copy of layer 0 -- copy of layer 1 -- ...
+    of the picture        (zero at the start)
+
+Embedding, prompt and time are the base's own: the file of a ControlNet holds the copies and the dense layers alone.
+"""
+
+__all__ = ["PixArtControlNet"]
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.attachment import (
+    Attachment,
+    both,
+    check_base,
+    check_heads,
+    check_layers,
+    same_size_in_range,
+    weighted_residuals,
+)
+from diffusion.models.layers import network_checks
+from diffusion.models.layers.block_reuse import Blocks
+from diffusion.models.layers.blocks import zeros
+from diffusion.models.layers.pixart_block import PixArtBlock
+from diffusion.models.layers.scan import scanned
+from diffusion.published.pixart.network import CHOICES, PixArt
+
+OWN = "before/|residual_"  # the beginnings of names that a base does not have
+
+
+class PixArtControlNet(nn.Module):
+    """The additions to a PixArt's tokens that make its samples follow a picture.
+
+        h_0 = tokens + before(seen),    h_k+1 = layer_k(h_k),    residual_k = dense_k(h_k+1)
+
+    Attributes:
+        depth: number of layers; the base has more.
+        width: number of features of a token, the base's.
+        heads: attention heads, the base's.
+        attention: implementation of attention, see `diffusion.models.layers.attention`.
+        remat: parts to compute again in the backward pass, see `DiT`.
+        dtype: compute type, "float32" or "bfloat16".
+
+    Raises:
+        ValueError: at construction, for a field out of range or an unknown name.
+
+    Reference: Chen et al., "PIXART-delta: Fast and Controllable Image Generation with Latent Consistency Models", 2024,
+    section 4, ControlNet-Transformer.
+    """
+
+    depth: int = 13
+    width: int = 1152
+    heads: int = 16
+    attention: str = "auto"
+    remat: str = "none"
+    dtype: str = "float32"
+    of = PixArt  # the class of its base
+    reads_base = True
+
+    def __post_init__(self):
+        network_checks.positive(self, ("depth", "width", "heads"))
+        network_checks.known(self, CHOICES)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self, tokens: jax.Array, seen: jax.Array, c: jax.Array, text: jax.Array, bias: jax.Array | None
+    ) -> tuple[jax.Array, ...]:
+        """Args:
+            tokens: [B, N, width] of x_t after the base's first layer.
+            seen: [B, N, width], the embedded latents of the picture.
+            c: [B, 6, width], the base's vectors of the time.
+            text: [B, M, width], the prompt as the base's layers read it.
+            bias: bias that the layers add to the scores of its tokens, or None.
+
+        Returns:
+            `depth` arrays [B, N, width], float32: the base's entry "residuals".
+        """
+        dense = lambda name, dtype: nn.Dense(self.width, dtype=dtype, kernel_init=zeros, bias_init=zeros, name=name)
+        h = tokens + dense("before", self.dtype)(seen)
+        every = tuple(range(1, self.depth + 1))
+        axes = (nn.broadcast, nn.broadcast, nn.broadcast, 0)
+        stack = scanned(PixArtBlock, self.depth, self.remat, self.is_initializing(), axes, kept=every)
+        _, states = stack(self.heads, 4.0, self.attention, self.dtype, name="blocks")(h, c, text, bias, {})
+        return tuple(dense(f"residual_{k}", jnp.float32)(h.astype(jnp.float32)) for k, h in enumerate(states))
+
+    @classmethod
+    def beside(cls, base: PixArt, depth: int = 0) -> "PixArtControlNet":
+        """A ControlNet for a base.
+
+        Args:
+            base: the transformer.
+            depth: number of layers; 0 for the published 13, or all but the last of a base with fewer.
+
+        Raises:
+            ValueError: for a base without a layer after the ControlNet's.
+        """
+        module = cls(depth or max(min(13, base.depth - 1), 1), base.width, base.heads, remat=base.remat)
+        module.check(base)
+        return module
+
+    def check(self, base: PixArt) -> None:
+        """Refuses a base that this ControlNet does not fit; a ValueError says why."""
+        check_layers(self.depth, base.depth - 1, "the layers of its base but the last")
+        if base.mlp_ratio != 4:
+            raise ValueError(f"its layers have mlp_ratio = 4, and the base's {base.mlp_ratio}")
+
+    def residuals(
+        self, params: Any, denoiser: PixArt, x: jax.Array, clock: jax.Array, condition: dict, seen: jax.Array, base: Any
+    ) -> tuple[jax.Array, ...]:
+        """The base's entry "residuals".
+
+        Args:
+            params: parameters of this module.
+            denoiser: the transformer.
+            x, clock, condition: the base's inputs, without residuals.
+            seen: [B, H, W, C], the latents of the picture.
+            base: parameters of the transformer.
+        """
+
+        def entered(blocks: Blocks) -> tuple[jax.Array, Any]:
+            (segment,) = blocks.segments
+            return blocks.start, (blocks.run(blocks.start, 0, 1), *segment.arguments[:3])
+
+        through = functools.partial(denoiser.apply, {"params": base})
+        _, (tokens, *shared) = through(x, clock, condition, through=entered)
+        _, embedded = through(seen, clock, condition, through=lambda blocks: (blocks.start, blocks.start))
+        outputs: Any = self.apply({"params": params}, tokens, embedded, *shared)
+        return denoiser.spread(outputs)
+
+    def attachment(self, params: Any, denoiser: nn.Module, base: Any) -> Attachment:
+        """This ControlNet as what sampling attaches to a PixArt, with its compute type.
+
+        Args:
+            params: parameters of this module.
+            denoiser: the transformer.
+            base: its parameters.
+
+        Raises:
+            ValueError: for a denoiser that is no PixArt, or that differs from the one that it was made for.
+        """
+        if not isinstance(denoiser, PixArt):
+            raise ValueError(f"this ControlNet is for a PixArt; the denoiser is a {type(denoiser).__name__}")
+        self.check(denoiser)
+        check_base(params, base, OWN, "this ControlNet", stacks=("blocks/",))
+        check_heads(self.heads, denoiser.heads)
+        module = self.clone(dtype=denoiser.dtype, attention=denoiser.attention)
+        entries = functools.partial(weighted_residuals, module, denoiser)
+        return Attachment(params, entries, same_size_in_range, both, latents=True, reads_base=True)

@@ -1,0 +1,222 @@
+"""PixArt: a diffusion transformer with cross-attention to the prompt and one embedding of the time for all layers.
+
+    text [B, M, E] -- dense, gelu, dense      x [B, H, W, C]
+                              |                     |
+                              |             patches, dense, + positions
+                              |                     |
+    t (and the size) --+--> [ attention to itself, shifted, scaled and gated by table + c      ]
+        |              |    [ attention to the text                                            ]  x depth
+    dense: c [6, D] ---+    [ MLP, shifted, scaled and gated by table + c                      ]
+        |                                           |
+        +----- table + t: shift, scale ------ norm, dense, unpatchify
+                                                    |
+                                               [B, H, W, 2 C]
+
+Pictures and features are channels last.
+"""
+
+__all__ = ["PixArt"]
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.layers import extra_attention, layer_masks, layout, network_checks
+from diffusion.models.layers.attention import IMPLEMENTATIONS, mask_bias
+from diffusion.models.layers.block_reuse import Blocks
+from diffusion.models.layers.blocks import xavier, zeros
+from diffusion.models.layers.conditions import EMBEDDINGS, entries
+from diffusion.models.layers.embeddings import TimestepEmbedding, sincos_positions
+from diffusion.models.layers.extra_attention import ExtraLayer
+from diffusion.models.layers.joint_conditions import check_residuals, check_strength, check_text
+from diffusion.models.layers.norms import layer_norm
+from diffusion.models.layers.patches import patchify, unpatchify
+from diffusion.models.layers.pixart_block import PixArtBlock, small, table
+from diffusion.models.layers.scan import REMAT
+from diffusion.models.layers.single_stack import single_stack
+
+CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
+
+
+class PixArt(nn.Module):
+    """The transformer of PixArt-alpha and PixArt-Sigma: `apply(variables, x, t, condition)` is a `Network`.
+
+    Attributes:
+        shape: (H, W, C) of the latents of its training; other H and W are valid too.
+        patch: side of a patch in pixels of the latents.
+        width: number of features of a token; 4, 3 with `sized`, and `heads` divide it.
+        depth: number of layers.
+        heads: number of attention heads.
+        text_width: number E of features of the text's tokens.
+        mlp_ratio: hidden features of the MLP over `width`.
+        learn_sigma: return 2 C channels, the last C for the variance (Nichol & Dhariwal, 2021).
+        sized: the network receives the size of the picture (PixArt-alpha of 1024 pixels).
+        strength: the network receives the scale of the guidance (1: none) that it imitates, as in DiT.
+        span: the positions of the patches of a picture of any size go from 0 to this along each side.
+        attention: implementation of attention, see `diffusion.models.layers.attention`.
+        remat: parts to compute again in the backward pass, see `DiT`.
+        dtype: compute type, "float32" or "bfloat16".
+
+    Raises:
+        ValueError: at construction, for a field out of range or an unknown name.
+
+    Reference: Chen et al., "PixArt-alpha: Fast Training of Diffusion Transformer for Photorealistic Text-to-Image
+    Synthesis", 2023; Chen et al., "PixArt-Sigma: Weak-to-Strong Training of Diffusion Transformer for 4K Text-to-Image
+    Generation", 2024.
+    """
+
+    shape: tuple[int, int, int] = (64, 64, 4)
+    patch: int = 2
+    width: int = 1152
+    depth: int = 28
+    heads: int = 16
+    text_width: int = 4096
+    mlp_ratio: float = 4.0
+    learn_sigma: bool = True
+    sized: bool = False
+    strength: bool = False
+    span: float = 32.0
+    attention: str = "auto"
+    remat: str = "none"
+    dtype: str = "float32"
+    text_inputs = EMBEDDINGS
+    ranks = (3,)
+    reuses = ("blocks",)
+
+    def __post_init__(self):
+        network_checks.positive(self, ("patch", "width", "depth", "heads", "text_width", "mlp_ratio", "span"))
+        network_checks.known(self, CHOICES)
+        if self.width % self.heads:
+            raise ValueError(f"heads={self.heads} does not divide width={self.width}")
+        if self.width % 4 or (self.sized and self.width % 3):
+            raise ValueError(
+                f"width={self.width}: 2-D sin-cos positions need a width that 4 divides, sized=True one "
+                "that 3 divides too"
+            )
+        super().__post_init__()
+
+    @property
+    def feature_blocks(self) -> int:
+        """Number of blocks whose features a call can return."""
+        return self.depth
+
+    def extra_layers(self, height: int, width: int) -> tuple[ExtraLayer, ...]:
+        """The widths and grids of the layers, for image prompts ("extra"); arguments are the sides of x."""
+        return (ExtraLayer(self.width, height // self.patch, width // self.patch),) * self.depth
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        t: jax.Array,
+        condition: Mapping[str, Any],
+        features: Sequence[int] | None = None,
+        through: Callable[[Blocks], tuple[jax.Array, Any]] | None = None,
+    ) -> Any:
+        """One evaluation of the network.
+
+        Args:
+            x: noised latents [B, H, W, C].
+            t: the network's clock [B] or [], float32 or wider; 0 .. 999 for the published ones.
+            condition: inputs by name, see `diffusion.models.layers.conditions`:
+                "text": [B, M, text_width], of T5. "text_mask": Bool [B, M].
+                "size": [B, 6], with `sized`, of which the original height and width are used, and the requested ratio
+                height / width. "strength": [B], with `strength`.
+                "skip", "identity", "borrow": [B, depth], see `diffusion.models.layers.layer_masks`.
+                "residuals": tuple of up to `depth` arrays [B, N, width]; the k-th is added to the tokens after layer k.
+                "extra": image prompts, see `extra_attention`.
+            features: blocks whose tokens [B, N, width] the call returns too, see `layers.block_features`; None: none.
+            through: evaluates the blocks in the network's place, see `layers.block_reuse`; None: all of them run.
+
+        Returns:
+            [B, H, W, C], or [B, H, W, 2 C] with `learn_sigma`; float32. With `features`: (that, a tuple of the tokens);
+            with `through`: (that, what it returns beside the features).
+
+        Raises:
+            ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
+        """
+        required = ("text", *("size",) * self.sized, *("strength",) * self.strength)
+        inputs = entries(condition, required, ("text_mask", *layer_masks.KINDS, "residuals", "extra"))
+        self._check(x, t, inputs)
+        batch, height, width, channels = x.shape
+        rows = height // self.patch
+        columns = width // self.patch
+        dense = lambda features, name, start=xavier: nn.Dense(features, dtype=self.dtype, kernel_init=start, name=name)
+
+        tokens = dense(self.width, "patch_embedding")(patchify(x, self.patch))
+        positions = sincos_positions(rows, columns, self.width, self.span)
+        tokens = layout.split(tokens + jnp.asarray(positions, tokens.dtype), "batch", "tokens", None)
+        text = dense(self.width, "text_hidden", small)(inputs["text"])
+        text = dense(self.width, "text_out", small)(nn.gelu(text, approximate=True))
+        bias = None if inputs["text_mask"] is None else mask_bias(inputs["text_mask"])
+
+        embedding = TimestepEmbedding(self.width, self.dtype, name="timestep_embedding")(jnp.broadcast_to(t, (batch,)))
+        if self.sized:
+            embedding = embedding + self._size(inputs["size"])
+        if self.strength:
+            strength = TimestepEmbedding(self.width, self.dtype, name="strength_embedding")
+            embedding = embedding + strength(1000 * (inputs["strength"] - 1))
+        c = nn.DenseGeneral((6, self.width), dtype=self.dtype, kernel_init=small, name="modulation")(nn.silu(embedding))
+
+        axes = (nn.broadcast, nn.broadcast, nn.broadcast, 0)
+        fields = (self.heads, self.mlp_ratio, self.attention, self.dtype)
+        arguments = (c, text, bias, self._per_layer(inputs, batch))
+
+        def output(tokens: jax.Array) -> jax.Array:
+            final = embedding[:, None] + self.param("final_table", table, (2, self.width)).astype(embedding.dtype)
+            tokens = layer_norm(tokens) * (1 + final[:, 1, None]) + final[:, 0, None]
+            # In float32: bfloat16 would round the output to 8 bits.
+            outputs = self.patch**2 * channels * (2 if self.learn_sigma else 1)
+            tokens = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
+            return unpatchify(tokens, self.patch, height, width)
+
+        return single_stack(self, PixArtBlock, fields, tokens, arguments, axes, output, features, through)
+
+    @staticmethod
+    def text_states(params: Mapping[str, Any], text: Any) -> jax.Array:
+        """The text as the cross-attention reads it: gelu(text W_hidden + b_hidden) W_out + b_out.
+
+        Args:
+            params: parameters of the network.
+            text: [..., text_width], the text encoder's states.
+
+        Returns:
+            [..., width].
+        """
+        dense = lambda x, name: x @ params[name]["kernel"] + params[name]["bias"]
+        return dense(nn.gelu(dense(jnp.asarray(text), "text_hidden"), approximate=True), "text_out")
+
+    def spread(self, residuals: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        """Residuals of the first layers, and zeros for the others."""
+        return (*residuals, *[jnp.zeros_like(residuals[0])] * (self.depth - len(residuals)))
+
+    def _size(self, size: jax.Array) -> jax.Array:
+        """[B, 6] -> [B, width]: thirds for the original height, the original width, and the requested ratio."""
+        third = lambda name: TimestepEmbedding(self.width // 3, self.dtype, name=name)
+        original = third("original_embedding")(size[:, :2].reshape(-1)).reshape(size.shape[0], -1)
+        return jnp.concatenate([original, third("ratio_embedding")(size[:, 4] / size[:, 5])], axis=-1)
+
+    def _per_layer(self, inputs: dict[str, Any], batch: int) -> dict[str, Any]:
+        """The entries of the condition that belong to single layers, each with the layers as first axis."""
+        masks = {name: inputs[name] for name in layer_masks.KINDS if inputs[name] is not None}
+        per_layer: dict[str, Any] = layer_masks.parted(masks, batch, self.depth)[1]
+        if inputs["extra"] is not None:
+            per_layer["extra"] = extra_attention.of_layers(inputs["extra"], 0, self.depth)
+        if inputs["residuals"] is not None:
+            per_layer["residual"] = jnp.stack(self.spread(inputs["residuals"]))
+        return per_layer
+
+    def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
+        network_checks.latents(self, x, t, self.shape[-1])
+        batch = x.shape[0]
+        check_text(batch, self.text_width, inputs)
+        check_strength(batch, inputs)
+        size = inputs.get("size")
+        if size is not None and size.shape != (batch, 6):
+            raise ValueError(f"the condition's 'size' is [B, 6] = ({batch}, 6); got {size.shape}")
+        tokens = (batch, x.shape[1] * x.shape[2] // self.patch**2, self.width)
+        check_residuals(inputs["residuals"], tokens, self.depth)
+        extra_attention.check(inputs["extra"], x.shape[0], self.extra_layers(*x.shape[1:3]))

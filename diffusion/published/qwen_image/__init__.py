@@ -1,0 +1,16 @@
+"""Qwen-Image: network, names of weights, conditions of prompts, pipelines."""
+
+from typing import TYPE_CHECKING
+
+from diffusion import public
+
+if TYPE_CHECKING:
+    from diffusion.published.qwen_image import (
+        conditions as conditions,
+        network as network,
+        pipeline as pipeline,
+        table as table,
+    )
+    from diffusion.published.qwen_image.network import QwenImage as QwenImage
+
+public.declare(__name__)

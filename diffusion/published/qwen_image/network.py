@@ -1,0 +1,156 @@
+"""The transformer of Qwen-Image: layers of two streams, text and picture, with rotary positions from the centre.
+
+                 text [B, M, E]        x [B, H, W, C]
+                      |                      |
+                 norm, dense          patches of 2 x 2, dense
+                      |                      |
+    t --> c --> [ joint layer: attention over both, an MLP each ]   x depth
+                                             |
+                         norm, shift, scale, dense, unpatchify
+                                             |
+                                      [B, H, W, C]
+
+Pictures and features are channels last.
+"""
+
+__all__ = ["QwenImage"]
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.models.layers import layout, network_checks
+from diffusion.models.layers.attention import IMPLEMENTATIONS
+from diffusion.models.layers.block_reuse import Blocks
+from diffusion.models.layers.blocks import modulated_output, xavier
+from diffusion.models.layers.conditions import entries
+from diffusion.models.layers.embeddings import TimestepEmbedding
+from diffusion.models.layers.joint_blocks import JointBlock
+from diffusion.models.layers.joint_conditions import check_text
+from diffusion.models.layers.norms import layer_norm
+from diffusion.models.layers.patches import patchify, unpatchify
+from diffusion.models.layers.rotary import axis_angles
+from diffusion.models.layers.scan import REMAT
+from diffusion.models.layers.single_stack import single_stack
+
+CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
+PATCH = 2
+
+
+class QwenImage(nn.Module):
+    """The transformer of Qwen-Image: `apply(variables, x, t, condition)` is a `Network`.
+
+    Its clock is t itself, in [0, 1]; the network multiplies it by 1000. Of h x w patches, patch (r, c) has the position
+    (0, r - ceil(h / 2), c - ceil(w / 2)), and text token i, 0 the first, three times max(floor(h / 2), floor(w / 2)) +
+    i: pictures grow around their centre, and the text stands on the diagonal behind.
+
+    Attributes:
+        channels: C of the latents.
+        width: number of features of a token, a multiple of `heads`.
+        depth: number of layers.
+        heads: number of attention heads.
+        text_width: number E of features of the text's tokens.
+        axes: features of a head that rotate with each of the three coordinates; they sum to width / heads.
+        attention: implementation of attention, see `diffusion.models.layers.attention`.
+        remat: parts to compute again in the backward pass, see `DiT`.
+        dtype: compute type, "float32" or "bfloat16".
+
+    Raises:
+        ValueError: from the constructor, for a field out of range or an unknown name.
+
+    Reference: Qwen Team, "Qwen-Image Technical Report", 2025, and its code.
+    """
+
+    channels: int = 16
+    width: int = 3072
+    depth: int = 60
+    heads: int = 24
+    text_width: int = 3584
+    axes: tuple[int, int, int] = (16, 56, 56)
+    attention: str = "auto"
+    remat: str = "none"
+    dtype: str = "float32"
+    ranks = (3,)
+    reuses = ("blocks",)
+
+    def __post_init__(self):
+        network_checks.positive(self, ("channels", "width", "depth", "heads", "text_width"))
+        network_checks.known(self, CHOICES)
+        network_checks.rotary_axes(self, 3)
+        super().__post_init__()
+
+    @property
+    def feature_blocks(self) -> int:
+        """Number of blocks whose features a call can return."""
+        return self.depth
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        t: jax.Array,
+        condition: Mapping[str, Any],
+        features: Sequence[int] | None = None,
+        through: Callable[[Blocks], tuple[jax.Array, Any]] | None = None,
+    ) -> Any:
+        """One evaluation of the network.
+
+        Args:
+            x: noised latents [B, H, W, C]; H and W even.
+            t: times in [0, 1], [B] or [], float32 or wider.
+            condition: inputs by name, see `diffusion.models.layers.conditions`:
+                "text": [B, M, text_width]. "text_mask": Bool [B, M].
+            features: layers, 1 .. depth, whose tokens of the picture [B, N, width] the call returns too, see
+                `layers.block_features`; None: none.
+            through: evaluates the layers in the network's place, see `layers.block_reuse`; None: all of them run.
+
+        Returns:
+            [B, H, W, C], float32; with `features`: (that, a tuple of the features); with `through`: (that, what it
+            returns beside the features).
+
+        Raises:
+            ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
+        """
+        inputs = entries(condition, ("text", "text_mask"))
+        self._check(x, t, inputs)
+        batch, height, width, _ = x.shape
+
+        dense = lambda name: nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name=name)
+        image = dense("patch_embedding")(patchify(x, PATCH))
+        text = dense("text_embedding")(nn.RMSNorm(dtype=self.dtype, name="text_norm")(inputs["text"]))
+        t = jnp.broadcast_to(jnp.asarray(t), (batch,))
+        c = nn.silu(TimestepEmbedding(self.width, self.dtype, name="time")(1000 * t))
+        angles = jnp.asarray(axis_angles(_token_positions(text.shape[1], height // PATCH, width // PATCH), self.axes))
+
+        shown = jnp.concatenate([inputs["text_mask"], jnp.ones(image.shape[:2], bool)], axis=1)
+        per_layer = {"seen": jnp.broadcast_to(shown, (self.depth, *shown.shape))}
+        streams = layout.split(image, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)
+        arguments = (c, angles, per_layer)
+        axes = (nn.broadcast, nn.broadcast, 0)
+        fields = (self.heads, True, False, False, self.attention, self.dtype)
+        picture = lambda streams: streams[0]
+        output = lambda tokens: self._output(tokens, c, height, width)
+        return single_stack(self, JointBlock, fields, streams, arguments, axes, output, features, through, picture)
+
+    def _output(self, tokens: jax.Array, c: jax.Array, height: int, width: int) -> jax.Array:
+        tokens = modulated_output(tokens, c, layer_norm, PATCH**2 * self.channels, self.dtype)
+        return unpatchify(tokens, PATCH, height, width)
+
+    def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
+        network_checks.latents(self, x, t, self.channels)
+        check_text(x.shape[0], self.text_width, inputs)
+
+
+def _token_positions(words: int, rows: int, columns: int) -> np.ndarray:
+    """Rotary positions of M words and of rows x columns patches: [M + N, 3]."""
+    row, column = np.indices((rows, columns)).reshape(2, -1)
+    patches = np.stack([np.zeros_like(row), row - (rows - rows // 2), column - (columns - columns // 2)], axis=1)
+    text = max(rows // 2, columns // 2) + np.arange(words)
+    return np.concatenate([np.stack([text] * 3, axis=1), patches])
+
+
+MODELS = {"qwen_image": QwenImage}  # by its name in configs

@@ -1,0 +1,262 @@
+"""SANA: a diffusion transformer whose attention is linear and whose MLP sees the neighbours of a token.
+
+    text [B, M, E] -- dense, gelu, dense, norm   x [B, H, W, C]
+                              |                     |
+                              |             patches, dense
+                              |                     |
+    t -----------------+--> [ linear attention, shifted, scaled and gated by table + c         ]
+        |              |    [ attention to the text                                            ]  x depth
+    dense: c [6, D] ---+    [ gated convolution, shifted, scaled and gated by table + c        ]
+        |                                           |
+        +----- table + t: shift, scale ------ norm, dense, unpatchify
+                                                    |
+                                               [B, H, W, C]
+
+Latents of a deep-compression autoencoder have few pixels, each of them a token. Positions are those that the
+convolutions see, and a table in the networks of 2048 pixels and more. Pictures and features are channels last.
+"""
+
+__all__ = ["LinearSelfAttention", "MixFfn", "Sana", "SanaBlock"]
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.layers import layout, network_checks
+from diffusion.models.layers.attention import IMPLEMENTATIONS, mask_bias
+from diffusion.models.layers.block_reuse import Blocks
+from diffusion.models.layers.blocks import xavier, zeros
+from diffusion.models.layers.conditions import EMBEDDINGS, entries
+from diffusion.models.layers.convolutions import gated_convolution
+from diffusion.models.layers.cross_attention import CrossAttention
+from diffusion.models.layers.embeddings import TimestepEmbedding, sincos_positions
+from diffusion.models.layers.heads import Heads, norm_over_heads
+from diffusion.models.layers.joint_conditions import check_strength, check_text
+from diffusion.models.layers.linear_attention import linear_attention
+from diffusion.models.layers.norms import layer_norm
+from diffusion.models.layers.patches import patchify, unpatchify
+from diffusion.models.layers.pixart_block import small, table
+from diffusion.models.layers.scan import REMAT
+from diffusion.models.layers.single_stack import single_stack
+
+CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
+
+
+class LinearSelfAttention(nn.Module):
+    """Linear attention of tokens to each other, [B, N, D] -> [B, N, D]; fields as `Sana`."""
+
+    heads: int
+    qk_norm: bool
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        q, k, v = Heads(self.heads, x.shape[-1] // self.heads, self.dtype, bias=False, name="qkv")(x)
+        if self.qk_norm:
+            q, k = norm_over_heads(q, "query_norm", self.dtype), norm_over_heads(k, "key_norm", self.dtype)
+        out = layout.attended(linear_attention(q, k, v).astype(v.dtype))
+        out = layout.split(out, "batch", "tokens", "heads", None)
+        out = nn.DenseGeneral(x.shape[-1], (-2, -1), dtype=self.dtype, kernel_init=xavier, name="out")(out)
+        return layout.split(out, "batch", "tokens", None)
+
+
+class MixFfn(nn.Module):
+    """The gated convolution of a picture's tokens, [B, N, D] -> [B, N, D].
+
+    Attributes:
+        rows, columns: numbers of rows and columns of the tokens, N = rows x columns.
+        hidden: channels, see `gated_convolution`.
+        dtype: compute type.
+    """
+
+    rows: int
+    columns: int
+    hidden: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        grid = layout.split(x.reshape(x.shape[0], self.rows, self.columns, -1), "batch", None, None, None)
+        return gated_convolution(grid, self.hidden, self.dtype).reshape(x.shape)
+
+
+class SanaBlock(nn.Module):
+    """Linear attention, attention to the text, gated convolution; the first and the last conditioned by table + c.
+
+        x <- x + gate * f((1 + scale) * norm(x) + shift),     f = attention, convolution
+
+    Arguments of the call: tokens x [B, N, D]; c [B, 6, D], the same for all layers; the text [B, M, D]; what is added
+    to the scores of its tokens, or None. Returns (x, None), as a scan expects; with `entering` (what its attention
+    reads, None).
+
+    Attributes:
+        rows, columns: numbers of rows and columns of the tokens.
+        heads, text_heads: numbers of heads of the two attentions.
+        mlp_ratio: channels of the gated convolution over D.
+        qk_norm: whether the queries and keys of both attentions are normalised, see `norm_over_heads`.
+        attention: implementation of the attention to the text.
+        dtype: compute type.
+    """
+
+    rows: int
+    columns: int
+    heads: int
+    text_heads: int
+    mlp_ratio: float
+    qk_norm: bool
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, c: jax.Array, text: jax.Array, bias: jax.Array | None, entering: bool = False
+    ) -> tuple[jax.Array, None]:
+        width = x.shape[-1]
+        vectors = c + self.param("table", table, (6, width)).astype(c.dtype)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (vectors[:, i, None] for i in range(6))
+        read = layer_norm(x) * (1 + scale_a) + shift_a
+        if entering:
+            return read, None
+        x = x + gate_a * LinearSelfAttention(self.heads, self.qk_norm, self.dtype, name="attention")(read)
+        options = (self.text_heads, width // self.text_heads, True, True, self.attention, self.dtype, self.qk_norm)
+        x = x + CrossAttention(*options, name="cross_attention")(x, text, bias)
+        mlp = MixFfn(self.rows, self.columns, int(self.mlp_ratio * width), self.dtype, name="mlp")
+        x = x + gate_m * mlp(layer_norm(x) * (1 + scale_m) + shift_m)
+        return layout.split(x, "batch", "tokens", None), None
+
+
+class Sana(nn.Module):
+    """The transformer of SANA, SANA 1.5 and SANA-Sprint: `apply(variables, x, t, condition)` is a `Network`.
+
+    Attributes:
+        side: side of the latents of its training; other sides are valid too.
+        channels: C of the latents.
+        patch: side of a patch in pixels of the latents.
+        width: number of features of a token; `heads` and `text_heads` divide it, and 4 with `span`.
+        depth: number of layers.
+        heads: number of heads of the linear attention.
+        text_heads: number of heads of the attention to the text.
+        text_width: number E of features of the text's tokens.
+        mlp_ratio: channels of the gated convolution over `width`.
+        qk_norm: RMS-normalise the queries and keys of both attentions over all heads together (SANA 1.5).
+        strength: the network receives the scale of the guidance that it was distilled with (SANA-Sprint).
+        strength_scale: factor of that scale before its embedding.
+        span: the positions of the patches of a picture of any size go from 0 to this along each side; 0: there are no
+            positions.
+        attention: implementation of the attention to the text, see `diffusion.models.layers.attention`.
+        remat: parts to compute again in the backward pass, see `DiT`.
+        dtype: compute type, "float32" or "bfloat16".
+
+    Raises:
+        ValueError: from the constructor, for a field out of range or an unknown name.
+
+    Reference: Xie et al., "SANA: Efficient High-Resolution Image Synthesis with Linear Diffusion Transformers", 2024;
+    Xie et al., "SANA 1.5: Efficient Scaling of Training-Time and Inference-Time Compute in Linear Diffusion
+    Transformer", 2025; Chen et al., "SANA-Sprint: One-Step Diffusion with Continuous-Time Consistency Distillation",
+    2025.
+    """
+
+    side: int = 32
+    channels: int = 32
+    patch: int = 1
+    width: int = 2240
+    depth: int = 20
+    heads: int = 70
+    text_heads: int = 20
+    text_width: int = 2304
+    mlp_ratio: float = 2.5
+    qk_norm: bool = False
+    strength: bool = False
+    strength_scale: float = 0.1
+    span: float = 0.0
+    attention: str = "auto"
+    remat: str = "none"
+    dtype: str = "float32"
+    text_inputs = EMBEDDINGS
+    ranks = (3,)
+    reuses = ("blocks",)
+
+    def __post_init__(self):
+        sizes = ("side", "channels", "patch", "width", "depth", "heads", "text_heads", "text_width", "mlp_ratio",
+                 "strength_scale")  # fmt: skip
+        network_checks.positive(self, sizes)
+        network_checks.known(self, CHOICES)
+        for field in ("heads", "text_heads"):
+            if self.width % getattr(self, field):
+                raise ValueError(f"{field}={getattr(self, field)} does not divide width={self.width}")
+        if self.span < 0 or (self.span and self.width % 4):
+            raise ValueError(f"span={self.span} must be 0, or positive with a width that 4 divides; got {self.width}")
+        super().__post_init__()
+
+    @property
+    def feature_blocks(self) -> int:
+        """Number of blocks whose features a call can return."""
+        return self.depth
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        t: jax.Array,
+        condition: Mapping[str, Any],
+        features: Sequence[int] | None = None,
+        through: Callable[[Blocks], tuple[jax.Array, Any]] | None = None,
+    ) -> Any:
+        """One evaluation of the network.
+
+        Args:
+            x: noised latents [B, H, W, C].
+            t: the network's clock [B] or [], float32 or wider; 0 .. 1000 for the published ones, in [0, 1] for
+                SANA-Sprint.
+            condition: inputs by name, see `diffusion.models.layers.conditions`:
+                "text": [B, M, text_width]. "text_mask": Bool [B, M]. "strength": [B], with `strength`.
+            features: blocks whose tokens [B, N, width] the call returns too, see `layers.block_features`; None: none.
+            through: evaluates the blocks in the network's place, see `layers.block_reuse`; None: all of them run.
+
+        Returns:
+            [B, H, W, C], float32. With `features`: (that, a tuple of the tokens); with `through`: (that, what it
+            returns beside the features).
+
+        Raises:
+            ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
+        """
+        inputs = entries(condition, ("text", *("strength",) * self.strength), ("text_mask",))
+        network_checks.latents(self, x, t, self.channels)
+        check_text(x.shape[0], self.text_width, inputs)
+        check_strength(x.shape[0], inputs)
+        batch, height, width, channels = x.shape
+        rows, columns = height // self.patch, width // self.patch
+        dense = lambda features, name, start=xavier: nn.Dense(features, dtype=self.dtype, kernel_init=start, name=name)
+
+        tokens = dense(self.width, "patch_embedding")(patchify(x, self.patch))
+        if self.span:
+            tokens = tokens + jnp.asarray(sincos_positions(rows, columns, self.width, self.span), tokens.dtype)
+        tokens = layout.split(tokens, "batch", "tokens", None)
+        text = nn.gelu(dense(self.width, "text_hidden", small)(inputs["text"]), approximate=True)
+        text = nn.RMSNorm(1e-5, dtype=self.dtype, name="text_norm")(dense(self.width, "text_out", small)(text))
+        bias = None if inputs["text_mask"] is None else mask_bias(inputs["text_mask"])
+        embedding = TimestepEmbedding(self.width, self.dtype, name="timestep_embedding")(jnp.broadcast_to(t, (batch,)))
+        if self.strength:
+            strength = TimestepEmbedding(self.width, self.dtype, name="strength_embedding")
+            embedding = embedding + strength(self.strength_scale * inputs["strength"])
+        c = nn.DenseGeneral((6, self.width), dtype=self.dtype, kernel_init=small, name="modulation")(nn.silu(embedding))
+
+        axes = (nn.broadcast,) * 3
+        fields = (rows, columns, self.heads, self.text_heads, self.mlp_ratio, self.qk_norm, self.attention, self.dtype)
+        arguments = (c, text, bias)
+
+        def output(tokens: jax.Array) -> jax.Array:
+            final = embedding[:, None] + self.param("final_table", table, (2, self.width)).astype(embedding.dtype)
+            tokens = layer_norm(tokens) * (1 + final[:, 1, None]) + final[:, 0, None]
+            # In float32: bfloat16 would round the output to 8 bits.
+            outputs = self.patch**2 * channels
+            tokens = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
+            return unpatchify(tokens, self.patch, height, width)
+
+        return single_stack(self, SanaBlock, fields, tokens, arguments, axes, output, features, through)
+
+
+MODELS = {"sana": Sana}  # by its name in configs

@@ -1,0 +1,162 @@
+"""ControlNet: a copy of a U-Net's way down that reads a picture and computes additions to the U-Net's skips.
+
+    hint -- convolutions, / 8 -- + -- the way down and the middle, as the U-Net's
+                                 |        |  one convolution of one pixel a skip, all zero at the start
+    x_t ------ conv_in ----------+        v
+                                      residuals -- the entry "residuals" of the U-Net's condition
+
+A union ControlNet knows several kinds of control: the kind is embedded with the time, and a transformer of one token,
+the mean of the hint and an embedding of its kind, says what is added to the hint. In the authors' code the tokens of a
+batch attend to each other, where those of one picture, of both branches of guidance, are the same; here each attends to
+itself, so that a picture does not depend on the others of its batch.
+
+Pictures and features are channels last.
+"""
+
+__all__ = ["ControlNet"]
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.attachment import Attachment, check_base, weighted_residuals
+from diffusion.models.layers.clip_layers import Layers as Tokens
+from diffusion.models.layers.convolutions import conv
+from diffusion.models.layers.embeddings import sinusoid
+from diffusion.published.stable_diffusion.network import ConditionalUNet, Layers
+
+OWN = "hint_|residual_|kind_|conv_in/kernel"  # the beginnings of names that a base does not have, or of another shape
+
+
+class ControlNet(nn.Module):
+    """The additions to a U-Net's skips that make its samples follow a picture: edges, depth, a pose.
+
+        residuals = control_net.apply(variables, x, t, condition, hint)
+        output = unet.apply(unet_variables, x, t, {**condition, "residuals": residuals})
+
+    Scaled residuals are a weaker control, summed residuals several controls. The parameters of the way down and the
+    middle have the names of the U-Net's, from which training begins.
+
+    Attributes:
+        unet: the fields of the U-Net; it is not called, and has no parameters here.
+        hint_widths: channels of the convolutions that read the hint; each after the first halves it.
+        hint_channels: number of channels of the hint.
+        modes: number of kinds of control that a union ControlNet knows, or 0.
+        kind_depth, kind_heads: numbers of layers and of heads of a union's transformer.
+
+    Reference: Zhang et al., "Adding Conditional Control to Text-to-Image Diffusion Models", 2023, sections 3.1 and 3.2;
+    for unions the code of diffusers' ControlNetUnionModel.
+    """
+
+    unet: ConditionalUNet
+    hint_widths: tuple[int, ...] = (16, 32, 96, 256)
+    hint_channels: int = 3
+    modes: int = 0
+    kind_depth: int = 1
+    kind_heads: int = 8
+    reads_base = False
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, t: jax.Array, condition: dict, hint: jax.Array, mode: jax.Array | None = None
+    ) -> tuple[jax.Array, ...]:
+        """Args:
+            x: [B, H, W, in_channels], as the U-Net's.
+            t: its clock, [B] or [].
+            condition: its condition, without residuals and extra keys.
+            hint: [B, 8H, 8W, hint_channels] with the default widths, in [0, 1].
+            mode: int [B], the kind of control; with `modes`.
+
+        Returns:
+            One array for each skip and one for the middle, as `conditional_unet.residual_shapes` lists them, float32.
+
+        Raises:
+            ValueError: as the U-Net, for a hint that does not fit, for a kind that is missing, and for one that a
+                ControlNet without `modes` is given.
+        """
+        if (mode is None) != (self.modes == 0):
+            valid = f"int [B] below {self.modes}" if self.modes else "None"
+            raise ValueError(f"a ControlNet of modes = {self.modes} has mode = {mode}. Valid: {valid}")
+        inputs = self.unet.checked(x, t, condition)
+        factor = 2 ** (len(self.hint_widths) - 1)
+        expected = (x.shape[0], factor * x.shape[1], factor * x.shape[2], self.hint_channels)
+        if hint.shape != expected:
+            raise ValueError(f"the hint has {factor} times the height and width of x, {expected}; got {hint.shape}")
+        dtype, widths = self.unet.dtype, self.unet.widths
+        read = nn.silu(conv(self.hint_widths[0], dtype=dtype, name="hint_in")(hint))
+        for i, (width, wider) in enumerate(zip(self.hint_widths, self.hint_widths[1:])):
+            read = nn.silu(conv(width, dtype=dtype, name=f"hint_{i}_same")(read))
+            read = nn.silu(conv(wider, stride=2, dtype=dtype, name=f"hint_{i}_half")(read))
+        read = conv(widths[0], zero=True, dtype=dtype, name="hint_out")(read)
+
+        layers = Layers(self.unet, jnp.broadcast_to(t, x.shape[:1]), inputs)
+        if mode is not None:
+            layers.embedding = layers.embedding + self._embedded(mode)
+            read = read + self._of_kind(mode, read)
+        h, skips = layers.down(x, read)
+        h = layers.middle(h)
+        out = lambda h, name: conv(h.shape[-1], 1, zero=True, dtype="float32", name=name)(h.astype(jnp.float32))
+        return (*(out(skip, f"residual_{i}") for i, skip in enumerate(skips)), out(h, "residual_middle"))
+
+    def _embedded(self, mode: jax.Array) -> jax.Array:
+        """The kind beside the time, [B, 4 widths[0]]: sinusoids of 1 for the kind and of 0 for each other one."""
+        unet = self.unet
+        dense = lambda name: nn.Dense(4 * unet.widths[0], dtype=unet.dtype, name=name)
+        numbers = jax.nn.one_hot(mode, self.modes)
+        features = sinusoid(numbers.reshape(-1), unet.size_width).reshape(len(numbers), -1)
+        return dense("kind_out")(nn.silu(dense("kind_hidden")(features)))
+
+    def _of_kind(self, mode: jax.Array, seen: jax.Array) -> jax.Array:
+        """The vector [B, 1, 1, D] that the kind adds to the hint [B, H, W, D], zero at the start."""
+        dtype, width = self.unet.dtype, seen.shape[-1]
+        task = nn.Embed(self.modes, width, dtype=dtype, name="kind_embedding")(mode)
+        layers = Tokens(
+            self.kind_depth, self.kind_heads, 4 * width, "quick_gelu", 1e-5, "auto", "none", dtype, name="kind_tokens"
+        )
+        token, _ = layers((seen.mean((1, 2)) + task)[:, None], None, 0)
+        out = nn.Dense(width, dtype=dtype, kernel_init=nn.initializers.zeros, name="kind_added")
+        return out(token)[:, None]
+
+    def residuals(
+        self,
+        params: Any,
+        denoiser: ConditionalUNet,
+        x: jax.Array,
+        clock: jax.Array,
+        condition: Mapping[str, Any],
+        seen: Any,
+    ) -> tuple[jax.Array, ...]:
+        """The U-Net's entry "residuals"; only a distilled ControlNet receives the guidance strength.
+
+        Args:
+            params: parameters of this module.
+            denoiser: the U-Net, whose skips have a residual each already.
+            x, clock, condition: the U-Net's inputs, without residuals.
+            seen: the picture, [B, s H, s W, 3] in [0, 1]; of a union (the picture, the kind int [B]).
+        """
+        read = {name: entry for name, entry in condition.items() if name != "strength" or self.unet.strength_width}
+        hint = seen if isinstance(seen, tuple) else (seen,)
+        outputs: Any = self.apply({"params": params}, x, clock, read, *hint)
+        return tuple(outputs)
+
+    def attachment(self, params: Any, denoiser: nn.Module, base: Any) -> Attachment:
+        """This ControlNet as what sampling attaches to a U-Net, with its compute type.
+
+        Args:
+            params: parameters of this module.
+            denoiser: the U-Net.
+            base: its parameters.
+
+        Raises:
+            ValueError: for a denoiser that is no such U-Net, or that differs from the one that it was made for.
+        """
+        if not isinstance(denoiser, ConditionalUNet):
+            raise ValueError(f"this ControlNet is for a ConditionalUNet; the denoiser is a {type(denoiser).__name__}")
+        check_base(params, base, OWN, "this ControlNet")
+        unet = self.unet.clone(dtype=denoiser.dtype, attention=denoiser.attention)
+        entries = functools.partial(weighted_residuals, self.clone(unet=unet), denoiser)
+        return Attachment(params, entries, modes=self.modes)

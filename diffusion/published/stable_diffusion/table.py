@@ -1,0 +1,394 @@
+"""Stable Diffusion's U-Nets (1.x, 2.x, XL), by the names of diffusers and of the original repositories.
+
+The original names come from latent diffusion's code (and XL's, which added "label_emb"): `input_blocks`,
+`middle_block`, `output_blocks`, with one count for all levels; diffusers counts blocks level by level.
+"""
+
+__all__ = ["Place", "build", "describe", "example", "places", "table"]
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.io import schema
+from diffusion.models.interchange.family import BLOCKS, DEPTH, MAYBE_SIZE, SIZE, SIZES, Family, Fields, Refusal
+from diffusion.models.interchange.rows import CONV, DENSE_OUT, Row, linear, stacked, within
+from diffusion.published.stable_diffusion.network import ConditionalUNet
+
+ATTENDS = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}
+RESNET = {  # ours: (diffusers', the original)
+    "norm_1": ("norm1", "in_layers.0"),
+    "conv_1": ("conv1", "in_layers.2"),
+    "time": ("time_emb_proj", "emb_layers.1"),
+    "norm_2": ("norm2", "out_layers.0"),
+    "conv_2": ("conv2", "out_layers.3"),
+    "shortcut": ("conv_shortcut", "skip_connection"),
+}
+ENDS = {
+    "time_hidden": ("time_embedding.linear_1", "time_embed.0"),
+    "time_out": ("time_embedding.linear_2", "time_embed.2"),
+    "strength": ("time_embedding.cond_proj", "time_embed.cond_proj"),  # no known file with original names has it
+    "added_hidden": ("add_embedding.linear_1", "label_emb.0.0"),
+    "added_out": ("add_embedding.linear_2", "label_emb.0.2"),
+    "class_hidden": ("class_embedding.linear_1", "label_emb.0.0"),
+    "class_out": ("class_embedding.linear_2", "label_emb.0.2"),
+    "conv_in": ("conv_in", "input_blocks.0.0"),
+    "norm_out": ("conv_norm_out", "out.0"),
+    "conv_out": ("conv_out", "out.2"),
+}
+LAYOUTS = ("diffusers", "original")
+
+
+class Place(NamedTuple):
+    """One module of the U-Net: its kind, our path, diffusers' name, the original name."""
+
+    kind: str
+    ours: str
+    theirs: tuple[str, str]
+    depth: int = 0  # of a transformer
+    shortcut: bool = False  # of a residual block: whether its width changes
+
+
+def places(module: ConditionalUNet) -> Iterator[Place]:
+    """The residual blocks, transformers and changes of size, in the order of the network."""
+    levels = len(module.widths)
+    layers = module.layers
+    widths = module.widths
+    before = widths[0]
+    skips = [widths[0]]
+    for i in range(levels):
+        first = 1 + i * (layers + 1)
+        for j in range(layers):
+            here = (f"down_blocks.{i}", f"input_blocks.{first + j}")
+            names = (f"{here[0]}.resnets.{j}", f"{here[1]}.0")
+            yield Place("resnet", f"down_{i}_resnet_{j}", names, shortcut=before != widths[i])
+            if depths := module.transformers(i, up=False):
+                names = (f"{here[0]}.attentions.{j}", f"{here[1]}.1")
+                yield Place("transformer", f"down_{i}_transformer_{j}", names, depths[j])
+            before = widths[i]
+            skips.append(before)
+        if i < levels - 1:
+            names = (f"down_blocks.{i}.downsamplers.0.conv", f"input_blocks.{first + layers}.0.op")
+            yield Place("conv", f"down_{i}_downsample", names)
+            skips.append(before)
+    if module.middle or module.bare_middle:
+        yield Place("resnet", "middle_resnet_0", ("mid_block.resnets.0", "middle_block.0"))
+    if module.middle:
+        yield Place("transformer", "middle_transformer", ("mid_block.attentions.0", "middle_block.1"), module.middle)
+        yield Place("resnet", "middle_resnet_1", ("mid_block.resnets.1", "middle_block.2"))
+    for up, i in enumerate(reversed(range(levels))):
+        for j in range(layers + 1):
+            here = (f"up_blocks.{up}", f"output_blocks.{up * (layers + 1) + j}")
+            names = (f"{here[0]}.resnets.{j}", f"{here[1]}.0")
+            yield Place("resnet", f"up_{i}_resnet_{j}", names, shortcut=before + skips.pop() != widths[i])
+            if depths := module.transformers(i, up=True):
+                names = (f"{here[0]}.attentions.{j}", f"{here[1]}.1")
+                yield Place("transformer", f"up_{i}_transformer_{j}", names, depths[j])
+            before = widths[i]
+        if i:
+            names = (f"up_blocks.{up}.upsamplers.0.conv", f"{here[1]}.{2 if module.depths[i] else 1}.conv")
+            yield Place("conv", f"up_{i}_upsample", names)
+
+
+def table(module: ConditionalUNet, layout: str) -> list[Row]:
+    """All rows of a U-Net.
+
+    Args:
+        module: ours.
+        layout: "diffusers" or "original".
+    """
+    which = LAYOUTS.index(layout)
+    parts = {
+        "strength": module.strength_width,
+        "added": module.added_width,
+        "class": module.class_embedding in ("timestep", "projection"),
+    }
+    absent = [name for name, there in parts.items() if not there]
+    rows = []
+    if module.class_embedding == "table":
+        rows.append(Row(("class_embedding.weight", "label_emb.weight")[which], "classes/embedding"))
+    for ours, theirs in ENDS.items():
+        if ours.split("_")[0] not in absent:
+            rows += _layer(theirs[which], ours)
+    for place in places(module):
+        if place.kind == "conv":
+            rows += _layer(place.theirs[which], place.ours, conv=True)
+            continue
+        inside = _resnet(which, place.shortcut) if place.kind == "resnet" else _transformer(place.depth, module.linear)
+        rows += within(inside, f"{place.theirs[which]}.", f"{place.ours}/")
+    return rows
+
+
+def _layer(theirs: str, ours: str, conv: bool = False) -> list[Row]:
+    """A convolution, a norm or a dense layer, by our name."""
+    if "norm" in ours:
+        return [Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")]
+    if conv or ours.startswith(("conv", "shortcut")):
+        return linear(theirs, ours, CONV)
+    return linear(theirs, ours, bias=ours != "strength")
+
+
+def _resnet(which: int, shortcut: bool) -> list[Row]:
+    names = {ours: theirs[which] for ours, theirs in RESNET.items() if shortcut or ours != "shortcut"}
+    return [row for ours, theirs in names.items() for row in _layer(theirs, ours)]
+
+
+def _transformer(depth: int, dense: bool) -> list[Row]:
+    """A spatial transformer, which both layouts name alike."""
+    rows = _layer("norm", "norm") + _layer("proj_in", "in", not dense) + _layer("proj_out", "out", not dense)
+    for i in range(depth):
+        block = []
+        for n, attention in enumerate(("self_attention", "cross_attention"), start=1):
+            block += _layer(f"norm{n}", f"norm_{n}")
+            for letter, name in (("q", "query"), ("k", "key"), ("v", "value")):
+                block += linear(f"attn{n}.to_{letter}", f"{attention}/{name}", bias=False)
+            block += linear(f"attn{n}.to_out.0", f"{attention}/out", DENSE_OUT)
+        block += _layer("norm3", "norm_3") + linear("ff.net.0.proj", "mlp/hidden") + linear("ff.net.2", "mlp/out")
+        rows += within(stacked(block, i), f"transformer_blocks.{i}.", "blocks/")
+    return rows
+
+
+def build(config: Mapping[str, Any]) -> ConditionalUNet:
+    """Our module for a config.json of UNet2DConditionModel."""
+    fields = Fields(
+        "UNet2DConditionModel",
+        config,
+        without_effect=(
+            "sample_size",
+            "addition_embed_type_num_heads",
+            "upcast_attention",  # to float32, as our softmax always is
+        ),
+    )
+    widths = fields.take("block_out_channels", (320, 640, 1280, 1280), SIZES)
+    down = fields.take("down_block_types", (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"))
+    up = fields.take("up_block_types", ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3))
+    unknown = [name for name in down if name not in ATTENDS]
+    if unknown:
+        raise Refusal(f"UNet2DConditionModel: down_block_types has {unknown[0]!r}; supported: {', '.join(ATTENDS)}.")
+    mirror = tuple(name.replace("Down", "Up") for name in reversed(down))
+    if up != mirror:
+        raise Refusal(f"UNet2DConditionModel: up_block_types = {up} are not the mirror of down_block_types, {mirror}.")
+    middle = fields.only("mid_block_type", "UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None)
+    depths = _depths(fields, "transformer_layers_per_block", 1, len(widths))
+    up_depths = _depths(fields, "reverse_transformer_layers_per_block", None, len(widths))[::-1]
+    if any(isinstance(depth, tuple) for depth in depths) and not up_depths:
+        raise Refusal(
+            f"UNet2DConditionModel: transformer_layers_per_block = {depths} has lists; "
+            "reverse_transformer_layers_per_block must then list those of the way up."
+        )
+    attended = lambda each: tuple(depth if ATTENDS[kind] else 0 for depth, kind in zip(each, down))
+    added = fields.only("addition_embed_type", None, "text_time")
+    kind = fields.only("class_embed_type", None, "timestep", "projection")
+    classes = fields.take("num_class_embeds", None, MAYBE_SIZE)
+    wide = added or kind == "projection"
+    vector = fields.take("projection_class_embeddings_input_dim", None, MAYBE_SIZE) if wide else None
+    if wide and not isinstance(vector, int):
+        raise Refusal(
+            f"UNet2DConditionModel: projection_class_embeddings_input_dim = {vector!r} must be the width "
+            "of the projected vector."
+        )
+    if kind == "projection" and added:
+        raise Refusal(
+            "UNet2DConditionModel: class_embed_type = 'projection' is not supported beside "
+            "addition_embed_type = 'text_time'."
+        )
+    for field, *valid in (
+        ("act_fn", "silu"),
+        ("attention_type", "default"),
+        ("center_input_sample", False),
+        ("conv_in_kernel", 3),
+        ("conv_out_kernel", 3),
+        ("downsample_padding", 1),
+        ("dropout", 0.0),
+        ("flip_sin_to_cos", True),
+        ("freq_shift", 0),
+        ("mid_block_scale_factor", 1),
+        ("norm_eps", 1e-5),
+        ("only_cross_attention", False),
+        ("resnet_out_scale_factor", 1.0),
+        ("resnet_time_scale_shift", "default"),
+        ("time_embedding_type", "positional"),
+    ):
+        fields.only(field, *valid)
+    module = ConditionalUNet(
+        widths=widths,
+        depths=attended(depths),
+        up_depths=attended(up_depths),
+        heads=_each(fields, "attention_head_dim", 8, len(widths)),  # a misnomer of theirs
+        text_width=_whole(fields, "cross_attention_dim", 1280),
+        layers=_whole(fields, "layers_per_block", 2, BLOCKS_OR_EACH),
+        middle=_first(depths[-1]) if middle == "UNetMidBlock2DCrossAttn" else 0,
+        bare_middle=middle == "UNetMidBlock2D",
+        class_embedding=kind or ("table" if classes else ""),
+        class_width=(vector if kind == "projection" else 0 if kind else classes) or 0,
+        in_channels=fields.take("in_channels", 4),
+        out_channels=fields.take("out_channels", 4),
+        groups=_whole(fields, "norm_num_groups", 32),
+        linear=bool(fields.take("use_linear_projection", False)),
+        added_width=(vector or 0) if added else 0,
+        size_width=fields.take("addition_time_embed_dim", None, SIZE) if added else ConditionalUNet.size_width,
+        strength_width=fields.take("time_cond_proj_dim", None, MAYBE_SIZE) or 0,
+    )
+    fields.end()
+    return module
+
+
+ONE_OR_EACH = schema.either(SIZE, SIZES)
+BLOCKS_OR_EACH = schema.either(BLOCKS, schema.several(BLOCKS, 1, 16))
+
+
+def _whole(fields: Fields, field: str, default: int, valid: schema.Valid = ONE_OR_EACH) -> int:
+    """A field that must be one number for all levels."""
+    value = fields.take(field, default, valid)
+    if not isinstance(value, int):
+        raise Refusal(f"UNet2DConditionModel: {field} = {value!r} is not supported; one number for all levels is.")
+    return value
+
+
+def _each(fields: Fields, field: str, default: int, levels: int) -> tuple[int, ...]:
+    """A field of one number for all levels, or one for each."""
+    value = fields.take(field, default, ONE_OR_EACH)
+    value = (value,) * levels if isinstance(value, int) else value
+    if len(value) != levels or not all(isinstance(entry, int) for entry in value):
+        raise Refusal(
+            f"UNet2DConditionModel: {field} = {value!r} is not supported; one number for each of {levels} levels is."
+        )
+    return value
+
+
+def _depths(fields: Fields, field: str, default: int | None, levels: int) -> tuple[int | tuple[int, ...], ...]:
+    """A field of the transformers' depths at each level, in its own order; () if the config has none."""
+    value = fields.take(
+        field,
+        default,
+        schema.optional(
+            schema.either(DEPTH, schema.several(schema.either(DEPTH, schema.several(DEPTH, 1, 64)), 1, 16))
+        ),
+    )
+    if value is None:
+        return ()
+    value = (value,) * levels if isinstance(value, int) else value
+    numbers = [one for depth in value for one in (depth if isinstance(depth, tuple) else (depth,))]
+    if len(value) != levels or not all(isinstance(one, int) and one > 0 for one in numbers):
+        raise Refusal(
+            f"UNet2DConditionModel: {field} = {value!r} is not supported; one number for each of {levels} "
+            "levels, or a list of one for each of its residual blocks, is."
+        )
+    return value
+
+
+def _first(depth: int | tuple[int, ...]) -> int:
+    return depth[0] if isinstance(depth, tuple) else depth
+
+
+def _listed(depth: int | tuple[int, ...]) -> int | list[int]:
+    return list(depth) if isinstance(depth, tuple) else depth
+
+
+def describe(module: ConditionalUNet) -> dict[str, Any]:
+    """Their config.json for our module.
+
+    Raises:
+        Refusal: if the depths of the middle and of the last level differ; theirs has one depth for both.
+    """
+    if module.depths[-1] and module.middle not in (0, _first(module.depths[-1])):
+        raise Refusal(
+            f"UNet2DConditionModel has one depth for the last level and the middle; ours have "
+            f"{module.depths[-1]} and {module.middle}."
+        )
+    down = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in module.depths]
+    depths = [_listed(depth or 1) for depth in module.depths]
+    if not module.depths[-1]:
+        depths[-1] = module.middle or 1
+    real = {depth for depth in (*module.depths, module.middle) if depth}  # a level without has any number
+    middle = "UNetMidBlock2DCrossAttn" if module.middle else "UNetMidBlock2D" if module.bare_middle else None
+    vector = module.class_width if module.class_embedding == "projection" else module.added_width
+    up_depths = [_listed(depth or 1) for depth in reversed(module.up_depths)]
+    return {
+        "in_channels": module.in_channels,
+        "out_channels": module.out_channels,
+        "block_out_channels": list(module.widths),
+        "down_block_types": down,
+        "mid_block_type": middle,
+        "up_block_types": [kind.replace("Down", "Up") for kind in reversed(down)],
+        "layers_per_block": module.layers,
+        "transformer_layers_per_block": depths if up_depths or len(real) > 1 else max(real, default=1),
+        "reverse_transformer_layers_per_block": up_depths or None,
+        "attention_head_dim": list(module.heads) if len(set(module.heads)) > 1 else module.heads[0],
+        "cross_attention_dim": module.text_width,
+        "norm_num_groups": module.groups,
+        "use_linear_projection": module.linear,
+        "addition_embed_type": "text_time" if module.added_width else None,
+        "addition_time_embed_dim": module.size_width if module.added_width else None,
+        "projection_class_embeddings_input_dim": vector or None,
+        "class_embed_type": module.class_embedding if module.class_embedding in ("timestep", "projection") else None,
+        "num_class_embeds": module.class_width if module.class_embedding == "table" else None,
+        "time_cond_proj_dim": module.strength_width or None,
+    }
+
+
+def example(module: ConditionalUNet) -> tuple:
+    """Arguments of a call."""
+    side = 2 ** (len(module.widths) - 1)
+    array = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+    condition = {"text": array(1, 1, module.text_width)}
+    if module.strength_width:
+        condition["strength"] = array(1)
+    if module.added_width:
+        numbers = min(6, module.added_width // module.size_width)
+        pooled = module.added_width - numbers * module.size_width
+        condition |= {"pooled": array(1, pooled), "size": array(1, numbers)}
+    if module.class_embedding == "projection":
+        condition["pooled"] = array(1, module.class_width)
+    elif module.class_embedding:
+        condition["label"] = jax.ShapeDtypeStruct((1,), jnp.int32)
+    return array(1, side, side, module.in_channels), array(1), condition
+
+
+SD_1 = {"cross_attention_dim": 768, "attention_head_dim": 8}
+SD_2 = {"cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True}
+SD_XL = {
+    "block_out_channels": [320, 640, 1280],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "transformer_layers_per_block": [1, 2, 10],
+    "attention_head_dim": [5, 10, 20],
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+SD_XL_REFINER = {
+    **SD_XL,
+    "block_out_channels": [384, 768, 1536, 1536],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "transformer_layers_per_block": 4,
+    "attention_head_dim": [6, 12, 24, 24],
+    "cross_attention_dim": 1280,
+    "projection_class_embeddings_input_dim": 2560,
+}
+PUBLISHED = {
+    "Stable Diffusion 1.x": SD_1,
+    "Stable Diffusion 1.x inpainting": {**SD_1, "in_channels": 9},
+    "Stable Diffusion 2.x": SD_2,
+    "Stable Diffusion 2.x inpainting": {**SD_2, "in_channels": 9},
+    "Stable Diffusion XL": SD_XL,
+    "Stable Diffusion XL inpainting": {**SD_XL, "in_channels": 9},
+    "Stable Diffusion XL refiner": SD_XL_REFINER,
+}
+
+FAMILY = Family(
+    name="UNet2DConditionModel",
+    module=ConditionalUNet,
+    build=build,
+    describe=describe,
+    example=example,
+    tables={layout: (lambda module, layout=layout: table(module, layout)) for layout in LAYOUTS},
+    published=PUBLISHED,
+    prefixes=("model.diffusion_model.", ""),
+)
+FAMILIES = {FAMILY.name: FAMILY}

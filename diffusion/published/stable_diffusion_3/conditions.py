@@ -1,0 +1,42 @@
+"""What the prompts of Stable Diffusion 3 and 3.5 become: the condition of its network."""
+
+__all__ = ["stable_diffusion_3"]
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.text.encoding import Embeddings, Encoder, encode, one_after_other, pooled, side_by_side
+
+
+def stable_diffusion_3(
+    prompts: Sequence[str],
+    clip: Encoder,
+    clip_g: Encoder,
+    t5: Encoder | None = None,
+    *,
+    width: int = 4096,
+    length: int = 256,
+    **how: Any,
+) -> dict[str, jax.Array]:
+    """{"text", "pooled"} of SD 3.
+
+    Args:
+        prompts: B texts.
+        clip: ViT-L's text tower with its projection, `skip=1, norm=False`.
+        clip_g: ViT-bigG's text tower with its projection, `skip=1, norm=False`.
+        t5: T5's encoder with a tokenizer of `length`; None: the model receives zeros in its place, as in training.
+        width, length: width and number of T5's tokens where there is no T5.
+        **how: further arguments of `encode`.
+    """
+    first = encode(prompts, clip, **how)
+    second = encode(prompts, clip_g, **how)
+    if t5 is None:
+        zeros = jnp.zeros((len(prompts), length, width))
+        third = Embeddings(zeros, jnp.ones(zeros.shape[:2], bool), None)
+    else:
+        third = encode(prompts, t5, **how)
+    tokens = one_after_other(side_by_side(first, second), third).tokens
+    return {"text": tokens, "pooled": jnp.concatenate([pooled(first), pooled(second)], axis=-1)}

@@ -1,0 +1,189 @@
+"""SD 3's ControlNet: copies of MM-DiT's first layers, which read the latents of a picture beside x_t.
+
+    hint -- patches, dense -- + -- the first layers, as MM-DiT's; the picture's tokens after each
+            (zero at the start)     |    one dense layer each, all zero at the start
+    x_t --- patches, dense, --------+    v
+            + positions                 residuals -- the entry "residuals" of MM-DiT's condition
+
+Pictures and features are channels last.
+"""
+
+__all__ = ["MMDiTControlNet"]
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.attachment import (
+    Attachment,
+    both,
+    check_base,
+    check_heads,
+    check_layers,
+    same_size_in_range,
+    same_size_to_inpaint,
+    weighted_residuals,
+)
+from diffusion.models.layers.blocks import xavier, zeros
+from diffusion.models.layers.constants import constant
+from diffusion.models.layers.joint_blocks import Conditioning, JointBlock, PictureBlock
+from diffusion.models.layers.patches import patchify
+from diffusion.models.layers.scan import scanned
+from diffusion.published.stable_diffusion_3.network import MMDiT
+
+OWN = "hint_embedding/|residual_"  # the beginnings of names that a base does not have
+STACKS = ("dual_blocks/", "blocks/")
+
+
+class MMDiTControlNet(nn.Module):
+    """The additions to an MM-DiT's picture tokens that make its samples follow a picture.
+
+        residuals = control_net.apply(variables, x, t, condition, hint)
+        output = mmdit.apply(mmdit_variables, x, t, {**condition, "residuals": residuals})
+
+    All parameters except the hint's and the residuals' have the names of the MM-DiT's, from which training begins.
+
+    Attributes:
+        base: the fields of the transformer; it is not called, and has no parameters here.
+        depth: number of layers; the first `base.dual` have a second attention.
+        hint_channels: number of channels of the hint: the latents', and one more for the mask of a ControlNet that
+            inpaints.
+        text: whether the layers are MM-DiT's, of picture and text; else they are of the picture alone (SD3.5-large's).
+        embeds: whether patches and positions of x have their own embedding; else the base's (SD3.5-large's).
+        pooled: it receives the pooled text; without, zeros, and the hint's latents without the autoencoder's shift.
+
+    Reference: Zhang et al., "Adding Conditional Control to Text-to-Image Diffusion Models", 2023, section 3, for
+    U-Nets; the code of diffusers' SD3ControlNetModel.
+    """
+
+    base: MMDiT
+    depth: int = 12
+    hint_channels: int = 16
+    text: bool = True
+    embeds: bool = True
+    pooled: bool = True
+    of = MMDiT  # the class of its base
+    reads_base = True
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, t: jax.Array, condition: Mapping[str, Any], hint: jax.Array
+    ) -> tuple[jax.Array, ...]:
+        """Args:
+            x: [B, H, W, channels], as the transformer's; without `embeds` its tokens [B, N, width].
+            t: its clock, [B] or [].
+            condition: "text" [B, M, text_width] and "pooled" [B, pooled_width]; each is read where it is received.
+            hint: [B, H, W, hint_channels].
+
+        Returns:
+            `depth` arrays [B, N, width]: the transformer's entry "residuals".
+
+        Raises:
+            ValueError: for a hint that does not fit.
+        """
+        base = self.base
+        if hint.shape[-1] != self.hint_channels or (self.embeds and hint.shape[:3] != x.shape[:3]):
+            raise ValueError(f"the hint is [B, H, W, {self.hint_channels}] beside x {x.shape}; got {hint.shape}")
+        dense = lambda name, start=xavier: nn.Dense(base.width, dtype=base.dtype, kernel_init=start, name=name)
+        tokens = x
+        if self.embeds:
+            table = constant(self, "positions_table", base.initial_positions)
+            tokens = base.positioned(dense("patch_embedding")(patchify(x, base.patch)), table, *x.shape[1:3])
+        tokens = tokens + dense("hint_embedding", zeros)(patchify(hint, base.patch))
+        pooled = condition["pooled"] if self.pooled else jnp.zeros((len(x), base.pooled_width))
+        c = Conditioning(base.width, base.dtype, name="conditioning")(t, pooled)
+
+        states: list[jax.Array] = []
+        stack = functools.partial(scanned, remat=base.remat, initializing=self.is_initializing())
+        if self.text:
+            streams = tokens, dense("text_embedding")(condition["text"])
+            dual = min(base.dual, self.depth)
+            for name, length, second in (("dual_blocks", dual, True), ("blocks", self.depth - dual, False)):
+                if length:
+                    every = range(1, length + 1)
+                    blocks = stack(JointBlock, length, kept=every, pick=lambda streams: streams[0])
+                    joint_layers = blocks(
+                        base.heads, base.qk_norm, second, False, base.attention, base.dtype, name=name
+                    )
+                    streams, after = joint_layers(streams, c, None, {})
+                    states += after
+        else:
+            blocks = stack(PictureBlock, self.depth, in_axes=nn.broadcast, kept=range(1, self.depth + 1))
+            _, states = blocks(base.heads, base.attention, base.dtype, name="blocks")(tokens, c)
+        return tuple(dense(f"residual_{k}", zeros)(h) for k, h in enumerate(states))
+
+    @classmethod
+    def beside(cls, base: MMDiT, depth: int = 0) -> "MMDiTControlNet":
+        """A ControlNet for a base.
+
+        Args:
+            base: the transformer.
+            depth: number of layers; 0 for diffusers' 12, or all but the last of a base with fewer.
+
+        Raises:
+            ValueError: for a base that has fewer layers before its last.
+        """
+        depth = depth or max(min(12, base.depth - 1), 1)
+        check_layers(depth, base.depth - 1, "the layers of its base but the last")
+        shortened = base.clone(depth=depth + 1, dual=min(base.dual, depth))
+        return cls(shortened, depth, base.channels)
+
+    def residuals(
+        self, params: Any, denoiser: MMDiT, x: jax.Array, clock: jax.Array, condition: dict, seen: jax.Array, base: Any
+    ) -> tuple[jax.Array, ...]:
+        """The base's entry "residuals".
+
+        Args:
+            params: parameters of this module.
+            denoiser: the transformer.
+            x, clock, condition: the base's inputs, without residuals.
+            seen: [B, H, W, hint_channels], the latents of the picture.
+            base: parameters of the transformer, which a ControlNet without embedding reads.
+        """
+        if not self.embeds:
+            picture_tokens = lambda blocks: (blocks.start[0], blocks.start[0])
+            entered: Any = denoiser.apply({"params": base}, x, clock, condition, through=picture_tokens)
+            x = entered[1]
+        outputs: Any = self.apply({"params": params}, x, clock, condition, seen)
+        return denoiser.spread(outputs)
+
+    def attachment(self, params: Any, denoiser: nn.Module, base: Any) -> Attachment:
+        """This ControlNet as what sampling attaches to an MM-DiT, with its compute type.
+
+        Args:
+            params: parameters of this module.
+            denoiser: the transformer.
+            base: its parameters.
+
+        Raises:
+            ValueError: for a denoiser that is no MM-DiT, or that differs from the one that it was made for, and for
+                a ControlNet that reads more than a picture and a mask.
+        """
+        if not isinstance(denoiser, MMDiT):
+            raise ValueError(f"this ControlNet is for an MMDiT; the denoiser is a {type(denoiser).__name__}")
+        more = self.hint_channels - denoiser.channels
+        if more not in (0, 1):
+            raise ValueError(
+                f"this ControlNet reads {self.hint_channels} channels, and a picture's latents are "
+                f"{denoiser.channels}, {denoiser.channels + 1} with a mask: it was made for another base"
+            )
+        check_layers(self.depth, denoiser.depth, "the layers of its base")
+        check_base(params, base, OWN, "this ControlNet", STACKS)
+        check_heads(self.base.heads, denoiser.heads)
+        # One that inpaints receives zeros for the pooled text and shifted latents, whatever its config says.
+        pooled = self.pooled and not more
+        module = self.clone(base=self.base.clone(dtype=denoiser.dtype, attention=denoiser.attention), pooled=pooled)
+        return Attachment(
+            params,
+            functools.partial(weighted_residuals, module, denoiser),
+            same_size_to_inpaint if more else same_size_in_range,
+            both,
+            latents=True,
+            shifted=bool(self.pooled or more),
+            reads_base=True,
+            inpaints=bool(more),
+        )

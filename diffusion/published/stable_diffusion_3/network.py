@@ -1,0 +1,266 @@
+"""MM-DiT: the transformer of Stable Diffusion 3 and 3.5, in which picture and text are separate streams.
+
+                 text [B, M, E]        x [B, H, W, C]
+                      |                      |
+                    dense            patches, dense, + positions
+                      |                      |
+    t, pooled --> [ joint layer: attention over both, an MLP each ]   x depth - 1
+         c            |                      |                        (the first `dual` with a second attention
+                      +-- attended to only --|                         of the picture to itself)
+                                             |
+                       norm, shift, scale, dense, unpatchify
+                                             |
+                                      [B, H, W, C]
+
+Pictures and features are channels last.
+"""
+
+__all__ = ["MMDiT"]
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.layers import extra_attention, layer_masks, layout, network_checks
+from diffusion.models.layers.attention import IMPLEMENTATIONS
+from diffusion.models.layers.block_features import Features
+from diffusion.models.layers.block_reuse import Blocks, Segment, params_of
+from diffusion.models.layers.blocks import modulated_output, xavier
+from diffusion.models.layers.conditions import entries
+from diffusion.models.layers.constants import constant
+from diffusion.models.layers.extra_attention import ExtraLayer
+from diffusion.models.layers.joint_blocks import Conditioning, JointBlock
+from diffusion.models.layers.joint_conditions import check_residuals, check_text
+from diffusion.models.layers.norms import layer_norm
+from diffusion.models.layers.patches import patchify, unpatchify
+from diffusion.models.layers.scan import REMAT, scanned
+
+CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
+
+
+class MMDiT(nn.Module):
+    """The multimodal diffusion transformer: `apply(variables, x, t, condition)` is a `Network`.
+
+    The table of positions is a leaf of the parameters, as in the published files, and is never trained: its gradient is
+    zero (exclude it from an optimizer's weight decay). Pictures of other sizes use its middle.
+
+    Attributes:
+        channels: C of the input.
+        out_channels: C of the output, the velocity.
+        patch: side of a patch in pixels of the latents.
+        width: number of features of a token, a multiple of `heads`.
+        depth: number of joint layers. The last one does not update the text.
+        heads: number of attention heads.
+        text_width: number E of features of the text's tokens.
+        pooled_width: number P of features of the pooled text.
+        positions: side of the table of positions, in tokens.
+        sample_size: side of the latents whose neighbouring tokens have positions one apart in the initial table.
+        dual: number of layers, from the first, in which the picture has a second attention to itself (SD3.5-medium).
+        qk_norm: RMS-normalise queries and keys, with a learned scale (SD3.5).
+        attention: implementation of attention, see `diffusion.models.layers.attention`.
+        remat: parts to compute again in the backward pass, see `DiT`.
+        dtype: compute type, "float32" or "bfloat16".
+
+    Raises:
+        ValueError: at construction, for a field out of range or an unknown name.
+
+    Reference: Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", 2024.
+    """
+
+    channels: int = 16
+    out_channels: int = 16
+    patch: int = 2
+    width: int = 1536
+    depth: int = 24
+    heads: int = 24
+    text_width: int = 4096
+    pooled_width: int = 2048
+    positions: int = 192
+    sample_size: int = 128
+    dual: int = 0
+    qk_norm: bool = False
+    attention: str = "auto"
+    remat: str = "none"
+    dtype: str = "float32"
+    ranks = (3,)
+    reuses = ("blocks",)
+
+    def __post_init__(self):
+        network_checks.positive(
+            self,
+            (
+                "channels",
+                "out_channels",
+                "patch",
+                "width",
+                "depth",
+                "heads",
+                "text_width",
+                "pooled_width",
+                "positions",
+                "sample_size",
+            ),
+        )
+        network_checks.known(self, CHOICES)
+        if self.width % self.heads:
+            raise ValueError(f"heads={self.heads} does not divide width={self.width}")
+        if self.width % 4:
+            raise ValueError(f"width={self.width}: 2-D sin-cos positions need a width that 4 divides")
+        if not 0 <= self.dual < self.depth:
+            raise ValueError(
+                f"dual={self.dual}: the layers with a second attention are among the first depth - 1 = {self.depth - 1}"
+            )
+        super().__post_init__()
+
+    @property
+    def feature_blocks(self) -> int:
+        """Number of blocks whose features a call can return."""
+        return self.depth
+
+    def extra_layers(self, height: int, width: int) -> tuple[ExtraLayer, ...]:
+        """The widths and grids of the layers, for image prompts ("extra"); arguments are the sides of x."""
+        return (ExtraLayer(self.width, height // self.patch, width // self.patch),) * self.depth
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        t: jax.Array,
+        condition: Mapping[str, Any],
+        features: Sequence[int] | None = None,
+        through: Callable[[Blocks], tuple[jax.Array, Any]] | None = None,
+    ) -> Any:
+        """One evaluation of the network.
+
+        Args:
+            x: noised latents [B, H, W, C].
+            t: the network's clock [B] or [], float32 or wider; the published networks receive 1000 t for t in [0, 1].
+            condition: inputs by name, see `diffusion.models.layers.conditions`:
+                "text": [B, M, text_width]. "pooled": [B, pooled_width].
+                "skip": Bool [B, depth], layers to leave out for an example (`diffusion.models.layers.layer_masks`).
+                "residuals": tuple of K <= depth arrays [B, N, width] over the N patches, row by row; the k-th is added
+                to the picture's tokens after each of the layers i with floor(i K / depth) = k, but not after the last.
+                "extra", "extra_joint": image prompts, see `extra_attention`.
+            features: layers, 1 .. depth, whose tokens of the picture [B, N, width] the call returns too, see
+                `layers.block_features`; None: none.
+            through: evaluates the layers in the network's place, see `layers.block_reuse`; None: all of them run.
+
+        Returns:
+            [B, H, W, out_channels], float32; with `features`: (that, a tuple of the features); with `through`: (that,
+            what it returns beside the features).
+
+        Raises:
+            ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
+        """
+        inputs = entries(condition, ("text", "pooled"), ("skip", "residuals", "extra", "extra_joint"))
+        self._check(x, t, inputs)
+        recorded = Features(features, self.feature_blocks)
+        batch, height, width, _ = x.shape
+
+        tokens = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")(
+            patchify(x, self.patch)
+        )
+        tokens = self.positioned(tokens, constant(self, "positions_table", self.initial_positions), height, width)
+        text = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="text_embedding")(inputs["text"])
+        c = Conditioning(self.width, self.dtype, name="conditioning")(t, inputs["pooled"])
+
+        streams = layout.split(tokens, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)
+        per_layer = self._per_layer(inputs, batch)
+        part = lambda start, stop: jax.tree.map(lambda entry: entry[start:stop], per_layer)
+        last = self.depth - 1
+        stacks = [("dual_blocks", 0, self.dual, True), ("blocks", self.dual, last, False)]
+        if through is not None:
+            shared = (nn.broadcast, nn.broadcast)
+            params = params_of(self)
+            block = lambda dual, last: JointBlock(
+                self.heads, self.qk_norm, dual, last, self.attention, self.dtype, parent=None
+            )
+            segments = [
+                Segment(block(dual, False), params[name], stop - start, (c, None, part(start, stop)), (*shared, 0))
+                for name, start, stop, dual in stacks
+                if stop > start
+            ]
+            last_inputs = jax.tree.map(lambda entry: entry[last], per_layer)
+            segments.append(
+                Segment(block(False, True), params["last_block"], 0, (c, None, last_inputs), (*shared, nn.broadcast))
+            )
+            tokens, more = through(Blocks(streams, segments, _picture))
+            return self._output(tokens, c, height, width), more
+        for name, start, stop, dual in stacks:
+            if stop > start:
+                stack = scanned(
+                    JointBlock,
+                    stop - start,
+                    self.remat,
+                    self.is_initializing(),
+                    kept=recorded.among(stop - start),
+                    pick=_picture,
+                )
+                blocks = stack(self.heads, self.qk_norm, dual, False, self.attention, self.dtype, name=name)
+                streams, states = blocks(streams, c, None, part(start, stop))
+                recorded.stack(stop - start, states or ())
+        final = JointBlock(self.heads, self.qk_norm, False, True, self.attention, self.dtype, name="last_block")
+        (tokens, _), _ = final(streams, c, None, jax.tree.map(lambda entry: entry[last], per_layer))
+        recorded.block(tokens)
+
+        return recorded.beside(self._output(tokens, c, height, width))
+
+    def _output(self, tokens: jax.Array, c: jax.Array, height: int, width: int) -> jax.Array:
+        tokens = modulated_output(tokens, c, layer_norm, self.patch**2 * self.out_channels, self.dtype)
+        return unpatchify(tokens, self.patch, height, width)
+
+    def positioned(self, tokens: jax.Array, table: jax.Array, height: int, width: int) -> jax.Array:
+        """The tokens of latents [H, W] with their positions: the middle of the table, row by row."""
+        rows, columns = height // self.patch, width // self.patch
+        top, left = (self.positions - rows) // 2, (self.positions - columns) // 2
+        positions = table[top : top + rows, left : left + columns]
+        return tokens + positions.reshape(rows * columns, self.width).astype(tokens.dtype)
+
+    def spread(self, residuals: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        """K residuals over the layers, floor(i K / depth) for layer i; the last layer, which adds none, has one too."""
+        return tuple(residuals[i * len(residuals) // self.depth] for i in range(self.depth))
+
+    def initial_positions(self, key: jax.Array) -> jax.Array:
+        """The table as diffusers makes it: e(p) = [sin(p w), cos(p w)], table[row, column] = [e(column), e(row)]."""
+        positions = jnp.arange(self.positions) * (self.sample_size // self.patch / self.positions)
+        angles = positions[:, None] * 10_000.0 ** (-jnp.arange(self.width // 4) / (self.width // 4))
+        e = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
+        grid_shape = (self.positions, *e.shape)
+        return jnp.concatenate([jnp.broadcast_to(e, grid_shape), jnp.broadcast_to(e[:, None], grid_shape)], axis=-1)
+
+    def _per_layer(self, inputs: dict[str, Any], batch: int) -> dict[str, Any]:
+        """The entries of the condition that belong to single layers, each with the layers as first axis."""
+        per_layer: dict[str, Any] = {}
+        if inputs["skip"] is not None:
+            per_layer |= layer_masks.parted({"skip": inputs["skip"]}, batch, self.depth)[1]
+        for name in ("extra", "extra_joint"):
+            if inputs[name] is not None:
+                per_layer[name] = extra_attention.of_layers(inputs[name], 0, self.depth)
+        if inputs["residuals"] is not None:
+            spread = self.spread(inputs["residuals"])
+            per_layer["residual"] = jnp.stack([*spread[:-1], jnp.zeros_like(spread[0])])
+        return per_layer
+
+    def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
+        network_checks.latents(self, x, t, self.channels)
+        if max(x.shape[1:3]) // self.patch > self.positions:
+            raise ValueError(
+                f"latents of {x.shape[1]} x {x.shape[2]} have more patches of {self.patch} on a side than "
+                f"the table of positions={self.positions}"
+            )
+        check_text(x.shape[0], self.text_width, inputs, self.pooled_width)
+        tokens = (x.shape[0], x.shape[1] * x.shape[2] // self.patch**2, self.width)
+        check_residuals(inputs["residuals"], tokens, self.depth)
+        layers = self.extra_layers(*x.shape[1:3])
+        extra_attention.check(inputs["extra"], x.shape[0], layers)
+        extra_attention.check_joint(inputs["extra_joint"], x.shape[0], layers, self.heads)
+
+
+def _picture(streams: tuple[jax.Array, jax.Array]) -> jax.Array:
+    return streams[0]
+
+
+MODELS = {"mmdit": MMDiT}  # by its name in configs

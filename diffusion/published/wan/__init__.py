@@ -1,0 +1,22 @@
+"""Wan 2.1 and 2.2: network, names of weights, conditions of prompts, pipelines."""
+
+from typing import TYPE_CHECKING
+
+from diffusion import public
+
+if TYPE_CHECKING:
+    from diffusion.published.wan import (
+        autoencoder_table as autoencoder_table,
+        conditions as conditions,
+        network as network,
+        pipeline as pipeline,
+        table as table,
+    )
+    from diffusion.published.wan.network import (
+        PictureEmbedding as PictureEmbedding,
+        Wan as Wan,
+        WanAttention as WanAttention,
+        WanBlock as WanBlock,
+    )
+
+public.declare(__name__)

@@ -1,0 +1,210 @@
+"""AutoencoderKLVideo by diffusers' names of Wan 2.1's autoencoder, which Qwen-Image has under another name.
+
+The encoder's layers are in one list with one count: blocks, and the convolutions that halve.
+"""
+
+__all__ = []
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffusion.io import schema
+from diffusion.models.autoencoders.autoencoder_kl_video import AutoencoderKLVideo
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZE, SIZES, Family, Fields, Refusal
+from diffusion.models.interchange.rows import CONV, POINT, Layout, Row, linear
+
+CHANNELS = {"AutoencoderKLWan": ("in_channels", "out_channels"), "AutoencoderKLQwenImage": ("input_channels",)}
+# A convolution of videos: theirs [out, in, F, H, W], ours [F, H, W, in, out].
+VIDEO = Layout(lambda a, shape: a.transpose(2, 3, 4, 1, 0), lambda a: a.transpose(4, 3, 0, 1, 2))
+# One along the frames: theirs [out, in, F, 1, 1], ours [F, in, out].
+TIME = Layout(lambda a, shape: a[..., 0, 0].transpose(2, 1, 0), lambda a: a.transpose(2, 1, 0)[..., None, None])
+# One of single pixels: theirs [out, in, 1, 1, 1], ours [in, out].
+PIXEL = Layout(lambda a, shape: a[..., 0, 0, 0].T, lambda a: a.T[..., None, None, None])
+FRAME_SCALE = Layout(lambda a, shape: a.reshape(shape), lambda a: a[:, None, None])
+VIDEO_SCALE = Layout(lambda a, shape: a.reshape(shape), lambda a: a[:, None, None, None])
+WAN = {  # mean and deviation of the channels of Wan 2.1's latents, which the config has as its defaults
+    "latents_mean": (-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508, 0.4134, -0.0715, 0.5517,
+                     -0.3632, -0.1922, -0.9497, 0.2503, -0.2921),
+    "latents_std": (2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743, 3.2687, 2.1526, 2.8652, 1.5579,
+                    1.6382, 1.1253, 2.8251, 1.9160),
+}  # fmt: skip
+HALVINGS = schema.several(schema.like(True), 0, 16)
+NUMBERS = schema.several(schema.number(), 1)
+
+
+def _norm(theirs: str, ours: str, layout: Layout = VIDEO_SCALE) -> Row:
+    return Row(f"{theirs}.gamma", f"{ours}/scale", layout)
+
+
+def _block(theirs: str, ours: str, shortcut: bool) -> list[Row]:
+    rows = [_norm(f"{theirs}.norm{k}", f"{ours}/norm_{k}") for k in (1, 2)]
+    for k in (1, 2):
+        rows += linear(f"{theirs}.conv{k}", f"{ours}/conv_{k}", VIDEO)
+    return rows + linear(f"{theirs}.conv_shortcut", f"{ours}/shortcut", VIDEO) * shortcut
+
+
+def _ends(side: str) -> list[Row]:
+    """Rows that the encoder and the decoder share: the first and the last convolution, and the middle."""
+    mixing, ours = f"{side}.mid_block.attentions.0", f"{side}/middle/mixing_0"
+    return [
+        *linear(f"{side}.conv_in", f"{side}/conv_in", VIDEO),
+        *linear(f"{side}.conv_out", f"{side}/conv_out", VIDEO),
+        _norm(f"{side}.norm_out", f"{side}/norm_out"),
+        *_block(f"{side}.mid_block.resnets.0", f"{side}/middle/block_0", False),
+        *_block(f"{side}.mid_block.resnets.1", f"{side}/middle/block_1", False),
+        _norm(f"{mixing}.norm", f"{ours}/norm", FRAME_SCALE),
+        *linear(f"{mixing}.to_qkv", f"{ours}/qkv", POINT),
+        *linear(f"{mixing}.proj", f"{ours}/project", POINT),
+    ]
+
+
+def _residual_rows(module: AutoencoderKLVideo) -> list[Row]:
+    """Rows of Wan 2.2's autoencoder, whose encoder has a list for each level, as the decoder."""
+    levels = len(module.widths)
+    rows = []
+    for side, widths, extra in (("encoder", module.widths, 0), ("decoder", module.decoder_widths or module.widths, 1)):
+        rows += _ends(side)
+        for i, width in enumerate(widths):
+            before = widths[max(i - 1, 0)] if side == "encoder" else widths[min(i + 1, levels - 1)]
+            theirs = f"encoder.down_blocks.{i}" if side == "encoder" else f"decoder.up_blocks.{levels - 1 - i}"
+            for j in range(module.layers + extra):
+                ours = f"{side}/level_{i}_block_{j}"
+                rows += _block(f"{theirs}.resnets.{j}", ours, j == 0 and before != width)
+            resampled, level, at = (
+                (i + 1 < levels, i, f"{theirs}.downsampler")
+                if side == "encoder"
+                else (i > 0, i - 1, f"{theirs}.upsampler")
+            )
+            if resampled:
+                spatial, temporal = ("down", "halve") if side == "encoder" else ("up", "double")
+                rows += linear(f"{at}.resample.1", f"{side}/{spatial}_{i}", CONV)
+                rows += linear(f"{at}.time_conv", f"{side}/{temporal}_{i}", TIME) * module.temporal[level]
+    rows += linear("quant_conv", "moments_conv", PIXEL)
+    return rows + linear("post_quant_conv", "latents_conv", PIXEL)
+
+
+def _rows(module: AutoencoderKLVideo) -> list[Row]:
+    if module.residual:
+        return _residual_rows(module)
+    widths, levels = module.widths, len(module.widths)
+    rows = _ends("encoder") + _ends("decoder")
+    layer = 0
+    for i, width in enumerate(widths):
+        for j in range(module.layers):
+            new = j == 0 and i > 0 and widths[i - 1] != width
+            rows += _block(f"encoder.down_blocks.{layer}", f"encoder/level_{i}_block_{j}", new)
+            layer += 1
+        if i + 1 < levels:
+            rows += linear(f"encoder.down_blocks.{layer}.resample.1", f"encoder/down_{i}", CONV)
+            if module.temporal[i]:
+                rows += linear(f"encoder.down_blocks.{layer}.time_conv", f"encoder/halve_{i}", TIME)
+            layer += 1
+        theirs = f"decoder.up_blocks.{levels - 1 - i}"
+        for j in range(module.layers + 1):
+            new = j == 0 and i + 1 < levels and widths[i + 1] // 2 != width
+            rows += _block(f"{theirs}.resnets.{j}", f"decoder/level_{i}_block_{j}", new)
+        if i:
+            rows += linear(f"{theirs}.upsamplers.0.resample.1", f"decoder/up_{i}", CONV)
+            if module.temporal[i - 1]:
+                rows += linear(f"{theirs}.upsamplers.0.time_conv", f"decoder/double_{i}", TIME)
+    rows += linear("quant_conv", "moments_conv", PIXEL)
+    return rows + linear("post_quant_conv", "latents_conv", PIXEL)
+
+
+def _build(name: str, config: Mapping[str, Any]) -> AutoencoderKLVideo:
+    fields = Fields(name, config, ("dropout", "scale_factor_temporal", "scale_factor_spatial", "clip_output"))
+    base = fields.take("base_dim", 96, SIZE)
+    multiples = fields.take("dim_mult", (1, 2, 4, 4), SIZES)
+    if multiples[0] != 1:
+        raise Refusal(f"{name}: dim_mult = {multiples} is not supported; supported are those that begin with 1.")
+    residual = fields.take("is_residual", False)
+    outer = fields.take("decoder_base_dim", None, MAYBE_SIZE) or base
+    if outer != base and not residual:
+        raise Refusal(
+            f"{name}: decoder_base_dim is supported as base_dim, {base}, alone, but where is_residual is true."
+        )
+    fields.only("attn_scales", ())
+    patch = fields.take("patch_size", None, MAYBE_SIZE) or 1
+    enter, *leave = CHANNELS[name]
+    channels = fields.take(enter, 3, SIZE)
+    if channels % patch**2:
+        raise Refusal(
+            f"{name}: {enter} = {channels} is not a multiple of the {patch**2} pixels of patch_size = {patch}."
+        )
+    for field in leave:
+        fields.only(field, channels)
+    mean = fields.take("latents_mean", WAN["latents_mean"], NUMBERS)
+    deviation = fields.take("latents_std", WAN["latents_std"], NUMBERS)
+    latents = fields.take("z_dim", 16, SIZE)
+    if {len(mean), len(deviation)} != {latents} or min(deviation) <= 0:
+        raise Refusal(f"{name}: latents_mean and latents_std have z_dim = {latents} numbers each, the second above 0.")
+    module = AutoencoderKLVideo(
+        tuple(base * one for one in multiples),
+        fields.take("num_res_blocks", 2, DEPTH),
+        fields.take("temperal_downsample", (False, True, True), HALVINGS),
+        latents,
+        channels // patch**2,
+        scale=tuple(1 / one for one in deviation),
+        shift=mean,
+        residual=residual,
+        decoder_widths=() if outer == base else tuple(outer * one for one in multiples),
+        patch=patch,
+    )
+    fields.end()
+    return module
+
+
+def _describe(name: str, module: AutoencoderKLVideo) -> dict[str, Any]:
+    base = module.widths[0]
+    if any(width % base for width in module.widths):
+        raise Refusal(f"{name}: diffusers has widths that are multiples of the first; these are {module.widths}.")
+    per_channel = lambda factor: np.broadcast_to(np.asarray(factor, np.float64), module.latent_channels)
+    return {
+        "base_dim": base,
+        "z_dim": module.latent_channels,
+        "dim_mult": [width // base for width in module.widths],
+        "num_res_blocks": module.layers,
+        "attn_scales": [],
+        "temperal_downsample": list(module.temporal),
+        "dropout": 0.0,
+        "latents_mean": per_channel(module.shift).tolist(),
+        "latents_std": (1 / per_channel(module.scale)).tolist(),
+        **dict.fromkeys(CHANNELS[name], module.picture_channels * module.patch**2),
+    }
+
+
+def _describe_wan(name: str, module: AutoencoderKLVideo) -> dict[str, Any]:
+    factors = {"scale_factor_temporal": module.time_factor, "scale_factor_spatial": module.factor}
+    more = {"is_residual": module.residual, "patch_size": None if module.patch == 1 else module.patch}
+    if module.decoder_widths:
+        base = module.decoder_widths[0]
+        if [width * module.widths[0] for width in module.decoder_widths] != [width * base for width in module.widths]:
+            raise Refusal(f"{name}: diffusers has the multiples of the encoder, {module.widths}, in the decoder, too.")
+        more["decoder_base_dim"] = base
+    return {**_describe(name, module), **more, **factors}
+
+
+def _video(module: AutoencoderKLVideo) -> tuple[jax.ShapeDtypeStruct]:
+    shape = (1, 1 + module.time_factor, module.factor, module.factor, module.picture_channels)
+    return (jax.ShapeDtypeStruct(shape, np.float32),)
+
+
+FAMILIES = {
+    name: Family(
+        name,
+        AutoencoderKLVideo,
+        functools.partial(_build, name),
+        functools.partial(describe, name),
+        _video,
+        {"diffusers": _rows},
+        published=published,
+    )
+    for name, describe, published in (
+        ("AutoencoderKLWan", _describe_wan, {"Wan 2.1": {}}),
+        ("AutoencoderKLQwenImage", _describe, {}),
+    )
+}

@@ -1,0 +1,171 @@
+"""Wan's transformer by the names of diffusers' WanTransformer3DModel, and by its authors' names."""
+
+__all__ = ["build", "describe", "example", "table"]
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZE, Family, Fields, Refusal
+from diffusion.models.interchange.rows import DENSE_OUT, VECTOR, Layout, Row, linear, patches, stacked, within
+from diffusion.published.wan.network import PATCH, Wan
+
+NAME = "WanTransformer3DModel"
+LAYOUTS = ("diffusers", "original")
+TABLE = Layout(lambda a, shape: a.reshape(shape), lambda a: a[None])  # of vectors; theirs has an axis of length one
+_of_pictures = patches(PATCH)
+PATCHES = Layout(  # of one frame
+    lambda a, shape: _of_pictures.to_ours(a[:, :, 0], shape), lambda a: _of_pictures.to_theirs(a)[:, :, None]
+)
+ENDS = {  # ours: (diffusers', the original)
+    "time/hidden": ("condition_embedder.time_embedder.linear_1", "time_embedding.0"),
+    "time/out": ("condition_embedder.time_embedder.linear_2", "time_embedding.2"),
+    "modulation": ("condition_embedder.time_proj", "time_projection.1"),
+    "text_hidden": ("condition_embedder.text_embedder.linear_1", "text_embedding.0"),
+    "text_out": ("condition_embedder.text_embedder.linear_2", "text_embedding.2"),
+    "final": ("proj_out", "head.head"),
+}
+PICTURES = {"hidden": ("ff.net.0.proj", "1"), "out": ("ff.net.2", "3")}
+PICTURE_NORMS = {"norm_in": ("norm1", "0"), "norm_out": ("norm2", "4")}
+PICTURE_ENDS = ("condition_embedder.image_embedder", "img_emb.proj")
+PICTURE_POSITIONS = ("condition_embedder.image_embedder.pos_embed", "img_emb.emb_pos")
+FINAL_TABLE = ("scale_shift_table", "head.modulation")
+LAYER_TABLE = ("scale_shift_table", "modulation")
+ATTENTIONS = {"attention": ("attn1", "self_attn"), "cross_attention": ("attn2", "cross_attn")}
+TEXT_NORM = ("norm2", "norm3")
+MLP = {"mlp_hidden": ("ffn.net.0.proj", "ffn.0"), "mlp_out": ("ffn.net.2", "ffn.2")}
+HEADS = {"query": ("to_q", "q"), "key": ("to_k", "k"), "value": ("to_v", "v")}
+PICTURE_HEADS = {"picture_key": ("add_k_proj", "k_img"), "picture_value": ("add_v_proj", "v_img")}
+OUT = ("to_out.0", "o")
+NORMS = {"query_norm": ("norm_q", "norm_q"), "key_norm": ("norm_k", "norm_k")}
+PICTURE_NORM = {"picture_norm": ("norm_added_k", "norm_k_img")}
+
+
+def _norm(theirs: str, ours: str) -> list[Row]:
+    return [Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")]
+
+
+def _attention(at: int, pictures: bool) -> list[Row]:
+    heads = HEADS | PICTURE_HEADS if pictures else HEADS
+    norms = NORMS | PICTURE_NORM if pictures else NORMS
+    rows = [row for ours, theirs in heads.items() for row in linear(theirs[at], ours)]
+    rows += [Row(f"{theirs[at]}.weight", f"{ours}/scale", VECTOR) for ours, theirs in norms.items()]
+    return rows + linear(OUT[at], "out", DENSE_OUT)
+
+
+def _layer(module: Wan, at: int) -> list[Row]:
+    rows = [Row(LAYER_TABLE[at], "table", TABLE)]
+    for ours, theirs in ATTENTIONS.items():
+        pictures = ours == "cross_attention" and bool(module.picture_width)
+        rows += within(_attention(at, pictures), f"{theirs[at]}.", f"{ours}/")
+    rows += _norm(TEXT_NORM[at], "text_norm") * module.text_norm
+    return rows + [row for ours, theirs in MLP.items() for row in linear(theirs[at], ours)]
+
+
+def table(module: Wan, layout: str) -> list[Row]:
+    """The rows of a network, by the names of a layout."""
+    at = LAYOUTS.index(layout)
+    rows = [*linear("patch_embedding", "patch_embedding", PATCHES), Row(FINAL_TABLE[at], "final_table", TABLE)]
+    rows += [row for ours, theirs in ENDS.items() for row in linear(theirs[at], ours)]
+    if module.picture_width:
+        parts = [row for ours, theirs in PICTURES.items() for row in linear(theirs[at], ours)]
+        parts += [row for ours, theirs in PICTURE_NORMS.items() for row in _norm(theirs[at], ours)]
+        rows += within(parts, f"{PICTURE_ENDS[at]}.", "picture_embedding/")
+    if module.picture_tokens:
+        rows.append(Row(PICTURE_POSITIONS[at], "picture_embedding/positions", TABLE))
+    for i in range(module.depth):
+        rows += within(stacked(_layer(module, at), i), f"blocks.{i}.", "blocks/")
+    return rows
+
+
+def build(config: Mapping[str, Any]) -> Wan:
+    """Our module for a config.json of WanTransformer3DModel."""
+    fields = Fields(NAME, config, ("rope_max_seq_len",))
+    fields.only("patch_size", (1, PATCH, PATCH))
+    fields.only("freq_dim", 256)
+    fields.only("eps", 1e-6)
+    fields.only("qk_norm", "rms_norm_across_heads")
+    heads = fields.take("num_attention_heads", 40)
+    width = heads * fields.take("attention_head_dim", 128)
+    inputs = fields.take("in_channels", 16)
+    pictures = fields.take("image_dim", None, MAYBE_SIZE) or 0
+    added = fields.take("added_kv_proj_dim", None, MAYBE_SIZE)
+    if added not in ((width,) if pictures else (None,)):
+        raise Refusal(
+            f"{NAME}: added_kv_proj_dim = {added} is supported as the width, {width}, beside an image_dim, and as none "
+            "without one."
+        )
+    module = Wan(
+        channels=fields.take("out_channels", 16, MAYBE_SIZE) or inputs,
+        in_channels=inputs,
+        width=width,
+        depth=fields.take("num_layers", 40, DEPTH),
+        heads=heads,
+        hidden=fields.take("ffn_dim", 13824, SIZE),
+        text_width=fields.take("text_dim", 4096),
+        picture_width=pictures,
+        picture_tokens=fields.take("pos_embed_seq_len", None, MAYBE_SIZE) or 0,
+        text_norm=fields.take("cross_attn_norm", True),
+    )
+    fields.end()
+    return module
+
+
+def describe(module: Wan) -> dict[str, Any]:
+    """The config.json of one of our modules; the inverse of `build`."""
+    return {
+        "patch_size": [1, PATCH, PATCH],
+        "num_attention_heads": module.heads,
+        "attention_head_dim": module.width // module.heads,
+        "in_channels": module.in_channels,
+        "out_channels": module.channels,
+        "text_dim": module.text_width,
+        "freq_dim": 256,
+        "ffn_dim": module.hidden,
+        "num_layers": module.depth,
+        "cross_attn_norm": module.text_norm,
+        "qk_norm": "rms_norm_across_heads",
+        "eps": 1e-6,
+        "image_dim": module.picture_width or None,
+        "added_kv_proj_dim": module.width if module.picture_width else None,
+        "rope_max_seq_len": 1024,
+        "pos_embed_seq_len": module.picture_tokens or None,
+    }
+
+
+def example(module: Wan) -> tuple:
+    """Arguments of a small call."""
+    array = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+    condition = {"text": array(1, 1, module.text_width)}
+    if module.picture_width:
+        condition["patches"] = array(1, module.picture_tokens or 1, module.picture_width)
+    return array(1, 1, PATCH, PATCH, module.in_channels), array(1), condition
+
+
+def _published(heads: int, hidden: int, layers: int, **more: Any) -> dict[str, Any]:
+    return {"num_attention_heads": heads, "ffn_dim": hidden, "num_layers": layers, **more}
+
+
+PICTURED = {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120}
+FAMILY = Family(
+    NAME,
+    Wan,
+    build,
+    describe,
+    example,
+    {layout: functools.partial(table, layout=layout) for layout in LAYOUTS},
+    published={
+        "Wan 2.1 T2V, 1.3B": _published(12, 8960, 30),
+        "Wan 2.1 T2V, 14B, and 2.2 T2V, A14B": _published(40, 13824, 40),
+        "Wan 2.1 I2V, 14B": _published(40, 13824, 40, **PICTURED),
+        "Wan 2.1 FLF2V, 14B": _published(40, 13824, 40, **PICTURED, pos_embed_seq_len=514),
+        "Wan 2.2 I2V, A14B": _published(40, 13824, 40, in_channels=36),
+        "Wan 2.2 TI2V, 5B": _published(24, 14336, 30, in_channels=48, out_channels=48),
+    },
+    prefixes=("model.diffusion_model.", ""),
+    kohya="original",
+)
+FAMILIES = {FAMILY.name: FAMILY}

@@ -1,0 +1,119 @@
+"""Z-Image's transformer by the names of diffusers' ZImageTransformer2DModel and of its authors' single files."""
+
+__all__ = ["example", "table"]
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.io import schema
+from diffusion.models.interchange.family import DEPTH, SIZES, Family
+from diffusion.models.interchange.field_table import Field, FieldTable, Follows
+from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Layout, Row, linear, stacked, within
+from diffusion.published.z_image.network import PATCH, ZImage
+
+NAME = "ZImageTransformer2DModel"
+PADDING = Layout(lambda a, shape: a.reshape(shape), lambda a: a[None])  # theirs [1, D], ours [D]
+NORMS = {
+    "attention_norm": "attention_norm1",
+    "after_attention": "attention_norm2",
+    "mlp_norm": "ffn_norm1",
+    "after_mlp": "ffn_norm2",
+}
+ENDS = {"diffusers": ("all_x_embedder.2-1", "all_final_layer.2-1"), "original": ("x_embedder", "final_layer")}
+STACKS = {"noise_refiner": "picture_refiners", "context_refiner": "text_refiners", "layers": "blocks"}
+
+
+def _attention(layout: str) -> list[Row]:
+    if layout == "original":  # all three in one layer
+        return [
+            Row("attention.qkv.weight", "attention/qkv/kernel", DENSE),
+            Row("attention.q_norm.weight", "attention/query_norm/scale"),
+            Row("attention.k_norm.weight", "attention/key_norm/scale"),
+            Row("attention.out.weight", "attention/out/kernel", DENSE_OUT),
+        ]
+    rows = [
+        Row(f"attention.to_{name}.weight", "attention/qkv/kernel", DENSE, (slice(None), i))
+        for i, name in enumerate("qkv")
+    ]
+    return [
+        *rows,
+        Row("attention.norm_q.weight", "attention/query_norm/scale"),
+        Row("attention.norm_k.weight", "attention/key_norm/scale"),
+        Row("attention.to_out.0.weight", "attention/out/kernel", DENSE_OUT),
+    ]
+
+
+def _layer(layout: str, conditioned: bool) -> list[Row]:
+    rows = [Row(f"{theirs}.weight", f"{ours}/scale") for ours, theirs in NORMS.items()]
+    rows += _attention(layout)
+    rows += [
+        Row(f"feed_forward.w{n}.weight", "mlp/hidden/kernel", DENSE, (slice(None), i)) for i, n in ((0, 1), (1, 3))
+    ]
+    rows.append(Row("feed_forward.w2.weight", "mlp/out/kernel", DENSE))
+    return rows + (linear("adaLN_modulation.0", "modulation/dense") if conditioned else [])
+
+
+def table(module: ZImage, layout: str) -> list[Row]:
+    """The rows of a network, by the names of a layout, "diffusers" or "original"."""
+    enter, leave = ENDS[layout]
+    rows = [
+        *linear(enter, "patch_embedding"),
+        *linear("t_embedder.mlp.0", "time/hidden"),
+        *linear("t_embedder.mlp.2", "time/out"),
+        Row("cap_embedder.0.weight", "text_norm/scale"),
+        *linear("cap_embedder.1", "text_embedding"),
+        Row("x_pad_token", "picture_padding", PADDING),
+        Row("cap_pad_token", "text_padding", PADDING),
+        *linear(f"{leave}.adaLN_modulation.1", "final_modulation/dense"),
+        *linear(f"{leave}.linear", "final"),
+    ]
+    for theirs, ours in STACKS.items():
+        layer = _layer(layout, ours != "text_refiners")
+        for i in range(module.depth if ours == "blocks" else module.refiners):
+            rows += within(stacked(layer, i), f"{theirs}.{i}.", f"{ours}/")
+    return rows
+
+
+CONFIG = FieldTable(
+    NAME,
+    ZImage,
+    (
+        Follows("all_patch_size", (PATCH,)),
+        Follows("all_f_patch_size", (1,)),
+        Field("in_channels", "channels", 16),
+        Field("dim", "width", 3840),
+        Field("n_layers", "depth", 30, DEPTH),
+        Field("n_refiner_layers", "refiners", 2, DEPTH),
+        Field("n_heads", "heads", 30),
+        Follows("n_kv_heads", lambda module: module.heads, default=30),
+        Field("norm_eps", "epsilon", 1e-5, schema.number(1e-12, 1)),
+        Follows("qk_norm", True),
+        Follows("siglip_feat_dim", None, silent=True),
+        Field("cap_feat_dim", "text_width", 2560),
+        Field("rope_theta", "theta", 256.0, schema.number(1), read=lambda theta, ours: float(theta)),
+        Follows("t_scale", 1000.0),
+        Field("axes_dims", "axes", (32, 48, 48), SIZES),
+    ),
+    unread={"axes_lens": [1536, 512, 512]},  # how many positions their tables have
+)
+
+
+def example(module: ZImage) -> tuple:
+    """Arguments of a small call."""
+    array = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+    condition = {"text": array(1, 1, module.text_width), "text_mask": jax.ShapeDtypeStruct((1, 1), jnp.bool_)}
+    return array(1, PATCH, PATCH, module.channels), array(1), condition
+
+
+FAMILY = Family(
+    NAME,
+    ZImage,
+    CONFIG.build,
+    CONFIG.describe,
+    example,
+    {layout: lambda module, layout=layout: table(module, layout) for layout in ENDS},
+    published={"Z-Image": {}},
+    prefixes=("model.diffusion_model.", ""),
+    ignored=(r"norm_final\.weight",),  # of single files, which nothing reads
+)
+FAMILIES = {FAMILY.name: FAMILY}

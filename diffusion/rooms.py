@@ -1,0 +1,46 @@
+"""What the rooms of the published families state, for the floors below them: a room is named in `diffusion.published`.
+
+Nothing below `diffusion.published` imports a room. It asks here, by the name of a room's file and of a table in it:
+
+    FAMILIES = rooms.Entries("table", "FAMILIES")       # {name of a class: Family}, of every room that has a table.py
+"""
+
+__all__ = ["Entries"]
+
+import collections
+import functools
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+from diffusion import public
+
+PLACE = "diffusion.published"
+
+
+class Entries(collections.UserDict[str, Any]):
+    """One table of all rooms as a dictionary, read when it is first used: rooms import the floors that ask."""
+
+    def __init__(self, file: str, table: str, others: Mapping[str, Any] = public.NONE):
+        """Args:
+        file: the name of a room's file: "network", "table" or "pipeline"; files that end in it count too, as
+            "control_net_table" does.
+        table: the name of a mapping in it.
+        others: the entries that no room has, which stand behind those of the rooms.
+        """
+        self.file, self.table, self.others = file, table, others
+
+    @functools.cached_property
+    def data(self) -> dict[str, Any]:  # type: ignore[override]  # of a UserDict, which makes it at once
+        """The entries."""
+        entries: dict[str, Any] = {}
+        for room in importlib.import_module(PLACE).__all__:
+            folder = getattr(importlib.import_module(f"{PLACE}.{room}"), "__path__", ())
+            for file in sorted(found.name for found in pkgutil.iter_modules(folder)):
+                if file == self.file or file.endswith(f"_{self.file}"):
+                    entries |= getattr(importlib.import_module(f"{PLACE}.{room}.{file}"), self.table, {})
+        return entries | dict(self.others)
+
+
+public.declare(__name__)

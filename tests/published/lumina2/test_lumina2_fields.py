@@ -1,0 +1,46 @@
+"""The config of Lumina-Image 2 in both directions, and what of it is refused."""
+
+import pytest
+
+from diffusion.models.interchange import Refusal
+from diffusion.published.lumina2 import Lumina2, table
+
+WIDE = Lumina2(4, 24, 2, 1, 4, 2, 512, 12, (2, 2, 2))
+
+
+def test_the_defaults_are_diffusers():
+    assert table.CONFIG.build({}) == Lumina2(text_width=1024)
+
+
+@pytest.mark.parametrize("hidden", [16, 96, 256, 512])
+def test_a_width_of_the_mlp_survives(hidden):
+    """Below four times the width it is a multiplier, else a multiple."""
+    module = WIDE.clone(hidden=hidden)
+    config = table.CONFIG.describe(module)
+    assert table.CONFIG.build(config) == module
+    assert config["axes_lens"] == [300, 512, 512] and config["axes_dim_rope"] == [2, 2, 2]
+
+
+def test_the_width_of_the_mlp_is_rounded_up_to_a_multiple():
+    small = {"hidden_size": 192, "num_attention_heads": 2, "num_kv_heads": 2, "multiple_of": 100}
+    assert table.CONFIG.build(small).hidden == 800  # 768
+    assert table.CONFIG.build(small | {"ffn_dim_multiplier": 0.5}).hidden == 400  # 384
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [
+        ({"out_channels": 8}, "out_channels = 8 is not supported; supported: 16"),
+        ({"patch_size": 4}, "patch_size = 4 is not supported; supported: 2"),
+        ({"num_layers": -1}, "num_layers = -1; valid"),
+        ({"unheard": 1}, "sets unheard = 1, which this version does not know"),
+    ],
+)
+def test_another_value_is_refused(field, words):
+    with pytest.raises(Refusal, match=words):
+        table.CONFIG.build(field)
+
+
+def test_fields_without_effect_and_null_are_read():
+    built = table.CONFIG.build({"out_channels": None, "sample_size": 64, "scaling_factor": 2.0, "num_kv_heads": None})
+    assert built == Lumina2(text_width=1024, key_heads=24)
