@@ -19,14 +19,14 @@ class Reader(NamedTuple):
         how: arguments of `text.Encoder.of`.
         length: length of its texts in tokens, at most the positions of its encoder; 0 for the tokenizer's length.
         optional: whether a folder may lack it.
-        left: whether padding stands before its texts.
+        left: whether padding stands before its texts; None: as the folder of its tokenizer says.
     """
 
     suffix: str = ""
     how: Mapping[str, Any] = {}
     length: int = 0
     optional: bool = False
-    left: bool = False
+    left: bool | None = None
 
 
 class Usual(NamedTuple):

@@ -43,6 +43,7 @@ KINDS = {  # what the fields of tokenizer_config.json and special_tokens_map.jso
     "model_max_length": schema.optional(schema.number(0, math.inf)),
     "extra_ids": schema.whole(0, 1000),
     "do_lower_case": schema.FLAG,
+    "padding_side": schema.optional(schema.Valid("'left' or 'right'", lambda value: value in ("left", "right"))),
     "bos_token": TOKEN,
     "eos_token": TOKEN,
     "unk_token": TOKEN,
@@ -121,7 +122,7 @@ class Tokenizer(NamedTuple):
         tokenizer = build(folder, config, int(length))
         if tokenizer.room < 1:
             raise ValueError(f"length={length} leaves no room for text between its start and its end")
-        return tokenizer
+        return tokenizer._replace(left=config.get("padding_side") == "left")
 
     @property
     def room(self) -> int:

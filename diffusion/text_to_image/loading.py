@@ -111,7 +111,7 @@ def described(
         reader = readers[part]
         longest = getattr(modules[part], "positions", reader.length)  # T5 has no largest length
         tokenizer = Tokenizer.open(folder / f"tokenizer{reader.suffix}", min(reader.length, longest))
-        tokenizers[part] = tokenizer._replace(left=reader.left)
+        tokenizers[part] = tokenizer if reader.left is None else tokenizer._replace(left=reader.left)
     denoiser = modules[kind.denoiser]
     denoiser_checks.check_denoiser(folder, name, denoiser, modules["vae"], clean)
     if getattr(denoiser, "picture_width", 0) and not eyes:

@@ -43,6 +43,22 @@ def test_a_tokenizer_without_a_config_requires_the_length(tmp_path):
         Tokenizer.open(folder, length=1)
 
 
+@pytest.mark.parametrize("kind", ["t5", "clip"])
+def test_padding_stands_where_the_config_says(kind, tmp_path):
+    folder = folder_of(tmp_path / "folder", kind)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    right = Tokenizer.open(folder)(["a cat"])
+    for side, shift in (("right", 0), ("left", int((~right.mask[0]).sum()))):
+        (folder / "tokenizer_config.json").write_text(json.dumps({**config, "padding_side": side}))
+        tokens = Tokenizer.open(folder)(["a cat"])
+        np.testing.assert_array_equal(tokens.ids, np.roll(right.ids, shift, axis=1))
+        np.testing.assert_array_equal(tokens.mask, np.roll(right.mask, shift, axis=1))
+    assert shift > 0
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "padding_side": "top"}))
+    with pytest.raises(limits.Refused, match=r"padding_side.*valid: 'left' or 'right'"):
+        Tokenizer.open(folder)
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "content", "message"),
     [

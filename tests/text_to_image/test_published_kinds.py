@@ -1,13 +1,16 @@
 """Each pipeline's own settings, as its class in diffusers 0.42 has them: steps, guidance, texts, clocks and clips."""
 
+import json
 import pathlib
 import types
 
 import pytest
 
+from diffusion import text_to_image
 from diffusion.models.interchange.family import Refusal
 from diffusion.text_to_image import pipelines
 from diffusion.text_to_image.pipelines import KINDS, Usual
+from tests.text_to_image import made_pipelines
 
 HIDDEN = {"skip": 1, "norm": False}
 MASKED = {"masked": True}
@@ -73,7 +76,7 @@ def test_every_class_has_its_settings():
     assert KINDS["StableDiffusionXLPipeline"].edits == "StableDiffusionXLInstructPix2PixPipeline"
 
 
-READERS = {  # (suffix, how, length) of each text encoder, and what is optional or padded on the left
+READERS = {  # (suffix, how, length) of each text encoder, and what is optional or padded on one side
     "StableDiffusionPipeline": [("", {}, 0)],
     "StableDiffusionXLPipeline": [("", HIDDEN, 0), ("_2", HIDDEN, 0)],
     "StableDiffusion3Pipeline": [("", HIDDEN, 0), ("_2", HIDDEN, 0), ("_3", {}, 256)],
@@ -102,7 +105,8 @@ def test_texts_are_as_long_and_of_the_layers_that_the_class_reads(name):
     assert [reader.optional for reader in readers] == [
         name == "StableDiffusion3Pipeline" and r.suffix == "_3" for r in readers
     ]
-    assert [reader.left for reader in readers] == [name == "Flux2Pipeline" for _ in readers]
+    right = name in ("SanaPipeline", "Lumina2Pipeline")  # whose code sets the side of the padding
+    assert [reader.left for reader in readers] == [False if right else None for _ in readers]
 
 
 CLIPS = {  # frames, (height, width), frames a second, further fields
@@ -210,3 +214,22 @@ def test_a_class_that_is_not_supported_is_refused_with_its_relatives():
     usual = Usual(30, 7.5)
     assert (usual.overridden(None, None), usual.overridden(0, None), usual.overridden(None, 0.0)) == (
         usual, (0, 7.5), (30, 0.0))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "stated", "left"),
+    [
+        ("flux2", None, True),  # as the folder has it
+        ("flux2", "right", False),
+        ("hunyuan_video", None, False),
+        ("hunyuan_video", "left", True),
+        ("sana", "left", False),  # the code of these two pipelines says "right" whatever the folder has
+        ("lumina2", "left", False),
+    ],
+)
+def test_padding_stands_where_the_folder_says_or_the_pipeline(name, stated, left, tmp_path):
+    file = "tokenizer/tokenizer_config.json"
+    config = json.loads(made_pipelines.fixture(name)[0]["files"][file])
+    config |= {"padding_side": stated} if stated else {}
+    folder = made_pipelines.folder(name, tmp_path, {"files": {file: json.dumps(config)}})
+    assert text_to_image.described(folder, weights=False).tokenizers["text_encoder"].left is left

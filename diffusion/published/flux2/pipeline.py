@@ -22,7 +22,7 @@ FLUX2_KLEIN = Kind(
 )
 FLUX2 = FLUX2_KLEIN._replace(
     family="Flux2",
-    readers=(Reader(how={"masked": True, "layers": (10, 20, 30)}, length=512, left=True),),
+    readers=(Reader(how={"masked": True, "layers": (10, 20, 30)}, length=512),),
     condition=conditions.flux2,
     strength=True,
     student=None,

@@ -12,7 +12,7 @@ from diffusion.published.pipeline_kinds import Kind, Reader, Usual
 LUMINA2 = Kind(
     "Lumina2",
     "transformer",
-    (Reader(how={"masked": True, "layers": (-2,)}, length=256),),
+    (Reader(how={"masked": True, "layers": (-2,)}, length=256, left=False),),
     conditions.lumina2,
     lambda denoiser: PATCH,
     Usual(30, 4.0),

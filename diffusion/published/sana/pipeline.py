@@ -9,7 +9,7 @@ from diffusion.published.sana.network import Sana
 SANA = Kind(
     "Sana",
     "transformer",
-    (Reader(how={"masked": True}, length=300),),
+    (Reader(how={"masked": True}, length=300, left=False),),
     conditions.sana,
     lambda denoiser: denoiser.patch,
     Usual(20, 4.5),
