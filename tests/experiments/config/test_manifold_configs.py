@@ -74,7 +74,8 @@ def test_a_run_trains_samples_and_has_a_likelihood(name, tmp_path):
     config = recipes.load(f"manifolds/{name}:tiny")
     config.data.source.number = 200
     train.run(config, tmp_path)
-    recipe = resolve.recipe(config, SHAPES[name])
+    spec = DataSpec(name, "train", SHAPES[name], 0, 200, dtype="float32")
+    recipe = checks.with_data(resolve.recipe(config, SHAPES[name]), spec)
     run_samples.sample(recipe, tmp_path)
     assert (tmp_path / "samples.png").is_file()
     with np.load(tmp_path / "samples.npz") as file:
