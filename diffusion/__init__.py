@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         proteins as proteins,
         pytrees as pytrees,
         samplers as samplers,
+        sampling as sampling,
         schedules as schedules,
         sound as sound,
         text as text,

@@ -31,6 +31,7 @@ LAYERS = (  # from the bottom to the top
     ("diffusion.data", "diffusion.models"),
     ("diffusion.published",),
     ("diffusion.adapters", "diffusion.metrics", "diffusion.training", "diffusion.watermarks"),
+    ("diffusion.sampling",),
     ("diffusion.text_to_image",),
     ("diffusion",),  # the names of all these
     ("diffusion.experiments.config",),

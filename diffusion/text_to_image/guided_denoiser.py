@@ -13,9 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion import caching, guidance, parameterizations
+from diffusion import caching, guidance, parameterizations, sampling
 from diffusion.guidance.regional import mixed
-from diffusion.models import token_merging
 from diffusion.models.layers import attention_records
 from diffusion.schedules import NoiseSchedule
 from diffusion.text_to_image import timed_loras, video_models
@@ -88,24 +87,16 @@ def denoise(
     def at(t: Any, condition: dict[str, Any], batch: int) -> dict[str, Any]:
         return {**condition, "time": jnp.broadcast_to(t, (batch,))} if timely else condition
 
-    def guided(network: parameterizations.Network) -> parameterizations.Denoiser:
-        def guide(conditions: tuple[dict[str, Any], ...]) -> parameterizations.Denoiser:
-            if len(conditions) == 1:
-                return parameterizations.denoiser(network, schedule, parameterization, conditions[0])
-            branches = guidance.together(network, schedule, parameterization, conditions)
-            if model.sees_picture:
-                return guidance.text_and_picture(branches, scale[0], scale[1])
-            if regions:
-                branches = mixed(branches, places.masks)
-                if unconditional is None:
-                    return lambda x, t: branches(x, t)[0]
-            if isinstance(params, video_models.Experts):
-                return lambda x, t: model.kind.guides(branches, schedule, params.scale(t, scale))(x, t)
-            return model.kind.guides(branches, schedule, scale)
-
-        if not timely:  # the branches' conditions are joined once, and not at each step
-            return guide(tuple(conditions))
-        return lambda x, t: guide(tuple(at(t, condition, len(x)) for condition in conditions))(x, t)
+    def guide(branches: guidance.Branches) -> parameterizations.Denoiser:
+        if model.sees_picture:
+            return guidance.text_and_picture(branches, scale[0], scale[1])
+        if regions:
+            branches = mixed(branches, places.masks)
+            if unconditional is None:
+                return lambda x, t: branches(x, t)[0]
+        if isinstance(params, video_models.Experts):
+            return lambda x, t: model.kind.guides(branches, schedule, params.scale(t, scale))(x, t)
+        return model.kind.guides(branches, schedule, scale)
 
     def maps(x: Array, t: Any) -> tuple[Array, ...]:
         shown = []
@@ -122,10 +113,18 @@ def denoise(
             )
         return layers
 
-    merged = token_merging.merged(network, merge)
-    if tokens is not None:
-        return _with_words(guided(merged), schedule, maps, tokens, places)
-    return guided(merged) if cache is None else caching.cached(guided, merged, cache)
+    at_time = lambda x, t: tuple(at(t, condition, len(x)) for condition in conditions)
+    with_words = lambda denoise: _with_words(denoise, schedule, maps, tokens, places)
+    return sampling.denoiser(
+        network,
+        schedule,
+        parameterization,
+        at_time if timely else tuple(conditions),  # the branches' conditions are joined once, if they may
+        None if len(conditions) == 1 else guide,
+        changes=() if tokens is None else (with_words,),
+        cache=cache,
+        merge=merge,
+    )
 
 
 def _states(

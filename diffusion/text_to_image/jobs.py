@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion import caching, flow_maps, timesteps, watermarks
+from diffusion import caching, flow_maps, sampling, timesteps, watermarks
 from diffusion.data.transforms import to_model
 from diffusion.guidance import Unpaired
 from diffusion.models import facts
@@ -117,19 +117,10 @@ def make_and_count(model: TextToImage, request: Request) -> tuple[np.ndarray, fl
     conditional, unconditional = job.conditions(model, batch, attached)
     pictures = program(model, job.course, "pictures", compiled(programs.pictures))
     params = {model.kind.denoiser: model.weights, "vae": model.params["vae"]}
-    batches = []
-    done = np.zeros(2, np.int64)
-    for begin in range(0, request.number, batch):
-        rows = np.resize(np.arange(begin, min(begin + batch, request.number)), batch)
-        pick = lambda tree, rows=rows: jax.tree.map(lambda leaf: leaf[rows], tree)
-        both = pick(conditional), pick(unconditional)
-        few, work = pictures(
-            params, *both, job.scale(model), job.keys(rows), *job.canvas.arrays(), attached, job.reference, job.images
-        )
-        batches.append(np.asarray(few)[: request.number - begin])
-        if work is not None:
-            done += [int(count) for count in work]
-    return job.finished(np.concatenate(batches)), job.skipped(model, *map(int, done))
+    fixed = (*job.canvas.arrays(), attached, job.reference, job.images)
+    one_batch = lambda rows: pictures(params, *rows[:2], job.scale(model), rows[2], *fixed)
+    made, work = sampling.in_batches(one_batch, (conditional, unconditional, job.keys()), batch)
+    return job.finished(made), job.skipped(model, *work)
 
 
 def frames(model: TextToImage, request: Request) -> Iterator[Frame]:
@@ -304,21 +295,17 @@ class Job(NamedTuple):
 
     def finished(self, pictures: np.ndarray) -> np.ndarray:
         """Pictures with the kept part of the image, and with a watermark that is not in the noise."""
-        pictures = self.canvas.kept(pictures)
-        mark = self.course.watermark
-        return mark.embed(pictures, None) if mark is not None and mark.carrier == "pictures" else pictures
+        return sampling.marked(self.course.watermark, "pictures", self.canvas.kept(pictures))
 
     def skipped(self, model: TextToImage, run: int, evaluations: int) -> float | None:
         """The share of the denoiser's blocks that did not run, by the counts of `caching.Work`; None without any."""
         sampler, plan, _ = self.course.trajectory
-        length = facts.feature_blocks(model.denoiser)
-        # A step's evaluations after its first run whole, and are not counted.
-        return (1 - run / (evaluations * length)) * plan.solved / sampler.nfe(plan.solved) if evaluations else None
+        return sampling.skipped((run, evaluations), model.denoiser, sampler, plan)
 
-    def keys(self, rows: np.ndarray | slice = slice(None)) -> Array:
-        """One random key for each of some pictures, by its seed."""
+    def keys(self) -> Array:
+        """One random key for each picture, by its seed."""
         _, seeds = self.request.rows()
-        return jax.vmap(jax.random.key)(jnp.asarray(np.asarray(seeds)[rows], jnp.uint32))
+        return jax.vmap(jax.random.key)(jnp.asarray(np.asarray(seeds), jnp.uint32))
 
 
 def cache_of(

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion import caching, editing, flow_maps, samplers, timesteps
+from diffusion import caching, editing, flow_maps, samplers, sampling, timesteps
 from diffusion.data.transforms import to_uint8
 from diffusion.models import facts
 from diffusion.models.attachment import Attachment
@@ -130,8 +130,7 @@ def begin(
     noise_keys, keys, encoding = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys)
     shape = course.latents(model)
     noise = jax.vmap(lambda key: jax.random.normal(key, shape))(noise_keys)
-    if course.watermark is not None and course.watermark.carrier == "noise":
-        noise = course.watermark.embed(noise, noise_keys)
+    noise = sampling.marked(course.watermark, "noise", noise, noise_keys)
 
     def encoded(image: Array) -> Array:
         z = jax.tree.map(lambda leaf: jnp.repeat(leaf, keys.size, axis=0), encode(image))
@@ -269,5 +268,5 @@ def sampled(
     both = conditional, unconditional
     evaluated, keys, hook = _guided(model, course, params[model.kind.denoiser], *both, scale, keys, known, *rest)
     sampler, plan, _ = course.trajectory
-    x, memory = samplers.sample_with_memory(sampler, evaluated, model.process.schedule, x, plan, keys, after_step=hook)
-    return decoded(model, course, params["vae"], x, known), caching.work(memory)
+    x, work = sampling.samples(sampler, evaluated, model.process.schedule, x, plan, keys, after_step=hook)
+    return decoded(model, course, params["vae"], x, known), work

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from diffusion import caching, editing, flow_maps, guidance, padding, parameterizations, pytrees, samplers
+from diffusion import editing, flow_maps, guidance, padding, pytrees, samplers, sampling
 from diffusion.data import pipeline
 from diffusion.data.sources.streams import Stream
 from diffusion.data.transforms import to_model, to_uint8
@@ -21,7 +22,7 @@ from diffusion.experiments.config import ConfigError, data, guides, names
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.io import npy, npz
-from diffusion.models import facts, token_merging
+from diffusion.models import facts
 from diffusion.models.layers import conditions, layout
 from diffusion.objectives import Jumps, Moves, projectors
 from diffusion.training import sharding
@@ -112,46 +113,46 @@ def denoiser(recipe: Recipe) -> Callable[..., Any]:
         raise ConfigError(
             f"config.objective.name = {recipe.config.objective.name!r} trains {trained}, and this needs a denoiser."
         )
-    schedule = recipe.schedule
-    parameterization = recipe.parameterization
     for guide in recipe.guides:
         for run in guide.runs:
             run.check(recipe)
-
-    def guided(network: Callable[..., Any], labels: Array, params: Any) -> Any:
-        condition = None if recipe.null is None else labels
-        if recipe.depths:
-            name, layer = recipe.objective.blocks.early
-            head = recipe.objective.heads[name].apply
-            early = lambda h, shape: projectors.untokens(head(params[HEADS][name], h, shape), shape)
-            to = (schedule, parameterization, condition)
-            return recipe.guidance(guidance.depth_branches(network, *to, layer, early))
-        if recipe.conditions is None and (recipe.null is None or recipe.scale == 1):
-            return parameterizations.denoiser(network, schedule, parameterization, condition)
-        null = None if recipe.null is None else recipe.null_condition(_number(labels))
-        conditions = (condition, null if real_of(recipe, condition) is None else {**null, "real": condition["real"]})
-        if recipe.conditions is not None:
-            conditions = recipe.conditions(recipe.network, *conditions)
-        return recipe.guidance(guidance.together(network, schedule, parameterization, conditions))
+    guided = recipe.depths or recipe.conditions is not None or (recipe.null is not None and recipe.scale != 1)
 
     def build(params: Any, labels: Array, read: GuidesRead | None = None) -> Any:
         weights, y = read or GuidesRead(guides.weights(recipe.guides), None)
         if y is None and any(guide.measured for guide in recipe.guides):
             raise ConfigError("config.sample.guides reads measured pictures, and only diffusion sample measures them.")
-
-        def make(network: parameterizations.Network) -> Any:
-            denoise = guided(network, labels, params)
-            for guide in recipe.guides:
-                denoise = guide.apply(denoise, weights, labels, guides.Rows(y, recipe.shape))
-            return denoise
-
-        plain = lambda x, clock, condition, **more: recipe.network.apply(params, x, clock, condition, **more)
+        rows = guides.Rows(y, recipe.shape)
         real = real_of(recipe, labels)
-        plain = plain if real is None else padding.network(plain, real)
-        network = token_merging.merged(plain, recipe.merge)
-        return make(network) if recipe.cache is None else caching.cached(make, network, recipe.cache)
+        network = lambda x, clock, condition, **more: recipe.network.apply(params, x, clock, condition, **more)
+        return sampling.denoiser(
+            network if real is None else padding.network(network, real),
+            recipe.schedule,
+            recipe.parameterization,
+            (None if recipe.null is None else labels,),
+            recipe.guidance if guided else None,
+            functools.partial(_branches, recipe, params),
+            changes=[lambda denoise, by=guide: by.apply(denoise, weights, labels, rows) for guide in recipe.guides],
+            cache=recipe.cache,
+            merge=recipe.merge,
+        )
 
     return build
+
+
+def _branches(recipe: Recipe, params: Any, network: Callable, *inputs: Any) -> guidance.Branches:
+    """The branches that a run's guidance combines; the last input holds the condition, the only one."""
+    *to, (condition,) = inputs
+    if recipe.depths:
+        name, layer = recipe.objective.blocks.early
+        head = recipe.objective.heads[name].apply
+        early = lambda h, shape: projectors.untokens(head(params[HEADS][name], h, shape), shape)
+        return guidance.depth_branches(network, *to, condition, layer, early)
+    null = None if recipe.null is None else recipe.null_condition(_number(condition))
+    conditions = (condition, null if real_of(recipe, condition) is None else {**null, "real": condition["real"]})
+    if recipe.conditions is not None:
+        conditions = recipe.conditions(recipe.network, *conditions)
+    return guidance.together(network, *to, conditions)
 
 
 def side_by_side(
@@ -188,10 +189,9 @@ def side_by_side(
     null = recipe.null_condition(len(sources))
 
     def make(apply: Callable) -> Any:
-        to = (recipe.schedule, recipe.parameterization)
-        if recipe.scale == 1:
-            return parameterizations.denoiser(apply, *to, both(sources, targets))
-        return recipe.guidance(guidance.together(apply, *to, (both(sources, targets), both(null, null))))
+        edits = both(sources, targets)
+        guided = ((edits,),) if recipe.scale == 1 else ((edits, both(null, null)), recipe.guidance)
+        return sampling.denoiser(apply, recipe.schedule, recipe.parameterization, *guided)
 
     return editing.prompt_to_prompt(make, lambda *inputs: network.apply(params, *inputs), until)
 
@@ -375,9 +375,7 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
         read = (GuidesRead(reads["weights"], y),) if reads else ()
         reads_field = isinstance(recipe.objective.reads, Moves)
         x = recipe.objective.reads.prior.sample(first) if reads_field else samplers.prior(schedule, first, recipe.shape)
-        if watermark is not None and watermark.carrier == "noise":
-            unit = jnp.hypot(schedule.alpha(schedule.t_max), schedule.sigma(schedule.t_max))  # of the prior
-            x = unit * watermark.embed(x / unit, first)
+        x = sampling.marked(watermark, "noise", x, first, schedule)
         real = real_of(recipe, labels)
         on_real = sampler if real is None else samplers.padded(sampler, real)
         return drive(
@@ -390,11 +388,8 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
 
     def finish(params, decoder, reads, labels, seeds):
         with layout.over(mesh) if mesh is not None else contextlib.nullcontext():
-            if recipe.cache is None:
-                x, work = sampled(recipe.driver, params, reads, labels, seeds), None
-            else:
-                x, memory = sampled(samplers.sample_with_memory, params, reads, labels, seeds)
-                work = caching.work(memory)
+            drive = functools.partial(sampling.samples, driver=recipe.driver)
+            x, work = sampled(drive, params, reads, labels, seeds)
             x = shown(params, decoder, x)
             return to_uint8(x) if recipe.makes_bytes else x, work
 
@@ -416,34 +411,16 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
     def images(params, labels, seeds, progress=lambda done: None):
         if (real := real_of(recipe, labels)) is not None:
             padding.check(real, jax.ShapeDtypeStruct((len(seeds), *recipe.shape), np.float32))
-        labels = with_pictures(labels, seeds)
-        parts = []
         nonlocal done  # `caching.Work` of all batches so far
-        for first in range(0, len(seeds), batch_size):
-            rows = np.arange(first, min(first + batch_size, len(seeds)))
-            filled = np.resize(rows, batch_size)  # a short last batch is filled up, and cut again
-            few = jax.tree.map(lambda leaf, filled=filled: leaf[filled], (labels, seeds))
-            samples, work = finish(params, decoder, reads, *batch(few))
-            if work is not None:
-                done = done + [np.asarray(count.addressable_data(0)) for count in work]
-            parts.append(np.asarray(samples.addressable_data(0))[: len(rows)])
-            progress(first + len(rows))
-        samples = np.concatenate(parts)
-        marked = watermark is not None and watermark.carrier == "pictures"
-        return watermark.embed(samples, None) if marked else samples
+        one_batch = lambda rows: finish(params, decoder, reads, *batch(rows))
+        made, work = sampling.in_batches(one_batch, (with_pictures(labels, seeds), seeds), batch_size, progress)
+        done = done + work
+        return sampling.marked(watermark, "pictures", made)
 
     def trajectory(params, labels, seeds):
         steps = watch(params, reads, with_pictures(labels, seeds), seeds)
         return np.asarray(show(params, decoder, steps.x)), np.asarray(show(params, decoder, steps.x0))
 
-    def skipped(work):
-        run, evaluations = (int(count) for count in work)
-        if not evaluations:
-            return None
-        length = facts.feature_blocks(recipe.network)
-        # After its first evaluation, a step's evaluations run all blocks, and no cache counts them.
-        all_evaluations = evaluations / plan.solved * sampler.nfe(plan.solved)
-        return (evaluations * length - run) / (all_evaluations * length)
-
+    skipped = lambda work: sampling.skipped(work, recipe.network, sampler, plan)
     nfe = sampler.nfe(plan.solved) if recipe.follows_plan else None
     return Generator(images, trajectory, nfe, lambda: done, skipped)
