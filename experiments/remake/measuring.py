@@ -18,7 +18,7 @@ from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import plots, report
 from diffusion.experiments.remake.claims import Remake, Verdict, verdict
 from diffusion.experiments.run_folder import workdir
-from diffusion.io import json_lines, limits, opener
+from diffusion.io import json_lines, limits, npz, opener
 from diffusion.io.files import whole
 
 PARTS, ARRAYS, RECORD, PICTURE = "parts.jsonl", "arrays", "remake.json", "picture.png"
@@ -115,8 +115,7 @@ def _arrays(folder: pathlib.Path, remake: Remake, part: str) -> dict[str, np.nda
     path = folder / ARRAYS / f"{remake.parts.index(part) + 1}.npz"
     if not path.exists():
         return {}
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+    return npz.load(path, npz.names(path))
 
 
 def _stated(verdict: Verdict) -> dict[str, Any]:

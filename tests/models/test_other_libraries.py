@@ -79,7 +79,9 @@ def test_it_trains_goes_on_and_is_sampled(library, tmp_path, monkeypatch):
 def test_a_config_names_one_by_a_function(monkeypatch):
     points_of = example("NNX")["Points"]
     monkeypatch.setitem(names.MODELS, "nnx_points", lambda width: NNX(lambda rngs: points_of(width, rngs)))
-    network = resolve.Resolver(changed(("model", {"name": "nnx_points", "width": 5}))).model((2,))
+    network = resolve.Resolver(
+        changed(("model", {"name": "nnx_points", "width": 5}), ("objective.wrappers", ()))
+    ).model((2,))
     params = network.init(jax.random.key(0), np.zeros((1, 2)), np.zeros(1), None)
     assert params["hidden"]["kernel"].shape == (3, 5)
 

@@ -41,8 +41,9 @@ def role(**fields):
 
 
 def recipe(network=PLAIN, teacher=None, second=None, player=None, scale=1.0, **changes):
-    objective = {"strength": False, "heads": {}, "prompts": False, "teacher": teacher, "second": second}
-    objective |= {name: changes.pop(name) for name in tuple(changes) if name in objective}
+    objective = {"heads": changes.pop("heads", {}), "teacher": teacher, "second": second}
+    objective["condition"] = role(strength=changes.pop("strength", False))
+    objective["beside"] = role(prompts=changes.pop("prompts", False))
     fields = {"base": None, "encoder": None, "perceptual": None, "null": jnp.zeros(())} | changes
     config = role(train=role(products=fields.pop("products", "")))
     return role(

@@ -8,6 +8,7 @@ import pytest
 from diffusion.data import sources
 from diffusion.experiments.run import conditioned_latents, tuned_examples
 from diffusion.experiments.run.examples import Examples
+from diffusion.objectives.objective_facts import Beside
 from tests.data.sources import stored
 
 PROMPTS = {"teacher": "a cat", "null": ""}
@@ -41,7 +42,7 @@ def test_each_example_of_a_batch_has_the_conditions_of_the_prompts():
 def test_prompts_are_encoded_once_as_records_of_their_own(tmp_path, monkeypatch):
     spec = sources.arrays(stored.arrays(tmp_path / "data")["path"], x="image").spec
     examples = Examples(None, spec, (), where="")
-    recipe = lambda prompts: types.SimpleNamespace(objective=types.SimpleNamespace(prompts=prompts))
+    recipe = lambda prompts: types.SimpleNamespace(objective=types.SimpleNamespace(beside=Beside(prompts=prompts)))
     assert tuned_examples.prompted(recipe({}), tmp_path, examples) is examples
     asked = []
     monkeypatch.setattr(tuned_examples, "read", lambda *arguments: asked.append(arguments[1:]))
