@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 
 from diffusion.guidance.classifier_gradient import shift_score
 from diffusion.guidance.measurements import Measurement
@@ -103,7 +104,7 @@ def quantile_likelihood(
     Reference: Kollovieh et al., "Predict, Refine, Synthesize: Self-Guiding Diffusion Models for Probabilistic Time
     Series Forecasting", 2023.
     """
-    if not isinstance(level, jax.core.Tracer) and not bool(((jnp.asarray(level) > 0) & (jnp.asarray(level) < 1)).all()):
+    if not isinstance(level, Tracer) and not bool(((jnp.asarray(level) > 0) & (jnp.asarray(level) < 1)).all()):
         raise ValueError(f"quantile_likelihood: level = {level} must lie between 0 and 1, the ends excluded")
 
     def log_likelihood(x0):

@@ -12,10 +12,11 @@ __all__ = ["check", "open_file", "read", "read_json", "read_table", "read_text",
 
 import contextlib
 import functools
+import io
 import os
 import pathlib
 import stat
-from typing import Any, BinaryIO
+from typing import Any
 
 from diffusion.io import limits
 
@@ -24,7 +25,9 @@ CHUNK = 2**16  # bytes
 SNAPSHOTS, BLOBS = "snapshots", "blobs"  # folders of Hugging Face's cache; links in the first lead to the second
 
 
-def open_file(path: str | os.PathLike, *, within: str | os.PathLike | None = None, most: int | None = None) -> BinaryIO:
+def open_file(
+    path: str | os.PathLike, *, within: str | os.PathLike | None = None, most: int | None = None
+) -> io.BufferedReader:
     """Opens a plain file to be read; it never waits, and nothing of it is read yet.
 
     Args:

@@ -2,7 +2,7 @@
 
 __all__ = ["check_residuals", "check_strength", "check_text", "lengthened"]
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -63,7 +63,7 @@ def lengthened(
     return jnp.concatenate(tokens, axis=1), jnp.concatenate([mask, *(valid for _, valid in more)], axis=1)
 
 
-def check_strength(batch: int, inputs: dict[str, Any]) -> None:
+def check_strength(batch: int, inputs: Mapping[str, Any]) -> None:
     """Refuses a strength of the guidance that is not one number for each example, if there is one.
 
     Args:

@@ -10,6 +10,7 @@ t [B] -- c [B, T] --> [ attention over both, with rotary positions of the video 
 
 __all__ = ["CogVideoX", "CogVideoXBlock"]
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -221,7 +222,7 @@ class CogVideoX(nn.Module):
         tokens = _norm(self.dtype, "norm_out")(_norm(self.dtype, "norm")(only_video(tokens))) * (1 + scale) + shift
         # In float32: bfloat16 would round the output to 8 bits.
         final = nn.Dense(
-            np.prod(box) * self.channels, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final"
+            math.prod(box) * self.channels, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final"
         )
         return recorded.beside(_pixels(final(tokens), grid, box))
 
@@ -248,7 +249,7 @@ class CogVideoX(nn.Module):
         head = self.width // self.heads
         axes: list[np.ndarray] = [np.arange(size, dtype=np.float64) for size in grid]
         if self.frames == 1:
-            axes[1:] = _fitted(grid[1:], tuple(side // self.patch for side in self.grid))
+            axes[1:] = _fitted(grid[1:], (self.grid[0] // self.patch, self.grid[1] // self.patch))
         positions = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
         return axis_angles(positions, (head // 4, 3 * head // 8, 3 * head // 8))
 

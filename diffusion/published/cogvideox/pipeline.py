@@ -7,6 +7,7 @@ from diffusion.published.cogvideox.network import CogVideoX
 from diffusion.published.pipeline_kinds import Kind, Reader, Usual, Video
 
 COGVIDEOX_CLIPS = Video(49, (480, 720), 8.0, masked=False)
+PAIRED_CLIPS = Video(81, (768, 1360), 16.0, masked=False)  # by the card of CogVideoX 1.5
 COGVIDEOX = Kind(
     "CogVideoX",
     "transformer",
@@ -16,10 +17,10 @@ COGVIDEOX = Kind(
     Usual(50, 6.0),
     network=CogVideoX,
     video=COGVIDEOX_CLIPS,
-    paired=Video(81, (768, 1360), 16.0, masked=False),  # by the card of CogVideoX 1.5
+    paired=PAIRED_CLIPS,
 )
 COGVIDEOX_FROM_IMAGE = COGVIDEOX._replace(
-    video=COGVIDEOX_CLIPS._replace(begins=True), paired=COGVIDEOX.paired._replace(begins=True)
+    video=COGVIDEOX_CLIPS._replace(begins=True), paired=PAIRED_CLIPS._replace(begins=True)
 )
 KINDS = {"CogVideoXPipeline": COGVIDEOX, "CogVideoXImageToVideoPipeline": COGVIDEOX_FROM_IMAGE}
 """The pipelines by the names of their classes in diffusers."""
