@@ -23,11 +23,13 @@ class Entries(collections.UserDict[str, Any]):
     """One table of all rooms as a dictionary, read when it is first used: rooms import the floors that ask."""
 
     def __init__(self, file: str, table: str, others: Mapping[str, Any] = public.NONE):
-        """Args:
-        file: the name of a room's file: "network", "table" or "pipeline"; files that end in it count too, as
-            "control_net_table" does.
-        table: the name of a mapping in it.
-        others: the entries that no room has, which stand behind those of the rooms.
+        """The table of that name in each room's file of that name.
+
+        Args:
+            file: the name of a room's file: "network", "table" or "pipeline"; files that end in it count too, as
+                "control_net_table" does.
+            table: the name of a mapping in it.
+            others: the entries that no room has, which stand behind those of the rooms.
         """
         self.file, self.table, self.others = file, table, others
 
@@ -37,7 +39,7 @@ class Entries(collections.UserDict[str, Any]):
         entries: dict[str, Any] = {}
         for room in importlib.import_module(PLACE).__all__:
             folder = getattr(importlib.import_module(f"{PLACE}.{room}"), "__path__", ())
-            for file in sorted(found.name for found in pkgutil.iter_modules(folder)):
+            for file in sorted(module.name for module in pkgutil.iter_modules(folder)):
                 if file == self.file or file.endswith(f"_{self.file}"):
                     entries |= getattr(importlib.import_module(f"{PLACE}.{room}.{file}"), self.table, {})
         return entries | dict(self.others)

@@ -144,10 +144,10 @@ def in_batches(
 
     def counted(batch: Any) -> Array:
         nonlocal counts
-        made, work = program(batch)
+        x, work = program(batch)
         if work is not None:
             counts = counts + [np.asarray(count) for count in work]
-        return made
+        return x
 
     return chunks.applied(counted, rows, size, done), counts
 
