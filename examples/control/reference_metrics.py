@@ -17,8 +17,7 @@ from diffusion.data.shapes.scenes import NONE, Scene, phrase
 from diffusion.data.sources.made_drawings import SILENT
 from diffusion.metrics import bootstrap
 from diffusion.metrics.attribute_reader import Reader
-from examples.control import shape_finder
-from examples.text import judge
+from examples.text import drawn_objects, judge
 
 CONTENT = ("kind", "count", "colour", "shape", "size", "position", "relation", "second_colour", "second_shape")
 STYLE = ("style", "paper")
@@ -46,7 +45,7 @@ def references(number: int, kinds: Sequence[str] = KINDS) -> References:
 def paper(images: np.ndarray) -> np.ndarray:
     """The number of the nearest paper of each picture, int [N]: the tints of `drawing.PAPERS`, then the night."""
     known = np.array([*drawing.PAPERS, drawing.NIGHT], float)
-    return np.array([np.abs(known - shape_finder.paper_of(image)).sum(-1).argmin() for image in images])
+    return np.array([np.abs(known - drawn_objects.paper_of(image)).sum(-1).argmin() for image in images])
 
 
 def agreement(reader: Reader, images: np.ndarray, wanted: References, names: Sequence[str]) -> dict[str, Any]:

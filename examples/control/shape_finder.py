@@ -4,17 +4,16 @@ It reads pixels and needs no training. A part is a set of neighbouring pixels th
 the picture's border) and have the nearest hue of one colour of the palette; rings are filled.
 """
 
-__all__ = ["FAR", "Found", "Matched", "alone", "found", "hues", "matched", "paper_of"]
+__all__ = ["FAR", "Found", "Matched", "alone", "found", "hues", "matched"]
 
-import colorsys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage, optimize
 
-from diffusion.data.shapes import drawing
 from diffusion.data.shapes.scenes import COLOURS
+from examples.text import drawn_objects
 
 STRONG = 60  # of 255: how much a pixel of a shape differs from the paper
 SMALLEST = 20  # pixels of a part
@@ -38,22 +37,10 @@ class Matched(NamedTuple):
     error: np.ndarray
 
 
-def paper_of(picture: np.ndarray) -> np.ndarray:
-    """The colour of the paper, float64 [3]: the median of the border of a picture uint8 [H, W, 3]."""
-    border = np.ones(picture.shape[:2], bool)
-    border[2:-2, 2:-2] = False
-    return np.median(picture[border], axis=0)
-
-
 def hues(picture: np.ndarray) -> np.ndarray:
     """The number in `COLOURS` of the nearest hue of each pixel, -1 for paper: int [H, W] of uint8 [H, W, 3]."""
-    rgb = picture.astype(np.float64)
-    red, green, blue = np.moveaxis(rgb, -1, 0)
-    angle = np.arctan2(np.sqrt(3) * (green - blue), 2 * red - green - blue)
-    known = np.array([2 * np.pi * colorsys.rgb_to_hsv(*drawing.PALETTE[name])[0] for name in COLOURS])
-    turn = np.abs((angle[..., None] - known + np.pi) % (2 * np.pi) - np.pi)
-    strong = np.abs(rgb - paper_of(picture)).max(-1) > STRONG
-    return np.where(strong, turn.argmin(-1), -1)
+    strong = np.abs(picture - drawn_objects.paper_of(picture)).max(-1) > STRONG
+    return np.where(strong, drawn_objects.hues(picture), -1)
 
 
 def found(picture: np.ndarray) -> list[Found]:
@@ -77,7 +64,7 @@ def alone(picture: np.ndarray, part: Found) -> np.ndarray:
     others = (hue >= 0) & ~part.mask
     rim: Any = ndimage.binary_dilation(part.mask, iterations=RIM)
     near = rim & ~others
-    paper = np.broadcast_to(paper_of(picture), picture.shape).astype(np.uint8)
+    paper = np.broadcast_to(drawn_objects.paper_of(picture), picture.shape).astype(np.uint8)
     cut = np.where(near[..., None], picture, paper)
     height, width = picture.shape[:2]
     down, right = round(height / 2 - part.y), round(width / 2 - part.x)

@@ -3,7 +3,7 @@
 A signed distance is negative inside a shape; a pixel is covered by clip(1/2 - distance, 0, 1) of it.
 """
 
-__all__ = ["NIGHT", "PALETTE", "PAPERS", "SIDE", "Distance", "draw", "paint"]
+__all__ = ["NIGHT", "PALETTE", "PAPERS", "PLACES", "RADII", "SIDE", "Distance", "draw", "paint"]
 
 import math
 from collections.abc import Callable, Mapping
@@ -31,8 +31,10 @@ PAPERS = ((250, 247, 240), (240, 244, 250), (243, 249, 241), (248, 242, 247))
 """Tints of the paper, of which a picture has one; captions do not name it."""
 NIGHT = (20, 18, 36)
 """Colour behind neon."""
-PLACES = (16.0, 32.0, 48.0)  # of centres, along each side: a step is a whole number of patches
+PLACES = (16.0, 32.0, 48.0)  # a step is a whole number of patches
+"""Where centres stand along each side, in pixels."""
 RADII = {"small": (6.0, 6.6), "medium": (9.3, 9.9), "large": (13.0, 13.6)}
+"""Least and greatest radius of each size of one object, in pixels."""
 RADIUS_OF_MANY = (6.0, 6.6)  # neighbours stand 16 pixels apart, and the widest shapes reach 1.2 radii
 RADIUS_OF_TWO = (8.5, 9.9)
 STROKE, GLOW = 2.2, 2.5  # pixels: the width of an outline, the reach of neon

@@ -1,0 +1,282 @@
+"""What pictures of `shapes` show, measured without a network: each object of a caption against the drawings' own masks.
+
+The mask of an object. Let p be a pixel, w the paper (the median of the picture's border) and D the 80 % quantile of
+|p - w| over the pixels of the object's part of the picture with |p - w| > 60, its full colour. The mask is
+
+    {|p - w| > D / 2},    which for a drawing is exactly {pixels whose centre lies inside the edge}.
+
+Outlines and neon are filled; neon, whose glow reaches beyond its line, takes 0.85 in place of 1/2. The object's part of
+the picture is all of it for one object, a half for one of two, and a connected part for one of several. A picture of
+two is cut at the emptiest column or row near its middle; of the four ways to name its halves, that one counts in which
+the overlaps and the shares of colour sum to the most. Written words are not measured.
+"""
+
+__all__ = ["PARTS", "WHOLE", "Drawn", "Picture", "hues", "measured", "paper_of", "score", "verdict"]
+
+import colorsys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from diffusion.data.shapes import drawing, templates
+from diffusion.data.shapes.scenes import COLOURS, NONE, POSITIONS, RELATIONS, SHAPES, SIZES, Scene
+from diffusion.metrics import bootstrap
+
+RADII = (5.5, 14.5)  # of the templates, in pixels: the drawings' own are 6 to 13.6
+WHOLE = 0.85  # of the overlap, above which an object is whole; drawings reach 0.88 and more
+COLOURED = 0.9  # of an object's pixels that have its colour, at least
+SHARP = 2.5  # pixels of an edge's width, at most; drawings have 1.6 and less
+STRONG = 60  # of 255: how much a pixel of an object differs from the paper
+SMALLEST = 4  # pixels of a part that counts
+NEAR = (24, 41)  # columns, or rows, between which a picture of two is cut
+PARTS = ("shape", "whole", "one_piece", "sharp", "colour", "size", "position", "count", "relation")
+"""What a picture's verdict says, in the order of tables."""
+
+
+class Drawn(NamedTuple):
+    """One object of a picture, measured.
+
+    Attributes:
+        overlap: float64 [8], the intersection over union with the best template of each of `SHAPES`.
+        radius: float64 [8], the radius of each of these templates, in pixels.
+        centre: float64 [8, 2], (x, y) of its centre, in pixels from the upper left corner.
+        parts: the number of its connected parts of 4 pixels and more; corners connect.
+        colours: float64 [8], the share of its pixels that have the nearest hue of each of `COLOURS`.
+        edge: the width of its edges in pixels,
+
+                6 sum c (1 - c) / length,    c = min(|p - w| / D, 1),
+
+            with the length of its best template's edge: where c rises evenly over v pixels, each pixel of the length
+            has a sum of v / 6. About 1 for drawings, and 3.4 times the deviation of a wide Gaussian blur. NaN for
+            outlines and neon.
+    """
+
+    overlap: np.ndarray
+    radius: np.ndarray
+    centre: np.ndarray
+    parts: int
+    colours: np.ndarray
+    edge: float
+
+
+class Picture(NamedTuple):
+    """The objects of a picture in the order of the request, and the relation of the first of two to the second.
+
+    Of several objects alike the largest stand first; a missing one has no entry, and one too many has one. A word has
+    none.
+    """
+
+    objects: list[Drawn]
+    relation: str = NONE
+
+
+def paper_of(picture: np.ndarray) -> np.ndarray:
+    """The colour of the paper, float64 [3]: the median of the border of a picture uint8 [H, W, 3]."""
+    border = np.ones(picture.shape[:2], bool)
+    border[2:-2, 2:-2] = False
+    return np.median(picture[border], axis=0)
+
+
+def hues(picture: np.ndarray) -> np.ndarray:
+    """The number in `COLOURS` of the nearest hue of each pixel, int [H, W] of uint8 [H, W, 3]."""
+    red, green, blue = np.moveaxis(picture.astype(np.float64), -1, 0)
+    angle = np.arctan2(np.sqrt(3) * (green - blue), 2 * red - green - blue)
+    known = np.array([2 * np.pi * colorsys.rgb_to_hsv(*drawing.PALETTE[name])[0] for name in COLOURS])
+    turn = np.abs((angle[..., None] - known + np.pi) % (2 * np.pi) - np.pi)
+    return turn.argmin(-1)
+
+
+def measured(pictures: np.ndarray, requested: Sequence[Scene]) -> list[Picture]:
+    """The objects of pictures, with their fits to the drawings' masks.
+
+    Args:
+        pictures: uint8 [N, 64, 64, 3].
+        requested: the scene that each picture should show, as `scenes.parsed` returns it.
+
+    Raises:
+        TypeError, ValueError: if the pictures have another type or shape.
+    """
+    if pictures.dtype != np.uint8:
+        raise TypeError(f"pictures are uint8, got {pictures.dtype}")
+    if pictures.shape != (len(requested), drawing.SIDE, drawing.SIDE, 3):
+        raise ValueError(f"need pictures [{len(requested)}, 64, 64, 3], one for each scene; got {pictures.shape}")
+    candidates = [_candidates(picture, scene) for picture, scene in zip(pictures, requested)]
+    looks = [look for cuts in candidates for looks in cuts for look in looks]
+    if not looks:
+        return [Picture([]) for _ in requested]
+    known = templates.drawn(*RADII)
+    fits = iter(zip(*templates.fits(np.stack([look.mask for look in looks]), known)))
+    objects = [[[_drawn(look, *next(fits)) for look in looks] for looks in cuts] for cuts in candidates]
+    return [_as_requested(scene, cuts) for scene, cuts in zip(requested, objects)]
+
+
+class _Look(NamedTuple):
+    """An object's mask [64, 64], the colours of its pixels and the cover of all pixels, whose ends are the edges'."""
+
+    mask: np.ndarray
+    parts: int
+    colours: np.ndarray
+    cover: np.ndarray | None
+
+
+def _candidates(picture: np.ndarray, scene: Scene) -> list[list[_Look]]:
+    """The objects of a picture, for a picture of two by each of its cuts: the upright one and the level one."""
+    apart = np.linalg.norm(picture - paper_of(picture), axis=-1)
+    hue = hues(picture)
+    everywhere = np.ones(apart.shape, bool)
+    match scene.kind:
+        case "one":
+            return [[_look(apart, hue, everywhere, scene.style)]]
+        case "several":
+            labels, number = _labelled(_mask(apart, scene.style))
+            sizes = ndimage.sum_labels(labels > 0, labels, np.arange(1, number + 1))
+            order = [part + 1 for part in np.argsort(-sizes, kind="stable") if sizes[part] >= SMALLEST]
+            near: Any = [ndimage.binary_dilation(labels == part, iterations=2) for part in order]
+            return [[_look(apart, hue, area & ((labels == part) | (labels == 0)), scene.style)
+                     for part, area in zip(order, near)]]  # fmt: skip
+        case "pair":
+            cuts = []
+            for axis in (1, 0):
+                filled = (apart > STRONG).sum(1 - axis)
+                first = NEAR[0] + _middle_of_least(filled[slice(*NEAR)])
+                half = np.arange(drawing.SIDE) < first
+                half = np.broadcast_to(half if axis else half[:, None], apart.shape)
+                cuts.append([_look(apart, hue, half, scene.style), _look(apart, hue, ~half, scene.style)])
+            return cuts
+        case _:
+            return [[]]
+
+
+def _middle_of_least(values: np.ndarray) -> int:
+    """The index of the least value; of several, the one nearest to the middle."""
+    least = np.flatnonzero(values == values.min())
+    return int(least[np.abs(least - (len(values) - 1) / 2).argmin()])
+
+
+def _strength(apart: np.ndarray) -> float:
+    """D of an object by |p - w| of the pixels of its part of the picture; infinite where there is none."""
+    strong = apart[apart > STRONG]
+    return float(np.quantile(strong, 0.8)) if len(strong) else np.inf
+
+
+def _mask(apart: np.ndarray, style: str) -> np.ndarray:
+    mask: Any = apart > _strength(apart) * (0.85 if style == "neon" else 0.5)
+    return mask if style == "plain" else np.asarray(ndimage.binary_fill_holes(mask))
+
+
+def _labelled(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    return ndimage.label(mask, np.ones((3, 3)))  # pyright: ignore[reportReturnType]
+
+
+def _look(apart: np.ndarray, hue: np.ndarray, area: np.ndarray, style: str) -> _Look:
+    """The object of an area of the picture, Bool [64, 64]."""
+    inside = np.where(area, apart, 0.0)
+    mask = _mask(inside, style)
+    labels, number = _labelled(mask)
+    parts = int((ndimage.sum_labels(mask, labels, np.arange(1, number + 1)) >= SMALLEST).sum())
+    drawn = mask & (inside > _strength(inside) / 2)  # an outline's line without what it encloses
+    colours = np.bincount(hue[drawn], minlength=len(COLOURS)) / max(drawn.sum(), 1)
+    cover = np.where(inside > STRONG / 3, np.minimum(inside / _strength(inside), 1), 0.0)
+    return _Look(mask, parts, colours, cover if style == "plain" else None)
+
+
+def _drawn(look: _Look, overlap: np.ndarray, radius: np.ndarray, centre: np.ndarray) -> Drawn:
+    edge = np.nan
+    if look.cover is not None:
+        best = int(overlap.argmax())
+        edge = 6 * float((look.cover * (1 - look.cover)).sum()) / (templates.edge_length(SHAPES[best]) * radius[best])
+    return Drawn(overlap, radius, centre, look.parts, look.colours, edge)
+
+
+def _as_requested(scene: Scene, cuts: list[list[Drawn]]) -> Picture:
+    """The cut, and the order of its halves, that agrees best with the request."""
+    if scene.kind != "pair":
+        return Picture(cuts[0])
+    named = [  # in the order of RELATIONS: left of, right of, above, below
+        Picture(objects[::order], RELATIONS[2 * cut + (order < 0)])
+        for cut, objects in enumerate(cuts)
+        for order in (1, -1)
+    ]
+    agreement = lambda picture: sum(
+        _overlap(one, shape) + _share(one, colour) for one, (shape, colour) in zip(picture.objects, _asked(scene))
+    )
+    return max(named, key=agreement)
+
+
+def _asked(scene: Scene) -> list[tuple[str, str]]:
+    """Shape and colour of each requested object; `NONE` for what is left open."""
+    first = (scene.shape, scene.colour)
+    return [first, (scene.second_shape, scene.second_colour)] if scene.kind == "pair" else [first] * scene.count
+
+
+def _overlap(one: Drawn, shape: str) -> float:
+    return float(one.overlap.max() if shape == NONE else one.overlap[SHAPES.index(shape)])
+
+
+def _share(one: Drawn, colour: str) -> float:
+    return float(one.colours.max() if colour == NONE else one.colours[COLOURS.index(colour)])
+
+
+def verdict(scene: Scene, picture: Picture) -> dict[str, bool]:
+    """Says of a picture what holds for all of its requested objects; a missing object fails in everything.
+
+    Args:
+        scene: the requested scene, not a word.
+        picture: the picture, from `measured` with this scene.
+
+    Returns:
+        {"shape": the requested shape is the best of the eight, "whole": its overlap is above 0.85, "one_piece": the
+        object is one connected part, "sharp": its edges are at most 2.5 pixels wide, "colour": at least
+        0.9 of its pixels have the requested colour, "size" and "position": the nearest ones are the requested ones,
+        "count": there are as many objects, "relation": the first of two stands as requested to the second}. What the
+        scene leaves open has no entry, nor has "sharp" for outlines and neon.
+    """
+    asked = _asked(scene)
+    objects = [one for one in picture.objects[: len(asked)] if one.overlap.any()]
+    every = lambda holds: len(objects) == len(asked) and all(holds(one, *look) for one, look in zip(objects, asked))
+    right = {
+        "whole": every(lambda one, shape, colour: _overlap(one, shape) > WHOLE),
+        "one_piece": every(lambda one, shape, colour: one.parts == 1),
+    }
+    if scene.shape != NONE:
+        right["shape"] = every(lambda one, shape, colour: one.overlap.max() == _overlap(one, shape))
+    if scene.colour != NONE:
+        right["colour"] = every(lambda one, shape, colour: _share(one, colour) >= COLOURED)
+    if scene.style == "plain":
+        right["sharp"] = every(lambda one, shape, colour: one.edge <= SHARP)
+    if scene.size != NONE:
+        right["size"] = every(lambda one, shape, colour: _size(one, shape) == scene.size)
+    if scene.position != NONE:
+        right["position"] = every(lambda one, shape, colour: _position(one, shape) == scene.position)
+    if scene.kind == "several":
+        right["count"] = len(picture.objects) == scene.count
+    if scene.relation != NONE:
+        right["relation"] = len(objects) == 2 and picture.relation == scene.relation
+    return {name: right[name] for name in PARTS if name in right}
+
+
+def _template(one: Drawn, shape: str) -> int:
+    """The number of the shape by which an object's size and place are read."""
+    return int(one.overlap.argmax()) if shape == NONE else SHAPES.index(shape)
+
+
+def _size(one: Drawn, shape: str) -> str:
+    middle = {name: float(np.mean(drawing.RADII[name])) for name in SIZES}
+    return min(middle, key=lambda name: abs(middle[name] - one.radius[_template(one, shape)]))
+
+
+def _position(one: Drawn, shape: str) -> str:
+    x, y = one.centre[_template(one, shape)]
+    cells = [(column, row) for row in drawing.PLACES for column in drawing.PLACES]
+    return tuple(POSITIONS)[int(np.argmin([np.hypot(x - column, y - row) for column, row in cells]))]
+
+
+def score(verdicts: Sequence[dict[str, bool]]) -> dict[str, Any]:
+    """Shares of pictures in which each entry of the verdicts holds, and "all" of them, with Wilson's 95 % intervals."""
+    shares = {"all": bootstrap.share([all(right.values()) for right in verdicts])}
+    for name in PARTS:
+        if rights := [right[name] for right in verdicts if name in right]:
+            shares[name] = bootstrap.share(rights)
+    return shares
