@@ -198,7 +198,11 @@ class Job(NamedTuple):
         first = 0 if model.sees_picture or frames else request.first_step(usual.steps)
         trajectory = schedulers.trajectory(model.process, request.sampler, usual.steps, tokens)
         complete_plan = trajectory.plan
-        trajectory = trajectory._replace(plan=programs.repeated(complete_plan, first, request.resamplings))
+        if request.resamplings > 1:
+            plan = programs.repeated(complete_plan, first, request.resamplings)
+        else:
+            plan = schedulers.later_steps(complete_plan, request.sampler, first)
+        trajectory = trajectory._replace(plan=plan)
         noised = request.begins_at_image(first) and not model.sees_picture and not frames
         guided = request.guided(model)
         if request.words and Unpaired not in trajectory.sampler.takes:

@@ -1024,7 +1024,7 @@ TRAJECTORIES = {
 
 
 PICTURES = ("playground", "lcm")  # whose pictures are those of the pipeline itself, before they are clipped
-EDITED, STRENGTH = ("ddim", "euler", "dpmpp_2m"), 0.6  # trajectories of "sd" that start from a picture, and how late
+EDITED, STRENGTH = ("ddim", "euler", "dpmpp_2m", "plms"), 0.6  # trajectories of "sd" from a picture, and how late
 
 
 OTHERWISE = {  # parts of Mistral 3's names in memory, and in a file

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import flow_maps, samplers, text_to_image, timesteps
+from diffusion import flow_maps, samplers, text_to_image
 from diffusion.data.transforms import to_model, to_uint8
 from diffusion.models import interchange
 from diffusion.models.autoencoders import latent_space as autoencoders
@@ -179,14 +179,17 @@ def test_thirty_guided_steps_end_where_diffusers_pipeline_does(name, case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case, within", [("ddim", 4e-5), ("euler", 4e-5), ("dpmpp_2m", 4e-5)])  # as in TRAJECTORIES
+@pytest.mark.parametrize(
+    "case, within", [("ddim", 4e-5), ("euler", 4e-5), ("dpmpp_2m", 4e-5), ("plms", 4e-5)]
+)  # as in TRAJECTORIES
 def test_a_picture_is_changed_as_diffusers_changes_it(case, within):
     """60 % of the trajectory, from the same latents and the same noise on them."""
     model, conditional, unconditional = compiled("sd")
     process = schedulers.read(ABOUT["walks"][case])
     model = dataclasses.replace(model, process=process)
-    trajectory = schedulers.trajectory(process, case, 30)
-    plan = timesteps.Plan(*(part[Request(image="a.png", strength=0.6).first_step(30) :] for part in trajectory.plan))
+    settings = {"image": np.zeros((16, 16, 3), np.uint8), "strength": 0.6, "steps": 30, "sampler": case}
+    trajectory = Job.prepare(model, Request.of(PROMPTS, **settings)).course.trajectory
+    plan = trajectory.plan
     x = text_to_image.noised(process.schedule, plan, drawn("image", 2, 8, 8, 4), drawn("step 0", 2, 8, 8, 4))
     denoise = text_to_image.denoise(model, model.params["unet"], conditional, unconditional, 7.5)
     with jax.disable_jit():

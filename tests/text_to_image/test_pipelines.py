@@ -79,6 +79,70 @@ def test_sampling_of_x_over_alpha_starts_at_the_noise_of_the_process():
     assert schedulers.trajectory(leading, "euler", 50).start == 1
 
 
+def by_the_list_of_pndm(bar, first, steps, x, eps):
+    """x after diffusers' steps from the list's `first` entry on, by the counter of PNDMScheduler, in float64.
+
+    The list of 1000 / steps = h is t_0, t_1, t_1, t_2, ...; the second call ends the step of the first, from its sample
+    and by the mean of both; each other call steps from the time of its entry to the one before by h.
+    """
+    h = 1000 // steps
+    times = [1 + h * i for i in reversed(range(steps))]
+    times.insert(1, times[1])
+    history, sample = [], x
+    for counter, time in enumerate(times[first:]):
+        before, after = (time + h, time) if counter == 1 else (time, time - h)
+        found = eps(x, time)
+        if counter == 1:
+            e, x = (history[0] + found) / 2, sample
+        else:
+            history = [*history[-3:], found]
+            weights = {1: [1], 2: [-1, 3], 3: [5, -16, 23], 4: [-9, 37, -59, 55]}[len(history)]
+            e = np.dot(weights, history) / sum(weights)
+        a, b = bar[before], bar[max(after, 0)]  # phi of the paper's eq. 11, with its differences as they are
+        x = np.sqrt(b / a) * x + (np.sqrt(1 - b) - np.sqrt(b * (1 - a) / a)) * e
+    return x
+
+
+@pytest.mark.parametrize("first", [2, 4, 9])
+def test_plms_begins_at_a_picture_where_diffusers_list_of_times_does(first, x64):
+    """On data N(0.3, 0.2^2), whose noise is known; of ten steps."""
+    process = schedulers.read(SD_1)
+    bar = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
+    noise_of = lambda x, bar: (x - np.sqrt(bar) * 0.3) * np.sqrt(1 - bar) / (0.04 * bar + 1 - bar)
+    start = np.array([-1.3, 0.4, 2.1])
+    expected = by_the_list_of_pndm(bar, first, 10, start, lambda x, time: noise_of(x, bar[time]))
+
+    def denoise(x, t):
+        alpha, sigma = process.schedule.alpha(t), process.schedule.sigma(t)
+        eps = noise_of(x, alpha**2)
+        return parameterizations.Prediction((x - sigma * eps) / alpha, eps)
+
+    trajectory = schedulers.trajectory(process, "plms", 10)
+    plan = schedulers.later_steps(trajectory.plan, "plms", first)
+    with jax.disable_jit():
+        state = trajectory.sampler.init(start, process.schedule, plan)
+        for i in range(len(plan.t)):
+            state = trajectory.sampler.step(state, denoise, process.schedule, plan, i, ())
+    np.testing.assert_allclose(state.x, expected, rtol=1e-6)
+
+
+def test_a_picture_is_changed_by_the_last_steps_of_a_trajectory():
+    """Times as diffusers lists them, where a step of PNDM has two entries; of all others the last steps."""
+    process = schedulers.read(SD_1)
+    later = lambda name, first: schedulers.later_steps(schedulers.trajectory(process, name, 10).plan, name, first)
+    at = lambda times: np.rint(times * 1000 - 1).tolist()
+    plan = later("plms", 6)
+    assert (at(plan.t), at(plan.s)) == ([401, 201, 101, 1], [301, 101, 1, 0])
+    plan = later("plms", 9)
+    assert (at(plan.t), at(plan.s)) == ([101], [1])
+    for name in ("pndm", "ddim"):
+        plan = later(name, 6)
+        assert (at(plan.t), at(plan.s)) == ([301, 201, 101, 1], [201, 101, 1, 0]), name
+    assert at(later("plms", 1).t)[:2] == [801, 701] and at(later("plms", 0).t)[:2] == [901, 801]
+    with pytest.raises(ValueError, match="did you mean 'plms'"):
+        schedulers.later_steps(plan, "plm", 2)
+
+
 def test_a_flow_is_shifted_once_for_its_last_time_and_once_for_all():
     """SD 3's published sigmas: 1 at first, 0.00893 before the end, for a shift of 3."""
     process = schedulers.read(FLOW)

@@ -37,6 +37,10 @@ from diffusion.models.interchange.schedulers.process import (
     read as read,
 )
 from diffusion.models.interchange.schedulers.solvers import SOLVERS as SOLVERS
-from diffusion.models.interchange.schedulers.trajectories import Trajectory as Trajectory, trajectory as trajectory
+from diffusion.models.interchange.schedulers.trajectories import (
+    Trajectory as Trajectory,
+    later_steps as later_steps,
+    trajectory as trajectory,
+)
 
 public.declare(__name__)

@@ -32,6 +32,7 @@ class Solver(NamedTuple):
         levels: whether the class has Karras' steps and its relatives.
         clips: the class's own `clip_sample`; None where it has none.
         betas: the class's own beta_schedule, beta_start and beta_end.
+        listed_twice: whether the class lists the end of its first step twice, for both evaluations of that step.
     """
 
     scheduler: str
@@ -45,6 +46,7 @@ class Solver(NamedTuple):
     levels: bool = True
     clips: bool | None = None
     betas: tuple[str, float, float] = ("linear", 1e-4, 0.02)
+    listed_twice: bool = False
 
 
 def _plain(make: Callable[[], Sampler]) -> Callable[[Options, int], Sampler]:
@@ -131,7 +133,13 @@ SOLVERS = {
     ),
     "ddpm": Solver("DDPMScheduler", _ddpm, "leading", ends="", levels=False, clips=True),
     "plms": Solver(
-        "PNDMScheduler", _plain(samplers.plms), "leading", to_zero=False, ends="set_alpha_to_one", levels=False
+        "PNDMScheduler",
+        _plain(samplers.plms),
+        "leading",
+        to_zero=False,
+        ends="set_alpha_to_one",
+        levels=False,
+        listed_twice=True,
     ),
     "pndm": Solver(
         "PNDMScheduler", _plain(samplers.pndm), "leading", to_zero=False, ends="set_alpha_to_one", levels=False

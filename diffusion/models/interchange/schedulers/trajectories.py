@@ -1,6 +1,6 @@
 """A solver by name for a process, and its steps."""
 
-__all__ = ["Trajectory", "trajectory"]
+__all__ = ["Trajectory", "later_steps", "trajectory"]
 
 import math
 from typing import NamedTuple
@@ -52,6 +52,27 @@ def trajectory(process: Process, sampler: str, steps: int, tokens: int = 0) -> T
     if "sigma_schedule" in process.fields:
         return _of_edm(process, solver, steps)
     return _of_table(process, name, solver, steps)
+
+
+def later_steps(plan: Plan, sampler: str, first: int) -> Plan:
+    """The steps of a trajectory from one of them on, where diffusers' pipelines begin at a picture with noise.
+
+    A pipeline cuts the first entries from its scheduler's list of times. The list of PNDM for "plms" is
+    t_0, t_1, t_1, t_2, ..., since both evaluations of the first step t_0 -> t_1 have an entry. Without its first k
+    entries, k >= 2, it is t_{k-1}, t_k, t_{k+1}, ...: two evaluations of the step t_{k-1} -> t_k, and then one at
+    t_{k+1} of the sample at t_k. So the trajectory begins one step earlier, and leaves out the step t_k -> t_{k+1}.
+
+    Args:
+        plan: the steps of `trajectory`.
+        sampler: the name of the sampler, in SOLVERS.
+        first: index of the first step, 0 .. N - 1. (At 1, where PNDM moves the sample at t_1 from t_0 to t_1, the steps
+            are those from t_1 on; that is not diffusers' way.)
+    """
+    listed_twice = look_up(SOLVERS, sampler, "sampler").listed_twice
+    included = np.arange(len(plan.t)) >= first
+    if listed_twice and first >= 2:
+        included[first - 1 : first + 1] = True, False
+    return Plan(*(np.asarray(part)[included] for part in plan))
 
 
 def _of_flow(process: Process, name: str, solver: Solver, steps: int, tokens: int) -> Trajectory:
