@@ -13,10 +13,10 @@ from typing import Any
 from diffusion.io import schema
 from diffusion.models.ddt import DDT, DDT_SIZES, DIT_DH, DIT_DH_SIZES
 from diffusion.models.interchange.attention_layouts import alternating, rotary
-from diffusion.models.interchange.family import DEPTH, Computed, Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, Computed, Family, Fields, Refusal, require
 from diffusion.models.interchange.lightning_rows import block_rows, options, rotary_tables
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Layout, Row, linear, patches, stacked
-from diffusion.models.interchange.square_images import example, require, require_classes, side_and_channels
+from diffusion.models.interchange.square_images import example, require_classes, side_and_channels
 from diffusion.models.layers.embeddings import sincos_positions
 
 PLAIN = {"final_norm": "layernorm", "bias": False, "qk_norm": True, "positions": "rope", "span": 16.0}

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from diffusion.models.dit import DiT
-from diffusion.models.interchange.family import DEPTH, Computed, Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, Computed, Family, Fields, Refusal, require
 from diffusion.models.interchange.rows import DENSE_OUT, SAME, Row, linear, patches, stacked, within
-from diffusion.models.interchange.square_images import example, require, require_classes, side_and_channels
+from diffusion.models.interchange.square_images import example, require_classes, side_and_channels
 from diffusion.models.interchange.tensor_files import Tensors
 from diffusion.models.layers.embeddings import sincos_positions
 

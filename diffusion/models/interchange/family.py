@@ -1,11 +1,13 @@
 """One architecture that others publish: their config, their names of tensors, and our module for it."""
 
-__all__ = ["Computed", "Family", "Fields", "Refusal"]
+__all__ = ["Computed", "Family", "Fields", "Refusal", "array", "require"]
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from diffusion.io import limits, schema
@@ -87,6 +89,27 @@ class Family(NamedTuple):
     other: type[nn.Module] | None = None
     repeated: Callable[[Any, Any], dict[str, Any]] | None = None
     kohya: str = ""
+
+
+def require(name: str, module: Any, required: Mapping[str, Any]) -> None:
+    """Refuses a module with a field that a published class has at one value alone.
+
+    Args:
+        name: name of the published class.
+        module: module to be written.
+        required: required values by field.
+
+    Raises:
+        Refusal: naming the field.
+    """
+    for field, value in required.items():
+        if getattr(module, field) != value:
+            raise Refusal(f"{name}: {field} = {getattr(module, field)!r} cannot be written to it; only {value!r} can.")
+
+
+def array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+    """The shape and type of an argument of a network's call, for `Family.example`."""
+    return jax.ShapeDtypeStruct(shape, dtype)
 
 
 # Fields of every config.json that describe the file; so do those that begin with "_".

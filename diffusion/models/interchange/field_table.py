@@ -2,15 +2,16 @@
 
 CONFIG = FieldTable("Their2DModel", Ours, (
     Follows("patch_size", 2),                                        # always 2: another value is refused
-    Field("num_attention_heads", "heads", 24),
-    Field("attention_head_dim", "width", 128, read=lambda size, ours: size * ours["heads"],
-          write=lambda module: module.width // module.heads),
+    *width_of_heads(24, 128),                                        # num_attention_heads, attention_head_dim
+    Field("in_channels", "channels", 4),
     Follows("out_channels", lambda module: module.channels, optional=True),
+    Choice("qk_norm", "qk_norm", {None: False, "rms_norm": True}),
 ), unread={"axes_lens": [300, 512, 512]})
-CONFIG.build(config), CONFIG.describe(module)                        # the functions of a `Family`
+CONFIG.build(config), CONFIG.describe(module)                        # the two directions
+FAMILY = CONFIG.family(example, {"diffusers": table}, published={"Theirs, 1 B": {}})
 """
 
-__all__ = ["Field", "FieldTable", "Follows", "Group"]
+__all__ = ["ABSENT", "Choice", "Field", "FieldTable", "Follows", "Group", "tuple_of", "width_of_heads", "zero_or_null"]
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,9 +19,12 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 
 from diffusion.io import schema
-from diffusion.models.interchange.family import Fields
+from diffusion.models.interchange.family import MAYBE_SIZE, Family, Fields, Refusal, require
+from diffusion.models.interchange.rows import Row
 
 AS_IT_FOLLOWS: Any = object()
+ABSENT: Any = object()
+"""What `write` of a row returns for a field that is not written."""
 
 
 class Field(NamedTuple):
@@ -31,8 +35,8 @@ class Field(NamedTuple):
         ours: name of our module's field.
         default: value where their config lacks it.
         valid: valid values; None: those like the default, see `schema.like`.
-        read: (their value, our fields of the rows above) -> our value; None: it is theirs.
-        write: our module -> their value; None: it is ours.
+        read: (their value, our fields of the rows above) -> our value; None: it is theirs. A ValueError refuses it.
+        write: our module -> their value, or `ABSENT`; None: it is ours. A ValueError refuses the module.
     """
 
     theirs: str
@@ -52,13 +56,39 @@ class Field(NamedTuple):
         return {self.theirs: self.write(module) if self.write else getattr(module, self.ours)}
 
 
+class Choice(NamedTuple):
+    """A field of theirs with few values, each of which is one of ours.
+
+    Attributes:
+        theirs: name in their config.
+        ours: name of our module's field.
+        values: {their value: ours}, their default first; of several for one of ours, the first is written.
+    """
+
+    theirs: str
+    ours: str
+    values: Mapping[Any, Any]
+
+    def taken(self, fields: Fields, ours: Mapping[str, Any]) -> dict[str, Any]:
+        """Our field, read from their config."""
+        return {self.ours: self.values[fields.only(self.theirs, *self.values)]}
+
+    def written(self, module: Any) -> dict[str, Any]:
+        """Their field, read from our module."""
+        value = getattr(module, self.ours)
+        if value not in self.values.values():
+            valid = ", ".join(map(repr, dict.fromkeys(self.values.values())))
+            raise ValueError(f"{self.ours} = {value!r} cannot be written to it; valid: {valid}.")
+        return {self.theirs: next(theirs for theirs, ours in self.values.items() if ours == value)}
+
+
 class Group(NamedTuple):
     """Several fields of theirs that together are one or more of ours.
 
     Attributes:
         theirs: {name in their config: (default, valid values or None)}.
-        read: (their values by name, our fields of the rows above) -> our fields by name; may refuse.
-        write: our module -> their values by name; may refuse.
+        read: (their values by name, our fields of the rows above) -> our fields by name. A ValueError refuses them.
+        write: our module -> their values by name. A ValueError refuses the module.
     """
 
     theirs: Mapping[str, tuple[Any, schema.Valid | None]]
@@ -112,39 +142,105 @@ class FieldTable(NamedTuple):
         module: our class.
         rows: their fields, in the order in which they are read and written.
         unread: their fields that change nothing, with the value that is written, or None for one that is not.
+        required: {field of ours that theirs lack: the one value of it that can be written}.
     """
 
     name: str
     module: type[nn.Module]
-    rows: Sequence[Field | Group | Follows]
+    rows: Sequence[Field | Choice | Group | Follows]
     unread: Mapping[str, Any] = {}
+    required: Mapping[str, Any] = {}
 
     def build(self, config: Mapping[str, Any]) -> Any:
         """Our module for their config.
 
         Raises:
-            Refusal: for a field that our module does not support, or an unknown one.
+            Refusal: for a field that our module does not support, an unknown one, or what our module refuses.
         """
         following = [row for row in self.rows if isinstance(row, Follows)]
         absent = {row.theirs: row.default for row in following if row.default is not AS_IT_FOLLOWS}
         fields = Fields(self.name, absent | dict(config), tuple(self.unread))
         ours: dict[str, Any] = {}
-        for row in self.rows:
-            if not isinstance(row, Follows):
-                ours |= row.taken(fields, ours)
-        module = self.module(**ours)
+        try:
+            for row in self.rows:
+                if not isinstance(row, Follows):
+                    ours |= row.taken(fields, ours)
+            module = self.module(**ours)
+        except ValueError as why:
+            raise why if isinstance(why, Refusal) else Refusal(f"{self.name}: {why}") from None
         for row in following:
             row.check(fields, module)
         fields.end()
         return module
 
     def describe(self, module: Any) -> dict[str, Any]:
-        """Their config for our module; the inverse of `build`."""
+        """Their config for our module; the inverse of `build`.
+
+        Raises:
+            Refusal: for a module that their config cannot express.
+        """
+        require(self.name, module, self.required)
         config: dict[str, Any] = {}
-        for row in self.rows:
-            config |= row.written(module)
-        unread = {name: value for name, value in self.unread.items() if value is not None}
-        return {name: _lists(value) for name, value in (config | unread).items()}
+        try:
+            for row in self.rows:
+                config |= row.written(module)
+        except ValueError as why:
+            raise why if isinstance(why, Refusal) else Refusal(f"{self.name}: {why}") from None
+        config |= {name: value for name, value in self.unread.items() if value is not None}
+        return {name: _lists(value) for name, value in config.items() if value is not ABSENT}
+
+    def family(
+        self, example: Callable[[Any], tuple], tables: Mapping[str, Callable[[Any], list[Row]]], **others: Any
+    ) -> Family:
+        """The family with this config.
+
+        Args:
+            example: as in `Family`.
+            tables: as in `Family`.
+            **others: other fields of `Family`.
+        """
+        return Family(self.name, self.module, self.build, self.describe, example, tables, **others)
+
+
+def zero_or_null(theirs: str, ours: str) -> Field:
+    """A size that a network may lack: null in their config, 0 in our module."""
+    read, write = (lambda size, ours: size or 0), (lambda module: getattr(module, ours) or None)
+    return Field(theirs, ours, None, MAYBE_SIZE, read, write)
+
+
+def tuple_of(ours: str, defaults: Mapping[str, Any]) -> Group:
+    """Fields of theirs that together are a tuple of ours.
+
+    Args:
+        ours: name of our module's field.
+        defaults: {name in their config: default}, in the order of our tuple.
+    """
+    return Group(
+        {theirs: (default, None) for theirs, default in defaults.items()},
+        read=lambda values, _: {ours: tuple(values.values())},
+        write=lambda module: dict(zip(defaults, getattr(module, ours))),
+    )
+
+
+def width_of_heads(heads: int, size: int, valid: schema.Valid | None = None) -> tuple[Field, Field]:
+    """The fields of diffusers' transformers that determine the width: the heads, and the features of each.
+
+    Args:
+        heads: default of num_attention_heads.
+        size: default of attention_head_dim.
+        valid: valid values of both; None: those like the defaults.
+    """
+    return (
+        Field("num_attention_heads", "heads", heads, valid),
+        Field(
+            "attention_head_dim",
+            "width",
+            size,
+            valid,
+            read=lambda size, ours: size * ours["heads"],
+            write=lambda module: module.width // module.heads,
+        ),
+    )
 
 
 def _lists(value: Any) -> Any:

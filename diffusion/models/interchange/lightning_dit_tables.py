@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffusion.models.dit import DiT
-from diffusion.models.interchange.family import DEPTH, Computed, Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, Computed, Family, Fields, Refusal, require
 from diffusion.models.interchange.lightning_rows import block_rows, options, rotary_tables
 from diffusion.models.interchange.rows import SAME, Row, linear, patches, stacked
-from diffusion.models.interchange.square_images import example, require, side_and_channels
+from diffusion.models.interchange.square_images import example, side_and_channels
 from diffusion.models.layers.embeddings import sincos_positions
 
 

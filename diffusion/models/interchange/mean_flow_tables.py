@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.models.dit import DiT, dit_preset
-from diffusion.models.interchange.family import DEPTH, Family, Fields
+from diffusion.models.interchange.family import DEPTH, Family, Fields, require
 from diffusion.models.interchange.flax_rows import flax_linear, flax_patches
 from diffusion.models.interchange.rows import Layout, Row, stacked
-from diffusion.models.interchange.square_images import require, require_classes, side_and_channels
+from diffusion.models.interchange.square_images import require_classes, side_and_channels
 from diffusion.models.mit import TOKENS, MiT, imf_preset, pmf_preset
 
 FIRST = Layout(lambda a, shape: a[0], lambda a: a[None])

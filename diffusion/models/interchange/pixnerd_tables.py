@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffusion.models.interchange.ddt_tables import plain_block_rows, unfolded
-from diffusion.models.interchange.family import DEPTH, Family, Fields
+from diffusion.models.interchange.family import DEPTH, Family, Fields, require
 from diffusion.models.interchange.rows import DENSE, VECTOR, Row, linear, stacked
-from diffusion.models.interchange.square_images import example, require, require_classes, side_and_channels
+from diffusion.models.interchange.square_images import example, require_classes, side_and_channels
 from diffusion.models.pixnerd import SIZES, PixNerd, pixnerd_preset
 
 

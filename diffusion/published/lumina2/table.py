@@ -2,14 +2,12 @@
 
 __all__ = ["example", "table"]
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from diffusion.io import schema
-from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, SIZES, Family
+from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, SIZES, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, linear, stacked, within
 from diffusion.published.lumina2.network import PATCH, Lumina2
@@ -125,17 +123,12 @@ CONFIG = FieldTable(
 
 def example(module: Lumina2) -> tuple:
     """Arguments of a small call."""
-    array = lambda *shape: jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    return array(PATCH, PATCH, module.channels), array(), {"text": array(1, module.text_width)}
+    return array(1, PATCH, PATCH, module.channels), array(1), {"text": array(1, 1, module.text_width)}
 
 
-FAMILY = Family(
-    NAME,
-    Lumina2,
-    CONFIG.build,
-    CONFIG.describe,
+FAMILY = CONFIG.family(
     example,
-    {layout: lambda module, layout=layout: table(module, layout) for layout in ENDS},
+    {layout: functools.partial(table, layout=layout) for layout in ENDS},
     published={"Lumina-Image 2": {"cap_feat_dim": 2304}},
     prefixes=("model.diffusion_model.", ""),
     ignored=(r"norm_final\.weight",),  # of single files, which nothing reads

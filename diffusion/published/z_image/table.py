@@ -2,11 +2,10 @@
 
 __all__ = ["example", "table"]
 
-import jax
-import jax.numpy as jnp
+import functools
 
 from diffusion.io import schema
-from diffusion.models.interchange.family import DEPTH, SIZES, Family
+from diffusion.models.interchange.family import DEPTH, SIZES, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Layout, Row, linear, stacked, within
 from diffusion.published.z_image.network import PATCH, ZImage
@@ -100,18 +99,13 @@ CONFIG = FieldTable(
 
 def example(module: ZImage) -> tuple:
     """Arguments of a small call."""
-    array = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
-    condition = {"text": array(1, 1, module.text_width), "text_mask": jax.ShapeDtypeStruct((1, 1), jnp.bool_)}
+    condition = {"text": array(1, 1, module.text_width), "text_mask": array(1, 1, dtype=bool)}
     return array(1, PATCH, PATCH, module.channels), array(1), condition
 
 
-FAMILY = Family(
-    NAME,
-    ZImage,
-    CONFIG.build,
-    CONFIG.describe,
+FAMILY = CONFIG.family(
     example,
-    {layout: lambda module, layout=layout: table(module, layout) for layout in ENDS},
+    {layout: functools.partial(table, layout=layout) for layout in ENDS},
     published={"Z-Image": {}},
     prefixes=("model.diffusion_model.", ""),
     ignored=(r"norm_final\.weight",),  # of single files, which nothing reads

@@ -1,0 +1,103 @@
+"""One list of fields, read and written: every kind of row, on a config small enough to be checked by hand."""
+
+import flax.linen as nn
+import pytest
+
+from diffusion.models.interchange.family import Refusal
+from diffusion.models.interchange.field_table import (
+    ABSENT,
+    Choice,
+    Field,
+    FieldTable,
+    Follows,
+    tuple_of,
+    width_of_heads,
+    zero_or_null,
+)
+from diffusion.models.interchange.square_images import doubled_channels, side_of_shape
+
+
+class Net(nn.Module):
+    """A network of fields alone."""
+
+    shape: tuple = (8, 8, 3)
+    learn_sigma: bool = False
+    heads: int = 2
+    width: int = 6
+    norm: bool = False
+    words: int = 0
+    grid: tuple = (1, 2)
+    strength: bool = False
+    ratio: float = 4.0
+
+    def __post_init__(self):
+        if self.width > 100:
+            raise ValueError(f"width={self.width} is too wide")
+        super().__post_init__()
+
+
+TABLE = FieldTable(
+    "Theirs",
+    Net,
+    (
+        side_of_shape("sample_size", 8, "in_channels", 3),
+        doubled_channels(None),
+        *width_of_heads(2, 3),
+        Choice("norm", "norm", {None: False, "rms": True, "RMS": True}),
+        zero_or_null("words", "words"),
+        tuple_of("grid", {"rows": 1, "columns": 2}),
+        Field("guided", "strength", False, write=lambda module: module.strength or ABSENT),
+        Follows("inner", lambda module: module.width, default=6),
+    ),
+    required={"ratio": 4.0},
+)
+WRITTEN = {
+    "sample_size": 8, "in_channels": 3, "out_channels": 3, "num_attention_heads": 2, "attention_head_dim": 3,
+    "norm": None, "words": None, "rows": 1, "columns": 2, "inner": 6,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "ours", "theirs"),
+    [
+        ({}, {}, {}),
+        ({"out_channels": 6}, {"learn_sigma": True}, {"out_channels": 6}),
+        ({"in_channels": 4, "out_channels": 4}, {"shape": (8, 8, 4)}, {"in_channels": 4, "out_channels": 4}),
+        ({"attention_head_dim": 5, "inner": 10}, {"width": 10}, {"attention_head_dim": 5, "inner": 10}),
+        ({"norm": "RMS"}, {"norm": True}, {"norm": "rms"}),
+        ({"words": 7}, {"words": 7}, {"words": 7}),
+        ({"columns": 5}, {"grid": (1, 5)}, {"columns": 5}),
+        ({"guided": True}, {"strength": True}, {"guided": True}),
+    ],
+)
+def test_a_config_is_read_and_written(config, ours, theirs):
+    module = TABLE.build(config)
+    assert module == Net(**ours)
+    assert TABLE.describe(module) == WRITTEN | theirs
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"out_channels": 5}, "Theirs: out_channels = 5 is not supported; supported: 3, 6"),
+        ({"attention_head_dim": 60, "inner": 120}, "Theirs: width=120 is too wide"),
+        ({"attention_head_dim": 4}, "Theirs: inner = 6 is not supported; supported: 8"),
+        ({"norm": "layer"}, "Theirs: norm = 'layer' is not supported; supported: None, 'rms', 'RMS'"),
+    ],
+)
+def test_a_config_of_another_network_is_refused(config, words):
+    with pytest.raises(Refusal, match=words):
+        TABLE.build(config)
+
+
+@pytest.mark.parametrize(
+    ("ours", "words"),
+    [
+        ({"ratio": 2.0}, "Theirs: ratio = 2.0 cannot be written to it; only 4.0 can"),
+        ({"shape": (8, 4, 3)}, r"Theirs: shape = \(8, 4, 3\); it must be that of square images"),
+        ({"norm": "layer"}, "Theirs: norm = 'layer' cannot be written to it; valid: False, True"),
+    ],
+)
+def test_a_module_that_theirs_cannot_express_is_refused(ours, words):
+    with pytest.raises(Refusal, match=words):
+        TABLE.describe(Net(**ours))
