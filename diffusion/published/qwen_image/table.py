@@ -1,14 +1,9 @@
 """Qwen-Image's transformer by the names of diffusers' QwenImageTransformer2DModel; its authors have the same."""
 
-__all__ = ["build", "describe", "example", "table"]
+__all__ = ["example", "table"]
 
-from collections.abc import Mapping
-from typing import Any
-
-import jax
-import jax.numpy as jnp
-
-from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZES, Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, SIZES, array
+from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
 from diffusion.models.interchange.joint_rows import DIFFUSERS, shift_and_scale, stream_rows
 from diffusion.models.interchange.rows import Row, linear, stacked, within
 from diffusion.published.flux.table import PACKED_BIAS, PACKED_IN, PACKED_OUT
@@ -39,58 +34,30 @@ def table(module: QwenImage) -> list[Row]:
     return rows
 
 
-def build(config: Mapping[str, Any]) -> QwenImage:
-    """Our module for a config.json of QwenImageTransformer2DModel."""
-    fields = Fields(NAME, config, ("pooled_projection_dim",))
-    fields.only("patch_size", PATCH)
-    fields.only("guidance_embeds", False)
-    inputs = fields.take("in_channels", 64)
-    outputs = fields.take("out_channels", 16, MAYBE_SIZE) or inputs
-    if inputs != PATCH**2 * outputs:
-        raise Refusal(f"{NAME}: in_channels = {inputs} is not supported; supported: 4 out_channels, {4 * outputs}.")
-    heads = fields.take("num_attention_heads", 24)
-    module = QwenImage(
-        channels=outputs,
-        width=heads * fields.take("attention_head_dim", 128),
-        depth=fields.take("num_layers", 60, DEPTH),
-        heads=heads,
-        text_width=fields.take("joint_attention_dim", 3584),
-        axes=fields.take("axes_dims_rope", (16, 56, 56), SIZES),
-    )
-    fields.end()
-    return module
-
-
-def describe(module: QwenImage) -> dict[str, Any]:
-    """The config.json of one of our modules; the inverse of `build`."""
-    return {
-        "patch_size": PATCH,
-        "in_channels": PATCH**2 * module.channels,
-        "out_channels": module.channels,
-        "num_layers": module.depth,
-        "attention_head_dim": module.width // module.heads,
-        "num_attention_heads": module.heads,
-        "joint_attention_dim": module.text_width,
-        "guidance_embeds": False,
-        "axes_dims_rope": list(module.axes),
-    }
+CONFIG = FieldTable(
+    NAME,
+    QwenImage,
+    (
+        Follows("patch_size", PATCH),
+        Field("out_channels", "channels", 16),
+        Follows("in_channels", lambda module: PATCH**2 * module.channels, default=64),
+        *width_of_heads(24, 128),
+        Field("num_layers", "depth", 60, DEPTH),
+        Field("joint_attention_dim", "text_width", 3584),
+        Follows("guidance_embeds", False),
+        Field("axes_dims_rope", "axes", (16, 56, 56), SIZES),
+    ),
+    unread={"pooled_projection_dim": None},
+)
 
 
 def example(module: QwenImage) -> tuple:
     """Arguments of a small call."""
-    array = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
-    condition = {"text": array(1, 1, module.text_width), "text_mask": jax.ShapeDtypeStruct((1, 1), jnp.bool_)}
+    condition = {"text": array(1, 1, module.text_width), "text_mask": array(1, 1, dtype=bool)}
     return array(1, PATCH, PATCH, module.channels), array(1), condition
 
 
-FAMILY = Family(
-    NAME,
-    QwenImage,
-    build,
-    describe,
-    example,
-    {"diffusers": table},
-    published={"Qwen-Image": {}},
-    prefixes=("model.diffusion_model.", ""),
+FAMILY = CONFIG.family(
+    example, {"diffusers": table}, published={"Qwen-Image": {}}, prefixes=("model.diffusion_model.", "")
 )
 FAMILIES = {FAMILY.name: FAMILY}
