@@ -2,13 +2,8 @@
 
 __all__ = []
 
-from collections.abc import Mapping
-from typing import Any
-
-import jax
-import jax.numpy as jnp
-
-from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZE, Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, array
+from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
 from diffusion.models.interchange.rows import DENSE_OUT, VECTOR, Row, linear, stacked, within
 from diffusion.published.ltx_video.network import LTXVideo
 
@@ -64,74 +59,38 @@ def _original_rows(module: LTXVideo) -> list[Row]:
     return [row._replace(theirs=renamed(row.theirs)) for row in _rows(module)]
 
 
-def _build(config: Mapping[str, Any]) -> LTXVideo:
-    fields = Fields(NAME, config)
-    fields.only("patch_size", 1)
-    fields.only("patch_size_t", 1)
-    fields.only("activation_fn", "gelu-approximate")
-    fields.only("qk_norm", "rms_norm_across_heads")
-    fields.only("norm_elementwise_affine", False)
-    fields.only("norm_eps", 1e-6)
-    fields.only("attention_bias", True)
-    fields.only("attention_out_bias", True)
-    channels = fields.take("in_channels", 128, SIZE)
-    if (fields.take("out_channels", 128, MAYBE_SIZE) or channels) != channels:
-        raise Refusal(f"{NAME}: out_channels is supported as in_channels, {channels}, alone.")
-    heads = fields.take("num_attention_heads", 32, SIZE)
-    width = heads * fields.take("attention_head_dim", 64, SIZE)
-    if fields.take("cross_attention_dim", 2048) != width:
-        raise Refusal(f"{NAME}: cross_attention_dim is supported as the width, {width}, alone.")
-    module = LTXVideo(
-        channels=channels,
-        width=width,
-        depth=fields.take("num_layers", 28, DEPTH),
-        heads=heads,
-        text_width=fields.take("caption_channels", 4096, SIZE),
-    )
-    fields.end()
-    return module
-
-
-def _describe(module: LTXVideo) -> dict[str, Any]:
-    return {
-        "in_channels": module.channels,
-        "out_channels": module.channels,
-        "patch_size": 1,
-        "patch_size_t": 1,
-        "num_attention_heads": module.heads,
-        "attention_head_dim": module.width // module.heads,
-        "cross_attention_dim": module.width,
-        "num_layers": module.depth,
-        "activation_fn": "gelu-approximate",
-        "qk_norm": "rms_norm_across_heads",
-        "norm_elementwise_affine": False,
-        "norm_eps": 1e-6,
-        "caption_channels": module.text_width,
-        "attention_bias": True,
-        "attention_out_bias": True,
-    }
+CONFIG = FieldTable(
+    NAME,
+    LTXVideo,
+    (
+        Field("in_channels", "channels", 128),
+        Follows("out_channels", lambda module: module.channels, default=128, optional=True),
+        Follows("patch_size", 1),
+        Follows("patch_size_t", 1),
+        *width_of_heads(32, 64),
+        Follows("cross_attention_dim", lambda module: module.width, default=2048),
+        Field("num_layers", "depth", 28, DEPTH),
+        Follows("activation_fn", "gelu-approximate"),
+        Follows("qk_norm", "rms_norm_across_heads"),
+        Follows("norm_elementwise_affine", False),
+        Follows("norm_eps", 1e-6),
+        Field("caption_channels", "text_width", 4096),
+        Follows("attention_bias", True),
+        Follows("attention_out_bias", True),
+    ),
+)
 
 
 def _example(module: LTXVideo) -> tuple:
-    array = lambda *shape: jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    return array(1, 1, 1, module.channels), array(), {"text": array(1, module.text_width)}
+    return array(1, 1, 1, 1, module.channels), array(1), {"text": array(1, 1, module.text_width)}
 
 
-FAMILY = Family(
-    NAME,
-    LTXVideo,
-    _build,
-    _describe,
+FAMILY = CONFIG.family(
     _example,
     {"diffusers": _rows, "original": _original_rows},
     published={
         "LTX-Video, 2 B": {},
-        "LTX-Video 0.9.7, 13 B": {
-            "num_attention_heads": 32,
-            "attention_head_dim": 128,
-            "cross_attention_dim": 4096,
-            "num_layers": 48,
-        },
+        "LTX-Video 0.9.7, 13 B": {"attention_head_dim": 128, "cross_attention_dim": 4096, "num_layers": 48},
     },
     prefixes=("model.diffusion_model.", ""),
 )
