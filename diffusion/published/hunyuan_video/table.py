@@ -3,14 +3,10 @@
 __all__ = ["table"]
 
 import functools
-from collections.abc import Mapping
-from typing import Any
-
-import jax
-import jax.numpy as jnp
 
 from diffusion.models.interchange import joint_rows
-from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZE, SIZES, Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, SIZES, array
+from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
 from diffusion.models.interchange.joint_rows import StreamNames, shift_and_scale, stream_rows
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, linear, stacked, within
 from diffusion.published.flux.table import PACKED_BIAS, PACKED_OUT, diffusers_single
@@ -124,78 +120,37 @@ def table(module: HunyuanVideo, layout: str) -> list[Row]:
     return rows
 
 
-def _build(config: Mapping[str, Any]) -> HunyuanVideo:
-    fields = Fields(NAME, config)
-    fields.only("mlp_ratio", 4.0)
-    fields.only("patch_size", PATCH)
-    fields.only("patch_size_t", 1)
-    fields.only("qk_norm", "rms_norm")
-    fields.only("rope_theta", THETA)
-    fields.only("image_condition_type", None)
-    channels = fields.take("in_channels", 16, SIZE)
-    if (fields.take("out_channels", 16, MAYBE_SIZE) or channels) != channels:
-        raise Refusal(f"{NAME}: out_channels is supported as in_channels, {channels}, alone.")
-    heads = fields.take("num_attention_heads", 24, SIZE)
-    try:
-        module = HunyuanVideo(
-            channels=channels,
-            width=heads * fields.take("attention_head_dim", 128, SIZE),
-            depth=fields.take("num_layers", 20, DEPTH),
-            singles=fields.take("num_single_layers", 40, DEPTH),
-            refiners=fields.take("num_refiner_layers", 2, DEPTH),
-            heads=heads,
-            text_width=fields.take("text_embed_dim", 4096, SIZE),
-            pooled_width=fields.take("pooled_projection_dim", 768, SIZE),
-            axes=fields.take("rope_axes_dim", (16, 56, 56), SIZES),
-            strength=fields.take("guidance_embeds", True),
-        )
-    except ValueError as why:
-        raise Refusal(f"{NAME}: {why}.") from None
-    fields.end()
-    return module
-
-
-def _describe(module: HunyuanVideo) -> dict[str, Any]:
-    return {
-        "in_channels": module.channels,
-        "out_channels": module.channels,
-        "num_attention_heads": module.heads,
-        "attention_head_dim": module.width // module.heads,
-        "num_layers": module.depth,
-        "num_single_layers": module.singles,
-        "num_refiner_layers": module.refiners,
-        "mlp_ratio": 4.0,
-        "patch_size": PATCH,
-        "patch_size_t": 1,
-        "qk_norm": "rms_norm",
-        "guidance_embeds": module.strength,
-        "text_embed_dim": module.text_width,
-        "pooled_projection_dim": module.pooled_width,
-        "rope_theta": THETA,
-        "rope_axes_dim": list(module.axes),
-        "image_condition_type": None,
-    }
+CONFIG = FieldTable(
+    NAME,
+    HunyuanVideo,
+    (
+        Field("in_channels", "channels", 16),
+        Follows("out_channels", lambda module: module.channels, default=16, optional=True),
+        *width_of_heads(24, 128),
+        Field("num_layers", "depth", 20, DEPTH),
+        Field("num_single_layers", "singles", 40, DEPTH),
+        Field("num_refiner_layers", "refiners", 2, DEPTH),
+        Follows("mlp_ratio", 4.0),
+        Follows("patch_size", PATCH),
+        Follows("patch_size_t", 1),
+        Follows("qk_norm", "rms_norm"),
+        Field("guidance_embeds", "strength", True),
+        Field("text_embed_dim", "text_width", 4096),
+        Field("pooled_projection_dim", "pooled_width", 768),
+        Follows("rope_theta", THETA),
+        Field("rope_axes_dim", "axes", (16, 56, 56), SIZES),
+        Follows("image_condition_type", None),
+    ),
+)
 
 
 def _example(module: HunyuanVideo) -> tuple:
-    array = lambda *shape: jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    condition = {
-        "text": array(1, module.text_width),
-        "text_mask": jax.ShapeDtypeStruct((1, 1), jnp.bool_),
-        "pooled": array(module.pooled_width),
-    }
-    return (
-        array(1, PATCH, PATCH, module.channels),
-        array(),
-        condition | ({"strength": array()} if module.strength else {}),
-    )
+    text = {"text": array(1, 1, module.text_width), "text_mask": array(1, 1, dtype=bool)}
+    condition = text | {"pooled": array(1, module.pooled_width)} | ({"strength": array(1)} if module.strength else {})
+    return array(1, 1, PATCH, PATCH, module.channels), array(1), condition
 
 
-FAMILY = Family(
-    NAME,
-    HunyuanVideo,
-    _build,
-    _describe,
+FAMILY = CONFIG.family(
     _example,
     {layout: functools.partial(table, layout=layout) for layout in LAYOUTS},
     published={"HunyuanVideo": {}},
