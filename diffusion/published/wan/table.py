@@ -1,15 +1,12 @@
 """Wan's transformer by the names of diffusers' WanTransformer3DModel, and by its authors' names."""
 
-__all__ = ["build", "describe", "example", "table"]
+__all__ = ["example", "table"]
 
 import functools
-from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZE, Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, array
+from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads, zero_or_null
 from diffusion.models.interchange.rows import DENSE_OUT, VECTOR, Layout, Row, linear, patches, stacked, within
 from diffusion.published.wan.network import PATCH, Wan
 
@@ -81,64 +78,31 @@ def table(module: Wan, layout: str) -> list[Row]:
     return rows
 
 
-def build(config: Mapping[str, Any]) -> Wan:
-    """Our module for a config.json of WanTransformer3DModel."""
-    fields = Fields(NAME, config, ("rope_max_seq_len",))
-    fields.only("patch_size", (1, PATCH, PATCH))
-    fields.only("freq_dim", 256)
-    fields.only("eps", 1e-6)
-    fields.only("qk_norm", "rms_norm_across_heads")
-    heads = fields.take("num_attention_heads", 40)
-    width = heads * fields.take("attention_head_dim", 128)
-    inputs = fields.take("in_channels", 16)
-    pictures = fields.take("image_dim", None, MAYBE_SIZE) or 0
-    added = fields.take("added_kv_proj_dim", None, MAYBE_SIZE)
-    if added not in ((width,) if pictures else (None,)):
-        raise Refusal(
-            f"{NAME}: added_kv_proj_dim = {added} is supported as the width, {width}, beside an image_dim, and as none "
-            "without one."
-        )
-    module = Wan(
-        channels=fields.take("out_channels", 16, MAYBE_SIZE) or inputs,
-        in_channels=inputs,
-        width=width,
-        depth=fields.take("num_layers", 40, DEPTH),
-        heads=heads,
-        hidden=fields.take("ffn_dim", 13824, SIZE),
-        text_width=fields.take("text_dim", 4096),
-        picture_width=pictures,
-        picture_tokens=fields.take("pos_embed_seq_len", None, MAYBE_SIZE) or 0,
-        text_norm=fields.take("cross_attn_norm", True),
-    )
-    fields.end()
-    return module
-
-
-def describe(module: Wan) -> dict[str, Any]:
-    """The config.json of one of our modules; the inverse of `build`."""
-    return {
-        "patch_size": [1, PATCH, PATCH],
-        "num_attention_heads": module.heads,
-        "attention_head_dim": module.width // module.heads,
-        "in_channels": module.in_channels,
-        "out_channels": module.channels,
-        "text_dim": module.text_width,
-        "freq_dim": 256,
-        "ffn_dim": module.hidden,
-        "num_layers": module.depth,
-        "cross_attn_norm": module.text_norm,
-        "qk_norm": "rms_norm_across_heads",
-        "eps": 1e-6,
-        "image_dim": module.picture_width or None,
-        "added_kv_proj_dim": module.width if module.picture_width else None,
-        "rope_max_seq_len": 1024,
-        "pos_embed_seq_len": module.picture_tokens or None,
-    }
+CONFIG = FieldTable(
+    NAME,
+    Wan,
+    (
+        Follows("patch_size", (1, PATCH, PATCH)),
+        *width_of_heads(40, 128),
+        Field("in_channels", "in_channels", 16),
+        Field("out_channels", "channels", 16, MAYBE_SIZE, read=lambda channels, ours: channels or ours["in_channels"]),
+        Field("text_dim", "text_width", 4096),
+        Follows("freq_dim", 256),
+        Field("ffn_dim", "hidden", 13824),
+        Field("num_layers", "depth", 40, DEPTH),
+        Field("cross_attn_norm", "text_norm", True),
+        Follows("qk_norm", "rms_norm_across_heads"),
+        Follows("eps", 1e-6),
+        zero_or_null("image_dim", "picture_width"),
+        Follows("added_kv_proj_dim", lambda module: module.width if module.picture_width else None, default=None),
+        zero_or_null("pos_embed_seq_len", "picture_tokens"),
+    ),
+    unread={"rope_max_seq_len": 1024},
+)
 
 
 def example(module: Wan) -> tuple:
     """Arguments of a small call."""
-    array = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     condition = {"text": array(1, 1, module.text_width)}
     if module.picture_width:
         condition["patches"] = array(1, module.picture_tokens or 1, module.picture_width)
@@ -150,11 +114,7 @@ def _published(heads: int, hidden: int, layers: int, **more: Any) -> dict[str, A
 
 
 PICTURED = {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120}
-FAMILY = Family(
-    NAME,
-    Wan,
-    build,
-    describe,
+FAMILY = CONFIG.family(
     example,
     {layout: functools.partial(table, layout=layout) for layout in LAYOUTS},
     published={
