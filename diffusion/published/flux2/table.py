@@ -1,16 +1,15 @@
 """FLUX.2's transformer by the names of diffusers' Flux2Transformer2DModel and of Black Forest Labs' single files."""
 
-__all__ = ["build", "describe", "example", "table"]
+__all__ = ["example", "table"]
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from diffusion.io import schema
 from diffusion.models.interchange import joint_rows
-from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZES, Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZES, array
+from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, stacked, within
 from diffusion.published.flux import table as flux_tables
 from diffusion.published.flux2.network import Flux2
@@ -71,55 +70,35 @@ def table(module: Flux2, layout: str) -> list[Row]:
     return [row for row in rows if not row.theirs.endswith(".bias")]
 
 
-def build(config: Mapping[str, Any]) -> Flux2:
-    """Our module for a config.json of Flux2Transformer2DModel."""
-    fields = Fields(NAME, config)
-    fields.only("patch_size", 1)  # of packed latents
-    fields.only("timestep_guidance_channels", 256)
-    fields.only("mlp_ratio", 3.0)
-    fields.only("eps", 1e-6)
-    channels = fields.take("in_channels", 128)
-    if (outputs := fields.take("out_channels", None, MAYBE_SIZE)) not in (None, channels):
-        raise Refusal(f"{NAME}: out_channels = {outputs} is not supported; supported: in_channels, {channels}.")
-    heads = fields.take("num_attention_heads", 48)
-    module = Flux2(
-        channels=channels,
-        width=heads * fields.take("attention_head_dim", 128),
-        depth=fields.take("num_layers", 8, DEPTH),
-        singles=fields.take("num_single_layers", 48, DEPTH),
-        heads=heads,
-        text_width=fields.take("joint_attention_dim", 15360),
-        axes=fields.take("axes_dims_rope", (32, 32, 32, 32), SIZES),
-        theta=float(fields.take("rope_theta", 2000, schema.number(1))),
-        strength=fields.take("guidance_embeds", True),
-    )
-    fields.end()
-    return module
+def _same_channels(channels: int | None, ours: Mapping[str, Any]) -> int:
+    if channels not in (None, ours["channels"]):
+        raise ValueError(f"out_channels = {channels} is not supported; supported: in_channels, {ours['channels']}.")
+    return ours["channels"]
 
 
-def describe(module: Flux2) -> dict[str, Any]:
-    """The config.json of one of our modules; the inverse of `build`."""
-    return {
-        "patch_size": 1,
-        "in_channels": module.channels,
-        "out_channels": None,
-        "num_layers": module.depth,
-        "num_single_layers": module.singles,
-        "attention_head_dim": module.width // module.heads,
-        "num_attention_heads": module.heads,
-        "joint_attention_dim": module.text_width,
-        "timestep_guidance_channels": 256,
-        "mlp_ratio": 3.0,
-        "axes_dims_rope": list(module.axes),
-        "rope_theta": module.theta,
-        "eps": 1e-6,
-        "guidance_embeds": module.strength,
-    }
+CONFIG = FieldTable(
+    NAME,
+    Flux2,
+    (
+        Follows("patch_size", 1),  # of packed latents
+        Field("in_channels", "channels", 128),
+        Field("out_channels", "channels", None, MAYBE_SIZE, _same_channels, write=lambda module: None),
+        Field("num_layers", "depth", 8, DEPTH),
+        Field("num_single_layers", "singles", 48, DEPTH),
+        *width_of_heads(48, 128),
+        Field("joint_attention_dim", "text_width", 15360),
+        Follows("timestep_guidance_channels", 256),
+        Follows("mlp_ratio", 3.0),
+        Field("axes_dims_rope", "axes", (32, 32, 32, 32), SIZES),
+        Field("rope_theta", "theta", 2000, schema.number(1), read=lambda theta, ours: float(theta)),
+        Follows("eps", 1e-6),
+        Field("guidance_embeds", "strength", True),
+    ),
+)
 
 
 def example(module: Flux2) -> tuple:
     """Arguments of a small call."""
-    array = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     condition = {"text": array(1, 1, module.text_width)} | ({"strength": array(1)} if module.strength else {})
     return array(1, 1, 1, module.channels), array(1), condition
 
@@ -127,13 +106,9 @@ def example(module: Flux2) -> tuple:
 KLEIN = {"guidance_embeds": False, "num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24,
          "joint_attention_dim": 7680}  # fmt: skip
 KLEIN_9B = KLEIN | {"num_layers": 8, "num_single_layers": 24, "num_attention_heads": 32, "joint_attention_dim": 12288}
-FAMILY = Family(
-    NAME,
-    Flux2,
-    build,
-    describe,
+FAMILY = CONFIG.family(
     example,
-    {layout: lambda module, layout=layout: table(module, layout) for layout in JOINT},
+    {layout: functools.partial(table, layout=layout) for layout in JOINT},
     published={"FLUX.2 dev": {}, "FLUX.2 klein 4B": KLEIN, "FLUX.2 klein 9B": KLEIN_9B},
     prefixes=("model.diffusion_model.", ""),
     kohya="original",
