@@ -12,12 +12,11 @@ __all__ = ["LAYER"]
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from diffusion.io import schema
-from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, array
+from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, width_of_heads
 from diffusion.models.interchange.rows import DENSE_OUT, Row, linear, patches, stacked, within
+from diffusion.models.interchange.square_images import doubled_channels, side_of_shape
 from diffusion.published.pixart.network import PixArt
 
 LAYER = [
@@ -95,83 +94,59 @@ def _original_rows(module: PixArt) -> list[Row]:
     return table
 
 
-def _build(config: Mapping[str, Any]) -> PixArt:
-    fields = Fields(
-        "PixArtTransformer2DModel", config, ("dropout", "norm_num_groups", "num_embeds_ada_norm", "upcast_attention")
-    )
-    heads, channels, size = (
-        fields.take(*field) for field in (("num_attention_heads", 16), ("in_channels", 4), ("sample_size", 128))
-    )
-    width = heads * fields.take("attention_head_dim", 72)
-    patch = fields.take("patch_size", 2)
-    fields.only("activation_fn", "gelu-approximate")
-    fields.only("norm_type", "ada_norm_single")
-    fields.only("norm_elementwise_affine", False)
-    fields.only("norm_eps", 1e-6)
-    fields.only("attention_bias", True)
-    fields.only("attention_type", "default")
-    if fields.take("cross_attention_dim", 1152) != width:
-        raise Refusal(
-            f"PixArtTransformer2DModel: cross_attention_dim = {config.get('cross_attention_dim')} is not "
-            f"supported; supported: the width, {width}."
-        )
-    text_width = fields.take("caption_channels", None, MAYBE_SIZE)
-    sized = fields.take("use_additional_conditions", None, schema.optional(schema.FLAG))
-    if text_width is None:
-        raise Refusal("PixArtTransformer2DModel: caption_channels = None is not supported; it is the text's width.")
-    scale = fields.take("interpolation_scale", None, MAYBE_NUMBER)
-    module = PixArt(
-        shape=(size, size, channels),
-        patch=patch,
-        width=width,
-        depth=fields.take("num_layers", 28, DEPTH),
-        heads=heads,
-        text_width=text_width,
-        learn_sigma=fields.only("out_channels", 2 * channels, channels, None) == 2 * channels,
-        sized=size == 128 if sized is None else sized,
-        strength=fields.take("guidance_embeds", False),
-        span=size // patch / (max(size // 64, 1) if scale is None else scale),
-    )
-    fields.end()
-    return module
+def _text_width(channels: int | None, ours: Mapping[str, Any]) -> int:
+    if channels is None:
+        raise ValueError("caption_channels = None is not supported; it is the text's width.")
+    return channels
 
 
-def _describe(module: PixArt) -> dict[str, Any]:
-    size, other, channels = module.shape
-    if size != other:
-        raise Refusal(
-            f"PixArtTransformer2DModel: shape = {module.shape} cannot be written to it; it is made for squares."
-        )
-    if module.mlp_ratio != 4:
-        raise Refusal(f"PixArtTransformer2DModel: mlp_ratio = {module.mlp_ratio} cannot be written to it; only 4 can.")
-    scale = size // module.patch / module.span
-    return {
-        "num_attention_heads": module.heads,
-        "attention_head_dim": module.width // module.heads,
-        "in_channels": channels,
-        "out_channels": channels * (2 if module.learn_sigma else 1),
-        "num_layers": module.depth,
-        "cross_attention_dim": module.width,
-        "sample_size": size,
-        "patch_size": module.patch,
-        "interpolation_scale": int(scale) if scale == int(scale) else scale,
-        "use_additional_conditions": module.sized,
-        "caption_channels": module.text_width,
-        "activation_fn": "gelu-approximate",
-        "norm_type": "ada_norm_single",
-        "norm_elementwise_affine": False,
-        "norm_eps": 1e-6,
-        "attention_bias": True,
-        "num_embeds_ada_norm": 1000,
-        **({"guidance_embeds": True} if module.strength else {}),
-    }
+def _span(scale: float | None, ours: Mapping[str, Any]) -> float:
+    """The positions of a side's patches, divided by the scale of their interpolation."""
+    side = ours["shape"][0]
+    return side // ours["patch"] / (max(side // 64, 1) if scale is None else scale)
+
+
+def _scale(module: PixArt) -> float:
+    scale = module.shape[0] // module.patch / module.span
+    return int(scale) if scale == int(scale) else scale
+
+
+CONFIG = FieldTable(
+    "PixArtTransformer2DModel",
+    PixArt,
+    (
+        *width_of_heads(16, 72),
+        side_of_shape("sample_size", 128, "in_channels", 4),
+        doubled_channels(8),
+        Field("num_layers", "depth", 28, DEPTH),
+        Follows("cross_attention_dim", lambda module: module.width, default=1152),
+        Field("patch_size", "patch", 2),
+        Field("interpolation_scale", "span", None, schema.optional(schema.number(1e-6)), _span, _scale),
+        Field(
+            "use_additional_conditions",
+            "sized",
+            None,
+            schema.optional(schema.FLAG),
+            read=lambda sized, ours: ours["shape"][0] == 128 if sized is None else sized,
+        ),
+        Field("caption_channels", "text_width", None, MAYBE_SIZE, _text_width),
+        Follows("activation_fn", "gelu-approximate"),
+        Follows("norm_type", "ada_norm_single"),
+        Follows("norm_elementwise_affine", False),
+        Follows("norm_eps", 1e-6),
+        Follows("attention_bias", True),
+        Follows("attention_type", "default", silent=True),
+        Field("guidance_embeds", "strength", False, write=lambda module: module.strength or ABSENT),
+    ),
+    unread={"num_embeds_ada_norm": 1000, "dropout": None, "norm_num_groups": None, "upcast_attention": None},
+    required={"mlp_ratio": 4},
+)
 
 
 def _example(module: PixArt) -> tuple:
-    struct = lambda *shape: jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    condition = {"text": struct(1, module.text_width)} | ({"size": struct(6)} if module.sized else {})
-    condition |= {"strength": struct()} if module.strength else {}
-    return struct(module.patch, module.patch, module.shape[-1]), struct(), condition
+    condition = {"text": array(1, 1, module.text_width)} | ({"size": array(1, 6)} if module.sized else {})
+    condition |= {"strength": array(1)} if module.strength else {}
+    return array(1, module.patch, module.patch, module.shape[-1]), array(1), condition
 
 
 def _published(size: int, scale: float, sized: bool) -> dict[str, Any]:
@@ -180,15 +155,10 @@ def _published(size: int, scale: float, sized: bool) -> dict[str, Any]:
         "interpolation_scale": scale,
         "use_additional_conditions": sized,
         "caption_channels": 4096,
-        "out_channels": 8,
     }
 
 
-FAMILY = Family(
-    "PixArtTransformer2DModel",
-    PixArt,
-    _build,
-    _describe,
+FAMILY = CONFIG.family(
     _example,
     {"diffusers": _diffusers_rows, "original": _original_rows},
     # Positions are computed; a pipeline computes the embedding of the empty text with T5.
