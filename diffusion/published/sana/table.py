@@ -1,15 +1,12 @@
 """SANA's transformer by the names of diffusers' SanaTransformer2DModel and of the authors' repository."""
 
-__all__ = ["build", "describe", "example", "table"]
+__all__ = ["example", "table"]
 
-from collections.abc import Mapping
-from typing import Any
-
-import jax
-import jax.numpy as jnp
+import functools
 
 from diffusion.io import schema
-from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, array
+from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows, width_of_heads
 from diffusion.models.interchange.rows import CONV, DENSE_OUT, POINT, VECTOR, Row, linear, patches, stacked, within
 from diffusion.published.sana.network import Sana
 
@@ -103,90 +100,53 @@ def table(module: Sana, layout: str) -> list[Row]:
     return rows
 
 
-def build(config: Mapping[str, Any]) -> Sana:
-    """Our module for a config.json of SanaTransformer2DModel."""
-    fields = Fields(NAME, config, ("dropout",))
-    channels = fields.take("in_channels", 32)
-    outputs = fields.take("out_channels", 32, MAYBE_SIZE) or channels
-    fields.only("attention_bias", False)
-    fields.only("norm_elementwise_affine", False)
-    fields.only("norm_eps", 1e-6)
-    fields.only("timestep_scale", 1.0)
-    size, patch = fields.take("sample_size", 32), fields.take("patch_size", 1)
-    scale = fields.take("interpolation_scale", None, MAYBE_NUMBER)
-    heads = fields.take("num_attention_heads", 70)
-    width = heads * fields.take("attention_head_dim", 32)
-    text_heads = fields.take("num_cross_attention_heads", 20)
-    text_width = text_heads * fields.take("cross_attention_head_dim", 112)
-    for name, value, valid in (
-        ("out_channels", outputs, channels),
-        ("num_cross_attention_heads x cross_attention_head_dim", text_width, width),
-        ("cross_attention_dim", fields.take("cross_attention_dim", 2240), width),
-    ):
-        if value != valid:
-            raise Refusal(f"{NAME}: {name} = {value} is not supported; supported: {valid}.")
-    module = Sana(
-        side=size,
-        channels=channels,
-        patch=patch,
-        width=width,
-        depth=fields.take("num_layers", 20, DEPTH),
-        heads=heads,
-        text_heads=text_heads,
-        text_width=fields.take("caption_channels", 2304),
-        mlp_ratio=fields.take("mlp_ratio", 2.5),
-        qk_norm=fields.only("qk_norm", None, "rms_norm_across_heads") is not None,
-        strength=fields.take("guidance_embeds", False),
-        strength_scale=float(fields.take("guidance_embeds_scale", 0.1, schema.number())),
-        span=0.0 if scale is None else size // patch / scale,
-    )
-    fields.end()
-    return module
-
-
-def describe(module: Sana) -> dict[str, Any]:
-    """The config.json of one of our modules; the inverse of `build`."""
-    scale = module.side // module.patch / module.span if module.span else None
-    return {
-        "in_channels": module.channels,
-        "out_channels": module.channels,
-        "num_attention_heads": module.heads,
-        "attention_head_dim": module.width // module.heads,
-        "num_layers": module.depth,
-        "num_cross_attention_heads": module.text_heads,
-        "cross_attention_head_dim": module.width // module.text_heads,
-        "cross_attention_dim": module.width,
-        "caption_channels": module.text_width,
-        "mlp_ratio": module.mlp_ratio,
-        "attention_bias": False,
-        "sample_size": module.side,
-        "patch_size": module.patch,
-        "norm_elementwise_affine": False,
-        "norm_eps": 1e-6,
-        "interpolation_scale": scale,
-        "guidance_embeds": module.strength,
-        "guidance_embeds_scale": module.strength_scale,
-        "qk_norm": "rms_norm_across_heads" if module.qk_norm else None,
-    }
+CONFIG = FieldTable(
+    NAME,
+    Sana,
+    (
+        Field("in_channels", "channels", 32),
+        Follows("out_channels", lambda module: module.channels, default=32, optional=True),
+        *width_of_heads(70, 32),
+        Field("num_layers", "depth", 20, DEPTH),
+        Field("num_cross_attention_heads", "text_heads", 20),
+        Follows("cross_attention_head_dim", lambda module: module.width // module.text_heads, default=112),
+        Follows("cross_attention_dim", lambda module: module.width, default=2240),
+        Field("caption_channels", "text_width", 2304),
+        Field("mlp_ratio", "mlp_ratio", 2.5),
+        Follows("attention_bias", False),
+        Field("sample_size", "side", 32),
+        Field("patch_size", "patch", 1),
+        Follows("norm_elementwise_affine", False),
+        Follows("norm_eps", 1e-6),
+        Follows("timestep_scale", 1.0, silent=True),
+        Field(
+            "interpolation_scale",
+            "span",
+            None,
+            schema.optional(schema.number(1e-6)),
+            read=lambda scale, ours: 0.0 if scale is None else ours["side"] // ours["patch"] / scale,
+            write=lambda module: module.side // module.patch / module.span if module.span else None,
+        ),
+        Field("guidance_embeds", "strength", False),
+        Field("guidance_embeds_scale", "strength_scale", 0.1, read=lambda scale, ours: float(scale)),
+        Choice("qk_norm", "qk_norm", {None: False, "rms_norm_across_heads": True}),
+    ),
+    unread={"dropout": None},
+)
 
 
 def example(module: Sana) -> tuple:
     """Arguments of a small call."""
-    array = lambda *shape: jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    condition = {"text": array(1, module.text_width)} | ({"strength": array()} if module.strength else {})
-    return array(module.patch, module.patch, module.channels), array(), condition
+    condition = {"text": array(1, 1, module.text_width)} | ({"strength": array(1)} if module.strength else {})
+    return array(1, module.patch, module.patch, module.channels), array(1), condition
 
 
 SMALL = {"num_attention_heads": 36, "num_layers": 28, "num_cross_attention_heads": 16, "cross_attention_head_dim": 72,
          "cross_attention_dim": 1152}  # fmt: skip
 NORMED = {"qk_norm": "rms_norm_across_heads"}
-FAMILY = Family(
-    NAME,
-    Sana,
-    build,
-    describe,
+FAMILY = CONFIG.family(
     example,
-    {layout: lambda module, layout=layout: table(module, layout) for layout in LAYERS},
+    {layout: functools.partial(table, layout=layout) for layout in LAYERS},
     published={
         "SANA 1.6B, 1024 pixels": {},
         "SANA 1.6B, 512 pixels": {"sample_size": 16},
