@@ -5,15 +5,12 @@ __all__ = []
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZE, Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, array
+from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, Group, tuple_of, width_of_heads
 from diffusion.models.interchange.rows import DENSE_OUT, Layout, Row, linear, patches, stacked, within
 from diffusion.published.cogvideox.network import CogVideoX
 
 NAME = "CogVideoXTransformer3DModel"
-WITHOUT_EFFECT = ("dropout", "patch_bias")
 GROUP = 4  # frames of a clip in one of its latents
 WHOLE = Layout(lambda a, shape: a.reshape(shape), lambda a: a[None])  # theirs [1, M + N, D]
 
@@ -86,121 +83,101 @@ def _rows(module: CogVideoX) -> list[Row]:
     return table
 
 
-def _build(config: Mapping[str, Any]) -> CogVideoX:
-    fields = Fields(NAME, config, WITHOUT_EFFECT)
-    fields.only("flip_sin_to_cos", True)
-    fields.only("freq_shift", 0)
-    fields.only("attention_bias", True)
-    fields.only("activation_fn", "gelu-approximate")
-    fields.only("timestep_activation_fn", "silu")
-    fields.only("norm_elementwise_affine", True)
-    fields.only("norm_eps", 1e-5)
-    inputs = fields.take("in_channels", 16, SIZE)
-    channels = fields.take("out_channels", 16, MAYBE_SIZE) or inputs
-    if inputs not in (channels, 2 * channels):
-        raise Refusal(
-            f"{NAME}: in_channels is supported as out_channels, {channels}, or twice as many, for the latents of a "
-            f"first frame; this one has {inputs}."
-        )
-    rotary = fields.take("use_rotary_positional_embeddings", False)
-    learned = fields.take("use_learned_positional_embeddings", False)
+POSITIONS = {
+    "use_rotary_positional_embeddings": (False, None),
+    "use_learned_positional_embeddings": (False, None),
+    "max_text_seq_length": (226, None),
+    "sample_frames": (49, None),
+}
+
+
+def _positions(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    rotary, learned, words, frames = values.values()
     if learned and not rotary:
-        raise Refusal(f"{NAME}: learned positions are supported beside rotary ones alone, as they were published.")
-    time_width = fields.take("time_embed_dim", 512, SIZE)
-    offset = fields.only("ofs_embed_dim", None, time_width)
-    longest_text = fields.take("max_text_seq_length", 226, SIZE)
-    longest_video = fields.take("sample_frames", 49, SIZE)
-    fields.only("temporal_compression_ratio", GROUP)
-    heads = fields.take("num_attention_heads", 30, SIZE)
-    try:
-        module = CogVideoX(
-            channels=channels,
-            in_channels=inputs,
-            width=heads * fields.take("attention_head_dim", 64, SIZE),
-            depth=fields.take("num_layers", 30, DEPTH),
-            heads=heads,
-            text_width=fields.take("text_embed_dim", 4096, SIZE),
-            time_width=time_width,
-            patch=fields.take("patch_size", 2, SIZE),
-            frames=fields.take("patch_size_t", None, MAYBE_SIZE) or 1,
-            positions="rope" if rotary else "sincos",
-            words=longest_text if learned else 0,
-            learned=1 + (longest_video - 1) // GROUP if learned else 0,
-            offset=offset is not None,
-            grid=(fields.take("sample_height", 60, SIZE), fields.take("sample_width", 90, SIZE)),
-            spacing=(
-                fields.take("temporal_interpolation_scale", 1.0),
-                fields.take("spatial_interpolation_scale", 1.875),
-            ),
+        raise ValueError("learned positions are supported beside rotary ones alone, as they were published.")
+    sizes = {"words": words, "learned": 1 + (frames - 1) // GROUP} if learned else {}
+    return {"positions": "rope" if rotary else "sincos", **sizes}
+
+
+def _their_positions(module: CogVideoX) -> dict[str, Any]:
+    sizes = (module.words, 1 + (module.learned - 1) * GROUP) if module.learned else (ABSENT, ABSENT)
+    return dict(zip(POSITIONS, (module.positions == "rope", bool(module.learned), *sizes)))
+
+
+def _sees_frame(channels: int | None, ours: Mapping[str, Any]) -> int:
+    """The channels of the latents; the network sees these, or those of a first frame too."""
+    channels = channels or ours["in_channels"]
+    if ours["in_channels"] not in (channels, 2 * channels):
+        raise ValueError(
+            f"in_channels is supported as out_channels, {channels}, or twice as many, for the latents of a first "
+            f"frame; this one has {ours['in_channels']}."
         )
-    except ValueError as why:
-        raise Refusal(f"{NAME}: {why}.") from None
-    fields.end()
-    return module
+    return channels
 
 
-def _describe(module: CogVideoX) -> dict[str, Any]:
-    shape = {"max_text_seq_length": module.words, "sample_frames": 1 + (module.learned - 1) * GROUP}
-    return {
-        "num_attention_heads": module.heads,
-        "attention_head_dim": module.width // module.heads,
-        "in_channels": module.in_channels,
-        "out_channels": module.channels,
-        "flip_sin_to_cos": True,
-        "freq_shift": 0,
-        "time_embed_dim": module.time_width,
-        "ofs_embed_dim": module.time_width if module.offset else None,
-        "text_embed_dim": module.text_width,
-        "num_layers": module.depth,
-        "attention_bias": True,
-        "sample_width": module.grid[1],
-        "sample_height": module.grid[0],
-        "patch_size": module.patch,
-        "patch_size_t": None if module.frames == 1 else module.frames,
-        "activation_fn": "gelu-approximate",
-        "timestep_activation_fn": "silu",
-        "norm_elementwise_affine": True,
-        "norm_eps": 1e-5,
-        "spatial_interpolation_scale": module.spacing[1],
-        "temporal_interpolation_scale": module.spacing[0],
-        "use_rotary_positional_embeddings": module.positions == "rope",
-        "use_learned_positional_embeddings": bool(module.learned),
-        **(shape if module.learned else {}),
-    }
+def _offset(width: int | None, ours: Mapping[str, Any]) -> bool:
+    if width not in (None, ours["time_width"]):
+        raise ValueError(f"ofs_embed_dim = {width} is not supported; supported: None, {ours['time_width']}.")
+    return width is not None
+
+
+CONFIG = FieldTable(
+    NAME,
+    CogVideoX,
+    (
+        *width_of_heads(30, 64),
+        Field("in_channels", "in_channels", 16),
+        Field("out_channels", "channels", 16, MAYBE_SIZE, _sees_frame),
+        Follows("flip_sin_to_cos", True),
+        Follows("freq_shift", 0),
+        Field("time_embed_dim", "time_width", 512),
+        Field(
+            "ofs_embed_dim",
+            "offset",
+            None,
+            MAYBE_SIZE,
+            _offset,
+            lambda module: module.time_width if module.offset else None,
+        ),
+        Field("text_embed_dim", "text_width", 4096),
+        Field("num_layers", "depth", 30, DEPTH),
+        Follows("attention_bias", True),
+        tuple_of("grid", {"sample_height": 60, "sample_width": 90}),
+        Field("patch_size", "patch", 2),
+        Field(
+            "patch_size_t",
+            "frames",
+            None,
+            MAYBE_SIZE,
+            read=lambda frames, ours: frames or 1,
+            write=lambda module: None if module.frames == 1 else module.frames,
+        ),
+        Follows("activation_fn", "gelu-approximate"),
+        Follows("timestep_activation_fn", "silu"),
+        Follows("norm_elementwise_affine", True),
+        Follows("norm_eps", 1e-5),
+        tuple_of("spacing", {"temporal_interpolation_scale": 1.0, "spatial_interpolation_scale": 1.875}),
+        Follows("temporal_compression_ratio", GROUP, silent=True),
+        Group(POSITIONS, _positions, _their_positions),
+    ),
+    unread={"dropout": None, "patch_bias": None},
+)
 
 
 def _example(module: CogVideoX) -> tuple:
-    array = lambda *shape: jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    if module.learned:
-        x = array(module.learned, *module.grid, module.in_channels)
-    else:
-        x = array(module.frames, module.patch, module.patch, module.in_channels)
-    return x, array(), {"text": array(module.words or 1, module.text_width)}
+    shape = (module.learned, *module.grid) if module.learned else (module.frames, module.patch, module.patch)
+    return array(1, *shape, module.in_channels), array(1), {"text": array(1, module.words or 1, module.text_width)}
 
 
-FAMILY = Family(
-    NAME,
-    CogVideoX,
-    _build,
-    _describe,
+BIG = {"num_attention_heads": 48, "num_layers": 42, "use_rotary_positional_embeddings": True}
+FAMILY = CONFIG.family(
     _example,
     {"diffusers": _rows},
     published={
         "CogVideoX 2b": {},
-        "CogVideoX 5b": {"num_attention_heads": 48, "num_layers": 42, "use_rotary_positional_embeddings": True},
-        "CogVideoX 1.5 5b": {
-            "num_attention_heads": 48,
-            "num_layers": 42,
-            "use_rotary_positional_embeddings": True,
-            "patch_size_t": 2,
-        },
-        "CogVideoX 5b from a picture": {
-            "num_attention_heads": 48,
-            "num_layers": 42,
-            "in_channels": 32,
-            "use_rotary_positional_embeddings": True,
-            "use_learned_positional_embeddings": True,
-        },
+        "CogVideoX 5b": BIG,
+        "CogVideoX 1.5 5b": BIG | {"patch_size_t": 2},
+        "CogVideoX 5b from a picture": BIG | {"in_channels": 32, "use_learned_positional_embeddings": True},
     },
 )
 FAMILIES = {FAMILY.name: FAMILY}
