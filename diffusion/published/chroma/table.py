@@ -1,14 +1,12 @@
 """Chroma's transformer: Flux's names without the modulation's, and the network that makes its vectors."""
 
-__all__ = ["build", "describe", "example", "table"]
+__all__ = ["example", "table"]
 
-from collections.abc import Mapping
+import functools
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from diffusion.models.interchange.family import BLOCKS, Family, Fields, Refusal
+from diffusion.models.interchange.family import BLOCKS, array
+from diffusion.models.interchange.field_table import FieldTable, Group
 from diffusion.models.interchange.rows import Row, linear, within
 from diffusion.published.flux import table as flux_tables
 from diffusion.published.flux.network import PATCH, Flux
@@ -35,46 +33,42 @@ def table(module: Flux, layout: str) -> list[Row]:
     return rows + within(approximator, "distilled_guidance_layer.", "approximator/")
 
 
-def build(config: Mapping[str, Any]) -> Flux:
-    """Our module for a config.json of ChromaTransformer2DModel."""
-    fields = Fields(NAME, config)
-    sizes = flux_tables.sizes(fields)
-    approximator = (
-        fields.take("approximator_num_channels", 64),
-        fields.take("approximator_hidden_dim", 5120),
-        fields.take("approximator_layers", 5, BLOCKS),
-    )
-    fields.end()
-    return Flux(**sizes, pooled_width=0, approximator=approximator)
+APPROXIMATOR = {
+    "approximator_num_channels": (64, None),
+    "approximator_hidden_dim": (5120, None),
+    "approximator_layers": (5, BLOCKS),
+}
 
 
-def describe(module: Flux) -> dict[str, Any]:
-    """The config.json of one of our modules.
-
-    Raises:
-        Refusal: for a Flux whose layers make their own vectors.
-    """
+def _approximator(module: Flux) -> dict[str, Any]:
     if not module.approximator:
-        raise Refusal(f"{NAME}: its vectors are made by an approximator, and this network has none.")
-    features, hidden, layers = module.approximator
-    more = {"approximator_num_channels": features, "approximator_hidden_dim": hidden, "approximator_layers": layers}
-    return flux_tables.described(module) | more
+        raise ValueError("its vectors are made by an approximator, and this network has none.")
+    return dict(zip(APPROXIMATOR, module.approximator))
+
+
+CONFIG = FieldTable(
+    NAME,
+    Flux,
+    (
+        *flux_tables.FIELDS,
+        Group(
+            APPROXIMATOR,
+            read=lambda values, ours: {"approximator": tuple(values.values()), "pooled_width": 0},
+            write=_approximator,
+        ),
+    ),
+)
 
 
 def example(module: Flux) -> tuple:
     """Arguments of a small call."""
-    array = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
-    condition = {"text": array(1, 1, module.text_width), "text_mask": jax.ShapeDtypeStruct((1, 1), jnp.bool_)}
+    condition = {"text": array(1, 1, module.text_width), "text_mask": array(1, 1, dtype=bool)}
     return array(1, PATCH, PATCH, module.channels), array(1), condition
 
 
-FAMILY = Family(
-    NAME,
-    Flux,
-    build,
-    describe,
+FAMILY = CONFIG.family(
     example,
-    {layout: lambda module, layout=layout: table(module, layout) for layout in LAYER},
+    {layout: functools.partial(table, layout=layout) for layout in LAYER},
     published={"Chroma1": {}},
     prefixes=("model.diffusion_model.", ""),
     kohya="original",

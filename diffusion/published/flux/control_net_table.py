@@ -48,7 +48,7 @@ def build(config: Mapping[str, Any]) -> FluxControlNet:
     fields.only("patch_size", PATCH if pixels else 1)
     own_fields = ("num_mode", "conditioning_embedding_channels", "patch_size")
     base_config = {name: value for name, value in config.items() if name not in own_fields}
-    base = flux_tables.build({**base_config, "num_layers": depth, "num_single_layers": max(singles, 1)})
+    base = flux_tables.CONFIG.build({**base_config, "num_layers": depth, "num_single_layers": max(singles, 1)})
     if pixels not in (0, base.channels):
         raise Refusal(
             f"{NAME}: conditioning_embedding_channels = {pixels} is not supported; supported: a quarter of "
@@ -59,7 +59,7 @@ def build(config: Mapping[str, Any]) -> FluxControlNet:
 
 def describe(module: FluxControlNet) -> dict[str, Any]:
     """Their config.json for our module."""
-    base = flux_tables.describe(module.base)
+    base = flux_tables.CONFIG.describe(module.base)
     del base["out_channels"]
     return {
         **base,

@@ -1,15 +1,14 @@
 """Flux's transformer by the names of diffusers' FluxTransformer2DModel and of Black Forest Labs' single files."""
 
-__all__ = ["build", "describe", "described", "diffusers_single", "example", "sizes", "table"]
+__all__ = ["FIELDS", "diffusers_single", "example", "table"]
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from diffusion.models.interchange import joint_rows
-from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZES, Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZES, array
+from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
 from diffusion.models.interchange.joint_rows import StreamNames, shift_and_scale, stream_rows
 from diffusion.models.interchange.rows import DENSE_OUT, Layout, Row, linear, stacked, within
 from diffusion.published.flux.network import PATCH, Flux
@@ -113,79 +112,48 @@ def table(module: Flux, layout: str) -> list[Row]:
     return rows
 
 
-def sizes(fields: Fields) -> dict[str, Any]:
-    """Our fields that a config of Flux's kind has for each of its networks."""
-    fields.only("patch_size", 1)  # of packed tokens; the packing is by 2 x 2
-    heads = fields.take("num_attention_heads", 24)
-    inputs = fields.take("in_channels", 64)
-    return {
-        "channels": inputs // PATCH**2,
-        "out_channels": (fields.take("out_channels", None, MAYBE_SIZE) or inputs) // PATCH**2,
-        "width": heads * fields.take("attention_head_dim", 128),
-        "depth": fields.take("num_layers", 19, DEPTH),
-        "singles": fields.take("num_single_layers", 38, DEPTH),
-        "heads": heads,
-        "text_width": fields.take("joint_attention_dim", 4096),
-        "axes": fields.take("axes_dims_rope", (16, 56, 56), SIZES),
-    }
+def _of_latents(channels: int, ours: Mapping[str, Any]) -> int:
+    """The channels of the latents, of which a token has 2 x 2."""
+    return channels // PATCH**2
 
 
-def build(config: Mapping[str, Any]) -> Flux:
-    """Our module for a config.json of FluxTransformer2DModel."""
-    fields = Fields(NAME, config)
-    module = Flux(
-        **sizes(fields),
-        pooled_width=fields.take("pooled_projection_dim", 768),
-        strength=fields.take("guidance_embeds", False),
-    )
-    fields.end()
-    return module
+FIELDS = (
+    Follows("patch_size", 1),  # of packed tokens; the packing is by 2 x 2
+    Field("in_channels", "channels", 64, read=_of_latents, write=lambda module: PATCH**2 * module.channels),
+    Field(
+        "out_channels",
+        "out_channels",
+        None,
+        MAYBE_SIZE,
+        read=lambda channels, ours: _of_latents(channels, ours) if channels else ours["channels"],
+        write=lambda module: None if module.out_channels == module.channels else PATCH**2 * module.out_channels,
+    ),
+    Field("num_layers", "depth", 19, DEPTH),
+    Field("num_single_layers", "singles", 38, DEPTH),
+    *width_of_heads(24, 128),
+    Field("joint_attention_dim", "text_width", 4096),
+    Field("axes_dims_rope", "axes", (16, 56, 56), SIZES),
+)
+"""The fields that a config of Flux's kind has for each of its networks."""
 
-
-def described(module: Flux) -> dict[str, Any]:
-    """The fields of `sizes` in a config; its inverse."""
-    inputs = PATCH**2 * module.channels
-    outputs = PATCH**2 * module.out_channels
-    return {
-        "patch_size": 1,
-        "in_channels": inputs,
-        "out_channels": None if outputs == inputs else outputs,
-        "num_layers": module.depth,
-        "num_single_layers": module.singles,
-        "attention_head_dim": module.width // module.heads,
-        "num_attention_heads": module.heads,
-        "joint_attention_dim": module.text_width,
-        "axes_dims_rope": list(module.axes),
-    }
-
-
-def describe(module: Flux) -> dict[str, Any]:
-    """The config.json of one of our modules.
-
-    Raises:
-        Refusal: for a Chroma.
-    """
-    if module.approximator:
-        raise Refusal(f"{NAME}: each of its layers makes its own vectors, and this network has an approximator.")
-    return described(module) | {"pooled_projection_dim": module.pooled_width, "guidance_embeds": module.strength}
+CONFIG = FieldTable(
+    NAME,
+    Flux,
+    (*FIELDS, Field("pooled_projection_dim", "pooled_width", 768), Field("guidance_embeds", "strength", False)),
+    required={"approximator": ()},  # of a Chroma
+)
 
 
 def example(module: Flux) -> tuple:
     """Arguments of a small call."""
-    array = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     condition = {"text": array(1, 1, module.text_width), "pooled": array(1, module.pooled_width)}
-    if module.strength:
-        condition["strength"] = array(1)
+    condition |= {"strength": array(1)} if module.strength else {}
     return array(1, PATCH, PATCH, module.channels), array(1), condition
 
 
-FAMILY = Family(
-    NAME,
-    Flux,
-    build,
-    describe,
+FAMILY = CONFIG.family(
     example,
-    {layout: lambda module, layout=layout: table(module, layout) for layout in JOINT},
+    {layout: functools.partial(table, layout=layout) for layout in JOINT},
     published={
         "Flux-dev": {"guidance_embeds": True},
         "Flux-schnell": {},
