@@ -53,7 +53,7 @@ def build(config: Mapping[str, Any]) -> MMDiTControlNet:
         "num_layers": max(depth, len(dual)) + 1,
         "joint_attention_dim": words or 4096,
     }
-    base = mmdit_tables.build(base_config)
+    base = mmdit_tables.CONFIG.build(base_config)
     if words is None and base.dual:
         raise Refusal(f"{NAME}: dual_attention_layers = {dual} have no effect without joint_attention_dim.")
     return MMDiTControlNet(base, depth, base.channels + extra, words is not None, embeds, pooled)
@@ -62,7 +62,7 @@ def build(config: Mapping[str, Any]) -> MMDiTControlNet:
 def describe(module: MMDiTControlNet) -> dict[str, Any]:
     """Their config.json for our module."""
     return {
-        **mmdit_tables.describe(module.base),
+        **mmdit_tables.CONFIG.describe(module.base),
         "num_layers": module.depth,
         **({} if module.text else {"joint_attention_dim": None}),
         "extra_conditioning_channels": module.hint_channels - module.base.channels,

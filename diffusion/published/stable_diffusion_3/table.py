@@ -1,16 +1,14 @@
 """SD3's transformer by the names of diffusers' SD3Transformer2DModel and of Stability AI's single files."""
 
-__all__ = ["build", "describe", "example", "table"]
+__all__ = ["example", "table"]
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from diffusion.io import schema
 from diffusion.models.interchange import joint_rows
-from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZE, Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, array
+from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Group, width_of_heads
 from diffusion.models.interchange.joint_rows import StreamNames, projection_rows, shift_and_scale, stream_rows
 from diffusion.models.interchange.rows import Layout, Row, linear, patches, stacked, within
 from diffusion.published.stable_diffusion_3.network import MMDiT
@@ -88,70 +86,58 @@ def table(layout: str) -> Callable[[MMDiT], list[Row]]:
     return rows
 
 
-def build(config: Mapping[str, Any]) -> MMDiT:
-    """Our module for a config.json of SD3Transformer2DModel."""
-    fields = Fields(NAME, config)
-    heads, depth, channels = (
-        fields.take(name, default, valid)
-        for name, default, valid in (
-            ("num_attention_heads", 18, SIZE),
-            ("num_layers", 18, DEPTH),
-            ("in_channels", 16, SIZE),
+def _dual(layers: tuple[int, ...], ours: Mapping[str, Any]) -> int:
+    """The number of layers with a second attention, which are the first."""
+    if layers != tuple(range(len(layers))) or len(layers) >= ours["depth"]:
+        raise ValueError(
+            f"dual_attention_layers = {layers} is not supported; supported are the first of the {ours['depth']} "
+            "layers, without the last."
         )
-    )
-    width = heads * fields.take("attention_head_dim", 64)
-    if fields.take("caption_projection_dim", 1152) != width:
-        raise Refusal(
-            f"{NAME}: caption_projection_dim = {config.get('caption_projection_dim', 1152)} is not the width "
-            f"of the picture's tokens, num_attention_heads * attention_head_dim = {width}."
-        )
-    dual = fields.take("dual_attention_layers", (), LAYERS_VALID)
-    if dual != tuple(range(len(dual))) or len(dual) >= depth:
-        raise Refusal(
-            f"{NAME}: dual_attention_layers = {dual} is not supported; supported are the first of the "
-            f"{depth} layers, without the last."
-        )
-    out_channels = fields.take("out_channels", 16, MAYBE_SIZE)
-    module = MMDiT(
-        channels=channels,
-        out_channels=channels if out_channels is None else out_channels,
-        patch=fields.take("patch_size", 2),
-        width=width,
-        depth=depth,
-        heads=heads,
-        text_width=fields.take("joint_attention_dim", 4096),
-        pooled_width=fields.take("pooled_projection_dim", 2048),
-        positions=fields.take("pos_embed_max_size", 96),
-        sample_size=fields.take("sample_size", 128),
-        dual=len(dual),
-        qk_norm=fields.only("qk_norm", None, "rms_norm") is not None,
-    )
-    fields.end()
-    return module
+    return len(layers)
 
 
-def describe(module: MMDiT) -> dict[str, Any]:
-    """The config.json of one of our modules."""
-    return {
-        "sample_size": module.sample_size,
-        "patch_size": module.patch,
-        "in_channels": module.channels,
-        "num_layers": module.depth,
-        "attention_head_dim": module.width // module.heads,
-        "num_attention_heads": module.heads,
-        "joint_attention_dim": module.text_width,
-        "caption_projection_dim": module.width,
-        "pooled_projection_dim": module.pooled_width,
-        "out_channels": module.out_channels,
-        "pos_embed_max_size": module.positions,
-        "dual_attention_layers": list(range(module.dual)),
-        "qk_norm": "rms_norm" if module.qk_norm else None,
-    }
+def _text_projection(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    (size,) = values.values()
+    if size != ours["width"]:
+        raise ValueError(
+            f"caption_projection_dim = {size} is not the width of the picture's tokens, num_attention_heads * "
+            f"attention_head_dim = {ours['width']}."
+        )
+    return {}
+
+
+CONFIG = FieldTable(
+    NAME,
+    MMDiT,
+    (
+        Field("sample_size", "sample_size", 128),
+        Field("patch_size", "patch", 2),
+        Field("in_channels", "channels", 16),
+        Field("num_layers", "depth", 18, DEPTH),
+        *width_of_heads(18, 64),
+        Field("joint_attention_dim", "text_width", 4096),
+        Group(
+            {"caption_projection_dim": (1152, None)},
+            _text_projection,
+            write=lambda module: {"caption_projection_dim": module.width},
+        ),
+        Field("pooled_projection_dim", "pooled_width", 2048),
+        Field(
+            "out_channels",
+            "out_channels",
+            16,
+            MAYBE_SIZE,
+            read=lambda channels, ours: ours["channels"] if channels is None else channels,
+        ),
+        Field("pos_embed_max_size", "positions", 96),
+        Field("dual_attention_layers", "dual", (), LAYERS_VALID, _dual, write=lambda module: tuple(range(module.dual))),
+        Choice("qk_norm", "qk_norm", {None: False, "rms_norm": True}),
+    ),
+)
 
 
 def example(module: MMDiT) -> tuple:
     """Arguments of a small call."""
-    array = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     condition = {"text": array(1, 1, module.text_width), "pooled": array(1, module.pooled_width)}
     return array(1, module.patch, module.patch, module.channels), array(1), condition
 
@@ -159,27 +145,16 @@ def example(module: MMDiT) -> tuple:
 def _published(heads: int, positions: int, dual: int = 0, qk_norm: str | None = "rms_norm") -> dict[str, Any]:
     """A published config: one layer for each head, and 64 features in a head."""
     return {
-        "sample_size": 128,
-        "patch_size": 2,
-        "in_channels": 16,
         "num_layers": heads,
-        "attention_head_dim": 64,
         "num_attention_heads": heads,
-        "joint_attention_dim": 4096,
         "caption_projection_dim": 64 * heads,
-        "pooled_projection_dim": 2048,
-        "out_channels": 16,
         "pos_embed_max_size": positions,
         "dual_attention_layers": list(range(dual)),
         "qk_norm": qk_norm,
     }
 
 
-FAMILY = Family(
-    NAME,
-    MMDiT,
-    build,
-    describe,
+FAMILY = CONFIG.family(
     example,
     {layout: table(layout) for layout in LAYERS},
     published={
