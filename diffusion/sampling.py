@@ -67,7 +67,10 @@ def denoiser(
                 return parameterizations.denoiser(network, *to, *conditions)
             return guide(branches(network, *to, conditions))
 
-        denoise = (lambda x, t: guided(conditions(x, t))(x, t)) if callable(conditions) else guided(conditions)
+        def timed(conditions: Callable[[Array, ArrayLike], tuple[Any, ...]]) -> Any:
+            return lambda x, t: guided(conditions(x, t))(x, t)
+
+        denoise = guided(conditions) if isinstance(conditions, tuple) else timed(conditions)
         for change in changes:
             denoise = change(denoise)
         return denoise

@@ -81,7 +81,7 @@ def attachment(module: nn.Module, params: Any, denoiser: nn.Module, encoder: nn.
 
     def encode(params: Any, images: jax.Array) -> tuple[Any, Any]:
         features = prompt_features.image_features(encoder, params["encoder"], images, whole=True)
-        tokens = module.apply({"params": params["redux"]}, features)
+        tokens = jnp.asarray(module.apply({"params": params["redux"]}, features))
         return tokens, jnp.zeros_like(tokens)
 
     def entries(params: Any, weight: jax.Array, seen: jax.Array, *rest: Any) -> dict[str, Any]:

@@ -25,7 +25,7 @@ import math
 import os
 import pathlib
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 TEXT = 2**26  # bytes of a file of text, such as config.json: 64 MiB
@@ -50,7 +50,7 @@ def size(number: int) -> str:
     return f"{min(number, 2**1000) / 1024**power:.4g} {UNITS[power]}"  # larger ones have no float
 
 
-def array_bytes(what: str, shape: Sequence[Any], itemsize: int) -> int:
+def array_bytes(what: str, shape: Any, itemsize: int) -> int:
     """Returns the bytes of an array of a declared shape.
 
     Args:

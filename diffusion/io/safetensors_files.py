@@ -128,16 +128,18 @@ def header(path: pathlib.Path) -> Header:
 
 def _entry(path: pathlib.Path, name: str, entry: Any, begin: int) -> Stored:
     """The position of one tensor, whose bytes must be as many as its shape and type need."""
-    fields = entry if isinstance(entry, dict) else {}
-    kind, shape, offsets = (fields.get(field) for field in ("dtype", "shape", "data_offsets"))
-    sound = isinstance(kind, str) and isinstance(offsets, list) and [type(at) for at in offsets] == [int, int]
-    if not sound or not 0 <= offsets[0] <= offsets[1]:
-        raise _refused(path, f"its entry of {limits.short(name)} is {limits.short(entry)}")
-    size = offsets[1] - offsets[0]
+    fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
+    kind, offsets = fields.get("dtype"), fields.get("data_offsets")
+    shape: Any = fields.get("shape")  # `array_bytes` refuses what is no shape
+    match offsets:
+        case [int(first), int(last)] if isinstance(kind, str) and 0 <= first <= last and bool not in map(type, offsets):
+            size = last - first
+        case _:
+            raise _refused(path, f"its entry of {limits.short(name)} is {limits.short(entry)}")
     declared = limits.array_bytes(f"{path}: {limits.short(name)}", shape, np.dtype(DTYPES.get(kind, np.uint8)).itemsize)
     if kind in DTYPES and declared != size:
         raise _refused(path, f"{limits.short(name)} has {size} bytes, and {kind} {shape} would have {declared}")
-    return Stored(path, name, kind, tuple(shape), begin + offsets[0], size)
+    return Stored(path, name, kind, tuple(shape), begin + first, size)
 
 
 def _refused(path: pathlib.Path, why: str) -> limits.Refused:

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion import public
+from diffusion.manifolds import rigid_frames
 from diffusion.manifolds.manifold import geodesic
-from diffusion.manifolds.rigid_frames import aligned_frames
 from diffusion.manifolds.rotations import from_quaternion
 from diffusion.manifolds.tangent_field import TangentField
 from diffusion.samplers.sample import Sampler, State
@@ -43,7 +43,7 @@ def frame_ancestral(scale: float = 1.0, aligned: bool = True) -> Sampler:
         manifold = field.manifold
         guess = manifold.exp(state.x, -t * field(state.x, t))
         fresh = _prior_of(noise[0], scale)
-        fresh = aligned_frames()(None, guess, fresh) if aligned else fresh
+        fresh = rigid_frames.aligned(guess, fresh) if aligned else fresh
         return State(geodesic(manifold, guess, fresh, plan.s[i]), guess)
 
     start = lambda x, schedule, plan: State(x, x)

@@ -108,7 +108,8 @@ def remembered(
     def written(kept: Array, new: Array) -> Array:
         return jax.lax.dynamic_update_slice_in_dim(kept, new.astype(kept.dtype), memory.frames, axis=2)
 
-    return FrameMemory(*map(written, memory[:2], keys_values), memory.frames + x_0.shape[1])
+    keys, values = map(written, memory[:2], keys_values)
+    return FrameMemory(keys, values, memory.frames + x_0.shape[1])
 
 
 def seen(frames: int, chunk: int, memory: FrameMemory | None = None) -> Array:

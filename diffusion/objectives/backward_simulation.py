@@ -193,7 +193,7 @@ def _prior(schedule: NoiseSchedule, keys: Array, batch: Batch) -> Array:
 
 def _times(grid: Sequence[float], name: str) -> tuple[float, ...]:
     """The times of the grid at which the network is evaluated: all but the last, which is 0."""
-    steps = plan(grid)
+    steps = plan(np.asarray(grid))
     if steps.t[0] < steps.s[0] or steps.s[-1] != 0:
         raise ValueError(f"{name}: the grid goes from {steps.t[0]:g} to {steps.s[-1]:g}. Valid: from t_max down to 0")
     return tuple(float(t) for t in steps.t)

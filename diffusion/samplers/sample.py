@@ -78,7 +78,8 @@ class Sampler(NamedTuple):
 
     Attributes:
         init: (x, schedule, plan) -> state, a NamedTuple with at least the fields of `State`; it also holds a history.
-        step: (state, denoise, schedule, plan, i, noise) -> state, from plan.t[i] to plan.s[i].
+        step: (state, denoise, schedule, plan, i, noise) -> state, from plan.t[i] to plan.s[i]; the type of `denoise` is
+            one of `takes`.
         draws: number of noise arrays of x's shape that a step uses, `noise` `[draws, B, ...]`; 0 if deterministic.
         nfe: steps -> number of network evaluations of a plan of this many steps that ends at t = 0.
         takes: the types that `denoise` may have. `Denoiser` stands for any function (x_t, t) -> Prediction, and
@@ -92,7 +93,7 @@ class Sampler(NamedTuple):
     """
 
     init: Callable[[Array, NoiseSchedule, Plan], Any]
-    step: Callable[[Any, Denoiser, NoiseSchedule, Plan, ArrayLike, Array], Any]
+    step: Callable[[Any, Any, NoiseSchedule, Plan, ArrayLike, Array], Any]
     draws: int
     nfe: Callable[[int], int]
     takes: tuple[Any, ...] = (Denoiser, Memory)

@@ -114,14 +114,13 @@ def denoise(
         return layers
 
     at_time = lambda x, t: tuple(at(t, condition, len(x)) for condition in conditions)
-    with_words = lambda denoise: _with_words(denoise, schedule, maps, tokens, places)
     return sampling.denoiser(
         network,
         schedule,
         parameterization,
         at_time if timely else tuple(conditions),  # the branches' conditions are joined once, if they may
         None if len(conditions) == 1 else guide,
-        changes=() if tokens is None else (with_words,),
+        changes=() if tokens is None else (lambda denoise: _with_words(denoise, schedule, maps, tokens, places),),
         cache=cache,
         merge=merge,
     )

@@ -64,6 +64,6 @@ def published(kind: Kind, process: Process, denoiser: nn.Module, student: bool =
         return LCM.usual if distilled(denoiser) else LCM.usual._replace(guidance=1.0)
     if student and kind.student is not None:
         return kind.student
-    if (few_steps := kind.students.get(process.fields.get("shift"))) is not None:
+    if (few_steps := kind.students.get(process.fields.get("shift", 1.0))) is not None:
         return few_steps
     return kind.usual if kind.undistilled is None or distilled(denoiser) else kind.undistilled

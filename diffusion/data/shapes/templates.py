@@ -84,8 +84,8 @@ def drawn(smallest: float, largest: float, turned: bool = False, offsets: tuple[
                         centre = np.array([dx, dy]) - middle
                         mask = _inside(shape, along - centre[0], along[:, None] - centre[1], radius, turn)
                         rows.append((mask.ravel(), index, radius, turn, centre))
-    masks, *others = zip(*rows)
-    return Templates(np.stack(masks).astype(np.float32), *map(np.array, others), side)
+    masks, shapes, sizes, turns, centres = map(np.array, zip(*rows))
+    return Templates(masks.astype(np.float32), shapes, sizes, turns, centres, side)
 
 
 def _inside(shape: str, x: np.ndarray, y: np.ndarray, radius: float, turn: float) -> np.ndarray:

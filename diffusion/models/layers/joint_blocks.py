@@ -246,8 +246,8 @@ class JointBlock(nn.Module):
             x = x + vectors[8] * second.leave(to_tokens(attend(q, k, v, None, self.attention)))
         attended = mixed[:, -x.shape[1] :]
         if "extra_joint" in inputs:  # XLA makes one product of these and those of `enter`
-            plain = image.projected(streams[0], vectors)
-            attended = attended + extra_attention.beside_own(*plain, inputs["extra_joint"], self.attention)
+            q, k, v = image.projected(streams[0], vectors)
+            attended = attended + extra_attention.beside_own(q, k, v, inputs["extra_joint"], self.attention)
         x = image.leave(x, attended, vectors)
         if not self.last:
             text = words.leave(text, mixed[:, : text.shape[1]], text_vectors)

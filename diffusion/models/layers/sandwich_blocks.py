@@ -96,7 +96,8 @@ class SandwichBlock(nn.Module):
             heads: Any = GroupedProjections(width, self.heads, self.key_heads, OF_HEADS, self.dtype, name="attention")
         else:
             heads = Projections(width, self.heads, True, self.dtype, bias=False, epsilon=OF_HEADS, name="attention")
-        mixed = heads.leave(to_tokens(attend(*heads.enter(read), angles, self.attention, seen)))
+        q, k, v = heads.enter(read)
+        mixed = heads.leave(to_tokens(attend(q, k, v, angles, self.attention, seen)))
         x = x + gates[0] * norm("after_attention")(mixed)
         mlp = SwiGlu(4.0, self.dtype, bias=False, hidden=self.hidden, name="mlp")
         x = x + gates[1] * norm("after_mlp")(mlp(norm("mlp_norm")(x) * scales[1]))

@@ -88,7 +88,7 @@ def visible(length: int, mask: jax.Array | None = None, window: int = 0) -> jax.
     near = (back >= 0) & ((back < window) | (window == 0))
     if mask is None:
         return jnp.asarray(near[None])
-    return near & mask[:, None]
+    return jnp.asarray(near) & mask[:, None]
 
 
 class RmsNorm(nn.Module):

@@ -77,7 +77,7 @@ class Attention(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(self, x: jax.Array, bias: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, bias: jax.Array | None) -> jax.Array:
         shape = (3, self.heads, self.head_size)
         qkv = nn.DenseGeneral(shape, use_bias=False, dtype=self.dtype, kernel_init=init, name="qkv")(x)
         qkv = layout.split(qkv, "batch", "tokens", None, "heads", None)

@@ -201,7 +201,7 @@ def _token_positions(words: int, sides: Sequence[tuple[int, ...]]) -> np.ndarray
     """Rotary positions of M words and of the values of latents, K pairs [height, width], x first: [M + N, 4]."""
     text = np.zeros((words, 4))
     text[:, 3] = np.arange(words)
-    positions = [text]
+    positions: list[np.ndarray] = [text]
     for i, (height, width) in enumerate(sides):
         rows, columns = np.indices((height, width)).reshape(2, -1)
         still = np.zeros_like(rows)

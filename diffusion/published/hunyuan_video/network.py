@@ -170,7 +170,7 @@ class HunyuanVideo(nn.Module):
         strength = 1000 * inputs["strength"] if self.strength else None
         c = Conditioning(self.width, self.dtype, name="conditioning")(t, inputs["pooled"], strength)
         words = text.shape[1]
-        grid = np.stack(np.indices((frames, height // PATCH, width // PATCH)), axis=-1).reshape(-1, 3)
+        grid = np.indices((frames, height // PATCH, width // PATCH)).reshape(3, -1).T
         angles = jnp.asarray(np.pad(axis_angles(grid, self.axes, THETA), [(words, 0), (0, 0)]))
         shown = jnp.concatenate([inputs["text_mask"], jnp.ones(video.shape[:2], bool)], axis=1)
         per_layer = lambda depth: {"seen": jnp.broadcast_to(shown, (depth, *shown.shape))}

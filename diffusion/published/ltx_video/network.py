@@ -191,7 +191,7 @@ class LTXVideo(nn.Module):
         inputs = entries(condition, ("text",), ("text_mask", "rate", "seconds"))
         self._check(x, t, inputs)
         recorded = Features(features, self.feature_blocks)
-        batch, *grid, channels = x.shape
+        batch, frames, rows, columns, channels = x.shape
         dense = lambda features, name, start=xavier: nn.Dense(features, dtype=self.dtype, kernel_init=start, name=name)
 
         tokens = dense(self.width, "patch_embedding")(x.reshape(batch, -1, channels))
@@ -202,8 +202,8 @@ class LTXVideo(nn.Module):
         seconds = inputs["seconds"]
         if seconds is None:
             rate = jnp.full(1, RATE) if inputs["rate"] is None else inputs["rate"]
-            seconds = jnp.arange(grid[0], dtype=jnp.float32) * (CELL[0] / jnp.asarray(rate, jnp.float32)[:, None])
-        angles = ltx_angles(seconds, *grid[1:], self.width)
+            seconds = jnp.arange(frames, dtype=jnp.float32) * (CELL[0] / jnp.asarray(rate, jnp.float32)[:, None])
+        angles = ltx_angles(seconds, rows, columns, self.width)
 
         t = jnp.broadcast_to(t, (batch,))[:, None] if jnp.ndim(t) < 2 else t
         embedding = TimestepEmbedding(self.width, self.dtype, name="timestep_embedding")(t.reshape(-1))
