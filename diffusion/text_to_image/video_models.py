@@ -33,6 +33,7 @@ import numpy as np
 from jax import Array
 
 from diffusion import videos
+from diffusion.flow_maps import FlowMap
 from diffusion.models.autoencoders import latent_space
 from diffusion.parameterizations import Denoiser
 from diffusion.schedules import NoiseSchedule
@@ -197,14 +198,19 @@ def first_latent(vae: Any, encode: Callable[[Array], Any], image: Array) -> Arra
 
 
 def completed(
-    denoise: Denoiser, schedule: NoiseSchedule, first: Array, frames: int, blur: float = 0.0, keys: Array | None = None
-) -> Denoiser:
-    """The denoiser of the frames behind the first, which is clean; see `videos.completing`.
+    denoise: Denoiser | FlowMap,
+    schedule: NoiseSchedule,
+    first: Array,
+    frames: int,
+    blur: float = 0.0,
+    keys: Array | None = None,
+) -> Any:
+    """The denoiser, or flow map, of the frames behind the first, which is clean; see `videos.completing`.
 
         the first frame at the time t of the others: first + blur t^2 n(t),   n(t) ~ N(0, I), independent for each t
 
     Args:
-        denoise: (x_t [B, F', h, w, D], t [B, F']) -> prediction of x_0.
+        denoise: (x_t [B, F', h, w, D], t [B, F']) -> prediction of x_0; or a flow map, which takes s [B, F'] too.
         schedule: the schedule of the process.
         first: the latent of the first frame, [B, 1, h, w, D].
         frames: number of latent frames, F'.
@@ -214,21 +220,21 @@ def completed(
     Reference: the noise is as in the code of LTX-Video 0.9.5 (Lightricks, 2025).
     """
 
-    def completing(first: Array) -> Denoiser:
+    def completing(first: Array) -> Any:
         clips = jnp.pad(first, ((0, 0), (0, frames - 1), (0, 0), (0, 0), (0, 0)))
         return videos.completing(denoise, schedule, clips, np.arange(frames) == 0)
 
     if not blur:
         return completing(first)
 
-    def at(x_t: Array, t: Any) -> Any:
+    def at(x_t: Array, t: Any, *later: Any) -> Any:
         now = jnp.max(jnp.asarray(t, jnp.float32))
         bits = jax.lax.bitcast_convert_type(now, jnp.uint32)
         key_at_t = lambda key: jax.random.fold_in(jax.random.fold_in(key, OF_FIRST), bits)
         noise = jax.vmap(lambda key: jax.random.normal(key_at_t(key), first.shape[1:]))(keys)
-        return completing(first + blur * now**2 * noise)(x_t, t)
+        return completing(first + blur * now**2 * noise)(x_t, t, *later)
 
-    return at
+    return FlowMap(at) if isinstance(denoise, FlowMap) else at
 
 
 def padded(vae: Any, encode: Callable[[Array], Any], image: Array, frames: int) -> Array:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from diffusion import parameterizations, samplers, schedules, text_to_image
+from diffusion import parameterizations, samplers, schedules, text_to_image, timesteps
 from diffusion.data.transforms import to_model, to_uint8
+from diffusion.flow_maps import FlowMap
 from diffusion.models import CogVideoX, LTXVideo
 from diffusion.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
 from diffusion.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
@@ -224,6 +225,18 @@ def test_a_blurred_first_frame_has_noise_that_grows_with_the_square_of_the_time(
     np.testing.assert_array_equal(noise[1], noise[2])  # a time has its noise, each example its own
     assert abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < 0.05
     assert abs(np.corrcoef(noise[0][0].ravel(), noise[0][1].ravel())[0, 1]) < 0.05
+
+
+def test_a_flow_map_completes_a_blurred_first_frame_too():
+    first, keys = jnp.full((2, 1, 20, 20, 8), 3.0), jax.random.split(jax.random.key(0), 2)
+    seen = []
+    flow_map = FlowMap(lambda x, t, s: (seen.append((x, t, s)), x)[1])
+    blurred = video_models.completed(flow_map, schedules.rectified_flow(), first, 3, 0.15, keys)
+    assert isinstance(blurred, FlowMap) and blurred(jnp.zeros((2, 2, 20, 20, 8)), 0.5, 0.25).shape[1] == 2
+    ((x, t, s),) = seen
+    np.testing.assert_allclose(np.asarray(x[:, 0] - 3).std((1, 2, 3)), 0.15 / 4, rtol=0.05)
+    clean = timesteps.clean_time(schedules.rectified_flow())
+    np.testing.assert_allclose([t[0], s[0]], [[clean, 0.5, 0.5], [clean, 0.25, 0.25]], rtol=1e-6)
 
 
 def test_two_denoisers_are_chosen_by_the_boundary():
