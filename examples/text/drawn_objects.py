@@ -11,7 +11,7 @@ two is cut at the emptiest column or row near its middle; of the four ways to na
 the overlaps and the shares of colour sum to the most. Written words are not measured.
 """
 
-__all__ = ["PARTS", "WHOLE", "Drawn", "Picture", "hues", "measured", "paper_of", "score", "verdict"]
+__all__ = ["PARTS", "WHOLE", "Drawn", "Picture", "hues", "measured", "paper_of", "score", "score_of", "verdict"]
 
 import colorsys
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from diffusion.data.shapes import drawing, templates
+from diffusion.data.shapes import drawing, scenes, templates
 from diffusion.data.shapes.scenes import COLOURS, NONE, POSITIONS, RELATIONS, SHAPES, SIZES, Scene
 from diffusion.metrics import bootstrap
 
@@ -280,3 +280,11 @@ def score(verdicts: Sequence[dict[str, bool]]) -> dict[str, Any]:
         if rights := [right[name] for right in verdicts if name in right]:
             shares[name] = bootstrap.share(rights)
     return shares
+
+
+def score_of(captions: Sequence[str], pictures: np.ndarray) -> dict[str, Any]:
+    """The `score` of pictures, uint8 [N, 64, 64, 3], by their captions; captions of a word are left out."""
+    requested = [scenes.parsed(caption) for caption in captions]
+    rows = [i for i, scene in enumerate(requested) if scene.kind != "word"]
+    asked = [requested[i] for i in rows]
+    return score([verdict(*pair) for pair in zip(asked, measured(pictures[rows], asked))])

@@ -4,8 +4,10 @@
     python -m examples.text.report --model=runs/text/model --out=runs/text/report --number=50 --parts=sweep,prompts
 
 A judge reads the attributes of the pictures: a network that was trained apart from the model, on pictures of its own.
-Its accuracy on real pictures stands beside every figure. The guidance is chosen on validation captions, all else is
-measured on captions of the test split and of the withheld combinations. Parts, in this order:
+Beside it stands a measure without a network: each object's overlap
+with the drawings' own masks, its parts, edges and colours. What both say of real pictures stands beside every figure.
+The guidance is chosen on validation captions, all else is measured on captions of the test split and of the withheld
+combinations. Parts, in this order:
 
     sweep       fidelity and variety by guidance; chooses it where --guidance is not set
     prompts     attributes that are right, on trained and on withheld combinations; counting, relations, words
@@ -22,7 +24,7 @@ from diffusion.experiments.config import command_line
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", None, "folder of the model, with model_index.json")
     flags.DEFINE_string("out", None, "folder of the report")
-    flags.DEFINE_integer("number", 400, "captions of the test split, and of the withheld combinations", lower_bound=16)
+    flags.DEFINE_integer("number", 1000, "captions of the test split, and of the withheld combinations", lower_bound=16)
     flags.DEFINE_integer("steps", 20, "steps of the sampler", lower_bound=1)
     flags.DEFINE_float("guidance", 0.0, "scale; by default the one that is best on validation captions", lower_bound=0)
     flags.DEFINE_list("scales", ["1", "1.5", "2", "3", "4", "6", "9"], "of the sweep")
@@ -53,7 +55,7 @@ from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.text import model as model_folder
 from diffusion.metrics import neighbours
 from diffusion.text_to_image import model_index
-from examples.text import edits, judge, prompt_metrics, report_pictures, shape_questions, shapes_report
+from examples.text import drawn_objects, edits, judge, prompt_metrics, report_pictures, shape_questions, shapes_report
 from examples.text.prompt_metrics import Subject
 
 PARTS = ("sweep", "prompts", "geneval", "negative", "distances", "edits")
@@ -64,7 +66,7 @@ SHOWN = 6  # captions in a picture of the sweep
 class Settings(NamedTuple):
     """How much is measured, and how pictures are made: the flags of the command."""
 
-    number: int = 400
+    number: int = 1000
     steps: int = 20
     guidance: float = 0.0
     scales: tuple[float, ...] = SCALES
@@ -91,9 +93,10 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
     splits = {name: real(name, settings.number) for name in ("test", "withheld")}
     verdicts = {name: prompt_metrics.verdicts(reader, each.captions, each.images) for name, each in splits.items()}
     figures: dict[str, Any] = {"judge": {name: judge.score(each) for name, each in verdicts.items()}}
+    figures["drawings"] = {name: drawn_objects.score_of(each.captions, each.images) for name, each in splits.items()}
     guidance = settings.guidance or settings.scales[0]
     if "sweep" in settings.parts:
-        captions = real("validation", eighth).captions
+        captions = real("validation", max(8, settings.number // 20)).captions
         with _timed("sweep of the guidance"):
             rows = prompt_metrics.sweep(subject, captions, settings.scales)
         guidance = settings.guidance or prompt_metrics.chosen(rows)
@@ -102,7 +105,7 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
         figures["sweep"] = [{key: value for key, value in row.items() if key != "images"} for row in rows]
     figures["guidance"] = guidance
     if "prompts" in settings.parts:
-        figures["prompts"] = {}
+        figures["prompts"], figures["templates"] = {}, {}
     pictures = {}
     for name, first_seed, parts in (("test", 0, {"prompts", "distances"}), ("withheld", 5_000, {"prompts"})):
         if not parts & set(settings.parts):
@@ -113,6 +116,7 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
         if "prompts" in settings.parts:
             verdicts = prompt_metrics.verdicts(reader, captions, pictures[name])
             figures["prompts"][name] = judge.score(verdicts)
+            figures["templates"][name] = drawn_objects.score_of(captions, pictures[name])
             right = [all(each.values()) for each in verdicts]
             plots.captioned(pictures[name], captions, right, out / f"{name}.png")
     if "geneval" in settings.parts:
@@ -130,7 +134,7 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
         figures["edits"] = {}
         for name, edit in edits.EDITS.items():
             with _timed(name):
-                edited = edit(model, reader, max(2, settings.number // 16), guidance=guidance, steps=settings.steps)
+                edited = edit(model, reader, max(2, settings.number // 40), guidance=guidance, steps=settings.steps)
             figures["edits"][name] = edited["figures"]
             names, images = zip(*edited["rows"])
             blank = [""] * len(images[0])

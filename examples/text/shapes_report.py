@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from diffusion.experiments.evaluation import report
-from examples.text import judge
+from examples.text import drawn_objects, judge
 
 PICTURES = {
     "guidance.png": "Guidance: from varied and loose to literal and fried",
@@ -26,6 +26,18 @@ HEADINGS = {
     "relation": "relations: as requested",
     "word": "words that can be read",
 }
+TEMPLATES = {
+    "all": "all that is measured holds",
+    "shape": "the requested shape is the best of the eight",
+    "whole": f"its overlap is above {drawn_objects.WHOLE:g}",
+    "one_piece": "each object in one piece",
+    "sharp": f"edges within {drawn_objects.SHARP:g} pixels",
+    "colour": f"{drawn_objects.COLOURED:.0%} of the pixels in the requested colour",
+    "size": "size as requested",
+    "position": "place as requested",
+    "count": "as many objects as requested",
+    "relation": "relation as requested",
+}
 GENEVAL = {
     "single_object": "one object",
     "two_object": "two objects",
@@ -40,6 +52,10 @@ HOW_TO_READ = (
     "counting, relations and words stand apart. Intervals are Wilson's, of 95 %.\n"
     "- **Judge**: a network trained apart from the model, on pictures of its own seed; what it reads in real "
     "pictures of the same captions bounds what a model can reach.\n"
+    "- **Templates**: no network. Each object's mask (pixels at least half way from the paper to its colour) is "
+    "compared "
+    "with the masks of drawings of all eight shapes, over size and place, by intersection over union. A row counts "
+    "pictures of which it holds for every requested object. The same of real pictures stands beside.\n"
     "- **GenEval**: its six forms of prompts with shapes for objects, one picture of each prompt, by its rules on what "
     "the judge reads. The judge's own errors are counted on real pictures that show what is requested, and on such as "
     "differ from it in one requested attribute. The figure beside is corrected for them (Rogan and Gladen), with an "
@@ -62,6 +78,9 @@ def rows(figures: Mapping[str, Any]) -> list[report.Row]:
                 real = figures["judge"][split].get(name)
                 beside = f"judge on real pictures {report.percent(real)}" if real else ""
                 lines.append((f"{HEADINGS.get(name, f'… {name}')}, {words}", report.percent(share), beside))
+        for name, share in figures.get("templates", {}).get(split, {}).items():
+            beside = f"real pictures {report.percent(figures['drawings'][split][name])}"
+            lines.append((f"templates: {TEMPLATES[name]}, {words}", report.percent(share), beside))
     lines += geneval_rows(figures.get("geneval", {}))
     for name, share in figures.get("negative", {}).items():
         what = f"shows the {name} that the negative prompt names"

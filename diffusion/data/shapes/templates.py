@@ -78,7 +78,7 @@ def drawn(smallest: float, largest: float, turned: bool = False, offsets: tuple[
         period = TURNS.get(shape, 360.0) if turned else 0.0
         for turn in np.arange(0.0, max(period, TURN), TURN):
             for radius in radii:
-                middle = _centre_of_mass(shape, radius, turn)
+                middle = radius * _centre_of_mass(shape, turn)
                 for dy in offsets:
                     for dx in offsets:
                         centre = np.array([dx, dy]) - middle
@@ -95,10 +95,10 @@ def _inside(shape: str, x: np.ndarray, y: np.ndarray, radius: float, turn: float
 
 
 @functools.cache
-def _centre_of_mass(shape: str, radius: float, turn: float) -> np.ndarray:
-    """(x, y) of the mean of a shape's inside, from its own centre, in pixels."""
-    along = np.linspace(-REACH, REACH, 200) * radius
-    inside = _inside(shape, along, along[:, None], radius, turn)
+def _centre_of_mass(shape: str, turn: float) -> np.ndarray:
+    """(x, y) of the mean of a shape's inside, from its own centre, in radii."""
+    along = np.linspace(-REACH, REACH, 160)
+    inside = _inside(shape, along, along[:, None], 1.0, turn)
     return np.array([inside.sum(0) @ along, inside.sum(1) @ along]) / inside.sum()
 
 

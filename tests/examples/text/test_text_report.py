@@ -67,12 +67,16 @@ def test_a_report_of_a_model_that_is_right(painted, tmp_path):
     assert figures["judge"]["test"]["attributes"]["share"] == 1
     for split in ("test", "withheld"):
         assert figures["prompts"][split]["attributes"]["share"] == figures["prompts"][split]["pictures"]["share"] == 1
+        assert {name: share["share"] for name, share in figures["templates"][split].items()}.keys() >= {"all", "whole"}
+        assert {share["share"] for share in figures["templates"][split].values()} == {1.0}
+        assert {share["share"] for share in figures["drawings"][split].values()} == {1.0}
     assert figures["negative"]["colour"]["before"] == figures["negative"]["colour"]["after"]  # it is not listened to
     assert figures["copies"]["samples"]["exact_duplicates"] == 0
     assert {part["seen"]["share"] for part in figures["geneval"].values()} == {1.0}
     assert figures["geneval"]["counting"]["corrected"] is None  # this judge knows no other pictures
     text = (tmp_path / "out" / "report.md").read_text()
     assert "requested attributes that are right, withheld combinations | **100.0%" in text
+    assert "templates: its overlap is above 0.85, trained combinations | **100.0%" in text
     assert "GenEval: counting | **100.0%" in text and "does not tell right from wrong" in text
     for picture in ("guidance", "guidance_rows", "variety", "test", "withheld"):
         assert f"({picture}.png)" in text and (tmp_path / "out" / f"{picture}.png").is_file()
