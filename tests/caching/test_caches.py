@@ -16,6 +16,7 @@ SCHEDULE = schedules.rectified_flow()
 STEPS = 12
 SIGNS = np.array([1.0, 1.02, 1.04, 1.2, 1.21, 1.22, 1.5, 1.51, 1.7, 1.71, 1.72, 1.73])  # of the first block, by step
 ADDED = np.array([3.0, 3.1, 3.3, 3.4, 3.6, 3.9, 4.0, 4.4, 4.5, 4.7, 5.0, 5.4])  # by the other blocks
+STARTS = np.arange(1.0, STEPS + 1) % 5 / 4  # of what the first block reads
 READ = np.array([2.0, 2.1, 2.3, 2.4, 2.8, 2.9, 3.0, 3.05, 3.5, 3.6, 3.8, 3.9])  # by the first block
 
 
@@ -40,25 +41,26 @@ class Made:
         return jnp.broadcast_to(self.read[:, None, None], self.start.shape)
 
 
-def _call(i, ran, rows=(0,), added=ADDED):
+def _call(i, ran, rows=(0,), added=ADDED, starts=0 * STARTS):
     """The call of the network in step i: what a row b adds is that of step i + rows[b]."""
     at = jnp.minimum(i + jnp.asarray(rows), STEPS - 1)
     of = lambda series: jnp.asarray(series, jnp.float32)[at]
-    blocks = Made(jnp.zeros((len(rows), 2, 3)), of(SIGNS), of(added), of(READ), ran)
+    start = jnp.broadcast_to(of(starts)[:, None, None], (len(rows), 2, 3))
+    blocks = Made(start, of(SIGNS), of(added), of(READ), ran)
     return lambda through: through(blocks)
 
 
 def _trajectory(cache, rows=(0,), added=ADDED):
-    """The outputs [steps, B], the steps at which blocks after the first ran, and the number of blocks of each step."""
+    """What the blocks add to their start [steps, B], the steps at which blocks after the first ran, and the number of blocks of each step."""
     ran = []
     memory = jax.tree.map(jnp.zeros_like, cache.memory(_call(0, [], rows)))
-    step = jax.jit(lambda memory, i: cache.apply(memory, _call(i, ran, rows, added)))
+    step = jax.jit(lambda memory, i: cache.apply(memory, _call(i, ran, rows, added, STARTS)))
     outputs, whole, numbers = [], [], []
     for i in range(STEPS):
         ran.clear()
         output, memory, number = step(memory, i)
         jax.effects_barrier()
-        outputs.append(np.asarray(output)[:, 0, 0])
+        outputs.append(np.asarray(output)[:, 0, 0] - STARTS[np.minimum(i + np.array(rows), STEPS - 1)])
         numbers.append(int(number))
         assert sum(map(len, ran)) == int(number)  # what it reports is what has run
         if any(blocks.stop == 4 for blocks in ran):
@@ -168,7 +170,8 @@ def test_taylor_seer_divides_the_differences_by_the_steps_between():
     np.testing.assert_allclose(outputs[2:4, 0], [F[1] + k * first for k in (1, 2)], rtol=1e-6)
 
 
-def test_deep_cache_runs_whole_every_interval_and_reuses_the_deep_features_between():
+@pytest.mark.parametrize("interval", [2, 3, 4])
+def test_deep_cache_runs_whole_every_interval_and_reuses_the_deep_features_between(interval):
     """A network whose output is a shallow part of the step plus deep features, which are those of the step itself."""
 
     def call(i):
@@ -181,13 +184,13 @@ def test_deep_cache_runs_whole_every_interval_and_reuses_the_deep_features_betwe
 
     signs = jnp.asarray(SIGNS, jnp.float32)
     added = jnp.asarray(ADDED, jnp.float32)
-    cache = caching.deep_cache(3, branch=1)
+    cache = caching.deep_cache(interval, branch=1)
     memory = jax.tree.map(jnp.zeros_like, cache.memory(call(0)))
     step = jax.jit(lambda memory, i: cache.apply(memory, call(i)))
     for i in range(STEPS):
         output, memory, run = step(memory, i)
-        np.testing.assert_allclose(output, SIGNS[i] + 1 + np.full((1, 2), ADDED[i // 3 * 3]), rtol=1e-6)
-        assert int(run) == (3 if i % 3 else 7)
+        np.testing.assert_allclose(output, SIGNS[i] + 1 + np.full((1, 2), ADDED[i // interval * interval]), rtol=1e-6)
+        assert int(run) == (3 if i % interval else 7)
 
 
 def test_the_measures_of_a_trajectory_are_its_ratios_and_its_changes():
@@ -229,6 +232,50 @@ def test_ratios_are_those_of_the_steps_that_a_part_of_a_trajectory_takes():
     part = tuple(range(6, STEPS))
     _, whole, _ = _trajectory(caching.mag_cache(0.06, RATIOS, 0.25, 2, at=(part, part)))
     assert whole == [0, 3, 4, 5, 6, 9, 10, 11]
+
+
+@pytest.mark.parametrize("whole", [2, STEPS])
+def test_an_evaluation_takes_the_nearest_of_fewer_or_more_ratios(whole):
+    ratios = np.array([1.0, 1.04, 0.8, 0.97, 1.01])
+    nearest = [ratios[np.abs(np.arange(5) / 4 - i / (whole - 1)).argmin()] for i in range(whole)]
+    cache = caching.mag_cache(0.06, ratios, 0.3, 2, whole=whole, at=(range(whole),))
+    first = 4 if whole == STEPS else 1  # 3.6 and 0.6 are rounded
+    error, product, expected = 0.0, 1.0, [*range(first)]
+    for i in range(first, whole):
+        product *= nearest[i]
+        error += abs(1 - product)
+        if error > 0.06:
+            error, product = 0.0, 1.0
+            expected.append(i)
+    assert [i for i in _trajectory(cache)[1] if i < whole] == expected
+
+
+def test_a_trajectory_of_one_evaluation_runs_it():
+    assert 0 in _trajectory(caching.mag_cache(0.5, (1.0, 1.0), 0.0, 99, whole=1))[1]
+
+
+def test_times_that_come_back_count_once_in_the_whole_trajectory():
+    plan = timesteps.plan(np.array([1.0, 0.6, 0.3, 0.9, 0.6, 0.5, 0.0]), renoise=np.arange(6) == 2)
+    of = caching.evaluations(plan)
+    assert (of["steps"], of["whole"], of["at"][0]) == (5, 3, (0.0, 1.0))  # 1.0, 0.6 and 0.5
+    np.testing.assert_allclose(of["at"][1], (0.25, 1, 2), atol=1e-6)
+
+
+def test_the_memory_has_the_shapes_of_the_calls_that_it_remembers():
+    seen = []
+
+    def network(x, clock, condition, through=None):
+        seen.append((x.shape, clock.shape, condition.shape))
+        blocks = Made(x, clock, clock, clock, [])
+        return through(blocks) if through else blocks.run(x, 0, 4)
+
+    condition = jnp.zeros((2, 5))
+    make = lambda network: parameterizations.denoiser(network, *TO, condition)
+    denoise = caching.cached(make, network, caching.first_block(0.1))
+    memory = jax.eval_shape(denoise.init, X)
+    after = jax.eval_shape(lambda memory: denoise.apply(memory, X, 0.5)[1], memory)
+    assert set(seen) == {(X.shape, (2,), (2, 5))}
+    assert jax.tree.map(lambda leaf: leaf.shape, memory) == jax.tree.map(lambda leaf: leaf.shape, after)
 
 
 def test_evaluations_lie_where_their_times_do_in_the_whole_trajectory():
@@ -446,6 +493,10 @@ def test_what_cannot_be_carried_is_refused():
         (lambda: caching.mag_cache(0.1, (1.0, float("nan"))), "ratios"),
         (lambda: caching.mag_cache(0.1, (1.0,), whole=0), "whole = 0"),
         (lambda: caching.mag_cache(0.1, (1.0,), at=((1.0,),)), "at = "),
+        (lambda: caching.mag_cache(0.1, (1.0, 1.0), at=((0.0,), (0.5, 1.5))), "at = "),
+        (lambda: caching.mag_cache(0.1, (1.0, 1.0), at=((-0.5, 0.0),)), "at = "),
+        (lambda: caching.mag_cache(0.1, (1.0, 1.0), at=((0.0,), ())), "at = "),
+        (lambda: caching.mag_cache(0.1, (1.0, 1.0), at=()), "at = "),
         (lambda: caching.tea_cache(0.1, steps=-3), "steps = -3"),
         (lambda: caching.named({"name": "first_block", "threshold": [0.1]}), r"threshold = \[0.1\] is no float"),
         (lambda: caching.named({"name": "mag_cache", "threshold": 1, "ratios": 0.5}), "ratios = 0.5"),

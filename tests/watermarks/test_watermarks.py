@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.fft
 import scipy.stats
 
 from diffusion import watermarks
@@ -110,6 +111,27 @@ def test_degradations_change_pictures_and_keep_their_form():
     centre = np.zeros((1, 32, 32, 1), np.uint8)
     centre[:, 8:24, 8:24] = 200
     assert degradations.cropped(centre, 0.5).min() == 200
+
+
+def test_every_coefficient_of_a_flat_picture_has_the_margin_of_the_strength():
+    """Nothing of the picture is along the signs, so that each of the band changes by the same, whatever its sign."""
+    flat = np.full((1, 64, 64, 3), 128, np.uint8)
+    change = watermarks.spread_spectrum(KEY, bits=4, low=3, high=24, strength=16).embed(flat)[0, ..., 0] - 128.0
+    sizes = np.abs(scipy.fft.dctn(change, norm="ortho"))
+    beyond = np.maximum(*np.indices((64, 64)))
+    band = (beyond >= 3) & (beyond < 24)
+    margin = 16 * 64 / np.sqrt(24**2 - 3**2)  # so that the root mean square of the pixels' change is the strength
+    np.testing.assert_allclose(sizes[band], margin, atol=2)  # pixels are rounded: a deviation of 0.3
+    assert sizes[~band].max() < 2
+
+
+def test_noise_of_as_many_values_as_bits_carries_them():
+    mark = watermarks.gaussian_shading(KEY, bits=8, nonces=1)
+    np.testing.assert_array_equal(
+        mark.read(mark.embed(NOISE[:3, :2, :2], KEYS[:3])).bits, np.tile(mark.message, (3, 1))
+    )
+    with pytest.raises(ValueError, match="noise of 7 values"):
+        mark.embed(jnp.zeros((1, 7)), KEYS[:1])
 
 
 def test_a_key_file_is_read_as_the_watermark_that_it_was_made_for(tmp_path, monkeypatch):
