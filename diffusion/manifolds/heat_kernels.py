@@ -105,7 +105,7 @@ def so3() -> HeatKernel:
 
     def images(omega, v):
         away = jnp.maximum(omega, NEAR / 2)  # below what `score` asks for: at a tie half of the derivative is lost
-        k = jnp.array([-2, -1, 1, 2], omega.dtype)
+        k = jnp.array([-1, 1], omega.dtype)  # for v < 1 those beyond are below 4e-17 of the sum
         winding = 2 * math.pi * k
         shrink = jnp.exp(-winding * (winding + 2 * away[..., None]) / (2 * v[..., None]))
         # Relative to the term of k = 0.

@@ -183,3 +183,21 @@ def test_a_sphere_of_too_few_or_too_many_dimensions_is_refused():
     for dimension in (1, 6):
         with pytest.raises(ValueError, match=rf"dimension = {dimension} .* the circle is torus\(1\)"):
             heat_kernels.sphere(dimension)
+
+
+@pytest.mark.parametrize("name", ["so3", "torus"])
+def test_both_forms_of_a_kernel_hold_in_float64(name):
+    """Density and slope at every distance, on both sides of where the form changes: so much that no term is missing."""
+    kernel, points, series, _ = CASES[name]
+    angles = np.array([0.03, 0.3, 1.2, 2.2, 3.0])
+    with jax.enable_x64(True):
+        ends = jnp.asarray(points(angles))
+        starts = jnp.broadcast_to(jnp.asarray(points(np.zeros(1))), ends.shape)
+        both = jax.jit(lambda v: (kernel.log_density(starts, ends, v), kernel.score(starts, ends, v)))
+        away = kernel.manifold.log(ends, jnp.asarray(points(angles + 1e-3))) / 1e-3
+        for v in (0.3, 0.99, 1.01, 2.99, 3.01):
+            density, score = both(jnp.full(angles.shape, v))
+            np.testing.assert_allclose(density, np.log(series(angles, v)), rtol=0, atol=3e-12)
+            logs = [np.log(series(angles + shift, v)) for shift in (-1e-4, 1e-4)]
+            slopes = kernel.manifold.inner(ends, score, away)
+            np.testing.assert_allclose(slopes, (logs[1] - logs[0]) / 2e-4, rtol=0, atol=2e-6)

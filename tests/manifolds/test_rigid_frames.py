@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.spatial.transform import Rotation
 
 from diffusion import manifolds, samplers, schedules, timesteps
 
@@ -97,3 +98,21 @@ def test_ancestral_steps_put_the_noise_of_the_prior_on_the_guess():
     assert np.abs(np.corrcoef(first[..., 3].ravel(), second[..., 3].ravel()))[0, 1] < 0.999
     with pytest.raises(ValueError, match=r"scale = -1\.0"):
         manifolds.frame_ancestral(-1.0)
+
+
+@pytest.mark.parametrize("lead", [(), (2,)])
+def test_the_fresh_frames_of_a_step_are_those_of_its_noise(lead):
+    """A step onto t = 1 leaves the guess behind: SciPy's rotations of the first four numbers, centred positions."""
+    noise = np.random.default_rng(8).standard_normal((1, *lead, N, 3, 4)).astype(np.float32)
+    numbers = noise[0, ..., :3].reshape(-1, 9)[:, :4]
+    rotations = Rotation.from_quat(numbers, scalar_first=True).as_matrix().reshape(*lead, N, 3, 3)
+    positions = 1.5 * (noise[0, ..., 3] - noise[0, ..., 3].mean(-2, keepdims=True))
+    manifold, schedule = manifolds.frames(N), schedules.rectified_flow()
+    x = manifolds.frame_prior(N).sample(jax.random.split(jax.random.key(9), 2))[0 if lead == () else slice(None)]
+    field = manifolds.TangentField(manifold, lambda x, t: 0 * x)
+    sampler = manifolds.frame_ancestral(1.5, aligned=False)
+    plan = timesteps.plan(np.array([1.0, 0.5]))._replace(s=np.array([1.0], np.float32))
+    state = sampler.init(x, schedule, plan)
+    made = jax.jit(lambda state: sampler.step(state, field, schedule, plan, 0, noise).x)(state)
+    np.testing.assert_allclose(made[..., :3], rotations, atol=2e-6)
+    np.testing.assert_allclose(made[..., 3], positions, atol=2e-6)
