@@ -1,6 +1,6 @@
 """Optimizers by name. To add one: a function that returns an `Optimizer`, and its line in `OPTIMIZERS`."""
 
-__all__ = ["AdanState", "Optimizer", "adamw", "adan", "hidden_matrices", "learning_rate_schedule", "muon"]
+__all__ = ["COOLDOWN", "AdanState", "Optimizer", "adamw", "adan", "hidden_matrices", "learning_rate_schedule", "muon"]
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,6 +13,9 @@ from optax import contrib
 from diffusion.io.leaf_names import leaf_name
 from diffusion.models.layers import constants
 from diffusion.training.gradient_norms import STACKS
+
+COOLDOWN = 0.2
+"""Share of a run's steps over which the rate of "cooldown" falls to 0."""
 
 
 class Optimizer(NamedTuple):
@@ -30,32 +33,40 @@ class Optimizer(NamedTuple):
 
 
 def learning_rate_schedule(peak: float, warmup: int, decay: str, steps: int | None) -> optax.Schedule:
-    """Returns the learning rate by step: linear from 0 during `warmup` steps, then constant or half a cosine to 0.
+    """Returns the learning rate by step: linear from 0 during `warmup` steps, then by one of three courses.
 
-    Step k of the warm-up uses `peak (k + 1) / warmup`, so that no step has rate 0.
+    Step k of the warm-up uses `peak (k + 1) / warmup`, so that no step has rate 0. "constant" stays at the peak,
+    "cosine" falls to 0 by half a cosine, and "cooldown" stays at the peak and falls to 0 on a line over the last fifth
+    of the run, so that runs of different lengths are equal until the shorter one cools down.
 
     Args:
         peak: the rate after the warm-up, > 0.
         warmup: the number of steps of the warm-up, >= 0.
-        decay: the course after the warm-up, "constant" or "cosine".
-        steps: the length of the run, at which the cosine reaches 0; needed for "cosine" alone.
+        decay: the course after the warm-up, "constant", "cosine" or "cooldown".
+        steps: the length of the run, at which the rate reaches 0; needed for "cosine" and "cooldown".
 
     Returns:
         A function of the step (int []).
 
     Raises:
         ValueError: if a value is out of range.
+
+    Reference: Haegele et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations", 2024, for
+    the cooldown.
     """
     if peak <= 0:
         raise ValueError(f"learning_rate = {peak}: must be > 0.")
     if warmup < 0:
         raise ValueError(f"warmup = {warmup}: must be a number of steps >= 0.")
-    if decay not in ("constant", "cosine"):
-        raise ValueError(f'decay = "{decay}": valid are "constant" and "cosine".')
-    if decay == "cosine" and (steps is None or steps < 1):
-        raise ValueError(f'decay = "cosine" ends at 0 after `steps` steps: it needs steps >= 1, not {steps}.')
+    if decay not in ("constant", "cosine", "cooldown"):
+        raise ValueError(f'decay = "{decay}": valid are "constant", "cosine" and "cooldown".')
+    if decay != "constant" and (steps is None or steps < 1):
+        raise ValueError(f'decay = "{decay}" ends at 0 after `steps` steps: it needs steps >= 1, not {steps}.')
     if decay == "constant" or steps is None:
         after = optax.constant_schedule(peak)
+    elif decay == "cooldown":
+        length = max(round(COOLDOWN * steps), 1)
+        after = optax.linear_schedule(peak, 0.0, length, transition_begin=max(steps - length - warmup, 0))
     else:  # a run that ends within its warm-up has no decay
         after = optax.cosine_decay_schedule(peak, max(steps - warmup, 1))
     if warmup == 0:
@@ -78,8 +89,8 @@ def adamw(
     Args:
         learning_rate: the rate after the warm-up, > 0.
         warmup: the number of steps of linear warm-up.
-        decay: the course after the warm-up, "constant" or "cosine" (to 0 at `steps`).
-        steps: the length of the run, for "cosine".
+        decay: the course after the warm-up, "constant", "cosine" or "cooldown" (to 0 at `steps`).
+        steps: the length of the run, for "cosine" and "cooldown".
         weight_decay: the decoupled weight decay, times the learning rate; >= 0. Constants among the parameters have
             none: leaves with a name in `diffusion.models.layers.constants.NAMES`.
         b1: the decay of the first moment, in [0, 1).
@@ -122,8 +133,8 @@ def muon(
     Args:
         learning_rate: the rate after the warm-up, > 0; two to three times AdamW's is a good first try.
         warmup: the number of steps of linear warm-up.
-        decay: the course after the warm-up, "constant" or "cosine" (to 0 at `steps`).
-        steps: the length of the run, for "cosine".
+        decay: the course after the warm-up, "constant", "cosine" or "cooldown" (to 0 at `steps`).
+        steps: the length of the run, for "cosine" and "cooldown".
         weight_decay: the decoupled weight decay of the matrices, times the learning rate; >= 0.
         momentum: the decay of M, in [0, 1).
         b1: the decay of Adam's first moment, in [0, 1).
@@ -183,8 +194,8 @@ def adan(
     Args:
         learning_rate: the rate after the warm-up, > 0.
         warmup: the number of steps of linear warm-up.
-        decay: the course after the warm-up, "constant" or "cosine" (to 0 at `steps`).
-        steps: the length of the run, for "cosine".
+        decay: the course after the warm-up, "constant", "cosine" or "cooldown" (to 0 at `steps`).
+        steps: the length of the run, for "cosine" and "cooldown".
         weight_decay: the decoupled weight decay, times the learning rate, as `adamw`; >= 0.
         b1: the decay of the mean gradient, in [0, 1).
         b2: the decay of the mean difference, in [0, 1).

@@ -65,6 +65,15 @@ def test_run_that_ends_within_its_warmup():
     np.testing.assert_allclose([rate(k) for k in range(5)], [0.1, 0.2, 0.3, 0.4, 0.5], rtol=1e-6)
 
 
+def test_a_cooldown_is_constant_and_falls_on_a_line_over_the_last_fifth():
+    short, long = (
+        adamw(learning_rate=3.0, warmup=2, decay="cooldown", steps=steps).learning_rate for steps in (20, 30)
+    )
+    expected = [1.5, *[3.0] * 15, 3.0, 2.25, 1.5, 0.75, 0.0]
+    np.testing.assert_allclose([short(step) for step in range(21)], expected, rtol=1e-6)
+    assert [float(long(step)) for step in range(24)] == [float(short(step)) for step in range(16)] + [3.0] * 8
+
+
 def test_rates_if_nothing_is_said():
     np.testing.assert_allclose([adamw().learning_rate(0), muon().learning_rate(0)], [1e-4, 1e-3], rtol=1e-6)
 
@@ -89,7 +98,8 @@ def test_the_reported_learning_rate_is_the_one_in_use():
     [
         ({"learning_rate": 0.0}, "learning_rate = 0.0"),
         ({"warmup": -1}, "warmup = -1"),
-        ({"decay": "linear"}, '"constant" and "cosine"'),
+        ({"decay": "linear"}, '"constant", "cosine" and "cooldown"'),
+        ({"decay": "cooldown"}, "not None"),
         ({"decay": "cosine"}, "not None"),
         ({"decay": "cosine", "steps": 0}, "not 0"),
         ({"b1": 1.0}, "b1 = 1.0"),

@@ -1,8 +1,18 @@
 """Drawings of shapes, drawn when a record is read: with exact controls, with silent captions, or in motion."""
 
-__all__ = ["SILENT", "Described", "Drawings", "arranged_drawings", "drawings", "moving_drawings"]
+__all__ = [
+    "SILENT",
+    "SPELLED",
+    "Described",
+    "Drawings",
+    "arranged_drawings",
+    "drawings",
+    "moving_drawings",
+    "spelled_drawings",
+]
 
 import functools
+import string
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,9 +22,12 @@ from diffusion.data import identities
 from diffusion.data.sources.sequences import Records
 
 SEED = 2028  # the seed of `drawings`; the dataset `shapes` has another
+SPELLING_SEED = 2031  # the seed of `spelled_drawings`
 SPLITS = ("train", "test")
 SILENT = "a picture"
 """Caption that says nothing of its picture."""
+SPELLED = (3, 4)
+"""Lengths of the words of random letters in `spelled_drawings`, in letters: those of `shapes.scenes.WORDS`."""
 
 
 class Drawings(Sequence):
@@ -131,6 +144,47 @@ def drawings(split: str = "train", *, silent: float = 0.5, number: int = 8_000) 
         return {"image": shapes.drawing.draw(scene, lot), "caption": SILENT if silence else caption}
 
     return Records(Drawings(split, number, functools.cache(make)), split=split)
+
+
+def spelled_drawings(split: str = "train", *, share: float = 0.15, number: int = 24_000) -> Records:
+    """Opens drawings like those of the dataset `shapes`, of which a share shows a word of random letters.
+
+    A model that sees 32 words learns each as one picture; from random letters it learns to spell. No record has a pair
+    or a word that the dataset withholds.
+
+    Args:
+        split: "train" or "test".
+        share: the share of words of random letters, in [0, 1]; the other drawings have the shares of `shapes@train`.
+        number: how many records there are, at least 1.
+
+    Raises:
+        ValueError: for another split, a share out of range, or a number below 1.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share = {share}. Valid: 0 to 1")
+    from diffusion.data import shapes
+
+    def make(row: int) -> dict[str, Any]:
+        lot = shapes.scenes.Lot(SPELLING_SEED, SPLITS.index(split), row)
+        if lot.between(0, 1) < share:
+            scene = _random_word(lot)
+        else:
+            scene = shapes.scenes.draw(lot, shares=shapes.TRAIN_SHARES)
+        caption = shapes.scenes.caption(scene, lot)
+        return {"image": shapes.drawing.draw(scene, lot), "caption": caption}
+
+    return Records(Drawings(split, number, functools.cache(make)), split=split)
+
+
+def _random_word(lot: Any) -> Any:
+    """A scene with a word of random letters that the dataset does not withhold."""
+    from diffusion.data.shapes import scenes
+
+    while True:
+        word = "".join(lot.pick(string.ascii_lowercase) for _ in range(lot.pick(SPELLED)))
+        scene = scenes.Scene("word", "plain", lot.pick(scenes.COLOURS), count=0, word=word)
+        if not scenes.withheld(scene):
+            return scene
 
 
 def moving_drawings(

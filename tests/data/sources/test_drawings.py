@@ -5,6 +5,7 @@ import pytest
 
 from diffusion.data import shapes, sources
 from diffusion.data.shapes import arrangements, motions
+from diffusion.data.sources import made_drawings
 from diffusion.data.sources.made_drawings import SILENT, Drawings
 
 
@@ -43,6 +44,34 @@ def test_silence_changes_no_picture_and_no_other_caption():
         assert half[row]["caption"] in (SILENT, spoken[row]["caption"])
         assert not np.array_equal(spoken[row]["image"], test[row]["image"])
         np.testing.assert_array_equal(spoken[row]["image"], sources.drawings(silent=0.0, number=9)[row]["image"])
+
+
+def test_spelled_drawings_have_words_of_random_letters_and_nothing_withheld():
+    """The captions spell what the pictures show: a word covers the columns that its letters cover."""
+    source = sources.spelled_drawings(share=1.0, number=200)
+    words = [source[row]["caption"].split('"')[1] for row in range(200)]
+    assert {len(word) for word in words} == {3, 4} and len(set(words)) > 190
+    assert set("".join(words)) == set("abcdefghijklmnopqrstuvwxyz")
+    expected = np.zeros((64, 64, 3))
+    shapes.drawing._write(expected, words[5], "red", shapes.scenes.Lot(0, 0, 0))
+    columns = lambda picture: np.abs(picture - np.median(picture, (0, 1))).max((0, 2)) > 60
+    np.testing.assert_array_equal(columns(source[5]["image"].astype(float)), columns(expected))
+    mixed = sources.spelled_drawings(number=300)
+    shown = [shapes.scenes.parsed(mixed[row]["caption"]) for row in range(300)]
+    spelled = [scene.word not in shapes.scenes.WORDS for scene in shown if scene.kind == "word"]
+    assert 25 <= sum(spelled) <= 65 and not all(spelled) and not any(map(shapes.scenes.withheld, shown))
+    plain = sources.spelled_drawings(share=0.0, number=100)
+    assert not any("word" in plain[row]["caption"] and plain[row]["caption"].split('"')[1] not in shapes.scenes.WORDS
+                   for row in range(100))  # fmt: skip
+    with pytest.raises(ValueError, match=r"share = 1.5. Valid: 0 to 1"):
+        sources.spelled_drawings(share=1.5)
+
+
+def test_a_random_word_is_none_that_the_dataset_withholds(monkeypatch):
+    monkeypatch.setattr(made_drawings.string, "ascii_lowercase", "owl")
+    lots = (shapes.scenes.Lot(1, 0, row) for row in range(300))
+    words = {made_drawings._random_word(lot).word for lot in lots}
+    assert "owl" not in words and len(words) > 60
 
 
 def test_an_arrangement_has_its_picture_and_its_control():
