@@ -77,16 +77,33 @@ def test_public_names_are_those_of_the_lists_and_of_the_modules(tmp_path):
     }
 
 
-def test_the_api_is_grouped_as_the_table_of_modules(public):
-    groups = site_pages.groups(site_pages.MODULES.read_text(), public)
+def test_every_module_of_the_api_stands_under_one_topic(public):
+    groups = site_pages.groups(public)
     counts = collections.Counter(module for group in groups for module in group.modules)
     assert counts == {module: 1 for module in public if module != "diffusion"}
-    assert all(group.modules for group in groups)
-    assert groups[0].title == "schedules" and "diffusion.schedules" in groups[0].modules
-    assert groups[-1].title == site_pages.REST
-    assert {"diffusion.text", "diffusion.adapters.lora"} <= {
-        module for group in groups if "text_to_image" in group.title for module in group.modules
-    }
+    assert [group.title for group in groups] == list(site_pages.TOPICS) and all(group.modules for group in groups)
+    topic = {module: group.title for group in groups for module in group.modules}
+    assert topic["diffusion.models"] == "Networks" and topic["diffusion.models.layers.attention"] == "Layers"
+    assert topic["diffusion.published.flux"] == "Published checkpoints"
+    assert groups[0].modules[0] == "diffusion.schedules"
+    with pytest.raises(ValueError, match=r"diffusion\.unheard_of has no topic"):
+        site_pages.groups({"diffusion.unheard_of": []})
+
+
+def test_no_page_of_the_api_lists_more_names_than_a_reader_can_look_through(public):
+    for group in site_pages.groups(public):
+        text = site_pages.topic_page(group, public, public_names.module_sentences())
+        assert 3 <= text.count("\n| [`") < 350, group.title
+    index = site_pages.index(site_pages.groups(public), public)
+    assert index.count("\n| [") == len(site_pages.TOPICS)
+
+
+def test_the_front_page_shows_what_the_project_makes():
+    shown = site_pages.front("# a\n\nb\n\n## c\n\nd\n")
+    assert shown.startswith("# a\n\nb\n\n## What it makes\n\n<div")
+    assert shown.endswith("</div>\n\n## c\n\nd\n")
+    for picture, title, _ in site_pages.MADE:
+        assert f"![]({picture}) {title}](" in shown and (DOCS / picture).is_file()
 
 
 def test_a_name_that_yaml_takes_for_a_value_stands_on_its_page():
@@ -158,11 +175,13 @@ class Sources(NamedTuple):
 
 @pytest.fixture(scope="module")
 def sources(public):
-    grouped = site_pages.groups(site_pages.MODULES.read_text(), public)
+    grouped = site_pages.groups(public)
     pages = {path.relative_to(DOCS).as_posix(): path.read_text() for path in DOCS.rglob("*.md")}
     pages["zoo.md"] = site_pages.zoo(pages["zoo.md"], known=lambda row: UNKNOWN)
     pages["index.md"] = site_pages.front((ROOT / "README.md").read_text())
-    pages["api/index.md"] = site_pages.index(grouped, public, public_names.module_sentences())
+    pages["api/index.md"] = site_pages.index(grouped, public)
+    about = public_names.module_sentences()
+    pages |= {site_pages.topic_place(group.title): site_pages.topic_page(group, public, about) for group in grouped}
     pictures = set()
     for path, notebook in site_pages.notebooks().items():
         shown = course.page(notebook, pathlib.PurePath(path).stem)
@@ -201,9 +220,8 @@ def test_a_link_that_leads_nowhere_is_found(sources, wrong):
 
 def test_links_lead_to_the_same_places_from_the_site():
     readme = "See [a](docs/a.md#b), ![c](docs/images/c.png), [d](#d), [e](configs/e.py) and [f](https://f.example)."
-    assert site_pages.front(readme).endswith(
-        "\n\nSee [a](a.md#b), ![c](images/c.png), [d](#d), e (`configs/e.py`) and [f](https://f.example)."
-    )
+    mended = "See [a](a.md#b), ![c](images/c.png), [d](#d), e (`configs/e.py`) and [f](https://f.example)."
+    assert site_pages.front(readme) == mended
     page = "[a](../README.md#a), [b](b.md), [c](../benchmarks/gpu/README.md)\n\n```\nf[0](x)\n```\n"
     mended = "[a](index.md#a), [b](b.md), c (`benchmarks/gpu/README.md`)\n\n```\nf[0](x)\n```\n"
     assert site_pages.inward(page, "samplers.md") == mended

@@ -3,8 +3,8 @@
     make site
 
 builds the site (mkdocs.yml), and mkdocs calls the functions `on_...` below. A page of the API shows the public names of
-one module (`tools.docs.public_names`) from their docstrings. The groups of pages are those of the table in
-docs/modules.md, and the first page lists all names, each with its sentence.
+one module (`tools.docs.public_names`) from their docstrings. A page of a topic lists the names of its modules, each
+with its sentence, and the first page lists the topics.
 """
 
 import json
@@ -24,42 +24,91 @@ from tools.docs.public_names import Name
 
 ROOT = pathlib.Path(__file__).parents[2]
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
-MODULES = ROOT / "docs" / "modules.md"
-ROW = re.compile(r"^\| ((?:`\w+`(?:, )?)+) \|", re.MULTILINE)  # of the module table
 SECTION = re.compile("(Args|Attributes|Returns|Raises|Yields):")
 CALL = re.compile(r"(\])(?=[(\[])")
-REST = "further modules"  # those that docs/modules.md does not name
 ZOO = "zoo.md"
 COURSE = "Learn"  # the heading in the navigation
+TOPICS = {  # of the API: title -> modules and packages; a module belongs to the longest name that it begins with
+    "Processes and times": (
+        "schedules",
+        "parameterizations",
+        "timesteps",
+        "weightings",
+        "couplings",
+        "conditional_couplings",
+        "equivariant_couplings",
+        "pytrees",
+        "padding",
+    ),
+    "Objectives": ("objectives",),
+    "Samplers and likelihoods": ("samplers", "flow_maps", "ode", "probability_flow", "likelihood", "sampling"),
+    "Guidance, editing, caches": ("guidance", "editing", "caching"),
+    "Curved spaces, proteins, sound": ("manifolds", "proteins", "sound"),
+    "Networks": ("models",),
+    "Layers": ("models.layers",),
+    "Autoencoders and encoders": ("models.autoencoders", "models.image_encoders", "models.text_encoders"),
+    "Published checkpoints": ("models.interchange", "published", "conversions", "rooms"),
+    "Text to image and video": ("text_to_image", "text", "adapters", "videos"),
+    "Data": ("data",),
+    "Training": ("training",),
+    "Metrics": ("metrics",),
+    "Watermarks": ("watermarks",),
+    "Files and commands": ("io", "arguments", "commands", "namesake", "public"),
+}
+MADE = (  # what the front page shows of the rest: picture, title, page
+    ("gallery/text/test.png", "Pictures from text", "gallery/text/report.md"),
+    ("gallery/emoji/requested.png", "Emoji from captions", "gallery/emoji/report.md"),
+    ("gallery/video/test.webp", "Clips from captions", "gallery/video/report.md"),
+    ("gallery/text/image_to_image.png", "Pictures changed by a prompt", "gallery/text/report.md"),
+    ("gallery/control/outlines.png", "Where shapes stand", "gallery/control/report.md"),
+    ("gallery/glyph/glyph.png", "A glyph from five pictures", "gallery/glyph/report.md"),
+    ("images/cifar10_cpu.png", "CIFAR-10 on one core", "results.md"),
+    ("images/sound_samples.png", "Notes of instruments", "gallery/sound/report.md"),
+    ("images/shapes_turntable.gif", "Shapes", "shapes.md"),
+    ("images/proteins.png", "Protein backbones", "proteins.md"),
+    ("images/manifolds.png", "Points on curved spaces", "manifolds.md"),
+    ("images/series.png", "Time series", "series.md"),
+)
 BEHIND = "---\nsearch: {boost: 0.3}\n---\n\n"  # in a search the pages for readers come first
 
 
 class Group(NamedTuple):
-    """Pages of the API under one heading.
+    """The modules of the API under one topic.
 
     Attributes:
-        title: its modules, as docs/modules.md has them.
-        modules: whose public names they show, in order.
+        title: the topic.
+        modules: whose public names it has, in the order of `TOPICS`.
     """
 
     title: str
     modules: Sequence[str]
 
 
-def groups(page: str, public: Mapping[str, Sequence[Name]]) -> list[Group]:
-    """The modules as the table of docs/modules.md groups them; those that it does not name come last.
+def groups(public: Mapping[str, Sequence[Name]]) -> list[Group]:
+    """The modules by their topic.
 
     Args:
-        page: its text.
         public: from `public_names.public_names`.
+
+    Raises:
+        ValueError: for a module without a topic.
     """
-    rows = [re.findall(r"`(\w+)`", row) for row in ROW.findall(page)]
-    inside = lambda module, names: module.split(".")[1] in names
-    made = [
-        Group(", ".join(row), [module for name in row for module in public if inside(module, [name])]) for row in rows
-    ]
-    named = [name for row in rows for name in row]
-    return [*made, Group(REST, [module for module in public if module != "diffusion" and not inside(module, named)])]
+    prefixes = {f"diffusion.{prefix}": title for title, names in TOPICS.items() for prefix in names}
+    inside = {title: [] for title in TOPICS}
+    for module in public:
+        if module == "diffusion":
+            continue
+        found = [prefix for prefix in prefixes if module == prefix or module.startswith(f"{prefix}.")]
+        if not found:
+            raise ValueError(f"{module} has no topic: add it to TOPICS in tools/docs/site_pages.py")
+        prefix = max(found, key=len)
+        inside[prefixes[prefix]].append((list(prefixes).index(prefix), module))
+    return [Group(title, [module for _, module in sorted(modules)]) for title, modules in inside.items()]
+
+
+def topic_place(title: str) -> str:
+    """The page of a topic, by its path in the site."""
+    return f"api/topics/{re.sub('[^a-z]+', '_', title.lower())}.md"
 
 
 def place(module: str) -> str:
@@ -74,38 +123,46 @@ def page(module: str, names: Sequence[Name]) -> str:
     return BEHIND + "\n\n".join([f"# {module}", *shown]) + "\n"
 
 
-def index(grouped: Sequence[Group], public: Mapping[str, Sequence[Name]], about: Mapping[str, str]) -> str:
-    """The page that lists all public names, each with its sentence.
+def index(grouped: Sequence[Group], public: Mapping[str, Sequence[Name]]) -> str:
+    """The first page of the API: its topics, and the modules of each.
 
     Args:
         grouped: from `groups`.
         public: from `public_names.public_names`.
-        about: the sentence of each module.
     """
     count = sum(len(public[module]) for group in grouped for module in group.modules)
     lines = [
         "# Public names",
         "",
-        f"All {count} names that `diffusion` makes public, by the module to import them "
-        "from. Each leads to its arguments, shapes and errors.",
+        f"`diffusion` makes {count:,} names public. Each topic has a page that lists its names, with the module to "
+        "import them from; a name leads to its arguments, shapes and errors. The search finds a name too.",
+        "",
+        "| topic | names | modules |",
+        "| --- | --- | --- |",
     ]
     for group in grouped:
-        lines += ["", f"## {group.title}"]
-        for module in group.modules:
-            lines += [
-                "",
-                f"### [{module}]({place(module).removeprefix('api/')})",
-                "",
-                f"{escaped(about[module])}.",
-                "",
-                "| name | what it is |",
-                "| --- | --- |",
-            ]
-            lines += [
-                f"| [`{name.name}`]({place(module).removeprefix('api/')}#{name.path}) | {escaped(name.sentence)} |"
-                for name in public[module]
-            ]
+        packages = dict.fromkeys(prefix for prefix in TOPICS[group.title] if f"diffusion.{prefix}" in public)
+        links = ", ".join(f"[`{name}`]({place(f'diffusion.{name}').removeprefix('api/')})" for name in packages)
+        names = sum(len(public[module]) for module in group.modules)
+        lines.append(f"| [{group.title}]({topic_place(group.title).removeprefix('api/')}) | {names} | {links} |")
     return "\n".join(lines) + "\n"
+
+
+def topic_page(group: Group, public: Mapping[str, Sequence[Name]], about: Mapping[str, str]) -> str:
+    """The page of a topic: the names of its modules, each with its sentence.
+
+    Args:
+        group: of `groups`.
+        public: from `public_names.public_names`.
+        about: the sentence of each module.
+    """
+    lines = [f"# {group.title}"]
+    for module in group.modules:
+        page = f"../{place(module).removeprefix('api/')}"
+        lines += ["", f"## [{module}]({page})", "", f"{escaped(about[module])}.", ""]
+        lines += ["| name | what it is |", "| --- | --- |"]
+        lines += [f"| [`{name.name}`]({page}#{name.path}) | {escaped(name.sentence)} |" for name in public[module]]
+    return BEHIND + "\n".join(lines) + "\n"
 
 
 def escaped(text: str) -> str:
@@ -115,9 +172,14 @@ def escaped(text: str) -> str:
 
 
 def front(readme: str) -> str:
-    """The README as a page of docs/: its links, which start from the folder above, lead to the same places."""
+    """The README as a page of docs/, with pictures of what the project makes before its second heading.
+
+    Its links, which start from the folder above, lead to the same places.
+    """
     moved = _relinked(readme, lambda target: target.removeprefix("docs/") if target.startswith("docs/") else None)
-    return f"---\nhide: [navigation]\n---\n\n{moved}"  # it is the only page of its heading
+    cards = [f"[![]({picture}) {title}]({page})" for picture, title, page in MADE]
+    made = "\n".join(["## What it makes", "", '<div class="made" markdown>', "", *cards, "", "</div>", "", "## "])
+    return re.sub("^## ", made, moved, count=1, flags=re.MULTILINE)
 
 
 def inward(markdown: str, path: str) -> str:
@@ -182,9 +244,9 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
             entry[COURSE] = [*entry[COURSE], *lessons]
     public = public_names.public_names()
     entries: list[dict] = [{"Public names": "api/index.md"}]
-    for group in groups(MODULES.read_text(), public):
+    for group in groups(public):
         pages = [{module.removeprefix("diffusion."): place(module)} for module in group.modules]
-        entries += pages if len(pages) == 1 else [{group.title: pages}]
+        entries.append({group.title: [{"Its names": topic_place(group.title)}, *pages]})
     config.nav = [*(config.nav or []), {"API": entries}]
     return config
 
@@ -193,11 +255,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the front page, the notebooks of the course and the pages of the API."""
     readme = (ROOT / "README.md").read_text()
     public = public_names.public_names()
-    grouped = groups(MODULES.read_text(), public)
-    made: dict[str, str | bytes] = {
-        "index.md": front(readme),
-        "api/index.md": index(grouped, public, public_names.module_sentences()),
-    }
+    grouped = groups(public)
+    about = public_names.module_sentences()
+    made: dict[str, str | bytes] = {"index.md": front(readme), "api/index.md": index(grouped, public)}
+    made |= {topic_place(group.title): topic_page(group, public, about) for group in grouped}
     made |= {place(module): page(module, public[module]) for group in grouped for module in group.modules}
     for path, notebook in notebooks().items():
         shown = course.page(notebook, pathlib.PurePath(path).stem)
