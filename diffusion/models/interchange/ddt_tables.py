@@ -5,19 +5,20 @@ DDT: MCG-NJU/DDT, src/models/denoiser/decoupled_improved_dit.py. DiT^DH: bytetri
 "ema_denoiser" is the one that is published and sampled.
 """
 
-__all__ = ["plain_block_rows", "unfolded"]
+__all__ = ["both_depths", "plain_block_rows", "unfolded"]
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 from diffusion.io import schema
-from diffusion.models.ddt import DDT, DDT_SIZES, DIT_DH, DIT_DH_SIZES
+from diffusion.models.ddt import DDT, DIT_DH, ddt_preset, dit_dh_preset
 from diffusion.models.interchange.attention_layouts import alternating, rotary
-from diffusion.models.interchange.family import DEPTH, Computed, Family, Fields, Refusal, require
-from diffusion.models.interchange.lightning_rows import block_rows, options, rotary_tables
+from diffusion.models.interchange.family import DEPTH, Computed, require
+from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows, Group
+from diffusion.models.interchange.lightning_rows import block_rows, options, rotary_tables, switch
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Layout, Row, linear, patches, stacked
-from diffusion.models.interchange.square_images import example, require_classes, side_and_channels
-from diffusion.models.layers.embeddings import sincos_positions
+from diffusion.models.interchange.square_images import CLASSES, NULL_CLASS, example, side_of_shape, sincos_table
 
 PLAIN = {"final_norm": "layernorm", "bias": False, "qk_norm": True, "positions": "rope", "span": 16.0}
 PLAIN |= {"norm": "scaled_rmsnorm", "mlp": "swiglu", "mlp_ratio": 4.0, "clock": "positional", "silu_again": False}
@@ -129,161 +130,118 @@ def _head_rows(module: DDT) -> list[Row]:
     return table
 
 
-def _build_plain(config: Mapping[str, Any]) -> DDT:
-    # learn_sigma, deep_supervision and the paths change nothing that the class computes.
-    fields = Fields("DDT", config, ("learn_sigma", "deep_supervision", "weight_path", "load_ema"))
-    width = fields.take("hidden_size", 1152)
-    depth = fields.take("num_encoder_blocks", 4, DEPTH)
-    heads = fields.take("num_groups", 12)
-    # A field of ours: theirs takes latents of any size.
-    size = fields.take("input_size", 32)
-    module = DDT(
-        patch=fields.take("patch_size", 2),
-        width=width,
-        depth=depth,
-        heads=heads,
-        decoder_width=width,
-        decoder_depth=fields.take("num_blocks", 18, DEPTH) - depth,
-        decoder_heads=heads,
-        num_classes=fields.take("num_classes", 1000),
-        shape=(size, size, fields.take("in_channels", 4)),
-    )
-    fields.end()
-    return module
+def both_depths(all_blocks: str, first_blocks: str, second: str) -> Group:
+    """Their number of all blocks, and of those of the first part: our depths of two parts.
+
+    Args:
+        all_blocks: their name of the first, 18 by default.
+        first_blocks: their name of the second, 4 by default.
+        second: our name of the second part's depth; that of the first is `depth`.
+    """
+
+    def read(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+        return {"depth": values[first_blocks], second: values[all_blocks] - values[first_blocks]}
+
+    def write(module: Any) -> dict[str, Any]:
+        return {all_blocks: module.depth + getattr(module, second), first_blocks: module.depth}
+
+    return Group({all_blocks: (18, DEPTH), first_blocks: (4, DEPTH)}, read, write)
 
 
-def _describe_plain(module: DDT) -> dict[str, Any]:
-    side, channels = _check("DDT", module, PLAIN)
+def _same_sizes(module: DDT) -> dict[str, Any]:
     if (module.decoder_width, module.decoder_heads) != (module.width, module.heads):
-        raise Refusal(
-            f"DDT: decoder_width = {module.decoder_width} and decoder_heads = {module.decoder_heads} cannot be written "
+        raise ValueError(
+            f"decoder_width = {module.decoder_width} and decoder_heads = {module.decoder_heads} cannot be written "
             f"to it; they are the encoder's, {module.width} and {module.heads}."
         )
-    return {
-        "input_size": side,
-        "in_channels": channels,
-        "patch_size": module.patch,
-        "hidden_size": module.width,
-        "num_groups": module.heads,
-        "num_blocks": module.depth + module.decoder_depth,
-        "num_encoder_blocks": module.depth,
-        "num_classes": module.num_classes,
-    }
+    return {"hidden_size": module.width, "num_groups": module.heads}
 
 
-def _build_head(config: Mapping[str, Any]) -> DDT:
-    fields = Fields("DiTwDDTHead", config)
-    size = fields.take("input_size", 1)
-    fields.only("patch_size", 1, (1, 1))
-    if not fields.take("class_dropout_prob", 0.1) > 0:
-        raise Refusal("DiTwDDTHead: class_dropout_prob = 0 leaves out the null class, which this network has.")
-    width, decoder_width = fields.take("hidden_size", (1152, 2048))
-    depth, decoder_depth = fields.take("depth", (28, 2), schema.several(DEPTH, 2, 2))
-    count = schema.whole(1)
-    heads = fields.take("num_heads", (16, 16), schema.either(count, schema.several(count, 2, 2)))
-    heads, decoder_heads = (heads, heads) if isinstance(heads, int) else heads
-    fields.only("use_rope", True)
-    chosen = options(fields, default=True)
-    chosen["positions"] = "sincos_rope" if fields.take("use_pos_embed", True) else "rope"
-    module = DDT(
-        patch=1,
-        width=width,
-        depth=depth,
-        heads=heads,
-        decoder_width=decoder_width,
-        decoder_depth=decoder_depth,
-        decoder_heads=decoder_heads,
-        num_classes=fields.take("num_classes", 1000),
-        mlp_ratio=fields.take("mlp_ratio", 4.0),
-        shape=(size, size, fields.take("in_channels", 768)),
-        **DIT_DH | chosen | {"final_norm": chosen["norm"]},
+PLAIN_CONFIG = FieldTable(
+    "DDT",
+    DDT,
+    (
+        side_of_shape("input_size", 32, "in_channels", 4),  # the first is ours: theirs takes latents of any size
+        Field("patch_size", "patch", 2),
+        Group(
+            {"hidden_size": (1152, None), "num_groups": (12, None)},
+            lambda values, ours: dict(
+                zip(("width", "heads", "decoder_width", "decoder_heads"), 2 * (*values.values(),))
+            ),
+            _same_sizes,
+        ),
+        both_depths("num_blocks", "num_encoder_blocks", "decoder_depth"),
+        CLASSES,
+    ),
+    # These and the paths change nothing that the class computes.
+    unread=dict.fromkeys(("learn_sigma", "deep_supervision", "weight_path", "load_ema")),
+    required=PLAIN,
+)
+
+
+def _pair(theirs: str, ours: str, default: tuple[int, int], valid: schema.Valid) -> Group:
+    """Two numbers of theirs, of the encoder and the decoder; one stands for both."""
+    names = (ours, f"decoder_{ours}")
+    pair = lambda value: value if isinstance(value, tuple) else (value, value)
+    return Group(
+        {theirs: (default, valid)},
+        lambda values, _: dict(zip(names, pair(values[theirs]))),
+        lambda module: {theirs: tuple(getattr(module, name) for name in names)},
     )
-    fields.end()
-    return module
 
 
-def _describe_head(module: DDT) -> dict[str, Any]:
-    required = {name: DIT_DH[name] for name in ("bias", "span", "clock", "silu_again")}
-    side, channels = _check("DiTwDDTHead", module, {**required, "patch": 1, "final_norm": module.norm})
-    if module.norm == "rmsnorm":
-        raise Refusal("DiTwDDTHead: norm = 'rmsnorm' cannot be written to it; its RMSNorm has scales.")
-    return {
-        "input_size": side,
-        "patch_size": 1,
-        "in_channels": channels,
-        "hidden_size": [module.width, module.decoder_width],
-        "depth": [module.depth, module.decoder_depth],
-        "num_heads": [module.heads, module.decoder_heads],
-        "mlp_ratio": module.mlp_ratio,
-        "class_dropout_prob": 0.1,
-        "num_classes": module.num_classes,
-        "use_qknorm": module.qk_norm,
-        "use_swiglu": module.mlp == "swiglu",
-        "use_rope": True,
-        "use_rmsnorm": module.norm == "scaled_rmsnorm",
-        "use_pos_embed": module.positions == "sincos_rope",
-    }
+def _same_norms(module: DDT) -> dict[str, Any]:
+    require("DiTwDDTHead", module, {"final_norm": module.norm})
+    return {}
 
 
-def _check(name: str, module: DDT, required: Mapping[str, Any]) -> tuple[int, int]:
-    """Refuses a DDT with options that the networks of a class lack; the side and the channels of its images."""
-    require(name, module, required)
-    require_classes(name, module)
-    return side_and_channels(name, module, (32, 32, 4))
-
-
-def _example(module: DDT) -> tuple:
-    return example(module, module.shape[-1] if module.shape else 4)
+COUNT, DEPTHS = schema.whole(1), schema.several(DEPTH, 2, 2)
+HEAD_CONFIG = FieldTable(
+    "DiTwDDTHead",
+    DDT,
+    (
+        side_of_shape("input_size", 1, "in_channels", 768),
+        Choice("patch_size", "patch", {1: 1, (1, 1): 1}),
+        _pair("hidden_size", "width", (1152, 2048), schema.several(COUNT, 2, 2)),
+        _pair("depth", "depth", (28, 2), DEPTHS),
+        _pair("num_heads", "heads", (16, 16), schema.either(COUNT, schema.several(COUNT, 2, 2))),
+        Field("mlp_ratio", "mlp_ratio", 4.0),
+        NULL_CLASS,
+        CLASSES,
+        *options(default=True),
+        Group({}, lambda values, ours: {"final_norm": ours["norm"]}, _same_norms),
+        Follows("use_rope", True),
+        switch("use_pos_embed", "positions", True, "sincos_rope", "rope"),
+    ),
+    required={name: DIT_DH[name] for name in ("bias", "span", "clock", "silu_again")},
+)
 
 
 def _tables(module: DDT) -> dict[str, Computed]:
     side = module.shape[0] if module.shape else 1
-    width = module.width
-    tables = rotary_tables("enc_feat_rope", side, width // module.heads)
+    tables = rotary_tables("enc_feat_rope", side, module.width // module.heads)
     tables |= rotary_tables("dec_feat_rope", side, module.decoder_width // module.decoder_heads)
-    if module.positions == "sincos_rope":
-        tables["pos_embed"] = Computed((1, side**2, width), lambda: sincos_positions(side, side, width)[None])
-    return tables
+    return tables | ({"pos_embed": sincos_table(side, module.width)} if module.positions == "sincos_rope" else {})
 
 
-def _plain(size: str, side: int) -> dict[str, Any]:
-    sizes = DDT_SIZES[size]
-    return {
-        "input_size": side,
-        "hidden_size": sizes["width"],
-        "num_groups": sizes["heads"],
-        "num_blocks": sizes["depth"] + sizes["decoder_depth"],
-        "num_encoder_blocks": sizes["depth"],
-    }
-
-
-def _head(size: str, channels: int = 768, side: int = 16) -> dict[str, Any]:
-    sizes = DIT_DH_SIZES[size]
-    both = lambda name: [sizes[name], sizes[f"decoder_{name}"]]
-    widths = {"hidden_size": both("width"), "depth": both("depth"), "num_heads": both("heads")}
-    return {"input_size": side, "in_channels": channels, **widths}
-
-
-PLAIN_FAMILY = Family(
-    "DDT",
-    DDT,
-    _build_plain,
-    _describe_plain,
-    _example,
+PLAIN_FAMILY = PLAIN_CONFIG.family(
+    functools.partial(example, channels=4),
     {"original": _plain_rows},
     library="",
-    published={f"DDT-XL/2, {8 * side} x {8 * side}": _plain("XL", side) for side in (32, 64)},
+    published={
+        f"DDT-XL/2, {8 * side} x {8 * side}": PLAIN_CONFIG.describe(ddt_preset("XL/2", 1000, shape=(side, side, 4)))
+        for side in (32, 64)
+    },
     prefixes=("", "ema_denoiser."),
 )
-HEAD_FAMILY = Family(
-    "DiTwDDTHead",
-    DDT,
-    _build_head,
-    _describe_head,
-    _example,
+HEAD_FAMILY = HEAD_CONFIG.family(
+    functools.partial(example, channels=4),
     {"original": _head_rows},
     library="",
     computed=_tables,
-    published={f"DiT^DH-{size}, DINOv2-B": _head(size) for size in ("S", "XL")},
+    published={
+        f"DiT^DH-{size}, DINOv2-B": HEAD_CONFIG.describe(dit_dh_preset(f"{size}/1", 1000, shape=(16, 16, 768)))
+        for size in ("S", "XL")
+    },
 )
 FAMILIES = (PLAIN_FAMILY, HEAD_FAMILY)

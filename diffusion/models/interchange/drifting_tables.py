@@ -6,16 +6,14 @@ lambertae/drifting, jax/models/generator.py, whose modules have Flax's own names
 
 __all__: list[str] = []
 
-from collections.abc import Mapping
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from diffusion.models.drifting import SIZES, DriftingDiT, drifting_preset
-from diffusion.models.interchange.family import DEPTH, Family, Fields
+from diffusion.models.interchange.family import DEPTH, array
+from diffusion.models.interchange.field_table import Field, FieldTable, Follows
 from diffusion.models.interchange.rows import Layout, Row, stacked
+from diffusion.models.interchange.square_images import dit_sizes
 
 NAME = "DitGen"
 FIRST = Layout(lambda a, shape: a[0], lambda a: a[None])
@@ -87,68 +85,41 @@ def _rows(module: DriftingDiT) -> list[Row]:
     return table
 
 
-FIXED = {"use_qknorm": True, "use_swiglu": True, "use_rope": True, "use_rmsnorm": True}
-
-
-def _build(config: Mapping[str, Any]) -> DriftingDiT:
-    fields = Fields(NAME, config, ("use_bf16", "attn_fp32", "use_remat"))
-    for name, value in FIXED.items():
-        fields.only(name, value)
-    size = fields.take("input_size", 32)
-    width = fields.take("hidden_size", 1152)
-    channels = fields.take("in_channels", 4)
-    fields.only("out_channels", channels)
-    fields.only("cond_dim", width)
-    module = DriftingDiT(
-        shape=(size, size, channels),
-        patch=fields.take("patch_size", 2),
-        width=width,
-        depth=fields.take("depth", 28, DEPTH),
-        heads=fields.take("num_heads", 16),
-        num_classes=fields.take("num_classes", 1001) - 1,
-        class_tokens=fields.take("n_cls_tokens", 16),
-        codes=fields.take("noise_coords", 32, DEPTH),
-        styles=fields.take("noise_classes", 64),
-        mlp_ratio=fields.take("mlp_ratio", 4.0),
-    )
-    fields.end()
-    return module
-
-
-def _describe(module: DriftingDiT) -> dict[str, Any]:
-    size, _, channels = module.shape
-    return {
-        **FIXED,
-        "input_size": size,
-        "patch_size": module.patch,
-        "in_channels": channels,
-        "out_channels": channels,
-        "hidden_size": module.width,
-        "cond_dim": module.width,
-        "depth": module.depth,
-        "num_heads": module.heads,
-        "num_classes": module.num_classes + 1,
-        "n_cls_tokens": module.class_tokens,
-        "noise_coords": module.codes,
-        "noise_classes": module.styles,
-        "mlp_ratio": module.mlp_ratio,
-    }
+CONFIG = FieldTable(
+    NAME,
+    DriftingDiT,
+    (
+        *(Follows(f"use_{part}", True) for part in ("qknorm", "swiglu", "rope", "rmsnorm")),
+        *dit_sizes(32, 4),
+        Follows("out_channels", lambda module: module.shape[-1]),
+        Follows("cond_dim", lambda module: module.width),
+        Field(
+            "num_classes",
+            "num_classes",
+            1001,
+            read=lambda classes, ours: classes - 1,
+            write=lambda module: module.num_classes + 1,
+        ),
+        Field("n_cls_tokens", "class_tokens", 16),
+        Field("noise_coords", "codes", 32, DEPTH),
+        Field("noise_classes", "styles", 64),
+        Field("mlp_ratio", "mlp_ratio", 4.0),
+    ),
+    unread=dict.fromkeys(("use_bf16", "attn_fp32", "use_remat")),
+)
 
 
 def _example(module: DriftingDiT) -> tuple:
-    struct = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct((1, *shape), dtype)
-    return struct(*module.shape), struct(), struct(dtype=jnp.int32)
+    return array(1, *module.shape), array(1), array(1, dtype=jnp.int32)
 
 
-FAMILY = Family(
-    NAME,
-    DriftingDiT,
-    _build,
-    _describe,
+FAMILY = CONFIG.family(
     _example,
     {"flax": _rows},
     library="",
     published={
-        f"Drifting-{size}/{patch}": _describe(drifting_preset(f"{size}/{patch}")) for size in SIZES for patch in (2, 16)
+        f"Drifting-{size}/{patch}": CONFIG.describe(drifting_preset(f"{size}/{patch}"))
+        for size in SIZES
+        for patch in (2, 16)
     },
 )

@@ -142,7 +142,7 @@ class FieldTable(NamedTuple):
         module: our class.
         rows: their fields, in the order in which they are read and written.
         unread: their fields that change nothing, with the value that is written, or None for one that is not.
-        required: {field of ours that theirs lack: the one value of it that can be written}.
+        required: {field of ours that theirs lack: its one value}; a module with another cannot be written.
     """
 
     name: str
@@ -160,7 +160,7 @@ class FieldTable(NamedTuple):
         following = [row for row in self.rows if isinstance(row, Follows)]
         absent = {row.theirs: row.default for row in following if row.default is not AS_IT_FOLLOWS}
         fields = Fields(self.name, absent | dict(config), tuple(self.unread))
-        ours: dict[str, Any] = {}
+        ours = dict(self.required)
         try:
             for row in self.rows:
                 if not isinstance(row, Follows):

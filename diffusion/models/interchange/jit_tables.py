@@ -7,16 +7,15 @@ A config holds the arguments of its class there. The authors publish pickled fil
 
 __all__ = []
 
-from collections.abc import Mapping
 from typing import Any
 
-from diffusion.models.interchange.family import DEPTH, Computed, Family, Fields
+from diffusion.models.interchange.family import DEPTH, Computed
+from diffusion.models.interchange.field_table import Field, FieldTable
 from diffusion.models.interchange.lightning_rows import block_rows, rotary_tables
 from diffusion.models.interchange.rows import POINT, SAME, Row, linear, patches, stacked
-from diffusion.models.interchange.square_images import example, require_classes, side_and_channels
+from diffusion.models.interchange.square_images import CLASSES, dit_sizes, example, sincos_table
 from diffusion.models.interchange.vision_rows import LEADING
 from diffusion.models.jit import PRESETS, JiT, jit_preset
-from diffusion.models.layers.embeddings import sincos_positions
 
 
 def _rows(module: JiT) -> list[Row]:
@@ -40,58 +39,26 @@ def _rows(module: JiT) -> list[Row]:
     return table
 
 
-def _build(config: Mapping[str, Any]) -> JiT:
-    # Dropout draws in training alone.
-    fields = Fields("JiT", config, ("attn_drop", "proj_drop"))
-    size = fields.take("input_size", 256)
-    tokens = fields.take("in_context_len", 32, DEPTH)
-    module = JiT(
-        patch=fields.take("patch_size", 16),
-        width=fields.take("hidden_size", 1024),
-        depth=fields.take("depth", 24, DEPTH),
-        heads=fields.take("num_heads", 16),
-        num_classes=fields.take("num_classes", 1000),
-        bottleneck=fields.take("bottleneck_dim", 128),
-        class_tokens=tokens,
-        class_start=fields.take("in_context_start", 8, DEPTH),
-        mlp_ratio=fields.take("mlp_ratio", 4.0),
-        shape=(size, size, fields.take("in_channels", 3)),
-    )
-    fields.end()
-    return module
-
-
-def _describe(module: JiT) -> dict[str, Any]:
-    require_classes("JiT", module)
-    size, channels = _square(module)
-    return {
-        "input_size": size,
-        "patch_size": module.patch,
-        "in_channels": channels,
-        "hidden_size": module.width,
-        "depth": module.depth,
-        "num_heads": module.heads,
-        "mlp_ratio": module.mlp_ratio,
-        "num_classes": module.num_classes,
-        "bottleneck_dim": module.bottleneck,
-        "in_context_len": module.class_tokens,
-        "in_context_start": module.class_start,
-    }
-
-
-def _square(module: JiT) -> tuple[int, int]:
-    return side_and_channels("JiT", module, (256, 256, 3))
-
-
-def _example(module: JiT) -> tuple:
-    return example(module, _square(module)[1])
+CONFIG = FieldTable(
+    "JiT",
+    JiT,
+    (
+        *dit_sizes(256, 3, patch=16, width=1024, depth=24),
+        Field("mlp_ratio", "mlp_ratio", 4.0),
+        CLASSES,
+        Field("bottleneck_dim", "bottleneck", 128),
+        Field("in_context_len", "class_tokens", 32, DEPTH),
+        Field("in_context_start", "class_start", 8, DEPTH),
+    ),
+    unread={"attn_drop": None, "proj_drop": None},  # dropout draws in training alone
+)
 
 
 def _computed(module: JiT) -> dict[str, Computed]:
-    side = _square(module)[0] // module.patch
+    side = module.shape[0] // module.patch
     head = module.width // module.heads
     return {
-        "pos_embed": Computed((1, side**2, module.width), lambda: sincos_positions(side, side, module.width)[None]),
+        "pos_embed": sincos_table(side, module.width),
         **rotary_tables("feat_rope", side, head),
         **rotary_tables("feat_rope_incontext", side, head, module.class_tokens),
     }
@@ -99,15 +66,11 @@ def _computed(module: JiT) -> dict[str, Computed]:
 
 def _published(name: str) -> dict[str, Any]:
     side = int(name[2:]) * 16
-    return _describe(jit_preset(name, shape=(side, side, 3)))
+    return CONFIG.describe(jit_preset(name, shape=(side, side, 3)))
 
 
-FAMILY = Family(
-    "JiT",
-    JiT,
-    _build,
-    _describe,
-    _example,
+FAMILY = CONFIG.family(
+    example,
     {"original": _rows},
     library="",
     computed=_computed,

@@ -1,14 +1,15 @@
 """Rows and fields that LightningDiT and the networks written after its code share."""
 
-__all__ = ["block_rows", "options", "rotary_tables"]
+__all__ = ["block_rows", "options", "rotary_tables", "switch"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from diffusion.models.interchange.attention_layouts import neighbours, rotary
-from diffusion.models.interchange.family import Computed, Fields, Refusal
+from diffusion.models.interchange.family import Computed
+from diffusion.models.interchange.field_table import Choice, Field, Follows
 from diffusion.models.interchange.rows import DENSE_OUT, Row, linear
 from diffusion.models.layers.embeddings import rope_angles
 
@@ -48,24 +49,29 @@ def block_rows(module: Any, width: int, heads: int, theirs: str, ours: str) -> l
     ]
 
 
-def options(fields: Fields, default: bool) -> dict[str, Any]:
-    """The fields of ours that its five switches determine.
+def switch(theirs: str, ours: str, default: bool, on: Any, off: Any) -> Choice:
+    """A switch of theirs between two values of our field."""
+    return Choice(theirs, ours, {default: on if default else off} | {True: on, False: off, None: off})
+
+
+def _qk_norm(normed: bool, ours: Mapping[str, Any]) -> bool:
+    if normed and ours["norm"] != "scaled_rmsnorm":
+        raise ValueError("use_qknorm = True is supported with use_rmsnorm = True alone.")
+    return normed
+
+
+def options(default: bool) -> tuple[Choice | Field | Follows, ...]:
+    """The rows of its switches; those of positions are each class's own.
 
     Args:
-        fields: the config.
-        default: default of its switches for SwiGLU, rotary positions and RMSNorm.
+        default: default of its switches for SwiGLU and RMSNorm.
     """
-    fields.only("wo_shift", False)
-    scaled = fields.take("use_rmsnorm", default)
-    chosen = {
-        "norm": "scaled_rmsnorm" if scaled else "layernorm",
-        "mlp": "swiglu" if fields.take("use_swiglu", default) else "gelu",
-        "positions": "sincos_rope" if fields.take("use_rope", default) else "sincos",
-        "qk_norm": fields.take("use_qknorm", False),
-    }
-    if chosen["qk_norm"] and not scaled:
-        raise Refusal(f"{fields.name}: use_qknorm = True is supported with use_rmsnorm = True alone.")
-    return chosen
+    return (
+        switch("use_rmsnorm", "norm", default, "scaled_rmsnorm", "layernorm"),
+        switch("use_swiglu", "mlp", default, "swiglu", "gelu"),
+        Field("use_qknorm", "qk_norm", False, read=_qk_norm),
+        Follows("wo_shift", False, silent=True),
+    )
 
 
 def rotary_tables(name: str, side: int, head_size: int, others: int = 0) -> dict[str, Computed]:

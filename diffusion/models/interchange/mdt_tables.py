@@ -5,17 +5,14 @@ A config holds the arguments of its class there; `mask_ratio` is the least share
 
 __all__ = []
 
-from collections.abc import Mapping
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.models.interchange.dit_tables import original_block_rows
-from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, Computed, Family, Fields, Refusal
-from diffusion.models.interchange.rows import Layout, Row, linear, patches, stacked
-from diffusion.models.interchange.square_images import require_classes
+from diffusion.models.interchange.dit_tables import original_block_rows, original_end_rows
+from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, Computed, array
+from diffusion.models.interchange.field_table import Field, FieldTable, Group
+from diffusion.models.interchange.rows import Layout, Row, linear, stacked
+from diffusion.models.interchange.square_images import CLASSES, NULL_CLASS, dit_sizes
 from diffusion.models.mdt import MDT, distances, mdt_preset
 
 TABLE = Layout(lambda a, shape: a[0], lambda a: a[None])
@@ -43,16 +40,11 @@ def _stacks(module: MDT) -> list[tuple[str, str, int, bool]]:
 
 def _rows(module: MDT) -> list[Row]:
     table = [
-        *linear("x_embedder.proj", "patch_embedding", patches(module.patch)),
-        *linear("t_embedder.mlp.0", "timestep_embedding/hidden"),
-        *linear("t_embedder.mlp.2", "timestep_embedding/out"),
-        Row("y_embedder.embedding_table.weight", "label_embedding/embedding"),
+        *original_end_rows(module.patch),
         Row("pos_embed", "positions", TABLE),
         Row("decoder_pos_embed", "decoder_positions", TABLE),
         Row("mask_token", "mask_token", TOKEN),
         *_block("sideblocks.0", "side_block", False),
-        *linear("final_layer.adaLN_modulation.1", "final_modulation/dense"),
-        *linear("final_layer.linear", "final"),
     ]
     for theirs, ours, length, skip in _stacks(module):
         for layer in range(length):
@@ -60,50 +52,23 @@ def _rows(module: MDT) -> list[Row]:
     return table
 
 
-def _build(config: Mapping[str, Any]) -> MDT:
-    fields = Fields("MDTv2", config)
-    size = fields.take("input_size", 32)
-    fields.take("mask_ratio", None, MAYBE_NUMBER)  # of its training
-    if not fields.take("class_dropout_prob", 0.1) > 0:
-        raise Refusal("MDTv2: class_dropout_prob = 0 leaves out the null class, which this network has.")
-    module = MDT(
-        shape=(size, size, fields.take("in_channels", 4)),
-        patch=fields.take("patch_size", 2),
-        width=fields.take("hidden_size", 1152),
-        depth=fields.take("depth", 28, DEPTH),
-        heads=fields.take("num_heads", 16),
-        num_classes=fields.take("num_classes", 1000),
-        decoder_depth=fields.take("decode_layer", 4, DEPTH),
-        learn_sigma=fields.take("learn_sigma", True),
-        mlp_ratio=fields.take("mlp_ratio", 4.0),
-    )
-    fields.end()
-    return module
-
-
-def _describe(module: MDT) -> dict[str, Any]:
-    size, other, channels = module.shape
-    if size != other:
-        raise Refusal(f"MDTv2: shape = {module.shape} cannot be written to it; its images are square.")
-    require_classes("MDTv2", module)
-    return {
-        "input_size": size,
-        "patch_size": module.patch,
-        "in_channels": channels,
-        "hidden_size": module.width,
-        "depth": module.depth,
-        "num_heads": module.heads,
-        "mlp_ratio": module.mlp_ratio,
-        "class_dropout_prob": 0.1,
-        "num_classes": module.num_classes,
-        "learn_sigma": module.learn_sigma,
-        "decode_layer": module.decoder_depth,
-    }
+CONFIG = FieldTable(
+    "MDTv2",
+    MDT,
+    (
+        *dit_sizes(32, 4),
+        Field("mlp_ratio", "mlp_ratio", 4.0),
+        NULL_CLASS,
+        CLASSES,
+        Field("learn_sigma", "learn_sigma", True),
+        Field("decode_layer", "decoder_depth", 4, DEPTH),
+        Group({"mask_ratio": (None, MAYBE_NUMBER)}, lambda values, ours: {}, lambda module: {}),  # of its training
+    ),
+)
 
 
 def _example(module: MDT) -> tuple:
-    struct = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct((1, *shape), dtype)
-    return struct(*module.shape), struct(), struct(dtype=jnp.int32)
+    return array(1, *module.shape), array(1), array(1, dtype=jnp.int32)
 
 
 def _distances(module: MDT) -> dict[str, Computed]:
@@ -114,14 +79,10 @@ def _distances(module: MDT) -> dict[str, Computed]:
     return {f"{block}.attn.rel_pos_bias.relative_position_index": table for block in blocks}
 
 
-FAMILY = Family(
-    "MDTv2",
-    MDT,
-    _build,
-    _describe,
+FAMILY = CONFIG.family(
     _example,
     {"original": _rows},
     library="",
     computed=_distances,
-    published={"MDTv2-XL/2, 256 x 256": _describe(mdt_preset("XL/2", learn_sigma=True))},
+    published={"MDTv2-XL/2, 256 x 256": CONFIG.describe(mdt_preset("XL/2", learn_sigma=True))},
 )

@@ -12,18 +12,17 @@ and pmfDiT, for the velocity at a single time, only training uses.
 
 __all__ = []
 
-import functools
-from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from diffusion.models.dit import DiT, dit_preset
-from diffusion.models.interchange.family import DEPTH, Family, Fields, require
+from diffusion.models.interchange.dit_tables import FIXED
+from diffusion.models.interchange.family import array, require
+from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
 from diffusion.models.interchange.flax_rows import flax_linear, flax_patches
 from diffusion.models.interchange.rows import Layout, Row, stacked
-from diffusion.models.interchange.square_images import require_classes, side_and_channels
+from diffusion.models.interchange.square_images import CLASSES, dit_sizes
 from diffusion.models.mit import TOKENS, MiT, imf_preset, pmf_preset
 
 FIRST = Layout(lambda a, shape: a[0], lambda a: a[None])
@@ -70,29 +69,13 @@ def _dit_rows(module: DiT) -> list[Row]:
     return table
 
 
-def _build_dit(config: Mapping[str, Any]) -> DiT:
-    fields = Fields("MeanFlowDiT", config, ("class_dropout_prob",))
-    size = fields.take("input_size", 32)
-    module = DiT(
-        patch=fields.take("patch_size", 2),
-        width=fields.take("hidden_size", 1152),
-        depth=fields.take("depth", 28, DEPTH),
-        heads=fields.take("num_heads", 16),
-        num_classes=fields.take("num_classes", 1000),
-        mlp_ratio=fields.take("mlp_ratio", 4.0),
-        learn_sigma=fields.take("learn_sigma", False),
-        times=2,
-        shape=(size, size, fields.take("in_channels", 4)),
-    )
-    fields.end()
-    return module
-
-
-def _describe_dit(module: DiT) -> dict[str, Any]:
-    required = {"norm": "layernorm", "mlp": "gelu", "positions": "sincos", "qk_norm": False, "times": 2}
-    required |= {"strength": False, "frequency_shift": 0, "own_embeddings": False}
-    _check("MeanFlowDiT", module, required)
-    return {**_sizes(module), "mlp_ratio": module.mlp_ratio, "learn_sigma": module.learn_sigma}
+DIT_CONFIG = FieldTable(
+    "MeanFlowDiT",
+    DiT,
+    (*dit_sizes(32, 4), CLASSES, Field("mlp_ratio", "mlp_ratio", 4.0), Field("learn_sigma", "learn_sigma", False)),
+    unread={"class_dropout_prob": None},
+    required={**FIXED, "times": 2, "frequency_shift": 0, "own_embeddings": False},
+)
 
 
 # ==== Improved and pixel MeanFlow: MiT ====
@@ -151,101 +134,71 @@ def _head(module: MiT) -> int:
     return min(8, module.depth - 1)
 
 
-def _build_mit(clean: bool, config: Mapping[str, Any]) -> MiT:
-    name = "pmfDiT" if clean else "imfDiT"
-    constants = ("token_init_constant", "embedding_init_constant", "weight_init_constant", "eval", "eval_mode")
-    fields = Fields(name, config, constants)
-    size = fields.take("input_size", 256 if clean else 32)
-    width = fields.take("hidden_size", 768)
-    depth = fields.take("depth", 16 if clean else 12, DEPTH)
-    fields.only("mlp_ratio", 8 / 3)
-    fields.only("aux_head_depth", min(8, depth - 1))
-    for field, count in (("class", 8), ("time", 4), ("cfg", 4), ("interval", 2)):
-        fields.only(f"num_{field}_tokens", count)
-    module = MiT(
-        patch=fields.take("patch_size", 16 if clean else 2),
-        width=width,
-        depth=depth,
-        heads=fields.take("num_heads", 12),
-        num_classes=fields.take("num_classes", 1000),
-        bottleneck=(128 if width <= 1024 else 256) if clean else 0,
-        clean=clean,
-        shape=(size, size, fields.take("in_channels", 3 if clean else 4)),
+def _mit_config(name: str, clean: bool, side: int, channels: int, patch: int, depth: int) -> FieldTable:
+    bottleneck = lambda width: (128 if width <= 1024 else 256) if clean else 0
+
+    def write(module: MiT) -> dict[str, Any]:
+        require(name, module, {"bottleneck": bottleneck(module.width)})
+        return {}
+
+    return FieldTable(
+        name,
+        MiT,
+        (
+            *dit_sizes(side, channels, patch, 768, depth, 12),
+            CLASSES,
+            Group({}, lambda values, ours: {"bottleneck": bottleneck(ours["width"])}, write),
+            Follows("aux_head_depth", _head),
+            Follows("mlp_ratio", 8 / 3, silent=True),
+            *(
+                Follows(f"num_{field}_tokens", count, silent=True)
+                for field, count in (("class", 8), ("time", 4), ("cfg", 4), ("interval", 2))
+            ),
+        ),
+        unread=dict.fromkeys(
+            ("token_init_constant", "embedding_init_constant", "weight_init_constant", "eval", "eval_mode")
+        ),
+        required={"clean": clean},
     )
-    fields.end()
-    return module
 
 
-def _describe_mit(clean: bool, module: MiT) -> dict[str, Any]:
-    bottleneck = (128 if module.width <= 1024 else 256) if clean else 0
-    _check("pmfDiT" if clean else "imfDiT", module, {"clean": clean, "bottleneck": bottleneck})
-    return {**_sizes(module), "aux_head_depth": _head(module)}
-
-
-def _check(name: str, module: Any, required: Mapping[str, Any]) -> None:
-    require(name, module, required)
-    require_classes(name, module)
-    side_and_channels(name, module, (32, 32, 4))
-
-
-def _sizes(module: Any) -> dict[str, Any]:
-    return {
-        "input_size": module.shape[0],
-        "patch_size": module.patch,
-        "in_channels": module.shape[-1],
-        "hidden_size": module.width,
-        "depth": module.depth,
-        "num_heads": module.heads,
-        "num_classes": module.num_classes,
-    }
+IMF_CONFIG = _mit_config("imfDiT", False, 32, 4, 2, 12)
+PMF_CONFIG = _mit_config("pmfDiT", True, 256, 3, 16, 16)
 
 
 def _example(module: Any) -> tuple:
-    image = jax.ShapeDtypeStruct((1, *(module.shape or (module.patch, module.patch, 4))), jnp.float32)
-    t = jax.ShapeDtypeStruct((1,), jnp.float32)
-    return image, (t, t), jax.ShapeDtypeStruct((1,), jnp.int32)
+    image = array(1, *(module.shape or (module.patch, module.patch, 4)))
+    return image, (array(1), array(1)), array(1, dtype=jnp.int32)
 
 
-MEAN_FLOW = Family(
-    "MeanFlowDiT",
-    DiT,
-    _build_dit,
-    _describe_dit,
+MEAN_FLOW = DIT_CONFIG.family(
     _example,
     {"flax": _dit_rows},
     library="",
     published={
-        f"MeanFlow-{size}, 256 x 256": _describe_dit(dit_preset(size, 1000, times=2, shape=(32, 32, 4)))
+        f"MeanFlow-{size}, 256 x 256": DIT_CONFIG.describe(dit_preset(size, 1000, times=2, shape=(32, 32, 4)))
         for size in ("B/4", "B/2", "L/2", "XL/2")
     },
     prefixes=PREFIXES,
 )
-IMF = Family(
-    "imfDiT",
-    MiT,
-    functools.partial(_build_mit, False),
-    functools.partial(_describe_mit, False),
+IMF = IMF_CONFIG.family(
     _example,
     {"flax": _mit_rows},
     library="",
     dropped=SECOND_HEAD,
     published={
-        f"iMF-{size}, 256 x 256": _describe_mit(False, imf_preset(size, 1000, shape=(32, 32, 4)))
+        f"iMF-{size}, 256 x 256": IMF_CONFIG.describe(imf_preset(size, 1000, shape=(32, 32, 4)))
         for size in ("B/2", "M/2", "L/2", "XL/2")
     },
     prefixes=PREFIXES,
 )
-PMF = Family(
-    "pmfDiT",
-    MiT,
-    functools.partial(_build_mit, True),
-    functools.partial(_describe_mit, True),
+PMF = PMF_CONFIG.family(
     _example,
     {"flax": _mit_rows},
     library="",
     dropped=SECOND_HEAD,
     published={
-        f"pMF-{size}, {16 * patch} x {16 * patch}": _describe_mit(True, pmf_preset(size, 1000))
+        f"pMF-{size}, {16 * patch} x {16 * patch}": PMF_CONFIG.describe(pmf_preset(size, 1000))
         for patch in (16, 32)
         for size in (f"B/{patch}", f"L/{patch}", f"H/{patch}")
     },

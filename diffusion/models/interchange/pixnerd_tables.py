@@ -6,13 +6,12 @@ the one that is published and sampled.
 
 __all__ = []
 
-from collections.abc import Mapping
-from typing import Any
+import functools
 
-from diffusion.models.interchange.ddt_tables import plain_block_rows, unfolded
-from diffusion.models.interchange.family import DEPTH, Family, Fields, require
+from diffusion.models.interchange.ddt_tables import both_depths, plain_block_rows, unfolded
+from diffusion.models.interchange.field_table import Field, FieldTable
 from diffusion.models.interchange.rows import DENSE, VECTOR, Row, linear, stacked
-from diffusion.models.interchange.square_images import example, require_classes, side_and_channels
+from diffusion.models.interchange.square_images import CLASSES, example, side_of_shape
 from diffusion.models.pixnerd import SIZES, PixNerd, pixnerd_preset
 
 
@@ -42,56 +41,29 @@ def _rows(module: PixNerd) -> list[Row]:
     return table
 
 
-def _build(config: Mapping[str, Any]) -> PixNerd:
-    # learn_sigma, deep_supervision and the paths change nothing that the class computes.
-    fields = Fields("PixNerDiT", config, ("learn_sigma", "deep_supervision", "weight_path", "load_ema"))
-    depth = fields.take("num_cond_blocks", 4, DEPTH)
-    size = fields.take("input_size", 256)  # a field of ours: theirs takes pictures of any size
-    module = PixNerd(
-        patch=fields.take("patch_size", 2),
-        width=fields.take("hidden_size", 1152),
-        depth=depth,
-        heads=fields.take("num_groups", 12),
-        num_classes=fields.take("num_classes", 1000),
-        field_width=fields.take("hidden_size_x", 64),
-        field_depth=fields.take("num_blocks", 18, DEPTH) - depth,
-        field_ratio=fields.take("nerf_mlpratio", 4),
-        shape=(size, size, fields.take("in_channels", 4)),
-    )
-    fields.end()
-    return module
-
-
-def _describe(module: PixNerd) -> dict[str, Any]:
-    require("PixNerDiT", module, {"frequencies": 8, "mlp_ratio": 4.0, "span": 16.0})
-    require_classes("PixNerDiT", module)
-    size, channels = side_and_channels("PixNerDiT", module, (256, 256, 3))
-    return {
-        "input_size": size,
-        "in_channels": channels,
-        "patch_size": module.patch,
-        "hidden_size": module.width,
-        "hidden_size_x": module.field_width,
-        "nerf_mlpratio": module.field_ratio,
-        "num_groups": module.heads,
-        "num_blocks": module.depth + module.field_depth,
-        "num_cond_blocks": module.depth,
-        "num_classes": module.num_classes,
-    }
-
-
-def _example(module: PixNerd) -> tuple:
-    return example(module, module.shape[-1] if module.shape else 3)
-
-
-FAMILY = Family(
+CONFIG = FieldTable(
     "PixNerDiT",
     PixNerd,
-    _build,
-    _describe,
-    _example,
+    (
+        side_of_shape("input_size", 256, "in_channels", 4),  # the first is ours: theirs takes pictures of any size
+        Field("patch_size", "patch", 2),
+        Field("hidden_size", "width", 1152),
+        Field("hidden_size_x", "field_width", 64),
+        Field("nerf_mlpratio", "field_ratio", 4),
+        Field("num_groups", "heads", 12),
+        both_depths("num_blocks", "num_cond_blocks", "field_depth"),
+        CLASSES,
+    ),
+    # These and the paths change nothing that the class computes.
+    unread=dict.fromkeys(("learn_sigma", "deep_supervision", "weight_path", "load_ema")),
+    required={"frequencies": 8, "mlp_ratio": 4.0, "span": 16.0},
+)
+FAMILY = CONFIG.family(
+    functools.partial(example, channels=3),
     {"original": _rows},
     library="",
-    published={f"PixNerd-{name}, 256 x 256": _describe(pixnerd_preset(name, shape=(256, 256, 3))) for name in SIZES},
+    published={
+        f"PixNerd-{name}, 256 x 256": CONFIG.describe(pixnerd_preset(name, shape=(256, 256, 3))) for name in SIZES
+    },
     prefixes=("", "ema_denoiser."),
 )

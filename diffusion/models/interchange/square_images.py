@@ -1,6 +1,6 @@
-"""Common parts of published networks on square images: the values that they fix, and the arguments of a call."""
+"""Common parts of published networks on square images: fields of their configs, tables, and the arguments of a call."""
 
-__all__ = ["doubled_channels", "example", "require_classes", "side_and_channels", "side_of_shape"]
+__all__ = ["CLASSES", "NULL_CLASS", "dit_sizes", "doubled_channels", "example", "side_of_shape", "sincos_table"]
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,36 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.interchange.family import MAYBE_SIZE, Refusal
-from diffusion.models.interchange.field_table import Group
-
-
-def require_classes(name: str, module: Any) -> None:
-    """Refuses an unconditional module, for a class of networks that are conditional on a class.
-
-    Raises:
-        Refusal: always naming `num_classes`.
-    """
-    if not module.num_classes:
-        raise Refusal(f"{name}: num_classes = 0 cannot be written to it; it is conditional on a class.")
-
-
-def side_and_channels(name: str, module: Any, shape: tuple[int, int, int]) -> tuple[int, int]:
-    """The side and the channels of a module's images, which a published class takes square.
-
-    Args:
-        name: name of the published class.
-        module: module to be written.
-        shape: shape of its images, for the message.
-
-    Raises:
-        Refusal: for a module without a shape, or one of other images.
-    """
-    if module.shape is None or module.shape[0] != module.shape[1]:
-        raise Refusal(
-            f"{name}: shape = {module.shape}; it must be that of square images, e.g. module.clone(shape={shape})."
-        )
-    return module.shape[0], module.shape[2]
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, Computed, Refusal, array
+from diffusion.models.interchange.field_table import Field, Group
+from diffusion.models.layers.embeddings import sincos_positions
 
 
 def side_of_shape(field: str, side: int, channels_field: str, channels: int) -> Group:
@@ -63,6 +36,41 @@ def side_of_shape(field: str, side: int, channels_field: str, channels: int) -> 
     return Group({field: (side, None), channels_field: (channels, None)}, read, write)
 
 
+def dit_sizes(side: int, channels: int, patch: int = 2, width: int = 1152, depth: int = 28, heads: int = 16) -> tuple:
+    """The rows of the sizes that DiT's repository and those written after it have in common, with their defaults."""
+    return (
+        side_of_shape("input_size", side, "in_channels", channels),
+        Field("patch_size", "patch", patch),
+        Field("hidden_size", "width", width),
+        Field("depth", "depth", depth, DEPTH),
+        Field("num_heads", "heads", heads),
+    )
+
+
+def _classes(module: Any) -> int:
+    if not module.num_classes:
+        raise ValueError("num_classes = 0 cannot be written to it; it is conditional on a class.")
+    return module.num_classes
+
+
+def _null_class(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    if not values["class_dropout_prob"] > 0:
+        raise ValueError("class_dropout_prob = 0 leaves out the null class, which this network has.")
+    return {}
+
+
+CLASSES = Field("num_classes", "num_classes", 1000, write=_classes)
+"""The classes of a network that is always conditional on one."""
+
+NULL_CLASS = Group({"class_dropout_prob": (0.1, None)}, _null_class, lambda module: {"class_dropout_prob": 0.1})
+"""The share of the training without a class, on which it depends whether there is a null class."""
+
+
+def sincos_table(side: int, width: int) -> Computed:
+    """Their table of the positions of side x side patches, [1, side^2, width]."""
+    return Computed((1, side**2, width), lambda: sincos_positions(side, side, width)[None])
+
+
 def doubled_channels(default: int | None) -> Group:
     """diffusers' out_channels: twice the channels where a variance is learned.
 
@@ -80,12 +88,17 @@ def doubled_channels(default: int | None) -> Group:
     return Group({"out_channels": (default, MAYBE_SIZE)}, read, write)
 
 
-def example(module: Any, channels: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+def example(module: Any, channels: int = 0) -> tuple[jax.ShapeDtypeStruct, ...]:
     """The arguments of a call that shapes the parameters of a class-conditional network: one patch, a time, a label.
 
     Args:
-        module: module with its `patch`.
-        channels: number of channels of its images.
+        module: module with its `patch` and `shape`.
+        channels: number of channels of its images, for a module without a shape; 0: it must have one.
+
+    Raises:
+        Refusal: for a module without a shape, if `channels` is 0.
     """
-    image = jax.ShapeDtypeStruct((1, module.patch, module.patch, channels), jnp.float32)
-    return image, jax.ShapeDtypeStruct((1,), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
+    if module.shape is None and not channels:
+        raise Refusal(f"{type(module).__name__}: it has no shape of images; use e.g. module.clone(shape=(32, 32, 4)).")
+    channels = module.shape[-1] if module.shape else channels
+    return array(1, module.patch, module.patch, channels), array(1), array(1, dtype=jnp.int32)

@@ -9,11 +9,12 @@ __all__ = []
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, array
+from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import CONV, DENSE_OUT, Layout, Row, linear, patches, stacked
+from diffusion.models.interchange.square_images import side_of_shape
 from diffusion.models.u_vit import UViT
 
 POSITIONS = Layout(lambda a, shape: a[0], lambda a: a[None])
@@ -62,82 +63,60 @@ def _rows(module: UViT) -> list[Row]:
     return table
 
 
-def _build(config: Mapping[str, Any]) -> UViT:
-    fields = Fields("UViT", config, ("use_checkpoint",))
-    fields.only("qk_scale", None)
-    fields.only("skip", True)
-    size = fields.take("img_size", 224)
-    if config.get("clip_dim"):
-        fields.only("num_classes", -1)
-        condition = {
-            "text_width": fields.take("clip_dim", None, MAYBE_SIZE),
-            "text_tokens": fields.take("num_clip_token", 77),
-        }
-    else:
-        condition = {"num_classes": max(fields.take("num_classes", -1), 1) - 1}
-        if config.get("num_classes") == 1:
-            raise Refusal("UViT: num_classes = 1 is not supported; it counts the classes and the null class, or is -1.")
-    module = UViT(
-        shape=(size, size, fields.take("in_chans", 3)),
-        patch=fields.take("patch_size", 16),
-        width=fields.take("embed_dim", 768),
-        depth=fields.take("depth", 12, DEPTH),
-        heads=fields.take("num_heads", 12),
-        mlp_ratio=fields.take("mlp_ratio", 4.0),
-        qkv_bias=fields.take("qkv_bias", False),
-        time_mlp=fields.take("mlp_time_embed", False),
-        last_conv=fields.take("conv", True),
-        **condition,
-    )
-    fields.end()
-    return module
+def _condition(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """Of words, or of classes, which are counted with the null class."""
+    classes, width, words = values.values()
+    if width and classes != -1:
+        raise ValueError(f"num_classes = {classes} is not supported beside clip_dim; supported: -1.")
+    if words and not width:
+        raise ValueError(f"num_clip_token = {words} has no effect without clip_dim.")
+    if classes == 1:
+        raise ValueError("num_classes = 1 is not supported; it counts the classes and the null class, or is -1.")
+    return {"text_width": width, "text_tokens": words or 77} if width else {"num_classes": max(classes, 1) - 1}
 
 
-def _describe(module: UViT) -> dict[str, Any]:
-    size, other, channels = module.shape
-    if size != other:
-        raise Refusal(f"UViT: shape = {module.shape} cannot be written to it; its images are square.")
-    condition = {"num_classes": module.num_classes + 1 if module.num_classes else -1}
+def _their_condition(module: UViT) -> dict[str, Any]:
     if module.text_width:
-        condition = {"clip_dim": module.text_width, "num_clip_token": module.text_tokens}
-    return {
-        "img_size": size,
-        "patch_size": module.patch,
-        "in_chans": channels,
-        "embed_dim": module.width,
-        "depth": module.depth,
-        "num_heads": module.heads,
-        "mlp_ratio": module.mlp_ratio,
-        "qkv_bias": module.qkv_bias,
-        "mlp_time_embed": module.time_mlp,
-        "conv": module.last_conv,
-        **condition,
-    }
+        return {"clip_dim": module.text_width, "num_clip_token": module.text_tokens}
+    return {"num_classes": module.num_classes + 1 if module.num_classes else -1}
+
+
+CONFIG = FieldTable(
+    "UViT",
+    UViT,
+    (
+        side_of_shape("img_size", 224, "in_chans", 3),
+        Field("patch_size", "patch", 16),
+        Field("embed_dim", "width", 768),
+        Field("depth", "depth", 12, DEPTH),
+        Field("num_heads", "heads", 12),
+        Field("mlp_ratio", "mlp_ratio", 4.0),
+        Field("qkv_bias", "qkv_bias", False),
+        Field("mlp_time_embed", "time_mlp", False),
+        Field("conv", "last_conv", True),
+        Group(
+            {"num_classes": (-1, None), "clip_dim": (None, MAYBE_SIZE), "num_clip_token": (None, MAYBE_SIZE)},
+            _condition,
+            _their_condition,
+        ),
+        Follows("qk_scale", None, silent=True),
+        Follows("skip", True, silent=True),
+    ),
+    unread={"use_checkpoint": None},
+)
 
 
 def _example(module: UViT) -> tuple:
-    struct = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct((1, *shape), dtype)
-    condition = {"text": struct(module.text_tokens, module.text_width)} if module.text_width else None
-    return struct(*module.shape), struct(), struct(dtype=jnp.int32) if module.num_classes else condition
+    condition = {"text": array(1, module.text_tokens, module.text_width)} if module.text_width else None
+    return array(1, *module.shape), array(1), array(1, dtype=jnp.int32) if module.num_classes else condition
 
 
 def _published(size: int, patch: int, channels: int, width: int, depth: int, heads: int, **others: Any) -> dict:
-    return {
-        "img_size": size,
-        "patch_size": patch,
-        "in_chans": channels,
-        "embed_dim": width,
-        "depth": depth,
-        "num_heads": heads,
-        **others,
-    }
+    names = ("img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads")
+    return dict(zip(names, (size, patch, channels, width, depth, heads))) | others
 
 
-FAMILY = Family(
-    "UViT",
-    UViT,
-    _build,
-    _describe,
+FAMILY = CONFIG.family(
     _example,
     {"original": _rows},
     library="",

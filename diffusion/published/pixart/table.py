@@ -139,7 +139,7 @@ CONFIG = FieldTable(
         Field("guidance_embeds", "strength", False, write=lambda module: module.strength or ABSENT),
     ),
     unread={"num_embeds_ada_norm": 1000, "dropout": None, "norm_num_groups": None, "upcast_attention": None},
-    required={"mlp_ratio": 4},
+    required={"mlp_ratio": 4.0},
 )
 
 

@@ -49,7 +49,7 @@ TABLE = FieldTable(
         Field("guided", "strength", False, write=lambda module: module.strength or ABSENT),
         Follows("inner", lambda module: module.width, default=6),
     ),
-    required={"ratio": 4.0},
+    required={"ratio": 2.0},
 )
 WRITTEN = {
     "sample_size": 8, "in_channels": 3, "out_channels": 3, "num_attention_heads": 2, "attention_head_dim": 3,
@@ -72,7 +72,7 @@ WRITTEN = {
 )
 def test_a_config_is_read_and_written(config, ours, theirs):
     module = TABLE.build(config)
-    assert module == Net(**ours)
+    assert module == Net(**ours, ratio=2.0)
     assert TABLE.describe(module) == WRITTEN | theirs
 
 
@@ -93,11 +93,11 @@ def test_a_config_of_another_network_is_refused(config, words):
 @pytest.mark.parametrize(
     ("ours", "words"),
     [
-        ({"ratio": 2.0}, "Theirs: ratio = 2.0 cannot be written to it; only 4.0 can"),
+        ({"ratio": 4.0}, "Theirs: ratio = 4.0 cannot be written to it; only 2.0 can"),
         ({"shape": (8, 4, 3)}, r"Theirs: shape = \(8, 4, 3\); it must be that of square images"),
         ({"norm": "layer"}, "Theirs: norm = 'layer' cannot be written to it; valid: False, True"),
     ],
 )
 def test_a_module_that_theirs_cannot_express_is_refused(ours, words):
     with pytest.raises(Refusal, match=words):
-        TABLE.describe(Net(**ours))
+        TABLE.describe(Net(**{"ratio": 2.0, **ours}))
