@@ -2,26 +2,35 @@
 
     make demo
     python -m tools.weights digits runs/demo "make demo"    # weights/digits
+    python -m tools.weights drawings runs/drawings \
+        "python -m examples.text.demo --config=text/drawings --workdir=runs/drawings"    # weights/drawings
 
-The line, with the digest, belongs into experiments/config/class_folders.py; the command stands on the model's card.
+The line, with the digest, belongs into experiments/config/class_folders.py; the command stands on the model's card. The
+second form is of a folder of examples.text, whose model it writes in 16 bits; the card has the figures of its report.
 """
 
 import hashlib
+import json
 import pathlib
 import sys
+from typing import Any
 
 import numpy as np
 
+from diffusion import text_to_image
 from diffusion.experiments.config import versions
-from diffusion.experiments.evaluation import model_card
+from diffusion.experiments.evaluation import model_card, report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling.shipped_models import FILE
 from diffusion.io import safetensors_files
 from diffusion.io.leaf_names import leaves_of
+from diffusion.text_to_image import model_folder, model_index
 from diffusion.training.checkpointing import checkpoints
+from examples.text import shapes_report
 
 FOLDER = pathlib.Path(__file__).parents[1] / "weights"
 NUMBER = 100  # samples, unless the command says another number
+LICENSE = "apache-2.0"
 
 
 def write(run: str | pathlib.Path, folder: str | pathlib.Path, made_by: str) -> str:
@@ -45,15 +54,50 @@ def write(run: str | pathlib.Path, folder: str | pathlib.Path, made_by: str) -> 
     config.data.update({"shape": tuple(workdir.example_shape(config)), "dir": ""})
     config.sample.update({"number": NUMBER, "batch_size": NUMBER})
     workdir.write_text(folder / "config.json", versions.write(config) + "\n")
-    license = "apache-2.0"
-    card = model_card.build_run_card(run, config.model.name, license, step=step)
+    card = model_card.build_run_card(run, config.model.name, LICENSE, step=step)
     card = card._replace(title=folder.name, recipe=f"Trained by `{made_by}`. {card.recipe}")
     model_card.write(folder, card)
     return hashlib.sha256((folder / FILE).read_bytes()).hexdigest()
+
+
+def write_text_model(trained: str | pathlib.Path, folder: str | pathlib.Path, made_by: str) -> str:
+    """Writes the folder of a text-to-image model from the folder of examples.text that trained it.
+
+    Every network is stored in float16, whose rounding is 8 times finer than that of bfloat16. The card has the figures
+    of TRAINED/report, where that exists.
+
+    Args:
+        trained: the folder of examples.text.
+        folder: the folder of the model, which must not exist.
+        made_by: the command that trained the model, for the card.
+
+    Returns:
+        The fingerprint of the model's files.
+    """
+    trained, folder = pathlib.Path(trained), pathlib.Path(folder)
+    base = trained / "model"
+    model = text_to_image.load(base)
+    for part, module in model.modules.items():
+        model_folder.save(folder, base, part, module, model.params[part], dtype="float16")
+    model_folder.complete(folder, base)
+    card = model_card.build_run_card(trained / "denoiser", "pixart", LICENSE, {"pipeline_tag": "text-to-image"})
+    recipe = f"Trained by `{made_by}`. {card.recipe}"
+    card = card._replace(title=folder.name, recipe=recipe, **_figures(trained / "report" / "report.json"))
+    model_card.write(folder, card)
+    return model_index.fingerprint(folder)
+
+
+def _figures(path: pathlib.Path) -> dict[str, str]:
+    """The section "Figures" of a report of examples.text; nothing where there is none."""
+    if not path.is_file():
+        return {}
+    content: dict[str, Any] = json.loads(path.read_text())
+    return {"figures": report.beside_table(shapes_report.rows(content["figures"]))}
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 4:
         sys.exit("usage: python -m tools.weights NAME RUN COMMAND")
     name, run, command = sys.argv[1:]
-    print(f'    "{name}": "{write(run, FOLDER / name, command)}",')
+    written = write_text_model if (pathlib.Path(run) / "model").is_dir() else write
+    print(f'    "{name}": "{written(run, FOLDER / name, command)}",')

@@ -38,6 +38,7 @@ from diffusion.experiments.playground.page_request import INPUTS
 from diffusion.experiments.playground.source import Published, Source
 from diffusion.experiments.playground.trained import Trained
 from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import shipped_models
 from diffusion.io import limits
 from diffusion.models import interchange
 
@@ -105,7 +106,8 @@ def opened(model: str | None, run: str | None) -> Source:
         try:
             more = {"embeddings": model_flags.embeddings(), "attachments": model_flags.attachments()}
             more |= {"quantised": QUANTISED.value, "drop_text": DROP_TEXT.value}
-            return Published(model or str(demo_model), DTYPE.value, model_flags.loras(), **more)
+            folder = str(shipped_models.folder_of_prompts(model or demo_model))
+            return Published(folder, DTYPE.value, model_flags.loras(), **more)
         except (ValueError, FileNotFoundError) as error:
             raise ConfigError(str(error)) from error
     if DROP_TEXT.value:

@@ -27,9 +27,9 @@ import numpy as np
 
 import diffusion
 from diffusion import text_to_image
-from diffusion.experiments.config import ConfigError, as_config_errors, class_folders
+from diffusion.experiments.config import ConfigError, as_config_errors
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling import model_flags, prompt_flags, tuned_run
+from diffusion.experiments.sampling import model_flags, prompt_flags, shipped_models, tuned_run
 from diffusion.experiments.sampling.model_flags import DROP_TEXT, DTYPE, MODEL, QUANTISED
 from diffusion.experiments.sampling.prompt_flags import AGAIN
 from diffusion.io import clips, opener, pictures
@@ -88,7 +88,9 @@ def main(
             model, step = tuned_run.load(work, requested_step, **source)
             tuned = {"workdir": str(work), "step": step}
         else:
-            folder = str(class_folders.folder_of(MODEL.value)) if work is None else str(workdir.text_model(work))
+            folder = (
+                str(shipped_models.folder_of_prompts(MODEL.value)) if work is None else str(workdir.text_model(work))
+            )
             keeps_stored = QUANTISED.value == STORED
             model = text_to_image.load(folder, **source, quantised=keeps_stored, drop_text=DROP_TEXT.value)
         source["quantised"] = QUANTISED.value

@@ -2,11 +2,12 @@
 
     diffusion sample --model=digits
     run = trained_run.load("digits")
+    diffusion sample --model=drawings --prompt="a red circle above a blue square"    # a text-to-image model's folder
 
 `python -m tools.weights` writes the folder of one, and `class_folders.SHIPPED` has its name and its digest.
 """
 
-__all__ = ["FILE", "read_config", "read_params"]
+__all__ = ["FILE", "folder_of_prompts", "read_config", "read_params"]
 
 import hashlib
 import pathlib
@@ -18,6 +19,7 @@ from ml_collections import ConfigDict
 from diffusion.experiments.config import class_folders, versions
 from diffusion.io import opener, safetensors_files
 from diffusion.models.interchange.family import Refusal
+from diffusion.text_to_image import model_index
 
 FILE = "model.safetensors"
 
@@ -40,9 +42,25 @@ def read_params(folder: str | pathlib.Path) -> tuple[Any, str]:
     folder = class_folders.folder_of(folder)
     path = folder / FILE
     digest = hashlib.sha256(opener.read(path)).hexdigest()
-    if digest != (expected := class_folders.SHIPPED.get(folder.name)):
-        raise Refusal(
-            f"{path} has the SHA-256 {digest}, and the model {folder.name!r} has {expected}. Install it anew."
-        )
+    _check(path, folder.name, digest)
     leaves = {tuple(name.split(".")): leaf for name, leaf in safetensors_files.load(path).items()}
     return traverse_util.unflatten_dict(leaves), digest
+
+
+def folder_of_prompts(model: str | pathlib.Path) -> pathlib.Path:
+    """The folder of a text-to-image model, by its path or the name of one that travels with the project.
+
+    Raises:
+        Refusal: for other files than those that travel under this name, or a package without them.
+    """
+    folder = class_folders.folder_of(model)
+    if folder.parent == class_folders.WEIGHTS and folder.name in class_folders.SHIPPED:
+        if not folder.is_dir():
+            raise Refusal(f"the model {folder.name!r} is in a clone of the project, and not in the installed package.")
+        _check(folder, folder.name, model_index.fingerprint(folder))
+    return folder
+
+
+def _check(path: pathlib.Path, name: str, digest: str) -> None:
+    if digest != (expected := class_folders.SHIPPED.get(name)):
+        raise Refusal(f"{path} has the SHA-256 {digest}, and the model {name!r} has {expected}. Install it anew.")

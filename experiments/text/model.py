@@ -27,7 +27,7 @@ from diffusion.experiments.config import ConfigError, data, null_condition, reso
 from diffusion.experiments.evaluation import model_card
 from diffusion.experiments.run.networks import network_of
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling import autoencoder_folders
+from diffusion.experiments.sampling import autoencoder_folders, shipped_models
 from diffusion.io import files
 from diffusion.models import interchange
 from diffusion.models.autoencoders import latent_space
@@ -62,9 +62,9 @@ INDEX = {
 
 
 def load(folder: pathlib.Path) -> text_to_image.TextToImage:
-    """The model of a folder; a `ConfigError` where there is none."""
+    """The model of a folder, or of a name in `shipped_models`; a `ConfigError` where there is none."""
     try:
-        return text_to_image.load(folder)
+        return text_to_image.load(shipped_models.folder_of_prompts(folder))
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(f"--model={folder}: {error}") from error
 
