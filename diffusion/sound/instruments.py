@@ -1,19 +1,37 @@
 """Eight synthetic instruments: a clip is a function of its number alone."""
 
-__all__ = ["NAMES", "clip"]
+__all__ = ["HARMONIC", "NAMES", "Note", "clip"]
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 NAMES = ("pluck", "organ", "bell", "flute", "square", "brass", "kick", "snare")
 """Of the instruments, in the order of their numbers."""
 
+HARMONIC = ("pluck", "organ", "flute", "square", "brass")
+"""Those whose partials are multiples of the pitch."""
+
 LOWEST, OCTAVES = 110.0, 3.0  # of the pitch, in Hz
 
 
-def clip(numbers: tuple[int, ...], sample_rate: int, length: int) -> tuple[np.ndarray, int]:
+class Note(NamedTuple):
+    """One note.
+
+    Attributes:
+        waveform: the waveform, float32 `[length]` in (-1, 1).
+        label: the number of its instrument in `NAMES`.
+        pitch: the pitch in Hz; for the drums, which have none, 110.
+    """
+
+    waveform: np.ndarray
+    label: int
+    pitch: float
+
+
+def clip(numbers: tuple[int, ...], sample_rate: int, length: int) -> Note:
     """One note: its instrument, pitch, decay, vibrato and loudness are drawn by its numbers.
 
     Args:
@@ -21,16 +39,14 @@ def clip(numbers: tuple[int, ...], sample_rate: int, length: int) -> tuple[np.nd
             instruments.
         sample_rate: the samples a second, in Hz.
         length: how many samples the clip has.
-
-    Returns:
-        (float32 `[length]` in (-1, 1), the number of its instrument in `NAMES`).
     """
     rng = np.random.default_rng(numbers)
     label = numbers[-1] % len(NAMES)
     pitch = LOWEST * 2 ** rng.uniform(0, OCTAVES)
     wave = INSTRUMENTS[label](rng, pitch, sample_rate, np.arange(length) / sample_rate)
     loudness = 10 ** rng.uniform(-0.6, -0.1)  # of the highest sample, -12 to -2 dB
-    return (loudness * wave / max(np.abs(wave).max(), 1e-9)).astype(np.float32), label
+    waveform = (loudness * wave / max(np.abs(wave).max(), 1e-9)).astype(np.float32)
+    return Note(waveform, label, LOWEST if NAMES[label] in ("kick", "snare") else pitch)
 
 
 def _turns(rng: np.random.Generator, pitch: float, time: np.ndarray, depth: float) -> np.ndarray:
