@@ -7,7 +7,19 @@ the host or of JAX.
 from typing import TYPE_CHECKING
 
 from diffusion import public
-from diffusion.sound.forms import Form as Form, Sound as Sound, lapped_spectrum as lapped_spectrum, samples as samples
+from diffusion.sound.demodulation import (
+    carriers as carriers,
+    harmonic_axis as harmonic_axis,
+    odd_istft as odd_istft,
+    odd_stft as odd_stft,
+)
+from diffusion.sound.forms import (
+    Form as Form,
+    Sound as Sound,
+    demodulated_spectrum as demodulated_spectrum,
+    lapped_spectrum as lapped_spectrum,
+    samples as samples,
+)
 from diffusion.sound.mdct import (
     imdct as imdct,
     kaiser_bessel_derived as kaiser_bessel_derived,

@@ -1,37 +1,44 @@
-"""How a clip is an example of a run, and back: its samples, or its lapped spectrum; both without loss."""
+"""How a clip is an example of a run, and back: its samples, its lapped spectrum, its spectrum demodulated by its pitch.
 
-__all__ = ["Form", "Sound", "lapped_spectrum", "samples"]
+All are without loss.
+"""
 
-from collections.abc import Callable
+__all__ = ["Form", "Sound", "demodulated_spectrum", "lapped_spectrum", "samples"]
+
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.sound import shaping
+from diffusion.sound import demodulation, shaping
 from diffusion.sound.mdct import imdct, kaiser_bessel_derived, mdct, sine_window
 from diffusion.sound.spectrograms import between_bands, log_mel
 
 WINDOWS = {"sine": sine_window, "kaiser_bessel": kaiser_bessel_derived}
 LONGEST = 2**26  # samples of a clip: 256 MiB
+CONCERT_PITCH = 440.0  # in Hz, from which a pitch is counted in octaves
 
 
 class Form(NamedTuple):
     """A map of waveforms onto examples of a size that suits networks, and its inverse.
 
-    waveform: the inverse map.
+    Attributes:
+        example: the map of waveforms `[..., L]` onto examples; where `pitched`, of (waveforms, pitches in Hz `[...]`,
+            sample rate).
+        waveform: its inverse, of examples in place of the waveforms.
         block: how many samples belong together; it divides L.
-        of_frequencies: whether the steps are the `block` frequencies, and the channels L / block times; else F is L /
-            block, and C the block.
-        of_frequencies: whether the steps are the `block` frequencies, and the channels L / block times; else F is
-            L / block, and C the block.
+        of_frequencies: whether the steps are the `block` frequencies, and the channels L / block times, two numbers for
+            each where `pitched`; else the steps are L / block times, and the channels the block.
+        pitched: whether the maps need the pitch of each clip.
     """
 
-    example: Callable[[Any], Any]
-    waveform: Callable[[Any], Any]
+    example: Callable[..., Any]
+    waveform: Callable[..., Any]
     block: int
     of_frequencies: bool = False
+    pitched: bool = False
 
 
 def samples(fold: int = 1, gain: float = 2.0) -> Form:
@@ -109,6 +116,47 @@ def lapped_spectrum(
     )
 
 
+def demodulated_spectrum(bins: int = 512, power: float = 0.5, gain: float = 10.0) -> Form:
+    """The short-time spectrum, demodulated by the pitch of the clip; see `sound.demodulation`.
+
+        x_ki = gain D_ik |D_ik|^(power - 1),   its real parts at all times, then its imaginary parts
+
+    A steady tone of that pitch is constant along time. It has four times as many numbers as the clip has samples, and
+    examples that are no clip's own become the nearest clip.
+
+    Args:
+        bins: N, the frequencies and the samples of a block, even.
+        power: the exponent of the magnitudes, in (0, 1]; 1 changes nothing.
+        gain: the factor of the coefficients, for the size that noise has; positive.
+
+    Returns:
+        The form of examples `[N, 2 L / N]`, which needs the pitch of each clip.
+
+    Raises:
+        ValueError: for a value out of range.
+    """
+    if bins < 2 or bins % 2 or not 0 < power <= 1 or gain <= 0:
+        raise ValueError(f"bins = {bins} must be even, power = {power} in (0, 1], and gain = {gain} positive")
+
+    def bent(spectrum: Any, power: float) -> Any:
+        size = abs(spectrum)
+        return spectrum * np.where(size > 0, np.maximum(size, np.finfo(size.dtype).tiny) ** (power - 1), 0)
+
+    def example(waveform: Any, pitch: Any, sample_rate: int) -> np.ndarray:
+        spectrum = demodulation.odd_stft(np.asarray(waveform), bins)
+        spectrum = spectrum * demodulation.carriers(pitch, sample_rate, spectrum.shape[-2], bins).conj()
+        spectrum = gain * bent(spectrum, power).swapaxes(-1, -2)
+        return np.concatenate([spectrum.real, spectrum.imag], -1)
+
+    def waveform(x: Any, pitch: Any, sample_rate: int) -> np.ndarray:
+        real, imaginary = np.split(np.asarray(x, np.float64) / gain, 2, axis=-1)
+        spectrum = bent((real + 1j * imaginary).swapaxes(-1, -2), 1 / power)
+        spectrum = spectrum * demodulation.carriers(pitch, sample_rate, spectrum.shape[-2], bins)
+        return demodulation.odd_istft(spectrum, bins)
+
+    return Form(example, waveform, bins, of_frequencies=True, pitched=True)
+
+
 class Sound(NamedTuple):
     """The form of the records of a source of sound.
 
@@ -133,6 +181,8 @@ class Sound(NamedTuple):
     def shape(self) -> tuple[int, int]:
         """The shape of an example, (steps, channels)."""
         blocks, block = self.length // self.form.block, self.form.block
+        if self.form.pitched:
+            return block, 2 * blocks
         return (block, blocks) if self.form.of_frequencies else (blocks, block)
 
     @property
@@ -155,24 +205,47 @@ class Sound(NamedTuple):
             return levels
         return between_bands(levels, self.sample_rate, self.form.block).swapaxes(-1, -2)
 
-    def example(self, waveform: Any) -> Any:
-        """Waveforms `[..., L]` as examples `[..., *shape]`."""
+    def of_pitch(self, pitch: Any) -> dict[str, np.ndarray]:
+        """The condition of clips of a form that needs their pitch.
+
+        Args:
+            pitch: the pitches in Hz, float `[...]`, positive.
+
+        Returns:
+            "vector": the pitch in octaves above 440 Hz, float32 `[..., 1]`; "aligned": where each step lies among the
+            harmonics, float32 `[..., steps, 4]`, see `demodulation.harmonic_axis`.
+        """
+        octaves = np.log2(np.asarray(pitch, np.float64) / CONCERT_PITCH).astype(np.float32)
+        axis = demodulation.harmonic_axis(_hertz(octaves), self.sample_rate, self.form.block)
+        return {"vector": octaves[..., None], "aligned": axis}
+
+    def example(self, waveform: Any, condition: Any = None) -> Any:
+        """Waveforms `[..., L]` as examples `[..., *shape]`; a form that needs their pitch reads it in the condition."""
+        if self.form.pitched:
+            return self.form.example(waveform, self._pitch(condition), self.sample_rate)
         if self.shaped:
             waveform = shaping.flattened(waveform, self.levels(waveform), self.sample_rate, self.window)
         return self.form.example(waveform)
 
-    def waveform(self, x: Any, levels: Any = None) -> Any:
+    def waveform(self, x: Any, levels: Any = None, condition: Any = None) -> Any:
         """The inverse of `example`; for shaped clips it needs their levels.
 
         Raises:
-            ValueError: if they are missing.
+            ValueError: if they are missing, or the pitch of a form that needs it.
         """
+        if self.form.pitched:
+            return self.form.waveform(x, self._pitch(condition), self.sample_rate)
         waveform = self.form.waveform(x)
         if not self.shaped:
             return waveform
         if levels is None:
             raise ValueError("shaped clips are flattened by their levels: no waveform without them")
         return shaping.shaped(waveform, levels, self.sample_rate, self.window)
+
+    def _pitch(self, condition: Any) -> np.ndarray:
+        if not isinstance(condition, Mapping) or "vector" not in condition:
+            raise ValueError("this form needs the pitch of each clip: a condition by Sound.of_pitch(pitch)")
+        return _hertz(np.asarray(condition["vector"])[..., 0])
 
     @property
     def can_shape(self) -> bool:
@@ -217,3 +290,10 @@ class Sound(NamedTuple):
                 f"shaped: mels = {self.mels} must be at least 2, half of window = {self.window} even, a multiple of "
                 f"hop = {self.hop}, and divide length = {self.length}"
             )
+        if self.form.pitched and self.mels:
+            raise ValueError(f"mels = {self.mels}: clips of a pitch have it as their condition. Valid: mels = 0")
+
+
+def _hertz(octaves: Any) -> np.ndarray:
+    """Octaves above 440 Hz as Hz, float64."""
+    return CONCERT_PITCH * 2 ** np.asarray(octaves, np.float64)

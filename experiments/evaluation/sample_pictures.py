@@ -102,7 +102,7 @@ def _by_records(samples: Samples) -> list[pathlib.Path] | None:
         return surface_pictures.draw(samples.x, samples.classes, source.spec.classes, surface, samples.out)
     if (sound := getattr(source, "sound", None)) is not None:
         levels = samples.labels["spectrogram"] if sound.mels else None
-        waveforms = sound.waveform(np.asarray(samples.x, np.float32), levels)
+        waveforms = sound.waveform(np.asarray(samples.x, np.float32), levels, samples.labels)
         heard = (sound, waveforms, samples.classes, source.spec.classes)
         sound_files.draw(*heard, samples.out / "samples.png")
         return [samples.out / "samples.png", sound_files.write(*heard, samples.out)]

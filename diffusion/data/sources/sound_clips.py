@@ -36,7 +36,8 @@ def instruments(
         number: how many notes there are, at least 1; the instruments take turns.
         sample_rate: samples a second, at least 2000 Hz.
         length: samples of a clip.
-        form: the form of an example, `sound.samples` or `sound.lapped_spectrum`; None for samples.
+        form: the form of an example, `sound.samples`, `sound.lapped_spectrum` or `sound.demodulated_spectrum`, which
+            has the class and the pitch in a record's condition, see `sound.Sound.of_pitch`; None for samples.
         mels: number of bands of the levels, a record's condition "spectrogram"; 0 for records with a class instead.
         window, hop: length of a window of the levels, and the distance of two windows, in samples.
         shaped: whether clips are flattened by the levels, see `sound.shaping`.
@@ -50,7 +51,7 @@ def instruments(
         raise ValueError(f"number = {number} must be at least 1, and sample_rate = {sample_rate} at least 2000 Hz")
     sound = forms.Sound(sample_rate, length, form or forms.samples(), mels, window, hop, shaped)
     sound.check()
-    records = sequences.Records(_Notes(SPLITS.index(split), number, sample_rate, length), len(notes.NAMES), split)
+    records = sequences.Records(_Notes(SPLITS.index(split), number, sound), len(notes.NAMES), split)
     records.spec = records.spec._replace(name="instruments", classes=notes.NAMES)
     return Sounds(records, sound)
 
@@ -84,6 +85,8 @@ def wav_folder(
     """
     sound = forms.Sound(sample_rate, length, form or forms.samples(), mels, window, hop, shaped)
     sound.check()
+    if sound.form.pitched:
+        raise ValueError("form: the pitch of a WAV file is not known. Valid: samples, lapped_spectrum")
     return Sounds(table_records.Records(_WavFiles(path, split, sample_rate, length), split, x="x"), sound)
 
 
@@ -115,7 +118,7 @@ class Sounds:
         """
         record = dict(self._of[row])
         waveform = np.asarray(record["x"])
-        record["x"] = np.asarray(self.sound.example(waveform), np.float32)
+        record["x"] = np.asarray(self.sound.example(waveform, record.get("condition")), np.float32)
         if self.sound.mels:
             levels = self.sound.condition(self.sound.levels(waveform))
             record["condition"] = {"spectrogram": np.asarray(levels, np.float32)}
@@ -130,9 +133,10 @@ class Sounds:
 class _Notes(Sequence):
     """Records of notes, each computed once."""
 
-    def __init__(self, split: int, number: int, sample_rate: int, length: int):
+    def __init__(self, split: int, number: int, sound: forms.Sound):
         self._number = number
-        self._clip = functools.cache(lambda row: notes.clip((SEED, split, row), sample_rate, length))
+        self._sound = sound
+        self._clip = functools.cache(lambda row: notes.clip((SEED, split, row), sound.sample_rate, sound.length))
 
     def __len__(self) -> int:
         return self._number
@@ -140,8 +144,11 @@ class _Notes(Sequence):
     def __getitem__(self, row: Any) -> Any:
         if not 0 <= row < self._number:
             raise IndexError(row)
-        waveform, label = self._clip(int(row))
-        return {"x": waveform, "label": label}
+        waveform, label, pitch = self._clip(int(row))
+        record = {"x": waveform, "label": label}
+        if self._sound.form.pitched:
+            record["condition"] = {"label": np.int32(label), **self._sound.of_pitch(pitch)}
+        return record
 
 
 class _WavFiles:

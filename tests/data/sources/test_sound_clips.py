@@ -37,6 +37,28 @@ def test_notes_in_a_form_and_back(form):
     assert (opened(entry, "test")[0]["x"] != plain[0]["x"]).any()
 
 
+def test_notes_with_their_pitch():
+    form = {"name": "demodulated_spectrum", "bins": 64}
+    source = opened({"name": "instruments", "number": 9, "length": LENGTH, "form": form})
+    assert source.spec.shape == (64, 16) and source.spec.num_classes == 8 and source.spec.has_class
+    assert {name: leaf.shape for name, leaf in source.spec.condition.items()} == {
+        "label": (), "vector": (1,), "aligned": (64, 4),
+    }  # fmt: skip
+    for row in (1, 6):
+        record = source[row]
+        note = sound.instruments.clip((2029, 0, row), RATE, LENGTH)
+        np.testing.assert_allclose(440 * 2 ** record["condition"]["vector"], [note.pitch], rtol=1e-6)
+        assert record["condition"]["label"] == record["label"] == note.label
+        waveform = source.sound.waveform(record["x"], condition=record["condition"])
+        np.testing.assert_allclose(waveform, note.waveform, atol=1e-6)
+
+
+def test_files_without_a_pitch_have_no_form_that_needs_it(tmp_path):
+    folder_of(tmp_path, {"a.wav": (1100, RATE)})
+    with pytest.raises(ValueError, match="the pitch of a WAV file is not known\\. Valid: samples, lapped_spectrum"):
+        sources.wav_folder(str(tmp_path), sample_rate=RATE, length=LENGTH, form=sound.demodulated_spectrum(64))
+
+
 def test_levels_are_the_condition():
     source = sources.instruments(number=4, length=LENGTH, mels=16, window=128, hop=64)
     assert source.spec.num_classes == 0
