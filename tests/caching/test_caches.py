@@ -51,7 +51,7 @@ def _call(i, ran, rows=(0,), added=ADDED, starts=0 * STARTS):
 
 
 def _trajectory(cache, rows=(0,), added=ADDED):
-    """What the blocks add to their start [steps, B], the steps at which blocks after the first ran, and the number of blocks of each step."""
+    """Per step: what the blocks add to their start [steps, B], whether blocks after the first ran, and how many did."""
     ran = []
     memory = jax.tree.map(jnp.zeros_like, cache.memory(_call(0, [], rows)))
     step = jax.jit(lambda memory, i: cache.apply(memory, _call(i, ran, rows, added, STARTS)))

@@ -56,3 +56,8 @@ def test_a_config_chooses_the_average():
     assert first() == 1  # a power function forgets its start
     before = to_json(digits.get_config()).replace('"sigma_rel": 0.0', '"warmup": true')
     assert versions.read(before).ema.sigma_rel == 0.0  # a run of before the field was there
+
+
+def test_the_start_of_a_run_is_no_average(run, monkeypatch):
+    monkeypatch.setattr(averages.checkpoints, "steps", lambda folder: [0, *KEPT])
+    assert averages.post_hoc("run", 0.05, 0.05).about["of_steps"] == KEPT

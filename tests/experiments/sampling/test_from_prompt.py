@@ -5,6 +5,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -226,3 +227,61 @@ def test_no_file_is_written_over(tmp_path):
         path = pictures.unused(tmp_path, "7")
         assert path.name == expected
         path.touch()
+
+
+def test_a_command_writes_what_its_flags_say_with_all_that_it_was_made_of(flags, tmp_path, monkeypatch, capsys):
+    """Of a model, and of a run that tunes one: the settings of each picture, its name, and who signs it."""
+    calls, signed = [], []
+    model = types.SimpleNamespace(kind=types.SimpleNamespace(video=None))
+    made = [np.full((2, 2, 3), value, np.uint8) for value in (1, 2)]
+    monkeypatch.setattr(text_to_image, "load", lambda *rest, **how: calls.append((rest, how)) or model)
+    monkeypatch.setattr(text_to_image, "with_quantised", lambda model, kind: (model, "half as large"))
+    monkeypatch.setattr(from_prompt.tuned_run, "load", lambda *rest, **how: (calls.append((rest, how)) or model, 30))
+    monkeypatch.setattr(from_prompt.tuned_run, "base_of", lambda work: "BASE" if work == "tuned" else "")
+    monkeypatch.setattr(from_prompt.jobs, "make_and_count", lambda model, request: (made, 0.25))
+    monkeypatch.setattr(from_prompt.Request, "resolved", lambda request, model: request)
+    monkeypatch.setattr(png, "model", lambda folder, **source: {"model": folder, **source})
+    records = lambda request, about: [{"seed": seed, **about} for seed in request.seeds]
+    monkeypatch.setattr(png, "records", records)
+    monkeypatch.setattr(pictures, "write", lambda path, picture, about: calls.append((path.name, picture, about)))
+    signer = types.SimpleNamespace(sign=lambda path, about, version: signed.append((path.name, about["seed"])))
+    flags.prompt, flags.seed, flags.n, flags.model = "a cat", 5, 2, "FOLDER"
+    flags.lora, flags.embedding, flags.attach = ["a.st:0.5"], ["b.st:<cat>"], ["edges=control"]
+    source = {"dtype": "float32", "loras": {"a.st": 0.5}, "embeddings": {"b.st": "<cat>"}}
+    source |= {"attachments": {"edges": "control"}}
+
+    from_prompt.main(str(tmp_path / "out"), signer=signer)
+    (where, how), *written = calls
+    assert where == ("FOLDER",) and how == source | {"quantised": False, "drop_text": False}
+    for (name, picture, about), seed, expected in zip(written, (5, 6), made, strict=True):
+        assert name == f"{seed}.png" and (picture == expected).all()
+        assert about == {"seed": seed, "model": "FOLDER", **source, "quantised": ""}
+    assert signed == [("5.png", 5), ("6.png", 6)]
+    assert "25.0 % of the denoiser's blocks skipped" in capsys.readouterr().out
+
+    calls.clear()
+    flags.model, flags.quantised = None, "int8"
+    from_prompt.main(str(tmp_path / "out"), "tuned", requested_step=30)
+    (where, how), *written = calls
+    assert where == ("tuned", 30) and how == source
+    about = {"model": "BASE", **source, "quantised": "int8", "workdir": "tuned", "step": 30}
+    assert [entry[2] for entry in written] == [{"seed": 5, **about}, {"seed": 6, **about}]
+    assert "int8: half as large" in capsys.readouterr().out and len(signed) == 2
+
+    for name, value, words in (("quantised", "stored", "--quantised=stored"), ("drop_text", True, "--drop_text")):
+        flags.quantised = ""
+        setattr(flags, name, value)
+        with pytest.raises(ConfigError, match=f"{words} is for --model=FOLDER"):
+            from_prompt.main(None, "tuned")
+
+
+def test_a_model_is_named_once(flags):
+    flags.prompt = "a cat"
+    for name in ("model", "again"):
+        flags.model = flags.again = None
+        setattr(flags, name, "FOLDER")
+        with pytest.raises(ConfigError, match="--workdir samples what was trained here"):
+            from_prompt.main(None, "run")
+    flags.model = flags.again = None
+    with pytest.raises(ConfigError, match="name its folder by --model"):
+        from_prompt.main(None)

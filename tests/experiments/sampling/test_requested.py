@@ -1,0 +1,89 @@
+"""Conditions of a command line: numbers and files, in turn, in the form of the data's own."""
+
+import types
+
+import numpy as np
+import pytest
+
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.sampling import requested
+
+VECTOR = np.zeros(2, np.float32)
+ENTRIES = {"label": np.zeros((), np.int32), "size": np.zeros(2, np.float32)}
+SERIES = {"given": np.zeros((3, 1), np.float32), "mask": np.zeros((3, 1), bool), "real": np.zeros((3, 1), bool)}
+
+
+def recipe(null, number=3, **facts):
+    config = types.SimpleNamespace(sample=types.SimpleNamespace(number=number))
+    facts = {"by_class": False, "receives_text": False, "num_classes": 0, **facts}
+    return types.SimpleNamespace(null=null, config=config, **facts)
+
+
+def test_numbers_are_the_vector_of_all_samples():
+    found = requested.conditions("0.5,-1.25", recipe(VECTOR))
+    np.testing.assert_array_equal(found, [[0.5, -1.25]] * 3)
+    assert found.dtype == np.float32
+
+
+def test_rows_of_an_array_are_taken_in_turn(tmp_path):
+    rows = np.array([[1, 2], [3, 4]])
+    np.save(tmp_path / "rows.npy", rows)
+    found = requested.conditions(str(tmp_path / "rows.npy"), recipe(VECTOR, number=5))
+    np.testing.assert_array_equal(found, rows[[0, 1, 0, 1, 0]])
+    assert found.dtype == np.float32
+    np.savez(tmp_path / "rows.npz", condition=rows[::-1].astype(np.uint8))
+    found = requested.conditions(str(tmp_path / "rows.npz"), recipe(VECTOR, number=2))
+    np.testing.assert_array_equal(found, rows[::-1])
+    assert found.dtype == np.uint8  # bytes are scaled by the network
+
+
+def test_each_entry_has_an_array_of_its_own(tmp_path):
+    label, size = np.array([4, 0]), np.array([[1.0, 2.0], [3.0, 4.0]])
+    np.savez(tmp_path / "rows.npz", label=label, size=size, other=size)
+    found = requested.conditions(str(tmp_path / "rows.npz"), recipe(ENTRIES, num_classes=5))
+    np.testing.assert_array_equal(found["label"], [4, 0, 4])
+    np.testing.assert_array_equal(found["size"], size[[0, 1, 0]])
+    assert found["label"].dtype == np.int32 and found["size"].dtype == np.float32
+
+
+def test_what_a_mask_hides_is_zero(tmp_path):
+    given, mask = np.array([[[1], [np.nan], [3]]], np.float32), np.array([[[True], [False], [True]]])
+    np.savez(tmp_path / "rows.npz", given=given, mask=mask, real=~mask)
+    found = requested.conditions(str(tmp_path / "rows.npz"), recipe(SERIES, number=1))
+    np.testing.assert_array_equal(found["given"], [[[1], [0], [3]]])
+    np.savez(tmp_path / "rows.npz", given=given, mask=mask, real=mask)
+    with pytest.raises(ConfigError, match="series 0 has a value that is both given and hidden"):
+        requested.conditions(str(tmp_path / "rows.npz"), recipe(SERIES))
+
+
+@pytest.mark.parametrize("null, facts", [(None, {}), (VECTOR, {"by_class": True}), (VECTOR, {"receives_text": True})])
+def test_data_without_such_conditions_take_none(null, facts):
+    with pytest.raises(ConfigError, match="--condition=1,2: the data of this run have no conditions"):
+        requested.conditions("1,2", recipe(null, **facts))
+
+
+@pytest.mark.parametrize(
+    "arrays, null, message",
+    [
+        (None, VECTOR, r"could not convert .* Valid: numbers, a \.npy or a \.npz file with an array \[K, 2\]"),
+        (np.zeros((2, 3)), VECTOR, r"is float64 \[2, 3\]\. Valid: an array \[K, 2\]"),
+        (np.zeros((0, 2)), VECTOR, r"is float64 \[0, 2\]\. Valid"),
+        (np.zeros((1, 2), complex), VECTOR, r"is complex128 \[1, 2\]\. Valid"),
+        ({"label": np.zeros(1, int)}, ENTRIES, "it has no size, only label"),
+        ({"label": np.zeros(2, int), "size": np.zeros((1, 2))}, ENTRIES, r"is int64 \[2\], float64 \[1, 2\]"),
+        (
+            {"label": np.array([0, 5]), "size": np.zeros((2, 2))},
+            ENTRIES,
+            r"has the classes \[0, 5\]\. Valid: .* 0 \.\. 4",
+        ),
+        ({"label": np.array([-1, 4]), "size": np.zeros((2, 2))}, ENTRIES, r"has the classes \[-1, 4\]"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_what_does(tmp_path, arrays, null, message):
+    path = "1,x"
+    if isinstance(arrays, dict):
+        np.savez(path := tmp_path / "rows.npz", **arrays)
+    elif arrays is not None:
+        np.save(path := tmp_path / "rows.npy", arrays)
+    with pytest.raises(ConfigError, match=message):
+        requested.conditions(str(path), recipe(null, num_classes=5 if null is ENTRIES else 0))

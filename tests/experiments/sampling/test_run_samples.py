@@ -1,0 +1,90 @@
+"""Which weights a run is sampled with, how parameters are known again, and which watermarks samples can carry."""
+
+import types
+
+import numpy as np
+import pytest
+
+from diffusion import watermarks
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.sampling import run_samples
+
+KEY = "0123456789abcdef" * 4
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """The arguments that the samples are made with, of a run folder "run" whose checkpoints are words."""
+    load = lambda what: lambda folder, step: (what, step or 40)
+    monkeypatch.setattr(run_samples.checkpoints, "load_ema", load("averaged"))
+    monkeypatch.setattr(run_samples.checkpoints, "load_params", load("raw"))
+    monkeypatch.setattr(run_samples.checkpoints, "read_about", lambda folder, step: {"leaves": f"leaves of {step}"})
+    post_hoc = lambda folder, tracked, width, step: (f"{tracked} to {width}", step or 40, {"average": width})
+    monkeypatch.setattr(run_samples.averages, "post_hoc", post_hoc)
+    monkeypatch.setattr(run_samples.data, "class_names", lambda recipe: ("cat", "dog"))
+    monkeypatch.setattr(run_samples, "sample_weights", lambda *arguments: arguments)
+    recipe = types.SimpleNamespace(shape=(2,), config=types.SimpleNamespace(ema={"sigma_rel": 0.05}))
+    return recipe, tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    "how, params, step, about",
+    [
+        ({}, "averaged", 40, {"weights": "ema"}),
+        ({"weights": "params", "step": 7}, "raw", 7, {"weights": "params"}),
+        ({"average": 0.1, "step": 7}, "0.05 to 0.1", 7, {"average": 0.1}),
+    ],
+)
+def test_the_samples_are_of_the_chosen_weights(run, how, params, step, about):
+    recipe, folder = run
+    _, weights, out, labels, mark, signer, quantised, classes = run_samples.sample(recipe, folder, **how)
+    assert weights == (params, "run", f"step {step}", {"step": step, **about}, f"leaves of {step}")
+    assert (out, labels, mark, signer, quantised, classes) == (folder, None, None, None, "", ("cat", "dog"))
+    assert run_samples.sample(recipe, folder, "out", [1], quantised="int8", **how)[2:4] == ("out", [1])
+
+
+def test_a_recipe_without_a_shape_is_refused(run):
+    recipe, folder = run
+    recipe.shape = None
+    with pytest.raises(ConfigError, match="the recipe has no shape"):
+        run_samples.sample(recipe, folder)
+
+
+def test_the_checksum_is_of_names_types_shapes_and_bytes():
+    x = {"a": np.arange(4, dtype=np.float32), "b": {"c": np.ones(2, np.float32)}}
+    first = run_samples.checksum(x)
+    assert run_samples.checksum({"b": {"c": np.ones(2, np.float32)}, "a": x["a"].copy()}) == first
+    others = [
+        {**x, "a": x["a"] + 1},
+        {**x, "a": x["a"].astype(np.float64)},
+        {**x, "a": x["a"].reshape(2, 2)},
+        {"d": x["a"], "b": x["b"]},
+    ]
+    assert len({first, *map(run_samples.checksum, others)}) == 5 and len(first) == 64
+
+
+def recipe_of(draws=0, renoise=(False,), pictures=True, latents=False, shape=(64, 64, 3)):
+    return types.SimpleNamespace(
+        makes_pictures=pictures, makes_bytes=pictures, on_latents=latents, shape=shape,
+        sampler=types.SimpleNamespace(draws=draws), plan=types.SimpleNamespace(renoise=np.array(renoise)),
+    )  # fmt: skip
+
+
+def test_a_watermark_is_refused_where_samples_cannot_carry_it():
+    noise, pictures = watermarks.gaussian_shading(KEY, 8, 2), watermarks.spread_spectrum(KEY, 8)
+    check = run_samples._check_watermark
+    for mark, recipe in ((noise, recipe_of()), (pictures, recipe_of()), (pictures, recipe_of(2, (True,)))):
+        check(mark, recipe)
+    check(pictures, recipe_of(latents=True, shape=(2, 2, 4)))  # the decoder decides how large they are
+    for mark, recipe, message in (
+        (pictures, recipe_of(pictures=False), "is for pictures, and this run makes none"),
+        (pictures, recipe_of(shape=(4, 4, 3)), "--watermark: spread_spectrum"),
+        (noise, recipe_of(draws=1), "--watermark: .* the sampler adds noise of its own"),
+        (noise, recipe_of(renoise=(False, True)), "the sampler adds noise of its own"),
+        (noise, recipe_of(shape=(2, 2, 1)), "--watermark: gaussian_shading: bits = 8 do not fit"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            check(mark, recipe)
+    without_plan = recipe_of()
+    without_plan.plan = None
+    check(noise, without_plan)

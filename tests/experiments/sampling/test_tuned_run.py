@@ -1,0 +1,56 @@
+"""A tuned model is its base, what was taught, and on top of that what is added: in that order."""
+
+import json
+import types
+
+import pytest
+
+from diffusion.experiments.sampling import tuned_run
+
+CONFIG = {"base": {"path": "BASE"}, "tuning": {"name": "low_rank"}}
+ADDED = {"embeddings": {"word.safetensors": ""}, "loras": {"a.safetensors": 1.0}, "attachments": {"edges": "control"}}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run folder whose parts are named in the order in which they were put together."""
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    monkeypatch.setattr(
+        tuned_run.workdir, "read_config", lambda folder: json.loads((folder / "config.json").read_text())
+    )
+    monkeypatch.setattr(
+        tuned_run.checkpoints, "load_ema", lambda folder, step: (f"average of {folder.name}", step or 9)
+    )
+    attach = lambda model, weights: (*model, weights)
+    resolver = lambda config: types.SimpleNamespace(tuning=types.SimpleNamespace(attach=attach))
+    monkeypatch.setattr(tuned_run.resolve, "Resolver", resolver)
+    t2i = types.SimpleNamespace(
+        load=lambda path, **how: (path, how),
+        with_words=lambda model, words: (*model, words),
+        with_loras=lambda model, loras: (*model, loras),
+        with_attachments=lambda model, attachments: (*model, attachments),
+    )
+    monkeypatch.setattr(tuned_run, "text_to_image", t2i)
+    return tmp_path
+
+
+def test_a_folder_names_its_base_if_it_tunes_one(run, tmp_path):
+    assert tuned_run.base_of(run) == "BASE"
+    assert tuned_run.base_of(tmp_path / "nowhere") == ""
+    for other in ({"base": {"path": "BASE"}}, {"base": {"path": "BASE"}, "tuning": {"name": ""}}):
+        (run / "config.json").write_text(json.dumps(other))
+        assert tuned_run.base_of(run) == ""
+
+
+def test_nothing_is_added_where_nothing_is_named(run):
+    taught = ("BASE", {"dtype": "bfloat16"}, f"average of {run.name}")
+    assert tuned_run.load(run, dtype="bfloat16") == (taught, 9)
+    assert tuned_run.load(run, 4, dtype="bfloat16", loras={}, embeddings={}, attachments={}) == (taught, 4)
+
+
+@pytest.mark.parametrize(
+    "names", [("embeddings",), ("loras",), ("attachments",), ("embeddings", "loras", "attachments")]
+)
+def test_what_is_added_lies_on_top_of_what_was_taught(run, names):
+    model, _ = tuned_run.load(run, **{name: ADDED[name] for name in names})
+    assert model == ("BASE", {}, f"average of {run.name}", *(ADDED[name] for name in names))
