@@ -16,9 +16,12 @@ __all__ = [
     "hidden",
     "init_hidden",
     "init_linear",
+    "logits",
+    "margins",
     "most_probable",
     "of",
     "read",
+    "shifted",
     "train",
 ]
 
@@ -159,8 +162,47 @@ def read(reader: Reader, images: np.ndarray) -> dict[str, np.ndarray]:
 
 def most_probable(reader: Reader, last: np.ndarray) -> dict[str, np.ndarray]:
     """The most probable class of each attribute, int64 `[N]` each, by features `[N, DIM]`."""
+    return {name: values.argmax(1) for name, values in logits(reader, last).items()}
+
+
+def logits(reader: Reader, last: np.ndarray) -> dict[str, np.ndarray]:
+    """The logits of each attribute, float32 `[N, K]` each, by features `[N, DIM]`."""
     params = jax.tree.map(np.asarray, reader.params)
-    return {name: (last @ params[f"{name}/out"] + params[f"{name}/bias"]).argmax(1) for name in reader.classes}
+    return {name: last @ params[f"{name}/out"] + params[f"{name}/bias"] for name in reader.classes}
+
+
+def margins(reader: Reader, last: np.ndarray, refused: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """By how much the logit of a class exceeds that of every other class, float32 `[N]` for each attribute.
+
+        m = l_r - max over k != r of l_k
+
+    `read` takes a picture for class r where m > 0.
+
+    Args:
+        reader: from `train`.
+        last: features of N pictures, `[N, DIM]`.
+        refused: r of each attribute, the class "none of these".
+    """
+    found = logits(reader, last)
+    others = {name: np.delete(found[name], number, axis=1).max(1) for name, number in refused.items()}
+    return {name: found[name][:, number] - others[name] for name, number in refused.items()}
+
+
+def shifted(reader: Reader, refused: Mapping[str, int], shift: float) -> Reader:
+    """A reader whose logits of the class "none of these" are larger by a shift, so that it refuses more.
+
+    With the shift -q, for the quantile q of order 1 - a of the `margins` of real pictures, it refuses a share a of
+    them.
+
+    Args:
+        reader: from `train`.
+        refused: the class of each attribute, as in `margins`.
+        shift: what is added to its logit; less than 0, so that the reader refuses less.
+    """
+    params = {name: np.array(value) for name, value in reader.params.items()}
+    for name, number in refused.items():
+        params[f"{name}/bias"][number] += shift
+    return of(params, reader.classes)
 
 
 def features(reader: Reader, images: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import ndimage, optimize
 
+from diffusion.data.shapes import drawing
 from diffusion.data.shapes.scenes import COLOURS
 from examples.text import drawn_objects
 
@@ -40,7 +41,7 @@ class Matched(NamedTuple):
 def hues(picture: np.ndarray) -> np.ndarray:
     """The number in `COLOURS` of the nearest hue of each pixel, -1 for paper: int [H, W] of uint8 [H, W, 3]."""
     strong = np.abs(picture - drawn_objects.paper_of(picture)).max(-1) > STRONG
-    return np.where(strong, drawn_objects.hues(picture), -1)
+    return np.where(strong, drawing.nearest_hue(picture), -1)
 
 
 def found(picture: np.ndarray) -> list[Found]:

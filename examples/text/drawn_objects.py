@@ -11,9 +11,8 @@ two is cut at the emptiest column or row near its middle; of the four ways to na
 the overlaps and the shares of colour sum to the most. Written words are not measured.
 """
 
-__all__ = ["PARTS", "WHOLE", "Drawn", "Picture", "hues", "measured", "paper_of", "score", "score_of", "verdict"]
+__all__ = ["PARTS", "WHOLE", "Drawn", "Picture", "measured", "paper_of", "score", "score_of", "verdict"]
 
-import colorsys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -79,15 +78,6 @@ def paper_of(picture: np.ndarray) -> np.ndarray:
     return np.median(picture[border], axis=0)
 
 
-def hues(picture: np.ndarray) -> np.ndarray:
-    """The number in `COLOURS` of the nearest hue of each pixel, int [H, W] of uint8 [H, W, 3]."""
-    red, green, blue = np.moveaxis(picture.astype(np.float64), -1, 0)
-    angle = np.arctan2(np.sqrt(3) * (green - blue), 2 * red - green - blue)
-    known = np.array([2 * np.pi * colorsys.rgb_to_hsv(*drawing.PALETTE[name])[0] for name in COLOURS])
-    turn = np.abs((angle[..., None] - known + np.pi) % (2 * np.pi) - np.pi)
-    return turn.argmin(-1)
-
-
 def measured(pictures: np.ndarray, requested: Sequence[Scene]) -> list[Picture]:
     """The objects of pictures, with their fits to the drawings' masks.
 
@@ -124,7 +114,7 @@ class _Look(NamedTuple):
 def _candidates(picture: np.ndarray, scene: Scene) -> list[list[_Look]]:
     """The objects of a picture, for a picture of two by each of its cuts: the upright one and the level one."""
     apart = np.linalg.norm(picture - paper_of(picture), axis=-1)
-    hue = hues(picture)
+    hue = drawing.nearest_hue(picture)
     everywhere = np.ones(apart.shape, bool)
     match scene.kind:
         case "one":

@@ -3,6 +3,9 @@
 It is a small network (`diffusion.metrics.attribute_reader`) that reads the attributes of pictures of `shapes`, trained
 on pictures of its own (another seed, withheld combinations among them), so that it owes nothing to the model that it
 judges. Its errors on real pictures stand beside every figure.
+
+It can refuse: a quarter of its pictures are spoilt drawings (`shapes.spoilt`), whose shape is "none of these". How
+readily it says so is set on drawings of another seed, of which it refuses 1 %.
 """
 
 import hashlib
@@ -12,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion.data.shapes import drawing, scenes
+from diffusion.data.shapes import drawing, scenes, spoilt
 from diffusion.data.shapes.scenes import NONE, Scene
 from diffusion.metrics import attribute_reader, bootstrap
 from diffusion.metrics.attribute_reader import Reader
@@ -25,6 +28,11 @@ MORE = 6  # objects, and the answer for any larger number: no caption requests s
 CROWDED_SHARE = 1 / 5  # of several objects: so that MORE is as frequent as each of two to five
 ATTRIBUTES = scenes.ATTRIBUTES | {"count": (*scenes.ATTRIBUTES["count"], MORE)}
 STEPS = 4_000
+SPOILT_SHARE = 1 / 4  # of the pictures of shapes
+REFUSED = 0.01  # of real drawings
+CALIBRATION_SEED = 7_003  # of the drawings by which that is set
+CALIBRATION = {"one": 4_000, "several": 2_000, "pair": 4_000, "word": 0}
+NONE_OF_THESE = {name: ATTRIBUTES[name].index(NONE) for name in ("shape", "second_shape")}
 EASY = ("kind", "style", "colour", "shape", "size", "position")  # what a model is to get right in full
 HARD = ("count", "relation", "word")  # what models of this field are known to be weak at
 
@@ -43,10 +51,15 @@ def facing(scene: Scene) -> Scene:
     )
 
 
-def pictures(seed: int = SEED, number: dict[str, int] | None = None) -> tuple[np.ndarray, list[Scene]]:
+def pictures(
+    seed: int = SEED, number: dict[str, int] | None = None, spoilt_share: float = SPOILT_SHARE
+) -> tuple[np.ndarray, list[Scene]]:
     """The pictures that the judge learns from, uint8 [N, 64, 64, 3], and what it is to say of them.
 
-    `number` says how many of each kind of scene; `PICTURES` by default.
+    Args:
+        seed: the seed of all pictures.
+        number: how many pictures of each kind of scene; `PICTURES` by default.
+        spoilt_share: the share of spoilt drawings among those that are no words; their shape is `NONE`.
     """
     left = dict(number or PICTURES)
     examples: list[tuple[np.ndarray, Scene]] = []
@@ -58,7 +71,11 @@ def pictures(seed: int = SEED, number: dict[str, int] | None = None) -> tuple[np
             scene = scene._replace(count=lot.pick(range(MORE, len(scenes.POSITIONS) + 1)))
         if left[scene.kind]:
             left[scene.kind] -= 1
-            examples.append((drawing.draw(scene, lot), facing(scene)._replace(count=min(scene.count, MORE))))
+            if scene.kind != "word" and lot.between(0, 1) < spoilt_share:
+                image, scene = spoilt.draw(scene, lot, lot.pick(spoilt.KINDS))
+            else:
+                image = drawing.draw(scene, lot)
+            examples.append((image, facing(scene)._replace(count=min(scene.count, MORE))))
         index += 1
     images, shown = zip(*examples)
     return np.stack(images), list(shown)
@@ -68,7 +85,8 @@ def name() -> str:
     """The name of the judge, by all that it is made of: its network, its pictures and what they are said to show."""
     images, shown = pictures(number=dict.fromkeys(PICTURES, 20))  # which stand for all
     digest = hashlib.sha256(pathlib.Path(attribute_reader.__file__).read_bytes() + images.tobytes())
-    digest.update(repr((shown, sorted(ATTRIBUTES.items()), SEED, PICTURES, STEPS)).encode())
+    settings = (SEED, PICTURES, STEPS, SPOILT_SHARE, REFUSED, CALIBRATION_SEED, CALIBRATION)
+    digest.update(repr((shown, sorted(ATTRIBUTES.items()), settings)).encode())
     return f"shapes-{digest.hexdigest()[:32]}"
 
 
@@ -78,9 +96,26 @@ def reader(folder: pathlib.Path | None = None) -> Reader:
     def trained() -> Reader:
         images, shown = pictures()
         with progress.bar("training the judge", STEPS, "steps") as advance:
-            return attribute_reader.train(images, labels(shown), steps=STEPS, progress=lambda step, _: advance(step))
+            told = lambda step, _: advance(step)
+            judge = attribute_reader.train(images, labels(shown), steps=STEPS, progress=told)
+        return calibrated(judge, *pictures(CALIBRATION_SEED, CALIBRATION, spoilt_share=0.0))
 
     return attribute_reader.cached(name(), trained, folder)
+
+
+def calibrated(judge: Reader, images: np.ndarray, shown: Sequence[Scene], share: float = REFUSED) -> Reader:
+    """The judge that refuses a share of real drawings: of two objects, either one.
+
+    Args:
+        judge: the judge as it was trained.
+        images: real drawings without words, uint8 [N, 64, 64, 3], of no picture that it learned from.
+        shown: what they show.
+        share: the share, in 0..1.
+    """
+    margins = attribute_reader.margins(judge, attribute_reader.features(judge, images), NONE_OF_THESE)
+    pair = np.array([scene.kind == "pair" for scene in shown])
+    either = np.where(pair, np.maximum(*margins.values()), margins["shape"])
+    return attribute_reader.shifted(judge, NONE_OF_THESE, -float(np.quantile(either, 1 - share)))
 
 
 def labels(shown: Sequence[Scene]) -> dict[str, np.ndarray]:
@@ -103,7 +138,8 @@ def verdict(requested: Scene, shown: Scene) -> dict[str, bool]:
     """Says for each requested attribute whether it is shown.
 
     Two objects are matched so that as many as possible of their colours and shapes agree; the relation is then that of
-    the matched objects. "plain" is not requested, since no caption says it.
+    the matched objects. "plain" is not requested, since no caption says it. A shape that is left open may be any of the
+    eight, but not "none of these".
 
     Args:
         requested: the requested scene, as `scenes.parsed` returns it.
@@ -120,6 +156,8 @@ def verdict(requested: Scene, shown: Scene) -> dict[str, bool]:
         for name in ("colour", "shape", "size", "position", "word"):
             if getattr(requested, name) != NONE:
                 right[name] = getattr(requested, name) == getattr(shown, name)
+        if requested.shape == NONE and requested.kind != "word":
+            right["shape"] = shown.shape != NONE
         return right | ({"count": requested.count == shown.count} if requested.kind == "several" else {})
     turned = facing(requested)
     wanted = ((turned.colour, turned.shape), (turned.second_colour, turned.second_shape))

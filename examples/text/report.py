@@ -3,8 +3,8 @@
     python -m examples.text.report --model=runs/text/model --out=runs/text/report
     python -m examples.text.report --model=runs/text/model --out=runs/text/report --number=50 --parts=sweep,prompts
 
-A judge reads the attributes of the pictures: a network that was trained apart from the model, on pictures of its own.
-Beside it stands a measure without a network: each object's overlap
+A judge reads the attributes of the pictures: a network that was trained apart from the model, on pictures of its own,
+and that refuses shapes which are none of the eight. Beside it stands a measure without a network: each object's overlap
 with the drawings' own masks, its parts, edges and colours. What both say of real pictures stands beside every figure.
 The guidance is chosen on validation captions, all else is measured on captions of the test split and of the withheld
 combinations. Parts, in this order:

@@ -103,6 +103,14 @@ def test_two_objects_are_in_the_relation_that_the_caption_says(drawn):
         assert max(seen, key=seen.get) == scene.relation and seen[scene.relation] > 20
 
 
+def test_the_nearest_hue_is_that_of_a_tint_and_of_a_shade():
+    palette = np.array(list(drawing.PALETTE.values()), float)
+    assert tuple(drawing.PALETTE) == scenes.COLOURS
+    for share in (1.0, 0.6, 0.3):  # towards white, and towards black
+        assert drawing.nearest_hue(share * palette + (1 - share) * 255).tolist() == list(range(8))
+        assert drawing.nearest_hue(share * palette[:, None]).tolist() == [[i] for i in range(8)]
+
+
 @pytest.mark.parametrize(
     "shape, area",
     [

@@ -77,6 +77,28 @@ def test_what_is_read_is_the_class_of_the_largest_product_with_the_last_layer(be
             np.testing.assert_array_equal(found[name], np.argmax(row) if bias else scores.argmax(1))
 
 
+def test_a_shift_refuses_the_share_of_pictures_that_it_was_set_for(beginner):
+    """Margins by hand; after the shift by their quantile of order 0.9, one picture in ten is of the class."""
+    reader, _ = beginner
+    last = np.random.default_rng(2).standard_normal((50, attribute_reader.DIM)).astype(np.float32)
+    scores = attribute_reader.logits(reader, last)["other"]
+    np.testing.assert_allclose(
+        scores, last @ np.asarray(reader.params["other/out"]) + np.asarray(reader.params["other/bias"]), rtol=1e-5
+    )
+    margins = attribute_reader.margins(reader, last, {"other": 2})["other"]
+    by_hand = [row[2] - max(row[0], row[1], row[3]) for row in scores]
+    np.testing.assert_allclose(margins, by_hand, rtol=1e-5, atol=1e-6)
+    for share in (0.1, 0.5):
+        shifted = attribute_reader.shifted(reader, {"other": 2}, -np.quantile(margins, 1 - share))
+        classes = attribute_reader.most_probable(shifted, last)
+        assert (classes["other"] == 2).sum() == 50 * share
+        np.testing.assert_array_equal(classes["one"], attribute_reader.most_probable(reader, last)["one"])
+        others = np.delete(scores, 2, axis=1).argmax(1)
+        kept = classes["other"] != 2
+        np.testing.assert_array_equal(classes["other"][kept], np.array([0, 1, 3])[others[kept]])
+        assert shifted.digest != reader.digest and shifted.classes == reader.classes
+
+
 def test_other_pictures_are_refused(pictures, beginner):
     images, labels = pictures
     reader, _ = beginner

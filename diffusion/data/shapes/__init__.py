@@ -12,7 +12,12 @@ from diffusion import public
 from diffusion.data.shapes import drawing as drawing, scenes as scenes
 
 if TYPE_CHECKING:
-    from diffusion.data.shapes import arrangements as arrangements, motions as motions, templates as templates
+    from diffusion.data.shapes import (
+        arrangements as arrangements,
+        motions as motions,
+        spoilt as spoilt,
+        templates as templates,
+    )
 
 __all__ = ["SEED", "SIZES", "TRAIN_SHARES", "Shapes", "example"]
 

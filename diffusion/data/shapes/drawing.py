@@ -3,8 +3,9 @@
 A signed distance is negative inside a shape; a pixel is covered by clip(1/2 - distance, 0, 1) of it.
 """
 
-__all__ = ["NIGHT", "PALETTE", "PAPERS", "PLACES", "RADII", "SIDE", "Distance", "draw", "paint"]
+__all__ = ["NIGHT", "PALETTE", "PAPERS", "PLACES", "RADII", "SIDE", "Distance", "draw", "nearest_hue", "paint"]
 
+import colorsys
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -113,6 +114,19 @@ def paint(
         canvas += glow[..., None] * (tint - canvas)
         tint = tint + 0.25 * (255 - tint)
     canvas += cover[..., None] * (tint - canvas)
+
+
+def nearest_hue(colours: np.ndarray) -> np.ndarray:
+    """The number in `PALETTE` of the colour whose hue is nearest, int [...].
+
+    Args:
+        colours: red, green and blue from 0 to 255, [..., 3]; greys, which have no hue, are as good as red.
+    """
+    red, green, blue = np.moveaxis(np.asarray(colours, np.float64), -1, 0)
+    angle = np.arctan2(math.sqrt(3) * (green - blue), 2 * red - green - blue)
+    known = np.array([2 * math.pi * colorsys.rgb_to_hsv(*colour)[0] for colour in PALETTE.values()])
+    turn = np.abs((angle[..., None] - known + math.pi) % (2 * math.pi) - math.pi)
+    return turn.argmin(-1)
 
 
 def _write(canvas: np.ndarray, word: str, colour: str, lot: Lot) -> None:

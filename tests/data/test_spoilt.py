@@ -1,0 +1,104 @@
+"""Drawings whose shapes are none of the eight: pure, and spoilt as their kind says."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from diffusion.data.shapes import drawing, spoilt
+from diffusion.data.shapes.scenes import NONE, Lot, Scene
+
+ONE = Scene("one", "plain", "red", "circle", "large", "middle")
+PAIR = Scene("pair", "plain", "red", "circle", count=2, relation="left of", second_colour="blue", second_shape="star")
+
+
+@pytest.fixture(scope="module")
+def some():
+    return spoilt.shapes(30, seed=1)
+
+
+def mask(distance, radius=20.0):
+    along = np.arange(128) - 63.5
+    return distance(along, along[:, None], radius) < 0
+
+
+@pytest.mark.slow
+def test_shapes_are_the_same_each_time_and_of_three_kinds_in_turn(some):
+    assert [one.kind for one in some] == ["broken", "blended", "blob"] * 10
+    again = spoilt.shapes.__wrapped__(30, seed=1)
+    assert all((mask(one.distance) == mask(other.distance)).all() for one, other in zip(some, again))
+    others = spoilt.shapes(30, seed=2)
+    assert any((mask(one.distance) != mask(other.distance)).any() for one, other in zip(some, others))
+
+
+@pytest.mark.slow
+def test_no_disc_or_square_covers_what_is_in_one_piece(some):
+    """By a search of its own over size, place and turn, of two of the eight."""
+    along = np.arange(128) - 63.5
+    for one in some:
+        inside = mask(one.distance)
+        if ndimage.label(inside, np.ones((3, 3)))[1] > 1:
+            continue
+        y, x = (float(axis.mean()) - 63.5 for axis in np.nonzero(inside))
+        right, down = along - x, (along - y)[:, None]
+        for size in np.linspace(8, 24, 17):
+            disc = np.hypot(right, down) < size
+            assert (disc & inside).sum() < 0.85 * (disc | inside).sum(), one.kind
+            for turn in np.linspace(0, np.pi / 2, 8, endpoint=False):
+                square = (abs(np.cos(turn) * right + np.sin(turn) * down) < size) & (
+                    abs(np.cos(turn) * down - np.sin(turn) * right) < size
+                )
+                assert (square & inside).sum() < 0.85 * (square | inside).sum(), one.kind
+
+
+def test_a_blurred_picture_has_an_edge_as_wide_as_its_filter():
+    """A step from 50 to 200 under a Gaussian: the standard deviation of its slope is that of the filter."""
+    step = np.full((64, 64, 3), 50, np.uint8)
+    step[:, 32:] = 200
+    for number in range(4):
+        lot, same = Lot(3, 0, number), Lot(3, 0, number)
+        soft = spoilt.blurred(step, lot).astype(float)
+        slope = np.diff(soft[30, :, 0]) / 150
+        x = np.arange(63) - 31.0
+        assert np.sqrt((slope * x**2).sum()) == pytest.approx(same.between(1.5, 3.0), rel=0.03)
+    half = spoilt.blurred(step[16:48, 16:48], Lot(3, 0, 0)).astype(float)
+    slope = np.diff(half[15, :, 0]) / 150
+    assert np.sqrt((slope * (np.arange(31) - 15.0) ** 2).sum()) == pytest.approx(
+        Lot(3, 0, 0).between(1.5, 3.0) / 2, rel=0.05
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", spoilt.KINDS)
+def test_what_is_spoilt_has_no_shape_and_keeps_its_colour_and_place(kind):
+    for scene in (ONE, PAIR):
+        kept = []
+        for number in range(6):
+            image, shown = spoilt.draw(scene, Lot(5, 0, number), kind)
+            again, _ = spoilt.draw(scene, Lot(5, 0, number), kind)
+            assert image.dtype == np.uint8 and image.shape == (64, 64, 3) and (image == again).all()
+            assert shown._replace(shape=scene.shape, second_shape=scene.second_shape) == scene
+            lost = [name for name in ("shape", "second_shape") if getattr(scene, name) != getattr(shown, name)]
+            assert lost and all(getattr(shown, name) == NONE for name in lost)
+            kept.append(tuple(lost))
+            strong = np.abs(image.astype(int) - image[0, 0]).max(-1) > 60
+            y, x = np.nonzero(strong)
+            assert 20 < x.mean() < 44 and 10 < y.mean() < 54
+        assert scene is ONE or kind in ("averaged", "blurred") or len(set(kept)) > 1
+
+
+def test_averaged_pictures_lie_between_two_drawings(monkeypatch):
+    """Where both shapes are, and where neither is, the mean is that of either; between, it is a share of both."""
+    drawn = []
+    real = drawing.draw
+    monkeypatch.setattr(drawing, "draw", lambda *arguments: drawn.append(real(*arguments)) or drawn[-1])
+    image, _ = spoilt.draw(ONE, Lot(5, 0, 1), "averaged")
+    one, other = (picture.astype(float) for picture in drawn)
+    apart = np.abs(one - other).max(-1) > 60
+    assert apart.sum() > 40 and (image[~(one != other).any(-1)] == one[~(one != other).any(-1)]).all()
+    share = ((image - other) / np.where(one == other, np.nan, one - other))[apart]
+    assert np.nanstd(share) < 0.02 and 0.35 <= np.nanmean(share) <= 0.65
+
+
+def test_another_kind_is_refused():
+    with pytest.raises(ValueError, match=r"no kind 'torn'\. Valid: broken, blended, blob, averaged, blurred"):
+        spoilt.draw(ONE, Lot(5, 0, 0), "torn")
