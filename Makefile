@@ -63,7 +63,7 @@ demo-text: setup
 	$(RUN) -m examples.text.report --model=$(TEXT)/model --out=$(TEXT)/report
 
 demo-video: setup
-	$(RUN) -m examples.video.demo --config=video/drawings --workdir=$(VIDEO)
+	$(RUN) -m examples.video.demo --config=video/drawings --workdir=$(VIDEO) --number=96
 	$(RUN) -m examples.video.demo --config=video/drawings --workdir=$(VIDEO) --prompt="a red star turns clockwise slowly"
 
 gallery: setup

@@ -3,7 +3,8 @@
 Places, areas and speeds are measured by arithmetic (`metrics.moving_objects`). One network reads colour and shape in
 the part of a frame around its place (`metrics.attribute_reader`), one motion, direction and speed in these parts of all
 frames and in the places (`metrics.clip_reader`). They learn from clips of their own seed, withheld combinations among
-them.
+them. The reader of frames can refuse: a quarter of its clips have a shape that is none of the eight (`spoilt_clips`),
+and how readily it says so is set on clips of another seed, of whose frames it refuses 1 %.
 """
 
 import hashlib
@@ -14,21 +15,25 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion.data.shapes import motions, scenes
-from diffusion.data.shapes.motions import Clip, Setting
+from diffusion.data.shapes.motions import Clip, Mover, Setting
 from diffusion.metrics import attribute_reader, bootstrap
 from diffusion.metrics.attribute_reader import Reader
 from diffusion.metrics.prompt_following import clustered
 from diffusion.training.runtime import progress
-from examples.video import clip_reader, moving_objects
+from examples.video import clip_reader, moving_objects, spoilt_clips
 from examples.video.moving_objects import Tracks
 
 SEED = 7_002  # of its clips; that of the data is another
 CLIPS = 3_000  # it learns from; each eighth has a withheld combination
+SPOILT = 1 / 3  # as many clips more, whose shape is none of the eight
+REFUSED = 0.01  # of the frames of real clips
+CALIBRATION_SEED, CALIBRATION = 7_004, 500  # the clips by which that is set
 FRAME_STEPS, CLIP_STEPS = 1_000, 800
 FRAMES, SIDE = 8, 32
 PART = 16  # pixels of the part of a frame that is read
 SETTING = Setting(two=0.0, radii=(7.6, 8.2), tilted=True)
-OF_FRAMES = {"colour": scenes.COLOURS, "shape": scenes.SHAPES}
+OF_FRAMES = {"colour": scenes.COLOURS, "shape": (*scenes.SHAPES, scenes.NONE)}
+NONE_OF_THESE = {"shape": len(scenes.SHAPES)}
 OF_CLIPS = {
     "motion": tuple(motions.MOTIONS),
     "direction": ("", *motions.DIRECTIONS, "clockwise", "counterclockwise"),
@@ -60,8 +65,9 @@ def name_of(clips: int, steps: tuple[int, int]) -> str:
     """What a judge depends on, as 32 digits: the code of its networks, and what they see of some of its clips."""
     code = [pathlib.Path(str(module.__file__)).read_bytes() for module in (attribute_reader, clip_reader)]
     some = np.stack([example(split, i, SEED)[0] for split in motions.STREAMS for i in range(8)])  # which stand for all
-    inputs = [part.tobytes() for part in (some, *looked_at(some, moving_objects.tracks(some)))]
-    settings = repr((SEED, clips, steps, moving_objects.WHOLE, OF_FRAMES, OF_CLIPS))
+    inputs = [part.tobytes() for part in (some, spoilt(8)[0], *looked_at(some, moving_objects.tracks(some)))]
+    refusal = (SPOILT, REFUSED, CALIBRATION_SEED, CALIBRATION)
+    settings = repr((SEED, clips, steps, moving_objects.WHOLE, OF_FRAMES, OF_CLIPS, refusal))
     return hashlib.sha256(b"".join(code + inputs) + settings.encode()).hexdigest()[:32]
 
 
@@ -83,11 +89,15 @@ def judge(folder: pathlib.Path | None = None, clips: int = CLIPS, steps: tuple[i
         labels = {
             name: np.repeat(label(values, name)[:, None], FRAMES, 1)[in_full] for name, values in OF_FRAMES.items()
         }
-        parts, _ = looked_at(images, moving_objects.tracks(images))
+        parts = looked_at(images, moving_objects.tracks(images))[0][in_full]
+        none, movers = spoilt(round(SPOILT * clips))
+        parts = np.concatenate([parts, looked_at(none, moving_objects.tracks(none))[0].reshape(-1, *parts.shape[1:])])
+        colour = np.array([scenes.COLOURS.index(mover.colour) for mover in movers])
+        of_spoilt = {"colour": colour, "shape": np.full(len(none), NONE_OF_THESE["shape"])}
+        labels = {name: np.concatenate([row, of_spoilt[name].repeat(FRAMES)]) for name, row in labels.items()}
         with progress.bar("training the judge of frames", steps[0], "steps") as advance:
-            return attribute_reader.train(
-                parts[in_full], labels, steps=steps[0], progress=lambda step, _: advance(step)
-            )
+            reader = attribute_reader.train(parts, labels, steps=steps[0], progress=lambda step, _: advance(step))
+        return calibrated(reader, *real("test", range(min(clips, CALIBRATION)), CALIBRATION_SEED))
 
     def train_on_clips() -> Reader:
         images, truth = lessons()
@@ -101,6 +111,20 @@ def judge(folder: pathlib.Path | None = None, clips: int = CLIPS, steps: tuple[i
         attribute_reader.cached(f"video-frames-{name}", train_on_frames, folder),
         attribute_reader.cached(f"video-clips-{name}", train_on_clips, folder),
     )
+
+
+def spoilt(number: int) -> tuple[np.ndarray, list[Mover]]:
+    """Clips whose shape is none of the eight, uint8 [N, 8, 32, 32, 3], and what moves in them."""
+    setting = SETTING._replace(span=FRAMES)
+    examples = [spoilt_clips.example(i, SEED, FRAMES, setting) for i in range(number)]
+    return np.stack([motions.shrunk(frames, SIDE) for frames, _ in examples]), [mover for _, mover in examples]
+
+
+def calibrated(reader: Reader, clips: np.ndarray, truth: Sequence[Clip], share: float = REFUSED) -> Reader:
+    """The reader of frames that refuses a share of the frames of real clips which show the whole of a thing."""
+    parts = looked_at(clips, moving_objects.tracks(clips))[0][whole(truth)]
+    margins = attribute_reader.margins(reader, attribute_reader.features(reader, parts), NONE_OF_THESE)["shape"]
+    return attribute_reader.shifted(reader, NONE_OF_THESE, -float(np.quantile(margins, 1 - share)))
 
 
 def looked_at(clips: np.ndarray, found: Tracks) -> tuple[np.ndarray, np.ndarray]:

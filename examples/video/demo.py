@@ -23,7 +23,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     command_line.flag()
     flags.DEFINE_string("workdir", None, "the folder of all that is made, e.g. runs/video")
     flags.DEFINE_enum("until", "report", ["autoencoder", "denoiser", "report"], "the last stage")
-    flags.DEFINE_integer("number", 96, "clips of each kind of caption in the report", lower_bound=4)
+    flags.DEFINE_integer("number", 1000, "clips of each kind of caption in the report", lower_bound=4)
     flags.DEFINE_multi_string("prompt", [], "a caption whose clips are made in place of the report")
     flags.DEFINE_integer("n", 4, "clips of each prompt", lower_bound=1)
     flags.mark_flags_as_required(["config", "workdir"])
@@ -52,12 +52,12 @@ from examples.video import clip_judge, clip_maker, demo_stages, motion_figures, 
 RATE = 4.0  # frames a second of what is written
 SHOWN = 16  # clips in an animation
 ENLARGED = 3
-OTHERS = 512  # real clips that distances are taken to
+OTHERS = 1000  # real clips that distances are taken to
 
 
 def run(
     config: Any, folder: str | pathlib.Path, command: str = "the same command", until: str = "report",
-    number: int = 96,
+    number: int = 1000,
 ) -> int:  # fmt: skip
     """Trains the denoiser and writes the report, as far as that is not done; returns the exit status.
 

@@ -10,11 +10,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.data.shapes import drawing, motions
+from diffusion.data.shapes import drawing, motions, scenes
 from diffusion.data.shapes.motions import Clip
 from diffusion.metrics import bootstrap, chunks, frechet, neighbours, reconstruction_error
 from diffusion.metrics.prompt_following import clustered
-from examples.video import clip_judge, clip_reader, moving_objects
+from examples.video import clip_judge, clip_reader, clip_templates, moving_objects
 from examples.video.clip_judge import Judge
 
 Make = Callable[..., np.ndarray]
@@ -51,6 +51,7 @@ def measured(networks: Judge, clips: np.ndarray, truth: Sequence[Clip], known: i
         "seen": clustered.share(there[counted], rows),
         "count": clustered.share(tracks.count[counted] == 1, rows),
         "identity": bootstrap.share(_constant(by_frame, complete)),
+        "templates": _templates(clips, tracks, captions, counted, complete),
         "size_drift": _median(moving_objects.size_drift(tracks, complete), lacking),
         "colour_drift": _median(moving_objects.colour_drift(tracks, complete), lacking),
         "flicker": _median(moving_objects.flicker(clips[:, max(0, known - 1) :])),
@@ -65,10 +66,43 @@ def measured(networks: Judge, clips: np.ndarray, truth: Sequence[Clip], known: i
     return figures
 
 
+def _templates(
+    clips: np.ndarray, found: moving_objects.Tracks, captions: Sequence[str], counted: np.ndarray, complete: np.ndarray
+) -> dict[str, Any]:
+    """What is seen without a network in the frames that should show the whole of a thing: `clip_templates.measured`.
+
+    Returns:
+        {"shape": the share of frames in which the asked shape has the largest overlap of the eight, "whole": in which
+        its overlap is above 0.85, "colour": in which the asked colour is the nearest, and "identity": the share of
+        clips with the same shape and colour, whichever they are, in all of these frames}.
+    """
+    best = clip_templates.measured(clips, found)
+    said = [motions.said(caption) for caption in captions]
+    shape, colour = (
+        np.array([options.index(stated[name]) for stated in said])[:, None]
+        for name, options in (("shape", scenes.SHAPES), ("colour", scenes.COLOURS))
+    )
+    overlap = np.take_along_axis(best.overlap, shape[..., None], axis=-1)[..., 0]
+    rows = np.nonzero(counted)[0]
+    of_frames = lambda right: clustered.share(right[counted], rows)
+    return {
+        "shape": of_frames(best.shape == shape),
+        "whole": of_frames(overlap > clip_templates.WHOLE),
+        "colour": of_frames(best.colour == colour),
+        "identity": bootstrap.share(_constant({"shape": best.shape, "colour": best.colour}, complete)),
+    }
+
+
 def _constant(read: dict[str, np.ndarray], complete: np.ndarray) -> list[bool]:
-    """Whether colour and shape are read, and are the same, in all frames that should show the whole of a thing."""
-    same = lambda classes: len(set(classes)) == 1 and classes[0] >= 0
-    return [all(same(classes[i][rows]) for classes in read.values()) for i, rows in enumerate(complete)]
+    """Whether colour and shape are read, and are the same, in all frames that should show the whole of a thing.
+
+    A shape that is none of the eight is not read.
+    """
+    most = {"shape": len(scenes.SHAPES), "colour": len(scenes.COLOURS)}
+    same = lambda classes, number: len(set(classes)) == 1 and 0 <= classes[0] < number
+    return [
+        all(same(classes[i][rows], most[name]) for name, classes in read.items()) for i, rows in enumerate(complete)
+    ]
 
 
 def _motion(found, complete: np.ndarray, kind: np.ndarray, captions: Sequence[str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffusion.experiments.evaluation import report
+from examples.video import clip_templates
 
 PARTS = {
     "test": "clips of captions",
@@ -16,6 +17,12 @@ SHARES = {
     "seen": "something, in frames that should show it in full",
     "count": "one object in them",
     "identity": "the same colour and shape in all of them",
+}
+TEMPLATES = {
+    "shape": "templates: frames in which the asked shape is the best of the eight",
+    "whole": f"templates: frames in which its overlap is above {clip_templates.WHOLE:g}",
+    "colour": "templates: frames in the asked colour",
+    "identity": "templates: clips of one shape and colour in all frames",
 }
 NUMBERS = {
     "size_drift": "drift of the size, of the size",
@@ -35,7 +42,10 @@ HOW_TO_READ = (
     "unevenness are medians over clips, in which one that shows nothing in such a frame counts as infinitely far off; "
     "so does one without a still pixel in the change where nothing moves.\n"
     "- **Judge**: two networks trained apart from the model, on clips of their own seed. What they read in real clips "
-    "of the same captions bounds what a model can reach, and stands beside each figure, as do measurements of pixels.\n"
+    "of the same captions bounds what a model can reach, and stands beside each figure, as do measurements of pixels. "
+    "Of 1 % of frames of real clips it says that their shape is none of the eight.\n"
+    "- **Templates**: no network. Each frame's mask is compared with the masks of all eight drawn shapes, at any size, "
+    "place and turn, by intersection over union.\n"
     "- **Permanence**: of what passes behind a bar, the share that is hidden when it should be, and comes out with its "
     "colour where the motion of the real clip takes it, within one pixel.\n"
     "- **Frechet distance**: in the judge's space of clips, which is not that of FVD.\n"
@@ -63,6 +73,9 @@ def rows(found: Mapping[str, Any]) -> list[Row]:
             lines.append((f"{title}: {what}", report.percent(share), beside))
         for name, what in SHARES.items():
             lines.append((f"{title}: {what}", report.percent(figures[name]), f"real {real[name]['share']:.1%}"))
+        for name, what in TEMPLATES.items():
+            beside = f"real {real['templates'][name]['share']:.1%}"
+            lines.append((f"{title}: {what}", report.percent(figures["templates"][name]), beside))
         if "permanence" in figures:
             share = figures["permanence"]
             lines.append((f"{title}: permanence", report.percent(share), f"real {real['permanence']['share']:.1%}"))

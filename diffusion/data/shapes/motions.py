@@ -33,12 +33,14 @@ __all__ = [
 ]
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
 from diffusion.data.shapes import drawing, scenes
-from diffusion.data.shapes.drawing import DISTANCES, SIDE
+from diffusion.data.shapes.drawing import DISTANCES, SIDE, Distance
 from diffusion.data.shapes.scenes import Lot
 
 SEED = 2029
@@ -197,14 +199,21 @@ def draw(lot: Lot, frames: int, of_withheld: bool = False, setting: Setting = SE
     return tuple(movers)
 
 
-def painted(movers: tuple[Mover, ...], lot: Lot) -> np.ndarray:
-    """The frames, uint8 [F, 64, 64, 3], in tints and on a paper of their draws, the same in all frames."""
+def painted(movers: tuple[Mover, ...], lot: Lot, more: Mapping[str, Distance] = MappingProxyType({})) -> np.ndarray:
+    """The frames, uint8 [F, 64, 64, 3], in tints and on a paper of their draws, the same in all frames.
+
+    Args:
+        movers: the shapes.
+        lot: the draws.
+        more: further shapes that the movers may name.
+    """
+    distances = DISTANCES | dict(more)
     paper = np.array(lot.pick(drawing.PAPERS), np.float64)
     tints = [np.array(drawing.PALETTE[m.colour]) + np.array([lot.between(-8, 8) for _ in range(3)]) for m in movers]
     canvases = np.broadcast_to(paper, (len(movers[0].places), SIDE, SIDE, 3)).copy()
     for frame, canvas in enumerate(canvases):
         for tint, mover in zip(tints, movers):
-            shape = _turned(DISTANCES[mover.shape], mover.turns[frame])
+            shape = _turned(distances[mover.shape], mover.turns[frame])
             drawing.paint(canvas, shape, tint, tuple(mover.places[frame]), mover.radius, "plain")
         for mover in movers:
             if mover.bar is not None:

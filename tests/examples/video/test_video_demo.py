@@ -37,6 +37,8 @@ def judge(monkeypatch):
     of_clips = lambda _, clips, beside: {name: np.zeros(len(clips), int) for name in clip_judge.OF_CLIPS}
     monkeypatch.setattr(clip_judge.attribute_reader, "read", of_frames)
     monkeypatch.setattr(clip_judge.clip_reader, "read", of_clips)
+    # Those of real clips alone, in a third of the time.
+    monkeypatch.setattr(motion_figures.clip_templates, "RADII", (7.4, 8.4))
     return clip_judge.Judge(None, None)
 
 
@@ -46,6 +48,10 @@ def test_real_clips_are_as_asked(real, judge):
     assert figures["seen"]["share"] == figures["count"]["share"] == figures["permanence"]["share"] == 1
     assert figures["asked"]["colour"]["share"] > 0.95 and figures["identity"]["share"] > 0.9
     assert figures["size_drift"] < 0.05 and figures["colour_drift"] < 5 and figures["flicker"] < 0.01
+    assert {name: figures["templates"][name]["share"] for name in ("shape", "colour", "identity")} == {
+        "shape": 1, "colour": 1, "identity": 1
+    }  # fmt: skip
+    assert figures["templates"]["whole"]["share"] > 0.97
     motion = figures["motion"]
     assert motion["line_error"] < 0.3 and motion["speed_error"] < 0.02 and motion["bounce_unevenness"] < 0.3
     frames = int(clip_judge.whole(truth).sum())
@@ -67,6 +73,9 @@ def test_clips_without_what_is_asked_are_worse_in_every_figure(real, judge):
         assert (
             figures["asked"]["colour"]["share"] == figures["identity"]["share"] == figures["permanence"]["share"] == 0
         )
+        templates = figures["templates"]
+        assert templates["shape"]["share"] == templates["colour"]["share"] == figures["seen"]["share"]
+        assert templates["identity"]["share"] == 0
         assert figures["size_drift"] == figures["colour_drift"] == np.inf
         motion = figures["motion"]
         assert motion["line_error"] == motion["bounce_unevenness"] == np.inf and motion["speed_error"] >= 1
@@ -79,6 +88,11 @@ def test_clips_without_what_is_asked_are_worse_in_every_figure(real, judge):
     np.testing.assert_allclose(figures["size_drift"], areas.std() / areas.mean())
     noise = np.random.default_rng(0).integers(0, 256, clips.shape, np.uint8)
     assert motion_figures.measured(judge, noise, truth)["flicker"] == np.inf
+
+
+def test_a_shape_that_is_none_of_the_eight_is_not_the_same_in_all_frames():
+    read = {"shape": np.array([[3, 3], [8, 8], [2, 3], [-1, -1]]), "colour": np.array([[7, 7]] * 4)}
+    assert motion_figures._constant(read, np.ones((4, 2), bool)) == [True, False, False, False]
 
 
 def test_what_stands_still_is_outside_of_the_speed_that_is_asked(real, judge):
