@@ -22,7 +22,7 @@ def section(title: str) -> str:
 
 @pytest.mark.slow
 def test_the_toy_example_is_short_and_learns_its_distribution():
-    code = re.search(r"```python\n(.*?)```", section("In a paper's code"), re.DOTALL).group(1)
+    code = re.search(r"```python\n(.*?)```", section("Use it"), re.DOTALL).group(1)
     assert sum(bool(line.strip()) for line in code.splitlines()) < 25
     names: dict = {}
     exec(code, names)
