@@ -303,8 +303,8 @@ class Job(NamedTuple):
 
     def skipped(self, model: TextToImage, run: int, evaluations: int) -> float | None:
         """The share of the denoiser's blocks that did not run, by the counts of `caching.Work`; None without any."""
-        sampler, plan, _ = self.course.trajectory
-        return sampling.skipped((run, evaluations), model.denoiser, sampler, plan)
+        trajectory = self.course.trajectory
+        return sampling.skipped((run, evaluations), model.denoiser, trajectory.sampler, trajectory.plan)
 
     def keys(self) -> Array:
         """One random key for each picture, by its seed."""

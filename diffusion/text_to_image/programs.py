@@ -3,8 +3,21 @@
 `model` is a `text_to_image.TextToImage`.
 """
 
-__all__ = ["Course", "begin", "compiled", "decoded", "noised", "pictures", "repeated", "sampled", "seen", "stepwise"]
+__all__ = [
+    "Course",
+    "begin",
+    "compiled",
+    "decoded",
+    "noised",
+    "pictures",
+    "repeated",
+    "sampled",
+    "seen",
+    "stepwise",
+    "with_clock",
+]
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -184,6 +197,13 @@ def begin(
     return x, keys, known, painted, beside
 
 
+def with_clock(model: Any, trajectory: Trajectory) -> Any:
+    """A model whose denoiser receives the times of a trajectory, see `Trajectory.clocked`."""
+    process = model.process
+    clocked = trajectory.clocked(process.parameterization)
+    return dataclasses.replace(model, process=process._replace(parameterization=clocked))
+
+
 def _guided(
     model: Any,
     course: Course,
@@ -199,6 +219,7 @@ def _guided(
     """(denoiser or flow map, keys, the hook that puts back the known latents) of a trajectory."""
     schedule = model.process.schedule
     other = unconditional if course.guided else None
+    model = with_clock(model, course.trajectory)
     evaluated = denoise(model, params, conditional, other, scale, attached, course.cache, course.merge, course.places)
     if flow_maps.FlowMap in course.trajectory.sampler.takes:
         evaluated = flow_maps.from_denoiser(evaluated, schedule)
@@ -267,6 +288,6 @@ def sampled(
     """As `pictures`, of x at the first time; the rest are the arguments of `_guided` from the conditions on."""
     both = conditional, unconditional
     evaluated, keys, hook = _guided(model, course, params[model.kind.denoiser], *both, scale, keys, known, *rest)
-    sampler, plan, _ = course.trajectory
+    sampler, plan = course.trajectory.sampler, course.trajectory.plan
     x, work = sampling.samples(sampler, evaluated, model.process.schedule, x, plan, keys, after_step=hook)
     return decoded(model, course, params["vae"], x, known), work

@@ -90,7 +90,8 @@ def build_model_maker(
     vae = model.modules["vae"]
     side = model.side
     tokens = (side // model.multiple) ** 2
-    sampler, plan, _ = schedulers.trajectory(model.process, "", steps, tokens)
+    trajectory = schedulers.trajectory(model.process, "", steps, tokens)
+    sampler, plan = trajectory.sampler, trajectory.plan
     empty, _ = text_to_image.conditions(model, [""] * batch, None, 1.0, side, side)
     denoise = text_to_image.denoise(model, model.weights, empty, None, 1.0)
 

@@ -878,17 +878,6 @@ def hunyuan_video(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     )
 
 
-def of_its_noise(scheduler) -> None:
-    """The network receives the times of its noise, which UniPC of flows cuts to whole numbers."""
-    set_timesteps = scheduler.set_timesteps
-
-    def exact(*arguments, **named):
-        set_timesteps(*arguments, **named)
-        scheduler.timesteps = scheduler.sigmas[:-1] * scheduler.config.num_train_timesteps
-
-    scheduler.set_timesteps = exact
-
-
 PIPELINES = {
     "sd": stable_diffusion,
     "inpaint": stable_diffusion_inpaint,
@@ -1136,8 +1125,6 @@ def write(name: str, folder: pathlib.Path) -> None:
         about["walks"][trajectory] = {"_class_name": scheduler, **base, **settings}
         usual = STEPS_OF["cogvideox"] if clip_of("cogvideox") else STEPS
         steps = about["steps"][trajectory] = STEPS_OF.get(trajectory, usual)
-        if name.startswith("wan"):
-            of_its_noise(pipe.scheduler)
         with made_noise(pipe.scheduler), torch.no_grad():
             arguments = {"negative_prompt": [NEGATIVE] * 2, "num_inference_steps": steps, "guidance_scale": GUIDANCE}
             latents = x.clone()

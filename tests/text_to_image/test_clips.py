@@ -66,7 +66,7 @@ def test_guided_steps_end_where_diffusers_pipeline_does_and_the_clip_is_theirs(n
     if case == "unipc":
         assert process.parameterization.name == model.process.parameterization.name and model.process.sampler == case
     unit = {"parameterization": model.process.parameterization} if model.kind.unit_clock else {}
-    model = dataclasses.replace(model, process=process._replace(**unit))
+    model = programs.with_clock(dataclasses.replace(model, process=process._replace(**unit)), trajectory)
     vae = model.modules["vae"]
     sides = vae.factor * shape[1], vae.factor * shape[2]
     course = programs.Course(sides, trajectory, False, True, 0, (), frames=frames)

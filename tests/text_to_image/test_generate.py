@@ -125,16 +125,13 @@ def test_thirty_guided_steps_end_where_diffusers_pipeline_does(name, case):
     about, found = made_pipelines.fixture(name)
     model, conditional, unconditional = compiled(name)
     process = schedulers.read(about["walks"][case], even=model.kind.even, by_steps=model.kind.by_steps)
-    if case == "dpmpp_2m, karras" or name == "sana":  # the network there receives whole times, of a sigma between two
-        clock, whole = process.parameterization.clock, jnp.round if name == "sd" else jnp.floor
-        cut = process.parameterization._replace(clock=lambda schedule, t: whole(clock(schedule, t)))
-        process = process._replace(parameterization=cut)
     tokens = 64 // model.kind.multiple(model.denoiser) ** 2
     trajectory = schedulers.trajectory(
         process, case.partition(",")[0].partition(" ")[0], about["steps"][case], tokens=tokens
     )
     assert model.process.sampler == OWN_SAMPLER[name]
     model = dataclasses.replace(model, process=process._replace(parameterization=_read_as(model, process)))
+    model = programs.with_clock(model, trajectory)
     sampler, shape = trajectory.sampler, (2, 8, 8, model.channels)
     if sampler.draws:  # with the noise that theirs received
         step = lambda state, denoise, schedule, plan, i, noise: trajectory.sampler.step(

@@ -185,6 +185,49 @@ def test_a_flow_by_dpm_solver_steps_where_its_scheduler_would(predicts, name, sh
     assert float(process.parameterization.clock(process.schedule, np.float64(0.5))) == 500
 
 
+UNIPC_FLOW = DPM_FLOW | {"_class_name": "UniPCMultistepScheduler", "solver_type": "bh2"}
+KARRAS = SD_1 | {"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True}
+
+
+def received(process, trajectory):
+    """The numbers that the network receives at the steps of a trajectory."""
+    clocked = trajectory.clocked(process.parameterization)
+    return np.asarray(clocked.clock(process.schedule, trajectory.plan.t))
+
+
+@pytest.mark.parametrize("config, sampler, steps, times", [
+    # `timesteps` of diffusers 0.42.1; some that are whole before rounding are cut below it, in float64 as here
+    (UNIPC_FLOW | {"flow_shift": 3.0}, "", 10, [999, 964, 923, 875, 818, 750, 667, 563, 429, 251]),
+    (UNIPC_FLOW, "", 9, [999, 889, 778, 667, 556, 444, 333, 222, 111]),
+    (DPM_FLOW, "", 27, [999, 962, 924, 887, 851, 814, 776, 740, 703, 665, 629, 592, 554, 518, 481, 443, 407, 370, 332,
+                        296, 259, 221, 185, 148, 110, 73, 37]),
+    (DPM_FLOW | {"solver_order": 1}, "", 4, [999, 749, 499, 249]),
+    (KARRAS, "", 8, [999, 890, 746, 549, 299, 90, 12, 0]),
+    (KARRAS, "deis", 8, [999, 890, 746, 549, 299, 90, 12, 0]),
+    (KARRAS | {"use_karras_sigmas": False, "use_lu_lambdas": True}, "", 8, [999, 835, 622, 359, 133, 31, 5, 0]),
+])  # fmt: skip
+def test_a_network_receives_whole_times_where_its_scheduler_has_no_others(config, sampler, steps, times):
+    process = schedulers.read(config)
+    trajectory = schedulers.trajectory(process, sampler, steps)
+    np.testing.assert_allclose(received(process, trajectory), times, atol=1e-4)
+    if "use_flow_sigmas" in config:  # the noise is that of the times before they are cut
+        assert np.abs(trajectory.plan.t[1:] * 1000 - times[1:]).max() < 1 + 1e-9
+    frames = np.array([[0.0, trajectory.plan.t[1]]])  # of a clip, whose first frame is known
+    of_frames = trajectory.clocked(process.parameterization).clock(process.schedule, frames)
+    if "use_flow_sigmas" in config:
+        np.testing.assert_allclose(of_frames, [[0, times[1]]], atol=1e-4)
+
+
+@pytest.mark.parametrize("config, sampler", [
+    (UNIPC_FLOW, "euler"), (FLOW, "euler"), (KARRAS, "heun"), (SD_1, "dpmpp_2m"), (SD_1, "euler"),
+])  # fmt: skip
+def test_a_network_receives_the_times_of_the_noise_elsewhere(config, sampler):
+    process = schedulers.read(config)
+    trajectory = schedulers.trajectory(process, sampler, 7)
+    clock = process.parameterization.clock(process.schedule, trajectory.plan.t)
+    np.testing.assert_array_equal(received(process, trajectory), clock)
+
+
 def test_the_first_order_of_dpm_solver_on_a_flow_is_eulers_method():
     process = schedulers.read(DPM_FLOW | {"solver_order": 1, "flow_shift": 3.0})
     assert process.sampler == "ddim"

@@ -25,7 +25,7 @@ from diffusion.text_to_image.lora_weights import LoraWeight
 from diffusion.text_to_image.memory_check import check_memory
 from diffusion.text_to_image.places import Places
 from diffusion.text_to_image.timed_loras import TimedLora
-from tests.text_to_image.stand_ins import WIDTH, Pixels, Product, made_model
+from tests.text_to_image.stand_ins import CONFIG, WIDTH, Pixels, Product, made_model
 
 
 @pytest.fixture
@@ -46,6 +46,26 @@ def test_an_autoencoder_without_a_posterior_is_edited_with_too(model):
         model, "a cat", negative="bad", steps=4, sampler="ddim", image=image, strength=0.5
     )
     assert np.abs(edit(bare).astype(int) - edit(model)).max() <= 1
+
+
+def test_the_denoiser_of_a_request_receives_the_whole_times_of_its_scheduler(model):
+    """A network that adds the fraction of its time adds nothing, though the times of the noise have one."""
+
+    class WithFraction(Product):
+        def apply(self, variables, x, clock, condition):
+            fraction = jnp.abs(clock - jnp.round(clock))
+            return (
+                super().apply(variables, x, clock, condition)
+                + jnp.where(fraction > 1e-3, fraction, 0)[:, None, None, None]
+            )
+
+    config = CONFIG | {"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True}
+    model = dataclasses.replace(model, process=schedulers.read(config))
+    other = dataclasses.replace(model, modules={**model.modules, "unet": WithFraction()}, _programs={"encoded": []})
+    times = schedulers.trajectory(model.process, "", 5).plan.t * 1000
+    assert np.abs(times - np.round(times)).max() > 0.1
+    draw = lambda model: text_to_image.generate(model, "a cat", guidance=1, steps=5)
+    np.testing.assert_array_equal(draw(other), draw(model))
 
 
 def test_the_text_is_encoded_once_both_branches_are_one_batch_and_the_trajectory_is_one_program(model):

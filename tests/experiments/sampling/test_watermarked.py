@@ -191,7 +191,8 @@ def model(monkeypatch):
 
     def trajectory(process, name, steps, tokens):
         asked["trajectory"] = (name, steps, tokens)
-        return samplers.ddim(), types.SimpleNamespace(grid=np.linspace(1, 0, steps + 1)), None
+        plan = types.SimpleNamespace(grid=np.linspace(1, 0, steps + 1))
+        return types.SimpleNamespace(sampler=samplers.ddim(), plan=plan)
 
     def conditions(model, prompts, negative, scale, height, width):
         asked["conditions"] = (prompts, negative, scale, height, width)

@@ -15,9 +15,9 @@ own default. What differs from diffusers:
 - A step from the first time of the process to itself is left out.
 - Times between two of the process's are where its log alpha is linear; in diffusers sigma / alpha is. The times that
   the network receives differ by less than 0.01 of a training step.
-- With Karras' steps the network of diffusers' DPM-Solver++ receives whole times; ours receives those that belong to its
-  noise.
-- Flows by UniPC (Wan) have whole times in diffusers, cut and not rounded, likewise.
+- With exponential and beta steps the networks of diffusers' DPM-Solver++, DEIS and UniPC receive times that are cut to
+  whole ones; ours receive those that belong to their noise. (With Karras' and Lu's steps, and of the flows of these
+  classes, such as Wan's, ours receive diffusers' whole times: `Trajectory.clocked`.)
 - PNDM's Runge-Kutta steps of diffusers have whole half steps, (T // steps) // 2.
 - "euler", "heun" and their kin integrate in sigma / alpha, as everywhere in this field; `samplers.euler` is in t.
 - LCM's boundary, whose weight is 7e-6 at the smallest of its times, is left out.

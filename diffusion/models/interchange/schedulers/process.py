@@ -320,7 +320,7 @@ def _tabulated_flow(fields: Fields, T: int) -> Process:
         fields.only(other, False)
     shifts = {"shift": float(fields.take("flow_shift", 1.0)), "dynamic": False}
     if name == OURS:
-        process = _flow_process("lcm", T, _options(fields) | shifts | {"first": 1.0}, predicts)
+        process = _flow_process("lcm", T, _options(fields) | shifts | {"first_alpha": 0.0}, predicts)
         scaling = fields.take("boundary_scaling")
         if scaling is not None:
             if not isinstance(scaling, (int, float)) or not scaling > 0:
@@ -330,9 +330,9 @@ def _tabulated_flow(fields: Fields, T: int) -> Process:
         return process
     if name == "UniPCMultistepScheduler":
         options = _options(fields)
-        return _flow_process("unipc", T, options | shifts | {"first": 1.0, "last": 1 / T}, predicts)
+        return _flow_process("unipc", T, options | shifts | {"last": 1 / T, "cut": True}, predicts)
     sampler = "ddim" if fields.take("solver_order", 2) == 1 else "dpmpp_2m"
-    return _flow_process(sampler, T, _options(fields) | shifts | {"first": 1 - 1 / T}, predicts)
+    return _flow_process(sampler, T, _options(fields) | shifts | {"first_alpha": 1 / T, "cut": True}, predicts)
 
 
 def _flow_process(sampler: str, T: int, shifts: dict[str, Any], predicts: str = "flow_prediction") -> Process:

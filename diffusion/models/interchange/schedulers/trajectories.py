@@ -5,12 +5,14 @@ __all__ = ["Trajectory", "later_steps", "trajectory"]
 import math
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from diffusion import samplers, timesteps
 from diffusion.models.interchange.schedulers.process import LEVELS, Process
 from diffusion.models.interchange.schedulers.solvers import SOLVERS, Solver, lcm_indices, spaced_indices
 from diffusion.models.layers.choices import look_up
+from diffusion.parameterizations import Parameterization
 from diffusion.samplers import Sampler
 from diffusion.timesteps import Plan
 
@@ -24,11 +26,23 @@ class Trajectory(NamedTuple):
         sampler: a sampler of this library.
         plan: its steps.
         start: factor of N(0, I) for the sample at the first time.
+        network_times: `[M, 2]` pairs of a time of the plan and the time that the network receives there, where the
+            scheduler has whole steps alone; None where they are equal.
     """
 
     sampler: Sampler
     plan: Plan
     start: float
+    network_times: np.ndarray | None = None
+
+    def clocked(self, parameterization: Parameterization) -> Parameterization:
+        """A parameterization whose network receives `network_times`."""
+        if self.network_times is None:
+            return parameterization
+        times, received = jnp.asarray(self.network_times).T
+        nearest = lambda t: jnp.argmin(jnp.abs(jnp.asarray(t)[..., None] - times), axis=-1)
+        clock = parameterization.clock
+        return parameterization._replace(clock=lambda schedule, t: clock(schedule, received[nearest(t)]))
 
 
 def trajectory(process: Process, sampler: str, steps: int, tokens: int = 0) -> Trajectory:
@@ -78,7 +92,10 @@ def later_steps(plan: Plan, sampler: str, first: int) -> Plan:
 def _of_flow(process: Process, name: str, solver: Solver, steps: int, tokens: int) -> Trajectory:
     in_t = {"euler": samplers.euler, "heun": samplers.heun}
     sampler = in_t[name]() if name in in_t else solver.make(process.fields, steps)
-    return Trajectory(sampler, timesteps.plan(_flow_grid(process, steps, tokens)), 1.0)
+    grid = _flow_grid(process, steps, tokens)
+    cut_times = np.floor(grid * process.T) / process.T
+    cut = process.fields.get("cut") and (solver.beyond or name == process.sampler)
+    return Trajectory(sampler, timesteps.plan(grid), 1.0, np.stack([grid, cut_times], axis=1) if cut else None)
 
 
 def _of_edm(process: Process, solver: Solver, steps: int) -> Trajectory:
@@ -110,6 +127,8 @@ def _of_table(process: Process, name: str, solver: Solver, steps: int) -> Trajec
         grid = _spread(process, spread.split("_")[1], steps, sigma_max, sigma_min)
         grid[-1] = ends[1]  # without the rounding of the way there and back
         grid[0] = ends[0]
+    rounds = solver.beyond and spread in ("use_karras_sigmas", "use_lu_lambdas")
+    network_times = np.stack([grid, _whole_times(process, grid)], axis=1) if rounds else None
     stated = fields[solver.ends] if solver.ends else None
     end = 0.0 if (solver.to_zero if stated is None else stated in (True, "zero")) else 1 / process.T
     scaled = solver.exploding and spacing != "leading"
@@ -119,7 +138,7 @@ def _of_table(process: Process, name: str, solver: Solver, steps: int) -> Trajec
     if solver.clips is not None and (clips_by_default if fields["clip_sample"] is None else fields["clip_sample"]):
         # Only Heun's method recomputes eps from the clipped x0.
         sampler = samplers.clipped(sampler, fields["clip_sample_range"], keeps_eps=name != "heun")
-    return Trajectory(sampler, _ending(grid, end, solver.beyond), start)
+    return Trajectory(sampler, _ending(grid, end, solver.beyond), start, network_times)
 
 
 def _ending(grid: np.ndarray, end: float, beyond: bool) -> Plan:
@@ -156,6 +175,14 @@ def _times(process: Process, indices: np.ndarray) -> np.ndarray:
     return np.where(lower == indices, (indices + 1) / process.T, times)
 
 
+def _whole_times(process: Process, times: np.ndarray) -> np.ndarray:
+    """The times of the whole indices that are nearest; between two of them, log(sigma / alpha) is linear."""
+    log_ratio = lambda t: -np.asarray(process.schedule.log_snr(t), np.float64) / 2
+    indices = np.arange(process.T)
+    nearest = np.round(np.interp(log_ratio(times), log_ratio((indices + 1) / process.T), indices))
+    return (nearest + 1) / process.T
+
+
 def _flow_grid(process: Process, steps: int, tokens: int) -> np.ndarray:
     """t = sigma from 1 to 0, as FlowMatchEulerDiscreteScheduler has it, or as Flux's pipeline sets it.
 
@@ -180,10 +207,10 @@ def _flow_grid(process: Process, steps: int, tokens: int) -> np.ndarray:
     if fields.get("even"):
         return _stretched(moved(np.append(np.linspace(1.0, 1 / steps, steps), 0.0)), fields["terminal"])
     if "last" in fields:  # of the step after the last; at t = 1 there is no signal, of which UniPC takes the logarithm
-        grid = moved(np.linspace(fields["first"], fields["last"], steps + 1)[:-1])
+        grid = moved(np.linspace(1.0, fields["last"], steps + 1)[:-1])
         return np.append(np.minimum(grid, 1 - NEAR), 0.0)
-    if "first" in fields:
-        return moved(fields["first"] * np.linspace(1.0, 0.0, steps + 1))
+    if "first_alpha" in fields:
+        return moved(1 - np.flip(np.linspace(1.0, fields["first_alpha"], steps + 1)))
     # diffusers shifts the smallest time where it builds the scheduler, and again with all others; pictures show it.
     grid = np.append(moved(np.linspace(1.0, moved(1 / process.T), steps)), 0.0)
     return _stretched(grid, fields.get("terminal", 0.0))
