@@ -26,7 +26,6 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("out", "docs/images/inference_speed", "where to write, without suffix")
     command_line.begin()
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -98,8 +97,8 @@ def recipe_of(folder: str, steps: int) -> Recipe:
 def ways(whole: Recipe, measures: caching.Measures | None) -> Iterator[Way]:
     """All ways that the network offers, each with its numbers."""
     offered = facts.reuses(whole.network)
-    steps = len(whole.plan.t)
-    cached = lambda method, number, cache: Way(method, number, dataclasses.replace(whole, cache=cache))
+    steps = len(whole.sampling.plan.t)
+    cached = lambda method, number, cache: Way(method, number, whole.with_parts(cache=cache))
     if "blocks" in offered and measures is not None:
         for threshold in (0.1, 0.2, 0.4):
             yield cached("first block", threshold, caching.first_block(threshold))
@@ -118,16 +117,18 @@ def ways(whole: Recipe, measures: caching.Measures | None) -> Iterator[Way]:
                 yield cached(f"DeepCache, branch {branch}", interval, caching.deep_cache(interval, branch))
     if "blocks" in offered:
         for share in (0.25, 0.5):
-            yield Way("token merging", share, dataclasses.replace(whole, merge=share))
+            yield Way("token merging", share, whole.with_parts(merge=share))
 
 
 def program(recipe: Recipe) -> Any:
     """(params, labels, first keys, other keys) -> (samples, the last memory), compiled."""
 
     def run(params, labels, first, rest):
-        x = samplers.prior(recipe.schedule, first, recipe.shape)
+        x = samplers.prior(recipe.schedule, first, recipe.examples.shape)
         denoise = generate.denoiser(recipe)(params, labels)
-        return samplers.sample_with_memory(recipe.sampler, denoise, recipe.schedule, x, recipe.plan, rest)
+        return samplers.sample_with_memory(
+            recipe.sampling.sampler, denoise, recipe.schedule, x, recipe.sampling.plan, rest
+        )
 
     return jax.jit(run)
 
@@ -178,7 +179,7 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     uncached = recipe_of(values.workdir, values.steps)
     params, _ = checkpoints.load_ema(pathlib.Path(values.workdir), None)
-    labels = generate.balanced_labels(values.images, uncached.num_classes)
+    labels = generate.balanced_labels(values.images, uncached.examples.num_classes)
     arguments = (params, labels, *generate.keys(generate.seeds(uncached.config, values.images)))
     source: Any = uncached.config["data"]
     real = image_sets.open_set(f"{source['name']}@train", source["dir"])
@@ -189,7 +190,7 @@ def main(argv: list[str]) -> None:
 
     measures = None
     if "blocks" in facts.reuses(uncached.network):
-        measuring = dataclasses.replace(uncached, cache=caching.measured(len(uncached.plan.t)))
+        measuring = uncached.with_parts(cache=caching.measured(len(uncached.sampling.plan.t)))
         measures = program(measuring)(*arguments)[1].calls[0]
         print("mag_cache ratios:", tuple(round(float(ratio), 4) for ratio in measures.ratios))
         print("tea_cache coefficients:", tuple(round(c, 4) for c in caching.fitted(measures, DEGREE)))
@@ -199,7 +200,7 @@ def main(argv: list[str]) -> None:
     rows = []
     for way in (*ways(uncached, measures), *fewer):
         samples, blocks, seconds = measure(way, arguments, values.rounds)
-        blocks *= len(way.recipe.plan.t) / len(uncached.plan.t)
+        blocks *= len(way.recipe.sampling.plan.t) / len(uncached.sampling.plan.t)
         error = float(np.sqrt(np.mean((samples - x) ** 2)))
         rows.append(Measured(way.method, way.number, blocks, seconds, error, distance(samples)))
         print(rows[-1], flush=True)

@@ -73,14 +73,14 @@ def features_of(
         ConfigError: for a run of other conditions.
     """
     recipe = run.recipe
-    if recipe.null is not None and not recipe.by_class:
+    if recipe.examples.null is not None and not recipe.examples.by_class:
         raise ConfigError("diffusion attribute takes runs of classes, or without conditions.")
     parameterization = recipe.parameterization
     project = attribution.sketch(jax.random.key(0), run.params, k)
 
     def features(params, image, label, keys):
         x = to_model(image)[None]
-        condition = None if recipe.null is None else label[None]
+        condition = None if recipe.examples.null is None else label[None]
 
         def residual(params, key):
             when, noise = jax.random.split(key)

@@ -70,7 +70,7 @@ def edit(run: trained_run.Trained, editor: Any, split: str = "test", labels: lis
     x, present = run.real(split, run.config.sample.number)
     if labels is not None and isinstance(present, Mapping):
         raise ConfigError("--labels: the examples have conditions with a mask, and no class alone. Valid: none")
-    wanted = present if labels is None else requested_labels(labels, len(present), run.recipe.num_classes)
+    wanted = present if labels is None else requested_labels(labels, len(present), run.recipe.examples.num_classes)
     present, wanted = generate.as_condition(present), generate.as_condition(wanted)
     real = generate.real_of(run.recipe, present)
     shown = to_uint8 if run.recipe.makes_bytes else lambda x: x
@@ -91,7 +91,7 @@ def edit(run: trained_run.Trained, editor: Any, split: str = "test", labels: lis
     except ValueError as error:
         raise ConfigError(f"--editor = {editor!r}: {error}") from error
     results = {"images": images, "originals": shown(x), "labels": wanted, "own_labels": present}
-    if (structure := run.recipe.structure) is not None:
+    if (structure := run.recipe.examples.structure) is not None:
         results |= {name: pytrees.unpack(results[name], structure) for name in ("images", "originals")}
     return jax.tree.map(np.asarray, results)
 

@@ -104,7 +104,7 @@ def film(
     clips = np.stack([record["image"] for record in records])
     classes = np.array([record.get("label", 0) for record in records], np.int32)
     labels: Any = classes
-    if recipe.null is not None and not recipe.by_class:
+    if recipe.examples.null is not None and not recipe.examples.by_class:
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(record["condition"] for record in records))
         labels = conditioned(stacked)
     generate.check_given_frames(recipe, jax.tree.map(lambda leaf: leaf[:1], labels))

@@ -73,7 +73,7 @@ def measure(
     for t in times:
         if not 0 < t < 0.9 * top:
             raise ConfigError(f"--times={t:g} must be above 0 and below {0.9 * top:g}, 0.9 of the schedule's t_max.")
-    if run.recipe.null is not None and not run.recipe.by_class:
+    if run.recipe.examples.null is not None and not run.recipe.examples.by_class:
         raise ConfigError("diffusion membership takes runs of classes, or without conditions.")
     splits = {"members": config.data.split, "others": config.evaluate.split}
     shared = held_out.trained_on(*(real_images.split_of(config, split) for split in splits.values()))
@@ -92,7 +92,7 @@ def measure(
     @functools.partial(jax.jit, static_argnums=(0, 1))
     def score(name, t, params, x, labels, keys):
         network = lambda x, clock, condition: run.recipe.network.apply(params, x, clock, condition)
-        condition = None if run.recipe.null is None else labels
+        condition = None if run.recipe.examples.null is None else labels
         denoise = parameterizations.denoiser(network, run.schedule, run.recipe.parameterization, condition)
         return attacks[name](denoise, run.schedule, x, t, keys)
 

@@ -97,16 +97,16 @@ def repeat(recipe: Recipe, workdir: str | pathlib.Path, step: int | None = None)
         lacks = "no step that has failed" if step is None else f"no checkpoint of step {step}"
         raise checkpoints.CheckpointError(f"{workdir} holds {lacks}; --step takes one of its checkpoints: {have}.")
     config = recipe.config
-    data = open_examples(recipe) if recipe.base is None else tuned_examples.pictures(recipe)
+    data = open_examples(recipe) if recipe.companions.base is None else tuned_examples.pictures(recipe)
     recipe = recipe.on(data.spec)
-    if recipe.base is not None:
+    if recipe.companions.base is not None:
         recipe, data = tuned_examples.encoded(recipe, workdir, data)
         data = tuned_examples.prompted(recipe, workdir, data)
         if recipe.objective.beside.prior:
             data = prior_pictures.beside(recipe, workdir, data)
     mesh = programs.mesh_of(config)
     program = programs.build(recipe, mesh)
-    if recipe.teacher and recipe.teacher.pairs:
+    if recipe.companions.teacher and recipe.companions.teacher.pairs:
         data = noise_pairs.paired(recipe, workdir, data, mesh)
     before, description = checkpoints.restore(folder, latest, program.target)
     before, _ = with_encoder(config, program, before, description.get("encoder"))

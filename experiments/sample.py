@@ -108,12 +108,12 @@ def main(argv: list[str]) -> None:
     config = values.config
     sharding.initialize_distributed()
     recipe = checks.on_its_data(checks.validate(config))
-    if values.labels and recipe.num_classes and not recipe.by_class:
+    if values.labels and recipe.examples.num_classes and not recipe.examples.by_class:
         raise ConfigError(
             f"--labels={','.join(values.labels)}: the class of this run is an entry of its condition. Valid: "
-            f"--condition=FILE.npz, with an array for each of {', '.join(recipe.null)}."
+            f"--condition=FILE.npz, with an array for each of {', '.join(recipe.examples.null)}."
         )
-    labels = values.labels and requested_labels(values.labels, config.sample.number, recipe.num_classes)
+    labels = values.labels and requested_labels(values.labels, config.sample.number, recipe.examples.num_classes)
     if values.condition:
         labels = requested.conditions(values.condition, recipe)
     with as_config_errors():

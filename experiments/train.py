@@ -103,7 +103,7 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
         tracking.check(project)
         compilation_cache.enable()
         mesh = programs.mesh_of(config)
-        data = examples.open_examples(recipe) if recipe.base is None else tuned_examples.pictures(recipe)
+        data = examples.open_examples(recipe) if recipe.companions.base is None else tuned_examples.pictures(recipe)
         fingerprint = data.source.fingerprint()
         recipe = checks.with_data(recipe, data.spec)
         notices: list[str] = []
@@ -116,7 +116,7 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
             workdir.settle_config(folder, config)
         workdir.require_shared(folder)
 
-        if recipe.base is not None:
+        if recipe.companions.base is not None:
             recipe, data = tuned_examples.encoded(recipe, folder, data)
             fingerprint |= {"conditions": data.source.fingerprint()["conditions"]}
             data = tuned_examples.prompted(recipe, folder, data)
@@ -126,7 +126,7 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
 
         # ==== Program, first state, bookkeeping ====
         program = programs.build(recipe, mesh)
-        programs.check_memory(program, f"a step of {config.train.batch_size} examples of {recipe.shape}")
+        programs.check_memory(program, f"a step of {config.train.batch_size} examples of {recipe.examples.shape}")
         saver = checkpoints.Checkpoints(folder, config.checkpoint.keep, config.checkpoint.keep_every)
         stack.callback(saver.close)
         train_state, start = first_state(config, folder, program, fingerprint)
@@ -136,7 +136,7 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
         books = bookkeeping.Bookkeeping(recipe, folder, data, program, mesh, saver, start, project, begun, stack)
         if books.finished():
             written = agreement.gather("tuning", "written" if (folder / tuned_files.FOLDER).is_dir() else "")[0]
-            if recipe.base is not None and not written:  # it was killed before it had written these files
+            if recipe.companions.base is not None and not written:  # it was killed before it had written these files
                 _write_tuning(config, folder, books)
             return 0
         books.announce()
@@ -144,7 +144,7 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
             books.display.say(notice)
 
         # ==== Batches ====
-        if recipe.teacher and recipe.teacher.pairs:
+        if recipe.companions.teacher and recipe.companions.teacher.pairs:
             data = noise_pairs.paired(recipe, folder, data, mesh)
         batch_size = config.train.batch_size
         positions = sharding.positions(batch_size, mesh)
@@ -180,7 +180,7 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
                 if books.owes_evaluation(step) and signal_number is None:
                     signal_number = books.evaluate(step, train_state)
             saver.wait()
-            if recipe.base is not None and step == config.train.steps:
+            if recipe.companions.base is not None and step == config.train.steps:
                 _write_tuning(config, folder, books)
         except RunFailed as failure:
             return books.failed(failure.step, train_state)

@@ -30,8 +30,10 @@ def traced_once(*apart: str) -> Iterator[None]:
             section, _, field = name.partition(".")
             of = config[section] if field else config
             del of[field or section]
-        null = jax.tree.map(lambda leaf: [str(leaf.dtype), leaf.tolist()], jax.tree.map(np.asarray, recipe.null))
-        known = [config, recipe.shape, recipe.entry, recipe.num_classes, null]
+        null = jax.tree.map(
+            lambda leaf: [str(leaf.dtype), leaf.tolist()], jax.tree.map(np.asarray, recipe.examples.null)
+        )
+        known = [config, recipe.examples.shape, recipe.entry, recipe.examples.num_classes, null]
         objects = (id(recipe.schedule), id(recipe.objective), recipe.network) if built_in_python(recipe.config) else ()
         return (json.dumps(known), *objects)
 

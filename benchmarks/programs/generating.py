@@ -49,12 +49,16 @@ def guided(batch: int) -> Maker:
         def sampled(params: Any, labels: jax.Array, seeds: jax.Array) -> jax.Array:
             first, rest = generate.keys(seeds)
             x = samplers.prior(recipe.schedule, first, shape)
-            return samplers.sample(recipe.sampler, network(params, labels), recipe.schedule, x, recipe.plan, rest)
+            return samplers.sample(
+                recipe.sampling.sampler, network(params, labels), recipe.schedule, x, recipe.sampling.plan, rest
+            )
 
-        params = jax.eval_shape(recipe.network.init, jax.random.key(0), *inputs(recipe.network, shape, recipe.null))
+        params = jax.eval_shape(
+            recipe.network.init, jax.random.key(0), *inputs(recipe.network, shape, recipe.examples.null)
+        )
         rows = lambda kind: jax.ShapeDtypeStruct((batch,), kind)
         lowered = jax.jit(sampled).lower(*_on(mesh, params), *_on(mesh, rows(np.int32), rows(np.uint32)))
-        once = flops_of(recipe.network, params, shape, recipe.null)
+        once = flops_of(recipe.network, params, shape, recipe.examples.null)
         return Program(lowered, 2 * STEPS * batch * once, batch)
 
     return make

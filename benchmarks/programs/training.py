@@ -1,6 +1,5 @@
 """Train steps: of runs, from their configs."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -101,9 +100,9 @@ def train_step(
         shape = tuple(config.data.shape)
         recipe = resolve.recipe(config, shape)
         if null is not None:
-            recipe = dataclasses.replace(recipe, null=null)
+            recipe = recipe.with_parts(null=null)
         built = program.build(recipe, mesh)
-        once = flops_of(recipe.network, built.target.params, shape, recipe.null)
+        once = flops_of(recipe.network, built.target.params, shape, recipe.examples.null)
         lowered = built.step.lower(built.target, built.batch, built.seed)
         passes = (
             4 if recipe.objective.network.forward_mode else 3

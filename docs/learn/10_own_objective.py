@@ -26,7 +26,7 @@ import small_training
 from exact_mixture import TWO_MODES
 
 from diffusion import objectives, parameterizations, samplers, schedules, timesteps
-from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.config.recipe import Recipe, Training
 from diffusion.experiments.sampling.run_samples import sample
 from diffusion.experiments.train import train
 from diffusion.objectives.inputs import noised
@@ -175,7 +175,7 @@ recipe = Recipe(
     network=Perceptron(),
     parameterization=parameterizations.velocity(),
     data=records,
-    optimizer=optax.adam(2e-3),
+    training=Training(optimizer=optax.adam(2e-3)),
     config={
         "train.steps": 2000,
         "train.batch_size": 512,

@@ -26,7 +26,7 @@ from sklearn.datasets import load_digits
 
 from diffusion import objectives, parameterizations, schedules, timesteps
 from diffusion.data import sources
-from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.config.recipe import Recipe, Training
 from diffusion.experiments.sampling.run_samples import sample
 from diffusion.experiments.train import train
 from diffusion.training.checkpointing import checkpoints
@@ -85,7 +85,7 @@ def recipe(data, network, steps, optimizer=None):
         objective=objectives.flow_matching(density),
         network=network,
         data=data,
-        optimizer=optimizer,
+        training=Training(optimizer=optimizer),
         config={
             "train.steps": steps,
             "train.batch_size": 256,

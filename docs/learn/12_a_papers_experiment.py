@@ -24,7 +24,7 @@ import optax
 from sklearn.datasets import load_digits
 
 from diffusion import models, objectives, parameterizations, samplers, schedules, timesteps
-from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.config.recipe import Recipe, Training
 from diffusion.experiments.train import train
 from diffusion.metrics import frechet
 from diffusion.training.checkpointing import checkpoints
@@ -89,7 +89,7 @@ def recipe(path, seed):
         objective=objectives.flow_matching(timesteps.uniform_density(schedule, strata=64), clock=velocity.clock),
         network=network,
         parameterization=velocity,
-        optimizer=optax.adam(optax.warmup_cosine_decay_schedule(0.0, 2e-3, 100, STEPS)),
+        training=Training(optimizer=optax.adam(optax.warmup_cosine_decay_schedule(0.0, 2e-3, 100, STEPS))),
         data=data,
         held_out=held_out,
         config={

@@ -37,7 +37,7 @@ def validate(config: Mapping) -> Recipe:
     config = deprecated_fields.warned(config)
     fields.check(config)
     resolver = resolve.Resolver(config)
-    recipe = Recipe(config=config, **resolver.parts(config["data"]["shape"]))
+    recipe = Recipe(config=config, **resolver.arguments(config["data"]["shape"]))
     fits.check(recipe)
     settings_checks.check(recipe, lambda: _check_base(recipe))
     _check_buckets(resolver)
@@ -62,13 +62,13 @@ def with_data(recipe: Recipe, spec: Any) -> Recipe:
         valid = "a network of your own, which takes the pytree; docs/pytrees.md has one"
         raise refused(config, "model.name", why, valid)
     classes = spec.num_classes
-    if recipe.num_classes not in (0, classes):
+    if recipe.examples.num_classes not in (0, classes):
         valid = f"{classes}, or 0 for an unconditional model" if classes else "0"
         raise refused(config, "model.num_classes", f"{name} has {classes} classes", valid)
     if "classifier" in config["evaluate"]["features"] and not classes:
         valid = ", ".join(sorted(names.FEATURES.keys() - {"classifier"}))
         raise refused(config, "evaluate.features", f"{name} has no classes to train a classifier on", valid)
-    if spec.condition is not None and recipe.num_classes and not spec.has_class:
+    if spec.condition is not None and recipe.examples.num_classes and not spec.has_class:
         why = f"{name} has a condition without the class, and a network receives one condition"
         valid = '0, or the column of the class as an entry of the condition, ("label", ...)'
         raise refused(config, "model.num_classes", why, valid)
@@ -105,7 +105,7 @@ def on_its_data(recipe: Recipe) -> Recipe:
     elif spec is None or spec.condition is None:
         recipe = recipe.at(shape)
     else:  # latents have the conditions of what they are of
-        recipe = dataclasses.replace(recipe.on(spec._replace(shape=shape)), dtype=recipe.dtype)
+        recipe = dataclasses.replace(recipe.on(spec._replace(shape=shape)), dtype=recipe.examples.dtype)
     fits.check_frames(recipe)
     return recipe
 
@@ -172,7 +172,7 @@ def _check_base(recipe: Recipe) -> None:
     if plain(config["data"]["augment"]) not in ((), ({"name": "flip"},)):
         valid = '(), or ({"name": "flip"},)'
         raise refused(config, "data.augment", "latents of the pictures are kept", valid)
-    more = (*recipe.tuning.reads, *recipe.tuning.sees)
+    more = (*recipe.companions.tuning.reads, *recipe.companions.tuning.sees)
     prior = recipe.objective.beside.prior
     if recipe.objective.condition.augmentations:
         raise refused(config, "objective.wrappers", "latents are not moved", "no augmentation there")
@@ -188,10 +188,10 @@ def _check_base(recipe: Recipe) -> None:
     if prior and recipe.objective.density and jax.tree.leaves(recipe.objective.density.init()):
         why = "it adapts to the losses of its times, and those of the class, at other times, are added to them"
         raise refused(config, "objective.density", why, "a density that does not adapt, or no prior_preservation")
-    if recipe.base.model.sees_mask and "mask" not in recipe.tuning.reads:
+    if recipe.companions.base.model.sees_mask and "mask" not in recipe.companions.tuning.reads:
         why = f"{config['base']['path']} was trained to inpaint, and this tuning reads no masks"
         raise refused(config, "tuning.name", why, "another base, or a tuning that reads them")
-    if recipe.base.model.sees_picture:
+    if recipe.companions.base.model.sees_picture:
         why = f"{config['base']['path']} was trained to edit pictures, which no tuning reads beside x_t"
         raise refused(config, "tuning.name", why, "the model that it was made from as the base")
 

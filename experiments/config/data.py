@@ -77,7 +77,7 @@ def of_recipe(recipe: Recipe) -> sources.Source | Stream:
         ConfigError, DamagedRecord: as `source`.
     """
     if recipe.data is not None:
-        return python_objects.source_of(recipe.data, recipe.num_classes)
+        return python_objects.source_of(recipe.data, recipe.examples.num_classes)
     return source(recipe.config, recipe.config["data"]["split"])
 
 
@@ -131,7 +131,7 @@ def known_shape(config: Mapping) -> tuple[int, ...] | None:
 
 def class_names(recipe: Recipe) -> tuple[str, ...]:
     """The names of a recipe's classes, by their numbers; () where they have none, or the data are not there."""
-    if not recipe.num_classes:
+    if not recipe.examples.num_classes:
         return ()
     try:
         return of_recipe(recipe).spec.classes

@@ -50,7 +50,7 @@ def check(recipe: Any) -> None:
     """
     config = recipe.config
     objective = recipe.objective
-    sampler = recipe.sampler
+    sampler = recipe.sampling.sampler
     blamed = lambda *fields: blamed_on(config, *fields)
     if recipe.schedule.trained is not None and "schedule" not in objective.heads:
         with blamed("schedule.name", "objective.name"):
@@ -66,15 +66,15 @@ def check(recipe: Any) -> None:
         _check_form(recipe.network)
         objective.check_network(recipe.network)
     with blamed("objective.wrappers", "encoder.network.name", "model.name", "second_player.objective.name"):
-        objective.check_features(recipe.network, recipe.encoder is not None)
+        objective.check_features(recipe.network, recipe.companions.encoder is not None)
         beside = (objective.blocks.features or objective.heads) and not (objective.second and objective.second.own)
-        if beside and recipe.second is not None:
+        if beside and recipe.companions.second is not None:
             raise ValueError(
                 "no network trains beside a model that plays with a second player, and its features are not read. "
                 "Valid: no terms, and no uncertainty"
             )
     with blamed("autoencoder.network.name", "objective.wrappers"):
-        if objective.beside.autoencoder != (recipe.autoencoder is not None):
+        if objective.beside.autoencoder != (recipe.companions.autoencoder is not None):
             raise ValueError(
                 "the objective trains an autoencoder with the model, and there is none. Valid: an autoencoder"
                 if objective.beside.autoencoder
@@ -82,7 +82,7 @@ def check(recipe: Any) -> None:
                 '{"name": "end_to_end"} among objective.wrappers'
             )
     with blamed("perceptual.network.name", "objective.name"):
-        if recipe.perceptual is not None and not objective.beside.perceptual:
+        if recipe.companions.perceptual is not None and not objective.beside.perceptual:
             raise ValueError("the objective compares no pictures by features. Valid: no perceptual network")
     with blamed("objective.coupling.block", "objective.name", "train.batch_size", "train.accumulate"):
         objective.check_rows(config.train.batch_size // max(config.train.accumulate, 1))
@@ -90,7 +90,7 @@ def check(recipe: Any) -> None:
         with blamed("parameterization.name", "objective.name"):
             objective.check_parameterization(recipe.parameterization)
         with blamed("parameterization", "sample.grid"):
-            times = recipe.plan.t
+            times = recipe.sampling.plan.t
             if sampler.frames:  # whose finished frames the network sees at that time
                 times = np.maximum(times, timesteps.clean_time(recipe.schedule))
             parameterizations.check(recipe.parameterization, recipe.schedule, np.append(times, recipe.schedule.t_max))
@@ -105,43 +105,43 @@ def check(recipe: Any) -> None:
     with blamed("sample.guidance.scale", "objective.name"):
         objective.check_scale(scale)
     _check_way(recipe)
-    kind = recipe.guidance(lambda x, t: None)  # which also checks its arguments
+    kind = recipe.sampling.guidance(lambda x, t: None)  # which also checks its arguments
     with blamed("sample.guidance.name"):
         if scale != 1 and isinstance(kind, Unpaired) and Unpaired not in sampler.takes:
             raise ValueError("the guidance needs a sampler that takes x0 and eps as they are. Valid: ddim")
     with blamed("sample.guides", "sample.guidance.name", "sample.sampler"):
-        if recipe.guides and scale != 1 and isinstance(kind, (Memory, Unpaired)):
+        if recipe.sampling.guides and scale != 1 and isinstance(kind, (Memory, Unpaired)):
             raise ValueError("guides change a plain denoiser, and this guidance is none. Valid: e.g. classifier_free")
-        if (recipe.guides or recipe.conditions) and FlowMap in sampler.takes:
+        if (recipe.sampling.guides or recipe.sampling.conditions) and FlowMap in sampler.takes:
             raise ValueError("a flow map is guided while it is trained. Valid: guides = (), and classifier_free")
     with blamed("sample.cache", "model.name", "sample.driver", "sample.sampler", "sample.guidance.name"):
         _check_cache(recipe, kind)
     with blamed("sample.guidance.name", "objective.wrappers"):
-        if recipe.depths and (objective.blocks.early is None or recipe.parameterization.channels > 1):
+        if recipe.sampling.depths and (objective.blocks.early is None or recipe.parameterization.channels > 1):
             raise ValueError(
                 "the guidance reads a prediction from the middle of the network, which has none, or learns a variance. "
                 "Valid: early_prediction among objective.wrappers"
             )
-        if recipe.depths and recipe.cache is not None:
+        if recipe.sampling.depths and recipe.sampling.cache is not None:
             raise ValueError("the guidance reads features that a cache would leave out. Valid: no cache")
-    for guide in recipe.guides:
+    for guide in recipe.sampling.guides:
         for run in guide.runs:
             run.check(recipe)
-    if recipe.measured is not None and recipe.shape is not None:
+    if recipe.sampling.measured is not None and recipe.examples.shape is not None:
         with blamed("sample.measurement.operator"):
             try:
-                forward = recipe.measured.of(recipe.shape).forward
-                jax.eval_shape(forward, jax.ShapeDtypeStruct((1, *recipe.shape), np.float32))
+                forward = recipe.sampling.measured.of(recipe.examples.shape).forward
+                jax.eval_shape(forward, jax.ShapeDtypeStruct((1, *recipe.examples.shape), np.float32))
             except TypeError as error:
-                raise ValueError(f"it does not measure examples of {recipe.shape}: {error}") from error
+                raise ValueError(f"it does not measure examples of {recipe.examples.shape}: {error}") from error
 
 
 def _check_cache(recipe: Any, guided: Any) -> None:
     """Refuses a cache that the network, the driver, the sampler or the guidance cannot use."""
-    if recipe.cache is None:
+    if recipe.sampling.cache is None:
         return
-    recipe.cache.check(facts.reuses(recipe.network))
-    if not recipe.follows_plan or FlowMap in recipe.sampler.takes:
+    recipe.sampling.cache.check(facts.reuses(recipe.network))
+    if not recipe.sampling.follows_plan or FlowMap in recipe.sampling.sampler.takes:
         raise ValueError("a cache is carried along a plan of a sampler of denoisers. Valid: driver sample, e.g. ddim")
     if recipe.scale != 1 and isinstance(guided, Unpaired):
         raise ValueError("a cache needs x0 and eps that belong to x_t. Valid: another guidance, e.g. classifier_free")
@@ -153,33 +153,33 @@ def check_frames(recipe: Any) -> None:
     Raises:
         ConfigError: names the fields; nothing is checked before the shape of the examples is known.
     """
-    frames = recipe.plan.t.shape[1:]
-    if not frames or recipe.shape is None:
+    frames = recipe.sampling.plan.t.shape[1:]
+    if not frames or recipe.examples.shape is None:
         return
     with blamed_on(recipe.config, "sample.plan", "sample.sampler"):
-        if recipe.shape[:1] != frames:
+        if recipe.examples.shape[:1] != frames:
             raise ValueError(
-                f"the plan is for {frames[0]} frames, and the examples have {recipe.shape[0]}. Valid: as many"
+                f"the plan is for {frames[0]} frames, and the examples have {recipe.examples.shape[0]}. Valid: as many"
             )
     with blamed_on(recipe.config, "model.name", "sample.sampler"):
         jax.eval_shape(
             recipe.network.init,
             jax.random.key(0),
-            jax.ShapeDtypeStruct((1, *recipe.shape), np.float32),
+            jax.ShapeDtypeStruct((1, *recipe.examples.shape), np.float32),
             jax.ShapeDtypeStruct((1, *frames), np.float32),
-            jax.eval_shape(lambda: recipe.null_condition(1)),
+            jax.eval_shape(lambda: recipe.examples.null_condition(1)),
         )
 
 
 def _check_way(recipe: Any) -> None:
     """Refuses a plan that the sampler does not follow, and a driver that does not take them, by a trial."""
-    plan = recipe.plan
-    sampler = recipe.sampler
+    plan = recipe.sampling.plan
+    sampler = recipe.sampling.sampler
     frames = plan.t.shape[1:]
     with blamed_on(recipe.config, "sample.plan", "sample.sampler"):
         check_plan(sampler, plan)
     check_frames(recipe)
-    if recipe.follows_plan:
+    if recipe.sampling.follows_plan:
         return
     denoise = lambda x, t: parameterizations.Prediction(x, x)
     denoise = FlowMap(lambda x, t, s: x) if FlowMap in sampler.takes else denoise
@@ -187,7 +187,7 @@ def _check_way(recipe: Any) -> None:
     with blamed_on(recipe.config, "sample.driver", "sample.sampler", "sample.plan"):
         try:
             jax.eval_shape(
-                lambda x, keys: recipe.driver(x=x, keys=keys, **arguments),
+                lambda x, keys: recipe.sampling.driver(x=x, keys=keys, **arguments),
                 jax.ShapeDtypeStruct((1, *(frames or (1,))), np.float32),
                 jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)),
             )
@@ -210,12 +210,16 @@ def check_null(recipe: Any) -> None:
     Raises:
         ConfigError, ValueError: as `check`.
     """
-    if recipe.null is not None:
+    if recipe.examples.null is not None:
         return
     objective = recipe.objective
-    guided = recipe.scale != 1 and FlowMap not in recipe.sampler.takes
+    guided = recipe.scale != 1 and FlowMap not in recipe.sampling.sampler.takes
     with blamed_on(recipe.config, "model.num_classes"):
-        if guided or objective.condition.strength or (recipe.teacher and recipe.teacher.scale != 1):
+        if (
+            guided
+            or objective.condition.strength
+            or (recipe.companions.teacher and recipe.companions.teacher.scale != 1)
+        ):
             raise ValueError("guidance needs a null class, and the network has no classes. Valid: a scale of 1")
     with blamed_on(recipe.config, "objective.wrappers"):
         if objective.condition.dropout:
@@ -239,9 +243,9 @@ def _check_form(network: Any) -> None:
 def _check_players(recipe: Any) -> None:
     """Refuses a teacher or a second player that does not fit the objective, or its settings."""
     config = recipe.config
-    teacher = recipe.teacher
+    teacher = recipe.companions.teacher
     learns = recipe.objective.teacher
-    second = recipe.second
+    second = recipe.companions.second
     blamed = lambda *fields: blamed_on(config, *fields, "objective.name")
     with blamed("teacher.path", "second_player.objective.name"):
         recipe.objective.check_players(teacher is not None, second and second.objective.network.name)
@@ -264,7 +268,7 @@ def _check_players(recipe: Any) -> None:
         with blamed("teacher.scale", "teacher.pairs.number", "teacher.pairs.sampler"):
             learns.check(teacher.scale, teacher.pairs)
             teacher.check()
-            if teacher.pairs and (recipe.augmentations or config.data.buckets.area):
+            if teacher.pairs and (recipe.training.augmentations or config.data.buckets.area):
                 raise ValueError(
                     "pairs are neither augmented nor of several sizes. Valid: data.augment = (), data.buckets.area = 0"
                 )

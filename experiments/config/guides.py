@@ -54,11 +54,11 @@ class SecondRun(NamedTuple):
             )
         if self.recipe.schedule.trained is not None:
             raise ConfigError(f"{named} trained its own schedule. Valid: a run on a schedule that does not train.")
-        if self.recipe.num_classes not in (0, ours.num_classes):
-            raise ConfigError(
-                f"{named} has {self.recipe.num_classes} classes. Valid: a run with {ours.num_classes}, or none."
-            )
-        shapes = [tuple(recipe.shape) for recipe in (self.recipe, ours) if recipe.shape is not None]
+        classes = self.recipe.examples.num_classes
+        if classes not in (0, ours.examples.num_classes):
+            valid = f"a run with {ours.examples.num_classes}, or none"
+            raise ConfigError(f"{named} has {classes} classes. Valid: {valid}.")
+        shapes = [tuple(recipe.examples.shape) for recipe in (self.recipe, ours) if recipe.examples.shape is not None]
         if len(set(shapes)) > 1:
             raise ConfigError(f"{named} was trained on examples of {shapes[0]}. Valid: a run on {shapes[1]}.")
 
@@ -66,7 +66,7 @@ class SecondRun(NamedTuple):
 def denoiser_of(recipe: Any, params: Any, condition: Any) -> Denoiser:
     """The conditional denoiser of a second run."""
     network = lambda x, clock, condition: recipe.network.apply(params, x, clock, condition)
-    its_own = condition if recipe.null is not None else None
+    its_own = condition if recipe.examples.null is not None else None
     return parameterizations.denoiser(network, recipe.schedule, recipe.parameterization, its_own)
 
 

@@ -26,6 +26,7 @@ from diffusion.experiments.config import (
     null_condition,
     objective_entry,
     plan_entry,
+    sections,
 )
 from diffusion.experiments.config.autoencoder import Autoencoder
 from diffusion.experiments.config.base import Base
@@ -93,8 +94,16 @@ class Resolver:
         self._shape = config["data"]["shape"] if shape is None else shape
         vars(self).update(given)  # each stands in place of the property of its name
 
-    def parts(self, shape: Any = None) -> dict[str, Any]:
+    def arguments(self, shape: Any = None) -> dict[str, Any]:
         """The arguments of the recipe, for examples of a shape where that is known.
+
+        Raises:
+            ConfigError: for a mistake in an entry, with its path.
+        """
+        return sections.sectioned(self.parts(shape))
+
+    def parts(self, shape: Any = None) -> dict[str, Any]:
+        """The parts of the recipe by their own names, for examples of a shape where that is known.
 
         Raises:
             ConfigError: for a mistake in an entry, with its path.
@@ -103,12 +112,14 @@ class Resolver:
         shape = self.model_shape_of(shape)
         if "network" not in self.given:
             vars(self)["network"] = self.model(shape)
-        rebuilt = lambda schedule: Resolver(self.config, {**self.given, "schedule": schedule}, self._shape)
+        at = lambda schedule: Resolver(self.config, {**self.given, "schedule": schedule}, self._shape)
         return {name: getattr(self, name) for name in PARTS} | {
             "pictures": pictures and tuple(pictures),
             "shape": shape if shape is None else pytrees.packed_shape(tuple(shape)),
-            "network_of": None if "network" in self.given else self.model,
-            "under": lambda schedule: rebuilt(schedule).parts(pictures or shape),
+            "rebuilt": sections.Rebuilt(
+                network=None if "network" in self.given else self.model,
+                under=lambda schedule: at(schedule).parts(pictures or shape),
+            ),
         }
 
     def field(self, kind: str, field: str, **supplied: Any) -> Any:
@@ -393,7 +404,7 @@ class Resolver:
     def guides(self) -> tuple[guides.Guide, ...]:
         """What changes the guided denoiser, `config.sample.guides`."""
         parts_of = lambda config: types.SimpleNamespace(
-            config=config, **Resolver(config).parts(config["data"]["shape"])
+            config=config, **Resolver(config).arguments(config["data"]["shape"])
         )
         return guides.made(self.config, self.schedule, self.measured, parts_of, self._shape)
 

@@ -8,16 +8,17 @@ from ml_collections import ConfigDict
 
 from diffusion.data.sources import DataSpec, python_objects
 from diffusion.data.sources.streams import Stream
-from diffusion.experiments.config import ConfigError, fields
+from diffusion.experiments.config import ConfigError, fields, sections
 from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.config.described import described
 from diffusion.experiments.config.differences import differences
 from diffusion.experiments.config.parts import PARTS, Resolver
+from diffusion.experiments.config.sections import argument
 from diffusion.experiments.config.settings_checks import refused
 from diffusion.experiments.config.values import put
 from diffusion.objectives import Jumps, Moves
 
-# The fields that an argument of Recipe stands for: beside the argument they would be a second answer to one question.
+# The fields that a part in Python stands for: beside the part they would be a second answer to one question.
 STANDS_FOR = {
     "schedule": ("schedule",),
     "objective": ("objective",),
@@ -62,17 +63,19 @@ RECORDED = {  # where config.json describes a part
 
 
 def completed(recipe: Any) -> tuple[dict[str, Any], DataSpec | None]:
-    """The parts of a recipe whose config holds settings, with the config that describes them, and what its data are.
+    """The arguments of a recipe whose config holds settings, with the config that describes them, and its data.
 
     Returns:
-        (values of the recipe's fields by name, the description of its data; None where config.data names them).
+        (the recipe's arguments by name, the description of its data; None where config.data names them).
 
     Raises:
         ConfigError: for a setting that is not known, is out of range, or names what an argument gives already.
         ValueError: if a part that has no default is missing.
     """
-    left_out = {field.name: field.default for field in dataclasses.fields(recipe)}
-    given = {name: part for name in PARTS if (part := getattr(recipe, name)) is not left_out[name]}
+    owners = (recipe, *sections.SECTIONS.values())
+    left_out = {field.name: field.default for owner in owners for field in dataclasses.fields(owner)}
+    given = {name: part for name, part in sections.flat(recipe).items() if part is not left_out[name]}
+    given = {name: given[name] for name in PARTS if name in given}
     config, changed = settings(recipe.config, recipe.objective.reads)
     _refuse_two_answers(changed, [*given, *(["data"] if recipe.data is not None else [])])
     if recipe.data is None and recipe.held_out is not None:
@@ -91,18 +94,19 @@ def completed(recipe: Any) -> tuple[dict[str, Any], DataSpec | None]:
     config.model = described(recipe.network)
     config.model.num_classes = given["num_classes"]
     source = None
-    if recipe.data is not None and recipe.shape is None:
+    if recipe.data is not None and recipe.examples.shape is None:
         source = python_objects.source_of(recipe.data, given["num_classes"])
         if config.data.shape not in (None, source.spec.shape):
             raise refused(config, "data.shape", f"data=... holds examples of {source.spec.shape}", "that, or None")
     resolver = Resolver(config, given, source and source.spec.shape)
-    parts = resolver.parts(recipe.shape)
-    if recipe.shape is not None:
-        parts |= {"shape": recipe.shape, "pictures": recipe.pictures}
+    parts = resolver.parts(recipe.examples.shape)
+    if recipe.examples.shape is not None:
+        parts |= {"shape": recipe.examples.shape, "pictures": recipe.examples.pictures}
     if isinstance(source, Stream):  # which may be read once alone
         parts["data"] = source
     described_parts = parts | {"optimizer": resolver.built.get("config.optimizer", parts["optimizer"])}
-    return parts | {"config": recorded(config, described_parts, recipe.data)}, source and source.spec
+    parts["config"] = recorded(config, described_parts, recipe.data)
+    return sections.sectioned(parts), source and source.spec
 
 
 def settings(given: Mapping[str, Any], reads: Any = None) -> tuple[ConfigDict, set[str]]:
@@ -135,12 +139,12 @@ def settings(given: Mapping[str, Any], reads: Any = None) -> tuple[ConfigDict, s
 
 
 def _refuse_two_answers(changed: Iterable[str], given: Iterable[str]) -> None:
-    for argument in given:
+    for part in given:
         for field in sorted(changed):
-            if any(_within(owner, (field,)) for owner in STANDS_FOR.get(argument, ())):
+            if any(_within(owner, (field,)) for owner in STANDS_FOR.get(part, ())):
                 raise ConfigError(
-                    f"config.{field} names a part that Recipe takes as an argument, and {argument}=... is there too. "
-                    f"Valid: Recipe({argument}=...) or config.{field}, not both."
+                    f"config.{field} names a part that Recipe takes as an argument, and {argument(part)} is there "
+                    f"too. Valid: Recipe({argument(part)}) or config.{field}, not both."
                 )
 
 

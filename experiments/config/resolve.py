@@ -16,4 +16,4 @@ def recipe(config: ConfigDict, shape: tuple[int, ...] | None = None) -> Recipe:
         ConfigError: for a mistake in an entry, with its path.
     """
     config = deprecated_fields.warned(config)
-    return Recipe(config=config, **Resolver(config).parts(shape))
+    return Recipe(config=config, **Resolver(config).arguments(shape))

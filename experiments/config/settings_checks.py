@@ -131,13 +131,13 @@ def _check_text(recipe: Any) -> None:
         why = f"{by} receives text, which comes with pictures of one size"
         raise refused(config, "data.buckets.area", why, "0")
     read = getattr(recipe.network, "text_width", None)
-    if field == "dir" and read not in (None, recipe.null["text"].shape[-1]):
-        width = recipe.null["text"].shape[-1]
+    if field == "dir" and read not in (None, recipe.examples.null["text"].shape[-1]):
+        width = recipe.examples.null["text"].shape[-1]
         raise refused(config, "model.text_width", f"the captions in {text['dir']} have {width} features", str(width))
     if field == "tokenizer" and facts.kind(recipe.network) == "towers":
         tower = config["model"]["text"]
-        ids = int(recipe.null["ids"].max()) + 1
-        length = len(recipe.null["ids"])
+        ids = int(recipe.examples.null["ids"].max()) + 1
+        length = len(recipe.examples.null["ids"])
         if tower["vocabulary"] < ids or tower["positions"] < length:
             raise ConfigError(
                 f"config.model.text has vocabulary = {tower['vocabulary']} and positions = {tower['positions']}, but "
@@ -147,9 +147,9 @@ def _check_text(recipe: Any) -> None:
 
 def _check_autoencoder(recipe: Any) -> None:
     config = recipe.config
-    if recipe.autoencoder is None:
+    if recipe.companions.autoencoder is None:
         return
-    path = recipe.autoencoder.path
+    path = recipe.companions.autoencoder.path
     if path and not pathlib.Path(path).expanduser().exists():
         raise refused(config, "autoencoder.path", "it is not there", "a folder or file of an autoencoder, or ''")
     if config["data"]["latents"]["dir"]:
@@ -162,7 +162,7 @@ def _check_autoencoder(recipe: Any) -> None:
 
 def _check_encoder(recipe: Any) -> None:
     config = recipe.config
-    encoder = recipe.encoder
+    encoder = recipe.companions.encoder
     if encoder is None or not encoder.cached:
         return
     if not encoder.size:
@@ -225,6 +225,10 @@ def _check_held_out_loss(recipe: Any) -> None:
 
 def _check_measured(recipe: Any) -> None:
     files = (".npz", ".npy")
-    if recipe.data is not None and recipe.measured and pathlib.Path(recipe.measured.pictures).suffix not in files:
+    if (
+        recipe.data is not None
+        and recipe.sampling.measured
+        and pathlib.Path(recipe.sampling.measured.pictures).suffix not in files
+    ):
         why = "Recipe(data=...) has no splits"
         raise refused(recipe.config, "sample.measurement.pictures", why, "a .npz or .npy file")

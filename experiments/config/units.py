@@ -12,12 +12,12 @@ def unit(recipe: Recipe, of_samples: bool = False) -> str:
         recipe: the recipe, for a shape of examples.
         of_samples: whether its samples are meant, which an autoencoder decodes where the run is on latents.
     """
-    if recipe.on_latents and recipe.autoencoder is None and not of_samples:
+    if recipe.on_latents and recipe.companions.autoencoder is None and not of_samples:
         return "latents"
-    if recipe.structure is not None or recipe.shape is None:
+    if recipe.examples.structure is not None or recipe.examples.shape is None:
         return "examples"
     if recipe.makes_pictures:
         return "images"
-    if len(recipe.shape) == 1:
+    if len(recipe.examples.shape) == 1:
         return "vectors"
-    return "clips" if len(recipe.shape) == 4 and recipe.makes_bytes else "examples"
+    return "clips" if len(recipe.examples.shape) == 4 and recipe.makes_bytes else "examples"

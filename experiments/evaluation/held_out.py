@@ -260,4 +260,4 @@ def _held_out(recipe: Recipe) -> sources.Source | Stream | None:
         return data.source(recipe.config, recipe.config["evaluate"]["split"])
     if recipe.held_out is None:
         return None
-    return python_objects.source_of(recipe.held_out, recipe.num_classes, "held out")
+    return python_objects.source_of(recipe.held_out, recipe.examples.num_classes, "held out")

@@ -60,8 +60,10 @@ def read_splits(recipe: Recipe) -> tuple[Split, Split]:
     if recipe.data is None:
         return splits_of(recipe.config)
     require_held_out(recipe)
-    sizes = tuple(recipe.shape[:2]) if recipe.config.data.buckets.area else ()
-    split_of_own = lambda own, split: _read(python_objects.source_of(own, recipe.num_classes, split), "stop", sizes)
+    sizes = tuple(recipe.examples.shape[:2]) if recipe.config.data.buckets.area else ()
+    split_of_own = lambda own, split: _read(
+        python_objects.source_of(own, recipe.examples.num_classes, split), "stop", sizes
+    )
     return split_of_own(recipe.data, "train"), split_of_own(recipe.held_out, "held out")
 
 

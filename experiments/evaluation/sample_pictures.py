@@ -69,14 +69,14 @@ def _points_of_manifold(samples: Samples) -> list[pathlib.Path] | None:
 
 
 def _points_of_plane(samples: Samples) -> list[pathlib.Path] | None:
-    if samples.recipe.shape != (2,):
+    if samples.recipe.examples.shape != (2,):
         return None
     plots.scatter(samples.x, samples.classes, samples.out / "samples.png")
     return [samples.out / "samples.png"]
 
 
 def _series(samples: Samples) -> list[pathlib.Path] | None:
-    if not isinstance(samples.recipe.null, Mapping) or "given" not in samples.recipe.null:
+    if not isinstance(samples.recipe.examples.null, Mapping) or "given" not in samples.recipe.examples.null:
         return None
     source = data.of_recipe(samples.recipe)
     grouped, part = series_charts.grouped(samples.x, samples.labels)

@@ -108,12 +108,12 @@ class Trained:
         canvas = self._canvas(request)
         recipe = self._configured(request)
         labels = self._labels(request)
-        first = request.first_step(len(recipe.plan.t))
-        plan = programs.repeated(recipe.plan, first, request.resamplings)
-        if recipe.cache is not None:  # of the steps that are left
-            along = caching.evaluations(plan, recipe.plan)
+        first = request.first_step(len(recipe.sampling.plan.t))
+        plan = programs.repeated(recipe.sampling.plan, first, request.resamplings)
+        if recipe.sampling.cache is not None:  # of the steps that are left
+            along = caching.evaluations(plan, recipe.sampling.plan)
             cache = call(names.CACHES, recipe.config.sample.cache, "config.sample.cache", "cache", **along)
-            recipe = dataclasses.replace(recipe, cache=cache)
+            recipe = recipe.with_parts(cache=cache)
         compiled = self._compiled(request, recipe, plan, request.begins_at_image(first))
         return self._frames(request, labels, compiled, plan, canvas)
 
@@ -205,7 +205,7 @@ class Trained:
 
         def loop(params: Any, labels: Array, keys: Array, known: Array | None, painted: Array | None) -> samplers.Loop:
             hook = None if painted is None else editing.replacement(schedule, plan, known, ~painted)
-            return samplers.loop(recipe.sampler, network(params, labels), schedule, plan, keys, hook)
+            return samplers.loop(recipe.sampling.sampler, network(params, labels), schedule, plan, keys, hook)
 
         finish = jax.jit(lambda decoder, x: to_uint8(self._decode(decoder, x)))
         return jax.jit(begin), samplers.stepwise(loop), finish
@@ -215,7 +215,7 @@ class Trained:
         network = generate.build_for_sampler(recipe)
 
         def pictures(params, decoder, labels, keys, x):
-            x = samplers.sample(recipe.sampler, network(params, labels), recipe.schedule, x, plan, keys)
+            x = samplers.sample(recipe.sampling.sampler, network(params, labels), recipe.schedule, x, plan, keys)
             return self._decode(decoder, x)
 
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), number))

@@ -127,8 +127,8 @@ class Bookkeeping:
         recipe = self._recipe
         params = self._program.target.params
         number = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-        counted = self._speaks and recipe.base is None
-        flops = networks.flops_of(recipe.network, params, recipe.shape, recipe.null) if counted else 0
+        counted = self._speaks and recipe.companions.base is None
+        flops = networks.flops_of(recipe.network, params, recipe.examples.shape, recipe.examples.null) if counted else 0
         work = f" and {_scaled(flops)}FLOP an example, forward" if flops else ""
         devices = jax.devices()
         self.display.say(f"a network of {number:,} parameters{work}, on {len(devices)} x {devices[0].device_kind}")
@@ -359,7 +359,7 @@ class Bookkeeping:
             return 128 + signal_number
         skipped = f" ({self._sums['skipped']} damaged records skipped)" if self._sums.get("skipped") else ""
         after = f". Next: {self._sampling()}" if self._recipe.makes_samples else ""
-        if self._recipe.base is not None:
+        if self._recipe.companions.base is not None:
             after = f'. Next: {self._sampling()} --prompt="..."'
         self.display.say(f"finished {self._total} steps{skipped}: {self._folder}{after}")
         return 0

@@ -121,12 +121,12 @@ def open_examples(recipe: Recipe) -> Examples:
         name = data.name_of(config)
         latent_cache.require(cache.description, name, settings["split"], autoencoder, where=folder)
         source = cache
-        if recipe.encoder is not None:
+        if recipe.companions.encoder is not None:
             features = feature_cache.open_beside(folder, cache.description)
-            encoder_features.require(features.description, recipe.encoder, folder)
+            encoder_features.require(features.description, recipe.companions.encoder, folder)
             source = feature_cache.Featured(cache, features)
         pictures = lambda: data.source(config, settings["split"])
-        if not (data.is_tfds(config) or recipe.receives_text or recipe.encoder):
+        if not (data.is_tfds(config) or recipe.receives_text or recipe.companions.encoder):
             if (made_of := pictures()).spec.condition is not None:
                 source = Beside(cache, made_of)
                 spec = source.spec
@@ -155,7 +155,7 @@ def open_held_out(recipe: Recipe, seed: int, batch_size: int) -> tuple[Examples,
     config = recipe.config.copy_and_resolve_references()
     config.update({"seed": seed, "train": {"batch_size": batch_size}})
     if recipe.data is not None:
-        source = python_objects.source_of(recipe.held_out, recipe.num_classes, "held out")
+        source = python_objects.source_of(recipe.held_out, recipe.examples.num_classes, "held out")
         return _of_source(recipe, source), config
     config.data.latents.dir = config.evaluate.loss.latents
     cached = config.data.latents.dir and latent_cache.describe(config.data.latents.dir)
@@ -179,7 +179,7 @@ def _of_source(recipe: Recipe, source: sources.Source | Stream) -> Examples:
         )
     bucket = buckets.nearest(buckets.measured_once(source, settings["threads"]), sizes) if sizes else ()
     captioned = _with_texts(recipe, source, spec.name, lambda: source)
-    return Examples(captioned, spec, recipe.augmentations, sizes, bucket, source.where)
+    return Examples(captioned, spec, recipe.training.augmentations, sizes, bucket, source.where)
 
 
 def check_points(reads: Moves, source: sources.Source | Stream) -> None:
@@ -218,7 +218,8 @@ def _check_stream(recipe: Recipe, stream: Stream) -> None:
             inputs is not None and inputs.of == "embeddings"
         ),
         "the sizes of all pictures, config.data.buckets": recipe.config["data"]["buckets"]["area"],
-        "pairs of noise and sample, which are kept by the numbers of records": recipe.teacher and recipe.teacher.pairs,
+        "pairs of noise and sample, which are kept by the numbers of records": recipe.companions.teacher
+        and recipe.companions.teacher.pairs,
         "a stream that is the same on all of its processes, and this can be read once or is never the same": (
             stream.resume == "anew" and jax.process_count() > 1
         ),

@@ -60,12 +60,12 @@ def evaluation(
         real_images.require_held_out(recipe)
         split = ""
         splits = functools.cache(lambda: real_images.read_splits(recipe))
-    fixed = None if recipe.chosen_plan or recipe.schedule.trained else generate.generator(recipe, mesh)
+    fixed = None if recipe.sampling.chosen_plan or recipe.schedule.trained else generate.generator(recipe, mesh)
     conditions = generate.conditions_of(recipe, config.evaluate.number)
     labels = generate.classes_of(recipe, conditions)
     seeds = generate.seeds(config, config.evaluate.number)
     names = data.class_names(recipe)
-    shown = np.unique(labels, return_index=True)[1][:FOLLOWED] if recipe.num_classes else np.arange(1)
+    shown = np.unique(labels, return_index=True)[1][:FOLLOWED] if recipe.examples.num_classes else np.arange(1)
     followed = jax.tree.map(lambda leaf: leaf[shown], conditions)
 
     def samples(params, stop):
@@ -73,14 +73,14 @@ def evaluation(
         make = fixed or generate.generator(trained, mesh)
         images = make.images(params, conditions, seeds, lambda done: stop.check())
         trajectory = make.trajectory(params, followed, seeds[shown]) if recipe.makes_pictures else None
-        return images, trajectory, trained.plan.grid
+        return images, trajectory, trained.sampling.plan.grid
 
     def compare(images, trajectory, times, step):
         paths = _files(folder, step)
         if recipe.makes_pictures:
             plots.sample_grid(images, labels, paths["samples"], classes=names)
             plots.trajectory(*trajectory, times, labels[shown], paths["trajectory"])
-        elif recipe.shape == (2,):
+        elif recipe.examples.shape == (2,):
             plots.scatter(images, labels, paths["samples"])
         figures = evaluate_samples(images, labels, config, split, splits and splits())
         return {name: float(f"{x:.8g}") if np.isfinite(x) else None for name, x in figures.items()}

@@ -95,8 +95,8 @@ def paired(recipe: Recipe, workdir: str | pathlib.Path, data: Examples, mesh: Me
         CheckpointError: if the teacher's checkpoint is gone or damaged.
     """
     folder = pathlib.Path(workdir) / "pairs"
-    number = recipe.teacher.pairs
-    shape = recipe.shape
+    number = recipe.companions.teacher.pairs
+    shape = recipe.examples.shape
     runs = [range(first, min(first + FILE, number)) for first in range(0, number, FILE)]
     missing = [rows for rows in runs if _read(folder, rows, shape) is None]
     if missing:
@@ -139,7 +139,7 @@ def _make(recipe, folder, data, mesh, missing, number) -> None:
 
 def _conditions(recipe, data, numbers: np.ndarray) -> Any:
     """The conditions of those pairs, `[b, ...]`; None for an unconditional network."""
-    if recipe.null is None:
+    if recipe.examples.null is None:
         return None
     return prepare(pipeline.conditions(data.source, data.spec, numbers % len(data.source)))["condition"]
 
@@ -148,7 +148,7 @@ def _maker(recipe: Recipe, mesh: Mesh):
     """(parameters, conditions `[b, ...]`, numbers of pairs `[b]`) -> {"x", "noise"}, whole on every process."""
     config = recipe.config
     schedule = recipe.schedule
-    teacher = recipe.teacher
+    teacher = recipe.companions.teacher
     apply = players.guided_teacher(recipe, players.teacher(recipe.network))
     grid = timesteps.uniform(schedule, steps=teacher.pair_steps)
     plan = timesteps.plan(timesteps.shift(schedule, grid, config["sample"]["shift"]))
@@ -159,7 +159,7 @@ def _maker(recipe: Recipe, mesh: Mesh):
         with layout.over(mesh):
             denoise = parameterizations.denoiser(network, schedule, teacher.parameterization, condition)
             return objectives.reflow_pairs(
-                denoise, schedule, plan, jax.vmap(key)(numbers), recipe.shape, teacher.pair_sampler
+                denoise, schedule, plan, jax.vmap(key)(numbers), recipe.examples.shape, teacher.pair_sampler
             )
 
     return jax.jit(make, out_shardings=NamedSharding(mesh, PartitionSpec()))

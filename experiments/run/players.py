@@ -40,7 +40,7 @@ def build_players(recipe: Recipe) -> Players:
     model = recipe.network
     objective = recipe.objective
     modules = {"model": model}
-    apply = {"model": model.apply if recipe.base is not None else network_of(model).apply}
+    apply = {"model": model.apply if recipe.companions.base is not None else network_of(model).apply}
     if recipe.config.train.products == "fp8":
         apply["model"] = with_fp8(apply["model"])
     if objective.condition.strength:
@@ -50,22 +50,22 @@ def build_players(recipe: Recipe) -> Players:
     if heads:
         apply["model"] = without_heads(apply["model"])
     frozen: tuple[str, ...] = ()
-    if recipe.encoder is not None and not recipe.encoder.cached:
+    if recipe.companions.encoder is not None and not recipe.companions.encoder.cached:
         frozen = (ENCODER,)
-        modules[ENCODER] = recipe.encoder
-        apply[ENCODER] = recipe.encoder.apply
-    if recipe.perceptual is not None:
+        modules[ENCODER] = recipe.companions.encoder
+        apply[ENCODER] = recipe.companions.encoder.apply
+    if recipe.companions.perceptual is not None:
         frozen = (*frozen, FEATURES)
-        modules[FEATURES] = recipe.perceptual
-        apply[FEATURES] = recipe.perceptual.apply
+        modules[FEATURES] = recipe.companions.perceptual
+        apply[FEATURES] = recipe.companions.perceptual.apply
     if objective.beside.prompts:
         frozen = (*frozen, BASE)
         modules[BASE] = model
         apply[BASE] = model.plain
-    second = objective.second.network if objective.second and recipe.second else ""
+    second = objective.second.network if objective.second and recipe.companions.second else ""
     if second and objective.second.own:
-        modules[second] = recipe.second.network
-        apply[second] = recipe.second.network.apply
+        modules[second] = recipe.companions.second.network
+        apply[second] = recipe.companions.second.network.apply
         return Players(modules, apply, frozen, second, heads, follow)
     if objective.teacher is None or objective.teacher.pairs:
         return Players(modules, apply, frozen, "", heads, follow)
@@ -90,13 +90,15 @@ def teacher(model: Any) -> Any:
 
 def guided_teacher(recipe: Recipe, module: Any) -> Apply:
     """The teacher as it teaches: guided by its scale, in one call on both branches."""
-    scale = recipe.teacher.scale
+    scale = recipe.companions.teacher.scale
     if scale == 1:
         return module.apply
 
     def apply(params, x, clock, condition):
         both = lambda a, b: jax.tree.map(lambda *leaves: jnp.concatenate(leaves), a, b)
-        output = module.apply(params, both(x, x), both(clock, clock), both(condition, null_of(condition, recipe.null)))
+        output = module.apply(
+            params, both(x, x), both(clock, clock), both(condition, null_of(condition, recipe.examples.null))
+        )
         conditional, unconditional = jnp.split(output, 2)
         # Every parameterization is affine in the output.
         return conditional + (scale - 1) * (conditional - unconditional)

@@ -120,7 +120,7 @@ def _make(recipe: Recipe, folder: pathlib.Path, examples: Examples) -> None:
     if not missing:
         return
     folder.mkdir(exist_ok=True)
-    model = text_to_image.load(recipe.base.path, dtype=recipe.base.model.dtype)
+    model = text_to_image.load(recipe.companions.base.path, dtype=recipe.companions.base.model.dtype)
     height, width = (side * model.modules["vae"].factor for side in examples.spec.shape[:2])
     with progress.bar("making pictures of the class", len(missing), "pictures") as advance:
         for done, i in enumerate(missing):

@@ -110,24 +110,24 @@ def check_memory(program: Program, what: str) -> None:
 
 def _built(recipe: Recipe, mesh: Mesh) -> Program:
     config = recipe.config
-    shape = recipe.shape
+    shape = recipe.examples.shape
     example_shape = recipe.example_shape
     if config.train.products == "fp8" and (reason := fp8.refusal(mesh.devices.flat[0])):
         raise ConfigError(f"config.train.products = 'fp8': {reason}. Valid here: dtype.")
     cast = players.build_players(recipe)
     objective = recipe.objective
     density = objective.density
-    optimizer = recipe.optimizer
-    average = recipe.average
-    conditional = recipe.by_class
-    null = recipe.null
-    second = recipe.second
+    optimizer = recipe.training.optimizer
+    average = recipe.training.average
+    conditional = recipe.examples.by_class
+    null = recipe.examples.null
+    second = recipe.companions.second
     stages = objective.teacher and objective.teacher.stages
 
     @functools.partial(jax.jit, inline=True)  # one trace gives its shapes, its convolutions and its program
     def init(seed, base=None):
         init_key, _ = jax.random.split(jax.random.key(seed))
-        if recipe.base is not None:
+        if recipe.companions.base is not None:
             return _tuned(recipe, init_key, _zeros(recipe) if base is None else base)
         initial = lambda network, of=example_shape: network_of(network).init(init_key, *inputs(network, of, null))
         model = initial(cast.modules["model"], shape)
@@ -140,7 +140,7 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
 
     def networks(state):
         params = {"model": state.params, "target": state.ema, **(state.frozen or {}), **(state.unsaved or {})}
-        if recipe.base is not None:
+        if recipe.companions.base is not None:
             base = params[players.BASE]
             tuned = {name: functools.partial(cast.apply["model"], base, params[name]) for name in ("model", "target")}
             return tuned | {name: functools.partial(cast.apply[name], base) for name in cast.frozen}
@@ -168,7 +168,7 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
             step = as_train_step(alternating(turns, cast.apply, schedule, averages, **engine).step)
         else:
             frozen = {name: cast.apply[name] for name in cast.frozen}
-            base = players.BASE if recipe.base is not None else ""
+            base = players.BASE if recipe.companions.base is not None else ""
             engine |= {"frozen": frozen, "heads": cast.heads, "follow": cast.follow, "base": base}
             step = make_train_step(objective.loss, cast.apply["model"], schedule, optimizer, average, density, **engine)
         if stages:
@@ -177,30 +177,30 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
 
     step = parallel.KINDS[config.mesh.kind](make, target, mesh)
     example = {recipe.entry: (np.float32 if recipe.entry == "x" else np.uint8, example_shape)}
-    if recipe.teacher and recipe.teacher.pairs:
+    if recipe.companions.teacher and recipe.companions.teacher.pairs:
         example = {name: (np.float32, shape) for name in ("x", "noise")}
     parts = example | {"index": (np.int32, ())} | ({"label": (np.int32, ())} if conditional else {})
     rows = config.train.batch_size
     where = sharding.batch_sharding(mesh)
     entry = lambda shape, kind: jax.ShapeDtypeStruct((rows, *shape), kind, sharding=where)
     batch: dict[str, Any] = {name: entry(shape, kind) for name, (kind, shape) in parts.items()}
-    if recipe.encoder is not None and recipe.encoder.cached:
-        batch["features"] = entry(recipe.encoder.features(), np.dtype(feature_cache.DTYPE))
+    if recipe.companions.encoder is not None and recipe.companions.encoder.cached:
+        batch["features"] = entry(recipe.companions.encoder.features(), np.dtype(feature_cache.DTYPE))
     if null is not None and not conditional:
         batch["condition"] = jax.tree.map(lambda leaf: entry(np.shape(leaf), leaf.dtype), null)
     if objective.beside.prior:
-        text = recipe.base.text(recipe.tuning)
+        text = recipe.companions.base.text(recipe.companions.tuning)
         condition = {name: entry(leaf.shape, np.dtype(leaf.dtype)) for name, leaf in text.items()}
         batch["prior"] = {"x": entry(shape, np.float32), "condition": condition}
     if objective.beside.prompts:
-        text = recipe.base.text(recipe.tuning)
+        text = recipe.companions.base.text(recipe.companions.tuning)
         condition = {name: entry(leaf.shape, np.dtype(leaf.dtype)) for name, leaf in text.items()}
         batch["prompts"] = dict.fromkeys(objective.beside.prompts, condition)
     if config.mesh.kind == "jit":  # what does not fit the mesh shows before anything is made
         for size in picture_sizes.sizes(config) or (None,):
             image = {"image": jax.ShapeDtypeStruct((rows, *size, shape[-1]), np.uint8, sharding=where)} if size else {}
             jax.eval_shape(step, target, batch | image, seed)
-    tuned = (recipe.base, recipe.tuning)
+    tuned = (recipe.companions.base, recipe.companions.tuning)
     return Program(seed, conditional, average, networks, init, target, batch, number, step, *tuned)
 
 
@@ -208,18 +208,20 @@ def _zeros(recipe: Recipe) -> dict[str, Any]:
     """The parameters of the base in their form, before they are read."""
     return jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-        recipe.base.shapes(recipe.tuning, bool(recipe.objective.beside.prompts)),
+        recipe.companions.base.shapes(recipe.companions.tuning, bool(recipe.objective.beside.prompts)),
     )
 
 
 def _tuned(recipe: Recipe, key: jax.Array, base: dict[str, Any]) -> state.TrainState:
     """The first state of a run that tunes a base."""
-    tuning = recipe.tuning
+    tuning = recipe.companions.tuning
     weights = tuning.init(key, base)
-    parts = recipe.base.kept(tuning, bool(recipe.objective.beside.prompts))
+    parts = recipe.companions.base.kept(tuning, bool(recipe.objective.beside.prompts))
     base_parts = {name: base[name] for name in (*parts, NULL)}
     unsaved = {players.BASE: base_parts}
-    return state.create(weights, recipe.optimizer, recipe.average, recipe.objective.density, unsaved=unsaved)
+    return state.create(
+        weights, recipe.training.optimizer, recipe.training.average, recipe.objective.density, unsaved=unsaved
+    )
 
 
 def _heads(recipe: Recipe, cast: players.Players, key: jax.Array, model: Any, encoder: Any) -> dict[str, Any]:
@@ -227,17 +229,17 @@ def _heads(recipe: Recipe, cast: players.Players, key: jax.Array, model: Any, en
 
     Those of a network without features depend on the key alone.
     """
-    received = inputs(recipe.network, recipe.shape, recipe.null)
+    received = inputs(recipe.network, recipe.examples.shape, recipe.examples.null)
 
     def width(layer: int | None, of: int | None = None) -> int:
         """Of the features of a layer; for a target of 0 the values of an example for each token of the block `of`."""
         if layer == 0 and of:
             _, (features,) = jax.eval_shape(functools.partial(recipe.network.apply, features=(of,)), model, *received)
-            return math.prod(recipe.shape) // math.prod(features.shape[1:-1])
-        if layer is None and recipe.encoder.cached:
-            return recipe.encoder.features()[-1]
+            return math.prod(recipe.examples.shape) // math.prod(features.shape[1:-1])
+        if layer is None and recipe.companions.encoder.cached:
+            return recipe.companions.encoder.features()[-1]
         if layer is None:
-            encoder_inputs = inputs(recipe.encoder, recipe.example_shape, recipe.null)
+            encoder_inputs = inputs(recipe.companions.encoder, recipe.example_shape, recipe.examples.null)
             return jax.eval_shape(cast.apply[players.ENCODER], encoder, *encoder_inputs).shape[-1]
         if layer == 0:
             return recipe.network.latent_channels

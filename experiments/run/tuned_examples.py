@@ -47,7 +47,7 @@ def pictures(recipe: Recipe) -> Examples:
     """
     source = data.of_recipe(recipe)
     spec = source.spec
-    model = recipe.base.model
+    model = recipe.companions.base.model
     if isinstance(source, Stream):
         raise ConfigError(f"{spec.name} is a stream, and config.base encodes pictures by their numbers. Valid: files.")
     if not spec.pictures:
@@ -56,15 +56,15 @@ def pictures(recipe: Recipe) -> Examples:
     if height % model.multiple or width % model.multiple:
         raise ConfigError(
             f"config.data: {spec.name} has pictures of {height} x {width}, which the model of config.base.path = "
-            f"{recipe.base.path!r} does not take. Valid: sides that {model.multiple} divides, e.g. "
+            f"{recipe.companions.base.path!r} does not take. Valid: sides that {model.multiple} divides, e.g. "
             f"config.data.source.side = {model.side}."
         )
     texts = _texts(recipe, source)
     try:
-        check_words(recipe.tuning.base, texts)
+        check_words(recipe.companions.tuning.base, texts)
     except ValueError as error:
         raise ConfigError(f"config.data: {error}") from error
-    for word in recipe.tuning.base.words:
+    for word in recipe.companions.tuning.base.words:
         if not any(word.lower() in text.lower() for text in texts):
             raise ConfigError(
                 f"config.tuning teaches the word {word!r}, and no caption has it, e.g. {texts[0][:60]!r}. Valid: "
@@ -77,13 +77,13 @@ def pictures(recipe: Recipe) -> Examples:
             f"and none of what moves with it, {', '.join(_moves(recipe))}. Valid: ()."
         )
     factor = model.modules["vae"].factor
-    leaves = {name: sources.Leaf(tuple(shape), "float32") for name, shape in recipe.tuning.sees.items()}
+    leaves = {name: sources.Leaf(tuple(shape), "float32") for name, shape in recipe.companions.tuning.sees.items()}
     latents = spec._replace(
         shape=(height // factor, width // factor, model.channels),
         dtype="float32",
         num_classes=0,
         classes=(),
-        condition={**native, **leaves, **recipe.base.text(recipe.tuning)},
+        condition={**native, **leaves, **recipe.companions.base.text(recipe.companions.tuning)},
     )
     return Examples(source, latents, (), where=source.where)
 
@@ -129,7 +129,7 @@ def encoded(recipe: Recipe, workdir: str | pathlib.Path, found: Examples) -> tup
             "without --flip."
         )
     null = {name: leaf for name, leaf in table.null.items() if name != CAPTIONED}
-    tuning = recipe.tuning
+    tuning = recipe.companions.tuning
     records = latents if set(tuning.reads) <= set(tuning.latents) else Beside(latents, found.source)
     for name, sight in sights.items():
         records = encoded_pictures.Seen(records, name, sight, folder / encoded_pictures.FOLDER / name)
@@ -137,7 +137,7 @@ def encoded(recipe: Recipe, workdir: str | pathlib.Path, found: Examples) -> tup
         records = captions.Captioned(records, table)
     except latent_cache.CacheError as error:
         raise ConfigError(f"config.data: {error}") from error
-    recipe = dataclasses.replace(recipe, base=dataclasses.replace(recipe.base, null=null))
+    recipe = recipe.with_parts(base=dataclasses.replace(recipe.companions.base, null=null))
     return recipe, found._replace(source=records, augment=(latents.draw,))
 
 
@@ -197,7 +197,7 @@ def prompted(recipe: Recipe, workdir: str | pathlib.Path, examples: Examples) ->
 
 def _moves(recipe: Recipe) -> tuple[str, ...]:
     """The entries of a record, beside its latents, that belong to its picture as it is, not to the mirrored one."""
-    return (*recipe.tuning.reads, *recipe.tuning.sees)
+    return (*recipe.companions.tuning.reads, *recipe.companions.tuning.sees)
 
 
 def _require_same(recipe: Recipe, description: latent_cache.Description, source: sources.Source, where: str) -> None:
@@ -209,7 +209,7 @@ def _require_same(recipe: Recipe, description: latent_cache.Description, source:
         CacheError: naming what differs.
     """
     spec = source.spec
-    latent_cache.require(description, spec.name, spec.split, _autoencoder(recipe.base).record, where)
+    latent_cache.require(description, spec.name, spec.split, _autoencoder(recipe.companions.base).record, where)
     dataset = description.dataset
     valid = {"size": (spec.size,), "shape": (list(spec.shape),), "version": (spec.version, _content(source))}
     for field, values in valid.items():
@@ -222,8 +222,8 @@ def _require_same(recipe: Recipe, description: latent_cache.Description, source:
 
 def _own(recipe: Recipe, spec: sources.DataSpec) -> dict[str, Any]:
     """The entries of the data's own condition that the tuning reads."""
-    reads = recipe.tuning.reads
-    needed = (*reads, *filter(None, [recipe.tuning.sees_of]))
+    reads = recipe.companions.tuning.reads
+    needed = (*reads, *filter(None, [recipe.companions.tuning.sees_of]))
     there = spec.condition if isinstance(spec.condition, Mapping) else {}
     if missing := [name for name in needed if name not in there]:
         raise ConfigError(
@@ -231,14 +231,14 @@ def _own(recipe: Recipe, spec: sources.DataSpec) -> dict[str, Any]:
             f"{', '.join(there) or 'no entries'}. Valid: config.data.source.condition = {tuple(needed)!r}, columns of "
             "the data."
         )
-    if column := recipe.tuning.sees_of:
+    if column := recipe.companions.tuning.sees_of:
         shape, dtype = there[column].shape, there[column].dtype
         if dtype != "uint8" or len(shape) != 3 or shape[-1] != 3:
             raise ConfigError(
                 f"config.tuning sees {column} of each record; that of {spec.name} is {dtype} {list(shape)}. Valid: "
                 "pictures, uint8 [*, *, 3]."
             )
-    latents = recipe.tuning.latents
+    latents = recipe.companions.tuning.latents
     for name in latents:
         if there[name].shape != spec.shape or there[name].dtype != "uint8":
             raise ConfigError(
@@ -246,8 +246,10 @@ def _own(recipe: Recipe, spec: sources.DataSpec) -> dict[str, Any]:
                 f"{there[name].dtype} {list(there[name].shape)}. Valid: pictures, uint8 {list(spec.shape)}."
             )
     stored = there if set(reads) > set(latents) else latents
-    factor = recipe.base.model.modules["vae"].factor
-    encoded = sources.Leaf((spec.shape[0] // factor, spec.shape[1] // factor, recipe.base.model.channels), "float32")
+    factor = recipe.companions.base.model.modules["vae"].factor
+    encoded = sources.Leaf(
+        (spec.shape[0] // factor, spec.shape[1] // factor, recipe.companions.base.model.channels), "float32"
+    )
     return {name: encoded if name in latents else there[name] for name in stored} if reads else {}
 
 
@@ -276,11 +278,11 @@ def _sights(recipe: Recipe, latent: tuple[int, ...], autoencoder: str) -> dict[s
         latent: shape of the latents of a picture.
         autoencoder: sha256 of the weights that make them.
     """
-    tuning = recipe.tuning
+    tuning = recipe.companions.tuning
     settings = plain(recipe.config["data"]["source"])  # they change the pictures of the same files, which may move
     dataset = {"source": {name: value for name, value in settings.items() if name != "path"}}
     by = dataset | {"autoencoder": autoencoder}
-    encode = _encoding(recipe.base)
+    encode = _encoding(recipe.companions.base)
     sights = {name: encoded_pictures.Sight(encode, latent, name, by) for name in tuning.latents}
     return sights | seeing(tuning, dataset | {"tuning": plain(recipe.config["tuning"])})
 
@@ -320,7 +322,7 @@ def encode(recipe: Recipe, source: sources.Source, folder: str | pathlib.Path) -
     Raises:
         CacheError: if the folder holds those of others.
     """
-    vae = _autoencoder(recipe.base)
+    vae = _autoencoder(recipe.companions.base)
     spec = source.spec
     kind, shape = autoencoder_folders.latent(vae, spec.shape)
     number = lambda x: tuple(x) if isinstance(x, (tuple, list)) else float(x)
@@ -364,8 +366,8 @@ def _content(source: sources.Source) -> str:
 
 def read(recipe: Recipe, spec: sources.DataSpec, texts: Sequence[str], folder: pathlib.Path) -> None:
     """Writes what the network receives of the captions of pictures, unless it lies there."""
-    base = recipe.base
-    tuning = recipe.tuning
+    base = recipe.companions.base
+    tuning = recipe.companions.tuning
     identity = {
         "texts": hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest(),
         "model": str(base.path),

@@ -33,7 +33,7 @@ def build_coding(recipe: Recipe) -> Coding:
     Raises:
         ConfigError: for an autoencoder that trained with the model, or one that does not exist.
     """
-    if recipe.autoencoder is not None:
+    if recipe.companions.autoencoder is not None:
         raise ConfigError("the run's autoencoder trained with it. Valid: a run on pictures, or on a cache of latents.")
     params, decode = autoencoder_folders.decoding(recipe.config)
     if not recipe.on_latents:

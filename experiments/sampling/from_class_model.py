@@ -55,7 +55,7 @@ def main(config: ConfigDict, folder: str, out: str | None, labels: Sequence[str]
         key = prompt_flags.SETTINGS["watermark"].value
         mark = watermarks.load(key) if key else None
         classes = class_models.classes_of(folder)
-        numbers = labels and numbered(labels, recipe.num_classes, classes, config.sample.number)
+        numbers = labels and numbered(labels, recipe.examples.num_classes, classes, config.sample.number)
         model = class_models.load(folder)
     quantised = model_flags.QUANTISED.value
     return run_samples.sample_weights(recipe, weights_of(model), out or "pictures", numbers, mark, signer, quantised)

@@ -1,7 +1,6 @@
 """Samples from a trained network, as a config describes them: the same function in training's loop and in `sample`."""
 
 import contextlib
-import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -68,8 +67,8 @@ def conditions_of(recipe: Recipe, number: int) -> Any:
         Classes int32 `[number]`, zeros for an unconditional run; or else a pytree of arrays `[number, ...]`, as
         networks receive them.
     """
-    if recipe.by_class or recipe.null is None or recipe.receives_text:
-        return balanced_labels(number, recipe.num_classes)
+    if recipe.examples.by_class or recipe.examples.null is None or recipe.receives_text:
+        return balanced_labels(number, recipe.examples.num_classes)
     source = data.of_recipe(recipe)
     if isinstance(source, Stream):
         records = source.take(number)
@@ -81,9 +80,9 @@ def conditions_of(recipe: Recipe, number: int) -> Any:
 
 def classes_of(recipe: Recipe, conditions: Any) -> np.ndarray:
     """The class in each of the conditions, int32 `[number]`; zeros where they have none."""
-    if recipe.by_class or recipe.null is None:
+    if recipe.examples.by_class or recipe.examples.null is None:
         return conditions
-    if recipe.num_classes:
+    if recipe.examples.num_classes:
         return np.asarray(conditions["label"], np.int32)
     return np.zeros(_number(conditions), np.int32)
 
@@ -113,28 +112,34 @@ def denoiser(recipe: Recipe) -> Callable[..., Any]:
         raise ConfigError(
             f"config.objective.name = {recipe.config.objective.name!r} trains {trained}, and this needs a denoiser."
         )
-    for guide in recipe.guides:
+    for guide in recipe.sampling.guides:
         for run in guide.runs:
             run.check(recipe)
-    guided = recipe.depths or recipe.conditions is not None or (recipe.null is not None and recipe.scale != 1)
+    guided = (
+        recipe.sampling.depths
+        or recipe.sampling.conditions is not None
+        or (recipe.examples.null is not None and recipe.scale != 1)
+    )
 
     def build(params: Any, labels: Array, read: GuidesRead | None = None) -> Any:
-        weights, y = read or GuidesRead(guides.weights(recipe.guides), None)
-        if y is None and any(guide.measured for guide in recipe.guides):
+        weights, y = read or GuidesRead(guides.weights(recipe.sampling.guides), None)
+        if y is None and any(guide.measured for guide in recipe.sampling.guides):
             raise ConfigError("config.sample.guides reads measured pictures, and only diffusion sample measures them.")
-        rows = guides.Rows(y, recipe.shape)
+        rows = guides.Rows(y, recipe.examples.shape)
         real = real_of(recipe, labels)
         network = lambda x, clock, condition, **more: recipe.network.apply(params, x, clock, condition, **more)
         return sampling.denoiser(
             network if real is None else padding.network(network, real),
             recipe.schedule,
             recipe.parameterization,
-            (None if recipe.null is None else labels,),
-            recipe.guidance if guided else None,
+            (None if recipe.examples.null is None else labels,),
+            recipe.sampling.guidance if guided else None,
             functools.partial(_branches, recipe, params),
-            changes=[lambda denoise, by=guide: by.apply(denoise, weights, labels, rows) for guide in recipe.guides],
-            cache=recipe.cache,
-            merge=recipe.merge,
+            changes=[
+                lambda denoise, by=guide: by.apply(denoise, weights, labels, rows) for guide in recipe.sampling.guides
+            ],
+            cache=recipe.sampling.cache,
+            merge=recipe.sampling.merge,
         )
 
     return build
@@ -143,15 +148,15 @@ def denoiser(recipe: Recipe) -> Callable[..., Any]:
 def _branches(recipe: Recipe, params: Any, network: Callable, *inputs: Any) -> guidance.Branches:
     """The branches that a run's guidance combines; the last input holds the condition, the only one."""
     *to, (condition,) = inputs
-    if recipe.depths:
+    if recipe.sampling.depths:
         name, layer = recipe.objective.blocks.early
         head = recipe.objective.heads[name].apply
         early = lambda h, shape: projectors.untokens(head(params[HEADS][name], h, shape), shape)
         return guidance.depth_branches(network, *to, condition, layer, early)
-    null = None if recipe.null is None else recipe.null_condition(_number(condition))
+    null = None if recipe.examples.null is None else recipe.examples.null_condition(_number(condition))
     conditions = (condition, null if real_of(recipe, condition) is None else {**null, "real": condition["real"]})
-    if recipe.conditions is not None:
-        conditions = recipe.conditions(recipe.network, *conditions)
+    if recipe.sampling.conditions is not None:
+        conditions = recipe.sampling.conditions(recipe.network, *conditions)
     return guidance.together(network, *to, conditions)
 
 
@@ -172,13 +177,13 @@ def side_by_side(
         ConfigError: for a network or a guidance that cannot, or a layer that the network does not have.
     """
     network = recipe.network
-    if "borrow" not in facts.layer_masks(network) or not recipe.by_class:
+    if "borrow" not in facts.layer_masks(network) or not recipe.examples.by_class:
         valid = ", ".join(sorted(name for name, other in names.MODELS.items() if "borrow" in facts.layer_masks(other)))
         raise ConfigError(
             f"config.model.name = {recipe.config.model.name!r} has no layers that borrow the maps of another example, "
             f"or no classes. Valid: one of {valid}, with classes."
         )
-    if recipe.conditions is not None or recipe.guides:
+    if recipe.sampling.conditions is not None or recipe.sampling.guides:
         raise ConfigError(
             "config.sample.guidance, config.sample.guides: examples side by side take classifier_free alone."
         )
@@ -186,11 +191,11 @@ def side_by_side(
     if outside := [layer for layer in layers if layer not in range(network.depth)]:
         raise ConfigError(f"layers = {tuple(layers)} has {outside[0]}. Valid: 0 .. {network.depth - 1}.")
     both = lambda first, second: editing.borrowing(first, second, network.depth, layers)
-    null = recipe.null_condition(len(sources))
+    null = recipe.examples.null_condition(len(sources))
 
     def make(apply: Callable) -> Any:
         edits = both(sources, targets)
-        guided = ((edits,),) if recipe.scale == 1 else ((edits, both(null, null)), recipe.guidance)
+        guided = ((edits,),) if recipe.scale == 1 else ((edits, both(null, null)), recipe.sampling.guidance)
         return sampling.denoiser(apply, recipe.schedule, recipe.parameterization, *guided)
 
     return editing.prompt_to_prompt(make, lambda *inputs: network.apply(params, *inputs), until)
@@ -209,25 +214,25 @@ def measured_pictures(recipe: Recipe) -> np.ndarray | None:
     Raises:
         ConfigError: for pictures that are not there, or of another shape than the run's.
     """
-    if recipe.measured is None:
+    if recipe.sampling.measured is None:
         return None
-    path = pathlib.Path(recipe.measured.pictures).expanduser()
+    path = pathlib.Path(recipe.sampling.measured.pictures).expanduser()
     if path.suffix in (".npz", ".npy"):
         try:
             pictures = npz.load(path, ("images",))["images"] if path.suffix == ".npz" else np.array(npy.mapped(path))
         except (OSError, ValueError, KeyError) as error:
             raise ConfigError(f"config.sample.measurement.pictures = {str(path)!r}: {error}") from error
     else:
-        source = data.source(recipe.config, recipe.measured.pictures)
+        source = data.source(recipe.config, recipe.sampling.measured.pictures)
         records = pipeline.fetch(source, np.arange(min(recipe.config.sample.number, len(source))))
         pictures = np.stack([record["image"] for record in records])
-    if pictures.shape[1:] != recipe.shape or pictures.dtype != np.uint8 or not len(pictures):
+    if pictures.shape[1:] != recipe.examples.shape or pictures.dtype != np.uint8 or not len(pictures):
         raise ConfigError(
-            f"config.sample.measurement.pictures = {recipe.measured.pictures!r} holds {pictures.dtype} "
-            f"{list(pictures.shape)}. Valid: uint8 {['K', *recipe.shape]}."
+            f"config.sample.measurement.pictures = {recipe.sampling.measured.pictures!r} holds {pictures.dtype} "
+            f"{list(pictures.shape)}. Valid: uint8 {['K', *recipe.examples.shape]}."
         )
     few = pictures[: recipe.config.sample.number]
-    return guides.measure(recipe.measured, np.asarray(to_model(jnp.asarray(few))), recipe.config.seed)
+    return guides.measure(recipe.sampling.measured, np.asarray(to_model(jnp.asarray(few))), recipe.config.seed)
 
 
 def flow_map(recipe: Recipe) -> Callable[[Any, Array], flow_maps.FlowMap]:
@@ -236,7 +241,7 @@ def flow_map(recipe: Recipe) -> Callable[[Any, Array], flow_maps.FlowMap]:
 
     def build(params: Any, labels: Array) -> flow_maps.FlowMap:
         network = lambda x, clock, condition: recipe.network.apply(params, x, clock, condition)
-        condition = labels if recipe.null is not None else None
+        condition = labels if recipe.examples.null is not None else None
         if objective.condition.strength:
             strength = jnp.full(_number(labels), recipe.config.sample.guidance.scale, jnp.float32)
             condition = conditions.with_strength(condition, strength)
@@ -250,7 +255,7 @@ def tangent_field(recipe: Recipe) -> Callable[[Any, Array], Any]:
 
     def build(params: Any, labels: Array) -> Any:
         network = lambda x, clock, condition: recipe.network.apply(params, x, clock, condition)
-        condition = labels if recipe.null is not None else None
+        condition = labels if recipe.examples.null is not None else None
         return recipe.objective.reads.field(network, recipe.schedule, condition=condition)
 
     return build
@@ -260,7 +265,7 @@ def build_for_sampler(recipe: Recipe) -> Callable[[Any, Array], Any]:
     """`flow_map`, `tangent_field` or `denoiser`, whichever the recipe's sampler takes."""
     if isinstance(recipe.objective.reads, Moves):
         return tangent_field(recipe)
-    return (flow_map if flow_maps.FlowMap in recipe.sampler.takes else denoiser)(recipe)
+    return (flow_map if flow_maps.FlowMap in recipe.sampling.sampler.takes else denoiser)(recipe)
 
 
 def check_plain(recipe: Recipe, condition: Any) -> None:
@@ -287,7 +292,7 @@ def check_given_frames(recipe: Recipe, condition: Any) -> None:
     Raises:
         ConfigError: naming the field.
     """
-    if recipe.sampler.frames:
+    if recipe.sampling.sampler.frames:
         raise ConfigError("config.sample.sampler: given frames rest by themselves. Valid: a sampler but per_frame.")
     if not isinstance(recipe.objective.reads, Jumps):
         check_plain(recipe, condition)
@@ -303,17 +308,17 @@ def on_trained_schedule(recipe: Recipe, params: Any) -> Recipe:
 def trained(recipe: Recipe, params: Any) -> Recipe:
     """The recipe for samples of a network with these parameters, under the schedule and the plan that they decide."""
     recipe = on_trained_schedule(recipe, params)
-    if recipe.chosen_plan is None:
+    if recipe.sampling.chosen_plan is None:
         return recipe
-    among, choose = recipe.chosen_plan
-    cache = recipe.cache
-    recipe = dataclasses.replace(recipe, cache=None)  # a plan is chosen for the network itself
+    among, choose = recipe.sampling.chosen_plan
+    cache = recipe.sampling.cache
+    recipe = recipe.with_parts(cache=None)  # a plan is chosen for the network itself
     conditions = jax.tree.map(jnp.asarray, conditions_of(recipe, TRAJECTORIES))
     first, rest = keys(np.arange(TRAJECTORIES, dtype=np.uint32))
-    x = samplers.prior(recipe.schedule, first, recipe.shape)
+    x = samplers.prior(recipe.schedule, first, recipe.examples.shape)
     denoise = denoiser(recipe)(params, conditions)
     follow = lambda x: samplers.sample_trajectory(samplers.heun(), denoise, recipe.schedule, x, among, rest)[1].x
-    return dataclasses.replace(recipe, plan=choose(denoise, jax.jit(follow)(x)), chosen_plan=None, cache=cache)
+    return recipe.with_parts(plan=choose(denoise, jax.jit(follow)(x)), chosen_plan=None, cache=cache)
 
 
 def as_condition(labels: Any) -> Any:
@@ -323,7 +328,7 @@ def as_condition(labels: Any) -> Any:
 
 def real_of(recipe: Recipe, condition: Any) -> Array | None:
     """The mask of what is real of samples of these conditions; None where all is."""
-    return pytrees.real_of(condition, recipe.structure or recipe.shape)
+    return pytrees.real_of(condition, recipe.examples.structure or recipe.examples.shape)
 
 
 def _number(labels: Any) -> int:
@@ -356,12 +361,12 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
     """The `generator` of any run that makes pictures, also of prompts; its labels are the network's conditions."""
     config = recipe.config
     schedule = recipe.schedule
-    sampler = recipe.sampler
-    plan = recipe.plan
+    sampler = recipe.sampling.sampler
+    plan = recipe.sampling.plan
     network = build_for_sampler(recipe)
-    reads = {"weights": guides.weights(recipe.guides)} if recipe.guides else {}
+    reads = {"weights": guides.weights(recipe.sampling.guides)} if recipe.sampling.guides else {}
     seen = measured_pictures(recipe)
-    decoder, decode = ((), None) if recipe.autoencoder else autoencoder_folders.decoding(config)
+    decoder, decode = ((), None) if recipe.companions.autoencoder else autoencoder_folders.decoding(config)
     batch_size = min(config["sample"]["batch_size"], config["sample"]["number"])
     if mesh is not None:
         shards = sharding.batch_shards(mesh)
@@ -374,7 +379,11 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
         labels, y = labels
         read = (GuidesRead(reads["weights"], y),) if reads else ()
         reads_field = isinstance(recipe.objective.reads, Moves)
-        x = recipe.objective.reads.prior.sample(first) if reads_field else samplers.prior(schedule, first, recipe.shape)
+        x = (
+            recipe.objective.reads.prior.sample(first)
+            if reads_field
+            else samplers.prior(schedule, first, recipe.examples.shape)
+        )
         x = sampling.marked(watermark, "noise", x, first, schedule)
         real = real_of(recipe, labels)
         on_real = sampler if real is None else samplers.padded(sampler, real)
@@ -384,11 +393,11 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
 
     def shown(params, decoder, x):
         """The examples of x, by the autoencoder that trained with the model, or by a frozen one, or as it is."""
-        return recipe.autoencoder.decode(params, x) if recipe.autoencoder else decode(decoder, x)
+        return recipe.companions.autoencoder.decode(params, x) if recipe.companions.autoencoder else decode(decoder, x)
 
     def finish(params, decoder, reads, labels, seeds):
         with layout.over(mesh) if mesh is not None else contextlib.nullcontext():
-            drive = functools.partial(sampling.samples, driver=recipe.driver)
+            drive = functools.partial(sampling.samples, driver=recipe.sampling.driver)
             x, work = sampled(drive, params, reads, labels, seeds)
             x = shown(params, decoder, x)
             return to_uint8(x) if recipe.makes_bytes else x, work
@@ -410,7 +419,7 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
 
     def images(params, labels, seeds, progress=lambda done: None):
         if (real := real_of(recipe, labels)) is not None:
-            padding.check(real, jax.ShapeDtypeStruct((len(seeds), *recipe.shape), np.float32))
+            padding.check(real, jax.ShapeDtypeStruct((len(seeds), *recipe.examples.shape), np.float32))
         nonlocal done  # `caching.Work` of all batches so far
         one_batch = lambda rows: finish(params, decoder, reads, *batch(rows))
         made, work = sampling.in_batches(one_batch, (with_pictures(labels, seeds), seeds), batch_size, progress)
@@ -422,5 +431,5 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
         return np.asarray(show(params, decoder, steps.x)), np.asarray(show(params, decoder, steps.x0))
 
     skipped = lambda work: sampling.skipped(work, recipe.network, sampler, plan)
-    nfe = sampler.nfe(plan.solved) if recipe.follows_plan else None
+    nfe = sampler.nfe(plan.solved) if recipe.sampling.follows_plan else None
     return Generator(images, trajectory, nfe, lambda: done, skipped)

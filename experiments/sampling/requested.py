@@ -26,8 +26,8 @@ def conditions(text: str, recipe: Recipe) -> Any:
     Raises:
         ConfigError: for a run without such conditions, text that is neither, or arrays that do not fit; says what does.
     """
-    null = recipe.null
-    if null is None or recipe.by_class or recipe.receives_text:
+    null = recipe.examples.null
+    if null is None or recipe.examples.by_class or recipe.receives_text:
         raise ConfigError(f"--condition={text}: the data of this run have no conditions. Valid: none, or --labels.")
     leaves, structure = jax.tree.flatten(null)
     form = ", ".join(
@@ -55,10 +55,10 @@ def conditions(text: str, recipe: Recipe) -> Any:
     if not all(fits) or len(lengths) != 1 or not max(lengths):
         shapes = ", ".join(f"{leaf.dtype} {list(leaf.shape)}" for leaf in arrays)
         raise ConfigError(f"--condition={text} is {shapes}. Valid: {form}.")
-    if recipe.num_classes and not all(0 <= label < recipe.num_classes for label in rows["label"]):
+    if recipe.examples.num_classes and not all(0 <= label < recipe.examples.num_classes for label in rows["label"]):
         raise ConfigError(
             f"--condition={text} has the classes {sorted(set(rows['label'].tolist()))}. Valid: integers in 0 .. "
-            f"{recipe.num_classes - 1}."
+            f"{recipe.examples.num_classes - 1}."
         )
     if isinstance(null, dict) and "given" in null:
         with as_config_errors():

@@ -69,7 +69,7 @@ def sample(
         ConfigError: if the run makes no samples of classes.
         WorkdirError, CheckpointError: if there is no checkpoint, or nothing can be written.
     """
-    if recipe.shape is None:
+    if recipe.examples.shape is None:
         raise ConfigError("the recipe has no shape: sample(recipe.at(shape), folder).")
     description: dict[str, Any] = {"weights": weights}
     if average is not None:
@@ -177,7 +177,7 @@ def sample_weights(
         )
 
     agreement.first(finish)
-    return pytrees.unpack(images, recipe.structure) if recipe.structure is not None else images
+    return pytrees.unpack(images, recipe.examples.structure) if recipe.examples.structure is not None else images
 
 
 def checksum(params: Any) -> str:
@@ -195,10 +195,12 @@ def _check_watermark(watermark: Watermark, recipe: Recipe) -> None:
         raise ConfigError(f"--watermark: {watermark.identity} is for pictures, and this run makes none.")
     if watermark.carrier == "pictures" and recipe.on_latents:
         return  # the decoder decides how large they are
-    draws = recipe.sampler.draws > 0 or (recipe.plan is not None and bool(np.any(recipe.plan.renoise)))
+    draws = recipe.sampling.sampler.draws > 0 or (
+        recipe.sampling.plan is not None and bool(np.any(recipe.sampling.plan.renoise))
+    )
     try:
         watermark.check_readable(draws, False)
-        watermark.read(np.zeros((1, *recipe.shape)))
+        watermark.read(np.zeros((1, *recipe.examples.shape)))
     except ValueError as error:
         raise ConfigError(f"--watermark: {error}") from error
 
@@ -220,10 +222,10 @@ def _record(recipe, nfe, skipped, checkpoint) -> dict[str, Any]:
 def _write(out, recipe, make, params, images, labels, of_records, seeds, record, names) -> list[pathlib.Path]:
     """Writes samples.npz, its record and, of pictures, the figures; removes the batches; returns what to look at."""
     arrays = {"images": images, "labels": generate.classes_of(recipe, labels), "seeds": seeds}
-    if recipe.structure is not None:
-        arrays |= leaves_of({"images": pytrees.unpack(images, recipe.structure)})
+    if recipe.examples.structure is not None:
+        arrays |= leaves_of({"images": pytrees.unpack(images, recipe.examples.structure)})
         del arrays["images"]
-    if recipe.null is not None and not recipe.by_class:
+    if recipe.examples.null is not None and not recipe.examples.by_class:
         arrays |= leaves_of({"condition": labels})
     with files.whole(out / "samples.npz") as file:
         np.savez(file, **arrays)  # deflate is 20 times as slow, and gains 8 % or so
@@ -236,5 +238,5 @@ def _write(out, recipe, make, params, images, labels, of_records, seeds, record,
     plots.sample_grid(images, classes, out / "samples.png", classes=names)
     first = np.unique(classes, return_index=True)[1][:10]
     x, x0 = make.trajectory(params, jax.tree.map(lambda leaf: leaf[first], labels), seeds[first])
-    plots.trajectory(x, x0, recipe.plan.grid, classes[first], out / "trajectory.png")
+    plots.trajectory(x, x0, recipe.sampling.plan.grid, classes[first], out / "trajectory.png")
     return [out / "samples.npz", out / "samples.png", out / "trajectory.png"]

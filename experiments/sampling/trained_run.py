@@ -123,4 +123,6 @@ def from_config(config: ConfigDict, params: Any, any_kind: bool = False) -> Trai
     if not any_kind:
         generate.denoiser(recipe)  # refuses a flow map
     recipe = generate.trained(recipe, params)
-    return Trained(recipe, params, recipe.schedule, recipe.sampler, recipe.plan.grid, recipe.shape)
+    return Trained(
+        recipe, params, recipe.schedule, recipe.sampling.sampler, recipe.sampling.plan.grid, recipe.examples.shape
+    )

@@ -56,7 +56,7 @@ def build_run_maker(run: Trained, name: str, steps: int = STEPS) -> Maker:
         )
     size = run.config.sample.batch_size
     network = lambda x, clock, condition: recipe.network.apply(run.params, x, clock, condition)
-    null = None if recipe.null is None else recipe.null_condition(size)
+    null = None if recipe.examples.null is None else recipe.examples.null_condition(size)
     denoise = parameterizations.denoiser(network, run.schedule, recipe.parameterization, null)
     grid = np.linspace(run.grid[0], run.grid[-1], steps + 1)
 
@@ -73,7 +73,7 @@ def build_run_maker(run: Trained, name: str, steps: int = STEPS) -> Maker:
     def again(pictures, t, keys):
         return to_uint8(editing.sdedit(run.sampler, denoise, run.schedule, to_model(pictures), run.grid, t, keys))
 
-    return _maker(name, make, invert, again, recipe.shape, size)
+    return _maker(name, make, invert, again, recipe.examples.shape, size)
 
 
 def build_model_maker(

@@ -99,4 +99,4 @@ def arguments(recipe: Recipe) -> tuple[Any, ...]:
     struct = lambda *shape, dtype=np.float32: jax.ShapeDtypeStruct((1, *shape), dtype)
     times = recipe.objective.network.times
     clock = struct() if times == 1 else (struct(),) * times
-    return struct(*recipe.shape), clock, struct(dtype=np.int32) if recipe.by_class else None
+    return struct(*recipe.examples.shape), clock, struct(dtype=np.int32) if recipe.examples.by_class else None

@@ -103,7 +103,7 @@ def check(row: Row, needs: Needs, out: pathlib.Path, number: int = 0, batch_size
     network_file = checkpoint_file.find(row, recipe, needs.weights)
     decoder, decode = autoencoder_folders.decoding(recipe.config)
     try:
-        jax.eval_shape(decode, decoder, jax.ShapeDtypeStruct((1, *recipe.shape), np.float32))
+        jax.eval_shape(decode, decoder, jax.ShapeDtypeStruct((1, *recipe.examples.shape), np.float32))
     except ValueError as error:
         raise ConfigError(f"--autoencoder={needs.autoencoder} is not that of {row.name}: {error}") from error
     request = request_of(row, needs, out)

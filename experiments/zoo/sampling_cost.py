@@ -33,8 +33,8 @@ def cost(recipe: Recipe, number: int, machine: str = "h100") -> Cost:
         number: how many samples are made.
         machine: a key of `MACHINES`.
     """
-    branches = 1 if recipe.null is None or recipe.scale == 1 else 2
-    evaluations = branches * recipe.sampler.nfe(recipe.plan.solved)
+    branches = 1 if recipe.examples.null is None or recipe.scale == 1 else 2
+    evaluations = branches * recipe.sampling.sampler.nfe(recipe.sampling.plan.solved)
     flops = counted_flops(recipe.network.apply, checkpoint_file.shapes(recipe), *checkpoint_file.arguments(recipe))
     rate = UTILISATION * MACHINES[machine].flops * (1.0 if recipe.config.train.dtype == "bfloat16" else 0.5)
     return Cost(evaluations, flops, number * evaluations * flops / rate)

@@ -160,7 +160,7 @@ def test_a_run_on_latents_of_a_representation_autoencoder(tmp_path):
     average, _ = checkpoints.load_ema(tmp_path / "run")
     recipe = resolve.recipe(config, (4, 4, 8))
     a = (4 * 4 * 8 / 4096) ** 0.5
-    np.testing.assert_allclose(recipe.plan.t, [1, a * 0.5 / (1 + (a - 1) * 0.5)], rtol=1e-5)
+    np.testing.assert_allclose(recipe.sampling.plan.t, [1, a * 0.5 / (1 + (a - 1) * 0.5)], rtol=1e-5)
     images = generate.generator(recipe).images(average, np.zeros(3, np.int32), generate.seeds(config, 3))
     assert images.shape == (3, 8, 8, 3) and images.dtype == np.uint8
 

@@ -104,7 +104,10 @@ def test_the_published_recipe():
     assert jax.tree.map(lambda leaf: leaf.shape[-1], shapes) == {
         f"dense_{i}": {"kernel": width, "bias": width} for i, width in enumerate((2048, 2048, 768))
     }
-    assert recipe.encoder.features() == (256, 768)  # as many tokens as the network's patches of 2 x 2 of 32 x 32
+    assert recipe.companions.encoder.features() == (
+        256,
+        768,
+    )  # as many tokens as the network's patches of 2 x 2 of 32 x 32
     assert recipe.config.train.steps == 4_000_000 and recipe.config.sample.guidance.scale == 1.8
 
 

@@ -25,7 +25,7 @@ def run():
     base.sampled(config, "euler", steps=2, number=3, batch_size=2)
     recipe = checks.on_its_data(checks.validate(config))
     init = lambda: recipe.network.init(
-        jax.random.key(0), jnp.zeros((1, *recipe.shape)), jnp.zeros(1), jnp.zeros(1, int)
+        jax.random.key(0), jnp.zeros((1, *recipe.examples.shape)), jnp.zeros(1), jnp.zeros(1, int)
     )
     shapes = jax.eval_shape(init)
     rng = np.random.default_rng(0)

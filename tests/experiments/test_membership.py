@@ -28,7 +28,7 @@ def test_times_out_of_range_are_refused():
 def test_splits_with_pictures_in_common_are_refused(split, number):
     config = digits.get_config("tiny")
     config.evaluate.split = split
-    recipe = types.SimpleNamespace(null=None)
+    recipe = types.SimpleNamespace(examples=types.SimpleNamespace(null=None))
     run = types.SimpleNamespace(config=config, schedule=schedules.rectified_flow(), recipe=recipe)
     with pytest.raises(ConfigError, match=f"have {number} pictures in common"):
         membership.measure(run, [0.3], 10)

@@ -12,7 +12,9 @@ import diffusion.experiments.reproduce
 import diffusion.experiments.train
 from diffusion import objectives, parameterizations, samplers, schedules, timesteps, weightings
 from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.recipe import Recipe, SecondPlayer, Teacher
+from diffusion.experiments.config.companions import SecondPlayer, Teacher
+from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.config.sections import sectioned
 from diffusion.experiments.evaluate import evaluate
 from diffusion.experiments.evaluation.sample_metrics import Effort
 from diffusion.experiments.run_folder import workdir
@@ -70,7 +72,8 @@ def recipe(data=None, settings=None, **parts):
         "network": Perceptron(),
         "parameterization": VELOCITY,
     } | parts
-    return Recipe(data=points() if data is None else data, config=SETTINGS | (settings or {}), **parts)
+    data = points() if data is None else data
+    return Recipe(**sectioned({"data": data, "config": SETTINGS | (settings or {})} | parts))
 
 
 def test_points_train_go_on_and_are_sampled(tmp_path, monkeypatch, capsys):

@@ -101,7 +101,7 @@ def test_mistakes_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="bits = 100 do not fit into noise of 64 values"):
         run_samples._check_watermark(watermarks.gaussian_shading("0" * 64, bits=100), recipe)
     with pytest.raises(ConfigError, match=r"the sampler adds noise of its own.*spread_spectrum"):
-        drawing = dataclasses.replace(recipe, sampler=samplers.ddpm())
+        drawing = recipe.with_parts(sampler=samplers.ddpm())
         run_samples._check_watermark(watermarks.gaussian_shading("0" * 64, bits=8), drawing)
 
 

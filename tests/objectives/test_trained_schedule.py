@@ -79,7 +79,7 @@ def test_samples_are_made_under_the_schedule_that_the_run_has_trained():
     params = {"heads": {"schedule": {"log_snr_max": np.float32(5.0), "range": np.float32(7.0)}}}
     trained = generate.trained(recipe, params)
     np.testing.assert_allclose(trained.schedule.log_snr(1.0), -2.0, rtol=1e-5)
-    steps = np.diff(np.asarray(trained.schedule.log_snr(trained.plan.grid[:-1])))
+    steps = np.diff(np.asarray(trained.schedule.log_snr(trained.sampling.plan.grid[:-1])))
     np.testing.assert_allclose(steps, steps[0], rtol=1e-3)  # the grid is uniform in the trained schedule's log-SNR
     assert generate.trained(trained, params) is trained
 

@@ -88,7 +88,7 @@ def test_the_benchmark_measures_a_run_beside_its_whole_network(monkeypatch):
     monkeypatch.setattr(workdir, "read_config", lambda folder: config)
     monkeypatch.setattr(workdir, "example_shape", lambda config: SHAPE)
     recipe = caching.recipe_of("", 4)
-    assert (recipe.cache, recipe.merge, recipe.plan.solved) == (None, 0, 4)
+    assert (recipe.sampling.cache, recipe.sampling.merge, recipe.sampling.plan.solved) == (None, 0, 4)
 
 
 @pytest.mark.slow

@@ -90,8 +90,8 @@ def test_every_recipe_resolves_end_to_end(recipe, preset):
 
     batch = 2
     network = resolve.Resolver(config).model()
-    x = jnp.zeros((batch, *recipe.shape))
-    inputs = (x, clock_of(network, batch), resolve.recipe(config).null_condition(batch))
+    x = jnp.zeros((batch, *recipe.examples.shape))
+    inputs = (x, clock_of(network, batch), resolve.recipe(config).examples.null_condition(batch))
     params = jax.eval_shape(network.init, jax.random.key(0), *inputs)
     objective = resolve.Resolver(config).objective
     schedule = resolve.Resolver(config).schedule
@@ -108,7 +108,7 @@ def test_every_recipe_resolves_end_to_end(recipe, preset):
         projectors = {name: lambda h, shape: h for name in objective.heads}  # to the network's own width
         if objective.beside.autoencoder:
             coded = Coded(pictures, {"kl": jnp.zeros(batch)}, x, lambda kernel: kernel, latents=x)
-            ones = jnp.ones(recipe.shape[-1])
+            ones = jnp.ones(recipe.examples.shape[-1])
             projectors["autoencoder"] = lambda pictures, keys: Tuned(coded, ones, ones)
         return objective({"model": model, "target": model, **projectors}, schedule, keys, data, 0)
 
@@ -224,4 +224,4 @@ def test_the_published_settings_of_lightning_dit():
     )
     theirs = np.linspace(0, 1, 250)
     theirs = 0.3 * theirs / (1 + (0.3 - 1) * theirs)
-    np.testing.assert_allclose([*recipe.plan.t, recipe.plan.s[-1]], 1 - theirs, atol=1e-6)
+    np.testing.assert_allclose([*recipe.sampling.plan.t, recipe.sampling.plan.s[-1]], 1 - theirs, atol=1e-6)

@@ -14,10 +14,12 @@ import pytest
 
 from diffusion import objectives, samplers, schedules, timesteps
 from diffusion.experiments.config import ConfigError, names, python_recipes, resolve, settings_checks
+from diffusion.experiments.config.companions import Teacher
 from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.config.described import described
 from diffusion.experiments.config.differences import flattened
-from diffusion.experiments.config.recipe import Recipe, Teacher
+from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.config.sections import Sampling, flat, section_of, sectioned
 from diffusion.experiments.config.values import plain, put
 from diffusion.flow_maps import FlowMap
 from diffusion.guidance import classifier_free
@@ -168,38 +170,42 @@ def of_python(changes, beside=None):
     """A recipe of the same objects as a config makes, with the other fields as settings."""
     like = of_config({}, beside)
     settings = {name: value for name, value in (beside or {}).items() if not f"{name}.".startswith(REFUSED)}
-    objects = {"objective": like.objective, "network": like.network, "null": like.null}
-    return Recipe(schedule=LINE, data=records(), config=settings | changes, **objects)
+    objects = {"objective": like.objective, "network": like.network, "null": like.examples.null}
+    return Recipe(**sectioned({"schedule": LINE, "data": records(), "config": settings | changes} | objects))
 
 
 def seen(recipe):
     """What the parts are and do, as plain values."""
     rows = jnp.float32([[2.0, 3.0], [0.5, -1.0], [1.0, -1.0], [-0.5, 2.0]])[:, None]
     x, other = Prediction(rows[0], rows[1]), Prediction(rows[2], rows[3])
-    guided = recipe.guidance(lambda x_t, t: (x, other))
+    guided = recipe.sampling.guidance(lambda x_t, t: (x, other))
     guided = [guided(jnp.ones((1, 2)), jnp.float32(t)) for t in (0.3, 0.8)]
-    average = recipe.average.update(recipe.average.init(jnp.zeros(1)), jnp.ones(1), 20)
+    average = recipe.training.average.update(recipe.training.average.init(jnp.zeros(1)), jnp.ones(1), 20)
     denoise = lambda x, t: Prediction(0.5 * x, (x - (1 - t) * 0.5 * x) / t)
-    denoise = FlowMap(lambda x, t, s: s * x) if FlowMap in recipe.sampler.takes else denoise
+    denoise = FlowMap(lambda x, t, s: s * x) if FlowMap in recipe.sampling.sampler.takes else denoise
     keys = jax.vmap(jax.random.key)(np.arange(2))
     named = ("parameterization", "second", "encoder", "autoencoder", "perceptual", "teacher")
-    values = {name: described(getattr(recipe, name)) for name in (*named, "cache", "objective", "network", "schedule")}
+    values = {name: described(flat(recipe)[name]) for name in (*named, "cache", "objective", "network", "schedule")}
     return values | {
         "schedule at 0.3": recipe.schedule.alpha(0.3),
-        "updates": [updates(recipe.optimizer), updates(recipe.second.optimizer) if recipe.second else ()],
+        "updates": [
+            updates(recipe.training.optimizer),
+            updates(recipe.companions.second.optimizer) if recipe.companions.second else (),
+        ],
         "times": recipe.objective.density and times(recipe.objective.density, keys),
-        "sample": samplers.sample(recipe.sampler, denoise, LINE, jnp.ones((2, 1)), recipe.plan, keys),
+        "sample": samplers.sample(recipe.sampling.sampler, denoise, LINE, jnp.ones((2, 1)), recipe.sampling.plan, keys),
         "average": average,
-        "plan": recipe.plan,
-        "driver": recipe.driver is samplers.sample,
+        "plan": recipe.sampling.plan,
+        "driver": recipe.sampling.driver is samplers.sample,
         "guided": guided,
-        "guides": len(recipe.guides),
-        "merge": recipe.merge,
-        "measured": recipe.measured and (recipe.measured.pictures, recipe.measured.noise_std),
-        "augmentations": described(recipe.augmentations),
+        "guides": len(recipe.sampling.guides),
+        "merge": recipe.sampling.merge,
+        "measured": recipe.sampling.measured
+        and (recipe.sampling.measured.pictures, recipe.sampling.measured.noise_std),
+        "augmentations": described(recipe.training.augmentations),
         "dropped": recipe.objective.condition.dropout,
-        "shape": recipe.shape,
-        "classes": recipe.num_classes,
+        "shape": recipe.examples.shape,
+        "classes": recipe.examples.num_classes,
     }
 
 
@@ -314,11 +320,12 @@ def test_a_setting_is_read_where_a_run_acts_or_is_refused(make, field):
 )
 def test_an_argument_and_a_field_of_one_part_are_two_answers(argument, part, fields):
     (field,) = fields
-    words = rf"config\.{field} names a part that .* {argument}=\.\.\. is there too.*not both"
+    words = rf"config\.{field} names a part that .*\b{argument}=\.\.\.\)? is there too.*not both"
     flow = objectives.flow_matching(timesteps.uniform_density(LINE))
+    parts = {"schedule": LINE, "objective": flow, "network": Network(), "data": records()}
     for config in (fields, changed(fields)):
-        with pytest.raises(ConfigError, match=words if config is fields else f"{argument}=... is there too"):
-            Recipe(LINE, flow, Network(), records(), config=config, **{argument: part})
+        with pytest.raises(ConfigError, match=words if config is fields else rf"\b{argument}=\.\.\.\)? is there too"):
+            Recipe(**sectioned(parts | {"config": config, argument: part}))
 
 
 def changed(fields):
@@ -331,7 +338,7 @@ def changed(fields):
 def test_every_argument_that_stands_for_a_field_is_one_of_a_recipe():
     known = flattened(plain(defaults())).keys()
     for argument, fields in python_recipes.STANDS_FOR.items():
-        assert argument in Recipe.__dataclass_fields__
+        assert argument in Recipe.__dataclass_fields__ or section_of(argument) is not None
         assert all(any(f"{name}.".startswith(f"{field}.") for name in known) for field in fields), fields
 
 
@@ -340,14 +347,16 @@ def test_a_whole_config_acts_as_its_changed_fields():
     fields = {"sample.shift": 3.0, "sample.sampler": {"name": "ddim", "eta": 0.5}, "ema.sigma_rel": 0.1}
     flow = objectives.flow_matching(timesteps.uniform_density(LINE))
     recipes = [Recipe(LINE, flow, Network(), records(), config=config) for config in (fields, changed(fields))]
-    assert same(*map(seen, recipes)) and recipes[0].sampler.draws == 1
+    assert same(*map(seen, recipes)) and recipes[0].sampling.sampler.draws == 1
 
 
 def test_a_guidance_of_python_acts_at_the_default_scale():
     """It did so at another `sample.guidance.scale` alone, which said nothing of it."""
     flow = objectives.with_condition_dropout(objectives.flow_matching(timesteps.uniform_density(LINE)), 3, 0.1)
-    guided = Recipe(LINE, flow, Network(), records(), guidance=lambda both: classifier_free(both, 2.0))
-    assert guided.scale == 0.0 and guided.conditions(None, "class", "null") == ("class", "null")
+    guided = Recipe(
+        LINE, flow, Network(), records(), sampling=Sampling(guidance=lambda both: classifier_free(both, 2.0))
+    )
+    assert guided.scale == 0.0 and guided.sampling.conditions(None, "class", "null") == ("class", "null")
     assert Recipe(LINE, flow, Network(), records()).scale == 1.0
 
 
@@ -362,7 +371,7 @@ def test_a_moving_average_of_ones_own_is_reached_by_its_name(monkeypatch):
     monkeypatch.setitem(names.AVERAGES, "halves", halves)
     fields = {"ema": {"name": "halves", "weight": 5.0}, "train.steps": 10}
     for recipe in (of_config(fields), of_python(fields)):
-        assert recipe.average.update(3.0, 5.0, 7) == 4.0
+        assert recipe.training.average.update(3.0, 5.0, 7) == 4.0
     with pytest.raises(ConfigError, match=r"config\.ema: moving average 'halves' needs weight"):
         of_python({"ema": {"name": "halves"}})
 

@@ -27,8 +27,8 @@ def test_every_recipe_resolves(name, preset):
     reads = recipe.objective.reads
     assert isinstance(reads, Moves)
     assert reads.manifold.shape == SHAPES[name]
-    assert manifolds.TangentField in recipe.sampler.takes
-    assert bool(recipe.sampler.draws) == (preset == "diffusion")
+    assert manifolds.TangentField in recipe.sampling.sampler.takes
+    assert bool(recipe.sampling.sampler.draws) == (preset == "diffusion")
 
 
 @pytest.mark.parametrize(

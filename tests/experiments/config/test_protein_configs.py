@@ -21,7 +21,7 @@ def test_the_recipe_resolves():
     recipe = checks.with_data(checks.validate(recipes.load("proteins/frames")), SPEC)
     assert recipe.objective.reads.manifold.shape == SHAPE
     assert isinstance(recipe.network, FrameTransformer)
-    assert recipe.sampler.draws and not recipe.objective.examples.score  # of a coupling; it follows no score
+    assert recipe.sampling.sampler.draws and not recipe.objective.examples.score  # of a coupling; it follows no score
 
 
 @pytest.mark.parametrize(

@@ -254,7 +254,7 @@ ACCEPTED = {
 def test_what_can_run_is_accepted(case):
     config = changed(*ACCEPTED[case])
     assert isinstance(checks.validate(config), Recipe)
-    assert checks.with_data(checks.validate(config), SPEC).shape == SPEC.shape
+    assert checks.with_data(checks.validate(config), SPEC).examples.shape == SPEC.shape
 
 
 def test_a_classifier_needs_classes():
@@ -362,8 +362,8 @@ def test_dropped_conditions_are_the_null_class():
     resolve.Resolver(config).objective({"model": network}, resolve.Resolver(config).schedule, keys, batch, 0)
     assert set(np.unique(seen[0])) == {3, 10}
     assert abs(np.mean(seen[0] == 10) - 0.5) < 0.15  # 5 standard deviations
-    np.testing.assert_array_equal(resolve.recipe(config).null_condition(3), [10, 10, 10])
-    assert resolve.recipe(changed(("model.num_classes", 0), NO_DROPOUT)).null_condition(3) is None
+    np.testing.assert_array_equal(resolve.recipe(config).examples.null_condition(3), [10, 10, 10])
+    assert resolve.recipe(changed(("model.num_classes", 0), NO_DROPOUT)).examples.null_condition(3) is None
 
 
 def test_constant_weighting_defaults_to_what_the_network_predicts():
@@ -487,7 +487,7 @@ def test_times_are_shifted_by_the_dimension_of_the_data():
     grid = {"name": "dimension_shifted", "grid": {"name": "uniform"}, "base": 4}
     changes = [("data.shape", (8, 8, 1)), ("objective.density", density), ("sample.grid", grid), ("sample.steps", 2)]
     recipe = checks.validate(changed(*changes))
-    np.testing.assert_allclose(recipe.plan.t, [1, 0.8], rtol=1e-5)
+    np.testing.assert_allclose(recipe.sampling.plan.t, [1, 0.8], rtol=1e-5)
     keys = jax.random.split(jax.random.key(0), 2)
     moved, _ = recipe.objective.density.sample((), keys, np.arange(2))
     t, _ = timesteps.uniform_density(recipe.schedule).sample((), keys, np.arange(2))

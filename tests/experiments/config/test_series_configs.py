@@ -55,7 +55,11 @@ def test_samples_of_the_exact_network_have_the_crps_of_the_exact_conditional():
     source = data.source(config, "test")
     part = series_scores.parts(source, 30)
     recipe = checks.with_data(checks.validate(config), source.spec)
-    recipe = dataclasses.replace(recipe, network=ExactNetwork(source.process, part.mask[0]), network_of=None)
+    recipe = dataclasses.replace(
+        recipe,
+        network=ExactNetwork(source.process, part.mask[0]),
+        rebuilt=dataclasses.replace(recipe.rebuilt, network=None),
+    )
     make = generate.generator(recipe).images
     samples = series_scores.drawn(lambda *rest: make({}, *rest), part, np.arange(6000, dtype=np.uint32))
     assert samples.shape == (200, 30, 12, 2)
@@ -121,8 +125,8 @@ def test_recipes_fit_their_data(recipe):
         config = recipes.load(f"series/{recipe}:{preset}")
         config.data.source.number = 5
         made = checks.on_its_data(checks.validate(config))
-        assert made.shape == (48, 3 if preset == "channels" else 1)
-        assert (made.null is None) == (recipe == "unconditional") == (not made.network.given)
+        assert made.examples.shape == (48, 3 if preset == "channels" else 1)
+        assert (made.examples.null is None) == (recipe == "unconditional") == (not made.network.given)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def test_every_recipe_fits_its_data(name):
     spec = getattr(sources, fields.pop("name"))(**fields | {"number": 1}).spec
     assert spec.shape == FORMS[name]
     recipe = checks.with_data(checks.validate(config), spec)
-    assert recipe.num_classes == 8 and not recipe.makes_pictures
+    assert recipe.examples.num_classes == 8 and not recipe.makes_pictures
 
 
 class Subject:

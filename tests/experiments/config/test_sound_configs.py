@@ -26,8 +26,8 @@ def test_every_recipe_resolves(name):
     config = recipes.load(f"sound/{name}")
     config.data.source.number = 8
     recipe = checks.on_its_data(checks.validate(config))
-    assert recipe.shape == SHAPES[name.split(":")[0]] and isinstance(recipe.network, NETWORKS[name])
-    assert recipe.num_classes == (0 if name == "vocoder" else 8)
+    assert recipe.examples.shape == SHAPES[name.split(":")[0]] and isinstance(recipe.network, NETWORKS[name])
+    assert recipe.examples.num_classes == (0 if name == "vocoder" else 8)
 
 
 @pytest.mark.parametrize("name, shape", [("sound/spectrum:tiny", r"\(256, 2\)"), ("points:tiny", r"\(2,\)")])

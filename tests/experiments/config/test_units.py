@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from diffusion.experiments.config import data, units
+from diffusion.experiments.config.sections import sectioned
 from diffusion.experiments.evaluation import plots
 
 
 def recipe(**facts):
     none = {"on_latents": False, "autoencoder": None, "structure": None, "makes_pictures": False, "makes_bytes": False}
-    return types.SimpleNamespace(**none | facts)
+    return types.SimpleNamespace(**sectioned(none | facts))
 
 
 @pytest.mark.parametrize(

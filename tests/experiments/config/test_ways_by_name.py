@@ -67,8 +67,8 @@ def samples(config, shape=SHAPE):
     first, rest = generate.keys(generate.seeds(config, 4))
     x = samplers.prior(recipe.schedule, first, shape)
     denoise = generate.build_for_sampler(recipe)({"params": {"unused": jnp.zeros(1)}}, jnp.zeros(4, jnp.int32))
-    return recipe.driver(
-        sampler=recipe.sampler, denoise=denoise, schedule=LINE, x=x, plan=recipe.plan, keys=rest
+    return recipe.sampling.driver(
+        sampler=recipe.sampling.sampler, denoise=denoise, schedule=LINE, x=x, plan=recipe.sampling.plan, keys=rest
     ), recipe
 
 
@@ -90,7 +90,7 @@ def test_a_plan_by_its_name(entry, expected):
 def test_steps_that_add_noise_cost_no_evaluation():
     recipe = resolve.recipe(config_of(plan={"name": "restart_plan", "restarts": RESTARTS}), SHAPE)
     assert generate.generator(recipe).nfe == 4 + 2
-    assert len(recipe.plan.grid) == 4 + 2 + 1 + 1
+    assert len(recipe.sampling.plan.grid) == 4 + 2 + 1 + 1
 
 
 def test_drivers_reach_the_same_end():
@@ -98,7 +98,7 @@ def test_drivers_reach_the_same_end():
     by_steps, _ = samples(exact())
     in_parallel, recipe = samples(exact(driver={"name": "picard", "window": 4, "tolerance": 0.0}))
     np.testing.assert_allclose(in_parallel, by_steps, atol=1e-5)
-    assert not recipe.follows_plan and generate.generator(recipe).nfe is None
+    assert not recipe.sampling.follows_plan and generate.generator(recipe).nfe is None
     by_error, recipe = samples(exact(driver={"name": "adaptive", "rtol": 1e-5, "atol": 1e-5, "t_end": 1e-4}))
     first, _ = generate.keys(generate.seeds(recipe.config, 4))
     np.testing.assert_allclose(by_error, 0.5 + 0.1 * samplers.prior(LINE, first, SHAPE), atol=1e-3)
@@ -130,9 +130,9 @@ def test_the_grid_that_a_network_decides():
     )
     x, recipe = samples(config)
     fine = timesteps.uniform(LINE, steps=16)
-    assert recipe.plan.grid.shape == (4,) and set(recipe.plan.grid) <= set(fine)
+    assert recipe.sampling.plan.grid.shape == (4,) and set(recipe.sampling.plan.grid) <= set(fine)
     before = checks.validate(config).at(SHAPE)
-    assert len(before.plan.t) == 3 and before.chosen_plan is not None
+    assert len(before.sampling.plan.t) == 3 and before.sampling.chosen_plan is not None
     config.sample.grid = {"name": "uniform"}
     plain, _ = samples(config)
     first, _ = generate.keys(generate.seeds(config, 4))

@@ -14,8 +14,10 @@ from flax import linen as nn
 from configs import digits
 from diffusion import objectives, parameterizations, schedules, timesteps, weightings
 from diffusion.experiments.config import ConfigError, checks, deprecated_fields, names, versions
+from diffusion.experiments.config.companions import SecondPlayer, Teacher
 from diffusion.experiments.config.defaults import defaults
-from diffusion.experiments.config.recipe import Recipe, SecondPlayer, Teacher
+from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.config.sections import sectioned
 from diffusion.experiments.config.values import plain
 from diffusion.experiments.run_folder import workdir
 from diffusion.training import optimizers
@@ -237,7 +239,8 @@ def players(**changes):
         "teacher": Teacher("/", velocity),
         "second": SecondPlayer(score, optimizers.adamw(1e-3), 2),
     } | changes
-    return Recipe(LINE, network=Perceptron(), data=points(), config=SETTINGS, **parts)
+    parts |= {"schedule": LINE, "network": Perceptron(), "data": points(), "config": SETTINGS}
+    return Recipe(**sectioned(parts))
 
 
 @pytest.mark.parametrize("version", [24, 25])

@@ -11,6 +11,7 @@ from configs import digits
 from diffusion.data.sources import python_objects
 from diffusion.experiments import evaluate, train
 from diffusion.experiments.config import ConfigError, data, resolve
+from diffusion.experiments.config.sections import sectioned
 from diffusion.experiments.evaluation import held_out, real_images, run_report, sample_metrics
 from diffusion.experiments.run import hooks
 from diffusion.experiments.run_folder import workdir
@@ -154,10 +155,11 @@ def test_a_run_on_overlapping_splits_does_not_begin_unless_it_is_accepted(tmp_pa
 def test_a_source_that_ignores_its_split_is_known_by_its_fingerprint():
     """Records without numbers: the whole of one split is the whole of the other."""
     records = [{"x": row} for row in np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)]
-    recipe = types.SimpleNamespace(
-        makes_samples=True, data=records, held_out=records, on_latents=False, num_classes=0,
-        config={"evaluate": {"overlap": "stop"}},
-    )  # fmt: skip
+    parts = {
+        "makes_samples": True, "data": records, "held_out": records, "on_latents": False, "num_classes": 0,
+        "config": {"evaluate": {"overlap": "stop"}},
+    }  # fmt: skip
+    recipe = types.SimpleNamespace(**sectioned(parts))
     with pytest.raises(held_out.Overlap, match="9 of the 9 records"):
         held_out.at_start(recipe, python_objects.source_of(records))
 

@@ -9,6 +9,7 @@ from flax import linen as nn
 from diffusion.data.sources.sequences import Records
 from diffusion.experiments.config import data
 from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.config.sections import Examples
 from diffusion.experiments.evaluation import sample_pictures
 from diffusion.objectives import Moves, flow_matching
 from diffusion.parameterizations import velocity
@@ -27,7 +28,7 @@ class Molecules(Records):
 def samples_of(source, shape, out):
     schedule = rectified_flow()
     parts = {"objective": flow_matching(schedule), "network": nn.Dense(shape[-1]), "parameterization": velocity()}
-    recipe = Recipe(schedule=schedule, data=source, shape=shape, config={}, **parts)
+    recipe = Recipe(schedule=schedule, data=source, examples=Examples(shape=shape), config={}, **parts)
     x = np.zeros((2, *shape), np.float32)
     return sample_pictures.Samples(recipe, x, np.zeros(2, np.int32), np.zeros(2, np.int32), False, out)
 

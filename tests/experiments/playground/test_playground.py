@@ -314,11 +314,13 @@ def clips_run():
     described = data.source(config, "train")
     recipe = checks.validate(config).on(described.spec)
     condition = {"vector": jnp.zeros((1, *described.spec.condition["vector"].shape))}
-    init = lambda: recipe.network.init(jax.random.key(0), jnp.zeros((1, *recipe.shape)), jnp.zeros(1), condition)
+    init = lambda: recipe.network.init(
+        jax.random.key(0), jnp.zeros((1, *recipe.examples.shape)), jnp.zeros(1), condition
+    )
     numbers = np.random.default_rng(0)
     shapes = jax.eval_shape(init)
     params = jax.tree.map(lambda leaf: 0.15 * numbers.standard_normal(leaf.shape).astype(np.float32), shapes)
-    return trained.Trained("runs/clips", config, params, 4, recipe.shape, described)
+    return trained.Trained("runs/clips", config, params, 4, recipe.examples.shape, described)
 
 
 def test_clips_of_captions_are_films_beside_their_settings(clips_run, tmp_path):

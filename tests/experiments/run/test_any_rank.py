@@ -94,7 +94,7 @@ def molecules(number=12):
 
 def test_a_run_of_pytrees_from_python(tmp_path):
     recipe = Recipe(LINE, FLOW, Rows(), molecules(), config=SETTINGS)
-    assert recipe.shape == (20,) and recipe.config.model.name.endswith("Rows")
+    assert recipe.examples.shape == (20,) and recipe.config.model.name.endswith("Rows")
     assert training.train(recipe, tmp_path) == 0
     made = sample(recipe, tmp_path)
     assert {name: leaf.shape for name, leaf in made.items()} == {"charges": (6, 5), "positions": (6, 5, 3)}
@@ -115,7 +115,7 @@ def test_a_run_of_pytrees_from_a_config(tmp_path):
 def test_a_source_is_data_in_python(tmp_path, capsys):
     np.savez(tmp_path / "a.npz", x=np.random.default_rng(0).normal(size=(8, 2)), label=np.arange(8) % 2)
     recipe = Recipe(LINE, FLOW, Rows(), sources.arrays(str(tmp_path / "a.npz")), config=SETTINGS | {"train.steps": 1})
-    assert recipe.shape == (2,) and recipe.num_classes == 0
+    assert recipe.examples.shape == (2,) and recipe.examples.num_classes == 0
     assert training.train(recipe, tmp_path / "run") == 0
     said = capsys.readouterr().out
     assert "8 examples of 2 classes, 2, in" in said and f"a network of {8 * 4 + 9 * 2:,} parameters and " in said
@@ -150,7 +150,7 @@ def test_a_run_with_conditions_that_are_no_classes(tmp_path, condition):
     values = {"vector": np.float32([1, 2, 3]), "picture": np.full((2, 2, 1), 200, np.uint8),
               "pytree": {"age": np.float32([0.5]), "mask": np.ones((2, 2), bool)}}  # fmt: skip
     records = [{"x": np.float32([i, -i]), "condition": values[condition]} for i in range(8)]
-    dropped = objectives.with_condition_dropout(FLOW, Recipe(LINE, FLOW, Rows(), records).null, 0.5)
+    dropped = objectives.with_condition_dropout(FLOW, Recipe(LINE, FLOW, Rows(), records).examples.null, 0.5)
     recipe = Recipe(LINE, dropped, Rows(), records, config=SETTINGS | {"sample.guidance.scale": 2.0})
     assert training.train(recipe, tmp_path) == 0
     assert sample(recipe, tmp_path).shape == (6, 2)

@@ -15,7 +15,7 @@ import pytest
 from diffusion import objectives, schedules, timesteps
 from diffusion.experiments import evaluate, sample as command, train as training
 from diffusion.experiments.config import ConfigError, checks, names
-from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.config.recipe import Recipe, Training
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate, requested, run_samples
 from diffusion.training import optimizers
@@ -124,7 +124,11 @@ def test_a_run_from_a_config_learns_both_and_guides_by_both(tmp_path):
     assert lines[-1]["evaluate"]["energy_distance_over_floor"] < 2
     check_learned(tmp_path / "run")
     recipe = recipe_of(workdir.read_config(tmp_path / "run"))
-    assert recipe.null["label"] == 3 and recipe.null["vector"].tolist() == [0] and not recipe.by_class
+    assert (
+        recipe.examples.null["label"] == 3
+        and recipe.examples.null["vector"].tolist() == [0]
+        and not recipe.examples.by_class
+    )
     run_samples.sample(recipe, tmp_path / "run")  # the conditions of the first records
     of_record = dict(zip(drawn(0)["vector"][:, 0].tolist(), drawn(0)["label"].tolist()))
     kept = np.load(tmp_path / "run/samples.npz")
@@ -150,8 +154,10 @@ def test_a_run_from_python_does_the_same(tmp_path):
     dropped = objectives.with_condition_dropout(flow, null=3, rate=0.2)
     settings = SETTINGS | {"sample.guidance.scale": 2.0}
     optimizer = optimizers.adamw(0.05, decay="cosine", steps=200)
-    recipe = Recipe(line, dropped, Exact(), records(0), held_out=records(1), optimizer=optimizer, config=settings)
-    assert recipe.null["label"] == 3 and recipe.null["vector"].tolist() == [0]
+    recipe = Recipe(
+        line, dropped, Exact(), records(0), held_out=records(1), training=Training(optimizer=optimizer), config=settings
+    )
+    assert recipe.examples.null["label"] == 3 and recipe.examples.null["vector"].tolist() == [0]
     assert training.train(recipe, tmp_path) == 0
     check_learned(tmp_path)
     check_guided(recipe, tmp_path)

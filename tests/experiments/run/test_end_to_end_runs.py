@@ -70,7 +70,7 @@ def test_the_model_is_of_latents_and_the_batch_of_pictures():
     config = config_of()
     config.second_player.update(PLAYS)
     recipe = checks.validate(config).at((8, 8, 1))
-    assert (recipe.shape, recipe.example_shape) == ((4, 4, 2), (8, 8, 1))
+    assert (recipe.examples.shape, recipe.example_shape) == ((4, 4, 2), (8, 8, 1))
     made = program.build(recipe, program.mesh_of(config))  # which traces the step
     assert made.batch["image"].shape == (16, 8, 8, 1)
     head = made.target.params["heads"]["autoencoder"]

@@ -147,7 +147,7 @@ def test_a_step_of_other_terms_is_built(terms, weights):
 def test_guidance_by_the_middle_needs_a_prediction_there():
     config = config_of("", "early")
     config.sample.guidance.update({"name": "internal", "scale": 2.0})
-    assert checks.validate(config).depths
+    assert checks.validate(config).sampling.depths
     config.objective.wrappers = (DROPPED,)
     with pytest.raises(ConfigError, match=r"config.sample.guidance.name = .*Valid: early_prediction among objective"):
         checks.validate(config)

@@ -29,7 +29,7 @@ def test_an_evaluation_follows_one_sample_of_each_class(tmp_path, monkeypatch, c
 
     def trajectory(params, labels, seeds):
         calls["trajectory"] = params, labels, seeds
-        steps = len(recipe.plan.grid) - 1
+        steps = len(recipe.sampling.plan.grid) - 1
         return np.zeros((steps + 1, len(seeds), 8, 8, 1)), np.zeros((steps, len(seeds), 8, 8, 1))
 
     def evaluated(samples, labels, *rest):

@@ -46,7 +46,7 @@ KINDS = {"global": {}, "plus": {"kind": "plus", "tokens": 3, "inner": 16, "depth
 def test_an_image_prompt_trains_alone_from_the_base_to_the_bit(kind, tmp_path):
     tuning = {"name": "ip_adapter", "encoder": encoder(tmp_path / "encoder"), **KINDS[kind]}
     recipe, made, state, batch = begun(config_of(tmp_path, tuning), tmp_path)
-    model = text_to_image.load(recipe.base.path)
+    model = text_to_image.load(recipe.companions.base.path)
     reader, weights = interchange.load(tmp_path / "encoder")
     whole = kind == "plus"
     about = latent_cache.describe(tmp_path / encoded_pictures.FOLDER / "image_prompt").autoencoder["config"]
@@ -114,7 +114,7 @@ def test_the_column_of_prompts_has_pictures_of_three_channels(tmp_path):
     (tmp_path / "pictures" / "metadata.csv").write_text(f"file_name,prompt\n{rows}")
     made.data.source = {**made.data.source.to_dict(), "condition": ("prompt",)}
     recipe = checks.validate(made)
-    recipe = dataclasses.replace(recipe, tuning=dataclasses.replace(recipe.tuning, sees_of="prompt"))
+    recipe = recipe.with_parts(tuning=dataclasses.replace(recipe.companions.tuning, sees_of="prompt"))
     with pytest.raises(ConfigError, match=r"sees prompt of .* is float64 \[\].* Valid: pictures, uint8 \[\*, \*, 3\]"):
         tuned_examples.pictures(recipe)
 

@@ -11,6 +11,7 @@ import pytest
 from diffusion import parameterizations, samplers, schedules, timesteps
 from diffusion.data.sources.spec import DataSpec
 from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config.sections import sectioned
 from diffusion.experiments.run import noise_pairs
 from diffusion.training import sharding
 
@@ -52,9 +53,9 @@ def run(monkeypatch, tmp_path):
     )
     config = {"seed": SEED, "sample": {"shift": 1.0}, "teacher": {"path": str(tmp_path / "teacher")},
               "train": {"batch_size": 2}}  # fmt: skip
-    recipe = types.SimpleNamespace(
-        config=config, teacher=teacher, shape=SHAPE, schedule=schedule, network=Network(), null=np.zeros((), np.int32)
-    )
+    null = np.zeros((), np.int32)
+    parts = {"config": config, "teacher": teacher, "shape": SHAPE, "schedule": schedule, "null": null}
+    recipe = types.SimpleNamespace(network=Network(), **sectioned(parts))
     monkeypatch.setattr(
         noise_pairs, "_teacher", lambda config, folder, mesh: folder.mkdir(exist_ok=True) or jnp.ones(())
     )

@@ -83,7 +83,10 @@ def run(monkeypatch, tmp_path):
     monkeypatch.setattr(prior_pictures.text_to_image, "load", lambda path, dtype: loaded.append((path, dtype)) or model)
     monkeypatch.setattr(prior_pictures.text_to_image, "generate", generate)
     base = types.SimpleNamespace(path="base", model=types.SimpleNamespace(dtype="bfloat16"))
-    recipe = types.SimpleNamespace(objective=types.SimpleNamespace(beside=Beside(prior=Prior("a cat", 3))), base=base)
+    recipe = types.SimpleNamespace(
+        objective=types.SimpleNamespace(beside=Beside(prior=Prior("a cat", 3))),
+        companions=types.SimpleNamespace(base=base),
+    )
     examples = types.SimpleNamespace(spec=types.SimpleNamespace(shape=(2, 3, 4)), source=Rows(5), augment=("draw",))
     return recipe, examples, asked, loaded
 

@@ -37,7 +37,7 @@ def trained(cached, count, axes):
     recipe = checks.validate(config).at((8, 8, 1))
     if cached:
         import dataclasses
-        recipe = dataclasses.replace(recipe, encoder=dataclasses.replace(recipe.encoder, cached=True))
+        recipe = recipe.with_parts(encoder=dataclasses.replace(recipe.companions.encoder, cached=True))
     mesh = programs.mesh_of(config, jax.devices()[:count])
     program = programs.build(recipe, mesh)
     split = program.target.params["heads"]["term"]["dense_1"]["kernel"].sharding.spec

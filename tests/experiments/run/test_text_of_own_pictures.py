@@ -144,7 +144,7 @@ def test_a_caption_and_what_stands_beside_it_are_dropped_together(tmp_path, comp
     kept = [same(seen[0], lambda name, k: batch["condition"][name][k], k) for k in range(4)]
     dropped = [same(seen[0], lambda name, k: nothing[name], k) for k in range(4)]
     assert any(kept) and any(dropped) and [a != b for a, b in zip(kept, dropped)] == [True] * 4
-    assert jax.tree.all(jax.tree.map(np.array_equal, recipe.null, nothing))
+    assert jax.tree.all(jax.tree.map(np.array_equal, recipe.examples.null, nothing))
     assert train.run(config, tmp_path / "run") == 0
 
 

@@ -78,7 +78,7 @@ def trained(tmp_path_factory):
 def test_a_lora_trains_alone_and_leaves_the_base_as_it_is(trained):
     """Step 0 is the base's output to the bit; the update changes the new weights and no bit of the base."""
     recipe, made, state, batch = begun(*trained)
-    model = text_to_image.load(recipe.base.path)
+    model = text_to_image.load(recipe.companions.base.path)
     kept = jax.tree.map(np.array, state.unsaved["base"])
     same(kept["transformer"], model.params["transformer"])
     captions = batch["condition"]
@@ -184,7 +184,7 @@ def test_paths_of_a_tuning_are_whole(trained, monkeypatch):
     base = pathlib.Path(config.base.path)
     monkeypatch.chdir(base.parent)
     config.base.path = base.name
-    assert checks.validate(config).base.path == str(base)
+    assert checks.validate(config).companions.base.path == str(base)
     config.tuning = {"name": "ip_adapter", "encoder": "clip"}
     assert fields.absolute(config).tuning.encoder == str(base.parent / "clip")
 
@@ -354,7 +354,7 @@ def test_prior_preservation_sums_both_losses_and_makes_its_pictures_once(tmp_pat
     _, metrics = tuned.step(tuned_base.first(tuned)[0], sharding.to_devices(batch, mesh, 2), tuned.seed)
     config.objective.wrappers = (dropped, CLASS | {"weight": 0.0})
     own = program.build(
-        dataclasses.replace(checks.with_data(checks.validate(config), found.spec), base=recipe.base), mesh
+        checks.with_data(checks.validate(config), found.spec).with_parts(base=recipe.companions.base), mesh
     )
     _, without = own.step(tuned_base.first(own)[0], sharding.to_devices(batch, mesh, 2), own.seed)
     assert 0 < float(metrics["prior"]) == pytest.approx(float(without["prior"]))

@@ -61,7 +61,9 @@ def test_a_run_trains_goes_on_and_samples(tmp_path, condition):
     both = [checkpoints.load_params(tmp_path / folder, 2)[0] for folder in ("run", "parts")]
     jax.tree.map(np.testing.assert_array_equal, *both)
     recipe = recipe_of(workdir.read_config(tmp_path / "run"))
-    assert recipe.null.dtype == float if condition == "vector" else recipe.null["vector"].shape == (3,)
+    assert (
+        recipe.examples.null.dtype == float if condition == "vector" else recipe.examples.null["vector"].shape == (3,)
+    )
     by_default = run_samples.sample(recipe, tmp_path / "run")
     kept = np.load(tmp_path / "run/samples.npz")
     rows = np.load(tmp_path / "data.npz")["vector"][:4]

@@ -62,7 +62,9 @@ def made(run):
     x = x * jnp.asarray(drawn("latents", *shape))
     network = generate.build_for_sampler(run.recipe)
     keys = jax.random.split(jax.random.key(0), 2)
-    sample = lambda params, x: samplers.sample(sampler, network(params, LABELS), run.schedule, x, run.recipe.plan, keys)
+    sample = lambda params, x: samplers.sample(
+        sampler, network(params, LABELS), run.schedule, x, run.recipe.sampling.plan, keys
+    )
     return jax.jit(sample)(run.params, x)
 
 
@@ -71,7 +73,7 @@ def test_samples_are_those_of_diffusers(name, call, changes, within):
     about, found = made_pipelines.fixture(name)
     run = published(name).changed(changes)
     theirs = found[f"sample/{call}"]
-    assert run.sampler.nfe(run.recipe.plan.solved) == about["evaluations"][call]
+    assert run.sampler.nfe(run.recipe.sampling.plan.solved) == about["evaluations"][call]
     ours = np.asarray(made(run))
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=within * np.abs(theirs).max())
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config.sections import Companions, sectioned
 from diffusion.experiments.sampling import clip_coding
 from diffusion.models.autoencoders.latent_space import Moments
 
@@ -32,7 +33,7 @@ def run(monkeypatch):
     )
     latents = types.SimpleNamespace(autoencoder="A")
     config = types.SimpleNamespace(data=types.SimpleNamespace(latents=latents))
-    return types.SimpleNamespace(autoencoder=None, config=config, on_latents=True), module
+    return types.SimpleNamespace(**sectioned({"config": config, "on_latents": True})), module
 
 
 def test_latents_are_the_scaled_mean_of_the_posterior(run):
@@ -52,6 +53,6 @@ def test_a_run_on_pictures_needs_no_encoder(run):
 
 
 def test_an_autoencoder_that_trained_with_the_run_is_refused(run):
-    run[0].autoencoder = "its own"
+    run[0].companions = Companions(autoencoder="its own")
     with pytest.raises(ConfigError, match="the run's autoencoder trained with it"):
         clip_coding.build_coding(run[0])

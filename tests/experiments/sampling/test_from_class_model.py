@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config.sections import sectioned
 from diffusion.experiments.sampling import from_class_model, model_flags, prompt_flags
 from tests.experiments.sampling.test_from_prompt import flags  # noqa: F401
 
@@ -17,7 +18,7 @@ def made(monkeypatch, flags):  # noqa: F811
     monkeypatch.setattr(from_class_model, "OF_RUNS", ())  # flags that the command defines beside these
     sample = types.SimpleNamespace(steps=20, number=6, guidance=types.SimpleNamespace(scale=4.0))
     config = types.SimpleNamespace(sample=sample, train=types.SimpleNamespace(dtype="bfloat16"))
-    recipe = types.SimpleNamespace(num_classes=3)
+    recipe = types.SimpleNamespace(**sectioned({"num_classes": 3}))
     model = types.SimpleNamespace(params="weights", name="DiT", sha256="abc")
     monkeypatch.setattr(from_class_model.checks, "validate", lambda config: recipe)
     monkeypatch.setattr(from_class_model.checks, "on_its_data", lambda recipe: recipe)

@@ -9,6 +9,7 @@ import pytest
 
 from diffusion import parameterizations, samplers, schedules, text_to_image
 from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config.sections import sectioned
 from diffusion.experiments.sampling import run_samples, watermarked
 from diffusion.models.autoencoders.latent_space import Moments
 
@@ -55,12 +56,11 @@ class Network:
 
 def trained(null=None, **changes):
     schedule = schedules.rectified_flow()
-    recipe = types.SimpleNamespace(
-        makes_pictures=True, makes_bytes=True, on_latents=False, null=null, network=Network(), shape=SHAPE,
-        parameterization=parameterizations.x0(), null_condition=lambda size: np.zeros(size, np.int32),
-    )  # fmt: skip
-    for name, value in changes.items():
-        setattr(recipe, name, value)
+    parts = {
+        "makes_pictures": True, "makes_bytes": True, "on_latents": False, "null": null, "network": Network(),
+        "shape": SHAPE, "parameterization": parameterizations.x0(),
+    }  # fmt: skip
+    recipe = types.SimpleNamespace(**sectioned(parts | changes))
     config = types.SimpleNamespace(sample=types.SimpleNamespace(batch_size=3))
     grid = np.linspace(1.0, 0.0, 5)
     return types.SimpleNamespace(
@@ -136,10 +136,11 @@ class Mark(types.SimpleNamespace):
 
 def run_of(pictures=True, latents=False, draws=0, renoise=None):
     plan = None if renoise is None else types.SimpleNamespace(renoise=np.array(renoise))
-    return types.SimpleNamespace(
-        makes_pictures=pictures, makes_bytes=pictures, on_latents=latents, shape=SHAPE, plan=plan,
-        sampler=types.SimpleNamespace(draws=draws),
-    )  # fmt: skip
+    parts = {
+        "makes_pictures": pictures, "makes_bytes": pictures, "on_latents": latents, "shape": SHAPE, "plan": plan,
+        "sampler": types.SimpleNamespace(draws=draws),
+    }  # fmt: skip
+    return types.SimpleNamespace(**sectioned(parts))
 
 
 def test_a_mark_in_noise_needs_no_pictures_and_one_in_pictures_does():
