@@ -7,8 +7,8 @@ Models Denoise", section 4 and the README of the authors' repository.
         --protocol=adm --metrics=fid,is --inception=INCEPTION --out=runs/jit/fid.json
 
 Needed are imagenet2012 as TFDS prepares it in array_record (TFDS_DATA_DIR says where), and INCEPTION, the file of FID's
-network (docs/evaluation.md); no autoencoder. The network predicts the picture, and its loss is that of the velocity
-which follows from it (`clipped_x0`, `constant` of `velocity`); the times lean to the noise.
+network (docs/evaluation.md); no autoencoder. The network predicts the picture, and its loss is the loss of the
+velocity that follows from it (`clipped_x0`, `constant` of `velocity`); the times lean to the noise.
 
 Score: FID-50K, 50 steps of Heun, guided but in the first tenth of the time, next to the noise; not measured here yet.
 Published are:

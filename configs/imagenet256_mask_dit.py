@@ -20,7 +20,7 @@ Score: FID-50K under ADM's protocol, 40 steps of Heun; not measured here yet. Pu
 and 5.69 without (README).
 
 Not verified: the decay of the average, 0.9999, is DiT's, which the code took over; the batch follows from 128 examples
-on each of the README's 8 GPUs. The pictures' latents are drawn anew at each step, and mirrored. The authors train under
+on each of the README's 8 GPUs. Each step draws new latents of the pictures, and mirrors them. The authors train under
 float16, and so bfloat16 here; the second stage is in float32.
 
 Time: not measured. `diffusion plan --config=imagenet256_mask_dit --devices=8` estimates a step.

@@ -4,5 +4,5 @@
     diffusion sample --workdir=runs/sphere
     diffusion evaluate --workdir=runs/sphere --metrics=nll
 
-The last command sets the test log-likelihood of the model beside that of the exact density. See docs/manifolds.md.
+The last command sets the test log-likelihood of the model beside the exact density's. See docs/manifolds.md.
 """

@@ -6,7 +6,7 @@
 
 The network receives the noise level, as WaveGrad does, and clips that are flattened by their levels, so that its noise
 has their spectrum, as SpecGrad's: see `sound.shaping`. Eight samples in a row are one step, which costs an eighth.
-`diffusion sample` makes the clips of the first records anew, and `--metrics=vocoder` those of the test split.
+`diffusion sample` makes the clips of the first records again, and `--metrics=vocoder` those of the test split.
 
 Presets: `vocoder:tiny` (seconds; to see that everything works).
 """

@@ -5,7 +5,7 @@
     diffusion sample --workdir=runs/progressive --step=600 --config.sample.steps=4 --out=runs/progressive/4
 
 One run: every 200 steps the student becomes the teacher and its number of steps halves; the checkpoints at these steps
-are kept, and are the students of 16, 8, 4 and 2 steps. The last is that of one.
+are kept, and are the students of 16, 8, 4 and 2 steps. The last one takes one step.
 
 Presets: `progressive:runs/digits,tiny` (seconds; to see that everything works).
 """

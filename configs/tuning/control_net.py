@@ -6,8 +6,8 @@
 
 The photos have captions (docs/data.md). `--config.data.source.control.name=sketch` learns from another control. A
 second picture of one's own is a column: config.data.source = {"name": "picture_folder", ..., "condition": ("control",)}
-with the column control_file_name of metadata.csv. Learning rate 1e-5 is that of the example `train_controlnet.py` of
-diffusers.
+with the column control_file_name of metadata.csv. The learning rate 1e-5 comes from the example `train_controlnet.py`
+of diffusers.
 
 Presets: `control_net:tiny` (to see that everything works).
 """

@@ -6,7 +6,7 @@
 
 The folder has a table metadata.csv (or .jsonl) with the columns file_name, the edited picture, original_file_name, the
 picture before, and text, the instruction. 5 % of the examples have no instruction, 5 % no original, and 5 % neither;
-learning rate 1e-4 without decay is that of the paper, there with 10,000 steps of 1,024 examples.
+the learning rate 1e-4 without decay comes from the paper, which takes 10,000 steps of 1,024 examples.
 
 Expected time and quality are not known: it was run on tiny models alone.
 

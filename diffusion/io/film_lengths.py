@@ -14,7 +14,7 @@ def missing_bytes(file: BinaryIO, length: int) -> int:
     """How many bytes a film lacks at its end, by the sizes that its container states; 0 where it states none.
 
     Matroska and WebM state the size of their segment, AVI that of its first chunk, and MP4 and MOV, fragmented or not,
-    that of each box. Streams of unknown size, and films that end between two boxes, cannot be told from whole ones.
+    the size of each box. Streams of unknown size, and films that end between two boxes, look like complete ones.
 
     Args:
         file: the film, at any position.

@@ -78,10 +78,10 @@ def train(
 
     Args:
         images: uint8 [N, H, W, 3], H and W multiples of 8.
-        labels: for each attribute int [N] in 0..K-1.
+        labels: the classes of each attribute by its name, int [N] in 0..K-1.
         steps: number of updates.
         batch_size: pictures in an update.
-        seed: of the initial weights, batches and changes.
+        seed: the seed of the initial weights, batches and changes.
         progress: called after every step with its number and the loss.
 
     Raises:
@@ -110,12 +110,12 @@ def fitted(
     """The training of a reader whose last hidden layer is (params, *inputs `[B, ...]`) -> `[B, DIM]`.
 
     Args:
-        hidden: that layer.
+        hidden: the hidden layer.
         init: (key, number of classes of each attribute) -> params, with those of `init_linear`.
         inputs: arrays `[N, ...]`.
-        labels: for each attribute int `[N]` in 0..K-1.
+        labels: the classes of each attribute by its name, int `[N]` in 0..K-1.
         change: (key, the first input `[B, ...]`) -> the same, changed at random.
-        steps, batch_size, seed, progress: as of `train`.
+        steps, batch_size, seed, progress: the arguments of `train`.
     """
     classes = {name: int(np.max(column)) + 1 for name, column in labels.items()}
     key = jax.random.key(seed)
@@ -151,7 +151,7 @@ def read(reader: Reader, images: np.ndarray) -> dict[str, np.ndarray]:
     """The most probable class of each attribute, int64 [N] each.
 
     Args:
-        reader: from `train`.
+        reader: a result of `train`.
         images: uint8 [N, H, W, 3], of the size that it was trained on.
 
     Raises:
@@ -218,9 +218,9 @@ def cached(name: str, made: Callable[[], Reader], folder: pathlib.Path | None = 
     """The reader of a file, or a new one that is then kept in that file.
 
     Args:
-        name: of the file, which encodes all that the reader depends on.
+        name: the name of the file, which encodes all that the reader depends on.
         made: trains a new one.
-        folder: of the file; "readers" in the library's cache by default.
+        folder: the folder of the file; "readers" in the library's cache by default.
     """
     path = (folder or files.cache("readers")) / f"{name}.safetensors"
     try:
@@ -316,7 +316,7 @@ def check(images: np.ndarray) -> None:
 
 
 def check_labels(labels: Mapping[str, np.ndarray], number: int, noun: str) -> None:
-    """Refuses labels that are not one for each of so many pictures, or whatever the noun says."""
+    """Refuses labels whose number is not the number of pictures, or of what the noun says."""
     if any(np.shape(column) != (number,) for column in labels.values()) or not labels:
         shapes = {name: list(np.shape(column)) for name, column in labels.items()}
         raise ValueError(f"each attribute has a label for each of the {number} {noun}; got {shapes}")

@@ -62,7 +62,7 @@ def train(
     Args:
         images: uint8 [N, H, W, C], real training images.
         labels: int [N] in 0..K-1, at least two classes.
-        seed: of the initial weights, batches, shifts and dropout; the same seed gives the same classifier.
+        seed: the seed of the initial weights, batches, shifts and dropout; the same seed gives the same classifier.
         steps: number of updates with batches of 128.
         advance: called with the number of updates done.
 
@@ -103,8 +103,8 @@ def cached(
     Args:
         images: uint8 [N, H, W, C].
         labels: int [N] in 0..K-1.
-        seed: as in `train`.
-        folder: where the files lie; by default DIFFUSION_CACHE or else ~/.cache/diffusion, there "classifiers".
+        seed: the seed of `train`.
+        folder: the folder of the files; by default DIFFUSION_CACHE or else ~/.cache/diffusion, there "classifiers".
         training: a function that calls `train` and shows its progress; None for `train` itself.
 
     Returns:

@@ -189,11 +189,11 @@ def condition_with(
         params: the parameters of the denoiser.
     """
     condition = dict(condition)
-    seen = condition.pop("seen", ())
+    inputs = condition.pop("seen", ())
     t = jnp.ravel(t)
     t = jnp.tile(t, x.shape[0] // t.size)
     result = condition
-    for one, sees in zip(attached, seen, strict=True):
+    for one, sees in zip(attached, inputs, strict=True):
         weight = jnp.where((one.times[0] <= t) & (t <= one.times[1]), one.weight, 0.0)
         if one.mask is not None:
             weight = weight[:, None, None] * one.mask

@@ -75,12 +75,12 @@ def denoise(
         t: Any = condition.pop("time", None)
 
         def evaluate(now: Any) -> Any:
-            seen = condition_with(attached, condition, x, t, clock, now) if attached else condition
+            inner = condition_with(attached, condition, x, t, clock, now) if attached else condition
             variables = {"params": now}
             if reference is not None:
-                variables |= _states(model, variables, reference, x, t, clock, seen)
+                variables |= _states(model, variables, reference, x, t, clock, inner)
             inputs = x if beside is None else jnp.concatenate([x, beside], axis=-1)
-            return model.denoiser.apply(variables, inputs, clock, seen, **more)
+            return model.denoiser.apply(variables, inputs, clock, inner, **more)
 
         return video_models.evaluated(params, t, evaluate)
 
@@ -102,8 +102,8 @@ def denoise(
         shown = []
 
         def showing(x: Array, clock: Array, condition: Mapping[str, Array]) -> Array:
-            output, seen = network(x, clock, condition, mutable=[attention_records.MAPS])
-            shown.append(seen)
+            output, maps = network(x, clock, condition, mutable=[attention_records.MAPS])
+            shown.append(maps)
             return output
 
         parameterizations.denoiser(showing, schedule, parameterization, at(t, condition, len(x)))(x, t)

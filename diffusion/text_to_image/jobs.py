@@ -119,8 +119,8 @@ def make_and_count(model: TextToImage, request: Request) -> tuple[np.ndarray, fl
     params = {model.kind.denoiser: model.weights, "vae": model.params["vae"]}
     fixed = (*job.canvas.arrays(), attached, job.reference, job.images)
     one_batch = lambda rows: pictures(params, *rows[:2], job.scale(model), rows[2], *fixed)
-    made, work = sampling.in_batches(one_batch, (conditional, unconditional, job.keys()), batch)
-    return job.finished(made), job.skipped(model, *work)
+    images, work = sampling.in_batches(one_batch, (conditional, unconditional, job.keys()), batch)
+    return job.finished(images), job.skipped(model, *work)
 
 
 def frames(model: TextToImage, request: Request) -> Iterator[Frame]:
@@ -241,8 +241,8 @@ class Job(NamedTuple):
         )
         key = (request.sampler, usual.steps, first, request.resamplings, noised, guided, size, frames, *how)
         course = Course(size, trajectory, noised, guided, request.tile, key, mark, cache, request.merge, places, frames)
-        seen = tuple(np.asarray(to_model(image))[None] for image in images)
-        return cls(request, usual, canvas, course, controls, _reference(request.reference, size), seen)
+        inputs = tuple(np.asarray(to_model(image))[None] for image in images)
+        return cls(request, usual, canvas, course, controls, _reference(request.reference, size), inputs)
 
     def attached(self, model: TextToImage) -> tuple[Attached, ...]:
         """The attachments of the controls, with their inputs from the pictures."""
@@ -251,13 +251,13 @@ class Job(NamedTuple):
         encode = program(model, self.course, "seen", compiled(programs.seen))
         result = []
         for attachment, picture, control, mask in self.controls:
-            seen = encode(model.params["vae"], attachment, picture)
+            inputs = encode(model.params["vae"], attachment, picture)
             if control.mode is not None:
                 mode = jnp.full(1, control.mode, jnp.int32)
-                seen = (seen[0], mode), (seen[1], mode)
+                inputs = (inputs[0], mode), (inputs[1], mode)
             weight = jnp.float32(control.weight)
             mask = None if mask is None else jnp.asarray(mask)
-            result.append(Attached(attachment, seen, weight, jnp.asarray(control.times), mask))
+            result.append(Attached(attachment, inputs, weight, jnp.asarray(control.times), mask))
         return tuple(result)
 
     def conditions(

@@ -83,8 +83,8 @@ def check_memory(
     condition = rows(conditional) | more
     other = rows(unconditional) | more if course.guided else None
     if reference:
-        seen = {"reference": jax.ShapeDtypeStruct((*x.shape[:3], 2 * model.channels), jnp.float32)}
-        condition |= seen
-        other = other and other | seen
+        latents = {"reference": jax.ShapeDtypeStruct((*x.shape[:3], 2 * model.channels), jnp.float32)}
+        condition |= latents
+        other = other and other | latents
     check((both, attached), guided, x, condition, other)
     return True

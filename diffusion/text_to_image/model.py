@@ -113,17 +113,17 @@ class TextToImage:
 
     def tokens(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """Its text encoders' inputs for texts: "text_encoder.ids" int32 [B, N], "text_encoder.mask" Bool [B, N] ..."""
-        seen = {}
+        entries = {}
 
         def recording(name: str) -> Encoder:
             def network(ids: Any, mask: Any) -> tuple[Array, Array]:
-                seen.update({f"{name}.ids": ids, f"{name}.mask": mask})
+                entries.update({f"{name}.ids": ids, f"{name}.mask": mask})
                 return jnp.zeros((*ids.shape, 1)), jnp.zeros((len(ids), 1))
 
             return Encoder(self.tokenizers[name], network)
 
         self._conditions(texts, recording)
-        return seen
+        return entries
 
     def encoded(self, params: Mapping[str, Any], tokens: Mapping[str, Any]) -> dict[str, Array]:
         """The denoiser's condition for texts: a pure function of the text encoders' parameters.
@@ -181,8 +181,10 @@ class TextToImage:
             return {}
         reader = self.modules[EYES]
         image = prompt_features.fitted(reader, picture)[None]
-        seen = jax.jit(functools.partial(prompt_features.image_features, reader, whole=True))(self.params[EYES], image)
-        return {"patches": jnp.repeat(seen, number, axis=0)}
+        patches = jax.jit(functools.partial(prompt_features.image_features, reader, whole=True))(
+            self.params[EYES], image
+        )
+        return {"patches": jnp.repeat(patches, number, axis=0)}
 
     def of_pipeline(self, name: str) -> "TextToImage":
         """The model in another pipeline, a class in `pipelines.KINDS`, with the usual steps of that pipeline."""
@@ -208,8 +210,8 @@ class TextToImage:
     @property
     def sees_mask(self) -> bool:
         """Whether the denoiser was trained to inpaint: it takes a mask and the masked picture beside x_t."""
-        seen = (self.channels + 1, self.channels + self.modules["vae"].factor ** 2)
-        return self.kind.video is None and self.seen_channels in seen
+        channels = (self.channels + 1, self.channels + self.modules["vae"].factor ** 2)
+        return self.kind.video is None and self.seen_channels in channels
 
     @property
     def seen_channels(self) -> int:

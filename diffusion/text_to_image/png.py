@@ -156,17 +156,17 @@ def read(path: str | pathlib.Path) -> dict[str, Any]:
         ValueError: if it carries no settings, or one of another type or out of range.
     """
     valid = {**PICTURE, **MODEL, **RUN}
-    about = {}
+    settings = {}
     stored = pictures.settings_of(path)
     try:
         for name, value in stored.items():
             if name in PLAIN:
-                about[name] = requests.settings(Request)[name].read(name, value)
+                settings[name] = requests.settings(Request)[name].read(name, value)
             elif name in valid:
-                about[name] = valid_as(valid[name], name, value)
+                settings[name] = valid_as(valid[name], name, value)
     except ValueError as error:
         raise ValueError(f"{path} carries settings that this program does not write: {error}") from None
-    return about
+    return settings
 
 
 def is_complete(about: Mapping[str, Any]) -> bool:

@@ -170,10 +170,10 @@ def begin(
         return x[:, 1:], keys, first, None, beside
     if course.frames:
         if model.kind.video.masked:
-            seen = video_models.given(vae, encode, image, course.frames)
+            frames = video_models.given(vae, encode, image, course.frames)
         else:
-            seen = video_models.padded(vae, encode, image, shape[0])
-        return x, keys, None, None, beside | {"beside": jnp.repeat(seen, keys.size, axis=0)}
+            frames = video_models.padded(vae, encode, image, shape[0])
+        return x, keys, None, None, beside | {"beside": jnp.repeat(frames, keys.size, axis=0)}
     if model.sees_picture:  # by the mean; beside a U-Net's x_t without the scale of latents
         z = mean(image)
         z = latent_space.to_diffusion(z, vae.scale, vae.shift) if model.kind.appends or model.kind.controlled else z

@@ -173,7 +173,7 @@ def _encode(config: Any, folder: pathlib.Path, source: sources.Source) -> None:
             model.text_encoder(folder / name, folder / out)
         else:
             scaling = model.autoencoder(folder / name, folder / out, config.measured)._asdict()
-            numbers = "; ".join(f"{title} {', '.join(f'{x:.3g}' for x in each)}" for title, each in scaling.items())
+            numbers = "; ".join(f"{title} {', '.join(f'{x:.3g}' for x in row)}" for title, row in scaling.items())
             print(f"latents by channel, before they are standardised: {numbers}", flush=True)
         workdir.write_text(note, str(trained[name]))
     if not (folder / "captions" / captions.INDEX).is_file():

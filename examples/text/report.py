@@ -91,9 +91,9 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
     real = lambda split, number=0: real_images.captioned(f"shapes@{split}", number=number)
     eighth = max(8, settings.number // 8)
     splits = {name: real(name, settings.number) for name in ("test", "withheld")}
-    verdicts = {name: prompt_metrics.verdicts(reader, each.captions, each.images) for name, each in splits.items()}
-    figures: dict[str, Any] = {"judge": {name: judge.score(each) for name, each in verdicts.items()}}
-    figures["drawings"] = {name: drawn_objects.score_of(each.captions, each.images) for name, each in splits.items()}
+    verdicts = {name: prompt_metrics.verdicts(reader, split.captions, split.images) for name, split in splits.items()}
+    figures: dict[str, Any] = {"judge": {name: judge.score(verdict) for name, verdict in verdicts.items()}}
+    figures["drawings"] = {name: drawn_objects.score_of(split.captions, split.images) for name, split in splits.items()}
     guidance = settings.guidance or settings.scales[0]
     if "sweep" in settings.parts:
         captions = real("validation", max(8, settings.number // 20)).captions
@@ -117,7 +117,7 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
             verdicts = prompt_metrics.verdicts(reader, captions, pictures[name])
             figures["prompts"][name] = judge.score(verdicts)
             figures["templates"][name] = drawn_objects.score_of(captions, pictures[name])
-            right = [all(each.values()) for each in verdicts]
+            right = [all(verdict.values()) for verdict in verdicts]
             plots.captioned(pictures[name], captions, right, out / f"{name}.png")
     if "geneval" in settings.parts:
         with _timed("GenEval's questions"):

@@ -38,10 +38,10 @@ def train(
     Args:
         clips: uint8 [N, F, H, W, 3], H and W multiples of 8.
         beside: float32 [N, P], of about unit variance; P may be 0.
-        labels: for each attribute int [N] in 0..K-1.
+        labels: the classes of each attribute by its name, int [N] in 0..K-1.
         steps: number of updates.
         batch_size: clips in an update.
-        seed: of the initial weights, batches and changes.
+        seed: the seed of the initial weights, batches and changes.
         progress: called after every step with its number and the loss.
 
     Raises:
@@ -67,7 +67,7 @@ def read(reader: Reader, clips: np.ndarray, beside: np.ndarray) -> dict[str, np.
     """The most probable class of each attribute, int64 [N] each.
 
     Args:
-        reader: from `train`.
+        reader: a result of `train`.
         clips: uint8 [N, F, H, W, 3], of the size that it was trained on.
         beside: float32 [N, P], as there.
 

@@ -46,10 +46,10 @@ class Recipe:
             label. See `data.sources.python_objects`. None: the records that config.data names.
         held_out: such records, with which samples are compared; None: the records of config.evaluate.split.
         parameterization: the quantity that the network predicts; None: as the objective says.
-        training: how the model's parameters are updated.
+        training: the parts that update the model's parameters.
         companions: the networks beside the model.
-        sampling: how the run makes samples.
-        examples: what one example is, and its condition.
+        sampling: the parts that make samples.
+        examples: the form of one example, and its condition.
         config: the settings that are data (steps, batch size, seeds, folders, mesh ...), and entries that name parts:
             a whole ConfigDict, or a mapping of dotted fields that differ from their defaults, e.g. {"sample.shift":
             3.0, "sample.sampler": {"name": "ddim"}}. A field acts as in a config file, or is refused where an argument

@@ -365,7 +365,7 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
     plan = recipe.sampling.plan
     network = build_for_sampler(recipe)
     reads = {"weights": guides.weights(recipe.sampling.guides)} if recipe.sampling.guides else {}
-    seen = measured_pictures(recipe)
+    pictures = measured_pictures(recipe)
     decoder, decode = ((), None) if recipe.companions.autoencoder else autoencoder_folders.decoding(config)
     batch_size = min(config["sample"]["batch_size"], config["sample"]["number"])
     if mesh is not None:
@@ -415,16 +415,16 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
 
     def with_pictures(labels, seeds):
         """The labels, and the measured picture of each sample: picture i for the i-th seed of config.sample.seed."""
-        return labels, None if seen is None else seen[np.asarray(seeds) % SEEDS % len(seen)]
+        return labels, None if pictures is None else pictures[np.asarray(seeds) % SEEDS % len(pictures)]
 
     def images(params, labels, seeds, progress=lambda done: None):
         if (real := real_of(recipe, labels)) is not None:
             padding.check(real, jax.ShapeDtypeStruct((len(seeds), *recipe.examples.shape), np.float32))
         nonlocal done  # `caching.Work` of all batches so far
         one_batch = lambda rows: finish(params, decoder, reads, *batch(rows))
-        made, work = sampling.in_batches(one_batch, (with_pictures(labels, seeds), seeds), batch_size, progress)
+        images, work = sampling.in_batches(one_batch, (with_pictures(labels, seeds), seeds), batch_size, progress)
         done = done + work
-        return sampling.marked(watermark, "pictures", made)
+        return sampling.marked(watermark, "pictures", images)
 
     def trajectory(params, labels, seeds):
         steps = watch(params, reads, with_pictures(labels, seeds), seeds)

@@ -147,7 +147,7 @@ class StandardSeries(Records):
         mean, std: mean and standard deviation of each column, float64 `[C]`: `x * std + mean` is in the file's units.
         series: the file's series by name, float64 `[T, C]`, in its units; NaN where a value is missing.
         columns: names of the channels, where the file is a .csv with a header; () otherwise.
-        places: for each record, the name of its series and the step at which it begins.
+        places: the name of its series and its first step, for each record.
     """
 
     mean: np.ndarray

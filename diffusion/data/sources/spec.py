@@ -191,8 +191,8 @@ class RandomAccess:
     """Records by their number; a format says how they are stored and decoded.
 
     Attributes:
-        spec: what the records are.
-        where: they lie.
+        spec: the description of the records.
+        where: the place in which they lie.
     """
 
     spec: DataSpec

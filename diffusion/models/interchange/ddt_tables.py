@@ -131,12 +131,12 @@ def _head_rows(module: DDT) -> list[Row]:
 
 
 def both_depths(all_blocks: str, first_blocks: str, second: str) -> Group:
-    """Their number of all blocks, and of those of the first part: our depths of two parts.
+    """The number of all blocks and of the first part, as two depths of ours.
 
     Args:
         all_blocks: their name of the first, 18 by default.
         first_blocks: their name of the second, 4 by default.
-        second: our name of the second part's depth; that of the first is `depth`.
+        second: our name of the second part's depth; the first part's is `depth`.
     """
 
     def read(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:

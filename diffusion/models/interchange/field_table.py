@@ -57,7 +57,7 @@ class Field(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """A field of theirs with few values, each of which is one of ours.
+    """A field of theirs with few values, each with its value of ours.
 
     Attributes:
         theirs: name in their config.
@@ -195,8 +195,8 @@ class FieldTable(NamedTuple):
         """The family with this config.
 
         Args:
-            example: as in `Family`.
-            tables: as in `Family`.
+            example: the field of `Family`.
+            tables: the field of `Family`.
             **others: other fields of `Family`.
         """
         return Family(self.name, self.module, self.build, self.describe, example, tables, **others)
