@@ -9,7 +9,7 @@ from flax import linen as nn
 from diffusion.data.sources.sequences import Records
 from diffusion.experiments.config import data
 from diffusion.experiments.config.recipe import Recipe
-from diffusion.experiments.config.sections import Examples
+from diffusion.experiments.config.sections import Examples, sectioned
 from diffusion.experiments.evaluation import sample_pictures
 from diffusion.objectives import Moves, flow_matching
 from diffusion.parameterizations import velocity
@@ -62,7 +62,9 @@ def sampled(out, x, classes=None, labels=None, of_records=False, **recipe):
     }
     classes = np.zeros(len(x), int) if classes is None else classes
     labels = classes if labels is None else labels
-    return sample_pictures.Samples(types.SimpleNamespace(**{**fields, **recipe}), x, labels, classes, of_records, out)
+    return sample_pictures.Samples(
+        types.SimpleNamespace(**sectioned(fields | recipe)), x, labels, classes, of_records, out
+    )
 
 
 @pytest.fixture
@@ -142,7 +144,7 @@ def test_surfaces_sounds_and_clips_are_known_by_their_source_or_form(calls, tmp_
     del source.surface
     for mels in (0, 4):
         heard = []
-        waveform = lambda x, levels, heard=heard: heard.append(levels) or "waveforms"
+        waveform = lambda x, levels, condition, heard=heard: heard.append(levels) or "waveforms"
         source.sound = types.SimpleNamespace(mels=mels, waveform=waveform)
         labels = {"spectrogram": "levels"}
         assert sample_pictures.draw(sampled(tmp_path, x, labels=labels)) == [tmp_path / "samples.png", "sounds"]

@@ -49,6 +49,7 @@ def test_all_sources_of_files_are_here():
     of_drawings = {
         "drawings",
         "arranged_drawings",
+        "spelled_drawings",
         "moving_drawings",
     }  # tests/data/test_arrangements.py, test_motions.py
     # tests/data/sources/test_manifold_points.py

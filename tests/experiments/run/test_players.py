@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion.experiments.config.sections import sectioned
 from diffusion.experiments.run import players
 from diffusion.training.step import HEADS
 
@@ -46,9 +47,8 @@ def recipe(network=PLAIN, teacher=None, second=None, player=None, scale=1.0, **c
     objective["beside"] = role(prompts=changes.pop("prompts", False))
     fields = {"base": None, "encoder": None, "perceptual": None, "null": jnp.zeros(())} | changes
     config = role(train=role(products=fields.pop("products", "")))
-    return role(
-        network=network, objective=role(**objective), config=config, second=player, teacher=role(scale=scale), **fields
-    )
+    parts = {"network": network, "objective": role(**objective), "config": config, "second": player}
+    return role(**sectioned(fields | parts | {"teacher": role(scale=scale)}))
 
 
 X = jnp.array([1.0, 2.0])
