@@ -11,7 +11,7 @@ import pathlib
 
 import numpy as np
 
-from diffusion.data.shapes import drawing, scenes
+from diffusion.data.shapes import drawing, scenes, spoilt
 from diffusion.data.shapes.drawing import Distance
 from diffusion.data.shapes.scenes import COLOURS, NONE, POSITIONS, RELATIONS, SHAPES, SIZES, Lot, Scene
 from diffusion.experiments.run_folder import workdir
@@ -73,6 +73,18 @@ def picture(scene: Scene, stream: int, number: int) -> np.ndarray:
     """A real picture of a scene, uint8 [64, 64, 3]; what the scene leaves open is drawn from (stream, number)."""
     lot = Lot(SEED, stream, number)
     return drawing.draw(scenes.completed(scene, lot), lot, SHAPE)
+
+
+def spoilt_picture(scene: Scene, stream: int, number: int) -> np.ndarray:
+    """A picture of a scene with the glyph broken, blended with another shape or blurred, in turn, uint8 [64, 64, 3]."""
+    lot = Lot(SEED, 100 + stream, number)
+    scene = scenes.completed(scene, lot)
+    kind = ("broken", "blended", "blurred")[number % 3]
+    if kind == "blurred":
+        return spoilt.blurred(drawing.draw(scene, lot, SHAPE), lot)
+    other = drawing.DISTANCES[lot.pick(SHAPES)]
+    distance = spoilt.broken(ghost, lot) if kind == "broken" else spoilt.blended(ghost, other, lot)
+    return drawing.draw(scene, lot, {NAME: distance})
 
 
 def requested(number: int) -> list[Scene]:

@@ -3,8 +3,10 @@
 All take pictures, uint8 [N, 64, 64, 3], so that real ones can stand in a model's place.
 
 Subject fidelity is a retriever's: in the features of the judge, which never saw the glyph, each picture is compared
-with real ones of its own prompt, which have the glyph or any other shape in the glyph's place. How often the retriever
-is mistaken is measured on real pictures.
+with real ones of its own prompt, which have the glyph or any other shape in the glyph's place, and with spoilt glyphs:
+broken, blended with another shape, or blurred. A picture is refused where a spoilt one is nearer by a factor, which is
+set on real pictures of the glyph so that 1 % of them are. How often the retriever is mistaken is measured on others.
+Beside it stands the glyph's own mask, without a network (`drawn_objects`).
 """
 
 from collections.abc import Callable, Sequence
@@ -12,14 +14,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion.data.shapes.scenes import SHAPES, Scene
+from diffusion.data.shapes.scenes import NONE, SHAPES, Scene
 from diffusion.metrics import attribute_reader, bootstrap
 from diffusion.metrics.attribute_reader import Reader
 from examples.glyph import glyph
-from examples.text import judge, prompt_metrics
+from examples.text import drawn_objects, judge, prompt_metrics
 
-EACH = 16  # real pictures of a prompt with each shape
-GALLERY, RIGHT, WRONG = 10, 11, 12  # streams of real pictures: to compare with, and of known content
+EACH = 9  # pictures of a prompt with each shape, and of each way in which the glyph is spoilt three
+GALLERY, RIGHT, WRONG, CALIBRATION = 10, 11, 12, 13  # streams of pictures: to compare with, of known content, real ones
+REFUSED = 0.01  # of real pictures of the glyph
 
 
 class Gallery(NamedTuple):
@@ -27,33 +30,65 @@ class Gallery(NamedTuple):
 
     Attributes:
         features: the pictures' features, [M, D].
-        names: the name of the shape that each has in the glyph's place.
+        names: the name of the shape that each has in the glyph's place; `NONE` for a spoilt one.
     """
 
     features: np.ndarray
     names: Sequence[str]
 
 
-def retrieved(features: np.ndarray, galleries: Sequence[Gallery]) -> list[str]:
-    """The shape of the nearest real picture, by the distance of their features.
+def retrieved(features: np.ndarray, galleries: Sequence[Gallery], factor: float = 1.0) -> list[str]:
+    """The shape of the nearest picture, by the distance of their features.
 
     Args:
         features: the features of N pictures, [N, D].
         galleries: a gallery for each picture.
+        factor: what the distances of spoilt pictures are multiplied by; the larger, the less is refused.
     """
     if len(features) != len(galleries):
         raise ValueError(f"{len(features)} pictures need a gallery each, and got {len(galleries)}")
-    nearest = lambda row, gallery: int(np.argmin(np.linalg.norm(gallery.features - row, axis=1)))
-    return [gallery.names[nearest(row, gallery)] for row, gallery in zip(features, galleries)]
+    return [gallery.names[int(np.argmin(_apart(row, gallery, factor)))] for row, gallery in zip(features, galleries)]
+
+
+def _apart(row: np.ndarray, gallery: Gallery, factor: float = 1.0) -> np.ndarray:
+    """The distance of a picture to each of a gallery, [M], those of spoilt ones by a factor."""
+    spoilt_one = np.array([name == NONE for name in gallery.names])
+    return np.linalg.norm(gallery.features - row, axis=1) * np.where(spoilt_one, factor, 1.0)
+
+
+def refusal(features: np.ndarray, known: Sequence[Gallery], share: float = REFUSED) -> float:
+    """The factor by which a share of pictures is refused: the quantile of order 1 - share of
+
+        (the distance to the nearest picture of a shape) / (the distance to the nearest spoilt one).
+
+    Args:
+        features: the features of N real pictures of the glyph, [N, D].
+        known: a gallery for each picture.
+        share: the share, in 0..1.
+    """
+    ratios = []
+    for row, gallery in zip(features, known, strict=True):
+        apart = _apart(row, gallery)
+        spoilt_one = np.array([name == NONE for name in gallery.names])
+        ratios.append(apart[~spoilt_one].min() / apart[spoilt_one].min())
+    return float(np.quantile(ratios, 1 - share))
 
 
 def galleries(reader: Reader, requested: Sequence[Scene], each: int = EACH) -> list[Gallery]:
-    """`each` real pictures of each scene with each shape that may stand in the glyph's place, and with it."""
-    names = [[name for name in (glyph.NAME, *others(scene)) for _ in range(each)] for scene in requested]
-    shown = [with_shape(scene, name) for scene, row in zip(requested, names) for name in row]
-    images = np.stack([glyph.picture(scene, GALLERY, i) for i, scene in enumerate(shown)])
-    features = np.split(attribute_reader.features(reader, images), np.cumsum([len(row) for row in names])[:-1])
-    return [Gallery(*both) for both in zip(features, names)]
+    """Pictures of each scene to compare with: `each` with the glyph, with every other shape, and with it spoilt."""
+    return [_gallery(reader, scene, each * i, each) for i, scene in enumerate(requested)]
+
+
+def _gallery(reader: Reader, scene: Scene, first: int, each: int) -> Gallery:
+    names = [name for name in (glyph.NAME, *others(scene), NONE) for _ in range(each)]
+    numbers = [first + i % each for i in range(len(names))]
+    images = [
+        glyph.spoilt_picture(scene, GALLERY, number)
+        if name == NONE
+        else glyph.picture(with_shape(scene, name), GALLERY, number)
+        for name, number in zip(names, numbers)
+    ]
+    return Gallery(attribute_reader.features(reader, np.stack(images)), names)
 
 
 def others(scene: Scene) -> tuple[str, ...]:
@@ -67,19 +102,34 @@ def with_shape(scene: Scene, name: str) -> Scene:
     return scene._replace(**{slot: name})
 
 
-def fidelity(reader: Reader, requested: Sequence[Scene], images: np.ndarray, known: Sequence[Gallery]) -> dict:
+def fidelity(
+    reader: Reader, requested: Sequence[Scene], images: np.ndarray, known: Sequence[Gallery], factor: float = 1.0
+) -> dict:
     """Whether pictures show the glyph, and all else that is requested.
+
+    Args:
+        reader: the judge.
+        requested: the scene of each picture.
+        images: the pictures, uint8 [N, 64, 64, 3].
+        known: a gallery for each picture.
+        factor: the factor of `retrieved`.
 
     Returns:
         {"subject": the share of pictures whose nearest real one has the glyph, "prompt": the share of requested
         attributes beside the shapes that are right, "pictures": the share of pictures of which both hold, with all of
-        these attributes}, each from `bootstrap.share`.
+        these attributes, "best": the share of pictures in which every shape, the glyph's and that beside it, has a
+        larger overlap with its own mask than with any of the nine, "whole": in which these overlaps are above 0.85},
+        each from `bootstrap.share`.
     """
-    has_glyph = [name == glyph.NAME for name in retrieved(attribute_reader.features(reader, images), known)]
+    has_glyph = [name == glyph.NAME for name in retrieved(attribute_reader.features(reader, images), known, factor)]
     shown = judge.seen(reader, images)
     verdicts = [judge.verdict(scene, scene_shown) for scene, scene_shown in zip(requested, shown)]
     beside = [[right for name, right in verdict.items() if name != "shape"] for verdict in verdicts]
+    objects = drawn_objects.measured(images, requested, tuple(glyph.SHAPE.values()))
+    fits = [drawn_objects.verdict(*pair) for pair in zip(requested, objects)]
     return {
+        "best": bootstrap.share([fit["shape"] for fit in fits]),
+        "whole": bootstrap.share([fit["whole"] for fit in fits]),
         "subject": bootstrap.share(has_glyph),
         "prompt": bootstrap.share([right for rights in beside for right in rights]),
         "pictures": bootstrap.share([one and all(rest) for one, rest in zip(has_glyph, beside)]),
@@ -87,28 +137,36 @@ def fidelity(reader: Reader, requested: Sequence[Scene], images: np.ndarray, kno
 
 
 def real_figures(
-    reader: Reader, requested: Sequence[Scene], known: Sequence[Gallery], coded: Callable[[np.ndarray], np.ndarray]
+    reader: Reader,
+    requested: Sequence[Scene],
+    known: Sequence[Gallery],
+    coded: Callable[[np.ndarray], np.ndarray],
+    factor: float = 1.0,
 ) -> dict[str, Any]:
     """What the measures say of real pictures, which bounds what they can say of a model's.
 
     Args:
         reader, requested, known: the arguments of `fidelity`.
         coded: a function from pictures to the autoencoder's reconstructions of them.
+        factor: the factor of `retrieved`.
 
     Returns:
         {"right": `fidelity` of real pictures of the scenes, "coded": `fidelity` of their reconstructions by the
-        autoencoder, "mistaken": the share of real pictures with another shape in the glyph's place that the retriever
-        takes for the glyph}.
+        autoencoder, "mistaken" and "spoilt": the shares of real pictures with another shape in the glyph's place, and
+        of spoilt glyphs, that the retriever takes for the glyph}.
     """
     right = np.stack([glyph.picture(scene, RIGHT, i) for i, scene in enumerate(requested)])
     wrong = [with_shape(scene, others(scene)[i % len(others(scene))]) for i, scene in enumerate(requested)]
     images = np.stack([glyph.picture(scene, WRONG, i) for i, scene in enumerate(wrong)])
-    nearest_names = retrieved(attribute_reader.features(reader, images), known)
+    nearest_names = retrieved(attribute_reader.features(reader, images), known, factor)
+    spoilt_ones = np.stack([glyph.spoilt_picture(scene, WRONG, i) for i, scene in enumerate(requested)])
+    of_spoilt = retrieved(attribute_reader.features(reader, spoilt_ones), known, factor)
     mistaken = bootstrap.share([name == glyph.NAME for name in nearest_names])
     return {
-        "right": fidelity(reader, requested, right, known),
-        "coded": fidelity(reader, requested, coded(right), known),
+        "right": fidelity(reader, requested, right, known, factor),
+        "coded": fidelity(reader, requested, coded(right), known, factor),
         "mistaken": mistaken,
+        "spoilt": bootstrap.share([name == glyph.NAME for name in of_spoilt]),
     }
 
 

@@ -21,7 +21,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", None, "folder of the model before the tuning, with model_index.json")
     flags.DEFINE_list("runs", None, "folders of the runs that tuned it")
     flags.DEFINE_string("out", None, "folder of the report")
-    flags.DEFINE_integer("number", 200, "prompts with the glyph, and captions without it", lower_bound=8)
+    flags.DEFINE_integer("number", 1000, "prompts with the glyph, and captions without it", lower_bound=8)
     flags.DEFINE_integer("batch_size", 50, "pictures at once", lower_bound=1)
     flags.mark_flags_as_required(["model", "runs", "out"])
     command_line.begin()
@@ -45,7 +45,7 @@ from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import tuned_run
 from diffusion.experiments.text import model as model_folder
 from diffusion.io import json_lines
-from diffusion.metrics import chunks
+from diffusion.metrics import attribute_reader, chunks
 from diffusion.text_to_image import TextToImage, model_index
 from examples.glyph import glyph, glyph_metrics, report_pictures
 from examples.text import judge
@@ -65,6 +65,8 @@ CODED = 50  # pictures in one call of the autoencoder
 HEADER = (
     "",
     "pictures with the glyph",
+    "templates: the glyph and what is beside it best",
+    "templates: overlaps above 0.85",
     "attributes right beside the shapes",
     "pictures with both",
     "attributes right of other captions",
@@ -72,6 +74,9 @@ HEADER = (
     "minutes of training",
     "bytes",
 )
+
+
+SHARES = ("subject", "best", "whole", "prompt", "pictures")
 
 
 class Taught(NamedTuple):
@@ -134,6 +139,8 @@ def run(taught: Sequence[Taught], out: pathlib.Path, number: int, batch_size: in
     reader = judge.reader()
     requested = glyph.requested(number)
     known = glyph_metrics.galleries(reader, requested)
+    real = np.stack([glyph.picture(scene, glyph_metrics.CALIBRATION, i) for i, scene in enumerate(requested)])
+    factor = glyph_metrics.refusal(attribute_reader.features(reader, real), known)
     captions = [shapes.example("test", i)[1] for i in range(number)]
     rows = {}
     tiles = []
@@ -144,7 +151,7 @@ def run(taught: Sequence[Taught], out: pathlib.Path, number: int, batch_size: in
         others = make(captions, range(number))
         before = others if before is None else before
         rows[tuning.name] = {
-            **glyph_metrics.fidelity(reader, requested, make(requested, range(number)), known),
+            **glyph_metrics.fidelity(reader, requested, make(requested, range(number)), known, factor),
             "drift": glyph_metrics.drift(reader, captions, before, others),
             **tuning.about,
         }
@@ -157,7 +164,8 @@ def run(taught: Sequence[Taught], out: pathlib.Path, number: int, batch_size: in
         [glyph.word(scene) for scene in SHOWN],
         out / "glyph.png",
     )
-    figures = {"models": rows, "real": glyph_metrics.real_figures(reader, requested, known, coder(taught[0].model))}
+    real = glyph_metrics.real_figures(reader, requested, known, coder(taught[0].model), factor)
+    figures = {"models": rows, "real": real}
     settings = {"prompts": number, "captions": number, "seeds": "0..", "judge": judge.name()}
     content = report.plain({"figures": figures, "protocol": {**protocol, **settings, **report.software()}})
     report.write(out, content, markdown(content))
@@ -195,7 +203,7 @@ def table(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
         rows.append(
             (
                 name,
-                *(report.percent(row[key]) for key in ("subject", "prompt", "pictures")),
+                *(report.percent(row[key]) for key in SHARES),
                 report.percent(drift["attributes"]),
                 f"{drift['difference']:.2f}",
                 f"{row['minutes']:.1f}" if "minutes" in row else "—",
@@ -204,7 +212,7 @@ def table(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
         )
     for name, row in (("real pictures, by the autoencoder", "coded"), ("real pictures", "right")):
         shares = figures["real"][row]
-        rows.append((name, *(report.percent(shares[key]) for key in ("subject", "prompt", "pictures")), *["—"] * 4))
+        rows.append((name, *(report.percent(shares[key]) for key in SHARES), *["—"] * 4))
     return rows
 
 
@@ -215,8 +223,8 @@ def markdown(content: Mapping[str, Any]) -> str:
         "# A glyph from five pictures",
         report.table(HEADER, table(figures)),
         "![The five pictures, and each model's pictures of the same prompts from the same noise](glyph.png)",
-        f"The retriever takes {report.percent(figures['real']['mistaken'])} of real pictures of other shapes for the "
-        "glyph.",
+        f"The retriever takes {report.percent(figures['real']['mistaken'])} of real pictures of other shapes, and "
+        f"{report.percent(figures['real']['spoilt'])} of spoilt glyphs, for the glyph.",
         "## Protocol",
         report.table(("", ""), content["protocol"].items()),
         report.IN_FULL,

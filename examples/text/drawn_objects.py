@@ -20,6 +20,7 @@ import numpy as np
 from scipy import ndimage
 
 from diffusion.data.shapes import drawing, scenes, templates
+from diffusion.data.shapes.drawing import Distance
 from diffusion.data.shapes.scenes import COLOURS, NONE, POSITIONS, RELATIONS, SHAPES, SIZES, Scene
 from diffusion.metrics import bootstrap
 
@@ -38,9 +39,10 @@ class Drawn(NamedTuple):
     """One object of a picture, measured.
 
     Attributes:
-        overlap: float64 [8], the intersection over union with the best template of each of `SHAPES`.
-        radius: float64 [8], the radius of each of these templates, in pixels.
-        centre: float64 [8, 2], (x, y) of its centre, in pixels from the upper left corner.
+        overlap: float64 [S], the intersection over union with the best template of each of `SHAPES`, and after them of
+            a further shape.
+        radius: float64 [S], the radius of each of these templates, in pixels.
+        centre: float64 [S, 2], (x, y) of its centre, in pixels from the upper left corner.
         parts: the number of its connected parts of 4 pixels and more; corners connect.
         colours: float64 [8], the share of its pixels that have the nearest hue of each of `COLOURS`.
         edge: the width of its edges in pixels,
@@ -78,12 +80,13 @@ def paper_of(picture: np.ndarray) -> np.ndarray:
     return np.median(picture[border], axis=0)
 
 
-def measured(pictures: np.ndarray, requested: Sequence[Scene]) -> list[Picture]:
+def measured(pictures: np.ndarray, requested: Sequence[Scene], more: tuple[Distance, ...] = ()) -> list[Picture]:
     """The objects of pictures, with their fits to the drawings' masks.
 
     Args:
         pictures: uint8 [N, 64, 64, 3].
         requested: the scene that each picture should show, as `scenes.parsed` returns it.
+        more: the signed distance of a further shape, which any other name of a shape in the scenes means; at most one.
 
     Raises:
         TypeError, ValueError: if the pictures have another type or shape.
@@ -96,9 +99,10 @@ def measured(pictures: np.ndarray, requested: Sequence[Scene]) -> list[Picture]:
     looks = [look for cuts in candidates for looks in cuts for look in looks]
     if not looks:
         return [Picture([]) for _ in requested]
-    known = templates.drawn(*RADII)
+    known = templates.drawn(*RADII, more=more)
+    shapes = (*(drawing.DISTANCES[name] for name in SHAPES), *more)
     fits = iter(zip(*templates.fits(np.stack([look.mask for look in looks]), known)))
-    objects = [[[_drawn(look, *next(fits)) for look in looks] for looks in cuts] for cuts in candidates]
+    objects = [[[_drawn(look, shapes, *next(fits)) for look in looks] for looks in cuts] for cuts in candidates]
     return [_as_requested(scene, cuts) for scene, cuts in zip(requested, objects)]
 
 
@@ -172,11 +176,13 @@ def _look(apart: np.ndarray, hue: np.ndarray, area: np.ndarray, style: str) -> _
     return _Look(mask, parts, colours, cover if style == "plain" else None)
 
 
-def _drawn(look: _Look, overlap: np.ndarray, radius: np.ndarray, centre: np.ndarray) -> Drawn:
+def _drawn(
+    look: _Look, shapes: Sequence[Distance], overlap: np.ndarray, radius: np.ndarray, centre: np.ndarray
+) -> Drawn:
     edge = np.nan
     if look.cover is not None:
         best = int(overlap.argmax())
-        edge = 6 * float((look.cover * (1 - look.cover)).sum()) / (templates.edge_length(SHAPES[best]) * radius[best])
+        edge = 6 * float((look.cover * (1 - look.cover)).sum()) / (templates.edge_length(shapes[best]) * radius[best])
     return Drawn(overlap, radius, centre, look.parts, look.colours, edge)
 
 
@@ -202,7 +208,7 @@ def _asked(scene: Scene) -> list[tuple[str, str]]:
 
 
 def _overlap(one: Drawn, shape: str) -> float:
-    return float(one.overlap.max() if shape == NONE else one.overlap[SHAPES.index(shape)])
+    return float(one.overlap[_template(one, shape)])
 
 
 def _share(one: Drawn, colour: str) -> float:
@@ -248,8 +254,10 @@ def verdict(scene: Scene, picture: Picture) -> dict[str, bool]:
 
 
 def _template(one: Drawn, shape: str) -> int:
-    """The number of the shape by which an object's size and place are read."""
-    return int(one.overlap.argmax()) if shape == NONE else SHAPES.index(shape)
+    """The number of a shape, of the best one where it is left open, of the further one for any other name."""
+    if shape == NONE:
+        return int(one.overlap.argmax())
+    return SHAPES.index(shape) if shape in SHAPES else len(SHAPES)
 
 
 def _size(one: Drawn, shape: str) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from diffusion.data.shapes import templates
+from diffusion.data.shapes import drawing, templates
 from diffusion.data.shapes.scenes import SHAPES
 
 FINE = 16  # parts of a pixel's side in which polygons are drawn
@@ -102,4 +102,4 @@ def test_turned_shapes_are_found_where_shapes_may_turn():
     ("circle", 2 * math.pi * 0.95), ("square", 8 * 0.84), ("diamond", 4 * math.hypot(0.85, 1.15)), ("cross", 8.0),
 ])  # fmt: skip
 def test_the_length_of_an_edge_is_that_of_geometry(shape, length):
-    assert templates.edge_length(shape) == pytest.approx(length, rel=0.02)
+    assert templates.edge_length(drawing.DISTANCES[shape]) == pytest.approx(length, rel=0.02)

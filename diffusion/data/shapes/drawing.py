@@ -3,7 +3,19 @@
 A signed distance is negative inside a shape; a pixel is covered by clip(1/2 - distance, 0, 1) of it.
 """
 
-__all__ = ["NIGHT", "PALETTE", "PAPERS", "PLACES", "RADII", "SIDE", "Distance", "draw", "nearest_hue", "paint"]
+__all__ = [
+    "DISTANCES",
+    "NIGHT",
+    "PALETTE",
+    "PAPERS",
+    "PLACES",
+    "RADII",
+    "SIDE",
+    "Distance",
+    "draw",
+    "nearest_hue",
+    "paint",
+]
 
 import colorsys
 import math
@@ -208,3 +220,4 @@ DISTANCES: dict[str, Distance] = {
     "cross": _cross,
     "moon": _moon,
 }
+"""The signed distance of each shape, by its name."""

@@ -12,7 +12,7 @@ Whatever its numbers, a shape of the first three kinds is kept only if it is in 
 the eight, at any size, place and turn, covers it by 0.8: half of a diamond is a triangle, and no broken shape.
 """
 
-__all__ = ["KINDS", "SHARES", "Spoilt", "blurred", "draw", "shapes"]
+__all__ = ["KINDS", "SHARES", "Spoilt", "blended", "blurred", "broken", "draw", "shapes"]
 
 import functools
 import math
@@ -76,10 +76,9 @@ def _shape(kind: str, lot: Lot) -> Spoilt:
     first, second = (DISTANCES[name] for name in _two(lot))
     match kind:
         case "broken":
-            return Spoilt(kind, _broken(first, lot))
+            return Spoilt(kind, broken(first, lot))
         case "blended":
-            share = lot.between(*SHARES)
-            return Spoilt(kind, lambda x, y, radius: share * first(x, y, radius) + (1 - share) * second(x, y, radius))
+            return Spoilt(kind, blended(first, second, lot))
         case _:
             return Spoilt(kind, _blob(lot))
 
@@ -90,7 +89,13 @@ def _two(lot: Lot) -> tuple[str, str]:
     return first, lot.pick([name for name in SHAPES if name != first])
 
 
-def _broken(distance: Distance, lot: Lot) -> Distance:
+def blended(first: Distance, second: Distance, lot: Lot) -> Distance:
+    """A weighted mean of the signed distances of two shapes."""
+    share = lot.between(*SHARES)
+    return lambda x, y, radius: share * first(x, y, radius) + (1 - share) * second(x, y, radius)
+
+
+def broken(distance: Distance, lot: Lot) -> Distance:
     """A shape beyond a line, or without a gap, at any angle."""
     angle = lot.between(0, 2 * math.pi)
     parted = lot.between(0, 1) < 0.5

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion.data.shapes.drawing import DISTANCES
+from diffusion.data.shapes.drawing import DISTANCES, Distance
 from diffusion.data.shapes.scenes import SHAPES
 
 STEP = 1.04  # from one radius to the next
@@ -31,7 +31,7 @@ class Templates(NamedTuple):
 
     Attributes:
         masks: float32 [T, side * side], 1 inside of the shape and 0 outside.
-        shape: int64 [T], the index in `SHAPES`.
+        shape: int64 [T], the index in `SHAPES`, and after them of a further shape.
         radius: float64 [T], the radius in pixels.
         turn: float64 [T], the angle in degrees, clockwise.
         centre: float64 [T, 2], (x, y) of the shape's own centre, in pixels from the square's middle.
@@ -50,9 +50,10 @@ class Fits(NamedTuple):
     """The best template of each shape for N masks.
 
     Attributes:
-        overlap: float64 [N, 8], the intersection over union of the best template of each of `SHAPES`; 0 if M is empty.
-        radius: float64 [N, 8], that template's radius in pixels.
-        centre: float64 [N, 8, 2], (x, y) of its centre, in pixels from the upper left corner.
+        overlap: float64 [N, S], the intersection over union of the best template of each of the S shapes, the eight of
+            `SHAPES` and further ones; 0 if M is empty.
+        radius: float64 [N, S], that template's radius in pixels.
+        centre: float64 [N, S, 2], (x, y) of its centre, in pixels from the upper left corner.
     """
 
     overlap: np.ndarray
@@ -61,21 +62,29 @@ class Fits(NamedTuple):
 
 
 @functools.cache
-def drawn(smallest: float, largest: float, turned: bool = False, offsets: tuple[float, ...] = OFFSETS) -> Templates:
+def drawn(
+    smallest: float,
+    largest: float,
+    turned: bool = False,
+    offsets: tuple[float, ...] = OFFSETS,
+    more: tuple[Distance, ...] = (),
+) -> Templates:
     """The templates of all shapes with radii from `smallest` to `largest`, about 4 % apart.
 
     Args:
         smallest, largest: the radii in pixels, above 0.
         turned: whether shapes may stand at any angle, in steps of 7.5 degrees; else they are upright.
         offsets: the offsets of a template's centre of mass from the middle, along x and along y, in pixels.
+        more: the signed distances of further shapes, whose numbers follow those of `SHAPES`.
     """
     number = int(np.ceil(np.log(largest / smallest) / np.log(STEP))) + 1
     radii = np.geomspace(smallest, largest, number)
     side = 2 * int(np.ceil(REACH * largest + max(offsets)))
     along = np.arange(side) + 0.5 - side / 2
     rows = []
-    for index, shape in enumerate(SHAPES):
-        period = TURNS.get(shape, 360.0) if turned else 0.0
+    named = [(DISTANCES[name], TURNS.get(name, 360.0)) for name in SHAPES] + [(one, 360.0) for one in more]
+    for index, (shape, turns) in enumerate(named):
+        period = turns if turned else 0.0
         for turn in np.arange(0.0, max(period, TURN), TURN):
             for radius in radii:
                 middle = radius * _centre_of_mass(shape, turn)
@@ -88,14 +97,14 @@ def drawn(smallest: float, largest: float, turned: bool = False, offsets: tuple[
     return Templates(masks.astype(np.float32), shapes, sizes, turns, centres, side)
 
 
-def _inside(shape: str, x: np.ndarray, y: np.ndarray, radius: float, turn: float) -> np.ndarray:
+def _inside(shape: Distance, x: np.ndarray, y: np.ndarray, radius: float, turn: float) -> np.ndarray:
     """Whether points lie inside of a shape that is turned clockwise by `turn` degrees."""
     cos, sin = np.cos(np.deg2rad(turn)), np.sin(np.deg2rad(turn))
-    return DISTANCES[shape](cos * x + sin * y, cos * y - sin * x, radius) < 0
+    return shape(cos * x + sin * y, cos * y - sin * x, radius) < 0
 
 
 @functools.cache
-def _centre_of_mass(shape: str, turn: float) -> np.ndarray:
+def _centre_of_mass(shape: Distance, turn: float) -> np.ndarray:
     """(x, y) of the mean of a shape's inside, from its own centre, in radii."""
     along = np.linspace(-REACH, REACH, 160)
     inside = _inside(shape, along, along[:, None], 1.0, turn)
@@ -103,11 +112,11 @@ def _centre_of_mass(shape: str, turn: float) -> np.ndarray:
 
 
 @functools.cache
-def edge_length(shape: str) -> float:
+def edge_length(shape: Distance) -> float:
     """The length of a shape's edge, in radii: the area within 0.01 radii of it, over 0.02."""
     step = 0.002
     along = np.arange(-1.3, 1.3, step)
-    near = np.abs(DISTANCES[shape](along, along[:, None], 1.0)) < 0.01
+    near = np.abs(shape(along, along[:, None], 1.0)) < 0.01
     return float(near.sum() * step**2 / 0.02)
 
 
@@ -127,14 +136,15 @@ def fits(masks: np.ndarray, known: Templates) -> Fits:
     steps = np.arange(known.side) + known.side
     rows = (corner[:, 1, None] + steps)[:, :, None]
     parts = padded[np.arange(number)[:, None, None], rows, (corner[:, 0, None] + steps)[:, None, :]]
-    best = np.zeros((number, len(SHAPES)), int)
-    overlap = np.zeros((number, len(SHAPES)))
+    kinds = int(known.shape.max()) + 1
+    best = np.zeros((number, kinds), int)
+    overlap = np.zeros((number, kinds))
     sizes = known.masks.sum(1)
     for first in range(0, number, CHUNK):
         some = slice(first, first + CHUNK)
         both = parts[some].reshape(-1, known.side**2).astype(np.float32) @ known.masks.T
         ratio = both / (area[some, None] + sizes - both)
-        for index in range(len(SHAPES)):
+        for index in range(kinds):
             rows_of_shape = np.flatnonzero(known.shape == index)
             chosen = ratio[:, rows_of_shape].argmax(1)
             best[some, index] = rows_of_shape[chosen]

@@ -22,7 +22,7 @@ from diffusion.metrics import attribute_reader
 from diffusion.metrics.attribute_reader import Reader
 from examples.glyph import glyph, glyph_metrics, report as glyph_report
 from examples.glyph.glyph_metrics import Gallery
-from examples.text import demo as text_demo, judge
+from examples.text import demo as text_demo, drawn_objects, judge
 from tests.data.made import image_feature, png, write
 
 ALONE = Scene("one", "plain", "red", glyph.NAME, "large", "top")
@@ -84,6 +84,33 @@ def test_the_nearest_real_picture_says_the_shape():
         glyph_metrics.retrieved(np.zeros((2, 2)), [one])
 
 
+def test_the_factor_refuses_the_stated_share_of_real_pictures():
+    """Galleries of a shape at 0 and a spoilt one at 10: a picture at x has the ratio x / (10 - x)."""
+    known = [Gallery(np.array([[0.0], [10.0]]), ["ghost", NONE])] * 5
+    features = np.array([[0.0], [2.0], [5.0], [6.0], [8.0]])
+    assert glyph_metrics.refusal(features, known, share=0.0) == pytest.approx(4)
+    factor = glyph_metrics.refusal(features, known, share=0.25)
+    assert factor == pytest.approx(1.5)  # the fourth of five ratios
+    found = glyph_metrics.retrieved(features, known, factor)
+    assert found == ["ghost", "ghost", "ghost", "ghost", NONE]
+    assert glyph_metrics.retrieved(features, known) == ["ghost", "ghost", "ghost", NONE, NONE]  # the first of equals
+
+
+def test_drawn_ghosts_are_the_best_of_nine_and_spoilt_ones_are_not_whole():
+    requested = glyph.requested(60)
+    shape = tuple(glyph.SHAPE.values())
+    verdicts = lambda images: [
+        drawn_objects.verdict(*pair)
+        for pair in zip(requested, drawn_objects.measured(np.stack(images), requested, shape))
+    ]
+    real = verdicts([glyph.picture(scene, 0, i) for i, scene in enumerate(requested)])
+    assert all(found["shape"] and found["whole"] and found["one_piece"] and found["colour"] for found in real)
+    spoilt = verdicts([glyph.spoilt_picture(scene, 0, i) for i, scene in enumerate(requested)])
+    whole, sharp = (np.array([found[name] for found in spoilt]) for name in ("whole", "sharp"))
+    assert whole[::3].mean() <= 0.1 and sharp[2::3].mean() == 0  # broken ones, blurred ones
+    assert (whole & sharp)[1::3].mean() < 0.5  # blended ones
+
+
 @pytest.fixture
 def knowing(monkeypatch):
     """Real pictures that are numbers, of which a judge knows the scene; returns the function that makes them."""
@@ -103,19 +130,26 @@ def knowing(monkeypatch):
         attribute_reader, "features", lambda _, images: np.stack([features(scene_of(x)) for x in images])
     )
     monkeypatch.setattr(judge, "seen", lambda _, images: [judge.facing(scene_of(image)) for image in images])
+    spoilt = lambda scene, stream, number: picture(glyph_metrics.with_shape(scene, NONE), stream, number)
+    monkeypatch.setattr(glyph, "spoilt_picture", spoilt)
+    has = lambda scene, image: {name: scene.shape == scene_of(image).shape for name in ("shape", "whole")}
+    monkeypatch.setattr(glyph_metrics.drawn_objects, "measured", lambda images, requested, more: images)
+    monkeypatch.setattr(glyph_metrics.drawn_objects, "verdict", has)
     return lambda scenes_: np.stack([picture(scene, 99, 0) for scene in scenes_])
 
 
 def test_real_pictures_have_the_glyph_and_others_have_not(knowing):
     requested = [ALONE, FIRST, SECOND]
     known = glyph_metrics.galleries(NOBODY, requested, each=2)
-    assert [len(gallery.names) for gallery in known] == [18, 16, 16]
+    assert [len(gallery.names) for gallery in known] == [20, 18, 18]
     assert "star" not in known[1].names and "moon" not in known[2].names
     real = glyph_metrics.real_figures(NOBODY, requested, known, lambda images: np.roll(images, 1, 0))
     assert {name: found["share"] for name, found in real["right"].items()} == {
-        "subject": 1.0, "prompt": 1.0, "pictures": 1.0,
+        "subject": 1.0, "best": 1.0, "whole": 1.0, "prompt": 1.0, "pictures": 1.0,
     }  # fmt: skip
-    assert real["mistaken"]["share"] == 0 and real["coded"]["prompt"]["share"] < 1  # of other scenes' pictures
+    assert (
+        real["mistaken"]["share"] == real["spoilt"]["share"] == 0 and real["coded"]["prompt"]["share"] < 1
+    )  # of other scenes' pictures
     hearts = [glyph_metrics.with_shape(scene, "heart") for scene in requested]
     assert [scene.second_shape for scene in hearts] == [NONE, "star", "heart"]
     found = glyph_metrics.fidelity(NOBODY, requested, knowing(hearts), known)
