@@ -138,7 +138,8 @@ class Display:
             text = f"step {step}/{self.total}" + ("" if loss is None else f"  loss {loss:.4f}")
             text += f"  {skipped} records skipped" if skipped else ""
             if rate and left is not None:
-                text += f"  {rate:.3g} steps/s  {rate * self.batch_size:.4g} {self.unit}/s  ETA {duration(left)}"
+                # in this order, since a narrow terminal cuts the end off
+                text += f"  ETA {duration(left)}  {rate:.3g} steps/s  {rate * self.batch_size:.4g} {self.unit}/s"
             self._bar.update(self._task, completed=step, description=f"{text}  {held()}")
         elif due(now - self._begun, now - self._line) or step == self.total:
             self._line = now

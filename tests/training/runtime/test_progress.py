@@ -7,13 +7,13 @@ from rich.console import Console
 from diffusion.training.runtime import process_memory, progress
 
 
-def display(monkeypatch, start=0, speaks=True, terminal=False):
+def display(monkeypatch, start=0, speaks=True, terminal=False, width=200):
     """A display with a clock of our own, and what it wrote."""
     clock = [0.0]
     out = io.StringIO()
     monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(progress.process_memory, "used", lambda: (1_234_000_000, 4_000_000_000))
-    console = Console(file=out, force_terminal=terminal, width=200, highlight=False)
+    console = Console(file=out, force_terminal=terminal, width=width, highlight=False)
     return progress.Display(100, start, 8, speaks, console), clock, out
 
 
@@ -94,6 +94,17 @@ def test_terminal_shows_a_bar(monkeypatch):
         (task,) = shown._bar.tasks
         assert (task.completed, task.total) == (50, 100)
     assert "step 50/100" in out.getvalue() and "49 steps/s" in out.getvalue() and "1.2 of 4.0 GB" in out.getvalue()
+
+
+def test_a_narrow_terminal_shows_loss_and_time_to_go(monkeypatch):
+    shown, clock, out = display(monkeypatch, terminal=True, width=64)
+    with shown:
+        clock[0] = 1.0
+        shown.first_step()
+        clock[0] = 2.0
+        shown.report(50, 0.5)
+        shown._bar.refresh()
+    assert "step 50/100  loss 0.5000  ETA 1s  49 steps/s" in out.getvalue()
 
 
 @pytest.mark.parametrize(
