@@ -1,6 +1,6 @@
 """A transformer of sequences: series, sound in patches, latents of a line; DiT's layers with positions on one axis.
 
- class   vector   t               x [B, L, C]    (given, mask, real)    (aligned)
+ class   vector   t               x [B, L, C]    (given, mask, real)
    |       |      |                    |
 embedding dense sinusoid, MLP     patches, dense, + sin-cos
    +-------+------+                    |
@@ -87,8 +87,6 @@ class SequenceTransformer(nn.Module):
         vector_width: number of values in the condition's "vector"; 0 for a network that receives none.
         given: whether the condition has "given", "mask" and "real" [B, L, C], a series of which a part is given, which
             stand beside x as further channels (CSDI); see `diffusion.data.series_masks`.
-        aligned: number of values that the condition's "aligned" [B, L, aligned] has for each step, which stand beside x
-            as further channels; 0 for none.
         mlp_ratio: hidden features of the MLP over `width`.
         norm: "layernorm" or "rmsnorm".
         mlp: "gelu" or "swiglu".
@@ -127,12 +125,9 @@ class SequenceTransformer(nn.Module):
     times: int = 1
     shape: tuple[int, int] | None = None
     given: bool = False
-    aligned: int = 0
     ranks = (2,)
 
     def __post_init__(self):
-        if self.aligned < 0:
-            raise ValueError(f"aligned={self.aligned} must be 0 (none) or the number of values of a step")
         check_fields(self, ("width", "depth", "heads", "patch", "mlp_ratio", "times"))
         network_checks.known(self, CHOICES)
         if self.width % self.heads or self.width % 2:
@@ -162,8 +157,7 @@ class SequenceTransformer(nn.Module):
             x: sequences [B, L, C].
             t: the network's clock, [B] or [], float32 or wider; a tuple of `times` such if `times` is more than 1.
             condition: class labels int [B], None, or a dict of "label" and "vector" [B, vector_width]; with the
-                network's `given` also "given" float, "mask" and "real" Bool, each [B, L, C]; with its `aligned` also
-                "aligned" float [B, L, aligned].
+                network's `given` also "given" float, "mask" and "real" Bool, each [B, L, C].
             features: blocks whose tokens [B, N, width] the call returns too, see `layers.block_features`; None: none.
 
         Returns:
@@ -181,9 +175,6 @@ class SequenceTransformer(nn.Module):
         if self.given:
             (given, mask, real), condition = conditions.series_parts(condition, x.shape)
             channels_in = jnp.concatenate([x, jnp.where(mask, given, 0), mask, real], axis=-1)
-        if self.aligned:
-            aligned, condition = conditions.aligned_part(condition, (batch, length, self.aligned))
-            channels_in = jnp.concatenate([channels_in, aligned], axis=-1)
         c = ConditionEmbedding(
             self.width, self.num_classes, self.vector_width, self.times, self.dtype, name="condition"
         )(x, t, condition)

@@ -125,12 +125,6 @@ def _check_condition(recipe: Recipe, spec: Any) -> None:
         if recipe.network.given != part:
             has = "a series of which a part is given" if part else "nothing that is given of a series"
             raise refused(config, "model.given", f"{spec.name} has {has} in its condition", str(part))
-    if not built_in_python(config) and hasattr(recipe.network, "aligned"):
-        aligned = spec.condition.get("aligned") if isinstance(spec.condition, Mapping) else None
-        width = 0 if aligned is None else aligned.shape[-1]
-        if recipe.network.aligned != width:
-            has = f"{width} numbers for each step" if width else "no numbers for each step"
-            raise refused(config, "model.aligned", f"{spec.name} has {has} in its condition", str(width))
     if recipe.objective.condition.augmentations and spec.masks:
         why = f"it would move the examples of {spec.name}, and not the picture that is their condition"
         raise refused(config, wrappers(config), why, "no augmentation there; config.data.augment moves both")

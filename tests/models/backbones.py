@@ -98,11 +98,6 @@ def vectors(batch):
     return {"vector": drawn(batch, VECTOR)}
 
 
-def labels_and_aligned(batch: int) -> dict:
-    """The condition of a network that receives numbers for each step."""
-    return {"label": labels(batch), "aligned": drawn(batch, 16, 3)}
-
-
 def parts_of_series(batch):
     mask = drawn(batch, 16, 4) > 0
     return {"vector": drawn(batch, VECTOR), "given": drawn(batch, 16, 4) * mask, "mask": mask, "real": ~mask}
@@ -309,9 +304,6 @@ BACKBONES = {
     ),
     "sequence_transformer, given": Backbone(
         SequenceTransformer(24, 2, 2, 2, vector_width=VECTOR, given=True), (16, 4), parts_of_series
-    ),
-    "sequence_transformer, aligned": Backbone(
-        SequenceTransformer(24, 2, 2, 2, CLASSES, aligned=3), (16, 4), labels_and_aligned
     ),
     "diffwave": Backbone(
         DiffWave(8, 3, 2, clock="level", shape=(16, 1)),

@@ -172,7 +172,6 @@ def test_attention_over_a_volume_is_attention_over_its_pixels():
         (lambda: MLP(width=0), "width=0"),
         (lambda: MLP(norm="batch"), "norm='batch'.*layernorm"),
         (lambda: MLP(vector_width=-1), "vector_width=-1"),
-        (lambda: SequenceTransformer(aligned=-1), "aligned=-1 must be 0"),
         (lambda: SequenceTransformer(width=20, heads=2, positions="rope"), "width=20.*8"),
         (lambda: SequenceTransformer(width=20, heads=3), "width=20.*heads=3"),
         (lambda: SequenceTransformer(positions="learned"), "positions='learned'.*sincos"),
@@ -184,34 +183,6 @@ def test_attention_over_a_volume_is_attention_over_its_pixels():
 def test_bad_fields_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
-
-
-@pytest.mark.parametrize(
-    "condition, words",
-    [
-        ({}, r"the condition has 'aligned' \(1, 16, 3\), numbers for each step of x; got none"),
-        (None, "got none"),
-        ({"aligned": np.zeros((1, 8, 3))}, r"got shape \(1, 8, 3\)"),
-    ],
-)
-def test_numbers_for_each_step_that_do_not_fit_are_refused(condition, words):
-    net = SequenceTransformer(8, 1, 1, aligned=3)
-    with pytest.raises(ValueError, match=words):
-        net.init(jax.random.key(0), jnp.zeros((1, 16, 4)), jnp.zeros(1), condition)
-
-
-def test_numbers_for_each_step_are_further_channels():
-    """They are what x would be at those channels of the patch embedding, in which steps stand one after the other."""
-    net = SequenceTransformer(8, 1, 1, patch=2, aligned=1)
-    x = backbones.drawn(1, 4, 2)
-    aligned = backbones.drawn(1, 4, 1)
-    params = net.init(jax.random.key(0), x, jnp.zeros(1), {"aligned": aligned})
-    embedded = lambda module: module.name == "patch_embedding"
-    tokens = net.apply(params, x, jnp.zeros(1), {"aligned": aligned}, capture_intermediates=lambda m, _: embedded(m))
-    found = tokens[1]["intermediates"]["patch_embedding"]["__call__"][0]
-    kernel = params["params"]["patch_embedding"]["kernel"]
-    rows = np.stack([x[0, :, 0], x[0, :, 1], aligned[0, :, 0]], axis=1).reshape(2, 6)
-    np.testing.assert_allclose(found[0], rows @ kernel, rtol=1e-4, atol=1e-6)
 
 
 def test_two_times_are_embedded_apart():

@@ -16,7 +16,6 @@
 | "augment"      | [B, A]         | numbers that describe the example's augmentation (EDM); without it, no change      |
 | "given"        | [B, L, C]      | the values of a series that are given, see `diffusion.data.series_masks`           |
 | "mask", "real" | Bool [B, L, C] | where they are given; where x is to be predicted                                   |
-| "aligned"      | [B, L, P]      | numbers for each step of x, beside its channels, as in SR3 (Saharia et al. 2021)   |
 | "real"         | Bool [B, N]    | the elements of a set, the residues of a chain; the others are padding             |
 | "spectrogram"  | [B, F, M]      | levels of M bands of frequency in F frames of the clip (DiffWave)                  |
 | "residuals"    | tuple, [B, ..] | ControlNet's additions to the residual stream, in the order of the layers          |
@@ -32,17 +31,7 @@ The layer masks (`models.layers.layer_masks`) are entries of the same dict. The 
 so that guidance concatenates conditions with one `jax.tree.map`. A network refuses an unknown entry.
 """
 
-__all__ = [
-    "TextInputs",
-    "added",
-    "aligned_part",
-    "check_label",
-    "check_vector",
-    "entries",
-    "named",
-    "series_parts",
-    "with_strength",
-]
+__all__ = ["TextInputs", "added", "check_label", "check_vector", "entries", "named", "series_parts", "with_strength"]
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -198,16 +187,3 @@ def series_parts(condition: Any, shape: tuple[int, ...]) -> tuple[tuple[jax.Arra
         if jnp.shape(part) != shape:
             raise ValueError(f"the condition's {name!r} is of the shape of x, {shape}; got {jnp.shape(part)}")
     return parts, {name: entry for name, entry in condition.items() if name not in names} or None
-
-
-def aligned_part(condition: Any, shape: tuple[int, ...]) -> tuple[jax.Array, dict[str, Any] | None]:
-    """The condition's "aligned" [B, L, P], and its other entries, None where it has none.
-
-    Raises:
-        ValueError: for a condition without it, or of another shape.
-    """
-    aligned = condition.get("aligned") if isinstance(condition, Mapping) else None
-    if aligned is None or jnp.shape(aligned) != shape:
-        state = "none" if aligned is None else f"shape {jnp.shape(aligned)}"
-        raise ValueError(f"the condition has 'aligned' {shape}, numbers for each step of x; got {state}")
-    return aligned, {name: entry for name, entry in condition.items() if name != "aligned"} or None
