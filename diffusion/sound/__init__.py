@@ -7,25 +7,21 @@ the host or of JAX.
 from typing import TYPE_CHECKING
 
 from diffusion import public
-from diffusion.sound.demodulation import (
-    carriers as carriers,
-    harmonic_axis as harmonic_axis,
-    odd_istft as odd_istft,
-    odd_stft as odd_stft,
-)
 from diffusion.sound.forms import (
     Form as Form,
     Sound as Sound,
-    demodulated_spectrum as demodulated_spectrum,
+    harmonics_and_rest as harmonics_and_rest,
     lapped_spectrum as lapped_spectrum,
     samples as samples,
 )
+from diffusion.sound.harmonics import harmonic_amplitudes as harmonic_amplitudes, harmonic_sum as harmonic_sum
 from diffusion.sound.mdct import (
     imdct as imdct,
     kaiser_bessel_derived as kaiser_bessel_derived,
     mdct as mdct,
     sine_window as sine_window,
 )
+from diffusion.sound.pitch import cents as cents, harmonic_share as harmonic_share, yin as yin
 from diffusion.sound.shaping import envelope as envelope, flattened as flattened, shaped as shaped
 from diffusion.sound.spectrograms import (
     between_bands as between_bands,

@@ -1,9 +1,9 @@
-"""How a clip is an example of a run, and back: its samples, its lapped spectrum, its spectrum demodulated by its pitch.
+"""How a clip is an example of a run, and back: its samples, its lapped spectrum, its harmonics and the rest.
 
 All are without loss.
 """
 
-__all__ = ["Form", "Sound", "demodulated_spectrum", "lapped_spectrum", "samples"]
+__all__ = ["Form", "Sound", "harmonics_and_rest", "lapped_spectrum", "samples"]
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.sound import demodulation, shaping
+from diffusion.sound import shaping
+from diffusion.sound.harmonics import harmonic_amplitudes, harmonic_sum
 from diffusion.sound.mdct import imdct, kaiser_bessel_derived, mdct, sine_window
 from diffusion.sound.spectrograms import between_bands, log_mel
 
@@ -32,6 +33,7 @@ class Form(NamedTuple):
         of_frequencies: whether the steps are the `block` frequencies, and the channels L / block times, two numbers for
             each where `pitched`; else the steps are L / block times, and the channels the block.
         pitched: whether the maps need the pitch of each clip.
+        rows: the number of steps where it is not `block`; else 0.
     """
 
     example: Callable[..., Any]
@@ -39,6 +41,7 @@ class Form(NamedTuple):
     block: int
     of_frequencies: bool = False
     pitched: bool = False
+    rows: int = 0
 
 
 def samples(fold: int = 1, gain: float = 2.0) -> Form:
@@ -116,45 +119,52 @@ def lapped_spectrum(
     )
 
 
-def demodulated_spectrum(bins: int = 512, power: float = 0.5, gain: float = 10.0) -> Form:
-    """The short-time spectrum, demodulated by the pitch of the clip; see `sound.demodulation`.
+def harmonics_and_rest(
+    harmonics: int = 72, hop: int = 512, gains: tuple[float, float] = (2.0, 5.0), power: float = 0.5
+) -> Form:
+    """The amplitudes of a note's harmonics, and below them the lapped spectrum of the rest; see `sound.harmonics`.
 
-        x_ki = gain D_ik |D_ik|^(power - 1),   its real parts at all times, then its imaginary parts
+        x = [gain a |a|^(power - 1), its real parts at all times, then its imaginary parts;    H rows
+             gain' sign(X) |X|^power, X the MDCT of the rest, in blocks of hop / 2]            hop / 2 rows
 
-    A steady tone of that pitch is constant along time. It has four times as many numbers as the clip has samples, and
-    examples that are no clip's own become the nearest clip.
+    The rows are the steps. A row of a steady tone is constant, and the same row is the same harmonic at every pitch.
 
     Args:
-        bins: N, the frequencies and the samples of a block, even.
-        power: the exponent of the magnitudes, in (0, 1]; 1 changes nothing.
-        gain: the factor of the coefficients, for the size that noise has; positive.
+        harmonics: H, the number of harmonics.
+        hop: the samples from frame to frame of the amplitudes, a multiple of 4.
+        gains: the factors of the amplitudes and of the rest, for the size that noise has; positive.
+        power: the exponent of the sizes, in (0, 1]; 1 changes nothing.
 
     Returns:
-        The form of examples `[N, 2 L / N]`, which needs the pitch of each clip.
+        The form of examples `[H + hop / 2, 2 L / hop]`, which needs the pitch of each clip.
 
     Raises:
         ValueError: for a value out of range.
     """
-    if bins < 2 or bins % 2 or not 0 < power <= 1 or gain <= 0:
-        raise ValueError(f"bins = {bins} must be even, power = {power} in (0, 1], and gain = {gain} positive")
+    if harmonics < 1 or hop < 4 or hop % 4:
+        raise ValueError(f"harmonics = {harmonics} must be at least 1, and hop = {hop} a multiple of 4")
+    if not 0 < power <= 1 or len(gains) != 2 or min(gains) <= 0:
+        raise ValueError(f"power = {power} must be in (0, 1], and gains = {gains} two positive numbers")
+    window = sine_window(hop // 2)
 
-    def bent(spectrum: Any, power: float) -> Any:
-        size = abs(spectrum)
-        return spectrum * np.where(size > 0, np.maximum(size, np.finfo(size.dtype).tiny) ** (power - 1), 0)
+    def bent(numbers: np.ndarray, power: float) -> np.ndarray:
+        size = np.abs(numbers)
+        return numbers * np.where(size > 0, np.maximum(size, np.finfo(np.float64).tiny) ** (power - 1), 0)
 
     def example(waveform: Any, pitch: Any, sample_rate: int) -> np.ndarray:
-        spectrum = demodulation.odd_stft(np.asarray(waveform), bins)
-        spectrum = spectrum * demodulation.carriers(pitch, sample_rate, spectrum.shape[-2], bins).conj()
-        spectrum = gain * bent(spectrum, power).swapaxes(-1, -2)
-        return np.concatenate([spectrum.real, spectrum.imag], -1)
+        amplitudes = harmonic_amplitudes(waveform, pitch, sample_rate, harmonics, hop)
+        rest = waveform - harmonic_sum(amplitudes, pitch, sample_rate, hop)
+        tone = gains[0] * bent(amplitudes, power).swapaxes(-1, -2)
+        spectrum = gains[1] * bent(mdct(rest, window), power).swapaxes(-1, -2)
+        return np.concatenate([np.concatenate([tone.real, tone.imag], -1), spectrum], -2)
 
     def waveform(x: Any, pitch: Any, sample_rate: int) -> np.ndarray:
-        real, imaginary = np.split(np.asarray(x, np.float64) / gain, 2, axis=-1)
-        spectrum = bent((real + 1j * imaginary).swapaxes(-1, -2), 1 / power)
-        spectrum = spectrum * demodulation.carriers(pitch, sample_rate, spectrum.shape[-2], bins)
-        return demodulation.odd_istft(spectrum, bins)
+        tone, spectrum = np.split(np.asarray(x, np.float64).swapaxes(-1, -2), [harmonics], axis=-1)
+        real, imaginary = np.split(tone / gains[0], 2, axis=-2)
+        rest = imdct(bent(spectrum / gains[1], 1 / power), window)
+        return harmonic_sum(bent(real + 1j * imaginary, 1 / power), pitch, sample_rate, hop) + rest
 
-    return Form(example, waveform, bins, of_frequencies=True, pitched=True)
+    return Form(example, waveform, hop, of_frequencies=True, pitched=True, rows=harmonics + hop // 2)
 
 
 class Sound(NamedTuple):
@@ -182,7 +192,7 @@ class Sound(NamedTuple):
         """The shape of an example, (steps, channels)."""
         blocks, block = self.length // self.form.block, self.form.block
         if self.form.pitched:
-            return block, 2 * blocks
+            return self.form.rows, 2 * blocks
         return (block, blocks) if self.form.of_frequencies else (blocks, block)
 
     @property
@@ -212,12 +222,9 @@ class Sound(NamedTuple):
             pitch: the pitches in Hz, float `[...]`, positive.
 
         Returns:
-            "vector": the pitch in octaves above 440 Hz, float32 `[..., 1]`; "aligned": where each step lies among the
-            harmonics, float32 `[..., steps, 4]`, see `demodulation.harmonic_axis`.
+            "vector": the pitch in octaves above 440 Hz, float32 `[..., 1]`.
         """
-        octaves = np.log2(np.asarray(pitch, np.float64) / CONCERT_PITCH).astype(np.float32)
-        axis = demodulation.harmonic_axis(_hertz(octaves), self.sample_rate, self.form.block)
-        return {"vector": octaves[..., None], "aligned": axis}
+        return {"vector": np.log2(np.asarray(pitch, np.float64)[..., None] / CONCERT_PITCH).astype(np.float32)}
 
     def example(self, waveform: Any, condition: Any = None) -> Any:
         """Waveforms `[..., L]` as examples `[..., *shape]`; a form that needs their pitch reads it in the condition."""
@@ -245,7 +252,7 @@ class Sound(NamedTuple):
     def _pitch(self, condition: Any) -> np.ndarray:
         if not isinstance(condition, Mapping) or "vector" not in condition:
             raise ValueError("this form needs the pitch of each clip: a condition by Sound.of_pitch(pitch)")
-        return _hertz(np.asarray(condition["vector"])[..., 0])
+        return CONCERT_PITCH * 2 ** np.asarray(condition["vector"], np.float64)[..., 0]
 
     @property
     def can_shape(self) -> bool:
@@ -292,8 +299,3 @@ class Sound(NamedTuple):
             )
         if self.form.pitched and self.mels:
             raise ValueError(f"mels = {self.mels}: clips of a pitch have it as their condition. Valid: mels = 0")
-
-
-def _hertz(octaves: Any) -> np.ndarray:
-    """Octaves above 440 Hz as Hz, float64."""
-    return CONCERT_PITCH * 2 ** np.asarray(octaves, np.float64)

@@ -416,7 +416,7 @@ SOURCES = _table(
 CONTROLS = _table(controls.downsampled, controls.edges, controls.sketch)  # of "controlled": picture -> its control
 HIDINGS = _table(series_masks.forecast, series_masks.gaps, series_masks.missing)  # of series: what is to be predicted
 SOUND_FORMS = _table(
-    sound.samples, sound.lapped_spectrum, sound.demodulated_spectrum
+    sound.samples, sound.lapped_spectrum, sound.harmonics_and_rest
 )  # of sources of sound: how a clip is an example
 FILTERS: dict[str, Callable] = {}  # of "filtered": functions that return record -> whether it is kept
 DETECTORS: dict[str, Callable] = {}  # of prompt benchmarks: functions that return a `readers.Detector`

@@ -36,7 +36,7 @@ def instruments(
         number: how many notes there are, at least 1; the instruments take turns.
         sample_rate: samples a second, at least 2000 Hz.
         length: samples of a clip.
-        form: the form of an example, `sound.samples`, `sound.lapped_spectrum` or `sound.demodulated_spectrum`, which
+        form: the form of an example, `sound.samples`, `sound.lapped_spectrum` or `sound.harmonics_and_rest`, which
             has the class and the pitch in a record's condition, see `sound.Sound.of_pitch`; None for samples.
         mels: number of bands of the levels, a record's condition "spectrogram"; 0 for records with a class instead.
         window, hop: length of a window of the levels, and the distance of two windows, in samples.

@@ -38,12 +38,10 @@ def test_notes_in_a_form_and_back(form):
 
 
 def test_notes_with_their_pitch():
-    form = {"name": "demodulated_spectrum", "bins": 64}
+    form = {"name": "harmonics_and_rest", "harmonics": 20, "hop": 64}
     source = opened({"name": "instruments", "number": 9, "length": LENGTH, "form": form})
-    assert source.spec.shape == (64, 16) and source.spec.num_classes == 8 and source.spec.has_class
-    assert {name: leaf.shape for name, leaf in source.spec.condition.items()} == {
-        "label": (), "vector": (1,), "aligned": (64, 4),
-    }  # fmt: skip
+    assert source.spec.shape == (20 + 32, 16) and source.spec.num_classes == 8 and source.spec.has_class
+    assert {name: leaf.shape for name, leaf in source.spec.condition.items()} == {"label": (), "vector": (1,)}
     for row in (1, 6):
         record = source[row]
         note = sound.instruments.clip((2029, 0, row), RATE, LENGTH)
@@ -56,7 +54,7 @@ def test_notes_with_their_pitch():
 def test_files_without_a_pitch_have_no_form_that_needs_it(tmp_path):
     folder_of(tmp_path, {"a.wav": (1100, RATE)})
     with pytest.raises(ValueError, match="the pitch of a WAV file is not known\\. Valid: samples, lapped_spectrum"):
-        sources.wav_folder(str(tmp_path), sample_rate=RATE, length=LENGTH, form=sound.demodulated_spectrum(64))
+        sources.wav_folder(str(tmp_path), sample_rate=RATE, length=LENGTH, form=sound.harmonics_and_rest())
 
 
 def test_levels_are_the_condition():
