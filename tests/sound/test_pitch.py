@@ -1,0 +1,50 @@
+"""Pitches of tones whose pitch is known, and shares of energy by closed forms."""
+
+import numpy as np
+import pytest
+
+from diffusion import sound
+from diffusion.sound import instruments
+
+RATE = 16000
+TIME = np.arange(RATE) / RATE
+
+
+def tone(pitch, sizes=(1.0,)):
+    return sum(size * np.sin(2 * np.pi * (n + 1) * pitch * TIME + n) for n, size in enumerate(sizes))
+
+
+@pytest.mark.parametrize("pitch", [110.0, 261.63, 441.7, 879.9])
+@pytest.mark.parametrize("sizes", [(1.0,), (1.0, 0.5, 0.3), (0.0, 1.0, 1.0), (0.5, 1.0, 0.3, 0.6)])
+def test_the_pitch_of_a_tone_is_known_closely(pitch, sizes):
+    """To 2 cents, also where the fundamental is missing or weak: the period is that of all partials."""
+    found = sound.yin(tone(pitch, sizes), RATE)
+    assert abs(sound.cents(found, pitch)) < 2
+
+
+def test_the_pitch_of_notes():
+    """Within 20 cents of the pitch that they state, though two instruments have vibrato and noise."""
+    for row in (3, 4, 5, 1):
+        note = instruments.clip((5, row), RATE, 16384)
+        assert abs(sound.cents(sound.yin(note.waveform, RATE), note.pitch)) < 20
+
+
+def test_cents():
+    assert sound.cents(880, 440) == 1200 and sound.cents(440, 440 * 2 ** (1 / 12)) == pytest.approx(-100)
+
+
+def test_shares_by_closed_forms():
+    """Of two sines the share is that of their energies; of white noise that of the frequencies."""
+    both = tone(400.0) + 0.5 * np.sin(2 * np.pi * 600 * TIME)
+    assert sound.harmonic_share(both, RATE, 400.0) == pytest.approx(1 / 1.25, abs=3e-3)
+    assert sound.harmonic_share(both, RATE, 200.0) == pytest.approx(1, abs=5e-3)
+    assert sound.harmonic_share(3 + both, RATE, 200.0) == pytest.approx(1, abs=2e-2)  # a mean is not heard
+    noise = np.random.default_rng(0).normal(size=RATE * 8)
+    assert sound.harmonic_share(noise, RATE, 400.0) == pytest.approx(40 / 400, abs=0.01)
+    assert sound.harmonic_share(np.zeros(RATE), RATE, 400.0) == 0
+
+
+@pytest.mark.parametrize("arguments", [(0.0, 1200.0), (900.0, 800.0), (70.0, 5000.0), (1.0, 1200.0)])
+def test_a_range_that_does_not_fit_is_refused(arguments):
+    with pytest.raises(ValueError, match="two periods of the lowest within 16000 samples"):
+        sound.yin(tone(440.0), RATE, *arguments)
