@@ -28,13 +28,18 @@ def sound_of(subject: Any, metric: str) -> Sound:
     """What the clips of a run are.
 
     Raises:
-        ConfigError: for a run on other data.
+        ConfigError: for a run on other data, or on notes with their pitch.
     """
     sound = getattr(data.source(subject.config, subject.config.evaluate.split), "sound", None)
     if sound is None:
         raise ConfigError(
             f"--metrics={metric} is of runs on sound, and {subject.real.spec.name} holds none. Valid: a source such as "
             "instruments or wav_folder."
+        )
+    if sound.form.pitched:
+        raise ConfigError(
+            f"--metrics={metric} asks for no pitch, and the notes of this run have one. Valid: "
+            "python -m examples.sound.tones --workdir=RUN --out=OUT, which measures them at their pitch."
         )
     return sound
 

@@ -98,6 +98,7 @@ def test_files_and_a_picture(tmp_path):
     [
         ("points:tiny", "sound", "--metrics=sound is of runs on sound"),
         ("sound/vocoder:tiny", "sound", "the model has no classes. Valid: --metrics=vocoder"),
+        ("sound/tones:tiny", "sound", "asks for no pitch, and the notes of this run have one"),
         ("sound/spectrum:tiny", "vocoder", "the data have no spectrogram"),
     ],
 )
