@@ -3,7 +3,7 @@
 `make` is all that is known of the model: the real pictures can stand in its place, and give the error of the measure.
 """
 
-__all__ = ["CLOSE", "Make", "follows", "on_top", "rows"]
+__all__ = ["CLOSE", "Make", "covered", "follows", "on_top", "rows"]
 
 import collections
 from collections.abc import Callable, Sequence
@@ -17,7 +17,8 @@ from diffusion.data.shapes.scenes import COLOURS
 from diffusion.metrics import bootstrap
 from diffusion.metrics.attribute_reader import Reader
 from examples.control import shape_finder
-from examples.text import judge
+from examples.control.shape_finder import Found
+from examples.text import drawn_objects, judge
 
 CLOSE = 4.0  # pixels, a sixteenth of a side: a shape that stands nearer than this is where it should be
 LEAST = 12  # pixels that two shapes share, where their order is judged
@@ -51,19 +52,22 @@ def follows(images: np.ndarray, examples: Sequence[Example], reader: Reader) -> 
         {"error": the mean over pictures of the mean distance of a picture's shapes to their places, in pixels, where a
         missing one counts as `shape_finder.FAR`; "median": the median over shapes; "close": the share of shapes within
         `CLOSE` pixels; "there": the share of all shapes with a shape of the planned colour and kind within `CLOSE`
-        pixels; "prompt": the share of the requested colours and shapes that the picture shows, wherever it shows them;
-        "count": the share of pictures with as many shapes as requested; "order": the share of overlapping shapes of
-        which the nearer one is on top, or None where none overlap}.
+        pixels; "covered": the mean over pictures of the mean overlap of a shape with its plan, see `covered`; "whole":
+        the share of shapes whose overlap is above `drawn_objects.WHOLE`; "prompt": the share of the requested colours
+        and shapes that the picture shows, wherever it shows them; "count": the share of pictures with as many shapes as
+        requested; "order": the share of overlapping shapes of which the nearer one is on top, or None where none
+        overlap}.
 
     The judge reads colours and shapes of each found part by itself, in the middle: it has learned from shapes at nine
-    places alone.
+    places alone. It must choose one of the eight shapes, since one that a nearer one covers looks broken; the overlap,
+    which knows what is covered, is the measure that can refuse.
     """
-    errors, there, prompt, count, order = [], [], [], [], []
+    errors, there, overlaps, prompt, count, order = [], [], [], [], [], []
     all_parts = [shape_finder.found(image) for image in images]
     parts = [
         shape_finder.alone(image, part) for image, picture_parts in zip(images, all_parts) for part in picture_parts
     ]
-    shown = iter(judge.seen(reader, np.stack(parts))) if parts else iter(())
+    shown = iter(judge.seen_without_refusal(reader, np.stack(parts))) if parts else iter(())
     for image, example, picture_parts in zip(images, examples, all_parts, strict=True):
         arrangement = example.arrangement
         looks = [(scene.colour, scene.shape) for _, scene in zip(picture_parts, shown)]
@@ -74,6 +78,7 @@ def follows(images: np.ndarray, examples: Sequence[Example], reader: Reader) -> 
             bool(error < CLOSE and looks[index] == plan)
             for plan, index, error in zip(planned, match.index, match.error)
         ]
+        overlaps.append(covered(image, arrangement, picture_parts, match.index))
         common = (collections.Counter(looks) & collections.Counter(planned)).total()
         prompt += [True] * common + [False] * (len(planned) - common)
         count.append(len(picture_parts) == len(planned))
@@ -85,10 +90,37 @@ def follows(images: np.ndarray, examples: Sequence[Example], reader: Reader) -> 
         "median": float(np.median(every)),
         "close": bootstrap.share(list(every < CLOSE)),
         "there": bootstrap.share(there),
+        "covered": bootstrap.mean(np.array([overlap.mean() for overlap in overlaps])),
+        "whole": bootstrap.share(list(np.concatenate(overlaps) > drawn_objects.WHOLE)),
         "prompt": bootstrap.share(prompt),
         "count": bootstrap.share(count),
         "order": bootstrap.share(order) if order else None,
     }
+
+
+def covered(image: np.ndarray, arrangement: Arrangement, parts: Sequence[Found], index: np.ndarray) -> np.ndarray:
+    """The overlap of planned shapes with the parts that stand for them, where they are planned: float64 [K].
+
+        |M and V| / |M or V|,    V what is seen of the drawn shape, M the part's mask by `drawn_objects.mask`
+
+    A missing part, and one of another colour, has none.
+
+    Args:
+        image: the picture, uint8 [64, 64, 3].
+        arrangement: the plan.
+        parts: the parts of the picture.
+        index: the part that stands for each of the K shapes, -1 for none.
+    """
+    apart = np.linalg.norm(image - drawn_objects.paper_of(image), axis=-1)
+    overlaps = []
+    for thing, plan, number in zip(arrangement.things, arrangements.visible(arrangement), index):
+        if number < 0 or parts[number].colour != thing.colour:
+            overlaps.append(0.0)
+            continue
+        part = parts[number].mask
+        mask = drawn_objects.mask(np.where(part, apart, 0.0), arrangement.style) & part
+        overlaps.append(float((mask & plan).sum() / (mask | plan).sum()))
+    return np.array(overlaps)
 
 
 def on_top(image: np.ndarray, arrangement: Arrangement) -> bool | None:

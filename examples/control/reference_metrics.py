@@ -3,7 +3,7 @@
 `make` is all that is known of the model: the references themselves can stand in its place, and give the judge's error.
 """
 
-__all__ = ["CONTENT", "STYLE", "Make", "agreement", "alone", "paper", "references", "with_prompt"]
+__all__ = ["CONTENT", "STYLE", "Make", "agreement", "alone", "fits", "paper", "references", "with_prompt"]
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -71,6 +71,17 @@ def agreement(reader: Reader, images: np.ndarray, wanted: References, names: Seq
     return {name: bootstrap.share(rights) for name, rights in right.items() if rights}
 
 
+def fits(images: np.ndarray, requested: Sequence[Scene]) -> dict[str, Any]:
+    """The shares of pictures whose shapes are the best of the eight drawn ones, and whole, by `drawn_objects`.
+
+    Args:
+        images: uint8 [N, 64, 64, 3].
+        requested: what each picture should show, with the shape of each object.
+    """
+    verdicts = [drawn_objects.verdict(*pair) for pair in zip(requested, drawn_objects.measured(images, requested))]
+    return {name: bootstrap.share([right[name] for right in verdicts]) for name in ("shape", "whole")}
+
+
 def alone(make: Make, reader: Reader, number: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """A prompt that says nothing, and the reference: how much of the reference comes back.
 
@@ -83,7 +94,10 @@ def alone(make: Make, reader: Reader, number: int) -> tuple[dict[str, Any], dict
     silent = [SILENT] * number
     with_reference = make(silent, wanted.images, range(number))
     none = make(silent, None, range(number))
-    shares = lambda images: agreement(reader, images, wanted, (*STYLE, *CONTENT))
+    shares = lambda images: {
+        **agreement(reader, images, wanted, (*STYLE, *CONTENT)),
+        "templates": fits(images, wanted.scenes),
+    }
     figures = {
         "reference": shares(with_reference),
         "none": shares(none),
@@ -98,7 +112,8 @@ def with_prompt(make: Make, reader: Reader, number: int) -> tuple[dict[str, Any]
 
     Returns:
         ({"reference", "none", "chance"}: each {"prompt": shares of what the prompt requests, "style", "size",
-        "position", "paper": shares of the reference's}, {"references", "images", "none", "prompts"}).
+        "position", "paper": shares of the reference's, "templates": `fits` to the prompt}, {"references", "images",
+        "none", "prompts"}).
     """
     wanted = references(number, ("one",))
     turned = wanted.scenes[1:] + wanted.scenes[:1]
@@ -111,7 +126,8 @@ def with_prompt(make: Make, reader: Reader, number: int) -> tuple[dict[str, Any]
         names = ("colour", "shape")
         pairs = list(zip(requested, judge.seen(reader, images)))
         asked = {name: bootstrap.share([getattr(a, name) == getattr(b, name) for a, b in pairs]) for name in names}
-        return {"prompt": asked, **agreement(reader, images, wanted, (*STYLE, "size", "position"))}
+        of_reference = agreement(reader, images, wanted, (*STYLE, "size", "position"))
+        return {"prompt": asked, **of_reference, "templates": fits(images, requested)}
 
     figures = {
         "reference": shares(with_reference),

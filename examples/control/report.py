@@ -18,7 +18,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_list("runs", [], "run folders of ControlNets")
     flags.DEFINE_string("reference", "", "run folder of an IP-Adapter")
     flags.DEFINE_string("out", None, "folder of the report")
-    flags.DEFINE_integer("number", 100, "pictures of each figure", lower_bound=8)
+    flags.DEFINE_integer("number", 1000, "pictures of each figure", lower_bound=8)
     flags.DEFINE_integer("steps", 20, "steps of the sampler", lower_bound=1)
     flags.DEFINE_float("guidance", 2.0, "scale of the guidance", lower_bound=0)
     flags.mark_flags_as_required(["out"])
@@ -52,7 +52,7 @@ BESIDE = {"with": "with the control", "without": "without it, the same noise", "
 class Settings(NamedTuple):
     """How much is measured, and how pictures are made: the flags of the command."""
 
-    number: int = 100
+    number: int = 1000
     steps: int = 20
     guidance: float = 2.0
 
@@ -170,10 +170,32 @@ def control_table(figures: dict) -> str:
             row = rows_by_kind[which]
             error = report.with_error(row["error"])
             there = "—" if which == "without" else percent(row["there"])
+            overlap = f"{row['covered']['value']:.2f}"
+            whole = "—" if which == "without" else percent(row["whole"])
             order = "—" if which == "without" else percent(row["order"])
-            shares = (percent(row["close"]), there, order, percent(row["prompt"]), percent(row["count"]))
+            shares = (
+                percent(row["close"]),
+                there,
+                overlap,
+                whole,
+                order,
+                percent(row["prompt"]),
+                percent(row["count"]),
+            )
             rows.append((name, words, error, f"{row['median']:.2g}", *shares))
-    header = ("control", "pictures", "error, pixels", "median", close, "right one there", "order", "prompt", "number")
+    header = (
+        "control",
+        "pictures",
+        "error, pixels",
+        "median",
+        close,
+        "right one there",
+        "overlap",
+        "whole",
+        "order",
+        "prompt",
+        "number",
+    )
     return report.table(header, rows)
 
 
@@ -188,7 +210,15 @@ def reference_table(figures: dict) -> str:
         for name in names
         if name in figures["reference"]
     ]
-    return report.table(header, rows)
+    return report.table(header, rows + template_rows(figures, order))
+
+
+def template_rows(figures: dict, order: Sequence[str]) -> list[tuple[str, ...]]:
+    """The rows of `reference_metrics.fits`, in the columns of an order."""
+    words = {"shape": "templates: the shape is the best of the eight", "whole": "templates: overlap above 0.85"}
+    return [
+        (what, *(report.percent(figures[which]["templates"][name]) for which in order)) for name, what in words.items()
+    ]
 
 
 def prompt_table(figures: dict) -> str:
@@ -198,6 +228,7 @@ def prompt_table(figures: dict) -> str:
         (f"of the prompt: {name}", *(report.percent(figures[which]["prompt"][name]) for which in order))
         for name in figures["reference"]["prompt"]
     ]
+    rows += template_rows(figures, order)
     rows += [
         (f"of the reference: {name}", *(report.percent(figures[which][name]) for which in order))
         for name in (*reference_metrics.STYLE, "size", "position")

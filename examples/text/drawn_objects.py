@@ -11,7 +11,7 @@ two is cut at the emptiest column or row near its middle; of the four ways to na
 the overlaps and the shares of colour sum to the most. Written words are not measured.
 """
 
-__all__ = ["PARTS", "WHOLE", "Drawn", "Picture", "measured", "paper_of", "score", "score_of", "verdict"]
+__all__ = ["PARTS", "WHOLE", "Drawn", "Picture", "mask", "measured", "paper_of", "score", "score_of", "verdict"]
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -124,7 +124,7 @@ def _candidates(picture: np.ndarray, scene: Scene) -> list[list[_Look]]:
         case "one":
             return [[_look(apart, hue, everywhere, scene.style)]]
         case "several":
-            labels, number = _labelled(_mask(apart, scene.style))
+            labels, number = _labelled(mask(apart, scene.style))
             sizes = ndimage.sum_labels(labels > 0, labels, np.arange(1, number + 1))
             order = [part + 1 for part in np.argsort(-sizes, kind="stable") if sizes[part] >= SMALLEST]
             near: Any = [ndimage.binary_dilation(labels == part, iterations=2) for part in order]
@@ -155,9 +155,10 @@ def _strength(apart: np.ndarray) -> float:
     return float(np.quantile(strong, 0.8)) if len(strong) else np.inf
 
 
-def _mask(apart: np.ndarray, style: str) -> np.ndarray:
-    mask: Any = apart > _strength(apart) * (0.85 if style == "neon" else 0.5)
-    return mask if style == "plain" else np.asarray(ndimage.binary_fill_holes(mask))
+def mask(apart: np.ndarray, style: str) -> np.ndarray:
+    """The mask of an object, Bool [H, W], by |p - w| in its part of the picture and 0 elsewhere, [H, W]."""
+    inside: Any = apart > _strength(apart) * (0.85 if style == "neon" else 0.5)
+    return inside if style == "plain" else np.asarray(ndimage.binary_fill_holes(inside))
 
 
 def _labelled(mask: np.ndarray) -> tuple[np.ndarray, int]:
@@ -167,13 +168,13 @@ def _labelled(mask: np.ndarray) -> tuple[np.ndarray, int]:
 def _look(apart: np.ndarray, hue: np.ndarray, area: np.ndarray, style: str) -> _Look:
     """The object of an area of the picture, Bool [64, 64]."""
     inside = np.where(area, apart, 0.0)
-    mask = _mask(inside, style)
-    labels, number = _labelled(mask)
-    parts = int((ndimage.sum_labels(mask, labels, np.arange(1, number + 1)) >= SMALLEST).sum())
-    drawn = mask & (inside > _strength(inside) / 2)  # an outline's line without what it encloses
+    whole = mask(inside, style)
+    labels, number = _labelled(whole)
+    parts = int((ndimage.sum_labels(whole, labels, np.arange(1, number + 1)) >= SMALLEST).sum())
+    drawn = whole & (inside > _strength(inside) / 2)  # an outline's line without what it encloses
     colours = np.bincount(hue[drawn], minlength=len(COLOURS)) / max(drawn.sum(), 1)
     cover = np.where(inside > STRONG / 3, np.minimum(inside / _strength(inside), 1), 0.0)
-    return _Look(mask, parts, colours, cover if style == "plain" else None)
+    return _Look(whole, parts, colours, cover if style == "plain" else None)
 
 
 def _drawn(

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from diffusion.data.shapes import drawing, scenes, spoilt
 from diffusion.data.shapes.scenes import NONE, Scene
@@ -29,6 +30,8 @@ CROWDED_SHARE = 1 / 5  # of several objects: so that MORE is as frequent as each
 ATTRIBUTES = scenes.ATTRIBUTES | {"count": (*scenes.ATTRIBUTES["count"], MORE)}
 STEPS = 4_000
 SPOILT_SHARE = 1 / 4  # of the pictures of shapes
+MOVED_SHARE = 1 / 2  # of all pictures: models' edges, and those at other places, are no spoilt ones
+MOST_MOVED = 0.75  # pixels
 REFUSED = 0.01  # of real drawings
 CALIBRATION_SEED = 7_003  # of the drawings by which that is set
 CALIBRATION = {"one": 4_000, "several": 2_000, "pair": 4_000, "word": 0}
@@ -75,10 +78,21 @@ def pictures(
                 image, scene = spoilt.draw(scene, lot, lot.pick(spoilt.KINDS))
             else:
                 image = drawing.draw(scene, lot)
+            if lot.between(0, 1) < MOVED_SHARE:
+                image = moved(image, lot)
             examples.append((image, facing(scene)._replace(count=min(scene.count, MORE))))
         index += 1
     images, shown = zip(*examples)
     return np.stack(images), list(shown)
+
+
+def moved(image: np.ndarray, lot: scenes.Lot) -> np.ndarray:
+    """A picture uint8 [H, W, 3] moved by parts of a pixel, so that its edges are those of other places, or softer.
+
+    The pixels between others are their weighted means.
+    """
+    way = lot.between(-MOST_MOVED, MOST_MOVED), lot.between(-MOST_MOVED, MOST_MOVED), 0.0
+    return np.round(ndimage.shift(image.astype(np.float32), way, order=1, mode="nearest")).astype(np.uint8)
 
 
 def name() -> str:
@@ -126,12 +140,22 @@ def labels(shown: Sequence[Scene]) -> dict[str, np.ndarray]:
     }
 
 
+def seen_without_refusal(judge: Reader, images: np.ndarray) -> list[Scene]:
+    """What the judge reads in pictures, uint8 [N, 64, 64, 3], where it must choose one of the eight shapes."""
+    return seen(attribute_reader.shifted(judge, NONE_OF_THESE, -np.inf), images)
+
+
 def seen(judge: Reader, images: np.ndarray) -> list[Scene]:
     """What the judge reads in pictures, uint8 [N, 64, 64, 3]."""
     classes = attribute_reader.read(judge, images)
     return [
         Scene(**{name: values[classes[name][i]] for name, values in ATTRIBUTES.items()}) for i in range(len(images))
     ]
+
+
+def refused(shown: Scene) -> bool:
+    """Whether a shape of the scene, either one of two, is none of the eight."""
+    return shown.shape == NONE or (shown.kind == "pair" and shown.second_shape == NONE)
 
 
 def verdict(requested: Scene, shown: Scene) -> dict[str, bool]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion.data.shapes import drawing, scenes
+from diffusion.data.shapes import drawing, scenes, spoilt
 from diffusion.data.shapes.scenes import COLOURS, NONE, SHAPES, Lot, Scene
 from diffusion.data.sources import DataSpec
 from diffusion.experiments.evaluation import real_images, sample_metrics
@@ -37,6 +37,28 @@ def verdicts(reader: Reader, captions: Sequence[str], images: np.ndarray) -> lis
     """`judge.verdict` of each picture: which of the attributes that its caption requests it shows."""
     shown = judge.seen(reader, images)
     return [judge.verdict(scenes.parsed(text), scene) for text, scene in zip(captions, shown)]
+
+
+def refusals(reader: Reader, number: int) -> dict[str, Any]:
+    """How often the judge says "none of these" of real and of spoilt drawings, of no picture that it learned from.
+
+    Args:
+        reader: the judge.
+        number: how many pictures of each; real ones are four times as many.
+
+    Returns:
+        {"real" and each of `spoilt.KINDS`: the share, from `bootstrap.share`}.
+    """
+    shares = {}
+    for stream, kind in enumerate(("real", *spoilt.KINDS)):
+        images = []
+        for index in range(4 * number if kind == "real" else number):
+            lot = Lot(SEED, 80 + stream, index)
+            while (scene := scenes.draw(lot)).kind == "word":
+                pass
+            images.append(drawing.draw(scene, lot) if kind == "real" else spoilt.draw(scene, lot, kind)[0])
+        shares[kind] = bootstrap.share([judge.refused(scene) for scene in judge.seen(reader, np.stack(images))])
+    return shares
 
 
 def sweep(subject: Subject, captions: Sequence[str], scales: Sequence[float]) -> list[dict[str, Any]]:

@@ -93,6 +93,7 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
     splits = {name: real(name, settings.number) for name in ("test", "withheld")}
     verdicts = {name: prompt_metrics.verdicts(reader, split.captions, split.images) for name, split in splits.items()}
     figures: dict[str, Any] = {"judge": {name: judge.score(verdict) for name, verdict in verdicts.items()}}
+    figures["refused"] = prompt_metrics.refusals(reader, max(50, settings.number // 4))
     figures["drawings"] = {name: drawn_objects.score_of(split.captions, split.images) for name, split in splits.items()}
     guidance = settings.guidance or settings.scales[0]
     if "sweep" in settings.parts:

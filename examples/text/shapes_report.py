@@ -81,6 +81,8 @@ def rows(figures: Mapping[str, Any]) -> list[report.Row]:
         for name, share in figures.get("templates", {}).get(split, {}).items():
             beside = f"real pictures {report.percent(figures['drawings'][split][name])}"
             lines.append((f"templates: {TEMPLATES[name]}, {words}", report.percent(share), beside))
+    for kind, share in figures.get("refused", {}).items():
+        lines.append((f"the judge says none of the eight, of {kind} drawings", report.percent(share), ""))
     lines += geneval_rows(figures.get("geneval", {}))
     for name, share in figures.get("negative", {}).items():
         what = f"shows the {name} that the negative prompt names"

@@ -33,7 +33,7 @@ def knowing(monkeypatch):
         colours = [scenes.COLOURS[shape_finder.hues(image)[28:36, 28:36].max()] for image in images]
         return [scenes.Scene("one", "plain", colour, "star") for colour in colours]
 
-    monkeypatch.setattr(judge, "seen", seen)
+    monkeypatch.setattr(judge, "seen_without_refusal", seen)
 
 
 def moved(arrangement, dx, dy):
@@ -81,11 +81,25 @@ def test_figures_of_right_and_of_other_pictures(examples, knowing):
     real = control_metrics.rows(lambda prompts, controls, seeds: np.stack([e.image for e in examples]), examples)
     np.testing.assert_array_equal(real["real"], real["with"])
     right = control_metrics.follows(real["with"], examples, NOBODY)
+    assert right["covered"]["value"] > 0.97 and right["whole"]["share"] > 0.93
     assert right["error"]["value"] < 0.5 and right["close"]["share"] == right["count"]["share"] == 1
     stars = [thing.shape == "star" for example in examples for thing in example.arrangement.things]
     assert right["there"]["share"] == right["prompt"]["share"] == np.mean(stars) and right["order"]["share"] == 1
     other = control_metrics.follows(np.roll(real["real"], 1, axis=0), examples, NOBODY)
+    assert other["covered"]["value"] < 0.2 and other["whole"]["share"] < 0.05
     assert other["error"]["value"] > 8 and other["close"]["share"] < 0.3 and other["there"]["share"] < 0.05
+
+
+def test_the_overlap_with_a_plan_is_that_of_geometry():
+    """A square of 16 pixels that stands 4 to the right: 12 of 20 columns; a circle in another colour: none."""
+    plan = Arrangement("plain", (Thing("green", "square", 20.0, 20.0, 9.6), Thing("red", "circle", 46.0, 44.0, 9.0)))
+    image = arrangements.picture(moved(plan, 4, 0)._replace(things=moved(plan, 4, 0).things[:1]), Lot(0, 0, 0))
+    image[36:52, 38:54] = drawing.PALETTE["blue"]
+    parts = shape_finder.found(image)
+    index = shape_finder.matched(arrangements.centres(plan), parts).index
+    assert (index >= 0).all()
+    np.testing.assert_allclose(control_metrics.covered(image, plan, parts, index), [12 / 20, 0.0], atol=0.02)
+    assert control_metrics.covered(image, plan, parts, np.array([-1, -1])).tolist() == [0.0, 0.0]
 
 
 def test_a_part_by_itself_stands_in_the_middle_without_the_others():
@@ -104,6 +118,9 @@ def test_what_comes_back_of_references(monkeypatch):
     monkeypatch.setattr(judge, "seen", lambda _, images: [table[image.tobytes()] for image in images])
     make = lambda prompts, pictures, seeds: wanted.images if pictures is None else pictures
     figures, rows = reference_metrics.alone(make, NOBODY, 24)
+    templates = figures["reference"].pop("templates")
+    assert templates["shape"]["share"] == templates["whole"]["share"] == 1
+    assert figures["chance"]["templates"]["whole"]["share"] < 0.5
     assert all(share["share"] == 1 for share in figures["reference"].values())
     assert set(figures["reference"]) >= {"style", "paper", "kind", "colour", "shape", "size", "position", "relation"}
     assert figures["chance"]["colour"]["share"] < 0.5 and rows["references"] is not None
@@ -129,6 +146,7 @@ def test_recipes_train_and_are_reported(tmp_path, monkeypatch):
     assert train.run(config, tmp_path / "reference") == 0
     shown = scenes.Scene("one", "plain", "red", "circle", "small", "top")
     monkeypatch.setattr(judge, "seen", lambda _, images: [shown] * len(images))
+    monkeypatch.setattr(judge, "seen_without_refusal", judge.seen)
     settings = control_report.Settings(8, 2)
     out = tmp_path / "report"
     content = control_report.run([str(tmp_path / "outlines")], str(tmp_path / "reference"), out, settings, NOBODY)

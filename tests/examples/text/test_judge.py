@@ -105,6 +105,52 @@ def test_a_calibrated_judge_refuses_the_stated_share_of_real_drawings(monkeypatc
     assert refused.sum() == 20
 
 
+def test_a_judge_that_must_choose_reads_no_none(monkeypatch):
+    rng = np.random.default_rng(0)
+    classes = {name: len(values) for name, values in judge.ATTRIBUTES.items()}
+    params = {f"{name}/out": rng.standard_normal((16, number)) for name, number in classes.items()}
+    params |= {f"{name}/bias": np.zeros(number) for name, number in classes.items()}
+    for name, number in judge.NONE_OF_THESE.items():
+        params[f"{name}/bias"][number] = 100.0
+    reader = attribute_reader.of(params, classes)
+    monkeypatch.setattr(attribute_reader, "features", lambda _, images: images)
+    last = rng.standard_normal((50, 16))
+    assert {scene.shape for scene in judge.seen(reader, last)} == {NONE}
+    chosen = judge.seen_without_refusal(reader, last)
+    assert {scene.shape for scene in chosen} <= set(SHAPES) and len({scene.shape for scene in chosen}) > 4
+    assert [scene.colour for scene in chosen] == [scene.colour for scene in judge.seen(reader, last)]
+
+
+def test_a_moved_picture_has_the_weighted_mean_of_its_neighbours():
+    """A step from 50 to 200 between columns: one column lies between, by the part of a pixel that it moved."""
+    step = np.full((64, 64, 3), 50, np.uint8)
+    step[:, 32:] = 200
+    for number in range(4):
+        lot, same = scenes.Lot(3, 0, number), scenes.Lot(3, 0, number)
+        moved = judge.moved(step, lot)
+        _, way = same.between(-0.75, 0.75), same.between(-0.75, 0.75)
+        between = 200 - way * 150 if way > 0 else 50 - way * 150
+        np.testing.assert_allclose(moved[20, 32 if way > 0 else 31], between, atol=0.51)
+        assert set(np.unique(np.delete(moved[20], [31, 32], axis=0))) == {50, 200}
+
+
+@pytest.mark.slow
+def test_refusals_are_counted_by_kind(monkeypatch):
+    """A judge who refuses whatever is not as sharp as a drawing: of real ones none, of blurred ones all."""
+    rows = []
+
+    def seen(_, images):
+        rows.append(len(images))
+        sharp = np.abs(np.diff(images.astype(int), axis=2)).max((1, 2, 3))
+        return [ONE if edge > 65 else PAIR._replace(second_shape=NONE) for edge in sharp]
+
+    monkeypatch.setattr(judge, "seen", seen)
+    found = prompt_metrics.refusals(NOBODY, 20)
+    assert rows == [80] + [20] * 5 and list(found) == ["real", *spoilt.KINDS]
+    assert found["real"]["share"] == 0 and found["blurred"]["share"] == 1
+    assert not judge.refused(ONE) and judge.refused(ONE._replace(shape=NONE)) and not judge.refused(PAIR)
+
+
 @pytest.mark.slow
 def test_a_judge_refuses_what_is_spoilt_and_reads_what_is_real():
     """A judge of one object that learned for a minute; on real drawings of another seed, and on each kind of spoilt."""

@@ -37,7 +37,7 @@ def painted(monkeypatch, tmp_path):
         return np.stack(images)
 
     def seen(reader, images):
-        return [table.get(image.tobytes(), Scene("", "", "")) for image in images]
+        return [table.get(image.tobytes(), Scene("none", "", "")) for image in images]
 
     sizes = {"train": 60, "validation": 20, "test": 40, "withheld": 20}
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
@@ -77,6 +77,8 @@ def test_a_report_of_a_model_that_is_right(painted, tmp_path):
     text = (tmp_path / "out" / "report.md").read_text()
     assert "requested attributes that are right, withheld combinations | **100.0%" in text
     assert "templates: its overlap is above 0.85, trained combinations | **100.0%" in text
+    assert figures["refused"]["blob"]["share"] == 1 == figures["refused"]["real"]["share"]  # it knows the splits alone
+    assert "the judge says none of the eight, of blurred drawings | **100.0%" in text
     assert "GenEval: counting | **100.0%" in text and "does not tell right from wrong" in text
     for picture in ("guidance", "guidance_rows", "variety", "test", "withheld"):
         assert f"({picture}.png)" in text and (tmp_path / "out" / f"{picture}.png").is_file()
