@@ -5,14 +5,16 @@ __all__ = ["original_layer", "original_text_rows", "original_vision_rows", "text
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from diffusion.io import schema
-from diffusion.models.interchange.family import DEPTH, Family, Fields
+from diffusion.models.interchange.family import Family, Fields, array
+from diffusion.models.interchange.field_table import A_TABLE, Choice, Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, VECTOR, Row, patches, stacked, within
-from diffusion.models.interchange.transformers_config import WITHOUT_EFFECT
-from diffusion.models.interchange.vision_rows import described_sizes, sizes
+from diffusion.models.interchange.transformers_config import encoder_sizes, unread
+from diffusion.models.interchange.vision_rows import sizes
 from diffusion.models.text_encoders.clip import CLIP, CLIPText, CLIPTextProjection, CLIPVision, CLIPVisionProjection
 
 
@@ -107,100 +109,79 @@ def original_vision_rows(module: CLIPVision) -> list[Row]:
     ]
 
 
-def _text(name: str, config: Mapping[str, Any]) -> CLIPText:
-    fields = Fields(name, config, (*WITHOUT_EFFECT, "projection_dim"))
-    module = CLIPText(
-        vocabulary=fields.take("vocab_size", 49408),
-        width=fields.take("hidden_size", 512),
-        depth=fields.take("num_hidden_layers", 12, DEPTH),
-        heads=fields.take("num_attention_heads", 8),
-        hidden=fields.take("intermediate_size", 2048),
-        positions=fields.take("max_position_embeddings", 77),
-        activation=fields.only("hidden_act", "quick_gelu", "gelu"),
-        eos=fields.take("eos_token_id", 49407),
-        epsilon=fields.take("layer_norm_eps", 1e-5),
+ACTIVATION = Choice("hidden_act", "activation", {"quick_gelu": "quick_gelu", "gelu": "gelu"})
+TEXT_CONFIG = FieldTable(
+    "CLIPTextModel",
+    CLIPText,
+    (
+        Field("vocab_size", "vocabulary", 49408),
+        *encoder_sizes(512, 12, 8, 2048),
+        Field("max_position_embeddings", "positions", 77),
+        ACTIVATION,
+        Field("eos_token_id", "eos", 49407),
+        Field("layer_norm_eps", "epsilon", 1e-5),
+    ),
+    unread=unread("projection_dim", model_type="clip_text_model"),
+)
+VISION_CONFIG = FieldTable(
+    "CLIPVisionModel",
+    CLIPVision,
+    (Follows("num_channels", 3), *sizes(patch=32), ACTIVATION, Field("layer_norm_eps", "epsilon", 1e-5)),
+    unread=unread("projection_dim", model_type="clip_vision_model"),
+)
+FEATURES = Field("projection_dim", "features", 512)
+
+
+MAYBE_TABLE = schema.optional(A_TABLE)
+
+
+def _tower(name: str, ours: str, tower: FieldTable) -> Group:
+    """A tower's config, of which configs of old versions repeat fields under a second name that takes precedence."""
+    tower = tower._replace(name=f"CLIPModel's {name}")
+    old = f"{name}_dict"
+
+    def write(module: CLIP) -> dict[str, Any]:
+        return {name: tower.describe(getattr(module, ours)) | {"projection_dim": module.features}}
+
+    return Group(
+        {name: (None, MAYBE_TABLE), old: (None, MAYBE_TABLE)},
+        lambda values, _: {ours: tower.build((values[name] or {}) | (values[old] or {}))},
+        write,
     )
-    fields.end()
-    return module
 
 
-def _describe_text(module: CLIPText) -> dict[str, Any]:
-    return {
-        "model_type": "clip_text_model",
-        "vocab_size": module.vocabulary,
-        "hidden_size": module.width,
-        "num_hidden_layers": module.depth,
-        "num_attention_heads": module.heads,
-        "intermediate_size": module.hidden,
-        "max_position_embeddings": module.positions,
-        "hidden_act": module.activation,
-        "eos_token_id": module.eos,
-        "layer_norm_eps": module.epsilon,
-    }
+CONFIG = FieldTable(
+    "CLIPModel",
+    CLIP,
+    (
+        _tower("text_config", "text", TEXT_CONFIG),
+        _tower("vision_config", "vision", VISION_CONFIG),
+        FEATURES,
+        Field("logit_scale_init_value", "scale", 2.6592),
+    ),
+    unread=unread(model_type="clip"),
+)
 
 
-def _vision(name: str, config: Mapping[str, Any]) -> CLIPVision:
-    fields = Fields(name, config, (*WITHOUT_EFFECT, "projection_dim"))
-    fields.only("num_channels", 3)
-    module = CLIPVision(
-        **sizes(fields, patch=32),
-        activation=fields.only("hidden_act", "quick_gelu", "gelu"),
-        epsilon=fields.take("layer_norm_eps", 1e-5),
-    )
-    fields.end()
-    return module
+def _projected(name: str, module: type[nn.Module], ours: str, tower: FieldTable) -> dict[str, Any]:
+    """The name, class and directions of a tower with its projection, which have one config."""
 
+    def build(config: Mapping[str, Any]) -> nn.Module:
+        features = Fields(name, config).take(FEATURES.theirs, FEATURES.default)
+        return module(**{ours: tower._replace(name=name).build(config), "features": features})
 
-def _describe_vision(module: CLIPVision) -> dict[str, Any]:
-    return {
-        "model_type": "clip_vision_model",
-        "num_channels": 3,
-        **described_sizes(module),
-        "hidden_act": module.activation,
-        "layer_norm_eps": module.epsilon,
-    }
+    def describe(module: Any) -> dict[str, Any]:
+        return tower.describe(getattr(module, ours)) | {"projection_dim": module.features}
 
-
-MAYBE_TABLE = schema.optional(schema.Valid("a table of fields", lambda value: isinstance(value, Mapping)))
-
-
-def _clip(config: Mapping[str, Any]) -> CLIP:
-    # Configs of old versions repeat the towers' fields under *_config_dict, which take precedence.
-    fields = Fields("CLIPModel", config, WITHOUT_EFFECT)
-    part = lambda which: (
-        (fields.take(f"{which}_config", None, MAYBE_TABLE) or {})
-        | (fields.take(f"{which}_config_dict", None, MAYBE_TABLE) or {})
-    )
-    module = CLIP(
-        text=_text("CLIPModel's text_config", part("text")),
-        vision=_vision("CLIPModel's vision_config", part("vision")),
-        features=fields.take("projection_dim", 512),
-        scale=fields.take("logit_scale_init_value", 2.6592),
-    )
-    fields.end()
-    return module
-
-
-def _features(config: Mapping[str, Any]) -> int:
-    return Fields("CLIP's projection", config).take("projection_dim", 512)
-
-
-def _describe_clip(module: CLIP) -> dict[str, Any]:
-    return {
-        "model_type": "clip",
-        "text_config": {**_describe_text(module.text), "projection_dim": module.features},
-        "vision_config": {**_describe_vision(module.vision), "projection_dim": module.features},
-        "projection_dim": module.features,
-        "logit_scale_init_value": module.scale,
-    }
+    return {"name": name, "module": module, "build": build, "describe": describe}
 
 
 def _ids(module: CLIPText) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((1, module.positions), jnp.int32)
+    return array(1, module.positions, dtype=jnp.int32)
 
 
 def _images(module: CLIPVision) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((1, module.size, module.size, 3), jnp.float32)
+    return array(1, module.size, module.size, 3)
 
 
 LARGE = {  # the text tower of ViT-L/14 (OpenAI): SD 1, and the first of SDXL, SD 3 and Flux
@@ -256,13 +237,9 @@ PREFIXES = {
 }
 POSITIONS = r"((text|vision)_model\.)?embeddings\.position_ids"
 
-TEXT = Family(
-    name="CLIPTextModel",
-    module=CLIPText,
-    build=lambda config: _text("CLIPTextModel", config),
-    describe=_describe_text,
-    example=lambda module: (_ids(module),),
-    tables={
+TEXT = TEXT_CONFIG.family(
+    lambda module: (_ids(module),),
+    {
         # Every version of the library opens the first, the published one; versions since 5.6 write the second.
         "transformers": lambda module: within(text_rows(module), "text_model."),
         "transformers 5": text_rows,
@@ -276,10 +253,7 @@ TEXT = Family(
     prefixes=("", *PREFIXES.values(), "cond_stage_model.model."),
 )
 TEXT_PROJECTION = Family(
-    name="CLIPTextModelWithProjection",
-    module=CLIPTextProjection,
-    build=lambda config: CLIPTextProjection(_text("CLIPTextModelWithProjection", config), _features(config)),
-    describe=lambda module: {**_describe_text(module.text), "projection_dim": module.features},
+    **_projected("CLIPTextModelWithProjection", CLIPTextProjection, "text", TEXT_CONFIG),
     example=lambda module: (_ids(module.text),),
     tables={
         "transformers": lambda module: [
@@ -302,13 +276,9 @@ TEXT_PROJECTION = Family(
         "text_encoders.clip_g.transformer.",
     ),
 )
-VISION = Family(
-    name="CLIPVisionModel",
-    module=CLIPVision,
-    build=lambda config: _vision("CLIPVisionModel", config),
-    describe=_describe_vision,
-    example=lambda module: (_images(module),),
-    tables={
+VISION = VISION_CONFIG.family(
+    lambda module: (_images(module),),
+    {
         # As for the text tower: every version opens the first, those since 5.6 write the second.
         "transformers": lambda module: within(vision_rows(module), "vision_model."),
         "transformers 5": vision_rows,
@@ -318,10 +288,7 @@ VISION = Family(
     ignored=(POSITIONS,),
 )
 VISION_PROJECTION = Family(
-    name="CLIPVisionModelWithProjection",
-    module=CLIPVisionProjection,
-    build=lambda config: CLIPVisionProjection(_vision("CLIPVisionModelWithProjection", config), _features(config)),
-    describe=lambda module: {**_describe_vision(module.vision), "projection_dim": module.features},
+    **_projected("CLIPVisionModelWithProjection", CLIPVisionProjection, "vision", VISION_CONFIG),
     example=lambda module: (_images(module.vision),),
     tables={
         "transformers": lambda module: [
@@ -338,13 +305,9 @@ VISION_PROJECTION = Family(
     ignored=(POSITIONS,),
     published={"ViT-L/14": LARGE_VISION},
 )
-BOTH = Family(
-    name="CLIPModel",
-    module=CLIP,
-    build=_clip,
-    describe=_describe_clip,
-    example=lambda module: (_ids(module.text), _images(module.vision)),
-    tables={
+BOTH = CONFIG.family(
+    lambda module: (_ids(module.text), _images(module.vision)),
+    {
         "transformers": lambda module: [
             *within(text_rows(module.text), "text_model.", "text/"),
             *within(vision_rows(module.vision), "vision_model.", "vision/"),

@@ -2,18 +2,15 @@
 
 __all__: list[str] = []
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
-import jax
-import jax.numpy as jnp
+from collections.abc import Callable
 
 from diffusion.io import schema
 from diffusion.models.image_encoders import convnext
 from diffusion.models.image_encoders.convnext import ConvNeXt
-from diffusion.models.interchange.family import BLOCKS, SIZES, Family, Fields, Refusal
+from diffusion.models.interchange.family import BLOCKS, SIZES, Family, array
+from diffusion.models.interchange.field_table import Field, FieldTable, Follows
 from diffusion.models.interchange.rows import CONV, SAME, Layout, Row, linear, within
-from diffusion.models.interchange.transformers_config import WITHOUT_EFFECT
+from diffusion.models.interchange.transformers_config import unread
 
 RESPONSE = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(1, 1, 1, -1))
 SCALE = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(-1, 1, 1))
@@ -118,47 +115,26 @@ def _torchvision(module: ConvNeXt) -> list[Row]:
     )
 
 
-def _build(version: int, config: Mapping[str, Any]) -> ConvNeXt:
-    fields = Fields(NAMES[version], config, (*WITHOUT_EFFECT, *UNUSED))
-    fields.only("num_channels", 3)
-    fields.only("patch_size", 4)
-    fields.only("hidden_act", "gelu")
-    depths = tuple(fields.take("depths", (3, 3, 9, 3), schema.several(BLOCKS, 1, 16)))
-    fields.only("num_stages", len(depths))
-    module = ConvNeXt(
-        widths=tuple(fields.take("hidden_sizes", (96, 192, 384, 768), SIZES)),
-        depths=depths,
-        version=version,
-        epsilon=fields.take("layer_norm_eps", 1e-12),
+def _config(version: int) -> FieldTable:
+    return FieldTable(
+        NAMES[version],
+        ConvNeXt,
+        (
+            Follows("num_channels", 3),
+            Follows("patch_size", 4),
+            Follows("num_stages", lambda module: len(module.depths)),
+            Field("hidden_sizes", "widths", (96, 192, 384, 768), SIZES),
+            Field("depths", "depths", (3, 3, 9, 3), schema.several(BLOCKS, 1, 16)),
+            Follows("hidden_act", "gelu"),
+            Field("layer_norm_eps", "epsilon", 1e-12),
+        ),
+        unread=unread(*UNUSED, model_type=KINDS[version]),
+        required={"version": version},
     )
-    fields.end()
-    return module
-
-
-def _describe(module: ConvNeXt) -> dict[str, Any]:
-    return {
-        "model_type": KINDS[module.version],
-        "num_channels": 3,
-        "patch_size": 4,
-        "num_stages": len(module.depths),
-        "hidden_sizes": list(module.widths),
-        "depths": list(module.depths),
-        "hidden_act": "gelu",
-        "layer_norm_eps": module.epsilon,
-    }
-
-
-def _described(version: int) -> Callable[[ConvNeXt], dict[str, Any]]:
-    def describe(module: ConvNeXt) -> dict[str, Any]:
-        if module.version != version:
-            raise Refusal(f"{NAMES[version]}: version = {module.version}; it has {version}.")
-        return _describe(module)
-
-    return describe
 
 
 def _example(module: ConvNeXt) -> tuple:
-    return (jax.ShapeDtypeStruct((1, module.patch, module.patch, 3), jnp.float32),)
+    return (array(1, module.patch, module.patch, 3),)
 
 
 def _family(version: int) -> Family:
@@ -169,18 +145,15 @@ def _family(version: int) -> Family:
     }
     if version == 1:
         tables["torchvision"] = _torchvision
-    return Family(
-        name=NAMES[version],
-        module=ConvNeXt,
-        build=lambda config: _build(version, config),
-        describe=_described(version),
-        example=_example,
-        tables=tables,
+    config = _config(version)
+    return config.family(
+        _example,
+        tables,
         stem="model",
         library="transformers",
         dropped=CLASSIFIER,
         published={
-            f"ConvNeXt {name}": _describe(convnext.preset(name))
+            f"ConvNeXt {name}": config.describe(convnext.preset(name))
             for name in convnext.PRESETS
             if name.startswith(f"V{version}")
         },

@@ -2,19 +2,15 @@
 
 __all__ = ["rows"]
 
-from collections.abc import Mapping
-from typing import Any
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from diffusion.models.image_encoders.dinov3 import PRESETS, DINOv3, preset
 from diffusion.models.interchange.dinov2_tables import BACKBONE
-from diffusion.models.interchange.family import DEPTH, Computed, Family, Fields
+from diffusion.models.interchange.family import Computed, array
+from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import DENSE, VECTOR, Row, linear
-from diffusion.models.interchange.transformers_config import WITHOUT_EFFECT
-from diffusion.models.interchange.vision_rows import LEADING, as_published, attention, layers, norm, patch_rows
+from diffusion.models.interchange.transformers_config import encoder_sizes, unread
+from diffusion.models.interchange.vision_rows import LEADING, attention, layers, norm, patch_rows
 from diffusion.models.layers.vision_layers import PROJECTIONS
 
 # Augmentations of the positions while it is trained, and initial values; rotary positions take pictures of any size.
@@ -54,48 +50,30 @@ def rows(module: DINOv3) -> list[Row]:
     return table + [Row("embeddings.register_tokens", "registers", LEADING)] * bool(module.registers)
 
 
-def _build(config: Mapping[str, Any]) -> DINOv3:
-    config = {"hidden_act": "gelu", **config}  # their default, also where the MLP is gated
-    fields = Fields("DINOv3ViTModel", config, (*WITHOUT_EFFECT, *TRAINING, *BACKBONE))
-    fields.only("num_channels", 3)
-    gated = fields.take("use_gated_mlp", False)
-    fields.only("hidden_act", "silu" if gated else "gelu")
-    fields.only("proj_bias", True)
-    fields.only("mlp_bias", True)
-    default = {"query": True, "key": False, "value": True}
-    module = DINOv3(
-        patch=fields.take("patch_size", 16),
-        width=fields.take("hidden_size", 384),
-        depth=fields.take("num_hidden_layers", 12, DEPTH),
-        heads=fields.take("num_attention_heads", 6),
-        hidden=fields.take("intermediate_size", 1536),
-        gated=gated,
-        registers=fields.take("num_register_tokens", 0),
-        biased=tuple(name for name in PROJECTIONS if fields.take(f"{name}_bias", default[name])),
-        theta=fields.take("rope_theta", 100.0),
-        epsilon=fields.take("layer_norm_eps", 1e-5),
-    )
-    fields.end()
-    return module
-
-
-def _describe(module: DINOv3) -> dict[str, Any]:
-    as_published("DINOv3ViTModel", module)
-    return {
-        "model_type": "dinov3_vit",
-        "num_channels": 3,
-        "patch_size": module.patch,
-        "hidden_size": module.width,
-        "num_hidden_layers": module.depth,
-        "num_attention_heads": module.heads,
-        "intermediate_size": module.hidden,
-        "use_gated_mlp": module.gated,
-        "hidden_act": "silu" if module.gated else "gelu",
-        "num_register_tokens": module.registers,
-        **{f"{name}_bias": name in module.biased for name in PROJECTIONS},
-        "rope_theta": module.theta,
-        "layer_norm_eps": module.epsilon,
-    }
+BIASED = {"query_bias": True, "key_bias": False, "value_bias": True}
+CONFIG = FieldTable(
+    "DINOv3ViTModel",
+    DINOv3,
+    (
+        Follows("num_channels", 3),
+        Field("patch_size", "patch", 16),
+        *encoder_sizes(384, 12, 6, 1536),
+        Field("use_gated_mlp", "gated", False),
+        Follows("hidden_act", lambda module: "silu" if module.gated else "gelu", default="gelu"),
+        Field("num_register_tokens", "registers", 0),
+        Group(
+            {name: (biased, None) for name, biased in BIASED.items()},
+            lambda values, ours: {"biased": tuple(name for name in PROJECTIONS if values[f"{name}_bias"])},
+            lambda module: {f"{name}_bias": name in module.biased for name in PROJECTIONS},
+        ),
+        Field("rope_theta", "theta", 100.0),
+        Field("layer_norm_eps", "epsilon", 1e-5),
+        Follows("proj_bias", True, silent=True),
+        Follows("mlp_bias", True, silent=True),
+    ),
+    unread=unread(*TRAINING, *BACKBONE, model_type="dinov3_vit"),
+    required={"affine": True, "fused": ()},
+)
 
 
 def _no_registers(module: DINOv3) -> dict[str, Computed]:
@@ -104,15 +82,11 @@ def _no_registers(module: DINOv3) -> dict[str, Computed]:
     return {} if module.registers else {"embeddings.register_tokens": Computed(shape, lambda: np.zeros(shape))}
 
 
-FAMILY = Family(
-    name="DINOv3ViTModel",
-    module=DINOv3,
-    build=_build,
-    describe=_describe,
-    example=lambda module: (jax.ShapeDtypeStruct((1, module.patch, module.patch, 3), jnp.float32),),
-    tables={"transformers": rows},
+FAMILY = CONFIG.family(
+    lambda module: (array(1, module.patch, module.patch, 3),),
+    {"transformers": rows},
     computed=_no_registers,
     stem="model",
     library="transformers",
-    published={name: _describe(preset(name)) for name in PRESETS},
+    published={name: CONFIG.describe(preset(name)) for name in PRESETS},
 )

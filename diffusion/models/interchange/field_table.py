@@ -11,7 +11,18 @@ CONFIG.build(config), CONFIG.describe(module)                        # the two d
 FAMILY = CONFIG.family(example, {"diffusers": table}, published={"Theirs, 1 B": {}})
 """
 
-__all__ = ["ABSENT", "Choice", "Field", "FieldTable", "Follows", "Group", "tuple_of", "width_of_heads", "zero_or_null"]
+__all__ = [
+    "ABSENT",
+    "Choice",
+    "Field",
+    "FieldTable",
+    "Follows",
+    "Group",
+    "part_of",
+    "tuple_of",
+    "width_of_heads",
+    "zero_or_null",
+]
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,6 +33,7 @@ from diffusion.io import schema
 from diffusion.models.interchange.family import MAYBE_SIZE, Family, Fields, Refusal, require
 from diffusion.models.interchange.rows import Row
 
+A_TABLE = schema.Valid("a table of fields", lambda value: isinstance(value, Mapping))
 AS_IT_FOLLOWS: Any = object()
 ABSENT: Any = object()
 """What `write` of a row returns for a field that is not written."""
@@ -206,6 +218,18 @@ def zero_or_null(theirs: str, ours: str) -> Field:
     """A size that a network may lack: null in their config, 0 in our module."""
     read, write = (lambda size, ours: size or 0), (lambda module: getattr(module, ours) or None)
     return Field(theirs, ours, None, MAYBE_SIZE, read, write)
+
+
+def part_of(theirs: str, ours: str, table: FieldTable) -> Field:
+    """A field of theirs that is the config of a part, which is a module of ours.
+
+    Args:
+        theirs: name in their config.
+        ours: name of our module's field.
+        table: the part's fields.
+    """
+    read = lambda config, _: table.build(config)
+    return Field(theirs, ours, {}, A_TABLE, read, lambda module: table.describe(getattr(module, ours)))
 
 
 def tuple_of(ours: str, defaults: Mapping[str, Any]) -> Group:

@@ -5,29 +5,17 @@ The names come from salesforce/BLIP, models/vit.py and models/med.py; the sizes 
 
 __all__ = []
 
-from collections.abc import Mapping
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 
-from diffusion.io import schema
 from diffusion.models.image_encoders.blip import BLIP
 from diffusion.models.image_reward import ImageReward
-from diffusion.models.interchange.family import DEPTH, SIZES, Family, Fields
+from diffusion.models.interchange.family import SIZES, array
+from diffusion.models.interchange.field_table import Field, FieldTable, part_of
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, VECTOR, Row, linear, stacked, within
-from diffusion.models.interchange.vision_rows import (
-    LEADING,
-    attention,
-    described_sizes,
-    layers,
-    norm,
-    patch_rows,
-    sizes,
-)
+from diffusion.models.interchange.transformers_config import encoder_sizes
+from diffusion.models.interchange.vision_rows import LEADING, attention, layers, norm, patch_rows, sizes
 from diffusion.models.text_encoders.med import MEDText
 
-TABLE = schema.Valid("a table of fields", lambda value: isinstance(value, Mapping))
 HEAD = (0, 2, 4, 6, 7)  # of the dense layers in the authors' list; the others are dropout
 
 
@@ -71,57 +59,34 @@ def _rows(module: ImageReward) -> list[Row]:
     ]
 
 
-def _build(config: Mapping[str, Any]) -> ImageReward:
-    fields = Fields("ImageReward", config)
-    image = Fields("ImageReward's vision_config", fields.take("vision_config", {}, TABLE))
-    text = Fields("ImageReward's text_config", fields.take("text_config", {}, TABLE))
-    module = ImageReward(
-        vision=BLIP(**sizes(image), epsilon=image.take("layer_norm_eps", 1e-6)),
-        text=MEDText(
-            vocabulary=text.take("vocab_size", 30524),
-            width=text.take("hidden_size", 768),
-            depth=text.take("num_hidden_layers", 12, DEPTH),
-            heads=text.take("num_attention_heads", 12),
-            hidden=text.take("intermediate_size", 3072),
-            positions=text.take("max_position_embeddings", 512),
-            epsilon=text.take("layer_norm_eps", 1e-12),
-        ),
-        hidden=fields.take("reward_sizes", (1024, 128, 64, 16), SIZES),
-    )
-    for part in (image, text, fields):
-        part.end()
-    return module
-
-
-def _describe(module: ImageReward) -> dict[str, Any]:
-    text = module.text
-    return {
-        "vision_config": {**described_sizes(module.vision), "layer_norm_eps": module.vision.epsilon},
-        "text_config": {
-            "vocab_size": text.vocabulary,
-            "hidden_size": text.width,
-            "num_hidden_layers": text.depth,
-            "num_attention_heads": text.heads,
-            "intermediate_size": text.hidden,
-            "max_position_embeddings": text.positions,
-            "layer_norm_eps": text.epsilon,
-        },
-        "reward_sizes": list(module.hidden),
-    }
-
-
-LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
-FAMILY = Family(
-    name="ImageReward",
-    module=ImageReward,
-    build=_build,
-    describe=_describe,
-    example=lambda module: (
-        jax.ShapeDtypeStruct((1, 8), jnp.int32),
-        jax.ShapeDtypeStruct((1, 8), jnp.bool_),
-        jax.ShapeDtypeStruct((1, module.vision.size, module.vision.size, 3), jnp.float32),
+VISION = FieldTable("ImageReward's vision_config", BLIP, (*sizes(), Field("layer_norm_eps", "epsilon", 1e-6)))
+TEXT = FieldTable(
+    "ImageReward's text_config",
+    MEDText,
+    (
+        Field("vocab_size", "vocabulary", 30524),
+        *encoder_sizes(),
+        Field("max_position_embeddings", "positions", 512),
+        Field("layer_norm_eps", "epsilon", 1e-12),
     ),
-    tables={"original": _rows},
+)
+CONFIG = FieldTable(
+    "ImageReward",
+    ImageReward,
+    (
+        part_of("vision_config", "vision", VISION),
+        part_of("text_config", "text", TEXT),
+        Field("reward_sizes", "hidden", (1024, 128, 64, 16), SIZES),
+    ),
+)
+LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+FAMILY = CONFIG.family(
+    lambda module: (
+        array(1, 8, dtype=jnp.int32),
+        array(1, 8, dtype=bool),
+        array(1, module.vision.size, module.vision.size, 3),
+    ),
+    {"original": _rows},
     stem="model",
     library="",
     # BLIP's own projections, which the reward does not read, and a table of the numbers 0 to 511.

@@ -2,15 +2,11 @@
 
 __all__ = ["rows"]
 
-from collections.abc import Mapping
-from typing import Any
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from diffusion.io import schema
-from diffusion.models.interchange.family import SIZE, Computed, Family, Fields
+from diffusion.models.interchange.family import SIZE, Computed, array
+from diffusion.models.interchange.field_table import Field, FieldTable
 from diffusion.models.interchange.rows import CONV, Layout, Row, linear
 from diffusion.models.lpips import CONVOLUTIONS, LPIPS, SCALE, SHIFT, WIDTHS
 
@@ -31,11 +27,7 @@ def rows(module: LPIPS) -> list[Row]:
     return table
 
 
-def _build(config: Mapping[str, Any]) -> LPIPS:
-    fields = Fields("LPIPS", config)
-    module = LPIPS(widths=fields.take("widths", WIDTHS, schema.several(SIZE, 1, len(CONVOLUTIONS))))
-    fields.end()
-    return module
+CONFIG = FieldTable("LPIPS", LPIPS, (Field("widths", "widths", WIDTHS, schema.several(SIZE, 1, len(CONVOLUTIONS))),))
 
 
 def _computed(module: LPIPS) -> dict[str, Computed]:
@@ -48,14 +40,6 @@ def _computed(module: LPIPS) -> dict[str, Computed]:
     }
 
 
-FAMILY = Family(
-    "LPIPS",
-    LPIPS,
-    _build,
-    lambda module: {"widths": list(module.widths)},
-    lambda module: (jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32),),
-    {"lpips": rows},
-    stem="model",
-    computed=_computed,
-    published={"VGG16": {}},
+FAMILY = CONFIG.family(
+    lambda module: (array(1, 16, 16, 3),), {"lpips": rows}, stem="model", computed=_computed, published={"VGG16": {}}
 )

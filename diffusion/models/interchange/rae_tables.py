@@ -23,7 +23,8 @@ from diffusion.models.image_encoders.ijepa import IJEPA
 from diffusion.models.image_encoders.mae import MAE
 from diffusion.models.image_encoders.siglip import SigLIP
 from diffusion.models.interchange import dinov2_tables, dinov3_tables, siglip_tables, vit_tables
-from diffusion.models.interchange.family import DEPTH, SIZE, Computed, Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, SIZE, Computed, Family, Fields, Refusal, array
+from diffusion.models.interchange.field_table import A_TABLE, Field, FieldTable
 from diffusion.models.interchange.rows import Layout, Row, linear, stacked, within
 from diffusion.models.interchange.vision_rows import LEADING, attention, norm
 from diffusion.models.layers.embeddings import sincos_positions
@@ -141,7 +142,7 @@ def _of_kind(kind: str, width: int, patch: int, depth: int) -> nn.Module:
 
 def _build_encoder(fields: Fields) -> nn.Module:
     kind = fields.take("encoder_type", "dinov2")
-    described = fields.take("encoder_config", None, schema.optional(siglip_tables.TABLE))
+    described = fields.take("encoder_config", None, schema.optional(A_TABLE))
     affine = fields.take("encoder_affine", False)
     fused = fields.take("encoder_fused_layers", ())
     width = fields.take("encoder_hidden_size", 768)
@@ -317,38 +318,23 @@ FAMILY = Family(
 # ==== The authors' decoders ====
 
 
-def _build_decoder(config: Mapping[str, Any]) -> RAEDecoder:
-    fields = Fields("RAEDecoder", config)
-    pixels = schema.several(schema.number(), 3, 3)
-    module = RAEDecoder(
-        fields.take("hidden_size", 768),
-        width=fields.take("decoder_hidden_size", 1152),
-        depth=fields.take("decoder_num_hidden_layers", 28, DEPTH),
-        heads=fields.take("decoder_num_attention_heads", 16),
-        hidden=fields.take("decoder_intermediate_size", 4096),
-        patch=fields.take("patch_size", 16, SIZE),
-        mean=fields.take("norm_mean", IMAGENET[0], pixels),
-        std=fields.take("norm_std", IMAGENET[1], pixels),
-        epsilon=fields.take("layer_norm_eps", 1e-12),
-    )
-    fields.end()
-    return module
-
-
-def _describe_decoder(module: RAEDecoder) -> dict[str, Any]:
-    if module.picture_channels != 3:
-        raise Refusal(f"RAEDecoder: picture_channels = {module.picture_channels} cannot be written to it. Valid: 3.")
-    return {
-        "hidden_size": module.features,
-        "decoder_hidden_size": module.width,
-        "decoder_num_hidden_layers": module.depth,
-        "decoder_num_attention_heads": module.heads,
-        "decoder_intermediate_size": module.hidden,
-        "patch_size": module.patch,
-        "norm_mean": list(module.mean),
-        "norm_std": list(module.std),
-        "layer_norm_eps": module.epsilon,
-    }
+PIXELS = schema.several(schema.number(), 3, 3)
+DECODER_CONFIG = FieldTable(
+    "RAEDecoder",
+    RAEDecoder,
+    (
+        Field("hidden_size", "features", 768),
+        Field("decoder_hidden_size", "width", 1152),
+        Field("decoder_num_hidden_layers", "depth", 28, DEPTH),
+        Field("decoder_num_attention_heads", "heads", 16),
+        Field("decoder_intermediate_size", "hidden", 4096),
+        Field("patch_size", "patch", 16, SIZE),
+        Field("norm_mean", "mean", IMAGENET[0], PIXELS),
+        Field("norm_std", "std", IMAGENET[1], PIXELS),
+        Field("layer_norm_eps", "epsilon", 1e-12),
+    ),
+    required={"picture_channels": 3},
+)
 
 
 def _positions(module: RAEDecoder) -> dict[str, Computed]:
@@ -362,17 +348,13 @@ def _positions(module: RAEDecoder) -> dict[str, Computed]:
     return {"decoder_pos_embed": Computed((1, side * side + 1, module.width), make)}
 
 
-DECODER_FAMILY = Family(
-    "RAEDecoder",
-    RAEDecoder,
-    _build_decoder,
-    _describe_decoder,
-    lambda module: (jax.ShapeDtypeStruct((1, 1, 1, module.features), jnp.float32),),
+DECODER_FAMILY = DECODER_CONFIG.family(
+    lambda module: (array(1, 1, 1, module.features),),
     {"original": _authors_rows},
     stem="model",
     computed=_positions,
     published={
-        f"{size}, {features} features": _describe_decoder(preset(size, features))
+        f"{size}, {features} features": DECODER_CONFIG.describe(preset(size, features))
         for size in PRESETS
         for features in (768, 1024, 384)
     },

@@ -9,27 +9,16 @@ __all__ = ["rows", "text_rows"]
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from diffusion.io import schema
 from diffusion.models.image_encoders.siglip import PRESETS, SIZES, SigLIP, preset
-from diffusion.models.interchange.family import DEPTH, SIZE, Family, Fields
+from diffusion.models.interchange.family import SIZE, Fields, array
+from diffusion.models.interchange.field_table import A_TABLE, Field, FieldTable, Follows, part_of
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, VECTOR, Row, linear, within
-from diffusion.models.interchange.transformers_config import WITHOUT_EFFECT
-from diffusion.models.interchange.vision_rows import (
-    LEADING,
-    as_published,
-    attention,
-    described_sizes,
-    layers,
-    norm,
-    patch_rows,
-    sizes,
-)
+from diffusion.models.interchange.transformers_config import WITHOUT_EFFECT, encoder_sizes, unread
+from diffusion.models.interchange.vision_rows import LEADING, attention, layers, norm, patch_rows, sizes
 from diffusion.models.text_encoders.siglip_text import SigLIPText, SigLIPTowers
-
-TABLE = schema.Valid("a table of fields", lambda value: isinstance(value, Mapping))
 
 
 def _pool(width: int) -> list[Row]:
@@ -73,38 +62,34 @@ def text_rows(module: SigLIPText) -> list[Row]:
     ]
 
 
+CONFIG = FieldTable(
+    "SiglipVisionModel",
+    SigLIP,
+    (
+        Follows("num_channels", 3),
+        *sizes(),
+        Follows("hidden_act", "gelu_pytorch_tanh"),
+        Field("layer_norm_eps", "epsilon", 1e-6),
+        Follows("vision_use_head", True, silent=True),
+    ),
+    unread=unread(model_type="siglip_vision_model"),
+    required={"affine": True},
+)
+
+
 def _build(config: Mapping[str, Any]) -> SigLIP:
-    if "vision_config" in config:  # of a whole SiglipModel
-        both_towers = Fields("SiglipModel", config, (*WITHOUT_EFFECT, "text_config"))
-        config = both_towers.take("vision_config", None, TABLE)
-        both_towers.end()
-    fields = Fields("SiglipVisionModel", config, WITHOUT_EFFECT)
-    fields.only("num_channels", 3)
-    fields.only("hidden_act", "gelu_pytorch_tanh")
-    fields.only("vision_use_head", True)
-    module = SigLIP(**sizes(fields), epsilon=fields.take("layer_norm_eps", 1e-6))
+    """The image tower, also out of a whole SiglipModel."""
+    if "vision_config" not in config:
+        return CONFIG.build(config)
+    fields = Fields("SiglipModel", config, (*WITHOUT_EFFECT, "text_config"))
+    vision = fields.take("vision_config", None, A_TABLE)
     fields.end()
-    return module
+    return CONFIG.build(vision)
 
 
-def _describe(module: SigLIP) -> dict[str, Any]:
-    as_published("SiglipVisionModel", module)
-    return {
-        "model_type": "siglip_vision_model",
-        "num_channels": 3,
-        **described_sizes(module),
-        "hidden_act": "gelu_pytorch_tanh",
-        "layer_norm_eps": module.epsilon,
-    }
-
-
-FAMILY = Family(
-    name="SiglipVisionModel",
-    module=SigLIP,
-    build=_build,
-    describe=_describe,
-    example=lambda module: (jax.ShapeDtypeStruct((1, module.patch, module.patch, 3), jnp.float32),),
-    tables={
+FAMILY = CONFIG.family(
+    lambda module: (array(1, module.patch, module.patch, 3),),
+    {
         # As for CLIP's towers: every version opens the first, the published one; those since 5.6 write the second.
         "transformers": lambda module: within(rows(module), "vision_model."),
         "transformers 5": rows,
@@ -112,56 +97,32 @@ FAMILY = Family(
     stem="model",
     library="transformers",
     ignored=(r"((text|vision)_model\.)?embeddings\.position_ids", r"text_model\..*", "logit_scale", "logit_bias"),
-    published={name: _describe(preset(name)) for name in PRESETS},
+    published={name: CONFIG.describe(preset(name)) for name in PRESETS},
     also={"SiglipModel": {}},
+)._replace(build=_build)
+
+
+TEXT_CONFIG = FieldTable(
+    "SiglipModel's text_config",
+    SigLIPText,
+    (
+        Field("vocab_size", "vocabulary", 32000),
+        *encoder_sizes(),
+        Field(
+            "projection_size", "features", None, schema.optional(SIZE), read=lambda size, ours: size or ours["width"]
+        ),
+        Field("max_position_embeddings", "positions", 64),
+        Follows("hidden_act", "gelu_pytorch_tanh"),
+        Field("layer_norm_eps", "epsilon", 1e-6),
+    ),
+    unread=unread("eos_token_id", model_type="siglip_text_model"),
 )
-
-
-def _build_text(config: Mapping[str, Any]) -> SigLIPText:
-    fields = Fields("SiglipModel's text_config", config, (*WITHOUT_EFFECT, "eos_token_id"))
-    fields.only("hidden_act", "gelu_pytorch_tanh")
-    width = fields.take("hidden_size", 768)
-    module = SigLIPText(
-        vocabulary=fields.take("vocab_size", 32000),
-        width=width,
-        depth=fields.take("num_hidden_layers", 12, DEPTH),
-        heads=fields.take("num_attention_heads", 12),
-        hidden=fields.take("intermediate_size", 3072),
-        features=fields.take("projection_size", None, schema.optional(SIZE)) or width,
-        positions=fields.take("max_position_embeddings", 64),
-        epsilon=fields.take("layer_norm_eps", 1e-6),
-    )
-    fields.end()
-    return module
-
-
-def _build_towers(config: Mapping[str, Any]) -> SigLIPTowers:
-    fields = Fields("SiglipModel", config, (*WITHOUT_EFFECT, "vision_config"))
-    module = SigLIPTowers(
-        text=_build_text(fields.take("text_config", {}, TABLE)), vision=_build({"vision_config": {}, **config})
-    )
-    fields.end()
-    return module
-
-
-def _describe_towers(module: SigLIPTowers) -> dict[str, Any]:
-    text = module.text
-    return {
-        "model_type": "siglip",
-        "text_config": {
-            "model_type": "siglip_text_model",
-            "vocab_size": text.vocabulary,
-            "hidden_size": text.width,
-            "num_hidden_layers": text.depth,
-            "num_attention_heads": text.heads,
-            "intermediate_size": text.hidden,
-            "projection_size": text.features,
-            "max_position_embeddings": text.positions,
-            "hidden_act": "gelu_pytorch_tanh",
-            "layer_norm_eps": text.epsilon,
-        },
-        "vision_config": _describe(module.vision),
-    }
+TOWERS_CONFIG = FieldTable(
+    "SiglipModel",
+    SigLIPTowers,
+    (part_of("text_config", "text", TEXT_CONFIG), part_of("vision_config", "vision", CONFIG)),
+    unread=unread(model_type="siglip"),
+)
 
 
 def _published(name: str) -> dict[str, Any]:
@@ -169,19 +130,15 @@ def _published(name: str) -> dict[str, Any]:
     vision = preset(name)
     size = name.split("/")[0]
     text = SIZES["So400m" if size == "g-opt" else size]
-    return _describe_towers(SigLIPTowers(SigLIPText(256_000, features=vision.width, **text), vision))
+    return TOWERS_CONFIG.describe(SigLIPTowers(SigLIPText(256_000, features=vision.width, **text), vision))
 
 
-TOWERS = Family(
-    name="SiglipModel",
-    module=SigLIPTowers,
-    build=_build_towers,
-    describe=_describe_towers,
-    example=lambda module: (
-        jax.ShapeDtypeStruct((1, module.text.positions), jnp.int32),
-        jax.ShapeDtypeStruct((1, module.vision.patch, module.vision.patch, 3), jnp.float32),
+TOWERS = TOWERS_CONFIG.family(
+    lambda module: (
+        array(1, module.text.positions, dtype=jnp.int32),
+        array(1, module.vision.patch, module.vision.patch, 3),
     ),
-    tables={
+    {
         "transformers": lambda module: [
             *within(text_rows(module.text), "text_model.", "text/"),
             *within(rows(module.vision), "vision_model.", "vision/"),

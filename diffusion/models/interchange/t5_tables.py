@@ -1,17 +1,16 @@
 """T5's encoder: transformers' T5EncoderModel, also out of a whole T5, and of SD 3's single file; and umT5's."""
 
-__all__ = ["build", "describe", "rows"]
+__all__ = ["config", "rows"]
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from diffusion.models.interchange.family import DEPTH, Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, Family, array
+from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, stacked, within
-from diffusion.models.interchange.transformers_config import WITHOUT_EFFECT
+from diffusion.models.interchange.transformers_config import unread
 from diffusion.models.text_encoders.t5 import MLPS, T5Encoder
 
 T5, UMT5 = "T5EncoderModel", "UMT5EncoderModel"
@@ -49,55 +48,54 @@ def rows(module: T5Encoder) -> list[Row]:
     return table
 
 
-def build(name: str, config: Mapping[str, Any]) -> T5Encoder:
-    """Our module for the config of T5EncoderModel or UMT5EncoderModel."""
+def _own_positions(name: str) -> Group:
+    own = name == UMT5
+
+    def write(module: T5Encoder) -> dict[str, Any]:
+        if module.own_positions != own:
+            raise ValueError(f"own_positions = {module.own_positions} is not supported; umT5's layers have their own.")
+        return {}
+
+    return Group({}, lambda values, ours: {"own_positions": own}, write)
+
+
+def config(name: str) -> FieldTable:
+    """The fields of T5EncoderModel or UMT5EncoderModel."""
     usual = USUAL[name]
-    fields = Fields(
-        name, config, (*WITHOUT_EFFECT, "dense_act_fn", "eos_token_id", "is_gated_act", "scalable_attention")
+    return FieldTable(
+        name,
+        T5Encoder,
+        (
+            _own_positions(name),
+            Field("vocab_size", "vocabulary", usual["vocab_size"]),
+            Field("d_model", "width", 512),
+            Field("num_layers", "depth", usual["num_layers"], DEPTH),
+            Field("num_heads", "heads", usual["num_heads"]),
+            Field("d_kv", "head_size", 64),
+            Field("d_ff", "hidden", usual["d_ff"]),
+            Choice(
+                "feed_forward_proj",
+                "mlp",
+                {usual["feed_forward_proj"]: usual["feed_forward_proj"]} | {mlp: mlp for mlp in MLPS},
+            ),
+            Field("relative_attention_num_buckets", "buckets", 32),
+            Field("relative_attention_max_distance", "farthest", 128),
+            Follows("layer_norm_epsilon", 1e-6, silent=True),
+        ),
+        unread=unread(
+            "dense_act_fn",
+            "eos_token_id",
+            "is_gated_act",
+            "scalable_attention",
+            model_type="umt5" if name == UMT5 else "t5",
+        ),
     )
-    fields.only("layer_norm_epsilon", 1e-6)
-    module = T5Encoder(
-        vocabulary=fields.take("vocab_size", usual["vocab_size"]),
-        width=fields.take("d_model", 512),
-        depth=fields.take("num_layers", usual["num_layers"], DEPTH),
-        heads=fields.take("num_heads", usual["num_heads"]),
-        head_size=fields.take("d_kv", 64),
-        hidden=fields.take("d_ff", usual["d_ff"]),
-        mlp=fields.only("feed_forward_proj", *sorted(MLPS, key=lambda mlp: mlp != usual["feed_forward_proj"])),
-        buckets=fields.take("relative_attention_num_buckets", 32),
-        farthest=fields.take("relative_attention_max_distance", 128),
-        own_positions=name == UMT5,
-    )
-    fields.end()
-    return module
-
-
-def describe(name: str, module: T5Encoder) -> dict[str, Any]:
-    """The config of T5EncoderModel or UMT5EncoderModel for our module."""
-    if module.own_positions != (name == UMT5):
-        raise Refusal(f"{name}: own_positions = {module.own_positions} is not supported; umT5's layers have their own.")
-    return {
-        "model_type": "umt5" if name == UMT5 else "t5",
-        "vocab_size": module.vocabulary,
-        "d_model": module.width,
-        "num_layers": module.depth,
-        "num_heads": module.heads,
-        "d_kv": module.head_size,
-        "d_ff": module.hidden,
-        "feed_forward_proj": module.mlp,
-        "relative_attention_num_buckets": module.buckets,
-        "relative_attention_max_distance": module.farthest,
-    }
 
 
 def _family(name: str, published: Mapping[str, Mapping[str, Any]], **how: Any) -> Family:
-    return Family(
-        name=name,
-        module=T5Encoder,
-        build=functools.partial(build, name),
-        describe=functools.partial(describe, name),
-        example=lambda module: (jax.ShapeDtypeStruct((1, 8), jnp.int32),),
-        tables={"transformers": rows},
+    return config(name).family(
+        lambda module: (array(1, 8, dtype=jnp.int32),),
+        {"transformers": rows},
         stem="model",
         library="transformers",
         # The table of tokens under its other name, and the decoder of a whole T5.

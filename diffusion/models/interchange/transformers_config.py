@@ -1,6 +1,11 @@
-"""Fields of a config.json of transformers that do not change what an encoder computes."""
+"""Fields of the configs of transformers' encoders: their sizes, and those that do not change what one computes."""
 
-__all__ = []
+__all__ = ["encoder_sizes", "unread"]
+
+from typing import Any
+
+from diffusion.models.interchange.family import DEPTH
+from diffusion.models.interchange.field_table import Field
 
 # Some version of the library writes these into every config: options of training and of text generation.
 WITHOUT_EFFECT = (
@@ -16,3 +21,23 @@ WITHOUT_EFFECT = (
     "tokenizer_class", "top_k", "top_p", "torch_dtype", "transformers_version", "typical_p", "use_bfloat16",
     "use_cache",
 )  # fmt: skip
+
+
+def unread(*others: str, **written: Any) -> dict[str, Any]:
+    """`FieldTable.unread` of one of transformers' classes.
+
+    Args:
+        *others: other fields that change nothing.
+        **written: the fields among them that are written, with their values.
+    """
+    return {**dict.fromkeys((*WITHOUT_EFFECT, *others)), **written}
+
+
+def encoder_sizes(width: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072) -> tuple[Field, ...]:
+    """The rows of an encoder's sizes, with their defaults."""
+    return (
+        Field("hidden_size", "width", width),
+        Field("num_hidden_layers", "depth", depth, DEPTH),
+        Field("num_attention_heads", "heads", heads),
+        Field("intermediate_size", "hidden", hidden),
+    )

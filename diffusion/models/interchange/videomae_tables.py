@@ -5,15 +5,14 @@ __all__ = []
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
+from diffusion.io import schema
 from diffusion.models.image_encoders import videomae
 from diffusion.models.image_encoders.videomae import VideoMAE
-from diffusion.models.interchange.family import SIZE, Family, Fields, Refusal
+from diffusion.models.interchange.family import array
+from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, VECTOR, Layout, Row, linear, stacked, within
-from diffusion.models.interchange.transformers_config import WITHOUT_EFFECT
-from diffusion.models.interchange.vision_rows import attention, described_sizes, norm, sizes
+from diffusion.models.interchange.transformers_config import unread
+from diffusion.models.interchange.vision_rows import attention, norm, sizes
 from diffusion.models.layers.vision_layers import PROJECTIONS
 
 TRAINING = ("attention_probs_dropout_prob", "hidden_dropout_prob", "norm_pix_loss")
@@ -78,73 +77,63 @@ def _classifier(module: VideoMAE) -> list[Row]:
     return within(_encoder(module), "videomae.") + norm("fc_norm", "norm")
 
 
-def _build(name: str, config: Mapping[str, Any], classifier: bool) -> VideoMAE:
-    fields = Fields(name, config, (*WITHOUT_EFFECT, *TRAINING, *DECODER))
-    fields.only("num_channels", 3)
-    fields.only("hidden_act", "gelu")
-    mean = fields.only("use_mean_pooling", True) if classifier else fields.only("use_mean_pooling", True, False)
-    epsilon = fields.take("layer_norm_eps", 1e-12)
-    biased = fields.take("qkv_bias", True)
-    module = VideoMAE(
-        **sizes(fields),
-        frames=fields.take("num_frames", 16, SIZE),
-        tubelet=fields.take("tubelet_size", 2, SIZE),
-        biased=fields.take("qv_bias", biased),
-        epsilon=epsilon,
-        last_epsilon=LAST_EPSILON if classifier else epsilon,
-        last="mean" if classifier else "none" if mean else "tokens",
+def _config(name: str, classifier: bool) -> FieldTable:
+    def read(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+        epsilon, mean = values["layer_norm_eps"], values["use_mean_pooling"]
+        if classifier and not mean:
+            raise ValueError("use_mean_pooling = False is not supported; supported: True.")
+        last = {"last_epsilon": LAST_EPSILON, "last": "mean"} if classifier else {"last_epsilon": epsilon}
+        return {"epsilon": epsilon, "last": "none" if mean else "tokens", **last}
+
+    def write(module: VideoMAE) -> dict[str, Any]:
+        if (module.last == "mean") != classifier:
+            raise ValueError(f"last = {module.last!r} cannot be written to it.")
+        if module.last_epsilon != (LAST_EPSILON if classifier else module.epsilon):
+            raise ValueError(f"last_epsilon = {module.last_epsilon} cannot be written to it.")
+        return {"layer_norm_eps": module.epsilon, "use_mean_pooling": module.last != "tokens"}
+
+    return FieldTable(
+        name,
+        VideoMAE,
+        (
+            Follows("num_channels", 3),
+            *sizes(),
+            Field("num_frames", "frames", 16),
+            Field("tubelet_size", "tubelet", 2),
+            Follows("hidden_act", "gelu"),
+            Group(
+                {"qv_bias": (None, schema.optional(schema.FLAG)), "qkv_bias": (True, None)},
+                lambda values, ours: {"biased": values["qkv_bias" if values["qv_bias"] is None else "qv_bias"]},
+                lambda module: {"qv_bias": module.biased},
+            ),
+            Group({"layer_norm_eps": (1e-12, None), "use_mean_pooling": (True, schema.FLAG)}, read, write),
+        ),
+        unread=unread(*TRAINING, *DECODER, model_type="videomae"),
     )
-    fields.end()
-    return module
-
-
-def _describe(module: VideoMAE, name: str, classifier: bool) -> dict[str, Any]:
-    if (module.last == "mean") != classifier:
-        raise Refusal(f"{name}: last = {module.last!r} cannot be written to it.")
-    if module.last_epsilon != (LAST_EPSILON if classifier else module.epsilon):
-        raise Refusal(f"{name}: last_epsilon = {module.last_epsilon} cannot be written to it.")
-    return {
-        "model_type": "videomae",
-        "num_channels": 3,
-        **described_sizes(module),
-        "num_frames": module.frames,
-        "tubelet_size": module.tubelet,
-        "hidden_act": "gelu",
-        "qv_bias": module.biased,
-        "layer_norm_eps": module.epsilon,
-        "use_mean_pooling": module.last != "tokens",
-    }
 
 
 def _example(module: VideoMAE) -> tuple:
-    return (jax.ShapeDtypeStruct((1, module.frames, module.size, module.size, 3), jnp.float32),)
+    return (array(1, module.frames, module.size, module.size, 3),)
 
 
-MODEL = Family(
-    name="VideoMAEModel",
-    module=VideoMAE,
-    build=lambda config: _build("VideoMAEModel", config, False),
-    describe=lambda module: _describe(module, "VideoMAEModel", False),
-    example=_example,
-    tables={"transformers": _model, "with its decoder": lambda module: within(_model(module), "videomae.")},
+MODEL_CONFIG = _config("VideoMAEModel", False)
+CLASSIFIER_CONFIG = _config("VideoMAEForVideoClassification", True)
+MODEL = MODEL_CONFIG.family(
+    _example,
+    {"transformers": _model, "with its decoder": lambda module: within(_model(module), "videomae.")},
     stem="model",
     library="transformers",
     ignored=(r"decoder\..*", r"encoder_to_decoder\..*", "mask_token"),
     also={"VideoMAEForPreTraining": {}},
 )
-CLASSIFIER = Family(
-    name="VideoMAEForVideoClassification",
-    module=VideoMAE,
-    build=lambda config: _build("VideoMAEForVideoClassification", config, True),
-    describe=lambda module: _describe(module, "VideoMAEForVideoClassification", True),
-    example=_example,
-    tables={"transformers": _classifier, "authors": _authors},
+CLASSIFIER = CLASSIFIER_CONFIG.family(
+    _example,
+    {"transformers": _classifier, "authors": _authors},
     stem="model",
     library="transformers",
     ignored=(r"classifier\..*", r"head\..*"),
     published={
-        name: _describe(videomae.preset(name, last_epsilon=LAST_EPSILON), "VideoMAEForVideoClassification", True)
-        for name in videomae.PRESETS
+        name: CLASSIFIER_CONFIG.describe(videomae.preset(name, last_epsilon=LAST_EPSILON)) for name in videomae.PRESETS
     },
 )
 FAMILIES = (MODEL, CLASSIFIER)

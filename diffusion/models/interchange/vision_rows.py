@@ -1,11 +1,10 @@
 """Common parts of the tables of several image encoders: rows of patches, layers and norms, and the fields of sizes."""
 
-__all__ = ["as_published", "attention", "described_sizes", "layers", "norm", "patch_rows", "sizes"]
+__all__ = ["attention", "layers", "norm", "patch_rows", "sizes"]
 
-from typing import Any
-
-from diffusion.models.interchange.family import DEPTH, Fields, Refusal
+from diffusion.models.interchange.field_table import Field
 from diffusion.models.interchange.rows import DENSE_OUT, Layout, Row, linear, patches, stacked, within
+from diffusion.models.interchange.transformers_config import encoder_sizes
 from diffusion.models.layers.vision_layers import PROJECTIONS
 
 # Tokens or positions: theirs [1, N, D], ours [N, D].
@@ -52,41 +51,10 @@ def layers(layer: list[Row], depth: int, theirs: str) -> list[Row]:
     return [row for i in range(depth) for row in within(stacked(layer, i), f"{theirs}{i}.", "encoder/layers/")]
 
 
-def sizes(fields: Fields, patch: int = 16) -> dict[str, Any]:
-    """The sizes of a vision transformer, by our fields, out of a config of transformers.
+def sizes(patch: int = 16) -> tuple[Field, ...]:
+    """The rows of a vision transformer's sizes.
 
     Args:
-        fields: fields of the config.
         patch: the class's default patch.
     """
-    return {
-        "size": fields.take("image_size", 224),
-        "patch": fields.take("patch_size", patch),
-        "width": fields.take("hidden_size", 768),
-        "depth": fields.take("num_hidden_layers", 12, DEPTH),
-        "heads": fields.take("num_attention_heads", 12),
-        "hidden": fields.take("intermediate_size", 3072),
-    }
-
-
-def as_published(name: str, module: Any) -> None:
-    """Refuses to write an encoder with options of a representation autoencoder's, which the published form lacks.
-
-    Raises:
-        Refusal: naming the field.
-    """
-    if not module.affine or getattr(module, "fused", ()):
-        field = "affine = False" if not module.affine else f"fused = {module.fused}"
-        raise Refusal(f"{name}: {field} cannot be written to it; an AutoencoderRAE holds such an encoder.")
-
-
-def described_sizes(module: Any) -> dict[str, int]:
-    """The fields that `sizes` takes, of a module that has them."""
-    return {
-        "image_size": module.size,
-        "patch_size": module.patch,
-        "hidden_size": module.width,
-        "num_hidden_layers": module.depth,
-        "num_attention_heads": module.heads,
-        "intermediate_size": module.hidden,
-    }
+    return Field("image_size", "size", 224), Field("patch_size", "patch", patch), *encoder_sizes()

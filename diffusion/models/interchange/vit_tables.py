@@ -2,28 +2,14 @@
 
 __all__ = []
 
-from collections.abc import Mapping
-from typing import Any
-
-import jax
-import jax.numpy as jnp
-
 from diffusion.models.image_encoders import ijepa, mae
 from diffusion.models.image_encoders.ijepa import IJEPA
 from diffusion.models.image_encoders.mae import MAE
-from diffusion.models.interchange.family import Family, Fields
+from diffusion.models.interchange.family import array
+from diffusion.models.interchange.field_table import Field, FieldTable, Follows
 from diffusion.models.interchange.rows import Row, linear, within
-from diffusion.models.interchange.transformers_config import WITHOUT_EFFECT
-from diffusion.models.interchange.vision_rows import (
-    LEADING,
-    as_published,
-    attention,
-    described_sizes,
-    layers,
-    norm,
-    patch_rows,
-    sizes,
-)
+from diffusion.models.interchange.transformers_config import unread
+from diffusion.models.interchange.vision_rows import LEADING, attention, layers, norm, patch_rows, sizes
 
 TRAINING = ("attention_probs_dropout_prob", "hidden_dropout_prob", "encoder_stride", "mlp_ratio")
 DECODER = (
@@ -53,54 +39,42 @@ def _mae_rows(module: MAE) -> list[Row]:
     return [Row("embeddings.cls_token", "class_token", LEADING), *_rows(module)]
 
 
-def _build(name: str, kind: type, config: Mapping[str, Any], without_effect: tuple[str, ...]) -> Any:
-    fields = Fields(name, config, (*WITHOUT_EFFECT, *TRAINING, *without_effect))
-    fields.only("num_channels", 3)
-    fields.only("hidden_act", "gelu")
-    fields.only("qkv_bias", True)
-    module = kind(**sizes(fields), epsilon=fields.take("layer_norm_eps", 1e-12))
-    fields.end()
-    return module
-
-
-def _describe(module: MAE | IJEPA, model_type: str) -> dict[str, Any]:
-    as_published(model_type, module)
-    return {
-        "model_type": model_type,
-        "num_channels": 3,
-        **described_sizes(module),
-        "hidden_act": "gelu",
-        "qkv_bias": True,
-        "layer_norm_eps": module.epsilon,
-    }
+def _config(name: str, module: type, kind: str, without_effect: tuple[str, ...]) -> FieldTable:
+    return FieldTable(
+        name,
+        module,
+        (
+            Follows("num_channels", 3),
+            *sizes(),
+            Follows("hidden_act", "gelu"),
+            Follows("qkv_bias", True),
+            Field("layer_norm_eps", "epsilon", 1e-12),
+        ),
+        unread=unread(*TRAINING, *without_effect, model_type=kind),
+        required={"affine": True},
+    )
 
 
 def _example(module: MAE | IJEPA) -> tuple:
-    return (jax.ShapeDtypeStruct((1, module.patch, module.patch, 3), jnp.float32),)
+    return (array(1, module.patch, module.patch, 3),)
 
 
-MAE_FAMILY = Family(
-    name="ViTMAEModel",
-    module=MAE,
-    build=lambda config: _build("ViTMAEModel", MAE, config, DECODER),
-    describe=lambda module: _describe(module, "vit_mae"),
-    example=_example,
-    tables={"transformers": _mae_rows, "with its decoder": lambda module: within(_mae_rows(module), "vit.")},
+MAE_CONFIG = _config("ViTMAEModel", MAE, "vit_mae", DECODER)
+MAE_FAMILY = MAE_CONFIG.family(
+    _example,
+    {"transformers": _mae_rows, "with its decoder": lambda module: within(_mae_rows(module), "vit.")},
     stem="model",
     library="transformers",
     ignored=(r"decoder\..*",),
-    published={name: _describe(mae.preset(name), "vit_mae") for name in mae.PRESETS},
+    published={name: MAE_CONFIG.describe(mae.preset(name)) for name in mae.PRESETS},
     also={"ViTMAEForPreTraining": {}},
 )
-IJEPA_FAMILY = Family(
-    name="IJepaModel",
-    module=IJEPA,
-    build=lambda config: _build("IJepaModel", IJEPA, config, POOLER),
-    describe=lambda module: _describe(module, "ijepa"),
-    example=_example,
-    tables={"transformers": _rows},
+IJEPA_CONFIG = _config("IJepaModel", IJEPA, "ijepa", POOLER)
+IJEPA_FAMILY = IJEPA_CONFIG.family(
+    _example,
+    {"transformers": _rows},
     stem="model",
     library="transformers",
-    published={name: _describe(ijepa.preset(name), "ijepa") for name in ijepa.PRESETS},
+    published={name: IJEPA_CONFIG.describe(ijepa.preset(name)) for name in ijepa.PRESETS},
 )
 FAMILIES = (MAE_FAMILY, IJEPA_FAMILY)
