@@ -46,6 +46,7 @@ class Usual(NamedTuple):
 
 
 USUAL = Usual()  # for a model without a folder
+LCM = Usual(4, 8.5)  # of every latent consistency model: the defaults of LatentConsistencyModelPipeline
 
 
 class Video(NamedTuple):
@@ -99,7 +100,7 @@ class Kind(NamedTuple):
             has some, to which larger ones are scaled; 0: it sees none.
         controlled: whether its denoiser, a transformer, sees the latents of a picture of edges or depths beside x_t.
         fills: whether its denoiser, a transformer, sees a mask and what is not masked; a U-Net's channels say so.
-        approximated: whether one network makes the vectors of all layers of its denoiser.
+        objection: denoiser -> why it is another pipeline's, in words after "whose denoiser has"; "" where it is not.
         network: class of its denoiser; None: any.
         guides: (branches, schedule, scale) -> the guided denoiser.
         student: steps and guidance where model_index.json says is_distilled; None: `usual`.
@@ -129,7 +130,7 @@ class Kind(NamedTuple):
     several: int = 0
     controlled: bool = False
     fills: bool = False
-    approximated: bool = False
+    objection: Callable[[Any], str] = lambda denoiser: ""
     network: type[nn.Module] | None = None
     guides: Callable[..., Denoiser] = lambda branches, schedule, scale: guidance.classifier_free(branches, scale)
     student: Usual | None = None

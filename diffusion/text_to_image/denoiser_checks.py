@@ -38,9 +38,8 @@ def check_denoiser(folder: pathlib.Path, name: str, denoiser: Any, autoencoder: 
     if kind.video is not None:
         video = kind.video._replace(clean=clean or kind.video.clean)
         _check_video(f"{folder}: a {name} is supported whose", video, denoiser, autoencoder)
-    if bool(getattr(denoiser, "approximator", ())) != kind.approximated:
-        stated = "an approximator, and this one's has none" if kind.approximated else "no approximator, as Chroma's"
-        raise Refusal(f"{folder}: a {name} is supported whose denoiser has {stated}.")
+    if why := kind.objection(denoiser):
+        raise Refusal(f"{folder}: a {name} is supported whose denoiser has {why}.")
     if kind.strength and not distilled(denoiser):
         raise Refusal(f"{folder}: a {name} is supported whose denoiser has guidance_embeds, and this one's has none.")
 

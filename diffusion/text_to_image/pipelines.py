@@ -13,8 +13,7 @@ from diffusion import rooms
 from diffusion.adapters import redux_prompt
 from diffusion.models.interchange.family import Refusal
 from diffusion.models.interchange.schedulers import Process
-from diffusion.published.pipeline_kinds import Kind, Usual
-from diffusion.published.stable_diffusion.pipeline import LCM
+from diffusion.published.pipeline_kinds import LCM, Kind, Usual
 
 KINDS = rooms.Entries("pipeline", "KINDS")
 """The kinds by the names of their classes in diffusers: those of every room in `diffusion.published`."""
@@ -61,7 +60,7 @@ def published(kind: Kind, process: Process, denoiser: nn.Module, student: bool =
     if few and process.prediction == "epsilon":
         return Usual(1, 1.0)
     if process.sampler == "lcm" and not process.fields.get("trigonometric"):
-        return LCM.usual if distilled(denoiser) else LCM.usual._replace(guidance=1.0)
+        return LCM if distilled(denoiser) else LCM._replace(guidance=1.0)
     if student and kind.student is not None:
         return kind.student
     if (few_steps := kind.students.get(process.fields.get("shift", 1.0))) is not None:

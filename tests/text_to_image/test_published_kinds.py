@@ -54,7 +54,7 @@ SAME = {  # classes that differ in what they are given, not in their model
     "LTXImageToVideoPipeline": "LTXPipeline",
 }
 FLAGS = ("zeros", "unit_clock", "even", "bent", "by_steps", "instructed", "strength", "appends", "several",
-         "controlled", "fills", "approximated", "inpainting", "edits")  # fmt: skip
+         "controlled", "fills", "inpainting", "edits")  # fmt: skip
 
 
 def test_every_class_has_its_settings():
@@ -62,7 +62,10 @@ def test_every_class_has_its_settings():
     for name, (usual, flags) in SETTINGS.items():
         kind = KINDS[name]
         assert kind.usual == Usual(*usual), name
-        assert {flag for flag in FLAGS if getattr(kind, flag)} == flags, name
+        approximated = {"approximated"} if kind.objection(types.SimpleNamespace(approximator=())) else set()
+        assert {flag for flag in FLAGS if getattr(kind, flag)} | approximated == flags, name
+        of_chroma = types.SimpleNamespace(approximator=(64, 8, 2))
+        assert bool(kind.objection(of_chroma)) == (kind.family == "Flux"), name
         assert kind.image_guidance == (1.5 if "InstructPix2Pix" in name else 1.0), name
         assert kind.denoiser == (
             "unet" if name.startswith(("Stable", "Latent")) and "3P" not in name else "transformer"

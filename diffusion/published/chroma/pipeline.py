@@ -2,9 +2,16 @@
 
 __all__ = ["KINDS"]
 
+from typing import Any
+
 from diffusion.published.chroma import conditions
 from diffusion.published.flux.network import PATCH
 from diffusion.published.pipeline_kinds import Kind, Reader, Usual
+
+
+def _objection(denoiser: Any) -> str:
+    return "" if getattr(denoiser, "approximator", ()) else "an approximator, and this one's has none"
+
 
 CHROMA = Kind(
     "Chroma",
@@ -15,7 +22,7 @@ CHROMA = Kind(
     Usual(35, 5.0),
     unit_clock=True,
     even=True,
-    approximated=True,
+    objection=_objection,
 )
 KINDS = {"ChromaPipeline": CHROMA}
 """The pipelines by the names of their classes in diffusers."""

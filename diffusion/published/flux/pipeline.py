@@ -2,9 +2,16 @@
 
 __all__ = ["KINDS"]
 
+from typing import Any
+
 from diffusion.published.flux import conditions
 from diffusion.published.flux.network import PATCH
 from diffusion.published.pipeline_kinds import Kind, Reader, Usual
+
+
+def _objection(denoiser: Any) -> str:
+    return "no approximator, as Chroma's" if getattr(denoiser, "approximator", ()) else ""
+
 
 # FLUX.1-dev reads a strength; FLUX.1-schnell does not, and its card has 4 steps without guidance.
 FLUX = Kind(
@@ -17,6 +24,7 @@ FLUX = Kind(
     undistilled=Usual(4, 1.0),
     unit_clock=True,
     even=True,
+    objection=_objection,
 )
 FLUX_FILL = FLUX._replace(usual=Usual(50, 30.0), undistilled=None, fills=True)
 FLUX_CONTROL = FLUX._replace(undistilled=None, controlled=True, strength=True)

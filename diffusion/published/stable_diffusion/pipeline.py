@@ -4,7 +4,7 @@ __all__ = ["KINDS"]
 
 from typing import Any
 
-from diffusion.published.pipeline_kinds import Kind, Reader, Usual
+from diffusion.published.pipeline_kinds import LCM, Kind, Reader, Usual
 from diffusion.published.stable_diffusion import conditions
 
 HIDDEN = {"skip": 1, "norm": False}  # CLIP's states as SDXL and SD 3 read them
@@ -26,7 +26,7 @@ SD = Kind(
 )
 ALONE = {"inpainting": "", "edits": ""}
 EDITS = SD._replace(usual=Usual(100, 7.5), image_guidance=1.5, **ALONE)
-LCM = SD._replace(family="LatentConsistencyModel", usual=Usual(4, 8.5), **ALONE)
+CONSISTENCY = SD._replace(family="LatentConsistencyModel", usual=LCM, **ALONE)
 XL = Kind(
     "StableDiffusionXL",
     "unet",
@@ -45,8 +45,8 @@ KINDS = {
     "StableDiffusionImg2ImgPipeline": SD,
     "StableDiffusionInpaintPipeline": SD,
     "StableDiffusionInstructPix2PixPipeline": EDITS,
-    "LatentConsistencyModelPipeline": LCM,
-    "LatentConsistencyModelImg2ImgPipeline": LCM,
+    "LatentConsistencyModelPipeline": CONSISTENCY,
+    "LatentConsistencyModelImg2ImgPipeline": CONSISTENCY,
     "StableDiffusionXLPipeline": XL,
     "StableDiffusionXLImg2ImgPipeline": XL,
     "StableDiffusionXLInpaintPipeline": XL_INPAINT,
