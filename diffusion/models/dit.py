@@ -34,7 +34,7 @@ from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding
 from diffusion.models.layers.joint_conditions import check_strength
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.scan import REMAT
-from diffusion.models.layers.single_stack import single_stack
+from diffusion.models.layers.stacks import single_stack
 
 CHOICES = {
     "norm": BLOCK_NORMS,

@@ -29,12 +29,12 @@ import numpy as np
 
 from diffusion.models.layers import conditions, layout, network_checks
 from diffusion.models.layers.attention import IMPLEMENTATIONS
-from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import Block, modulated_output, normalisation, xavier
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding, sincos_positions
 from diffusion.models.layers.patches import patchify, unpatchify
-from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.scan import REMAT
+from diffusion.models.layers.stacks import single_stack
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 SIZES = {"B": (768, 12, 12), "L": (1024, 24, 16)}  # width, depth, heads: configs/gen/*_sota_*.yaml of the authors
@@ -155,7 +155,6 @@ class DriftingDiT(nn.Module):
         entries = condition if isinstance(condition, Mapping) else {"label": condition}
         parts = conditions.entries(entries, (), ("label", "strength", "style"))
         self._check(x, t, parts)
-        recorded = Features(features, self.feature_blocks)
         batch, height, width, channels = x.shape
         rows = height // self.patch
         columns = width // self.patch
@@ -183,16 +182,16 @@ class DriftingDiT(nn.Module):
         turns = np.outer(np.arange(tokens.shape[1]), 10_000.0 ** (-np.arange(size // 2) / (size // 2)))
         angles = jnp.asarray(turns.reshape(-1, 2, size // 4), jnp.float32)
         picture = lambda tokens: tokens[:, self.class_tokens :]
-        blocks = scanned(
-            Block, self.depth, self.remat, self.is_initializing(), kept=recorded.among(self.depth), pick=picture
-        )
+
+        def output(tokens: jax.Array) -> jax.Array:
+            norm = normalisation("scaled_rmsnorm", "final_norm", self.dtype)
+            tokens = modulated_output(tokens, nn.silu(c), norm, self.patch**2 * channels, self.dtype)
+            return unpatchify(tokens, self.patch, height, width)
+
         ratio = 1.5 * (self.hidden + 0.5) / self.width  # of which two thirds, rounded down, are `hidden`
         fields = (self.heads, ratio, "scaled_rmsnorm", "swiglu", True, self.attention, self.dtype)
-        tokens, states = blocks(*fields, name="blocks")(tokens, nn.silu(c), angles, {})
-        recorded.stack(self.depth, states or ())
-        norm = normalisation("scaled_rmsnorm", "final_norm", self.dtype)
-        tokens = modulated_output(picture(tokens), nn.silu(c), norm, self.patch**2 * channels, self.dtype)
-        return recorded.beside(unpatchify(tokens, self.patch, height, width))
+        arguments, axes = (nn.silu(c), angles, {}), (nn.broadcast, nn.broadcast, 0)
+        return single_stack(self, Block, fields, tokens, arguments, axes, output, features, picture=picture)
 
     def _check(self, x, t, parts):
         network_checks.images(self, x)

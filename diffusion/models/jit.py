@@ -29,13 +29,13 @@ import jax.numpy as jnp
 
 from diffusion.models.layers import conditions, layer_masks, layout, network_checks
 from diffusion.models.layers.attention import IMPLEMENTATIONS
-from diffusion.models.layers.block_features import Features
-from diffusion.models.layers.block_reuse import Blocks, Segment, params_of
+from diffusion.models.layers.block_reuse import Blocks
 from diffusion.models.layers.blocks import Block, modulated_output, normalisation, xavier
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding, rope_angles, sincos_positions
 from diffusion.models.layers.patches import patchify, unpatchify
-from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.scan import REMAT
+from diffusion.models.layers.stacks import Stack, several_stacks
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 SIZES = {  # width, depth, heads, bottleneck, class_start: the authors' model_jit.py
@@ -150,7 +150,6 @@ class JiT(nn.Module):
         """
         label, masks = layer_masks.parted(condition, x.shape[0], self.depth)
         self._check(x, t, label)
-        recorded = Features(features, self.feature_blocks)
         batch, height, width, channels = x.shape
         rows = height // self.patch
         columns = width // self.patch
@@ -179,35 +178,17 @@ class JiT(nn.Module):
             join = lambda tokens: jnp.concatenate([first, tokens], axis=1)
             angles = jnp.concatenate([jnp.zeros((self.class_tokens, *angles.shape[1:])), angles])
         late = c, angles, jax.tree.map(lambda mask: mask[self.class_start :], masks)
-        more: Any = None
-        if through is None:
-            if self.class_start:
-                tokens = self._blocks("early_blocks", self.class_start, recorded, picture, tokens, *early)
-            tokens = self._blocks("blocks", self.depth - self.class_start, recorded, picture, join(tokens), *late)
-        else:
-            params, block = params_of(self), Block(*self._fields, parent=None)
-            axes = nn.broadcast, nn.broadcast, 0
-            segments = [Segment(block, params["blocks"], self.depth - self.class_start, late, axes, join)]
-            if self.class_start:
-                segments.insert(0, Segment(block, params["early_blocks"], self.class_start, early, axes))
-            tokens, more = through(Blocks(tokens, segments, picture))
+        fields = (self.heads, self.mlp_ratio, self.norm, self.mlp, self.qk_norm, self.attention, self.dtype)
+        stacks = [Stack("blocks", self.depth - self.class_start, Block, fields, late, enter=join, picture=picture)]
+        if self.class_start:
+            stacks.insert(0, Stack("early_blocks", self.class_start, Block, fields, early, picture=picture))
 
-        norm = normalisation(self.norm, "final_norm", self.dtype)
-        tokens = modulated_output(picture(tokens), c, norm, self.patch**2 * channels, self.dtype)
-        output = unpatchify(tokens, self.patch, height, width)
-        return recorded.beside(output) if through is None else (output, more)
+        def output(tokens: jax.Array) -> jax.Array:
+            norm = normalisation(self.norm, "final_norm", self.dtype)
+            tokens = modulated_output(tokens, c, norm, self.patch**2 * channels, self.dtype)
+            return unpatchify(tokens, self.patch, height, width)
 
-    @property
-    def _fields(self):
-        """The fields of a block."""
-        return self.heads, self.mlp_ratio, self.norm, self.mlp, self.qk_norm, self.attention, self.dtype
-
-    def _blocks(self, name, length, seen, picture, *arguments):
-        """The tokens after a stack of blocks; `seen` keeps what is requested of them."""
-        stack = scanned(Block, length, self.remat, self.is_initializing(), kept=seen.among(length), pick=picture)
-        tokens, states = stack(*self._fields, name=name)(*arguments)
-        seen.stack(length, states or ())
-        return tokens
+        return several_stacks(self, stacks, tokens, output, features, through, picture)
 
     def _check(self, x, t, label):
         network_checks.images(self, x)

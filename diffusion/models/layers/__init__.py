@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         invariant_point_attention as invariant_point_attention,
         joint_blocks as joint_blocks,
         joint_conditions as joint_conditions,
+        joint_stacks as joint_stacks,
         kept_patches as kept_patches,
         layer_masks as layer_masks,
         layout as layout,
@@ -47,12 +48,14 @@ if TYPE_CHECKING:
         rotary as rotary,
         sandwich_blocks as sandwich_blocks,
         scan as scan,
-        single_stack as single_stack,
         spatial_transformer as spatial_transformer,
+        stacks as stacks,
         unet_inputs as unet_inputs,
         vision_layers as vision_layers,
         volumes as volumes,
         wide_attention as wide_attention,
     )
+
+public.moved({f"{__name__}.single_stack": f"{__name__}.stacks"})
 
 public.declare(__name__)

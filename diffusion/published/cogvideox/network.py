@@ -21,14 +21,14 @@ import numpy as np
 
 from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.attention import IMPLEMENTATIONS, attention
-from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import Gelu, Modulation, xavier, zeros
 from diffusion.models.layers.conditions import EMBEDDINGS, entries
 from diffusion.models.layers.embeddings import TimestepEmbedding
 from diffusion.models.layers.heads import Heads
 from diffusion.models.layers.joint_conditions import check_text
 from diffusion.models.layers.rotary import axis_angles, turn
-from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.scan import REMAT
+from diffusion.models.layers.stacks import single_stack
 
 CHOICES = {
     "positions": ("sincos", "rope"),
@@ -184,7 +184,6 @@ class CogVideoX(nn.Module):
         """
         inputs = entries(condition, ("text",))
         self._check(x, t, inputs)
-        recorded = Features(features, self.feature_blocks)
         batch, frames, height, width, _ = x.shape
         grid = (frames // self.frames, height // self.patch, width // self.patch)
         box = (self.frames, self.patch, self.patch)
@@ -210,21 +209,21 @@ class CogVideoX(nn.Module):
         c = nn.silu(c)
 
         only_video = lambda tokens: tokens[:, words:]
-        axes = (nn.broadcast, nn.broadcast)
-        init = self.is_initializing()
-        wanted = recorded.among(self.depth)
-        blocks = scanned(CogVideoXBlock, self.depth, self.remat, init, axes, kept=wanted, pick=only_video)
-        fields = (words, self.heads, self.attention, self.dtype)
-        tokens, states = blocks(*fields, name="blocks")(tokens, c, angles)
-        recorded.stack(self.depth, states or ())
 
-        shift, scale = Modulation(2, self.dtype, self.width, name="final_modulation")(c)
-        tokens = _norm(self.dtype, "norm_out")(_norm(self.dtype, "norm")(only_video(tokens))) * (1 + scale) + shift
-        # In float32: bfloat16 would round the output to 8 bits.
-        final = nn.Dense(
-            math.prod(box) * self.channels, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final"
+        def output(video: jax.Array) -> jax.Array:
+            shift, scale = Modulation(2, self.dtype, self.width, name="final_modulation")(c)
+            video = _norm(self.dtype, "norm_out")(_norm(self.dtype, "norm")(video)) * (1 + scale) + shift
+            # In float32: bfloat16 would round the output to 8 bits.
+            final = nn.Dense(
+                math.prod(box) * self.channels, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final"
+            )
+            return _pixels(final(video), grid, box)
+
+        fields = (words, self.heads, self.attention, self.dtype)
+        axes = (nn.broadcast, nn.broadcast)
+        return single_stack(
+            self, CogVideoXBlock, fields, tokens, (c, angles), axes, output, features, picture=only_video
         )
-        return recorded.beside(_pixels(final(tokens), grid, box))
 
     def _start(self, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
         """Initial values of the learned positions: zeros of the words, and sin-cos positions."""

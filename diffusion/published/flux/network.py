@@ -34,17 +34,17 @@ import numpy as np
 from diffusion.models.layers import extra_attention, layout, network_checks
 from diffusion.models.layers.approximator import Approximator
 from diffusion.models.layers.attention import IMPLEMENTATIONS
-from diffusion.models.layers.block_features import Features
-from diffusion.models.layers.block_reuse import Blocks, Segment, params_of
+from diffusion.models.layers.block_reuse import Blocks
 from diffusion.models.layers.blocks import modulated_output, xavier
 from diffusion.models.layers.conditions import entries
 from diffusion.models.layers.extra_attention import ExtraLayer
-from diffusion.models.layers.joint_blocks import Conditioning, JointBlock, SingleBlock
+from diffusion.models.layers.joint_blocks import Conditioning
 from diffusion.models.layers.joint_conditions import check_residuals, check_strength, check_text, lengthened
+from diffusion.models.layers.joint_stacks import joint_then_single
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.rotary import axis_angles
-from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.scan import REMAT
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 PATCH = 2
@@ -168,7 +168,6 @@ class Flux(nn.Module):
         required = ("text", "text_mask") if self.approximator else required
         inputs = entries(condition, required, ("residuals", "extra", "picture", "extra_text"))
         self._check(x, t, inputs)
-        recorded = Features(features, self.feature_blocks)
         _, height, width, _ = x.shape
 
         patches = patchify(x, PATCH)
@@ -204,48 +203,11 @@ class Flux(nn.Module):
             per_layer["extra"] = extra_attention.lengthened(extra, picture_count, image.shape[1])
         streams = layout.split(image, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)
         single_inputs |= {"residual": jnp.pad(jnp.stack(single), further)} if single else {}
-        if through is not None:
-            axes = (nn.broadcast, nn.broadcast, 0)
-            params = params_of(self)
-            joint_block = JointBlock(self.heads, True, False, False, self.attention, self.dtype, parent=None)
-            single_block = SingleBlock(self.heads, self.attention, self.dtype, parent=None)
-            segments = (
-                Segment(joint_block, params["blocks"], self.depth, (c, angles, per_layer), axes),
-                Segment(
-                    single_block,
-                    params["single_blocks"],
-                    self.singles,
-                    (c, angles, single_inputs),
-                    axes,
-                    lambda streams: jnp.concatenate(streams[::-1], axis=1),
-                ),
-            )
-            length = text.shape[1]
-            picture_tokens = lambda carry: carry[0] if isinstance(carry, tuple) else carry[:, length:]
-            tokens, more = through(Blocks(streams, segments, picture_tokens))
-            return self._output(tokens[:, :picture_count], c, last, height, width), more
-        picture = lambda streams: streams[0][:, :picture_count]
-        blocks = scanned(
-            JointBlock, self.depth, self.remat, self.is_initializing(), kept=recorded.among(self.depth), pick=picture
-        )
-        blocks = blocks(self.heads, True, False, False, self.attention, self.dtype, name="blocks")
-        (image, text), states = blocks(streams, c, angles, per_layer)
-        recorded.stack(self.depth, states or ())
-
-        picture = lambda tokens: tokens[:, text.shape[1] : text.shape[1] + picture_count]
-        blocks = scanned(
-            SingleBlock,
-            self.singles,
-            self.remat,
-            self.is_initializing(),
-            kept=recorded.among(self.singles),
-            pick=picture,
-        )
-        blocks = blocks(self.heads, self.attention, self.dtype, name="single_blocks")
-        tokens, states = blocks(jnp.concatenate([text, image], axis=1), c, angles, single_inputs)
-        recorded.stack(self.singles, states or ())
-
-        return recorded.beside(self._output(picture(tokens), c, last, height, width))
+        fields = (self.attention, self.dtype)
+        joint = (self.heads, True, False, False, *fields), (c, angles, per_layer)
+        single = (self.heads, *fields), (c, angles, single_inputs)
+        output = lambda tokens: self._output(tokens, c, last, height, width)
+        return joint_then_single(self, streams, joint, single, picture_count, output, features, through)
 
     def _output(self, tokens: jax.Array, c: Any, last: Any, height: int, width: int) -> jax.Array:
         tokens = modulated_output(tokens, c, layer_norm, PATCH**2 * self.out_channels, self.dtype, last)

@@ -29,16 +29,15 @@ import numpy as np
 
 from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.attention import IMPLEMENTATIONS
-from diffusion.models.layers.block_features import Features
-from diffusion.models.layers.block_reuse import Blocks, Segment, params_of
+from diffusion.models.layers.block_reuse import Blocks
 from diffusion.models.layers.blocks import Modulation, modulated_output, xavier
 from diffusion.models.layers.conditions import entries
 from diffusion.models.layers.embeddings import TimestepEmbedding
-from diffusion.models.layers.joint_blocks import JointBlock, SingleBlock
 from diffusion.models.layers.joint_conditions import check_strength, check_text
+from diffusion.models.layers.joint_stacks import joint_then_single
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.rotary import axis_angles
-from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.scan import REMAT
 
 SPACING = 10  # of the first coordinate of x and of the pictures that are edited
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
@@ -128,7 +127,6 @@ class Flux2(nn.Module):
         """
         inputs = entries(condition, ("text", "strength") if self.strength else ("text",), ("pictures",))
         self._check(x, t, inputs)
-        recorded = Features(features, self.feature_blocks)
         batch, height, width, _ = x.shape
 
         dense = lambda name: nn.Dense(self.width, use_bias=False, dtype=self.dtype, kernel_init=xavier, name=name)
@@ -148,39 +146,10 @@ class Flux2(nn.Module):
         angles = jnp.asarray(axis_angles(_token_positions(text.shape[1], sides), self.axes, self.theta))
 
         streams = layout.split(image, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)
-        words, pixels = text.shape[1], height * width
-        joint = (self.heads, True, False, False, self.attention, self.dtype, True)
-        single = (self.heads, self.attention, self.dtype, True)
-        joined = lambda streams: jnp.concatenate(streams[::-1], axis=1)
-        if through is not None:
-            axes = (nn.broadcast, nn.broadcast, 0)
-            params = params_of(self)
-            segments = (
-                Segment(JointBlock(*joint, parent=None), params["blocks"], self.depth, (None, angles, per_layer), axes),
-                Segment(
-                    SingleBlock(*single, parent=None),
-                    params["single_blocks"],
-                    self.singles,
-                    (None, angles, single_inputs),
-                    axes,
-                    joined,
-                ),
-            )
-            picture_tokens = lambda carry: carry[0] if isinstance(carry, tuple) else carry[:, words:]
-            tokens, more = through(Blocks(streams, segments, picture_tokens))
-            return self._output(tokens[:, :pixels], c, x.shape), more
-        initializing = self.is_initializing()
-        first = lambda streams: streams[0][:, :pixels]
-        stack = scanned(JointBlock, self.depth, self.remat, initializing, kept=recorded.among(self.depth), pick=first)
-        streams, states = stack(*joint, name="blocks")(streams, None, angles, per_layer)
-        recorded.stack(self.depth, states or ())
-        picture = lambda tokens: tokens[:, words : words + pixels]
-        stack = scanned(
-            SingleBlock, self.singles, self.remat, initializing, kept=recorded.among(self.singles), pick=picture
-        )
-        tokens, states = stack(*single, name="single_blocks")(joined(streams), None, angles, single_inputs)
-        recorded.stack(self.singles, states or ())
-        return recorded.beside(self._output(picture(tokens), c, x.shape))
+        joint = (self.heads, True, False, False, self.attention, self.dtype, True), (None, angles, per_layer)
+        single = (self.heads, self.attention, self.dtype, True), (None, angles, single_inputs)
+        output = lambda tokens: self._output(tokens, c, x.shape)
+        return joint_then_single(self, streams, joint, single, height * width, output, features, through)
 
     def _output(self, tokens: jax.Array, c: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         return modulated_output(tokens, c, layer_norm, self.channels, self.dtype, bias=False).reshape(shape)

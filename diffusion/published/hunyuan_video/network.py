@@ -25,15 +25,15 @@ import numpy as np
 
 from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.attention import IMPLEMENTATIONS, mask_bias
-from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import Attention, Modulation, modulated_output, xavier
 from diffusion.models.layers.conditions import entries
-from diffusion.models.layers.joint_blocks import Conditioning, JointBlock, SingleBlock
+from diffusion.models.layers.joint_blocks import Conditioning
 from diffusion.models.layers.joint_conditions import check_strength, check_text
+from diffusion.models.layers.joint_stacks import joint_then_single
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.rotary import axis_angles
-from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.scan import REMAT
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 PATCH = 2  # side of a patch, which is of one frame
@@ -159,7 +159,6 @@ class HunyuanVideo(nn.Module):
         """
         inputs = entries(condition, ("text", "text_mask", "pooled", *("strength",) * self.strength))
         self._check(x, t, inputs)
-        recorded = Features(features, self.feature_blocks)
         batch, frames, height, width, channels = x.shape
         t = 1000 * jnp.broadcast_to(jnp.asarray(t), (batch,))
 
@@ -175,25 +174,16 @@ class HunyuanVideo(nn.Module):
         shown = jnp.concatenate([inputs["text_mask"], jnp.ones(video.shape[:2], bool)], axis=1)
         per_layer = lambda depth: {"seen": jnp.broadcast_to(shown, (depth, *shown.shape))}
 
-        init = self.is_initializing()
         streams = layout.split(video, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)
-        wanted = recorded.among(self.depth)
-        blocks = scanned(JointBlock, self.depth, self.remat, init, kept=wanted, pick=lambda streams: streams[0])
-        blocks = blocks(self.heads, True, False, False, self.attention, self.dtype, name="blocks")
-        (video, text), states = blocks(streams, c, angles, per_layer(self.depth))
-        recorded.stack(self.depth, states or ())
+        joint = (self.heads, True, False, False, self.attention, self.dtype), (c, angles, per_layer(self.depth))
+        single = (self.heads, self.attention, self.dtype), (c, angles, per_layer(self.singles))
 
-        only_video = lambda tokens: tokens[:, words:]
-        blocks = scanned(
-            SingleBlock, self.singles, self.remat, init, kept=recorded.among(self.singles), pick=only_video
-        )
-        blocks = blocks(self.heads, self.attention, self.dtype, name="single_blocks")
-        tokens, states = blocks(jnp.concatenate([text, video], axis=1), c, angles, per_layer(self.singles))
-        recorded.stack(self.singles, states or ())
+        def output(tokens: jax.Array) -> jax.Array:
+            tokens = modulated_output(tokens, c, layer_norm, PATCH**2 * channels, self.dtype)
+            pictures = unpatchify(tokens.reshape(batch * frames, -1, tokens.shape[-1]), PATCH, height, width)
+            return pictures.reshape(x.shape)
 
-        tokens = modulated_output(only_video(tokens), c, layer_norm, PATCH**2 * channels, self.dtype)
-        pictures = unpatchify(tokens.reshape(batch * frames, -1, tokens.shape[-1]), PATCH, height, width)
-        return recorded.beside(pictures.reshape(x.shape))
+        return joint_then_single(self, streams, joint, single, video.shape[1], output, features)
 
     def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
         if x.ndim != 5 or x.shape[-1] != self.channels:

@@ -29,13 +29,13 @@ import numpy as np
 
 from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.attention import IMPLEMENTATIONS, mask_bias
-from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import Gelu, xavier, zeros
 from diffusion.models.layers.conditions import EMBEDDINGS, entries
 from diffusion.models.layers.embeddings import TimestepEmbedding
 from diffusion.models.layers.joint_conditions import check_text
 from diffusion.models.layers.norms import layer_norm, rms_norm
-from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.scan import REMAT
+from diffusion.models.layers.stacks import single_stack
 from diffusion.models.layers.wide_attention import WideAttention
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
@@ -190,7 +190,6 @@ class LTXVideo(nn.Module):
         """
         inputs = entries(condition, ("text",), ("text_mask", "rate", "seconds"))
         self._check(x, t, inputs)
-        recorded = Features(features, self.feature_blocks)
         batch, frames, rows, columns, channels = x.shape
         dense = lambda features, name, start=xavier: nn.Dense(features, dtype=self.dtype, kernel_init=start, name=name)
 
@@ -210,19 +209,17 @@ class LTXVideo(nn.Module):
         embedding = embedding.reshape(*t.shape, self.width)
         c = nn.DenseGeneral((6, self.width), dtype=self.dtype, kernel_init=small, name="modulation")(nn.silu(embedding))
 
-        axes = (nn.broadcast,) * 4
-        blocks = scanned(
-            LTXBlock, self.depth, self.remat, self.is_initializing(), axes, kept=recorded.among(self.depth)
-        )
-        tokens, states = blocks(self.heads, self.attention, self.dtype, name="blocks")(tokens, c, text, bias, angles)
-        recorded.stack(self.depth, states or ())
+        def output(tokens: jax.Array) -> jax.Array:
+            final = embedding[:, :, None] + self.param("final_table", _table, (2, self.width)).astype(embedding.dtype)
+            shift, scale = (_each(final[:, :, i], tokens) for i in range(2))
+            tokens = layer_norm(tokens) * (1 + scale) + shift
+            # In float32: bfloat16 would round the output to 8 bits.
+            tokens = nn.Dense(channels, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
+            return tokens.reshape(x.shape)
 
-        final = embedding[:, :, None] + self.param("final_table", _table, (2, self.width)).astype(embedding.dtype)
-        shift, scale = (_each(final[:, :, i], tokens) for i in range(2))
-        tokens = layer_norm(tokens) * (1 + scale) + shift
-        # In float32: bfloat16 would round the output to 8 bits.
-        tokens = nn.Dense(channels, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
-        return recorded.beside(tokens.reshape(x.shape))
+        fields = (self.heads, self.attention, self.dtype)
+        arguments = (c, text, bias, angles)
+        return single_stack(self, LTXBlock, fields, tokens, arguments, (nn.broadcast,) * 4, output, features)
 
     def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
         if x.ndim != 5 or x.shape[-1] != self.channels:

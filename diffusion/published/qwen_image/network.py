@@ -35,7 +35,7 @@ from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.rotary import axis_angles
 from diffusion.models.layers.scan import REMAT
-from diffusion.models.layers.single_stack import single_stack
+from diffusion.models.layers.stacks import single_stack
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 PATCH = 2

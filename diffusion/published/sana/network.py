@@ -40,7 +40,7 @@ from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.pixart_block import small, table
 from diffusion.models.layers.scan import REMAT
-from diffusion.models.layers.single_stack import single_stack
+from diffusion.models.layers.stacks import single_stack
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 

@@ -26,8 +26,7 @@ import jax.numpy as jnp
 
 from diffusion.models.layers import extra_attention, layer_masks, layout, network_checks
 from diffusion.models.layers.attention import IMPLEMENTATIONS
-from diffusion.models.layers.block_features import Features
-from diffusion.models.layers.block_reuse import Blocks, Segment, params_of
+from diffusion.models.layers.block_reuse import Blocks
 from diffusion.models.layers.blocks import modulated_output, xavier
 from diffusion.models.layers.conditions import entries
 from diffusion.models.layers.constants import constant
@@ -36,7 +35,8 @@ from diffusion.models.layers.joint_blocks import Conditioning, JointBlock
 from diffusion.models.layers.joint_conditions import check_residuals, check_text
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
-from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.scan import REMAT
+from diffusion.models.layers.stacks import Stack, several_stacks
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 
@@ -157,7 +157,6 @@ class MMDiT(nn.Module):
         """
         inputs = entries(condition, ("text", "pooled"), ("skip", "residuals", "extra", "extra_joint"))
         self._check(x, t, inputs)
-        recorded = Features(features, self.feature_blocks)
         batch, height, width, _ = x.shape
 
         tokens = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")(
@@ -171,42 +170,23 @@ class MMDiT(nn.Module):
         per_layer = self._per_layer(inputs, batch)
         part = lambda start, stop: jax.tree.map(lambda entry: entry[start:stop], per_layer)
         last = self.depth - 1
-        stacks = [("dual_blocks", 0, self.dual, True), ("blocks", self.dual, last, False)]
-        if through is not None:
-            shared = (nn.broadcast, nn.broadcast)
-            params = params_of(self)
-            block = lambda dual, last: JointBlock(
-                self.heads, self.qk_norm, dual, last, self.attention, self.dtype, parent=None
-            )
-            segments = [
-                Segment(block(dual, False), params[name], stop - start, (c, None, part(start, stop)), (*shared, 0))
-                for name, start, stop, dual in stacks
-                if stop > start
-            ]
-            last_inputs = jax.tree.map(lambda entry: entry[last], per_layer)
-            segments.append(
-                Segment(block(False, True), params["last_block"], 0, (c, None, last_inputs), (*shared, nn.broadcast))
-            )
-            tokens, more = through(Blocks(streams, segments, _picture))
-            return self._output(tokens, c, height, width), more
-        for name, start, stop, dual in stacks:
-            if stop > start:
-                stack = scanned(
-                    JointBlock,
-                    stop - start,
-                    self.remat,
-                    self.is_initializing(),
-                    kept=recorded.among(stop - start),
-                    pick=_picture,
-                )
-                blocks = stack(self.heads, self.qk_norm, dual, False, self.attention, self.dtype, name=name)
-                streams, states = blocks(streams, c, None, part(start, stop))
-                recorded.stack(stop - start, states or ())
-        final = JointBlock(self.heads, self.qk_norm, False, True, self.attention, self.dtype, name="last_block")
-        (tokens, _), _ = final(streams, c, None, jax.tree.map(lambda entry: entry[last], per_layer))
-        recorded.block(tokens)
-
-        return recorded.beside(self._output(tokens, c, height, width))
+        stack = lambda name, length, dual, ends, inputs: Stack(
+            name,
+            length,
+            JointBlock,
+            (self.heads, self.qk_norm, dual, ends, self.attention, self.dtype),
+            (c, None, inputs),
+            (nn.broadcast, nn.broadcast, 0 if length else nn.broadcast),
+            picture=_picture,
+        )
+        stacks = [
+            stack("dual_blocks", self.dual, True, False, part(0, self.dual)),
+            stack("blocks", last - self.dual, False, False, part(self.dual, last)),
+        ]
+        stacks = [layers for layers in stacks if layers.length]
+        stacks.append(stack("last_block", 0, False, True, jax.tree.map(lambda entry: entry[last], per_layer)))
+        output = lambda tokens: self._output(tokens, c, height, width)
+        return several_stacks(self, stacks, streams, output, features, through, _picture)
 
     def _output(self, tokens: jax.Array, c: jax.Array, height: int, width: int) -> jax.Array:
         tokens = modulated_output(tokens, c, layer_norm, self.patch**2 * self.out_channels, self.dtype)

@@ -36,7 +36,7 @@ from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.rotary import axis_angles, turn
 from diffusion.models.layers.scan import REMAT, keep_narrow
-from diffusion.models.layers.single_stack import single_stack
+from diffusion.models.layers.stacks import single_stack
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 PATCH = 2  # side of a patch, which is of one frame

@@ -40,7 +40,7 @@ from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.rotary import axis_angles
 from diffusion.models.layers.sandwich_blocks import SandwichBlock
 from diffusion.models.layers.scan import REMAT, scanned
-from diffusion.models.layers.single_stack import single_stack
+from diffusion.models.layers.stacks import single_stack
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 PATCH = 2

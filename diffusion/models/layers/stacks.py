@@ -1,0 +1,118 @@
+"""Networks whose layers are one or several stacks of equal ones: what a call returns, whoever runs the layers."""
+
+__all__ = ["Stack", "several_stacks", "single_stack"]
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+
+from diffusion.models.layers.block_features import Features
+from diffusion.models.layers.block_reuse import Blocks, Segment, params_of
+from diffusion.models.layers.scan import scanned
+
+
+class Stack(NamedTuple):
+    """Equal layers of a network, one after the other.
+
+    Attributes:
+        name: its name among the network's parameters.
+        length: number of layers; 0 for a single one whose parameters have no axis of the layers.
+        block: a layer, see `scan.scanned`.
+        fields: fields of the layer, in their order.
+        arguments: arguments of each layer, beside the carry.
+        axes: axis of the layers in each argument: 0 if its first axis counts them, `nn.broadcast` if all layers share
+            it. The default is for (c, angles, the layer's entries of the condition).
+        enter: carry of the stack before -> this one's.
+        picture: carry -> the picture's tokens.
+        unroll: number of layers in one turn of the scan, see `scan.scanned`.
+    """
+
+    name: str
+    length: int
+    block: type[nn.Module]
+    fields: tuple
+    arguments: tuple
+    axes: tuple = (nn.broadcast, nn.broadcast, 0)
+    enter: Callable[[Any], Any] = lambda carry: carry
+    picture: Callable[[Any], jax.Array] = lambda carry: carry
+    unroll: int = 0
+
+    def segment(self, params: Any) -> Segment:
+        """The stack as a value, with the network's parameters."""
+        block = self.block(*self.fields, parent=None)
+        return Segment(block, params[self.name], self.length, self.arguments, self.axes, self.enter)
+
+    def run(self, network: Any, carry: Any, recorded: Features) -> Any:
+        """The carry after the stack, whose requested features are recorded."""
+        carry = self.enter(carry)
+        if not self.length:
+            carry, _ = self.block(*self.fields, name=self.name)(carry, *self.arguments)
+            recorded.block(self.picture(carry))
+            return carry
+        kept = recorded.among(self.length)
+        initializing = network.is_initializing()
+        layers = scanned(
+            self.block, self.length, network.remat, initializing, self.axes, self.unroll, kept, pick=self.picture
+        )
+        carry, states = layers(*self.fields, name=self.name)(carry, *self.arguments)
+        recorded.stack(self.length, states or ())
+        return carry
+
+
+def several_stacks(
+    network: Any,
+    stacks: Sequence[Stack],
+    carry: Any,
+    output: Callable[[jax.Array], jax.Array],
+    features: Sequence[int] | None,
+    through: Callable[[Blocks], tuple[jax.Array, Any]] | None = None,
+    picture: Callable[[Any], jax.Array] = lambda carry: carry,
+) -> Any:
+    """Runs the stacks of a network, and makes its output.
+
+    Args:
+        network: module with `remat`, in whose compact call this runs.
+        stacks: its stacks, in their order.
+        carry: tokens before the first layer.
+        output: function from the picture's tokens [B, N, D] to the network's output; may make parameters.
+        features: indices, 1 for the first layer, of layers whose picture's tokens the call returns too; None: none.
+        through: evaluates the layers in the network's place, see `block_reuse`; None: all of them run.
+        picture: carry of any of the stacks -> the tokens that `through` reads and returns.
+
+    Returns:
+        The output; with `features`: (that, a tuple of the features); with `through`: (that, what it returns beside).
+
+    Raises:
+        ValueError: for a layer that is not there.
+    """
+    recorded = Features(features, sum(max(stack.length, 1) for stack in stacks))
+    if through is not None:
+        params = params_of(network)
+        tokens, more = through(Blocks(carry, [stack.segment(params) for stack in stacks], picture))
+        return output(tokens), more
+    for stack in stacks:
+        carry = stack.run(network, carry, recorded)
+    return recorded.beside(output(stacks[-1].picture(carry)))
+
+
+def single_stack(
+    network: Any,
+    block: type[nn.Module],
+    fields: tuple,
+    carry: Any,
+    arguments: tuple,
+    axes: tuple,
+    output: Callable[[jax.Array], jax.Array],
+    features: Sequence[int] | None,
+    through: Callable[[Blocks], tuple[jax.Array, Any]] | None = None,
+    picture: Callable[[Any], jax.Array] = lambda carry: carry,
+    unroll: int = 0,
+) -> Any:
+    """Runs the `depth` layers of a network, "blocks" among its parameters; see `Stack` and `several_stacks`.
+
+    carry <- block(carry, *arguments), depth times;    output(picture(carry))
+    """
+    stack = Stack("blocks", network.depth, block, fields, arguments, axes, picture=picture, unroll=unroll)
+    return several_stacks(network, (stack,), carry, output, features, through, picture)
