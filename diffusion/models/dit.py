@@ -34,7 +34,7 @@ from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding
 from diffusion.models.layers.joint_conditions import check_strength
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.scan import REMAT
-from diffusion.models.layers.stacks import single_stack
+from diffusion.models.layers.stacks import Layered, single_stack
 
 CHOICES = {
     "norm": BLOCK_NORMS,
@@ -57,7 +57,7 @@ PRESETS = {
 }
 
 
-class DiT(nn.Module):
+class DiT(Layered, nn.Module):
     """The diffusion transformer: `apply(variables, x, t, condition)` is a `Network`.
 
     Parameters are float32 whatever the compute type, and so is the output. Layers are scanned: the parameters of all
@@ -137,11 +137,6 @@ class DiT(nn.Module):
         if self.positions != "sincos" and self.width // self.heads % 4:
             raise ValueError(f"width / heads = {self.width // self.heads}: axial rotary positions need 4 to divide it")
         super().__post_init__()
-
-    @property
-    def feature_blocks(self) -> int:
-        """Number of blocks whose features a call can return."""
-        return self.depth
 
     @nn.compact
     def __call__(

@@ -34,7 +34,7 @@ from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding, sincos_positions
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.scan import REMAT
-from diffusion.models.layers.stacks import single_stack
+from diffusion.models.layers.stacks import Layered, single_stack
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 SIZES = {"B": (768, 12, 12), "L": (1024, 24, 16)}  # width, depth, heads: configs/gen/*_sota_*.yaml of the authors
@@ -57,7 +57,7 @@ def styles_of(x: jax.Array, codes: int, styles: int) -> jax.Array:
     return ((bits * MIXING) >> np.uint32(32 - int(styles).bit_length() + 1)).astype(jnp.int32)
 
 
-class DriftingDiT(nn.Module):
+class DriftingDiT(Layered, nn.Module):
     """The generator: `apply(variables, noise, t, condition)` is a `Network` whose output is the sample, whatever t.
 
     Read it as x_0 at the noise's end of `rectified_flow`, by one step. Parameters are float32 whatever the compute
@@ -118,11 +118,6 @@ class DriftingDiT(nn.Module):
                 f"codes={self.codes}: the noise has {np.prod(self.shape)} numbers, and each code reads one"
             )
         super().__post_init__()
-
-    @property
-    def feature_blocks(self) -> int:
-        """Number of blocks whose features a call can return."""
-        return self.depth
 
     @property
     def hidden(self) -> int:

@@ -35,7 +35,7 @@ from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding, rope_angles, sincos_positions
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.scan import REMAT
-from diffusion.models.layers.stacks import Stack, several_stacks
+from diffusion.models.layers.stacks import Layered, Stack, several_stacks
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 SIZES = {  # width, depth, heads, bottleneck, class_start: the authors' model_jit.py
@@ -57,7 +57,7 @@ PRESETS = {
 }
 
 
-class JiT(nn.Module):
+class JiT(Layered, nn.Module):
     """The JiT: `apply(variables, x, t, condition)` is a `Network`.
 
     The paper reads it as x_0 (`parameterizations.clipped_x0`) with the clock `reversed_time`.
@@ -115,11 +115,6 @@ class JiT(nn.Module):
         if not 0 <= self.class_start < self.depth:
             raise ValueError(f"class_start={self.class_start} must be 0 .. depth - 1 = {self.depth - 1}")
         super().__post_init__()
-
-    @property
-    def feature_blocks(self) -> int:
-        """Number of blocks whose features a call can return."""
-        return self.depth
 
     @nn.compact
     def __call__(

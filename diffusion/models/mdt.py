@@ -42,6 +42,7 @@ from diffusion.models.layers.kept_patches import check_keep, completed, parted_k
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.stacks import Layered
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 SIZES = {  # masked_diffusion/models.py of the authors' repository
@@ -113,7 +114,7 @@ class MDTBlock(nn.Module):
         return x, x
 
 
-class MDT(nn.Module):
+class MDT(Layered, nn.Module):
     """The MDTv2: `apply(variables, x, t, condition)` is a `Network`. Its images have one size.
 
     The paper trains it by `objectives.hybrid` with `objectives.with_masked_copy`.
@@ -169,11 +170,6 @@ class MDT(nn.Module):
         if len(self.shape) != 3 or self.shape[0] % self.patch or self.shape[1] % self.patch:
             raise ValueError(f"shape={self.shape}: (H, W, C) of images whose sides patch={self.patch} divides")
         super().__post_init__()
-
-    @property
-    def feature_blocks(self) -> int:
-        """Number of blocks whose features a call can return."""
-        return self.depth
 
     @property
     def masks(self) -> int:

@@ -37,6 +37,7 @@ from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.products import rows_first
 from diffusion.models.layers.rotary import axis_angles, turn
 from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.stacks import Layered
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 TOKENS = {"class": 8, "strength": 4, "start": 2, "end": 2, "duration": 4}
@@ -104,7 +105,7 @@ class _Mlp(nn.Module):
         return nn.Dense(x.shape[-1], **self.options, name="out")(nn.silu(a) * b)
 
 
-class MiT(nn.Module):
+class MiT(Layered, nn.Module):
     """The MiT: `apply(variables, x, (t, h), condition)` is a `Network` of two times, of `flow_maps.start_and_duration`.
 
     Parameters are float32 whatever the compute type, and so is the output. Layers are scanned. What the authors train
@@ -163,11 +164,6 @@ class MiT(nn.Module):
         if self.width % self.heads or self.width // self.heads % 4:
             raise ValueError(f"heads={self.heads} and width={self.width}: 4 must divide the features of a head")
         super().__post_init__()
-
-    @property
-    def feature_blocks(self) -> int:
-        """Number of blocks whose features a call can return."""
-        return self.depth
 
     @property
     def hidden(self) -> int:

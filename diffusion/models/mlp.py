@@ -27,6 +27,7 @@ from diffusion.models.layers.blocks import MLPS, Modulation, modulated_output, x
 from diffusion.models.layers.condition_embedding import ConditionEmbedding, check_example, check_fields
 from diffusion.models.layers.norms import NORMS
 from diffusion.models.layers.scan import scanned
+from diffusion.models.layers.stacks import Layered
 
 CHOICES = {"norm": NORMS, "mlp": MLPS, "dtype": ("float32", "bfloat16")}
 
@@ -46,7 +47,7 @@ class MLPBlock(nn.Module):
         return x + gate * mlp(NORMS[self.norm](x) * (1 + scale) + shift), None
 
 
-class MLP(nn.Module):
+class MLP(Layered, nn.Module):
     """The MLP: `apply(variables, x, t, condition)` is a `Network`. It takes an example of any shape as one vector.
 
     Parameters are float32 whatever the compute type, and so is the output. Blocks are scanned, as in DiT.
@@ -87,11 +88,6 @@ class MLP(nn.Module):
         check_fields(self, ("width", "depth", "mlp_ratio", "times"))
         network_checks.known(self, CHOICES)
         super().__post_init__()
-
-    @property
-    def feature_blocks(self) -> int:
-        """Number of blocks whose features a call can return."""
-        return self.depth
 
     @nn.compact
     def __call__(

@@ -27,6 +27,7 @@ from diffusion.models.layers.blocks import MLPS, Block, modulated_output, xavier
 from diffusion.models.layers.condition_embedding import ConditionEmbedding, check_example, check_fields
 from diffusion.models.layers.norms import NORMS
 from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.stacks import Layered
 
 CHOICES = {
     "norm": NORMS,
@@ -73,7 +74,7 @@ def line_angles(length: int, head_size: int, theta: float = 10_000.0) -> np.ndar
     return np.multiply.outer(np.arange(length), frequencies.reshape(-1, 2).T).astype(np.float32)
 
 
-class SequenceTransformer(nn.Module):
+class SequenceTransformer(Layered, nn.Module):
     """The transformer of sequences: `apply(variables, x, t, condition)` is a `Network`. Lengths may differ by call.
 
     Parameters are float32 whatever the compute type, and so is the output. Blocks are scanned, as in DiT.
@@ -137,11 +138,6 @@ class SequenceTransformer(nn.Module):
                 f"width={self.width}: rotary positions need a width that 4 heads = {4 * self.heads} divides"
             )
         super().__post_init__()
-
-    @property
-    def feature_blocks(self) -> int:
-        """Number of blocks whose features a call can return."""
-        return self.depth
 
     @nn.compact
     def __call__(

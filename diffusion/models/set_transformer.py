@@ -32,6 +32,7 @@ from diffusion.models.layers.condition_embedding import ConditionEmbedding, chec
 from diffusion.models.layers.cross_attention import CrossAttention
 from diffusion.models.layers.norms import NORMS
 from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.stacks import Layered
 
 CHOICES = {
     "norm": NORMS,
@@ -84,7 +85,7 @@ class SummaryBlock(nn.Module):
         return layout.split(x, "batch", "tokens", None), None
 
 
-class SetTransformer(nn.Module):
+class SetTransformer(Layered, nn.Module):
     """The transformer of sets: `apply(variables, x, t, condition)` is a `Network`. Sizes of sets may differ by call.
 
     Parameters are float32 whatever the compute type, and so is the output. Blocks are scanned, as in DiT.
@@ -137,11 +138,6 @@ class SetTransformer(nn.Module):
         if self.summaries < 0:
             raise ValueError(f"summaries={self.summaries} must be 0 (none) or the number of summaries")
         super().__post_init__()
-
-    @property
-    def feature_blocks(self) -> int:
-        """Number of blocks whose features a call can return."""
-        return self.depth
 
     @nn.compact
     def __call__(

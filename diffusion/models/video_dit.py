@@ -50,6 +50,7 @@ from diffusion.models.layers.joint_conditions import check_text
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.rotary import axis_angles
 from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.stacks import Layered
 from diffusion.models.sequence_transformer import line_angles
 
 CHOICES = {
@@ -167,7 +168,7 @@ class VideoBlock(nn.Module):
         return layout.split(x.reshape(batch, tokens, width), "batch", "tokens", None), None
 
 
-class VideoDiT(nn.Module):
+class VideoDiT(Layered, nn.Module):
     """The diffusion transformer of videos: `apply(variables, x, t, condition)` is a `Network`.
 
     Numbers of frames and sides may differ by call. Parameters are float32 whatever the compute type, and so is the
@@ -244,11 +245,6 @@ class VideoDiT(nn.Module):
         if self.mixing == "full" and self.causal:
             raise ValueError(f"causal={self.causal}: frames that see earlier ones alone need mixing='factorised'")
         super().__post_init__()
-
-    @property
-    def feature_blocks(self) -> int:
-        """Number of blocks whose features a call can return."""
-        return self.depth
 
     @nn.compact
     def __call__(

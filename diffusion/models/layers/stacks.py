@@ -1,6 +1,6 @@
 """Networks whose layers are one or several stacks of equal ones: what a call returns, whoever runs the layers."""
 
-__all__ = ["Stack", "several_stacks", "single_stack"]
+__all__ = ["Layered", "Stack", "several_stacks", "single_stack"]
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,6 +11,17 @@ import jax
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.block_reuse import Blocks, Segment, params_of
 from diffusion.models.layers.scan import scanned
+
+
+class Layered:
+    """A network that is `depth` layers deep, each of whose features a call can return."""
+
+    depth: int
+
+    @property
+    def feature_blocks(self) -> int:
+        """Number of blocks whose features a call can return."""
+        return self.depth
 
 
 class Stack(NamedTuple):

@@ -28,7 +28,7 @@ from diffusion.models.layers.heads import Heads
 from diffusion.models.layers.joint_conditions import check_text
 from diffusion.models.layers.rotary import axis_angles, turn
 from diffusion.models.layers.scan import REMAT
-from diffusion.models.layers.stacks import single_stack
+from diffusion.models.layers.stacks import Layered, single_stack
 
 CHOICES = {
     "positions": ("sincos", "rope"),
@@ -91,7 +91,7 @@ class CogVideoXBlock(nn.Module):
         return layout.split(x, "batch", "tokens", None), None
 
 
-class CogVideoX(nn.Module):
+class CogVideoX(Layered, nn.Module):
     """The transformer of CogVideoX: `apply(variables, x, t, condition)` is a `Network`.
 
     Attributes:
@@ -157,11 +157,6 @@ class CogVideoX(nn.Module):
                 "both are positive, or 0"
             )
         super().__post_init__()
-
-    @property
-    def feature_blocks(self) -> int:
-        """Number of blocks whose features a call can return."""
-        return self.depth
 
     @nn.compact
     def __call__(

@@ -35,7 +35,7 @@ from diffusion.models.layers.embeddings import TimestepEmbedding
 from diffusion.models.layers.joint_conditions import check_text
 from diffusion.models.layers.norms import layer_norm, rms_norm
 from diffusion.models.layers.scan import REMAT
-from diffusion.models.layers.stacks import single_stack
+from diffusion.models.layers.stacks import Layered, single_stack
 from diffusion.models.layers.wide_attention import WideAttention
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
@@ -120,7 +120,7 @@ def _each(vectors: jax.Array, x: jax.Array) -> jax.Array:
     return vectors if frames == 1 else jnp.repeat(vectors, x.shape[1] // frames, axis=1)
 
 
-class LTXVideo(nn.Module):
+class LTXVideo(Layered, nn.Module):
     """The transformer of LTX-Video: `apply(variables, x, t, condition)` is a `Network`.
 
     A frame whose t is 0 is known: with [t, .., t] behind a 0 it makes a video of its first picture.
@@ -160,11 +160,6 @@ class LTXVideo(nn.Module):
         if self.width % self.heads or self.width % 2 or self.width < 12:
             raise ValueError(f"width={self.width} is an even number of at least 12 that heads={self.heads} divides")
         super().__post_init__()
-
-    @property
-    def feature_blocks(self) -> int:
-        """Number of blocks whose features a call can return."""
-        return self.depth
 
     @nn.compact
     def __call__(

@@ -39,7 +39,7 @@ from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.rotary import axis_angles
 from diffusion.models.layers.sandwich_blocks import SandwichBlock
 from diffusion.models.layers.scan import REMAT, scanned
-from diffusion.models.layers.stacks import single_stack
+from diffusion.models.layers.stacks import Layered, single_stack
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 PATCH = 2
@@ -47,7 +47,7 @@ SHARED = (nn.broadcast,) * 3  # the arguments of a layer
 CONDITION = 1024  # features of the time's vector at most
 
 
-class Lumina2(nn.Module):
+class Lumina2(Layered, nn.Module):
     """The transformer of Lumina-Image 2: `apply(variables, x, t, condition)` is a `Network`.
 
     Its clock is t itself, in [0, 1], and its output the velocity eps - x0. (Its authors count the time from the noise,
@@ -100,11 +100,6 @@ class Lumina2(nn.Module):
         if self.heads % self.key_heads:
             raise ValueError(f"key_heads={self.key_heads} does not divide heads={self.heads}")
         super().__post_init__()
-
-    @property
-    def feature_blocks(self) -> int:
-        """Number of blocks whose features a call can return."""
-        return self.depth
 
     @nn.compact
     def __call__(

@@ -36,12 +36,12 @@ from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.pixart_block import PixArtBlock, small, table
 from diffusion.models.layers.scan import REMAT
-from diffusion.models.layers.stacks import single_stack
+from diffusion.models.layers.stacks import Layered, single_stack
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 
 
-class PixArt(nn.Module):
+class PixArt(Layered, nn.Module):
     """The transformer of PixArt-alpha and PixArt-Sigma: `apply(variables, x, t, condition)` is a `Network`.
 
     Attributes:
@@ -97,11 +97,6 @@ class PixArt(nn.Module):
                 "that 3 divides too"
             )
         super().__post_init__()
-
-    @property
-    def feature_blocks(self) -> int:
-        """Number of blocks whose features a call can return."""
-        return self.depth
 
     def extra_layers(self, height: int, width: int) -> tuple[ExtraLayer, ...]:
         """The widths and grids of the layers, for image prompts ("extra"); arguments are the sides of x."""

@@ -35,13 +35,13 @@ from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.rotary import axis_angles
 from diffusion.models.layers.scan import REMAT
-from diffusion.models.layers.stacks import single_stack
+from diffusion.models.layers.stacks import Layered, single_stack
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 PATCH = 2
 
 
-class QwenImage(nn.Module):
+class QwenImage(Layered, nn.Module):
     """The transformer of Qwen-Image: `apply(variables, x, t, condition)` is a `Network`.
 
     Its clock is t itself, in [0, 1]; the network multiplies it by 1000. Of h x w patches, patch (r, c) has the position
@@ -82,11 +82,6 @@ class QwenImage(nn.Module):
         network_checks.known(self, CHOICES)
         network_checks.rotary_axes(self, 3)
         super().__post_init__()
-
-    @property
-    def feature_blocks(self) -> int:
-        """Number of blocks whose features a call can return."""
-        return self.depth
 
     @nn.compact
     def __call__(

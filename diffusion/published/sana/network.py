@@ -40,7 +40,7 @@ from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.pixart_block import small, table
 from diffusion.models.layers.scan import REMAT
-from diffusion.models.layers.stacks import single_stack
+from diffusion.models.layers.stacks import Layered, single_stack
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 
@@ -128,7 +128,7 @@ class SanaBlock(nn.Module):
         return layout.split(x, "batch", "tokens", None), None
 
 
-class Sana(nn.Module):
+class Sana(Layered, nn.Module):
     """The transformer of SANA, SANA 1.5 and SANA-Sprint: `apply(variables, x, t, condition)` is a `Network`.
 
     Attributes:
@@ -190,11 +190,6 @@ class Sana(nn.Module):
         if self.span < 0 or (self.span and self.width % 4):
             raise ValueError(f"span={self.span} must be 0, or positive with a width that 4 divides; got {self.width}")
         super().__post_init__()
-
-    @property
-    def feature_blocks(self) -> int:
-        """Number of blocks whose features a call can return."""
-        return self.depth
 
     @nn.compact
     def __call__(

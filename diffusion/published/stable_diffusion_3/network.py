@@ -36,12 +36,12 @@ from diffusion.models.layers.joint_conditions import check_residuals, check_text
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.scan import REMAT
-from diffusion.models.layers.stacks import Stack, several_stacks
+from diffusion.models.layers.stacks import Layered, Stack, several_stacks
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 
 
-class MMDiT(nn.Module):
+class MMDiT(Layered, nn.Module):
     """The multimodal diffusion transformer: `apply(variables, x, t, condition)` is a `Network`.
 
     The table of positions is a leaf of the parameters, as in the published files, and is never trained: its gradient is
@@ -114,11 +114,6 @@ class MMDiT(nn.Module):
                 f"dual={self.dual}: the layers with a second attention are among the first depth - 1 = {self.depth - 1}"
             )
         super().__post_init__()
-
-    @property
-    def feature_blocks(self) -> int:
-        """Number of blocks whose features a call can return."""
-        return self.depth
 
     def extra_layers(self, height: int, width: int) -> tuple[ExtraLayer, ...]:
         """The widths and grids of the layers, for image prompts ("extra"); arguments are the sides of x."""

@@ -36,7 +36,7 @@ from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.rotary import axis_angles, turn
 from diffusion.models.layers.scan import REMAT, keep_narrow
-from diffusion.models.layers.stacks import single_stack
+from diffusion.models.layers.stacks import Layered, single_stack
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 PATCH = 2  # side of a patch, which is of one frame
@@ -168,7 +168,7 @@ class PictureEmbedding(nn.Module):
         return norm("norm_out")(dense(self.width, "out")(hidden))
 
 
-class Wan(nn.Module):
+class Wan(Layered, nn.Module):
     """The transformer of Wan 2.1 and 2.2: `apply(variables, x, t, condition)` is a `Network`.
 
     Its clock is 0 .. 1000. Of the features of a head of D, S = 2 floor(D / 6) rotate with the row, as many with the
@@ -233,11 +233,6 @@ class Wan(nn.Module):
         size = self.width // self.heads
         space = size // 6 * 2
         return size - 2 * space, space, space
-
-    @property
-    def feature_blocks(self) -> int:
-        """Number of blocks whose features a call can return."""
-        return self.depth
 
     @nn.compact
     def __call__(

@@ -40,7 +40,7 @@ from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.rotary import axis_angles
 from diffusion.models.layers.sandwich_blocks import SandwichBlock
 from diffusion.models.layers.scan import REMAT, scanned
-from diffusion.models.layers.stacks import single_stack
+from diffusion.models.layers.stacks import Layered, single_stack
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 PATCH = 2
@@ -49,7 +49,7 @@ MULTIPLE = 32  # of the tokens of the text and of the picture
 CONDITION, HIDDEN = 256, 1024  # features of the time's vector at most, and between its two layers
 
 
-class ZImage(nn.Module):
+class ZImage(Layered, nn.Module):
     """The transformer of Z-Image: `apply(variables, x, t, condition)` is a `Network`.
 
     Its clock is t itself, in [0, 1], and its output the velocity eps - x0. (Its authors count the time from the noise,
@@ -99,11 +99,6 @@ class ZImage(nn.Module):
         network_checks.known(self, CHOICES)
         network_checks.rotary_axes(self, 3)
         super().__post_init__()
-
-    @property
-    def feature_blocks(self) -> int:
-        """Number of blocks whose features a call can return."""
-        return self.depth
 
     @nn.compact
     def __call__(
