@@ -38,7 +38,8 @@ from diffusion.models.layers.embeddings import (
     sincos_positions,
 )
 from diffusion.models.layers.patches import patchify, unpatchify
-from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.scan import REMAT
+from diffusion.models.layers.stacks import Stack
 
 CHOICES = {
     "norm": BLOCK_NORMS,
@@ -172,7 +173,6 @@ class DDT(nn.Module):
         rows = height // self.patch
         columns = width // self.patch
         patches = patchify(x, self.patch)
-        init = self.is_initializing()
 
         embedding = FourierEmbedding if self.clock == "fourier" else TimestepEmbedding
         periods: dict[str, Any] = {} if self.clock == "fourier" else {"max_period": 10.0}
@@ -185,21 +185,11 @@ class DDT(nn.Module):
         def stack(tokens: jax.Array, c: jax.Array, name: str, depth: int, heads: int, first: int) -> jax.Array:
             angles = rope_angles(rows, columns, tokens.shape[-1] // heads, span=self.span or None)
             tokens = layout.split(tokens, "batch", "tokens", None)
-            axes = (nn.broadcast, nn.broadcast, 0)
-            blocks = scanned(Block, depth, self.remat, init, axes, self.unroll, recorded.among(depth))
-            tokens, states = blocks(
-                heads,
-                self.mlp_ratio,
-                self.norm,
-                self.mlp,
-                self.qk_norm,
-                self.attention,
-                self.dtype,
-                self.bias,
-                name=name,
-            )(tokens, c, jnp.asarray(angles), {kind: mask[first : first + depth] for kind, mask in masks.items()})
-            recorded.stack(depth, states or ())
-            return tokens
+            fields = (self.norm, self.mlp, self.qk_norm, self.attention, self.dtype, self.bias)
+            part_masks = {kind: mask[first : first + depth] for kind, mask in masks.items()}
+            arguments = (c, jnp.asarray(angles), part_masks)
+            blocks = Stack(name, depth, Block, (heads, self.mlp_ratio, *fields), arguments, unroll=self.unroll)
+            return blocks.run(self, tokens, recorded)
 
         dense = lambda size, name: nn.Dense(size, dtype=self.dtype, kernel_init=xavier, name=name)
         again = nn.silu if self.silu_again else lambda c: c

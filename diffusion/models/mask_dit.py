@@ -37,7 +37,8 @@ from diffusion.models.layers.embeddings import TimestepEmbedding, sincos_positio
 from diffusion.models.layers.kept_patches import check_keep, completed, parted_keep, picked
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
-from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.scan import REMAT
+from diffusion.models.layers.stacks import Stack
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 SIZES = {  # width, depth, heads: models/maskdit.py of the authors' repository
@@ -149,7 +150,6 @@ class MaskDiT(nn.Module):
         rows = height // self.patch
         columns = width // self.patch
         check_keep(keep, batch, rows * columns)
-        init = self.is_initializing()
         positions = lambda size: jnp.asarray(sincos_positions(rows, columns, size), self.dtype)
 
         tokens = patchify(x, self.patch)
@@ -164,13 +164,10 @@ class MaskDiT(nn.Module):
         c = nn.silu(c)
 
         def stack(tokens: jax.Array, name: str, depth: int, heads: int, first: int) -> jax.Array:
-            blocks = scanned(Block, depth, self.remat, init, kept=recorded.among(depth))
             fields = (heads, self.mlp_ratio, "layernorm", "gelu", False, self.attention, self.dtype)
             part_masks = {kind: mask[first : first + depth] for kind, mask in masks.items()}
             tokens = layout.split(tokens, "batch", "tokens", None)
-            tokens, states = blocks(*fields, name=name)(tokens, c, None, part_masks)
-            recorded.stack(depth, states or ())
-            return tokens
+            return Stack(name, depth, Block, fields, (c, None, part_masks)).run(self, tokens, recorded)
 
         tokens = stack(tokens, "blocks", self.depth, self.heads, 0)
         shift, scale = Modulation(2, self.dtype, name="decoder_modulation")(c)

@@ -36,8 +36,8 @@ from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.products import rows_first
 from diffusion.models.layers.rotary import axis_angles, turn
-from diffusion.models.layers.scan import REMAT, scanned
-from diffusion.models.layers.stacks import Layered
+from diffusion.models.layers.scan import REMAT
+from diffusion.models.layers.stacks import Layered, Stack
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 TOKENS = {"class": 8, "strength": 4, "start": 2, "end": 2, "duration": 4}
@@ -238,20 +238,13 @@ class MiT(Layered, nn.Module):
         tokens = layout.split(tokens, "batch", "tokens", None)
 
         picture = lambda tokens: tokens[:, PREFIX:]
-        blocks = scanned(
-            _Block,
-            self.depth,
-            self.remat,
-            self.is_initializing(),
-            nn.broadcast,
-            self.unroll,
-            recorded.among(self.depth),
-            picture,
+        fields = (self.heads, self.hidden, self.attention, self.dtype)
+        arguments = (jnp.asarray(self._angles(rows, columns)),)
+        blocks = Stack(
+            "blocks", self.depth, _Block, fields, arguments, (nn.broadcast,), picture=picture, unroll=self.unroll
         )
-        angles = jnp.asarray(self._angles(rows, columns))
-        tokens, states = blocks(self.heads, self.hidden, self.attention, self.dtype, name="blocks")(tokens, angles)
-        recorded.stack(self.depth, states or ())
-        tokens = nn.RMSNorm(dtype=self.dtype, name="final_norm")(picture(tokens))
+        tokens = picture(blocks.run(self, tokens, recorded))
+        tokens = nn.RMSNorm(dtype=self.dtype, name="final_norm")(tokens)
         out = nn.Dense(self.patch**2 * channels, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(
             tokens
         )

@@ -34,6 +34,7 @@ from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding, rope_angles
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.stacks import Stack
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 SIZES = {  # configs_c2i/pix256std1_repa_pixnerd_large.yaml and _xl.yaml of the authors' repository
@@ -184,7 +185,6 @@ class PixNerd(nn.Module):
         rows = height // self.patch
         columns = width // self.patch
         patches = patchify(x, self.patch)
-        init = self.is_initializing()
 
         time = TimestepEmbedding(self.width, self.dtype, max_period=10.0, name="timestep_embedding")
         time = time(jnp.broadcast_to(t, (batch,)))
@@ -194,10 +194,9 @@ class PixNerd(nn.Module):
         dense = lambda size, name: nn.Dense(size, dtype=self.dtype, kernel_init=xavier, name=name)
         tokens = layout.split(dense(self.width, "patch_embedding")(patches), "batch", "tokens", None)
         angles = jnp.asarray(rope_angles(rows, columns, self.width // self.heads, span=self.span))
-        blocks = scanned(Block, self.depth, self.remat, init, kept=recorded.among(self.depth))
         fields = (self.heads, self.mlp_ratio, "scaled_rmsnorm", "swiglu", True, self.attention, self.dtype, False)
-        tokens, states = blocks(*fields, name="blocks")(tokens, nn.silu(c), angles, masks)
-        recorded.stack(self.depth, states or ())
+        blocks = Stack("blocks", self.depth, Block, fields, (nn.silu(c), angles, masks))
+        tokens = blocks.run(self, tokens, recorded)
         tokens = nn.silu(time[:, None] + tokens)
 
         pixels = patches.reshape(batch, rows * columns, self.patch**2, channels)
@@ -205,7 +204,7 @@ class PixNerd(nn.Module):
         places = jnp.broadcast_to(places, (*pixels.shape[:3], places.shape[-1]))
         h = dense(self.field_width, "pixel_embedding")(jnp.concatenate([pixels, places], axis=-1))
         h = layout.split(h, "batch", "tokens", None, None)
-        field = scanned(FieldBlock, self.field_depth, self.remat, init, in_axes=(nn.broadcast,))
+        field = scanned(FieldBlock, self.field_depth, self.remat, self.is_initializing(), in_axes=(nn.broadcast,))
         h, _ = field(self.field_ratio, self.dtype, name="field_blocks")(h, tokens)
         h = normalisation("scaled_rmsnorm", "final_norm", self.dtype)(h)
         # In float32: bfloat16 would round the output to 8 bits.

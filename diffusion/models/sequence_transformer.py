@@ -26,8 +26,8 @@ from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import MLPS, Block, modulated_output, xavier
 from diffusion.models.layers.condition_embedding import ConditionEmbedding, check_example, check_fields
 from diffusion.models.layers.norms import NORMS
-from diffusion.models.layers.scan import REMAT, scanned
-from diffusion.models.layers.stacks import Layered
+from diffusion.models.layers.scan import REMAT
+from diffusion.models.layers.stacks import Layered, Stack
 
 CHOICES = {
     "norm": NORMS,
@@ -183,12 +183,8 @@ class SequenceTransformer(Layered, nn.Module):
         else:
             angles = jnp.asarray(line_angles(length // self.patch, self.width // self.heads))
         tokens = layout.split(tokens, "batch", "tokens", None)
-        blocks = scanned(
-            Block, self.depth, self.remat, self.is_initializing(), unroll=self.unroll, kept=recorded.among(self.depth)
-        )
-        tokens, states = blocks(
-            self.heads, self.mlp_ratio, self.norm, self.mlp, self.qk_norm, self.attention, self.dtype, name="blocks"
-        )(tokens, c, angles, {})
-        recorded.stack(self.depth, states or ())
+        fields = (self.heads, self.mlp_ratio, self.norm, self.mlp, self.qk_norm, self.attention, self.dtype)
+        blocks = Stack("blocks", self.depth, Block, fields, (c, angles, {}), unroll=self.unroll)
+        tokens = blocks.run(self, tokens, recorded)
         out = modulated_output(tokens, c, NORMS[self.norm], self.patch * channels, self.dtype)
         return recorded.beside(out.reshape(x.shape))

@@ -31,8 +31,8 @@ from diffusion.models.layers.blocks import MLPS, Block, Modulation, modulated_ou
 from diffusion.models.layers.condition_embedding import ConditionEmbedding, check_example, check_fields
 from diffusion.models.layers.cross_attention import CrossAttention
 from diffusion.models.layers.norms import NORMS
-from diffusion.models.layers.scan import REMAT, scanned
-from diffusion.models.layers.stacks import Layered
+from diffusion.models.layers.scan import REMAT
+from diffusion.models.layers.stacks import Layered, Stack
 
 CHOICES = {
     "norm": NORMS,
@@ -172,25 +172,16 @@ class SetTransformer(Layered, nn.Module):
         )(x, t, condition)
         tokens = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="embedding")(x)
         tokens = layout.split(tokens, "batch", "tokens", None)
-        indices = recorded.among(self.depth)
+        sizes, kinds = (self.heads, self.mlp_ratio, self.norm, self.mlp), (self.attention, self.dtype)
+        layers = (
+            Block,
+            (*sizes, False, *kinds),
+            (c, None, {}, False, bias),
+            (nn.broadcast, nn.broadcast, 0, nn.broadcast, nn.broadcast),
+        )
         if self.summaries:
-            blocks = scanned(
-                SummaryBlock,
-                self.depth,
-                self.remat,
-                self.is_initializing(),
-                (nn.broadcast, nn.broadcast),
-                self.unroll,
-                indices,
-            )
-            fields = (self.summaries, self.heads, self.mlp_ratio, self.norm, self.mlp, self.attention, self.dtype)
-            tokens, states = blocks(*fields, name="blocks")(tokens, c, bias)
-        else:
-            shared = (nn.broadcast, nn.broadcast, 0, nn.broadcast, nn.broadcast)
-            blocks = scanned(Block, self.depth, self.remat, self.is_initializing(), shared, self.unroll, indices)
-            fields = (self.heads, self.mlp_ratio, self.norm, self.mlp, False, self.attention, self.dtype)
-            tokens, states = blocks(*fields, name="blocks")(tokens, c, None, {}, False, bias)
-        recorded.stack(self.depth, states or ())
+            layers = (SummaryBlock, (self.summaries, *sizes, *kinds), (c, bias), (nn.broadcast, nn.broadcast))
+        tokens = Stack("blocks", self.depth, *layers, unroll=self.unroll).run(self, tokens, recorded)
         output = modulated_output(tokens, c, NORMS[self.norm], x.shape[-1], self.dtype)
         return recorded.beside(padding.zeroed(output, real))
 

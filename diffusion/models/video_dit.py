@@ -49,8 +49,8 @@ from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding
 from diffusion.models.layers.joint_conditions import check_text
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.rotary import axis_angles
-from diffusion.models.layers.scan import REMAT, scanned
-from diffusion.models.layers.stacks import Layered
+from diffusion.models.layers.scan import REMAT
+from diffusion.models.layers.stacks import Layered, Stack
 from diffusion.models.sequence_transformer import line_angles
 
 CHOICES = {
@@ -291,22 +291,15 @@ class VideoDiT(Layered, nn.Module):
         text = None if inputs["text"] is None else dense("text_embedding")(inputs["text"])
         bias = None if inputs["text_mask"] is None else mask_bias(inputs["text_mask"])
 
-        blocks = scanned(
-            VideoBlock,
-            self.depth,
-            self.remat,
-            self.is_initializing(),
-            (*(nn.broadcast,) * 5, 0),
-            self.unroll,
-            recorded.among(self.depth),
-        )
         fields = (self.heads, self.mlp_ratio, self.norm, self.mlp, self.qk_norm, self.attention, self.dtype)
         angles = self._angles(frames, rows, columns, memory)
         along = frame_memory.seen(frames, self.causal, memory) if self.causal else None
         before = None if memory is None else memory[:2]
-        stack = blocks(frames, self.mixing, *fields, name="blocks")
-        tokens, states = stack(tokens, c, angles, text, bias, along, before)
-        recorded.stack(self.depth, states or ())
+        arguments = (c, angles, text, bias, along, before)
+        axes = (*(nn.broadcast,) * 5, 0)
+        block_fields = (frames, self.mixing, *fields)
+        blocks = Stack("blocks", self.depth, VideoBlock, block_fields, arguments, axes, unroll=self.unroll)
+        tokens = blocks.run(self, tokens, recorded)
 
         c = jnp.broadcast_to(c, (batch, frames, self.width)).reshape(-1, self.width)
         outputs = self.patch**2 * channels * (2 if self.learn_sigma else 1)
