@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         conversions as conversions,
         couplings as couplings,
         data as data,
+        discrete as discrete,
         editing as editing,
         equivariant_couplings as equivariant_couplings,
         flow_maps as flow_maps,

@@ -26,7 +26,7 @@ LAYERS = (  # from the bottom to the top
     ("diffusion.samplers", "diffusion.likelihood", "diffusion.caching", "diffusion.equivariant_couplings",
      "diffusion.conditional_couplings"),
     ("diffusion.editing", "diffusion.objectives", "diffusion.videos"),
-    ("diffusion.manifolds", "diffusion.sound"),
+    ("diffusion.manifolds", "diffusion.sound", "diffusion.discrete"),
     ("diffusion.proteins",),
     ("diffusion.data", "diffusion.models"),
     ("diffusion.published",),

@@ -1,0 +1,35 @@
+"""Diffusion of symbols: processes, samplers and bounds on integers 0 .. K - 1, t = 0 data and t = 1 noise."""
+
+from diffusion import public
+from diffusion.discrete.bounds import (
+    discrete_time_bound as discrete_time_bound,
+    masked_bound as masked_bound,
+    noised as noised,
+    score_entropy_bound as score_entropy_bound,
+)
+from diffusion.discrete.categorical import draw as draw
+from diffusion.discrete.keeping import Keeping as Keeping, cosine as cosine, linear as linear, polynomial as polynomial
+from diffusion.discrete.predictions import (
+    Predictor as Predictor,
+    from_logits as from_logits,
+    from_ratios as from_ratios,
+    predictor as predictor,
+)
+from diffusion.discrete.processes import (
+    Process as Process,
+    absorbing as absorbing,
+    mixture as mixture,
+    uniform as uniform,
+)
+from diffusion.discrete.sampling_loop import SymbolSampler as SymbolSampler, prior as prior, sample as sample
+from diffusion.discrete.steps import (
+    Law as Law,
+    ancestral as ancestral,
+    euler as euler,
+    first_hitting as first_hitting,
+    stepped as stepped,
+    tau_leaping as tau_leaping,
+    theta_trapezoidal as theta_trapezoidal,
+)
+
+public.declare(__name__)

@@ -1,0 +1,130 @@
+"""Losses of models of symbols: bounds on -log p(x_0) in nats, one for each example."""
+
+__all__ = ["discrete_time_bound", "masked_bound", "noised", "score_entropy_bound"]
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion.arguments import require_keys
+from diffusion.discrete.categorical import draw
+from diffusion.discrete.predictions import Predictor
+from diffusion.discrete.processes import Process, check_symbols
+
+
+def noised(process: Process, keys: Array, x0: Array, t: Array) -> Array:
+    """Draws x_t from q(x_t | x_0).
+
+    Args:
+        process: the process.
+        keys: `[B]` typed random keys.
+        x0: int `[B, ...]` symbols of the data.
+        t: `[B]` times in [0, 1].
+
+    Returns:
+        int32 `[B, ...]`. Example i depends on keys[i], x0[i] and t[i] alone.
+
+    Raises:
+        ValueError: for symbols out of range, or keys that are not one for each example.
+    """
+    check_symbols(process, x0, "x0")
+    require_keys(keys, len(x0), "noise needs one key for each example")
+    return draw(keys, process.marginal(x0, t))
+
+
+def masked_bound(predict: Predictor, process: Process, keys: Array, x0: Array, t: Array) -> Array:
+    """The bound of a masked process in continuous time, at one time for each example.
+
+        -log p(x_0) <= E_t [-alpha'(t) / (1 - alpha(t)) sum over masks of -log p(x_0 | x_t)],    t uniform in (0, 1)
+
+    With the exact predictor the mean over t, x_t and the data is the entropy of the data: no better bound is possible.
+
+    Args:
+        predict: (x_t, t) -> log p(x_0 | x_t).
+        process: a masked process.
+        keys: `[B]` typed random keys.
+        x0: int `[B, ...]` symbols of the data, no masks.
+        t: `[B]` times in (0, 1), uniform for the bound.
+
+    Returns:
+        float32 `[B]` in nats an example.
+
+    Raises:
+        ValueError: if the process has no mask, and as `noised`.
+
+    The papers: Sahoo et al. 2024, "Simple and Effective Masked Diffusion Language Models"; Shi et al. 2024, "Simplified
+    and Generalized Masked Diffusion for Discrete Data"; both: the bound in continuous time.
+    """
+    if process.mask is None:
+        raise ValueError("masked_bound: the process has no mask; valid: discrete.absorbing, or score_entropy_bound")
+    x_t = noised(process, keys, x0, t)
+    log_x0 = jnp.take_along_axis(predict(x_t, t), x0[..., None], -1)[..., 0]
+    errors = jnp.where(x_t == process.mask, -log_x0, 0.0)
+    weight = process.keeping.decay(t) / process.keeping.replaced(t)
+    return weight * jnp.sum(errors.reshape(len(x0), -1), -1)
+
+
+def score_entropy_bound(predict: Predictor, process: Process, keys: Array, x0: Array, t: Array) -> Array:
+    """The bound of any process in continuous time: the score entropy of its ratios, at one time for each example.
+
+        E_t [beta(t) pi(x_t) sum over y != x_t of (s(y) - r(y) log s(y) + r(y) log r(y) - r(y))]
+
+    with the model's ratios s, those of the known data r and t uniform in (0, 1). For masks it is `masked_bound`.
+
+    Args:
+        predict: (x_t, t) -> log p(x_0 | x_t).
+        process: the process.
+        keys: `[B]` typed random keys.
+        x0: int `[B, ...]` symbols of the data.
+        t: `[B]` times in (0, 1), uniform for the bound.
+
+    Returns:
+        float32 `[B]` in nats an example, without the distance of q(x_1 | x_0) from the prior, which is 0.
+
+    The papers: Lou et al. 2024, "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution",
+    definition 3.1 and theorem 3.6; for uniform processes Schiff et al. 2024, "Simple Guidance Mechanisms for Discrete
+    Diffusion Models".
+    """
+    x_t = noised(process, keys, x0, t)
+    here = jax.nn.one_hot(x_t, process.size, dtype=bool)
+    model = process.ratios(x_t, jnp.exp(predict(x_t, t)), t)
+    data = process.ratios(x_t, jax.nn.one_hot(x0, process.size), t)
+    log = lambda ratios: jnp.log(jnp.where(ratios > 0, ratios, 1.0))
+    errors = model - data + jnp.where(data > 0, data * (log(data) - log(model)), 0.0)
+    prior = jnp.asarray(process.prior)[x_t]
+    summed = prior * jnp.sum(jnp.where(here, 0.0, errors), -1)
+    return process.keeping.rate(t) * jnp.sum(summed.reshape(len(x0), -1), -1)
+
+
+def discrete_time_bound(predict: Predictor, process: Process, keys: Array, x0: Array, i: Array, steps: int) -> Array:
+    """The bound of a process of T steps, at one step for each example.
+
+        -log p(x_0) <= T E_i KL(q(x_s | x_t, x_0) || p(x_s | x_t)),    t = (i + 1) / T, s = i / T
+
+    with i uniform in 0 .. T - 1. Its step i = 0 is -log p(x_0 | x_t). The term of the prior is 0, since alpha(1) = 0.
+
+    Args:
+        predict: (x_t, t) -> log p(x_0 | x_t).
+        process: the process.
+        keys: `[B]` typed random keys.
+        x0: int `[B, ...]` symbols of the data.
+        i: int `[B]` steps, 0 .. T - 1, uniform for the bound.
+        steps: number T of steps, at least 1.
+
+    Returns:
+        float32 `[B]` in nats an example.
+
+    Raises:
+        ValueError: if there are no steps, and as `noised`.
+
+    The paper: Austin et al. 2021, "Structured Denoising Diffusion Models in Discrete State-Spaces", eq. 1 and 4.
+    """
+    if steps < 1:
+        raise ValueError(f"discrete_time_bound: steps = {steps}; valid: at least 1")
+    t, s = (i + 1) / steps, i / steps
+    x_t = noised(process, keys, x0, t)
+    data = process.posterior(x_t, jax.nn.one_hot(x0, process.size), t, s)
+    model = process.posterior(x_t, jnp.exp(predict(x_t, t)), t, s)
+    log = lambda p: jnp.log(jnp.where(p > 0, p, 1.0))
+    terms = jnp.where(data > 0, data * (log(data) - log(model)), 0.0)
+    return steps * jnp.sum(terms.reshape(len(x0), -1), -1)

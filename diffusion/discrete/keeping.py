@@ -1,0 +1,84 @@
+"""How long a symbol keeps its value: the probability alpha(t) that time t finds it as it was."""
+
+__all__ = ["Keeping", "cosine", "linear", "polynomial"]
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusion.schedules.noise_schedule import as_float
+
+
+class Keeping(NamedTuple):
+    """The schedule of a discrete process, t = 0 data and t = 1 noise.
+
+    Attributes:
+        alpha: t in [0, 1] -> probability that a symbol has not been replaced; 1 at t = 0, 0 at t = 1, decreasing.
+        replaced: t -> 1 - alpha, exact where t is small.
+        decay: t -> -d alpha / dt, at least 0.
+        time: alpha in [0, 1] -> t, the inverse of `alpha`.
+    """
+
+    alpha: Callable[[ArrayLike], Array]
+    replaced: Callable[[ArrayLike], Array]
+    decay: Callable[[ArrayLike], Array]
+    time: Callable[[ArrayLike], Array]
+
+    def rate(self, t: ArrayLike) -> Array:
+        """-alpha'(t) / alpha(t): replacements of a symbol in a unit of time; infinite at t = 1."""
+        return self.decay(t) / self.alpha(t)
+
+
+def linear() -> Keeping:
+    """alpha(t) = 1 - t: the same number of symbols is replaced in any two stretches of time of one length.
+
+    Facts:
+        alpha: 1 - t
+        paper: Austin et al. 2021, "Structured Denoising Diffusion Models in Discrete State-Spaces", section 3.1, whose
+            absorbing rates 1 / (T - t + 1) give it; Sahoo et al. 2024, "Simple and Effective Masked Diffusion
+            Language Models", its log-linear schedule
+    """
+    return polynomial(1.0)
+
+
+def polynomial(power: float) -> Keeping:
+    """alpha(t) = 1 - t^power.
+
+    Facts:
+        alpha: 1 - t^power
+        paper: Shi et al. 2024, "Simplified and Generalized Masked Diffusion for Discrete Data"
+
+    Args:
+        power: exponent, at least 1; 2 keeps symbols longer near the data.
+
+    Raises:
+        ValueError: if power is below 1 or not finite.
+    """
+    if not 1 <= power < math.inf:
+        raise ValueError(f"polynomial: power = {power}; valid: a finite number of at least 1 (1 is linear)")
+    return Keeping(
+        alpha=lambda t: -jnp.expm1(power * jnp.log1p(as_float(t) - 1)),
+        replaced=lambda t: as_float(t) ** power,
+        decay=lambda t: power * as_float(t) ** (power - 1),
+        time=lambda alpha: (1 - as_float(alpha)) ** (1 / power),
+    )
+
+
+def cosine() -> Keeping:
+    """alpha(t) = 1 - cos(pi (1 - t) / 2): few symbols are replaced near t = 1, so that sampling begins slowly.
+
+    Facts:
+        alpha: 1 - cos(pi (1 - t) / 2)
+        paper: Chang et al. 2022, "MaskGIT", section 3.2; Shi et al. 2024
+    """
+    angle = lambda t: math.pi / 2 * (1 - as_float(t))
+    return Keeping(
+        alpha=lambda t: 2 * jnp.sin(angle(t) / 2) ** 2,
+        replaced=lambda t: jnp.sin(math.pi / 2 * as_float(t)),
+        decay=lambda t: math.pi / 2 * jnp.sin(angle(t)),
+        time=lambda alpha: 1 - 2 / math.pi * jnp.arccos(1 - as_float(alpha)),
+    )

@@ -1,0 +1,89 @@
+"""What a network says of the clean symbols: log p(x_0 | x_t), made once of its output."""
+
+__all__ = ["Predictor", "from_logits", "from_ratios", "predictor"]
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion.arguments import require_shape
+from diffusion.discrete.processes import Process
+
+Predictor = Callable[[Array, Array], Array]
+"""(x_t int `[B, ...]`, t `[B]`) -> log p(x_0 | x_t), float32 `[B, ..., K]`, of each position by itself."""
+
+
+def predictor(
+    network: Callable[[Array, Array, Any], Array],
+    process: Process,
+    read: Callable[[Process, Array, Array, Array], Array],
+    condition: Any = None,
+) -> Predictor:
+    """The predictor of a network.
+
+    Args:
+        network: (x_t, t, condition) -> output `[B, ..., K]`.
+        process: the process.
+        read: what the output means, (process, output, x_t, t) -> log p(x_0 | x_t): `from_logits` or `from_ratios`.
+        condition: the condition, a pytree of arrays `[B, ...]`.
+
+    Returns:
+        (x_t, t) -> log p(x_0 | x_t). It raises ValueError for an output of another shape.
+    """
+
+    def predict(x_t: Array, t: Array) -> Array:
+        output = network(x_t, t, condition)
+        require_shape(output, (*x_t.shape, process.size), "the output of the network, a number for each symbol,")
+        return read(process, output, x_t, t)
+
+    return predict
+
+
+def from_logits(process: Process, logits: Array, x_t: Array, t: Array) -> Array:
+    """The log-probabilities of logits; for masks by the SUBS rules.
+
+    Under a masked process no mask is predicted, and a symbol that shows is the clean one.
+
+    Args:
+        process: the process.
+        logits: float `[B, ..., K]`.
+        x_t: int `[B, ...]` symbols at time t.
+        t: times; they do not matter here.
+
+    Returns:
+        float32 `[B, ..., K]`, of which exp sums to 1; -inf where a symbol is impossible.
+
+    The paper: Sahoo et al. 2024, "Simple and Effective Masked Diffusion Language Models", the rules called SUBS.
+    """
+    del t
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    if process.mask is None:
+        return jax.nn.log_softmax(logits)
+    symbols = jnp.arange(process.size)
+    shown = jnp.where(symbols == x_t[..., None], 0.0, -jnp.inf)
+    unmasked = jax.nn.log_softmax(jnp.where(symbols == process.mask, -jnp.inf, logits))
+    return jnp.where((x_t == process.mask)[..., None], unmasked, shown)
+
+
+def from_ratios(process: Process, log_ratios: Array, x_t: Array, t: Array) -> Array:
+    """The log-probabilities of a concrete score: its logarithm, log p_t(y) / p_t(x_t).
+
+    Args:
+        process: the process.
+        log_ratios: float `[B, ..., K]`; the number at y = x_t is not read.
+        x_t: int `[B, ...]` symbols at time t.
+        t: times in (0, 1), `[B]`.
+
+    Returns:
+        float32 `[B, ..., K]`. A score that no data has may give numbers below 0; they are taken as 0, and the rest is
+        divided by its sum.
+
+    The paper: Lou et al. 2024, "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution".
+    """
+    here = jax.nn.one_hot(x_t, process.size, dtype=bool)
+    ratios = jnp.where(here, 1.0, jnp.exp(log_ratios.astype(jnp.promote_types(log_ratios.dtype, jnp.float32))))
+    x0 = jnp.maximum(process.x0_of_ratios(x_t, ratios, t), 0.0)
+    return jnp.log(x0) - jnp.log(jnp.sum(x0, -1, keepdims=True))

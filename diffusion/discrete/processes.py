@@ -1,0 +1,265 @@
+"""Processes that replace symbols: each keeps its value with probability alpha(t), and else is drawn from a prior.
+
+    q(x_t | x_0) = alpha_t 1[x_t = x_0] + (1 - alpha_t) pi(x_t)
+
+for each position by itself. The prior pi of a masked process is one symbol; of a uniform process all are equally
+likely. Everything below costs O(K) a position: no matrix of K x K is made.
+"""
+
+__all__ = ["Process", "absorbing", "check_symbols", "mixture", "uniform"]
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+from diffusion.arguments import described, require
+from diffusion.discrete.keeping import Keeping
+from diffusion.schedules import left_broadcast
+
+
+class Process(NamedTuple):
+    """A process on int32 arrays `[B, ...]` of symbols 0 .. K - 1.
+
+    Attributes:
+        keeping: the schedule alpha(t).
+        prior: `[K]` probabilities of the symbol that replaces another; the law of x_1 at each position.
+        mask: the symbol that stands for "not known", where the prior is that symbol alone; None otherwise.
+    """
+
+    keeping: Keeping
+    prior: np.ndarray
+    mask: int | None
+
+    @property
+    def size(self) -> int:
+        """The number K of symbols, the mask among them."""
+        return len(self.prior)
+
+    def marginal(self, x0: Array, t: ArrayLike) -> Array:
+        """q(x_t | x_0): float32 `[B, ..., K]`, of symbols x0 `[B, ...]` and times t, `[]` or `[B]`."""
+        alpha, replaced = (left_broadcast(f(t), x0)[..., None] for f in (self.keeping.alpha, self.keeping.replaced))
+        return alpha * self._one_hot(x0) + replaced * jnp.asarray(self.prior)
+
+    def transition(self, x_s: Array, s: ArrayLike, t: ArrayLike) -> Array:
+        """q(x_t | x_s) for s < t < 1 or s < t = 1: float32 `[B, ..., K]`, of symbols x_s `[B, ...]`.
+
+        alpha_t / alpha_s 1[x_t = x_s] + (1 - alpha_t / alpha_s) pi(x_t)
+        """
+        kept, replaced = (left_broadcast(share, x_s)[..., None] for share in self._between(s, t))
+        return kept * self._one_hot(x_s) + replaced * jnp.asarray(self.prior)
+
+    def posterior(self, x_t: Array, x0: Array, t: ArrayLike, s: ArrayLike) -> Array:
+        """The mean over x_0 of q(x_s | x_t, x_0), s < t: how a step goes back from x_t.
+
+            q(b | z, a) = q(x_t = z | x_s = b) q(x_s = b | x_0 = a) / q(x_t = z | x_0 = a)
+
+        Args:
+            x_t: int `[B, ...]` symbols at time t.
+            x0: float `[B, ..., K]` probabilities of x_0, that of a network or of known data (one-hot).
+            t: times in (0, 1], `[]` or `[B]`.
+            s: times in [0, t), `[]` or `[B]`.
+
+        Returns:
+            float32 `[B, ..., K]` probabilities of x_s. A symbol that the prior does not have stays, at t = 1 too:
+            it is then a given part of the sample.
+
+        The paper: Austin et al. 2021, eq. 3 and 4.
+        """
+        weights, total = self._weights(x_t, x0, t)
+        certain = self._certain(x_t)
+        alpha_s, replaced_s = (left_broadcast(f(s), x0) for f in (self.keeping.alpha, self.keeping.replaced))
+        kept, replaced = (left_broadcast(share, x0) for share in self._between(s, t))
+        here = self._one_hot(x_t)
+        prior = jnp.asarray(self.prior)
+        seen = kept * here + replaced * jnp.sum(prior * here, -1, keepdims=True)  # q(x_t | x_s = b), for each b
+        return jnp.where(certain, here, seen * (alpha_s * weights + replaced_s * prior * total))
+
+    def ratios(self, x_t: Array, x0: Array, t: ArrayLike) -> Array:
+        """The concrete score p_t(y) / p_t(x_t) of all symbols y, by the law of x_0 given x_t.
+
+            sum_a p(a | x_t) q_t(y | a) / q_t(x_t | a)
+
+        At a symbol that the prior does not have, x_0 = x_t is certain and says nothing of the ratios: the sum has that
+        term alone, and no rate reads it, since pi(x_t) = 0.
+
+        Args:
+            x_t: int `[B, ...]` symbols at time t.
+            x0: float `[B, ..., K]` probabilities of x_0 given x_t.
+            t: times in (0, 1], `[]` or `[B]`.
+
+        Returns:
+            float32 `[B, ..., K]`; 1 at y = x_t.
+
+        The papers: Meng et al. 2022, "Concrete Score Matching"; Lou et al. 2024, "Discrete Diffusion Modeling by
+        Estimating the Ratios of the Data Distribution", section 3.
+        """
+        weights, total = self._weights(x_t, x0, t)
+        alpha, replaced = (left_broadcast(f(t), x0) for f in (self.keeping.alpha, self.keeping.replaced))
+        ratios = alpha * weights + replaced * jnp.asarray(self.prior) * total
+        return jnp.where(self._one_hot(x_t) > 0, 1.0, ratios)
+
+    def x0_of_ratios(self, x_t: Array, ratios: Array, t: ArrayLike) -> Array:
+        """The law of x_0 given x_t that has these ratios: the inverse of `ratios`.
+
+            w(a) = (ratios(a) - (1 - alpha) pi(a) sum ratios) / alpha,    p(a | x_t) = w(a) q_t(x_t | a)
+
+        Args:
+            x_t: int `[B, ...]` symbols at time t.
+            ratios: float `[B, ..., K]`, 1 at y = x_t.
+            t: times in (0, 1), `[]` or `[B]`.
+
+        Returns:
+            float32 `[B, ..., K]` probabilities of x_0.
+        """
+        alpha, replaced = (left_broadcast(f(t), ratios) for f in (self.keeping.alpha, self.keeping.replaced))
+        total = jnp.sum(ratios, -1, keepdims=True)
+        weights = (ratios - replaced * jnp.asarray(self.prior) * total) / alpha
+        return weights * self._likelihood(x_t, t, ratios)
+
+    def reverse_rates(self, x_t: Array, x0: Array, t: ArrayLike) -> Array:
+        """The rates at which the reversed process jumps from x_t to each symbol y, 0 at y = x_t.
+
+            beta(t) pi(x_t) p_t(y) / p_t(x_t),    beta = -alpha' / alpha
+
+        At t = 1 they are finite for masks, and infinite for a process whose prior has other symbols than x_t.
+
+        Args:
+            x_t: int `[B, ...]` symbols at time t.
+            x0: float `[B, ..., K]` probabilities of x_0 given x_t.
+            t: times in (0, 1], `[]` or `[B]`.
+
+        Returns:
+            float32 `[B, ..., K]`, jumps in a unit of time.
+
+        The paper: Campbell et al. 2022, "A Continuous Time Framework for Discrete Denoising Models", proposition 1.
+        """
+        weights, total = self._weights(x_t, x0, t)
+        here = self._one_hot(x_t)
+        prior = jnp.asarray(self.prior)
+        of_time = (self.keeping.replaced, self.keeping.decay, self.keeping.rate)
+        replaced, decay, rate = (left_broadcast(f(t), x0) for f in of_time)
+        mixed = jnp.where(prior > 0, rate * replaced * prior * total, 0.0)
+        rates = jnp.sum(prior * here, -1, keepdims=True) * (decay * weights + mixed)
+        return jnp.where((here > 0) | (jnp.sum(prior * here, -1, keepdims=True) <= 0), 0.0, rates)
+
+    def _weights(self, x_t: Array, x0: Array, t: ArrayLike) -> tuple[Array, Array]:
+        """p(a) / q_t(x_t | a) of each a `[B, ..., K]`, and their sum over a.
+
+        Where x_0 = x_t is certain, all of p is taken to be there.
+        """
+        likelihood = self._likelihood(x_t, t, x0)
+        weights = jnp.where(self._certain(x_t), self._one_hot(x_t), x0) / jnp.where(likelihood > 0, likelihood, 1.0)
+        return weights, jnp.sum(weights, -1, keepdims=True)
+
+    def _certain(self, x_t: Array) -> Array:
+        """Whether x_0 = x_t, Bool `[B, ..., 1]`: x_t is a symbol that the prior does not have."""
+        return (jnp.asarray(self.prior)[x_t] <= 0)[..., None]
+
+    def _likelihood(self, x_t: Array, t: ArrayLike, x0: Array) -> Array:
+        """q_t(x_t | a) of each a: float32, of the shape of x0 `[B, ..., K]`."""
+        here = self._one_hot(x_t)
+        alpha, replaced = (left_broadcast(f(t), x0) for f in (self.keeping.alpha, self.keeping.replaced))
+        return alpha * here + replaced * jnp.sum(jnp.asarray(self.prior) * here, -1, keepdims=True)
+
+    def _between(self, s: ArrayLike, t: ArrayLike) -> tuple[Array, Array]:
+        """The shares of symbols that are kept and replaced from s to t."""
+        alpha_s = self.keeping.alpha(s)
+        return self.keeping.alpha(t) / alpha_s, (self.keeping.replaced(t) - self.keeping.replaced(s)) / alpha_s
+
+    def _one_hot(self, x: Array) -> Array:
+        return jax.nn.one_hot(x, self.size, dtype=jnp.float32)
+
+
+def absorbing(keeping: Keeping, size: int) -> Process:
+    """Masks: a symbol is replaced by the mask, the last of the K, and stays so.
+
+    Facts:
+        prior: the mask
+        paper: Austin et al. 2021, "Structured Denoising Diffusion Models in Discrete State-Spaces", section 3.1,
+            absorbing state
+
+    Args:
+        keeping: schedule alpha(t).
+        size: number K of symbols with the mask, at least 2.
+
+    Raises:
+        ValueError: if there are fewer than two symbols.
+    """
+    _check_size("absorbing", size)
+    prior = np.zeros(size)
+    prior[-1] = 1
+    return _process(keeping, prior, size - 1)
+
+
+def uniform(keeping: Keeping, size: int) -> Process:
+    """A symbol is replaced by any of the K, itself too, all equally likely.
+
+    Facts:
+        prior: uniform
+        paper: Hoogeboom et al. 2021, "Argmax Flows and Multinomial Diffusion", eq. 11; Austin et al. 2021, section 3.1
+
+    Args:
+        keeping: schedule alpha(t).
+        size: number K of symbols, at least 2.
+
+    Raises:
+        ValueError: if there are fewer than two symbols.
+    """
+    _check_size("uniform", size)
+    return _process(keeping, np.full(size, 1 / size), None)
+
+
+def mixture(keeping: Keeping, prior: ArrayLike) -> Process:
+    """A symbol is replaced by a draw from any prior, for example from the frequencies of the data.
+
+    Args:
+        keeping: schedule alpha(t).
+        prior: `[K]` probabilities, of sum 1; K at least 2.
+
+    Raises:
+        ValueError: if the numbers are no probabilities.
+    """
+    prior = np.asarray(prior, np.float64)
+    if prior.ndim != 1:
+        raise ValueError(f"mixture: prior has shape {prior.shape}; valid: [K], a probability for each symbol")
+    _check_size("mixture", len(prior))
+    if not (np.all(prior >= 0) and math.isclose(prior.sum(), 1, abs_tol=1e-5)):
+        raise ValueError(
+            f"mixture: prior sums to {prior.sum():g}, least {prior.min():g}; valid: probabilities of sum 1"
+        )
+    prior = prior / prior.sum()
+    only = int(np.argmax(prior))
+    return _process(keeping, prior, only if prior[only] == 1 else None)
+
+
+def check_symbols(process: Process, x: Array, what: str) -> None:
+    """Refuses what is no array of the process's symbols.
+
+    Raises:
+        TypeError: if x is not an array of whole numbers.
+        ValueError: if a symbol is out of range; of traced arrays only the type is known.
+    """
+    if not (hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.integer)):
+        raise TypeError(
+            f"{what} must be an array of whole numbers, symbols 0 .. {process.size - 1}; got {described(x)}"
+        )
+    if not isinstance(x, Tracer) and x.size:
+        low, high = int(np.min(x)), int(np.max(x))
+        if low < 0 or high >= process.size:
+            raise ValueError(f"{what} has symbols {low} .. {high}; valid: 0 .. {process.size - 1}")
+
+
+def _process(keeping: Keeping, prior: np.ndarray, mask: int | None) -> Process:
+    require(keeping, Keeping, "keeping", "a schedule such as discrete.linear()")
+    return Process(keeping, prior, mask)
+
+
+def _check_size(name: str, size: int) -> None:
+    if size < 2:
+        raise ValueError(f"{name}: {size} symbols; valid: at least 2")

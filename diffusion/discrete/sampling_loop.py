@@ -1,0 +1,91 @@
+"""The loop of every sampler of symbols: a scan over the steps of a plan."""
+
+__all__ = ["SymbolSampler", "prior", "sample"]
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+from diffusion.arguments import require, require_keys
+from diffusion.discrete.categorical import draw
+from diffusion.discrete.predictions import Predictor
+from diffusion.discrete.processes import Process, check_symbols
+from diffusion.timesteps import Plan
+
+
+class SymbolSampler(NamedTuple):
+    """A sampler of symbols.
+
+    Attributes:
+        init: (x `[B, ...]`, process, plan) -> state, a NamedTuple or tuple whose first part is the current sample.
+        step: (state, predict, process, plan, i, keys `[B]`) -> state, from plan.t[i] to plan.s[i].
+        nfe: steps -> number of network evaluations.
+        masked: whether it takes masked processes alone.
+        rates: whether it reads the rates of jumps, which are infinite at t = 1 where a process has no mask.
+    """
+
+    init: Callable[[Array, Process, Plan], Any]
+    step: Callable[[Any, Predictor, Process, Plan, ArrayLike, Array], Any]
+    nfe: Callable[[int], int]
+    masked: bool = False
+    rates: bool = False
+
+
+def prior(process: Process, keys: Array, shape: tuple[int, ...]) -> Array:
+    """int32 `[B, *shape]` symbols at t = 1, each example's from its own key.
+
+    Args:
+        process: the process.
+        keys: `[B]` typed random keys, other ones than the keys of `sample`.
+        shape: shape of one example.
+    """
+    require_keys(keys, max(jnp.size(keys), 1), "the prior needs one key for each sample")
+    return draw(keys, jnp.broadcast_to(jnp.asarray(process.prior), (len(keys), *shape, process.size)))
+
+
+def sample(sampler: SymbolSampler, predict: Predictor, process: Process, x: Array, plan: Plan, keys: Array) -> Array:
+    """Carries symbols along the steps of a plan, t = 1 to 0.
+
+    Args:
+        sampler: the sampler, for example `discrete.ancestral()`.
+        predict: (x_t, t) -> log p(x_0 | x_t).
+        process: the process.
+        x: int `[B, ...]` symbols at plan.t[0], for example from `prior`.
+        plan: the steps; its times decrease, within [0, 1].
+        keys: `[B]` typed random keys. Sample i depends on x[i] and keys[i] alone.
+
+    Returns:
+        int32 `[B, ...]` symbols at plan.s[-1].
+
+    Raises:
+        TypeError: for an argument of another type.
+        ValueError: for symbols out of range, a plan that goes up or leaves [0, 1], or a sampler of masks without masks.
+    """
+    require(sampler, SymbolSampler, "sampler", "a sampler of symbols such as discrete.ancestral()")
+    require(process, Process, "process", "a process such as discrete.absorbing(discrete.linear(), 28)")
+    require_keys(keys, len(x), "a sampler of symbols needs one key for each sample")
+    check_symbols(process, x, "x")
+    if sampler.masked and process.mask is None:
+        raise ValueError("this sampler fills in masks, and the process has none; valid: discrete.absorbing")
+    if not isinstance(plan.t, Tracer):
+        t, s = np.asarray(plan.t), np.asarray(plan.s)
+        if np.any(s > t) or t.max() > 1 or s.min() < 0:
+            raise ValueError(f"the plan has times from {t[0]:g} to {s[-1]:g}; valid: decreasing times in [0, 1]")
+        if sampler.rates and process.mask is None and t.max() == 1:
+            raise ValueError(
+                "the rates of this process are infinite at t = 1; valid: a plan that begins before, or ancestral()"
+            )
+    plan = Plan(*map(jnp.asarray, plan))
+
+    def step(state: Any, i: Array) -> tuple[Any, None]:
+        step_keys = jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
+        return sampler.step(state, predict, process, plan, i, step_keys), None
+
+    state, _ = jax.lax.scan(step, sampler.init(x.astype(jnp.int32), process, plan), jnp.arange(len(plan.t)))
+    return state[0]

@@ -1,0 +1,228 @@
+"""Samplers of symbols: how a step of a plan goes back from x_t to x_s."""
+
+__all__ = [
+    "Law",
+    "ancestral",
+    "ancestral_law",
+    "euler",
+    "euler_law",
+    "first_hitting",
+    "first_stage",
+    "second_stage",
+    "stepped",
+    "tau_leaping",
+    "tau_leaping_law",
+    "theta_trapezoidal",
+]
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusion.discrete.categorical import draw
+from diffusion.discrete.predictions import Predictor
+from diffusion.discrete.processes import Process
+from diffusion.discrete.sampling_loop import SymbolSampler
+from diffusion.schedules import left_broadcast
+from diffusion.timesteps import Plan
+
+Law = Callable[[Predictor, Process, Array, Array, Array], Array]
+"""(predict, process, x_t `[B, ...]`, t `[B]`, s `[B]`) -> probabilities of x_s `[B, ..., K]`, of each position."""
+
+
+def stepped(law: Law, rates: bool = False) -> SymbolSampler:
+    """The sampler that draws every step from a law.
+
+    Args:
+        law: the probabilities of x_s, for example your own.
+        rates: whether the law reads the rates of jumps.
+    """
+
+    def init(x: Array, process: Process, plan: Plan) -> tuple[Array]:
+        return (x,)
+
+    def step(state: Any, predict: Predictor, process: Process, plan: Plan, i: ArrayLike, keys: Array) -> tuple[Array]:
+        (x,) = state
+        t, s = (jnp.broadcast_to(time[i], (len(x),)) for time in (jnp.asarray(plan.t), jnp.asarray(plan.s)))
+        return (draw(keys, law(predict, process, x, t, s)),)
+
+    return SymbolSampler(init, step, lambda steps: steps, rates=rates)
+
+
+def ancestral() -> SymbolSampler:
+    """Draws x_s from the mean over x_0 of q(x_s | x_t, x_0), all positions by themselves.
+
+    Exact for one position; for several, exact as the steps become small, since the positions of one step are drawn
+    independently.
+
+    Facts:
+        nfe: steps
+        paper: Austin et al. 2021, "Structured Denoising Diffusion Models in Discrete State-Spaces", eq. 4; for masks
+            Sahoo et al. 2024, "Simple and Effective Masked Diffusion Language Models"
+    """
+    return stepped(ancestral_law)
+
+
+def ancestral_law(predict: Predictor, process: Process, x: Array, t: Array, s: Array) -> Array:
+    """The law of a step of `ancestral`."""
+    return process.posterior(x, jnp.exp(predict(x, t)), t, s)
+
+
+def euler() -> SymbolSampler:
+    """One step of the reversed jump process at rates that stay as they are at t; first order.
+
+        P(x_s = y) = (t - s) rate(y) for y != x_t, at most 1 in all
+
+    Facts:
+        nfe: steps
+        paper: Lou et al. 2024, "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution", its
+            Euler step
+    """
+    return stepped(euler_law, rates=True)
+
+
+def euler_law(predict: Predictor, process: Process, x: Array, t: Array, s: Array) -> Array:
+    """The law of a step of `euler`."""
+    jumps = _leaps(predict, process, x, t, s)
+    total = jnp.sum(jumps, -1, keepdims=True)
+    return _and_stay(jumps / jnp.maximum(total, 1.0), x)
+
+
+def tau_leaping() -> SymbolSampler:
+    """Counts the jumps of a step at rates that stay as they are at t; a position with one jump takes it.
+
+    The number of jumps is a Poisson number. Symbols have no order, so that two jumps from one symbol do not add up: the
+    position then stays, which changes the law by O((t - s)^2).
+
+        P(one jump, to y) = exp(-Lambda) (t - s) rate(y),    Lambda = (t - s) sum_y rate(y)
+
+    Facts:
+        nfe: steps
+        paper: Campbell et al. 2022, "A Continuous Time Framework for Discrete Denoising Models", tau-leaping
+    """
+    return stepped(tau_leaping_law, rates=True)
+
+
+def tau_leaping_law(predict: Predictor, process: Process, x: Array, t: Array, s: Array) -> Array:
+    """The law of a step of `tau_leaping`."""
+    jumps = _leaps(predict, process, x, t, s)
+    return _and_stay(jnp.exp(-jnp.sum(jumps, -1, keepdims=True)) * jumps, x)
+
+
+def theta_trapezoidal(theta: float = 0.5) -> SymbolSampler:
+    """Two stages of a step for masks, of which the second extrapolates the rates.
+
+    Second order in the law of a sample, as long as no extrapolated rate is cut off at 0: where one symbol that appears
+    makes another impossible, it is of first order.
+
+        x_r: a step from t to r = t - theta (t - s) at the rates mu_t of x_t
+        x_s: a step from r to s at the rates (a mu_r - (a - 1) mu_t)_+,    a = 1 / (2 theta (1 - theta))
+
+    with mu_r the rates of x_r. In a stage a mask goes with probability 1 - exp(-Lambda), as it does at constant rates.
+
+    Facts:
+        nfe: 2 steps
+        paper: Ren et al. 2025, "Fast Solvers for Discrete Diffusion Models: Theory and Applications of High-Order
+            Algorithms", the theta-trapezoidal method
+
+    Args:
+        theta: share of the first stage, in (0, 1).
+
+    Raises:
+        ValueError: if theta is not in (0, 1).
+    """
+    if not 0 < theta < 1:
+        raise ValueError(f"theta_trapezoidal: theta = {theta}; valid: a share in (0, 1), e.g. 0.5")
+
+    def init(x: Array, process: Process, plan: Plan) -> tuple[Array]:
+        return (x,)
+
+    def step(state: Any, predict: Predictor, process: Process, plan: Plan, i: ArrayLike, keys: Array) -> tuple[Array]:
+        (x,) = state
+        t, s = (jnp.broadcast_to(time[i], (len(x),)) for time in (plan.t, plan.s))
+        first, second = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        rates = _rates(predict, process, x, t)
+        middle = draw(first, first_stage(theta, rates, x, t, s))
+        later = _rates(predict, process, middle, t - theta * (t - s))
+        return (draw(second, second_stage(theta, rates, later, process, middle, t, s)),)
+
+    return SymbolSampler(init, step, lambda steps: 2 * steps, masked=True, rates=True)
+
+
+def first_stage(theta: float, rates: Array, x: Array, t: Array, s: Array) -> Array:
+    """The law of the first stage of `theta_trapezoidal`, of the rates `[B, ..., K]` of x_t."""
+    return _at_constant_rates(theta * left_broadcast(t - s, rates) * rates, x)
+
+
+def second_stage(
+    theta: float, rates: Array, later: Array, process: Process, middle: Array, t: Array, s: Array
+) -> Array:
+    """The law of the second stage of `theta_trapezoidal`, of the rates of x_t and those of the middle x_r."""
+    ahead = 1 / (2 * theta * (1 - theta))
+    extrapolated = jnp.maximum(ahead * later - (ahead - 1) * rates, 0.0)
+    extrapolated = jnp.where((middle == process.mask)[..., None], extrapolated, 0.0)
+    return _at_constant_rates((1 - theta) * left_broadcast(t - s, rates) * extrapolated, middle)
+
+
+def first_hitting() -> SymbolSampler:
+    """Fills in one mask a step, at the time at which the reversed process does: its law is exact.
+
+    The next mask to go is any of them, and its symbol is drawn from the prediction at that moment, at which
+
+        alpha_s = 1 - (1 - alpha_t) u^(1 / n),    u uniform, n masks left.
+
+    A plan has as many steps as an example has positions; of its times only the first is read.
+
+    Facts:
+        nfe: steps, one for each position
+        paper: Zheng et al. 2024, "Masked Diffusion Models are Secretly Time-Agnostic Masked Models and Exploit
+            Inaccurate Categorical Sampling"
+    """
+
+    def init(x: Array, process: Process, plan: Plan) -> tuple[Array, Array]:
+        positions = x[0].size
+        if len(plan.t) != positions:
+            raise ValueError(f"first_hitting: {len(plan.t)} steps; valid: {positions}, one for each position")
+        return x, jnp.broadcast_to(process.keeping.alpha(plan.t[0]), (len(x),))
+
+    def step(
+        state: Any, predict: Predictor, process: Process, plan: Plan, i: ArrayLike, keys: Array
+    ) -> tuple[Array, Array]:
+        x, alpha = state
+        masked = (x == process.mask).reshape(len(x), -1)
+        number = jnp.sum(masked, -1)
+        when, where, what = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0)
+        u = jax.vmap(jax.random.uniform)(when)
+        alpha = jnp.where(number > 0, 1 - (1 - alpha) * u ** (1 / jnp.maximum(number, 1)), alpha)
+        position = draw(where, masked.astype(jnp.float32))
+        symbols = draw(what, jnp.exp(predict(x, process.keeping.time(alpha)))).reshape(len(x), -1)
+        filled = masked & (jnp.arange(masked.shape[1]) == position[:, None])
+        return jnp.where(filled, symbols, x.reshape(len(x), -1)).reshape(x.shape), alpha
+
+    return SymbolSampler(init, step, lambda steps: steps, masked=True)
+
+
+def _rates(predict: Predictor, process: Process, x: Array, t: Array) -> Array:
+    return process.reverse_rates(x, jnp.exp(predict(x, t)), t)
+
+
+def _leaps(predict: Predictor, process: Process, x: Array, t: Array, s: Array) -> Array:
+    """(t - s) rate(y): the mean number of jumps to each symbol, `[B, ..., K]`."""
+    rates = _rates(predict, process, x, t)
+    return left_broadcast(t - s, rates) * rates
+
+
+def _and_stay(jumps: Array, x: Array) -> Array:
+    stay = jnp.maximum(1 - jnp.sum(jumps, -1, keepdims=True), 0.0)
+    return jumps + stay * jax.nn.one_hot(x, jumps.shape[-1])
+
+
+def _at_constant_rates(leaps: Array, x: Array) -> Array:
+    """The law after a jump to a symbol that no jump leaves: 1 - exp(-Lambda), shared by the rates."""
+    total = jnp.sum(leaps, -1, keepdims=True)
+    share = -jnp.expm1(-total) / jnp.where(total > 0, total, 1.0)
+    return _and_stay(share * leaps, x)

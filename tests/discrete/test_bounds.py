@@ -1,0 +1,96 @@
+"""Bounds on -log p of data that can be enumerated: with the exact predictor their mean is the entropy of the data."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import discrete
+from tests.discrete.enumerated import PROCESSES, Enumerated
+
+NUMBER = 40_000
+
+
+def batch(data, seed=0):
+    """Keys, data and times, stratified so that the times alone add no variance."""
+    keys = jax.random.split(jax.random.key(seed), NUMBER)
+    rows = np.random.default_rng(seed).permutation(
+        np.repeat(np.arange(len(data.p)), np.round(data.p * NUMBER).astype(int))
+    )
+    rows = np.resize(rows, NUMBER)
+    t = (np.random.default_rng(seed + 1).permutation(NUMBER) + 0.5) / NUMBER
+    return keys, jnp.asarray(data.states[rows], jnp.int32), jnp.asarray(t, jnp.float32)
+
+
+def mean(losses):
+    losses = np.asarray(losses, np.float64)
+    return losses.mean(), losses.std() / np.sqrt(len(losses))
+
+
+@pytest.mark.parametrize("name, bound", [
+    ("absorbing", discrete.masked_bound), ("absorbing", discrete.score_entropy_bound),
+    ("uniform", discrete.score_entropy_bound), ("mixture", discrete.score_entropy_bound),
+])  # fmt: skip
+def test_the_exact_predictor_reaches_the_entropy_and_another_does_not(name, bound):
+    data = Enumerated(PROCESSES[name], positions=2)
+    arguments = (data.process, *batch(data))
+    found, error = mean(jax.jit(lambda keys, x0, t: bound(data.predictor(), data.process, keys, x0, t))(*arguments[1:]))
+    assert error < 0.08 and abs(found - data.entropy) < 4 * error, (found, error, data.entropy)
+    blind = lambda x, t: discrete.from_logits(data.process, jnp.zeros((*x.shape, data.process.size)), x, t)
+    other, error = mean(bound(blind, *arguments))
+    assert other > data.entropy + 4 * error
+
+
+def test_the_score_entropy_of_masks_is_the_weighted_cross_entropy():
+    """By each example, and so its gradient too."""
+    data = Enumerated(PROCESSES["absorbing"])
+    keys, x0, t = (part[:500] for part in batch(data))
+    t = jnp.clip(t, 0.05, 0.95)
+
+    def losses(bound, logits):
+        predict = lambda x, t: discrete.from_logits(data.process, jnp.broadcast_to(logits, (*x.shape, 4)), x, t)
+        return bound(predict, data.process, keys, x0, t)
+
+    logits = jnp.array([0.3, -0.4, 0.1, 7.0])
+    masked, general = (losses(bound, logits) for bound in (discrete.masked_bound, discrete.score_entropy_bound))
+    np.testing.assert_allclose(masked, general, rtol=2e-4, atol=1e-5)
+    gradients = [
+        jax.grad(lambda at, bound=bound: losses(bound, at).mean())(logits)
+        for bound in (discrete.masked_bound, discrete.score_entropy_bound)
+    ]
+    np.testing.assert_allclose(*gradients, rtol=1e-3, atol=1e-5)
+    assert abs(gradients[0]).max() > 0.01
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("steps", [1, 5])
+def test_the_bound_of_discrete_time_is_the_entropy_for_one_position(name, steps):
+    data = Enumerated(PROCESSES[name], positions=1)
+    keys, x0, t = batch(data)
+    i = jnp.asarray(np.floor(np.asarray(t) * steps), jnp.int32)
+    found, error = mean(discrete.discrete_time_bound(data.predictor(), data.process, keys, x0, i, steps))
+    assert error < 0.02 and abs(found - data.entropy) < 4 * error + 1e-3, (found, error, data.entropy)
+
+
+def test_the_bound_of_discrete_time_falls_to_the_entropy_with_the_steps():
+    """Of three positions, which a step draws by themselves: each coarse step costs nats."""
+    data = Enumerated(PROCESSES["absorbing"])
+    keys, x0, t = batch(data)
+    found = []
+    for steps in (1, 4, 64):
+        i = jnp.asarray(np.floor(np.asarray(t) * steps), jnp.int32)
+        found.append(mean(discrete.discrete_time_bound(data.predictor(), data.process, keys, x0, i, steps))[0])
+    assert found[0] > found[1] > found[2] > data.entropy - 0.05 and found[2] < data.entropy + 0.1
+
+
+def test_what_is_no_bound_is_refused():
+    data = Enumerated(PROCESSES["uniform"], positions=1)
+    keys, x0, t = (part[:4] for part in batch(data))
+    with pytest.raises(ValueError, match="masked_bound: the process has no mask"):
+        discrete.masked_bound(data.predictor(), data.process, keys, x0, t)
+    with pytest.raises(ValueError, match=r"x0 has symbols .* valid: 0 \.\. 2"):
+        discrete.score_entropy_bound(data.predictor(), data.process, keys, x0 + 3, t)
+    with pytest.raises(ValueError, match="steps = 0; valid: at least 1"):
+        discrete.discrete_time_bound(data.predictor(), data.process, keys, x0, jnp.zeros(4, int), 0)
+    with pytest.raises(ValueError, match="noise needs one key for each example"):
+        discrete.noised(data.process, keys[:2], x0, t)

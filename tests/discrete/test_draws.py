@@ -1,0 +1,82 @@
+"""Draws of symbols, and what a network says of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import discrete
+from diffusion.discrete.categorical import exponential
+from tests.discrete.enumerated import PROCESSES
+
+
+def test_exponential_numbers_are_exact_at_both_ends():
+    """-log(1 - u) in float64 of u = (high + (low + 1/2) / 2^32) / 2^32, from 2^-65 to 44."""
+    high = np.array([0, 0, 1, 12345, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1, 2**32 - 1], np.uint32)
+    low = np.array([0, 7, 2**31, 99, 2**32 - 1, 0, 5, 0, 2**32 - 1], np.uint32)
+    integers = [int(h) * 2**32 + int(l) for h, l in zip(high, low, strict=True)]
+    exact = [-np.log1p(-(n + 0.5) / 2**64) if n < 2**63 else -np.log((2**64 - n - 0.5) / 2**64) for n in integers]
+    np.testing.assert_allclose(exponential(jnp.asarray(high), jnp.asarray(low)), exact, rtol=3e-7)
+
+
+def test_symbols_are_drawn_as_often_as_their_probabilities_say():
+    p = np.array([0.5, 0.0, 0.3, 0.199, 0.001])
+    keys = jax.random.split(jax.random.key(0), 200)
+    drawn = discrete.draw(keys, jnp.tile(jnp.asarray(p, jnp.float32), (200, 500, 1)))
+    counts = np.bincount(np.ravel(drawn), minlength=5)
+    assert counts[1] == 0 and drawn.dtype == jnp.int32
+    errors = (counts - 100_000 * p)[p > 0] / np.sqrt(100_000 * p * (1 - p))[p > 0]
+    assert np.abs(errors).max() < 4, counts
+
+
+def test_an_example_depends_on_its_own_key_alone():
+    process = PROCESSES["uniform"]
+    keys = jax.random.split(jax.random.key(1), 6)
+    x0, t = jnp.arange(18).reshape(6, 3) % 3, jnp.linspace(0.1, 0.9, 6)
+    whole = discrete.noised(process, keys, x0, t)
+    for i in range(6):
+        row = slice(i, i + 1)
+        np.testing.assert_array_equal(discrete.noised(process, keys[row], x0[row], t[row]), whole[row])
+    assert len({tuple(row) for row in np.asarray(discrete.prior(process, keys, (30,)))}) == 6
+
+
+def test_noise_has_the_law_of_the_process():
+    process = PROCESSES["mixture"]
+    keys = jax.random.split(jax.random.key(2), 20_000)
+    x0 = jnp.full((20_000, 1), 3)
+    drawn = np.ravel(discrete.noised(process, keys, x0, jnp.full(20_000, 0.6)))
+    exact = np.asarray(process.marginal(jnp.array(3), 0.6), np.float64)
+    np.testing.assert_allclose(np.bincount(drawn, minlength=4) / 20_000, exact, atol=4 * 0.5 / np.sqrt(20_000))
+
+
+def test_masks_are_never_predicted_and_shown_symbols_stay():
+    process = PROCESSES["absorbing"]
+    logits = jnp.array([[[1.0, 2.0, 3.0, 50.0], [5.0, 0.0, 0.0, 0.0]]])
+    log_x0 = discrete.from_logits(process, logits, jnp.array([[3, 1]]), jnp.ones(1))
+    np.testing.assert_allclose(jnp.exp(log_x0[0, 0]), [*np.exp([1, 2, 3]) / np.exp([1, 2, 3]).sum(), 0], rtol=1e-6)
+    np.testing.assert_array_equal(jnp.exp(log_x0[0, 1]), [0, 1, 0, 0])
+    plain = discrete.from_logits(PROCESSES["uniform"], logits[..., :3], jnp.array([[2, 1]]), jnp.ones(1))
+    np.testing.assert_allclose(plain, jax.nn.log_softmax(logits[..., :3]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name, symbol", [("absorbing", 3), ("uniform", 1), ("mixture", 0)])
+def test_logits_and_ratios_say_the_same(name, symbol):
+    process = PROCESSES[name]
+    x, t = jnp.array([[symbol]]), jnp.array([0.4])
+    log_x0 = discrete.from_logits(process, jnp.linspace(-1, 1, process.size)[None, None], x, t)
+    log_ratios = jnp.log(process.ratios(x, jnp.exp(log_x0), t))
+    np.testing.assert_allclose(jnp.exp(discrete.from_ratios(process, log_ratios, x, t)), jnp.exp(log_x0), atol=1e-6)
+
+
+def test_a_predictor_reads_a_network_and_refuses_another_shape():
+    process = PROCESSES["uniform"]
+    network = lambda x, t, condition: jnp.zeros((*x.shape, condition))
+    predict = discrete.predictor(network, process, discrete.from_logits, condition=3)
+    np.testing.assert_allclose(
+        jnp.exp(predict(jnp.zeros((2, 5), int), jnp.ones(2))), np.full((2, 5, 3), 1 / 3), rtol=1e-6
+    )
+    wrong = discrete.predictor(network, process, discrete.from_logits, condition=4)
+    with pytest.raises(
+        ValueError, match=r"a number for each symbol, must have the shape \(2, 5, 3\), and has \(2, 5, 4\)"
+    ):
+        wrong(jnp.zeros((2, 5), int), jnp.ones(2))

@@ -1,0 +1,180 @@
+"""Samplers of symbols: their laws on data that can be enumerated, by products of exact kernels."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import discrete, timesteps
+from diffusion.discrete import steps
+from tests.discrete.enumerated import PROCESSES, Enumerated
+
+SAMPLERS = {
+    "ancestral": discrete.ancestral(),
+    "euler": discrete.euler(),
+    "tau_leaping": discrete.tau_leaping(),
+    "theta_trapezoidal": discrete.theta_trapezoidal(),
+}
+FIRST_ORDER = {"ancestral": steps.ancestral_law, "euler": steps.euler_law, "tau_leaping": steps.tau_leaping_law}
+
+
+def grid(number, begin=1.0, end=0.0):
+    return np.linspace(begin, end, number + 1)
+
+
+def distance(found, exact):
+    assert abs(found.sum() - 1) < 1e-4
+    return np.abs(found - exact).sum() / 2
+
+
+def order(errors):
+    return np.log2(errors[0] / errors[1])
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_one_position_is_drawn_exactly_in_any_number_of_ancestral_steps(name):
+    data = Enumerated(PROCESSES[name], positions=1)
+    for number in (1, 3):
+        np.testing.assert_allclose(data.stepped_law(steps.ancestral_law, grid(number)), data.p, atol=3e-6)
+
+
+@pytest.mark.parametrize("name", FIRST_ORDER)
+def test_samplers_of_positions_by_themselves_are_of_first_order_for_masks(name):
+    data = Enumerated(PROCESSES["absorbing"])
+    errors = [
+        distance(data.stepped_law(FIRST_ORDER[name], grid(number, 1.0, 0.1)), data.at(0.1)) for number in (24, 48)
+    ]
+    assert 0.85 < order(errors) < 1.2, errors
+
+
+@pytest.mark.parametrize("name", FIRST_ORDER)
+def test_samplers_are_of_first_order_for_uniform_processes(name):
+    """From the law at t = 0.9, where the rates are finite, to that at t = 0.1."""
+    data = Enumerated(PROCESSES["uniform"])
+    data.prior = lambda: data.at(0.9)
+    errors = [
+        distance(data.stepped_law(FIRST_ORDER[name], grid(number, 0.9, 0.1)), data.at(0.1)) for number in (24, 48)
+    ]
+    assert 0.8 < order(errors) < 1.25, errors
+
+
+@pytest.mark.parametrize("theta", [0.5, 0.3])
+def test_the_trapezoidal_sampler_is_of_second_order(theta):
+    """The law of both stages, over every middle state, of data in which no rate is cut off."""
+    data = Enumerated(PROCESSES["absorbing"], positions=2, concentration=20.0)
+    x = jnp.asarray(data.states, jnp.int32)
+    predict, process = data.predictor(), data.process
+    rates_at = jax.jit(lambda x, t: steps._rates(predict, process, x, t))
+    number = len(x)
+
+    def law(times):
+        current = data.prior()
+        for t, s in itertools.pairwise(times):
+            time, end = jnp.full(number, t, jnp.float32), jnp.full(number, s, jnp.float32)
+            rates = rates_at(x, time)
+            first = data.kernel(np.asarray(steps.first_stage(theta, rates, x, time, end), np.float64))
+            later = rates_at(x, time - theta * (time - end))
+            total = np.zeros(number)
+            for i in range(number):
+                if current[i] > 0:
+                    same = jnp.broadcast_to(rates[i], rates.shape)
+                    second = steps.second_stage(theta, same, later, process, x, time, end)
+                    total += current[i] * first[i] @ data.kernel(np.asarray(second, np.float64))
+            current = total
+        return current
+
+    errors = [distance(law(grid(number, 1.0, 0.3)), data.at(0.3)) for number in (4, 8)]
+    assert 1.7 < order(errors) < 2.6, errors
+
+
+def drawn(data, sampler, plan, number):
+    keys = jax.random.split(jax.random.key(7), number)
+    start = discrete.prior(data.process, jax.random.split(jax.random.key(8), number), (data.positions,))
+    run = jax.jit(lambda start, keys: discrete.sample(sampler, data.predictor(), data.process, start, plan, keys))
+    return np.bincount(np.asarray(data.index(run(start, keys))), minlength=len(data.p)) / number
+
+
+def test_first_hitting_has_the_law_of_the_data_in_as_many_steps_as_positions():
+    data = Enumerated(PROCESSES["absorbing"])
+    number = 30_000
+    found = drawn(data, discrete.first_hitting(), timesteps.plan(grid(3)), number)
+    assert distance(found, data.p) < 1.5 * np.sum(np.sqrt(data.p / number)) / 2
+    one = drawn(data, discrete.ancestral(), timesteps.plan(grid(3)), number)
+    assert distance(one, data.p) > 5 * distance(found, data.p)  # what three steps of all positions at once miss
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_loop_draws_the_law_of_its_steps(name):
+    data = Enumerated(PROCESSES["absorbing"])
+    number, times = 20_000, grid(8)
+    found = drawn(data, SAMPLERS[name], timesteps.plan(times), number)
+    if name in FIRST_ORDER:
+        exact = data.stepped_law(FIRST_ORDER[name], times)
+        assert distance(found, exact) < 1.5 * np.sum(np.sqrt(exact / number)) / 2
+    else:
+        assert distance(found, data.p) < 0.1
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sample_depends_on_its_own_start_and_key_alone(name):
+    data = Enumerated(PROCESSES["absorbing"])
+    keys = jax.random.split(jax.random.key(3), 5)
+    start = jnp.array([[3, 3, 3], [3, 0, 3], [1, 3, 2], [3, 3, 0], [0, 1, 2]])
+    run = lambda rows: discrete.sample(
+        SAMPLERS[name], data.predictor(), data.process, start[rows], timesteps.plan(grid(6)), keys[rows]
+    )
+    whole = run(slice(0, 5))
+    for i in range(5):
+        np.testing.assert_array_equal(run(slice(i, i + 1)), whole[i : i + 1])
+    np.testing.assert_array_equal(whole[4], start[4])  # nothing is masked
+    if name == "ancestral":
+        assert int((whole == 3).sum()) == 0
+
+
+@pytest.mark.parametrize("name, sampler", [*SAMPLERS.items(), ("first_hitting", discrete.first_hitting())])
+def test_evaluations_are_as_many_as_it_says(name, sampler):
+    calls = []
+    process = PROCESSES["absorbing"]
+
+    def predict(x, t):
+        jax.debug.callback(lambda: calls.append(1))
+        return discrete.from_logits(process, jnp.zeros((*x.shape, 4)), x, t)
+
+    start = jnp.full((2, 3), 3)
+    discrete.sample(sampler, predict, process, start, timesteps.plan(grid(3)), jax.random.split(jax.random.key(0), 2))
+    jax.effects_barrier()
+    assert len(calls) == sampler.nfe(3)
+
+
+def test_a_law_of_ones_own_is_a_sampler():
+    """All masks go at once to the likeliest symbol."""
+    process = PROCESSES["absorbing"]
+    greedy = lambda predict, process, x, t, s: jax.nn.one_hot(jnp.argmax(predict(x, t), -1), process.size)
+    predict = lambda x, t: discrete.from_logits(process, jnp.tile(jnp.array([0.0, 2.0, 1.0, 9.0]), (*x.shape, 1)), x, t)
+    keys = jax.random.split(jax.random.key(0), 2)
+    start = jnp.array([[3, 0, 3], [2, 3, 3]])
+    found = discrete.sample(discrete.stepped(greedy), predict, process, start, timesteps.plan(grid(1)), keys)
+    np.testing.assert_array_equal(found, [[1, 0, 1], [2, 1, 1]])
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_compiled():
+    keys, x = jax.random.split(jax.random.key(0), 2), jnp.zeros((2, 3), int)
+    fine = (None, PROCESSES["uniform"], x, timesteps.plan(grid(4, 0.9)), keys)
+    with pytest.raises(ValueError, match="this sampler fills in masks, and the process has none"):
+        discrete.sample(discrete.first_hitting(), *fine)
+    with pytest.raises(ValueError, match="rates of this process are infinite at t = 1"):
+        discrete.sample(discrete.euler(), None, PROCESSES["uniform"], x, timesteps.plan(grid(4)), keys)
+    with pytest.raises(ValueError, match=r"times from 0.1 to 0.9; valid: decreasing times in \[0, 1\]"):
+        discrete.sample(discrete.ancestral(), *fine[:3], timesteps.plan(grid(4, 0.1, 0.9)), keys)
+    with pytest.raises(ValueError, match=r"x has symbols 3 \.\. 3; valid: 0 \.\. 2"):
+        discrete.sample(discrete.ancestral(), None, PROCESSES["uniform"], x + 3, timesteps.plan(grid(4)), keys)
+    with pytest.raises(ValueError, match="first_hitting: 4 steps; valid: 3, one for each position"):
+        discrete.sample(discrete.first_hitting(), None, PROCESSES["absorbing"], x + 3, timesteps.plan(grid(4)), keys)
+    with pytest.raises(TypeError, match=r"sampler must be a sampler of symbols such as discrete.ancestral\(\)"):
+        discrete.sample(discrete.ancestral, *fine)
+    with pytest.raises(ValueError, match="a sampler of symbols needs one key for each sample"):
+        discrete.sample(discrete.ancestral(), None, PROCESSES["uniform"], x, timesteps.plan(grid(4)), keys[:1])
+    with pytest.raises(ValueError, match=r"theta = 1; valid: a share in \(0, 1\)"):
+        discrete.theta_trapezoidal(1)
