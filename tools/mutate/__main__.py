@@ -43,6 +43,7 @@ FOLDERS = (
     "metrics",
     "training",
     "manifolds",
+    "discrete",
     "sound",
     "proteins",
     "caching",
