@@ -5,7 +5,7 @@ The mask of an object. Let p be a pixel, w the paper (the median of the picture'
 
     {|p - w| > D / 2},    which for a drawing is exactly {pixels whose centre lies inside the edge}.
 
-Outlines and neon are filled; neon, whose glow reaches beyond its line, takes 0.85 in place of 1/2. The object's part of
+Outlines and neon are filled; neon, whose glow reaches beyond its line, takes 0.7 in place of 1/2. The object's part of
 the picture is all of it for one object, a half for one of two, and a connected part for one of several. A picture of
 two is cut at the emptiest column or row near its middle; of the four ways to name its halves, that one counts in which
 the overlaps and the shares of colour sum to the most. Written words are not measured.
@@ -30,6 +30,7 @@ COLOURED = 0.9  # of an object's pixels that have its colour, at least
 SHARP = 2.5  # pixels of an edge's width, at most; drawings have 1.6 and less
 STRONG = 60  # of 255: how much a pixel of an object differs from the paper
 SMALLEST = 4  # pixels of a part that counts
+NEON = 0.7  # of the way to the full colour: the glow ends below, and a decoded line is rarely thinner
 NEAR = (24, 41)  # columns, or rows, between which a picture of two is cut
 PARTS = ("shape", "whole", "one_piece", "sharp", "colour", "size", "position", "count", "relation")
 """What a picture's verdict says, in the order of tables."""
@@ -157,7 +158,7 @@ def _strength(apart: np.ndarray) -> float:
 
 def mask(apart: np.ndarray, style: str) -> np.ndarray:
     """The mask of an object, Bool [H, W], by |p - w| in its part of the picture and 0 elsewhere, [H, W]."""
-    inside: Any = apart > _strength(apart) * (0.85 if style == "neon" else 0.5)
+    inside: Any = apart > _strength(apart) * (NEON if style == "neon" else 0.5)
     return inside if style == "plain" else np.asarray(ndimage.binary_fill_holes(inside))
 
 
