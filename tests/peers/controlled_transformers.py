@@ -40,6 +40,7 @@ class Used(NamedTuple):
         modes: of a union, the kind of each picture.
         side: of the pictures, in pixels; the latents have 8.
         inpaints: whether the pictures have `MASK`, where they are painted anew.
+        in_numbers: whether the caller states `between` as two numbers, as the pipeline has them by default.
     """
 
     nets: tuple[str, ...]
@@ -48,6 +49,7 @@ class Used(NamedTuple):
     modes: tuple[int, ...] = ()
     side: int = 16
     inpaints: bool = False
+    in_numbers: bool = False
 
 
 MASK = np.zeros((16, 16), bool)  # of cells of 2 x 2 pixels, some in part
@@ -102,6 +104,7 @@ CASES = {
     "flux": {
         "one": Used(("edges",), (0.8,)),
         "union, of two kinds": Used(("union", "union"), (0.6, 0.9), modes=(2, 0)),
+        "union, of two kinds, in numbers": Used(("union", "union"), (0.6, 0.9), modes=(2, 0), in_numbers=True),
         "one, of pixels": Used(("pixels",), (0.8,), side=64),
     },
 }
@@ -163,8 +166,7 @@ def write(base: str, folder: pathlib.Path) -> None:
             how |= {"control_mode": list(case.modes)} if several else {}
         if case.inpaints:
             how["control_mask"] = torch.from_numpy(MASK.astype(np.float32))[None, None].repeat(2, 1, 1, 1)
-        # For several pictures of one union the pipeline would take the first alone where these are numbers.
-        between = [[end] * len(case.nets) for end in case.between] if several else case.between
+        between = [[end] * len(case.nets) for end in case.between] if several and not case.in_numbers else case.between
         pipe.vae_scale_factor = case.side // 8  # of pixels no autoencoder takes part
         mean = lambda moments, generator=None: moments.mode()
         with torch.no_grad(), mock.patch.object(DiagonalGaussianDistribution, "sample", mean):
