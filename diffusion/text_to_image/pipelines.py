@@ -3,7 +3,7 @@
 A folder has a denoiser, an autoencoder, text encoders and a scheduler; the class in its model_index.json is in `KINDS`.
 """
 
-__all__ = ["KINDS", "distilled", "kind_of", "published"]
+__all__ = ["KINDS", "OF_CLASSES", "distilled", "kind_of", "published"]
 
 import pathlib
 
@@ -17,6 +17,8 @@ from diffusion.published.pipeline_kinds import LCM, Kind, Usual
 
 KINDS = rooms.Entries("pipeline", "KINDS")
 """The kinds by the names of their classes in diffusers: those of every room in `diffusion.published`."""
+OF_CLASSES = ("DDPMPipeline", "DDIMPipeline", "ConsistencyModelPipeline", "DiTPipeline")
+"""The classes of pipelines that read no prompt, and that `diffusion sample` takes as it takes a run."""
 
 
 def kind_of(name: str, folder: pathlib.Path) -> Kind:
@@ -31,6 +33,11 @@ def kind_of(name: str, folder: pathlib.Path) -> Kind:
         raise Refusal(
             f"{folder} is FLUX.1 Redux, which is attached to a FLUX.1: text_to_image.load(.., attachments={{'look': "
             "FOLDER}), --attach=look=FOLDER, and --controls=look:PICTURE"
+        )
+    if name in OF_CLASSES:
+        raise Refusal(
+            f"{folder} is a {name}, which reads no prompt. It is sampled as a run is: diffusion sample "
+            f"--model={folder}; in Python, diffusion.experiments.sampling.trained_run.load({str(folder)!r})"
         )
     family = max((kind.family for kind in KINDS.values() if name.startswith(kind.family)), key=len, default=None)
     relatives = [other for other, kind in KINDS.items() if kind.family == family]

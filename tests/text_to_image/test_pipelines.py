@@ -523,3 +523,17 @@ def drawn_like(shape, seed):
 def test_redux_is_refused_as_a_model_with_how_it_is_attached(tmp_path):
     with pytest.raises(Refusal, match=r"is FLUX\.1 Redux, which is attached to a FLUX\.1: .*--attach=look=FOLDER"):
         pipelines.kind_of("FluxPriorReduxPipeline", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["DDPMPipeline", "DDIMPipeline", "ConsistencyModelPipeline", "DiTPipeline"])
+def test_a_pipeline_of_classes_names_the_command_that_takes_it(name, tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name}))
+    message = rf"{tmp_path} is a {name}, which reads no prompt\. .*diffusion sample --model={tmp_path}; in Python, "
+    with pytest.raises(Refusal, match=message + rf"diffusion\.experiments\.sampling\.trained_run\.load\('{tmp_path}'"):
+        text_to_image.load(tmp_path)
+
+
+def test_the_pipelines_that_are_sampled_as_runs_are_those_of_the_command():
+    from diffusion.experiments.sampling import class_models  # reads networks
+
+    assert set(pipelines.OF_CLASSES) == set(class_models.KINDS)
