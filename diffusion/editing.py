@@ -3,7 +3,8 @@
 | task                      | how                                                                           |
 |---------------------------|-------------------------------------------------------------------------------|
 | inpainting by replacement | sample(..., after_step=replacement(schedule, plan, known, mask))              |
-| RePaint                   | the same, along plan = repaint(grid, jump, resamplings), with samplers.ddpm() |
+| by one noise throughout   | sample(..., after_step=replacement_along(schedule, plan, known, mask, noise)) |
+| RePaint                   | replacement, along plan = repaint(grid, jump, resamplings), with samplers.ddpm() |
 | inpainting by DPS, PiGDM  | guidance.posterior_sampling or pseudoinverse, with measurements.masked(mask)  |
 | MCG                       | DPS and replacement together (Chung et al. 2022, "Manifold Constraints")      |
 | outpainting               | extended(images, pad), a denoiser by guidance.windows, and replacement        |
@@ -13,7 +14,17 @@
 | prompt-to-prompt          | prompt_to_prompt(...); the layers have the mask "borrow" (`layer_masks`)      |
 """
 
-__all__ = ["borrowing", "extended", "noised", "prompt_to_prompt", "repaint", "replacement", "sdedit", "slerp"]
+__all__ = [
+    "borrowing",
+    "extended",
+    "noised",
+    "prompt_to_prompt",
+    "repaint",
+    "replacement",
+    "replacement_along",
+    "sdedit",
+    "slerp",
+]
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -76,6 +87,41 @@ def replacement(
     def after_step(x, s, i, keys):
         drawn = noised(schedule, s, known.astype(x.dtype), keys)
         return jnp.where(mask & ~renoise[i], drawn, x)
+
+    return after_step
+
+
+def replacement_along(
+    schedule: NoiseSchedule, plan: Plan, known: Array, mask: Array, noise: Array
+) -> Callable[[Array, Array, Array, Array], Array]:
+    """Inpainting as `replacement`, with one noise at all steps, and the known values themselves after the last.
+
+        x_i <- mask (alpha(t_i) known + sigma(t_i) noise) + (1 - mask) x_i,    t_i the time at which step i starts,
+        x_N <- mask known + (1 - mask) x_N
+
+    The known values move on the line from their noise to themselves, which a deterministic sampler would follow if the
+    denoiser knew them; each x_i has the law of `replacement`, and different x_i are not independent. It is the way of
+    diffusers' pipelines.
+
+    Args:
+        schedule: the process.
+        plan: the plan that is sampled along.
+        known: x_0 `[B, ...]`; any values where it is not known.
+        mask: Bool that broadcasts against `known`, True where x_0 is known.
+        noise: a draw of N(0, I) `[B, ...]`, as a rule that of the first x.
+
+    Returns:
+        A hook for `samplers.sample(..., after_step=)`.
+    """
+    times = jnp.asarray(plan.t)
+    last = times.shape[0] - 1
+    renoise = jnp.asarray(plan.renoise)
+
+    def after_step(x, s, i, keys):
+        t = at_each(schedule, times[jnp.minimum(i + 1, last)], x)
+        alpha, sigma = (left_broadcast(level(t), x) for level in (schedule.alpha, schedule.sigma))
+        on_line = jnp.where(i < last, alpha * known + sigma * noise, known).astype(x.dtype)
+        return jnp.where(mask & ~renoise[i], on_line, x)
 
     return after_step
 

@@ -43,6 +43,20 @@ def test_what_is_known_has_its_exact_law_at_every_time(schedule_name):
     np.testing.assert_array_equal(end, np.tile(np.float32([KNOWN, 7.0]), (count, 1)))
 
 
+def test_what_is_known_moves_along_the_line_from_one_noise():
+    """At the time at which the next step starts, also where a plan leaves a step out; the data itself at the end."""
+    plan = timesteps.Plan(np.array([0.9, 0.5, 0.6, 0.2]), np.array([0.7, 0.6, 0.3, 0.1]), np.arange(4) == 1)
+    known, noise = jnp.array([[0.3, 0.4]]), jnp.array([[-1.5, 2.0]])
+    x = jnp.full((1, 2), 7.0)
+    hook = editing.replacement_along(SCHEDULE, plan, known, MASK, noise)
+    keys = jax.random.split(jax.random.key(0), 1)
+    for i, t in ((0, 0.5), (2, 0.2)):
+        alpha, sigma = level(SCHEDULE, t)
+        np.testing.assert_allclose(hook(x, plan.s[i], i, keys), [[alpha * 0.3 - sigma * 1.5, 7.0]], rtol=1e-6)
+    np.testing.assert_array_equal(hook(x, plan.s[1], 1, keys), x)  # it renoises
+    np.testing.assert_array_equal(hook(x, plan.s[3], 3, keys), np.float32([[0.3, 7.0]]))
+
+
 def _authors_times(steps, jump, resamplings):
     """Levels steps - 1 .. 0, then -1, one level at a time, in the order of the authors' schedule."""
     left = {j: resamplings - 1 for j in range(0, steps - jump, jump)}

@@ -50,8 +50,9 @@ def generate(model: TextToImage, prompts: str | Sequence[str], **settings: Any) 
         prompts: one text, or N.
         **settings: the other fields of a `Request`, which says what each does and may be: seeds (one number for all, or
             N; with one prompt as many pictures as seeds are made), negative, steps, guidance, sampler, height, width,
-            frames, late_guidance, image_guidance, image, images, mask, margins, strength, resamplings, batch_size,
-            tile, windows, watermark, cache, merge, emphasis, controls, regions, words, attention and reference.
+            frames, late_guidance, image_guidance, image, images, mask, margins, strength, resamplings, kept_noise,
+            batch_size, tile, windows, watermark, cache, merge, emphasis, controls, regions, words, attention and
+            reference.
 
     Returns:
         The pictures, uint8 [N, H, W, 3]; for a model that makes clips [N, F, H, W, 3].
@@ -238,9 +239,23 @@ class Job(NamedTuple):
             places.key,
             request.reference is not None,
             image_shapes,
+            request.kept_noise,
         )
         key = (request.sampler, usual.steps, first, request.resamplings, noised, guided, size, frames, *how)
-        course = Course(size, trajectory, noised, guided, request.tile, key, mark, cache, request.merge, places, frames)
+        course = Course(
+            size,
+            trajectory,
+            noised,
+            guided,
+            request.tile,
+            key,
+            mark,
+            cache,
+            request.merge,
+            places,
+            frames,
+            one_noise=request.kept_noise == "one",
+        )
         inputs = tuple(np.asarray(to_model(image))[None] for image in images)
         return cls(request, usual, canvas, course, controls, _reference(request.reference, size), inputs)
 

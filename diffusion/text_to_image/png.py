@@ -30,7 +30,7 @@ LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "pillow", "tokenizers")
 TYPES = ("float32", "bfloat16")
 PLAIN = tuple(name for name in requests.settings(Request) if name not in ("prompts", "seeds"))  # a file has its own
 LATER = (  # settings that older files do not carry
-    *("embeddings", "tile", "resamplings", "emphasis", "watermark", "cache", "merge", "quantised"),
+    *("embeddings", "tile", "resamplings", "kept_noise", "emphasis", "watermark", "cache", "merge", "quantised"),
     *("controls", "attachments", "regions", "words", "attention", "reference", "image_guidance"),
     *("frames", "late_guidance", "images"),
 )

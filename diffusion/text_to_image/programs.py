@@ -5,6 +5,7 @@
 
 __all__ = [
     "Course",
+    "Kept",
     "begin",
     "compiled",
     "decoded",
@@ -55,6 +56,13 @@ def repeated(plan: timesteps.Plan, first: int, resamplings: int) -> timesteps.Pl
     return editing.repaint(grid, max((len(grid) - 1) // QUARTERS, 1), resamplings)
 
 
+class Kept(NamedTuple):
+    """The latents of an image of which a part is kept, with the noise that they have at all steps; [B, ...]."""
+
+    latents: Array
+    noise: Array
+
+
 class Course(NamedTuple):
     """The facts that programs are compiled for, beside the shapes of arrays.
 
@@ -70,6 +78,7 @@ class Course(NamedTuple):
         merge: share of the tokens that self-attention sees merged.
         places: the places of regions and words.
         frames: number of frames of a clip; 0 for pictures.
+        one_noise: whether the kept part of an image has the noise of the start at all steps.
     """
 
     size: tuple[int, int]
@@ -83,6 +92,7 @@ class Course(NamedTuple):
     merge: float = 0.0
     places: Places = NOWHERE
     frames: int = 0
+    one_noise: bool = False
 
     def latents(self, model: Any) -> tuple[int, ...]:
         """The shape of the latents of one example of a model."""
@@ -135,7 +145,7 @@ def begin(
     mask: Array | None,
     reference: Array | None = None,
     images: Sequence[Array] = (),
-) -> tuple[Array, Array, Array | None, Array | None, dict[str, Any]]:
+) -> tuple[Array, Array, Array | Kept | None, Array | None, dict[str, Any]]:
     """(x at the first time, keys, latents of the image, mask of the painted latents, further conditions)."""
     vae = model.modules["vae"]
     factor = vae.factor
@@ -194,7 +204,7 @@ def begin(
             parts = [masked, wide(pixels.reshape(1, *shape[:2], factor**2))]
         beside["beside"] = jnp.concatenate(parts, axis=-1)
         return x, keys, None, None, beside
-    return x, keys, known, painted, beside
+    return x, keys, Kept(known, noise) if course.one_noise else known, painted, beside
 
 
 def with_clock(model: Any, trajectory: Trajectory) -> Any:
@@ -228,7 +238,10 @@ def _guided(
         return video_models.completed(evaluated, schedule, known, frames, blur, keys), keys, None
     if known is None or painted is None:
         return evaluated, keys, None
-    return evaluated, keys, editing.replacement(schedule, course.trajectory.plan, known, ~painted)
+    plan = course.trajectory.plan
+    if isinstance(known, Kept):
+        return evaluated, keys, editing.replacement_along(schedule, plan, known.latents, ~painted, known.noise)
+    return evaluated, keys, editing.replacement(schedule, plan, known, ~painted)
 
 
 def decoded(model: Any, course: Course, vae_params: Any, x: Array, first: Array | None = None) -> Array:

@@ -38,6 +38,7 @@ ENTRY_TEXT = 10_000  # characters
 CONTROLS = 16  # pictures that attachments read
 REGIONS = 16
 WORDS = 16
+KEPT_NOISE = ("fresh", "one")
 IMAGES = 16  # that a denoiser sees beside the noise
 MOVING = "ddim"  # of the samplers that follow a guidance which moves x_t, the one that published methods take
 STRENGTH = schema.Valid("a number above 0 and at most 1", lambda value: type(value) in (int, float) and 0 < value <= 1)
@@ -121,6 +122,7 @@ class Request:
     images: pictures of any size; the first one sets the size of the pictures where the request names none. For a model
         that takes them, `image` without strength, mask and margins is the first of them.
     resamplings: RePaint (Lugmayr et al. 2022) takes nearly as many times the evaluations.
+    kept_noise: "fresh" is `editing.replacement`, "one" is `editing.replacement_along` with the noise of the start.
     tile: the autoencoder's memory then does not grow with the picture, see `diffusion.models.autoencoders.tiles`;
         neighbours share a quarter.
     windows, emphasis: see `diffusion.text.encode`.
@@ -190,6 +192,12 @@ class Request:
         "with a mask or margins: how often each quarter of the trajectory but the last is sampled, so that what is "
         "painted agrees with what is kept (RePaint)",
     )
+    kept_noise: str = setting(
+        "fresh",
+        one_of(*KEPT_NOISE),
+        "with a mask or margins: the noise on what is kept, fresh after each step, or one for all steps, as diffusers "
+        "has it",
+    )
     batch_size: int = setting(1, schema.whole(1, BATCH), "pictures at once")
     tile: int = setting(
         0, schema.whole(0, SIDE), "side in pixels of the tiles in which the autoencoder sees a large picture; 0: none"
@@ -249,6 +257,11 @@ class Request:
             raise ValueError(
                 f"resamplings = {self.resamplings}: what is painted comes to agree with what is kept; name a mask or "
                 "margins"
+            )
+
+        if self.kept_noise != "fresh" and not self.keeps:
+            raise ValueError(
+                f"kept_noise = {self.kept_noise!r}: it is the noise on what is kept of an image; name a mask or margins"
             )
 
     @classmethod
@@ -337,6 +350,10 @@ class Request:
         if model.sees_mask and self.resamplings > 1:
             raise ValueError(
                 f"resamplings = {self.resamplings}: this model sees what is kept, and repeats nothing; leave it at 1"
+            )
+        if model.sees_mask and self.kept_noise != "fresh":
+            raise ValueError(
+                f"kept_noise = {self.kept_noise!r}: this model sees what is kept, and gets no noise there; leave it out"
             )
         if model.sees_mask and self.reference is not None:
             raise ValueError("this model was trained to paint what is masked, and takes no reference; leave it out")

@@ -1015,6 +1015,8 @@ TRAJECTORIES = {
 PICTURES = ("playground", "lcm")  # whose pictures are those of the pipeline itself, before they are clipped
 EDITED, STRENGTH = ("ddim", "euler", "dpmpp_2m", "plms"), 0.6  # trajectories of "sd" from a picture, and how late
 
+PAINTED = (1.0, 0.6)  # strengths at which "sd" paints a part of a picture, by DDIM
+
 
 OTHERWISE = {  # parts of Mistral 3's names in memory, and in a file
     "model.language_model.": "language_model.model.",
@@ -1266,6 +1268,25 @@ def write(name: str, folder: pathlib.Path) -> None:
                     negative_prompt=[NEGATIVE] * 2,
                 ).images
             arrays[f"edited/{trajectory}"] = last(found).contiguous()
+        paint = diffusers.StableDiffusionInpaintPipeline(**pipe.components, requires_safety_checker=False)
+        paint.set_progress_bar_config(disable=True)
+        paint.scheduler = diffusers.DDIMScheduler.from_config(base)
+        for strength in PAINTED:  # by a network of four channels, which sees no mask
+            with made_noise(paint), torch.no_grad():
+                found = paint(
+                    PROMPTS,
+                    image=image,
+                    mask_image=mask(),
+                    masked_image_latents=torch.zeros_like(image),
+                    strength=strength,
+                    num_inference_steps=STEPS,
+                    height=16,
+                    width=16,
+                    output_type="latent",
+                    guidance_scale=GUIDANCE,
+                    negative_prompt=[NEGATIVE] * 2,
+                ).images
+            arrays[f"painted/{strength}"] = last(found).contiguous()
     arrays["about"] = torch.tensor(list(gzip.compress(json.dumps(about).encode(), mtime=0)), dtype=torch.uint8)
     versions = {library.__name__: library.__version__ for library in (diffusers, transformers, torch)}
     command = "python -m tests.peers.pipelines tests/fixtures/text_to_image"

@@ -44,6 +44,7 @@ def of(model, **how):
         frames=0,
         watermark=how.pop("watermark", None),
         noised=how.pop("noised", False),
+        one_noise=how.pop("one_noise", False),
         trajectory=types.SimpleNamespace(start=2.0, plan=timesteps.plan(np.array([0.6, 0.3, 0.0]))),
         latents=lambda model: (4, 4, 3),
     )
@@ -103,6 +104,9 @@ def test_with_a_mask_latents_are_known_where_no_pixel_is_painted(model):
     expected = np.asarray(MASK).reshape(1, 4, 2, 4, 2).any((2, 4))[..., None]
     np.testing.assert_array_equal(painted, expected)
     assert 0 < expected.mean() < 1 and beside == {}
+    _, _, kept, *_ = of(model, image=IMAGE, mask=MASK, one_noise=True)
+    np.testing.assert_array_equal(kept.latents, known)
+    np.testing.assert_array_equal(kept.noise, normal(own(0)))  # that of the start
 
 
 def test_a_model_that_inpaints_sees_the_mask_and_the_masked_picture(model):

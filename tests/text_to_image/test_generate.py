@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import flow_maps, samplers, text_to_image
+from diffusion import editing, flow_maps, samplers, text_to_image
 from diffusion.data.transforms import to_model, to_uint8
 from diffusion.models import interchange
 from diffusion.models.autoencoders import latent_space as autoencoders
@@ -195,6 +195,29 @@ def test_a_picture_is_changed_as_diffusers_changes_it(case, within):
         )
     theirs = FOUND[f"edited/{case}"]
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=within * np.abs(theirs).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strength", [1.0, 0.6])
+def test_a_part_is_painted_as_diffusers_paints_it(strength):
+    """By DDIM, with one noise on what is kept, from the same latents and the same noise."""
+    model, conditional, unconditional = compiled("sd")
+    process = schedulers.read(ABOUT["walks"]["ddim"])
+    model = dataclasses.replace(model, process=process)
+    settings = {"image": np.zeros((16, 16, 3), np.uint8), "strength": strength, "steps": 30, "sampler": "ddim"}
+    right = np.broadcast_to(np.arange(16) >= 8, (16, 16))
+    job = Job.prepare(model, Request.of(PROMPTS, mask=right, kept_noise="one", **settings))
+    sampler, plan = job.course.trajectory.sampler, job.course.trajectory.plan
+    known, noise = jnp.asarray(drawn("image", 2, 8, 8, 4)), jnp.asarray(drawn("step 0", 2, 8, 8, 4))
+    x = text_to_image.noised(process.schedule, plan, known, noise) if job.course.noised else noise
+    kept = np.broadcast_to(np.arange(8) < 4, (8, 8))[None, ..., None]
+    hook = editing.replacement_along(process.schedule, plan, known, kept, noise)
+    denoise = text_to_image.denoise(model, model.params["unet"], conditional, unconditional, 7.5)
+    with jax.disable_jit():
+        keys = jax.random.split(jax.random.key(0), 2)
+        ours = samplers.sample(sampler, denoise, process.schedule, x, plan, keys, after_step=hook)
+    theirs = FOUND[f"painted/{strength}"]
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=8e-5 * np.abs(theirs).max())
 
 
 @pytest.mark.slow

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import guidance, text_to_image
+from diffusion import editing, guidance, samplers, text_to_image
 from diffusion.adapters import lora, lora_files
+from diffusion.data.transforms import to_uint8
 from diffusion.io import limits
 from diffusion.models import interchange
 from diffusion.models.attachment import Attachment
@@ -21,9 +22,11 @@ from diffusion.models.budget import peak_memory
 from diffusion.models.image_encoders.image_features import ImageFeatures
 from diffusion.models.interchange import schedulers
 from diffusion.text_to_image import attached, model_folder, pipelines, programs, prompt_conditions, timed_loras
+from diffusion.text_to_image.jobs import Job
 from diffusion.text_to_image.lora_weights import LoraWeight
 from diffusion.text_to_image.memory_check import check_memory
 from diffusion.text_to_image.places import Places
+from diffusion.text_to_image.requests import Request
 from diffusion.text_to_image.timed_loras import TimedLora
 from tests.text_to_image.stand_ins import CONFIG, WIDTH, Pixels, Product, made_model
 
@@ -46,6 +49,33 @@ def test_an_autoencoder_without_a_posterior_is_edited_with_too(model):
         model, "a cat", negative="bad", steps=4, sampler="ddim", image=image, strength=0.5
     )
     assert np.abs(edit(bare).astype(int) - edit(model)).max() <= 1
+
+
+def test_what_is_kept_has_one_noise_for_all_steps_where_a_request_says_so(model):
+    """The pictures are those of the hook with the noise of the start; the denoiser sees a pixel's neighbour."""
+
+    class Neighbour(Product):
+        def apply(self, variables, x, clock, condition):
+            return super().apply(variables, x, clock, condition) + 0.5 * jnp.roll(x, 1, axis=2)
+
+    model = dataclasses.replace(model, modules={**model.modules, "unet": Neighbour()})
+    mask = np.arange(64).reshape(8, 8) % 5 == 0
+    settings = {"image": np.full((8, 8, 3), 160, np.uint8), "mask": mask, "strength": 0.75, "seeds": (1, 2)}
+    request = Request.of("a cat", guidance=1, steps=4, sampler="ddim", batch_size=2, kept_noise="one", **settings)
+    job = Job.prepare(model, request)
+    x, keys, kept, painted, _ = programs.begin(model, job.course, {}, job.keys(), *job.canvas.arrays())
+    schedule, (sampler, plan, *_) = model.process.schedule, job.course.trajectory
+    alpha, sigma = schedule.alpha(plan.t[0]), schedule.sigma(plan.t[0])
+    np.testing.assert_allclose(x, alpha * kept.latents + sigma * kept.noise, rtol=1e-5, atol=1e-6)
+    conditional, _ = job.conditions(model, 2)
+    hook = editing.replacement_along(schedule, plan, kept.latents, ~painted, kept.noise)
+    denoise = text_to_image.denoise(model, model.weights, conditional, None, 1.0)
+    expected = samplers.sample(sampler, denoise, schedule, x, plan, keys, after_step=hook)
+    expected = job.canvas.kept(np.asarray(to_uint8(expected)))
+    made = text_to_image.make(model, request)
+    assert np.abs(made.astype(int) - expected).max() <= 1
+    other = text_to_image.make(model, dataclasses.replace(request, kept_noise="fresh"))
+    assert np.abs(made.astype(int) - other)[:, mask].max() > 5
 
 
 def test_the_denoiser_of_a_request_receives_the_whole_times_of_its_scheduler(model):

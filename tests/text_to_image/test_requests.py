@@ -52,6 +52,8 @@ def test_values_of_json_and_of_numpy_become_those_of_python():
     ({"strength": 0, "image": IMAGE}, "strength = 0; valid: a number above 0"),
     ({"image": [[1]]}, "image = .*; valid: the path of a picture"),
     ({"resamplings": 2, "image": IMAGE}, "resamplings = 2: .*; name a mask or margins"),
+    ({"kept_noise": "one", "image": IMAGE}, "kept_noise = 'one': .*; name a mask or margins"),
+    ({"kept_noise": "two", "image": IMAGE}, "kept_noise = 'two'; valid: .*fresh.*one"),
     ({"prompts": ["a", "b"], "seeds": [1, 2, 3]}, "2 prompts and 3 seeds"),
 ])  # fmt: skip
 def test_a_request_is_refused_where_it_is_made(wrong, message):
