@@ -173,12 +173,8 @@ class SetTransformer(Layered, nn.Module):
         tokens = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="embedding")(x)
         tokens = layout.split(tokens, "batch", "tokens", None)
         sizes, kinds = (self.heads, self.mlp_ratio, self.norm, self.mlp), (self.attention, self.dtype)
-        layers = (
-            Block,
-            (*sizes, False, *kinds),
-            (c, None, {}, False, bias),
-            (nn.broadcast, nn.broadcast, 0, nn.broadcast, nn.broadcast),
-        )
+        axes = (nn.broadcast, nn.broadcast, 0, nn.broadcast)
+        layers = (Block, (*sizes, False, *kinds), (c, None, {}, bias), axes)
         if self.summaries:
             layers = (SummaryBlock, (self.summaries, *sizes, *kinds), (c, bias), (nn.broadcast, nn.broadcast))
         tokens = Stack("blocks", self.depth, *layers, unroll=self.unroll).run(self, tokens, recorded)

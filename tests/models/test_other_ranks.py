@@ -367,3 +367,15 @@ def test_a_padded_set_has_the_output_of_the_set_alone(name):
         of(x, real & (np.arange(len(x)) > 0)[:, None])
     with pytest.raises(ValueError, match=r"'real', is Bool \[B, N\]"):
         of(x, real[:, :1])
+
+
+@pytest.mark.parametrize("summaries", [0, 2])
+def test_a_set_is_computed_again_in_the_backward_pass(summaries):
+    """Rematerialisation changes what is kept, not the output: the traced layers take no number as a choice."""
+    network = SetTransformer(8, 1, 2, summaries, remat="full")
+    x, t = np.ones((1, 3, 2), np.float32), np.ones(1, np.float32)
+    variables = jax.eval_shape(network.init, jax.random.key(0), x, t, None)
+    variables = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.1, np.float32), variables)
+    kept = network.clone(remat="none").apply(variables, x, t, None)
+    np.testing.assert_allclose(network.apply(variables, x, t, None), kept, rtol=1e-5)
+    assert np.abs(kept).max() > 0.1

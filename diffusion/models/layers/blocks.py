@@ -223,8 +223,8 @@ class Block(nn.Module):
         c: jax.Array,
         angles: jax.Array | None,
         masks: dict[str, jax.Array],
-        entering: bool = False,
         bias: jax.Array | None = None,
+        entering: bool = False,
     ) -> tuple[jax.Array, None]:
         before = x = layout.row_major(x)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = Modulation(6, self.dtype, x.shape[-1], name="modulation")(
