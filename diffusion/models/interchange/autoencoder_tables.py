@@ -12,8 +12,10 @@ __all__ = [
     "describe_kl",
     "describe_vq",
     "kl_rows",
+    "levels_of",
     "mixing_rows",
     "norm_rows",
+    "one_scale",
     "picture",
     "side_rows",
     "sizes",
@@ -32,6 +34,7 @@ from diffusion.io import schema
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.autoencoders.autoencoder_vq import VQModel
 from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, SIZES, Family, Fields, Refusal
+from diffusion.models.interchange.field_table import Field, Follows
 from diffusion.models.interchange.rows import CONV, DENSE, POINT, SAME, Layout, Row, linear, within
 
 Autoencoder = AutoencoderKL | VQModel
@@ -262,6 +265,29 @@ def describe_kl(module: AutoencoderKL) -> dict[str, Any]:
         **scaling,
         **convs,
     }
+
+
+def one_scale(default: float) -> Field:
+    """diffusers' scaling_factor of latents with one scale for all channels, and no shift.
+
+    Args:
+        default: theirs.
+    """
+
+    def write(module: Autoencoder) -> float:
+        if np.ndim(module.scale) or np.any(module.shift):
+            raise ValueError(
+                f"diffusers has one scaling_factor and no shift here; this network has scale={module.scale}, "
+                f"shift={module.shift}."
+            )
+        return module.scale
+
+    return Field("scaling_factor", "scale", default, write=write)
+
+
+def levels_of(field: str, kind: str) -> Follows:
+    """The kinds of the blocks of all levels, which are equal."""
+    return Follows(field, lambda module: (kind,) * len(module.widths))
 
 
 def picture(module: Autoencoder) -> tuple[jax.ShapeDtypeStruct]:

@@ -2,21 +2,15 @@
 
 __all__ = []
 
-from collections.abc import Mapping
-from typing import Any
-
-import jax
-import numpy as np
-
 from diffusion.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
-from diffusion.models.interchange.family import DEPTH, SIZE, SIZES, Family, Fields, Refusal
+from diffusion.models.interchange.autoencoder_tables import levels_of, one_scale
+from diffusion.models.interchange.family import DEPTH, SIZES, array
+from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows
 from diffusion.models.interchange.rows import CONV, Row, linear
 from diffusion.published.wan.autoencoder_table import PIXEL, VIDEO
 
 NAME = "AutoencoderKLCogVideoX"
 DOWN, UP = "CogVideoXDownBlock3D", "CogVideoXUpBlock3D"
-# Of pictures of the training, of memory, and of the latents of image-to-video alone.
-WITHOUT_EFFECT = ("sample_height", "sample_width", "force_upcast")
 
 
 def _conv(theirs: str, ours: str) -> list[Row]:
@@ -63,72 +57,37 @@ def _rows(module: AutoencoderKLCogVideoX) -> list[Row]:
     return rows
 
 
-def _build(config: Mapping[str, Any]) -> AutoencoderKLCogVideoX:
-    fields = Fields(NAME, config, WITHOUT_EFFECT)
-    widths = fields.take("block_out_channels", (128, 256, 256, 512), SIZES)
-    fields.only("down_block_types", (DOWN,) * (4 if "down_block_types" not in config else len(widths)))
-    fields.only("up_block_types", (UP,) * (4 if "up_block_types" not in config else len(widths)))
-    fields.only("act_fn", "silu")
-    fields.only("norm_eps", 1e-6)
-    fields.only("use_quant_conv", False)
-    fields.only("use_post_quant_conv", False)
-    fields.only("shift_factor", None)
-    fields.only("latents_mean", None)
-    fields.only("latents_std", None)
-    channels = fields.take("in_channels", 3, SIZE)
-    fields.only("out_channels", channels)
-    ratio = fields.only("temporal_compression_ratio", *(4, 1, 2, 8, 16)[: max(len(widths), 3)])
-    try:
-        module = AutoencoderKLCogVideoX(
-            widths=widths,
-            layers=fields.take("layers_per_block", 3, DEPTH),
-            halvings=int(ratio).bit_length() - 1,
-            latent_channels=fields.take("latent_channels", 16, SIZE),
-            picture_channels=channels,
-            groups=fields.take("norm_num_groups", 32, SIZE),
-            scale=fields.take("scaling_factor", 1.15258426),
-            inverted=bool(fields.take("invert_scale_latents", False)),
-        )
-    except ValueError as why:
-        raise Refusal(f"{NAME}: {why}.") from None
-    fields.end()
-    return module
-
-
-def _describe(module: AutoencoderKLCogVideoX) -> dict[str, Any]:
-    if np.ndim(module.scale) or np.any(module.shift):
-        raise Refusal(f"{NAME}: the latents have one scale, and no shift.")
-    return {
-        "in_channels": module.picture_channels,
-        "out_channels": module.picture_channels,
-        "down_block_types": [DOWN] * len(module.widths),
-        "up_block_types": [UP] * len(module.widths),
-        "block_out_channels": list(module.widths),
-        "latent_channels": module.latent_channels,
-        "layers_per_block": module.layers,
-        "act_fn": "silu",
-        "norm_eps": 1e-6,
-        "norm_num_groups": module.groups,
-        "temporal_compression_ratio": module.time_factor,
-        "scaling_factor": module.scale,
-        "invert_scale_latents": module.inverted,
-        "use_quant_conv": False,
-        "use_post_quant_conv": False,
-    }
+CONFIG = FieldTable(
+    NAME,
+    AutoencoderKLCogVideoX,
+    (
+        Field("in_channels", "picture_channels", 3),
+        Follows("out_channels", lambda module: module.picture_channels),
+        levels_of("down_block_types", DOWN),
+        levels_of("up_block_types", UP),
+        Field("block_out_channels", "widths", (128, 256, 256, 512), SIZES),
+        Field("latent_channels", "latent_channels", 16),
+        Field("layers_per_block", "layers", 3, DEPTH),
+        Follows("act_fn", "silu"),
+        Follows("norm_eps", 1e-6),
+        Field("norm_num_groups", "groups", 32),
+        Choice("temporal_compression_ratio", "halvings", {4: 2, 1: 0, 2: 1, 8: 3, 16: 4}),
+        one_scale(1.15258426),
+        Field("invert_scale_latents", "inverted", False, read=lambda inverted, ours: bool(inverted)),
+        Follows("use_quant_conv", False),
+        Follows("use_post_quant_conv", False),
+        *(Follows(name, None, silent=True) for name in ("shift_factor", "latents_mean", "latents_std")),
+    ),
+    # Of pictures of the training, of memory, and of the latents of image-to-video alone.
+    unread=dict.fromkeys(("sample_height", "sample_width", "force_upcast")),
+)
 
 
 def _example(module: AutoencoderKLCogVideoX) -> tuple:
-    shape = (1, 1 + 2 * module.time_factor, module.factor, module.factor, module.picture_channels)
-    return (jax.ShapeDtypeStruct(shape, np.float32),)
+    return (array(1, 1 + 2 * module.time_factor, module.factor, module.factor, module.picture_channels),)
 
 
-FAMILY = Family(
-    NAME,
-    AutoencoderKLCogVideoX,
-    _build,
-    _describe,
-    _example,
-    {"diffusers": _rows},
-    published={"CogVideoX 2b": {}, "CogVideoX 5b": {"scaling_factor": 0.7}},
+FAMILY = CONFIG.family(
+    _example, {"diffusers": _rows}, published={"CogVideoX 2b": {}, "CogVideoX 5b": {"scaling_factor": 0.7}}
 )
 FAMILIES = {FAMILY.name: FAMILY}

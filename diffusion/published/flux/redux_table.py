@@ -1,14 +1,9 @@
 """FLUX.1 Redux by the names of its repository, which diffusers' ReduxImageEncoder has too."""
 
-__all__ = ["build", "describe", "example", "table"]
+__all__ = ["example", "table"]
 
-from collections.abc import Mapping
-from typing import Any
-
-import jax
-import jax.numpy as jnp
-
-from diffusion.models.interchange.family import Family, Fields
+from diffusion.models.interchange.family import array
+from diffusion.models.interchange.field_table import Field, FieldTable
 from diffusion.models.interchange.rows import Row, linear
 from diffusion.published.flux.redux import Redux
 
@@ -20,25 +15,13 @@ def table(module: Redux) -> list[Row]:
     return linear("redux_up", "up") + linear("redux_down", "down")
 
 
-def build(config: Mapping[str, Any]) -> Redux:
-    """Our module for a config.json of ReduxImageEncoder."""
-    fields = Fields(NAME, config)
-    module = Redux(fields.take("redux_dim", 1152), fields.take("txt_in_features", 4096))
-    fields.end()
-    return module
-
-
-def describe(module: Redux) -> dict[str, Any]:
-    """Their config.json for our module."""
-    return {"redux_dim": module.features, "txt_in_features": module.text_width}
+CONFIG = FieldTable(NAME, Redux, (Field("redux_dim", "features", 1152), Field("txt_in_features", "text_width", 4096)))
 
 
 def example(module: Redux) -> tuple:
     """Arguments of a small call."""
-    return (jax.ShapeDtypeStruct((1, 2, module.features), jnp.float32),)
+    return (array(1, 2, module.features),)
 
 
-FAMILY = Family(
-    NAME, Redux, build, describe, example, {"diffusers": table}, published={"FLUX.1-Redux-dev": describe(Redux())}
-)
+FAMILY = CONFIG.family(example, {"diffusers": table}, published={"FLUX.1-Redux-dev": CONFIG.describe(Redux())})
 FAMILIES = {FAMILY.name: FAMILY}

@@ -2,14 +2,10 @@
 
 __all__ = []
 
-from collections.abc import Mapping
-from typing import Any
-
-import jax
-import numpy as np
-
 from diffusion.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
-from diffusion.models.interchange.family import DEPTH, SIZE, SIZES, Family, Fields, Refusal
+from diffusion.models.interchange.autoencoder_tables import levels_of, one_scale
+from diffusion.models.interchange.family import DEPTH, SIZES, array
+from diffusion.models.interchange.field_table import Field, FieldTable, Follows
 from diffusion.models.interchange.rows import Row, linear
 from diffusion.published.wan.autoencoder_table import PIXEL, VIDEO
 
@@ -63,63 +59,31 @@ def _rows(module: AutoencoderKLHunyuanVideo) -> list[Row]:
     return rows
 
 
-def _build(config: Mapping[str, Any]) -> AutoencoderKLHunyuanVideo:
-    fields = Fields(NAME, config)
-    widths = fields.take("block_out_channels", (128, 256, 512, 512), SIZES)
-    levels = lambda field: len(widths) if field in config else 4
-    fields.only("down_block_types", (DOWN,) * levels("down_block_types"))
-    fields.only("up_block_types", (UP,) * levels("up_block_types"))
-    fields.only("act_fn", "silu")
-    fields.only("temporal_compression_ratio", RATIO)
-    if fields.take("spatial_compression_ratio", 8, SIZE) != 2 ** (len(widths) - 1):
-        raise Refusal(
-            f"{NAME}: spatial_compression_ratio is supported as {2 ** (len(widths) - 1)}, of each level but one."
-        )
-    channels = fields.take("in_channels", 3, SIZE)
-    fields.only("out_channels", channels)
-    try:
-        module = AutoencoderKLHunyuanVideo(
-            widths=widths,
-            layers=fields.take("layers_per_block", 2, DEPTH),
-            halvings=RATIO.bit_length() - 1,
-            latent_channels=fields.take("latent_channels", 16, SIZE),
-            picture_channels=channels,
-            groups=fields.take("norm_num_groups", 32, SIZE),
-            mixes=fields.take("mid_block_add_attention", True),
-            scale=fields.take("scaling_factor", 0.476986),
-        )
-    except ValueError as why:
-        raise Refusal(f"{NAME}: {why}.") from None
-    fields.end()
-    return module
-
-
-def _describe(module: AutoencoderKLHunyuanVideo) -> dict[str, Any]:
-    if np.ndim(module.scale) or np.any(module.shift) or module.time_factor != RATIO:
-        raise Refusal(f"{NAME}: the latents have one scale, no shift, and {RATIO} frames each.")
-    return {
-        "in_channels": module.picture_channels,
-        "out_channels": module.picture_channels,
-        "latent_channels": module.latent_channels,
-        "down_block_types": [DOWN] * len(module.widths),
-        "up_block_types": [UP] * len(module.widths),
-        "block_out_channels": list(module.widths),
-        "layers_per_block": module.layers,
-        "act_fn": "silu",
-        "norm_num_groups": module.groups,
-        "scaling_factor": module.scale,
-        "spatial_compression_ratio": module.factor,
-        "temporal_compression_ratio": module.time_factor,
-        "mid_block_add_attention": module.mixes,
-    }
+CONFIG = FieldTable(
+    NAME,
+    AutoencoderKLHunyuanVideo,
+    (
+        Field("in_channels", "picture_channels", 3),
+        Follows("out_channels", lambda module: module.picture_channels),
+        Field("latent_channels", "latent_channels", 16),
+        levels_of("down_block_types", DOWN),
+        levels_of("up_block_types", UP),
+        Field("block_out_channels", "widths", (128, 256, 512, 512), SIZES),
+        Field("layers_per_block", "layers", 2, DEPTH),
+        Follows("act_fn", "silu"),
+        Field("norm_num_groups", "groups", 32),
+        one_scale(0.476986),
+        Follows("spatial_compression_ratio", lambda module: module.factor, default=8),
+        Follows("temporal_compression_ratio", RATIO),
+        Field("mid_block_add_attention", "mixes", True),
+    ),
+    required={"halvings": RATIO.bit_length() - 1},
+)
 
 
 def _example(module: AutoencoderKLHunyuanVideo) -> tuple:
-    shape = (1, 1 + module.time_factor, module.factor, module.factor, module.picture_channels)
-    return (jax.ShapeDtypeStruct(shape, np.float32),)
+    return (array(1, 1 + module.time_factor, module.factor, module.factor, module.picture_channels),)
 
 
-FAMILY = Family(
-    NAME, AutoencoderKLHunyuanVideo, _build, _describe, _example, {"diffusers": _rows}, published={"HunyuanVideo": {}}
-)
+FAMILY = CONFIG.family(_example, {"diffusers": _rows}, published={"HunyuanVideo": {}})
 FAMILIES = {FAMILY.name: FAMILY}
