@@ -65,7 +65,8 @@ class Autoencoder:
         """The pictures `[B, H, W, C]` of the model's samples, by the run's parameters."""
         head = params[HEADS][NAME]
         z = restored(x, head["mean"], head["var"])
-        return self.module.apply({"params": weights(params)}, z, method="decode")
+        pictures: Any = self.module.apply({"params": weights(params)}, z, method="decode")
+        return pictures
 
 
 def weights(params: Any) -> Any:

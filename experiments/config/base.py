@@ -127,7 +127,8 @@ class TunedNetwork:
         entries = self._entries(params, x, condition)
         if self.tuning.encodes:
             entries = model.with_text(params, entries)
-        return model.denoiser.apply({"params": params[model.kind.denoiser]}, x, clock, entries)[..., : x.shape[-1]]
+        output: Any = model.denoiser.apply({"params": params[model.kind.denoiser]}, x, clock, entries)
+        return output[..., : x.shape[-1]]
 
     def _entries(self, params: Mapping[str, Any], x: jax.Array, condition: Mapping[str, Any]) -> dict[str, Any]:
         """The entries that the denoiser receives: a condition's, or no caption's where the condition was dropped."""

@@ -137,9 +137,10 @@ def _check_base(recipe: Recipe) -> None:
     """Refuses what the folder of a base says beside it."""
     config = recipe.config
     named = config["tuning"].get("name")
-    if not config["base"]["path"]:
+    base, tuning = recipe.companions.base, recipe.companions.tuning
+    if not config["base"]["path"] or base is None:
         return
-    if not named:
+    if not named or tuning is None:
         why = "config.base names a model, and nothing to teach it"
         raise refused(config, "tuning.name", why, ", ".join(sorted(names.TUNINGS)))
     for section in ("schedule", "parameterization", "model"):
@@ -166,7 +167,7 @@ def _check_base(recipe: Recipe) -> None:
     if plain(config["data"]["augment"]) not in ((), ({"name": "flip"},)):
         valid = '(), or ({"name": "flip"},)'
         raise refused(config, "data.augment", "latents of the pictures are kept", valid)
-    more = (*recipe.companions.tuning.reads, *recipe.companions.tuning.sees)
+    more = (*tuning.reads, *tuning.sees)
     prior = recipe.objective.beside.prior
     if recipe.objective.condition.augmentations:
         raise refused(config, "objective.wrappers", "latents are not moved", "no augmentation there")
@@ -182,10 +183,10 @@ def _check_base(recipe: Recipe) -> None:
     if prior and recipe.objective.density and jax.tree.leaves(recipe.objective.density.init()):
         why = "it adapts to the losses of its times, and those of the class, at other times, are added to them"
         raise refused(config, "objective.density", why, "a density that does not adapt, or no prior_preservation")
-    if recipe.companions.base.model.sees_mask and "mask" not in recipe.companions.tuning.reads:
+    if base.model.sees_mask and "mask" not in tuning.reads:
         why = f"{config['base']['path']} was trained to inpaint, and this tuning reads no masks"
         raise refused(config, "tuning.name", why, "another base, or a tuning that reads them")
-    if recipe.companions.base.model.sees_picture:
+    if base.model.sees_picture:
         why = f"{config['base']['path']} was trained to edit pictures, which no tuning reads beside x_t"
         raise refused(config, "tuning.name", why, "the model that it was made from as the base")
 

@@ -181,7 +181,10 @@ def begin(takes_words: bool = False) -> None:
 
 def program() -> str:
     """The words that started this process, without its arguments: `diffusion train`, `python -m benchmarks.loop`."""
-    module = sys.modules["__main__"].__spec__.name.removesuffix(".__main__")
+    spec = sys.modules["__main__"].__spec__
+    if spec is None:  # a file that was started by its path
+        return pathlib.Path(sys.argv[0]).name
+    module = spec.name.removesuffix(".__main__")
     return " ".join(commands.current(["python", "-m", module]))
 
 
@@ -257,7 +260,7 @@ def _parse_and_extend(argv: list[str]) -> list[str]:
         huge_pages.start_anew()
     if listed := extend_by_project():
         print(f"extended by {', '.join(listed)}, which pyproject.toml lists", file=sys.stderr)
-    for name in flags.FLAGS["extend"].value if "extend" in flags.FLAGS else ():
+    for name in (flags.FLAGS["extend"].value if "extend" in flags.FLAGS else None) or ():
         extend(name)
     _replace_deprecated_fields()
     return remaining

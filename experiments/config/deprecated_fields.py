@@ -25,7 +25,7 @@ def current(config: Any) -> tuple[Any, list[str]]:
         entry = holder.get("objective")
         if not isinstance(entry, ConfigDict):
             continue
-        function = kinds.KINDS[kind].table.get(entry.get("name"))
+        function = kinds.KINDS[kind].table.get(entry.get("name", ""))
         stays = lambda field, function=function: function is not None and takes(function, field)
         values = plain(entry)
         if moved := wrapper_fields.into_list(values, stays, names.TERMS):

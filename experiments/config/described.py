@@ -19,7 +19,7 @@ def described(part: Any) -> Any:
     """
     if part is None or isinstance(part, (bool, int, float, str)):
         return part if not isinstance(part, float) or math.isfinite(part) else repr(part)
-    if isinstance(part, (list, tuple)) and not hasattr(part, "_fields"):
+    if not hasattr(part, "_fields") and isinstance(part, (list, tuple)):
         return [described(member) for member in part]
     fields_of = {}
     if isinstance(part, Objective):

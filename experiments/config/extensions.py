@@ -22,7 +22,7 @@ import types
 from typing import NamedTuple
 
 from diffusion import commands
-from diffusion.experiments.config import ConfigError, unknown
+from diffusion.experiments.config import ConfigError, python_files, unknown
 from diffusion.experiments.config.values import built_in_python
 from diffusion.io import limits, opener
 
@@ -97,7 +97,7 @@ def _load(name: str, where: str) -> None:
             function()
     except Exception as error:
         raise _failed(where, home, error) from error
-    loaded[name] = Extension(name, pathlib.Path(module.__file__).absolute(), home)
+    loaded[name] = Extension(name, pathlib.Path(module.__file__ or home).absolute(), home)
 
 
 def _file(name: str, where: str) -> pathlib.Path:
@@ -108,9 +108,9 @@ def _file(name: str, where: str) -> pathlib.Path:
 
 def _run_file(path: pathlib.Path) -> types.ModuleType:
     called = f"extension_{path.stem}"
-    spec = importlib.util.spec_from_file_location(called, path)
-    sys.modules[called] = module = importlib.util.module_from_spec(spec)  # where classes look for their annotations
-    spec.loader.exec_module(module)
+    module, loader = python_files.prepared(called, path)
+    sys.modules[called] = module  # where classes look for their annotations
+    loader.exec_module(module)
     return module
 
 

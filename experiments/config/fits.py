@@ -117,7 +117,8 @@ def check(recipe: Any) -> None:
     with blamed("sample.cache", "model.name", "sample.driver", "sample.sampler", "sample.guidance.name"):
         _check_cache(recipe, kind)
     with blamed("sample.guidance.name", "objective.wrappers"):
-        if recipe.sampling.depths and (objective.blocks.early is None or recipe.parameterization.channels > 1):
+        learns_variance = recipe.parameterization is not None and recipe.parameterization.channels > 1
+        if recipe.sampling.depths and (objective.blocks.early is None or learns_variance):
             raise ValueError(
                 "the guidance reads a prediction from the middle of the network, which has none, or learns a variance. "
                 "Valid: early_prediction among objective.wrappers"

@@ -141,7 +141,7 @@ def made(
 
 def _guide(entry: Any, path: str, schedule: Any, measured: Measured | None, parts_of: Callable, shape: Any) -> Guide:
     function = names.GUIDES.get(entry.get("name")) if isinstance(entry, dict) else None
-    read = {}
+    read: dict[str, Any] = {}
     for argument in entry if function else ():
         reads = READS.get(annotation(function, argument))
         if reads is not None and argument != "denoise":
@@ -155,11 +155,11 @@ def _guide(entry: Any, path: str, schedule: Any, measured: Measured | None, part
 
     def apply(denoise: Denoiser, weights: Mapping[str, Any], condition: Any, y: Any) -> Denoiser:
         supplied = {"denoise": denoise, "schedule": schedule, "condition": condition}
-        nested = {
+        nested: dict[str, Callable[..., Any]] = {
             argument: lambda _, at, run=run: run.reads(run.recipe, weights[at], condition)
             for argument, run in read.items()
         }
-        if needs:
+        if needs and measured is not None:
             operator = measured.of(tuple(y.like))
             readings = {"measurement": operator, "y": y.rows, "noise_std": measured.noise_std}
             likelihood = functools.partial(

@@ -27,14 +27,14 @@ def build(parts: Any, kind: str, entry: Mapping) -> objectives.Objective:
         entry: the entry.
     """
     path = PATHS[kind]
-    entry = plain(entry, path)
-    wrappers = entry.pop("wrappers", ())
+    settings = plain(entry, path)
+    wrappers = settings.pop("wrappers", ())
     fields.check_type(f"{path}.wrappers", wrappers, tuple)
-    function = kinds.KINDS[kind].table.get(entry.get("name"))
-    objective = parts.build(kind, entry, path, _settings_of(parts, function))
+    function = kinds.KINDS[kind].table.get(settings.get("name", ""))
+    objective = parts.build(kind, settings, path, _settings_of(parts, function))
     if not isinstance(objective, objectives.Objective):
         raise ConfigError(
-            f"{path}.name = {entry['name']!r} returns a {type(objective).__name__}. Valid: a function that returns "
+            f"{path}.name = {settings['name']!r} returns a {type(objective).__name__}. Valid: a function that returns "
             "an objectives.Objective, which holds the loss; see docs/extend.md."
         )
     for i, wrapper in enumerate(wrappers):
@@ -47,7 +47,7 @@ def build(parts: Any, kind: str, entry: Mapping) -> objectives.Objective:
 
 def _wrapped(parts: Any, objective: objectives.Objective, entry: Any, path: str) -> objectives.Objective:
     """The objective in what an entry names: a function from an objective to another, or a term that is added to it."""
-    function = kinds.KINDS["wrapper"].table.get(entry.get("name")) if isinstance(entry, Mapping) else None
+    function = kinds.KINDS["wrapper"].table.get(entry.get("name", "")) if isinstance(entry, Mapping) else None
     null = {"null": _null(parts, function)} if function is not None and takes(function, "null") else {}
     wrapped = parts.build("wrapper", entry, path, objective=objective, **null)
     if isinstance(wrapped, objectives.Term):

@@ -132,15 +132,16 @@ class Resolver:
     ) -> Any:
         """What an entry names, called once; the entries among its arguments are made likewise."""
         table, arguments, asks = kinds.KINDS[kind]
-        function = table.get(entry.get("name")) if isinstance(entry, Mapping | ConfigDict) else None
+        function = table.get(entry.get("name", "")) if isinstance(entry, Mapping | ConfigDict) else None
         wanted = [name for name in asks if function is not None and name not in supplied and takes(function, name)]
         if kind == "samples of a generator" and "grid" in entry:
             wanted = []  # without one it is trained as it is sampled
         supplied |= {name: kinds.ASKED_FOR[name](self) for name in wanted}
         inner = {"steps": supplied["steps"]} if kind == "grid" and "steps" in supplied else {}  # of a grid of a grid
-        nested = {
+        made_likewise = {
             argument: functools.partial(self.build, inner_kind, **inner) for argument, inner_kind in arguments.items()
-        } | (nested or {})
+        }
+        nested = {**made_likewise, **(nested or {})}
         if path not in self.built:
             self.built[path] = call(table, entry, path, kind, nested=nested, **supplied)
         return self.built[path]
@@ -199,8 +200,10 @@ class Resolver:
         settings = self.config["teacher"]
         pairs = settings["pairs"]
         sampler = self.field("sampler", "teacher.pairs.sampler")  # a mistake there is named without a teacher too
-        taught = (self.teacher_parameterization, settings["scale"], pairs["number"], sampler, pairs["steps"])
-        return Teacher(settings["path"], *taught) if settings["path"] else None
+        parameterization = self.teacher_parameterization
+        if parameterization is None or not settings["path"]:
+            return None
+        return Teacher(settings["path"], parameterization, settings["scale"], pairs["number"], sampler, pairs["steps"])
 
     # ==== The objectives ====
 

@@ -106,7 +106,7 @@ def completed(recipe: Any) -> tuple[dict[str, Any], DataSpec | None]:
         parts["data"] = source
     described_parts = parts | {"optimizer": resolver.built.get("config.optimizer", parts["optimizer"])}
     parts["config"] = recorded(config, described_parts, recipe.data)
-    return sections.sectioned(parts), source and source.spec
+    return sections.sectioned(parts), None if source is None else source.spec
 
 
 def settings(given: Mapping[str, Any], reads: Any = None) -> tuple[ConfigDict, set[str]]:

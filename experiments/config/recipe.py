@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from diffusion import pytrees
 from diffusion.data.sources import DataSpec, is_picture
@@ -72,7 +71,7 @@ class Recipe:
     companions: Companions = dataclasses.field(default_factory=Companions)
     sampling: Sampling = dataclasses.field(default_factory=Sampling)
     examples: Examples = dataclasses.field(default_factory=Examples)
-    config: ConfigDict | Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    config: Any = dataclasses.field(default_factory=dict)  # once built, a ConfigDict, whose fields are no attributes
     rebuilt: Rebuilt = None  # type: ignore[assignment]
 
     def __post_init__(self):

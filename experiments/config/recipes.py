@@ -6,7 +6,6 @@ built on another:
     config = recipes.load("digits")
 """
 
-import importlib.util
 import pathlib
 import types
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import ConfigError, unknown
+from diffusion.experiments.config import ConfigError, python_files, unknown
 from diffusion.experiments.config.values import put
 
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"  # of this library: configs/ in a clone
@@ -42,9 +41,8 @@ def load(recipe: str) -> ConfigDict:
 
 def module(name: str, folder: pathlib.Path = FOLDER) -> types.ModuleType:
     """The module of a recipe, for one that is built on another: `module("digits").PRESETS`; of a sweep, in SWEEPS."""
-    spec = importlib.util.spec_from_file_location("loaded_config", path_of(name, folder))
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
+    loaded, loader = python_files.prepared("loaded_config", path_of(name, folder))
+    loader.exec_module(loaded)
     return loaded
 
 

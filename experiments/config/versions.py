@@ -99,10 +99,9 @@ TRANSPORT = ("optimal_transport", "sinkhorn", "schroedinger_bridge", "equivarian
 
 def _couplings_that_saw_no_condition(fields: Fields) -> None:
     """Transport between all examples, which later pairs equal conditions alone; without a condition it is the same."""
-    parts = [fields.get(name) for name in ("objective", "model", "data")]
-    if not all(isinstance(part, dict) for part in parts):
+    objective, model, data = (fields.get(name) for name in ("objective", "model", "data"))
+    if not (isinstance(objective, dict) and isinstance(model, dict) and isinstance(data, dict)):
         return
-    objective, model, data = parts
     if not model.get("num_classes") and data.get("source") == {"name": "tfds"}:
         return  # it has no condition
     coupling = objective.get("coupling")

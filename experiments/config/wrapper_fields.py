@@ -23,7 +23,7 @@ ORDER = (
 )
 Entries = tuple[dict[str, Any], ...]
 # For each field its name in the list, and the entries of its value; an empty or absent value was none.
-FIELDS: dict[str, tuple[str, type, Callable[[Any], Entries]]] = {
+FIELDS: dict[str, tuple[str, type | tuple[type, ...], Callable[[Any], Entries]]] = {
     "uncertainty": ("uncertainty", dict, lambda value: ({"name": "uncertainty", "network": value},)),
     "masked": ("masked_copy", dict, lambda value: ({"name": "masked_copy", **value},)),
     "pictures": ("pictures", dict, lambda value: ({"name": "pictures", **value},)),
