@@ -48,8 +48,8 @@ def opened(name: str, data_dir: str = "") -> Competitor:
     path = pathlib.Path(name)
     requests = None
     if (path / "samples.npz").is_file() or (path / "config.json").is_file():
-        images, labels = sample_files.read_samples(path)
-        images = _set(lambda: image_sets.from_array(images, name))
+        samples, labels = sample_files.read_samples(path)
+        images = _set(lambda: image_sets.from_array(samples, name))
         requests = [f"class {label}" for label in labels]
     else:
         images = _set(lambda: image_sets.open_set(name, data_dir))

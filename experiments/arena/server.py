@@ -87,7 +87,7 @@ class Voting:
             "question": self.arena.question,
         }
 
-    def picture(self, voter: str, turn: int, side: str) -> bytes:
+    def picture(self, voter: str, turn: Any, side: Any) -> bytes:
         """The PNG file of one side of a turn, without any text in it."""
         number, first_is_left = self._at(voter, turn)
         if side not in (LEFT, RIGHT):
@@ -100,11 +100,11 @@ class Voting:
         Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, "PNG")
         return file.getvalue()
 
-    def vote(self, voter: str, turn: int, side: str) -> None:
+    def vote(self, voter: str, turn: Any, side: Any) -> None:
         """Writes a vote, unless the voter has one on this comparison."""
         number, first_is_left = self._at(voter, turn)
         choices = {LEFT: FIRST, RIGHT: SECOND, TIE: TIE}
-        if side not in choices:
+        if not isinstance(side, str) or side not in choices:
             raise Refused(f"side={str(side)[:20]}; valid: {', '.join(choices)}")
         choice = choices[side] if first_is_left or side == TIE else {LEFT: SECOND, RIGHT: FIRST}[side]
         vote = Vote(voter, number, choice, FIRST if first_is_left else SECOND)

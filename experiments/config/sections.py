@@ -118,7 +118,7 @@ class Examples:
         num_classes: the number of classes, 0 for a network without; None: as the network's field of that name says.
     """
 
-    shape: tuple[int, ...] | None = None
+    shape: tuple[int, ...] = None  # type: ignore[assignment]  # known wherever examples, or samples, are
     pictures: tuple[int, ...] | None = None
     dtype: str | None = None
     structure: Any = None

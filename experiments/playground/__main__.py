@@ -104,17 +104,17 @@ def opened(model: str | None, run: str | None) -> Source:
     demo_model = pathlib.Path(run or "") / "model"
     if model or (demo_model / "model_index.json").is_file():
         try:
-            more = {"embeddings": model_flags.embeddings(), "attachments": model_flags.attachments()}
-            more |= {"quantised": QUANTISED.value, "drop_text": DROP_TEXT.value}
+            loras, embeddings, attachments = model_flags.loras(), model_flags.embeddings(), model_flags.attachments()
+            more = (loras, embeddings, attachments, QUANTISED.value, DROP_TEXT.value)
             folder = str(shipped_models.folder_of_prompts(model or demo_model))
-            return Published(folder, DTYPE.value, model_flags.loras(), **more)
+            return Published(folder, DTYPE.value, *more)
         except (ValueError, FileNotFoundError) as error:
             raise ConfigError(str(error)) from error
     if DROP_TEXT.value:
         raise ConfigError("--drop_text is for a text-to-image model: --model=FOLDER.")
     if QUANTISED.value:
         raise ConfigError(f"--quantised={QUANTISED.value} is for a text-to-image model: --model=FOLDER.")
-    return Trained.load(run)
+    return Trained.load(run or "")
 
 
 if __name__ == "__main__":

@@ -97,9 +97,9 @@ class Answers:
         self._out = out
         self._stopped: set[str] = set()  # visits whose work is to end at the next step
 
-    def make(self, visitor: gr.Request, *shown: Any) -> Iterator[tuple]:
+    def make(self, visitor: gr.Request, *inputs: Any) -> Iterator[tuple]:
         """Makes the pictures of the form, step by step: (the view, the gallery, the files of this visit)."""
-        *shown, mine = shown
+        *shown, mine = inputs
         strip = live_view.Strip(self._source.clip_rate)
         began = time.perf_counter()
         request = None

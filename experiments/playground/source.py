@@ -28,10 +28,18 @@ class Source(Protocol):
     clip_rate: float  # frames a second of the clips that it makes; 0 where it makes pictures
     classes: int  # how many it has; 0 for none
     samplers: tuple[str, ...]  # their names
-    edits: bool  # whether it edits a picture by an instruction, with a guidance of its own by the picture
-    several: bool  # whether it sees several pictures, which the prompt edits or combines
     free: bool  # whether it makes pictures of other sizes, too
     attachments: Mapping[str, Attachment]  # by the names that controls may have
+
+    @property
+    def edits(self) -> bool:
+        """Whether it edits a picture by an instruction, with a guidance of its own by the picture."""
+        ...
+
+    @property
+    def several(self) -> bool:
+        """Whether it sees several pictures, which the prompt edits or combines."""
+        ...
 
     def resolved(self, request: PageRequest) -> PageRequest:
         """The request with the model's own settings where it names none."""
@@ -61,9 +69,15 @@ class Published:
         quantised: str = "",
         drop_text: bool = False,
     ):
-        more = {"embeddings": embeddings, "attachments": attachments}
-        how = {"quantised": quantised == STORED, "drop_text": drop_text}
-        self.model = text_to_image.load(folder, dtype=dtype, loras=loras, **more, **how)
+        self.model = text_to_image.load(
+            folder,
+            dtype=dtype,
+            loras={**loras},
+            embeddings={**embeddings},
+            attachments={**attachments},
+            quantised=quantised == STORED,
+            drop_text=drop_text,
+        )
         if quantised in KINDS:
             self.model, stored = text_to_image.with_quantised(self.model, quantised)
             print(f"{quantised}: {stored}")
@@ -74,7 +88,9 @@ class Published:
         self.clip_rate = 0.0 if video is None else video.rate
         self.usual = PageRequest().resolved(self.model)
         self.samplers = tuple(sorted(schedulers.SOLVERS))
-        self._record = png.model(folder, dtype, loras, **more, quantised=quantised)
+        self._record = png.model(
+            folder, dtype, loras, embeddings=embeddings, attachments=attachments, quantised=quantised
+        )
 
     @property
     def edits(self) -> bool:

@@ -149,7 +149,7 @@ class Trained:
                 f"{self.name} makes {self.size[0]} x {self.size[1]} alone: scale or cut it"
             )
         canvas = canvas.extended(request.margins)
-        if self.shape[-1] == 1:
+        if self.shape[-1] == 1 and canvas.image is not None:
             canvas = canvas._replace(image=np.round(canvas.image.mean(axis=-1, keepdims=True)).astype(np.uint8))
         return canvas
 
@@ -204,7 +204,7 @@ class Trained:
             return x, rest
 
         def loop(params: Any, labels: Array, keys: Array, known: Array | None, painted: Array | None) -> samplers.Loop:
-            hook = None if painted is None else editing.replacement(schedule, plan, known, ~painted)
+            hook = None if painted is None or known is None else editing.replacement(schedule, plan, known, ~painted)
             return samplers.loop(recipe.sampling.sampler, network(params, labels), schedule, plan, keys, hook)
 
         finish = jax.jit(lambda decoder, x: to_uint8(self._decode(decoder, x)))

@@ -4,7 +4,7 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -41,6 +41,20 @@ class Readers(NamedTuple):
     embedder: readers.Embedder | None = None
     grammar: readers.Grammar | None = None
     depth: readers.Depth | None = None
+
+
+Reader = TypeVar("Reader")
+
+
+def named(reader: Reader | None, kind: str) -> Reader:
+    """A reader that is needed.
+
+    Raises:
+        ReaderError: where it is None.
+    """
+    if reader is None:
+        raise readers.ReaderError(f"no {kind} is named, and these prompts need one")
+    return reader
 
 
 class Picture(NamedTuple):
@@ -125,12 +139,12 @@ def build_geneval() -> Benchmark:
 
     def judged(seen: Readers, pictures: Sequence[Picture]) -> list[dict[str, Any]]:
         rows = []
-        all_detections = readers.detected(seen.detector, [picture.pixels for picture in pictures])
+        all_detections = readers.detected(named(seen.detector, "detector"), [picture.pixels for picture in pictures])
         for picture, detections in zip(pictures, all_detections):
             prompt = picture.item.content
             objects = geneval.counted_objects(detections, prompt.tag, rules)
             colours_of = lambda label, some, picture=picture: geneval.colours(
-                seen.embedder, picture.pixels, label, some
+                named(seen.embedder, "embedder"), picture.pixels, label, some
             )
             right, reason = geneval.judged(prompt, objects, colours_of, rules)
             details = {
@@ -197,7 +211,7 @@ def build_dpg_bench() -> Benchmark:
     def judged(seen: Readers, pictures: Sequence[Picture]) -> list[dict[str, Any]]:
         asked = [(picture, number) for picture in pictures for number in picture.item.content.questions]
         answers = readers.answered(
-            seen.answerer,
+            named(seen.answerer, "answerer"),
             [picture.pixels for picture, _ in asked],
             [picture.item.content.questions[number].text for picture, number in asked],
         )
@@ -313,28 +327,32 @@ def _compbench_judged(seen: Readers, pictures: Sequence[Picture]) -> list[dict[s
     ]
     if asked:
         pixels = [pictures[row].pixels for row, _ in asked]
-        answers = readers.answered(seen.answerer, pixels, [question for _, question in asked])
-        yes = [answer.get("yes") for answer in answers]
-        if None in yes:
+        answers = readers.answered(named(seen.answerer, "answerer"), pixels, [question for _, question in asked])
+        if others := [answer for answer in answers if answer.get("yes") is None]:
             raise readers.ReaderError(
-                f"the answerer answers with {limits.short(answers[yes.index(None)])}, and T2I-CompBench takes P(yes)."
+                f"the answerer answers with {limits.short(others[0])}, and T2I-CompBench takes P(yes)."
             )
+        yes = [answer["yes"] for answer in answers]
     for row, _ in measured_by("attribute"):
         probabilities = [value for (number, _), value in zip(asked, yes) if number == row] if asked else []
         parts[row]["attribute"] = t2i_compbench.attributes(probabilities)
     if some := measured_by("spatial"):
-        all_detections = readers.detected(seen.detector, [picture.pixels for _, picture in some])
+        all_detections = readers.detected(named(seen.detector, "detector"), [picture.pixels for _, picture in some])
         for (row, picture), detections in zip(some, all_detections):
             objects = t2i_compbench.objects_of(parses[picture.item.text], picture.item.group == "complex")
             parts[row]["spatial"] = t2i_compbench.spatial(picture.item.text, objects, detections)
     if some := measured_by("depth"):
         pixels = [picture.pixels for _, picture in some]
-        seen_objects = zip(some, readers.detected(seen.detector, pixels), readers.depths(seen.depth, pixels))
+        seen_objects = zip(
+            some,
+            readers.detected(named(seen.detector, "detector"), pixels),
+            readers.depths(named(seen.depth, "depth"), pixels),
+        )
         for (row, picture), detections, nearness in seen_objects:
             objects = t2i_compbench.objects_of(parses[picture.item.text])
             parts[row]["depth"] = t2i_compbench_plus.spatial_3d(picture.item.text, objects, detections, nearness)
     if some := measured_by("number"):
-        all_detections = readers.detected(seen.detector, [picture.pixels for _, picture in some])
+        all_detections = readers.detected(named(seen.detector, "detector"), [picture.pixels for _, picture in some])
         for (row, picture), detections in zip(some, all_detections):
             parts[row]["number"] = t2i_compbench_plus.numeracy(picture.item.content.objects, detections)
     if some := measured_by("action"):
@@ -342,8 +360,8 @@ def _compbench_judged(seen: Readers, pictures: Sequence[Picture]) -> list[dict[s
             t2i_compbench.action(parses[picture.item.text]) if picture.item.group == "complex" else picture.item.text
             for _, picture in some
         ]
-        seen_rows = readers.embedded_pictures(seen.embedder, [picture.pixels for _, picture in some])
-        cosines = (seen_rows * readers.embedded_texts(seen.embedder, plain)).sum(axis=1)
+        seen_rows = readers.embedded_pictures(named(seen.embedder, "embedder"), [picture.pixels for _, picture in some])
+        cosines = (seen_rows * readers.embedded_texts(named(seen.embedder, "embedder"), plain)).sum(axis=1)
         for (row, _), cosine in zip(some, cosines):
             parts[row]["action"] = float(cosine)
     return [{"score": t2i_compbench.three_in_one(list(scores.values())), "parts": scores} for scores in parts]

@@ -20,7 +20,7 @@ from diffusion.experiments.config import ConfigError
 from diffusion.experiments.config.values import config_hash
 from diffusion.experiments.sweeps.distributions import Distribution
 
-Overrides = Mapping[str, Any]
+Overrides = dict[str, Any]
 SHOWN = 5  # duplicates that an error names
 
 

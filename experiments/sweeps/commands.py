@@ -75,10 +75,12 @@ def settings(commands: Sequence[Sequence[str]], overrides: Mapping[str, Any], va
             extensions.extend(file)
         base = _value(words, "config")
         folder = _value(words, "workdir")
-        if base is None and folder is None:
+        if base:
+            start = recipes.load(base)
+        elif folder:
+            start = command_line.settable(versions.read(trained.get(folder) or _saved(folder, words)))
+        else:
             continue
-        saved = None if base else trained.get(folder) or _saved(folder, words)
-        start = recipes.load(base) if base else command_line.settable(versions.read(saved))
         changes = [word for word in words if word.startswith("--config.")]
         config = parsed(start, changes)
         fields = {word.removeprefix("--config.").partition("=")[0] for word in changes}
@@ -104,7 +106,8 @@ def parsed(config: ConfigDict, words: Sequence[str]) -> ConfigDict:
         values(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{shlex.join(words)}: {str(error).strip().splitlines()[-1]}") from error
-    return values["config"].value
+    changed: Any = values["config"].value
+    return changed
 
 
 def _with_existing(config: ConfigDict, trained: Mapping[str, str]) -> ConfigDict:

@@ -38,7 +38,7 @@ def _encoded(path: pathlib.Path, changed: int, size: int, share: int) -> str:
     content = opener.read(path)
     with pictures.opened(content, str(path)) as image:
         image.load()
-        kind = Image.MIME[image.format]
+        kind = Image.MIME[str(image.format)]
         if len(content) > share:
             content = _smaller(image, share)
             kind = "image/webp"

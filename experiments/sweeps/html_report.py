@@ -145,14 +145,15 @@ def write(results: Results, before: str = "") -> str:
     data = content(results)
     paths = list(dict.fromkeys(path for run in data["runs"] for path in run["images"].values()))
     pictures = embedded([pathlib.Path(path) for path in paths])
-    numbers = {path: index for index, path in enumerate(path for path in paths if pictures[path])}
+    shown = {path: address for path in paths if (address := pictures[path])}
+    numbers = {path: index for index, path in enumerate(shown)}
     for run in data["runs"]:
         run["images"] = {kind: numbers[path] for kind, path in run["images"].items() if path in numbers}
-    shown = [pictures[path] for path in numbers]
-    version = hashlib.sha256(json.dumps([data, shown], sort_keys=True).encode()).hexdigest()[:16]
+    addresses = list(shown.values())
+    version = hashlib.sha256(json.dumps([data, addresses], sort_keys=True).encode()).hexdigest()[:16]
     if version != before:
         written = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
-        write_text(results.directory / "report.html", page(data, shown, version, written))
+        write_text(results.directory / "report.html", page(data, addresses, version, written))
         write_text(results.directory / NEWS, f"sweepNews({json.dumps(version)});\n")
     return version
 

@@ -5,7 +5,7 @@ import io
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from diffusion.experiments.config import unknown
 from diffusion.experiments.evaluation import report
@@ -90,7 +90,7 @@ def runs_csv(results: Results) -> str:
     """Every run of a sweep as CSV: name, status, what it sets, all its figures, seconds and command."""
     fields = list(dict.fromkeys(field for run in results.runs for field in run.overrides))
     figures = sorted({name for run in results.runs for name in run.figures})
-    lines = [["run", "status", "attempts", *fields, *figures, "seconds", "command"]]
+    lines: list[list[Any]] = [["run", "status", "attempts", *fields, *figures, "seconds", "command"]]
     for run in results.runs:
         values = [run.overrides.get(field) for field in fields]
         values = [json.dumps(value) if isinstance(value, (dict, list, tuple)) else value for value in values]

@@ -96,7 +96,10 @@ def shapes(recipe: Recipe) -> Any:
 
 def arguments(recipe: Recipe) -> tuple[Any, ...]:
     """Arguments (x, clock, condition) of a call of a recipe's network, for one example."""
-    struct = lambda *shape, dtype=np.float32: jax.ShapeDtypeStruct((1, *shape), dtype)
+
+    def struct(*shape: int, dtype: Any = np.float32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((1, *shape), dtype)
+
     times = recipe.objective.network.times
     clock = struct() if times == 1 else (struct(),) * times
     return struct(*recipe.examples.shape), clock, struct(dtype=np.int32) if recipe.examples.by_class else None

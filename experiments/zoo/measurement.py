@@ -133,11 +133,11 @@ def _check_autoencoder(row: Row, path: str) -> None:
 
 def request_of(row: Row, needs: Needs, out: pathlib.Path) -> Request:
     """What is measured of a row's samples."""
-    common = {"samples": str(out / "samples.npz"), "reference": needs.reference, "metrics": (row.published.metric,)}
+    request = Request(str(out / "samples.npz"), needs.reference, metrics=(row.published.metric,))
     if not row.protocol:
-        return Request(**common, features="pixels")
+        return request._replace(features="pixels")
     by_encoder = row.protocol in encoder_protocols.PROTOCOLS
-    return Request(**common, protocol=row.protocol, **{"encoder" if by_encoder else "inception": needs.network})
+    return request._replace(protocol=row.protocol, **{"encoder" if by_encoder else "inception": needs.network})
 
 
 def measure(checked: Checked, out: pathlib.Path, advance: Callable[[int], None] = lambda done: None) -> dict:
