@@ -7,7 +7,7 @@ mask of the thing is {c > C / 2}. Masks are compared with drawings at any turn b
 
 __all__ = ["WHOLE", "Templates", "measured"]
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -46,7 +46,7 @@ def measured(clips: np.ndarray, found: Tracks) -> Templates:
     """
     number, frames, side = clips.shape[:3]
     chroma = clips.max(-1).astype(np.float32) - clips.min(-1)
-    large = ndimage.zoom(
+    large: Any = ndimage.zoom(
         chroma, (1, 1, drawing.SIDE / side, drawing.SIDE / side), order=3, mode="nearest", grid_mode=True
     )
     masks = np.stack([_mask(frame) for frame in large.reshape(-1, drawing.SIDE, drawing.SIDE)])

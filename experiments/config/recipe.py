@@ -69,8 +69,8 @@ class Recipe:
     parameterization: Parameterization = None  # type: ignore[assignment]
     training: Training = dataclasses.field(default_factory=Training)
     companions: Companions = dataclasses.field(default_factory=Companions)
-    sampling: Sampling = dataclasses.field(default_factory=Sampling)
-    examples: Examples = dataclasses.field(default_factory=Examples)
+    sampling: Sampling = dataclasses.field(default_factory=lambda: Sampling())
+    examples: Examples = dataclasses.field(default_factory=lambda: Examples())
     config: Any = dataclasses.field(default_factory=dict)  # once built, a ConfigDict, whose fields are no attributes
     rebuilt: Rebuilt = None  # type: ignore[assignment]
 

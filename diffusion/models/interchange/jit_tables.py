@@ -55,6 +55,8 @@ CONFIG = FieldTable(
 
 
 def _computed(module: JiT) -> dict[str, Computed]:
+    if module.shape is None:
+        raise ValueError("shape = None: the positions in a file of JiT are those of pictures of one shape (H, W, C)")
     side = module.shape[0] // module.patch
     head = module.width // module.heads
     return {

@@ -87,6 +87,10 @@ def _example(module: MaskDiT) -> tuple:
 
 
 def _positions(module: MaskDiT) -> dict[str, Computed]:
+    if module.shape is None:
+        raise ValueError(
+            "shape = None: the positions in a file of MaskDiT are those of pictures of one shape (H, W, C)"
+        )
     side = module.shape[0] // module.patch
     tables = {"pos_embed": module.width, "decoder_pos_embed": module.decoder_width}
     return {name: sincos_table(side, width) for name, width in tables.items()}

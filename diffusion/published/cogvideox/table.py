@@ -106,13 +106,13 @@ def _their_positions(module: CogVideoX) -> dict[str, Any]:
 
 def _sees_frame(channels: int | None, ours: Mapping[str, Any]) -> int:
     """The channels of the latents; the network sees these, or those of a first frame too."""
-    channels = channels or ours["in_channels"]
-    if ours["in_channels"] not in (channels, 2 * channels):
+    number: int = channels or ours["in_channels"]
+    if ours["in_channels"] not in (number, 2 * number):
         raise ValueError(
-            f"in_channels is supported as out_channels, {channels}, or twice as many, for the latents of a first "
+            f"in_channels is supported as out_channels, {number}, or twice as many, for the latents of a first "
             f"frame; this one has {ours['in_channels']}."
         )
-    return channels
+    return number
 
 
 def _offset(width: int | None, ours: Mapping[str, Any]) -> bool:
