@@ -55,7 +55,16 @@ from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.text import model as model_folder
 from diffusion.metrics import neighbours
 from diffusion.text_to_image import model_index
-from examples.text import drawn_objects, edits, judge, prompt_metrics, report_pictures, shape_questions, shapes_report
+from examples.text import (
+    drawn_objects,
+    drawn_words,
+    edits,
+    judge,
+    prompt_metrics,
+    report_pictures,
+    shape_questions,
+    shapes_report,
+)
 from examples.text.prompt_metrics import Subject
 
 PARTS = ("sweep", "prompts", "geneval", "negative", "distances", "edits")
@@ -94,7 +103,7 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
     verdicts = {name: prompt_metrics.verdicts(reader, split.captions, split.images) for name, split in splits.items()}
     figures: dict[str, Any] = {"judge": {name: judge.score(verdict) for name, verdict in verdicts.items()}}
     figures["refused"] = prompt_metrics.refusals(reader, max(50, settings.number // 4))
-    figures["drawings"] = {name: drawn_objects.score_of(split.captions, split.images) for name, split in splits.items()}
+    figures["drawings"] = {name: _by_templates(split.captions, split.images) for name, split in splits.items()}
     guidance = settings.guidance or settings.scales[0]
     if "sweep" in settings.parts:
         captions = real("validation", max(8, settings.number // 20)).captions
@@ -117,7 +126,7 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
         if "prompts" in settings.parts:
             verdicts = prompt_metrics.verdicts(reader, captions, pictures[name])
             figures["prompts"][name] = judge.score(verdicts)
-            figures["templates"][name] = drawn_objects.score_of(captions, pictures[name])
+            figures["templates"][name] = _by_templates(captions, pictures[name])
             right = [all(verdict.values()) for verdict in verdicts]
             plots.captioned(pictures[name], captions, right, out / f"{name}.png")
     if "geneval" in settings.parts:
@@ -151,6 +160,11 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
     content = report.plain({"figures": figures, "protocol": protocol})
     report.write(out, content, shapes_report.markdown(content, out))
     return content
+
+
+def _by_templates(captions: Sequence[str], pictures: np.ndarray) -> dict[str, Any]:
+    """What the drawings' own masks say of pictures, of their objects and of their words."""
+    return drawn_objects.score_of(captions, pictures) | drawn_words.score_of(captions, pictures)
 
 
 def _draw_sweep(rows: Sequence[dict], captions: Sequence[str], guidance: float, out: pathlib.Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from diffusion.experiments.evaluation import report
-from examples.text import drawn_objects, judge
+from examples.text import drawn_objects, drawn_words, judge
 
 PICTURES = {
     "guidance.png": "Guidance: from varied and loose to literal and fried",
@@ -37,6 +37,8 @@ TEMPLATES = {
     "position": "place as requested",
     "count": "as many objects as requested",
     "relation": "relation as requested",
+    "word": "words that read letter by letter as requested",
+    "word_colour": f"{drawn_words.COLOURED:.0%} of a word's pixels in the requested colour",
 }
 GENEVAL = {
     "single_object": "one object",

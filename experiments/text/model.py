@@ -23,7 +23,7 @@ import numpy as np
 
 from diffusion import text_to_image
 from diffusion.data import captions
-from diffusion.experiments.config import ConfigError, data, null_condition, resolve
+from diffusion.experiments.config import ConfigError, as_config_errors, data, null_condition, resolve
 from diffusion.experiments.evaluation import model_card
 from diffusion.experiments.run.networks import network_of
 from diffusion.experiments.run_folder import workdir
@@ -61,12 +61,22 @@ INDEX = {
 }
 
 
-def load(folder: pathlib.Path) -> text_to_image.TextToImage:
-    """The model of a folder, or of a name in `shipped_models`; a `ConfigError` where there is none."""
+def load(folder: str | pathlib.Path) -> text_to_image.TextToImage:
+    """The model of a folder, or of a name such as "drawings"; a `ConfigError` where there is none."""
     try:
-        return text_to_image.load(shipped_models.folder_of_prompts(folder))
+        return text_to_image.load(folder_of(folder))
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(f"--model={folder}: {error}") from error
+
+
+def folder_of(model: str | pathlib.Path) -> pathlib.Path:
+    """The folder of a model, by its path or by the name of one that travels with the project.
+
+    Raises:
+        ConfigError: for other files than those that travel under this name.
+    """
+    with as_config_errors():
+        return shipped_models.folder_of_prompts(model)
 
 
 def trained(run: str | pathlib.Path) -> tuple[Any, Any, Mapping[str, Any]]:

@@ -17,6 +17,8 @@ __all__ = [
     "SHAPES",
     "SIZES",
     "WITHHELD",
+    "WITHHELD_WORDS",
+    "WORDS",
     "Lot",
     "Scene",
     "Shares",
@@ -57,10 +59,12 @@ STYLES = ("plain", "outlined", "neon")  # a caption never names "plain"
 WORDS = ("cat", "dog", "sun", "sky", "sea", "ice", "tea", "map", "key", "box", "car", "bus", "hat", "cup", "pen", "egg",
          "bee", "fox", "owl", "cow", "ant", "jam", "oak", "zoo", "tree", "fish", "bird", "lamp", "rain", "snow", "wind",
          "fire", "gold", "king", "love", "milk", "rose", "ship", "wolf", "yarn")  # fmt: skip
+"""Words that a picture may show."""
 
 WITHHELD = frozenset(zip(COLOURS, (SHAPES[3:] + SHAPES[:3])))  # ("red", "diamond"), ("orange", "star"), ..
 """Pairs of a colour and a shape that no training picture has."""
 WITHHELD_WORDS = frozenset({"bus", "owl", "snow", "lamp", "hat", "key", "rain", "tea"})
+"""Words that no training picture shows."""
 
 KINDS = ("one", "several", "pair", "word")
 STATED = {

@@ -1,0 +1,165 @@
+"""Measures a text-to-image model of `shapes` by the drawings' own masks alone, with enough pictures of each kind.
+
+    python -m examples.text.template_report --model=drawings --out=runs/drawings/templates
+
+No network reads the pictures (`drawn_objects`, `drawn_words`), so that it needs no judge and takes minutes. Captions:
+
+    trained     objects of the test split, one, several alike or two
+    withheld    objects of the split "withheld", with pairs of a colour and a shape that no training picture has
+    pairs       two objects of the test split
+    seen        words of the training pictures, each in several colours
+    unseen      words that no training picture has
+
+Writes report.json, report.md, and NAME.png with the first pictures of each kind; the same of real pictures stands
+beside each figure. The command of examples.text.report measures more, by a trained judge.
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string(
+        "model", None, "folder of the model, with model_index.json, or the name of one that comes along"
+    )
+    flags.DEFINE_string("out", None, "folder of the report")
+    flags.DEFINE_integer("number", 1000, "captions of each kind", lower_bound=8)
+    flags.DEFINE_integer("steps", 0, "steps of the sampler; 0: the model's own", lower_bound=0)
+    flags.DEFINE_float("guidance", 0.0, "scale; 0: the model's own", lower_bound=0)
+    flags.DEFINE_integer("batch_size", 50, "pictures at once", lower_bound=1)
+    flags.mark_flags_as_required(["model", "out"])
+    command_line.begin()
+
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from diffusion import text_to_image
+from diffusion.data import shapes
+from diffusion.data.shapes import drawing, scenes
+from diffusion.experiments.evaluation import plots, report
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.text import model as model_folder
+from diffusion.text_to_image import model_index
+from examples.text import drawn_objects, drawn_words, shapes_report
+
+SEED = 7_010  # of the words' captions and real pictures; that of the dataset is another
+FIRST_SEEDS = {"trained": 0, "withheld": 20_000, "pairs": 40_000, "seen": 60_000, "unseen": 80_000}  # of the pictures
+SHOWN = 48  # pictures of each kind that are shown
+
+
+def captions(kind: str, number: int) -> tuple[list[str], np.ndarray]:
+    """Captions of a kind, and real pictures of the same, uint8 [N, 64, 64, 3].
+
+    Args:
+        kind: one of `FIRST_SEEDS`.
+        number: how many captions.
+    """
+    if kind in ("seen", "unseen"):
+        examples = _words(kind == "unseen", number)
+    else:
+        examples = list(_of_split("withheld" if kind == "withheld" else "test", number, kind == "pairs"))
+    texts, pictures = zip(*examples)
+    return list(texts), np.stack(pictures)
+
+
+def _of_split(split: str, number: int, pairs: bool) -> Iterator[tuple[str, np.ndarray]]:
+    """The first examples of objects, or of two objects, of a split, which is drawn past its end where that is short."""
+    row = found = 0
+    while found < number:
+        picture, caption, scene = shapes.example(split, row)
+        row += 1
+        if scene.kind == "pair" or (not pairs and scene.kind != "word"):
+            found += 1
+            yield caption, picture
+
+
+def _words(withheld: bool, number: int) -> list[tuple[str, np.ndarray]]:
+    """Each word in turn, in each of the colours in turn."""
+    words = [word for word in scenes.WORDS if (word in scenes.WITHHELD_WORDS) == withheld]
+    examples = []
+    for row in range(number):
+        colour = scenes.COLOURS[(row // len(words)) % len(scenes.COLOURS)]
+        scene = scenes.Scene("word", "plain", colour, count=0, word=words[row % len(words)])
+        examples.append((scenes.phrase(scene), drawing.draw(scene, scenes.Lot(SEED, 0, row))))
+    return examples
+
+
+def score_of(texts: list[str], pictures: np.ndarray) -> dict[str, Any]:
+    """The shares of `drawn_objects.score_of` and `drawn_words.score_of`."""
+    if all(scenes.parsed(text).kind == "word" for text in texts):
+        return drawn_words.score_of(texts, pictures)
+    return drawn_objects.score_of(texts, pictures) | drawn_words.score_of(texts, pictures)
+
+
+def run(
+    model: text_to_image.TextToImage, out: pathlib.Path, number: int, about: Mapping[str, Any], **how: Any
+) -> dict[str, Any]:
+    """Measures a model and writes the report; returns its content.
+
+    Args:
+        model: the model.
+        out: the folder of the report, made if missing.
+        number: captions of each kind.
+        about: what the protocol says of the model.
+        **how: arguments of `text_to_image.generate`, such as steps and guidance; the model's own by default.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    figures: dict[str, Any] = {"templates": {}, "drawings": {}}
+    for kind, first in FIRST_SEEDS.items():
+        texts, real = captions(kind, number)
+        pictures = text_to_image.generate(model, texts, seeds=range(first, first + number), **how)
+        figures["templates"][kind] = score_of(texts, pictures)
+        figures["drawings"][kind] = score_of(texts, real)
+        plots.captioned(pictures[:SHOWN], texts[:SHOWN], [True] * min(SHOWN, number), out / f"{kind}.png")
+        print(kind, {name: f"{share['share']:.1%}" for name, share in figures["templates"][kind].items()}, flush=True)
+    protocol = {**about, "number": number, "seeds": FIRST_SEEDS, **how, **report.software()}
+    content = report.plain({"figures": figures, "protocol": protocol})
+    report.write(out, content, markdown(content, out))
+    return content
+
+
+def markdown(content: Mapping[str, Any], folder: pathlib.Path) -> str:
+    """The report as Markdown, with the pictures that are in the folder."""
+    figures, protocol = content["figures"], content["protocol"]
+    parts = [
+        f"# Drawings by templates: {protocol['model']}",
+        report.beside_table(rows(figures)),
+        *report.pictures(folder, {f"{kind}.png": f"Captions of the kind {kind!r}" for kind in FIRST_SEEDS}),
+        "## Protocol",
+        report.table(("", ""), protocol.items()),
+        report.IN_FULL,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def rows(figures: Mapping[str, Any]) -> list[report.Row]:
+    """The figures as text, each beside that of real pictures."""
+    return [
+        (
+            f"{kind}: {shapes_report.TEMPLATES[name]}",
+            report.percent(share),
+            f"real pictures {report.percent(figures['drawings'][kind][name])}",
+        )
+        for kind, shares in figures["templates"].items()
+        for name, share in shares.items()
+    ]
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    values = flags.FLAGS
+    folder = model_folder.folder_of(values.model)
+    about = {"model": str(values.model), "checkpoint": model_index.fingerprint(folder)}
+    about["dataset"] = f"shapes {shapes.Shapes.VERSION}"
+    how = {"steps": values.steps, "guidance": values.guidance, "batch_size": values.batch_size}
+    how = {name: value for name, value in how.items() if value}
+    content = run(model_folder.load(folder), pathlib.Path(values.out), values.number, about, **how)
+    for what, value, beside in rows(content["figures"]):
+        print(f"{what:64} {value:24} {beside}")
+
+
+if __name__ == "__main__":
+    command_line.run(main, workdir.FAILURES, compiles=True)
