@@ -29,5 +29,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.autoencoder.train.steps = 1_000
     config.denoiser.objective.density.update({"mean": 1.0, "std": 1.2})
     config.denoiser.optimizer.decay = "cooldown"
-    config.denoiser.train.steps = 8_000
+    config.denoiser.train.steps = 9_200
     return preset(config, arg, shapes.PRESETS)

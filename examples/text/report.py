@@ -202,7 +202,7 @@ def main(argv: list[str]) -> None:
     except ValueError:
         raise ConfigError(f"--scales={','.join(values.scales)}: write numbers, such as 1,2,4.") from None
     settings = Settings(values.number, values.steps, values.guidance, scales, values.batch_size, tuple(values.parts))
-    folder = pathlib.Path(values.model)
+    folder = model_folder.folder_of(values.model)
     out = pathlib.Path(values.out)
     content = run(model_folder.load(folder), folder, out, settings)
     for what, value, beside in shapes_report.rows(content["figures"]):

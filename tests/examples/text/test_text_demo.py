@@ -11,9 +11,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 from configs.students import lcm, progressive, turbo
-from configs.text import emoji, shapes
+from configs.text import drawings, emoji, shapes
 from diffusion import flow_maps, text_to_image
-from diffusion.data import captions, latent_cache, sources
+from diffusion.data import captions, latent_cache, shapes as data_shapes, sources
 from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, resolve
 from diffusion.experiments.run_folder import workdir
@@ -384,3 +384,18 @@ def test_a_folder_of_captioned_pictures_becomes_a_model_of_prompts(tmp_path, com
     table = captions.read(tmp_path / "once/captions")
     records = sources.picture_folder(source["path"])
     assert len(table.row) == len(records) == 18 and len(set(table.row.tolist())) == 3
+
+
+def test_the_vocabulary_of_drawings_leaves_random_words_in_letters(tmp_path, monkeypatch):
+    """What `text/drawings` is for: its words are spelled, and its longest caption fits."""
+    config = drawings.get_config()
+    text_demo.check(config)
+    source = sources.spelled_drawings(number=6_000)
+    monkeypatch.setattr(data_shapes.drawing, "draw", lambda *_: np.zeros((64, 64, 3), np.uint8))
+    texts = [source[row]["caption"] for row in range(len(source))]
+    byte_pairs.write(tmp_path / "tokenizer", byte_pairs.learn(texts, config.vocabulary.size), config.vocabulary.length)
+    tokenizer = Tokenizer.open(tmp_path / "tokenizer")
+    frame = len(tokenizer.ids('the word ""'))
+    for word in ("owl", "lamp", "qzj", "gkvx"):
+        assert len(tokenizer.ids(f'the word "{word}"')) >= frame + len(word) - 1
+    assert max(len(tokenizer.ids(each)) for each in texts) + 2 <= config.vocabulary.length
