@@ -43,7 +43,7 @@ def draw(keys: Array, probabilities: Array) -> Array:
 
     def one(key: Array, p: Array) -> Array:
         high, low = jax.random.bits(key, (2, *p.shape), jnp.uint32)
-        race = jnp.where(p > 0, exponential(high, low) / jnp.where(p > 0, p, 1.0), jnp.inf)
+        race = jnp.where(p > 0, exponential(high, low) / p, jnp.inf)
         return jnp.argmin(race, -1).astype(jnp.int32)
 
     return jax.vmap(one)(keys, probabilities)

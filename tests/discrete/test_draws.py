@@ -68,6 +68,14 @@ def test_logits_and_ratios_say_the_same(name, symbol):
     np.testing.assert_allclose(jnp.exp(discrete.from_ratios(process, log_ratios, x, t)), jnp.exp(log_x0), atol=1e-6)
 
 
+def test_a_score_that_no_data_has_becomes_probabilities_of_each_position():
+    process = PROCESSES["uniform"]
+    scores = jax.random.normal(jax.random.key(5), (4, 2, 3))
+    log_x0 = discrete.from_ratios(process, scores, jnp.zeros((4, 2), int), jnp.full(4, 0.7))
+    assert log_x0.shape == (4, 2, 3)
+    np.testing.assert_allclose(jnp.exp(log_x0).sum(-1), 1, rtol=1e-5)
+
+
 def test_a_predictor_reads_a_network_and_refuses_another_shape():
     process = PROCESSES["uniform"]
     network = lambda x, t, condition: jnp.zeros((*x.shape, condition))

@@ -105,6 +105,23 @@ def test_first_hitting_has_the_law_of_the_data_in_as_many_steps_as_positions():
     assert distance(one, data.p) > 5 * distance(found, data.p)  # what three steps of all positions at once miss
 
 
+def test_first_hitting_asks_at_the_times_at_which_masks_go():
+    """Of n masks under alpha = 1 - t the next goes at t u^(1/n), whose mean is t n / (n + 1)."""
+    process, number = PROCESSES["absorbing"], 4_000
+    times = []
+
+    def predict(x, t):
+        jax.debug.callback(lambda t: times.append(np.asarray(t)), t, ordered=True)
+        return discrete.from_logits(process, jnp.zeros((*x.shape, 4)), x, t)
+
+    keys = jax.random.split(jax.random.key(1), number)
+    start = jnp.full((number, 3), 3)
+    discrete.sample(discrete.first_hitting(), predict, process, start, timesteps.plan(grid(3)), keys)
+    jax.effects_barrier()
+    means = [time.mean() for time in times]
+    np.testing.assert_allclose(means, [3 / 4, 3 / 4 * 2 / 3, 3 / 4 * 2 / 3 / 2], atol=4 * 0.25 / np.sqrt(number))
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_loop_draws_the_law_of_its_steps(name):
     data = Enumerated(PROCESSES["absorbing"])
