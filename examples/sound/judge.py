@@ -1,0 +1,134 @@
+"""Whether a note is heard as its instrument, at its pitch and as a tone; the judge can also say "none of these".
+
+The judge is a small classifier of pictures of levels, trained on real notes of the eight instruments, and on broken
+ones as a ninth class: tones whose phases are noise, two instruments at once, and strokes that are played backwards.
+Pitch and harmonic share are measured without a network (`sound.yin`, `sound.harmonic_share`).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from diffusion import sound
+from diffusion.metrics import bootstrap, classifier
+from diffusion.sound import instruments
+
+RATE, LENGTH = 16000, 16384
+BANDS, WINDOW, HOP = 24, 2048, 1024  # of the picture that the judge sees
+NONE = len(instruments.NAMES)  # the class of what is none of the instruments
+NEAR = 20.0  # cents
+TONES = ("pluck", "organ", "bell", "flute", "square", "brass")  # noise with their levels is no note of theirs
+STRUCK = ("pluck", "bell", "kick", "snare")  # loud at first: backwards it is none of them
+
+
+class Notes(NamedTuple):
+    """Waveforms and what was asked for.
+
+    Attributes:
+        waveforms: float `[N, L]` at 16 kHz.
+        labels: the numbers of their instruments, int `[N]`.
+        pitches: their pitches in Hz, float `[N]`.
+    """
+
+    waveforms: np.ndarray
+    labels: np.ndarray
+    pitches: np.ndarray
+
+
+def real_notes(split: int, number: int) -> Notes:
+    """The first notes of the data that the recipes read; the instruments take turns.
+
+    Args:
+        split: 0 for the training notes, 1 for those of the test split.
+        number: how many notes.
+    """
+    rows = [instruments.clip((2029, split, row), RATE, LENGTH) for row in range(number)]
+    return Notes(*(np.array(column) for column in zip(*rows)))
+
+
+def broken_notes(notes: Notes, seed: int) -> np.ndarray:
+    """One broken note of each note: float `[N, L]`; what it breaks is drawn, of what changes that instrument."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for row, waveform in enumerate(notes.waveforms):
+        name = instruments.NAMES[notes.labels[row]]
+        kinds = ["blend"] + ["noise"] * (name in TONES) + ["backwards"] * (name in STRUCK)
+        kind = kinds[rng.integers(len(kinds))]
+        if kind == "noise":
+            window = int(rng.choice([256, 1024]))
+            spectrum = sound.stft(waveform, window, window // 4)
+            turned = spectrum * np.exp(2j * np.pi * rng.uniform(size=spectrum.shape))
+            made.append(sound.istft(turned, window, window // 4) * 2)
+        elif kind == "backwards":
+            made.append(waveform[::-1])
+        else:
+            others = np.flatnonzero(notes.labels != notes.labels[row])
+            other = notes.waveforms[rng.choice(others)]
+            made.append((waveform / np.abs(waveform).max() + other / np.abs(other).max()) / 4)
+    return np.array(made)
+
+
+def pictures(waveforms: np.ndarray) -> np.ndarray:
+    """What the judge sees: levels of bands, and below each the level that its quiet frequencies have.
+
+    The second is the mean of the logarithm in place of the logarithm of the sum: a band with a line has a low one, and
+    a band of noise one that is near the first.
+
+    Args:
+        waveforms: float `[N, L]`.
+
+    Returns:
+        uint8 `[N, L / 1024, 24, 2]`.
+    """
+    waveforms = waveforms / np.maximum(np.abs(waveforms).max(-1, keepdims=True), 1e-9)
+    magnitude = np.abs(sound.stft(waveforms, WINDOW, HOP))
+    filters = sound.mel_filters(BANDS, WINDOW, RATE)
+    filters = filters / filters.sum(0)
+    decibels = lambda size: 20 * np.log10(np.maximum(size, 1e-5))
+    both = np.stack([decibels(magnitude @ filters), decibels(magnitude) @ filters], -1)
+    return np.uint8(np.clip(255 * (1 + both / 100), 0, 255))
+
+
+def trained_judge(number: int = 2000) -> classifier.Classifier:
+    """The judge, trained on training notes and as many broken ones; it is kept in the cache."""
+    notes = real_notes(0, number)
+    images = np.concatenate([pictures(notes.waveforms), pictures(broken_notes(notes, seed=0))])
+    labels = np.concatenate([notes.labels, np.full(number, NONE)])
+    return classifier.cached(images, labels)
+
+
+def measured(judge: classifier.Classifier, notes: Notes) -> dict:
+    """The figures of notes.
+
+    Args:
+        judge: the judge.
+        notes: the notes, with what was asked for.
+
+    Returns:
+        "heard": the share that is heard as the instrument, {"share", "interval", "count"}; "in_tune": of the harmonic
+        instruments the share within 20 cents; "harmonic": the mean harmonic share of these; and the three by
+        instrument, "by_instrument": {name: {"heard", "in_tune", "cents", "harmonic"}}.
+    """
+    heard = classifier.predict(judge, pictures(notes.waveforms)) == notes.labels
+    tonal = np.isin(notes.labels, [instruments.NAMES.index(name) for name in instruments.HARMONIC])
+    cents = np.full(len(heard), np.nan)
+    share = np.full(len(heard), np.nan)
+    for row in np.flatnonzero(tonal):
+        waveform, pitch = notes.waveforms[row], float(notes.pitches[row])
+        cents[row] = sound.cents(sound.yin(waveform, RATE), pitch)
+        share[row] = sound.harmonic_share(waveform, RATE, pitch)
+    in_tune = np.abs(cents) <= NEAR
+    table = {}
+    for label, name in enumerate(instruments.NAMES):
+        mine = notes.labels == label
+        table[name] = {"heard": float(heard[mine].mean())}
+        if name in instruments.HARMONIC:
+            middle = float(np.median(np.abs(cents[mine])))
+            table[name] |= {"in_tune": float(in_tune[mine].mean()), "cents": middle}
+            table[name] |= {"harmonic": float(share[mine].mean())}
+    return {
+        "heard": bootstrap.share(heard),
+        "in_tune": bootstrap.share(in_tune[tonal]),
+        "harmonic": bootstrap.mean(share[tonal]),
+        "by_instrument": table,
+    }

@@ -1,0 +1,69 @@
+"""A melody of notes of a trained run: each is a sample of its own at the pitch that is asked for."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from diffusion.sound import instruments
+from examples.sound.judge import RATE
+
+BEAT = 0.42  # seconds
+FADE = 0.04  # seconds, in which a note that ends gives way to the next
+TUNE = (  # Beethoven, the theme of "An die Freude": (semitones above C 4, beats)
+    *((4, 1), (4, 1), (5, 1), (7, 1), (7, 1), (5, 1), (4, 1), (2, 1), (0, 1), (0, 1), (2, 1), (4, 1)),
+    *((4, 1.5), (2, 0.5), (2, 2)),
+    *((4, 1), (4, 1), (5, 1), (7, 1), (7, 1), (5, 1), (4, 1), (2, 1), (0, 1), (0, 1), (2, 1), (4, 1)),
+    *((2, 1.5), (0, 0.5), (0, 2)),
+)
+BASS = tuple((semitones, 2) for semitones in (-12, -5, -12, -5, -12, -5, -10, -5) * 2)
+VOICES = {"flute": TUNE[:15], "brass": TUNE[15:], "pluck": BASS}
+"""The flute begins, the brass goes on, and the pluck accompanies both."""
+
+
+def hertz(semitones: float) -> float:
+    """The pitch so many semitones above C 4, by equal temperament from A 4 = 440 Hz."""
+    return 440 * 2 ** ((semitones - 9) / 12)
+
+
+def line(notes: list[np.ndarray], beats: list[float]) -> np.ndarray:
+    """Notes one after the other: each is cut to its beats, and fades out while the next begins.
+
+    Args:
+        notes: waveforms `[L]` at 16 kHz, of equal loudness or not.
+        beats: the beats of each; at most L samples with the fade.
+
+    Returns:
+        float `[samples]`.
+    """
+    fade = int(FADE * RATE)
+    starts = np.round(np.concatenate([[0], np.cumsum(beats)]) * BEAT * RATE).astype(int)
+    out = np.zeros(starts[-1] + fade)
+    for note, start, end in zip(notes, starts[:-1], starts[1:]):
+        cut = np.array(note[: end - start + fade])
+        cut[-fade:] *= np.cos(np.linspace(0, np.pi / 2, fade)) ** 2
+        out[start : start + len(cut)] += cut
+    return out
+
+
+def played(play: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+    """The tune.
+
+    Args:
+        play: (labels int `[N]`, pitches in Hz `[N]`) -> waveforms `[N, L]` at 16 kHz.
+
+    Returns:
+        float `[samples]` in [-1, 1].
+    """
+    voices = [(name, semitones, beats) for name, part in VOICES.items() for semitones, beats in part]
+    labels = np.array([instruments.NAMES.index(name) for name, _, _ in voices])
+    notes = play(labels, np.array([hertz(semitones) for _, semitones, _ in voices]))
+    notes = notes / np.maximum(np.sqrt((notes**2).mean(-1, keepdims=True)), 1e-3)
+    lines = {
+        name: line([note for note, voice in zip(notes, voices) if voice[0] == name], [beats for _, beats in part])
+        for name, part in VOICES.items()
+    }
+    lead = np.concatenate([lines["flute"][: -int(FADE * RATE)], lines["brass"]])
+    both = np.zeros(max(len(lead), len(lines["pluck"])))
+    both[: len(lead)] += lead
+    both[: len(lines["pluck"])] += 0.7 * lines["pluck"]
+    return 0.9 * both / np.abs(both).max()

@@ -1,0 +1,125 @@
+"""Notes and a melody of a run of sound/tones, at pitches of the test split, and what a judge hears of them.
+
+    diffusion train --config=sound/tones --workdir=runs/tones
+    python -m examples.sound.tones --workdir=runs/tones --out=runs/tones/report
+
+    OUT/notes/NAME.wav      a note of each instrument, of the test split
+    OUT/samples/NAME.wav    the run's note of this instrument, at the same pitch
+    OUT/notes.png, samples.png, melody.png
+    OUT/melody.wav          notes of the run, one after the other
+    OUT/report.json         the figures of samples, beside those of real notes
+
+Without --workdir it writes the notes alone.
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("workdir", None, "folder of a run of sound/tones; the notes of the data alone without it")
+    flags.DEFINE_string("out", None, "folder of the files, e.g. runs/tones/report")
+    flags.DEFINE_integer("number", 400, "notes to measure, a multiple of 8", lower_bound=8)
+    flags.mark_flag_as_required("out")
+    command_line.begin()
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+
+from diffusion import sound
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.evaluation import sound_files
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import generate, trained_run
+from diffusion.io import wav
+from diffusion.sound import instruments
+from examples.sound import judge, melody
+
+SOUND = sound.Sound(judge.RATE, judge.LENGTH, sound.harmonics_and_rest(gains=(10.0, 4.0)))
+"""The notes of sound/tones: their rate, their length and their form."""
+
+
+class Player:
+    """Plays notes of a trained run."""
+
+    def __init__(self, folder: str | pathlib.Path):
+        """Loads the moving average of a run.
+
+        Raises:
+            ConfigError: for a run whose examples are other than those of sound/tones.
+            WorkdirError, CheckpointError: if there is no run, or no checkpoint.
+        """
+        self.run = trained_run.load(folder)
+        if self.run.shape != SOUND.shape:
+            raise ConfigError(
+                f"{folder} makes examples of {self.run.shape}. Valid: a run of sound/tones, {SOUND.shape}"
+            )
+        self._make = generate.generator(self.run.recipe)
+
+    def __call__(self, labels: np.ndarray, pitches: np.ndarray, first: int = 0) -> np.ndarray:
+        """Notes of these instruments at these pitches.
+
+        Args:
+            labels: the numbers of the instruments, int `[N]`.
+            pitches: the pitches in Hz, `[N]`.
+            first: the seed of the first note; the others follow.
+
+        Returns:
+            float `[N, L]`.
+        """
+        condition = SOUND.of_pitch(pitches)
+        seeds = np.arange(first, first + len(labels), dtype=np.uint32)
+        inputs = jax.tree.map(np.asarray, {"label": np.asarray(labels, np.int32), **condition})
+        x = self._make.images(self.run.params, inputs, seeds)
+        return SOUND.waveform(np.asarray(x, np.float32), condition=condition)
+
+
+def write_notes(waveforms: np.ndarray, out: pathlib.Path, name: str) -> None:
+    """Writes a note of each instrument, `[8, L]`, as OUT/NAME/INSTRUMENT.wav, and their picture OUT/NAME.png."""
+    (out / name).mkdir(parents=True, exist_ok=True)
+    sound_files.draw(SOUND, waveforms, np.arange(len(waveforms)), instruments.NAMES, out / f"{name}.png")
+    for instrument, waveform in zip(instruments.NAMES, waveforms, strict=True):
+        wav.write(out / name / f"{instrument}.wav", waveform, SOUND.sample_rate)
+
+
+def report(play: Player, number: int) -> dict:
+    """The figures of notes at the pitches of the test split, of the real notes there, and of broken ones.
+
+    Args:
+        play: the player of a run.
+        number: how many notes, a multiple of 8.
+    """
+    net = judge.trained_judge()
+    real = judge.real_notes(1, number)
+    made = judge.Notes(play(real.labels, real.pitches), real.labels, real.pitches)
+    broken = judge.Notes(judge.broken_notes(real, seed=1), np.full(number, judge.NONE), real.pitches)
+    return {
+        "samples": judge.measured(net, made),
+        "real_notes": judge.measured(net, real),
+        "broken_notes_refused": judge.measured(net, broken)["heard"],
+        "judge_sha256": net.digest,
+    }
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    out = pathlib.Path(flags.FLAGS.out).expanduser()
+    real = judge.real_notes(1, len(instruments.NAMES))
+    write_notes(real.waveforms, out, "notes")
+    if not flags.FLAGS.workdir:
+        return
+    play = Player(flags.FLAGS.workdir)
+    write_notes(play(real.labels, real.pitches), out, "samples")
+    tune = melody.played(lambda labels, pitches: play(labels, pitches, first=1000))
+    wav.write(out / "melody.wav", tune, SOUND.sample_rate)
+    sound_files.draw(SOUND._replace(length=len(tune)), tune[None], np.zeros(1, int), ("melody",), out / "melody.png")
+    figures = report(play, flags.FLAGS.number)
+    (out / "report.json").write_text(json.dumps(figures, indent=1) + "\n")
+    print(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    command_line.run(main, workdir.FAILURES)

@@ -1,0 +1,97 @@
+"""The demo of notes: what is broken is broken, the melody has its pitches, and the files on the page are the data's."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from diffusion import sound
+from diffusion.io import wav
+from diffusion.sound import instruments
+from examples.sound import judge, melody, tones
+
+PAGE = pathlib.Path(__file__).parents[3] / "docs" / "gallery" / "sound"
+
+
+@pytest.fixture(scope="module")
+def notes():
+    return judge.real_notes(1, 8)
+
+
+def test_notes_of_the_page_are_those_of_the_data(notes):
+    for name, note in zip(instruments.NAMES, notes.waveforms, strict=True):
+        written, rate = wav.read(PAGE / f"{name}.wav")
+        assert rate == judge.RATE
+        np.testing.assert_allclose(written[:, 0], note, atol=2.0**-15)
+
+
+def test_notes_are_written_and_drawn(notes, tmp_path):
+    tones.write_notes(notes.waveforms, tmp_path, "notes")
+    assert (tmp_path / "notes.png").is_file()
+    assert {path.stem for path in (tmp_path / "notes").iterdir()} == set(instruments.NAMES)
+
+
+def test_broken_notes_are_other_notes(notes):
+    """All are changed, and among the broken ones of an organ some have lost their tone."""
+    broken = [judge.broken_notes(notes, seed) for seed in range(8)]
+    assert broken[0].shape == notes.waveforms.shape
+    assert (np.abs(np.array(broken) - notes.waveforms).max(-1) > 0.05).all()
+    organ = instruments.NAMES.index("organ")
+    shares = [sound.harmonic_share(x[organ], judge.RATE, notes.pitches[organ]) for x in broken]
+    assert min(shares) < 0.8 < 0.99 < sound.harmonic_share(notes.waveforms[organ], judge.RATE, notes.pitches[organ])
+
+
+def test_the_judge_sees_levels_and_what_lies_between_lines():
+    """Between the lines of a tone it is quiet; in a band of noise nearly as loud as the band itself."""
+    time = np.arange(judge.LENGTH) / judge.RATE
+    tone = np.sin(2 * np.pi * 2000 * time)
+    noise = np.random.default_rng(0).normal(size=judge.LENGTH)
+    seen = judge.pictures(np.stack([tone, noise])).astype(int)
+    assert seen.shape == (2, 16, judge.BANDS, 2)
+    band = int(seen[0, 8, :, 0].argmax())
+    gap = seen[:, 8, band, 0] - seen[:, 8, band, 1]
+    assert gap[0] > 60 and abs(gap[1]) < 20
+
+
+def test_the_figures_of_real_notes(notes, monkeypatch):
+    """A judge that is always right, and notes in tune; asked for a quarter tone higher, they are 50 cents off."""
+    monkeypatch.setattr(judge.classifier, "predict", lambda net, images: notes.labels)
+    figures = judge.measured(None, notes)
+    assert figures["heard"]["share"] == 1 and figures["heard"]["count"] == 8
+    assert figures["by_instrument"]["organ"]["in_tune"] == 1 and figures["by_instrument"]["organ"]["harmonic"] > 0.99
+    assert "in_tune" not in figures["by_instrument"]["kick"]
+    off = judge.measured(None, notes._replace(pitches=notes.pitches * 2 ** (1 / 24)))
+    assert off["in_tune"]["share"] == 0
+    assert 45 < off["by_instrument"]["organ"]["cents"] < 55
+
+
+def test_the_pitches_of_the_melody():
+    assert melody.hertz(9) == 440 and melody.hertz(0) == pytest.approx(261.6256, abs=1e-4)
+    for name, part in melody.VOICES.items():
+        assert name in instruments.HARMONIC
+        for semitones, beats in part:
+            assert 110 <= melody.hertz(semitones) <= 880  # of the training notes
+            assert melody.BEAT * beats + melody.FADE <= judge.LENGTH / judge.RATE
+
+
+def test_a_line_of_ones_is_one_with_fades_that_overlap():
+    """Each note lasts for its beats; behind them it fades, below the start of the next."""
+    made = melody.line([np.ones(judge.LENGTH), np.ones(judge.LENGTH)], [1, 0.5])
+    beat, fade = round(melody.BEAT * judge.RATE), int(melody.FADE * judge.RATE)
+    assert len(made) == beat * 3 // 2 + fade
+    np.testing.assert_allclose(made[:beat], 1)
+    np.testing.assert_allclose(made[beat], 2)
+    np.testing.assert_allclose(made[beat + fade : beat * 3 // 2], 1)
+    assert abs(made[-1]) < 1e-9
+
+
+def test_a_played_melody_has_the_pitches_that_were_asked_for():
+    def play(labels, pitches):
+        time = np.arange(judge.LENGTH) / judge.RATE
+        voice = np.where(labels == instruments.NAMES.index("pluck"), 0.0, 1.0)  # the lead alone
+        return voice[:, None] * np.sin(2 * np.pi * pitches[:, None] * time)
+
+    tune = melody.played(play)
+    assert np.abs(tune).max() == pytest.approx(0.9)
+    third = tune[int(2.15 * melody.BEAT * judge.RATE) : int(2.95 * melody.BEAT * judge.RATE)]  # F 4
+    assert abs(sound.cents(sound.yin(third, judge.RATE), melody.hertz(5))) < 5
