@@ -73,8 +73,8 @@ if __name__ == "__main__":  # before the imports that take seconds
         "metrics",
         None,
         "figures, of fid,sfid,fid_infinity,kid,cmmd,mind,pr,dc,is,authenticity; fid,kid,pr by default; "
-        "with --workdir also cas,copying,bpd,nll,crps,process,sound,vocoder,clouds,backbone, in the report; nll is of "
-        "runs on manifolds, crps of series of which a part is given, process of whole series, sound and vocoder of "
+        "with --workdir also cas,copying,bpd,nll,crps,process,sound,clouds,backbone, in the report; nll is of "
+        "runs on manifolds, crps of series of which a part is given, process of whole series, sound of "
         "runs on sound, clouds of shapes, backbone of proteins",
     )
     flags.DEFINE_string("data_dir", None, "folder of prepared datasets; TFDS_DATA_DIR by default")

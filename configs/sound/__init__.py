@@ -1,7 +1,7 @@
-"""Runs on sound: notes of synthetic instruments, as samples and as lapped spectra, and a vocoder.
+"""Runs on sound: notes of synthetic instruments by their pitch, as samples and as lapped spectra.
 
-    diffusion train --config=sound/spectrum --workdir=runs/spectrum
+    diffusion train --config=sound/tones --workdir=runs/tones
 
-`sound/waveform`: a 1-D U-Net on the samples; `sound/spectrum`: a transformer on the MDCT; `sound/vocoder`: DiffWave,
-from a spectrogram that has no phases. docs/sound.md has their figures.
+`sound/tones`: a transformer on harmonics and the rest, by instrument and pitch; `sound/spectrum` and `sound/waveform`:
+networks on the MDCT and on samples, for clips without a known pitch. docs/sound.md has their figures.
 """

@@ -68,12 +68,6 @@ MODEL_METRICS = {  # how they were measured, for the table; see experiments/eval
     "real_heard_as_its_class": "the same of real held-out notes",
     "frechet_distance_of_judge": "in the classifier's last hidden layer, to real held-out notes",
     "frechet_distance_of_real": "the floor: as many real training notes; mean and deviation over subsets",
-    "log_spectral_distance": "dB, of the clips made from spectrograms of held-out clips (Gray and Markel 1976)",
-    "log_spectral_distance_of_griffin_lim": "the floor: Griffin and Lim's clips from the same spectrograms",
-    "log_spectral_distance_of_another_clip": "of another real clip",
-    "log_spectral_distance_of_noise": "of what a sample starts from: noise, shaped by the levels where the run's is",
-    "mel_error": "dB, mean absolute difference of the levels that the network received",
-    "signal_to_noise": "dB, against the true clip; phases count",
     **{
         f"{figure}_{distance}{suffix}": f"{what}{of}"
         for figure, what in {

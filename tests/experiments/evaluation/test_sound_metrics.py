@@ -14,69 +14,6 @@ CLIPS = sound.Sound(8000, 512, sound.samples(4), 16, 128, 64)
 REAL = 0.1 * np.random.default_rng(0).normal(size=(3, 512)).astype(np.float32)
 
 
-def test_errors_of_a_louder_clip():
-    """Ten times as loud is 20 dB in every bin and band, and an error of nine times the signal: -20 log10(9) dB."""
-    errors = {name: of(CLIPS, 10 * REAL, REAL) for name, of in sound_metrics.ERRORS.items()}
-    np.testing.assert_allclose(errors["log_spectral_distance"], 20, atol=0.05)
-    np.testing.assert_allclose(errors["mel_error"], 20, atol=1e-3)
-    np.testing.assert_allclose(errors["signal_to_noise"], -20 * np.log10(9), atol=1e-3)
-    np.testing.assert_allclose(errors["spectral_convergence"], 9, rtol=1e-5)
-    np.testing.assert_allclose(errors["flatness_error"], 0, atol=1e-3)
-    same = {name: float(of(CLIPS, REAL, REAL).max()) for name, of in sound_metrics.ERRORS.items()}
-    assert all(same[name] == 0 for name in same if name != "signal_to_noise")
-
-
-def test_flatness_by_closed_forms():
-    """A tone on bin k of Hann's window has the powers 1/4, 1, 1/4; of an impulse all are equal.
-
-    White noise of n independent exponential powers has -10 gamma / log(10) dB.
-    """
-    window, hop = sound_metrics.LONG
-    bins, rest = window // 2 + 1, sound_metrics.QUIET
-    tone = np.cos(2 * np.pi * 100 / window * np.arange(64 * window))[None]
-    logs = (2 * np.log10(0.25) + (bins - 3) * np.log10(rest)) / bins
-    expected = 10 * (logs - np.log10((1.5 + (bins - 3) * rest) / bins))
-    np.testing.assert_allclose(sound_metrics.flatness(tone), expected, atol=0.3)  # the ends have broader lines
-    impulse = np.zeros((1, 4 * window))
-    impulse[0, 2 * window + hop // 2] = 1
-    np.testing.assert_allclose(sound_metrics.flatness(impulse), 0, atol=1e-6)
-    noise = np.random.default_rng(1).normal(size=(1, 64 * window))
-    np.testing.assert_allclose(sound_metrics.flatness(noise), -10 * np.euler_gamma / np.log(10), atol=0.1)
-
-
-def test_noise_at_the_levels_of_a_tone_is_no_tone():
-    """Both see what the levels do not: noise with the tone's own spectrogram of bands."""
-    time = np.arange(4096) / 8000
-    tone = sum(0.1 * np.sin(2 * np.pi * pitch * time) for pitch in (330, 660, 990))[None]
-    shifted = sum(0.1 * np.cos(2 * np.pi * pitch * time) for pitch in (330, 660, 990))[None]
-    clips = sound.Sound(8000, 4096, sound.samples(), 40, 256, 64)
-    noise = np.random.default_rng(0).normal(size=tone.shape)
-    for _ in range(3):
-        noise = sound.shaped(noise, clips.levels(tone) - clips.levels(noise), 8000, 256)
-    for name in ("spectral_convergence", "flatness_error"):
-        of = sound_metrics.ERRORS[name]
-        assert of(clips, shifted, tone) < of(clips, noise, tone) / 3
-
-
-def test_clips_of_any_length_have_a_log_spectral_distance():
-    """A recipe may have clips of 2016 samples and a hop of 32, which 64 does not divide."""
-    silence = np.zeros((3, 2016 - 512), np.float32)
-    long = np.concatenate([REAL, silence], axis=1)
-    whole = np.concatenate([long, np.zeros((3, 32), np.float32)], axis=1)
-    distance = lambda x: sound_metrics.log_spectral_distance(CLIPS, 10 * x, x)
-    np.testing.assert_allclose(distance(long), distance(whole))
-
-
-def test_a_shift_counts_for_the_signal_and_hardly_for_the_spectrum():
-    moved = np.roll(REAL, 1, axis=-1)
-    assert sound_metrics.signal_to_noise(CLIPS, moved, REAL).max() < 0
-    assert (
-        sound_metrics.mel_error(CLIPS, moved, REAL).max()
-        < 2
-        < sound_metrics.mel_error(CLIPS, REAL[[1, 2, 0]], REAL).min()
-    )
-
-
 def test_the_judge_sees_the_levels_of_the_clip():
     seen = sound_metrics.pictures(CLIPS, CLIPS.form.example(REAL))
     assert seen.shape == (3, 4, 16, 1) and seen.dtype == np.uint8
@@ -97,9 +34,8 @@ def test_files_and_a_picture(tmp_path):
     "recipe, metric, message",
     [
         ("points:tiny", "sound", "--metrics=sound is of runs on sound"),
-        ("sound/vocoder:tiny", "sound", "the model has no classes. Valid: --metrics=vocoder"),
         ("sound/tones:tiny", "sound", "asks for no pitch, and the notes of this run have one"),
-        ("sound/spectrum:tiny", "vocoder", "the data have no spectrogram"),
+        ("sound/spectrum:tiny", "vocoder", r"went with the recipe sound/vocoder.*version 0\.1\.0 is the last"),
     ],
 )
 def test_runs_without_them(recipe, metric, message):
@@ -113,71 +49,17 @@ def test_runs_without_them(recipe, metric, message):
 # ==== Runs ====
 
 
-def run_on(monkeypatch, clips, records=(), **changes):
-    """A run on clips, whose network makes what `images` says."""
+def run_on(monkeypatch, clips):
+    """A run on clips."""
 
     class Source(list):
         sound = clips
         spec = types.SimpleNamespace(name="clips")
 
-    source = Source(records)
-    config = types.SimpleNamespace(evaluate=types.SimpleNamespace(split="test", number=changes.pop("number", 100)))
+    source = Source()
+    config = types.SimpleNamespace(evaluate=types.SimpleNamespace(split="test", number=100))
     monkeypatch.setattr(sound_metrics.data, "source", lambda config, split: source if split == "test" else None)
-    monkeypatch.setattr(sound_metrics.pipeline, "fetch", lambda source, rows: [records[row] for row in rows])
-    monkeypatch.setattr(sound_metrics.checkpoints, "load_ema", lambda folder: ("params", 7))
-    recipe = types.SimpleNamespace(on=lambda spec: recipe)
-    monkeypatch.setattr(sound_metrics.resolve, "recipe", lambda config, shape: recipe)
-    monkeypatch.setattr(sound_metrics.generate, "seeds", lambda config, number: np.arange(number))
-    real = types.SimpleNamespace(spec=source.spec)
-    return types.SimpleNamespace(config=config, real=real, workdir="run")
-
-
-@pytest.mark.parametrize("number, count", [(2, 2), (9, 3)])
-def test_a_vocoder_is_measured_beside_griffin_lim_another_clip_and_noise(monkeypatch, number, count):
-    """A network that makes the true clips half as loud: an error of half the signal, 6 dB, everywhere."""
-    time = np.arange(512) / 8000
-    clips = np.float32([0.3 * np.sin(2 * np.pi * pitch * time) for pitch in (440, 1100, 2500)])
-    records = [{"x": CLIPS.example(clip), "condition": {"spectrogram": CLIPS.levels(clip)}} for clip in clips]
-    subject = run_on(monkeypatch, CLIPS, records, number=number)
-
-    def images(params, condition, seeds):
-        assert params == "params" and len(condition["spectrogram"]) == len(seeds) == count
-        np.testing.assert_allclose(condition["spectrogram"], CLIPS.levels(clips[:count]))
-        return CLIPS.example(clips[:count] / 2)
-
-    monkeypatch.setattr(
-        sound_metrics.generate, "generator", lambda recipe: types.SimpleNamespace(images=images, nfe=12)
-    )
-    found = sound_metrics.vocoder_error(subject)
-    value = {name: figure["value"] for name, figure in found.items()}
-    half = 20 * np.log10(2)
-    assert value["signal_to_noise"] == pytest.approx(half, abs=1e-3)
-    assert value["spectral_convergence"] == pytest.approx(0.5, abs=1e-4)
-    assert found["mel_error"]["protocol"] == {"clips": f"the first {count} of test", "step": 7, "nfe": 12}
-    assert found["mel_error"]["samples"] == count
-    suffixes = ("", "_of_griffin_lim", "_of_another_clip", "_of_noise")
-    assert set(found) == {f"{name}{suffix}" for name in sound_metrics.ERRORS for suffix in suffixes}
-    others = np.roll(clips[:count], 1, axis=0)
-    for name in ("mel_error", "signal_to_noise"):
-        expected = sound_metrics.ERRORS[name](CLIPS, others, clips[:count]).mean()
-        assert value[f"{name}_of_another_clip"] == pytest.approx(expected)
-    assert value["spectral_convergence_of_griffin_lim"] < value["spectral_convergence_of_noise"]
-    by_hand = np.stack([sound.griffin_lim(CLIPS.levels(clip), 8000, 128, 64) for clip in clips[:count]])
-    expected = sound_metrics.mel_error(CLIPS, by_hand, clips[:count]).mean()
-    assert value["mel_error_of_griffin_lim"] == pytest.approx(expected, rel=1e-4)
-    assert value["mel_error_of_noise"] < value["mel_error_of_another_clip"]  # noise at the levels of the clip
-
-
-def test_noise_is_left_out_where_no_levels_shape_it(monkeypatch):
-    plain = sound.Sound(8000, 512, sound.samples(4), 16, 128, 48)
-    assert not plain.can_shape
-    records = [{"x": plain.example(clip), "condition": {"spectrogram": np.zeros((10, 16))}} for clip in REAL]
-    subject = run_on(monkeypatch, plain, records)
-    monkeypatch.setattr(type(plain), "levels", lambda self, x: np.zeros((*np.shape(x)[:-1], 10, 16), np.float32))
-    monkeypatch.setattr(sound_metrics, "griffin_lim", lambda one, rate, window, hop: np.zeros(512))
-    made = types.SimpleNamespace(images=lambda params, condition, seeds: plain.example(REAL), nfe=1)
-    monkeypatch.setattr(sound_metrics.generate, "generator", lambda recipe: made)
-    assert not any(name.endswith("_of_noise") for name in sound_metrics.vocoder_error(subject))
+    return types.SimpleNamespace(config=config, real=types.SimpleNamespace(spec=source.spec), workdir="run")
 
 
 def test_the_judge_s_figures_of_a_run(monkeypatch):
