@@ -10,11 +10,11 @@
 # A diffusion model learns to undo noise. So we first say how noise is added. There is one line for it, and every
 # Gaussian process of the field is that line with its own two functions of time:
 #
-# ```
-# x_t = alpha(t) x_0 + sigma(t) eps,    eps ~ N(0, I),    t from 0 (data) to 1 (noise)
-# ```
+# $$
+# x_t = \alpha(t)\, x_0 + \sigma(t)\, \varepsilon, \qquad \varepsilon \sim \mathcal{N}(0, I), \qquad t \text{ from } 0 \text{ (data) to } 1 \text{ (noise)}
+# $$
 #
-# In this notebook you see what alpha and sigma do to a distribution, why only their ratio matters, and where the
+# In this notebook you see what $\alpha$ and $\sigma$ do to a distribution, why only their ratio matters, and where the
 # familiar chain of many small steps has gone.
 
 # %%
@@ -31,12 +31,12 @@ plt.style.use("course.mplstyle")
 # %% [markdown]
 # ## Three schedules
 #
-# A schedule is a value that holds alpha and sigma:
+# A schedule is a value that holds $\alpha$ and $\sigma$:
 # [`schedules.NoiseSchedule`](../../diffusion/schedules/noise_schedule.py). Here are three that papers use.
 #
-# - [`schedules.cosine`](../../diffusion/schedules/cosine.py): alpha^2 + sigma^2 = 1, so that data of variance one keeps it.
-# - [`schedules.rectified_flow`](../../diffusion/schedules/flow.py): a straight line, alpha = 1 - t and sigma = t.
-# - [`schedules.edm`](../../diffusion/schedules/variance_exploding.py): alpha = 1, and sigma grows to 80.
+# - [`schedules.cosine`](../../diffusion/schedules/cosine.py): $\alpha^2 + \sigma^2 = 1$, so that data of variance one keeps it.
+# - [`schedules.rectified_flow`](../../diffusion/schedules/flow.py): a straight line, $\alpha = 1 - t$ and $\sigma = t$.
+# - [`schedules.edm`](../../diffusion/schedules/variance_exploding.py): $\alpha = 1$, and $\sigma$ grows to 80.
 
 # %%
 named = {"cosine": schedules.cosine(), "rectified_flow": schedules.rectified_flow(), "edm": schedules.edm()}
@@ -55,15 +55,15 @@ plt.show()
 # %% [markdown]
 # ## The distribution at time t
 #
-# Take data whose distribution we know: two bumps on a line. Given which bump x_0 comes from, x_0 is Gaussian, and a sum
+# Take data whose distribution we know: two bumps on a line. Given which bump $x_0$ comes from, $x_0$ is Gaussian, and a sum
 # of independent Gaussians is Gaussian. Means add, and variances add:
 #
-# ```
-# x_0 ~ N(mu, s^2)    =>    x_t ~ N(alpha mu, alpha^2 s^2 + sigma^2)
-# ```
+# $$
+# x_0 \sim \mathcal{N}(\mu, s^2) \quad\Longrightarrow\quad x_t \sim \mathcal{N}(\alpha \mu,\; \alpha^2 s^2 + \sigma^2)
+# $$
 #
-# So p_t is again a mixture of two Gaussians: the means move towards 0 by alpha, the bumps grow by sigma. (The class
-# `Mixture` in `exact_mixture.py`, beside this notebook, is those two lines.) We draw x_t by the line above and compare.
+# So $p_t$ is again a mixture of two Gaussians: the means move towards 0 by $\alpha$, the bumps grow by $\sigma$. (The class
+# `Mixture` in `exact_mixture.py`, beside this notebook, is those two lines.) We draw $x_t$ by the line above and compare.
 
 # %% tags=["picture"]
 schedule = schedules.rectified_flow()
@@ -92,22 +92,24 @@ for time in (0.0, 0.3, 0.6, 1.0):
     assert abs(drawn - exact) < 0.02
 
 # %% [markdown]
-# At t = 1 nothing is left of the data under rectified flow: alpha = 0, and p_1 is N(0, 1) exactly. That is where sampling
-# starts, since we can draw from N(0, 1) without knowing the data.
+# At $t = 1$ nothing is left of the data under rectified flow: $\alpha = 0$, and $p_1$ is $\mathcal{N}(0, 1)$ exactly. That is where sampling
+# starts, since we can draw from $\mathcal{N}(0, 1)$ without knowing the data.
 #
 # ## Where is the Markov chain?
 #
-# DDPM writes the process as a thousand small steps, x_i = sqrt(1 - beta_i) x_{i-1} + sqrt(beta_i) eps_i. Put one step
-# into the next. The factors of x_0 multiply. Each step also shrinks the noise that is there and adds its own:
+# DDPM writes the process as a thousand small steps, $x_i = \sqrt{1 - \beta_i}\, x_{i-1} + \sqrt{\beta_i}\, \varepsilon_i$. Put one step
+# into the next. The factors of $x_0$ multiply. Each step also shrinks the noise that is there and adds its own:
 #
-# ```
-# alpha_i   = alpha_{i-1} sqrt(1 - beta_i)                 =>    alpha_i^2 = prod_j (1 - beta_j)
-# sigma_i^2 = (1 - beta_i) sigma_{i-1}^2 + beta_i          =>    sigma_i^2 = 1 - alpha_i^2
-# ```
+# $$
+# \begin{aligned}
+# \alpha_i &= \alpha_{i-1} \sqrt{1 - \beta_i} & &\Longrightarrow & \alpha_i^2 &= \textstyle\prod_{j \le i} (1 - \beta_j) \\
+# \sigma_i^2 &= (1 - \beta_i)\, \sigma_{i-1}^2 + \beta_i & &\Longrightarrow & \sigma_i^2 &= 1 - \alpha_i^2
+# \end{aligned}
+# $$
 #
-# The second follows by induction: if sigma_{i-1}^2 = 1 - alpha_{i-1}^2, then (1 - beta)(1 - alpha^2) + beta = 1 - (1 - beta)
-# alpha^2. The chain of a thousand steps is thus one jump of the line at the top, which
-# [`schedules.from_betas`](../../diffusion/schedules/discrete.py) makes of the betas. We walk the chain and jump.
+# The second follows by induction: if $\sigma_{i-1}^2 = 1 - \alpha_{i-1}^2$, then
+# $(1 - \beta)(1 - \alpha^2) + \beta = 1 - (1 - \beta)\, \alpha^2$. The chain of a thousand steps is thus one jump of the line at the top, which
+# [`schedules.from_betas`](../../diffusion/schedules/discrete.py) makes of the $\beta_i$. We walk the chain and jump.
 
 # %%
 betas = np.linspace(1e-4, 0.02, 1000)
@@ -131,15 +133,15 @@ assert gap < 0.04
 # %% [markdown]
 # ## Only the ratio matters
 #
-# Two schedules with the same alpha / sigma at some times show the network the same picture up to a factor:
+# Two schedules with the same $\alpha / \sigma$ at some times show the network the same picture up to a factor:
 #
-# ```
-# x_t / alpha = x_0 + (sigma / alpha) eps
-# ```
+# $$
+# \frac{x_t}{\alpha} = x_0 + \frac{\sigma}{\alpha}\, \varepsilon
+# $$
 #
 # So a schedule is a clock: it says when which noise level comes. At each t of `cosine` we look up the t at which `edm`
 # has the same log-SNR, by [`schedules.NoiseSchedule`](../../diffusion/schedules/noise_schedule.py)'s `inverse_log_snr`, and
-# compare x_t / alpha.
+# compare $x_t / \alpha$.
 
 # %%
 cosine, edm = named["cosine"], named["edm"]
@@ -153,11 +155,26 @@ for time in (0.2, 0.5, 0.8):
 # %% [markdown]
 # ## What you take with you
 #
-# - A Gaussian process is alpha(t) and sigma(t). To train, one draws x_t in one line, at any t.
-# - p_t goes from the data to a Gaussian that we can draw from.
+# - A Gaussian process is $\alpha(t)$ and $\sigma(t)$. To train, one draws $x_t$ in one line, at any t.
+# - $p_t$ goes from the data to a Gaussian that we can draw from.
 # - Different names for processes (VP, VE, flow matching) are different clocks on the same noise levels, and a factor.
 #
 # **Try it**: write a schedule of your own by [`schedules.from_alpha_sigma`](../../diffusion/schedules/coefficients.py) and repeat
 # the histogram. All schedules of the library are in [schedules](../schedules.md).
-#
+
+# %% tags=["solution"]
+own = schedules.from_alpha_sigma(lambda t: (1 - t) ** 2, lambda t: jnp.sqrt(t))
+figure, panels = plt.subplots(1, 4, sharey=True)
+for panel, time in zip(panels, (0.0, 0.3, 0.6, 1.0)):
+    x_t = own.alpha(time) * x_0 + own.sigma(time) * eps
+    exact = jnp.exp(TWO_MODES.log_density(line, own.alpha(time), own.sigma(time)))
+    panel.hist(x_t[:, 0], 80, density=True, alpha=0.35, label="drawn")
+    panel.plot(line, exact, color="C1", label="exact p_t")
+    panel.set(title=f"t = {time}", xlabel="x_t", xlim=(-3.5, 3.5))
+panels[0].set_ylabel("density")
+panels[3].legend(loc="upper right")
+plt.show()
+assert abs(x_t.var() - 1) < 0.02  # at t = 1, N(0, 1)
+
+# %% [markdown]
 # Next: [2. What the network predicts](02_predictions.ipynb)

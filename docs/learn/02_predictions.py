@@ -7,7 +7,7 @@
 # %% [markdown]
 # # 2. What the network predicts: epsilon, x0 or v
 #
-# A network sees x_t = alpha x_0 + sigma eps and returns one array. Papers let it stand for the noise, the data, or a
+# A network sees $x_t = \alpha x_0 + \sigma \varepsilon$ and returns one array. Papers let it stand for the noise, the data, or a
 # mixture of the two. For a perfect network it makes no difference. For a real one it does, and you will see why.
 
 # %%
@@ -25,22 +25,24 @@ schedule = schedules.cosine()._replace(t_max=0.99)  # why it stops there is said
 # %% [markdown]
 # ## One of them gives all of them
 #
-# x_t is known, and alpha x_0 + sigma eps = x_t is one equation. So an estimate of eps is an estimate of x_0, and the other
-# way round. With v = alpha eps - sigma x_0 the two equations are a rotation, if alpha^2 + sigma^2 = 1:
+# $x_t$ is known, and $\alpha x_0 + \sigma \varepsilon = x_t$ is one equation. So an estimate of $\varepsilon$ is an estimate of $x_0$, and the other
+# way round. With $v = \alpha \varepsilon - \sigma x_0$ the two equations are a rotation, if $\alpha^2 + \sigma^2 = 1$:
 #
-# ```
-# from eps:   x_0 = (x_t - sigma eps) / alpha
-# from x_0:   eps = (x_t - alpha x_0) / sigma
-# from v:     x_0 = alpha x_t - sigma v,     eps = sigma x_t + alpha v
-# ```
+# $$
+# \begin{aligned}
+# \text{from } \varepsilon: & & x_0 &= \frac{x_t - \sigma \varepsilon}{\alpha} \\
+# \text{from } x_0: & & \varepsilon &= \frac{x_t - \alpha x_0}{\sigma} \\
+# \text{from } v: & & x_0 &= \alpha x_t - \sigma v, \qquad \varepsilon = \sigma x_t + \alpha v
+# \end{aligned}
+# $$
 #
 # In the code these are
 # [`parameterizations.epsilon`](../../diffusion/parameterizations.py),
 # [`parameterizations.x0`](../../diffusion/parameterizations.py) and
 # [`parameterizations.v`](../../diffusion/parameterizations.py), and
 # [`parameterizations.denoiser`](../../diffusion/parameterizations.py) turns a network into a function
-# (x_t, t) -> `Prediction(x0, eps)` by them. Samplers never learn which one it was. It refuses epsilon prediction on a schedule
-# that reaches alpha = 0, where x_0 would be 0 / 0; so we end this one at t = 0.99.
+# $(x_t, t) \to$ `Prediction(x0, eps)` by them. Samplers never learn which one it was. It refuses epsilon prediction on a schedule
+# that reaches $\alpha = 0$, where $x_0$ would be $0 / 0$; so we end this one at $t = 0.99$.
 #
 # We make three perfect networks from the exact answer, one of each kind, and read them.
 
@@ -67,17 +69,19 @@ for time in (0.1, 0.5, 0.9):
 # %% [markdown]
 # ## What an error becomes
 #
-# Now let the network be wrong by delta. Every formula above is linear, so the error of x_0 is delta times a factor:
+# Now let the network be wrong by $\delta$. Every formula above is linear, so the error of $x_0$ is $\delta$ times a factor:
 #
-# ```
-# epsilon:  |error of x_0| = (sigma / alpha) delta     explodes where there is only noise
-# x0:       |error of x_0| = delta
-# v:        |error of x_0| = sigma delta               never above delta
-# ```
+# $$
+# \begin{aligned}
+# \varepsilon: & & |\text{error of } x_0| &= \tfrac{\sigma}{\alpha}\, \delta & &\text{explodes where there is only noise} \\
+# x_0: & & |\text{error of } x_0| &= \delta \\
+# v: & & |\text{error of } x_0| &= \sigma \delta & &\text{never above } \delta
+# \end{aligned}
+# $$
 #
-# and for the error of eps the roles of alpha and sigma change places: x0 prediction explodes where there is hardly any
+# and for the error of $\varepsilon$ the roles of $\alpha$ and $\sigma$ change places: x0 prediction explodes where there is hardly any
 # noise. [`weightings.error_scale`](../../diffusion/weightings.py) is the square of that factor. A loss that is the plain
-# squared error of the output is thus a weighted loss on x_0, with weight 1 / error_scale: **to choose what is predicted is
+# squared error of the output is thus a weighted loss on $x_0$, with weight 1 / error_scale: **to choose what is predicted is
 # to choose a weight**.
 
 # %%
@@ -102,7 +106,7 @@ assert jnp.allclose(weightings.error_scale(schedule, t, kinds["v"]), sigma**2, r
 # predicts, with weight one on its own output:
 # [`objectives.denoising`](../../diffusion/objectives/denoising.py) with
 # [`weightings.constant`](../../diffusion/weightings.py). The loop is in `small_training.py`, thirty lines beside this
-# notebook. We then compare each with the exact E[x_0 | x_t], averaged over x_t from the data.
+# notebook. We then compare each with the exact $\mathbb{E}[x_0 \mid x_t]$, averaged over $x_t$ from the data.
 
 # %%
 density = timesteps.uniform_density(schedule)
@@ -147,9 +151,9 @@ panels[0].legend()
 plt.show()
 
 # %% [markdown]
-# The picture follows the factors. Near pure noise (right) epsilon prediction is worst in x_0, since a small error of eps is
-# divided by alpha. Near the data (left) x0 prediction is worst in eps, since it is divided by sigma. v is near the better
-# of the two at both ends. That is why it is used where alpha reaches 0 (zero terminal SNR, few-step students).
+# The picture follows the factors. Near pure noise (right) epsilon prediction is worst in $x_0$, since a small error of $\varepsilon$ is
+# divided by $\alpha$. Near the data (left) x0 prediction is worst in $\varepsilon$, since it is divided by $\sigma$. v is near the better
+# of the two at both ends. That is why it is used where $\alpha$ reaches 0 (zero terminal SNR, few-step students).
 
 # %%
 late, early = -1, 0
@@ -161,9 +165,9 @@ for name, (of_x0, of_eps) in measured.items():
 # %% [markdown]
 # ## The velocity is a fourth name
 #
-# Flow matching lets the network predict dx_t/dt = alpha' x_0 + sigma' eps, which is
-# [`parameterizations.velocity`](../../diffusion/parameterizations.py). On the cosine schedule alpha' = -(pi/2) sigma and
-# sigma' = (pi/2) alpha, nearly (the schedule leaves a little noise at t = 0), so that the velocity there is v times pi/2.
+# Flow matching lets the network predict $dx_t/dt = \alpha' x_0 + \sigma' \varepsilon$, which is
+# [`parameterizations.velocity`](../../diffusion/parameterizations.py). On the cosine schedule $\alpha' = -\tfrac{\pi}{2} \sigma$ and
+# $\sigma' = \tfrac{\pi}{2} \alpha$, nearly (the schedule leaves a little noise at $t = 0$), so that the velocity there is $v$ times $\pi/2$.
 # [`schedules.trigonometric`](../../diffusion/schedules/flow.py) is the schedule for which this is exact.
 
 # %%
@@ -182,5 +186,24 @@ assert jnp.allclose(ratio, jnp.pi / 2, rtol=1e-2)
 #
 # **Try it**: train epsilon prediction with the weight of v, `weightings.constant(parameterizations.v())`, and look at the
 # left picture again. Which part of the difference was the weight?
-#
+
+# %% tags=["solution"]
+weighted = objectives.denoising(kinds["epsilon"], weightings.constant(kinds["v"]), density)
+trained["epsilon, weight of v"], _ = small_training.train(
+    weighted, schedule, small_training.init(jax.random.key(1), dims=1), TWO_MODES.sample
+)
+kinds["epsilon, weight of v"] = kinds["epsilon"]
+measured["epsilon, weight of v"] = errors("epsilon, weight of v")
+figure, panel = plt.subplots(figsize=(4.6, 2.9))
+for name in ("epsilon", "epsilon, weight of v", "v"):
+    panel.plot(times, measured[name][0], marker=".", label=name)
+panel.set(xlabel="t  (0 data, 1 noise)", ylabel="error of x_0", yscale="log", title="what the weight alone changes")
+panel.legend()
+plt.show()
+for name in ("epsilon", "epsilon, weight of v", "v"):
+    print(f"{name:20} error of x_0 at t = 0.98: {measured[name][0][late]:.4f}")
+# Most of the difference at the end was the weight. In the middle the weight of v costs epsilon prediction accuracy.
+assert measured["epsilon, weight of v"][0][late] < measured["epsilon"][0][late] / 2
+
+# %% [markdown]
 # Next: [3. Score and flow](03_score_and_flow.ipynb)

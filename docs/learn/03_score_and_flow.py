@@ -7,7 +7,7 @@
 # %% [markdown]
 # # 3. Score and flow
 #
-# The denoiser of the last notebook answers: which noise is in x_t? Here it turns out to be the gradient of log p_t, the
+# The denoiser of the last notebook answers: which noise is in $x_t$? Here it turns out to be the gradient of $\log p_t$, the
 # score. The score gives an ordinary differential equation that carries noise to data, and a family of stochastic ones.
 # All of them have the same distribution at each time. We check each statement against the exact mixture.
 
@@ -26,16 +26,18 @@ denoise = DATA.denoiser(schedule)
 # %% [markdown]
 # ## The score is the noise, up to a factor
 #
-# Given x_0, x_t is Gaussian with mean alpha x_0, so that grad log p(x_t | x_0) = -(x_t - alpha x_0) / sigma^2 = -eps / sigma.
-# The density of x_t is the mean over x_0. Differentiate under the integral and divide by p_t:
+# Given $x_0$, $x_t$ is Gaussian with mean $\alpha x_0$, so that $\nabla \log p(x_t \mid x_0) = -(x_t - \alpha x_0) / \sigma^2 = -\varepsilon / \sigma$.
+# The density of $x_t$ is the mean over $x_0$. Differentiate under the integral and divide by $p_t$:
 #
-# ```
-# grad p_t(x) = E_{x_0}[ p(x | x_0) grad log p(x | x_0) ]
-# grad log p_t(x) = E[ grad log p(x | x_0) | x_t = x ] = -E[eps | x_t = x] / sigma
-# ```
+# $$
+# \begin{aligned}
+# \nabla p_t(x) &= \mathbb{E}_{x_0}\big[\, p(x \mid x_0)\, \nabla \log p(x \mid x_0) \,\big] \\
+# \nabla \log p_t(x) &= \mathbb{E}\big[\, \nabla \log p(x \mid x_0) \;\big|\; x_t = x \,\big] = -\frac{\mathbb{E}[\varepsilon \mid x_t = x]}{\sigma}
+# \end{aligned}
+# $$
 #
 # This is Tweedie's formula. So a network that was trained to find noise knows the score:
-# [`parameterizations.score`](../../diffusion/parameterizations.py). We compare -E[eps | x] / sigma with the gradient of
+# [`parameterizations.score`](../../diffusion/parameterizations.py). We compare $-\mathbb{E}[\varepsilon \mid x] / \sigma$ with the gradient of
 # the log-density, by automatic differentiation.
 
 # %%
@@ -51,17 +53,17 @@ for time in (0.2, 0.5, 0.8):
 # %% [markdown]
 # ## The flow
 #
-# Hold (x_0, eps) fixed and let t run: x_t moves with velocity alpha' x_0 + sigma' eps. At a point x many such lines cross.
+# Hold $(x_0, \varepsilon)$ fixed and let $t$ run: $x_t$ moves with velocity $\alpha' x_0 + \sigma' \varepsilon$. At a point $x$ many such lines cross.
 # Their mean velocity,
 #
-# ```
-# u(x, t) = alpha' E[x_0 | x] + sigma' E[eps | x],
-# ```
+# $$
+# u(x, t) = \alpha'\, \mathbb{E}[x_0 \mid x] + \sigma'\, \mathbb{E}[\varepsilon \mid x],
+# $$
 #
-# carries the same amount of mass across every surface as the lines do, and so dx/dt = u has the same p_t (the continuity
+# carries the same amount of mass across every surface as the lines do, and so $dx/dt = u$ has the same $p_t$ (the continuity
 # equation holds for the mean because it is linear in the flux). This is the **probability flow**,
 # [`probability_flow.velocity`](../../diffusion/probability_flow.py) (in another clock). In the language of stochastic
-# equations, with drift f and diffusion g of the process, it reads u = f x - g^2/2 grad log p_t. We check that the two are
+# equations, with drift $f$ and diffusion $g$ of the process, it reads $u = f x - \tfrac{1}{2} g^2\, \nabla \log p_t$. We check that the two are
 # one.
 
 # %%
@@ -77,14 +79,14 @@ for time in (0.2, 0.5, 0.8):
 # %% [markdown]
 # ## Many roads, one distribution
 #
-# Noise may be added along the way if the score pushes back: for every h >= 0,
+# Noise may be added along the way if the score pushes back: for every $h \ge 0$,
 #
-# ```
-# dx = (f x - (g^2 + h^2)/2 grad log p_t) dt + h dw      (backwards in time)
-# ```
+# $$
+# dx = \Big(f x - \frac{g^2 + h^2}{2}\, \nabla \log p_t\Big)\, dt + h\, dw \qquad \text{(backwards in time)}
+# $$
 #
-# has the same p_t, since the Laplacian that the noise adds is what the extra score takes away. h = 0 is the flow
-# ([`samplers.heun`](../../diffusion/samplers/runge_kutta.py) solves it), h = g the reverse process of Anderson (1982)
+# has the same $p_t$, since the Laplacian that the noise adds is what the extra score takes away. $h = 0$ is the flow
+# ([`samplers.heun`](../../diffusion/samplers/runge_kutta.py) solves it), $h = g$ the reverse process of Anderson (1982)
 # ([`samplers.euler_maruyama`](../../diffusion/samplers/stochastic_interpolant.py)). We follow both from the same noise.
 
 # %% tags=["picture"]
@@ -102,14 +104,16 @@ density = jnp.exp(DATA.log_density(grid.reshape(-1, 2))).reshape(80, 80)
 for panel, (name, (end, trajectory)) in zip(panels, ways.items()):
     panel.contour(grid[..., 0], grid[..., 1], density, levels=5, colors="C5", linewidths=0.6)
     panel.plot(*trajectory.x[:, :SHOWN].transpose(2, 0, 1), linewidth=0.7)
-    panel.scatter(*noise[:SHOWN].T, s=14, color="white", edgecolors="k", zorder=3)
-    panel.scatter(*end[:SHOWN].T, s=14, color="C3", zorder=3)
+    panel.scatter(*noise[:SHOWN].T, s=14, color="white", edgecolors="k", zorder=3, label="noise")
+    panel.scatter(*end[:SHOWN].T, s=14, color="C3", zorder=3, label="end")
+    panel.plot([], [], color="C5", linewidth=0.6, label="density of the data")
     panel.set(title=f"{name}: {SHOWN} of 3,000", xlabel="first axis", ylabel="second axis")
 fresh = DATA.sample(jax.random.key(2), 3000)
 bins = jnp.linspace(-2.5, 2.5, 50)
 panels[2].hist(fresh[:, 0], bins, density=True, alpha=0.3, color="C5", label="data")
 for name, (end, _) in ways.items():
     panels[2].hist(end[:, 0], bins, density=True, histtype="step", label=name)
+panels[0].legend(loc="lower left", fontsize=7)
 panels[2].set(title="where they end", xlabel="first axis", ylabel="density")
 panels[2].legend(loc="upper left")
 plt.show()
@@ -126,13 +130,13 @@ for name, (end, _) in ways.items():
 # %% [markdown]
 # ## The flow knows the density
 #
-# A flow that carries p_1 to p_0 changes the density by how much it squeezes:
+# A flow that carries $p_1$ to $p_0$ changes the density by how much it squeezes:
 #
-# ```
-# d/dt log p_t(x(t)) = -div u     =>     log p_0(x(0)) = log p_1(x(1)) + integral_0^1 div u dt
-# ```
+# $$
+# \frac{d}{dt} \log p_t(x(t)) = -\operatorname{div} u \quad\Longrightarrow\quad \log p_0(x(0)) = \log p_1(x(1)) + \int_0^1 \operatorname{div} u \; dt
+# $$
 #
-# (Write the continuity equation dp/dt + div(p u) = 0 and follow a moving point.) So a trained diffusion model has a
+# (Write the continuity equation $\partial p / \partial t + \operatorname{div}(p\, u) = 0$ and follow a moving point.) So a trained diffusion model has a
 # likelihood, [`likelihood.log_likelihood`](../../diffusion/likelihood.py). Here the answer is known.
 
 # %%
@@ -148,9 +152,30 @@ assert jnp.abs(found - right).max() < 0.02
 # ## What you take with you
 #
 # - Denoiser, score and velocity are one function with different factors.
-# - To sample is to solve an equation from t = 1 to t = 0. The next notebook does it with as few steps as possible.
-# - `probability_flow` integrates in the angle atan2(sigma, alpha), where neither end is singular.
+# - To sample is to solve an equation from $t = 1$ to $t = 0$. The next notebook does it with as few steps as possible.
+# - `probability_flow` integrates in the angle $\operatorname{atan2}(\sigma, \alpha)$, where neither end is singular.
 #
 # **Try it**: replace `rectified_flow` by `cosine`. The paths change, the histogram does not.
-#
+
+# %% tags=["solution"]
+cosine = schedules.cosine()
+with_cosine = DATA.denoiser(cosine)
+plan = timesteps.plan(timesteps.uniform(cosine, steps=200))
+end, trajectory = samplers.sample_trajectory(samplers.heun(), with_cosine, cosine, noise, plan, keys)
+figure, panels = plt.subplots(1, 2, figsize=(6.0, 2.9))
+for name, path in {"rectified flow": ways["the flow"][1], "cosine": trajectory}.items():
+    for i in range(SHOWN):
+        label = name if i == 0 else None
+        panels[0].plot(*path.x[:, i].T, color="C0" if name == "cosine" else "C1", linewidth=0.8, label=label)
+panels[0].set(title="the same noises, two schedules", xlabel="first axis", ylabel="second axis")
+panels[0].legend()
+panels[1].hist(fresh[:, 0], bins, density=True, alpha=0.3, color="C5", label="data")
+panels[1].hist(end[:, 0], bins, density=True, histtype="step", label="cosine")
+panels[1].set(title="where they end", xlabel="first axis", ylabel="density")
+panels[1].legend(loc="upper left")
+plt.show()
+print(f"cosine: mean distance of quantiles {gap(end, fresh):.3f}")
+assert gap(end, fresh) < 4 * floor + 0.01
+
+# %% [markdown]
 # Next: [4. Samplers as solvers](04_samplers_as_solvers.ipynb)

@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from exact_mixture import THREE_CLUSTERS as DATA
 
-from diffusion import samplers, schedules, timesteps
+from diffusion import parameterizations, samplers, schedules, timesteps
 from diffusion.parameterizations import Prediction
 from diffusion.schedules import left_broadcast
 
@@ -30,21 +30,21 @@ denoise = DATA.denoiser(schedule)
 # %% [markdown]
 # ## Why DDIM is Euler's method in the right variable
 #
-# Divide x_t = alpha x_0 + sigma eps by alpha, and call r = sigma / alpha the noise level. Hold (x_0, eps) fixed: the line
-# is x_t / alpha = x_0 + r eps, whose slope in r is eps. So in y = x_t / alpha the probability flow is
+# Divide $x_t = \alpha x_0 + \sigma \varepsilon$ by $\alpha$, and call $r = \sigma / \alpha$ the noise level. Hold $(x_0, \varepsilon)$ fixed: the line
+# is $x_t / \alpha = x_0 + r \varepsilon$, whose slope in $r$ is $\varepsilon$. So in $y = x_t / \alpha$ the probability flow is
 #
-# ```
-# dy / dr = E[eps | x_t]
-# ```
+# $$
+# \frac{dy}{dr} = \mathbb{E}[\varepsilon \mid x_t]
+# $$
 #
-# with no other term. Euler's method in r takes eps as constant during a step:
+# with no other term. Euler's method in $r$ takes $\varepsilon$ as constant during a step:
 #
-# ```
-# y_s = y_t + (r_s - r_t) eps     <=>     x_s = alpha_s x0 + sigma_s eps,    x0 = (x_t - sigma_t eps) / alpha_t
-# ```
+# $$
+# y_s = y_t + (r_s - r_t)\, \varepsilon \quad\Longleftrightarrow\quad x_s = \alpha_s x_0 + \sigma_s \varepsilon, \qquad x_0 = \frac{x_t - \sigma_t \varepsilon}{\alpha_t}
+# $$
 #
-# which is [`samplers.ddim`](../../diffusion/samplers/ddpm.py). If the data are one point, eps is constant and one step is
-# exact, whatever its length. Euler's method in t, [`samplers.euler`](../../diffusion/samplers/runge_kutta.py), is not.
+# which is [`samplers.ddim`](../../diffusion/samplers/ddpm.py). If the data are one point, $\varepsilon$ is constant and one step is
+# exact, whatever its length. Euler's method in $t$, [`samplers.euler`](../../diffusion/samplers/runge_kutta.py), is not.
 
 # %%
 POINT = 0.7
@@ -69,8 +69,8 @@ for name, sampler in {"ddim": samplers.ddim(), "euler in t": samplers.euler()}.i
 # %% [markdown]
 # ## Orders, measured
 #
-# A method of order p has an error of c h^p, where h is the length of a step: twice the steps, 2^p times less error. On
-# logarithmic axes that is a straight line of slope -p. We go from t = 0.8 to 0.15 on the mixture and compare with 4,000
+# A method of order $p$ has an error of $c\, h^p$, where $h$ is the length of a step: twice the steps, $2^p$ times less error. On
+# logarithmic axes that is a straight line of slope $-p$. We go from $t = 0.8$ to 0.15 on the mixture and compare with 4,000
 # steps of the classical method of order four.
 #
 # - one slope a step: [`samplers.ddim`](../../diffusion/samplers/ddpm.py), order 1;
@@ -131,9 +131,9 @@ for name, (sampler, order) in solvers.items():
 #
 # ## The grid is half of the solver
 #
-# The same solver with the same ten steps, from pure noise to data, on two grids. EDM's schedule has sigma = 80 t. On a grid
-# that is uniform in t, all steps but the last are spent where there is nothing but noise. Karras' grid
-# ([`timesteps.karras`](../../diffusion/timesteps/grids.py)) is uniform in sigma^(1/7), and spends them where the path turns.
+# The same solver with the same ten steps, from pure noise to data, on two grids. EDM's schedule has $\sigma = 80\, t$. On a grid
+# that is uniform in $t$, all steps but the last are spent where there is nothing but noise. Karras' grid
+# ([`timesteps.karras`](../../diffusion/timesteps/grids.py)) is uniform in $\sigma^{1/7}$, and spends them where the path turns.
 # [`timesteps.optimal`](../../diffusion/timesteps/optimal.py) finds a grid for your own denoiser.
 
 # %%
@@ -160,8 +160,8 @@ assert found["karras", "dpmpp_2m"] < found["uniform", "dpmpp_2m"] / 3
 # ## What noise is good for
 #
 # A stochastic sampler needs more steps for the same accuracy, as it also has to get the noise right. But it forgets: the
-# noise, with the score that answers it, pulls x_t back towards p_t. So an error that was made early, by the network or by
-# a coarse step, is partly washed out. We start both kinds at t = 0.8, once in the right place and once moved by 0.5, and
+# noise, with the score that answers it, pulls $x_t$ back towards $p_t$. So an error that was made early, by the network or by
+# a coarse step, is partly washed out. We start both kinds at $t = 0.8$, once in the right place and once moved by 0.5, and
 # look at how far apart the means end.
 
 # %%
@@ -183,8 +183,33 @@ assert left_over["euler_maruyama (noise)"] < 0.8 * left_over["heun (the flow)"]
 #   `tests/samplers/test_sampler_orders.py`.
 # - Count evaluations, not steps: `sampler.nfe(steps)`.
 # - Below four evaluations, do not look for a better solver. Train a network that jumps
-#   ([notebook 8](08_few_step_students.ipynb)).
+#   ([notebook 9](09_few_step_students.ipynb)).
 #
 # **Try it**: write Ralston's method as a sampler of your own; [extend](../extend.md#a-sampler) has the ten lines.
-#
+
+
+# %% tags=["solution"]
+def ralston():
+    """Ralston's method in t: x_s = x_t + h (k_1 + 3 k_2) / 4, with k_2 at two thirds of the way."""
+
+    def step(state, denoise, schedule, plan, i, noise):
+        def slope(x, t):
+            alpha_dot, sigma_dot = parameterizations.derivatives(schedule, t, x)
+            prediction = denoise(x, t)
+            return alpha_dot * prediction.x0 + sigma_dot * prediction.eps, prediction.x0
+
+        t, h = plan.t[i], plan.s[i] - plan.t[i]
+        k_1, x0 = slope(state.x, t)
+        k_2, _ = slope(state.x + 2 / 3 * h * k_1, t + 2 / 3 * h)
+        return samplers.State(state.x + h * (k_1 + 3 * k_2) / 4, x0)
+
+    return samplers.Sampler(lambda x, schedule, plan: samplers.State(x, x), step, draws=0, nfe=lambda steps: 2 * steps)
+
+
+errors = np.array([error(solve(ralston(), np.linspace(start, stop, n + 1))) for n in counts])
+slope = -np.polyfit(np.log(counts[-3:]), np.log(errors[-3:]), 1)[0]
+print(f"ralston: measured order {slope:.2f}; error in 32 steps {errors[3]:.1e}, Heun's {measured['heun'][3]:.1e}")
+assert abs(slope - 2) < 0.2
+
+# %% [markdown]
 # Next: [5. Guidance](05_guidance.ipynb)

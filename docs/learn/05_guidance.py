@@ -7,7 +7,7 @@
 # %% [markdown]
 # # 5. Guidance, and how it fries
 #
-# A conditional model samples p(x | c). Guidance asks for more of c than the data have: samples look clearer and more
+# A conditional model samples $p(x \mid c)$. Guidance asks for more of $c$ than the data have: samples look clearer and more
 # alike, and at high scales they burn. On an exact mixture you see what guidance promises, what it does instead, and what
 # the repairs repair.
 
@@ -25,18 +25,20 @@ schedule = schedules.rectified_flow()
 # %% [markdown]
 # ## The formula
 #
-# By Bayes, log p(c | x) = log p(x | c) - log p(x) + const. To weigh the classifier w - 1 times more than the data do, take
+# By Bayes, $\log p(c \mid x) = \log p(x \mid c) - \log p(x) + \text{const}$. To weigh the classifier $w - 1$ times more than the data do, take
 #
-# ```
-# p_w(x)  ~  p(x | c) p(c | x)^(w - 1)
-# score_w =  score(x | c) + (w - 1) (score(x | c) - score(x))
-# ```
+# $$
+# \begin{aligned}
+# p_w(x) &\propto p(x \mid c)\; p(c \mid x)^{w - 1} \\
+# \nabla \log p_w(x) &= \nabla \log p(x \mid c) + (w - 1)\big(\nabla \log p(x \mid c) - \nabla \log p(x)\big)
+# \end{aligned}
+# $$
 #
-# The score is -eps / sigma ([notebook 3](03_score_and_flow.ipynb)), so the same line holds for eps and for x0. It needs no
+# The score is $-\varepsilon / \sigma$ ([notebook 3](03_score_and_flow.ipynb)), so the same line holds for $\varepsilon$ and for $x_0$. It needs no
 # classifier: [`guidance.classifier_free`](../../diffusion/guidance/classifier_free.py). In the library a guidance turns two
-# denoisers into one, and no sampler knows of it. At w = 1 it is exactly the conditional denoiser.
+# denoisers into one, and no sampler knows of it. At $w = 1$ it is exactly the conditional denoiser.
 #
-# Our data: two classes on a line. Class c has its bumps at 0.6 and 1.6; the other one is at -0.4 and -1.4.
+# Our data: two classes on a line. Class $c$ has its bumps at 0.6 and 1.6; the other one is at -0.4 and -1.4.
 
 # %%
 ours = mixture([0.5, 0.5], [[0.6], [1.6]], [0.35, 0.35])
@@ -76,18 +78,18 @@ assert samples[8.0].mean() > samples[1.0].mean() + 0.5 and samples[8.0].std() < 
 # %% [markdown]
 # Three things to see.
 #
-# 1. At w = 1 blue is the class itself.
-# 2. p_w, in orange, keeps both bumps of the class and only cuts the side towards the other class. The samples do not: the
-#    bump at 0.6, which is nearer to the other class, is empty at w = 4. That is the loss of diversity.
-# 3. The rest becomes narrow and moves outwards. At w = 8 it sits where there are hardly any data. In pictures that is
+# 1. At $w = 1$ blue is the class itself.
+# 2. $p_w$, in orange, keeps both bumps of the class and only cuts the side towards the other class. The samples do not: the
+#    bump at 0.6, which is nearer to the other class, is empty at $w = 4$. That is the loss of diversity.
+# 3. The rest becomes narrow and moves outwards. At $w = 8$ it sits where there are hardly any data. In pictures that is
 #    saturated colour and hard contrast: burned.
 #
 # ## Why p_w is not what comes out
 #
-# The score of p_w at t = 0 is the formula. But at t > 0 the formula uses the scores of p_t(x | c) and p_t(x), each noised
-# on its own, and noising does not commute with taking powers: (p_t)^w is not (p^w)_t. So the guided flow is not the flow of
-# any noised p_w. Where the two noised densities hardly overlap with where x_t is, their difference is large, and it is
-# multiplied by w - 1. We measure the push (w - 1) |x0_c - x0_u| along the guided paths.
+# The score of $p_w$ at $t = 0$ is the formula. But at $t > 0$ the formula uses the scores of $p_t(x \mid c)$ and $p_t(x)$, each noised
+# on its own, and noising does not commute with taking powers: $(p_t)^w$ is not $(p^w)_t$. So the guided flow is not the flow of
+# any noised $p_w$. Where the two noised densities hardly overlap with where $x_t$ is, their difference is large, and it is
+# multiplied by $w - 1$. We measure the push $(w - 1)\, |x_0^c - x_0^u|$ along the guided paths.
 
 # %%
 figure, panels = plt.subplots(1, 2)
@@ -101,12 +103,14 @@ for w in (2.0, 4.0, 8.0):
     panels[0].plot(plan.t, jnp.array(push), label=f"w = {w:g}")
     panels[1].plot(plan.t, jnp.abs(way.x0[..., 0]).max(axis=1), label=f"w = {w:g}")
 panels[0].set(xlabel="t  (sampling goes from 1 to 0)", ylabel="mean push on x0", title="how hard guidance pushes")
+panels[1].axhline(2.7, color="C5", linestyle="--", label="end of the data")
 panels[1].set(xlabel="t  (sampling goes from 1 to 0)", ylabel="largest |x0|", title="how far the estimate goes")
 panels[0].legend()
+panels[1].legend()
 plt.show()
 
 # %% [markdown]
-# The push is hardest at high noise, where the class means already differ and nothing else is known, and the estimate of x0
+# The push is hardest at high noise, where the class means already differ and nothing else is known, and the estimate of $x_0$
 # lies far outside the data ([-2.5, 2.7]) from the first steps on. Whoever starts at 0.6 is pushed away before it is decided
 # which bump it belongs to.
 #
@@ -132,13 +136,14 @@ lower = {}
 for panel, (name, denoise) in zip(panels, repairs.items()):
     x = draw(denoise)
     lower[name] = float((x < 1.1).mean())
-    panel.fill_between(line[:, 0], jnp.exp(ours.log_density(line)), color="C5", alpha=0.3)
-    panel.hist(x[:, 0], jnp.linspace(-1, 4, 80), density=True, alpha=0.6)
+    panel.fill_between(line[:, 0], jnp.exp(ours.log_density(line)), color="C5", alpha=0.3, label="the class")
+    panel.hist(x[:, 0], jnp.linspace(-1, 4, 80), density=True, alpha=0.6, label="samples")
     panel.set(title=name, xlabel="x", xlim=(-1, 4))
     print(
         f"{name:28} share on the side of the lower bump {lower[name]:.0%}, beyond all data {float((x > 2.8).mean()):.1%}"
     )
 panels[0].set_ylabel("density")
+panels[0].legend(loc="upper right", fontsize=7.5)
 plt.show()
 assert lower["plain, w = 4"] < lower["interval (0.1, 0.5), w = 4"]
 assert lower["autoguidance, w = 2"] > 0.4
@@ -146,12 +151,25 @@ assert lower["autoguidance, w = 2"] > 0.4
 # %% [markdown]
 # ## What you take with you
 #
-# - Guidance is a formula on predictions. It changes the distribution even when the network is perfect, and w = 1 is the only
+# - Guidance is a formula on predictions. It changes the distribution even when the network is perfect, and $w = 1$ is the only
 #   scale at which samples are those of the model.
 # - So a figure with guidance measures two things at once. Say the scale, and show more than one.
 # - Sixteen guidances with their papers are in [guidance](../guidance.md).
 #
 # **Try it**: let `scale` be a function of t in `classifier_free`, and find one that keeps both bumps at w = 4 in the middle.
-#
-# Next: [9. Evaluation, and how FID lies](09_evaluation.ipynb), which needs no training either, or
-# [6. Latents](06_latents.ipynb).
+
+# %% tags=["solution"]
+middle = lambda t: 1 + 3 * jnp.exp(-(((t - 0.3) / 0.12) ** 2))  # 4 at t = 0.3, and 1 at both ends
+x = draw(guidance.classifier_free(branches, middle))
+figure, panel = plt.subplots(figsize=(4.6, 2.7))
+panel.fill_between(line[:, 0], jnp.exp(ours.log_density(line)), color="C5", alpha=0.3, label="the class")
+panel.hist(x[:, 0], jnp.linspace(-1, 4, 80), density=True, alpha=0.6, label="samples")
+panel.set(title="w(t), 4 at t = 0.3", xlabel="x", ylabel="density", xlim=(-1, 4))
+panel.legend()
+plt.show()
+share = float((x < 1.1).mean())
+print(f"share on the side of the lower bump {share:.0%}, beyond all data {float((x > 2.8).mean()):.1%}")
+assert share > lower["plain, w = 4"]
+
+# %% [markdown]
+# Next: [6. A DiT, from einsum up](06_dit.ipynb), or [10. Evaluation, and how FID lies](10_evaluation.ipynb), which needs no training.

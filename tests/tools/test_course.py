@@ -69,6 +69,16 @@ def test_every_formula_leads_to_its_function_in_the_code_and_on_the_site_and_eve
         assert "://" in target or (course.FOLDER / target).exists(), target
 
 
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_a_solution_stands_beside_every_exercise(source):
+    cells = notebook_of(source)["cells"]
+    exercises = [i for i, cell in enumerate(cells) if "**Try it**" in "".join(cell["source"])]
+    solutions = [i for i, cell in enumerate(cells) if "solution" in cell["metadata"].get("tags", [])]
+    assert solutions == [i + 1 for i in exercises]
+    assert exercises or source.stem.startswith("13")  # the last one is a study, whose exercise is one's own
+    assert all("assert" in "".join(cells[i]["source"]) for i in solutions)
+
+
 def test_a_page_of_the_site_has_the_text_the_code_the_prints_and_the_pictures():
     cells = [
         {"cell_type": "markdown", "metadata": {}, "source": "# T\n[`ode.runge_kutta`](../../diffusion/ode.py)"},
@@ -82,6 +92,9 @@ def test_a_page_of_the_site_has_the_text_the_code_the_prints_and_the_pictures():
         "```text\n1\n```\n\n![](09_x_0.png)\n"
     )
     assert shown.pictures == {"09_x_0.png": b"\0\1\2"}
+    solution = {"cell_type": "code", "metadata": {"tags": ["solution"]}, "source": "x = 1\n\nx", "outputs": []}
+    folded = course.page({"cells": [solution]}, "09_x").markdown
+    assert folded == '??? success "A solution"\n\n    ```python\n    x = 1\n\n    x\n    ```\n'
     assert course.title({"cells": cells}) == "T"
 
 

@@ -5,13 +5,15 @@
 
 Each docs/learn/NN_name.py is a notebook in jupytext's percent format. It is executed from top to bottom in a fresh
 kernel; the executed notebook is written beside it, and the picture of its cell tagged "picture" goes to
-docs/learn/images/NN.png, for the index page.
+docs/learn/images/NN.png, for the index page. A cell tagged "solution" answers the exercise above it, and the site
+shows it folded.
 """
 
 import base64
 import json
 import pathlib
 import re
+import textwrap
 import time
 from typing import NamedTuple
 
@@ -99,15 +101,18 @@ def page(notebook: dict, name: str) -> Page:
         if cell["cell_type"] == "markdown":
             parts.append(LINK.sub(lambda link: f"[`{link[1]}`][{reference(link[1], link[2])}]", text))
             continue
-        parts.append(f"```python\n{text}\n```")
+        shown = [f"```python\n{text}\n```"]
         for output in cell["outputs"]:
             data = output.get("data", {})
             if "image/png" in data:
                 file = f"{name}_{len(pictures)}.png"
                 pictures[file] = base64.b64decode(data["image/png"])
-                parts.append(f"![]({file})")
+                shown.append(f"![]({file})")
             elif printed := "".join(data.get("text/plain", output.get("text", ""))).rstrip():
-                parts.append(f"```text\n{printed}\n```")
+                shown.append(f"```text\n{printed}\n```")
+        if "solution" in cell["metadata"].get("tags", []):
+            shown = ['??? success "A solution"', textwrap.indent("\n\n".join(shown), "    ")]
+        parts += shown
     return Page("\n\n".join(parts) + "\n", pictures)
 
 

@@ -5,7 +5,7 @@
 # ---
 
 # %% [markdown]
-# # 7. Text
+# # 8. Text
 #
 # A prompt is a condition with an inside: words, in any number, that combine. Here prompts say where a point in the plane is
 # ("left", "high left", nothing at all), and the exact answer to each prompt is known. You build the three pieces of every
@@ -69,11 +69,11 @@ def draw(key, number):
 # %% [markdown]
 # ## Attention to the words
 #
-# Each token has an embedding e_i. The sample asks with a query q, made of x_t and t, and each word answers as much as it fits:
+# Each token has an embedding $e_i$. The sample asks with a query $q$, made of $x_t$ and $t$, and each word answers as much as it fits:
 #
-# ```
-# attention(q, e) = sum_i softmax_i(q . K e_i) V e_i
-# ```
+# $$
+# \operatorname{attention}(q, e) = \sum_i \operatorname{softmax}_i(q \cdot K e_i)\; V e_i
+# $$
 #
 # Padding gets a score of minus infinity. There is one more token that always exists, so that the sum has something to fall
 # back on where a prompt is empty. That is all of cross-attention; the library's is
@@ -187,7 +187,20 @@ for scale, share in composed.items():
 # - A prompt that leaves something open asks for a mixture, and a good model gives all of it. High guidance gives the mode.
 # - Measure combinations that were not trained, apart from those that were.
 #
-# **Try it**: give each word an embedding from the other's neighbourhood ("right" near "high") and see what the attention
-# confuses.
-#
-# Next: [8. Students that need few steps](08_few_step_students.ipynb)
+# **Try it**: ask for "high left" in place of "left high". Why does the answer stay the same, and what would be needed for
+# a language in which the order counts? (A sum over tokens has no order. Published encoders add a position to each embedding,
+# as [notebook 6](06_dit.ipynb) does for patches.)
+
+# %% tags=["solution"]
+ids, mask = tokens("left high")
+prompts = {"left high": (ids, mask), "high left": (ids[::-1], mask[::-1])}
+points = jax.random.normal(jax.random.key(2), (500, 2))
+answers = [
+    network(params, points, jnp.full(500, 0.5), {"ids": jnp.tile(ids, (500, 1)), "mask": jnp.tile(mask, (500, 1))})
+    for ids, mask in prompts.values()
+]
+print(f"the two orders differ by at most {float(jnp.abs(answers[0] - answers[1]).max()):.1e}")
+assert jnp.allclose(*answers, atol=1e-4)
+
+# %% [markdown]
+# Next: [9. Students that need few steps](09_few_step_students.ipynb)

@@ -5,7 +5,7 @@
 # ---
 
 # %% [markdown]
-# # 10. Your own objective
+# # 11. Your own objective
 #
 # You have an idea for a loss. Before you spend a GPU on it, ask what its best network would be, and check that on data
 # where the answer is known. Here a harmless change, absolute instead of squared error, turns out to sample the wrong
@@ -45,7 +45,7 @@ density = timesteps.uniform_density(schedule)
 # [`objectives.inputs.noised`](../../diffusion/objectives/inputs.py) draws a time and a noise for each example, from that
 # example's own key. [`objectives.Objective`](../../diffusion/objectives/objective.py) adds the facts that samplers and the
 # training loop need; here the density of the times is the only one that is not the default. The power p is what we vary:
-# p = 2 is flow matching, [`objectives.flow_matching`](../../diffusion/objectives/flow_matching.py).
+# $p = 2$ is flow matching, [`objectives.flow_matching`](../../diffusion/objectives/flow_matching.py).
 
 
 # %%
@@ -63,17 +63,19 @@ def velocity_error(power):
 # %% [markdown]
 # ## What would a perfect network say?
 #
-# At a point (x_t, t) the network must answer with one number for many pairs (x_0, eps). The best answer depends on the
+# At a point $(x_t, t)$ the network must answer with one number for many pairs $(x_0, \varepsilon)$. The best answer depends on the
 # power:
 #
-# ```
-# argmin_u E|u - Y|^2 = mean of Y         (set the derivative 2 E(u - Y) to zero)
-# argmin_u E|u - Y|   = median of Y       (set P(Y < u) - P(Y > u) to zero)
-# ```
+# $$
+# \begin{aligned}
+# \arg\min_u \mathbb{E}\,|u - Y|^2 &= \text{mean of } Y & &\text{(set the derivative } 2\, \mathbb{E}(u - Y) \text{ to zero)} \\
+# \arg\min_u \mathbb{E}\,|u - Y| &= \text{median of } Y & &\text{(set } P(Y < u) - P(Y > u) \text{ to zero)}
+# \end{aligned}
+# $$
 #
-# The flow needs the mean: only then is mass carried as the pairs carry it ([notebook 3](03_score_and_flow.ipynb)). At t = 1,
-# x_t is the noise itself, and Y = eps - x_0 is x_t - x_0. So the mean velocity is x_t minus the mean of the data, and the
-# median velocity x_t minus their **median**. Our data have two bumps of weights 0.4 and 0.6, and their median lies in the
+# The flow needs the mean: only then is mass carried as the pairs carry it ([notebook 3](03_score_and_flow.ipynb)). At $t = 1$,
+# $x_t$ is the noise itself, and $Y = \varepsilon - x_0$ is $x_t - x_0$. So the mean velocity is $x_t$ minus the mean of the data, and the
+# median velocity $x_t$ minus their **median**. Our data have two bumps of weights 0.4 and 0.6, and their median lies in the
 # larger one. The first step of an L1 model already leaves for the larger bump.
 
 # %%
@@ -108,10 +110,11 @@ for panel, (power, params) in zip(panels, trained.items()):
     denoise = parameterizations.denoiser(network, schedule, parameterizations.velocity())
     x = samplers.sample(samplers.heun(), denoise, schedule, noise, plan, keys)
     share[power] = float((x < 0).mean())
-    panel.hist(x[:, 0], jnp.linspace(-2.2, 2.2, 90), density=True, alpha=0.4)
-    panel.plot(line[:, 0], jnp.exp(TWO_MODES.log_density(line)), color="C1")
+    panel.hist(x[:, 0], jnp.linspace(-2.2, 2.2, 90), density=True, alpha=0.4, label="samples")
+    panel.plot(line[:, 0], jnp.exp(TWO_MODES.log_density(line)), color="C1", label="exact density")
     panel.set(title=f"|error|^{power}: {share[power]:.0%} in the left bump (data: 40 %)", xlabel="x")
 panels[0].set_ylabel("density")
+panels[0].legend(loc="upper left")
 plt.show()
 assert abs(share[2] - 0.4) < 0.03 < abs(share[1] - 0.4)
 
@@ -121,9 +124,9 @@ assert abs(share[2] - 0.4) < 0.03 < abs(share[1] - 0.4)
 #
 # ## A sound objective of our own, as a run
 #
-# What may one change and keep the mean? Any positive weight w(x_t, t), since it does not move the minimum at a point. Let us
-# weigh each time by how hard it is: w(t) = 1 / (E|Y - E[Y | x_t]|^2 + 0.1), from the exact answer on a grid of times. It
-# evens out the gradient's noise over t.
+# What may one change and keep the mean? Any positive weight $w(x_t, t)$, since it does not move the minimum at a point. Let us
+# weigh each time by how hard it is: $w(t) = 1 / (\mathbb{E}\,|Y - \mathbb{E}[Y \mid x_t]|^2 + 0.1)$, from the exact answer on a grid of times. It
+# evens out the gradient's noise over $t$.
 
 
 # %%
@@ -202,9 +205,26 @@ assert abs(left - 0.4) < 0.05 and gap < 0.1
 # ## What you take with you
 #
 # - Ask for the minimiser first. A weight keeps it, a nonlinear change of the error does not.
-# - Write the objective as a function, and test it where E[target | x_t] is known.
+# - Write the objective as a function, and test it where $\mathbb{E}[\text{target} \mid x_t]$ is known.
 # - In a config, the function is named by `--extend=my_file.py`; [extend](../extend.md#an-objective) has the lines.
 #
 # **Try it**: set the power to 1.5. Is the share of the left bump between the two?
-#
-# Next: [11. Your own data](11_own_data.ipynb)
+
+# %% tags=["solution"]
+params, _ = small_training.train(
+    velocity_error(1.5),
+    schedule,
+    small_training.init(jax.random.key(1), dims=1),
+    TWO_MODES.sample,
+    steps=3000,
+    batch=512,
+)
+network = lambda x, t, condition: small_training.perceptron(params, x, t)
+denoise = parameterizations.denoiser(network, schedule, parameterizations.velocity())
+share[1.5] = float((samplers.sample(samplers.heun(), denoise, schedule, noise, plan, keys) < 0).mean())
+for power in (1, 1.5, 2):
+    print(f"power {power}: {share[power]:.0%} in the left bump")
+assert share[1] < share[1.5] < share[2]
+
+# %% [markdown]
+# Next: [12. Your own data](12_own_data.ipynb)

@@ -5,7 +5,7 @@
 # ---
 
 # %% [markdown]
-# # 11. Your own data
+# # 12. Your own data
 #
 # Most data are not pictures of a known dataset. Here you bring time series, whose exact denoiser is known because they come
 # from a Gaussian process, and then a folder of files that are read when they are needed. A run on your data goes on after a
@@ -43,9 +43,9 @@ folder = pathlib.Path(tempfile.mkdtemp())
 # pictures. A list is a sequence, and so is anything with `len` and `[i]`. Our series are 24 values of a damped oscillation
 # with noise, a Gaussian process with covariance
 #
-# ```
-# K[i, j] = exp(-|i - j| / 8) cos(|i - j| pi / 5)
-# ```
+# $$
+# K_{ij} = \exp\!\left(-\frac{|i - j|}{8}\right) \cos\!\left(\frac{\pi\, |i - j|}{5}\right)
+# $$
 #
 # The scale matters: schedules suppose data of about variance one. Divide yours by their standard deviation, and multiply the
 # samples by it.
@@ -121,12 +121,12 @@ assert np.abs(covariance(made) - K[0, :16]).max() < 0.12
 # %% [markdown]
 # ## Is the network right, and not only its samples?
 #
-# x_0 and x_t are jointly Gaussian, so the best denoiser is linear. With Cov(x_0, x_t) = alpha K and
-# Cov(x_t) = alpha^2 K + sigma^2 I,
+# $x_0$ and $x_t$ are jointly Gaussian, so the best denoiser is linear. With $\operatorname{Cov}(x_0, x_t) = \alpha K$ and
+# $\operatorname{Cov}(x_t) = \alpha^2 K + \sigma^2 I$,
 #
-# ```
-# E[x_0 | x_t] = alpha K (alpha^2 K + sigma^2 I)^-1 x_t
-# ```
+# $$
+# \mathbb{E}[x_0 \mid x_t] = \alpha K \left(\alpha^2 K + \sigma^2 I\right)^{-1} x_t
+# $$
 #
 # We load the moving average of the run's parameters, read the network by
 # [`parameterizations.denoiser`](../../diffusion/parameterizations.py), and compare.
@@ -223,4 +223,24 @@ assert all(jax.tree.leaves(same))
 # - Make up data like yours whose answer is known (a Gaussian process, a mixture), train on them first, and compare.
 # - For folders, captions, shards, tables and arrays there are ready sources: [data](../data.md).
 #
-# Next: [12. A paper's experiment, end to end](12_a_papers_experiment.ipynb)
+# **Try it**: hold out a fifth of the pictures of the folder, so that a picture that comes later moves no other one from one
+# part to the other. (A split by position would.)
+
+
+# %% tags=["solution"]
+def held_out(file):
+    """Whether a file is held out: one in five, by its name alone."""
+    return sum(file.name.encode()) % 5 == 0
+
+
+before = {file.name for file in source.files if held_out(file)}
+digit = Image.fromarray((pictures[200] * (255 / 16)).astype(np.uint8).reshape(8, 8))
+digit.save(folder / "pictures" / str(labels[200]) / "0000_new.png")
+after = {file.name for file in Folder(folder / "pictures").files if held_out(file)}
+print(
+    f"{len(before)} of {len(source)} pictures are held out; a new picture changes {len((before ^ after) - {'0000_new.png'})}"
+)
+assert (before ^ after) <= {"0000_new.png"} and 20 < len(before) < 60
+
+# %% [markdown]
+# Next: [13. A paper's experiment, end to end](13_a_papers_experiment.ipynb)

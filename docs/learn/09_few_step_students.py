@@ -5,10 +5,10 @@
 # ---
 
 # %% [markdown]
-# # 8. Students that need few steps
+# # 9. Students that need few steps
 #
 # Below four evaluations no solver helps ([notebook 4](04_samplers_as_solvers.ipynb)): the path bends, and a straight step
-# misses. So one trains a network that jumps: it receives two times, t and s, and says where the path from x_t is at s. Here
+# misses. So one trains a network that jumps: it receives two times, $t$ and $s$, and says where the path from $x_t$ is at $s$. Here
 # you derive MeanFlow, train it, and compare its jumps with the exact flow of a mixture.
 
 # %%
@@ -27,7 +27,7 @@ exact = DATA.denoiser(schedule)
 # %% [markdown]
 # ## What one step of a perfect denoiser does
 #
-# At t = 1 rectified flow has x_t = eps, which says nothing of the data. So the best estimate E[x_0 | x_1] is the mean of all
+# At $t = 1$ rectified flow has $x_t = \varepsilon$, which says nothing of the data. So the best estimate $\mathbb{E}[x_0 \mid x_1]$ is the mean of all
 # data, and one Euler step takes every sample there. This is not a fault of the network: it answers the question it was
 # trained on. A student is trained on another question.
 
@@ -45,24 +45,24 @@ assert jnp.allclose(one_step, DATA.weights @ DATA.means, atol=1e-4)
 # %% [markdown]
 # ## The mean velocity
 #
-# Let u(x_t, t, s) be the mean velocity along the path between s and t, so that one jump is exact:
+# Let $u(x_t, t, s)$ be the mean velocity along the path between $s$ and $t$, so that one jump is exact:
 #
-# ```
-# x_s = x_t - (t - s) u(x_t, t, s),        (t - s) u = integral_s^t v(x_r, r) dr
-# ```
+# $$
+# x_s = x_t - (t - s)\, u(x_t, t, s), \qquad (t - s)\, u = \int_s^t v(x_r, r)\, dr
+# $$
 #
-# Differentiate the integral with respect to t, along the path, with s fixed:
+# Differentiate the integral with respect to $t$, along the path, with $s$ fixed:
 #
-# ```
-# u + (t - s) du/dt = v      =>      u = v - (t - s) du/dt,       du/dt = (v . grad_x + d/dt) u
-# ```
+# $$
+# u + (t - s)\, \frac{du}{dt} = v \quad\Longrightarrow\quad u = v - (t - s)\, \frac{du}{dt}, \qquad \frac{du}{dt} = \Big(v \cdot \nabla_x + \frac{\partial}{\partial t}\Big) u
+# $$
 #
-# The right side needs no integral. It needs the velocity v of the flow, for which the velocity eps - x_0 of one pair stands in
-# (its mean given x_t is v, and the formula is linear in it), and one derivative of the network in the direction (v, 1, 0),
+# The right side needs no integral. It needs the velocity $v$ of the flow, for which the velocity $\varepsilon - x_0$ of one pair stands in
+# (its mean given $x_t$ is $v$, and the formula is linear in it), and one derivative of the network in the direction $(v, 1, 0)$,
 # which forward-mode differentiation gives for the price of one more evaluation. The network is regressed on the right side,
 # with its own derivative held fixed: [`objectives.mean_flow`](../../diffusion/objectives/mean_flow.py) (Geng et al. 2025).
 #
-# For s = t it is flow matching. So one network learns the flow and its jumps.
+# For $s = t$ it is flow matching. So one network learns the flow and its jumps.
 
 # %%
 density = timesteps.uniform_density(schedule)
@@ -90,7 +90,7 @@ params["MeanFlow"], losses = small_training.train(
 )
 
 # %% [markdown]
-# A network that jumps is read as a flow map, (x_t, t, s) -> x_s, by
+# A network that jumps is read as a flow map, $(x_t, t, s) \to x_s$, by
 # [`flow_maps.mean_flow`](../../diffusion/flow_maps.py), and only the samplers of flow maps take it:
 # [`samplers.flow_map`](../../diffusion/samplers/flow_map.py). We compare where it ends with where the exact flow ends, from
 # the same noise.
@@ -134,11 +134,24 @@ plt.show()
 #   rather than of its steps, and falls little with more of them.
 # - MeanFlow had more than twice the training here, and a derivative in forward mode (some attention kernels have none).
 #
-# There are other students. Consistency models jump to t = 0 alone; distillation learns from a trained flow; shortcut models
+# There are other students. Consistency models jump to $t = 0$ alone; distillation learns from a trained flow; shortcut models
 # learn two steps as one. [students](../students.md) compares them by cost and quality, and
 # [objectives](../objectives.md) has each with its facts.
 #
-# **Try it**: replace the objective by `objectives.consistency_training` (arguments in
-# [`objectives.ct`](../../diffusion/objectives/consistency.py)) and sample by `samplers.consistency()`.
-#
-# Next: [9. Evaluation, and how FID lies](09_evaluation.ipynb)
+# **Try it**: an exact flow map composes, so that the jump from 1 to 0 is the jump from 1 to 1/2 and then to 0. How far is the
+# trained map from that? (For a consistency model in place of MeanFlow see `objectives.consistency_training` and
+# [`objectives.ct`](../../diffusion/objectives/consistency.py).)
+
+# %% tags=["solution"]
+half = jnp.full(len(noise), 0.5)
+one, zero = jnp.ones(len(noise)), jnp.zeros(len(noise))
+at_once = jump(noise, one, zero)
+in_two = jump(jump(noise, one, half), half, zero)
+apart = float(jnp.sqrt(((at_once - in_two) ** 2).sum(1).mean()))
+print(
+    f"one jump and two jumps end {apart:.3f} apart; from the exact end {distance(at_once):.3f} and {distance(in_two):.3f}"
+)
+assert apart < by_euler[0] / 2
+
+# %% [markdown]
+# Next: [10. Evaluation, and how FID lies](10_evaluation.ipynb)

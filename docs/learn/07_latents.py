@@ -5,7 +5,7 @@
 # ---
 
 # %% [markdown]
-# # 6. Latents
+# # 7. Latents
 #
 # Large image models do not diffuse pixels. An autoencoder makes a smaller array of each picture, the latent, and the
 # diffusion model learns those. Here the autoencoder is linear, so that what it loses is a formula. You see why
@@ -29,12 +29,13 @@ schedule = schedules.rectified_flow()
 # %% [markdown]
 # ## The best linear autoencoder
 #
-# Encode by z = V^T (x - mean), decode by mean + V z, with k orthonormal columns V. The squared error is what V leaves out:
+# Encode by $z = V^\top (x - m)$ with the mean $m$, decode by $m + V z$, with $k$ orthonormal columns $V$. The squared error is what $V$ leaves out:
 #
-# ```
-# E|x - (mean + V z)|^2 = Tr C - Tr V^T C V,      least for the k largest eigenvectors of the covariance C:
-#                       = sum of the other eigenvalues
-# ```
+# $$
+# \mathbb{E}\,|x - (m + V z)|^2 = \operatorname{Tr} C - \operatorname{Tr} V^\top C V,
+# $$
+#
+# which is least for the $k$ largest eigenvectors of the covariance $C$, and then is the sum of the other eigenvalues.
 #
 # (Principal components.) Digits of 64 pixels keep most of their variance in 16 numbers.
 
@@ -57,16 +58,16 @@ assert abs(lost - values[K:].sum()) < 1e-6
 # %% [markdown]
 # ## Why latents are scaled
 #
-# A schedule supposes data of about variance one. Let the latents have standard deviation s and divide the line of
-# [notebook 1](01_forward_process.ipynb) by s:
+# A schedule supposes data of about variance one. Let the latents have standard deviation $s$ and divide the line of
+# [notebook 1](01_forward_process.ipynb) by $s$:
 #
-# ```
-# x_t = alpha z + sigma eps = s (alpha z/s + (sigma/s) eps)
-# ```
+# $$
+# x_t = \alpha z + \sigma \varepsilon = s \left(\alpha\, \frac{z}{s} + \frac{\sigma}{s}\, \varepsilon\right)
+# $$
 #
-# So unscaled latents are unit latents under a schedule with sigma / s in place of sigma: the log-SNR is moved by 2 ln s. With
-# s = 0.1 nearly all times are noise, with s = 10 nearly all are clean, and the network learns little in either. For Gaussian
-# latents the share of the variance that x_t does not tell is sigma^2 / (alpha^2 s^2 + sigma^2).
+# So unscaled latents are unit latents under a schedule with $\sigma / s$ in place of $\sigma$: the log-SNR is moved by $2 \ln s$. With
+# $s = 0.1$ nearly all times are noise, with $s = 10$ nearly all are clean, and the network learns little in either. For Gaussian
+# latents the share of the variance that $x_t$ does not tell is $\sigma^2 / (\alpha^2 s^2 + \sigma^2)$.
 # [`schedules.shifted`](../../diffusion/schedules/derived.py) makes the moved schedule, and
 # [`models.autoencoders.latent_space.to_diffusion`](../../diffusion/models/autoencoders/latent_space.py) scales latents, which
 # is the simpler cure. (0.18215 in Stable Diffusion's config is this number.)
@@ -167,6 +168,26 @@ print("picture", (4, 8, 8, 1), "-> latent", z.shape, "-> picture", back.shape)
 # - A latent model is two models. Measure the reconstructions first; they are the ceiling.
 # - Scale latents to unit variance, or move the schedule. It is the same thing.
 #
-# **Try it**: change K to 4 and to 40, and read both figures again: the ceiling, and how far the model is below it.
-#
-# Next: [7. Text](07_text.ipynb)
+# **Try it**: draw the ceiling for every number of latents from 1 to 64. From how many on are reconstructions within twice the
+# floor?
+
+# %% tags=["solution"]
+ceilings = []
+for k in range(1, 65):
+    W = vectors[:, :k]
+    rebuilt = mean + (train - mean) @ W @ W.T
+    ceilings.append(frechet.frechet_distance(moments(np.clip(rebuilt[:497], -1, 1)), reference) / floor)
+figure, panel = plt.subplots(figsize=(4.6, 2.7))
+panel.plot(range(1, 65), ceilings, label="reconstructions")
+panel.axhline(1, color="C5", linestyle="--", label="the floor")
+panel.set(
+    xlabel="numbers of a latent", ylabel="Fréchet distance / floor", yscale="log", title="the ceiling of a latent model"
+)
+panel.legend()
+plt.show()
+enough = 1 + next(k for k in range(64) if ceilings[k] < 2)
+print(f"with 16 numbers {ceilings[15]:.1f} times the floor; below twice the floor from {enough} numbers on")
+assert abs(ceilings[63] - 1) < 1e-6 and ceilings[3] > ceilings[15] > ceilings[39]
+
+# %% [markdown]
+# Next: [8. Text](08_text.ipynb)

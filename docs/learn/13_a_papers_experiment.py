@@ -5,7 +5,7 @@
 # ---
 
 # %% [markdown]
-# # 12. A paper's experiment, end to end
+# # 13. A paper's experiment, end to end
 #
 # Lipman et al. (2023, "Flow Matching for Generative Modeling") say that straight paths need fewer network evaluations than
 # the paths of diffusion, at the same quality. We repeat that experiment in miniature: digits of 8x8 pixels, a small DiT, two
@@ -43,8 +43,8 @@ plt.style.use("course.mplstyle")
 # - **Measured**: the Fréchet distance to held-out digits between pixels, divided by that of real training digits (the floor).
 #   At 1 a sample set is as near to the held-out digits as new real digits are.
 #
-# The claim has a reason that we can write down. Euler's method with step h has a local error of h^2/2 times the acceleration
-# of the path. Given (x_0, eps), the acceleration is alpha'' x_0 + sigma'' eps, which is zero on the straight path and not on
+# The claim has a reason that we can write down. Euler's method with step $h$ has a local error of $h^2/2$ times the acceleration
+# of the path. Given $(x_0, \varepsilon)$, the acceleration is $\alpha'' x_0 + \sigma'' \varepsilon$, which is zero on the straight path and not on
 # the other. (The paths of the *flow* are means over many such lines, and so are not straight. That is why more than one step
 # is needed.)
 
@@ -182,8 +182,8 @@ for n in (2, 4):
 # ## The question that a reviewer asks
 #
 # Is it the path, or the grid? Notebook [1](01_forward_process.ipynb) says that two schedules are clocks on the same noise
-# levels. So we take both paths by DDIM, which knows nothing of t ([notebook 4](04_samplers_as_solvers.ipynb)), on grids with
-# the same noise levels: equal steps of log-SNR from sigma / alpha = 50 down to 0.02, by
+# levels. So we take both paths by DDIM, which knows nothing of $t$ ([notebook 4](04_samplers_as_solvers.ipynb)), on grids with
+# the same noise levels: equal steps of log-SNR from $\sigma / \alpha = 50$ down to 0.02, by
 # [`timesteps.uniform_log_snr`](../../diffusion/timesteps/grids.py).
 
 # %%
@@ -208,7 +208,7 @@ for n in (4, 16):
 #   steps the one of the straight path has learned more (the two losses weigh the noise levels differently), and both are far
 #   from the floor.
 # - On matched noise levels the factor is 1.6 with four evaluations and 1.5 with 16. So nearly all of what straightness seemed to
-#   give at few evaluations is given by the grid: equal steps of t are a good grid on the straight path and a poor one on VP's.
+#   give at few evaluations is given by the grid: equal steps of $t$ are a good grid on the straight path and a poor one on VP's.
 #
 # Both are what a reader needs to know, and neither is in the first figure. Before this goes into a paper: train until the
 # distance stops falling; more seeds, for an interval rather than a spread (`diffusion sweep --table` gives the test of the
