@@ -21,9 +21,12 @@ def count(flags):
 def test_an_unknown_flag_is_left_out_and_the_others_stay(monkeypatch):
     assert count(UNKNOWN)[0] != 0
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    monkeypatch.setenv(xla_flags.REFUSED, "")
     xla_flags.add([UNKNOWN, KNOWN])
     assert os.environ["XLA_FLAGS"] == f"--xla_cpu_enable_fast_math=false {KNOWN}"
     assert count(os.environ["XLA_FLAGS"]) == (0, "3")
+    monkeypatch.setattr(xla_flags, "known", lambda flags: 1 / 0)
+    xla_flags.add([UNKNOWN, KNOWN])  # neither is tried again
 
 
 def test_flags_that_are_set_are_not_tried_again(monkeypatch):

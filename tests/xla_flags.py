@@ -6,6 +6,9 @@ import sys
 from collections.abc import Sequence
 
 NAME = "XLA_FLAGS"  # the environment variable, words with spaces between them
+REFUSED = (
+    "TESTS_REFUSED_XLA_FLAGS"  # likewise, words that XLA was found not to know; processes that tests start read it
+)
 PROBE = "import jax; jax.devices()"
 
 
@@ -15,10 +18,12 @@ def add(flags: Sequence[str]) -> None:
     Args:
         flags: words such as `"--xla_cpu_parallel_codegen_split_count=1"`.
     """
-    before = os.environ.get(NAME, "").split()
-    fresh = [flag for flag in flags if flag not in before]
+    before, refused = (os.environ.get(name, "").split() for name in (NAME, REFUSED))
+    fresh = [flag for flag in flags if flag not in before and flag not in refused]
     if fresh:  # not in pytest's workers, whose environment is that of the process that starts them
-        os.environ[NAME] = " ".join([*before, *known(fresh)])
+        new = known(fresh)
+        os.environ[NAME] = " ".join([*before, *new])
+        os.environ[REFUSED] = " ".join([*refused, *(flag for flag in fresh if flag not in new)])
 
 
 def known(flags: Sequence[str]) -> list[str]:

@@ -191,6 +191,27 @@ def unseen(x):
     return x + 1
 
 """
+CONFTEST = """
+import pathlib
+
+from tests import xla_flags
+
+XLA_FLAGS = ("--xla_cpu_no_version_has_this=1", "--xla_cpu_parallel_codegen_split_count=1")
+
+
+def known(flags):
+    with open(pathlib.Path("LOG"), "a") as log:
+        log.write("asked\\n")
+    return [*flags][1:]
+
+
+xla_flags.known = known
+
+
+def pytest_configure(config):
+    xla_flags.add(XLA_FLAGS)
+
+"""
 TESTS = """
 import pytest
 
@@ -234,6 +255,9 @@ def test_survivors_of_a_toy_library_are_reported_and_fall_to_a_new_test(tmp_path
     for name, text in {
         "diffusion/__init__.py": "",
         "diffusion/toy.py": TOY,
+        "tests/__init__.py": "",
+        "tests/conftest.py": CONFTEST.replace("LOG", str(tmp_path / "log")),
+        "tests/xla_flags.py": (ROOT / "tests" / "xla_flags.py").read_text(),
         "tests/test_toy.py": TESTS,
         "explained.toml": "mutant = []",
     }.items():
@@ -247,13 +271,14 @@ def test_survivors_of_a_toy_library_are_reported_and_fall_to_a_new_test(tmp_path
 
     def run(*words):
         command = [sys.executable, "-c", code, root, "diffusion/toy.py", "--tests", "tests", "--out", out, *words]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "", "TESTS_REFUSED_XLA_FLAGS": ""}
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
         assert done.returncode in (0, 1), done.stderr
         rows = json.loads((out / "report.json").read_text())["rows"]
         return done, {row["now"]: row for row in rows}
 
     done, rows = run("--per-file", "100")
+    assert (tmp_path / "log").read_text() == "asked\n"  # XLA's flags: once for all mutants
     survived = {now for now, row in rows.items() if row["outcome"] == "survived"}
     assert survived == {
         "return (factor)",

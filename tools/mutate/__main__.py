@@ -69,6 +69,7 @@ FILES = (
     "likelihood.py",
     "editing.py",
     "videos.py",
+    "published/pipeline_kinds.py",
     "data/series_masks.py",
     "data/gaussian_processes.py",
     *sorted(str(path.relative_to(ROOT / LIBRARY)) for path in (ROOT / LIBRARY / "published").glob("*/pipeline.py")),
@@ -87,6 +88,7 @@ def main(words: list[str] | None = None, root: pathlib.Path = ROOT) -> int:
     chosen = _chosen(arguments, root)
     tests = sorted(str(path.relative_to(root)) for path in _tests(arguments, root, chosen))
     forks.prepare()
+    forks.ask_for_flags(root)
     forks.preload(root, [root / path for path in [*tests, *{mutant.path for mutant in chosen}]])
     forks.keep_compiled(out / "compiled")
     _say(f"{len(chosen)} mutants, {len(tests)} test files")

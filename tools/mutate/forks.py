@@ -46,6 +46,23 @@ def prepare() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
+def ask_for_flags(root: pathlib.Path) -> None:
+    """Asks once for the XLA flags of the fast tests, so that no child asks again, which takes a process and seconds.
+
+    Args:
+        root: the repository. One without tests/xla_flags.py sets no flags.
+    """
+    if not (root / "tests" / "xla_flags.py").is_file():
+        return
+    code = (
+        "import json, os; from tests import conftest, xla_flags; xla_flags.add(conftest.XLA_FLAGS); "
+        "names = {xla_flags.NAME, xla_flags.REFUSED} & {*os.environ}; "
+        "print(json.dumps({name: os.environ[name] for name in names}))"
+    )
+    said = subprocess.check_output([sys.executable, "-c", code], cwd=root, text=True)
+    os.environ.update(json.loads(said.splitlines()[-1]))
+
+
 def keep_compiled(folder: pathlib.Path) -> None:
     """Keeps compiled programs for all children, most of whose programs no mutant changes."""
     if "jax" in sys.modules:  # by the configuration: tests read the environment
