@@ -99,6 +99,13 @@ def test_averaged_pictures_lie_between_two_drawings(monkeypatch):
     assert np.nanstd(share) < 0.02 and 0.35 <= np.nanmean(share) <= 0.65
 
 
+def test_a_blur_leaves_whites_and_blacks_in_range():
+    """Under the filter nothing leaves 0 to 255, and what is even stays as it is."""
+    for value in (0, 255):
+        even = np.full((64, 64, 3), value, np.uint8)
+        assert (spoilt.blurred(even, Lot(3, 0, 0)) == value).all()
+
+
 def test_another_kind_is_refused():
     with pytest.raises(ValueError, match=r"no kind 'torn'\. Valid: broken, blended, blob, averaged, blurred"):
         spoilt.draw(ONE, Lot(5, 0, 0), "torn")
