@@ -64,13 +64,12 @@ class T2IAdapter(nn.Module):
             [B, h, w, width] for each feature.
 
         Raises:
-            ValueError: for sides that are not divisible as often as they are halved, or another number of channels.
+            ValueError: for sides that `factor` does not divide, or another number of channels.
         """
-        multiple = self.factor * 2 ** sum(map(self.halves, range(len(self.widths))))
         batch, height, width, channels = picture.shape
-        if channels != self.channels or height % multiple or width % multiple:
+        if channels != self.channels or height % self.factor or width % self.factor:
             raise ValueError(
-                f"this T2I-Adapter reads pictures of {self.channels} channels whose sides {multiple} divides; got "
+                f"this T2I-Adapter reads pictures of {self.channels} channels whose sides {self.factor} divides; got "
                 f"{height} x {width} of {channels}"
             )
         squares = picture.reshape(
@@ -84,7 +83,7 @@ class T2IAdapter(nn.Module):
         for level, out in enumerate(self.widths):
             inner = out // 4 if light else out
             if self.halves(level):
-                h = nn.avg_pool(h, (2, 2), (2, 2))
+                h = _halved(h)
             if light or h.shape[-1] != inner:
                 h = conv(inner, 1, dtype=self.dtype, name=f"level_{level}_in")(h)
             for block in range(self.blocks):
@@ -115,7 +114,14 @@ class T2IAdapter(nn.Module):
                 f"this T2I-Adapter is for another base: its features have {self.widths} channels, and the levels and "
                 f"the middle of this model's U-Net {theirs}"
             )
-        return Attachment(params, _entries, functools.partial(_read, self.channels), functools.partial(_encode, self))
+        entries = functools.partial(_entries, denoiser)
+        return Attachment(params, entries, functools.partial(_read, self.channels), functools.partial(_encode, self))
+
+
+def _halved(h: jax.Array) -> jax.Array:
+    """Means of squares of 2 x 2 pixels, and of what there is of them at the end of an odd side; [B, H, W, C]."""
+    ends = [(0, 0), (0, h.shape[1] % 2), (0, h.shape[2] % 2), (0, 0)]
+    return nn.avg_pool(jnp.pad(h, ends, mode="edge"), (2, 2), (2, 2))
 
 
 def _read(channels: int, picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -131,7 +137,20 @@ def _encode(module: T2IAdapter, params: Any, picture: jax.Array) -> tuple[Any, A
 
 
 def _entries(
-    params: Any, weight: jax.Array, seen: Any, x: jax.Array, t: jax.Array, clock: jax.Array, condition: dict
+    unet: ConditionalUNet,
+    params: Any,
+    weight: jax.Array,
+    seen: Any,
+    x: jax.Array,
+    t: jax.Array,
+    clock: jax.Array,
+    condition: dict,
 ) -> dict[str, Any]:
-    """The weighted features, an `Attachment.entries`."""
-    return {"level_residuals": tuple(weight[:, None, None, None] * feature for feature in seen)}
+    """The weighted features, an `Attachment.entries`; one more than there are levels is added if it fits the middle.
+
+    The last feature of a light adapter that has a width for each level is half as large as the middle. diffusers leaves
+    it out, too.
+    """
+    *levels, middle = level_shapes(unet, *x.shape[1:3])
+    features = seen if len(seen) <= len(levels) or seen[-1].shape[1:] == middle else seen[:-1]
+    return {"level_residuals": tuple(weight[:, None, None, None] * feature for feature in features)}
