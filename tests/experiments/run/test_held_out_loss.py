@@ -285,6 +285,7 @@ def test_a_stream_gives_its_first_records_and_must_give_them_again():
         measured(recipe(held_out=again()))
 
 
+@pytest.mark.slow
 def test_latents_are_of_a_cache_of_held_out_pictures(tmp_path):
     """Their pictures are there: they say how many were trained on."""
     for split in ("train", "validation"):

@@ -56,6 +56,7 @@ def test_no_other_folder_is_among_them():
     assert folders == class_folders.SHIPPED.keys()
 
 
+@pytest.mark.slow
 def test_its_digits_are_read_as_what_they_were_asked_to_be():
     """By a logistic regression on scikit-learn's real digits, which sees nothing of this library's classifiers."""
     run = trained_run.load("digits")
