@@ -89,12 +89,13 @@ def pictures(waveforms: np.ndarray) -> np.ndarray:
     return np.uint8(np.clip(255 * (1 + both / 100), 0, 255))
 
 
-def trained_judge(number: int = 2000) -> classifier.Classifier:
+def trained_judge(number: int = 800, steps: int = 200) -> classifier.Classifier:
     """The judge, trained on training notes and as many broken ones; it is kept in the cache."""
     notes = real_notes(0, number)
     images = np.concatenate([pictures(notes.waveforms), pictures(broken_notes(notes, seed=0))])
     labels = np.concatenate([notes.labels, np.full(number, NONE)])
-    return classifier.cached(images, labels)
+    training = lambda images, labels, seed: classifier.train(images, labels, seed, steps)
+    return classifier.cached(images, labels, training=training)
 
 
 def measured(judge: classifier.Classifier, notes: Notes) -> dict:

@@ -57,7 +57,7 @@ def played(play: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
     voices = [(name, semitones, beats) for name, part in VOICES.items() for semitones, beats in part]
     labels = np.array([instruments.NAMES.index(name) for name, _, _ in voices])
     notes = play(labels, np.array([hertz(semitones) for _, semitones, _ in voices]))
-    notes = notes / np.maximum(np.sqrt((notes**2).mean(-1, keepdims=True)), 1e-3)
+    notes = notes / np.maximum(np.abs(notes).max(-1, keepdims=True), 1e-3)
     lines = {
         name: line([note for note, voice in zip(notes, voices) if voice[0] == name], [beats for _, beats in part])
         for name, part in VOICES.items()

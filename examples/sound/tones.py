@@ -19,7 +19,7 @@ from diffusion.experiments.config import command_line
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("workdir", None, "folder of a run of sound/tones; the notes of the data alone without it")
     flags.DEFINE_string("out", None, "folder of the files, e.g. runs/tones/report")
-    flags.DEFINE_integer("number", 400, "notes to measure, a multiple of 8", lower_bound=8)
+    flags.DEFINE_integer("number", 176, "notes to measure, a multiple of 8", lower_bound=8)
     flags.mark_flag_as_required("out")
     command_line.begin()
 

@@ -68,9 +68,12 @@ REPORTS = {
     "sound": Report(
         "Notes of eight instruments",
         ("../../images/sound_samples.png",),
-        "Samples of `sound/spectrum`, a 1-D U-Net along the frequencies of the MDCT: waveforms, and spectrograms up to "
-        "4 kHz. [The WAV files](sound/report.md), and [how they are made and judged](../sound.md#figures).",
-        ("diffusion train --config=sound/spectrum --workdir=runs/spectrum", "diffusion sample --workdir=runs/spectrum"),
+        "Samples of `sound/tones`, by instrument and pitch: waveforms, and spectrograms up to 8 kHz. "
+        "[The WAV files](sound/report.md), and [how they are made and judged](../sound.md#figures).",
+        (
+            "diffusion train --config=sound/tones --workdir=runs/tones",
+            "python -m examples.sound.tones --workdir=runs/tones --out=runs/tones/report",
+        ),
     ),
 }
 
