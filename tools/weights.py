@@ -2,8 +2,7 @@
 
     make demo
     python -m tools.weights digits runs/demo "make demo"    # weights/digits
-    python -m tools.weights drawings runs/drawings \
-        "python -m examples.text.demo --config=text/drawings --workdir=runs/drawings"    # weights/drawings
+    python -m tools.weights drawings runs/drawings "COMMAND"    # weights/drawings
 
 The line, with the digest, belongs into experiments/config/class_folders.py; the command stands on the model's card. The
 second form is of a folder of examples.text, whose model it writes in 16 bits; the card has the figures of its report.
@@ -26,7 +25,7 @@ from diffusion.io import safetensors_files
 from diffusion.io.leaf_names import leaves_of
 from diffusion.text_to_image import model_folder, model_index
 from diffusion.training.checkpointing import checkpoints
-from examples.text import shapes_report
+from examples.text import template_report
 
 FOLDER = pathlib.Path(__file__).parents[1] / "weights"
 NUMBER = 100  # samples, unless the command says another number
@@ -88,11 +87,11 @@ def write_text_model(trained: str | pathlib.Path, folder: str | pathlib.Path, ma
 
 
 def _figures(path: pathlib.Path) -> dict[str, str]:
-    """The section "Figures" of a report of examples.text; nothing where there is none."""
+    """The section "Figures" of a report of examples.text.template_report; nothing where there is none."""
     if not path.is_file():
         return {}
     content: dict[str, Any] = json.loads(path.read_text())
-    return {"figures": report.beside_table(shapes_report.rows(content["figures"]))}
+    return {"figures": report.beside_table(template_report.rows(content["figures"]))}
 
 
 if __name__ == "__main__":

@@ -10,8 +10,14 @@ from diffusion.io import opener
 INDEX = "model_index.json"
 WEIGHTS = pathlib.Path(diffusion.__file__).parent / "weights"
 """The folder of the models that travel with the project."""
-SHIPPED = {"digits": "070a2cb69c1819aa96a029c907205074bbc26d7da9ec20e4168656d8560e8c91"}
-"""The SHA-256 of each one's model.safetensors; `python -m tools.weights` writes a folder and prints it."""
+SHIPPED = {
+    "digits": "070a2cb69c1819aa96a029c907205074bbc26d7da9ec20e4168656d8560e8c91",
+    "drawings": "569f9f8e7088d9ab2cb9520c71171b6fb502d029ded6d4392c4fa73060dede02",
+}
+"""The SHA-256 of each one's model.safetensors, or the fingerprint of a text-to-image model's folder.
+
+`python -m tools.weights` writes a folder and prints its line.
+"""
 
 
 def folder_of(model: str | pathlib.Path) -> pathlib.Path:

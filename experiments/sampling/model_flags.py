@@ -9,7 +9,9 @@ from diffusion.text_to_image.lora_weights import LoraWeight
 from diffusion.text_to_image.picture_controls import DECIMAL
 
 MODEL = flags.DEFINE_string(
-    "model", None, "a published model: a folder with model_index.json, or the name of weights that come along: digits"
+    "model",
+    None,
+    "a published model: a folder with model_index.json, or the name of weights that come along: digits, drawings",
 )
 LORA = flags.DEFINE_multi_string(
     "lora", [], "a LoRA file, its weight, and the interval of t in which it acts, FILE:0.8:0.3-1; may be repeated"

@@ -41,7 +41,7 @@ def test_each_model_of_prompts_is_the_one_of_its_fingerprint_beside_a_card(name)
     assert folder == class_folders.WEIGHTS / name
     assert model_index.fingerprint(folder) == class_folders.SHIPPED[name]
     card = (folder / "README.md").read_text()
-    for section in ("Trained by `python -m examples.text.demo", "## Data", "## Recipe", "## Figures", "templates:"):
+    for section in ("Trained by `python -m examples.text.demo", "## Data", "## Recipe", "## Figures", "real pictures"):
         assert section in card
     for path in [path for path in folder.rglob("*") if path.suffix in (".json", ".md", ".txt")]:
         assert "/work" not in path.read_text()  # no path of the machine that made it
