@@ -274,7 +274,7 @@ def one_scale(default: float) -> Field:
         default: theirs.
     """
 
-    def write(module: Autoencoder) -> float:
+    def write(module: Autoencoder) -> Any:
         if np.ndim(module.scale) or np.any(module.shift):
             raise ValueError(
                 f"diffusers has one scaling_factor and no shift here; this network has scale={module.scale}, "

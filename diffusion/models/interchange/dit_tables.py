@@ -28,6 +28,7 @@ from diffusion.models.interchange.square_images import (
     dit_sizes,
     doubled_channels,
     example,
+    patches_on_a_side,
     side_of_shape,
     sincos_table,
 )
@@ -204,7 +205,7 @@ ORIGINAL = ORIGINAL_CONFIG.family(
     example,
     {"original": _original_rows, "legacy": _legacy_rows},
     library="",
-    computed=lambda module: {"pos_embed": sincos_table(module.shape[0] // module.patch, module.width)},
+    computed=lambda module: {"pos_embed": sincos_table(patches_on_a_side(module), module.width)},
     dropped={r"projectors\..*": "the projectors of representation alignment (REPA), which only training uses"},
     published={
         "DiT-XL/2, 256 x 256": _published(32),

@@ -13,7 +13,7 @@ from diffusion.models.interchange.family import DEPTH, Computed
 from diffusion.models.interchange.field_table import Field, FieldTable
 from diffusion.models.interchange.lightning_rows import block_rows, rotary_tables
 from diffusion.models.interchange.rows import POINT, SAME, Row, linear, patches, stacked
-from diffusion.models.interchange.square_images import CLASSES, dit_sizes, example, sincos_table
+from diffusion.models.interchange.square_images import CLASSES, dit_sizes, example, patches_on_a_side, sincos_table
 from diffusion.models.interchange.vision_rows import LEADING
 from diffusion.models.jit import PRESETS, JiT, jit_preset
 
@@ -55,9 +55,7 @@ CONFIG = FieldTable(
 
 
 def _computed(module: JiT) -> dict[str, Computed]:
-    if module.shape is None:
-        raise ValueError("shape = None: the positions in a file of JiT are those of pictures of one shape (H, W, C)")
-    side = module.shape[0] // module.patch
+    side = patches_on_a_side(module)
     head = module.width // module.heads
     return {
         "pos_embed": sincos_table(side, module.width),

@@ -13,7 +13,7 @@ from diffusion.models.interchange.dit_tables import original_block_rows
 from diffusion.models.interchange.family import DEPTH, Computed
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import Layout, Row, linear, patches, stacked
-from diffusion.models.interchange.square_images import dit_sizes, example, sincos_table
+from diffusion.models.interchange.square_images import dit_sizes, example, patches_on_a_side, sincos_table
 from diffusion.models.mask_dit import MaskDiT, mask_dit_preset
 
 TOKEN = Layout(lambda a, shape: a.reshape(shape), lambda a: a[None, None])
@@ -87,11 +87,7 @@ def _example(module: MaskDiT) -> tuple:
 
 
 def _positions(module: MaskDiT) -> dict[str, Computed]:
-    if module.shape is None:
-        raise ValueError(
-            "shape = None: the positions in a file of MaskDiT are those of pictures of one shape (H, W, C)"
-        )
-    side = module.shape[0] // module.patch
+    side = patches_on_a_side(module)
     tables = {"pos_embed": module.width, "decoder_pos_embed": module.decoder_width}
     return {name: sincos_table(side, width) for name, width in tables.items()}
 

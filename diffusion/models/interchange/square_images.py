@@ -1,6 +1,15 @@
 """Common parts of published networks on square images: fields of their configs, tables, and the arguments of a call."""
 
-__all__ = ["CLASSES", "NULL_CLASS", "dit_sizes", "doubled_channels", "example", "side_of_shape", "sincos_table"]
+__all__ = [
+    "CLASSES",
+    "NULL_CLASS",
+    "dit_sizes",
+    "doubled_channels",
+    "example",
+    "patches_on_a_side",
+    "side_of_shape",
+    "sincos_table",
+]
 
 from collections.abc import Mapping
 from typing import Any
@@ -88,6 +97,21 @@ def doubled_channels(default: int | None) -> Group:
     return Group({"out_channels": (default, MAYBE_SIZE)}, read, write)
 
 
+def patches_on_a_side(module: Any) -> int:
+    """The number of patches along a side of a network's images.
+
+    Raises:
+        Refusal: for a module without a shape.
+    """
+    return _shape(module)[0] // module.patch
+
+
+def _shape(module: Any) -> tuple[int, int, int]:
+    if module.shape is None:
+        raise Refusal(f"{type(module).__name__}: it has no shape of images; use e.g. module.clone(shape=(32, 32, 4)).")
+    return module.shape
+
+
 def example(module: Any, channels: int = 0) -> tuple[jax.ShapeDtypeStruct, ...]:
     """The arguments of a call that shapes the parameters of a class-conditional network: one patch, a time, a label.
 
@@ -98,7 +122,5 @@ def example(module: Any, channels: int = 0) -> tuple[jax.ShapeDtypeStruct, ...]:
     Raises:
         Refusal: for a module without a shape, if `channels` is 0.
     """
-    if module.shape is None and not channels:
-        raise Refusal(f"{type(module).__name__}: it has no shape of images; use e.g. module.clone(shape=(32, 32, 4)).")
-    channels = module.shape[-1] if module.shape else channels
+    channels = channels if module.shape is None and channels else _shape(module)[-1]
     return array(1, module.patch, module.patch, channels), array(1), array(1, dtype=jnp.int32)
