@@ -188,6 +188,14 @@ def test_a_denoiser_of_clips_fits_its_autoencoder(name, denoiser, autoencoder, m
         check()
 
 
+def test_a_model_whose_first_frame_is_clean_sees_no_further_channels(tmp_path):
+    """Where model_index.json says expand_timesteps, the picture stands among the latents, at the time 0."""
+    name, autoencoder = "CogVideoXImageToVideoPipeline", AutoencoderKLCogVideoX()
+    denoiser_checks.check_denoiser(tmp_path, name, CogVideoX(), autoencoder, clean=True)
+    with pytest.raises(Refusal, match="sees 16 channels, and this one's 32"):
+        denoiser_checks.check_denoiser(tmp_path, name, CogVideoX(in_channels=32), autoencoder, clean=True)
+
+
 def test_a_clip_of_learned_positions_has_their_shape():
     model = loaded("cogvideox_from_image", text_to_image.described)
     picture = np.zeros((16, 16, 3), np.uint8)
