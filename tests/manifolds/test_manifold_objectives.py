@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import parameterizations, schedules, timesteps, weightings
+from diffusion import couplings, parameterizations, schedules, timesteps, weightings
 from diffusion.manifolds import (
     circle,
     euclidean,
@@ -208,3 +208,11 @@ def test_a_weighting_is_on_the_end_of_the_velocity_and_an_auxiliary_loss_sees_th
     assert (at < 0.5).any() and (at > 0.5).any()
     np.testing.assert_allclose(run(weighting=weighting), np.minimum(1, 4 * at**2) * squared, rtol=1e-5)
     np.testing.assert_allclose(run(auxiliary=auxiliary), 2 * squared, rtol=1e-4)
+
+
+def test_examples_with_a_mask_of_padding_are_refused():
+    """The loss is over all of x, with a coupling and without one."""
+    for coupling in (None, couplings.independent()):
+        objective = riemannian_flow_matching(torus(2), DENSITY, coupling=coupling)
+        with pytest.raises(ValueError, match="this objective takes none"):
+            objective.check_real()

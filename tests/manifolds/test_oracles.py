@@ -211,3 +211,17 @@ def test_smooth_functions_are_their_closed_forms():
         )
     assert jax.grad(manifolds.smooth.arctan_ratio)(0.0) == pytest.approx(-1 / 3)
     assert jax.grad(jax.grad(manifolds.smooth.sine_ratio))(0.0) == pytest.approx(2 / 120)
+
+
+def test_the_derivative_of_eigenvalues_is_that_of_their_power_sums():
+    """sum_i l_i^(k - 1) dl_i = tr(A^(k - 1) E) for k = 1, 2, 3, which say all three of each matrix of a batch."""
+    rng = np.random.default_rng(11)
+    a, e = rng.standard_normal((2, 5, 3, 3))
+    a, e = a + a.swapaxes(-1, -2), e + e.swapaxes(-1, -2)
+    with jax.enable_x64(True):
+        values, slopes = jax.jvp(manifolds.symmetric_functions.eigenvalues, (jnp.asarray(a),), (jnp.asarray(e),))
+    values, slopes = np.asarray(values), np.asarray(slopes)
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(a), atol=1e-12)
+    for k in range(3):
+        sums = np.einsum("bij,bji->b", np.linalg.matrix_power(a, k), e)
+        np.testing.assert_allclose(np.sum(values**k * slopes, -1), sums, rtol=1e-10, atol=1e-10)

@@ -5,7 +5,7 @@ import pytest
 
 from diffusion.metrics import vector_distances
 from diffusion.metrics.mind import mind
-from diffusion.metrics.representation_ratio import representation_ratio
+from diffusion.metrics.representation_ratio import FLOORS, representation_ratio
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 6))
@@ -65,3 +65,11 @@ def test_the_ratio_is_the_mean_over_spaces():
         representation_ratio({"a": 6.0}, {"a": 2.0, "b": 0.1})
     with pytest.raises(ValueError, match="in b is 0"):
         representation_ratio({"a": 6.0, "b": 1.0}, {"a": 2.0, "b": 0.0})
+
+
+def test_real_images_are_as_far_as_the_authors_measured():
+    """Yang et al. 2026, eval_all_fds.py: validation images of ImageNet have the ratio one under these distances."""
+    measured = {"adm": 1.68, "fdr-convnext": 56.87, "dinov2": 14.19, "fdr-mae": 0.04, "siglip": 0.60, "clip": 5.60}
+    assert representation_ratio(measured, FLOORS) == pytest.approx(1.0)
+    for name, distance in measured.items():
+        assert representation_ratio({name: 2 * distance}, {name: FLOORS[name]}) == pytest.approx(2.0)

@@ -40,3 +40,14 @@ def test_it_acts_near_the_data_alone_and_a_common_shift_changes_no_distance():
     np.testing.assert_allclose(found, [0, 0, 3 * 0.09 / 0.04, 3 * 0.09 / 0.01], rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match=r"until = 1\.5"):
         atoms_and_distances(until=1.5)
+
+
+def test_what_is_not_stated_is_of_the_first_paper():
+    """Weight 1, pairs within 6 Angstrom, a quarter of the path, and a weight that no longer grows below a tenth."""
+    x, guess = (np.repeat(frames(4, spread), 5, 0) for spread in (0.0, 0.05))
+    t = jnp.array([0.001, 0.07, 0.15, 0.2499, 0.25])
+    stated = atoms_and_distances(weight=1.0, until=0.25, near=6.0, least=0.1)(guess, x, t)
+    found = np.asarray(atoms_and_distances()(guess, x, t))
+    np.testing.assert_allclose(found, stated, rtol=1e-6)
+    np.testing.assert_allclose(found[:4] / found[2], [2.25, 2.25, 1, (0.15 / 0.2499) ** 2], rtol=1e-5)
+    assert found[4] == 0

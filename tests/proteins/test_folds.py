@@ -132,3 +132,13 @@ def test_only_alpha_carbons_clash_within_their_longer_distance():
     turned = residue[:, [0, 2, 1]] - residue[1, [0, 2, 1]]  # CA foremost
     near = lambda apart: np.stack([turned, turned + away, turned * [1, -1, 1] + [0, 0, apart]]).astype(np.float32)
     assert not folds.crowded(near(3.9))
+
+
+def test_chains_are_spread_by_one_degree_or_by_the_largest_of_three_that_does_not_clash():
+    """By a half, by a fifth of a degree, or not at all: of 60 torsions each, to four errors of their deviation."""
+    angles = np.degrees(np.asarray(backbone.torsions_of(backbone.atoms_of(frames())), np.float64))[:, 1:-1, :2]
+    apart = angles[:, None] - np.degrees(folds.TABLE)[LABELS][:, :, 1:-1]
+    deviation = ((apart + 180) % 360 - 180).std((2, 3)).min(1)
+    steps = np.array([1.0, 0.5, 0.2, 0.0])
+    fits = np.abs(deviation[:, None] - steps) <= 4 * steps / np.sqrt(2 * 60) + 0.02
+    assert fits.any(1).all() and fits.any(0).all()

@@ -44,3 +44,42 @@ def test_a_note_has_the_pitch_that_it_states(row):
     near = np.abs(ratio - np.round(ratio)) < 0.05
     heard = ratio > 0.5
     assert power[near & heard].sum() > 0.8 * power[heard].sum()
+
+
+class Lowest:
+    """In place of random numbers the lowest of each interval, and no noise."""
+
+    def uniform(self, low=0.0, high=1.0, size=None):
+        return low if size is None else np.full(size, low)
+
+    def normal(self, size):
+        return np.zeros(size)
+
+
+@pytest.mark.parametrize(
+    "name, amplitudes, attack, decay",
+    [
+        ("organ", dict.fromkeys((1, 2, 3, 4, 6, 8), 0.1), 0.01, np.inf),
+        ("flute", {1: 1.0, 2: 0.1, 3: 0.05}, 0.05, np.inf),
+        ("square", {n: 1 / n for n in range(1, 40, 2)}, 0.004, 0.3),
+    ],
+)
+def test_harmonics_have_the_amplitudes_of_the_instrument(name, amplitudes, attack, decay, pitch=110.0, rate=16000):
+    """By least squares on sines of 45 multiples of the pitch, after the attack, with the decay taken out."""
+    time = np.arange(rate // 4) / rate
+    x = instruments.INSTRUMENTS[instruments.NAMES.index(name)](Lowest(), pitch, rate, time)
+    sines = np.sin(2 * np.pi * pitch * time[:, None] * np.arange(1, 46))
+    late = time > attack
+    found = np.linalg.lstsq(sines[late], (x * np.exp(time / decay))[late], rcond=None)[0]
+    np.testing.assert_allclose(found, [amplitudes.get(n, 0) for n in range(1, 46)], atol=1e-9)
+    early = ~late
+    whole = sines[early] @ found * np.exp(-time[early] / decay)
+    np.testing.assert_allclose(x[early], whole * time[early] / attack, atol=1e-9)
+
+
+def test_harmonics_that_the_sample_rate_cannot_hold_are_left_out():
+    """At 900 Hz and 8000 samples a second the fourth lies at 0.45 of the rate, no longer below."""
+    time = np.arange(3000) / RATE
+    x = instruments.INSTRUMENTS[instruments.NAMES.index("organ")](Lowest(), 900.0, RATE, time)[1000:]
+    size = np.abs(np.fft.rfft(x))[[225, 450, 675, 900]] / 1000  # of the multiples of 900 Hz
+    np.testing.assert_allclose(size, [0.1, 0.1, 0.1, 0], atol=1e-9)

@@ -3,9 +3,12 @@
 import jax
 import numpy as np
 import pytest
+from scipy import stats
+from scipy.spatial.transform import Rotation
 
 from diffusion import manifolds
 from diffusion.data import sources
+from diffusion.data.sources import manifold_points, protein_chains
 
 NUMBER = 400
 SOURCES = {
@@ -58,3 +61,43 @@ def test_torsions_lie_in_the_published_basins_and_splits_share_no_point():
             np.testing.assert_allclose(apart[near].std(0), deviation, rtol=4 / np.sqrt(2 * near.sum()))
             np.testing.assert_allclose(apart[near].mean(0), 0, atol=4 * deviation / np.sqrt(near.sum()))
     assert near_all.mean() > 0.995
+
+
+def test_the_densities_are_those_of_the_stated_mixtures():
+    """By SciPy on the sphere, and by sums over images and over characters on the torus and the rotations."""
+    rng = np.random.default_rng(0)
+    x = np.float64(stats.uniform_direction(3).rvs(40, rng))
+    lobes = [((0, 0, 1), 40, 0.3), ((0.8, 0.6, 0), 15, 0.4), ((-0.6, 0, -0.8), 80, 0.2), ((-0.48, 0.64, 0.6), 25, 0.1)]
+    x = np.concatenate([x, [mean for mean, *_ in lobes]])
+    density = sum(weight * stats.vonmises_fisher(mean, kappa).pdf(x) for mean, kappa, weight in lobes)
+    found = sources.sphere_mixture(number=1).distribution.log_density(np.float32(x))
+    np.testing.assert_allclose(found, np.log(density), rtol=1e-4, atol=1e-4)
+
+    basins = [((-63, -42), 12, 0.45), ((-120, 130), 20, 0.3), ((-70, 150), 15, 0.2), ((57, 45), 12, 0.05)]
+    x = np.concatenate([rng.uniform(-180, 180, (40, 2)), [mean for mean, *_ in basins]])
+    images = lambda apart, std: sum(stats.norm(0, std).pdf(apart + 360 * k) for k in (-2, -1, 0, 1, 2)).prod(1)
+    density = sum(weight * images(x - mean, std) for mean, std, weight in basins) * (180 / np.pi) ** 2
+    found = sources.torsion_mixture(number=1).distribution.log_density(np.float32(np.radians(x)))
+    near = density > 1e-12
+    np.testing.assert_allclose(np.asarray(found)[near], np.log(density)[near], rtol=1e-4, atol=1e-3)
+
+    turns = [((0, 0, 0), 0.05, 0.4), ((0, 2, 0), 0.1, 0.35), ((2, -1, 1.5), 0.03, 0.25)]
+    x = Rotation.from_rotvec([mean for mean, *_ in turns]) * Rotation.from_rotvec(rng.normal(0, 0.2, (3, 3)))
+    density = 0
+    for mean, v, weight in turns:
+        angle = (Rotation.from_rotvec(mean).inv() * x).magnitude()
+        l = np.arange(200)[:, None]
+        series = (2 * l + 1) * np.exp(-l * (l + 1) * v / 2) * np.sin((l + 0.5) * angle) / np.sin(angle / 2)
+        density = density + weight * series.sum(0) / (8 * np.pi**2)
+    found = sources.rotation_mixture(number=1).distribution.log_density(np.float32(x.as_matrix()))
+    np.testing.assert_allclose(found, np.log(density), rtol=1e-4, atol=1e-3)
+
+
+def test_what_a_config_leaves_out_keeps_its_number(monkeypatch):
+    """Run folders name a source without its defaults: with another number of records they would go on with others."""
+    for module, records in ((manifold_points, "ExactRecords"), (protein_chains, "ChainRecords")):
+        monkeypatch.setattr(module, records, lambda *arguments: arguments[-2:])
+    for name, number in (("sphere_mixture", 20000), ("torsion_mixture", 20000), ("rotation_mixture", 20000)):
+        assert getattr(sources, name)() == ("train", number)
+        assert getattr(sources, name)("test", number=3) == ("test", 3)
+    assert sources.ideal_folds() == ("train", 6000) and sources.ideal_folds("test", number=3) == ("test", 3)
