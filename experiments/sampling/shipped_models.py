@@ -51,12 +51,10 @@ def folder_of_prompts(model: str | pathlib.Path) -> pathlib.Path:
     """The folder of a text-to-image model, by its path or the name of one that travels with the project.
 
     Raises:
-        Refusal: for other files than those that travel under this name, or a package without them.
+        Refusal: for other files than those that travel under this name.
     """
     folder = class_folders.folder_of(model)
     if folder.parent == class_folders.WEIGHTS and folder.name in class_folders.SHIPPED:
-        if not folder.is_dir():
-            raise Refusal(f"the model {folder.name!r} is in a clone of the project, and not in the installed package.")
         _check(folder, folder.name, model_index.fingerprint(folder))
     return folder
 
