@@ -225,17 +225,17 @@ def mixture(keeping: Keeping, prior: ArrayLike) -> Process:
     Raises:
         ValueError: if the numbers are no probabilities.
     """
-    prior = np.asarray(prior, np.float64)
-    if prior.ndim != 1:
-        raise ValueError(f"mixture: prior has shape {prior.shape}; valid: [K], a probability for each symbol")
-    _check_size("mixture", len(prior))
-    if not (np.all(prior >= 0) and math.isclose(prior.sum(), 1, abs_tol=1e-5)):
+    shares = np.asarray(prior, np.float64)
+    if shares.ndim != 1:
+        raise ValueError(f"mixture: prior has shape {shares.shape}; valid: [K], a probability for each symbol")
+    _check_size("mixture", len(shares))
+    if not (np.all(shares >= 0) and math.isclose(shares.sum(), 1, abs_tol=1e-5)):
         raise ValueError(
-            f"mixture: prior sums to {prior.sum():g}, least {prior.min():g}; valid: probabilities of sum 1"
+            f"mixture: prior sums to {shares.sum():g}, least {shares.min():g}; valid: probabilities of sum 1"
         )
-    prior = prior / prior.sum()
-    only = int(np.argmax(prior))
-    return _process(keeping, prior, only if prior[only] == 1 else None)
+    shares = shares / shares.sum()
+    only = int(np.argmax(shares))
+    return _process(keeping, shares, only if shares[only] == 1 else None)
 
 
 def check_symbols(process: Process, x: Array, what: str) -> None:

@@ -141,7 +141,7 @@ def theta_trapezoidal(theta: float = 0.5) -> SymbolSampler:
     def init(x: Array, process: Process, plan: Plan) -> tuple[Array]:
         return (x,)
 
-    def step(state: Any, predict: Predictor, process: Process, plan: Plan, i: ArrayLike, keys: Array) -> tuple[Array]:
+    def step(state: Any, predict: Predictor, process: Process, plan: Plan, i: Any, keys: Array) -> tuple[Array]:
         (x,) = state
         t, s = (jnp.broadcast_to(time[i], (len(x),)) for time in (plan.t, plan.s))
         first, second = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)

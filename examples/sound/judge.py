@@ -86,7 +86,7 @@ def pictures(waveforms: np.ndarray) -> np.ndarray:
     filters = filters / filters.sum(0)
     decibels = lambda size: 20 * np.log10(np.maximum(size, 1e-5))
     both = np.stack([decibels(magnitude @ filters), decibels(magnitude) @ filters], -1)
-    return np.uint8(np.clip(255 * (1 + both / 100), 0, 255))
+    return np.clip(255 * (1 + both / 100), 0, 255).astype(np.uint8)
 
 
 def trained_judge(number: int = 800, steps: int = 200) -> classifier.Classifier:
