@@ -58,6 +58,7 @@ def test_the_share_of_blocks_that_did_not_run(run, evaluations, steps, nfe, expe
     """Of a denoiser with four blocks, over all evaluations."""
     monkeypatch.setattr("diffusion.text_to_image.jobs.facts.feature_blocks", lambda denoiser: 4)
     sampler = types.SimpleNamespace(nfe=lambda steps: nfe)
-    course = types.SimpleNamespace(trajectory=(sampler, types.SimpleNamespace(solved=steps), 1.0))
+    trajectory = types.SimpleNamespace(sampler=sampler, plan=types.SimpleNamespace(solved=steps))
+    course = types.SimpleNamespace(trajectory=trajectory)
     job = types.SimpleNamespace(course=course)
     assert Job.skipped(job, types.SimpleNamespace(denoiser=None), run, evaluations) == expected

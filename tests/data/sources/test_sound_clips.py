@@ -74,7 +74,8 @@ def test_levels_along_frequency_are_those_between_the_bands():
     middles = sound.mel_corners(16, RATE)[1:-1]
     at = (np.arange(64) + 0.5) * RATE / 128
     expected = np.stack([np.interp(at, middles, frame) for frame in levels], axis=1)
-    np.testing.assert_allclose(record["condition"]["spectrogram"], expected, atol=1e-5)
+    # The way back is in float32: in quiet bands it moves a level by up to 1.2e-5 on one processor, and less on another.
+    np.testing.assert_allclose(record["condition"]["spectrogram"], expected, atol=3e-5)
     assert source.spec.condition["spectrogram"].shape == expected.shape == (64, 8)
 
 

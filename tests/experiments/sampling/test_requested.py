@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config.sections import sectioned
 from diffusion.experiments.sampling import requested
 
 VECTOR = np.zeros(2, np.float32)
@@ -15,8 +16,8 @@ SERIES = {"given": np.zeros((3, 1), np.float32), "mask": np.zeros((3, 1), bool),
 
 def recipe(null, number=3, **facts):
     config = types.SimpleNamespace(sample=types.SimpleNamespace(number=number))
-    facts = {"by_class": False, "receives_text": False, "num_classes": 0, **facts}
-    return types.SimpleNamespace(null=null, config=config, **facts)
+    facts = {"receives_text": False, "num_classes": 0, **facts}
+    return types.SimpleNamespace(**sectioned({"null": null, "config": config, **facts}))
 
 
 def test_numbers_are_the_vector_of_all_samples():
@@ -56,7 +57,7 @@ def test_what_a_mask_hides_is_zero(tmp_path):
         requested.conditions(str(tmp_path / "rows.npz"), recipe(SERIES))
 
 
-@pytest.mark.parametrize("null, facts", [(None, {}), (VECTOR, {"by_class": True}), (VECTOR, {"receives_text": True})])
+@pytest.mark.parametrize("null, facts", [(None, {}), (VECTOR, {"num_classes": 3}), (VECTOR, {"receives_text": True})])
 def test_data_without_such_conditions_take_none(null, facts):
     with pytest.raises(ConfigError, match="--condition=1,2: the data of this run have no conditions"):
         requested.conditions("1,2", recipe(null, **facts))

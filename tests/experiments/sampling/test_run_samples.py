@@ -1,5 +1,6 @@
 """Which weights a run is sampled with, how parameters are known again, and which watermarks samples can carry."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from diffusion import watermarks
 from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config.sections import Examples, sectioned
 from diffusion.experiments.sampling import run_samples
 
 KEY = "0123456789abcdef" * 4
@@ -23,7 +25,8 @@ def run(monkeypatch, tmp_path):
     monkeypatch.setattr(run_samples.averages, "post_hoc", post_hoc)
     monkeypatch.setattr(run_samples.data, "class_names", lambda recipe: ("cat", "dog"))
     monkeypatch.setattr(run_samples, "sample_weights", lambda *arguments: arguments)
-    recipe = types.SimpleNamespace(shape=(2,), config=types.SimpleNamespace(ema={"sigma_rel": 0.05}))
+    config = types.SimpleNamespace(ema={"sigma_rel": 0.05})
+    recipe = types.SimpleNamespace(**sectioned({"shape": (2,), "config": config}))
     return recipe, tmp_path / "run"
 
 
@@ -45,7 +48,7 @@ def test_the_samples_are_of_the_chosen_weights(run, how, params, step, about):
 
 def test_a_recipe_without_a_shape_is_refused(run):
     recipe, folder = run
-    recipe.shape = None
+    recipe.examples = Examples()
     with pytest.raises(ConfigError, match="the recipe has no shape"):
         run_samples.sample(recipe, folder)
 
@@ -64,10 +67,12 @@ def test_the_checksum_is_of_names_types_shapes_and_bytes():
 
 
 def recipe_of(draws=0, renoise=(False,), pictures=True, latents=False, shape=(64, 64, 3)):
-    return types.SimpleNamespace(
-        makes_pictures=pictures, makes_bytes=pictures, on_latents=latents, shape=shape,
-        sampler=types.SimpleNamespace(draws=draws), plan=types.SimpleNamespace(renoise=np.array(renoise)),
-    )  # fmt: skip
+    plan = types.SimpleNamespace(renoise=np.array(renoise))
+    parts = {
+        "makes_pictures": pictures, "makes_bytes": pictures, "on_latents": latents, "shape": shape,
+        "sampler": types.SimpleNamespace(draws=draws), "plan": plan,
+    }  # fmt: skip
+    return types.SimpleNamespace(**sectioned(parts))
 
 
 def test_a_watermark_is_refused_where_samples_cannot_carry_it():
@@ -86,5 +91,5 @@ def test_a_watermark_is_refused_where_samples_cannot_carry_it():
         with pytest.raises(ConfigError, match=message):
             check(mark, recipe)
     without_plan = recipe_of()
-    without_plan.plan = None
+    without_plan.sampling = dataclasses.replace(without_plan.sampling, plan=None)
     check(noise, without_plan)
