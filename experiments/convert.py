@@ -58,7 +58,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -90,12 +90,16 @@ NOT_NETWORKS = (
 
 
 def networks(
-    path: pathlib.Path, architecture: str = "", prefix: str = "", dtype: str = "float32"
+    path: pathlib.Path,
+    architecture: str = "",
+    prefix: str = "",
+    dtype: str = "float32",
+    others: Mapping[str, nn.Module] | None = None,
 ) -> Iterator[tuple[str, nn.Module, Any]]:
     """Yields (folder's name, module, params) of every network in a source; the name is "" where it is the only one.
 
     `architecture` is one of FAMILIES, or ""; of a file those tensors are read whose names begin with `prefix`, in the
-    type that is written. A run has its own.
+    type that is written. A run has its own. `others` are networks of further sizes, see `folders.recognise`.
 
     Raises:
         Mismatch: for a file of which something is left over that no network has, or that has no such prefix.
@@ -112,7 +116,7 @@ def networks(
         yield "model", module, params
         yield "autoencoder", *autoencoder.of_run(checkpoints.load_ema(path)[0])
         return
-    several = [] if path.is_dir() or architecture or prefix else _under_prefixes(path)
+    several = [] if path.is_dir() or architecture or prefix else _under_prefixes(path, others)
     if not several:
         only = folders.find(path, architecture, prefix=prefix or None)
         yield "", only.module, folders.read(only, dtype)
@@ -120,7 +124,7 @@ def networks(
         yield one.family.name, one.module, folders.read(one, dtype)
 
 
-def _under_prefixes(path: pathlib.Path) -> list[folders.Found]:
+def _under_prefixes(path: pathlib.Path, others: Mapping[str, nn.Module] | None = None) -> list[folders.Found]:
     """The networks of a single file that holds each under a prefix of its own; none for another file.
 
     Another is the state of a training too, which holds one network several times: as it trains, and its averages.
@@ -133,7 +137,7 @@ def _under_prefixes(path: pathlib.Path) -> list[folders.Found]:
             if not any(name.startswith(prefix) for name in left):
                 continue
             try:
-                several.append(folders.recognise(tensors, family.name, prefix))
+                several.append(folders.recognise(tensors, family.name, prefix, others))
             except interchange.Mismatch:
                 continue  # another architecture may have this prefix; the error below names what none takes
             left -= {name for name in left if name.startswith(prefix)}
@@ -210,7 +214,7 @@ def main(argv: list[str]) -> None:
         return
     if values.base:
         base = pathlib.Path(values.base)
-        known = networks(source, values.architecture, values.prefix, values.dtype)
+        known = networks(source, values.architecture, values.prefix, values.dtype, assemble.networks_of(base))
         parts = assemble.pipeline(source, known, base, out, values.dtype, values.license)
         print(f"{out}: {', '.join(parts)} of {source}, the rest of {base}")
         return

@@ -36,6 +36,11 @@ def modules_of(base: pathlib.Path) -> dict[str, tuple[str, nn.Module]]:
     return modules
 
 
+def networks_of(base: pathlib.Path) -> dict[str, nn.Module]:
+    """The known networks of a pipeline's folder by their folders, as `folders.recognise` takes them."""
+    return {f"that of {base / part}": module for part, (_, module) in modules_of(base).items()}
+
+
 def check_prediction(source: pathlib.Path, base: pathlib.Path) -> str:
     """What a file and the folder of a pipeline say that the denoiser predicts.
 

@@ -290,13 +290,16 @@ def family_of(config: Mapping[str, Any], path: pathlib.Path) -> str:
     return str(name)
 
 
-def recognise(tensors: Tensors, name: str = "", prefix: str | None = None) -> Found:
+def recognise(
+    tensors: Tensors, name: str = "", prefix: str | None = None, others: Mapping[str, nn.Module] | None = None
+) -> Found:
     """Finds the published network that a single file holds, by its names and shapes.
 
     Args:
         tensors: tensors of the file.
         name: name of the family, if it is known, or "family, published network".
         prefix: prefix of the names, if it is known; else any of the family's.
+        others: further networks that it may be, {description: module}, such as those of a pipeline's folder.
 
     Raises:
         Mismatch: if no network fits (with the nearest one and its differences), or several different ones do.
@@ -308,10 +311,15 @@ def recognise(tensors: Tensors, name: str = "", prefix: str | None = None) -> Fo
     for family in [families.find(name)] if name else families.FAMILIES.values():
         for before in family.prefixes if prefix is None else (prefix,):
             mine = tensors.under(before).without((*family.ignored, *family.dropped))
-            for published, config in family.published.items() if mine.shapes else ():
+            known = {
+                published: functools.partial(family.build, config) for published, config in family.published.items()
+            }
+            own = {what: module for what, module in (others or {}).items() if type(module) is family.module}
+            known |= {what: lambda module=module: module for what, module in own.items()}
+            for published, module_of in known.items() if mine.shapes else ():
                 if one not in ("", published):
                     continue
-                module = family.build(config)
+                module = module_of()
                 for layout in family.tables:
                     names = names_of(family, module, layout)
                     if common := len(names & set(mine.shapes)):

@@ -64,6 +64,22 @@ def test_a_file_and_a_folder_become_a_pipeline(base, tmp_path, parts):
         assemble.pipeline(source, convert.networks(source), base, out)
 
 
+@pytest.mark.slow
+def test_a_file_of_other_than_published_sizes_has_the_networks_of_its_base(tmp_path):
+    """Without a base no known network fits, as the message says."""
+    base = made_pipelines.folder("sd", tmp_path / "base")
+    source = single(base, tmp_path / "tuned.safetensors")
+    with pytest.raises(interchange.Mismatch, match=r"tuned\.safetensors is not a known network; the nearest is"):
+        list(convert.networks(source))
+    found = list(convert.networks(source, others=assemble.networks_of(base)))
+    modules = {name: module for name, module in assemble.modules_of(base).values()}
+    assert {name: module for name, module, _ in found} == modules and len(found) == 3
+    for _, _, params in found:
+        assert all((np.asarray(leaf) == 0.5).all() for leaf in jax.tree.leaves(params))
+    assert set(assemble.pipeline(source, found, base, tmp_path / "out")) == set(PARTS)
+    assert text_to_image.described(tmp_path / "out").modules == text_to_image.described(base).modules
+
+
 MARKED = {"metadata": {"metadata": V}, "tensor": {"v_pred": np.zeros(0, np.float32), "ztsnr": np.zeros(0, np.float32)}}
 
 
