@@ -71,8 +71,8 @@ def broken_notes(notes: Notes, seed: int) -> np.ndarray:
 def pictures(waveforms: np.ndarray) -> np.ndarray:
     """What the judge sees: levels of bands, and below each the level that its quiet frequencies have.
 
-    The second is the mean of the logarithm in place of the logarithm of the sum: a band with a line has a low one, and
-    a band of noise one that is near the first.
+    Levels more than 60 dB below the loudest sample count as silence. The second is the mean of the logarithm in place
+    of the logarithm of the sum: a band with a line has a low one, and a band of noise one that is near the first.
 
     Args:
         waveforms: float `[N, L]`.
@@ -84,9 +84,9 @@ def pictures(waveforms: np.ndarray) -> np.ndarray:
     magnitude = np.abs(sound.stft(waveforms, WINDOW, HOP))
     filters = sound.mel_filters(BANDS, WINDOW, RATE)
     filters = filters / filters.sum(0)
-    decibels = lambda size: 20 * np.log10(np.maximum(size, 1e-5))
+    decibels = lambda size: 20 * np.log10(np.maximum(size, 1e-3))
     both = np.stack([decibels(magnitude @ filters), decibels(magnitude) @ filters], -1)
-    return np.clip(255 * (1 + both / 100), 0, 255).astype(np.uint8)
+    return np.clip(255 * (1 + both / 60), 0, 255).astype(np.uint8)
 
 
 def trained_judge(number: int = 800, steps: int = 200) -> classifier.Classifier:
