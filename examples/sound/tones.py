@@ -35,6 +35,7 @@ from diffusion.experiments.evaluation import sound_files
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate, trained_run
 from diffusion.io import wav
+from diffusion.metrics import bootstrap
 from diffusion.sound import instruments
 from examples.sound import judge, melody
 
@@ -95,11 +96,11 @@ def report(play: Player, number: int) -> dict:
     net = judge.trained_judge()
     real = judge.real_notes(1, number)
     made = judge.Notes(play(real.labels, real.pitches), real.labels, real.pitches)
-    broken = judge.Notes(judge.broken_notes(real, seed=1), np.full(number, judge.NONE), real.pitches)
+    refused = judge.classifier.predict(net, judge.pictures(judge.broken_notes(real, seed=1))) == judge.NONE
     return {
         "samples": judge.measured(net, made),
         "real_notes": judge.measured(net, real),
-        "broken_notes_refused": judge.measured(net, broken)["heard"],
+        "broken_notes_refused": bootstrap.share(refused),
         "judge_sha256": net.digest,
     }
 
