@@ -212,6 +212,8 @@ def split_metrics(names: Sequence[str]) -> tuple[list[str], list[str]]:
     """The names of --metrics with --workdir: those of `image_metrics.METRICS`, and those of `model_metrics.METRICS`."""
     valid = {**image_metrics.METRICS, **model_metrics.METRICS}
     for name in names:
+        if name in model_metrics.REMOVED:
+            raise ConfigError(f"--metrics={name}: {model_metrics.REMOVED[name]}.")
         if name not in valid:
             raise unknown("--metrics", name, valid, "metric")
     image_names = [name for name in names if name in image_metrics.METRICS]

@@ -92,15 +92,3 @@ def _padded(waveforms: np.ndarray, hop: int) -> np.ndarray:
 
 def _share(accuracy: dict) -> dict:
     return {"value": accuracy["share"], "interval": list(accuracy["interval"]), "samples": accuracy["count"]}
-
-
-def vocoder_error(subject: Any) -> dict:
-    """Refuses the metric of earlier run folders.
-
-    Raises:
-        ConfigError: naming the version that has it.
-    """
-    raise ConfigError(
-        "--metrics=vocoder went with the recipe sound/vocoder, whose clips were no nearer to the notes than the noise "
-        "that they start from; version 0.1.0 is the last that has both. Valid: --metrics=sound, of a run with classes."
-    )

@@ -66,6 +66,8 @@ def test_it_measures_examples_of_any_kind(kind, spread, tmp_path):
     config, real = run_of(SOURCES[kind], tmp_path)
     evaluate.require_pictures(config, ["spread"])
     assert evaluate.split_metrics(["spread"]) == ([], ["spread"])
+    with pytest.raises(ConfigError, match=r"--metrics=vocoder: it went with .* version 0\.1\.0 is the last"):
+        evaluate.split_metrics(["vocoder"])
     content = evaluate.run(config, tmp_path, "diffusion evaluate", Effort(0, 2))
     content["model"] = evaluate.model_figures(config, tmp_path, tmp_path, ["spread"])
     assert content["model"]["spread"]["value"] == pytest.approx(2 * real.images[:40].std(), rel=1e-5)

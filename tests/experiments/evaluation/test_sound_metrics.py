@@ -35,7 +35,6 @@ def test_files_and_a_picture(tmp_path):
     [
         ("points:tiny", "sound", "--metrics=sound is of runs on sound"),
         ("sound/tones:tiny", "sound", "asks for no pitch, and the notes of this run have one"),
-        ("sound/spectrum:tiny", "vocoder", r"went with the recipe sound/vocoder.*version 0\.1\.0 is the last"),
     ],
 )
 def test_runs_without_them(recipe, metric, message):
