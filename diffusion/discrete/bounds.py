@@ -91,8 +91,7 @@ def score_entropy_bound(predict: Predictor, process: Process, keys: Array, x0: A
     data = process.ratios(x_t, jax.nn.one_hot(x0, process.size), t)
     log = lambda ratios: jnp.log(jnp.where(ratios > 0, ratios, 1.0))
     errors = model - data + jnp.where(data > 0, data * (log(data) - log(model)), 0.0)
-    prior = jnp.asarray(process.prior)[x_t]
-    summed = prior * jnp.sum(jnp.where(here, 0.0, errors), -1)
+    summed = jnp.asarray(process.prior)[x_t] * jnp.sum(jnp.where(here, 0.0, errors), -1)
     return process.keeping.rate(t) * jnp.sum(summed.reshape(len(x0), -1), -1)
 
 

@@ -27,7 +27,7 @@ def predictor(
     Args:
         network: (x_t, t, condition) -> output `[B, ..., K]`.
         process: the process.
-        read: what the output means, (process, output, x_t, t) -> log p(x_0 | x_t): `from_logits` or `from_ratios`.
+        read: the meaning of the output, (process, output, x_t, t) -> log p(x_0 | x_t): `from_logits` or `from_ratios`.
         condition: the condition, a pytree of arrays `[B, ...]`.
 
     Returns:

@@ -43,16 +43,16 @@ class Process(NamedTuple):
 
     def marginal(self, x0: Array, t: ArrayLike) -> Array:
         """q(x_t | x_0): float32 `[B, ..., K]`, of symbols x0 `[B, ...]` and times t, `[]` or `[B]`."""
-        alpha, replaced = (left_broadcast(f(t), x0)[..., None] for f in (self.keeping.alpha, self.keeping.replaced))
-        return alpha * self._one_hot(x0) + replaced * jnp.asarray(self.prior)
+        alpha, replaced = self._shares(t, x0)
+        return alpha[..., None] * self._one_hot(x0) + replaced[..., None] * jnp.asarray(self.prior)
 
     def transition(self, x_s: Array, s: ArrayLike, t: ArrayLike) -> Array:
         """q(x_t | x_s) for s < t < 1 or s < t = 1: float32 `[B, ..., K]`, of symbols x_s `[B, ...]`.
 
         alpha_t / alpha_s 1[x_t = x_s] + (1 - alpha_t / alpha_s) pi(x_t)
         """
-        kept, replaced = (left_broadcast(share, x_s)[..., None] for share in self._between(s, t))
-        return kept * self._one_hot(x_s) + replaced * jnp.asarray(self.prior)
+        alpha, replaced = self._shares_between(s, t, x_s)
+        return alpha[..., None] * self._one_hot(x_s) + replaced[..., None] * jnp.asarray(self.prior)
 
     def posterior(self, x_t: Array, x0: Array, t: ArrayLike, s: ArrayLike) -> Array:
         """The mean over x_0 of q(x_s | x_t, x_0), s < t: how a step goes back from x_t.
@@ -72,13 +72,12 @@ class Process(NamedTuple):
         The paper: Austin et al. 2021, eq. 3 and 4.
         """
         weights, total = self._weights(x_t, x0, t)
-        certain = self._certain(x_t)
-        alpha_s, replaced_s = (left_broadcast(f(s), x0) for f in (self.keeping.alpha, self.keeping.replaced))
-        kept, replaced = (left_broadcast(share, x0) for share in self._between(s, t))
-        here = self._one_hot(x_t)
-        prior = jnp.asarray(self.prior)
-        seen = kept * here + replaced * jnp.sum(prior * here, -1, keepdims=True)  # q(x_t | x_s = b), for each b
-        return jnp.where(certain, here, seen * (alpha_s * weights + replaced_s * prior * total))
+        alpha_s, replaced_s = self._shares(s, x0)
+        alpha_ts, replaced_ts = self._shares_between(s, t, x0)
+        here, prior_here = self._one_hot(x_t), self._prior_of(x_t)
+        likelihood = alpha_ts * here + replaced_ts * prior_here  # q(x_t | x_s = b), for each b
+        from_x0 = alpha_s * weights + replaced_s * jnp.asarray(self.prior) * total
+        return jnp.where(prior_here > 0, likelihood * from_x0, here)
 
     def ratios(self, x_t: Array, x0: Array, t: ArrayLike) -> Array:
         """The concrete score p_t(y) / p_t(x_t) of all symbols y, by the law of x_0 given x_t.
@@ -100,7 +99,7 @@ class Process(NamedTuple):
         Estimating the Ratios of the Data Distribution", section 3.
         """
         weights, total = self._weights(x_t, x0, t)
-        alpha, replaced = (left_broadcast(f(t), x0) for f in (self.keeping.alpha, self.keeping.replaced))
+        alpha, replaced = self._shares(t, x0)
         ratios = alpha * weights + replaced * jnp.asarray(self.prior) * total
         return jnp.where(self._one_hot(x_t) > 0, 1.0, ratios)
 
@@ -117,7 +116,7 @@ class Process(NamedTuple):
         Returns:
             float32 `[B, ..., K]` probabilities of x_0.
         """
-        alpha, replaced = (left_broadcast(f(t), ratios) for f in (self.keeping.alpha, self.keeping.replaced))
+        alpha, replaced = self._shares(t, ratios)
         total = jnp.sum(ratios, -1, keepdims=True)
         weights = (ratios - replaced * jnp.asarray(self.prior) * total) / alpha
         return weights * self._likelihood(x_t, t, ratios)
@@ -140,37 +139,40 @@ class Process(NamedTuple):
         The paper: Campbell et al. 2022, "A Continuous Time Framework for Discrete Denoising Models", proposition 1.
         """
         weights, total = self._weights(x_t, x0, t)
-        here = self._one_hot(x_t)
-        prior = jnp.asarray(self.prior)
-        of_time = (self.keeping.replaced, self.keeping.decay, self.keeping.rate)
-        replaced, decay, rate = (left_broadcast(f(t), x0) for f in of_time)
+        here, prior_here, prior = self._one_hot(x_t), self._prior_of(x_t), jnp.asarray(self.prior)
+        _, replaced = self._shares(t, x0)
+        decay, rate = left_broadcast(self.keeping.decay(t), x0), left_broadcast(self.keeping.rate(t), x0)
         mixed = jnp.where(prior > 0, rate * replaced * prior * total, 0.0)
-        rates = jnp.sum(prior * here, -1, keepdims=True) * (decay * weights + mixed)
-        return jnp.where((here > 0) | (jnp.sum(prior * here, -1, keepdims=True) <= 0), 0.0, rates)
+        rates = prior_here * (decay * weights + mixed)
+        return jnp.where((here > 0) | (prior_here <= 0), 0.0, rates)
 
     def _weights(self, x_t: Array, x0: Array, t: ArrayLike) -> tuple[Array, Array]:
         """p(a) / q_t(x_t | a) of each a `[B, ..., K]`, and their sum over a.
 
-        Where x_0 = x_t is certain, all of p is taken to be there.
+        At a symbol that the prior does not have, x_0 = x_t is certain: all of p is taken to be there.
         """
         likelihood = self._likelihood(x_t, t, x0)
-        weights = jnp.where(self._certain(x_t), self._one_hot(x_t), x0) / jnp.where(likelihood > 0, likelihood, 1.0)
+        known = jnp.where(self._prior_of(x_t) > 0, x0, self._one_hot(x_t))
+        weights = known / jnp.where(likelihood > 0, likelihood, 1.0)
         return weights, jnp.sum(weights, -1, keepdims=True)
 
-    def _certain(self, x_t: Array) -> Array:
-        """Whether x_0 = x_t, Bool `[B, ..., 1]`: x_t is a symbol that the prior does not have."""
-        return (jnp.asarray(self.prior)[x_t] <= 0)[..., None]
+    def _prior_of(self, x_t: Array) -> Array:
+        """pi(x_t): float32 `[B, ..., 1]`."""
+        return jnp.asarray(self.prior)[x_t][..., None]
 
     def _likelihood(self, x_t: Array, t: ArrayLike, x0: Array) -> Array:
         """q_t(x_t | a) of each a: float32, of the shape of x0 `[B, ..., K]`."""
-        here = self._one_hot(x_t)
-        alpha, replaced = (left_broadcast(f(t), x0) for f in (self.keeping.alpha, self.keeping.replaced))
-        return alpha * here + replaced * jnp.sum(jnp.asarray(self.prior) * here, -1, keepdims=True)
+        alpha, replaced = self._shares(t, x0)
+        return alpha * self._one_hot(x_t) + replaced * self._prior_of(x_t)
 
-    def _between(self, s: ArrayLike, t: ArrayLike) -> tuple[Array, Array]:
-        """The shares of symbols that are kept and replaced from s to t."""
-        alpha_s = self.keeping.alpha(s)
-        return self.keeping.alpha(t) / alpha_s, (self.keeping.replaced(t) - self.keeping.replaced(s)) / alpha_s
+    def _shares(self, t: ArrayLike, x: Array) -> tuple[Array, Array]:
+        """alpha_t and 1 - alpha_t, with axes of one that multiply x."""
+        return left_broadcast(self.keeping.alpha(t), x), left_broadcast(self.keeping.replaced(t), x)
+
+    def _shares_between(self, s: ArrayLike, t: ArrayLike, x: Array) -> tuple[Array, Array]:
+        """alpha_t / alpha_s and 1 - alpha_t / alpha_s, with axes of one that multiply x."""
+        (alpha_s, replaced_s), (alpha_t, replaced_t) = self._shares(s, x), self._shares(t, x)
+        return alpha_t / alpha_s, (replaced_t - replaced_s) / alpha_s
 
     def _one_hot(self, x: Array) -> Array:
         return jax.nn.one_hot(x, self.size, dtype=jnp.float32)

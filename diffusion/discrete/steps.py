@@ -42,15 +42,12 @@ def stepped(law: Law, rates: bool = False) -> SymbolSampler:
         rates: whether the law reads the rates of jumps.
     """
 
-    def init(x: Array, process: Process, plan: Plan) -> tuple[Array]:
-        return (x,)
-
     def step(state: Any, predict: Predictor, process: Process, plan: Plan, i: ArrayLike, keys: Array) -> tuple[Array]:
         (x,) = state
         t, s = (jnp.broadcast_to(time[i], (len(x),)) for time in (jnp.asarray(plan.t), jnp.asarray(plan.s)))
         return (draw(keys, law(predict, process, x, t, s)),)
 
-    return SymbolSampler(init, step, lambda steps: steps, rates=rates)
+    return SymbolSampler(_sample_alone, step, lambda steps: steps, rates=rates)
 
 
 def ancestral() -> SymbolSampler:
@@ -150,7 +147,7 @@ def theta_trapezoidal(theta: float = 0.5) -> SymbolSampler:
         later = _rates(predict, process, middle, t - theta * (t - s))
         return (draw(second, second_stage(theta, rates, later, process, middle, t, s)),)
 
-    return SymbolSampler(init, step, lambda steps: 2 * steps, masked=True, rates=True)
+    return SymbolSampler(_sample_alone, step, lambda steps: 2 * steps, masked=True, rates=True)
 
 
 def first_stage(theta: float, rates: Array, x: Array, t: Array, s: Array) -> Array:
@@ -204,6 +201,11 @@ def first_hitting() -> SymbolSampler:
         return jnp.where(filled, symbols, x.reshape(len(x), -1)).reshape(x.shape), alpha
 
     return SymbolSampler(init, step, lambda steps: steps, masked=True)
+
+
+def _sample_alone(x: Array, process: Process, plan: Plan) -> tuple[Array]:
+    """The state of a sampler without history."""
+    return (x,)
 
 
 def _rates(predict: Predictor, process: Process, x: Array, t: Array) -> Array:
