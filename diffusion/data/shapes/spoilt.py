@@ -53,17 +53,17 @@ def shapes(number: int = NUMBER, seed: int = 0) -> tuple[Spoilt, ...]:
     """
     known = templates.drawn(0.6 * RADIUS, 1.15 * RADIUS, turned=True, offsets=(0.0,))
     along = np.arange(64) - 31.5
-    kept: list[list[Spoilt]] = [[], [], []]
+    spoilt: list[list[Spoilt]] = [[], [], []]
     index = 0
-    while any(len(some) < -(-number // 3) for some in kept):
+    while any(len(some) < -(-number // 3) for some in spoilt):
         some = [_shape(KINDS[i % 3], Lot(seed, 11, i)) for i in range(index, index + 2 * number)]
         index += len(some)
         masks = np.stack([one.distance(along, along[:, None], RADIUS) < 0 for one in some])
         overlap = templates.fits(masks, known).overlap.max(1)
         for one, mask, covered in zip(some, masks, overlap):
             if (covered < COVERED and mask.any()) or _pieces(mask) > 1:
-                kept[KINDS.index(one.kind)].append(one)
-    return tuple(kept[i % 3][i // 3] for i in range(number))
+                spoilt[KINDS.index(one.kind)].append(one)
+    return tuple(spoilt[i % 3][i // 3] for i in range(number))
 
 
 def _pieces(mask: np.ndarray) -> int:
@@ -102,21 +102,21 @@ def broken(distance: Distance, lot: Lot) -> Distance:
     middle = lot.between(-0.4, 0.4)
     half = lot.between(0.12, 0.3)
 
-    def of(x, y, radius):
+    def cut(x, y, radius):
         across = math.cos(angle) * x + math.sin(angle) * y - middle * radius
         return np.maximum(distance(x, y, radius), half * radius - np.abs(across) if parted else across)
 
-    return of
+    return cut
 
 
 def _blob(lot: Lot) -> Distance:
     waves = [(k, lot.between(0, 0.6 / k), lot.between(0, 2 * math.pi)) for k in (2, 3, 4, 5)]
 
-    def of(x, y, radius):
+    def waved(x, y, radius):
         angle = np.arctan2(y, x)
         return np.hypot(x, y) - 0.9 * radius * (1 + sum(a * np.cos(k * angle + b) for k, a, b in waves))
 
-    return of
+    return waved
 
 
 def draw(scene: Scene, lot: Lot, kind: str) -> tuple[np.ndarray, Scene]:
@@ -137,8 +137,8 @@ def draw(scene: Scene, lot: Lot, kind: str) -> tuple[np.ndarray, Scene]:
     """
     if kind not in KINDS:
         raise ValueError(f"spoilt drawings have no kind {kind!r}. Valid: {', '.join(KINDS)}")
-    of_two = scene.kind == "pair"
-    slots = ("shape", "second_shape") if of_two else ("shape",)
+    pair = scene.kind == "pair"
+    slots = ("shape", "second_shape") if pair else ("shape",)
     if kind in ("averaged", "blurred"):
         spoilt = scene._replace(**dict.fromkeys(slots, NONE))
         if kind == "blurred":
@@ -146,10 +146,10 @@ def draw(scene: Scene, lot: Lot, kind: str) -> tuple[np.ndarray, Scene]:
         share = lot.between(*SHARES)
         number = int(lot.between(0, 2**53))  # of the draws of both pictures
         others = {slot: lot.pick([name for name in SHAPES if name != getattr(scene, slot)]) for slot in slots}
-        one, other = (drawing.draw(each, Lot(number, 12, 0)) for each in (scene, scene._replace(**others)))
+        one, other = (drawing.draw(either, Lot(number, 12, 0)) for either in (scene, scene._replace(**others)))
         return np.round(share * one + (1 - share) * other).astype(np.uint8), spoilt
     some = [one.distance for one in shapes() if one.kind == kind]
-    chosen = lot.pick((slots, slots[:1], slots[1:])) if of_two else slots
+    chosen = lot.pick((slots, slots[:1], slots[1:])) if pair else slots
     more = {f"spoilt {slot}": lot.pick(some) for slot in chosen}
     picture = drawing.draw(scene._replace(**{slot: f"spoilt {slot}" for slot in chosen}), lot, more)
     return picture, scene._replace(**dict.fromkeys(chosen, NONE))
