@@ -108,7 +108,7 @@ def replacement_along(
         plan: the plan that is sampled along.
         known: x_0 `[B, ...]`; any values where it is not known.
         mask: Bool that broadcasts against `known`, True where x_0 is known.
-        noise: a draw of N(0, I) `[B, ...]`, as a rule that of the first x.
+        noise: a draw of N(0, I) `[B, ...]`, usually the noise of the first x.
 
     Returns:
         A hook for `samplers.sample(..., after_step=)`.

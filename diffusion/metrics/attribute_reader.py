@@ -179,13 +179,13 @@ def margins(reader: Reader, last: np.ndarray, refused: Mapping[str, int]) -> dic
     `read` takes a picture for class r where m > 0.
 
     Args:
-        reader: from `train`.
+        reader: a result of `train`.
         last: features of N pictures, `[N, DIM]`.
         refused: r of each attribute, the class "none of these".
     """
-    found = logits(reader, last)
-    others = {name: np.delete(found[name], number, axis=1).max(1) for name, number in refused.items()}
-    return {name: found[name][:, number] - others[name] for name, number in refused.items()}
+    scores = logits(reader, last)
+    others = {name: np.delete(scores[name], number, axis=1).max(1) for name, number in refused.items()}
+    return {name: scores[name][:, number] - others[name] for name, number in refused.items()}
 
 
 def shifted(reader: Reader, refused: Mapping[str, int], shift: float) -> Reader:
@@ -195,9 +195,9 @@ def shifted(reader: Reader, refused: Mapping[str, int], shift: float) -> Reader:
     them.
 
     Args:
-        reader: from `train`.
+        reader: a result of `train`.
         refused: the class of each attribute, as in `margins`.
-        shift: what is added to its logit; less than 0, so that the reader refuses less.
+        shift: the number that is added to its logit; less than 0, so that the reader refuses less.
     """
     params = {name: np.array(value) for name, value in reader.params.items()}
     for name, number in refused.items():

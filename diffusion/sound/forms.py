@@ -215,7 +215,7 @@ class Sound(NamedTuple):
             return levels
         return between_bands(levels, self.sample_rate, self.form.block).swapaxes(-1, -2)
 
-    def of_pitch(self, pitch: Any) -> dict[str, np.ndarray]:
+    def pitch_condition(self, pitch: Any) -> dict[str, np.ndarray]:
         """The condition of clips of a form that needs their pitch.
 
         Args:
@@ -251,7 +251,7 @@ class Sound(NamedTuple):
 
     def _pitch(self, condition: Any) -> np.ndarray:
         if not isinstance(condition, Mapping) or "vector" not in condition:
-            raise ValueError("this form needs the pitch of each clip: a condition by Sound.of_pitch(pitch)")
+            raise ValueError("this form needs the pitch of each clip: a condition by Sound.pitch_condition(pitch)")
         return CONCERT_PITCH * 2 ** np.asarray(condition["vector"], np.float64)[..., 0]
 
     @property

@@ -49,8 +49,8 @@ def yin(waveform: np.ndarray, sample_rate: int, lowest: float = 70.0, highest: f
     normalised[1:] = difference[1:] * lags[1:] / np.maximum(np.cumsum(difference[1:]), 1e-12)
     inner = np.arange(max(shortest, 1), longest - 1)
     dips = (normalised[inner] <= normalised[inner - 1]) & (normalised[inner] <= normalised[inner + 1])
-    found = inner[dips & (normalised[inner] < THRESHOLD)]
-    lag = int(found[0]) if len(found) else int(inner[np.argmin(normalised[inner])])
+    lags_below = inner[dips & (normalised[inner] < THRESHOLD)]
+    lag = int(lags_below[0]) if len(lags_below) else int(inner[np.argmin(normalised[inner])])
     before, at, after = difference[lag - 1 : lag + 2]
     bend = before - 2 * at + after
     offset = 0.5 * (before - after) / bend if bend > 0 else 0.0

@@ -71,7 +71,7 @@ class Player:
         Returns:
             float `[N, L]`.
         """
-        condition = SOUND.of_pitch(pitches)
+        condition = SOUND.pitch_condition(pitches)
         seeds = np.arange(first, first + len(labels), dtype=np.uint32)
         inputs = jax.tree.map(np.asarray, {"label": np.asarray(labels, np.int32), **condition})
         x = self._make.images(self.run.params, inputs, seeds)

@@ -46,18 +46,18 @@ def test_the_form_has_an_inverse_for_any_clip_and_pitch(power):
     clips = sound.Sound(RATE, 4096, sound.harmonics_and_rest(20, 256, power=power))
     noise = np.random.default_rng(3).uniform(-1, 1, (2, 4096)).astype(np.float32)
     noise[1, 1000:2500] = 0  # silence stays silent
-    condition = clips.of_pitch(np.array([123.4, 987.6]))
+    condition = clips.pitch_condition(np.array([123.4, 987.6]))
     x = clips.example(noise, condition)
     assert x.shape == (2, *clips.shape) == (2, 20 + 128, 32)
     np.testing.assert_allclose(clips.waveform(x.astype(np.float32), condition=condition), noise, atol=1e-5)
-    np.testing.assert_allclose(clips.example(noise[1], clips.of_pitch(987.6)), x[1], atol=1e-6)
+    np.testing.assert_allclose(clips.example(noise[1], clips.pitch_condition(987.6)), x[1], atol=1e-6)
 
 
 @pytest.mark.parametrize("pitch", [150.0, 700.0])
 def test_a_steady_tone_is_the_same_example_at_every_pitch(pitch):
     """Rows of constants: gain |a|^(1/2) in the phase of a; and next to nothing in the rest."""
     clips = sound.Sound(RATE, 8192, sound.harmonics_and_rest(8, gains=(3.0, 5.0)))
-    x = clips.example(tone(pitch, [0.25, 0, 0.04j]), clips.of_pitch(pitch))
+    x = clips.example(tone(pitch, [0.25, 0, 0.04j]), clips.pitch_condition(pitch))
     real, imaginary = np.split(x[:8, :], 2, axis=-1)
     np.testing.assert_allclose(real[0, 1:-1], 3 * 0.5, rtol=2e-2)
     np.testing.assert_allclose(imaginary[2, 1:-1], 3 * 0.2, rtol=3e-2)
@@ -66,7 +66,7 @@ def test_a_steady_tone_is_the_same_example_at_every_pitch(pitch):
 
 
 def test_the_condition_of_a_pitch_counts_octaves():
-    condition = sound.Sound(RATE, 4096, sound.harmonics_and_rest()).of_pitch(np.array([220.0, 880.0]))
+    condition = sound.Sound(RATE, 4096, sound.harmonics_and_rest()).pitch_condition(np.array([220.0, 880.0]))
     np.testing.assert_array_equal(condition["vector"], np.float32([[-1], [1]]))
     assert condition["vector"].dtype == np.float32 and set(condition) == {"vector"}
 

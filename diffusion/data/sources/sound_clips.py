@@ -37,7 +37,7 @@ def instruments(
         sample_rate: samples a second, at least 2000 Hz.
         length: samples of a clip.
         form: the form of an example, `sound.samples`, `sound.lapped_spectrum` or `sound.harmonics_and_rest`, which
-            has the class and the pitch in a record's condition, see `sound.Sound.of_pitch`; None for samples.
+            has the class and the pitch in a record's condition, see `sound.Sound.pitch_condition`; None for samples.
         mels: number of bands of the levels, a record's condition "spectrogram"; 0 for records with a class instead.
         window, hop: length of a window of the levels, and the distance of two windows, in samples.
         shaped: whether clips are flattened by the levels, see `sound.shaping`.
@@ -147,7 +147,7 @@ class _Notes(Sequence):
         waveform, label, pitch = self._clip(int(row))
         record = {"x": waveform, "label": label}
         if self._sound.form.pitched:
-            record["condition"] = {"label": np.int32(label), **self._sound.of_pitch(pitch)}
+            record["condition"] = {"label": np.int32(label), **self._sound.pitch_condition(pitch)}
         return record
 
 
