@@ -16,11 +16,10 @@
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
-import numpy as np
 import small_digits
 import small_training
 
-from diffusion import guidance, models, objectives, parameterizations, samplers, schedules, timesteps
+from diffusion import models, objectives, parameterizations, schedules, timesteps
 
 plt.style.use("course.mplstyle")
 PATCH, WIDTH, DEPTH, HEADS, CLASSES = 2, 64, 3, 4, small_digits.CLASSES
@@ -232,45 +231,13 @@ params, losses = small_training.train(
 )
 print(f"mean loss of the first 50 steps {losses[:50].mean():.3f}, of the last 200 {losses[-200:].mean():.3f}")
 
-# %%
-keys = jax.random.split(jax.random.key(3), len(small_digits.held_out))
-noise = samplers.prior(schedule, keys, (8, 8, 1))
-plan = timesteps.plan(timesteps.uniform(schedule, steps=20))
-classes = jnp.asarray(small_digits.held_out_labels)
-none = jnp.full_like(classes, CLASSES)
-
-
-@jax.jit
-def sample(params, scale):
-    network = lambda x, t, label: dit(params, x, t, label)
-    branches = guidance.together(network, schedule, velocity, (classes, none))
-    return samplers.sample(samplers.heun(), guidance.classifier_free(branches, scale), schedule, noise, plan, keys)
-
-
-pictures = {"held-out digits": small_digits.held_out}
-pictures |= {f"samples, w = {scale:g}": np.asarray(sample(params, scale)) for scale in (1.0, 2.0)}
-
 # %% tags=["picture"]
-first = [int(np.flatnonzero(small_digits.held_out_labels == digit)[0]) for digit in range(CLASSES)]
-figure, panels = plt.subplots(3, 10, figsize=(7.5, 2.7))
-for row, (name, images) in zip(panels, pictures.items()):
-    for panel, i in zip(row, first):
-        panel.imshow(images[i, :, :, 0], cmap="gray_r", vmin=-1, vmax=1)
-        panel.set(xticks=[], yticks=[])
-    row[0].set_ylabel(name.replace(", ", "\n").replace(" d", "\nd"), fontsize=8)
-for panel, digit in zip(panels[0], range(CLASSES)):
-    panel.set_title(str(digit), fontsize=8.5)
-plt.show()
+pictures = small_digits.samples(dit, params, schedule, velocity, scales=(1.0, 2.0))
+small_digits.draw_rows(pictures)
 
 # %%
-asked = small_digits.held_out_labels
-print(f"held-out digits: class recognised {small_digits.recognised(small_digits.held_out, asked):.1%}")
-for name in ("samples, w = 1", "samples, w = 2"):
-    share = small_digits.recognised(pictures[name], asked)
-    print(
-        f"{name}:  class recognised {share:.1%}, distance {small_digits.distance(pictures[name]):.2f} times the floor"
-    )
-assert small_digits.recognised(pictures["samples, w = 2"], asked) > 0.9
+recognised = small_digits.judge(pictures)
+assert recognised["samples, w = 2"] > 0.9
 
 # %% [markdown]
 # ## What the gates do with the time

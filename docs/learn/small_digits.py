@@ -1,14 +1,19 @@
 """Handwritten digits of 8x8 pixels, and two measures of pictures of them.
 
-The 1,797 digits are scikit-learn's. 1,300 are for training, and 497 are held out.
+The 1,797 digits are scikit-learn's. 1,300 are for training, and 497 are held out. The notebooks that build a network of
+classes make samples at the held-out classes, draw them below held-out digits, and judge them.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
+from diffusion import guidance, samplers, timesteps
 from diffusion.metrics import frechet
 
 CLASSES = 10
@@ -45,3 +50,52 @@ def recognised(pictures, classes):
 
 def _moments(pictures):
     return frechet.update(frechet.init(64), np.asarray(pictures).reshape(len(pictures), -1))
+
+
+def samples(network, params, schedule, parameterization, scales):
+    """{name: pictures `[497, 8, 8, 1]`}: the held-out digits, and samples of their classes at each scale of guidance.
+
+    Args:
+        network: (params, x_t, t, label) -> output; the label `CLASSES` stands for none.
+        params: of the network.
+        schedule: the process.
+        parameterization: what the network predicts.
+        scales: of classifier-free guidance; 1 is none.
+    """
+    keys = jax.random.split(jax.random.key(3), len(held_out))
+    noise = samplers.prior(schedule, keys, (8, 8, 1))
+    plan = timesteps.plan(timesteps.uniform(schedule, steps=20))
+    classes = jnp.asarray(held_out_labels)
+    none = jnp.full_like(classes, CLASSES)
+
+    @jax.jit
+    def sample(params, scale):
+        branches = guidance.together(functools.partial(network, params), schedule, parameterization, (classes, none))
+        guided = guidance.classifier_free(branches, scale)
+        return samplers.sample(samplers.heun(), guided, schedule, noise, plan, keys)
+
+    drawn = {f"samples, w = {scale:g}": np.asarray(sample(params, scale)) for scale in scales}
+    return {"held-out digits": held_out} | drawn
+
+
+def draw_rows(pictures):
+    """Draws one digit of each class from each set of pictures, a row for a set."""
+    first = [int(np.flatnonzero(held_out_labels == digit)[0]) for digit in range(CLASSES)]
+    _, panels = plt.subplots(len(pictures), CLASSES, figsize=(7.5, 0.9 * len(pictures)))
+    for row, (name, images) in zip(panels, pictures.items(), strict=True):
+        for panel, i in zip(row, first, strict=True):
+            panel.imshow(images[i, :, :, 0], cmap="gray_r", vmin=-1, vmax=1)
+            panel.set(xticks=[], yticks=[])
+        row[0].set_ylabel(name.replace(", ", "\n").replace(" d", "\nd"), fontsize=8)
+    for digit, panel in enumerate(panels[0]):
+        panel.set_title(str(digit), fontsize=8.5)
+    plt.show()
+
+
+def judge(pictures):
+    """Prints how many pictures of each set are recognised and how far samples are; returns the shares by name."""
+    shares = {name: recognised(images, held_out_labels) for name, images in pictures.items()}
+    for name, share in shares.items():
+        far = "" if name == "held-out digits" else f", distance {distance(pictures[name]):.2f} times the floor"
+        print(f"{name}: class recognised {share:.1%}{far}")
+    return shares
