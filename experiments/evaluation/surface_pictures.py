@@ -152,7 +152,7 @@ def turntable(tiles: Sequence[Callable[[float], np.ndarray]], columns: int) -> b
         pictures = [tile(float(angle)) for tile in tiles]
         pictures += [np.full_like(pictures[0], 255)] * (-len(pictures) % columns)
         rows = [np.concatenate(pictures[i : i + columns], axis=1) for i in range(0, len(pictures), columns)]
-        frames.append(Image.fromarray(np.concatenate(rows)).quantize(64, dither=Image.Dither.NONE))
+        frames.append(Image.fromarray(np.concatenate(rows)).quantize(64))
     buffer = io.BytesIO()
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=MILLISECONDS, loop=0, optimize=True)
     return buffer.getvalue()

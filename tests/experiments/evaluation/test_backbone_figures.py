@@ -196,3 +196,9 @@ def test_a_chain_stands_upright_and_keeps_its_hand():
     rotation = np.linalg.lstsq(points - points.mean(0), turned, rcond=None)[0]
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-9)
     assert np.linalg.det(rotation) == pytest.approx(1)
+
+
+def test_two_classes_have_a_column_each(drawn):
+    points = np.random.default_rng(0).normal(size=(3, 5, 3))
+    backbone_figures.draw(points, np.array([0, 1, 1]), ("one", "two"), "unused.png")
+    assert {axes.get_subplotspec().get_gridspec().get_geometry() for axes in drawn[0].axes} == {(2, 2)}

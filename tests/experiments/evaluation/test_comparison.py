@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import types
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import comparison, image_metrics, real_images, records, report, sample_metrics
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.metrics import (
+    clip_protocols,
     features,
     frechet,
     image_sets,
@@ -395,3 +397,20 @@ def test_inception_end_to_end(files):
         comparison.run(wanted._replace(protocol="clean-fid", reference=str(folder / "b.safetensors")))
     with pytest.raises(ImageSetError, match="does not exist"):
         comparison.run(wanted._replace(samples="none.npz"))
+
+
+def test_only_clips_of_bytes_are_records_for_a_protocol_of_clips(files, monkeypatch):
+    folder, _, _ = files
+    name = next(iter(clip_protocols.PROTOCOLS))
+    for dtype, shape, size in (("float32", (4, 8, 8, 3), 0), ("uint8", {"x": (3,)}, 0), ("uint8", (4, 8, 8, 3), 16)):
+        source = types.SimpleNamespace(spec=types.SimpleNamespace(shape=shape, dtype=dtype, size=5))
+        monkeypatch.setattr(comparison.data, "named", lambda spec, source=source: source)
+        with pytest.raises(ImageSetError, match="Valid: clips of bytes"):
+            comparison.opened('{"name": "clips"}', request(folder, protocol=name, size=size))
+
+
+def test_the_kept_features_of_the_samples_are_used_unless_fresh_ones_are_wanted(files):
+    folder, _, _ = files
+    comparison.run(request(folder, metrics=("fid",)))
+    rates = [comparison.run(request(folder, metrics=("fid",)), *fresh)["seconds"] for fresh in ((), (True,))]
+    assert rates[0]["images_per_second"] in (0, None) and rates[1]["images_per_second"] > 0

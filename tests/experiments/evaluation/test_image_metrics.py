@@ -132,3 +132,18 @@ def test_figures_of_rows_name_themselves():
     own = image_metrics.authenticity(both)["authenticity"]
     assert own["samples"] == 40 and own["reference"] == 50 and isinstance(own["interval"], list)
     assert own["interval"][0] <= own["value"] <= own["interval"][1]
+
+
+def test_the_seed_of_the_sets_is_that_of_every_draw(monkeypatch):
+    seeds = []
+    fit = types.SimpleNamespace(value=0, standard_error=0, slope=0, sizes=np.ones(1), distances=np.ones(1))
+    distance = kernel_distance.mmd2(kernel_distance.cubic, np.eye(3), np.eye(3))
+    for module, name, found in (
+        (image_metrics.extrapolation, "extrapolate", fit),
+        (image_metrics.kernel_distance, "kid", distance),
+        (image_metrics.mind, "mind", distance),
+    ):
+        monkeypatch.setattr(module, name, lambda *_, seed, found=found, **words: seeds.append(seed) or found)
+    for metric in (image_metrics.fid_infinity, image_metrics.kid, image_metrics.monge):
+        metric(sets(1001, 1001, seed=7))
+    assert seeds == [7, 7, 7]

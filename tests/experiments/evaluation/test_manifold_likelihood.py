@@ -79,3 +79,15 @@ def test_a_run_on_no_manifold_is_refused(subject):
         ConfigError, match=r"--metrics=nll is of runs on manifolds, and config\.objective\.name = 'flow"
     ):
         manifold_likelihood.negative_log_likelihood(subject([0.0], reads=object()))
+
+
+def test_the_solver_takes_twenty_steps_from_the_data_to_the_noise(subject, monkeypatch):
+    seen = []
+    inner = manifold_likelihood.riemannian_log_likelihood
+    monkeypatch.setattr(
+        manifold_likelihood,
+        "riemannian_log_likelihood",
+        lambda field, x, times, prior: seen.append(times) or inner(field, x, times, prior),
+    )
+    manifold_likelihood.negative_log_likelihood(subject([0.3]))
+    np.testing.assert_allclose(seen[0], np.arange(21) / 20)

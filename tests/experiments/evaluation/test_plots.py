@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from diffusion.experiments.evaluation import plots
+from tests.experiments.evaluation import charts
 
 
 def read(path):
@@ -139,3 +140,21 @@ def test_a_mosaic_needs_no_texts_above_its_columns(tmp_path):
     plots.mosaic([np.full((1, 2, 8, 8, 3), 90, np.uint8)], ["row"], [[]], tmp_path / "bare.png")
     with Image.open(tmp_path / "bare.png") as bare:
         assert (np.asarray(bare.convert("RGB")) == 90).all(-1).sum() >= 2 * 64
+
+
+def test_the_texts_of_a_mosaic_stand_where_its_tiles_are(monkeypatch):
+    """Tiles of 48 pixels, 6 apart, 46 below titles and 12 + 26 from the left behind short names."""
+    figures = charts.kept(monkeypatch)
+    plots.mosaic([np.zeros((2, 3, 8, 8, 3), np.uint8)], ["a", "b"], [["1", "2", "3"]], "unused.png", ["above"])
+    width, height = figures[0].get_size_inches() * plots.DPI
+    assert (width, height) == pytest.approx((12 + 26 + 3 * 54 - 6 + 12, 46 + 2 * 54 - 6 + 12))
+    places = {text.get_text(): text.get_position() for text in figures[0].texts}
+    pixels = {name: (x * width, (1 - y) * height) for name, (x, y) in places.items()}
+    assert pixels == {
+        "a": pytest.approx((12 + 13 - 4, 46 + 24)),
+        "b": pytest.approx((12 + 13 - 4, 46 + 54 + 24)),
+        "above": pytest.approx((38, 16)),
+        "1": pytest.approx((38 + 24, 36)),
+        "2": pytest.approx((38 + 54 + 24, 36)),
+        "3": pytest.approx((38 + 108 + 24, 36)),
+    }

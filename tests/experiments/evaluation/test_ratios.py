@@ -79,3 +79,15 @@ def test_the_command(four, tmp_path):
     assert json.loads((tmp_path / "fdr.json").read_text())["figures"]["fdr"]["value"] == pytest.approx(2.25)
     done = commands.run("diffusion", "evaluate", flags[0])
     assert done.returncode == 2 and "--floors under none" in done.stderr
+
+
+def test_the_table_shows_each_ratio_with_its_error_where_it_has_one(capsys):
+    space = {"distance": 12.0, "floor": 4.0, "ratio": 3.0, "standard_error": 0.25}
+    figure = {"value": 2.25, "standard_error": None, "samples": 4000, "k": 2}
+    spaces = {"adm": space, "own": {**space, "standard_error": None}}
+    ratios.show({"spaces": spaces, "figures": {"fdr": figure}})
+    out = capsys.readouterr().out
+    assert "FDr^2 of 4,000 samples" in out
+    lines = [line.replace("│", " ").split() for line in out.splitlines()]
+    assert ["adm", "12", "4", "3", "±", "0.25"] in lines and ["own", "12", "4", "3"] in lines
+    assert ["mean", "2.25"] in lines

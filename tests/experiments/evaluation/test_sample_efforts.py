@@ -39,3 +39,11 @@ def test_moments_are_those_of_the_rows():
     moments = sample_metrics.moments_of(rows)
     np.testing.assert_allclose(moments.mean, rows.mean(0))
     assert len(moments.mean) == 3 and moments.count == 30
+
+
+def test_a_training_loop_spends_little(monkeypatch):
+    seen = []
+    monkeypatch.setattr(sample_metrics, "measure", lambda *args, **words: seen.append((args, words)) or {})
+    monkeypatch.setattr(sample_metrics.figures, "read_samples", lambda measured: {})
+    assert sample_metrics.evaluate_samples("images", "labels", {}, "test", ("train", "real")) == {}
+    assert seen == [(("images", "labels", {}, "test"), {"effort": IN_LOOP, "real_splits": ("train", "real")})]

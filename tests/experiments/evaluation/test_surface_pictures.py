@@ -45,3 +45,22 @@ def test_the_files_of_a_run(tmp_path, monkeypatch):
     assert sorted(path.name for path in (tmp_path / "ply").iterdir()) == ["00000.ply", "00001.ply", "00002.ply"]
     film = Image.open(io.BytesIO((tmp_path / "turntable.gif").read_bytes()))
     assert (getattr(film, "n_frames", 1), film.size) == (3, (3 * 16, 16))
+
+
+def test_a_turntable_goes_once_around_without_end():
+    """A ramp of 160 greys stays one in 64 colours, for Pillow does not dither the colours that it finds itself."""
+    angles = []
+    ramp = np.broadcast_to(np.arange(40, 200, dtype=np.uint8)[None, :, None], (160, 160, 3))
+
+    def tile(angle):
+        angles.append(angle)
+        return ramp
+
+    film = Image.open(io.BytesIO(pictures.turntable([tile, lambda angle: ramp, lambda angle: ramp], columns=2)))
+    np.testing.assert_allclose(angles, 2 * np.pi * np.arange(20) / 20)
+    assert film.size == (320, 320) and film.info["loop"] == 0 and film.info["duration"] * film.n_frames == 1800
+    frame = np.asarray(film.convert("RGB")).astype(int)
+    assert (frame[160:, 160:] == 255).all()  # no fourth one
+    for corner in (frame[:160, :160], frame[:160, 160:], frame[160:, :160]):
+        np.testing.assert_array_equal(corner, np.broadcast_to(corner[:1], corner.shape))
+        assert (np.diff(corner[0, :, 0]) >= 0).all() and abs(corner - ramp).max() <= 8

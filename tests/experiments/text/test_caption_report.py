@@ -63,6 +63,16 @@ def test_real_pictures_score_as_real_and_exchanged_ones_as_chance(made, tmp_path
     assert "chance 16.7%" in (tmp_path / "report.md").read_text() and (tmp_path / "requested.png").is_file()
 
 
+def test_the_first_pictures_have_their_captions_and_one_class(made):
+    real, every = (real_images.captioned("made@train[:60]", made, number) for number in (7, 0))
+    assert len(real.images) == len(real.captions) == 7 and len(every.images) == 60
+    np.testing.assert_array_equal(real.labels, np.zeros(7))
+    for image, caption in zip(real.images, real.captions):
+        hue, grey = caption.split(" over ")
+        assert image[:8].mean((0, 1)).argmax() == HUES.index(hue)
+        assert round(image[8:].mean() / 110 - 0.1) == GREYS.index(grey)
+
+
 def test_data_that_are_not_there_are_named(made):
     with pytest.raises(ConfigError, match="Valid: NAME@SPLIT"):
         real_images.captioned("made", made)
