@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import scipy.optimize
+import scipy.spatial
 
 from diffusion.objectives import Objective
 from diffusion.schedules import NoiseSchedule
@@ -59,5 +60,5 @@ def train(
 
 def squared_transport(x: np.ndarray, y: np.ndarray) -> float:
     """The squared 2-Wasserstein distance of two clouds `[N, D]` of as many points, by their best assignment."""
-    costs = np.sum((x[:, None] - y[None]) ** 2, -1)
+    costs = scipy.spatial.distance.cdist(x, y, "sqeuclidean")
     return float(costs[scipy.optimize.linear_sum_assignment(costs)].mean())

@@ -3,6 +3,7 @@
 from diffusion.experiments.config import ConfigError, unknown
 from diffusion.experiments.remake import (
     autoguidance_toy,
+    c2ot_moons,
     dit_cost,
     edm2_cost,
     edm_solvers,
@@ -26,6 +27,7 @@ MODULES = (
     autoguidance_toy,
     gaussian_likelihood,
     jit_toy,
+    c2ot_moons,
 )
 REMAKES: dict[str, Remake] = {module.REMAKE.name: module.REMAKE for module in MODULES}
 

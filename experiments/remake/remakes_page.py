@@ -9,11 +9,6 @@ from diffusion.training.runtime import progress
 
 LEFT_OUT = (  # (what, why)
     (
-        "Cheng and Schwing 2025, arXiv 2503.10636, figure 1 (8 gaussians to moons)",
-        "the 16 values and the whole recipe are published, but 80 trainings of 20,000 steps, 250,000 assignments of "
-        "1,024 points and 160 of 10,000 take far more than 12 hours of two cores",
-    ),
-    (
         "Tong et al. 2024, arXiv 2302.00482, table 2",
         "the table could not be read in the paper's text; notes that quote it have four of its path energies alone",
     ),
@@ -69,7 +64,11 @@ def page(entries: Iterable[tuple[Remake, Mapping[str, Any]]], waiting: Iterable[
         waiting: the remakes that are not measured yet.
     """
     sections = [_section(remake, record) for remake, record in entries]
-    lines = [f"- `{remake.name}`: {remake.title} ({remake.paper}; {remake.place})." for remake in waiting]
+    lines = [
+        f"- `{remake.name}`: {remake.title} ({remake.paper}; {remake.place}). It would take about "
+        f"{progress.duration(60 * remake.minutes)} on two cores."
+        for remake in waiting
+    ]
     if lines:
         sections.append("## Not measured yet\n\n" + "\n".join(lines) + "\n")
     left_out = "\n".join(f"- {what}: {why}." for what, why in LEFT_OUT)

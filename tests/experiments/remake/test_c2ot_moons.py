@@ -1,0 +1,101 @@
+"""The points, the couplings and the network of the flows between eight Gaussians and two moons."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+
+from diffusion.experiments.remake import c2ot_moons as moons
+from diffusion.experiments.remake.c2ot_moons import CLASSES, COORDINATE, UNCONDITIONAL
+
+
+def test_the_gaussians_lie_around_eight_centres():
+    points = np.asarray(moons.eight_gaussians(jax.random.key(0), 40_000))
+    nearest = np.round(np.arctan2(points[:, 1], points[:, 0]) / (math.pi / 4)) * (math.pi / 4)
+    away = points - 5 * np.stack([np.cos(nearest), np.sin(nearest)], -1)
+    np.testing.assert_allclose(away.std(0), 0.1**0.25, rtol=0.02)  # the covariance is sqrt(0.1), not 0.1
+    assert len(np.unique(np.round(nearest % (2 * math.pi), 3))) == 8
+
+
+def test_the_moons_are_half_circles_moved_along_the_diagonal():
+    points, classes = moons.moons(jax.random.key(0), 1001)
+    points, classes = (np.asarray(points) + 1) / 3, np.asarray(classes)
+    assert classes.sum() == 501 and np.all(np.diff(classes) >= 0)
+    angle = np.concatenate([np.linspace(0, math.pi, 500), np.linspace(0, math.pi, 501)])
+    centre = np.stack([np.where(classes, 1 - np.cos(angle), np.cos(angle))], -1)[:, 0]
+    moved = points[:, 0] - centre
+    height = np.where(classes, 0.5 - np.sin(angle), np.sin(angle))
+    np.testing.assert_allclose(points[:, 1] - height, moved, atol=1e-5)
+    assert 0 <= moved.min() + 1e-6 and moved.max() < 0.2 + 1e-6 and abs(moved.mean() - 0.1) < 0.01
+
+
+def test_the_network_is_a_sum_of_projections_and_three_blocks():
+    """1,026 weights and biases around three blocks of 128 x 512; those begin uniform, up to 1 / sqrt(inputs)."""
+    params = moons.Residual().init(jax.random.key(0), jnp.zeros((1, 2)), jnp.zeros(1), jnp.zeros(1))["params"]
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert count == (3 + 2 + 2) * 128 + 3 * (128 * 512 + 512 + 512 * 128 + 128) + 129 * 2
+    wide = [layer for layer in params.values() if layer["kernel"].shape == (512, 128)]
+    assert len(wide) == 3
+    for leaf in (wide[0]["kernel"], wide[0]["bias"]):
+        assert 0.95 / math.sqrt(512) < np.abs(leaf).max() <= 1 / math.sqrt(512)
+
+
+def _pairs(rows):
+    return np.asarray(rows["x"]), np.asarray(rows["noise"])
+
+
+@pytest.mark.parametrize("kind", [UNCONDITIONAL, CLASSES, COORDINATE])
+def test_transport_that_ignores_conditions_is_scipys(kind):
+    x, noise = _pairs(moons.draw_block(jax.random.key(1), "OT", kind, 32))
+    costs = ((x[:, None] - noise[None]) ** 2).sum(-1)
+    assert np.trace(costs) == pytest.approx(costs[scipy.optimize.linear_sum_assignment(costs)].sum(), rel=1e-5)
+
+
+def test_transport_of_classes_leaves_each_class_its_own_noise():
+    drawn = moons.draw_block(jax.random.key(1), "FM", CLASSES, 32)
+    coupled = moons.draw_block(jax.random.key(1), "C2OT", CLASSES, 32)
+    order = lambda a: a[np.lexsort(a.T)]
+    for label in (-1.0, 1.0):
+        x, noise = (np.asarray(coupled[name])[np.asarray(coupled["condition"]) == label] for name in ("x", "noise"))
+        first = np.asarray(drawn["noise"])[np.asarray(drawn["condition"]) == label]
+        np.testing.assert_array_equal(order(noise), order(first))
+        costs = ((x[:, None] - noise[None]) ** 2).sum(-1)
+        assert np.trace(costs) == pytest.approx(costs[scipy.optimize.linear_sum_assignment(costs)].sum(), rel=1e-5)
+
+
+def test_transport_of_coordinates_stays_nearer_to_the_pairs_as_drawn():
+    """Noises come from pairs whose coordinate is nearer than those of transport that ignores it."""
+    drawn = moons.draw_block(jax.random.key(1), "FM", COORDINATE, 64)
+    came_from = {tuple(e): float(c) for e, c in zip(np.asarray(drawn["noise"]), np.asarray(drawn["condition"]))}
+
+    def moved(method):
+        rows = moons.draw_block(jax.random.key(1), method, COORDINATE, 64)
+        return np.mean([abs(came_from[tuple(e)] - c) for e, c in zip(np.asarray(rows["noise"]), rows["condition"])])
+
+    assert 0 < moved("C2OT") < 0.5 * moved("OT")
+
+
+def test_the_condition_follows_its_data_and_classes_are_signs():
+    for method in ("FM", "OT", "C2OT"):
+        rows = moons.draw_block(jax.random.key(2), method, COORDINATE, 32)
+        np.testing.assert_array_equal(rows["condition"], rows["x"][:, 0])
+        assert set(np.asarray(moons.draw_block(jax.random.key(2), method, CLASSES, 32)["condition"])) == {-1.0, 1.0}
+    assert moons.draw_block(jax.random.key(2), "OT", UNCONDITIONAL, 32)["condition"] is None
+
+
+def test_the_figures_are_those_of_the_eight_trainings():
+    figures = {published.figure for published in moons.REMAKE.published}
+    assert len(figures) == 16 and len(moons.REMAKE.parts) == 80
+    euler = next(p for p in moons.REMAKE.published if p.figure == "FM, unconditional, one Euler step: W2 squared")
+    assert euler.value == 6.232 and euler.half_width == pytest.approx(0.0588, abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", [f"FM, {UNCONDITIONAL}", f"OT, {CLASSES}", f"C2OT, {COORDINATE}"])
+def test_a_quick_run_measures_both_samplers(part):
+    values = moons.measure(f"{part}, run 0", True)
+    assert set(values) == {moons.FIGURE.format(part, steps) for steps in (moons.EULER, moons.ADAPTIVE)}
+    assert all(0 < value < 100 for value in values.values())
