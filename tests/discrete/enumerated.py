@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -64,11 +65,11 @@ class Enumerated:
     def stepped_law(self, law, times):
         """The law of samples that take the steps of these times, `[S]`: products of the laws of positions."""
         x = jnp.asarray(self.states, jnp.int32)
+        compiled = jax.jit(lambda t, s: law(self.predictor(), self.process, x, t, s))
         current = self.prior()
         for t, s in itertools.pairwise(times):
-            time = lambda value: jnp.full(len(x), value, jnp.float32)
-            probabilities = np.asarray(law(self.predictor(), self.process, x, time(t), time(s)), np.float64)
-            current = current @ self.kernel(probabilities)
+            t, s = (np.full(len(x), value, np.float32) for value in (t, s))
+            current = current @ self.kernel(np.asarray(compiled(t, s), np.float64))
         return current
 
     def kernel(self, probabilities):

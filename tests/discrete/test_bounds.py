@@ -33,11 +33,11 @@ def mean(losses):
 ])  # fmt: skip
 def test_the_exact_predictor_reaches_the_entropy_and_another_does_not(name, bound):
     data = Enumerated(PROCESSES[name], positions=2)
-    arguments = (data.process, *batch(data))
-    found, error = mean(jax.jit(lambda keys, x0, t: bound(data.predictor(), data.process, keys, x0, t))(*arguments[1:]))
+    arguments = batch(data)
+    found, error = mean(jax.jit(lambda *arguments: bound(data.predictor(), data.process, *arguments))(*arguments))
     assert error < 0.08 and abs(found - data.entropy) < 4 * error, (found, error, data.entropy)
     blind = lambda x, t: discrete.from_logits(data.process, jnp.zeros((*x.shape, data.process.size)), x, t)
-    other, error = mean(bound(blind, *arguments))
+    other, error = mean(jax.jit(lambda *arguments: bound(blind, data.process, *arguments))(*arguments))
     assert other > data.entropy + 4 * error
 
 
@@ -47,39 +47,44 @@ def test_the_score_entropy_of_masks_is_the_weighted_cross_entropy():
     keys, x0, t = (part[:500] for part in batch(data))
     t = jnp.clip(t, 0.05, 0.95)
 
-    def losses(bound, logits):
+    def losses(bound, logits, keys, x0, t):
         predict = lambda x, t: discrete.from_logits(data.process, jnp.broadcast_to(logits, (*x.shape, 4)), x, t)
         return bound(predict, data.process, keys, x0, t)
 
     logits = jnp.array([0.3, -0.4, 0.1, 7.0])
-    masked, general = (losses(bound, logits) for bound in (discrete.masked_bound, discrete.score_entropy_bound))
+
+    def with_gradient(bound):
+        mean = lambda *arguments: (losses(bound, *arguments).mean(), losses(bound, *arguments))
+        slope, found = jax.jit(jax.grad(mean, has_aux=True))(logits, keys, x0, t)
+        return found, slope
+
+    (masked, slope), (general, general_slope) = map(
+        with_gradient, (discrete.masked_bound, discrete.score_entropy_bound)
+    )
     np.testing.assert_allclose(masked, general, rtol=2e-4, atol=1e-5)
-    gradients = [
-        jax.grad(lambda at, bound=bound: losses(bound, at).mean())(logits)
-        for bound in (discrete.masked_bound, discrete.score_entropy_bound)
-    ]
-    np.testing.assert_allclose(*gradients, rtol=1e-3, atol=1e-5)
-    assert abs(gradients[0]).max() > 0.01
+    np.testing.assert_allclose(slope, general_slope, rtol=1e-3, atol=1e-5)
+    assert abs(slope).max() > 0.01
+
+
+def discrete_time_losses(data, keys, x0, t, steps):
+    i = np.floor(np.asarray(t) * steps).astype(np.int32)
+    losses = lambda *arguments: discrete.discrete_time_bound(data.predictor(), data.process, *arguments, steps)
+    return jax.jit(losses)(keys, x0, i)
 
 
 @pytest.mark.parametrize("name", PROCESSES)
 @pytest.mark.parametrize("steps", [1, 5])
 def test_the_bound_of_discrete_time_is_the_entropy_for_one_position(name, steps):
     data = Enumerated(PROCESSES[name], positions=1)
-    keys, x0, t = batch(data)
-    i = jnp.asarray(np.floor(np.asarray(t) * steps), jnp.int32)
-    found, error = mean(discrete.discrete_time_bound(data.predictor(), data.process, keys, x0, i, steps))
+    found, error = mean(discrete_time_losses(data, *batch(data), steps))
     assert error < 0.02 and abs(found - data.entropy) < 4 * error + 1e-3, (found, error, data.entropy)
 
 
 def test_the_bound_of_discrete_time_falls_to_the_entropy_with_the_steps():
     """Of three positions, which a step draws by themselves: each coarse step costs nats."""
     data = Enumerated(PROCESSES["absorbing"])
-    keys, x0, t = batch(data)
-    found = []
-    for steps in (1, 4, 64):
-        i = jnp.asarray(np.floor(np.asarray(t) * steps), jnp.int32)
-        found.append(mean(discrete.discrete_time_bound(data.predictor(), data.process, keys, x0, i, steps))[0])
+    arguments = batch(data)
+    found = [mean(discrete_time_losses(data, *arguments, steps))[0] for steps in (1, 4, 64)]
     assert found[0] > found[1] > found[2] > data.entropy - 0.05 and found[2] < data.entropy + 0.1
 
 

@@ -22,7 +22,7 @@ def test_exponential_numbers_are_exact_at_both_ends():
 def test_symbols_are_drawn_as_often_as_their_probabilities_say():
     p = np.array([0.5, 0.0, 0.3, 0.199, 0.001])
     keys = jax.random.split(jax.random.key(0), 200)
-    drawn = discrete.draw(keys, jnp.tile(jnp.asarray(p, jnp.float32), (200, 500, 1)))
+    drawn = jax.jit(discrete.draw)(keys, np.tile(p.astype(np.float32), (200, 500, 1)))
     counts = np.bincount(np.ravel(drawn), minlength=5)
     assert counts[1] == 0 and drawn.dtype == jnp.int32
     errors = (counts - 100_000 * p)[p > 0] / np.sqrt(100_000 * p * (1 - p))[p > 0]
@@ -33,10 +33,11 @@ def test_an_example_depends_on_its_own_key_alone():
     process = PROCESSES["uniform"]
     keys = jax.random.split(jax.random.key(1), 6)
     x0, t = jnp.arange(18).reshape(6, 3) % 3, jnp.linspace(0.1, 0.9, 6)
-    whole = discrete.noised(process, keys, x0, t)
+    noised = jax.jit(lambda *arguments: discrete.noised(process, *arguments))
+    whole = noised(keys, x0, t)
     for i in range(6):
         row = slice(i, i + 1)
-        np.testing.assert_array_equal(discrete.noised(process, keys[row], x0[row], t[row]), whole[row])
+        np.testing.assert_array_equal(noised(keys[row], x0[row], t[row]), whole[row])
     assert len({tuple(row) for row in np.asarray(discrete.prior(process, keys, (30,)))}) == 6
 
 
@@ -44,7 +45,8 @@ def test_noise_has_the_law_of_the_process():
     process = PROCESSES["mixture"]
     keys = jax.random.split(jax.random.key(2), 20_000)
     x0 = jnp.full((20_000, 1), 3)
-    drawn = np.ravel(discrete.noised(process, keys, x0, jnp.full(20_000, 0.6)))
+    noised = jax.jit(lambda *arguments: discrete.noised(process, *arguments))
+    drawn = np.ravel(noised(keys, x0, jnp.full(20_000, 0.6)))
     exact = np.asarray(process.marginal(jnp.array(3), 0.6), np.float64)
     np.testing.assert_allclose(np.bincount(drawn, minlength=4) / 20_000, exact, atol=4 * 0.5 / np.sqrt(20_000))
 
@@ -62,10 +64,16 @@ def test_masks_are_never_predicted_and_shown_symbols_stay():
 @pytest.mark.parametrize("name, symbol", [("absorbing", 3), ("uniform", 1), ("mixture", 0)])
 def test_logits_and_ratios_say_the_same(name, symbol):
     process = PROCESSES[name]
-    x, t = jnp.array([[symbol]]), jnp.array([0.4])
-    log_x0 = discrete.from_logits(process, jnp.linspace(-1, 1, process.size)[None, None], x, t)
-    log_ratios = jnp.log(process.ratios(x, jnp.exp(log_x0), t))
-    np.testing.assert_allclose(jnp.exp(discrete.from_ratios(process, log_ratios, x, t)), jnp.exp(log_x0), atol=1e-6)
+
+    @jax.jit
+    def both(logits, x, t):
+        log_x0 = discrete.from_logits(process, logits, x, t)
+        log_ratios = jnp.log(process.ratios(x, jnp.exp(log_x0), t))
+        return discrete.from_ratios(process, log_ratios, x, t), log_x0
+
+    logits = np.linspace(-1, 1, process.size, dtype=np.float32)[None, None]
+    by_ratios, by_logits = both(logits, np.array([[symbol]]), np.float32([0.4]))
+    np.testing.assert_allclose(np.exp(by_ratios), np.exp(by_logits), atol=1e-6)
 
 
 def test_a_score_that_no_data_has_becomes_probabilities_of_each_position():
