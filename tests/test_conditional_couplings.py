@@ -60,9 +60,7 @@ def test_optimal_transport_is_the_assignment_of_each_class(classes):
     rng = np.random.default_rng(classes)
     x, eps = rng.standard_normal((2, 32, 3)).astype(np.float32)
     labels = rng.integers(0, classes, 32)
-    paired = np.asarray(
-        couplings.optimal_transport(32)(KEYS[:32], jnp.asarray(x), jnp.asarray(eps), jnp.asarray(labels))
-    )
+    paired = np.asarray(jax.jit(couplings.optimal_transport(32))(KEYS[:32], x, eps, labels))
     for label in range(classes):
         mine, noise = x[labels == label], eps[labels == label]
         costs = np.square(mine[:, None].astype(np.float64) - noise[None]).sum(-1)
@@ -84,10 +82,11 @@ def test_the_entropic_plan_of_classes_is_that_of_each_class_alone():
     rng = np.random.default_rng(3)
     x, e = jnp.asarray(rng.standard_normal((2, 12, 2)), jnp.float32)
     labels = jnp.arange(12) % 3
-    plan = np.exp(couplings.entropic_plan(x, e, 1.0, 1e-6, condition=labels))
+    plan_of = jax.jit(lambda x, e, labels: couplings.entropic_plan(x, e, 1.0, 1e-6, condition=labels))
+    plan = np.exp(plan_of(x, e, labels))
     np.testing.assert_array_equal(plan[np.asarray(labels)[:, None] != np.asarray(labels)[None]], 0)
     for label in range(3):
-        alone = np.exp(couplings.entropic_plan(x[label::3], e[label::3], 1.0, 1e-6))
+        alone = np.exp(plan_of(x[label::3], e[label::3], None))
         np.testing.assert_allclose(plan[label::3, label::3], alone / 3, atol=1e-6)
 
 
@@ -95,7 +94,7 @@ def test_sets_of_points_are_transported_within_their_class():
     rng = np.random.default_rng(4)
     sets = jnp.asarray(rng.standard_normal((4, 3, 2)), jnp.float32)
     labels = jnp.array([0, 1, 0, 1])
-    couple = equivariant_couplings.equivariant_optimal_transport(4, rotation=False)
+    couple = jax.jit(equivariant_couplings.equivariant_optimal_transport(4, rotation=False))
     # Each set of another class is the noise of this one: across classes all costs would be 0.
     exchanged = sets[jnp.array([1, 0, 3, 2])]
     np.testing.assert_array_equal(couple(KEYS[:4], sets, exchanged), sets)
@@ -119,10 +118,10 @@ def test_the_weight_gives_the_ratio_and_the_pairs_are_the_assignment_under_it(di
     np.fill_diagonal(apart, 0)
     float32 = lambda a: jnp.asarray(a, jnp.float32)
     np.testing.assert_allclose(distance(float32(c), float32(c)), apart, atol=2e-5)
-    weight = float(condition_weight(float32(costs), float32(apart), ratio))
+    weight = float(jax.jit(lambda *arguments: condition_weight(*arguments, ratio))(float32(costs), float32(apart)))
     share = lambda w: (costs + w * apart <= np.diagonal(costs)[:, None]).mean()
     assert share(weight * (1 + 1e-5)) <= ratio + 1 / n**2 and share(weight * (1 - 1e-5)) >= ratio - 1 / n**2
-    paired = conditional_optimal_transport(ratio, n, distance)(KEYS[:n], *map(float32, (x, eps, c)))
+    paired = jax.jit(conditional_optimal_transport(ratio, n, distance))(KEYS[:n], *map(float32, (x, eps, c)))
     columns = scipy.optimize.linear_sum_assignment(costs + weight * apart)[1]
     np.testing.assert_array_equal(paired, float32(eps[columns]))
 
@@ -134,7 +133,7 @@ def test_the_weight_of_a_pair_of_examples():
     assert condition_weight(costs, apart, 1.0) == 0  # not even without the condition's cost
     assert condition_weight(costs, apart, 0.5) == jnp.inf  # the pairs that were drawn alone
     eps = jnp.array([[1.0], [2.0]])
-    unlike = conditional_optimal_transport(0.51, 2)(KEYS[:2], eps[::-1], eps, jnp.array([[0.0], [1e9]]))
+    unlike = jax.jit(conditional_optimal_transport(0.51, 2))(KEYS[:2], eps[::-1], eps, jnp.array([[0.0], [1e9]]))
     np.testing.assert_array_equal(unlike, eps)
 
 
@@ -150,7 +149,7 @@ def test_a_smaller_ratio_skews_the_noise_less():
 
 def test_classes_are_never_exchanged_beside_a_continuous_condition():
     condition = {"label": LABELS[:64], "vector": X[:64]}
-    paired = conditional_optimal_transport(0.5)(KEYS[:64], X[:64], EPS[:64], condition)
+    paired = jax.jit(conditional_optimal_transport(0.5))(KEYS[:64], X[:64], EPS[:64], condition)
     for label in (0, 1):
         mine = np.asarray(LABELS[:64]) == label
         np.testing.assert_array_equal(np.sort(paired[mine], axis=0), np.sort(EPS[:64][mine], axis=0))
@@ -161,9 +160,8 @@ def test_classes_are_never_exchanged_beside_a_continuous_condition():
 def test_without_a_condition_pairs_are_those_across_conditions(name):
     across = couplings.across_conditions(SEEN[name])
     rows = slice(0, 128)
-    np.testing.assert_array_equal(
-        SEEN[name](KEYS[rows], X[rows], EPS[rows]), across(KEYS[rows], X[rows], EPS[rows], LABELS[rows])
-    )
+    alone = jax.jit(SEEN[name])(KEYS[rows], X[rows], EPS[rows])
+    np.testing.assert_array_equal(alone, jax.jit(across)(KEYS[rows], X[rows], EPS[rows], LABELS[rows]))
     assert across.block == SEEN[name].block and across.condition == "ignored" and not across.independent
 
 
@@ -184,10 +182,20 @@ DENSITY = timesteps.from_quantile(lambda u: 1 + 0 * u)  # at t = 1 x_t is the no
 
 def noise_seen_by(objective, batch):
     """The noise that the network "model" receives at t = 1, and its condition."""
-    seen = []
-    networks = {"model": lambda x, clock, condition: seen.append((x, condition)) or jnp.zeros_like(x)}
-    objective(networks, LINE, KEYS, batch, 0)
-    return seen[0]
+    return all_seen_by(objective, batch)[0]
+
+
+def all_seen_by(objective, batch):
+    """What the network "model" receives in each of its evaluations: (x, condition)."""
+
+    @jax.jit
+    def run(keys, batch):
+        seen = []
+        networks = {"model": lambda x, clock, condition: seen.append((x, condition)) or jnp.zeros_like(x)}
+        objective(networks, LINE, keys, batch, 0)
+        return seen
+
+    return run(KEYS, batch)
 
 
 @pytest.mark.parametrize("name", list(SEEN))
@@ -233,20 +241,23 @@ def test_the_prior_that_is_preserved_is_paired_by_its_own_condition():
     """Wrapped from outside by dropout, whose batch has the condition of the examples of its own."""
     objective = objectives.with_prior_preservation(objectives.flow_matching(DENSITY, couplings.optimal_transport(64)))
     objective = objectives.with_condition_dropout(objective, 2, 0.1)
-    seen = []
-    networks = {"model": lambda x, clock, condition: seen.append(x) or jnp.zeros_like(x)}
     prior = {"x": X[::-1], "condition": LABELS[::-1]}
-    objective(networks, LINE, KEYS, {"x": X, "condition": LABELS, "prior": prior}, 0)
-    for mean, _ in moments(seen[1], LABELS[::-1]):
+    _, (noise, _) = all_seen_by(objective, {"x": X, "condition": LABELS, "prior": prior})
+    for mean, _ in moments(noise, LABELS[::-1]):
         assert abs(mean) < 0.16
 
 
 def test_the_default_of_the_schroedinger_bridge_keeps_the_noise_of_a_class():
     objective = objectives.schroedinger_bridge(0.5, timesteps.from_quantile(lambda u: 0.999 + 0 * u))
-    networks = {"model": lambda x, clock, condition: seen.append(x) or jnp.zeros((len(x), 2))}
-    seen = []
-    objective(networks, LINE, KEYS, {"x": X, "condition": LABELS}, 0)
-    assert max(abs(mean) for mean, _ in moments(seen[0])) < 0.16
+
+    @jax.jit
+    def seen(keys, x, labels):
+        seen = []
+        networks = {"model": lambda x, clock, condition: seen.append(x) or jnp.zeros((len(x), 2))}
+        objective(networks, LINE, keys, {"x": x, "condition": labels}, 0)
+        return seen[0]
+
+    assert max(abs(mean) for mean, _ in moments(seen(KEYS, X, LABELS))) < 0.16
 
 
 def test_a_coupling_that_does_not_see_the_condition_is_refused_with_one():

@@ -3,7 +3,6 @@
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
@@ -27,17 +26,19 @@ def shuffled(sets, seed):
 
 
 def test_the_order_and_the_orientation_are_found_again():
-    by_order = equivariant_couplings.aligned(rotation=False)(KEYS, SETS, shuffled(SETS, 1))
+    by_order = jax.jit(equivariant_couplings.aligned(rotation=False))(KEYS, SETS, shuffled(SETS, 1))
     np.testing.assert_array_equal(by_order, SETS)
-    by_turn = equivariant_couplings.aligned(permutation=False)(KEYS, SETS, turned(SETS, 1))
+    by_turn = jax.jit(equivariant_couplings.aligned(permutation=False))(KEYS, SETS, turned(SETS, 1))
     np.testing.assert_allclose(by_turn, SETS, atol=1e-5)
-    mirrored = equivariant_couplings.aligned(permutation=False)(KEYS, SETS, -SETS)  # no rotation undoes a reflection
+    mirrored = jax.jit(equivariant_couplings.aligned(permutation=False))(
+        KEYS, SETS, -SETS
+    )  # no rotation undoes a reflection
     assert np.abs(mirrored - SETS).max() > 0.1
 
 
 def test_both_together_come_nearer_and_change_only_order_and_orientation():
     noise = np.random.default_rng(7).normal(size=SETS.shape).astype(np.float32)
-    near = np.asarray(equivariant_couplings.aligned()(KEYS, SETS, noise))
+    near = np.asarray(jax.jit(equivariant_couplings.aligned())(KEYS, SETS, noise))
     assert np.all(np.sum((near - SETS) ** 2, (1, 2)) < np.sum((noise - SETS) ** 2, (1, 2)))
     for one, other in zip(noise, near):
         (order,) = (p for p in map(list, itertools.permutations(range(5))) if same_shape(one[p], other))
@@ -53,15 +54,14 @@ def same_shape(a, b):
 def test_transport_between_sets_finds_each_partner_again():
     order = np.array([2, 0, 3, 1])
     moved = shuffled(SETS, 3)[order]
-    paired = equivariant_couplings.equivariant_optimal_transport(4, rotation=False)(KEYS, SETS, moved)
+    paired = jax.jit(equivariant_couplings.equivariant_optimal_transport(4, rotation=False))(KEYS, SETS, moved)
     np.testing.assert_array_equal(paired, SETS)
-    paired = equivariant_couplings.equivariant_optimal_transport(4, permutation=False)(
-        KEYS, SETS, turned(SETS, 2)[order]
-    )
+    by_turn = jax.jit(equivariant_couplings.equivariant_optimal_transport(4, permutation=False))
+    paired = by_turn(KEYS, SETS, turned(SETS, 2)[order])
     np.testing.assert_allclose(paired, SETS, atol=1e-5)
     both = equivariant_couplings.equivariant_optimal_transport(4)
     noise = np.random.default_rng(8).normal(size=SETS.shape).astype(np.float32)
-    paired, aligned = (np.asarray(pair(KEYS, SETS, noise)) for pair in (both, equivariant_couplings.aligned()))
+    paired, aligned = (np.asarray(jax.jit(pair)(KEYS, SETS, noise)) for pair in (both, equivariant_couplings.aligned()))
     assert np.sum((paired - SETS) ** 2) <= np.sum((aligned - SETS) ** 2) + 1e-4
     partners = [
         [any(same_shape(e[list(p)], f) for p in itertools.permutations(range(5))) for e in noise] for f in paired
@@ -77,9 +77,9 @@ def test_transport_by_geodesic_distance_goes_round_the_torus():
     distances = np.abs((x[:, None] - e[None] + np.pi) % (2 * np.pi) - np.pi)
     _, columns = linear_sum_assignment(np.sum(distances**2, -1))
     cost = geodesic_cost(torus(2))
-    np.testing.assert_array_equal(couplings.optimal_transport(4, cost)(KEYS, x, e), e[columns])
-    assert not np.array_equal(couplings.optimal_transport(4)(KEYS, x, e), e[columns])
-    plan = couplings.entropic_plan(jnp.asarray(x), jnp.asarray(e), 0.05, cost=cost)
+    np.testing.assert_array_equal(jax.jit(couplings.optimal_transport(4, cost))(KEYS, x, e), e[columns])
+    assert not np.array_equal(jax.jit(couplings.optimal_transport(4))(KEYS, x, e), e[columns])
+    plan = jax.jit(lambda x, e: couplings.entropic_plan(x, e, 0.05, cost=cost))(x, e)
     np.testing.assert_array_equal(np.argmax(plan, 1), columns)
 
 
