@@ -205,7 +205,14 @@ BLOCKS = {"objective contrastive_flow_matching": 2, "objective dispersive": 2}  
 WITHOUT = {"objective regression"}  # draws nothing
 
 
-SLOW = {"objective distribution_matching(backward_simulation)"}
+# Another objective in the fast suite draws by the same lines: ddpm, consistency_training and mean_flow stand for these.
+SLOW = {
+    f"objective {name}"
+    for name in (
+        "x0", "v, min-snr", "score", "edm", "velocity", "ct", "ect", "cd", "continuous_consistency(teacher)",
+        "mean_flow(guided)", "distribution_matching(backward_simulation)",
+    )
+}  # fmt: skip
 # Samplers draw through one function, `samplers.sample`: one of them stands for all where it must be fast.
 SLOW |= {f"sampler {name}" for name in conformance.STOCHASTIC if name != "ddpm"}
 every_drawing = pytest.mark.parametrize(

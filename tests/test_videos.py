@@ -158,7 +158,7 @@ def test_training_leaves_given_frames_clean_and_without_a_loss():
     """An error in given frames is not seen, although its weight is 1 / t^2; what is learned weighs as much anywhere."""
     uniform = timesteps.uniform_density(SCHEDULE)
     density = timesteps.given_frames(SCHEDULE, uniform, ("...", "1..", "1.1"), shares=(0.5, 0.25, 0.25))
-    t, importance = map(np.asarray, density.sample((), KEYS(400), jnp.arange(400)))
+    t, importance = map(np.asarray, jax.jit(density.sample)((), KEYS(400), jnp.arange(400)))
     clean = t == np.float32(2.0**-24)
     np.testing.assert_array_equal(importance == 0, clean)
     kinds, counts = np.unique(clean, axis=0, return_counts=True)
@@ -167,12 +167,13 @@ def test_training_leaves_given_frames_clean_and_without_a_loss():
     np.testing.assert_allclose(importance.sum(axis=1), 3, rtol=1e-6)
     assert (np.ptp(t[~clean[:, 0]], axis=1) == 0).all()  # one time an example
     each = timesteps.given_frames(SCHEDULE, timesteps.per_frame(uniform, 3), ("1..",))
-    assert (np.diff(np.asarray(each.sample((), KEYS(4), jnp.arange(4))[0])[:, 1:]) != 0).all()
+    assert (np.diff(np.asarray(jax.jit(each.sample)((), KEYS(4), jnp.arange(4))[0])[:, 1:]) != 0).all()
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 1)), jnp.float32)
     weighting = weightings.constant(parameterizations.velocity())
     objective = objectives.denoising(parameterizations.x0(), weighting, each)
     wrong = lambda frame: {"model": lambda x_t, t, condition: x.at[:, frame].add(1.0)}
-    losses = [objective(wrong(frame), SCHEDULE, KEYS(2), {"x": x}, 0)[0] for frame in (0, 1)]
+    loss = jax.jit(lambda keys, frame: objective(wrong(frame), SCHEDULE, keys, {"x": x}, 0)[0])
+    losses = [loss(KEYS(2), frame) for frame in (0, 1)]
     np.testing.assert_allclose(losses[0], 0, atol=1e-6)
     assert (losses[1] > 0.1).all()
 

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests import conftest, xla_flags
 
 UNKNOWN = "--xla_cpu_no_version_has_this=1"
@@ -18,6 +20,7 @@ def count(flags):
     return done.returncode, done.stdout.strip()
 
 
+@pytest.mark.slow  # the test of this run's flags, below, starts one process in place of five
 def test_an_unknown_flag_is_left_out_and_the_others_stay(monkeypatch):
     assert count(UNKNOWN)[0] != 0
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")

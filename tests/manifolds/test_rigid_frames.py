@@ -78,18 +78,20 @@ def test_noise_that_is_aligned_is_turned_as_a_whole_towards_the_data():
 def test_ancestral_steps_put_the_noise_of_the_prior_on_the_guess():
     """Of a field that leads to one chain: x_s lies at s of the way to a draw of the prior."""
     number, manifold, schedule = 60, manifolds.frames(N), schedules.rectified_flow()
-    chain = manifolds.frame_prior(N).sample(jax.random.split(jax.random.key(6), 1))
+    draw = jax.jit(manifolds.frame_prior(N).sample)
+    chain = draw(jax.random.split(jax.random.key(6), 1))
     field = manifolds.TangentField(manifold, lambda x, t: manifolds.scaled(-1 / t, manifold.log(x, chain)))
     keys = jax.random.split(jax.random.key(7), number)
-    start = manifolds.frame_prior(N).sample(keys)
+    start = draw(keys)
     plan = timesteps.plan(np.array([1.0, 0.5, 0.25, 0.0]))
     sampler = manifolds.frame_ancestral(aligned=False)
+    angles = jax.jit(manifolds.so3().distance)
     run = jax.jit(lambda x: samplers.sample_trajectory(sampler, field, schedule, x, plan, keys)[1].x)
     first, second, last = np.asarray(run(start))[-3:]
     np.testing.assert_allclose(last, np.broadcast_to(chain, last.shape), atol=1e-4)
     for x, s in ((first, 0.5), (second, 0.25)):
         manifold.check(x)
-        turns = np.asarray(manifolds.so3().distance(chain[..., :3], x[..., :3])) / s
+        turns = np.asarray(angles(chain[..., :3], x[..., :3])) / s
         of_uniform = lambda angle: (angle - np.sin(angle)) / np.pi  # the angles of uniform rotations
         assert stats.kstest(turns.ravel(), of_uniform).pvalue > 1e-3
         ends = np.asarray(chain[..., 3] + (x[..., 3] - chain[..., 3]) / s)

@@ -52,7 +52,7 @@ def test_attention_is_the_published_algorithm():
     s, z = (np.float32(rng.normal(size=shape)) for shape in ((1, N, 4), (1, N, N, 3)))
     rotations, positions = frames()[:1, ..., :3], frames()[:1, ..., 3]
     params = nowhere_zero(jax.jit(module.init)(jax.random.key(0), s, z, rotations, positions))
-    out = np.asarray(module.apply(params, s, z, rotations, positions))[0]
+    out = np.asarray(jax.jit(module.apply)(params, s, z, rotations, positions))[0]
     p = jax.tree.map(lambda leaf: np.float64(leaf), params["params"])
     place = lambda i, point: rotations[0, i] @ point + positions[0, i]
     rows = []

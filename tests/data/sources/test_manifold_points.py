@@ -70,14 +70,14 @@ def test_the_densities_are_those_of_the_stated_mixtures():
     lobes = [((0, 0, 1), 40, 0.3), ((0.8, 0.6, 0), 15, 0.4), ((-0.6, 0, -0.8), 80, 0.2), ((-0.48, 0.64, 0.6), 25, 0.1)]
     x = np.concatenate([x, [mean for mean, *_ in lobes]])
     density = sum(weight * stats.vonmises_fisher(mean, kappa).pdf(x) for mean, kappa, weight in lobes)
-    found = sources.sphere_mixture(number=1).distribution.log_density(np.float32(x))
+    found = jax.jit(sources.sphere_mixture(number=1).distribution.log_density)(np.float32(x))
     np.testing.assert_allclose(found, np.log(density), rtol=1e-4, atol=1e-4)
 
     basins = [((-63, -42), 12, 0.45), ((-120, 130), 20, 0.3), ((-70, 150), 15, 0.2), ((57, 45), 12, 0.05)]
     x = np.concatenate([rng.uniform(-180, 180, (40, 2)), [mean for mean, *_ in basins]])
     images = lambda apart, std: sum(stats.norm(0, std).pdf(apart + 360 * k) for k in (-2, -1, 0, 1, 2)).prod(1)
     density = sum(weight * images(x - mean, std) for mean, std, weight in basins) * (180 / np.pi) ** 2
-    found = sources.torsion_mixture(number=1).distribution.log_density(np.float32(np.radians(x)))
+    found = jax.jit(sources.torsion_mixture(number=1).distribution.log_density)(np.float32(np.radians(x)))
     near = density > 1e-12
     np.testing.assert_allclose(np.asarray(found)[near], np.log(density)[near], rtol=1e-4, atol=1e-3)
 
@@ -89,7 +89,7 @@ def test_the_densities_are_those_of_the_stated_mixtures():
         l = np.arange(200)[:, None]
         series = (2 * l + 1) * np.exp(-l * (l + 1) * v / 2) * np.sin((l + 0.5) * angle) / np.sin(angle / 2)
         density = density + weight * series.sum(0) / (8 * np.pi**2)
-    found = sources.rotation_mixture(number=1).distribution.log_density(np.float32(x.as_matrix()))
+    found = jax.jit(sources.rotation_mixture(number=1).distribution.log_density)(np.float32(x.as_matrix()))
     np.testing.assert_allclose(found, np.log(density), rtol=1e-4, atol=1e-3)
 
 

@@ -190,7 +190,7 @@ def test_a_classifier_guides_a_mixture_to_its_class(tmp_path, monkeypatch):
         labels = jnp.asarray([0, 1, 1, 0])
         t = 0.9
         x = 0.3 * X
-        guided = generate.denoiser(recipe)(weights, labels)(x, t)
+        guided = jax.jit(lambda weights, labels: generate.denoiser(recipe)(weights, labels)(x, t))(weights, labels)
         mean = np.where(labels == 1, 1.0, -1.0).reshape(4, 1, 1, 1)
         spread = (1 - t) ** 2 * STD**2 + t**2
         expected = mean + (1 - t) * STD**2 / spread * (x - (1 - t) * mean)

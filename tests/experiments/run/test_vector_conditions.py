@@ -80,12 +80,12 @@ def test_guidance_reads_the_network_with_and_without_the_vector(tmp_path):
     """The guided x0 is u + w (c - u), of the network with the vector and with zeros."""
     config = vector_config(stored(tmp_path), **{"sample.guidance.scale": 3.0})
     recipe = recipe_of(config)
-    params = recipe.network.init(jax.random.key(0), np.zeros((1, 2)), np.zeros(1), np.zeros((1, 3)))
-    params = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    params = jax.jit(recipe.network.init)(jax.random.key(0), np.zeros((1, 2)), np.zeros(1), np.zeros((1, 3)))
+    params = jax.tree.map(lambda leaf: np.asarray(leaf) + np.float32(0.1), params)
     x, t = np.float32([[0.3, -0.2]]), np.float32([0.5])
     one = recipe_of(vector_config(config.data.source, **{"sample.guidance.scale": 1.0}))
     vector = np.float32([[1.0, 2.0, 3.0]])
-    eps = lambda recipe, c: np.asarray(generate.denoiser(recipe)(params, c)(x, t).eps)
+    eps = lambda recipe, c: np.asarray(jax.jit(lambda c: generate.denoiser(recipe)(params, c)(x, t).eps)(c))
     conditional, unconditional = eps(one, vector), eps(one, 0 * vector)
     assert abs(conditional - unconditional).max() > 1e-3
     expected = unconditional + 3 * (conditional - unconditional)
