@@ -105,9 +105,21 @@ def boxed(maps: Sequence[Array], tokens: Array, boxes: Sequence[Sequence[float]]
         if not inside.any((1, 2)).all():
             raise ValueError(f"a box holds none of the {rows} x {columns} places of a map: {list(map(tuple, boxes))}")
         word_maps = token_maps(layer, tokens)  # [B, S, K, heads, N]
-        share = (word_maps * inside.reshape(len(boxes), 1, 1, -1)).sum(-1) / word_maps.sum(-1)
+        share = _share(word_maps, inside.reshape(len(boxes), 1, 1, -1))
         total = total + (present * ((1 - share) ** 2).mean(-1)).sum(-1) / jnp.maximum(present.sum(-1), 1)
     return (total / len(few)).mean(-1)
+
+
+def _share(maps: Array, inside: np.ndarray) -> Array:
+    """sum_{n inside} A_n / sum_n A_n of maps `[..., N]`; 0, without a gradient, of a map that is 0 everywhere.
+
+    A token that no query attends to has probabilities down to the least float and below. Each map is divided by its
+    largest value first, so that neither the sum nor its square in the derivative vanishes.
+    """
+    peak = jax.lax.stop_gradient(maps.max(-1, keepdims=True))
+    seen = peak > jnp.finfo(maps.dtype).tiny
+    scaled = jnp.where(seen, maps / jnp.where(seen, peak, 1), 0)
+    return (scaled * inside).sum(-1) / jnp.where(seen[..., 0], scaled.sum(-1), 1)
 
 
 public.declare(__name__, renamed={"of_tokens": "token_maps"})

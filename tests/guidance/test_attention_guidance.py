@@ -28,6 +28,30 @@ def test_the_loss_of_a_layout_is_the_share_outside_of_the_box():
         attention_losses.boxed([maps], tokens, ((0.0, 0.0, 0.1, 0.1),), (8, 8))
 
 
+def test_the_loss_of_a_layout_is_finite_for_words_that_no_query_attends_to():
+    """Of A_n = c e^(z_n): d/dz_n (1 - s)^2 = -2 (1 - s) (A_n / sum A) (1_n - s), for each c > 0; none for c = 0."""
+    box = ((0.0, 0.0, 0.5, 0.5),)
+    z = jnp.arange(16.0) / 8
+    inside = np.zeros((4, 4))
+    inside[:2, :2] = 1
+    shares = np.exp(np.arange(16.0) / 8)
+    shares /= shares.sum()
+    share = (shares * inside.ravel()).sum()
+    slope = -2 * (1 - share) * shares * (inside.ravel() - share)
+
+    def loss(z, c):
+        return attention_losses.boxed([(c * jnp.exp(z)).reshape(1, 1, 16, 1)], np.array([[[0]]]), box, (8, 8)).sum()
+
+    for c, value, gradient in (
+        (1e-2, (1 - share) ** 2, slope),
+        (1e-30, (1 - share) ** 2, slope),
+        (0.0, 1.0, 0 * slope),
+    ):
+        found = jax.value_and_grad(loss)(z, c)
+        np.testing.assert_allclose(found[0], value, rtol=1e-5, err_msg=str(c))
+        np.testing.assert_allclose(found[1], gradient, rtol=1e-4, atol=1e-7, err_msg=str(c))
+
+
 def test_the_loss_of_words_is_that_of_the_least_seen():
     """A softmax of 100 a over the words without the first token, a Gaussian of 3 x 3, the maximum over places."""
     peak = np.log(3) / 100  # its softmax over two words is 3/4 at the peak, and 1/2 elsewhere
