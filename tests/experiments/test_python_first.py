@@ -110,6 +110,7 @@ def test_points_train_go_on_and_are_sampled(tmp_path, monkeypatch, capsys):
     assert (run / "beside.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_is_repeated_by_the_call_that_the_run_prints(tmp_path, monkeypatch, capsys):
     """A run that Python built has no command: each message names a call, which works."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))

@@ -121,6 +121,7 @@ def test_a_healthy_step_has_the_loss_of_the_metrics_and_of_its_examples(healthy,
     assert report.startswith("step 3 (counted from 0), examples 24 to 31: finite\n") and "NOT" not in report
 
 
+@pytest.mark.slow
 def test_where_no_step_has_failed(healthy):
     with pytest.raises(checkpoints.CheckpointError, match=r"no step that has failed; --step takes .*: 3, 6"):
         reproduce.repeat(resolve.recipe(tiny()), healthy)

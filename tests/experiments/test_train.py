@@ -278,7 +278,8 @@ def test_an_evaluation_that_fails_costs_no_step(tmp_path, monkeypatch, capsys, f
     assert seen == [3, 6] and "the evaluation failed: MemoryError: 8 GiB" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("at", [3, pytest.param(6, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [3, 6])
 def test_a_run_stopped_while_it_evaluates_evaluates_when_it_goes_on(tmp_path, monkeypatch, capsys, at):
     """Each step once, the last one too, and with the lines of a run that nothing disturbed."""
     interrupt, seen = [at], []

@@ -10,6 +10,7 @@ import pytest
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "manifolds.md"
 
 
+@pytest.mark.slow
 def test_the_code_of_the_page_runs():
     names = {}
     exec(re.search(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[1], names)

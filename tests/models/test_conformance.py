@@ -218,7 +218,7 @@ def what_blocks_put_out(backbone, params, arguments):
     return [first(output) for *_, output in seen]
 
 
-@pytest.mark.parametrize("name", slow_but("dit", "u_vit, class"))
+@pytest.mark.parametrize("name", slow_but("dit"))
 def test_features_are_what_the_blocks_put_out(name, at):
     """And the output beside them is the same, up to the rounding of another program's fusions."""
     backbone, (params, _) = BACKBONES[name], made(name)

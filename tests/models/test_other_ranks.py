@@ -343,6 +343,7 @@ def test_the_unet_of_volumes_learns_gaussian_volumes():
             np.testing.assert_allclose(covered, 0.8**lag, atol=0.2, err_msg=f"axis {axis}, lag {lag}")
 
 
+@pytest.mark.slow
 def test_the_example_of_the_page_runs():
     page = (pathlib.Path(__file__).parents[2] / "docs/models.md").read_text()
     (code,) = [text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "MLP" in text]

@@ -61,7 +61,7 @@ def test_real_clips_are_as_asked(real, judge):
 
 
 def test_clips_without_what_is_asked_are_worse_in_every_figure(real, judge):
-    clips, truth = real
+    clips, truth = (part[:14] for part in real)
     paper = clips[:, :1, :1, :1]
     gone = clips.copy()
     gone[:, 3:] = paper

@@ -95,6 +95,7 @@ def test_features_of_pictures_are_refused():
         measured(normals(3), **{"evaluate.features": ("classifier",)})
 
 
+@pytest.mark.slow
 def test_a_run_on_points_is_evaluated(tmp_path):
     config = config_of(
         {"name": "spirals", "arms": 2, "number": 40},

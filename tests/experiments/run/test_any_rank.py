@@ -17,6 +17,7 @@ from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling.run_samples import sample
 from diffusion.training.checkpointing import checkpoints
 from tests import shared_programs
+from tests.conformance import slow_but
 
 LINE = schedules.rectified_flow()
 FLOW = objectives.flow_matching(timesteps.uniform_density(LINE))
@@ -145,7 +146,7 @@ def test_the_loss_of_a_pytree_is_that_of_its_numbers():
     np.testing.assert_array_equal(*losses)
 
 
-@pytest.mark.parametrize("condition", [pytest.param("vector", marks=pytest.mark.slow), "picture", "pytree"])
+@pytest.mark.parametrize("condition", slow_but([("picture",)], [("vector",), ("picture",), ("pytree",)]))
 def test_a_run_with_conditions_that_are_no_classes(tmp_path, condition):
     values = {"vector": np.float32([1, 2, 3]), "picture": np.full((2, 2, 1), 200, np.uint8),
               "pytree": {"age": np.float32([0.5]), "mask": np.ones((2, 2), bool)}}  # fmt: skip

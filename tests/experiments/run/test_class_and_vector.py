@@ -116,6 +116,7 @@ def check_guided(recipe, folder):
     np.testing.assert_allclose(kept["condition/vector"], condition["vector"])
 
 
+@pytest.mark.slow
 def test_a_run_from_a_config_learns_both_and_guides_by_both(tmp_path):
     config = exact_config(tmp_path, **{"evaluate.every": 200, "evaluate.number": 300, "evaluate.failed": "stop",
                                        "data.split": "train[:80%]", "evaluate.split": "train[80%:]"})  # fmt: skip

@@ -108,7 +108,7 @@ def goes_on_as_it_would_have(folder):
     return lines[0] == lines[1] and lines[0].count("\n") == 3
 
 
-FAST = ("mixture", "spirals")  # records of several sources, a source of one's own
+FAST = ("mixture",)  # records of several sources
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in SOURCES])

@@ -111,6 +111,7 @@ def test_a_caption_a_label_and_a_mask_together(tmp_path):
     np.testing.assert_array_equal(batch["condition"]["label"], batch["label"])
 
 
+@pytest.mark.slow
 def test_a_run_on_captions_goes_on_bit_for_bit(tmp_path, compilation_cache):
     source = drawings(tmp_path / "drawings") | {"condition": ("shade",)}
     assert train.run(config_of(tmp_path, source, **{"train.steps": 1}), tmp_path / "parts") == 0

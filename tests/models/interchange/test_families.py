@@ -423,7 +423,7 @@ LEFT_OUT = (
     "lightning_dit", "lightning_dit_full_xl_1", "autoencoder_rae_mae",
     "image_reward", "flux_kontext", "chroma_original", "wan_autoencoder", "wan_autoencoder_two",
     "flux2_dev", "qwen_image_autoencoder", "flux2_autoencoder_full", "ltx_autoencoder", "ltx_autoencoder_noise",
-    "cogvideox_full_5b", "cogvideox_full_1_5_picture", "cogvideox_frames_picture",
+    "cogvideox_full_5b", "cogvideox_full_1_5_picture", "cogvideox_full_5b_picture", "cogvideox_frames_picture",
     "cogvideox_sincos", "cogvideox_rope", "cogvideox_full_1_5", "cogvideox_autoencoder_full",
     "hunyuan_autoencoder", "hunyuan_autoencoder_full", "hunyuan_video_original", "hunyuan_autoencoder_parts",
     "ltx_autoencoder_full_0_9_0", "ltx_autoencoder_full_0_9_1", "ltx_autoencoder_full_0_9_5",

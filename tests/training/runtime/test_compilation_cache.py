@@ -192,6 +192,7 @@ def programs(folder, factor=3, **settings):
     return done.stderr.strip()
 
 
+@pytest.mark.slow
 def test_a_command_says_what_it_found_and_compiled(tmp_path):
     """Each program that one command compiled the next finds; another code is compiled anew."""
     first = re.fullmatch(
