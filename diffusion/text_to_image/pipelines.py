@@ -3,20 +3,21 @@
 A folder has a denoiser, an autoencoder, text encoders and a scheduler; the class in its model_index.json is in `KINDS`.
 """
 
-__all__ = ["KINDS", "OF_CLASSES", "distilled", "kind_of", "published"]
+__all__ = ["ATTACHED", "KINDS", "OF_CLASSES", "distilled", "kind_of", "published"]
 
 import pathlib
 
 import flax.linen as nn
 
 from diffusion import rooms
-from diffusion.adapters import redux_prompt
 from diffusion.models.interchange.family import Refusal
 from diffusion.models.interchange.schedulers import Process
 from diffusion.published.pipeline_kinds import LCM, Kind, Usual
 
 KINDS = rooms.Entries("pipeline", "KINDS")
 """The kinds by the names of their classes in diffusers: those of every room in `diffusion.published`."""
+ATTACHED = rooms.Entries("pipeline", "ATTACHED")
+"""The classes that make no pictures themselves, each with what it is and the model that it is attached to."""
 OF_CLASSES = ("DDPMPipeline", "DDIMPipeline", "ConsistencyModelPipeline", "DiTPipeline")
 """The classes of pipelines that read no prompt, and that `diffusion sample` takes as it takes a run."""
 
@@ -29,10 +30,10 @@ def kind_of(name: str, folder: pathlib.Path) -> Kind:
     """
     if name in KINDS:
         return KINDS[name]
-    if name == redux_prompt.CLASS:
+    if name in ATTACHED:
         raise Refusal(
-            f"{folder} is FLUX.1 Redux, which is attached to a FLUX.1: text_to_image.load(.., attachments={{'look': "
-            "FOLDER}), --attach=look=FOLDER, and --controls=look:PICTURE"
+            f"{folder} is {ATTACHED[name]}: text_to_image.load(.., attachments={{'look': FOLDER}}), "
+            "--attach=look=FOLDER, and --controls=look:PICTURE"
         )
     if name in OF_CLASSES:
         raise Refusal(

@@ -1,6 +1,6 @@
 """The pipelines of FLUX.1."""
 
-__all__ = ["KINDS"]
+__all__ = ["ATTACHED", "KINDS"]
 
 from typing import Any
 
@@ -36,3 +36,5 @@ KINDS = {
     "FluxKontextPipeline": KONTEXT,
 }
 """The pipelines by the names of their classes in diffusers."""
+ATTACHED = {"FluxPriorReduxPipeline": "FLUX.1 Redux, which is attached to a FLUX.1"}
+"""The classes in diffusers that are attached to one of these, each with what it is."""
