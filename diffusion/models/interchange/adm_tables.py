@@ -10,14 +10,13 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from diffusion.io import schema
+from diffusion.io import limits, schema
 from diffusion.models.interchange.attention_layouts import fused, point_out
-from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZE, Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, SIZE
+from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group, without_default, zero_or_null
 from diffusion.models.interchange.rows import Row, linear
-from diffusion.models.interchange.unet_boxes import OF_IMAGES, boxes, conv_rows, example, norm_rows, only
+from diffusion.models.interchange.unet_boxes import OF_IMAGES, boxes, conv_rows, example, norm_rows
 from diffusion.models.unet import UNet
-
-NAME = "ADMUNet"
 
 
 def _rows(module: UNet, ones: int = 1) -> list[Row]:
@@ -77,69 +76,90 @@ def _attention_rows(theirs: str, ours: str, order: str, ones: int) -> list[Row]:
 
 
 MULTIPLIERS = schema.several(schema.number(0, 1024), 1, 16)
+ATTENDED = schema.optional(schema.several(SIZE))
 
 
-def _build(config: Mapping[str, Any]) -> UNet:
-    fields = Fields(NAME, config, ("use_checkpoint", "use_fp16"))
-    for field, valid in (
-        ("image_size", SIZE),
-        ("in_channels", SIZE),
-        ("model_channels", SIZE),
-        ("out_channels", SIZE),
-        ("num_res_blocks", DEPTH),
-        ("attention_resolutions", schema.several(SIZE)),
-    ):
-        if fields.take(field, None, schema.optional(valid)) is None:
-            raise Refusal(f"{NAME}: the config has no {field}.")
-    features = config["model_channels"]
-    fields.only("dims", 2)
-    fields.only("conv_resample", True)
-    head_size = fields.take("num_head_channels", -1)
-    heads = fields.take("num_heads", 1)
-    fields.only("num_heads_upsample", -1, heads)
-    widths = tuple(int(features * one) for one in fields.take("channel_mult", (1, 2, 4, 8), MULTIPLIERS))
-    module = UNet(
-        widths=widths,
-        blocks=config["num_res_blocks"],
-        attention_levels=tuple(i for i in range(len(widths)) if 2**i in config["attention_resolutions"]),
-        num_classes=fields.take("num_classes", None, MAYBE_SIZE) or 0,
-        in_channels=config["in_channels"],
-        out_channels=config["out_channels"],
-        heads=heads if head_size == -1 else None,
-        head_size=None if head_size == -1 else head_size,
-        scale_shift=fields.take("use_scale_shift_norm", False),
-        resample="block" if fields.take("resblock_updown", False) else "conv",
-        features=None if features == widths[0] else features,
-        dropout=float(fields.take("dropout", 0.0)),
-        resolution=config["image_size"],
-        qkv_per_head=not fields.take("use_new_attention_order", False),
-    )
-    fields.end()
-    return module
-
-
-def _describe(module: UNet) -> dict[str, Any]:
-    only(NAME, module, groups=(32,), epsilon=(1e-5,), padding=("both",), frequency_shift=(0,), sines_first=(False,))
-    only(NAME, module, **OF_IMAGES)
-    features = module.time_features
-    if module.resolution is None:
-        raise Refusal(f"{NAME}: the module needs the side of the pictures: module.clone(resolution=64).")
+def _read_levels(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """Our widths, and the levels with attention; a config has how often these halve the side."""
+    features = ours["features"]
+    if values["attention_resolutions"] is None:
+        raise ValueError("the config has no attention_resolutions.")
+    widths = tuple(int(features * factor) for factor in values["channel_mult"])
     return {
-        "image_size": module.resolution,
-        "in_channels": module.in_channels,
-        "model_channels": features,
-        "out_channels": module.out_channels,
-        "num_res_blocks": module.blocks,
-        "attention_resolutions": [2**i for i in module.attention_levels],
-        "dropout": module.dropout,
-        "channel_mult": [width // features if width % features == 0 else width / features for width in module.widths],
-        "num_classes": module.num_classes or None,
-        "num_heads": module.heads or 1,
-        "num_head_channels": module.head_size or -1,
-        "use_scale_shift_norm": module.scale_shift,
-        "resblock_updown": module.resample == "block",
-        "use_new_attention_order": not module.qkv_per_head,
+        "widths": widths,
+        "features": None if features == widths[0] else features,
+        "attention_levels": tuple(i for i in range(len(widths)) if 2**i in values["attention_resolutions"]),
     }
+
+
+def _write_levels(module: UNet) -> dict[str, Any]:
+    features = module.time_features
+    return {
+        "attention_resolutions": [2**i for i in module.attention_levels],
+        "channel_mult": [width // features if width % features == 0 else width / features for width in module.widths],
+    }
+
+
+def _read_heads(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """Our heads: their number, or the channels of each where that is not -1."""
+    heads, head_size, upsample = values.values()
+    if upsample not in (-1, heads):
+        raise ValueError(f"num_heads_upsample = {limits.short(upsample)} is not supported; supported: -1, {heads}.")
+    return {"heads": heads, "head_size": None} if head_size == -1 else {"heads": None, "head_size": head_size}
+
+
+def _write_heads(module: UNet) -> dict[str, Any]:
+    return {"num_heads": module.heads or 1, "num_head_channels": module.head_size or -1}
+
+
+def _write_side(module: UNet) -> int:
+    if module.resolution is None:
+        raise ValueError("the module needs the side of the pictures: module.clone(resolution=64).")
+    return module.resolution
+
+
+def _not(value: bool, _: Mapping[str, Any]) -> bool:
+    return not value
+
+
+CONFIG = FieldTable(
+    "ADMUNet",
+    UNet,
+    (
+        without_default("image_size", "resolution", SIZE)._replace(write=_write_side),
+        without_default("in_channels", "in_channels", SIZE),
+        without_default("model_channels", "features", SIZE)._replace(write=lambda module: module.time_features),
+        without_default("out_channels", "out_channels", SIZE),
+        without_default("num_res_blocks", "blocks", DEPTH),
+        Follows("dims", 2, silent=True),
+        Follows("conv_resample", True, silent=True),
+        Group(
+            {"attention_resolutions": (None, ATTENDED), "channel_mult": ((1, 2, 4, 8), MULTIPLIERS)},
+            _read_levels,
+            _write_levels,
+        ),
+        Field("dropout", "dropout", 0.0, read=lambda rate, _: float(rate)),
+        zero_or_null("num_classes", "num_classes"),
+        Group(
+            {"num_heads": (1, None), "num_head_channels": (-1, None), "num_heads_upsample": (-1, schema.ANY)},
+            _read_heads,
+            _write_heads,
+        ),
+        Field("use_scale_shift_norm", "scale_shift", False),
+        Field(
+            "resblock_updown",
+            "resample",
+            False,
+            read=lambda block, _: "block" if block else "conv",
+            write=lambda module: module.resample == "block",
+        ),
+        Field("use_new_attention_order", "qkv_per_head", False, None, _not, lambda module: not module.qkv_per_head),
+    ),
+    unread={"use_checkpoint": None, "use_fp16": None},
+    required={
+        "groups": 32, "epsilon": 1e-5, "padding": "both", "frequency_shift": 0, "sines_first": False, **OF_IMAGES
+    },
+)  # fmt: skip
 
 
 def _published(size: int, channels: int, levels: tuple, **config: Any) -> dict[str, Any]:
@@ -181,4 +201,4 @@ PUBLISHED = {
     ),
 }
 LAYOUTS = {"original": _rows, "consistency": functools.partial(_rows, ones=2)}
-FAMILY = Family(NAME, UNet, _build, _describe, example, LAYOUTS, library="", published=PUBLISHED)
+FAMILY = CONFIG.family(example, LAYOUTS, library="", published=PUBLISHED)

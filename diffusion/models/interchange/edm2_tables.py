@@ -7,16 +7,13 @@ only training uses it, and `objectives.uncertainty` has its own.
 
 __all__ = []
 
-from collections.abc import Mapping
-from typing import Any
-
+from diffusion.io import schema
 from diffusion.models.edm2_unet import WIDTHS, EDM2UNet
 from diffusion.models.interchange.attention_layouts import interleaved, point_out
-from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZES, Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZES
+from diffusion.models.interchange.field_table import Field, FieldTable, without_default
 from diffusion.models.interchange.rows import CONV, DENSE, Layout, Row
 from diffusion.models.interchange.unet_boxes import boxes, example
-
-NAME = "EDM2UNet"
 
 
 def _kernel(theirs: str, ours: str, layout: Layout = CONV) -> Row:
@@ -58,56 +55,29 @@ def _rows(module: EDM2UNet) -> list[Row]:
     return table
 
 
-def _build(config: Mapping[str, Any]) -> EDM2UNet:
-    fields = Fields(NAME, config)
-    for field in ("img_resolution", "img_channels", "label_dim"):
-        if fields.take(field, None, MAYBE_SIZE) is None:
-            raise Refusal(f"{NAME}: the config has no {field}.")
-    module = EDM2UNet(
-        resolution=config["img_resolution"],
-        channels=config["img_channels"],
-        num_classes=config["label_dim"],
-        width=fields.take("model_channels", 192),
-        multipliers=fields.take("channel_mult", (1, 2, 3, 4), SIZES),
-        noise_multiplier=fields.take("channel_mult_noise", None, MAYBE_SIZE),
-        embedding_multiplier=fields.take("channel_mult_emb", None, MAYBE_SIZE),
-        blocks=fields.take("num_blocks", 3, DEPTH),
-        attention_resolutions=fields.take("attn_resolutions", (16, 8)),
-        label_balance=fields.take("label_balance", 0.5),
-        concat_balance=fields.take("concat_balance", 0.5),
-        residual_balance=fields.take("res_balance", 0.3),
-        attention_balance=fields.take("attn_balance", 0.3),
-        head_size=fields.take("channels_per_head", 64),
-        taps=fields.take("resample_filter", (1, 1), SIZES),
-        dropout=fields.take("dropout", 0.0),
-        clip=fields.take("clip_act", 256.0),
-    )
-    fields.end()
-    return module
-
-
-def _describe(module: EDM2UNet) -> dict[str, Any]:
-    return {
-        "img_resolution": module.resolution,
-        "img_channels": module.channels,
-        "label_dim": module.num_classes,
-        "model_channels": module.width,
-        "channel_mult": list(module.multipliers),
-        "channel_mult_noise": module.noise_multiplier,
-        "channel_mult_emb": module.embedding_multiplier,
-        "num_blocks": module.blocks,
-        "attn_resolutions": list(module.attention_resolutions),
-        "label_balance": module.label_balance,
-        "concat_balance": module.concat_balance,
-        "res_balance": module.residual_balance,
-        "attn_balance": module.attention_balance,
-        "channels_per_head": module.head_size,
-        "resample_filter": list(module.taps),
-        "dropout": module.dropout,
-        "clip_act": module.clip,
-    }
-
-
+CONFIG = FieldTable(
+    "EDM2UNet",
+    EDM2UNet,
+    (
+        without_default("img_resolution", "resolution", schema.whole()),
+        without_default("img_channels", "channels", schema.whole()),
+        without_default("label_dim", "num_classes", schema.whole()),
+        Field("model_channels", "width", 192),
+        Field("channel_mult", "multipliers", (1, 2, 3, 4), SIZES),
+        Field("channel_mult_noise", "noise_multiplier", None, MAYBE_SIZE),
+        Field("channel_mult_emb", "embedding_multiplier", None, MAYBE_SIZE),
+        Field("num_blocks", "blocks", 3, DEPTH),
+        Field("attn_resolutions", "attention_resolutions", (16, 8)),
+        Field("label_balance", "label_balance", 0.5),
+        Field("concat_balance", "concat_balance", 0.5),
+        Field("res_balance", "residual_balance", 0.3),
+        Field("attn_balance", "attention_balance", 0.3),
+        Field("channels_per_head", "head_size", 64),
+        Field("resample_filter", "taps", (1, 1), SIZES),
+        Field("dropout", "dropout", 0.0),
+        Field("clip_act", "clip", 256.0),
+    ),
+)
 PUBLISHED = {
     f"EDM2-{size}, ImageNet {side}{'' if classes else ', without classes'}": {
         "img_resolution": 64,
@@ -120,14 +90,4 @@ PUBLISHED = {
     for classes in (1000, 0)  # those without guide the others (Karras et al., 2024, section 5.2)
     if side == 512 or size not in ("XXS", "XXL")
 }
-FAMILY = Family(
-    NAME,
-    EDM2UNet,
-    _build,
-    _describe,
-    example,
-    {"original": _rows},
-    library="",
-    published=PUBLISHED,
-    prefixes=("", "unet."),
-)
+FAMILY = CONFIG.family(example, {"original": _rows}, library="", published=PUBLISHED, prefixes=("", "unet."))

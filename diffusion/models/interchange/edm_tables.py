@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffusion.io import schema
 from diffusion.models.interchange.attention_layouts import fused, point_out
-from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZES, Computed, Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, SIZES, Computed, Refusal
+from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group, without_default
 from diffusion.models.interchange.rows import DENSE, Row, linear
-from diffusion.models.interchange.unet_boxes import OF_IMAGES, Box, boxes, conv_rows, example, norm_rows, only
+from diffusion.models.interchange.unet_boxes import OF_IMAGES, Box, boxes, conv_rows, example, norm_rows
 from diffusion.models.song_unet import SongUNet
 from diffusion.models.unet import UNet
 
@@ -124,55 +126,29 @@ def _filters(resampled: list[str], taps: tuple[int, ...]) -> dict[str, Computed]
     return {f"{layer}.resample_filter": filter_ for layer in resampled}
 
 
-def _build_song(config: Mapping[str, Any]) -> SongUNet:
-    fields = Fields("SongUNet", config, ("label_dropout",))
-    fields.only("channel_mult_emb", 4)
-    module = SongUNet(
-        resolution=_said(fields, "img_resolution"),
-        width=fields.take("model_channels", 128),
-        multipliers=fields.take("channel_mult", (1, 2, 2, 2), SIZES),
-        blocks=fields.take("num_blocks", 4, DEPTH),
-        attention_resolutions=fields.take("attn_resolutions", (16,)),
-        num_classes=fields.take("label_dim", 0),
-        augmentations=fields.take("augment_dim", 0),
-        in_channels=_said(fields, "in_channels"),
-        out_channels=_said(fields, "out_channels"),
-        dropout=fields.take("dropout", 0.1),
-        clock=fields.take("embedding_type", "positional"),
-        clock_multiplier=fields.take("channel_mult_noise", 1),
-        encoder=fields.take("encoder_type", "standard"),
-        decoder=fields.take("decoder_type", "standard"),
-        taps=fields.take("resample_filter", (1, 1), SIZES),
-    )
-    fields.end()
-    return module
-
-
-def _said(fields: Fields, name: str) -> Any:
-    value = fields.take(name, None, MAYBE_SIZE)
-    if value is None:
-        raise Refusal(f"{fields.name}: the config has no {name}.")
-    return value
-
-
-def _describe_song(module: SongUNet) -> dict[str, Any]:
-    return {
-        "img_resolution": module.resolution,
-        "in_channels": module.in_channels,
-        "out_channels": module.out_channels,
-        "label_dim": module.num_classes,
-        "augment_dim": module.augmentations,
-        "model_channels": module.width,
-        "channel_mult": list(module.multipliers),
-        "num_blocks": module.blocks,
-        "attn_resolutions": list(module.attention_resolutions),
-        "dropout": module.dropout,
-        "embedding_type": module.clock,
-        "channel_mult_noise": module.clock_multiplier,
-        "encoder_type": module.encoder,
-        "decoder_type": module.decoder,
-        "resample_filter": list(module.taps),
-    }
+SONG_CONFIG = FieldTable(
+    "SongUNet",
+    SongUNet,
+    (
+        without_default("img_resolution", "resolution", schema.whole()),
+        without_default("in_channels", "in_channels", schema.whole()),
+        without_default("out_channels", "out_channels", schema.whole()),
+        Field("label_dim", "num_classes", 0),
+        Field("augment_dim", "augmentations", 0),
+        Field("model_channels", "width", 128),
+        Field("channel_mult", "multipliers", (1, 2, 2, 2), SIZES),
+        Follows("channel_mult_emb", 4, silent=True),
+        Field("num_blocks", "blocks", 4, DEPTH),
+        Field("attn_resolutions", "attention_resolutions", (16,)),
+        Field("dropout", "dropout", 0.1),
+        Field("embedding_type", "clock", "positional"),
+        Field("channel_mult_noise", "clock_multiplier", 1),
+        Field("encoder_type", "encoder", "standard"),
+        Field("decoder_type", "decoder", "standard"),
+        Field("resample_filter", "taps", (1, 1), SIZES),
+    ),
+    unread={"label_dropout": None},
+)
 
 
 def _dhariwal_named(module: UNet) -> Iterator[Named]:
@@ -206,69 +182,73 @@ def _dhariwal_computed(module: UNet) -> dict[str, Computed]:
     return _filters(resampled, (1, 1))
 
 
-def _build_dhariwal(config: Mapping[str, Any]) -> UNet:
-    fields = Fields("DhariwalUNet", config, ("label_dropout",))
-    fields.only("channel_mult_emb", 4)
-    fields.only("augment_dim", 0)
-    features = fields.take("model_channels", 192)
-    side = _said(fields, "img_resolution")
-    widths = tuple(features * one for one in fields.take("channel_mult", (1, 2, 3, 4), SIZES))
+def _read_levels(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """Our widths, and the levels with attention."""
+    features = values["model_channels"]
+    widths = tuple(features * factor for factor in values["channel_mult"])
     if min(widths) < 128:
-        raise Refusal(
-            f"DhariwalUNet: {min(widths)} channels are normalised in fewer than 32 groups there; this "
-            "network always has 32."
-        )
-    module = UNet(
-        widths=widths,
-        blocks=fields.take("num_blocks", 3, DEPTH),
-        num_classes=fields.take("label_dim", 0),
-        attention_levels=tuple(
-            i for i in range(len(widths)) if side >> i in fields.take("attn_resolutions", (32, 16, 8))
-        ),
-        in_channels=_said(fields, "in_channels"),
-        out_channels=_said(fields, "out_channels"),
-        heads=None,
-        head_size=64,
-        scale_shift=True,
-        resample="block",
-        features=None if features == widths[0] else features,
-        dropout=fields.take("dropout", 0.1),
-        resolution=side,
-    )
-    fields.end()
-    return module
-
-
-def _describe_dhariwal(module: UNet) -> dict[str, Any]:
-    only(
-        "DhariwalUNet",
-        module,
-        groups=(32,),
-        epsilon=(1e-5,),
-        head_size=(64,),
-        scale_shift=(True,),
-        resample=("block",),
-        frequency_shift=(0,),
-        sines_first=(False,),
-        **OF_IMAGES,
-    )
-    features = module.time_features
-    if module.resolution is None or min(module.widths) < 128 or any(width % features for width in module.widths):
-        raise Refusal(
-            "DhariwalUNet: it needs the side of its pictures (module.clone(resolution=64)), and its widths "
-            f"are at least 128 and multiples of the sinusoids, {features}."
+        raise ValueError(
+            f"{min(widths)} channels are normalised in fewer than 32 groups there; this network always has 32."
         )
     return {
-        "img_resolution": module.resolution,
-        "in_channels": module.in_channels,
-        "out_channels": module.out_channels,
-        "label_dim": module.num_classes,
+        "widths": widths,
+        "features": None if features == widths[0] else features,
+        "attention_levels": tuple(
+            i for i in range(len(widths)) if ours["resolution"] >> i in values["attn_resolutions"]
+        ),
+    }
+
+
+def _write_levels(module: UNet) -> dict[str, Any]:
+    """Their widths as multiples of the number of sinusoids, and the sides with attention."""
+    features = module.time_features
+    if module.resolution is None or min(module.widths) < 128 or any(width % features for width in module.widths):
+        raise ValueError(
+            "it needs the side of its pictures (module.clone(resolution=64)), and its widths are at least 128 and "
+            f"multiples of the sinusoids, {features}."
+        )
+    return {
         "model_channels": features,
         "channel_mult": [width // features for width in module.widths],
-        "num_blocks": module.blocks,
         "attn_resolutions": [module.resolution >> i for i in module.attention_levels],
-        "dropout": module.dropout,
     }
+
+
+DHARIWAL_CONFIG = FieldTable(
+    "DhariwalUNet",
+    UNet,
+    (
+        without_default("img_resolution", "resolution", schema.whole()),
+        without_default("in_channels", "in_channels", schema.whole()),
+        without_default("out_channels", "out_channels", schema.whole()),
+        Field("label_dim", "num_classes", 0),
+        Follows("augment_dim", 0, silent=True),
+        Group(
+            {
+                "model_channels": (192, None),
+                "channel_mult": ((1, 2, 3, 4), SIZES),
+                "attn_resolutions": ((32, 16, 8), None),
+            },
+            _read_levels,
+            _write_levels,
+        ),
+        Follows("channel_mult_emb", 4, silent=True),
+        Field("num_blocks", "blocks", 3, DEPTH),
+        Field("dropout", "dropout", 0.1),
+    ),
+    unread={"label_dropout": None},
+    required={
+        "groups": 32,
+        "epsilon": 1e-5,
+        "heads": None,
+        "head_size": 64,
+        "scale_shift": True,
+        "resample": "block",
+        "frequency_shift": 0,
+        "sines_first": False,
+        **OF_IMAGES,
+    },
+)
 
 
 def _published(side: int, **config: Any) -> dict[str, Any]:
@@ -293,11 +273,7 @@ SONG_PUBLISHED = {
     for classes in labels
     for augment in (9, 0)
 }
-SONG = Family(
-    "SongUNet",
-    SongUNet,
-    _build_song,
-    _describe_song,
+SONG = SONG_CONFIG.family(
     example,
     {"original": _song_rows},
     library="",
@@ -305,11 +281,7 @@ SONG = Family(
     published=SONG_PUBLISHED,
     prefixes=("", "model."),
 )
-DHARIWAL = Family(
-    "DhariwalUNet",
-    UNet,
-    _build_dhariwal,
-    _describe_dhariwal,
+DHARIWAL = DHARIWAL_CONFIG.family(
     example,
     {"original": _dhariwal_rows},
     library="",

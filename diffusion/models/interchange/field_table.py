@@ -21,6 +21,7 @@ __all__ = [
     "part_of",
     "tuple_of",
     "width_of_heads",
+    "without_default",
     "zero_or_null",
 ]
 
@@ -218,6 +219,17 @@ def zero_or_null(theirs: str, ours: str) -> Field:
     """A size that a network may lack: null in their config, 0 in our module."""
     read, write = (lambda size, ours: size or 0), (lambda module: getattr(module, ours) or None)
     return Field(theirs, ours, None, MAYBE_SIZE, read, write)
+
+
+def without_default(theirs: str, ours: str, valid: schema.Valid) -> Field:
+    """A field that every config states."""
+
+    def read(value: Any, _: Mapping[str, Any]) -> Any:
+        if value is None:
+            raise ValueError(f"the config has no {theirs}.")
+        return value
+
+    return Field(theirs, ours, None, schema.optional(valid), read)
 
 
 def part_of(theirs: str, ours: str, table: FieldTable) -> Field:

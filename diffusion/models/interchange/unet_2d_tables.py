@@ -14,7 +14,7 @@ from typing import Any
 import flax.linen as nn
 
 from diffusion.io import schema
-from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIDES, SIZES, Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIDES, SIZES, Family, Fields, Refusal, require
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, linear
 from diffusion.models.interchange.unet_boxes import OF_IMAGES, boxes, conv_rows, example, norm_rows, only
 from diffusion.models.song_unet import SongUNet
@@ -255,7 +255,8 @@ def _describe(module: SongUNet | UNet) -> dict[str, Any]:
 
 
 def _describe_unet(module: UNet) -> dict[str, Any]:
-    only(NAME, module, features=(None, module.widths[0]), heads=(None, 1), **OF_IMAGES)
+    only(NAME, module, features=(None, module.widths[0]), heads=(None, 1))
+    require(NAME, module, OF_IMAGES)
     plain = {"conv": "{}Block2D", "block": "Resnet{}sampleBlock2D"}[module.resample]
     kind = lambda way, level: f"Attn{way}Block2D" if level in module.attention_levels else plain.format(way)
     levels = range(len(module.widths))

@@ -73,7 +73,7 @@ def norm_rows(theirs: str, ours: str) -> list[Row]:
     return [Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")]
 
 
-OF_IMAGES = {"axes": (2,), "vector_width": (0,)}
+OF_IMAGES = {"axes": 2, "vector_width": 0}
 """The fields of `UNet` that no other library's files can express."""
 
 

@@ -4,21 +4,20 @@ Its config names the number of layers alone, of PixArt's own width. Ours of anot
 beside it, by the names of their arguments.
 """
 
-__all__ = ["build", "describe", "example", "table"]
+__all__ = ["describe", "example", "table"]
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.interchange.family import DEPTH, SIZE, Family, Fields
+from diffusion.models.interchange.family import DEPTH, SIZE, Family
+from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
 from diffusion.models.interchange.rows import Row, linear, stacked, within
 from diffusion.published.pixart import table as pixart_tables
 from diffusion.published.pixart.control_net import PixArtControlNet
 
 NAME = "PixArtControlNetAdapterModel"
-HEADS, HEAD = 16, 72  # of PixArt
 
 
 def table(module: PixArtControlNet) -> list[Row]:
@@ -31,27 +30,22 @@ def table(module: PixArtControlNet) -> list[Row]:
     return rows
 
 
-def build(config: Mapping[str, Any]) -> PixArtControlNet:
-    """Our module for a config.json of PixArtControlNetAdapterModel."""
-    fields = Fields(NAME, config)
-    heads = fields.take("num_attention_heads", HEADS, SIZE)
-    module = PixArtControlNet(
-        depth=fields.take("num_layers", 13, DEPTH), width=heads * fields.take("attention_head_dim", HEAD), heads=heads
-    )
-    fields.only("cross_attention_dim", module.width)
-    fields.end()
-    return module
+CONFIG = FieldTable(
+    NAME,
+    PixArtControlNet,
+    (
+        Field("num_layers", "depth", 13, DEPTH),
+        *width_of_heads(16, 72, SIZE),
+        Follows("cross_attention_dim", lambda module: module.width),
+    ),
+)
+PIXART = {"num_attention_heads": 16, "attention_head_dim": 72, "cross_attention_dim": 1152}
 
 
 def describe(module: PixArtControlNet) -> dict[str, Any]:
-    """Their config.json for our module."""
-    layer = {
-        "num_attention_heads": module.heads,
-        "attention_head_dim": module.width // module.heads,
-        "cross_attention_dim": module.width,
-    }
-    published = module.heads == HEADS and module.width == HEADS * HEAD
-    return {"num_layers": module.depth, **({} if published else layer)}
+    """Their config.json for our module; of PixArt's own width, the number of layers alone."""
+    config = CONFIG.describe(module)
+    return config if PIXART.items() - config.items() else {"num_layers": module.depth}
 
 
 def example(module: PixArtControlNet) -> tuple:
@@ -61,6 +55,6 @@ def example(module: PixArtControlNet) -> tuple:
 
 
 FAMILY = Family(
-    NAME, PixArtControlNet, build, describe, example, {"diffusers": table}, published={"PixArt-alpha's": {}}
+    NAME, PixArtControlNet, CONFIG.build, describe, example, {"diffusers": table}, published={"PixArt-alpha's": {}}
 )
 FAMILIES = {FAMILY.name: FAMILY}

@@ -3,7 +3,7 @@
 The authors count the residual blocks of all levels in one list, "body"; ComfyUI reads both.
 """
 
-__all__ = ["build", "describe", "example", "table"]
+__all__ = ["example", "table"]
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,11 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.interchange.family import BLOCKS, SIZE, SIZES, Family, Fields, Refusal
+from diffusion.models.interchange.family import BLOCKS, SIZE, SIZES
+from diffusion.models.interchange.field_table import Choice, Field, FieldTable
 from diffusion.models.interchange.rows import CONV, Row, linear
 from diffusion.published.stable_diffusion.t2i_adapter import T2IAdapter
 
-KINDS = {"full": "full_adapter", "full_xl": "full_adapter_xl", "light": "light_adapter"}
+KINDS = {"full_adapter": "full", "full_adapter_xl": "full_xl", "light_adapter": "light"}
 LAYOUTS = ("diffusers", "original")
 
 
@@ -45,37 +46,33 @@ def table(module: T2IAdapter, layout: str) -> list[Row]:
     return rows
 
 
-def build(config: Mapping[str, Any]) -> T2IAdapter:
-    """Our module for a config.json of T2IAdapter."""
-    fields = Fields("T2IAdapter", config)
-    kinds = {theirs: ours for ours, theirs in KINDS.items()}
-    kind = kinds[fields.only("adapter_type", *kinds)]
-    widths = fields.take("channels", (320, 640, 1280, 1280), SIZES)
-    # diffusers' light one has a last feature as wide as the one before it.
-    widths = (*widths, widths[-1]) if kind == "light" else widths
-    module = T2IAdapter(
-        widths,
-        fields.take("num_res_blocks", 2, BLOCKS),
-        fields.take("downscale_factor", 8, SIZE),
-        fields.take("in_channels", 3, SIZE),
-        kind,
-    )
-    fields.end()
-    return module
+def _read_widths(widths: tuple[int, ...], ours: Mapping[str, Any]) -> tuple[int, ...]:
+    """Our widths; diffusers' light adapter has a last feature as wide as the one before it."""
+    return (*widths, widths[-1]) if ours["kind"] == "light" else widths
 
 
-def describe(module: T2IAdapter) -> dict[str, Any]:
-    """Their config.json for our module."""
-    widths = module.widths[:-1] if module.kind == "light" else module.widths
-    if module.kind == "light" and module.widths[-1] != widths[-1]:
-        raise Refusal(f"T2IAdapter: the last two widths of a light adapter are equal; ours has {module.widths}.")
-    return {
-        "adapter_type": KINDS[module.kind],
-        "channels": list(widths),
-        "num_res_blocks": module.blocks,
-        "downscale_factor": module.factor,
-        "in_channels": module.channels,
-    }
+def _write_widths(module: T2IAdapter) -> tuple[int, ...]:
+    """Their widths."""
+    if module.kind != "light":
+        return module.widths
+    if module.widths[-1] != module.widths[-2]:
+        raise ValueError(f"the last two widths of a light adapter are equal; ours has {module.widths}.")
+    return module.widths[:-1]
+
+
+CONFIG = FieldTable(
+    "T2IAdapter",
+    T2IAdapter,
+    (
+        Choice(
+            "adapter_type", "kind", {"full_adapter": "full", "full_adapter_xl": "full_xl", "light_adapter": "light"}
+        ),
+        Field("channels", "widths", (320, 640, 1280, 1280), SIZES, _read_widths, _write_widths),
+        Field("num_res_blocks", "blocks", 2, BLOCKS),
+        Field("downscale_factor", "factor", 8, SIZE),
+        Field("in_channels", "channels", 3, SIZE),
+    ),
+)
 
 
 def example(module: T2IAdapter) -> tuple:
@@ -84,13 +81,9 @@ def example(module: T2IAdapter) -> tuple:
     return (jax.ShapeDtypeStruct((1, side, side, module.channels), jnp.float32),)
 
 
-FAMILY = Family(
-    name="T2IAdapter",
-    module=T2IAdapter,
-    build=build,
-    describe=describe,
-    example=example,
-    tables={layout: (lambda module, layout=layout: table(module, layout)) for layout in LAYOUTS},
+FAMILY = CONFIG.family(
+    example,
+    {layout: (lambda module, layout=layout: table(module, layout)) for layout in LAYOUTS},
     published={
         "Stable Diffusion 1.x": {"adapter_type": "full_adapter"},
         "Stable Diffusion 1.x, of grey pictures": {"adapter_type": "full_adapter", "in_channels": 1},

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import pytest
 
+from diffusion.io import schema
 from diffusion.models.interchange.family import Refusal
 from diffusion.models.interchange.field_table import (
     ABSENT,
@@ -12,6 +13,7 @@ from diffusion.models.interchange.field_table import (
     Follows,
     tuple_of,
     width_of_heads,
+    without_default,
     zero_or_null,
 )
 from diffusion.models.interchange.square_images import doubled_channels, side_of_shape
@@ -101,3 +103,14 @@ def test_a_config_of_another_network_is_refused(config, words):
 def test_a_module_that_theirs_cannot_express_is_refused(ours, words):
     with pytest.raises(Refusal, match=words):
         TABLE.describe(Net(**{"ratio": 2.0, **ours}))
+
+
+@pytest.mark.parametrize("config", [{}, {"words": None}])
+def test_a_field_without_a_default_is_in_every_config(config):
+    table = FieldTable("Theirs", Net, (without_default("words", "words", schema.whole(0)),))
+    assert table.build({"words": 5}).words == 5
+    assert table.describe(Net(words=5)) == {"words": 5}
+    with pytest.raises(Refusal, match=r"^Theirs: the config has no words\.$"):
+        table.build(config)
+    with pytest.raises(Refusal, match=r"words = 1\.5; valid: a whole number"):
+        table.build({"words": 1.5})
