@@ -19,6 +19,7 @@ from diffusion.experiments.sampling import autoencoder_folders, generate
 from diffusion.models import interchange
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.autoencoders.autoencoder_rae import AutoencoderRAE
+from diffusion.models.autoencoders.latent_space import Moments
 from diffusion.models.autoencoders.rae_decoder import RAEDecoder
 from diffusion.models.image_encoders.dinov2 import DINOv2
 from diffusion.training.checkpointing import checkpoints
@@ -243,3 +244,21 @@ def test_a_run_of_before_latents_is_still_read(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(old))
     assert plain(workdir.read_config(tmp_path)) == plain(config)
     assert workdir.settle_config(tmp_path, config)
+
+
+def test_a_reconstruction_is_the_decoded_mean():
+    """Of an encoder that halves values, and a decoder that doubles them again and adds a tenth of the range."""
+
+    class Halves:
+        picture_channels = 1
+
+        def apply(self, variables, x, method="__call__"):
+            if method == "encode":
+                return Moments(x / 2, jnp.zeros_like(x))
+            return {"decode": 2 * x + variables["params"]["more"], "__call__": x}[method]
+
+    autoencoder = autoencoder_folders.Autoencoder("vae", Halves(), {"more": jnp.float32(0.2)}, {})
+    pictures = np.arange(16, dtype=np.uint8).reshape(1, 4, 4, 1)
+    found = autoencoder_folders.reconstruction(autoencoder)(pictures)
+    assert found.dtype == np.uint8
+    np.testing.assert_allclose(found, pictures + 25.5, atol=1)

@@ -197,3 +197,10 @@ def test_repa_on_latents_from_pictures_to_samples(tmp_path):
     about = checkpoints.read_about(tmp_path / "whole", 4)
     assert about["data"]["encoder"] == encoder_features.digest(params)
     assert not any(name.startswith("frozen") for name in about["leaves"])
+
+
+def test_features_are_stored_as_they_are():
+    encoder, params = own()
+    about = encoder_features.description(encoder, params, {"name": "few"}, ("plain",))
+    assert (about.scale, about.shift, about.kind, about.views) == (1.0, 0.0, "mean", ("plain",))
+    assert about.shape == (1, *encoder.features(params))

@@ -131,3 +131,15 @@ def test_noise_of_a_degradation_has_its_share_of_the_range():
     grey = np.full((1, 512, 512, 3), 128, np.uint8)
     spread = (degradations.noisy(grey, 0.1).astype(float) - 128).std()
     assert np.sqrt(spread**2 - 1 / 12) == pytest.approx(25.5, rel=2.5e-3)
+
+
+def test_pictures_of_a_batch_are_blurred_apart():
+    both = degradations.blurred(PICTURES, 1.0)
+    for picture, blurry in zip(PICTURES, both):
+        np.testing.assert_array_equal(degradations.blurred(picture[None], 1.0)[0], blurry)
+
+
+def test_a_crop_leaves_as_much_out_on_either_side():
+    """1.5 pixels of 5 are rounded to 2 on each: the middle one is left."""
+    picture = np.arange(25, dtype=np.uint8).reshape(1, 5, 5, 1).repeat(3, axis=3)
+    np.testing.assert_array_equal(degradations.cropped(picture, 0.4), np.full((1, 5, 5, 3), 12))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.fft
+import scipy.special
 import scipy.stats
 
 from diffusion import watermarks
@@ -192,3 +193,31 @@ def test_one_value_that_is_not_finite_is_refused(value):
     for mark in (watermarks.gaussian_shading(KEY, 16, 8), watermarks.tree_ring(KEY, 0.5, 0)):
         with pytest.raises(ValueError, match="values that are not finite"):
             mark.read(noise)
+
+
+def test_the_former_name_of_an_entry_s_watermark_warns():
+    with pytest.warns(DeprecationWarning, match="from_entry"):
+        assert watermarks.of is watermarks.from_entry
+
+
+@pytest.mark.parametrize("agree", [0, 1, 2, 31])
+def test_the_p_value_of_signs_that_mostly_disagree_is_near_one(agree):
+    """P(Binomial(32, 1/2) >= agree), by sums of binomial coefficients."""
+    mark = watermarks.gaussian_shading(KEY, bits=1, nonces=1)
+    noise = -np.asarray(mark.embed(jnp.asarray(NOISE[:1, :4, :4]), KEYS[:1]))
+    noise.reshape(-1)[:agree] *= -1
+    exact = sum(math.comb(32, k) for k in range(agree, 33)) / 2**32
+    np.testing.assert_allclose(mark.read(noise).p_value, exact, rtol=1e-9)
+
+
+def test_the_p_value_of_rings_is_that_of_a_direction_by_chance():
+    """A random direction in n dimensions: P(cos > c) = I(1 - c^2; (n - 1) / 2, 1 / 2) / 2 for c > 0."""
+    mark = watermarks.tree_ring(KEY, radius=0.375, channel=0)
+    marked = np.asarray(mark.embed(jnp.asarray(NOISE), KEYS))
+    k = np.minimum(np.arange(8), 8 - np.arange(8))
+    n = (np.ceil(np.hypot(*np.meshgrid(k, k))) <= 3).sum()
+    reading = mark.read(NOISE + 0.5 * marked)
+    cosine = reading.score
+    tail = scipy.special.betainc((n - 1) / 2, 0.5, 1 - cosine**2) / 2
+    np.testing.assert_allclose(reading.p_value, np.where(cosine > 0, tail, 1 - tail), rtol=1e-9)
+    assert cosine.min() < 0.3 < 0.7 < cosine.max()

@@ -87,7 +87,7 @@ def wav_folder(
     sound.check()
     if sound.form.pitched:
         raise ValueError("form: the pitch of a WAV file is not known. Valid: samples, lapped_spectrum")
-    return Sounds(table_records.Records(_WavFiles(path, split, sample_rate, length), split, x="x"), sound)
+    return Sounds(table_records.Records(_WavFiles(path, split, sample_rate, length), split), sound)
 
 
 class Sounds:

@@ -243,7 +243,7 @@ def _scan(content: BinaryIO, file: pathlib.Path) -> list[tuple[str, dict[str, tu
     except tarfile.ReadError as error:
         if not records and not isinstance(error.__cause__, DAMAGED):
             content.seek(0)
-            compressed = content.read(4)[:2] in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")
+            compressed = content.read(2) in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")
             compressed = "; it is compressed, and has no random access: unpack it" if compressed else ""
             raise ValueError(f"{file} is no tar archive ({error}){compressed}.") from None
         if "at byte" in str(error) and not isinstance(error.__context__, tarfile.TruncatedHeaderError):  # type: ignore[attr-defined]

@@ -69,3 +69,11 @@ def test_other_sources_are_refused():
     masked = source(condition={"mask": np.float32([1])})
     with pytest.raises(ValueError, match="Valid: named entries without 'picture' or 'mask'"):
         controlled_pictures.painted(masked)
+
+
+def test_a_tenth_to_six_tenths_are_painted_where_nothing_is_said():
+    own, said = controlled_pictures.painted(source()), controlled_pictures.painted(source(), 0.1, 0.6, 0)
+    other = controlled_pictures.painted(source(), 0.1, 0.6, 1)
+    masks = lambda source: np.stack([source[row]["condition"]["mask"] for row in range(len(source))])
+    np.testing.assert_array_equal(masks(own), masks(said))
+    assert (masks(own) != masks(other)).any()

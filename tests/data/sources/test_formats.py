@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from diffusion.data import pipeline, sources
+from diffusion.data.sources import picture_files
 from tests.data.made import png
 from tests.data.sources import stored
 
@@ -194,8 +195,17 @@ def test_pictures_that_are_missing_are_all_named(tmp_path):
     entry = stored.picture_folder(tmp_path / "data")
     (tmp_path / "data/1.png").unlink()
     (tmp_path / "data/4.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"(?s)2 of 6 pictures are not in .*1\.png.*4\.png"):
+    with pytest.raises(FileNotFoundError, match=r"(?s)2 of 6 pictures are not in .*1\.png.*4\.png$"):
         opened(entry)
+
+
+@pytest.mark.parametrize("number, more", [(20, ""), (21, "\n  and 1 more")])
+def test_twenty_missing_pictures_are_named_and_further_ones_counted(tmp_path, number, more):
+    paths = [tmp_path / f"{k:02}.png" for k in range(number)]
+    with pytest.raises(FileNotFoundError) as error:
+        picture_files._require_there(tmp_path, paths)
+    names = "".join(f"\n  {k:02}.png" for k in range(20))
+    assert str(error.value) == f"{number} of {number} pictures are not in {tmp_path}:{names}{more}"
 
 
 def test_captions_masks_and_numbers_are_columns(tmp_path):

@@ -75,3 +75,10 @@ def test_the_key_is_of_all_that_makes_a_sample():
     config.sample.guidance.scale = 3.0
     keys.append(batches_on_disk.key(config, leaves, "ema", LABELS, SEEDS))
     assert len(set(keys)) == len(keys)
+
+
+def test_what_cannot_be_removed_is_left(tmp_path):
+    (tmp_path / ".samples-a").write_text("no folder")
+    (tmp_path / ".samples-b").mkdir()
+    batches_on_disk.clear(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".samples-a"]

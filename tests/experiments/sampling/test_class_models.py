@@ -4,6 +4,7 @@ import functools
 import json
 import pathlib
 import tempfile
+import types
 
 import jax
 import jax.numpy as jnp
@@ -143,3 +144,36 @@ def _changed(name, place, file, change):
 def test_bad_folders_are_refused_in_a_sentence(file, change, message, tmp_path):
     with pytest.raises((Refusal, limits.Refused), match=message):
         class_models.load(_changed("class_ddim", tmp_path, file, change))
+
+
+def test_a_table_of_betas_without_its_fields_is_the_published_one():
+    """DDPM's 1000 steps from 1e-4 to 0.02, and latent diffusion's from 0.00085 to 0.012."""
+    for name, ends in (("linear_beta", (1e-4, 0.02)), ("scaled_linear", (0.00085, 0.012))):
+        settings = {
+            "sample": {"sampler": {"name": "ddim"}, "grid": {"name": "trailing"}},
+            "parameterization": {"name": "epsilon", "clock": {"name": "steps", "T": 1000}},
+            "schedule": {"name": name},
+        }
+        pipeline, scheduler = class_model_folders._scheduler(settings, False)
+        assert (pipeline, scheduler["_class_name"]) == ("DDIMPipeline", "DDIMScheduler")
+        assert (scheduler["beta_start"], scheduler["beta_end"]) == ends and scheduler["trained_betas"] is None
+        assert scheduler["num_train_timesteps"] == 1000 and scheduler["timestep_spacing"] == "trailing"
+        assert (scheduler["steps_offset"], scheduler["clip_sample"], scheduler["clip_sample_range"]) == (0, False, 1.0)
+        assert scheduler["rescale_betas_zero_snr"] is False and scheduler["set_alpha_to_one"] is True
+
+
+def test_classes_are_int32_and_conditions_keep_their_types():
+    for dtype in (np.uint8, np.int64, np.float32):
+        assert generate.as_condition(np.ones(3, dtype)).dtype == np.int32
+    condition = generate.as_condition({"vector": np.ones((2, 3), np.float32), "mask": np.ones(2, bool)})
+    assert {name: leaf.dtype for name, leaf in condition.items()} == {"vector": np.float32, "mask": np.bool_}
+
+
+def test_a_run_on_latents_has_no_pictures_and_says_where_they_are_of():
+    """The folder of the config, or none where the autoencoder trains with the run."""
+    for place, words in (("kept", r"on latents \(kept\)"), ("", r"\(of the autoencoder that trained with it\)")):
+        latents = types.SimpleNamespace(dir=place)
+        config = types.SimpleNamespace(data=types.SimpleNamespace(latents=latents))
+        run = types.SimpleNamespace(recipe=types.SimpleNamespace(on_latents=True), config=config)
+        with pytest.raises(ConfigError, match=words):
+            trained_run.Trained.real(run, "test", 1)

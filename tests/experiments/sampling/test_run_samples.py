@@ -93,3 +93,33 @@ def test_a_watermark_is_refused_where_samples_cannot_carry_it():
     without_plan = recipe_of()
     without_plan.sampling = dataclasses.replace(without_plan.sampling, plan=None)
     check(noise, without_plan)
+
+
+class Stop(Exception):
+    """Ends a function where what it has done so far is enough."""
+
+
+def test_samples_are_split_over_all_devices_and_counted_as_samples(monkeypatch, tmp_path):
+    seen = []
+
+    def stop(*arguments, **_):
+        seen.append(arguments)
+        raise Stop
+
+    sample = types.SimpleNamespace(number=7, batch_size=3)
+    recipe = types.SimpleNamespace(config=types.SimpleNamespace(sample=sample))
+    for name in ("conditions_of", "seeds", "trained"):
+        monkeypatch.setattr(run_samples.generate, name, lambda first, *_: first)
+    monkeypatch.setattr(
+        run_samples.generate, "generator", lambda *_: types.SimpleNamespace(images=None, work=None, nfe=1)
+    )
+    monkeypatch.setattr(run_samples.batches_on_disk, "key", lambda *_: "key")
+    monkeypatch.setattr(run_samples.units, "unit", lambda recipe, of_samples: f"of samples: {of_samples}")
+    monkeypatch.setattr(run_samples.progress, "bar", stop)
+    monkeypatch.setattr(run_samples.sharding, "make_mesh", stop)
+    weights = run_samples.Weights({}, "run", "step 1", {}, None)
+    for devices in (["one"], ["one", "two"]):
+        monkeypatch.setattr(run_samples.jax, "local_devices", lambda devices=devices: devices)
+        with pytest.raises(Stop):
+            run_samples.sample_weights(recipe, weights, tmp_path)
+    assert seen == [("sampling", 7, "of samples: True"), ({"data": -1}, ["one", "two"])]
