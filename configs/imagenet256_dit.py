@@ -23,12 +23,14 @@ Score: FID-50K under ADM's protocol, 250 steps of DDPM; not measured here yet. P
 | 7M | none | 9.62 | the same table |
 | 400k (`:400k`) | none | 19.5 | the same paper, table 4 (19.47); Ma et al. 2024, "SiT", table 1 |
 | 400k, DiT-B/2 (`:b2`) | none | 43.5 | the same tables (43.47) |
+| 400k, DiT-B/4 (`:b4`) | none | not read again | Peebles and Xie 2023, table 4 |
 
 Time: not measured. 7M steps of 256 are 1.8e9 examples; `diffusion plan --config=imagenet256_dit
 --devices=64` estimates a step. The paper's code guides the first three channels of a latent's four (its issue 41), and
 so does this recipe; --config.sample.guidance.channels=4 guides all.
 
 Presets: `imagenet256_dit:400k` and `imagenet256_dit:b2` (the rows above, without guidance),
+`imagenet256_dit:b4` (80 epochs, whole on one card of 24 GB: docs/scale.md),
 `imagenet256_dit:7b` (the same recipe with 7.3e9 parameters over 64 devices; not of the paper, not trained),
 `imagenet256_dit:tiny` (the same recipe with a small network and few steps, for a laptop's cores).
 """
@@ -59,6 +61,7 @@ B2 = {"model.width": 768, "model.depth": 12, "model.heads": 12, "train.steps": 4
 PRESETS = {
     "400k": {"train.steps": 400_000, "sample.guidance.scale": 1.0},
     "b2": B2,
+    "b4": {**B2, "model.patch": 4},
     "7b": {"model.width": 4096, "model.depth": 24, "model.heads": 32, "model.remat": "full", "mesh.fsdp": 64},
     "tiny": TINY,
 }

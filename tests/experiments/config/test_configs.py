@@ -55,9 +55,19 @@ def clock_of(network, batch: int):
     return jnp.zeros(batch) if times == 1 else (jnp.zeros(batch),) * times
 
 
-SLOW = ("cifar10_unet", "cifar10_edm")  # a U-Net is written out, layer by layer, and takes seconds to trace
+def labels_of(config, batch: int):
+    """Labels, if the recipe's network takes any."""
+    return jnp.zeros(batch, jnp.int32) if config.model.num_classes else None
+
+
+SLOW = (
+    "cifar10_unet",
+    "cifar10_edm",
+    "cifar10_flow",
+    "imagenet64_edm",
+)  # a U-Net is written out, layer by layer, and takes seconds to trace
 SIZES = {  # other numbers in a recipe that is resolved without them
-    "imagenet256_dit": ("b2", "7b", "400k"),
+    "imagenet256_dit": ("b2", "b4", "7b", "400k"),
     "imagenet256_sit": ("400k", "irepa", "repae"),
     "imagenet256_lightning_dit": ("800ep",),
     "imagenet256_jit": ("l16", "h16", "512"),
@@ -88,7 +98,7 @@ def test_every_recipe_resolves_end_to_end(recipe, preset):
     recipe = checks.with_data(checks.validate(config), spec)
     assert plain(from_json(to_json(config))) == plain(config)
 
-    batch = 2
+    batch = max(2, resolve.Resolver(config).objective.examples.block or 2)
     network = resolve.Resolver(config).model()
     x = jnp.zeros((batch, *recipe.examples.shape))
     inputs = (x, clock_of(network, batch), resolve.recipe(config).examples.null_condition(batch))
@@ -100,7 +110,7 @@ def test_every_recipe_resolves_end_to_end(recipe, preset):
     def loss(params):
         keys = jax.random.split(jax.random.key(1), batch)
         pictures = jnp.zeros((batch, *recipe.example_shape))
-        labels = jnp.zeros(batch, jnp.int32)
+        labels = labels_of(config, batch)
         data = {"x": pictures, "condition": labels, "index": jnp.arange(batch), "density": density.init()}
         model = lambda *a, **features: network.apply(params, *a, **features)
         if objective.beside.encoder:  # of as many tokens as the network's, and of its own width
@@ -166,6 +176,38 @@ def test_published_sizes_and_settings():
             assert (config.train.steps, config.sample.guidance.scale) == (400_000, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "card", "micro_batch", "batch", "images"),
+    [
+        ("cifar10_edm", "one_24gb", 128, 512, 200e6),
+        ("cifar10_edm", "one_80gb", 256, 512, 200e6),
+        ("imagenet64_edm", "one_24gb", 32, 4096, 2500e6),
+        ("imagenet64_edm", "one_80gb", 128, 4096, 2500e6),
+    ],
+)
+def test_a_run_on_one_card_has_the_published_batch_and_length(recipe, card, micro_batch, batch, images):
+    """Karras et al. 2022, train.py: --batch=512 --duration=200, and --batch=4096 --duration=2500 with --arch=adm."""
+    train = load(recipe, card).train
+    assert (train.batch_size, train.batch_size / train.accumulate) == (batch, micro_batch)
+    assert train.steps * train.batch_size == pytest.approx(images, rel=1e-5)
+
+
+def test_cards_differ_in_their_micro_batches_alone():
+    for recipe in ("cifar10_edm", "imagenet64_edm"):
+        small, large = plain(load(recipe, "one_24gb")), plain(load(recipe, "one_80gb"))
+        small["train"].pop("accumulate"), large["train"].pop("accumulate")
+        assert small == large
+
+
+def test_the_average_of_a_published_edm_run_is_halved_in_the_published_images():
+    """Half a million images on CIFAR-10, fifty on ImageNet; the rate rises over ten million."""
+    for recipe, half in (("cifar10_edm", 0.5e6), ("imagenet64_edm", 50e6)):
+        config = load(recipe, "one_80gb")
+        halving = np.log(0.5) / np.log(config.ema.decay) * config.train.batch_size
+        assert halving == pytest.approx(half, rel=0.01)
+        assert config.optimizer.warmup * config.train.batch_size == pytest.approx(10e6, rel=1e-3)
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipes_start_from_the_defaults_and_say_how_to_run(recipe):
     assert plain(load(recipe)).keys() == plain(defaults()).keys()
@@ -182,7 +224,7 @@ def test_tiny_is_small(recipe):
     network = resolve.Resolver(tiny).model()
     spec = spec_of(tiny)
     shapes = jax.eval_shape(
-        network.init, jax.random.key(0), jnp.zeros((1, *spec.shape)), clock_of(network, 1), jnp.zeros(1, jnp.int32)
+        network.init, jax.random.key(0), jnp.zeros((1, *spec.shape)), clock_of(network, 1), labels_of(tiny, 1)
     )
     weights = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
     tokens = np.prod(spec.shape[:2]) / tiny.model.get("patch", 1) ** 2

@@ -1,0 +1,106 @@
+"""What the recipes for one card take of it at least, without a card: the table of docs/scale.md.
+
+    python -m benchmarks.one_gpu
+
+The operations are the products and convolutions in the network's trace, three times the forward pass. The least hours
+are theirs at the bfloat16 peak of the data sheet, for all images of the run, without sampling. The memory is that of
+the state (weights, AdamW, average and gradients in float32, a copy of the weights in bfloat16) and of the residuals
+that the trace of the backward pass keeps of a micro-batch. XLA fuses, and needs room to work: it is an estimate.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from absl import app
+
+from diffusion.experiments.config import recipes, resolve
+from diffusion.experiments.evaluation import report
+from diffusion.experiments.planning.machines import MACHINES
+from diffusion.models.budget.counted_flops import counted_flops
+
+CARDS = {"24gb": "rtx4090", "80gb": "h100"}  # of that memory
+RUNS = (  # (recipe and preset, card)
+    ("cifar10_flow", "24gb"),
+    ("cifar10_flow", "80gb"),
+    ("cifar10_edm:one_24gb", "24gb"),
+    ("cifar10_edm:one_80gb", "80gb"),
+    ("imagenet64_edm:one_24gb", "24gb"),
+    ("imagenet64_edm:one_80gb", "80gb"),
+    ("imagenet256_dit:b4", "24gb"),
+    ("imagenet256_dit:b4", "80gb"),
+)
+STATE_BYTES = 4 * 5 + 2  # a parameter: weight, two moments, average, gradient; its copy in the compute type
+HEADER = ("recipe", "card", "batch", "memory, about", "training, GFLOP an image", "least hours")
+
+
+class Network(NamedTuple):
+    """What a network takes.
+
+    Attributes:
+        parameters: number of parameters.
+        flops: operations of the forward pass of one image.
+        residuals: bytes that the backward pass keeps of one image.
+    """
+
+    parameters: int
+    flops: int
+    residuals: int
+
+
+def network_of(config) -> Network:
+    """Counts a recipe's network in its trace; nothing is computed."""
+    network = resolve.Resolver(config).model()
+    shape = tuple(config.data.shape)
+
+    def inputs(batch):
+        labels = jax.ShapeDtypeStruct((batch,), jnp.int32) if config.model.num_classes else None
+        return (jax.ShapeDtypeStruct((batch, *shape), jnp.float32), jax.ShapeDtypeStruct((batch,), jnp.float32), labels)
+
+    params = jax.eval_shape(network.init, jax.random.key(0), *inputs(1))
+
+    def kept(batch):
+        backward = lambda params, *inputs: jax.vjp(lambda params: network.apply(params, *inputs), params)[1]
+        leaves = jax.tree.leaves(jax.eval_shape(backward, params, *inputs(batch)))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return Network(parameters, counted_flops(network.apply, params, *inputs(1)), kept(2) - kept(1))
+
+
+def least_hours(flops: float, images: float, peak: float) -> float:
+    """Hours in which a device of that peak, in operations a second, trains on that many images at most as fast.
+
+    Args:
+        flops: operations of the forward pass of one image.
+        images: number of images of the run.
+        peak: operations a second.
+    """
+    return 3 * flops * images / peak / 3600
+
+
+def row(name: str, card: str) -> tuple[str, ...]:
+    """The line of a recipe on a card."""
+    config, machine = recipes.load(name), MACHINES[CARDS[card]]
+    network, train = network_of(config), config.train
+    parts = max(train.accumulate, 1)
+    memory = STATE_BYTES * network.parameters + network.residuals * train.batch_size // parts
+    hours = least_hours(network.flops, train.steps * train.batch_size, machine.flops)
+    batch = f"{train.batch_size}" if parts == 1 else f"{train.batch_size} in {parts} x {train.batch_size // parts}"
+    return (
+        f"`{name}`",
+        f"{CARDS[card]}, {machine.memory / 1e9:.0f} GB",
+        batch,
+        f"{memory / 1e9:.0f} GB",
+        f"{3 * network.flops / 1e9:.1f}",
+        f"{hours:.1f}" if hours < 100 else f"{hours:,.0f}",
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Prints the table."""
+    print(report.table(HEADER, [row(*run) for run in RUNS]))
+
+
+if __name__ == "__main__":
+    app.run(main)
