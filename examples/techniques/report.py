@@ -1,0 +1,163 @@
+"""Each technique that steers or changes a text-to-image model, in a row of pictures with its figure.
+
+    python -m examples.techniques.report --out=runs/techniques
+    python -m examples.techniques.report --out=runs/techniques --only=slider --runs=slider=runs/concepts/slider
+
+Both lines of a row are made from the same noise, without the technique and with it, through the requests and files that
+users have. The figures need no network: each picture is compared with drawn templates (`examples.text.drawn_objects`).
+Without --runs, the rows that need no training are made. --only makes some rows; the others of --out stay.
+Writes NAME.png for each row, report.json and report.md.
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("model", "drawings", "folder of the model, or the name of one that comes along")
+    flags.DEFINE_list("runs", [], "NAME=FOLDER of the runs of the techniques that train")
+    flags.DEFINE_list("only", [], "names of the rows to make; by default all that can be made")
+    flags.DEFINE_string("out", None, "folder of the report", required=True)
+    flags.DEFINE_integer("number", 32, "pictures of each figure", lower_bound=8)
+    command_line.begin()
+
+import functools
+import json
+import pathlib
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from diffusion import text_to_image
+from diffusion.experiments.config import ConfigError, unknown
+from diffusion.experiments.evaluation import plots, report
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.text import model as model_folder
+from diffusion.text_to_image import model_index
+from examples.techniques import steered, taught
+from examples.techniques.row import Row
+
+SHOWN = 8  # pictures in a line
+ENTRIES = ("title", "page", "commands", "look", "figures")  # of a row, in report.json
+
+
+def makers(
+    model: text_to_image.TextToImage, runs: Mapping[str, pathlib.Path], only: Sequence[str] = ()
+) -> dict[str, Callable[[int], Row]]:
+    """The functions (number of pictures) -> row of all rows that can be made, or of some of them.
+
+    Args:
+        model: the model.
+        runs: the run folder of each technique of `taught.ROWS` that is shown.
+        only: names of rows; () for all.
+
+    Raises:
+        ConfigError: for a name that no row has, or a row that needs a run.
+    """
+    for name in runs:
+        if name not in taught.ROWS:
+            raise unknown("--runs", name, taught.ROWS, "technique that trains")
+    made = {name: functools.partial(row, model) for name, row in steered.ROWS.items()}
+    made |= {name: functools.partial(taught.ROWS[name], model, run) for name, run in runs.items()}
+    for name in only:
+        if name in taught.ROWS and name not in runs:
+            raise ConfigError(f"--only={name} needs a run. Valid: --runs={name}=FOLDER with the folder of its run.")
+        if name not in made:
+            raise unknown("--only", name, made, "row")
+    return {name: row for name, row in made.items() if not only or name in only}
+
+
+def run(
+    rows: Mapping[str, Callable[[int], Row]], out: pathlib.Path, number: int, about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Makes rows, and writes their pictures and the report with the rows that are there already; returns its content.
+
+    Args:
+        rows: the rows' functions by their names, from `makers`.
+        out: the folder of the report, made if missing.
+        number: how many pictures each figure has.
+        about: what the protocol says of the model.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "report.json"
+    content = json.loads(path.read_text()) if path.is_file() else {"rows": {}}
+    for name, make in rows.items():
+        row = make(number)
+        draw(row, out / f"{name}.png")
+        protocol = {**about, "number": number, **report.software()}
+        content["rows"][name] = report.plain({entry: getattr(row, entry) for entry in ENTRIES} | {"protocol": protocol})
+        content["rows"] = {one: content["rows"][one] for one in order(content["rows"])}
+        report.write(out, content, markdown(content))
+        print(name, *figures(content["rows"][name]), sep="\n  ", flush=True)
+    return content
+
+
+def order(names: Sequence[str] | Mapping[str, Any]) -> list[str]:
+    """The names of rows as the table has them."""
+    return [name for name in (*steered.ROWS, *taught.ROWS) if name in names]
+
+
+def draw(row: Row, path: pathlib.Path) -> None:
+    """Writes the PNG of a row: its lines below each other, the prompts above."""
+    columns = ["\n".join(textwrap.wrap(caption, 11)) for caption in row.captions[:SHOWN]]
+    lines = [np.asarray(line[:SHOWN]) for line in row.pictures.values()]
+    plots.mosaic([lines], [f"{name} " for name in row.pictures], [columns], path)
+
+
+def figures(row: Mapping[str, Any]) -> list[str]:
+    """The figures of a row as text: what is measured, and each line's share with its interval."""
+    return [
+        f"{what}: " + ", ".join(f"{name} {_percent(share)}" for name, share in lines.items())
+        for what, lines in row["figures"].items()
+    ]
+
+
+def _percent(share: Mapping[str, Any]) -> str:
+    low, high = share["interval"]
+    return f"**{share['share']:.0%}** ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def markdown(content: Mapping[str, Any]) -> str:
+    """The page: one table with a row for each technique, the commands below it, and the protocol of each row."""
+    rows = content["rows"]
+    table = [
+        (
+            f"[{row['title']}]({row['page']})<br>{row['look']}<br><br>{'<br>'.join(figures(row))}",
+            f"![{row['title']}: the same noise without it and with it]({name}.png)",
+        )
+        for name, row in rows.items()
+    ]
+    commands = [f"# {row['title']}\n" + "\n".join(row["commands"]) for row in rows.values()]
+    protocol = [
+        (row["title"], *(row["protocol"][name] for name in ("model", "number", "git_commit", "device")))
+        for row in rows.values()
+    ]
+    parts = [
+        "# Techniques, a row of pictures each",
+        "Each row has the same prompts from the same noise, without a technique and with it. The figures are shares of "
+        "pictures, with intervals of 95 %, by [drawn templates](../../../examples/text/drawn_objects.py), without a "
+        "network.",
+        report.table(("technique, what to look at, and figures", "pictures"), table),
+        "## Commands",
+        "```sh\n" + "\n\n".join(commands) + "\n```",
+        "## Protocol",
+        report.table(("row", "model", "pictures of each figure", "commit", "device"), protocol),
+        report.IN_FULL,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    values = flags.FLAGS
+    runs = {name: pathlib.Path(folder) for name, _, folder in (text.partition("=") for text in values.runs)}
+    folder = model_folder.folder_of(values.model)
+    rows = makers(model_folder.load(folder), runs, values.only)
+    about = {"model": str(values.model), "checkpoint": model_index.fingerprint(folder)}
+    run(rows, pathlib.Path(values.out), values.number, about)
+
+
+if __name__ == "__main__":
+    command_line.run(main, workdir.FAILURES, compiles=True)

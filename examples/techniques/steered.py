@@ -1,0 +1,234 @@
+"""Techniques that need no training: regions, attention words, layout boxes, reference-only, and erasure by UCE.
+
+Each function of `ROWS` takes (model, the number of pictures, at least 8) and returns its `Row`.
+"""
+
+__all__ = ["ROWS"]
+
+import numpy as np
+
+from diffusion import text_to_image
+from diffusion.adapters import erasure
+from diffusion.data.shapes import drawing, scenes
+from diffusion.data.shapes.scenes import COLOURS, SHAPES, Lot, Scene
+from diffusion.text_to_image import TextToImage
+from examples.techniques.row import Row, close, inside, share_of_colour, shares
+
+SEED = 9_011  # of the scenes
+BATCH = 16  # pictures at once
+SIDES = ((0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0))  # the left and the right half
+BOXES = {
+    "a blue star": (0.5, 0.0, 1.0, 0.5),
+    "a red circle": (0.0, 0.5, 0.5, 1.0),
+    "a green heart": (0.0, 0.0, 0.5, 0.5),
+    "a yellow square": (0.5, 0.5, 1.0, 1.0),
+}
+LAYOUTS = {"without": 0.0, "attention=0.2": 0.2, "attention=1": 1.0}
+BOTH = ("a red circle and a blue star", "a green heart and a yellow square")
+ERASED, INSTEAD = "heart", "circle"
+BINDS = ("shape", "colour", "relation")
+
+
+def regions(model: TextToImage, number: int) -> Row:
+    """Two objects by one prompt, and each by its own prompt in its half."""
+    asked = [_pair(Lot(SEED, 0, i)) for i in range(number)]
+    prompts = [scenes.phrase(scene) for scene in asked]
+
+    def with_regions(seed: int, scene: Scene) -> np.ndarray:
+        looks = ((scene.colour, scene.shape, "left"), (scene.second_colour, scene.second_shape, "right"))
+        parts = [
+            (scenes.phrase(Scene("one", "plain", colour, shape, position=position)), box)
+            for (colour, shape, position), box in zip(looks, SIDES)
+        ]
+        return text_to_image.generate(model, prompts[seed], seeds=seed, regions=parts)[0]
+
+    pictures = {
+        "one prompt": text_to_image.generate(model, prompts, seeds=range(number), batch_size=BATCH),
+        "a prompt for each half": np.stack([with_regions(seed, scene) for seed, scene in enumerate(asked)]),
+    }
+    return Row(
+        "Regions",
+        "../../image_prompts.md#regions",
+        (
+            'diffusion sample --model=drawings --prompt="a blue heart left of a pink star" '
+            '--regions="a blue heart on the left:0,0,0.5,1" --regions="a pink star on the right:0.5,0,1,1"',
+        ),
+        "Each half has its own shape in its own colour; without regions one shape is often painted twice.",
+        prompts,
+        pictures,
+        {
+            "both shapes, both colours and the order as requested": {
+                name: shares(asked, made, BINDS) for name, made in pictures.items()
+            }
+        },
+    )
+
+
+def _pair(lot: Lot) -> Scene:
+    """Two objects of trained combinations, the first left of the second."""
+    while True:
+        scene = scenes.draw(lot)._replace(relation="left of", style="plain")
+        if scene.kind == "pair":
+            return scene
+
+
+def words(model: TextToImage, number: int) -> Row:
+    """Attend-and-Excite on the two shapes of a prompt, at the published strength and at five times it."""
+    prompts = [prompt for prompt in BOTH for _ in range(number // len(BOTH))]
+    lines = {"without": 0.0, "attention=1": 1.0, "attention=5": 5.0}
+    pictures = {}
+    for name, attention in lines.items():
+        made = []
+        for first, prompt in enumerate(BOTH):
+            seen = [prompt.split()[2], prompt.split()[-1]] if attention else []
+            seeds = range(first * 1_000, first * 1_000 + number // len(BOTH))
+            how = {"sampler": "ddim", "attention": attention or 1.0, "batch_size": BATCH}
+            made.append(text_to_image.generate(model, prompt, seeds=seeds, words=seen, **how))
+        pictures[name] = np.concatenate(made)
+    asked = [scenes.parsed(prompt) for prompt in prompts]
+    order = _mixed(len(prompts), len(BOTH))
+    return Row(
+        "Attention words (Attend-and-Excite)",
+        "../../image_prompts.md#words",
+        (
+            f'diffusion sample --model=drawings --prompt="{BOTH[0]}" --words=circle --words=star --sampler=ddim '
+            "--attention=5",
+        ),
+        "It fails on this model: the published strength changes nothing, since the model barely attends to the words "
+        "themselves, and more of it damages the picture.",
+        [prompts[i] for i in order],
+        {name: made[order] for name, made in pictures.items()},
+        {
+            what: {name: shares(asked, made, names) for name, made in pictures.items()}
+            for what, names in {"both shapes": ("shape",), "both colours": ("colour",)}.items()
+        },
+    )
+
+
+def boxes(model: TextToImage, number: int) -> Row:
+    """Layout guidance: an object whose prompt names no place, and a box for its words."""
+    each = number // len(BOXES)
+    pictures = {name: [] for name in LAYOUTS}
+    for first, (prompt, box) in enumerate(BOXES.items()):
+        how = {"seeds": range(first * 1_000, first * 1_000 + each), "batch_size": BATCH, "sampler": "ddim"}
+        for name, made in pictures.items():
+            guided = {"words": [(prompt.removeprefix("a "), box)], "attention": LAYOUTS[name]} if LAYOUTS[name] else {}
+            made.append(text_to_image.generate(model, prompt, **how, **guided))
+    prompts = [prompt for prompt in BOXES for _ in range(each)]
+    asked = [scenes.parsed(prompt) for prompt in prompts]
+    order = _mixed(len(prompts), len(BOXES))
+    stacked = {name: np.concatenate(made) for name, made in pictures.items()}
+    return Row(
+        "Layout boxes",
+        "../../image_prompts.md#words",
+        ('diffusion sample --model=drawings --prompt="a blue star" --words="blue star:0.5,0,1,0.5" --attention=0.2',),
+        "The prompt names no place, and more objects stand in the quarter of the box than by chance; a fifth of the "
+        "published strength is best here.",
+        [f"{prompts[i]} {_place(BOXES[prompts[i]])}" for i in order],
+        {name: made[order] for name, made in stacked.items()},
+        {
+            "the object's centre in its box": {
+                name: inside(asked, made, [BOXES[prompt] for prompt in prompts]) for name, made in stacked.items()
+            },
+            "shape and colour as requested": {
+                name: shares(asked, made, ("shape", "colour")) for name, made in stacked.items()
+            },
+        },
+    )
+
+
+def _place(box: tuple[float, float, float, float]) -> str:
+    return f"(box {'top' if box[1] == 0 else 'bottom'} {'left' if box[0] == 0 else 'right'})"
+
+
+def reference(model: TextToImage, number: int) -> Row:
+    """Attention to a drawing whose colour and paper the prompt does not name."""
+    shown = Scene("one", "plain", "purple", "star", "large", "middle")
+    drawn = drawing.draw(shown, Lot(SEED, 1, 0))
+    prompt = "a circle"
+    how = {"seeds": range(number), "batch_size": BATCH}
+    pictures = {
+        "no reference": text_to_image.generate(model, prompt, **how),
+        "with the reference": text_to_image.generate(model, prompt, reference=drawn, **how),
+    }
+    asked = [scenes.parsed(prompt)] * number
+    return Row(
+        "Reference-only",
+        "../../image_prompts.md#a-reference-without-training",
+        ('diffusion sample --model=drawings --prompt="a circle" --reference=star.png',),
+        "Colour and paper come from the reference, but so does its shape: the circle of the prompt is lost.",
+        [prompt] * number,
+        {"the reference": np.stack([drawn] * number), **pictures},
+        {
+            "the reference's colour": {
+                name: share_of_colour(asked, made, shown.colour) for name, made in pictures.items()
+            },
+            "the reference's paper": {name: close(made, drawn[0, 0].astype(float)) for name, made in pictures.items()},
+            "the prompt's shape": {name: shares(asked, made, ("shape",)) for name, made in pictures.items()},
+        },
+    )
+
+
+def erased(model: TextToImage, number: int) -> Row:
+    """UCE: hearts are seen as circles, and the other shapes are kept."""
+    kept = [f"a {colour} {shape}" for colour in COLOURS for shape in SHAPES if shape != ERASED]
+    pairs = [(f"a {look}{ERASED}", f"a {look}{INSTEAD}") for look in ("", *(f"{colour} " for colour in COLOURS))]
+    without = erasure.edited(model, pairs, kept)
+    return erasure_row(
+        model,
+        without,
+        number,
+        "Erasure by UCE, in closed form",
+        (
+            f'diffusion erase --model=weights/drawings --concept="a red {ERASED}=a red {INSTEAD}" '
+            '--keep="a red star" --out=runs/concepts/uce  # the row erases all colours, and keeps all other shapes',
+            f'diffusion sample --model=runs/concepts/uce --prompt="a red {ERASED}"',
+        ),
+        "Hearts have become circles at the same places in the same colours; the shapes between them are the same.",
+    )
+
+
+def erasure_row(
+    model: TextToImage, without: TextToImage, number: int, title: str, commands: tuple[str, ...], look: str
+) -> Row:
+    """The row of a model that has forgotten hearts: hearts, and the other shapes, before and after.
+
+    Args:
+        model: the model before.
+        without: the model after.
+        number: how many pictures of hearts, and how many of other shapes.
+        title, commands, look: those of `Row`.
+    """
+    hearts = [Scene("one", "plain", COLOURS[i % 8], ERASED) for i in range(number)]
+    left = [shape for shape in SHAPES if shape != ERASED]
+    others = [Scene("one", "plain", COLOURS[(3 * i) % 8], left[i % 7]) for i in range(number)]
+    asked = [scene for pair in zip(hearts, others) for scene in pair]
+    prompts = [scenes.phrase(scene) for scene in asked]
+    pictures = {
+        name: text_to_image.generate(one, prompts, seeds=range(len(prompts)), batch_size=BATCH)
+        for name, one in (("before", model), ("after", without))
+    }
+    return Row(
+        title,
+        "../../tuning.md#sliders-and-erasure",
+        commands,
+        look,
+        prompts,
+        pictures,
+        {
+            "hearts in pictures of a heart": {
+                name: shares(hearts, made[::2], ("shape",)) for name, made in pictures.items()
+            },
+            "the requested shape in the others": {
+                name: shares(others, made[1::2], ("shape",)) for name, made in pictures.items()
+            },
+        },
+    )
+
+
+def _mixed(number: int, parts: int) -> np.ndarray:
+    """The numbers 0..number - 1 of equal parts in turn, so that the first ones are of all parts."""
+    return np.arange(number).reshape(parts, -1).T.ravel()
+
+
+ROWS = {"regions": regions, "words": words, "boxes": boxes, "reference": reference, "uce": erased}

@@ -1,0 +1,192 @@
+"""Techniques that train for minutes: a slider, ESD, custom diffusion, and controls with weights and intervals.
+
+Each function of `ROWS` takes (model, the folder of its run, the number of pictures, at least 8) and returns its `Row`.
+The runs are those of the recipes `tuning/drawings_concepts` and `tuning/drawings_control`.
+"""
+
+__all__ = ["ROWS"]
+
+import pathlib
+
+import numpy as np
+
+from diffusion import text_to_image
+from diffusion.adapters import control
+from diffusion.data.shapes import arrangements
+from diffusion.data.shapes.arrangements import Arrangement, Thing
+from diffusion.data.shapes.scenes import COLOURS, SHAPES, Lot, Scene, phrase, withheld
+from diffusion.experiments.sampling import tuned_run
+from diffusion.metrics import bootstrap
+from diffusion.text_to_image import TextToImage
+from examples.control import shape_finder
+from examples.glyph import glyph
+from examples.techniques.row import Row, shares
+from examples.techniques.steered import BATCH, erasure_row
+from examples.text import drawn_objects
+
+SEED = 9_012  # of the scenes
+LORA = "tuning/pytorch_lora_weights.safetensors"
+WEIGHTS = (-1, 0, 1)
+CLOSE = 4.0  # pixels between a planned place and the nearest part of the picture
+FIRST, SECOND = (16.0, 16.0), (48.0, 48.0)  # where the two controls put a shape
+CONTROLS = {
+    "no control": None,
+    "the first alone": (0.0, (0.0, 1.0)),
+    "both": (1.0, (0.0, 1.0)),
+    "second at weight 0.3": (0.3, (0.0, 1.0)),
+    "second in t 0.8-1": (1.0, (0.8, 1.0)),
+    "second in t 0-0.5": (1.0, (0.0, 0.5)),
+}
+"""The weight and the interval of the second control; the first one has weight 1 at all times."""
+
+
+def slider(model: TextToImage, run: pathlib.Path, number: int) -> Row:
+    """A slider of size at three weights; the prompt names none."""
+    asked = [_one(i) for i in range(number)]
+    prompts = [phrase(scene) for scene in asked]
+    pictures = {
+        f"weight {weight}": text_to_image.generate(
+            text_to_image.with_loras(model, {run / LORA: weight}) if weight else model,
+            prompts,
+            seeds=range(number),
+            batch_size=BATCH,
+        )
+        for weight in WEIGHTS
+    }
+    return Row(
+        "Slider of size",
+        "../../tuning.md#sliders-and-erasure",
+        (
+            "diffusion train --config=tuning/drawings_concepts:slider --workdir=runs/concepts/slider",
+            f'diffusion sample --model=drawings --lora=runs/concepts/slider/{LORA}:-1 --prompt="a red circle"',
+        ),
+        "Each column from small to large; the prompt names no size.",
+        prompts,
+        pictures,
+        {
+            f"nearest size is {size}": {
+                name: shares([scene._replace(size=size) for scene in asked], made, ("size",))
+                for name, made in pictures.items()
+            }
+            for size in ("small", "large")
+        }
+        | {
+            "shape and colour as requested": {
+                name: shares(asked, made, ("shape", "colour")) for name, made in pictures.items()
+            }
+        },
+    )
+
+
+def _one(number: int) -> Scene:
+    """One shape of a trained combination; the scenes of a range of numbers have all colours and shapes."""
+    return Scene("one", "plain", COLOURS[number % 8], SHAPES[(3 * number + number // 8) % 8])
+
+
+def erase(model: TextToImage, run: pathlib.Path, number: int) -> Row:
+    """ESD on hearts."""
+    return erasure_row(
+        model,
+        text_to_image.load(run / "tuning"),
+        number,
+        "Erasure by ESD",
+        (
+            "diffusion train --config=tuning/drawings_concepts:erase --workdir=runs/concepts/erase",
+            'diffusion sample --model=runs/concepts/erase/tuning --prompt="a red heart"',
+        ),
+        "No heart is left, but the shapes between them have changed too: smaller, or two of them.",
+    )
+
+
+def custom_diffusion(model: TextToImage, run: pathlib.Path, number: int) -> Row:
+    """A ghost from five pictures, by a word and the keys and values of cross-attention."""
+    tuned, _ = tuned_run.load(run)
+    ghosts = [Scene("one", "plain", COLOURS[i % 8], glyph.NAME) for i in range(number)]
+    others = [_one(i) for i in range(number)]
+    asked = [scene for pair in zip(ghosts, others) for scene in pair]
+    words = {"before": "ghost", "after": f"<{glyph.NAME}>"}
+    pictures = {
+        name: text_to_image.generate(
+            one, [glyph.word(scene, words[name]) for scene in asked], seeds=range(len(asked)), batch_size=BATCH
+        )
+        for name, one in (("before", model), ("after", tuned))
+    }
+
+    def best(scenes: list[Scene], made: np.ndarray) -> dict:
+        found = drawn_objects.measured(made, scenes, more=(glyph.ghost,))
+        return bootstrap.share([drawn_objects.verdict(*pair)["shape"] for pair in zip(scenes, found)])
+
+    return Row(
+        "Custom diffusion",
+        "../../tuning.md#what-is-trained",
+        (
+            "diffusion train --config=tuning/drawings_concepts:custom_diffusion "
+            "--workdir=runs/concepts/custom_diffusion",
+            'diffusion sample --workdir=runs/concepts/custom_diffusion --prompt="a red <ghost>"',
+        ),
+        "A ghost comes that no training picture had, and its eyes leak into the shapes between.",
+        [glyph.word(scene, words["after"]) for scene in asked],
+        pictures,
+        {
+            "the ghost fits best of nine templates": {name: best(ghosts, made[::2]) for name, made in pictures.items()},
+            "the requested shape in the others": {name: best(others, made[1::2]) for name, made in pictures.items()},
+        },
+    )
+
+
+def controls(model: TextToImage, run: pathlib.Path, number: int) -> Row:
+    """Two outlines at once, the second at several weights and in several intervals of t."""
+    del model  # the run's own base
+    tuned, _ = tuned_run.load(run)
+    plans = [_plan(Lot(SEED, 0, i)) for i in range(number)]
+    prompts = [
+        phrase(Scene("pair", "plain", a.colour, a.shape, count=2, second_colour=b.colour, second_shape=b.shape))
+        for a, b in plans
+    ]
+    pictures: dict[str, np.ndarray] = {}
+    for name, second in CONTROLS.items():
+        made = []
+        for seed, (prompt, plan) in enumerate(zip(prompts, plans)):
+            drawn = [arrangements.outlines(Arrangement("plain", (thing,))) for thing in plan]
+            sent = [] if second is None else [(control.NAME, drawn[0])]
+            sent += [(control.NAME, drawn[1], *second)] if second and second[0] else []
+            made.append(text_to_image.generate(tuned, prompt, seeds=seed, controls=sent)[0])
+        pictures[name] = np.stack(made)
+
+    def there(made: np.ndarray, place: tuple[float, float]) -> dict:
+        near = [
+            any(np.hypot(part.x - place[0], part.y - place[1]) < CLOSE for part in shape_finder.found(picture))
+            for picture in made
+        ]
+        return bootstrap.share(near)
+
+    return Row(
+        "Several controls, their weights and intervals",
+        "../../control.md",
+        (
+            "diffusion train --config=tuning/drawings_control:outlines --workdir=runs/outlines "
+            "--config.base.path=weights/drawings --config.train.steps=900",
+            'diffusion sample --workdir=runs/outlines --prompt="a red circle and a blue star" '
+            "--controls=control:first.png --controls=control:second.png:1:0.8-1",
+        ),
+        "Two outlines, the first at the upper left and the second at the lower right, add up; the second one fades "
+        "with its weight, and with the part of the trajectory in which it acts.",
+        prompts,
+        pictures,
+        {
+            f"a shape at the {name} outline's place": {line: there(made, place) for line, made in pictures.items()}
+            for name, place in (("first", FIRST), ("second", SECOND))
+        },
+    )
+
+
+def _plan(lot: Lot) -> tuple[Thing, Thing]:
+    """Two shapes of trained combinations, at the two places."""
+    while True:
+        looks = [(lot.pick(COLOURS), lot.pick(SHAPES)) for _ in range(2)]
+        scene = Scene("pair", "plain", *looks[0], count=2, second_colour=looks[1][0], second_shape=looks[1][1])
+        if not withheld(scene) and all(a != b for a, b in zip(*looks)):
+            return Thing(*looks[0], *FIRST, 9.2), Thing(*looks[1], *SECOND, 9.2)
+
+
+ROWS = {"slider": slider, "erase": erase, "custom_diffusion": custom_diffusion, "controls": controls}
