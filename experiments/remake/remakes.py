@@ -12,6 +12,7 @@ from diffusion.experiments.remake import (
     jit_cost,
     jit_toy,
     latent_cost,
+    reflow_toy,
     terminal_snr,
 )
 from diffusion.experiments.remake.claims import Remake
@@ -28,6 +29,7 @@ MODULES = (
     gaussian_likelihood,
     jit_toy,
     c2ot_moons,
+    reflow_toy,
 )
 REMAKES: dict[str, Remake] = {module.REMAKE.name: module.REMAKE for module in MODULES}
 
