@@ -37,10 +37,16 @@ ENCODERS = {  # module, mean and deviation of its channels, whether a class toke
     "blip": (BLIP(**GRID), CLIP, True),
     "siglip": (SigLIP(**GRID), PLAIN, False),
 }
+# Another encoder here has the same blocks, with registers or with the other normalisation.
+ALIKE = ("dinov2", "dinov3 without registers", "convnext 1")
 MODULES = {name: module for name, (module, *_) in ENCODERS.items()}
 CLIPS = VideoMAE(**GRID, frames=4)
 EVERY = {**MODULES, "videomae": CLIPS, "convnext": ConvNeXt((4, 6), (1, 1)), "convnext 1": ConvNeXt((4, 6), (1, 1), 1)}
 MATRICES = published.case("dinov2_offset").outputs  # PyTorch's, from 37 values to 16
+
+
+def unless_alike(names):
+    return [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in names]
 
 
 def pictures(module, side=8):
@@ -150,7 +156,7 @@ def test_a_grid_of_positions_is_interpolated_as_by_pytorch(name):
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-4 * np.abs(expected).max())  # PyTorch's float32
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name != "blip"])
+@pytest.mark.parametrize("name", unless_alike(name for name in MODULES if name != "blip"))
 def test_the_last_norm_of_a_representation_autoencoder_has_no_scale_and_no_shift(name):
     module = MODULES[name].clone(affine=False)
     images = pictures(module)
@@ -211,7 +217,7 @@ def test_dinov3_fuses_the_layers_that_are_named():
         DINOv3(**{**SMALL, "heads": 4})
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", unless_alike(EVERY))
 def test_bfloat16_is_the_type_of_the_computation_alone(name):
     module = EVERY[name]
     images = pictures(module)
