@@ -1,6 +1,7 @@
 """What the recipes for one card take of it at least, without a card: the table of docs/scale.md.
 
     python -m benchmarks.one_gpu
+    python -m benchmarks.one_gpu --only=imagenet256_dit:b4
 
 The operations are the products and convolutions in the network's trace, three times the forward pass. The least hours
 are theirs at the bfloat16 peak of the data sheet, for all images of the run, without sampling. The memory is that of
@@ -8,13 +9,20 @@ the state (weights, AdamW, average and gradients in float32, a copy of the weigh
 that the trace of the backward pass keeps of a micro-batch. XLA fuses, and needs room to work: it is an estimate.
 """
 
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_list("only", [], "recipes of the table to print; all by default")
+    command_line.begin()
+
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from absl import app
 
-from diffusion.experiments.config import recipes, resolve
+from diffusion.experiments.config import recipes, resolve, unknown
 from diffusion.experiments.evaluation import report
 from diffusion.experiments.planning.machines import MACHINES
 from diffusion.models.budget.counted_flops import counted_flops
@@ -99,8 +107,13 @@ def row(name: str, card: str) -> tuple[str, ...]:
 
 def main(argv: list[str]) -> None:
     """Prints the table."""
-    print(report.table(HEADER, [row(*run) for run in RUNS]))
+    names = {name for name, _ in RUNS}
+    only = flags.FLAGS.only or names
+    for name in only:
+        if name not in names:
+            raise unknown("--only", name, names, "recipe")
+    print(report.table(HEADER, [row(name, card) for name, card in RUNS if name in only]))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -22,7 +22,6 @@ if __name__ == "__main__":  # before the imports that take seconds
     command_line.begin()
 
 import functools
-import json
 import pathlib
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +34,7 @@ from diffusion.experiments.config import ConfigError, unknown
 from diffusion.experiments.evaluation import plots, report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.text import model as model_folder
+from diffusion.io import opener
 from diffusion.text_to_image import model_index
 from examples.techniques import steered, taught
 from examples.techniques.row import Row
@@ -82,7 +82,7 @@ def run(
     """
     out.mkdir(parents=True, exist_ok=True)
     path = out / "report.json"
-    content = json.loads(path.read_text()) if path.is_file() else {"rows": {}}
+    content = opener.read_table(path) if path.is_file() else {"rows": {}}
     for name, make in rows.items():
         row = make(number)
         draw(row, out / f"{name}.png")
