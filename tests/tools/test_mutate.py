@@ -131,6 +131,23 @@ def test_an_instrumented_module_does_the_same_and_says_which_lines_run(monkeypat
     assert [line for _, line in seen] == [8, 11, 11]  # the condition, the return, the lambda
 
 
+def test_a_default_is_tested_by_what_runs_its_function_and_by_what_reads_its_signature():
+    """A test that reads a signature runs no line of the function: its import alone runs the line of the default."""
+
+    def case(name, lines, around):
+        at = lambda numbers: {"toy.py": frozenset(numbers)} if numbers else {}
+        return reached.Case(f"{name}::test", name, 0.1, at(lines), at(around))
+
+    cases = [case("test_calls.py", {8, 9}, {6}), case("test_imports.py", (), {6}), case("test_defaults.py", (), {6})]
+    tested_by = lambda now: {
+        one.file
+        for of_file in reached.order(cases, next(m for m in mutants("toy.py", SOURCE) if m.now == now))
+        for one in of_file
+    }
+    assert tested_by("def f(a, b=3):") == {"test_calls.py", "test_defaults.py"}
+    assert tested_by("if a >= 0:") == {"test_calls.py"}
+
+
 @pytest.mark.parametrize("in_git", [True, False])
 def test_a_copy_has_the_links_to_folders_and_what_lies_in_them(tmp_path, in_git):
     """`diffusion/configs` is such a link: without it, the tests that read a recipe by its name fail in every copy."""

@@ -16,6 +16,7 @@ from tools.mutate.forks import copy, pytest_run, run_all
 from tools.mutate.mutants import Mutant, digest
 
 FORMAT = 1
+SIGNATURES = "test_defaults.py"  # the name of the files whose tests read defaults from signatures
 
 
 class Case(NamedTuple):
@@ -240,21 +241,24 @@ def order(cases: Iterable[Case], mutant: Mutant) -> list[list[Case]]:
     """The tests that run a mutant's lines, by test file, the likeliest and fastest first.
 
     A test that runs the changed lines itself comes before one whose fixtures or module do, and one of few lines before
-    one of many. Lines that run as a module is imported are tested by what runs anything else of their file.
+    one of many. Lines that run as a module is imported are tested by what runs anything else of their file. Those with
+    defaults are tested by what reads signatures too, which runs no line of the function or the record.
     """
     stem = pathlib.PurePath(mutant.path).stem
+    header = range(mutant.lines[0], mutant.lines[1] + 1)
     within = range(mutant.body[0], mutant.body[1] + 1)
     ranked: list[tuple[bool, float, str, Case]] = []
     for case in cases:
         own, around = (part.get(mutant.path, frozenset()) for part in (case.lines, case.around))
-        direct = any(line in own for line in within)
+        reads = pathlib.PurePath(case.file).name == SIGNATURES and any(line in around for line in header)
+        direct = reads or any(line in own for line in within)
         if not direct and not any(line in around for line in within):
             continue
         size = sum(map(len, case.lines.values())) + 20
         cost = (case.seconds + 0.05) * size * (1.0 if direct else 3.0)
         if stem in case.file or stem in case.name:
             cost /= 4
-        ranked.append((not own, cost, case.name, case))
+        ranked.append((not own and not reads, cost, case.name, case))
     ranked.sort(key=lambda entry: entry[:3])
     files: dict[str, list[Case]] = {}
     for unlikely, _, _, case in ranked:
