@@ -107,36 +107,3 @@ def test_a_renamed_name_warns_and_is_the_new_one():
             with pytest.warns(DeprecationWarning, match=rf"^{name}\.{old} is now called {new}$"):
                 assert getattr(module, old) is getattr(module, new)
             assert new in module.__all__ and old not in {*module.__all__, *dir(module)}, (name, old)
-
-
-RENAMED = {
-    "adapters.lora_files": {"of_layers": "build_adapter"},
-    "adapters.low_rank": {"of_adapters": "tuning_of_adapters"},
-    "adapters.prompt_features": {"of": "image_features"},
-    "data": {"given_series": "series_masks"},
-    "data.captions": {"of_stream": "tokenized_stream"},
-    "data.level_sets": {"of_points": "cloud_points"},
-    "data.sources.sequences": {"of_record": "describe_record"},
-    "guidance": {"of_conditions": "with_conditions", "of_depths": "depth_branches"},
-    "guidance.attention_losses": {"of_tokens": "token_maps"},
-    "guidance.branches": {"of_conditions": "with_conditions"},
-    "guidance.internal": {"of_depths": "depth_branches"},
-    "io.failures": {"of_machine": "is_machine_failure"},
-    "manifolds.tangent_field": {"of_score": "score_field", "of_velocity": "velocity_field"},
-    "metrics.clip_sets": {"of_records": "from_records"},
-    "metrics.prompt_following.clustered": {"of_means": "mean_of_means"},
-    "metrics.prompt_following.geneval": {"kept": "counted_objects"},
-    "objectives.masked": {"kept": "visible_patches"},
-    "pytrees": {"of_leaves": "vector_network"},
-    "schedules.noise_schedule": {"of_each_leaf": "leaf_schedules"},
-    "watermarks": {"of": "from_entry"},
-}
-"""The names of the version before this one, which it keeps."""
-
-
-@pytest.mark.parametrize("name", RENAMED)
-def test_a_deprecated_name_warns_and_gives_the_present_one(name):
-    module = importlib.import_module(f"diffusion.{name}")
-    for deprecated, present in RENAMED[name].items():
-        with pytest.warns(DeprecationWarning, match=f"{module.__name__}.{deprecated} is now called {present}"):
-            assert getattr(module, deprecated) is getattr(module, present)

@@ -167,7 +167,8 @@ def _tests(arguments: argparse.Namespace, root: pathlib.Path, chosen: list[Mutan
     beside = {".".join(parent.parts) for parent in parents} - {LIBRARY}
     beside |= {mutant.path.removesuffix(".py").replace("/", ".") for mutant in chosen}
     same = [root / "tests" / parent.relative_to(LIBRARY) for parent in parents if parent.name != LIBRARY]
-    near = lambda path: any(folder in path.parents for folder in same)
+    of_all = [root / "tests" / name for name in reached.READERS]
+    near = lambda path: path in of_all or any(folder in path.parents for folder in same)
     reads = lambda path: any(name == own or name.startswith(own + ".") for name in imported(path) for own in beside)
     live = ("peers", "cluster")  # beside other libraries and programs, in environments of their own
     files = (path for path in _files(root, ["tests"], "test_*.py") if path.parent.name not in live)

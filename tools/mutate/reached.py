@@ -16,7 +16,7 @@ from tools.mutate.forks import copy, pytest_run, run_all
 from tools.mutate.mutants import Mutant, digest
 
 FORMAT = 1
-SIGNATURES = "test_defaults.py"  # the name of the files whose tests read defaults from signatures
+READERS = ("test_defaults.py", "test_renamed.py")  # whose tests read what an import makes: signatures, old names
 
 
 class Case(NamedTuple):
@@ -241,8 +241,8 @@ def order(cases: Iterable[Case], mutant: Mutant) -> list[list[Case]]:
     """The tests that run a mutant's lines, by test file, the likeliest and fastest first.
 
     A test that runs the changed lines itself comes before one whose fixtures or module do, and one of few lines before
-    one of many. Lines that run as a module is imported are tested by what runs anything else of their file. Those with
-    defaults are tested by what reads signatures too, which runs no line of the function or the record.
+    one of many. Lines that run as a module is imported are tested by what runs anything else of their file. They
+    and those with defaults are tested by `READERS` too, which run no line of the function or the record.
     """
     stem = pathlib.PurePath(mutant.path).stem
     header = range(mutant.lines[0], mutant.lines[1] + 1)
@@ -250,7 +250,7 @@ def order(cases: Iterable[Case], mutant: Mutant) -> list[list[Case]]:
     ranked: list[tuple[bool, float, str, Case]] = []
     for case in cases:
         own, around = (part.get(mutant.path, frozenset()) for part in (case.lines, case.around))
-        reads = pathlib.PurePath(case.file).name == SIGNATURES and any(line in around for line in header)
+        reads = pathlib.PurePath(case.file).name in READERS and any(line in around for line in header)
         direct = reads or any(line in own for line in within)
         if not direct and not any(line in around for line in within):
             continue

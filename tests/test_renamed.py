@@ -1,0 +1,37 @@
+"""The names of the version before this one are still there, and warn."""
+
+import importlib
+
+import pytest
+
+RENAMED = {
+    "adapters.lora_files": {"of_layers": "build_adapter"},
+    "adapters.low_rank": {"of_adapters": "tuning_of_adapters"},
+    "adapters.prompt_features": {"of": "image_features"},
+    "data": {"given_series": "series_masks"},
+    "data.captions": {"of_stream": "tokenized_stream"},
+    "data.level_sets": {"of_points": "cloud_points"},
+    "data.sources.sequences": {"of_record": "describe_record"},
+    "guidance": {"of_conditions": "with_conditions", "of_depths": "depth_branches"},
+    "guidance.attention_losses": {"of_tokens": "token_maps"},
+    "guidance.branches": {"of_conditions": "with_conditions"},
+    "guidance.internal": {"of_depths": "depth_branches"},
+    "io.failures": {"of_machine": "is_machine_failure"},
+    "manifolds.tangent_field": {"of_score": "score_field", "of_velocity": "velocity_field"},
+    "metrics.clip_sets": {"of_records": "from_records"},
+    "metrics.prompt_following.clustered": {"of_means": "mean_of_means"},
+    "metrics.prompt_following.geneval": {"kept": "counted_objects"},
+    "objectives.masked": {"kept": "visible_patches"},
+    "pytrees": {"of_leaves": "vector_network"},
+    "schedules.noise_schedule": {"of_each_leaf": "leaf_schedules"},
+    "watermarks": {"of": "from_entry"},
+}
+MODULES = {name: importlib.import_module(f"diffusion.{name}") for name in RENAMED}
+
+
+@pytest.mark.parametrize("name", RENAMED)
+def test_a_deprecated_name_warns_and_gives_the_present_one(name):
+    module = MODULES[name]
+    for deprecated, present in RENAMED[name].items():
+        with pytest.warns(DeprecationWarning, match=f"{module.__name__}.{deprecated} is now called {present}"):
+            assert getattr(module, deprecated) is getattr(module, present)
