@@ -66,8 +66,9 @@ def version(name: str) -> str | None:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table, without a line break at its end."""
-    line = lambda cells: f"| {' | '.join(map(str, cells))} |"
+    """A Markdown table, without a line break at its end; a bar in a cell is escaped, since it would end the cell."""
+    escaped = lambda cell: str(cell).replace("|", r"\|")
+    line = lambda cells: f"| {' | '.join(map(escaped, cells))} |"
     return "\n".join(map(line, [header, ["---"] * len(header), *rows]))
 
 

@@ -19,6 +19,7 @@ def test_nested_values_become_what_json_holds():
 
 def test_a_table_of_markdown():
     assert report.table(("a", "b"), [(1, None), ("x", 2.5)]) == "| a | b |\n| --- | --- |\n| 1 | None |\n| x | 2.5 |"
+    assert report.table(("of", "E|X|"), []) == "| of | E\\|X\\| |\n| --- | --- |"
 
 
 def test_a_report_is_two_files(tmp_path):
