@@ -40,6 +40,7 @@ from examples.techniques import steered, taught
 from examples.techniques.row import Row
 
 SHOWN = 8  # pictures in a line
+WRAPPED = 9  # letters of a caption in a line, as wide as a picture
 ENTRIES = ("title", "page", "commands", "look", "figures")  # of a row, in report.json
 
 
@@ -101,7 +102,7 @@ def order(names: Sequence[str] | Mapping[str, Any]) -> list[str]:
 
 def draw(row: Row, path: pathlib.Path) -> None:
     """Writes the PNG of a row: its lines below each other, the prompts above."""
-    columns = ["\n".join(textwrap.wrap(caption, 11)) for caption in row.captions[:SHOWN]]
+    columns = ["\n".join(textwrap.wrap(caption, WRAPPED)) for caption in row.captions[:SHOWN]]
     lines = [np.asarray(line[:SHOWN]) for line in row.pictures.values()]
     plots.mosaic([lines], [f"{name} " for name in row.pictures], [columns], path)
 

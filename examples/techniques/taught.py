@@ -60,7 +60,7 @@ def slider(model: TextToImage, run: pathlib.Path, number: int) -> Row:
             "diffusion train --config=tuning/drawings_concepts:slider --workdir=runs/concepts/slider",
             f'diffusion sample --model=drawings --lora=runs/concepts/slider/{LORA}:-1 --prompt="a red circle"',
         ),
-        "Each column from small to large; the prompt names no size.",
+        "Each column from small to large; the prompt names no size. At both ends some shapes are doubled or darker.",
         prompts,
         pictures,
         {
@@ -124,7 +124,8 @@ def custom_diffusion(model: TextToImage, run: pathlib.Path, number: int) -> Row:
             "--workdir=runs/concepts/custom_diffusion",
             'diffusion sample --workdir=runs/concepts/custom_diffusion --prompt="a red <ghost>"',
         ),
-        "A ghost comes that no training picture had, and its eyes leak into the shapes between.",
+        "It fails in part on this model: a ghost comes that no training picture had, but some are torn, and its eyes "
+        "leak into the shapes between.",
         [glyph.word(scene, words["after"]) for scene in asked],
         pictures,
         {
