@@ -47,7 +47,7 @@ def test_the_loss_of_a_layout_is_finite_for_words_that_no_query_attends_to():
         (1e-30, (1 - share) ** 2, slope),
         (0.0, 1.0, 0 * slope),
     ):
-        found = jax.value_and_grad(loss)(z, c)
+        found = jax.jit(jax.value_and_grad(loss))(z, c)
         np.testing.assert_allclose(found[0], value, rtol=1e-5, err_msg=str(c))
         np.testing.assert_allclose(found[1], gradient, rtol=1e-4, atol=1e-7, err_msg=str(c))
 
@@ -121,22 +121,24 @@ def test_neutral_is_the_denoiser_and_examples_do_not_meet(kind):
             return guidance.layout(_itself, schedule, _two_words, tokens[: more.pop("n", 2)], boxes, scale, **more)
         return guidance.attend_and_excite(_itself, _two_words, tokens[: more.pop("n", 2)], scale, **more)
 
-    np.testing.assert_array_equal(make(0.0).denoise(x, 0.5).x0, x)
+    x0 = lambda guided, x, t: jax.jit(lambda x, t: guided.denoise(x, t).x0)(x, t)
+    np.testing.assert_array_equal(x0(make(0.0), x, 0.5), x)
     inside = make(lambda t: 3.0 + 0 * t, interval=(0.4, 0.6))
-    moved = inside.denoise(x, jnp.array([0.5, 0.7])).x0
+    moved = x0(inside, x, jnp.array([0.5, 0.7]))
     assert np.abs(moved[0] - x[0]).max() > 1e-3
     np.testing.assert_array_equal(moved[1], x[1])  # outside of the interval
     with jax.enable_x64(True):  # where rounding, which differs between sizes of a batch, is far below the guidance
         wide = x.astype(jnp.float64)
-        alone = make(3.0, n=1).denoise(wide[:1], 0.5).x0
-        beside = inside.denoise(wide, jnp.array([0.5, 0.7], jnp.float64)).x0[:1]
+        alone = x0(make(3.0, n=1), wide[:1], 0.5)
+        beside = x0(inside, wide, jnp.array([0.5, 0.7], jnp.float64))[:1]
     assert alone.dtype == jnp.float64
     np.testing.assert_allclose(alone, beside, rtol=0, atol=1e-12)
     loss = {
         "layout": lambda x: attention_losses.boxed(_two_words(x, 0), tokens, ((0, 0, 0.5, 1), (0.5, 0, 1, 1)), (4, 4)),
         "attend_and_excite": lambda x: attention_losses.excited(_two_words(x, 0), tokens, (4, 4)),
     }[kind]
-    assert loss(make(0.2).denoise(x, 0.5).x0)[0] < loss(x)[0]
+    loss = jax.jit(loss)
+    assert loss(x0(make(0.2), x, 0.5))[0] < loss(x)[0]
     with pytest.raises(ValueError, match="repeats = 0"):
         make(1.0, repeats=0)
 

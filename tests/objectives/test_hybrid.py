@@ -35,9 +35,10 @@ def test_bound_term_is_the_kl_divergence_between_the_two_steps(i):
         np.log(model_variance / variance) + variance / model_variance - 1 + (mean - model_mean) ** 2 / model_variance
     )
     schedule = schedules.from_betas(BETAS)
-    t = jnp.full(4, (i + 1) / T)
-    prediction = parameterizations.Prediction(jnp.float32(estimate), jnp.zeros((4, 6)), jnp.float32(fraction))
-    found = bound_term(schedule, t, jnp.float32(x_0), jnp.float32(x_t), prediction, T)
+    t = np.full(4, (i + 1) / T, np.float32)
+    prediction = parameterizations.Prediction(np.float32(estimate), np.zeros((4, 6), np.float32), np.float32(fraction))
+    term = jax.jit(lambda *arguments: bound_term(schedule, *arguments, T))
+    found = term(t, np.float32(x_0), np.float32(x_t), prediction)
     np.testing.assert_allclose(found, kl.mean(axis=1) / np.log(2), rtol=2e-3, atol=1e-5)
 
 
@@ -108,7 +109,7 @@ def test_the_first_half_of_the_channels_is_the_parameterizations(x64):
     objective = objectives.hybrid(parameterizations.epsilon(), at(8 / T), T)
     keys = jax.random.split(jax.random.key(0), 4)
     batch = {"x": jnp.asarray(x_0), "noise": jnp.asarray(eps)}
-    losses, metrics = objective({"model": network}, schedule, keys, batch, 0)
+    losses, metrics = jax.jit(lambda keys, batch: objective({"model": network}, schedule, keys, batch, 0))(keys, batch)
     x_t = np.sqrt(ALPHA_BAR[7]) * x_0 + np.sqrt(1 - ALPHA_BAR[7]) * eps
     np.testing.assert_allclose(metrics["mse"], np.square(0.3 * x_t - eps).mean(1), rtol=1e-6)
     np.testing.assert_allclose(losses, metrics["mse"] + metrics["vlb"], rtol=1e-6)
@@ -121,9 +122,11 @@ def test_a_weighting_is_of_the_first_term_and_relative_to_the_outputs():
     batch = {"x": jnp.float32(rng.uniform(-1, 1, (2, 4, 4, 1))), "index": jnp.arange(2)}
     keys = jax.random.split(jax.random.key(0), 2)
     networks = {"model": lambda x, clock, condition: jnp.concatenate([x, 0 * x], axis=-1)}
-    losses = lambda weighting: objectives.hybrid(parameterizations.epsilon(), at(2 / T), T, weighting=weighting)(
-        networks, schedule, keys, batch, 0
-    )
+
+    def losses(weighting):
+        objective = objectives.hybrid(parameterizations.epsilon(), at(2 / T), T, weighting=weighting)
+        return jax.jit(lambda keys, batch: objective(networks, schedule, keys, batch, 0))(keys, batch)
+
     plain, metrics = losses(None)
     weighted, seen = losses(weightings.min_snr(5.0))
     snr = ALPHA_BAR[1] / (1 - ALPHA_BAR[1])
