@@ -1,21 +1,19 @@
 """AutoencoderKL and VQModel by the names of diffusers (current, and before 0.14) and of the original repositories."""
 
 __all__ = [
+    "BODY",
+    "CONVS",
+    "INPUT_RANGE",
     "Autoencoder",
     "Names",
     "block_rows",
-    "body_config",
-    "body_fields",
     "body_rows",
-    "build_kl",
-    "build_vq",
-    "describe_kl",
-    "describe_vq",
     "kl_rows",
     "levels_of",
     "mixing_rows",
     "norm_rows",
     "one_scale",
+    "per_channel",
     "picture",
     "side_rows",
     "sizes",
@@ -33,8 +31,8 @@ import numpy as np
 from diffusion.io import schema
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.autoencoders.autoencoder_vq import VQModel
-from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, SIZES, Family, Fields, Refusal
-from diffusion.models.interchange.field_table import Field, Follows
+from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, SIZES
+from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import CONV, DENSE, POINT, SAME, Layout, Row, linear, within
 
 Autoencoder = AutoencoderKL | VQModel
@@ -160,15 +158,12 @@ def vq_rows(module: VQModel, names: Names) -> list[Row]:
     ]
 
 
-RANGE = schema.several(schema.number(), 2, 2)
 STATISTICS = schema.optional(schema.several(schema.number(), 1))  # of latents, one for each of their channels
 
 
-def body_fields(fields: Fields) -> dict[str, Any]:
-    """Our fields of the encoder and the decoder, from their config."""
-    widths = fields.take("block_out_channels", (64,), SIZES)
-    down = fields.take("down_block_types", ("DownEncoderBlock2D",))
-    up = fields.take("up_block_types", ("UpDecoderBlock2D",))
+def _read_levels(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
+    """Our widths, and the levels with attention."""
+    widths, down, up = values.values()
     attends = tuple(kind == "AttnDownEncoderBlock2D" for kind in down)
     types = tuple(f"{'Attn' if one else ''}{{}}Block2D" for one in attends)
     if (
@@ -176,95 +171,115 @@ def body_fields(fields: Fields) -> dict[str, Any]:
         or down != tuple(kind.format("DownEncoder") for kind in types)
         or up != tuple(kind.format("UpDecoder") for kind in reversed(types))
     ):
-        raise Refusal(
-            f"{fields.name}: down_block_types = {down!r} and up_block_types = {up!r} are not supported for "
+        raise ValueError(
+            f"down_block_types = {down!r} and up_block_types = {up!r} are not supported for "
             f"{len(widths)} levels; supported are (Attn)DownEncoderBlock2D, one for each of "
             "block_out_channels, and (Attn)UpDecoderBlock2D in the reverse order."
         )
-    fields.only("act_fn", "silu")
-    channels = fields.take("in_channels", 3)
-    return {
-        "widths": widths,
-        "layers": fields.take("layers_per_block", 1, DEPTH),
-        "groups": fields.take("norm_num_groups", 32),
-        "picture_channels": channels,
-        "attention_levels": tuple(i for i, one in enumerate(attends) if one),
-        "middle_attention": fields.take("mid_block_add_attention", True),
-        "input_range": tuple(map(float, fields.take("input_range", (-1.0, 1.0), RANGE))),
-    }
+    return {"widths": widths, "attention_levels": tuple(i for i, one in enumerate(attends) if one)}
 
 
-def body_config(module: Autoencoder) -> dict[str, Any]:
-    """Their config of the encoder and the decoder; the inverse of `body_fields`."""
+def _write_levels(module: Autoencoder) -> dict[str, Any]:
     attends = ["Attn" if i in module.attention_levels else "" for i in range(len(module.widths))]
-    config = {
-        "in_channels": module.picture_channels,
-        "out_channels": module.picture_channels,
-        "act_fn": "silu",
+    return {
         "block_out_channels": list(module.widths),
-        "layers_per_block": module.layers,
-        "norm_num_groups": module.groups,
-        "latent_channels": module.latent_channels,
         "down_block_types": [f"{kind}DownEncoderBlock2D" for kind in attends],
         "up_block_types": [f"{kind}UpDecoderBlock2D" for kind in reversed(attends)],
-        "mid_block_add_attention": module.middle_attention,
     }
+
+
+INPUT_RANGE = Field(
+    "input_range",
+    "input_range",
+    (-1.0, 1.0),
+    schema.several(schema.number(), 2, 2),
+    read=lambda ends, _: tuple(map(float, ends)),
     # A field of ours: the library ignores it with a warning.
-    return config if module.input_range == (-1, 1) else {**config, "input_range": list(module.input_range)}
+    write=lambda module: ABSENT if module.input_range == (-1, 1) else module.input_range,
+)
+"""The range of the pictures that the encoder takes."""
+BODY = (
+    Group(
+        {
+            "block_out_channels": ((64,), SIZES),
+            "down_block_types": (("DownEncoderBlock2D",), None),
+            "up_block_types": (("UpDecoderBlock2D",), None),
+        },
+        _read_levels,
+        _write_levels,
+    ),
+    Follows("act_fn", "silu"),
+    Field("in_channels", "picture_channels", 3),
+    Field("layers_per_block", "layers", 1, DEPTH),
+    Field("norm_num_groups", "groups", 32),
+    Field("mid_block_add_attention", "middle_attention", True),
+    INPUT_RANGE,
+)
+"""The fields of the encoder and the decoder."""
+CONVS = Group(
+    {"use_quant_conv": (True, None), "use_post_quant_conv": (True, None)},
+    lambda convs, _: {
+        "quantization_convs": convs["use_quant_conv"],
+        "decoder_conv": None if len({*convs.values()}) == 1 else convs["use_post_quant_conv"],
+    },
+    lambda module: dict(zip(("use_quant_conv", "use_post_quant_conv"), module.convs)),
+)
+"""The fields of the convolutions behind the encoder and before the decoder."""
 
 
-def build_kl(config: Mapping[str, Any]) -> AutoencoderKL:
-    """Their config.json -> our module."""
-    fields = Fields("AutoencoderKL", config, without_effect=("sample_size", "force_upcast"))
-    behind = fields.take("use_quant_conv", True)
-    before = fields.take("use_post_quant_conv", True)
-    scale = fields.take("scaling_factor", 0.18215)
-    shift = fields.take("shift_factor", None, MAYBE_NUMBER) or 0.0
-    mean = fields.take("latents_mean", None, STATISTICS)
-    deviation = fields.take("latents_std", None, STATISTICS)
+def _read_scale(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
+    """Our scale and shift, one for all channels or one for each."""
+    scale, shift, mean, deviation = values.values()
     if (mean is None) != (deviation is None) or (mean is not None and shift):
-        raise Refusal("AutoencoderKL: latents_mean and latents_std come together and exclude shift_factor.")
-    if mean is not None:
-        scale = tuple(scale / one for one in deviation)
-        shift = mean
-    body = body_fields(fields)
-    decoded = fields.take("out_channels", 3)
-    module = AutoencoderKL(
-        **body,
-        latent_channels=fields.take("latent_channels", 4),
-        quantization_convs=behind,
-        scale=scale,
-        shift=shift,
-        decoder_conv=None if before == behind else before,
-        decoded_channels=None if decoded == body["picture_channels"] else decoded,
-    )
-    fields.end()
-    return module
+        raise ValueError("latents_mean and latents_std come together and exclude shift_factor.")
+    if mean is None:
+        return {"scale": scale, "shift": shift or 0.0}
+    return {"scale": tuple(scale / one for one in deviation), "shift": mean}
 
 
-def describe_kl(module: AutoencoderKL) -> dict[str, Any]:
-    """Our module -> their config.json."""
-    if module.packed != 1:
-        raise Refusal(
-            f"AutoencoderKL: diffusers has latents of single pixels; this network has packed={module.packed}."
-        )
+def per_channel(module: Autoencoder, factor: Any) -> np.ndarray:
+    """A scale or a shift as a number for each channel of the latents, float64 [D]."""
+    return np.broadcast_to(np.asarray(factor, np.float64), module.latent_channels)
+
+
+def _write_scale(module: AutoencoderKL) -> dict[str, Any]:
     if isinstance(module.scale, tuple) or isinstance(module.shift, tuple):
-        per_channel = lambda factor: np.broadcast_to(np.asarray(factor, np.float64), module.latent_channels)
-        scaling = {
+        return {
             "scaling_factor": 1.0,
-            "latents_mean": per_channel(module.shift).tolist(),
-            "latents_std": (1 / per_channel(module.scale)).tolist(),
+            "latents_mean": per_channel(module, module.shift).tolist(),
+            "latents_std": (1 / per_channel(module, module.scale)).tolist(),
         }
-    else:
-        scaling = {"scaling_factor": module.scale, "shift_factor": module.shift or None}
-    behind, before = module.convs
-    convs = {"use_quant_conv": behind, "use_post_quant_conv": before}
-    return {
-        **body_config(module),
-        "out_channels": module.decoded_channels or module.picture_channels,
-        **scaling,
-        **convs,
-    }
+    return {"scaling_factor": module.scale, "shift_factor": module.shift or None}
+
+
+KL_CONFIG = FieldTable(
+    "AutoencoderKL",
+    AutoencoderKL,
+    (
+        CONVS,
+        Group(
+            {
+                "scaling_factor": (0.18215, None),
+                "shift_factor": (None, MAYBE_NUMBER),
+                "latents_mean": (None, STATISTICS),
+                "latents_std": (None, STATISTICS),
+            },
+            _read_scale,
+            _write_scale,
+        ),
+        *BODY,
+        Field(
+            "out_channels",
+            "decoded_channels",
+            3,
+            read=lambda channels, ours: None if channels == ours["picture_channels"] else channels,
+            write=lambda module: module.decoded_channels or module.picture_channels,
+        ),
+        Field("latent_channels", "latent_channels", 4),
+    ),
+    unread={"sample_size": None, "force_upcast": None},
+    required={"packed": 1},
+)
 
 
 def one_scale(default: float) -> Field:
@@ -295,40 +310,33 @@ def picture(module: Autoencoder) -> tuple[jax.ShapeDtypeStruct]:
     return (jax.ShapeDtypeStruct((1, module.factor, module.factor, module.picture_channels), np.float32),)
 
 
-def build_vq(config: Mapping[str, Any]) -> VQModel:
-    """Their config.json -> our module."""
-    # lookup_from_codebook selects the input of the library's decode; ours has look_up instead.
-    fields = Fields("VQModel", config, without_effect=("sample_size", "force_upcast", "lookup_from_codebook"))
-    fields.only("norm_type", "group")
-    latent = fields.take("latent_channels", 3)
-    body = body_fields(fields)
-    if fields.take("out_channels", 3) != body["picture_channels"]:
-        raise Refusal(
-            f"VQModel: out_channels = {fields.take('out_channels', 3)} is not supported; supported: "
-            f"in_channels, {body['picture_channels']}."
-        )
-    module = VQModel(
-        fields.take("num_vq_embeddings", 256),
-        **body,
-        latent_channels=latent,
-        code_channels=fields.take("vq_embed_dim", None, MAYBE_SIZE) or latent,
-        scale=fields.take("scaling_factor", 0.18215),
-    )
-    fields.end()
-    return module
-
-
-def describe_vq(module: VQModel) -> dict[str, Any]:
-    """Our module -> their config.json."""
+def _write_codes(module: VQModel) -> int:
     if module.finite_levels:
-        raise Refusal("VQModel: diffusers has no finite scalar quantization and cannot open this network.")
-    if module.shift or isinstance(module.scale, tuple):
-        raise Refusal(
-            f"VQModel: diffusers has one scaling_factor and no shift here; this network has "
-            f"scale={module.scale}, shift={module.shift}."
-        )
-    codes = {"num_vq_embeddings": module.codes, "vq_embed_dim": module.code_channels, "scaling_factor": module.scale}
-    return {**body_config(module), **codes}
+        raise ValueError("diffusers has no finite scalar quantization and cannot open this network.")
+    return module.codes
+
+
+VQ_CONFIG = FieldTable(
+    "VQModel",
+    VQModel,
+    (
+        Follows("norm_type", "group", silent=True),
+        Field("latent_channels", "latent_channels", 3),
+        *BODY,
+        Follows("out_channels", lambda module: module.picture_channels, default=3),
+        Field("num_vq_embeddings", "codes", 256, write=_write_codes),
+        Field(
+            "vq_embed_dim",
+            "code_channels",
+            None,
+            MAYBE_SIZE,
+            read=lambda channels, ours: channels or ours["latent_channels"],
+        ),
+        one_scale(0.18215),
+    ),
+    # lookup_from_codebook selects the input of the library's decode; ours has look_up instead.
+    unread={"sample_size": None, "force_upcast": None, "lookup_from_codebook": None},
+)
 
 
 def tables(rows: Callable[[Any, Names], list[Row]]) -> dict[str, Callable[[Any], list[Row]]]:
@@ -351,13 +359,9 @@ def sizes(levels: int, attention: tuple[int, ...] = (), widths: tuple[int, ...] 
 
 WITHOUT_CONVS = {"latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False}
 TRAINING = (r"loss\..*", r"model_ema\..*")  # leftovers of the autoencoder's training in the file
-KL = Family(
-    name="AutoencoderKL",
-    module=AutoencoderKL,
-    build=build_kl,
-    describe=describe_kl,
-    example=picture,
-    tables=tables(kl_rows),
+KL = KL_CONFIG.family(
+    picture,
+    tables(kl_rows),
     ignored=TRAINING,
     published={
         "Stable Diffusion": {**sizes(4), "scaling_factor": 0.18215},
@@ -374,13 +378,9 @@ KL = Family(
         "FLUX.1": r"model\.diffusion_model\.double_blocks\.",
     },
 )
-VQ = Family(
-    name="VQModel",
-    module=VQModel,
-    build=build_vq,
-    describe=describe_vq,
-    example=picture,
-    tables=tables(vq_rows),
+VQ = VQ_CONFIG.family(
+    picture,
+    tables(vq_rows),
     ignored=TRAINING,
     published={
         "VQ-f4": {**sizes(3), "latent_channels": 3, "num_vq_embeddings": 8192, "scaling_factor": 1.0},

@@ -13,10 +13,10 @@ import numpy as np
 
 from diffusion.io import schema
 from diffusion.models.autoencoders.autoencoder_tiny import AutoencoderTiny
-from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, SIZES, Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, SIZES
+from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import CONV, Row, linear, within
 
-NAME = "AutoencoderTiny"
 BLOCKS = schema.several(DEPTH, 1, 16)
 
 
@@ -52,69 +52,73 @@ def _rows(module: AutoencoderTiny) -> list[Row]:
     return table
 
 
-def _build(config: Mapping[str, Any]) -> AutoencoderTiny:
-    # The magnitude and its shift determine how latents become bytes; block_out_channels repeats the decoder's.
-    fields = Fields(NAME, config, ("force_upcast", "latent_magnitude", "latent_shift", "block_out_channels"))
-    sides = ("encoder", "decoder")
-    widths = [fields.take(f"{side}_block_out_channels", (64,) * 4, SIZES) for side in sides]
-    encoder, decoder = (
-        fields.take(f"num_{side}_blocks", blocks, BLOCKS) for side, blocks in zip(sides, ((1, 3, 3, 3), (3, 3, 3, 1)))
-    )
-    if len({*widths[0], *widths[1]}) != 1 or not len(widths[0]) == len(encoder) == len(decoder) == len(widths[1]):
-        raise Refusal(
-            f"{NAME}: encoder_block_out_channels = {widths[0]} and decoder_block_out_channels = {widths[1]} "
+def _read_sides(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
+    """Our width, and the numbers of blocks at each level of both sides."""
+    encoder_widths, decoder_widths, encoder, decoder = values.values()
+    levels = {len(encoder_widths), len(encoder), len(decoder), len(decoder_widths)}
+    if len({*encoder_widths, *decoder_widths}) != 1 or len(levels) > 1:
+        raise ValueError(
+            f"encoder_block_out_channels = {encoder_widths} and decoder_block_out_channels = {decoder_widths} "
             f"are not supported for {len(encoder)} and {len(decoder)} levels; one number for all levels is."
         )
-    fields.only("act_fn", "relu")
-    fields.only("upsample_fn", "nearest")
-    fields.only("upsampling_scaling_factor", 2)
-    channels = fields.take("in_channels", 3)
-    fields.only("out_channels", channels)
-    module = AutoencoderTiny(
-        widths[0][0],
-        encoder,
-        decoder[::-1],
-        fields.take("latent_channels", 4),
-        channels,
-        scale=fields.take("scaling_factor", 1.0),
-        shift=fields.take("shift_factor", None, MAYBE_NUMBER) or 0.0,
-    )
-    fields.end()
-    return module
+    return {"width": encoder_widths[0], "encoder_layers": encoder, "decoder_layers": decoder[::-1]}
 
 
-def _describe(module: AutoencoderTiny) -> dict[str, Any]:
-    if isinstance(module.scale, tuple) or isinstance(module.shift, tuple):
-        raise Refusal(
-            f"{NAME}: diffusers has one scaling_factor and one shift_factor here; this network has "
-            f"scale={module.scale}, shift={module.shift}."
-        )
-    levels = len(module.encoder_layers)
+def _write_sides(module: AutoencoderTiny) -> dict[str, Any]:
+    widths = [module.width] * len(module.encoder_layers)
     return {
-        "in_channels": module.picture_channels,
-        "out_channels": module.picture_channels,
-        "act_fn": "relu",
-        "encoder_block_out_channels": [module.width] * levels,
-        "decoder_block_out_channels": [module.width] * levels,
+        "encoder_block_out_channels": widths,
+        "decoder_block_out_channels": widths,
         "num_encoder_blocks": list(module.encoder_layers),
         "num_decoder_blocks": list(module.decoder_layers[::-1]),
-        "latent_channels": module.latent_channels,
-        "upsampling_scaling_factor": 2,
-        "upsample_fn": "nearest",
-        "scaling_factor": module.scale,
-        "shift_factor": module.shift,
     }
+
+
+def _write_scale(module: AutoencoderTiny) -> dict[str, Any]:
+    if isinstance(module.scale, tuple) or isinstance(module.shift, tuple):
+        raise ValueError(
+            f"diffusers has one scaling_factor and one shift_factor here; this network has scale={module.scale}, "
+            f"shift={module.shift}."
+        )
+    return {"scaling_factor": module.scale, "shift_factor": module.shift}
+
+
+CONFIG = FieldTable(
+    "AutoencoderTiny",
+    AutoencoderTiny,
+    (
+        Group(
+            {
+                "encoder_block_out_channels": ((64,) * 4, SIZES),
+                "decoder_block_out_channels": ((64,) * 4, SIZES),
+                "num_encoder_blocks": ((1, 3, 3, 3), BLOCKS),
+                "num_decoder_blocks": ((3, 3, 3, 1), BLOCKS),
+            },
+            _read_sides,
+            _write_sides,
+        ),
+        Follows("act_fn", "relu"),
+        Follows("upsample_fn", "nearest"),
+        Follows("upsampling_scaling_factor", 2),
+        Field("in_channels", "picture_channels", 3),
+        Follows("out_channels", lambda module: module.picture_channels),
+        Field("latent_channels", "latent_channels", 4),
+        Group(
+            {"scaling_factor": (1.0, None), "shift_factor": (None, MAYBE_NUMBER)},
+            lambda values, _: {"scale": values["scaling_factor"], "shift": values["shift_factor"] or 0.0},
+            _write_scale,
+        ),
+    ),
+    # The magnitude and its shift determine how latents become bytes; block_out_channels repeats the decoder's.
+    unread={"force_upcast": None, "latent_magnitude": None, "latent_shift": None, "block_out_channels": None},
+)
 
 
 def _picture(module: AutoencoderTiny) -> tuple[jax.ShapeDtypeStruct]:
     return (jax.ShapeDtypeStruct((1, module.factor, module.factor, module.picture_channels), np.float32),)
 
 
-FAMILY = Family(
-    NAME,
-    AutoencoderTiny,
-    _build,
-    _describe,
+FAMILY = CONFIG.family(
     _picture,
     {"diffusers": _rows},
     published={"TAESD, Stable Diffusion": {}, "TAESD, Stable Diffusion 3 and FLUX.1": {"latent_channels": 16}},

@@ -1,6 +1,6 @@
 """AutoencoderDC by the names of diffusers and of the original repository (efficientvit)."""
 
-__all__ = ["Table", "build", "describe", "imagenet", "picture"]
+__all__ = ["Table", "imagenet", "picture"]
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +10,9 @@ import numpy as np
 
 from diffusion.io import schema
 from diffusion.models.autoencoders.autoencoder_dc import AutoencoderDC, Levels
-from diffusion.models.interchange.family import DEPTH, SIZE, SIZES, Family, Fields, Refusal
+from diffusion.models.interchange.autoencoder_tables import INPUT_RANGE, one_scale
+from diffusion.models.interchange.family import DEPTH, SIZE, SIZES
+from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Group
 from diffusion.models.interchange.rows import CONV, DENSE, POINT, Layout, Row, linear, within
 
 Table = list[Row]
@@ -118,83 +120,65 @@ def _rows(original: bool) -> Callable[[AutoencoderDC], Table]:
     return rows
 
 
-def _per_level(value: Any, count: int) -> tuple:
-    return (value,) * count if isinstance(value, str) else value
-
-
 WIDTHS = (128, 256, 512, 512, 1024, 1024)
 WORDS = schema.either(schema.text(), schema.several(schema.text()))  # one for all levels, or one for each
 SCALES = ((), (), (), (5,), (5,), (5,))
+OF_ENCODERS = ("rms_norm", "silu")  # at every level
+OF_DECODERS = {"decoder_norm_types": ("rms_norm", WORDS), "decoder_act_fns": ("silu", WORDS)}
 
 
-def build(config: Mapping[str, Any]) -> AutoencoderDC:
-    """Their config.json -> our module."""
-    fields = Fields("AutoencoderDC", config)
+def _side(side: str, layers: tuple[int, ...], others: Mapping[str, Any]) -> Group:
+    """The fields of the levels of the encoder or the decoder.
 
-    def levels(side: str, layers: tuple[int, ...], norms: Any, activations: Any) -> Levels:
-        widths = fields.take(f"{side}_block_out_channels", WIDTHS, SIZES)
-        per_level = lambda value: _per_level(value, len(widths))
-        blocks = per_level(fields.take(f"{side}_block_types", "ResBlock", WORDS))
-        scales = fields.take(f"{side}_qkv_multiscales", SCALES, schema.several(schema.several(SIZE)))
-        depths = fields.take(f"{side}_layers_per_block", layers, schema.several(DEPTH))
-        return Levels(widths, depths, blocks, scales, per_level(norms), per_level(activations))
-
-    low, high = fields.take("input_range", (-1.0, 1.0), schema.several(schema.number(), 2, 2))
-    module = AutoencoderDC(
-        encoder_levels=levels("encoder", (2, 2, 2, 3, 3, 3), "rms_norm", "silu"),
-        decoder_levels=levels(
-            "decoder",
-            (3,) * 6,
-            fields.take("decoder_norm_types", "rms_norm", WORDS),
-            fields.take("decoder_act_fns", "silu", WORDS),
-        ),
-        latent_channels=fields.take("latent_channels", 32),
-        picture_channels=fields.take("in_channels", 3),
-        head_size=fields.take("attention_head_dim", 32),
-        shuffle_down=fields.only("downsample_block_type", "pixel_unshuffle", "conv", "Conv") == "pixel_unshuffle",
-        shuffle_up=fields.only("upsample_block_type", "pixel_shuffle", "interpolate") == "pixel_shuffle",
-        out_shortcut=fields.take("encoder_out_shortcut", True),
-        in_shortcut=fields.take("decoder_in_shortcut", True),
-        last_activation=fields.take("decoder_conv_act_fn", "relu"),
-        scale=fields.take("scaling_factor", 1.0),
-        input_range=(float(low), float(high)),
-    )
-    fields.end()
-    return module
-
-
-def describe(module: AutoencoderDC) -> dict[str, Any]:
-    """Our module -> their config.json."""
-    if module.shift or isinstance(module.scale, tuple):
-        raise Refusal(
-            f"AutoencoderDC: diffusers has one scaling_factor and no shift here; this network has "
-            f"scale={module.scale}, shift={module.shift}."
-        )
-    encoder = module.encoder_levels
-    if set(encoder.norms) != {"rms_norm"} or set(encoder.activations) != {"silu"}:
-        raise Refusal("AutoencoderDC: diffusers' encoder has rms_norm and silu at every level.")
-    config: dict[str, Any] = {}
-    for side, levels in (("encoder", encoder), ("decoder", module.decoder_levels)):
-        config |= {
-            f"{side}_block_out_channels": list(levels.widths),
-            f"{side}_layers_per_block": list(levels.layers),
-            f"{side}_block_types": list(levels.blocks),
-            f"{side}_qkv_multiscales": [list(sides) for sides in levels.scales],
-        }
-    config |= {
-        "decoder_norm_types": list(module.decoder_levels.norms),
-        "decoder_act_fns": list(module.decoder_levels.activations),
-        "latent_channels": module.latent_channels,
-        "in_channels": module.picture_channels,
-        "attention_head_dim": module.head_size,
-        "downsample_block_type": "pixel_unshuffle" if module.shuffle_down else "conv",
-        "upsample_block_type": "pixel_shuffle" if module.shuffle_up else "interpolate",
-        "encoder_out_shortcut": module.out_shortcut,
-        "decoder_in_shortcut": module.in_shortcut,
-        "decoder_conv_act_fn": module.last_activation,
-        "scaling_factor": module.scale,
+    Args:
+        side: "encoder" or "decoder".
+        layers: default numbers of layers of each level.
+        others: the fields of norms and activations, which the decoder has.
+    """
+    theirs = {
+        f"{side}_block_out_channels": (WIDTHS, SIZES),
+        f"{side}_block_types": ("ResBlock", WORDS),
+        f"{side}_qkv_multiscales": (SCALES, schema.several(schema.several(SIZE))),
+        f"{side}_layers_per_block": (layers, schema.several(DEPTH)),
+        **others,
     }
-    return config if module.input_range == (-1, 1) else {**config, "input_range": list(module.input_range)}
+
+    def read(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
+        widths, blocks, scales, depths, *kinds = values.values()
+        norms, activations = kinds or OF_ENCODERS
+        per_level = lambda value: (value,) * len(widths) if isinstance(value, str) else value
+        levels = Levels(widths, depths, per_level(blocks), scales, per_level(norms), per_level(activations))
+        return {f"{side}_levels": levels}
+
+    def write(module: AutoencoderDC) -> dict[str, Any]:
+        levels = getattr(module, f"{side}_levels")
+        kinds = {*zip(levels.norms, levels.activations)}
+        if not others and kinds != {OF_ENCODERS}:
+            raise ValueError("diffusers' encoder has rms_norm and silu at every level.")
+        values = (levels.widths, levels.blocks, levels.scales, levels.layers, levels.norms, levels.activations)
+        return dict(zip(theirs, values))
+
+    return Group(theirs, read, write)
+
+
+CONFIG = FieldTable(
+    "AutoencoderDC",
+    AutoencoderDC,
+    (
+        one_scale(1.0),
+        _side("encoder", (2, 2, 2, 3, 3, 3), {}),
+        _side("decoder", (3,) * 6, OF_DECODERS),
+        Field("latent_channels", "latent_channels", 32),
+        Field("in_channels", "picture_channels", 3),
+        Field("attention_head_dim", "head_size", 32),
+        Choice("downsample_block_type", "shuffle_down", {"pixel_unshuffle": True, "conv": False, "Conv": False}),
+        Choice("upsample_block_type", "shuffle_up", {"pixel_shuffle": True, "interpolate": False}),
+        Field("encoder_out_shortcut", "out_shortcut", True),
+        Field("decoder_in_shortcut", "in_shortcut", True),
+        Field("decoder_conv_act_fn", "last_activation", "relu"),
+        INPUT_RANGE,
+    ),
+)
 
 
 def picture(module: AutoencoderDC) -> tuple[jax.ShapeDtypeStruct]:
@@ -223,13 +207,9 @@ def imagenet(levels: int, latent_channels: int) -> dict[str, Any]:
 
 
 VIT = ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3
-FAMILY = Family(
-    name="AutoencoderDC",
-    module=AutoencoderDC,
-    build=build,
-    describe=describe,
-    example=picture,
-    tables={"diffusers": _rows(original=False), "original": _rows(original=True)},
+FAMILY = CONFIG.family(
+    picture,
+    {"diffusers": _rows(original=False), "original": _rows(original=True)},
     ignored=(r".*\.num_batches_tracked",),
     published={
         "dc-ae-f32c32-sana": {
