@@ -23,6 +23,10 @@ from diffusion.models.residual_u_vit import ResidualUViT as ResidualUViT
 from diffusion.models.sequence_transformer import SequenceTransformer as SequenceTransformer
 from diffusion.models.set_transformer import SetTransformer as SetTransformer
 from diffusion.models.song_unet import SongUNet as SongUNet
+from diffusion.models.symbol_transformer import (
+    SymbolTransformer as SymbolTransformer,
+    symbol_transformer_preset as symbol_transformer_preset,
+)
 from diffusion.models.text_encoders import clip as clip, t5 as t5
 from diffusion.models.u_vit import UViT as UViT
 from diffusion.models.unet import UNet as UNet

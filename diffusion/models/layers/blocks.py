@@ -21,28 +21,33 @@ from diffusion.models.layers.scan import keep_narrow
 
 xavier = nn.initializers.xavier_uniform()
 zeros = nn.initializers.zeros_init()
-BLOCK_NORMS = (*NORMS, "scaled_rmsnorm")
+BLOCK_NORMS = (*NORMS, "scaled_rmsnorm", "scaled_layernorm")
 
 
 def normalisation(kind: str, name: str, dtype: str) -> Callable[[jax.Array], jax.Array]:
     """The normalisation of a layer's input, [..., D] -> [..., D].
 
-    Called inside a module's `__call__`, where "scaled_rmsnorm" makes a module with D learned scales.
+    Called inside a module's `__call__`, where "scaled_rmsnorm" and "scaled_layernorm" make a module with D learned
+    scales.
 
     Args:
         kind: a name in `BLOCK_NORMS`.
         name: name of the module, if it is one.
         dtype: compute type.
     """
-    return NORMS[kind] if kind in NORMS else nn.RMSNorm(dtype=dtype, name=name)
+    if kind in NORMS:
+        return NORMS[kind]
+    if kind == "scaled_layernorm":
+        return nn.LayerNorm(1e-5, dtype=dtype, use_bias=False, use_fast_variance=False, name=name)
+    return nn.RMSNorm(dtype=dtype, name=name)
 
 
 class Attention(nn.Module):
     """Multi-head self-attention, [B, N, D] -> [B, N, D]; rotary positions and normalised q and k by choice.
 
     The layer masks "identity" and "borrow" are `[B]`, see `diffusion.models.layers.layer_masks`; the bias of a call is
-    added to its scores, see `attention`. Keys and values `before` [B, M, H, D] come before its own. The field `bias` is
-    whether the layer of queries, keys and values has one.
+    added to its scores, see `attention`. Keys and values `before` [B, M, H, D] come before its own. The fields `bias`
+    and `out_bias` are whether the layer of queries, keys and values has one, and whether the last layer has.
     """
 
     heads: int
@@ -50,6 +55,7 @@ class Attention(nn.Module):
     attention: str
     dtype: str
     bias: bool = True
+    out_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -87,7 +93,13 @@ class Attention(nn.Module):
         out = layout.attended(out)
         out = layout.split(out, "batch", "tokens", "heads", None)
         out = nn.DenseGeneral(
-            x.shape[-1], axis=(-2, -1), dtype=self.dtype, kernel_init=xavier, dot_general=rows_first, name="out"
+            x.shape[-1],
+            axis=(-2, -1),
+            use_bias=self.out_bias,
+            dtype=self.dtype,
+            kernel_init=xavier,
+            dot_general=rows_first,
+            name="out",
         )(out)
         return layout.split(keep_narrow(out), "batch", "tokens", None)
 

@@ -1,0 +1,231 @@
+"""A bidirectional transformer of symbols: ids [B, L] in, a number for each symbol at each position out.
+
+ class      t            ids [B, L]
+   |        |                |
+embedding  sinusoid, MLP   table
+   +--------+                |
+     silu: c --> [ norm, shift, scale, attention with rotary positions, gate ]
+       |         [ norm, shift, scale, MLP, gate                           ]  x depth
+       |                     |
+       +------> norm, shift, scale -- dense, or the table again --> [B, L, K]
+
+Without a clock and without classes there is no c: nothing shifts, scales or gates.
+"""
+
+__all__ = ["SymbolBlock", "SymbolTransformer", "symbol_transformer_preset"]
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from diffusion.models.layers import layout, network_checks
+from diffusion.models.layers.attention import IMPLEMENTATIONS
+from diffusion.models.layers.block_features import Features
+from diffusion.models.layers.blocks import BLOCK_NORMS, MLPS, Attention, Modulation, normalisation, zeros
+from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.condition_embedding import ConditionEmbedding
+from diffusion.models.layers.scan import REMAT
+from diffusion.models.layers.stacks import Layered, Stack
+from diffusion.models.sequence_transformer import line_angles
+
+CHOICES = {
+    "clock": ("time", "none"),
+    "norm": BLOCK_NORMS,
+    "mlp": MLPS,
+    "attention": ("auto", *IMPLEMENTATIONS),
+    "remat": REMAT,
+    "dtype": ("float32", "bfloat16"),
+}
+PRESETS = {
+    "tiny": {"width": 512, "depth": 8, "heads": 8, "condition_width": 128},
+    "small": {"width": 768, "depth": 12, "heads": 12, "condition_width": 128},
+    "medium": {"width": 1024, "depth": 24, "heads": 16, "condition_width": 128},
+}
+
+
+class SymbolBlock(nn.Module):
+    """One layer of `SymbolTransformer`: attention, then an MLP, each normalised, and modulated where there is a c.
+
+        x <- x + gate * f((1 + scale) * norm(x) + shift),     f = attention, mlp
+
+    Arguments of the call: tokens x [B, L, D], the condition c [B, C] or None, and rotary angles. Returns (x, None), as
+    a scan expects. The attention has no biases.
+
+    Reference: Lou et al. 2024 and Sahoo et al. 2024: the authors' code, `DDiTBlock`.
+    """
+
+    heads: int
+    mlp_ratio: float
+    norm: str
+    mlp: str
+    qk_norm: bool
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, c: jax.Array | None, angles: jax.Array) -> tuple[jax.Array, None]:
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (
+            (0, 0, 1, 0, 0, 1) if c is None else Modulation(6, self.dtype, x.shape[-1], name="modulation")(c)
+        )
+        attend = Attention(
+            self.heads, self.qk_norm, self.attention, self.dtype, bias=False, out_bias=False, name="attention"
+        )
+        read = normalisation(self.norm, "attention_norm", self.dtype)(x)
+        x = x + gate_a * attend(read * (1 + scale_a) + shift_a, angles, {})
+        mlp = MLPS[self.mlp](self.mlp_ratio, self.dtype, name="mlp")
+        read = normalisation(self.norm, "mlp_norm", self.dtype)(x)
+        x = x + gate_m * mlp(read * (1 + scale_m) + shift_m)
+        return layout.row_major(layout.split(x, "batch", "tokens", None)), None
+
+
+class SymbolTransformer(Layered, nn.Module):
+    """The transformer of symbols: `apply(variables, x_t, t, condition)` is a network of `discrete.predictor`.
+
+    Parameters are float32 whatever the compute type, and so is the output. Blocks are scanned, as in DiT.
+
+    Attributes:
+        size: number K of symbols, the mask among them.
+        width: number of features of a token; 4 `heads` divides it.
+        depth: number of blocks.
+        heads: number of attention heads.
+        length: greatest number L of positions; 0 for any.
+        clock: "time": adaptive layer norm by the time; "none": the network does not read the time, which a masked
+            process does not need (Ou et al. 2024; Zheng et al. 2024).
+        num_classes: number of classes, whose null class is label `num_classes`; 0 for an unconditional network.
+        condition_width: number of features of the embedding of time and class; 0: `width`.
+        tied: whether the table of symbols is the last layer too.
+        mlp_ratio: hidden features of the MLP over `width`.
+        norm: a name in `blocks.BLOCK_NORMS`.
+        mlp: "gelu" or "swiglu".
+        qk_norm: RMS-normalise queries and keys, with a learned scale.
+        attention: implementation of attention, see `diffusion.models.layers.attention`.
+        remat: parts to compute again in the backward pass, as DiT.
+        unroll: number of blocks in one turn of the scan; 0: as DiT.
+        dtype: compute type, "float32" or "bfloat16".
+
+    Raises:
+        ValueError: at construction, for a field out of range or an unknown name.
+
+    References: Lou et al. 2024, "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution"; Sahoo
+    et al. 2024, "Simple and Effective Masked Diffusion Language Models": the network of both, by their code; Ou et al.
+    2024, "Your Absorbing Discrete Diffusion Secretly Models the Conditional Distributions of Clean Data"; Zheng et al.
+    2024, "Masked Diffusion Models are Secretly Time-Agnostic Masked Models".
+    """
+
+    size: int
+    width: int = 128
+    depth: int = 4
+    heads: int = 4
+    length: int = 0
+    clock: str = "time"
+    num_classes: int = 0
+    condition_width: int = 0
+    tied: bool = False
+    mlp_ratio: float = 4.0
+    norm: str = "scaled_layernorm"
+    mlp: str = "gelu"
+    qk_norm: bool = False
+    attention: str = "auto"
+    remat: str = "none"
+    unroll: int = 0
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        network_checks.positive(self, ("width", "depth", "heads", "mlp_ratio"))
+        network_checks.known(self, CHOICES)
+        network_checks.classes(self)
+        if self.size < 2:
+            raise ValueError(f"size={self.size} symbols; valid: at least 2")
+        if self.width % (4 * self.heads):
+            raise ValueError(
+                f"width={self.width}: rotary positions need a width that 4 heads = {4 * self.heads} divides"
+            )
+        for field, what in (("length", "any"), ("condition_width", "the width")):
+            if getattr(self, field) < 0:
+                raise ValueError(f"{field}={getattr(self, field)} must be 0 ({what}) or positive")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        t: jax.Array | None = None,
+        condition: jax.Array | dict | None = None,
+        features: Sequence[int] | None = None,
+    ) -> Any:
+        """One evaluation of the network.
+
+        Args:
+            x: symbols int [B, L], 0 .. K - 1.
+            t: the network's clock, [B] or [], float32 or wider, which is embedded as it comes: published networks
+                receive -log alpha(t). Not read with `clock="none"`.
+            condition: class labels int [B], None, or a dict of "label".
+            features: blocks whose tokens [B, L, width] the call returns too, see `layers.block_features`; None: none.
+
+        Returns:
+            [B, L, K], float32; with `features`: (that, a tuple of the tokens).
+
+        Raises:
+            TypeError: for symbols that are no whole numbers.
+            ValueError: for shapes that do not fit, symbols out of range where their values are known, more positions
+                than `length`, and a superfluous or a missing condition.
+        """
+        self._check_symbols(x)
+        recorded = Features(features, self.feature_blocks)
+        clocks = (t,) if self.clock == "time" else ()
+        c = ConditionEmbedding(
+            self.condition_width or self.width, self.num_classes, 0, len(clocks), self.dtype, name="condition"
+        )(x, clocks, condition)
+        c = c if clocks or self.num_classes else None
+
+        table = self.param("table", nn.initializers.normal(0.02), (self.size, self.width), jnp.float32)
+        tokens = table.at[x].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        tokens = layout.split(tokens.astype(self.dtype), "batch", "tokens", None)
+        angles = jnp.asarray(line_angles(x.shape[1], self.width // self.heads))
+        fields = (self.heads, self.mlp_ratio, self.norm, self.mlp, self.qk_norm, self.attention, self.dtype)
+        axes = (nn.broadcast, nn.broadcast)
+        blocks = Stack("blocks", self.depth, SymbolBlock, fields, (c, angles), axes, unroll=self.unroll)
+        tokens = blocks.run(self, tokens, recorded)
+
+        tokens = normalisation(self.norm, "final_norm", self.dtype)(tokens)
+        if c is not None:
+            shift, scale = Modulation(2, self.dtype, self.width, name="final_modulation")(c)
+            tokens = tokens * (1 + scale) + shift
+        if self.tied:
+            return recorded.beside(tokens.astype(jnp.float32) @ table.T)
+        last = nn.Dense(self.size, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")
+        return recorded.beside(last(tokens))
+
+    def _check_symbols(self, x: jax.Array) -> None:
+        if not jnp.issubdtype(jnp.result_type(x), jnp.integer):
+            raise TypeError(f"SymbolTransformer takes whole numbers, symbols [B, L]; got {jnp.result_type(x)}")
+        if jnp.ndim(x) != 2:
+            raise ValueError(f"SymbolTransformer takes symbols [B, L]; got an array of shape {jnp.shape(x)}")
+        if self.length and x.shape[1] > self.length:
+            raise ValueError(f"length={self.length}: this network takes no more positions; got {x.shape[1]}")
+        if not isinstance(x, Tracer) and x.size and not 0 <= np.min(x) <= np.max(x) < self.size:
+            raise ValueError(f"symbols {np.min(x)} .. {np.max(x)}; valid: 0 .. {self.size - 1}, since size={self.size}")
+
+
+def symbol_transformer_preset(size: str, symbols: int = 50_258, **options: Any) -> SymbolTransformer:
+    """Builds the network of SEDD and MDLM of a published size.
+
+    Args:
+        size: "tiny", "small" or "medium"; SEDD has the last two.
+        symbols: number K of symbols; the published networks have GPT-2's 50,257 and a mask.
+        **options: other fields of `SymbolTransformer`.
+
+    Returns:
+        The module, without parameters.
+
+    Raises:
+        ValueError: for an unknown size, and as `SymbolTransformer`.
+
+    Reference: Lou et al. 2024 and Sahoo et al. 2024; the numbers come from the configs of the authors' code.
+    """
+    return SymbolTransformer(symbols, **look_up(PRESETS, size, "size"), length=1024, **options)
