@@ -1,6 +1,5 @@
 """The recipe of a config: what its fields must fit, with each other, with the data, with the files that they name."""
 
-import dataclasses
 import functools
 import operator
 from collections.abc import Mapping
@@ -105,7 +104,7 @@ def on_its_data(recipe: Recipe) -> Recipe:
     elif spec is None or spec.condition is None:
         recipe = recipe.at(shape)
     else:  # latents have the conditions of what they are of
-        recipe = dataclasses.replace(recipe.on(spec._replace(shape=shape)), dtype=recipe.examples.dtype)
+        recipe = recipe.on(spec._replace(shape=shape)).with_parts(dtype=recipe.examples.dtype)
     fits.check_frames(recipe)
     return recipe
 

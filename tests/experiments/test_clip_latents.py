@@ -17,6 +17,21 @@ VAE = AutoencoderKLVideo(widths=(4, 4), layers=1, temporal=(True,), latent_chann
 SOURCE = {"name": "moving_drawings", "frames": 9, "side": 8, "number": 4}
 
 
+def test_latents_are_sampled_with_the_conditions_of_what_they_are_of(tmp_path):
+    """Also where only their shape is known; the vectors are read from the clips' own source."""
+    np.savez(tmp_path / "clips.npz", x=np.zeros((3, 9, 8, 8, 3)), vector=np.ones((3, 5)))
+    source = {"name": "arrays", "path": str(tmp_path / "clips.npz"), "x": "x", "condition": ("vector",)}
+    base = recipes.module("small_flow")
+    density = {"name": "uniform_density"}
+    config: ConfigDict = base.flow(source, {"name": "flow_matching", "density": density}, steps=2, batch_size=2)
+    config.objective.wrappers = ({"name": "condition_dropout", "rate": 0.5},)
+    config.model = {"name": "video_dit", "patch": 2, "width": 16, "depth": 1, "heads": 2, "vector_width": 5}
+    config.data.update({"shape": (5, 4, 4, 2), "latents": {"dir": "latents", "autoencoder": "vae"}})
+    recipe = checks.on_its_data(checks.validate(config))
+    assert recipe.examples.shape == (5, 4, 4, 2) and recipe.examples.dtype is None
+    np.testing.assert_array_equal(recipe.examples.null["vector"], np.zeros(5))
+
+
 @pytest.mark.slow
 def test_a_run_on_latents_of_clips_makes_clips(tmp_path):
     vae, cache, run = (str(tmp_path / name) for name in ("vae", "cache", "run"))
