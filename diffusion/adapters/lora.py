@@ -57,8 +57,8 @@ FACTORS = (frozenset({"down", "up"}), frozenset({"down", "up", "down_2", "up_2"}
 MAGNITUDES = ("magnitude", "input_magnitude")
 # The leaves of `diffusion.models` that stack the layers of a scan, and those whose kernels are [in, *out]; the other
 # kernels are [*in, out].
-LAYERS = r"(^|/)([a-z]+_)?(blocks|layers)/"
-FAN_OUT = r"(^|/)(picture_)?(qkv|query|key|value|hidden|dense|modulation)/kernel$"
+LAYERS = r"(^|/)([a-z]+_)?(blocks|layers|refiners)/"
+FAN_OUT = r"(^|/)(picture_)?(qkv|query|key|value|key_value|hidden|dense|modulation)/kernel$"
 
 
 def init(

@@ -17,6 +17,7 @@ from diffusion.models import interchange
 from diffusion.models.dit import DiT
 from diffusion.models.interchange import folders, rows
 from diffusion.models.interchange.rows import Mismatch
+from tests.conformance import slow_but
 from tests.metrics import torch_writer
 from tests.models.interchange import published, test_families
 from tests.peers.made_weights import made
@@ -184,7 +185,8 @@ def test_one_file_of_a_fused_layer_reaches_its_parts_and_back(tmp_path):
     (tmp_path / "peft").mkdir()
     save_file(original, tmp_path / "peft" / "adapter_model.safetensors")
     (tmp_path / "peft" / "adapter_config.json").write_text('{"lora_alpha": 6, "r": 4, "use_rslora": true}')
-    found = lora_files.load(tmp_path / "peft", {"transformer": module})["transformer"]
+    papers = module.clone(frequency_shift=0)  # the network of the paper's repository, with its names
+    found = lora_files.load(tmp_path / "peft", {"transformer": papers})["transformer"]
     assert found.scale == {"blocks/attention/qkv/kernel": 3.0}
     merged = np.asarray(jax.tree.leaves(lora.merge(kernel, *found))[0])
     expected = 3 * np.stack([made(f"{i}B", (96, 4)) @ made(f"{i}A", (4, 32)) for i in range(2)])
@@ -288,8 +290,8 @@ def test_what_their_layers_cannot_say_is_not_written(tmp_path):
         lora_files.save(tmp_path / "a.safetensors", {}, unet, "kohia")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", test_families.CALLS)
+# Z-Image and Lumina have three scans of layers, and Lumina keys and values in one kernel.
+@pytest.mark.parametrize("name", slow_but([("z_image",), ("lumina2",)], [(name,) for name in test_families.CALLS]))
 def test_kernels_are_read_as_the_tables_of_their_family_have_them(name, tmp_path):
     """`lora.init` goes by names what axes are inputs; the layouts of the tables know it."""
     config = published.case(name).config
