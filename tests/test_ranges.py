@@ -96,6 +96,7 @@ RANGES = {
     "offset": (lambda offset: timesteps.leading(FLOW, 2, 4, offset), [0, 1], [2], "lower the offset"),
     "staggered": (lambda frames: timesteps.staggered(GRID, frames, 1), [1], [0], "frames"),
     "staggered delay": (lambda delay: timesteps.staggered(GRID, 2, delay), [0], [-1], "delay"),
+    "staggered chunk": (lambda chunk: timesteps.staggered(GRID, 4, 1, chunk), [1, 2, 4], [0, -1, 3, 8], "chunk = "),
     "uniform last": (lambda last: timesteps.uniform(FLOW, 2, last), [0.5], [0.0, 1.0], "last = "),
     "sigmoid grid": (lambda end: timesteps.sigmoid(FLOW, 2, 0.0, end), [0.1], [0.0], "end = 0"),
     "steps": (lambda steps: timesteps.uniform(FLOW, steps), [1], [0, 1.5], "steps = "),

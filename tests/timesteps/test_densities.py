@@ -223,3 +223,14 @@ def test_the_largest_draw_stays_in_the_last_bin(monkeypatch):
         density = timesteps.loss_second_moment(SCHEDULE, bins, discrete)
         t, importance = density.sample(density.init(), KEYS[:1], jnp.arange(1))
         assert 1 - 1 / bins < float(t[0]) <= 1 and float(importance[0]) == pytest.approx(1)
+
+
+def test_the_ends_of_the_draws_stay_inside_the_schedule(monkeypatch):
+    """Half a cell of 2^-23 above the start; the last bin's end is rounded to 1, and t stays below it."""
+    bins = 1000
+    density = timesteps.loss_second_moment(SCHEDULE, bins)
+    for draw, expected in ((0.0, 2.0**-24 / bins), (1 - 2.0**-23, 1 - 2.0**-24)):
+        monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype, draw=draw: jnp.full(shape, draw, dtype))
+        t = float(density.sample(density.init(), KEYS[:1], jnp.arange(1))[0][0])
+        assert t == pytest.approx(SCHEDULE.t_min + (SCHEDULE.t_max - SCHEDULE.t_min) * expected, rel=1e-7)
+        assert SCHEDULE.t_min < t < SCHEDULE.t_max

@@ -125,6 +125,29 @@ def test_density_stays_inside_and_off_the_singular_ends(name, schedule_name):
     assert np.isfinite(schedule.log_snr(t)).all()
 
 
+@pytest.mark.parametrize("strata", [None, 3])
+@pytest.mark.parametrize("draw", [0.0, 1 - 2.0**-23])
+def test_the_smallest_and_the_largest_draw_stay_off_the_ends(monkeypatch, draw, strata):
+    """u is the middle of its cell of 2^-23, so that neither end is reached, in the first and in the last stratum."""
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype: jnp.full(shape, draw, dtype))
+    size = strata or 1
+    u = _draw(timesteps.from_quantile(lambda u: u, strata), KEYS[:size], jnp.arange(size))[0]
+    expected = (np.arange(size) + draw + 2.0**-24) / size
+    np.testing.assert_allclose(u, np.minimum(expected, 1 - 2.0**-24), rtol=1.2e-7)
+    assert 0 < u.min() and u.max() < 1
+    for name, (make, _) in DENSITIES.items():
+        t = np.asarray(_draw(make(SCHEDULES["rectified_flow"], strata=strata), KEYS[:size], jnp.arange(size))[0])
+        last = 1.0 if name.startswith("laplace") else 1 - 2.0**-24  # whose range has its ends
+        assert (0 < t).all() and (t <= last).all(), name
+
+
+def test_a_fraction_stays_half_a_cell_off_the_ends():
+    """Where the quantile function rounds to 0 or to 1: a logit-normal density of a great deviation."""
+    density = timesteps.logit_normal(SCHEDULES["rectified_flow"], 0.0, 1e6)
+    t = np.unique(_draw(density)[0])
+    np.testing.assert_array_equal(t, np.float32([2.0**-24, 1 - 2.0**-24]))
+
+
 @pytest.mark.parametrize("mean, std", [(0.0, 5.0), (6.0, 3.0), (-6.0, 3.0)])
 def test_extreme_logit_normals_stay_off_the_ends(mean, std):
     """A wide density rounds to 0 or 1 in float32 if nothing stops it: sigma or alpha would vanish."""

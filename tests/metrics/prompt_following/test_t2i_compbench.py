@@ -1,5 +1,6 @@
 """T2I-CompBench's rules on detections and answers made by hand."""
 
+import numpy as np
 import pytest
 
 from diffusion.metrics.prompt_following import t2i_compbench
@@ -72,3 +73,26 @@ def test_complex_prompts_have_the_scores_of_their_lists(tmp_path):
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(PromptsError, match="holds no prompts"):
         t2i_compbench.read(tmp_path / "empty.txt")
+
+
+def test_places_of_any_boxes():
+    """By their middles, and by counts of the pixels that they share; boxes of all proportions, anywhere."""
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(300):
+        corners = np.sort(rng.integers(0, 400, (2, 2, 2)), axis=1) + [[0, 0], [1, 1]]  # of each box, then (x, y)
+        first, second = corners.reshape(2, 4).tolist()
+        right, down = corners[1].mean(0) - corners[0].mean(0)
+        covered = np.zeros((2, 401, 401), bool)
+        for cover, ((left, top), (beyond, below)) in zip(covered, corners):
+            cover[top:below, left:beyond] = True
+        overlap = covered.all(0).sum() / covered.any(0).sum()
+        beside = 1.0 if min(abs(right), abs(down)) < 150 else 150 / max(abs(right), abs(down))
+        stands = {"left": right > abs(down), "right": -right > abs(down), "top": down > abs(right),
+                  "bottom": -down > abs(right)}  # fmt: skip
+        expected = {f"on the {side} of": float(there) * min(1.0, 0.1 / max(overlap, 1e-9))
+                    for side, there in stands.items()} | {"near": beside, "next to": beside}  # fmt: skip
+        found = {word: t2i_compbench.place(word, first, second) for word in expected}
+        assert found == pytest.approx(expected, rel=1e-12)
+        seen |= {word for word, score in found.items() if 0 < score < 1}
+    assert seen == {*expected}
