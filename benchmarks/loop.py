@@ -29,7 +29,7 @@ import io
 import statistics
 import tempfile
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import jax
@@ -98,6 +98,23 @@ def row(what: str, found: Stretches, every: int) -> rows.Row:
     )
 
 
+class Watched:
+    """A compiled step that notes its first batch and its latest metrics.
+
+    Attributes:
+        trace: the trace of the step, by which `train.run` checks the memory.
+    """
+
+    def __init__(self, step: Any, noted: dict[str, Any]):
+        self.trace = step.trace
+        self._step, self._noted = step, noted
+
+    def __call__(self, state: Any, batch: Any, seed: Any) -> tuple[Any, Any]:
+        state, self._noted["metrics"] = self._step(state, batch, seed)
+        self._noted.setdefault("batch", batch)
+        return state, self._noted["metrics"]
+
+
 def measured(config: ConfigDict, steps: int, rounds: int) -> Stretches:
     """Runs the loop of a config with stretches of the bare step in between.
 
@@ -120,14 +137,9 @@ def measured(config: ConfigDict, steps: int, rounds: int) -> Stretches:
     def building(*arguments):
         program = build(*arguments)
 
-        def step(state, batch, seed):
-            state, last["metrics"] = program.step(state, batch, seed)
-            last["batch"] = last.get("batch", batch)
-            return state, last["metrics"]
-
         last["bare"], last["state"], last["seed"] = program.step, None, program.seed
         last["initial"] = lambda: sharding.create(program.init, program.target, program.seed)
-        return program._replace(step=step)
+        return program._replace(step=Watched(program.step, last))
 
     def bare():
         state = last["state"] if last["state"] is not None else last["initial"]()

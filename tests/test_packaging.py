@@ -337,6 +337,13 @@ def test_the_readme_names_the_distribution_its_extra_and_targets_of_make():
     assert len(used) >= 4 and set(used) <= set(targets)
 
 
+def test_the_readme_samples_shipped_models_before_it_trains_and_evaluates():
+    lines = of_readme()
+    assert [words[0] for words in lines] == ["sample", "sample", "train", "sample", "evaluate", "init"]
+    assert lines[0] == ["sample", "--model=digits"] and lines[1][:2] == ["sample", "--model=drawings"]
+    assert lines[-1] == ["init", "my_paper"]
+
+
 @pytest.mark.slow
 def test_the_installed_commands_run_from_an_empty_folder(programs, tmp_path):
     """Every --help, the README's commands one by one, and a sweep, beside a user's folders of our names."""
@@ -359,11 +366,9 @@ def test_the_installed_commands_run_from_an_empty_folder(programs, tmp_path):
         (folder / name / "__init__.py").write_text("raise SystemExit('a user's')")
         (folder / name / "digits.py").write_text("raise SystemExit('a user's')")
     lines = of_readme()
-    assert [words[0] for words in lines[:4]] == ["sample", "train", "sample", "evaluate"]
-    assert lines[0] == ["sample", "--model=digits"] and lines[-1] == ["init", "my_paper"]
     said = [run(*(re.sub("(--config=digits)$", r"\1:tiny", word) for word in words)) for words in lines]
     assert "100 images" in said[0] and (folder / "pictures/samples.png").is_file()
-    assert "Next: diffusion sample --workdir=runs/digits" in said[1] and (folder / "my_paper/config.py").is_file()
+    assert "Next: diffusion sample --workdir=runs/digits" in said[2] and (folder / "my_paper/config.py").is_file()
     run("plan", "--config=digits", "--devices=1")
     run("train", "--config=students/lcm:runs/digits,tiny", "--workdir=runs/lcm")
     two = "launch local --processes=2 -- diffusion train --config=digits:tiny --workdir=runs/two"

@@ -97,7 +97,7 @@ def test_the_state_that_is_kept_is_the_one_before_the_step(exploded):
 @pytest.mark.slow
 def test_a_change_of_the_config_is_tried_on_the_step(exploded):
     changed = checks.validate(tiny(**EXPLODES | {"parameterization.clock": {"name": "time"}}))
-    repeated = reproduce.repeat(resolve.recipe(changed), exploded)
+    repeated = reproduce.repeat(changed, exploded)
     assert repeated.step == 1 and not repeated.finite
 
 
@@ -109,7 +109,7 @@ def test_a_healthy_step_has_the_loss_of_the_metrics_and_of_its_examples(healthy,
         folder = tmp_path
         assert train.run(tiny(**changes), folder) == 0
     rows = {row["step"]: row for row in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())}
-    repeated = reproduce.repeat(resolve.recipe(checks.validate(tiny(**changes))), folder, 3)
+    repeated = reproduce.repeat(checks.validate(tiny(**changes)), folder, 3)
     assert repeated.finite and repeated.origins == []
     for name in ("loss", "grad_norm"):
         assert float(f"{repeated.metrics[name]:.8g}") == rows[4][name]

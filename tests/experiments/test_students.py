@@ -27,6 +27,7 @@ from tests import commands
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 ROOT = pathlib.Path(__file__).parents[2]
 STUDENTS = ("progressive", "consistency", "lcm", "dmd", "dmd2", "turbo", "reflow")
+OF_TWO_PLAYERS = ("dmd", "dmd2", "turbo")
 STEPS, BROKEN = 6, 4  # of a training, and after how many it is interrupted: within a stage, while DMD's model rests
 TINY = {
     "train.steps": STEPS,
@@ -130,9 +131,9 @@ def test_a_student_is_one_command_that_goes_on_bit_for_bit(name, teacher, tmp_pa
     assert leaves[0] == leaves[1]
     assert lines[0] == lines[1]
     items = {leaf.partition("/")[0] for leaf in leaves[0]}
-    assert ("rivals" in items) == (name in ("dmd", "turbo")) and ("frozen" in items) == (name != "reflow")
+    assert ("rivals" in items) == (name in OF_TWO_PLAYERS) and ("frozen" in items) == (name != "reflow")
     second_players = {name for line in lines[0] for name in line if "/" in name}
-    assert bool(second_players) == (name in ("dmd", "turbo")) and all(np.isfinite(line["loss"]) for line in lines[0])
+    assert bool(second_players) == (name in OF_TWO_PLAYERS) and all(np.isfinite(line["loss"]) for line in lines[0])
 
     params, _ = checkpoints.load_ema(tmp_path / "broken")
     make = generate.generator(resolve.recipe(config, (8, 8, 1)))
