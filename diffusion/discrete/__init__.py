@@ -9,6 +9,14 @@ from diffusion.discrete.bounds import (
 )
 from diffusion.discrete.categorical import draw as draw
 from diffusion.discrete.keeping import Keeping as Keeping, cosine as cosine, linear as linear, polynomial as polynomial
+from diffusion.discrete.parallel_unmasking import (
+    Choice as Choice,
+    confident as confident,
+    low_entropy as low_entropy,
+    mask_time as mask_time,
+    unmasking as unmasking,
+    until_unmasked as until_unmasked,
+)
 from diffusion.discrete.predictions import (
     Predictor as Predictor,
     from_logits as from_logits,
@@ -21,6 +29,12 @@ from diffusion.discrete.processes import (
     mixture as mixture,
     uniform as uniform,
 )
+from diffusion.discrete.remasking_steps import (
+    Remasking as Remasking,
+    capped as capped,
+    remasking as remasking,
+    rescaled as rescaled,
+)
 from diffusion.discrete.sampling_loop import SymbolSampler as SymbolSampler, prior as prior, sample as sample
 from diffusion.discrete.steps import (
     Law as Law,
@@ -31,5 +45,6 @@ from diffusion.discrete.steps import (
     tau_leaping as tau_leaping,
     theta_trapezoidal as theta_trapezoidal,
 )
+from diffusion.discrete.truncation import nucleus as nucleus, tempered as tempered, top_k as top_k
 
 public.declare(__name__)

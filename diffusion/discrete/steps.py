@@ -34,12 +34,13 @@ Law = Callable[[Predictor, Process, Array, Array, Array], Array]
 """(predict, process, x_t `[B, ...]`, t `[B]`, s `[B]`) -> probabilities of x_s `[B, ..., K]`, of each position."""
 
 
-def stepped(law: Law, rates: bool = False) -> SymbolSampler:
+def stepped(law: Law, rates: bool = False, masked: bool = False) -> SymbolSampler:
     """The sampler that draws every step from a law.
 
     Args:
         law: the probabilities of x_s, for example your own.
         rates: whether the law reads the rates of jumps.
+        masked: whether the law is for masked processes alone.
     """
 
     def step(state: Any, predict: Predictor, process: Process, plan: Plan, i: ArrayLike, keys: Array) -> tuple[Array]:
@@ -47,7 +48,7 @@ def stepped(law: Law, rates: bool = False) -> SymbolSampler:
         t, s = (jnp.broadcast_to(time[i], (len(x),)) for time in (jnp.asarray(plan.t), jnp.asarray(plan.s)))
         return (draw(keys, law(predict, process, x, t, s)),)
 
-    return SymbolSampler(_sample_alone, step, lambda steps: steps, rates=rates)
+    return SymbolSampler(_sample_alone, step, lambda steps: steps, masked=masked, rates=rates)
 
 
 def ancestral() -> SymbolSampler:

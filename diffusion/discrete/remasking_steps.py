@@ -1,0 +1,84 @@
+"""Ancestral steps that may mask a symbol again, so that a later step corrects it."""
+
+__all__ = ["Remasking", "capped", "remasking", "remasking_law", "rescaled"]
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion.discrete.predictions import Predictor
+from diffusion.discrete.processes import Process
+from diffusion.discrete.sampling_loop import SymbolSampler
+from diffusion.discrete.steps import Law, stepped
+from diffusion.schedules import left_broadcast
+
+Remasking = Callable[[Array], Array]
+"""The greatest possible probability of masking again, `[B]` in [0, 1] -> the probability of a step, `[B]`."""
+
+
+def remasking(share: Remasking) -> SymbolSampler:
+    """Ancestral steps in which a symbol that shows is masked again with probability sigma.
+
+        x_t shows:       P(x_s = mask) = sigma
+        x_t is a mask:   P(x_s = y) = (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t) p(y | x_t)
+
+    with sigma at most min(1, (1 - alpha_s) / alpha_t). For every sigma the marginals q(x_s | x_0) stay as they are. All
+    symbols that show may be masked again, also known ones; `infilling` keeps those.
+
+    Facts:
+        nfe: steps
+        paper: Wang et al. 2025, "Remasking Discrete Diffusion Models with Inference-Time Scaling", ReMDM
+
+    Args:
+        share: sigma as a function of its greatest value: `capped(...)`, `rescaled(...)` or your own.
+    """
+    return stepped(remasking_law(share), masked=True)
+
+
+def remasking_law(share: Remasking) -> Law:
+    """The law of a step of `remasking`."""
+
+    def law(predict: Predictor, process: Process, x: Array, t: Array, s: Array) -> Array:
+        alpha_t, _alpha_s = process.keeping.alpha(t), process.keeping.alpha(s)
+        masked_t, masked_s = process.keeping.replaced(t), process.keeping.replaced(s)
+        sigma = share(jnp.minimum(1.0, masked_s / jnp.maximum(alpha_t, jnp.finfo(jnp.float32).tiny)))
+        still = left_broadcast((masked_s - sigma * alpha_t) / masked_t, x)
+        again = left_broadcast(sigma, x)
+        stays_masked = jnp.where(x == process.mask, still, again)[..., None]
+        shown = jnp.exp(predict(x, t)) * (1 - stays_masked)  # x_t itself where it shows
+        return shown + stays_masked * jax.nn.one_hot(process.mask, process.size)
+
+    return law
+
+
+def capped(limit: float) -> Remasking:
+    """sigma = min(limit, its greatest value): the paper's "cap".
+
+    Args:
+        limit: greatest probability, in [0, 1]; 0 is `ancestral`.
+
+    Raises:
+        ValueError: if the limit is not in [0, 1].
+    """
+    _check_share("capped", "limit", limit)
+    return lambda greatest: jnp.minimum(limit, greatest)
+
+
+def rescaled(factor: float) -> Remasking:
+    """sigma = factor times its greatest value: the paper's "rescale".
+
+    Args:
+        factor: in [0, 1]; 0 is `ancestral`.
+
+    Raises:
+        ValueError: if the factor is not in [0, 1].
+    """
+    _check_share("rescaled", "factor", factor)
+    return lambda greatest: factor * greatest
+
+
+def _check_share(name: str, what: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}: {what} = {value}; valid: a number in [0, 1]")

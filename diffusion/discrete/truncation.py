@@ -1,0 +1,79 @@
+"""Sharper predictions: a temperature, the likeliest symbols alone, or those that hold most of the probability.
+
+Each takes log-probabilities and returns log-probabilities. Between predictor and sampler:
+
+    predict_sharp = lambda x, t: discrete.nucleus(predict(x, t), 0.9)
+"""
+
+__all__ = ["nucleus", "tempered", "top_k"]
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def tempered(log_x0: Array, temperature: float) -> Array:
+    """Probabilities in proportion to p^(1 / temperature).
+
+    Args:
+        log_x0: float `[..., K]` log-probabilities, -inf where a symbol is impossible.
+        temperature: above 0; below 1 the likely symbols become likelier.
+
+    Returns:
+        `[..., K]` log-probabilities.
+
+    Raises:
+        ValueError: if the temperature is not above 0.
+    """
+    if not temperature > 0:
+        raise ValueError(f"tempered: temperature = {temperature}; valid: a number above 0")
+    return jax.nn.log_softmax(log_x0 / temperature)
+
+
+def top_k(log_x0: Array, number: int) -> Array:
+    """The likeliest symbols alone, in their proportions.
+
+    Args:
+        log_x0: float `[..., K]` log-probabilities, -inf where a symbol is impossible.
+        number: how many symbols remain, 1 .. K; as likely ones as the last of them remain too.
+
+    Returns:
+        `[..., K]` log-probabilities.
+
+    Raises:
+        ValueError: for another number.
+
+    The paper: Fan et al. 2018, "Hierarchical Neural Story Generation", section 5.4.
+    """
+    if not 1 <= number <= log_x0.shape[-1]:
+        raise ValueError(f"top_k: number = {number}; valid: 1 .. {log_x0.shape[-1]}, the number of symbols")
+    least = jax.lax.top_k(log_x0, number)[0][..., -1:]
+    return _only(log_x0, log_x0 >= least)
+
+
+def nucleus(log_x0: Array, share: float) -> Array:
+    """The fewest likeliest symbols that hold a share of the probability together, in their proportions.
+
+    Args:
+        log_x0: float `[..., K]` log-probabilities, -inf where a symbol is impossible.
+        share: in (0, 1]; as likely symbols as the last that is needed remain too.
+
+    Returns:
+        `[..., K]` log-probabilities.
+
+    Raises:
+        ValueError: if the share is not in (0, 1].
+
+    The paper: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", eq. 2.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"nucleus: share = {share}; valid: a share of the probability in (0, 1], e.g. 0.9")
+    ordered = -jnp.sort(-log_x0, axis=-1)
+    p = jnp.exp(ordered)
+    needed = jnp.cumsum(p, -1) - p < share
+    least = jnp.min(jnp.where(needed, ordered, jnp.inf), -1, keepdims=True)
+    return _only(log_x0, log_x0 >= least)
+
+
+def _only(log_x0: Array, kept: Array) -> Array:
+    return jax.nn.log_softmax(jnp.where(kept, log_x0, -jnp.inf))
