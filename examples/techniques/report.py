@@ -41,6 +41,12 @@ from examples.techniques.row import Row
 
 SHOWN = 8  # pictures in a line
 WRAPPED = 9  # letters of a caption in a line, as wide as a picture
+WITHOUT_A_ROW = (
+    "InstructPix2Pix and T2I-Adapter have no row: both change the U-Net of a Stable Diffusion "
+    "([instructions](../../tuning.md#edits-by-instructions), [adapters](../../control.md#train-one)), and the network "
+    "of this model is a transformer. Here a prompt changes a picture by [image to image](../text/report.md), and a "
+    "ControlNet follows a drawing."
+)
 ENTRIES = ("title", "page", "commands", "look", "figures")  # of a row, in report.json
 
 
@@ -141,6 +147,7 @@ def markdown(content: Mapping[str, Any]) -> str:
         "pictures, with intervals of 95 %, by [drawn templates](../../../examples/text/drawn_objects.py), without a "
         "network.",
         report.table(("technique, what to look at, and figures", "pictures"), table),
+        WITHOUT_A_ROW,
         "## Commands",
         "```sh\n" + "\n\n".join(commands) + "\n```",
         "## Protocol",
