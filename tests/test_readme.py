@@ -37,7 +37,7 @@ def test_the_toy_example_is_short_and_learns_its_distribution():
 def test_the_pictures_of_the_tour_and_the_gallery_are_there_and_small():
     shown = re.findall(r"!\[[^]]+\]\((?:docs/)?(gallery/[^)]+)\)", README.read_text() + TOUR.read_text())
     assert len(shown) >= 8 and all((ROOT / "docs" / path).is_file() for path in shown)
-    page = (ROOT / "docs/gallery/README.md").read_text()
+    page = (ROOT / "docs/gallery/all.md").read_text()
     of_page = set(re.findall(r"!\[[^]]+\]\(([^)]+)\)", page))
     there = {path.name for path in (ROOT / "docs/gallery").glob("*.png")}
     reports = {name for name in of_page if "/" in name}  # of other runs, which have a folder each

@@ -13,7 +13,7 @@ from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, resolve
 from diffusion.experiments.sampling import generate, trained_run
 from tests import commands
-from tools.docs import gallery
+from tools.docs import gallery, gallery_reports
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +78,12 @@ def test_a_picture_drawn_alone_leaves_the_rest_of_the_page():
 def test_a_page_drawn_anew_keeps_the_sections_of_reports(tmp_path, monkeypatch):
     (tmp_path / "control").mkdir()
     (tmp_path / "control" / "report.md").write_text("figures")
-    (tmp_path / "README.md").write_text("# Gallery\n\n## Where shapes stand\n\nEarlier words.\n")
+    (tmp_path / gallery_reports.PAGE).write_text("# Gallery\n\n## Where shapes stand\n\nEarlier words.\n")
     asked = types.SimpleNamespace(workdir="runs/x", out=str(tmp_path), only=["samples"])
     drawn = lambda folder, place: gallery.Shown("```sh\ntrue\n```", "Words.")
     monkeypatch.setattr(gallery, "PICTURES", {"samples": ("Samples by class", drawn)})
     monkeypatch.setattr(gallery.flags, "FLAGS", asked)
     gallery.main([])
-    text = (tmp_path / "README.md").read_text()
+    text = (tmp_path / gallery_reports.PAGE).read_text()
     assert "\n## Samples by class\n" in text and "Earlier words" not in text
     assert text.count("\n## Where shapes stand\n") == 1

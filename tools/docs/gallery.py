@@ -3,7 +3,7 @@
     python -m tools.docs.gallery --workdir=runs/digits                            # of a run of the recipe digits
     python -m tools.docs.gallery --workdir=runs/digits --only=editing,samplers --out=/tmp/gallery
 
-Writes docs/gallery/README.md and its PNG files from a run that was trained, sampled and evaluated. The picture of a
+Writes docs/gallery/all.md and its PNG files from a run that was trained, sampled and evaluated. The picture of a
 sweep is a screenshot of its report, which needs chromium and chromedriver; without them the existing picture stays.
 """
 
@@ -385,7 +385,7 @@ def sections_of(text: str) -> dict[str, str]:
 
 def page(folder: pathlib.Path, sections: Iterable[str]) -> str:
     """The whole page."""
-    head = f"""# Gallery
+    head = f"""# All pictures
 
 Every picture is of one run of the recipe `digits` (8x8 pixels, 1,258 training images, four minutes on two CPU
 cores), and was made by one command:
@@ -457,7 +457,7 @@ def main(argv: list[str]) -> None:
         if name not in PICTURES:
             raise unknown("--only", name, PICTURES, "picture")
     place.mkdir(parents=True, exist_ok=True)
-    path = place / "README.md"
+    path = place / gallery_reports.PAGE
     sections = sections_of(path.read_text()) if path.is_file() else {}
     with progress.bar("drawing", len(wanted), "pictures") as advance:
         for done, name in enumerate(wanted):

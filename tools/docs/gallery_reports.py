@@ -5,7 +5,7 @@
     python -m tools.docs.gallery_reports
     python -m tools.docs.gallery_reports runs/video/report    # that of examples.video, with its clips as WebP
 
-`tools.docs.gallery` draws the rest of docs/gallery/README.md from another run, and writes these sections too.
+`tools.docs.gallery` draws the rest of docs/gallery/all.md from another run, and writes these sections too.
 """
 
 import pathlib
@@ -17,6 +17,7 @@ from PIL import Image, ImageSequence
 from diffusion.experiments.run_folder import workdir
 
 PLACE = pathlib.Path(__file__).parents[2] / "docs" / "gallery"
+PAGE = "all.md"  # of all pictures
 
 
 class Report(NamedTuple):
@@ -29,6 +30,14 @@ class Report(NamedTuple):
 
 
 REPORTS = {
+    "techniques": Report(
+        "Techniques, a row of pictures each",
+        ("regions.png", "uce.png", "slider.png", "boxes.png"),
+        "What steers or changes the model of drawings that comes along: in each picture the same noise without a "
+        "technique and with it. [The table](techniques/report.md) has figures, and the techniques that fail here too: "
+        "attention words, reference-only, ESD and custom diffusion.",
+        ("python -m examples.techniques.report --out=runs/techniques",),
+    ),
     "control": Report(
         "Where shapes stand",
         ("outlines.png", "layers.png", "sketch.png"),
@@ -119,7 +128,7 @@ def main(argv: list[str]) -> None:
     """Writes the page, and before it the copy of a report of clips."""
     for report in argv:
         with_clips(pathlib.Path(report), PLACE / "video")
-    path = PLACE / "README.md"
+    path = PLACE / PAGE
     workdir.write_text(path, page(path.read_text(), PLACE))
     print(path)
 
