@@ -170,8 +170,8 @@ def controls(model: TextToImage, run: pathlib.Path, number: int) -> Row:
             'diffusion sample --workdir=runs/outlines --prompt="a red circle and a blue star" '
             "--controls=control:first.png --controls=control:second.png:1:0.8-1",
         ),
-        "Two outlines, the first at the upper left and the second at the lower right, add up; the second one fades "
-        "with its weight, and with the part of the trajectory in which it acts.",
+        "Two outlines add up, the first at the upper left and the second at the lower right. The second has no effect "
+        "at weight 0.3 or in t 0.8-1 alone, and a pale one in t 0-0.5. The shapes often take each other's colours.",
         prompts,
         pictures,
         {

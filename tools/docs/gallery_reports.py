@@ -32,7 +32,7 @@ class Report(NamedTuple):
 REPORTS = {
     "techniques": Report(
         "Techniques, a row of pictures each",
-        ("regions.png", "uce.png", "slider.png", "boxes.png"),
+        ("regions.png", "uce.png", "slider.png", "boxes.png", "controls.png"),
         "What steers or changes the model of drawings that comes along: in each picture the same noise without a "
         "technique and with it. [The table](techniques/report.md) has figures, and the techniques that fail here too: "
         "attention words, reference-only, ESD and custom diffusion.",
