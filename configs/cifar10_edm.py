@@ -29,8 +29,8 @@ core, as docs/results.md measured it), `cifar10_edm:one_24gb` and `cifar10_edm:o
 The last two are the authors' run (train.py --cond=1 --arch=ddpmpp) on one card of 24 or 80 GB: width 128 with 4 blocks,
 200 million images in batches of 512, a constant learning rate after 10 million, an average halved in half a million.
 They differ in the micro-batches alone. Target: FID 1.79, the least of three (abstract and README of the authors' code).
-Not as there: no dropout (there 0.13), which the loop does not draw; bfloat16 products for float32; gradients clipped at
-1; the average's start. Never run; the least hours are in docs/scale.md.
+Not as there: bfloat16 products for float32; gradients clipped at 1; the average's start. Never run; the least hours are
+in docs/scale.md.
 """
 
 from ml_collections import ConfigDict
@@ -43,6 +43,7 @@ DROPPED = {"name": "condition_dropout", "rate": 0.1}
 PUBLISHED = {
     "model.width": 128,
     "model.blocks": 4,
+    "model.dropout": 0.13,
     "objective.density.strata": 512,
     "objective.wrappers": ({"name": "augmentation", "augment": AUGMENT},),
     "optimizer.warmup": 19_531,  # 10 million images

@@ -8,8 +8,8 @@ Generalizing Flow-Based Generative Models with Minibatch Optimal Transport", unc
 
 DIR holds the dataset as TFDS prepares it (`tfds.load("cifar10")`, array_record). The settings are those of the authors'
 train_cifar10.py, which runs on one card; a batch of 128 fits whole on 24 GB. Target: "an FID of 3.5" (the README beside
-it, for its experiments with `otcfm`, `icfm` and `fm` together). Not as there: no dropout (there 0.1), which the loop
-does not draw; bfloat16 products for float32; 50 steps of Heun's method for dopri5.
+it, for its experiments with `otcfm`, `icfm` and `fm` together). Not as there: bfloat16 products for float32; 50 steps
+of Heun's method for dopri5.
 Time and score: never run; the least hours are in docs/scale.md.
 
 Presets: `cifar10_flow:ot` (pairs by minibatch optimal transport, OT-CFM; the recipe itself is I-CFM) and
@@ -65,6 +65,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "attention_levels": (1,),
         "heads": None,
         "head_size": 64,
+        "dropout": 0.1,
         "num_classes": 0,
     }
     config.optimizer = {

@@ -2,8 +2,8 @@
 
     diffusion train --config=cifar10_unet --workdir=runs/cifar10_unet --config.data.dir=DIR
 
-DIR holds the dataset as TFDS prepares it (`tfds.load("cifar10")`, array_record). Not as in the paper: no dropout
-(there 0.13), and pictures are mirrored in place of the augmentation that is an input of the network.
+DIR holds the dataset as TFDS prepares it (`tfds.load("cifar10")`, array_record). Not as in the paper: pictures are
+mirrored in place of the augmentation that is an input of the network.
 Time and score: not measured yet.
 
 Presets: `cifar10_unet:tiny` (under a minute on two CPU cores; to see that everything works).
@@ -56,6 +56,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "multipliers": (2, 2, 2),
         "blocks": 4,
         "attention_resolutions": (16,),
+        "dropout": 0.13,
         "num_classes": 10,
     }
     config.optimizer = {"name": "adamw", "learning_rate": 1e-3, "warmup": 19_500, "weight_decay": 0.0, "clip": 1.0}

@@ -17,7 +17,7 @@ Published are:
 | --- | --- | --- | --- |
 | JiT-B/16 | 3.0 | 3.66 | Li and He 2025, the table of system-level comparisons |
 | JiT-L/16 (`:l16`) | 2.4 | 2.36 | the same table |
-| JiT-H/16 (`:h16`) | 2.2 | 1.86 | the same table; trained with a dropout of 0.2, which this loop does not draw |
+| JiT-H/16 (`:h16`) | 2.2 | 1.86 | the same table; trained with a dropout of 0.2, which this network does not have |
 
 The paper chooses the scale of guidance for each network by FID, and so one of two averages (0.9999 here, or 0.9996).
 

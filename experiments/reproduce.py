@@ -41,6 +41,7 @@ from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.run import (
     failure,
     noise_pairs,
+    players,
     prior_pictures,
     program as programs,
     tuned_base,
@@ -155,11 +156,12 @@ def _parts(recipe: Recipe, program: programs.Program, mesh: Mesh, before: state.
     """Of the examples: index, t, losses, labels. Of the leaves: non-finite state and gradient, largest gradient."""
     rows = recipe.config.train.batch_size
     shards = sharding.batch_shards(mesh)
+    objective = players.trained_objective(recipe.objective, recipe.network)
 
     def loss(params, before, keys, part):
         networks = program.networks(before._replace(params=params))
         with layout.over(mesh):
-            losses, details = recipe.objective(networks, recipe.schedule, keys, part, before.step)
+            losses, details = objective(networks, recipe.schedule, keys, part, before.step)
         return losses.sum() / rows, (losses, details["t"])
 
     keys = example_keys(training_key(seed), before.step, jnp.arange(rows))

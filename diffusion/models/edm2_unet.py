@@ -18,6 +18,7 @@ Pictures and features are channels last.
 
 __all__ = ["ClassWeights", "EDM2Block", "EDM2UNet", "edm2_preset"]
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ from diffusion.models.layers import layout, network_checks, unet_inputs
 from diffusion.models.layers.attention import IMPLEMENTATIONS, attention
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.dropout import dropped, keys_of
 from diffusion.models.layers.magnitude import FORCED, MPConv, MPFourier, mp_cat, mp_silu, mp_sum, unit
 from diffusion.models.layers.resampling import check_taps, double, halve
 from diffusion.models.layers.scan import REMAT
@@ -45,7 +47,7 @@ class EDM2Block(nn.Module):
         resample: "keep", or "down" or "up" to halve or double the side of the input.
         heads: number of heads of the attention behind it; 0 for none.
         taps: taps of the filter that resamples.
-        dropout: rate in the branch, drawn from the rng collection "dropout" when `train`.
+        dropout: rate in the branch.
         residual_balance: share t of the branch in the sum.
         attention_balance: share t of the attention.
         clip: bound of the output's absolute value; None for none.
@@ -68,8 +70,8 @@ class EDM2Block(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array, embedding: jax.Array, train: bool = False) -> jax.Array:
-        """[B, H, W, C] and the embedding [B, E] -> [B, H', W', features]."""
+    def __call__(self, x: jax.Array, embedding: jax.Array, dropout_keys: jax.Array | None = None) -> jax.Array:
+        """[B, H, W, C], the embedding [B, E] and the keys of dropout [B] -> [B, H', W', features]."""
         layer = lambda features, side, name: MPConv(features, side, self.dtype, name=name)
         if self.resample != "keep":
             x = {"down": halve, "up": double}[self.resample](x, self.taps)
@@ -80,7 +82,7 @@ class EDM2Block(nn.Module):
         gain = self.param("embedding_gain", nn.initializers.zeros_init(), ())
         c = layer(self.features, 0, "embedding")(embedding, gain) + 1
         y = mp_silu(y * c[:, None, None].astype(y.dtype))
-        y = nn.Dropout(self.dropout, deterministic=not train)(y)
+        y = dropped(y, dropout_keys, self.dropout)
         y = layer(self.features, 3, "conv_2")(y)
         x = mp_sum(skip(x) if self.decoder else x, y, self.residual_balance)
         if self.heads:
@@ -122,7 +124,7 @@ class EDM2UNet(nn.Module):
         residual_balance, attention_balance: shares of the branches in the sums, see `EDM2Block`.
         head_size: channels of a head.
         taps: taps of the filter that resamples, see `diffusion.models.layers.resampling`.
-        dropout: rate in the boxes, drawn from the rng collection "dropout" when `train`.
+        dropout: rate in the boxes, drawn where a call has `dropout_keys`.
         clip: bound of the activations after each box; None for none.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: parts to compute again in the backward pass of the boxes: "none", "full", or "dots" (all but matmuls).
@@ -155,6 +157,7 @@ class EDM2UNet(nn.Module):
     remat: str = "none"
     dtype: str = "float32"
     ranks = (3,)
+    takes_dropout = True
 
     def __post_init__(self):
         for field in ("multipliers", "attention_resolutions", "taps"):
@@ -202,7 +205,7 @@ class EDM2UNet(nn.Module):
         x: jax.Array,
         t: jax.Array,
         condition: jax.Array | dict | None = None,
-        train: bool = False,
+        dropout_keys: jax.Array | None = None,
         features: Sequence[int] | None = None,
     ) -> Any:
         """One evaluation of the network.
@@ -212,7 +215,7 @@ class EDM2UNet(nn.Module):
             t: ln(sigma) / 4, [B] or [], float32 or wider.
             condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of them, as
                 "label", and of "residuals" for the skips, in order, and the middle, see `models.layers.conditions`.
-            train: draw dropout.
+            dropout_keys: one key for each example, [B], by which dropout is drawn; None: nothing is dropped.
             features: blocks, 1 .. `feature_blocks`, whose [B, H', W', width] the call returns too, see
                 `layers.block_features`; None: none. A block is a residual block with its attention on the way down, the
                 middle as one, or on the way up; what changes the side alone is none.
@@ -230,7 +233,8 @@ class EDM2UNet(nn.Module):
         embedding = self._embedding(jnp.broadcast_to(t, x.shape[:1]), inputs["label"]).astype(self.dtype)
         block_class = EDM2Block
         if REMAT[self.remat]:
-            block_class = nn.remat(EDM2Block, policy=REMAT[self.remat], static_argnums=(3,))
+            block_class = nn.remat(EDM2Block, policy=REMAT[self.remat])
+        numbers = itertools.count()  # of the boxes, each with dropout of its own
 
         def box(h: jax.Array, channels: int, name: str, attend: bool = False, **side) -> jax.Array:
             block = block_class(
@@ -246,7 +250,7 @@ class EDM2UNet(nn.Module):
                 **side,
                 name=name,
             )
-            return block(h, embedding, train)
+            return block(h, embedding, keys_of(dropout_keys, next(numbers)))
 
         # The channel of ones replaces biases, which no layer has.
         h = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)

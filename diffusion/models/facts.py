@@ -13,9 +13,11 @@
 | `reuses`         | ()         | parts of a call that another may reuse: "blocks", "deep"; for `caching`     |
 | `masks`          | 0          | side of the patches that "keep" of its condition leaves out; 0: it has none |
 | `masks_vary`     | False      | whether "keep" may have -1, where an example has fewer patches than others  |
+| `takes_dropout`  | False      | whether a call takes `dropout_keys` [B], by which it draws its `dropout`    |
 """
 
 __all__ = [
+    "dropout",
     "feature_blocks",
     "kind",
     "layer_masks",
@@ -35,6 +37,11 @@ from diffusion.models.layers.conditions import TextInputs
 def kind(network: Any) -> str:
     """The kind of a module or of its class."""
     return getattr(network, "kind", "backbone")
+
+
+def dropout(network: Any) -> float:
+    """The rate of the dropout that a module draws where a call has `dropout_keys`; 0 if it takes none."""
+    return network.dropout if getattr(network, "takes_dropout", False) else 0.0
 
 
 def text_inputs(network: Any, text_width: int | None = None) -> TextInputs | None:

@@ -22,6 +22,7 @@
 
 __all__ = ["SongUNet", "song_unet_preset"]
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -36,6 +37,7 @@ from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.constants import constant
 from diffusion.models.layers.convolutions import GroupNorm, ResnetBlock, conv
+from diffusion.models.layers.dropout import keys_of
 from diffusion.models.layers.embeddings import sinusoid
 from diffusion.models.layers.image_attention import ImageAttention
 from diffusion.models.layers.resampling import check_taps, double, halve
@@ -75,7 +77,7 @@ class SongUNet(nn.Module):
             filtered sum of the level before.
         decoder: "standard", or "skip": every level adds to the output.
         taps: taps of the resampling filter, see `diffusion.models.layers.resampling`.
-        dropout: rate in the blocks, drawn from the rng collection "dropout" when `train`.
+        dropout: rate in the blocks, drawn where a call has `dropout_keys`.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: parts of the blocks to compute again in the backward pass: "none"; "elementwise", all but products,
             convolutions and attention; "dots", all but products without batch dimensions; or "full".
@@ -107,6 +109,7 @@ class SongUNet(nn.Module):
     remat: str = "none"
     dtype: str = "float32"
     ranks = (3,)
+    takes_dropout = True
 
     def __post_init__(self):
         for field in ("multipliers", "attention_resolutions", "taps"):
@@ -149,7 +152,7 @@ class SongUNet(nn.Module):
         x: jax.Array,
         t: jax.Array,
         condition: jax.Array | dict | None = None,
-        train: bool = False,
+        dropout_keys: jax.Array | None = None,
         features: Sequence[int] | None = None,
     ) -> Any:
         """One evaluation of the network.
@@ -160,7 +163,7 @@ class SongUNet(nn.Module):
             condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of them, as
                 "label", of "augment" [B, augmentations] (without it, none was applied), and of "residuals" for the
                 skips, in order, and the middle, see `diffusion.models.layers.conditions`.
-            train: draw dropout.
+            dropout_keys: one key for each example, [B], by which dropout is drawn; None: nothing is dropped.
             features: blocks, 1 .. `feature_blocks`, whose [B, H', W', width] the call returns too, see
                 `layers.block_features`; None: none. A block is a residual block with its attention on the way down, the
                 middle as one, or on the way up; what changes the side alone is none.
@@ -183,11 +186,10 @@ class SongUNet(nn.Module):
         )
         recorded = Features(features, self.feature_blocks)
         embedding = self._embedding(jnp.broadcast_to(t, x.shape[:1]), inputs)
-        again = lambda module, *static: (
-            nn.remat(module, policy=REMAT[self.remat], static_argnums=static) if REMAT[self.remat] else module
-        )
-        block_class = again(ResnetBlock, 3)
+        again = lambda module: nn.remat(module, policy=REMAT[self.remat]) if REMAT[self.remat] else module
+        block_class = again(ResnetBlock)
         attention_class = again(ImageAttention)
+        numbers = itertools.count()  # of the blocks, each with dropout of its own
 
         def box(h: jax.Array, channels: int, name: str, resample: str = "keep", attend: bool = False) -> jax.Array:
             block = block_class(
@@ -201,7 +203,7 @@ class SongUNet(nn.Module):
                 **NORM,
                 name=name,
             )
-            h = block(h, embedding, train)
+            h = block(h, embedding, keys_of(dropout_keys, next(numbers)))
             if not attend:
                 return h
             return attention_class(

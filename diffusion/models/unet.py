@@ -24,6 +24,7 @@
 __all__ = ["UNet", "unet_preset"]
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +38,7 @@ from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.block_reuse import Deep, taken_by
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.convolutions import GroupNorm, ResnetBlock, conv, upsample
+from diffusion.models.layers.dropout import keys_of
 from diffusion.models.layers.embeddings import sinusoid
 from diffusion.models.layers.image_attention import ImageAttention
 from diffusion.models.layers.scan import REMAT
@@ -72,7 +74,7 @@ class UNet(nn.Module):
         sines_first: order of the sinusoids; cosines first if False.
         groups: number of groups of the norms, a divisor of the widths.
         epsilon: epsilon of the norms, > 0.
-        dropout: rate in the blocks, drawn from the rng collection "dropout" when `train`.
+        dropout: rate in the blocks, drawn where a call has `dropout_keys`.
         resolution: side of the pictures of its training, if known; does not change the network.
         axes: number of axes of x between batch and channels: 1 for series [B, L, C], 2 for images, 3 for volumes
             [B, D, H, W, C].
@@ -116,6 +118,7 @@ class UNet(nn.Module):
     remat: str = "none"
     dtype: str = "float32"
     ranks = (2, 3, 4)
+    takes_dropout = True
     reuses = ("deep",)
 
     def __post_init__(self):
@@ -168,7 +171,7 @@ class UNet(nn.Module):
         x: jax.Array,
         t: jax.Array,
         condition: jax.Array | dict | None = None,
-        train: bool = False,
+        dropout_keys: jax.Array | None = None,
         features: Sequence[int] | None = None,
         branch: int | None = None,
         deep: jax.Array | None = None,
@@ -181,7 +184,7 @@ class UNet(nn.Module):
             condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of them, as
                 "label", of "vector" [B, vector_width], and of "residuals" for the skips, in order, and the middle, see
                 `models.layers.conditions`.
-            train: draw dropout.
+            dropout_keys: one key for each example, [B], by which dropout is drawn; None: nothing is dropped.
             features: blocks, 1 .. `feature_blocks`, whose [B, H', W', width] the call returns too, see
                 `layers.block_features`; None: none. A block is a residual block with its attention on the way down, the
                 middle as one, or on the way up; what changes the side alone is none.
@@ -207,11 +210,10 @@ class UNet(nn.Module):
         )
         recorded = Features(features, self.feature_blocks)
         embedding = self._embedding(jnp.broadcast_to(t, x.shape[:1]), inputs["label"], inputs["vector"])
-        again = lambda module, *static: (
-            nn.remat(module, policy=REMAT[self.remat], static_argnums=static) if REMAT[self.remat] else module
-        )
-        block_class = again(ResnetBlock, 3)
+        again = lambda module: nn.remat(module, policy=REMAT[self.remat]) if REMAT[self.remat] else module
+        block_class = again(ResnetBlock)
         attention_class = again(ImageAttention)
+        numbers = itertools.count()  # of the blocks, each with dropout of its own
 
         def block(h: jax.Array, level: int, name: str, resample: str = "keep") -> jax.Array:
             return block_class(
@@ -223,7 +225,7 @@ class UNet(nn.Module):
                 self.dtype,
                 resample,
                 name=name,
-            )(h, embedding, train)
+            )(h, embedding, keys_of(dropout_keys, next(numbers)))
 
         def attend(h: jax.Array, name: str) -> jax.Array:
             return attention_class(

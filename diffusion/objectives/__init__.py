@@ -65,6 +65,7 @@ from diffusion.objectives.mean_flow import (
     improved_mean_flow as improved_mean_flow,
     mean_flow as mean_flow,
 )
+from diffusion.objectives.network_dropout import with_dropout as with_dropout
 from diffusion.objectives.objective import (
     Denoises as Denoises,
     Head as Head,

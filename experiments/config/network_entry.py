@@ -32,8 +32,11 @@ def build(parts: Any, shape: Any = None) -> Any:
     # Before the data are known only the other fields are looked at, of images of some size.
     module = _sized(parts, name, shape or (64, 64, 3))
     objective = parts.objective
-    if getattr(module, "dropout", 0):
-        raise ConfigError(f"config.model.dropout = {module.dropout}: this loop draws none. Valid: 0.")
+    if getattr(module, "dropout", 0) and not facts.dropout(module):
+        raise ConfigError(
+            f"config.model.dropout = {module.dropout}: a training draws the dropout of a network that takes "
+            "`dropout_keys` and says so by `takes_dropout`, and this one does not. Valid: 0."
+        )
     attention = getattr(module, "attention", "matmul")
     if objective.network.forward_mode and attention == "cudnn":
         raise ConfigError(

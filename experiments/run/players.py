@@ -8,7 +8,9 @@ import jax.numpy as jnp
 
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.run.networks import network_of
+from diffusion.models import facts
 from diffusion.models.layers import conditions, fp8
+from diffusion.objectives import Objective, with_dropout
 from diffusion.objectives.conditioning import null_of
 from diffusion.training.step import HEADS
 
@@ -81,6 +83,11 @@ def build_players(recipe: Recipe) -> Players:
     return Players(modules, apply, frozen, name, heads, follow)
 
 
+def trained_objective(objective: Objective, module: Any) -> Objective:
+    """The objective as the train step computes it: with the dropout of the network that it trains, if that has one."""
+    return with_dropout(objective) if facts.dropout(module) else objective
+
+
 def teacher(model: Any) -> Any:
     """The module of a student's teacher: it receives one time, and no strength of guidance."""
     plain = {"times": 1, "strength": False}
@@ -143,4 +150,4 @@ def without_heads(apply: Apply) -> Apply:
 
 def mean_logit(apply: Apply) -> Apply:
     """A backbone as a judge, whose logit `[B]` is the mean of its output."""
-    return lambda *inputs: jax.vmap(jnp.mean)(apply(*inputs))
+    return lambda *inputs, **more: jax.vmap(jnp.mean)(apply(*inputs, **more))

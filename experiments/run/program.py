@@ -116,6 +116,7 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
         raise ConfigError(f"config.train.products = 'fp8': {reason}. Valid here: dtype.")
     cast = players.build_players(recipe)
     objective = recipe.objective
+    trained = players.trained_objective(objective, recipe.network)
     density = objective.density
     optimizer = recipe.training.optimizer
     average = recipe.training.average
@@ -159,9 +160,10 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
         schedule = recipe.schedule
         engine["accumulate"] = number
         if cast.second:
+            theirs = players.trained_objective(second.objective, cast.modules[cast.second])
             turns = {
-                cast.second: Player(second.objective, cast.second, second.optimizer),
-                "model": Player(objective, "model", optimizer, second.updates, density),
+                cast.second: Player(theirs, cast.second, second.optimizer),
+                "model": Player(trained, "model", optimizer, second.updates, density),
             }
             averages = {"target": Average("model", average)}
             engine |= {"heads": cast.heads, "follow": cast.follow}
@@ -170,7 +172,7 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
             frozen = {name: cast.apply[name] for name in cast.frozen}
             base = players.BASE if recipe.companions.base is not None else ""
             engine |= {"frozen": frozen, "heads": cast.heads, "follow": cast.follow, "base": base}
-            step = make_train_step(objective.loss, cast.apply["model"], schedule, optimizer, average, density, **engine)
+            step = make_train_step(trained.loss, cast.apply["model"], schedule, optimizer, average, density, **engine)
         if stages:
             step = staged(step, stages.length, optimizer, average)
         return seeded(step)

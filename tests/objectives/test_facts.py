@@ -221,6 +221,12 @@ FACTS = {
         UNIFORM,
         MEAN_FLOW | {"condition_dropout": 0.2},
     ),
+    "with_dropout": lambda: (
+        objectives.with_dropout(objectives.mean_flow(UNIFORM)),
+        (flow_maps.mean_flow, "velocity", False),
+        UNIFORM,
+        MEAN_FLOW,
+    ),
     "with_trained_schedule": lambda: (
         objectives.with_trained_schedule(objectives.variational_bound(X0, UNIFORM), schedules.Trained(dict, dict)),
         Denoises(X0),

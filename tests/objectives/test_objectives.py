@@ -21,6 +21,7 @@ ELSEWHERE = {
     **dict.fromkeys(["masked_denoising", "with_masked_copy"], "test_masked.py: by hand from the network's output"),
     "with_pictures": "test_pictures_of_clips.py: the objective it wraps, on clips and on their frames",
     "with_trained_schedule": "test_trained_schedule.py: the objective it wraps, under the schedule it trains",
+    "with_dropout": "test_network_dropout.py: the objective it wraps, with the rest of the keys",
     "with_padding": "test_pytree_losses.py: the objective it wraps, with the mask of the condition",
     "with_augmentation": "../data/test_augmentation.py: the objective it wraps, on what the augmentation makes",
     **dict.fromkeys(

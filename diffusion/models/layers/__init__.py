@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         constants as constants,
         convolutions as convolutions,
         cross_attention as cross_attention,
+        dropout as dropout,
         embeddings as embeddings,
         extra_attention as extra_attention,
         fp8 as fp8,

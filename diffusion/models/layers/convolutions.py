@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.models.layers import layout
+from diffusion.models.layers.dropout import dropped
 from diffusion.models.layers.resampling import double, halve
 from diffusion.models.layers.volumes import by_planes
 
@@ -105,7 +106,7 @@ class ResnetBlock(nn.Module):
         groups: number of groups of the norms.
         epsilon: epsilon of the norms, > 0.
         scale_shift: whether the embedding gives a scale and a shift, see above.
-        dropout: rate before the second convolution, drawn from the rng collection "dropout" when `train`.
+        dropout: rate before the second convolution.
         dtype: compute type.
         resample: "keep", or "down" or "up" to halve or double the side.
         taps: taps of the filter that resamples, see `diffusion.models.layers.resampling`.
@@ -130,11 +131,13 @@ class ResnetBlock(nn.Module):
     least: int = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array, embedding: jax.Array | None = None, train: bool = False) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, embedding: jax.Array | None = None, dropout_keys: jax.Array | None = None
+    ) -> jax.Array:
         """Args:
         x: [B, H, W, C], or with another number of axes, such as [B, L, C].
         embedding: embedding of the time, [B, E], before its activation; None for a network without time.
-        train: draw dropout.
+        dropout_keys: one key for each example, [B], by which dropout is drawn; None: nothing is dropped.
         """
         h = nn.silu(GroupNorm(self.groups, self.epsilon, self.least, name="norm_1")(x))
         if self.resample != "keep":
@@ -155,7 +158,7 @@ class ResnetBlock(nn.Module):
                 h = norm(h) * (1 + scale) + shift
             else:
                 h = norm(h + time)
-        h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
+        h = dropped(nn.silu(h), dropout_keys, self.dropout)
         h = conv(self.features, axes=axes, dtype=self.dtype, zero=True, name="conv_2")(h)
         if self.project or x.shape[-1] != self.features:
             x = conv(self.features, 1, axes=axes, dtype=self.dtype, name="shortcut")(x)

@@ -60,8 +60,6 @@ def test_what_does_not_fit_is_refused():
     two_times = ("objective", {"name": "mean_flow", "density": {"name": "uniform_density"}})
     with pytest.raises(ConfigError, match=r"'unet', .* 'mean_flow': the network has times = 1, .* passes 2"):
         checks.validate(config("unet", two_times, NO_GUIDANCE, ("sample.sampler", {"name": "flow_map"})))
-    with pytest.raises(ConfigError, match=r"config\.model\.dropout = 0\.1: this loop draws none"):
-        resolve.Resolver(config("song_unet", dropout=0.1)).model()
     with pytest.raises(ConfigError, match=r"config\.model.*'width'.*mean 'widths'"):
         resolve.Resolver(config("unet", width=8)).model()
     with pytest.raises(ConfigError, match=r"config\.model.*'in_channels'"):  # not for a config to say

@@ -1,0 +1,32 @@
+"""Dropout whose draws have one key an example: batch size, devices and micro-batches change none of them."""
+
+__all__ = ["dropped", "keys_of"]
+
+import jax
+import jax.numpy as jnp
+
+
+def keys_of(keys: jax.Array | None, number: int) -> jax.Array | None:
+    """Keys of the block with that number, `[B]`, from those of the whole network; None of None."""
+    return None if keys is None else jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+
+
+def dropped(h: jax.Array, keys: jax.Array | None, rate: float) -> jax.Array:
+    """Features of which a random share is zero, and which are larger by as much, so that their mean stays.
+
+        y = m h / (1 - rate),    m = 1 with probability 1 - rate, else 0
+
+    Args:
+        h: features `[B, ...]`, float32 or bfloat16.
+        keys: one key for each example, `[B]`; None: nothing is dropped.
+        rate: share of the features that is dropped, in [0, 1).
+
+    Returns:
+        Features of the shape and the type of `h`.
+
+    Reference: Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", 2014.
+    """
+    if keys is None or rate == 0:
+        return h
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, h.shape[1:]))(keys)
+    return jnp.where(kept, h / (1 - rate), jnp.zeros((), h.dtype))
