@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffusion import guidance, samplers, schedules, timesteps
-from diffusion.guidance import measurements
+from diffusion.guidance import measurements, prediction_changes
 from diffusion.parameterizations import Prediction
 from tests import oracles
 from tests.conformance import SCHEDULES, exact_denoiser, slow_but
@@ -408,3 +408,12 @@ def test_pooled_pixels_are_the_means_of_their_squares():
     picture = jnp.arange(16.0).reshape(1, 4, 4, 1)
     found = measurements.pooled(2).forward(picture)
     np.testing.assert_array_equal(found[0, ..., 0], [[2.5, 4.5], [10.5, 12.5]])
+
+
+def test_each_other_prediction_has_a_strength_of_its_own():
+    one, two = (Prediction(jnp.full(2, float(k)), jnp.full(2, -float(k))) for k in (1, 2))
+    made = prediction_changes.extrapolate(one, [two, two], [0.5, 0.25])
+    np.testing.assert_allclose(made.x0, 1 + 0.75 * (1 - 2))
+    np.testing.assert_allclose(made.eps, -1 + 0.75 * (-1 + 2))
+    with pytest.raises(ValueError, match="shorter"):
+        prediction_changes.extrapolate(one, [two, two], [0.5])

@@ -64,3 +64,24 @@ def test_secondary_structure_and_torsions_of_known_chains():
     assert not left.any()
     noise = backbone_geometry.secondary_structure(RNG.normal(size=(20, 30, 3)) * 10)
     assert (noise > 0).mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    "structure, phi, psi", [(1, (-100, -30 - 1e-9), (-80, -5)), (2, (-180, -50), (90, 195 - 1e-9))]
+)
+def test_the_sides_of_a_box_belong_to_it(structure, phi, psi):
+    """Where radians of such degrees exist: of -30 there are none. Psi goes on from 180 to -165."""
+
+    def found(phi, psi):
+        torsions = np.zeros((3, 3))
+        torsions[1, :2] = np.radians([phi, psi - 360 if psi > 180 else psi])
+        return backbone_geometry.ramachandran(torsions).item()
+
+    assert all(np.degrees(np.radians(side)) == side for side in (-100.0, -80.0, -5.0, -180.0, -50.0, 90.0))
+    middle = (sum(phi) / 2, sum(psi) / 2)
+    assert all(found(end, middle[1]) == structure for end in phi) and found(middle[0], psi[0]) == structure
+    assert found(middle[0], psi[1]) == structure
+    for beyond in (phi[0] - 1, phi[1] + 2):
+        assert found(beyond, middle[1]) != structure
+    for beyond in (psi[0] - 1, psi[1] + 1):
+        assert found(middle[0], beyond) != structure

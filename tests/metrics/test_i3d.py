@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 import safetensors
@@ -103,3 +104,31 @@ def test_every_convolution_reads_what_the_one_before_it_writes():
         assert block["b1b"][1] == block["b1a"][0] and block["b2b"][1] == block["b2a"][0]
         assert sum(block[part][0] for part in ("b0", "b1b", "b2b", "b3b")) == width
         entering = width
+
+
+def test_the_grid_shrinks_as_in_the_paper(monkeypatch):
+    """Carreira and Zisserman 2017, figure 3: 16 frames of 224 pixels before and after each maximum, and at the end."""
+    seen = []
+    pool = i3d._max_pool
+
+    def recorded(x, window, stride):
+        y = pool(x, window, stride)
+        seen.append((window, x.shape[1:4], y.shape[1:4]))
+        return y
+
+    monkeypatch.setattr(i3d, "_max_pool", recorded)
+    params = {}
+    for name, shape in i3d.CONVOLUTIONS.items():
+        params[f"{name}.kernel"] = jax.ShapeDtypeStruct((*shape[2:], shape[1], shape[0]), np.float32)
+        params[f"{name}.bias"] = jax.ShapeDtypeStruct(shape[:1], np.float32)
+    params |= {"logits.kernel": jax.ShapeDtypeStruct((1024, 400), np.float32)}
+    params |= {"logits.bias": jax.ShapeDtypeStruct((400,), np.float32)}
+    clips = jax.ShapeDtypeStruct((1, 16, 224, 224, 3), np.float32)
+    assert jax.eval_shape(i3d.features, params, clips).shape == (1, 400)
+    assert [step for step in seen if step[1] != step[2]] == [
+        ((1, 3, 3), (8, 112, 112), (8, 56, 56)),
+        ((1, 3, 3), (8, 56, 56), (8, 28, 28)),
+        ((3, 3, 3), (8, 28, 28), (4, 14, 14)),
+        ((2, 2, 2), (4, 14, 14), (2, 7, 7)),
+    ]
+    assert len(seen) == 4 + len(i3d.BLOCKS)

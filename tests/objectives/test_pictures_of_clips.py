@@ -61,3 +61,16 @@ def test_what_cannot_be_pictures_is_refused():
         objectives.with_pictures(plain)({"model": each}, SCHEDULE, KEYS[:1], one, 0)
     with pytest.raises(ValueError, match="heads or a teacher"):
         objectives.with_pictures(objectives.autoencoding.kl_autoencoder())
+
+
+@pytest.mark.parametrize("share, number", [(1e-3, 1), (0.5, 4), (0.999, B - 1)])
+def test_at_least_one_example_is_a_picture_and_one_a_clip(share, number):
+    plain = objectives.flow_matching(UNIFORM)
+    seen = []
+
+    def network(x, clock, condition):
+        seen.append(x.shape)
+        return 0 * x
+
+    jax.eval_shape(lambda: objectives.with_pictures(plain, share)({"model": network}, SCHEDULE, KEYS, BATCH, 0))
+    assert sorted(seen) == sorted([(number * F, 1, 2), (B - number, F, 2)])

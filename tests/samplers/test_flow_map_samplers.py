@@ -249,3 +249,26 @@ def test_consistency_leaves_out_the_noise_of_the_authors_smallest_time():
     whole = run(samplers.consistency())
     np.testing.assert_allclose(run(samplers.consistency(6.0)), whole * np.sqrt(1 - 36 / sigma**2), rtol=1e-5)
     np.testing.assert_allclose(run(samplers.consistency(2 * sigma)), 0)
+
+
+def test_what_a_map_returns_is_clipped():
+    schedule = SCHEDULES["cosine"]
+    outside = FlowMap(lambda x, t, s: jnp.where(x > 0, 2.0, -3.0))
+    made = _one_step(samplers.clipped(samplers.flow_map(), 0.5), outside, schedule)
+    np.testing.assert_array_equal(made, [[0.5, -0.5]])
+
+
+def test_padding_takes_no_part_in_a_map():
+    """The map sees 0 there, whatever it returns; what is real of its sample is as without padding."""
+    schedule = SCHEDULES["cosine"]
+    real = jnp.array([[True, False]])
+    of_all = FlowMap(lambda x, t, s: x + x.sum(1, keepdims=True) + 7)
+    made = _one_step(samplers.padded(samplers.flow_map(), real), of_all, schedule)
+    np.testing.assert_array_equal(made, [[3.0 + 3 + 7, 0]])
+
+
+def _one_step(sampler, flow_map, schedule):
+    """Of [3, -4], from the last time to the first."""
+    plan = timesteps.plan(np.array([schedule.t_max, schedule.t_min]))
+    keys = jax.random.split(jax.random.key(0), 1)
+    return samplers.sample(sampler, flow_map, schedule, jnp.array([[3.0, -4.0]]), plan, keys)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from diffusion import samplers, timesteps
+from diffusion import samplers, schedules, timesteps
 from diffusion.flow_maps import FlowMap
 from diffusion.parameterizations import Prediction
 from tests.conformance import DATA, SAMPLERS, SCHEDULES, STOCHASTIC, every_sampler, exact_denoiser, published, start
@@ -147,3 +147,15 @@ def test_prior_draws_each_example_from_its_own_key():
     assert x.shape == (500, 4, 4, 1)
     np.testing.assert_array_equal(samplers.prior(schedule, keys[7:9], (4, 4, 1)), x[7:9])
     assert scipy.stats.kstest(np.asarray(x).ravel() / 80.0, "norm").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("order, variant", [(2, "bh1"), (2, "bh2"), (3, "bh2")])
+def test_the_last_step_of_unipc_is_the_data_that_it_predicts(order, variant):
+    """At sigma = 0, where h is infinite: neither the corrector nor the slopes of the last nodes count."""
+    schedule = schedules.rectified_flow()
+    denoise = lambda x, t: Prediction(jnp.sin(3 * x + 5 * t), jnp.cos(x))
+    plan = timesteps.plan(np.array([0.9, 0.7, 0.4, 0.2, 0.0]))
+    keys = jax.random.split(jax.random.key(0), 2)
+    x = jnp.array([[0.3, -1.0], [2.0, 0.5]])
+    made, way = samplers.sample_trajectory(samplers.unipc(order, variant), denoise, schedule, x, plan, keys)
+    np.testing.assert_allclose(made, np.sin(3 * way.x[-2] + 5 * 0.2), rtol=1e-6, atol=1e-6)

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from diffusion.timesteps import Density
 from diffusion.training import ema as ema_lib, state as state_lib
 from diffusion.training.alternating import Average, Player, alternating, as_train_step
 from tests.training import toys
@@ -202,3 +203,32 @@ def test_the_step_of_a_run_has_its_own_player_by_its_plain_name():
         5, 1.5, 2.5, 3.5, 5.5, 4, {"teacher": 7}, {"fake": state_lib.SecondPlayer(10.5, 20.5)}
     )
     assert metrics == {"loss": 0.1, "fake/loss": 0.2, "skipped": 3}  # of one batch, which both have read
+
+
+def test_each_player_reads_and_updates_the_density_of_its_own():
+    """Which counts the steps: the objective finds the state of before the step in its batch."""
+    counting = Density(
+        init=lambda: jnp.int32(0),
+        sample=lambda state, keys, index: (jnp.zeros(len(keys)), jnp.ones(len(keys))),
+        update=lambda state, t, losses: state + 1,
+    )
+
+    def objective(own):
+        def counted(networks, schedule, keys, batch, step):
+            seen = batch["density"] * jnp.ones(len(keys))
+            return networks[own](batch["x"], None, None)[:, 0] ** 2, {"t": 0 * seen, "seen": seen}
+
+        return counted
+
+    players = {
+        "first": Player(objective("a"), "a", optax.sgd(0.1), density=counting),
+        "second": Player(objective("b"), "b", optax.sgd(0.1), every=2, density=counting),
+    }
+    init, step = alternating(players, dict.fromkeys("ab", _apply), None)
+    state, step = init({"a": jnp.float32(1.0), "b": jnp.float32(1.0)}), jax.jit(step)
+    seen = []
+    for _ in range(3):
+        state, metrics = step(state, BATCH, KEY)
+        seen.append((float(metrics["first/seen"]), float(metrics["second/seen"])))
+    np.testing.assert_array_equal(seen, [(0, 0), (1, np.nan), (2, 1)])
+    assert {name: int(count) for name, count in state.density.items()} == {"first": 3, "second": 2}

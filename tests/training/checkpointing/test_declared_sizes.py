@@ -1,6 +1,9 @@
 """What a checkpoint declares of its leaves, byte by byte, before anything of it is opened."""
 
+import json
+
 import pytest
+import tensorstore
 
 from diffusion.io.limits import Refused
 from diffusion.training.checkpointing import validation
@@ -38,3 +41,26 @@ def test_the_bytes_of_each_item_are_the_sum_of_its_leaves():
 def test_what_is_no_leaf_is_refused_by_its_name(leaves, message):
     with pytest.raises(Refused, match=message):
         validation.check_leaves("a file", leaves)
+
+
+def write(folder, **arrays):
+    """A store of arrays as Orbax writes it: of each its shape and its chunks, without values."""
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}).result()
+    for name, (shape, chunks) in arrays.items():
+        described = {"shape": shape, "chunks": chunks, "dtype": "<f4"}
+        store.write(f"{name}/.zarray", json.dumps(described).encode()).result()
+    return folder
+
+
+def test_arrays_and_chunks_are_as_large_as_they_are_declared_and_no_larger(tmp_path):
+    """A side of 0 has chunks of 1."""
+    item = write(tmp_path / "item", kernel=([4, 6], [4, 6]), bias=([6], [2]), none=([0, 7], [1, 7]), scalar=([], []))
+    size = 4 * (24 + 6 + 0 + 1)
+    validation.check_item(item, size)
+    with pytest.raises(Refused, match="holds arrays of 124 B; 123 B are declared"):
+        validation.check_item(item, size - 1)
+    wide = write(tmp_path / "wide", kernel=([4, 6], [4, 7]))
+    with pytest.raises(Refused, match=r"array 'kernel', declares chunks of \[4, 7\], more than its shape \[4, 6\]"):
+        validation.check_item(wide, 10**6)
+    with pytest.raises(Refused, match=r"manifest\.ocdbt is missing"):
+        validation.check_item(tmp_path, size)
