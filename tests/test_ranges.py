@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from diffusion import (
+    conditional_couplings,
     couplings,
     editing,
     flow_maps,
@@ -21,11 +22,39 @@ from diffusion import (
     timesteps,
     weightings,
 )
-from diffusion.guidance import measurements
-from diffusion.metrics import bootstrap, clip_score, frechet, inception_score, kernel_distance, pairwise, permutation
-from diffusion.objectives import consistency_times, few_step, interpolants
+from diffusion.guidance import measurement_guidance, measurements, strength
+from diffusion.metrics import (
+    attribution,
+    bootstrap,
+    bradley_terry,
+    clip_score,
+    crps,
+    detection,
+    frechet,
+    inception_score,
+    kernel_distance,
+    manifold,
+    memorisation,
+    mind,
+    pairwise,
+    permutation,
+    point_clouds,
+    reconstruction_error,
+    representation_ratio,
+)
+from diffusion.objectives import (
+    autoencoding,
+    classification,
+    consistency_times,
+    equivariance,
+    feature_losses,
+    few_step,
+    interpolants,
+    projectors,
+)
 from diffusion.parameterizations import Prediction
 from diffusion.training import ema, optimizers, power_ema
+from diffusion.training.step import make_train_step
 
 FLOW = schedules.rectified_flow()
 SHORT = FLOW._replace(t_max=0.5)
@@ -45,6 +74,16 @@ momentum = lambda value: guidance.adaptive_projected(BRANCHES, FLOW, 2.0, moment
 norm_threshold = lambda value: guidance.adaptive_projected(BRANCHES, FLOW, 2.0, norm_threshold=value)
 pseudoinverse = lambda **more: guidance.pseudoinverse(DENOISE, FLOW, measurements.pooled(2), jnp.ones((1, 2)), **more)
 restart = lambda *values: samplers.restart_plan(schedules.edm(), np.array([1.0, 0.02, 0.0]), [(1, 1, *values)])
+
+adapt = lambda **more: samplers.adaptive(DENOISE, LATE, jnp.ones((1, 2)), **more)
+picard = lambda **more: samplers.picard(
+    samplers.ddim(), DENOISE, FLOW, jnp.ones((2, 1)), timesteps.plan(GRID[:3]), KEYS, **more
+)
+PAIR = (jnp.ones((2, 1)), jnp.ones((2, 1)))
+region = lambda one: guidance.regional(BRANCHES, 2.0, [one])
+self_alignment = lambda **more: feature_losses.self_alignment(V, **more)
+masked = lambda **more: objectives.masked_denoising(V, weightings.min_snr(), UNIFORM, **more)
+preserved = lambda **more: objectives.with_prior_preservation(objectives.flow_matching(UNIFORM), **more)
 
 # (function of a value, values that it takes, values that it refuses, words of the error)
 RANGES = {
@@ -136,6 +175,27 @@ RANGES = {
         [0, 3],
         "steps = ",
     ),
+    "karras_levels": (lambda n: timesteps.karras_levels(schedules.edm(), n, levels=4), [1, 4], [5], "the 4 levels"),
+    "chosen levels": (
+        lambda last: timesteps.karras_levels(schedules.edm(), 2, levels=4, chosen=(0, last)),
+        [1, 3],
+        [0, 4],
+        "chosen = ",
+    ),
+    "shares of frames": (
+        lambda share: timesteps.given_frames(FLOW, UNIFORM, ("1.", ".."), (share, 1.0)),
+        [0.0, 2.0],
+        [-1e-9],
+        "shares = ",
+    ),
+    "flow's noise": (schedules.rectified_flow, [1e-3, 10.0], [0.0, math.inf], "noise_scale"),
+    "interpolated": (
+        lambda last: schedules.interpolated(schedules.cosine(), 0.5, last),
+        [0.5, 2.0],
+        [0.49, math.inf],
+        "last = ",
+    ),
+    "interpolated first": (lambda first: schedules.interpolated(schedules.cosine(), first, 1.0), [1.0], [0.0], "first"),
     # guidance
     "together": (
         lambda count: guidance.together(lambda x, t, c: x, FLOW, V, (jnp.zeros(1),) * count),
@@ -155,6 +215,29 @@ RANGES = {
     "interval": (lambda end: guidance.classifier_free(BRANCHES, 2.0, (0.5, end)), [0.5], [0.4], "interval"),
     "percentile": (lambda p: guidance.dynamic_threshold(DENOISE, FLOW, p), [0.1, 1.0], [0.0, 1.1], "percentile"),
     "maximum": (lambda m: guidance.dynamic_threshold(DENOISE, FLOW, 0.9, m), [1.0], [0.9], "maximum"),
+    "attention's repeats": (
+        lambda n: guidance.attend_and_excite(DENOISE, None, jnp.ones((2, 1, 1)), repeats=n),
+        [1],
+        [0],
+        "repeats = 0",
+    ),
+    "renormalised": (lambda n: guidance.renormalised(BRANCHES, FLOW, 2.0, n), [1], [0], "patch = 0"),
+    "power_cosine": (strength.power_cosine, [1e-3], [0.0], "power = 0"),
+    "quantile level": (
+        lambda level: measurement_guidance.quantile_likelihood(lambda x: x, jnp.ones(2), level),
+        [1e-3, 0.999],
+        [0.0, 1.0],
+        "level = ",
+    ),
+    "random share": (lambda share: measurements.at_random((2, 2, 1), share), [0.1, 1.0], [0.0, 1.01], "share = "),
+    "blur": (measurements.blurred, [1e-3], [0.0], "std = 0"),
+    "box corner": (lambda row: measurements.box((4, 4, 1), (row, 1), (2, 2)), [0, 2], [-1, 3], "corner = "),
+    "box size": (lambda rows: measurements.box((4, 4, 1), (1, 1), (rows, 2)), [1, 3], [0, 4], "size = "),
+    "region": (lambda right: region((0.5, 0.0, right, 1.0)), [0.51, 1.0], [0.5, 1.01], "the box"),
+    "region's top": (lambda top: region((0.0, top, 1.0, 0.5)), [0.0, 0.49], [-0.01, 0.5], "the box"),
+    "region's bottom": (lambda bottom: region((0.0, 0.5, 1.0, bottom)), [1.0], [1.01], "the box"),
+    "region's left": (lambda left: region((left, 0.0, 1.0, 1.0)), [0.0], [-0.01], "the box"),
+    "region's weights": (lambda w: region(np.full((2, 2), w)), [0.0, 1.0], [-0.01, 1.01], "valid: 0 .. 1"),
     # samplers
     "dpmpp_sde r": (lambda r: samplers.dpmpp_sde(r=r), [0.1, 1.0], [0.0, 1.1], "r = "),
     "eta of the reverse equation": (samplers.dpmpp_2m_sde, [0.0, 2.0], [-0.1], "eta = "),
@@ -181,6 +264,32 @@ RANGES = {
         [2],
         "no time between",
     ),
+    "restart steps": (
+        lambda n: samplers.restart_plan(schedules.edm(), GRID, [(n, 1, 1.0, 20.0)]),
+        [1],
+        [0],
+        "one step and one",
+    ),
+    "restart repeats": (
+        lambda n: samplers.restart_plan(schedules.edm(), GRID, [(1, n, 1.0, 20.0)]),
+        [1],
+        [0],
+        "one step and one",
+    ),
+    "clipped": (lambda largest: samplers.clipped(samplers.ddim(), largest), [1e-3], [0.0], "largest = 0"),
+    "consistency": (samplers.consistency, [0.0], [-1e-9], "sigma_min = "),
+    "edict": (
+        lambda mix: samplers.edict(DENOISE, LATE, PAIR, timesteps.plan(GRID[1:4]), mix),
+        [1e-3, 1.0],
+        [0.0, 1.01],
+        "mix = ",
+    ),
+    "bdia": (lambda gamma: samplers.bdia(DENOISE, FLOW, PAIR, GRID[:3], gamma), [1e-3, 1.0], [0.0, 1.01], "gamma = "),
+    "adaptive's attempts": (lambda n: adapt(most=n), [1], [0], "most"),
+    "adaptive's tolerance": (lambda rtol: adapt(rtol=rtol), [1e-3], [0.0], "rtol"),
+    "adaptive's end": (lambda t: adapt(t_end=t), [0.25, 0.5], [0.24, 1.01], "t_end"),
+    "picard's window": (lambda n: picard(window=n), [1, 2], [0, 3], "window = "),
+    "picard's tolerance": (lambda tolerance: picard(tolerance=tolerance), [0.0], [-1e-9], "tolerance = "),
     # objectives
     "discriminator": (lambda r1: objectives.adversarial_discriminator(V, UNIFORM, r1), [0.0], [-1e-9], "r1 = "),
     "condition dropout": (
@@ -216,6 +325,67 @@ RANGES = {
     "shortcut": (lambda M: shortcut(M=M), [2, 4], [0, 1, 3], "M = "),
     "shortcut share": (lambda share: shortcut(share=share), [0.0, 1.0], [-0.1, 1.1], "share = "),
     "uncertainty": (objectives.uncertainty, [1], [0], "channels = 0"),
+    "number of the classes": (lambda n: classification.noisy_classification(UNIFORM, V, n), [2], [1], "at least 2"),
+    "dropped alone": (
+        lambda rate: objectives.with_condition_dropout(objectives.flow_matching(UNIFORM), None, rate, ("a", "b")),
+        [1 / 3],
+        [0.34],
+        "rate = ",
+    ),
+    "decoder's noise": (lambda tau: autoencoding.rae_decoder(tau=tau), [0.0], [-1e-9], "tau"),
+    "direction": (lambda weight: objectives.flow_matching(UNIFORM, direction=weight), [0.0], [-1e-9], "direction"),
+    "early layer": (lambda layer: objectives.early_prediction(V, layer), [1], [0], "layer = 0"),
+    "equivariance": (
+        lambda share: equivariance.Equivariance(probability=share).check(),
+        [0.0, 1.0],
+        [-0.1, 1.1],
+        "probability",
+    ),
+    "low resolution": (
+        lambda share: equivariance.Equivariance(low_resolution=share).check(),
+        [0.0, 1.0],
+        [-0.1, 1.1],
+        "resolution",
+    ),
+    "equivariance scales": (
+        lambda scale: equivariance.Equivariance(scales=(0.5, scale)).check(),
+        [0.1, 1.0],
+        [0.0, 1.1],
+        "scales",
+    ),
+    "alignment": (lambda layer: feature_losses.alignment(layer), [1], [0], "layer = 0"),
+    "structure": (lambda value: feature_losses.structured_alignment(value, 0.0), [0.0], [-1e-9], "structure = "),
+    "structured critic": (
+        lambda value: feature_losses.structured_alignment(0.0, value),
+        [0.0],
+        [-1e-9],
+        "adversarial = ",
+    ),
+    "structured layer": (lambda layer: feature_losses.structured_alignment(0.0, 0.0, layer), [1], [0], "layer = 0"),
+    "self interval": (lambda value: self_alignment(interval=value), [1e-3], [0.0], "interval = 0"),
+    "self beta": (lambda value: self_alignment(beta=value), [1e-3], [0.0], "beta = 0"),
+    "self layer": (lambda layer: self_alignment(teacher_layer=layer), [1], [0], "layer = 0"),
+    "self decay": (lambda start: self_alignment(decay=(start, 1)), [0], [-1], "decay = "),
+    "self decay steps": (lambda steps: self_alignment(decay=(0, steps)), [1], [0], "decay = "),
+    "masked patch": (lambda patch: masked(patch=patch), [1], [0], "patch = 0"),
+    "masked share": (lambda ratio: masked(ratio=ratio), [0.01, 0.99], [0.0, 1.0], "ratio = "),
+    "masked reconstruction": (lambda weight: masked(reconstruction=weight), [0.0], [-1e-9], "reconstruction = "),
+    "masked copy": (
+        lambda most: objectives.with_masked_copy(objectives.flow_matching(UNIFORM), least=0.3, most=most),
+        [0.3, 0.99],
+        [0.29, 1.0],
+        "most = ",
+    ),
+    "prior preservation": (lambda weight: preserved(weight=weight), [0.0], [-1e-9], "weight"),
+    "prior's pictures": (lambda number: preserved(number=number), [1], [0], "number"),
+    "projector": (projectors.mlp, [1], [0], "hidden = 0"),
+    "convolution": (projectors.convolution, [1, 3], [-1, 0, 2], "side = "),
+    "share of pictures": (
+        lambda share: objectives.with_pictures(objectives.flow_matching(UNIFORM), share),
+        [1e-3, 0.999],
+        [0.0, 1.0],
+        "share = ",
+    ),
     # the files of the top
     "edm parameterization": (parameterizations.edm, [1e-3], [0.0], "sigma_data = 0"),
     "min_snr": (weightings.min_snr, [1e-3], [0.0], "gamma = 0"),
@@ -241,6 +411,18 @@ RANGES = {
     "most": (lambda most: ode.dormand_prince(0.0, 1.0, most=most), [1], [0], "most >= 1"),
     "likelihood steps": (lambda steps: likelihood.times(LATE, steps), [1], [0], "steps = 0"),
     "t_start": (lambda t: likelihood.times(LATE, 2, t), [0.25, 0.99], [0.24, 1.0], "t_start = "),
+    "ratio of couplings": (
+        lambda ratio: conditional_couplings.conditional_optimal_transport(ratio, 4),
+        [0.26, 1.0],
+        [0.25, 1.01],
+        "ratio",
+    ),
+    "conditional block": (
+        lambda block: conditional_couplings.conditional_optimal_transport(1.0, block),
+        [2],
+        [1],
+        "block = 1",
+    ),
     "jump": (lambda jump: editing.repaint(GRID, jump, 2), [1], [0], "jump = 0"),
     "resamplings": (lambda n: editing.repaint(GRID, 2, n), [1], [0], "resamplings = 0"),
     "sdedit": (
@@ -255,6 +437,65 @@ RANGES = {
     "warmup steps": (lambda n: optimizers.learning_rate_schedule(1.0, n, "constant", 1), [0], [-1], "warmup"),
     "cosine steps": (lambda n: optimizers.learning_rate_schedule(1.0, 0, "cosine", n), [1], [0], "steps"),
     "sigma_rel": (power_ema.gamma, [0.01, power_ema.WIDEST], [0.0, 0.3], "sigma_rel"),
+    "weight decay": (lambda decay: optimizers.adamw(weight_decay=decay), [0.0], [-1e-9], "weight_decay"),
+    "clip": (lambda clip: optimizers.adamw(clip=clip), [1e-3, None], [0.0], "clip = 0"),
+    "b1": (lambda b1: optimizers.adan(b1=b1), [0.0, 0.99], [-0.1, 1.0], "b1 = "),
+    "muon": (lambda momentum: optimizers.muon(momentum=momentum), [0.0, 0.99], [-0.1, 1.0], "momentum = "),
+    "accumulate": (lambda n: make_train_step(None, None, FLOW, None, None, accumulate=n), [1], [0], "accumulate = 0"),
+    "reconstruction": (
+        lambda step: power_ema.reconstruction_weights([1, 4], 0.1, step, 0.1),
+        [1, 4],
+        [0, 5],
+        "step = ",
+    ),
+    "stored steps": (lambda step: power_ema.reconstruction_weights([step, 4], 0.1, 4, 0.1), [1], [0, 4], "steps"),
+    "trak": (lambda damping: attribution.trak(ROWS, ROWS, ROWS[:, None], damping), [0.0], [-1e-9], "damping"),
+    "bradley_terry": (lambda prior: bradley_terry.bradley_terry(1 - np.eye(2), prior), [0.0], [-1e-9], "prior"),
+    "wins": (lambda wins: bradley_terry.bradley_terry(wins * (1 - np.eye(2)), 1.0), [0], [-1], "wins must be"),
+    "deviations": (lambda std: crps.gaussian(0.0, std, 1.0), [0.0], [-1e-9], "std has"),
+    "coverage": (lambda level: crps.coverage(ROWS, ROWS[0], level), [1e-3, 0.999], [0.0, 1.0], "level = "),
+    "covering samples": (lambda n: crps.coverage(ROWS[:n], ROWS[0], 0.5), [2], [1], "S >= 2"),
+    "quantile samples": (lambda n: crps.quantile_form(ROWS[:n], ROWS[0]), [1], [0], "S >= 1"),
+    "sizes of targets": (lambda y: crps.quantile_form(ROWS, np.full(2, y)), [1e-3], [0.0], "relative to their size"),
+    "mind": (lambda n: mind.mind(ROWS, ROWS[::-1], n), [2], [1], "at least 2 directions"),
+    "manifold": (lambda k: manifold.overlap(ROWS, ROWS[::-1], k, 1), [1, 5], [0, 6], "k must be|at least 7"),
+    "copied ratio": (
+        lambda ratio: memorisation.copied_by_ratio(ROWS[:2], ROWS[2:], ratio),
+        [1e-3, 0.999],
+        [0.0, 1.0],
+        "ratio",
+    ),
+    "copied cosine": (
+        lambda cosine: memorisation.copied_by_similarity(ROWS[:2], ROWS[2:], cosine),
+        [-0.99, 0.99],
+        [-1.0, 1.0],
+        r"in \(",
+    ),
+    "least of a cell": (
+        lambda n: memorisation.data_copying(ROWS[:2], ROWS[2:4], ROWS[4:], least=n),
+        [1, 2],
+        [0],
+        "least = 0",
+    ),
+    "neighbours of clouds": (
+        lambda n: point_clouds.nearest_neighbour_accuracy(*[1 - np.eye(n)] * 3),
+        [2],
+        [1],
+        "at least 2",
+    ),
+    "window": (
+        lambda side: reconstruction_error.ssim(*np.zeros((2, 1, side, 16, 3), np.uint8)),
+        [11],
+        [10],
+        "at least 11",
+    ),
+    "floor": (
+        lambda floor: representation_ratio.representation_ratio({"adm": 1.0}, {"adm": floor}),
+        [1e-3],
+        [0.0],
+        "must be positive",
+    ),
+    "detected": (lambda n: detection.auroc(np.arange(n), np.arange(2)), [2], [1], "two finite scores"),
     "bootstrap rows": (
         lambda rows: bootstrap.replicates(np.sum, rows, 1, np.random.default_rng(0)),
         [2],
