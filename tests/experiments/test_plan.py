@@ -192,7 +192,7 @@ def test_memory_against_xla(remat):
 
 
 REAL_RUN = """
-import resource, sys, jax
+import re, sys, jax
 from configs import digits
 from diffusion.experiments import plan, train
 from diffusion.experiments.planning import estimate
@@ -202,7 +202,8 @@ config.model.update(depth=8, unroll=1)
 config.train.accumulate = 1
 config.train.batch_size, config.train.steps, config.train.log_every = int(sys.argv[2]), 3, 1
 assert train.run(config, sys.argv[1]) == 0
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# The process's own: `ru_maxrss` begins with the peak of the process that started it.
+peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
 mesh = program.mesh_of(config, jax.devices()[:1])
 parts = estimate.memory_by_part(plan.work_of(config, (8, 8, 1), mesh), "cpu")
 print(peak, sum(parts.values()))
@@ -225,15 +226,17 @@ def test_memory_of_a_real_run(tmp_path):
 
 @pytest.mark.slow
 def test_remedies():
+    """The first that fits: the recipe computes elementwise functions again, "dots" attention too, "narrow" more."""
     config = imagenet256_dit.get_config()
     config.train.batch_size = 1024
     run = plan.work_of(config, LATENTS, program.mesh_of(config, jax.devices()[:1]))
     needed = sum(estimate.memory_by_part(run, "tpu").values())
-    machine = MACHINES["v5p"]._replace(memory=needed / 2)
-    output = plan.change(config, LATENTS, run, machine)
-    assert output.startswith("--config.model.remat=dots brings it to ")
-    config.model.remat = "dots"
-    assert estimate.fits(estimate.memory_by_part(work(config), "tpu"), machine)
+    for share, remat in ((0.7, "dots"), (0.5, "narrow")):
+        machine = MACHINES["v5p"]._replace(memory=share * needed)
+        output = plan.change(config, LATENTS, run, machine)
+        assert output.startswith(f"--config.model.remat={remat} brings it to ")
+        less = run._replace(model=run.model.clone(remat=remat))
+        assert estimate.fits(estimate.memory_by_part(less, "tpu"), machine)
     assert "--config.train.accumulate=" in plan.change(config, LATENTS, run, machine._replace(memory=40e9))
     assert "more devices" in plan.change(config, LATENTS, run, machine._replace(memory=1e8))
 
