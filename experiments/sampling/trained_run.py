@@ -119,6 +119,7 @@ def from_config(config: ConfigDict, params: Any, any_kind: bool = False) -> Trai
     Raises:
         ConfigError: if the config cannot run, or the run trains a flow map and a denoiser is needed.
     """
+    params = jax.tree.map(jnp.asarray, params)  # files hold NumPy's arrays, which a call outside of jit cannot index
     recipe = checks.on_its_data(checks.validate(config))
     if not any_kind:
         generate.denoiser(recipe)  # refuses a flow map

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn import linear_model
 
-from diffusion import text_to_image
+from diffusion import samplers, text_to_image, timesteps
 from diffusion.data.digits import digits
 from diffusion.data.shapes import scenes
 from diffusion.experiments.config import class_folders
@@ -54,6 +54,13 @@ def test_all_of_them_are_small():
 def test_no_other_folder_is_among_them():
     folders = {path.name for path in class_folders.WEIGHTS.iterdir() if path.is_dir()} - {"__pycache__"}
     assert folders == class_folders.SHIPPED.keys()
+
+
+def test_its_network_is_called_without_compiling_as_in_the_tour():
+    run = trained_run.load("digits", {"sample.steps": 1})
+    x, keys = run.noise(2)
+    x_0 = samplers.sample(samplers.ddim(), run.denoise([3, 8]), run.schedule, x, timesteps.plan(run.grid), keys)
+    assert x_0.shape == (2, 8, 8, 1) and np.isfinite(x_0).all()
 
 
 @pytest.mark.slow
