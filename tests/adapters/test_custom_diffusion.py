@@ -26,8 +26,8 @@ def models(tmp_path_factory):
 
 def received(tuning, params, weights):
     """(parameters, text) that the denoiser receives of "a <new>"."""
-    params, _, _, condition = tuning.apply(params, weights, X, CLOCK, tuning.base.tokens(["a <new>"]))
-    assert condition.keys() == {"text"}
+    params, x, clock, condition = tuning.apply(params, weights, X, CLOCK, tuning.base.tokens(["a <new>"]))
+    assert x is X and clock is CLOCK and condition.keys() == {"text"}
     return params, condition["text"]
 
 

@@ -102,3 +102,12 @@ def test_the_command_writes_a_whole_model(tmp_path):
         erase.run(folder, [("cat", "dog")], tmp_path / "erased")
     with pytest.raises(ConfigError, match=r"near|keep = 0"):
         erase.run(folder, [("cat", "dog")], tmp_path / "other", near=0)
+
+
+@pytest.mark.parametrize("name", ["old", "new", "kept", "every one"])
+def test_embeddings_that_do_not_belong_to_the_kernel_are_refused(name):
+    shapes = {"old": (2, 5), "new": (2, 5), "kept": (3, 5)}
+    erasure.solved(np.ones((5, 3)), *map(np.ones, shapes.values()))
+    wrong = {one: (rows, 4 if name in (one, "every one") else size) for one, (rows, size) in shapes.items()}
+    with pytest.raises(ValueError, match=r"Valid: \[in, out\], \[n, in\] twice, \[m, in\]"):
+        erasure.solved(np.ones((5, 3)), *map(np.ones, wrong.values()))

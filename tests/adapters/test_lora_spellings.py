@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from diffusion.adapters import lora, lora_files, lora_names
+from diffusion.adapters import lora, lora_files, lora_kinds, lora_names
 from diffusion.models import interchange
 from diffusion.models.interchange import folders, rows
 from diffusion.models.interchange.rows import Mismatch
@@ -487,3 +487,22 @@ def test_a_prefix_that_names_networks_is_not_of_another_one():
     both = names | {"unet": lora_names.underscored(["conv_in"])}
     assert lora_names.parsed("mlp.fc1.lora_A.weight", both) is None
     assert lora_names.parsed("base_model.model.conv_in.lora_A.weight", both) == ("unet", "conv_in", "down")
+
+
+@pytest.mark.parametrize("inputs, fits", [(4, True), (5, False)])
+def test_a_core_and_a_factor_are_of_a_convolution_s_size(inputs, fits):
+    core, down, up = np.ones((2, 2, 3, 3)), np.ones((2, inputs)), np.ones((2, 6))
+    if fits:
+        found, _ = lora_kinds._tucker(core, down, up, (6, 4, 3, 3), "layer")
+        assert found.shape == (2, 4, 3, 3)
+    else:
+        with pytest.raises(Mismatch, match="do not fit"):
+            lora_kinds._tucker(core, down, up, (6, 4, 3, 3), "layer")
+
+
+def test_a_number_of_a_config_is_below_two_to_the_31st():
+    read = lambda value: lora_names._number({"r": value}, "r", "rank_pattern", 1, "layer", "what")
+    assert read(2**31 - 1) == 2**31 - 1 and read(-(2**31) + 1) == -(2**31) + 1
+    for value in (2**31, -(2**31), float("nan"), "4"):
+        with pytest.raises(Mismatch, match="must be a number"):
+            read(value)

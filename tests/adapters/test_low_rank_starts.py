@@ -102,6 +102,7 @@ def test_the_denoiser_receives_what_attaching_gives_and_the_base_has_no_gradient
     apply = lambda params, weights: tuning.apply(params, weights, X, CLOCK, {"text": jnp.ones(3)})
     network, x, clock, condition = jax.jit(apply)(params, weights)
     same((x, clock, condition), (X, CLOCK, {"text": jnp.ones(3)}))
+    model._programs["old"] = 1
     attached = tuning.attach(model, weights)
     changed = {name for name, leaf in leaves_of(network).items() if np.any(leaf != leaves_of(params["unet"])[name])}
     assert changed == {KERNEL} and not attached._programs

@@ -143,3 +143,22 @@ def test_no_picture_is_of_the_mean_colour_of_the_encoders_training(monkeypatch):
         colour = prompt_features.absent(encoder, {}, whole=True)
         assert colour.shape == (1, 8, 8, 3)
         np.testing.assert_allclose(colour, np.broadcast_to(2 * np.array(mean) - 1, colour.shape), atol=1e-6)
+
+
+def test_a_smaller_picture_of_black_and_white_has_no_value_beyond_them():
+    """Cubic interpolation swings over at edges."""
+    edges = jnp.where(jnp.arange(20) % 7 < 3, 1.0, -1.0)[None, :, None, None] * jnp.ones((1, 20, 20, 3))
+    found = prompt_features.resized(Mean(), edges)
+    assert found.max() == 1 and found.min() == -1
+
+
+def test_tokens_before_the_last_layer_do_not_know_it():
+    encoder = SigLIP(width=12, depth=2, heads=2, hidden=8, size=14, patch=7)
+    x = images(side=14)
+    params = params_of(encoder, x)
+    last = jax.tree.map(lambda leaf: leaf.at[-1].mul(2.0) if leaf.shape[:1] == (2,) else leaf, params)
+    before, after = (prompt_features.inner(encoder, one, x) for one in (params, last))
+    assert before.shape == (2, 4, 12)
+    np.testing.assert_array_equal(before, after)
+    whole = [encoder.apply({"params": one}, x).patches for one in (params, last)]
+    assert np.abs(whole[0] - whole[1]).max() > 1e-3

@@ -1,6 +1,8 @@
 """Textual inversion: what trains, what stays to the bit, and the files of words that other programs read."""
 
+import dataclasses
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -147,3 +149,27 @@ def test_a_word_that_is_not_there_and_files_of_other_models_are_refused(models, 
         word_embeddings.extended(tuning.base, [word_embeddings.Word("<NEW>", weights)])
     with pytest.raises(ValueError, match=r"vectors = 0\. Valid: at least 1"):
         textual_inversion(models("sd")[0], vectors=0)
+
+
+def test_words_are_of_the_text_encoders_of_clip_among_others(models):
+    _, model = models("sd")
+    tower = model.modules["text_encoder"]
+    two = lambda modules: types.SimpleNamespace(readers=tuple(modules), modules=modules)
+    assert set(word_embeddings.encoders_of(two({"text_encoder": tower, "other": object()}))) == {"text_encoder"}
+    with pytest.raises(ValueError, match="no text encoder of CLIP"):
+        word_embeddings.encoders_of(two({"other": object()}))
+
+
+@pytest.mark.parametrize("eos", [word_embeddings.LEGACY_EOS, 5])
+def test_the_end_of_a_text_is_the_tokenizer_s_where_it_was_the_largest_id(models, eos):
+    """A new word has a larger id; an end that the encoder names itself stays."""
+    _, model = models("sd")
+    inner = word_embeddings.encoders_of(model)["text_encoder"].clone(eos=eos)
+    whole = model.modules["text_encoder"]
+    tower = whole.clone(text=inner) if hasattr(whole, "text") else inner
+    ended = dataclasses.replace(model, modules={**model.modules, "text_encoder": tower}, _programs={})
+    rows = jnp.ones((1, word_embeddings.table_of(model.params["text_encoder"]).shape[1]))
+    larger = word_embeddings.extended(ended, [word_embeddings.Word("<new>", {"text_encoder": rows})])
+    found = word_embeddings.encoders_of(larger)["text_encoder"]
+    assert found.eos == (model.tokenizers["text_encoder"].end[0] if eos == word_embeddings.LEGACY_EOS else 5)
+    assert found.vocabulary == inner.vocabulary + 1

@@ -1,5 +1,8 @@
 """A U-Net of more channels: zeros at the start, what it receives, in which type the tuned model is, and refusals."""
 
+import sys
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +11,7 @@ import pytest
 from diffusion import text_to_image
 from diffusion.adapters.inpainting import inpainting
 from diffusion.adapters.instruct_pix2pix import instruct_pix2pix
+from diffusion.adapters.tuning import Tuning
 from diffusion.adapters.wider_unet import widened
 from diffusion.published.stable_diffusion.network import ConditionalUNet
 from diffusion.text_to_image import pipelines
@@ -111,3 +115,35 @@ def test_another_denoiser_is_refused(models, tmp_path):
         inpainting(pixart)
     with pytest.raises(ValueError, match="there is no pipeline that edits by instructions"):
         instruct_pix2pix(pixart)
+
+
+def test_the_new_channels_of_inpainting_are_the_mask_and_what_is_kept(monkeypatch):
+    """Latents of 2 x 2 pixels: one is painted where any of its pixels is, and what is kept is (z - shift) scale."""
+
+    class Blocks:
+        factor, scale, shift = 2, np.float32(3.0), np.float32(0.5)
+
+        def apply(self, variables, picture, method):
+            assert method == "encode" and variables == {"params": "weights"}
+            return picture[:, ::2, ::2]
+
+    monkeypatch.setattr(sys.modules[inpainting.__module__], "widened", lambda *arguments, **how: (*arguments, how))
+    base = SimpleNamespace(kind=SimpleNamespace(inpainting="Painting"), modules={"vae": Blocks()}, channels=3)
+    of_base, pipeline, channels, seen, how = inpainting(base)
+    assert (of_base, pipeline, channels) == (base, "Painting", 4)
+    assert how == {"networks": ("vae",), "reads": ("picture", "mask")}
+    picture = np.random.default_rng(0).normal(size=(1, 4, 6, 3)).astype(np.float32)
+    mask = np.zeros((1, 4, 6, 1), np.float32)
+    mask[0, 1, 5], mask[0, 2, 2] = 1, 0.01
+    condition = {"picture": jnp.asarray(picture), "mask": jnp.asarray(mask), "text": 1}
+    found = seen({"vae": "weights"}, condition, jnp.zeros((1, 2, 3, 3)))
+    assert condition == {"text": 1}
+    np.testing.assert_array_equal(found[0, ..., 0], [[0, 0, 1], [0, 1, 0]])
+    kept = np.where(mask > 0, 0, picture)[:, ::2, ::2]
+    np.testing.assert_allclose(found[..., 1:], (kept - 0.5) * 3, rtol=1e-6)
+
+
+def test_a_tuning_that_says_nothing_else_trains_no_text_and_reads_nothing():
+    one = Tuning(None, None, None, None, None, ("unet",))
+    assert not one.encodes and one.see is None and one.sees == {} and one.sees_of == ""
+    assert one.copies == one.reads == one.latents == one.replaces == one.words == one.apart == ()

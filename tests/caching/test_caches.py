@@ -207,6 +207,9 @@ def test_the_measures_of_a_trajectory_are_its_ratios_and_its_changes():
     np.testing.assert_allclose(caching.fitted(exact, degree=2), (3, -1, 0.5), rtol=1e-3)
     apart = exact._replace(output=exact.output.at[0].set(9.0))  # no step before it: it is not fitted
     np.testing.assert_allclose(caching.fitted(apart, degree=2), (3, -1, 0.5), rtol=1e-3)
+    least = exact._replace(read=memory.read[:4], output=exact.output[:4])  # three changes decide a parabola
+    np.testing.assert_allclose(caching.fitted(least, degree=2), (3, -1, 0.5), rtol=1e-3)
+    assert caching.fitted(exact, degree=4) == caching.fitted(exact)
     few = exact._replace(read=memory.read[:3], output=memory.output[:3])
     with pytest.raises(ValueError, match="degree 2 needs 4 steps; got 3"):
         caching.fitted(few, degree=2)
@@ -530,11 +533,13 @@ def test_measures_are_means_over_the_tokens_of_what_the_blocks_add():
         )
         return lambda through: through(blocks)
 
+    assert caching.measured(1).memory(call(0)).ratios.shape == (1,)
     cache = caching.measured(3)
     memory = jax.tree.map(jnp.zeros_like, cache.memory(call(0)))
     for i in range(3):
-        output, memory, _ = cache.apply(memory, call(i))
+        output, memory, skipped = cache.apply(memory, call(i))
         np.testing.assert_allclose(output, starts[i] + residuals[i], rtol=1e-5)
+        assert skipped == 0
     lengths = np.linalg.norm(residuals, axis=-1)
     np.testing.assert_allclose(memory.ratios[1:], (lengths[1:] / lengths[:-1]).mean((1, 2)), rtol=1e-5)
 
