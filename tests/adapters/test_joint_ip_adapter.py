@@ -6,6 +6,7 @@ import gzip
 import json
 import pathlib
 import tempfile
+import types
 
 import jax
 import jax.numpy as jnp
@@ -163,3 +164,34 @@ def test_generate_takes_the_adapter_and_a_weight_of_zero_is_the_base():
     assert (whole != free).mean() > 0.1
     left = np.broadcast_to(np.arange(16) < 8, (16, 16))
     assert (make({"attachment": "style", "picture": picture("first"), "weight": 4.0, "mask": left}) != whole).any()
+
+
+def test_what_an_adapter_sees_is_weighted_for_each_picture_or_each_place(monkeypatch):
+    """By a stand-in whose keys are the features, and whose values are twice them; beside them stands the clock."""
+
+    class Joint:
+        projection, widths = types.SimpleNamespace(whole=True, features=2), "its widths"
+
+        def apply(self, variables, seen, clock):
+            assert variables == {"params": "its own"}
+            return [(seen, 2 * seen, clock)]
+
+    monkeypatch.setattr(ip_adapter, "JointIPAdapter", Joint)
+    monkeypatch.setattr(prompt_features, "width", lambda encoder, whole: 2)
+    monkeypatch.setattr(prompt_features, "inner", lambda encoder, params, images: images + 1)
+    monkeypatch.setattr(ip_adapter_files, "widths", lambda denoiser: "its widths")
+    denoiser = types.SimpleNamespace(extra_layers=lambda rows, columns: [ExtraLayer(2, rows, columns // 2)])
+    one = ip_adapter.attachment(Joint(), "its own", denoiser, "encoder", "of the encoder")
+    assert one.masked and one.params == {"adapter": "its own", "encoder": "of the encoder"}
+    shown, absent = one.encode(one.params, jnp.ones((1, 2)))
+    np.testing.assert_array_equal([shown, absent], [[[2, 2]], [[0, 0]]])
+    seen, x, weight = jnp.asarray([[1.0, 2.0], [3.0, 4.0]]), jnp.zeros((2, 4, 6, 1)), jnp.asarray([0.5, 2.0])
+    for strength, expected in (
+        (weight, [[0.5], [2.0]]),
+        (weight[:, None, None] * jnp.ones((2, 4, 6)), np.tile([[0.5], [2.0]], 4 * 3)),
+    ):
+        (((keys, values, strengths, clock),),) = one.entries(one.params, strength, seen, x, None, 7.0)["extra_joint"]
+        np.testing.assert_array_equal(keys, seen)
+        np.testing.assert_array_equal(values, 2 * seen)
+        np.testing.assert_allclose(strengths, expected, rtol=1e-5)
+        np.testing.assert_array_equal(clock, [7.0, 7.0])

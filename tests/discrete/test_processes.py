@@ -109,6 +109,8 @@ def test_reverse_rates_move_the_marginal_backwards(process):
     assert (np.diag(rates) == 0).all() and (rates >= 0).all()
     flow = at @ rates - at * rates.sum(1)
     np.testing.assert_allclose(flow, float(process.keeping.decay(t)) * (p - process.prior), atol=2e-6)
+    exact = float(process.keeping.rate(t)) * process.prior[:, None] * at / at[:, None]  # proposition 1
+    np.testing.assert_allclose(rates, np.where(np.eye(process.size) > 0, 0, exact), rtol=2e-5, atol=1e-6)
 
 
 def test_masks_have_finite_rates_at_the_end():
@@ -156,3 +158,31 @@ def test_what_is_no_process_is_refused():
         TypeError, match=r"x0 must be an array of whole numbers, symbols 0 \.\. 2; got an array of float"
     ):
         check_symbols(PROCESSES["uniform"], np.zeros(3, np.float32), "x0")
+
+
+LEAST = discrete.linear()
+RANGES = {  # function of a value, values that it takes, values that it refuses, words of the error
+    "absorbing": (lambda size: discrete.absorbing(LEAST, size), [2], [1], "1 symbols"),
+    "uniform": (lambda size: discrete.uniform(LEAST, size), [2], [1], "1 symbols"),
+    "mixture": (lambda size: discrete.mixture(LEAST, np.full(size, 1 / size)), [2], [1], "1 symbols"),
+    "shares": (lambda share: discrete.mixture(LEAST, [share, 1 - share]), [0.0, 1.0], [-0.1, 1.1], "least -0.1"),
+    "sum": (lambda share: discrete.mixture(LEAST, [0.5, share]), [0.500009, 0.499991], [0.50002, 0.49998], "sums to"),
+    "polynomial": (discrete.polynomial, [1, 1.5], [0.99, np.inf, np.nan], "power = "),
+    "symbols": (lambda x: check_symbols(PROCESSES["uniform"], np.array([x]), "x0"), [0, 2], [-1, 3], "valid: 0 .. 2"),
+}
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_the_ends_of_a_range(name):
+    call, valid, refused, words = RANGES[name]
+    for value in valid:
+        call(value)
+    for value in refused:
+        with pytest.raises(ValueError, match=words):
+            call(value)
+
+
+def test_a_prior_of_one_symbol_is_its_mask():
+    assert discrete.mixture(LEAST, [0.0, 1.0, 0.0]).mask == 1
+    assert discrete.mixture(LEAST, [0.0, 0.5, 0.5]).mask is None
+    np.testing.assert_allclose(discrete.mixture(LEAST, [0.25, 0.750005]).prior.sum(), 1, rtol=1e-15)

@@ -207,3 +207,36 @@ def test_what_does_not_fit_is_refused_before_anything_is_compiled():
         discrete.sample(discrete.ancestral(), None, PROCESSES["uniform"], x, timesteps.plan(grid(4)), keys[:1])
     with pytest.raises(ValueError, match=r"theta = 1; valid: a share in \(0, 1\)"):
         discrete.theta_trapezoidal(1)
+
+
+@pytest.mark.parametrize(
+    "times, valid",
+    [([1.0, 0.0], True), ([0.5, 0.5], True), ([1.01, 0.0], False), ([1.0, -0.01], False), ([0.5, 0.6], False)],
+)
+def test_a_plan_of_symbols_stays_between_data_and_noise(times, valid):
+    process = PROCESSES["absorbing"]
+    plan = timesteps.Plan(np.array(times[:1]), np.array(times[1:]), np.zeros(1, bool))
+    predict = lambda x, t: discrete.from_logits(process, jnp.zeros((*x.shape, 4)), x, t)
+    run = lambda: discrete.sample(
+        discrete.ancestral(), predict, process, jnp.full((1, 1), 3), plan, jax.random.split(jax.random.key(0), 1)
+    )
+    if valid:
+        assert run().shape == (1, 1)
+    else:
+        with pytest.raises(ValueError, match=r"decreasing times in \[0, 1\]"):
+            run()
+
+
+def test_rates_of_masks_are_finite_at_noise_and_thetas_are_between_the_ends():
+    process = PROCESSES["absorbing"]
+    predict = lambda x, t: discrete.from_logits(process, jnp.zeros((*x.shape, 4)), x, t)
+    keys = jax.random.split(jax.random.key(0), 1)
+    found = discrete.sample(discrete.euler(), predict, process, jnp.full((1, 2), 3), timesteps.plan(grid(4)), keys)
+    assert found.shape == (1, 2)
+    for theta in (0, 1, -0.1):
+        with pytest.raises(ValueError, match=rf"theta = {theta}"):
+            discrete.theta_trapezoidal(theta)
+    alone = discrete.stepped(steps.ancestral_law)
+    assert not alone.rates and not alone.masked and discrete.euler().rates and not discrete.euler().masked
+    assert discrete.theta_trapezoidal().masked and discrete.theta_trapezoidal().rates
+    assert discrete.first_hitting().masked and not discrete.first_hitting().rates

@@ -149,3 +149,18 @@ def test_the_heat_kernel_of_a_sphere_is_its_series(n, v):
     theta = theta if v > 0.5 else theta[:6]
     found = jax.jit(spherical_heat.log_heat(n))(f32(theta), jnp.full(len(theta), v, jnp.float32))
     np.testing.assert_allclose(found, harmonics(n, theta, v), rtol=1e-4, atol=1e-4)
+
+
+def test_coordinates_of_a_matrix_are_its_upper_triangle_with_the_length_that_it_has():
+    """At the identity, whose inner product is trace(u v): E_ii, and (E_ij + E_ji) / sqrt 2, row by row."""
+    basis = np.asarray(manifolds.positive_definite(2).basis(jnp.eye(2)))
+    half = np.sqrt(0.5)
+    np.testing.assert_allclose(basis, [[[1, 0], [0, 0]], [[0, half], [half, 0]], [[0, 0], [0, 1]]], atol=1e-6)
+
+
+def test_the_cost_of_geodesics_is_their_squared_length():
+    """Of angles, the shorter way around; all pairs of two points and three."""
+    x, y = np.float32([[3.0], [0.5]]), np.float32([[-3.0], [0.0], [1.0]])
+    found = manifolds.geodesic_cost(manifolds.torus(1))(jnp.asarray(x), jnp.asarray(y))
+    around = 2 * np.pi - 6.0
+    np.testing.assert_allclose(found, [[around**2, 9.0, 4.0], [2.783185**2, 0.25, 0.25]], rtol=1e-5)

@@ -201,3 +201,13 @@ def test_both_forms_of_a_kernel_hold_in_float64(name):
             logs = [np.log(series(angles + shift, v)) for shift in (-1e-4, 1e-4)]
             slopes = kernel.manifold.inner(ends, score, away)
             np.testing.assert_allclose(slopes, (logs[1] - logs[0]) / 2e-4, rtol=0, atol=2e-6)
+
+
+def test_after_a_long_time_draws_are_uniform_over_the_area():
+    """Of heights on the sphere the mean is 0 and the mean square 1 / 3: near both poles there is little area."""
+    kernel = heat_kernels.sphere(2)
+    start = jnp.asarray([1.0, 0.0, 0.0])
+    draw = jax.jit(jax.vmap(lambda key: kernel.sample(key, start, 12.0)))
+    heights = np.asarray(draw(jax.random.split(jax.random.key(0), 4000)), np.float64)[:, 0]
+    assert abs(heights.mean()) < 4 * math.sqrt(1 / 3 / 4000)
+    assert abs((heights**2).mean() - 1 / 3) < 4 * math.sqrt(4 / 45 / 4000)

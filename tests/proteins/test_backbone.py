@@ -114,3 +114,10 @@ def test_what_is_no_chain_is_refused(chain):
             backbone.frames_of(atoms)
     with pytest.raises(ValueError, match="needs two at least"):
         backbone.with_oxygen(chain[:1])
+
+
+def test_two_residues_are_a_chain(chain):
+    """The oxygen of the first lies where that of a longer chain does."""
+    both, whole = (np.asarray(backbone.with_oxygen(np.float32(atoms))) for atoms in (chain[:2], chain))
+    assert both.shape == (2, 4, 3)
+    np.testing.assert_allclose(both[0], whole[0], atol=1e-5)

@@ -32,3 +32,62 @@ def test_the_shortest_clip_is_one_sample_at_one_hertz():
     for wrong in ({"length": 0}, {"sample_rate": 0}, {"mels": -1}):
         with pytest.raises(ValueError, match="must be at least 1"):
             of._replace(**wrong).check()
+
+
+RANGES = {  # function of a value, values that it takes, values that it refuses, words of the error
+    "fold": (lambda fold: sound.samples(fold), [1], [0], "fold = 0"),
+    "gain": (lambda gain: sound.samples(1, gain), [1e-3], [0.0, -1.0], "gain = "),
+    "bins": (sound.lapped_spectrum, [2], [0, 1, 3], "bins = "),
+    "power": (lambda power: sound.lapped_spectrum(power=power), [1e-3, 1.0], [0.0, 1.01], "power = "),
+    "gain of a spectrum": (lambda gain: sound.lapped_spectrum(gain=gain), [1e-3], [0.0], "gain = 0"),
+    "window": (lambda name: sound.lapped_spectrum(window=name), ["sine", "kaiser_bessel"], ["hann"], "Valid: sine"),
+    "along": (lambda name: sound.lapped_spectrum(along=name), ["time", "frequency"], ["both"], "Valid: time"),
+    "harmonics": (sound.harmonics_and_rest, [1], [0], "harmonics = 0"),
+    "hop": (lambda hop: sound.harmonics_and_rest(hop=hop), [4, 8], [0, 2, 6], "hop = "),
+    "power of a tone": (lambda power: sound.harmonics_and_rest(power=power), [1e-3, 1.0], [0.0, 1.01], "power = "),
+    "gains": (lambda gain: sound.harmonics_and_rest(gains=(gain, 1.0)), [1e-3], [0.0], "gains = "),
+    "two gains": (lambda n: sound.harmonics_and_rest(gains=(1.0,) * n), [2], [1, 3], "gains = "),
+    "length": (lambda n: sound.Sound(1, n, sound.samples()).check(), [1, 2**26], [0, 2**26 + 1], "length = "),
+    "blocks": (lambda n: sound.Sound(1, n, sound.samples(4)).check(), [4, 8], [6], "steps of 4 samples"),
+    "hops": (lambda n: sound.Sound(8000, n, sound.samples(), 4).check(), [64], [96], "hops of 64 samples"),
+    "bands along frequency": (
+        lambda mels: sound.Sound(8000, 64, sound.lapped_spectrum(along="frequency"), mels).check(),
+        [0, 2],
+        [1],
+        "mels = 1",
+    ),
+    "bands of a pitch": (
+        lambda mels: sound.Sound(8000, 512, sound.harmonics_and_rest(), mels).check(),
+        [0],
+        [2],
+        "have it as their condition",
+    ),
+    "shaped bands": (
+        lambda mels: sound.Sound(8000, 128, sound.samples(), mels, shaped=True).check(),
+        [2],
+        [0, 1],
+        "at least 2",
+    ),
+    "shaped length": (
+        lambda n: sound.Sound(8000, n, sound.samples(), 2, shaped=True).check(),
+        [128, 256],
+        [64, 192],
+        "divide length",
+    ),
+    "shaped hop": (
+        lambda hop: sound.Sound(8000, 384, sound.samples(), 2, 256, hop, True).check(),
+        [64, 128],
+        [96],
+        "multiple of hop",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_the_ends_of_a_range(name):
+    call, valid, refused, words = RANGES[name]
+    for value in valid:
+        call(value)
+    for value in refused:
+        with pytest.raises(ValueError, match=words):
+            call(value)

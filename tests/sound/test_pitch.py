@@ -48,3 +48,21 @@ def test_shares_by_closed_forms():
 def test_a_range_that_does_not_fit_is_refused(arguments):
     with pytest.raises(ValueError, match="two periods of the lowest within 16000 samples"):
         sound.yin(tone(440.0), RATE, *arguments)
+
+
+def test_the_pitch_of_a_quiet_clip_is_that_of_a_loud_one():
+    loud, quiet = (sound.yin(size * tone(441.7, (1.0, 0.5)), RATE) for size in (1.0, 1e-4))
+    assert quiet == pytest.approx(loud, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "lowest, highest, length", [(70.0, 4000.0, 16000), (70.0, 70.1, 16000), (70.0, 1200.0, 2 * (228 + 2))]
+)
+def test_a_range_that_just_fits_is_taken(lowest, highest, length):
+    """16,000 / 70 is 228 samples, and two more are read."""
+    sound.yin(tone(440.0)[:length], RATE, lowest, highest)
+    with pytest.raises(ValueError, match="two periods of the lowest"):
+        sound.yin(tone(440.0)[: 2 * (228 + 2) - 2], RATE, lowest, highest)
+    for wrong in ((lowest, 4000.1), (highest, highest), (-lowest, highest)):
+        with pytest.raises(ValueError, match="two periods of the lowest"):
+            sound.yin(tone(440.0), RATE, *wrong)

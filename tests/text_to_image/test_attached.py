@@ -465,3 +465,22 @@ def test_a_control_net_of_another_base_is_refused_by_its_first_leaf(tmp_path):
     with pytest.raises(interchange.Refusal, match="unet holds a ConditionalUNet, which is no attachment"):
         place = made_pipelines.folder("sd", tmp_path / "model")
         text_to_image.with_attachments(model, {"unet": place / "unet"})
+
+
+def test_a_mask_of_an_inpainting_control_is_black_and_white():
+    """As a picture's alpha has it: 255 where it is painted, 0 elsewhere."""
+    mask = np.eye(4, dtype=bool)
+    one = Attachment(jnp.float32(1.0), read=lambda picture, size: picture, entries=None, inpaints=True)
+    (read,) = attached.opened([Control("paint", np.zeros((4, 4, 3), np.uint8), mask=mask)], {"paint": one}, (4, 4))
+    np.testing.assert_array_equal(read.picture[0, ..., 3], np.where(mask, 255, 0))
+
+
+def test_a_kind_of_control_is_one_that_the_attachment_knows():
+    shown = np.zeros((4, 4, 3), np.uint8)
+    for modes, valid, wrong in ((0, [None], [0, 1]), (1, [0], [None, 1]), (3, [0, 2], [None, 3])):
+        one = Attachment(jnp.float32(1.0), read=lambda picture, size: picture, entries=None, modes=modes)
+        for mode in valid:
+            attached.opened([Control("edges", shown, mode=mode)], {"edges": one}, (4, 4))
+        for mode in wrong:
+            with pytest.raises(ValueError, match=f"mode = {mode}"):
+                attached.opened([Control("edges", shown, mode=mode)], {"edges": one}, (4, 4))

@@ -21,7 +21,15 @@ from diffusion.models.attachment import Attachment
 from diffusion.models.budget import peak_memory
 from diffusion.models.image_encoders.image_features import ImageFeatures
 from diffusion.models.interchange import schedulers
-from diffusion.text_to_image import attached, model_folder, pipelines, programs, prompt_conditions, timed_loras
+from diffusion.text_to_image import (
+    additions,
+    attached,
+    model_folder,
+    pipelines,
+    programs,
+    prompt_conditions,
+    timed_loras,
+)
 from diffusion.text_to_image.jobs import Job
 from diffusion.text_to_image.lora_weights import LoraWeight
 from diffusion.text_to_image.memory_check import check_memory
@@ -487,3 +495,16 @@ def test_the_peak_is_near_what_xla_allocates():
     memory = jax.jit(attend).lower(*shapes).compile().memory_analysis()
     held = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
     assert 0.5 * held < peak_memory.peak(jax.make_jaxpr(attend)(*shapes).jaxpr) < 2.5 * held
+
+
+def test_a_model_with_something_more_has_no_programs_of_the_model_without_it():
+    model = made_model()
+    model._programs["pictures"] = "compiled before"
+    kernel = {"kernel": jnp.ones((8, 8))}
+    plain = dataclasses.replace(model, params={**model.params, "unet": {"dense": kernel}})
+    for more in (
+        additions.with_attachments(model, {"edges": Attachment(jnp.float32(1.0), None)}),
+        additions.with_loras(model, {}),
+        additions.with_quantised(plain, "int8")[0],
+    ):
+        assert more._programs == {} and model._programs["pictures"] == "compiled before"

@@ -1,5 +1,6 @@
 """Benchmarks from files to records, by made readers that see in a picture what its first pixel says."""
 
+import contextlib
 import json
 import types
 
@@ -383,3 +384,16 @@ def test_one_picture_of_a_prompt_is_not_counted_as_a_last_one_too():
     figures = benchmarks._dpg_figures(items, rows)
     values = {name: mean.value for name, mean in figures.items()}
     assert values == {"overall": 100, "entity": 100, "entity - whole": 100}
+
+
+def test_judging_says_how_many_files_are_done(geneval, monkeypatch):
+    """Of six files in fours: four, and all of them."""
+    seen = []
+
+    @contextlib.contextmanager
+    def bar(name, number, unit):
+        yield lambda done: seen.append((name, number, done))
+
+    monkeypatch.setattr(judging.progress, "bar", bar)
+    run(geneval, batch_size=4)
+    assert seen == [("judging", 6, 4), ("judging", 6, 6)]

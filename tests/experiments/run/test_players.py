@@ -141,3 +141,11 @@ def test_fp8_is_refused_where_nothing_is_computed_in_it():
     apply = players.build_players(recipe(products="fp8")).apply["model"]
     with pytest.raises(ValueError, match="needs a network with dense layers over tokens"):
         apply(1.0, X, 0, 0)
+
+
+def test_a_teacher_of_scale_one_is_evaluated_once_for_an_example():
+    assert players.guided_teacher(recipe(scale=1.0), PLAIN) == PLAIN.apply
+    rows = []
+    counted = role(apply=lambda params, x, clock, condition: rows.append(len(x)) or x)
+    players.guided_teacher(recipe(scale=1.5), counted)(3.0, X, jnp.zeros(2), jnp.zeros(2))
+    assert rows == [4]
