@@ -237,7 +237,7 @@ def _read_scale(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
     return {"scale": tuple(scale / one for one in deviation), "shift": mean}
 
 
-def per_channel(module: Autoencoder, factor: Any) -> np.ndarray:
+def per_channel(module: Any, factor: Any) -> np.ndarray:
     """A scale or a shift as a number for each channel of the latents, float64 [D]."""
     return np.broadcast_to(np.asarray(factor, np.float64), module.latent_channels)
 

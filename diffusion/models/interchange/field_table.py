@@ -126,14 +126,14 @@ class Follows(NamedTuple):
         value: the value, or our module -> the value.
         default: value where their config lacks it; without one, the value that follows.
         optional: whether null stands for the value.
-        silent: whether it is not written.
+        silent: whether it is not written, or our module -> whether.
     """
 
     theirs: str
     value: Any
     default: Any = AS_IT_FOLLOWS
     optional: bool = False
-    silent: bool = False
+    silent: bool | Callable[[Any], bool] = False
 
     def check(self, fields: Fields, module: Any) -> None:
         """Refuses a config with another value."""
@@ -141,7 +141,8 @@ class Follows(NamedTuple):
 
     def written(self, module: Any) -> dict[str, Any]:
         """Their field, as it follows from our module."""
-        return {} if self.silent else {self.theirs: self._value(module)}
+        silent = self.silent(module) if callable(self.silent) else self.silent
+        return {} if silent else {self.theirs: self._value(module)}
 
     def _value(self, module: Any) -> Any:
         return self.value(module) if callable(self.value) else self.value

@@ -5,15 +5,17 @@ The mean and deviation of the latents' channels are in the files, not in the con
 
 __all__ = []
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from diffusion.io import schema
 from diffusion.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
-from diffusion.models.interchange.family import MAYBE_SIZE, SIZE, SIZES, Computed, Family, Fields, Refusal
+from diffusion.models.interchange.autoencoder_tables import per_channel
+from diffusion.models.interchange.family import SIZE, SIZES, Computed, Refusal, array
+from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import Layout, Row, linear
 from diffusion.models.interchange.tensor_files import Tensors
 from diffusion.published.wan.autoencoder_table import VIDEO
@@ -116,88 +118,80 @@ def _decoder(module: AutoencoderKLLTX) -> list[Row]:
     return rows
 
 
-def _build(config: Mapping[str, Any]) -> AutoencoderKLLTX:
-    fields = Fields(NAME, config)
-    fields.only("resnet_norm_eps", 1e-6)
-    fields.only("encoder_causal", True)
-    fields.only("decoder_causal", False)
-    fields.only("patch_size_t", 1)
-    channels = fields.take("in_channels", 3, SIZE)
-    fields.only("out_channels", channels)
-    widths = fields.take("block_out_channels", (128, 256, 512, 512), SIZES)
-    kinds = fields.take("down_block_types", (FIRST,) * 4, NAMES)
-    scaled = fields.take("spatio_temporal_scaling", (True, True, True, False), FLAGS)
-    types = fields.take("downsample_type", ("conv",) * 4, NAMES)
+def _folds(module: AutoencoderKLLTX) -> bool:
+    """Whether its levels fold pixels and frames into channels, as those of the later versions."""
+    return any(how not in ("", "conv") for how in module.halve)
+
+
+def _read_levels(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
+    """Our widths, and how each level of the encoder halves."""
+    widths, kinds, scaled, types = values.values()
     later = set(kinds) == {LATER}
     if not later:
         if set(kinds) != {FIRST}:
-            raise Refusal(f"{NAME}: down_block_types are {FIRST} or {LATER}, all the same; got {kinds}.")
+            raise ValueError(f"down_block_types are {FIRST} or {LATER}, all the same; got {kinds}.")
         widths, types = (*widths, widths[-1]), ("conv",) * len(kinds)
     if not len(widths) - 1 == len(kinds) == len(scaled) == len(types):
-        raise Refusal(
-            f"{NAME}: block_out_channels, down_block_types, downsample_type and spatio_temporal_scaling have an entry "
+        raise ValueError(
+            "block_out_channels, down_block_types, downsample_type and spatio_temporal_scaling have an entry "
             "for each level, the first one more with the later blocks."
         )
     halve = tuple(how if scales else "" for how, scales in zip(types, scaled))
     if later and any(how in ("", "conv") and a != b for how, a, b in zip(halve, widths, widths[1:])):
-        raise Refusal(f"{NAME}: {LATER} changes its channels where downsample_type folds, not where it is 'conv'.")
-    try:
-        module = AutoencoderKLLTX(
-            widths=widths,
-            layers=fields.take("layers_per_block", (4, 3, 3, 3, 4), COUNTS),
-            halve=halve,
-            decoder_widths=fields.take("decoder_block_out_channels", (128, 256, 512, 512), SIZES),
-            decoder_layers=fields.take("decoder_layers_per_block", (4, 3, 3, 3, 4), COUNTS),
-            double=fields.take("decoder_spatio_temporal_scaling", (True, True, True, False), FLAGS),
-            narrowing=fields.take("upsample_factor", (1, 1, 1, 1), SIZES),
-            residual=fields.take("upsample_residual", (False,) * 4, FLAGS),
-            noise=fields.take("decoder_inject_noise", (False,) * 5, FLAGS),
-            timed=fields.take("timestep_conditioning", False),
-            latent_channels=fields.take("latent_channels", 128, SIZE),
-            picture_channels=channels,
-            patch=fields.take("patch_size", 4, SIZE),
-            scale=fields.take("scaling_factor", 1.0),
-        )
-    except ValueError as why:
-        raise Refusal(f"{NAME}: {why}.") from None
-    ratios = {"spatial_compression_ratio": module.factor, "temporal_compression_ratio": module.time_factor}
-    for field, valid in ratios.items():
-        if fields.take(field, None, MAYBE_SIZE) not in (None, valid):
-            raise Refusal(f"{NAME}: {field} is {valid} with these levels; got {config[field]}.")
-    fields.end()
-    return module
+        raise ValueError(f"{LATER} changes its channels where downsample_type folds, not where it is 'conv'.")
+    return {"widths": widths, "halve": halve}
 
 
-def _describe(module: AutoencoderKLLTX) -> dict[str, Any]:
-    later = any(how not in ("", "conv") for how in module.halve)
-    ratios = {"spatial_compression_ratio": module.factor, "temporal_compression_ratio": module.time_factor}
+def _write_levels(module: AutoencoderKLLTX) -> dict[str, Any]:
+    later = _folds(module)
     if not later and module.widths[-1] != module.widths[-2]:
-        raise Refusal(f"{NAME}: the middle of the encoder is as wide as its last level, or all levels fold.")
+        raise ValueError("the middle of the encoder is as wide as its last level, or all levels fold.")
     return {
-        "in_channels": module.picture_channels,
-        "out_channels": module.picture_channels,
-        "latent_channels": module.latent_channels,
         "block_out_channels": list(module.widths if later else module.widths[:-1]),
         "down_block_types": [LATER if later else FIRST] * len(module.halve),
-        "decoder_block_out_channels": list(module.decoder_widths),
-        "layers_per_block": list(module.layers),
-        "decoder_layers_per_block": list(module.decoder_layers),
         "spatio_temporal_scaling": [bool(how) for how in module.halve],
-        "decoder_spatio_temporal_scaling": list(module.double),
-        "decoder_inject_noise": list(module.noise),
         "downsample_type": [how or "conv" for how in module.halve],
-        "upsample_residual": list(module.residual),
-        "upsample_factor": list(module.narrowing),
-        "timestep_conditioning": module.timed,
-        "patch_size": module.patch,
-        "patch_size_t": 1,
-        "resnet_norm_eps": 1e-6,
-        "scaling_factor": 1.0,  # the whole scale is in the tensors
-        "encoder_causal": True,
-        "decoder_causal": False,
-        # diffusers counts every level as a halving of sides and frames where the config does not say otherwise
-        **(ratios if later else {}),
     }
+
+
+# diffusers counts every level as a halving of sides and frames where the config does not say otherwise
+_ratio = functools.partial(Follows, default=None, optional=True, silent=lambda module: not _folds(module))
+CONFIG = FieldTable(
+    NAME,
+    AutoencoderKLLTX,
+    (
+        Follows("resnet_norm_eps", 1e-6),
+        Follows("encoder_causal", True),
+        Follows("decoder_causal", False),
+        Follows("patch_size_t", 1),
+        Field("in_channels", "picture_channels", 3, SIZE),
+        Follows("out_channels", lambda module: module.picture_channels),
+        Group(
+            {
+                "block_out_channels": ((128, 256, 512, 512), SIZES),
+                "down_block_types": ((FIRST,) * 4, NAMES),
+                "spatio_temporal_scaling": ((True, True, True, False), FLAGS),
+                "downsample_type": (("conv",) * 4, NAMES),
+            },
+            _read_levels,
+            _write_levels,
+        ),
+        Field("layers_per_block", "layers", (4, 3, 3, 3, 4), COUNTS),
+        Field("decoder_block_out_channels", "decoder_widths", (128, 256, 512, 512), SIZES),
+        Field("decoder_layers_per_block", "decoder_layers", (4, 3, 3, 3, 4), COUNTS),
+        Field("decoder_spatio_temporal_scaling", "double", (True, True, True, False), FLAGS),
+        Field("upsample_factor", "narrowing", (1, 1, 1, 1), SIZES),
+        Field("upsample_residual", "residual", (False,) * 4, FLAGS),
+        Field("decoder_inject_noise", "noise", (False,) * 5, FLAGS),
+        Field("timestep_conditioning", "timed", False),
+        Field("latent_channels", "latent_channels", 128, SIZE),
+        Field("patch_size", "patch", 4, SIZE),
+        # When written, the whole scale is in the tensors.
+        Field("scaling_factor", "scale", 1.0, write=lambda module: 1.0),
+        _ratio("spatial_compression_ratio", lambda module: module.factor),
+        _ratio("temporal_compression_ratio", lambda module: module.time_factor),
+    ),
+)
 
 
 def _varied(module: AutoencoderKLLTX, tensors: Tensors) -> AutoencoderKLLTX:
@@ -211,24 +205,18 @@ def _varied(module: AutoencoderKLLTX, tensors: Tensors) -> AutoencoderKLLTX:
 
 
 def _statistics(module: AutoencoderKLLTX) -> dict[str, Computed]:
-    per_channel = lambda factor: np.broadcast_to(np.asarray(factor, np.float64), module.latent_channels)
     channels = (module.latent_channels,)
     return {
-        "latents_mean": Computed(channels, lambda: per_channel(module.shift).astype(np.float32)),
-        "latents_std": Computed(channels, lambda: (1 / per_channel(module.scale)).astype(np.float32)),
+        "latents_mean": Computed(channels, lambda: per_channel(module, module.shift).astype(np.float32)),
+        "latents_std": Computed(channels, lambda: (1 / per_channel(module, module.scale)).astype(np.float32)),
     }
 
 
 def _example(module: AutoencoderKLLTX) -> tuple:
-    shape = (1, 1 + module.time_factor, module.factor, module.factor, module.picture_channels)
-    return (jax.ShapeDtypeStruct(shape, np.float32),)
+    return (array(1, 1 + module.time_factor, module.factor, module.factor, module.picture_channels),)
 
 
-FAMILY = Family(
-    NAME,
-    AutoencoderKLLTX,
-    _build,
-    _describe,
+FAMILY = CONFIG.family(
     _example,
     {"diffusers": lambda module: _encoder(module) + _decoder(module)},
     computed=_statistics,

@@ -5,19 +5,16 @@ The encoder's layers are in one list with one count: blocks, and the convolution
 
 __all__ = []
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import numpy as np
-
 from diffusion.io import schema
 from diffusion.models.autoencoders.autoencoder_kl_video import AutoencoderKLVideo
-from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZE, SIZES, Family, Fields, Refusal
+from diffusion.models.interchange.autoencoder_tables import per_channel
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZE, SIZES, array
+from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import CONV, POINT, Layout, Row, linear
 
-CHANNELS = {"AutoencoderKLWan": ("in_channels", "out_channels"), "AutoencoderKLQwenImage": ("input_channels",)}
 # A convolution of videos: theirs [out, in, F, H, W], ours [F, H, W, in, out].
 VIDEO = Layout(lambda a, shape: a.transpose(2, 3, 4, 1, 0), lambda a: a.transpose(4, 3, 0, 1, 2))
 # One along the frames: theirs [out, in, F, 1, 1], ours [F, in, out].
@@ -115,96 +112,120 @@ def _rows(module: AutoencoderKLVideo) -> list[Row]:
     return rows + linear("post_quant_conv", "latents_conv", PIXEL)
 
 
-def _build(name: str, config: Mapping[str, Any]) -> AutoencoderKLVideo:
-    fields = Fields(name, config, ("dropout", "scale_factor_temporal", "scale_factor_spatial", "clip_output"))
-    base = fields.take("base_dim", 96, SIZE)
-    multiples = fields.take("dim_mult", (1, 2, 4, 4), SIZES)
+def _read_widths(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """Our widths of the encoder and the decoder, from the multiples of one number."""
+    base, multiples, outer = values.values()
+    outer = outer or base
     if multiples[0] != 1:
-        raise Refusal(f"{name}: dim_mult = {multiples} is not supported; supported are those that begin with 1.")
-    residual = fields.take("is_residual", False)
-    outer = fields.take("decoder_base_dim", None, MAYBE_SIZE) or base
-    if outer != base and not residual:
-        raise Refusal(
-            f"{name}: decoder_base_dim is supported as base_dim, {base}, alone, but where is_residual is true."
-        )
-    fields.only("attn_scales", ())
-    patch = fields.take("patch_size", None, MAYBE_SIZE) or 1
-    enter, *leave = CHANNELS[name]
-    channels = fields.take(enter, 3, SIZE)
-    if channels % patch**2:
-        raise Refusal(
-            f"{name}: {enter} = {channels} is not a multiple of the {patch**2} pixels of patch_size = {patch}."
-        )
-    for field in leave:
-        fields.only(field, channels)
-    mean = fields.take("latents_mean", WAN["latents_mean"], NUMBERS)
-    deviation = fields.take("latents_std", WAN["latents_std"], NUMBERS)
-    latents = fields.take("z_dim", 16, SIZE)
-    if {len(mean), len(deviation)} != {latents} or min(deviation) <= 0:
-        raise Refusal(f"{name}: latents_mean and latents_std have z_dim = {latents} numbers each, the second above 0.")
-    module = AutoencoderKLVideo(
-        tuple(base * one for one in multiples),
-        fields.take("num_res_blocks", 2, DEPTH),
-        fields.take("temperal_downsample", (False, True, True), HALVINGS),
-        latents,
-        channels // patch**2,
-        scale=tuple(1 / one for one in deviation),
-        shift=mean,
-        residual=residual,
-        decoder_widths=() if outer == base else tuple(outer * one for one in multiples),
-        patch=patch,
-    )
-    fields.end()
-    return module
+        raise ValueError(f"dim_mult = {multiples} is not supported; supported are those that begin with 1.")
+    if outer != base and not ours.get("residual"):
+        raise ValueError(f"decoder_base_dim is supported as base_dim, {base}, alone, but where is_residual is true.")
+    wider = {} if outer == base else {"decoder_widths": tuple(outer * one for one in multiples)}
+    return {"widths": tuple(base * one for one in multiples), **wider}
 
 
-def _describe(name: str, module: AutoencoderKLVideo) -> dict[str, Any]:
-    base = module.widths[0]
+def _write_widths(module: AutoencoderKLVideo) -> dict[str, Any]:
+    base, *outer = module.widths[0], *module.decoder_widths[:1]
     if any(width % base for width in module.widths):
-        raise Refusal(f"{name}: diffusers has widths that are multiples of the first; these are {module.widths}.")
-    per_channel = lambda factor: np.broadcast_to(np.asarray(factor, np.float64), module.latent_channels)
+        raise ValueError(f"diffusers has widths that are multiples of the first; these are {module.widths}.")
+    if [width * base for width in module.decoder_widths] != [width * one for one in outer for width in module.widths]:
+        raise ValueError(f"diffusers has the multiples of the encoder, {module.widths}, in the decoder, too.")
+    multiples = [width // base for width in module.widths]
+    return {"base_dim": base, "dim_mult": multiples, "decoder_base_dim": outer[0] if outer else ABSENT}
+
+
+def _pixels(theirs: str) -> Field:
+    """The channels of a picture, of which a patch has all pixels'."""
+
+    def read(channels: int, ours: Mapping[str, Any]) -> int:
+        patch = ours["patch"]
+        if channels % patch**2:
+            raise ValueError(
+                f"{theirs} = {channels} is not a multiple of the {patch**2} pixels of patch_size = {patch}."
+            )
+        return channels // patch**2
+
+    return Field(theirs, "picture_channels", 3, SIZE, read, write=_channels)
+
+
+def _channels(module: AutoencoderKLVideo) -> int:
+    return module.picture_channels * module.patch**2
+
+
+def _read_latents(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
+    """Our channels, scale and shift of the latents."""
+    latents, mean, deviation = values.values()
+    if {len(mean), len(deviation)} != {latents} or min(deviation) <= 0:
+        raise ValueError(f"latents_mean and latents_std have z_dim = {latents} numbers each, the second above 0.")
+    return {"latent_channels": latents, "scale": tuple(1 / one for one in deviation), "shift": mean}
+
+
+def _write_latents(module: AutoencoderKLVideo) -> dict[str, Any]:
     return {
-        "base_dim": base,
         "z_dim": module.latent_channels,
-        "dim_mult": [width // base for width in module.widths],
-        "num_res_blocks": module.layers,
-        "attn_scales": [],
-        "temperal_downsample": list(module.temporal),
-        "dropout": 0.0,
-        "latents_mean": per_channel(module.shift).tolist(),
-        "latents_std": (1 / per_channel(module.scale)).tolist(),
-        **dict.fromkeys(CHANNELS[name], module.picture_channels * module.patch**2),
+        "latents_mean": per_channel(module, module.shift).tolist(),
+        "latents_std": (1 / per_channel(module, module.scale)).tolist(),
     }
 
 
-def _describe_wan(name: str, module: AutoencoderKLVideo) -> dict[str, Any]:
-    factors = {"scale_factor_temporal": module.time_factor, "scale_factor_spatial": module.factor}
-    more = {"is_residual": module.residual, "patch_size": None if module.patch == 1 else module.patch}
-    if module.decoder_widths:
-        base = module.decoder_widths[0]
-        if [width * module.widths[0] for width in module.decoder_widths] != [width * base for width in module.widths]:
-            raise Refusal(f"{name}: diffusers has the multiples of the encoder, {module.widths}, in the decoder, too.")
-        more["decoder_base_dim"] = base
-    return {**_describe(name, module), **more, **factors}
+LEVELS = (
+    Group(
+        {"base_dim": (96, SIZE), "dim_mult": ((1, 2, 4, 4), SIZES), "decoder_base_dim": (None, MAYBE_SIZE)},
+        _read_widths,
+        _write_widths,
+    ),
+    Follows("attn_scales", ()),
+    Group(
+        {
+            "z_dim": (16, SIZE),
+            "latents_mean": (WAN["latents_mean"], NUMBERS),
+            "latents_std": (WAN["latents_std"], NUMBERS),
+        },
+        _read_latents,
+        _write_latents,
+    ),
+    Field("num_res_blocks", "layers", 2, DEPTH),
+    Field("temperal_downsample", "temporal", (False, True, True), HALVINGS),
+)
+FACTORS = Group(  # repeated, and not read
+    {"scale_factor_temporal": (None, schema.ANY), "scale_factor_spatial": (None, schema.ANY)},
+    lambda values, ours: {},
+    lambda module: {"scale_factor_temporal": module.time_factor, "scale_factor_spatial": module.factor},
+)
+CONFIG = FieldTable(
+    "AutoencoderKLWan",
+    AutoencoderKLVideo,
+    (
+        Field("is_residual", "residual", False),
+        Field(
+            "patch_size",
+            "patch",
+            None,
+            MAYBE_SIZE,
+            read=lambda size, ours: size or 1,
+            write=lambda module: None if module.patch == 1 else module.patch,
+        ),
+        *LEVELS,
+        _pixels("in_channels"),
+        Follows("out_channels", _channels),
+        FACTORS,
+    ),
+    unread={"dropout": 0.0, "clip_output": None},
+)
+QWEN_CONFIG = FieldTable(
+    "AutoencoderKLQwenImage",
+    AutoencoderKLVideo,
+    (*LEVELS, _pixels("input_channels")),
+    unread={"dropout": 0.0, "clip_output": None, "scale_factor_temporal": None, "scale_factor_spatial": None},
+    required={"residual": False, "patch": 1, "decoder_widths": ()},
+)
 
 
-def _video(module: AutoencoderKLVideo) -> tuple[jax.ShapeDtypeStruct]:
-    shape = (1, 1 + module.time_factor, module.factor, module.factor, module.picture_channels)
-    return (jax.ShapeDtypeStruct(shape, np.float32),)
+def _video(module: AutoencoderKLVideo) -> tuple:
+    return (array(1, 1 + module.time_factor, module.factor, module.factor, module.picture_channels),)
 
 
 FAMILIES = {
-    name: Family(
-        name,
-        AutoencoderKLVideo,
-        functools.partial(_build, name),
-        functools.partial(describe, name),
-        _video,
-        {"diffusers": _rows},
-        published=published,
-    )
-    for name, describe, published in (
-        ("AutoencoderKLWan", _describe_wan, {"Wan 2.1": {}}),
-        ("AutoencoderKLQwenImage", _describe, {}),
-    )
+    "AutoencoderKLWan": CONFIG.family(_video, {"diffusers": _rows}, published={"Wan 2.1": {}}),
+    "AutoencoderKLQwenImage": QWEN_CONFIG.family(_video, {"diffusers": _rows}),
 }
