@@ -23,7 +23,7 @@ from diffusion.models.layers import conditions
 from diffusion.published.flux.network import Flux
 from diffusion.published.pixart.network import PixArt
 from diffusion.published.stable_diffusion.network import ConditionalUNet
-from diffusion.published.stable_diffusion.table import PUBLISHED, build
+from diffusion.published.stable_diffusion.table import FAMILY, PUBLISHED
 from diffusion.text_to_image import attached
 from diffusion.text_to_image.picture_controls import Control
 from tests.peers.made_weights import drawn, made
@@ -97,9 +97,9 @@ def test_heads_that_no_file_names_are_refused(tmp_path):
 
 def test_layers_have_the_published_numbers():
     """Of attn_processors in diffusers: down, up, middle, where every second is to the text; 0 .. 18 of Flux."""
-    sd_1 = build(PUBLISHED["Stable Diffusion 1.x"])
+    sd_1 = FAMILY.build(PUBLISHED["Stable Diffusion 1.x"])
     assert ip_adapter_files.numbers(sd_1) == (1, 3, 5, 7, 9, 11, 31, *range(13, 31, 2))
-    assert sorted(ip_adapter_files.numbers(build(PUBLISHED["Stable Diffusion XL"]))) == list(range(1, 141, 2))
+    assert sorted(ip_adapter_files.numbers(FAMILY.build(PUBLISHED["Stable Diffusion XL"]))) == list(range(1, 141, 2))
     assert ip_adapter_files.numbers(PixArt(depth=3)) == (1, 3, 5)
     assert ip_adapter_files.numbers(Flux(depth=4, singles=1)) == (0, 1, 2, 3)
 

@@ -18,7 +18,7 @@ from diffusion.models.interchange import folders, tensor_files
 from diffusion.published.stable_diffusion import table as conditional_unet_tables
 from diffusion.published.stable_diffusion.control_net import ControlNet
 from diffusion.published.stable_diffusion.network import ConditionalUNet, residual_shapes
-from diffusion.published.stable_diffusion.table import PUBLISHED, build
+from diffusion.published.stable_diffusion.table import FAMILY, PUBLISHED
 from tests.models.interchange import published
 from tests.peers.made_weights import made
 
@@ -100,8 +100,8 @@ def test_adapter_entries_of_zeros_change_nothing(variables):
 
 def test_residuals_and_pairs_have_the_published_shapes():
     """Of Stable Diffusion 1.5 and XL at their picture sizes: ControlNet's 13 places, IP-Adapter's 16 and 70 pairs."""
-    sd_1 = build(PUBLISHED["Stable Diffusion 1.x"])
-    xl = build(PUBLISHED["Stable Diffusion XL"])
+    sd_1 = FAMILY.build(PUBLISHED["Stable Diffusion 1.x"])
+    xl = FAMILY.build(PUBLISHED["Stable Diffusion XL"])
     assert residual_shapes(sd_1, 64, 64) == (
         (64, 64, 320),
         (64, 64, 320),
@@ -143,7 +143,7 @@ SEGMIND = pytest.mark.parametrize(
 
 def segmind(down, up):
     """SSD-1B and Segmind-Vega: SDXL with fewer transformers, and one residual block in the middle."""
-    return build(
+    return FAMILY.build(
         {
             **PUBLISHED["Stable Diffusion XL"],
             "mid_block_type": "UNetMidBlock2D",
@@ -175,7 +175,7 @@ def test_segminds_small_xl_has_its_published_size(down, up, millions):
     [("sd15", "Stable Diffusion 1.x"), ("sd21", "Stable Diffusion 2.x"), ("sdxl", "Stable Diffusion XL")],
 )
 def test_published_configs_are_the_peers(listing, name):
-    assert build(published.listing(f"conditional_unet_full_{listing}")[0]) == build(PUBLISHED[name])
+    assert FAMILY.build(published.listing(f"conditional_unet_full_{listing}")[0]) == FAMILY.build(PUBLISHED[name])
 
 
 @slow
@@ -196,7 +196,7 @@ def test_single_files_are_recognised(listing, channels, name):
     shapes |= {"first_stage_model.decoder.conv_in.bias": (512,), "model_ema.decay": ()}
     names = dict.fromkeys(shapes, pathlib.Path("file.safetensors")), dict(zip(shapes, shapes))
     found = folders.recognise(tensor_files.Tensors(pathlib.Path("file.safetensors"), *names, shapes))
-    assert found.module == build(PUBLISHED[name]) and found.layout == "original"
+    assert found.module == FAMILY.build(PUBLISHED[name]) and found.layout == "original"
 
 
 @slow
@@ -207,7 +207,7 @@ def test_the_single_file_of_a_control_net_is_recognised():
     names = dict.fromkeys(shapes, pathlib.Path("file.safetensors")), dict(zip(shapes, shapes))
     found = folders.recognise(tensor_files.Tensors(pathlib.Path("file.safetensors"), *names, shapes))
     assert found.layout == "original" and found.module.hint_widths == (16, 32, 96, 256)
-    assert found.module.unet == build(PUBLISHED["Stable Diffusion 1.x"])
+    assert found.module.unet == FAMILY.build(PUBLISHED["Stable Diffusion 1.x"])
 
 
 @pytest.mark.parametrize(

@@ -242,7 +242,7 @@ def test_no_control_net_is_made_beside_chroma():
 def test_a_union_is_refused_in_its_own_name():
     config = {"addition_embed_type": "text_time", "global_pool_conditions": True}
     with pytest.raises(interchange.Refusal, match=r"^ControlNetUnionModel: global_pool_conditions = True is not"):
-        control_net_tables.build_union(config)
+        control_net_tables.UNION.build(config)
 
 
 def test_a_union_of_a_unet_receives_a_kind_and_has_one_width():

@@ -173,6 +173,16 @@ class Fields:
             )
         return valid[valid.index(value)]
 
+    def with_others(self, values: Mapping[str, Any]) -> "Fields":
+        """These fields with other values of some; a field that is read of one is read of both.
+
+        Args:
+            values: the other values by field.
+        """
+        others = Fields(self.name, {**self.config, **values}, kinds=self.kinds)
+        others.read = self.read
+        return others
+
     def end(self) -> None:
         """Checks that every field was read; call it last.
 

@@ -18,6 +18,7 @@ __all__ = [
     "FieldTable",
     "Follows",
     "Group",
+    "Inline",
     "part_of",
     "tuple_of",
     "width_of_heads",
@@ -148,6 +149,33 @@ class Follows(NamedTuple):
         return self.value(module) if callable(self.value) else self.value
 
 
+class Inline(NamedTuple):
+    """A part, which is a module of ours, and whose fields stand among those of theirs.
+
+    Attributes:
+        ours: name of our module's field.
+        table: the part's fields.
+        given: {field of the part: (fields of theirs, our fields of the rows above) -> its value}; the part does not
+            read these from their config, and does not write them.
+        unwritten: further fields of the part that are read and not written.
+    """
+
+    ours: str
+    table: "FieldTable"
+    given: Mapping[str, Callable[[Fields, Mapping[str, Any]], Any]] = {}
+    unwritten: Sequence[str] = ()
+
+    def taken(self, fields: Fields, ours: Mapping[str, Any]) -> dict[str, Any]:
+        """Our part, read from their config."""
+        given = {name: value(fields, ours) for name, value in self.given.items()}
+        return {self.ours: self.table.read(fields.with_others(given))}
+
+    def written(self, module: Any) -> dict[str, Any]:
+        """The part's fields, read from our module."""
+        config = self.table.describe(getattr(module, self.ours))
+        return {name: value for name, value in config.items() if name not in (*self.given, *self.unwritten)}
+
+
 class FieldTable(NamedTuple):
     """All fields of one config: `build` and `describe` of a `Family` are its two directions.
 
@@ -161,7 +189,7 @@ class FieldTable(NamedTuple):
 
     name: str
     module: type[nn.Module]
-    rows: Sequence[Field | Choice | Group | Follows]
+    rows: Sequence[Field | Choice | Group | Inline | Follows]
     unread: Mapping[str, Any] = {}
     required: Mapping[str, Any] = {}
 
@@ -171,20 +199,36 @@ class FieldTable(NamedTuple):
         Raises:
             Refusal: for a field that our module does not support, an unknown one, or what our module refuses.
         """
+        fields = Fields(self.name, config)
+        module = self.read(fields)
+        fields.end()
+        return module
+
+    def read(self, fields: Fields) -> Any:
+        """Our module for their fields, among which others may stand.
+
+        Args:
+            fields: their config.
+
+        Raises:
+            Refusal: for a field that our module does not support, or what our module refuses.
+        """
+        fields.read.update(self.unread)
         following = [row for row in self.rows if isinstance(row, Follows)]
         absent = {row.theirs: row.default for row in following if row.default is not AS_IT_FOLLOWS}
-        fields = Fields(self.name, absent | dict(config), tuple(self.unread))
+        fields = fields.with_others({name: value for name, value in absent.items() if name not in fields.config})
         ours = dict(self.required)
         try:
             for row in self.rows:
                 if not isinstance(row, Follows):
                     ours |= row.taken(fields, ours)
+                elif not callable(row.value):
+                    row.check(fields, None)
             module = self.module(**ours)
         except ValueError as why:
-            raise why if isinstance(why, Refusal) else Refusal(f"{self.name}: {why}") from None
+            raise why if isinstance(why, Refusal) else Refusal(f"{fields.name}: {why}") from None
         for row in following:
             row.check(fields, module)
-        fields.end()
         return module
 
     def describe(self, module: Any) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """Flux's ControlNets by diffusers' names: the parameters of the transformer's first layers, a hint and residuals."""
 
-__all__ = ["build", "describe", "example", "table"]
+__all__ = ["example", "table"]
 
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
-from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH
+from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Inline, zero_or_null
 from diffusion.models.interchange.rows import CONV, Row, linear
 from diffusion.published.flux import table as flux_tables
 from diffusion.published.flux.control_net import FACTOR, FluxControlNet
@@ -38,37 +39,37 @@ def table(module: FluxControlNet) -> list[Row]:
     return rows
 
 
-def build(config: Mapping[str, Any]) -> FluxControlNet:
-    """Our module for a config.json of FluxControlNetModel."""
-    fields = Fields(NAME, config)
-    depth = fields.take("num_layers", 19, DEPTH)
-    singles = fields.take("num_single_layers", 38, DEPTH)
-    modes = fields.take("num_mode", None, MAYBE_SIZE) or 0
-    pixels = fields.take("conditioning_embedding_channels", None, MAYBE_SIZE) or 0
-    fields.only("patch_size", PATCH if pixels else 1)
-    own_fields = ("num_mode", "conditioning_embedding_channels", "patch_size")
-    base_config = {name: value for name, value in config.items() if name not in own_fields}
-    base = flux_tables.CONFIG.build({**base_config, "num_layers": depth, "num_single_layers": max(singles, 1)})
-    if pixels not in (0, base.channels):
-        raise Refusal(
-            f"{NAME}: conditioning_embedding_channels = {pixels} is not supported; supported: a quarter of "
-            f"in_channels, {base.channels}."
+def _read_pixels(channels: int | None, ours: Mapping[str, Any]) -> int:
+    """The channels that are made of a picture, as many as the latents'."""
+    if channels and channels != ours["base"].channels:
+        raise ValueError(
+            f"conditioning_embedding_channels = {channels} is not supported; supported: a quarter of in_channels, "
+            f"{ours['base'].channels}."
         )
-    return FluxControlNet(base, depth, singles, modes, pixels)
+    return channels or 0
 
 
-def describe(module: FluxControlNet) -> dict[str, Any]:
-    """Their config.json for our module."""
-    base = flux_tables.CONFIG.describe(module.base)
-    del base["out_channels"]
-    return {
-        **base,
-        "patch_size": PATCH if module.pixels else 1,
-        "num_layers": module.depth,
-        "num_single_layers": module.singles,
-        "num_mode": module.modes or None,
-        "conditioning_embedding_channels": module.pixels or None,
-    }
+CONFIG = FieldTable(
+    NAME,
+    FluxControlNet,
+    (
+        Field("num_layers", "depth", 19, DEPTH),
+        Field("num_single_layers", "singles", 38, DEPTH),
+        zero_or_null("num_mode", "modes"),
+        Inline(
+            "base",
+            flux_tables.CONFIG,
+            {
+                "patch_size": lambda fields, ours: 1,
+                "num_layers": lambda fields, ours: ours["depth"],
+                "num_single_layers": lambda fields, ours: max(ours["singles"], 1),
+            },
+            unwritten=("out_channels",),
+        ),
+        zero_or_null("conditioning_embedding_channels", "pixels")._replace(read=_read_pixels),
+        Follows("patch_size", lambda module: PATCH if module.pixels else 1),
+    ),
+)
 
 
 def example(module: FluxControlNet) -> tuple:
@@ -76,5 +77,5 @@ def example(module: FluxControlNet) -> tuple:
     return jax.eval_shape(module.example)
 
 
-FAMILY = Family(NAME, FluxControlNet, build, describe, example, {"diffusers": table})
+FAMILY = CONFIG.family(example, {"diffusers": table})
 FAMILIES = {FAMILY.name: FAMILY}

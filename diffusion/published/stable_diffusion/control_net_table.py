@@ -4,8 +4,9 @@ Their names are diffusers', or come from the authors' single files (control_v11p
 unions diffusers' alone are known, for both.
 """
 
-__all__ = ["build", "build_union", "describe", "describe_union", "example", "table"]
+__all__ = ["example", "table"]
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.models.interchange import clip_tables
-from diffusion.models.interchange.family import BLOCKS, SIZE, Family, Fields, Refusal
+from diffusion.models.interchange.family import BLOCKS, SIZE, Fields
+from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group, Inline
 from diffusion.models.interchange.rows import CONV, Row, linear, stacked, within
 from diffusion.published.stable_diffusion import table as conditional_unet_tables
 from diffusion.published.stable_diffusion.control_net import ControlNet
@@ -21,14 +23,6 @@ from diffusion.published.stable_diffusion.network import residual_shapes
 
 LAYOUTS = conditional_unet_tables.LAYOUTS
 UP = ("conv_out/", "norm_out/", "up_")  # the parts of a U-Net that a ControlNet lacks
-OWN = {  # their default of each field that a U-Net does not have
-    "conditioning_channels": 3,
-    "conditioning_embedding_out_channels": (16, 32, 96, 256),
-    "controlnet_conditioning_channel_order": "rgb",
-    "global_pool_conditions": False,
-}
-UNION_HINTS = (48, 96, 192, 384)  # their default widths of a union's hint
-OF_UNIONS = ("num_control_type", "num_trans_channel", "num_trans_head", "num_trans_layer", "num_proj_channel")
 
 
 def table(module: ControlNet, layout: str) -> list[Row]:
@@ -67,77 +61,76 @@ def _kinds(module: ControlNet) -> list[Row]:
     return rows
 
 
-def build(config: Mapping[str, Any]) -> ControlNet:
-    """Our module for a config.json of ControlNetModel."""
-    return _built("ControlNetModel", config)
-
-
-def _built(name: str, config: Mapping[str, Any]) -> ControlNet:
-    """Our module for the fields that both classes have; the name is the class's, for messages."""
-    fields = Fields(name, config)
-    hint_fields = {field: fields.take(field, default) for field, default in OWN.items()}
-    for field in ("controlnet_conditioning_channel_order", "global_pool_conditions"):
-        if hint_fields[field] != OWN[field]:
-            raise Refusal(f"{name}: {field} = {hint_fields[field]!r} is not supported; supported: {OWN[field]!r}.")
-    unet = {field: value for field, value in config.items() if field not in OWN}
-    down = fields.take("down_block_types", (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"))
-    unet["up_block_types"] = [name.replace("Down", "Up") for name in reversed(down)]
-    return ControlNet(
-        conditional_unet_tables.build(unet),
-        tuple(hint_fields["conditioning_embedding_out_channels"]),
-        hint_fields["conditioning_channels"],
-    )
-
-
-def build_union(config: Mapping[str, Any]) -> ControlNet:
-    """Our module for a config.json of ControlNetUnionModel."""
-    fields = Fields("ControlNetUnionModel", config)
-    if (added := config.get("addition_embed_type")) != "text_time":
-        raise Refusal(
-            f"ControlNetUnionModel: addition_embed_type = {added!r} is not supported; supported: 'text_time'."
-        )
-    hints = {"conditioning_embedding_out_channels": UNION_HINTS}
-    net_config = {field: value for field, value in config.items() if field not in OF_UNIONS}
-    module = _built("ControlNetUnionModel", hints | net_config)
-    width = module.unet.widths[0]
-    for field in ("num_trans_channel", "num_proj_channel"):
-        if (value := fields.take(field, 320, SIZE)) != width:
-            raise Refusal(f"ControlNetUnionModel: {field} = {value} is not the width of the first level, {width}.")
-    heads = fields.take("num_trans_head", 8, SIZE)
-    if width % heads:
-        raise Refusal(f"ControlNetUnionModel: num_trans_head = {heads} does not divide num_trans_channel = {width}.")
-    return module.clone(
-        modes=fields.take("num_control_type", 6, SIZE),
-        kind_depth=fields.take("num_trans_layer", 1, BLOCKS),
-        kind_heads=heads,
-    )
-
-
-def describe(module: ControlNet) -> dict[str, Any]:
-    """Their config.json for our module."""
-    if module.modes:
-        raise Refusal(f"ControlNetModel has one kind of control; ours has modes = {module.modes}.")
-    unet = conditional_unet_tables.describe(module.unet)
-    if unet.pop("time_cond_proj_dim"):
-        raise Refusal(
-            "ControlNetModel does not receive the strength of guidance; ours has strength_width = "
+def _no_strength(module: ControlNet) -> dict[str, Any]:
+    if module.unet.strength_width:
+        raise ValueError(
+            "their class does not receive the strength of guidance; ours has strength_width = "
             f"{module.unet.strength_width}."
         )
-    del unet["up_block_types"], unet["out_channels"]
-    return {
-        **unet,
-        "conditioning_channels": module.hint_channels,
-        "conditioning_embedding_out_channels": list(module.hint_widths),
-    }
+    return {}
 
 
-def describe_union(module: ControlNet) -> dict[str, Any]:
-    """Their config.json for our module."""
+def _up(fields: Fields, _: Mapping[str, Any]) -> tuple[str, ...]:
+    """The way up of the U-Net, which a ControlNet lacks."""
+    return conditional_unet_tables.mirrored(fields.take("down_block_types", conditional_unet_tables.DOWN))
+
+
+def _rows(hint_widths: tuple[int, ...]) -> tuple:
+    """The fields of both classes.
+
+    Args:
+        hint_widths: default of conditioning_embedding_out_channels.
+    """
+    return (
+        Follows("controlnet_conditioning_channel_order", "rgb", silent=True),
+        Follows("global_pool_conditions", False, silent=True),
+        Group({}, lambda values, ours: {}, _no_strength),
+        Inline("unet", conditional_unet_tables.CONFIG, {"up_block_types": _up}, ("out_channels", "time_cond_proj_dim")),
+        Field("conditioning_channels", "hint_channels", 3),
+        Field("conditioning_embedding_out_channels", "hint_widths", hint_widths),
+    )
+
+
+def _width(theirs: str) -> Group:
+    """A field that is the width of the first level."""
+
+    def read(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+        width = ours["unet"].widths[0]
+        if values[theirs] != width:
+            raise ValueError(f"{theirs} = {values[theirs]} is not the width of the first level, {width}.")
+        return {}
+
+    return Group({theirs: (320, SIZE)}, read, lambda module: {theirs: module.unet.widths[0]})
+
+
+def _read_heads(heads: int, ours: Mapping[str, Any]) -> int:
+    """The heads of a union's transformer."""
+    width = ours["unet"].widths[0]
+    if width % heads:
+        raise ValueError(f"num_trans_head = {heads} does not divide num_trans_channel = {width}.")
+    return heads
+
+
+def _write_modes(module: ControlNet) -> int:
     if not module.modes:
-        raise Refusal("ControlNetUnionModel has several kinds of control; ours has modes = 0.")
-    width = module.unet.widths[0]
-    numbers = (module.modes, width, module.kind_heads, module.kind_depth, width)
-    return describe(module.clone(modes=0)) | dict(zip(OF_UNIONS, numbers))
+        raise ValueError("their class has several kinds of control; ours has modes = 0.")
+    return module.modes
+
+
+CONFIG = FieldTable("ControlNetModel", ControlNet, _rows((16, 32, 96, 256)), required={"modes": 0})
+UNION_CONFIG = FieldTable(
+    "ControlNetUnionModel",
+    ControlNet,
+    (
+        Follows("addition_embed_type", "text_time", default=None, silent=True),
+        *_rows((48, 96, 192, 384)),
+        _width("num_trans_channel"),
+        _width("num_proj_channel"),
+        Field("num_trans_head", "kind_heads", 8, SIZE, _read_heads),
+        Field("num_control_type", "modes", 6, SIZE, write=_write_modes),
+        Field("num_trans_layer", "kind_depth", 1, BLOCKS),
+    ),
+)
 
 
 def example(module: ControlNet) -> tuple:
@@ -148,14 +141,10 @@ def example(module: ControlNet) -> tuple:
     return x, t, condition, hint, *[jax.ShapeDtypeStruct((1,), jnp.int32)] * (module.modes > 0)
 
 
-TABLES = {layout: (lambda module, layout=layout: table(module, layout)) for layout in LAYOUTS}
-ONE = Family(
-    name="ControlNetModel",
-    module=ControlNet,
-    build=build,
-    describe=describe,
-    example=example,
-    tables=TABLES,
+TABLES = {layout: functools.partial(table, layout=layout) for layout in LAYOUTS}
+ONE = CONFIG.family(
+    example,
+    TABLES,
     published={
         "ControlNet of Stable Diffusion 1.x": conditional_unet_tables.SD_1,
         "ControlNet of Stable Diffusion 2.x": conditional_unet_tables.SD_2,
@@ -163,13 +152,9 @@ ONE = Family(
     },
     prefixes=("control_model.", ""),
 )
-UNION = Family(
-    name="ControlNetUnionModel",
-    module=ControlNet,
-    build=build_union,
-    describe=describe_union,
-    example=example,
-    tables=TABLES,
+UNION = UNION_CONFIG.family(
+    example,
+    TABLES,
     published={
         "ControlNet union of Stable Diffusion XL": conditional_unet_tables.SD_XL,
         "ControlNet union of Stable Diffusion XL, ProMax": {**conditional_unet_tables.SD_XL, "num_control_type": 8},

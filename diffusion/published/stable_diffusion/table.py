@@ -4,20 +4,23 @@ The original names come from latent diffusion's code (and XL's, which added "lab
 `middle_block`, `output_blocks`, with one count for all levels; diffusers counts blocks level by level.
 """
 
-__all__ = ["Place", "build", "describe", "example", "places", "table"]
+__all__ = ["DOWN", "Place", "example", "mirrored", "places", "table"]
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from diffusion.io import schema
-from diffusion.models.interchange.family import BLOCKS, DEPTH, MAYBE_SIZE, SIZE, SIZES, Family, Fields, Refusal
+from diffusion.models.interchange.family import BLOCKS, DEPTH, MAYBE_SIZE, SIZE, SIZES
+from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group, zero_or_null
 from diffusion.models.interchange.rows import CONV, DENSE_OUT, Row, linear, stacked, within
 from diffusion.published.stable_diffusion.network import ConditionalUNet
 
 ATTENDS = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}
+MIDDLES = ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None)
 RESNET = {  # ours: (diffusers', the original)
     "norm_1": ("norm1", "in_layers.0"),
     "conv_1": ("conv1", "in_layers.2"),
@@ -150,131 +153,55 @@ def _transformer(depth: int, dense: bool) -> list[Row]:
     return rows
 
 
-def build(config: Mapping[str, Any]) -> ConditionalUNet:
-    """Our module for a config.json of UNet2DConditionModel."""
-    fields = Fields(
-        "UNet2DConditionModel",
-        config,
-        without_effect=(
-            "sample_size",
-            "addition_embed_type_num_heads",
-            "upcast_attention",  # to float32, as our softmax always is
-        ),
-    )
-    widths = fields.take("block_out_channels", (320, 640, 1280, 1280), SIZES)
-    down = fields.take("down_block_types", (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"))
-    up = fields.take("up_block_types", ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3))
-    unknown = [name for name in down if name not in ATTENDS]
-    if unknown:
-        raise Refusal(f"UNet2DConditionModel: down_block_types has {unknown[0]!r}; supported: {', '.join(ATTENDS)}.")
-    mirror = tuple(name.replace("Down", "Up") for name in reversed(down))
-    if up != mirror:
-        raise Refusal(f"UNet2DConditionModel: up_block_types = {up} are not the mirror of down_block_types, {mirror}.")
-    middle = fields.only("mid_block_type", "UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None)
-    depths = _depths(fields, "transformer_layers_per_block", 1, len(widths))
-    up_depths = _depths(fields, "reverse_transformer_layers_per_block", None, len(widths))[::-1]
-    if any(isinstance(depth, tuple) for depth in depths) and not up_depths:
-        raise Refusal(
-            f"UNet2DConditionModel: transformer_layers_per_block = {depths} has lists; "
-            "reverse_transformer_layers_per_block must then list those of the way up."
-        )
-    attended = lambda each: tuple(depth if ATTENDS[kind] else 0 for depth, kind in zip(each, down))
-    added = fields.only("addition_embed_type", None, "text_time")
-    kind = fields.only("class_embed_type", None, "timestep", "projection")
-    classes = fields.take("num_class_embeds", None, MAYBE_SIZE)
-    wide = added or kind == "projection"
-    vector = fields.take("projection_class_embeddings_input_dim", None, MAYBE_SIZE) if wide else None
-    if wide and not isinstance(vector, int):
-        raise Refusal(
-            f"UNet2DConditionModel: projection_class_embeddings_input_dim = {vector!r} must be the width "
-            "of the projected vector."
-        )
-    if kind == "projection" and added:
-        raise Refusal(
-            "UNet2DConditionModel: class_embed_type = 'projection' is not supported beside "
-            "addition_embed_type = 'text_time'."
-        )
-    for field, *valid in (
-        ("act_fn", "silu"),
-        ("attention_type", "default"),
-        ("center_input_sample", False),
-        ("conv_in_kernel", 3),
-        ("conv_out_kernel", 3),
-        ("downsample_padding", 1),
-        ("dropout", 0.0),
-        ("flip_sin_to_cos", True),
-        ("freq_shift", 0),
-        ("mid_block_scale_factor", 1),
-        ("norm_eps", 1e-5),
-        ("only_cross_attention", False),
-        ("resnet_out_scale_factor", 1.0),
-        ("resnet_time_scale_shift", "default"),
-        ("time_embedding_type", "positional"),
-    ):
-        fields.only(field, *valid)
-    module = ConditionalUNet(
-        widths=widths,
-        depths=attended(depths),
-        up_depths=attended(up_depths),
-        heads=_each(fields, "attention_head_dim", 8, len(widths)),  # a misnomer of theirs
-        text_width=_whole(fields, "cross_attention_dim", 1280),
-        layers=_whole(fields, "layers_per_block", 2, BLOCKS_OR_EACH),
-        middle=_first(depths[-1]) if middle == "UNetMidBlock2DCrossAttn" else 0,
-        bare_middle=middle == "UNetMidBlock2D",
-        class_embedding=kind or ("table" if classes else ""),
-        class_width=(vector if kind == "projection" else 0 if kind else classes) or 0,
-        in_channels=fields.take("in_channels", 4),
-        out_channels=fields.take("out_channels", 4),
-        groups=_whole(fields, "norm_num_groups", 32),
-        linear=bool(fields.take("use_linear_projection", False)),
-        added_width=(vector or 0) if added else 0,
-        size_width=fields.take("addition_time_embed_dim", None, SIZE) if added else ConditionalUNet.size_width,
-        strength_width=fields.take("time_cond_proj_dim", None, MAYBE_SIZE) or 0,
-    )
-    fields.end()
-    return module
-
-
 ONE_OR_EACH = schema.either(SIZE, SIZES)
 BLOCKS_OR_EACH = schema.either(BLOCKS, schema.several(BLOCKS, 1, 16))
+DEPTHS = schema.optional(
+    schema.either(DEPTH, schema.several(schema.either(DEPTH, schema.several(DEPTH, 1, 64)), 1, 16))
+)
+DOWN = (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D")
+"""Their default of down_block_types."""
 
 
-def _whole(fields: Fields, field: str, default: int, valid: schema.Valid = ONE_OR_EACH) -> int:
-    """A field that must be one number for all levels."""
-    value = fields.take(field, default, valid)
-    if not isinstance(value, int):
-        raise Refusal(f"UNet2DConditionModel: {field} = {value!r} is not supported; one number for all levels is.")
-    return value
+def mirrored(down: Iterable[str]) -> tuple[str, ...]:
+    """The kinds of the levels on the way up, for those on the way down."""
+    return tuple(kind.replace("Down", "Up") for kind in reversed([*down]))
 
 
-def _each(fields: Fields, field: str, default: int, levels: int) -> tuple[int, ...]:
-    """A field of one number for all levels, or one for each."""
-    value = fields.take(field, default, ONE_OR_EACH)
-    value = (value,) * levels if isinstance(value, int) else value
-    if len(value) != levels or not all(isinstance(entry, int) for entry in value):
-        raise Refusal(
-            f"UNet2DConditionModel: {field} = {value!r} is not supported; one number for each of {levels} levels is."
+def _read_levels(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
+    """Our widths, and the depths of the transformers of all levels and of the middle."""
+    widths, down, up, middle, depths, up_depths = values.values()
+    unknown = [name for name in down if name not in ATTENDS]
+    if unknown:
+        raise ValueError(f"down_block_types has {unknown[0]!r}; supported: {', '.join(ATTENDS)}.")
+    if up != mirrored(down):
+        raise ValueError(f"up_block_types = {up} are not the mirror of down_block_types, {mirrored(down)}.")
+    depths = _depths("transformer_layers_per_block", depths, len(widths))
+    up_depths = _depths("reverse_transformer_layers_per_block", up_depths, len(widths))[::-1]
+    if any(isinstance(depth, tuple) for depth in depths) and not up_depths:
+        raise ValueError(
+            f"transformer_layers_per_block = {depths} has lists; reverse_transformer_layers_per_block must then list "
+            "those of the way up."
         )
-    return value
+    attended = lambda each: tuple(depth if ATTENDS[kind] else 0 for depth, kind in zip(each, down))
+    return {
+        "widths": widths,
+        "depths": attended(depths),
+        "up_depths": attended(up_depths),
+        "middle": _first(depths[-1]) if middle == MIDDLES[0] else 0,
+        "bare_middle": middle == MIDDLES[1],
+    }
 
 
-def _depths(fields: Fields, field: str, default: int | None, levels: int) -> tuple[int | tuple[int, ...], ...]:
-    """A field of the transformers' depths at each level, in its own order; () if the config has none."""
-    value = fields.take(
-        field,
-        default,
-        schema.optional(
-            schema.either(DEPTH, schema.several(schema.either(DEPTH, schema.several(DEPTH, 1, 64)), 1, 16))
-        ),
-    )
+def _depths(field: str, value: Any, levels: int) -> tuple[int | tuple[int, ...], ...]:
+    """The transformers' depths at each level, in the order of the field; () if the config has none."""
     if value is None:
         return ()
     value = (value,) * levels if isinstance(value, int) else value
     numbers = [one for depth in value for one in (depth if isinstance(depth, tuple) else (depth,))]
     if len(value) != levels or not all(isinstance(one, int) and one > 0 for one in numbers):
-        raise Refusal(
-            f"UNet2DConditionModel: {field} = {value!r} is not supported; one number for each of {levels} "
-            "levels, or a list of one for each of its residual blocks, is."
+        raise ValueError(
+            f"{field} = {value!r} is not supported; one number for each of {levels} levels, or a list of one for each "
+            "of its residual blocks, is."
         )
     return value
 
@@ -283,50 +210,145 @@ def _first(depth: int | tuple[int, ...]) -> int:
     return depth[0] if isinstance(depth, tuple) else depth
 
 
-def _listed(depth: int | tuple[int, ...]) -> int | list[int]:
-    return list(depth) if isinstance(depth, tuple) else depth
-
-
-def describe(module: ConditionalUNet) -> dict[str, Any]:
-    """Their config.json for our module.
-
-    Raises:
-        Refusal: if the depths of the middle and of the last level differ; theirs has one depth for both.
-    """
+def _write_levels(module: ConditionalUNet) -> dict[str, Any]:
     if module.depths[-1] and module.middle not in (0, _first(module.depths[-1])):
-        raise Refusal(
-            f"UNet2DConditionModel has one depth for the last level and the middle; ours have "
+        raise ValueError(
+            "their class has one depth for the last level and the middle; ours have "
             f"{module.depths[-1]} and {module.middle}."
         )
-    down = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in module.depths]
-    depths = [_listed(depth or 1) for depth in module.depths]
+    down = tuple("CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in module.depths)
+    depths = tuple(depth or 1 for depth in module.depths)
     if not module.depths[-1]:
-        depths[-1] = module.middle or 1
+        depths = (*depths[:-1], module.middle or 1)
     real = {depth for depth in (*module.depths, module.middle) if depth}  # a level without has any number
-    middle = "UNetMidBlock2DCrossAttn" if module.middle else "UNetMidBlock2D" if module.bare_middle else None
-    vector = module.class_width if module.class_embedding == "projection" else module.added_width
-    up_depths = [_listed(depth or 1) for depth in reversed(module.up_depths)]
+    up_depths = tuple(depth or 1 for depth in reversed(module.up_depths))
     return {
-        "in_channels": module.in_channels,
-        "out_channels": module.out_channels,
-        "block_out_channels": list(module.widths),
+        "block_out_channels": module.widths,
         "down_block_types": down,
-        "mid_block_type": middle,
-        "up_block_types": [kind.replace("Down", "Up") for kind in reversed(down)],
-        "layers_per_block": module.layers,
+        "up_block_types": mirrored(down),
+        "mid_block_type": MIDDLES[0] if module.middle else MIDDLES[1] if module.bare_middle else None,
         "transformer_layers_per_block": depths if up_depths or len(real) > 1 else max(real, default=1),
         "reverse_transformer_layers_per_block": up_depths or None,
-        "attention_head_dim": list(module.heads) if len(set(module.heads)) > 1 else module.heads[0],
-        "cross_attention_dim": module.text_width,
-        "norm_num_groups": module.groups,
-        "use_linear_projection": module.linear,
-        "addition_embed_type": "text_time" if module.added_width else None,
-        "addition_time_embed_dim": module.size_width if module.added_width else None,
-        "projection_class_embeddings_input_dim": vector or None,
-        "class_embed_type": module.class_embedding if module.class_embedding in ("timestep", "projection") else None,
-        "num_class_embeds": module.class_width if module.class_embedding == "table" else None,
-        "time_cond_proj_dim": module.strength_width or None,
     }
+
+
+VECTOR, NUMBERS = "projection_class_embeddings_input_dim", "addition_time_embed_dim"
+
+
+def _read_condition(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
+    """Our widths of what is embedded beside the time: a class, a vector, the sizes of a picture."""
+    added, kind, classes, vector, numbers = values.values()
+    if added and kind == "projection":
+        raise ValueError("class_embed_type = 'projection' is not supported beside addition_embed_type = 'text_time'.")
+    needed = {VECTOR: bool(added or kind == "projection"), NUMBERS: bool(added)}
+    for field, value in {VECTOR: vector, NUMBERS: numbers}.items():
+        if needed[field] != bool(value):
+            raise ValueError(
+                f"{field} = {value!r} is not supported with addition_embed_type = {added!r} and class_embed_type = "
+                f"{kind!r}: it must be {'a width' if needed[field] else 'null'}."
+            )
+    ours = {"added_width": vector, "size_width": numbers} if added else {}
+    classes = (vector if kind == "projection" else 0 if kind else classes) or 0
+    return {**ours, "class_embedding": kind or ("table" if classes else ""), "class_width": classes}
+
+
+def _write_condition(module: ConditionalUNet) -> dict[str, Any]:
+    kind, added = module.class_embedding, module.added_width
+    return {
+        "addition_embed_type": "text_time" if added else None,
+        "class_embed_type": kind if kind in ("timestep", "projection") else None,
+        "num_class_embeds": module.class_width if kind == "table" else None,
+        VECTOR: (module.class_width if kind == "projection" else added) or None,
+        NUMBERS: module.size_width if added else None,
+    }
+
+
+def _one_for_all(theirs: str, ours: str, default: int, valid: schema.Valid = ONE_OR_EACH) -> Field:
+    """A field that must be one number for all levels."""
+
+    def read(value: Any, _: Mapping[str, Any]) -> int:
+        if not isinstance(value, int):
+            raise ValueError(f"{theirs} = {value!r} is not supported; one number for all levels is.")
+        return value
+
+    return Field(theirs, ours, default, valid, read)
+
+
+def _read_heads(value: Any, ours: Mapping[str, Any]) -> tuple[int, ...]:
+    """The heads of each level, of one number for all levels or one for each."""
+    levels = len(ours["widths"])
+    value = (value,) * levels if isinstance(value, int) else value
+    if len(value) != levels:
+        raise ValueError(f"attention_head_dim = {value!r} is not supported; one number for each of {levels} levels is.")
+    return value
+
+
+CONFIG = FieldTable(
+    "UNet2DConditionModel",
+    ConditionalUNet,
+    (
+        Group(
+            {
+                "block_out_channels": ((320, 640, 1280, 1280), SIZES),
+                "down_block_types": (DOWN, None),
+                "up_block_types": (mirrored(DOWN), None),
+                "mid_block_type": (MIDDLES[0], schema.one_of(*MIDDLES)),
+                "transformer_layers_per_block": (1, DEPTHS),
+                "reverse_transformer_layers_per_block": (None, DEPTHS),
+            },
+            _read_levels,
+            _write_levels,
+        ),
+        Group(
+            {
+                "addition_embed_type": (None, schema.one_of(None, "text_time")),
+                "class_embed_type": (None, schema.one_of(None, "timestep", "projection")),
+                "num_class_embeds": (None, MAYBE_SIZE),
+                VECTOR: (None, MAYBE_SIZE),
+                NUMBERS: (None, MAYBE_SIZE),
+            },
+            _read_condition,
+            _write_condition,
+        ),
+        *(
+            Follows(field, value, silent=True)
+            for field, value in {
+                "act_fn": "silu",
+                "attention_type": "default",
+                "center_input_sample": False,
+                "conv_in_kernel": 3,
+                "conv_out_kernel": 3,
+                "downsample_padding": 1,
+                "dropout": 0.0,
+                "flip_sin_to_cos": True,
+                "freq_shift": 0,
+                "mid_block_scale_factor": 1,
+                "norm_eps": 1e-5,
+                "only_cross_attention": False,
+                "resnet_out_scale_factor": 1.0,
+                "resnet_time_scale_shift": "default",
+                "time_embedding_type": "positional",
+            }.items()
+        ),
+        Field(
+            "attention_head_dim",  # a misnomer of theirs
+            "heads",
+            8,
+            ONE_OR_EACH,
+            _read_heads,
+            write=lambda module: module.heads if len({*module.heads}) > 1 else module.heads[0],
+        ),
+        _one_for_all("cross_attention_dim", "text_width", 1280),
+        _one_for_all("layers_per_block", "layers", 2, BLOCKS_OR_EACH),
+        Field("in_channels", "in_channels", 4),
+        Field("out_channels", "out_channels", 4),
+        _one_for_all("norm_num_groups", "groups", 32),
+        Field("use_linear_projection", "linear", False, read=lambda linear, ours: bool(linear)),
+        zero_or_null("time_cond_proj_dim", "strength_width"),
+    ),
+    # The attention is upcast to float32, as our softmax always is.
+    unread=dict.fromkeys(("sample_size", "addition_embed_type_num_heads", "upcast_attention")),
+)
 
 
 def example(module: ConditionalUNet) -> tuple:
@@ -381,13 +403,9 @@ PUBLISHED = {
     "Stable Diffusion XL refiner": SD_XL_REFINER,
 }
 
-FAMILY = Family(
-    name="UNet2DConditionModel",
-    module=ConditionalUNet,
-    build=build,
-    describe=describe,
-    example=example,
-    tables={layout: (lambda module, layout=layout: table(module, layout)) for layout in LAYOUTS},
+FAMILY = CONFIG.family(
+    example,
+    {layout: functools.partial(table, layout=layout) for layout in LAYOUTS},
     published=PUBLISHED,
     prefixes=("model.diffusion_model.", ""),
 )

@@ -1,6 +1,6 @@
 """SD 3's ControlNets by diffusers' names: the parameters of the transformer's first layers, of a hint and residuals."""
 
-__all__ = ["build", "describe", "example", "table"]
+__all__ = ["example", "table"]
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,14 +8,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from diffusion.io import schema
 from diffusion.models.interchange import joint_rows
-from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, Fields
+from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Group, Inline
 from diffusion.models.interchange.joint_rows import stream_rows
 from diffusion.models.interchange.rows import Row, linear, patches, stacked, within
 from diffusion.published.stable_diffusion_3 import table as mmdit_tables
 from diffusion.published.stable_diffusion_3.control_net import MMDiTControlNet
 
 NAME = "SD3ControlNetModel"
+TEXT_WIDTH = 4096  # their default of joint_attention_dim
 ENDS = ("final", "last_block/")  # the parts of a transformer that a ControlNet lacks
 EMBEDDING = ("patch_embedding/", "positions_table")
 WORDS = ("text_embedding/", "blocks/", "dual_blocks/")
@@ -36,40 +39,64 @@ def table(module: MMDiTControlNet) -> list[Row]:
     return rows
 
 
-def build(config: Mapping[str, Any]) -> MMDiTControlNet:
-    """Our module for a config.json of SD3ControlNetModel."""
-    fields = Fields(NAME, config)
-    depth = fields.take("num_layers", 18, DEPTH)
+def _layers(fields: Fields, ours: Mapping[str, Any]) -> int:
+    """The layers of a transformer that has those of a ControlNet, those with a second attention, and a last."""
     dual = fields.take("dual_attention_layers", (), mmdit_tables.LAYERS_VALID)
-    embeds = fields.take("use_pos_embed", True)
-    if embeds and fields.only("pos_embed_type", "sincos", None) is None:
-        raise Refusal(f"{NAME}: pos_embed_type = None is not supported; supported: 'sincos'.")
-    words = fields.take("joint_attention_dim", 4096, MAYBE_SIZE)
-    extra = fields.take("extra_conditioning_channels", 0, DEPTH)
-    pooled = not fields.take("force_zeros_for_pooled_projection", True)
-    own_fields = ("use_pos_embed", "pos_embed_type", "extra_conditioning_channels", "force_zeros_for_pooled_projection")
-    base_config = {name: value for name, value in config.items() if name not in own_fields} | {
-        "_class_name": mmdit_tables.NAME,
-        "num_layers": max(depth, len(dual)) + 1,
-        "joint_attention_dim": words or 4096,
-    }
-    base = mmdit_tables.CONFIG.build(base_config)
-    if words is None and base.dual:
-        raise Refusal(f"{NAME}: dual_attention_layers = {dual} have no effect without joint_attention_dim.")
-    return MMDiTControlNet(base, depth, base.channels + extra, words is not None, embeds, pooled)
+    return max(ours["depth"], len(dual)) + 1
 
 
-def describe(module: MMDiTControlNet) -> dict[str, Any]:
-    """Their config.json for our module."""
-    return {
-        **mmdit_tables.CONFIG.describe(module.base),
-        "num_layers": module.depth,
-        **({} if module.text else {"joint_attention_dim": None}),
-        "extra_conditioning_channels": module.hint_channels - module.base.channels,
-        "pos_embed_type": "sincos",
-        "use_pos_embed": module.embeds,
-        "force_zeros_for_pooled_projection": not module.pooled,
-    }
+def _text_width(fields: Fields, ours: Mapping[str, Any]) -> int:
+    """The width of a transformer's text, also where the ControlNet reads none."""
+    return fields.take("joint_attention_dim", TEXT_WIDTH, MAYBE_SIZE) or TEXT_WIDTH
+
+
+def _read_text(width: int | None, ours: Mapping[str, Any]) -> bool:
+    """Whether the ControlNet reads the text."""
+    if width is None and ours["base"].dual:
+        raise ValueError(
+            f"dual_attention_layers = {tuple(range(ours['base'].dual))} have no effect without joint_attention_dim."
+        )
+    return width is not None
+
+
+def _read_positions(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether the ControlNet embeds the latents itself."""
+    embeds, positions = values.values()
+    if embeds and positions != "sincos":
+        raise ValueError(f"pos_embed_type = {positions!r} is not supported; supported: 'sincos'.")
+    return {"embeds": embeds}
+
+
+CONFIG = FieldTable(
+    NAME,
+    MMDiTControlNet,
+    (
+        Field("num_layers", "depth", 18, DEPTH),
+        Inline("base", mmdit_tables.CONFIG, {"num_layers": _layers, "joint_attention_dim": _text_width}),
+        Field(
+            "joint_attention_dim",
+            "text",
+            TEXT_WIDTH,
+            MAYBE_SIZE,
+            _read_text,
+            write=lambda module: module.base.text_width if module.text else None,
+        ),
+        Group(
+            {"use_pos_embed": (True, None), "pos_embed_type": ("sincos", schema.ANY)},
+            _read_positions,
+            lambda module: {"use_pos_embed": module.embeds, "pos_embed_type": "sincos"},
+        ),
+        Field(
+            "extra_conditioning_channels",
+            "hint_channels",
+            0,
+            DEPTH,
+            read=lambda extra, ours: ours["base"].channels + extra,
+            write=lambda module: module.hint_channels - module.base.channels,
+        ),
+        Choice("force_zeros_for_pooled_projection", "pooled", {True: False, False: True}),
+    ),
+)
 
 
 def example(module: MMDiTControlNet) -> tuple:
@@ -79,5 +106,5 @@ def example(module: MMDiTControlNet) -> tuple:
     return x if module.embeds else jax.ShapeDtypeStruct((1, 1, module.base.width), jnp.float32), t, condition, hint
 
 
-FAMILY = Family(NAME, MMDiTControlNet, build, describe, example, {"diffusers": table})
+FAMILY = CONFIG.family(example, {"diffusers": table})
 FAMILIES = {FAMILY.name: FAMILY}

@@ -11,6 +11,7 @@ from diffusion.models.interchange.field_table import (
     Field,
     FieldTable,
     Follows,
+    Inline,
     tuple_of,
     width_of_heads,
     without_default,
@@ -114,3 +115,64 @@ def test_a_field_without_a_default_is_in_every_config(config):
         table.build(config)
     with pytest.raises(Refusal, match=r"words = 1\.5; valid: a whole number"):
         table.build({"words": 1.5})
+
+
+class Beside(nn.Module):
+    """A network that holds another."""
+
+    net: Net
+    depth: int = 1
+
+
+INNER = FieldTable(
+    "Inner",
+    Net,
+    (
+        Field("heads", "heads", 2),
+        Field("width", "width", 6),
+        Follows("twice", lambda module: 2 * module.heads, default=4),
+        Field("guided", "strength", False),
+        Follows("far", 0, silent=lambda module: module.heads == 3),
+    ),
+    unread={"memory": None},
+)
+OUTER = FieldTable(
+    "Outer",
+    Beside,
+    (
+        Field("depth", "depth", 1),
+        Inline("net", INNER, {"width": lambda fields, ours: 10 * ours["depth"] + fields.take("heads", 2)}, ["guided"]),
+        Follows("width", lambda module: module.depth, default=1),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("config", "module", "written"),
+    [
+        ({}, Beside(Net(heads=2, width=12)), {"depth": 1, "heads": 2, "twice": 4, "far": 0, "width": 1}),
+        (
+            {"depth": 4, "heads": 3, "twice": 6, "width": 4, "guided": True, "memory": 7},
+            Beside(Net(heads=3, width=43, strength=True), 4),
+            {"depth": 4, "heads": 3, "twice": 6, "width": 4},
+        ),
+    ],
+)
+def test_the_fields_of_a_part_stand_among_those_of_the_whole(config, module, written):
+    assert OUTER.build(config) == module
+    assert OUTER.describe(module) == written
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"twice": 5}, r"^Outer: twice = 5 is not supported; supported: 4\.$"),
+        ({"width": 12}, r"^Outer: width = 12 is not supported; supported: 1\.$"),
+        ({"depth": 10}, r"^Outer: width=102 is too wide$"),
+        ({"other": 5}, r"^Outer: the config sets other = 5, which this version does not know\.$"),
+        ({"heads": "two"}, r"^Outer: heads = 'two'; valid: a whole number"),
+    ],
+)
+def test_a_part_is_refused_in_the_name_of_the_whole(config, words):
+    with pytest.raises(Refusal, match=words):
+        OUTER.build(config)
