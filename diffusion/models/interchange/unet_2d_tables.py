@@ -14,9 +14,10 @@ from typing import Any
 import flax.linen as nn
 
 from diffusion.io import schema
-from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIDES, SIZES, Family, Fields, Refusal, require
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIDES, SIZES, Family
+from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows, Group, zero_or_null
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, linear
-from diffusion.models.interchange.unet_boxes import OF_IMAGES, boxes, conv_rows, example, norm_rows, only
+from diffusion.models.interchange.unet_boxes import OF_IMAGES, boxes, conv_rows, example, norm_rows
 from diffusion.models.song_unet import SongUNet
 from diffusion.models.unet import UNet
 
@@ -109,140 +110,153 @@ def _song_rows(module: SongUNet) -> list[Row]:
     return table
 
 
-def _build(config: Mapping[str, Any]) -> nn.Module:
-    fields = Fields(NAME, config, ("num_train_timesteps",))
-    widths = fields.take("block_out_channels", (224, 448, 672, 896), SIZES)
-    down = fields.take("down_block_types", ("DownBlock2D", *("AttnDownBlock2D",) * 3))
-    up = fields.take("up_block_types", (*("AttnUpBlock2D",) * 3, "UpBlock2D"))
+KINDS = {
+    "block_out_channels": ((224, 448, 672, 896), SIZES),
+    "down_block_types": (("DownBlock2D", *("AttnDownBlock2D",) * 3), None),
+    "up_block_types": ((*("AttnUpBlock2D",) * 3, "UpBlock2D"), None),
+}
+CHANGE = ("conv", schema.one_of("conv", "resnet"))  # valid are these, of downsample_type and upsample_type
+
+PADDING = (1, schema.one_of(1, 0))
+
+
+def _check_levels(widths: tuple, down: tuple, up: tuple) -> None:
     if not len(down) == len(up) == len(widths):
-        raise Refusal(
-            f"{NAME}: block_out_channels has {len(widths)} levels, down_block_types {len(down)} and "
-            f"up_block_types {len(up)}."
+        raise ValueError(
+            f"block_out_channels has {len(widths)} levels, down_block_types {len(down)} and up_block_types {len(up)}."
         )
-    fields.only("act_fn", "silu")
-    fields.only("center_input_sample", False)
-    fields.only("mid_block_type", "UNetMidBlock2D")
-    fields.only("add_attention", True)
-    fields.only("class_embed_type", None)
-    song = any("Skip" in kind for kind in down)
-    module = (_build_song if song else _build_unet)(fields, widths, down, up)
-    fields.end()
-    return module
 
 
-def _build_unet(fields: Fields, widths: tuple[int, ...], down: tuple[str, ...], up: tuple[str, ...]) -> UNet:
-    attends, resample = _levels(fields, down, up)
-    fields.only("time_embedding_type", "positional")
-    fields.only("time_embedding_dim", None, 4 * widths[0])
-    fields.only("mid_block_scale_factor", 1)
-    groups = fields.take("norm_num_groups", 32, MAYBE_SIZE)
-    if groups is None:
-        raise Refusal(f"{NAME}: norm_num_groups = None is supported with SkipDownBlock2D alone.")
-    scale_shift = fields.only("resnet_time_scale_shift", "default", "scale_shift") == "scale_shift"
-    norm = fields.take("attn_norm_num_groups", None, MAYBE_SIZE)
-    if norm != groups and (scale_shift or norm is not None):  # with scale_shift, None leaves out a norm
-        raise Refusal(
-            f"{NAME}: attn_norm_num_groups = {norm!r} is not supported beside norm_num_groups = {groups} and "
-            f"resnet_time_scale_shift = {fields.take('resnet_time_scale_shift', 'default')!r}."
-        )
-    head_size = fields.take("attention_head_dim", 8, MAYBE_SIZE)
-    padding = fields.only("downsample_padding", 1, 0)
-    size = fields.take("sample_size", None, SIDES)
-    return UNet(
-        widths=widths,
-        blocks=fields.take("layers_per_block", 2, DEPTH),
-        attention_levels=tuple(i for i, one in enumerate(attends) if one),
-        num_classes=fields.take("num_class_embeds", None, MAYBE_SIZE) or 0,
-        in_channels=fields.take("in_channels", 3),
-        out_channels=fields.take("out_channels", 3),
-        heads=1 if head_size is None else None,
-        head_size=head_size,
-        scale_shift=scale_shift,
-        resample=resample,
-        padding="end" if resample == "conv" and padding == 0 else "both",
-        frequency_shift=fields.only("freq_shift", 0, 1),
-        sines_first=not fields.take("flip_sin_to_cos", True),
-        groups=groups,
-        epsilon=fields.take("norm_eps", 1e-5),
-        dropout=fields.take("dropout", 0.0),
-        resolution=size if isinstance(size, int) else None,
-    )
-
-
-def _levels(fields: Fields, down: tuple[str, ...], up: tuple[str, ...]) -> tuple[tuple[bool, ...], str]:
-    """The levels with attention, and the operation that changes the side."""
+def _read_levels(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
+    """Our widths, the levels with attention, and the operation that changes the side."""
+    widths, down, up, *changes, padding = values.values()
+    _check_levels(widths, down, up)
     ways = []
-    for way, kinds in (("Down", down), ("Up", up[::-1])):
-        change = {"conv": "conv", "resnet": "block"}[fields.only(f"{way.lower()}sample_type", "conv", "resnet")]
+    for way, kinds, change in zip(("Down", "Up"), (down, up[::-1]), changes):
         known = {
             f"{way}Block2D": (False, "conv"),
             f"Resnet{way}sampleBlock2D": (False, "block"),
-            f"Attn{way}Block2D": (True, change),
+            f"Attn{way}Block2D": (True, {"conv": "conv", "resnet": "block"}[change]),
         }
         unknown = [kind for kind in kinds if kind not in known]
         if unknown:
-            raise Refusal(
-                f"{NAME}: blocks of the type {unknown[0]!r} are not supported; supported are "
-                f"{', '.join(map(repr, known))}."
+            raise ValueError(
+                f"blocks of the type {unknown[0]!r} are not supported; supported are {', '.join(map(repr, known))}."
             )
         ways.append([known[kind] for kind in kinds])
     attends = tuple(one for one, _ in ways[0])
     # The last level does not halve, and the first does not double.
-    changes = {change for _, change in ways[0][:-1] + ways[1][1:]}
-    if attends != tuple(one for one, _ in ways[1]) or len(changes) > 1:
-        raise Refusal(
-            f"{NAME}: down_block_types = {down!r} and up_block_types = {up!r} are not one network in both "
+    resample = {change for _, change in ways[0][:-1] + ways[1][1:]}
+    if attends != tuple(one for one, _ in ways[1]) or len(resample) > 1:
+        raise ValueError(
+            f"down_block_types = {down!r} and up_block_types = {up!r} are not one network in both "
             "directions, with the same attention and one way to change the side."
         )
-    return attends, changes.pop() if changes else "conv"
+    return {
+        "widths": widths,
+        "attention_levels": tuple(i for i, one in enumerate(attends) if one),
+        "resample": min(resample, default="conv"),
+        "padding": "end" if resample <= {"conv"} and padding == 0 else "both",
+    }
 
 
-def _build_song(fields: Fields, widths: tuple[int, ...], down: tuple[str, ...], up: tuple[str, ...]) -> SongUNet:
-    attends = tuple(kind == "AttnSkipDownBlock2D" for kind in down)
-    if (down, up) != _skip_kinds(attends):
-        raise Refusal(
-            f"{NAME}: down_block_types = {down!r} and up_block_types = {up!r} are not supported; supported "
-            "with (Attn)SkipDownBlock2D are these, and (Attn)SkipUpBlock2D in the reverse order."
+def _write_levels(module: UNet) -> dict[str, Any]:
+    if module.features not in (None, module.widths[0]):
+        raise ValueError(f"features = {module.features!r} cannot be written to it; None and {module.widths[0]} can.")
+    plain = {"conv": "{}Block2D", "block": "Resnet{}sampleBlock2D"}[module.resample]
+    kind = lambda way, level: f"Attn{way}Block2D" if level in module.attention_levels else plain.format(way)
+    levels = range(len(module.widths))
+    change = {"conv": "conv", "block": "resnet"}[module.resample]
+    return {
+        "block_out_channels": module.widths,
+        "down_block_types": [kind("Down", i) for i in levels],
+        "up_block_types": [kind("Up", i) for i in reversed(levels)],
+        "downsample_type": change,
+        "upsample_type": change,
+        "downsample_padding": 0 if module.padding == "end" else 1,
+    }
+
+
+def _read_norms(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
+    """Our groups of the norms, and whether the time scales and shifts."""
+    groups, kind, norm = values.values()
+    scale_shift = kind == "scale_shift"
+    if groups is None:
+        raise ValueError("norm_num_groups = None is supported with SkipDownBlock2D alone.")
+    if norm != groups and (scale_shift or norm is not None):  # with scale_shift, None leaves out a norm
+        raise ValueError(
+            f"attn_norm_num_groups = {norm!r} is not supported beside norm_num_groups = {groups} and "
+            f"resnet_time_scale_shift = {kind!r}."
         )
-    for i, width in enumerate(widths):
-        if width % widths[0] or (attends[i] and width < 128):
-            raise Refusal(
-                f"{NAME}: block_out_channels = {widths!r} with (Attn)SkipDownBlock2D are to be multiples of "
-                "the first, and at least 128 where there is attention."
-            )
-    fields.only("time_embedding_type", "fourier")
-    fields.only("time_embedding_dim", None, 4 * widths[0])
-    if abs(fields.take("mid_block_scale_factor", 1, schema.number()) - math.sqrt(2)) > 1e-6:
-        raise Refusal(f"{NAME}: mid_block_scale_factor must be the square root of 2 with SkipDownBlock2D.")
-    for field, value in (("norm_eps", 1e-6), ("norm_num_groups", None), ("attention_head_dim", None)):
-        if fields.take(field, "its default", schema.ANY) != value:
-            raise Refusal(
-                f"{NAME}: {field} = {fields.take(field)!r} is not supported with SkipDownBlock2D; {value!r} is."
-            )
-    for field, value in (
-        ("resnet_time_scale_shift", "default"),
-        ("attn_norm_num_groups", None),
-        ("num_class_embeds", None),
-        ("in_channels", 3),
-        ("out_channels", 3),
-    ):
-        fields.only(field, value)
-    for field in ("downsample_padding", "downsample_type", "upsample_type", "freq_shift", "flip_sin_to_cos"):
-        fields.take(field)  # without effect on these blocks
-    size = fields.take("sample_size", None, SIDES)
-    size = size if isinstance(size, int) else 2 ** (len(widths) - 1)
-    return SongUNet(
-        resolution=size,
-        width=widths[0],
-        multipliers=tuple(width // widths[0] for width in widths),
-        blocks=fields.take("layers_per_block", 2, DEPTH),
-        attention_resolutions=tuple(size >> i for i, one in enumerate(attends) if one),
-        dropout=fields.take("dropout", 0.0),
-        **SKIP,
-    )
+    return {"groups": groups, "scale_shift": scale_shift}
 
 
-SKIP = {"clock": "fourier", "clock_multiplier": 2, "encoder": "skip", "decoder": "skip", "taps": (1, 3, 3, 1)}
+def _write_norms(module: UNet) -> dict[str, Any]:
+    return {
+        "norm_num_groups": module.groups,
+        "resnet_time_scale_shift": "scale_shift" if module.scale_shift else "default",
+        "attn_norm_num_groups": module.groups if module.scale_shift else None,
+    }
+
+
+def _write_heads(module: UNet) -> dict[str, Any]:
+    if module.heads not in (None, 1):
+        raise ValueError(f"heads = {module.heads!r} cannot be written to it; None and 1 can.")
+    return {"attention_head_dim": module.head_size}
+
+
+COMMON = (
+    Follows("act_fn", "silu"),
+    Follows("center_input_sample", False, silent=True),
+    Follows("mid_block_type", "UNetMidBlock2D", silent=True),
+    Follows("add_attention", True, silent=True),
+    Follows("class_embed_type", None, silent=True),
+    Follows("time_embedding_dim", lambda module: 4 * module.widths[0], default=None, optional=True, silent=True),
+    Field("layers_per_block", "blocks", 2, DEPTH),
+    Field("dropout", "dropout", 0.0),
+)
+UNET_CONFIG = FieldTable(
+    NAME,
+    UNet,
+    (
+        *COMMON,
+        Group(
+            {**KINDS, "downsample_type": CHANGE, "upsample_type": CHANGE, "downsample_padding": PADDING},
+            _read_levels,
+            _write_levels,
+        ),
+        Follows("time_embedding_type", "positional"),
+        Follows("mid_block_scale_factor", 1, silent=True),
+        Group(
+            {
+                "norm_num_groups": (32, MAYBE_SIZE),
+                "resnet_time_scale_shift": ("default", schema.one_of("default", "scale_shift")),
+                "attn_norm_num_groups": (None, MAYBE_SIZE),
+            },
+            _read_norms,
+            _write_norms,
+        ),
+        Group(
+            {"attention_head_dim": (8, MAYBE_SIZE)},
+            lambda sizes, ours: {
+                "heads": 1 if sizes["attention_head_dim"] is None else None,
+                "head_size": sizes["attention_head_dim"],
+            },
+            _write_heads,
+        ),
+        zero_or_null("num_class_embeds", "num_classes"),
+        Field("in_channels", "in_channels", 3),
+        Field("out_channels", "out_channels", 3),
+        Choice("freq_shift", "frequency_shift", {0: 0, 1: 1}),
+        Choice("flip_sin_to_cos", "sines_first", {True: False, False: True, None: True}),
+        Field("norm_eps", "epsilon", 1e-5),
+        Field(
+            "sample_size", "resolution", None, SIDES, read=lambda size, ours: size if isinstance(size, int) else None
+        ),
+    ),
+    unread={"num_train_timesteps": None},
+    required=OF_IMAGES,
+)
 
 
 def _skip_kinds(attends: tuple[bool, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -250,75 +264,87 @@ def _skip_kinds(attends: tuple[bool, ...]) -> tuple[tuple[str, ...], tuple[str, 
     return tuple(kind("Down", one) for one in attends), tuple(kind("Up", one) for one in reversed(attends))
 
 
-def _describe(module: SongUNet | UNet) -> dict[str, Any]:
-    return _describe_song(module) if isinstance(module, SongUNet) else _describe_unet(module)
-
-
-def _describe_unet(module: UNet) -> dict[str, Any]:
-    only(NAME, module, features=(None, module.widths[0]), heads=(None, 1))
-    require(NAME, module, OF_IMAGES)
-    plain = {"conv": "{}Block2D", "block": "Resnet{}sampleBlock2D"}[module.resample]
-    kind = lambda way, level: f"Attn{way}Block2D" if level in module.attention_levels else plain.format(way)
-    levels = range(len(module.widths))
-    change = {"conv": "conv", "block": "resnet"}[module.resample]
+def _read_song(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
+    """Our resolution, widths and levels with attention."""
+    widths, down, up, size = values.values()
+    _check_levels(widths, down, up)
+    attends = tuple(kind == "AttnSkipDownBlock2D" for kind in down)
+    if (down, up) != _skip_kinds(attends):
+        raise ValueError(
+            f"down_block_types = {down!r} and up_block_types = {up!r} are not supported; supported "
+            "with (Attn)SkipDownBlock2D are these, and (Attn)SkipUpBlock2D in the reverse order."
+        )
+    if any(width % widths[0] or (one and width < 128) for one, width in zip(attends, widths)):
+        raise ValueError(
+            f"block_out_channels = {widths!r} with (Attn)SkipDownBlock2D are to be multiples of "
+            "the first, and at least 128 where there is attention."
+        )
+    size = size if isinstance(size, int) else 2 ** (len(widths) - 1)
     return {
-        "sample_size": module.resolution,
-        "in_channels": module.in_channels,
-        "out_channels": module.out_channels,
-        "time_embedding_type": "positional",
-        "freq_shift": module.frequency_shift,
-        "flip_sin_to_cos": not module.sines_first,
-        "down_block_types": [kind("Down", i) for i in levels],
-        "up_block_types": [kind("Up", i) for i in reversed(levels)],
-        "downsample_type": change,
-        "upsample_type": change,
-        "downsample_padding": 0 if module.padding == "end" else 1,
-        "block_out_channels": list(module.widths),
-        "layers_per_block": module.blocks,
-        "act_fn": "silu",
-        "attention_head_dim": module.head_size,
-        "norm_num_groups": module.groups,
-        "norm_eps": module.epsilon,
-        "attn_norm_num_groups": module.groups if module.scale_shift else None,
-        "dropout": module.dropout,
-        "resnet_time_scale_shift": "scale_shift" if module.scale_shift else "default",
-        "num_class_embeds": module.num_classes or None,
+        "resolution": size,
+        "width": widths[0],
+        "multipliers": tuple(width // widths[0] for width in widths),
+        "attention_resolutions": tuple(size >> i for i, one in enumerate(attends) if one),
     }
 
 
-def _describe_song(module: SongUNet) -> dict[str, Any]:
-    only(
-        NAME,
-        module,
-        **{field: (value,) for field, value in SKIP.items()},
-        num_classes=(0,),
-        augmentations=(0,),
-        in_channels=(3,),
-        out_channels=(3,),
-    )
+def _write_song(module: SongUNet) -> dict[str, Any]:
     attends = tuple(module.attends(i) for i in range(len(module.widths)))
     if module.multipliers[0] != 1 or any(one and width < 128 for one, width in zip(attends, module.widths)):
-        raise Refusal(
-            f"{NAME}: widths {module.widths} over {module.width} cannot be written to it; the first level has "
+        raise ValueError(
+            f"widths {module.widths} over {module.width} cannot be written to it; the first level has "
             "that width, and those with attention have at least 128."
         )
     down, up = _skip_kinds(attends)
     return {
+        "block_out_channels": module.widths,
+        "down_block_types": down,
+        "up_block_types": up,
         "sample_size": module.resolution,
-        "in_channels": 3,
-        "out_channels": 3,
-        "time_embedding_type": "fourier",
-        "down_block_types": list(down),
-        "up_block_types": list(up),
-        "mid_block_scale_factor": math.sqrt(2),
-        "block_out_channels": list(module.widths),
-        "layers_per_block": module.blocks,
-        "act_fn": "silu",
-        "attention_head_dim": None,
-        "norm_num_groups": None,
-        "norm_eps": 1e-6,
-        "dropout": module.dropout,
     }
+
+
+def _check_middle(factors: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
+    if abs(factors["mid_block_scale_factor"] - math.sqrt(2)) > 1e-6:
+        raise ValueError("mid_block_scale_factor must be the square root of 2 with SkipDownBlock2D.")
+    return {}
+
+
+SKIP = {"clock": "fourier", "clock_multiplier": 2, "encoder": "skip", "decoder": "skip", "taps": (1, 3, 3, 1)}
+OF_OTHER_BLOCKS = ("downsample_padding", "downsample_type", "upsample_type", "freq_shift", "flip_sin_to_cos")
+SONG_CONFIG = FieldTable(
+    NAME,
+    SongUNet,
+    (
+        *COMMON,
+        Group({**KINDS, "sample_size": (None, SIDES)}, _read_song, _write_song),
+        Follows("time_embedding_type", "fourier"),
+        Group(
+            {"mid_block_scale_factor": (1, schema.number())},
+            _check_middle,
+            lambda _: {"mid_block_scale_factor": math.sqrt(2)},
+        ),
+        Follows("norm_eps", 1e-6, default=1e-5),
+        Follows("norm_num_groups", None, default=32),
+        Follows("attention_head_dim", None, default=8),
+        Follows("resnet_time_scale_shift", "default", silent=True),
+        Follows("attn_norm_num_groups", None, silent=True),
+        Follows("num_class_embeds", None, silent=True),
+        Follows("in_channels", 3),
+        Follows("out_channels", 3),
+    ),
+    unread=dict.fromkeys(("num_train_timesteps", *OF_OTHER_BLOCKS)),
+    required={**SKIP, "num_classes": 0, "augmentations": 0, "in_channels": 3, "out_channels": 3},
+)
+
+
+def _build(config: Mapping[str, Any]) -> nn.Module:
+    """Our module for their config, which has other blocks where it describes Song's network."""
+    return (SONG_CONFIG if "Skip" in str(config.get("down_block_types")) else UNET_CONFIG).build(config)
+
+
+def _describe(module: SongUNet | UNet) -> dict[str, Any]:
+    return (SONG_CONFIG if isinstance(module, SongUNet) else UNET_CONFIG).describe(module)
 
 
 def _published(**config: Any) -> dict[str, Any]:
