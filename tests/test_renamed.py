@@ -1,13 +1,13 @@
 """The names of the version before this one are still there, and warn."""
 
 import importlib
+import sys
 
 import pytest
 
 RENAMED = {
     "adapters.lora_files": {"of_layers": "build_adapter"},
     "adapters.low_rank": {"of_adapters": "tuning_of_adapters"},
-    "adapters.prompt_features": {"of": "image_features"},
     "data": {"given_series": "series_masks"},
     "data.captions": {"of_stream": "tokenized_stream"},
     "data.level_sets": {"of_points": "cloud_points"},
@@ -21,6 +21,7 @@ RENAMED = {
     "metrics.clip_sets": {"of_records": "from_records"},
     "metrics.prompt_following.clustered": {"of_means": "mean_of_means"},
     "metrics.prompt_following.geneval": {"kept": "counted_objects"},
+    "models.image_encoders.prompt_features": {"of": "image_features"},
     "objectives.masked": {"kept": "visible_patches"},
     "pytrees": {"of_leaves": "vector_network"},
     "schedules.noise_schedule": {"of_each_leaf": "leaf_schedules"},
@@ -35,3 +36,17 @@ def test_a_deprecated_name_warns_and_gives_the_present_one(name):
     for deprecated, present in RENAMED[name].items():
         with pytest.warns(DeprecationWarning, match=f"{module.__name__}.{deprecated} is now called {present}"):
             assert getattr(module, deprecated) is getattr(module, present)
+
+
+@pytest.mark.parametrize(
+    ("deprecated", "present"),
+    [
+        ("adapters.prompt_features", "models.image_encoders.prompt_features"),
+        ("adapters.redux_prompt", "published.flux.redux_prompt"),
+    ],
+)
+def test_the_deprecated_name_of_a_module_warns_and_gives_the_present_one(deprecated, present):
+    sys.modules.pop(f"diffusion.{deprecated}", None)
+    with pytest.warns(DeprecationWarning, match=f"diffusion.{deprecated} is now diffusion.{present}"):
+        module = importlib.import_module(f"diffusion.{deprecated}")
+    assert module is importlib.import_module(f"diffusion.{present}")

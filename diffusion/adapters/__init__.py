@@ -25,8 +25,6 @@ if TYPE_CHECKING:
         lora_updates as lora_updates,
         low_rank as low_rank,
         module_folder as module_folder,
-        prompt_features as prompt_features,
-        redux_prompt as redux_prompt,
         separation as separation,
         textual_inversion as textual_inversion,
         tuning as tuning,
@@ -35,3 +33,9 @@ if TYPE_CHECKING:
     )
 
 public.declare(__name__)
+public.moved(
+    {
+        f"{__name__}.prompt_features": "diffusion.models.image_encoders.prompt_features",
+        f"{__name__}.redux_prompt": "diffusion.published.flux.redux_prompt",
+    }
+)

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion.adapters import ip_adapter as at_work, ip_adapter_files, prompt_features
+from diffusion.adapters import ip_adapter as at_work, ip_adapter_files
 from diffusion.adapters.tuning import Params, Tuning
 from diffusion.models import interchange
+from diffusion.models.image_encoders import prompt_features
 from diffusion.models.interchange import folders
 from diffusion.models.layers.choices import look_up
 

@@ -17,9 +17,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.adapters import ip_adapter_files, prompt_features
+from diffusion.adapters import ip_adapter_files
 from diffusion.models import interchange
 from diffusion.models.attachment import Attachment
+from diffusion.models.image_encoders import prompt_features
 from diffusion.models.image_projections import IPAdapter
 from diffusion.models.joint_image_projections import JointIPAdapter
 from diffusion.models.layers import bicubic

@@ -1,6 +1,6 @@
 """The kind of a pipeline: what its prompts become, and the facts by which one program makes pictures or clips."""
 
-__all__ = ["Kind", "Reader", "Usual", "Video"]
+__all__ = ["Attachable", "Kind", "Reader", "Usual", "Video"]
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -8,7 +8,20 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 
 from diffusion import guidance
+from diffusion.models.attachment import Attachment
 from diffusion.parameterizations import Denoiser
+
+
+class Attachable(NamedTuple):
+    """A published class that makes no pictures itself and is attached to a model that does.
+
+    Attributes:
+        words: what it is, and the model that it is attached to; for messages.
+        opened: (its folder, the denoiser, **arguments of `interchange.load`) -> its attachment.
+    """
+
+    words: str
+    opened: Callable[..., Attachment]
 
 
 class Reader(NamedTuple):

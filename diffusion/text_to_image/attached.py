@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion.adapters import ip_adapter, ip_adapter_files, redux_prompt
+from diffusion.adapters import ip_adapter, ip_adapter_files
 from diffusion.io import pictures
 from diffusion.models import interchange
 from diffusion.models.attachment import Attachment
 from diffusion.models.interchange.family import Refusal
 from diffusion.models.layers import conditions
+from diffusion.text_to_image import pipelines
 from diffusion.text_to_image.picture_controls import Control
 
 
@@ -68,8 +69,8 @@ def load(path: str | pathlib.Path, denoiser: nn.Module, base: Any, **how: Any) -
         Refusal: for a network that attaches to nothing.
         ValueError: for an attachment of another base; FileNotFoundError and others as in `interchange.load`.
     """
-    if redux_prompt.recognised(path):
-        return redux_prompt.opened(path, denoiser, **how)
+    if kind := pipelines.attachable(path):
+        return kind.opened(path, denoiser, **how)
     if ip_adapter_files.recognised(path):
         return ip_adapter.opened(path, denoiser, **how)
     module, params = interchange.load(path, **how)

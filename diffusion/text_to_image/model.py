@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion.adapters import prompt_features
 from diffusion.adapters.tuning import CAPTIONED
 from diffusion.models.attachment import Attachment
+from diffusion.models.image_encoders import prompt_features
 from diffusion.models.interchange.schedulers import Process
 from diffusion.published.pipeline_kinds import USUAL, Kind, Reader, Usual
 from diffusion.text import Encoder, Tokenizer

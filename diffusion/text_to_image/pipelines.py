@@ -3,21 +3,22 @@
 A folder has a denoiser, an autoencoder, text encoders and a scheduler; the class in its model_index.json is in `KINDS`.
 """
 
-__all__ = ["ATTACHED", "KINDS", "OF_CLASSES", "distilled", "kind_of", "published"]
+__all__ = ["ATTACHED", "KINDS", "OF_CLASSES", "attachable", "distilled", "kind_of", "published"]
 
 import pathlib
 
 import flax.linen as nn
 
 from diffusion import rooms
+from diffusion.io import opener
 from diffusion.models.interchange.family import Refusal
 from diffusion.models.interchange.schedulers import Process
-from diffusion.published.pipeline_kinds import LCM, Kind, Usual
+from diffusion.published.pipeline_kinds import LCM, Attachable, Kind, Usual
 
 KINDS = rooms.Entries("pipeline", "KINDS")
 """The kinds by the names of their classes in diffusers: those of every room in `diffusion.published`."""
 ATTACHED = rooms.Entries("pipeline", "ATTACHED")
-"""The classes that make no pictures themselves, each with what it is and the model that it is attached to."""
+"""The classes that make no pictures themselves, those of every room."""
 OF_CLASSES = ("DDPMPipeline", "DDIMPipeline", "ConsistencyModelPipeline", "DiTPipeline")
 """The classes of pipelines that read no prompt, and that `diffusion sample` takes as it takes a run."""
 
@@ -32,7 +33,7 @@ def kind_of(name: str, folder: pathlib.Path) -> Kind:
         return KINDS[name]
     if name in ATTACHED:
         raise Refusal(
-            f"{folder} is {ATTACHED[name]}: text_to_image.load(.., attachments={{'look': FOLDER}}), "
+            f"{folder} is {ATTACHED[name].words}: text_to_image.load(.., attachments={{'look': FOLDER}}), "
             "--attach=look=FOLDER, and --controls=look:PICTURE"
         )
     if name in OF_CLASSES:
@@ -44,6 +45,12 @@ def kind_of(name: str, folder: pathlib.Path) -> Kind:
     relatives = [other for other, kind in KINDS.items() if kind.family == family]
     hint = f" Its family has {', '.join(relatives)}." if relatives else ""
     raise Refusal(f"{folder} is a {name}, which is not supported; supported: {', '.join(KINDS)}.{hint}")
+
+
+def attachable(path: str | pathlib.Path) -> Attachable | None:
+    """The entry of `ATTACHED` for the class in a folder's model_index.json; None for another class or path."""
+    index = pathlib.Path(path).expanduser() / "model_index.json"
+    return ATTACHED.get(str(opener.read_table(index).get("_class_name"))) if index.is_file() else None
 
 
 def distilled(denoiser: nn.Module) -> bool:

@@ -9,11 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion.adapters import ip_adapter, ip_adapter_files, prompt_features, redux_prompt
+from diffusion.adapters import ip_adapter, ip_adapter_files
 from diffusion.models import interchange
+from diffusion.models.image_encoders import prompt_features
 from diffusion.models.image_encoders.siglip import SigLIP
+from diffusion.published.flux import redux_prompt
 from diffusion.published.flux.network import Flux
 from diffusion.published.flux.redux import Redux
+from diffusion.text_to_image import pipelines
 from tests.text_to_image import made_pipelines
 
 TINY = Flux(4, 4, 24, 1, 1, 2, 8, 6, (4, 4, 4), strength=True)
@@ -21,13 +24,13 @@ TINY = Flux(4, 4, 24, 1, 1, 2, 8, 6, (4, 4, 4), strength=True)
 
 def test_a_folder_of_redux_is_recognised_by_its_index_alone(tmp_path):
     index = tmp_path / "model_index.json"
-    assert not redux_prompt.recognised(tmp_path)
+    assert not pipelines.attachable(tmp_path)
     index.write_text(json.dumps({"_class_name": "FluxPipeline"}))
-    assert not redux_prompt.recognised(tmp_path)
+    assert not pipelines.attachable(tmp_path)
     index.write_text(json.dumps({"other": 1}))
-    assert not redux_prompt.recognised(tmp_path)
+    assert not pipelines.attachable(tmp_path)
     index.write_text(json.dumps({"_class_name": "FluxPriorReduxPipeline"}))
-    assert redux_prompt.recognised(tmp_path) and redux_prompt.recognised(str(tmp_path))
+    assert pipelines.attachable(tmp_path) and pipelines.attachable(str(tmp_path))
 
 
 def test_redux_is_opened_in_float32_with_its_encoder(tmp_path, monkeypatch):

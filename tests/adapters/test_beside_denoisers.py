@@ -9,8 +9,9 @@ import pytest
 import safetensors
 
 from diffusion import text_to_image
-from diffusion.adapters import control, image_prompt, ip_adapter_files, prompt_features
+from diffusion.adapters import control, image_prompt, ip_adapter_files
 from diffusion.models import interchange
+from diffusion.models.image_encoders import prompt_features
 from diffusion.models.text_encoders.clip import CLIPVision, CLIPVisionProjection
 from diffusion.published.pixart.control_net import PixArtControlNet
 from diffusion.published.pixart.network import PixArt

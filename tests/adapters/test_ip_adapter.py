@@ -15,8 +15,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from diffusion import samplers, text_to_image
-from diffusion.adapters import ip_adapter, ip_adapter_files, prompt_features
+from diffusion.adapters import ip_adapter, ip_adapter_files
 from diffusion.models import interchange
+from diffusion.models.image_encoders import prompt_features
 from diffusion.models.image_encoders.image_features import ImageFeatures
 from diffusion.models.interchange import schedulers
 from diffusion.models.layers import conditions

@@ -8,13 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion.adapters import image_prompt, ip_adapter_files, prompt_features, redux_prompt
+from diffusion.adapters import image_prompt, ip_adapter_files
 from diffusion.adapters.instruct_pix2pix import instruct_pix2pix
 from diffusion.models import interchange
+from diffusion.models.image_encoders import prompt_features
 from diffusion.models.image_encoders.image_features import ImageFeatures
 from diffusion.models.image_encoders.siglip import SigLIP
 from diffusion.models.interchange import folders
 from diffusion.models.text_encoders.clip import CLIPVision, CLIPVisionProjection
+from diffusion.published.flux import redux_prompt
 from diffusion.published.flux.network import Flux
 from diffusion.published.flux.redux import Redux
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from diffusion import samplers, text_to_image
-from diffusion.adapters import redux_prompt
 from diffusion.models.image_encoders.siglip import SigLIP
 from diffusion.models.interchange import schedulers
 from diffusion.models.layers.joint_conditions import lengthened
+from diffusion.published.flux import redux_prompt
 from diffusion.published.flux.network import Flux
 from diffusion.published.flux.redux import Redux
 from diffusion.text_to_image import attached

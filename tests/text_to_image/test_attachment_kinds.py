@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from diffusion.models.interchange.family import Refusal
+from diffusion.published.pipeline_kinds import Attachable
 from diffusion.text_to_image import attached, jobs
 from diffusion.text_to_image.picture_controls import Control
 
@@ -15,10 +16,10 @@ from diffusion.text_to_image.picture_controls import Control
 def readers(monkeypatch):
     """(what is recognised as what, calls of the readers)."""
     kinds, calls = {}, []
-    for module, name in ((attached.redux_prompt, "redux"), (attached.ip_adapter_files, "ip")):
-        monkeypatch.setattr(module, "recognised", lambda path, name=name: kinds.get(path) == name)
     opened = lambda name: lambda *arguments, **how: calls.append((name, arguments, how)) or name
-    monkeypatch.setattr(attached.redux_prompt, "opened", opened("redux"))
+    redux = Attachable("Redux", opened("redux"))
+    monkeypatch.setattr(attached.pipelines, "attachable", lambda path: redux if kinds.get(path) == "redux" else None)
+    monkeypatch.setattr(attached.ip_adapter_files, "recognised", lambda path: kinds.get(path) == "ip")
     monkeypatch.setattr(attached.ip_adapter, "opened", opened("ip"))
     return kinds, calls
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         network as network,
         pipeline as pipeline,
         redux as redux,
+        redux_prompt as redux_prompt,
         redux_table as redux_table,
         table as table,
     )

@@ -4,9 +4,9 @@ __all__ = ["ATTACHED", "KINDS"]
 
 from typing import Any
 
-from diffusion.published.flux import conditions
+from diffusion.published.flux import conditions, redux_prompt
 from diffusion.published.flux.network import PATCH
-from diffusion.published.pipeline_kinds import Kind, Reader, Usual
+from diffusion.published.pipeline_kinds import Attachable, Kind, Reader, Usual
 
 
 def _objection(denoiser: Any) -> str:
@@ -36,5 +36,5 @@ KINDS = {
     "FluxKontextPipeline": KONTEXT,
 }
 """The pipelines by the names of their classes in diffusers."""
-ATTACHED = {"FluxPriorReduxPipeline": "FLUX.1 Redux, which is attached to a FLUX.1"}
-"""The classes in diffusers that are attached to one of these, each with what it is."""
+ATTACHED = {"FluxPriorReduxPipeline": Attachable("FLUX.1 Redux, which is attached to a FLUX.1", redux_prompt.opened)}
+"""The classes in diffusers that are attached to one of these."""

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from diffusion import text_to_image
-from diffusion.adapters import image_prompt, ip_adapter_files, prompt_features
+from diffusion.adapters import image_prompt, ip_adapter_files
 from diffusion.adapters.tuning import Tuning
 from diffusion.data import latent_cache, sources
 from diffusion.experiments import train
@@ -20,6 +20,7 @@ from diffusion.experiments.config import ConfigError, checks
 from diffusion.experiments.run import encoded_pictures, tuned_examples
 from diffusion.experiments.sampling import tuned_run
 from diffusion.models import interchange
+from diffusion.models.image_encoders import prompt_features
 from diffusion.models.text_encoders.clip import CLIPVision, CLIPVisionProjection
 from tests.experiments.run.made_tuning import config as config_of, pictures
 from tests.experiments.run.test_tuning import begun, encoded, same

@@ -3,7 +3,7 @@
 attachment = redux_prompt.opened("FLUX.1-Redux-dev", flux)    # with its folders image_encoder and image_embedder
 """
 
-__all__ = ["attachment", "opened", "recognised"]
+__all__ = ["attachment", "opened"]
 
 import functools
 import pathlib
@@ -13,21 +13,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.adapters import prompt_features
-from diffusion.io import opener
 from diffusion.models import interchange
 from diffusion.models.attachment import Attachment
+from diffusion.models.image_encoders import prompt_features
 from diffusion.published.flux.network import Flux
 from diffusion.published.flux.redux import Redux
 
-CLASS = "FluxPriorReduxPipeline"  # in model_index.json
 EMBEDDER, ENCODER = "image_embedder", "image_encoder"
-
-
-def recognised(path: str | pathlib.Path) -> bool:
-    """Whether a folder's model_index.json names the pipeline of Redux."""
-    index = pathlib.Path(path).expanduser() / "model_index.json"
-    return index.is_file() and opener.read_table(index).get("_class_name") == CLASS
 
 
 def opened(folder: str | pathlib.Path, denoiser: nn.Module, **how: Any) -> Attachment:
