@@ -86,11 +86,6 @@ PLAIN = either(NULL, FLAG, number(), text())
 ANY = either(PLAIN, several(either(PLAIN, several(PLAIN))), Valid("a table", lambda value: isinstance(value, Mapping)))
 
 
-def one_of(*values: Any) -> Valid:
-    """These values alone."""
-    return Valid(" or ".join(map(repr, values)), lambda value: value in values)
-
-
 def optional(kind: Valid) -> Valid:
     """Values of a kind, or null."""
     return either(kind, NULL)

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.io import schema
-from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, Family, Refusal
+from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, VECTOR, Row, stacked, within
-from diffusion.models.interchange.transformers_config import WITHOUT_EFFECT
+from diffusion.models.interchange.transformers_config import unread
 from diffusion.models.text_encoders.decoder import DecoderEncoder
 
 NEAR, FAR = "sliding_attention", "full_attention"
@@ -43,7 +44,8 @@ class Published(NamedTuple):
         whole: larger classes whose files hold it, too.
         defaults: defaults of its config's fields, where they differ from `SIZES`.
         fixed: our fields that all its networks have.
-        near: (fields, depth) -> whether each layer sees a window, where the config does not list them.
+        near_fields: {their field of the layers that see a window: (default, valid values)}.
+        near: (values of these, depth) -> whether each layer sees a window, where the config does not list them.
         window: number of tokens that those layers see, where the config has none.
         near_theta: base of their frequencies, where the config has none; 0: the base of all.
     """
@@ -52,19 +54,24 @@ class Published(NamedTuple):
     whole: tuple[str, ...]
     defaults: Mapping[str, Any]
     fixed: Mapping[str, Any] = {}
-    near: Callable[[Fields, int], tuple[bool, ...]] = lambda fields, depth: (False,) * depth
+    near_fields: Mapping[str, tuple[Any, schema.Valid | None]] = {}
+    near: Callable[..., tuple[bool, ...]] = lambda depth: (False,) * depth
     window: int | None = None
     near_theta: float = 0.0
 
 
-def _qwen_near(fields: Fields, depth: int) -> tuple[bool, ...]:
-    used = fields.take("use_sliding_window", False)
-    first = fields.take("max_window_layers", 28, schema.whole())
+QWEN_NEAR = {"use_sliding_window": (False, None), "max_window_layers": (28, schema.whole())}
+
+
+def _qwen_near(used: bool, first: int, depth: int) -> tuple[bool, ...]:
     return tuple(used and i >= first for i in range(depth))
 
 
-def _gemma_near(fields: Fields, depth: int, every: int) -> tuple[bool, ...]:
-    every = fields.take("sliding_window_pattern", every, schema.whole(1))
+def _gemma_every(layers: int) -> dict[str, tuple[Any, schema.Valid]]:
+    return {"sliding_window_pattern": (layers, schema.whole(1))}
+
+
+def _gemma_near(every: int, depth: int) -> tuple[bool, ...]:
     return tuple((i + 1) % every > 0 for i in range(depth))
 
 
@@ -77,7 +84,7 @@ PUBLISHED = {
         "mistral",
         ("MistralForCausalLM", "Mistral3ForConditionalGeneration"),
         {"vocab_size": 32000, "intermediate_size": 14336, "num_key_value_heads": 8},
-        near=lambda fields, depth: (True,) * depth,
+        near=lambda depth: (True,) * depth,
         window=4096,
     ),
     "Qwen2Model": Published(
@@ -85,6 +92,7 @@ PUBLISHED = {
         ("Qwen2ForCausalLM", "Qwen2_5_VLForConditionalGeneration"),
         {"vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32},
         {"biased": True},
+        QWEN_NEAR,
         _qwen_near,
         4096,
     ),
@@ -93,6 +101,7 @@ PUBLISHED = {
         ("Qwen3ForCausalLM",),
         {"vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32, "head_dim": 128},
         {"qk_norm": True},
+        QWEN_NEAR,
         _qwen_near,
         4096,
     ),
@@ -102,7 +111,8 @@ PUBLISHED = {
         {"vocab_size": 256000, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
          "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "attn_logit_softcapping": 50.0},
         GEMMA,
-        functools.partial(_gemma_near, every=2),
+        _gemma_every(2),
+        _gemma_near,
         4096,
     ),
     "Gemma3TextModel": Published(
@@ -111,7 +121,8 @@ PUBLISHED = {
         {"vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
          "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "rope_theta": 1e6},
         {**GEMMA, "qk_norm": True},
-        functools.partial(_gemma_near, every=6),
+        _gemma_every(6),
+        _gemma_near,
         4096,
         10_000.0,
     ),
@@ -159,79 +170,141 @@ def rows(module: DecoderEncoder, before: str) -> list[Row]:
     return within(table, before)
 
 
-def _turns(name: str, stated: Mapping[str, Any], theta: float) -> tuple[float, tuple[float, ...]]:
+def _turns(stated: Mapping[str, Any], theta: float) -> tuple[float, tuple[float, ...]]:
     """(base, scaling) of a table of rotary parameters, in the words of any version of transformers."""
     kind = stated.get("rope_type") or stated.get("type") or "default"
     # A token of Qwen 2.5 VL has three coordinates ("mrope"), which are equal in a text.
     known = {"rope_type", "type", "rope_theta", "mrope_section", *LLAMA_3}
     if kind not in SCALINGS or stated.keys() - known:
-        raise Refusal(
-            f"{name}: rotary positions {str(dict(stated))[:200]} are not supported; supported types: "
-            f"{', '.join(SCALINGS)}."
+        raise ValueError(
+            f"rotary positions {str(dict(stated))[:200]} are not supported; supported types: {', '.join(SCALINGS)}."
         )
     numbers: dict[str, Any] = {field: stated.get(field) for field in SCALINGS[kind]} | {
         "rope_theta": stated.get("rope_theta", theta)
     }
     for field, value in numbers.items():
         if why := schema.objection(field, value, THETA):
-            raise Refusal(f"{name}: {why}")
+            raise ValueError(why)
     return float(numbers.pop("rope_theta")), tuple(map(float, numbers.values()))
 
 
-def _rotary(known: Published, fields: Fields) -> dict[str, Any]:
-    """Our fields of rotary positions: one table for all layers, or one for each kind of them."""
-    theta = fields.take("rope_theta", known.defaults.get("rope_theta", 10_000.0), THETA)
-    near = fields.take("rope_local_base_freq", known.near_theta, schema.number(0))
-    stated = fields.take("rope_scaling", None, TURNS)
-    stated = fields.take("rope_parameters", stated, TURNS) or {}
-    if FAR in stated or NEAR in stated:
-        near, scaled = _turns(fields.name, stated.get(NEAR) or {}, near)
-        if scaled:
-            raise Refusal(f"{fields.name}: scaled frequencies of layers with a window are not supported.")
-        stated = stated.get(FAR) or {}
-    theta, scaling = _turns(fields.name, stated, theta)
-    return {"theta": theta, "scaling": scaling, "near_theta": float(near)}
+def _rotary(known: Published) -> Group:
+    """The fields of rotary positions: one table for all layers, or one for each kind of them."""
+
+    def read(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
+        theta, near, scaling, parameters = values.values()
+        stated = (scaling if parameters is None else parameters) or {}
+        if FAR in stated or NEAR in stated:
+            near, scaled = _turns(stated.get(NEAR) or {}, near)
+            if scaled:
+                raise ValueError("scaled frequencies of layers with a window are not supported.")
+            stated = stated.get(FAR) or {}
+        theta, scaling = _turns(stated, theta)
+        return {"theta": theta, "scaling": scaling, "near_theta": float(near)}
+
+    def write(module: DecoderEncoder) -> dict[str, Any]:
+        kind = "linear" if len(module.scaling) == 1 else "llama3"
+        scaling = {"rope_type": kind, **dict(zip(SCALINGS[kind], module.scaling))}
+        near = module.near_theta if known.near_theta and module.near_theta else ABSENT
+        return {
+            "rope_theta": module.theta,
+            "rope_scaling": scaling if module.scaling else ABSENT,
+            "rope_local_base_freq": near,
+        }
+
+    return Group(
+        {
+            "rope_theta": (known.defaults.get("rope_theta", 10_000.0), THETA),
+            "rope_local_base_freq": (known.near_theta, schema.number(0)),
+            "rope_scaling": (None, TURNS),
+            "rope_parameters": (None, TURNS),
+        },
+        read,
+        write,
+    )
 
 
-def _windows(known: Published, fields: Fields, depth: int) -> dict[str, Any]:
-    """Our fields of layers that see a window; none where there is no such layer."""
-    listed = fields.take("layer_types", None, LAYERS)
-    near = known.near(fields, depth)
-    near = tuple(kind == NEAR for kind in listed) if listed else near
-    window = fields.take("sliding_window", known.window, MAYBE_SIZE)
-    return {"window": window, "near": near} if window and any(near) else {"near_theta": 0.0}
+def _windows(known: Published) -> Group:
+    """The fields of layers that see a window; ours are none where there is no such layer."""
+
+    def read(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+        listed, window, *rule = values.values()
+        near = tuple(kind == NEAR for kind in listed) if listed else known.near(*rule, ours["depth"])
+        return {"window": window, "near": near} if window and any(near) else {"near_theta": 0.0}
+
+    def write(module: DecoderEncoder) -> dict[str, Any]:
+        near = module.near or (False,) * module.depth
+        listed = known.model_type != "mistral" and known.window
+        return {
+            "layer_types": [NEAR if one else FAR for one in near] if listed else ABSENT,
+            "sliding_window": module.window or None,
+            "use_sliding_window": any(near) if known.model_type.startswith("qwen") else ABSENT,
+        }
+
+    fields = {"layer_types": (None, LAYERS), "sliding_window": (known.window, MAYBE_SIZE), **known.near_fields}
+    return Group(fields, read, write)
+
+
+def _sizes(known: Published) -> list[Field]:
+    """The fields of sizes; where a config has none, there are as many heads for keys, and they share the width."""
+    reads = {
+        "key_heads": lambda heads, ours: heads or ours["heads"],
+        "head_size": lambda size, ours: size or ours["width"] // ours["heads"],
+    }
+    return [
+        Field(theirs, ours, known.defaults.get(theirs, default), valid, reads.get(ours))
+        for ours, (theirs, default, valid) in SIZES.items()
+    ]
+
+
+def _activation(known: Published) -> list[Field | Follows]:
+    """The fields of the activation, and what Gemma has besides."""
+    if not known.fixed.get("gemma"):
+        return [Follows("hidden_act", "silu", silent=True)]
+    return [
+        Follows("hidden_activation", "gelu_pytorch_tanh"),
+        Follows("hidden_act", "gelu_pytorch_tanh", optional=True, silent=True),
+        Field(
+            "attn_logit_softcapping",
+            "cap",
+            known.defaults.get("attn_logit_softcapping"),
+            MAYBE_NUMBER,
+            read=lambda cap, ours: float(cap or 0),
+            write=lambda module: module.cap or None,
+        ),
+        Field("query_pre_attn_scalar", "score_size", 256, write=lambda module: module.score_size or module.head_size),
+    ]
+
+
+OTHERS = (
+    "max_position_embeddings", "eos_token_id", "pretraining_tp", "final_logit_softcapping", "vision_config",
+    "cache_implementation", "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id",
+    "vision_token_id",
+)  # fmt: skip
+CONFIGS = {
+    name: FieldTable(
+        name,
+        DecoderEncoder,
+        (
+            *(
+                Follows(switch, False, optional=True, silent=True)
+                for switch in ("attention_bias", "mlp_bias", "use_bidirectional_attention")
+            ),
+            *_sizes(known),
+            *_activation(known),
+            _rotary(known),
+            _windows(known),
+        ),
+        unread=unread(*OTHERS, model_type=known.model_type),
+        required={"biased": False, "qk_norm": False, "gemma": False, "activation": "silu", **known.fixed},
+    )
+    for name, known in PUBLISHED.items()
+}
 
 
 def build(name: str, config: Mapping[str, Any]) -> DecoderEncoder:
     """Our module for their config; of a model of pictures and text, for its part that reads text."""
-    known = PUBLISHED[name]
-    config = config["text_config"] if isinstance(config.get("text_config"), Mapping) else config
-    other = ("max_position_embeddings", "eos_token_id", "pretraining_tp", "final_logit_softcapping", "vision_config",
-             "cache_implementation", "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id",
-             "vision_token_id")  # fmt: skip
-    fields = Fields(name, config, (*WITHOUT_EFFECT, *other))
-    for switch in ("attention_bias", "mlp_bias", "use_bidirectional_attention"):
-        fields.only(switch, False, None)
-    sizes = {
-        ours: fields.take(theirs, known.defaults.get(theirs, default), valid)
-        for ours, (theirs, default, valid) in SIZES.items()
-    }
-    sizes["key_heads"] = sizes["key_heads"] or sizes["heads"]
-    sizes["head_size"] = sizes["head_size"] or sizes["width"] // sizes["heads"]
-    more = dict(known.fixed)
-    if more.get("gemma"):
-        fields.only("hidden_activation", "gelu_pytorch_tanh")
-        fields.only("hidden_act", "gelu_pytorch_tanh", None)
-        more["cap"] = float(
-            fields.take("attn_logit_softcapping", known.defaults.get("attn_logit_softcapping"), MAYBE_NUMBER) or 0
-        )
-        more["score_size"] = fields.take("query_pre_attn_scalar", 256)
-    else:
-        fields.only("hidden_act", "silu")
-    more |= _rotary(known, fields)
-    more |= _windows(known, fields, sizes["depth"])
-    fields.end()
-    return DecoderEncoder(**sizes, **more)
+    return CONFIGS[name].build(config["text_config"] if isinstance(config.get("text_config"), Mapping) else config)
 
 
 def describe(name: str, module: DecoderEncoder) -> dict[str, Any]:
@@ -240,26 +313,10 @@ def describe(name: str, module: DecoderEncoder) -> dict[str, Any]:
     Raises:
         Refusal: if a network of that class has not its fields.
     """
-    known = PUBLISHED[name]
-    fixed = {"biased": False, "qk_norm": False, "gemma": False, "activation": "silu", **known.fixed}
-    if wrong := [field for field, value in fixed.items() if getattr(module, field) != value]:
-        raise Refusal(f"{name}: its networks have {wrong[0]} = {fixed[wrong[0]]!r}, this one another value.")
-    config = {"model_type": known.model_type, "rope_theta": module.theta}
-    config |= {theirs: getattr(module, ours) for ours, (theirs, *_) in SIZES.items()}
-    config["sliding_window"] = module.window or None
-    if module.scaling:
-        kind = "linear" if len(module.scaling) == 1 else "llama3"
-        config["rope_scaling"] = {"rope_type": kind, **dict(zip(SCALINGS[kind], module.scaling))}
-    if module.gemma:
-        config |= {"hidden_activation": "gelu_pytorch_tanh", "attn_logit_softcapping": module.cap or None}
-        config["query_pre_attn_scalar"] = module.score_size or module.head_size
-    if known.near_theta and module.near_theta:
-        config["rope_local_base_freq"] = module.near_theta
-    near = module.near or (False,) * module.depth
-    if known.model_type.startswith("qwen"):
-        config["use_sliding_window"] = any(near)
-    if known.model_type != "mistral" and known.window:
-        config["layer_types"] = [NEAR if one else FAR for one in near]
+    required = CONFIGS[name].required
+    if wrong := [field for field, value in required.items() if getattr(module, field) != value]:
+        raise Refusal(f"{name}: its networks have {wrong[0]} = {required[wrong[0]]!r}, this one another value.")
+    config = CONFIGS[name].describe(module)
     plain = {field: type(module).__dataclass_fields__[field].default for field in ("attention", "remat", "dtype")}
     if build(name, config) != module.clone(**plain):
         raise Refusal(f"{name}: there is no such network with these fields of ours: {module}")

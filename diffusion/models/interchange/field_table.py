@@ -100,18 +100,22 @@ class Group(NamedTuple):
     """Several fields of theirs that together are one or more of ours.
 
     Attributes:
-        theirs: {name in their config: (default, valid values or None)}.
+        theirs: {name in their config: (default, valid values)}; these are a schema, None for those like the default,
+            or a list of the few that are supported.
         read: (their values by name, our fields of the rows above) -> our fields by name. A ValueError refuses them.
         write: our module -> their values by name. A ValueError refuses the module.
     """
 
-    theirs: Mapping[str, tuple[Any, schema.Valid | None]]
+    theirs: Mapping[str, tuple[Any, schema.Valid | list | None]]
     read: Callable[[dict[str, Any], Mapping[str, Any]], dict[str, Any]]
     write: Callable[[Any], dict[str, Any]]
 
     def taken(self, fields: Fields, ours: Mapping[str, Any]) -> dict[str, Any]:
         """Our fields, read from their config."""
-        values = {name: fields.take(name, default, valid) for name, (default, valid) in self.theirs.items()}
+        values = {
+            name: fields.only(name, *valid) if isinstance(valid, list) else fields.take(name, default, valid)
+            for name, (default, valid) in self.theirs.items()
+        }
         return self.read(values, ours)
 
     def written(self, module: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIDES, SIZES, Family
 from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows, Group, zero_or_null
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, linear
-from diffusion.models.interchange.unet_boxes import OF_IMAGES, boxes, conv_rows, example, norm_rows
+from diffusion.models.interchange.unet_boxes import OF_IMAGES, boxes, conv_rows, example, norm_rows, only
 from diffusion.models.song_unet import SongUNet
 from diffusion.models.unet import UNet
 
@@ -115,9 +115,9 @@ KINDS = {
     "down_block_types": (("DownBlock2D", *("AttnDownBlock2D",) * 3), None),
     "up_block_types": ((*("AttnUpBlock2D",) * 3, "UpBlock2D"), None),
 }
-CHANGE = ("conv", schema.one_of("conv", "resnet"))  # valid are these, of downsample_type and upsample_type
+CHANGE = ("conv", ["conv", "resnet"])  # valid are these, of downsample_type and upsample_type
 
-PADDING = (1, schema.one_of(1, 0))
+PADDING = (1, [1, 0])
 
 
 def _check_levels(widths: tuple, down: tuple, up: tuple) -> None:
@@ -161,8 +161,7 @@ def _read_levels(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _write_levels(module: UNet) -> dict[str, Any]:
-    if module.features not in (None, module.widths[0]):
-        raise ValueError(f"features = {module.features!r} cannot be written to it; None and {module.widths[0]} can.")
+    only(NAME, module, features=(None, module.widths[0]))
     plain = {"conv": "{}Block2D", "block": "Resnet{}sampleBlock2D"}[module.resample]
     kind = lambda way, level: f"Attn{way}Block2D" if level in module.attention_levels else plain.format(way)
     levels = range(len(module.widths))
@@ -200,8 +199,7 @@ def _write_norms(module: UNet) -> dict[str, Any]:
 
 
 def _write_heads(module: UNet) -> dict[str, Any]:
-    if module.heads not in (None, 1):
-        raise ValueError(f"heads = {module.heads!r} cannot be written to it; None and 1 can.")
+    only(NAME, module, heads=(None, 1))
     return {"attention_head_dim": module.head_size}
 
 
@@ -230,7 +228,7 @@ UNET_CONFIG = FieldTable(
         Group(
             {
                 "norm_num_groups": (32, MAYBE_SIZE),
-                "resnet_time_scale_shift": ("default", schema.one_of("default", "scale_shift")),
+                "resnet_time_scale_shift": ("default", ["default", "scale_shift"]),
                 "attn_norm_num_groups": (None, MAYBE_SIZE),
             },
             _read_norms,
@@ -285,10 +283,12 @@ def _read_song(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
         "width": widths[0],
         "multipliers": tuple(width // widths[0] for width in widths),
         "attention_resolutions": tuple(size >> i for i, one in enumerate(attends) if one),
+        **SKIP,
     }
 
 
 def _write_song(module: SongUNet) -> dict[str, Any]:
+    only(NAME, module, **{field: (value,) for field, value in SKIP.items()})
     attends = tuple(module.attends(i) for i in range(len(module.widths)))
     if module.multipliers[0] != 1 or any(one and width < 128 for one, width in zip(attends, module.widths)):
         raise ValueError(
@@ -334,7 +334,7 @@ SONG_CONFIG = FieldTable(
         Follows("out_channels", 3),
     ),
     unread=dict.fromkeys(("num_train_timesteps", *OF_OTHER_BLOCKS)),
-    required={**SKIP, "num_classes": 0, "augmentations": 0, "in_channels": 3, "out_channels": 3},
+    required={"num_classes": 0, "augmentations": 0, "in_channels": 3, "out_channels": 3},
 )
 
 

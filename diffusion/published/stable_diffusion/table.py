@@ -20,7 +20,7 @@ from diffusion.models.interchange.rows import CONV, DENSE_OUT, Row, linear, stac
 from diffusion.published.stable_diffusion.network import ConditionalUNet
 
 ATTENDS = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}
-MIDDLES = ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None)
+MIDDLES = ["UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None]
 RESNET = {  # ours: (diffusers', the original)
     "norm_1": ("norm1", "in_layers.0"),
     "conv_1": ("conv1", "in_layers.2"),
@@ -245,7 +245,7 @@ def _read_condition(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, A
         if needed[field] != bool(value):
             raise ValueError(
                 f"{field} = {value!r} is not supported with addition_embed_type = {added!r} and class_embed_type = "
-                f"{kind!r}: it must be {'a width' if needed[field] else 'null'}."
+                f"{kind!r}: it must be {'the width' if needed[field] else 'null'}."
             )
     ours = {"added_width": vector, "size_width": numbers} if added else {}
     classes = (vector if kind == "projection" else 0 if kind else classes) or 0
@@ -292,7 +292,7 @@ CONFIG = FieldTable(
                 "block_out_channels": ((320, 640, 1280, 1280), SIZES),
                 "down_block_types": (DOWN, None),
                 "up_block_types": (mirrored(DOWN), None),
-                "mid_block_type": (MIDDLES[0], schema.one_of(*MIDDLES)),
+                "mid_block_type": (MIDDLES[0], MIDDLES),
                 "transformer_layers_per_block": (1, DEPTHS),
                 "reverse_transformer_layers_per_block": (None, DEPTHS),
             },
@@ -301,8 +301,8 @@ CONFIG = FieldTable(
         ),
         Group(
             {
-                "addition_embed_type": (None, schema.one_of(None, "text_time")),
-                "class_embed_type": (None, schema.one_of(None, "timestep", "projection")),
+                "addition_embed_type": (None, [None, "text_time"]),
+                "class_embed_type": (None, [None, "timestep", "projection"]),
                 "num_class_embeds": (None, MAYBE_SIZE),
                 VECTOR: (None, MAYBE_SIZE),
                 NUMBERS: (None, MAYBE_SIZE),
