@@ -80,6 +80,7 @@ def test_defaults(function, expected):
     assert {name: parameters[name].default for name in expected} == expected
 
 
+RECIPE = ("DIM", "STEPS", "BATCH", "LEARNING_RATE", "WEIGHT_DECAY", "DROPOUT", "LABEL_SMOOTHING")
 CONSTANTS = [
     # Labesse et al. 1997, P-SEA: Angstrom from CA to CA, degrees, and residues of a run
     (
@@ -148,6 +149,11 @@ CONSTANTS = [
         | {word: n for n, word in enumerate("one two three four five six seven eight".split(), start=1)},
     ),
     (geneval.GREY, 0x99),
+    # The recipes of our own networks of features, which the stated figures are from
+    ([getattr(classifier, name) for name in RECIPE], [64, 600, 128, 2e-3, 1e-2, 0.3, 0.05]),
+    ((attribute_reader.PATCH, attribute_reader.WIDTHS, attribute_reader.DIM), (4, (48, 64, 96), 128)),
+    ((attribute_reader.LEARNING_RATE, attribute_reader.WEIGHT_DECAY), (2e-3, 1e-2)),
+    ((caption_retrieval.DIM, caption_retrieval.SHARPNESS), (64, 16.0)),
 ]
 
 

@@ -25,7 +25,9 @@ def test_a_step_by_hand_on_one_device(kind):
     state = {"w": jnp.asarray([1.0, 2.0]), "step": jnp.int32(0)}
     state = jax.tree.map(lambda leaf: jax.device_put(leaf, whole), state)
     target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), state)
-    step = parallel.KINDS[kind](make, target, mesh)
+    asked = []
+    step = parallel.KINDS[kind](lambda **options: (asked.append(options), make(**options))[1], target, mesh)
+    assert asked == [{"axis": "data"} if kind == "pmap" else {"shards": 1}]
     first = state["w"]
     for k in (1, 2):
         batch = sharding.to_devices({"x": np.arange(8, dtype=np.float32).reshape(4, 2)}, mesh, 4)

@@ -132,3 +132,32 @@ def test_work_alone_is_interrupted_in_a_run_of_several_processes(three_processes
     assert 0.05 < time.monotonic() - began < 300
     assert asked == list(range(1, len(asked) + 1)) and len(asked) >= 6
     assert stop.received() == signal.SIGTERM
+
+
+def test_work_alone_is_interrupted_once():
+    """A second wake-up, in what the block does after the first, changes nothing."""
+    with StopRequest() as stop, stop.interrupting():
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGUSR2)
+        signal.raise_signal(signal.SIGUSR2)
+
+
+def test_the_watcher_checks_once_a_beat_of_the_clock(three_processes, monkeypatch):
+    """2.5 beats after the start it has made two checks, however many times it looked."""
+    asked, _ = three_processes
+    monkeypatch.setattr(preemption, "BEAT", 0.01)
+    monkeypatch.setattr(preemption.agreement, "gather", lambda about, text: [text])
+    looks, enough = [], threading.Event()
+
+    def clock():
+        looks.append(1)
+        if len(looks) > 4:
+            enough.set()
+        return 100.0 + 0.025 * (len(looks) > 1)
+
+    monkeypatch.setattr(preemption.time, "monotonic", clock)
+    stop = StopRequest()
+    stop.check()
+    with stop.interrupting():
+        assert enough.wait(60)
+    assert asked == [1, 2, 3]
