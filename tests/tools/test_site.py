@@ -103,7 +103,7 @@ def test_the_front_page_shows_what_the_project_makes():
     shown = site_pages.front("# a\n\nb\n\n## c\n\nd\n")
     assert shown.startswith("# a\n\nb\n\n## What it makes\n\n<div")
     assert shown.endswith("</div>\n\n## c\n\nd\n")
-    for picture, title, _ in site_pages.MADE:
+    for picture, title, _ in site_pages.made():
         assert f"![]({picture}) {title}](" in shown and (DOCS / picture).is_file()
 
 

@@ -387,22 +387,25 @@ def page(folder: pathlib.Path, sections: Iterable[str]) -> str:
     """The whole page."""
     head = f"""# All pictures
 
-Every picture is of one run of the recipe `digits` (8x8 pixels, 1,258 training images, four minutes on two CPU
-cores), and was made by one command:
+The eight best stand on [one screen](README.md); here are the others, the weak ones too. The pictures of digits are of
+one run of the recipe `digits` (8x8 pixels, 1,258 training images, four minutes on two CPU cores), and were made by one
+command:
 
 ```sh
 python -m tools.docs.gallery --workdir={folder}
 ```
 
-Text to image and its edits, of the model of `make demo-text`: [its report](text/report.md). The
-same on real drawings, captioned emoji: [its report](emoji/report.md).
+Text to image has reports of [the model that comes along](drawings/report.md), of [that of `make demo-text` and its
+edits](text/report.md), and of [captioned emoji](emoji/report.md), which are smudged when seen closely.
 
 ## Taught from five pictures
 
 ![A ghost, taught from five pictures](glyph/glyph.png)
 
 A ghost, which no training picture of `make demo-text` holds. Each row has the same prompts from the same noise; the
-last prompt names another shape. [Figures](glyph/report.md), and [what they mean](../tuning.md#a-glyph-in-three-ways).
+last prompt names another shape. Textual inversion fails: its ghosts are rounded squares without eyes. LoRA and
+DreamBooth draw ghosts, but put eyes into the other shape too, and fail in neon. [Figures](glyph/report.md), and
+[what they mean](../tuning.md#a-glyph-in-three-ways).
 
 ```sh
 python -m examples.glyph.pictures --out=runs/glyph/pictures

@@ -19,7 +19,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from tools.docs import course, public_names
+from tools.docs import course, gallery_front, public_names
 from tools.docs.public_names import Name
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -55,20 +55,6 @@ TOPICS = {  # of the API: title -> modules and packages; a module belongs to the
     "Watermarks": ("watermarks",),
     "Files and commands": ("io", "arguments", "commands", "namesake", "public"),
 }
-MADE = (  # what the front page shows of the rest: picture, title, page
-    ("gallery/text/test.png", "Pictures from text", "gallery/text/report.md"),
-    ("gallery/emoji/requested.png", "Emoji from captions", "gallery/emoji/report.md"),
-    ("gallery/video/test.webp", "Clips from captions", "gallery/video/report.md"),
-    ("gallery/text/image_to_image.png", "Pictures changed by a prompt", "gallery/text/report.md"),
-    ("gallery/control/outlines.png", "Where shapes stand", "gallery/control/report.md"),
-    ("gallery/glyph/glyph.png", "A glyph from five pictures", "gallery/glyph/report.md"),
-    ("images/cifar10_cpu.png", "CIFAR-10 on one core", "results.md"),
-    ("images/sound_samples.png", "Notes of instruments", "gallery/sound/report.md"),
-    ("images/shapes_turntable.gif", "Shapes", "shapes.md"),
-    ("images/proteins.png", "Protein backbones", "proteins.md"),
-    ("images/manifolds.png", "Points on curved spaces", "manifolds.md"),
-    ("images/series.png", "Time series", "series.md"),
-)
 BEHIND = "---\nsearch: {boost: 0.3}\n---\n\n"  # in a search the pages for readers come first
 
 
@@ -177,9 +163,16 @@ def front(readme: str) -> str:
     Its links, which start from the folder above, lead to the same places.
     """
     moved = _relinked(readme, lambda target: target.removeprefix("docs/") if target.startswith("docs/") else None)
-    cards = [f"[![]({picture}) {title}]({page})" for picture, title, page in MADE]
-    made = "\n".join(["## What it makes", "", '<div class="made" markdown>', "", *cards, "", "</div>", "", "## "])
-    return re.sub("^## ", made, moved, count=1, flags=re.MULTILINE)
+    cards = [f"[![]({picture}) {title}]({page})" for picture, title, page in made()]
+    shown = "\n".join(["## What it makes", "", '<div class="made" markdown>', "", *cards, "", "</div>", "", "## "])
+    return re.sub("^## ", shown, moved, count=1, flags=re.MULTILINE)
+
+
+def made() -> list[tuple[str, str, str]]:
+    """What the front page shows: the pictures, titles and pages of the gallery's items, from docs/."""
+    return [
+        (f"{gallery_front.PARTS}/{name}.png", item.title, item.report) for name, item in gallery_front.ITEMS.items()
+    ]
 
 
 def inward(markdown: str, path: str) -> str:
@@ -271,6 +264,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Mends the links that lead out of docs/, and adds the rows of the zoo to its page."""
+    if page.file.src_uri == gallery_front.PLACE:
+        page.meta["hide"] = ["navigation", "toc"]  # the items fill the screen
     text = zoo(markdown) if page.file.src_uri == ZOO else markdown
     return inward(text, page.file.src_uri)
 

@@ -1,0 +1,198 @@
+"""Writes the gallery's first page, docs/gallery/README.md: the eight best things on one screen, each with its command.
+
+    python -m tools.docs.gallery_front
+
+A picture of the page is a part of a report's picture, and the report's record names the commit that made it. The page
+of all pictures is that of `tools.docs.gallery`.
+"""
+
+__all__ = ["ITEMS", "Item", "commits", "draw", "page", "write"]
+
+import pathlib
+import posixpath
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.run_folder import workdir
+from diffusion.io import files, opener
+
+DOCS = pathlib.Path(__file__).parents[2] / "docs"
+PLACE = "gallery/README.md"
+PARTS = "gallery/best"  # the folder of the page's pictures
+CLEAN = re.compile("[0-9a-f]{40}")
+COLUMNS = 2  # of the table; the site shows four items beside each other
+
+
+class Item(NamedTuple):
+    """What the page shows of a report; all paths start from docs/.
+
+    Attributes:
+        title: a few words that name what it is.
+        picture: the report's picture.
+        boxes: the parts of it that stand beside each other, (left, top, right, bottom) in pixels, of one height.
+        look: what to look at, a sentence or two.
+        command: the command that makes it.
+        report: the page with its figures.
+        record: the JSON file of the report, whose git_commit is that of the code that made the picture.
+    """
+
+    title: str
+    picture: str
+    boxes: tuple[tuple[int, int, int, int], ...]
+    look: str
+    command: str
+    report: str
+    record: str
+
+
+ITEMS = {
+    "text": Item(
+        "Pictures from text",
+        "gallery/drawings/trained.png",
+        ((390, 520, 780, 875),),
+        "Edges, sizes and places. Of 600 captions 85 % get their shape; two objects may exchange colours.",
+        'diffusion sample --model=drawings --prompt="a large green star on the left" -n 4',
+        "gallery/drawings/report.md",
+        "gallery/drawings/report.json",
+    ),
+    "regions": Item(
+        "A prompt for each region",
+        "gallery/techniques/regions.png",
+        ((44, 0, 205, 235), (415, 0, 555, 235), (625, 0, 696, 235)),
+        "Each half has its own shape in its own colour: 91 % against 50 % by one prompt.",
+        'diffusion sample --model=drawings --prompt="a blue heart left of a pink star" '
+        '--regions="a blue heart on the left:0,0,0.5,1" --regions="a pink star on the right:0.5,0,1,1"',
+        "gallery/techniques/report.md",
+        "gallery/techniques/report.json",
+    ),
+    "erasure": Item(
+        "A concept erased, in closed form",
+        "gallery/techniques/uce.png",
+        ((0, 0, 360, 175),),
+        "Hearts become circles where they stood: 91 % before, none after. The other shapes stay.",
+        'diffusion erase --model=weights/drawings --concept="a red heart=a red circle" --keep="a red star" '
+        "--out=runs/uce",
+        "gallery/techniques/report.md",
+        "gallery/techniques/report.json",
+    ),
+    "slider": Item(
+        "A slider of size",
+        "gallery/techniques/slider.png",
+        ((0, 0, 103, 255), (173, 0, 243, 255), (383, 0, 525, 255), (593, 0, 664, 255)),
+        "Each column from small to large by the weight of a LoRA; no prompt names a size.",
+        "diffusion train --config=tuning/drawings_concepts:slider --workdir=runs/slider",
+        "gallery/techniques/report.md",
+        "gallery/techniques/report.json",
+    ),
+    "inpainting": Item(
+        "A second object painted in",
+        "gallery/text/inpainting.png",
+        ((0, 0, 516, 228),),
+        "The left half is kept to the bit, and the paper goes on: the step across the seam is 0.6 of 255.",
+        "make demo-text",
+        "gallery/text/report.md",
+        "gallery/text/report.json",
+    ),
+    "reflow": Item(
+        "Paths that straighten",
+        "remakes/reflow_toy.png",
+        ((0, 0, 300, 332), (600, 0, 900, 332)),
+        "Rectified flows by iteration: the third moves each point on a line, so that one step comes close.",
+        "diffusion remake reflow_toy --workdir=runs/reflow_toy",
+        "remakes.md#transport-costs-and-straightness-of-rectified-flows-by-iteration",
+        "remakes/reflow_toy.json",
+    ),
+    "autoguidance": Item(
+        "What guidance costs",
+        "remakes/autoguidance_toy.png",
+        ((600, 0, 1200, 345),),
+        "The data are the orange branches, the samples black: autoguidance keeps branches that usual guidance drops.",
+        "diffusion remake autoguidance_toy --workdir=runs/autoguidance_toy",
+        "remakes.md#outliers-and-coverage-without-guidance-with-classifier-free-guidance-and-with-autoguidance-in-the-plane",
+        "remakes/autoguidance_toy.json",
+    ),
+    "sphere": Item(
+        "Points on a sphere",
+        "gallery/sphere/samples.png",
+        ((0, 0, 800, 420),),
+        "Samples (blue) lie where the exact density (orange) is; their likelihood is within 0.01 nats of it.",
+        "diffusion train --config=manifolds/sphere --workdir=runs/sphere",
+        "gallery/sphere/report.md",
+        "gallery/sphere/report.json",
+    ),
+}
+"""The items by the names of their pictures, in the order of the page."""
+
+
+def draw(item: Item, docs: pathlib.Path, path: pathlib.Path) -> None:
+    """Writes the parts of a report's picture beside each other, as a PNG file."""
+    with Image.open(docs / item.picture) as picture:
+        parts = [picture.convert("RGB").crop(box) for box in item.boxes]
+    out = Image.new("RGB", (sum(part.width for part in parts), parts[0].height), "white")
+    left = 0
+    for part in parts:
+        out.paste(part, (left, 0))
+        left += part.width
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.whole(path) as file:
+        out.save(file, format="PNG", optimize=True)
+
+
+def cell(name: str, item: Item) -> str:
+    """An item as a cell of the table."""
+    here = posixpath.dirname(PLACE)
+    picture, report = (posixpath.relpath(target, here) for target in (f"{PARTS}/{name}.png", item.report))
+    return f"[![{item.title}]({picture})]({report})<br>**[{item.title}]({report})** {item.look}<br>`{item.command}`"
+
+
+def page(items: Mapping[str, Item]) -> str:
+    """The page: the items in a table, and links to the rest."""
+    cells = [cell(name, item) for name, item in items.items()]
+    lines = [cells[first : first + COLUMNS] for first in range(0, len(cells), COLUMNS)]
+    table = ["| " * COLUMNS + "|", "| --- " * COLUMNS + "|", *("| " + " | ".join(line) + " |" for line in lines)]
+    head = (
+        "# Gallery\n\nWhat comes out best, each with its command and what to look at; a title leads to the figures. "
+        "Behind it: [all pictures](all.md), the weak ones too."
+    )
+    return "\n\n".join([head, '<div class="best" markdown>', "\n".join(table), "</div>"]) + "\n"
+
+
+def commits(record: Any) -> set[str]:
+    """All values of "git_commit" in a report's record."""
+    if isinstance(record, dict):
+        own = {str(record["git_commit"])} if "git_commit" in record else set()
+        return own.union(*(commits(value) for value in record.values()))
+    return set().union(*(commits(value) for value in record)) if isinstance(record, list) else set()
+
+
+def write(items: Mapping[str, Item], docs: pathlib.Path) -> None:
+    """Writes the page and its pictures.
+
+    Args:
+        items: the items by the names of their pictures.
+        docs: the folder that all paths start from.
+
+    Raises:
+        ConfigError: for a report that was not made from a clean commit.
+    """
+    for name, item in items.items():
+        made = commits(opener.read_table(docs / item.record))
+        if not made or not all(CLEAN.fullmatch(commit) for commit in made):
+            raise ConfigError(f"{item.record} has git_commit {sorted(made)}. Valid: the 40 letters of a clean commit.")
+        draw(item, docs, docs / PARTS / f"{name}.png")
+    workdir.write_text(docs / PLACE, page(items))
+
+
+def main() -> None:
+    """Writes the page of `ITEMS`."""
+    write(ITEMS, DOCS)
+    print(DOCS / PLACE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
