@@ -42,8 +42,8 @@ REPORTS = {
         "Where shapes stand",
         ("outlines.png", "layers.png", "sketch.png"),
         "ControlNets of the model of `make demo-text`, which has drawn shapes at nine places alone and never over each "
-        "other: the control, with it, and without it from the same noise. Colours and the order are not always "
-        "as asked. Position errors in pixels: "
+        "other: the control, with it, and without it from the same noise. The shapes stand where they should, but "
+        "often exchange their colours, and melt where they overlap. Position errors in pixels: "
         "[its report](control/report.md), [how it is trained](../control.md#on-the-drawings-model).",
         (
             "diffusion train --config=tuning/drawings_control:outlines --workdir=runs/outlines",
