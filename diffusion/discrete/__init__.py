@@ -8,7 +8,19 @@ from diffusion.discrete.bounds import (
     score_entropy_bound as score_entropy_bound,
 )
 from diffusion.discrete.categorical import draw as draw
-from diffusion.discrete.keeping import Keeping as Keeping, cosine as cosine, linear as linear, polynomial as polynomial
+from diffusion.discrete.flow_paths import (
+    between as between,
+    flow as flow,
+    flow_cross_entropy as flow_cross_entropy,
+    flow_rates as flow_rates,
+)
+from diffusion.discrete.keeping import (
+    Keeping as Keeping,
+    cosine as cosine,
+    linear as linear,
+    polynomial as polynomial,
+    power as power,
+)
 from diffusion.discrete.parallel_unmasking import (
     Choice as Choice,
     confident as confident,
@@ -28,6 +40,12 @@ from diffusion.discrete.processes import (
     absorbing as absorbing,
     mixture as mixture,
     uniform as uniform,
+)
+from diffusion.discrete.rate_processes import (
+    RateProcess as RateProcess,
+    banded_rates as banded_rates,
+    gaussian_rates as gaussian_rates,
+    rate_process as rate_process,
 )
 from diffusion.discrete.remasking_steps import (
     Remasking as Remasking,

@@ -9,10 +9,11 @@ from jax import Array
 from diffusion.arguments import require_keys
 from diffusion.discrete.categorical import draw
 from diffusion.discrete.predictions import Predictor
-from diffusion.discrete.processes import Process, check_symbols
+from diffusion.discrete.processes import check_symbols
+from diffusion.discrete.rate_processes import AnyProcess
 
 
-def noised(process: Process, keys: Array, x0: Array, t: Array) -> Array:
+def noised(process: AnyProcess, keys: Array, x0: Array, t: Array) -> Array:
     """Draws x_t from q(x_t | x_0).
 
     Args:
@@ -32,7 +33,7 @@ def noised(process: Process, keys: Array, x0: Array, t: Array) -> Array:
     return draw(keys, process.marginal(x0, t))
 
 
-def masked_bound(predict: Predictor, process: Process, keys: Array, x0: Array, t: Array) -> Array:
+def masked_bound(predict: Predictor, process: AnyProcess, keys: Array, x0: Array, t: Array) -> Array:
     """The bound of a masked process in continuous time, at one time for each example.
 
         -log p(x_0) <= E_t [-alpha'(t) / (1 - alpha(t)) sum over masks of -log p(x_0 | x_t)],    t uniform in (0, 1)
@@ -64,12 +65,13 @@ def masked_bound(predict: Predictor, process: Process, keys: Array, x0: Array, t
     return weight * jnp.sum(errors.reshape(len(x0), -1), -1)
 
 
-def score_entropy_bound(predict: Predictor, process: Process, keys: Array, x0: Array, t: Array) -> Array:
+def score_entropy_bound(predict: Predictor, process: AnyProcess, keys: Array, x0: Array, t: Array) -> Array:
     """The bound of any process in continuous time: the score entropy of its ratios, at one time for each example.
 
-        E_t [beta(t) pi(x_t) sum over y != x_t of (s(y) - r(y) log s(y) + r(y) log r(y) - r(y))]
+        E_t [sum over y != x_t of R_t(y, x_t) (s(y) - r(y) log s(y) + r(y) log r(y) - r(y))]
 
-    with the model's ratios s, those of the known data r and t uniform in (0, 1). For masks it is `masked_bound`.
+    with the model's ratios s, those of the known data r, the rates R_t(y, x_t) of the process, beta(t) pi(x_t) for
+    all but a `RateProcess`, and t uniform in (0, 1). For masks it is `masked_bound`.
 
     Args:
         predict: (x_t, t) -> log p(x_0 | x_t).
@@ -91,11 +93,11 @@ def score_entropy_bound(predict: Predictor, process: Process, keys: Array, x0: A
     data = process.ratios(x_t, jax.nn.one_hot(x0, process.size), t)
     log = lambda ratios: jnp.log(jnp.where(ratios > 0, ratios, 1.0))
     errors = model - data + jnp.where(data > 0, data * (log(data) - log(model)), 0.0)
-    summed = jnp.asarray(process.prior)[x_t] * jnp.sum(jnp.where(here, 0.0, errors), -1)
-    return process.keeping.rate(t) * jnp.sum(summed.reshape(len(x0), -1), -1)
+    summed = process.rates_into(x_t, t) * jnp.where(here, 0.0, errors)
+    return jnp.sum(summed.reshape(len(x0), -1), -1)
 
 
-def discrete_time_bound(predict: Predictor, process: Process, keys: Array, x0: Array, i: Array, steps: int) -> Array:
+def discrete_time_bound(predict: Predictor, process: AnyProcess, keys: Array, x0: Array, i: Array, steps: int) -> Array:
     """The bound of a process of T steps, at one step for each example.
 
         -log p(x_0) <= T E_i KL(q(x_s | x_t, x_0) || p(x_s | x_t)),    t = (i + 1) / T, s = i / T

@@ -1,6 +1,6 @@
 """How long a symbol keeps its value: the probability alpha(t) that time t finds it as it was."""
 
-__all__ = ["Keeping", "cosine", "linear", "polynomial"]
+__all__ = ["Keeping", "cosine", "linear", "polynomial", "power"]
 
 import math
 from collections.abc import Callable
@@ -65,6 +65,29 @@ def polynomial(power: float) -> Keeping:
         replaced=lambda t: as_float(t) ** power,
         decay=lambda t: power * as_float(t) ** (power - 1),
         time=lambda alpha: (1 - as_float(alpha)) ** (1 / power),
+    )
+
+
+def power(power: float) -> Keeping:
+    """alpha(t) = (1 - t)^power.
+
+    Facts:
+        alpha: (1 - t)^power
+        paper: Gat et al. 2024, "Discrete Flow Matching": kappa of 1 - t; 1 is linear
+
+    Args:
+        power: exponent, at least 1; above 1 symbols are replaced early.
+
+    Raises:
+        ValueError: if power is below 1 or not finite.
+    """
+    if not 1 <= power < math.inf:
+        raise ValueError(f"power: power = {power}; valid: a finite number of at least 1 (1 is linear)")
+    return Keeping(
+        alpha=lambda t: (1 - as_float(t)) ** power,
+        replaced=lambda t: -jnp.expm1(power * jnp.log1p(-as_float(t))),
+        decay=lambda t: power * (1 - as_float(t)) ** (power - 1),
+        time=lambda alpha: 1 - as_float(alpha) ** (1 / power),
     )
 
 

@@ -12,7 +12,8 @@ from jax import Array
 from diffusion.arguments import require_keys
 from diffusion.discrete.categorical import draw
 from diffusion.discrete.predictions import Predictor
-from diffusion.discrete.processes import Process, check_symbols
+from diffusion.discrete.processes import check_symbols
+from diffusion.discrete.rate_processes import AnyProcess
 from diffusion.discrete.sampling_loop import SymbolSampler
 from diffusion.discrete.steps import Law, stepped
 
@@ -28,7 +29,7 @@ def unmasking(choose: Choice) -> SymbolSampler:
 
     Facts:
         nfe: steps
-        paper: that of the choice
+        paper: Wu et al. 2025 for `confident`, Ben-Hamu et al. 2025 for `low_entropy`
 
     Args:
         choose: the masks to fill in, `confident(...)`, `low_entropy(...)` or your own.
@@ -39,7 +40,7 @@ def unmasking(choose: Choice) -> SymbolSampler:
 def unmasking_law(choose: Choice) -> Law:
     """The law of a step of `unmasking`."""
 
-    def law(predict: Predictor, process: Process, x: Array, t: Array, s: Array) -> Array:
+    def law(predict: Predictor, process: AnyProcess, x: Array, t: Array, s: Array) -> Array:
         log_x0 = predict(x, mask_time(process, x))
         masked = (x == process.mask).reshape(len(x), -1)
         chosen = choose(log_x0.reshape(*masked.shape, -1), masked) | (s <= 0)[:, None]
@@ -49,7 +50,9 @@ def unmasking_law(choose: Choice) -> Law:
     return law
 
 
-def until_unmasked(choose: Choice, predict: Predictor, process: Process, x: Array, keys: Array) -> tuple[Array, Array]:
+def until_unmasked(
+    choose: Choice, predict: Predictor, process: AnyProcess, x: Array, keys: Array
+) -> tuple[Array, Array]:
     """Takes steps of `unmasking` until no example has a mask.
 
     Args:
@@ -120,7 +123,7 @@ def low_entropy(bound: float) -> Choice:
         paper: Ben-Hamu et al. 2025, "Accelerated Sampling from Masked Diffusion Models via Entropy Bounded Unmasking"
 
     Args:
-        bound: in nats, at least 0; at 0 a step fills in what is certain, and one mask more.
+        bound: number of nats, at least 0; at 0 a step fills in what is certain, and one mask more.
 
     Raises:
         ValueError: if the bound is below 0 or not finite.
@@ -140,7 +143,7 @@ def low_entropy(bound: float) -> Choice:
     return choose
 
 
-def mask_time(process: Process, x: Array) -> Array:
+def mask_time(process: AnyProcess, x: Array) -> Array:
     """The time `[B]` at which as many masks are expected as x `[B, ...]` has: where 1 - alpha(t) is their share."""
     share = jnp.mean((x == process.mask).reshape(len(x), -1), -1)
     return process.keeping.time(1 - share)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.arguments import require_shape
-from diffusion.discrete.processes import Process
+from diffusion.discrete.rate_processes import AnyProcess
 
 Predictor = Callable[[Array, Array], Array]
 """(x_t int `[B, ...]`, t `[B]`) -> log p(x_0 | x_t), float32 `[B, ..., K]`, of each position by itself."""
@@ -18,8 +18,8 @@ Predictor = Callable[[Array, Array], Array]
 
 def predictor(
     network: Callable[[Array, Array, Any], Array],
-    process: Process,
-    read: Callable[[Process, Array, Array, Array], Array],
+    process: AnyProcess,
+    read: Callable[[AnyProcess, Array, Array, Array], Array],
     condition: Any = None,
 ) -> Predictor:
     """The predictor of a network.
@@ -42,7 +42,7 @@ def predictor(
     return predict
 
 
-def from_logits(process: Process, logits: Array, x_t: Array, t: Array) -> Array:
+def from_logits(process: AnyProcess, logits: Array, x_t: Array, t: Array) -> Array:
     """The log-probabilities of logits; for masks by the SUBS rules.
 
     Under a masked process no mask is predicted, and a symbol that shows is the clean one.
@@ -68,7 +68,7 @@ def from_logits(process: Process, logits: Array, x_t: Array, t: Array) -> Array:
     return jnp.where((x_t == process.mask)[..., None], unmasked, shown)
 
 
-def from_ratios(process: Process, log_ratios: Array, x_t: Array, t: Array) -> Array:
+def from_ratios(process: AnyProcess, log_ratios: Array, x_t: Array, t: Array) -> Array:
     """The log-probabilities of a concrete score: its logarithm, log p_t(y) / p_t(x_t).
 
     Args:

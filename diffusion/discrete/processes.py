@@ -6,10 +6,10 @@ for each position by itself. The prior pi of a masked process is one symbol; of 
 likely. Everything below costs O(K) a position: no matrix of K x K is made.
 """
 
-__all__ = ["Process", "absorbing", "check_symbols", "mixture", "uniform"]
+__all__ = ["Process", "Symbols", "absorbing", "check_symbols", "mixture", "uniform"]
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,13 @@ from jax.typing import ArrayLike
 from diffusion.arguments import described, require
 from diffusion.discrete.keeping import Keeping
 from diffusion.schedules import left_broadcast
+
+
+class Symbols(Protocol):
+    """What has a number of symbols."""
+
+    @property
+    def size(self) -> int: ...
 
 
 class Process(NamedTuple):
@@ -146,6 +153,14 @@ class Process(NamedTuple):
         rates = prior_here * (decay * weights + mixed)
         return jnp.where((here > 0) | (prior_here <= 0), 0.0, rates)
 
+    def rates_into(self, x_t: Array, t: ArrayLike) -> Array:
+        """The rates of the process itself from each symbol y to x_t, 0 at y = x_t: float32 `[B, ..., K]`.
+
+        beta(t) pi(x_t)
+        """
+        here = self._one_hot(x_t)
+        return jnp.where(here > 0, 0.0, left_broadcast(self.keeping.rate(t), here) * self._prior_of(x_t))
+
     def _weights(self, x_t: Array, x0: Array, t: ArrayLike) -> tuple[Array, Array]:
         """p(a) / q_t(x_t | a) of each a `[B, ..., K]`, and their sum over a.
 
@@ -240,7 +255,7 @@ def mixture(keeping: Keeping, prior: ArrayLike) -> Process:
     return _process(keeping, shares, only if shares[only] == 1 else None)
 
 
-def check_symbols(process: Process, x: Array, what: str) -> None:
+def check_symbols(process: Symbols, x: Array, what: str) -> None:
     """Refuses what is no array of the process's symbols.
 
     Raises:

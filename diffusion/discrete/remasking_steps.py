@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.discrete.predictions import Predictor
-from diffusion.discrete.processes import Process
+from diffusion.discrete.rate_processes import AnyProcess
 from diffusion.discrete.sampling_loop import SymbolSampler
 from diffusion.discrete.steps import Law, stepped
 from diffusion.schedules import left_broadcast
@@ -40,7 +40,7 @@ def remasking(share: Remasking) -> SymbolSampler:
 def remasking_law(share: Remasking) -> Law:
     """The law of a step of `remasking`."""
 
-    def law(predict: Predictor, process: Process, x: Array, t: Array, s: Array) -> Array:
+    def law(predict: Predictor, process: AnyProcess, x: Array, t: Array, s: Array) -> Array:
         alpha_t, _alpha_s = process.keeping.alpha(t), process.keeping.alpha(s)
         masked_t, masked_s = process.keeping.replaced(t), process.keeping.replaced(s)
         sigma = share(jnp.minimum(1.0, masked_s / jnp.maximum(alpha_t, jnp.finfo(jnp.float32).tiny)))
@@ -70,7 +70,7 @@ def rescaled(factor: float) -> Remasking:
     """sigma = factor times its greatest value: the paper's "rescale".
 
     Args:
-        factor: in [0, 1]; 0 is `ancestral`.
+        factor: share of the greatest value, in [0, 1]; 0 is `ancestral`.
 
     Raises:
         ValueError: if the factor is not in [0, 1].

@@ -16,6 +16,7 @@ from diffusion.arguments import require, require_keys
 from diffusion.discrete.categorical import draw
 from diffusion.discrete.predictions import Predictor
 from diffusion.discrete.processes import Process, check_symbols
+from diffusion.discrete.rate_processes import AnyProcess, RateProcess
 from diffusion.timesteps import Plan
 
 
@@ -30,14 +31,14 @@ class SymbolSampler(NamedTuple):
         rates: whether it reads the rates of jumps, which are infinite at t = 1 where a process has no mask.
     """
 
-    init: Callable[[Array, Process, Plan], Any]
-    step: Callable[[Any, Predictor, Process, Plan, ArrayLike, Array], Any]
+    init: Callable[[Array, AnyProcess, Plan], Any]
+    step: Callable[[Any, Predictor, AnyProcess, Plan, ArrayLike, Array], Any]
     nfe: Callable[[int], int]
     masked: bool = False
     rates: bool = False
 
 
-def prior(process: Process, keys: Array, shape: tuple[int, ...]) -> Array:
+def prior(process: AnyProcess, keys: Array, shape: tuple[int, ...]) -> Array:
     """int32 `[B, *shape]` symbols at t = 1, each example's from its own key.
 
     Args:
@@ -49,7 +50,7 @@ def prior(process: Process, keys: Array, shape: tuple[int, ...]) -> Array:
     return draw(keys, jnp.broadcast_to(jnp.asarray(process.prior), (len(keys), *shape, process.size)))
 
 
-def sample(sampler: SymbolSampler, predict: Predictor, process: Process, x: Array, plan: Plan, keys: Array) -> Array:
+def sample(sampler: SymbolSampler, predict: Predictor, process: AnyProcess, x: Array, plan: Plan, keys: Array) -> Array:
     """Carries symbols along the steps of a plan, t = 1 to 0.
 
     Args:
@@ -68,7 +69,8 @@ def sample(sampler: SymbolSampler, predict: Predictor, process: Process, x: Arra
         ValueError: for symbols out of range, a plan that goes up or leaves [0, 1], or a sampler of masks without masks.
     """
     require(sampler, SymbolSampler, "sampler", "a sampler of symbols such as discrete.ancestral()")
-    require(process, Process, "process", "a process such as discrete.absorbing(discrete.linear(), 28)")
+    if not isinstance(process, RateProcess):
+        require(process, Process, "process", "a process such as discrete.absorbing(discrete.linear(), 28)")
     require_keys(keys, len(x), "a sampler of symbols needs one key for each sample")
     check_symbols(process, x, "x")
     if sampler.masked and process.mask is None:

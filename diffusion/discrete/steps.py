@@ -25,12 +25,12 @@ from jax.typing import ArrayLike
 
 from diffusion.discrete.categorical import draw
 from diffusion.discrete.predictions import Predictor
-from diffusion.discrete.processes import Process
+from diffusion.discrete.rate_processes import AnyProcess
 from diffusion.discrete.sampling_loop import SymbolSampler
 from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Plan
 
-Law = Callable[[Predictor, Process, Array, Array, Array], Array]
+Law = Callable[[Predictor, AnyProcess, Array, Array, Array], Array]
 """(predict, process, x_t `[B, ...]`, t `[B]`, s `[B]`) -> probabilities of x_s `[B, ..., K]`, of each position."""
 
 
@@ -43,7 +43,9 @@ def stepped(law: Law, rates: bool = False, masked: bool = False) -> SymbolSample
         masked: whether the law is for masked processes alone.
     """
 
-    def step(state: Any, predict: Predictor, process: Process, plan: Plan, i: ArrayLike, keys: Array) -> tuple[Array]:
+    def step(
+        state: Any, predict: Predictor, process: AnyProcess, plan: Plan, i: ArrayLike, keys: Array
+    ) -> tuple[Array]:
         (x,) = state
         t, s = (jnp.broadcast_to(time[i], (len(x),)) for time in (jnp.asarray(plan.t), jnp.asarray(plan.s)))
         return (draw(keys, law(predict, process, x, t, s)),)
@@ -65,7 +67,7 @@ def ancestral() -> SymbolSampler:
     return stepped(ancestral_law)
 
 
-def ancestral_law(predict: Predictor, process: Process, x: Array, t: Array, s: Array) -> Array:
+def ancestral_law(predict: Predictor, process: AnyProcess, x: Array, t: Array, s: Array) -> Array:
     """The law of a step of `ancestral`."""
     return process.posterior(x, jnp.exp(predict(x, t)), t, s)
 
@@ -83,7 +85,7 @@ def euler() -> SymbolSampler:
     return stepped(euler_law, rates=True)
 
 
-def euler_law(predict: Predictor, process: Process, x: Array, t: Array, s: Array) -> Array:
+def euler_law(predict: Predictor, process: AnyProcess, x: Array, t: Array, s: Array) -> Array:
     """The law of a step of `euler`."""
     jumps = _leaps(predict, process, x, t, s)
     total = jnp.sum(jumps, -1, keepdims=True)
@@ -105,7 +107,7 @@ def tau_leaping() -> SymbolSampler:
     return stepped(tau_leaping_law, rates=True)
 
 
-def tau_leaping_law(predict: Predictor, process: Process, x: Array, t: Array, s: Array) -> Array:
+def tau_leaping_law(predict: Predictor, process: AnyProcess, x: Array, t: Array, s: Array) -> Array:
     """The law of a step of `tau_leaping`."""
     jumps = _leaps(predict, process, x, t, s)
     return _and_stay(jnp.exp(-jnp.sum(jumps, -1, keepdims=True)) * jumps, x)
@@ -136,10 +138,10 @@ def theta_trapezoidal(theta: float = 0.5) -> SymbolSampler:
     if not 0 < theta < 1:
         raise ValueError(f"theta_trapezoidal: theta = {theta}; valid: a share in (0, 1), e.g. 0.5")
 
-    def init(x: Array, process: Process, plan: Plan) -> tuple[Array]:
+    def init(x: Array, process: AnyProcess, plan: Plan) -> tuple[Array]:
         return (x,)
 
-    def step(state: Any, predict: Predictor, process: Process, plan: Plan, i: Any, keys: Array) -> tuple[Array]:
+    def step(state: Any, predict: Predictor, process: AnyProcess, plan: Plan, i: Any, keys: Array) -> tuple[Array]:
         (x,) = state
         t, s = (jnp.broadcast_to(time[i], (len(x),)) for time in (plan.t, plan.s))
         first, second = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
@@ -157,7 +159,7 @@ def first_stage(theta: float, rates: Array, x: Array, t: Array, s: Array) -> Arr
 
 
 def second_stage(
-    theta: float, rates: Array, later: Array, process: Process, middle: Array, t: Array, s: Array
+    theta: float, rates: Array, later: Array, process: AnyProcess, middle: Array, t: Array, s: Array
 ) -> Array:
     """The law of the second stage of `theta_trapezoidal`, of the rates of x_t and those of the middle x_r."""
     ahead = 1 / (2 * theta * (1 - theta))
@@ -181,14 +183,14 @@ def first_hitting() -> SymbolSampler:
             Inaccurate Categorical Sampling"
     """
 
-    def init(x: Array, process: Process, plan: Plan) -> tuple[Array, Array]:
+    def init(x: Array, process: AnyProcess, plan: Plan) -> tuple[Array, Array]:
         positions = x[0].size
         if len(plan.t) != positions:
             raise ValueError(f"first_hitting: {len(plan.t)} steps; valid: {positions}, one for each position")
         return x, jnp.broadcast_to(process.keeping.alpha(plan.t[0]), (len(x),))
 
     def step(
-        state: Any, predict: Predictor, process: Process, plan: Plan, i: ArrayLike, keys: Array
+        state: Any, predict: Predictor, process: AnyProcess, plan: Plan, i: ArrayLike, keys: Array
     ) -> tuple[Array, Array]:
         x, alpha = state
         masked = (x == process.mask).reshape(len(x), -1)
@@ -204,16 +206,16 @@ def first_hitting() -> SymbolSampler:
     return SymbolSampler(init, step, lambda steps: steps, masked=True)
 
 
-def _sample_alone(x: Array, process: Process, plan: Plan) -> tuple[Array]:
+def _sample_alone(x: Array, process: AnyProcess, plan: Plan) -> tuple[Array]:
     """The state of a sampler without history."""
     return (x,)
 
 
-def _rates(predict: Predictor, process: Process, x: Array, t: Array) -> Array:
+def _rates(predict: Predictor, process: AnyProcess, x: Array, t: Array) -> Array:
     return process.reverse_rates(x, jnp.exp(predict(x, t)), t)
 
 
-def _leaps(predict: Predictor, process: Process, x: Array, t: Array, s: Array) -> Array:
+def _leaps(predict: Predictor, process: AnyProcess, x: Array, t: Array, s: Array) -> Array:
     """(t - s) rate(y): the mean number of jumps to each symbol, `[B, ..., K]`."""
     rates = _rates(predict, process, x, t)
     return left_broadcast(t - s, rates) * rates

@@ -43,7 +43,7 @@ def top_k(log_x0: Array, number: int) -> Array:
     Raises:
         ValueError: for another number.
 
-    The paper: Fan et al. 2018, "Hierarchical Neural Story Generation", section 5.4.
+    The paper: Fan et al. 2018, "Hierarchical Neural Story Generation".
     """
     if not 1 <= number <= log_x0.shape[-1]:
         raise ValueError(f"top_k: number = {number}; valid: 1 .. {log_x0.shape[-1]}, the number of symbols")
@@ -56,7 +56,7 @@ def nucleus(log_x0: Array, share: float) -> Array:
 
     Args:
         log_x0: float `[..., K]` log-probabilities, -inf where a symbol is impossible.
-        share: in (0, 1]; as likely symbols as the last that is needed remain too.
+        share: part of the probability, in (0, 1]; as likely symbols as the last that is needed remain too.
 
     Returns:
         `[..., K]` log-probabilities.
@@ -64,7 +64,7 @@ def nucleus(log_x0: Array, share: float) -> Array:
     Raises:
         ValueError: if the share is not in (0, 1].
 
-    The paper: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", eq. 2.
+    The paper: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration".
     """
     if not 0 < share <= 1:
         raise ValueError(f"nucleus: share = {share}; valid: a share of the probability in (0, 1], e.g. 0.9")

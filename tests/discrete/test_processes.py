@@ -9,7 +9,12 @@ from diffusion import discrete
 from diffusion.discrete.processes import check_symbols
 from tests.discrete.enumerated import PROCESSES
 
-KEEPINGS = {"linear": discrete.linear(), "cosine": discrete.cosine(), "polynomial": discrete.polynomial(3.0)}
+KEEPINGS = {
+    "linear": discrete.linear(),
+    "cosine": discrete.cosine(),
+    "polynomial": discrete.polynomial(3.0),
+    "power": discrete.power(3.0),
+}
 every_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 
 
@@ -22,10 +27,20 @@ def test_a_schedule_goes_from_one_to_zero_and_its_decay_is_its_derivative(keepin
     assert abs(keeping.alpha(0.0) - 1) < 1e-7 and keeping.alpha(1.0) == 0 and keeping.replaced(0.0) == 0
     for t in (1e-6, 0.3, 0.99999):
         exact = np.float64(np.float32(t))
-        alpha = {"linear": 1 - exact, "cosine": 2 * np.sin(np.pi / 4 * (1 - exact)) ** 2, "polynomial": 1 - exact**3}
+        alpha = {
+            "linear": 1 - exact,
+            "cosine": 2 * np.sin(np.pi / 4 * (1 - exact)) ** 2,
+            "polynomial": 1 - exact**3,
+            "power": (1 - exact) ** 3,
+        }
         name = next(name for name, other in KEEPINGS.items() if other is keeping)
         np.testing.assert_allclose(keeping.alpha(t), alpha[name], rtol=1e-5)
-        replaced = {"linear": exact, "cosine": np.sin(np.pi / 2 * exact), "polynomial": exact**3}
+        replaced = {
+            "linear": exact,
+            "cosine": np.sin(np.pi / 2 * exact),
+            "polynomial": exact**3,
+            "power": 1 - (1 - exact) ** 3,
+        }
         np.testing.assert_allclose(keeping.replaced(t), replaced[name], rtol=1e-5)
     for t in (0.1, 0.5, 0.9):
         np.testing.assert_allclose(keeping.decay(t), -jax.grad(keeping.alpha)(t), rtol=5e-5)

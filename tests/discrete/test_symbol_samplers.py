@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffusion import discrete, timesteps
-from diffusion.discrete import parallel_unmasking, remasking_steps, steps
+from diffusion.discrete import flow_paths, parallel_unmasking, remasking_steps, steps
 from tests.discrete.enumerated import PROCESSES, Enumerated
 
 SAMPLERS = {
@@ -19,11 +19,13 @@ SAMPLERS = {
     "confident": discrete.unmasking(discrete.confident(0.8)),
     "low_entropy": discrete.unmasking(discrete.low_entropy(0.3)),
     "remasking": discrete.remasking(discrete.capped(0.1)),
+    "flow": discrete.flow(0.5),
 }
 LAWS = {
     "confident": parallel_unmasking.unmasking_law(discrete.confident(0.8)),
     "low_entropy": parallel_unmasking.unmasking_law(discrete.low_entropy(0.3)),
     "remasking": remasking_steps.remasking_law(discrete.capped(0.1)),
+    "flow": flow_paths.flow_law(0.5),
 }
 FIRST_ORDER = {"ancestral": steps.ancestral_law, "euler": steps.euler_law, "tau_leaping": steps.tau_leaping_law}
 
@@ -156,7 +158,7 @@ def test_a_sample_depends_on_its_own_start_and_key_alone(name):
     whole = run(start, keys)
     for i in range(5):
         np.testing.assert_array_equal(run(start[i : i + 1], keys[i : i + 1]), whole[i : i + 1])
-    if name != "remasking":  # which may mask any symbol
+    if name not in ("remasking", "flow"):  # which may mask any symbol
         np.testing.assert_array_equal(whole[4], start[4])  # nothing is masked
     if name == "ancestral":
         assert int((whole == 3).sum()) == 0

@@ -1,0 +1,150 @@
+"""Discrete flow matching on the mixture path: its draws between two ends, its velocity, its sampler and its loss.
+
+    q(x_t | x_0, x_1) = alpha_t 1[x_t = x_0] + (1 - alpha_t) 1[x_t = x_1]
+
+for each position by itself. alpha is the paper's kappa, of the time that runs the other way: kappa(1 - t) = alpha(t).
+With independent ends, x_1 from the prior, these are the marginals of a `Process`. The velocity below generates them by
+other jumps than the reversed process does, and is finite at t = 1.
+"""
+
+__all__ = ["between", "flow", "flow_cross_entropy", "flow_law", "flow_rates"]
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusion.arguments import require_keys
+from diffusion.discrete.keeping import Keeping
+from diffusion.discrete.predictions import Predictor
+from diffusion.discrete.rate_processes import AnyProcess
+from diffusion.discrete.sampling_loop import SymbolSampler
+from diffusion.discrete.steps import Law, stepped
+from diffusion.schedules import left_broadcast
+
+
+def between(keeping: Keeping, keys: Array, x0: Array, x1: Array, t: Array) -> Array:
+    """Draws x_t between two ends, which may be coupled in any way.
+
+    Args:
+        keeping: schedule alpha(t), the paper's kappa.
+        keys: `[B]` typed random keys.
+        x0: int `[B, ...]` symbols of the data.
+        x1: int `[B, ...]` symbols of the source, of the same shape.
+        t: `[B]` times in [0, 1].
+
+    Returns:
+        int32 `[B, ...]`, at each position the symbol of x0 or of x1. Example i depends on the arguments' row i alone.
+
+    Raises:
+        ValueError: for ends of two shapes, or keys that are not one for each example.
+
+    The paper: Gat et al. 2024, "Discrete Flow Matching".
+    """
+    if jnp.shape(x0) != jnp.shape(x1):
+        raise ValueError(f"between: ends of the shapes {jnp.shape(x0)} and {jnp.shape(x1)}; valid: one shape")
+    require_keys(keys, len(x0), "a path needs one key for each example")
+    u = jax.vmap(lambda key: jax.random.uniform(key, jnp.shape(x0)[1:]))(keys)
+    return jnp.where(u < left_broadcast(keeping.alpha(t), x0), x0, x1).astype(jnp.int32)
+
+
+def flow_cross_entropy(predict: Predictor, x0: Array, x_t: Array, t: Array) -> Array:
+    """The loss of discrete flow matching: the cross-entropy of every position's clean symbol.
+
+        sum over positions of -log p(x_0 | x_t)
+
+    Its optimum is the exact p(x_0 | x_t) under any coupling of the ends. It is no bound on -log p(x_0).
+
+    Args:
+        predict: (x_t, t) -> log p(x_0 | x_t).
+        x0: int `[B, ...]` symbols of the data.
+        x_t: int `[B, ...]` symbols on the path, of `between` or `noised`.
+        t: `[B]` times in (0, 1).
+
+    Returns:
+        float32 `[B]` in nats an example.
+
+    The paper: Gat et al. 2024, "Discrete Flow Matching".
+    """
+    log_x0 = jnp.take_along_axis(predict(x_t, t), x0[..., None], -1)
+    return -jnp.sum(log_x0.reshape(len(x0), -1), -1)
+
+
+def flow_rates(process: AnyProcess, x_t: Array, x0: Array, t: ArrayLike, stochasticity: float = 0.0) -> Array:
+    """The rates at which the flow jumps from x_t to each symbol y as t decreases, 0 at y = x_t.
+
+        (1 + c alpha) (-alpha' / (1 - alpha)) p(y | x_t) + c (-alpha') pi(y)
+
+    The first term at c = 0 is the velocity of the mixture path. The rest adds jumps towards the noise and towards the
+    data that leave the marginals as they are: they correct earlier errors.
+
+    Args:
+        process: the process, whose prior is the source.
+        x_t: int `[B, ...]` symbols at time t.
+        x0: float `[B, ..., K]` probabilities of x_0 given x_t.
+        t: times in (0, 1], `[]` or `[B]`.
+        stochasticity: c, at least 0.
+
+    Returns:
+        float32 `[B, ..., K]`, jumps in a unit of time.
+
+    The paper: Gat et al. 2024, "Discrete Flow Matching"; the divergence-free part by the authors' library
+    flow_matching, whose factor of it is c alpha here, so that no rate is infinite at t = 1.
+    """
+    towards_data, towards_noise = _rates(process, x0, t, stochasticity)
+    rates = towards_data * x0 + towards_noise * jnp.asarray(process.prior)
+    return jnp.where(jax.nn.one_hot(x_t, process.size, dtype=bool), 0.0, rates)
+
+
+def flow(stochasticity: float = 0.0) -> SymbolSampler:
+    """Draws x_0 from the prediction, and jumps with the rates towards it, which stay as they are at t; first order.
+
+    A step that ends at t = 0 draws from the prediction itself. A plan may begin at t = 1 for every process.
+
+    Facts:
+        nfe: steps
+        paper: Gat et al. 2024, "Discrete Flow Matching"; the probability of a jump as in the authors' library
+            flow_matching, its `MixtureDiscreteEulerSolver`
+
+    Args:
+        stochasticity: c of `flow_rates`, at least 0.
+
+    Raises:
+        ValueError: if it is below 0.
+    """
+    return stepped(flow_law(stochasticity))
+
+
+def flow_law(stochasticity: float = 0.0) -> Law:
+    """The law of a step of `flow`, summed over the clean symbol that is drawn."""
+    if not stochasticity >= 0:
+        raise ValueError(f"flow: stochasticity = {stochasticity}; valid: a number of at least 0")
+
+    def law(predict: Predictor, process: AnyProcess, x: Array, t: Array, s: Array) -> Array:
+        p = jnp.exp(predict(x, t))
+        prior, here = jnp.asarray(process.prior), jax.nn.one_hot(x, process.size)
+        step = left_broadcast(t - s, p)
+        to_data, to_noise = (step * rate for rate in _rates(process, p, t, stochasticity))
+        right = jnp.sum(here * p, -1, keepdims=True)  # the probability that x_t is clean
+        leaving = to_noise * (1 - jnp.sum(here * prior, -1, keepdims=True))
+        otherwise, clean = _jumped(to_data + leaving), _jumped(leaving)
+        jumps = otherwise * (to_data * p + (1 - right) * to_noise * prior) + clean * right * to_noise * prior
+        jumps = jnp.where(here > 0, 0.0, jumps)
+        stay = 1 - jnp.sum(jumps, -1, keepdims=True)
+        return jnp.where(left_broadcast(s, p) > 0, jumps + jnp.maximum(stay, 0.0) * here, p)
+
+    return law
+
+
+def _rates(process: AnyProcess, x0: Array, t: ArrayLike, stochasticity: float) -> tuple[Array, Array]:
+    """The factors of p(y | x_t) and of pi(y), with axes of one that multiply x0."""
+    alpha, replaced, decay = (
+        left_broadcast(number(t), x0)
+        for number in (process.keeping.alpha, process.keeping.replaced, process.keeping.decay)
+    )
+    return (1 + stochasticity * alpha) * decay / replaced, stochasticity * decay
+
+
+def _jumped(total: Array) -> Array:
+    """(1 - exp(-total)) / total, 1 at 0."""
+    return jnp.where(total > 0, -jnp.expm1(-total) / jnp.where(total > 0, total, 1.0), 1.0)

@@ -1,0 +1,235 @@
+"""Processes of a general matrix of rates, for a small number of symbols: neighbours, bands, a discretised Gaussian.
+
+    q(x_t | x_0) = exp(-log(alpha_t) R)[x_0, x_t]
+
+alpha is the schedule of the special processes, which have R(i, j) = pi(j) for j != i. The exponential is a sum and a
+product of numbers of one sign alone, so that small probabilities are exact too. All is O(K^2) for a position, and
+O(K^3) for a time.
+"""
+
+__all__ = ["AnyProcess", "RateProcess", "banded_rates", "gaussian_rates", "rate_process"]
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusion.arguments import require
+from diffusion.discrete.keeping import Keeping
+from diffusion.discrete.processes import Process
+from diffusion.schedules import left_broadcast
+
+TERMS = 12  # of a Poisson number of mean 1, which is larger with probability 1e-9
+
+
+class RateProcess(NamedTuple):
+    """A process on int32 arrays `[B, ...]` of symbols, whose jumps at time t have the rates beta(t) R.
+
+    beta is -alpha' / alpha. It has the methods of `Process`, and stands in its place. Times are `[]` or `[B]`.
+
+    Attributes:
+        keeping: the schedule alpha(t); here no probability, but exp of minus the jumping time that has passed.
+        prior: `[K]` probabilities, the law that the rates keep, and that of x_1.
+        rates: `[K, K]` rates R of the jumps from each symbol (row) to each, rows of sum 0.
+        fastest: the rate at which the least lasting symbol is left.
+        slowest: the rate at which the last difference from the prior decays.
+    """
+
+    keeping: Keeping
+    prior: np.ndarray
+    rates: np.ndarray
+    fastest: float
+    slowest: float
+
+    @property
+    def size(self) -> int:
+        """The number K of symbols."""
+        return len(self.prior)
+
+    @property
+    def mask(self) -> None:
+        """No symbol is a mask."""
+        return None
+
+    def marginal(self, x0: Array, t: ArrayLike) -> Array:
+        """q(x_t | x_0): float32 `[B, ..., K]`, of symbols x0 `[B, ...]` and times t, `[]` or `[B]`."""
+        return self._rows(self._matrix(self.keeping.replaced(t)), x0)
+
+    def transition(self, x_s: Array, s: ArrayLike, t: ArrayLike) -> Array:
+        """q(x_t | x_s) for s < t < 1 or s < t = 1: float32 `[B, ..., K]`, of symbols x_s `[B, ...]`."""
+        return self._rows(self._matrix(self._replaced_between(s, t)), x_s)
+
+    def posterior(self, x_t: Array, x0: Array, t: ArrayLike, s: ArrayLike) -> Array:
+        """The mean over x_0 of q(x_s | x_t, x_0), as `Process.posterior`: float32 `[B, ..., K]`.
+
+        q(b | z, a) = q(x_t = z | x_s = b) q(x_s = b | x_0 = a) / q(x_t = z | x_0 = a)
+        """
+        from_x0 = self._product(self._weights(x_t, x0, t), self._matrix(self.keeping.replaced(s)))
+        to_x_t = self._columns(self._matrix(self._replaced_between(s, t)), x_t)
+        return to_x_t * from_x0
+
+    def ratios(self, x_t: Array, x0: Array, t: ArrayLike) -> Array:
+        """The concrete score p_t(y) / p_t(x_t), as `Process.ratios`: float32 `[B, ..., K]`, 1 at y = x_t."""
+        ratios = self._product(self._weights(x_t, x0, t), self._matrix(self.keeping.replaced(t)))
+        return jnp.where(jax.nn.one_hot(x_t, self.size, dtype=bool), 1.0, ratios)
+
+    def x0_of_ratios(self, x_t: Array, ratios: Array, t: ArrayLike) -> Array:
+        """The law of x_0 given x_t that has these ratios, for t in (0, 1): float32 `[B, ..., K]`.
+
+        It solves equations of the matrix q(x_t | x_0). Rounding grows as that comes near to rows of the prior.
+        """
+        matrix = self._matrix(self.keeping.replaced(t))
+        return self._product(ratios, jnp.linalg.inv(matrix)) * self._columns(matrix, x_t)
+
+    def reverse_rates(self, x_t: Array, x0: Array, t: ArrayLike) -> Array:
+        """The rates at which the reversed process jumps from x_t to each symbol y, 0 at y = x_t: float32 `[B, ..., K]`.
+
+        beta(t) R(y, x_t) p_t(y) / p_t(x_t),    infinite at t = 1
+        """
+        return self.rates_into(x_t, t) * self.ratios(x_t, x0, t)
+
+    def rates_into(self, x_t: Array, t: ArrayLike) -> Array:
+        """The rates of the process itself from each symbol y to x_t, 0 at y = x_t: float32 `[B, ..., K]`."""
+        into = jnp.asarray(self.rates, jnp.float32).T[x_t]
+        rate = left_broadcast(self.keeping.rate(t), into)
+        return jnp.where(jax.nn.one_hot(x_t, self.size, dtype=bool), 0.0, rate * into)
+
+    def _weights(self, x_t: Array, x0: Array, t: ArrayLike) -> Array:
+        """p(a) / q_t(x_t | a) of each a `[B, ..., K]`, 0 where x_t cannot come from a."""
+        likelihood = self._columns(self._matrix(self.keeping.replaced(t)), x_t)
+        return jnp.where(likelihood > 0, x0 / jnp.where(likelihood > 0, likelihood, 1.0), 0.0)
+
+    def _replaced_between(self, s: ArrayLike, t: ArrayLike) -> Array:
+        """1 - alpha_t / alpha_s."""
+        keeping = self.keeping
+        return (keeping.replaced(t) - keeping.replaced(s)) / keeping.alpha(s)
+
+    def _matrix(self, replaced: ArrayLike) -> Array:
+        """exp(-log(1 - replaced) R), `[..., K, K]`; at 1 rows of the prior.
+
+        Of a short time it is the mean of the powers of a matrix of probabilities over a Poisson number of jumps. Long
+        times are reached by squaring, after each of which the rows are divided by their sums.
+        """
+        replaced = jnp.asarray(replaced, jnp.float32)[..., None, None]
+        longest = 40 / self.slowest  # e^-40 is no number beside 1
+        squarings = max(math.ceil(math.log2(self.fastest * longest)), 0)
+        time = jnp.minimum(-jnp.log1p(-jnp.minimum(replaced, 1.0)), longest)
+        jumps = time * self.fastest / 2**squarings  # at most 1
+        probabilities = np.eye(self.size) + self.rates / self.fastest
+        weight, power = jnp.ones_like(jumps), np.eye(self.size)
+        matrix = weight * jnp.eye(self.size)
+        for n in range(1, TERMS):
+            weight, power = weight * jumps / n, power @ probabilities
+            matrix = matrix + weight * jnp.asarray(power, jnp.float32)
+        matrix = matrix / jnp.sum(matrix, -1, keepdims=True)
+        for _ in range(squarings):
+            matrix = jnp.matmul(matrix, matrix, precision=jax.lax.Precision.HIGHEST)
+            matrix = matrix / jnp.sum(matrix, -1, keepdims=True)
+        return jnp.where(replaced < 1, matrix, jnp.asarray(self.prior, jnp.float32))
+
+    def _rows(self, matrix: Array, x: Array) -> Array:
+        """matrix[x, :] of each example's matrix `[B, K, K]`, or of one for all."""
+        return matrix[x] if matrix.ndim == 2 else jax.vmap(lambda one, x: one[x])(matrix, x)
+
+    def _columns(self, matrix: Array, x: Array) -> Array:
+        return self._rows(jnp.swapaxes(matrix, -1, -2), x)
+
+    def _product(self, p: Array, matrix: Array) -> Array:
+        """p matrix, `[B, ..., K]`, of each example's matrix or of one for all."""
+        times = lambda p, matrix: jnp.matmul(p, matrix, precision=jax.lax.Precision.HIGHEST)
+        return times(p, matrix) if matrix.ndim == 2 else jax.vmap(times)(p, matrix)
+
+
+AnyProcess = Process | RateProcess
+"""A process of symbols."""
+
+
+def rate_process(keeping: Keeping, rates: ArrayLike) -> RateProcess:
+    """The process of a matrix of rates, by which every symbol can become every other in some jumps.
+
+    Symmetric rates keep the uniform law.
+
+    Facts:
+        prior: the law that the rates keep
+        paper: Campbell et al. 2022, "A Continuous Time Framework for Discrete Denoising Models"; Austin et al. 2021,
+            "Structured Denoising Diffusion Models in Discrete State-Spaces", whose matrices become rates here
+
+    Args:
+        keeping: schedule alpha(t); the time that the jumps have is -log alpha(t).
+        rates: `[K, K]` numbers R(from, to), at least 0 outside the diagonal, which is not read; K at least 2.
+
+    Raises:
+        ValueError: if the rates are no such matrix: of another shape, negative, or without a way between two symbols.
+    """
+    require(keeping, Keeping, "keeping", "a schedule such as discrete.linear()")
+    matrix = np.array(rates, np.float64)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < 2:
+        raise ValueError(f"rate_process: rates have the shape {matrix.shape}; valid: [K, K] with K at least 2")
+    np.fill_diagonal(matrix, 0)
+    if not (np.isfinite(matrix).all() and (matrix >= 0).all()):
+        raise ValueError(f"rate_process: rates from {matrix.min():g} to {matrix.max():g}; valid: finite, at least 0")
+    np.fill_diagonal(matrix, -matrix.sum(1))
+    prior = _kept_law(matrix)
+    decays = np.sort(-np.linalg.eigvals(matrix).real)
+    return RateProcess(keeping, prior, matrix, float(-matrix.diagonal().min()), float(decays[1]))
+
+
+def banded_rates(size: int, band: int = 1) -> np.ndarray:
+    """Rates 1 / K between symbols that are at most `band` apart; band = 1 is the nearest neighbour.
+
+    Args:
+        size: number K of symbols in their order, at least 2.
+        band: greatest distance of a jump, 1 .. K - 1.
+
+    Returns:
+        float64 `[K, K]`, for `rate_process`.
+
+    Raises:
+        ValueError: for a number out of range.
+
+    The paper: Austin et al. 2021, its band-diagonal matrix.
+    """
+    if not 1 <= band < size:
+        raise ValueError(f"banded_rates: band = {band} of {size} symbols; valid: 1 .. {size - 1}")
+    return np.where(_distances(size) <= band, 1 / size, 0.0)
+
+
+def gaussian_rates(size: int, width: float) -> np.ndarray:
+    """Rates in the shape of a Gaussian of the distance: near symbols are likelier than far ones.
+
+        exp(-4 (i - j)^2 / ((K - 1)^2 width)) / sum over n from -(K - 1) to K - 1 of exp(-4 n^2 / ((K - 1)^2 width))
+
+    Args:
+        size: number K of symbols in their order, at least 2.
+        width: the paper's beta, above 0.
+
+    Returns:
+        float64 `[K, K]`, for `rate_process`.
+
+    Raises:
+        ValueError: for a number out of range.
+
+    The paper: Austin et al. 2021, its discretised Gaussian matrix.
+    """
+    if size < 2 or not width > 0:
+        raise ValueError(f"gaussian_rates: {size} symbols, width = {width}; valid: at least 2, above 0")
+    shape = lambda n: np.exp(-4.0 * n**2 / ((size - 1) ** 2 * width))
+    return shape(_distances(size)) / shape(np.arange(1 - size, size)).sum()
+
+
+def _distances(size: int) -> np.ndarray:
+    return np.abs(np.subtract.outer(np.arange(size), np.arange(size)))
+
+
+def _kept_law(matrix: np.ndarray) -> np.ndarray:
+    """The law pi with pi R = 0, above 0 everywhere."""
+    size = len(matrix)
+    equations = np.vstack([matrix.T, np.ones(size)])
+    law, _, rank, _ = np.linalg.lstsq(equations, np.append(np.zeros(size), 1.0), rcond=1e-10)
+    if rank < size or law.min() <= 1e-12:
+        raise ValueError("rate_process: some symbols cannot reach others and come back; valid: rates that join all")
+    return law / law.sum()
