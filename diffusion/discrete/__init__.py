@@ -21,6 +21,7 @@ from diffusion.discrete.keeping import (
     polynomial as polynomial,
     power as power,
 )
+from diffusion.discrete.known_positions import infilling as infilling
 from diffusion.discrete.parallel_unmasking import (
     Choice as Choice,
     confident as confident,
@@ -62,6 +63,12 @@ from diffusion.discrete.steps import (
     stepped as stepped,
     tau_leaping as tau_leaping,
     theta_trapezoidal as theta_trapezoidal,
+)
+from diffusion.discrete.symbol_guidance import (
+    PredictionBranches as PredictionBranches,
+    classifier_free as classifier_free,
+    separately as separately,
+    together as together,
 )
 from diffusion.discrete.truncation import nucleus as nucleus, tempered as tempered, top_k as top_k
 

@@ -1,0 +1,85 @@
+"""Classifier-free guidance of symbols: several predictions of one state become one."""
+
+__all__ = ["PredictionBranches", "classifier_free", "separately", "together"]
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion.arguments import require_shape
+from diffusion.discrete.predictions import Predictor
+from diffusion.discrete.rate_processes import AnyProcess
+
+PredictionBranches = Callable[[Array, Array], tuple[Array, ...]]
+"""(x_t int `[B, ...]`, t `[B]`) -> log p(x_0 | x_t, c) `[B, ..., K]` for each condition c, the main one first."""
+
+
+def together(
+    network: Callable[[Array, Array, Any], Array],
+    process: AnyProcess,
+    read: Callable[[AnyProcess, Array, Array, Array], Array],
+    conditions: tuple[Any, ...],
+) -> PredictionBranches:
+    """The predictions of a network under several conditions, in one call on K B examples.
+
+    Args:
+        network: (x_t, t, condition) -> output `[B, ..., K]`.
+        process: the process.
+        read: the meaning of the output, `from_logits` or `from_ratios`.
+        conditions: conditions of one structure, each with rows `[B, ...]`; the main one first, then the null condition.
+
+    Returns:
+        (x_t, t) -> log p(x_0 | x_t, c) for each condition.
+    """
+
+    def branches(x_t: Array, t: Array) -> tuple[Array, ...]:
+        number = len(conditions)
+        x, times = jnp.concatenate([x_t] * number), jnp.concatenate([t] * number)
+        condition = jax.tree.map(lambda *rows: jnp.concatenate([jnp.asarray(row) for row in rows]), *conditions)
+        output = network(x, times, condition)
+        require_shape(output, (*x.shape, process.size), "the output of the network, a number for each symbol,")
+        return tuple(jnp.split(read(process, output, x, times), number))
+
+    return branches
+
+
+def separately(*predictors: Predictor) -> PredictionBranches:
+    """The predictions of several predictors, for example of two networks, one call each."""
+    return lambda x_t, t: tuple(predict(x_t, t) for predict in predictors)
+
+
+def classifier_free(branches: PredictionBranches, scale: float) -> Predictor:
+    """The prediction under a condition, moved away from the one without.
+
+        log p = cond + (scale - 1) (cond - uncond) - log of its sum
+
+    With a scale of 1 it is cond exactly. A symbol that cond excludes stays impossible. Every step unmasks as many
+    symbols as without guidance, since the probabilities of a position sum to 1.
+
+    Args:
+        branches: two branches, the conditional first: `together(...)` or `separately(...)`.
+        scale: guidance scale; 1 is no guidance, 0 is the unconditional prediction where cond excludes nothing.
+
+    Returns:
+        (x_t, t) -> log p(x_0 | x_t). It raises ValueError for another number of branches.
+
+    The papers: Nie et al. 2025, "Large Language Diffusion Models": the formula of its code, whose scale is less by 1;
+    Schiff et al. 2024, "Simple Guidance Mechanisms for Discrete Diffusion Models".
+    """
+
+    def predict(x_t: Array, t: Array) -> Array:
+        predictions = branches(x_t, t)
+        if len(predictions) != 2:
+            raise ValueError(
+                f"classifier_free takes two branches, with the condition and without; got {len(predictions)}. "
+                "valid: together(network, process, read, (condition, null))"
+            )
+        cond, uncond = predictions
+        comparable = (cond > -jnp.inf) & (uncond > -jnp.inf)
+        difference = jnp.where(comparable, jnp.where(comparable, cond, 0.0) - jnp.where(comparable, uncond, 0.0), 0.0)
+        return cond if scale == 1 else jax.nn.log_softmax(cond + (scale - 1) * difference)
+
+    return predict
