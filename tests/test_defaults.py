@@ -24,6 +24,7 @@ from diffusion.metrics import bootstrap, clip_score, inception_score, kernel_dis
 from diffusion.objectives import (
     autoencoding,
     consistency_times,
+    decoders,
     equivariance,
     feature_losses,
     interpolants,
@@ -123,6 +124,7 @@ DEFAULTS = [
         },
     ),
     (objectives.end_to_end_critic, {"start": 0}),
+    (decoders.levels, {"count": 256}),  # of bytes
     (objectives.flow_matching, {"direction": 0.0}),
     (interpolants.brownian_bridge, {"sigma": 1.0}),
     (objectives.masked_denoising, {"patch": 2, "ratio": 0.5, "reconstruction": 0.1}),  # Zheng et al. 2023, MaskDiT

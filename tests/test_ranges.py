@@ -176,6 +176,12 @@ RANGES = {
         "steps = ",
     ),
     "karras_levels": (lambda n: timesteps.karras_levels(schedules.edm(), n, levels=4), [1, 4], [5], "the 4 levels"),
+    "align_your_steps": (
+        lambda sigma: timesteps.align_your_steps(schedules.variance_exploding(0.01, sigma), 10, "stable_diffusion_1.5"),
+        [14.6147, 80.0],
+        [14.6],
+        "sigma_max <= 14.6",
+    ),
     "chosen levels": (
         lambda last: timesteps.karras_levels(schedules.edm(), 2, levels=4, chosen=(0, last)),
         [1, 3],

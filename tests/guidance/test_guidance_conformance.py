@@ -213,6 +213,22 @@ def test_an_example_depends_on_itself_alone(name):
         np.testing.assert_allclose(a[order], c, rtol=1e-5, atol=1e-6)
 
 
+OF_ONE_SHAPE = ("windows", "classifier", "posterior_sampling", "renormalised")  # by their arguments here
+
+
+@pytest.mark.parametrize("name", [name for name in GUIDANCES if name not in OF_ONE_SHAPE])
+def test_the_values_of_an_example_may_have_any_shape(name):
+    """[B, 2] as [B, 1, 2]: sums and norms are over all values of an example, channels are the last axis."""
+    case = GUIDANCES[name]
+    schedule = SCHEDULES["cosine"]
+    x, t = jnp.asarray(X, jnp.float32), jnp.array([0.1, 0.5, 0.9])
+    denoisers = _denoisers(schedule)
+    raised = [lambda x, t, d=d: jax.tree.map(lambda a: a[:, None], d(x[:, 0], t)) for d in denoisers]
+    plain = _call(case.make(denoisers, schedule, case.strong), x, t)
+    for a, b in zip(plain, _call(case.make(raised, schedule, case.strong), x[:, None], t), strict=True):
+        np.testing.assert_allclose(a, b[:, 0], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.slow
 @every_guidance
 def test_one_time_for_all_and_a_batch_of_one(name):
@@ -287,9 +303,10 @@ def test_channels_guides_the_leading_channels_alone():
     x = jnp.asarray(X, jnp.float32)
     t = jnp.full(3, 0.5)
     cond, uncond = _denoisers(schedule)[:2]
-    branches = guidance.separately(cond, uncond)
+    branches = lambda x, t: tuple(jax.tree.map(lambda a: a[:, None], d(x[:, 0], t)) for d in (cond, uncond))
+    x = x[:, None]
     count = x.shape[-1] - 1
-    alone = cond(x, t)
+    alone = branches(x, t)[0]
     guided = guidance.classifier_free(branches, 3.0)(x, t)
     some = guidance.classifier_free(branches, 3.0, channels=count)(x, t)
     for found, of_all, plain in zip(some[:2], guided[:2], alone[:2], strict=True):
