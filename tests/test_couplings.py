@@ -205,3 +205,52 @@ def test_sinkhorn_that_does_not_converge_is_refused_and_its_error_measured():
         unfinished(keys, x, e)
     assert jax.jit(unfinished)(keys, x, e).shape == e.shape
     assert couplings.sinkhorn(1.0, block=16)(keys, x, e).shape == e.shape
+
+
+def test_a_cost_is_of_data_and_noise_in_this_order():
+    """|2 x - e|^2, which is another cost of the two exchanged: by brute force, and by its plan at a small reg."""
+    rng = np.random.default_rng(3)
+    x, e = (jnp.asarray(rng.normal(size=(5, 2)), jnp.float32) for _ in range(2))
+    cost = lambda x, e: jnp.sum((2 * x[:, None] - e[None]) ** 2, -1)
+    costs = np.sum((2 * np.asarray(x)[:, None] - np.asarray(e)[None]) ** 2, -1)
+    expected = scipy.optimize.linear_sum_assignment(costs)[1]
+    keys = jax.random.split(jax.random.key(0), 5)
+    found = couplings.optimal_transport(5, cost)(keys, x, e)
+    np.testing.assert_array_equal(found, np.asarray(e)[expected])
+    plan = couplings.entropic_plan(x, e, 1.0, 1e-5, cost=cost)
+    differences = np.asarray(plan) + costs  # f_i + g_j: no interaction is left
+    np.testing.assert_allclose(differences, differences[:1] + differences[:, :1] - differences[0, 0], atol=1e-3)
+
+
+@pytest.mark.parametrize("iterations", [0, 1, 3])
+def test_a_plan_has_as_many_sweeps_as_it_may(iterations):
+    """Columns and rows are scaled in turn, rows first: a loop of NumPy on the matrix itself."""
+    rng = np.random.default_rng(1)
+    x, e = rng.normal(size=(2, 4, 3))
+    plan = np.exp(-np.sum((x[:, None] - e[None]) ** 2, -1) / 2)
+    plan /= 4 * plan.sum(1, keepdims=True)
+    for _ in range(iterations):
+        plan /= 4 * plan.sum(0)
+        plan /= 4 * plan.sum(1, keepdims=True)
+    cost = lambda x, e: jnp.sum((x[:, None] - e[None]) ** 2, -1)
+    found = couplings.entropic_plan(jnp.float32(x), jnp.float32(e), 2.0, 0.0, iterations, cost)
+    np.testing.assert_allclose(np.exp(found), plan, rtol=1e-4)
+    assert float(couplings.marginal_error(found)) == pytest.approx(np.abs(4 * plan.sum(0) - 1).max(), abs=1e-5)
+
+
+def test_the_worst_block_decides_whether_a_plan_has_converged():
+    """Of two blocks, one whose plan is found at once and one whose is not, in both orders."""
+    easy = (jnp.zeros((4, 1)), jnp.zeros((4, 1)))
+    hard = (jnp.array([[0.0], [1.0], [5.0], [6.0]]), jnp.array([[0.2], [5.5], [5.7], [9.0]]))
+    keys = jax.random.split(jax.random.key(0), 8)
+    coupling = couplings.sinkhorn(0.1, 4, iterations=1)
+    paired = lambda *blocks: coupling(keys, *map(jnp.concatenate, zip(*blocks)))
+    paired(easy, easy)
+    for blocks in ((easy, hard), (hard, easy)):
+        with pytest.raises(ValueError, match="after 1 iterations"):
+            paired(*blocks)
+
+
+def test_one_leaf_of_floating_point_numbers_makes_a_condition_continuous():
+    with pytest.raises(ValueError, match="no two are equal"):
+        couplings.same_condition({"class": jnp.arange(3), "angle": jnp.ones(3)})

@@ -221,3 +221,21 @@ def test_bad_input():
     with pytest.raises(ValueError, match=r"probes must have shape \[K, 5, 2\], got \[1, 4, 2\]"):
         solver = ode.runge_kutta([0.1, 0.9])
         likelihood.log_likelihood(denoise, FLOW, x, solver, likelihood.hutchinson(jnp.ones((1, 4, 2))))
+
+
+def test_times_are_uniform_in_the_cube_root_of_the_angle(x64):
+    schedule = schedules.rectified_flow()
+    grid = likelihood.times(schedule, 7, 0.01)
+    angles = np.arctan2(grid, 1 - grid)
+    np.testing.assert_allclose(np.diff(np.cbrt(angles), 2), 0, atol=1e-12)
+    assert grid[0] == 0.01 and grid[-1] == 1 and len(grid) == 8
+
+
+def test_the_prior_of_a_process_whose_radius_is_below_one():
+    """Half of the sub-VP process: N(0, sigma^2), where alpha^2 + sigma^2 < 1."""
+    schedule = schedules.sub_vp()._replace(t_max=0.5)
+    sigma = float(schedule.sigma(0.5))
+    assert float(schedule.alpha(0.5)) ** 2 + sigma**2 < 0.99
+    x = jnp.array([[0.3, -1.0], [2.0, 0.5]])
+    expected = -0.5 * np.sum(np.square(x), 1) / sigma**2 - np.log(2 * np.pi * sigma**2)
+    np.testing.assert_allclose(likelihood._log_prior(schedule)(x), expected, rtol=1e-5)
