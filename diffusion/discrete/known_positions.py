@@ -27,7 +27,7 @@ def infilling(sampler: SymbolSampler, values: Array, known: Array) -> SymbolSamp
     were drawn beside other noise: the law is exact for independent positions alone.
 
     Facts:
-        nfe: that of the sampler
+        nfe: as many as the sampler says
         paper: Lou et al. 2024, "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution"; for
             other processes the replacement of Lugmayr et al. 2022, "RePaint"
 
@@ -57,9 +57,9 @@ def infilling(sampler: SymbolSampler, values: Array, known: Array) -> SymbolSamp
         if process.mask is not None:
             state = sampler.step(state, predict, process, plan, i, keys)
             return _with_sample(state, jnp.where(known, values, state[0]).astype(jnp.int32))
-        of_step, of_values = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-        state = sampler.step(state, predict, process, plan, i, of_step)
-        noised = draw(of_values, process.marginal(values, jnp.broadcast_to(jnp.asarray(plan.s)[i], (len(values),))))
+        step_keys, value_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        state = sampler.step(state, predict, process, plan, i, step_keys)
+        noised = draw(value_keys, process.marginal(values, jnp.broadcast_to(jnp.asarray(plan.s)[i], (len(values),))))
         return _with_sample(state, jnp.where(known, noised, state[0]))
 
     return SymbolSampler(init, step, sampler.nfe, sampler.masked, sampler.rates)

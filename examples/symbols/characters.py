@@ -1,0 +1,154 @@
+"""Trains masked diffusion on characters, and shows bits a character of held-out text, samples and an infilled line.
+
+    python -m examples.symbols.characters --steps=2000
+
+Everything is in sight: the network, the bound, one jitted step of optax, the estimate and the samplers.
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_integer("steps", 2000, "steps of training", lower_bound=1)
+    flags.DEFINE_integer("batch", 32, "windows of a step", lower_bound=1)
+    flags.DEFINE_integer("length", 96, "characters of a window", lower_bound=8)
+    flags.DEFINE_integer("width", 128, "features of a character, a multiple of 32", lower_bound=32)
+    flags.DEFINE_integer("depth", 4, "layers", lower_bound=1)
+    flags.DEFINE_integer("windows", 200, "windows of the estimate", lower_bound=2)
+    flags.DEFINE_integer("times", 32, "times at which each is masked", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "seed of the run", lower_bound=0)
+    command_line.begin()
+
+import functools
+import lzma
+import math
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from diffusion import discrete, models, timesteps
+from diffusion.experiments.run_folder import workdir
+from examples.symbols import prose
+
+SIZE = len(prose.SYMBOLS) + 1  # and the mask
+PROCESS = discrete.absorbing(discrete.linear(), SIZE)
+
+
+class Estimate(NamedTuple):
+    """A bound on the bits a character, by the mean over windows and times.
+
+    Attributes:
+        bits: the mean.
+        error: its standard error over the windows.
+    """
+
+    bits: float
+    error: float
+
+
+def network_of(width: int, depth: int) -> models.SymbolTransformer:
+    """A network that reads no time: the masks say it."""
+    return models.SymbolTransformer(SIZE, width, depth, heads=width // 32, clock="none", tied=True)
+
+
+def predictor(network: models.SymbolTransformer, params: Any) -> discrete.Predictor:
+    """(x_t, t) -> log p(x_0 | x_t)."""
+    apply = lambda x, t, condition: network.apply({"params": params}, x, t, condition)
+    return discrete.predictor(apply, PROCESS, discrete.from_logits)
+
+
+def loss(network: models.SymbolTransformer, params: Any, key: jax.Array, x0: jax.Array) -> jax.Array:
+    """The masked bound in nats a character, `[B]`, at times spread evenly over (0, 1)."""
+    number, length = x0.shape
+    time_key, mask_key = jax.random.split(key)
+    t = (jnp.arange(number) + jax.random.uniform(time_key, (number,), minval=1e-3)) / number
+    return (
+        discrete.masked_bound(predictor(network, params), PROCESS, jax.random.split(mask_key, number), x0, t) / length
+    )
+
+
+def train(network: models.SymbolTransformer, text: np.ndarray, steps: int, batch: int, length: int, seed: int) -> Any:
+    """Parameters after some steps of AdamW; prints the loss ten times."""
+    optimizer = optax.adamw(optax.warmup_cosine_decay_schedule(0.0, 2e-3, steps // 20 + 1, steps + 1), 0.9, 0.98)
+    params = network.init(jax.random.key(seed), jnp.zeros((1, length), jnp.int32))["params"]
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params: Any, state: Any, key: jax.Array, x0: jax.Array) -> tuple[Any, Any, jax.Array]:
+        value, gradient = jax.value_and_grad(lambda params: loss(network, params, key, x0).mean())(params)
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    state, rng, begin = optimizer.init(params), np.random.default_rng(seed), time.monotonic()
+    for i in range(steps):
+        starts = rng.integers(0, len(text) - length + 1, batch)
+        x0 = jnp.asarray(text[starts[:, None] + np.arange(length)], jnp.int32)
+        params, state, value = step(params, state, jax.random.fold_in(jax.random.key(seed + 1), i), x0)
+        if (i + 1) % max(steps // 10, 1) == 0:
+            bits = float(value) / math.log(2)
+            print(f"step {i + 1}: {bits:.3f} bits a character, {time.monotonic() - begin:.0f} s", flush=True)
+    return params
+
+
+def held_out_bits(
+    network: models.SymbolTransformer, params: Any, text: np.ndarray, length: int, times: int
+) -> Estimate:
+    """The masked bound in continuous time on windows of a text, each at a number of times that are spread evenly.
+
+    Args:
+        network: the network.
+        params: its parameters.
+        text: int8 `[N]` symbols; windows do not overlap.
+        length: characters of a window.
+        times: how many times each window is masked, at least 1.
+    """
+    windows = jnp.asarray(text[: len(text) // length * length].reshape(-1, length), jnp.int32)
+    one = jax.jit(lambda key, window: loss(network, params, key, jnp.tile(window, (times, 1))).mean())
+    keys = jax.random.split(jax.random.key(0), len(windows))
+    bits = np.array([one(key, window) for key, window in zip(keys, windows)]) / math.log(2)
+    return Estimate(float(bits.mean()), float(bits.std(ddof=1) / math.sqrt(len(bits))))
+
+
+def infilled(predict: discrete.Predictor, line: str, key: jax.Array) -> str:
+    """A line whose low lines are filled in, the others kept."""
+    symbols = jnp.asarray([[prose.SYMBOLS.find(letter) for letter in line]])
+    known = symbols >= 0
+    start = jnp.where(known, symbols, PROCESS.mask)
+    sampler = discrete.infilling(discrete.first_hitting(), jnp.where(known, symbols, 0), known)
+    plan = timesteps.plan(np.linspace(1, 0, len(line) + 1))
+    return prose.decode(np.asarray(discrete.sample(sampler, predict, PROCESS, start, plan, key[None]))[0])
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    values = flags.FLAGS
+    data = prose.read()
+    print(f"{len(data.train):,} characters to train on, {len(data.held_out):,} held out, of {data.versions}")
+    network = network_of(values.width, values.depth)
+    params = train(network, data.train, values.steps, values.batch, values.length, values.seed)
+
+    held_out = data.held_out[: values.windows * values.length]
+    found = held_out_bits(network, params, held_out, values.length, values.times)
+    counts = np.bincount(data.train, minlength=SIZE - 1) / len(data.train)
+    print(f"held out: at most {found.bits:.3f} +- {found.error:.3f} bits a character (masked bound in continuous time, "
+          f"{len(held_out) // values.length} windows of {values.length}, {values.times} times each)")  # fmt: skip
+    print(f"beside it: {-np.log2(counts[held_out]).mean():.3f} by the frequencies of the letters, "
+          f"{8 * len(lzma.compress(prose.decode(held_out).encode(), preset=9)) / len(held_out):.3f} by xz")  # fmt: skip
+
+    predict = predictor(network, params)
+    masked = jnp.full((2, values.length), PROCESS.mask)
+    keys = jax.random.split(jax.random.key(values.seed + 2), 2)
+    for bound in (8.0, 0.0):
+        x, evaluations = discrete.until_unmasked(discrete.low_entropy(bound), predict, PROCESS, masked, keys)
+        for row, number in zip(np.asarray(x), np.asarray(evaluations)):
+            print(f"at most {bound} nats of dependence, {number} evaluations: {prose.decode(row)}")
+    line = "the function returns an array of the ______ ____ as the _____ of the matrix"
+    print(f"infilled: {line}\n          {infilled(predict, line, jax.random.key(values.seed + 3))}")
+
+
+if __name__ == "__main__":
+    command_line.run(main, workdir.FAILURES)
