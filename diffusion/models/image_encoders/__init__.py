@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         image_features as image_features,
         mae as mae,
         picture_fitting as picture_fitting,
+        plain_vit as plain_vit,
         prompt_features as prompt_features,
         siglip as siglip,
         videomae as videomae,

@@ -12,10 +12,10 @@ from diffusion.models.image_encoders.image_features import ImageFeatures
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.vision_layers import (
     IMAGENET,
-    Layers,
     Patches,
     Positions,
     check,
+    encoder_layers,
     images_checked,
     normal,
     normalised,
@@ -99,18 +99,7 @@ class DINOv2(nn.Module):
             before = jnp.concatenate([before, self.param("registers", normal, (self.registers, self.width))])
         before = jnp.broadcast_to(before.astype(x.dtype), (len(x), *before.shape))
         x = jnp.concatenate([before, x + positions[1:].astype(x.dtype)], axis=1)
-        x = Layers(
-            self.depth,
-            self.heads,
-            self.hidden,
-            self.epsilon,
-            mlp="swiglu" if self.gated else "gelu",
-            scale=True,
-            attention=self.attention,
-            dtype=self.dtype,
-            affine=self.affine,
-            name="encoder",
-        )(x)
+        x = encoder_layers(self, "swiglu" if self.gated else "gelu", scale=True)(x)
         return ImageFeatures(x[:, 1 + self.registers :], x[:, 0])
 
 

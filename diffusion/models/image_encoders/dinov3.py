@@ -12,7 +12,15 @@ import numpy as np
 
 from diffusion.models.image_encoders.image_features import ImageFeatures
 from diffusion.models.layers.choices import look_up
-from diffusion.models.layers.vision_layers import IMAGENET, Layers, Patches, check, images_checked, normal, normalised
+from diffusion.models.layers.vision_layers import (
+    IMAGENET,
+    Patches,
+    check,
+    encoder_layers,
+    images_checked,
+    normal,
+    normalised,
+)
 
 
 class DINOv3(nn.Module):
@@ -94,20 +102,9 @@ class DINOv3(nn.Module):
             before = jnp.concatenate([before, self.param("registers", normal, (self.registers, self.width))])
         before = jnp.broadcast_to(before.astype(x.dtype), (len(x), *before.shape))
         turns = jnp.asarray(angles(*grid, self.width // self.heads, self.theta))
-        x = Layers(
-            self.depth,
-            self.heads,
-            self.hidden,
-            self.epsilon,
-            mlp="swiglu" if self.gated else "gelu",
-            scale=True,
-            biased=self.biased,
-            attention=self.attention,
-            dtype=self.dtype,
-            affine=self.affine,
-            kept=self.fused,
-            name="encoder",
-        )(jnp.concatenate([before, x], axis=1), turns)
+        mlp = "swiglu" if self.gated else "gelu"
+        layers = encoder_layers(self, mlp, scale=True, biased=self.biased, kept=self.fused)
+        x = layers(jnp.concatenate([before, x], axis=1), turns)
         if self.fused:
             patches = x[:, :, 1 + self.registers :]
             return ImageFeatures(patches.mean(axis=0) + patches[-1].mean(axis=1, keepdims=True), x[-1][:, 0])

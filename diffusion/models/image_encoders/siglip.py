@@ -9,7 +9,14 @@ import jax
 
 from diffusion.models.image_encoders.image_features import ImageFeatures
 from diffusion.models.layers.choices import look_up
-from diffusion.models.layers.vision_layers import AttentionPool, Layers, Patches, Positions, check, images_checked
+from diffusion.models.layers.vision_layers import (
+    AttentionPool,
+    Patches,
+    Positions,
+    check,
+    encoder_layers,
+    images_checked,
+)
 
 
 class SigLIP(nn.Module):
@@ -72,17 +79,7 @@ class SigLIP(nn.Module):
         grid = images_checked(images, self.patch)
         x = Patches(self.width, self.patch, self.dtype, name="patches")(images)
         positions = Positions(self.size // self.patch, name="positions")(self.width, *grid)
-        x = Layers(
-            self.depth,
-            self.heads,
-            self.hidden,
-            self.epsilon,
-            mlp="gelu_tanh",
-            attention=self.attention,
-            dtype=self.dtype,
-            affine=self.affine,
-            name="encoder",
-        )(x + positions.astype(x.dtype), skip=skip)
+        x = encoder_layers(self, "gelu_tanh")(x + positions.astype(x.dtype), skip=skip)
         x, patches = x if skip else (x, x)
         pool = AttentionPool(
             self.heads, self.hidden, "gelu_tanh", self.epsilon, self.attention, self.dtype, name="pool"

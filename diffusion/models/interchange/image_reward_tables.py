@@ -59,7 +59,9 @@ def _rows(module: ImageReward) -> list[Row]:
     ]
 
 
-VISION = FieldTable("ImageReward's vision_config", BLIP, (*sizes(), Field("layer_norm_eps", "epsilon", 1e-6)))
+VISION = FieldTable(
+    "ImageReward's vision_config", BLIP, (*sizes(), Field("layer_norm_eps", "epsilon", 1e-6)), required={"affine": True}
+)
 TEXT = FieldTable(
     "ImageReward's text_config",
     MEDText,

@@ -16,6 +16,7 @@ __all__ = [
     "Positions",
     "SelfAttention",
     "check",
+    "encoder_layers",
     "images_checked",
     "normalised",
 ]
@@ -231,6 +232,19 @@ class Layers(nn.Module):
         x, tokens = layers(x, angles)
         out = layer_norm(self.epsilon, "float32", "norm", self.affine)(jnp.stack(tokens) if self.kept else x)
         return (out, tokens[0].astype(jnp.float32)) if skip else out
+
+
+def encoder_layers(encoder: Any, mlp: str = "gelu", **others: Any) -> Layers:
+    """The layers of an encoder, with its fields.
+
+    Args:
+        encoder: module with `depth`, `heads`, `hidden`, `epsilon`, `attention`, `dtype` and `affine`, within its call.
+        mlp: the activation, see `Layers`.
+        **others: other fields of `Layers`.
+    """
+    fields = (encoder.depth, encoder.heads, encoder.hidden, encoder.epsilon, mlp)
+    kinds = {"attention": encoder.attention, "dtype": encoder.dtype, "affine": encoder.affine}
+    return Layers(*fields, **kinds, **others, name="encoder")
 
 
 class AttentionPool(nn.Module):

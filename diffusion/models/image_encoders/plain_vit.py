@@ -1,0 +1,84 @@
+"""The plain vision transformer, which MAE, I-JEPA and BLIP have in common."""
+
+__all__ = ["PlainViT"]
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.image_encoders.image_features import ImageFeatures
+from diffusion.models.layers.vision_layers import (
+    IMAGENET,
+    Patches,
+    Positions,
+    check,
+    encoder_layers,
+    images_checked,
+    normal,
+    normalised,
+)
+
+
+class PlainViT(nn.Module):
+    """A plain vision transformer: images [B, H, W, 3] in [-1, 1] -> `ImageFeatures`; pooled is the class token.
+
+        tokens = [class, patches] + positions, through pre-norm layers and a norm
+
+    The images are normalised inside by the mean and standard deviation of each channel, `statistics` of the class;
+    where a class has no `leading` token, pooled is the mean of the patches.
+
+    Attributes:
+        width: number of features of a token.
+        depth: number of layers.
+        heads: number of attention heads, a divisor of the width.
+        hidden: number of features inside the MLP.
+        size: side of the images whose grid of positions was learned, in pixels; other sides interpolate the grid.
+        patch: side of a patch.
+        epsilon: epsilon of the norms, > 0.
+        attention: implementation, see `diffusion.models.layers.attention`.
+        dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
+        affine: whether the last norm has a scale and a shift, as published; representation autoencoders leave them out.
+
+    Raises:
+        ValueError: at construction, for a field out of range or an unknown name.
+
+    Reference: Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+    size: int = 224
+    patch: int = 16
+    epsilon: float = 1e-6
+    attention: str = "auto"
+    dtype: str = "float32"
+    affine: bool = True
+    statistics = IMAGENET
+    leading = True
+
+    def __post_init__(self):
+        check(self)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> ImageFeatures:
+        """Args:
+            images: [B, H, W, 3] in [-1, 1]; the patch divides H and W.
+
+        Returns:
+            `ImageFeatures`: patches [B, N, width], normalised, and the class token or the mean of the patches
+            [B, width].
+
+        Raises:
+            ValueError: for images of another shape or of integers.
+        """
+        grid = images_checked(images, self.patch)
+        x = Patches(self.width, self.patch, self.dtype, name="patches")(normalised(images, *self.statistics))
+        if self.leading:
+            first = self.param("class_token", normal, (1, self.width)).astype(x.dtype)
+            x = jnp.concatenate([jnp.broadcast_to(first, (len(x), 1, self.width)), x], axis=1)
+        positions = Positions(self.size // self.patch, int(self.leading), name="positions")(self.width, *grid)
+        x = encoder_layers(self)(x + positions.astype(x.dtype))
+        return ImageFeatures(x[:, 1:], x[:, 0]) if self.leading else ImageFeatures(x, x.mean(axis=1))
