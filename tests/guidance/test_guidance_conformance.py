@@ -297,6 +297,12 @@ def test_half_of_the_channels_of_a_network_with_variance_is_guided(name):
     np.testing.assert_array_equal(both.variance, (jnp.sin(case.base + x) + 1) / 2)
 
 
+def test_one_guidance_makes_its_branches_of_depths():
+    """A config reads it to choose them: `depth_branches` for the guidance by an earlier block, conditions for all."""
+    assert guidance.internal(_each(_denoisers(SCHEDULES["cosine"])), 2.0) is not None
+    assert [name for name in dir(guidance) if getattr(getattr(guidance, name), "depths", False)] == ["internal"]
+
+
 def test_channels_guides_the_leading_channels_alone():
     """As the code of DiT and SiT does: the rest is the conditional branch's."""
     schedule = SCHEDULES["cosine"]
