@@ -4,6 +4,7 @@ A seed stands there too: the same files give the same figure in every version.
 """
 
 import inspect
+import operator
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from diffusion.metrics import (
     clip_sets,
     crps,
     detection,
+    encoder_protocols,
     extrapolation,
     i3d,
     inception,
@@ -160,3 +162,46 @@ CONSTANTS = [
 @pytest.mark.parametrize("found, expected", CONSTANTS, ids=range(len(CONSTANTS)))
 def test_constants_of_protocols(found, expected):
     assert found == expected
+
+
+PILLOW, FLOATS = "Pillow's bicubic, bytes", "bicubic, antialiased, floats"
+SQUARE = "centre square, Pillow's bicubic, bytes"
+OF_ENCODERS = {  # features, side of a picture, how it comes to that side and to bytes, k, rows of k, reports
+    # Stein et al. 2023 and their dgm-eval; Karras et al. 2024, EDM2; Jayasumana et al. 2024, CMMD; Yang et al. 2026
+    "dgm-eval": (1024, 224, PILLOW, "round(y * 255)", 5, 10_000, ("fid", "kid", "pr", "dc"), "fd_dinov2"),
+    "edm2-dinov2": (1024, 224, FLOATS, "clip(x * 127.5 + 128)", 3, 0, ("fid",), "fd_dinov2"),
+    "cmmd": (768, 336, SQUARE, "round(y * 255)", 3, 0, ("cmmd",), ""),
+    "cmmd-siglip2": (1152, 384, SQUARE, "round(y * 255)", 3, 0, ("cmmd",), ""),
+    "fdr-convnext": (1024, 224, FLOATS, "round(y * 255)", 3, 0, ("fid",), ""),
+    "fdr-mae": (1024, 224, FLOATS, "round(y * 255)", 3, 0, ("fid",), ""),
+}
+SIGNED = "2 b / 255 - 1"
+OF_CLIPS = {  # frames, every, side, resize, scaling, figure, clips
+    # Unterthiner et al. 2018; Skorokhodov et al. 2022, StyleGAN-V; Ge et al. 2024, "On the Content Bias"
+    "fvd": (16, 1, 224, "bilinear_tf1", SIGNED, "fvd", 0),
+    "stylegan-v": (16, 1, 224, "bilinear_torch", SIGNED, "fvd", 2048),
+    "stylegan-v-128": (16, 8, 224, "bilinear_torch", SIGNED, "fvd", 2048),
+    "cd-fvd": (16, 1, 224, "bilinear_torch", "b / 255", "cd_fvd", 2048),
+}
+OF_PROMPTS = {  # family, tokens of a prompt, figures
+    "clip": ("CLIPModel", 0, {"clip_score": "CLIP score", "score": "scaled cosine"}),
+    "pickscore": ("CLIPModel", 77, {"score": "PickScore"}),
+    "hpsv2": ("CLIPModel", 77, {"score": "HPS"}),
+    "hpsv2-plain": ("CLIPModel", 77, {"score": "HPS"}),
+    "siglip": ("SiglipModel", 0, {"score": "probability", "cosine": "cosine"}),
+    "imagereward": ("ImageReward", 35, {"score": "ImageReward"}),
+}
+
+
+def test_the_protocols_are_those_of_the_papers():
+    fields = operator.attrgetter(
+        "dimensions", "size", "resize", "rounding", "neighbours", "overlap_rows", "reports", "edm2"
+    )
+    assert {name: fields(protocol) for name, protocol in encoder_protocols.PROTOCOLS.items()} == OF_ENCODERS
+    fields = operator.attrgetter("frames", "every", "size", "resize", "scaling", "frechet", "clips")
+    assert {name: fields(protocol) for name, protocol in clip_protocols.PROTOCOLS.items()} == OF_CLIPS
+    fields = operator.attrgetter("family", "length", "figures")
+    assert {name: fields(protocol) for name, protocol in picture_scores.PROTOCOLS.items()} == OF_PROMPTS
+    for table in (encoder_protocols.PROTOCOLS, clip_protocols.PROTOCOLS):
+        assert all(name == protocol.name and protocol.split == "train" for name, protocol in table.items())
+        assert all(protocol.notes and protocol.source for protocol in table.values())

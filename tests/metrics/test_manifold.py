@@ -55,6 +55,15 @@ def test_by_hand():
     assert found.standard_errors == pytest.approx(expected)
 
 
+def test_the_edge_of_a_ball_belongs_to_it_in_precision_and_recall():
+    """Samples 0, 1 and real -1, 5 with k = 1: radii 1 and 1, and 6 and 6; -1 is on the edge of 0's ball."""
+    found = manifold.overlap(np.array([[0.0], [1.0]]), np.array([[-1.0], [5.0]]), manifold_k=1, density_k=1)
+    assert found.recall == 1 / 2 and found.precision == 1
+    other = manifold.overlap(np.array([[-1.0], [5.0]]), np.array([[0.0], [1.0]]), manifold_k=1, density_k=1)
+    assert other.precision == 1 / 2 and other.recall == 1
+    assert other.density == 0  # the inside alone counts there
+
+
 @pytest.mark.parametrize("block", [5, 64])
 def test_ties_are_ties_whatever_the_rounding(rng, block):
     """A set against itself: every ball holds its centre and k - 1 others, far from the origin too."""

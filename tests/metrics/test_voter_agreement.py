@@ -38,7 +38,7 @@ def test_full_agreement_is_one_and_nothing_in_common_is_not_defined():
     assert krippendorff_alpha(np.array([[0, 1], [1, 0]])) < 0
 
 
-@pytest.mark.parametrize("votes", [[0, 1], [[0.5]], [[-2]]])
+@pytest.mark.parametrize("votes", [[0, 1], [[0.5]], [[-2]], [[0, -2], [1, 1]]])
 def test_what_is_no_table_of_votes_is_refused(votes):
     with pytest.raises(ValueError, match="votes must be integers"):
         krippendorff_alpha(np.array(votes))
