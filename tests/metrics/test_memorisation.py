@@ -141,10 +141,10 @@ def rng():
 
 
 def test_what_is_at_a_threshold_is_no_copy():
-    """A cosine of exactly 0, and a distance that is exactly half of the next one."""
-    across, along = np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])
-    assert memorisation.copied_by_similarity(across, along, 0.0).value == 0
-    assert memorisation.copied_by_similarity(across, along, -1e-9).value == 1
+    """A cosine of exactly 1/2, and a distance that is exactly half of the next one."""
+    along, between = np.array([[1.0, 0, 0, 0]]), np.full((1, 4), 0.5)
+    assert memorisation.copied_by_similarity(along, between, 0.5).value == 0
+    assert memorisation.copied_by_similarity(along, between, 0.5 - 1e-9).value == 1
     sample, train = np.array([[0.0]]), np.array([[1.0], [-2.0]])
     assert memorisation.copied_by_ratio(sample, train, 0.5).value == 0
     assert memorisation.copied_by_ratio(sample, train, 0.5 + 1e-9).value == 1
