@@ -132,6 +132,15 @@ def navigation():
     return found
 
 
+def test_links_to_a_name_of_two_modules_lead_to_one_page(public):
+    """A network of a published family is public in its room, and among the models."""
+    text = "\n".join(site_pages.module_pages(site_pages.groups(public), public).values())
+    blocks = re.findall(r"^::: (\S+)\n +options: (.*)$", text, re.MULTILINE)
+    primary = collections.Counter(path for path, options in blocks if "skip_local_inventory: true" not in options)
+    assert primary.keys() == {path for path, _ in blocks} and set(primary.values()) == {1}
+    assert len(blocks) > len(primary)
+
+
 def test_every_page_has_its_place_in_the_navigation():
     pages = ["index.md", *(path.relative_to(DOCS).as_posix() for path in PAGES)]
     assert sorted(navigation()) == sorted(pages), "a page of docs/ has its line under nav in mkdocs.yml"

@@ -11,7 +11,7 @@ import json
 import pathlib
 import posixpath
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import griffe
@@ -102,11 +102,29 @@ def place(module: str) -> str:
     return f"api/{module.removeprefix('diffusion.')}.md"
 
 
-def page(module: str, names: Sequence[Name]) -> str:
-    """The page of a module, in Markdown: of each name the place of its docstring, which mkdocstrings shows there."""
+def page(module: str, names: Sequence[Name], elsewhere: Collection[str] = ()) -> str:
+    """The page of a module, in Markdown: of each name the place of its docstring, which mkdocstrings shows there.
+
+    Args:
+        module: the module.
+        names: its public names.
+        elsewhere: the paths of the names that another page shows too, to which links lead.
+    """
     shown = [f"::: {module}\n    options: {{members: false, show_root_heading: false, show_root_toc_entry: false}}"]
-    shown += [f"::: {name.path}\n    options: {{heading: '{name.name}', toc_label: '{name.name}'}}" for name in names]
+    for name in names:
+        again = ", skip_local_inventory: true" if name.path in elsewhere else ""
+        shown.append(f"::: {name.path}\n    options: {{heading: '{name.name}', toc_label: '{name.name}'{again}}}")
     return BEHIND + "\n\n".join([f"# {module}", *shown]) + "\n"
+
+
+def module_pages(grouped: Sequence[Group], public: Mapping[str, Sequence[Name]]) -> dict[str, str]:
+    """The pages of all modules by their paths; of a name that several modules have, links lead to the first page."""
+    pages: dict[str, str] = {}
+    shown: set[str] = set()
+    for module in (module for group in grouped for module in group.modules):
+        pages[place(module)] = page(module, public[module], shown)
+        shown |= {name.path for name in public[module]}
+    return pages
 
 
 def index(grouped: Sequence[Group], public: Mapping[str, Sequence[Name]]) -> str:
@@ -252,11 +270,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     about = public_names.module_sentences()
     made: dict[str, str | bytes] = {"index.md": front(readme), "api/index.md": index(grouped, public)}
     made |= {topic_place(group.title): topic_page(group, public, about) for group in grouped}
-    made |= {place(module): page(module, public[module]) for group in grouped for module in group.modules}
+    made |= module_pages(grouped, public)
     for path, notebook in notebooks().items():
-        shown = course.page(notebook, pathlib.PurePath(path).stem)
-        made[path] = shown.markdown
-        made |= {f"learn/{name}": png for name, png in shown.pictures.items()}
+        lesson = course.page(notebook, pathlib.PurePath(path).stem)
+        made[path] = lesson.markdown
+        made |= {f"learn/{name}": png for name, png in lesson.pictures.items()}
     for path, content in made.items():
         files.append(File.generated(config, path, content=content))
     return files
