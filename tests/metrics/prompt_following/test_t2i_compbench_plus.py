@@ -74,3 +74,21 @@ def test_the_nearness_of_a_box_is_that_of_its_rows_and_columns():
     assert t2i_compbench_plus.depth_order("behind", first, second, nearness) == 1
     nearness[:10, 60:90] = -99.0  # above both boxes, over more of the second
     assert t2i_compbench_plus.depth_order("in front of", second, first, nearness) == 1
+
+
+def test_the_depth_of_any_boxes():
+    """By counts of the pixels that they share, and means over the pixels of each."""
+    rng = np.random.default_rng(0)
+    nearness = rng.normal(size=(40, 40))
+    found = []
+    for _ in range(200):
+        corners = np.sort(rng.integers(0, 39, (2, 2, 2)), axis=1) + [[0, 0], [1, 1]]  # of each box, then (x, y)
+        covered = np.zeros((2, 40, 40), bool)
+        for cover, ((left, top), (beyond, below)) in zip(covered, corners):
+            cover[top:below, left:beyond] = True
+        overlap = covered.all(0).sum() / covered.any(0).sum()
+        nearer = nearness[covered[0]].mean() - nearness[covered[1]].mean()
+        for word, right in (("in front of", nearer > 0), ("behind", nearer < 0)):
+            found.append(t2i_compbench_plus.depth_order(word, *corners.reshape(2, 4).tolist(), nearness))
+            assert found[-1] == pytest.approx(min(1.0, 2 * overlap) * right, rel=1e-12)
+    assert 0 in found and any(0 < score < 1 for score in found)
