@@ -43,7 +43,7 @@ SIZES = {  # width, depth, heads, bottleneck, class_start: the authors' model_ji
     "L": (1024, 24, 16, 128, 8),
     "H": (1280, 32, 16, 256, 10),
 }
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     f"{size}/{patch}": {
         "patch": patch,
         "width": width,

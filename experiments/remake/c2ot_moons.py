@@ -95,7 +95,7 @@ def condition_of(kind: str, x: jax.Array, classes: jax.Array) -> jax.Array | Non
 
 def received(kind: str, condition: jax.Array | None) -> jax.Array | None:
     """`[B]` the condition as the network receives it: classes as -1 and 1."""
-    return 2.0 * condition - 1 if kind == CLASSES else condition
+    return condition if condition is None or kind != CLASSES else 2.0 * condition - 1
 
 
 def coupling(method: str, kind: str, block: int) -> Coupling | None:

@@ -154,7 +154,8 @@ def _step(solver, schedule, variances, x, t, s):
     data = Mixture(np.ones(1), np.zeros((1, len(variances))), variances[None])
     plan = timesteps.Plan(jnp.stack([jnp.asarray(t)]), jnp.stack([jnp.asarray(s)]), jnp.zeros(1, bool))
     sampler = SOLVERS[solver]()
-    return sampler.step(sampler.init(x, schedule, plan), denoiser(data, schedule), schedule, plan, 0, None).x
+    noise = jnp.zeros((sampler.draws, *x.shape))  # none: these solvers are deterministic
+    return sampler.step(sampler.init(x, schedule, plan), denoiser(data, schedule), schedule, plan, 0, noise).x
 
 
 REMAKE = Remake(

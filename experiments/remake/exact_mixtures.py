@@ -26,10 +26,10 @@ class Mixture(NamedTuple):
         axes: `[K, D, D]` their eigenvectors in columns; None for covariances that are diagonal.
     """
 
-    weights: ArrayLike
-    means: ArrayLike
-    variances: ArrayLike
-    axes: ArrayLike | None = None
+    weights: Array | np.ndarray
+    means: Array | np.ndarray
+    variances: Array | np.ndarray
+    axes: Array | np.ndarray | None = None
 
 
 def mixture(weights: ArrayLike, means: ArrayLike, covariances: ArrayLike) -> Mixture:

@@ -33,7 +33,7 @@ def pictures(side: int) -> exact_mixtures.Mixture:
     """A Gaussian of `side^2` pixels, whose variances fall as 1 / frequency^2 in the cosine basis."""
     frequency = np.maximum(np.hypot(*np.meshgrid(np.arange(side), np.arange(side), indexing="ij")), 1).ravel()
     power = DEVIATION**2 * frequency**-2 / np.mean(frequency**-2)
-    cosines = scipy.fft.dct(np.eye(side), norm="ortho", axis=0)
+    cosines = np.asarray(scipy.fft.dct(np.eye(side), norm="ortho", axis=0))
     return exact_mixtures.Mixture(np.ones(1), np.zeros((1, side**2)), power[None], np.kron(cosines, cosines).T[None])
 
 
@@ -43,7 +43,7 @@ def probe_deviation(data: exact_mixtures.Mixture, schedule: schedules.NoiseSched
         float(schedule.alpha(t)) ** 2 * np.asarray(data.variances[0]) + float(schedule.sigma(t)) ** 2
         for t in (schedule.t_min, schedule.t_max)
     ]
-    axes = np.asarray(data.axes[0])
+    axes = np.eye(data.means.shape[1]) if data.axes is None else np.asarray(data.axes[0])
     G = (axes * np.log(ends[1] / ends[0]) / 2) @ axes.T
     return math.sqrt(2 * (np.sum(G**2) - np.sum(np.diag(G) ** 2))) / (len(G) * math.log(2))
 

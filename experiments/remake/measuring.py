@@ -107,7 +107,7 @@ def _measured(folder: pathlib.Path, remake: Remake, quick: bool) -> dict[str, di
 def _write_arrays(folder: pathlib.Path, number: int, arrays: dict[str, np.ndarray]) -> None:
     (folder / ARRAYS).mkdir(exist_ok=True)
     with whole(folder / ARRAYS / f"{number}.npz") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def _arrays(folder: pathlib.Path, remake: Remake, part: str) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from diffusion.training.step import example_keys
 def train(
     objective: Objective,
     schedule: NoiseSchedule,
-    apply: Callable[..., jax.Array],
+    apply: Callable[..., Any],
     params: Any,
     optimizer: optax.GradientTransformation,
     batch: Callable[[jax.Array], dict],
