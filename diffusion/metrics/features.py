@@ -28,7 +28,7 @@ class Extractor(NamedTuple):
     keep: bool = False
 
 
-def pixels(images: np.ndarray, labels: np.ndarray) -> Extractor:
+def pixels(images: np.ndarray | None, labels: np.ndarray | None) -> Extractor:
     """The image itself, flattened, as numbers in [0, 1] (byte / 255); needs no training images.
 
     Args:

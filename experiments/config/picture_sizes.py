@@ -40,9 +40,12 @@ def sizes(config: Mapping) -> tuple[buckets.Size, ...]:
         ) from error
 
 
-def varied(config: Mapping) -> tuple[int, ...]:
+def varied(config: Mapping) -> tuple[int, int] | tuple[()]:
     """(H, W) of the samples where the run's pictures have several sizes; () where all have one."""
-    return tuple(config["data"]["shape"][:2]) if config["data"]["buckets"]["area"] else ()
+    if not config["data"]["buckets"]["area"]:
+        return ()
+    height, width = config["data"]["shape"][:2]
+    return height, width
 
 
 def check_shape(config: Mapping, shape: Any) -> None:

@@ -15,6 +15,7 @@ from diffusion.experiments.config import ConfigError, data, resolve
 from diffusion.experiments.evaluation.plots import blank, save
 from diffusion.io import files
 from diffusion.metrics import backbone_geometry, bootstrap
+from diffusion.objectives import Moves
 from diffusion.proteins import backbone, pdb
 
 NEAREST = 600  # chains of each set whose nearest training chain is looked for
@@ -45,8 +46,14 @@ def geometry(subject: Any) -> dict:
             f"{dict(config['data']['source'])} has none. Valid: e.g. ideal_folds."
         )
     recipe = resolve.recipe(config, subject.real.images.shape[1:])
+    reads = recipe.objective.reads
+    if not isinstance(reads, Moves):
+        raise ConfigError(
+            f"--metrics=backbone is of runs on manifolds, and config.objective.name = {config.objective.name!r}. "
+            "Valid: e.g. riemannian_flow_matching."
+        )
     count = len(subject.images)
-    noise = recipe.objective.reads.prior.sample(jax.random.split(jax.random.key(NOISE_SEED), count))
+    noise = reads.prior.sample(jax.random.split(jax.random.key(NOISE_SEED), count))
     train = backbone.atoms_of(subject.train.images)[:, :, 1]
     metrics = {}
     sets = {"": subject.images, "_of_real": subject.real.images[:count], "_of_noise": np.asarray(noise)}

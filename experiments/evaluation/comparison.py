@@ -100,10 +100,11 @@ def measure(
     taps = {tap for name in metrics for tap in (space.main, *TAPS.get(name, ()))}
     rows = tuple(tap for tap in space.taps if tap in taps)
     row_taps = (space.main,) if set(metrics) & set(OF_ROWS) else ()
-    real = Gathered(reference.statistics, {}, 0.0, 0)
     if reference.statistics is None or (reference.images and row_taps):
         real = _gather("the reference", reference.images, space, row_taps, folder)
         real = real._replace(statistics=reference.statistics or real.statistics)
+    else:
+        real = Gathered(reference.statistics, {}, 0.0, 0)
     gathered = _gather("the samples", samples, space, rows, folder, fresh)
     _require_same_dims(reference, gathered, real)
     sets = FeatureSets(gathered, real, space, seed, score_splits)

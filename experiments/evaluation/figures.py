@@ -3,7 +3,7 @@
 import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -141,9 +141,10 @@ def parse_report(report: Mapping[str, Any]) -> dict[str, Figure]:
     count = report.get("protocol", {}).get("distance", {}).get("N")
     figures = read_samples(report.get("figures", {}), count)
     for name, part in named(report).items():
-        value = part.get("value")
+        if not _number(value := part.get("value")):
+            continue
         low, high = part.get("interval") or (None, None)
-        if low is None and _number(value) and _number(error := part.get("standard_error")):
+        if low is None and _number(error := part.get("standard_error")):
             low = value - Z * error
             high = value + Z * error
         figures[name] = Figure(value, low, high, part.get("samples"))
@@ -206,7 +207,8 @@ def mean(values: Sequence[float]) -> Figure:
     return Figure(middle, middle - half, middle + half, n, std)
 
 
-def _number(value: Any) -> bool:
+def _number(value: Any) -> TypeGuard[float]:
+    """Whether a value of a JSON file is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 

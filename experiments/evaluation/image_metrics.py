@@ -64,10 +64,11 @@ def _rows(sets: FeatureSets, tap: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _equal(sets: FeatureSets, tap: str, most: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """As many rows of each, drawn by the seed from the larger set: figures of unequal numbers do not compare."""
-    both = _rows(sets, tap)
-    count = min(*map(len, both), *([most] if most else []))
+    samples, reference = _rows(sets, tap)
+    count = min(len(samples), len(reference), *([most] if most else []))
     rng = np.random.default_rng(sets.seed)
-    return tuple(rows if len(rows) == count else rows[np.sort(rng.permutation(len(rows))[:count])] for rows in both)
+    draw = lambda rows: rows if len(rows) == count else rows[np.sort(rng.permutation(len(rows))[:count])]
+    return draw(samples), draw(reference)
 
 
 # What the figures of Inception features, which alone have these names in the literature, are called in other spaces.

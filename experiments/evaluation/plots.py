@@ -5,7 +5,7 @@ import os
 import pathlib
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -52,7 +52,7 @@ def sample_grid(
         names = [""] * len(rows)
     else:
         rows = [np.flatnonzero(labels == label)[:columns] for label in shown_classes]
-        names = [classes[label] if label < len(classes) else str(label) for label in shown_classes]
+        names = [classes[int(label)] if label < len(classes) else str(label) for label in shown_classes]
     shown = coloured(images)
     mosaic([[[shown[i] for i in row] for row in rows]], names, [[]], path)
 
@@ -309,7 +309,7 @@ def style(axes: "Axes") -> None:
     axes.set_axisbelow(True)
 
 
-def blank(width: float, height: float, layout: str | None = None) -> "Figure":
+def blank(width: float, height: float, layout: Literal["constrained", "compressed", "tight"] | None = None) -> "Figure":
     """An empty figure of `width` x `height` inches; `layout` is matplotlib's."""
     from matplotlib.figure import Figure  # imported here: it takes half a second, and figures come last
 

@@ -2,13 +2,20 @@
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import records, report
 from diffusion.metrics.representation_ratio import representation_ratio
 
 DISTANCES = ("fid", "fd")  # what a Frechet distance is called, in Inception's features and in others
+
+
+class Record(NamedTuple):
+    """The content of a record of `diffusion evaluate --out`, and its figure of a Frechet distance."""
+
+    content: Mapping
+    distance: Mapping
 
 
 def measure(samples: Sequence[pathlib.Path], real: Sequence[pathlib.Path]) -> dict[str, Any]:
@@ -38,45 +45,44 @@ def measure(samples: Sequence[pathlib.Path], real: Sequence[pathlib.Path]) -> di
     _require_alike("--ratio", distances, lambda content: content["samples"].get("sha256"), "samples")
     _require_alike("--floors", floors, lambda content: content["samples"].get("sha256"), "images")
     spaces = {}
-    for name, content in distances.items():
+    for name, sampled in distances.items():
         floor = floors[name]
         for part, field in (("reference", "fingerprint"), ("reference", "sha256"), ("weights", "sha256")):
-            pair = [(record.get(part) or {}).get(field) for record in (content, floor)]
+            pair = [(record.content.get(part) or {}).get(field) for record in (sampled, floor)]
             if pair[0] != pair[1]:
                 raise ConfigError(
                     f"{name}: the samples and the held-out images were measured with another {part} "
                     f"({pair[0]}, {pair[1]}). Measure both alike."
                 )
-        distance = _distance(content)
-        real_distance = _distance(floor)
-        if distance["samples"] != real_distance["samples"]:
+        if sampled.distance["samples"] != floor.distance["samples"]:
             raise ConfigError(
-                f"{name}: {distance['samples']:,} samples and {real_distance['samples']:,} held-out images. A Frechet "
-                "distance falls as their number grows: measure as many of both."
+                f"{name}: {sampled.distance['samples']:,} samples and {floor.distance['samples']:,} held-out images. A "
+                "Frechet distance falls as their number grows: measure as many of both."
             )
-        spaces[name] = _ratio(distance, real_distance)
+        spaces[name] = _ratio(sampled.distance, floor.distance)
     values = {key: {name: part[key] for name, part in spaces.items()} for key in ("distance", "floor")}
     errors = [part["standard_error"] for part in spaces.values()]
     figure = {
         "value": representation_ratio(values["distance"], values["floor"]),
         "standard_error": None if None in errors else sum(errors) / len(errors),
-        "samples": _distance(next(iter(distances.values())))["samples"],
+        "samples": next(iter(distances.values())).distance["samples"],
         "k": len(spaces),
     }
     used = {str(path): records.read(path)["sha256"] for path in (*samples, *real)}
     return report.plain({"figures": {"fdr": figure}, "spaces": spaces, "records": used, **report.software()})
 
 
-def _by_space(flag: str, paths: Sequence[pathlib.Path]) -> dict[str, Mapping]:
-    by_space: dict[str, Mapping] = {}
+def _by_space(flag: str, paths: Sequence[pathlib.Path]) -> dict[str, Record]:
+    by_space: dict[str, Record] = {}
     for path in paths:
         content = records.read(path)
         name = (content.get("protocol") or {}).get("name") or (content.get("features") or {}).get("features", "")
-        if _distance(content) is None:
+        distance = _distance(content)
+        if distance is None:
             raise ConfigError(f"{flag}: {path} has no Frechet distance: measure it with --metrics=fid.")
         if name in by_space:
             raise ConfigError(f"{flag} has two records under {name}; each space counts once.")
-        by_space[name] = content
+        by_space[name] = Record(content, distance)
     return by_space
 
 
@@ -85,21 +91,21 @@ def _distance(content: Mapping) -> Mapping | None:
     return next((figures[name] for name in DISTANCES if figures.get(name, {}).get("value") is not None), None)
 
 
-def _require_alike(flag: str, contents: Mapping[str, Mapping], fact, what: str) -> None:
-    first = next(iter(contents), None)
-    for name, content in contents.items():
-        if fact(content) != fact(contents[first]):
-            raise ConfigError(f"{flag}: the records under {first} and {name} are of other {what}.")
+def _require_alike(flag: str, by_space: Mapping[str, Record], fact, what: str) -> None:
+    names = list(by_space)
+    for name in names[1:]:
+        if fact(by_space[name].content) != fact(by_space[names[0]].content):
+            raise ConfigError(f"{flag}: the records under {names[0]} and {name} are of other {what}.")
 
 
 def _ratio(distance: Mapping, floor: Mapping) -> dict[str, Any]:
     if not floor["value"] > 0:
         raise ConfigError(f"--floors: a distance of real images is {floor['value']}, and must be positive.")
     ratio = distance["value"] / floor["value"]
-    errors = [figure.get("standard_error") for figure in (distance, floor)]
+    distance_error, floor_error = distance.get("standard_error"), floor.get("standard_error")
     error = None
-    if None not in errors:
-        error = (errors[0] ** 2 + (ratio * errors[1]) ** 2) ** 0.5 / floor["value"]
+    if distance_error is not None and floor_error is not None:
+        error = (distance_error**2 + (ratio * floor_error) ** 2) ** 0.5 / floor["value"]
     return {"distance": distance["value"], "floor": floor["value"], "ratio": ratio, "standard_error": error}
 
 

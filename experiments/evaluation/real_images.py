@@ -60,7 +60,10 @@ def read_splits(recipe: Recipe) -> tuple[Split, Split]:
     if recipe.data is None:
         return splits_of(recipe.config)
     require_held_out(recipe)
-    sizes = tuple(recipe.examples.shape[:2]) if recipe.config.data.buckets.area else ()
+    sizes: tuple[int, int] | tuple[()] = ()
+    if recipe.config.data.buckets.area:
+        height, width, *_ = recipe.examples.shape
+        sizes = height, width
     split_of_own = lambda own, split: _read(
         python_objects.source_of(own, recipe.examples.num_classes, split), "stop", sizes
     )
@@ -86,7 +89,7 @@ def _read_split(text: str, split: str) -> Split:
     return _read(data.of_settings(settings, split), settings["damaged"], picture_sizes.varied({"data": settings}))
 
 
-def _read(source: sources.Source | Stream, damaged: str, sizes: tuple[int, ...]) -> Split:
+def _read(source: sources.Source | Stream, damaged: str, sizes: tuple[int, int] | tuple[()]) -> Split:
     spec = source.spec
     most = STREAMED if isinstance(source, Stream) else spec.size
     images = np.empty((most, *pytrees.packed_shape(spec.shape)), spec.dtype)

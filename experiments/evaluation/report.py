@@ -85,7 +85,8 @@ def cell(figure: Figure | None) -> str:
     if figure is None:
         return "—"
     around = f" ± {figure.std:.2g}" if figure.std is not None else ""
-    return f"{figure.value:.4g}{around}{span(None if figure.low is None else (figure.low, figure.high))}"
+    interval = None if figure.low is None or figure.high is None else (figure.low, figure.high)
+    return f"{figure.value:.4g}{around}{span(interval)}"
 
 
 def pictures(folder: pathlib.Path, captions: Mapping[str, str]) -> list[str]:

@@ -191,7 +191,7 @@ def distance(
     measured = to_reference(chosen)
     floor = subsets(real_rows, train.labels, order)
     every = subsets(sample_rows, labels, order)
-    floor["unbalanced_mean"] = subsets(real_rows, train.labels, unbalanced)["mean"] if balanced else None
+    unbalanced_mean = subsets(real_rows, train.labels, unbalanced)["mean"] if balanced else None
     noise = rng.integers(0, 256, (count, *images.shape[1:]), dtype=np.uint8)
     interval = None
     if effort.draws:
@@ -203,7 +203,7 @@ def distance(
         "interval": interval,
         "ratio": measured / floor["mean"],
         "ratio_interval": None if interval is None else tuple(end / floor["mean"] for end in interval),
-        "floor": floor,
+        "floor": {**floor, "unbalanced_mean": unbalanced_mean},
         "all_samples": every | {"ratio": every["mean"] / floor["mean"]},
         "noise": distance_to_real(moments(extractor.extract, noise)),
         "dimensions": real_rows.shape[1],

@@ -28,7 +28,7 @@ def write(source: Any, samples: np.ndarray, folder: pathlib.Path) -> list[pathli
         return []
     if not source.where.endswith(".csv"):
         with files.whole(folder / "filled.npz") as file:
-            np.savez(file, **filled)
+            np.savez(file, allow_pickle=False, **filled)
         return [folder / "filled.npz"]
     (table,) = filled.values()
     lines = [",".join(source.columns)] if source.columns else []

@@ -35,8 +35,9 @@ def parts(source: Any, number: int) -> Part:
         )
     records = pipeline.fetch(source, np.arange(min(number, len(source))))
     leaf = lambda name: np.stack([record["condition"][name] for record in records])
-    part = Part(leaf("given"), leaf("mask"), leaf("real"), np.stack([record["x"] for record in records]))
-    if not (part.real & np.isfinite(part.truth)).any():
+    truth = np.stack([record["x"] for record in records])
+    part = Part(leaf("given"), leaf("mask"), leaf("real"), truth)
+    if not (part.real & np.isfinite(truth)).any():
         raise ConfigError(
             f"--metrics=crps compares samples with what is hidden, and of {source.spec.name} nobody knows it. Valid: "
             f"config.data.source.hide with the name {checks.hidings_of_known_values()}."
@@ -61,9 +62,9 @@ def scores(
         of each; "crps_excess", how far it is above `closed` at the same series; "crps_quantile_form", and with several
         channels "crps_sum", as CSDI has them, in the units before they were standardised; "coverage_50", "coverage_90".
     """
-    assert part.truth is not None
-    counts = part.real & np.isfinite(part.truth)
-    truth = np.where(counts, part.truth, 0)
+    known = _truth(part)
+    counts = part.real & np.isfinite(known)
+    truth = np.where(counts, known, 0)
     samples = np.where(counts, samples, 0)
     mean_of_series = lambda values: averaged(values, counts)
     fair = crps.fair(samples, truth)
@@ -81,6 +82,12 @@ def scores(
     return figures
 
 
+def _truth(part: Part) -> np.ndarray:
+    """What is hidden of series whose hidden values are known, as `parts` makes them."""
+    assert part.truth is not None
+    return part.truth
+
+
 def averaged(values: np.ndarray, counts: np.ndarray) -> dict:
     """`bootstrap.mean` over series of the mean over what counts of each, `[W, L, C]`."""
     some = counts.any(axis=(1, 2))
@@ -90,10 +97,11 @@ def averaged(values: np.ndarray, counts: np.ndarray) -> dict:
 def exact(process: GaussianProcess, part: Part) -> tuple[np.ndarray, np.ndarray]:
     """The CRPS of the exact conditional distribution in closed form `[W, L, C]`, and draws from it `[S, W, L, C]`."""
     rng = np.random.default_rng(SEED)
+    truth = _truth(part)
     closed, draws = [], []
     for row in range(len(part.given)):
         mean, covariance = gaussian_processes.conditional(process, part.given[row], part.mask[row])
-        closed.append(crps.gaussian(mean, gaussian_processes.deviation(process, covariance), part.truth[row]))
+        closed.append(crps.gaussian(mean, gaussian_processes.deviation(process, covariance), truth[row]))
         draws.append(gaussian_processes.draw(mean.ravel(), covariance, SAMPLES, rng).reshape(SAMPLES, *mean.shape))
     return np.stack(closed), np.stack(draws, axis=1)
 
@@ -102,7 +110,7 @@ def score_marginal(source: Any, part: Part) -> dict[str, dict]:
     """The scores of values drawn from anywhere in each channel of a source, a forecast that ignores the series."""
     rng = np.random.default_rng(SEED)
     windows = parts(source, 1000)
-    values = np.where(windows.mask, windows.given, windows.truth)
+    values = np.where(windows.mask, windows.given, _truth(windows))
     there = (windows.mask | windows.real) & np.isfinite(values)
     draw_channel = lambda c: rng.choice(values[..., c][there[..., c]], (SAMPLES, *part.given.shape[:2]))
     samples = np.stack([draw_channel(channel) for channel in range(part.given.shape[-1])], axis=-1)
@@ -146,10 +154,11 @@ def continuous_ranked_probability_score(subject: Any) -> dict:
     samples = drawn(lambda *rest: make(jax.tree.map(np.asarray, params), *rest), part, seeds)
     process = getattr(source, "process", None)
     series_charts.fans(np.swapaxes(samples, 0, 1), part, subject.workdir / "fans.png", process)
-    closed, draws = (None, None) if process is None else exact(process, part)
+    conditional = None if process is None else exact(process, part)
     units = (source.mean, source.std) if isinstance(source, StandardSeries) else (0, 1)
-    measured = scores(samples, part, closed=closed, units=units)
-    if closed is not None:
+    measured = scores(samples, part, closed=None if conditional is None else conditional[0], units=units)
+    if conditional is not None:
+        closed, draws = conditional
         measured |= {"crps_exact": averaged(closed, part.real)} | scores(draws, part, "exact_draws_")
     measured |= score_marginal(data.source(config, config.data.split), part)
     measured["crps"]["protocol"] = {

@@ -1,7 +1,7 @@
 """Whether two runs differ in a figure: over their seeds where there are several, else over the samples of the two."""
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Mapping
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,9 @@ class Difference(NamedTuple):
     how: str  # it was tested
 
 
+Seed = TypeVar("Seed", bound=Hashable)
+
+
 class Samples(NamedTuple):
     """Samples of a run: uint8 `[N, H, W, C]`, the requested classes int `[N]`, and the seed of the first."""
 
@@ -30,7 +33,7 @@ class Samples(NamedTuple):
     seed: int | None
 
 
-def compare_seeds(first: Mapping[object, float], second: Mapping[object, float]) -> Difference | None:
+def compare_seeds(first: Mapping[Seed, float], second: Mapping[Seed, float]) -> Difference | None:
     """The difference of two means over training runs, {seed: value}; None for fewer than two runs on either side.
 
     Student's t of the pairs of equal seeds, where there are two such pairs, else Welch's test.
@@ -59,14 +62,20 @@ def _of_test(gap: float, test, how: str) -> Difference:
 
 def compare_intervals(first: Figure, second: Figure) -> Difference | None:
     """The difference of two figures by their own 95 % intervals, as if normal and independent; None without these."""
-    if first.low is None or second.low is None:
+    widths = [_width(figure) for figure in (first, second)]
+    if widths[0] is None or widths[1] is None:
         return None
     from scipy import stats
 
     gap = second.value - first.value
-    half = float(np.hypot(first.high - first.low, second.high - second.low)) / 2
+    half = float(np.hypot(widths[0], widths[1])) / 2
     p = float(2 * stats.norm.sf(Z * abs(gap) / half)) if half else float(not gap)
     return Difference(gap, gap - half, gap + half, p, "the intervals of both, as if independent")
+
+
+def _width(figure: Figure) -> float | None:
+    """The width of a figure's interval; None where it has none."""
+    return None if figure.low is None or figure.high is None else figure.high - figure.low
 
 
 def compare_samples(
@@ -103,7 +112,9 @@ def compare_samples(
         net = classifier.cached(train.images, train.labels)
         right = [classifier.predict(net, samples.images) == samples.labels for samples in (first, second)]
         every = np.concatenate([first.labels, second.labels])
-        differences["asked_class"] = _tested(np.concatenate(right), tuple(map(len, right)), np.mean, pairs, every)
+        differences["asked_class"] = _tested(
+            np.concatenate(right), (len(right[0]), len(right[1])), np.mean, pairs, every
+        )
         advance(1)
     for done, name in enumerate(config["evaluate"]["features"], start=2):
         extractor = extractor_of(name, config, train)

@@ -82,7 +82,7 @@ def pictures(sound: Sound, x: np.ndarray) -> np.ndarray:
     """What the judge sees of examples `[N, ...]`: levels as uint8 `[N, frames, bands, 1]`."""
     waveforms = sound.waveform(np.asarray(x, np.float32))
     levels = log_mel(_padded(waveforms, JUDGE["hop"]), sound.sample_rate, **JUDGE)
-    return np.uint8(np.clip(np.round(255 * levels), 0, 255))[..., None]
+    return np.clip(np.round(255 * levels), 0, 255).astype(np.uint8)[..., None]
 
 
 def _padded(waveforms: np.ndarray, hop: int) -> np.ndarray:

@@ -82,7 +82,7 @@ def level_set(distance: np.ndarray, angle: float, colour: str = plots.BLUE, side
         return places, np.where(inside_cube(places), at(places), 1.0)
 
     along = np.stack([look(np.full(len(across), depth))[1] for depth in depths], axis=1)
-    hit = (along < 0).any(axis=1)
+    hit = np.any(along < 0, axis=1)
     first = np.argmax(along < 0, axis=1)
     rows = np.arange(len(across))
     before, behind = along[rows, np.maximum(first - 1, 0)], along[rows, first]
@@ -115,7 +115,7 @@ def draw(
         The files to look at.
     """
     shown = [np.flatnonzero(labels == label)[:COLUMNS] for label in np.unique(labels)]
-    titles = [names[label] if names else str(label) for label in np.unique(labels)]
+    titles = [names[int(label)] if names else str(label) for label in np.unique(labels)]
     tile = lambda row, angle: _tile(samples[row], angle, int(labels[row]))
     start = math.radians(-60)
     plots.mosaic([[[tile(row, start) for row in rows] for rows in shown]], titles, [[]], folder / "samples.png")

@@ -112,8 +112,10 @@ def measure(key_file: str, maker: Maker, number: int, done: Callable[[int], None
     marked = maker.make(key_file, number)
     plain = maker.make("", number)
     changes: dict[str, Callable[[np.ndarray], np.ndarray]] = dict(DEGRADATIONS)
-    for t in REGENERATED if (regenerate := maker.regenerate) is not None else ():
-        changes[f"regenerated from t = {t:g}"] = lambda pictures, t=t: regenerate(pictures, t)
+    regenerate = maker.regenerate
+    if regenerate is not None:
+        for t in REGENERATED:
+            changes[f"regenerated from t = {t:g}"] = lambda pictures, t=t: regenerate(pictures, t)
     rows = {}
     for count, (name, change) in enumerate(changes.items(), 1):
         readings = [read(watermark, maker.to_noise, change(pictures)) for pictures in (marked, plain)]

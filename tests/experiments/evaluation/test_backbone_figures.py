@@ -9,6 +9,7 @@ import pytest
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import backbone_figures
 from diffusion.metrics import bootstrap
+from diffusion.objectives import Moves
 from diffusion.proteins import backbone, pdb
 from tests.experiments.evaluation import charts
 
@@ -86,7 +87,7 @@ class Prior:
 def subject(monkeypatch):
     source = types.SimpleNamespace(backbones=True)
     monkeypatch.setattr(backbone_figures.data, "source", lambda config, split: source if split == "test" else None)
-    reads = types.SimpleNamespace(prior=Prior())
+    reads = Moves(field=None, prior=Prior(), manifold=None)
     recipe = types.SimpleNamespace(objective=types.SimpleNamespace(reads=reads))
     monkeypatch.setattr(backbone_figures.resolve, "recipe", lambda config, shape: recipe)
     half = lambda kinds, labels: types.SimpleNamespace(
