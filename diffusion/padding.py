@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -26,7 +27,7 @@ from diffusion.arguments import described
 from diffusion.schedules import left_broadcast
 
 
-def check(real: Any, x: Array) -> None:
+def check(real: Any, x: Array | jax.ShapeDtypeStruct) -> None:
     """Refuses what is no mask of x, and, where its values are known, one that leaves nothing of an example.
 
     Args:

@@ -169,8 +169,18 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     folder = pathlib.Path(values.model)
     out = pathlib.Path(values.out)
-    settings = {name: values[name].value for name in ("data_dir", "number", "guidance", "steps", "batch_size")}
-    content = run(load(folder), folder, out, values.data, values.held_out, **settings)
+    content = run(
+        load(folder),
+        folder,
+        out,
+        values.data,
+        values.held_out,
+        data_dir=values.data_dir,
+        number=values.number,
+        guidance=values.guidance,
+        steps=values.steps,
+        batch_size=values.batch_size,
+    )
     print(markdown(content, out))
 
 

@@ -200,13 +200,17 @@ def _sample_tests(first: pathlib.Path, second: pathlib.Path, config: Mapping) ->
     """The tests of `significance.compare_samples`, where both runs were evaluated and still have their samples."""
     if not all((folder / file).is_file() for folder in (first, second) for file in ("samples.npz", "report.json")):
         return {}
-    sets = [Samples(*sample_files.read_samples(folder), _sampling(folder).get("seed")) for folder in (first, second)]
     dataset = figures.read_report(first)["protocol"]["dataset"]
-    splits = tuple(real_images.split_of(config, dataset[name]) for name in ("train_split", "split"))
-    if "classifier" in config["evaluate"]["features"] and splits[0].spec.num_classes:
-        sample_metrics.trained_classifier(splits[0])
+    train, real = (real_images.split_of(config, dataset[name]) for name in ("train_split", "split"))
+    if "classifier" in config["evaluate"]["features"] and train.spec.num_classes:
+        sample_metrics.trained_classifier(train)
     with progress.bar("exchanging samples", len(config["evaluate"]["features"]) + 1, "figures") as advance:
-        return significance.compare_samples(*sets, config, splits, advance)
+        return significance.compare_samples(_samples(first), _samples(second), config, (train, real), advance)
+
+
+def _samples(folder: pathlib.Path) -> Samples:
+    """The samples of a run's folder, with the seed that they began with."""
+    return Samples(*sample_files.read_samples(folder), _sampling(folder).get("seed"))
 
 
 def tables(compared: Compared) -> list[tuple[str, list[str], list[list[str]]]]:

@@ -107,7 +107,8 @@ def networks(
     if (path / "checkpoints").is_dir():
         module, params, config = model.trained(path)
         if isinstance(module, RAEDecoder):
-            encoder = checkpoints.read_about(path, checkpoints.latest(path)).get("encoder") or {"sha256": ""}
+            step = max(checkpoints.steps(path))  # there is one: the parameters are of it
+            encoder = checkpoints.read_about(path, step).get("encoder") or {"sha256": ""}
             module, params = representation_autoencoders.build_autoencoder(module, params, config, encoder["sha256"])
         autoencoder = resolve.Resolver(config).autoencoder
         if autoencoder is None:

@@ -101,6 +101,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from diffusion.experiments.config import ConfigError, data, unknown
 from diffusion.experiments.config.extensions import printed
@@ -249,12 +250,14 @@ def measured_by(protocol: str | None) -> tuple[str, ...]:
     return protocols.PROTOCOLS[protocol].measures if protocol in protocols.PROTOCOLS else ()
 
 
-def reference_of(config: Mapping, split: str) -> str:
+def reference_of(config: ConfigDict, split: str) -> str:
     """What names the run's data at a split: NAME@SPLIT of TFDS, or the entry of another source, in JSON."""
     return f"{config.data.name if data.is_tfds(config) else json.dumps(plain(config.data.source))}@{split}"
 
 
-def require_pictures(config: Mapping, metrics: Sequence[str], protocol: str = "", networks: Sequence[str] = ()) -> None:
+def require_pictures(
+    config: ConfigDict, metrics: Sequence[str], protocol: str = "", networks: Sequence[str] = ()
+) -> None:
     """Refuses what is of pictures alone for a run on other examples; a protocol of clips is none for a run on clips.
 
     Args:

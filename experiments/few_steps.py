@@ -47,7 +47,7 @@ SHOWN = 10  # samples in a row of the picture, and the least number that --numbe
 WRAPPED = 10  # letters in a line above a sample
 SHARE = ("asked_class", "class recognised")  # of samples that show what was requested: its key and its title
 
-Made = tuple[Mapping[str, Any], np.ndarray, Sequence]
+Made = tuple[Mapping[str, Any], np.ndarray, Sequence | np.ndarray]
 """(figures, all samples, the class or caption of each)."""
 
 

@@ -132,7 +132,8 @@ def work_of(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Work:
     if not isinstance(model, DiT):
         raise ConfigError(f'config.model.name = {config.model.name!r}: plans are made for "dit" alone.')
     target = programs.build(recipe, mesh).target
-    return Work(model, shape, target, mesh, config.train.batch_size, config.train.accumulate or 1)
+    height, width, channels = shape
+    return Work(model, (height, width, channels), target, mesh, config.train.batch_size, config.train.accumulate or 1)
 
 
 def _compile_for(config: ConfigDict, shape: tuple[int, ...], machine: Machine, devices: int) -> dict[str, Any]:
@@ -233,7 +234,7 @@ def main(argv: list[str]) -> None:
     devices, names = described(flags.FLAGS.devices, flags.FLAGS.machine)
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)  # described alone: nothing is computed on them
-    planned = plan(flags.FLAGS.config, devices, names, flags.FLAGS["compile"].value)
+    planned = plan(flags.FLAGS.config, devices, names, bool(flags.FLAGS["compile"].value))
     console = Console()
     tables.show(planned, console if console.is_terminal else Console(width=110))
     if out:

@@ -89,7 +89,7 @@ def pictures_of(path: str) -> Iterator[tuple[str, np.ndarray]]:
         yield from ((str(file), pictures.read(file)) for file in files)
         return
     (file,) = files
-    images = npz.load(file, ("images",))["images"] if "images" in npz.names(file) else np.zeros(0)
+    images: np.ndarray = npz.load(file, ("images",))["images"] if "images" in npz.names(file) else np.zeros(0)
     if images.dtype != np.uint8 or images.ndim != 4 or not len(images) or images.shape[3] not in (1, 3):
         raise ValueError(f"{file} has no pictures; valid: an array images, uint8 [N, H, W, 1 or 3], as samples.npz.")
     yield from ((f"{file}[{i}]", image) for i, image in enumerate(images))

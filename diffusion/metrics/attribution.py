@@ -16,6 +16,7 @@ import numpy as np
 import scipy.linalg
 from jax import Array
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 
 
 class Features(NamedTuple):
@@ -92,7 +93,7 @@ def features(
     return Features(losses.mean(0), outputs)
 
 
-def trak(queries: np.ndarray, train: np.ndarray, outputs: np.ndarray, damping: float = 1e-3) -> np.ndarray:
+def trak(queries: ArrayLike, train: ArrayLike, outputs: ArrayLike, damping: float = 1e-3) -> np.ndarray:
     """How much the loss of each query would rise if a training example were left out, times N: the influence.
 
         score_qi = g_q^T (H + damping tr(H) / k I)^-1 g_i,    H = mean over examples and draws of o o^T

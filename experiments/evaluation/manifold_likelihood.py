@@ -41,7 +41,7 @@ def negative_log_likelihood(subject: Any) -> dict:
         )
     schedule = recipe.schedule
     times = np.linspace(schedule.t_min, schedule.t_max, STEPS + 1)
-    field = generate.tangent_field(recipe)
+    field = generate.tangent_field(recipe, reads)
 
     @jax.jit
     def log_density_of_model(params, points):

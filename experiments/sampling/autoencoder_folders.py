@@ -104,7 +104,7 @@ def latent(autoencoder: Autoencoder, shape: tuple[int, ...]) -> tuple[str, tuple
 
 def _encode(module: nn.Module, params: Any, x: jax.Array) -> tuple[jax.Array, ...]:
     """(mean, log variance) of the posterior, or (latents,) of an autoencoder that has none."""
-    latents = module.apply({"params": params}, x, method="encode")
+    latents: Any = module.apply({"params": params}, x, method="encode")
     return tuple(latents) if isinstance(latents, Moments) else (latents,)
 
 
@@ -189,12 +189,13 @@ def decoding(config: Mapping) -> tuple[Any, Callable[[Any, jax.Array], jax.Array
 
     def decode(params, x):
         z = from_diffusion(x, module.scale, getattr(module, "shift", 0.0))
-        return module.apply({"params": params}, z, method="decode")
+        pictures: Any = module.apply({"params": params}, z, method="decode")
+        return pictures
 
     return autoencoder.params, decode
 
 
-def placed(params: Any, images: np.ndarray) -> tuple[Any, jax.Array]:
+def placed(params: Any, images: np.ndarray) -> tuple[Any, jax.Array | np.ndarray]:
     """The parameters on every device, and the pictures split over the devices."""
     devices = jax.local_devices()
     if len(devices) == 1 or len(images) % len(devices):

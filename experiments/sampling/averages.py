@@ -38,7 +38,7 @@ def post_hoc(folder: str | pathlib.Path, tracked: float, width: float, step: int
         )
     step = checkpoints.latest(folder) if step is None else step
     steps = [saved_step for saved_step in checkpoints.steps(folder) if 0 < saved_step <= (step or 0)]
-    if not steps:
+    if step is None or not steps:
         raise ConfigError(f"--average: {folder} has no checkpoint up to step {step}.")
     try:
         weights = power_ema.reconstruction_weights(steps, tracked, step, width)

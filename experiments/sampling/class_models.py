@@ -194,7 +194,7 @@ def classes_of(folder: str | pathlib.Path) -> dict[str, int]:
 
 def _shape(folder: pathlib.Path, module: Any) -> tuple[int, ...]:
     """Of an example: as the network knows it, or as its config says."""
-    if isinstance(module, DiT):
+    if isinstance(module, DiT) and module.shape is not None:
         return module.shape
     stated = opener.read_table(folder / "config.json").get("sample_size")
     if stated is None:

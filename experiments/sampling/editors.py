@@ -90,8 +90,8 @@ def bdia(gamma: float = 1.0, t_0: float = 0.8) -> Editor:
         down = _until(task.grid, t_0)
         up = down[::-1]
         second = samplers.sample(samplers.ddim(), task.there, task.schedule, task.x, timesteps.plan(up[:2]), task.keys)
-        last = samplers.bdia(task.there, task.schedule, (task.x, second), up, gamma)
-        return samplers.bdia(task.back, task.schedule, last[::-1], down, gamma)[1]
+        before_last, last = samplers.bdia(task.there, task.schedule, (task.x, second), up, gamma)
+        return samplers.bdia(task.back, task.schedule, (last, before_last), down, gamma)[1]
 
     return edit
 

@@ -88,9 +88,11 @@ def main(
             model, step = tuned_run.load(work, requested_step, **source)
             tuned = {"workdir": str(work), "step": step}
         else:
-            folder = (
-                str(shipped_models.folder_of_prompts(MODEL.value)) if work is None else str(workdir.text_model(work))
-            )
+            if work is not None:
+                folder = str(workdir.text_model(work))
+            else:
+                assert MODEL.value is not None  # one of both is named, as checked above
+                folder = str(shipped_models.folder_of_prompts(MODEL.value))
             keeps_stored = QUANTISED.value == STORED
             model = text_to_image.load(folder, **source, quantised=keeps_stored, drop_text=DROP_TEXT.value)
         source["quantised"] = QUANTISED.value
@@ -109,8 +111,9 @@ def main(
             _write(path, picture, model.kind.video, settings)
             print(path, flush=True)
             written.append((path, settings))
-        for path, settings in written if signer is not None else ():
-            signer.sign(path, settings, diffusion.__version__)
+        if signer is not None:
+            for path, settings in written:
+                signer.sign(path, settings, diffusion.__version__)
 
 
 def _write(path: pathlib.Path, made: np.ndarray, video: Video | None, about: Mapping[str, Any]) -> None:
@@ -144,8 +147,8 @@ def again(
     if settings["at"] >= len(settings["seeds"]):
         raise ValueError(f"{path} was made as number {settings['at']}, from 0, of {len(settings['seeds'])} pictures")
     request = png.request(settings, Request())
-    folder = folder or settings["model"]
-    generated, video = make(request, settings, folder, path, drop_text)
+    where: str = folder or settings["model"]
+    generated, video = make(request, settings, where, path, drop_text)
     picture = generated[settings["at"]]
     target = pictures.unused(pathlib.Path(out) if out else path.parent, f"{path.stem}_again")
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,8 @@ from diffusion.io import npy, npz
 from diffusion.models import facts
 from diffusion.models.layers import conditions, layout
 from diffusion.objectives import Jumps, Moves, projectors
+from diffusion.parameterizations import Parameterization
+from diffusion.schedules import NoiseSchedule
 from diffusion.training import sharding
 from diffusion.training.step import HEADS, conditioned
 from diffusion.watermarks import Watermark
@@ -145,19 +147,29 @@ def denoiser(recipe: Recipe) -> Callable[..., Any]:
     return build
 
 
-def _branches(recipe: Recipe, params: Any, network: Callable, *inputs: Any) -> guidance.Branches:
-    """The branches that a run's guidance combines; the last input holds the condition, the only one."""
-    *to, (condition,) = inputs
+def _branches(
+    recipe: Recipe,
+    params: Any,
+    network: Callable,
+    schedule: NoiseSchedule,
+    parameterization: Parameterization,
+    conditions: tuple[Any],
+) -> guidance.Branches:
+    """The branches that a run's guidance combines; `conditions` holds the condition, the only one."""
+    (condition,) = conditions
     if recipe.sampling.depths:
+        assert recipe.objective.blocks.early is not None  # the guidance of depths is refused without it
         name, layer = recipe.objective.blocks.early
         head = recipe.objective.heads[name].apply
         early = lambda h, shape: projectors.untokens(head(params[HEADS][name], h, shape), shape)
-        return guidance.depth_branches(network, *to, condition, layer, early)
+        return guidance.depth_branches(network, schedule, parameterization, condition, layer, early)
     null = None if recipe.examples.null is None else recipe.examples.null_condition(_number(condition))
-    conditions = (condition, null if real_of(recipe, condition) is None else {**null, "real": condition["real"]})
+    if null is not None and real_of(recipe, condition) is not None:
+        null = {**null, "real": condition["real"]}
+    both = (condition, null)
     if recipe.sampling.conditions is not None:
-        conditions = recipe.sampling.conditions(recipe.network, *conditions)
-    return guidance.together(network, *to, conditions)
+        both = recipe.sampling.conditions(recipe.network, *both)
+    return guidance.together(network, schedule, parameterization, both)
 
 
 def side_by_side(
@@ -195,8 +207,10 @@ def side_by_side(
 
     def make(apply: Callable) -> Any:
         edits = both(sources, targets)
-        guided = ((edits,),) if recipe.scale == 1 else ((edits, both(null, null)), recipe.sampling.guidance)
-        return sampling.denoiser(apply, recipe.schedule, recipe.parameterization, *guided)
+        to = (apply, recipe.schedule, recipe.parameterization)
+        if recipe.scale == 1:
+            return sampling.denoiser(*to, (edits,))
+        return sampling.denoiser(*to, (edits, both(null, null)), recipe.sampling.guidance)
 
     return editing.prompt_to_prompt(make, lambda *inputs: network.apply(params, *inputs), until)
 
@@ -235,37 +249,39 @@ def measured_pictures(recipe: Recipe) -> np.ndarray | None:
     return guides.measure(recipe.sampling.measured, np.asarray(to_model(jnp.asarray(few))), recipe.config.seed)
 
 
-def flow_map(recipe: Recipe) -> Callable[[Any, Array], flow_maps.FlowMap]:
-    """The flow map of a run whose objective trains one, (params, labels `[B]`) -> (x_t, t, s) -> x_s."""
-    objective = recipe.objective
+def flow_map(recipe: Recipe, reads: Jumps) -> Callable[[Any, Array], flow_maps.FlowMap]:
+    """The flow map of a run, by its objective, (params, labels `[B]`) -> (x_t, t, s) -> x_s."""
 
     def build(params: Any, labels: Array) -> flow_maps.FlowMap:
         network = lambda x, clock, condition: recipe.network.apply(params, x, clock, condition)
         condition = labels if recipe.examples.null is not None else None
-        if objective.condition.strength:
+        if recipe.objective.condition.strength:
             strength = jnp.full(_number(labels), recipe.config.sample.guidance.scale, jnp.float32)
             condition = conditions.with_strength(condition, strength)
-        return objective.reads.flow_map(network, recipe.schedule, condition=condition)
+        return reads.flow_map(network, recipe.schedule, condition=condition)
 
     return build
 
 
-def tangent_field(recipe: Recipe) -> Callable[[Any, Array], Any]:
-    """The field of a run on a manifold, (params, labels `[B]`) -> `manifolds.TangentField`."""
+def tangent_field(recipe: Recipe, reads: Moves) -> Callable[[Any, Array], Any]:
+    """The field of a run on a manifold, by its objective, (params, labels `[B]`) -> `manifolds.TangentField`."""
 
     def build(params: Any, labels: Array) -> Any:
         network = lambda x, clock, condition: recipe.network.apply(params, x, clock, condition)
         condition = labels if recipe.examples.null is not None else None
-        return recipe.objective.reads.field(network, recipe.schedule, condition=condition)
+        return reads.field(network, recipe.schedule, condition=condition)
 
     return build
 
 
 def build_for_sampler(recipe: Recipe) -> Callable[[Any, Array], Any]:
     """`flow_map`, `tangent_field` or `denoiser`, whichever the recipe's sampler takes."""
-    if isinstance(recipe.objective.reads, Moves):
-        return tangent_field(recipe)
-    return (flow_map if flow_maps.FlowMap in recipe.sampling.sampler.takes else denoiser)(recipe)
+    reads = recipe.objective.reads
+    if isinstance(reads, Moves):
+        return tangent_field(recipe, reads)
+    if isinstance(reads, Jumps) and flow_maps.FlowMap in recipe.sampling.sampler.takes:
+        return flow_map(recipe, reads)
+    return denoiser(recipe)
 
 
 def check_plain(recipe: Recipe, condition: Any) -> None:
@@ -357,6 +373,19 @@ def generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark | N
     return build_generator(recipe, mesh, watermark)
 
 
+def _decoding(recipe: Recipe) -> tuple[Any, Callable[[Any, Any, Array], Array]]:
+    """How samples become examples: by the autoencoder that trained with the model, by a frozen one, or as they are.
+
+    Returns:
+        (the frozen one's parameters, (the model's, these, x `[B, ...]`) -> the examples of x).
+    """
+    autoencoder = recipe.companions.autoencoder
+    if autoencoder is not None:
+        return (), lambda params, decoder, x: autoencoder.decode(params, x)
+    decoder, decode = autoencoder_folders.decoding(recipe.config)
+    return decoder, lambda params, decoder, x: decode(decoder, x)
+
+
 def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark | None = None) -> Generator:
     """The `generator` of any run that makes pictures, also of prompts; its labels are the network's conditions."""
     config = recipe.config
@@ -366,7 +395,7 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
     network = build_for_sampler(recipe)
     reads = {"weights": guides.weights(recipe.sampling.guides)} if recipe.sampling.guides else {}
     pictures = measured_pictures(recipe)
-    decoder, decode = ((), None) if recipe.companions.autoencoder else autoencoder_folders.decoding(config)
+    decoder, shown = _decoding(recipe)
     batch_size = min(config["sample"]["batch_size"], config["sample"]["number"])
     if mesh is not None:
         shards = sharding.batch_shards(mesh)
@@ -378,22 +407,17 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
         first, rest = keys(seeds)
         labels, y = labels
         read = (GuidesRead(reads["weights"], y),) if reads else ()
-        reads_field = isinstance(recipe.objective.reads, Moves)
-        x = (
-            recipe.objective.reads.prior.sample(first)
-            if reads_field
-            else samplers.prior(schedule, first, recipe.examples.shape)
-        )
+        output = recipe.objective.reads
+        if isinstance(output, Moves):
+            x = output.prior.sample(first)
+        else:
+            x = samplers.prior(schedule, first, recipe.examples.shape)
         x = sampling.marked(watermark, "noise", x, first, schedule)
         real = real_of(recipe, labels)
         on_real = sampler if real is None else samplers.padded(sampler, real)
         return drive(
             sampler=on_real, denoise=network(params, labels, *read), schedule=schedule, x=x, plan=plan, keys=rest
         )
-
-    def shown(params, decoder, x):
-        """The examples of x, by the autoencoder that trained with the model, or by a frozen one, or as it is."""
-        return recipe.companions.autoencoder.decode(params, x) if recipe.companions.autoencoder else decode(decoder, x)
 
     def finish(params, decoder, reads, labels, seeds):
         with layout.over(mesh) if mesh is not None else contextlib.nullcontext():

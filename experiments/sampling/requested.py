@@ -60,7 +60,7 @@ def conditions(text: str, recipe: Recipe) -> Any:
             f"--condition={text} has the classes {sorted(set(rows['label'].tolist()))}. Valid: integers in 0 .. "
             f"{recipe.examples.num_classes - 1}."
         )
-    if isinstance(null, dict) and "given" in null:
+    if isinstance(rows, dict) and "given" in rows:
         with as_config_errors():
             series_masks.check(rows)
         rows["given"] = np.where(rows["mask"], rows["given"], 0)  # as in a record: what is hidden may be NaN there

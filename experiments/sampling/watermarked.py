@@ -31,7 +31,9 @@ def in_batches(function: Callable[..., Any], pictures: np.ndarray, size: int) ->
     return chunks.applied(lambda few: function(*few), (pictures, keys), size)
 
 
-def _maker(name: str, make: Callable, invert: Callable, again: Callable, shape: tuple[int, ...], size: int) -> Maker:
+def _maker(
+    name: str, make: Callable, invert: Callable, again: Callable, shape: tuple[int, int, int], size: int
+) -> Maker:
     """A `Maker` of two compiled functions: (pictures, keys) -> noise, (pictures, t, keys) -> pictures."""
     return Maker(
         name,
@@ -73,7 +75,8 @@ def build_run_maker(run: Trained, name: str, steps: int = STEPS) -> Maker:
     def again(pictures, t, keys):
         return to_uint8(editing.sdedit(run.sampler, denoise, run.schedule, to_model(pictures), run.grid, t, keys))
 
-    return _maker(name, make, invert, again, recipe.examples.shape, size)
+    height, width, channels = recipe.examples.shape
+    return _maker(name, make, invert, again, (height, width, channels), size)
 
 
 def build_model_maker(
@@ -96,7 +99,7 @@ def build_model_maker(
     denoise = text_to_image.denoise(model, model.weights, empty, None, 1.0)
 
     def encoded(pictures):
-        z = vae.apply({"params": model.params["vae"]}, to_model(pictures), method="encode")
+        z: Any = vae.apply({"params": model.params["vae"]}, to_model(pictures), method="encode")
         return latent_space.to_diffusion(z.mean if isinstance(z, latent_space.Moments) else z, vae.scale, vae.shift)
 
     def make(key_file: str, number: int) -> np.ndarray:

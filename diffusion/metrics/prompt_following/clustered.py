@@ -87,7 +87,7 @@ def share(right: Sequence[bool] | np.ndarray, prompts: Sequence[Hashable] | np.n
     return {"share": average.value, "interval": list(interval), "count": average.samples, "prompts": average.prompts}
 
 
-def figure(values: Sequence[float], prompts: Sequence[Hashable]) -> dict[str, Any]:
+def figure(values: Sequence[float] | np.ndarray, prompts: Sequence[Hashable]) -> dict[str, Any]:
     """The mean of values by `mean`, as a record has it: None for a standard error that is not finite.
 
     Args:
