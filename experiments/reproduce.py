@@ -47,7 +47,7 @@ from diffusion.experiments.run import (
     tuned_base,
     tuned_examples,
 )
-from diffusion.experiments.run.examples import open_examples
+from diffusion.experiments.run.examples import RunExamples, open_examples
 from diffusion.experiments.run.start import with_encoder
 from diffusion.experiments.run_folder import workdir
 from diffusion.models.layers import layout
@@ -98,13 +98,16 @@ def repeat(recipe: Recipe, workdir: str | pathlib.Path, step: int | None = None)
         lacks = "no step that has failed" if step is None else f"no checkpoint of step {step}"
         raise checkpoints.CheckpointError(f"{workdir} holds {lacks}; --step takes one of its checkpoints: {have}.")
     config = recipe.config
-    data = open_examples(recipe) if recipe.companions.base is None else tuned_examples.pictures(recipe)
-    recipe = recipe.on(data.spec)
-    if recipe.companions.base is not None:
-        recipe, data = tuned_examples.encoded(recipe, workdir, data)
-        data = tuned_examples.prompted(recipe, workdir, data)
-        if recipe.objective.beside.prior:
-            data = prior_pictures.beside(recipe, workdir, data)
+    tunes = recipe.companions.base is not None
+    opened = tuned_examples.pictures(recipe) if tunes else open_examples(recipe)
+    data: RunExamples = opened
+    recipe = recipe.on(opened.spec)
+    if tunes:
+        recipe, opened = tuned_examples.encoded(recipe, workdir, opened)
+        if recipe.objective.beside.prior:  # an objective with prompts has no prior
+            data = prior_pictures.beside(recipe, workdir, opened)
+        else:
+            data = tuned_examples.prompted(recipe, workdir, opened)
     mesh = programs.mesh_of(config)
     program = programs.build(recipe, mesh)
     if recipe.companions.teacher and recipe.companions.teacher.pairs:

@@ -103,11 +103,13 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
         tracking.check(project)
         compilation_cache.enable()
         mesh = programs.mesh_of(config)
-        data = examples.open_examples(recipe) if recipe.companions.base is None else tuned_examples.pictures(recipe)
-        fingerprint = data.source.fingerprint()
-        recipe = checks.with_data(recipe, data.spec)
+        tunes = recipe.companions.base is not None
+        opened = tuned_examples.pictures(recipe) if tunes else examples.open_examples(recipe)
+        data: examples.RunExamples = opened
+        fingerprint = opened.source.fingerprint()
+        recipe = checks.with_data(recipe, opened.spec)
         notices: list[str] = []
-        agreement.first(lambda: notices.append(held_out.at_start(recipe, data.source)))
+        agreement.first(lambda: notices.append(held_out.at_start(recipe, opened.source)))
 
         # ==== Run folder ====
         folder = pathlib.Path(folder)
@@ -116,13 +118,14 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
             workdir.settle_config(folder, config)
         workdir.require_shared(folder)
 
-        if recipe.companions.base is not None:
-            recipe, data = tuned_examples.encoded(recipe, folder, data)
-            fingerprint |= {"conditions": data.source.fingerprint()["conditions"]}
-            data = tuned_examples.prompted(recipe, folder, data)
-            if recipe.objective.beside.prior:
-                data = prior_pictures.beside(recipe, folder, data)
-                fingerprint |= {"prior": data.fingerprint["sha256"]}
+        if tunes:
+            recipe, opened = tuned_examples.encoded(recipe, folder, opened)
+            fingerprint |= {"conditions": opened.source.fingerprint()["conditions"]}
+            if recipe.objective.beside.prior:  # an objective with prompts has no prior
+                data = both = prior_pictures.beside(recipe, folder, opened)
+                fingerprint |= {"prior": both.fingerprint["sha256"]}
+            else:
+                data = tuned_examples.prompted(recipe, folder, opened)
 
         # ==== Program, first state, bookkeeping ====
         program = programs.build(recipe, mesh)

@@ -17,7 +17,7 @@ import functools
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -274,11 +274,11 @@ def batches(
     sizes: Sequence[Size],
     *,
     start: int = 0,
-    positions: Sequence[int] | None = None,
+    positions: Sequence[int] | np.ndarray | None = None,
     augment: Sequence[Augmentation] = (),
     with_sizes: bool = True,
     threads: int = 2,
-) -> Iterator[pipeline.Batch]:
+) -> pipeline.Batches:
     """Returns the endless training batches from a step on, this process's rows of each.
 
     Args:

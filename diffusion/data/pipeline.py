@@ -7,6 +7,7 @@ position in it is a single number that holds for any batch size and number of pr
 
 __all__ = [
     "Batch",
+    "Batches",
     "assembled",
     "augmented",
     "batches",
@@ -29,7 +30,7 @@ import functools
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -43,6 +44,17 @@ from diffusion.data.transforms import Augmentation
 
 Batch = dict[str, Any]
 """Arrays `[b, ...]` by their names; under "condition" a pytree of such."""
+
+
+class Batches(Protocol):
+    """Batches one after another, which threads prepare until `close()` stops them."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def __next__(self) -> Batch: ...
+
+    def close(self) -> None: ...
+
 
 DAMAGED = ("stop", "skip")  # what to do about a damaged record
 SKIPS = 100  # damaged records in a row that are passed over: more are a lost file, not a flaw
@@ -61,13 +73,13 @@ def batches(
     seed: int,
     batch_size: int,
     start: int = 0,
-    positions: Sequence[int] | None = None,
+    positions: Sequence[int] | np.ndarray | None = None,
     augment: Sequence[Augmentation] = (),
     shuffle: bool = True,
     threads: int = 2,
     damaged: str = "stop",
     order: int = ORDER,
-) -> Iterator[Batch]:
+) -> Batches:
     """Returns the endless training batches from example `start` on, this process's rows of each.
 
     What a process reads at a position of the global batch is what any other would, so that processes may share the
@@ -406,7 +418,7 @@ def _packed(example: Any, spec: DataSpec) -> np.ndarray:
     )
 
 
-def positions_of(batch_size: int, positions: Sequence[int] | None) -> np.ndarray:
+def positions_of(batch_size: int, positions: Sequence[int] | np.ndarray | None) -> np.ndarray:
     """Returns the positions as int64 [b], checked."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
@@ -425,7 +437,7 @@ def _check(source: Source, spec: DataSpec, seed: int, start: int, threads: int) 
             raise ValueError(f"{name} must be in 0..{end - 1}, got {value}.")
 
 
-def iterate(steps: int, read: Callable[[int], Batch], threads: int) -> Iterator[Batch]:
+def iterate(steps: int, read: Callable[[int], Batch], threads: int) -> Batches:
     """Runs `read` over 0..steps - 1 in order, in threads that prepare twice their number of batches in advance."""
     import grain  # imported here: it takes half a second, and sampling reads no batches
 

@@ -36,7 +36,7 @@ class StreamBatches:
         batch_size: int,
         start: int = 0,
         state: Mapping[str, Any] | None = None,
-        positions: Sequence[int] | None = None,
+        positions: Sequence[int] | np.ndarray | None = None,
         augment: Sequence[Augmentation] = (),
         threads: int = 2,
         damaged: str = "stop",

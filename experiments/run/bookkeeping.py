@@ -21,7 +21,7 @@ from diffusion.experiments.config.settings_checks import LOSS
 from diffusion.experiments.config.values import built_in_python, config_hash
 from diffusion.experiments.evaluation import real_images
 from diffusion.experiments.run import failure, held_out_loss, hooks, networks, tracking
-from diffusion.experiments.run.examples import Examples
+from diffusion.experiments.run.examples import RunExamples
 from diffusion.experiments.run.program import Program
 from diffusion.experiments.run.start import Start
 from diffusion.experiments.run_folder import workdir
@@ -50,7 +50,7 @@ class Bookkeeping:
         self,
         recipe: Recipe,
         folder: pathlib.Path,
-        data: Examples,
+        data: RunExamples,
         program: Program,
         mesh: Mesh,
         saver: checkpoints.Checkpoints,

@@ -2,8 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -26,6 +26,37 @@ from diffusion.training.runtime import agreement
 
 CHECKED = 256  # records whose points are checked before a run on a manifold
 NAMED = 10  # classes that the start of a run names, at most
+
+
+class RunExamples(Protocol):
+    """What a run reads its batches from: `Examples`, or these with something beside each of them.
+
+    Attributes:
+        source: the records, or a stream of them.
+        spec: the description of an example.
+        sizes: (height, width) of each bucket; () where all examples are of one size.
+    """
+
+    @property
+    def source(self) -> Any: ...
+
+    @property
+    def spec(self) -> sources.DataSpec: ...
+
+    @property
+    def sizes(self) -> tuple[buckets.Size, ...]: ...
+
+    def batches(
+        self,
+        config: Mapping,
+        start: int,
+        positions: Sequence[int] | np.ndarray,
+        threads: int,
+        state: Mapping | None = None,
+        order: int = pipeline.ORDER,
+    ) -> pipeline.Batches:
+        """The batches of a run, see `Examples.batches`."""
+        ...
 
 
 class Examples(NamedTuple):
@@ -63,11 +94,11 @@ class Examples(NamedTuple):
         self,
         config: Mapping,
         start: int,
-        positions: Sequence[int],
+        positions: Sequence[int] | np.ndarray,
         threads: int,
         state: Mapping | None = None,
         order: int = pipeline.ORDER,
-    ) -> Iterator[pipeline.Batch]:
+    ) -> pipeline.Batches:
         """The batches of a run, in the form of `pipeline.batches`.
 
         Args:

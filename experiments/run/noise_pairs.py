@@ -13,7 +13,7 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +26,7 @@ from diffusion.data import pipeline, sources
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.run import players
-from diffusion.experiments.run.examples import Examples
+from diffusion.experiments.run.examples import RunExamples
 from diffusion.experiments.run_folder.workdir import write_text
 from diffusion.io import files, opener
 from diffusion.models.layers import layout
@@ -49,11 +49,11 @@ class Paired(NamedTuple):
         self,
         config: Mapping,
         start: int,
-        positions: Sequence[int],
+        positions: Sequence[int] | np.ndarray,
         threads: int,
-        state: None = None,
+        state: Mapping | None = None,
         order: int = pipeline.ORDER,
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Generator[pipeline.Batch, None, None]:
         """The batches of a run, see `Examples.batches`: "x" is the samples, "noise" what they were made of."""
         batches = pipeline.batches(
             self.source,
@@ -87,7 +87,7 @@ class Pairs:
         return [record | {"x": np.array(self._parts[row // FILE][row % FILE])} for record, row in zip(records, rows)]
 
 
-def paired(recipe: Recipe, workdir: str | pathlib.Path, data: Examples, mesh: Mesh) -> Paired:
+def paired(recipe: Recipe, workdir: str | pathlib.Path, data: RunExamples, mesh: Mesh) -> Paired:
     """Makes the pairs of a run that are not yet there, and opens all of them. Every process of a run calls it.
 
     Raises:

@@ -9,7 +9,7 @@ Each example of the run has one of them beside it, over and over. Those that are
 import contextlib
 import functools
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,12 +54,20 @@ class WithPrior(NamedTuple):
         """One line for the start of a run."""
         return f"{self.examples}, beside pictures of {self.prompt!r}"
 
-    def batches(self, config: Mapping, start: int, positions: Sequence[int], threads: int, *order: Any) -> Iterator:
+    def batches(
+        self,
+        config: Mapping,
+        start: int,
+        positions: Sequence[int] | np.ndarray,
+        threads: int,
+        state: Mapping | None = None,
+        order: int = pipeline.ORDER,
+    ) -> Generator[pipeline.Batch, None, None]:
         """The batches of a run, see `Examples.batches`, with the class's examples as "prior"."""
         both = self.examples._replace(
             source=self.source, spec=self.spec._replace(shape=(2, *self.spec.shape)), augment=(self.draw,)
         )
-        with contextlib.closing(both.batches(config, start, positions, threads, *order)) as batches:
+        with contextlib.closing(both.batches(config, start, positions, threads, state, order)) as batches:
             for batch in batches:
                 number = len(batch["x"])
                 rows = {name: np.repeat(leaf[None], number, axis=0) for name, leaf in self.condition.items()}

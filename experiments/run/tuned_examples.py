@@ -13,14 +13,14 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from diffusion.adapters.tuning import Tuning
-from diffusion.data import captions, latent_cache, sources
+from diffusion.data import captions, latent_cache, pipeline, sources
 from diffusion.data.sources.streams import Stream
 from diffusion.experiments.config import ConfigError, data
 from diffusion.experiments.config.base import CAPTIONED, Base
@@ -168,9 +168,17 @@ class Prompted(NamedTuple):
         """One line for the start of a run."""
         return str(self.examples)
 
-    def batches(self, config: Mapping, start: int, positions: Sequence[int], threads: int, *order: Any) -> Iterator:
+    def batches(
+        self,
+        config: Mapping,
+        start: int,
+        positions: Sequence[int] | np.ndarray,
+        threads: int,
+        state: Mapping | None = None,
+        order: int = pipeline.ORDER,
+    ) -> Generator[pipeline.Batch, None, None]:
         """The batches of a run, see `Examples.batches`, with "prompts" beside."""
-        with contextlib.closing(self.examples.batches(config, start, positions, threads, *order)) as batches:
+        with contextlib.closing(self.examples.batches(config, start, positions, threads, state, order)) as batches:
             for batch in batches:
                 number = len(batch["x"])
                 rows = {

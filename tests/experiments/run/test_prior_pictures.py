@@ -47,7 +47,7 @@ def test_each_is_drawn_by_its_own_function_from_one_generator():
 
 def test_a_batch_has_the_class_s_examples_and_conditions():
     def batches(self, config, start, positions, threads, *order):
-        assert self.spec.shape == (2, 1, 1, 2) and self.augment == ("both",) and order == ("an order",)
+        assert self.spec.shape == (2, 1, 1, 2) and self.augment == ("both",) and order == ({"pass": 1}, 1)
         yield {"x": np.arange(12.0).reshape(3, 2, 1, 1, 2), "condition": "own"}
 
     spec = DataSpec("rows", "train", (1, 1, 2), 0, 3, dtype="float32")
@@ -62,7 +62,7 @@ def test_a_batch_has_the_class_s_examples_and_conditions():
     examples._replace = replaced
     both = prior_pictures.WithPrior(examples, Rows(3), {"text": np.array([7, 8])}, "a cat", "both", {})
     assert both.spec is spec and str(both) == "3 pictures, beside pictures of 'a cat'"
-    (batch,) = both.batches({}, 0, range(3), 0, "an order")
+    (batch,) = both.batches({}, 0, range(3), 0, state={"pass": 1}, order=1)  # by name, as reproduce gives them
     np.testing.assert_array_equal(batch["x"].reshape(3, 2), [[0, 1], [4, 5], [8, 9]])
     np.testing.assert_array_equal(batch["prior"]["x"].reshape(3, 2), [[2, 3], [6, 7], [10, 11]])
     np.testing.assert_array_equal(batch["prior"]["condition"]["text"], [[7, 8]] * 3)

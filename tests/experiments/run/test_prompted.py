@@ -32,8 +32,8 @@ def test_each_example_of_a_batch_has_the_conditions_of_the_prompts():
     examples = Batches()
     row = {"words": np.arange(4.0).reshape(2, 2)}
     beside = tuned_examples.Prompted(examples, {"teacher": row})
-    batches = list(beside.batches({}, 6, [0, 1], 2, "order"))
-    assert examples.closed and examples.arguments == ({}, 6, [0, 1], 2, "order")
+    batches = list(beside.batches({}, 6, [0, 1], 2, state={"pass": 1}, order=1))  # by name, as reproduce gives them
+    assert examples.closed and examples.arguments == ({}, 6, [0, 1], 2, {"pass": 1}, 1)
     for number, batch in enumerate(batches):
         assert set(batch) == {"x", "index", "prompts"} and batch["index"] == number
         np.testing.assert_array_equal(batch["prompts"]["teacher"]["words"], [row["words"]] * 3)
