@@ -138,7 +138,11 @@ def markdown(content: Mapping[str, Any]) -> str:
     ]
     commands = [f"# {row['title']}\n" + "\n".join(row["commands"]) for row in rows.values()]
     protocol = [
-        (row["title"], *(row["protocol"][name] for name in ("model", "number", "git_commit", "device")))
+        (
+            row["title"],
+            f"{row['protocol']['model']} {row['protocol']['checkpoint'][:8]}",
+            *(row["protocol"][name] for name in ("number", "git_commit", "device")),
+        )
         for row in rows.values()
     ]
     parts = [
@@ -151,7 +155,7 @@ def markdown(content: Mapping[str, Any]) -> str:
         "## Commands",
         "```sh\n" + "\n\n".join(commands) + "\n```",
         "## Protocol",
-        report.table(("row", "model", "pictures of each figure", "commit", "device"), protocol),
+        report.table(("row", "model, its digest", "pictures of each figure", "commit", "device"), protocol),
         report.IN_FULL,
     ]
     return "\n\n".join(parts) + "\n"

@@ -53,7 +53,7 @@ def regions(model: TextToImage, number: int) -> Row:
             'diffusion sample --model=drawings --prompt="a blue heart left of a pink star" '
             '--regions="a blue heart on the left:0,0,0.5,1" --regions="a pink star on the right:0.5,0,1,1"',
         ),
-        "Most halves have their own shape in their own colour; with one prompt, colours blend and shapes change.",
+        "Nearly all halves have their own shape in their own colour; with one prompt some exchange them.",
         prompts,
         pictures,
         {
@@ -94,8 +94,8 @@ def words(model: TextToImage, number: int) -> Row:
             f'diffusion sample --model=drawings --prompt="{BOTH[0]}" --words=circle --words=star --sampler=ddim '
             "--attention=5",
         ),
-        "It fails on this model: the published strength changes nothing, since the model barely attends to the words "
-        "themselves, and more of it damages the picture.",
+        "It does nothing on this model, also at five times the published strength: the model barely attends to the "
+        "words themselves, and most of its pictures are right without it.",
         [prompts[i] for i in order],
         {name: made[order] for name, made in pictures.items()},
         {
@@ -122,8 +122,8 @@ def boxes(model: TextToImage, number: int) -> Row:
         "Layout boxes",
         "../../image_prompts.md#words",
         ('diffusion sample --model=drawings --prompt="a blue star" --words="blue star:0.5,0,1,0.5" --attention=0.2',),
-        "The prompt names no place, and more objects stand in the quarter of the box than by chance. A fifth of the "
-        "published strength keeps shape and colour better, but puts fewer in the box.",
+        "It works in part on this model. The prompt names no place; the published strength puts more objects into the "
+        "quarter of the box than chance, and breaks a third of the pictures. A fifth of it breaks few, and moves few.",
         [f"{prompts[i]} {_place(BOXES[prompts[i]])}" for i in order],
         {name: made[order] for name, made in stacked.items()},
         {
@@ -156,8 +156,8 @@ def reference(model: TextToImage, number: int) -> Row:
         "Reference-only",
         "../../image_prompts.md#a-reference-without-training",
         ('diffusion sample --model=drawings --prompt="a circle" --reference=star.png',),
-        "It mostly fails on this model: the paper comes from the reference, but the whole colour in a third of the "
-        "pictures, and its shape breaks the circle of the prompt.",
+        "It mostly fails on this model: the paper comes from the reference, but the whole colour in a quarter of the "
+        "pictures, and its shape breaks half of the prompt's circles.",
         [prompt] * number,
         {"the reference": np.stack([drawn] * number), **pictures},
         {
@@ -185,8 +185,8 @@ def erased(model: TextToImage, number: int) -> Row:
             '--keep="a red star" --out=runs/concepts/uce  # the row erases all colours, and keeps all other shapes',
             f'diffusion sample --model=runs/concepts/uce --prompt="a red {ERASED}"',
         ),
-        "No heart is left: most have become circles at the same places in the same colours. The shapes between them "
-        "are the same.",
+        "Hardly a heart is left: they have become circles in the same colours, most at the same places. The shapes "
+        "between them stay.",
     )
 
 
