@@ -111,8 +111,8 @@ class RateProcess(NamedTuple):
     def _matrix(self, replaced: ArrayLike) -> Array:
         """exp(-log(1 - replaced) R), `[..., K, K]`; at 1 rows of the prior.
 
-        Of a short time it is the mean of the powers of a matrix of probabilities over a Poisson number of jumps. Long
-        times are reached by squaring, after each of which the rows are divided by their sums.
+        Over a short time it is the mean of the powers of a matrix of probabilities, by a Poisson number of jumps.
+        Squaring reaches long times, and each time the rows are divided by their sums.
         """
         replaced = jnp.asarray(replaced, jnp.float32)[..., None, None]
         longest = 40 / self.slowest  # e^-40 is no number beside 1

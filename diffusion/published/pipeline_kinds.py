@@ -16,7 +16,7 @@ class Attachable(NamedTuple):
     """A published class that makes no pictures itself and is attached to a model that does.
 
     Attributes:
-        words: what it is, and the model that it is attached to; for messages.
+        words: its description for messages, with the model that it is attached to.
         opened: (its folder, the denoiser, **arguments of `interchange.load`) -> its attachment.
     """
 

@@ -66,14 +66,14 @@ def makers(
     for name in runs:
         if name not in taught.ROWS:
             raise unknown("--runs", name, taught.ROWS, "technique that trains")
-    made = {name: functools.partial(row, model) for name, row in steered.ROWS.items()}
-    made |= {name: functools.partial(taught.ROWS[name], model, run) for name, run in runs.items()}
+    functions = {name: functools.partial(row, model) for name, row in steered.ROWS.items()}
+    functions |= {name: functools.partial(taught.ROWS[name], model, run) for name, run in runs.items()}
     for name in only:
         if name in taught.ROWS and name not in runs:
             raise ConfigError(f"--only={name} needs a run. Valid: --runs={name}=FOLDER with the folder of its run.")
-        if name not in made:
-            raise unknown("--only", name, made, "row")
-    return {name: row for name, row in made.items() if not only or name in only}
+        if name not in functions:
+            raise unknown("--only", name, functions, "row")
+    return {name: row for name, row in functions.items() if not only or name in only}
 
 
 def run(
@@ -85,7 +85,7 @@ def run(
         rows: the rows' functions by their names, from `makers`.
         out: the folder of the report, made if missing.
         number: how many pictures each figure has.
-        about: what the protocol says of the model.
+        about: entries of the protocol that describe the model.
     """
     out.mkdir(parents=True, exist_ok=True)
     path = out / "report.json"

@@ -41,7 +41,7 @@ def shares(scenes: Sequence[Scene], pictures: np.ndarray, names: Sequence[str]) 
     """The share of pictures in which all of some entries of `drawn_objects.verdict` hold.
 
     Args:
-        scenes: the N scenes that are asked for.
+        scenes: the N requested scenes.
         pictures: the pictures, uint8 [N, 64, 64, 3].
         names: entries such as "shape" and "colour"; one that a scene leaves open holds.
     """
@@ -60,13 +60,13 @@ def inside(scenes: Sequence[Scene], pictures: np.ndarray, boxes: Sequence[Sequen
         pictures: the pictures, uint8 [N, 64, 64, 3].
         boxes: the N boxes (left, top, right, bottom), as shares of the sides.
     """
-    found = []
+    inside_box = []
     for scene, picture, (left, top, right, bottom) in zip(
         scenes, drawn_objects.measured(pictures, scenes), boxes, strict=True
     ):
         x, y = picture.objects[0].centre[SHAPES.index(scene.shape)] / drawing.SIDE
-        found.append(bool(left <= x <= right and top <= y <= bottom and picture.objects[0].overlap.any()))
-    return bootstrap.share(found)
+        inside_box.append(bool(left <= x <= right and top <= y <= bottom and picture.objects[0].overlap.any()))
+    return bootstrap.share(inside_box)
 
 
 def share_of_colour(scenes: Sequence[Scene], pictures: np.ndarray, colour: str) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def regions(model: TextToImage, number: int) -> Row:
         pictures,
         {
             "both shapes, both colours and the order as requested": {
-                name: shares(asked, made, BINDS) for name, made in pictures.items()
+                name: shares(asked, images, BINDS) for name, images in pictures.items()
             }
         },
     )
@@ -78,13 +78,13 @@ def words(model: TextToImage, number: int) -> Row:
     lines = {"without": 0.0, "attention=1": 1.0, "attention=5": 5.0}
     pictures = {}
     for name, attention in lines.items():
-        made = []
+        images = []
         for first, prompt in enumerate(BOTH):
-            seen = [prompt.split()[2], prompt.split()[-1]] if attention else []
+            named = [prompt.split()[2], prompt.split()[-1]] if attention else []
             seeds = range(first * 1_000, first * 1_000 + number // len(BOTH))
             how = {"sampler": "ddim", "attention": attention or 1.0, "batch_size": BATCH}
-            made.append(text_to_image.generate(model, prompt, seeds=seeds, words=seen, **how))
-        pictures[name] = np.concatenate(made)
+            images.append(text_to_image.generate(model, prompt, seeds=seeds, words=named, **how))
+        pictures[name] = np.concatenate(images)
     asked = [scenes.parsed(prompt) for prompt in prompts]
     order = _mixed(len(prompts), len(BOTH))
     return Row(
@@ -97,9 +97,9 @@ def words(model: TextToImage, number: int) -> Row:
         "It does nothing on this model, also at five times the published strength: the model barely attends to the "
         "words themselves, and most of its pictures are right without it.",
         [prompts[i] for i in order],
-        {name: made[order] for name, made in pictures.items()},
+        {name: images[order] for name, images in pictures.items()},
         {
-            what: {name: shares(asked, made, names) for name, made in pictures.items()}
+            what: {name: shares(asked, images, names) for name, images in pictures.items()}
             for what, names in {"both shapes": ("shape",), "both colours": ("colour",)}.items()
         },
     )
@@ -107,17 +107,17 @@ def words(model: TextToImage, number: int) -> Row:
 
 def boxes(model: TextToImage, number: int) -> Row:
     """Layout guidance: an object whose prompt names no place, and a box for its words."""
-    each = number // len(BOXES)
+    per_box = number // len(BOXES)
     pictures = {name: [] for name in LAYOUTS}
     for first, (prompt, box) in enumerate(BOXES.items()):
-        how = {"seeds": range(first * 1_000, first * 1_000 + each), "batch_size": BATCH, "sampler": "ddim"}
-        for name, made in pictures.items():
+        how = {"seeds": range(first * 1_000, first * 1_000 + per_box), "batch_size": BATCH, "sampler": "ddim"}
+        for name, images in pictures.items():
             guided = {"words": [(prompt.removeprefix("a "), box)], "attention": LAYOUTS[name]} if LAYOUTS[name] else {}
-            made.append(text_to_image.generate(model, prompt, **how, **guided))
-    prompts = [prompt for prompt in BOXES for _ in range(each)]
+            images.append(text_to_image.generate(model, prompt, **how, **guided))
+    prompts = [prompt for prompt in BOXES for _ in range(per_box)]
     asked = [scenes.parsed(prompt) for prompt in prompts]
     order = _mixed(len(prompts), len(BOXES))
-    stacked = {name: np.concatenate(made) for name, made in pictures.items()}
+    stacked = {name: np.concatenate(images) for name, images in pictures.items()}
     return Row(
         "Layout boxes",
         "../../image_prompts.md#words",
@@ -125,13 +125,13 @@ def boxes(model: TextToImage, number: int) -> Row:
         "It works in part on this model. The prompt names no place; the published strength puts more objects into the "
         "quarter of the box than chance, and breaks a third of the pictures. A fifth of it breaks few, and moves few.",
         [f"{prompts[i]} {_place(BOXES[prompts[i]])}" for i in order],
-        {name: made[order] for name, made in stacked.items()},
+        {name: images[order] for name, images in stacked.items()},
         {
             "the object's centre in its box": {
-                name: inside(asked, made, [BOXES[prompt] for prompt in prompts]) for name, made in stacked.items()
+                name: inside(asked, images, [BOXES[prompt] for prompt in prompts]) for name, images in stacked.items()
             },
             "shape and colour as requested": {
-                name: shares(asked, made, ("shape", "colour")) for name, made in stacked.items()
+                name: shares(asked, images, ("shape", "colour")) for name, images in stacked.items()
             },
         },
     )
@@ -162,10 +162,12 @@ def reference(model: TextToImage, number: int) -> Row:
         {"the reference": np.stack([drawn] * number), **pictures},
         {
             "the reference's colour": {
-                name: share_of_colour(asked, made, shown.colour) for name, made in pictures.items()
+                name: share_of_colour(asked, images, shown.colour) for name, images in pictures.items()
             },
-            "the reference's paper": {name: close(made, drawn[0, 0].astype(float)) for name, made in pictures.items()},
-            "the prompt's shape": {name: shares(asked, made, ("shape",)) for name, made in pictures.items()},
+            "the reference's paper": {
+                name: close(images, drawn[0, 0].astype(float)) for name, images in pictures.items()
+            },
+            "the prompt's shape": {name: shares(asked, images, ("shape",)) for name, images in pictures.items()},
         },
     )
 
@@ -199,7 +201,7 @@ def erasure_row(
         model: the model before.
         without: the model after.
         number: how many pictures of hearts, and how many of other shapes.
-        title, commands, look: those of `Row`.
+        title, commands, look: the entries of the row.
     """
     hearts = [Scene("one", "plain", COLOURS[i % 8], ERASED) for i in range(number)]
     left = [shape for shape in SHAPES if shape != ERASED]
@@ -219,10 +221,10 @@ def erasure_row(
         pictures,
         {
             "hearts in pictures of a heart": {
-                name: shares(hearts, made[::2], ("shape",)) for name, made in pictures.items()
+                name: shares(hearts, images[::2], ("shape",)) for name, images in pictures.items()
             },
             "the requested shape in the others": {
-                name: shares(others, made[1::2], ("shape",)) for name, made in pictures.items()
+                name: shares(others, images[1::2], ("shape",)) for name, images in pictures.items()
             },
         },
     )

@@ -65,14 +65,14 @@ def slider(model: TextToImage, run: pathlib.Path, number: int) -> Row:
         pictures,
         {
             f"nearest size is {size}": {
-                name: shares([scene._replace(size=size) for scene in asked], made, ("size",))
-                for name, made in pictures.items()
+                name: shares([scene._replace(size=size) for scene in asked], images, ("size",))
+                for name, images in pictures.items()
             }
             for size in ("small", "large")
         }
         | {
             "shape and colour as requested": {
-                name: shares(asked, made, ("shape", "colour")) for name, made in pictures.items()
+                name: shares(asked, images, ("shape", "colour")) for name, images in pictures.items()
             }
         },
     )
@@ -112,9 +112,9 @@ def custom_diffusion(model: TextToImage, run: pathlib.Path, number: int) -> Row:
         for name, one in (("before", model), ("after", tuned))
     }
 
-    def best(scenes: list[Scene], made: np.ndarray) -> dict:
-        found = drawn_objects.measured(made, scenes, more=(glyph.ghost,))
-        return bootstrap.share([drawn_objects.verdict(*pair)["shape"] for pair in zip(scenes, found)])
+    def best(scenes: list[Scene], images: np.ndarray) -> dict:
+        measured = drawn_objects.measured(images, scenes, more=(glyph.ghost,))
+        return bootstrap.share([drawn_objects.verdict(*pair)["shape"] for pair in zip(scenes, measured)])
 
     return Row(
         "Custom diffusion",
@@ -129,8 +129,12 @@ def custom_diffusion(model: TextToImage, run: pathlib.Path, number: int) -> Row:
         [glyph.word(scene, words["after"]) for scene in asked],
         pictures,
         {
-            "the ghost fits best of nine templates": {name: best(ghosts, made[::2]) for name, made in pictures.items()},
-            "the requested shape in the others": {name: best(others, made[1::2]) for name, made in pictures.items()},
+            "the ghost fits best of nine templates": {
+                name: best(ghosts, images[::2]) for name, images in pictures.items()
+            },
+            "the requested shape in the others": {
+                name: best(others, images[1::2]) for name, images in pictures.items()
+            },
         },
     )
 
@@ -146,18 +150,18 @@ def controls(model: TextToImage, run: pathlib.Path, number: int) -> Row:
     ]
     pictures: dict[str, np.ndarray] = {}
     for name, second in CONTROLS.items():
-        made = []
+        images = []
         for seed, (prompt, plan) in enumerate(zip(prompts, plans)):
             drawn = [arrangements.outlines(Arrangement("plain", (thing,))) for thing in plan]
             sent = [] if second is None else [(control.NAME, drawn[0])]
             sent += [(control.NAME, drawn[1], *second)] if second and second[0] else []
-            made.append(text_to_image.generate(tuned, prompt, seeds=seed, controls=sent)[0])
-        pictures[name] = np.stack(made)
+            images.append(text_to_image.generate(tuned, prompt, seeds=seed, controls=sent)[0])
+        pictures[name] = np.stack(images)
 
-    def there(made: np.ndarray, place: tuple[float, float]) -> dict:
+    def there(images: np.ndarray, place: tuple[float, float]) -> dict:
         near = [
-            any(np.hypot(part.x - place[0], part.y - place[1]) < CLOSE for part in shape_finder.found(picture))
-            for picture in made
+            any(np.hypot(part.x - place[0], part.y - place[1]) < CLOSE for part in shape_finder.measured(picture))
+            for picture in images
         ]
         return bootstrap.share(near)
 
@@ -175,7 +179,7 @@ def controls(model: TextToImage, run: pathlib.Path, number: int) -> Row:
         prompts,
         pictures,
         {
-            f"a shape at the {name} outline's place": {line: there(made, place) for line, made in pictures.items()}
+            f"a shape at the {name} outline's place": {line: there(images, place) for line, images in pictures.items()}
             for name, place in (("first", FIRST), ("second", SECOND))
         },
     )

@@ -28,5 +28,5 @@ def dropped(h: jax.Array, keys: jax.Array | None, rate: float) -> jax.Array:
     """
     if keys is None or rate == 0:
         return h
-    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, h.shape[1:]))(keys)
-    return jnp.where(kept, h / (1 - rate), jnp.zeros((), h.dtype))
+    stays = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, h.shape[1:]))(keys)
+    return jnp.where(stays, h / (1 - rate), jnp.zeros((), h.dtype))
