@@ -35,7 +35,8 @@ from diffusion import discrete, models, timesteps
 from diffusion.experiments.run_folder import workdir
 from examples.symbols import prose
 
-SIZE = len(prose.SYMBOLS) + 1  # and the mask
+MASK = len(prose.SYMBOLS)  # the last symbol
+SIZE = MASK + 1
 PROCESS = discrete.absorbing(discrete.linear(), SIZE)
 
 
@@ -58,8 +59,13 @@ def network_of(width: int, depth: int) -> models.SymbolTransformer:
 
 def predictor(network: models.SymbolTransformer, params: Any) -> discrete.Predictor:
     """(x_t, t) -> log p(x_0 | x_t)."""
-    apply = lambda x, t, condition: network.apply({"params": params}, x, t, condition)
-    return discrete.predictor(apply, PROCESS, discrete.from_logits)
+
+    def logits(x: jax.Array, t: jax.Array, condition: Any) -> jax.Array:
+        output = network.apply({"params": params}, x, t, condition)
+        assert isinstance(output, jax.Array)
+        return output
+
+    return discrete.predictor(logits, PROCESS, discrete.from_logits)
 
 
 def loss(network: models.SymbolTransformer, params: Any, key: jax.Array, x0: jax.Array) -> jax.Array:
@@ -117,7 +123,7 @@ def infilled(predict: discrete.Predictor, line: str, key: jax.Array) -> str:
     """A line whose low lines are filled in, the others kept."""
     symbols = jnp.asarray([[prose.SYMBOLS.find(letter) for letter in line]])
     known = symbols >= 0
-    start = jnp.where(known, symbols, PROCESS.mask)
+    start = jnp.where(known, symbols, MASK)
     sampler = discrete.infilling(discrete.first_hitting(), jnp.where(known, symbols, 0), known)
     plan = timesteps.plan(np.linspace(1, 0, len(line) + 1))
     return prose.decode(np.asarray(discrete.sample(sampler, predict, PROCESS, start, plan, key[None]))[0])
@@ -140,7 +146,7 @@ def main(argv: list[str]) -> None:
           f"{8 * len(lzma.compress(prose.decode(held_out).encode(), preset=9)) / len(held_out):.3f} by xz")  # fmt: skip
 
     predict = predictor(network, params)
-    masked = jnp.full((2, values.length), PROCESS.mask)
+    masked = jnp.full((2, values.length), MASK)
     keys = jax.random.split(jax.random.key(values.seed + 2), 2)
     for bound in (8.0, 0.0):
         x, evaluations = discrete.until_unmasked(discrete.low_entropy(bound), predict, PROCESS, masked, keys)
