@@ -224,8 +224,9 @@ def test_the_values_of_an_example_may_have_any_shape(name):
     x, t = jnp.asarray(X, jnp.float32), jnp.array([0.1, 0.5, 0.9])
     denoisers = _denoisers(schedule)
     raised = [lambda x, t, d=d: jax.tree.map(lambda a: a[:, None], d(x[:, 0], t)) for d in denoisers]
-    plain = _call(case.make(denoisers, schedule, case.strong), x, t)
-    for a, b in zip(plain, _call(case.make(raised, schedule, case.strong), x[:, None], t), strict=True):
+    flat = jax.jit(lambda x: _call(case.make(denoisers, schedule, case.strong), x, t))(x)
+    tall = jax.jit(lambda x: _call(case.make(raised, schedule, case.strong), x, t))(x[:, None])
+    for a, b in zip(flat, tall, strict=True):
         np.testing.assert_allclose(a, b[:, 0], rtol=1e-5, atol=1e-6)
 
 
