@@ -10,8 +10,9 @@ Presets: `cifar10_dit:tiny` (under a minute on two CPU cores; to see that everyt
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config.defaults import defaults
-from diffusion.experiments.config.recipes import preset
+from diffusion.experiments.config import recipes
+
+base = recipes.module("pictures")
 
 PRESETS = {
     "tiny": {
@@ -38,11 +39,8 @@ PRESETS = {
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
-    config = defaults()
-    config.data.name = "cifar10"
+    config = base.cifar10()
     config.data.augment = ({"name": "flip"},)
-    config.data.threads = 8
-    config.data.shape = (32, 32, 3)
     config.schedule = {"name": "rectified_flow"}
     config.parameterization = {"name": "velocity", "clock": {"name": "steps"}}
     config.objective = {
@@ -51,25 +49,13 @@ def get_config(arg: str = "") -> ConfigDict:
         "wrappers": ({"name": "condition_dropout", "rate": 0.1},),
     }
     config.model = {"name": "dit", "patch": 2, "width": 384, "depth": 12, "heads": 6, "num_classes": 10}
-    config.optimizer = {
-        "name": "adamw",
-        "learning_rate": 2e-4,
-        "warmup": 5000,
-        "decay": "constant",
-        "weight_decay": 0.0,
-        "clip": 1.0,
-    }
+    config.optimizer = base.adamw(2e-4, warmup=5000, clip=1.0)
     config.ema.update({"decay": 0.9999, "warmup": True})
     config.train.steps = 400_000
     config.train.batch_size = 256
-    config.train.log_every = 100
-    config.train.dtype = "bfloat16"
     config.checkpoint.every = 10_000
-    config.checkpoint.keep = 3
     config.sample.sampler = {"name": "heun"}
     config.sample.steps = 50
     config.sample.guidance.scale = 1.5
-    config.sample.number = 50_000
-    config.sample.batch_size = 500
-    config.evaluate.update({"every": 50_000, "number": 10_000, "split": "test", "features": ("pixels",)})
-    return preset(config, arg, PRESETS)
+    config.evaluate.every = 50_000
+    return recipes.preset(config, arg, PRESETS)

@@ -35,8 +35,9 @@ in docs/scale.md.
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config.defaults import defaults
-from diffusion.experiments.config.recipes import preset
+from diffusion.experiments.config import recipes
+
+base = recipes.module("pictures")
 
 AUGMENT = {"name": "edm_augmentation", "probability": 0.12}
 DROPPED = {"name": "condition_dropout", "rate": 0.1}
@@ -100,10 +101,7 @@ PRESETS = {
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
-    config = defaults()
-    config.data.name = "cifar10"
-    config.data.threads = 8
-    config.data.shape = (32, 32, 3)
+    config = base.cifar10()
     config.schedule = {"name": "edm"}
     config.parameterization = {"name": "edm"}
     config.objective = {
@@ -131,15 +129,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.ema.sigma_rel = 0.05
     config.train.steps = 24_000
     config.train.batch_size = 256
-    config.train.log_every = 100
-    config.train.dtype = "bfloat16"
     config.checkpoint.every = 800
     config.checkpoint.keep = 2
     config.checkpoint.keep_every = 800
     config.sample.sampler = {"name": "heun"}
     config.sample.grid = {"name": "karras"}
     config.sample.steps = 18
-    config.sample.number = 50_000
     config.sample.batch_size = 1_000
-    config.evaluate.update({"every": 0, "number": 10_000, "split": "test", "features": ("pixels",)})
-    return preset(config, arg, PRESETS)
+    return recipes.preset(config, arg, PRESETS)

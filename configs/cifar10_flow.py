@@ -18,8 +18,9 @@ Presets: `cifar10_flow:ot` (pairs by minibatch optimal transport, OT-CFM; the re
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config.defaults import defaults
-from diffusion.experiments.config.recipes import preset
+from diffusion.experiments.config import recipes
+
+base = recipes.module("pictures")
 
 PRESETS = {
     "ot": {"objective.coupling": {"name": "optimal_transport", "block": 128}},
@@ -46,11 +47,8 @@ PRESETS = {
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
-    config = defaults()
-    config.data.name = "cifar10"
+    config = base.cifar10()
     config.data.augment = ({"name": "flip"},)
-    config.data.threads = 8
-    config.data.shape = (32, 32, 3)
     config.schedule = {"name": "rectified_flow"}
     config.parameterization = {"name": "velocity", "clock": {"name": "steps"}}
     config.objective = {
@@ -68,25 +66,12 @@ def get_config(arg: str = "") -> ConfigDict:
         "dropout": 0.1,
         "num_classes": 0,
     }
-    config.optimizer = {
-        "name": "adamw",
-        "learning_rate": 2e-4,
-        "warmup": 5_000,
-        "decay": "constant",
-        "weight_decay": 0.0,
-        "clip": 1.0,
-    }
+    config.optimizer = base.adamw(2e-4, warmup=5_000, clip=1.0)
     config.ema.update({"decay": 0.9999, "warmup": False})
     config.train.steps = 400_000
     config.train.batch_size = 128
-    config.train.log_every = 100
-    config.train.dtype = "bfloat16"
     config.checkpoint.every = 20_000
-    config.checkpoint.keep = 3
     config.sample.sampler = {"name": "heun"}
     config.sample.grid = {"name": "uniform"}
     config.sample.steps = 50
-    config.sample.number = 50_000
-    config.sample.batch_size = 500
-    config.evaluate.update({"every": 0, "number": 10_000, "split": "test", "features": ("pixels",)})
-    return preset(config, arg, PRESETS)
+    return recipes.preset(config, arg, PRESETS)

@@ -11,8 +11,9 @@ Presets: `cifar10_unet:tiny` (under a minute on two CPU cores; to see that every
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config.defaults import defaults
-from diffusion.experiments.config.recipes import preset
+from diffusion.experiments.config import recipes
+
+base = recipes.module("pictures")
 
 PRESETS = {
     "tiny": {
@@ -38,11 +39,8 @@ PRESETS = {
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
-    config = defaults()
-    config.data.name = "cifar10"
+    config = base.cifar10()
     config.data.augment = ({"name": "flip"},)
-    config.data.threads = 8
-    config.data.shape = (32, 32, 3)
     config.schedule = {"name": "edm"}
     config.parameterization = {"name": "edm"}
     config.objective = {
@@ -63,14 +61,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.ema.update({"decay": 0.9993, "warmup": True})  # halved in 500 thousand images
     config.train.steps = 390_000  # 200 million images
     config.train.batch_size = 512
-    config.train.log_every = 100
-    config.train.dtype = "bfloat16"
     config.checkpoint.every = 10_000
-    config.checkpoint.keep = 3
     config.sample.sampler = {"name": "heun"}
     config.sample.grid = {"name": "karras"}
     config.sample.steps = 18
-    config.sample.number = 50_000
-    config.sample.batch_size = 500
-    config.evaluate.update({"every": 50_000, "number": 10_000, "split": "test", "features": ("pixels",)})
-    return preset(config, arg, PRESETS)
+    config.evaluate.every = 50_000
+    return recipes.preset(config, arg, PRESETS)

@@ -30,9 +30,10 @@ cores).
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config.defaults import defaults
-from diffusion.experiments.config.recipes import preset
+from diffusion.experiments.config import recipes
 from diffusion.models import jit
+
+base = recipes.module("pictures")
 
 TINY = {
     "data.shape": (32, 32, 3),
@@ -73,11 +74,8 @@ PRESETS = {
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
-    config = defaults()
-    config.data.name = "imagenet2012"
-    config.data.shape = (256, 256, 3)
+    config = base.imagenet((256, 256, 3))
     config.data.augment = ({"name": "flip"},)
-    config.data.threads = 16
     config.schedule = {"name": "rectified_flow", "noise_scale": 1.0}
     # JiT counts time from noise to data: its networks receive 1 - t, and its mean of -0.8 is 0.8 here.
     config.parameterization = {"name": "clipped_x0", "floor": 0.05, "clock": {"name": "reversed_time"}}
@@ -89,20 +87,13 @@ def get_config(arg: str = "") -> ConfigDict:
     }
     config.model = {"name": "jit", "num_classes": 1000, **jit.PRESETS["B/16"], "class_tokens": 32}
     config.model["remat"] = "elementwise"
-    config.optimizer = {"name": "adamw", "learning_rate": 2e-4, "decay": "constant", "weight_decay": 0.0, "b2": 0.95}
+    config.optimizer = base.adamw(2e-4, b2=0.95)
     config.optimizer["warmup"] = 5 * 1251  # epochs of steps
-    config.ema.update({"decay": 0.9999, "warmup": False})
     config.train.steps = 600 * 1251
     config.train.batch_size = 1024
-    config.train.log_every = 100
-    config.train.dtype = "bfloat16"
     config.checkpoint.every = 10_000
-    config.checkpoint.keep = 3
     config.sample.sampler = {"name": "heun"}
     config.sample.grid = {"name": "uniform"}
     config.sample.steps = 50
     config.sample.guidance.update({"scale": 3.0, "interval": (0.0, 0.9)})
-    config.sample.number = 50_000
-    config.sample.batch_size = 256
-    config.evaluate.update({"every": 0, "number": 50_000, "split": "validation", "features": ("pixels",)})
-    return preset(config, arg, PRESETS)
+    return recipes.preset(config, arg, PRESETS)

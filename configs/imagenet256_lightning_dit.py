@@ -34,26 +34,11 @@ small network and few steps, for a laptop's cores).
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config.defaults import defaults
-from diffusion.experiments.config.recipes import preset
+from diffusion.experiments.config import recipes
 
-TINY = {
-    "model.width": 48,
-    "model.depth": 2,
-    "model.heads": 4,
-    "model.patch": 4,
-    "train.steps": 20,
-    "train.batch_size": 8,
-    "train.log_every": 5,
-    "train.dtype": "float32",
-    "checkpoint.every": 10,
-    "ema.decay": 0.9,
-    "sample.steps": 4,
-    "sample.number": 4,
-    "sample.batch_size": 4,
-    "evaluate.every": 0,
-    "evaluate.number": 4,
-}
+base = recipes.module("pictures")
+
+TINY = {"model.width": 48, "model.depth": 2, "model.heads": 4, "model.patch": 4, **base.TINY}
 PRESETS = {
     "800ep": {
         "train.steps": 1_000_800,  # 1251 batches are an epoch
@@ -66,11 +51,7 @@ PRESETS = {
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
-    config = defaults()
-    config.data.name = "imagenet2012"
-    config.data.shape = (16, 16, 32)
-    config.data.latents.dir = "latents/imagenet256_f16d32"
-    config.data.threads = 16
+    config = base.imagenet((16, 16, 32), "latents/imagenet256_f16d32")
     config.schedule = {"name": "rectified_flow"}
     # As SiT's, its networks receive 1 - t.
     config.parameterization = {"name": "velocity", "clock": {"name": "reversed_time"}}
@@ -92,27 +73,13 @@ def get_config(arg: str = "") -> ConfigDict:
         "positions": "sincos_rope",
     }
     config.model["remat"] = "elementwise"
-    config.optimizer = {
-        "name": "adamw",
-        "learning_rate": 2e-4,
-        "warmup": 0,
-        "decay": "constant",
-        "weight_decay": 0.0,
-        "b2": 0.95,
-    }
-    config.ema.update({"decay": 0.9999, "warmup": False})
+    config.optimizer = base.adamw(2e-4, warmup=0, b2=0.95)
     config.train.steps = 80_000
     config.train.batch_size = 1024
-    config.train.log_every = 100
-    config.train.dtype = "bfloat16"
     config.checkpoint.every = 20_000
-    config.checkpoint.keep = 3
     config.sample.sampler = {"name": "euler"}
     config.sample.grid = {"name": "uniform"}
     config.sample.shift = 1 / 0.3  # their timestep_shift, whose time counts from noise to data
     config.sample.steps = 249  # between 250 times
     config.sample.guidance.update({"scale": 10.0, "interval": (0.0, 0.89), "channels": 3})
-    config.sample.number = 50_000
-    config.sample.batch_size = 256
-    config.evaluate.update({"every": 0, "number": 50_000, "split": "validation", "features": ("pixels",)})
-    return preset(config, arg, PRESETS)
+    return recipes.preset(config, arg, PRESETS)

@@ -31,9 +31,10 @@ network and few steps, for a laptop's cores).
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config.defaults import defaults
-from diffusion.experiments.config.recipes import preset
+from diffusion.experiments.config import recipes
 from diffusion.models import mask_dit
+
+base = recipes.module("pictures")
 
 TINY = {
     "model.width": 64,
@@ -44,17 +45,7 @@ TINY = {
     "model.decoder_heads": 4,
     "model.patch": 8,
     "objective.patch": 8,
-    "train.steps": 20,
-    "train.batch_size": 8,
-    "train.log_every": 5,
-    "train.dtype": "float32",
-    "checkpoint.every": 10,
-    "ema.decay": 0.9,
-    "sample.steps": 4,
-    "sample.number": 4,
-    "sample.batch_size": 4,
-    "evaluate.every": 0,
-    "evaluate.number": 4,
+    **base.TINY,
 }
 UNMASKED = {
     "objective": {
@@ -74,11 +65,7 @@ PRESETS = {"unmasked": UNMASKED, "tiny": TINY}
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
-    config = defaults()
-    config.data.name = "imagenet2012"
-    config.data.shape = (32, 32, 4)
-    config.data.latents.dir = "latents/imagenet256"
-    config.data.threads = 16
+    config = base.imagenet((32, 32, 4), "latents/imagenet256")
     config.schedule = {"name": "edm"}
     config.parameterization = {"name": "edm"}
     config.objective = {
@@ -93,19 +80,12 @@ def get_config(arg: str = "") -> ConfigDict:
     width, depth, heads = mask_dit.SIZES["XL"]
     config.model = {"name": "mask_dit", "patch": 2, "width": width, "depth": depth, "heads": heads, "num_classes": 1000}
     config.model["remat"] = "elementwise"
-    config.optimizer = {"name": "adamw", "learning_rate": 1e-4, "decay": "constant", "weight_decay": 0.0}
-    config.ema.update({"decay": 0.9999, "warmup": False})
+    config.optimizer = base.adamw(1e-4)
     config.train.steps = 2_000_000
     config.train.batch_size = 1024
-    config.train.log_every = 100
-    config.train.dtype = "bfloat16"
     config.checkpoint.every = 50_000
-    config.checkpoint.keep = 3
     config.sample.sampler = {"name": "heun"}
     config.sample.grid = {"name": "karras"}
     config.sample.steps = 40
     config.sample.guidance.scale = 1.5
-    config.sample.number = 50_000
-    config.sample.batch_size = 256
-    config.evaluate.update({"every": 0, "number": 50_000, "split": "validation", "features": ("pixels",)})
-    return preset(config, arg, PRESETS)
+    return recipes.preset(config, arg, PRESETS)

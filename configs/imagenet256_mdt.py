@@ -29,9 +29,10 @@ same recipe with a small network and few steps, for a laptop's cores).
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config.defaults import defaults
-from diffusion.experiments.config.recipes import preset
+from diffusion.experiments.config import recipes
 from diffusion.models import mdt
+
+base = recipes.module("pictures")
 
 
 def wrappers(patch: int) -> tuple[dict[str, object], ...]:
@@ -47,17 +48,7 @@ TINY = {
     "model.decoder_depth": 1,
     "model.patch": 8,
     "objective.wrappers": wrappers(patch=8),
-    "train.steps": 20,
-    "train.batch_size": 8,
-    "train.log_every": 5,
-    "train.dtype": "float32",
-    "checkpoint.every": 10,
-    "ema.decay": 0.9,
-    "sample.steps": 4,
-    "sample.number": 4,
-    "sample.batch_size": 4,
-    "evaluate.every": 0,
-    "evaluate.number": 4,
+    **base.TINY,
 }
 PRESETS = {
     "s2": {f"model.{field}": value for field, value in mdt.SIZES["S/2"].items()}
@@ -68,11 +59,7 @@ PRESETS = {
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
-    config = defaults()
-    config.data.name = "imagenet2012"
-    config.data.shape = (32, 32, 4)
-    config.data.latents.dir = "latents/imagenet256"
-    config.data.threads = 16
+    config = base.imagenet((32, 32, 4), "latents/imagenet256")
     config.schedule = {"name": "linear_beta", "beta_start": 1e-4, "beta_end": 0.02, "T": 1000}
     config.parameterization = {
         "name": "learned_variance",
@@ -88,18 +75,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model = {"name": "mdt", "patch": 2, "num_classes": 1000, **mdt.SIZES["XL/2"], "decoder_depth": 4}
     config.model["remat"] = "elementwise"
     config.optimizer = {"name": "adan", "learning_rate": 3e-4, "decay": "constant", "weight_decay": 0.0, "clip": 1.0}
-    config.ema.update({"decay": 0.9999, "warmup": False})
     config.train.steps = 2_000_000
     config.train.batch_size = 256
-    config.train.log_every = 100
-    config.train.dtype = "bfloat16"
     config.checkpoint.every = 10_000
-    config.checkpoint.keep = 3
     config.sample.sampler = {"name": "ddpm", "variance": "learned"}
     config.sample.grid = {"name": "linspace", "T": 1000}
     config.sample.steps = 250
     config.sample.guidance.update({"scale": 3.8, "channels": 3, "ramp": {"name": "power_cosine", "power": 4.0}})
-    config.sample.number = 50_000
-    config.sample.batch_size = 256
-    config.evaluate.update({"every": 0, "number": 50_000, "split": "validation", "features": ("pixels",)})
-    return preset(config, arg, PRESETS)
+    return recipes.preset(config, arg, PRESETS)

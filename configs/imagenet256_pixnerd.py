@@ -39,9 +39,10 @@ Presets: `imagenet256_pixnerd:l16` (PixNerd-L/16), `imagenet256_pixnerd:1600k` (
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config.defaults import defaults
-from diffusion.experiments.config.recipes import preset
+from diffusion.experiments.config import recipes
 from diffusion.models import pixnerd
+
+base = recipes.module("pictures")
 
 DROPPED = {"name": "condition_dropout", "rate": 0.1}
 TINY = {
@@ -54,17 +55,7 @@ TINY = {
     "model.field_width": 8,
     "objective.wrappers": (DROPPED,),
     "encoder.network": {"name": ""},
-    "train.steps": 20,
-    "train.batch_size": 8,
-    "train.log_every": 5,
-    "train.dtype": "float32",
-    "checkpoint.every": 10,
-    "ema.decay": 0.9,
-    "sample.steps": 4,
-    "sample.number": 4,
-    "sample.batch_size": 4,
-    "evaluate.every": 0,
-    "evaluate.number": 4,
+    **base.TINY,
 }
 
 
@@ -88,10 +79,7 @@ PRESETS = {
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
-    config = defaults()
-    config.data.name = "imagenet2012"
-    config.data.shape = (256, 256, 3)
-    config.data.threads = 16
+    config = base.imagenet((256, 256, 3))
     config.schedule = {"name": "rectified_flow"}
     # Its time counts from noise to data, so that its networks receive 1 - t.
     config.parameterization = {"name": "velocity", "clock": {"name": "reversed_time"}}
@@ -100,19 +88,13 @@ def get_config(arg: str = "") -> ConfigDict:
     config.encoder.size = 224
     config.model = {"name": "pixnerd", "num_classes": 1000, **pixnerd.SIZES["XL/16"], "field_ratio": 2}
     config.model["remat"] = "elementwise"
-    config.optimizer = {"name": "adamw", "learning_rate": 1e-4, "decay": "constant", "weight_decay": 0.0}
-    config.ema.update({"decay": 0.9999, "warmup": False})
+    config.optimizer = base.adamw(1e-4)
     config.train.steps = 800_000
     config.train.batch_size = 256
-    config.train.log_every = 100
-    config.train.dtype = "bfloat16"
     config.checkpoint.every = 10_000
-    config.checkpoint.keep = 3
     config.sample.sampler = {"name": "euler"}
     config.sample.grid = {"name": "uniform", "last": 0.04}
     config.sample.steps = 100
     config.sample.guidance.update({"scale": 3.5, "interval": (0.0, 0.9)})
-    config.sample.number = 50_000
     config.sample.batch_size = 128
-    config.evaluate.update({"every": 0, "number": 50_000, "split": "validation", "features": ("pixels",)})
-    return preset(config, arg, PRESETS)
+    return recipes.preset(config, arg, PRESETS)

@@ -25,8 +25,9 @@ a laptop's cores).
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config.defaults import defaults
-from diffusion.experiments.config.recipes import preset
+from diffusion.experiments.config import recipes
+
+base = recipes.module("pictures")
 
 TINY = {
     "model.width": 32,
@@ -36,28 +37,14 @@ TINY = {
     "model.decoder_depth": 1,
     "model.decoder_heads": 4,
     "model.patch": 4,
-    "train.steps": 20,
-    "train.batch_size": 8,
-    "train.log_every": 5,
-    "train.dtype": "float32",
-    "checkpoint.every": 10,
-    "ema.decay": 0.9,
-    "sample.steps": 4,
-    "sample.number": 4,
-    "sample.batch_size": 4,
-    "evaluate.every": 0,
-    "evaluate.number": 4,
+    **base.TINY,
 }
 PRESETS = {"s": {"model.width": 384, "model.depth": 12, "model.heads": 6}, "tiny": TINY}
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
-    config = defaults()
-    config.data.name = "imagenet2012"
-    config.data.shape = (16, 16, 768)
-    config.data.latents.dir = "latents/rae"
-    config.data.threads = 16
+    config = base.imagenet((16, 16, 768), "latents/rae")
     config.schedule = {"name": "rectified_flow"}
     config.parameterization = {"name": "velocity"}
     config.objective = {
@@ -84,26 +71,12 @@ def get_config(arg: str = "") -> ConfigDict:
         "silu_again": True,
     }
     config.model["remat"] = "elementwise"
-    config.optimizer = {
-        "name": "adamw",
-        "learning_rate": 2e-4,
-        "warmup": 0,
-        "decay": "constant",
-        "weight_decay": 0.0,
-        "b2": 0.95,
-        "clip": 1.0,
-    }
+    config.optimizer = base.adamw(2e-4, warmup=0, b2=0.95, clip=1.0)
     config.ema.update({"decay": 0.9995, "warmup": False})
     config.train.steps = 100_080
     config.train.batch_size = 1024
-    config.train.log_every = 100
-    config.train.dtype = "bfloat16"
     config.checkpoint.every = 20_000
-    config.checkpoint.keep = 3
     config.sample.sampler = {"name": "euler"}
     config.sample.grid = {"name": "dimension_shifted", "grid": {"name": "uniform"}}
     config.sample.steps = 49  # between the authors' 50 times
-    config.sample.number = 50_000
-    config.sample.batch_size = 256
-    config.evaluate.update({"every": 0, "number": 50_000, "split": "validation", "features": ("pixels",)})
-    return preset(config, arg, PRESETS)
+    return recipes.preset(config, arg, PRESETS)

@@ -69,26 +69,11 @@ few steps, for a laptop's cores).
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config.defaults import defaults
-from diffusion.experiments.config.recipes import preset
+from diffusion.experiments.config import recipes
 
-TINY = {
-    "model.width": 64,
-    "model.depth": 2,
-    "model.heads": 4,
-    "model.patch": 8,
-    "train.steps": 20,
-    "train.batch_size": 8,
-    "train.log_every": 5,
-    "train.dtype": "float32",
-    "checkpoint.every": 10,
-    "ema.decay": 0.9,
-    "sample.steps": 4,
-    "sample.number": 4,
-    "sample.batch_size": 4,
-    "evaluate.every": 0,
-    "evaluate.number": 4,
-}
+base = recipes.module("pictures")
+
+TINY = {"model.width": 64, "model.depth": 2, "model.heads": 4, "model.patch": 8, **base.TINY}
 DROPPED = {"name": "condition_dropout", "rate": 0.1}
 B2 = {"model.width": 768, "model.depth": 12, "model.heads": 12, "train.steps": 400_000, "sample.guidance.scale": 1.0}
 ALIGNED = {"name": "alignment", "layer": 8, "weight": 0.5, "projector": {"name": "mlp", "hidden": 2048}}
@@ -142,30 +127,19 @@ PRESETS = {
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
-    config = defaults()
-    config.data.name = "imagenet2012"
-    config.data.shape = (32, 32, 4)
-    config.data.latents.dir = "latents/imagenet256"
-    config.data.threads = 16
+    config = base.imagenet((32, 32, 4), "latents/imagenet256")
     config.schedule = {"name": "rectified_flow"}
     # SiT counts time from noise to data, so that its networks receive 1 - t.
     config.parameterization = {"name": "velocity", "clock": {"name": "reversed_time"}}
     config.objective = {"name": "flow_matching", "density": {"name": "uniform_density"}, "wrappers": (DROPPED,)}
     config.model = {"name": "dit", "patch": 2, "width": 1152, "depth": 28, "heads": 16, "num_classes": 1000}
     config.model["remat"] = "elementwise"  # 53 GB of temporaries on one H100, with "none" 172
-    config.optimizer = {"name": "adamw", "learning_rate": 1e-4, "warmup": 0, "decay": "constant", "weight_decay": 0.0}
-    config.ema.update({"decay": 0.9999, "warmup": False})
+    config.optimizer = base.adamw(1e-4, warmup=0)
     config.train.steps = 7_000_000
     config.train.batch_size = 256
-    config.train.log_every = 100
-    config.train.dtype = "bfloat16"
     config.checkpoint.every = 50_000
-    config.checkpoint.keep = 3
     config.sample.sampler = {"name": "interpolant_sde", "w": "sigma", "last": "mean"}
     config.sample.grid = {"name": "uniform", "last": 0.04}
     config.sample.steps = 250
     config.sample.guidance.update({"scale": 1.5, "channels": 3})
-    config.sample.number = 50_000
-    config.sample.batch_size = 256
-    config.evaluate.update({"every": 0, "number": 50_000, "split": "validation", "features": ("pixels",)})
-    return preset(config, arg, PRESETS)
+    return recipes.preset(config, arg, PRESETS)

@@ -17,8 +17,9 @@ and `imagenet64_edm:tiny` (under a minute on two CPU cores; to see that everythi
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config.defaults import defaults
-from diffusion.experiments.config.recipes import preset
+from diffusion.experiments.config import recipes
+
+base = recipes.module("pictures")
 
 PRESETS = {
     "one_24gb": {"train.accumulate": 128},
@@ -48,10 +49,7 @@ PRESETS = {
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
-    config = defaults()
-    config.data.name = "imagenet2012"
-    config.data.shape = (64, 64, 3)
-    config.data.threads = 16
+    config = base.imagenet((64, 64, 3))
     config.schedule = {"name": "edm"}
     config.parameterization = {"name": "edm"}
     config.objective = {
@@ -72,25 +70,13 @@ def get_config(arg: str = "") -> ConfigDict:
         "num_classes": 1000,
     }
     config.model["remat"] = "elementwise"
-    config.optimizer = {
-        "name": "adamw",
-        "learning_rate": 1e-4,
-        "warmup": 2_441,  # 10 million images
-        "decay": "constant",
-        "weight_decay": 0.0,
-        "clip": 1.0,
-    }
+    config.optimizer = base.adamw(1e-4, warmup=2_441, clip=1.0)  # 10 million images
     config.ema.update({"decay": 0.999943, "warmup": True})  # halved in 50 million images
     config.train.steps = 610_352  # 2.5 billion images
     config.train.batch_size = 4096
-    config.train.log_every = 100
-    config.train.dtype = "bfloat16"
     config.checkpoint.every = 5_000
-    config.checkpoint.keep = 3
     config.sample.sampler = {"name": "edm", "s_churn": 40.0, "s_tmin": 0.05, "s_tmax": 50.0, "s_noise": 1.003}
     config.sample.grid = {"name": "karras"}
     config.sample.steps = 256
-    config.sample.number = 50_000
     config.sample.batch_size = 500
-    config.evaluate.update({"every": 0, "number": 50_000, "split": "validation", "features": ("pixels",)})
-    return preset(config, arg, PRESETS)
+    return recipes.preset(config, arg, PRESETS)

@@ -1,0 +1,56 @@
+"""What the recipes of published trainings start from: CIFAR-10 or ImageNet, the lengths of logs and of sampling."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from diffusion.experiments.config.defaults import defaults
+
+TINY = {  # the preset with which a run takes seconds on a laptop's cores, but for its network
+    "train.steps": 20,
+    "train.batch_size": 8,
+    "train.log_every": 5,
+    "train.dtype": "float32",
+    "checkpoint.every": 10,
+    "ema.decay": 0.9,
+    "sample.steps": 4,
+    "sample.number": 4,
+    "sample.batch_size": 4,
+    "evaluate.every": 0,
+    "evaluate.number": 4,
+}
+
+
+def imagenet(shape: tuple[int, int, int], latents: str = "") -> ConfigDict:
+    """The config of a training on ImageNet, which has no process, no network and no sampler yet.
+
+    Args:
+        shape: (H, W, C) of an example.
+        latents: folder of the latents' cache; "" for pixels.
+    """
+    config = _published(50_000, "validation", 256)
+    config.data.update({"name": "imagenet2012", "shape": shape, "threads": 16})
+    config.data.latents.dir = latents
+    config.ema.update({"decay": 0.9999, "warmup": False})
+    return config
+
+
+def cifar10() -> ConfigDict:
+    """The config of a training on CIFAR-10, which has no process, no network and no sampler yet."""
+    config = _published(10_000, "test", 500)
+    config.data.update({"name": "cifar10", "shape": (32, 32, 3), "threads": 8})
+    return config
+
+
+def _published(number: int, split: str, batch_size: int) -> ConfigDict:
+    config = defaults()
+    config.train.update({"log_every": 100, "dtype": "bfloat16"})
+    config.checkpoint.keep = 3
+    config.sample.update({"number": 50_000, "batch_size": batch_size})
+    config.evaluate.update({"every": 0, "number": number, "split": split, "features": ("pixels",)})
+    return config
+
+
+def adamw(learning_rate: float, **options: Any) -> dict[str, Any]:
+    """The entry of AdamW at a constant rate without weight decay; `options` are its other arguments."""
+    return {"name": "adamw", "learning_rate": learning_rate, "decay": "constant", "weight_decay": 0.0, **options}
