@@ -30,6 +30,8 @@ LOG_VARIANCE = (-30.0, 20.0)  # the published networks clip it there
 class AutoencoderKL(nn.Module):
     """Pictures to the moments of a Gaussian, and latents to pictures; the factor is f = 2^(levels - 1).
 
+    A clip [B, F, H, W, C] is encoded and decoded frame by frame, as models of clips use an autoencoder of pictures.
+
         moments = module.apply({"params": params}, x, method="encode")
         x = module.apply({"params": params}, z, method="decode")
 
@@ -75,7 +77,7 @@ class AutoencoderKL(nn.Module):
     dtype: str = "float32"
     packed: int = 1
     kind = "autoencoder"
-    ranks = (3,)
+    ranks = (3, 4)
 
     def __post_init__(self):
         encoder_decoder.check_options(self.options, self.input_range)
@@ -123,14 +125,18 @@ class AutoencoderKL(nn.Module):
         """The posterior q(z | x).
 
         Args:
-            x: pictures [B, H, W, C] in [-1, 1]; f divides height and width.
+            x: pictures [B, H, W, C], or clips [B, F, H, W, C], in [-1, 1]; f divides height and width.
 
         Returns:
-            mean and log variance, [B, H/f, W/f, D] each, float32; the log variance lies in [-30, 20].
+            mean and log variance, [B, H/f, W/f, D] or [B, F, H/f, W/f, D] each, float32; the log variance lies in
+            [-30, 20].
 
         Raises:
             ValueError: for a size that f does not divide.
         """
+        if x.ndim == 5:
+            moments = self.encode(x.reshape(-1, *x.shape[2:]))
+            return Moments(*(part.reshape(*x.shape[:2], *part.shape[1:]) for part in moments))
         encoder_decoder.check_pictures(x, self.picture_channels, self.factor)
         h = self.encoder(latent_space.to_range(x, self.input_range))
         if self.quantization_convs:
@@ -142,14 +148,17 @@ class AutoencoderKL(nn.Module):
         """The picture of a latent.
 
         Args:
-            z: [B, h, w, D], as the encoder returns it, neither scaled nor shifted.
+            z: [B, h, w, D], or [B, F, h, w, D] of a clip, as the encoder returns it, neither scaled nor shifted.
 
         Returns:
-            [B, f h, f w, decoded_channels or C], about in [-1, 1] and not clipped, float32.
+            [B, f h, f w, decoded_channels or C], or [B, F, ...], about in [-1, 1] and not clipped, float32.
 
         Raises:
             ValueError: for another number of channels.
         """
+        if z.ndim == 5:
+            pictures = self.decode(z.reshape(-1, *z.shape[2:]))
+            return pictures.reshape(*z.shape[:2], *pictures.shape[1:])
         encoder_decoder.check_latents(z, self.latent_channels)
         z = _unpacked(z, self.packed)
         if self.convs[1]:

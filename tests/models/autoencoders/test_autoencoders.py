@@ -248,3 +248,17 @@ def test_fields_of_the_tiny_autoencoder_are_checked(fields, message):
 def test_a_tiny_autoencoder_that_is_not_had_is_refused(config, message):
     with pytest.raises(interchange.Refusal, match=message):
         interchange.FAMILIES["AutoencoderTiny"].build(config)
+
+
+def test_a_clip_is_encoded_and_decoded_frame_by_frame():
+    clip = jnp.stack([pictures(), pictures()[::-1] / 2, pictures() / 3], axis=1)  # [2, 3, 6, 4, 3]
+    params = {"params": parameters(KL)}
+    of_clip = KL.apply(params, clip, method="encode")
+    decoded = KL.apply(params, of_clip.mean, method="decode")
+    assert of_clip.mean.shape == of_clip.log_variance.shape == (2, 3, 3, 2, 2) and decoded.shape == clip.shape
+    for frame in range(3):
+        alone = KL.apply(params, clip[:, frame], method="encode")
+        for part, whole in zip(alone, of_clip):
+            np.testing.assert_allclose(whole[:, frame], part, rtol=1e-5, atol=1e-6)
+        picture = KL.apply(params, alone.mean, method="decode")
+        np.testing.assert_allclose(decoded[:, frame], picture, rtol=1e-5, atol=1e-5)
