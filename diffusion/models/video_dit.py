@@ -187,6 +187,8 @@ class VideoDiT(Layered, nn.Module):
             "full" (attention over the patches of all frames; cost (F S)^2).
         causal: frames of a chunk, which see each other and earlier chunks alone, so that a chunk can be evaluated with
             what `frame_memory` keeps of these; 0: all frames see each other. With "factorised" alone.
+        patch_frames: number p of frames of a patch; it divides the number of frames, and F stands for F / p below. The
+            embedding of a patch's time is the mean of those of its frames. Above 1 not with `causal`.
         mlp_ratio: hidden features of the MLP over `width`.
         learn_sigma: whether the output has 2 C channels, as DiT.
         norm, mlp, qk_norm, attention, remat, unroll, dtype: fields as in DiT.
@@ -221,13 +223,14 @@ class VideoDiT(Layered, nn.Module):
     unroll: int = 0
     dtype: str = "float32"
     causal: int = 0
+    patch_frames: int = 1
     shape: tuple[int, int, int, int] | None = None
     text_inputs = conditions.EMBEDDINGS
     ranks = (4,)
     of_frames = True
 
     def __post_init__(self):
-        network_checks.positive(self, ("patch", "width", "depth", "heads", "mlp_ratio"))
+        network_checks.positive(self, ("patch", "patch_frames", "width", "depth", "heads", "mlp_ratio"))
         network_checks.classes(self)
         network_checks.known(self, CHOICES)
         for field in ("text_width", "vector_width", "unroll", "causal"):
@@ -244,6 +247,10 @@ class VideoDiT(Layered, nn.Module):
             )
         if self.mixing == "full" and self.causal:
             raise ValueError(f"causal={self.causal}: frames that see earlier ones alone need mixing='factorised'")
+        if self.causal and self.patch_frames > 1:
+            raise ValueError(
+                f"causal={self.causal}: frames that see earlier ones alone need patch_frames=1; got {self.patch_frames}"
+            )
         super().__post_init__()
 
     @nn.compact
@@ -274,6 +281,8 @@ class VideoDiT(Layered, nn.Module):
             ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
         """
         self._check_videos(x, t)
+        shape = x.shape
+        x = _folded(x, self.patch_frames)
         if memory is not None and not self.causal:
             raise ValueError("a memory of earlier frames needs a network with causal, whose frames see no later ones")
         batch, frames, height, width, channels = x.shape
@@ -306,13 +315,15 @@ class VideoDiT(Layered, nn.Module):
         norm = normalisation(self.norm, "final_norm", self.dtype)
         tokens = modulated_output(tokens.reshape(batch * frames, -1, self.width), c, norm, outputs, self.dtype)
         output = unpatchify(tokens, self.patch, height, width)
-        return recorded.beside(output.reshape(*x.shape[:-1], -1))
+        return recorded.beside(_unfolded(output.reshape(*x.shape[:-1], -1), shape[1]))
 
     def _embedding(self, t: jax.Array, inputs: dict[str, Any], batch: int) -> jax.Array:
         """silu of the sum of what is learned of the times, the class and the vector: [B, F or 1, width]."""
         t = jnp.broadcast_to(t, (batch,))[:, None] if jnp.ndim(t) < 2 else t
         times = TimestepEmbedding(self.width, self.dtype, name="timestep_embedding")(t.reshape(-1))
         c = times.reshape(*t.shape, self.width)
+        if t.shape[1] > 1:
+            c = c.reshape(batch, -1, self.patch_frames, self.width).mean(2)
         if self.num_classes:
             label = LabelEmbedding(self.num_classes, self.width, self.dtype, name="label_embedding")
             c = c + label(inputs["label"])[:, None]
@@ -338,6 +349,8 @@ class VideoDiT(Layered, nn.Module):
         check_example(self, x, "videos [B, F, H, W, C]", rank=5)
         if x.shape[2] % self.patch or x.shape[3] % self.patch:
             raise ValueError(f"patch={self.patch} does not divide height and width of {x.shape[2:4]} pixels")
+        if x.shape[1] % self.patch_frames:
+            raise ValueError(f"patch_frames={self.patch_frames} does not divide {x.shape[1]} frames")
         network_checks.frame_times(self, x, t)
 
     def _entries(self, condition: Any, batch: int) -> dict[str, Any]:
@@ -351,6 +364,20 @@ class VideoDiT(Layered, nn.Module):
         if self.text_width:
             check_text(batch, self.text_width, inputs)
         return inputs
+
+
+def _folded(x: jax.Array, together: int) -> jax.Array:
+    """Frames that share a patch as channels: [B, F, H, W, C] -> [B, F / p, H, W, p C]."""
+    batch, frames, height, width, channels = x.shape
+    cut = x.reshape(batch, frames // together, together, height, width, channels)
+    return jnp.moveaxis(cut, 2, 4).reshape(batch, frames // together, height, width, together * channels)
+
+
+def _unfolded(x: jax.Array, frames: int) -> jax.Array:
+    """The inverse of `_folded`, to F frames."""
+    batch, groups, height, width, _ = x.shape
+    cut = x.reshape(batch, groups, height, width, frames // groups, -1)
+    return jnp.moveaxis(cut, 4, 2).reshape(batch, frames, height, width, -1)
 
 
 def with_frames(

@@ -158,3 +158,27 @@ def test_bad_networks_and_videos_are_refused():
         with_frames(DiT(**FIELDS, num_classes=0), {}, jax.random.key(0), frames=3)
     with pytest.raises(ValueError, match="head width of 8 or more"):
         video_angles(2, 2, 2, 6)
+
+
+def test_a_patch_of_two_frames_is_a_patch_of_one_frame_with_their_channels():
+    """The network of pairs is, parameter for parameter, one of half as many frames with twice the channels."""
+    x = backbones.drawn(2, 4, 8, 8, 3)
+    pairs = VideoDiT(**FIELDS, patch_frames=2)
+    params = trained(pairs, (4, 8, 8, 3))
+    halves = np.concatenate([x[:, 0::2], x[:, 1::2]], axis=-1)
+    output = jax.jit(pairs.apply)({"params": params}, x, T)
+    wide = np.asarray(jax.jit(VideoDiT(**FIELDS).apply)({"params": params}, halves, T))
+    assert output.shape == x.shape
+    np.testing.assert_array_equal(output[:, 0::2], wide[..., :3])
+    np.testing.assert_array_equal(output[:, 1::2], wide[..., 3:])
+    times = np.float32([[0.0, 0.2, 0.2, 0.2], [0.7, 0.7, 0.7, 0.7]])
+    own = np.asarray(jax.jit(pairs.apply)({"params": params}, x, times))
+    assert np.abs(own[0] - output[0]).max() > 1e-4  # the first frame's own time is read
+    np.testing.assert_allclose(own[1], output[1], rtol=1e-5, atol=1e-6)
+
+
+def test_patches_of_frames_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="patch_frames=2 does not divide 3 frames"):
+        jax.eval_shape(VideoDiT(**FIELDS, patch_frames=2).init, jax.random.key(0), X, T)
+    with pytest.raises(ValueError, match="causal=1.*patch_frames=1; got 2"):
+        VideoDiT(**FIELDS, patch_frames=2, causal=1)
