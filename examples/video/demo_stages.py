@@ -57,13 +57,14 @@ def check_autoencoder(config: Any) -> None:
     """
     module = resolve.Resolver(config.autoencoder).model()
     frames = config.data.source.frames
-    if (frames - 1) % module.time_factor:
+    step = getattr(module, "time_factor", 1)  # one of pictures encodes each frame
+    if (frames - 1) % step:
         raise ConfigError(
             f"config.data.source.frames = {frames}, and the autoencoder makes one frame of the latent of each "
-            f"{module.time_factor} after the first. Valid: 1 and a multiple of {module.time_factor}."
+            f"{step} after the first. Valid: 1 and a multiple of {step}."
         )
     patterns = config.denoiser.objective.density.patterns
-    latent_frames = 1 + (frames - 1) // module.time_factor
+    latent_frames = 1 + (frames - 1) // step
     if {len(pattern) for pattern in patterns} != {latent_frames}:
         raise ConfigError(
             f"config.denoiser.objective.density.patterns = {tuple(patterns)}, and clips of {frames} frames have "

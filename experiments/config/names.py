@@ -393,6 +393,7 @@ SOURCES = _table(
     sources.drawings,
     sources.arranged_drawings,
     sources.moving_drawings,
+    sources.moving_pairs,
     sources.spelled_drawings,
     sources.sphere_mixture,
     sources.torsion_mixture,

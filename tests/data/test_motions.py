@@ -204,3 +204,28 @@ def test_the_source_of_one_shape_has_words_for_its_condition():
         assert len(sources.moving_drawings(frames=8, side=32, number=1, radii=radii, alone=True)) == 1
     with pytest.raises(ValueError, match=r"radii = \(2, 3\)\. Valid: two numbers from 4 to 9"):
         sources.moving_drawings(radii=(2, 3))
+
+
+def test_smaller_frames_hold_the_mean_of_what_they_cover():
+    """Of 64 pixels 4 make 3: the first is 3/4 of its sum of pixel 0 and 1/4 of pixel 1, in both directions."""
+    frames = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
+    share = np.zeros((48, 64))
+    for new in range(48):
+        for old in range(64):
+            share[new, old] = max(0.0, min(4 * (new + 1), 3 * (old + 1)) - max(4 * new, 3 * old)) / 4
+    expected = np.round(np.einsum("ih,jw,fhwc->fijc", share, share, frames.astype(float)))
+    assert np.abs(motions.shrunk(frames, 48) - expected).max() <= 1  # a tie may be rounded to either side
+    assert (motions.shrunk(frames, 48) == expected).mean() > 0.999
+    for side in (0, 65):
+        with pytest.raises(ValueError, match=f"side = {side}. Valid: 1 to 64"):
+            motions.shrunk(frames, side)
+
+
+def test_the_words_of_both_shapes_keep_their_order():
+    first, second = "a red star turns clockwise slowly", "a blue circle passes left behind a bar"
+    both = motions.words_of_both(f"{first} and {second}")
+    np.testing.assert_array_equal(both, [*motions.words(first), *motions.words(second)])
+    np.testing.assert_array_equal(motions.words_of_both(first), [*motions.words(first), *np.zeros(len(motions.WORDS))])
+    assert not motions.words_of_both("").any()
+    with pytest.raises(ValueError, match="has 3 shapes"):
+        motions.words_of_both(f"{first} and {second} and {first}")

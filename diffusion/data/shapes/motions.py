@@ -30,6 +30,7 @@ __all__ = [
     "said",
     "shrunk",
     "words",
+    "words_of_both",
 ]
 
 import math
@@ -224,12 +225,20 @@ def painted(movers: tuple[Mover, ...], lot: Lot, more: Mapping[str, Distance] = 
 def shrunk(frames: np.ndarray, side: int) -> np.ndarray:
     """Frames of 64 x 64 pixels as smaller ones, uint8 [F, side, side, 3], whose pixels are means.
 
+    A pixel of another side may cover parts of pixels; each counts by its share.
+
+    Args:
+        frames: uint8 [F, 64, 64, 3].
+        side: the new height and width, 1 to 64.
+
     Raises:
-        ValueError: for a side that does not divide 64.
+        ValueError: for another side.
     """
-    if side < 1 or SIDE % side:
-        raise ValueError(f"side = {side}. Valid: a divisor of {SIDE}")
-    means = frames.reshape(len(frames), side, SIDE // side, side, SIDE // side, 3).mean(axis=(2, 4))
+    if not 1 <= side <= SIDE:
+        raise ValueError(f"side = {side}. Valid: 1 to {SIDE}")
+    parts = side // math.gcd(side, SIDE)  # of a pixel of 64, so that each new pixel has a whole number of them
+    fine = frames.repeat(parts, 1).repeat(parts, 2)
+    means = fine.reshape(len(frames), side, parts * SIDE // side, side, -1, 3).mean(axis=(2, 4))
     return np.round(means).astype(np.uint8)
 
 
@@ -330,6 +339,18 @@ def words(caption: str) -> np.ndarray:
         if word not in WORDS and word not in SILENT:
             raise ValueError(f"{caption!r}: the word {word!r} is not known. Valid: {', '.join(WORDS)}")
     return np.isin(WORDS, spoken).astype(np.float32)
+
+
+def words_of_both(caption: str) -> np.ndarray:
+    """The words of the first shape's phrase, then those of the second's: float32 [2 P], zeros where there is one shape.
+
+    Raises:
+        ValueError: as `words`, and for a caption of more than two shapes.
+    """
+    phrases = caption.split(" and ")
+    if len(phrases) > 2:
+        raise ValueError(f'{caption!r} has {len(phrases)} shapes. Valid: one, or two joined by " and "')
+    return np.concatenate([words(phrase) for phrase in (*phrases, "")[:2]])
 
 
 def said(caption: str) -> dict[str, str]:

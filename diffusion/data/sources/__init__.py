@@ -65,6 +65,7 @@ if TYPE_CHECKING:
         arranged_drawings as arranged_drawings,
         drawings as drawings,
         moving_drawings as moving_drawings,
+        moving_pairs as moving_pairs,
         spelled_drawings as spelled_drawings,
     )
     from diffusion.data.sources.manifold_points import (

@@ -8,6 +8,7 @@ __all__ = [
     "arranged_drawings",
     "drawings",
     "moving_drawings",
+    "moving_pairs",
     "spelled_drawings",
 ]
 
@@ -209,7 +210,7 @@ def moving_drawings(
     Args:
         split: "train", "test", or "withheld", whose pairs of a shape and a motion, or of a colour, train never shows.
         frames: F, at least 8.
-        side: height and width of a frame in pixels, a divisor of 64.
+        side: height and width of a frame in pixels, 1 to 64.
         number: how many records there are, at least 1.
         radii: least and greatest radius of a shape, in pixels of 64.
         alone: whether each clip has one shape.
@@ -222,25 +223,77 @@ def moving_drawings(
     """
     from diffusion.data.shapes import motions
 
-    low, high = radii
-    if not 4 <= low <= high <= 9:
-        raise ValueError(f"radii = {tuple(radii)}. Valid: two numbers from 4 to 9, the smaller one first")
-    if span and not motions.LEAST <= span <= frames:
-        raise ValueError(f"span = {span}. Valid: 0, or {motions.LEAST} to frames = {frames}")
-    setting = motions.Setting(radii=(low, high), span=span)
+    setting = _setting(radii, span, frames)
     if alone:
         setting = setting._replace(two=0.0, tilted=True)
-
+        return _described(split, frames, side, number, setting, motions.words)
     kinds = tuple(motions.MOTIONS)
 
     def make(row: int) -> dict[str, Any]:
         clip = motions.example(split, row, frames, setting=setting)
         record = {"image": motions.shrunk(clip.frames, side), "caption": clip.caption}
-        if alone:
-            return {**record, "condition": condition_of(clip.caption)}
         return {**record, "label": kinds.index(clip.movers[0].motion)}
 
-    condition_of = lambda caption: {"vector": motions.words(caption)}
+    return Records(Drawings(split, number, make, tuple(motions.STREAMS)), len(kinds), split)
+
+
+def moving_pairs(
+    split: str = "train",
+    *,
+    frames: int = 16,
+    side: int = 48,
+    number: int = 16_000,
+    radii: tuple[float, float] = (7.6, 8.2),
+    span: int = 0,
+) -> Records:
+    """Opens clips of one or two moving shapes with the words of each, see `shapes.motions`.
+
+    A record is {"image": uint8 [F, side, side, 3], "caption": text, "condition": {"vector": float32 [56]}}. The vector
+    says what words each of the two phrases of the caption has (`motions.words_of_both`); of two shapes the first one
+    is in the upper half. A turning shape begins at any angle.
+
+    Args:
+        split: as `moving_drawings`.
+        frames: as there.
+        side: as there.
+        number: as there.
+        radii: as there.
+        span: as there.
+
+    Raises:
+        ValueError: as there.
+    """
+    from diffusion.data.shapes import motions
+
+    setting = _setting(radii, span, frames)._replace(tilted=True)
+    return _described(split, frames, side, number, setting, motions.words_of_both)
+
+
+def _setting(radii: tuple[float, float], span: int, frames: int) -> Any:
+    """The setting of clips with these radii and this span, which are checked."""
+    from diffusion.data.shapes import motions
+
+    low, high = radii
+    if not 4 <= low <= high <= 9:
+        raise ValueError(f"radii = {tuple(radii)}. Valid: two numbers from 4 to 9, the smaller one first")
+    if span and not motions.LEAST <= span <= frames:
+        raise ValueError(f"span = {span}. Valid: 0, or {motions.LEAST} to frames = {frames}")
+    return motions.Setting(radii=(low, high), span=span)
+
+
+def _described(
+    split: str, frames: int, side: int, number: int, setting: Any, words: Callable[[str], np.ndarray]
+) -> Described:
+    """Clips whose condition is the vector of their caption's words."""
+    from diffusion.data.shapes import motions
+
+    condition_of = lambda caption: {"vector": words(caption)}
+
+    def make(row: int) -> dict[str, Any]:
+        clip = motions.example(split, row, frames, setting=setting)
+        record = {"image": motions.shrunk(clip.frames, side), "caption": clip.caption}
+        return {**record, "condition": condition_of(clip.caption)}
+
     drawings = Drawings(split, number, make, tuple(motions.STREAMS))
     caption = lambda row: motions.caption(split, row, frames, setting=setting)
-    return Described(drawings, split, condition_of, caption) if alone else Records(drawings, len(kinds), split)
+    return Described(drawings, split, condition_of, caption)

@@ -17,6 +17,9 @@ DEFAULTS = {
     "moving_drawings": {
         "split": "train", "frames": 16, "side": 64, "number": 8_000, "radii": (6.0, 6.6), "alone": False, "span": 0,
     },
+    "moving_pairs": {
+        "split": "train", "frames": 16, "side": 48, "number": 16_000, "radii": (7.6, 8.2), "span": 0,
+    },
     "sphere_mixture": NUMBER,
     "torsion_mixture": NUMBER,
     "rotation_mixture": NUMBER,

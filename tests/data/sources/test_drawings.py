@@ -120,3 +120,15 @@ def test_the_ends_of_radii_and_spans_are_valid():
     for span in (7, 9, -1):
         with pytest.raises(ValueError, match=r"Valid: 0, or 8 to frames = 8"):
             sources.moving_drawings(frames=8, side=8, number=1, span=span)
+
+
+def test_pairs_of_moving_drawings_hold_the_words_of_each_shape():
+    source = sources.moving_pairs("train", frames=8, side=16, number=6)
+    setting = motions.Setting(radii=(7.6, 8.2), tilted=True)
+    for row in range(6):
+        clip = motions.example("train", row, 8, setting=setting)
+        assert source[row]["caption"] == clip.caption and "label" not in source[row]
+        np.testing.assert_array_equal(source[row]["image"], motions.shrunk(clip.frames, 16))
+        for condition in (source[row]["condition"], source.conditions([row])[0]):
+            np.testing.assert_array_equal(condition["vector"], motions.words_of_both(clip.caption))
+    assert {len(motions.example("train", row, 8, setting=setting).movers) for row in range(6)} == {1, 2}

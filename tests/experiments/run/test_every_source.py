@@ -51,6 +51,7 @@ def test_all_sources_of_files_are_here():
         "arranged_drawings",
         "spelled_drawings",
         "moving_drawings",
+        "moving_pairs",
     }  # tests/data/test_arrangements.py, test_motions.py
     # tests/data/sources/test_manifold_points.py
     of_manifolds = {"sphere_mixture", "torsion_mixture", "rotation_mixture"}
