@@ -180,5 +180,5 @@ def test_a_patch_of_two_frames_is_a_patch_of_one_frame_with_their_channels():
 def test_patches_of_frames_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="patch_frames=2 does not divide 3 frames"):
         jax.eval_shape(VideoDiT(**FIELDS, patch_frames=2).init, jax.random.key(0), X, T)
-    with pytest.raises(ValueError, match="causal=1.*patch_frames=1; got 2"):
+    with pytest.raises(ValueError, match=r"causal=1.*patch_frames=1; got 2"):
         VideoDiT(**FIELDS, patch_frames=2, causal=1)
