@@ -32,6 +32,7 @@ from diffusion.discrete.parallel_unmasking import (
 )
 from diffusion.discrete.predictions import (
     Predictor as Predictor,
+    Reading as Reading,
     from_logits as from_logits,
     from_ratios as from_ratios,
     predictor as predictor,
@@ -69,6 +70,12 @@ from diffusion.discrete.symbol_guidance import (
     classifier_free as classifier_free,
     separately as separately,
     together as together,
+)
+from diffusion.discrete.symbol_objectives import (
+    discrete_flow_matching as discrete_flow_matching,
+    hybrid_bound as hybrid_bound,
+    masked_diffusion as masked_diffusion,
+    score_entropy as score_entropy,
 )
 from diffusion.discrete.truncation import nucleus as nucleus, tempered as tempered, top_k as top_k
 

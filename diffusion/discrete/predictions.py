@@ -1,6 +1,6 @@
 """What a network says of the clean symbols: log p(x_0 | x_t), made once of its output."""
 
-__all__ = ["Predictor", "from_logits", "from_ratios", "predictor"]
+__all__ = ["Predictor", "Reading", "from_logits", "from_ratios", "predictor"]
 
 from collections.abc import Callable
 from typing import Any
@@ -14,13 +14,12 @@ from diffusion.discrete.rate_processes import AnyProcess
 
 Predictor = Callable[[Array, Array], Array]
 """(x_t int `[B, ...]`, t `[B]`) -> log p(x_0 | x_t), float32 `[B, ..., K]`, of each position by itself."""
+Reading = Callable[[AnyProcess, Array, Array, Array], Array]
+"""The meaning of a network's output: (process, output `[B, ..., K]`, x_t, t) -> log p(x_0 | x_t)."""
 
 
 def predictor(
-    network: Callable[[Array, Array, Any], Array],
-    process: AnyProcess,
-    read: Callable[[AnyProcess, Array, Array, Array], Array],
-    condition: Any = None,
+    network: Callable[[Array, Array, Any], Array], process: AnyProcess, read: Reading, condition: Any = None
 ) -> Predictor:
     """The predictor of a network.
 

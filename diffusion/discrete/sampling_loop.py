@@ -17,6 +17,7 @@ from diffusion.discrete.categorical import draw
 from diffusion.discrete.predictions import Predictor
 from diffusion.discrete.processes import Process, check_symbols
 from diffusion.discrete.rate_processes import AnyProcess, RateProcess
+from diffusion.objectives.objective import Restores
 from diffusion.timesteps import Plan
 
 
@@ -29,6 +30,7 @@ class SymbolSampler(NamedTuple):
         nfe: steps -> number of network evaluations.
         masked: whether it takes masked processes alone.
         rates: whether it reads the rates of jumps, which are infinite at t = 1 where a process has no mask.
+        takes: how a network is read whose predictions it takes, for `objectives.Objective.check_sampler`.
     """
 
     init: Callable[[Array, AnyProcess, Plan], Any]
@@ -36,6 +38,7 @@ class SymbolSampler(NamedTuple):
     nfe: Callable[[int], int]
     masked: bool = False
     rates: bool = False
+    takes: tuple[Any, ...] = (Restores,)
 
 
 def prior(process: AnyProcess, keys: Array, shape: tuple[int, ...]) -> Array:

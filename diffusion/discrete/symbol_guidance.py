@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.arguments import require_shape
-from diffusion.discrete.predictions import Predictor
+from diffusion.discrete.predictions import Predictor, Reading
 from diffusion.discrete.rate_processes import AnyProcess
 
 PredictionBranches = Callable[[Array, Array], tuple[Array, ...]]
@@ -18,10 +18,7 @@ PredictionBranches = Callable[[Array, Array], tuple[Array, ...]]
 
 
 def together(
-    network: Callable[[Array, Array, Any], Array],
-    process: AnyProcess,
-    read: Callable[[AnyProcess, Array, Array, Array], Array],
-    conditions: tuple[Any, ...],
+    network: Callable[[Array, Array, Any], Array], process: AnyProcess, read: Reading, conditions: tuple[Any, ...]
 ) -> PredictionBranches:
     """The predictions of a network under several conditions, in one call on K B examples.
 

@@ -72,6 +72,7 @@ from diffusion.objectives.objective import (
     Jumps as Jumps,
     Moves as Moves,
     Objective as Objective,
+    Restores as Restores,
     Second as Second,
     Stages as Stages,
     Teacher as Teacher,

@@ -19,7 +19,7 @@ ENTRIES = ("x", "condition", "data_condition", "index", "noise", "start", "densi
 
 
 def entry(
-    *read: Parameterization | None, entries: tuple[str, ...] | None = ENTRIES, real: bool = False
+    *read: Parameterization | None, entries: tuple[str, ...] | None = ENTRIES, real: bool = False, symbols: bool = False
 ) -> Callable[[Loss], Loss]:
     """A decorator of losses that refuses what they would otherwise broadcast, ignore, or train in vain.
 
@@ -31,6 +31,7 @@ def entry(
         entries: names that the batch may hold; None for a wrapper, whose wrapped objective checks them.
         real: whether the losses are means over what is real of x, where the batch has that mask; a wrapper says so
             where it leaves x and its mask to the objective that it wraps.
+        symbols: whether x is an array of symbols, which the loss checks itself; else it is floating-point.
 
     Returns:
         loss -> the checked loss. It raises a TypeError for networks, a schedule or a batch of another type, or an x of
@@ -55,7 +56,8 @@ def entry(
                     f"{', '.join(ENTRIES)}. Pass further inputs of the network in the condition"
                 )
             x = batch["x"]
-            require_floats(x, 'batch["x"]')
+            if not symbols and entries is not None:
+                require_floats(x, 'batch["x"]')
             for name in ("noise", "start"):
                 if name in batch:
                     require_shape(batch[name], x.shape, f'batch["{name}"], which is paired with x,')

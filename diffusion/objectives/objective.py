@@ -1,6 +1,19 @@
 """An objective as a value: its loss, and the facts that training, sampling and the network need."""
 
-__all__ = ["Batch", "Denoises", "Head", "Jumps", "Loss", "Metrics", "Moves", "Objective", "Second", "Stages", "Teacher"]
+__all__ = [
+    "Batch",
+    "Denoises",
+    "Head",
+    "Jumps",
+    "Loss",
+    "Metrics",
+    "Moves",
+    "Objective",
+    "Restores",
+    "Second",
+    "Stages",
+    "Teacher",
+]
 
 import dataclasses
 import math
@@ -68,6 +81,20 @@ class Moves(NamedTuple):
     prior: Any
     manifold: Any
     parameterization: Parameterization | None = None
+
+
+class Restores(NamedTuple):
+    """The trained network is read as a predictor of clean symbols, which the samplers of symbols take.
+
+    Attributes:
+        process: `discrete.Process` or `discrete.RateProcess` that replaces symbols.
+        reading: the meaning of the network's output, (process, output, x_t, t) -> log p(x_0 | x_t).
+        parameterization: None: no parameterization reads the network.
+    """
+
+    process: Any
+    reading: Callable[..., Array]
+    parameterization: None = None
 
 
 class Stages(NamedTuple):
@@ -191,7 +218,7 @@ class Objective:
     """
 
     loss: Loss
-    reads: Denoises | Jumps | Moves | None
+    reads: Denoises | Jumps | Moves | Restores | None
     density: Density | None
     network: Trained
     condition: Condition
@@ -206,7 +233,7 @@ class Objective:
     def __init__(
         self,
         loss: Loss,
-        reads: Denoises | Jumps | Moves | None = DENOISER,
+        reads: Denoises | Jumps | Moves | Restores | None = DENOISER,
         density: Density | None = None,
         network: Trained = Trained(),
         condition: Condition = Condition(),
@@ -401,6 +428,14 @@ class Objective:
         Raises:
             ValueError: naming which samplers do.
         """
+        if isinstance(self.reads, Restores) != (Restores in sampler.takes):
+            raise ValueError(
+                "the objective trains a predictor of symbols. Valid: a sampler of symbols, e.g. ancestral"
+                if isinstance(self.reads, Restores)
+                else "the sampler is of symbols, and the objective trains no predictor of them. Valid: e.g. heun"
+            )
+        if isinstance(self.reads, Restores):
+            return
         if isinstance(self.reads, Moves) != (TangentField in sampler.takes):
             raise ValueError(
                 "the objective trains a field on a manifold. Valid: geodesic_euler, geodesic_heun, geodesic_rk4 or, of "

@@ -1,0 +1,173 @@
+"""Objectives of models of symbols: how a run trains them, and how it reads the trained network.
+
+Losses are in nats a symbol: the mean over the positions of an example. Where an objective is a bound, the mean of its
+losses over the data is at least the entropy of the data by the number of positions.
+"""
+
+__all__ = ["discrete_flow_matching", "hybrid_bound", "masked_diffusion", "score_entropy"]
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion.discrete import bounds
+from diffusion.discrete.flow_paths import flow_cross_entropy
+from diffusion.discrete.predictions import Predictor, Reading, from_logits, predictor
+from diffusion.discrete.processes import check_symbols
+from diffusion.discrete.rate_processes import AnyProcess
+from diffusion.objectives.entry import entry
+from diffusion.objectives.few_step import player
+from diffusion.objectives.inputs import split, times
+from diffusion.objectives.objective import Objective, Restores
+from diffusion.objectives.objective_facts import Trained
+from diffusion.timesteps import Density
+
+
+def masked_diffusion(process: AnyProcess, density: Density, reading: Reading = from_logits) -> Objective:
+    """Cross-entropy of the masked symbols, weighted so that it is the bound of a masked process in continuous time.
+
+        loss = -alpha'(t) / (1 - alpha(t)) sum over masks of -log p(x_0 | x_t) / positions
+
+    Facts:
+        loss: nats a symbol, `discrete.masked_bound`
+        networks: model
+        optimum: p(x_0 | x_t)
+        paper: Sahoo et al. 2024, "Simple and Effective Masked Diffusion Language Models"; Shi et al. 2024, "Simplified
+            and Generalized Masked Diffusion for Discrete Data"
+
+    Args:
+        process: the process, which has a mask.
+        density: the density of t in (0, 1), such as `timesteps.uniform_density(schedule)`; only the uniform one gives
+            the bound.
+        reading: the meaning of the network's output.
+
+    Returns:
+        An objective, whose batch has symbols, int `[B, ...]`, as "x". Metrics: "t" `[B]`.
+
+    Raises:
+        ValueError: if the process has no mask; when called, for symbols out of range.
+    """
+    if process.mask is None:
+        raise ValueError("masked_diffusion: the process has no mask; valid: absorbing, or another objective")
+    return _objective(
+        process, density, reading, lambda predict, keys, x0, t: bounds.masked_bound(predict, process, keys, x0, t)
+    )
+
+
+def score_entropy(process: AnyProcess, density: Density, reading: Reading = from_logits) -> Objective:
+    """Score entropy of the ratios p_t(y) / p_t(x_t), the bound of any process in continuous time.
+
+    Facts:
+        loss: nats a symbol, `discrete.score_entropy_bound`
+        networks: model
+        optimum: p(x_0 | x_t)
+        paper: Lou et al. 2024, "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution"; for
+            uniform processes Schiff et al. 2024, "Simple Guidance Mechanisms for Discrete Diffusion Models"
+
+    Args:
+        process: the process.
+        density: the density of t in (0, 1); only the uniform one gives the bound.
+        reading: the meaning of the network's output; SEDD's networks put out ratios, `discrete.from_ratios`.
+
+    Returns:
+        An objective, whose batch has symbols, int `[B, ...]`, as "x". Metrics: "t" `[B]`.
+
+    Raises:
+        ValueError: when called, for symbols out of range.
+    """
+    return _objective(
+        process,
+        density,
+        reading,
+        lambda predict, keys, x0, t: bounds.score_entropy_bound(predict, process, keys, x0, t),
+    )
+
+
+def hybrid_bound(
+    process: AnyProcess, density: Density, steps: int = 1000, cross_entropy: float = 1.0, reading: Reading = from_logits
+) -> Objective:
+    """The bound of a process of T steps, with a share of the cross-entropy of the clean symbols.
+
+        loss = (T KL(q(x_s | x_t, x_0) || p(x_s | x_t)) + lambda sum over positions of -log p(x_0 | x_t)) / positions
+
+    at t = (i + 1) / T and s = i / T, with i = floor(T u) for a draw u of the density.
+
+    Facts:
+        loss: nats a symbol, `discrete.discrete_time_bound` where lambda = 0
+        networks: model
+        optimum: p(x_0 | x_t)
+        paper: Austin et al. 2021, "Structured Denoising Diffusion Models in Discrete State-Spaces", eq. 5
+
+    Args:
+        process: the process.
+        density: the density of u in (0, 1); only the uniform one gives the bound.
+        steps: number T of steps, at least 1.
+        cross_entropy: share lambda of the cross-entropy, at least 0. The authors' code takes the mean over the steps in
+            place of their sum: its 0.001 is T 0.001 here.
+        reading: the meaning of the network's output.
+
+    Returns:
+        An objective, whose batch has symbols, int `[B, ...]`, as "x". Metrics: "t" `[B]`.
+
+    Raises:
+        ValueError: for a number out of range; when called, for symbols out of range.
+    """
+    if steps < 1 or not cross_entropy >= 0:
+        raise ValueError(f"hybrid_bound: {steps} steps, cross_entropy = {cross_entropy}; valid: at least 1, at least 0")
+
+    def loss(predict: Predictor, keys: Array, x0: Array, t: Array) -> Array:
+        i = jnp.minimum((t * steps).astype(jnp.int32), steps - 1)
+        bound = bounds.discrete_time_bound(predict, process, keys, x0, i, steps)
+        if cross_entropy == 0:
+            return bound
+        at = (i + 1) / steps
+        x_t = bounds.noised(process, keys, x0, at)  # the same draw as that of the bound
+        return bound + cross_entropy * flow_cross_entropy(predict, x0, x_t, at)
+
+    return _objective(process, density, reading, loss)
+
+
+def discrete_flow_matching(process: AnyProcess, density: Density, reading: Reading = from_logits) -> Objective:
+    """Cross-entropy of every position's clean symbol on the mixture path; no bound.
+
+    Facts:
+        loss: nats a symbol, `discrete.flow_cross_entropy`
+        networks: model
+        optimum: p(x_0 | x_t)
+        paper: Gat et al. 2024, "Discrete Flow Matching"
+
+    Args:
+        process: the process, whose prior is the source and whose schedule is the paper's kappa.
+        density: the density of t in (0, 1).
+        reading: the meaning of the network's output.
+
+    Returns:
+        An objective, whose batch has symbols, int `[B, ...]`, as "x". Metrics: "t" `[B]`.
+
+    Raises:
+        ValueError: when called, for symbols out of range.
+    """
+
+    def loss(predict: Predictor, keys: Array, x0: Array, t: Array) -> Array:
+        return flow_cross_entropy(predict, x0, bounds.noised(process, keys, x0, t), t)
+
+    return _objective(process, density, reading, loss)
+
+
+def _objective(process: AnyProcess, density: Density, reading: Reading, of_times: Callable[..., Array]) -> Objective:
+    """The objective of the nats of an example `[B]`, a function of (predict, keys `[B]`, x0 `[B, ...]`, t `[B]`)."""
+
+    @entry(symbols=True)
+    def loss(networks, schedule, keys, batch, step):
+        if schedule.t_max != 1:
+            raise ValueError(f"symbols have times in [0, 1], and t_max = {schedule.t_max:g}. Valid: rectified_flow()")
+        x0 = batch["x"]
+        check_symbols(process, x0, 'batch["x"]')
+        time_keys, noise_keys = split(keys, 2)
+        t, importance = times(density, time_keys, batch)
+        predict = predictor(player(networks, "model"), process, reading, batch.get("condition"))
+        nats = of_times(predict, noise_keys, x0, t)
+        return importance * nats / x0[0].size, {"t": t}
+
+    return Objective(loss, reads=Restores(process, reading), density=density, network=Trained(channels=1))

@@ -1,0 +1,136 @@
+"""Objectives of symbols as a train step calls them: nats a symbol, and what the exact network reaches."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import discrete, objectives, parameterizations, samplers, schedules, timesteps, weightings
+from tests.discrete.enumerated import PROCESSES, Enumerated
+
+LINE = schedules.rectified_flow()
+NUMBER = 8192
+DENSITY = timesteps.uniform_density(LINE, NUMBER)
+
+
+def losses_of(objective, data, network=None):
+    """The losses of as many examples as NUMBER, in the proportions of the data."""
+    rows = np.repeat(np.arange(len(data.p)), np.round(data.p * NUMBER).astype(int))
+    rows = np.resize(np.random.default_rng(0).permutation(rows), NUMBER)
+    batch = {"x": jnp.asarray(data.states[rows], jnp.int32)}
+    predict = data.predictor()
+    network = network or (lambda x, t, condition: predict(x, t))
+    keys = jax.random.split(jax.random.key(0), NUMBER)
+    losses, metrics = jax.jit(lambda keys: objective({"model": network}, LINE, keys, batch, 0))(keys)
+    assert losses.shape == metrics["t"].shape == (NUMBER,)
+    losses = np.asarray(losses, np.float64)
+    return losses.mean(), losses.std() / np.sqrt(NUMBER)
+
+
+BOUNDS = {
+    "masks": (discrete.masked_diffusion, "absorbing"),
+    "score entropy of masks": (discrete.score_entropy, "absorbing"),
+    "score entropy of uniform": (discrete.score_entropy, "uniform"),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_the_exact_network_reaches_the_entropy_of_a_symbol(name):
+    make, process = BOUNDS[name]
+    data = Enumerated(PROCESSES[process], positions=2)
+    objective = make(data.process, DENSITY)
+    found, error = losses_of(objective, data)
+    assert error < 0.1 and abs(found - data.entropy / 2) < 4 * error, (found, error, data.entropy / 2)
+    if data.process.mask is not None:  # the losses of a blind network at other processes have a heavy tail
+        blind, error = losses_of(objective, data, lambda x, t, condition: jnp.zeros((*x.shape, data.process.size)))
+        assert blind > data.entropy / 2 + 4 * error
+
+
+@pytest.mark.parametrize("process", ["absorbing", "uniform"])
+def test_the_hybrid_bound_adds_a_share_of_the_cross_entropy(process):
+    """Both parts by enumeration, in float64: the KL of each step, and the cross-entropy at its time."""
+    data = Enumerated(PROCESSES[process], positions=1)
+    steps, share = 4, 0.5
+    keeping, size = data.process.keeping, data.process.size
+    bound = ce = 0.0
+    for i in range(steps):
+        t, s = (i + 1) / steps, i / steps
+        marginal = data.likelihood(t)  # [x_0, x_t]
+        before = data.likelihood(s)
+        ratio = float(keeping.alpha(t)) / float(keeping.alpha(s))
+        step = ratio * np.eye(size) + (1 - ratio) * np.tile(data.process.prior, (size, 1))
+        joint = data.p[:, None] * marginal
+        with np.errstate(divide="ignore", invalid="ignore"):
+            given = np.where(joint.sum(0) > 0, joint / joint.sum(0), 0)  # p(x_0 | x_t)
+            posterior = before[:, :, None] * step[None] / marginal[:, None]  # [x_0, x_s, x_t]
+            posterior = np.where(marginal[:, None] > 0, posterior, 0)
+            model = np.einsum("at,ast->st", given, posterior)
+            terms = posterior * np.log(posterior / model[None])
+        bound += np.einsum("at,ast->", joint, np.where((posterior > 0) & (joint[:, None] > 0), terms, 0))
+        ce -= np.sum(joint * np.where(joint > 0, np.log(np.where(given > 0, given, 1)), 0)) / steps
+    found, error = losses_of(discrete.hybrid_bound(data.process, DENSITY, steps, share), data)
+    assert error < 0.03 and abs(found - (bound + share * ce)) < 4 * error, (found, error, bound, ce)
+    plain, error = losses_of(discrete.hybrid_bound(data.process, DENSITY, steps, 0.0), data)
+    assert abs(plain - bound) < 4 * error and abs(plain - data.entropy) < 4 * error + 1e-3
+
+
+@pytest.mark.parametrize("process", ["absorbing", "uniform"])
+def test_the_cross_entropy_of_flows_is_that_of_the_exact_posterior(process):
+    data = Enumerated(PROCESSES[process], positions=2)
+    grid = (np.arange(200) + 0.5) / 200
+    expected = 0.0
+    for t in grid:
+        table = data.table(t)  # [x_t, L, K]
+        joint = data.p[:, None] * data.likelihood(t)
+        clean = np.take_along_axis(table[None], data.states[:, None, :, None], -1)[..., 0]  # [x_0, x_t, L]
+        logs = np.log(np.where(joint[..., None] > 0, clean, 1)).mean(-1)
+        expected -= np.sum(joint * logs) / len(grid)
+    found, error = losses_of(discrete.discrete_flow_matching(data.process, DENSITY), data)
+    assert error < 0.02 and abs(found - expected) < 4 * error, (found, error, expected)
+
+
+def test_samplers_of_numbers_and_of_symbols_are_told_apart():
+    process = PROCESSES["absorbing"]
+    of_symbols = discrete.masked_diffusion(process, DENSITY)
+    of_symbols.check_sampler(discrete.ancestral())
+    with pytest.raises(
+        ValueError, match=r"trains a predictor of symbols\. Valid: a sampler of symbols, e\.g\. ancestral"
+    ):
+        of_symbols.check_sampler(samplers.heun())
+    with pytest.raises(ValueError, match="the sampler is of symbols, and the objective trains no predictor"):
+        objectives.denoising(parameterizations.epsilon(), weightings.snr(), DENSITY).check_sampler(discrete.ancestral())
+
+
+def test_what_an_objective_of_symbols_does_not_take_is_refused():
+    process = PROCESSES["uniform"]
+    with pytest.raises(ValueError, match="masked_diffusion: the process has no mask"):
+        discrete.masked_diffusion(process, DENSITY)
+    for steps, share in ((0, 0.1), (4, -0.1), (4, float("nan"))):
+        with pytest.raises(ValueError, match=r"hybrid_bound: .* valid: at least 1, at least 0"):
+            discrete.hybrid_bound(process, DENSITY, steps, share)
+    objective = discrete.score_entropy(process, DENSITY)
+    network = {"model": lambda x, t, condition: jnp.zeros((*x.shape, process.size))}
+    keys = jax.random.split(jax.random.key(0), 2)
+    with pytest.raises(ValueError, match=r'batch\["x"\] has symbols 0 .. 3; valid: 0 .. 2'):
+        objective(network, LINE, keys, {"x": jnp.array([[0, 1], [2, 3]])}, 0)
+    with pytest.raises(TypeError, match="whole numbers"):
+        objective(network, LINE, keys, {"x": jnp.zeros((2, 2))}, 0)
+    with pytest.raises(ValueError, match=r"t_max = 0\.9\. Valid: rectified_flow"):
+        objective(network, LINE._replace(t_max=0.9), keys, {"x": jnp.zeros((2, 2), jnp.int32)}, 0)
+
+
+def test_dropped_conditions_reach_the_network_of_symbols():
+    """A wrapper of objectives takes symbols as it takes numbers."""
+    process = PROCESSES["absorbing"]
+    seen = []
+
+    def network(x, t, condition):
+        seen.append(condition)
+        return jnp.zeros((*x.shape, process.size))
+
+    density = timesteps.uniform_density(LINE)
+    objective = objectives.with_condition_dropout(discrete.masked_diffusion(process, density), np.int32(7), 0.5)
+    keys = jax.random.split(jax.random.key(0), 64)
+    batch = {"x": jnp.zeros((64, 3), jnp.int32), "condition": jnp.ones(64, jnp.int32)}
+    objective({"model": network}, LINE, keys, batch, 0)
+    assert set(seen[0].tolist()) == {1, 7}
