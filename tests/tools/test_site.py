@@ -97,6 +97,8 @@ def test_no_page_of_the_api_lists_more_names_than_a_reader_can_look_through(publ
         assert 3 <= text.count("\n| [`") < 350, group.title
     index = site_pages.index(site_pages.groups(public), public)
     assert index.count("\n| [") == len(site_pages.TOPICS)
+    assert "[`samplers`](samplers.md), [`flow_maps`](flow_maps.md)" in index
+    assert re.search(r"\[Layers\]\(topics/layers\.md\) \| \d+ \| `models\.layers` \|", index)  # has no page of its own
 
 
 def test_the_front_page_shows_what_the_project_makes():
@@ -238,6 +240,9 @@ def test_links_lead_to_the_same_places_from_the_site():
     page = "[a](../../README.md), [b](../samplers.md), [c](picture.png), [d](../../configs/digits.py)"
     mended = "[a](../index.md), [b](../samplers.md), [c](picture.png), d (`configs/digits.py`)"
     assert site_pages.inward(page, "gallery/README.md") == mended
+    page = "(the [card](../weights/README.md)) ([its card](../weights/README.md)), [`weights/`](../weights/README.md)"
+    mended = "(the card (`weights/README.md`)) (its card: `weights/README.md`), `weights/`"
+    assert site_pages.inward(page, "samplers.md") == mended
 
 
 def test_docstrings_become_markdown():
@@ -283,7 +288,6 @@ def site(tmp_path_factory):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=600,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
     )
     assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr[-3000:]

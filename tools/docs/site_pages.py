@@ -145,10 +145,15 @@ def index(grouped: Sequence[Group], public: Mapping[str, Sequence[Name]]) -> str
         "| --- | --- | --- |",
     ]
     for group in grouped:
-        packages = dict.fromkeys(prefix for prefix in TOPICS[group.title] if f"diffusion.{prefix}" in public)
-        links = ", ".join(f"[`{name}`]({place(f'diffusion.{name}').removeprefix('api/')})" for name in packages)
+        packages = [
+            f"[`{name}`]({place(f'diffusion.{name}').removeprefix('api/')})"
+            if f"diffusion.{name}" in public  # a package without names of its own has no page
+            else f"`{name}`"
+            for name in TOPICS[group.title]
+        ]
+        topic = f"[{group.title}]({topic_place(group.title).removeprefix('api/')})"
         names = sum(len(public[module]) for module in group.modules)
-        lines.append(f"| [{group.title}]({topic_place(group.title).removeprefix('api/')}) | {names} | {links} |")
+        lines.append(f"| {topic} | {names} | {', '.join(packages)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -221,7 +226,13 @@ def _relinked(markdown: str, moved: Callable[[str], str | None]) -> str:
         if ":" in link[3] or link[3].startswith("#"):
             return link[0]
         target = moved(link[3])
-        return f"{link[2]} (`{link[3].lstrip('./')}`)" if target is None else f"{link[1]}[{link[2]}]({target})"
+        if target is not None:
+            return f"{link[1]}[{link[2]}]({target})"
+        path, words = link[3].lstrip("./"), link[2].strip("`")
+        if f"{path}/".startswith(f"{words.rstrip('/')}/"):  # the path itself, or its folder
+            return f"`{words}`"
+        in_brackets = link.string[: link.start()].endswith("(") and link.string[link.end() :].startswith(")")
+        return f"{link[2]}: `{path}`" if in_brackets else f"{link[2]} (`{path}`)"
 
     parts = re.split(r"(^```.*?^```)", markdown, flags=re.DOTALL | re.MULTILINE)
     return "".join(part if part.startswith("```") else LINK.sub(mended, part) for part in parts)
