@@ -29,7 +29,7 @@ import json
 import pathlib
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -94,11 +94,21 @@ class Captioned:
         """Returns one record."""
         return self.__getitems__([row])[0]
 
+    @property
+    def spec(self) -> sources.DataSpec:
+        """The description of the source, without the table's entries."""
+        return self._source.spec
+
+    @property
+    def where(self) -> str:
+        """The place of the source."""
+        return self._source.where
+
     def fingerprint(self) -> dict[str, int | str]:
         """The source's fingerprint, and "conditions": a digest of the row of each record, and of some of the rows."""
         row, entries = self._table.row, self._table.entries
         some = [entries[name][k].tobytes() for name in sorted(entries) for k in fingerprints.rows(len(entries[name]))]
-        return cast(Any, self._source).fingerprint() | {"conditions": fingerprints.digest([row.tobytes(), *some])}
+        return self._source.fingerprint() | {"conditions": fingerprints.digest([row.tobytes(), *some])}
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Returns many records; errors as the source's."""

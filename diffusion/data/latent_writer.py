@@ -24,7 +24,7 @@ SHARD = 2**28  # bytes of a file, about: what a writing that is killed may lose
 
 def write(
     folder: str | pathlib.Path,
-    source: sources.Source,
+    source: sources.IndexedRecords,
     spec: DataSpec,
     description: Description,
     encode: Callable[[np.ndarray], np.ndarray],

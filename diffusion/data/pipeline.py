@@ -38,7 +38,7 @@ import numpy as np
 from diffusion import pytrees
 from diffusion.data import packing
 from diffusion.data.keyed_permutation import ROUNDS, keyed_permutation
-from diffusion.data.sources import DamagedRecord, DataSpec, Source
+from diffusion.data.sources import DamagedRecord, DataSpec, IndexedRecords
 from diffusion.data.sources.spec import class_of, is_mask
 from diffusion.data.transforms import Augmentation
 
@@ -67,7 +67,7 @@ _ORDER, _AUGMENTATION, BUCKETS, _KEYS = 0, 1, 2, 3
 
 
 def batches(
-    source: Source,
+    source: IndexedRecords,
     spec: DataSpec,
     *,
     seed: int,
@@ -147,7 +147,7 @@ def assembled(
     return batch | stacked_conditions(records) | _features(records, rngs_of(seed, index, 0))
 
 
-def epoch(source: Source, spec: DataSpec, batch_size: int, *, threads: int = 2) -> Iterator[Batch]:
+def epoch(source: IndexedRecords, spec: DataSpec, batch_size: int, *, threads: int = 2) -> Iterator[Batch]:
     """Returns every record once, in the order of the source, unaugmented; the last batch may be smaller.
 
     Args:
@@ -168,7 +168,7 @@ def epoch(source: Source, spec: DataSpec, batch_size: int, *, threads: int = 2) 
     return rows(source, spec, runs, threads=threads)
 
 
-def rows(source: Source, spec: DataSpec, runs: Sequence[range], *, threads: int = 2) -> Iterator[Batch]:
+def rows(source: IndexedRecords, spec: DataSpec, runs: Sequence[range], *, threads: int = 2) -> Iterator[Batch]:
     """Returns the records of these runs of rows, a batch for each run, unaugmented.
 
     Args:
@@ -268,7 +268,7 @@ def augmented(
     return [function(rng, image) for rng, image in zip(rngs, images)]
 
 
-def sound(source: Source, rows: Sequence[int]) -> list[dict[str, Any] | None]:
+def sound(source: IndexedRecords, rows: Sequence[int]) -> list[dict[str, Any] | None]:
     """Reads records, with None in place of damaged ones; each damaged record gives one warning.
 
     Args:
@@ -310,7 +310,7 @@ def _moved(
     return {**record, "condition": jax.tree.map(leaf, record["condition"])}
 
 
-def conditions(source: Source, spec: DataSpec, rows: Sequence[int]) -> Batch:
+def conditions(source: IndexedRecords, spec: DataSpec, rows: Sequence[int] | np.ndarray) -> Batch:
     """The labels and conditions of records, without their examples.
 
     Args:
@@ -325,20 +325,20 @@ def conditions(source: Source, spec: DataSpec, rows: Sequence[int]) -> Batch:
     return {"label": _labels(records, spec), **stacked_conditions(records)}
 
 
-def fetch(source: Source, rows: np.ndarray) -> list[dict[str, Any]]:
+def fetch(source: IndexedRecords, rows: np.ndarray) -> list[dict[str, Any]]:
     """Reads records, all at once where the source can."""
     at_once = getattr(source, "__getitems__", None)
     return at_once(rows.tolist()) if at_once else [source[row] for row in rows.tolist()]
 
 
-def _skipping(source: Source, rows: np.ndarray) -> tuple[list[dict[str, Any]], np.ndarray]:
+def _skipping(source: IndexedRecords, rows: np.ndarray) -> tuple[list[dict[str, Any]], np.ndarray]:
     """Reads records, the next sound one for each that is damaged; and int32 [b], 1 where a record was replaced."""
     records = sound(source, rows.tolist())
     skipped = np.array([record is None for record in records], np.int32)
     return [_next_sound(source, int(row)) if record is None else record for record, row in zip(records, rows)], skipped
 
 
-def _next_sound(source: Source, row: int) -> dict[str, Any]:
+def _next_sound(source: IndexedRecords, row: int) -> dict[str, Any]:
     """Returns the first record after `row`, in the order of the source, that is not damaged."""
     for step in range(1, min(SKIPS + 1, len(source))):
         (record,) = sound(source, [(row + step) % len(source)])
@@ -428,7 +428,7 @@ def positions_of(batch_size: int, positions: Sequence[int] | np.ndarray | None) 
     return rows
 
 
-def _check(source: Source, spec: DataSpec, seed: int, start: int, threads: int) -> None:
+def _check(source: IndexedRecords, spec: DataSpec, seed: int, start: int, threads: int) -> None:
     """Refuses arguments out of range."""
     if not len(source):
         raise ValueError(f"{spec.name} ({spec.split}) is empty: there is nothing to read.")

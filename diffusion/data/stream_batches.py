@@ -24,6 +24,7 @@ class StreamBatches:
     """The endless training batches of a stream, this process's rows of each; an iterator as `pipeline.batches`.
 
     Attributes:
+        stream: the records.
         state: the state of the stream after the last batch, as JSON: the next start's `state`.
         read_again: how many records were read again to come to the start.
     """
@@ -57,6 +58,7 @@ class StreamBatches:
         """
         mine = pipeline.positions_of(batch_size, positions)
         cursor = stream.cursor(state)
+        self.stream = stream
         self.read_again = cursor.read_again
         self.state = dict(state) if state is not None and stream.resume != "anew" else cursor.state()
         turn = threading.Condition()

@@ -146,7 +146,7 @@ class Bookkeeping:
             return
         self._stream = batches
         self._streams.append((self._start.step, batches.state))
-        stream = self._data.source
+        stream = batches.stream
         self.display.say(f"the data are a stream: {stream.promise}")
         if self._config.evaluate.every:
             self.display.say(f"an evaluation reads at most {real_images.STREAMED:,} records of a pass over each split")

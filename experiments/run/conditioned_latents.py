@@ -45,6 +45,11 @@ class Beside:
                 theirs = [record["condition"] for record in pipeline.fetch(self._source, np.asarray(rows))]
         return [record | {"condition": one} for record, one in zip(self._latents.__getitems__(rows), theirs)]
 
+    @property
+    def where(self) -> str:
+        """The folder of the latents."""
+        return self._latents.where
+
     def fingerprint(self) -> dict[str, Any]:
         """The fingerprint of the latents, which the latent cache takes from the pictures."""
         return self._latents.fingerprint()

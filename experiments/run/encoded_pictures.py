@@ -68,7 +68,7 @@ class Pictures:
         records = pipeline.fetch(self._source, np.asarray(rows))
         return [{"image": one["condition"][self._column] if self._column else one["image"]} for one in records]
 
-    def fingerprint(self) -> Mapping[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
         """The fingerprint of the records."""
         return self._source.fingerprint()
 
@@ -168,7 +168,7 @@ class Seen:
         """Adds the entry of that name to the records of a source, from the cache that `write` wrote."""
         self._source, self._name, self._shape = source, name, sight.shape
         self._entries, _ = latent_cache.open_cache(folder)
-        self.spec = source.spec
+        self.spec, self.where = source.spec, source.where
 
     def __len__(self) -> int:
         return len(self._source)
@@ -186,6 +186,6 @@ class Seen:
             for record, entry in zip(records, entries)
         ]
 
-    def fingerprint(self) -> Mapping[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
         """The fingerprint of the records, whose pictures the entries are computed from."""
         return self._source.fingerprint()

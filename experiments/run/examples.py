@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -38,7 +38,7 @@ class RunExamples(Protocol):
     """
 
     @property
-    def source(self) -> Any: ...
+    def source(self) -> sources.Source | Stream: ...
 
     @property
     def spec(self) -> sources.DataSpec: ...
@@ -66,7 +66,7 @@ class Examples(NamedTuple):
     spec: sources.DataSpec  # what they are
     augment: tuple[Augmentation, ...]  # what is done to each, in order
     sizes: tuple[buckets.Size, ...] = ()  # (height, width) of each bucket; none where all pictures are of one size
-    bucket: Sequence[int] = ()  # int [N], that of each picture, in 0..len(sizes) - 1
+    bucket: Sequence[int] | np.ndarray = ()  # int [N], that of each picture, in 0..len(sizes) - 1
     where: str = ""  # the folder that holds them
 
     def __str__(self) -> str:
@@ -122,7 +122,7 @@ class Examples(NamedTuple):
             except ValueError as error:
                 raise ConfigError(f"config.data: {error}") from error
         if self.sizes:
-            turns = buckets.Order.from_buckets(self.bucket, len(self.sizes), batch_size, seed)
+            turns = buckets.Order.from_buckets(np.asarray(self.bucket), len(self.sizes), batch_size, seed)
             step = start // batch_size
             return buckets.batches(self.source, turns, self.sizes, start=step, with_sizes=False, **reading)
         return pipeline.batches(self.source, self.spec, damaged=damaged, order=order, **place, **reading)
@@ -209,7 +209,7 @@ def _of_source(recipe: Recipe, source: sources.Source | Stream) -> Examples:
             "pictures. Valid: 0, or a source of pictures with sizes(rows) -> int [n, 2], stamp()"
         )
     bucket = buckets.nearest(buckets.measured_once(source, settings["threads"]), sizes) if sizes else ()
-    captioned = _with_texts(recipe, source, spec.name, lambda: source)
+    captioned = _with_texts(recipe, source, spec.name)
     return Examples(captioned, spec, recipe.training.augmentations, sizes, bucket, source.where)
 
 
@@ -305,7 +305,7 @@ def _differing(before: Mapping, now: Mapping) -> str:
 
 
 def _with_texts(
-    recipe: Recipe, source: sources.Source | Stream, name: str, captioned: Callable[[], sources.Source]
+    recipe: Recipe, source: sources.Source | Stream, name: str, captioned: Callable[[], sources.Source] | None = None
 ) -> sources.Source | Stream:
     """The source, with the network's inputs from each record's caption, for a network that receives text.
 
@@ -313,7 +313,8 @@ def _with_texts(
         recipe: the recipe of the run.
         source: the source of the examples.
         name: the name of the data.
-        captioned: opens the source of the captions, which are read where the network receives their tokens.
+        captioned: opens the source of the captions, which are read where the network receives their tokens; None: it is
+            the source of the examples.
     """
     inputs = facts.text_inputs(recipe.network)
     if inputs is None:
@@ -326,5 +327,5 @@ def _with_texts(
         captions.require(folder, name, settings["split"], len(source))
         table = captions.read(folder)
     else:
-        table = captions.tokens(captions.texts_of(captioned()), folder)
+        table = captions.tokens(captions.texts_of(captioned() if captioned else source), folder)
     return captions.Captioned(source, table._replace(entries={name: table.entries[name] for name in inputs.entries}))

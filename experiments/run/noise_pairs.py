@@ -23,6 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from diffusion import objectives, parameterizations, timesteps
 from diffusion.data import pipeline, sources
+from diffusion.data.sources.streams import Stream
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.run import players
@@ -39,11 +40,24 @@ FILE = 512  # pairs in a file
 
 
 class Paired(NamedTuple):
-    """The examples of a run that learns from pairs; as `Examples` otherwise."""
+    """The examples of a run that learns from pairs; the other members are as in `Examples`.
 
-    source: sources.Source  # records of the data, with the pair `[2, H, W, C]` as their example
-    spec: sources.DataSpec  # what they are
-    sizes: tuple = ()  # none: all are of one size
+    Attributes:
+        examples: the examples of the run.
+        pairs: the records of the run, with the pair `[2, H, W, C]` as their example.
+        spec: the description of the pairs.
+        sizes: (), since all examples have one size.
+    """
+
+    examples: RunExamples
+    pairs: sources.IndexedRecords
+    spec: sources.DataSpec
+    sizes: tuple = ()
+
+    @property
+    def source(self) -> sources.Source | Stream:
+        """The records of the run."""
+        return self.examples.source
 
     def batches(
         self,
@@ -56,7 +70,7 @@ class Paired(NamedTuple):
     ) -> Generator[pipeline.Batch, None, None]:
         """The batches of a run, see `Examples.batches`: "x" is the samples, "noise" what they were made of."""
         batches = pipeline.batches(
-            self.source,
+            self.pairs,
             self.spec,
             seed=config["seed"],
             batch_size=config["train"]["batch_size"],
@@ -95,15 +109,20 @@ def paired(recipe: Recipe, workdir: str | pathlib.Path, data: RunExamples, mesh:
         CheckpointError: if the teacher's checkpoint is gone or damaged.
     """
     folder = pathlib.Path(workdir) / "pairs"
+    assert not isinstance(data.source, Stream)  # the opened examples refuse a stream
     number = recipe.companions.teacher.pairs
     shape = recipe.examples.shape
     runs = [range(first, min(first + FILE, number)) for first in range(0, number, FILE)]
     missing = [rows for rows in runs if _read(folder, rows, shape) is None]
     if missing:
         _make(recipe, folder, data, mesh, missing, number)
-    parts = [_read(folder, rows, shape) for rows in runs]
+    parts: list[np.ndarray] = []
+    for rows in runs:
+        pairs = _read(folder, rows, shape)
+        assert pairs is not None  # it is made above
+        parts.append(pairs)
     spec = data.spec._replace(shape=(2, *shape), dtype="float32")
-    return Paired(Pairs(data.source, parts), spec)
+    return Paired(data, Pairs(data.source, parts), spec)
 
 
 def _read(folder: pathlib.Path, rows: range, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from diffusion import text_to_image
 from diffusion.data import captions, latent_cache, pipeline, sources
+from diffusion.data.sources.streams import Stream
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.run import tuned_examples
@@ -29,7 +30,7 @@ class WithPrior(NamedTuple):
 
     Attributes:
         examples: the examples of the run.
-        source: the source of records whose example is both latents' moments.
+        pairs: the records of the run, with both latents' moments as their example.
         condition: the network's inputs from the class's prompt, {name: [...]}.
         prompt: the prompt of the class.
         draw: moments -> both latents.
@@ -38,7 +39,7 @@ class WithPrior(NamedTuple):
     """
 
     examples: Examples
-    source: sources.Source
+    pairs: sources.IndexedRecords
     condition: Mapping[str, np.ndarray]
     prompt: str
     draw: Callable
@@ -49,6 +50,11 @@ class WithPrior(NamedTuple):
     def spec(self) -> sources.DataSpec:
         """What an example of the run is."""
         return self.examples.spec
+
+    @property
+    def source(self) -> sources.Source | Stream:
+        """The records of the run."""
+        return self.examples.source
 
     def __str__(self) -> str:
         """One line for the start of a run."""
@@ -65,7 +71,7 @@ class WithPrior(NamedTuple):
     ) -> Generator[pipeline.Batch, None, None]:
         """The batches of a run, see `Examples.batches`, with the class's examples as "prior"."""
         both = self.examples._replace(
-            source=self.source, spec=self.spec._replace(shape=(2, *self.spec.shape)), augment=(self.draw,)
+            source=self.pairs, spec=self.spec._replace(shape=(2, *self.spec.shape)), augment=(self.draw,)
         )
         with contextlib.closing(both.batches(config, start, positions, threads, state, order)) as batches:
             for batch in batches:

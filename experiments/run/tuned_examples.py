@@ -160,7 +160,7 @@ class Prompted(NamedTuple):
         return self.examples.spec
 
     @property
-    def source(self) -> Any:
+    def source(self) -> sources.Source | Stream:
         """The records of the run."""
         return self.examples.source
 

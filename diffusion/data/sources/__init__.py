@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from diffusion.data.sources.spec import (
         DamagedRecord as DamagedRecord,
         DataSpec as DataSpec,
+        IndexedRecords as IndexedRecords,
         Leaf as Leaf,
         Source as Source,
         is_picture as is_picture,

@@ -3,6 +3,7 @@
 __all__ = [
     "DamagedRecord",
     "DataSpec",
+    "IndexedRecords",
     "Leaf",
     "RandomAccess",
     "Source",
@@ -128,7 +129,15 @@ def class_of(record: Mapping[str, Any]) -> int:
     return int(record.get("label", inside))
 
 
-class Source(Protocol):
+class IndexedRecords(Protocol):
+    """Records by their numbers, as batches are made of them; see `Source`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int) -> dict[str, Any]: ...
+
+
+class Source(IndexedRecords, Protocol):
     """Random access to records: mappings with "image" (uint8 of any shape) or "x" (numbers of any shape, or a pytree).
 
     A record has "label", an int in 0..spec.num_classes - 1, where there are classes, and "condition", a pytree of
@@ -142,12 +151,11 @@ class Source(Protocol):
         where: the folder or file that holds them, for messages.
     """
 
-    spec: DataSpec
-    where: str
+    @property
+    def spec(self) -> DataSpec: ...
 
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, row: int) -> dict[str, Any]: ...
+    @property
+    def where(self) -> str: ...
 
     def fingerprint(self) -> dict[str, Any]:
         """Values that change with the records and agree on every host: their number, and a digest of some of them."""

@@ -72,9 +72,9 @@ def test_a_pair_is_the_sample_of_its_condition_and_its_own_noise(run):
     """Pair i has the label i mod 5, and noise of the seed and of i alone."""
     paired, made, folder = run
     opened = paired()
-    assert len(opened.source) == 10 and made == [[4, 4, 2]]
+    assert len(opened.pairs) == 10 and made == [[4, 4, 2]]
     assert sorted(path.name for path in folder.glob("*.npy")) == ["00000000.npy", "00000004.npy", "00000008.npy"]
-    records = [opened.source[row] for row in range(10)]
+    records = [opened.pairs[row] for row in range(10)]
     assert [record["label"] for record in records] == [0, 1, 2, 3, 4] * 2
     samples, noise = np.stack([record["x"] for record in records]).swapaxes(0, 1)
     np.testing.assert_allclose(samples, np.array([0, 1, 2, 3, 4] * 2)[:, None] * np.ones(2), atol=1e-6)
@@ -107,7 +107,7 @@ def test_files_of_another_form_are_made_again(run, tmp_path):
 def test_batches_have_samples_and_their_noise(run):
     opened = run[0]()
     batch = next(opened.batches({"seed": 0, "train": {"batch_size": 6}}, 0, np.arange(6), 0))
-    records = [opened.source[row] for row in range(10)]
+    records = [opened.pairs[row] for row in range(10)]
     for x, noise, label in zip(batch["x"], batch["noise"], batch["label"]):
         (row,) = (i for i, record in enumerate(records) if np.array_equal(record["x"][1], noise))
         np.testing.assert_array_equal(records[row]["x"][0], x)

@@ -132,7 +132,7 @@ def test_the_class_is_encoded_with_its_prompt_for_every_picture(run, caches, tmp
     found = prior_pictures.beside(recipe, tmp_path, examples)
     assert caches == [("encode", 3, "prior_latents"), ("read", ["a cat"] * 3, "prior_captions")]
     np.testing.assert_array_equal(found.condition["text"], [5, 6])  # row 0 stands for no caption
-    assert found.prompt == "a cat" and found.fingerprint == {"of": "latents"} and len(found.source) == 5
+    assert found.prompt == "a cat" and found.fingerprint == {"of": "latents"} and len(found.pairs) == 5
     np.testing.assert_array_equal(found.draw(None, np.array([3, 3])), [6, 4])
 
 
