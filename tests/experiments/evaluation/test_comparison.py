@@ -248,6 +248,31 @@ def test_tolerances(files, name, off, differs):
     assert records.compare(before, after)[0].endswith("None now")
 
 
+ALLOWED = {  # absolute, and relative to the record's value
+    ("fid", "sfid", "is", "rfid", "fd", "fvd", "cd_fvd"): (1e-3, 1e-4),
+    ("fid_infinity",): (1e-2, 1e-3),
+    ("kid",): (1e-6, 1e-3),
+    ("cmmd",): (1e-4, 1e-3),
+    ("mind",): (1e-3, 1e-3),
+    ("precision", "recall", "coverage", "authenticity"): (2e-3, 0),
+    ("density",): (2e-3, 2e-3),
+    ("psnr",): (1e-2, 0),
+    ("ssim",): (1e-4, 0),
+}
+
+
+@pytest.mark.parametrize("value", [0.5, -20.0])
+def test_a_figure_may_be_off_by_its_tolerance(value):
+    """Just below it and just above; of a negative figure, which an unbiased KID is by chance, as of a positive one."""
+    for names, (absolute, relative) in ALLOWED.items():
+        allowed = absolute + relative * abs(value)
+        for name, share in ((name, share) for name in names for share in (-1.01, -0.99, 0.99, 1.01)):
+            before, after = (
+                {"protocol": {}, "figures": {name: {"value": value + off}}} for off in (0, share * allowed)
+            )
+            assert bool(records.compare(before, after)) == (abs(share) > 1), (name, share)
+
+
 def test_every_figure_has_a_tolerance(files):
     content = measured(files[0], metrics=tuple(image_metrics.METRICS))
     assert content["figures"].keys() <= records.TOLERANCES.keys()

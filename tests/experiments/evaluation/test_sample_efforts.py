@@ -47,3 +47,37 @@ def test_a_training_loop_spends_little(monkeypatch):
     monkeypatch.setattr(sample_metrics.figures, "read_samples", lambda measured: {})
     assert sample_metrics.evaluate_samples("images", "labels", {}, "test", ("train", "real")) == {}
     assert seen == [(("images", "labels", {}, "test"), {"effort": IN_LOOP, "real_splits": ("train", "real")})]
+
+
+def test_a_distance_stands_beside_its_floor_and_all_samples(monkeypatch):
+    """The distance is a mean of rows here; every figure is made of those that were computed, in their order."""
+    calls = []
+    rng = np.random.default_rng(0)
+    samples, train = (
+        types.SimpleNamespace(images=rng.uniform(*span, (8, 1)), labels=np.array([0, 0, 0, 0, 0, 0, 1, 1]))
+        for span in ((3, 9), (30, 90))
+    )
+
+    def to_real(mean):
+        calls.append(float(mean))
+        return float(mean)
+
+    monkeypatch.setattr(sample_metrics, "rows", lambda extract, images: images)
+    monkeypatch.setattr(sample_metrics, "moments_of", lambda rows: rows.mean())
+    monkeypatch.setattr(sample_metrics, "moments", lambda extract, images: images.shape[0] / 8)
+    monkeypatch.setattr(sample_metrics, "distance_to", lambda extractor, real, effort: (to_real, effort))
+    extractor = types.SimpleNamespace(keep=False, extract=None, record="made")
+    found = sample_metrics.distance(
+        extractor, samples.images, samples.labels, train, train, 4, True, Effort(draws=0, subsets=3)
+    )
+    first, floor, every, unbalanced, noise = np.split(calls, [1, 4, 7, 10])
+    assert [found["distance"], found["noise"]] == [first[0], noise[0]] and noise[0] == 4 / 8
+    assert found["distance"] == pytest.approx(samples.images[[0, 1, 6, 7]].mean())  # two of each class
+    assert floor.min() > 30 and every.max() < 9 and unbalanced.min() > 30
+    spread = np.sqrt(np.square(floor - floor.mean()).sum() / 2)
+    assert found["floor"]["mean"] == pytest.approx(floor.mean()) and found["floor"]["std"] == pytest.approx(spread)
+    assert found["floor"]["unbalanced_mean"] == pytest.approx(unbalanced.mean())
+    assert found["all_samples"]["mean"] == pytest.approx(every.mean())
+    ratios = found["ratio"], found["all_samples"]["ratio"]
+    assert ratios == pytest.approx((first[0] / floor.mean(), every.mean() / floor.mean()))
+    assert found["interval"] is None and found["dimensions"] == 1

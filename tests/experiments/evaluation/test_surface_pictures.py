@@ -28,6 +28,20 @@ def test_the_nearer_point_hides_the_farther_and_far_ones_are_cut_off():
     assert 0 < ink(near).sum() < 40
 
 
+def test_a_plane_has_the_colour_of_its_normal_at_each_depth():
+    """A plane is linear, and so exact between the cells of the grid: one normal, and a depth that is a fraction."""
+    side, grid = 24, solids.grid(16).reshape(16, 16, 16, 3)
+    camera = pictures._camera(0.4)  # rows to the right, up and towards the eye
+    normal = np.array([0.3, 0.4, math.sqrt(0.75)])
+    found = pictures.level_set((grid @ (normal @ camera))[..., None], 0.4, side=side)
+    line = ((np.arange(side) + 0.5) / side * 2 - 1) * pictures.EXTENT
+    across, down = np.meshgrid(line, line)
+    depth = -(normal[0] * across - normal[1] * down) / normal[2]
+    expected = pictures._shaded(np.broadcast_to(normal, (side, side, 3)), depth, pictures.plots.BLUE)
+    near = np.hypot(across, down) < 0.6  # inside of the cube
+    np.testing.assert_allclose(found[near], expected[near], atol=0.51)
+
+
 def test_turning_the_table_turns_the_thing():
     points = np.random.default_rng(0).uniform(-0.5, 0.5, (20, 3))
     c, s = math.cos(0.8), math.sin(0.8)

@@ -59,6 +59,17 @@ def test_the_figures_are_those_of_the_metrics():
     assert flat["mmd"].value == found["distances"]["mmd"]["value"] and flat["mmd_over_floor"].n == 400
 
 
+def test_the_floor_is_a_mean_and_the_deviation_of_single_subsets(monkeypatch):
+    """Distances of 6 for the samples, of 1, 2 and 6 for subsets of training examples, then 8 for noise."""
+    numbers = iter([6.0, 1.0, 2.0, 6.0, 8.0] * 4)
+    for name in ("_kernel", "_sliced", "_frechet"):
+        monkeypatch.setattr(vector_metrics, name, lambda *settings: lambda rows: lambda chosen: next(numbers))
+    found = vector_metrics.measure(normals(3), defaults(), split(normals(1)), split(normals(2)), 0, 3)["distances"]
+    for name in vector_distances.NAMES:
+        assert found[name]["floor"] == pytest.approx({"mean": 3, "std": np.sqrt((4 + 1 + 9) / 2)}), name
+        assert (found[name]["value"], found[name]["ratio"], found[name]["noise"]) == (6, 2, 8), name
+
+
 def test_a_resample_of_every_row_once_is_the_figure_itself():
     real, rows = normals(0).astype(float), normals(1, 50, mean=0.3).astype(float)
     distance = vector_metrics._kernel(vector_distances.minus_distance, real)
