@@ -9,6 +9,7 @@ import posixpath
 import re
 import subprocess
 import sys
+import types
 import urllib.parse
 from typing import NamedTuple
 
@@ -245,6 +246,15 @@ def test_links_lead_to_the_same_places_from_the_site():
     assert site_pages.inward(page, "samplers.md") == mended
 
 
+def test_a_search_leads_to_the_task_before_pages_with_the_same_words():
+    boosts = {}
+    for path in ("tasks/own_pictures.md", "gallery/techniques/report.md"):
+        page = types.SimpleNamespace(file=types.SimpleNamespace(src_uri=path), meta={})
+        site_pages.on_page_markdown("own pictures", page, None, None)
+        boosts[path] = page.meta.get("search", {}).get("boost", 1)
+    assert boosts["tasks/own_pictures.md"] > boosts["gallery/techniques/report.md"] == 1
+
+
 def test_docstrings_become_markdown():
     docstring = (
         'It calls networks["model"](x, t) and `f[0](x)`.\n\n    y = f[0](x)\n\n'
@@ -335,11 +345,13 @@ def test_a_browser_finds_names_without_a_network_in_light_and_dark(site):
             if dark:
                 page.click("label[for=__search]")
             page.type("input[name=query]", "zero_terminal_snr")
-            page.until("return document.querySelectorAll('.md-search-result__link').length > 0", 60)
+            page.until("return document.querySelectorAll('.md-search-result__link').length > 0", 600)
             assert any("zero_terminal_snr" in text for text in page.texts(".md-search-result__link"))
             page.run("document.querySelector('input[name=query]').value = ''")
             page.type("input[name=query]", "own pictures")
-            page.until("return document.querySelector('.md-search-result__link')?.innerText.startsWith('Train on')", 60)
+            page.until(
+                "return document.querySelector('.md-search-result__link')?.innerText.startsWith('Train on')", 600
+            )
             requested = [address for address in page.requests() if not address.startswith(("file:", "data:", "blob:"))]
             assert (requested, page.errors()) == ([], [])
     assert seen[0] != seen[1]

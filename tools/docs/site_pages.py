@@ -55,6 +55,7 @@ TOPICS = {  # of the API: title -> modules and packages; a module belongs to the
     "Watermarks": ("watermarks",),
     "Files and commands": ("io", "arguments", "commands", "namesake", "public"),
 }
+TASKS = "tasks/"  # the pages that a search for a task leads to, before the galleries that show the same words
 BEHIND = "---\nsearch: {boost: 0.3}\n---\n\n"  # in a search the pages for readers come first
 
 
@@ -292,7 +293,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Mends the links that lead out of docs/, and adds the rows of the zoo to its page."""
+    """Mends the links that lead out of docs/, adds the rows of the zoo, and puts tasks first in a search."""
+    if page.file.src_uri.startswith(TASKS):
+        page.meta["search"] = {"boost": 3}
     if page.file.src_uri == gallery_front.PLACE:
         page.meta["hide"] = ["navigation", "toc"]  # the items fill the screen
     text = zoo(markdown) if page.file.src_uri == ZOO else markdown
