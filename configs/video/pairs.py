@@ -39,8 +39,9 @@ def get_config(arg: str = "") -> ConfigDict:
     autoencoder.train.update({"steps": 1_000, "batch_size": 2})  # 32 pictures
     denoiser.objective.density.update({"patterns": PATTERNS, "shares": (0.6, 0.15, 0.25)})
     denoiser.objective.density.density.update({"mean": 1.6, "std": 1.2, "strata": 32})
-    denoiser.model.update({"patch": 4, "patch_frames": 2, "width": 192, "depth": 6, "heads": 6, "vector_width": 56})
-    denoiser.train.update({"steps": 7_000, "batch_size": 32})
+    denoiser.model.update({"patch": 4, "patch_frames": 2, "width": 160, "depth": 6, "heads": 5, "vector_width": 56})
+    denoiser.optimizer.update({"learning_rate": 2e-3, "decay": "cooldown"})  # so that a run may be made longer
+    denoiser.train.update({"steps": 5_000, "batch_size": 32})
     denoiser.checkpoint.every = 250
     denoiser.sample.update({"steps": 20, "shift": 3.0})
     source = {"name": "moving_pairs", "frames": FRAMES, "side": 48, "number": 16_000}
