@@ -1,4 +1,4 @@
-"""Searches the torsions of ideal folds, and prints them: the table diffusion/proteins/fold_torsions.py.
+"""Searches the torsions of ideal folds, and prints them: the table diffusion/proteins/fold_torsions.txt.
 
     python -m tools.protein_folds --starts=96 --steps=400
 
