@@ -18,15 +18,13 @@ Two papers have it: DDT (Wang et al., 2025), with a decoder as wide as the encod
 
 __all__ = ["DDT", "ddt_preset", "dit_dh_preset"]
 
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.layers import conditions, layer_masks, layout, network_checks
-from diffusion.models.layers.attention import IMPLEMENTATIONS
+from diffusion.models.layers import layer_masks, layout, network_checks
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import BLOCK_NORMS, MLPS, Block, modulated_output, normalisation, xavier
 from diffusion.models.layers.choices import look_up
@@ -37,23 +35,12 @@ from diffusion.models.layers.embeddings import (
     rope_angles,
     sincos_positions,
 )
+from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
 from diffusion.models.layers.patches import patchify, unpatchify
-from diffusion.models.layers.scan import REMAT
 from diffusion.models.layers.stacks import Stack
 
-CHOICES = {
-    "norm": BLOCK_NORMS,
-    "final_norm": BLOCK_NORMS,
-    "mlp": MLPS,
-    "positions": ("rope", "sincos_rope"),
-    "clock": ("positional", "fourier"),
-    "attention": ("auto", *IMPLEMENTATIONS),
-    "remat": REMAT,
-    "dtype": ("float32", "bfloat16"),
-}
 
-
-class DDT(nn.Module):
+class DDT(Backbone):
     """The decoupled diffusion transformer: `apply(variables, x, t, condition)` is a `Network`.
 
     The defaults are DDT's; `DIT_DH` holds DiT^DH's. Parameters are float32 whatever the compute type, and so is
@@ -79,15 +66,9 @@ class DDT(nn.Module):
         clock: "positional", sinusoids of periods up to 20 pi, or "fourier" features of the time, with random constant
             frequencies.
         silu_again: the blocks apply SiLU to their condition, which has passed one before.
-        attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: parts to compute again in the backward pass, as `DiT`.
         unroll: number of blocks in one turn of a scan, as `DiT`.
-        dtype: compute type, "float32" or "bfloat16".
         shape: (H, W, C) of the images for which it is made, as in the files of other libraries; it takes other H and W
             too. None: the shape of the first images.
-
-    Raises:
-        ValueError: from the constructor, for a field out of range or an unknown name.
 
     Reference: Wang et al., "DDT: Decoupled Diffusion Transformer", 2025, section 3.2; Zheng et al., "Diffusion
     Transformers with Representation Autoencoders", 2025, section 5.
@@ -111,21 +92,23 @@ class DDT(nn.Module):
     span: float = 16.0
     clock: str = "positional"
     silu_again: bool = False
-    attention: str = "auto"
-    remat: str = "none"
     unroll: int = 0
-    dtype: str = "float32"
     shape: tuple[int, int, int] | None = None
     ranks = (3,)
     layer_masks = ("skip", "identity", "borrow")
+    positive = ("patch", "width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads", "mlp_ratio")
+    choices = Backbone.choices | {
+        "norm": BLOCK_NORMS,
+        "final_norm": BLOCK_NORMS,
+        "mlp": MLPS,
+        "positions": ("rope", "sincos_rope"),
+        "clock": ("positional", "fourier"),
+    }
 
-    def __post_init__(self):
-        positive = ("patch", "width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads", "mlp_ratio")
-        network_checks.positive(self, positive)
+    def check_fields(self) -> None:
         for field in ("num_classes", "span", "unroll"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field}={getattr(self, field)} must be 0 or more")
-        network_checks.known(self, CHOICES)
         for part in ("", "decoder_"):
             width = getattr(self, f"{part}width")
             heads = getattr(self, f"{part}heads")
@@ -135,7 +118,6 @@ class DDT(nn.Module):
                 raise ValueError(
                     f"{part}width / {part}heads = {width // heads}: axial rotary positions need 4 to divide it"
                 )
-        super().__post_init__()
 
     @property
     def feature_blocks(self) -> int:
@@ -143,13 +125,7 @@ class DDT(nn.Module):
         return self.depth + self.decoder_depth
 
     @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        t: jax.Array,
-        condition: jax.Array | dict | None = None,
-        features: Sequence[int] | None = None,
-    ) -> Any:
+    def __call__(self, x: jax.Array, t: jax.Array, condition: Condition = None, features: Numbers = None) -> Any:
         """One evaluation of the network.
 
         Args:
@@ -167,7 +143,7 @@ class DDT(nn.Module):
             ValueError: for shapes that do not fit, and for a missing or an unexpected condition.
         """
         label, masks = layer_masks.parted(condition, x.shape[0], self.feature_blocks)
-        self._check(x, t, label)
+        network_checks.labelled_images(self, x, t, label)
         recorded = Features(features, self.feature_blocks)
         batch, height, width, channels = x.shape
         rows = height // self.patch
@@ -206,11 +182,6 @@ class DDT(nn.Module):
         norm = normalisation(self.final_norm, "final_norm", self.dtype)
         tokens = modulated_output(tokens, s, norm, self.patch**2 * channels, self.dtype)
         return recorded.beside(unpatchify(tokens, self.patch, height, width))
-
-    def _check(self, x, t, label):
-        network_checks.images(self, x)
-        network_checks.times(self, x, t)
-        conditions.check_label(label, x.shape[0], self.num_classes)
 
 
 def _sizes(width: int, depth: int, heads: int, decoder_depth: int) -> dict[str, int]:

@@ -17,7 +17,7 @@ Pictures and features are channels last.
 __all__ = ["DiT", "check_labels", "dit_preset"]
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
 import flax.linen as nn
@@ -26,24 +26,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.models.layers import layer_masks, layout, network_checks
-from diffusion.models.layers.attention import IMPLEMENTATIONS
-from diffusion.models.layers.block_reuse import Blocks
 from diffusion.models.layers.blocks import BLOCK_NORMS, MLPS, Block, modulated_output, normalisation, xavier
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding, rope_angles, sincos_positions
 from diffusion.models.layers.joint_conditions import check_strength
+from diffusion.models.layers.network_bases import Backbone, Clock, Condition, Numbers, Through
 from diffusion.models.layers.patches import patchify, unpatchify
-from diffusion.models.layers.scan import REMAT
 from diffusion.models.layers.stacks import Layered, single_stack
 
-CHOICES = {
-    "norm": BLOCK_NORMS,
-    "mlp": MLPS,
-    "positions": ("sincos", "rope", "sincos_rope"),
-    "attention": ("auto", *IMPLEMENTATIONS),
-    "remat": REMAT,
-    "dtype": ("float32", "bfloat16"),
-}
 SIZES = {  # width, depth, heads: table 1 of the paper
     "S": (384, 12, 6),
     "B": (768, 12, 12),
@@ -57,7 +47,7 @@ PRESETS = {
 }
 
 
-class DiT(Layered, nn.Module):
+class DiT(Layered, Backbone):
     """The diffusion transformer: `apply(variables, x, t, condition)` is a `Network`.
 
     Parameters are float32 whatever the compute type, and so is the output. Layers are scanned: the parameters of all
@@ -76,12 +66,10 @@ class DiT(Layered, nn.Module):
         positions: "sincos" (the paper: fixed, added to the tokens), "rope" (rotary, in every attention), or
             "sincos_rope", both.
         qk_norm: RMS-normalise queries and keys, with a learned scale.
-        attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: parts to compute again in the backward pass to save memory: "none"; "elementwise", all but products and
             attention; "dots", attention too; "narrow", all but fused attention and the products that are added to the
             tokens; or "full".
         unroll: number of blocks in one turn of the scan; 0: the number of `layers.scan.turn`, on CPU all of up to 12.
-        dtype: compute type, "float32" or "bfloat16".
         times: number of times that the network receives as its clock: 1, or 2 for a network of two times (MeanFlow,
             shortcut models); the sum of their embeddings conditions it.
         strength: the network receives, as "strength" [B] of its condition, the scale of the guidance (1: none) that it
@@ -91,9 +79,6 @@ class DiT(Layered, nn.Module):
             first block's, as diffusers trains a DiT; in the paper all share one.
         shape: (H, W, C) of the images for which it is made, as in the files of other libraries; it takes other H and W
             too. None: the shape of the first images.
-
-    Raises:
-        ValueError: from the constructor, for a field out of range or an unknown name.
 
     Reference: Peebles & Xie, "Scalable Diffusion Models with Transformers", 2023.
     """
@@ -109,10 +94,7 @@ class DiT(Layered, nn.Module):
     mlp: str = "gelu"
     positions: str = "sincos"
     qk_norm: bool = False
-    attention: str = "auto"
-    remat: str = "none"
     unroll: int = 0
-    dtype: str = "float32"
     times: int = 1
     strength: bool = False
     frequency_shift: int = 0
@@ -121,13 +103,13 @@ class DiT(Layered, nn.Module):
     ranks = (3,)
     layer_masks = ("skip", "identity", "borrow")
     reuses = ("blocks",)
+    positive = ("patch", "width", "depth", "heads", "mlp_ratio", "times")
+    choices = Backbone.choices | {"norm": BLOCK_NORMS, "mlp": MLPS, "positions": ("sincos", "rope", "sincos_rope")}
 
-    def __post_init__(self):
-        network_checks.positive(self, ("patch", "width", "depth", "heads", "mlp_ratio", "times"))
+    def check_fields(self) -> None:
         if self.unroll < 0:
             raise ValueError(f"unroll={self.unroll} must be 0 (chosen for the backend) or the blocks of one turn")
         network_checks.classes(self)
-        network_checks.known(self, CHOICES)
         if self.frequency_shift not in (0, 1):
             raise ValueError(f"frequency_shift={self.frequency_shift} must be 0 or 1")
         if self.width % self.heads:
@@ -136,16 +118,10 @@ class DiT(Layered, nn.Module):
             raise ValueError(f"width={self.width}: 2-D sin-cos positions need a width that 4 divides")
         if self.positions != "sincos" and self.width // self.heads % 4:
             raise ValueError(f"width / heads = {self.width // self.heads}: axial rotary positions need 4 to divide it")
-        super().__post_init__()
 
     @nn.compact
     def __call__(
-        self,
-        x: jax.Array,
-        t: jax.Array | tuple,
-        condition: jax.Array | dict | None = None,
-        features: Sequence[int] | None = None,
-        through: Callable[[Blocks], tuple[jax.Array, Any]] | None = None,
+        self, x: jax.Array, t: Clock, condition: Condition = None, features: Numbers = None, through: Through = None
     ) -> Any:
         """One evaluation of the network.
 

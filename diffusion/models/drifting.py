@@ -19,7 +19,7 @@ The codes of style are further noise, which changes the whole picture: each is o
 
 __all__ = ["DriftingDiT", "drifting_preset", "styles_of"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -28,15 +28,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.models.layers import conditions, layout, network_checks
-from diffusion.models.layers.attention import IMPLEMENTATIONS
 from diffusion.models.layers.blocks import Block, modulated_output, normalisation, xavier
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding, sincos_positions
+from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
 from diffusion.models.layers.patches import patchify, unpatchify
-from diffusion.models.layers.scan import REMAT
 from diffusion.models.layers.stacks import Layered, single_stack
 
-CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 SIZES = {"B": (768, 12, 12), "L": (1024, 24, 16)}  # width, depth, heads: configs/gen/*_sota_*.yaml of the authors
 STRENGTH_SHARE = 0.02  # of the embedded strength in the condition
 MIXING = np.uint32(0x9E3779B1)  # Knuth's multiplier, an odd number near 2^32 / golden ratio
@@ -57,7 +55,7 @@ def styles_of(x: jax.Array, codes: int, styles: int) -> jax.Array:
     return ((bits * MIXING) >> np.uint32(32 - int(styles).bit_length() + 1)).astype(jnp.int32)
 
 
-class DriftingDiT(Layered, nn.Module):
+class DriftingDiT(Layered, Backbone):
     """The generator: `apply(variables, noise, t, condition)` is a `Network` whose output is the sample, whatever t.
 
     Read it as x_0 at the noise's end of `rectified_flow`, by one step. Parameters are float32 whatever the compute
@@ -75,12 +73,6 @@ class DriftingDiT(Layered, nn.Module):
         styles: values of each code, a power of two.
         mlp_ratio: hidden features of the MLP over `width`, of which SwiGLU has two thirds, up to a multiple of 32.
         default_strength: scale of the guidance that it imitates, of a condition without "strength"; 1: none.
-        attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: parts to compute again in the backward pass, see `DiT`.
-        dtype: compute type, "float32" or "bfloat16".
-
-    Raises:
-        ValueError: from the constructor, for a field out of range or an unknown name.
 
     Reference: Deng et al., "Generative Modeling via Drifting", 2026, appendix A.2; the authors' code in JAX,
     models/generator.py.
@@ -97,16 +89,11 @@ class DriftingDiT(Layered, nn.Module):
     styles: int = 64
     mlp_ratio: float = 4.0
     default_strength: float = 1.0
-    attention: str = "auto"
-    remat: str = "none"
-    dtype: str = "float32"
     one_size = True  # a position is learned for each patch
     ranks = (3,)
+    positive = ("patch", "width", "depth", "heads", "num_classes", "class_tokens", "mlp_ratio", "default_strength")
 
-    def __post_init__(self):
-        positive = ("patch", "width", "depth", "heads", "num_classes", "class_tokens", "mlp_ratio", "default_strength")
-        network_checks.positive(self, positive)
-        network_checks.known(self, CHOICES)
+    def check_fields(self) -> None:
         if self.width % (4 * self.heads):
             raise ValueError(f"width={self.width}: 4 heads = {4 * self.heads} must divide it")
         if self.codes < 0 or self.styles < 2 or self.styles & (self.styles - 1):
@@ -117,7 +104,6 @@ class DriftingDiT(Layered, nn.Module):
             raise ValueError(
                 f"codes={self.codes}: the noise has {np.prod(self.shape)} numbers, and each code reads one"
             )
-        super().__post_init__()
 
     @property
     def hidden(self) -> int:
@@ -125,13 +111,7 @@ class DriftingDiT(Layered, nn.Module):
         return -(-int(2 * int(self.mlp_ratio * self.width) / 3) // 32) * 32
 
     @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        t: jax.Array,
-        condition: jax.Array | dict | None = None,
-        features: Sequence[int] | None = None,
-    ) -> Any:
+    def __call__(self, x: jax.Array, t: jax.Array, condition: Condition = None, features: Numbers = None) -> Any:
         """One evaluation of the network.
 
         Args:

@@ -19,23 +19,21 @@ Pictures and features are channels last.
 __all__ = ["ClassWeights", "EDM2Block", "EDM2UNet", "edm2_preset"]
 
 import itertools
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.layers import layout, network_checks, unet_inputs
-from diffusion.models.layers.attention import IMPLEMENTATIONS, attention
+from diffusion.models.layers import layout, unet_inputs
+from diffusion.models.layers.attention import attention
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.dropout import dropped, keys_of
 from diffusion.models.layers.magnitude import FORCED, MPConv, MPFourier, mp_cat, mp_silu, mp_sum, unit
+from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
 from diffusion.models.layers.resampling import check_taps, double, halve
 from diffusion.models.layers.scan import REMAT
-
-CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 
 
 class EDM2Block(nn.Module):
@@ -100,7 +98,7 @@ class EDM2Block(nn.Module):
         return MPConv(channels, 0, self.dtype, name="attention_out")(h.reshape(batch, -1, channels)).reshape(x.shape)
 
 
-class EDM2UNet(nn.Module):
+class EDM2UNet(Backbone):
     """EDM2's magnitude-preserving U-Net: `apply(variables, x, t, condition)` is a `Network`.
 
     Its clock is ln(sigma) / 4, and its images have magnitude 1, both by `parameterizations.edm`. The output is 0 at
@@ -126,12 +124,7 @@ class EDM2UNet(nn.Module):
         taps: taps of the filter that resamples, see `diffusion.models.layers.resampling`.
         dropout: rate in the boxes, drawn where a call has `dropout_keys`.
         clip: bound of the activations after each box; None for none.
-        attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: parts to compute again in the backward pass of the boxes: "none", "full", or "dots" (all but matmuls).
-        dtype: compute type, "float32" or "bfloat16".
-
-    Raises:
-        ValueError: from the constructor, for a field out of range or an unknown name.
 
     Reference: Karras et al., "Analyzing and Improving the Training Dynamics of Diffusion Models", 2024, config G.
     """
@@ -153,23 +146,19 @@ class EDM2UNet(nn.Module):
     taps: tuple[int, ...] = (1, 1)
     dropout: float = 0.0
     clip: float | None = 256.0
-    attention: str = "auto"
-    remat: str = "none"
-    dtype: str = "float32"
     ranks = (3,)
     takes_dropout = True
+    positive = ("resolution", "width", "blocks", "channels", "head_size")
 
-    def __post_init__(self):
+    def check_fields(self) -> None:
         for field in ("multipliers", "attention_resolutions", "taps"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
-        network_checks.positive(self, ("resolution", "width", "blocks", "channels", "head_size"))
         for field in ("noise_multiplier", "embedding_multiplier", "clip"):
             if getattr(self, field) is not None and getattr(self, field) <= 0:
                 raise ValueError(f"{field}={getattr(self, field)} must be None or positive")
         for field in ("label_balance", "concat_balance", "residual_balance", "attention_balance"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{field}={getattr(self, field)} must be in [0, 1]")
-        network_checks.known(self, CHOICES)
         if self.num_classes < 0 or not 0 <= self.dropout < 1:
             raise ValueError(
                 f"num_classes={self.num_classes} must be 0 (unconditional) or positive, and dropout="
@@ -183,7 +172,6 @@ class EDM2UNet(nn.Module):
             if width % self.head_size and (self.attends(level) or level == len(self.widths) - 1):
                 raise ValueError(f"head_size={self.head_size} does not divide the {width} channels of level {level}")
         check_taps(self.taps)
-        super().__post_init__()
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -204,9 +192,9 @@ class EDM2UNet(nn.Module):
         self,
         x: jax.Array,
         t: jax.Array,
-        condition: jax.Array | dict | None = None,
+        condition: Condition = None,
         dropout_keys: jax.Array | None = None,
-        features: Sequence[int] | None = None,
+        features: Numbers = None,
     ) -> Any:
         """One evaluation of the network.
 

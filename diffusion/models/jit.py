@@ -20,24 +20,20 @@ Pictures and features are channels last.
 
 __all__ = ["JiT", "jit_preset"]
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.layers import conditions, layer_masks, layout, network_checks
-from diffusion.models.layers.attention import IMPLEMENTATIONS
-from diffusion.models.layers.block_reuse import Blocks
+from diffusion.models.layers import layer_masks, layout, network_checks
 from diffusion.models.layers.blocks import Block, modulated_output, normalisation, xavier
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding, rope_angles, sincos_positions
+from diffusion.models.layers.network_bases import Backbone, Condition, Numbers, Through
 from diffusion.models.layers.patches import patchify, unpatchify
-from diffusion.models.layers.scan import REMAT
 from diffusion.models.layers.stacks import Layered, Stack, several_stacks
 
-CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 SIZES = {  # width, depth, heads, bottleneck, class_start: the authors' model_jit.py
     "B": (768, 12, 12, 128, 4),
     "L": (1024, 24, 16, 128, 8),
@@ -57,7 +53,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class JiT(Layered, nn.Module):
+class JiT(Layered, Backbone):
     """The JiT: `apply(variables, x, t, condition)` is a `Network`.
 
     The paper reads it as x_0 (`parameterizations.clipped_x0`) with the clock `reversed_time`.
@@ -72,14 +68,8 @@ class JiT(Layered, nn.Module):
         class_tokens: tokens of the class that join the picture's; 0 for an unconditional network.
         class_start: blocks that the picture's tokens pass alone.
         mlp_ratio: hidden features of the MLP over `width`, of which SwiGLU has two thirds.
-        attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: parts to compute again in the backward pass, see `DiT`.
-        dtype: compute type, "float32" or "bfloat16".
         shape: (H, W, C) of the images for which it is made, as in the files of other libraries; it takes other H and W
             too. None: the shape of the first images.
-
-    Raises:
-        ValueError: from the constructor, for a field out of range or an unknown name.
 
     Reference: Li & He, "Back to Basics: Let Denoising Generative Models Denoise", 2025.
     """
@@ -93,9 +83,6 @@ class JiT(Layered, nn.Module):
     class_tokens: int = 32
     class_start: int = 4
     mlp_ratio: float = 4.0
-    attention: str = "auto"
-    remat: str = "none"
-    dtype: str = "float32"
     shape: tuple[int, int, int] | None = None
     norm = "scaled_rmsnorm"
     mlp = "swiglu"
@@ -103,10 +90,9 @@ class JiT(Layered, nn.Module):
     ranks = (3,)
     layer_masks = ("skip", "identity", "borrow")
     reuses = ("blocks",)
+    positive = ("patch", "width", "depth", "heads", "bottleneck", "mlp_ratio")
 
-    def __post_init__(self):
-        network_checks.positive(self, ("patch", "width", "depth", "heads", "bottleneck", "mlp_ratio"))
-        network_checks.known(self, CHOICES)
+    def check_fields(self) -> None:
         network_checks.classes(self)
         if self.width % (4 * self.heads):
             raise ValueError(f"width={self.width}: axial rotary positions need 4 heads = {4 * self.heads} to divide it")
@@ -114,16 +100,10 @@ class JiT(Layered, nn.Module):
             raise ValueError(f"class_tokens={self.class_tokens} must be 0 or positive, and 0 where num_classes is 0")
         if not 0 <= self.class_start < self.depth:
             raise ValueError(f"class_start={self.class_start} must be 0 .. depth - 1 = {self.depth - 1}")
-        super().__post_init__()
 
     @nn.compact
     def __call__(
-        self,
-        x: jax.Array,
-        t: jax.Array,
-        condition: jax.Array | dict | None = None,
-        features: Sequence[int] | None = None,
-        through: Callable[[Blocks], tuple[jax.Array, Any]] | None = None,
+        self, x: jax.Array, t: jax.Array, condition: Condition = None, features: Numbers = None, through: Through = None
     ) -> Any:
         """One evaluation of the network.
 
@@ -144,7 +124,7 @@ class JiT(Layered, nn.Module):
             ValueError: for shapes that do not fit, and for a missing or an unexpected condition.
         """
         label, masks = layer_masks.parted(condition, x.shape[0], self.depth)
-        self._check(x, t, label)
+        network_checks.labelled_images(self, x, t, label)
         batch, height, width, channels = x.shape
         rows = height // self.patch
         columns = width // self.patch
@@ -184,11 +164,6 @@ class JiT(Layered, nn.Module):
             return unpatchify(tokens, self.patch, height, width)
 
         return several_stacks(self, stacks, tokens, output, features, through, picture)
-
-    def _check(self, x, t, label):
-        network_checks.images(self, x)
-        network_checks.times(self, x, t)
-        conditions.check_label(label, x.shape[0], self.num_classes)
 
 
 def jit_preset(size: str, num_classes: int = 1000, **options: Any) -> JiT:

@@ -21,26 +21,23 @@ Pictures and features are channels last.
 
 __all__ = ["MaskDiT", "mask_dit_preset"]
 
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.layers import conditions, layer_masks, layout, network_checks
-from diffusion.models.layers.attention import IMPLEMENTATIONS
+from diffusion.models.layers import layer_masks, layout, network_checks
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import Block, Modulation, modulated_output, xavier, zeros
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.embeddings import TimestepEmbedding, sincos_positions
 from diffusion.models.layers.kept_patches import check_keep, completed, parted_keep, picked
+from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
-from diffusion.models.layers.scan import REMAT
 from diffusion.models.layers.stacks import Stack
 
-CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 SIZES = {  # width, depth, heads: models/maskdit.py of the authors' repository
     "S": (384, 12, 6),
     "B": (768, 12, 12),
@@ -50,7 +47,7 @@ SIZES = {  # width, depth, heads: models/maskdit.py of the authors' repository
 }
 
 
-class MaskDiT(nn.Module):
+class MaskDiT(Backbone):
     """The MaskDiT: `apply(variables, x, t, condition)` is a `Network`.
 
     The paper reads it by EDM's preconditioning, and trains it by `objectives.masked_denoising`, at the end without a
@@ -66,14 +63,8 @@ class MaskDiT(nn.Module):
         decoder_depth: number of blocks of the decoder.
         decoder_heads: attention heads of the decoder.
         mlp_ratio: hidden features of the MLP over the width.
-        attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: parts to compute again in the backward pass, see `DiT`.
-        dtype: compute type, "float32" or "bfloat16".
         shape: (H, W, C) of the images for which it is made, as in the files of other libraries; it takes other H and W
             too. None: the shape of the first images.
-
-    Raises:
-        ValueError: from the constructor, for a field out of range or an unknown name.
 
     Reference: Zheng et al., "Fast Training of Diffusion Models with Masked Transformers", 2023.
     """
@@ -87,24 +78,18 @@ class MaskDiT(nn.Module):
     decoder_depth: int = 8
     decoder_heads: int = 16
     mlp_ratio: float = 4.0
-    attention: str = "auto"
-    remat: str = "none"
-    dtype: str = "float32"
     shape: tuple[int, int, int] | None = None
     ranks = (3,)
     layer_masks = ("skip", "identity", "borrow")
+    positive = ("patch", "width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads", "mlp_ratio")
 
-    def __post_init__(self):
-        positive = ("patch", "width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads", "mlp_ratio")
-        network_checks.positive(self, positive)
-        network_checks.known(self, CHOICES)
+    def check_fields(self) -> None:
         network_checks.classes(self)
         for part in ("", "decoder_"):
             width = getattr(self, f"{part}width")
             heads = getattr(self, f"{part}heads")
             if width % heads or width % 4:
                 raise ValueError(f"{part}width={width}: 4 and {part}heads={heads} must divide it")
-        super().__post_init__()
 
     @property
     def feature_blocks(self) -> int:
@@ -117,13 +102,7 @@ class MaskDiT(nn.Module):
         return self.patch
 
     @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        t: jax.Array,
-        condition: jax.Array | dict | None = None,
-        features: Sequence[int] | None = None,
-    ) -> Any:
+    def __call__(self, x: jax.Array, t: jax.Array, condition: Condition = None, features: Numbers = None) -> Any:
         """One evaluation of the network.
 
         Args:
@@ -144,7 +123,7 @@ class MaskDiT(nn.Module):
         """
         condition, keep = parted_keep(condition)
         label, masks = layer_masks.parted(condition, x.shape[0], self.feature_blocks)
-        self._check(x, t, label)
+        network_checks.labelled_images(self, x, t, label)
         recorded = Features(features, self.feature_blocks)
         batch, height, width, channels = x.shape
         rows = height // self.patch
@@ -178,11 +157,6 @@ class MaskDiT(nn.Module):
         tokens = stack(tokens, "decoder_blocks", self.decoder_depth, self.decoder_heads, self.depth)
         tokens = modulated_output(tokens, c, layer_norm, self.patch**2 * channels, self.dtype)
         return recorded.beside(unpatchify(tokens, self.patch, height, width))
-
-    def _check(self, x, t, label):
-        network_checks.images(self, x)
-        network_checks.times(self, x, t)
-        conditions.check_label(label, x.shape[0], self.num_classes)
 
 
 def mask_dit_preset(size: str, num_classes: int = 1000, **options: Any) -> MaskDiT:

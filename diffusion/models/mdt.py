@@ -33,18 +33,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.models.layers import conditions, layer_masks, layout, network_checks
-from diffusion.models.layers.attention import IMPLEMENTATIONS
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import Attention, Gelu, Modulation, modulated_output, xavier
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding, sincos_positions
 from diffusion.models.layers.kept_patches import check_keep, completed, parted_keep, picked
+from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
-from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.scan import scanned
 from diffusion.models.layers.stacks import Layered
 
-CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 SIZES = {  # masked_diffusion/models.py of the authors' repository
     "S/2": {"width": 384, "depth": 12, "heads": 6},
     "B/2": {"width": 768, "depth": 12, "heads": 12},
@@ -114,7 +113,7 @@ class MDTBlock(nn.Module):
         return x, x
 
 
-class MDT(Layered, nn.Module):
+class MDT(Layered, Backbone):
     """The MDTv2: `apply(variables, x, t, condition)` is a `Network`. Its images have one size.
 
     The paper trains it by `objectives.hybrid` with `objectives.with_masked_copy`.
@@ -129,12 +128,6 @@ class MDT(Layered, nn.Module):
         decoder_depth: blocks behind the place where masked patches are completed; depth - decoder_depth is even.
         learn_sigma: the output has 2 C channels, the last C for the variance (Nichol & Dhariwal, 2021).
         mlp_ratio: hidden features of the MLP over `width`.
-        attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: parts to compute again in the backward pass, see `DiT`.
-        dtype: compute type, "float32" or "bfloat16".
-
-    Raises:
-        ValueError: from the constructor, for a field out of range or an unknown name.
 
     Reference: Gao et al., "Masked Diffusion Transformer is a Strong Image Synthesizer", 2023 (its second version).
     """
@@ -148,17 +141,13 @@ class MDT(Layered, nn.Module):
     decoder_depth: int = 4
     learn_sigma: bool = False
     mlp_ratio: float = 4.0
-    attention: str = "auto"
-    remat: str = "none"
-    dtype: str = "float32"
     masks_vary = True
     one_size = True  # a position is learned for each patch, and a bias for each distance
     ranks = (3,)
     layer_masks = ("skip", "identity", "borrow")
+    positive = ("patch", "width", "depth", "heads", "decoder_depth", "mlp_ratio")
 
-    def __post_init__(self):
-        network_checks.positive(self, ("patch", "width", "depth", "heads", "decoder_depth", "mlp_ratio"))
-        network_checks.known(self, CHOICES)
+    def check_fields(self) -> None:
         network_checks.classes(self)
         if self.width % self.heads or self.width % 4:
             raise ValueError(f"width={self.width}: 4 and heads={self.heads} must divide it")
@@ -169,7 +158,6 @@ class MDT(Layered, nn.Module):
             )
         if len(self.shape) != 3 or self.shape[0] % self.patch or self.shape[1] % self.patch:
             raise ValueError(f"shape={self.shape}: (H, W, C) of images whose sides patch={self.patch} divides")
-        super().__post_init__()
 
     @property
     def masks(self) -> int:
@@ -177,13 +165,7 @@ class MDT(Layered, nn.Module):
         return self.patch
 
     @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        t: jax.Array,
-        condition: jax.Array | dict | None = None,
-        features: Sequence[int] | None = None,
-    ) -> Any:
+    def __call__(self, x: jax.Array, t: jax.Array, condition: Condition = None, features: Numbers = None) -> Any:
         """One evaluation of the network.
 
         Args:

@@ -18,7 +18,7 @@ The gates are learned vectors that start at 0. Nothing is modulated, and the tim
 
 __all__ = ["MiT", "imf_preset", "pmf_preset"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -28,18 +28,17 @@ import numpy as np
 from jax.core import Tracer
 
 from diffusion.models.layers import conditions, layout, network_checks
-from diffusion.models.layers.attention import IMPLEMENTATIONS, attention
+from diffusion.models.layers.attention import attention
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import xavier, zeros
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding
+from diffusion.models.layers.network_bases import Backbone, Clock, Condition, Numbers
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.products import rows_first
 from diffusion.models.layers.rotary import axis_angles, turn
-from diffusion.models.layers.scan import REMAT
 from diffusion.models.layers.stacks import Layered, Stack
 
-CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 TOKENS = {"class": 8, "strength": 4, "start": 2, "end": 2, "duration": 4}
 PREFIX = sum(TOKENS.values())
 SHORTEST = 0.05  # the least time by which a predicted picture is divided
@@ -105,7 +104,7 @@ class _Mlp(nn.Module):
         return nn.Dense(x.shape[-1], **self.options, name="out")(nn.silu(a) * b)
 
 
-class MiT(Layered, nn.Module):
+class MiT(Layered, Backbone):
     """The MiT: `apply(variables, x, (t, h), condition)` is a `Network` of two times, of `flow_maps.start_and_duration`.
 
     Parameters are float32 whatever the compute type, and so is the output. Layers are scanned. What the authors train
@@ -123,14 +122,8 @@ class MiT(Layered, nn.Module):
         clean: pixel MeanFlow: the last layer gives the picture, and the output is (x - picture) / clip(t, 0.05, 1);
             rotary positions are the picture's rows and columns, and a learned table is added to all tokens.
             False: the last layer gives the output, and rotary positions count along the sequence.
-        attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: parts to compute again in the backward pass, as `DiT`.
         unroll: number of blocks in one turn of the scan, as `DiT`.
-        dtype: compute type, "float32" or "bfloat16".
         shape: (H, W, C) of its images; with `clean` it takes no others.
-
-    Raises:
-        ValueError: from the constructor, for a field out of range or an unknown name.
 
     Reference: Geng et al., "Improved Mean Flows", 2025, section 4.3; Lu et al., "One-step Latent-free Image Generation
     with Pixel Mean Flows", 2026, section 4.
@@ -145,25 +138,20 @@ class MiT(Layered, nn.Module):
     clean: bool = False
     default_strength: float = 1.0
     default_interval: tuple[float, float] = (0.0, 1.0)
-    attention: str = "auto"
-    remat: str = "none"
     unroll: int = 0
-    dtype: str = "float32"
     shape: tuple[int, int, int] | None = None
     times = 2
     ranks = (3,)
+    positive = ("patch", "width", "depth", "heads", "num_classes", "default_strength")
 
-    def __post_init__(self):
-        network_checks.positive(self, ("patch", "width", "depth", "heads", "num_classes", "default_strength"))
+    def check_fields(self) -> None:
         for field in ("bottleneck", "unroll"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field}={getattr(self, field)} must be 0 or more")
-        network_checks.known(self, CHOICES)
         if not 0 <= self.default_interval[0] < self.default_interval[1] <= 1:
             raise ValueError(f"default_interval={self.default_interval} must be two times, 0 <= start < end <= 1")
         if self.width % self.heads or self.width // self.heads % 4:
             raise ValueError(f"heads={self.heads} and width={self.width}: 4 must divide the features of a head")
-        super().__post_init__()
 
     @property
     def hidden(self) -> int:
@@ -172,13 +160,7 @@ class MiT(Layered, nn.Module):
         return -(-hidden // 8) * 8 if self.clean else hidden
 
     @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        t: jax.Array | tuple,
-        condition: jax.Array | dict | None = None,
-        features: Sequence[int] | None = None,
-    ) -> Any:
+    def __call__(self, x: jax.Array, t: Clock, condition: Condition = None, features: Numbers = None) -> Any:
         """One evaluation of the network.
 
         Args:

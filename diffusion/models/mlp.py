@@ -14,7 +14,6 @@ It is DiT without attention, on one token.
 __all__ = ["MLP", "MLPBlock"]
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -25,6 +24,7 @@ from diffusion.models.layers import network_checks
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import MLPS, Modulation, modulated_output, xavier
 from diffusion.models.layers.condition_embedding import ConditionEmbedding, check_example, check_fields
+from diffusion.models.layers.network_bases import Clock, Condition, Numbers
 from diffusion.models.layers.norms import NORMS
 from diffusion.models.layers.scan import scanned
 from diffusion.models.layers.stacks import Layered
@@ -90,13 +90,7 @@ class MLP(Layered, nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        t: jax.Array | tuple,
-        condition: jax.Array | dict | None = None,
-        features: Sequence[int] | None = None,
-    ) -> Any:
+    def __call__(self, x: jax.Array, t: Clock, condition: Condition = None, features: Numbers = None) -> Any:
         """One evaluation of the network.
 
         Args:

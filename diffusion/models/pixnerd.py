@@ -18,7 +18,6 @@ patch, so that detail costs no tokens. Pictures and features are channels last.
 
 __all__ = ["FieldBlock", "PixNerd", "pixnerd_preset", "place_features"]
 
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -26,17 +25,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.models.layers import conditions, layer_masks, layout, network_checks
-from diffusion.models.layers.attention import IMPLEMENTATIONS
+from diffusion.models.layers import layer_masks, layout, network_checks
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import Block, normalisation, xavier, zeros
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding, rope_angles
+from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
 from diffusion.models.layers.patches import patchify, unpatchify
-from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.scan import scanned
 from diffusion.models.layers.stacks import Stack
 
-CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 SIZES = {  # configs_c2i/pix256std1_repa_pixnerd_large.yaml and _xl.yaml of the authors' repository
     "L/16": {"patch": 16, "width": 1024, "depth": 22, "heads": 16, "field_depth": 2},
     "XL/16": {"patch": 16, "width": 1152, "depth": 26, "heads": 16, "field_depth": 4},
@@ -93,7 +91,7 @@ class FieldBlock(nn.Module):
         return (w * jax.lax.rsqrt(jnp.maximum(jnp.square(w).sum(-2, keepdims=True), 1e-24))).astype(self.dtype)
 
 
-class PixNerd(nn.Module):
+class PixNerd(Backbone):
     """The PixNerd: `apply(variables, x, t, condition)` is a `Network`.
 
     The paper reads it as a velocity, with the clock `reversed_time`.
@@ -110,14 +108,8 @@ class PixNerd(nn.Module):
         frequencies: number of frequencies of a pixel's position along each side, see `place_features`.
         mlp_ratio: hidden features of the transformer's MLP over `width`, of which SwiGLU has two thirds.
         span: place of the last row and column for rotary positions, see `rope_angles`.
-        attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: parts to compute again in the backward pass, see `DiT`.
-        dtype: compute type, "float32" or "bfloat16".
         shape: (H, W, C) of the images for which it is made, as in the files of other libraries; it takes other H and W
             too. None: the shape of the first images.
-
-    Raises:
-        ValueError: from the constructor, for a field out of range or an unknown name.
 
     Reference: Wang et al., "PixNerd: Pixel Neural Field Diffusion", 2025.
     """
@@ -133,21 +125,16 @@ class PixNerd(nn.Module):
     frequencies: int = 8
     mlp_ratio: float = 4.0
     span: float = 16.0
-    attention: str = "auto"
-    remat: str = "none"
-    dtype: str = "float32"
     shape: tuple[int, int, int] | None = None
     ranks = (3,)
     layer_masks = ("skip", "identity", "borrow")
+    positive = ("patch", "width", "depth", "heads", "field_width", "field_depth", "field_ratio", "frequencies",
+                "mlp_ratio", "span")  # fmt: skip
 
-    def __post_init__(self):
-        positive = ("patch", "width", "depth", "heads", "field_width", "field_depth", "field_ratio", "frequencies")
-        network_checks.positive(self, (*positive, "mlp_ratio", "span"))
-        network_checks.known(self, CHOICES)
+    def check_fields(self) -> None:
         network_checks.classes(self)
         if self.width % (4 * self.heads):
             raise ValueError(f"width={self.width}: axial rotary positions need 4 heads = {4 * self.heads} to divide it")
-        super().__post_init__()
 
     @property
     def feature_blocks(self) -> int:
@@ -155,13 +142,7 @@ class PixNerd(nn.Module):
         return self.depth
 
     @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        t: jax.Array,
-        condition: jax.Array | dict | None = None,
-        features: Sequence[int] | None = None,
-    ) -> Any:
+    def __call__(self, x: jax.Array, t: jax.Array, condition: Condition = None, features: Numbers = None) -> Any:
         """One evaluation of the network.
 
         Args:
@@ -179,7 +160,7 @@ class PixNerd(nn.Module):
             ValueError: for shapes that do not fit, and for a missing or an unexpected condition.
         """
         label, masks = layer_masks.parted(condition, x.shape[0], self.depth)
-        self._check(x, t, label)
+        network_checks.labelled_images(self, x, t, label)
         recorded = Features(features, self.feature_blocks)
         batch, height, width, channels = x.shape
         rows = height // self.patch
@@ -210,11 +191,6 @@ class PixNerd(nn.Module):
         # In float32: bfloat16 would round the output to 8 bits.
         h = nn.Dense(channels, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(h)
         return recorded.beside(unpatchify(h.reshape(batch, rows * columns, -1), self.patch, height, width))
-
-    def _check(self, x, t, label):
-        network_checks.images(self, x)
-        network_checks.times(self, x, t)
-        conditions.check_label(label, x.shape[0], self.num_classes)
 
 
 def pixnerd_preset(size: str, num_classes: int = 1000, **options: Any) -> PixNerd:

@@ -23,20 +23,18 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.models.layers import conditions, layer_masks, layout, network_checks
-from diffusion.models.layers.attention import IMPLEMENTATIONS
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import Block, modulated_output, xavier
 from diffusion.models.layers.convolutions import ResnetBlock
 from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding, rope_angles
+from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.resampling import double, halve
-from diffusion.models.layers.scan import REMAT, scanned
-
-CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
+from diffusion.models.layers.scan import scanned
 
 
-class ResidualUViT(nn.Module):
+class ResidualUViT(Backbone):
     """The residual U-ViT: `apply(variables, x, t, condition)` is a `Network`.
 
     Attributes:
@@ -50,14 +48,9 @@ class ResidualUViT(nn.Module):
         embedding: features of the embedding of the time and the class.
         groups: number of groups of the group norms of residual blocks.
         mlp_ratio: hidden features of the MLP of a transformer layer over its width.
-        attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: parts to compute again in the backward pass of transformer layers, see `DiT`.
-        dtype: compute type, "float32" or "bfloat16".
         shape: (H, W, C) of the images for which it is made; it takes other H and W too. None: the shape of the first
             images.
-
-    Raises:
-        ValueError: from the constructor, for a field out of range or an unknown name.
 
     Reference: Hoogeboom et al., "Simpler Diffusion (SiD2)", 2024, section 3.2; "simple diffusion", 2023, section 3.4.
     Their code is not public: the layers come from this library's DiT and U-Net.
@@ -73,18 +66,12 @@ class ResidualUViT(nn.Module):
     embedding: int = 1024
     groups: int = 32
     mlp_ratio: float = 4.0
-    attention: str = "auto"
-    remat: str = "none"
-    dtype: str = "float32"
     shape: tuple[int, int, int] | None = None
     ranks = (3,)
     layer_masks = ("skip", "identity", "borrow")
+    positive = ("middle", "transformers", "head_size", "patch", "embedding", "groups", "mlp_ratio")
 
-    def __post_init__(self):
-        network_checks.positive(
-            self, ("middle", "transformers", "head_size", "patch", "embedding", "groups", "mlp_ratio")
-        )
-        network_checks.known(self, CHOICES)
+    def check_fields(self) -> None:
         network_checks.classes(self)
         levels = len(self.widths)
         if levels < 2 or len(self.blocks) != levels - 1 or min(self.widths) <= 0 or min(self.blocks) <= 0:
@@ -101,7 +88,6 @@ class ResidualUViT(nn.Module):
                     f"widths={self.widths}, head_size={self.head_size}, groups={self.groups}: heads must divide the "
                     "widths of transformer layers, groups those of the others, and 4 the size of a head"
                 )
-        super().__post_init__()
 
     def _has_attention(self, level: int) -> bool:
         return level >= len(self.widths) - self.transformers
@@ -112,13 +98,7 @@ class ResidualUViT(nn.Module):
         return self.middle
 
     @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        t: jax.Array,
-        condition: jax.Array | dict | None = None,
-        features: Sequence[int] | None = None,
-    ) -> Any:
+    def __call__(self, x: jax.Array, t: jax.Array, condition: Condition = None, features: Numbers = None) -> Any:
         """One evaluation of the network.
 
         Args:

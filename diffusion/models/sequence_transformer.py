@@ -12,7 +12,6 @@ embedding dense sinusoid, MLP     patches, dense, + sin-cos
 
 __all__ = ["SequenceTransformer", "line_angles", "line_positions"]
 
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -20,23 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.models.layers import conditions, layout, network_checks
-from diffusion.models.layers.attention import IMPLEMENTATIONS
+from diffusion.models.layers import conditions, layout
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import MLPS, Block, modulated_output, xavier
 from diffusion.models.layers.condition_embedding import ConditionEmbedding, check_example, check_fields
+from diffusion.models.layers.network_bases import Backbone, Clock, Condition, Numbers
 from diffusion.models.layers.norms import NORMS
-from diffusion.models.layers.scan import REMAT
 from diffusion.models.layers.stacks import Layered, Stack
-
-CHOICES = {
-    "norm": NORMS,
-    "mlp": MLPS,
-    "positions": ("sincos", "rope"),
-    "attention": ("auto", *IMPLEMENTATIONS),
-    "remat": REMAT,
-    "dtype": ("float32", "bfloat16"),
-}
 
 
 def line_positions(length: int, size: int) -> np.ndarray:
@@ -74,7 +63,7 @@ def line_angles(length: int, head_size: int, theta: float = 10_000.0) -> np.ndar
     return np.multiply.outer(np.arange(length), frequencies.reshape(-1, 2).T).astype(np.float32)
 
 
-class SequenceTransformer(Layered, nn.Module):
+class SequenceTransformer(Layered, Backbone):
     """The transformer of sequences: `apply(variables, x, t, condition)` is a `Network`. Lengths may differ by call.
 
     Parameters are float32 whatever the compute type, and so is the output. Blocks are scanned, as in DiT.
@@ -94,15 +83,9 @@ class SequenceTransformer(Layered, nn.Module):
         positions: "sincos" (fixed, added to the tokens: where a step is counts) or "rope" (rotary, in every attention:
             distances alone count, for data that are alike along the line).
         qk_norm: RMS-normalise queries and keys, with a learned scale.
-        attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: parts to compute again in the backward pass, as DiT.
         unroll: number of blocks in one turn of the scan; 0: as DiT.
-        dtype: compute type, "float32" or "bfloat16".
         times: number of times that the network receives as its clock, as DiT.
         shape: (L, C) of the sequences that it is made for; it takes other L too. None: the shape of the first input.
-
-    Raises:
-        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Peebles & Xie, "Scalable Diffusion Models with Transformers", 2023; Su et al., "RoFormer", 2021; Tashiro
     et al., "CSDI: Conditional Score-based Diffusion Models for Probabilistic Time Series Imputation", 2021.
@@ -119,34 +102,24 @@ class SequenceTransformer(Layered, nn.Module):
     mlp: str = "gelu"
     positions: str = "sincos"
     qk_norm: bool = False
-    attention: str = "auto"
-    remat: str = "none"
     unroll: int = 0
-    dtype: str = "float32"
     times: int = 1
     shape: tuple[int, int] | None = None
     given: bool = False
     ranks = (2,)
+    choices = Backbone.choices | {"norm": NORMS, "mlp": MLPS, "positions": ("sincos", "rope")}
 
-    def __post_init__(self):
+    def check_fields(self) -> None:
         check_fields(self, ("width", "depth", "heads", "patch", "mlp_ratio", "times"))
-        network_checks.known(self, CHOICES)
         if self.width % self.heads or self.width % 2:
             raise ValueError(f"width={self.width} must be even, and heads={self.heads} divide it")
         if self.positions == "rope" and self.width % (4 * self.heads):
             raise ValueError(
                 f"width={self.width}: rotary positions need a width that 4 heads = {4 * self.heads} divides"
             )
-        super().__post_init__()
 
     @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        t: jax.Array | tuple,
-        condition: jax.Array | dict | None = None,
-        features: Sequence[int] | None = None,
-    ) -> Any:
+    def __call__(self, x: jax.Array, t: Clock, condition: Condition = None, features: Numbers = None) -> Any:
         """One evaluation of the network.
 
         Args:

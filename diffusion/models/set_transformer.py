@@ -16,7 +16,7 @@ summaries of the set, which attend to the elements, so that a layer costs N M in
 
 __all__ = ["SetTransformer", "SummaryBlock"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -24,23 +24,15 @@ import jax
 import jax.numpy as jnp
 
 from diffusion import padding
-from diffusion.models.layers import layout, network_checks
-from diffusion.models.layers.attention import IMPLEMENTATIONS, mask_bias
+from diffusion.models.layers import layout
+from diffusion.models.layers.attention import mask_bias
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import MLPS, Block, Modulation, modulated_output, xavier
 from diffusion.models.layers.condition_embedding import ConditionEmbedding, check_example, check_fields
 from diffusion.models.layers.cross_attention import CrossAttention
+from diffusion.models.layers.network_bases import Backbone, Clock, Condition, Numbers
 from diffusion.models.layers.norms import NORMS
-from diffusion.models.layers.scan import REMAT
 from diffusion.models.layers.stacks import Layered, Stack
-
-CHOICES = {
-    "norm": NORMS,
-    "mlp": MLPS,
-    "attention": ("auto", *IMPLEMENTATIONS),
-    "remat": REMAT,
-    "dtype": ("float32", "bfloat16"),
-}
 
 
 class SummaryBlock(nn.Module):
@@ -85,7 +77,7 @@ class SummaryBlock(nn.Module):
         return layout.split(x, "batch", "tokens", None), None
 
 
-class SetTransformer(Layered, nn.Module):
+class SetTransformer(Layered, Backbone):
     """The transformer of sets: `apply(variables, x, t, condition)` is a `Network`. Sizes of sets may differ by call.
 
     Parameters are float32 whatever the compute type, and so is the output. Blocks are scanned, as in DiT.
@@ -100,15 +92,9 @@ class SetTransformer(Layered, nn.Module):
         mlp_ratio: hidden features of the MLP over `width`.
         norm: "layernorm" or "rmsnorm".
         mlp: "gelu" or "swiglu".
-        attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: parts to compute again in the backward pass, as DiT.
         unroll: number of blocks in one turn of the scan; 0: as DiT.
-        dtype: compute type, "float32" or "bfloat16".
         times: number of times that the network receives as its clock, as DiT.
         shape: (N, C) of the sets that it is made for; it takes other N too. None: the shape of the first input.
-
-    Raises:
-        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Lee et al., "Set Transformer", 2019; Peebles & Xie, "Scalable Diffusion Models with Transformers", 2023.
     """
@@ -122,31 +108,21 @@ class SetTransformer(Layered, nn.Module):
     mlp_ratio: float = 4.0
     norm: str = "layernorm"
     mlp: str = "gelu"
-    attention: str = "auto"
-    remat: str = "none"
     unroll: int = 0
-    dtype: str = "float32"
     times: int = 1
     shape: tuple[int, int] | None = None
     ranks = (2,)
+    choices = Backbone.choices | {"norm": NORMS, "mlp": MLPS}
 
-    def __post_init__(self):
+    def check_fields(self) -> None:
         check_fields(self, ("width", "depth", "heads", "mlp_ratio", "times"))
-        network_checks.known(self, CHOICES)
         if self.width % self.heads:
             raise ValueError(f"heads={self.heads} does not divide width={self.width}")
         if self.summaries < 0:
             raise ValueError(f"summaries={self.summaries} must be 0 (none) or the number of summaries")
-        super().__post_init__()
 
     @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        t: jax.Array | tuple,
-        condition: jax.Array | dict | None = None,
-        features: Sequence[int] | None = None,
-    ) -> Any:
+    def __call__(self, x: jax.Array, t: Clock, condition: Condition = None, features: Numbers = None) -> Any:
         """One evaluation of the network.
 
         Args:

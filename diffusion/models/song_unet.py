@@ -24,15 +24,13 @@ __all__ = ["SongUNet", "song_unet_preset"]
 
 import itertools
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.layers import network_checks, unet_inputs
-from diffusion.models.layers.attention import IMPLEMENTATIONS
+from diffusion.models.layers import unet_inputs
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.constants import constant
@@ -40,22 +38,15 @@ from diffusion.models.layers.convolutions import GroupNorm, ResnetBlock, conv
 from diffusion.models.layers.dropout import keys_of
 from diffusion.models.layers.embeddings import sinusoid
 from diffusion.models.layers.image_attention import ImageAttention
+from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
 from diffusion.models.layers.resampling import check_taps, double, halve
 from diffusion.models.layers.scan import REMAT
 
-CHOICES = {
-    "clock": ("positional", "fourier"),
-    "encoder": ("standard", "skip", "residual"),
-    "decoder": ("standard", "skip"),
-    "attention": ("auto", *IMPLEMENTATIONS),
-    "remat": REMAT,
-    "dtype": ("float32", "bfloat16"),
-}
 HALF = math.sqrt(0.5)  # keeps the variance of a sum of two
 NORM = {"groups": 32, "epsilon": 1e-6, "least": 4}
 
 
-class SongUNet(nn.Module):
+class SongUNet(Backbone):
     """The U-Net of DDPM++ or NCSN++: `apply(variables, x, t, condition)` is a `Network`.
 
     EDM's checkpoints receive the clock ln(sigma) / 4 (`parameterizations.edm`). Parameters are float32 whatever the
@@ -78,13 +69,8 @@ class SongUNet(nn.Module):
         decoder: "standard", or "skip": every level adds to the output.
         taps: taps of the resampling filter, see `diffusion.models.layers.resampling`.
         dropout: rate in the blocks, drawn where a call has `dropout_keys`.
-        attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: parts of the blocks to compute again in the backward pass: "none"; "elementwise", all but products,
             convolutions and attention; "dots", all but products without batch dimensions; or "full".
-        dtype: compute type, "float32" or "bfloat16".
-
-    Raises:
-        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations", 2021, appendix
     H; Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", 2022, appendix F.
@@ -105,22 +91,21 @@ class SongUNet(nn.Module):
     decoder: str = "standard"
     taps: tuple[int, ...] = (1, 1)
     dropout: float = 0.0
-    attention: str = "auto"
-    remat: str = "none"
-    dtype: str = "float32"
     ranks = (3,)
     takes_dropout = True
+    positive = ("resolution", "width", "blocks", "in_channels", "out_channels", "clock_multiplier")
+    choices = Backbone.choices | {
+        "clock": ("positional", "fourier"),
+        "encoder": ("standard", "skip", "residual"),
+        "decoder": ("standard", "skip"),
+    }
 
-    def __post_init__(self):
+    def check_fields(self) -> None:
         for field in ("multipliers", "attention_resolutions", "taps"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
-        network_checks.positive(
-            self, ("resolution", "width", "blocks", "in_channels", "out_channels", "clock_multiplier")
-        )
         for field in ("num_classes", "augmentations"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field}={getattr(self, field)} must be 0 (none) or positive")
-        network_checks.known(self, CHOICES)
         if not self.multipliers or min(self.multipliers) <= 0:
             raise ValueError(f"multipliers={self.multipliers} must be positive, one for each level")
         if self.resolution % 2 ** (len(self.multipliers) - 1):
@@ -130,7 +115,6 @@ class SongUNet(nn.Module):
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must be in [0, 1)")
         check_taps(self.taps)
-        super().__post_init__()
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -151,9 +135,9 @@ class SongUNet(nn.Module):
         self,
         x: jax.Array,
         t: jax.Array,
-        condition: jax.Array | dict | None = None,
+        condition: Condition = None,
         dropout_keys: jax.Array | None = None,
-        features: Sequence[int] | None = None,
+        features: Numbers = None,
     ) -> Any:
         """One evaluation of the network.
 

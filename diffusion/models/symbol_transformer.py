@@ -14,7 +14,6 @@ Without a clock and without classes there is no c: nothing shifts, scales or gat
 
 __all__ = ["SymbolBlock", "SymbolTransformer", "symbol_transformer_preset"]
 
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -24,23 +23,14 @@ import numpy as np
 from jax.core import Tracer
 
 from diffusion.models.layers import layout, network_checks
-from diffusion.models.layers.attention import IMPLEMENTATIONS
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import BLOCK_NORMS, MLPS, Attention, Modulation, normalisation, zeros
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.condition_embedding import ConditionEmbedding
-from diffusion.models.layers.scan import REMAT
+from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
 from diffusion.models.layers.stacks import Layered, Stack
 from diffusion.models.sequence_transformer import line_angles
 
-CHOICES = {
-    "clock": ("time", "none"),
-    "norm": BLOCK_NORMS,
-    "mlp": MLPS,
-    "attention": ("auto", *IMPLEMENTATIONS),
-    "remat": REMAT,
-    "dtype": ("float32", "bfloat16"),
-}
 PRESETS = {
     "tiny": {"width": 512, "depth": 8, "heads": 8, "condition_width": 128},
     "small": {"width": 768, "depth": 12, "heads": 12, "condition_width": 128},
@@ -83,7 +73,7 @@ class SymbolBlock(nn.Module):
         return layout.row_major(layout.split(x, "batch", "tokens", None)), None
 
 
-class SymbolTransformer(Layered, nn.Module):
+class SymbolTransformer(Layered, Backbone):
     """The transformer of symbols: `apply(variables, x_t, t, condition)` is a network of `discrete.predictor`.
 
     Parameters are float32 whatever the compute type, and so is the output. Blocks are scanned, as in DiT.
@@ -103,13 +93,7 @@ class SymbolTransformer(Layered, nn.Module):
         norm: a name in `blocks.BLOCK_NORMS`.
         mlp: "gelu" or "swiglu".
         qk_norm: RMS-normalise queries and keys, with a learned scale.
-        attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: parts to compute again in the backward pass, as DiT.
         unroll: number of blocks in one turn of the scan; 0: as DiT.
-        dtype: compute type, "float32" or "bfloat16".
-
-    Raises:
-        ValueError: at construction, for a field out of range or an unknown name.
 
     References: Lou et al. 2024, "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution"; Sahoo
     et al. 2024, "Simple and Effective Masked Diffusion Language Models": the network of both, by their code; Ou et al.
@@ -130,14 +114,11 @@ class SymbolTransformer(Layered, nn.Module):
     norm: str = "scaled_layernorm"
     mlp: str = "gelu"
     qk_norm: bool = False
-    attention: str = "auto"
-    remat: str = "none"
     unroll: int = 0
-    dtype: str = "float32"
+    positive = ("width", "depth", "heads", "mlp_ratio")
+    choices = Backbone.choices | {"clock": ("time", "none"), "norm": BLOCK_NORMS, "mlp": MLPS}
 
-    def __post_init__(self):
-        network_checks.positive(self, ("width", "depth", "heads", "mlp_ratio"))
-        network_checks.known(self, CHOICES)
+    def check_fields(self) -> None:
         network_checks.classes(self)
         if self.size < 2:
             raise ValueError(f"size={self.size} symbols; valid: at least 2")
@@ -148,15 +129,10 @@ class SymbolTransformer(Layered, nn.Module):
         for field, what in (("length", "any"), ("condition_width", "the width")):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field}={getattr(self, field)} must be 0 ({what}) or positive")
-        super().__post_init__()
 
     @nn.compact
     def __call__(
-        self,
-        x: jax.Array,
-        t: jax.Array | None = None,
-        condition: jax.Array | dict | None = None,
-        features: Sequence[int] | None = None,
+        self, x: jax.Array, t: jax.Array | None = None, condition: Condition = None, features: Numbers = None
     ) -> Any:
         """One evaluation of the network.
 

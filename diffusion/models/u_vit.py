@@ -28,16 +28,15 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.models.layers import conditions, layer_masks, layout, network_checks
-from diffusion.models.layers.attention import IMPLEMENTATIONS
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import Gelu
 from diffusion.models.layers.convolutions import conv
 from diffusion.models.layers.cross_attention import CrossAttention
 from diffusion.models.layers.embeddings import LabelEmbedding, sinusoid
+from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
 from diffusion.models.layers.patches import patchify, unpatchify
-from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.scan import scanned
 
-CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 small = nn.initializers.truncated_normal(0.02)
 SIZES = {  # width, depth, heads: table 1 of the paper; its depth counts the layer in the middle too
     "S": (512, 12, 8),
@@ -88,7 +87,7 @@ class UViTBlock(nn.Module):
         return x, x
 
 
-class UViT(nn.Module):
+class UViT(Backbone):
     """The U-ViT: `apply(variables, x, t, condition)` is a `Network`. Its images have one size.
 
     Attributes:
@@ -104,12 +103,6 @@ class UViT(nn.Module):
         qkv_bias: whether the projections to queries, keys and values have a bias.
         time_mlp: whether there are two layers between the sinusoids of the time and its token.
         last_conv: whether there is a convolution of 3 x 3 pixels on the output.
-        attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: parts to compute again in the backward pass, see `DiT`.
-        dtype: compute type, "float32" or "bfloat16".
-
-    Raises:
-        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Bao et al., "All are Worth Words: A ViT Backbone for Diffusion Models", 2022.
     """
@@ -126,15 +119,11 @@ class UViT(nn.Module):
     qkv_bias: bool = False
     time_mlp: bool = False
     last_conv: bool = True
-    attention: str = "auto"
-    remat: str = "none"
-    dtype: str = "float32"
     one_size = True  # a position is learned for each patch
     ranks = (3,)
+    positive = ("patch", "width", "depth", "heads", "text_tokens", "mlp_ratio")
 
-    def __post_init__(self):
-        network_checks.positive(self, ("patch", "width", "depth", "heads", "text_tokens", "mlp_ratio"))
-        network_checks.known(self, CHOICES)
+    def check_fields(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"heads={self.heads} does not divide width={self.width}")
         if self.depth % 2:
@@ -143,7 +132,6 @@ class UViT(nn.Module):
             raise ValueError(f"shape={self.shape}: (H, W, C) of images whose sides patch={self.patch} divides")
         if self.num_classes < 0 or self.text_width < 0 or (self.num_classes and self.text_width):
             raise ValueError(f"num_classes={self.num_classes}, text_width={self.text_width}: a class or a text or none")
-        super().__post_init__()
 
     @property
     def feature_blocks(self) -> int:
@@ -151,13 +139,7 @@ class UViT(nn.Module):
         return self.depth + 1
 
     @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        t: jax.Array,
-        condition: jax.Array | dict | None = None,
-        features: Sequence[int] | None = None,
-    ) -> Any:
+    def __call__(self, x: jax.Array, t: jax.Array, condition: Condition = None, features: Numbers = None) -> Any:
         """One evaluation of the network.
 
         Args:

@@ -25,7 +25,6 @@ __all__ = ["UNet", "unet_preset"]
 
 import functools
 import itertools
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -33,7 +32,6 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.models.layers import network_checks, unet_inputs
-from diffusion.models.layers.attention import IMPLEMENTATIONS
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.block_reuse import Deep, taken_by
 from diffusion.models.layers.choices import look_up
@@ -41,18 +39,11 @@ from diffusion.models.layers.convolutions import GroupNorm, ResnetBlock, conv, u
 from diffusion.models.layers.dropout import keys_of
 from diffusion.models.layers.embeddings import sinusoid
 from diffusion.models.layers.image_attention import ImageAttention
+from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
 from diffusion.models.layers.scan import REMAT
 
-CHOICES = {
-    "resample": ("conv", "block"),
-    "padding": ("both", "end"),
-    "attention": ("auto", *IMPLEMENTATIONS),
-    "remat": REMAT,
-    "dtype": ("float32", "bfloat16"),
-}
 
-
-class UNet(nn.Module):
+class UNet(Backbone):
     """The U-Net of DDPM or ADM: `apply(variables, x, t, condition)` is a `Network`.
 
     Parameters are float32 whatever the compute type, and so is the output.
@@ -81,13 +72,8 @@ class UNet(nn.Module):
         vector_width: number of values in the condition's "vector", which is added to the embedding; 0 for none.
         qkv_per_head: whether the queries, keys and values of a head are adjacent in files of ADM's layout (in all files
             of the authors but ImageNet 64); does not change the network.
-        attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: parts of the blocks to compute again in the backward pass: "none"; "elementwise", all but products,
             convolutions and attention; "dots", all but products without batch dimensions; or "full".
-        dtype: compute type, "float32" or "bfloat16".
-
-    Raises:
-        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Ho et al., "Denoising Diffusion Probabilistic Models", 2020, appendix B; Dhariwal & Nichol, "Diffusion
     Models Beat GANs on Image Synthesis", 2021, section 3.
@@ -114,18 +100,15 @@ class UNet(nn.Module):
     axes: int = 2
     vector_width: int = 0
     qkv_per_head: bool = False
-    attention: str = "auto"
-    remat: str = "none"
-    dtype: str = "float32"
     ranks = (2, 3, 4)
     takes_dropout = True
     reuses = ("deep",)
+    positive = ("blocks", "in_channels", "out_channels", "groups", "epsilon")
+    choices = Backbone.choices | {"resample": ("conv", "block"), "padding": ("both", "end")}
 
-    def __post_init__(self):
+    def check_fields(self) -> None:
         for field in ("widths", "attention_levels"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
-        network_checks.positive(self, ("blocks", "in_channels", "out_channels", "groups", "epsilon"))
-        network_checks.known(self, CHOICES)
         if self.axes not in unet_inputs.KINDS:
             raise ValueError(f"axes={self.axes} must be 1 (series), 2 (images) or 3 (volumes, video)")
         if self.vector_width < 0:
@@ -153,7 +136,6 @@ class UNet(nn.Module):
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must be in [0, 1)")
-        super().__post_init__()
 
     @property
     def time_features(self) -> int:
@@ -170,9 +152,9 @@ class UNet(nn.Module):
         self,
         x: jax.Array,
         t: jax.Array,
-        condition: jax.Array | dict | None = None,
+        condition: Condition = None,
         dropout_keys: jax.Array | None = None,
-        features: Sequence[int] | None = None,
+        features: Numbers = None,
         branch: int | None = None,
         deep: jax.Array | None = None,
     ) -> Any:

@@ -19,7 +19,7 @@ are sampled (`samplers.per_frame`).
 
 __all__ = ["VideoBlock", "VideoDiT", "video_angles", "with_frames"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -32,7 +32,7 @@ from diffusion.models import frame_memory
 from diffusion.models.attachment import begun
 from diffusion.models.dit import DiT
 from diffusion.models.layers import conditions, layout, network_checks
-from diffusion.models.layers.attention import IMPLEMENTATIONS, mask_bias
+from diffusion.models.layers.attention import mask_bias
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import (
     BLOCK_NORMS,
@@ -47,21 +47,12 @@ from diffusion.models.layers.condition_embedding import check_example
 from diffusion.models.layers.cross_attention import CrossAttention
 from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding, rope_angles, sincos_positions
 from diffusion.models.layers.joint_conditions import check_text
+from diffusion.models.layers.network_bases import Backbone, Numbers
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.rotary import axis_angles
-from diffusion.models.layers.scan import REMAT
 from diffusion.models.layers.stacks import Layered, Stack
 from diffusion.models.sequence_transformer import line_angles
 
-CHOICES = {
-    "mixing": ("factorised", "full"),
-    "norm": BLOCK_NORMS,
-    "mlp": MLPS,
-    "positions": ("sincos", "rope", "sincos_rope"),
-    "attention": ("auto", *IMPLEMENTATIONS),
-    "remat": REMAT,
-    "dtype": ("float32", "bfloat16"),
-}
 OWN = ("mixing", "text_width", "vector_width", "causal", "shape")  # fields that DiT has not, or has for pictures
 UNKNOWN = {"times": 1, "strength": False, "frequency_shift": 0, "own_embeddings": False}  # fields of DiT alone
 
@@ -168,7 +159,7 @@ class VideoBlock(nn.Module):
         return layout.split(x.reshape(batch, tokens, width), "batch", "tokens", None), None
 
 
-class VideoDiT(Layered, nn.Module):
+class VideoDiT(Layered, Backbone):
     """The diffusion transformer of videos: `apply(variables, x, t, condition)` is a `Network`.
 
     Numbers of frames and sides may differ by call. Parameters are float32 whatever the compute type, and so is the
@@ -197,9 +188,6 @@ class VideoDiT(Layered, nn.Module):
         shape: (F, H, W, C) of the videos for which it is made; it takes other F, H and W too. None: the shape of the
             first input.
 
-    Raises:
-        ValueError: at construction, for a field out of range or an unknown name.
-
     Reference: Ma et al., "Latte: Latent Diffusion Transformer for Video Generation", 2024; Peebles & Xie, "Scalable
     Diffusion Models with Transformers", 2023.
     """
@@ -218,21 +206,23 @@ class VideoDiT(Layered, nn.Module):
     mlp: str = "gelu"
     positions: str = "rope"
     qk_norm: bool = False
-    attention: str = "auto"
-    remat: str = "none"
     unroll: int = 0
-    dtype: str = "float32"
     causal: int = 0
     patch_frames: int = 1
     shape: tuple[int, int, int, int] | None = None
     text_inputs = conditions.EMBEDDINGS
     ranks = (4,)
     of_frames = True
+    positive = ("patch", "patch_frames", "width", "depth", "heads", "mlp_ratio")
+    choices = Backbone.choices | {
+        "mixing": ("factorised", "full"),
+        "norm": BLOCK_NORMS,
+        "mlp": MLPS,
+        "positions": ("sincos", "rope", "sincos_rope"),
+    }
 
-    def __post_init__(self):
-        network_checks.positive(self, ("patch", "patch_frames", "width", "depth", "heads", "mlp_ratio"))
+    def check_fields(self) -> None:
         network_checks.classes(self)
-        network_checks.known(self, CHOICES)
         for field in ("text_width", "vector_width", "unroll", "causal"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field}={getattr(self, field)} must be 0 or positive")
@@ -251,7 +241,6 @@ class VideoDiT(Layered, nn.Module):
             raise ValueError(
                 f"causal={self.causal}: frames that see earlier ones alone need patch_frames=1; got {self.patch_frames}"
             )
-        super().__post_init__()
 
     @nn.compact
     def __call__(
@@ -259,7 +248,7 @@ class VideoDiT(Layered, nn.Module):
         x: jax.Array,
         t: jax.Array,
         condition: Any = None,
-        features: Sequence[int] | None = None,
+        features: Numbers = None,
         memory: frame_memory.FrameMemory | None = None,
     ) -> Any:
         """One evaluation of the network.

@@ -8,16 +8,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion.models.layers import network_checks
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.cross_attention import xavier
 from diffusion.models.layers.embeddings import sincos_positions
+from diffusion.models.layers.network_bases import Computed
 from diffusion.models.layers.patches import unpatchify
-from diffusion.models.layers.vision_layers import IMAGENET, Layers, check
+from diffusion.models.layers.vision_layers import IMAGENET, Layers
 
 SPAN = 16.0  # of the fixed positions along a side, whatever the grid: that of the published decoders' 16 x 16 patches
 
 
-class RAEDecoder(nn.Module):
+class RAEDecoder(Computed):
     """Features of patches [B, h, w, C] -> pictures [B, p h, p w, picture_channels], about in [-1, 1] and not clipped.
 
         tokens = [class token, dense(z) + fixed positions] - layers - norm - dense - patches of p x p pixels
@@ -35,11 +37,6 @@ class RAEDecoder(nn.Module):
         mean: mean of each channel; ImageNet's for encoders of the DINO and MAE families, 1/2 for SigLIP; 0 in RAEv2.
         std: standard deviation of each channel; 1/2 for SigLIP; 1 in RAEv2.
         epsilon: epsilon of the norms, > 0.
-        attention: implementation, see `diffusion.models.layers.attention`.
-        dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
-
-    Raises:
-        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Zheng et al., "Diffusion Transformers with Representation Autoencoders", 2025, section 3.1; the layers
     follow MAE's decoder.
@@ -55,16 +52,12 @@ class RAEDecoder(nn.Module):
     mean: tuple[float, ...] = IMAGENET[0]
     std: tuple[float, ...] = IMAGENET[1]
     epsilon: float = 1e-12
-    attention: str = "auto"
-    dtype: str = "float32"
+    positive = ("picture_channels",)
     kind = "decoder"
     ranks = (3,)
 
-    def __post_init__(self):
-        check(self)
-        for field in ("features", "picture_channels"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}={getattr(self, field)} must be positive")
+    def check_fields(self) -> None:
+        network_checks.tower(self)
         if self.width % 4:
             raise ValueError(f"width={self.width}: four must divide it, for the fixed positions")
         for field in ("mean", "std"):
@@ -72,7 +65,6 @@ class RAEDecoder(nn.Module):
                 raise ValueError(
                     f"{field}={getattr(self, field)}: one number for each of the {self.picture_channels} channels"
                 )
-        super().__post_init__()
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ from diffusion.models.layers.vision_layers import (
     IMAGENET,
     Patches,
     Positions,
-    check,
+    VisionTransformer,
     encoder_layers,
     images_checked,
     normal,
@@ -22,7 +22,7 @@ from diffusion.models.layers.vision_layers import (
 )
 
 
-class DINOv2(nn.Module):
+class DINOv2(VisionTransformer):
     """DINOv2's encoder: images [B, H, W, 3] in [-1, 1] -> `ImageFeatures`; pooled is the class token.
 
         tokens = [class, registers, patches], where class and patches have positions and registers have none
@@ -33,45 +33,26 @@ class DINOv2(nn.Module):
         size: side of the images whose grid of positions was learned, in pixels; the patch divides it. Other sides
             interpolate the grid, with antialiasing where there are registers, as published.
         patch: side of a patch.
-        width: number of features of a token.
-        depth: number of layers.
-        heads: number of attention heads, a divisor of the width.
-        hidden: number of features inside the MLP.
         gated: whether the MLP is gated (SwiGLU), as in ViT-g/14.
         registers: further tokens without a position, 0 or 4 as published; they are left out of the features.
         offset: offset of the interpolation, see `vision_layers.Positions`: 0.1 in the authors' code for networks
             without registers (so that figures measured with it need it), 0 in transformers, and in the authors' code
             for networks with them.
         epsilon: epsilon of the norms, > 0.
-        attention: implementation, see `diffusion.models.layers.attention`.
-        dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
         affine: whether the last norm has a scale and a shift, as published; representation autoencoders leave them out.
-
-    Raises:
-        ValueError: at construction, for a field out of range or an unknown name.
 
     References:
         Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision", 2023.
         Darcet et al., "Vision Transformers Need Registers", 2024.
     """
 
-    width: int
-    depth: int
-    heads: int
-    hidden: int
     size: int = 518
     patch: int = 14
     gated: bool = False
     registers: int = 0
     offset: float = 0.0
     epsilon: float = 1e-6
-    attention: str = "auto"
-    dtype: str = "float32"
     affine: bool = True
-
-    def __post_init__(self):
-        check(self)
-        super().__post_init__()
 
     @nn.compact
     def __call__(self, images: jax.Array, masked: jax.Array | None = None) -> ImageFeatures:

@@ -15,7 +15,7 @@ from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.vision_layers import (
     IMAGENET,
     Patches,
-    check,
+    VisionTransformer,
     encoder_layers,
     images_checked,
     normal,
@@ -23,7 +23,7 @@ from diffusion.models.layers.vision_layers import (
 )
 
 
-class DINOv3(nn.Module):
+class DINOv3(VisionTransformer):
     """DINOv3's encoder: images [B, H, W, 3] in [-1, 1] -> `ImageFeatures`; pooled is the class token.
 
         tokens = [class, registers, patches]; the queries and keys of patches rotate with their place, see `angles`
@@ -33,23 +33,15 @@ class DINOv3(nn.Module):
 
     Attributes:
         patch: side of a patch.
-        width: number of features of a token.
-        depth: number of layers.
         heads: number of attention heads, a divisor of the width; four divides the features of a head.
-        hidden: number of features inside the MLP.
         gated: whether the MLP is gated (SwiGLU).
         registers: further tokens ("storage tokens"), left out of the features.
         biased: the projections of attention with a bias; keys have none.
         theta: base of the rotary frequencies.
         epsilon: epsilon of the norms, > 0.
-        attention: implementation, see `diffusion.models.layers.attention`.
-        dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
         affine: whether the last norm has a scale and a shift, as published; representation autoencoders leave them out.
         fused: layers, 1 .. depth in order, whose normalised patches h_k make the features; (): the last alone. The
             patches are mean_k h_k + m, where m is the mean of the last h_k over the picture (RAEv2).
-
-    Raises:
-        ValueError: at construction, for a field out of range or an unknown name.
 
     References:
         Simeoni et al., "DINOv3", 2025.
@@ -57,28 +49,21 @@ class DINOv3(nn.Module):
             fused features.
     """
 
-    width: int
-    depth: int
-    heads: int
-    hidden: int
     patch: int = 16
     gated: bool = False
     registers: int = 4
     biased: tuple[str, ...] = ("query", "value")
     theta: float = 100.0
     epsilon: float = 1e-5
-    attention: str = "auto"
-    dtype: str = "float32"
     affine: bool = True
     fused: tuple[int, ...] = ()
 
-    def __post_init__(self):
-        check(self)
+    def check_fields(self) -> None:
+        super().check_fields()
         if list(self.fused) != sorted({layer for layer in self.fused if 1 <= layer <= self.depth}):
             raise ValueError(f"fused={self.fused}: valid are layers out of 1 .. {self.depth}, in order, each once")
         if self.width // self.heads % 4:
             raise ValueError(f"heads={self.heads}: a head has {self.width // self.heads} features, which 4 must divide")
-        super().__post_init__()
 
     @nn.compact
     def __call__(self, images: jax.Array, masked: jax.Array | None = None) -> ImageFeatures:

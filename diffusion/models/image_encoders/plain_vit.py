@@ -11,7 +11,7 @@ from diffusion.models.layers.vision_layers import (
     IMAGENET,
     Patches,
     Positions,
-    check,
+    VisionTransformer,
     encoder_layers,
     images_checked,
     normal,
@@ -19,7 +19,7 @@ from diffusion.models.layers.vision_layers import (
 )
 
 
-class PlainViT(nn.Module):
+class PlainViT(VisionTransformer):
     """A plain vision transformer: images [B, H, W, 3] in [-1, 1] -> `ImageFeatures`; pooled is the class token.
 
         tokens = [class, patches] + positions, through pre-norm layers and a norm
@@ -28,39 +28,20 @@ class PlainViT(nn.Module):
     where a class has no `leading` token, pooled is the mean of the patches.
 
     Attributes:
-        width: number of features of a token.
-        depth: number of layers.
-        heads: number of attention heads, a divisor of the width.
-        hidden: number of features inside the MLP.
         size: side of the images whose grid of positions was learned, in pixels; other sides interpolate the grid.
         patch: side of a patch.
         epsilon: epsilon of the norms, > 0.
-        attention: implementation, see `diffusion.models.layers.attention`.
-        dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
         affine: whether the last norm has a scale and a shift, as published; representation autoencoders leave them out.
-
-    Raises:
-        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021.
     """
 
-    width: int
-    depth: int
-    heads: int
-    hidden: int
     size: int = 224
     patch: int = 16
     epsilon: float = 1e-6
-    attention: str = "auto"
-    dtype: str = "float32"
     affine: bool = True
     statistics = IMAGENET
     leading = True
-
-    def __post_init__(self):
-        check(self)
-        super().__post_init__()
 
     @nn.compact
     def __call__(self, images: jax.Array) -> ImageFeatures:

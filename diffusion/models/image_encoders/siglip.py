@@ -13,13 +13,13 @@ from diffusion.models.layers.vision_layers import (
     AttentionPool,
     Patches,
     Positions,
-    check,
+    VisionTransformer,
     encoder_layers,
     images_checked,
 )
 
 
-class SigLIP(nn.Module):
+class SigLIP(VisionTransformer):
     """SigLIP's image tower: images [B, H, W, 3] in [-1, 1] -> `ImageFeatures`; pooled is what texts are compared with.
 
     Its normalisation, mean and standard deviation 1/2 of each channel in [0, 1], gives images in [-1, 1]. SigLIP
@@ -30,36 +30,19 @@ class SigLIP(nn.Module):
         patch: side of a patch. What is left of a side after whole patches is cut off (of 384 pixels, 6 for patches of
             14), as published.
         width: number of features of a token, and of the pooled vector.
-        depth: number of layers.
-        heads: number of attention heads, a divisor of the width.
         hidden: number of features inside the MLPs.
         epsilon: epsilon of the norms, > 0.
-        attention: implementation, see `diffusion.models.layers.attention`.
-        dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
         affine: whether the last norm has a scale and a shift, as published; representation autoencoders leave them out.
-
-    Raises:
-        ValueError: at construction, for a field out of range or an unknown name.
 
     References:
         Zhai et al., "Sigmoid Loss for Language Image Pre-Training", 2023.
         Tschannen et al., "SigLIP 2: Multilingual Vision-Language Encoders", 2025.
     """
 
-    width: int
-    depth: int
-    heads: int
-    hidden: int
     size: int
     patch: int
     epsilon: float = 1e-6
-    attention: str = "auto"
-    dtype: str = "float32"
     affine: bool = True
-
-    def __post_init__(self):
-        check(self)
-        super().__post_init__()
 
     @nn.compact
     def __call__(self, images: jax.Array, *, skip: int = 0) -> ImageFeatures:

@@ -14,22 +14,18 @@ from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.clip_layers import layer_norm
 from diffusion.models.layers.cross_attention import xavier
 from diffusion.models.layers.scan import scanned
-from diffusion.models.layers.vision_layers import Layer, check
+from diffusion.models.layers.vision_layers import Layer, VisionTransformer
 
 LAST = ("mean", "tokens", "none")
 
 
-class VideoMAE(nn.Module):
+class VideoMAE(VisionTransformer):
     """VideoMAE's encoder on clips [B, F, S, S, 3] -> `ImageFeatures` of the tubelets; pooled is their mean.
 
     Position n has the fixed code sin(n / 10000^(2i / D)), cos(...), counted through time, rows and columns, so that
     clips have the frames and the side of the training alone. Queries and values have a bias, keys none.
 
     Attributes:
-        width: number of features of a token, D.
-        depth: number of layers.
-        heads: number of attention heads, a divisor of the width.
-        hidden: number of features inside the MLP.
         size: side S of the frames, in pixels.
         patch: side of a tubelet.
         frames: F of a clip.
@@ -39,19 +35,10 @@ class VideoMAE(nn.Module):
         epsilon: epsilon of the norms in the layers: 1e-12 in transformers' configs, 1e-6 in the authors' code.
         last_epsilon: epsilon of the last norm: 1e-5 in transformers' classifier, elsewhere as the others.
         biased: whether queries and values have a bias.
-        attention: implementation, see `diffusion.models.layers.attention`.
-        dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
-
-    Raises:
-        ValueError: at construction, for a field out of range or an unknown name.
 
     References: Tong et al., "VideoMAE", 2022; Wang et al., "VideoMAE V2", 2023.
     """
 
-    width: int
-    depth: int
-    heads: int
-    hidden: int
     size: int = 224
     patch: int = 16
     frames: int = 16
@@ -60,16 +47,13 @@ class VideoMAE(nn.Module):
     epsilon: float = 1e-12
     last_epsilon: float = 1e-12
     biased: bool = True
-    attention: str = "auto"
-    dtype: str = "float32"
 
-    def __post_init__(self):
-        check(self)
+    def check_fields(self) -> None:
+        super().check_fields()
         look_up(dict.fromkeys(LAST), self.last, "last")
         for field, part in (("size", "patch"), ("frames", "tubelet")):
             if getattr(self, part) < 1 or getattr(self, field) % getattr(self, part):
                 raise ValueError(f"{part}={getattr(self, part)} does not divide {field}={getattr(self, field)}")
-        super().__post_init__()
 
     @nn.compact
     def __call__(self, clips: jax.Array) -> ImageFeatures:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         layout as layout,
         linear_attention as linear_attention,
         magnitude as magnitude,
+        network_bases as network_bases,
         network_checks as network_checks,
         norms as norms,
         patches as patches,

@@ -5,28 +5,20 @@ One layer is
     x = x + attention(norm(x));  x = x + out(act(hidden(norm(x))))
 """
 
-__all__ = ["Layer", "Layers", "Mlp", "check", "layer_norm"]
+__all__ = ["Layer", "Layers", "Mlp", "layer_norm"]
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from diffusion.models.layers import layout
-from diffusion.models.layers.attention import IMPLEMENTATIONS
-from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.cross_attention import CrossAttention, xavier
-from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.scan import scanned
 
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),  # OpenAI's networks
     "gelu": lambda x: nn.gelu(x, approximate=False),  # OpenCLIP's
     "gelu_tanh": lambda x: nn.gelu(x, approximate=True),  # SigLIP's
-}
-CHOICES = {
-    "activation": ("quick_gelu", "gelu"),
-    "attention": ("auto", *IMPLEMENTATIONS),
-    "remat": REMAT,
-    "dtype": ("float32", "bfloat16"),
 }
 
 
@@ -100,18 +92,3 @@ def layer_norm(epsilon: float, dtype: str, name: str, affine: bool = True) -> nn
     """
     # From the centred values: the mean of squares minus the square of the mean would lose digits.
     return nn.LayerNorm(epsilon, dtype=dtype, use_bias=affine, use_scale=affine, use_fast_variance=False, name=name)
-
-
-def check(module: nn.Module) -> None:
-    """Refuses a tower whose fields are out of range.
-
-    Raises:
-        ValueError: naming the field.
-    """
-    for field in ("width", "depth", "heads", "hidden"):
-        if getattr(module, field) < 1:
-            raise ValueError(f"{field}={getattr(module, field)} must be positive")
-    if module.width % module.heads:
-        raise ValueError(f"heads={module.heads} does not divide width={module.width}")
-    for field, names in CHOICES.items():
-        look_up(dict.fromkeys(names), getattr(module, field), field)

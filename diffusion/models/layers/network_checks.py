@@ -1,6 +1,17 @@
 """Checks that networks share: of their fields when they are constructed, and of their inputs before any computation."""
 
-__all__ = ["classes", "frame_times", "images", "known", "latents", "positive", "rotary_axes", "times"]
+__all__ = [
+    "classes",
+    "frame_times",
+    "images",
+    "known",
+    "labelled_images",
+    "latents",
+    "positive",
+    "rotary_axes",
+    "times",
+    "tower",
+]
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.conditions import check_label
 
 
 def positive(network: Any, fields: Iterable[str]) -> None:
@@ -38,6 +50,21 @@ def known(network: Any, choices: Mapping[str, Iterable[str]]) -> None:
     """
     for field, names in choices.items():
         look_up(dict.fromkeys(names), getattr(network, field), field)
+
+
+def tower(network: Any) -> None:
+    """Refuses a transformer of texts or images whose sizes are not positive, or whose heads do not divide its width.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    sizes = ("size", "patch", "vocabulary", "positions", "features", "width", "depth", "heads", "hidden")
+    positive(network, [field for field in sizes if hasattr(network, field)])
+    if network.width % network.heads:
+        raise ValueError(f"heads={network.heads} does not divide width={network.width}")
+    patch = getattr(network, "patch", 1)
+    if getattr(network, "size", patch) < patch:
+        raise ValueError(f"patch={patch} is larger than size={network.size}")
 
 
 def rotary_axes(network: Any, number: int) -> None:
@@ -82,6 +109,13 @@ def images(network: Any, x: jax.Array) -> None:
         raise ValueError(f"{name} takes images [B, H, W, C]; got an array of shape {x.shape}")
     if network.shape is not None and network.shape[-1] != x.shape[-1]:
         raise ValueError(f"shape={network.shape}: this {name} takes images of that many channels; got {x.shape[-1]}")
+
+
+def labelled_images(network: Any, x: jax.Array, t: jax.typing.ArrayLike, label: jax.Array | None) -> None:
+    """Refuses what `images`, `times` and `conditions.check_label` refuse, of a network with `num_classes`."""
+    images(network, x)
+    times(network, x, t)
+    check_label(label, x.shape[0], network.num_classes)
 
 
 def latents(network: Any, x: jax.Array, t: jax.typing.ArrayLike, channels: int) -> None:

@@ -15,7 +15,7 @@ __all__ = [
     "Patches",
     "Positions",
     "SelfAttention",
-    "check",
+    "VisionTransformer",
     "encoder_layers",
     "images_checked",
     "normalised",
@@ -27,12 +27,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.layers import bicubic, layout
-from diffusion.models.layers.attention import IMPLEMENTATIONS, attention
-from diffusion.models.layers.choices import look_up
+from diffusion.models.layers import bicubic, layout, network_checks
+from diffusion.models.layers.attention import attention
 from diffusion.models.layers.clip_layers import Mlp, layer_norm
 from diffusion.models.layers.cross_attention import CrossAttention, xavier
 from diffusion.models.layers.embeddings import rotate_halves
+from diffusion.models.layers.network_bases import Computed
 from diffusion.models.layers.patches import patchify
 from diffusion.models.layers.scan import scanned
 
@@ -139,6 +139,25 @@ class GatedMlp(nn.Module):
         h = layout.split(h, "batch", "tokens", None, "hidden")
         h = nn.silu(h[:, :, 0]) * h[:, :, 1]
         return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=xavier, name="out")(h)
+
+
+class VisionTransformer(Computed):
+    """The fields of an encoder of images whose layers are `Layers`.
+
+    Attributes:
+        width: number of features of a token.
+        depth: number of layers.
+        heads: number of attention heads, a divisor of the width.
+        hidden: number of features inside the MLP.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+
+    def check_fields(self) -> None:
+        network_checks.tower(self)
 
 
 class Layer(nn.Module):
@@ -270,27 +289,6 @@ class AttentionPool(nn.Module):
         pooled = pool(query, x)
         mlp = Mlp(self.hidden, self.mlp, self.dtype, name="mlp")
         return (pooled + mlp(layer_norm(self.epsilon, self.dtype, "norm")(pooled)))[:, 0].astype(jnp.float32)
-
-
-CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "dtype": ("float32", "bfloat16")}
-
-
-def check(module: nn.Module) -> None:
-    """Refuses an encoder whose fields are out of range.
-
-    Raises:
-        ValueError: naming the field.
-    """
-    for field in ("size", "patch", "vocabulary", "positions", "features", "width", "depth", "heads", "hidden"):
-        if getattr(module, field, 1) < 1:
-            raise ValueError(f"{field}={getattr(module, field)} must be positive")
-    if module.width % module.heads:
-        raise ValueError(f"heads={module.heads} does not divide width={module.width}")
-    patch = getattr(module, "patch", 1)
-    if getattr(module, "size", patch) < patch:
-        raise ValueError(f"patch={patch} is larger than size={module.size}")
-    for field, names in CHOICES.items():
-        look_up(dict.fromkeys(names), getattr(module, field), field)
 
 
 def images_checked(images: jax.Array, patch: int) -> tuple[int, int]:

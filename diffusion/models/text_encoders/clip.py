@@ -32,11 +32,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.layers import layout
+from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.attention import mask_bias
-from diffusion.models.layers.clip_layers import Layers, check, layer_norm
+from diffusion.models.layers.clip_layers import Layers, layer_norm
 from diffusion.models.layers.conditions import TOKENS
 from diffusion.models.layers.cross_attention import xavier
+from diffusion.models.layers.network_bases import Backbone
 from diffusion.models.layers.patches import patchify
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of each channel of its training's pictures, in [0, 1]
@@ -57,7 +58,7 @@ class Encoded(NamedTuple):
     pooled: jax.Array | None
 
 
-class CLIPText(nn.Module):
+class CLIPText(Backbone):
     """CLIP's text tower: a transformer with causal attention.
 
     Attributes:
@@ -73,12 +74,6 @@ class CLIPText(nn.Module):
         epsilon: epsilon of the norms, > 0.
         token_std: standard deviation of the tokens' embeddings at the start, 0.02 as published. With 1 the words stay
             apart in the tower's output, also those that its loss has not yet needed.
-        attention: implementation, see `diffusion.models.layers.attention`.
-        remat: parts to compute again in the backward pass, see `diffusion.models.dit.DiT`.
-        dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
-
-    Raises:
-        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021, sec. 2.4.
     """
@@ -93,15 +88,12 @@ class CLIPText(nn.Module):
     eos: int = LEGACY_EOS
     epsilon: float = 1e-5
     token_std: float = 0.02
-    attention: str = "auto"
-    remat: str = "none"
-    dtype: str = "float32"
+    choices = Backbone.choices | {"activation": ("quick_gelu", "gelu")}
 
-    def __post_init__(self):
-        check(self)
+    def check_fields(self) -> None:
+        network_checks.tower(self)
         if not self.token_std > 0:
             raise ValueError(f"token_std={self.token_std} must be positive (0.02 as published)")
-        super().__post_init__()
 
     @nn.compact
     def __call__(self, ids: jax.Array, mask: jax.Array | None = None, *, skip: int = 0, norm: bool = True) -> Encoded:
@@ -168,16 +160,13 @@ class CLIPTextProjection(nn.Module):
         return Encoded(tokens, _projection(self.features, "projection")(pooled))
 
 
-class CLIPVision(nn.Module):
+class CLIPVision(Backbone):
     """CLIP's image tower: a vision transformer whose pooled vector is its class token.
 
     Attributes:
         size: side of the images in pixels; the patch divides it.
         patch: side of a patch.
-        width, depth, heads, hidden, activation, epsilon, attention, remat, dtype: fields as in `CLIPText`.
-
-    Raises:
-        ValueError: at construction, for a field out of range or an unknown name.
+        width, depth, heads, hidden, activation, epsilon: fields as in `CLIPText`.
 
     Reference: Radford et al., 2021, section 2.4; Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021.
     """
@@ -190,15 +179,12 @@ class CLIPVision(nn.Module):
     hidden: int
     activation: str = "quick_gelu"
     epsilon: float = 1e-5
-    attention: str = "auto"
-    remat: str = "none"
-    dtype: str = "float32"
+    choices = Backbone.choices | {"activation": ("quick_gelu", "gelu")}
 
-    def __post_init__(self):
-        check(self)
+    def check_fields(self) -> None:
+        network_checks.tower(self)
         if self.size % self.patch:
             raise ValueError(f"patch={self.patch} does not divide size={self.size}")
-        super().__post_init__()
 
     @nn.compact
     def __call__(self, images: jax.Array, *, skip: int = 0) -> Encoded:

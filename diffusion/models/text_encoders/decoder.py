@@ -27,20 +27,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.models.layers import layout, network_checks
-from diffusion.models.layers.attention import IMPLEMENTATIONS, attention, mask_bias
+from diffusion.models.layers import layout
+from diffusion.models.layers.attention import attention, mask_bias
 from diffusion.models.layers.embeddings import rotate_halves
+from diffusion.models.layers.network_bases import Backbone
 from diffusion.models.layers.norms import rms_norm
-from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.scan import scanned
 from diffusion.models.text_encoders.clip import Encoded
 
 ACTIVATIONS = {"silu": nn.silu, "gelu": lambda x: nn.gelu(x, approximate=True)}
-CHOICES = {
-    "activation": ACTIVATIONS,
-    "attention": ("auto", *IMPLEMENTATIONS),
-    "remat": REMAT,
-    "dtype": ("float32", "bfloat16"),
-}
 init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
@@ -202,7 +197,7 @@ class Layer(nn.Module):
         return layout.split(x, "batch", "tokens", None), None
 
 
-class DecoderEncoder(nn.Module):
+class DecoderEncoder(Backbone):
     """The decoder of a language model, whose states encode a text: ids [B, N] -> tokens [B, N, K width].
 
     Attributes:
@@ -226,11 +221,6 @@ class DecoderEncoder(nn.Module):
         near: whether each layer sees a window alone; () for no layer.
         near_theta: base of these layers' frequencies; 0: the others' frequencies, scaling included.
         attention: implementation, see `diffusion.models.layers.attention`; scores with a cap have their own.
-        remat: parts to compute again in the backward pass, see `diffusion.models.dit.DiT`.
-        dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
-
-    Raises:
-        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Touvron et al., "LLaMA", 2023; Jiang et al., "Mistral 7B", 2023; Qwen Team, "Qwen2.5 Technical Report",
     2024, and "Qwen3 Technical Report", 2025; Gemma Team, "Gemma 2", 2024, and "Gemma 3 Technical Report", 2025.
@@ -255,15 +245,10 @@ class DecoderEncoder(nn.Module):
     window: int = 0
     near: tuple[bool, ...] = ()
     near_theta: float = 0.0
-    attention: str = "auto"
-    remat: str = "none"
-    dtype: str = "float32"
+    positive = ("vocabulary", "width", "depth", "heads", "key_heads", "head_size", "hidden", "epsilon", "theta")
+    choices = Backbone.choices | {"activation": ACTIVATIONS}
 
-    def __post_init__(self):
-        network_checks.positive(
-            self, ("vocabulary", "width", "depth", "heads", "key_heads", "head_size", "hidden", "epsilon", "theta")
-        )
-        network_checks.known(self, CHOICES)
+    def check_fields(self) -> None:
         if self.heads % self.key_heads:
             raise ValueError(f"key_heads={self.key_heads} does not divide heads={self.heads}")
         if self.head_size % 2:
@@ -275,7 +260,6 @@ class DecoderEncoder(nn.Module):
                 f"near={self.near} says of each of depth={self.depth} layers whether it sees window={self.window} "
                 "tokens alone, and a window is at least 1"
             )
-        super().__post_init__()
 
     @nn.compact
     def __call__(self, ids: jax.Array, mask: jax.Array | None = None, *, layers: Sequence[int] = (-1,)) -> Encoded:

@@ -11,12 +11,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.layers import layout
+from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.attention import mask_bias
 from diffusion.models.layers.clip_layers import Mlp, layer_norm
 from diffusion.models.layers.cross_attention import CrossAttention
+from diffusion.models.layers.network_bases import Computed
 from diffusion.models.layers.scan import scanned
-from diffusion.models.layers.vision_layers import check, normal
+from diffusion.models.layers.vision_layers import normal
 
 
 class Attended(nn.Module):
@@ -55,7 +56,7 @@ class Layer(nn.Module):
         return layout.split(x, "batch", "tokens", None), None
 
 
-class MEDText(nn.Module):
+class MEDText(Computed):
     """BLIP's text encoder, in which every layer attends to a picture's tokens.
 
     Attributes:
@@ -66,11 +67,6 @@ class MEDText(nn.Module):
         hidden: number of features inside the MLP.
         positions: the longest text in tokens.
         epsilon: epsilon of the norms, > 0.
-        attention: implementation, see `diffusion.models.layers.attention`.
-        dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
-
-    Raises:
-        ValueError: at construction, for a field out of range or an unknown name.
 
     References:
         Li et al., "BLIP: Bootstrapping Language-Image Pre-training", 2022, section 3.1; salesforce/BLIP, models/med.py.
@@ -84,12 +80,9 @@ class MEDText(nn.Module):
     hidden: int = 3072
     positions: int = 512
     epsilon: float = 1e-12
-    attention: str = "auto"
-    dtype: str = "float32"
 
-    def __post_init__(self):
-        check(self)
-        super().__post_init__()
+    def check_fields(self) -> None:
+        network_checks.tower(self)
 
     @nn.compact
     def __call__(self, ids: jax.Array, mask: jax.Array, picture: jax.Array) -> jax.Array:

@@ -14,11 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.models.image_encoders.siglip import SigLIP
-from diffusion.models.layers.vision_layers import Layers, check, normal
+from diffusion.models.layers import network_checks
+from diffusion.models.layers.network_bases import Computed
+from diffusion.models.layers.vision_layers import Layers, normal
 from diffusion.models.text_encoders.clip import Encoded, unit
 
 
-class SigLIPText(nn.Module):
+class SigLIPText(Computed):
     """SigLIP's text tower: attention in both directions, without a mask, and the vector of the last position.
 
     The last position of a short text is padding, so that texts must be padded to `positions`, as in the training.
@@ -32,11 +34,6 @@ class SigLIPText(nn.Module):
         features: number P of features of the image tower's pooled vector.
         positions: the longest text in tokens.
         epsilon: epsilon of the norms, > 0.
-        attention: implementation, see `diffusion.models.layers.attention`.
-        dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
-
-    Raises:
-        ValueError: at construction, for a field out of range or an unknown name.
 
     References:
         Zhai et al., "Sigmoid Loss for Language Image Pre-Training", 2023.
@@ -51,12 +48,9 @@ class SigLIPText(nn.Module):
     features: int
     positions: int = 64
     epsilon: float = 1e-6
-    attention: str = "auto"
-    dtype: str = "float32"
 
-    def __post_init__(self):
-        check(self)
-        super().__post_init__()
+    def check_fields(self) -> None:
+        network_checks.tower(self)
 
     @nn.compact
     def __call__(self, ids: jax.Array) -> Encoded:

@@ -21,14 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.models.layers import layout
-from diffusion.models.layers.attention import IMPLEMENTATIONS, attention, mask_bias
-from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.attention import attention, mask_bias
+from diffusion.models.layers.network_bases import Backbone
 from diffusion.models.layers.norms import rms_norm
-from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.scan import scanned
 from diffusion.models.text_encoders.clip import Encoded
 
 MLPS = ("gated-gelu", "relu")  # of version 1.1, of the first version
-CHOICES = {"mlp": MLPS, "attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
@@ -143,7 +142,7 @@ def _of_positions(module: nn.Module, count: int, heads: int, rows: Any, mask: ja
     return bias if mask is None else bias + mask
 
 
-class T5Encoder(nn.Module):
+class T5Encoder(Backbone):
     """The encoder of T5 and umT5: ids [B, N] -> tokens [B, N, width].
 
     Attributes:
@@ -157,12 +156,6 @@ class T5Encoder(nn.Module):
         buckets: rows of the table of positions.
         farthest: distance of tokens from which on all distances share a row.
         own_positions: whether each layer has its own table of positions (umT5).
-        attention: implementation, see `diffusion.models.layers.attention`.
-        remat: parts to compute again in the backward pass, see `diffusion.models.dit.DiT`.
-        dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
-
-    Raises:
-        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Raffel et al., 2020, section 2.1; Shazeer, "GLU Variants Improve Transformer", 2020, for version 1.1;
     Chung et al., "UniMax: Fairer and More Effective Language Sampling for Large-Scale Multilingual Pretraining", 2023,
@@ -179,19 +172,12 @@ class T5Encoder(nn.Module):
     buckets: int = 32
     farthest: int = 128
     own_positions: bool = False
-    attention: str = "auto"
-    remat: str = "none"
-    dtype: str = "float32"
+    positive = ("vocabulary", "width", "depth", "heads", "head_size", "hidden")
+    choices = Backbone.choices | {"mlp": MLPS}
 
-    def __post_init__(self):
-        for field in ("vocabulary", "width", "depth", "heads", "head_size", "hidden"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}={getattr(self, field)} must be positive")
+    def check_fields(self) -> None:
         if self.buckets % 4 or not 0 < self.buckets // 4 < self.farthest:
             raise ValueError(f"buckets={self.buckets}: a multiple of 4, a quarter of it below farthest={self.farthest}")
-        for field, names in CHOICES.items():
-            look_up(dict.fromkeys(names), getattr(self, field), field)
-        super().__post_init__()
 
     @nn.compact
     def __call__(self, ids: jax.Array, mask: jax.Array | None = None) -> Encoded:

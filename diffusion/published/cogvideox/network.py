@@ -11,7 +11,6 @@ t [B] -- c [B, T] --> [ attention over both, with rotary positions of the video 
 __all__ = ["CogVideoX", "CogVideoXBlock"]
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -20,22 +19,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.models.layers import layout, network_checks
-from diffusion.models.layers.attention import IMPLEMENTATIONS, attention
+from diffusion.models.layers.attention import attention
 from diffusion.models.layers.blocks import Gelu, Modulation, xavier, zeros
 from diffusion.models.layers.conditions import EMBEDDINGS, entries
 from diffusion.models.layers.embeddings import TimestepEmbedding
 from diffusion.models.layers.heads import Heads
 from diffusion.models.layers.joint_conditions import check_text
+from diffusion.models.layers.network_bases import Backbone, Entries, Numbers
 from diffusion.models.layers.rotary import axis_angles, turn
-from diffusion.models.layers.scan import REMAT
 from diffusion.models.layers.stacks import Layered, single_stack
 
-CHOICES = {
-    "positions": ("sincos", "rope"),
-    "attention": ("auto", *IMPLEMENTATIONS),
-    "remat": REMAT,
-    "dtype": ("float32", "bfloat16"),
-}
 EPSILON = 1e-5
 OFFSET = 2.0  # in all published networks that have an embedding of it
 
@@ -91,7 +84,7 @@ class CogVideoXBlock(nn.Module):
         return layout.split(x, "batch", "tokens", None), None
 
 
-class CogVideoX(Layered, nn.Module):
+class CogVideoX(Layered, Backbone):
     """The transformer of CogVideoX: `apply(variables, x, t, condition)` is a `Network`.
 
     Attributes:
@@ -110,12 +103,6 @@ class CogVideoX(Layered, nn.Module):
         words: number M of the text's tokens, where positions of all tokens are learned, too; 0: they are not.
         learned: number F of frames, likewise; x then has the sides of `grid`.
         offset: whether an embedding of the number 2 is added to the time's (CogVideoX 1.5 from a picture).
-        attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: parts to compute again in the backward pass, see `DiT`.
-        dtype: compute type, "float32" or "bfloat16".
-
-    Raises:
-        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Yang et al., "CogVideoX: Text-to-Video Diffusion Models with An Expert Transformer", 2024, section 2.2.
     """
@@ -135,17 +122,13 @@ class CogVideoX(Layered, nn.Module):
     words: int = 0
     learned: int = 0
     offset: bool = False
-    attention: str = "auto"
-    remat: str = "none"
-    dtype: str = "float32"
     text_inputs = EMBEDDINGS
     ranks = (4,)
     of_frames = True
+    positive = ("channels", "in_channels", "width", "depth", "heads", "text_width", "time_width", "patch", "frames")
+    choices = Backbone.choices | {"positions": ("sincos", "rope")}
 
-    def __post_init__(self):
-        numbers = ("channels", "in_channels", "width", "depth", "heads", "text_width", "time_width", "patch", "frames")
-        network_checks.positive(self, numbers)
-        network_checks.known(self, CHOICES)
+    def check_fields(self) -> None:
         step = 16 * self.heads if self.positions == "rope" else 16
         if self.width % self.heads or self.width % step:
             raise ValueError(f"width={self.width}: positions={self.positions!r} need a width that {step} divides")
@@ -156,12 +139,9 @@ class CogVideoX(Layered, nn.Module):
                 f"words={self.words} and learned={self.learned}: positions are learned of so many words and frames; "
                 "both are positive, or 0"
             )
-        super().__post_init__()
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, t: jax.Array, condition: Mapping[str, Any], features: Sequence[int] | None = None
-    ) -> Any:
+    def __call__(self, x: jax.Array, t: jax.Array, condition: Entries, features: Numbers = None) -> Any:
         """One evaluation of the network.
 
         Args:

@@ -23,7 +23,7 @@ Pictures and features are channels last.
 __all__ = ["Flux"]
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -33,24 +33,21 @@ import numpy as np
 
 from diffusion.models.layers import extra_attention, layout, network_checks
 from diffusion.models.layers.approximator import Approximator
-from diffusion.models.layers.attention import IMPLEMENTATIONS
-from diffusion.models.layers.block_reuse import Blocks
 from diffusion.models.layers.blocks import modulated_output, xavier
 from diffusion.models.layers.conditions import entries
 from diffusion.models.layers.extra_attention import ExtraLayer
 from diffusion.models.layers.joint_blocks import Conditioning
 from diffusion.models.layers.joint_conditions import check_residuals, check_strength, check_text, lengthened
 from diffusion.models.layers.joint_stacks import joint_then_single
+from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.rotary import axis_angles
-from diffusion.models.layers.scan import REMAT
 
-CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 PATCH = 2
 
 
-class Flux(nn.Module):
+class Flux(Backbone):
     """The transformer of FLUX.1 and Chroma: `apply(variables, x, t, condition)` is a `Network`.
 
     Its clock is t itself, in [0, 1], and its strength is the scale of the guidance itself, 3.5 for example; the network
@@ -71,12 +68,6 @@ class Flux(nn.Module):
         approximator: (features, hidden features, layers) of the network that makes the vectors of all layers (Chroma),
             without a strength and with a `pooled_width` of 0; (): each layer makes its own, of t, the pooled text and
             the strength.
-        attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: parts to compute again in the backward pass, see `DiT`.
-        dtype: compute type, "float32" or "bfloat16".
-
-    Raises:
-        ValueError: from the constructor, for a field out of range or an unknown name.
 
     Reference: the code of FLUX.1 (Black Forest Labs, 2024); Esser et al., 2024, for the joint layers; the model card of
     Chroma (Lodestone Rock, 2025).
@@ -93,20 +84,16 @@ class Flux(nn.Module):
     axes: tuple[int, int, int] = (16, 56, 56)
     strength: bool = False
     approximator: tuple[int, ...] = ()
-    attention: str = "auto"
-    remat: str = "none"
-    dtype: str = "float32"
     ranks = (3,)
     reuses = ("blocks",)
+    positive = ("channels", "out_channels", "width", "depth", "singles", "heads", "text_width")
 
-    def __post_init__(self):
-        sizes = ("channels", "out_channels", "width", "depth", "singles", "heads", "text_width")
-        network_checks.positive(self, sizes if self.approximator else (*sizes, "pooled_width"))
-        network_checks.known(self, CHOICES)
+    def check_fields(self) -> None:
         network_checks.rotary_axes(self, 3)
         if self.approximator:
             self._check_approximator()
-        super().__post_init__()
+        else:
+            network_checks.positive(self, ("pooled_width",))
 
     def _check_approximator(self) -> None:
         if len(self.approximator) != 3 or min(self.approximator) < 1 or self.approximator[0] % 8:
@@ -130,12 +117,7 @@ class Flux(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        x: jax.Array,
-        t: jax.Array,
-        condition: Mapping[str, Any],
-        features: Sequence[int] | None = None,
-        through: Callable[[Blocks], tuple[jax.Array, Any]] | None = None,
+        self, x: jax.Array, t: jax.Array, condition: Entries, features: Numbers = None, through: Through = None
     ) -> Any:
         """One evaluation of the network.
 

@@ -19,7 +19,7 @@ A value of x is a patch of 2 x 2 of the autoencoder's latents. Pictures and feat
 
 __all__ = ["Flux2"]
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -28,22 +28,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.models.layers import layout, network_checks
-from diffusion.models.layers.attention import IMPLEMENTATIONS
-from diffusion.models.layers.block_reuse import Blocks
 from diffusion.models.layers.blocks import Modulation, modulated_output, xavier
 from diffusion.models.layers.conditions import entries
 from diffusion.models.layers.embeddings import TimestepEmbedding
 from diffusion.models.layers.joint_conditions import check_strength, check_text
 from diffusion.models.layers.joint_stacks import joint_then_single
+from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.rotary import axis_angles
-from diffusion.models.layers.scan import REMAT
 
 SPACING = 10  # of the first coordinate of x and of the pictures that are edited
-CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 
 
-class Flux2(nn.Module):
+class Flux2(Backbone):
     """The transformer of FLUX.2: `apply(variables, x, t, condition)` is a `Network`.
 
     Its clock is t itself, in [0, 1], and its strength is the scale of the guidance itself; the network multiplies both
@@ -60,12 +57,6 @@ class Flux2(nn.Module):
         axes: features of a head that rotate with each of the four coordinates; they sum to width / heads.
         theta: base of the rotary frequencies.
         strength: the network receives the guidance strength that it imitates (FLUX.2 dev).
-        attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: parts to compute again in the backward pass, see `DiT`.
-        dtype: compute type, "float32" or "bfloat16".
-
-    Raises:
-        ValueError: from the constructor, for a field out of range or an unknown name.
 
     Reference: the code of FLUX.2 (Black Forest Labs, 2025).
     """
@@ -79,17 +70,12 @@ class Flux2(nn.Module):
     axes: tuple[int, int, int, int] = (32, 32, 32, 32)
     theta: float = 2000.0
     strength: bool = False
-    attention: str = "auto"
-    remat: str = "none"
-    dtype: str = "float32"
     ranks = (3,)
     reuses = ("blocks",)
+    positive = ("channels", "width", "depth", "singles", "heads", "text_width", "theta")
 
-    def __post_init__(self):
-        network_checks.positive(self, ("channels", "width", "depth", "singles", "heads", "text_width", "theta"))
-        network_checks.known(self, CHOICES)
+    def check_fields(self) -> None:
         network_checks.rotary_axes(self, 4)
-        super().__post_init__()
 
     @property
     def feature_blocks(self) -> int:
@@ -98,12 +84,7 @@ class Flux2(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        x: jax.Array,
-        t: jax.Array,
-        condition: Mapping[str, Any],
-        features: Sequence[int] | None = None,
-        through: Callable[[Blocks], tuple[jax.Array, Any]] | None = None,
+        self, x: jax.Array, t: jax.Array, condition: Entries, features: Numbers = None, through: Through = None
     ) -> Any:
         """One evaluation of the network.
 

@@ -15,7 +15,6 @@ Videos and features are channels last.
 
 __all__ = ["HunyuanVideo", "RefinerBlock", "TextRefiner"]
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -24,18 +23,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.models.layers import layout, network_checks
-from diffusion.models.layers.attention import IMPLEMENTATIONS, mask_bias
+from diffusion.models.layers.attention import mask_bias
 from diffusion.models.layers.blocks import Attention, Modulation, modulated_output, xavier
 from diffusion.models.layers.conditions import entries
 from diffusion.models.layers.joint_blocks import Conditioning
 from diffusion.models.layers.joint_conditions import check_strength, check_text
 from diffusion.models.layers.joint_stacks import joint_then_single
+from diffusion.models.layers.network_bases import Backbone, Entries, Numbers
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.rotary import axis_angles
-from diffusion.models.layers.scan import REMAT
 
-CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 PATCH = 2  # side of a patch, which is of one frame
 THETA = 256.0
 
@@ -84,7 +82,7 @@ class TextRefiner(nn.Module):
         return x
 
 
-class HunyuanVideo(nn.Module):
+class HunyuanVideo(Backbone):
     """The transformer of HunyuanVideo: `apply(variables, x, t, condition)` is a `Network`.
 
     Attributes:
@@ -98,12 +96,6 @@ class HunyuanVideo(nn.Module):
         pooled_width: number P of features of the pooled text.
         axes: features of a head that rotate with frame, row and column; they sum to width / heads.
         strength: the network receives the guidance strength that it imitates.
-        attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: parts to compute again in the backward pass, see `DiT`.
-        dtype: compute type, "float32" or "bfloat16".
-
-    Raises:
-        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Kong et al., "HunyuanVideo: A Systematic Framework For Large Video Generative Models", 2024.
     """
@@ -118,18 +110,12 @@ class HunyuanVideo(nn.Module):
     pooled_width: int = 768
     axes: tuple[int, int, int] = (16, 56, 56)
     strength: bool = True
-    attention: str = "auto"
-    remat: str = "none"
-    dtype: str = "float32"
     ranks = (4,)
     of_frames = True
+    positive = ("channels", "width", "depth", "singles", "refiners", "heads", "text_width", "pooled_width")
 
-    def __post_init__(self):
-        sizes = ("channels", "width", "depth", "singles", "refiners", "heads", "text_width", "pooled_width")
-        network_checks.positive(self, sizes)
-        network_checks.known(self, CHOICES)
+    def check_fields(self) -> None:
         network_checks.rotary_axes(self, 3)
-        super().__post_init__()
 
     @property
     def feature_blocks(self) -> int:
@@ -137,9 +123,7 @@ class HunyuanVideo(nn.Module):
         return self.depth + self.singles
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, t: jax.Array, condition: Mapping[str, Any], features: Sequence[int] | None = None
-    ) -> Any:
+    def __call__(self, x: jax.Array, t: jax.Array, condition: Entries, features: Numbers = None) -> Any:
         """One evaluation of the network.
 
         Args:

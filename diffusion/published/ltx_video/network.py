@@ -19,7 +19,6 @@ Its latents are small (32 x 32 pixels and 8 frames each), so that each of them i
 __all__ = ["LTXBlock", "LTXVideo", "ltx_angles"]
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -28,17 +27,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.models.layers import layout, network_checks
-from diffusion.models.layers.attention import IMPLEMENTATIONS, mask_bias
+from diffusion.models.layers.attention import mask_bias
 from diffusion.models.layers.blocks import Gelu, xavier, zeros
 from diffusion.models.layers.conditions import EMBEDDINGS, entries
 from diffusion.models.layers.embeddings import TimestepEmbedding
 from diffusion.models.layers.joint_conditions import check_text
+from diffusion.models.layers.network_bases import Backbone, Entries, Numbers
 from diffusion.models.layers.norms import layer_norm, rms_norm
-from diffusion.models.layers.scan import REMAT
 from diffusion.models.layers.stacks import Layered, single_stack
 from diffusion.models.layers.wide_attention import WideAttention
 
-CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 CELL = (8, 32, 32)  # frames, rows and columns of the video in one latent
 SPAN = (20, 2048, 2048)  # seconds, rows and columns after which a position is 1
 RATE = 25.0
@@ -120,7 +118,7 @@ def _each(vectors: jax.Array, x: jax.Array) -> jax.Array:
     return vectors if frames == 1 else jnp.repeat(vectors, x.shape[1] // frames, axis=1)
 
 
-class LTXVideo(Layered, nn.Module):
+class LTXVideo(Layered, Backbone):
     """The transformer of LTX-Video: `apply(variables, x, t, condition)` is a `Network`.
 
     A frame whose t is 0 is known: with [t, .., t] behind a 0 it makes a video of its first picture.
@@ -131,12 +129,6 @@ class LTXVideo(Layered, nn.Module):
         depth: number of layers.
         heads: number of attention heads.
         text_width: number E of features of the text's tokens.
-        attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: parts to compute again in the backward pass, see `DiT`.
-        dtype: compute type, "float32" or "bfloat16".
-
-    Raises:
-        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: HaCohen et al., "LTX-Video: Realtime Video Latent Diffusion", 2024.
     """
@@ -146,25 +138,18 @@ class LTXVideo(Layered, nn.Module):
     depth: int = 28
     heads: int = 32
     text_width: int = 4096
-    attention: str = "auto"
-    remat: str = "none"
-    dtype: str = "float32"
     text_inputs = EMBEDDINGS
     ranks = (4,)
     of_frames = True
     cell = CELL
+    positive = ("channels", "width", "depth", "heads", "text_width")
 
-    def __post_init__(self):
-        network_checks.positive(self, ("channels", "width", "depth", "heads", "text_width"))
-        network_checks.known(self, CHOICES)
+    def check_fields(self) -> None:
         if self.width % self.heads or self.width % 2 or self.width < 12:
             raise ValueError(f"width={self.width} is an even number of at least 12 that heads={self.heads} divides")
-        super().__post_init__()
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, t: jax.Array, condition: Mapping[str, Any], features: Sequence[int] | None = None
-    ) -> Any:
+    def __call__(self, x: jax.Array, t: jax.Array, condition: Entries, features: Numbers = None) -> Any:
         """One evaluation of the network.
 
         Args:

@@ -19,7 +19,6 @@ Each key and value serves several queries. Pictures and features are channels la
 
 __all__ = ["Lumina2"]
 
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -28,26 +27,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.models.layers import layout, network_checks
-from diffusion.models.layers.attention import IMPLEMENTATIONS
-from diffusion.models.layers.block_reuse import Blocks
 from diffusion.models.layers.blocks import Modulation, modulated_output, xavier
 from diffusion.models.layers.conditions import EMBEDDINGS, entries
 from diffusion.models.layers.embeddings import TimestepEmbedding
 from diffusion.models.layers.joint_conditions import check_text
+from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.rotary import axis_angles
 from diffusion.models.layers.sandwich_blocks import SandwichBlock
-from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.scan import scanned
 from diffusion.models.layers.stacks import Layered, single_stack
 
-CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 PATCH = 2
 SHARED = (nn.broadcast,) * 3  # the arguments of a layer
 CONDITION = 1024  # features of the time's vector at most
 
 
-class Lumina2(Layered, nn.Module):
+class Lumina2(Layered, Backbone):
     """The transformer of Lumina-Image 2: `apply(variables, x, t, condition)` is a `Network`.
 
     Its clock is t itself, in [0, 1], and its output the velocity eps - x0. (Its authors count the time from the noise,
@@ -65,12 +62,6 @@ class Lumina2(Layered, nn.Module):
         text_width: number E of features of the text's tokens.
         axes: features of a head that rotate with each of the three coordinates; they sum to width / heads.
         epsilon: epsilon of the norms of tokens.
-        attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: parts to compute again in the backward pass, see `DiT`.
-        dtype: compute type, "float32" or "bfloat16".
-
-    Raises:
-        ValueError: from the constructor, for a field out of range or an unknown name.
 
     Reference: Qin et al., "Lumina-Image 2.0: A Unified and Efficient Image Generative Framework", 2025, and its code.
     """
@@ -85,30 +76,19 @@ class Lumina2(Layered, nn.Module):
     text_width: int = 2304
     axes: tuple[int, int, int] = (32, 32, 32)
     epsilon: float = 1e-5
-    attention: str = "auto"
-    remat: str = "none"
-    dtype: str = "float32"
     text_inputs = EMBEDDINGS
     ranks = (3,)
     reuses = ("blocks",)
+    positive = ("channels", "width", "depth", "refiners", "heads", "key_heads", "hidden", "text_width", "epsilon")
 
-    def __post_init__(self):
-        sizes = ("channels", "width", "depth", "refiners", "heads", "key_heads", "hidden", "text_width", "epsilon")
-        network_checks.positive(self, sizes)
-        network_checks.known(self, CHOICES)
+    def check_fields(self) -> None:
         network_checks.rotary_axes(self, 3)
         if self.heads % self.key_heads:
             raise ValueError(f"key_heads={self.key_heads} does not divide heads={self.heads}")
-        super().__post_init__()
 
     @nn.compact
     def __call__(
-        self,
-        x: jax.Array,
-        t: jax.Array,
-        condition: Mapping[str, Any],
-        features: Sequence[int] | None = None,
-        through: Callable[[Blocks], tuple[jax.Array, Any]] | None = None,
+        self, x: jax.Array, t: jax.Array, condition: Entries, features: Numbers = None, through: Through = None
     ) -> Any:
         """One evaluation of the network.
 

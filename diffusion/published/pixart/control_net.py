@@ -28,17 +28,17 @@ from diffusion.models.attachment import (
     same_size_in_range,
     weighted_residuals,
 )
-from diffusion.models.layers import network_checks
 from diffusion.models.layers.block_reuse import Blocks
 from diffusion.models.layers.blocks import zeros
+from diffusion.models.layers.network_bases import Backbone
 from diffusion.models.layers.pixart_block import PixArtBlock
 from diffusion.models.layers.scan import scanned
-from diffusion.published.pixart.network import CHOICES, PixArt
+from diffusion.published.pixart.network import PixArt
 
 OWN = "before/|residual_"  # the beginnings of names that a base does not have
 
 
-class PixArtControlNet(nn.Module):
+class PixArtControlNet(Backbone):
     """The additions to a PixArt's tokens that make its samples follow a picture.
 
         h_0 = tokens + before(seen),    h_k+1 = layer_k(h_k),    residual_k = dense_k(h_k+1)
@@ -47,12 +47,6 @@ class PixArtControlNet(nn.Module):
         depth: number of layers; the base has more.
         width: number of features of a token, the base's.
         heads: attention heads, the base's.
-        attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: parts to compute again in the backward pass, see `DiT`.
-        dtype: compute type, "float32" or "bfloat16".
-
-    Raises:
-        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Chen et al., "PIXART-delta: Fast and Controllable Image Generation with Latent Consistency Models", 2024,
     section 4, ControlNet-Transformer.
@@ -61,16 +55,9 @@ class PixArtControlNet(nn.Module):
     depth: int = 13
     width: int = 1152
     heads: int = 16
-    attention: str = "auto"
-    remat: str = "none"
-    dtype: str = "float32"
     of = PixArt  # the class of its base
     reads_base = True
-
-    def __post_init__(self):
-        network_checks.positive(self, ("depth", "width", "heads"))
-        network_checks.known(self, CHOICES)
-        super().__post_init__()
+    positive = ("depth", "width", "heads")
 
     @nn.compact
     def __call__(

@@ -17,7 +17,7 @@ Pictures and features are channels last.
 
 __all__ = ["PixArt"]
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -25,23 +25,20 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.models.layers import extra_attention, layer_masks, layout, network_checks
-from diffusion.models.layers.attention import IMPLEMENTATIONS, mask_bias
-from diffusion.models.layers.block_reuse import Blocks
+from diffusion.models.layers.attention import mask_bias
 from diffusion.models.layers.blocks import xavier, zeros
 from diffusion.models.layers.conditions import EMBEDDINGS, entries
 from diffusion.models.layers.embeddings import TimestepEmbedding, sincos_positions
 from diffusion.models.layers.extra_attention import ExtraLayer
 from diffusion.models.layers.joint_conditions import check_residuals, check_strength, check_text
+from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.pixart_block import PixArtBlock, small, table
-from diffusion.models.layers.scan import REMAT
 from diffusion.models.layers.stacks import Layered, single_stack
 
-CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 
-
-class PixArt(Layered, nn.Module):
+class PixArt(Layered, Backbone):
     """The transformer of PixArt-alpha and PixArt-Sigma: `apply(variables, x, t, condition)` is a `Network`.
 
     Attributes:
@@ -56,12 +53,6 @@ class PixArt(Layered, nn.Module):
         sized: the network receives the size of the picture (PixArt-alpha of 1024 pixels).
         strength: the network receives the scale of the guidance (1: none) that it imitates, as in DiT.
         span: the positions of the patches of a picture of any size go from 0 to this along each side.
-        attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: parts to compute again in the backward pass, see `DiT`.
-        dtype: compute type, "float32" or "bfloat16".
-
-    Raises:
-        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Chen et al., "PixArt-alpha: Fast Training of Diffusion Transformer for Photorealistic Text-to-Image
     Synthesis", 2023; Chen et al., "PixArt-Sigma: Weak-to-Strong Training of Diffusion Transformer for 4K Text-to-Image
@@ -79,16 +70,12 @@ class PixArt(Layered, nn.Module):
     sized: bool = False
     strength: bool = False
     span: float = 32.0
-    attention: str = "auto"
-    remat: str = "none"
-    dtype: str = "float32"
     text_inputs = EMBEDDINGS
     ranks = (3,)
     reuses = ("blocks",)
+    positive = ("patch", "width", "depth", "heads", "text_width", "mlp_ratio", "span")
 
-    def __post_init__(self):
-        network_checks.positive(self, ("patch", "width", "depth", "heads", "text_width", "mlp_ratio", "span"))
-        network_checks.known(self, CHOICES)
+    def check_fields(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"heads={self.heads} does not divide width={self.width}")
         if self.width % 4 or (self.sized and self.width % 3):
@@ -96,7 +83,6 @@ class PixArt(Layered, nn.Module):
                 f"width={self.width}: 2-D sin-cos positions need a width that 4 divides, sized=True one "
                 "that 3 divides too"
             )
-        super().__post_init__()
 
     def extra_layers(self, height: int, width: int) -> tuple[ExtraLayer, ...]:
         """The widths and grids of the layers, for image prompts ("extra"); arguments are the sides of x."""
@@ -104,12 +90,7 @@ class PixArt(Layered, nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        x: jax.Array,
-        t: jax.Array,
-        condition: Mapping[str, Any],
-        features: Sequence[int] | None = None,
-        through: Callable[[Blocks], tuple[jax.Array, Any]] | None = None,
+        self, x: jax.Array, t: jax.Array, condition: Entries, features: Numbers = None, through: Through = None
     ) -> Any:
         """One evaluation of the network.
 

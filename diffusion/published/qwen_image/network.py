@@ -15,7 +15,6 @@ Pictures and features are channels last.
 
 __all__ = ["QwenImage"]
 
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -24,24 +23,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.models.layers import layout, network_checks
-from diffusion.models.layers.attention import IMPLEMENTATIONS
-from diffusion.models.layers.block_reuse import Blocks
 from diffusion.models.layers.blocks import modulated_output, xavier
 from diffusion.models.layers.conditions import entries
 from diffusion.models.layers.embeddings import TimestepEmbedding
 from diffusion.models.layers.joint_blocks import JointBlock
 from diffusion.models.layers.joint_conditions import check_text
+from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.rotary import axis_angles
-from diffusion.models.layers.scan import REMAT
 from diffusion.models.layers.stacks import Layered, single_stack
 
-CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 PATCH = 2
 
 
-class QwenImage(Layered, nn.Module):
+class QwenImage(Layered, Backbone):
     """The transformer of Qwen-Image: `apply(variables, x, t, condition)` is a `Network`.
 
     Its clock is t itself, in [0, 1]; the network multiplies it by 1000. Of h x w patches, patch (r, c) has the position
@@ -55,12 +51,6 @@ class QwenImage(Layered, nn.Module):
         heads: number of attention heads.
         text_width: number E of features of the text's tokens.
         axes: features of a head that rotate with each of the three coordinates; they sum to width / heads.
-        attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: parts to compute again in the backward pass, see `DiT`.
-        dtype: compute type, "float32" or "bfloat16".
-
-    Raises:
-        ValueError: from the constructor, for a field out of range or an unknown name.
 
     Reference: Qwen Team, "Qwen-Image Technical Report", 2025, and its code.
     """
@@ -71,26 +61,16 @@ class QwenImage(Layered, nn.Module):
     heads: int = 24
     text_width: int = 3584
     axes: tuple[int, int, int] = (16, 56, 56)
-    attention: str = "auto"
-    remat: str = "none"
-    dtype: str = "float32"
     ranks = (3,)
     reuses = ("blocks",)
+    positive = ("channels", "width", "depth", "heads", "text_width")
 
-    def __post_init__(self):
-        network_checks.positive(self, ("channels", "width", "depth", "heads", "text_width"))
-        network_checks.known(self, CHOICES)
+    def check_fields(self) -> None:
         network_checks.rotary_axes(self, 3)
-        super().__post_init__()
 
     @nn.compact
     def __call__(
-        self,
-        x: jax.Array,
-        t: jax.Array,
-        condition: Mapping[str, Any],
-        features: Sequence[int] | None = None,
-        through: Callable[[Blocks], tuple[jax.Array, Any]] | None = None,
+        self, x: jax.Array, t: jax.Array, condition: Entries, features: Numbers = None, through: Through = None
     ) -> Any:
         """One evaluation of the network.
 

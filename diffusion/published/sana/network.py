@@ -18,7 +18,6 @@ convolutions see, and a table in the networks of 2048 pixels and more. Pictures 
 
 __all__ = ["LinearSelfAttention", "MixFfn", "Sana", "SanaBlock"]
 
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -26,8 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.models.layers import layout, network_checks
-from diffusion.models.layers.attention import IMPLEMENTATIONS, mask_bias
-from diffusion.models.layers.block_reuse import Blocks
+from diffusion.models.layers.attention import mask_bias
 from diffusion.models.layers.blocks import xavier, zeros
 from diffusion.models.layers.conditions import EMBEDDINGS, entries
 from diffusion.models.layers.convolutions import gated_convolution
@@ -36,13 +34,11 @@ from diffusion.models.layers.embeddings import TimestepEmbedding, sincos_positio
 from diffusion.models.layers.heads import Heads, norm_over_heads
 from diffusion.models.layers.joint_conditions import check_strength, check_text
 from diffusion.models.layers.linear_attention import linear_attention
+from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.pixart_block import small, table
-from diffusion.models.layers.scan import REMAT
 from diffusion.models.layers.stacks import Layered, single_stack
-
-CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 
 
 class LinearSelfAttention(nn.Module):
@@ -128,7 +124,7 @@ class SanaBlock(nn.Module):
         return layout.split(x, "batch", "tokens", None), None
 
 
-class Sana(Layered, nn.Module):
+class Sana(Layered, Backbone):
     """The transformer of SANA, SANA 1.5 and SANA-Sprint: `apply(variables, x, t, condition)` is a `Network`.
 
     Attributes:
@@ -147,11 +143,6 @@ class Sana(Layered, nn.Module):
         span: the positions of the patches of a picture of any size go from 0 to this along each side; 0: there are no
             positions.
         attention: implementation of the attention to the text, see `diffusion.models.layers.attention`.
-        remat: parts to compute again in the backward pass, see `DiT`.
-        dtype: compute type, "float32" or "bfloat16".
-
-    Raises:
-        ValueError: from the constructor, for a field out of range or an unknown name.
 
     Reference: Xie et al., "SANA: Efficient High-Resolution Image Synthesis with Linear Diffusion Transformers", 2024;
     Xie et al., "SANA 1.5: Efficient Scaling of Training-Time and Inference-Time Compute in Linear Diffusion
@@ -172,33 +163,22 @@ class Sana(Layered, nn.Module):
     strength: bool = False
     strength_scale: float = 0.1
     span: float = 0.0
-    attention: str = "auto"
-    remat: str = "none"
-    dtype: str = "float32"
     text_inputs = EMBEDDINGS
     ranks = (3,)
     reuses = ("blocks",)
+    positive = ("side", "channels", "patch", "width", "depth", "heads", "text_heads", "text_width", "mlp_ratio",
+                "strength_scale")  # fmt: skip
 
-    def __post_init__(self):
-        sizes = ("side", "channels", "patch", "width", "depth", "heads", "text_heads", "text_width", "mlp_ratio",
-                 "strength_scale")  # fmt: skip
-        network_checks.positive(self, sizes)
-        network_checks.known(self, CHOICES)
+    def check_fields(self) -> None:
         for field in ("heads", "text_heads"):
             if self.width % getattr(self, field):
                 raise ValueError(f"{field}={getattr(self, field)} does not divide width={self.width}")
         if self.span < 0 or (self.span and self.width % 4):
             raise ValueError(f"span={self.span} must be 0, or positive with a width that 4 divides; got {self.width}")
-        super().__post_init__()
 
     @nn.compact
     def __call__(
-        self,
-        x: jax.Array,
-        t: jax.Array,
-        condition: Mapping[str, Any],
-        features: Sequence[int] | None = None,
-        through: Callable[[Blocks], tuple[jax.Array, Any]] | None = None,
+        self, x: jax.Array, t: jax.Array, condition: Entries, features: Numbers = None, through: Through = None
     ) -> Any:
         """One evaluation of the network.
 

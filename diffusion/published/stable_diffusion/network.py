@@ -16,21 +16,20 @@ Pictures and features are channels last.
 
 __all__ = ["ConditionalUNet", "Layers", "level_shapes", "residual_shapes", "strength_features"]
 
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.layers import conditions, extra_attention, network_checks
-from diffusion.models.layers.attention import IMPLEMENTATIONS, mask_bias
+from diffusion.models.layers import conditions, extra_attention
+from diffusion.models.layers.attention import mask_bias
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.block_reuse import Deep, taken_by
-from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.convolutions import GroupNorm, ResnetBlock, conv, upsample
 from diffusion.models.layers.embeddings import sinusoid
 from diffusion.models.layers.extra_attention import ExtraLayer
+from diffusion.models.layers.network_bases import Backbone, Numbers
 from diffusion.models.layers.scan import REMAT
 from diffusion.models.layers.spatial_transformer import SpatialTransformer
 
@@ -39,7 +38,7 @@ EPSILON = 1e-5  # of the norms of the residual blocks
 CLASS_EMBEDDINGS = {"": (), "timestep": ("label",), "projection": ("pooled",), "table": ("label",)}
 
 
-class ConditionalUNet(nn.Module):
+class ConditionalUNet(Backbone):
     """The U-Net of latent diffusion, conditional on a prompt: `apply(variables, x, t, condition)` is a `Network`.
 
     Parameters are float32 whatever the compute type, and so is the output. The transformers' blocks are scanned.
@@ -74,13 +73,8 @@ class ConditionalUNet(nn.Module):
             "label" [B], any number; "projection" two layers on "pooled" [B, class_width] (unCLIP); "table" a row for
             "label" int [B] in 0 .. class_width - 1 (the level of noise of the x4 upscaler).
         class_width: width of the input of `class_embedding`; 0 for "" and "timestep".
-        attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: parts to compute again in the backward pass, in residual and transformer blocks alike: "none", "full", or
             "dots" (all but matmuls).
-        dtype: compute type, "float32" or "bfloat16".
-
-    Raises:
-        ValueError: from the constructor, for a field out of range or an unknown name.
 
     Reference: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022; Podell et al.,
     "SDXL", 2023, sections 2.1 and 2.2; Meng et al., "On Distillation of Guided Diffusion Models", 2023, section 3.
@@ -103,24 +97,21 @@ class ConditionalUNet(nn.Module):
     bare_middle: bool = False
     class_embedding: str = ""
     class_width: int = 0
-    attention: str = "auto"
-    remat: str = "none"
-    dtype: str = "float32"
     ranks = (3,)
     reuses = ("deep",)
+    positive = ("text_width", "layers", "in_channels", "out_channels", "groups", "size_width")
+    choices = Backbone.choices | {"class_embedding": CLASS_EMBEDDINGS}
 
-    def __post_init__(self):
+    def check_fields(self) -> None:
         if not len(self.widths) == len(self.depths) == len(self.heads) > 0:
             raise ValueError(
                 f"widths={self.widths}, depths={self.depths} and heads={self.heads} must have one number for each level"
             )
-        network_checks.positive(self, ("text_width", "layers", "in_channels", "out_channels", "groups", "size_width"))
         if min(self.middle, self.added_width, self.strength_width) < 0:
             raise ValueError("middle, added_width and strength_width must be 0 (none) or positive")
         if self.bare_middle and self.middle:
             raise ValueError(f"bare_middle=True has no transformer in the middle; middle={self.middle} must be 0")
         self._check_depths()
-        look_up(dict.fromkeys(CLASS_EMBEDDINGS), self.class_embedding, "class_embedding")
         if (self.class_width > 0) != (self.class_embedding in ("projection", "table")) or self.class_width < 0:
             raise ValueError(
                 f"class_width={self.class_width} must be positive for class_embedding='projection' and "
@@ -136,10 +127,6 @@ class ConditionalUNet(nn.Module):
         for field in ("size_width", "strength_width"):
             if getattr(self, field) % 2:
                 raise ValueError(f"{field}={getattr(self, field)} must be even: half are sines, half cosines")
-        look_up(dict.fromkeys(("auto", *IMPLEMENTATIONS)), self.attention, "attention")
-        look_up(REMAT, self.remat, "remat")
-        look_up(dict.fromkeys(("float32", "bfloat16")), self.dtype, "dtype")
-        super().__post_init__()
 
     def _check_depths(self):
         """One number for each level, or one for each of its residual blocks, in both directions."""
@@ -195,7 +182,7 @@ class ConditionalUNet(nn.Module):
         x: jax.Array,
         t: jax.Array,
         condition: dict,
-        features: Sequence[int] | None = None,
+        features: Numbers = None,
         branch: int | None = None,
         deep: jax.Array | None = None,
     ) -> Any:

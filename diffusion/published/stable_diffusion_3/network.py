@@ -17,7 +17,6 @@ Pictures and features are channels last.
 
 __all__ = ["MMDiT"]
 
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -25,23 +24,19 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.models.layers import extra_attention, layer_masks, layout, network_checks
-from diffusion.models.layers.attention import IMPLEMENTATIONS
-from diffusion.models.layers.block_reuse import Blocks
 from diffusion.models.layers.blocks import modulated_output, xavier
 from diffusion.models.layers.conditions import entries
 from diffusion.models.layers.constants import constant
 from diffusion.models.layers.extra_attention import ExtraLayer
 from diffusion.models.layers.joint_blocks import Conditioning, JointBlock
 from diffusion.models.layers.joint_conditions import check_residuals, check_text
+from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
-from diffusion.models.layers.scan import REMAT
 from diffusion.models.layers.stacks import Layered, Stack, several_stacks
 
-CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 
-
-class MMDiT(Layered, nn.Module):
+class MMDiT(Layered, Backbone):
     """The multimodal diffusion transformer: `apply(variables, x, t, condition)` is a `Network`.
 
     The table of positions is a leaf of the parameters, as in the published files, and is never trained: its gradient is
@@ -60,12 +55,6 @@ class MMDiT(Layered, nn.Module):
         sample_size: side of the latents whose neighbouring tokens have positions one apart in the initial table.
         dual: number of layers, from the first, in which the picture has a second attention to itself (SD3.5-medium).
         qk_norm: RMS-normalise queries and keys, with a learned scale (SD3.5).
-        attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: parts to compute again in the backward pass, see `DiT`.
-        dtype: compute type, "float32" or "bfloat16".
-
-    Raises:
-        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", 2024.
     """
@@ -82,29 +71,12 @@ class MMDiT(Layered, nn.Module):
     sample_size: int = 128
     dual: int = 0
     qk_norm: bool = False
-    attention: str = "auto"
-    remat: str = "none"
-    dtype: str = "float32"
     ranks = (3,)
     reuses = ("blocks",)
+    positive = ("channels", "out_channels", "patch", "width", "depth", "heads", "text_width", "pooled_width",
+                "positions", "sample_size")  # fmt: skip
 
-    def __post_init__(self):
-        network_checks.positive(
-            self,
-            (
-                "channels",
-                "out_channels",
-                "patch",
-                "width",
-                "depth",
-                "heads",
-                "text_width",
-                "pooled_width",
-                "positions",
-                "sample_size",
-            ),
-        )
-        network_checks.known(self, CHOICES)
+    def check_fields(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"heads={self.heads} does not divide width={self.width}")
         if self.width % 4:
@@ -113,7 +85,6 @@ class MMDiT(Layered, nn.Module):
             raise ValueError(
                 f"dual={self.dual}: the layers with a second attention are among the first depth - 1 = {self.depth - 1}"
             )
-        super().__post_init__()
 
     def extra_layers(self, height: int, width: int) -> tuple[ExtraLayer, ...]:
         """The widths and grids of the layers, for image prompts ("extra"); arguments are the sides of x."""
@@ -121,12 +92,7 @@ class MMDiT(Layered, nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        x: jax.Array,
-        t: jax.Array,
-        condition: Mapping[str, Any],
-        features: Sequence[int] | None = None,
-        through: Callable[[Blocks], tuple[jax.Array, Any]] | None = None,
+        self, x: jax.Array, t: jax.Array, condition: Entries, features: Numbers = None, through: Through = None
     ) -> Any:
         """One evaluation of the network.
 

@@ -16,7 +16,6 @@ Videos and features are channels last; a picture is a video of one frame.
 __all__ = ["PictureEmbedding", "Wan", "WanAttention", "WanBlock"]
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -26,19 +25,18 @@ import numpy as np
 
 from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.activations import gelu
-from diffusion.models.layers.attention import IMPLEMENTATIONS, attention
-from diffusion.models.layers.block_reuse import Blocks
+from diffusion.models.layers.attention import attention
 from diffusion.models.layers.blocks import xavier, zeros
 from diffusion.models.layers.conditions import EMBEDDINGS, entries
 from diffusion.models.layers.embeddings import TimestepEmbedding
 from diffusion.models.layers.joint_conditions import check_text
+from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.rotary import axis_angles, turn
-from diffusion.models.layers.scan import REMAT, keep_narrow
+from diffusion.models.layers.scan import keep_narrow
 from diffusion.models.layers.stacks import Layered, single_stack
 
-CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 PATCH = 2  # side of a patch, which is of one frame
 small = nn.initializers.normal(0.02)
 
@@ -168,7 +166,7 @@ class PictureEmbedding(nn.Module):
         return norm("norm_out")(dense(self.width, "out")(hidden))
 
 
-class Wan(Layered, nn.Module):
+class Wan(Layered, Backbone):
     """The transformer of Wan 2.1 and 2.2: `apply(variables, x, t, condition)` is a `Network`.
 
     Its clock is 0 .. 1000. Of the features of a head of D, S = 2 floor(D / 6) rotate with the row, as many with the
@@ -187,12 +185,6 @@ class Wan(Layered, nn.Module):
         picture_tokens: number K of these patches, where they have learned positions; 0: they have none, and any number
             is valid.
         text_norm: whether the attention to the text has its own norm.
-        attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: parts to compute again in the backward pass, see `DiT`.
-        dtype: compute type, "float32" or "bfloat16".
-
-    Raises:
-        ValueError: from the constructor, for a field out of range or an unknown name.
 
     Reference: Wan Team, "Wan: Open and Advanced Large-Scale Video Generative Models", 2025, and its code.
     """
@@ -207,25 +199,19 @@ class Wan(Layered, nn.Module):
     picture_width: int = 0
     picture_tokens: int = 0
     text_norm: bool = True
-    attention: str = "auto"
-    remat: str = "none"
-    dtype: str = "float32"
     text_inputs = EMBEDDINGS
     ranks = (4,)
     of_frames = True
     reuses = ("blocks",)
+    positive = ("channels", "in_channels", "width", "depth", "heads", "hidden", "text_width")
 
-    def __post_init__(self):
-        sizes = ("channels", "in_channels", "width", "depth", "heads", "hidden", "text_width")
-        network_checks.positive(self, sizes)
-        network_checks.known(self, CHOICES)
+    def check_fields(self) -> None:
         if self.in_channels < self.channels or min(self.picture_width, self.picture_tokens) < 0:
             raise ValueError(
                 f"in_channels={self.in_channels}, picture_width={self.picture_width}, picture_tokens="
                 f"{self.picture_tokens}: a Wan sees at least its {self.channels} channels, and no number is negative"
             )
         network_checks.rotary_axes(self, 3)
-        super().__post_init__()
 
     @property
     def axes(self) -> tuple[int, int, int]:
@@ -236,12 +222,7 @@ class Wan(Layered, nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        x: jax.Array,
-        t: jax.Array,
-        condition: Mapping[str, Any],
-        features: Sequence[int] | None = None,
-        through: Callable[[Blocks], tuple[jax.Array, Any]] | None = None,
+        self, x: jax.Array, t: jax.Array, condition: Entries, features: Numbers = None, through: Through = None
     ) -> Any:
         """One evaluation of the network.
 

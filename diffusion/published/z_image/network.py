@@ -20,7 +20,6 @@ features are channels last.
 
 __all__ = ["ZImage"]
 
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -29,27 +28,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.models.layers import layout, network_checks
-from diffusion.models.layers.attention import IMPLEMENTATIONS
-from diffusion.models.layers.block_reuse import Blocks
 from diffusion.models.layers.blocks import Modulation, modulated_output, xavier
 from diffusion.models.layers.conditions import entries
 from diffusion.models.layers.embeddings import TimestepEmbedding
 from diffusion.models.layers.joint_conditions import check_text
+from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.rotary import axis_angles
 from diffusion.models.layers.sandwich_blocks import SandwichBlock
-from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.scan import scanned
 from diffusion.models.layers.stacks import Layered, single_stack
 
-CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 PATCH = 2
 SHARED = (nn.broadcast,) * 3  # the arguments of a layer
 MULTIPLE = 32  # of the tokens of the text and of the picture
 CONDITION, HIDDEN = 256, 1024  # features of the time's vector at most, and between its two layers
 
 
-class ZImage(Layered, nn.Module):
+class ZImage(Layered, Backbone):
     """The transformer of Z-Image: `apply(variables, x, t, condition)` is a `Network`.
 
     Its clock is t itself, in [0, 1], and its output the velocity eps - x0. (Its authors count the time from the noise,
@@ -66,12 +63,6 @@ class ZImage(Layered, nn.Module):
         axes: features of a head that rotate with each of the three coordinates; they sum to width / heads.
         theta: base of the rotary frequencies.
         epsilon: epsilon of the norms of tokens.
-        attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: parts to compute again in the backward pass, see `DiT`.
-        dtype: compute type, "float32" or "bfloat16".
-
-    Raises:
-        ValueError: from the constructor, for a field out of range or an unknown name.
 
     Reference: Z-Image Team, "Z-Image: An Efficient Image Generation Foundation Model with Single-Stream Diffusion
     Transformer", 2025, and its code.
@@ -86,28 +77,16 @@ class ZImage(Layered, nn.Module):
     axes: tuple[int, int, int] = (32, 48, 48)
     theta: float = 256.0
     epsilon: float = 1e-5
-    attention: str = "auto"
-    remat: str = "none"
-    dtype: str = "float32"
     ranks = (3,)
     reuses = ("blocks",)
+    positive = ("channels", "width", "depth", "refiners", "heads", "text_width", "theta", "epsilon")
 
-    def __post_init__(self):
-        network_checks.positive(
-            self, ("channels", "width", "depth", "refiners", "heads", "text_width", "theta", "epsilon")
-        )
-        network_checks.known(self, CHOICES)
+    def check_fields(self) -> None:
         network_checks.rotary_axes(self, 3)
-        super().__post_init__()
 
     @nn.compact
     def __call__(
-        self,
-        x: jax.Array,
-        t: jax.Array,
-        condition: Mapping[str, Any],
-        features: Sequence[int] | None = None,
-        through: Callable[[Blocks], tuple[jax.Array, Any]] | None = None,
+        self, x: jax.Array, t: jax.Array, condition: Entries, features: Numbers = None, through: Through = None
     ) -> Any:
         """One evaluation of the network.
 
