@@ -52,6 +52,20 @@ def test_texts_are_paired_from_their_last_tokens_on(model):
     assert erasure._last(model, wordy) == START + model.tokenizers["text_encoder"].room - 1
 
 
+def test_what_attention_reads_is_what_the_denoiser_makes_of_the_text(model, monkeypatch):
+    """A layer between encoder and attention that doubles the text is an encoder of doubled text."""
+
+    def doubled(module, params, states):
+        assert params is model.params["unet"]
+        return 2 * states
+
+    of_twice = model.kind._replace(condition=lambda texts, *_: {"text": 2 * model.kind.condition(texts)["text"]})
+    expected = erasure.edited(dataclasses.replace(model, kind=of_twice), [("cat", "dog")], pattern="attn2.to_k")
+    monkeypatch.setattr(type(model.modules["unet"]), "text_states", doubled, raising=False)
+    found = erasure.edited(model, [("cat", "dog")], pattern="attn2.to_k")
+    jax.tree.map(np.testing.assert_array_equal, found.params["unet"], expected.params["unet"])
+
+
 @pytest.mark.parametrize("kept", [(), ("a house",)])
 def test_keys_and_values_are_those_of_least_squares_and_all_else_stays(model, kept):
     pairs = [("cat", "dog"), ("a dog", "")]

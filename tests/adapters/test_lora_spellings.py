@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from diffusion.adapters import lora, lora_files, lora_kinds, lora_names
+from diffusion.adapters import lora, lora_files, lora_kinds, lora_layers, lora_names
 from diffusion.models import interchange
 from diffusion.models.interchange import folders, rows
 from diffusion.models.interchange.rows import Mismatch
@@ -372,6 +372,18 @@ def test_layers_of_a_scan_are_stacked_whatever_their_kind(tmp_path):
     lora_files.save(path, {"unet": found}, modules, "kohya")
     again = lora_files.load(path, modules)["unet"]
     jax.tree.map(np.testing.assert_array_equal, again.adapter, found.adapter)
+
+
+@pytest.mark.parametrize("first, second", [((), (1,)), ((1,), ()), ((1,), (1,)), ((0, 2), (0,)), ((0,), (0, 2))])
+def test_a_part_of_what_another_spelling_covers_is_refused(first, second):
+    parts = [(name, lora_layers.Part("kernel", at, (2, 3, 4), {}, 1.0)) for name, at in (("a", first), ("b", second))]
+    with pytest.raises(Mismatch, match="two spellings of its layers; the first tensor of the second is b"):
+        lora_files._check_once(parts, "file: unet")
+
+
+def test_parts_beside_each_other_are_no_spellings_of_one_another():
+    part = lambda at, path="kernel": ("a", lora_layers.Part(path, at, (2, 3, 4), {}, 1.0))
+    lora_files._check_once([part((0,)), part((1, 0)), part((1, 2)), part((0,), "other")], "file: unet")
 
 
 def test_unknown_and_mixed_spellings_are_refused_by_their_first_name(tmp_path):

@@ -105,3 +105,5 @@ def test_a_pattern_and_settings_that_do_not_fit_are_refused(base):
         low_rank.dora(described, targets="norm1_context.linear")  # before it is trained, not after
     shapes = lora_files.shapes(described.denoiser, "attn.to_q$")
     assert shapes == {f"transformer_blocks.{i}.attn.to_q": (32, 32) for i in range(2)}
+    blank = jax.tree.leaves(lora_files.blank(described.denoiser, "attn.to_q$", rank=3))
+    assert all(3 in leaf.shape and not leaf.any() for leaf in blank) and len(blank) > 1

@@ -202,6 +202,9 @@ def test_what_is_not_a_distribution_is_refused():
         manifolds.wrapped_normal(sphere, 2 * NORTH, 1.0)
     with pytest.raises(ValueError, match="scale = -1"):
         manifolds.wrapped_normal(sphere, NORTH, -1.0)
+    for scale in ((0.5, 0.0), np.array([0.5, -0.5])):  # of each factor, or of each direction
+        with pytest.raises(ValueError, match="must be positive"):
+            manifolds.wrapped_normal(manifolds.se3(), (np.eye(3), np.zeros(3)), scale)
     with pytest.raises(ValueError, match=r"scale = 4 of a wrapped normal must be in \(0, pi\]"):
         manifolds.wrapped_normal(sphere, NORTH, 4.0).log_density(jnp.asarray(EAST, jnp.float32))
     with pytest.raises(ValueError, match=r"scale = 7 of a wrapped normal must be in \(0, 2 pi\]"):

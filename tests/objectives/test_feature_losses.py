@@ -226,6 +226,31 @@ def test_projectors_are_the_published_ones():
         around.apply(params, h, (4, 4, 3))
 
 
+def test_projectors_begin_with_the_published_draws():
+    """Glorot's uniform kernels of dense layers, PyTorch's uniform ones of the convolution, and no last layer."""
+
+    def spans(leaf, bound):
+        leaf = np.asarray(leaf, np.float64)
+        assert 0.98 * bound < np.abs(leaf).max() <= bound * (1 + 1e-6)
+        assert abs(leaf.mean()) < 5 * bound / np.sqrt(3 * leaf.size)
+
+    begun = lambda projector, *sizes: jax.jit(lambda key: projector.init(key, *sizes))(jax.random.key(0))
+    params = begun(projectors.mlp(300), 20, 50)
+    for i, (inputs, outputs) in enumerate([(20, 300), (300, 300), (300, 50)]):
+        spans(params[f"dense_{i}"]["kernel"], np.sqrt(6 / (inputs + outputs)))
+        assert not np.any(params[f"dense_{i}"]["bias"])
+    params = begun(projectors.convolution(5), 20, 300)
+    for leaf in params.values():
+        spans(leaf, 1 / np.sqrt(20 * 25))
+    params = begun(projectors.final_layer(), 4, 6)
+    assert {name: {part: (leaf.shape, leaf.min(), leaf.max()) for part, leaf in layer.items()}
+            for name, layer in params.items()} == {
+        "norm": {"scale": ((4,), 1, 1)},
+        "modulation": {"kernel": ((4, 8), 0, 0), "bias": ((8,), 0, 0)},
+        "dense": {"kernel": ((4, 6), 0, 0), "bias": ((6,), 0, 0)},
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("call, message", [
     (lambda: objectives.dispersive(1, 1), "block = 1"),
     (lambda: objectives.dispersive(0, 2), "layer = 0"),

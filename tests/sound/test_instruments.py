@@ -77,6 +77,70 @@ def test_harmonics_have_the_amplitudes_of_the_instrument(name, amplitudes, attac
     np.testing.assert_allclose(x[early], whole * time[early] / attack, atol=1e-9)
 
 
+class Highest(Lowest):
+    """In place of random numbers the highest of each interval, and noise of 1."""
+
+    def uniform(self, low=0.0, high=1.0, size=None):
+        return high if size is None else np.full(size, high)
+
+    def normal(self, size):
+        return np.ones(size)
+
+
+def vibrato(time, depth, rate):
+    """How far a pitch of 1 with vibrato has turned: the integral of 1 + depth sin(2 pi rate t)."""
+    return time + depth * (1 - np.cos(2 * np.pi * rate * time)) / (2 * np.pi * rate)
+
+
+def wave(turns):
+    return np.sin(2 * np.pi * turns)
+
+
+STRUCK = {  # (name, draws): the waveform at 200 Hz, of the time
+    ("bell", Lowest): lambda t: np.exp(-t / 0.1) * np.sin(400 * np.pi * t + 2 * np.exp(-t / 0.1) * wave(280 * t))
+    * np.minimum(1, t / 0.002),
+    ("bell", Highest): lambda t: np.exp(-t / 0.4) * np.sin(400 * np.pi * t + 4 * np.exp(-t / 0.4) * wave(280 * t))
+    * np.minimum(1, t / 0.002),
+    ("brass", Lowest): lambda t: np.minimum(1, t / 0.03)
+    * np.sin(400 * np.pi * t + 2 * np.minimum(1, t / 0.03) * wave(200 * t)),
+    ("brass", Highest): lambda t: np.minimum(1, t / 0.1)
+    * np.sin(400 * np.pi * vibrato(t, 0.01, 7) + 4 * np.minimum(1, t / 0.1) * wave(200 * vibrato(t, 0.01, 7))),
+    ("kick", Lowest): lambda t: wave(45 * t + 150 * 0.02 * -np.expm1(-t / 0.02)) * np.exp(-t / 0.05)
+    * np.minimum(1, t / 0.001),
+    ("kick", Highest): lambda t: wave(80 * t + 300 * 0.05 * -np.expm1(-t / 0.05)) * np.exp(-t / 0.15)
+    * np.minimum(1, t / 0.001),
+    ("snare", Lowest): lambda t: 0.7 * 0.3 * wave(160 * t) * np.exp(-t / 0.05),
+    ("snare", Highest): lambda t: 0.3 * np.exp(-t / 0.12) + 0.7 * wave(220 * t) * np.exp(-t / 0.05),
+    ("organ", Highest): lambda t: sum(wave(n * 200 * t) for n in (1, 2, 3, 4, 6, 8)) * np.minimum(1, t / 0.01),
+    ("square", Highest): lambda t: sum(wave(n * 200 * vibrato(t, 0.01, 7)) / n for n in range(1, 36, 2))
+    * np.exp(-t / 2) * np.minimum(1, t / 0.004),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name, draws", STRUCK)
+def test_a_note_is_between_two_closed_forms(name, draws, rate=16000):
+    """That of the lowest of each drawn number, and that of the highest; harmonics end below 7,200 Hz."""
+    time = np.arange(rate // 4) / rate
+    x = instruments.INSTRUMENTS[instruments.NAMES.index(name)](draws(), 200.0, rate, time)
+    np.testing.assert_allclose(x, STRUCK[name, draws](time), atol=1e-9)
+
+
+@pytest.mark.parametrize("draws, seconds", [(Lowest, 0.3), (Highest, 1.5)])
+def test_a_plucked_string_goes_round_and_fades(draws, seconds, pitch=200.0, rate=16100):
+    """By its recursion, y_n = x_n + k (y_(n - 80) + y_(n - 81)) / 2: here a period is 80 1/2 samples, with no rest.
+
+    The lowest noise is -1 and the highest 1, in the first period alone; k^(pitch T) is 60 dB.
+    """
+    time = np.arange(400) / rate
+    x = instruments.INSTRUMENTS[instruments.NAMES.index("pluck")](draws(), pitch, rate, time)
+    kept = 10 ** (-3 / (pitch * seconds))
+    y = np.zeros(81 + len(time))
+    for n in range(len(time)):
+        burst = (-1.0 if draws is Lowest else 1.0) * (n < 80)
+        y[81 + n] = burst + kept * (y[81 + n - 80] + y[81 + n - 81]) / 2
+    np.testing.assert_allclose(x, y[81:], atol=1e-9)
+
+
 def test_harmonics_that_the_sample_rate_cannot_hold_are_left_out():
     """At 900 Hz and 8000 samples a second the fourth lies at 0.45 of the rate, no longer below."""
     time = np.arange(3000) / RATE

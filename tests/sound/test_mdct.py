@@ -63,7 +63,9 @@ def test_the_kaiser_bessel_window_is_that_of_the_running_sums():
         (lambda: sound.mdct(np.zeros(0), sound.sine_window(8)), "0 samples"),
         (lambda: sound.imdct(np.zeros((2, 4)), sound.sine_window(8)), r"shape \(2, 4\)"),
         (lambda: sound.mdct(np.zeros(16), np.ones(16)), "does not meet"),
+        (lambda: sound.mdct(np.zeros(16), sound.sine_window(8) / 2), "does not meet"),
         (lambda: sound.mdct(np.zeros(6), np.ones(6)), "N even"),
+        (lambda: sound.mdct(np.zeros(8), np.ones(9)), "N even"),
     ],
 )
 def test_sizes_that_do_not_fit(call, message):

@@ -44,6 +44,13 @@ def test_shares_by_closed_forms():
     assert sound.harmonic_share(np.zeros(RATE), RATE, 400.0) == 0
 
 
+@pytest.mark.parametrize("within, share", [(11.9, 1 / 6), (12.0, 5 / 6), (16.0, 1.0)])
+def test_energy_just_within_the_distance_counts(within, share):
+    """Lines 4 Hz apart: a sine 12 Hz above the pitch is one line of 4 in 6 parts of energy between two of 1."""
+    time = np.arange(64 * 512) / 8192
+    assert sound.harmonic_share(np.sin(2 * np.pi * 412 * time), 8192, 400.0, within) == pytest.approx(share, abs=0.02)
+
+
 @pytest.mark.parametrize("arguments", [(0.0, 1200.0), (900.0, 800.0), (70.0, 5000.0), (1.0, 1200.0)])
 def test_a_range_that_does_not_fit_is_refused(arguments):
     with pytest.raises(ValueError, match="two periods of the lowest within 16000 samples"):

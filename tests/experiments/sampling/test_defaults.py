@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 
-from diffusion.experiments.sampling import class_models, editors, run_samples, watermarked
+from diffusion.experiments.sampling import class_models, editors, representation_autoencoders, run_samples, watermarked
 from diffusion.experiments.sampling.class_models import Kind
 from diffusion.experiments.sampling.clip_coding import Coding
 
@@ -31,3 +31,7 @@ def test_defaults(function, expected):
 def test_classes_are_left_out_as_often_as_in_the_training_of_dit():
     """Peebles and Xie 2023, the authors' code: class_dropout_prob = 0.1."""
     assert class_models.DROPOUT == 0.1
+
+
+def test_the_statistics_of_features_are_of_ten_thousand_pictures():
+    assert representation_autoencoders.MEASURED == 10_000  # the numbers between which a decoder's latents lie

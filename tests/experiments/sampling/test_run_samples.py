@@ -95,6 +95,18 @@ def test_a_watermark_is_refused_where_samples_cannot_carry_it():
     check(noise, without_plan)
 
 
+def test_the_record_says_how_and_where_the_samples_were_made(monkeypatch):
+    monkeypatch.setattr(run_samples.jax, "devices", lambda: [types.SimpleNamespace(device_kind="a card")])
+    monkeypatch.setattr(run_samples, "config_hash", lambda config: f"hash of {config.name}")
+    config = types.SimpleNamespace(sample={"number": 3}, name="a run")
+    found = run_samples._record(types.SimpleNamespace(config=config), 7, 0.25, {"step": 5})
+    assert found.pop("command").startswith("diffusion sample") and found.pop("versions").keys() == {"jax", "numpy"}
+    assert found == {
+        "checkpoint": {"step": 5}, "sample": {"number": 3}, "nfe": 7, "blocks_skipped": 0.25,
+        "config": "hash of a run", "device": "a card",
+    }  # fmt: skip
+
+
 class Stop(Exception):
     """Ends a function where what it has done so far is enough."""
 

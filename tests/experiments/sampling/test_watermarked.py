@@ -231,6 +231,19 @@ def test_a_model_is_read_under_the_empty_prompt_in_its_latents(model):
     assert maker.to_noise(x).shape == x.shape
 
 
+def test_noise_is_sought_by_the_sampler_s_own_clean_estimates(model, monkeypatch):
+    made, _ = model
+    clips = []
+    sampler = types.SimpleNamespace(clip="its clip")
+    plan = types.SimpleNamespace(grid=np.linspace(1, 0, 5))
+    monkeypatch.setattr(
+        watermarked.schedulers, "trajectory", lambda *_: types.SimpleNamespace(sampler=sampler, plan=plan)
+    )
+    monkeypatch.setattr(watermarked, "initial_noise", lambda *inputs, clip=None: clips.append(clip) or inputs[2])
+    watermarked.build_model_maker(made, "m", ("a",), batch=2, steps=4).to_noise(np.zeros((2, 4, 4, 3), np.uint8))
+    assert clips == ["its clip"]
+
+
 @pytest.mark.parametrize("field, what", [("sees_mask", "paint what is masked"), ("sees_picture", "edit pictures")])
 def test_models_of_more_than_a_prompt_are_refused(model, field, what):
     setattr(model[0], field, True)
