@@ -36,14 +36,17 @@ def test_a_log_has_a_line_for_each_event(tmp_path, monkeypatch):
 
 
 def test_a_terminal_shows_what_each_run_says(tmp_path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(terminal.process_memory, "of_machine", lambda: (5_250_000_000, 8_000_000_000))
     (tmp_path / "log").write_text("step=100 loss=0.5\nstep=200 loss=0.25\n\n")
     out = io.StringIO()
     name = "sampler=dpmpp_2m_sde,steps=100"
     shown = terminal.Display({QUEUED: 3}, Console(file=out, width=80, force_terminal=True, highlight=False))
-    for run in ("x=1", "x=2", name):
-        shown.begin(run, 1, tmp_path / ("none" if run == "x=2" else "log"), SLOT)
-    shown._begun -= 90
+    shown.begin("x=1", 1, tmp_path / "log", SLOT)
+    shown.begin("x=2", 1, tmp_path / "none", SLOT)
+    clock[0] += 90
+    shown.begin(name, 1, tmp_path / "log", SLOT)
     shown.end("x=1", DONE, 90.0, "")
     shown.console.print(shown._drawn())
     text = out.getvalue()
