@@ -14,6 +14,7 @@
 - `latent_cache`, `latent_writer`: a cache of an autoencoder's latents of a split, read by the same pipeline.
 - `feature_cache`: the features of a frozen image encoder, beside a cache of latents.
 - `series_masks`: the known and the hidden values of a series; `gaussian_processes`: series with exact conditionals.
+- `english_prose`: documentation strings of installed packages, as letters.
 - `identities`: the stored records that a source reads; `shared_records`: the records that two sources share.
 - `buckets`: batches of several sizes and aspect ratios in one run.
 """
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         catalog as catalog,
         controls as controls,
         digits as digits,
+        english_prose as english_prose,
         feature_cache as feature_cache,
         fingerprints as fingerprints,
         gaussian_processes as gaussian_processes,

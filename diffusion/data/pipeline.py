@@ -403,7 +403,7 @@ def _stack(examples: Sequence[Any], spec: DataSpec) -> np.ndarray:
 
 def _packed(example: Any, spec: DataSpec) -> np.ndarray:
     """One example as one array, checked."""
-    kind = "u" if spec.dtype == "uint8" else "f"
+    kind = np.dtype(spec.dtype).kind
     if isinstance(example, np.ndarray) and example.shape == spec.shape and example.dtype.kind == kind:
         return example
     description = f"{getattr(example, 'dtype', '')} {pytrees.shapes_of(example)}".strip()

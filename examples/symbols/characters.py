@@ -32,8 +32,8 @@ import numpy as np
 import optax
 
 from diffusion import discrete, models, timesteps
+from diffusion.data import english_prose as prose
 from diffusion.experiments.run_folder import workdir
-from examples.symbols import prose
 
 MASK = len(prose.SYMBOLS)  # the last symbol
 SIZE = MASK + 1

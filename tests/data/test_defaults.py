@@ -57,6 +57,8 @@ DEFAULTS = [
     (sources.picture_folder, VARIED | {"x": "image"}),
     (sources.class_folders, {"split": "train", "side": 0, "classes": (), "varied": ()}),
     (sources.series_windows, {"split": "train", "stride": 1, "held_out": 0.2, "columns": (), "mean": (), "std": ()}),
+    (sources.prose, {"split": "train", "length": 128, "packages": ("numpy", "scipy")}),
+    (sources.text_file, {"split": "train", "length": 128, "alphabet": " abcdefghijklmnopqrstuvwxyz"}),
     (sources.wav_folder, {"split": "train"} | LEVELS),
     (sources.tfds, {"folder": "", "side": 0, "varied": ()}),
     (scenes.Shares, {"kinds": (0.5, 0.18, 0.26, 0.06), "styles": (0.8, 0.1, 0.1)}),

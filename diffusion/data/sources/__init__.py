@@ -9,6 +9,7 @@
 - `spiral_points`: synthetic points in the plane; `sound_clips`: notes of synthetic instruments, and WAV files.
 - `clip_files`: films (GIF, MP4, WebM) and folders of numbered pictures.
 - `solid_records`: synthetic solids in space; `mesh_records`: a folder of meshes.
+- `text_windows`: windows of characters of prose, and of a file.
 - `series`: series of which a part is given, from a Gaussian process or from the user's files.
 - `file_streams`: tar shards and Parquet from their beginning to their end.
 - `combined`: mixtures by weight, and records that pass a filter; `combined_streams`: the same for streams.
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         streams as streams,
         table_records as table_records,
         tar_files as tar_files,
+        text_windows as text_windows,
         tfds_records as tfds_records,
     )
     from diffusion.data.sources.array_files import arrays as arrays
@@ -93,6 +95,7 @@ if TYPE_CHECKING:
     )
     from diffusion.data.sources.spiral_points import spirals as spirals
     from diffusion.data.sources.tar_files import tar_shards as tar_shards
+    from diffusion.data.sources.text_windows import prose as prose, text_file as text_file
     from diffusion.data.sources.tfds_records import (
         Records as Records,
         column as column,

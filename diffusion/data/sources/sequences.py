@@ -152,15 +152,14 @@ def describe_record(record: Mapping[str, Any], name: str, num_classes: int = 0, 
         raise ValueError(f"a record of the data holds {', '.join(sorted(record))}. Valid: {needed}")
     example = plain(record)[entry] if entry == "x" else np.asarray(record[entry])
     kinds = {f"{leaf.dtype}": number_type(leaf.dtype) for leaf in jax.tree.leaves(example)}
-    valid = {"uint8"} if entry == "image" else {"float32"}
-    if wrong := [dtype for dtype, kind in kinds.items() if {kind} != valid]:
-        raise ValueError(
-            f'the data\'s "{entry}" is {wrong[0]}. Valid: {"uint8" if entry == "image" else "floating-point numbers"}'
-        )
+    symbols = set(kinds.values()) == {"int32"} and isinstance(example, np.ndarray)
+    dtype = "uint8" if entry == "image" else "int32" if symbols else "float32"
+    if wrong := [stored for stored, kind in kinds.items() if kind != dtype]:
+        valid = "uint8" if entry == "image" else "floating-point numbers, or one array of signed integers, symbols"
+        raise ValueError(f'the data\'s "{entry}" is {wrong[0]}. Valid: {valid}')
     condition = None
     if "condition" in record:
         condition = jax.tree.map(lambda leaf: Leaf(leaf.shape, str(leaf.dtype)), plain(record)["condition"])
-    dtype = "uint8" if entry == "image" else "float32"
     spec = DataSpec(name, split, pytrees.shapes_of(example), num_classes, -1, dtype=dtype, condition=condition)
     if num_classes and condition is not None and not spec.has_class:
         raise ValueError(

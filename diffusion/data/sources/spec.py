@@ -68,9 +68,10 @@ class DataSpec(NamedTuple):
         size: number of records; -1 for a stream, which does not know it.
         version: the version of the dataset, "1.0.0"; "" where it has none.
         dtype: the dtype of an example in a batch: "uint8", which stands for [-1, 1] as `transforms.to_model` says; or
-            "float32", which a network receives as it is.
+            "float32", which a network receives as it is; or "int32", symbols 0 .. K - 1, see `diffusion.discrete`.
         condition: the shapes and dtypes of a record's "condition", a pytree of `Leaf`; None where it has none.
         classes: the names of the classes; () where they have none.
+        vocabulary: the text of each symbol, in order; () where examples are no symbols, or nothing says their text.
     """
 
     name: str
@@ -82,6 +83,7 @@ class DataSpec(NamedTuple):
     dtype: str = "uint8"
     condition: Any = None
     classes: tuple[str, ...] = ()
+    vocabulary: tuple[str, ...] = ()
 
     @property
     def entry(self) -> str:
@@ -173,9 +175,11 @@ def number_type(dtype: Any) -> str:
         return "uint8"
     if kind.kind == "f":
         return "float32"
+    if kind.kind == "i":
+        return "int32"
     raise ValueError(
-        f"examples are {kind}. Valid: uint8, which stands for numbers in [-1, 1], or floating-point numbers; "
-        "symbols are the matter of diffusion.discrete"
+        f"examples are {kind}. Valid: uint8, which stands for numbers in [-1, 1]; floating-point numbers; or signed "
+        "integers, which are symbols"
     )
 
 

@@ -62,7 +62,7 @@ def test_a_large_file_is_mapped(tmp_path):
         ({"x": X, "label": np.zeros(9, int)}, {}, r"one row for each record, and these have x \(10\), label \(9\)"),
         ({"a": X, "b": X}, {}, r"has the columns a, b, none of which is called image, x.*: say which .* x = COLUMN"),
         ({"x": X, "label": np.zeros(10, int)}, {"condition": "lable"}, r"no column 'lable' .*Did you mean 'label'"),
-        ({"x": X.astype(int)}, {}, r"examples are int64. Valid: uint8.* or floating-point"),
+        ({"x": X.astype(np.uint32)}, {}, r"examples are uint32. Valid: uint8.* floating-point .*signed integers"),
         ({"x": X, "label": np.full(10, -1)}, {}, "row 0: its label is -1"),
         ({"x": X, "label": np.zeros((10, 2))}, {}, r"labels in column 'label' are float64 .*numbers of another kind"),
         ({"x": X}, {"split": "test"}, "has no split 'test': all of it is 'train'. Valid: a part"),

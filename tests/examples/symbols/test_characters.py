@@ -1,4 +1,4 @@
-"""Characters of prose: what is prose and what is held out, and that the program learns, measures and infills."""
+"""Characters of prose: the program learns, measures and infills."""
 
 import math
 
@@ -7,35 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from examples.symbols import characters, prose
-
-SENTENCE = "Returns the sum of the elements, which it adds one after the other.\n    The array stays as it is."
-
-
-def test_prose_is_folded_and_code_and_tables_are_not_prose():
-    assert prose.is_prose(SENTENCE)
-    assert prose.folded(SENTENCE).startswith("returns the sum of the elements which it adds one")
-    for other in ("Too short.", ">>> " + SENTENCE, "1 2 3 4 5 6 7 8 9 -- " * 9 + SENTENCE):
-        assert not prose.is_prose(other)
-    assert prose.decode(prose.encode("a z")) == "a z" and prose.encode("a z").tolist() == [1, 0, 26]
-    assert prose.decode(np.array([8, 9, 27])) == "hi_"
-
-
-def test_the_split_is_frozen_by_the_published_hashes_of_letters():
-    """SHA-256 of "d" begins with 18, that of "a" with ca, of "b" with 3e and of "c" with 2e."""
-    assert [letter for letter in "abcd" if prose.is_held_out(letter)] == ["d"]
-
-
-def test_paragraphs_come_from_files_without_importing_them(tmp_path, monkeypatch):
-    package = tmp_path / "of_no_use"
-    (package / "tests").mkdir(parents=True)
-    (package / "__init__.py").write_text(f'"""Title.\n\n{SENTENCE}\n"""\nraise SystemExit("imported")\n')
-    (package / "tests/__init__.py").write_text(f'"""{SENTENCE} And more.\n"""\n')
-    (package / "later.py").write_text(f'def one():\n    """{SENTENCE}\n\n    >>> one()\n    """\n')
-    monkeypatch.syspath_prepend(tmp_path)
-    assert list(prose.paragraphs("of_no_use")) == [prose.folded(SENTENCE)] * 2
-    with pytest.raises(ValueError, match="of_no_uses is not installed as a package; valid: for example numpy, scipy"):
-        next(prose.paragraphs("of_no_uses"))
+from examples.symbols import characters
 
 
 @pytest.mark.slow

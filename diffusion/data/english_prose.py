@@ -5,7 +5,21 @@ folded to a .. z and the space, as text8 is. One paragraph in ten is held out, b
 whatever else is installed.
 """
 
+__all__ = [
+    "PACKAGES",
+    "SYMBOLS",
+    "Prose",
+    "decode",
+    "encode",
+    "folded",
+    "is_held_out",
+    "is_prose",
+    "paragraphs",
+    "read",
+]
+
 import ast
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -19,7 +33,9 @@ import numpy as np
 from diffusion.io import opener
 
 PACKAGES = ("numpy", "scipy")
+"""The packages that are read by default."""
 SYMBOLS = " abcdefghijklmnopqrstuvwxyz"
+"""The character of each symbol, in order."""
 LEAST = 80  # characters of a paragraph
 
 
@@ -42,7 +58,15 @@ def read(packages: Sequence[str] = PACKAGES) -> Prose:
 
     Args:
         packages: names of installed distributions whose folder has their name.
+
+    Raises:
+        ValueError: if one is not installed as a package, or they have no prose.
     """
+    return _read(tuple(packages))
+
+
+@functools.lru_cache(maxsize=4)  # a run opens its data several times
+def _read(packages: tuple[str, ...]) -> Prose:
     parts: dict[bool, list[str]] = {True: [], False: []}
     texts = set()
     for package in packages:
@@ -50,6 +74,8 @@ def read(packages: Sequence[str] = PACKAGES) -> Prose:
             if text not in texts:
                 texts.add(text)
                 parts[is_held_out(text)].append(text)
+    if not texts:
+        raise ValueError(f"the packages {', '.join(packages)} have no prose. Valid: for example {', '.join(PACKAGES)}")
     versions = {package: importlib.metadata.version(package) for package in packages}
     return Prose(encode(" ".join(parts[False])), encode(" ".join(parts[True])), versions)
 
