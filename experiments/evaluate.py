@@ -166,7 +166,7 @@ def run(
         sample_metrics.trained_classifier(train)
     with progress.bar("evaluating", len(config["evaluate"]["features"]) + 2, "parts") as advance:
         measured = sample_metrics.measure(images, labels, config, real.spec.split, effort, advance, (train, real))
-    if not real.spec.pictures:
+    if not real.spec.pictures and real.spec.dtype != "int32":
         draw_beside(real, images, labels, folder)
     if (folder / "metrics.jsonl").is_file():
         plots.curves(folder / "metrics.jsonl", folder / "curves.png")

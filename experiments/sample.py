@@ -5,9 +5,11 @@
     diffusion sample --workdir=runs/digits --labels=3,8 --out=runs/digits/threes_and_eights
     diffusion sample --workdir=runs/fields --condition=0.5,-1.2          # of data with vectors as conditions
     diffusion sample --workdir=runs/fields --condition=conditions.npy
+    diffusion sample --workdir=runs/prose --infill="the sum of the ________ of a matrix"
 
 Reads the run's config and the EMA weights of its latest checkpoint. Writes samples.npz (images uint8 [N, H, W, C],
-labels, seeds), samples.json (how they were made), samples.png and trajectory.png into the run folder, or into --out.
+labels, seeds), samples.json (how they were made), samples.png and trajectory.png into the run folder, or into --out;
+of texts samples.txt in place of the pictures.
 Each device of a process makes a part of every batch, and each of several processes (launch/) a share of the batches, in
 a folder that all see. The same command goes on with samples that were interrupted. --watermark=KEYFILE puts an
 invisible watermark into what is made, and --credentials=FOLDER signs the PNG files (docs/provenance.md). --model is a
@@ -64,6 +66,9 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string(
         "credentials", None, "folder of a signer's certificates: the PNG files carry signed content credentials (C2PA)"
     )
+    flags.DEFINE_string(
+        "infill", "", "of a run on characters: a text whose low lines are filled in, and what is beyond its end"
+    )
     if command_line.names("model", "again", "prompt") or command_line.help_is_requested():
         from diffusion.experiments.sampling import model_flags, prompt_flags
 
@@ -98,7 +103,7 @@ def main(argv: list[str]) -> None:
     if command_line.names("model", "again", "prompt"):
         from diffusion.experiments.sampling import from_prompt  # its flags are for a request alone
 
-        for name in ("weights", "average", "labels", "condition"):
+        for name in ("weights", "average", "labels", "condition", "infill"):
             if values[name].present:
                 raise ConfigError(
                     f"--{name} = {values[name].value!r} is of runs that are sampled without a prompt. Valid here: no "
@@ -118,7 +123,7 @@ def main(argv: list[str]) -> None:
         labels = requested.conditions(values.condition, recipe)
     with as_config_errors():
         mark = watermarks.load(values.watermark) if values.watermark else None
-    chosen = (values.step, values.weights, values.average, mark, signer, values.quantised)
+    chosen = (values.step, values.weights, values.average, mark, signer, values.quantised, values.infill)
     run_samples.sample(recipe, values.workdir, values.out, labels, *chosen)
 
 

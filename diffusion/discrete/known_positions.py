@@ -33,18 +33,18 @@ def infilling(sampler: SymbolSampler, values: Array, known: Array) -> SymbolSamp
 
     Args:
         sampler: any sampler of symbols.
-        values: int `[B, ...]` symbols; those at unknown positions are not read.
-        known: Bool `[B, ...]`, which positions are known.
+        values: int `[B, ...]` symbols, or `[...]`, those of every example; those at unknown positions are not read.
+        known: Bool, which positions are known; of the shape of values.
 
     Raises:
-        ValueError: if the two are of two shapes; when it samples, if they are not of the shape of x, or if a known
-            value is the mask.
+        ValueError: if the two are of two shapes; when it samples, if they are not of the shape of x or of an example,
+            or if a known value is the mask.
     """
     if jnp.shape(values) != jnp.shape(known):
         raise ValueError(f"infilling: values {jnp.shape(values)} and known {jnp.shape(known)}; valid: one shape")
 
     def init(x: Array, process: AnyProcess, plan: Plan) -> Any:
-        if x.shape != jnp.shape(known):
+        if jnp.shape(known) not in (x.shape, x.shape[1:]):
             raise ValueError(f"infilling: x has the shape {x.shape}; valid: {jnp.shape(known)}, that of the values")
         if process.mask is None:
             return sampler.init(x, process, plan)  # at t = 1 a known position is noise as all others
@@ -59,7 +59,8 @@ def infilling(sampler: SymbolSampler, values: Array, known: Array) -> SymbolSamp
             return _with_sample(state, jnp.where(known, values, state[0]).astype(jnp.int32))
         step_keys, value_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         state = sampler.step(state, predict, process, plan, i, step_keys)
-        noised = draw(value_keys, process.marginal(values, jnp.broadcast_to(jnp.asarray(plan.s)[i], (len(values),))))
+        clean = jnp.broadcast_to(jnp.asarray(values), state[0].shape)
+        noised = draw(value_keys, process.marginal(clean, jnp.broadcast_to(jnp.asarray(plan.s)[i], (len(clean),))))
         return _with_sample(state, jnp.where(known, noised, state[0]))
 
     return SymbolSampler(init, step, sampler.nfe, sampler.masked, sampler.rates)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         memorisation as memorisation,
         mind as mind,
         neighbours as neighbours,
+        ngrams as ngrams,
         pairwise as pairwise,
         permutation as permutation,
         picture_scores as picture_scores,

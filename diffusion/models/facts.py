@@ -9,6 +9,7 @@
 | `ranks`          | None       | of one example that it takes, 3 for pictures (H, W, C); None: any           |
 | `of_arrays`      | False      | whether it takes no pytrees; one with `ranks` takes none either             |
 | `of_frames`      | False      | whether the first axis counts frames, which neither patches nor levels part |
+| `of_symbols`     | False      | whether it takes symbols, whole numbers, and puts out a number for each      |
 | `feature_blocks` | 0          | N; the outputs of blocks 1 .. N a call with `features=` can return too      |
 | `reuses`         | ()         | parts of a call that another may reuse: "blocks", "deep"; for `caching`     |
 | `masks`          | 0          | side of the patches that "keep" of its condition leaves out; 0: it has none |
@@ -22,6 +23,7 @@ __all__ = [
     "kind",
     "layer_masks",
     "of_frames",
+    "of_symbols",
     "one_size",
     "reuses",
     "takes_pytrees",
@@ -68,6 +70,11 @@ def one_size(network: Any) -> bool:
 def of_frames(network: Any) -> bool:
     """Whether the first axis of the examples of a module, or of one of its class, counts frames."""
     return getattr(network, "of_frames", False)
+
+
+def of_symbols(network: Any) -> bool:
+    """Whether a module, or one of its class, takes symbols, int [B, ...], and puts out [B, ..., K]."""
+    return getattr(network, "of_symbols", False)
 
 
 def takes_rank(network: Any, shape: tuple[int, ...]) -> bool:

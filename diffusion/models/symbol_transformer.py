@@ -115,6 +115,8 @@ class SymbolTransformer(Layered, Backbone):
     mlp: str = "gelu"
     qk_norm: bool = False
     unroll: int = 0
+    of_symbols = True
+    ranks = (1,)
     positive = ("width", "depth", "heads", "mlp_ratio")
     choices = Backbone.choices | {"clock": ("time", "none"), "norm": BLOCK_NORMS, "mlp": MLPS}
 

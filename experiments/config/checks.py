@@ -18,6 +18,7 @@ from diffusion.experiments.config import (
     picture_sizes,
     resolve,
     settings_checks,
+    symbol_runs,
 )
 from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.config.recipe import Recipe
@@ -38,6 +39,7 @@ def validate(config: Mapping) -> Recipe:
     resolver = resolve.Resolver(config)
     recipe = Recipe(config=config, **resolver.arguments(config["data"]["shape"]))
     fits.check(recipe)
+    symbol_runs.check(recipe)
     settings_checks.check(recipe, lambda: _check_base(recipe))
     _check_buckets(resolver)
     return recipe
@@ -60,6 +62,7 @@ def with_data(recipe: Recipe, spec: Any) -> Recipe:
         why = f"the examples of {name} are pytrees of {', '.join(leaves_of(spec.shape, pytrees.is_shape))}"
         valid = "a network of your own, which takes the pytree; docs/pytrees.md has one"
         raise refused(config, "model.name", why, valid)
+    symbol_runs.check_data(recipe, spec)
     classes = spec.num_classes
     if recipe.examples.num_classes not in (0, classes):
         valid = f"{classes}, or 0 for an unconditional model" if classes else "0"

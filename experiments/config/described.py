@@ -34,7 +34,9 @@ def described(part: Any) -> Any:
         }
     elif hasattr(part, "_asdict") and not isinstance(part, type):
         fields_of = {
-            name: value for name, value in part._asdict().items() if value != () or part._field_defaults.get(name) != ()
+            name: value
+            for name, value in part._asdict().items()
+            if not _is_empty(value) or part._field_defaults.get(name) != ()
         }
     named = part if callable(part) and hasattr(part, "__qualname__") else type(part)
     name = f"{named.__module__}.{named.__qualname__}"
@@ -43,3 +45,8 @@ def described(part: Any) -> Any:
         if fields_of
         else {"name": name}
     )
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether a field is (); an array is not, which would be compared number by number."""
+    return isinstance(value, tuple) and value == ()

@@ -13,6 +13,7 @@ from diffusion.experiments.config.values import built_in_python, plain
 from diffusion.flow_maps import FlowMap
 from diffusion.guidance import Memory, Unpaired
 from diffusion.models import facts
+from diffusion.objectives import Restores
 from diffusion.samplers.sample import check_plan
 
 
@@ -104,7 +105,8 @@ def check(recipe: Any) -> None:
     scale = recipe.scale
     with blamed("sample.guidance.scale", "objective.name"):
         objective.check_scale(scale)
-    _check_way(recipe)
+    if not isinstance(objective.reads, Restores):  # `symbol_runs` checks those
+        _check_way(recipe)
     kind = recipe.sampling.guidance(lambda x, t: None)  # which also checks its arguments
     with blamed("sample.guidance.name"):
         if scale != 1 and isinstance(kind, Unpaired) and Unpaired not in sampler.takes:

@@ -75,6 +75,8 @@ OF_OBJECTIVES = {
     "prior": "prior",
     "auxiliary": "auxiliary loss",
     "samples": "samples of a generator",
+    "process": "process of symbols",
+    "reading": "reading",
 }
 OBJECTIVES_ASK = (
     "schedule",
@@ -138,7 +140,16 @@ KINDS = {
     "optimizer": Kind(names.OPTIMIZERS, asks=("steps",)),
     "moving average": Kind(names.AVERAGES, asks=("steps",)),
     "augmentation": Kind(names.AUGMENTATIONS),
-    "sampler": Kind(names.SAMPLERS, {"predictor": "sampler", "sampler": "sampler"}),
+    "sampler": Kind(
+        ChainMap(names.SAMPLERS, names.SYMBOL_SAMPLERS),
+        {"predictor": "sampler", "sampler": "sampler", "choose": "choice of masks", "share": "share of masks"},
+    ),
+    "choice of masks": Kind(names.UNMASKINGS),
+    "share of masks": Kind(names.REMASKINGS),
+    "process of symbols": Kind(names.PROCESSES, {"keeping": "schedule of symbols", "rates": "rates"}),
+    "schedule of symbols": Kind(names.KEEPINGS),
+    "rates": Kind(names.RATES),
+    "reading": Kind(names.READINGS),
     "grid": Kind(names.GRIDS, {"grid": "grid"}, ("schedule", "dimension")),
     "plan": Kind(names.PLANS),
     "cache": Kind(names.CACHES),

@@ -11,6 +11,7 @@ from diffusion import (
     caching,
     conditional_couplings,
     couplings,
+    discrete,
     editing,
     equivariant_couplings,
     flow_maps,
@@ -46,6 +47,7 @@ from diffusion.models.autoencoders.patch_discriminator import PatchDiscriminator
 from diffusion.models.autoencoders.rae_decoder import RAEDecoder
 from diffusion.models.image_encoders import convnext, dinov2, dinov3, ijepa, mae, siglip
 from diffusion.models.lpips import LPIPS
+from diffusion.models.symbol_transformer import SymbolTransformer
 from diffusion.models.text_encoders.clip import CLIP, CLIPText, CLIPVision
 from diffusion.objectives import classification, consistency, consistency_times, decoders, few_step, interpolants
 from diffusion.proteins import atom_losses
@@ -59,6 +61,7 @@ MODELS = {
     "clip": CLIP,
     "pixart": PixArt,
     "rae_decoder": RAEDecoder,
+    "symbol_transformer": SymbolTransformer,
 }
 TOWERS = {"text": CLIPText, "vision": CLIPVision}  # of "clip"
 
@@ -89,7 +92,8 @@ def add(table: dict[str, Callable], function: Callable, name: str = "") -> None:
             "table's kind; not what it returns."
         )
     name = name or function.__name__
-    beside = {id(TERMS): WRAPPERS, id(WRAPPERS): TERMS}.get(id(table), {})  # one list names both
+    both = ((TERMS, WRAPPERS), (SAMPLERS, SYMBOL_SAMPLERS))  # one field names functions of the two
+    beside = next((other for pair in both for one, other in (pair, pair[::-1]) if one is table), {})
     if name in table or name in beside:
         raise ConfigError(f"names.add: there is a {name!r} already. Valid: another name, which the argument name sets.")
     table[name] = function
@@ -206,7 +210,15 @@ OBJECTIVES = _table(
     classification.noisy_classification,
     manifolds.riemannian_flow_matching,
     manifolds.riemannian_score_matching,
+    discrete.masked_diffusion,
+    discrete.score_entropy,
+    discrete.hybrid_bound,
+    discrete.discrete_flow_matching,
 )
+PROCESSES = _table(discrete.absorbing, discrete.uniform, discrete.mixture, discrete.rate_process)  # of symbols
+KEEPINGS = _table(discrete.linear, discrete.polynomial, discrete.power, discrete.cosine)  # schedules of such processes
+RATES = _table(discrete.banded_rates, discrete.gaussian_rates)  # of "rate_process"
+READINGS = _values(logits=discrete.from_logits, ratios=discrete.from_ratios)  # of what networks of symbols put out
 MANIFOLDS = _table(
     manifolds.euclidean,
     manifolds.sphere,
@@ -334,6 +346,20 @@ GRIDS = _table(
     timesteps.optimal,
     timesteps.dimension_shifted,
 )
+SYMBOL_SAMPLERS: dict[str, Callable] = {
+    **_table(
+        discrete.ancestral,
+        discrete.tau_leaping,
+        discrete.theta_trapezoidal,
+        discrete.first_hitting,
+        discrete.unmasking,
+        discrete.remasking,
+    ),
+    "symbol_euler": discrete.euler,
+    "symbol_flow": discrete.flow,
+}
+UNMASKINGS = _table(discrete.confident, discrete.low_entropy)  # of "unmasking": the masks of a step
+REMASKINGS = _table(discrete.capped, discrete.rescaled)  # of "remasking": the share that is masked again
 PLANS = _table(timesteps.plan, timesteps.staggered, samplers.restart_plan, editing.repaint)
 DRIVERS = _table(samplers.sample, samplers.picard, samplers.adaptive)
 GUIDANCES = _table(  # of branches: the condition and the null one, or those of its `with_conditions`
@@ -407,6 +433,8 @@ SOURCES = _table(
     sources.solid_points,
     sources.solid_distances,
     sources.mesh_clouds,
+    sources.prose,
+    sources.text_file,
     sources.ideal_folds,
     sources.mixture,
     sources.filtered,

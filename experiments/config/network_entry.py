@@ -12,6 +12,7 @@ from diffusion.experiments.config.base import TunedNetwork
 from diffusion.experiments.config.entries import annotation, call, takes
 from diffusion.experiments.config.values import plain
 from diffusion.models import facts
+from diffusion.objectives import Restores
 
 
 def build(parts: Any, shape: Any = None) -> Any:
@@ -82,6 +83,8 @@ def _sized(parts: Any, name: str, size: Any) -> Any:
             "picture_channels": channels,
             "out_channels": channels * outputs,
         }
+        if isinstance(objective.reads, Restores):
+            sized["size"] = objective.reads.process.size
     if isinstance(network, type) and not towers and "config.model" in parts.built:
         return parts.built["config.model"].clone(**{field: x for field, x in sized.items() if takes(network, field)})
     dtype = parts.config["train"]["dtype"]

@@ -156,8 +156,13 @@ class Resolver:
         return self.field("schedule", "schedule")
 
     @functools.cached_property
-    def parameterization(self) -> parameterizations.Parameterization:
-        """The network's prediction, `config.parameterization`, or as the folder of the base says."""
+    def parameterization(self) -> parameterizations.Parameterization | None:
+        """The network's prediction, `config.parameterization`, or as the folder of the base says; None for symbols."""
+        return None if isinstance(self.objective.reads, objectives.Restores) else self._of_numbers
+
+    @functools.cached_property
+    def _of_numbers(self) -> parameterizations.Parameterization:
+        """The parameterization as the config says it, which an objective may ask for."""
         if self.base is not None:
             return self.base.parameterization
         return self.field("parameterization", "parameterization")
@@ -165,7 +170,7 @@ class Resolver:
     @functools.cached_property
     def mean_field(self) -> str:
         """The field of the first half of the channels' prediction, where the second half is a variance."""
-        both = self.parameterization.channels > 1 and "parameterization" in self.config["parameterization"]
+        both = self._of_numbers.channels > 1 and "parameterization" in self.config["parameterization"]
         return "parameterization.parameterization" if both else "parameterization"
 
     @functools.cached_property

@@ -16,7 +16,7 @@ from diffusion.experiments.config.parts import PARTS, Resolver
 from diffusion.experiments.config.sections import argument
 from diffusion.experiments.config.settings_checks import refused
 from diffusion.experiments.config.values import put
-from diffusion.objectives import Jumps, Moves
+from diffusion.objectives import Jumps, Moves, Restores
 
 # The fields that a part in Python stands for: beside the part they would be a second answer to one question.
 STANDS_FOR = {
@@ -83,7 +83,7 @@ def completed(recipe: Any) -> tuple[dict[str, Any], DataSpec | None]:
     reads = recipe.objective.reads
     if "parameterization" not in given and not _within("parameterization", changed):
         given["parameterization"] = reads and reads.parameterization
-        if reads is not None and reads.parameterization is None:
+        if reads is not None and reads.parameterization is None and not isinstance(reads, Restores):
             raise ValueError(
                 "Recipe(parameterization=...) is missing: the objective does not say what its network predicts. "
                 "Valid: e.g. parameterizations.velocity()"
@@ -132,8 +132,8 @@ def settings(given: Mapping[str, Any], reads: Any = None) -> tuple[ConfigDict, s
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise ConfigError(f"config = {dict(given)!r} holds a setting that is none: {error}.") from error
     if not _within("sample.sampler", changed):
-        default = "geodesic_heun" if isinstance(reads, Moves) else "flow_map" if isinstance(reads, Jumps) else "heun"
-        config.sample.sampler = {"name": default}
+        of_reads = {Moves: "geodesic_heun", Jumps: "flow_map", Restores: "ancestral"}
+        config.sample.sampler = {"name": of_reads.get(type(reads), "heun")}
     fields.check(config)
     return config, changed
 

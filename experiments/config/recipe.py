@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from diffusion import pytrees
 from diffusion.data.sources import DataSpec, is_picture
-from diffusion.experiments.config import fits, python_recipes, settings_checks
+from diffusion.experiments.config import fits, python_recipes, settings_checks, symbol_runs
 from diffusion.experiments.config.packed import PackedNetwork
 from diffusion.experiments.config.sections import Companions, Examples, Rebuilt, Sampling, Training, flat, sectioned
 from diffusion.models import facts
@@ -85,6 +85,7 @@ class Recipe:
             for field in dataclasses.fields(self):
                 object.__setattr__(self, field.name, getattr(on_data, field.name))
         fits.check(self)
+        symbol_runs.check(self)
         settings_checks.check(self)
 
     def at(self, shape: Any) -> "Recipe":

@@ -9,7 +9,7 @@ from typing import Any
 
 from diffusion.experiments.config import ConfigError, null_condition, unknown
 from diffusion.experiments.config.values import built_in_python, plain
-from diffusion.metrics import features, vector_distances
+from diffusion.metrics import features, ngrams, vector_distances
 from diffusion.models import facts
 from diffusion.training import sharding
 
@@ -86,7 +86,7 @@ def _check_evaluation(config: Mapping) -> None:
             config, "evaluate.inception", 'it is no file, and config.evaluate.features has "inception"', valid
         )
     if best:
-        distances = [*(f"fd_{name}" for name in settings["features"]), *vector_distances.NAMES]
+        distances = [*(f"fd_{name}" for name in settings["features"]), *vector_distances.NAMES, *ngrams.NAMES]
         figures = [LOSS, *(f"{name}{suffix}" for name in distances for suffix in ("", "_over_floor"))]
         if best not in figures:
             raise unknown("config.checkpoint.best", best, figures, "figure")

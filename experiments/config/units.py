@@ -3,10 +3,11 @@
 __all__ = ["unit"]
 
 from diffusion.experiments.config.recipe import Recipe
+from diffusion.objectives import Restores
 
 
 def unit(recipe: Recipe, of_samples: bool = False) -> str:
-    """The plural noun for a run's examples: "images", "clips", "vectors", "latents", or "examples" for all else.
+    """The plural noun for a run's examples: "images", "sequences" of symbols, ..., or "examples" for all else.
 
     Args:
         recipe: the recipe, for a shape of examples.
@@ -14,6 +15,8 @@ def unit(recipe: Recipe, of_samples: bool = False) -> str:
     """
     if recipe.on_latents and recipe.companions.autoencoder is None and not of_samples:
         return "latents"
+    if isinstance(recipe.objective.reads, Restores):
+        return "sequences"
     if recipe.examples.structure is not None or recipe.examples.shape is None:
         return "examples"
     if recipe.makes_pictures:

@@ -8,6 +8,7 @@ from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.config.values import config_hash, plain
 from diffusion.experiments.evaluation import backbone_figures, figures, held_out, loss_report, protocol_table, report
 from diffusion.experiments.sampling import sample_files
+from diffusion.metrics import ngrams
 
 PICTURES = {
     "samples.png": "Samples, one row for each class",
@@ -27,6 +28,13 @@ VECTORS = [
     "knows the size of each number, and nothing of their shape.",
     "- **Intervals** (95 %) are percentile bootstrap intervals over the samples, the real examples held fixed, shifted "
     "by the bias of resampling with replacement. They do not hold the variation between training runs.",
+]
+SYMBOLS = [
+    "- **Divergences** are in bits, between the samples and real sequences: lower is better, and never 0, for they "
+    "depend on N.",
+    "- **Floor**: the same divergence for N real training sequences; mean and standard deviation over random subsets.",
+    "- **Noise**: the same divergence for symbols that are equally likely at every position.",
+    VECTORS[-1].replace("examples", "sequences"),
 ]
 MODEL_METRICS = {  # how they were measured, for the table; see experiments/evaluation/model_metrics.py
     "cas": "classifier accuracy score: a classifier trained on samples alone, tested on real held-out images",
@@ -250,7 +258,7 @@ def markdown(content: dict, folder: pathlib.Path) -> str:
         "between training runs, nor that of the floor.",
     ]
     if vectors:
-        how_to_read = VECTORS
+        how_to_read = SYMBOLS if ngrams.NAMES[0] in content["figures"]["distances"] else VECTORS
     if "classifier" in frechet:
         how_to_read.append(
             "- **Classifier features** come from a network that was trained on the training images. It is surer of "

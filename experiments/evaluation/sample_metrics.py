@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion.experiments.config import ConfigError, unknown
-from diffusion.experiments.evaluation import figures, held_out, vector_metrics
+from diffusion.experiments.evaluation import figures, held_out, symbol_metrics, vector_metrics
 from diffusion.experiments.evaluation.real_images import Split, balanced_order, split_of
 from diffusion.experiments.sampling.sample_files import check_samples
 from diffusion.metrics import bootstrap, classifier, frechet, image_sets, neighbours, references
@@ -71,7 +71,7 @@ def measure(
     Returns:
         {"asked_class": dict | None, "frechet": {feature: dict}, "neighbours": dict, "count": N of the distances,
         "trained_on": {"count", "of"}, the records of the split that are also of the training}; of examples that are no
-        pictures as `vector_metrics.measure` says.
+        pictures as `vector_metrics.measure` and `symbol_metrics.measure` say.
 
     Raises:
         ConfigError: if a feature is not known, a split is not in the dataset, or the split has records of the training.
@@ -84,7 +84,8 @@ def measure(
     train, real = real_splits or (split_of(config, config["data"]["split"]), split_of(config, split))
     shared = held_out.require(config, train, real)
     if not real.spec.pictures:
-        measured = vector_metrics.measure(images, config, train, real, effort.draws, effort.subsets)
+        kind = symbol_metrics if real.spec.dtype == "int32" else vector_metrics
+        measured = kind.measure(images, config, train, real, effort.draws, effort.subsets)
         advance(len(names) + 2)
         return measured | {"trained_on": shared._asdict()}
     classes = real.spec.num_classes if config["model"].get("num_classes", 0) else 0

@@ -1,4 +1,4 @@
-"""What people look at of the samples of a run that are no pictures: charts, clips, sounds, surfaces, backbones.
+"""What people look at of the samples of a run that are no pictures: texts, charts, clips, sounds, surfaces, backbones.
 
 A source of data may have its own function: `drawn(samples, classes, folder)` writes files, and returns their paths.
 """
@@ -23,7 +23,9 @@ from diffusion.experiments.evaluation import (
     sound_files,
     surface_pictures,
 )
-from diffusion.objectives import Moves
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import symbol_samples
+from diffusion.objectives import Moves, Restores
 
 
 class Samples(NamedTuple):
@@ -52,6 +54,17 @@ def draw(samples: Samples) -> list[pathlib.Path] | None:
         if (drawn := kind(samples)) is not None:
             return drawn
     return None
+
+
+def _symbols(samples: Samples) -> list[pathlib.Path] | None:
+    """A line of text for each sample of symbols; line breaks are written as backslash and n."""
+    if not isinstance(samples.recipe.objective.reads, Restores):
+        return None
+    vocabulary = data.of_recipe(samples.recipe).spec.vocabulary
+    lines = (text.replace("\n", "\\n") + "\n" for text in symbol_samples.texts(samples.x, vocabulary))
+    path = samples.out / "samples.txt"
+    workdir.write_text(path, "".join(lines))
+    return [path]
 
 
 def _points_of_manifold(samples: Samples) -> list[pathlib.Path] | None:
@@ -116,6 +129,7 @@ def _by_source(source: Any, samples: Samples) -> list[pathlib.Path] | None:
 
 
 KINDS: tuple[Callable[[Samples], list[pathlib.Path] | None], ...] = (
+    _symbols,
     _points_of_manifold,
     _points_of_plane,
     _series,

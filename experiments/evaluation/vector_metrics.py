@@ -1,6 +1,6 @@
 """Metrics of samples that are no pictures, each beside real examples and noise: points, series, volumes, pytrees."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -118,26 +118,7 @@ def measure(samples: np.ndarray, config: Mapping, train: Split, real: Split, dra
     }
     if min(count, len(reference)) > chosen.shape[1]:  # else a covariance has no inverse, and the fit says nothing
         distances["frechet_distance"] = _frechet(reference)
-    every = np.arange(count)
-    measured = {}
-    for name, distance in distances.items():
-        distance_of_rows = distance(chosen)
-        value = distance_of_rows(every)
-        floor = [distance(rows)(every) for rows in floors]
-        mean_floor = float(np.mean(floor))
-        interval = None
-        if draws:
-            values = bootstrap.replicates(distance_of_rows, count, min(draws, DRAWS), rng)
-            interval = bootstrap.percentile_interval(values, estimate=value)
-        measured[name] = {
-            "value": value,
-            "interval": interval,
-            "floor": {"mean": mean_floor, "std": float(np.std(floor, ddof=1))},
-            "ratio": value / mean_floor,
-            "ratio_interval": None if interval is None else tuple(end / mean_floor for end in interval),
-            "noise": distance(noise)(every),
-            "how": HOW[name],
-        }
+    measured = compared(distances, chosen, floors, noise, draws, rng, HOW)
     return {
         "asked_class": None,
         "frechet": {},
@@ -148,3 +129,46 @@ def measure(samples: np.ndarray, config: Mapping, train: Split, real: Split, dra
         "dimensions": chosen.shape[1],
         "sigma": sigma,
     }
+
+
+def compared(
+    distances: Mapping[str, Distance],
+    chosen: np.ndarray,
+    floors: Sequence[np.ndarray],
+    noise: np.ndarray,
+    draws: int,
+    rng: np.random.Generator,
+    how: Mapping[str, str],
+) -> dict[str, dict]:
+    """Each distance of the samples, with its interval, beside the floor and noise: "distances" of `measure`.
+
+    Args:
+        distances: the distances to the real examples, by name.
+        chosen: rows of the samples, `[N, D]`.
+        floors: rows of real training examples, `[N, D]` each, at least two.
+        noise: rows of noise, `[N, D]`.
+        draws: number of bootstrap resamples of an interval, at most DRAWS; 0 for no intervals.
+        rng: generator of the resamples.
+        how: the definition of each distance, in words.
+    """
+    every = np.arange(len(chosen))
+    measured = {}
+    for name, distance in distances.items():
+        distance_of_rows = distance(chosen)
+        value = distance_of_rows(every)
+        floor = [distance(rows)(every) for rows in floors]
+        mean_floor = max(float(np.mean(floor)), float(np.finfo(np.float64).tiny))  # of equal examples it is 0
+        interval = None
+        if draws:
+            values = bootstrap.replicates(distance_of_rows, len(chosen), min(draws, DRAWS), rng)
+            interval = bootstrap.percentile_interval(values, estimate=value)
+        measured[name] = {
+            "value": value,
+            "interval": interval,
+            "floor": {"mean": mean_floor, "std": float(np.std(floor, ddof=1))},
+            "ratio": value / mean_floor,
+            "ratio_interval": None if interval is None else tuple(end / mean_floor for end in interval),
+            "noise": distance(noise)(every),
+            "how": how[name],
+        }
+    return measured

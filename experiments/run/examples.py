@@ -15,13 +15,13 @@ from diffusion.data.sources import python_objects
 from diffusion.data.sources.streams import Stream
 from diffusion.data.stream_batches import StreamBatches
 from diffusion.data.transforms import Augmentation
-from diffusion.experiments.config import ConfigError, data, null_condition, picture_sizes
+from diffusion.experiments.config import ConfigError, data, null_condition, picture_sizes, symbol_runs
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.evaluation import held_out
 from diffusion.experiments.run.conditioned_latents import Beside
 from diffusion.experiments.sampling import autoencoder_folders, encoder_features
 from diffusion.models import facts
-from diffusion.objectives import Moves
+from diffusion.objectives import Moves, Restores
 from diffusion.training.runtime import agreement
 
 CHECKED = 256  # records whose points are checked before a run on a manifold
@@ -200,6 +200,8 @@ def _of_source(recipe: Recipe, source: sources.Source | Stream) -> Examples:
     settings = recipe.config["data"]
     if isinstance(recipe.objective.reads, Moves):
         check_points(recipe.objective.reads, source)
+    if isinstance(recipe.objective.reads, Restores):
+        symbol_runs.check_records(recipe.objective.reads, source)
     if isinstance(source, Stream):
         _check_stream(recipe, source)
     sizes = picture_sizes.sizes(recipe.config)

@@ -23,7 +23,7 @@ from diffusion.io import limits
 from diffusion.models.budget import peak_memory
 from diffusion.models.layers import fp8
 from diffusion.models.layers.layout import MeshError
-from diffusion.objectives.objective import Head
+from diffusion.objectives.objective import Head, Restores
 from diffusion.training import ema, parallel, sharding, state
 from diffusion.training.alternating import Average, Player, alternating, as_train_step
 from diffusion.training.stages import staged
@@ -178,7 +178,8 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
         return seeded(step)
 
     step = parallel.KINDS[config.mesh.kind](make, target, mesh)
-    example = {recipe.entry: (np.float32 if recipe.entry == "x" else np.uint8, example_shape)}
+    numbers = np.int32 if isinstance(objective.reads, Restores) else np.float32
+    example = {recipe.entry: (numbers if recipe.entry == "x" else np.uint8, example_shape)}
     if recipe.companions.teacher and recipe.companions.teacher.pairs:
         example = {name: (np.float32, shape) for name in ("x", "noise")}
     parts = example | {"index": (np.int32, ())} | ({"label": (np.int32, ())} if conditional else {})

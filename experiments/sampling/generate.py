@@ -19,11 +19,11 @@ from diffusion.data.sources.streams import Stream
 from diffusion.data.transforms import to_model, to_uint8
 from diffusion.experiments.config import ConfigError, data, guides, names
 from diffusion.experiments.config.recipe import Recipe
-from diffusion.experiments.sampling import autoencoder_folders
+from diffusion.experiments.sampling import autoencoder_folders, symbol_samples
 from diffusion.io import npy, npz
 from diffusion.models import facts
 from diffusion.models.layers import conditions, layout
-from diffusion.objectives import Jumps, Moves, projectors
+from diffusion.objectives import Jumps, Moves, Restores, projectors
 from diffusion.parameterizations import Parameterization
 from diffusion.schedules import NoiseSchedule
 from diffusion.training import sharding
@@ -109,8 +109,8 @@ def denoiser(recipe: Recipe) -> Callable[..., Any]:
     Raises:
         ConfigError: if the run trains a flow map, which has no denoiser.
     """
-    if isinstance(recipe.objective.reads, Jumps | Moves):
-        trained = "a flow map" if isinstance(recipe.objective.reads, Jumps) else "a field on a manifold"
+    kinds = {Jumps: "a flow map", Moves: "a field on a manifold", Restores: "a predictor of symbols"}
+    if trained := kinds.get(type(recipe.objective.reads), ""):
         raise ConfigError(
             f"config.objective.name = {recipe.config.objective.name!r} trains {trained}, and this needs a denoiser."
         )
@@ -364,6 +364,8 @@ def generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark | N
     Raises:
         ConfigError: if the run makes no samples of classes.
     """
+    if isinstance(recipe.objective.reads, Restores):
+        return _generator_of_symbols(recipe, recipe.objective.reads, mesh)
     if not recipe.makes_samples:
         raise ConfigError(
             f"config.model.name = {recipe.config.model.name!r} makes no samples of classes. Pictures of "
@@ -371,6 +373,42 @@ def generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark | N
             "diffusion sample --model=FOLDER --prompt=..."
         )
     return build_generator(recipe, mesh, watermark)
+
+
+def _batches_on(config: Mapping, mesh: Mesh | None) -> tuple[int, Callable[[Any], Any]]:
+    """The number of samples of a batch, and rows -> the rows on the devices that make their samples.
+
+    Every process has the rows in full.
+    """
+    batch_size = min(config["sample"]["batch_size"], config["sample"]["number"])
+    if mesh is None:
+        return batch_size, lambda rows: rows
+    shards = sharding.batch_shards(mesh)
+    batch_size = -(-batch_size // shards) * shards
+    held = sharding.positions(batch_size, mesh)
+    return batch_size, lambda rows: sharding.to_devices(jax.tree.map(lambda a: a[held], rows), mesh, batch_size)
+
+
+def _generator_of_symbols(recipe: Recipe, reads: Restores, mesh: Mesh | None) -> Generator:
+    """The `generator` of a run on symbols, whose samples are int32 `[N, ...]`; it has no trajectory of pictures."""
+    make = symbol_samples.sampled(recipe, reads)
+    batch_size, batch = _batches_on(recipe.config, mesh)
+
+    def finish(params, labels, seeds):
+        with layout.over(mesh) if mesh is not None else contextlib.nullcontext():
+            return make(params, labels, keys(seeds))
+
+    finish = jax.jit(finish, out_shardings=None if mesh is None else NamedSharding(mesh, PartitionSpec()))
+
+    def samples(params, labels, seeds, progress=lambda done: None):
+        return sampling.in_batches(
+            lambda rows: (finish(params, *batch(rows)), None), (labels, seeds), batch_size, progress
+        )[0]
+
+    def trajectory(params, labels, seeds):
+        raise ConfigError("symbols have no trajectory of pictures.")
+
+    return Generator(samples, trajectory, recipe.sampling.sampler.nfe(recipe.sampling.plan.solved))
 
 
 def _decoding(recipe: Recipe) -> tuple[Any, Callable[[Any, Any, Array], Array]]:
@@ -396,11 +434,8 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
     reads = {"weights": guides.weights(recipe.sampling.guides)} if recipe.sampling.guides else {}
     pictures = measured_pictures(recipe)
     decoder, shown = _decoding(recipe)
-    batch_size = min(config["sample"]["batch_size"], config["sample"]["number"])
+    batch_size, batch = _batches_on(config, mesh)
     if mesh is not None:
-        shards = sharding.batch_shards(mesh)
-        batch_size = -(-batch_size // shards) * shards
-        held = sharding.positions(batch_size, mesh)
         decoder, reads = jax.device_put((decoder, reads), NamedSharding(mesh, PartitionSpec()))
 
     def sampled(drive, params, reads, labels, seeds):
@@ -432,10 +467,6 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
     watch = jax.jit(lambda *arguments: sampled(samplers.sample_trajectory, *arguments)[1], out_shardings=everywhere)
     shown_steps = lambda params, decoder, steps: jax.lax.map(lambda x: shown(params, decoder, x), steps)
     show = jax.jit(shown_steps, out_shardings=everywhere)
-
-    def batch(rows):
-        """Rows on the devices that make their samples, from arrays that every process has in full."""
-        return rows if mesh is None else sharding.to_devices(jax.tree.map(lambda a: a[held], rows), mesh, batch_size)
 
     def with_pictures(labels, seeds):
         """The labels, and the measured picture of each sample: picture i for the i-th seed of config.sample.seed."""

@@ -22,11 +22,12 @@ from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import config_hash, plain
 from diffusion.experiments.evaluation import plots, sample_pictures
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling import averages, batches_on_disk, generate
+from diffusion.experiments.sampling import averages, batches_on_disk, generate, symbol_samples
 from diffusion.io import files
 from diffusion.io.content_credentials import Signer
 from diffusion.io.leaf_names import leaves_of
 from diffusion.models import quantised as storage
+from diffusion.objectives import Restores
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import agreement, progress
@@ -45,6 +46,7 @@ def sample(
     watermark: Watermark | None = None,
     signer: Signer | None = None,
     quantised: str = "",
+    infill: str = "",
 ) -> Any:
     """Makes config.sample.number samples of a run, and writes them with the pictures that show them.
 
@@ -61,6 +63,7 @@ def sample(
         watermark: the watermark of the samples; None for none.
         signer: the signer of content credentials for the PNG files; None for none.
         quantised: "int8" or "fp8", the type in which the network's kernels are stored; "" for their own.
+        infill: a text whose low lines the samples of a run on characters fill in; "" for none.
 
     Returns:
         The samples, uint8 `[N, ...]` for a run on bytes, else float32 `[N, ...]`; a pytree of arrays for pytrees.
@@ -72,8 +75,12 @@ def sample(
     if recipe.examples.shape is None:
         raise ConfigError("the recipe has no shape: sample(recipe.at(shape), folder).")
     description: dict[str, Any] = {"weights": weights}
+    if infill:
+        recipe = symbol_samples.infilled(recipe, infill, data.of_recipe(recipe).spec.vocabulary)
+        description["infill"] = infill
     if average is not None:
-        params, step, description = averages.post_hoc(folder, recipe.config.ema.get("sigma_rel", 0.0), average, step)
+        params, step, averaged = averages.post_hoc(folder, recipe.config.ema.get("sigma_rel", 0.0), average, step)
+        description |= averaged
     else:
         load = checkpoints.load_ema if weights == "ema" else checkpoints.load_params
         params, step = load(folder, step)
@@ -191,6 +198,8 @@ def checksum(params: Any) -> str:
 
 def _check_watermark(watermark: Watermark, recipe: Recipe) -> None:
     """Refuses a watermark that the samples of a run cannot carry, before anything is compiled."""
+    if isinstance(recipe.objective.reads, Restores):
+        raise ConfigError(f"--watermark: {watermark.identity} is for numbers, and this run makes symbols.")
     if watermark.carrier == "pictures" and not (recipe.makes_pictures and recipe.makes_bytes):
         raise ConfigError(f"--watermark: {watermark.identity} is for pictures, and this run makes none.")
     if watermark.carrier == "pictures" and recipe.on_latents:

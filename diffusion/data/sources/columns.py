@@ -230,7 +230,7 @@ class Columns:
         condition = None
         if "condition" in record:
             condition = jax.tree.map(lambda leaf: Leaf(leaf.shape, str(leaf.dtype)), record["condition"])
-        dtype = "uint8" if "image" in record else "float32"
+        dtype = number_type(example.dtype) if isinstance(example, np.ndarray) else "float32"
         return DataSpec(name, split, shape, len(classes), size, "", dtype, condition, classes)
 
     def check(self, record: Mapping[str, Any], spec: DataSpec) -> None:

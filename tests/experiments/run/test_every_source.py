@@ -60,6 +60,7 @@ def test_all_sources_of_files_are_here():
     of_sound = {"instruments", "wav_folder"}  # tests/data/sources/test_sound_clips.py
     of_shapes = {"solid_points", "solid_distances", "mesh_clouds"}  # tests/data/sources/test_solid_records.py
     of_proteins = {"ideal_folds"}  # tests/proteins/test_folds.py
+    of_text = {"prose", "text_file"}  # tests/data/test_text_windows.py, test_symbol_training.py
     elsewhere = (
         {"tfds"}
         | streams
@@ -71,6 +72,7 @@ def test_all_sources_of_files_are_here():
         | of_clips
         | of_shapes
         | of_proteins
+        | of_text
     )
     assert SOURCES.keys() | elsewhere == names.SOURCES.keys()
 

@@ -1,0 +1,48 @@
+"""Runs of n symbols: how far those of samples are from those of real sequences."""
+
+__all__ = ["NAMES", "codes", "divergence"]
+
+import numpy as np
+
+NAMES = ("unigram_divergence", "bigram_divergence", "trigram_divergence")
+"""The figures of samples that are symbols, in an evaluation, by n = 1, 2, 3."""
+
+
+def codes(x: np.ndarray, n: int, size: int) -> np.ndarray:
+    """A number for each run of n consecutive symbols, the same for the same run.
+
+    Args:
+        x: int `[N, L]` symbols 0 .. size - 1.
+        n: length of a run, 1 .. L.
+        size: number of symbols; size^n is below 2^63.
+
+    Returns:
+        int64 `[N, L - n + 1]`.
+
+    Raises:
+        ValueError: if sequences are shorter than n, or there are too many runs for 63 bits.
+    """
+    length = x.shape[1]
+    if not 1 <= n <= length or size**n >= 2**63:
+        raise ValueError(
+            f"codes: n = {n} of sequences of {length} and {size} symbols; valid: 1 .. {length}, size^n < 2^63"
+        )
+    found = np.zeros((len(x), length - n + 1), np.int64)
+    for i in range(n):
+        found = found * size + x[:, i : length - n + 1 + i]
+    return found
+
+
+def divergence(counts: np.ndarray, others: np.ndarray) -> float:
+    """The Jensen-Shannon divergence of two histograms in bits: 0 where they agree, 1 where they share nothing.
+
+        JS(p, q) = H((p + q) / 2) - (H(p) + H(q)) / 2
+
+    Args:
+        counts, others: `[U]` numbers of at least 0, each of a positive sum.
+
+    The paper: Lin 1991, "Divergence Measures Based on the Shannon Entropy", eq. 4.1.
+    """
+    p, q = counts / counts.sum(), others / others.sum()
+    entropy = lambda p: -np.sum(p * np.log2(np.where(p > 0, p, 1)))
+    return max(float(entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2), 0.0)

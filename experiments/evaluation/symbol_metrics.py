@@ -1,0 +1,71 @@
+"""Metrics of samples that are symbols, beside real sequences and random symbols: runs of one, two and three symbols."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.evaluation import vector_metrics
+from diffusion.experiments.evaluation.real_images import Split
+from diffusion.experiments.run_folder.workdir import WorkdirError
+from diffusion.metrics import ngrams
+
+HOW = {
+    name: f"Jensen-Shannon divergence in bits of the runs of {n} symbols (Lin 1991); 1 where none is shared"
+    for n, name in enumerate(ngrams.NAMES, 1)
+}
+
+
+def measure(samples: np.ndarray, config: Mapping, train: Split, real: Split, draws: int, subsets: int) -> dict:
+    """Divergences of samples from real sequences; the arguments and the form are those of `vector_metrics.measure`.
+
+    Raises:
+        ConfigError: for features that are of pictures alone.
+        WorkdirError: if the samples do not fit the data.
+    """
+    if wrong := [name for name in config["evaluate"]["features"] if name != "pixels"]:
+        raise ConfigError(
+            f"config.evaluate.features holds {wrong[0]!r}, a feature of pictures, and the examples of {real.spec.name} "
+            "are symbols. Valid: ('pixels',), the symbols as they are."
+        )
+    shape = real.images.shape[1:]
+    if samples.shape[1:] != shape or samples.dtype.kind != "i" or len(samples) < 2:
+        raise WorkdirError(
+            f"samples: they are {samples.dtype} {list(samples.shape)}, and {real.spec.name} has symbols, int32 "
+            f"[N, {', '.join(map(str, shape))}]; a divergence needs at least 2"
+        )
+    rng = np.random.default_rng(vector_metrics.SEED)
+    flat = lambda x: x.reshape(len(x), -1).astype(np.int64)
+    count = min(len(samples), len(train.images), vector_metrics.MOST)
+    chosen, reference = flat(samples[:count]), flat(real.images)
+    size = int(max(part.max() for part in (samples, train.images, real.images))) + 1
+    noise = rng.integers(0, size, chosen.shape)
+    some_subsets = range(min(subsets, vector_metrics.SUBSETS))
+    floors = [flat(train.images[rng.permutation(len(train.images))[:count]]) for _ in some_subsets]
+    names = ngrams.NAMES[: chosen.shape[1]]
+    distances = {name: _divergence(reference, n, size) for n, name in enumerate(names, 1)}
+    measured = vector_metrics.compared(distances, chosen, floors, noise, draws, rng, HOW)
+    return {
+        "asked_class": None,
+        "frechet": {},
+        "neighbours": None,
+        "distances": measured,
+        "count": count,
+        "reference": len(reference),
+        "dimensions": chosen.shape[1],
+        "sigma": None,
+    }
+
+
+def _divergence(real: np.ndarray, n: int, size: int) -> vector_metrics.Distance:
+    real_runs = ngrams.codes(real, n, size)
+
+    def distance(rows: np.ndarray) -> Callable[[np.ndarray], float]:
+        runs = ngrams.codes(rows, n, size)
+        both, places = np.unique(np.concatenate([real_runs.ravel(), runs.ravel()]), return_inverse=True)
+        counts = lambda places: np.bincount(places.ravel(), minlength=len(both))
+        of_real = counts(places[: real_runs.size])
+        of_rows = places[real_runs.size :].reshape(runs.shape)
+        return lambda chosen: ngrams.divergence(counts(of_rows[chosen]), of_real)
+
+    return distance

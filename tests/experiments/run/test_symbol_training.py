@@ -1,0 +1,129 @@
+"""Runs on symbols from their configs: trained, ended by a signal and gone on, sampled, measured, on several devices."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+
+from diffusion.data import english_prose, pipeline
+from diffusion.experiments import evaluate, train
+from diffusion.experiments.config import checks, recipes
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import run_samples
+from diffusion.training.checkpointing import checkpoints
+from tests.training.test_meshes import run
+
+pytestmark = pytest.mark.usefixtures("compilation_cache")
+LENGTH = 8
+
+
+@pytest.fixture(autouse=True)
+def made_prose(monkeypatch):
+    """Prose of random letters, so that no package is read."""
+    letters = np.random.default_rng(0).integers(0, 27, 1600).astype(np.int8)
+    text = english_prose.Prose(letters[:800], letters[800:], {"made": "1"})
+    monkeypatch.setattr(english_prose, "read", lambda packages: text)
+
+
+def config_of(preset="tiny", **changes):
+    config = recipes.load("symbols/prose:tiny")
+    if preset != "tiny":
+        other = recipes.load(f"symbols/prose:{preset}")
+        config.objective, config.sample.sampler = other.objective, other.sample.sampler
+        config.model.clock = other.model.clock
+        config.objective.density = {"name": "uniform_density"}
+    config.data.source.length = LENGTH
+    config.update_from_flattened_dict(
+        {"train.steps": 4, "train.log_every": 2, "checkpoint.every": 2, "data.threads": 1, "evaluate.loss.every": 2}
+        | changes
+    )
+    return config
+
+
+def test_a_run_is_trained_sampled_and_measured(tmp_path):
+    assert train.run(config_of(**{"evaluate.loss.every": 0, "train.steps": 2}), tmp_path) == 0
+    recipe = checks.on_its_data(checks.validate(workdir.read_config(tmp_path)))
+    samples = run_samples.sample(recipe, tmp_path)
+    assert samples.shape == (6, LENGTH) and samples.dtype == np.int32
+    lines = (tmp_path / "samples.txt").read_text().splitlines()
+    letters = np.array(list(english_prose.SYMBOLS))
+    assert lines == ["".join(letters[row]) for row in samples]
+    report = evaluate.run(recipe.config, tmp_path, "test")
+    assert set(report["figures"]["distances"]) == {"unigram_divergence", "bigram_divergence", "trigram_divergence"}
+
+
+@pytest.mark.slow
+def test_the_held_out_loss_is_measured_and_a_text_completed(tmp_path):
+    assert train.run(config_of(), tmp_path) == 0
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert all(np.isfinite(row["loss"]) for row in rows if "loss" in row)
+    assert [row["step"] for row in rows if "held_out_loss" in row] == [2, 4]
+    recipe = checks.on_its_data(checks.validate(workdir.read_config(tmp_path)))
+    filled = run_samples.sample(recipe, tmp_path, tmp_path / "filled", infill="ab__ba")
+    assert (filled[:, [0, 1, 4, 5]] == [1, 2, 2, 1]).all()
+    assert json.loads((tmp_path / "filled/samples.json").read_text())["checkpoint"]["infill"] == "ab__ba"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["tiny", "uniform", "flow"])
+def test_a_run_that_goes_on_is_the_undisturbed_one_bit_for_bit(preset, tmp_path, monkeypatch):
+    config = config_of(preset, **{"evaluate.every": 4})
+    straight, parts = tmp_path / "straight", tmp_path / "parts"
+    assert train.run(config, straight) == 0
+    endless = pipeline.batches
+
+    def interrupted(*arguments, **options):
+        for step, batch in enumerate(endless(*arguments, **options)):
+            if step == 2:
+                signal.raise_signal(signal.SIGTERM)
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "batches", interrupted)
+        assert train.run(config, parts) == 128 + signal.SIGTERM
+    assert checkpoints.latest(parts) == 3
+    assert train.run(config, parts) == 0
+    leaves = [checkpoints.read_about(folder, 4)["leaves"] for folder in (straight, parts)]
+    assert leaves[0] == leaves[1]
+    assert (parts / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
+    last = json.loads((straight / "metrics.jsonl").read_text().splitlines()[-1])
+    assert "bigram_divergence" in last["evaluate"]
+
+
+TRAIN = """
+import json, sys
+import jax, numpy as np
+from configs.symbols import prose
+from diffusion.experiments.config import checks
+from diffusion.experiments.run import program as programs
+from diffusion.training import sharding
+
+def trained(count, axes):
+    config = prose.get_config("tiny")
+    config.train.batch_size = 16
+    config.model.heads, config.model.width, config.model.num_classes = 4, 32, 0
+    config.mesh.update({"data": 1, **axes})
+    recipe = checks.validate(config).at((8,))
+    mesh = programs.mesh_of(config, jax.devices()[:count])
+    program = programs.build(recipe, mesh)
+    state = sharding.create(program.init, program.target, program.seed)
+    losses = []
+    for k in range(int(sys.argv[1])):
+        x = np.random.default_rng(k).integers(0, 27, (16, 8)).astype(np.int32)
+        batch = {"x": x, "index": np.arange(16 * k, 16 * k + 16)}
+        state, metrics = program.step(state, sharding.to_devices(batch, mesh, 16), program.seed)
+        losses.append([float(metrics["loss"]), float(metrics["grad_norm"])])
+    return losses
+
+print(json.dumps([trained(*layout) for layout in json.loads(sys.argv[2])]))
+"""
+LAYOUTS = [(1, {}), (4, {"data": 4}), (4, {"fsdp": 2, "tensor": 2}), (4, {"data": 4, "kind": "pmap"})]
+
+
+@pytest.mark.slow
+def test_a_run_is_the_same_on_any_mesh():
+    one, *others = np.array(json.loads(run(TRAIN, 1, 4, 6, json.dumps(LAYOUTS)).splitlines()[-1]))
+    for losses in others:
+        np.testing.assert_allclose(losses[:, 0], one[:, 0], rtol=1e-4)
+        np.testing.assert_allclose(losses[:, 1], one[:, 1], rtol=2e-3)
