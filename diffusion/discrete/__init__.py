@@ -35,6 +35,7 @@ from diffusion.discrete.predictions import (
     Reading as Reading,
     from_logits as from_logits,
     from_ratios as from_ratios,
+    from_scaled_ratios as from_scaled_ratios,
     predictor as predictor,
 )
 from diffusion.discrete.processes import (

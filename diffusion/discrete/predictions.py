@@ -1,6 +1,6 @@
 """What a network says of the clean symbols: log p(x_0 | x_t), made once of its output."""
 
-__all__ = ["Predictor", "Reading", "from_logits", "from_ratios", "predictor"]
+__all__ = ["Predictor", "Reading", "from_logits", "from_ratios", "from_scaled_ratios", "predictor"]
 
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +11,7 @@ from jax import Array
 
 from diffusion.arguments import require_shape
 from diffusion.discrete.rate_processes import AnyProcess
+from diffusion.schedules import left_broadcast
 
 Predictor = Callable[[Array, Array], Array]
 """(x_t int `[B, ...]`, t `[B]`) -> log p(x_0 | x_t), float32 `[B, ..., K]`, of each position by itself."""
@@ -86,3 +87,30 @@ def from_ratios(process: AnyProcess, log_ratios: Array, x_t: Array, t: Array) ->
     ratios = jnp.where(here, 1.0, jnp.exp(log_ratios.astype(jnp.promote_types(log_ratios.dtype, jnp.float32))))
     x0 = jnp.maximum(process.x0_of_ratios(x_t, ratios, t), 0.0)
     return jnp.log(x0) - jnp.log(jnp.sum(x0, -1, keepdims=True))
+
+
+def from_scaled_ratios(process: AnyProcess, output: Array, x_t: Array, t: Array) -> Array:
+    """The log-probabilities of a concrete score that a masked process has scaled, as SEDD's networks put it out.
+
+        log p_t(y) / p_t(x_t) = output(y) - log((1 - alpha) / alpha) - log(K - 1)
+
+    An output of 0 is then the score of symbols that are all equally likely.
+
+    Args:
+        process: a masked process.
+        output: float `[B, ..., K]`; the number at y = x_t is not read.
+        x_t: int `[B, ...]` symbols at time t.
+        t: times in (0, 1), `[B]`.
+
+    Returns:
+        float32 `[B, ..., K]`, as `from_ratios`.
+
+    Raises:
+        ValueError: if the process has no mask.
+
+    The paper: Lou et al. 2024, its appendix on the scaled score; the numbers are those of the authors' code.
+    """
+    if process.mask is None:
+        raise ValueError("from_scaled_ratios: the process has no mask; valid: absorbing, or from_ratios")
+    scale = jnp.log(process.keeping.replaced(t)) - jnp.log(process.keeping.alpha(t)) + jnp.log(process.size - 1)
+    return from_ratios(process, output - left_broadcast(scale, output), x_t, t)

@@ -218,7 +218,9 @@ OBJECTIVES = _table(
 PROCESSES = _table(discrete.absorbing, discrete.uniform, discrete.mixture, discrete.rate_process)  # of symbols
 KEEPINGS = _table(discrete.linear, discrete.polynomial, discrete.power, discrete.cosine)  # schedules of such processes
 RATES = _table(discrete.banded_rates, discrete.gaussian_rates)  # of "rate_process"
-READINGS = _values(logits=discrete.from_logits, ratios=discrete.from_ratios)  # of what networks of symbols put out
+READINGS = _values(
+    logits=discrete.from_logits, ratios=discrete.from_ratios, scaled_ratios=discrete.from_scaled_ratios
+)  # of what networks of symbols put out
 MANIFOLDS = _table(
     manifolds.euclidean,
     manifolds.sphere,
