@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         sampling as sampling,
         schedules as schedules,
         sound as sound,
+        steering as steering,
         text as text,
         text_to_image as text_to_image,
         timesteps as timesteps,

@@ -25,7 +25,7 @@ LAYERS = (  # from the bottom to the top
      "diffusion.probability_flow", "diffusion.flow_maps", "diffusion.guidance", "diffusion.manifolds.tangent_field"),
     ("diffusion.samplers", "diffusion.likelihood", "diffusion.caching", "diffusion.equivariant_couplings",
      "diffusion.conditional_couplings"),
-    ("diffusion.editing", "diffusion.objectives", "diffusion.videos"),
+    ("diffusion.editing", "diffusion.objectives", "diffusion.steering", "diffusion.videos"),
     ("diffusion.manifolds", "diffusion.sound", "diffusion.discrete"),
     ("diffusion.proteins",),
     ("diffusion.data", "diffusion.models"),

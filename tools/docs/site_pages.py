@@ -42,7 +42,7 @@ TOPICS = {  # of the API: title -> modules and packages; a module belongs to the
     ),
     "Objectives": ("objectives",),
     "Samplers and likelihoods": ("samplers", "flow_maps", "ode", "probability_flow", "likelihood", "sampling"),
-    "Guidance, editing, caches": ("guidance", "editing", "caching"),
+    "Guidance, steering, editing, caches": ("guidance", "steering", "editing", "caching"),
     "Curved spaces, proteins, sound, symbols": ("manifolds", "proteins", "sound", "discrete"),
     "Networks": ("models",),
     "Layers": ("models.layers",),

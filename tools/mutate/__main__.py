@@ -40,6 +40,7 @@ FOLDERS = (
     "objectives",
     "samplers",
     "guidance",
+    "steering",
     "metrics",
     "training",
     "manifolds",

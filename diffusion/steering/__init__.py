@@ -1,0 +1,34 @@
+"""Steering: particles that are weighed and drawn again on the way to the data, so that they follow a tilted law.
+
+tilt = steering.tilt(log_reward)                  # the target is p(x_0) exp(log_reward(x_0)), up to its constant
+particles = steering.twisted(samplers.ddpm(), denoise, schedule, x, plan, keys, tilt, number=16)
+steering.log_normaliser(particles.log_weights)    # [G], log E_p[exp log_reward(x_0)]; its exponential is unbiased
+"""
+
+from diffusion import public
+from diffusion.steering.correctors import corrected as corrected
+from diffusion.steering.noise_search import optimised_noise as optimised_noise, searched_noise as searched_noise
+from diffusion.steering.particles import (
+    Particles as Particles,
+    best as best,
+    drawn as drawn,
+    log_normaliser as log_normaliser,
+)
+from diffusion.steering.resampling import (
+    Resampling as Resampling,
+    effective_size as effective_size,
+    multinomial as multinomial,
+    partial as partial,
+    stratified as stratified,
+    systematic as systematic,
+    where_uneven as where_uneven,
+)
+from diffusion.steering.twisted import twisted as twisted
+from diffusion.steering.twists import (
+    Twist as Twist,
+    largest_so_far as largest_so_far,
+    sum_so_far as sum_so_far,
+    tilt as tilt,
+)
+
+public.declare(__name__)

@@ -1,0 +1,127 @@
+"""Feynman-Kac correctors: products, powers and guided combinations of densities, sampled as they are."""
+
+__all__ = ["corrected"]
+
+import functools
+import math
+import operator
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.core import Tracer
+
+from diffusion import public
+from diffusion.guidance.branches import Branches, evaluate
+from diffusion.parameterizations import Prediction
+from diffusion.samplers.sample import Sampler
+from diffusion.schedules import NoiseSchedule
+from diffusion.steering.particles import Particles, advance, check, gaussian_step
+from diffusion.steering.resampling import USUAL, Resampling
+from diffusion.timesteps import Plan
+
+
+def corrected(
+    sampler: Sampler,
+    branches: Branches,
+    exponents: Sequence[float],
+    schedule: NoiseSchedule,
+    x: Array,
+    plan: Plan,
+    keys: Array,
+    *,
+    number: int,
+    resample: Resampling = USUAL,
+) -> Particles:
+    """Carries groups of K particles toward prod_k p_k(x_0)^(b_k), the densities of K' denoisers to powers.
+
+    The process whose score is the sum of the scores does not have these marginals: p_k is noised before the product is
+    taken. With S = sum_k b_k s_k, B = sum_k b_k and D dimensions, the reverse equation dx = (f x - g^2 S) dt + g dW has
+    the marginals prod_k p_k,t^(b_k) if its paths are weighed by
+
+        d log w = g^2/2 (|S|^2 - sum_k b_k |s_k|^2) |dt| + (B - 1) D f |dt|,
+
+    which holds no divergence. Exponents (w, 1 - w) of a conditional and an unconditional denoiser are classifier-free
+    guidance, (1, 1) is a product, (b,) the power b, and a negative exponent removes. The drift's discretisation is the
+    sampler's, of weak order 1; the weight is integrated in the log-SNR by trapezoids.
+
+    Facts:
+        nfe: steps, of each branch
+        neutral: one branch with exponent 1, `sample` exactly
+        paper: Skreta et al. 2025, "Feynman-Kac Correctors in Diffusion: Annealing, Guidance, and Product of Experts",
+            propositions 3.1 to 3.3
+
+    Args:
+        sampler: a sampler of the reverse equation with one Gaussian draw and one evaluation a step, such as
+            `samplers.ddpm()` or `samplers.euler_maruyama()`.
+        branches: evaluates the K' denoisers, such as `guidance.separately(...)`.
+        exponents: exponents b_k, K' numbers with B > 0.
+        schedule: the process of all of them.
+        x: samples at plan.t[0] `[G K, ...]` from N(0, sigma^2 / B): `samplers.prior(...)` divided by sqrt(B).
+        plan: the steps, all toward the data. Where B is not 1 it starts at alpha > 0.
+        keys: random keys `[G K]`.
+        number: number K of particles a group, >= 1.
+        resample: the resampling of a group; the usual one is systematic, where the effective size is below K / 2.
+
+    Returns:
+        The weighted particles at plan.s[-1]. Their `log_normaliser` is that of the integral of prod_k p_k^(b_k) over
+        x_0, less its value at plan.t[0], which is D/2 ((1 - B) log(2 pi sigma^2) - log B) where all data has vanished
+        in noise.
+
+    Raises:
+        TypeError: as `samplers.sample`.
+        ValueError: as `samplers.sample`; for exponents whose sum is not positive, groups that do not divide the batch,
+            another kind of sampler, a plan that renoises, or one that starts at alpha = 0 where B is not 1.
+    """
+    exponents = tuple(map(float, exponents))
+    total = math.fsum(exponents)
+    if not total > 0:
+        raise ValueError(f"corrected: the exponents {exponents} must have a positive sum; it is {total:g}")
+    whole = math.isclose(total, 1, abs_tol=1e-9)
+    check(sampler, lambda x_t, t: combined(x_t, t)[0], schedule, x, plan, keys, number)
+    with jax.ensure_compile_time_eval():
+        begin = schedule.alpha(plan.t[0])
+        vanished = begin <= 0
+    if not whole and not isinstance(vanished, Tracer) and vanished:
+        raise ValueError(
+            f"corrected: the exponents {exponents} sum to {total:g}, and the plan starts at alpha = 0, where only "
+            "exponents that sum to 1 have a density. Valid: a plan that starts where alpha > 0"
+        )
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    steps, dimensions = plan.t.shape[0], x[0].size
+    plan = Plan(jnp.asarray(plan.t, x.dtype), jnp.asarray(plan.s, x.dtype), jnp.asarray(plan.renoise))
+
+    def combined(x_t, t):
+        """The prediction of the combined score, and (|E|^2 - sum_k b_k |eps_k|^2) / 2 `[B]`, with E = -sigma S."""
+        predictions = evaluate(branches, x_t, t, (len(exponents),), f"of the {len(exponents)} exponents")
+        weighed = lambda values: functools.reduce(operator.add, (b * value for b, value in zip(exponents, values)))
+        eps = weighed([prediction.eps for prediction in predictions])
+        x0 = weighed([prediction.x0 for prediction in predictions])
+        if not whole:  # alpha x0 + sigma eps = x_t again
+            x0 = x0 - (total - 1) * x_t / schedule.alpha(t)
+        square = lambda a: jnp.sum(a**2, axis=tuple(range(1, a.ndim)))
+        excess = square(eps) - weighed([square(prediction.eps) for prediction in predictions])
+        return Prediction(x0, eps, predictions[0].variance), excess / 2
+
+    def move(carry, i, noise):
+        x, prediction, before = carry
+        t, s = plan.t[i], plan.s[i]
+        mean, std = gaussian_step(sampler, prediction, schedule, x, plan, i)
+        x = mean + std * noise
+        carry = jax.lax.cond(i == steps - 1, lambda: (x, prediction, before), lambda: (x, *combined(x, s)))
+        after = carry[2]
+        begins, ends = schedule.alpha(t) <= 0, schedule.sigma(s) <= 0
+        step = jnp.where(begins | ends, 0, schedule.log_snr(s) - schedule.log_snr(t))
+        # At an infinite log-SNR the excess falls with it as exp(-|log-SNR|), whose integral is the excess itself.
+        added = jnp.where(begins, after, jnp.where(ends, before, (before + after) / 2 * step))
+        if not whole:
+            added = added + (total - 1) * dimensions * (jnp.log(schedule.alpha(t)) - jnp.log(schedule.alpha(s)))
+        return carry, added
+
+    first = (x, *combined(x, plan.t[0]))
+    carry, log_weights, sizes = advance((first, jnp.zeros_like(first[2])), move, keys, schedule, plan, number, resample)
+    return Particles(carry[0], log_weights, sizes)
+
+
+public.declare(__name__)

@@ -1,0 +1,165 @@
+"""The loop of weighted particles: groups of K that are resampled among themselves after each step."""
+
+__all__ = ["Particles", "advance", "best", "check", "drawn", "log_normaliser"]
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion import public
+from diffusion.arguments import require_keys, require_shape
+from diffusion.samplers.sample import Sampler, State, check_arguments, check_start, keys_of_step, normal
+from diffusion.schedules import NoiseSchedule
+from diffusion.steering.resampling import Resampling, effective_size, log_mean
+from diffusion.timesteps import Plan
+
+
+class Particles(NamedTuple):
+    """G groups of K weighted samples; the particles of a group follow one another in the batch.
+
+    The weighted mean of a function f over a group estimates its mean under the target; the plain mean of
+    exp(log-weight) f estimates that of the target before it is normalised, without bias.
+
+    Attributes:
+        x: samples at the end of the plan `[G K, ...]`.
+        log_weights: log-weights `[G, K]`, of which none is normalised.
+        effective_sizes: effective sample size before each resampling `[N, G]`, from 1 to K.
+    """
+
+    x: Array
+    log_weights: Array
+    effective_sizes: Array
+
+
+def log_normaliser(log_weights: Array) -> Array:
+    """log(1/K sum_k exp(log w_k)): the logarithm of an unbiased estimate of the target's normalising constant.
+
+    Args:
+        log_weights: log-weights `[..., K]` of `Particles`.
+
+    Returns:
+        `[...]`, one for each group.
+
+    Reference: Del Moral 2004, "Feynman-Kac Formulae", proposition 7.4.1.
+    """
+    return log_mean(log_weights)
+
+
+def drawn(particles: Particles, keys: Array) -> Array:
+    """One particle of each group, drawn by the weights: a sample that follows the target as K grows.
+
+    Args:
+        particles: the groups.
+        keys: random keys `[G]`, one for each group.
+
+    Returns:
+        `[G, ...]`.
+    """
+    require_keys(keys, particles.log_weights.shape[0], "drawing a particle needs one key for each group")
+    return _chosen(particles, jax.vmap(jax.random.categorical)(keys, particles.log_weights))
+
+
+def best(particles: Particles, log_rewards: Array) -> Array:
+    """The particle of each group that has the largest reward: best of K where nothing was resampled.
+
+    Args:
+        particles: the groups.
+        log_rewards: rewards `[G K]` of the particles.
+
+    Returns:
+        `[G, ...]`.
+    """
+    return _chosen(particles, log_rewards.reshape(particles.log_weights.shape).argmax(-1))
+
+
+def check(sampler: Sampler, denoise: Any, schedule: NoiseSchedule, x: Array, plan: Plan, keys: Array, number: int):
+    """Refuses what cannot be weighed.
+
+    Raises:
+        TypeError: as `samplers.sample`.
+        ValueError: as `samplers.sample`; for groups that do not divide the batch, a sampler whose step is not one
+            Gaussian draw from one evaluation, and a plan that renoises.
+    """
+    check_arguments(sampler, denoise, schedule, plan)
+    check_start(x, keys)
+    if number < 1 or x.shape[0] % number:
+        raise ValueError(f"number = {number} particles a group do not divide the {x.shape[0]} samples of x")
+    steps = plan.t.shape[0]
+    state = jax.eval_shape(lambda x: sampler.init(x, schedule, plan), x)
+    if sampler.draws != 1 or sampler.nfe(steps) != steps or type(state) is not State:
+        raise ValueError(
+            "steering weighs each step by the Gaussian that it draws from, and this sampler has no such step: it "
+            f"draws {sampler.draws} noise arrays, takes {sampler.nfe(steps)} evaluations in {steps} steps, and its "
+            f"state is a {type(state).__name__}. Valid: a sampler with one draw and one evaluation a step and without "
+            "history, such as samplers.ddpm()"
+        )
+    if plan.solved != steps:
+        raise ValueError(
+            "steering takes a plan whose steps all go toward the data, and this plan has steps that renoise"
+        )
+
+
+def gaussian_step(
+    sampler: Sampler, prediction: Any, schedule: NoiseSchedule, x: Array, plan: Plan, i: Array
+) -> tuple[Array, Array]:
+    """The mean and the standard deviation of x_s in a step that is one Gaussian draw, `[B, ...]` both."""
+    move = lambda noise: sampler.step(State(x, x), lambda x, t: prediction, schedule, plan, i, noise[None]).x
+    return jax.jvp(move, (jnp.zeros_like(x),), (jnp.ones_like(x),))
+
+
+def advance(
+    begin: tuple[Any, Array],
+    move: Callable[[Any, Array, Array], tuple[Any, Array]],
+    keys: Array,
+    schedule: NoiseSchedule,
+    plan: Plan,
+    number: int,
+    resample: Resampling,
+) -> tuple[Any, Array, Array]:
+    """Scans the steps, adds their log-weights and resamples each group as long as noise will part the offspring.
+
+    So nothing is resampled after the last step, nor before a last step onto sigma = 0, which draws nothing.
+
+    Args:
+        begin: (carry, a pytree whose leaves have leading axis G K; log-weights `[G K]` of the start).
+        move: (carry, i, noise `[G K, ...]`) -> (carry, log-weights of the step `[G K]`); `carry[0]` is x.
+        keys: random keys `[G K]`. The draws of a group's resampling come from the key of its first particle.
+        schedule: the process.
+        plan: the N steps.
+        number: number K of particles a group.
+        resample: the resampling of a group.
+
+    Returns:
+        (carry, log-weights `[G, K]`, effective sizes before each resampling `[N, G]`).
+    """
+    grouped = lambda a: a.reshape(-1, number)
+    steps = plan.t.shape[0]
+    resampled = steps - 1 - (schedule.sigma(plan.s[-1]) <= 0)
+
+    def step(state, i):
+        carry, log_weights = state
+        step_keys, _, group_keys = keys_of_step(keys, i)
+        carry, added = move(carry, i, normal(step_keys, 1, carry[0])[0])
+        require_shape(added, carry[0].shape[:1], "the log-weights of a step")
+        log_weights = log_weights + grouped(added)
+        ancestors, offspring = jax.vmap(resample)(grouped(group_keys)[:, 0], log_weights)
+        ancestors = jnp.where(i < resampled, ancestors, jnp.arange(number))
+        places = (ancestors + number * jnp.arange(len(ancestors))[:, None]).ravel()
+        carry = jax.tree.map(lambda leaf: leaf[places], carry)
+        return (carry, jnp.where(i < resampled, offspring, log_weights)), effective_size(log_weights)
+
+    carry, first = begin
+    (carry, log_weights), sizes = jax.lax.scan(step, (carry, grouped(first)), jnp.arange(steps))
+    return carry, log_weights, sizes
+
+
+def _chosen(particles: Particles, places: Array) -> Array:
+    """The particles at places `[G]` of their groups."""
+    groups, number = particles.log_weights.shape
+    return particles.x[places + number * jnp.arange(groups)]
+
+
+public.declare(__name__)

@@ -1,0 +1,150 @@
+"""Resampling: which particles go on, and what they weigh then."""
+
+__all__ = [
+    "USUAL",
+    "Resampling",
+    "effective_size",
+    "log_mean",
+    "multinomial",
+    "partial",
+    "stratified",
+    "systematic",
+    "where_uneven",
+]
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion import public
+
+Resampling = Callable[[Array, Array], tuple[Array, Array]]
+"""(key, log-weights `[K]`) -> (ancestors Int `[K]`, log-weights `[K]` of the offspring), unbiased:
+E[sum_k exp(offspring's weight k) f(ancestor k)] = sum_k exp(weight k) f(k) for every f."""
+
+
+def effective_size(log_weights: Array) -> Array:
+    """The effective sample size (sum w)^2 / sum w^2, from 1 (one particle has all the weight) to K (all are equal).
+
+    Args:
+        log_weights: log-weights `[..., K]`, float; they need not be normalised.
+
+    Returns:
+        `[...]`; 0 where no particle has a weight.
+
+    Reference: Kong et al. 1994, "Sequential Imputations and Bayesian Missing Data Problems", section 4.
+    """
+    weights = jnp.exp(log_weights - _top(log_weights)[..., None])
+    squares = (weights**2).sum(-1)
+    return jnp.where(squares > 0, weights.sum(-1) ** 2 / jnp.where(squares > 0, squares, 1), 0)
+
+
+def log_mean(log_weights: Array) -> Array:
+    """log(1/K sum_k exp(log w_k)) of log-weights `[..., K]`, `[...]`."""
+    top = _top(log_weights)
+    return top + jnp.log(jnp.exp(log_weights - top[..., None]).mean(-1))
+
+
+def multinomial(key: Array, log_weights: Array) -> tuple[Array, Array]:
+    """Each offspring's ancestor is drawn on its own, particle k with probability w_k / sum w.
+
+    All offspring have the mean of the weights.
+
+    Args:
+        key: random key.
+        log_weights: log-weights `[K]`, float; -inf for a particle that dies.
+
+    Returns:
+        (ancestors Int `[K]`, log-weights `[K]`).
+
+    Reference: Douc et al. 2005, "Comparison of Resampling Schemes for Particle Filtering", section 3.
+    """
+    return _offspring(jax.random.uniform(key, log_weights.shape, log_weights.dtype), log_weights)
+
+
+def stratified(key: Array, log_weights: Array) -> tuple[Array, Array]:
+    """Offspring j takes the quantile (j + u_j) / K of the weights, u_j uniform in [0, 1); else as `multinomial`."""
+    number = log_weights.shape[0]
+    return _offspring(
+        (jnp.arange(number) + jax.random.uniform(key, (number,), log_weights.dtype)) / number, log_weights
+    )
+
+
+def systematic(key: Array, log_weights: Array) -> tuple[Array, Array]:
+    """Offspring j takes the quantile (j + u) / K of the weights with one u for all; otherwise as `multinomial`.
+
+    Particle k has floor(K w_k / sum w) offspring or one more.
+    """
+    number = log_weights.shape[0]
+    uniform = jax.random.uniform(key, (), log_weights.dtype)
+    return _offspring((jnp.arange(number) + uniform) / number, log_weights)
+
+
+def where_uneven(resample: Resampling, below: float = 0.5) -> Resampling:
+    """Resamples only where the effective size is less than a share of the particles.
+
+    Args:
+        resample: the resampling, such as `systematic`.
+        below: share of the K particles, in (0, 1]; the usual one is a half.
+
+    Raises:
+        ValueError: if the share is out of range.
+    """
+    if not 0 < below <= 1:
+        raise ValueError(f"where_uneven: below = {below} must be in (0, 1], a share of the particles")
+
+    def resample_where_uneven(key, log_weights):
+        ancestors, offspring = resample(key, log_weights)
+        uneven = effective_size(log_weights) < below * log_weights.shape[0]
+        itself = jnp.arange(log_weights.shape[0])
+        return jnp.where(uneven, ancestors, itself), jnp.where(uneven, offspring, log_weights)
+
+    return resample_where_uneven
+
+
+USUAL = where_uneven(systematic)  # what most papers do
+
+
+def partial(resample: Resampling, share: float = 0.5) -> Resampling:
+    """Resamples a random part of the particles among themselves; the others keep their places and weights.
+
+    Args:
+        resample: the resampling of the part, such as `systematic`.
+        share: share of the particles that are resampled, in (0, 1].
+
+    Raises:
+        ValueError: if the share is out of range.
+
+    Reference: Martino et al. 2016, "Weighting a Resampled Particle in Sequential Monte Carlo".
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"partial: share = {share} must be in (0, 1], a share of the particles")
+
+    def resample_part(key, log_weights):
+        number = log_weights.shape[0]
+        choice, draw = jax.random.split(key)
+        part = jax.random.permutation(choice, number)[: max(1, round(share * number))]
+        ancestors, offspring = resample(draw, log_weights[part])
+        return jnp.arange(number).at[part].set(part[ancestors]), log_weights.at[part].set(offspring)
+
+    return resample_part
+
+
+def _offspring(quantiles: Array, log_weights: Array) -> tuple[Array, Array]:
+    """The particles at these quantiles in [0, 1] of the weights, each with the mean weight."""
+    total = jnp.cumsum(jnp.exp(log_weights - _top(log_weights)))
+    last = jnp.searchsorted(total, total[-1])  # the last particle that has a weight
+    ancestors = jnp.minimum(jnp.searchsorted(total, quantiles * total[-1], side="right"), last)
+    alive = jnp.where(total[-1] > 0, ancestors, jnp.arange(log_weights.shape[0]))
+    return alive, jnp.full_like(log_weights, log_mean(log_weights))
+
+
+def _top(log_weights: Array) -> Array:
+    """The largest log-weight, 0 where all are -inf."""
+    top = log_weights.max(-1)
+    return jax.lax.stop_gradient(jnp.where(jnp.isneginf(top), 0, top))
+
+
+public.declare(__name__)

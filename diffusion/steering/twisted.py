@@ -1,0 +1,99 @@
+"""Sequential Monte Carlo toward p(x_0) exp(reward), with the twist of the estimate on the way."""
+
+__all__ = ["twisted"]
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion import public
+from diffusion.parameterizations import Denoiser, checked
+from diffusion.samplers.sample import Sampler
+from diffusion.schedules import NoiseSchedule
+from diffusion.steering.particles import Particles, advance, check, gaussian_step
+from diffusion.steering.resampling import USUAL, Resampling
+from diffusion.steering.twists import Twist, rewards
+from diffusion.timesteps import Plan
+
+
+def twisted(
+    sampler: Sampler,
+    denoise: Denoiser,
+    schedule: NoiseSchedule,
+    x: Array,
+    plan: Plan,
+    keys: Array,
+    twist: Twist,
+    *,
+    number: int,
+    proposal: Denoiser | None = None,
+    resample: Resampling = USUAL,
+) -> Particles:
+    """Carries groups of K particles along a plan, and weighs them by the twist:
+
+        w <- w  p(x_s | x_t) psi_s(x_s) / (q(x_s | x_t) psi_t(x_t)),
+
+    where p is the step of the sampler with `denoise`, q its step with `proposal`, and psi at the end is exp(reward).
+    For any twist, proposal and K the estimate of the normalising constant is unbiased, and weighted means converge as
+    K grows. The law that is tilted is that of the sampler on this plan. Particle i draws from keys[i] alone, and a
+    group from the keys of its particles.
+
+    Without a proposal it is Feynman-Kac steering, whose reward needs no gradient; with
+    `guidance.posterior_sampling(denoise, schedule, log_reward)` it is the twisted diffusion sampler.
+
+    Facts:
+        nfe: steps, and those of the proposal
+        neutral: a reward of zeros without proposal, `sample` exactly
+        paper: Wu et al. 2023, "Practical and Asymptotically Exact Conditional Sampling in Diffusion Models", algorithm
+            1; Singhal et al. 2025, "A General Framework for Inference-time Scaling and Steering of Diffusion Models"
+
+    Args:
+        sampler: a sampler whose step is one Gaussian draw from one evaluation, such as `samplers.ddpm()`.
+        denoise: the denoiser (x_t, t) -> Prediction of p.
+        schedule: the process.
+        x: samples at plan.t[0] `[G K, ...]`; the K particles of a group follow one another.
+        plan: the steps, all toward the data.
+        keys: random keys `[G K]`.
+        twist: the target's reward and the weights on the way, such as `tilt(log_reward)`.
+        number: number K of particles a group, >= 1.
+        proposal: the denoiser of q; None for `denoise`. A step that draws no noise is taken by `denoise`.
+        resample: the resampling of a group; the usual one is systematic, where the effective size is below K / 2.
+
+    Returns:
+        The weighted particles at plan.s[-1].
+
+    Raises:
+        TypeError: as `samplers.sample`.
+        ValueError: as `samplers.sample`; for groups that do not divide the batch, another kind of sampler, or a plan
+            that renoises.
+    """
+    check(sampler, denoise, schedule, x, plan, keys, number)
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    steps = plan.t.shape[0]
+    plan = Plan(jnp.asarray(plan.t, x.dtype), jnp.asarray(plan.s, x.dtype), jnp.asarray(plan.renoise))
+
+    def look(x, t, memory):
+        """What the next step from x_t needs."""
+        prediction = checked(denoise)(x, t)
+        moved = prediction if proposal is None else checked(proposal)(x, t)
+        log_psi, memory = twist.apply(memory, x, t, prediction.x0)
+        return x, prediction, moved, log_psi, memory
+
+    def move(carry, i, noise):
+        x, prediction, moved, before, memory = carry
+        mean, std = gaussian_step(sampler, prediction, schedule, x, plan, i)
+        aim = mean if proposal is None else gaussian_step(sampler, moved, schedule, x, plan, i)[0]
+        drawn = std > 0
+        shift = jnp.where(drawn, (aim - mean) / jnp.where(drawn, std, 1), 0)
+        x = mean + std * (shift + noise)
+        ratio = -jnp.sum(shift * (noise + shift / 2), axis=tuple(range(1, x.ndim)))  # log p(x_s | x_t) / q(x_s | x_t)
+        ended = lambda: (x, prediction, moved, rewards(twist.log_reward, x), memory)
+        carry = jax.lax.cond(i == steps - 1, ended, lambda: look(x, plan.s[i], memory))
+        return carry, ratio + carry[3] - before
+
+    begin = look(x, plan.t[0], twist.init(x))
+    carry, log_weights, sizes = advance((begin, begin[3]), move, keys, schedule, plan, number, resample)
+    return Particles(carry[0], log_weights, sizes)
+
+
+public.declare(__name__)

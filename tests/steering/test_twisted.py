@@ -1,0 +1,228 @@
+"""Twisted particles on Gaussian data, where the tilted law, its constant and the sampler's own law are closed forms.
+
+The data is N(0.4, 0.25 I) in two dimensions. Ancestral sampling with the analytic variance draws the process's marginal
+at the plan's end exactly, with any number of steps, where this end is not t = 0 (the step onto t = 0 draws nothing). So
+the particles' only error is that of their number.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import guidance, samplers, schedules, steering, timesteps
+from diffusion.parameterizations import Prediction
+from tests.conformance import round_denoiser
+
+STEPS, NUMBER, END = 4, 8, 0.1
+SCHEDULE = schedules.cosine()
+DENOISE = round_denoiser(SCHEDULE)
+EXACT = samplers.ddpm("analytic", lambda log_snr: 0.25 / (1 + 0.25 * jnp.exp(log_snr)))
+MEAN = 0.4 * float(SCHEDULE.alpha(END))  # of the marginal at the plan's end
+VARIANCE = 0.25 * float(SCHEDULE.alpha(END)) ** 2 + float(SCHEDULE.sigma(END)) ** 2
+SLOPE = np.array([1.5, -0.8], np.float32)
+CENTRE, WIDTH = np.array([1.0, 0.2], np.float32), 0.6
+
+
+def linear(x):
+    return x @ SLOPE
+
+
+def quadratic(x):
+    return -jnp.sum((x - CENTRE) ** 2, -1) / (2 * WIDTH**2)
+
+
+def _tilted(reward):
+    """(mean, variance, log of the normalising constant) of N(x; MEAN, VARIANCE I) exp(reward(x))."""
+    if reward is linear:
+        return MEAN + VARIANCE * SLOPE, VARIANCE, MEAN * SLOPE.sum() + VARIANCE * (SLOPE**2).sum() / 2
+    joint = VARIANCE + WIDTH**2
+    variance = VARIANCE * WIDTH**2 / joint
+    mean = variance * (MEAN / VARIANCE + CENTRE / WIDTH**2)
+    constant = np.log(WIDTH**2 / joint) - ((CENTRE - MEAN) ** 2).sum() / (2 * joint)
+    return mean, variance, constant
+
+
+def _pulled(reward):
+    return guidance.posterior_sampling(DENOISE, SCHEDULE, reward)
+
+
+CASES = {
+    "estimate": (linear, steering.tilt(linear), {}),
+    "quadratic": (quadratic, steering.tilt(quadratic), {}),
+    "tempered": (quadratic, steering.tilt(quadratic, lambda t: 1 - t), {}),
+    "largest": (linear, steering.largest_so_far(lambda x: linear(x) / 3), {"third": True}),
+    "sum": (linear, steering.sum_so_far(lambda x: linear(x) / 3), {"third": True}),
+    "pulled": (linear, steering.tilt(linear), {"proposal": _pulled(linear)}),
+    "pulled, quadratic": (quadratic, steering.tilt(quadratic), {"proposal": _pulled(quadratic)}),
+    "multinomial": (quadratic, steering.tilt(quadratic), {"resample": steering.multinomial}),
+    "partial": (quadratic, steering.tilt(quadratic), {"resample": steering.partial(steering.stratified)}),
+}
+
+
+def _run(twist, groups, number, steps=STEPS, sampler=EXACT, seed=0, **more):
+    @jax.jit
+    def run(keys):
+        start, walk = jax.vmap(jax.random.split, out_axes=1)(keys)
+        x = samplers.prior(SCHEDULE, start, (2,))
+        plan = timesteps.plan(np.linspace(1, END, steps + 1))
+        return steering.twisted(sampler, DENOISE, SCHEDULE, x, plan, walk, twist, number=number, **more)
+
+    return run(jax.random.split(jax.random.key(seed), groups * number))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_constants_are_unbiased_and_means_are_the_tilted_law_s(name):
+    """4,000 groups of eight: E[Z] is the constant, E[Z times the weighted mean] the constant times the mean."""
+    reward, twist, more = CASES[name]
+    more = dict(more)
+    if more.pop("third", False):
+        mean, variance, log_constant = MEAN + VARIANCE * SLOPE / 3, VARIANCE, 0
+        log_constant = MEAN * SLOPE.sum() / 3 + VARIANCE * (SLOPE**2).sum() / 18
+    else:
+        mean, variance, log_constant = _tilted(reward)
+    particles = _run(twist, 4000, NUMBER, **more)
+    weights = np.exp(np.asarray(particles.log_weights, np.float64) - log_constant)
+    x = np.asarray(particles.x, np.float64).reshape(-1, NUMBER, 2)
+    expected = {"1": (1, 1), "x": (x, mean), "(x - mean)^2": ((x - mean) ** 2, variance)}
+    for value, truth in expected.values():
+        values = np.mean(weights[..., None] * value, axis=1)
+        error = values.std(0, ddof=1) / len(values) ** 0.5
+        assert error.max() < 0.05
+        np.testing.assert_array_less(np.abs(values.mean(0) - truth), 4.5 * error)
+    assert np.abs(x.mean((0, 1)) - mean).max() > 0.01  # the plain mean is another
+
+
+def test_the_law_of_one_drawn_particle_is_the_tilted_one():
+    mean, variance, _ = _tilted(quadratic)
+    particles = _run(steering.tilt(quadratic), 2000, 32)
+    x = np.asarray(steering.drawn(particles, jax.random.split(jax.random.key(5), 2000)))
+    np.testing.assert_allclose(x.mean(0), mean, atol=4.5 * (variance / 2000) ** 0.5)
+    np.testing.assert_allclose(x.var(0), variance, rtol=4.5 * (2 / 2000) ** 0.5)
+
+
+def test_a_pull_along_the_gradient_keeps_the_weights_more_even():
+    """Without resampling; a pull of the wrong sign or size has the same constant, and worse weights."""
+    never = steering.where_uneven(steering.systematic, 1e-6)
+    sizes = {}
+    for name, sign in {"none": 0.0, "pulled": 1.0, "pushed": -1.0}.items():
+        proposal = guidance.posterior_sampling(DENOISE, SCHEDULE, linear, scale=sign) if sign else None
+        particles = _run(steering.tilt(linear), 64, 64, steps=16, proposal=proposal, resample=never)
+        sizes[name] = float(particles.effective_sizes[-1].mean())
+    assert sizes["pulled"] > 1.3 * sizes["none"] > 1.3 * sizes["pushed"]
+
+
+def test_without_a_reward_it_is_sample():
+    twist = steering.tilt(lambda x: jnp.zeros(x.shape[0]))
+    keys = jax.random.split(jax.random.key(0), 12)
+    x = samplers.prior(SCHEDULE, jax.random.split(jax.random.key(1), 12), (2,))
+    plan = timesteps.plan(timesteps.uniform(SCHEDULE, 5))
+    particles = steering.twisted(samplers.ddpm(), DENOISE, SCHEDULE, x, plan, keys, twist, number=4)
+    np.testing.assert_allclose(
+        particles.x, samplers.sample(samplers.ddpm(), DENOISE, SCHEDULE, x, plan, keys), rtol=1e-6, atol=1e-6
+    )
+    np.testing.assert_array_equal(particles.log_weights, 0)
+    np.testing.assert_allclose(particles.effective_sizes, 4, rtol=1e-6)
+    assert particles.effective_sizes.shape == (5, 3)
+
+
+def test_a_group_does_not_depend_on_the_others():
+    twist, keys = steering.tilt(quadratic), jax.random.split(jax.random.key(0), 24)
+    x = samplers.prior(SCHEDULE, jax.random.split(jax.random.key(1), 24), (2,))
+    plan = timesteps.plan(timesteps.uniform(SCHEDULE, 5))
+    run = jax.jit(
+        lambda x, keys: steering.twisted(
+            samplers.ddpm(), DENOISE, SCHEDULE, x, plan, keys, twist, number=8, resample=steering.systematic
+        )
+    )
+    whole, last = run(x, keys), run(x[16:], keys[16:])
+    np.testing.assert_allclose(whole.x[16:], last.x, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(whole.log_weights[2:], last.log_weights, rtol=1e-5, atol=1e-6)
+    assert len(np.unique(np.asarray(whole.x)[:, 0])) == 24  # offspring of one ancestor go separate ways
+
+
+def test_each_step_evaluates_the_denoiser_once():
+    calls = []
+
+    def counted(x, t):
+        jax.debug.callback(lambda t: calls.append(float(t)), t)
+        return DENOISE(x, t)
+
+    keys = jax.random.split(jax.random.key(0), 4)
+    plan = timesteps.plan(timesteps.uniform(SCHEDULE, 6))
+    x = jnp.ones((4, 2))
+    jax.block_until_ready(
+        steering.twisted(samplers.ddpm(), counted, SCHEDULE, x, plan, keys, steering.tilt(linear), number=2)
+    )
+    jax.effects_barrier()
+    np.testing.assert_allclose(sorted(calls), sorted(plan.t), rtol=1e-6)
+
+
+def test_the_largest_and_the_sum_remember_what_was():
+    x = jnp.zeros((2, 3))
+    seen = [jnp.array([1.0, -2.0]), jnp.array([0.5, 3.0]), jnp.array([2.0, 1.0])]
+    for twist, expected in {
+        steering.largest_so_far: [[1, -2], [2, 1], [4, 4]],
+        steering.sum_so_far: [[1, -2], [2.5, -1], [6, 1]],
+    }.items():
+        made = twist(lambda value: value[:, 0])
+        memory = made.init(x)
+        for value, total in zip(seen, expected):
+            log_psi, memory = made.apply(memory, x, 0.5, value[:, None])
+            np.testing.assert_allclose(log_psi, total)
+
+
+def test_the_best_of_a_group():
+    particles = steering.Particles(jnp.arange(6.0)[:, None], jnp.zeros((2, 3)), jnp.ones((1, 2)))
+    np.testing.assert_array_equal(steering.best(particles, jnp.array([0, 5, 1, 9, 2, 3])), [[1.0], [3.0]])
+
+
+REFUSED = {
+    "groups": (samplers.ddpm(), {"number": 5}, "number = 5 particles a group do not divide the 12 samples"),
+    "deterministic": (samplers.ddim(), {}, "draws 0 noise arrays"),
+    "two evaluations": (samplers.dpm_2_ancestral(), {}, "takes 7 evaluations in 4 steps"),
+    "history": (samplers.dpmpp_2m_sde(), {}, "its state is a "),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_weighed_is_refused(name):
+    sampler, more, message = REFUSED[name]
+    plan = timesteps.plan(timesteps.uniform(SCHEDULE, 4))
+    keys = jax.random.split(jax.random.key(0), 12)
+    with pytest.raises(ValueError, match=message):
+        steering.twisted(
+            sampler, DENOISE, SCHEDULE, jnp.ones((12, 2)), plan, keys, steering.tilt(linear), **({"number": 4} | more)
+        )
+
+
+def test_a_plan_that_renoises_and_rewards_of_another_shape_are_refused():
+    keys = jax.random.split(jax.random.key(0), 4)
+    run = lambda plan, reward: steering.twisted(
+        samplers.ddpm(), DENOISE, SCHEDULE, jnp.ones((4, 2)), plan, keys, steering.tilt(reward), number=2
+    )
+    up = timesteps.plan([1.0, 0.4, 0.7, 0.0], renoise=[False, True, False])
+    with pytest.raises(ValueError, match="steps that renoise"):
+        run(up, linear)
+    with pytest.raises(ValueError, match="the rewards, one number a sample,"):
+        run(timesteps.plan([1.0, 0.0]), lambda x: x)
+
+
+def test_a_learned_variance_scales_the_pull():
+    """The ratio of the densities is that of the step's own spread: the constant is unbiased with it too."""
+    wide = lambda x, t: DENOISE(x, t)._replace(variance=jnp.full_like(x, 0.9))
+    pulled = lambda x, t: Prediction(
+        *guidance.posterior_sampling(wide, SCHEDULE, linear)(x, t)[:2], jnp.full_like(x, 0.9)
+    )
+    keys = jax.random.split(jax.random.key(3), 32_000)
+    x = samplers.prior(SCHEDULE, jax.random.split(jax.random.key(1), 32_000), (2,))
+    plan = timesteps.plan(timesteps.uniform(SCHEDULE, 4))
+    run = jax.jit(
+        lambda proposal: steering.twisted(
+            samplers.ddpm("learned"), wide, SCHEDULE, x, plan, keys, steering.tilt(linear), number=8, proposal=proposal
+        ),
+        static_argnums=0,
+    )
+    values = [np.exp(np.asarray(steering.log_normaliser(run(p).log_weights), np.float64)) for p in (None, pulled)]
+    error = np.hypot(*(v.std() / len(v) ** 0.5 for v in values))
+    assert abs(values[0].mean() - values[1].mean()) < 4.5 * error < 0.1 * values[0].mean()
