@@ -3,8 +3,9 @@
     python -m tools.docs.family_figures
     python -m tools.docs.family_figures --families=samplers,guidance --folder=/tmp/pictures
 
-The commands write docs/images/schedules.png, objectives.png, samplers.png, guidance.png and manifolds.png. The data are
-mixtures of Gaussians and the denoisers exact (tests/oracles.py): without training, the pictures are the same each time.
+The commands write schedules.png, objectives.png, samplers.png, guidance.png, steering.png and manifolds.png in
+docs/images. The data are mixtures of Gaussians and the denoisers exact (tests/oracles.py): without training, the
+pictures are the same each time.
 """
 
 import pathlib
@@ -18,9 +19,10 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from diffusion import couplings, guidance, manifolds, samplers, schedules, timesteps
+from diffusion import couplings, guidance, manifolds, samplers, schedules, steering, timesteps
 from diffusion.experiments.evaluation import plots
 from diffusion.experiments.evaluation.plots import BLUE, FAINT, INK, ORANGE
+from diffusion.parameterizations import Prediction
 from tests import oracles
 from tests.conformance import exact_denoiser
 
@@ -201,6 +203,55 @@ def guidance_picture() -> Figure:
     return figure
 
 
+def steering_picture() -> Figure:
+    """A mixture tilted by a reward; guidance and a product as sums of scores and as their densities say."""
+    data = oracles.three_gaussians()
+    left, right = (data._replace(weights=np.array(weights)) for weights in ([0.6, 0.35, 0.05], [0.05, 0.35, 0.6]))
+    log_p = lambda mixture, x: oracles.log_density(mixture, 1.0, 0.0, x)
+    centre = np.array([0.4, 0.2])
+    log_reward = lambda x: -jnp.sum((x - centre) ** 2, -1) / (2 * 0.5**2)
+    denoise, a, b = (exact_denoiser(mixture, FLOW) for mixture in (data, left, right))
+    pulled = guidance.posterior_sampling(denoise, FLOW, log_reward)
+    branches = guidance.separately(a, b)
+    added = lambda x_t, t: _sum_of_scores(branches(x_t, t), x_t, t)
+    number, ancestral, euler = 16, samplers.ddpm(), samplers.euler_maruyama()
+    whole = timesteps.plan(timesteps.uniform(FLOW, 40))
+    finer = timesteps.plan(np.linspace(0.98, 0, 121))
+    tilted = lambda x: log_p(data, x) + log_reward(x)
+    guided = lambda x: 3 * log_p(left, x) - 2 * log_p(right, x)
+    product = lambda x: log_p(left, x) + log_p(right, x)
+    plain = lambda denoise, plan=whole: lambda x, keys: samplers.sample(ancestral, denoise, FLOW, x, plan, keys)
+    twisted = lambda **more: (
+        lambda x, keys: steering.twisted(
+            ancestral, denoise, FLOW, x, whole, keys, steering.tilt(log_reward), number=number, **more
+        )
+    )
+    corrected = lambda exponents, plan, scale=1.0: (
+        lambda x, keys: steering.corrected(euler, branches, exponents, FLOW, scale * x, plan, keys, number=number)
+    )
+    cases = {
+        "the data": (lambda x: log_p(data, x), plain(denoise)),
+        "a reward: its gradient alone": (tilted, plain(pulled)),
+        "a reward: twisted": (tilted, twisted()),
+        "a reward: twisted, with the gradient": (tilted, twisted(proposal=pulled)),
+        "w = 3: classifier_free": (guided, plain(guidance.classifier_free(branches, 3.0))),
+        "w = 3: corrected": (guided, corrected((3.0, -2.0), whole)),
+        "a product: sum of scores": (product, lambda x, keys: plain(added, finer)(0.98 * x / 2**0.5, keys)),
+        "a product: corrected": (product, corrected((1.0, 1.0), finer, 0.98 / 2**0.5)),
+    }
+    figure = Figure(figsize=(11, 5.9), dpi=110, layout="constrained")
+    for panel, (name, (log_density, run)) in zip(figure.subplots(2, 4).ravel(), cases.items()):
+        start, walk, choice = jax.random.split(jax.random.key(0), (3, 512 * number))
+        samples = jax.jit(run)(jax.vmap(lambda key: jax.random.normal(key, (2,)))(start), walk)
+        if isinstance(samples, steering.Particles):
+            samples = steering.drawn(samples, choice[:512])
+        _levels(panel, log_density, BLUE)
+        panel.scatter(*np.asarray(samples[:512]).T, s=4, color=ORANGE, linewidths=0, alpha=0.8, zorder=3)
+        _square(panel, 2.6)
+        panel.set_title(name, fontsize=9.5)
+    return figure
+
+
 def manifolds_picture() -> Figure:
     """A wrapped normal's density and draws on the sphere, the torus and the Poincare ball."""
     keys = jax.random.split(jax.random.key(0), 300)
@@ -242,6 +293,7 @@ FAMILIES = {
     "objectives": objectives_picture,
     "samplers": samplers_picture,
     "guidance": guidance_picture,
+    "steering": steering_picture,
     "manifolds": manifolds_picture,
 }
 
@@ -259,11 +311,23 @@ def _trajectory(sampler: samplers.Sampler, denoise, x, grid: np.ndarray) -> np.n
     return np.asarray(run(x).x)
 
 
+def _sum_of_scores(predictions: tuple[Prediction, ...], x_t, t) -> Prediction:
+    """The prediction of the sum of the scores."""
+    eps = sum(prediction.eps for prediction in predictions)
+    return Prediction((x_t - FLOW.sigma(t) * eps) / FLOW.alpha(t), eps)
+
+
 def _contours(panel: Axes, data: oracles.Mixture, color: str = GREY) -> None:
     """Draws the contours around half of the data's mass and nine tenths."""
+    _levels(panel, lambda x: oracles.log_density(data, 1.0, 0.0, x), color)
+
+
+def _levels(panel: Axes, log_density, color: str) -> None:
+    """Draws the contours around half of a density's mass and nine tenths; the density need not be normalised."""
     axis = np.linspace(-4, 4, 200)
     points = jnp.asarray(np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2))
-    density = np.exp(np.asarray(oracles.log_density(data, 1.0, 0.0, points)))
+    values = np.asarray(log_density(points))
+    density = np.exp(values - values.max())
     sorted_mass = np.sort(density)[::-1]
     levels = [sorted_mass[np.searchsorted(np.cumsum(sorted_mass) / sorted_mass.sum(), share)] for share in (0.9, 0.5)]
     panel.contour(axis, axis, density.reshape(200, 200), levels, colors=color, linewidths=0.8, alpha=0.6)
