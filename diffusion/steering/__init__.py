@@ -14,7 +14,7 @@ from diffusion.steering.particles import (
     drawn as drawn,
     log_normaliser as log_normaliser,
 )
-from diffusion.steering.resampling import (
+from diffusion.steering.resampling_schemes import (
     Resampling as Resampling,
     effective_size as effective_size,
     multinomial as multinomial,

@@ -18,7 +18,7 @@ from diffusion.parameterizations import Prediction
 from diffusion.samplers.sample import Sampler
 from diffusion.schedules import NoiseSchedule
 from diffusion.steering.particles import Particles, advance, check, gaussian_step
-from diffusion.steering.resampling import USUAL, Resampling
+from diffusion.steering.resampling_schemes import USUAL, Resampling
 from diffusion.timesteps import Plan
 
 

@@ -13,7 +13,7 @@ from diffusion import public
 from diffusion.arguments import require_keys, require_shape
 from diffusion.samplers.sample import Sampler, State, check_arguments, check_start, keys_of_step, normal
 from diffusion.schedules import NoiseSchedule
-from diffusion.steering.resampling import Resampling, effective_size, log_mean
+from diffusion.steering.resampling_schemes import Resampling, effective_size, log_mean
 from diffusion.timesteps import Plan
 
 

@@ -11,7 +11,7 @@ from diffusion.parameterizations import Denoiser, checked
 from diffusion.samplers.sample import Sampler
 from diffusion.schedules import NoiseSchedule
 from diffusion.steering.particles import Particles, advance, check, gaussian_step
-from diffusion.steering.resampling import USUAL, Resampling
+from diffusion.steering.resampling_schemes import USUAL, Resampling
 from diffusion.steering.twists import Twist, rewards
 from diffusion.timesteps import Plan
 
