@@ -1,6 +1,6 @@
 """Search over the noise that a sampler starts from: by trials, and by the gradient of the reward."""
 
-__all__ = ["optimised_noise", "searched_noise"]
+__all__ = ["Generate", "optimised_noise", "searched_noise"]
 
 from collections.abc import Callable
 

@@ -1,6 +1,6 @@
 """The loop of weighted particles: groups of K that are resampled among themselves after each step."""
 
-__all__ = ["Particles", "advance", "best", "check", "drawn", "log_normaliser"]
+__all__ = ["Particles", "advance", "best", "check", "drawn", "gaussian_step", "log_normaliser"]
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,6 +1,6 @@
 """Twists: what the weight of a particle on its way says of the reward at its end."""
 
-__all__ = ["Twist", "largest_so_far", "sum_so_far", "tilt"]
+__all__ = ["LogReward", "Twist", "largest_so_far", "rewards", "sum_so_far", "tilt"]
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
