@@ -104,7 +104,8 @@ def where_uneven(resample: Resampling, below: float = 0.5) -> Resampling:
     return resample_where_uneven
 
 
-USUAL = where_uneven(systematic)  # what most papers do
+USUAL: Resampling = where_uneven(systematic)
+"""What most papers do: systematic resampling where the effective size is below half of the particles."""
 
 
 def partial(resample: Resampling, share: float = 0.5) -> Resampling:
