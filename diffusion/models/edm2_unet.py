@@ -25,15 +25,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.layers import layout, unet_inputs
+from diffusion.models.layers import layout, network_checks, unet_inputs
 from diffusion.models.layers.attention import attention
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.dropout import dropped, keys_of
 from diffusion.models.layers.magnitude import FORCED, MPConv, MPFourier, mp_cat, mp_silu, mp_sum, unit
 from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
-from diffusion.models.layers.resampling import check_taps, double, halve
+from diffusion.models.layers.resampling import double, halve
 from diffusion.models.layers.scan import REMAT
+from diffusion.models.layers.unet_levels import LevelsByResolution
 
 
 class EDM2Block(nn.Module):
@@ -98,7 +99,7 @@ class EDM2Block(nn.Module):
         return MPConv(channels, 0, self.dtype, name="attention_out")(h.reshape(batch, -1, channels)).reshape(x.shape)
 
 
-class EDM2UNet(Backbone):
+class EDM2UNet(LevelsByResolution, Backbone):
     """EDM2's magnitude-preserving U-Net: `apply(variables, x, t, condition)` is a `Network`.
 
     Its clock is ln(sigma) / 4, and its images have magnitude 1, both by `parameterizations.edm`. The output is 0 at
@@ -147,45 +148,20 @@ class EDM2UNet(Backbone):
     dropout: float = 0.0
     clip: float | None = 256.0
     ranks = (3,)
-    takes_dropout = True
     positive = ("resolution", "width", "blocks", "channels", "head_size")
 
     def check_fields(self) -> None:
-        for field in ("multipliers", "attention_resolutions", "taps"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))
+        super().check_fields()
+        network_checks.classes(self)
         for field in ("noise_multiplier", "embedding_multiplier", "clip"):
             if getattr(self, field) is not None and getattr(self, field) <= 0:
                 raise ValueError(f"{field}={getattr(self, field)} must be None or positive")
         for field in ("label_balance", "concat_balance", "residual_balance", "attention_balance"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{field}={getattr(self, field)} must be in [0, 1]")
-        if self.num_classes < 0 or not 0 <= self.dropout < 1:
-            raise ValueError(
-                f"num_classes={self.num_classes} must be 0 (unconditional) or positive, and dropout="
-                f"{self.dropout} in [0, 1)"
-            )
-        if not self.multipliers or min(self.multipliers) <= 0:
-            raise ValueError(f"multipliers={self.multipliers} must be positive, one for each level")
-        if self.resolution % 2 ** (len(self.multipliers) - 1):
-            raise ValueError(f"resolution={self.resolution} is not halved {len(self.multipliers) - 1} times")
         for level, width in enumerate(self.widths):
             if width % self.head_size and (self.attends(level) or level == len(self.widths) - 1):
                 raise ValueError(f"head_size={self.head_size} does not divide the {width} channels of level {level}")
-        check_taps(self.taps)
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Channels of each level."""
-        return tuple(self.width * multiplier for multiplier in self.multipliers)
-
-    def attends(self, level: int) -> bool:
-        """Whether a level has attention."""
-        return self.resolution >> level in self.attention_resolutions
-
-    @property
-    def feature_blocks(self) -> int:
-        """Number of blocks whose features a call can return."""
-        return len(self.widths) * (2 * self.blocks + 1) + 1
 
     @nn.compact
     def __call__(

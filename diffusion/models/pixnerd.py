@@ -33,7 +33,7 @@ from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding
 from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.scan import scanned
-from diffusion.models.layers.stacks import Stack
+from diffusion.models.layers.stacks import Layered, Stack
 
 SIZES = {  # configs_c2i/pix256std1_repa_pixnerd_large.yaml and _xl.yaml of the authors' repository
     "L/16": {"patch": 16, "width": 1024, "depth": 22, "heads": 16, "field_depth": 2},
@@ -91,7 +91,7 @@ class FieldBlock(nn.Module):
         return (w * jax.lax.rsqrt(jnp.maximum(jnp.square(w).sum(-2, keepdims=True), 1e-24))).astype(self.dtype)
 
 
-class PixNerd(Backbone):
+class PixNerd(Layered, Backbone):
     """The PixNerd: `apply(variables, x, t, condition)` is a `Network`.
 
     The paper reads it as a velocity, with the clock `reversed_time`.
@@ -135,11 +135,6 @@ class PixNerd(Backbone):
         network_checks.classes(self)
         if self.width % (4 * self.heads):
             raise ValueError(f"width={self.width}: axial rotary positions need 4 heads = {4 * self.heads} to divide it")
-
-    @property
-    def feature_blocks(self) -> int:
-        """Number of blocks whose features a call can return: the transformer's."""
-        return self.depth
 
     @nn.compact
     def __call__(self, x: jax.Array, t: jax.Array, condition: Condition = None, features: Numbers = None) -> Any:

@@ -39,14 +39,15 @@ from diffusion.models.layers.dropout import keys_of
 from diffusion.models.layers.embeddings import sinusoid
 from diffusion.models.layers.image_attention import ImageAttention
 from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
-from diffusion.models.layers.resampling import check_taps, double, halve
+from diffusion.models.layers.resampling import double, halve
 from diffusion.models.layers.scan import REMAT
+from diffusion.models.layers.unet_levels import LevelsByResolution
 
 HALF = math.sqrt(0.5)  # keeps the variance of a sum of two
 NORM = {"groups": 32, "epsilon": 1e-6, "least": 4}
 
 
-class SongUNet(Backbone):
+class SongUNet(LevelsByResolution, Backbone):
     """The U-Net of DDPM++ or NCSN++: `apply(variables, x, t, condition)` is a `Network`.
 
     EDM's checkpoints receive the clock ln(sigma) / 4 (`parameterizations.edm`). Parameters are float32 whatever the
@@ -92,7 +93,6 @@ class SongUNet(Backbone):
     taps: tuple[int, ...] = (1, 1)
     dropout: float = 0.0
     ranks = (3,)
-    takes_dropout = True
     positive = ("resolution", "width", "blocks", "in_channels", "out_channels", "clock_multiplier")
     choices = Backbone.choices | {
         "clock": ("positional", "fourier"),
@@ -101,34 +101,12 @@ class SongUNet(Backbone):
     }
 
     def check_fields(self) -> None:
-        for field in ("multipliers", "attention_resolutions", "taps"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))
+        super().check_fields()
         for field in ("num_classes", "augmentations"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field}={getattr(self, field)} must be 0 (none) or positive")
-        if not self.multipliers or min(self.multipliers) <= 0:
-            raise ValueError(f"multipliers={self.multipliers} must be positive, one for each level")
-        if self.resolution % 2 ** (len(self.multipliers) - 1):
-            raise ValueError(f"resolution={self.resolution} is not halved {len(self.multipliers) - 1} times")
         if self.width % 4 or self.width * self.clock_multiplier < 4:
             raise ValueError(f"width={self.width} must be a multiple of 4")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout} must be in [0, 1)")
-        check_taps(self.taps)
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Channels of each level."""
-        return tuple(self.width * multiplier for multiplier in self.multipliers)
-
-    def attends(self, level: int) -> bool:
-        """Whether a level has attention."""
-        return self.resolution >> level in self.attention_resolutions
-
-    @property
-    def feature_blocks(self) -> int:
-        """Number of blocks whose features a call can return."""
-        return len(self.widths) * (2 * self.blocks + 1) + 1
 
     @nn.compact
     def __call__(

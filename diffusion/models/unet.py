@@ -41,9 +41,10 @@ from diffusion.models.layers.embeddings import sinusoid
 from diffusion.models.layers.image_attention import ImageAttention
 from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
 from diffusion.models.layers.scan import REMAT
+from diffusion.models.layers.unet_levels import UNetLevels
 
 
-class UNet(Backbone):
+class UNet(UNetLevels, Backbone):
     """The U-Net of DDPM or ADM: `apply(variables, x, t, condition)` is a `Network`.
 
     Parameters are float32 whatever the compute type, and so is the output.
@@ -101,12 +102,12 @@ class UNet(Backbone):
     vector_width: int = 0
     qkv_per_head: bool = False
     ranks = (2, 3, 4)
-    takes_dropout = True
     reuses = ("deep",)
     positive = ("blocks", "in_channels", "out_channels", "groups", "epsilon")
     choices = Backbone.choices | {"resample": ("conv", "block"), "padding": ("both", "end")}
 
     def check_fields(self) -> None:
+        super().check_fields()
         for field in ("widths", "attention_levels"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
         if self.axes not in unet_inputs.KINDS:
@@ -134,18 +135,11 @@ class UNet(Backbone):
                 f"features={self.time_features} must be even and at least 4, and frequency_shift="
                 f"{self.frequency_shift} 0 or 1"
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout} must be in [0, 1)")
 
     @property
     def time_features(self) -> int:
         """Number of sinusoids of the time."""
         return self.widths[0] if self.features is None else self.features
-
-    @property
-    def feature_blocks(self) -> int:
-        """Number of blocks whose features a call can return."""
-        return len(self.widths) * (2 * self.blocks + 1) + 1
 
     @nn.compact
     def __call__(

@@ -21,13 +21,14 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.models.autoencoders import encoder_decoder, latent_space
-from diffusion.models.autoencoders.encoder_decoder import Decoder, Encoder, Options
+from diffusion.models.autoencoders.encoder_decoder import Decoder, Encoder, shared_options
 from diffusion.models.autoencoders.latent_space import Factor, Moments
+from diffusion.models.layers.network_bases import CheckedNetwork
 
 LOG_VARIANCE = (-30.0, 20.0)  # the published networks clip it there
 
 
-class AutoencoderKL(nn.Module):
+class AutoencoderKL(CheckedNetwork):
     """Pictures to the moments of a Gaussian, and latents to pictures; the factor is f = 2^(levels - 1).
 
     A clip [B, F, H, W, C] is encoded and decoded frame by frame, as models of clips use an autoencoder of pictures.
@@ -50,12 +51,7 @@ class AutoencoderKL(nn.Module):
         shift: shift of the latents, likewise.
         input_range: range of the pixels inside the network; ours are in [-1, 1], and `encode` and `decode` convert
             them.
-        attention: implementation, see `diffusion.models.layers.attention`.
-        dtype: compute type, "float32" or "bfloat16"; outputs are float32.
         packed: side p of the patches that become one value of the latent, channel by channel; f is p times as large.
-
-    Raises:
-        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, section 3.1.
     """
@@ -73,38 +69,22 @@ class AutoencoderKL(nn.Module):
     input_range: tuple[float, float] = (-1.0, 1.0)
     decoder_conv: bool | None = None
     decoded_channels: int | None = None
-    attention: str = "auto"
-    dtype: str = "float32"
     packed: int = 1
     kind = "autoencoder"
     ranks = (3, 4)
 
-    def __post_init__(self):
-        encoder_decoder.check_options(self.options, self.input_range)
+    def check_fields(self) -> None:
+        encoder_decoder.check_options(self)
         if self.packed < 1 or self.latent_channels % self.packed**2:
             raise ValueError(
                 f"packed={self.packed}: patches of that side have a whole number of the "
                 f"latent_channels={self.latent_channels}"
             )
-        super().__post_init__()
-
-    @property
-    def options(self) -> Options:
-        """Options of the encoder and the decoder."""
-        return Options(
-            self.widths,
-            self.layers,
-            self.groups,
-            self.attention_levels,
-            self.middle_attention,
-            self.attention,
-            self.dtype,
-        )
 
     def setup(self):
         inner = self.latent_channels // self.packed**2
-        self.encoder = Encoder(self.options, 2 * inner)
-        self.decoder = Decoder(self.options, self.decoded_channels or self.picture_channels)
+        self.encoder = Encoder(shared_options(self), 2 * inner)
+        self.decoder = Decoder(shared_options(self), self.decoded_channels or self.picture_channels)
         behind, before = self.convs
         if behind:
             self.moments_conv = nn.Conv(2 * inner, (1, 1))

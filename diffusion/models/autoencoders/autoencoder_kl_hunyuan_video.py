@@ -23,8 +23,8 @@ from diffusion.models.autoencoders.clip_parts import blended
 from diffusion.models.autoencoders.edge_convolution import EdgeConv
 from diffusion.models.autoencoders.latent_space import Factor, Moments
 from diffusion.models.autoencoders.video_checks import check_latents, check_levels, check_video
-from diffusion.models.layers.attention import IMPLEMENTATIONS, attention, mask_bias
-from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.attention import attention, mask_bias
+from diffusion.models.layers.network_bases import CheckedNetwork
 
 
 def _norm(groups: int, dtype: str, name: str) -> nn.GroupNorm:
@@ -142,7 +142,7 @@ def _last(module: Encoder | Decoder, x: jax.Array, outputs: int) -> jax.Array:
     return EdgeConv(outputs, repeats=True, name="conv_out")(h)
 
 
-class AutoencoderKLHunyuanVideo(nn.Module):
+class AutoencoderKLHunyuanVideo(CheckedNetwork):
     """Videos to the moments of a Gaussian, and latents to videos, as HunyuanVideo has it; f = 2^(levels - 1).
 
         moments = module.apply({"params": params}, x, method="encode")
@@ -159,11 +159,6 @@ class AutoencoderKLHunyuanVideo(nn.Module):
         mixes: whether there is attention at the smallest side.
         scale: scale of the latents, see `latent_space.to_diffusion`.
         shift: shift of the latents, likewise.
-        attention: implementation, see `diffusion.models.layers.attention`.
-        dtype: compute type, "float32" or "bfloat16"; outputs are float32.
-
-    Raises:
-        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Kong et al., "HunyuanVideo: A Systematic Framework For Large Video Generative Models", 2024, section on
     the 3D variational autoencoder.
@@ -178,18 +173,13 @@ class AutoencoderKLHunyuanVideo(nn.Module):
     mixes: bool = True
     scale: Factor = 0.476986
     shift: Factor = 0.0
-    attention: str = "auto"
-    dtype: str = "float32"
     kind = "autoencoder"
     ranks = (4,)
     of_frames = True
     in_parts = staticmethod(blended)
 
-    def __post_init__(self):
-        look_up(dict.fromkeys(("auto", *IMPLEMENTATIONS)), self.attention, "attention")
-        look_up(dict.fromkeys(("float32", "bfloat16")), self.dtype, "dtype")
+    def check_fields(self) -> None:
         check_levels(self)
-        super().__post_init__()
 
     @property
     def factor(self) -> int:

@@ -42,8 +42,7 @@ from diffusion.models.autoencoders.causal_layers import (
 from diffusion.models.autoencoders.clip_parts import streamed
 from diffusion.models.autoencoders.latent_space import Factor, Moments
 from diffusion.models.autoencoders.video_checks import check_latents, check_video
-from diffusion.models.layers.attention import IMPLEMENTATIONS
-from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.network_bases import CheckedNetwork
 
 
 class Middle(nn.Module):
@@ -121,7 +120,7 @@ class Decoder(nn.Module):
         return _last(x, self.outputs)
 
 
-class AutoencoderKLVideo(nn.Module):
+class AutoencoderKLVideo(CheckedNetwork):
     """Videos to the moments of a Gaussian, and latents to videos; f = patch 2^(levels - 1), f_t = 2^(halvings of time).
 
         moments = module.apply({"params": params}, x, method="encode")
@@ -138,11 +137,6 @@ class AutoencoderKLVideo(nn.Module):
         residual: whether each level has a shortcut around it (Wan 2.2).
         decoder_widths: channels of each level of the decoder; (): the encoder's.
         patch: side of the patches of pixels that the first level sees as channels.
-        attention: implementation, see `diffusion.models.layers.attention`.
-        dtype: compute type, "float32" or "bfloat16"; outputs are float32.
-
-    Raises:
-        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Wan Team, "Wan: Open and Advanced Large-Scale Video Generative Models", 2025, section on the
     spatio-temporal VAE; Yu et al., "Language Model Beats Diffusion: Tokenizer is Key to Visual Generation", 2023,
@@ -159,17 +153,13 @@ class AutoencoderKLVideo(nn.Module):
     residual: bool = False
     decoder_widths: tuple[int, ...] = ()
     patch: int = 1
-    attention: str = "auto"
-    dtype: str = "float32"
     kind = "autoencoder"
     ranks = (4,)
     of_frames = True
     together = 1
     in_parts = staticmethod(streamed)
 
-    def __post_init__(self):
-        look_up(dict.fromkeys(("auto", *IMPLEMENTATIONS)), self.attention, "attention")
-        look_up(dict.fromkeys(("float32", "bfloat16")), self.dtype, "dtype")
+    def check_fields(self) -> None:
         if not self.widths or self.layers < 1 or min(self.latent_channels, self.picture_channels, *self.widths) < 1:
             raise ValueError(
                 f"widths={self.widths}, layers={self.layers}, latent_channels={self.latent_channels}, "
@@ -187,7 +177,6 @@ class AutoencoderKLVideo(nn.Module):
                 f"temporal={self.temporal} says for each of the {len(self.widths) - 1} halvings of the sides of "
                 f"widths={self.widths} whether time is halved too"
             )
-        super().__post_init__()
 
     @property
     def factor(self) -> int:

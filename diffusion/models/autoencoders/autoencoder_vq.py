@@ -17,11 +17,12 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.models.autoencoders import encoder_decoder, latent_space, quantizers
-from diffusion.models.autoencoders.encoder_decoder import Decoder, Encoder, Options
+from diffusion.models.autoencoders.encoder_decoder import Decoder, Encoder, shared_options
 from diffusion.models.autoencoders.latent_space import Factor
+from diffusion.models.layers.network_bases import CheckedNetwork
 
 
-class VQModel(nn.Module):
+class VQModel(CheckedNetwork):
     """Pictures to vectors, vectors to codes, and codes to pictures; the factor is f = 2^(levels - 1).
 
         z = module.apply({"params": params}, x, method="encode")
@@ -47,11 +48,6 @@ class VQModel(nn.Module):
         shift: shift of the vectors, likewise.
         input_range: range of the pixels inside the network; ours are in [-1, 1], and `encode` and `decode` convert
             them.
-        attention: implementation, see `diffusion.models.layers.attention`.
-        dtype: compute type, "float32" or "bfloat16"; outputs are float32.
-
-    Raises:
-        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Esser et al., "Taming Transformers for High-Resolution Image Synthesis", 2021, section 3.1; Rombach et
     al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, section 3.1.
@@ -70,11 +66,9 @@ class VQModel(nn.Module):
     scale: Factor = 1.0
     shift: Factor = 0.0
     input_range: tuple[float, float] = (-1.0, 1.0)
-    attention: str = "auto"
-    dtype: str = "float32"
 
-    def __post_init__(self):
-        encoder_decoder.check_options(self.options, self.input_range)
+    def check_fields(self) -> None:
+        encoder_decoder.check_options(self)
         if bool(self.codes) == bool(self.finite_levels):
             raise ValueError(
                 f"codes={self.codes}, finite_levels={self.finite_levels}: give one of them, a number of "
@@ -85,20 +79,6 @@ class VQModel(nn.Module):
                 f"finite_levels={self.finite_levels} are {len(self.finite_levels)} for "
                 f"code_channels={self.code_channels}; there must be one for each"
             )
-        super().__post_init__()
-
-    @property
-    def options(self) -> Options:
-        """Options of the encoder and the decoder."""
-        return Options(
-            self.widths,
-            self.layers,
-            self.groups,
-            self.attention_levels,
-            self.middle_attention,
-            self.attention,
-            self.dtype,
-        )
 
     @property
     def factor(self) -> int:
@@ -106,8 +86,8 @@ class VQModel(nn.Module):
         return 2 ** (len(self.widths) - 1)
 
     def setup(self):
-        self.encoder = Encoder(self.options, self.latent_channels)
-        self.decoder = Decoder(self.options, self.picture_channels)
+        self.encoder = Encoder(shared_options(self), self.latent_channels)
+        self.decoder = Decoder(shared_options(self), self.picture_channels)
         self.before_codes = nn.Conv(self.code_channels, (1, 1))
         self.behind_codes = nn.Conv(self.latent_channels, (1, 1))
         if self.codes:

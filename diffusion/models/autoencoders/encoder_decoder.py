@@ -21,16 +21,16 @@ __all__ = [
     "last",
     "level",
     "middle",
+    "shared_options",
 ]
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 
 from diffusion.models.layers import layout
-from diffusion.models.layers.attention import IMPLEMENTATIONS, attention
-from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.attention import attention
 from diffusion.models.layers.convolutions import GroupNorm, ResnetBlock, conv, upsample
 
 
@@ -147,15 +147,19 @@ class Decoder(nn.Module):
         return last(x, self.outputs, self.options)
 
 
-def check_options(options: Options, input_range: tuple[float, float]) -> None:
-    """Refuses inconsistent fields of an autoencoder.
+def shared_options(autoencoder: Any) -> Options:
+    """The options of an autoencoder's encoder and decoder, from its fields of the same names."""
+    return Options(*(getattr(autoencoder, field) for field in Options._fields))
+
+
+def check_options(autoencoder: Any) -> None:
+    """Refuses inconsistent fields of an autoencoder with the fields of `Options` and `input_range`.
 
     Raises:
         ValueError: naming the field.
     """
-    widths, layers, groups, levels, _, attention, dtype = options
-    look_up(dict.fromkeys(("auto", *IMPLEMENTATIONS)), attention, "attention")
-    look_up(dict.fromkeys(("float32", "bfloat16")), dtype, "dtype")
+    widths, layers, groups, levels, *_ = shared_options(autoencoder)
+    input_range = autoencoder.input_range
     if not widths or layers <= 0 or groups <= 0:
         raise ValueError(
             f"widths={widths}, layers={layers}, groups={groups}: an autoencoder has at least one level, "

@@ -12,14 +12,14 @@ from diffusion.models.layers import network_checks
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.cross_attention import xavier
 from diffusion.models.layers.embeddings import sincos_positions
-from diffusion.models.layers.network_bases import Computed
+from diffusion.models.layers.network_bases import CheckedNetwork
 from diffusion.models.layers.patches import unpatchify
 from diffusion.models.layers.vision_layers import IMAGENET, Layers
 
 SPAN = 16.0  # of the fixed positions along a side, whatever the grid: that of the published decoders' 16 x 16 patches
 
 
-class RAEDecoder(Computed):
+class RAEDecoder(CheckedNetwork):
     """Features of patches [B, h, w, C] -> pictures [B, p h, p w, picture_channels], about in [-1, 1] and not clipped.
 
         tokens = [class token, dense(z) + fixed positions] - layers - norm - dense - patches of p x p pixels

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.models.image_encoders.image_features import ImageFeatures
-from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.choices import sizes
 from diffusion.models.layers.vision_layers import (
     IMAGENET,
     Patches,
@@ -91,16 +91,5 @@ PRESETS: dict[str, dict[str, Any]] = {
     "ViT-g/14": {"width": 1536, "depth": 40, "heads": 24, "hidden": 4096, "gated": True},
 }
 """The published sizes (Oquab et al., 2023, table 17); each is published with 0 and with 4 registers."""
-
-
-def preset(name: str, **options: Any) -> DINOv2:
-    """A DINOv2 of a published size.
-
-    Args:
-        name: name in PRESETS.
-        **options: other fields of `DINOv2`, such as registers=4.
-
-    Raises:
-        ValueError: for an unknown name, and as `DINOv2`.
-    """
-    return DINOv2(**look_up(PRESETS, name, "size"), **options)
+preset = sizes(DINOv2, PRESETS)
+"""A DINOv2 of a published size. See `layers.choices.sizes`."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.models.image_encoders.image_features import ImageFeatures
-from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.choices import sizes
 from diffusion.models.layers.vision_layers import (
     IMAGENET,
     Patches,
@@ -125,16 +125,5 @@ PRESETS: dict[str, dict[str, Any]] = {
     "ViT-7B/16": {"width": 4096, "depth": 40, "heads": 32, "hidden": 8192, "gated": True, "biased": ()},
 }
 """The published sizes (Simeoni et al., 2025, table 2 and section 5)."""
-
-
-def preset(name: str, **options: Any) -> DINOv3:
-    """A DINOv3 of a published size.
-
-    Args:
-        name: name in PRESETS.
-        **options: other fields of `DINOv3`.
-
-    Raises:
-        ValueError: for an unknown name, and as `DINOv3`.
-    """
-    return DINOv3(**look_up(PRESETS, name, "size"), **options)
+preset = sizes(DINOv3, PRESETS)
+"""A DINOv3 of a published size. See `layers.choices.sizes`."""

@@ -5,7 +5,7 @@ __all__ = ["IJEPA", "PRESETS", "preset"]
 from typing import Any
 
 from diffusion.models.image_encoders.plain_vit import PlainViT
-from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.choices import sizes
 
 
 class IJEPA(PlainViT):
@@ -27,16 +27,5 @@ PRESETS: dict[str, dict[str, Any]] = {
     "ViT-g/16": {"width": 1408, "depth": 40, "heads": 16, "hidden": 6144, "patch": 16},
 }
 """The published networks (Assran et al., 2023, table 1 and section 7)."""
-
-
-def preset(name: str, **options: Any) -> IJEPA:
-    """An I-JEPA encoder of a published size.
-
-    Args:
-        name: name in PRESETS.
-        **options: other fields of `IJEPA`.
-
-    Raises:
-        ValueError: for an unknown name, and as `IJEPA`.
-    """
-    return IJEPA(**look_up(PRESETS, name, "size"), **options)
+preset = sizes(IJEPA, PRESETS)
+"""An I-JEPA encoder of a published size. See `layers.choices.sizes`."""

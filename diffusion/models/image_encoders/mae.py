@@ -5,7 +5,7 @@ __all__ = ["MAE", "PRESETS", "preset"]
 from typing import Any
 
 from diffusion.models.image_encoders.plain_vit import PlainViT
-from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.choices import sizes
 
 
 class MAE(PlainViT):
@@ -27,16 +27,5 @@ PRESETS: dict[str, dict[str, Any]] = {
     "ViT-H/14": {"width": 1280, "depth": 32, "heads": 16, "hidden": 5120, "patch": 14},
 }
 """The published sizes (He et al., 2022, table 3)."""
-
-
-def preset(name: str, **options: Any) -> MAE:
-    """An MAE encoder of a published size.
-
-    Args:
-        name: name in PRESETS.
-        **options: other fields of `MAE`.
-
-    Raises:
-        ValueError: for an unknown name, and as `MAE`.
-    """
-    return MAE(**look_up(PRESETS, name, "size"), **options)
+preset = sizes(MAE, PRESETS)
+"""An MAE encoder of a published size. See `layers.choices.sizes`."""

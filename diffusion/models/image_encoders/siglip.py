@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 
 from diffusion.models.image_encoders.image_features import ImageFeatures
-from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.choices import sizes
 from diffusion.models.layers.vision_layers import (
     AttentionPool,
     Patches,
@@ -90,16 +90,5 @@ PRESETS: dict[str, dict[str, Any]] = {
     for side in sides
 }
 """The published networks of SigLIP 2 for one resolution, "So400m/14@384" (Tschannen et al., 2025, table 1)."""
-
-
-def preset(name: str, **options: Any) -> SigLIP:
-    """A SigLIP 2 of a published size.
-
-    Args:
-        name: name in PRESETS, with the side of its images: "So400m/14@384".
-        **options: other fields of `SigLIP`.
-
-    Raises:
-        ValueError: for an unknown name, and as `SigLIP`.
-    """
-    return SigLIP(**look_up(PRESETS, name, "size"), **options)
+preset = sizes(SigLIP, PRESETS)
+"""A SigLIP 2 of a published size. See `layers.choices.sizes`."""

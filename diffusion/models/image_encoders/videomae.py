@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.models.image_encoders.image_features import ImageFeatures
-from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.choices import look_up, sizes
 from diffusion.models.layers.clip_layers import layer_norm
 from diffusion.models.layers.cross_attention import xavier
 from diffusion.models.layers.scan import scanned
@@ -111,16 +111,5 @@ PRESETS: dict[str, dict[str, Any]] = {
     "ViT-g/14": {"width": 1408, "depth": 40, "heads": 16, "hidden": 6144, "patch": 14},
 }
 """The published sizes; ViT-g/14 is VideoMAE V2's."""
-
-
-def preset(name: str, **options: Any) -> VideoMAE:
-    """A VideoMAE encoder of a published size.
-
-    Args:
-        name: name in PRESETS.
-        **options: other fields of `VideoMAE`.
-
-    Raises:
-        ValueError: for an unknown name, and as `VideoMAE`.
-    """
-    return VideoMAE(**look_up(PRESETS, name, "size"), **options)
+preset = sizes(VideoMAE, PRESETS)
+"""A VideoMAE encoder of a published size. See `layers.choices.sizes`."""

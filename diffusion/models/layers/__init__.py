@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         spatial_transformer as spatial_transformer,
         stacks as stacks,
         unet_inputs as unet_inputs,
+        unet_levels as unet_levels,
         vision_layers as vision_layers,
         volumes as volumes,
         wide_attention as wide_attention,

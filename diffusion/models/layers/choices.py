@@ -1,9 +1,9 @@
 """The look-up of a name in a table of choices, with one error message for every misspelling."""
 
-__all__ = ["look_up"]
+__all__ = ["look_up", "sizes"]
 
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from diffusion import public
 from diffusion.io import limits
@@ -31,3 +31,20 @@ def look_up(table: Mapping[str, Choice], name: str, field: str, alike: float = 0
     nearest = public.nearest(name, table, alike)
     hint = f"; did you mean {nearest!r}?" if nearest else ""
     raise ValueError(f"{field}={limits.short(name)} is not known; valid: {', '.join(map(repr, table))}{hint}")
+
+
+def sizes(network: Callable[..., Choice], table: Mapping[str, Mapping[str, Any]]) -> Callable[..., Choice]:
+    """A function `preset(name, **options)`: the network of a published size, with other fields of the caller's.
+
+    The function raises ValueError for an unknown name, and as the network.
+
+    Args:
+        network: the network's class.
+        table: the fields of each published size.
+    """
+
+    def preset(name: str, **options: Any) -> Choice:
+        return network(**look_up(table, name, "size"), **options)
+
+    preset.__doc__ = f"A {getattr(network, '__name__', 'network')} of a published size, a name in PRESETS."
+    return preset

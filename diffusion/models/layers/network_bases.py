@@ -1,6 +1,6 @@
 """The base of the backbones: the fields that say how they compute, the checks of fields, and the types of a call."""
 
-__all__ = ["Backbone", "Clock", "Computed", "Condition", "Entries", "Numbers", "Through"]
+__all__ = ["Backbone", "CheckedNetwork", "Clock", "Condition", "Entries", "Numbers", "Through"]
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -28,7 +28,7 @@ Through = Callable[[Blocks], tuple[jax.Array, Any]] | None
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "dtype": ("float32", "bfloat16")}
 
 
-class Computed(nn.Module, kw_only=True):
+class CheckedNetwork(nn.Module, kw_only=True):
     """A network whose fields are checked when it is constructed.
 
     A class states its `positive` fields, numbers above 0, and the `choices` of each field that is a name.
@@ -56,7 +56,7 @@ class Computed(nn.Module, kw_only=True):
         """Refuses fields that do not fit each other; a network's own checks, before it is a module."""
 
 
-class Backbone(Computed, kw_only=True):
+class Backbone(CheckedNetwork, kw_only=True):
     """A network whose layers may compute parts again in the backward pass.
 
     Attributes:
@@ -64,4 +64,4 @@ class Backbone(Computed, kw_only=True):
     """
 
     remat: str = "none"
-    choices = Computed.choices | {"remat": REMAT}
+    choices = CheckedNetwork.choices | {"remat": REMAT}

@@ -32,7 +32,7 @@ from diffusion.models.layers.attention import attention
 from diffusion.models.layers.clip_layers import Mlp, layer_norm
 from diffusion.models.layers.cross_attention import CrossAttention, xavier
 from diffusion.models.layers.embeddings import rotate_halves
-from diffusion.models.layers.network_bases import Computed
+from diffusion.models.layers.network_bases import CheckedNetwork
 from diffusion.models.layers.patches import patchify
 from diffusion.models.layers.scan import scanned
 
@@ -141,7 +141,7 @@ class GatedMlp(nn.Module):
         return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=xavier, name="out")(h)
 
 
-class VisionTransformer(Computed):
+class VisionTransformer(CheckedNetwork):
     """The fields of an encoder of images whose layers are `Layers`.
 
     Attributes:

@@ -15,7 +15,7 @@ from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.attention import mask_bias
 from diffusion.models.layers.clip_layers import Mlp, layer_norm
 from diffusion.models.layers.cross_attention import CrossAttention
-from diffusion.models.layers.network_bases import Computed
+from diffusion.models.layers.network_bases import CheckedNetwork
 from diffusion.models.layers.scan import scanned
 from diffusion.models.layers.vision_layers import normal
 
@@ -56,7 +56,7 @@ class Layer(nn.Module):
         return layout.split(x, "batch", "tokens", None), None
 
 
-class MEDText(Computed):
+class MEDText(CheckedNetwork):
     """BLIP's text encoder, in which every layer attends to a picture's tokens.
 
     Attributes:

@@ -15,12 +15,12 @@ import jax.numpy as jnp
 
 from diffusion.models.image_encoders.siglip import SigLIP
 from diffusion.models.layers import network_checks
-from diffusion.models.layers.network_bases import Computed
+from diffusion.models.layers.network_bases import CheckedNetwork
 from diffusion.models.layers.vision_layers import Layers, normal
 from diffusion.models.text_encoders.clip import Encoded, unit
 
 
-class SigLIPText(Computed):
+class SigLIPText(CheckedNetwork):
     """SigLIP's text tower: attention in both directions, without a mask, and the vector of the last position.
 
     The last position of a short text is padding, so that texts must be padded to `positions`, as in the training.

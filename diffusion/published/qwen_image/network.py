@@ -91,7 +91,8 @@ class QwenImage(Layered, Backbone):
             ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
         """
         inputs = entries(condition, ("text", "text_mask"))
-        self._check(x, t, inputs)
+        network_checks.latents(self, x, t, self.channels)
+        check_text(x.shape[0], self.text_width, inputs)
         batch, height, width, _ = x.shape
 
         dense = lambda name: nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name=name)
@@ -114,10 +115,6 @@ class QwenImage(Layered, Backbone):
     def _output(self, tokens: jax.Array, c: jax.Array, height: int, width: int) -> jax.Array:
         tokens = modulated_output(tokens, c, layer_norm, PATCH**2 * self.channels, self.dtype)
         return unpatchify(tokens, PATCH, height, width)
-
-    def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
-        network_checks.latents(self, x, t, self.channels)
-        check_text(x.shape[0], self.text_width, inputs)
 
 
 def _token_positions(words: int, rows: int, columns: int) -> np.ndarray:

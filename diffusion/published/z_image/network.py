@@ -107,7 +107,8 @@ class ZImage(Layered, Backbone):
             ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
         """
         inputs = entries(condition, ("text", "text_mask"))
-        self._check(x, t, inputs)
+        network_checks.latents(self, x, t, self.channels)
+        check_text(x.shape[0], self.text_width, inputs)
         batch, height, width, _ = x.shape
         t = jnp.broadcast_to(jnp.asarray(t), (batch,))
         features_of_time = min(self.width, CONDITION)
@@ -157,7 +158,7 @@ class ZImage(Layered, Backbone):
         zeros = np.zeros((words + padding, 2), int)
         places = np.concatenate([zeros, np.stack([rows, columns], axis=1)])
         flat = axis_angles(places, self.axes[1:], self.theta)
-        # Computed in float64 for every place that a text can end at, and looked up.
+        # CheckedNetwork in float64 for every place that a text can end at, and looked up.
         table = jnp.asarray(axis_angles(np.arange(words + 2)[:, None], self.axes[:1], self.theta))
         first = np.concatenate([1 + np.arange(words), np.zeros(padding, int)])
         behind = jnp.broadcast_to(length[:, None] + 1, (batch, number))
@@ -173,10 +174,6 @@ class ZImage(Layered, Backbone):
         vectors = jnp.zeros_like(scale), scale
         tokens = modulated_output(tokens, c, layer_norm, PATCH**2 * self.channels, self.dtype, vectors)
         return -unpatchify(tokens, PATCH, height, width)
-
-    def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
-        network_checks.latents(self, x, t, self.channels)
-        check_text(x.shape[0], self.text_width, inputs)
 
 
 MODELS = {"z_image": ZImage}  # by its name in configs
