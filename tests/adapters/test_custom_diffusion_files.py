@@ -77,3 +77,10 @@ def test_files_of_other_bases_and_halves_of_files_are_refused(unet, tmp_path):
     refused(held | {f"{DOWN}.attn1.processor": held[key]}, rf"no layer for {DOWN}\.attn1\.processor")
     refused(held | {"other": held[key]}, "no layer for other")
     refused({key: held[key]}, rf"{DOWN}\.attn2 has to_k\.weight and no to_v\.weight")
+
+
+def test_one_tensor_of_custom_diffusion_makes_a_file_of_it():
+    own = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.processor.to_k_custom_diffusion.weight"
+    assert custom_diffusion_files.recognised([own]) and custom_diffusion_files.recognised(["another", own])
+    for others in ([], ["another"], [own + ".more"], ["to_k_custom_diffusion.weight"]):
+        assert not custom_diffusion_files.recognised(others)

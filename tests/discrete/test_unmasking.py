@@ -157,6 +157,17 @@ def test_top_k_and_nucleus_keep_the_likeliest_in_their_proportions():
             np.testing.assert_allclose(found, kept / kept.sum(), atol=1e-6)
 
 
+def test_symbols_as_likely_as_the_last_remain_and_none_beyond_the_share():
+    """Of 1/2, 1/4, 1/4 and 0: exact numbers, so that a sum is the share itself."""
+    log_p = jnp.log(jnp.asarray([0.5, 0.25, 0.25, 0.0]))
+    kept = lambda found: np.isfinite(found).tolist()
+    assert kept(discrete.top_k(log_p, 1)) == [True, False, False, False]
+    assert kept(discrete.top_k(log_p, 2)) == kept(discrete.top_k(log_p, 3)) == [True, True, True, False]
+    assert kept(discrete.nucleus(log_p, 0.5)) == [True, False, False, False]
+    for share in (0.51, 0.75, 0.76, 1.0):
+        assert kept(discrete.nucleus(log_p, share)) == [True, True, True, False]
+
+
 def test_temperature_is_a_power_and_impossible_symbols_stay_impossible():
     log_p = np.append(log_softmax(LOGITS[0]), -np.inf)
     p = np.exp(log_p)

@@ -98,6 +98,7 @@ def test_clashes_count_pairs_that_are_no_neighbours():
     # 0-1 and others in a row are neighbours; 1-3 is 3.0 apart, 2-4 is 3.5, and 0-2 is 6.6
     assert int(backbone.clashes(ca)) == 2
     assert int(backbone.clashes(ca, least=3.2)) == 1
+    assert int(backbone.clashes(ca, least=3.0)) == 0  # as far apart as the least distance
 
 
 def test_what_is_no_chain_is_refused(chain):
