@@ -109,6 +109,33 @@ def test_transformations_are_torchs_bilinear_halves_turned_clockwise():
         autoencoding.kl_autoencoder(aligned=VisionFoundation(), equivariance=Equivariance())
 
 
+def test_transformations_are_drawn_in_their_shares_and_reach_picture_and_latents_alike():
+    """Of 4,000 keys: 3/10 transform, 4/10 of the rest is smaller; scales and the three turns are uniform."""
+    x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+
+    def seen(x, out, change):  # sides, the corner that tells the turn, and whether latents change as the target does
+        same = -1.0 if change is None else jnp.max(jnp.abs(change(x) - out))
+        return jnp.stack([jnp.float32(x.shape[1]), jnp.float32(out.shape[1]), out[0, 0, 0, 0], jnp.float32(same)])
+
+    settings = Equivariance(0.3, 0.4, (0.5, 0.75, 1.0))
+    draw = jax.jit(lambda keys: jax.lax.map(lambda key: settings.switched(key, x, seen), keys))
+    found = np.asarray(draw(jax.random.split(jax.random.key(0), 4000)))
+    within = lambda chosen, share, of: abs(chosen.sum() - share * of) < 4 * np.sqrt(share * (1 - share) * of)
+    transforms = found[:, 3] >= 0
+    assert within(transforms, 0.3, 4000) and (found[transforms, 3] == 0).all()
+    assert (found[transforms, 0] == 4).all() and (found[~transforms, 0] == found[~transforms, 1]).all()
+    for side in (2, 3, 4):
+        assert within(found[transforms, 1] == side, 1 / 3, transforms.sum())
+    assert within(found[~transforms, 0] == 2, 0.4 / 3, (~transforms).sum())
+    assert within(found[~transforms, 0] == 3, 0.4 / 3, (~transforms).sum())
+    whole = found[transforms & (found[:, 1] == 4), 2]
+    for corner in (12.0, 15.0, 3.0):  # by one, two and three quarters
+        assert within(whole == corner, 1 / 3, len(whole))
+    assert set(whole) == {12.0, 15.0, 3.0}
+    with pytest.raises(ValueError, match="these are 4 x 3, no squares"):
+        settings.switched(jax.random.key(0), x[:, :, :3], seen)
+
+
 @pytest.mark.slow
 def test_the_equivariant_loss_is_that_of_the_transformed_picture():
     """A pixelwise linear autoencoder commutes with all transformations; one that knows the place does not."""

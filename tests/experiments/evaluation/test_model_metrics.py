@@ -1,6 +1,7 @@
 """Figures of a run's model: classifier accuracy score, copying, and bits per dimension against a closed form."""
 
 import functools
+import types
 
 import numpy as np
 import pytest
@@ -60,6 +61,72 @@ def test_accuracy_needs_samples_of_every_class():
     few = labels < 8
     with pytest.raises(ConfigError, match=r"no sample of the classes \[8, 9\].*sample.number"):
         model_metrics.accuracy(subject(images[few], labels[few]))
+
+
+def made(images, labels, train, real, classes):
+    """A subject of pictures of one pixel."""
+    split = lambda values, labels: types.SimpleNamespace(
+        images=np.asarray(values, np.uint8).reshape(-1, 1, 1, 1), labels=np.asarray(labels),
+        spec=types.SimpleNamespace(num_classes=classes),
+    )  # fmt: skip
+    samples = split(images, labels)
+    config = {"model": {"num_classes": classes}}
+    return model_metrics.Subject(config, "runs/none", samples.images, samples.labels, split(*train), split(*real))
+
+
+def test_samples_and_as_many_training_images_teach_a_classifier(monkeypatch):
+    taught = []
+
+    def accuracy(images, labels, *real):
+        taught.append((images.ravel().tolist(), labels.tolist()))
+        assert real[0].ravel().tolist() == [7, 8] and real[1].tolist() == [0, 1]
+        return types.SimpleNamespace(
+            value=0.25 * len(taught), interval=(0.1, 0.9), samples=len(images), test=2, by_class=[1.0], digest="0f"
+        )
+
+    monkeypatch.setattr(model_metrics.classifier_accuracy, "classifier_accuracy", accuracy)
+    train = (range(50, 60), np.arange(10) % 2)
+    found = model_metrics.accuracy(made(range(4), [0, 1, 0, 1], train, ([7, 8], [0, 1]), 2))
+    (samples, real) = taught
+    assert samples == ([0, 1, 2, 3], [0, 1, 0, 1])
+    assert len(set(real[0])) == 4 and set(real[0]) <= set(range(50, 60)) and real[1] == [i % 2 for i in real[0]]
+    about = {"interval": [0.1, 0.9], "samples": 4, "reference": 2, "by_class": [1.0], "sha256": "0f"}
+    assert found == {"cas": {"value": 0.25, **about}, "cas_of_real_images": {"value": 0.5, **about}}
+    many = made(range(40), np.arange(40) % 2, train, ([7, 8], [0, 1]), 2)
+    assert model_metrics.accuracy(many)["cas"]["samples"] == 10  # as many as there are training images
+    with pytest.raises(ConfigError, match=r"no sample of the classes \[1\] among 3"):
+        model_metrics.accuracy(made(range(3), [0, 0, 0], train, ([7, 8], [0, 1]), 2))
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_samples_on_training_images_are_copies_and_held_out_ones_are_not(monkeypatch, classes):
+    """Of 30 held-out pixels halfway between training pixels 4 apart, and samples on these: C_T by its ranks."""
+    used = []
+    extractor = lambda name: (
+        lambda images, labels: (
+            used.append((name, len(images)))
+            or types.SimpleNamespace(
+                extract=lambda images: images.reshape(len(images), -1).astype(np.float32), record=f"of {name}"
+            )
+        )
+    )
+    monkeypatch.setattr(model_metrics.features, "classifier_features", extractor("a classifier"))
+    monkeypatch.setattr(model_metrics.features, "pixels", extractor("pixels"))
+    train, held_out = 4 * np.arange(40), 4 * np.arange(30) + 2
+    subject = made(train[:25], np.zeros(25), (train, np.zeros(40)), (held_out, np.zeros(30)), classes)
+    found = model_metrics.copying(subject)
+    name = "a classifier" if classes else "pixels"
+    assert used == [(name, 40)]
+    score = (0 - 25 * 30 / 2) / np.sqrt(25 * 30 * (25 + 30 + 1) / 12)  # each sample is nearer than each held-out row
+    assert found["data_copying"] == {
+        "value": pytest.approx(score), "samples": 25, "reference": 40, "features": f"of {name}",
+    }  # fmt: skip
+    shares = (found["authenticity"]["value"], found["authenticity_of_held_out"]["value"])
+    assert (
+        shares == (0, 0) and found["authenticity_of_held_out"]["samples"] == 30
+    )  # 2 from a row that is 4 from the next
+    far = made(train[:25], np.zeros(25), (train, np.zeros(40)), (4 * np.arange(5) + 200, np.zeros(5)), classes)
+    assert model_metrics.copying(far)["authenticity_of_held_out"]["value"] == 1
 
 
 @pytest.mark.slow

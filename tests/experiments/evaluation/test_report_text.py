@@ -108,3 +108,19 @@ def test_what_measures_is_said():
     said = report.software()
     assert said["versions"]["jax"] == jax.__version__ and said["device"] == jax.devices()[0].device_kind
     assert set(said["versions"]) == {"python", *report.PACKAGES} and report.version("no such package") is None
+
+
+def test_rows_of_distances_and_copies():
+    frechet = {"distance": 12.34, "floor": {"mean": 5.678, "std": 0.123}, "ratio": 2.1733, "noise": 400.0}
+    assert report.frechet_row("pixels", frechet, ".1f") == (
+        "Frechet distance (pixels)", "12.3", "floor 5.7 ± 0.12, 2.17 times; noise 400.0",
+    )  # fmt: skip
+    shares = {"1": 0.0123, "5": 0.0678}
+    copies = {"share_below_held_out_percentile": shares, "samples": {"exact_duplicates": 3}, "held_out": {}}
+    assert report.copies_row("held-out images", copies) == (
+        "nearer to training pictures than 1 % / 5 % of held-out images", "1.2% / 6.8%", "exact copies 3",
+    )  # fmt: skip
+    table = report.beside_table([("a", "1", "b"), ("c", "2", "d|e")]).splitlines()
+    assert [[cell.strip() for cell in line.strip("|").split(" | ")] for line in (table[0], *table[2:])] == [
+        ["", "model", "beside"], ["a", "**1**", "b"], ["c", "**2**", r"d\|e"],
+    ]  # fmt: skip
