@@ -1,6 +1,7 @@
 """Diffusion of symbols: processes, samplers and bounds on integers 0 .. K - 1, t = 0 data and t = 1 noise."""
 
 from diffusion import public
+from diffusion.discrete.block_by_block import block_bound as block_bound, semi_autoregressive as semi_autoregressive
 from diffusion.discrete.bounds import (
     discrete_time_bound as discrete_time_bound,
     masked_bound as masked_bound,
@@ -56,7 +57,12 @@ from diffusion.discrete.remasking_steps import (
     remasking as remasking,
     rescaled as rescaled,
 )
-from diffusion.discrete.sampling_loop import SymbolSampler as SymbolSampler, prior as prior, sample as sample
+from diffusion.discrete.sampling_loop import (
+    SymbolSampler as SymbolSampler,
+    check_steps as check_steps,
+    prior as prior,
+    sample as sample,
+)
 from diffusion.discrete.steps import (
     Law as Law,
     ancestral as ancestral,
@@ -73,6 +79,7 @@ from diffusion.discrete.symbol_guidance import (
     together as together,
 )
 from diffusion.discrete.symbol_objectives import (
+    block_diffusion as block_diffusion,
     discrete_flow_matching as discrete_flow_matching,
     hybrid_bound as hybrid_bound,
     masked_diffusion as masked_diffusion,

@@ -1,6 +1,6 @@
 """The loop of every sampler of symbols: a scan over the steps of a plan."""
 
-__all__ = ["SymbolSampler", "prior", "sample"]
+__all__ = ["SymbolSampler", "check_steps", "prior", "sample"]
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -76,6 +76,23 @@ def sample(sampler: SymbolSampler, predict: Predictor, process: AnyProcess, x: A
         require(process, Process, "process", "a process such as discrete.absorbing(discrete.linear(), 28)")
     require_keys(keys, len(x), "a sampler of symbols needs one key for each sample")
     check_symbols(process, x, "x")
+    check_steps(sampler, process, plan)
+    plan = Plan(*map(jnp.asarray, plan))
+
+    def step(state: Any, i: Array) -> tuple[Any, None]:
+        step_keys = jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
+        return sampler.step(state, predict, process, plan, i, step_keys), None
+
+    state, _ = jax.lax.scan(step, sampler.init(x.astype(jnp.int32), process, plan), jnp.arange(len(plan.t)))
+    return state[0]
+
+
+def check_steps(sampler: SymbolSampler, process: AnyProcess, plan: Plan) -> None:
+    """Refuses a sampler that the process does not have, and a plan that they do not take.
+
+    Raises:
+        ValueError: for a plan that goes up or leaves [0, 1], a sampler of masks without masks, or rates at t = 1.
+    """
     if sampler.masked and process.mask is None:
         raise ValueError("this sampler fills in masks, and the process has none; valid: discrete.absorbing")
     if not isinstance(plan.t, Tracer):
@@ -86,11 +103,3 @@ def sample(sampler: SymbolSampler, predict: Predictor, process: AnyProcess, x: A
             raise ValueError(
                 "the rates of this process are infinite at t = 1; valid: a plan that begins before, or ancestral()"
             )
-    plan = Plan(*map(jnp.asarray, plan))
-
-    def step(state: Any, i: Array) -> tuple[Any, None]:
-        step_keys = jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
-        return sampler.step(state, predict, process, plan, i, step_keys), None
-
-    state, _ = jax.lax.scan(step, sampler.init(x.astype(jnp.int32), process, plan), jnp.arange(len(plan.t)))
-    return state[0]

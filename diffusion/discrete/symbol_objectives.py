@@ -4,14 +4,14 @@ Losses are in nats a symbol: the mean over the positions of an example. Where an
 losses over the data is at least the entropy of the data by the number of positions.
 """
 
-__all__ = ["discrete_flow_matching", "hybrid_bound", "masked_diffusion", "score_entropy"]
+__all__ = ["block_diffusion", "discrete_flow_matching", "hybrid_bound", "masked_diffusion", "score_entropy"]
 
 from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.discrete import bounds
+from diffusion.discrete import block_by_block, bounds
 from diffusion.discrete.flow_paths import flow_cross_entropy
 from diffusion.discrete.predictions import Predictor, Reading, from_logits, predictor
 from diffusion.discrete.processes import check_symbols
@@ -52,6 +52,40 @@ def masked_diffusion(process: AnyProcess, density: Density, reading: Reading = f
         raise ValueError("masked_diffusion: the process has no mask; valid: absorbing, or another objective")
     return _objective(
         process, density, reading, lambda predict, keys, x0, t: bounds.masked_bound(predict, process, keys, x0, t)
+    )
+
+
+def block_diffusion(
+    process: AnyProcess, density: Density, block: int = 16, reading: Reading = from_logits
+) -> Objective:
+    """The bound of blocks one after another, each by masked diffusion beside the blocks before it.
+
+    Facts:
+        loss: nats a symbol, `discrete.block_bound`
+        networks: model
+        optimum: p(x_0 | x_t), of blocks whose last is masked in part
+        paper: Arriola et al. 2025, "Block Diffusion: Interpolating Between Autoregressive and Diffusion Language
+            Models"
+
+    Args:
+        process: the process, which has a mask.
+        density: the density of t in (0, 1); only the uniform one gives the bound.
+        block: number of positions of a block, at least 1.
+        reading: the meaning of the network's output.
+
+    Returns:
+        An objective, whose batch has symbols, int `[B, L]`, as "x". Metrics: "t" `[B]`.
+
+    Raises:
+        ValueError: if the process has no mask; when called, for symbols or a block out of range.
+    """
+    if process.mask is None:
+        raise ValueError("block_diffusion: the process has no mask; valid: absorbing, or another objective")
+    return _objective(
+        process,
+        density,
+        reading,
+        lambda predict, keys, x0, t: block_by_block.block_bound(predict, process, keys, x0, t, block),
     )
 
 

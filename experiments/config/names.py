@@ -213,6 +213,7 @@ OBJECTIVES = _table(
     discrete.masked_diffusion,
     discrete.score_entropy,
     discrete.hybrid_bound,
+    discrete.block_diffusion,
     discrete.discrete_flow_matching,
 )
 PROCESSES = _table(discrete.absorbing, discrete.uniform, discrete.mixture, discrete.rate_process)  # of symbols
@@ -356,6 +357,7 @@ SYMBOL_SAMPLERS: dict[str, Callable] = {
         discrete.first_hitting,
         discrete.unmasking,
         discrete.remasking,
+        discrete.semi_autoregressive,
     ),
     "symbol_euler": discrete.euler,
     "symbol_flow": discrete.flow,

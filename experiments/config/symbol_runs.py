@@ -126,10 +126,12 @@ def _check_unread(config: Mapping) -> None:
 
 def _check_sampler(recipe: Any, process: discrete.Process | discrete.RateProcess) -> None:
     """Refuses a sampler or a plan that the process does not have, by a trial without the network."""
-    plan, sampler = recipe.sampling.plan, recipe.sampling.sampler
-    shape = recipe.examples.shape or (len(plan.t),)
+    plan, sampler, shape = recipe.sampling.plan, recipe.sampling.sampler, recipe.examples.shape
     predict = lambda x, t: np.zeros((*x.shape, process.size), np.float32)
     with fits.blamed_on(recipe.config, "sample.sampler", "sample.steps", "objective.process"):
+        discrete.check_steps(sampler, process, plan)
+        if shape is None:
+            return
         jax.eval_shape(
             lambda x, keys: discrete.sample(sampler, predict, process, x, plan, keys),
             jax.ShapeDtypeStruct((1, *shape), np.int32),

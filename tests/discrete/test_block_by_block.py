@@ -1,0 +1,107 @@
+"""Block diffusion on data that can be enumerated: its bound is the entropy, and its sampler's law that of the data."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import discrete, schedules, timesteps
+from diffusion.discrete.block_by_block import semi_autoregressive_law
+from tests.discrete.enumerated import PROCESSES, Enumerated
+
+NUMBER = 16_384
+DATA = Enumerated(PROCESSES["absorbing"])
+EXACT = DATA.predictor()
+TIMELESS = lambda x, t: EXACT(x, jnp.full(len(x), 0.5))  # under masks the exact prediction does not depend on t
+
+
+def batch():
+    rows = np.resize(np.repeat(np.arange(len(DATA.p)), np.round(DATA.p * NUMBER).astype(int)), NUMBER)
+    rng = np.random.default_rng(0)
+    t = (rng.permutation(NUMBER) + 0.5) / NUMBER
+    x0 = jnp.asarray(DATA.states[rng.permutation(rows)], jnp.int32)
+    return jax.random.split(jax.random.key(0), NUMBER), x0, jnp.asarray(t, jnp.float32)
+
+
+@pytest.mark.parametrize("block", [1, 2, 3])
+def test_the_exact_predictor_reaches_the_entropy_with_blocks_of_any_size(block):
+    losses = jax.jit(lambda *a: discrete.block_bound(TIMELESS, DATA.process, *a, block))(*batch())
+    losses = np.asarray(losses, np.float64)
+    error = losses.std() / np.sqrt(NUMBER)
+    assert error < 0.08 and abs(losses.mean() - DATA.entropy) < 4 * error, (losses.mean(), error, DATA.entropy)
+
+
+def test_a_block_sees_those_before_it_alone():
+    """The network sees clean symbols before the block, symbols or masks in it, and masks behind it."""
+    seen = []
+
+    def predict(x, t):
+        seen.append(np.asarray(x))
+        return jnp.zeros((*x.shape, 4))
+
+    keys, x0, _ = batch()
+    discrete.block_bound(predict, DATA.process, keys[:500], x0[:500], jnp.full(500, 0.5), 1)
+    (x,) = seen
+    masked = x == 3
+    first = np.where(masked.any(1), masked.argmax(1), 3)
+    assert (masked == (np.arange(3) >= first[:, None])).all()  # from the first mask on all is masked
+    assert (np.where(masked, 0, x) == np.where(masked, 0, x0[:500])).all()
+    assert set(first.tolist()) == {0, 1, 2, 3}
+
+
+def law(block, each):
+    """The law of samples, `[S]`, of `each` steps for a block."""
+    x = jnp.asarray(DATA.states, jnp.int32)
+    current = DATA.prior()
+    number = -(-3 // block)
+    for now in range(number):
+        for j in range(each):
+            t, s = (jnp.full(len(x), 1 - (j + more) / each, jnp.float32) for more in (0, 1))
+            step = semi_autoregressive_law(TIMELESS, DATA.process, x, t, s, block, now)
+            current = current @ DATA.kernel(np.asarray(step, np.float64))
+    return current
+
+
+def test_blocks_of_one_position_have_the_law_of_the_data_and_larger_ones_come_near_with_steps():
+    np.testing.assert_allclose(law(1, 1), DATA.p, atol=1e-6)
+    far, near, nearer = (np.abs(law(2, each) - DATA.p).sum() for each in (1, 8, 16))
+    assert far > 0.05 and near < far / 4
+    assert 1.6 < near / nearer < 2.4  # first order
+
+
+def test_the_sampler_takes_the_steps_of_its_law():
+    number = 8000
+    keys = jax.random.split(jax.random.key(1), number)
+    masks = jnp.full((number, 3), 3)
+    plan = timesteps.plan(np.linspace(1, 0, 4))
+    sampled = lambda keys: discrete.sample(discrete.semi_autoregressive(1), TIMELESS, DATA.process, masks, plan, keys)
+    x = jax.jit(sampled)(keys)
+    shares = np.bincount(np.asarray(DATA.index(x)), minlength=len(DATA.p)) / number
+    assert np.abs(shares - DATA.p).max() < 4 * np.sqrt(0.25 / number)
+
+
+def test_what_does_not_fit_is_refused():
+    keys, x0, t = (part[:2] for part in batch())
+    plan = timesteps.plan(np.linspace(1, 0, 6))
+    with pytest.raises(ValueError, match=r"semi_autoregressive: 5 steps of 2 blocks; valid: a multiple of 2"):
+        discrete.sample(discrete.semi_autoregressive(2), TIMELESS, DATA.process, x0, plan, keys)
+    with pytest.raises(ValueError, match=r"block = 4 of 3 positions; valid: 1 \.\. 3"):
+        discrete.block_bound(TIMELESS, DATA.process, keys, x0, t, 4)
+    with pytest.raises(ValueError, match="the process has no mask"):
+        discrete.block_bound(TIMELESS, PROCESSES["uniform"], keys, x0, t, 1)
+    with pytest.raises(ValueError, match="semi_autoregressive: block = 0; valid: at least 1"):
+        discrete.semi_autoregressive(0)
+    density = timesteps.uniform_density(schedules.rectified_flow())
+    with pytest.raises(ValueError, match="block_diffusion: the process has no mask"):
+        discrete.block_diffusion(PROCESSES["uniform"], density)
+
+
+def test_the_objective_is_the_bound_of_a_symbol():
+    line = schedules.rectified_flow()
+    objective = discrete.block_diffusion(DATA.process, timesteps.uniform_density(line, NUMBER), block=2)
+    keys, x0, _ = batch()
+    network = lambda x, t, condition: TIMELESS(x, t)
+    losses = jax.jit(lambda keys: objective({"model": network}, line, keys, {"x": x0}, 0)[0])(keys)
+    losses = np.asarray(losses, np.float64)
+    error = losses.std() / np.sqrt(NUMBER)
+    assert abs(losses.mean() - DATA.entropy / 3) < 4 * error and error < 0.03
