@@ -17,6 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import diffusion
 from diffusion import pytrees
+from diffusion.discrete import SymbolSampler
 from diffusion.experiments.config import ConfigError, as_config_errors, data, units
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import config_hash, plain
@@ -27,7 +28,6 @@ from diffusion.io import files
 from diffusion.io.content_credentials import Signer
 from diffusion.io.leaf_names import leaves_of
 from diffusion.models import quantised as storage
-from diffusion.objectives import Restores
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import agreement, progress
@@ -75,15 +75,14 @@ def sample(
     if recipe.examples.shape is None:
         raise ConfigError("the recipe has no shape: sample(recipe.at(shape), folder).")
     description: dict[str, Any] = {"weights": weights}
-    if infill:
-        recipe = symbol_samples.infilled(recipe, infill, data.of_recipe(recipe).spec.vocabulary)
-        description["infill"] = infill
     if average is not None:
-        params, step, averaged = averages.post_hoc(folder, recipe.config.ema.get("sigma_rel", 0.0), average, step)
-        description |= averaged
+        params, step, description = averages.post_hoc(folder, recipe.config.ema.get("sigma_rel", 0.0), average, step)
     else:
         load = checkpoints.load_ema if weights == "ema" else checkpoints.load_params
         params, step = load(folder, step)
+    if infill:
+        recipe = symbol_samples.infilled(recipe, infill, data.of_recipe(recipe).spec.vocabulary)
+        description = {**description, "infill": infill}
     leaves = checkpoints.read_about(folder, step)["leaves"]
     name = pathlib.Path(folder).resolve().name
     made_by = Weights(params, name, f"step {step}", {"step": step, **description}, leaves)
@@ -198,7 +197,7 @@ def checksum(params: Any) -> str:
 
 def _check_watermark(watermark: Watermark, recipe: Recipe) -> None:
     """Refuses a watermark that the samples of a run cannot carry, before anything is compiled."""
-    if isinstance(recipe.objective.reads, Restores):
+    if isinstance(recipe.sampling.sampler, SymbolSampler):
         raise ConfigError(f"--watermark: {watermark.identity} is for numbers, and this run makes symbols.")
     if watermark.carrier == "pictures" and not (recipe.makes_pictures and recipe.makes_bytes):
         raise ConfigError(f"--watermark: {watermark.identity} is for pictures, and this run makes none.")

@@ -165,7 +165,7 @@ def test_a_run_with_conditions_that_are_no_classes(tmp_path, condition):
 @pytest.mark.parametrize(
     "record, words",
     [
-        ({"x": np.zeros(2, np.int32)}, "examples are int32"),
+        ({"x": np.zeros(2, np.uint32)}, "examples are uint32"),
         ({"x": np.zeros(2, np.uint8)}, '"x" is uint8'),
         ([1.0, 2.0], "a record of the data is a list. Valid: a mapping"),
     ],
