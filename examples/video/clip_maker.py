@@ -1,6 +1,7 @@
 """Clips of a trained run: from captions, from first frames, and longer ones by windows."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,23 +11,24 @@ from jax import Array
 from diffusion import samplers, videos
 from diffusion.data.shapes import motions
 from diffusion.data.transforms import to_model, to_uint8
-from diffusion.experiments.config import recipe as recipes
+from diffusion.experiments.config import data, recipe as recipes
 from diffusion.experiments.sampling import clip_coding, generate, trained_run
 from diffusion.metrics import chunks
 from diffusion.timesteps import plan
 from examples.video.clip_judge import FRAMES
 
 
-def check(recipe: recipes.Recipe) -> None:
+def check(recipe: recipes.Recipe, words: int = len(motions.WORDS)) -> None:
     """Refuses a sampler and a guidance that do not go on from given frames.
 
     Args:
         recipe: the recipe of a run on moving drawings, for the examples of its data.
+        words: length of the vector that stands for a caption.
 
     Raises:
         ConfigError: naming the field.
     """
-    generate.check_given_frames(recipe, {"vector": jnp.zeros((1, len(motions.WORDS)))})
+    generate.check_given_frames(recipe, {"vector": jnp.zeros((1, words))})
 
 
 def context(run: trained_run.Trained) -> int:
@@ -41,6 +43,7 @@ def maker(run: trained_run.Trained, batch_size: int = 32) -> Callable[..., np.nd
     (`videos.rollout`), as often as T needs; what is beyond T is left out. One program is compiled for each K and T.
     """
     denoiser = generate.denoiser(run.recipe)
+    of_words: Any = data.source(run.config, run.config.data.split)  # whose conditions are made of captions
     coder, encode, decode, step = clip_coding.build_coding(run.recipe)
     steps = plan(run.grid)
     window = run.shape[0]
@@ -68,7 +71,7 @@ def maker(run: trained_run.Trained, batch_size: int = 32) -> Callable[..., np.nd
     def make(
         captions: Sequence[str], seeds: Sequence[int], known: np.ndarray | None = None, frames: int = FRAMES
     ) -> np.ndarray:
-        vectors = np.stack([motions.words(caption) for caption in captions])
+        vectors = np.stack([of_words.condition_of(caption)["vector"] for caption in captions])
         known = np.zeros((len(vectors), 0), np.uint8) if known is None else known
         make_batch = programs.setdefault(frames, program(frames))
         rows = (vectors, np.asarray(seeds), known)

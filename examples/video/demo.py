@@ -4,6 +4,7 @@
     python -m examples.video.demo --config=video/drawings:tiny --workdir=runs/video_tiny --number=4
     python -m examples.video.demo --config=video/drawings --workdir=runs/video --prompt="a red star bounces"
     python -m examples.video.demo --config=video/latents --workdir=runs/video_latents    # an autoencoder first
+    python -m examples.video.demo --config=video/pairs --workdir=runs/pairs    # one or two shapes, without a judge
 
     WORKDIR/denoiser    a run of diffusion train
     WORKDIR/report      report.json, report.md, and the clips as GIF (and MP4, where PyAV is installed)
@@ -42,16 +43,14 @@ from diffusion.data import latent_cache
 from diffusion.data.shapes import motions
 from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, fields
-from diffusion.experiments.evaluation import clip_pictures, report
+from diffusion.experiments.evaluation import report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders, trained_run
-from diffusion.io import clips as clip_files, films
+from diffusion.io import films
 from diffusion.training.checkpointing import checkpoints
-from examples.video import clip_judge, clip_maker, demo_stages, motion_figures, video_report
+from examples.video import clip_judge, clip_maker, clip_sheets, demo_stages, motion_figures, pairs_report, video_report
 
 RATE = 4.0  # frames a second of what is written
-SHOWN = 16  # clips in an animation
-ENLARGED = 3
 OTHERS = 1000  # real clips that distances are taken to
 
 
@@ -62,7 +61,7 @@ def run(
     """Trains the denoiser and writes the report, as far as that is not done; returns the exit status.
 
     Args:
-        config: the config of the recipe `video/drawings` or `video/latents`.
+        config: the config of the recipe `video/drawings`, `video/latents` or `video/pairs`.
         folder: the folder of all results.
         command: the command by which a user goes on, for messages.
         until: "autoencoder", "denoiser" or "report".
@@ -92,14 +91,21 @@ def run(
         return status
     if until == "denoiser":
         return 0
-    say(4 if on_latents else 2, f"what a judge sees in its clips -> {here}/report")
+    pairs = is_of_pairs(config)
+    say(4 if on_latents else 2, f"what {'templates see' if pairs else 'a judge sees'} in its clips -> {here}/report")
     if not films.has_library():
         print(f"PyAV is not installed, so that clips are written as GIF alone: {films.INSTALL}", flush=True)
-    content = measure(folder / "denoiser", folder / "report", number)
-    for row in video_report.rows(content["figures"]):
+    measured, rows = (pairs_report.measure, pairs_report.rows) if pairs else (measure, video_report.rows)
+    content = measured(folder / "denoiser", folder / "report", number)
+    for row in rows(content["figures"]):
         print(f"{row[0]:56} {row[1]:28} {row[2]}")
     print(f"== done after {(time.monotonic() - began) / 60:.1f} min: {folder / 'report' / 'report.md'}", flush=True)
     return 0
+
+
+def is_of_pairs(config: Any) -> bool:
+    """Whether clips have one or two shapes, and are measured without a judge."""
+    return config.data.source.to_dict().get("name") == "moving_pairs"
 
 
 def check(config: Any) -> None:
@@ -112,6 +118,9 @@ def check(config: Any) -> None:
     for stage in filter(None, (on_latents, demo_stages.denoiser_of(config))):
         fields.check(stage)
     source = config.data.source.to_dict()
+    if is_of_pairs(config):
+        _check_pairs(config, source)
+        return
     span = "span" if on_latents is not None else "frames"  # of a clip on latents the first frames are judged
     wanted = {span: clip_judge.FRAMES, "side": clip_judge.SIDE, "alone": True, "radii": clip_judge.SETTING.radii}
     if source.get("name") != "moving_drawings":
@@ -130,6 +139,21 @@ def check(config: Any) -> None:
     clip_maker.check(checks.on_its_data(checks.validate(demo_stages.denoiser_of(config))))
 
 
+def _check_pairs(config: Any, source: dict[str, Any]) -> None:
+    """Refuses clips of one or two shapes of another size than the report's, as `check`."""
+    if demo_stages.autoencoder_of(config) is None:
+        raise ConfigError("config.data.source.name = 'moving_pairs' needs two stages. Valid: a config as video/pairs.")
+    for name, value in {"frames": pairs_report.FRAMES, "side": pairs_report.SIDE}.items():
+        if source.get(name) != value:
+            raise ConfigError(
+                f"config.data.source.{name} = {source.get(name)!r}, and the report is of clips of {value!r}."
+            )
+    checks.validate(demo_stages.autoencoder_of(config))
+    demo_stages.check_autoencoder(config)
+    words = 2 * len(motions.WORDS)
+    clip_maker.check(checks.on_its_data(checks.validate(demo_stages.denoiser_of(config))), words)
+
+
 def measure(run_folder: pathlib.Path, out: pathlib.Path, number: int) -> dict[str, Any]:
     """Makes the clips of a report, measures and writes them; returns the content of report.json."""
     out.mkdir(parents=True, exist_ok=True)
@@ -142,11 +166,11 @@ def measure(run_folder: pathlib.Path, out: pathlib.Path, number: int) -> dict[st
     clips_by_split = {}
     for split in ("test", "withheld"):
         figures[split], clips_by_split[split], truth = motion_figures.text_to_video(networks, make, split, number)
-        write(clips_by_split[split], out / split, [clip.caption for clip in truth])
+        clip_sheets.write(clips_by_split[split], out / split, [clip.caption for clip in truth], RATE)
     figures["image_to_video"], clips, truth = motion_figures.image_to_video(networks, make, number)
-    write(clips, out / "image_to_video", [clip.caption for clip in truth])
+    clip_sheets.write(clips, out / "image_to_video", [clip.caption for clip in truth], RATE)
     figures["extension"], clips, truth = motion_figures.extension(networks, make, max(4, number // 4), known)
-    write(clips, out / "extension", [clip.caption for clip in truth])
+    clip_sheets.write(clips, out / "extension", [clip.caption for clip in truth], RATE)
     if run.recipe.on_latents:
         code = autoencoder_folders.reconstruction(autoencoder_folders.load(config.data.latents.autoencoder))
         figures["autoencoder"] = motion_figures.decoded(networks, code, int(config.data.source.frames), number)
@@ -172,34 +196,27 @@ def measure(run_folder: pathlib.Path, out: pathlib.Path, number: int) -> dict[st
     return content
 
 
-def write(clips: np.ndarray, path: pathlib.Path, captions: Sequence[str]) -> None:
-    """Writes the first clips as PATH.gif, with PyAV also as PATH.mp4, and their captions as PATH.txt."""
-    large = clips[:SHOWN].repeat(ENLARGED, 2).repeat(ENLARGED, 3)
-    frames = clip_pictures.beside(large)
-    clip_files.write_gif(path.with_suffix(".gif"), frames, RATE)
-    if films.has_library():
-        even = np.pad(frames, [(0, 0), *((0, side % 2) for side in frames.shape[1:3]), (0, 0)], mode="edge")
-        clip_files.write_mp4(path.with_suffix(".mp4"), even, RATE)
-    workdir.write_text(path.with_suffix(".txt"), "".join(f"{caption}\n" for caption in captions[:SHOWN]))
-
-
 def sample(config: Any, folder: pathlib.Path, prompts: Sequence[str], number: int) -> list[pathlib.Path]:
     """Makes clips of prompts, a file for each prompt.
 
     Raises:
         ConfigError: for a word that the model does not know, or a folder without a trained run.
     """
+    pairs = is_of_pairs(config)
+    read = motions.words_of_both if pairs else motions.said
     try:
         for prompt in prompts:
-            motions.said(prompt)
+            read(prompt)
     except ValueError as error:
         raise ConfigError(f"--prompt: {error}") from error
+    frames = pairs_report.FRAMES if pairs else clip_judge.FRAMES
+    rate = pairs_report.RATE if pairs else RATE
     make = clip_maker.maker(trained_run.load(folder / "denoiser"), batch_size=number)
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     paths = []
     for prompt in prompts:
         path = folder / "clips" / prompt.replace(" ", "_")
-        write(make([prompt] * number, range(number)), path, [prompt] * number)
+        clip_sheets.write(make([prompt] * number, range(number), None, frames), path, [prompt] * number, rate)
         paths.append(path.with_suffix(".gif"))
     return paths
 

@@ -1,0 +1,33 @@
+"""Clips beside each other as one animation, with their captions in a text file."""
+
+__all__ = ["write"]
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from diffusion.experiments.evaluation import clip_pictures
+from diffusion.experiments.run_folder import workdir
+from diffusion.io import clips as clip_files, films
+
+SHOWN = 16  # clips in an animation
+ENLARGED = 3
+
+
+def write(clips: np.ndarray, path: pathlib.Path, captions: Sequence[str], rate: float) -> None:
+    """Writes the first clips as PATH.gif, with PyAV also as PATH.mp4, and their captions as PATH.txt.
+
+    Args:
+        clips: uint8 [N, F, H, W, 3].
+        path: the path without its ending.
+        captions: their N captions.
+        rate: frames a second.
+    """
+    large = clips[:SHOWN].repeat(ENLARGED, 2).repeat(ENLARGED, 3)
+    frames = clip_pictures.beside(large)
+    clip_files.write_gif(path.with_suffix(".gif"), frames, rate)
+    if films.has_library():
+        even = np.pad(frames, [(0, 0), *((0, side % 2) for side in frames.shape[1:3]), (0, 0)], mode="edge")
+        clip_files.write_mp4(path.with_suffix(".mp4"), even, rate)
+    workdir.write_text(path.with_suffix(".txt"), "".join(f"{caption}\n" for caption in captions[:SHOWN]))

@@ -1,0 +1,196 @@
+"""Clips of one or two moving shapes measured without a network, each shape by itself.
+
+Of two shapes each has its half of the picture, so that a clip of two is measured as two clips of one, in which paper
+stands for the other half. The drawings' own templates say which shape is seen in a frame (`clip_templates`), arithmetic
+where it is (`moving_objects`), and the truth of a real clip of the same caption which frames should show all of it.
+"""
+
+__all__ = ["LAST", "Objects", "frechet_distances", "measured", "objects", "speed_error"]
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffusion.data.shapes import drawing, motions, scenes
+from diffusion.data.shapes.motions import Clip, Mover
+from diffusion.metrics import bootstrap, frechet
+from diffusion.metrics.prompt_following import clustered
+from examples.video import clip_templates, moving_objects
+
+PAPER = 255  # of the half that belongs to the other shape
+LAST = 16  # frames at the end of a longer clip
+
+
+class Objects(NamedTuple):
+    """The shapes of N clips, M in all.
+
+    Attributes:
+        clips: uint8 [M, F, S, S, 3], each with one shape.
+        movers: the M true shapes, with the motion of the real clip.
+        clip: int64 [M], the number of the clip that each belongs to.
+        seen: float64 [M, F], the share of each that should be seen.
+    """
+
+    clips: np.ndarray
+    movers: list[Mover]
+    clip: np.ndarray
+    seen: np.ndarray
+
+
+def objects(clips: np.ndarray, truth: Sequence[Clip]) -> Objects:
+    """The shapes of clips, the first of two from the upper half and the second from the lower half.
+
+    Args:
+        clips: uint8 [N, F, S, S, 3], S even.
+        truth: real clips of the same captions, with as many frames.
+    """
+    half = clips.shape[2] // 2
+    rows, movers, numbers, seen = [], [], [], []
+    for number, (frames, clip) in enumerate(zip(clips, truth)):
+        for k, mover in enumerate(clip.movers):
+            alone = frames.copy()
+            if len(clip.movers) == 2:
+                alone[:, half:] = PAPER if k == 0 else frames[:, half:]
+                alone[:, :half] = frames[:, :half] if k == 0 else PAPER
+            rows.append(alone)
+            movers.append(mover)
+            numbers.append(number)
+            seen.append(clip.seen[:, k])
+    return Objects(np.stack(rows), movers, np.array(numbers), np.stack(seen))
+
+
+def measured(clips: np.ndarray, truth: Sequence[Clip], known: int = 0, last: int = 0) -> dict[str, Any]:
+    """What clips show.
+
+    Args:
+        clips: uint8 [N, F, S, S, 3].
+        truth: real clips of the same captions, with as many frames.
+        known: frames at the beginning that are not the model's, and count in no share of frames.
+        last: frames at the end that count alone; 0 for all.
+
+    Returns:
+        Shares with intervals, of the frames that should show the whole of a shape, clustered by clip: "shape" (the
+        asked one has the largest overlap of the eight), "whole" (its overlap is above 0.85), "colour" (the asked one is
+        the nearest) and "one" (one connected part); of clips: "constant" (each shape has one and the same shape and
+        colour, whichever they are, in all of these frames); "direction" of what moves and hides, and "permanence" of
+        what hides, where there are some and `last` is 0. "speed" is the mean distance of what moves from the range of
+        its word, divided by its middle; "flicker" is the median of `moving_objects.flicker`.
+    """
+    shown = objects(clips, truth)
+    tracks = moving_objects.tracks(shown.clips)
+    frames = np.arange(clips.shape[1])
+    complete = shown.seen >= moving_objects.WHOLE
+    if last:
+        complete = complete & (frames >= clips.shape[1] - last)
+    counted = complete & (frames >= known)
+    best = clip_templates.measured(shown.clips, tracks)
+    number_of = lambda names, entry: np.array([names.index(getattr(m, entry)) for m in shown.movers])[:, None]
+    shape, colour = number_of(scenes.SHAPES, "shape"), number_of(scenes.COLOURS, "colour")
+    overlap = np.take_along_axis(best.overlap, shape[..., None], axis=-1)[..., 0]
+    of_frames = lambda right: clustered.share(right[counted], shown.clip[np.nonzero(counted)[0]])
+    constant = [
+        all(len(set(row[rows])) == 1 and row[rows][0] >= 0 for row in (one, other)) if rows.any() else True
+        for one, other, rows in zip(best.shape, best.colour, counted)
+    ]
+    by_clip = lambda flags: [all(np.array(flags)[shown.clip == i]) for i in range(len(clips))]
+    figures: dict[str, Any] = {
+        "shape": of_frames(best.shape == shape),
+        "whole": of_frames(overlap > clip_templates.WHOLE),
+        "colour": of_frames(best.colour == colour),
+        "one": of_frames(tracks.count == 1),
+        "constant": bootstrap.share(by_clip(constant)),
+        "flicker": float(np.nanmedian(moving_objects.flicker(clips[:, max(0, known - 1) :]))),
+    }
+    if len(clips[0]) == len(truth[0].seen) and not last:
+        figures |= _motion(shown, tracks, complete, clips.shape[2] / drawing.SIDE)
+    for two in (False, True):
+        rows = np.array([len(truth[i].movers) == 2 for i in shown.clip]) == two
+        some = counted & rows[:, None]
+        if some.any():
+            share = clustered.share((best.shape == shape)[some], shown.clip[np.nonzero(some)[0]])
+            figures["shape of two" if two else "shape of one"] = share
+    return figures
+
+
+def _motion(shown: Objects, tracks: moving_objects.Tracks, complete: np.ndarray, scale: float) -> dict[str, Any]:
+    """Direction, speed and permanence; pixels are `scale` of those of 64."""
+    kind = np.array([mover.motion for mover in shown.movers])
+    places = np.where(complete[..., None], tracks.centre, np.nan)
+    velocity = np.nan_to_num(moving_objects.velocity(places))
+    figures: dict[str, Any] = {}
+    straight = np.flatnonzero(np.isin(kind, ("moves", "hides")))
+    if len(straight):
+        way = np.array([motions.DIRECTIONS[shown.movers[i].direction] for i in straight])
+        along, across = (velocity[straight] * way).sum(1), np.abs(velocity[straight] - _along(velocity[straight], way))
+        figures["direction"] = bootstrap.share(list(along > 2 * across.max(1)))
+    moving = np.flatnonzero(kind == "moves")
+    if len(moving):
+        speed = np.linalg.norm(velocity[moving], axis=-1)
+        ranges = np.array([motions.SPEEDS[shown.movers[i].speed] for i in moving]) * scale / (complete.shape[1] - 1)
+        off = np.maximum(np.maximum(ranges[:, 0] - speed, speed - ranges[:, 1]), 0) / ranges.mean(1)
+        figures["speed"] = float(off.mean())
+    hidden = np.flatnonzero(kind == "hides")
+    if len(hidden):
+        true_places = scale * np.stack([mover.places for mover in shown.movers])
+        back = moving_objects.returns(tracks, true_places, shown.seen, most=2 * scale)
+        figures["permanence"] = bootstrap.share(list(back[hidden]))
+    return figures
+
+
+def _along(velocity: np.ndarray, way: np.ndarray) -> np.ndarray:
+    """The part of velocities [N, 2] along unit vectors [N, 2]."""
+    return (velocity * way).sum(1, keepdims=True) * way
+
+
+def speed_error(clips: np.ndarray, real: np.ndarray, truth: Sequence[Clip], last: int = LAST) -> float:
+    """The median of |v - v_0| / v_0 over what bounces, with its mean step v in the last frames and the real clip's v_0.
+
+    A clip that shows nothing counts as 1.
+
+    Args:
+        clips: uint8 [N, F, S, S, 3], which go on from the first frames of real ones.
+        real: those real clips, of the same shape.
+        truth: their truth; clips without a single shape that bounces are left out.
+        last: how many frames at the end.
+
+    Returns:
+        NaN where nothing bounces.
+    """
+    bouncing = np.array([[mover.motion for mover in clip.movers] == ["bounces"] for clip in truth])
+    if not bouncing.any():
+        return float("nan")
+    window = slice(-last, None)
+
+    def mean_steps(some: np.ndarray) -> np.ndarray:
+        steps = moving_objects.speeds(moving_objects.tracks(some[bouncing, window]).centre)
+        known = ~np.isnan(steps)
+        return np.where(known.any(1), np.nan_to_num(steps).sum(1) / np.maximum(known.sum(1), 1), np.nan)
+
+    off = np.abs(mean_steps(clips) / mean_steps(real) - 1)
+    return float(np.median(np.where(np.isnan(off), 1.0, off)))
+
+
+def frechet_distances(clips: Objects, real: Objects, others: Objects) -> dict[str, float]:
+    """The Frechet distance of the tracks of shapes from real ones, beside its floor, the distance of other real ones.
+
+        FD = |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)),   of (x, y, area, mean colour) in every frame, 6 F numbers
+
+    Each of about unit variance; 0 where nothing is seen. As many shapes of each set are compared.
+    """
+    number = min(len(some.clips) for some in (clips, real, others))
+
+    def moments(some: Objects) -> frechet.Moments:
+        tracks = moving_objects.tracks(some.clips[:number])
+        side = some.clips.shape[2]
+        numbers = [(tracks.centre - side / 2) / (side / 4), tracks.area[..., None] / (side / 6) ** 2,
+                   (tracks.colour - 128) / 64]  # fmt: skip
+        features = np.nan_to_num(np.concatenate(numbers, axis=-1)).reshape(number, -1)
+        return frechet.update(frechet.init(features.shape[1]), features)
+
+    reference = moments(real)
+    return {
+        "distance": float(frechet.frechet_distance(moments(clips), reference)),
+        "floor": float(frechet.frechet_distance(moments(others), reference)),
+        "shapes": number,
+    }

@@ -1,0 +1,206 @@
+"""Measures a model of clips of one or two moving shapes by the drawings' own masks, with clips of each kind.
+
+    python -m examples.video.pairs_report --model=moving --out=runs/moving/report
+    python -m examples.video.pairs_report --model=runs/pairs/denoiser --out=runs/pairs/report --number=200
+
+No network reads the clips (`pair_figures`), so that it needs no judge. Kinds:
+
+    test                captions without withheld combinations
+    withheld            captions that each have a withheld combination
+    image_to_video      test captions, from the first frame of a real clip
+    extension           64 frames, by windows that see the last 8 before, from the first 8 of a real clip; only what
+                        bounces or turns, a quarter of the number
+
+Writes report.json, report.md, and KIND.gif with the first clips and KIND.txt with their captions; the same of real
+clips stands beside each figure.
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("model", None, "the folder of a run of video/pairs, or the name of a model that comes along")
+    flags.DEFINE_string("out", None, "folder of the report")
+    flags.DEFINE_integer("number", 400, "clips of each kind", lower_bound=8)
+    flags.DEFINE_integer("steps", 0, "steps of the sampler; 0: the model's own", lower_bound=0)
+    flags.DEFINE_float("guidance", 0.0, "scale; 0: the model's own", lower_bound=0)
+    flags.mark_flags_as_required(["model", "out"])
+    command_line.begin()
+
+import pathlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from diffusion.data.shapes import motions
+from diffusion.data.shapes.motions import Clip
+from diffusion.experiments.evaluation import report
+from diffusion.experiments.sampling import autoencoder_folders, trained_run
+from examples.video import clip_maker, clip_sheets, pair_figures
+
+FRAMES, SIDE = 16, 48
+SETTING = motions.Setting(radii=(7.6, 8.2), tilted=True, span=FRAMES)
+TIMES = 4  # as long is an extended clip
+KINDS = {
+    "test": "clips of captions",
+    "withheld": "clips of withheld combinations",
+    "image_to_video": "from a first picture",
+    "extension": "four times the length, last 16 frames",
+}
+SEEDS = {"test": 0, "withheld": 10_000, "image_to_video": 20_000, "extension": 30_000}
+ROWS = {"test": 0, "withheld": 0, "image_to_video": 1_000, "extension": 2_000}  # the first example of the split
+ENDLESS = {"bounces", "turns"}  # what moves or hides would leave the picture
+RATE = 8.0  # frames a second of what is written
+SHARES = {
+    "shape": "frames in which the asked shape is the best of the eight",
+    "shape of one": "the same of clips with one shape",
+    "shape of two": "the same of clips with two shapes",
+    "whole": "frames in which its overlap is above 0.85",
+    "colour": "frames in the asked colour",
+    "one": "frames with the shape in one part",
+    "constant": "clips of the same shapes and colours in all frames",
+    "direction": "direction of what moves or hides as asked",
+    "permanence": "what hides is hidden, and comes out where it should",
+}
+NUMBERS = {"speed": "outside of the speed that is asked, of the speed", "flicker": "change where nothing moves, of 255"}
+
+
+def example(split: str, row: int, frames: int = FRAMES) -> tuple[np.ndarray, Clip]:
+    """A real clip in the size of the recipe, uint8 [F, 48, 48, 3], and its truth; longer ones go on at their speed."""
+    clip = motions.example(split, row, frames, setting=SETTING)
+    return motions.shrunk(clip.frames, SIDE), clip
+
+
+def real_clips(kind: str, number: int, after: int = 0) -> tuple[np.ndarray, list[Clip]]:
+    """The first real clips of a kind, uint8 [N, F, 48, 48, 3], and their truth.
+
+    Args:
+        kind: one of `KINDS`.
+        number: how many.
+        after: rows of the split that are left out at the beginning.
+    """
+    split = "withheld" if kind == "withheld" else "test"
+
+    def found() -> Iterator[tuple[np.ndarray, Clip]]:
+        row = ROWS[kind] + after
+        while True:
+            if kind != "extension":
+                yield example(split, row)
+            elif _is_endless(motions.caption(split, row, FRAMES, setting=SETTING)):
+                yield example(split, row, TIMES * FRAMES)
+            row += 1
+
+    clips, truth = zip(*(some for some, _ in zip(found(), range(number))))
+    return np.stack(clips), list(truth)
+
+
+def _is_endless(caption: str) -> bool:
+    return all(motions.said(phrase)["motion"] in ENDLESS for phrase in caption.split(" and "))
+
+
+def measure(
+    model: str | pathlib.Path, out: pathlib.Path, number: int, changes: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Makes the clips of a report, measures and writes them; returns the content of report.json.
+
+    Args:
+        model: as `trained_run.load` takes it.
+        out: the folder of the report, made if missing.
+        number: clips of each kind; a quarter of them, at least 4, of four times the length.
+        changes: fields of the config and their values, as `trained_run.load` takes them.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    run = trained_run.load(model, changes)
+    config: Any = run.config
+    make, known = clip_maker.maker(run, batch_size=16), clip_maker.context(run)
+    began = time.process_time()
+    figures: dict[str, Any] = {}
+    for kind in KINDS:
+        some = max(4, number // 4) if kind == "extension" else number
+        real, truth = real_clips(kind, some)
+        first = {"image_to_video": 1, "extension": known}.get(kind, 0)
+        seeds = range(SEEDS[kind], SEEDS[kind] + some)
+        clips = make([clip.caption for clip in truth], seeds, real[:, :first] if first else None, real.shape[1])
+        last = pair_figures.LAST if kind == "extension" else 0
+        made, beside = (pair_figures.measured(x, truth, first, last) for x in (clips, real))
+        figures[kind] = {"made": made, "real": beside, "clips": some}
+        if kind == "extension":
+            figures["bounce_speed_error"] = pair_figures.speed_error(clips, real, truth)
+        if kind == "test":
+            others = [pair_figures.objects(*real_clips("test", some, after)) for after in (10_000, 20_000)]
+            figures["frechet"] = pair_figures.frechet_distances(pair_figures.objects(clips, truth), *others)
+        clip_sheets.write(clips, out / kind, [clip.caption for clip in truth], RATE)
+        print(f"{kind}: {report.percent(made['shape'])} of frames have the asked shape", flush=True)
+    code = autoencoder_folders.reconstruction(autoencoder_folders.load(config.data.latents.autoencoder))
+    real, truth = real_clips("test", min(number, 64))
+    coded = np.concatenate([code(real[i : i + 8]) for i in range(0, len(real), 8)])
+    figures["autoencoder"] = {"made": pair_figures.measured(coded, truth), "clips": len(real)}
+    protocol = {
+        "model": str(model),
+        "sampler": config.sample.sampler.name,
+        "steps": config.sample.steps,
+        "guidance": config.sample.guidance.scale,
+        "shift": config.sample.shift,
+        "clips": number,
+        "seeds": SEEDS,
+        "seconds of CPU": round(time.process_time() - began),
+        **report.software(),
+    }
+    content = report.plain({"figures": figures, "protocol": protocol})
+    report.write(out, content, markdown(content, out))
+    return content
+
+
+def rows(figures: Mapping[str, Any]) -> list[report.Row]:
+    """The figures as text, each beside the one of real clips."""
+    lines: list[report.Row] = []
+    for kind, title in KINDS.items():
+        made, real = figures[kind]["made"], figures[kind]["real"]
+        for name, what in SHARES.items():
+            if name in made:
+                lines.append((f"{title}: {what}", report.percent(made[name]), f"real {real[name]['share']:.1%}"))
+        for name, what in NUMBERS.items():
+            if name in made:
+                lines.append((f"{title}: {what}", f"{made[name]:.3g}", f"real {real[name]:.3g}"))
+    error, distance = figures["bounce_speed_error"], figures["frechet"]
+    lines.append(("four times the length: speed of what bounces, off the real one", f"{error:.1%}", "median"))
+    floor = f"floor {distance['floor']:.3g}; {distance['shapes']} shapes"
+    lines.append(("Frechet distance of the tracks", f"{distance['distance']:.3g}", floor))
+    coded = figures["autoencoder"]["made"]
+    beside = f"{figures['autoencoder']['clips']} real clips, decoded of their latents"
+    for name in ("shape", "whole", "colour"):
+        lines.append((f"autoencoder: {SHARES[name]}", report.percent(coded[name]), beside))
+    return lines
+
+
+def markdown(content: Mapping[str, Any], folder: pathlib.Path) -> str:
+    """The report as Markdown, with the animations that are in the folder."""
+    protocol = content["protocol"]
+    pictures = [f"## {title[0].upper()}{title[1:]}\n\n![{title}]({kind}.gif)" for kind, title in KINDS.items()
+                if (folder / f"{kind}.gif").is_file()]  # fmt: skip
+    parts = [
+        f"# Clips of one or two shapes: {protocol['model']}",
+        report.beside_table(rows(content["figures"])),
+        *pictures,
+        "## Protocol",
+        report.table(("", ""), protocol.items()),
+        report.IN_FULL,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    values = flags.FLAGS
+    changes = {"sample.steps": values.steps, "sample.guidance.scale": values.guidance}
+    chosen = {name: value for name, value in changes.items() if value}
+    content = measure(values.model, pathlib.Path(values.out), values.number, chosen)
+    for row in rows(content["figures"]):
+        print(f"{row[0]:80} {row[1]:28} {row[2]}")
+
+
+if __name__ == "__main__":
+    command_line.run(main, autoencoder_folders.FAILURES, compiles=True)
