@@ -1,34 +1,35 @@
 """Clips of a trained run: from captions, from first frames, and longer ones by windows."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from diffusion import samplers, videos
 from diffusion.data.shapes import motions
 from diffusion.data.transforms import to_model, to_uint8
-from diffusion.experiments.config import data, recipe as recipes
+from diffusion.experiments.config import recipe as recipes
 from diffusion.experiments.sampling import clip_coding, generate, trained_run
 from diffusion.metrics import chunks
 from diffusion.timesteps import plan
 from examples.video.clip_judge import FRAMES
 
+Words = Callable[[str], np.ndarray]
+"""A caption -> the vector float32 [P] that stands for it: `motions.words` or `motions.words_of_both`."""
 
-def check(recipe: recipes.Recipe, words: int = len(motions.WORDS)) -> None:
+
+def check(recipe: recipes.Recipe, words: Words = motions.words) -> None:
     """Refuses a sampler and a guidance that do not go on from given frames.
 
     Args:
         recipe: the recipe of a run on moving drawings, for the examples of its data.
-        words: length of the vector that stands for a caption.
+        words: the vector of a caption.
 
     Raises:
         ConfigError: naming the field.
     """
-    generate.check_given_frames(recipe, {"vector": jnp.zeros((1, words))})
+    generate.check_given_frames(recipe, {"vector": words("")[None]})
 
 
 def context(run: trained_run.Trained) -> int:
@@ -36,14 +37,13 @@ def context(run: trained_run.Trained) -> int:
     return 1 + clip_coding.build_coding(run.recipe).step * ((run.shape[0] + 1) // 2 - 1)
 
 
-def maker(run: trained_run.Trained, batch_size: int = 32) -> Callable[..., np.ndarray]:
+def maker(run: trained_run.Trained, batch_size: int = 32, words: Words = motions.words) -> Callable[..., np.ndarray]:
     """What makes clips: (captions, seeds, first frames [N, K, H, W, C] or None, frames T) -> [N, T, H, W, C], uint8.
 
     The first frames stand unchanged at the beginning. Windows of the run's clips see the last K before them
     (`videos.rollout`), as often as T needs; what is beyond T is left out. One program is compiled for each K and T.
     """
     denoiser = generate.denoiser(run.recipe)
-    of_words: Any = data.source(run.config, run.config.data.split)  # whose conditions are made of captions
     coder, encode, decode, step = clip_coding.build_coding(run.recipe)
     steps = plan(run.grid)
     window = run.shape[0]
@@ -71,7 +71,7 @@ def maker(run: trained_run.Trained, batch_size: int = 32) -> Callable[..., np.nd
     def make(
         captions: Sequence[str], seeds: Sequence[int], known: np.ndarray | None = None, frames: int = FRAMES
     ) -> np.ndarray:
-        vectors = np.stack([of_words.condition_of(caption)["vector"] for caption in captions])
+        vectors = np.stack([words(caption) for caption in captions])
         known = np.zeros((len(vectors), 0), np.uint8) if known is None else known
         make_batch = programs.setdefault(frames, program(frames))
         rows = (vectors, np.asarray(seeds), known)

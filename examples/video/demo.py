@@ -150,8 +150,8 @@ def _check_pairs(config: Any, source: dict[str, Any]) -> None:
             )
     checks.validate(demo_stages.autoencoder_of(config))
     demo_stages.check_autoencoder(config)
-    words = 2 * len(motions.WORDS)
-    clip_maker.check(checks.on_its_data(checks.validate(demo_stages.denoiser_of(config))), words)
+    recipe = checks.on_its_data(checks.validate(demo_stages.denoiser_of(config)))
+    clip_maker.check(recipe, motions.words_of_both)
 
 
 def measure(run_folder: pathlib.Path, out: pathlib.Path, number: int) -> dict[str, Any]:
@@ -211,7 +211,8 @@ def sample(config: Any, folder: pathlib.Path, prompts: Sequence[str], number: in
         raise ConfigError(f"--prompt: {error}") from error
     frames = pairs_report.FRAMES if pairs else clip_judge.FRAMES
     rate = pairs_report.RATE if pairs else RATE
-    make = clip_maker.maker(trained_run.load(folder / "denoiser"), batch_size=number)
+    words = motions.words_of_both if pairs else motions.words
+    make = clip_maker.maker(trained_run.load(folder / "denoiser"), number, words)
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     paths = []
     for prompt in prompts:

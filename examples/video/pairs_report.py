@@ -115,7 +115,7 @@ def measure(
     out.mkdir(parents=True, exist_ok=True)
     run = trained_run.load(model, changes)
     config: Any = run.config
-    make, known = clip_maker.maker(run, batch_size=16), clip_maker.context(run)
+    make, known = clip_maker.maker(run, 16, motions.words_of_both), clip_maker.context(run)
     began = time.process_time()
     figures: dict[str, Any] = {}
     for kind in KINDS:

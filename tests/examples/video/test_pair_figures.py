@@ -18,7 +18,7 @@ def few_templates(monkeypatch):
 
 
 def squares(number, places):
-    """Red squares of 6 pixels in frames of 48, with their upper left corners at places [F, 2] (x, y) of whole pixels."""
+    """Red squares of 6 pixels in frames of 48, with their upper left corners at places [F, 2] of whole pixels."""
     clips = np.full((number, len(places), 48, 48, 3), 255, np.uint8)
     for frame, (x, y) in enumerate(places):
         clips[:, frame, y : y + 6, x : x + 6] = (214, 40, 40)

@@ -16,7 +16,7 @@ from diffusion.experiments.sampling import trained_run
 from diffusion.metrics import bootstrap
 from diffusion.parameterizations import Prediction
 from diffusion.schedules import rectified_flow
-from examples.video import clip_judge, clip_maker, demo as video_demo, motion_figures, video_report
+from examples.video import clip_judge, clip_maker, demo as video_demo, motion_figures, pairs_report, video_report
 
 
 @pytest.fixture(scope="module")
@@ -241,3 +241,38 @@ def test_the_command_trains_reports_and_goes_on(tmp_path, monkeypatch):
     assert (tmp_path / "run" / "denoiser" / "metrics.jsonl").read_bytes() == before
     paths = video_demo.sample(config, tmp_path / "run", ["a red star turns clockwise slowly"], 2)
     assert [path.name for path in paths] == ["a_red_star_turns_clockwise_slowly.gif"] and paths[0].is_file()
+
+
+def test_clips_of_one_or_two_shapes_are_checked_before_anything_is_trained():
+    config = load("video/pairs:tiny")
+    video_demo.check(config)
+    for field, value, message in (
+        ("data.source.frames", 24, "frames = 24, and the report is of clips of 16"),
+        ("data.source.side", 32, "side = 32, and the report is of clips of 48"),
+        ("denoiser.objective.density.patterns", ("........",), "Valid: patterns of 16"),
+    ):
+        wrong = config.copy_and_resolve_references()
+        wrong.update_from_flattened_dict({field: value})
+        with pytest.raises(ConfigError, match=message):
+            video_demo.check(wrong)
+    alone = load("video/drawings:tiny")
+    alone.data.source = {"name": "moving_pairs", "number": 16}
+    with pytest.raises(ConfigError, match=r"needs two stages. Valid: a config as video/pairs"):
+        video_demo.check(alone)
+
+
+@pytest.mark.slow
+def test_the_command_trains_on_pairs_and_reports(tmp_path, monkeypatch):
+    """A tiny model without a judge, and a clip of two shapes by their caption."""
+    config, folder = load("video/pairs:tiny"), tmp_path / "run"
+    assert video_demo.run(config, folder, number=4) == 0
+    report = (folder / "report" / "report.md").read_text()
+    for kind, title in pairs_report.KINDS.items():
+        assert f"{title}: frames in which the asked shape" in report
+        assert (folder / "report" / f"{kind}.gif").is_file()
+    run = trained_run.load(folder / "denoiser")
+    assert run.shape == (16, 12, 12, 4) and clip_maker.context(run) == 8
+    paths = video_demo.sample(config, folder, ["a red star bounces and a blue circle moves left slowly"], 2)
+    assert paths[0].is_file()
+    with pytest.raises(ConfigError, match="has 3 shapes"):
+        video_demo.sample(config, folder, ["a red star and a red star and a red star"], 1)
