@@ -17,6 +17,7 @@ from typing import NamedTuple
 from tests import kept_programs
 
 ROOT = pathlib.Path(__file__).parents[2]
+HANGS = 1800.0  # seconds after which a command is held to hang: far more than it takes beside a dozen busy processes
 TINY = {  # a network of a few thousand parameters, saved every other step
     "model.width": 16,
     "model.depth": 1,
@@ -95,7 +96,7 @@ class Driver:
         job = {"argv": list(map(str, argv)), "kill": kill, "record": record, "limit": limit, "rights": rights}
         return self._ask(**job, env=env or {}, cwd=str(cwd), stem=stem), stem
 
-    def wait(self, started: tuple, timeout: float = 400) -> Result:
+    def wait(self, started: tuple, timeout: float = HANGS) -> Result:
         """Waits for a started command; one that takes longer than `timeout` seconds fails the test."""
         pid, stem = started
         status = self._ask(wait=pid, timeout=timeout)
@@ -119,7 +120,7 @@ def two_processes(port: int) -> list[dict[str, str]]:
     return [dict(zip(names, (f"127.0.0.1:{port}", "2", str(index)))) for index in (0, 1)]
 
 
-def until(condition, seconds: float = 300) -> None:
+def until(condition, seconds: float = HANGS) -> None:
     """Waits until something holds; a test fails if it never does."""
     end = time.monotonic() + seconds
     while not condition():

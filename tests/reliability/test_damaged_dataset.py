@@ -1,5 +1,6 @@
 """A run on a dataset with damaged records: it stops with one sentence and its state saved, or goes on and counts."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -17,7 +18,7 @@ from diffusion.experiments import train
 from diffusion.experiments.evaluation import real_images
 from diffusion.training.checkpointing import checkpoints
 from tests.data.made import image_feature, png, write
-from tests.reliability.driver import TINY
+from tests.reliability.driver import HANGS, TINY
 
 ROOT = pathlib.Path(__file__).parents[2]
 SIZE, BATCH, STEPS = 32, 8, 12
@@ -73,14 +74,13 @@ def test_skip_counts_in_every_line_and_survives_an_interruption(flawed, tmp_path
     assert train.run(config(flawed), tmp_path / "straight") == 0
     assert [row["skipped"] for row in lines(tmp_path / "straight")] == skipped_by_definition()
     assert f"finished {STEPS} steps ({skipped_by_definition()[-1]} damaged records skipped)" in capsys.readouterr().out
-    received = train.preemption.StopRequest.received
+    steps = itertools.count(1)
     with monkeypatch.context() as patch:
         patch.setattr(
-            train.preemption.StopRequest,
-            "received",
-            lambda self, step: signal.SIGTERM if step == 5 else received(self, step),
+            train.preemption.StopRequest, "received", lambda self: signal.SIGTERM if next(steps) == 5 else None
         )
         assert train.run(config(flawed), tmp_path / "stopped") == 143
+    assert checkpoints.steps(tmp_path / "stopped") == [5]
     assert train.run(config(flawed), tmp_path / "stopped") == 0
     assert (tmp_path / "stopped/metrics.jsonl").read_bytes() == (tmp_path / "straight/metrics.jsonl").read_bytes()
     whole, resumed = (checkpoints.read_about(tmp_path / name, STEPS)["leaves"] for name in ("straight", "stopped"))
@@ -106,7 +106,7 @@ def test_stop_is_one_sentence_on_the_command_line(flawed, tmp_path):
     flags = [f"--config.{name}={value}" for name, value in words.items() if not isinstance(value, tuple)]
     command = [sys.executable, "-m", "experiments.train", "--config=configs/digits.py", f"--workdir={tmp_path}", *flags]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=HANGS)
     assert done.returncode == 1
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "made (train): record" in error and "--config.data.damaged=skip" in error
@@ -132,7 +132,7 @@ def test_processes_and_devices_count_alike(flawed, tmp_path, launch, kind):
     command = [sys.executable, "-m", "launch.local", *launch, "--", "python", "-m", "experiments.train",
                "--config=configs/digits.py", f"--workdir={tmp_path}", *flags]  # fmt: skip
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=HANGS)
     assert done.returncode == 0, done.stderr
     assert "RecompilationWarning" not in done.stderr
     assert [row["skipped"] for row in lines(tmp_path)] == skipped_by_definition()

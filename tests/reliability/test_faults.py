@@ -112,7 +112,7 @@ def test_run_folder_removed_while_training(driver, tmp_path):
     until(lambda: checkpoints.latest(tmp_path / "run"))
     while (tmp_path / "run").exists():
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
-    result = driver.wait(run, timeout=60)
+    result = driver.wait(run)
     one_sentence(result, str(tmp_path / "run"))
     assert re.search(r"cannot be written|Could not write", result.err)
 
