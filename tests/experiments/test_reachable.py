@@ -10,8 +10,6 @@ import functools
 import pathlib
 from collections.abc import Iterator
 
-import pytest
-
 from tools.docs import catalogue
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -35,6 +33,19 @@ def file_of(module: str) -> pathlib.Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
+def nodes_below(node: ast.AST) -> Iterator[ast.AST]:
+    """A node and all below it, as `ast.walk` yields them in another order and in three times the time."""
+    left = [node]
+    while left:
+        node = left.pop()
+        yield node
+        for value in vars(node).values():
+            if isinstance(value, list):
+                left += [each for each in value if isinstance(each, ast.AST)]
+            elif isinstance(value, ast.AST):
+                left.append(value)
+
+
 @functools.cache
 def read(module: str) -> tuple[dict[str, list[ast.stmt]], dict[str, Place], list[ast.stmt]]:
     """The definitions of a module by name, what its imports bind, and its other statements."""
@@ -42,7 +53,7 @@ def read(module: str) -> tuple[dict[str, list[ast.stmt]], dict[str, Place], list
     defined: dict[str, list[ast.stmt]] = {}
     bound = {}
     rest = []
-    for node in ast.walk(tree):
+    for node in nodes_below(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             bound |= {alias.asname or alias.name: (node.module, alias.name) for alias in node.names}
         elif isinstance(node, ast.Import):
@@ -59,6 +70,7 @@ def read(module: str) -> tuple[dict[str, list[ast.stmt]], dict[str, Place], list
     return defined, bound, rest
 
 
+@functools.cache
 def origin(module: str, name: str) -> Place | None:
     """Where a name of a module is defined; (module, "") for a module; None outside of the library."""
     if not module.startswith(("diffusion", "examples")) or file_of(module) is None:
@@ -84,7 +96,7 @@ def references(module: str, statements: list[ast.stmt]) -> Iterator[Place]:
         return None
 
     for statement in statements:
-        for node in ast.walk(statement):
+        for node in nodes_below(statement):
             if isinstance(node, ast.Name | ast.Attribute) and (place := of(node)) and place[1]:
                 yield place
 
@@ -121,14 +133,9 @@ def reached() -> set[Place]:
     return found
 
 
-@pytest.mark.parametrize("table", range(len(SECTIONS)), ids=[section.title for section in SECTIONS])
-def test_every_listed_function_is_named_or_called(table):
-    names = {name for place, (name, of) in members().items() if of == table and place not in reached()}
-    assert names - UNREACHED.keys() == set(), "let a config name it, or a command call it"
-
-
-def test_the_exceptions_are_needed():
+def test_every_listed_function_is_named_or_called_but_for_the_exceptions():
     unreached = {name for place, (name, _) in members().items() if place not in reached()}
+    assert unreached - UNREACHED.keys() == set(), "let a config name it, or a command call it"
     assert UNREACHED.keys() == unreached
 
 
