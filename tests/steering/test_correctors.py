@@ -120,6 +120,27 @@ def test_guidance_of_a_mixture_is_its_density_and_not_the_sum_of_scores():
     assert abs(float(naive.mean()) - mean) > 3 * abs(found - mean) + 0.05
 
 
+def test_the_weight_is_the_integral_of_the_excess_over_the_log_snr():
+    """Trapezoids within; at the ends, where the log-SNR is infinite, the value next to them. eps = t and 0, (2, -1)."""
+    grid = np.array([1.0, 0.7, 0.3, 0.0])
+    branch = lambda scale: lambda x, t: Prediction(x, scale * t * jnp.ones_like(x))
+    plan = timesteps.plan(grid)
+    particles = steering.corrected(
+        samplers.ddpm(),
+        guidance.separately(branch(1.0), branch(0.0)),
+        (2.0, -1.0),
+        FLOW,
+        jnp.ones((2, 5)),
+        plan,
+        jax.random.split(jax.random.key(0), 2),
+        number=1,
+    )
+    excess = 5 * grid**2  # (|2 t|^2 - 2 |t|^2) / 2 in each of five dimensions
+    log_snr = 2 * np.log((1 - grid[1:3]) / grid[1:3])
+    integral = excess[1] + (excess[1] + excess[2]) / 2 * (log_snr[1] - log_snr[0]) + excess[2]
+    np.testing.assert_allclose(particles.log_weights, np.full((2, 1), integral), rtol=1e-5)
+
+
 def test_one_branch_to_the_power_1_is_sample():
     plan = timesteps.plan(timesteps.uniform(FLOW, 5))
     keys = jax.random.split(jax.random.key(0), 12)

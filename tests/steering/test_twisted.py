@@ -12,6 +12,7 @@ import pytest
 
 from diffusion import guidance, samplers, schedules, steering, timesteps
 from diffusion.parameterizations import Prediction
+from diffusion.samplers.sample import keys_of_step
 from tests.conformance import round_denoiser
 
 STEPS, NUMBER, END = 4, 8, 0.1
@@ -139,6 +140,19 @@ def test_a_group_does_not_depend_on_the_others():
     np.testing.assert_allclose(whole.x[16:], last.x, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(whole.log_weights[2:], last.log_weights, rtol=1e-5, atol=1e-6)
     assert len(np.unique(np.asarray(whole.x)[:, 0])) == 24  # offspring of one ancestor go separate ways
+
+
+def test_a_group_resamples_by_a_key_that_nothing_else_uses():
+    """The hook's key of its first particle; the noise of the steps comes from the sampler's keys."""
+    keys = jax.random.split(jax.random.key(0), 6)
+    seen = lambda key, log_weights: (jnp.arange(3), jnp.full_like(log_weights, jax.random.normal(key)))
+    twist = steering.tilt(lambda x: jnp.zeros(x.shape[0]))
+    plan = timesteps.plan(np.array([1.0, 0.6, 0.3]))
+    particles = steering.twisted(
+        samplers.ddpm(), DENOISE, SCHEDULE, jnp.ones((6, 2)), plan, keys, twist, number=3, resample=seen
+    )
+    first = keys_of_step(keys, 0)[2][jnp.array([0, 3])]
+    np.testing.assert_allclose(particles.log_weights[:, 0], jax.vmap(jax.random.normal)(first), rtol=1e-6)
 
 
 def test_each_step_evaluates_the_denoiser_once():
