@@ -54,6 +54,16 @@ def networks(params=PARAMS):
     }
 
 
+def test_latents_are_projected_place_by_place_by_a_map_of_pytorchs_first_draw():
+    head = autoencoding.kl_autoencoder(aligned=VisionFoundation()).heads["projection"]
+    kernel = np.asarray(head.init(jax.random.key(0), 4, 500))
+    assert kernel.shape == (4, 500) and 0.98 * 0.5 < np.abs(kernel).max() <= 0.5
+    z = np.random.default_rng(0).normal(size=(2, 3, 2, 4)).astype(np.float32)
+    found = np.asarray(head.apply(jnp.asarray(kernel), jnp.asarray(z)))
+    assert found.shape == (2, 6, 500)
+    np.testing.assert_allclose(found[1, 3], z[1, 1, 1] @ kernel, rtol=1e-4, atol=1e-5)  # row by row
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("adaptive", [True, False])
 def test_the_aligned_loss_is_va_vaes(adaptive):
@@ -117,7 +127,7 @@ def test_transformations_are_drawn_in_their_shares_and_reach_picture_and_latents
         same = -1.0 if change is None else jnp.max(jnp.abs(change(x) - out))
         return jnp.stack([jnp.float32(x.shape[1]), jnp.float32(out.shape[1]), out[0, 0, 0, 0], jnp.float32(same)])
 
-    settings = Equivariance(0.3, 0.4, (0.5, 0.75, 1.0))
+    settings = Equivariance(0.3, 0.4, (1.0, 0.5, 0.75))
     draw = jax.jit(lambda keys: jax.lax.map(lambda key: settings.switched(key, x, seen), keys))
     found = np.asarray(draw(jax.random.split(jax.random.key(0), 4000)))
     within = lambda chosen, share, of: abs(chosen.sum() - share * of) < 4 * np.sqrt(share * (1 - share) * of)

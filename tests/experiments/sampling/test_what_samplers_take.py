@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from diffusion import flow_maps
+from diffusion.experiments.config import ConfigError
 from diffusion.experiments.sampling import generate
 from diffusion.objectives import Jumps, Moves
 
@@ -42,7 +43,8 @@ def test_labels_are_conditions_of_what_was_trained_with_them(build, reads, null)
 
 def test_a_network_of_a_strength_receives_the_scale_of_guidance_for_each_example():
     (*_, condition), _ = generate.flow_map(recipe_of(JUMPS, strength=(1.0, 4.0)), JUMPS)("params", LABELS)
-    assert condition["label"] is LABELS and condition["strength"].dtype == jnp.float32
+    assert condition["label"] is LABELS
+    assert condition["strength"].dtype == jnp.float32 and condition["strength"].shape == (3,)
     np.testing.assert_array_equal(condition["strength"], [2.5, 2.5, 2.5])
 
 
@@ -54,3 +56,53 @@ def test_the_sampler_decides(monkeypatch):
     assert build(recipe_of(JUMPS, takes=(flow_maps.FlowMap,))) == "flow_map"
     assert build(recipe_of(JUMPS, takes=("denoisers",))) == "denoiser"
     assert build(recipe_of("another", takes=(flow_maps.FlowMap,))) == "denoiser"
+
+
+# ==== Edits of classes beside their sources ====
+
+
+@pytest.fixture
+def edited(monkeypatch):
+    """`generate.side_by_side` of a run of a network of four layers, with what it calls in place of what it returns."""
+    monkeypatch.setattr(generate.facts, "layer_masks", lambda network: ("borrow",) * network.borrows)
+    monkeypatch.setattr(generate.editing, "borrowing", lambda *inputs: ("borrowing", *inputs))
+    monkeypatch.setattr(generate.editing, "prompt_to_prompt", lambda *inputs: inputs)
+    monkeypatch.setattr(generate.sampling, "denoiser", lambda *inputs: inputs)
+
+    def call(scale=3.0, borrows=True, by_class=True, conditions=None, guides=(), layers=None):
+        recipe = types.SimpleNamespace(
+            network=types.SimpleNamespace(borrows=borrows, depth=4, apply=lambda *inputs: inputs),
+            examples=types.SimpleNamespace(by_class=by_class, null_condition=lambda number: f"{number} of none"),
+            config=types.SimpleNamespace(model=types.SimpleNamespace(name="made")),
+            sampling=types.SimpleNamespace(conditions=conditions, guides=guides, guidance="guidance"),
+            schedule="schedule", parameterization="parameterization", scale=scale,
+        )  # fmt: skip
+        return generate.side_by_side(recipe, "params", [1, 2, 3], [4, 5, 6], 0.7, layers)
+
+    return call
+
+
+@pytest.mark.parametrize("layers, expected", [(None, range(4)), ((0, 3), (0, 3))])
+def test_an_edit_borrows_from_its_source_and_guidance_from_no_class(edited, layers, expected):
+    make, apply, until = edited(layers=layers)
+    assert apply("x", "t") == ("params", "x", "t") and until == 0.7
+    edits = ("borrowing", [1, 2, 3], [4, 5, 6], 4, expected)
+    nothing = ("borrowing", "3 of none", "3 of none", 4, expected)
+    assert make("network") == ("network", "schedule", "parameterization", (edits, nothing), "guidance")
+    make, *_ = edited(scale=1, layers=layers)
+    assert make("network") == ("network", "schedule", "parameterization", (edits,))
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [({"borrows": False}, "config.model.name = 'made' has no layers that borrow"),
+     ({"by_class": False}, "or no classes"),
+     ({"conditions": "both"}, "examples side by side take classifier_free alone"),
+     ({"guides": ("one",)}, "examples side by side take classifier_free alone"),
+     ({"layers": (3, 4, 5)}, r"layers = \(3, 4, 5\) has 4\. Valid: 0 \.\. 3\."),
+     ({"layers": (-1,)}, r"layers = \(-1,\) has -1\.")],
+)  # fmt: skip
+def test_runs_and_layers_that_cannot_are_refused(edited, settings, message, monkeypatch):
+    monkeypatch.setattr(generate.names, "MODELS", {})
+    with pytest.raises(ConfigError, match=message):
+        edited(**settings)
