@@ -117,9 +117,9 @@ def _share(maps: Array, inside: np.ndarray) -> Array:
     largest value first, so that neither the sum nor its square in the derivative vanishes.
     """
     peak = jax.lax.stop_gradient(maps.max(-1, keepdims=True))
-    seen = peak > jnp.finfo(maps.dtype).tiny
-    scaled = jnp.where(seen, maps / jnp.where(seen, peak, 1), 0)
-    return (scaled * inside).sum(-1) / jnp.where(seen[..., 0], scaled.sum(-1), 1)
+    attended = peak > jnp.finfo(maps.dtype).tiny
+    scaled = jnp.where(attended, maps / jnp.where(attended, peak, 1), 0)
+    return (scaled * inside).sum(-1) / jnp.where(attended[..., 0], scaled.sum(-1), 1)
 
 
 public.declare(__name__, renamed={"of_tokens": "token_maps"})

@@ -27,10 +27,10 @@ def codes(x: np.ndarray, n: int, size: int) -> np.ndarray:
         raise ValueError(
             f"codes: n = {n} of sequences of {length} and {size} symbols; valid: 1 .. {length}, size^n < 2^63"
         )
-    found = np.zeros((len(x), length - n + 1), np.int64)
+    numbers = np.zeros((len(x), length - n + 1), np.int64)
     for i in range(n):
-        found = found * size + x[:, i : length - n + 1 + i]
-    return found
+        numbers = numbers * size + x[:, i : length - n + 1 + i]
+    return numbers
 
 
 def divergence(counts: np.ndarray, others: np.ndarray) -> float:

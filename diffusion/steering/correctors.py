@@ -78,12 +78,12 @@ def corrected(
     total = math.fsum(exponents)
     if not total > 0:
         raise ValueError(f"corrected: the exponents {exponents} must have a positive sum; it is {total:g}")
-    whole = math.isclose(total, 1, abs_tol=1e-9)
+    sums_to_one = math.isclose(total, 1, abs_tol=1e-9)
     check(sampler, lambda x_t, t: combined(x_t, t)[0], schedule, x, plan, keys, number)
     with jax.ensure_compile_time_eval():
         begin = schedule.alpha(plan.t[0])
         vanished = begin <= 0
-    if not whole and not isinstance(vanished, Tracer) and vanished:
+    if not sums_to_one and not isinstance(vanished, Tracer) and vanished:
         raise ValueError(
             f"corrected: the exponents {exponents} sum to {total:g}, and the plan starts at alpha = 0, where only "
             "exponents that sum to 1 have a density. Valid: a plan that starts where alpha > 0"
@@ -98,7 +98,7 @@ def corrected(
         weighed = lambda values: functools.reduce(operator.add, (b * value for b, value in zip(exponents, values)))
         eps = weighed([prediction.eps for prediction in predictions])
         x0 = weighed([prediction.x0 for prediction in predictions])
-        if not whole:  # alpha x0 + sigma eps = x_t again
+        if not sums_to_one:  # alpha x0 + sigma eps = x_t again
             x0 = x0 - (total - 1) * x_t / schedule.alpha(t)
         square = lambda a: jnp.sum(a**2, axis=tuple(range(1, a.ndim)))
         excess = square(eps) - weighed([square(prediction.eps) for prediction in predictions])
@@ -115,7 +115,7 @@ def corrected(
         step = jnp.where(begins | ends, 0, schedule.log_snr(s) - schedule.log_snr(t))
         # At an infinite log-SNR the excess falls with it as exp(-|log-SNR|), whose integral is the excess itself.
         added = jnp.where(begins, after, jnp.where(ends, before, (before + after) / 2 * step))
-        if not whole:
+        if not sums_to_one:
             added = added + (total - 1) * dimensions * (jnp.log(schedule.alpha(t)) - jnp.log(schedule.alpha(s)))
         return carry, added
 

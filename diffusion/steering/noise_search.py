@@ -111,7 +111,7 @@ def optimised_noise(
             value = value + prior * ((z[0].size - 1) / 2 * jnp.log(square) - square / 2)
         return value
 
-    def kept(best, z, value):
+    def better_of(best, z, value):
         better = value > best[1]
         return jnp.where(better.reshape(-1, *(1,) * len(axes)), z, best[0]), jnp.where(better, value, best[1])
 
@@ -119,13 +119,13 @@ def optimised_noise(
         z, state, best = carry
         value, pull = jax.vjp(objective, z)
         (gradient,) = pull(jnp.ones_like(value))
-        best = kept(best, z, value)
+        best = better_of(best, z, value)
         updates, state = optimizer.update(-gradient, state, z)
         return (optax.apply_updates(z, updates), state, best), None
 
     worst = (noise, jnp.full(noise.shape[:1], -jnp.inf, noise.dtype))
     (z, _, best), _ = jax.lax.scan(step, (noise, optimizer.init(noise), worst), length=steps)
-    return kept(best, z, objective(z))
+    return better_of(best, z, objective(z))
 
 
 public.declare(__name__)

@@ -59,13 +59,13 @@ MODEL_METRICS = {  # how they were measured, for the table; see experiments/eval
     "exact_draws_coverage_90": "the share of the exact distribution's draws",
     "crps_marginal": "of values drawn anywhere from the channel's training data: what knows nothing of the series",
     **{
-        f"{prefix}process_{figure}": f"{how}{of}"
+        f"{prefix}process_{figure}": f"{how}{subject}"
         for figure, how in {
             "cross_entropy": "nats a value, mean of -log p(sample) under the exact process; the best is its entropy",
             "distance": "squared 2-Wasserstein distance of Gaussian fits, samples to the exact process",
             "covariance_error": "of the samples' covariance, Frobenius' norm over that of the exact one",
         }.items()
-        for prefix, of in {
+        for prefix, subject in {
             "": "",
             "exact_draws_": "; of as many exact draws, the floor",
             "noise_": "; of white noise",
@@ -77,23 +77,23 @@ MODEL_METRICS = {  # how they were measured, for the table; see experiments/eval
     "frechet_distance_of_judge": "in the classifier's last hidden layer, to real held-out notes",
     "frechet_distance_of_real": "the floor: as many real training notes; mean and deviation over subsets",
     **{
-        f"{figure}_{distance}{suffix}": f"{what}{of}"
+        f"{figure}_{distance}{suffix}": f"{what}{subject}"
         for figure, what in {
             "1nna": "share of clouds whose nearest other cloud is of their own set: 1/2 is the best",
             "coverage": "share of held-out clouds that are the nearest of a cloud",
             "minimum_matching": "mean distance of held-out clouds to the nearest cloud",
         }.items()
         for distance in ("chamfer", "earth_movers")
-        for suffix, of in {
+        for suffix, subject in {
             "": "",
             "_of_real_shapes": "; training clouds in place of samples, the floor",
             "_of_scattered_points": "; points of all training clouds, mixed: what has no shape",
         }.items()
     },
     **{
-        f"{name}{suffix}": f"{how}{of}"
+        f"{name}{suffix}": f"{how}{subject}"
         for name, how in backbone_figures.HOW.items()
-        for suffix, of in (
+        for suffix, subject in (
             ("", ""),
             ("_of_real", "; of held-out chains"),
             ("_of_noise", "; of what samples start from"),

@@ -64,8 +64,8 @@ def _divergence(real: np.ndarray, n: int, size: int) -> vector_metrics.Distance:
         runs = ngrams.codes(rows, n, size)
         both, places = np.unique(np.concatenate([real_runs.ravel(), runs.ravel()]), return_inverse=True)
         counts = lambda places: np.bincount(places.ravel(), minlength=len(both))
-        of_real = counts(places[: real_runs.size])
-        of_rows = places[real_runs.size :].reshape(runs.shape)
-        return lambda chosen: ngrams.divergence(counts(of_rows[chosen]), of_real)
+        real_counts = counts(places[: real_runs.size])
+        row_places = places[real_runs.size :].reshape(runs.shape)
+        return lambda chosen: ngrams.divergence(counts(row_places[chosen]), real_counts)
 
     return distance

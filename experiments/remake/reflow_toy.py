@@ -101,15 +101,15 @@ def falls(after: np.ndarray, before: np.ndarray) -> bool:
 
 def claims(values: Mapping[str, np.ndarray]) -> dict[str, float]:
     """The figures from the values of all seeds, `[seeds, ...]` each."""
-    found = {}
+    figures = {}
     for before, name in zip(("independent pairs", *NAMES), NAMES):
         for column, power in enumerate(POWERS):
             after, trained_on = (values[f"{row}: cost"][:, column] for row in (name, before))
-            found[COST.format(name, power)] = not falls(trained_on, after)
+            figures[COST.format(name, power)] = not falls(trained_on, after)
     for before, name in itertools.pairwise(NAMES):
-        found[STRAIGHTER.format(name, before)] = falls(values[f"{name}: S"], values[f"{before}: S"])
-        found[EULER.format(name, before)] = falls(values[f"{name}: Euler"], values[f"{before}: Euler"])
-    return {name: float(holds) for name, holds in found.items()}
+        figures[STRAIGHTER.format(name, before)] = falls(values[f"{name}: S"], values[f"{before}: S"])
+        figures[EULER.format(name, before)] = falls(values[f"{name}: Euler"], values[f"{before}: Euler"])
+    return {name: float(holds) for name, holds in figures.items()}
 
 
 def measure(part: str, quick: bool) -> Mapping[str, Any]:

@@ -314,8 +314,8 @@ def recognise(
             known = {
                 published: functools.partial(family.build, config) for published, config in family.published.items()
             }
-            own = {what: module for what, module in (others or {}).items() if type(module) is family.module}
-            known |= {what: lambda module=module: module for what, module in own.items()}
+            same_family = {what: module for what, module in (others or {}).items() if type(module) is family.module}
+            known |= {what: lambda module=module: module for what, module in same_family.items()}
             for published, module_of in known.items() if mine.shapes else ():
                 if one not in ("", published):
                     continue

@@ -49,14 +49,14 @@ def rows(module: T5Encoder) -> list[Row]:
 
 
 def _own_positions(name: str) -> Group:
-    own = name == UMT5
+    per_layer = name == UMT5
 
     def write(module: T5Encoder) -> dict[str, Any]:
-        if module.own_positions != own:
+        if module.own_positions != per_layer:
             raise ValueError(f"own_positions = {module.own_positions} is not supported; umT5's layers have their own.")
         return {}
 
-    return Group({}, lambda values, ours: {"own_positions": own}, write)
+    return Group({}, lambda values, ours: {"own_positions": per_layer}, write)
 
 
 def config(name: str) -> FieldTable:

@@ -62,10 +62,10 @@ class Stack(NamedTuple):
             carry, _ = self.block(*self.fields, name=self.name)(carry, *self.arguments)
             recorded.block(self.picture(carry))
             return carry
-        kept = recorded.among(self.length)
+        requested = recorded.among(self.length)
         initializing = network.is_initializing()
         layers = scanned(
-            self.block, self.length, network.remat, initializing, self.axes, self.unroll, kept, pick=self.picture
+            self.block, self.length, network.remat, initializing, self.axes, self.unroll, requested, pick=self.picture
         )
         carry, states = layers(*self.fields, name=self.name)(carry, *self.arguments)
         recorded.stack(self.length, states or ())
