@@ -20,10 +20,6 @@ run is, into --out:
     diffusion sample --model=DiT-XL-2-256 --labels=207,360 -n 8
     diffusion sample --model=ddpm-cifar10-32 -n 16 --steps=100 --config.sample.seed=1
 
-A model of moving drawings comes along, too, and reads the words of their captions:
-
-    diffusion sample --model=moving --prompt="a red star turns clockwise slowly and a blue circle moves left quickly"
-
 One of prompts is sampled by from_prompt.py, and so is `--again`:
 
     diffusion sample --model=stable-diffusion-v1-5 --prompt="a cat on a mat" -n 4
@@ -41,9 +37,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     def class_config(folder: str) -> Any:
         """The config of a published model without a text encoder; None for another folder, or a request by a prompt."""
         with as_config_errors():
-            if command_line.names("again") or not class_folders.is_of_classes(folder):
-                return None
-            if command_line.names("prompt") and not class_folders.is_shipped(folder):
+            if command_line.names("prompt", "again") or not class_folders.is_of_classes(folder):
                 return None
             from diffusion.experiments.sampling import class_models  # reads networks
 

@@ -3,13 +3,12 @@
     make demo
     python -m tools.weights digits runs/demo "make demo"    # weights/digits
     python -m tools.weights drawings runs/drawings "COMMAND"    # weights/drawings
-    python -m tools.weights moving runs/pairs "COMMAND"    # weights/moving
 
 The line, with the digest, belongs into experiments/config/class_folders.py; the command stands on the model's card. The
-second form is of a folder of examples.text, whose model it writes in 16 bits; the third of one of examples.video, with
-its autoencoder. Their cards have the figures of the report.
+second form is of a folder of examples.text, whose model it writes in 16 bits; the card has the figures of its report.
 """
 
+import hashlib
 import json
 import pathlib
 import sys
@@ -21,14 +20,12 @@ from diffusion import text_to_image
 from diffusion.experiments.config import versions
 from diffusion.experiments.evaluation import model_card, report
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling.shipped_models import FILE, VAE, digest_of
+from diffusion.experiments.sampling.shipped_models import FILE
 from diffusion.io import safetensors_files
 from diffusion.io.leaf_names import leaves_of
-from diffusion.models import interchange
 from diffusion.text_to_image import model_folder, model_index
 from diffusion.training.checkpointing import checkpoints
 from examples.text import template_report
-from examples.video import pairs_report
 
 FOLDER = pathlib.Path(__file__).parents[1] / "weights"
 NUMBER = 100  # samples, unless the command says another number
@@ -46,49 +43,20 @@ def write(run: str | pathlib.Path, folder: str | pathlib.Path, made_by: str) -> 
     Returns:
         The digest of the weights.
     """
-    return _written(run, folder, made_by, "float32")
-
-
-def _written(run: Any, folder: Any, made_by: str, dtype: str, figures: pathlib.Path | None = None) -> str:
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     params, step = checkpoints.load_ema(run)
-    arrays = {name.replace("/", "."): np.asarray(leaf, dtype) for name, leaf in sorted(leaves_of(params).items())}
+    arrays = {name.replace("/", "."): np.asarray(leaf, np.float32) for name, leaf in sorted(leaves_of(params).items())}
     shapes = {name: array.shape for name, array in arrays.items()}
-    safetensors_files.write(folder / FILE, shapes, dtype, iter(arrays.items()), {"step": str(step)})
+    safetensors_files.write(folder / FILE, shapes, "float32", iter(arrays.items()), {"step": str(step)})
     config = workdir.read_config(run)
     config.data.update({"shape": tuple(workdir.example_shape(config)), "dir": ""})
-    if config.data.latents.autoencoder:
-        config.data.latents.update({"dir": "latents", "autoencoder": VAE})
-        config.sample.update({"number": 1, "batch_size": 8})
-    else:
-        config.sample.update({"number": NUMBER, "batch_size": NUMBER})
+    config.sample.update({"number": NUMBER, "batch_size": NUMBER})
     workdir.write_text(folder / "config.json", versions.write(config) + "\n")
     card = model_card.build_run_card(run, config.model.name, LICENSE, step=step)
     card = card._replace(title=folder.name, recipe=f"Trained by `{made_by}`. {card.recipe}")
-    if figures is not None and figures.is_file():
-        card = card._replace(figures=report.beside_table(pairs_report.rows(json.loads(figures.read_text())["figures"])))
     model_card.write(folder, card)
-    return digest_of(folder)
-
-
-def write_clip_model(trained: str | pathlib.Path, folder: str | pathlib.Path, made_by: str) -> str:
-    """Writes the folder of a model of clips on latents from the folder of examples.video that trained it.
-
-    The network is stored in bfloat16 and its autoencoder in float16. The card has the figures of TRAINED/report, where
-    that exists.
-
-    Args:
-        trained: the folder of examples.video.
-        folder: the folder of the model, which must not exist.
-        made_by: the command that trained the model, for the card.
-
-    Returns:
-        The digest of the weights.
-    """
-    trained, folder = pathlib.Path(trained), pathlib.Path(folder)
-    interchange.save(folder / VAE, *interchange.load(trained / VAE), dtype="float16")
-    return _written(trained / "denoiser", folder, made_by, "bfloat16", trained / "report" / "report.json")
+    return hashlib.sha256((folder / FILE).read_bytes()).hexdigest()
 
 
 def write_text_model(trained: str | pathlib.Path, folder: str | pathlib.Path, made_by: str) -> str:
@@ -130,6 +98,5 @@ if __name__ == "__main__":
     if len(sys.argv) != 4:
         sys.exit("usage: python -m tools.weights NAME RUN COMMAND")
     name, run, command = sys.argv[1:]
-    parts = {"model": write_text_model, VAE: write_clip_model}
-    written = next((write_part for part, write_part in parts.items() if (pathlib.Path(run) / part).is_dir()), write)
+    written = write_text_model if (pathlib.Path(run) / "model").is_dir() else write
     print(f'    "{name}": "{written(run, FOLDER / name, command)}",')

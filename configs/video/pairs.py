@@ -1,4 +1,4 @@
-"""Text to video on clips of one or two moving shapes: the training behind `weights/moving`.
+"""Text to video on clips of one or two moving shapes, on latents of an autoencoder of pictures.
 
     python -m examples.video.demo --config=video/pairs --workdir=runs/pairs
 

@@ -1,6 +1,5 @@
 """Measures a model of clips of one or two moving shapes by the drawings' own masks, with clips of each kind.
 
-    python -m examples.video.pairs_report --model=moving --out=runs/moving/report
     python -m examples.video.pairs_report --model=runs/pairs/denoiser --out=runs/pairs/report --number=200
 
 No network reads the clips (`pair_figures`), so that it needs no judge. Kinds:
@@ -20,7 +19,7 @@ from absl import flags
 from diffusion.experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("model", None, "the folder of a run of video/pairs, or the name of a model that comes along")
+    flags.DEFINE_string("model", None, "the folder of a run of video/pairs")
     flags.DEFINE_string("out", None, "folder of the report")
     flags.DEFINE_integer("number", 400, "clips of each kind", lower_bound=8)
     flags.DEFINE_integer("steps", 0, "steps of the sampler; 0: the model's own", lower_bound=0)

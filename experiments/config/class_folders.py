@@ -14,7 +14,7 @@ SHIPPED = {
     "digits": "070a2cb69c1819aa96a029c907205074bbc26d7da9ec20e4168656d8560e8c91",
     "drawings": "f6eee2d96a16a7ece98b0ffcf0b7834b5b00fc7e158c0ca51d5d0b087377f3b1",
 }
-"""The SHA-256 of each one's weights (`shipped_models.digest_of`), or the fingerprint of a text-to-image model's folder.
+"""The SHA-256 of each one's model.safetensors, or the fingerprint of a text-to-image model's folder.
 
 `python -m tools.weights` writes a folder and prints its line.
 """

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from diffusion import watermarks
 from diffusion.experiments.config import ConfigError, as_config_errors, checks
-from diffusion.experiments.sampling import class_models, model_flags, prompt_flags, requested, run_samples
+from diffusion.experiments.sampling import class_models, model_flags, prompt_flags, run_samples
 from diffusion.experiments.sampling.class_models import ClassModel
 from diffusion.io.content_credentials import Signer
 from diffusion.models.quantised import KINDS
@@ -55,10 +55,7 @@ def main(config: ConfigDict, folder: str, out: str | None, labels: Sequence[str]
         key = prompt_flags.SETTINGS["watermark"].value
         mark = watermarks.load(key) if key else None
         classes = class_models.classes_of(folder)
-        number = config.sample.number
-        numbers: Any = labels and numbered(labels, recipe.examples.num_classes, classes, number)
-        if prompt_flags.PROMPT.value is not None:
-            numbers = requested.of_caption(prompt_flags.PROMPT.value, recipe, number)
+        numbers = labels and numbered(labels, recipe.examples.num_classes, classes, config.sample.number)
         model = class_models.load(folder)
     quantised = model_flags.QUANTISED.value
     return run_samples.sample_weights(recipe, weights_of(model), out or "pictures", numbers, mark, signer, quantised)

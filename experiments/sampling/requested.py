@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from diffusion.data import series_masks
-from diffusion.experiments.config import ConfigError, as_config_errors, data
+from diffusion.experiments.config import ConfigError, as_config_errors
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.io import npy, npz
 
@@ -67,26 +67,3 @@ def conditions(text: str, recipe: Recipe) -> Any:
     turns = np.arange(recipe.config.sample.number) % max(lengths)
     in_turn = lambda leaf, one: leaf[turns] if leaf.dtype == np.uint8 else leaf[turns].astype(one.dtype)
     return jax.tree.map(in_turn, rows, null)
-
-
-def of_caption(caption: str, recipe: Recipe, number: int) -> Any:
-    """The conditions of samples of one caption, for data whose conditions are made of captions.
-
-    Args:
-        caption: the caption of all samples.
-        recipe: the recipe of the run, for its data.
-        number: how many samples.
-
-    Returns:
-        Pytree of arrays [number, ...], in the form of the data's conditions.
-
-    Raises:
-        ConfigError: for other data, or a caption that they cannot read.
-    """
-    config = recipe.config
-    source = None if data.is_tfds(config) else data.source(config, config["data"]["split"])
-    if not hasattr(source, "condition_of"):
-        raise ConfigError(f"--prompt={caption!r}: the data of this model have no captions. Valid: --labels, or none.")
-    with as_config_errors():
-        condition = source.condition_of(caption)
-    return jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf)[None], number, axis=0), condition)

@@ -3,19 +3,16 @@
     diffusion sample --model=digits
     run = trained_run.load("digits")
     diffusion sample --model=drawings --prompt="a red circle above a blue square"    # a text-to-image model's folder
-    diffusion sample --model=moving --prompt="a red star bounces"    # of a run on latents, with its autoencoder
 
 `python -m tools.weights` writes the folder of one, and `class_folders.SHIPPED` has its name and its digest.
 """
 
-__all__ = ["FILE", "VAE", "digest_of", "folder_of_prompts", "read_config", "read_params"]
+__all__ = ["FILE", "folder_of_prompts", "read_config", "read_params"]
 
 import hashlib
 import pathlib
 from typing import Any
 
-import jax
-import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
@@ -25,8 +22,6 @@ from diffusion.models.interchange.family import Refusal
 from diffusion.text_to_image import model_index
 
 FILE = "model.safetensors"
-VAE = "vae"
-"""The folder of the autoencoder, in that of a model of its latents."""
 
 
 def read_config(folder: str | pathlib.Path) -> ConfigDict:
@@ -35,11 +30,7 @@ def read_config(folder: str | pathlib.Path) -> ConfigDict:
     Raises:
         ConfigError: for a file that is no config of this version, or an earlier one.
     """
-    folder = class_folders.folder_of(folder)
-    config = versions.read(opener.read_text(folder / "config.json"))
-    if config.data.latents.autoencoder:
-        config.data.latents.update({"dir": str(folder / "latents"), "autoencoder": str(folder / VAE)})
-    return config
+    return versions.read(opener.read_text(class_folders.folder_of(folder) / "config.json"))
 
 
 def read_params(folder: str | pathlib.Path) -> tuple[Any, str]:
@@ -50,19 +41,10 @@ def read_params(folder: str | pathlib.Path) -> tuple[Any, str]:
     """
     folder = class_folders.folder_of(folder)
     path = folder / FILE
-    digest = digest_of(folder)
+    digest = hashlib.sha256(opener.read(path)).hexdigest()
     _check(path, folder.name, digest)
     leaves = {tuple(name.split(".")): leaf for name, leaf in safetensors_files.load(path).items()}
-    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), traverse_util.unflatten_dict(leaves))
-    return params, digest
-
-
-def digest_of(folder: pathlib.Path) -> str:
-    """The SHA-256 of a model's file of weights, or of that followed by the files of its autoencoder's weights."""
-    total = hashlib.sha256(opener.read(folder / FILE))
-    for path in sorted((folder / VAE).glob("*.safetensors")):
-        total.update(opener.read(path))
-    return total.hexdigest()
+    return traverse_util.unflatten_dict(leaves), digest
 
 
 def folder_of_prompts(model: str | pathlib.Path) -> pathlib.Path:
