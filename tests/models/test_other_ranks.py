@@ -217,9 +217,9 @@ def test_a_config_sizes_them_by_the_data(shape, model, field):
 @pytest.mark.parametrize("shape", [(16, 4), (8, 8, 8, 1), (2,)])
 def test_a_network_of_pictures_refuses_other_ranks_and_names_those_that_do_not(shape):
     of_rank = {
-        1: "mlp",
+        1: "mlp, symbol_transformer",
         2: "diffwave, mlp, sequence_transformer, set_transformer, unet",
-        4: "autoencoder_kl_video, cogvideox, hunyuan_video, ltx_video, mlp, unet, video_dit",
+        4: "autoencoder_kl, autoencoder_kl_video, cogvideox, hunyuan_video, ltx_video, mlp, unet, video_dit",
     }[len(shape)]
     config = changed()
     recipe = checks.validate(config)
