@@ -96,3 +96,12 @@ def test_places_of_any_boxes():
         assert found == pytest.approx(expected, rel=1e-12)
         seen |= {word for word, score in found.items() if 0 < score < 1}
     assert seen == {*expected}
+
+
+def test_narrow_boxes_beside_each_other_do_not_overlap():
+    """4 wide and 100 high, 2 apart: a pixel of overlap that is not there would be a seventh of their union."""
+    for word, first, second in (
+        ("on the left of", (0, 0, 4, 100), (6, 0, 10, 100)),
+        ("on the top of", (0, 0, 100, 4), (0, 6, 100, 10)),
+    ):
+        assert t2i_compbench.place(word, first, second) == 1
