@@ -139,7 +139,7 @@ def test_the_source_gives_small_clips_and_refuses_what_it_has_not():
     assert tuple(motions.MOTIONS)[record["label"]] == clip.movers[0].motion
     for options, message in [
         ({"split": "validation"}, "no split 'validation'. Valid: train, test, withheld"),
-        ({"side": 24}, "side = 24. Valid: a divisor of 64"),
+        ({"side": 65}, "side = 65. Valid: 1 to 64"),
         ({"number": 0}, "number = 0"),
     ]:
         with pytest.raises(ValueError, match=message):
