@@ -14,7 +14,7 @@ from diffusion.experiments.config import fits, python_recipes, settings_checks, 
 from diffusion.experiments.config.packed import PackedNetwork
 from diffusion.experiments.config.sections import Companions, Examples, Rebuilt, Sampling, Training, flat, sectioned
 from diffusion.models import facts
-from diffusion.objectives import Objective
+from diffusion.objectives import Objective, Restores
 from diffusion.objectives.conditioning import whole_null
 from diffusion.objectives.padded_examples import with_padding
 from diffusion.parameterizations import Parameterization
@@ -146,6 +146,8 @@ class Recipe:
     @property
     def entry(self) -> str:
         """The name of an example in a record and in a batch: "image" for bytes, else "x"."""
+        if isinstance(self.objective.reads, Restores):
+            return "x"
         if self.examples.dtype is not None:
             return "image" if self.examples.dtype == "uint8" else "x"
         if self.data is not None:

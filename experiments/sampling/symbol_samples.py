@@ -3,7 +3,7 @@
 __all__ = ["infilled", "predictor", "sampled", "texts"]
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -46,7 +46,7 @@ def sampled(recipe: Recipe, reads: Restores) -> Callable[[Any, Any, tuple[Array,
         first, rest = keys
         x = discrete.prior(reads.process, first, recipe.examples.shape)
         predict = build(params, labels)
-        return discrete.sample(recipe.sampling.sampler, predict, reads.process, x, recipe.sampling.plan, rest)
+        return discrete.sample(_sampler(recipe), predict, reads.process, x, recipe.sampling.plan, rest)
 
     return make
 
@@ -79,7 +79,12 @@ def infilled(recipe: Recipe, text: str, vocabulary: Sequence[str]) -> Recipe:
     padded = text.ljust(length, UNKNOWN)
     known = np.array([character in vocabulary for character in padded])
     values = np.array([vocabulary.index(character) if character in vocabulary else 0 for character in padded])
-    return recipe.with_parts(sampler=discrete.infilling(recipe.sampling.sampler, values, known))
+    return recipe.with_parts(sampler=discrete.infilling(_sampler(recipe), values, known))
+
+
+def _sampler(recipe: Recipe) -> discrete.SymbolSampler:
+    """The sampler of a recipe on symbols, which `symbol_runs.check` has checked."""
+    return cast(discrete.SymbolSampler, recipe.sampling.sampler)
 
 
 def texts(x: np.ndarray, vocabulary: Sequence[str]) -> list[str]:
