@@ -96,6 +96,7 @@ def where_uneven(resample: Resampling, below: float = 0.5) -> Resampling:
         raise ValueError(f"where_uneven: below = {below} must be in (0, 1], a share of the particles")
 
     def resample_where_uneven(key, log_weights):
+        """The ancestors `[K]` and log-weights `[K]` of the offspring."""
         ancestors, offspring = resample(key, log_weights)
         uneven = effective_size(log_weights) < below * log_weights.shape[0]
         itself = jnp.arange(log_weights.shape[0])
