@@ -98,7 +98,7 @@ def repeat(recipe: Recipe, workdir: str | pathlib.Path, step: int | None = None)
         lacks = "no step that has failed" if step is None else f"no checkpoint of step {step}"
         raise checkpoints.CheckpointError(f"{workdir} holds {lacks}; --step takes one of its checkpoints: {have}.")
     config = recipe.config
-    tunes = recipe.companions.base is not None
+    tunes = recipe.companions.tuned is not None
     opened = tuned_examples.pictures(recipe) if tunes else open_examples(recipe)
     data: RunExamples = opened
     recipe = recipe.on(opened.spec)

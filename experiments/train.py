@@ -103,7 +103,7 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
         tracking.check(project)
         compilation_cache.enable()
         mesh = programs.mesh_of(config)
-        tunes = recipe.companions.base is not None
+        tunes = recipe.companions.tuned is not None
         opened = tuned_examples.pictures(recipe) if tunes else examples.open_examples(recipe)
         data: examples.RunExamples = opened
         fingerprint = opened.source.fingerprint()
@@ -139,7 +139,7 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
         books = bookkeeping.Bookkeeping(recipe, folder, data, program, mesh, saver, start, project, begun, stack)
         if books.finished():
             written = agreement.gather("tuning", "written" if (folder / tuned_files.FOLDER).is_dir() else "")[0]
-            if recipe.companions.base is not None and not written:  # it was killed before it had written these files
+            if recipe.companions.tuned is not None and not written:  # it was killed before it had written these files
                 _write_tuning(config, folder, books)
             return 0
         books.announce()
@@ -183,7 +183,7 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
                 if books.owes_evaluation(step) and signal_number is None:
                     signal_number = books.evaluate(step, train_state)
             saver.wait()
-            if recipe.companions.base is not None and step == config.train.steps:
+            if recipe.companions.tuned is not None and step == config.train.steps:
                 _write_tuning(config, folder, books)
         except RunFailed as failure:
             return books.failed(failure.step, train_state)

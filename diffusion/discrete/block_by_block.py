@@ -51,10 +51,11 @@ def block_bound(predict: Predictor, process: AnyProcess, keys: Array, x0: Array,
     noise_keys, block_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
     of_position = jnp.arange(x0.shape[-1]) // block
     chosen = jax.vmap(lambda key: jax.random.randint(key, (), 0, number))(block_keys)[:, None]
+    mask = jnp.asarray(process.mask)  # `_blocks` has refused processes without one
     x_t = jnp.where(of_position < chosen, x0, noised(process, noise_keys, x0, t))
-    x_t = jnp.where(of_position > chosen, process.mask, x_t)
+    x_t = jnp.where(of_position > chosen, mask, x_t)
     log_x0 = jnp.take_along_axis(predict(x_t, t), x0[..., None], -1)[..., 0]
-    errors = jnp.where((x_t == process.mask) & (of_position == chosen), -log_x0, 0.0)
+    errors = jnp.where((x_t == mask) & (of_position == chosen), -log_x0, 0.0)
     return number * process.keeping.decay(t) / process.keeping.replaced(t) * jnp.sum(errors, -1)
 
 

@@ -105,8 +105,8 @@ def tuned(run: pathlib.Path) -> Taught:
     if not tuned_run.base_of(run):
         raise ConfigError(f"--runs: {run} tunes no model. Valid: runs of the recipe tuning/glyph.")
     word = config["tuning"].get("word", glyph.NAME)
-    tuning: Any = resolve.Resolver(config).tuning
-    costs = {"minutes": minutes(run), "bytes": weight(run, tuning.replaces)}
+    tuned: Any = resolve.Resolver(config).tuned
+    costs = {"minutes": minutes(run), "bytes": weight(run, tuned.tuning.replaces)}
     return Taught(run.name.replace("_", " "), tuned_run.load(run)[0], word, costs)
 
 

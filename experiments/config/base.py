@@ -42,33 +42,6 @@ class Base:
             return predicts
         return schedulers.PREDICTIONS[self.model.process.prediction](predicts.clock)
 
-    def text(self, tuning: Tuning) -> dict[str, Leaf]:
-        """The entries of a caption in a record's condition: its text's, or its tokens'."""
-        tokens = tuning.base.tokens([""])
-        if tuning.encodes:
-            rows = tokens
-        else:
-            rows = jax.eval_shape(tuning.base.encoded, tuning.base.params, tokens)
-        kind = lambda leaf: "float32" if jnp.issubdtype(leaf.dtype, jnp.floating) else str(leaf.dtype)
-        form = lambda leaf: Leaf(tuple(leaf.shape[1:]), kind(leaf))
-        return {name: form(leaf) for name, leaf in rows.items()} | {CAPTIONED: Leaf((), "float32")}
-
-    def kept(self, tuning: Tuning, beside: bool = False) -> tuple[str, ...]:
-        """The names of the networks that a run keeps.
-
-        Args:
-            tuning: the run's tuning, which reads some of them.
-            beside: whether an objective reads the base itself too, as `TunedNetwork.plain`.
-        """
-        plain = (self.model.kind.denoiser, *(self.model.readers if tuning.encodes else ()))
-        return tuple(dict.fromkeys((*tuning.networks, *(plain if beside else ()))))
-
-    def shapes(self, tuning: Tuning, beside: bool = False) -> dict[str, Any]:
-        """What a run reads of the base when it begins, and the null condition, as jax.ShapeDtypeStruct; see `kept`."""
-        params = {part: self.model.params[part] for part in (*self.kept(tuning, beside), *tuning.copies)}
-        text = {name: leaf for name, leaf in self.text(tuning).items() if name != CAPTIONED}
-        return params | {NULL: {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in text.items()}}
-
     def load(self, parts: Iterable[str], shardings: Callable[[str, Any], Any] | None = None) -> dict[str, Any]:
         """The parameters of some of its networks, on the devices.
 
@@ -98,6 +71,31 @@ class TunedNetwork:
         self.tuning = tuning
 
     ranks = (3,)  # of examples: latents
+
+    def text(self) -> dict[str, Leaf]:
+        """The entries of a caption in a record's condition: its text's, or its tokens'."""
+        reader = self.tuning.base
+        tokens = reader.tokens([""])
+        rows = tokens if self.tuning.encodes else jax.eval_shape(reader.encoded, reader.params, tokens)
+        kind = lambda leaf: "float32" if jnp.issubdtype(leaf.dtype, jnp.floating) else str(leaf.dtype)
+        form = lambda leaf: Leaf(tuple(leaf.shape[1:]), kind(leaf))
+        return {name: form(leaf) for name, leaf in rows.items()} | {CAPTIONED: Leaf((), "float32")}
+
+    def kept(self, beside: bool = False) -> tuple[str, ...]:
+        """The names of the base's networks that a run keeps.
+
+        Args:
+            beside: whether an objective reads the base itself too, by `plain`.
+        """
+        model = self.base.model
+        plain = (model.kind.denoiser, *(model.readers if self.tuning.encodes else ()))
+        return tuple(dict.fromkeys((*self.tuning.networks, *(plain if beside else ()))))
+
+    def shapes(self, beside: bool = False) -> dict[str, Any]:
+        """What a run reads of the base when it begins, and the null condition, as jax.ShapeDtypeStruct; see `kept`."""
+        params = {part: self.base.model.params[part] for part in (*self.kept(beside), *self.tuning.copies)}
+        text = {name: leaf for name, leaf in self.text().items() if name != CAPTIONED}
+        return params | {NULL: {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in text.items()}}
 
     def init(self, key: jax.Array, params: Mapping[str, Any]) -> Any:
         """The new weights, beside the base's parameters."""

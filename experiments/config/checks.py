@@ -139,12 +139,12 @@ def _check_base(recipe: Recipe) -> None:
     """Refuses what the folder of a base says beside it."""
     config = recipe.config
     named = config["tuning"].get("name")
-    base, tuning = recipe.companions.base, recipe.companions.tuning
-    if not config["base"]["path"] or base is None:
+    if not config["base"]["path"]:
         return
-    if not named or tuning is None:
+    if recipe.companions.tuned is None:
         why = "config.base names a model, and nothing to teach it"
         raise refused(config, "tuning.name", why, ", ".join(sorted(names.TUNINGS)))
+    base, tuning = recipe.companions.tuned.base, recipe.companions.tuned.tuning
     for section in ("schedule", "parameterization", "model"):
         if plain(config[section]) != plain(defaults()[section]):
             raise refused(config, section, "the folder of config.base says it", "the default")

@@ -25,7 +25,7 @@ ASKED_FOR: dict[str, Callable[[Any], Any]] = {
     "clock": lambda parts: parts.clock,
     "clocks": lambda parts: flow_maps.start_and_duration(parts.clock),
     "grid": lambda parts: parts.grid,
-    "alone": lambda parts: parts.tuning.apart if parts.tuning is not None else (),
+    "alone": lambda parts: parts.tuned.tuning.apart if parts.tuned is not None else (),
     "autoencoder": lambda parts: _latents(parts.autoencoder),
     "total": lambda parts: parts.config["train"]["steps"],
     "steps": lambda parts: parts.config["train"]["steps"],

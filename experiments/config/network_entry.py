@@ -8,7 +8,6 @@ from typing import Any
 
 from diffusion import pytrees
 from diffusion.experiments.config import ConfigError, names, picture_sizes
-from diffusion.experiments.config.base import TunedNetwork
 from diffusion.experiments.config.entries import annotation, call, takes
 from diffusion.experiments.config.values import plain
 from diffusion.models import facts
@@ -24,8 +23,8 @@ def build(parts: Any, shape: Any = None) -> Any:
     Raises:
         ConfigError: also for a network that the objective or the parameterization cannot be used with.
     """
-    if parts.base is not None and parts.tuning is not None:
-        return TunedNetwork(parts.base, parts.tuning)
+    if parts.tuned is not None:
+        return parts.tuned
     shape = shape or parts.model_shape_of(parts.config["data"]["shape"])
     if shape is not None:
         picture_sizes.check_shape(parts.config, shape)

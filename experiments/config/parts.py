@@ -13,7 +13,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion import objectives, parameterizations, pytrees, samplers, schedules, timesteps
-from diffusion.adapters.tuning import Tuning
 from diffusion.caching import Cache, evaluations
 from diffusion.data import transforms
 from diffusion.experiments.config import (
@@ -29,7 +28,7 @@ from diffusion.experiments.config import (
     sections,
 )
 from diffusion.experiments.config.autoencoder import Autoencoder
-from diffusion.experiments.config.base import Base
+from diffusion.experiments.config.base import Base, TunedNetwork
 from diffusion.experiments.config.companions import SecondPlayer, Teacher
 from diffusion.experiments.config.encoder import Encoder
 from diffusion.experiments.config.entries import call, takes
@@ -48,8 +47,7 @@ PARTS = (  # of a recipe, in the order in which mistakes are named
     "optimizer",
     "average",
     "second",
-    "base",
-    "tuning",
+    "tuned",
     "encoder",
     "autoencoder",
     "perceptual",
@@ -264,6 +262,8 @@ class Resolver:
     @functools.cached_property
     def base(self) -> Base | None:
         """The model that the run tunes, `config.base`, without its weights; None without one."""
+        if (tuned := self.given.get("tuned")) is not None:
+            return tuned.base
         settings = self.config["base"]
         if not settings["path"]:
             return None
@@ -275,10 +275,11 @@ class Resolver:
             raise ConfigError(f"config.base.path = {settings['path']!r}: {error}") from error
 
     @functools.cached_property
-    def tuning(self) -> Tuning | None:
-        """What the run teaches its base, `config.tuning`; None without one."""
-        named = self.config["tuning"].get("name")
-        return self.field("tuning", "tuning", base=self.base.model) if named and self.base is not None else None
+    def tuned(self) -> TunedNetwork | None:
+        """The base with what the run teaches it, `config.tuning`; None without one."""
+        if self.base is None or not self.config["tuning"].get("name"):
+            return None
+        return TunedNetwork(self.base, self.field("tuning", "tuning", base=self.base.model))
 
     @functools.cached_property
     def encoder(self) -> Encoder | None:

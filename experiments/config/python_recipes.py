@@ -164,9 +164,9 @@ def recorded(config: ConfigDict, parts: Mapping[str, Any], data: Any) -> ConfigD
         pairs = {"number": teacher.pairs, "sampler": described(teacher.pair_sampler), "steps": teacher.pair_steps}
         config.teacher.update({"path": str(teacher.path), "scale": teacher.scale, "pairs": pairs})
         config.teacher.parameterization = described(teacher.parameterization)
-    if base := parts["base"]:
-        config.base = {"path": str(base.path), "dtype": base.model.dtype}
-        config.tuning = {"name": described(parts["tuning"].init)["name"]}
+    if tuned := parts["tuned"]:
+        config.base = {"path": str(tuned.base.path), "dtype": tuned.base.model.dtype}
+        config.tuning = {"name": described(tuned.tuning.init)["name"]}
     if encoder := parts["encoder"]:
         config.encoder = {"network": described(encoder.module), "path": str(encoder.path), "size": encoder.size}
     if perceptual := parts["perceptual"]:

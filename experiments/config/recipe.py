@@ -134,9 +134,9 @@ class Recipe:
         return Recipe(**sectioned(flat(self) | parts))
 
     @property
-    def example_shape(self) -> tuple[int, ...] | None:
+    def example_shape(self) -> tuple[int, ...]:
         """The shape of an example in a batch."""
-        return self.examples.shape if self.companions.autoencoder is None else self.examples.pictures
+        return self.examples.pictures or self.examples.shape
 
     @property
     def on_latents(self) -> bool:
@@ -187,7 +187,7 @@ class Recipe:
     @property
     def makes_samples(self) -> bool:
         """Whether it makes samples of classes, or unconditional ones: no encoder, autoencoder or model of prompts."""
-        return self.objective.reads is not None and not self.receives_text and self.companions.base is None
+        return self.objective.reads is not None and not self.receives_text and self.companions.tuned is None
 
     def micro_batches(self, mesh: Mesh, init: Callable) -> int:
         """How many micro-batches a step cuts its batch into: `config.train.accumulate`, or by rule if that is 0.

@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion import samplers
-from diffusion.adapters.tuning import Tuning
 from diffusion.caching import Cache
 from diffusion.experiments.config.autoencoder import Autoencoder
-from diffusion.experiments.config.base import Base
+from diffusion.experiments.config.base import TunedNetwork
 from diffusion.experiments.config.companions import SecondPlayer, Teacher
 from diffusion.experiments.config.encoder import Encoder
 from diffusion.experiments.config.guides import Guide, Measured
@@ -46,8 +45,7 @@ class Companions:
     Attributes:
         second: the second player, where the objective has one.
         teacher: the teacher, where the objective has one.
-        base: the frozen text-to-image model that the run tunes; the network is then a `config.base.TunedNetwork`.
-        tuning: the weights that the run teaches the base.
+        tuned: the frozen text-to-image model that the run tunes, with what the run teaches it; it is the network too.
         encoder: the frozen encoder whose features of pictures the objective reads, where it has a term of alignment.
         autoencoder: the autoencoder that trains with the model, which is trained on its latents; None: the model is
             trained on the examples.
@@ -56,8 +54,7 @@ class Companions:
 
     second: SecondPlayer | None = None
     teacher: Teacher | None = None
-    base: Base | None = None
-    tuning: Tuning | None = None
+    tuned: TunedNetwork | None = None
     encoder: Encoder | None = None
     autoencoder: Autoencoder | None = None
     perceptual: Perceptual | None = None

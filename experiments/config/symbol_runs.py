@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from diffusion import discrete
@@ -127,7 +128,7 @@ def _check_unread(config: Mapping) -> None:
 def _check_sampler(recipe: Any, process: discrete.Process | discrete.RateProcess) -> None:
     """Refuses a sampler or a plan that the process does not have, by a trial without the network."""
     plan, sampler, shape = recipe.sampling.plan, recipe.sampling.sampler, recipe.examples.shape
-    predict = lambda x, t: np.zeros((*x.shape, process.size), np.float32)
+    predict = lambda x, t: jnp.zeros((*x.shape, process.size))
     with fits.blamed_on(recipe.config, "sample.sampler", "sample.steps", "objective.process"):
         discrete.check_steps(sampler, process, plan)
         if shape is None:

@@ -84,7 +84,7 @@ class Bookkeeping:
         self._sizes: set[str] = set()  # of pictures so far, as kinds of a step
         self._best = start.best if start.best and start.best["figure"] == config.checkpoint.best else None
         self._saved = start.step if start.resumed else None  # the last step whose checkpoint is begun
-        saver.best = self._best and self._best["step"]
+        saver.best = self._best["step"] if self._best else None
         self._metrics_file = folder / "metrics.jsonl"
         self._timing_file = folder / "timing.jsonl"
         if self._speaks:
@@ -127,7 +127,7 @@ class Bookkeeping:
         recipe = self._recipe
         params = self._program.target.params
         number = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-        counted = self._speaks and recipe.companions.base is None
+        counted = self._speaks and recipe.companions.tuned is None
         flops = networks.flops_of(recipe.network, params, recipe.examples.shape, recipe.examples.null) if counted else 0
         work = f" and {_scaled(flops)}FLOP an example, forward" if flops else ""
         devices = jax.devices()
@@ -280,11 +280,13 @@ class Bookkeeping:
         Raises:
             EvaluationStopped: if an evaluation of samples failed, where config.evaluate.failed = "stop".
         """
-        if self._owes_loss(step):
-            self._measure_loss(step, train_state)
-        return self._evaluate_samples(step, train_state) if self._owes_samples(step) else None
+        if self._loss is not None and self._owes_loss(step):
+            self._measure_loss(self._loss, step, train_state)
+        if self._evaluate is not None and self._owes_samples(step):
+            return self._evaluate_samples(self._evaluate, step, train_state)
+        return None
 
-    def _measure_loss(self, step: int, train_state: TrainState) -> None:
+    def _measure_loss(self, loss: held_out_loss.HeldOutLoss, step: int, train_state: TrainState) -> None:
         """Measures the loss on held-out records; one line of metrics."""
         if self._config.checkpoint.best == LOSS:  # whose checkpoint may be the one to keep
             self.save(step, train_state)
@@ -292,7 +294,7 @@ class Bookkeeping:
         self._take_in(0)
         began = time.perf_counter()
         with self._watch.work("the held-out loss", step):
-            row = self._loss.measure(train_state)
+            row = loss.measure(train_state)
         self._measured = step
         if self._speaks:
             json_lines.append(self._metrics_file, {"step": step, LOSS: row})
@@ -302,7 +304,7 @@ class Bookkeeping:
         self.display.pause(time.perf_counter() - began)
         self._keep_best(step, _of_average(row))
 
-    def _evaluate_samples(self, step: int, train_state: TrainState) -> int | None:
+    def _evaluate_samples(self, evaluate: hooks.Evaluation, step: int, train_state: TrainState) -> int | None:
         """Samples from the moving average and compares them with real images; one line of metrics.
 
         The state is on the disk before, so that whatever becomes of the evaluation costs no step.
@@ -320,7 +322,7 @@ class Bookkeeping:
         failed = None
         try:
             with self._watch.work("the evaluation", step):
-                figures = self._evaluate(train_state.ema, step, self.stop)
+                figures = evaluate(train_state.ema, step, self.stop)
         except hooks.EvaluationFailed as error:
             failed = str(error)
         except preemption.Interrupted:
@@ -359,7 +361,7 @@ class Bookkeeping:
             return 128 + signal_number
         skipped = f" ({self._sums['skipped']} damaged records skipped)" if self._sums.get("skipped") else ""
         after = f". Next: {self._sampling()}" if self._recipe.makes_samples else ""
-        if self._recipe.companions.base is not None:
+        if self._recipe.companions.tuned is not None:
             after = f'. Next: {self._sampling()} --prompt="..."'
         self.display.say(f"finished {self._total} steps{skipped}: {self._folder}{after}")
         return 0

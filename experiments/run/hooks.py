@@ -5,7 +5,7 @@ import json
 import pathlib
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -21,10 +21,26 @@ from diffusion.training.runtime.preemption import StopRequest
 
 PATIENCE = 60.0  # seconds that a process whose samples failed waits for the others, which may wait for it
 FOLLOWED = 5  # samples, of different classes, whose way from noise to image is shown
+Evaluation = Callable[[Any, int, StopRequest], dict[str, float | None]]  # (params, step, stop) -> {figure: number}
+T = TypeVar("T")
 
 
 class EvaluationFailed(RuntimeError):
     """An evaluation ended in an error, on all processes of the run; the state is as it was."""
+
+
+class Samples(NamedTuple):
+    """The samples of an evaluation, with those that are followed from noise to image.
+
+    Attributes:
+        images: the samples [N, ...].
+        trajectory: what `Generator.trajectory` returns; None where the samples are no pictures.
+        times: the times [steps + 1] of the plan.
+    """
+
+    images: np.ndarray
+    trajectory: tuple[np.ndarray, np.ndarray] | None
+    times: np.ndarray
 
 
 def previews(folder: pathlib.Path, step: int) -> dict[str, pathlib.Path]:
@@ -37,9 +53,7 @@ def _files(folder, step):
     return {"samples": pictures / f"{step}.png", "trajectory": pictures / "trajectories" / f"{step}.png"}
 
 
-def evaluation(
-    recipe: Recipe, folder: pathlib.Path, mesh: Mesh
-) -> Callable[[Any, int, StopRequest], dict[str, float | None]]:
+def evaluation(recipe: Recipe, folder: pathlib.Path, mesh: Mesh) -> Evaluation:
     """What happens every config.evaluate.every steps: (params, step, stop) -> {figure: number}, and `previews`.
 
     All processes call it: the samples are made on the mesh, from the parameters as they lie there. Process 0 alone
@@ -68,31 +82,32 @@ def evaluation(
     shown = np.unique(labels, return_index=True)[1][:FOLLOWED] if recipe.examples.num_classes else np.arange(1)
     followed = jax.tree.map(lambda leaf: leaf[shown], conditions)
 
-    def samples(params, stop):
+    def samples(params: Any, stop: StopRequest) -> Samples:
         trained = recipe if fixed else generate.trained(recipe, params)
         make = fixed or generate.generator(trained, mesh)
         images = make.images(params, conditions, seeds, lambda done: stop.check())
         trajectory = make.trajectory(params, followed, seeds[shown]) if recipe.makes_pictures else None
-        return images, trajectory, trained.sampling.plan.grid
+        return Samples(images, trajectory, trained.sampling.plan.grid)
 
-    def compare(images, trajectory, times, step):
+    def compare(made: Samples, step: int) -> dict[str, float | None]:
+        images = made.images
         paths = _files(folder, step)
-        if recipe.makes_pictures:
+        if made.trajectory is not None:
             plots.sample_grid(images, labels, paths["samples"], classes=names)
-            plots.trajectory(*trajectory, times, labels[shown], paths["trajectory"])
+            plots.trajectory(*made.trajectory, made.times, labels[shown], paths["trajectory"])
         elif recipe.examples.shape == (2,):
             plots.scatter(images, labels, paths["samples"])
         figures = evaluate_samples(images, labels, config, split, splits and splits())
         return {name: float(f"{x:.8g}") if np.isfinite(x) else None for name, x in figures.items()}
 
     def evaluate(params, step, stop):
-        previews, why = _attempt(lambda: samples(params, stop))
+        made, why = _attempt(lambda: samples(params, stop))
         whys = agreement.gather("samples", why, PATIENCE if why else float("inf"))
-        if any(whys):
+        if made is None or any(whys):
             stop.align()
             raise EvaluationFailed(next(filter(None, whys)))
         with stop.interrupting():
-            figures, why = _attempt(lambda: compare(*previews, step)) if jax.process_index() == 0 else ({}, "")
+            figures, why = _attempt(lambda: compare(made, step)) if jax.process_index() == 0 else ({}, "")
             figures, why = json.loads(agreement.gather("figures", json.dumps([figures, why]))[0])
         if why:
             raise EvaluationFailed(why)
@@ -101,7 +116,7 @@ def evaluation(
     return evaluate
 
 
-def _attempt(work: Callable[[], Any]) -> tuple[Any, str]:
+def _attempt(work: Callable[[], T]) -> tuple[T | None, str]:
     """What the work returns, and ""; or None, and what failed and where."""
     try:
         return work(), ""

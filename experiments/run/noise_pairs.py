@@ -25,6 +25,7 @@ from diffusion import objectives, parameterizations, timesteps
 from diffusion.data import pipeline, sources
 from diffusion.data.sources.streams import Stream
 from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config.companions import Teacher
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.run import players
 from diffusion.experiments.run.examples import RunExamples
@@ -110,12 +111,14 @@ def paired(recipe: Recipe, workdir: str | pathlib.Path, data: RunExamples, mesh:
     """
     folder = pathlib.Path(workdir) / "pairs"
     assert not isinstance(data.source, Stream)  # the opened examples refuse a stream
-    number = recipe.companions.teacher.pairs
+    teacher = recipe.companions.teacher
+    assert teacher is not None  # pairs are those of a teacher
+    number = teacher.pairs
     shape = recipe.examples.shape
     runs = [range(first, min(first + FILE, number)) for first in range(0, number, FILE)]
     missing = [rows for rows in runs if _read(folder, rows, shape) is None]
     if missing:
-        _make(recipe, folder, data, mesh, missing, number)
+        _make(recipe, folder, data, mesh, missing, teacher)
     parts: list[np.ndarray] = []
     for rows in runs:
         pairs = _read(folder, rows, shape)
@@ -136,9 +139,12 @@ def _file(folder, rows):
     return folder / f"{rows[0]:08}.npy"
 
 
-def _make(recipe, folder, data, mesh, missing, number) -> None:
+def _make(
+    recipe: Recipe, folder: pathlib.Path, data: RunExamples, mesh: Mesh, missing: list[range], teacher: Teacher
+) -> None:
     params = _teacher(recipe.config, folder, mesh)
-    make = _maker(recipe, mesh)
+    make = _maker(recipe, teacher, mesh)
+    number = teacher.pairs
     padded = -(-FILE // sharding.batch_shards(mesh)) * sharding.batch_shards(mesh)
     held = sharding.positions(padded, mesh)
     written = number - sum(map(len, missing))
@@ -156,19 +162,19 @@ def _make(recipe, folder, data, mesh, missing, number) -> None:
         multihost_utils.sync_global_devices("pairs made")
 
 
-def _conditions(recipe, data, numbers: np.ndarray) -> Any:
+def _conditions(recipe: Recipe, data: RunExamples, numbers: np.ndarray) -> Any:
     """The conditions of those pairs, `[b, ...]`; None for an unconditional network."""
     if recipe.examples.null is None:
         return None
+    assert not isinstance(data.source, Stream)  # as in `paired`
     return prepare(pipeline.conditions(data.source, data.spec, numbers % len(data.source)))["condition"]
 
 
-def _maker(recipe: Recipe, mesh: Mesh):
+def _maker(recipe: Recipe, teacher: Teacher, mesh: Mesh):
     """(parameters, conditions `[b, ...]`, numbers of pairs `[b]`) -> {"x", "noise"}, whole on every process."""
     config = recipe.config
     schedule = recipe.schedule
-    teacher = recipe.companions.teacher
-    apply = players.guided_teacher(recipe, players.teacher(recipe.network))
+    apply = players.guided_teacher(players.teacher(recipe.network), teacher.scale, recipe.examples.null)
     grid = timesteps.uniform(schedule, steps=teacher.pair_steps)
     plan = timesteps.plan(timesteps.shift(schedule, grid, config["sample"]["shift"]))
     key = functools.partial(jax.random.fold_in, jax.random.split(jax.random.key(np.uint32(config["seed"])), 3)[2])

@@ -40,9 +40,10 @@ def build_players(recipe: Recipe) -> Players:
     part in it.
     """
     model = recipe.network
+    tuned = recipe.companions.tuned
     objective = recipe.objective
     modules = {"model": model}
-    apply = {"model": model.apply if recipe.companions.base is not None else network_of(model).apply}
+    apply = {"model": tuned.apply if tuned is not None else network_of(model).apply}
     if recipe.config.train.products == "fp8":
         apply["model"] = with_fp8(apply["model"])
     if objective.condition.strength:
@@ -60,12 +61,12 @@ def build_players(recipe: Recipe) -> Players:
         frozen = (*frozen, FEATURES)
         modules[FEATURES] = recipe.companions.perceptual
         apply[FEATURES] = recipe.companions.perceptual.apply
-    if objective.beside.prompts:
+    if objective.beside.prompts and tuned is not None:
         frozen = (*frozen, BASE)
-        modules[BASE] = model
-        apply[BASE] = model.plain
-    second = objective.second.network if objective.second and recipe.companions.second else ""
-    if second and objective.second.own:
+        modules[BASE] = tuned
+        apply[BASE] = tuned.plain
+    if objective.second and objective.second.own and recipe.companions.second:
+        second = objective.second.network
         modules[second] = recipe.companions.second.network
         apply[second] = recipe.companions.second.network.apply
         return Players(modules, apply, frozen, second, heads, follow)
@@ -74,7 +75,8 @@ def build_players(recipe: Recipe) -> Players:
     frozen = (*frozen, "teacher")
     modules["teacher"] = teacher(model)
     itself = objective.teacher.scale is not None  # the objective guides it, if anything does
-    apply["teacher"] = modules["teacher"].apply if itself else guided_teacher(recipe, modules["teacher"])
+    scale = 1.0 if itself or recipe.companions.teacher is None else recipe.companions.teacher.scale
+    apply["teacher"] = guided_teacher(modules["teacher"], scale, recipe.examples.null)
     if objective.second is None:
         return Players(modules, apply, frozen, "", heads, follow)
     name = objective.second.network
@@ -95,17 +97,14 @@ def teacher(model: Any) -> Any:
     return model.clone(**others) if others else model
 
 
-def guided_teacher(recipe: Recipe, module: Any) -> Apply:
-    """The teacher as it teaches: guided by its scale, in one call on both branches."""
-    scale = recipe.companions.teacher.scale
+def guided_teacher(module: Any, scale: float, null: Any) -> Apply:
+    """A teacher as it teaches: guided by a scale, in one call on both branches; 1 is its plain output."""
     if scale == 1:
         return module.apply
 
     def apply(params, x, clock, condition):
         both = lambda a, b: jax.tree.map(lambda *leaves: jnp.concatenate(leaves), a, b)
-        output = module.apply(
-            params, both(x, x), both(clock, clock), both(condition, null_of(condition, recipe.examples.null))
-        )
+        output = module.apply(params, both(x, x), both(clock, clock), both(condition, null_of(condition, null)))
         conditional, unconditional = jnp.split(output, 2)
         # Every parameterization is affine in the output.
         return conditional + (scale - 1) * (conditional - unconditional)

@@ -18,10 +18,12 @@ from diffusion import text_to_image
 from diffusion.data import captions, latent_cache, pipeline, sources
 from diffusion.data.sources.streams import Stream
 from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config.base import Base
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.run import tuned_examples
 from diffusion.experiments.run.examples import Examples
 from diffusion.io import pictures
+from diffusion.objectives import Prior
 from diffusion.training.runtime import agreement, progress
 
 
@@ -102,8 +104,11 @@ class Pairs:
 def beside(recipe: Recipe, workdir: str | pathlib.Path, examples: Examples) -> WithPrior:
     """Makes the pictures of the class, encodes them, and puts one beside each example; all processes call it."""
     folder = pathlib.Path(workdir)
-    prompt = recipe.objective.beside.prior.prompt
-    agreement.first(lambda: _make(recipe, folder / "prior", examples))
+    prior = recipe.objective.beside.prior
+    assert prior is not None  # the objective keeps a class
+    prompt = prior.prompt
+    base = tuned_examples.tuned_network(recipe).base
+    agreement.first(lambda: _make(prior, base, folder / "prior", examples))
 
     def encode() -> None:
         source = sources.picture_folder(str(folder / "prior"))
@@ -126,15 +131,14 @@ def _both(first: Callable, second: Callable, rng: np.random.Generator, x: np.nda
     return np.stack([first(rng, x[0]), second(rng, x[1])])
 
 
-def _make(recipe: Recipe, folder: pathlib.Path, examples: Examples) -> None:
+def _make(prior: Prior, base: Base, folder: pathlib.Path, examples: Examples) -> None:
     """Makes the pictures that are missing, of the sides of the run's pictures, by the model's usual steps."""
-    prior = recipe.objective.beside.prior
     paths = [folder / f"{i:05}.png" for i in range(prior.number)]
     missing = [i for i, path in enumerate(paths) if not path.is_file()]
     if not missing:
         return
     folder.mkdir(exist_ok=True)
-    model = text_to_image.load(recipe.companions.base.path, dtype=recipe.companions.base.model.dtype)
+    model = text_to_image.load(base.path, dtype=base.model.dtype)
     height, width = (side * model.modules["vae"].factor for side in examples.spec.shape[:2])
     with progress.bar("making pictures of the class", len(missing), "pictures") as advance:
         for done, i in enumerate(missing):

@@ -11,10 +11,9 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffusion.adapters.tuning import Tuning
 from diffusion.data import feature_cache
 from diffusion.experiments.config import ConfigError, picture_sizes
-from diffusion.experiments.config.base import NULL, Base
+from diffusion.experiments.config.base import NULL, TunedNetwork
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import built_in_python
 from diffusion.experiments.run import players
@@ -45,8 +44,7 @@ class Program(NamedTuple):
     batch: dict[str, Any]
     micro_batches: int  # into how many parts a step cuts its batch
     step: Any  # (TrainState, batch on the devices, seed) -> (TrainState, metrics); jitted, donates the state
-    base: Base | None = None  # the text-to-image model that the run tunes, whose weights `init` takes; None without one
-    tuning: Tuning | None = None  # of the base
+    tuned: TunedNetwork | None = None  # the text-to-image model that the run tunes, whose weights `init` takes
 
 
 def mesh_of(config: ConfigDict, devices: list[Any] | None = None) -> Mesh:
@@ -122,29 +120,33 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
     average = recipe.training.average
     conditional = recipe.examples.by_class
     null = recipe.examples.null
-    second = recipe.companions.second
+    second = recipe.companions.second if cast.second else None
+    tuned = recipe.companions.tuned
+    teacher = recipe.companions.teacher
+    encoder = recipe.companions.encoder
     stages = objective.teacher and objective.teacher.stages
 
     @functools.partial(jax.jit, inline=True)  # one trace gives its shapes, its convolutions and its program
     def init(seed, base=None):
         init_key, _ = jax.random.split(jax.random.key(seed))
-        if recipe.companions.base is not None:
-            return _tuned(recipe, init_key, _zeros(recipe) if base is None else base)
+        if tuned is not None:
+            return _tuned(recipe, tuned, init_key, _zeros(recipe, tuned) if base is None else base)
         initial = lambda network, of=example_shape: network_of(network).init(init_key, *inputs(network, of, null))
         model = initial(cast.modules["model"], shape)
         frozen = {name: initial(cast.modules[name]) for name in cast.frozen if name != players.ENCODER}
         unsaved = {name: initial(cast.modules[name]) for name in cast.frozen if name == players.ENCODER}
-        others = {cast.second: (initial(cast.modules[cast.second]), second.optimizer)} if cast.second else {}
+        others = {cast.second: (initial(cast.modules[cast.second]), second.optimizer)} if second else {}
         if objective.heads:
             model = {**model, HEADS: _heads(recipe, cast, init_key, model, unsaved.get(players.ENCODER))}
         return state.create(model, optimizer, average, density, frozen, others, unsaved)
 
     def networks(state):
         params = {"model": state.params, "target": state.ema, **(state.frozen or {}), **(state.unsaved or {})}
-        if recipe.companions.base is not None:
+        if tuned is not None:
             base = params[players.BASE]
-            tuned = {name: functools.partial(cast.apply["model"], base, params[name]) for name in ("model", "target")}
-            return tuned | {name: functools.partial(cast.apply[name], base) for name in cast.frozen}
+            model = lambda weights: functools.partial(cast.apply["model"], base, weights)
+            plain = {name: functools.partial(cast.apply[name], base) for name in cast.frozen}
+            return {"model": model(state.params), "target": model(state.ema)} | plain
         params |= {name: player.params for name, player in (state.second_players or {}).items()}
         heads = {name: functools.partial(head, state.params[HEADS][name]) for name, head in cast.heads.items()}
         return heads | {
@@ -159,7 +161,7 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
     def make(**engine):
         schedule = recipe.schedule
         engine["accumulate"] = number
-        if cast.second:
+        if second:
             theirs = players.trained_objective(second.objective, cast.modules[cast.second])
             turns = {
                 cast.second: Player(theirs, cast.second, second.optimizer),
@@ -170,7 +172,7 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
             step = as_train_step(alternating(turns, cast.apply, schedule, averages, **engine).step)
         else:
             frozen = {name: cast.apply[name] for name in cast.frozen}
-            base = players.BASE if recipe.companions.base is not None else ""
+            base = players.BASE if tuned is not None else ""
             engine |= {"frozen": frozen, "heads": cast.heads, "follow": cast.follow, "base": base}
             step = make_train_step(trained.loss, cast.apply["model"], schedule, optimizer, average, density, **engine)
         if stages:
@@ -180,46 +182,40 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
     step = parallel.KINDS[config.mesh.kind](make, target, mesh)
     numbers = np.int32 if isinstance(objective.reads, Restores) else np.float32
     example = {recipe.entry: (numbers if recipe.entry == "x" else np.uint8, example_shape)}
-    if recipe.companions.teacher and recipe.companions.teacher.pairs:
+    if teacher and teacher.pairs:
         example = {name: (np.float32, shape) for name in ("x", "noise")}
     parts = example | {"index": (np.int32, ())} | ({"label": (np.int32, ())} if conditional else {})
     rows = config.train.batch_size
     where = sharding.batch_sharding(mesh)
     entry = lambda shape, kind: jax.ShapeDtypeStruct((rows, *shape), kind, sharding=where)
     batch: dict[str, Any] = {name: entry(shape, kind) for name, (kind, shape) in parts.items()}
-    if recipe.companions.encoder is not None and recipe.companions.encoder.cached:
-        batch["features"] = entry(recipe.companions.encoder.features(), np.dtype(feature_cache.DTYPE))
+    if encoder is not None and encoder.cached:
+        batch["features"] = entry(encoder.features(), np.dtype(feature_cache.DTYPE))
     if null is not None and not conditional:
         batch["condition"] = jax.tree.map(lambda leaf: entry(np.shape(leaf), leaf.dtype), null)
-    if objective.beside.prior:
-        text = recipe.companions.base.text(recipe.companions.tuning)
-        condition = {name: entry(leaf.shape, np.dtype(leaf.dtype)) for name, leaf in text.items()}
-        batch["prior"] = {"x": entry(shape, np.float32), "condition": condition}
-    if objective.beside.prompts:
-        text = recipe.companions.base.text(recipe.companions.tuning)
-        condition = {name: entry(leaf.shape, np.dtype(leaf.dtype)) for name, leaf in text.items()}
-        batch["prompts"] = dict.fromkeys(objective.beside.prompts, condition)
+    if tuned is not None and (objective.beside.prior or objective.beside.prompts):
+        condition = {name: entry(leaf.shape, np.dtype(leaf.dtype)) for name, leaf in tuned.text().items()}
+        if objective.beside.prior:
+            batch["prior"] = {"x": entry(shape, np.float32), "condition": condition}
+        if objective.beside.prompts:
+            batch["prompts"] = dict.fromkeys(objective.beside.prompts, condition)
     if config.mesh.kind == "jit":  # what does not fit the mesh shows before anything is made
         for size in picture_sizes.sizes(config) or (None,):
             image = {"image": jax.ShapeDtypeStruct((rows, *size, shape[-1]), np.uint8, sharding=where)} if size else {}
             jax.eval_shape(step, target, batch | image, seed)
-    tuned = (recipe.companions.base, recipe.companions.tuning)
-    return Program(seed, conditional, average, networks, init, target, batch, number, step, *tuned)
+    return Program(seed, conditional, average, networks, init, target, batch, number, step, tuned)
 
 
-def _zeros(recipe: Recipe) -> dict[str, Any]:
+def _zeros(recipe: Recipe, tuned: TunedNetwork) -> dict[str, Any]:
     """The parameters of the base in their form, before they are read."""
-    return jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-        recipe.companions.base.shapes(recipe.companions.tuning, bool(recipe.objective.beside.prompts)),
-    )
+    shapes = tuned.shapes(bool(recipe.objective.beside.prompts))
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
-def _tuned(recipe: Recipe, key: jax.Array, base: dict[str, Any]) -> state.TrainState:
+def _tuned(recipe: Recipe, tuned: TunedNetwork, key: jax.Array, base: dict[str, Any]) -> state.TrainState:
     """The first state of a run that tunes a base."""
-    tuning = recipe.companions.tuning
-    weights = tuning.init(key, base)
-    parts = recipe.companions.base.kept(tuning, bool(recipe.objective.beside.prompts))
+    weights = tuned.init(key, base)
+    parts = tuned.kept(bool(recipe.objective.beside.prompts))
     base_parts = {name: base[name] for name in (*parts, NULL)}
     unsaved = {players.BASE: base_parts}
     return state.create(
@@ -227,11 +223,12 @@ def _tuned(recipe: Recipe, key: jax.Array, base: dict[str, Any]) -> state.TrainS
     )
 
 
-def _heads(recipe: Recipe, cast: players.Players, key: jax.Array, model: Any, encoder: Any) -> dict[str, Any]:
+def _heads(recipe: Recipe, cast: players.Players, key: jax.Array, model: Any, encoder_params: Any) -> dict[str, Any]:
     """The initial parameters of the networks that train with the model, by the sizes of the features that they map.
 
     Those of a network without features depend on the key alone.
     """
+    encoder = recipe.companions.encoder
     received = inputs(recipe.network, recipe.examples.shape, recipe.examples.null)
 
     def width(layer: int | None, of: int | None = None) -> int:
@@ -239,11 +236,12 @@ def _heads(recipe: Recipe, cast: players.Players, key: jax.Array, model: Any, en
         if layer == 0 and of:
             _, (features,) = jax.eval_shape(functools.partial(recipe.network.apply, features=(of,)), model, *received)
             return math.prod(recipe.examples.shape) // math.prod(features.shape[1:-1])
-        if layer is None and recipe.companions.encoder.cached:
-            return recipe.companions.encoder.features()[-1]
         if layer is None:
-            encoder_inputs = inputs(recipe.companions.encoder, recipe.example_shape, recipe.examples.null)
-            return jax.eval_shape(cast.apply[players.ENCODER], encoder, *encoder_inputs).shape[-1]
+            assert encoder is not None  # `fits.check` refuses a term of alignment without one
+            if encoder.cached:
+                return encoder.features()[-1]
+            encoder_inputs = inputs(encoder, recipe.example_shape, recipe.examples.null)
+            return jax.eval_shape(cast.apply[players.ENCODER], encoder_params, *encoder_inputs).shape[-1]
         if layer == 0:
             return recipe.network.latent_channels
         _, (features,) = jax.eval_shape(functools.partial(recipe.network.apply, features=(layer,)), model, *received)

@@ -57,7 +57,7 @@ def first_state(
         step = int(train_state.step)
         resumed = (description.get("best"), True, description.get("stream"), description.get("order", 1), encoder, base)
         return train_state, Start(step, description["examples"], description["interval"], fingerprint, *resumed)
-    if program.base is not None:
+    if program.tuned is not None:
         train_state, base = tuned_base.first(program)
         train_state = (
             _from_weights(config.init_from, train_state, program.average) if config.init_from.path else train_state

@@ -80,8 +80,10 @@ def tracker(folder: pathlib.Path, step: int, config: Mapping, project: str = "")
 def tensorboard(folder: pathlib.Path, step: int) -> Iterator[Tracker]:
     """TensorBoard's event file; what an interrupted run wrote beyond `step` is marked as void."""
     from tensorboardX.event_file_writer import EventsWriter  # SummaryWriter's thread hangs when the clock is set back
-    from tensorboardX.proto.event_pb2 import Event, SessionLog
-    from tensorboardX.proto.summary_pb2 import Summary
+
+    # Protobuf builds these names at their import.
+    from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+    from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
     # The name says the second alone: a number tells two starts within one apart, and keeps them in order for readers.
     writer = EventsWriter(str(folder / "events"), f".{len(list(folder.glob('events.*'))):05}")
@@ -117,7 +119,7 @@ def weights_and_biases(folder: pathlib.Path, config: Mapping, project: str) -> I
     Its own step cannot go back, as a run that goes on from a checkpoint does: the training step is a number among the
     others, and the axis that all are drawn over.
     """
-    import wandb
+    import wandb  # pyright: ignore[reportMissingImports]  # optional
 
     name = folder / "wandb.id"
     if not name.exists():

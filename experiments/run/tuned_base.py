@@ -8,7 +8,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.base import NULL
+from diffusion.experiments.config.base import NULL, TunedNetwork
 from diffusion.experiments.run.players import BASE
 from diffusion.experiments.run.program import Program
 from diffusion.io.leaf_names import leaves_of
@@ -22,13 +22,15 @@ def first(program: Program) -> tuple[state.TrainState, dict[str, Any]]:
     Returns:
         (the state, {"path", "sha256", "leaves"}): see `about`.
     """
+    tuned = program.tuned
+    assert tuned is not None  # the run tunes a base
     parts = [name for name in program.target.unsaved[BASE] if name != NULL]
-    base = _loaded(program, (*parts, *program.tuning.copies))
+    base = _loaded(program, (*parts, *tuned.tuning.copies))
     target = program.target._replace(unsaved=None)
     make = lambda seed, base: program.init(seed, base)._replace(unsaved=None)
     initial_state = jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, target))(program.seed, base)
     base_parts = {name: base[name] for name in (*parts, NULL)}
-    return initial_state._replace(unsaved={BASE: base_parts}), about(program, base)
+    return initial_state._replace(unsaved={BASE: base_parts}), about(tuned, base)
 
 
 def restored(
@@ -42,15 +44,16 @@ def restored(
     Raises:
         ConfigError: if the folder holds others; the message names the first leaf that differs.
     """
-    if program.base is None:
+    tuned = program.tuned
+    if tuned is None:
         return train_state, None
     parts = [name for name in program.target.unsaved[BASE] if name != NULL]
-    base = _loaded(program, (*parts, *program.tuning.copies))
-    now = about(program, base)
+    base = _loaded(program, (*parts, *tuned.tuning.copies))
+    now = about(tuned, base)
     differs = [name for name, leaf in now["leaves"].items() if before and before["leaves"].get(name) != leaf]
     if before and differs:
         raise ConfigError(
-            f"config.base.path = {program.base.path!r} holds another model than the run has tuned so far, from "
+            f"config.base.path = {tuned.base.path!r} holds another model than the run has tuned so far, from "
             f"{before['path']}: {differs[0]} differs. Valid: the same weights."
         )
     base_parts = {name: base[name] for name in (*parts, NULL)}
@@ -59,6 +62,9 @@ def restored(
 
 def _loaded(program: Program, parts: Sequence[str]) -> dict[str, Any]:
     """Networks of the base, and the input for an empty caption, on the devices of the run."""
+    assert program.tuned is not None
+    base = program.tuned.base
+    assert base.null is not None  # the captions are encoded before
     target = program.target.unsaved[BASE]
     replicated = NamedSharding(jax.tree.leaves(target)[0].sharding.mesh, PartitionSpec())
 
@@ -67,14 +73,14 @@ def _loaded(program: Program, parts: Sequence[str]) -> dict[str, Any]:
             return jax.tree.map(lambda leaf: leaf.sharding, target[part])
         return jax.tree.map(lambda leaf: replicated, shapes)
 
-    null = {name: jax.device_put(leaf, replicated) for name, leaf in program.base.null.items()}
-    return {**program.base.load(dict.fromkeys(parts), shardings), NULL: null}
+    null = {name: jax.device_put(leaf, replicated) for name, leaf in base.null.items()}
+    return {**base.load(dict.fromkeys(parts), shardings), NULL: null}
 
 
-def about(program: Program, kept: Mapping[str, Any]) -> dict[str, Any]:
+def about(tuned: TunedNetwork, kept: Mapping[str, Any]) -> dict[str, Any]:
     """{"path", "sha256", "leaves"}: where the weights of a base lie, a checksum of each leaf, and a hash of all."""
     leaves = checksums.checksums(dict(kept))
     shapes = {name: f"{leaf.shape} {leaf.dtype}" for name, leaf in leaves_of(dict(kept)).items()}
     leaves = {name: f"{shapes[name]} {leaves[name]}" for name in sorted(leaves)}
     listed = "".join(f"{name} {leaf}\n" for name, leaf in leaves.items())
-    return {"path": str(program.base.path), "sha256": hashlib.sha256(listed.encode()).hexdigest(), "leaves": leaves}
+    return {"path": str(tuned.base.path), "sha256": hashlib.sha256(listed.encode()).hexdigest(), "leaves": leaves}

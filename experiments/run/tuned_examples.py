@@ -17,13 +17,14 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from diffusion.adapters.tuning import Tuning
 from diffusion.data import captions, latent_cache, pipeline, sources
 from diffusion.data.sources.streams import Stream
 from diffusion.experiments.config import ConfigError, data
-from diffusion.experiments.config.base import CAPTIONED, Base
+from diffusion.experiments.config.base import CAPTIONED, Base, TunedNetwork
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import plain
 from diffusion.experiments.run import encoded_pictures
@@ -38,6 +39,13 @@ FLIP = {"name": "flip"}  # the augmentation that a cache of latents can hold
 BATCH = 8  # pictures, or captions, that are encoded at once
 
 
+def tuned_network(recipe: Recipe) -> TunedNetwork:
+    """The base of a run that tunes one, with what the run teaches it."""
+    tuned = recipe.companions.tuned
+    assert tuned is not None
+    return tuned
+
+
 @every_record()
 def pictures(recipe: Recipe) -> Examples:
     """The pictures of a run with what its records will be: latents, with what the network receives of a caption.
@@ -47,7 +55,9 @@ def pictures(recipe: Recipe) -> Examples:
     """
     source = data.of_recipe(recipe)
     spec = source.spec
-    model = recipe.companions.base.model
+    tuned = tuned_network(recipe)
+    base, tuning = tuned.base, tuned.tuning
+    model = base.model
     if isinstance(source, Stream):
         raise ConfigError(f"{spec.name} is a stream, and config.base encodes pictures by their numbers. Valid: files.")
     if not spec.pictures:
@@ -56,34 +66,34 @@ def pictures(recipe: Recipe) -> Examples:
     if height % model.multiple or width % model.multiple:
         raise ConfigError(
             f"config.data: {spec.name} has pictures of {height} x {width}, which the model of config.base.path = "
-            f"{recipe.companions.base.path!r} does not take. Valid: sides that {model.multiple} divides, e.g. "
+            f"{base.path!r} does not take. Valid: sides that {model.multiple} divides, e.g. "
             f"config.data.source.side = {model.side}."
         )
     texts = _texts(recipe, source)
     try:
-        check_words(recipe.companions.tuning.base, texts)
+        check_words(tuning.base, texts)
     except ValueError as error:
         raise ConfigError(f"config.data: {error}") from error
-    for word in recipe.companions.tuning.base.words:
+    for word in tuning.base.words:
         if not any(word.lower() in text.lower() for text in texts):
             raise ConfigError(
                 f"config.tuning teaches the word {word!r}, and no caption has it, e.g. {texts[0][:60]!r}. Valid: "
                 f"captions with it, config.data.text.prompt = 'a photo of {word}'"
             )
-    native = _own(recipe, spec)
-    if _moves(recipe) and recipe.config["data"]["augment"]:
+    native = _own(tuned, spec)
+    if _moves(tuning) and recipe.config["data"]["augment"]:
         raise ConfigError(
             f"config.data.augment = {recipe.config['data']['augment']}: the latents of a mirrored picture are kept, "
-            f"and none of what moves with it, {', '.join(_moves(recipe))}. Valid: ()."
+            f"and none of what moves with it, {', '.join(_moves(tuning))}. Valid: ()."
         )
     factor = model.modules["vae"].factor
-    leaves = {name: sources.Leaf(tuple(shape), "float32") for name, shape in recipe.companions.tuning.sees.items()}
+    leaves = {name: sources.Leaf(tuple(shape), "float32") for name, shape in tuning.sees.items()}
     latents = spec._replace(
         shape=(height // factor, width // factor, model.channels),
         dtype="float32",
         num_classes=0,
         classes=(),
-        condition={**native, **leaves, **recipe.companions.base.text(recipe.companions.tuning)},
+        condition={**native, **leaves, **tuned.text()},
     )
     return Examples(source, latents, (), where=source.where)
 
@@ -98,22 +108,26 @@ def encoded(recipe: Recipe, workdir: str | pathlib.Path, found: Examples) -> tup
     Raises:
         ConfigError: if the caches in the folder, or those that the config names, are of other pictures.
     """
+    tuned = tuned_network(recipe)
+    base, tuning = tuned.base, tuned.tuning
+    source = found.source
+    assert not isinstance(source, Stream)  # `pictures` refuses one
     folder = pathlib.Path(workdir)
     settings = recipe.config["data"]
     cache = settings["latents"]["dir"] or str(folder / "latents")
     try:
         if not settings["latents"]["dir"]:
-            agreement.first(lambda: encode(recipe, found.source, cache))
+            agreement.first(lambda: encode(recipe, source, cache))
         latents, _ = latent_cache.open_cache(cache)
         if settings["latents"]["dir"]:
-            _require_same(recipe, latents.description, found.source, cache)
-        texts = _texts(recipe, found.source)
-        agreement.first(lambda: read(recipe, found.source.spec, texts, folder / "captions"))
+            _require_same(base, latents.description, source, cache)
+        texts = _texts(recipe, source)
+        agreement.first(lambda: read(recipe, source.spec, texts, folder / "captions"))
         table = captions.read(folder / "captions")
         sights = _sights(recipe, found.spec.shape, latents.description.autoencoder["sha256"])
         for name, sight in sights.items():
             place = folder / encoded_pictures.FOLDER / name
-            make = functools.partial(encoded_pictures.write, sight, found.source, place, threads=settings["threads"])
+            make = functools.partial(encoded_pictures.write, sight, source, place, threads=settings["threads"])
             agreement.first(make)
     except (FileNotFoundError, latent_cache.CacheError) as error:
         raise ConfigError(f"config.data: {error}") from error
@@ -122,23 +136,22 @@ def encoded(recipe: Recipe, workdir: str | pathlib.Path, found: Examples) -> tup
             f"config.data.latents.dir = {cache!r} holds latents of {latents.description.shape}, and the pictures' are "
             f"of {found.spec.shape}. Valid: those of the same side."
         )
-    if _moves(recipe) and len(latents.description.views) > 1:
+    if _moves(tuning) and len(latents.description.views) > 1:
         raise ConfigError(
             f"config.data.latents.dir = {cache!r} holds latents of mirrored pictures too, and none of what moves "
-            f"with them, {', '.join(_moves(recipe))}. Valid: latents of the pictures alone, by diffusion encode "
+            f"with them, {', '.join(_moves(tuning))}. Valid: latents of the pictures alone, by diffusion encode "
             "without --flip."
         )
     null = {name: leaf for name, leaf in table.null.items() if name != CAPTIONED}
-    tuning = recipe.companions.tuning
-    records = latents if set(tuning.reads) <= set(tuning.latents) else Beside(latents, found.source)
+    records = latents if set(tuning.reads) <= set(tuning.latents) else Beside(latents, source)
     for name, sight in sights.items():
         records = encoded_pictures.Seen(records, name, sight, folder / encoded_pictures.FOLDER / name)
     try:
         records = captions.Captioned(records, table)
     except latent_cache.CacheError as error:
         raise ConfigError(f"config.data: {error}") from error
-    recipe = recipe.with_parts(base=dataclasses.replace(recipe.companions.base, null=null))
-    return recipe, found._replace(source=records, augment=(latents.draw,))
+    known = TunedNetwork(dataclasses.replace(base, null=null), tuning)
+    return recipe.with_parts(network=known, tuned=known), found._replace(source=records, augment=(latents.draw,))
 
 
 class Prompted(NamedTuple):
@@ -203,12 +216,12 @@ def prompted(recipe: Recipe, workdir: str | pathlib.Path, examples: Examples) ->
     return Prompted(examples, conditions)
 
 
-def _moves(recipe: Recipe) -> tuple[str, ...]:
+def _moves(tuning: Tuning) -> tuple[str, ...]:
     """The entries of a record, beside its latents, that belong to its picture as it is, not to the mirrored one."""
-    return (*recipe.companions.tuning.reads, *recipe.companions.tuning.sees)
+    return (*tuning.reads, *tuning.sees)
 
 
-def _require_same(recipe: Recipe, description: latent_cache.Description, source: sources.Source, where: str) -> None:
+def _require_same(base: Base, description: latent_cache.Description, source: sources.Source, where: str) -> None:
     """Refuses latents of other pictures, as far as their description tells, or of another autoencoder.
 
     Those that a run wrote have a digest of its examples; those of diffusion encode the version of the dataset.
@@ -217,7 +230,7 @@ def _require_same(recipe: Recipe, description: latent_cache.Description, source:
         CacheError: naming what differs.
     """
     spec = source.spec
-    latent_cache.require(description, spec.name, spec.split, _autoencoder(recipe.companions.base).record, where)
+    latent_cache.require(description, spec.name, spec.split, _autoencoder(base).record, where)
     dataset = description.dataset
     valid = {"size": (spec.size,), "shape": (list(spec.shape),), "version": (spec.version, _content(source))}
     for field, values in valid.items():
@@ -228,10 +241,11 @@ def _require_same(recipe: Recipe, description: latent_cache.Description, source:
             )
 
 
-def _own(recipe: Recipe, spec: sources.DataSpec) -> dict[str, Any]:
+def _own(tuned: TunedNetwork, spec: sources.DataSpec) -> dict[str, Any]:
     """The entries of the data's own condition that the tuning reads."""
-    reads = recipe.companions.tuning.reads
-    needed = (*reads, *filter(None, [recipe.companions.tuning.sees_of]))
+    tuning, model = tuned.tuning, tuned.base.model
+    reads = tuning.reads
+    needed = (*reads, *filter(None, [tuning.sees_of]))
     there = spec.condition if isinstance(spec.condition, Mapping) else {}
     if missing := [name for name in needed if name not in there]:
         raise ConfigError(
@@ -239,14 +253,14 @@ def _own(recipe: Recipe, spec: sources.DataSpec) -> dict[str, Any]:
             f"{', '.join(there) or 'no entries'}. Valid: config.data.source.condition = {tuple(needed)!r}, columns of "
             "the data."
         )
-    if column := recipe.companions.tuning.sees_of:
+    if column := tuning.sees_of:
         shape, dtype = there[column].shape, there[column].dtype
         if dtype != "uint8" or len(shape) != 3 or shape[-1] != 3:
             raise ConfigError(
                 f"config.tuning sees {column} of each record; that of {spec.name} is {dtype} {list(shape)}. Valid: "
                 "pictures, uint8 [*, *, 3]."
             )
-    latents = recipe.companions.tuning.latents
+    latents = tuning.latents
     for name in latents:
         if there[name].shape != spec.shape or there[name].dtype != "uint8":
             raise ConfigError(
@@ -254,10 +268,8 @@ def _own(recipe: Recipe, spec: sources.DataSpec) -> dict[str, Any]:
                 f"{there[name].dtype} {list(there[name].shape)}. Valid: pictures, uint8 {list(spec.shape)}."
             )
     stored = there if set(reads) > set(latents) else latents
-    factor = recipe.companions.base.model.modules["vae"].factor
-    encoded = sources.Leaf(
-        (spec.shape[0] // factor, spec.shape[1] // factor, recipe.companions.base.model.channels), "float32"
-    )
+    factor = model.modules["vae"].factor
+    encoded = sources.Leaf((spec.shape[0] // factor, spec.shape[1] // factor, model.channels), "float32")
     return {name: encoded if name in latents else there[name] for name in stored} if reads else {}
 
 
@@ -286,11 +298,12 @@ def _sights(recipe: Recipe, latent: tuple[int, ...], autoencoder: str) -> dict[s
         latent: shape of the latents of a picture.
         autoencoder: sha256 of the weights that make them.
     """
-    tuning = recipe.companions.tuning
+    tuned = tuned_network(recipe)
+    base, tuning = tuned.base, tuned.tuning
     settings = plain(recipe.config["data"]["source"])  # they change the pictures of the same files, which may move
     dataset = {"source": {name: value for name, value in settings.items() if name != "path"}}
     by = dataset | {"autoencoder": autoencoder}
-    encode = _encoding(recipe.companions.base)
+    encode = _encoding(base)
     sights = {name: encoded_pictures.Sight(encode, latent, name, by) for name in tuning.latents}
     return sights | seeing(tuning, dataset | {"tuning": plain(recipe.config["tuning"])})
 
@@ -319,7 +332,7 @@ def _encoding(base: Base) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
 
     def encoded(pictures: Sequence[np.ndarray]) -> np.ndarray:
         mean = encode()(np.stack(pictures))[:, 0]
-        return np.asarray(latent_space.to_diffusion(mean, module.scale, getattr(module, "shift", 0.0)))
+        return np.asarray(latent_space.to_diffusion(jnp.asarray(mean), module.scale, getattr(module, "shift", 0.0)))
 
     return encoded
 
@@ -330,7 +343,7 @@ def encode(recipe: Recipe, source: sources.Source, folder: str | pathlib.Path) -
     Raises:
         CacheError: if the folder holds those of others.
     """
-    vae = _autoencoder(recipe.companions.base)
+    vae = _autoencoder(tuned_network(recipe).base)
     spec = source.spec
     kind, shape = autoencoder_folders.latent(vae, spec.shape)
     number = lambda x: tuple(x) if isinstance(x, (tuple, list)) else float(x)
@@ -374,12 +387,12 @@ def _content(source: sources.Source) -> str:
 
 def read(recipe: Recipe, spec: sources.DataSpec, texts: Sequence[str], folder: pathlib.Path) -> None:
     """Writes what the network receives of the captions of pictures, unless it lies there."""
-    base = recipe.companions.base
-    tuning = recipe.companions.tuning
+    tuned = tuned_network(recipe)
+    base, tuning = tuned.base, tuned.tuning
     identity = {
         "texts": hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest(),
         "model": str(base.path),
-        "entries": {name: [list(leaf.shape), leaf.dtype] for name, leaf in base.text(tuning).items()},
+        "entries": {name: [list(leaf.shape), leaf.dtype] for name, leaf in tuned.text().items()},
     }
     description = captions.describe(spec, json.dumps(identity, sort_keys=True))
     try:

@@ -46,13 +46,13 @@ def write(
     """
     if out is not None:
         require_new(workdir, out)
-    resolver = resolve.Resolver(config)
-    if resolver.tuning is None:
+    tuned = resolve.Resolver(config).tuned
+    if tuned is None:
         raise ConfigError(f"{workdir} is no run that tunes a base (config.base.path). Valid: one that does.")
-    base = {"path": resolver.base.path, "sha256": checkpoints.read_about(workdir, step)["base"]["sha256"]}
-    words = (*resolver.tuning.words, *filter(None, [config["data"]["text"]["prompt"]]))
+    base = {"path": tuned.base.path, "sha256": checkpoints.read_about(workdir, step)["base"]["sha256"]}
+    words = (*tuned.tuning.words, *filter(None, [config["data"]["text"]["prompt"]]))
     metadata = {
-        "base_model": f"{pathlib.Path(base['path']).name} ({resolver.base.model.name})",
+        "base_model": f"{pathlib.Path(base['path']).name} ({tuned.base.model.name})",
         "base_sha256": base["sha256"],
         "trigger_words": ", ".join(words),
         "config_sha256": hashlib.sha256(canonical(plain(config)).encode()).hexdigest(),
@@ -63,14 +63,13 @@ def write(
         what = f"{config['tuning']['name']} of {front['base_model']}"
         card = model_card.build_run_card(workdir, what, front=front, step=step)
         model_card.write(new, card, before=folder)
-        written = resolver.tuning.write(new, weights, metadata)
-        if resolver.tuning.replaces:
-            model = text_to_image.load(base["path"])
-            tuned = resolver.tuning.attach(model, weights)
+        written = tuned.tuning.write(new, weights, metadata)
+        if tuned.tuning.replaces:
+            model = tuned.tuning.attach(text_to_image.load(base["path"]), weights)
             base_folder = pathlib.Path(base["path"]).expanduser()
-            for part in resolver.tuning.replaces:
-                network = tuned.modules[part], tuned.params[part]
+            for part in tuned.tuning.replaces:
+                network = model.modules[part], model.params[part]
                 model_folder.save(new, base_folder, part, *network, metadata=metadata)
-            model_folder.complete(new, base_folder, tuned.name, metadata)
+            model_folder.complete(new, base_folder, model.name, metadata)
             return [folder]
     return [folder / path.relative_to(new) for path in written]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -79,7 +80,7 @@ def infilled(recipe: Recipe, text: str, vocabulary: Sequence[str]) -> Recipe:
     padded = text.ljust(length, UNKNOWN)
     known = np.array([character in vocabulary for character in padded])
     values = np.array([vocabulary.index(character) if character in vocabulary else 0 for character in padded])
-    return recipe.with_parts(sampler=discrete.infilling(_sampler(recipe), values, known))
+    return recipe.with_parts(sampler=discrete.infilling(_sampler(recipe), jnp.asarray(values), jnp.asarray(known)))
 
 
 def _sampler(recipe: Recipe) -> discrete.SymbolSampler:

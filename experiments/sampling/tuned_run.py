@@ -34,14 +34,14 @@ def load(run: str | pathlib.Path, step: int | None = None, **how: Any) -> tuple[
         FileNotFoundError, Refusal, Mismatch: as `text_to_image.load`.
     """
     config: Mapping[str, Any] = workdir.read_config(run)
-    tuning = resolve.Resolver(config).tuning
-    if tuning is None:
+    tuned = resolve.Resolver(config).tuned
+    if tuned is None:
         raise workdir.WorkdirError(f"{run} tunes no model. Valid: a run with config.tuning.name.")
     weights, step = checkpoints.load_ema(run, step)
     # What is added lies on top of what was taught, which may be the whole denoiser.
     added = {name: how.pop(name, None) for name in ("embeddings", "loras", "attachments")}
     model = text_to_image.load(config["base"]["path"], **how)
-    model = tuning.attach(model, weights)
+    model = tuned.tuning.attach(model, weights)
     model = text_to_image.with_words(model, added["embeddings"]) if added["embeddings"] else model
     model = text_to_image.with_loras(model, added["loras"]) if added["loras"] else model
     return text_to_image.with_attachments(model, added["attachments"]) if added["attachments"] else model, step

@@ -75,13 +75,12 @@ def prose(split: str = "train", *, length: int = 128, packages: Sequence[str] = 
     Raises:
         ValueError: for another split, a length out of range, or a package that is not installed.
     """
-    parts = {"train": 0, "test": 1}
-    if split not in parts:
-        raise ValueError(f"the prose has no split {split!r}. Valid: {', '.join(parts)}")
+    if split not in ("train", "test"):
+        raise ValueError(f"the prose has no split {split!r}. Valid: train, test")
     text = english_prose.read(packages)
     versions = ", ".join(f"{package} {version}" for package, version in text.versions.items())
     spec = DataSpec("prose", split, (length,), 0, -1, versions, vocabulary=tuple(LETTERS))
-    windows = Windows(text[parts[split]], length)
+    windows = Windows(text.train if split == "train" else text.held_out, length)
     return TextRecords(windows, spec, "documentation strings of installed packages", split)
 
 

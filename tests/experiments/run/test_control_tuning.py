@@ -49,7 +49,7 @@ def received(batch):
 
 
 def test_a_control_net_begins_as_a_copy_with_zero_convolutions(tmp_path):
-    tuning = checks.validate(config(tmp_path)).companions.tuning
+    tuning = checks.validate(config(tmp_path)).companions.tuned.tuning
     draw = lambda leaf: np.random.default_rng(leaf.size).standard_normal(leaf.shape).astype(np.float32)
     base = {"unet": jax.tree.map(draw, tuning.base.params["unet"])}
     begun = jax.jit(tuning.init)(jax.random.key(0), base)
@@ -64,7 +64,7 @@ def test_a_control_net_begins_as_a_copy_with_zero_convolutions(tmp_path):
 
 @pytest.mark.parametrize("pipeline", TRANSFORMERS)
 def test_a_transformers_control_net_begins_as_its_first_layers_with_zeros_behind(tmp_path, pipeline):
-    tuning = checks.validate(config(tmp_path, pipeline)).companions.tuning
+    tuning = checks.validate(config(tmp_path, pipeline)).companions.tuned.tuning
     draw = lambda leaf: np.random.default_rng(leaf.size).standard_normal(leaf.shape).astype(np.float32)
     base = jax.tree.map(draw, tuning.base.params["transformer"])
     begun = jax.jit(tuning.init)(jax.random.key(0), {"transformer": base})
@@ -190,7 +190,9 @@ def test_a_t2i_adapter_trains_alone_goes_on_and_is_written(tmp_path):
     assert train.run(made, tmp_path / "parted") == 0
     same(checkpoints.load_ema(tmp_path / "parted")[0], checkpoints.load_ema(run)[0])
     by_run, _ = tuned_run.load(run)
-    by_file = text_to_image.load(recipe.companions.base.path, attachments={"control": run / "tuning" / "t2i_adapter"})
+    by_file = text_to_image.load(
+        recipe.companions.tuned.base.path, attachments={"control": run / "tuning" / "t2i_adapter"}
+    )
     same(by_run.attachments["control"].params, by_file.attachments["control"].params)
     sketch = ("control", np.full((16, 16, 3), 200, np.uint8))
     draw = lambda model, *controls: text_to_image.generate(
@@ -228,7 +230,7 @@ def test_data_without_a_control_and_mirrored_latents_are_refused(tmp_path):
 def test_a_control_net_of_another_library_opens_what_is_written(tmp_path):
     """The module of a folder that the tuning writes is the one that it trained, and its config diffusers' own."""
     made = config(tmp_path)
-    tuning = checks.validate(made).companions.tuning
+    tuning = checks.validate(made).companions.tuned.tuning
     shapes = jax.eval_shape(tuning.init, jax.random.key(0), tuning.base.params)
     weights = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5, np.float32), shapes)
     tuning.write(tmp_path, weights, {"base_model": "sd"})
@@ -252,7 +254,7 @@ def test_inpainting_begins_as_the_base_and_sees_the_mask_once_it_has_trained(tmp
     x = jax.random.normal(jax.random.key(0), batch["x"].shape)
     clock = jnp.full(len(x), 500.0)
     captions = received(batch)
-    loaded = text_to_image.load(recipe.companions.base.path)
+    loaded = text_to_image.load(recipe.companions.tuned.base.path)
     expected = loaded.denoiser.apply({"params": loaded.params["unet"]}, x, clock, {"text": captions["text"]})
     tuned = jax.jit(lambda weights, captions: recipe.network.apply(kept, weights, x, clock, captions))
     np.testing.assert_allclose(tuned(state.params, captions), expected, rtol=0, atol=1e-5)
@@ -261,7 +263,7 @@ def test_inpainting_begins_as_the_base_and_sees_the_mask_once_it_has_trained(tmp
     assert np.abs(state.params["conv_in"]["kernel"][:, :, 4:]).max() > 0
     other = {**captions, "mask": -captions["mask"]}
     assert np.abs(tuned(state.params, captions) - tuned(state.params, other)).max() > 1e-5
-    model = recipe.companions.tuning.attach(loaded, state.params)
+    model = recipe.companions.tuned.tuning.attach(loaded, state.params)
     assert model.sees_mask and not loaded.sees_mask
 
 

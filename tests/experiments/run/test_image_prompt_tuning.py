@@ -17,6 +17,7 @@ from diffusion.adapters.tuning import Tuning
 from diffusion.data import latent_cache, sources
 from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks
+from diffusion.experiments.config.base import TunedNetwork
 from diffusion.experiments.run import encoded_pictures, tuned_examples
 from diffusion.experiments.sampling import tuned_run
 from diffusion.models import interchange
@@ -47,7 +48,7 @@ KINDS = {"global": {}, "plus": {"kind": "plus", "tokens": 3, "inner": 16, "depth
 def test_an_image_prompt_trains_alone_from_the_base_to_the_bit(kind, tmp_path):
     tuning = {"name": "ip_adapter", "encoder": encoder(tmp_path / "encoder"), **KINDS[kind]}
     recipe, made, state, batch = begun(config_of(tmp_path, tuning), tmp_path)
-    model = text_to_image.load(recipe.companions.base.path)
+    model = text_to_image.load(recipe.companions.tuned.base.path)
     reader, weights = interchange.load(tmp_path / "encoder")
     whole = kind == "plus"
     about = latent_cache.describe(tmp_path / encoded_pictures.FOLDER / "image_prompt").autoencoder["config"]
@@ -115,7 +116,9 @@ def test_the_column_of_prompts_has_pictures_of_three_channels(tmp_path):
     (tmp_path / "pictures" / "metadata.csv").write_text(f"file_name,prompt\n{rows}")
     made.data.source = {**made.data.source.to_dict(), "condition": ("prompt",)}
     recipe = checks.validate(made)
-    recipe = recipe.with_parts(tuning=dataclasses.replace(recipe.companions.tuning, sees_of="prompt"))
+    tuned = recipe.companions.tuned
+    sees = TunedNetwork(tuned.base, dataclasses.replace(tuned.tuning, sees_of="prompt"))
+    recipe = recipe.with_parts(tuned=sees)
     with pytest.raises(ConfigError, match=r"sees prompt of .* is float64 \[\].* Valid: pictures, uint8 \[\*, \*, 3\]"):
         tuned_examples.pictures(recipe)
 

@@ -47,7 +47,7 @@ def test_it_begins_as_the_base_and_sees_the_original_once_it_has_trained(tmp_pat
     x = jax.random.normal(jax.random.key(0), batch["x"].shape)
     clock = jnp.full(len(x), 500.0)
     captions = received(batch)
-    loaded = text_to_image.load(recipe.companions.base.path)
+    loaded = text_to_image.load(recipe.companions.tuned.base.path)
     expected = loaded.denoiser.apply({"params": loaded.params["unet"]}, x, clock, {"text": captions["text"]})
     tuned = jax.jit(lambda weights, captions: recipe.network.apply(kept, weights, x, clock, captions))
     np.testing.assert_allclose(tuned(state.params, captions), expected, rtol=0, atol=1e-5)
@@ -102,11 +102,10 @@ def test_the_instruction_and_the_original_are_dropped_alone_too(tmp_path):
         seen.update(entries)
         return jnp.zeros_like(x)
 
-    spied = TunedNetwork(
-        recipe.companions.base, dataclasses.replace(recipe.companions.tuning, apply=network, networks=())
-    )
+    tuned = recipe.companions.tuned
+    spied = TunedNetwork(tuned.base, dataclasses.replace(tuned.tuning, apply=network, networks=()))
     draw = lambda salt, shape: np.random.default_rng(salt).standard_normal(shape).astype(np.float32)
-    text = recipe.companions.base.text(recipe.companions.tuning)["text"].shape
+    text = tuned.text()["text"].shape
     null = draw(0, text)
     x, captions, originals = draw(1, (number, 2, 2, 4)), draw(2, (number, *text)), draw(3, (number, 2, 2, 4))
     condition = {"text": captions, "captioned": np.ones(number, np.float32), "original": originals}

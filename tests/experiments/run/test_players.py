@@ -45,7 +45,7 @@ def recipe(network=PLAIN, teacher=None, second=None, player=None, scale=1.0, **c
     objective = {"heads": changes.pop("heads", {}), "teacher": teacher, "second": second}
     objective["condition"] = role(strength=changes.pop("strength", False))
     objective["beside"] = role(prompts=changes.pop("prompts", False))
-    fields = {"base": None, "encoder": None, "perceptual": None, "null": jnp.zeros(())} | changes
+    fields = {"tuned": None, "encoder": None, "perceptual": None, "null": jnp.zeros(())} | changes
     config = role(train=role(products=fields.pop("products", "")))
     parts = {"network": network, "objective": role(**objective), "config": config, "second": player}
     return role(**sectioned(fields | parts | {"teacher": role(scale=scale)}))
@@ -64,7 +64,7 @@ def test_a_model_alone():
 def test_frozen_networks_come_in_their_order():
     encoder = role(cached=False, apply="encoder's")
     found = players.build_players(
-        recipe(encoder=encoder, perceptual=role(apply="features'"), prompts=True, base="base")
+        recipe(encoder=encoder, perceptual=role(apply="features'"), prompts=True, tuned=PLAIN)
     )
     assert found.frozen == (players.ENCODER, players.FEATURES, players.BASE)
     assert found.apply[players.ENCODER] == "encoder's" and found.apply[players.FEATURES] == "features'"
@@ -144,8 +144,8 @@ def test_fp8_is_refused_where_nothing_is_computed_in_it():
 
 
 def test_a_teacher_of_scale_one_is_evaluated_once_for_an_example():
-    assert players.guided_teacher(recipe(scale=1.0), PLAIN) == PLAIN.apply
+    assert players.guided_teacher(PLAIN, 1.0, jnp.zeros(())) == PLAIN.apply
     rows = []
     counted = role(apply=lambda params, x, clock, condition: rows.append(len(x)) or x)
-    players.guided_teacher(recipe(scale=1.5), counted)(3.0, X, jnp.zeros(2), jnp.zeros(2))
+    players.guided_teacher(counted, 1.5, jnp.zeros(()))(3.0, X, jnp.zeros(2), jnp.zeros(2))
     assert rows == [4]

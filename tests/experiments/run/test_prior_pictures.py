@@ -85,7 +85,7 @@ def run(monkeypatch, tmp_path):
     base = types.SimpleNamespace(path="base", model=types.SimpleNamespace(dtype="bfloat16"))
     recipe = types.SimpleNamespace(
         objective=types.SimpleNamespace(beside=Beside(prior=Prior("a cat", 3))),
-        companions=types.SimpleNamespace(base=base),
+        companions=types.SimpleNamespace(tuned=types.SimpleNamespace(base=base)),
     )
     examples = types.SimpleNamespace(spec=types.SimpleNamespace(shape=(2, 3, 4)), source=Rows(5), augment=("draw",))
     return recipe, examples, asked, loaded
@@ -94,7 +94,8 @@ def run(monkeypatch, tmp_path):
 def test_missing_pictures_alone_are_made_each_by_its_number(run, tmp_path):
     recipe, examples, asked, loaded = run
     folder = tmp_path / "prior"
-    prior_pictures._make(recipe, folder, examples)
+    arguments = (recipe.objective.beside.prior, recipe.companions.tuned.base, folder, examples)
+    prior_pictures._make(*arguments)
     assert sorted(path.name for path in folder.iterdir()) == ["00000.png", "00001.png", "00002.png"]
     assert [(prompt, seed, height, width) for _, prompt, seed, height, width in asked] == [
         ("a cat", i, 16, 24) for i in range(3)
@@ -103,9 +104,9 @@ def test_missing_pictures_alone_are_made_each_by_its_number(run, tmp_path):
     assert pictures.settings_of(folder / "00002.png") == {"prompt": "a cat", "seed": 2}
     assert (pictures.read((folder / "00002.png").read_bytes(), "a") == 2).all()
     (folder / "00001.png").unlink()
-    prior_pictures._make(recipe, folder, examples)
+    prior_pictures._make(*arguments)
     assert [seed for _, _, seed, _, _ in asked[3:]] == [1]
-    prior_pictures._make(recipe, folder, examples)
+    prior_pictures._make(*arguments)
     assert len(loaded) == 2  # nothing is missing: the model is not read
 
 

@@ -203,7 +203,7 @@ def parts(monkeypatch):
     )
     for name in ("_with_autoencoder", "_from_weights", "_with_teacher"):
         monkeypatch.setattr(start, name, said(name))
-    made = types.SimpleNamespace(base=None, target="target", seed=0, average=AVERAGE)
+    made = types.SimpleNamespace(tuned=None, target="target", seed=0, average=AVERAGE)
     made.init = lambda seed: fields(frozen={FEATURES: "initial", "other": "kept"})
     return calls, made
 
@@ -248,7 +248,7 @@ def test_a_run_goes_on_from_its_latest_checkpoint(parts, monkeypatch):
 @pytest.mark.parametrize("path", ["", "I"])
 def test_a_tuned_base_may_begin_with_weights(parts, monkeypatch, path):
     calls, program = parts
-    program.base = "base"
+    program.tuned = "a base and its tuning"
     monkeypatch.setattr(start.tuned_base, "first", lambda program: (fields(step=jnp.int32(0)), {"path": "B"}))
     _, began = start.first_state(paths(init_from=path), "run", program, {})
     assert [name for name, *_ in calls] == ["data", *["_from_weights"] * bool(path)]

@@ -24,7 +24,8 @@ def program(monkeypatch):
     monkeypatch.setattr(tuned_base, "_loaded", lambda program, parts: asked.append(parts) or dict(weights))
     base = types.SimpleNamespace(path="B")
     target = types.SimpleNamespace(unsaved={BASE: {"transformer": None, NULL: None}})
-    made = types.SimpleNamespace(base=base, target=target, tuning=types.SimpleNamespace(copies=("vae",)))
+    tuned = types.SimpleNamespace(base=base, tuning=types.SimpleNamespace(copies=("vae",)))
+    made = types.SimpleNamespace(tuned=tuned, target=target)
     return made, weights, asked
 
 
@@ -37,7 +38,7 @@ def test_a_restored_run_has_its_base_and_says_where_it_lies(program):
     assert set(state.unsaved[BASE]) == {"transformer", NULL} and asked == [("transformer", "vae")]
     assert before["path"] == "B" and len(before["sha256"]) == 64
     assert list(before["leaves"]) == sorted(before["leaves"]) and len(before["leaves"]) == 3
-    made.base.path = "elsewhere"
+    made.tuned.base.path = "elsewhere"
     earlier = {**before, "sha256": "of an earlier version"}
     assert tuned_base.restored(made, STATE, earlier)[1] == {**earlier, "path": "elsewhere"}
 
@@ -52,4 +53,4 @@ def test_other_weights_types_and_shapes_are_refused_by_the_leaf(program, value):
 
 
 def test_a_run_without_a_base_has_none():
-    assert tuned_base.restored(types.SimpleNamespace(base=None), STATE, {"path": "B"}) == (STATE, None)
+    assert tuned_base.restored(types.SimpleNamespace(tuned=None), STATE, {"path": "B"}) == (STATE, None)

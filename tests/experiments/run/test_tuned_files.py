@@ -31,7 +31,7 @@ def run(monkeypatch, tmp_path):
         )
     )
     base = types.SimpleNamespace(path=str(tmp_path / "pixart"), model=types.SimpleNamespace(name="PixArt"))
-    resolver = types.SimpleNamespace(tuning=tuning, base=base)
+    resolver = types.SimpleNamespace(tuned=types.SimpleNamespace(tuning=tuning, base=base))
     monkeypatch.setattr(tuned_files.resolve, "Resolver", lambda config: resolver)
     about = lambda workdir, step: {"base": {"sha256": f"of step {step}"}}
     monkeypatch.setattr(tuned_files.checkpoints, "read_about", about)
@@ -64,7 +64,7 @@ def test_files_say_of_which_base_and_step_they_are(run):
 
 def test_parts_that_are_replaced_become_a_folder_of_a_model(run):
     calls, resolver, folder = run
-    resolver.tuning.replaces = ("transformer",)
+    resolver.tuned.tuning.replaces = ("transformer",)
     assert tuned_files.write(CONFIG, folder / "run", "average", 7, folder / "out") == [folder / "out"]
     base = folder / "pixart"
     assert calls[2:] == [
@@ -88,6 +88,6 @@ def test_a_folder_that_is_there_is_refused_unless_it_is_the_run_s_own(run):
 
 def test_a_run_without_a_base_has_none(run):
     _, resolver, folder = run
-    resolver.tuning = None
+    resolver.tuned = None
     with pytest.raises(ConfigError, match="is no run that tunes a base"):
         tuned_files.write(CONFIG, folder / "run", "average", 7)

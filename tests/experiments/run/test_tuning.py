@@ -18,6 +18,7 @@ from diffusion.adapters.tuning import Tuning
 from diffusion.data import sources
 from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, fields, names, recipes
+from diffusion.experiments.config.base import TunedNetwork
 from diffusion.experiments.run import prior_pictures, program, tuned_base, tuned_examples, tuned_files
 from diffusion.experiments.sampling import tuned_run
 from diffusion.io import limits
@@ -78,7 +79,7 @@ def trained(tmp_path_factory):
 def test_a_lora_trains_alone_and_leaves_the_base_as_it_is(trained):
     """Step 0 is the base's output to the bit; the update changes the new weights and no bit of the base."""
     recipe, made, state, batch = begun(*trained)
-    model = text_to_image.load(recipe.companions.base.path)
+    model = text_to_image.load(recipe.companions.tuned.base.path)
     kept = jax.tree.map(np.array, state.unsaved["base"])
     same(kept["transformer"], model.params["transformer"])
     captions = batch["condition"]
@@ -113,11 +114,12 @@ def test_a_run_goes_on_bit_for_bit_and_refuses_another_base(trained, tmp_path):
     base = tmp_path / "base"
     shutil.copytree(config.base.path, base)
     _, made, *_ = begun(config, again)
-    made = made._replace(base=dataclasses.replace(made.base, path=str(base)))
+    made = made._replace(tuned=TunedNetwork(dataclasses.replace(made.tuned.base, path=str(base)), made.tuned.tuning))
     state, about = checkpoints.restore(again, 1, made.target)
     moved = tuned_base.restored(made, state, about["base"])[1]
     assert moved == {**about["base"], "path": str(base)} != about["base"]  # goes on from where the base lies now
-    read_once = made._replace(tuning=dataclasses.replace(made.tuning, copies=("vae",)))
+    copied = TunedNetwork(made.tuned.base, dataclasses.replace(made.tuned.tuning, copies=("vae",)))
+    read_once = made._replace(tuned=copied)
     with pytest.raises(ConfigError, match=r"another model.*: vae/.* differs"):
         tuned_base.restored(read_once, state, about["base"])
     (file,) = (base / "transformer").glob("*.safetensors")
@@ -184,7 +186,7 @@ def test_paths_of_a_tuning_are_whole(trained, monkeypatch):
     base = pathlib.Path(config.base.path)
     monkeypatch.chdir(base.parent)
     config.base.path = base.name
-    assert checks.validate(config).companions.base.path == str(base)
+    assert checks.validate(config).companions.tuned.base.path == str(base)
     config.tuning = {"name": "ip_adapter", "encoder": "clip"}
     assert fields.absolute(config).tuning.encoder == str(base.parent / "clip")
 
@@ -275,7 +277,7 @@ def test_files_of_others_lie_on_top_of_a_tuned_denoiser(trained, monkeypatch):
         monkeypatch.setattr(text_to_image, name, lambda model, files, name=name: order.append((name, model)) or model)
     monkeypatch.setattr(text_to_image, "load", lambda path, **how: order.append(("load", how)) or "base")
     attach = Tuning(None, None, None, None, lambda model, weights: "tuned", ())
-    monkeypatch.setattr(tuned_run.resolve.Resolver, "tuning", attach)
+    monkeypatch.setattr(tuned_run.resolve.Resolver, "tuned", TunedNetwork(None, attach))
     tuned_run.load(run, dtype="float32", loras={"a": 1.0}, embeddings={"b": ""}, attachments={"c": "d"})
     assert order[0] == ("load", {"dtype": "float32"})
     assert order[1:] == [(name, "tuned") for name in ("with_words", "with_loras", "with_attachments")]
@@ -354,7 +356,7 @@ def test_prior_preservation_sums_both_losses_and_makes_its_pictures_once(tmp_pat
     _, metrics = tuned.step(tuned_base.first(tuned)[0], sharding.to_devices(batch, mesh, 2), tuned.seed)
     config.objective.wrappers = (dropped, CLASS | {"weight": 0.0})
     own = program.build(
-        checks.with_data(checks.validate(config), found.spec).with_parts(base=recipe.companions.base), mesh
+        checks.with_data(checks.validate(config), found.spec).with_parts(tuned=recipe.companions.tuned), mesh
     )
     _, without = own.step(tuned_base.first(own)[0], sharding.to_devices(batch, mesh, 2), own.seed)
     assert 0 < float(metrics["prior"]) == pytest.approx(float(without["prior"]))

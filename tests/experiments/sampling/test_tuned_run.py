@@ -22,7 +22,9 @@ def run(tmp_path, monkeypatch):
         tuned_run.checkpoints, "load_ema", lambda folder, step: (f"average of {folder.name}", step or 9)
     )
     attach = lambda model, weights: (*model, weights)
-    resolver = lambda config: types.SimpleNamespace(tuning=types.SimpleNamespace(attach=attach))
+    resolver = lambda config: types.SimpleNamespace(
+        tuned=types.SimpleNamespace(tuning=types.SimpleNamespace(attach=attach))
+    )
     monkeypatch.setattr(tuned_run.resolve, "Resolver", resolver)
     t2i = types.SimpleNamespace(
         load=lambda path, **how: (path, how),
