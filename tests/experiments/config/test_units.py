@@ -12,6 +12,7 @@ from diffusion.experiments.evaluation import plots
 
 def recipe(**facts):
     none = {"on_latents": False, "autoencoder": None, "structure": None, "makes_pictures": False, "makes_bytes": False}
+    none["objective"] = types.SimpleNamespace(reads=None)
     return types.SimpleNamespace(**sectioned(none | facts))
 
 
