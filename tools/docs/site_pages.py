@@ -50,6 +50,7 @@ TOPICS = {  # of the API: title -> modules and packages; a module belongs to the
     "Published checkpoints": ("models.interchange", "published", "conversions", "rooms"),
     "Text to image and video": ("text_to_image", "text", "adapters", "videos"),
     "Data": ("data",),
+    "Drawn scenes": ("data.shapes",),
     "Training": ("training",),
     "Metrics": ("metrics",),
     "Watermarks": ("watermarks",),
