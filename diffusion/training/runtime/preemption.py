@@ -108,7 +108,8 @@ class StopRequest:
                 if jax.process_count() > 1:  # follows the clock, so that all are at about the same check
                     self._check_up_to(first + int((time.monotonic() - began) / BEAT))
                 if self._reached or (jax.process_count() == 1 and self._signal):
-                    return signal.pthread_kill(main, signal.SIGUSR2)  # wakes it from a wait
+                    # Wakes it from a wait, again at each beat: a signal just before the wait begins does not end it.
+                    signal.pthread_kill(main, signal.SIGUSR2)
 
         previous = signal.signal(signal.SIGUSR2, end)
         watcher = threading.Thread(target=watch, daemon=True)

@@ -28,6 +28,26 @@ def test_work_alone_is_interrupted_wherever_it_is(monkeypatch):
     assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
 
 
+def test_a_wake_up_that_comes_too_early_is_repeated(monkeypatch):
+    """The first one is lost, as one is that comes between the last bytecode and the wait."""
+    monkeypatch.setattr(preemption, "BEAT", 0.02)
+    sent, kill = [], signal.pthread_kill
+
+    def lossy(thread, number):
+        sent.append(number)
+        if len(sent) > 1:
+            kill(thread, number)
+
+    monkeypatch.setattr(signal, "pthread_kill", lossy)
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGUSR1)
+        began = time.monotonic()
+        with pytest.raises(Interrupted), stop.interrupting():
+            time.sleep(60)
+        assert time.monotonic() - began < 30
+    assert len(sent) > 1 and set(sent) == {signal.SIGUSR2}
+
+
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
 def test_notices_stand_for_sigterm_however_often_they_come(number):
     before = signal.signal(number, signal.SIG_DFL)  # which would end this process
