@@ -8,15 +8,11 @@ steering.log_normaliser(particles.log_weights)    # [G], log E_p[exp log_reward(
 from diffusion import public
 from diffusion.steering.correctors import corrected as corrected
 from diffusion.steering.noise_search import optimised_noise as optimised_noise, searched_noise as searched_noise
-from diffusion.steering.particles import (
-    Particles as Particles,
-    best as best,
-    drawn as drawn,
-    log_normaliser as log_normaliser,
-)
+from diffusion.steering.particles import Particles as Particles, best as best, drawn as drawn
 from diffusion.steering.resampling_schemes import (
     Resampling as Resampling,
     effective_size as effective_size,
+    log_normaliser as log_normaliser,
     multinomial as multinomial,
     partial as partial,
     stratified as stratified,

@@ -17,7 +17,7 @@ from diffusion.guidance.branches import Branches, evaluate
 from diffusion.parameterizations import Prediction
 from diffusion.samplers.sample import Sampler
 from diffusion.schedules import NoiseSchedule
-from diffusion.steering.particles import Particles, advance, check, gaussian_step
+from diffusion.steering.particles import Particles, advance, check, gaussian_step, prepared
 from diffusion.steering.resampling_schemes import USUAL, Resampling
 from diffusion.timesteps import Plan
 
@@ -88,9 +88,8 @@ def corrected(
             f"corrected: the exponents {exponents} sum to {total:g}, and the plan starts at alpha = 0, where only "
             "exponents that sum to 1 have a density. Valid: a plan that starts where alpha > 0"
         )
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x, plan = prepared(x, plan)
     steps, dimensions = plan.t.shape[0], x[0].size
-    plan = Plan(jnp.asarray(plan.t, x.dtype), jnp.asarray(plan.s, x.dtype), jnp.asarray(plan.renoise))
 
     def combined(x_t, t):
         """The prediction of the combined score, and (|E|^2 - sum_k b_k |eps_k|^2) / 2 `[B]`, with E = -sigma S."""

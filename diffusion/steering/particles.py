@@ -1,6 +1,6 @@
 """The loop of weighted particles: groups of K that are resampled among themselves after each step."""
 
-__all__ = ["Particles", "advance", "best", "check", "drawn", "gaussian_step", "log_normaliser"]
+__all__ = ["Particles", "advance", "best", "check", "drawn", "gaussian_step", "prepared"]
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from diffusion import public
 from diffusion.arguments import require_keys, require_shape
 from diffusion.samplers.sample import Sampler, State, check_arguments, check_start, keys_of_step, normal
 from diffusion.schedules import NoiseSchedule
-from diffusion.steering.resampling_schemes import Resampling, effective_size, log_mean
+from diffusion.steering.resampling_schemes import Resampling, effective_size
 from diffusion.timesteps import Plan
 
 
@@ -32,20 +32,6 @@ class Particles(NamedTuple):
     x: Array
     log_weights: Array
     effective_sizes: Array
-
-
-def log_normaliser(log_weights: Array) -> Array:
-    """log(1/K sum_k exp(log w_k)): the logarithm of an unbiased estimate of the target's normalising constant.
-
-    Args:
-        log_weights: log-weights `[..., K]` of `Particles`.
-
-    Returns:
-        `[...]`, one for each group.
-
-    Reference: Del Moral 2004, "Feynman-Kac Formulae", proposition 7.4.1.
-    """
-    return log_mean(log_weights)
 
 
 def drawn(particles: Particles, keys: Array) -> Array:
@@ -100,6 +86,12 @@ def check(sampler: Sampler, denoise: Any, schedule: NoiseSchedule, x: Array, pla
         raise ValueError(
             "steering takes a plan whose steps all go toward the data, and this plan has steps that renoise"
         )
+
+
+def prepared(x: Array, plan: Plan) -> tuple[Array, Plan]:
+    """The samples in at least float32, and the plan with times of their type."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x, Plan(jnp.asarray(plan.t, x.dtype), jnp.asarray(plan.s, x.dtype), jnp.asarray(plan.renoise))
 
 
 def gaussian_step(

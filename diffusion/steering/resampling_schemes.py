@@ -4,7 +4,7 @@ __all__ = [
     "USUAL",
     "Resampling",
     "effective_size",
-    "log_mean",
+    "log_normaliser",
     "multinomial",
     "partial",
     "stratified",
@@ -12,11 +12,13 @@ __all__ = [
     "where_uneven",
 ]
 
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.scipy.special import logsumexp
 
 from diffusion import public
 
@@ -41,10 +43,18 @@ def effective_size(log_weights: Array) -> Array:
     return jnp.where(squares > 0, weights.sum(-1) ** 2 / jnp.where(squares > 0, squares, 1), 0)
 
 
-def log_mean(log_weights: Array) -> Array:
-    """log(1/K sum_k exp(log w_k)) of log-weights `[..., K]`, `[...]`."""
-    top = _top(log_weights)
-    return top + jnp.log(jnp.exp(log_weights - top[..., None]).mean(-1))
+def log_normaliser(log_weights: Array) -> Array:
+    """log(1/K sum_k exp(log w_k)): the logarithm of an unbiased estimate of the target's normalising constant.
+
+    Args:
+        log_weights: log-weights `[..., K]` of `Particles`.
+
+    Returns:
+        `[...]`, one for each group.
+
+    Reference: Del Moral 2004, "Feynman-Kac Formulae", proposition 7.4.1.
+    """
+    return logsumexp(log_weights, axis=-1) - math.log(log_weights.shape[-1])
 
 
 def multinomial(key: Array, log_weights: Array) -> tuple[Array, Array]:
@@ -140,7 +150,7 @@ def _offspring(quantiles: Array, log_weights: Array) -> tuple[Array, Array]:
     last = jnp.searchsorted(total, total[-1])  # the last particle that has a weight
     ancestors = jnp.minimum(jnp.searchsorted(total, quantiles * total[-1], side="right"), last)
     alive = jnp.where(total[-1] > 0, ancestors, jnp.arange(log_weights.shape[0]))
-    return alive, jnp.full_like(log_weights, log_mean(log_weights))
+    return alive, jnp.full_like(log_weights, log_normaliser(log_weights))
 
 
 def _top(log_weights: Array) -> Array:

@@ -10,7 +10,7 @@ from diffusion import public
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.samplers.sample import Sampler
 from diffusion.schedules import NoiseSchedule
-from diffusion.steering.particles import Particles, advance, check, gaussian_step
+from diffusion.steering.particles import Particles, advance, check, gaussian_step, prepared
 from diffusion.steering.resampling_schemes import USUAL, Resampling
 from diffusion.steering.twists import Twist, rewards
 from diffusion.timesteps import Plan
@@ -68,9 +68,8 @@ def twisted(
             that renoises.
     """
     check(sampler, denoise, schedule, x, plan, keys, number)
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x, plan = prepared(x, plan)
     steps = plan.t.shape[0]
-    plan = Plan(jnp.asarray(plan.t, x.dtype), jnp.asarray(plan.s, x.dtype), jnp.asarray(plan.renoise))
 
     def look(x, t, memory):
         """What the next step from x_t needs."""
