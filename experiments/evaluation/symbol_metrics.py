@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import vector_metrics
 from diffusion.experiments.evaluation.real_images import Split
 from diffusion.experiments.run_folder.workdir import WorkdirError
@@ -23,11 +22,7 @@ def measure(samples: np.ndarray, config: Mapping, train: Split, real: Split, dra
         ConfigError: for features that are of pictures alone.
         WorkdirError: if the samples do not fit the data.
     """
-    if wrong := [name for name in config["evaluate"]["features"] if name != "pixels"]:
-        raise ConfigError(
-            f"config.evaluate.features holds {wrong[0]!r}, a feature of pictures, and the examples of {real.spec.name} "
-            "are symbols. Valid: ('pixels',), the symbols as they are."
-        )
+    vector_metrics.check_features(config, real.spec.name, "symbols", "the symbols")
     shape = real.images.shape[1:]
     if samples.shape[1:] != shape or samples.dtype.kind != "i" or len(samples) < 2:
         raise WorkdirError(

@@ -69,6 +69,25 @@ HOW = {  # of each figure, what it is; all are squared distances
 FIGURES = tuple(f"{name}{suffix}" for name in vector_distances.NAMES for suffix in ("", "_over_floor"))
 
 
+def check_features(config: Mapping, data: str, what: str, numbers: str) -> None:
+    """Refuses features of pictures for data that are none.
+
+    Args:
+        config: the config of the run.
+        data: the name of the data.
+        what: what its examples are, in a word.
+        numbers: what ("pixels",) compares of them, in words.
+
+    Raises:
+        ConfigError: naming the feature.
+    """
+    if wrong := [name for name in config["evaluate"]["features"] if name != "pixels"]:
+        raise ConfigError(
+            f"config.evaluate.features holds {wrong[0]!r}, a feature of pictures, and the examples of {data} are "
+            f"{what}. Valid: ('pixels',), {numbers} as they are."
+        )
+
+
 def measure(samples: np.ndarray, config: Mapping, train: Split, real: Split, draws: int, subsets: int) -> dict:
     """Distances of samples to real examples.
 
@@ -89,11 +108,7 @@ def measure(samples: np.ndarray, config: Mapping, train: Split, real: Split, dra
         ConfigError: for features that are of pictures alone.
         WorkdirError: if the samples do not fit the data.
     """
-    if wrong := [name for name in config["evaluate"]["features"] if name != "pixels"]:
-        raise ConfigError(
-            f"config.evaluate.features holds {wrong[0]!r}, a feature of pictures, and the examples of {real.spec.name} "
-            "are none. Valid: ('pixels',), the numbers of an example as they are."
-        )
+    check_features(config, real.spec.name, "none", "the numbers of an example")
     shape = real.images.shape[1:]
     if samples.shape[1:] != shape or samples.dtype != real.images.dtype or len(samples) < 2:
         raise WorkdirError(
