@@ -49,13 +49,13 @@ def block_bound(predict: Predictor, process: AnyProcess, keys: Array, x0: Array,
     """
     number = _blocks(process, x0.shape[-1], block)
     noise_keys, block_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-    of_position = jnp.arange(x0.shape[-1]) // block
+    block_numbers = jnp.arange(x0.shape[-1]) // block
     chosen = jax.vmap(lambda key: jax.random.randint(key, (), 0, number))(block_keys)[:, None]
     mask = jnp.asarray(process.mask)  # `_blocks` has refused processes without one
-    x_t = jnp.where(of_position < chosen, x0, noised(process, noise_keys, x0, t))
-    x_t = jnp.where(of_position > chosen, mask, x_t)
+    x_t = jnp.where(block_numbers < chosen, x0, noised(process, noise_keys, x0, t))
+    x_t = jnp.where(block_numbers > chosen, mask, x_t)
     log_x0 = jnp.take_along_axis(predict(x_t, t), x0[..., None], -1)[..., 0]
-    errors = jnp.where((x_t == mask) & (of_position == chosen), -log_x0, 0.0)
+    errors = jnp.where((x_t == mask) & (block_numbers == chosen), -log_x0, 0.0)
     return number * process.keeping.decay(t) / process.keeping.replaced(t) * jnp.sum(errors, -1)
 
 
@@ -89,9 +89,9 @@ def semi_autoregressive(block: int) -> SymbolSampler:
         state: tuple[Array], predict: Predictor, process: AnyProcess, plan: Plan, i: ArrayLike, keys: Array
     ) -> tuple[Array]:
         (x,) = state
-        each = len(plan.t) // _blocks(process, x.shape[-1], block)
-        now, within = jnp.divmod(jnp.asarray(i), each)
-        t, s = (jnp.full(len(x), 1 - (within + more) / each, jnp.float32) for more in (0, 1))
+        parts = len(plan.t) // _blocks(process, x.shape[-1], block)
+        now, within = jnp.divmod(jnp.asarray(i), parts)
+        t, s = (jnp.full(len(x), 1 - (within + more) / parts, jnp.float32) for more in (0, 1))
         return (draw(keys, semi_autoregressive_law(predict, process, x, t, s, block, now)),)
 
     return SymbolSampler(init, step, lambda steps: steps, masked=True)

@@ -34,7 +34,7 @@ class Samples(NamedTuple):
 
     Attributes:
         images: the samples [N, ...].
-        trajectory: what `Generator.trajectory` returns; None where the samples are no pictures.
+        trajectory: result of `Generator.trajectory`; None where the samples are no pictures.
         times: the times [steps + 1] of the plan.
     """
 
@@ -89,25 +89,25 @@ def evaluation(recipe: Recipe, folder: pathlib.Path, mesh: Mesh) -> Evaluation:
         trajectory = make.trajectory(params, followed, seeds[shown]) if recipe.makes_pictures else None
         return Samples(images, trajectory, trained.sampling.plan.grid)
 
-    def compare(made: Samples, step: int) -> dict[str, float | None]:
-        images = made.images
+    def compare(drawn: Samples, step: int) -> dict[str, float | None]:
+        images = drawn.images
         paths = _files(folder, step)
-        if made.trajectory is not None:
+        if drawn.trajectory is not None:
             plots.sample_grid(images, labels, paths["samples"], classes=names)
-            plots.trajectory(*made.trajectory, made.times, labels[shown], paths["trajectory"])
+            plots.trajectory(*drawn.trajectory, drawn.times, labels[shown], paths["trajectory"])
         elif recipe.examples.shape == (2,):
             plots.scatter(images, labels, paths["samples"])
         figures = evaluate_samples(images, labels, config, split, splits and splits())
         return {name: float(f"{x:.8g}") if np.isfinite(x) else None for name, x in figures.items()}
 
     def evaluate(params, step, stop):
-        made, why = _attempt(lambda: samples(params, stop))
+        drawn, why = _attempt(lambda: samples(params, stop))
         whys = agreement.gather("samples", why, PATIENCE if why else float("inf"))
-        if made is None or any(whys):
+        if drawn is None or any(whys):
             stop.align()
             raise EvaluationFailed(next(filter(None, whys)))
         with stop.interrupting():
-            figures, why = _attempt(lambda: compare(made, step)) if jax.process_index() == 0 else ({}, "")
+            figures, why = _attempt(lambda: compare(drawn, step)) if jax.process_index() == 0 else ({}, "")
             figures, why = json.loads(agreement.gather("figures", json.dumps([figures, why]))[0])
         if why:
             raise EvaluationFailed(why)

@@ -253,15 +253,15 @@ def moving_pairs(
     is in the upper half. A turning shape begins at any angle.
 
     Args:
-        split: as `moving_drawings`.
-        frames: as there.
-        side: as there.
-        number: as there.
-        radii: as there.
-        span: as there.
+        split: "train", "test", or "withheld", whose pairs of a shape and a motion, or of a colour, train never shows.
+        frames: F, at least 8.
+        side: height and width of a frame in pixels, 1 to 64.
+        number: number of records, at least 1.
+        radii: least and greatest radius of a shape, in pixels of 64.
+        span: number of frames in which a shape covers the distance of its speed; 0 for all frames of the clip.
 
     Raises:
-        ValueError: as there.
+        ValueError: as `moving_drawings`.
     """
     from diffusion.data.shapes import motions
 
