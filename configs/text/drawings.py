@@ -7,17 +7,22 @@
     mv runs/drawings/denoiser runs/drawings/second
     python -m examples.text.demo --config=text/drawings:third --workdir=runs/drawings \\
         --config.denoiser.init_from.path=runs/drawings/second
+    mv runs/drawings/denoiser runs/drawings/third
+    rm -r runs/drawings/captions runs/drawings/latents
+    python -m examples.text.demo --config=text/drawings:fourth --workdir=runs/drawings \\
+        --config.denoiser.init_from.path=runs/drawings/third
 
 It differs from `text/shapes` in three ways. The drawings have words of random letters among them, and the vocabulary
-is so small that such words stay single letters. The autoencoder trains for fewer steps. The denoiser trains three
+is so small that such words stay single letters. The autoencoder trains for fewer steps. The denoiser trains four
 times: at a constant rate, on more times of little noise, where edges form; then from its average, at a rate that falls
-to 0, on more times of much noise, where colours find their objects; then from that average again, for 14,000 steps,
-between the two.
+to 0, on more times of much noise, where colours find their objects; then twice from the average before, for 14,000 and
+16,000 steps, between the two. The fourth training has three times as many drawings, of which twice the share shows
+words of random letters.
 
 Time and score: docs/text_demo.md.
 
-Presets: `drawings:second` and `drawings:third`, the later trainings; `drawings:tiny` (minutes; to see
-that everything works).
+Presets: `drawings:second`, `drawings:third` and `drawings:fourth`, the later trainings; `drawings:tiny` (minutes; to
+see that everything works).
 """
 
 from ml_collections import ConfigDict
@@ -37,7 +42,11 @@ THIRD = SECOND | {
     "denoiser.objective.density.std": 1.2,
     "denoiser.train.steps": 14_000,
 }
-PRESETS = shapes.PRESETS | {"second": SECOND, "third": THIRD}
+FOURTH = THIRD | {
+    "denoiser_data": {"source": {"name": "spelled_drawings", "number": 72_000, "share": 0.3}},
+    "denoiser.train.steps": 16_000,
+}
+PRESETS = shapes.PRESETS | {"second": SECOND, "third": THIRD, "fourth": FOURTH}
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -65,6 +65,7 @@ def get_config(arg: str = "") -> ConfigDict:
                 "dir": "",
                 "split": "train",
             },  # of all three trainings
+            "denoiser_data": {},  # fields of `data` that differ for the denoiser, for instance more pictures
             "vocabulary": {"size": 1024, "length": 20},  # ids at most; ids of a text
             "measured": 2000,  # training pictures by which the latents are normalised to mean 0 and variance 1
             "encoder": encoder(),

@@ -53,7 +53,7 @@ from diffusion.text import byte_pairs
 from diffusion.training.checkpointing import checkpoints
 
 STAGES = ("encoder", "autoencoder", "denoiser")
-FIELDS = (*STAGES, "data", "vocabulary", "measured")
+FIELDS = (*STAGES, "data", "denoiser_data", "vocabulary", "measured")
 
 
 def run(config: Any, folder: str | pathlib.Path, command: str = "the same command", until: str = STAGES[-1]) -> int:
@@ -92,7 +92,9 @@ def run(config: Any, folder: str | pathlib.Path, command: str = "the same comman
     if (status := trained("autoencoder")) or until == "autoencoder":
         return status
     say(4, f"captions and pictures, encoded once -> {here}/captions, {here}/latents")
-    _encode(config, folder, source)
+    pictures = stage["encoder"].copy_and_resolve_references()
+    pictures.data.update(config.denoiser_data.to_dict())
+    _encode(config, folder, data.source(pictures, config.data.split))
     if not (folder / "image_encoder").is_dir():
         model.image_encoder(folder / "encoder", folder / "image_encoder")
     say(5, f"the denoiser, diffusion train -> {here}/denoiser")
@@ -113,6 +115,7 @@ def settled(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     stage = {name: config[name].copy_and_resolve_references() for name in STAGES}
     for training in stage.values():
         training.data.update(config.data.to_dict())
+    stage["denoiser"].data.update(config.denoiser_data.to_dict())
     stage["encoder"].data.text.tokenizer = str(folder / "tokenizer")
     stage["denoiser"].data.text.dir = str(folder / "captions")
     stage["denoiser"].data.latents.update({"dir": str(folder / "latents"), "autoencoder": str(folder / "vae")})

@@ -386,6 +386,14 @@ def test_a_folder_of_captioned_pictures_becomes_a_model_of_prompts(tmp_path, com
     assert len(table.row) == len(records) == 18 and len(set(table.row.tolist())) == 3
 
 
+def test_the_denoiser_alone_reads_its_own_data(tmp_path):
+    config = drawings.get_config("fourth")
+    text_demo.check(config)
+    stage = text_demo.settled(config, tmp_path)
+    numbers = {name: dict(each.data.source).get("number") for name, each in stage.items()}
+    assert numbers == {"encoder": None, "autoencoder": None, "denoiser": 72_000}
+
+
 def test_the_vocabulary_of_drawings_leaves_random_words_in_letters(tmp_path, monkeypatch):
     """What `text/drawings` is for: its words are spelled, and its longest caption fits."""
     config = drawings.get_config()
