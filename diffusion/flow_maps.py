@@ -1,12 +1,14 @@
 """Networks that jump: a flow map (x_t, t, s) -> x_s carries a sample from time t to time s in one evaluation.
 
 The exact one is the solution of the probability flow dx / dt = alpha' E[x_0 | x_t] + sigma' E[eps | x_t]. A map is not
-a denoiser: the samplers of flow maps take maps, all others take denoisers.
+a denoiser: the samplers of flow maps take maps, those on manifolds take the flow itself as a tangent field, and all
+others take denoisers.
 """
 
 __all__ = [
     "Clocks",
     "FlowMap",
+    "TangentField",
     "consistency",
     "consistency_boundary",
     "from_denoiser",
@@ -60,6 +62,26 @@ class FlowMap(NamedTuple):
     def __call__(self, x_t: Array, t: ArrayLike, s: ArrayLike) -> Array:
         """x_s."""
         return self.carry(x_t, t, s)
+
+
+class TangentField(NamedTuple):
+    """The flow dx/dt = u(x, t) on a manifold; the samplers whose `takes` has this type accept it.
+
+    `TangentField(manifold, u)` wraps a function u(x, t) of your own.
+
+    Attributes:
+        manifold: the `manifolds.Manifold` on which it acts.
+        velocity: (x `[B, *shape]`, t `[]` or `[B]`) -> dx/dt, a tangent at x `[B, *shape]`.
+        score: (x, t) -> the gradient of log p_t(x), a tangent at x; None where only the flow is known.
+    """
+
+    manifold: Any
+    velocity: Callable[[Any, ArrayLike], Any]
+    score: Callable[[Any, ArrayLike], Any] | None = None
+
+    def __call__(self, x: Any, t: ArrayLike) -> Any:
+        """dx/dt."""
+        return self.velocity(x, t)
 
 
 def consistency(

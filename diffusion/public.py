@@ -32,7 +32,7 @@ def nearest(name: object, names: Iterable[str], alike: float = 0.5) -> str | Non
     return max(close, key=lambda each: sorted(each) == sorted(misspelt), default=None)
 
 
-def declare(module: str, renamed: Mapping[str, str] = NONE) -> None:
+def declare(module: str, renamed: Mapping[str, str] = NONE, elsewhere: Mapping[str, str] = NONE) -> None:
     """Makes public the names that a module lists in `__all__` or imports as themselves (`import heun as heun`).
 
     `dir()` shows them, and a misspelt one gives the nearest. What the module imports so under `TYPE_CHECKING`, where
@@ -41,6 +41,7 @@ def declare(module: str, renamed: Mapping[str, str] = NONE) -> None:
     Args:
         module: the module's `__name__`; the call stands below its imports and its `__all__`.
         renamed: {deprecated name: present name}; a deprecated name warns, and goes with the next minor version.
+        elsewhere: {deprecated name: the module that has this name now}; it warns in the same way.
     """
     namespace = vars(sys.modules[module])
     origins = dict(_reexports(namespace))
@@ -51,6 +52,9 @@ def declare(module: str, renamed: Mapping[str, str] = NONE) -> None:
             present = renamed[name]
             warnings.warn(f"{module}.{name} is now called {present}", DeprecationWarning, stacklevel=2)
             return getattr(sys.modules[module], present)
+        if name in elsewhere:
+            warnings.warn(f"{module}.{name} is now {elsewhere[name]}.{name}", DeprecationWarning, stacklevel=2)
+            return getattr(importlib.import_module(elsewhere[name]), name)
         if name not in listed:
             near = None if name.startswith("__") else nearest(name, listed)  # hasattr(module, "__wrapped__") is common
             hint = f"did you mean {near!r}?" if near else f"dir({module}) lists its names"

@@ -34,6 +34,7 @@ from diffusion.experiments.config.data import named
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.io import files
 from diffusion.models import interchange
+from diffusion.published import pixart
 from diffusion.text import byte_pairs
 
 
@@ -73,7 +74,7 @@ def run(
     vocabulary = text.Tokenizer.open(tokenizer)
     _check_lengths(texts, vocabulary)
     encoder = text.Encoder.of(vocabulary, module, params, **captions.READING)
-    table = captions.table(texts, lambda few: text.pixart(few, encoder))
+    table = captions.table(texts, lambda few: pixart.conditions.pixart(few, encoder))
     captions.write(out, table, captions.describe(source.spec, captions.encoder_fingerprint(params)))
     return table
 

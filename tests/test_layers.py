@@ -19,10 +19,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = (  # from the bottom to the top
     ("diffusion.namesake", "diffusion.public"),
     ("diffusion.arguments", "diffusion.rooms", "diffusion.commands", "diffusion.io", "diffusion.pytrees"),
-    ("diffusion.schedules", "diffusion.text", "diffusion.manifolds.smooth"),
-    ("diffusion.parameterizations", "diffusion.ode", "diffusion.padding", "diffusion.manifolds.manifold"),
+    ("diffusion.schedules", "diffusion.text"),
+    ("diffusion.parameterizations", "diffusion.ode", "diffusion.padding"),
     ("diffusion.timesteps", "diffusion.weightings", "diffusion.couplings", "diffusion.conversions",
-     "diffusion.probability_flow", "diffusion.flow_maps", "diffusion.guidance", "diffusion.manifolds.tangent_field"),
+     "diffusion.probability_flow", "diffusion.flow_maps", "diffusion.guidance"),
     ("diffusion.samplers", "diffusion.likelihood", "diffusion.caching", "diffusion.equivariant_couplings",
      "diffusion.conditional_couplings"),
     ("diffusion.editing", "diffusion.objectives", "diffusion.steering", "diffusion.videos"),
@@ -78,27 +78,13 @@ MODULES = modules(library_files())
 def imports(path: pathlib.Path) -> set[str]:
     """What a file imports, by full names: modules, and names in modules."""
     names, tree = set(), ast.parse(path.read_text())
-    shown = _shown_of_rooms(tree) if path.name == "__init__.py" else set()
     for node in ast.walk(tree):
-        if node in shown:
-            continue
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: a relative import"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
-
-
-def _shown_of_rooms(tree: ast.Module) -> set[ast.AST]:
-    """The names of rooms that a package shows to type checkers: it imports a room when the name is used."""
-    branches = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
-    return {
-        node
-        for branch in branches
-        for node in branch.body
-        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("diffusion.published.")
-    }
 
 
 def module_of(name: str) -> str | None:

@@ -49,6 +49,7 @@ from diffusion.manifolds.sphere import sphere as sphere
 from diffusion.manifolds.torus import circle as circle, torus as torus
 
 if TYPE_CHECKING:
+    from diffusion.flow_maps import TangentField as TangentField
     from diffusion.manifolds import heat_kernels as heat_kernels, mixtures as mixtures
     from diffusion.manifolds.conditional_flows import riemannian_flow_matching as riemannian_flow_matching
     from diffusion.manifolds.denoising_scores import riemannian_score_matching as riemannian_score_matching
@@ -65,6 +66,5 @@ if TYPE_CHECKING:
         hutchinson_divergence as hutchinson_divergence,
         riemannian_log_likelihood as riemannian_log_likelihood,
     )
-    from diffusion.manifolds.tangent_field import TangentField as TangentField
 
 public.declare(__name__)

@@ -16,11 +16,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion import public
+from diffusion.flow_maps import TangentField
 from diffusion.manifolds.distributions import Distribution
 from diffusion.manifolds.heat_kernels import HeatKernel
 from diffusion.manifolds.manifold import scaled
 from diffusion.manifolds.sphere import sphere
-from diffusion.manifolds.tangent_field import TangentField
 from diffusion.schedules import NoiseSchedule
 
 

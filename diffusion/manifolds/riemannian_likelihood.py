@@ -12,10 +12,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion import public
+from diffusion.flow_maps import TangentField
 from diffusion.likelihood import Likelihood
 from diffusion.manifolds.geodesic_solvers import RK4, carried
 from diffusion.manifolds.manifold import Manifold
-from diffusion.manifolds.tangent_field import TangentField
 
 RiemannianDivergence = Callable[[Manifold, Callable[[Any], Any], Any], tuple[Any, Array]]
 """(manifold, x -> tangent at x, x `[B, *shape]`) -> (the tangents at x, the divergence `[B]`)."""

@@ -1,9 +1,9 @@
 """The reading of a network on a manifold: a tangent field that carries samples, and the score where it is known."""
 
-__all__ = ["TangentField", "require_brownian", "score_field", "velocity_field"]
+__all__ = ["require_brownian", "score_field", "velocity_field"]
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,29 +11,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion import public
+from diffusion.flow_maps import TangentField
 from diffusion.manifolds.manifold import Manifold, scaled
 from diffusion.parameterizations import Clock, Network, read_output, time
 from diffusion.schedules import NoiseSchedule
-
-
-class TangentField(NamedTuple):
-    """The flow dx/dt = u(x, t) on a manifold; the samplers whose `takes` has this type accept it.
-
-    `TangentField(manifold, u)` wraps a function u(x, t) of your own.
-
-    Attributes:
-        manifold: the manifold on which it acts.
-        velocity: (x `[B, *shape]`, t `[]` or `[B]`) -> dx/dt, a tangent at x `[B, *shape]`.
-        score: (x, t) -> the gradient of log p_t(x), a tangent at x; None where only the flow is known.
-    """
-
-    manifold: Manifold
-    velocity: Callable[[Any, ArrayLike], Any]
-    score: Callable[[Any, ArrayLike], Any] | None = None
-
-    def __call__(self, x: Any, t: ArrayLike) -> Any:
-        """dx/dt."""
-        return self.velocity(x, t)
 
 
 def velocity_field(

@@ -50,17 +50,6 @@ if TYPE_CHECKING:
         token_merging as token_merging,
     )
     from diffusion.models.other_libraries import NNX as NNX, Equinox as Equinox, Functions as Functions
-    from diffusion.published.cogvideox.network import CogVideoX as CogVideoX
-    from diffusion.published.flux.network import Flux as Flux
-    from diffusion.published.flux2.network import Flux2 as Flux2
-    from diffusion.published.hunyuan_video.network import HunyuanVideo as HunyuanVideo
-    from diffusion.published.ltx_video.network import LTXVideo as LTXVideo
-    from diffusion.published.lumina2.network import Lumina2 as Lumina2
-    from diffusion.published.qwen_image.network import QwenImage as QwenImage
-    from diffusion.published.sana.network import Sana as Sana
-    from diffusion.published.stable_diffusion.network import ConditionalUNet as ConditionalUNet
-    from diffusion.published.stable_diffusion_3.network import MMDiT as MMDiT
-    from diffusion.published.z_image.network import ZImage as ZImage
 
 MODELS = rooms.Entries(
     "network",
@@ -114,4 +103,19 @@ ROOMS = {  # the files that networks had here until 0.2, and have in diffusion.p
 }
 public.moved({f"{__name__}.{old}": f"diffusion.published.{new}" for old, new in ROOMS.items()})
 
-public.declare(__name__)
+public.declare(
+    __name__,
+    elsewhere={
+        "CogVideoX": "diffusion.published.cogvideox",
+        "Flux": "diffusion.published.flux",
+        "Flux2": "diffusion.published.flux2",
+        "HunyuanVideo": "diffusion.published.hunyuan_video",
+        "LTXVideo": "diffusion.published.ltx_video",
+        "Lumina2": "diffusion.published.lumina2",
+        "QwenImage": "diffusion.published.qwen_image",
+        "Sana": "diffusion.published.sana",
+        "ConditionalUNet": "diffusion.published.stable_diffusion",
+        "MMDiT": "diffusion.published.stable_diffusion_3",
+        "ZImage": "diffusion.published.z_image",
+    },
+)

@@ -36,9 +36,8 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from diffusion.arguments import described, require, require_floats, require_keys, require_shape
-from diffusion.flow_maps import FlowMap
+from diffusion.flow_maps import FlowMap, TangentField
 from diffusion.guidance.memory import Memory, Unpaired, within_step
-from diffusion.manifolds.tangent_field import TangentField
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.samplers.leaves import over_leaves
 from diffusion.samplers.padded import over_real

@@ -6,9 +6,16 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from diffusion.adapters import lora, lora_files
-from diffusion.models import CogVideoX, Flux2, HunyuanVideo, LTXVideo, Lumina2, QwenImage, Sana, ZImage
 from diffusion.models.interchange import families, folders, rows
+from diffusion.published.cogvideox import CogVideoX
+from diffusion.published.flux2 import Flux2
+from diffusion.published.hunyuan_video import HunyuanVideo
+from diffusion.published.ltx_video import LTXVideo
+from diffusion.published.lumina2 import Lumina2
+from diffusion.published.qwen_image import QwenImage
+from diffusion.published.sana import Sana
 from diffusion.published.wan.network import Wan
+from diffusion.published.z_image import ZImage
 from tests.peers.made_weights import made
 
 Z_IMAGE = ZImage(4, 24, 2, 1, 2, 12, (4, 4, 4))

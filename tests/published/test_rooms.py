@@ -43,11 +43,24 @@ def test_every_room_has_a_table_a_pipeline_and_conditions(name):
     }
 
 
-def test_a_network_of_a_room_keeps_its_public_name_and_its_name_in_configs():
-    from diffusion import models
+@pytest.mark.parametrize(
+    "package, name, home",
+    [
+        ("models", "Lumina2", "diffusion.published.lumina2"),
+        ("models", "ConditionalUNet", "diffusion.published.stable_diffusion"),
+        ("text", "stable_diffusion_xl", "diffusion.published.stable_diffusion.conditions"),
+    ],
+)
+def test_a_name_that_moved_into_a_room_is_found_where_it_was_with_a_warning(package, name, home):
+    package = importlib.import_module(f"diffusion.{package}")
+    with pytest.warns(DeprecationWarning, match=f"^{package.__name__}.{name} is now {home}.{name}$"):
+        assert getattr(package, name) is getattr(importlib.import_module(home), name)
+    assert name not in package.__all__ and name not in dir(package)
 
-    assert models.Lumina2 is published.lumina2.Lumina2 is MODELS["lumina2"]
-    assert models.ConditionalUNet is published.stable_diffusion.ConditionalUNet is MODELS["conditional_unet"]
+
+def test_a_network_of_a_room_keeps_its_name_in_configs():
+    assert published.lumina2.Lumina2 is MODELS["lumina2"]
+    assert published.stable_diffusion.ConditionalUNet is MODELS["conditional_unet"]
 
 
 @pytest.mark.slow

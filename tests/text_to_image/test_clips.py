@@ -15,13 +15,14 @@ from safetensors.numpy import save_file
 from diffusion import parameterizations, samplers, schedules, text_to_image, timesteps
 from diffusion.data.transforms import to_model, to_uint8
 from diffusion.flow_maps import FlowMap
-from diffusion.models import CogVideoX, LTXVideo
 from diffusion.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
 from diffusion.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 from diffusion.models.autoencoders.autoencoder_kl_video import AutoencoderKLVideo
 from diffusion.models.interchange import schedulers
 from diffusion.models.interchange.family import Refusal
 from diffusion.models.quantised import is_quantised
+from diffusion.published.cogvideox import CogVideoX
+from diffusion.published.ltx_video import LTXVideo
 from diffusion.text_to_image import denoiser_checks, programs, video_models
 from diffusion.text_to_image.jobs import Job
 from diffusion.text_to_image.memory_check import check_memory
