@@ -1,11 +1,12 @@
 """Measurements of a picture in a linear inverse problem: y = A x_0 + sigma_y z."""
 
-__all__ = ["Measurement", "at_random", "blurred", "box", "masked", "matrix", "pooled"]
+__all__ = ["Measurement", "at_random", "blurred", "box", "masked", "matrix", "pooled", "ratio_of"]
 
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -18,10 +19,26 @@ class Measurement(NamedTuple):
         forward: x `[B, ...]` -> A x.
         solve: (y like A x, ratio >= 0 that broadcasts against it) -> (A A^T + ratio I)^-1 y; the pseudo-inverse where
             ratio is 0, and 0 where it is infinite.
+        filtered: (x `[B, ...]`, f) -> V f(s) V^T x for A = U s V^T with a complete basis V, where the function f of the
+            singular values broadcasts; only `ddrm` needs it.
     """
 
     forward: Callable[[Array], Array]
     solve: Callable[[Array, Array], Array]
+    filtered: Callable[[Array, Callable[[Array], Array]], Array] | None = None
+
+    def transpose(self, y: Array, like: Array) -> Array:
+        """A^T y, in the shape of `like`, an x `[B, ...]`."""
+        return jax.linear_transpose(self.forward, like)(y)[0]
+
+    def inverse(self, y: Array, like: Array) -> Array:
+        """A^+ y, in the shape of `like`, an x `[B, ...]`."""
+        return self.transpose(self.solve(y, jnp.zeros((), y.dtype)), like)
+
+
+def ratio_of(ratio: Array, y: Array) -> Array:
+    """The ratio, one number an example like x `[B, ...]`, in the shape that broadcasts against y."""
+    return ratio.reshape(ratio.shape[:1] + (1,) * (y.ndim - 1)) if ratio.ndim and ratio.shape != y.shape else ratio
 
 
 def masked(mask: Array) -> Measurement:
@@ -30,7 +47,11 @@ def masked(mask: Array) -> Measurement:
     Args:
         mask: Bool that broadcasts against x `[B, ...]`, True where x is known. y then has x's shape and is 0 elsewhere.
     """
-    return Measurement(lambda x: jnp.where(mask, x, 0), lambda y, ratio: jnp.where(mask, y / (1 + ratio), 0))
+    return Measurement(
+        lambda x: jnp.where(mask, x, 0),
+        lambda y, ratio: jnp.where(mask, y / (1 + ratio), 0),
+        lambda x, f: f(jnp.asarray(mask, x.dtype)) * x,
+    )
 
 
 def box(shape: Sequence[int], corner: Sequence[int], size: Sequence[int]) -> np.ndarray:
@@ -89,7 +110,7 @@ def blurred(std: float) -> Measurement:
         inverse = lambda gain: jnp.where(gain > 1e-3, 1 / (jnp.where(gain > 1e-3, gain, 1) ** 2 + jnp.max(ratio)), 0)
         return filtered(y, inverse)
 
-    return Measurement(lambda x: filtered(x, lambda gain: gain), solve)
+    return Measurement(lambda x: filtered(x, lambda gain: gain), solve, filtered)
 
 
 def pooled(factor: int) -> Measurement:
@@ -108,7 +129,11 @@ def pooled(factor: int) -> Measurement:
         B, H, W, C = x.shape
         return x.reshape(B, H // factor, factor, W // factor, factor, C).mean((2, 4))
 
-    return Measurement(forward, lambda y, ratio: y / (1 / factor**2 + ratio))
+    def filtered(x, f):  # A^T A is the mean over each square, over factor^2; all else is in the null space
+        means = jnp.repeat(jnp.repeat(forward(x), factor, 1), factor, 2)
+        return f(jnp.asarray(1 / factor, x.dtype)) * means + f(jnp.zeros((), x.dtype)) * (x - means)
+
+    return Measurement(forward, lambda y, ratio: y / (1 / factor**2 + ratio), filtered)
 
 
 def matrix(A: np.ndarray) -> Measurement:
@@ -126,4 +151,11 @@ def matrix(A: np.ndarray) -> Measurement:
         inverse = jnp.where(rank, 1 / (jnp.where(rank, values, 1) + ratio), 0)
         return (y @ axes * inverse) @ axes.T
 
-    return Measurement(lambda x: x.reshape(x.shape[0], math.prod(x.shape[1:])) @ A.T, solve)
+    singular = np.zeros(A.shape[1], A.dtype)
+    _, few, basis = np.linalg.svd(A)
+    singular[: len(few)] = np.where(few > few.max(initial=0) * max(A.shape) * np.finfo(A.dtype).eps, few, 0)
+
+    def filtered(x, f):
+        return (x.reshape(x.shape[0], -1) @ basis.T * f(singular) @ basis).reshape(x.shape)
+
+    return Measurement(lambda x: x.reshape(x.shape[0], math.prod(x.shape[1:])) @ A.T, solve, filtered)

@@ -1,4 +1,4 @@
-"""Steering: particles that are weighed and drawn again on the way to the data, so that they follow a tilted law.
+"""Steering: samples of a tilted law, by weighted particles, by search, or by what a measurement says of the data.
 
 tilt = steering.tilt(log_reward)                  # the target is p(x_0) exp(log_reward(x_0)), up to its constant
 particles = steering.twisted(samplers.ddpm(), denoise, schedule, x, plan, keys, tilt, number=16)
@@ -7,8 +7,16 @@ steering.log_normaliser(particles.log_weights)    # [G], log E_p[exp log_reward(
 
 from diffusion import public
 from diffusion.steering.correctors import corrected as corrected
+from diffusion.steering.daps import (
+    Draw as Draw,
+    daps as daps,
+    gaussian_draw as gaussian_draw,
+    langevin_draw as langevin_draw,
+)
+from diffusion.steering.ddrm import ddrm as ddrm
 from diffusion.steering.noise_search import optimised_noise as optimised_noise, searched_noise as searched_noise
 from diffusion.steering.particles import Particles as Particles, best as best, drawn as drawn
+from diffusion.steering.red_diff import red_diff as red_diff
 from diffusion.steering.resampling_schemes import (
     Resampling as Resampling,
     effective_size as effective_size,

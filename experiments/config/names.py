@@ -384,7 +384,9 @@ GUIDES = _table(  # of the guided denoiser
     guidance.autoguidance,
     guidance.classifier,
     guidance.dynamic_threshold,
+    guidance.manifold_preserving,
     guidance.posterior_sampling,
+    guidance.proximal,
     guidance.pseudoinverse,
 )
 CACHES = caching.CACHES  # of a network's blocks, from step to step

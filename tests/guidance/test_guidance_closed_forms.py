@@ -254,6 +254,66 @@ def test_pseudoinverse_guidance_is_exact_for_white_gaussians(name, schedule_name
     _assert_close(guided, exact, 1e-7)
 
 
+@pytest.mark.parametrize("schedule_name, std", slow_but([("cosine", 0.3), ("edm", 0.0)], []))
+def test_a_proximal_estimate_is_exact_for_white_gaussians_of_that_width(schedule_name, std):
+    """The posterior variance of x_0 is r^2 = 1 / (1 / s^2 + alpha^2 / sigma^2), which w (alpha / sigma)^2 inverts."""
+    schedule = SCHEDULES[schedule_name]
+    scale = lambda t: 1 + (schedule.sigma(t) / schedule.alpha(t) / 0.6) ** 2
+    observed = (measurements.matrix(A), jnp.array([[0.4]]), std)
+    guided = _call(guidance.proximal(exact_denoiser(WHITE, schedule), schedule, *observed, scale))
+    exact = _call(exact_denoiser(_posterior(WHITE, A, np.array([0.4]), std), schedule))
+    _assert_close(guided, exact, 1e-7)
+
+
+def test_an_exact_measurement_leaves_only_the_null_space_to_the_network():
+    """A^+ y + (I - A^+ A) x0, DDNM's eq. 10, by NumPy's pseudo-inverse."""
+    plain = _call(exact_denoiser(COND, SCHEDULE))
+    y = np.array([[0.4], [1.0], [-2.0]])
+    guided = _call(guidance.proximal(exact_denoiser(COND, SCHEDULE), SCHEDULE, measurements.matrix(A), jnp.asarray(y)))
+    inverse = np.linalg.pinv(A)
+    np.testing.assert_allclose(guided.x0, y @ inverse.T + plain.x0 @ (np.eye(2) - inverse @ A).T, rtol=1e-9)
+    with pytest.raises(ValueError, match=r"noise_std = -1 must be at least 0"):
+        guidance.proximal(exact_denoiser(COND, SCHEDULE), SCHEDULE, measurements.matrix(A), jnp.asarray(y), -1)
+
+
+def test_a_step_on_the_estimate_is_the_proximal_one_to_first_order():
+    """x0 + w A^T (y - A x0) / sigma_y^2; where the prior is narrow beside the noise of y, both agree."""
+    y, std = jnp.array([[0.4]]), 50.0
+    denoise = exact_denoiser(COND, SCHEDULE)
+    plain = np.asarray(_call(denoise).x0)
+    likelihood = guidance.gaussian_likelihood(lambda x0: x0 @ A.T, y, std)
+    guided = np.asarray(_call(guidance.manifold_preserving(denoise, SCHEDULE, likelihood, 0.7)).x0)
+    np.testing.assert_allclose(guided, plain + 0.7 * (0.4 - plain @ A.T) @ A / std**2, rtol=1e-10)
+    width = lambda t: (SCHEDULE.sigma(t) / SCHEDULE.alpha(t)) ** 2
+    near = _call(guidance.manifold_preserving(denoise, SCHEDULE, likelihood, width))
+    best = _call(guidance.proximal(denoise, SCHEDULE, measurements.matrix(A), y, std))
+    np.testing.assert_allclose((near.x0 - plain)[:2], (best.x0 - plain)[:2], rtol=2e-3)
+
+
+def test_filters_act_along_the_singular_directions():
+    """V f(s) V^T by NumPy, with A written as a matrix by probing forward, for every operator; A^+ y too."""
+    mask = jnp.asarray(np.random.default_rng(0).random((4, 4, 1)) < 0.5)
+    for measurement, shape in (
+        (measurements.masked(mask), (4, 4, 1)),
+        (measurements.pooled(2), (4, 4, 1)),
+        (measurements.blurred(0.6), (4, 6, 1)),
+        (measurements.matrix(np.array([[1.0, 2.0, 0.0], [2.0, 4.0, 0.0], [0.0, 1.0, 1.0]])), (3,)),
+        (measurements.matrix(A), (2,)),
+    ):
+        size = np.prod(shape)
+        matrix = np.asarray(measurement.forward(jnp.eye(size).reshape(size, *shape))).reshape(size, -1).T
+        _, few, basis = np.linalg.svd(matrix)
+        values = np.zeros(size)
+        values[: len(few)] = np.where(few > 1e-10, few, 0)
+        x = np.random.default_rng(1).standard_normal((2, size))
+        expected = x @ basis.T * np.exp(-values) @ basis
+        filtered = measurement.filtered(jnp.asarray(x.reshape(2, *shape)), lambda s: jnp.exp(-s))
+        np.testing.assert_allclose(filtered.reshape(2, size), expected, atol=1e-12)
+        y = measurement.forward(jnp.asarray(x.reshape(2, *shape)))
+        back = measurement.inverse(y, filtered).reshape(2, size)
+        np.testing.assert_allclose(back, np.asarray(y).reshape(2, -1) @ np.linalg.pinv(matrix, 1e-10).T, atol=1e-10)
+
+
 def test_measurements_solve_their_own_systems():
     """solve inverts A A^T + ratio I, with A written as a matrix by probing forward; pseudo-inverse at ratio 0."""
     mask = jnp.asarray(np.random.default_rng(0).random((4, 4, 1)) < 0.5)

@@ -95,6 +95,21 @@ GUIDANCES = {
         calls=1,
         interval=False,
     ),
+    "proximal": Case(
+        lambda d, s, w: guidance.proximal(
+            d[0], s, guidance.measurements.masked(jnp.array([True, False])), jnp.ones(2), 0.1, scale=w
+        ),
+        0.5,
+        neutral=None,
+        calls=1,
+        interval=False,
+    ),
+    "manifold_preserving": Case(
+        lambda d, s, w, **more: guidance.manifold_preserving(d[0], s, lambda x0: -jnp.sum(x0**2, -1), w, **more),
+        0.2,
+        0.0,
+        calls=1,
+    ),
     "dynamic_threshold": Case(
         lambda d, s, w: guidance.dynamic_threshold(d[0], s, 0.9), neutral=None, calls=1, interval=False
     ),

@@ -1,0 +1,153 @@
+"""Decoupled annealing: each step draws the data anew by the measurement, and renoises them."""
+
+__all__ = ["Draw", "daps", "gaussian_draw", "langevin_draw"]
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion import public
+from diffusion.arguments import require_shape
+from diffusion.guidance.measurements import Measurement, ratio_of
+from diffusion.parameterizations import Denoiser, checked
+from diffusion.samplers.sample import check_start, keys_of_step, normal
+from diffusion.schedules import NoiseSchedule, check_schedule
+from diffusion.timesteps import Plan
+
+Draw = Callable[[Array, Array, Array], Array]
+"""(x0 `[B, ...]`, r `[]`, keys `[B]`) -> a sample of N(x0, r^2 I) times the likelihood, up to its constant."""
+
+
+def daps(
+    denoise: Denoiser,
+    schedule: NoiseSchedule,
+    x: Array,
+    plan: Plan,
+    keys: Array,
+    draw: Draw,
+    *,
+    steps: int = 1,
+    data_std: float = 1.0,
+) -> Array:
+    """DAPS: from x_t the estimate x0, then a draw of the data by the measurement, then x_s with fresh noise:
+
+        x_0 ~ N(x0(x_t), r^2 I) p(y | x_0),    x_s = alpha_s x_0 + sigma_s z,    1 / r^2 = 1 / s^2 + alpha^2 / sigma^2.
+
+    Since x_s keeps nothing of x_t but the draw, a mistake of a noisy step can be undone later, which nonlinear
+    measurements need. Where N(x0, r^2 I) is p(x_0 | x_t), each x_s follows p(x_s | y) if x_t follows p(x_t | y). The
+    paper has r = sigma / alpha, which it is where alpha s is large beside sigma.
+
+    Facts:
+        nfe: N steps, for a plan of N
+        paper: Zhang et al. 2024, "Improving Diffusion Inverse Problem Solving with Decoupled Noise Annealing",
+            algorithm 1
+
+    Args:
+        denoise: the denoiser; it need not be differentiable.
+        schedule: the process.
+        x: samples at plan.t[0] `[B, ...]`, from `samplers.prior`.
+        plan: the N steps, all toward the data.
+        keys: random keys `[B]`.
+        draw: the draw of the data, such as `gaussian_draw` or `langevin_draw`.
+        steps: number of equal DDIM steps from x_t to the end of the plan that make the estimate, >= 1; the estimate of
+            one step onto t = 0 is the denoiser's.
+        data_std: standard deviation s of the data, > 0.
+
+    Returns:
+        x at plan.s[-1] `[B, ...]`.
+
+    Raises:
+        TypeError: as `samplers.sample`.
+        ValueError: as `samplers.sample`, or if a number is out of range.
+    """
+    if steps < 1 or not data_std > 0:
+        raise ValueError(f"daps: steps = {steps} must be at least 1, data_std = {data_std} positive")
+    check_schedule(schedule)
+    check_start(x, keys)
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    t, s = (jnp.asarray(times, x.dtype) for times in (plan.t, plan.s))
+    end = s[-1]
+
+    def estimate(x, t):
+        def move(x, j):
+            a, b = (t + (end - t) * k / steps for k in (j, j + 1))
+            prediction = checked(denoise)(x, a)
+            return schedule.alpha(b) * prediction.x0 + schedule.sigma(b) * prediction.eps, None
+
+        return jax.lax.scan(move, x, jnp.arange(steps))[0] / schedule.alpha(end)
+
+    def step(x, i):
+        alpha = schedule.alpha(t[i])
+        sigma = schedule.sigma(t[i])
+        r = data_std * sigma / jnp.sqrt((alpha * data_std) ** 2 + sigma**2)
+        noise_keys, _, draw_keys = keys_of_step(keys, i)
+        x_0 = draw(estimate(x, t[i]), r, draw_keys)
+        require_shape(x_0, x.shape, "the draw of the data")
+        return schedule.alpha(s[i]) * x_0 + schedule.sigma(s[i]) * normal(noise_keys, 1, x)[0], None
+
+    return jax.lax.scan(step, x, jnp.arange(len(t)))[0]
+
+
+def gaussian_draw(measurement: Measurement, y: Array, noise_std: float = 0.0) -> Draw:
+    """The exact draw for y = A x_0 + sigma_y n: with x' = x0 + r z and y' = y + sigma_y n,
+
+        x_0 = x' + A^T (A A^T + (sigma_y / r)^2 I)^-1 (y' - A x').
+
+    Args:
+        measurement: the operator A, such as `measurements.blurred(1.5)`.
+        y: the measurement `[B, ...]`.
+        noise_std: standard deviation sigma_y of the noise, >= 0.
+
+    Raises:
+        ValueError: if the standard deviation is negative.
+
+    Reference: Doucet 2010, "A Note on Efficient Conditional Simulation of Gaussian Distributions", algorithm 2.
+    """
+    if not noise_std >= 0:
+        raise ValueError(f"gaussian_draw: noise_std = {noise_std} must be at least 0")
+
+    def draw(x0, r, keys):
+        of_data, of_measurement = jax.vmap(jax.random.split, out_axes=1)(keys)
+        x = x0 + r * normal(of_data, 1, x0)[0]
+        seen = measurement.forward(x)
+        noisy = y + noise_std * normal(of_measurement, 1, seen)[0]
+        return x + measurement.transpose(measurement.solve(noisy - seen, ratio_of((noise_std / r) ** 2, seen)), x)
+
+    return draw
+
+
+def langevin_draw(log_likelihood: Callable[[Array], Array], *, steps: int, step_size: Callable[[Array], Array]) -> Draw:
+    """The draw by Langevin's dynamics, for any differentiable likelihood:
+
+        x_0 <- x_0 + h ((x0 - x_0) / r^2 + grad log p(y | x_0)) + sqrt(2 h) z,    from x_0 = x0.
+
+    Args:
+        log_likelihood: x_0 `[B, ...]` -> log p(y_b | x_b) `[B]`, such as `guidance.gaussian_likelihood(...)`.
+        steps: number of steps, >= 1.
+        step_size: r -> step h > 0. It must be below 2 / (1 / r^2 + L), where L is the largest curvature of the
+            negative log-likelihood, |A|^2 / sigma_y^2 for a matrix; the law is exact as h goes to 0.
+
+    Raises:
+        ValueError: if the number of steps is out of range.
+
+    Reference: Zhang et al. 2024, "Improving Diffusion Inverse Problem Solving with Decoupled Noise Annealing", eq. 9.
+    """
+    if steps < 1:
+        raise ValueError(f"langevin_draw: steps = {steps} must be at least 1")
+
+    def draw(x0, r, keys):
+        h = step_size(r)
+
+        def move(x, j):
+            gradient = jax.grad(lambda x: log_likelihood(x).sum())(x)
+            z = normal(jax.vmap(jax.random.fold_in, (0, None))(keys, j), 1, x)[0]
+            return x + h * ((x0 - x) / r**2 + gradient) + jnp.sqrt(2 * h) * z, None
+
+        return jax.lax.scan(move, x0, jnp.arange(steps))[0]
+
+    return draw
+
+
+public.declare(__name__)

@@ -1,0 +1,84 @@
+"""Denoising diffusion restoration: each singular direction of a measurement takes what is known of it, by its noise."""
+
+__all__ = ["ddrm"]
+
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion import public
+from diffusion.guidance.measurements import Measurement
+from diffusion.samplers.posterior import root
+from diffusion.samplers.sample import Sampler, State, start
+
+
+def ddrm(
+    measurement: Measurement,
+    y: Array,
+    noise_std: float = 0.0,
+    eta: float = 0.85,
+    eta_b: float = 1.0,
+    smallest: float = 1e-3,
+) -> Sampler:
+    """DDRM, a sampler of p(x_0 | y) for y = A x_0 + sigma_y n. Along the singular direction of value a, where the noise
+    of y in x_s is l = alpha_s sigma_y / a and the measured value is Y = (A^+ y), x_s is
+
+        alpha_s x0 + sqrt(1 - eta^2) sigma_s eps + eta sigma_s z                    where a = 0,
+        alpha_s x0 + sqrt(1 - eta^2) sigma_s alpha_s (Y - x0) / l + eta sigma_s z   where sigma_s < l,
+        alpha_s ((1 - eta_b) x0 + eta_b Y) + sqrt(sigma_s^2 - eta_b^2 l^2) z        where sigma_s >= l.
+
+    For a perfect x0 the law of x_s is N(alpha_s x0, sigma_s^2 I), as that of the process. The start is the prior's: the
+    paper's mean alpha_T Y of it is left out.
+
+    Facts:
+        kind: stochastic
+        nfe: steps
+        accepts: any schedule; a denoiser that need not be differentiable
+        paper: Kawar et al. 2022, "Denoising Diffusion Restoration Models", eq. 7 and 8
+
+    Args:
+        measurement: the operator A with its `filtered`, such as `measurements.pooled(4)`.
+        y: the measurement `[B, ...]` of the samples, in their order.
+        noise_std: standard deviation sigma_y of the noise, >= 0.
+        eta: share of fresh noise where y says nothing or little, in [0, 1].
+        eta_b: share of the measured value in the estimate where y says more than x_s, in [0, 1].
+        smallest: singular value up to which a direction counts as not measured, >= 0.
+
+    Raises:
+        ValueError: if a number is out of range, or the measurement has no `filtered`.
+    """
+    if not (noise_std >= 0 and 0 <= eta <= 1 and 0 <= eta_b <= 1 and smallest >= 0):
+        raise ValueError(
+            f"ddrm: noise_std = {noise_std} and smallest = {smallest} must be at least 0, eta = {eta} and eta_b = "
+            f"{eta_b} in [0, 1]"
+        )
+    filtered = measurement.filtered
+    if filtered is None:
+        raise ValueError(
+            "ddrm reads the singular values of the measurement, and this one has no `filtered`. Valid: those of "
+            "guidance.measurements, or a Measurement with the function"
+        )
+
+    def step(state, denoise, schedule, plan, i, noise):
+        s = plan.s[i]
+        alpha = schedule.alpha(s)
+        sigma = schedule.sigma(s)
+        x0, eps = denoise(state.x, plan.t[i])[:2]
+        kept = (1 - eta**2) ** 0.5 * sigma
+
+        def level(a):  # of the noise of y, in x_s
+            return alpha * noise_std / jnp.where(a > smallest, a, 1)
+
+        known = lambda a: (a > smallest) & (sigma >= level(a))
+        vague = lambda a: (a > smallest) & (sigma < level(a))
+        pull = lambda a: kept * alpha / jnp.where(vague(a), level(a), 1)
+        x = filtered(x0, lambda a: jnp.where(known(a), (1 - eta_b) * alpha, alpha - jnp.where(vague(a), pull(a), 0)))
+        measured = measurement.inverse(y, x0)
+        x += filtered(measured, lambda a: jnp.where(known(a), eta_b * alpha, jnp.where(vague(a), pull(a), 0)))
+        x += filtered(eps, lambda a: jnp.where(a > smallest, 0, kept))
+        fresh = lambda a: jnp.where(known(a), root(sigma**2 - (eta_b * level(a)) ** 2), eta * sigma)
+        return State(x + filtered(noise[0], fresh), x0)
+
+    return Sampler(start, step, draws=1, nfe=lambda steps: steps)
+
+
+public.declare(__name__)

@@ -1,0 +1,80 @@
+"""Restoration by optimisation: the network's residual regularises the fit to a measurement."""
+
+__all__ = ["red_diff"]
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from diffusion import public
+from diffusion.parameterizations import Denoiser, checked
+from diffusion.samplers.sample import check_start, keys_of_step, normal
+from diffusion.schedules import NoiseSchedule, check_schedule
+from diffusion.timesteps import Plan
+
+
+def red_diff(
+    denoise: Denoiser,
+    schedule: NoiseSchedule,
+    log_likelihood: Callable[[Array], Array],
+    x: Array,
+    plan: Plan,
+    keys: Array,
+    optimizer: optax.GradientTransformation,
+    *,
+    scale: float = 0.25,
+) -> Array:
+    """RED-diff: one step of an optimizer for each time of the plan, with the gradient
+
+        -grad log p(y | x) + w (sigma / alpha) (eps(x_t) - eps),    x_t = alpha x + sigma eps,
+
+    whose second part is the network's residual and needs no derivative of it. It fits one picture, and draws no
+    sample of p(x_0 | y). At alpha = 0 the residual is left out.
+
+    Facts:
+        nfe: steps
+        paper: Mardani et al. 2023, "A Variational Perspective on Solving Inverse Problems with Diffusion Models",
+            algorithm 1; its loss |y - A x|^2 is `guidance.gaussian_likelihood` with a noise of 2^-0.5
+
+    Args:
+        denoise: the denoiser; it need not be differentiable.
+        schedule: the process.
+        log_likelihood: x `[B, ...]` -> log p(y_b | x_b) `[B]`, such as `guidance.gaussian_likelihood(...)`.
+        x: pictures to begin with `[B, ...]`, such as A^+ y.
+        plan: the steps, whose times t are used from the first to the last.
+        keys: random keys `[B]`.
+        optimizer: the optimizer, `optax.adam(0.1, b2=0.99)` in the paper's code; one that joins examples, such as a
+            global clipping, makes them depend on one another.
+        scale: weight w >= 0 of the residual.
+
+    Returns:
+        The pictures `[B, ...]`.
+
+    Raises:
+        TypeError, ValueError: as `samplers.sample`, or if the scale is negative.
+    """
+    if not scale >= 0:
+        raise ValueError(f"red_diff: scale = {scale} must be at least 0")
+    check_schedule(schedule)
+    check_start(x, keys)
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    times = jnp.asarray(plan.t, x.dtype)
+
+    def step(carry, i):
+        x, state = carry
+        alpha = schedule.alpha(times[i])
+        sigma = schedule.sigma(times[i])
+        eps = normal(keys_of_step(keys, i)[0], 1, x)[0]
+        residual = checked(denoise)(alpha * x + sigma * eps, times[i]).eps - eps
+        weight = scale * jnp.where(alpha > 0, sigma / jnp.where(alpha > 0, alpha, 1), 0)
+        gradient = weight * residual - jax.grad(lambda x: log_likelihood(x).sum())(x)
+        updates, state = optimizer.update(gradient, state, x)
+        return (optax.apply_updates(x, updates), state), None
+
+    return jax.lax.scan(step, (x, optimizer.init(x)), jnp.arange(len(times)))[0][0]
+
+
+public.declare(__name__)

@@ -1,0 +1,179 @@
+"""Restoration on Gaussian data N(0.4, 0.25 I), where posteriors, and the laws of the methods' own steps, are known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from diffusion import guidance, samplers, schedules, steering, timesteps
+from diffusion.guidance import measurements
+from diffusion.parameterizations import Prediction
+from diffusion.samplers.sample import State, keys_of_step, normal
+from tests.conformance import round_denoiser
+
+SCHEDULE = schedules.cosine()
+DENOISE = round_denoiser(SCHEDULE)
+MEAN, STD = 0.4, 0.5
+A = np.array([[1.0, -0.7, 0.2], [0.1, 0.3, 0.4]], np.float32)  # singular values 1.25 and 0.48, and a null space
+Y, NOISE = np.array([0.9, -0.3], np.float32), 0.2
+SIZE = 4096
+PLAN = timesteps.plan(timesteps.uniform(SCHEDULE, 4))
+
+
+def _posterior(noise):
+    """Mean and covariance of p(x_0 | y) by conditioning."""
+    gain = STD**2 * A.T @ np.linalg.inv(STD**2 * A @ A.T + noise**2 * np.eye(2))
+    return MEAN + gain @ (Y - A @ np.full(3, MEAN)), STD**2 * (np.eye(3) - gain @ A)
+
+
+def _assert_law(x, mean, covariance):
+    """Means within 4.5 standard errors, covariances within 4.5 of their own."""
+    x = np.asarray(x, np.float64)
+    std = np.sqrt(np.diag(covariance))
+    np.testing.assert_array_less(np.abs(x.mean(0) - mean), 4.5 * std / len(x) ** 0.5 + 1e-5)
+    error = np.sqrt((np.outer(std, std) ** 2 + covariance**2) / len(x))
+    np.testing.assert_array_less(np.abs(np.cov(x.T) - covariance), 4.5 * error + 1e-5)
+
+
+def _prior(keys):
+    return samplers.prior(SCHEDULE, keys, (3,))
+
+
+@pytest.mark.parametrize("noise", [0.2, 0.0])
+def test_daps_has_the_posterior_in_any_number_of_steps(noise):
+    draw = steering.gaussian_draw(measurements.matrix(A), jnp.asarray(Y)[None], noise)
+    first, keys = jax.random.split(jax.random.key(0), (2, SIZE))
+    run = jax.jit(lambda x, keys: steering.daps(DENOISE, SCHEDULE, x, PLAN, keys, draw, data_std=STD))
+    x = run(_prior(first), keys)
+    _assert_law(x, *_posterior(noise))
+    np.testing.assert_allclose(run(_prior(first)[5:6], keys[5:6]), x[5:6], rtol=1e-4, atol=1e-5)
+
+
+def test_the_estimate_of_more_steps_is_ddim_to_the_end():
+    """With a draw that returns its estimate, a plan of one step is the deterministic sampler of the inner steps."""
+    first, keys = jax.random.split(jax.random.key(0), (2, 3))
+    one = timesteps.plan(np.array([0.8, 0.0], np.float32))
+    several = timesteps.plan(np.array([0.8, 0.6, 0.4, 0.2, 0.0], np.float32))
+    x = steering.daps(DENOISE, SCHEDULE, _prior(first), one, keys, lambda x0, r, keys: x0, steps=4)
+    expected = samplers.sample(samplers.ddim(), DENOISE, SCHEDULE, _prior(first), several, keys)
+    np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_daps_renoises_its_draw_at_the_width_of_the_estimate():
+    """x_s = alpha_s x_0 + sigma_s z, and 1 / r^2 = 1 / s^2 + alpha^2 / sigma^2 of the time before the step."""
+    widths = []
+
+    def draw(x0, r, keys):
+        widths.append(r)
+        return jnp.full_like(x0, 2.0)
+
+    keys = jax.random.split(jax.random.key(0), SIZE)
+    plan = timesteps.plan(np.array([0.7, 0.3], np.float32))
+    with jax.disable_jit():
+        x = steering.daps(DENOISE, SCHEDULE, jnp.zeros((SIZE, 3)), plan, keys, draw, data_std=0.8)
+    alpha, sigma = float(SCHEDULE.alpha(0.7)), float(SCHEDULE.sigma(0.7))
+    np.testing.assert_allclose(widths[0], (1 / 0.8**2 + alpha**2 / sigma**2) ** -0.5, rtol=1e-5)
+    _assert_law(x, np.full(3, 2 * float(SCHEDULE.alpha(0.3))), float(SCHEDULE.sigma(0.3)) ** 2 * np.eye(3))
+
+
+def test_langevin_dynamics_has_the_law_of_its_recursion():
+    """x <- (1 - h p) x + h b + sqrt(2 h) z, a number with p = 1 / r^2 + 1 / sigma_y^2, from x0."""
+    r, h, steps, x0 = 0.4, 0.01, 5, -0.5
+    likelihood = guidance.gaussian_likelihood(lambda x: x, jnp.full((1, 1), 0.9), NOISE)
+    widths = []
+    draw = steering.langevin_draw(likelihood, steps=steps, step_size=lambda r: widths.append(r) or h)
+    keys = jax.random.split(jax.random.key(0), SIZE)
+    x = draw(jnp.full((SIZE, 1), x0), jnp.float32(r), keys)
+    p, b = 1 / r**2 + 1 / NOISE**2, x0 / r**2 + 0.9 / NOISE**2
+    mean, variance = x0, 0.0
+    for _ in range(steps):
+        mean, variance = (1 - h * p) * mean + h * b, (1 - h * p) ** 2 * variance + 2 * h
+    np.testing.assert_array_less(np.abs(x.mean() - mean), 4.5 * (variance / SIZE) ** 0.5)
+    np.testing.assert_allclose(x.var(), variance, rtol=4.5 * (2 / SIZE) ** 0.5)
+    np.testing.assert_allclose(widths[0], r)
+
+
+@pytest.mark.parametrize("eta, eta_b", [(0.85, 1.0), (0.0, 0.3), (1.0, 0.6)])
+def test_ddrm_keeps_the_marginals_of_the_process(x64, eta, eta_b):
+    """For a perfect x0, each x_s is a linear map of all noise, whose covariance is sigma_s^2 I (theorem 3.1)."""
+    truth = np.array([[0.3, -1.0, 0.5]])
+    alpha, sigma = SCHEDULE.alpha, SCHEDULE.sigma
+    perfect = lambda x, t: Prediction(jnp.asarray(truth), (x - alpha(t) * truth) / sigma(t))
+    plan = timesteps.plan(np.array([0.9, 0.6, 0.3, 0.15, 0.05]))
+
+    def way(noise):
+        y = truth @ A.T + NOISE * noise[0, :2]
+        sampler = steering.ddrm(measurements.matrix(A.astype(float)), y, NOISE, eta, eta_b)
+        state = sampler.init(alpha(0.9) * truth + sigma(0.9) * noise[1], SCHEDULE, plan)
+        states = []
+        for i in range(4):
+            state = sampler.step(state, perfect, SCHEDULE, plan, i, noise[2 + i][None, None])
+            states.append(state.x[0])
+        return jnp.stack(states)
+
+    zeros = jnp.zeros((6, 3))
+    means, jacobian = way(zeros), jax.jacfwd(way)(zeros).reshape(4, 3, -1)
+    levels = np.asarray(alpha(plan.s) / sigma(plan.s))[:, None] * NOISE / np.linalg.svd(A)[1]
+    assert levels.min() < 1 < levels.max()  # directions whose y says more than x_s, and less
+    for x, J, s in zip(means, np.asarray(jacobian), plan.s):
+        np.testing.assert_allclose(x, alpha(s) * truth[0], rtol=1e-6)
+        np.testing.assert_allclose(J @ J.T, float(sigma(s)) ** 2 * np.eye(3), atol=1e-6)
+
+
+def test_ddrm_ends_at_an_exact_measurement_and_takes_the_rest_from_the_network():
+    first, keys = jax.random.split(jax.random.key(0), (2, 64))
+    y = jnp.broadcast_to(Y, (64, 2))
+    x = samplers.sample(steering.ddrm(measurements.matrix(A), y), DENOISE, SCHEDULE, _prior(first), PLAN, keys)
+    np.testing.assert_allclose(x @ A.T, y, atol=2e-5)
+    across = np.cross(*A) / np.linalg.norm(np.cross(*A))
+    plain = samplers.sample(steering.ddrm(measurements.matrix(0 * A), y), DENOISE, SCHEDULE, _prior(first), PLAN, keys)
+    np.testing.assert_allclose(x @ across, plain @ across, atol=1e-5)  # the data is white: the directions are apart
+
+
+def test_ddrm_without_a_measurement_is_a_step_of_its_eta():
+    """alpha_s x0 + sqrt(1 - eta^2) sigma_s eps + eta sigma_s z."""
+    sampler = steering.ddrm(measurements.matrix(0 * A), jnp.zeros((2, 2)), 0.1, eta=0.6)
+    x, z = jax.random.normal(jax.random.key(0), (2, 2, 3))
+    x0, eps = DENOISE(x, PLAN.t[1])[:2]
+    s = PLAN.s[1]
+    expected = SCHEDULE.alpha(s) * x0 + SCHEDULE.sigma(s) * (0.8 * eps + 0.6 * z)
+    found = sampler.step(State(x, x), DENOISE, SCHEDULE, PLAN, 1, z[None]).x
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_red_diff_descends_by_the_residual_of_the_network():
+    """By NumPy, with the same noise: eps(x_t) = sigma (x_t - alpha mean) / (alpha^2 s^2 + sigma^2)."""
+    likelihood = guidance.gaussian_likelihood(lambda x: x @ A.T, jnp.asarray(Y), NOISE)
+    start, keys = np.full((2, 3), 0.2, np.float32), jax.random.split(jax.random.key(0), 2)
+    x = steering.red_diff(DENOISE, SCHEDULE, likelihood, jnp.asarray(start), PLAN, keys, optax.sgd(0.01), scale=0.5)
+    mu = start.astype(float)
+    for i, t in enumerate(PLAN.t):
+        alpha, sigma = float(SCHEDULE.alpha(t)), float(SCHEDULE.sigma(t))
+        eps = np.asarray(normal(keys_of_step(keys, i)[0], 1, start)[0])
+        predicted = sigma * (alpha * mu + sigma * eps - alpha * MEAN) / (alpha**2 * STD**2 + sigma**2)
+        weight = 0.5 * sigma / alpha if i else 0.0  # the first time is that of pure noise
+        mu = mu - 0.01 * (weight * (predicted - eps) - (Y - mu @ A.T) @ A / NOISE**2)
+    np.testing.assert_allclose(x, mu, rtol=1e-4, atol=1e-5)
+
+
+def test_numbers_out_of_range_are_refused():
+    matrix, y = measurements.matrix(A), jnp.zeros((1, 2))
+    x, keys = jnp.zeros((1, 3)), jax.random.split(jax.random.key(0), 1)
+    for make, message in (
+        (lambda: steering.ddrm(matrix, y, -0.1), "noise_std = -0.1"),
+        (lambda: steering.ddrm(matrix, y, eta=1.1), r"eta = 1\.1"),
+        (lambda: steering.ddrm(matrix, y, eta_b=-0.5), r"eta_b = -0\.5"),
+        (lambda: steering.ddrm(matrix, y, smallest=-1), "smallest = -1"),
+        (lambda: steering.ddrm(matrix._replace(filtered=None), y), "has no `filtered`"),
+        (lambda: steering.gaussian_draw(matrix, y, -0.1), "noise_std = -0.1"),
+        (lambda: steering.langevin_draw(lambda x: x[:, 0], steps=0, step_size=lambda r: r), "steps = 0"),
+        (lambda: steering.daps(DENOISE, SCHEDULE, x, PLAN, keys, None, steps=0), "steps = 0"),
+        (lambda: steering.daps(DENOISE, SCHEDULE, x, PLAN, keys, None, data_std=0.0), r"data_std = 0\.0"),
+        (lambda: steering.red_diff(DENOISE, SCHEDULE, None, x, PLAN, keys, optax.sgd(1.0), scale=-1), "scale = -1"),
+        (lambda: steering.daps(DENOISE, SCHEDULE, x, PLAN, keys, lambda x0, r, keys: x0[0]), "the draw of the data"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+    for edge in (dict(eta=0.0, eta_b=0.0), dict(eta=1.0, eta_b=1.0), dict(noise_std=0.0, smallest=0.0)):
+        steering.ddrm(matrix, y, **edge)
