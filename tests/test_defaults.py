@@ -16,6 +16,7 @@ from diffusion import (
     parameterizations,
     samplers,
     schedules,
+    steering,
     timesteps,
     weightings,
 )
@@ -201,6 +202,12 @@ DEFAULTS = [
     (samplers.unipc, {"order": 2, "variant": "bh2", "lower_order_final": False}),
     (samplers.restart_plan, {"rho": 7.0}),
     (samplers.interpolant_sde, {"scale": 1.0}),
+    (guidance.proximal, {"noise_std": 0.0, "scale": 1.0}),
+    (guidance.manifold_preserving, {"scale": 1.0, "interval": None}),
+    (steering.ddrm, {"noise_std": 0.0, "eta": 0.85, "eta_b": 1.0, "smallest": 1e-3}),  # Kawar et al. 2022, section 5
+    (steering.daps, {"steps": 1, "data_std": 1.0}),
+    (steering.gaussian_draw, {"noise_std": 0.0}),
+    (steering.red_diff, {"scale": 0.25}),  # the authors' code, of noise-free measurements
     (samplers.adaptive, {"rtol": 1e-3, "atol": 1e-3, "most": 1000}),
     (samplers.picard, {"tolerance": 1e-3}),
     (samplers.clipped, {"largest": 1.0, "keeps_eps": True}),

@@ -11,12 +11,14 @@ import optax
 import pytest
 
 from diffusion import (
+    guidance,
     likelihood,
     manifolds,
     objectives,
     parameterizations,
     samplers,
     schedules,
+    steering,
     text_to_image,
     timesteps,
     videos,
@@ -140,6 +142,17 @@ def of_restart(keys):
     samplers.sample(STOCHASTIC, conformance.round_denoiser(FLOW), FLOW, jnp.zeros((len(keys), 2)), plan, keys)
 
 
+def of_daps(draw):
+    """Draws of the data between noise, as the exact one and Langevin's make them."""
+    plan = timesteps.plan(np.array([1.0, 0.5, 0.0]))
+
+    def drawn(keys):
+        denoise = conformance.round_denoiser(FLOW)
+        steering.daps(denoise, FLOW, jnp.zeros((len(keys), 2)), plan, keys, draw(jnp.zeros((len(keys), 2))))
+
+    return keyed(drawn)
+
+
 def _of_frames(x, t):
     t = jnp.broadcast_to(jnp.reshape(t, (-1, 1)) if jnp.ndim(t) < 2 else t, x.shape[:2])[..., None]
     return parameterizations.Prediction((1 - t) * x, t * x)
@@ -189,6 +202,21 @@ DRAWING = {
     "rollout from memory": keyed(of_rollout_from_memory),
     "frames in turn": keyed(of_frames_in_turn),
     "restart": keyed(of_restart),
+    "daps": of_daps(lambda y: steering.gaussian_draw(guidance.measurements.masked(jnp.array([True, False])), y, 0.1)),
+    "daps, langevin": of_daps(
+        lambda y: steering.langevin_draw(lambda x: -jnp.sum((x - y) ** 2, -1), steps=3, step_size=lambda r: 0.01)
+    ),
+    "red_diff": keyed(
+        lambda keys: steering.red_diff(
+            conformance.round_denoiser(FLOW),
+            FLOW,
+            lambda x: -jnp.sum(x**2, -1),
+            jnp.zeros((len(keys), 2)),
+            timesteps.plan(np.array([1.0, 0.5, 0.0])),
+            keys,
+            optax.sgd(0.1),
+        )
+    ),
     "times of frames": of_density(lambda: timesteps.per_frame(UNIFORM, 3)),
     "given frames": of_density(lambda: timesteps.given_frames(FLOW, UNIFORM, ("1..", "1.1"), (0.5, 0.5))),
     "likelihood": in_parts(of_likelihood),

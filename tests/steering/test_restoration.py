@@ -142,6 +142,20 @@ def test_ddrm_without_a_measurement_is_a_step_of_its_eta():
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_singular_values_up_to_the_smallest_are_not_measured():
+    """A mask's are 1 where something is known."""
+    x = jax.random.normal(jax.random.key(0), (2, 3))
+    known = measurements.masked(jnp.array([True, False, True]))
+    step = lambda sampler: sampler.step(State(x, x), DENOISE, SCHEDULE, PLAN, 1, x[None]).x
+    nothing = step(steering.ddrm(measurements.matrix(0 * A), jnp.ones((2, 2)), 0.1))
+    for noise in (0.1, 30.0):
+        left_out = step(steering.ddrm(known, jnp.ones((2, 3)), noise, smallest=1.0))
+        np.testing.assert_allclose(left_out, nothing, rtol=1e-5, atol=1e-6)
+        taken = step(steering.ddrm(known, jnp.ones((2, 3)), noise, smallest=0.99))
+        np.testing.assert_allclose(taken[:, 1], nothing[:, 1], rtol=1e-5, atol=1e-6)
+        assert np.abs(taken - nothing)[:, ::2].min() > 1e-3
+
+
 def test_red_diff_descends_by_the_residual_of_the_network():
     """By NumPy, with the same noise: eps(x_t) = sigma (x_t - alpha mean) / (alpha^2 s^2 + sigma^2)."""
     likelihood = guidance.gaussian_likelihood(lambda x: x @ A.T, jnp.asarray(Y), NOISE)

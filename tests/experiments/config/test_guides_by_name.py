@@ -326,6 +326,28 @@ def test_the_gradient_of_the_likelihood_is_that_of_the_measured_pictures(gaussia
         generate.denoiser(recipe)(gaussian, LABELS)
 
 
+@pytest.mark.parametrize("name", ["proximal", "manifold_preserving"])
+def test_guides_without_a_derivative_read_the_measured_pictures(gaussian, tmp_path, name):
+    """The known half moves by a share of y - x0: 1 / (1 + ratio) of the proximal estimate, w / noise^2 of a step."""
+    noise, t = 0.5, 0.6
+    np.save(tmp_path / "seen.npy", np.full((1, *SHAPE), 200, np.uint8))
+    operator = {"name": "masked", "mask": {"name": "box", "corner": (0, 0), "size": (4, 8)}}
+    config = config_of(
+        measurement={"operator": operator, "pictures": str(tmp_path / "seen.npy"), "noise_std": noise},
+        guides=({"name": name, "scale": 0.2},),
+    )
+    config.model = {"name": "gaussian"}
+    config.parameterization = {"name": "velocity", "clock": {"name": "time"}}
+    config.objective.wrappers = ()
+    recipe = checks.validate(config).at(SHAPE)
+    y = generate.measured_pictures(recipe)
+    guided = generate.denoiser(recipe)(gaussian, LABELS, generate.GuidesRead({}, np.repeat(y, 4, 0)))(X, t)
+    x0 = MEAN + (1 - t) * STD**2 / ((1 - t) ** 2 * STD**2 + t**2) * (X - (1 - t) * MEAN)
+    share = 1 / (1 + 0.2 * ((1 - t) * noise / t) ** 2) if name == "proximal" else 0.2 / noise**2
+    known = measurements.box(SHAPE, (0, 0), (4, 8))
+    np.testing.assert_allclose(guided.x0, x0 + share * known * (y - x0), atol=1e-5)
+
+
 @pytest.mark.parametrize("ratio", [0.0, 0.3])
 def test_a_blur_is_solved_in_fouriers_basis(ratio):
     """A is symmetric and keeps the mean; solve is (A A^T + ratio I)^-1."""
