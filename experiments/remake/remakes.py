@@ -13,6 +13,7 @@ from diffusion.experiments.remake import (
     jit_toy,
     latent_cost,
     reflow_toy,
+    sbi_posteriors,
     terminal_snr,
 )
 from diffusion.experiments.remake.claims import Remake
@@ -30,6 +31,7 @@ MODULES = (
     jit_toy,
     c2ot_moons,
     reflow_toy,
+    sbi_posteriors,
 )
 REMAKES: dict[str, Remake] = {module.REMAKE.name: module.REMAKE for module in MODULES}
 

@@ -1,0 +1,73 @@
+"""The exact posteriors against the simulators that they belong to, and the classifier on clouds that are known."""
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from diffusion.experiments.remake import sbi_posteriors
+from diffusion.experiments.remake.sbi_tasks import TASKS, classifier_accuracy
+
+
+@pytest.mark.parametrize("name", ["two_moons", "gaussian_linear"])
+def test_posterior_draws_have_the_ranks_of_the_parameters_behind_the_data(name):
+    """Parameters from the prior lie anywhere among draws of the posterior of their own data: uniform ranks."""
+    task, rng = TASKS[name], np.random.default_rng(3)
+    parameters = task.prior(rng, 150)
+    draws = np.stack([task.posterior(rng, observation, 99) for observation in task.simulate(rng, parameters)])
+    ranks = (draws < parameters[:, None]).mean(1) + rng.uniform(0, 0.01, parameters.shape)
+    for column in ranks.T:
+        assert scipy.stats.kstest(column, "uniform").pvalue > 1e-3
+
+
+def test_the_simulators_by_their_moments():
+    rng = np.random.default_rng(0)
+    still = TASKS["two_moons"].simulate(rng, np.zeros((40_000, 2)))
+    assert still.mean(0) == pytest.approx([0.25 + 0.1 * 2 / np.pi, 0], abs=2e-3)
+    assert TASKS["two_moons"].simulate(rng, np.full((9, 2), 0.5))[:, 0].max() < 0.25 + 0.15 - 1 / np.sqrt(2)
+    points = TASKS["slcp"].simulate(rng, np.tile([1.0, -2.0, 1.5, -0.5, 0.4], (40_000, 1))).reshape(-1, 2)
+    first, second, correlation = 1.5**2, 0.5**2, np.tanh(0.4)
+    cross = first * second * correlation
+    assert points.mean(0) == pytest.approx([1, -2], abs=0.02)
+    assert np.cov(points.T).ravel() == pytest.approx([first**2, cross, cross, second**2], rel=0.03)
+
+
+def test_the_posterior_of_slcp_has_the_density_of_its_simulator():
+    """E[log p(data | parameters)] over the posterior against importance weights of draws of the prior."""
+    rng = np.random.default_rng(5)
+    observation = TASKS["slcp"].simulate(rng, np.array([[0.5, -1.0, 1.6, 1.7, 0.3]]))[0]
+    points = observation.reshape(4, 2)
+
+    def log_likelihood(theta):
+        first, second = theta[:, 2] ** 2, theta[:, 3] ** 2
+        rho = np.tanh(theta[:, 4])
+        a, b = ((points[None] - theta[:, None, :2]) / np.stack([first, second], -1)[:, None]).transpose(2, 0, 1)
+        inside = (a**2 + b**2 - 2 * rho[:, None] * a * b).sum(1) / (1 - rho**2)
+        return -inside / 2 - 4 * np.log(first * second) - 2 * np.log(1 - rho**2)
+
+    prior = TASKS["slcp"].prior(rng, 200_000)
+    values = log_likelihood(prior)
+    weights = np.exp(values - values.max())
+    weights /= weights.sum()
+    effective = 1 / (weights**2).sum()
+    draws = TASKS["slcp"].posterior(rng, observation, 4000)
+    for statistic in (log_likelihood, lambda t: np.abs(t[:, 2]), lambda t: t[:, 3] ** 2, lambda t: t[:, 4]):
+        expected = (weights * statistic(prior)).sum()
+        spread = statistic(draws).std() * np.sqrt(1 / 4000 + 1 / effective)
+        assert abs(statistic(draws).mean() - expected) < 4 * spread
+
+
+def test_the_classifier_tells_clouds_apart_as_well_as_the_best_test_can():
+    """N(0, 1) and N(d, 1) in one coordinate of two: at best Phi(d / 2) is right."""
+    rng = np.random.default_rng(1)
+    same = classifier_accuracy(rng.normal(size=(300, 2)), rng.normal(size=(300, 2)))
+    shifted = classifier_accuracy(rng.normal(size=(300, 2)), rng.normal(size=(300, 2)) + [1.5, 0])
+    assert same == pytest.approx(0.5, abs=0.07)
+    assert shifted == pytest.approx(scipy.stats.norm.cdf(0.75), abs=0.07)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", sbi_posteriors.PUBLISHED, ids=str)
+def test_a_quick_part_measures_its_figure(pair):
+    values = sbi_posteriors.measure(sbi_posteriors.PART.format(*pair, 1), True)
+    assert 0.5 <= values[sbi_posteriors.FIGURE.format(*pair)] <= 1
+    assert values["samples"].shape == values["truth"].shape == (100, 2)
