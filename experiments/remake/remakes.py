@@ -7,6 +7,7 @@ from diffusion.experiments.remake import (
     dit_cost,
     edm2_cost,
     edm_solvers,
+    gan_digits,
     gaussian_likelihood,
     interval_cost,
     jit_cost,
@@ -31,6 +32,7 @@ MODULES = (
     jit_toy,
     c2ot_moons,
     reflow_toy,
+    gan_digits,
     sbi_posteriors,
 )
 REMAKES: dict[str, Remake] = {module.REMAKE.name: module.REMAKE for module in MODULES}

@@ -1,0 +1,60 @@
+"""The discriminator's loss, the figures and the claims by hand, and the cost of a step."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion.experiments.remake import gan_digits as toy
+
+
+def test_the_loss_of_a_linear_discriminator_by_hand():
+    """D(x) = x_1 + 2 x_2 has a squared slope of 5."""
+    discriminate = lambda x: x @ jnp.array([1.0, 2.0])
+    real, fake = jnp.array([[1.0, 1.0], [0.0, 0.5]]), jnp.array([[-1.0, 0.0], [0.0, 0.0]])
+    expected = np.mean([np.log1p(np.exp(-3)) + np.log1p(np.exp(-1)), np.log1p(np.exp(-1)) + np.log(2)]) + 0.3 / 2 * 5
+    assert toy.discriminator_loss(discriminate, real, fake, 0.3) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_figures_of_digits_that_are_known():
+    data, held_out = toy.digits()
+    repeated = toy.figures(data[: len(held_out)])
+    assert repeated[toy.DISTANCE] == 1 and repeated[toy.NEAREST] == 0
+    perfect = toy.figures(held_out)
+    assert perfect[toy.DISTANCE] == pytest.approx(0, abs=1e-9)
+    assert perfect[toy.PRECISION] == perfect[toy.RECALL] == perfect[toy.NEAREST] == 1
+    one = toy.figures(np.repeat(held_out[:1], len(held_out), 0))
+    assert one[toy.RECALL] < 0.05 and one[toy.PRECISION] == 1 and one[toy.DISTANCE] > 10
+
+
+def test_the_claims_of_figures_by_hand():
+    """The GAN of weight 1 is the best one; diffusion is better, and flow no better, and no worse by its short runs."""
+    noise = np.array([0.0, 0.01, -0.01, 0.02])
+    names = (*toy.GANS, toy.DIFFUSION, toy.FLOW, *(toy.SHORT.format(name) for name in (toy.DIFFUSION, toy.FLOW)))
+    distances = dict(zip(names, (6, 4, 5, 2, 4, 3, 4.5), strict=True))
+    recalls = dict(zip(names, (0.9, 0.3, 0.8, 0.7, 0.3, 0, 0), strict=True))
+    values = {}
+    for name in names:
+        for seed in range(toy.SEEDS):
+            values[toy.VALUE.format(name, seed, toy.DISTANCE)] = distances[name] + noise[seed]
+            values[toy.VALUE.format(name, seed, toy.RECALL)] = recalls[name] + noise[::-1][seed]
+    claims = toy.conclude(values)
+    holding = {claim.format(toy.DIFFUSION) for claim in (toy.BETTER, toy.FAST, toy.COVERS)}
+    assert {name for name, holds in claims.items() if holds} == holding
+    assert set(claims) == {published.figure for published in toy.REMAKE.published}
+
+
+@pytest.mark.slow
+def test_the_cost_of_a_step_of_a_denoiser_by_hand():
+    """Six operations for a weight and an example, but four for the first layer, whose input has no gradient."""
+    first, others = 65 * toy.WIDTH, 3 * toy.WIDTH**2 + toy.WIDTH * 64
+    counted = toy.step_cost(toy.train_denoiser, toy.process(toy.FLOW))
+    assert counted == pytest.approx(toy.BATCH * (4 * first + 6 * others), rel=0.25)
+    assert 3 < toy.step_cost(toy.train_gan, 1.0) / counted < 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", toy.REMAKE.parts)
+def test_a_quick_part_measures_all_its_figures(part):
+    values = toy.measure(part, True)
+    assert np.isfinite([values[toy.VALUE.format(part, seed, toy.DISTANCE)] for seed in range(toy.SEEDS)]).all()
+    assert values["samples"].shape == (10, 64)
