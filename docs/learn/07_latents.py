@@ -74,7 +74,7 @@ assert abs(lost - values[K:].sum()) < 1e-6
 
 # %%
 t = jnp.linspace(0.001, 0.999, 200)
-figure, panel = plt.subplots(figsize=(4.6, 2.7))
+figure, panel = plt.subplots(figsize=(6.2, 2.7))
 for s in (0.1, 1.0, 10.0):
     moved = schedules.shifted(schedule, 1 / s)
     unknown = schedule.sigma(t) ** 2 / (schedule.alpha(t) ** 2 * s**2 + schedule.sigma(t) ** 2)
@@ -82,9 +82,9 @@ for s in (0.1, 1.0, 10.0):
     assert jnp.allclose(unknown, same, atol=1e-5)
     panel.plot(t, unknown, label=f"latents of deviation {s:g}")
 panel.set(
-    xlabel="t  (0 data, 1 noise)", ylabel="variance that x_t does not tell", title="where there is something to learn"
+    xlabel="t  (0 data, 1 noise)", ylabel="share that $x_t$ does not tell", title="where there is something to learn"
 )
-panel.legend()
+panel.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]

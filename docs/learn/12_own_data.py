@@ -108,7 +108,7 @@ made = sample(own, folder / "series")
 figure, panels = plt.subplots(1, 3, figsize=(7.5, 2.6))
 for panel, rows, title in zip(panels, (series, made), ("data", "samples of the model")):
     panel.plot(rows[:5].T, linewidth=1.2)
-    panel.set(title=title, xlabel="step of the series", ylim=(-3.2, 3.2))
+    panel.set(title=title, xlabel="step of the series", ylim=(-4.5, 4.5))
 panels[0].set_ylabel("value")
 covariance = lambda rows: [np.mean([np.mean(rows[:, i] * rows[:, i + d]) for i in range(24 - d)]) for d in range(16)]
 panels[2].plot(K[0, :16], color="C5", linestyle="--", label="exact")
