@@ -72,7 +72,7 @@ def daps(
 
     def estimate(x, t):
         def move(x, j):
-            a, b = (t + (end - t) * k / steps for k in (j, j + 1))
+            a, b = (t * ((steps - k) / steps) + end * (k / steps) for k in (j, j + 1))  # never beyond the end
             prediction = checked(denoise)(x, a)
             return schedule.alpha(b) * prediction.x0 + schedule.sigma(b) * prediction.eps, None
 

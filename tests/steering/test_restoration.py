@@ -60,6 +60,17 @@ def test_the_estimate_of_more_steps_is_ddim_to_the_end():
     np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_rounding_takes_no_estimate_beyond_the_end():
+    first, keys = jax.random.split(jax.random.key(0), (2, 3))
+    for steps in (3, 5, 7):
+        run = jax.jit(
+            lambda x, keys, steps=steps: steering.daps(
+                DENOISE, SCHEDULE, x, PLAN, keys, lambda x0, r, keys: x0, steps=steps
+            )
+        )
+        assert np.isfinite(run(_prior(first), keys)).all()
+
+
 def test_daps_renoises_its_draw_at_the_width_of_the_estimate():
     """x_s = alpha_s x_0 + sigma_s z, and 1 / r^2 = 1 / s^2 + alpha^2 / sigma^2 of the time before the step."""
     widths = []

@@ -1,0 +1,1 @@
+"""Pictures from what was measured of them, by many methods, and beside exact posteriors."""

@@ -1,0 +1,156 @@
+"""The methods: (setting, y, x_T, keys) -> samples."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from diffusion import guidance, samplers, steering, timesteps
+from diffusion.parameterizations import Denoiser
+from diffusion.schedules import NoiseSchedule
+from examples.restoration.tasks import Task
+
+PARTICLES = 8  # of twisted diffusion, for each sample
+
+
+class Setting(NamedTuple):
+    """What is measured, and the model that restores.
+
+    Attributes:
+        denoise: denoiser of the data.
+        schedule: its process.
+        task: the operator and its noise.
+        steps: number of evaluations of the network.
+        data_std: standard deviation of the data, for the methods that ask for it.
+    """
+
+    denoise: Denoiser
+    schedule: NoiseSchedule
+    task: Task
+    steps: int
+    data_std: float
+
+
+Method = Callable[[Array, Array, Array], Array]
+"""(y `[B, ...]`, x_T `[B, ...]`, keys `[B]`) -> samples `[B, ...]`."""
+
+
+def _plan(setting: Setting, steps: int | None = None):
+    return timesteps.plan(timesteps.uniform(setting.schedule, steps or setting.steps))
+
+
+def _guided(setting: Setting, denoise: Denoiser, x: Array, keys: Array) -> Array:
+    return samplers.sample(samplers.ddpm(), denoise, setting.schedule, x, _plan(setting), keys)
+
+
+def _width(setting: Setting) -> Callable[[Array], Array]:
+    """t -> the variance r^2 of x_0 given x_t, for white data."""
+    schedule, variance = setting.schedule, setting.data_std**2
+    return lambda t: variance * schedule.sigma(t) ** 2 / (schedule.alpha(t) ** 2 * variance + schedule.sigma(t) ** 2)
+
+
+def _likelihood(setting: Setting, y: Array) -> Callable[[Array], Array]:
+    return guidance.gaussian_likelihood(setting.task.forward, y, setting.task.noise_std)
+
+
+def dps(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
+    """DPS with the normalised gradient of its code, at the rate 10 alpha^2 / (alpha^2 + sigma^2)."""
+    distance = guidance.negative_distance(setting.task.forward, y)
+    schedule = setting.schedule
+    rate = lambda t: 10 * schedule.alpha(t) ** 2 / (schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2)
+    return _guided(setting, guidance.posterior_sampling(setting.denoise, schedule, distance, rate), x, keys)
+
+
+def pigdm(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
+    """PiGDM."""
+    task = setting.task
+    guided = guidance.pseudoinverse(setting.denoise, setting.schedule, task.linear, y, task.noise_std, setting.data_std)
+    return _guided(setting, guided, x, keys)
+
+
+def diffpir(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
+    """DiffPIR with lambda = 1, renoised as by DDPM."""
+    task = setting.task
+    guided = guidance.proximal(setting.denoise, setting.schedule, task.linear, y, task.noise_std)
+    return _guided(setting, guided, x, keys)
+
+
+def mpgd(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
+    """MPGD: a gradient step of 1 / (1 / r^2 + 1 / sigma_y^2), as far as an operator of length 1 lets it go."""
+    variance, noise = _width(setting), setting.task.noise_std
+    step = lambda t: 1 / (1 / variance(t) + 1 / noise**2)
+    guided = guidance.manifold_preserving(setting.denoise, setting.schedule, _likelihood(setting, y), step)
+    return _guided(setting, guided, x, keys)
+
+
+def ddrm(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
+    """DDRM with the paper's eta and eta_b."""
+    sampler = steering.ddrm(setting.task.linear, y, setting.task.noise_std)
+    return samplers.sample(sampler, setting.denoise, setting.schedule, x, _plan(setting), keys)
+
+
+def daps(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
+    """DAPS with the exact draw, five evaluations an estimate."""
+    draw = steering.gaussian_draw(setting.task.linear, y, setting.task.noise_std)
+    return _daps(setting, draw, x, keys)
+
+
+def daps_langevin(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
+    """DAPS with 100 steps of Langevin's dynamics, five evaluations an estimate."""
+    noise_std = setting.task.noise_std
+    draw = steering.langevin_draw(
+        _likelihood(setting, y), steps=100, step_size=lambda r: 0.3 / (1 / r**2 + 1 / noise_std**2)
+    )
+    return _daps(setting, draw, x, keys)
+
+
+def _daps(setting: Setting, draw: steering.Draw, x: Array, keys: Array) -> Array:
+    plan = _plan(setting, setting.steps // 5)
+    return steering.daps(setting.denoise, setting.schedule, x, plan, keys, draw, steps=5, data_std=setting.data_std)
+
+
+def twisted(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
+    """Twisted diffusion: 8 particles a sample, drawn with PiGDM as the proposal; 8 times the evaluations."""
+    task = setting.task
+    rows = lambda a: jnp.repeat(a, PARTICLES, axis=0)
+    several = jax.vmap(lambda key: jax.random.split(key, 2 * PARTICLES + 1))(keys)
+    noise_keys, keys = (several[:, k : k + PARTICLES].reshape(-1) for k in (0, PARTICLES))
+    noise = samplers.prior(setting.schedule, noise_keys, x.shape[1:])
+    y = rows(y)
+    likelihood = guidance.gaussian_likelihood(task.forward, y, task.noise_std)
+    proposal = guidance.pseudoinverse(
+        setting.denoise, setting.schedule, task.linear, y, task.noise_std, setting.data_std
+    )
+    particles = steering.twisted(
+        samplers.ddpm(),
+        setting.denoise,
+        setting.schedule,
+        noise,
+        _plan(setting),
+        keys,
+        steering.tilt(likelihood),
+        number=PARTICLES,
+        proposal=proposal,
+    )
+    return steering.drawn(particles, several[:, -1])
+
+
+def red_diff(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
+    """RED-diff by Adam from zeros."""
+    log = guidance.gaussian_likelihood(setting.task.forward, y, 0.5**0.5)
+    optimizer = optax.adam(0.1, b2=0.99)
+    return steering.red_diff(setting.denoise, setting.schedule, log, jnp.zeros_like(x), _plan(setting), keys, optimizer)
+
+
+LINEAR = {"PiGDM": pigdm, "DiffPIR": diffpir, "DDRM": ddrm, "DAPS": daps, "twisted": twisted}  # by a linear operator
+ANY = {"DPS": dps, "MPGD": mpgd, "DAPS, Langevin": daps_langevin, "RED-diff": red_diff}
+
+
+def programs(setting: Setting) -> dict[str, Method]:
+    """The methods that take a setting, compiled for any measurement of it."""
+    named = LINEAR | ANY if setting.task.linear else ANY
+    return {name: jax.jit(functools.partial(method, setting)) for name, method in named.items()}

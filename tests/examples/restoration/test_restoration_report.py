@@ -1,0 +1,84 @@
+"""The example's mixture by integration, its tasks, and its page."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import schedules
+from diffusion.io import opener
+from examples.restoration import exact, methods, report, tasks
+from tests import commands
+
+SCHEDULE = schedules.cosine()
+MIXTURE = exact.made(0, 3, 2, 0.4)
+AXIS = np.linspace(-5, 5, 401)
+GRID = np.stack(np.meshgrid(AXIS, AXIS, indexing="ij"), -1).reshape(-1, 2)
+
+
+def _density(x):
+    squares = ((x[:, None] - MIXTURE.means) ** 2).sum(-1)
+    return (MIXTURE.weights * np.exp(-squares / (2 * 0.4**2))).sum(-1)
+
+
+def _moments(weights):
+    weights = weights / weights.sum()
+    mean = weights @ GRID
+    return mean, (weights[:, None] * (GRID - mean)).T @ (GRID - mean)
+
+
+def test_the_posterior_is_the_density_times_the_likelihood():
+    A, y, noise_std = np.array([[1.0, -0.5]]), np.array([0.3]), 0.5
+    posterior = exact.posterior(MIXTURE, A, y, noise_std)
+    mean, covariance = _moments(_density(GRID) * np.exp(-((y - GRID @ A.T)[:, 0] ** 2) / (2 * noise_std**2)))
+    around = posterior.means - posterior.weights @ posterior.means
+    np.testing.assert_allclose(posterior.weights @ posterior.means, mean, atol=1e-6)
+    spread = posterior.covariance + np.einsum("k,ki,kj->ij", posterior.weights, around, around)
+    np.testing.assert_allclose(spread, covariance, atol=1e-6)
+
+
+def test_samples_of_a_mixture_have_its_moments():
+    mean, covariance = _moments(_density(GRID))
+    x = exact.draw(MIXTURE, 20_000, 0)
+    np.testing.assert_allclose(x.mean(0), mean, atol=4.5 * covariance.max() ** 0.5 / 20_000**0.5)
+    np.testing.assert_allclose(np.cov(x.T), covariance, atol=4.5 * 2**0.5 * covariance.max() / 20_000**0.5)
+
+
+@pytest.mark.parametrize("t", [0.2, 0.7])
+def test_the_denoiser_is_the_mean_of_the_data_given_the_sample(t):
+    x = np.array([[0.4, -1.0], [1.5, 0.2]])
+    alpha, sigma = float(SCHEDULE.alpha(t)), float(SCHEDULE.sigma(t))
+    likelihood = np.exp(-((x[:, None] - alpha * GRID) ** 2).sum(-1) / (2 * sigma**2))
+    expected = np.stack([_moments(_density(GRID) * row)[0] for row in likelihood])
+    for time in (jnp.float32(t), jnp.full(2, t)):
+        prediction = exact.denoiser(MIXTURE, SCHEDULE)(jnp.asarray(x, jnp.float32), time)
+        np.testing.assert_allclose(prediction.x0, expected, atol=1e-4)
+        np.testing.assert_allclose(alpha * prediction.x0 + sigma * prediction.eps, x, atol=1e-5)
+
+
+def test_every_task_measures_pictures_of_the_model():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, *tasks.SHAPE)), jnp.float32)
+    for task in tasks.tasks().values():
+        y = task.forward(x)
+        assert len(y) == 2 and np.isfinite(y).all()
+        if task.linear:
+            np.testing.assert_allclose(task.forward(task.linear.inverse(y, x)), y, atol=2e-2)  # A A^+ A = A
+    power = (tasks.magnitudes(x) ** 2).sum((1, 2, 3))
+    assert (power > 0.5 * (x**2).sum((1, 2, 3))).all()  # half of the spectrum, by Parseval
+
+
+@pytest.mark.slow
+def test_the_report_has_every_method(tmp_path):
+    done = commands.run(
+        "-m",
+        "examples.restoration.report",
+        f"--out={tmp_path}",
+        "--steps=10",
+        "--number=8",
+        "--points=100",
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    content = opener.read_table(tmp_path / "report.json")
+    assert set(content["posteriors"]) == {"the posterior itself", "the prior", *methods.LINEAR, *methods.ANY}
+    assert set(content["pictures"]["phase retrieval"]) == set(methods.ANY)
+    assert (tmp_path / "samples.png").is_file() and report.TITLE in (tmp_path / "report.md").read_text()
