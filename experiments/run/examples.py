@@ -1,9 +1,10 @@
 """The examples that a run trains on: pictures of a dataset, of one size or several, or latents from a cache."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -26,37 +27,6 @@ from diffusion.training.runtime import agreement
 
 CHECKED = 256  # records whose points are checked before a run on a manifold
 NAMED = 10  # classes that the start of a run names, at most
-
-
-class RunExamples(Protocol):
-    """What a run reads its batches from: `Examples`, or these with something beside each of them.
-
-    Attributes:
-        source: the records, or a stream of them.
-        spec: the description of an example.
-        sizes: (height, width) of each bucket; () where all examples are of one size.
-    """
-
-    @property
-    def source(self) -> sources.Source | Stream: ...
-
-    @property
-    def spec(self) -> sources.DataSpec: ...
-
-    @property
-    def sizes(self) -> tuple[buckets.Size, ...]: ...
-
-    def batches(
-        self,
-        config: Mapping,
-        start: int,
-        positions: Sequence[int] | np.ndarray,
-        threads: int,
-        state: Mapping | None = None,
-        order: int = pipeline.ORDER,
-    ) -> pipeline.Batches:
-        """The batches of a run, see `Examples.batches`."""
-        ...
 
 
 class Examples(NamedTuple):
@@ -126,6 +96,57 @@ class Examples(NamedTuple):
             step = start // batch_size
             return buckets.batches(self.source, turns, self.sizes, start=step, with_sizes=False, **reading)
         return pipeline.batches(self.source, self.spec, damaged=damaged, order=order, **place, **reading)
+
+
+@dataclasses.dataclass(frozen=True)
+class Accompanied:
+    """The examples of a run, all of one size, each with something beside it that a class adds to every batch.
+
+    Attributes:
+        examples: the examples of the run.
+    """
+
+    examples: "RunExamples"
+    sizes: ClassVar[tuple[buckets.Size, ...]] = ()
+
+    @property
+    def spec(self) -> sources.DataSpec:
+        """What an example of the run is."""
+        return self.examples.spec
+
+    @property
+    def source(self) -> sources.Source | Stream:
+        """The records of the run."""
+        return self.examples.source
+
+    def __str__(self) -> str:
+        """One line for the start of a run."""
+        return str(self.examples)
+
+    def stored(self) -> "RunExamples":
+        """What batches are read from."""
+        return self.examples
+
+    def completed(self, batch: pipeline.Batch) -> pipeline.Batch:
+        """A batch of the run, from one of `stored`."""
+        raise NotImplementedError
+
+    def batches(
+        self,
+        config: Mapping,
+        start: int,
+        positions: Sequence[int] | np.ndarray,
+        threads: int,
+        state: Mapping | None = None,
+        order: int = pipeline.ORDER,
+    ) -> Generator[pipeline.Batch, None, None]:
+        """The batches of a run, see `Examples.batches`."""
+        with contextlib.closing(self.stored().batches(config, start, positions, threads, state, order)) as batches:
+            yield from map(self.completed, batches)
+
+
+RunExamples = Examples | Accompanied
+"""What a run reads its batches from."""
 
 
 def _form(leaf: sources.Leaf) -> str:

@@ -8,13 +8,13 @@ on the run's seed and on i alone, so that an interrupted run goes on at the firs
 teacher's steps are moved by `config.sample.shift`, as those of its own samples are.
 """
 
-import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Generator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,7 +28,7 @@ from diffusion.experiments.config import ConfigError
 from diffusion.experiments.config.companions import Teacher
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.run import players
-from diffusion.experiments.run.examples import RunExamples
+from diffusion.experiments.run.examples import Accompanied, Examples, RunExamples
 from diffusion.experiments.run_folder.workdir import write_text
 from diffusion.io import files, opener
 from diffusion.models.layers import layout
@@ -40,49 +40,26 @@ from diffusion.training.step import prepare
 FILE = 512  # pairs in a file
 
 
-class Paired(NamedTuple):
-    """The examples of a run that learns from pairs; the other members are as in `Examples`.
+@dataclasses.dataclass(frozen=True)
+class Paired(Accompanied):
+    """The examples of a run that learns from pairs: "x" of a batch is the samples, "noise" what they were made of.
 
     Attributes:
-        examples: the examples of the run.
         pairs: the records of the run, with the pair `[2, H, W, C]` as their example.
-        spec: the description of the pairs.
-        sizes: (), since all examples have one size.
     """
 
-    examples: RunExamples
     pairs: sources.IndexedRecords
-    spec: sources.DataSpec
-    sizes: tuple = ()
 
     @property
-    def source(self) -> sources.Source | Stream:
-        """The records of the run."""
-        return self.examples.source
+    def spec(self) -> sources.DataSpec:
+        """What a pair is."""
+        return self.examples.spec._replace(shape=(2, *self.examples.spec.shape), dtype="float32")
 
-    def batches(
-        self,
-        config: Mapping,
-        start: int,
-        positions: Sequence[int] | np.ndarray,
-        threads: int,
-        state: Mapping | None = None,
-        order: int = pipeline.ORDER,
-    ) -> Generator[pipeline.Batch, None, None]:
-        """The batches of a run, see `Examples.batches`: "x" is the samples, "noise" what they were made of."""
-        batches = pipeline.batches(
-            self.pairs,
-            self.spec,
-            seed=config["seed"],
-            batch_size=config["train"]["batch_size"],
-            start=start,
-            positions=positions,
-            threads=threads,
-            order=order,
-        )
-        with contextlib.closing(batches):
-            for batch in batches:
-                yield batch | {"x": batch["x"][:, 0], "noise": batch["x"][:, 1]}
+    def stored(self) -> Examples:
+        return Examples(self.pairs, self.spec, augment=())
+
+    def completed(self, batch: pipeline.Batch) -> pipeline.Batch:
+        return batch | {"x": batch["x"][:, 0], "noise": batch["x"][:, 1]}
 
 
 class Pairs:
@@ -124,8 +101,7 @@ def paired(recipe: Recipe, workdir: str | pathlib.Path, data: RunExamples, mesh:
         pairs = _read(folder, rows, shape)
         assert pairs is not None  # it is made above
         parts.append(pairs)
-    spec = data.spec._replace(shape=(2, *shape), dtype="float32")
-    return Paired(data, Pairs(data.source, parts), spec)
+    return Paired(data, Pairs(data.source, parts))
 
 
 def _read(folder: pathlib.Path, rows: range, shape: tuple[int, ...]) -> np.ndarray | None:

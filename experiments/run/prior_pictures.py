@@ -6,38 +6,36 @@
 Each example of the run has one of them beside it, over and over. Those that are there already are not made again.
 """
 
-import contextlib
+import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from diffusion import text_to_image
 from diffusion.data import captions, latent_cache, pipeline, sources
-from diffusion.data.sources.streams import Stream
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.config.base import Base
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.run import tuned_examples
-from diffusion.experiments.run.examples import Examples
+from diffusion.experiments.run.examples import Accompanied, Examples
 from diffusion.io import pictures
 from diffusion.objectives import Prior
 from diffusion.training.runtime import agreement, progress
 
 
-class WithPrior(NamedTuple):
-    """The examples of a run, each with a picture of the class; the other members are as in `Examples`.
+@dataclasses.dataclass(frozen=True)
+class WithPrior(Accompanied):
+    """The examples of a run, each with a picture of the class: the entry "prior" of a batch.
 
     Attributes:
-        examples: the examples of the run.
         pairs: the records of the run, with both latents' moments as their example.
         condition: the network's inputs from the class's prompt, {name: [...]}.
         prompt: the prompt of the class.
         draw: moments -> both latents.
         fingerprint: the fingerprint of the class's latents.
-        sizes: (), since all examples have one size.
     """
 
     examples: Examples
@@ -46,40 +44,17 @@ class WithPrior(NamedTuple):
     prompt: str
     draw: Callable
     fingerprint: Mapping[str, Any]
-    sizes: tuple = ()
-
-    @property
-    def spec(self) -> sources.DataSpec:
-        """What an example of the run is."""
-        return self.examples.spec
-
-    @property
-    def source(self) -> sources.Source | Stream:
-        """The records of the run."""
-        return self.examples.source
 
     def __str__(self) -> str:
-        """One line for the start of a run."""
         return f"{self.examples}, beside pictures of {self.prompt!r}"
 
-    def batches(
-        self,
-        config: Mapping,
-        start: int,
-        positions: Sequence[int] | np.ndarray,
-        threads: int,
-        state: Mapping | None = None,
-        order: int = pipeline.ORDER,
-    ) -> Generator[pipeline.Batch, None, None]:
-        """The batches of a run, see `Examples.batches`, with the class's examples as "prior"."""
-        both = self.examples._replace(
-            source=self.pairs, spec=self.spec._replace(shape=(2, *self.spec.shape)), augment=(self.draw,)
-        )
-        with contextlib.closing(both.batches(config, start, positions, threads, state, order)) as batches:
-            for batch in batches:
-                number = len(batch["x"])
-                rows = {name: np.repeat(leaf[None], number, axis=0) for name, leaf in self.condition.items()}
-                yield batch | {"x": batch["x"][:, 0], "prior": {"x": batch["x"][:, 1], "condition": rows}}
+    def stored(self) -> Examples:
+        spec = self.spec._replace(shape=(2, *self.spec.shape))
+        return self.examples._replace(source=self.pairs, spec=spec, augment=(self.draw,))
+
+    def completed(self, batch: pipeline.Batch) -> pipeline.Batch:
+        rows = {name: np.repeat(leaf[None], len(batch["x"]), axis=0) for name, leaf in self.condition.items()}
+        return batch | {"x": batch["x"][:, 0], "prior": {"x": batch["x"][:, 1], "condition": rows}}
 
 
 class Pairs:

@@ -7,14 +7,13 @@
 They are made when the run begins, and read when it goes on; the same files make the same run.
 """
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +28,7 @@ from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import plain
 from diffusion.experiments.run import encoded_pictures
 from diffusion.experiments.run.conditioned_latents import Beside, every_record
-from diffusion.experiments.run.examples import Examples
+from diffusion.experiments.run.examples import Accompanied, Examples
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.models.autoencoders import latent_space
 from diffusion.text_to_image import check_words
@@ -154,51 +153,22 @@ def encoded(recipe: Recipe, workdir: str | pathlib.Path, found: Examples) -> tup
     return recipe.with_parts(network=known, tuned=known), found._replace(source=records, augment=(latents.draw,))
 
 
-class Prompted(NamedTuple):
-    """The examples of a run, each with the conditions of an objective's prompts; other members are as in `Examples`.
+@dataclasses.dataclass(frozen=True)
+class Prompted(Accompanied):
+    """The examples of a run, each with the conditions of an objective's prompts: the entry "prompts" of a batch.
 
     Attributes:
-        examples: the examples of the run.
         conditions: the network's inputs from each prompt, {its name: {entry: [...]}}.
-        sizes: (), since all examples have one size.
     """
 
-    examples: Examples
     conditions: Mapping[str, Mapping[str, np.ndarray]]
-    sizes: tuple = ()
 
-    @property
-    def spec(self) -> sources.DataSpec:
-        """What an example of the run is."""
-        return self.examples.spec
-
-    @property
-    def source(self) -> sources.Source | Stream:
-        """The records of the run."""
-        return self.examples.source
-
-    def __str__(self) -> str:
-        """One line for the start of a run."""
-        return str(self.examples)
-
-    def batches(
-        self,
-        config: Mapping,
-        start: int,
-        positions: Sequence[int] | np.ndarray,
-        threads: int,
-        state: Mapping | None = None,
-        order: int = pipeline.ORDER,
-    ) -> Generator[pipeline.Batch, None, None]:
-        """The batches of a run, see `Examples.batches`, with "prompts" beside."""
-        with contextlib.closing(self.examples.batches(config, start, positions, threads, state, order)) as batches:
-            for batch in batches:
-                number = len(batch["x"])
-                rows = {
-                    name: {entry: np.repeat(leaf[None], number, axis=0) for entry, leaf in condition.items()}
-                    for name, condition in self.conditions.items()
-                }
-                yield batch | {"prompts": rows}
+    def completed(self, batch: pipeline.Batch) -> pipeline.Batch:
+        rows = {
+            name: {entry: np.repeat(leaf[None], len(batch["x"]), axis=0) for entry, leaf in condition.items()}
+            for name, condition in self.conditions.items()
+        }
+        return batch | {"prompts": rows}
 
 
 def prompted(recipe: Recipe, workdir: str | pathlib.Path, examples: Examples) -> Examples | Prompted:

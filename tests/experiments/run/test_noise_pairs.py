@@ -106,7 +106,9 @@ def test_files_of_another_form_are_made_again(run, tmp_path):
 
 def test_batches_have_samples_and_their_noise(run):
     opened = run[0]()
-    batch = next(opened.batches({"seed": 0, "train": {"batch_size": 6}}, 0, np.arange(6), 0))
+    batch = next(
+        opened.batches({"seed": 0, "train": {"batch_size": 6}, "data": {"damaged": "stop"}}, 0, np.arange(6), 0)
+    )
     records = [opened.pairs[row] for row in range(10)]
     for x, noise, label in zip(batch["x"], batch["noise"], batch["label"]):
         (row,) = (i for i, record in enumerate(records) if np.array_equal(record["x"][1], noise))
