@@ -3,6 +3,7 @@
 __all__ = ["cosine", "sigmoid"]
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -58,18 +59,7 @@ def cosine(s: float = 0.008) -> NoiseSchedule:
     def drift(t):
         return -rate / jnp.tan(rate * (1 - as_float(t)))
 
-    return NoiseSchedule(
-        alpha,
-        with_data_end(sigma, 0.0, math.inf),
-        log_snr,
-        inverse_log_snr,
-        drift=drift,
-        diffusion=lambda t: jnp.sqrt(-2 * drift(t)),
-        t_min=0.0,
-        t_max=1.0,
-        prior=normal(1.0),
-        norm=jnp.hypot,
-    )
+    return _from_data_to_noise(alpha, sigma, log_snr, inverse_log_snr, drift)
 
 
 def sigmoid(start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> NoiseSchedule:
@@ -129,6 +119,13 @@ def sigmoid(start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> NoiseSch
         t = as_float(t)
         return -width / 4 * (1 / jnp.tanh(width / 2 * (1 - t)) + jnp.tanh((first + width * t) / 2))
 
+    return _from_data_to_noise(alpha, sigma, log_snr, inverse_log_snr, drift)
+
+
+def _from_data_to_noise(
+    alpha: Callable, sigma: Callable, log_snr: Callable, inverse_log_snr: Callable, drift: Callable
+) -> NoiseSchedule:
+    """The variance-preserving schedule of these functions, from sigma = 0 at t = 0 to alpha = 0 at t = 1."""
     return NoiseSchedule(
         alpha,
         with_data_end(sigma, 0.0, math.inf),

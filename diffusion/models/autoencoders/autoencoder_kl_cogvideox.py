@@ -108,8 +108,8 @@ class GroupBlock(nn.Module):
         return x + h
 
 
-class Encoder(nn.Module):
-    """[B, 1 + 8 n, H, W, C] -> [B, 1 + 2 n, H/f, W/f, outputs]; fields as `AutoencoderKLCogVideoX`."""
+class _Levels(nn.Module):
+    """The fields of encoder and decoder, as `AutoencoderKLCogVideoX`."""
 
     widths: tuple[int, ...]
     layers: int
@@ -117,6 +117,10 @@ class Encoder(nn.Module):
     groups: int
     outputs: int
     dtype: str
+
+
+class Encoder(_Levels):
+    """[B, 1 + 8 n, H, W, C] -> [B, 1 + 2 n, H/f, W/f, outputs]."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -140,15 +144,8 @@ class Encoder(nn.Module):
         return EdgeConv(self.outputs, name="conv_out")(x)  # in float32: bfloat16 would round the output to 8 bits
 
 
-class Decoder(nn.Module):
-    """[B, 1 + 2 n, h, w, D] -> [B, 1 + 8 n, f h, f w, outputs]; fields as `AutoencoderKLCogVideoX`."""
-
-    widths: tuple[int, ...]
-    layers: int
-    halvings: int
-    groups: int
-    outputs: int
-    dtype: str
+class Decoder(_Levels):
+    """[B, 1 + 2 n, h, w, D] -> [B, 1 + 8 n, f h, f w, outputs]."""
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:

@@ -74,8 +74,8 @@ class CausalAttention(nn.Module):
         return x + dense("project")(attention(q, k, v, self.attention, bias)).reshape(x.shape)
 
 
-class Encoder(nn.Module):
-    """[B, 1 + f_t n, H, W, C] -> [B, 1 + n, H/f, W/f, outputs]; fields as `AutoencoderKLHunyuanVideo`."""
+class _Levels(nn.Module):
+    """What encoder and decoder share; fields as `AutoencoderKLHunyuanVideo`."""
 
     widths: tuple[int, ...]
     layers: int
@@ -85,6 +85,22 @@ class Encoder(nn.Module):
     outputs: int
     attention: str
     dtype: str
+
+    def mixed(self, x: jax.Array) -> jax.Array:
+        """block - attention - block, at the smallest side."""
+        x = VideoBlock(self.widths[-1], self.groups, self.dtype, name="middle_block_0")(x)
+        if self.mixes:
+            x = CausalAttention(self.groups, self.attention, self.dtype, name="mixing")(x)
+        return VideoBlock(self.widths[-1], self.groups, self.dtype, name="middle_block_1")(x)
+
+    def last(self, x: jax.Array) -> jax.Array:
+        """The output, in float32: bfloat16 would round it to 8 bits."""
+        h = nn.silu(_norm(self.groups, self.dtype, "norm_out")(x))
+        return EdgeConv(self.outputs, repeats=True, name="conv_out")(h)
+
+
+class Encoder(_Levels):
+    """[B, 1 + f_t n, H, W, C] -> [B, 1 + n, H/f, W/f, outputs]."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -97,25 +113,16 @@ class Encoder(nn.Module):
             if i < last:
                 stride = (2 if i >= last - self.halvings else 1, 2, 2)
                 x = conv(width, f"down_{i}", stride=stride)(x)
-        return _last(self, _mixed(self, x), self.outputs)
+        return self.last(self.mixed(x))
 
 
-class Decoder(nn.Module):
-    """[B, 1 + n, h, w, D] -> [B, 1 + f_t n, f h, f w, outputs]; fields as `AutoencoderKLHunyuanVideo`."""
-
-    widths: tuple[int, ...]
-    layers: int
-    halvings: int
-    groups: int
-    mixes: bool
-    outputs: int
-    attention: str
-    dtype: str
+class Decoder(_Levels):
+    """[B, 1 + n, h, w, D] -> [B, 1 + f_t n, f h, f w, outputs]."""
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
         conv = lambda width, name: EdgeConv(width, repeats=True, dtype=self.dtype, name=name)
-        x = _mixed(self, conv(self.widths[-1], "conv_in")(z))
+        x = self.mixed(conv(self.widths[-1], "conv_in")(z))
         for i in reversed(range(len(self.widths))):
             for j in range(self.layers + 1):
                 x = VideoBlock(self.widths[i], self.groups, self.dtype, name=f"level_{i}_block_{j}")(x)
@@ -124,22 +131,7 @@ class Decoder(nn.Module):
                 if i <= self.halvings:
                     x = jnp.concatenate([x[:, :1], jnp.repeat(x[:, 1:], 2, axis=1)], axis=1)
                 x = conv(self.widths[i], f"up_{i}")(x)
-        return _last(self, x, self.outputs)
-
-
-def _mixed(module: Encoder | Decoder, x: jax.Array) -> jax.Array:
-    """block - attention - block, at the smallest side."""
-    width, groups, dtype = module.widths[-1], module.groups, module.dtype
-    x = VideoBlock(width, groups, dtype, name="middle_block_0")(x)
-    if module.mixes:
-        x = CausalAttention(groups, module.attention, dtype, name="mixing")(x)
-    return VideoBlock(width, groups, dtype, name="middle_block_1")(x)
-
-
-def _last(module: Encoder | Decoder, x: jax.Array, outputs: int) -> jax.Array:
-    """The output, in float32: bfloat16 would round it to 8 bits."""
-    h = nn.silu(_norm(module.groups, module.dtype, "norm_out")(x))
-    return EdgeConv(outputs, repeats=True, name="conv_out")(h)
+        return self.last(x)
 
 
 class AutoencoderKLHunyuanVideo(CheckedNetwork):

@@ -64,8 +64,8 @@ def _last(x: jax.Array, outputs: int) -> jax.Array:
     return CausalConv(outputs, name="conv_out")(nn.silu(ChannelNorm(name="norm_out")(x)))
 
 
-class Encoder(nn.Module):
-    """[B, 1 + f_t n, H, W, C] -> [B, 1 + n, H/f, W/f, outputs]; fields as `AutoencoderKLVideo`."""
+class _Levels(nn.Module):
+    """The fields of encoder and decoder, as `AutoencoderKLVideo`."""
 
     widths: tuple[int, ...]
     layers: int
@@ -74,6 +74,10 @@ class Encoder(nn.Module):
     attention: str
     dtype: str
     residual: bool = False
+
+
+class Encoder(_Levels):
+    """[B, 1 + f_t n, H, W, C] -> [B, 1 + n, H/f, W/f, outputs]."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -91,16 +95,8 @@ class Encoder(nn.Module):
         return _last(Middle(self.widths[-1], self.attention, self.dtype, name="middle")(x), self.outputs)
 
 
-class Decoder(nn.Module):
-    """[B, 1 + n, h, w, D] -> [B, 1 + f_t n, f h, f w, outputs]; fields as `AutoencoderKLVideo`."""
-
-    widths: tuple[int, ...]
-    layers: int
-    temporal: tuple[bool, ...]
-    outputs: int
-    attention: str
-    dtype: str
-    residual: bool = False
+class Decoder(_Levels):
+    """[B, 1 + n, h, w, D] -> [B, 1 + f_t n, f h, f w, outputs]."""
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
