@@ -149,7 +149,7 @@ def main(argv: list[str]) -> None:
         scores = attribute(run, (images, labels), train, values.features, values.draws, advance)
     out = pathlib.Path(values.out or pathlib.Path(values.workdir) / "attribution")
     out.mkdir(parents=True, exist_ok=True)
-    with files.whole(out / "attribution.npz") as file:
+    with files.atomic(out / "attribution.npz") as file:
         np.savez(file, scores=scores, samples=images, labels=labels, rows=rows)
     best = picture(images, train[0], scores, values.top, out / "attribution.png")
     same = float(np.mean(train[1][best] == labels[:, None]))

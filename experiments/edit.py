@@ -107,7 +107,7 @@ def main(argv: list[str]) -> None:
     edited = edit(run, editor, values.pictures, values.labels)
     out = pathlib.Path(values.out)
     out.mkdir(parents=True, exist_ok=True)
-    with files.whole(out / "edited.npz") as file:
+    with files.atomic(out / "edited.npz") as file:
         np.savez(file, **leaves_of(edited))
     if run.recipe.makes_pictures:
         plots.sample_grid(edited["images"], edited["labels"], out / "edited.png")

@@ -38,7 +38,7 @@ from diffusion.experiments.config.values import config_hash
 from diffusion.experiments.evaluation import plots, report, sample_metrics
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate
-from diffusion.io.files import whole
+from diffusion.io.files import atomic
 from diffusion.objectives import Jumps
 from diffusion.training.checkpointing import checkpoints
 
@@ -132,7 +132,7 @@ def kept(row: Row, out: pathlib.Path, make: Callable[[], Made], *judges: str) ->
     source = {"checkpoint": row.step, "folder": str(row.folder), "key": key}
     content = {"name": row.name, "steps": row.steps, **figures, **source}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path.with_suffix(".npz")) as file:
+    with atomic(path.with_suffix(".npz")) as file:
         np.savez_compressed(file, images=images[:SHOWN], labels=labels[:SHOWN])
     workdir.write_text(path, json.dumps(content) + "\n")
     return content

@@ -151,7 +151,7 @@ def main(argv: list[str]) -> None:
     content = film(run, values.clips, values.first, values.last, values.every, values.frames)
     out = pathlib.Path(values.out)
     out.mkdir(parents=True, exist_ok=True)
-    with files.whole(out / "film.npz") as file:
+    with files.atomic(out / "film.npz") as file:
         np.savez(file, **content)
     shown = clip_pictures.draw(content["images"], content["labels"], out)
     count, frames = content["images"].shape[:2]

@@ -202,7 +202,7 @@ def main(argv: list[str]) -> None:
         for index, prompt in enumerate(pictures.requests or ()):
             numbers = (f"{column[index]:.6g}" for column in columns.values())
             lines.writerow([pictures.name, index, prompt, *numbers])
-    with files.whole(out / "prompt_scores.csv") as file:
+    with files.atomic(out / "prompt_scores.csv") as file:
         file.write(rows.getvalue().encode())
     cells = [
         [name, figures["score"]["samples"], *(report.with_error(figures[column]) for column in scorer.figures)]

@@ -16,8 +16,12 @@ RENAMED = {
     "guidance.attention_losses": {"of_tokens": "token_maps"},
     "guidance.branches": {"of_conditions": "with_conditions"},
     "guidance.internal": {"of_depths": "depth_branches"},
+    "io.clips": {"about": "properties"},
     "io.failures": {"of_machine": "is_machine_failure"},
+    "io.files": {"whole": "atomic"},
+    "io.schema": {"whole": "integer"},
     "manifolds.tangent_field": {"of_score": "score_field", "of_velocity": "velocity_field"},
+    "metrics.attribute_reader": {"of": "from_params"},
     "metrics.clip_sets": {"of_records": "from_records"},
     "metrics.prompt_following.clustered": {"of_means": "mean_of_means"},
     "metrics.prompt_following.geneval": {"kept": "counted_objects"},
@@ -25,6 +29,7 @@ RENAMED = {
     "objectives.masked": {"kept": "visible_patches"},
     "pytrees": {"of_leaves": "vector_network"},
     "schedules.noise_schedule": {"of_each_leaf": "leaf_schedules"},
+    "training.runtime.process_memory": {"of_machine": "machine_memory"},
     "watermarks": {"of": "from_entry"},
 }
 MODULES = {name: importlib.import_module(f"diffusion.{name}") for name in RENAMED}

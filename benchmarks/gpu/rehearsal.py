@@ -144,7 +144,7 @@ def main(argv: list[str]) -> None:
         if time.monotonic() > ends:
             break
         rows[name] = {**rehearsed(spec), "commit": commit}
-        with files.whole(RECORDED) as file:
+        with files.atomic(RECORDED) as file:
             file.write((json.dumps(rows, indent=1, sort_keys=True) + "\n").encode())
         print(name, rows[name], flush=True)
     memory = MACHINES[MACHINE].memory

@@ -100,7 +100,7 @@ def merged(path: pathlib.Path, rows: list[dict[str, Any]]) -> list[dict[str, Any
 def write(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
     """Writes rows, at once and whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with files.whole(path) as file:
+    with files.atomic(path) as file:
         file.write(("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n").encode())
 
 

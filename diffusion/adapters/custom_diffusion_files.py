@@ -115,7 +115,7 @@ def tensors_of(module: nn.Module, layers: Any) -> dict[str, np.ndarray] | None:
 def save(folder: pathlib.Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> pathlib.Path:
     """Writes the tensors of `tensors_of` under the name that diffusers gives them."""
     path = folder / FILE
-    with files.whole(path) as file:
+    with files.atomic(path) as file:
         file.write(serialized(dict(tensors), metadata={**metadata, "format": "pt"}))
     return path
 

@@ -240,5 +240,5 @@ def save(
     look_up(LAYOUTS, layout, "layout")
     family = _family(module, numbers(denoiser), layout)
     tensors = {name: np.array(a, order="C") for name, a in folders.write(family, module, layout, params)}
-    with files.whole(pathlib.Path(path).expanduser()) as file:
+    with files.atomic(pathlib.Path(path).expanduser()) as file:
         file.write(serialized(tensors, metadata={"format": "pt", **(metadata or {})}))

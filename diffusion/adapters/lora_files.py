@@ -213,7 +213,7 @@ def save_layers(
         for layer, parts in named.items():
             name = prefix + lora_names.shown(component, layer).replace(".", "_")
             tensors |= {f"{name}.{part}": np.array(array, np.float32, order="C") for part, array in parts.items()}
-    with files.whole(pathlib.Path(path).expanduser()) as file:
+    with files.atomic(pathlib.Path(path).expanduser()) as file:
         file.write(serialized(tensors, metadata={**metadata, "format": "pt"}))
 
 
@@ -277,7 +277,7 @@ def save(
         peft_config |= {f"{component}.{field}": value for field, value in config.items()}
     how = {lora_names.METADATA: json.dumps(peft_config)} if layout == "peft" else {}
     tensors = {name: np.array(array, order="C") for name, array in tensors.items()}
-    with files.whole(pathlib.Path(path).expanduser()) as file:
+    with files.atomic(pathlib.Path(path).expanduser()) as file:
         file.write(serialized(tensors, metadata={**metadata, "format": "pt", **how}))
 
 

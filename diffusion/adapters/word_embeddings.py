@@ -119,7 +119,7 @@ def save(folder: pathlib.Path, word: Word, metadata: Mapping[str, str]) -> pathl
     tensors: dict[str, np.ndarray]
     tensors = {word.text: next(iter(rows.values()))} if len(rows) == 1 else dict(zip(PARTS, rows.values()))
     path = folder / FILE
-    with files.whole(path) as file:
+    with files.atomic(path) as file:
         file.write(serialized(tensors, metadata={**metadata, WORDS: word.text, "format": "pt"}))
     return path
 

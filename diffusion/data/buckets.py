@@ -153,7 +153,7 @@ def measured_once(source: Any, threads: int = 2) -> np.ndarray:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Each process writes a file of its own; the last one is as good as the first.
         process_path = path.with_name(f"{os.getpid()}.{path.name}")
-        with files.whole(process_path) as file:
+        with files.atomic(process_path) as file:
             np.save(file, sizes)
         os.replace(process_path, path)
     return sizes

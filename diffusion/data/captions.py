@@ -229,7 +229,7 @@ def write(folder: str | pathlib.Path, contents: Table, description: Mapping[str,
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INDEX).unlink(missing_ok=True)
-    with files.whole(folder / ARRAYS) as file:
+    with files.atomic(folder / ARRAYS) as file:
         file.write(
             save(
                 {
@@ -238,7 +238,7 @@ def write(folder: str | pathlib.Path, contents: Table, description: Mapping[str,
                 }
             )
         )
-    with files.whole(folder / INDEX) as file:
+    with files.atomic(folder / INDEX) as file:
         file.write((json.dumps(description, indent=2) + "\n").encode())
 
 

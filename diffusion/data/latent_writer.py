@@ -17,7 +17,7 @@ from diffusion.data import pipeline, sources
 from diffusion.data.latent_cache import BEGUN, FORMAT, INDEX, LABEL, CacheError, Description, differences, parse
 from diffusion.data.sources import DataSpec
 from diffusion.io import opener
-from diffusion.io.files import whole
+from diffusion.io.files import atomic
 
 SHARD = 2**28  # bytes of a file, about: what a writing that is killed may lose
 
@@ -138,7 +138,7 @@ def _settle(folder: pathlib.Path, description: Description, each: int) -> tuple[
 
 def _note(path: pathlib.Path, description: Description, each: int, sizes: Mapping[str, int]) -> None:
     content = {"format": FORMAT, **description._asdict(), "shard_records": each, "files": sizes}
-    with whole(path) as file:
+    with atomic(path) as file:
         file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 

@@ -69,7 +69,7 @@ def write(path: pathlib.Path, table: Mapping[str, Any]) -> None:
     """
     content = io.BytesIO()
     _Pickler(content, protocol=4).dump(table)
-    with files.whole(path) as file:
+    with files.atomic(path) as file:
         file.write(content.getvalue())
 
 

@@ -1,7 +1,7 @@
 """Clips of pictures as files: GIF by Pillow; MP4, WebM and others by PyAV (`pip install jax-diffusion[video]`)."""
 
 __all__ = [
-    "About", "about", "evenly", "read", "row", "write", "write_gif", "write_mp4", "write_with_row",
+    "About", "evenly", "properties", "read", "row", "write", "write_gif", "write_mp4", "write_with_row",
 ]  # fmt: skip
 
 import io
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import GifImagePlugin, Image, ImageChops
 
+from diffusion import public
 from diffusion.io import budgets, files, films, gif_blocks, limits, opener, pictures
 
 SHOWN = 8  # most frames of `row`
@@ -42,7 +43,7 @@ def evenly(frames: int, height: int, width: int, rate: float) -> About:
     return About(height, width, rate, tuple(i / rate for i in range(frames)), frames / rate)
 
 
-def about(source: str | os.PathLike | bytes, name: str = "", within: pathlib.Path | None = None) -> About:
+def properties(source: str | os.PathLike | bytes, name: str = "", within: pathlib.Path | None = None) -> About:
     """The properties that a file states; no frame is decoded.
 
     Args:
@@ -59,7 +60,7 @@ def about(source: str | os.PathLike | bytes, name: str = "", within: pathlib.Pat
         blocks = gif_blocks.read(_content(source, within), name)
         ends = np.cumsum(blocks.shown).tolist()
         return About(blocks.height, blocks.width, 1 / min(blocks.shown), (0.0, *ends[:-1]), ends[-1])
-    said = films.about(source, name, within)
+    said = films.properties(source, name, within)
     even = evenly(said.count, said.height, said.width, said.rate)
     return even._replace(times=said.times, length=said.times[-1] + 1 / said.rate) if said.times else even
 
@@ -86,8 +87,8 @@ def read(
         raise ValueError(f"{name} is damaged or cut short after frame {max(frames, default=-1) + 1}: {damage}")
     if missing := sorted(set(wanted) - set(frames)):
         raise ValueError(
-            f"{name} is cut short: it has {len(about(source, name, within).times)} frames by its header, and frame "
-            f"{missing[0]} is gone"
+            f"{name} is cut short: it has {len(properties(source, name, within).times)} frames by its header, and "
+            f"frame {missing[0]} is gone"
         )
     return np.stack([frames[int(number)] for number in numbers])
 
@@ -168,7 +169,7 @@ def write_gif(path: str | os.PathLike, frames: np.ndarray, rate: float) -> None:
     for number, frame in enumerate(shown):  # not by Image.save, which leaves out a frame that is equal to the last
         box = (ImageChops.difference(shown[number - 1], frame).getbbox() or (0, 0, 1, 1)) if number else canvas
         parts += GifImagePlugin.getdata(_indexed(frame.crop(box)), box[:2], **how)
-    with files.whole(pathlib.Path(path)) as file:
+    with files.atomic(pathlib.Path(path)) as file:
         file.write(b"".join([*parts, b";"]))
 
 
@@ -205,7 +206,7 @@ def write_mp4(path: str | os.PathLike, frames: np.ndarray, rate: float) -> None:
         for frame in frames:
             film.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         film.mux(stream.encode())
-    with files.whole(pathlib.Path(path)) as file:
+    with files.atomic(pathlib.Path(path)) as file:
         file.write(content.getvalue())
 
 
@@ -215,3 +216,6 @@ def _is_gif(source: str | os.PathLike | bytes) -> bool:
 
 def _content(source: str | os.PathLike | bytes, within: pathlib.Path | None) -> bytes:
     return source if isinstance(source, bytes) else opener.read(source, within=within)
+
+
+public.declare(__name__, renamed={"about": "properties"})

@@ -161,7 +161,7 @@ class Signer:
             signed = self._signed(opener.read(path), path.name, about, version)
         except c2pa.C2paError as error:
             raise ValueError(f"{path}: it cannot be signed: {error}") from None
-        with files.whole(path) as file:
+        with files.atomic(path) as file:
             file.write(signed)
 
 

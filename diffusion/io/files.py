@@ -1,6 +1,6 @@
 """The files that the library keeps: their folder, and how to write them whole."""
 
-__all__ = ["array", "cache", "whole", "whole_folder"]
+__all__ = ["array", "atomic", "cache", "whole_folder"]
 
 import contextlib
 import os
@@ -11,6 +11,7 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
+from diffusion import public
 from diffusion.io import failures, npy
 
 
@@ -39,7 +40,7 @@ def array(path: pathlib.Path, mmap_mode: Literal["r"] | None = None) -> np.ndarr
 
 
 @contextlib.contextmanager
-def whole(path: pathlib.Path) -> Iterator[BinaryIO]:
+def atomic(path: pathlib.Path) -> Iterator[BinaryIO]:
     """Yields a file to write; a reader, or a run that was killed, finds the old content or the new, never a part."""
     temporary = path.with_name(f".{path.name}.new")
     with open(temporary, "wb") as file:
@@ -63,3 +64,6 @@ def whole_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         raise
     shutil.rmtree(path, ignore_errors=True)
     temporary.rename(path)
+
+
+public.declare(__name__, renamed={"whole": "atomic"})

@@ -1,6 +1,6 @@
 """Films (MP4, WebM ...) by a child process that decodes them, one for each process that reads; see `film_child`."""
 
-__all__ = ["INSTALL", "Frames", "about", "has_library", "read"]
+__all__ = ["INSTALL", "Frames", "has_library", "properties", "read"]
 
 import atexit
 import importlib.util
@@ -50,7 +50,7 @@ def has_library() -> bool:
     return importlib.util.find_spec("av") is not None
 
 
-def about(source: str | os.PathLike | bytes, name: str, within: pathlib.Path | None = None) -> Frames:
+def properties(source: str | os.PathLike | bytes, name: str, within: pathlib.Path | None = None) -> Frames:
     """The times at which the frames of a film appear; no frame is decoded.
 
     Args:

@@ -73,7 +73,7 @@ def rewind(path: pathlib.Path, step: int) -> None:
         except (ValueError, KeyError, TypeError):
             break  # a crash of the machine tore this line, and what follows is none of this run's
     if stay != lines:
-        with files.whole(path) as file:
+        with files.atomic(path) as file:
             file.write(b"".join(stay))
 
 

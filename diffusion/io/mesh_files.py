@@ -102,7 +102,7 @@ def write_points(path: str | os.PathLike, points: np.ndarray) -> None:
         raise ValueError(f"need points [N, 3], got {list(points.shape)}")
     head = ["ply", "format ascii 1.0", f"element vertex {len(points)}", *(f"property float {name}" for name in "xyz")]
     rows = (" ".join(f"{value:.6g}" for value in point) for point in points)
-    with files.whole(pathlib.Path(path)) as file:
+    with files.atomic(pathlib.Path(path)) as file:
         file.write(("\n".join([*head, "end_header", *rows]) + "\n").encode())
 
 

@@ -28,13 +28,13 @@ class Kind(NamedTuple):
 
     Attributes:
         allows: (module, name) -> whether such a file needs the name.
-        made: (name, arguments) -> the value that a call stands for; raises TypeError for a call of another form.
+        make: (name, arguments) -> the value that a call stands for; raises TypeError for a call of another form.
         built: (value, state) -> None; sets the state of a value in place, and raises TypeError likewise.
         persistent: identity -> the value that it stands for; raises TypeError likewise.
     """
 
     allows: Callable[[str, str], bool]
-    made: Callable[[Name, tuple[Any, ...]], Any]
+    make: Callable[[Name, tuple[Any, ...]], Any]
     built: Callable[[Any, Any], None]
     persistent: Callable[[Any], Any]
 
@@ -139,7 +139,7 @@ def run(file: BinaryIO, kind: Kind) -> Any:
                 stack.append({})
             case "REDUCE":
                 arguments = only(tuple, stack.pop())
-                stack.append(kind.made(only(Name, stack.pop()), arguments))
+                stack.append(kind.make(only(Name, stack.pop()), arguments))
             case "BUILD":
                 state = stack.pop()
                 copied += len(state) if isinstance(state, dict) else 1  # one dictionary may be that of many objects

@@ -135,7 +135,7 @@ def write(path: str | pathlib.Path, picture: np.ndarray, settings: Mapping[str, 
     """
     text = PngImagePlugin.PngInfo()
     text.add_itxt(KEY, json.dumps(settings, sort_keys=True))
-    with files.whole(pathlib.Path(path)) as file:
+    with files.atomic(pathlib.Path(path)) as file:
         Image.fromarray(picture).save(file, "PNG", pnginfo=text)
 
 

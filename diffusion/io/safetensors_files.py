@@ -183,7 +183,7 @@ def write(
         begin = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the format aligns what follows
-    with files.whole(path) as file:
+    with files.atomic(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, shape in shapes.items():
             given, array = next(tensors)

@@ -1,17 +1,18 @@
 """What the fields of a table from elsewhere may hold: types and ranges, checked before anything is built of them.
 
-    FIELDS = {"num_train_timesteps": whole(1, 10**5), "shift": number(1e-6, 1e6), "shift_terminal": optional(number())}
+    FIELDS = {"num_train_timesteps": integer(1, 10**5), "shift": number(1e-6, 1e6), "seed": optional(integer())}
     schema.check(FIELDS, opener.read_table(path), str(path))
 
 A field that a schema does not name is not checked here; the reader decides whether it may be there.
 """
 
-__all__ = ["Valid", "check", "either", "like", "number", "objection", "optional", "several", "table", "text", "whole"]
+__all__ = ["Valid", "check", "either", "integer", "like", "number", "objection", "optional", "several", "table", "text"]
 
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from diffusion import public
 from diffusion.io import limits
 
 LARGEST = 2**20  # of whole numbers, by default: vocabularies have 2^18 ids
@@ -31,7 +32,7 @@ class Valid(NamedTuple):
     holds: Callable[[Any], bool]
 
 
-def whole(low: int = 0, high: int = LARGEST) -> Valid:
+def integer(low: int = 0, high: int = LARGEST) -> Valid:
     """Whole numbers from low to high; true and false are not valid."""
     return Valid(
         f"a whole number, at least {low} and at most {high}", lambda value: type(value) is int and low <= value <= high
@@ -100,14 +101,14 @@ def like(default: Any) -> Valid:
     if isinstance(default, bool):
         return optional(FLAG)
     if isinstance(default, int):
-        return whole(min(default, 1))
+        return integer(min(default, 1))
     if isinstance(default, float):
         return number()
     if isinstance(default, str):
         return text()
     if isinstance(default, (list, tuple)) and default:
         first = default[0]
-        return several(whole() if type(first) is int else like(first))
+        return several(integer() if type(first) is int else like(first))
     return several(PLAIN) if isinstance(default, (list, tuple)) else ANY
 
 
@@ -130,3 +131,6 @@ def check(fields: Mapping[str, Valid], found: Mapping[str, Any], what: str) -> N
     for field, valid in fields.items():
         if field in found and (why := objection(field, found[field], valid)):
             raise limits.Refused(f"{what}: {why}")
+
+
+public.declare(__name__, renamed={"whole": "integer"})

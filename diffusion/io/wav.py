@@ -101,7 +101,7 @@ def write(path: str | os.PathLike, waveform: np.ndarray, sample_rate: int) -> No
     if waveform.ndim != 1 or not np.isfinite(waveform).all():
         raise ValueError(f"a waveform of shape {waveform.shape}. Valid: [L], finite")
     content = np.clip(np.round(waveform * 32768), -32768, 32767).astype("<i2").tobytes()
-    with files.whole(pathlib.Path(path)) as file, wave.open(file, "wb") as sound:
+    with files.atomic(pathlib.Path(path)) as file, wave.open(file, "wb") as sound:
         sound.setnchannels(1)
         sound.setsampwidth(2)
         sound.setframerate(sample_rate)

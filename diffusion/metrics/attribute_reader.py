@@ -12,6 +12,7 @@ __all__ = [
     "check_labels",
     "features",
     "fitted",
+    "from_params",
     "he_normal",
     "hidden",
     "init_hidden",
@@ -19,7 +20,6 @@ __all__ = [
     "logits",
     "margins",
     "most_probable",
-    "of",
     "read",
     "shifted",
     "train",
@@ -38,6 +38,7 @@ import optax
 from jax import Array
 from safetensors.numpy import save
 
+from diffusion import public
 from diffusion.io import failures, files, safetensors_files
 from diffusion.metrics import chunks
 
@@ -144,7 +145,7 @@ def fitted(
         some = {name: np.asarray(column)[rows] for name, column in labels.items()}
         params, state, value = update(params, state, jax.random.fold_in(key, step + 1), few, some)
         progress(step + 1, value)
-    return of(jax.tree.map(np.asarray, params), classes)
+    return from_params(jax.tree.map(np.asarray, params), classes)
 
 
 def read(reader: Reader, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -202,7 +203,7 @@ def shifted(reader: Reader, refused: Mapping[str, int], shift: float) -> Reader:
     params = {name: np.array(value) for name, value in reader.params.items()}
     for name, number in refused.items():
         params[f"{name}/bias"][number] += shift
-    return of(params, reader.classes)
+    return from_params(params, reader.classes)
 
 
 def features(reader: Reader, images: np.ndarray) -> np.ndarray:
@@ -225,13 +226,13 @@ def cached(name: str, made: Callable[[], Reader], folder: pathlib.Path | None = 
     path = (folder or files.cache("readers")) / f"{name}.safetensors"
     try:
         classes = {key: int(value) for key, value in safetensors_files.header(path).metadata.items()}
-        return of(safetensors_files.load(path), classes)
+        return from_params(safetensors_files.load(path), classes)
     except (OSError, ValueError) as error:
         if failures.is_machine_failure(error):
             raise failures.Unreadable(f"{path} could not be read: {error}.") from error
         reader = made()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with files.whole(path) as file:
+    with files.atomic(path) as file:
         arrays = {key: np.asarray(leaf) for key, leaf in reader.params.items()}
         file.write(save(arrays, {key: str(value) for key, value in reader.classes.items()}))
     return reader
@@ -322,10 +323,13 @@ def check_labels(labels: Mapping[str, np.ndarray], number: int, noun: str) -> No
         raise ValueError(f"each attribute has a label for each of the {number} {noun}; got {shapes}")
 
 
-def of(params: dict[str, Any], classes: dict[str, int]) -> Reader:
+def from_params(params: dict[str, Any], classes: dict[str, int]) -> Reader:
     """The reader of these parameters and classes, with their digest."""
     digest = hashlib.sha256()
     for name in sorted(params):
         digest.update(f"{name} {params[name].shape} {params[name].dtype}".encode())
         digest.update(np.ascontiguousarray(params[name]).tobytes())
     return Reader(params, classes, digest.hexdigest())
+
+
+public.declare(__name__, renamed={"of": "from_params"})

@@ -179,7 +179,7 @@ def _read(film: pathlib.Path, number: int, how: Mapping) -> np.ndarray:
     """One clip of a film, uint8 [F, H, W, 3]."""
     try:
         files = clip_files.files_of(film)
-        length = len(files) if film.is_dir() else len(clips.about(film).times)
+        length = len(files) if film.is_dir() else len(clips.properties(film).times)
         begin = _begin(how, number, length - _span(str(film), length, how))
         rows = begin + how["every"] * np.arange(how["frames"])
         if film.is_dir():

@@ -85,13 +85,13 @@ class Gathered(NamedTuple):
         statistics: the moments of the features, tap by tap.
         rows: tap -> float32 [N, D] for the taps in `keep`, possibly on disk.
         seconds: the time of computation; 0 if all features were on disk.
-        found: number of images whose features were on disk already.
+        from_disk: number of images whose features were on disk already.
     """
 
     statistics: Statistics
     rows: dict[str, np.ndarray]
     seconds: float
-    found: int
+    from_disk: int
 
 
 class Reference(NamedTuple):
@@ -256,8 +256,8 @@ def _go_on(images, space, keep, path, before, advance, began) -> Gathered:
     """Gathers the images that `before` lacks; writes the result to `path` from time to time, and at the end."""
     done = before.count if before else 0
     moments = dict(before.moments) if before else {}
-    rows_sha = dict(before.about["rows"]) if before else dict.fromkeys(keep, "")
-    images_sha = before.about["images"]["sha256"] if before else ""
+    rows_sha = dict(before.description["rows"]) if before else dict.fromkeys(keep, "")
+    images_sha = before.description["images"]["sha256"] if before else ""
     in_memory = {tap: [] for tap in keep}
     on_disk = done
     saved = time.perf_counter()
@@ -313,10 +313,10 @@ def _before(path: pathlib.Path, images: ImageSet, space: Space, keep: Sequence[s
     """The result of an earlier gathering, if it is intact and has all taps that are needed now."""
     try:
         earlier = statistics.read(path)
-        rows_sha = earlier.about["rows"]
+        rows_sha = earlier.description["rows"]
         count = earlier.count or 0
         if (
-            earlier.about["space"] != space.identity
+            earlier.description["space"] != space.identity
             or not set(keep) <= rows_sha.keys()
             or not 0 < count <= images.count
         ):

@@ -36,9 +36,9 @@ _ROWS = 512  # rows of features between two merges of moments
 _FOREIGN = {"mu": "sigma", "mu_s": "sigma_s"}  # mean -> covariance in .npz files
 _TABLE = schema.Valid("a table", lambda value: isinstance(value, dict))
 _ABOUT = {  # the description in our own files
-    "format": schema.whole(1),
+    "format": schema.integer(1),
     "sha256": schema.text(64),
-    "count": schema.whole(1, 2**53),
+    "count": schema.integer(1, 2**53),
     "taps": schema.several(schema.text(), most=64),
     "space": schema.optional(_TABLE),
     "images": schema.optional(_TABLE),
@@ -57,14 +57,14 @@ class Statistics(NamedTuple):
     Attributes:
         moments: tap -> Moments. Where a file does not record the number of rows, count is 2 and m2 the covariance.
         count: number of images, or None if the file does not record it.
-        about: the description: "space" (the features' space; None if the file does not record it), "images" (the images
-            that they are features of), "rows" (tap -> sha256 of kept rows), "versions"; for a foreign file "file" and
-            "sha256".
+        description: their making: "space" (the features' space; None if the file does not record it), "images" (the
+            images that they are features of), "rows" (tap -> sha256 of kept rows), "versions"; for a foreign file
+            "file" and "sha256".
     """
 
     moments: dict[str, frechet.Moments]
     count: int | None
-    about: dict
+    description: dict
 
 
 def write(path: pathlib.Path, statistics: Statistics) -> None:
@@ -81,10 +81,15 @@ def write(path: pathlib.Path, statistics: Statistics) -> None:
     for tap, moments in statistics.moments.items():
         tensors[f"{tap}.mean"] = np.asarray(moments.mean, np.float64)
         tensors[f"{tap}.m2"] = np.asarray(moments.m2, np.float64)
-    description = {"format": FORMAT, "count": statistics.count, "taps": list(statistics.moments), **statistics.about}
+    description = {
+        "format": FORMAT,
+        "count": statistics.count,
+        "taps": list(statistics.moments),
+        **statistics.description,
+    }
     description["sha256"] = _digest(description, tensors)
     content = safetensors.numpy.save(tensors, metadata={"statistics": json.dumps(description, sort_keys=True)})
-    with files.whole(path) as file:
+    with files.atomic(path) as file:
         file.write(content)
 
 
@@ -101,13 +106,13 @@ def write_npz(path: pathlib.Path, statistics: Statistics, tap: str, rows: np.nda
         OSError: if it cannot be written.
     """
     moments = statistics.moments[tap]
-    with files.whole(path) as file:
+    with files.atomic(path) as file:
         np.savez(
             file,
             mu=moments.mean,
             sigma=frechet.covariance(moments),
             reps=np.asarray(rows),
-            space=np.array(json.dumps(statistics.about["space"], sort_keys=True)),
+            space=np.array(json.dumps(statistics.description["space"], sort_keys=True)),
         )
 
 
@@ -332,7 +337,7 @@ def require_same(name: str, statistics: Statistics, space: dict) -> None:
     Raises:
         StatisticsError: names the fields that differ.
     """
-    described = statistics.about.get("space")
+    described = statistics.description.get("space")
     if described is None:
         return
     described, space = ({"features": INCEPTION, **description} for description in (described, space))

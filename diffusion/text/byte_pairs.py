@@ -102,5 +102,5 @@ def write(folder: str | pathlib.Path, learned: BytePairs, length: int) -> None:
         ("merges.txt", "\n".join(lines)),
         ("tokenizer_config.json", json.dumps(config, indent=2)),
     ):
-        with files.whole(folder / name) as file:
+        with files.atomic(folder / name) as file:
             file.write(content.encode())

@@ -62,7 +62,7 @@ def cached(encoder: Encoder, weights: str, folder: str | pathlib.Path | None = N
                 embedding = {"tokens": np.asarray(tokens[row])}
                 embedding |= {} if pooled is None else {"pooled": np.asarray(pooled[row])}
                 mine = place / f"{uuid.uuid4().hex}.part"  # of this process alone
-                with files.whole(mine) as file:
+                with files.atomic(mine) as file:
                     file.write(save(embedding))
                 mine.replace(paths[i])
                 known[paths[i]] = embedding

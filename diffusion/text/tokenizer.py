@@ -29,7 +29,7 @@ BOUNDLESS = 10**6  # configs without a length have a larger "model_max_length"
 # How OpenAI's code cuts text into words, whose bytes are then merged.
 CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 GROWTH = 1000  # letters that rules of a vocabulary may make of one
-IDS = schema.whole()  # of tokens
+IDS = schema.integer()  # of tokens
 TOKEN = schema.optional(
     schema.either(
         schema.text(),
@@ -41,7 +41,7 @@ TOKEN = schema.optional(
 )
 KINDS = {  # what the fields of tokenizer_config.json and special_tokens_map.json may hold
     "model_max_length": schema.optional(schema.number(0, math.inf)),
-    "extra_ids": schema.whole(0, 1000),
+    "extra_ids": schema.integer(0, 1000),
     "do_lower_case": schema.FLAG,
     "padding_side": schema.optional(schema.Valid("'left' or 'right'", lambda value: value in ("left", "right"))),
     "bos_token": TOKEN,

@@ -64,7 +64,7 @@ def read_usual(folder: pathlib.Path, otherwise: Usual) -> Usual:
     if not isinstance(table, dict) or not table.keys() <= set(Usual._fields):
         raise Refusal(f"{path} holds {json.dumps(table)[:200]}; valid fields: {', '.join(Usual._fields)}.")
     usual = otherwise._replace(**table)
-    for field, valid in (("steps", schema.whole(1)), ("guidance", schema.number())):
+    for field, valid in (("steps", schema.integer(1)), ("guidance", schema.number())):
         if why := schema.objection(field, getattr(usual, field), valid):
             raise Refusal(f"{path}: {why} A guidance of 1 is none.")
     return usual

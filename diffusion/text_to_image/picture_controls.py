@@ -86,7 +86,7 @@ CONTROL_PARTS = {
     "weight": (float, schema.number(-100, 100)),
     "times": (tuple, schema.several(schema.number(0, 1), 2, 2)),
     "mask": (str, PICTURE),
-    "mode": (int, schema.whole(0)),
+    "mode": (int, schema.integer(0)),
 }
 
 

@@ -50,11 +50,11 @@ def _is_lora(value: Any) -> bool:
 
 LORA = schema.Valid("a weight, or a weight and two times", _is_lora)
 PICTURE: Mapping[str, schema.Valid] = {
-    "format": schema.whole(0, 2**31),
+    "format": schema.integer(0, 2**31),
     "prompt": PROMPT,
-    "seed": schema.whole(0, SEED),
-    "seeds": schema.several(schema.whole(0, SEED), 1, BATCH),  # of the pictures that were made with it
-    "at": schema.whole(0, BATCH - 1),  # which of them it is
+    "seed": schema.integer(0, SEED),
+    "seeds": schema.several(schema.integer(0, SEED), 1, BATCH),  # of the pictures that were made with it
+    "at": schema.integer(0, BATCH - 1),  # which of them it is
     "files": schema.table(CHECKSUM, 200, FILE),
     "versions": schema.table(text(100), 100),
     "device": text(200),
@@ -70,8 +70,8 @@ MODEL: Mapping[str, schema.Valid] = {
 }
 RUN: Mapping[str, schema.Valid] = {
     "workdir": FILE,
-    "step": schema.whole(0, 2**63),
-    "label": schema.whole(-1, 2**31 - 1),
+    "step": schema.integer(0, 2**63),
+    "label": schema.integer(-1, 2**31 - 1),
 }
 Kind = TypeVar("Kind", bound=Request)
 

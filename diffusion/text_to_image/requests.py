@@ -135,7 +135,7 @@ class Request:
     prompts: tuple[str, ...] = setting(("",), schema.several(PROMPT, 1, NUMBER), "what the pictures show")
     negative: str | None = setting(None, PROMPT, "what the pictures are pushed away from; one text for all of them")
     steps: int | None = setting(
-        None, schema.whole(1, STEPS), "steps of the sampler; by default as the model was published"
+        None, schema.integer(1, STEPS), "steps of the sampler; by default as the model was published"
     )
     guidance: float | None = setting(
         None,
@@ -155,16 +155,16 @@ class Request:
         "scale of the guidance by the image, for a model that edits pictures by instructions; 1 is none, and below it "
         "the image counts less; by default as the model was published",
     )
-    seeds: tuple[int, ...] = setting((0,), schema.several(schema.whole(0, SEED), 1, NUMBER), "seed of each picture")
+    seeds: tuple[int, ...] = setting((0,), schema.several(schema.integer(0, SEED), 1, NUMBER), "seed of each picture")
     sampler: str = setting("", text(100), "a sampler, for example dpmpp_2m; by default the model's own")
     height: int = setting(
-        0, schema.whole(0, SIDE), "height of the pictures in pixels; 0: that of the image, or the model's own"
+        0, schema.integer(0, SIDE), "height of the pictures in pixels; 0: that of the image, or the model's own"
     )
     width: int = setting(
-        0, schema.whole(0, SIDE), "width of the pictures in pixels; 0: that of the image, or the model's own"
+        0, schema.integer(0, SIDE), "width of the pictures in pixels; 0: that of the image, or the model's own"
     )
     frames: int = setting(
-        0, schema.whole(0, FRAMES), "frames of a clip, for a model that makes clips; 0: as the model was published"
+        0, schema.integer(0, FRAMES), "frames of a clip, for a model that makes clips; 0: as the model was published"
     )
     image: str | np.ndarray | None = setting(None, PICTURE, "a picture to start from")
     images: tuple[str | np.ndarray, ...] = setting(
@@ -178,7 +178,7 @@ class Request:
     )
     margins: tuple[int, int, int, int] = setting(
         (0, 0, 0, 0),
-        schema.several(schema.whole(0, SIDE), 4, 4),
+        schema.several(schema.integer(0, SIDE), 4, 4),
         "pixels to add to the image and paint: top,bottom,left,right",
     )
     strength: float | None = setting(
@@ -188,7 +188,7 @@ class Request:
     )
     resamplings: int = setting(
         1,
-        schema.whole(1, RESAMPLINGS),
+        schema.integer(1, RESAMPLINGS),
         "with a mask or margins: how often each quarter of the trajectory but the last is sampled, so that what is "
         "painted agrees with what is kept (RePaint)",
     )
@@ -198,9 +198,9 @@ class Request:
         "with a mask or margins: the noise on what is kept, fresh after each step, or one for all steps, as diffusers "
         "has it",
     )
-    batch_size: int = setting(1, schema.whole(1, BATCH), "pictures at once")
+    batch_size: int = setting(1, schema.integer(1, BATCH), "pictures at once")
     tile: int = setting(
-        0, schema.whole(0, SIDE), "side in pixels of the tiles in which the autoencoder sees a large picture; 0: none"
+        0, schema.integer(0, SIDE), "side in pixels of the tiles in which the autoencoder sees a large picture; 0: none"
     )
     windows: bool = setting(
         False, schema.FLAG, "read a prompt longer than the text encoder's context in several windows"
@@ -272,7 +272,7 @@ class Request:
     @classmethod
     def series(cls, prompt: str, seed: int, number: int, **more: Any) -> Self:
         """The request for `number` pictures of one prompt, with seeds that follow one another from `seed` on."""
-        integer = lambda name, value, low, high: valid_as(schema.whole(low, high), name, typed(int, value))
+        integer = lambda name, value, low, high: valid_as(schema.integer(low, high), name, typed(int, value))
         number = integer("number", number, 1, NUMBER)
         seed = integer("seed", seed, 0, SEED - number + 1)  # so that the last one is in range, too
         return cls(prompts=(prompt,), seeds=tuple(range(seed, seed + number)), **more)

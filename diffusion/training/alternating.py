@@ -51,13 +51,13 @@ class Average(NamedTuple):
     """A network whose parameters are a moving average of another's.
 
     Attributes:
-        of: the name of the network that is averaged; the average moves at the steps at which that network's player
+        source: the name of the network that is averaged; the average moves at the steps at which that network's player
             acts.
         ema: the average's (init, update), see `ema.exponential_moving_average`; its update counts the player's own
             steps.
     """
 
-    of: str
+    source: str
     ema: ExponentialMovingAverage
 
 
@@ -131,7 +131,7 @@ def alternating(
     """
     averages = dict(averages or {})
     _check(players, apply, averages)
-    apply = {**apply, **{name: apply[average.of] for name, average in averages.items()}}
+    apply = {**apply, **{name: apply[average.source] for name, average in averages.items()}}
     every = {player.trained: player.every for player in players.values()}
 
     def init(networks):
@@ -142,7 +142,7 @@ def alternating(
             )
         return AlternatingState(
             step=jnp.zeros([], jnp.int32),
-            networks={**networks, **{name: a.ema.init(networks[a.of]) for name, a in averages.items()}},
+            networks={**networks, **{name: a.ema.init(networks[a.source]) for name, a in averages.items()}},
             opt_state={name: player.optimizer.init(networks[player.trained]) for name, player in players.items()},
             density={name: () if player.density is None else player.density.init() for name, player in players.items()},
             failed_at=jnp.full([], HEALTHY, jnp.int32),
@@ -283,9 +283,9 @@ def _check(players, apply, averages) -> None:
             raise ValueError(f"alternating: {name!r} acts every {player.every} steps; must be >= 1.")
     for name, average in averages.items():
         if name in apply:
-            raise ValueError(f"alternating: {name!r} is an average of {average.of!r}; leave it out of apply.")
-        if average.of not in trained:
+            raise ValueError(f"alternating: {name!r} is an average of {average.source!r}; leave it out of apply.")
+        if average.source not in trained:
             raise ValueError(
-                f"alternating: {name!r} averages {average.of!r}, which no player trains; the players "
+                f"alternating: {name!r} averages {average.source!r}, which no player trains; the players "
                 f"train {sorted(trained)}."
             )

@@ -93,7 +93,7 @@ def make(path: str | pathlib.Path, name: str, **arguments: Any) -> Watermark:
         raise FileExistsError(f"{path} exists already, and pictures may carry its key; choose another name.")
     entry = {"name": name, "key": secrets.token_hex(32), **arguments}
     watermark = from_entry(entry)
-    with files.whole(path) as file:
+    with files.atomic(path) as file:
         os.fchmod(file.fileno(), 0o600)
         file.write((json.dumps(entry, indent=2) + "\n").encode())
     return watermark

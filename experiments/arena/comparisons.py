@@ -18,9 +18,9 @@ FILE = "arena.json"
 VERSION = 1
 LETTERS = 1000  # of a question, a name or a request
 SHAPE = {
-    "version": schema.whole(1, VERSION),
+    "version": schema.integer(1, VERSION),
     "question": schema.text(),
-    "seed": schema.whole(0, 2**63),
+    "seed": schema.integer(0, 2**63),
     "competitors": schema.table(schema.text()),
 }
 

@@ -186,7 +186,7 @@ def agreement_line(arena: Arena, votes: Sequence[Vote]) -> str:
 def _csv(path: pathlib.Path, header: Sequence[str], rows: Sequence[Sequence]) -> None:
     text = io.StringIO()
     csv.writer(text).writerows([header, *rows])
-    with files.whole(path) as file:
+    with files.atomic(path) as file:
         file.write(text.getvalue().encode())
 
 

@@ -13,7 +13,7 @@ WITHDRAWN = "withdrawn"  # takes the voter's vote on this comparison back
 CHOICES = (FIRST, SECOND, TIE, WITHDRAWN)
 LINE = {
     "voter": schema.text(40),
-    "comparison": schema.whole(),
+    "comparison": schema.integer(),
     "choice": schema.Valid(f"one of {', '.join(CHOICES)}", CHOICES.__contains__),
     "left": schema.Valid(f"{FIRST} or {SECOND}", (FIRST, SECOND).__contains__),
 }

@@ -122,14 +122,14 @@ def measure(
     return {
         "figures": figures,
         "warnings": warnings(samples, reference, sets),
-        "samples": {**gathered.statistics.about["images"], "count": samples.count, "shape": list(samples.shape)},
+        "samples": {**gathered.statistics.description["images"], "count": samples.count, "shape": list(samples.shape)},
         "reference": _described(reference, real),
         "seconds": {
             "reference": real.seconds,
             "samples": gathered.seconds,
             "figures": now - then,
             "total": now - began,
-            "images_per_second": (samples.count - gathered.found) / gathered.seconds if gathered.seconds else None,
+            "images_per_second": (samples.count - gathered.from_disk) / gathered.seconds if gathered.seconds else None,
         },
     }
 
@@ -156,7 +156,7 @@ def _require_same_dims(reference, own, real):
 
 
 def _described(reference: Reference, real: Gathered) -> dict:
-    stored = real.statistics.about
+    stored = real.statistics.description
     described = stored.get("images") or {"images": reference.spec, "kind": "statistics"}
     if reference.statistics is not None:
         described = {**described, "file": reference.spec, "sha256": stored.get("sha256") or described.get("sha256")}
@@ -184,7 +184,7 @@ def warnings(samples: ImageSet, reference: Reference, sets: FeatureSets) -> list
             f"the reference has {count:,} images, not more than the {dim:,} features: its covariance is "
             "singular, and the Frechet distance is far too high."
         )
-    if sets.reference.statistics.about.get("space") is None:
+    if sets.reference.statistics.description.get("space") is None:
         texts.append(f"{reference.spec} does not say how it was made: nothing shows that its protocol is this one.")
     if reference.images is not None and reference.images.fingerprint == samples.fingerprint:
         texts.append("the samples are the reference itself.")

@@ -11,7 +11,7 @@ import numpy as np
 
 from diffusion.data.transforms import to_uint8
 from diffusion.io import json_lines
-from diffusion.io.files import whole
+from diffusion.io.files import atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -323,7 +323,7 @@ def save(figure: "Figure", path: str | os.PathLike) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
-    with whole(path) as file:
+    with atomic(path) as file:
         figure.savefig(file, format="png", metadata={"Software": None})
 
 

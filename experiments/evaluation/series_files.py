@@ -27,7 +27,7 @@ def write(source: Any, samples: np.ndarray, folder: pathlib.Path) -> list[pathli
     if all(np.array_equal(filled[name], one, equal_nan=True) for name, one in source.series.items()):
         return []
     if not source.where.endswith(".csv"):
-        with files.whole(folder / "filled.npz") as file:
+        with files.atomic(folder / "filled.npz") as file:
             np.savez(file, allow_pickle=False, **filled)
         return [folder / "filled.npz"]
     (table,) = filled.values()

@@ -125,7 +125,7 @@ def draw(
     plots.mosaic([views], titles, [degrees], folder / "views.png")
     few = [row for rows in shown for row in rows[:TURNING]]
     frames = turntable([lambda angle, row=row: tile(row, angle) for row in few], columns=min(8, len(few)))
-    with files.whole(folder / "turntable.gif") as file:
+    with files.atomic(folder / "turntable.gif") as file:
         file.write(frames)
     (folder / "ply").mkdir(exist_ok=True)
     for row in np.concatenate(shown):

@@ -20,7 +20,7 @@ EDITS = ("image", "mask", "margins", "strength", "resamplings")  # what belongs 
 class PageRequest(Request):
     """A request for pictures of one prompt, or of one class of a trained run; all of them are made at once."""
 
-    label: int = setting(-1, schema.whole(-1, 2**31 - 1), "the class, of a trained run; -1 for a run without classes")
+    label: int = setting(-1, schema.integer(-1, 2**31 - 1), "the class, of a trained run; -1 for a run without classes")
 
     def __str__(self):
         what = repr(self.prompts[0]) if self.prompts[0] else f"class {self.label}"
@@ -35,9 +35,9 @@ def log(request: PageRequest, what: str) -> None:
 ONE_PROMPT = {
     "prompt": Setting(str, "", PROMPT, False, settings(Request)["prompts"].help),
     "seed": Setting(
-        int, 0, schema.whole(0, SEED), False, "seed of the first picture; each further picture has the next seed"
+        int, 0, schema.integer(0, SEED), False, "seed of the first picture; each further picture has the next seed"
     ),
-    "batch": Setting(int, 1, schema.whole(1, BATCH), False, "how many pictures, made at once"),
+    "batch": Setting(int, 1, schema.integer(1, BATCH), False, "how many pictures, made at once"),
 }
 INPUTS: Mapping[str, Setting] = {
     name: ONE_PROMPT.get(name) or settings(PageRequest)[name]

@@ -38,6 +38,6 @@ def keep(content: str, inputs: pathlib.Path) -> str:
     inputs.mkdir(parents=True, exist_ok=True)
     path = inputs / f"{hashlib.sha256(picture.tobytes()).hexdigest()[:16]}-{picture.shape[1]}x{picture.shape[0]}.png"
     if not path.exists():
-        with files.whole(path) as file:
+        with files.atomic(path) as file:
             file.write(encoded.getvalue())
     return str(path)

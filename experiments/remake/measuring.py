@@ -19,7 +19,7 @@ from diffusion.experiments.evaluation import plots, report
 from diffusion.experiments.remake.claims import Remake, Verdict, verdict
 from diffusion.experiments.run_folder import workdir
 from diffusion.io import json_lines, limits, npz, opener
-from diffusion.io.files import whole
+from diffusion.io.files import atomic
 
 PARTS, ARRAYS, RECORD, PICTURE = "parts.jsonl", "arrays", "remake.json", "picture.png"
 
@@ -106,7 +106,7 @@ def _measured(folder: pathlib.Path, remake: Remake, quick: bool) -> dict[str, di
 
 def _write_arrays(folder: pathlib.Path, number: int, arrays: dict[str, np.ndarray]) -> None:
     (folder / ARRAYS).mkdir(exist_ok=True)
-    with whole(folder / ARRAYS / f"{number}.npz") as file:
+    with atomic(folder / ARRAYS / f"{number}.npz") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
 

@@ -130,7 +130,7 @@ def _make(
             pairs = make(params, *sharding.to_devices((_conditions(recipe, data, numbers), numbers), mesh, padded))
             if jax.process_index() == 0:
                 pair = np.stack([np.asarray(pairs[name].addressable_data(0)) for name in ("x", "noise")], axis=1)
-                with files.whole(_file(folder, rows)) as file:
+                with files.atomic(_file(folder, rows)) as file:
                     np.save(file, pair[: len(rows)])
             written += len(rows)
             advance(written)

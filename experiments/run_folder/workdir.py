@@ -27,7 +27,7 @@ from diffusion.experiments.config.differences import differences
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.config.values import require_names
 from diffusion.io import file_systems, limits, opener
-from diffusion.io.files import whole
+from diffusion.io.files import atomic
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import agreement
 
@@ -153,7 +153,7 @@ def _reads(path: pathlib.Path, token: str) -> bool:
 
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a text file, whole or not at all."""
-    with whole(path) as file:
+    with atomic(path) as file:
         file.write(text.encode())
 
 

@@ -60,9 +60,9 @@ def images(
             before = work()
             batch = make(params, jax.tree.map(lambda leaf, rows=rows: leaf[rows], labels), seeds[rows])
             if (cost := work() - before).any():
-                with files.whole(folder / f"{first:08}.work.npy") as handle:  # before the batch: it is not made again
+                with files.atomic(folder / f"{first:08}.work.npy") as handle:  # before the batch: it is not made again
                     np.save(handle, cost)
-            with files.whole(file) as handle:
+            with files.atomic(file) as handle:
                 np.save(handle, batch)
         batches.append(batch)
         advance(rows.stop)

@@ -39,7 +39,12 @@ PLAN = {
     "overrides": schema.table(schema.Valid("any value", lambda value: True)),
     "commands": schema.several(schema.several(WORD, 1, MOST)),
 }
-EVENT = {"attempt": schema.whole(), "command": schema.whole(), "seconds": schema.number(), "reason": schema.text(10**6)}
+EVENT = {
+    "attempt": schema.integer(),
+    "command": schema.integer(),
+    "seconds": schema.number(),
+    "reason": schema.text(10**6),
+}
 PATIENCE = 0.2  # seconds for which a lock is tried: a reader that looks at it holds it for an instant
 
 

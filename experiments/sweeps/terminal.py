@@ -107,12 +107,12 @@ class Display:
 
     def _line(self, seconds: float) -> str:
         rate, left = self._pace()
-        used = process_memory.of_machine()
+        used = process_memory.machine_memory()
         counts = {"seconds": round(seconds), "done": self.done, "failed": self.failed, "total": self.total}
         return line(counts | {"runs_per_minute": rate, "eta_seconds": left}, used and used[0])
 
     def _drawn(self) -> Group:
-        used = process_memory.of_machine()  # what the runs compete for
+        used = process_memory.machine_memory()  # what the runs compete for
         bar = Table.grid(padding=(0, 1), expand=True)
         bar.add_column(no_wrap=True, overflow="ellipsis")
         bar.add_column(ratio=1)

@@ -234,7 +234,7 @@ def _samples(
         folder = out / f".samples-{key}"
         images = batches_on_disk.images(make.images, params, labels, seeds, batch_size, folder, shown)
     (out / "samples.json").unlink(missing_ok=True)  # or one killed now would leave the old key beside new samples
-    with files.whole(out / "samples.npz") as file:
+    with files.atomic(out / "samples.npz") as file:
         np.savez(file, images=images, labels=generate.classes_of(recipe, labels), seeds=seeds)
     record = {"key": key, "sample": plain(config.sample), "nfe": make.nfe, "config": config_hash(config)}
     workdir.write_text(out / "samples.json", json.dumps(record, indent=2) + "\n")

@@ -54,7 +54,7 @@ def test_frames_are_those_that_pyav_decodes(tmp_path, ending, options):
     exact = decoded(path)
     for source in (path, path.read_bytes()):
         np.testing.assert_array_equal(clips.read(source, np.array([0, 3, 11])), exact[[0, 3, 11]])
-        about = clips.about(source)
+        about = clips.properties(source)
         assert (about.height, about.width, len(about.times)) == (32, 48, 12)
         np.testing.assert_allclose(about.times, np.arange(12) / 10, atol=2e-3)
 
@@ -78,13 +78,13 @@ def test_a_film_that_is_cut_short_is_an_error_wherever_the_cut_is(tmp_path, endi
             film.mux(stream.encode(frame))
         film.mux(stream.encode())
     whole = path.read_bytes()
-    assert len(clips.about(path).times) == len(clips.about(whole).times) == 12
+    assert len(clips.properties(path).times) == len(clips.properties(whole).times) == 12
     for share in (0.3, 0.5, 0.7, 0.9, 0.99):
         cut = whole[: int(share * len(whole))]
         path.write_bytes(cut)
         for source in (path, cut):
             with pytest.raises(ValueError, match=r"is cut short: [\d,]+ bytes are missing|is no film, or is cut short"):
-                clips.about(source)
+                clips.properties(source)
 
 
 def test_a_film_may_leave_its_size_open():
@@ -167,7 +167,7 @@ def test_a_list_of_other_films_reads_none_of_them(film, tmp_path, text):
     path.write_text(text.format(film=film))
     for source in (path, path.read_bytes()):
         with pytest.raises(ValueError, match="is no film"):
-            clips.about(source, "list.mp4")
+            clips.properties(source, "list.mp4")
 
 
 def test_the_child_can_open_nothing():
@@ -183,7 +183,7 @@ def test_the_child_can_open_nothing():
 
 
 def test_one_child_decodes_many_films(film):
-    clips.about(film)
+    clips.properties(film)
     first = child().pid
     for _ in range(20):
         assert len(clips.read(film, np.arange(9))) == 9
@@ -191,35 +191,35 @@ def test_one_child_decodes_many_films(film):
 
 
 def test_a_child_that_is_killed_starts_anew(film):
-    clips.about(film)
+    clips.properties(film)
     first = child()
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
-    assert len(clips.about(film).times) == 9 and child().pid != first.pid
+    assert len(clips.properties(film).times) == 9 and child().pid != first.pid
 
 
 def test_a_child_that_dies_at_a_film_is_an_error_of_that_film_alone(film, monkeypatch):
-    clips.about(film)
+    clips.properties(film)
     first = child()
     os.kill(first.pid, signal.SIGSTOP)
     threading.Timer(0.2, lambda: os.kill(first.pid, signal.SIGKILL)).start()
     with pytest.raises(limits.Refused, match=r"a\.mp4 cannot be decoded: its decoder ended \(SIGKILL\)"):
-        clips.about(film)
-    assert len(clips.about(film).times) == 9
+        clips.properties(film)
+    assert len(clips.properties(film).times) == 9
 
 
 def test_a_film_that_takes_too_long_is_refused(film, monkeypatch):
-    clips.about(film)
+    clips.properties(film)
     first = child()
     os.kill(first.pid, signal.SIGSTOP)
     films._reader.child.socket.settimeout(0.2)
     with pytest.raises(limits.Refused, match="takes longer than a film of its size may"):
-        clips.about(film)
+        clips.properties(film)
     assert first.poll() is not None
 
 
 def test_a_child_is_not_shared_with_a_forked_process(film):
-    clips.about(film)
+    clips.properties(film)
     before = child().pid
     read, write = os.pipe()
     pid = os.fork()
@@ -271,7 +271,7 @@ def test_small_films_declare_no_giant_frames(tmp_path):
         made.mux(stream.encode())
     assert (tmp_path / "a.mkv").stat().st_size < 2**20
     with pytest.raises(ValueError, match=r"a\.mkv (declares 4096 x 4096 pixels|is no film|is damaged)"):
-        clips.about(tmp_path / "a.mkv")
+        clips.properties(tmp_path / "a.mkv")
 
 
 def test_threads_take_turns(film):

@@ -17,16 +17,16 @@ def animation(tmp_path_factory):
 
 
 def test_every_cut_of_an_animation_is_an_error(animation):
-    assert len(clips.about(animation, "a.gif").times) == 24
+    assert len(clips.properties(animation, "a.gif").times) == 24
     for size in range(1, len(animation), 7):
         with pytest.raises(ValueError, match=r"a\.gif is (no GIF|cut short|no film)|a\.gif needs PyAV"):
-            clips.about(animation[:size], "a.gif")
+            clips.properties(animation[:size], "a.gif")
 
 
 def test_half_an_animation_says_how_many_frames_are_whole(animation, tmp_path):
     (tmp_path / "a.gif").write_bytes(animation[: len(animation) // 2])
     with pytest.raises(ValueError, match=r"a\.gif is cut short: 1[12] frames are whole"):
-        clips.about(tmp_path / "a.gif")
+        clips.properties(tmp_path / "a.gif")
     with pytest.raises(ValueError, match=r"a\.gif is cut short"):
         clips.read(tmp_path / "a.gif", np.arange(4))
 

@@ -209,7 +209,9 @@ def test_statistics_of_another_space_are_refused(files, space):
         against(folder, "pixels.safetensors", space)
     inception = comparison.Request(reference=f"{folder}/b.npz", features="pixels")
     made_there = comparison.make_reference(inception, folder / "there.safetensors")
-    there = made_there._replace(about={**made_there.about, "space": {"weights": "91f2", "resize": "bilinear_tf1"}})
+    there = made_there._replace(
+        description={**made_there.description, "space": {"weights": "91f2", "resize": "bilinear_tf1"}}
+    )
     statistics.write(folder / "there.safetensors", there)
     with pytest.raises(StatisticsError, match=r"'Inception-v3', but needed with 'a tiny DINOv2'\. Choose"):
         against(folder, "there.safetensors", space)

@@ -69,7 +69,7 @@ def test_a_killed_gathering_goes_on_bit_for_bit(images, tmp_path, monkeypatch, d
     done = sum(calls)
     calls = []
     found = references.gather(image_sets.from_array(images), space(calls=calls), ("main",), tmp_path)
-    assert done >= dies_after and done + sum(calls) == 1300 and found.found == done
+    assert done >= dies_after and done + sum(calls) == 1300 and found.from_disk == done
     same(straight, found)
 
 
@@ -100,7 +100,7 @@ def test_what_is_kept_is_found_only_for_the_same(images, tmp_path):
     found = references.gather(first, space(calls=calls), ("main",), tmp_path)
     assert sum(calls) == 5200  # rows were not kept
     references.gather(first, space(calls=calls), (), tmp_path)
-    assert sum(calls) == 5200 and found.found == 0
+    assert sum(calls) == 5200 and found.from_disk == 0
 
 
 @pytest.mark.parametrize("which", ["*.safetensors", "*.main.float32"])
@@ -155,7 +155,7 @@ def made(images):
 def test_ours_round_trip(made, tmp_path):
     statistics.write(tmp_path / "a.safetensors", made)
     found = statistics.read(tmp_path / "a.safetensors")
-    assert found.count == 1300 and found.about == made.about
+    assert found.count == 1300 and found.description == made.description
     same(references.Gathered(made, {}, 0, 0), references.Gathered(found, {}, 0, 0))
 
 
@@ -165,7 +165,7 @@ def test_ours_round_trip(made, tmp_path):
 ])  # fmt: skip
 def test_statistics_that_say_of_themselves_what_no_reader_takes_are_refused(made, tmp_path, change):
     """With a checksum that fits: who alters a file can make one."""
-    about = {"format": 1, "count": 3, "taps": [], **made.about, **change}
+    about = {"format": 1, "count": 3, "taps": [], **made.description, **change}
     about["sha256"] = statistics._digest(about, {})
     safetensors.numpy.save_file({}, tmp_path / "a.safetensors", {"statistics": json.dumps(about)})
     with pytest.raises(StatisticsError, match="valid: "):

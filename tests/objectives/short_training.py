@@ -95,7 +95,7 @@ def train(players, params, schedule, steps=2000, size=256, averages=None, apply=
 
     state, _ = jax.jit(lambda state: jax.lax.scan(body, state, jnp.arange(steps)))(init(params))
     assert int(state.failed_at) == -1, f"step {int(state.failed_at)} was not finite"
-    apply = {**apply, **{name: apply[average.of] for name, average in averages.items()}}
+    apply = {**apply, **{name: apply[average.source] for name, average in averages.items()}}
     return {name: functools.partial(apply[name], state.networks[name]) for name in apply}
 
 

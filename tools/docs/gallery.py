@@ -431,7 +431,7 @@ def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
         raise ConfigError(
             f"{source} is not there: sample and evaluate the run first (diffusion sample, diffusion evaluate)."
         )
-    with files.whole(target) as file, open(source, "rb") as original:
+    with files.atomic(target) as file, open(source, "rb") as original:
         shutil.copyfileobj(original, file)
 
 

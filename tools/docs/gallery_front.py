@@ -139,7 +139,7 @@ def draw(item: Item, docs: pathlib.Path, path: pathlib.Path) -> None:
         out.paste(part, (left, 0))
         left += part.width
     path.parent.mkdir(parents=True, exist_ok=True)
-    with files.whole(path) as file:
+    with files.atomic(path) as file:
         out.save(file, format="PNG", optimize=True)
 
 

@@ -123,7 +123,7 @@ class _Shards:
     def _clip(self, row: int, content: bytes) -> np.ndarray:
         frames, side, rate = self._size
         name = f"its {self._stored['x']}"
-        numbers = _clips_of(clips.about(content, name), name, frames, side, rate)[0]
+        numbers = _clips_of(clips.properties(content, name), name, frames, side, rate)[0]
         return np.stack([square(frame, side) for frame in clips.read(content, numbers, name)])
 
 
@@ -222,7 +222,7 @@ def _windows(
         ValueError: as in `_clips_of`, and for a folder in which a frame is missing or occurs twice.
     """
     if not film.is_dir():
-        return _clips_of(clips.about(film, within=within), str(film), frames, side, rate)
+        return _clips_of(clips.properties(film, within=within), str(film), frames, side, rate)
     numbers = [_number(file) for file in files]  # ascending
     for file, after in itertools.pairwise(files):
         if _number(file) == _number(after):

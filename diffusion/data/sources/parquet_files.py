@@ -142,7 +142,7 @@ class Parquet:
             place.parent.mkdir(parents=True, exist_ok=True)
             print(f"{self.where}: column {name!r} is written once as {place}, for random access", flush=True)
             schema = pa.schema([self._schema.field(name)])
-            with files.whole(place) as out, pa.ipc.new_file(out, schema) as writer:
+            with files.atomic(place) as out, pa.ipc.new_file(out, schema) as writer:
                 for file in self._paths:
                     for batch in parquet_batches.batches(file, [name], within=self._within):
                         writer.write_batch(batch.cast(schema) if batch.schema != schema else batch)

@@ -195,7 +195,7 @@ def _same_norms(module: DDT) -> dict[str, Any]:
     return {}
 
 
-COUNT, DEPTHS = schema.whole(1), schema.several(DEPTH, 2, 2)
+COUNT, DEPTHS = schema.integer(1), schema.several(DEPTH, 2, 2)
 HEAD_CONFIG = FieldTable(
     "DiTwDDTHead",
     DDT,

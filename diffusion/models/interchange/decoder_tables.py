@@ -60,7 +60,7 @@ class Published(NamedTuple):
     near_theta: float = 0.0
 
 
-QWEN_NEAR = {"use_sliding_window": (False, None), "max_window_layers": (28, schema.whole())}
+QWEN_NEAR = {"use_sliding_window": (False, None), "max_window_layers": (28, schema.integer())}
 
 
 def _qwen_near(used: bool, first: int, depth: int) -> tuple[bool, ...]:
@@ -68,7 +68,7 @@ def _qwen_near(used: bool, first: int, depth: int) -> tuple[bool, ...]:
 
 
 def _gemma_every(layers: int) -> dict[str, tuple[Any, schema.Valid]]:
-    return {"sliding_window_pattern": (layers, schema.whole(1))}
+    return {"sliding_window_pattern": (layers, schema.integer(1))}
 
 
 def _gemma_near(every: int, depth: int) -> tuple[bool, ...]:

@@ -59,9 +59,9 @@ CONFIG = FieldTable(
     "EDM2UNet",
     EDM2UNet,
     (
-        without_default("img_resolution", "resolution", schema.whole()),
-        without_default("img_channels", "channels", schema.whole()),
-        without_default("label_dim", "num_classes", schema.whole()),
+        without_default("img_resolution", "resolution", schema.integer()),
+        without_default("img_channels", "channels", schema.integer()),
+        without_default("label_dim", "num_classes", schema.integer()),
         Field("model_channels", "width", 192),
         Field("channel_mult", "multipliers", (1, 2, 3, 4), SIZES),
         Field("channel_mult_noise", "noise_multiplier", None, MAYBE_SIZE),

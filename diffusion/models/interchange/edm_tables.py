@@ -130,9 +130,9 @@ SONG_CONFIG = FieldTable(
     "SongUNet",
     SongUNet,
     (
-        without_default("img_resolution", "resolution", schema.whole()),
-        without_default("in_channels", "in_channels", schema.whole()),
-        without_default("out_channels", "out_channels", schema.whole()),
+        without_default("img_resolution", "resolution", schema.integer()),
+        without_default("in_channels", "in_channels", schema.integer()),
+        without_default("out_channels", "out_channels", schema.integer()),
         Field("label_dim", "num_classes", 0),
         Field("augment_dim", "augmentations", 0),
         Field("model_channels", "width", 128),
@@ -218,9 +218,9 @@ DHARIWAL_CONFIG = FieldTable(
     "DhariwalUNet",
     UNet,
     (
-        without_default("img_resolution", "resolution", schema.whole()),
-        without_default("in_channels", "in_channels", schema.whole()),
-        without_default("out_channels", "out_channels", schema.whole()),
+        without_default("img_resolution", "resolution", schema.integer()),
+        without_default("in_channels", "in_channels", schema.integer()),
+        without_default("out_channels", "out_channels", schema.integer()),
         Field("label_dim", "num_classes", 0),
         Follows("augment_dim", 0, silent=True),
         Group(

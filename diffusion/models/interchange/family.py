@@ -15,11 +15,11 @@ from diffusion.models.interchange.rows import Row
 from diffusion.models.interchange.tensor_files import Tensors
 
 # The types of fields whose default does not determine it; see `schema.like` for the others.
-SIZE = schema.whole(1)
+SIZE = schema.integer(1)
 SIZES = schema.several(SIZE, 1, 16)
-MAYBE_SIZE = schema.optional(schema.whole())
-DEPTH = schema.whole(0, 512)  # the deepest published network has 57
-BLOCKS = schema.whole(1, 512)  # of one level, which has at least one
+MAYBE_SIZE = schema.optional(schema.integer())
+DEPTH = schema.integer(0, 512)  # the deepest published network has 57
+BLOCKS = schema.integer(1, 512)  # of one level, which has at least one
 MAYBE_NUMBER = schema.optional(schema.number())
 SIDES = schema.optional(schema.either(SIZE, schema.several(SIZE, 2, 2)))
 

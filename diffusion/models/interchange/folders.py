@@ -495,5 +495,5 @@ def save(
     tensors = write(known, module, layout, params, dtype)
     tensor_files.write_tensors(folder, known.stem, shapes, dtype, tensors, metadata)
     config = {"architectures": [known.name]} if known.library == "transformers" else {"_class_name": known.name}
-    with files.whole(folder / "config.json") as file:
+    with files.atomic(folder / "config.json") as file:
         file.write(json.dumps({**config, **described}, indent=2).encode() + b"\n")

@@ -263,5 +263,5 @@ def write_tensors(
         weight_map |= dict.fromkeys(shard, file)
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(map(size, shapes))}, "weight_map": weight_map}
-        with files.whole(folder / (stem + INDEX)) as opened:
+        with files.atomic(folder / (stem + INDEX)) as opened:
             opened.write(json.dumps(index, indent=2).encode())

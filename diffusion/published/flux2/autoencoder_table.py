@@ -37,7 +37,7 @@ CONFIG = FieldTable(
         *BODY,
         Follows("out_channels", _decoded_channels),
         Group(
-            {"latent_channels": (32, schema.whole(1))},
+            {"latent_channels": (32, schema.integer(1))},
             # The scale of the latents is in the file, see `_varied`.
             lambda values, _: {"latent_channels": PACKED**2 * values["latent_channels"], "scale": 1.0},
             lambda module: {"latent_channels": module.latent_channels // PACKED**2},

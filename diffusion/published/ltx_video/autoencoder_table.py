@@ -24,7 +24,7 @@ NAME = "AutoencoderKLLTXVideo"
 FIRST, LATER = "LTXVideoDownBlock3D", "LTXVideo095DownBlock3D"
 CHANNELS = Layout(lambda a, shape: a.reshape(shape), lambda a: a[:, None, None])
 FLAGS = schema.several(schema.FLAG, 1, 17)
-COUNTS = schema.several(schema.whole(0, 64), 2, 17)
+COUNTS = schema.several(schema.integer(0, 64), 2, 17)
 NAMES = schema.several(schema.text(), 1, 16)
 VERSIONS = {
     "LTX-Video 0.9.0": {},

@@ -117,8 +117,8 @@ def _leaves(tree: Any) -> dict[str, dict]:
 def _described(about: dict, leaves: dict[str, dict], sums: Callable[[], dict[str, str]]) -> dict:
     """A checkpoint's description; hashing takes a second a gigabyte and processor, so the train loop goes on."""
     checksums = sums()
-    about = {**about, "leaves": {name: {**leaf, "checksum": checksums[name]} for name, leaf in leaves.items()}}
-    return {"about": about, "sha256": _digest(about)}
+    content = {**about, "leaves": {name: {**leaf, "checksum": checksums[name]} for name, leaf in leaves.items()}}
+    return {"about": content, "sha256": _digest(content)}
 
 
 def _digest(about: dict) -> str:
@@ -226,7 +226,7 @@ class Checkpoints:
         description = {**read_about(self.workdir, step), "best": best}
         path = folder(self.workdir) / str(step) / "about" / "metadata"
         try:
-            with files.whole(path) as file:
+            with files.atomic(path) as file:
                 file.write(json.dumps({"about": description, "sha256": _digest(description)}).encode())
         except OSError as error:
             raise CheckpointError(f"{path} cannot be written: {error.strerror}.") from error

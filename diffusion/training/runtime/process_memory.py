@@ -1,6 +1,6 @@
 """The memory that a run holds: how much it is, and how to give back memory that is no longer used."""
 
-__all__ = ["of_machine", "release", "used"]
+__all__ = ["machine_memory", "release", "used"]
 
 import ctypes
 import gc
@@ -10,6 +10,8 @@ import resource
 import sys
 
 import jax
+
+from diffusion import public
 
 
 def used() -> tuple[int, int | None]:
@@ -33,7 +35,7 @@ def used() -> tuple[int, int | None]:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024), None
 
 
-def of_machine() -> tuple[int, int] | None:
+def machine_memory() -> tuple[int, int] | None:
     """Returns the bytes of the system's memory in use by all processes, and all its bytes; None if unknown."""
     try:
         lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
@@ -53,3 +55,6 @@ def release() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+public.declare(__name__, renamed={"of_machine": "machine_memory"})

@@ -53,7 +53,7 @@ def test_the_middle_square_is_taken(tmp_path):
 def test_mp4_films_are_read_as_they_were_written(tmp_path):
     pytest.importorskip("av")
     clips.write_mp4(tmp_path / "a.mp4", film(9), 8)
-    assert clips.about(tmp_path / "a.mp4") == clips.evenly(9, 16, 16, 8.0)
+    assert clips.properties(tmp_path / "a.mp4") == clips.evenly(9, 16, 16, 8.0)
     source = sources.clip_folder(str(tmp_path), frames=4, side=16, rate=4)
     np.testing.assert_allclose(greys(source[0]), [0, 20, 40, 60], atol=2)
     content = (tmp_path / "a.mp4").read_bytes()
@@ -68,7 +68,7 @@ def test_equal_frames_stay(tmp_path):
     frames[3:6] = frames[3]
     frames[7, 4:6, 8:12] = (255, 0, 3)
     clips.write_gif(tmp_path / "a.gif", frames, 10)
-    about = clips.about(tmp_path / "a.gif")
+    about = clips.properties(tmp_path / "a.gif")
     np.testing.assert_allclose(about.times, np.arange(8) / 10)
     assert about.length == pytest.approx(0.8) and about.rate == 10
     np.testing.assert_array_equal(clips.read(tmp_path / "a.gif", np.arange(8)), frames)
@@ -101,7 +101,7 @@ def test_films_that_slow_down_are_chosen_by_time(tmp_path):
             picture.pts, picture.time_base = tenths, Fraction(1, 10)
             made.mux(stream.encode(picture))
         made.mux(stream.encode())
-    np.testing.assert_allclose(clips.about(tmp_path / "a.mp4").times, np.array([0, 1, 2, 3, 4, 6, 8, 10]) / 10)
+    np.testing.assert_allclose(clips.properties(tmp_path / "a.mp4").times, np.array([0, 1, 2, 3, 4, 6, 8, 10]) / 10)
     source = sources.clip_folder(str(tmp_path), frames=6, side=16, rate=5)
     np.testing.assert_allclose(greys(source[0]), [0, 20, 40, 50, 60, 70], atol=3)
 

@@ -98,7 +98,7 @@ def test_a_calibrated_judge_refuses_the_stated_share_of_real_drawings(monkeypatc
     params |= {f"{name}/bias": np.zeros(number, np.float32) for name, number in classes.items()}
     monkeypatch.setattr(attribute_reader, "features", lambda _, images: last)
     shown = [ONE, PAIR] * 200
-    calibrated = judge.calibrated(attribute_reader.of(params, classes), last, shown, share=0.05)
+    calibrated = judge.calibrated(attribute_reader.from_params(params, classes), last, shown, share=0.05)
     read = attribute_reader.most_probable(calibrated, last)
     refused = read["shape"] == judge.NONE_OF_THESE["shape"]
     refused[1::2] |= read["second_shape"][1::2] == judge.NONE_OF_THESE["second_shape"]
@@ -112,7 +112,7 @@ def test_a_judge_that_must_choose_reads_no_none(monkeypatch):
     params |= {f"{name}/bias": np.zeros(number) for name, number in classes.items()}
     for name, number in judge.NONE_OF_THESE.items():
         params[f"{name}/bias"][number] = 100.0
-    reader = attribute_reader.of(params, classes)
+    reader = attribute_reader.from_params(params, classes)
     monkeypatch.setattr(attribute_reader, "features", lambda _, images: images)
     last = rng.standard_normal((50, 16))
     assert {scene.shape for scene in judge.seen(reader, last)} == {NONE}

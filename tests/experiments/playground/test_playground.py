@@ -332,7 +332,7 @@ def test_clips_of_captions_are_films_beside_their_settings(clips_run, tmp_path):
     (path,), (film,) = last.paths, last.shown
     assert png.request(png.read(path), clips_run.usual).prompts == ("a red star turns clockwise slowly",)
     assert film == str(clips.write(tmp_path / "same", last.frame.pictures[0], 10.0)).replace("same", "7")
-    assert clips.about(film).rate == 10 and len(clips.about(film).times) == 8
+    assert clips.properties(film).rate == 10 and len(clips.properties(film).times) == 8
     *_, other = ask("a blue heart moves left quickly")
     assert (other.frame.pictures != last.frame.pictures).any()
     with Image.open(io.BytesIO(base64.b64decode(live_view.address(last.frame.pictures[0], 16, 4.0)[23:]))) as shown:

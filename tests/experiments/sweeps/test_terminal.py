@@ -14,7 +14,7 @@ SLOT = Slot({"CUDA_VISIBLE_DEVICES": "3"}, frozenset())
 def test_a_log_has_a_line_for_each_event(tmp_path, monkeypatch):
     clock = iter([100.0, 100.0, 160.0, 160.0, 180.0])
     monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(terminal.process_memory, "of_machine", lambda: (5_250_000_000, 8_000_000_000))
+    monkeypatch.setattr(terminal.process_memory, "machine_memory", lambda: (5_250_000_000, 8_000_000_000))
     out = io.StringIO()
     with terminal.Display({DONE: 2, QUEUED: 4}, Console(file=out, width=200, soft_wrap=True)) as shown:
         shown.begin("x=1[red]", 2, tmp_path / "log", SLOT)
@@ -38,7 +38,7 @@ def test_a_log_has_a_line_for_each_event(tmp_path, monkeypatch):
 def test_a_terminal_shows_what_each_run_says(tmp_path, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(terminal.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(terminal.process_memory, "of_machine", lambda: (5_250_000_000, 8_000_000_000))
+    monkeypatch.setattr(terminal.process_memory, "machine_memory", lambda: (5_250_000_000, 8_000_000_000))
     (tmp_path / "log").write_text("step=100 loss=0.5\nstep=200 loss=0.25\n\n")
     out = io.StringIO()
     name = "sampler=dpmpp_2m_sde,steps=100"

@@ -127,8 +127,8 @@ def test_what_does_not_fit_is_refused_before_anything_is_compiled(cache):
         refused(weights=str(tiny_rows.authors_file(wide, cache / "others")))
     # Statistics of other features.
     stated = statistics.read(needs.reference)
-    other_space = {**stated.about, "space": {"features": "those of another network"}}
-    statistics.write(cache / "other.safetensors", stated._replace(about=other_space))
+    other_space = {**stated.description, "space": {"features": "those of another network"}}
+    statistics.write(cache / "other.safetensors", stated._replace(description=other_space))
     with pytest.raises(StatisticsError, match=r"other\.safetensors.*those of another network"):
         refused(reference=str(cache / "other.safetensors"))
     with pytest.raises(ConfigError, match=r"is a pickle of its authors' classes.*--row=tiny_dit_xl_2_256 prints"):

@@ -108,7 +108,7 @@ def test_a_module_that_theirs_cannot_express_is_refused(ours, words):
 
 @pytest.mark.parametrize("config", [{}, {"words": None}])
 def test_a_field_without_a_default_is_in_every_config(config):
-    table = FieldTable("Theirs", Net, (without_default("words", "words", schema.whole(0)),))
+    table = FieldTable("Theirs", Net, (without_default("words", "words", schema.integer(0)),))
     assert table.build({"words": 5}).words == 5
     assert table.describe(Net(words=5)) == {"words": 5}
     with pytest.raises(Refusal, match=r"^Theirs: the config has no words\.$"):

@@ -26,7 +26,7 @@ class Toy(nn.Module):
 def build(config):
     fields = Fields("ToyModel", config, without_effect=("dropout",))
     fields.only("act", "linear")
-    module = Toy(fields.take("width", None, schema.whole(1)))
+    module = Toy(fields.take("width", None, schema.integer(1)))
     fields.end()
     return module
 

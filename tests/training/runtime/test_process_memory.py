@@ -44,8 +44,8 @@ def test_the_resident_pages_of_this_process(monkeypatch):
 def test_the_memory_of_the_machine(monkeypatch):
     text = "MemTotal:       1000 kB\nMemFree:         100 kB\nMemAvailable:    300 kB\nHugePages_Total:   0\n"
     monkeypatch.setattr(pathlib.Path, "read_text", lambda path: text)
-    assert process_memory.of_machine() == (700 * 1024, 1000 * 1024)
+    assert process_memory.machine_memory() == (700 * 1024, 1000 * 1024)
     monkeypatch.setattr(pathlib.Path, "read_text", lambda path: "MemTotal: 1000 kB\n")
-    assert process_memory.of_machine() is None
+    assert process_memory.machine_memory() is None
     monkeypatch.setattr(pathlib.Path, "read_text", without_proc)
-    assert process_memory.of_machine() is None
+    assert process_memory.machine_memory() is None

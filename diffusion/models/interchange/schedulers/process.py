@@ -78,9 +78,9 @@ WITHOUT_EFFECT: Mapping[str, str] = {
 
 LONGEST = 10**5  # steps of a process; published ones have 1,000
 KINDS = {  # what the fields of a config may hold
-    "num_train_timesteps": schema.whole(1, LONGEST),
-    "original_inference_steps": schema.whole(0, LONGEST),
-    "steps_offset": schema.whole(0, LONGEST),
+    "num_train_timesteps": schema.integer(1, LONGEST),
+    "original_inference_steps": schema.integer(0, LONGEST),
+    "steps_offset": schema.integer(0, LONGEST),
     "snr_shift_scale": schema.number(1e-3, 1e3),
     "beta_start": schema.number(0, 1),
     "beta_end": schema.number(0, 1),
@@ -90,10 +90,10 @@ KINDS = {  # what the fields of a config may hold
     "base_shift": schema.number(-50, 50),
     "max_shift": schema.number(-50, 50),
     "shift_terminal": schema.optional(schema.number(0, 1)),
-    "base_image_seq_len": schema.whole(1),
-    "max_image_seq_len": schema.whole(1),
+    "base_image_seq_len": schema.integer(1),
+    "max_image_seq_len": schema.integer(1),
     "boundary_scaling": schema.optional(schema.number()),
-    "solver_order": schema.whole(1, 10),
+    "solver_order": schema.integer(1, 10),
     "clip_sample_range": schema.number(1e-3, 1e3),
     "sigma_min": schema.number(1e-9, 1e9),
     "sigma_max": schema.number(1e-9, 1e9),
