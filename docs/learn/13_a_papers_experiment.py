@@ -154,7 +154,7 @@ for path in paths:
             times_floor[path, seed, n] = measured(images[path, seed, n])
 
 # %% tags=["picture"]
-figure, panels = plt.subplots(1, 2, width_ratios=(1.3, 1), figsize=(7.5, 3.2))
+figure, panels = plt.subplots(1, 2, width_ratios=(1, 1.1), figsize=(7.5, 3.2))
 for path, color in zip(paths, ("C0", "C1")):
     both = np.array([[times_floor[path, seed, n] for n in counts] for seed in (0, 1)])
     panels[0].plot(counts, both.mean(0), marker=".", color=color, label=path)
@@ -164,7 +164,7 @@ panels[0].set(xlabel="network evaluations (Euler steps)", ylabel="Fréchet dista
 panels[0].set_xticks(counts, [str(n) for n in counts])
 panels[0].minorticks_off()
 panels[0].legend()
-rows = [np.concatenate([np.asarray(images[path, 0, 4][i, ..., 0]) for i in range(8)], axis=1) for path in paths]
+rows = [np.concatenate([np.asarray(images[path, 0, 4][i, ..., 0]) for i in range(5)], axis=1) for path in paths]
 panels[1].imshow(np.concatenate(rows), cmap="gray_r", vmin=-1, vmax=1)
 panels[1].set(xticks=[], yticks=[3.5, 11.5], title="four evaluations, the same noise and class")
 panels[1].set_yticklabels(paths)
@@ -216,3 +216,5 @@ for n in (4, 16):
 #
 # That is the whole way: a process, a prediction, an objective, a network, a solver, a measure. Each was one line above, and
 # each can be yours.
+#
+# Next: [14. A U-Net with attention](14_unet.ipynb)
