@@ -211,16 +211,17 @@ def conclude(values: Mapping[str, float]) -> dict[str, float]:
 
 def draw(parts: Mapping[str, Mapping[str, Any]]) -> "Figure":
     """Ten samples of each, with the means of its figures over the seeds."""
-    figure = plots.blank(9, 6, "constrained")
-    for row, (name, values) in zip(figure.subplots(len(parts), 10), parts.items()):
-        for axes, sample in zip(row, values["samples"]):
-            axes.imshow(np.clip(sample.reshape(8, 8), -1, 1), cmap="gray_r", vmin=-1, vmax=1)
-            axes.set(xticks=[], yticks=[])
+    figure = plots.blank(8, 6, "constrained")
+    for axes, (name, values) in zip(figure.subplots(len(parts), 1), parts.items()):
+        rows = np.clip(values["samples"].reshape(-1, 8, 8), -1, 1)
+        apart = np.pad(rows, ((0, 0), (0, 0), (0, 1)), constant_values=-1)
+        axes.imshow(np.concatenate(apart, 1), cmap="gray_r", vmin=-1, vmax=1)
+        axes.set(xticks=[], yticks=[])
         means = [
             f"{what} {np.mean([values[VALUE.format(name, seed, what)] for seed in range(SEEDS)]):.2f}"
             for what in (DISTANCE, PRECISION, RECALL, NEAREST)
         ]
-        row[0].set_title(f"{name}, {values[f'{name}: steps']:,.0f} steps: {', '.join(means)}", fontsize=9, loc="left")
+        axes.set_title(f"{name}, {values[f'{name}: steps']:,.0f} steps: {', '.join(means)}", fontsize=9, loc="left")
     return figure
 
 
@@ -235,7 +236,7 @@ REMAKE = Remake(
     parts=[*GANS, DIFFUSION, FLOW],
     measure=measure,
     conclude=conclude,
-    minutes=8,
+    minutes=20,
     unstated=[
         "The data: 1,797 digits of 8x8 pixels, 497 of them held out, in place of ImageNet.",
         "The networks: the same five dense layers of 128 with ReLUs for generator, discriminator and denoiser. Batches "
@@ -247,6 +248,14 @@ REMAKE = Remake(
         "What is smaller or larger is so over four seeds by more than two standard errors of the difference.",
         "Flow matching, which the paper does not have: the same statements are tested for it.",
     ],
+    differs=(
+        "At equal cost the distances are equal, and the kinds of error are not. The best GAN, with R1 of 1, has a "
+        "distance of 2.36 +- 0.09, a precision of 0.97 and a recall of 0.36. Diffusion has 2.39 +- 0.15, 0.56 and "
+        "0.67, and a distance of 2.23 with 25 evaluations. Flow matching has 2.69 +- 0.04, 0.64 and 0.61, whatever the "
+        "evaluations (means over the seeds, with their standard deviation). Diffusion covers nearly twice as much, and "
+        "its digits are less clean: they lie 1.38 times as far from the nearest training digit as held-out digits do, "
+        "and those of the GAN 0.93 times. Convolutions, which suit all three, were not tried."
+    ),
     left_out="FID on ImageNet, which needs the paper's networks.",
     draw=draw,
 )
