@@ -1,4 +1,4 @@
-"""Decoupled annealing: each step draws the data anew by the measurement, and renoises them."""
+"""Decoupled annealing: each step draws the data by the measurement, and adds noise again."""
 
 __all__ = ["Draw", "daps", "gaussian_draw", "langevin_draw"]
 
@@ -109,11 +109,13 @@ def gaussian_draw(measurement: Measurement, y: Array, noise_std: float = 0.0) ->
         raise ValueError(f"gaussian_draw: noise_std = {noise_std} must be at least 0")
 
     def draw(x0, r, keys):
-        of_data, of_measurement = jax.vmap(jax.random.split, out_axes=1)(keys)
-        x = x0 + r * normal(of_data, 1, x0)[0]
-        seen = measurement.forward(x)
-        noisy = y + noise_std * normal(of_measurement, 1, seen)[0]
-        return x + measurement.transpose(measurement.solve(noisy - seen, ratio_of((noise_std / r) ** 2, seen)), x)
+        data_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+        x = x0 + r * normal(data_keys, 1, x0)[0]
+        measured = measurement.forward(x)
+        noisy = y + noise_std * normal(noise_keys, 1, measured)[0]
+        return x + measurement.transpose(
+            measurement.solve(noisy - measured, ratio_of((noise_std / r) ** 2, measured)), x
+        )
 
     return draw
 

@@ -63,18 +63,18 @@ def ddrm(
         alpha = schedule.alpha(s)
         sigma = schedule.sigma(s)
         x0, eps = denoise(state.x, plan.t[i])[:2]
-        kept = (1 - eta**2) ** 0.5 * sigma
+        steady = (1 - eta**2) ** 0.5 * sigma
 
         def level(a):  # of the noise of y, in x_s
             return alpha * noise_std / jnp.where(a > smallest, a, 1)
 
         known = lambda a: (a > smallest) & (sigma >= level(a))
         vague = lambda a: (a > smallest) & (sigma < level(a))
-        pull = lambda a: kept * alpha / jnp.where(vague(a), level(a), 1)
+        pull = lambda a: steady * alpha / jnp.where(vague(a), level(a), 1)
         x = filtered(x0, lambda a: jnp.where(known(a), (1 - eta_b) * alpha, alpha - jnp.where(vague(a), pull(a), 0)))
         measured = measurement.inverse(y, x0)
         x += filtered(measured, lambda a: jnp.where(known(a), eta_b * alpha, jnp.where(vague(a), pull(a), 0)))
-        x += filtered(eps, lambda a: jnp.where(a > smallest, 0, kept))
+        x += filtered(eps, lambda a: jnp.where(a > smallest, 0, steady))
         fresh = lambda a: jnp.where(known(a), root(sigma**2 - (eta_b * level(a)) ** 2), eta * sigma)
         return State(x + filtered(noise[0], fresh), x0)
 

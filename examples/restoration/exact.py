@@ -25,7 +25,7 @@ class Mixture(NamedTuple):
     covariance: np.ndarray
 
 
-def made(seed: int, number: int, dimension: int, std: float) -> Mixture:
+def random_mixture(seed: int, number: int, dimension: int, std: float) -> Mixture:
     """Components of one width around standard normal means, with uneven weights."""
     random = np.random.default_rng(seed)
     weights = random.dirichlet(np.ones(number))
@@ -67,10 +67,10 @@ def posterior(mixture: Mixture, A: np.ndarray, y: np.ndarray, noise_std: float) 
         y: the measurement `[M]`.
         noise_std: standard deviation sigma_y of the noise, > 0.
     """
-    seen = A @ mixture.covariance @ A.T + noise_std**2 * np.eye(len(A))
-    gain = mixture.covariance @ A.T @ np.linalg.inv(seen)
+    total = A @ mixture.covariance @ A.T + noise_std**2 * np.eye(len(A))
+    gain = mixture.covariance @ A.T @ np.linalg.inv(total)
     residual = y - mixture.means @ A.T
-    log = np.log(mixture.weights) - np.einsum("ki,ij,kj->k", residual, np.linalg.inv(seen), residual) / 2
+    log = np.log(mixture.weights) - np.einsum("ki,ij,kj->k", residual, np.linalg.inv(total), residual) / 2
     weights = np.exp(log - log.max())
     covariance = mixture.covariance - gain @ A @ mixture.covariance
     return Mixture(weights / weights.sum(), mixture.means + residual @ gain.T, covariance)

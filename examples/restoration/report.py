@@ -54,7 +54,7 @@ def posteriors(steps: int, points: int) -> dict[str, dict[str, float]]:
         steps: evaluations of the denoiser.
         points: samples of each posterior.
     """
-    mixture = exact.made(0, COMPONENTS, DIMENSION, WIDTH)
+    mixture = exact.random_mixture(0, COMPONENTS, DIMENSION, WIDTH)
     schedule = schedules.cosine()
     random = np.random.default_rng(1)
     along = random.standard_normal((64, DIMENSION))
@@ -110,10 +110,10 @@ def pictures(model: str, steps: int, number: int) -> tuple[dict[str, dict[str, A
         exact_y = task.forward(truth)
         y = exact_y + task.noise_std * jax.random.normal(jax.random.key(k), exact_y.shape)
         setting = methods.Setting(denoise, run.schedule, task, steps, float(truth.std()))
-        made = restored(methods.programs(setting), y, run.schedule, run.shape, k)
-        figures[name] = {method: measured(x, truth, task, y) for method, x in made.items()}
+        samples = restored(methods.programs(setting), y, run.schedule, run.shape, k)
+        figures[name] = {method: measured(x, truth, task, y) for method, x in samples.items()}
         inverse = {"A^+ y": np.asarray(task.linear.inverse(y, truth))} if task.linear else {}
-        lines[name] = {"truth": np.asarray(truth)} | inverse | made
+        lines[name] = {"truth": np.asarray(truth)} | inverse | samples
     return figures, lines
 
 

@@ -10,7 +10,7 @@ from examples.restoration import exact, methods, report, tasks
 from tests import commands
 
 SCHEDULE = schedules.cosine()
-MIXTURE = exact.made(0, 3, 2, 0.4)
+MIXTURE = exact.random_mixture(0, 3, 2, 0.4)
 AXIS = np.linspace(-5, 5, 401)
 GRID = np.stack(np.meshgrid(AXIS, AXIS, indexing="ij"), -1).reshape(-1, 2)
 
