@@ -135,8 +135,8 @@ def markdown(content: Mapping[str, Any]) -> str:
     parts = [
         f"# {TITLE}",
         f"All methods take {protocol['steps']} evaluations of the network a sample, `twisted` "
-        f"{methods.PARTICLES} times as many. Nothing was tuned to a figure of this page but the step of MPGD, whose first "
-        "choice hardly moved the samples. The methods: "
+        f"{methods.PARTICLES} times as many. Nothing was tuned to a figure of this page but the step of MPGD, whose "
+        "first choice hardly moved the samples. The methods: "
         "[inverse problems](../../steering.md#inverse-problems).",
         "## Exact posteriors",
         f"A mixture of {COMPONENTS} Gaussians in {DIMENSION} dimensions, {CASES} measurements y = A x + noise of each "
