@@ -14,12 +14,12 @@ from diffusion.experiments.config import ConfigError, names
 # What a function of a config may ask for by the name of an argument, from the builder of the run's parts.
 ASKED_FOR: dict[str, Callable[[Any], Any]] = {
     "schedule": lambda parts: parts.schedule,
-    "dimension": lambda parts: _dimension(parts.model_shape),
+    "dimension": lambda parts: _dimension(parts.model_shape_of(parts.shape)),
     "parameterization": lambda parts: parts.mean,
     "generator": lambda parts: parts.mean,
     "student": lambda parts: parts.mean,
-    "teacher": lambda parts: parts.teacher_parameterization,
-    "fake": lambda parts: parts.teacher_parameterization,
+    "teacher": lambda parts: parts.teacher and parts.teacher.parameterization,
+    "fake": lambda parts: parts.teacher and parts.teacher.parameterization,
     "teacher_scale": lambda parts: parts.teacher.scale if parts.teacher else 1.0,
     "null": lambda parts: parts.null,
     "clock": lambda parts: parts.clock,

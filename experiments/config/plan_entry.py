@@ -44,7 +44,9 @@ def grid(parts: Any) -> np.ndarray:
 
 
 def chosen_plan(parts: Any) -> ChosenPlan | None:
-    """Where the function of `config.sample.grid` reads a denoiser, how its times are chosen; else None."""
+    """How the times are chosen where the function of `config.sample.grid` reads a denoiser; else None."""
+    if "plan" in parts.given:
+        return None
     entry = parts.config["sample"]["grid"]
     if not takes(names.GRIDS.get(entry.get("name"), lambda: None), "denoise"):
         return None

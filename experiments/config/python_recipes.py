@@ -18,11 +18,8 @@ from diffusion.experiments.config.settings_checks import refused
 from diffusion.experiments.config.values import put
 from diffusion.objectives import Jumps, Moves, Restores
 
-# The fields that a part in Python stands for: beside the part they would be a second answer to one question.
-STANDS_FOR = {
-    "schedule": ("schedule",),
-    "objective": ("objective",),
-    "network": ("model", "base", "tuning", "train.dtype"),
+# The fields that an argument in Python stands for: beside it they would be a second answer to one question.
+STANDS_FOR = PARTS | {
     "data": (
         "data.source",
         "data.name",
@@ -31,26 +28,7 @@ STANDS_FOR = {
         "data.latents",
         "evaluate.split",
         "evaluate.loss.latents",
-    ),
-    "parameterization": ("parameterization",),
-    "optimizer": ("optimizer",),
-    "average": ("ema",),
-    "second": ("second_player",),
-    "teacher": ("teacher",),
-    "encoder": ("encoder",),
-    "autoencoder": ("autoencoder",),
-    "perceptual": ("perceptual",),
-    "sampler": ("sample.sampler",),
-    "plan": ("sample.plan", "sample.grid", "sample.shift", "sample.steps"),
-    "chosen_plan": ("sample.plan", "sample.grid", "sample.shift"),
-    "driver": ("sample.driver",),
-    "guidance": ("sample.guidance",),
-    "conditions": ("sample.guidance",),
-    "guides": ("sample.guides",),
-    "cache": ("sample.cache",),
-    "merge": ("sample.merge",),
-    "measured": ("sample.measurement",),
-    "augmentations": ("data.augment",),
+    )
 }
 RECORDED = {  # where config.json describes a part
     "schedule": "schedule",

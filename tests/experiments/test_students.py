@@ -257,7 +257,7 @@ def test_a_guided_teacher_teaches_what_guidance_of_its_prediction_says(written):
     params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.1, leaf.shape), jnp.float32), shapes)
     x = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
     t = jnp.array([0.1, 0.4, 0.8, 1.0])
-    read = resolve.Resolver(config).teacher_parameterization
+    read = resolve.Resolver(config).teacher.parameterization
     network = lambda x, clock, condition: module.apply(params, x, clock, condition)
     branches = guidance.together(network, schedule, read, (labels, jnp.full(4, 10)))
     wanted = guidance.classifier_free(branches, scale=1.5)(x, t)
@@ -342,7 +342,7 @@ def test_self_forcing_is_sampled_as_it_is_trained(of_clips):
     _, config = of_clips
     made = resolve.Resolver(config)
     grid = made.grid
-    assert made.objective.shares == made.second_player.shares == ("self_forcing", *grid[:-1], 4)
+    assert made.objective.shares == made.second.objective.shares == ("self_forcing", *grid[:-1], 4)
     np.testing.assert_array_equal(made.plan.t, timesteps.staggered(grid, 8, 4, chunk=4).t)
     assert made.sampler.frames and len(made.plan.t) == 8 and not made.objective.reads.one_step
 

@@ -36,7 +36,7 @@ TINY = {
 }  # fmt: skip
 GUIDED = {"sample.guidance.scale": 2.0}
 ALIGNED = {
-    "encoder.network": {"name": "dinov2", "width": 8, "depth": 1, "heads": 2, "patch": 4},
+    "encoder.network": {"name": "dinov2", "width": 8, "depth": 1, "heads": 2, "hidden": 8, "patch": 4},
     "objective.wrappers": (
         {"name": "alignment", "layer": 1, "projector": {"name": "mlp", "hidden": 4}},
         {"name": "condition_dropout", "rate": 0.1},

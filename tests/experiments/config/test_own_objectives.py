@@ -215,7 +215,7 @@ def test_every_fact_of_a_copy_is_that_of_its_original(config_of):
             assert facts[0][fact] == facts[1][fact], fact
     own = resolve.Resolver(config_of("own_dmd")).objective
     assert own.second[:2] == ("shadow", False) and own.second.by.__name__ == "own_score" and own.reads.one_step
-    assert resolve.Resolver(config_of("own_dmd")).second_player.network.name == "shadow"
+    assert resolve.Resolver(config_of("own_dmd")).second.objective.network.name == "shadow"
 
 
 @pytest.mark.slow
