@@ -54,6 +54,7 @@ EXTRAS = {  # modules that need an extra of their own, and say so where it is mi
     "diffusion.io.film_child": "video",
     "diffusion.io.parquet_batches": "eval",
     "diffusion.models.interchange.gguf_files": "gguf",
+    "diffusion.io.stores": "stores",
 }
 FILM_PROGRAM = "diffusion.io.film_child"  # a process that `films` starts where PyAV is installed; never imported
 DISTRIBUTIONS = {

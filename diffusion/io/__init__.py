@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         gif_blocks as gif_blocks,
         json_lines as json_lines,
         leaf_names as leaf_names,
+        leases as leases,
         limits as limits,
         local_certificates as local_certificates,
         mesh_files as mesh_files,
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
         pictures as pictures,
         safetensors_files as safetensors_files,
         schema as schema,
+        snapshots as snapshots,
+        store_copies as store_copies,
+        stores as stores,
         torch_files as torch_files,
         wav as wav,
     )

@@ -1,0 +1,180 @@
+"""Object stores (s3://, gs://): whole objects that are written, read, listed and removed, each retried with backoff.
+
+A store has no folders, no append, no rename and no locks. All that is built on it needs one promise: of several writers
+that create one object, one succeeds (S3's If-None-Match, GCS's ifGenerationMatch).
+"""
+
+__all__ = ["Store", "StoreError", "connect", "is_address"]
+
+import importlib
+import os
+import pathlib
+import random
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+LIBRARIES = {"s3": "s3fs", "gs": "gcsfs"}  # fsspec's, by the scheme of an address
+FAULTS = {  # what a library raises besides OSError where a store or the way to it fails
+    "s3": ("botocore.exceptions.BotoCoreError", "botocore.exceptions.ClientError", "aiohttp.ClientError"),
+    "gs": ("gcsfs.retry.HttpError", "gcsfs.retry.ChecksumError", "google.auth.exceptions.GoogleAuthError",
+           "aiohttp.ClientError", "requests.exceptions.RequestException"),
+}  # fmt: skip
+WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between attempts, each times a random factor in [1, 2)
+Result = TypeVar("Result")
+
+
+class StoreError(OSError):
+    """A store has failed; the message names the object and the reason."""
+
+
+def is_address(path: str | os.PathLike) -> bool:
+    """Whether a word is the address of a folder in a store that can be read and written: "s3://bucket/run"."""
+    scheme, _, rest = os.fspath(path).partition("://")
+    return scheme in LIBRARIES and bool(rest.strip("/"))
+
+
+def connect(address: str) -> "Store":
+    """Opens the store of an address; nothing is read yet.
+
+    Args:
+        address: the address, "s3://bucket/run" or "gs://bucket/run". Keys and end points are the libraries' own
+            (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, ...).
+
+    Raises:
+        StoreError: if the scheme's library is not installed.
+    """
+    scheme, _, root = address.partition("://")
+    try:
+        import fsspec  # imported here: few runs need it
+
+        importlib.import_module(LIBRARIES[scheme])
+    except ImportError as error:
+        raise StoreError(
+            f"{address} needs {LIBRARIES[scheme]}, which is not installed: pip install 'jax-diffusion[stores]'"
+        ) from error
+    system = fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True)
+    names = [name.rpartition(".") for name in FAULTS[scheme]]
+    faults = tuple(getattr(importlib.import_module(module), name) for module, _, name in names)
+    return Store(system, root.rstrip("/"), address, faults)
+
+
+class Store:
+    """The objects below an address, by names such as "leases/000001.json".
+
+    Attributes:
+        address: the address, for messages.
+    """
+
+    def __init__(
+        self,
+        system: Any,
+        root: str,
+        address: str,
+        faults: tuple[type[Exception], ...] = (),
+        pause: Callable[[float], Any] = time.sleep,
+    ):
+        """Wraps a file system of fsspec.
+
+        Args:
+            system: the file system, of which pipe_file, put_file, cat_file, get_file, find and rm_file are used.
+            root: the path of the address in it.
+            address: the address, for messages.
+            faults: the types of errors besides OSError that are worth another attempt.
+            pause: a function that waits for a number of seconds.
+        """
+        self.address = address
+        self._system, self._root, self._pause = system, root, pause
+        self._faults = (OSError, *faults)
+
+    def read(self, name: str) -> bytes:
+        """The content of a small object.
+
+        Raises:
+            FileNotFoundError: if there is none of this name.
+            StoreError: if the store fails.
+        """
+        return self._tried(f"read {name}", lambda: self._system.cat_file(self._path(name)), may_lack=True)
+
+    def fetch(self, name: str, path: pathlib.Path) -> None:
+        """Copies an object into a file; raises as `read` does."""
+        fetched = lambda: self._system.get_file(self._path(name), os.fspath(path))
+        self._tried(f"read {name}", fetched, may_lack=True)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Writes a small object, in the place of one of this name.
+
+        Raises:
+            StoreError: if the store fails, after the last attempt.
+        """
+        self._tried(f"write {name}", lambda: self._system.pipe_file(self._path(name), content))
+
+    def send(self, name: str, path: pathlib.Path) -> None:
+        """Copies a file into an object; raises as `write` does."""
+        self._tried(f"write {name}", lambda: self._system.put_file(os.fspath(path), self._path(name)))
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Writes a small object that is not there yet; returns whether it is this writer's.
+
+        Args:
+            name: the name of the object.
+            content: its bytes, which no other writer writes: where an answer of the store was lost, the object is read
+                to see whose it is.
+
+        Raises:
+            StoreError: if the store fails, after the last attempt.
+        """
+
+        def attempt() -> bool:
+            try:
+                self._system.pipe_file(self._path(name), content, mode="create")
+            except self._faults:
+                try:
+                    return self._system.cat_file(self._path(name)) == content
+                except FileNotFoundError:
+                    pass
+                raise
+            return True
+
+        return self._tried(f"write {name}", attempt)
+
+    def names(self, prefix: str) -> list[str]:
+        """The names of the objects below a prefix such as "leases", sorted; none where there is nothing."""
+        try:
+            paths = self._tried(f"list {prefix}", lambda: self._system.find(self._path(prefix)), may_lack=True)
+        except FileNotFoundError:
+            return []
+        return sorted(path.removeprefix("/").removeprefix(f"{self._root.removeprefix('/')}/") for path in paths)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Removes objects; one that is not there is no error.
+
+        Raises:
+            StoreError: if the store fails, after the last attempt.
+        """
+        for name in names:
+            try:
+                removed = lambda name=name: self._system.rm_file(self._path(name))
+                self._tried(f"remove {name}", removed, may_lack=True)
+            except FileNotFoundError:
+                continue
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def _tried(self, what: str, attempt: Callable[[], Result], may_lack: bool = False) -> Result:
+        """The result of an attempt, which is made again after a failure that may pass.
+
+        `may_lack` says that FileNotFoundError is an answer; where an object is written it says that there is no bucket.
+        """
+        for wait in (*WAITS, None):
+            try:
+                return attempt()
+            except self._faults as error:
+                if may_lack and isinstance(error, FileNotFoundError):
+                    raise
+                if wait is None or isinstance(error, (PermissionError, FileNotFoundError)):
+                    why = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": .")
+                    raise StoreError(f"{self.address} could not {what}: {why}.") from error
+                self._pause(wait * random.uniform(1, 2))
+        raise AssertionError("the last attempt returns or raises")
