@@ -2,6 +2,7 @@
 
     diffusion train --config=digits --workdir=runs/digits
     diffusion train --config=digits --workdir=runs/digits --config.train.steps=4000
+    diffusion train --config=digits --workdir=s3://bucket/digits        # in an object store: docs/stores.md
     diffusion train --config=cifar10_dit:tiny --workdir=runs/c10 --config.data.dir=DIR
     diffusion train --config=tuning/lora --workdir=runs/lora --config.base.path=stable-diffusion-v1-5 \\
         --config.data.source.path=photos --config.data.text.prompt="a photo of sks dog"
@@ -20,6 +21,7 @@ from diffusion.experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.flag()
+    command_line.take_stored_runs()
     flags.DEFINE_string("workdir", None, "the run folder, made if missing, e.g. runs/digits")
     flags.DEFINE_string("wandb", "", "project of Weights & Biases to log to as well; WANDB_MODE=offline stays local")
     flags.mark_flags_as_required(["config", "workdir"])
@@ -52,7 +54,7 @@ from diffusion.experiments.run import (
 )
 from diffusion.experiments.run.failure import RunFailed
 from diffusion.experiments.run.start import first_state
-from diffusion.experiments.run_folder import user_code, workdir
+from diffusion.experiments.run_folder import mirror as mirrors, user_code, workdir
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import agreement, compilation_cache, preemption
@@ -83,7 +85,8 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
 
     Args:
         recipe: the recipe of the run.
-        folder: the run folder, made if missing.
+        folder: the run folder, made if missing; or its address in an object store, "s3://bucket/run", which is trained
+            in a local folder and copied.
         command: the command by which a user goes on with the run, for messages.
         project: a project of Weights & Biases, to log to beside TensorBoard's events; "" is none.
 
@@ -112,9 +115,11 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
         agreement.first(lambda: notices.append(held_out.at_start(recipe, opened.source)))
 
         # ==== Run folder ====
-        folder = pathlib.Path(folder)
+        mirror = mirrors.mirror_of(folder) if jax.process_index() == 0 else None
+        folder = mirrors.folder_of(folder)
         if jax.process_index() == 0:  # process 0 keeps the folder; the others only read checkpoints there
             stack.enter_context(workdir.lock(folder))
+            stack.enter_context(mirror.held() if mirror else contextlib.nullcontext())
             workdir.settle_config(folder, config)
         workdir.require_shared(folder)
 
@@ -142,6 +147,8 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
             if recipe.companions.tuned is not None and not written:  # it was killed before it had written these files
                 _write_tuning(config, folder, books)
             return 0
+        if mirror:
+            mirror.begin(saver.superfluous)
         books.announce()
         for notice in filter(None, notices):
             books.display.say(notice)

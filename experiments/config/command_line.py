@@ -20,7 +20,7 @@ from diffusion import commands
 from diffusion.experiments.config import ConfigError, recipes, versions
 from diffusion.experiments.config.extensions import extend, extend_by_project, printed
 from diffusion.experiments.config.values import GONE, require_names
-from diffusion.io import file_systems, limits, opener
+from diffusion.io import file_systems, limits, opener, stores
 from diffusion.training.runtime import accelerators, huge_pages
 
 NO_BACKEND = "Unable to initialize backend"  # JAX's words for a platform that is not there
@@ -65,9 +65,17 @@ def saved_flag(
         of_model: a function from the folder of --model to its config, or None.
     """
     extend_flag()
+    _of_workdir.add("fetched")
     _checks.append(lambda argv: _define_saved_flag(argv, unless, of_model))
 
 
+def take_stored_runs() -> None:
+    """Lets --workdir be the address of a run in an object store, which the command itself opens."""
+    _of_workdir.add("stored")
+
+
+_of_workdir: set[str] = set()  # what --workdir may name besides a folder: "stored", and "fetched" before it is read
+_readings: list = []  # the runs that were fetched from a store
 _checks: list[Callable[[list[str]], None]] = []  # what `run` does with the arguments before they are parsed
 
 
@@ -172,7 +180,7 @@ def begin(takes_words: bool = False) -> None:
     """
     app.define_help_flags()
     parse = functools.partial(_parse, takes_words=takes_words)
-    _words[:] = _in_one_sentence(parse, ())(sys.argv)[1:]
+    _words[:] = _in_one_sentence(parse, (stores.StoreError,))(sys.argv)[1:]
     huge_pages.start_anew()
     if advice := accelerators.advice():
         print(f"{program()}: {advice}", file=sys.stderr)
@@ -196,7 +204,7 @@ def run(main: Callable, failures: tuple[type[Exception], ...] = (), compiles: bo
         failures: the types of errors whose message is meant for the user: one sentence too, and exit status 1.
         compiles: whether the command compiles programs, which are then kept from run to run (`compilation_cache`).
     """
-    main = _keeping_programs(main) if compiles else main
+    main = _sending_back(_keeping_programs(main) if compiles else main)
     sys.unraisablehook, sys.excepthook = _without_echoes, _without_waiting
     app.run(_in_one_sentence(main, failures), flags_parser=_in_one_sentence(_parse_and_extend, failures))
 
@@ -280,12 +288,43 @@ def _replace_deprecated_fields() -> None:
             config[section] = current[section]
 
 
+def _with_local_run(argv: list[str]) -> list[str]:
+    """The arguments with a local folder as --workdir, where the command reads a run of an object store."""
+    address = _named(argv, "workdir")
+    if address is None or "fetched" not in _of_workdir or not stores.is_address(address) or _asks_for_help(argv):
+        return argv
+    from diffusion.experiments.config import stored_runs  # imported here: it needs the libraries
+
+    is_of_one = not any(_named(argv, name) for name in ("step", "average"))
+    _readings[:] = [stored_runs.Reading(address, every=not is_of_one)]
+    print(f"{program()}: {address} is read in {_readings[0].folder}", file=sys.stderr, flush=True)
+    local = os.fspath(_readings[0].folder)
+    return [local if word == address else word.replace(f"workdir={address}", f"workdir={local}") for word in argv]
+
+
+def _sending_back(main: Callable) -> Callable:
+    """The command, which sends the files that it has written beside a run of an object store to the store."""
+
+    def sending(argv):
+        try:
+            return main(argv)
+        finally:
+            for reading in _readings:
+                if number := reading.send_changes():
+                    print(f"{program()}: sent {number} files to {reading.address}", file=sys.stderr, flush=True)
+
+    return sending
+
+
 def _parse(argv: list[str], takes_words: bool = False) -> list[str]:
     """Parses the flags; absl's and ml_collections' errors become ours."""
     if _named(argv, "workdir") == "":
         raise ConfigError("--workdir is empty. Name the folder of the run, e.g. runs/digits; this one is --workdir=.")
+    argv = _with_local_run(argv)
+    stored = _named(argv, "workdir") if "stored" in _of_workdir else None
     for arg in argv[1:]:
-        if why := file_systems.address(arg.partition("=")[2] if arg.startswith("-") else arg):
+        word = arg.partition("=")[2] if arg.startswith("-") else arg
+        if (why := file_systems.address(word)) and not (word == stored and stores.is_address(word)):
             raise ConfigError(f"{arg} is {why}")
     try:
         for check in _checks:

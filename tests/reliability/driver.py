@@ -75,7 +75,7 @@ class Driver:
         return json.loads(self.server.stdout.readline())
 
     def start(
-        self, *argv, kill: dict | None = None, record=False, env=None, cwd=ROOT, limit=None, rights=True
+        self, *argv, kill: dict | None = None, record=False, env=None, cwd=ROOT, limit=None, rights=True, store=None
     ) -> tuple:
         """Starts `python -m argv...`; returns (process id, stem of the files of what it says).
 
@@ -88,13 +88,14 @@ class Driver:
             cwd: the folder to run in.
             limit: bytes beyond which no file grows, as if the disk were full.
             rights: whether root may read and write what its mode denies to the owner.
+            store: {"root": folder of its objects, ...}: the arguments of `object_stores.connect_to`.
         """
         self.started += 1
         stem = str(self.folder / f"command{self.started}")
         for name in ("out", "err", "points"):
             pathlib.Path(f"{stem}.{name}").touch()
         job = {"argv": list(map(str, argv)), "kill": kill, "record": record, "limit": limit, "rights": rights}
-        return self._ask(**job, env=env or {}, cwd=str(cwd), stem=stem), stem
+        return self._ask(**job, env=env or {}, cwd=str(cwd), stem=stem, store=store), stem
 
     def wait(self, started: tuple, timeout: float = HANGS) -> Result:
         """Waits for a started command; one that takes longer than `timeout` seconds fails the test."""
@@ -194,6 +195,10 @@ def become(job: dict) -> None:
         rights.drop()
     if job["limit"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))
+    if job["store"]:
+        from tests import object_stores
+
+        object_stores.connect_to(**job["store"])
     module, *arguments = job["argv"]
     sys.argv = [module, *arguments]
     workdir = next((word.partition("=")[2] for word in arguments if word.startswith("--workdir=")), None)

@@ -15,7 +15,7 @@ from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from tests.reliability.driver import train_command
 
-ADDRESSES = ["gs://bucket/run", "s3://bucket/run", "hdfs://host/run", "gs:/bucket/run", "file:///tmp/run"]
+ADDRESSES = ["hdfs://host/run", "gs:/bucket/run", "file:///tmp/run"]
 
 
 class MountedStore:
@@ -129,12 +129,16 @@ def test_addresses_are_refused_before_anything_is_made(tmp_path, monkeypatch, ad
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WorkdirError, match="no append, no rename and no locks"):
         train.run(digits.get_config("tiny"), address)
-    for field in ("data.dir", "init_from.path"):
-        config = digits.get_config()
-        config.update_from_flattened_dict({field: address})
-        with pytest.raises(ConfigError, match=rf"config.{field} = '{address}'.*local or shared file system"):
-            fields.check(config)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("address", [*ADDRESSES, "gs://bucket/run", "s3://bucket/run"])
+@pytest.mark.parametrize("field", ["data.dir", "init_from.path"])
+def test_addresses_of_data_and_weights_are_refused(address, field):
+    config = digits.get_config()
+    config.update_from_flattened_dict({field: address})
+    with pytest.raises(ConfigError, match=rf"config.{field} = '{address}'.*local or shared file system"):
+        fields.check(config)
 
 
 def test_paths_that_look_a_little_like_addresses_are_taken():
@@ -149,11 +153,11 @@ def test_addresses_on_the_command_line(driver, tmp_path):
     """Every command, every path that it takes: one sentence, status 2, and no folder named "gs:"."""
     run = f"--workdir={tmp_path / 'run'}"
     for command in (
-        train_command("gs://bucket/run"),
+        train_command("gs:/bucket/run"),
         train_command(tmp_path / "run", {"data.dir": "s3://bucket/data"}),
-        ["experiments.train", "--config=configs/digits.py", "--workdir", "gs://bucket/run"],
+        ["experiments.train", "--config=configs/digits.py", "--workdir", "hdfs://bucket/run"],
         ["experiments.sample", run, "--out=gs://bucket/out"],
-        ["experiments.sample", "--workdir=gs://bucket/run"],
+        ["experiments.sample", "--workdir=gs://"],
         ["experiments.evaluate", "--workdir=hdfs://bucket/run"],
     ):
         result = driver.run(*command, cwd=tmp_path)

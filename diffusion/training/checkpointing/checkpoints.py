@@ -232,13 +232,17 @@ class Checkpoints:
             raise CheckpointError(f"{path} cannot be written: {error.strerror}.") from error
         self._prune()
 
+    def superfluous(self, have: list[int]) -> list[int]:
+        """Returns those of the steps, which ascend, whose checkpoints the policy does not keep."""
+        stays = lambda step: step == self.best or (self.keep_every and step % self.keep_every == 0)
+        return [step for step in have[: -self.keep] if not stays(step)]
+
     def _prune(self) -> None:
-        for step in steps(self.workdir)[: -self.keep]:
-            if step != self.best and not (self.keep_every and step % self.keep_every == 0):
-                path = folder(self.workdir) / str(step)
-                removed = path.with_name(f"{step}.removed.orbax-checkpoint-tmp")  # a bare number marks whole ones alone
-                path.rename(removed)
-                shutil.rmtree(removed, ignore_errors=True)
+        for step in self.superfluous(steps(self.workdir)):
+            path = folder(self.workdir) / str(step)
+            removed = path.with_name(f"{step}.removed.orbax-checkpoint-tmp")  # a bare number marks whole ones alone
+            path.rename(removed)
+            shutil.rmtree(removed, ignore_errors=True)
 
     def close(self) -> None:
         """Waits for the last save and ends the writer.
