@@ -4,6 +4,7 @@ A new field needs a row: the value that it is set to, and the fields without whi
 """
 
 import ast
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -326,6 +327,17 @@ def test_an_argument_and_a_field_of_one_part_are_two_answers(argument, part, fie
     for config in (fields, changed(fields)):
         with pytest.raises(ConfigError, match=words if config is fields else rf"\b{argument}=\.\.\.\)? is there too"):
             Recipe(**sectioned(parts | {"config": config, argument: part}))
+
+
+def test_a_guidance_of_depths_in_python_keeps_the_scale_of_the_settings():
+    """`depths` says what the branches are, and not how they are combined: 3 + (2 - 1) (3 - 1) = 5."""
+    flow = objectives.flow_matching(timesteps.uniform_density(LINE))
+    flow = dataclasses.replace(flow, blocks=objectives.Blocks(early=("early", 1)))
+    parts = {"schedule": LINE, "objective": flow, "network": Network(), "data": records(), "depths": True}
+    recipe = Recipe(**sectioned(parts | {"config": {"sample.guidance.scale": 2.0}}))
+    both = (Prediction(jnp.float32(3.0), jnp.float32(1.0)), Prediction(jnp.float32(1.0), jnp.float32(0.5)))
+    guided = recipe.sampling.guidance(lambda x_t, t: both)
+    assert recipe.sampling.depths and guided(jnp.float32(0.0), jnp.float32(0.5)).x0 == 5.0
 
 
 def changed(fields):
