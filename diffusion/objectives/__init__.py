@@ -90,6 +90,8 @@ from diffusion.objectives.pictures_of_clips import with_pictures as with_picture
 from diffusion.objectives.prior_preservation import with_prior_preservation as with_prior_preservation
 from diffusion.objectives.progressive import progressive_distillation as progressive_distillation
 from diffusion.objectives.reflow import reflow as reflow, reflow_pairs as reflow_pairs
+from diffusion.objectives.reward_backpropagation import reward_backpropagation as reward_backpropagation
+from diffusion.objectives.rewards import Reward as Reward, near_value as near_value
 from diffusion.objectives.shortcut import shortcut as shortcut
 from diffusion.objectives.stochastic_interpolant import (
     schroedinger_bridge as schroedinger_bridge,

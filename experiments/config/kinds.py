@@ -75,6 +75,8 @@ OF_OBJECTIVES = {
     "prior": "prior",
     "auxiliary": "auxiliary loss",
     "samples": "samples of a generator",
+    "reward": "reward",
+    "sampler": "sampler",
     "process": "process of symbols",
     "reading": "reading",
 }
@@ -89,6 +91,7 @@ OBJECTIVES_ASK = (
     "null",
     "clock",
     "clocks",
+    "grid",
     "total",
 )
 KINDS = {
@@ -120,6 +123,7 @@ KINDS = {
     "curriculum": Kind(names.CURRICULA, asks=("total",)),
     "distance": Kind(names.DISTANCES),
     "samples of a generator": Kind(names.SIMULATIONS, asks=("grid",)),
+    "reward": Kind(names.REWARDS),
     "weighting of pairs": Kind(names.PAIR_WEIGHTINGS),
     "solver": Kind(names.SOLVERS),
     "coupling": Kind(

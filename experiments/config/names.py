@@ -195,6 +195,7 @@ OBJECTIVES = _table(
     objectives.ect,
     objectives.continuous_consistency,
     objectives.progressive_distillation,
+    objectives.reward_backpropagation,
     objectives.cd,
     objectives.autoencoding.kl_autoencoder,
     objectives.autoencoding.rae_decoder,
@@ -290,6 +291,7 @@ CURRICULA = _table(
 SIMULATIONS = _table(  # of "distribution_matching" and "fake_score": how the generator makes its samples
     objectives.one_step, objectives.backward_simulation, objectives.self_forcing
 )
+REWARDS = _table(objectives.near_value)  # of samples, for "reward_backpropagation"
 DISTANCES = {**_values(squared=few_step.squared), **_table(few_step.pseudo_huber)}
 PAIR_WEIGHTINGS = _values(inverse_gap=consistency.inverse_gap)
 SOLVERS = _values(heun=flow_maps.heun, ddim=flow_maps.from_denoiser)  # of the teacher's flow

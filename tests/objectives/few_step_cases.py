@@ -69,6 +69,9 @@ MEMBERS = {
         ("teacher", "fake"),
     ),
     "regression": Member(lambda: objectives.regression(V)),
+    "reward_backpropagation": Member(
+        lambda: objectives.reward_backpropagation(V, (1.0, 0.5, 0.0), objectives.near_value(0.3), 2)
+    ),
     "adversarial_generator": Member(
         lambda: objectives.adversarial_generator(V, V, UNIFORM, UNIFORM), ("teacher",), others=("discriminator",)
     ),

@@ -154,6 +154,12 @@ FACTS = {
         {"teacher": Teacher(scale=2.0, stages=Stages(50, (4, 2, 1)))},
     ),
     "reflow": lambda: (objectives.reflow(UNIFORM, X0), Denoises(X0), UNIFORM, {"teacher": Teacher(pairs=True)}),
+    "reward_backpropagation": lambda: (
+        objectives.reward_backpropagation(X0, (1.0, 0.5, 0.0), objectives.near_value(0.5)),
+        Denoises(X0),
+        None,
+        {},
+    ),
     "regression": lambda: (
         objectives.regression(X0),
         consistency(X0, one_step=True),

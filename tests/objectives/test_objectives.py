@@ -42,6 +42,7 @@ ELSEWHERE = {
             "mean_flow",
             "progressive_distillation",
             "regression",
+            "reward_backpropagation",
             "shortcut",
         ],
         "few_step_cases.py: test_few_step_optima.py and others hold what their papers guarantee",

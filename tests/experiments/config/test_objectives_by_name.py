@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from configs import digits
-from diffusion import conditional_couplings, couplings, flow_maps, objectives, parameterizations, schedules, timesteps
+from diffusion import (
+    conditional_couplings,
+    couplings,
+    flow_maps,
+    objectives,
+    parameterizations,
+    samplers,
+    schedules,
+    timesteps,
+)
 from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, resolve
 from diffusion.experiments.run import program
@@ -41,6 +50,18 @@ CASES = {  # the entry, other fields, and the same in Python
             timesteps.uniform_density(LINE, t_min=0.01),
             ("mean_velocity", "denoiser"),
             clock=parameterizations.steps(),
+        ),
+    ),
+    "reward_backpropagation": (
+        {
+            "name": "reward_backpropagation",
+            "reward": {"name": "near_value", "value": 0.5},
+            "sampler": {"name": "ddpm"},
+            "last": 2,
+        },
+        {"sample.steps": 3, "sample.guidance.scale": 1.0},
+        lambda: objectives.reward_backpropagation(
+            VELOCITY, timesteps.uniform(LINE, 3), objectives.near_value(0.5), 2, samplers.ddpm()
         ),
     ),
     "schroedinger_bridge": (

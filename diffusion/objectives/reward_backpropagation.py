@@ -1,0 +1,88 @@
+"""Reward backpropagation: samples are made, and the gradient of their reward goes back through the last steps."""
+
+__all__ = ["reward_backpropagation"]
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.arguments import require_shape
+from diffusion.objectives.entry import entry
+from diffusion.objectives.few_step import frozen, player
+from diffusion.objectives.inputs import split
+from diffusion.objectives.objective import Denoises, Objective
+from diffusion.objectives.rewards import Reward
+from diffusion.parameterizations import Parameterization, denoiser
+from diffusion.samplers.ddpm import ddim
+from diffusion.samplers.sample import Sampler, loop
+from diffusion.timesteps import plan
+
+
+def reward_backpropagation(
+    parameterization: Parameterization,
+    grid: Sequence[float],
+    reward: Reward,
+    last: int = 1,
+    sampler: Sampler | None = None,
+) -> Objective:
+    """DRaFT-K: the reward of a sample, differentiated through the last K steps of the sampler that made it.
+
+        x_T ~ prior,   x_{T-1}, ..., x_0 by the sampler,   loss = -r(x_0),   with x_K taken as a constant
+
+    K = N is the whole gradient of E r(x_0). Activations of one step at a time are kept. Nothing holds the network near
+    the model that it began from: train a LoRA (`config.tuning`), or stop early. The data give the conditions alone.
+
+    Facts:
+        loss: -r(x_0)
+        networks: model
+        optimum: samples of the largest reward, whatever the data
+        paper: Clark et al. 2024, "Directly Fine-Tuning Diffusion Models on Differentiable Rewards", algorithm 1;
+            Prabhudesai et al. 2023, "Aligning Text-to-Image Diffusion Models with Reward Backpropagation"
+
+    Args:
+        parameterization: parameterization of the network "model".
+        grid: `[N + 1]` times from t_max down to 0. In a config it is the grid of config.sample (grid, steps, shift).
+        reward: (x_0 `[B, ...]`, condition) -> rewards `[B]`, differentiable.
+        last: number K of steps that have a gradient, 1 to N.
+        sampler: sampler of denoisers; `ddim()` if None.
+
+    Returns:
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`, the time of the first step with a gradient,
+        and "reward" `[B]`.
+
+    Raises:
+        ValueError: for a number of steps that the grid does not have; when called, for rewards of another shape.
+    """
+    steps = plan(np.asarray(grid))
+    number = len(steps.t)
+    if not 1 <= last <= number:
+        raise ValueError(
+            f"reward_backpropagation: last = {last} of the {number} steps of the grid. Valid: 1 to {number}"
+        )
+    sampler = sampler or ddim()
+
+    @entry(parameterization)
+    def loss(networks, schedule, keys, batch, step):
+        starts, draws = split(keys, 2)
+        condition = batch.get("condition")
+        noise = jax.vmap(lambda key: schedule.prior(key, batch["x"].shape[1:]))(starts)
+
+        def way(network):
+            return loop(sampler, denoiser(network, schedule, parameterization, condition), schedule, steps, draws)
+
+        def stepped(run, first, end, carry):
+            step = jax.checkpoint(run.step)
+            return jax.lax.scan(lambda carry, i: (step(carry, i), None), carry, jnp.arange(first, end))[0]
+
+        fixed = way(frozen(networks, "model"))
+        carry = fixed.init(noise)
+        if last < number:
+            carry = stepped(fixed, 0, number - last, carry)
+        carry = stepped(way(player(networks, "model")), number - last, number, carry)
+        rewards = reward(carry[0].x, condition)
+        require_shape(rewards, keys.shape, "the rewards, one number an example,")
+        return -rewards, {"t": jnp.full(keys.shape, steps.t[number - last], noise.dtype), "reward": rewards}
+
+    return Objective(loss, reads=Denoises(parameterization))
