@@ -3,6 +3,7 @@
 import pathlib
 import re
 
+import numpy as np
 import pytest
 
 from configs import digits
@@ -49,6 +50,8 @@ def test_an_objective_receives_what_it_asks_for(name, monkeypatch):
     }
     if name in expected:
         assert seen["value"] == expected[name]
+    elif name == "grid":
+        np.testing.assert_array_equal(seen["value"], resolver.grid)
     else:
         assert callable(seen["value"])
     config.objective = {"name": "asks", name: 3}
