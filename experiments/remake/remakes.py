@@ -4,6 +4,7 @@ from diffusion.experiments.config import ConfigError, unknown
 from diffusion.experiments.remake import (
     autoguidance_toy,
     c2ot_moons,
+    consistency_toy,
     dit_cost,
     edm2_cost,
     edm_solvers,
@@ -32,6 +33,7 @@ MODULES = (
     jit_toy,
     c2ot_moons,
     reflow_toy,
+    consistency_toy,
     gan_digits,
     sbi_posteriors,
 )

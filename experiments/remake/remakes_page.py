@@ -16,7 +16,6 @@ LEFT_OUT = (  # (what, why)
         "Cardoso et al. 2023, arXiv 2308.07983 (MCGDiff), the table of Gaussian mixtures",
         "the values could not be read in the paper's text or the authors' code",
     ),
-    ("Consistency training in the plane", "no published value has been read yet"),
 )
 HEADER = ("figure", "published", "here", "verdict")
 TOP = """# Published figures made again

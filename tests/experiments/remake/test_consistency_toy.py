@@ -1,0 +1,65 @@
+"""What each training is, and the claims from distances by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import schedules
+from diffusion.experiments.remake import consistency_toy as toy
+from diffusion.training.step import example_keys
+
+
+def loss_and_pairs(name, target=0.0):
+    """Losses at step 0 of a network that is 1 everywhere, beside a target of another value, and the pairs' noises."""
+    constant = lambda value: lambda x, clock, condition: jnp.full_like(x, value)
+    rows, keys = {"x": jnp.zeros((64, 2))}, example_keys(jax.random.key(0), 0, jnp.arange(64))
+    networks = {"model": constant(1.0), "target": constant(target)}
+    losses, facts = toy.setting(name, 80).objective.loss(networks, schedules.edm(), keys, rows, 0)
+    return np.asarray(losses), 80 * np.asarray(facts["t"], np.float64), 80 * np.asarray(facts["s"], np.float64)
+
+
+@pytest.mark.parametrize("name", toy.REMAKE.parts)
+def test_pairs_are_neighbours_among_the_noises_of_a_setting(name):
+    """Karras's values from 0.002 to 80, 11 of them at the start of iCT and 18 where they are fixed."""
+    number = 18 if name == toy.FIXED else 11
+    levels = (0.002 ** (1 / 7) + np.arange(number) / (number - 1) * (80 ** (1 / 7) - 0.002 ** (1 / 7))) ** 7
+    _, t, s = loss_and_pairs(name)
+    upper = np.argmin(np.abs(np.log(levels)[None] - np.log(t)[:, None]), 1)
+    np.testing.assert_allclose(t, levels[upper], rtol=1e-3)
+    np.testing.assert_allclose(s, levels[upper - 1], rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", toy.REMAKE.parts)
+def test_the_average_is_the_teacher_of_one_training_alone(name):
+    changed = (loss_and_pairs(name, 0.0)[0] != loss_and_pairs(name, 5.0)[0]).mean()
+    assert changed > 0.5 if name == toy.AVERAGE else changed == 0
+
+
+def test_the_rate_of_the_average():
+    assert toy.setting(toy.IMPROVED, 80).rate is None
+    assert toy.setting(toy.AVERAGE, 80).rate(0) == pytest.approx(0.9 ** (2 / 11), rel=1e-6)
+
+
+def test_the_claims_of_distances_by_hand():
+    noise = np.array([0.0, 0.01, -0.01, 0.02])
+    distances = dict(zip(toy.REMAKE.parts, (1.0, 2.0, 1.0, 0.5, 1.5), strict=True))
+    values = {
+        toy.VALUE.format(part, seed, steps): distance * (0.8 if steps == "two steps" else 1) + noise[seed]
+        for part, distance in distances.items()
+        for seed in range(toy.SEEDS)
+        for steps in ("one step", "two steps")
+    }
+    claims = toy.conclude(values)
+    assert {name for name, holds in claims.items() if holds} == {
+        toy.WORSE.format(toy.AVERAGE), toy.WORSE.format(toy.FIXED), toy.SECOND
+    }  # fmt: skip
+    assert set(claims) == {published.figure for published in toy.REMAKE.published}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", toy.REMAKE.parts)
+def test_a_quick_part_measures_each_seed(part):
+    values = toy.measure(part, True)
+    assert values["one"].shape == values["two"].shape == (toy.POINTS, 2)
+    assert all(0 < values[toy.VALUE.format(part, seed, "one step")] < 1e4 for seed in range(toy.SEEDS))
