@@ -137,7 +137,7 @@ def film(
 
 def _check(run: trained_run.Trained) -> None:
     recipe, config = run.recipe, run.config
-    if len(run.shape) != 4 or not facts.of_frames(recipe.network) or not recipe.makes_bytes:
+    if len(run.shape) != 4 or not facts.takes_frames(recipe.network) or not recipe.makes_bytes:
         raise ConfigError(
             f"config.model.name = {config.model.name!r} on examples of {run.shape}: no clips of pictures with a time "
             "for each frame. Valid: video_dit on clips."

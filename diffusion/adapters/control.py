@@ -63,7 +63,7 @@ def control_net(base: Any, hint_widths: tuple[int, ...] = (), depth: int = 0) ->
         inpaints = f" of {unet.in_channels} channels" if isinstance(unet, ConditionalUNet) else ""
         raise ValueError(
             f"a ControlNet is trained beside a U-Net that sees the {base.channels} channels of its latents, or beside "
-            f"a {', '.join(kind.of.__name__ for kind in OF_TRANSFORMERS)}; the denoiser of the base is a "
+            f"a {', '.join(kind.base_class.__name__ for kind in OF_TRANSFORMERS)}; the denoiser of the base is a "
             f"{type(unet).__name__}{inpaints}"
         )
     widths = tuple(hint_widths) or HINT_WIDTHS[: factor.bit_length()]
@@ -78,7 +78,7 @@ def control_net(base: Any, hint_widths: tuple[int, ...] = (), depth: int = 0) ->
 def _of_transformer(denoiser: Any) -> Any:
     """The class of a transformer's ControlNet, which its attribute `control_net` names first; None for others."""
     named = getattr(denoiser, "control_net", None)
-    return named or next((kind for kind in OF_TRANSFORMERS if isinstance(denoiser, kind.of)), None)
+    return named or next((kind for kind in OF_TRANSFORMERS if isinstance(denoiser, kind.base_class)), None)
 
 
 def _beside(base: Any, module: Any, seen: Callable[[Array], Array]) -> Tuning:
@@ -87,7 +87,7 @@ def _beside(base: Any, module: Any, seen: Callable[[Array], Array]) -> Tuning:
     part = base.kind.denoiser
 
     def init(key: Array, params: Params) -> Any:
-        structs = families.of(module).example(module)
+        structs = families.family_of(module).example(module)
         example = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), structs)
         return begun(module.init(key, *example)["params"], params[part])
 

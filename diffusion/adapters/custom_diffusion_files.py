@@ -54,7 +54,7 @@ def load(tensors: Tensors, module: nn.Module) -> tuple[dict[str, Any], dict[str,
         limits.Refused: for a file that is damaged or hostile.
     """
     table = _table(module)
-    leaves = folders.leaves_of(folders.shapes_of(families.of(module), module))
+    leaves = folders.leaves_of(folders.shapes_of(families.family_of(module), module))
     layers_of_attention: dict[str, set[str]] = {}
     parts = []
     for name in tensors.shapes:
@@ -122,7 +122,7 @@ def save(folder: pathlib.Path, tensors: Mapping[str, np.ndarray], metadata: Mapp
 
 def _table(module: nn.Module) -> dict[str, list[Row]]:
     """The rows of each tensor of a denoiser, by the tensor's name in the denoiser's own library."""
-    family = families.of(module)
+    family = families.family_of(module)
     table: dict[str, list[Row]] = {}
     for row in folders.rows_of(family, module, next(iter(family.tables))):
         for name in (row.theirs, *row.copies):

@@ -25,14 +25,14 @@ CROSS = r"attn2\.to_[kv]\.weight$"
 """The keys and values of cross-attention by the names of their tensors in diffusers."""
 
 
-def solved(kernel: Any, old: Any, new: Any, kept: Any, preserve: float = 1.0, keep: float = 0.1) -> np.ndarray:
+def solved(kernel: Any, old: Any, new: Any, fixed: Any, preserve: float = 1.0, keep: float = 0.1) -> np.ndarray:
     """The kernel that maps `old` to what it mapped `new` to, near where it was elsewhere; float64 within.
 
     Args:
         kernel: [in, out], W0 transposed.
         old: [n, in], the c_i.
         new: [n, in], the d_i.
-        kept: [m, in], the p_j; m may be 0.
+        fixed: [m, in], the p_j; m may be 0.
         preserve: weight of these, >= 0.
         keep: weight of the distance to the kernel, > 0.
 
@@ -41,12 +41,12 @@ def solved(kernel: Any, old: Any, new: Any, kept: Any, preserve: float = 1.0, ke
     """
     if not (preserve >= 0 and keep > 0):
         raise ValueError(f"preserve = {preserve}, keep = {keep}. Valid: at least 0, and above 0")
-    wide = [np.asarray(array, np.float64) for array in (kernel, old, new, kept)]
-    kernel, old, new, kept = wide
-    if old.shape != new.shape or old.shape[-1] != len(kernel) or kept.shape[-1] != len(kernel):
+    wide = [np.asarray(array, np.float64) for array in (kernel, old, new, fixed)]
+    kernel, old, new, fixed = wide
+    if old.shape != new.shape or old.shape[-1] != len(kernel) or fixed.shape[-1] != len(kernel):
         shapes = [array.shape for array in wide]
-        raise ValueError(f"kernel, old, new and kept are {shapes}. Valid: [in, out], [n, in] twice, [m, in]")
-    stays = preserve * kept.T @ kept + keep * np.eye(len(kernel))
+        raise ValueError(f"kernel, old, new and fixed are {shapes}. Valid: [in, out], [n, in] twice, [m, in]")
+    stays = preserve * fixed.T @ fixed + keep * np.eye(len(kernel))
     return np.linalg.solve(old.T @ old + stays, (old.T @ new + stays) @ kernel)
 
 

@@ -71,7 +71,7 @@ def chosen_leaves(module: Any, pattern: str) -> set[str]:
     Raises:
         ValueError: for a pattern that finds nothing, is no regular expression, or parts what is one leaf here.
     """
-    family = families.of(module)
+    family = families.family_of(module)
     table = folders.rows_of(family, module, next(iter(family.tables)))
     try:
         leaves = {row.ours for row in table if re.search(pattern, row.theirs)}

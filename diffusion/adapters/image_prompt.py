@@ -64,7 +64,7 @@ def ip_adapter(
     """
     folder = pathlib.Path(encoder).expanduser()
     reader = folders.find(folder).module
-    reads_tokens = look_up(ip_adapter_files.KINDS, kind, "kind").whole
+    reads_tokens = look_up(ip_adapter_files.KINDS, kind, "kind").reads_tokens
     sizes = {"tokens": tokens, "inner": inner, "depth": depth, "heads": heads}
     sizes = {field: size for field, size in sizes.items() if size is not None}
     module = ip_adapter_files.fresh(base.denoiser, prompt_features.width(reader, reads_tokens), kind, **sizes)

@@ -114,7 +114,7 @@ def attachment(
     Raises:
         ValueError: for an encoder of another width than the adapter reads, or a denoiser of other layers.
     """
-    reads_tokens = module.projection.whole
+    reads_tokens = module.projection.reads_tokens
     width = prompt_features.width(encoder, reads_tokens)
     if width != module.projection.features:
         raise ValueError(

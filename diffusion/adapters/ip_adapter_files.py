@@ -205,7 +205,7 @@ def _check_base(
 
 def _family(module: IPAdapter | JointIPAdapter, its: tuple[int, ...], layout: str) -> Family:
     """The reader's description of one adapter, which has no config of its own."""
-    shape = (1, 2, module.projection.features)[:: 1 if module.projection.whole else 2]
+    shape = (1, 2, module.projection.features)[:: 1 if module.projection.reads_tokens else 2]
     times = () if isinstance(module, IPAdapter) else (jax.ShapeDtypeStruct((1,), jnp.float32),)
     return Family(
         name="IPAdapter",

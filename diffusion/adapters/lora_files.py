@@ -148,7 +148,7 @@ def blank(module: nn.Module, pattern: str, rank: int, pairs: int = 1, magnitudes
     """
     if rank < 1:
         raise ValueError(f"rank = {rank}. Valid: at least 1")
-    table = layers_of(module, (next(iter(families.of(module).tables)),))
+    table = layers_of(module, (next(iter(families.family_of(module).tables)),))
     parts: list[Part] = []
     for layer, (out, *inputs) in shapes(module, pattern).items():
         pair = np.zeros((rank, *inputs), np.float32), np.zeros((out, rank), np.float32)
@@ -163,7 +163,7 @@ def shapes(module: nn.Module, pattern: str = "") -> dict[str, tuple[int, ...]]:
     Raises:
         ValueError: for a pattern that is no regular expression, or finds no layer.
     """
-    family = families.of(module)
+    family = families.family_of(module)
     table = layers_of(module, (next(iter(family.tables)),))
     try:
         chosen = {layer: places for layer, places in table.items() if re.search(pattern, layer)}
@@ -185,7 +185,7 @@ def build_adapter(module: nn.Module, layers: Mapping[str, Mapping[str, Any]], sc
         layers: {layer: {part: array}}, with the names of parts in `lora_names.ENDS`.
         scale: the scale of all updates.
     """
-    table = layers_of(module, (next(iter(families.of(module).tables)),))
+    table = layers_of(module, (next(iter(families.family_of(module).tables)),))
     parts: list[Part] = []
     for layer, tensors in layers.items():
         update = lora_kinds.update(tensors, table[layer][0].theirs, layer)
@@ -294,7 +294,7 @@ def require_writable(module: nn.Module, one: Lora, layout: str = "peft") -> None
 
 def _in_layout(module: nn.Module, one: Lora, layout: str) -> tuple[dict[str, "Update"], bool]:
     """An adapter by the layers of their library, and whether these have the names of the original repository."""
-    family = families.of(module)
+    family = families.family_of(module)
     original = layout == "kohya" and family.kohya in family.tables
     return their_layers(
         module, one.adapter, one.scale, family.kohya if original else next(iter(family.tables))

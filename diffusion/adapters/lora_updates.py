@@ -31,7 +31,7 @@ def their_layers(
     module: nn.Module, adapter: Mapping[str, Any], scales: Mapping[str, float] | float, layout: str
 ) -> dict[str, Update]:
     """The updates of an adapter, by the layers of their library in a layout that it changes."""
-    family = families.of(module)
+    family = families.family_of(module)
     table = layers_of(module, (layout,))
     fused = layout != next(iter(family.tables))
     updates_of_layer: dict[str, list[Update]] = {}

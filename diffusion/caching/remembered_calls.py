@@ -71,12 +71,12 @@ class Remembered(NamedTuple):
 
     Attributes:
         calls: the cache's memories, one for each call of the network in an evaluation of the denoiser.
-        own: memory of the denoiser itself, where it is a `guidance.Memory`; else ().
+        denoiser: memory of the denoiser itself, where it is a `guidance.Memory`; else ().
         work: work done so far.
     """
 
     calls: tuple[Any, ...]
-    own: Any
+    denoiser: Any
     work: Work
 
 
@@ -140,7 +140,9 @@ def cached(make: Callable[[Network], Denoiser | Memory], network: Network, cache
 
         denoise = make(through)
         prediction, inner = (
-            denoise.apply(memory.own, x_t, t) if isinstance(denoise, Memory) else (denoise(x_t, t), memory.own)
+            denoise.apply(memory.denoiser, x_t, t)
+            if isinstance(denoise, Memory)
+            else (denoise(x_t, t), memory.denoiser)
         )
         run = sum((blocks for _, blocks in new), memory.work.run)
         work = Work(jnp.asarray(run, jnp.int32), memory.work.evaluations + len(new))
@@ -151,7 +153,7 @@ def cached(make: Callable[[Network], Denoiser | Memory], network: Network, cache
         calls = first.calls if cache.again is None else tuple(map(cache.again, memory.calls, first.calls))
         return first._replace(calls=calls, work=memory.work)
 
-    later = lambda memory, x_t, t: evaluate(memory.own if remembers else (), x_t, t)[0]
+    later = lambda memory, x_t, t: evaluate(memory.denoiser if remembers else (), x_t, t)[0]
     return Memory(init, apply, later, again)
 
 

@@ -17,13 +17,13 @@ class Forecast(NamedTuple):
 
     Attributes:
         factors: `[order + 1, B, N, D]` the residual at the last whole evaluation, and its finite differences.
-        whole: int32 `[]` number of evaluations that ran whole.
+        full_runs: int32 `[]` number of evaluations that ran whole.
         last: int32 `[]` index of the last of these evaluations, counted from 0.
         steps: int32 `[]` number of evaluations so far.
     """
 
     factors: Array
-    whole: Array
+    full_runs: Array
     last: Array
     steps: Array
 
@@ -74,8 +74,8 @@ def taylor_seer(interval: int, order: int = 1, first: int = 3) -> Cache:
                 factors = [last - h]
                 for i in range(order):
                     difference = (factors[i] - kept.factors[i]) / since
-                    factors.append(jnp.where(kept.whole > i, difference, jnp.zeros_like(difference)))
-                return last, Forecast(jnp.stack(factors), kept.whole + 1, kept.steps, kept.steps + 1)
+                    factors.append(jnp.where(kept.full_runs > i, difference, jnp.zeros_like(difference)))
+                return last, Forecast(jnp.stack(factors), kept.full_runs + 1, kept.steps, kept.steps + 1)
 
             def forecast():
                 series = sum(kept.factors[i] * (since**i / math.factorial(i)) for i in range(order + 1))

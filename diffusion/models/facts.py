@@ -7,9 +7,9 @@
 | `one_size`       | False      | whether it takes pictures of one size alone                                 |
 | `layer_masks`    | ()         | the masks of `depth` layers that its condition may have, e.g. "skip"        |
 | `ranks`          | None       | of one example that it takes, 3 for pictures (H, W, C); None: any           |
-| `of_arrays`      | False      | whether it takes no pytrees; one with `ranks` takes none either             |
-| `of_frames`      | False      | whether the first axis counts frames, which neither patches nor levels part |
-| `of_symbols`     | False      | whether it takes symbols, whole numbers, and puts out a number for each      |
+| `takes_arrays`   | False      | whether it takes no pytrees; one with `ranks` takes none either             |
+| `takes_frames`   | False      | whether the first axis counts frames, which neither patches nor levels part |
+| `takes_symbols`  | False      | whether it takes symbols, whole numbers, and puts out a number for each      |
 | `feature_blocks` | 0          | N; the outputs of blocks 1 .. N a call with `features=` can return too      |
 | `reuses`         | ()         | parts of a call that another may reuse: "blocks", "deep"; for `caching`     |
 | `masks`          | 0          | side of the patches that "keep" of its condition leaves out; 0: it has none |
@@ -22,17 +22,18 @@ __all__ = [
     "feature_blocks",
     "kind",
     "layer_masks",
-    "of_frames",
-    "of_symbols",
     "one_size",
     "reuses",
+    "takes_frames",
     "takes_pytrees",
     "takes_rank",
+    "takes_symbols",
     "text_inputs",
 ]
 
 from typing import Any
 
+from diffusion import public
 from diffusion.models.layers.conditions import TextInputs
 
 
@@ -67,14 +68,14 @@ def one_size(network: Any) -> bool:
     return getattr(network, "one_size", False)
 
 
-def of_frames(network: Any) -> bool:
+def takes_frames(network: Any) -> bool:
     """Whether the first axis of the examples of a module, or of one of its class, counts frames."""
-    return getattr(network, "of_frames", False)
+    return _fact(network, "frames")
 
 
-def of_symbols(network: Any) -> bool:
+def takes_symbols(network: Any) -> bool:
     """Whether a module, or one of its class, takes symbols, int [B, ...], and puts out [B, ..., K]."""
-    return getattr(network, "of_symbols", False)
+    return _fact(network, "symbols")
 
 
 def takes_rank(network: Any, shape: tuple[int, ...]) -> bool:
@@ -85,7 +86,7 @@ def takes_rank(network: Any, shape: tuple[int, ...]) -> bool:
 
 def takes_pytrees(network: Any) -> bool:
     """Whether a module, or one of its class, may take examples that are pytrees."""
-    return getattr(network, "ranks", None) is None and not getattr(network, "of_arrays", False)
+    return getattr(network, "ranks", None) is None and not _fact(network, "arrays")
 
 
 def feature_blocks(network: Any) -> int:
@@ -96,3 +97,11 @@ def feature_blocks(network: Any) -> int:
 def reuses(network: Any) -> tuple[str, ...]:
     """The parts of a module's call, or of one of its class, that a later call may reuse, see `layers.block_reuse`."""
     return getattr(network, "reuses", ())
+
+
+def _fact(network: Any, what: str) -> bool:
+    """Whether a network takes frames, symbols or arrays; the attributes began with "of" until 0.2."""
+    return getattr(network, f"takes_{what}", getattr(network, f"of_{what}", False))
+
+
+public.declare(__name__, renamed={"of_frames": "takes_frames", "of_symbols": "takes_symbols"})

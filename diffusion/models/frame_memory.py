@@ -8,7 +8,7 @@
 Frames do not hear later ones, so that what is kept stays true.
 """
 
-__all__ = ["FrameMemory", "empty", "reading", "remembered", "seen"]
+__all__ = ["FrameMemory", "causal_bias", "empty", "reading", "remembered"]
 
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffusion import public
 from diffusion.models.layers import attention_records
 from diffusion.models.layers.attention import mask_bias
 from diffusion.parameterizations import Network, Parameterization
@@ -112,7 +113,7 @@ def remembered(
     return FrameMemory(keys, values, memory.frames + x_0.shape[1])
 
 
-def seen(frames: int, chunk: int, memory: FrameMemory | None = None) -> Array:
+def causal_bias(frames: int, chunk: int, memory: FrameMemory | None = None) -> Array:
     """The bias of causal attention along frames: each sees its own chunk, earlier ones, and what is kept.
 
     Args:
@@ -130,3 +131,6 @@ def seen(frames: int, chunk: int, memory: FrameMemory | None = None) -> Array:
         remembered_frames = jnp.broadcast_to(jnp.arange(room) < memory.frames, (frames, room))
         mask = jnp.concatenate([remembered_frames, mask], axis=1)
     return mask_bias(mask[None])
+
+
+public.declare(__name__, renamed={"seen": "causal_bias"})

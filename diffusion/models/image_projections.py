@@ -39,10 +39,10 @@ def check_features(projection: Any, features: jax.Array) -> None:
     Raises:
         ValueError: with both widths.
     """
-    if features.ndim != 2 + projection.whole or features.shape[-1] != projection.features:
+    if features.ndim != 2 + projection.reads_tokens or features.shape[-1] != projection.features:
         raise ValueError(
-            f"this IP-Adapter reads features [B, {'N, ' * projection.whole}{projection.features}] of an image encoder; "
-            f"got shape {features.shape}: of another encoder"
+            f"this IP-Adapter reads features [B, {'N, ' * projection.reads_tokens}{projection.features}] of an image "
+            f"encoder; got shape {features.shape}: of another encoder"
         )
 
 
@@ -58,7 +58,7 @@ class GlobalProjection(nn.Module):
     features: int
     width: int
     tokens: int = 4
-    whole = False
+    reads_tokens = False
 
     @nn.compact
     def __call__(self, pooled: jax.Array) -> jax.Array:
@@ -76,7 +76,7 @@ class FullProjection(nn.Module):
 
     features: int
     width: int
-    whole = True
+    reads_tokens = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -135,7 +135,7 @@ class Resampler(nn.Module):
     heads: int = 12
     head_size: int = 64
     ratio: int = 4
-    whole = True
+    reads_tokens = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -46,7 +46,7 @@ class TimedResampler(nn.Module):
     head_size: int = 64
     ratio: int = 4
     time_features: int = 320
-    whole = True
+    reads_tokens = True
 
     @nn.compact
     def __call__(self, x: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -82,7 +82,7 @@ class MLP(Layered, nn.Module):
     times: int = 1
     periodic: bool = False
     shape: tuple[int, ...] | None = None
-    of_arrays = True
+    takes_arrays = True
 
     def __post_init__(self):
         check_fields(self, ("width", "depth", "mlp_ratio", "times"))

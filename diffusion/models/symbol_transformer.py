@@ -115,7 +115,7 @@ class SymbolTransformer(Layered, Backbone):
     mlp: str = "gelu"
     qk_norm: bool = False
     unroll: int = 0
-    of_symbols = True
+    takes_symbols = True
     ranks = (1,)
     positive = ("width", "depth", "heads", "mlp_ratio")
     choices = Backbone.choices | {"clock": ("time", "none"), "norm": BLOCK_NORMS, "mlp": MLPS}

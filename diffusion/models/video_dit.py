@@ -212,7 +212,7 @@ class VideoDiT(Layered, Backbone):
     shape: tuple[int, int, int, int] | None = None
     text_inputs = conditions.EMBEDDINGS
     ranks = (4,)
-    of_frames = True
+    takes_frames = True
     positive = ("patch", "patch_frames", "width", "depth", "heads", "mlp_ratio")
     choices = Backbone.choices | {
         "mixing": ("factorised", "full"),
@@ -291,7 +291,7 @@ class VideoDiT(Layered, Backbone):
 
         fields = (self.heads, self.mlp_ratio, self.norm, self.mlp, self.qk_norm, self.attention, self.dtype)
         angles = self._angles(frames, rows, columns, memory)
-        along = frame_memory.seen(frames, self.causal, memory) if self.causal else None
+        along = frame_memory.causal_bias(frames, self.causal, memory) if self.causal else None
         before = None if memory is None else memory[:2]
         arguments = (c, angles, text, bias, along, before)
         axes = (*(nn.broadcast,) * 5, 0)

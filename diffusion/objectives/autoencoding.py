@@ -331,7 +331,7 @@ def rae_decoder(
         objective,
         network=objective.network._replace(kind="decoder"),
         beside=objective.beside._replace(encoder=True),
-        second=Second("critic", by=rae_critic, optional=True, own=True),
+        second=Second("critic", by=rae_critic, optional=True, separate=True),
         shares=("features", tau, noise),
     )
 
@@ -432,7 +432,7 @@ def _autoencoder(
         )
         return equivariance.switched(_first(keys), batch["x"], transformed_loss)
 
-    second = Second("critic", by=patch_critic, optional=True, own=True)
+    second = Second("critic", by=patch_critic, optional=True, separate=True)
     shares = ("pictures", equivariance)
     return Objective(
         loss,

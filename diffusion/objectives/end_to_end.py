@@ -197,7 +197,7 @@ def end_to_end(
         condition=objective.condition._replace(dropout=1 - conditioned_share),
         beside=objective.beside._replace(autoencoder=True, perceptual=True),
         examples=objective.examples._replace(block=None),
-        second=Second("critic", by=end_to_end_critic, optional=True, own=True),
+        second=Second("critic", by=end_to_end_critic, optional=True, separate=True),
         shares=SHARES,
     )
 

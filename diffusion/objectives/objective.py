@@ -161,14 +161,14 @@ class Second(NamedTuple):
         logit: whether objectives read one logit an example in its output.
         by: the function that makes its objective; None: the user gives the objective.
         optional: whether the model can train without it.
-        own: whether it has its own architecture; else it has the teacher's, and starts from the teacher's weights.
+        separate: whether it has its own architecture; else it has the teacher's, and starts from the teacher's weights.
     """
 
     network: str
     logit: bool = False
     by: Callable[..., "Objective"] | None = None
     optional: bool = False
-    own: bool = False
+    separate: bool = False
 
 
 class Head(NamedTuple):

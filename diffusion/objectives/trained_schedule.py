@@ -13,7 +13,7 @@ from diffusion.schedules.noise_schedule import Trained
 def with_trained_schedule(objective: Objective, trained: Trained) -> Objective:
     """The objective under a schedule whose parameters its gradient trains, in place of the call's schedule.
 
-        loss = objective(networks, schedule = trained.of(parameters), ...)
+        loss = objective(networks, schedule = trained.build(parameters), ...)
 
     Facts:
         loss: the objective's, under the trained schedule
@@ -38,5 +38,5 @@ def with_trained_schedule(objective: Objective, trained: Trained) -> Objective:
     def loss(networks, schedule, keys, batch, step):
         return objective(networks, player(networks, "schedule")(), keys, batch, step)
 
-    head = Head(None, lambda key, *sizes: trained.init(), trained.of)
+    head = Head(None, lambda key, *sizes: trained.init(), trained.build)
     return dataclasses.replace(objective, loss=loss, heads={**objective.heads, "schedule": head})

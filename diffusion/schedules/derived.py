@@ -254,4 +254,4 @@ def _data(t: ArrayLike) -> Array:
 def _trained(schedule: NoiseSchedule, change: Callable[[NoiseSchedule], NoiseSchedule]) -> Trained | None:
     """The training of the changed schedule: the same parameters, and the change of the schedule that they give."""
     base = schedule.trained
-    return None if base is None else base._replace(of=lambda params: change(base.of(params)))
+    return None if base is None else base._replace(build=lambda params: change(base.build(params)))

@@ -31,11 +31,11 @@ class Trained(NamedTuple):
 
     Attributes:
         init: () -> initial parameters.
-        of: parameters -> the `NoiseSchedule`.
+        build: parameters -> the `NoiseSchedule`.
     """
 
     init: Callable[[], Any]
-    of: Callable[[Any], "NoiseSchedule"]
+    build: Callable[[Any], "NoiseSchedule"]
 
 
 class NoiseSchedule(NamedTuple):

@@ -30,7 +30,7 @@ class Form(NamedTuple):
             sample rate).
         waveform: its inverse, of examples in place of the waveforms.
         block: how many samples belong together; it divides L.
-        of_frequencies: whether the steps are the `block` frequencies, and the channels L / block times, two numbers for
+        by_frequency: whether the steps are the `block` frequencies, and the channels L / block times, two numbers for
             each where `pitched`; else the steps are L / block times, and the channels the block.
         pitched: whether the maps need the pitch of each clip.
         rows: the number of steps where it is not `block`; else 0.
@@ -39,7 +39,7 @@ class Form(NamedTuple):
     example: Callable[..., Any]
     waveform: Callable[..., Any]
     block: int
-    of_frequencies: bool = False
+    by_frequency: bool = False
     pitched: bool = False
     rows: int = 0
 
@@ -164,7 +164,7 @@ def harmonics_and_rest(
         rest = imdct(bent(spectrum / gains[1], 1 / power), window)
         return harmonic_sum(bent(real + 1j * imaginary, 1 / power), pitch, sample_rate, hop) + rest
 
-    return Form(example, waveform, hop, of_frequencies=True, pitched=True, rows=harmonics + hop // 2)
+    return Form(example, waveform, hop, by_frequency=True, pitched=True, rows=harmonics + hop // 2)
 
 
 class Sound(NamedTuple):
@@ -193,13 +193,13 @@ class Sound(NamedTuple):
         blocks, block = self.length // self.form.block, self.form.block
         if self.form.pitched:
             return self.form.rows, 2 * blocks
-        return (block, blocks) if self.form.of_frequencies else (blocks, block)
+        return (block, blocks) if self.form.by_frequency else (blocks, block)
 
     @property
     def condition_shape(self) -> tuple[int, int]:
         """The shape of `condition`."""
         frames = self.length // self.hop
-        return (self.form.block, frames) if self.form.of_frequencies else (frames, self.mels)
+        return (self.form.block, frames) if self.form.by_frequency else (frames, self.mels)
 
     def levels(self, waveform: Any) -> Any:
         """`log_mel` of waveforms `[..., L]`: `[..., L / hop, mels]`."""
@@ -211,7 +211,7 @@ class Sound(NamedTuple):
         It is the levels themselves where the steps of an example are times; where they are frequencies, it is, at each
         of them, all frames between the bands, `[..., block, L / hop]`.
         """
-        if not self.form.of_frequencies:
+        if not self.form.by_frequency:
             return levels
         return between_bands(levels, self.sample_rate, self.form.block).swapaxes(-1, -2)
 
@@ -287,7 +287,7 @@ class Sound(NamedTuple):
                 raise ValueError(
                     f"length = {self.length} is no whole number of hops of {self.hop} samples. Valid: a multiple"
                 )
-        if self.form.of_frequencies and (self.shaped or self.mels == 1):
+        if self.form.by_frequency and (self.shaped or self.mels == 1):
             raise ValueError(
                 f"shaped = {self.shaped}, mels = {self.mels}: examples along frequency are not flattened, and their "
                 "levels lie between bands. Valid: shaped = False, and no bands or at least 2"

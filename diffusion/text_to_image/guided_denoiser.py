@@ -107,7 +107,7 @@ def denoise(
             return output
 
         parameterizations.denoiser(showing, schedule, parameterization, at(t, condition, len(x)))(x, t)
-        if not (layers := attention_records.of_layers(shown[0])):
+        if not (layers := attention_records.records(shown[0])):
             raise ValueError(
                 f"words are found in the maps of cross-attention; a {type(model.denoiser).__name__} has none"
             )

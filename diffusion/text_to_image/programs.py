@@ -123,7 +123,7 @@ def _autoencoder(model: Any, params: Any, tile: int, of_clips: bool = False) -> 
     encode, decode = (functools.partial(vae.apply, {"params": params}, method=name) for name in ("encode", "decode"))
     if of_clips:
         encode, decode = video_models.coding(vae, params)
-    elif facts.of_frames(vae):  # a picture is a clip of one frame
+    elif facts.takes_frames(vae):  # a picture is a clip of one frame
         encode, decode = _of_one_frame(encode), _of_one_frame(decode)
     if tile:
         few = tile // vae.factor

@@ -68,7 +68,7 @@ def check(recipe: Any) -> None:
         objective.check_network(recipe.network)
     with blamed("objective.wrappers", "encoder.network.name", "model.name", "second_player.objective.name"):
         objective.check_features(recipe.network, recipe.companions.encoder is not None)
-        beside = (objective.blocks.features or objective.heads) and not (objective.second and objective.second.own)
+        beside = (objective.blocks.features or objective.heads) and not (objective.second and objective.second.separate)
         if beside and recipe.companions.second is not None:
             raise ValueError(
                 "no network trains beside a model that plays with a second player, and its features are not read. "
@@ -253,7 +253,7 @@ def _check_players(recipe: Any) -> None:
     with blamed("teacher.path", "second_player.objective.name"):
         recipe.objective.check_players(teacher is not None, second and second.objective.network.name)
     with blamed("second_player.network.name", "second_player.objective.name"):
-        if second is not None and recipe.objective.second.own != (second.network is not None):
+        if second is not None and recipe.objective.second.separate != (second.network is not None):
             raise ValueError(
                 "the second player has an architecture of its own. Valid: patch_discriminator"
                 if second.network is None

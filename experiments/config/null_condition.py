@@ -52,7 +52,7 @@ def null(config: Mapping, network: Any = None) -> Any:
     text = text_inputs(config, network)
     if text is None:
         return np.int32(null_class(config)) if config["model"].get("num_classes", 0) else None
-    field = TEXT_FOLDERS[text.of]
+    field = TEXT_FOLDERS[text.form]
     folder = config["data"]["text"][field]
     if not folder:
         raise ConfigError(
@@ -61,6 +61,6 @@ def null(config: Mapping, network: Any = None) -> Any:
         )
     label = {"label": np.int32(null_class(config))} if config["model"].get("num_classes", 0) else {}
     try:
-        return (texts.null(folder) if text.of == "embeddings" else texts.tokens([""], folder).null) | label
+        return (texts.null(folder) if text.form == "embeddings" else texts.tokens([""], folder).null) | label
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(f"config.data.text.{field} = {folder!r}: {error}") from error

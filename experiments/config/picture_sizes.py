@@ -53,7 +53,7 @@ def check_shape(config: Mapping, shape: Any) -> None:
     if not pytrees.is_shape(tuple(shape)):
         return
     patch = config["model"].get("patch", 1)
-    sides = shape[1:-1] if facts.of_frames(names.MODELS.get(config["model"]["name"])) else shape[:-1]
+    sides = shape[1:-1] if facts.takes_frames(names.MODELS.get(config["model"]["name"])) else shape[:-1]
     if any(side % patch for side in sides):
         valid = [p for p in range(1, min(sides) + 1) if all(side % p == 0 for side in sides)]
         raise ConfigError(

@@ -119,7 +119,7 @@ def _check_text(recipe: Any) -> None:
     by = f"config.model.name = {config['model']['name']!r}"
     text = config["data"]["text"]
     inputs = facts.text_inputs(recipe.network)
-    field = null_condition.TEXT_FOLDERS[inputs.of] if inputs else ""
+    field = null_condition.TEXT_FOLDERS[inputs.form] if inputs else ""
     for other in ("tokenizer", "dir"):
         if text[other] and other != field:
             valid = f"''{f' here, and config.data.text.{field}' if field else ''}"

@@ -59,9 +59,9 @@ def _check_network(recipe: Any) -> None:
     """Refuses a network of numbers for an objective of symbols, and the reverse."""
     restores = isinstance(recipe.objective.reads, Restores)
     with fits.blamed_on(recipe.config, "model.name", "objective.name"):
-        if restores and not facts.of_symbols(recipe.network):
+        if restores and not facts.takes_symbols(recipe.network):
             raise ValueError("the objective is of symbols, and the network takes numbers. Valid: symbol_transformer")
-        if facts.of_symbols(recipe.network) and not restores:
+        if facts.takes_symbols(recipe.network) and not restores:
             valid = "an objective of symbols, e.g. masked_diffusion"
             raise ValueError(f"the network takes symbols, and the objective is of numbers. Valid: {valid}")
 

@@ -269,7 +269,7 @@ def _check_stream(recipe: Recipe, stream: Stream) -> None:
     inputs = facts.text_inputs(recipe.network)
     needs = {
         "what a text encoder made of the captions, which config.data.text.dir keeps by the numbers of records": (
-            inputs is not None and inputs.of == "embeddings"
+            inputs is not None and inputs.form == "embeddings"
         ),
         "the sizes of all pictures, config.data.buckets": recipe.config["data"]["buckets"]["area"],
         "pairs of noise and sample, which are kept by the numbers of records": recipe.companions.teacher
@@ -343,10 +343,10 @@ def _with_texts(
     if inputs is None:
         return source
     settings = recipe.config["data"]
-    folder = settings["text"][null_condition.TEXT_FOLDERS[inputs.of]]
+    folder = settings["text"][null_condition.TEXT_FOLDERS[inputs.form]]
     if isinstance(source, Stream):
         return captions.tokenized_stream(source, folder, inputs.entries)
-    if inputs.of == "embeddings":
+    if inputs.form == "embeddings":
         captions.require(folder, name, settings["split"], len(source))
         table = captions.read(folder)
     else:

@@ -42,7 +42,7 @@ def inputs(module: Any, shape: tuple[int, ...], null: Any) -> tuple[Any, Any, An
     clock = jnp.zeros([1]) if times == 1 else (jnp.zeros([1]),) * times
     strength = getattr(module, "strength", False)
     condition = conditions.with_strength(nothing, jnp.ones([1])) if strength else nothing
-    return jnp.zeros((1, *shape), jnp.int32 if facts.of_symbols(module) else None), clock, condition
+    return jnp.zeros((1, *shape), jnp.int32 if facts.takes_symbols(module) else None), clock, condition
 
 
 def flops_of(module: Any, params: Any, shape: tuple[int, ...], null: Any) -> int:

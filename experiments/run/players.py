@@ -65,7 +65,7 @@ def build_players(recipe: Recipe) -> Players:
         frozen = (*frozen, BASE)
         modules[BASE] = tuned
         apply[BASE] = tuned.plain
-    if objective.second and objective.second.own and recipe.companions.second:
+    if objective.second and objective.second.separate and recipe.companions.second:
         second = objective.second.network
         modules[second] = recipe.companions.second.network
         apply[second] = recipe.companions.second.network.apply

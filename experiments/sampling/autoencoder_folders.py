@@ -55,7 +55,7 @@ def load(path: str | pathlib.Path) -> Autoencoder:
 
 def from_module(module: nn.Module, params: Any, path: str = "") -> Autoencoder:
     """The autoencoder of a module and its parameters."""
-    family = families.of(module)
+    family = families.family_of(module)
     record = {
         "family": family.name,
         "config": json.loads(json.dumps(family.describe(module))),

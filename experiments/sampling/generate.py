@@ -318,7 +318,7 @@ def on_trained_schedule(recipe: Recipe, params: Any) -> Recipe:
     """The recipe under the schedule that a run has trained, with the parameters of its networks; or as it is."""
     if recipe.schedule.trained is None:
         return recipe
-    return recipe.with_schedule(recipe.schedule.trained.of(jax.tree.map(np.asarray, params[HEADS]["schedule"])))
+    return recipe.with_schedule(recipe.schedule.trained.build(jax.tree.map(np.asarray, params[HEADS]["schedule"])))
 
 
 def trained(recipe: Recipe, params: Any) -> Recipe:

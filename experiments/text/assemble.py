@@ -93,7 +93,7 @@ def pipeline(
             if part is None:
                 has = ", ".join(f"{part} ({name})" for part, (name, _) in parts.items())
                 raise Mismatch(
-                    f"{source} holds a {families.of(module).name} whose leaves are those of no part of "
+                    f"{source} holds a {families.family_of(module).name} whose leaves are those of no part of "
                     f"{base}, which has {has}. Choose a --base of the same architecture."
                 )
             name, known = parts[part]

@@ -61,7 +61,7 @@ Grid = collections.namedtuple("Grid", "rows, columns")
 class Projection:
     """Two pairs of keys and values of a picture's features."""
 
-    projection = types.SimpleNamespace(whole=False, features=3)
+    projection = types.SimpleNamespace(reads_tokens=False, features=3)
     widths = (2, 2)
 
     def apply(self, variables, features):

@@ -40,7 +40,7 @@ def adapter(kind="global", features=10, **sizes):
 
 
 def features_for(module, batch=2):
-    shape = (batch, 5, 10) if module.projection.whole else (batch, 10)
+    shape = (batch, 5, 10) if module.projection.reads_tokens else (batch, 10)
     return jnp.asarray(drawn("features", *shape))
 
 

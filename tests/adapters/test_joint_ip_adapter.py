@@ -171,7 +171,7 @@ def test_what_an_adapter_sees_is_weighted_for_each_picture_or_each_place(monkeyp
     """By a stand-in whose keys are the features, and whose values are twice them; beside them stands the clock."""
 
     class Joint:
-        projection, widths = types.SimpleNamespace(whole=True, features=2), "its widths"
+        projection, widths = types.SimpleNamespace(reads_tokens=True, features=2), "its widths"
 
         def apply(self, variables, seen, clock):
             assert variables == {"params": "its own"}

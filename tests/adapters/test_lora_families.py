@@ -85,7 +85,7 @@ CLIPS = {
 @pytest.mark.parametrize("module, layout, layer", LAYERS, ids=[layer for *_, layer in LAYERS])
 def test_a_layer_is_updated_under_each_of_its_names(module, layout, layer, tmp_path):
     """W + alpha / r B A of their weight, and no other leaf moves."""
-    family = families.of(module)
+    family = families.family_of(module)
     shapes = folders.leaves_of(folders.shapes_of(family, module))
     table = [row for row in family.tables[layout](module) if row.theirs == f"{layer}.weight"]
     leaves = {path: made(path, leaf.shape) for path, leaf in shapes.items()}
@@ -113,7 +113,7 @@ def test_a_layer_is_updated_under_each_of_its_names(module, layout, layer, tmp_p
 def test_networks_of_clips_begin_as_their_base_and_are_merged_to_what_they_were(name, tmp_path):
     """At step 0 the base's output to the bit; trained, the output of the merged weights and of the file written."""
     module, pattern, shape, conditions = CLIPS[name]
-    shapes = folders.shapes_of(families.of(module), module)
+    shapes = folders.shapes_of(families.family_of(module), module)
     params = lora.nested({path: made(path, leaf.shape) for path, leaf in folders.leaves_of(shapes).items()})
     condition = {key: np.abs(made(key, each)) > 0.1 if key == "text_mask" else made(key, each)
                  for key, each in conditions.items()}  # fmt: skip
@@ -151,7 +151,7 @@ def test_a_layer_whose_halves_are_ours_in_another_order_is_written(tmp_path):
     again = lora_files.load(tmp_path / "c.safetensors", {"transformer": KLEIN})["transformer"]
     zeros = {
         path: np.zeros(leaf.shape, np.float32)
-        for path, leaf in folders.leaves_of(folders.shapes_of(families.of(KLEIN), KLEIN)).items()
+        for path, leaf in folders.leaves_of(folders.shapes_of(families.family_of(KLEIN), KLEIN)).items()
     }
     both = [folders.leaves_of(lora.merge(lora.nested(zeros), each.adapter, each.scale)) for each in (one, again)]
     assert any(leaf.any() for leaf in both[0].values())

@@ -452,7 +452,7 @@ def test_a_guidance_with_memory_keeps_its_own_beside_the_caches():
     x, memory = _sampled(caching.cached(make, _network([]), caching.first_block(1e-30)))
     plain, own = _sampled(make(_network([])))
     np.testing.assert_allclose(x, plain, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(memory.own, own, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(memory.denoiser, own, rtol=1e-5, atol=1e-6)
 
 
 def test_later_evaluations_of_a_step_run_whole_and_a_step_that_renoises_begins_anew():

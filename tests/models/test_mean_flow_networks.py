@@ -87,7 +87,9 @@ def test_what_is_written_is_what_was_read(name, tmp_path):
 
 def test_published_sizes():
     """iMF-B/2 has 89M parameters and MF-B/2 131M, as the abstract's table says; presets are the published configs."""
-    size = lambda module: sum(leaf.size for leaf in jax.tree.leaves(folders.shapes_of(families.of(module), module)))
+    size = lambda module: sum(
+        leaf.size for leaf in jax.tree.leaves(folders.shapes_of(families.family_of(module), module))
+    )
     published = families.find("imfDiT").published
     imf = folders.built(families.find("imfDiT"), published["iMF-B/2, 256 x 256"])
     assert imf == imf_preset("B/2", 1000, shape=(32, 32, 4)) and round(size(imf) / 1e6) == 89

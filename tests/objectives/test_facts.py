@@ -49,7 +49,7 @@ PLAIN = {
     "trains_schedule": False,
     "prompts": {},
 }
-critic = lambda by: Second("critic", by=by, optional=True, own=True)
+critic = lambda by: Second("critic", by=by, optional=True, separate=True)
 MEAN_FLOW = {"times": 2, "forward_mode": True}
 TRANSPORT = couplings.optimal_transport(4)
 EULER = "steps along the velocity that the network predicts"

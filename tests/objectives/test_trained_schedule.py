@@ -52,12 +52,12 @@ def test_its_value_is_that_of_the_objective_under_the_schedule_of_these_paramete
 def test_a_changed_schedule_trains_as_the_change_of_what_is_learned(change):
     changed = change(FIRST)
     t = jnp.asarray([0.1, 0.5, 0.9])
-    first = changed.trained.of(changed.trained.init())
+    first = changed.trained.build(changed.trained.init())
     np.testing.assert_allclose(first.log_snr(t), changed.log_snr(t), rtol=1e-4)
     assert np.abs(first.log_snr(t) - FIRST.log_snr(t)).min() > 0.01
     moved = jax.tree.map(lambda end: end + 0.5, FIRST.trained.init())
-    of_moved = change(FIRST.trained.of(moved))
-    np.testing.assert_allclose(changed.trained.of(moved).log_snr(t), of_moved.log_snr(t), rtol=1e-6)
+    of_moved = change(FIRST.trained.build(moved))
+    np.testing.assert_allclose(changed.trained.build(moved).log_snr(t), of_moved.log_snr(t), rtol=1e-6)
 
 
 def config_of(**changes):

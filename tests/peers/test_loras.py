@@ -107,7 +107,7 @@ def test_diffusers_merges_what_we_write_for_transformers(tmp_path):
         one = lora_files.Lora(adapter, dict.fromkeys(lora.places_of(adapter), 1.5))
         lora_files.save(files / f"{name}.safetensors", {"transformer": one}, {"transformer": module})
         merged = lora.merge(params, adapter, one.scale)
-        family = families.of(module)
+        family = families.family_of(module)
         for key, array in folders.write(family, module, "diffusers", merged):
             expected[f"{name}/{key}"] = np.asarray(array)
         before = {f"{name}/{key}": np.asarray(a) for key, a in folders.write(family, module, "diffusers", params)}

@@ -28,7 +28,7 @@ live = pytest.mark.skipif(not os.environ.get("PEERS_FIXTURES"), reason="opened b
 
 def drawn(module, seed):
     """Parameters of a module by lot, as large as makes every layer matter."""
-    shapes = folders.shapes_of(families.of(module), module)
+    shapes = folders.shapes_of(families.family_of(module), module)
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) * 0.15, shapes)
 

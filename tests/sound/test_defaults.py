@@ -16,7 +16,7 @@ DEFAULTS = [
     (sound.lapped_spectrum, SPECTRUM),
     (sound.harmonics_and_rest, {"harmonics": 72, "hop": 512, "gains": (2.0, 5.0), "power": 0.5}),
     (sound.Sound, {"mels": 0, "window": 256, "hop": 64, "shaped": False}),
-    (sound.Form, {"of_frequencies": False, "pitched": False, "rows": 0}),
+    (sound.Form, {"by_frequency": False, "pitched": False, "rows": 0}),
     (kaiser_bessel_derived, {"alpha": 4.0}),  # of AAC's long blocks, ISO/IEC 13818-7
     (pitch.yin, {"lowest": 70.0, "highest": 1200.0}),
     (pitch.harmonic_share, {"within": 20.0}),

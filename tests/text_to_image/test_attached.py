@@ -225,7 +225,7 @@ def test_a_file_for_another_base_is_refused_by_its_first_leaf():
 def test_a_transformers_control_net_of_other_heads_is_refused(kind, denoiser, other):
     """No shape shows them: the parameters are those of its base."""
     module = kind.beside(denoiser)
-    struct = lambda net: jax.eval_shape(net.init, jax.random.key(0), *families.of(net).example(net))["params"]
+    struct = lambda net: jax.eval_shape(net.init, jax.random.key(0), *families.family_of(net).example(net))["params"]
     own, base = struct(module), struct(denoiser)
     module.attachment(own, denoiser, base)
     words = f"is for another base: it has 2 attention heads, and this model {other['heads']}"
@@ -248,7 +248,7 @@ def test_a_union_is_refused_in_its_own_name():
 def test_a_union_of_a_unet_receives_a_kind_and_has_one_width():
     unet = ConditionalUNet((8,), (1,), (2,), 8, groups=4, added_width=14, size_width=2)
     union = ControlNet(unet, (4, 4), modes=3, kind_heads=2)
-    family = families.of(union)
+    family = families.family_of(union)
     *arguments, mode = family.example(union)
     params = jax.eval_shape(union.init, jax.random.key(0), *arguments, mode)["params"]
     base = jax.eval_shape(unet.init, jax.random.key(0), *arguments[:3])["params"]
@@ -424,7 +424,7 @@ def test_a_transformers_control_net_of_another_base_is_refused_by_its_first_leaf
     model = controlled(base)
     module = model.attachments["edges"].entries.args[0]
     other = type(module).beside(model.denoiser.clone(**width))
-    example = families.of(other).example(other)
+    example = families.family_of(other).example(other)
     shapes = jax.eval_shape(other.init, jax.random.key(0), *example)["params"]
     with pytest.raises(ValueError, match=f"this ControlNet is for another base: its {leaf}"):
         module.attachment(shapes, model.denoiser, model.params["transformer"])

@@ -125,7 +125,7 @@ def test_the_maps_of_a_network_and_the_moves_that_they_guide(name):
     params = own.params[own.kind.denoiser]
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 8, 8, own.channels)), jnp.float32)
     _, seen = own.denoiser.apply({"params": params}, x, jnp.zeros(1), conditional, mutable=[attention_records.MAPS])
-    maps = attention_records.of_layers(seen)
+    maps = attention_records.records(seen)
     assert len(maps) == len(own.denoiser.extra_layers(8, 8))
     for layer in maps:
         np.testing.assert_allclose(layer.sum(-1), 1, rtol=1e-5)

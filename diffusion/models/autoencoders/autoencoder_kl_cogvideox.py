@@ -205,7 +205,7 @@ class AutoencoderKLCogVideoX(nn.Module):
     dtype: str = "float32"
     kind = "autoencoder"
     ranks = (4,)
-    of_frames = True
+    takes_frames = True
     together = CHUNK
     in_parts = staticmethod(streamed)
 

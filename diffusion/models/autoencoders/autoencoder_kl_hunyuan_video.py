@@ -167,7 +167,7 @@ class AutoencoderKLHunyuanVideo(CheckedNetwork):
     shift: Factor = 0.0
     kind = "autoencoder"
     ranks = (4,)
-    of_frames = True
+    takes_frames = True
     in_parts = staticmethod(blended)
 
     def check_fields(self) -> None:

@@ -300,7 +300,7 @@ class AutoencoderKLLTX(nn.Module):
     dtype: str = "float32"
     kind = "autoencoder"
     ranks = (4,)
-    of_frames = True
+    takes_frames = True
     together = 1
     in_parts = staticmethod(lagging)
 

@@ -151,7 +151,7 @@ class AutoencoderKLVideo(CheckedNetwork):
     patch: int = 1
     kind = "autoencoder"
     ranks = (4,)
-    of_frames = True
+    takes_frames = True
     together = 1
     in_parts = staticmethod(streamed)
 

@@ -41,7 +41,7 @@ class Published(NamedTuple):
 
     Attributes:
         model_type: the field `model_type` of its configs.
-        whole: larger classes whose files hold it, too.
+        containers: larger classes whose files hold it, too.
         defaults: defaults of its config's fields, where they differ from `SIZES`.
         fixed: our fields that all its networks have.
         near_fields: {their field of the layers that see a window: (default, valid values)}.
@@ -51,7 +51,7 @@ class Published(NamedTuple):
     """
 
     model_type: str
-    whole: tuple[str, ...]
+    containers: tuple[str, ...]
     defaults: Mapping[str, Any]
     fixed: Mapping[str, Any] = {}
     near_fields: Mapping[str, tuple[Any, schema.Valid | None]] = {}
@@ -339,7 +339,7 @@ FAMILIES = tuple(
             r"(model\.)?(visual|vision_tower|multi_modal_projector)\..*",
             r".*rotary_emb\.inv_freq",
         ),
-        also={whole: {} for whole in known.whole},
+        also={container: {} for container in known.containers},
     )
     for name, known in PUBLISHED.items()
 )

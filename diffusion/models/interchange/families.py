@@ -1,12 +1,12 @@
 """The architectures whose files this library reads and writes, by their library's name, one line each."""
 
-__all__ = ["FAMILIES", "describing", "find", "of"]
+__all__ = ["FAMILIES", "describing", "family_of", "find"]
 
 from collections.abc import MutableMapping
 
 import flax.linen as nn
 
-from diffusion import rooms
+from diffusion import public, rooms
 from diffusion.models.interchange import (
     adm_tables,
     autoencoder_tables,
@@ -101,7 +101,7 @@ def describing(module: nn.Module) -> list[Family]:
     return matches
 
 
-def of(module: nn.Module) -> Family:
+def family_of(module: nn.Module) -> Family:
     """The first family that describes a module.
 
     Raises:
@@ -118,3 +118,6 @@ def of(module: nn.Module) -> Family:
 
 def _of_class(module: nn.Module) -> list[Family]:
     return [family for family in FAMILIES.values() if type(module) in (family.module, family.other)]
+
+
+public.declare(__name__, renamed={"of": "family_of"})

@@ -484,7 +484,7 @@ def save(
         ValueError: for a module that no family describes, or that this one does not.
     """
     look_up(dict.fromkeys(FLOATS), dtype, "dtype")
-    known = families.find(family) if family else families.of(module)
+    known = families.find(family) if family else families.family_of(module)
     layout = look_up({name: name for name in layouts(known)}, layout or layouts(known)[0], "layout")
     described = known.describe(module) | (known.repeated(module, params) if known.repeated else {})
     folder = pathlib.Path(folder).expanduser()

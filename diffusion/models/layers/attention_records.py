@@ -1,7 +1,7 @@
 """Records of attention for a caller, and inputs from one: collections of variables beside the parameters.
 
     output, seen = network.apply({"params": params}, x, t, condition, mutable=[MAPS])
-    maps = of_layers(seen)                                     # probabilities [B, heads, N, M] of each cross-attention
+    maps = records(seen)                                     # probabilities [B, heads, N, M] of each cross-attention
 
     _, states = network.apply({"params": params}, reference, t, condition, mutable=[STATES])
     output = network.apply({"params": params, **states}, x, t, condition)
@@ -12,13 +12,15 @@ self-attention has the tokens of both as keys and values. A scan stacks what its
 of one's own takes part by the same two functions.
 """
 
-__all__ = ["beside", "of_layers", "show", "shows"]
+__all__ = ["beside", "records", "show", "shows"]
 
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from diffusion import public
 
 MAPS = "attention_maps"
 STATES = "attention_states"
@@ -44,7 +46,7 @@ def beside(module: nn.Module, tokens: jax.Array) -> jax.Array:
     return jnp.concatenate([tokens, module.get_variable(STATES, LEAF).astype(tokens.dtype)], axis=1)
 
 
-def of_layers(seen: Any) -> tuple[jax.Array, ...]:
+def records(seen: Any) -> tuple[jax.Array, ...]:
     """The layers' records, [B, ...] each, with the layers of a scan one by one, in the order of their names.
 
     Args:
@@ -52,3 +54,6 @@ def of_layers(seen: Any) -> tuple[jax.Array, ...]:
     """
     leaves = jax.tree.leaves(seen)
     return tuple(layer for leaf in leaves for layer in (leaf if leaf.ndim > 4 else (leaf,)))
+
+
+public.declare(__name__, renamed={"of_layers": "records"})

@@ -44,11 +44,11 @@ class TextInputs(NamedTuple):
     """The inputs of a network from a text, as its attribute `text_inputs`.
 
     Attributes:
-        of: "tokens" of the text, or the "embeddings" of a text encoder.
+        form: "tokens" of the text, or the "embeddings" of a text encoder.
         entries: names in the condition.
     """
 
-    of: str
+    form: str
     entries: tuple[str, ...]
 
 

@@ -16,7 +16,7 @@ References:
     The code of SD3.5-Large-IP-Adapter (InstantX, 2024).
 """
 
-__all__ = ["ExtraLayer", "added", "beside_own", "check", "check_joint", "lengthened", "of_layers"]
+__all__ = ["ExtraLayer", "added", "beside_own", "check", "check_joint", "lengthened", "stacked"]
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from diffusion import public
 from diffusion.models.layers.attention import attention
 from diffusion.models.layers.norms import rms_norm
 
@@ -81,13 +82,13 @@ def beside_own(q: jax.Array, k: jax.Array, v: jax.Array, extra: tuple, implement
     return out
 
 
-def of_layers(extra: tuple, start: int, stop: int) -> tuple:
+def stacked(extra: tuple, start: int, stop: int) -> tuple:
     """The layers start .. stop - 1 of every image prompt, stacked along a first axis for a scan."""
     return tuple(jax.tree.map(lambda *layers: jnp.stack(layers), *prompt[start:stop]) for prompt in extra)
 
 
 def lengthened(extra: tuple, queries: int, more: int) -> tuple:
-    """Layers of `of_layers` for `more` queries than the masks are of: weights [L, B, N] are zero for the rest."""
+    """Layers of `stacked` for `more` queries than the masks are of: weights [L, B, N] are zero for the rest."""
 
     def longer(weight: jax.Array) -> jax.Array:
         rest = more - queries if weight.shape[-1] == queries else 0
@@ -151,3 +152,6 @@ def _layers(name: str, extra: Any, layers: Sequence[ExtraLayer]) -> Iterator[tup
 
 def _are_pairs(shapes: list, batch: int, width: int) -> bool:
     return all(len(s) == 3 and (s[0], s[2]) == (batch, width) and s == shapes[0] for s in shapes)
+
+
+public.declare(__name__, renamed={"of_layers": "stacked"})

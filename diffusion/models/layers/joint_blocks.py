@@ -147,13 +147,13 @@ class Stream(nn.Module):
         self.attention = Projections(self.width, self.heads, self.qk_norm, self.dtype, bias=not self.gated)
         self.mlp = SwiGlu(GATED, self.dtype, bias=False) if self.gated else Gelu(4.0, self.dtype)
 
-    def of(self, c: Any, given: jax.Array | None) -> list[jax.Array]:
+    def vectors_of(self, c: Any, given: jax.Array | None) -> list[jax.Array]:
         """The stream's vectors [B, 1, D], of the condition, or as they are given [B, vectors, D]."""
         return self.modulation(c) if given is None else _each(given)
 
     def enter(self, x: jax.Array, c: Any, given: jax.Array | None = None) -> tuple[list[jax.Array], list[jax.Array]]:
         """x [B, N, D] -> ([q, k, v], the stream's vectors [B, 1, D])."""
-        vectors = self.of(c, given)
+        vectors = self.vectors_of(c, given)
         return self.attention.enter(modulated(x, *vectors[:2])), vectors
 
     def projected(self, x: jax.Array, vectors: list[jax.Array]) -> list[jax.Array]:
@@ -232,7 +232,7 @@ class JointBlock(nn.Module):
         image = Stream(*stream, 9 if self.dual else 6, self.gated, name="image")
         picture_vectors, given_text_vectors = inputs.get("vectors", (None, None))
         if entering:
-            return modulated(x, *image.of(c, picture_vectors)[:2]), None
+            return modulated(x, *image.vectors_of(c, picture_vectors)[:2]), None
         words = Stream(*stream, 2 if self.last else 6, self.gated, name="text")
 
         picture, vectors = image.enter(x, c, picture_vectors)

@@ -204,7 +204,7 @@ class Layers(nn.Module):
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type, "float32" or "bfloat16".
         affine: whether the last norm has a scale and a shift.
-        kept: layers, 1 .. depth in order, whose normalised outputs are returned in place of the last layer's.
+        recorded: layers, 1 .. depth in order, whose normalised outputs are returned in place of the last layer's.
     """
 
     depth: int
@@ -217,7 +217,7 @@ class Layers(nn.Module):
     attention: str = "auto"
     dtype: str = "float32"
     affine: bool = True
-    kept: tuple[int, ...] = ()
+    recorded: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self, x: jax.Array, angles: jax.Array | None = None, skip: int = 0) -> Any:
@@ -233,9 +233,9 @@ class Layers(nn.Module):
         Raises:
             ValueError: if all layers are skipped, or layers are skipped beside kept ones.
         """
-        if skip and (self.kept or not 0 < skip < self.depth):
+        if skip and (self.recorded or not 0 < skip < self.depth):
             raise ValueError(f"skip={skip}: of {self.depth} layers 1 .. {self.depth - 1} can be skipped, and none kept")
-        kept_layers = (self.depth - skip,) if skip else self.kept
+        kept_layers = (self.depth - skip,) if skip else self.recorded
         x = layout.split(x.astype(self.dtype), "batch", "tokens", None)
         layers = scanned(Layer, self.depth, "none", self.is_initializing(), (nn.broadcast,), kept=kept_layers)(
             self.heads,
@@ -249,7 +249,7 @@ class Layers(nn.Module):
             name="layers",
         )
         x, tokens = layers(x, angles)
-        out = layer_norm(self.epsilon, "float32", "norm", self.affine)(jnp.stack(tokens) if self.kept else x)
+        out = layer_norm(self.epsilon, "float32", "norm", self.affine)(jnp.stack(tokens) if self.recorded else x)
         return (out, tokens[0].astype(jnp.float32)) if skip else out
 
 

@@ -124,7 +124,7 @@ class CogVideoX(Layered, Backbone):
     offset: bool = False
     text_inputs = EMBEDDINGS
     ranks = (4,)
-    of_frames = True
+    takes_frames = True
     positive = ("channels", "in_channels", "width", "depth", "heads", "text_width", "time_width", "patch", "frames")
     choices = Backbone.choices | {"positions": ("sincos", "rope")}
 

@@ -69,7 +69,7 @@ class FluxControlNet(nn.Module):
     singles: int = 10
     modes: int = 0
     pixels: int = 0
-    of = Flux  # the class of its base
+    base_class = Flux
     reads_base = False
 
     @nn.compact

@@ -181,7 +181,7 @@ class Flux(Backbone):
         further = ((0, 0), (0, 0), (0, image.shape[1] - picture_count), (0, 0))  # zeros for the edited picture
         per_layer |= {"residual": jnp.pad(jnp.stack(joint), further)} if joint else {}
         if inputs["extra"] is not None:
-            extra = extra_attention.of_layers(inputs["extra"], 0, self.depth)
+            extra = extra_attention.stacked(inputs["extra"], 0, self.depth)
             per_layer["extra"] = extra_attention.lengthened(extra, picture_count, image.shape[1])
         streams = layout.split(image, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)
         single_inputs |= {"residual": jnp.pad(jnp.stack(single), further)} if single else {}

@@ -111,7 +111,7 @@ class HunyuanVideo(Backbone):
     axes: tuple[int, int, int] = (16, 56, 56)
     strength: bool = True
     ranks = (4,)
-    of_frames = True
+    takes_frames = True
     positive = ("channels", "width", "depth", "singles", "refiners", "heads", "text_width", "pooled_width")
 
     def check_fields(self) -> None:

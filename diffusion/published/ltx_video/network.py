@@ -140,7 +140,7 @@ class LTXVideo(Layered, Backbone):
     text_width: int = 4096
     text_inputs = EMBEDDINGS
     ranks = (4,)
-    of_frames = True
+    takes_frames = True
     cell = CELL
     positive = ("channels", "width", "depth", "heads", "text_width")
 

@@ -55,7 +55,7 @@ class PixArtControlNet(Backbone):
     depth: int = 13
     width: int = 1152
     heads: int = 16
-    of = PixArt  # the class of its base
+    base_class = PixArt
     reads_base = True
     positive = ("depth", "width", "heads")
 

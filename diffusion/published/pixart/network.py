@@ -180,7 +180,7 @@ class PixArt(Layered, Backbone):
         masks = {name: inputs[name] for name in layer_masks.KINDS if inputs[name] is not None}
         per_layer: dict[str, Any] = layer_masks.parted(masks, batch, self.depth)[1]
         if inputs["extra"] is not None:
-            per_layer["extra"] = extra_attention.of_layers(inputs["extra"], 0, self.depth)
+            per_layer["extra"] = extra_attention.stacked(inputs["extra"], 0, self.depth)
         if inputs["residuals"] is not None:
             per_layer["residual"] = jnp.stack(self.spread(inputs["residuals"]))
         return per_layer

@@ -389,7 +389,7 @@ class Layers:
         depth = depths[j]
         pairs = None
         if self.inputs["extra"]:
-            pairs = extra_attention.of_layers(self.inputs["extra"], self.attended, self.attended + depth)
+            pairs = extra_attention.stacked(self.inputs["extra"], self.attended, self.attended + depth)
         self.attended += depth
         module = SpatialTransformer(
             depth, unet.heads[level], unet.groups, unet.linear, unet.attention, unet.remat, unet.dtype, name=name

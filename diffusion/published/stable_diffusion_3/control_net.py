@@ -66,7 +66,7 @@ class MMDiTControlNet(nn.Module):
     text: bool = True
     embeds: bool = True
     pooled: bool = True
-    of = MMDiT  # the class of its base
+    base_class = MMDiT
     reads_base = True
 
     @nn.compact

@@ -179,7 +179,7 @@ class MMDiT(Layered, Backbone):
             per_layer |= layer_masks.parted({"skip": inputs["skip"]}, batch, self.depth)[1]
         for name in ("extra", "extra_joint"):
             if inputs[name] is not None:
-                per_layer[name] = extra_attention.of_layers(inputs[name], 0, self.depth)
+                per_layer[name] = extra_attention.stacked(inputs[name], 0, self.depth)
         if inputs["residuals"] is not None:
             spread = self.spread(inputs["residuals"])
             per_layer["residual"] = jnp.stack([*spread[:-1], jnp.zeros_like(spread[0])])

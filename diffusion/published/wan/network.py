@@ -201,7 +201,7 @@ class Wan(Layered, Backbone):
     text_norm: bool = True
     text_inputs = EMBEDDINGS
     ranks = (4,)
-    of_frames = True
+    takes_frames = True
     reuses = ("blocks",)
     positive = ("channels", "in_channels", "width", "depth", "heads", "hidden", "text_width")
 

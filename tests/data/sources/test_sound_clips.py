@@ -28,7 +28,7 @@ def test_notes_in_a_form_and_back(form):
     plain = opened(entry)
     block = source.sound.form.block
     shape = (LENGTH // block, block)
-    expected = shape[::-1] if source.sound.form.of_frequencies else shape
+    expected = shape[::-1] if source.sound.form.by_frequency else shape
     assert source.spec.shape == expected and source.spec.num_classes == 8
     for row in (0, 8):
         assert source[row]["label"] == row % 8

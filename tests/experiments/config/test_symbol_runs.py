@@ -161,7 +161,7 @@ def test_symbols_out_of_range_are_refused_where_nothing_says_the_vocabulary():
 class Exact:
     """The exact network of independent positions, symbols 0 .. 2 with these probabilities."""
 
-    of_symbols = True
+    takes_symbols = True
     size, p = 4, np.array([0.5, 0.3, 0.2])
 
     def init(self, key, x, clock, condition):
@@ -222,7 +222,7 @@ def test_guidance_of_symbols_is_classifier_free():
     rows = jnp.log(jnp.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [0.2, 0.4, 0.4]]))  # the last is the null class
 
     class Labelled:
-        of_symbols, size, num_classes = True, 3, 2
+        takes_symbols, size, num_classes = True, 3, 2
 
         def init(self, key, x, clock, condition):
             return {}

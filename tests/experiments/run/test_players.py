@@ -100,7 +100,7 @@ def test_a_teacher_receives_one_time_and_no_strength():
 
 @pytest.mark.parametrize("logit", [True, False])
 def test_a_second_player_has_the_teacher_s_architecture(logit):
-    second = role(network="judge", own=False, logit=logit)
+    second = role(network="judge", separate=False, logit=logit)
     found = players.build_players(recipe(Module(times=2), teacher=role(**TEACHER), second=second, player=object()))
     assert found.second == "judge" and found.frozen == ("teacher",) and found.modules["judge"] == Module()
     x = jnp.array([[1.0, 3.0], [5.0, 7.0]])
@@ -110,9 +110,9 @@ def test_a_second_player_has_the_teacher_s_architecture(logit):
 
 def test_a_second_player_of_its_own_needs_no_teacher():
     own = role(network=Module(times=5))
-    found = players.build_players(recipe(second=role(network="judge", own=True, logit=False), player=own))
+    found = players.build_players(recipe(second=role(network="judge", separate=True, logit=False), player=own))
     assert found.second == "judge" and found.modules["judge"] is own.network and found.frozen == ()
-    without = players.build_players(recipe(second=role(network="judge", own=True, logit=False)))
+    without = players.build_players(recipe(second=role(network="judge", separate=True, logit=False)))
     assert without.second == "" and "judge" not in without.modules
 
 

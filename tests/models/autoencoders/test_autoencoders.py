@@ -97,7 +97,7 @@ def test_finite_levels_take_the_place_of_a_codebook():
     assert 0 <= indices.min() and indices.max() < 60
     np.testing.assert_allclose(vq.apply({}, indices, method="look_up"), values, atol=1e-6)
     with pytest.raises(interchange.Refusal, match="no finite scalar quantization"):
-        folders.families.of(vq)
+        folders.families.family_of(vq)
 
 
 @pytest.mark.slow

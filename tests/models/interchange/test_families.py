@@ -604,7 +604,7 @@ def test_the_published_size_has_the_published_names_and_shapes(name):
 def test_a_student_that_receives_its_guidance_survives_writing_and_reading(strength, tmp_path):
     """No PixArt of diffusers receives it: the field and the names are Flux's, and stand where they are needed alone."""
     module = PixArt((8, 8, 4), width=24, depth=2, heads=2, text_width=16, learn_sigma=False, strength=strength)
-    shapes = folders.shapes_of(families.of(module), module)
+    shapes = folders.shapes_of(families.family_of(module), module)
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
     interchange.save(tmp_path / "ours", module, params)

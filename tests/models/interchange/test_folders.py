@@ -476,12 +476,12 @@ def test_a_published_file_is_recognised_among_all_families(tmp_path, monkeypatch
 
 def test_a_dit_is_written_for_the_library_that_fits_its_clock():
     paper = DiT(2, 32, 1, 2, 3, shape=(8, 8, 4))
-    assert families.of(paper).name == "DiT"
-    assert families.of(paper.clone(frequency_shift=1)).name == "DiTTransformer2DModel"
+    assert families.family_of(paper).name == "DiT"
+    assert families.family_of(paper.clone(frequency_shift=1)).name == "DiTTransformer2DModel"
     with pytest.raises(interchange.Refusal, match="own_embeddings = True cannot be written to it"):
         interchange.FAMILIES["DiT"].describe(paper.clone(own_embeddings=True))
     with pytest.raises(interchange.Refusal, match=r"positions = 'rope' cannot be written to it; only 'sincos' can"):
-        families.of(paper.clone(positions="rope"))
+        families.family_of(paper.clone(positions="rope"))
 
 
 def test_all_families_that_describe_a_network(monkeypatch):
@@ -494,7 +494,7 @@ def test_all_families_that_describe_a_network(monkeypatch):
     paper = DiT(2, 32, 1, 2, 3, shape=(8, 8, 4))
     assert names(paper) == ["DiT", "LightningDiT"]
     assert names(paper.clone(positions="rope")) == names(folders.nn.Dense(3)) == []
-    assert all(families.of(module) is families.describing(module)[0] for module in (flux, paper))
+    assert all(families.family_of(module) is families.describing(module)[0] for module in (flux, paper))
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn,

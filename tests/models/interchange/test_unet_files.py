@@ -98,7 +98,7 @@ def test_a_config_that_our_networks_have_no_word_for_is_refused(family, config, 
 
 
 def test_a_network_goes_to_the_family_that_has_words_for_it():
-    of = lambda module: interchange.families.of(module).name
+    of = lambda module: interchange.families.family_of(module).name
     assert of(unet_preset("ddpm-cifar10")) == of(unet_preset("adm-64", 1000)) == "UNet2DModel"
     assert of(unet_preset("adm-128", 1000)) == "ADMUNet"  # four heads in each level
     assert of(unet_preset("adm-512", 1000)) == "ADMUNet"  # more sinusoids than channels

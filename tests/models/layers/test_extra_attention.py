@@ -54,7 +54,7 @@ def test_maps_are_shown_to_who_asks_and_leave_no_trace_otherwise():
     text = drawn(1, 2, 5, 7)
     params = layer.init(jax.random.key(0), x, text)["params"]
     out, seen = layer.apply({"params": params}, x, text, mutable=[MAPS])
-    (maps,) = attention_records.of_layers(seen)
+    (maps,) = attention_records.records(seen)
     values = jnp.einsum("bme,ehd->bmhd", text, params["value"]["kernel"])
     expected = jnp.einsum("bhnm,bmhd,hdo->bno", maps, values, params["out"]["kernel"]) + params["out"]["bias"]
     np.testing.assert_allclose(out, expected, atol=1e-6)
