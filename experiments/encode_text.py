@@ -73,7 +73,7 @@ def run(
     module, params = interchange.load(text_encoder)
     vocabulary = text.Tokenizer.open(tokenizer)
     _check_lengths(texts, vocabulary)
-    encoder = text.Encoder.of(vocabulary, module, params, **captions.READING)
+    encoder = text.Encoder.from_module(vocabulary, module, params, **captions.READING)
     table = captions.table(texts, lambda few: pixart.conditions.pixart(few, encoder))
     captions.write(out, table, captions.describe(source.spec, captions.encoder_fingerprint(params)))
     return table

@@ -60,7 +60,7 @@ def widened(base: Any, pipeline: str, channels: int, seen: Seen, **how: Any) -> 
         dtype = model.dtype_of(part)
         modules = {**model.modules, part: module.clone(dtype=model.denoiser.dtype)}
         params = {**model.params, part: jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), weights)}
-        return dataclasses.replace(model.of_pipeline(pipeline), modules=modules, params=params, _programs={})
+        return dataclasses.replace(model.as_pipeline(pipeline), modules=modules, params=params, _programs={})
 
     nothing = lambda folder, weights, metadata: []
     return Tuning(base, init, apply, nothing, attach, copies=(part,), replaces=(part,), **how)

@@ -20,12 +20,12 @@ class Part(NamedTuple):
     """The records of a stream, by the ends of its split.
 
     Attributes:
-        of: the place that the stream comes from, and the name of the split whose part it is.
+        origin: the place that the stream comes from, and the name of the split whose part it is.
         first: the number of its first record.
         last: the number after its last record's; `BEYOND` where it has none.
     """
 
-    of: tuple[str, str]
+    origin: tuple[str, str]
     first: int
     last: int
 
@@ -57,7 +57,7 @@ def by_number(some: Known, others: Known) -> int | None:
         some: the records that are looked for.
         others: the records among which they are looked for.
     """
-    if isinstance(some, Part) and isinstance(others, Part) and some.of == others.of:
+    if isinstance(some, Part) and isinstance(others, Part) and some.origin == others.origin:
         return max(0, min(some.last, others.last) - max(some.first, others.first))
     if isinstance(some, np.ndarray) and isinstance(others, np.ndarray) and identities.have_common_set(some, others):
         return identities.count_common(some, others)

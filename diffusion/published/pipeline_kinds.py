@@ -29,7 +29,7 @@ class Reader(NamedTuple):
 
     Attributes:
         suffix: the end of its folders' names, "text_encoder" + suffix and "tokenizer" + suffix.
-        how: arguments of `text.Encoder.of`.
+        how: arguments of `text.Encoder.from_module`.
         length: length of its texts in tokens, at most the positions of its encoder; 0 for the tokenizer's length.
         optional: whether a folder may lack it.
         left: whether padding stands before its texts; None: as the folder of its tokenizer says.

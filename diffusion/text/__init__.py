@@ -2,7 +2,7 @@
 
 The condition of Stable Diffusion, for example, by `diffusion.published.stable_diffusion`:
 
-    clip = text.Encoder.of(text.Tokenizer.open("sd/tokenizer"), *interchange.load("sd/text_encoder"))
+    clip = text.Encoder.from_module(text.Tokenizer.open("sd/tokenizer"), *interchange.load("sd/text_encoder"))
     condition = stable_diffusion.conditions.stable_diffusion(["a cat", ""], clip)    # {"text": [2, 77, 768]}
 """
 

@@ -27,7 +27,7 @@ def fingerprint(params: Any, **how: Any) -> str:
 
     Args:
         params: its parameters.
-        **how: the other arguments of `Encoder.of`, such as `skip=1, norm=False`.
+        **how: the other arguments of `Encoder.from_module`, such as `skip=1, norm=False`.
     """
     digest = hashlib.sha256(repr(sorted(how.items())).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):

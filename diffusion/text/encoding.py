@@ -79,7 +79,9 @@ class Encoder(NamedTuple):
     network: Network
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, module: Any, params: Any, *, masked: bool = False, **how: Any) -> "Encoder":
+    def from_module(
+        cls, tokenizer: Tokenizer, module: Any, params: Any, *, masked: bool = False, **how: Any
+    ) -> "Encoder":
         """The encoder of a Linen module and its parameters, compiled.
 
         Args:
@@ -94,7 +96,7 @@ class Encoder(NamedTuple):
 
 
 def reading(module: Any, *, masked: bool = False, **how: Any) -> Callable[[Any, Any, Any], tuple]:
-    """(parameters, ids, mask) -> (tokens, pooled) of a Linen module, a pure function; arguments as `Encoder.of`."""
+    """(parameters, ids, mask) -> (tokens, pooled) of a Linen module; arguments as `Encoder.from_module`."""
     return lambda params, ids, mask: tuple(module.apply({"params": params}, ids, mask if masked else None, **how))
 
 

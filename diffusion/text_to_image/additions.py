@@ -99,7 +99,7 @@ def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> T
             denoisers.
     """
     _check_has_text(model)
-    weights = {path: LoraWeight.of(weight) for path, weight in loras.items()}
+    weights = {path: LoraWeight.read(weight) for path, weight in loras.items()}
     files = [_of_its_denoiser(model, lora_files.load(path, model.modules), path, weights[path]) for path in loras]
     denoiser = model.kind.denoiser
     if any(map(is_quantised, jax.tree.leaves(model.params.get(denoiser, ()), is_leaf=is_quantised))) and not all(

@@ -43,14 +43,14 @@ class Attached(NamedTuple):
 
     Attributes:
         attachment: the attachment.
-        seen: the inputs that the conditional and the unconditional branch receive from the picture, leaves [1, ...].
+        inputs: the inputs that the conditional and the unconditional branch receive from the picture, leaves [1, ...].
         weight: the weight of its effect, [].
         times: the first and the last t of its effect, [2].
         mask: the strength of its effect over the picture, [1, H, W]; None for 1 everywhere.
     """
 
     attachment: Attachment
-    seen: tuple[Any, Any]
+    inputs: tuple[Any, Any]
     weight: Array
     times: Array
     mask: Array | None = None
@@ -171,7 +171,7 @@ def with_seen(condition: Mapping[str, Any], attached: Sequence[Attached], branch
         return dict(condition)
     number = jax.tree.leaves(condition)[0].shape[0]
     rows = lambda leaf: jnp.broadcast_to(leaf, (number, *leaf.shape[1:]))
-    return {**condition, "seen": tuple(jax.tree.map(rows, one.seen[branch]) for one in attached)}
+    return {**condition, "seen": tuple(jax.tree.map(rows, one.inputs[branch]) for one in attached)}
 
 
 def condition_with(

@@ -83,7 +83,7 @@ class Canvas(NamedTuple):
         image = None if self.image is None else jnp.asarray(to_model(self.image))[None]
         return image, None if self.mask is None else jnp.asarray(self.mask)[None, :, :, None]
 
-    def kept(self, made: np.ndarray) -> np.ndarray:
+    def with_original(self, made: np.ndarray) -> np.ndarray:
         """Pictures [B, H, W, C] with the image wherever the mask is False."""
         if self.mask is None or self.image is None:
             return made

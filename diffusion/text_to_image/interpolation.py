@@ -35,7 +35,7 @@ def between(
     Raises:
         ValueError: for settings that the model does not take.
     """
-    job = Job.prepare(model, Request.of(prompts, guidance=guidance, steps=steps))
+    job = Job.prepare(model, Request.make(prompts, guidance=guidance, steps=steps))
     weight = jnp.asarray(weights, jnp.float32)
     conditions = [
         jax.tree.map(lambda ends: _mixed(ends, weight), branch) for branch in job.conditions(model, len(weights))

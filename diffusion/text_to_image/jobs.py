@@ -62,7 +62,7 @@ def generate(model: TextToImage, prompts: str | Sequence[str], **settings: Any) 
         ValueError: for settings that do not fit, before anything is computed; `limits.Refused` for pictures that do not
             fit into memory, with what they would need.
     """
-    return make(model, Request.of(prompts, **settings))
+    return make(model, Request.make(prompts, **settings))
 
 
 class Frame(NamedTuple):
@@ -97,7 +97,7 @@ def watch(model: TextToImage, prompts: str | Sequence[str], **settings: Any) -> 
     Returns:
         An iterator of frames. Requests that `generate` refuses are refused before it is returned.
     """
-    return frames(model, Request.of(prompts, **settings))
+    return frames(model, Request.make(prompts, **settings))
 
 
 def make(model: TextToImage, request: Request) -> np.ndarray:
@@ -263,7 +263,7 @@ class Job(NamedTuple):
         """The attachments of the controls, with their inputs from the pictures."""
         if not self.controls:
             return ()
-        encode = program(model, self.course, "seen", compiled(programs.seen))
+        encode = program(model, self.course, "seen", compiled(programs.control_inputs))
         result = []
         for attachment, picture, control, mask in self.controls:
             inputs = encode(model.params["vae"], attachment, picture)
@@ -314,7 +314,7 @@ class Job(NamedTuple):
 
     def finished(self, pictures: np.ndarray) -> np.ndarray:
         """Pictures with the kept part of the image, and with a watermark that is not in the noise."""
-        return sampling.marked(self.course.watermark, "pictures", self.canvas.kept(pictures))
+        return sampling.marked(self.course.watermark, "pictures", self.canvas.with_original(pictures))
 
     def skipped(self, model: TextToImage, run: int, evaluations: int) -> float | None:
         """The share of the denoiser's blocks that did not run, by the counts of `caching.Work`; None without any."""

@@ -25,7 +25,7 @@ class LoraWeight(NamedTuple):
     times: tuple[float, float] = ALWAYS
 
     @classmethod
-    def of(cls, value: Any) -> Self:
+    def read(cls, value: Any) -> Self:
         """The weight of a number, or of a weight and two times: 0.8, (0.8, (0.3, 1)).
 
         Raises:

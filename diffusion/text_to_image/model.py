@@ -186,7 +186,7 @@ class TextToImage:
         )
         return {"patches": jnp.repeat(patches, number, axis=0)}
 
-    def of_pipeline(self, name: str) -> "TextToImage":
+    def as_pipeline(self, name: str) -> "TextToImage":
         """The model in another pipeline, a class in `pipelines.KINDS`, with the usual steps of that pipeline."""
         kind = pipelines.KINDS[name]
         usual = kind.usual if self.usual == self.kind.usual else self.usual

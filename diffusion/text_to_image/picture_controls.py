@@ -34,7 +34,7 @@ class Control(NamedTuple):
     mode: int | None = None
 
     @classmethod
-    def of(cls, value: Any) -> "Control":
+    def read(cls, value: Any) -> "Control":
         """The control of a tuple in the order of the attributes, or of a table by their names.
 
         Raises:
@@ -76,7 +76,7 @@ class Control(NamedTuple):
         if low is not None:
             numbers["times"] = (float(low), float(high))
         numbers |= {} if mode is None else {"mode": int(mode)}
-        return cls.of({"attachment": name, "picture": picture, **numbers, "mask": mask or None})
+        return cls.read({"attachment": name, "picture": picture, **numbers, "mask": mask or None})
 
 
 DECIMAL = r"-?(?:\d+\.?\d*|\.\d+)"

@@ -42,7 +42,7 @@ CHECKSUM = schema.Valid(
 
 def _is_lora(value: Any) -> bool:
     try:
-        LoraWeight.of(value)
+        LoraWeight.read(value)
     except ValueError:
         return False
     return True
@@ -94,7 +94,7 @@ def model(
         "format": FORMAT,
         "model": folder,
         "dtype": dtype,
-        "loras": {path: LoraWeight.of(weight).written for path, weight in loras.items()},
+        "loras": {path: LoraWeight.read(weight).written for path, weight in loras.items()},
         "embeddings": dict(embeddings),
         "checkpoint": checkpoint,
         "attachments": dict(attachments),

@@ -8,12 +8,12 @@ __all__ = [
     "Kept",
     "begin",
     "compiled",
+    "control_inputs",
     "decoded",
     "noised",
     "pictures",
     "repeated",
     "sampled",
-    "seen",
     "stepwise",
     "with_clock",
 ]
@@ -254,7 +254,9 @@ def decoded(model: Any, course: Course, vae_params: Any, x: Array, first: Array 
     return to_uint8(decode(latent_space.from_diffusion(x, vae.scale, vae.shift)))
 
 
-def seen(model: Any, course: Course, vae_params: Any, attachment: Attachment, picture: Array) -> tuple[Any, Any]:
+def control_inputs(
+    model: Any, course: Course, vae_params: Any, attachment: Attachment, picture: Array
+) -> tuple[Any, Any]:
     """The inputs that the branches receive from a control's picture [1, ...], by `Attachment.encode`."""
     if attachment.latents:
         vae = model.modules["vae"]

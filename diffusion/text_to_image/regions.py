@@ -59,7 +59,7 @@ class Region(NamedTuple):
     where: Box | str | np.ndarray
 
     @classmethod
-    def of(cls, value: Any) -> "Region":
+    def read(cls, value: Any) -> "Region":
         """The region of a text, a pair or a table with the two names.
 
         Raises:
@@ -134,7 +134,7 @@ class Word(NamedTuple):
     box: Box | None = None
 
     @classmethod
-    def of(cls, value: Any) -> "Word":
+    def read(cls, value: Any) -> "Word":
         """The word of a text, a pair or a table.
 
         Raises:

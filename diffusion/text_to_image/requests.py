@@ -66,7 +66,7 @@ class Setting(NamedTuple):
         valid: its valid values.
         optional: whether it may also be None.
         help: the description for users.
-        of: caller's value -> part of the tuple; None keeps the value.
+        item: caller's value -> part of the tuple; None keeps the value.
     """
 
     type: type
@@ -74,7 +74,7 @@ class Setting(NamedTuple):
     valid: schema.Valid
     optional: bool
     help: str
-    of: Callable[[Any], Any] | None = None
+    item: Callable[[Any], Any] | None = None
 
     def read(self, name: str, value: Any) -> Any:
         """The value as its type: JSON has one type of numbers, NumPy has its own, and a tuple of one needs no brackets.
@@ -84,17 +84,17 @@ class Setting(NamedTuple):
         """
         if value is None and self.optional:
             return None
-        if self.of is None:
+        if self.item is None:
             value = typed(self.type, value)
         else:
-            value = tuple(map(self.of, value if isinstance(value, (list, tuple)) else (value,)))
+            value = tuple(map(self.item, value if isinstance(value, (list, tuple)) else (value,)))
         value = valid_as(self.valid, name, value)
         return float(value) if self.type is float else value
 
 
-def setting(default: Any, valid: schema.Valid, help: str, of: Callable[[Any], Any] | None = None) -> Any:
+def setting(default: Any, valid: schema.Valid, help: str, item: Callable[[Any], Any] | None = None) -> Any:
     """A field of a dataclass of settings: its default, its valid values (besides None), its description, its parts."""
-    return dataclasses.field(default=default, metadata={"valid": valid, "help": help, "of": of})
+    return dataclasses.field(default=default, metadata={"valid": valid, "help": help, "item": item})
 
 
 @functools.cache
@@ -220,20 +220,20 @@ class Request:
         schema.several(schema.Valid("a control", lambda value: isinstance(value, Control)), 0, CONTROLS),
         "a picture that an attachment reads, ATTACHMENT:PICTURE, with its weight and the interval of t in which it "
         "acts: edges:house.png:0.8:0.2-1; several add up",
-        Control.of,
+        Control.read,
     )
     regions: tuple[Region, ...] = setting(
         (),
         schema.several(schema.Valid("a region", lambda value: isinstance(value, Region)), 0, REGIONS),
         "a prompt that holds in a part of the picture, PROMPT:left,top,right,bottom in parts of its sides, or "
         "PROMPT:mask=PICTURE",
-        Region.of,
+        Region.read,
     )
     words: tuple[Word, ...] = setting(
         (),
         schema.several(schema.Valid("words", lambda value: isinstance(value, Word)), 0, WORDS),
         "words of the prompt that must be seen, or be seen in a box: WORDS:left,top,right,bottom",
-        Word.of,
+        Word.read,
     )
     attention: float = setting(1.0, schema.number(0, 100), "scale of what words do; 1 as published, 0 is nothing")
     reference: str | np.ndarray | None = setting(
@@ -265,7 +265,7 @@ class Request:
             )
 
     @classmethod
-    def of(cls, prompts: str | Sequence[str], seeds: int | Sequence[int] = 0, **more: Any) -> Self:
+    def make(cls, prompts: str | Sequence[str], seeds: int | Sequence[int] = 0, **more: Any) -> Self:
         """The request for N pictures: one prompt or N, one seed or N, and the other settings by name."""
         return cls(prompts=prompts, seeds=seeds, **more)  # pyright: ignore[reportArgumentType]; read as tuples
 

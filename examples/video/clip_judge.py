@@ -144,7 +144,7 @@ def looked_at(clips: np.ndarray, found: Tracks) -> tuple[np.ndarray, np.ndarray]
 
 def whole(truth: Sequence[Clip]) -> np.ndarray:
     """The frames that should show a thing in full, Bool [N, F]."""
-    return np.stack([clip.seen[:, 0] for clip in truth]) >= moving_objects.WHOLE
+    return np.stack([clip.visible[:, 0] for clip in truth]) >= moving_objects.WHOLE
 
 
 def frames_read(networks: Judge, clips: np.ndarray, found: Tracks) -> dict[str, np.ndarray]:

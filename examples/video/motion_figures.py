@@ -61,7 +61,7 @@ def measured(networks: Judge, clips: np.ndarray, truth: Sequence[Clip], known: i
     if hides.any() and clips.shape[1] == clip_judge.FRAMES:
         scale = clip_judge.SIDE / drawing.SIDE
         places = scale * np.stack([clip.movers[0].places for clip in truth])
-        back = moving_objects.returns(tracks, places, np.stack([clip.seen[:, 0] for clip in truth]))
+        back = moving_objects.returns(tracks, places, np.stack([clip.visible[:, 0] for clip in truth]))
         figures["permanence"] = bootstrap.share(list(back[hides]))
     return figures
 
@@ -190,7 +190,7 @@ def decoded(networks: Judge, code: Callable[[np.ndarray], np.ndarray], frames: i
     pictures = [jnp.asarray(clips.reshape(-1, *clips.shape[2:])) for clips in (coded, real)]
     first = coded[:, : clip_judge.FRAMES]
     tracks = moving_objects.tracks(first)
-    in_full = np.stack([clip.seen[: clip_judge.FRAMES, 0] for clip in truth]) >= moving_objects.WHOLE
+    in_full = np.stack([clip.visible[: clip_judge.FRAMES, 0] for clip in truth]) >= moving_objects.WHOLE
     shown = clip_judge.seen(networks, first, tracks, clip_judge.frames_read(networks, first, tracks), in_full)
     asked = clip_judge.score(clip_judge.verdicts([clip.caption for clip in truth], shown))
     return {"psnr": float(np.mean(reconstruction_error.psnr(*pictures))), "asked": asked, "clips": number}

@@ -29,13 +29,13 @@ class Objects(NamedTuple):
         clips: uint8 [M, F, S, S, 3], each with one shape.
         movers: the M true shapes, with the motion of the real clip.
         clip: int64 [M], the number of the clip that each belongs to.
-        seen: float64 [M, F], the share of each that should be seen.
+        visible: float64 [M, F], the share of each that should be seen.
     """
 
     clips: np.ndarray
     movers: list[Mover]
     clip: np.ndarray
-    seen: np.ndarray
+    visible: np.ndarray
 
 
 def objects(clips: np.ndarray, truth: Sequence[Clip]) -> Objects:
@@ -46,7 +46,7 @@ def objects(clips: np.ndarray, truth: Sequence[Clip]) -> Objects:
         truth: real clips of the same captions, with as many frames.
     """
     half = clips.shape[2] // 2
-    rows, movers, numbers, seen = [], [], [], []
+    rows, movers, numbers, visible = [], [], [], []
     for number, (frames, clip) in enumerate(zip(clips, truth)):
         for k, mover in enumerate(clip.movers):
             alone = frames.copy()
@@ -56,8 +56,8 @@ def objects(clips: np.ndarray, truth: Sequence[Clip]) -> Objects:
             rows.append(alone)
             movers.append(mover)
             numbers.append(number)
-            seen.append(clip.seen[:, k])
-    return Objects(np.stack(rows), movers, np.array(numbers), np.stack(seen))
+            visible.append(clip.visible[:, k])
+    return Objects(np.stack(rows), movers, np.array(numbers), np.stack(visible))
 
 
 def measured(clips: np.ndarray, truth: Sequence[Clip], known: int = 0, last: int = 0) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def measured(clips: np.ndarray, truth: Sequence[Clip], known: int = 0, last: int
     shown = objects(clips, truth)
     tracks = moving_objects.tracks(shown.clips)
     frames = np.arange(clips.shape[1])
-    complete = shown.seen >= moving_objects.WHOLE
+    complete = shown.visible >= moving_objects.WHOLE
     if last:
         complete = complete & (frames >= clips.shape[1] - last)
     counted = complete & (frames >= known)
@@ -102,7 +102,7 @@ def measured(clips: np.ndarray, truth: Sequence[Clip], known: int = 0, last: int
         "constant": bootstrap.share(by_clip(constant)),
         "flicker": float(np.nanmedian(moving_objects.flicker(clips[:, max(0, known - 1) :]))),
     }
-    if len(clips[0]) == len(truth[0].seen) and not last:
+    if len(clips[0]) == len(truth[0].visible) and not last:
         figures |= _motion(shown, tracks, complete, clips.shape[2] / drawing.SIDE)
     for two in (False, True):
         rows = np.array([len(truth[i].movers) == 2 for i in shown.clip]) == two
@@ -133,7 +133,7 @@ def _motion(shown: Objects, tracks: moving_objects.Tracks, complete: np.ndarray,
     hidden = np.flatnonzero(kind == "hides")
     if len(hidden):
         true_places = scale * np.stack([mover.places for mover in shown.movers])
-        back = moving_objects.returns(tracks, true_places, shown.seen, most=2 * scale)
+        back = moving_objects.returns(tracks, true_places, shown.visible, most=2 * scale)
         figures["permanence"] = bootstrap.share(list(back[hidden]))
     return figures
 

@@ -40,7 +40,7 @@ def endpoint(source: Source, out: pathlib.Path) -> Callable[..., Iterator[list[s
         films = [path for path in progress.shown if path not in progress.paths]
         yield [encoded(path) for path in (*progress.paths, *films)]
 
-    several = lambda one: list[int] if one.of is None else list[str | dict]
+    several = lambda one: list[int] if one.item is None else list[str | dict]
     types = {name: several(one) if one.type is tuple else one.type for name, one in INPUTS.items()}
     default = lambda name: list(usual[name]) if INPUTS[name].type is tuple else usual[name]
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD

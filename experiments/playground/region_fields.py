@@ -23,7 +23,7 @@ def sent(lines: Iterable[str], masks: Sequence[str], encoded: Callable[[str], st
     files = {pathlib.Path(path).name: path for path in masks}
     regions = []
     for line in lines:
-        region = Region.of(line)
+        region = Region.read(line)
         if isinstance(region.where, str):
             if region.where not in files:
                 raise ValueError(

@@ -237,7 +237,7 @@ class Trained:
             if plan.renoise[i]:
                 continue
             pictures = np.asarray(finish(self._decoder, state.x0 if i + 1 < len(s) else state.x))
-            yield Frame(i + 1, len(s), float(s[i]), canvas.kept(pictures))
+            yield Frame(i + 1, len(s), float(s[i]), canvas.with_original(pictures))
 
 
 def refuse_other_kinds(config: ConfigDict, folder: str) -> None:

@@ -54,7 +54,7 @@ def embeddings() -> dict[str, str]:
 
 
 def loras() -> dict[str, float | list]:
-    """LoRA files with the weight and the interval of t of each, as --lora says them and `LoraWeight.of` reads them.
+    """LoRA files with the weight and the interval of t of each, as --lora says them and `LoraWeight.read` reads them.
 
     Raises:
         ConfigError: for one that is not written as it should be, or a file that stands twice.
@@ -74,7 +74,7 @@ def loras() -> dict[str, float | list]:
                 "style.safetensors:0.8:0.3-1."
             ) from None
         try:
-            value = LoraWeight.of((number, tuple(map(float, times.groups()))) if times else number)
+            value = LoraWeight.read((number, tuple(map(float, times.groups()))) if times else number)
         except ValueError as error:
             raise ConfigError(f"--lora={text}: {error}") from None
         if path in weights:

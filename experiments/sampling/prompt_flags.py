@@ -21,7 +21,7 @@ DEFINE = {
 
 def _flag(name: str, setting: Setting) -> flags.FlagHolder:
     """The flag of a setting; one whose parts are made of texts may be repeated."""
-    if setting.of is not None:
+    if setting.item is not None:
         return flags.DEFINE_multi_string(name, list(setting.default), setting.help)
     return DEFINE[setting.type](name, setting.default, setting.help)
 

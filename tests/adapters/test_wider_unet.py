@@ -101,7 +101,7 @@ def test_editing_widens_by_the_channels_of_the_latents(models):
 
 def test_another_denoiser_is_refused(models, tmp_path):
     base, _ = models
-    nine = base.of_pipeline("StableDiffusionPipeline")
+    nine = base.as_pipeline("StableDiffusionPipeline")
     nine.modules["unet"] = base.denoiser.clone(in_channels=9)
     try:
         with pytest.raises(ValueError, match=r"sees the 4 channels .* is a ConditionalUNet of 9 channels"):

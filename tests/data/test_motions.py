@@ -32,7 +32,7 @@ def test_shapes_are_where_the_truth_says_in_every_frame(clips):
     for clip in clips:
         for k, mover in enumerate(clip.movers):
             pixels = tinted(clip, mover)
-            whole = np.flatnonzero(clip.seen[:, k] == 1)
+            whole = np.flatnonzero(clip.visible[:, k] == 1)
             along = np.arange(64) + 0.5
             centres = np.array([(m.sum(0) @ along / m.sum(), m.sum(1) @ along / m.sum()) for m in pixels[whole]])
             shift = centres - mover.places[whole]
@@ -44,7 +44,7 @@ def test_shapes_are_where_the_truth_says_in_every_frame(clips):
                 np.testing.assert_allclose(steps, np.broadcast_to(steps[0], steps.shape), atol=1e-9)
                 sign = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}[mover.direction]
                 np.testing.assert_array_equal(np.sign(np.round(steps[0], 6)), sign)
-            hidden = pixels[clip.seen[:, k] == 0]
+            hidden = pixels[clip.visible[:, k] == 0]
             assert not hidden.any() and (len(hidden) > 0) == (mover.motion == "hides"), clip.caption
             kinds[mover.motion] += 1
     assert set(kinds) == set(motions.MOTIONS) and min(kinds.values()) >= 5

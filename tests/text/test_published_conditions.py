@@ -49,7 +49,7 @@ def test_the_condition_is_that_of_the_published_pipeline(name, tmp_path):
         shapes = {key: tuple(shape) for key, shape in about[which]["shapes"].items()}
         theirs = Published(about[which]["config"], shapes, inputs={}, outputs={}, same={}, kept={})
         tokenizer = Tokenizer.open(folder_of(tmp_path / f"{which} tokenizer", kind))
-        encoders.append(Encoder.of(tokenizer, *interchange.load(theirs.folder(tmp_path / which)), **how))
+        encoders.append(Encoder.from_module(tokenizer, *interchange.load(theirs.folder(tmp_path / which)), **how))
     prompts = [" A Cat" if name == "pixart" else PROMPTS[0], *PROMPTS[1:]]
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")

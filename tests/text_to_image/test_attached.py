@@ -139,7 +139,7 @@ def test_an_attachment_that_inpaints_reads_what_is_kept_and_where():
         read.picture[0, ..., :3], np.broadcast_to(np.where(mask, -1, 1)[..., None], (4, 4, 3))
     )
     halving = types.SimpleNamespace(modules={"vae": Halving()})
-    seen, other = programs.seen(halving, types.SimpleNamespace(tile=0), {}, one, jnp.asarray(read.picture))
+    seen, other = programs.control_inputs(halving, types.SimpleNamespace(tile=0), {}, one, jnp.asarray(read.picture))
     assert seen is other
     np.testing.assert_allclose(seen[0, :, :, 3], [[1, 1], [1, 0]])
     np.testing.assert_allclose(seen[0, :, :, 0], [[1.5, 1.5], [1.5, -4.5]])  # (z - 0.5) 3
@@ -159,7 +159,7 @@ def test_an_attachment_that_inpaints_reads_what_is_kept_and_where():
     ("any:a.png:1:0-1:mode=12", Control("any", "a.png", 1.0, (0.0, 1.0), None, 12)),
 ])  # fmt: skip
 def test_a_control_is_written_as_text_as_a_tuple_or_as_a_table(text, control):
-    assert Control.parsed(text) == Control.of(tuple(control)) == Control.of(control._asdict()) == control
+    assert Control.parsed(text) == Control.read(tuple(control)) == Control.read(control._asdict()) == control
     assert Request(controls=[tuple(control)]).controls == (control,)
     assert png.request({"controls": [control._asdict()]}, Request()).controls == (control,)
 
@@ -195,7 +195,7 @@ def test_a_text_that_is_no_control_is_refused():
 ])  # fmt: skip
 def test_a_control_that_does_not_fit_is_refused_in_a_sentence(control, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        attached.opened([Control.of(control)], {"edges": constant(1.0)}, (8, 8))
+        attached.opened([Control.read(control)], {"edges": constant(1.0)}, (8, 8))
 
 
 def test_a_file_for_another_base_is_refused_by_its_first_leaf():
@@ -386,7 +386,9 @@ def test_five_controlled_steps_end_where_diffusers_pipeline_does(base, name):
         mask = PAINTED if case.get("inpaints") else None
         control = Control(used, picture(shown, side), scale, mode=mode, mask=mask)
         ((attachment, read, _, _),) = attached.opened([control], model.attachments, (side, side))
-        seen = programs.seen(model, types.SimpleNamespace(tile=0), model.params["vae"], attachment, jnp.asarray(read))
+        seen = programs.control_inputs(
+            model, types.SimpleNamespace(tile=0), model.params["vae"], attachment, jnp.asarray(read)
+        )
         seen = seen if mode is None else tuple((branch, jnp.full(1, mode)) for branch in seen)
         ready.append(Attached(attachment, seen, jnp.float32(scale), jnp.asarray(times)))
 

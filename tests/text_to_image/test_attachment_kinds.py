@@ -64,11 +64,11 @@ def test_a_job_sees_each_control_with_its_weight_times_kind_and_mask(monkeypatch
     )
     job = types.SimpleNamespace(controls=controls, course=None)
     first, second = jobs.Job.attached(job, types.SimpleNamespace(params={"vae": None}))
-    assert first.attachment == "edges" and first.seen == (("edges", 12.0), ("edges", 0.0))
+    assert first.attachment == "edges" and first.inputs == (("edges", 12.0), ("edges", 0.0))
     assert first.weight == np.float32(0.5) and second.weight == 1 and second.mask is None
     np.testing.assert_allclose(first.times, [0.2, 0.9], rtol=1e-6)
     np.testing.assert_array_equal(first.mask, mask)
-    for branch, whole in zip(second.seen, (24.0, 0.0)):
+    for branch, whole in zip(second.inputs, (24.0, 0.0)):
         assert branch[0] == ("union", whole)
         np.testing.assert_array_equal(branch[1], jnp.array([3], jnp.int32))
     assert jobs.Job.attached(types.SimpleNamespace(controls=()), None) == ()

@@ -43,9 +43,9 @@ def test_arrays_are_floats_of_the_models_range_and_a_mask_of_one_channel():
 
 def test_what_is_not_painted_is_kept_to_the_byte():
     made = np.random.default_rng(2).integers(0, 256, (2, 4, 6, 3), np.uint8)
-    np.testing.assert_array_equal(Canvas(IMAGE, MASK).kept(made), np.where(MASK[..., None], made, IMAGE))
+    np.testing.assert_array_equal(Canvas(IMAGE, MASK).with_original(made), np.where(MASK[..., None], made, IMAGE))
     for canvas in (Canvas(IMAGE, None), Canvas(None, None)):
-        assert canvas.kept(made) is made
+        assert canvas.with_original(made) is made
 
 
 @pytest.mark.parametrize("run, evaluations, steps, nfe, expected", [

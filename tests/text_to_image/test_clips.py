@@ -126,7 +126,7 @@ def test_a_clip_depends_on_its_own_seed_and_frames_alone():
 ])  # fmt: skip
 def test_what_a_model_of_clips_cannot_make_is_refused_before_anything_is_computed(settings, message):
     model = loaded("wan", text_to_image.described)
-    request = Request.of("a cat", **{"frames": 5, "height": 16, "width": 16, **settings})
+    request = Request.make("a cat", **{"frames": 5, "height": 16, "width": 16, **settings})
     words = jax.ShapeDtypeStruct((1, 512, 32), jnp.float32)
     with pytest.raises(ValueError, match=message):
         job = Job.prepare(model, request)
@@ -135,7 +135,7 @@ def test_what_a_model_of_clips_cannot_make_is_refused_before_anything_is_compute
 
 def test_a_model_of_clips_has_the_size_and_the_frames_of_its_class():
     model = loaded("wan_of_two", text_to_image.described)
-    job = Job.prepare(model, Request.of("a cat"))
+    job = Job.prepare(model, Request.make("a cat"))
     assert (job.course.size, job.course.frames, job.usual) == ((480, 832), 81, (50, 5.0))
     assert job.course.latents(model) == (41, 240, 416, 4)
     assert model.boundary == 0.875 and isinstance(model.weights, video_models.Experts)
@@ -145,8 +145,8 @@ def test_a_model_that_begins_with_a_picture_needs_one_and_sees_it():
     model = loaded("wan_from_image", text_to_image.described)
     settings = {"frames": 5, "guidance": 1.0}
     with pytest.raises(ValueError, match="the clips of this model begin with a picture: name the image"):
-        Job.prepare(model, Request.of("a cat", **settings))
-    job = Job.prepare(model, Request.of("a cat", image=np.zeros((16, 24, 3), np.uint8), **settings))
+        Job.prepare(model, Request.make("a cat", **settings))
+    job = Job.prepare(model, Request.make("a cat", image=np.zeros((16, 24, 3), np.uint8), **settings))
     assert (job.course.size, job.course.noised, model.seen_channels) == ((16, 24), False, 2 + 4)
     assert not model.sees_mask and not model.sees_picture
 
@@ -155,7 +155,7 @@ def test_a_model_that_begins_with_a_picture_needs_one_and_sees_it():
 def test_frames_that_do_not_fit_the_autoencoder_are_refused_with_those_that_do(name, frames, near):
     model = loaded(name, text_to_image.described)
     with pytest.raises(ValueError, match=f"frames = {frames}: .* groups of 8 behind it; near it are {near}"):
-        Job.prepare(model, Request.of("a cat", frames=frames, height=64, width=64))
+        Job.prepare(model, Request.make("a cat", frames=frames, height=64, width=64))
 
 
 @pytest.mark.parametrize("name, course, usual", [
@@ -167,7 +167,7 @@ def test_frames_that_do_not_fit_the_autoencoder_are_refused_with_those_that_do(n
 ])  # fmt: skip
 def test_other_families_have_the_size_and_the_frames_of_their_class(name, course, usual):
     model = loaded(name, text_to_image.described)
-    job = Job.prepare(model, Request.of("a cat"))
+    job = Job.prepare(model, Request.make("a cat"))
     assert (job.course.size, job.course.frames, job.course.latents(model)) == course and job.usual == usual
 
 
@@ -200,16 +200,16 @@ def test_a_model_whose_first_frame_is_clean_sees_no_further_channels(tmp_path):
 def test_a_clip_of_learned_positions_has_their_shape():
     model = loaded("cogvideox_from_image", text_to_image.described)
     picture = np.zeros((16, 16, 3), np.uint8)
-    assert Job.prepare(model, Request.of("a cat", image=picture, frames=9)).course.latents(model) == (3, 4, 4, 4)
+    assert Job.prepare(model, Request.make("a cat", image=picture, frames=9)).course.latents(model) == (3, 4, 4, 4)
     with pytest.raises(ValueError, match=r"17 frames of 16 x 16 .* learned positions of 9 frames of 16 x 16 alone"):
-        Job.prepare(model, Request.of("a cat", image=picture, frames=17))
+        Job.prepare(model, Request.make("a cat", image=picture, frames=17))
     with pytest.raises(ValueError, match=r"9 frames of 32 x 16 .* of 9 frames of 16 x 16 alone; scale or cut"):
-        Job.prepare(model, Request.of("a cat", image=np.zeros((32, 16, 3), np.uint8), frames=9))
+        Job.prepare(model, Request.make("a cat", image=np.zeros((32, 16, 3), np.uint8), frames=9))
 
 
 def test_a_model_with_times_of_frames_may_begin_with_a_picture_and_has_their_seconds():
     model = loaded("ltx_conditions", text_to_image.described)
-    job = Job.prepare(model, Request.of("a cat", frames=17, image=np.zeros((32, 64, 3), np.uint8)))
+    job = Job.prepare(model, Request.make("a cat", frames=17, image=np.zeros((32, 64, 3), np.uint8)))
     assert job.course.size == (32, 64)
     np.testing.assert_allclose(model.beside(2, 3.0, 32, 64, 17)["seconds"], [[0, 1 / 25, 9 / 25]] * 2)
     t = np.asarray(job.course.trajectory.plan.t)
@@ -273,8 +273,8 @@ def test_a_lora_file_is_of_the_denoiser_that_its_interval_names(tmp_path):
 
 def test_the_guidance_of_a_second_denoiser_is_refused_where_there_is_one():
     with pytest.raises(ValueError, match="late_guidance = 3: this model has one denoiser"):
-        Job.prepare(loaded("wan", text_to_image.described), Request.of("a cat", frames=5, late_guidance=3.0))
-    job = Job.prepare(model := loaded("wan_of_two", text_to_image.described), Request.of("a cat", late_guidance=3.0))
+        Job.prepare(loaded("wan", text_to_image.described), Request.make("a cat", frames=5, late_guidance=3.0))
+    job = Job.prepare(model := loaded("wan_of_two", text_to_image.described), Request.make("a cat", late_guidance=3.0))
     np.testing.assert_array_equal(job.scale(model), [5, 3])
 
 

@@ -185,7 +185,7 @@ def test_a_picture_is_changed_as_diffusers_changes_it(case, within):
     process = schedulers.read(ABOUT["walks"][case])
     model = dataclasses.replace(model, process=process)
     settings = {"image": np.zeros((16, 16, 3), np.uint8), "strength": 0.6, "steps": 30, "sampler": case}
-    trajectory = Job.prepare(model, Request.of(PROMPTS, **settings)).course.trajectory
+    trajectory = Job.prepare(model, Request.make(PROMPTS, **settings)).course.trajectory
     plan = trajectory.plan
     x = text_to_image.noised(process.schedule, plan, drawn("image", 2, 8, 8, 4), drawn("step 0", 2, 8, 8, 4))
     denoise = text_to_image.denoise(model, model.params["unet"], conditional, unconditional, 7.5)
@@ -206,7 +206,7 @@ def test_a_part_is_painted_as_diffusers_paints_it(strength):
     model = dataclasses.replace(model, process=process)
     settings = {"image": np.zeros((16, 16, 3), np.uint8), "strength": strength, "steps": 30, "sampler": "ddim"}
     right = np.broadcast_to(np.arange(16) >= 8, (16, 16))
-    job = Job.prepare(model, Request.of(PROMPTS, mask=right, kept_noise="one", **settings))
+    job = Job.prepare(model, Request.make(PROMPTS, mask=right, kept_noise="one", **settings))
     sampler, plan = job.course.trajectory.sampler, job.course.trajectory.plan
     known, noise = jnp.asarray(drawn("image", 2, 8, 8, 4)), jnp.asarray(drawn("step 0", 2, 8, 8, 4))
     x = text_to_image.noised(process.schedule, plan, known, noise) if job.course.noised else noise

@@ -34,11 +34,11 @@ def test_places_with_other_masks_boxes_or_times_are_other_programs():
 
 def test_a_lora_acts_always_or_between_two_times_of_the_path():
     for value in (0.8, (0.8,), [0.8], (0.8, (0, 1)), (0.8, [0.0, 1.0])):
-        weight = LoraWeight.of(value)
+        weight = LoraWeight.read(value)
         assert weight == (0.8, (0.0, 1.0)) and weight.always and weight.written == 0.8
-    timed = LoraWeight.of((0.8, (0.3, 1)))
+    timed = LoraWeight.read((0.8, (0.3, 1)))
     assert timed.times == (0.3, 1.0) and not timed.always and timed.written == [0.8, [0.3, 1.0]]
-    assert LoraWeight.of((-1e6, (0.5, 0.5))) == (-1e6, (0.5, 0.5))
+    assert LoraWeight.read((-1e6, (0.5, 0.5))) == (-1e6, (0.5, 0.5))
     for wrong, message in (
         ((0.8, (0.3, 1.5)), "times of a LoRA"),
         ((0.8, (-0.1, 1)), "times of a LoRA"),
@@ -50,4 +50,4 @@ def test_a_lora_acts_always_or_between_two_times_of_the_path():
         (-2e6, "weight of a LoRA"),
     ):
         with pytest.raises(ValueError, match=message):
-            LoraWeight.of(wrong)
+            LoraWeight.read(wrong)

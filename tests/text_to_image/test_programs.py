@@ -69,7 +69,7 @@ def test_what_is_kept_has_one_noise_for_all_steps_where_a_request_says_so(model)
     model = dataclasses.replace(model, modules={**model.modules, "unet": Neighbour()})
     mask = np.arange(64).reshape(8, 8) % 5 == 0
     settings = {"image": np.full((8, 8, 3), 160, np.uint8), "mask": mask, "strength": 0.75, "seeds": (1, 2)}
-    request = Request.of("a cat", guidance=1, steps=4, sampler="ddim", batch_size=2, kept_noise="one", **settings)
+    request = Request.make("a cat", guidance=1, steps=4, sampler="ddim", batch_size=2, kept_noise="one", **settings)
     job = Job.prepare(model, request)
     x, keys, kept, painted, _ = programs.begin(model, job.course, {}, job.keys(), *job.canvas.arrays())
     schedule, (sampler, plan, *_) = model.process.schedule, job.course.trajectory
@@ -79,7 +79,7 @@ def test_what_is_kept_has_one_noise_for_all_steps_where_a_request_says_so(model)
     hook = editing.replacement_along(schedule, plan, kept.latents, ~painted, kept.noise)
     denoise = text_to_image.denoise(model, model.weights, conditional, None, 1.0)
     expected = samplers.sample(sampler, denoise, schedule, x, plan, keys, after_step=hook)
-    expected = job.canvas.kept(np.asarray(to_uint8(expected)))
+    expected = job.canvas.with_original(np.asarray(to_uint8(expected)))
     made = text_to_image.make(model, request)
     assert np.abs(made.astype(int) - expected).max() <= 1
     other = text_to_image.make(model, dataclasses.replace(request, kept_noise="fresh"))
@@ -329,10 +329,10 @@ def test_loras_act_in_their_intervals(model, monkeypatch):
     numbers = 2 * (WIDTH + 3) + 1  # of the factors and the scale: arrays of float32, whose bytes count
     assert peak_memory.held([(one.adapter, one.scale) for one in last.timed]) == 4 * numbers
     np.testing.assert_array_equal(found(last.weights, 0.999), found(model.params["unet"], 0.999))
-    assert LoraWeight.of([0.5, [0.25, 1]]) == LoraWeight.of((0.5, (0.25, 1))) == LoraWeight(0.5, (0.25, 1.0))
+    assert LoraWeight.read([0.5, [0.25, 1]]) == LoraWeight.read((0.5, (0.25, 1))) == LoraWeight(0.5, (0.25, 1.0))
     for wrong in ((0.5, (0.7, 0.2)), (0.5, (0, 2)), (0.5, 3), "much", (1, 2, 3)):
         with pytest.raises(ValueError, match=r"(times|weight) of a LoRA|a LoRA has"):
-            LoraWeight.of(wrong)
+            LoraWeight.read(wrong)
 
 
 def test_regions_are_guided_as_the_pipeline_guides(model):

@@ -30,8 +30,8 @@ HALF = (0.0, 0.0, 0.5, 1.0)
     ("a ball:mask=left.png", Region("a ball", "left.png")),
 ])  # fmt: skip
 def test_a_region_is_written_as_text_as_a_pair_or_as_a_table(text, region):
-    assert Region.of(text) == Region.of(tuple(region)) == Region.of(region._asdict()) == region
-    assert Region.of(region.text) == region
+    assert Region.read(text) == Region.read(tuple(region)) == Region.read(region._asdict()) == region
+    assert Region.read(region.text) == region
     assert png.request({"regions": [list(region)]}, Request()).regions == (region,)
 
 
@@ -40,7 +40,7 @@ def test_words_are_written_as_text_as_a_pair_or_as_a_table():
         ("red ball", Word("red ball")),
         ("ball:0,0,0.1234567,1", Word("ball", (0.0, 0.0, 0.1234567, 1.0))),
     ):
-        assert Word.of(text) == Word.of(tuple(word)) == Word.of(word._asdict()) == Word.of(word.as_text) == word
+        assert Word.read(text) == Word.read(tuple(word)) == Word.read(word._asdict()) == Word.read(word.as_text) == word
 
 
 @pytest.mark.parametrize("wrong, message", [
@@ -171,4 +171,4 @@ def test_a_reference_changes_the_picture_and_its_own_size_is_needed():
 @pytest.mark.parametrize("value", [7, None, {"prompt": "a"}, ["a"], ("a", (0, 0, 1, 1), 3), ("", (0, 0, 1, 1)), "ab"])
 def test_what_is_no_region_is_refused_in_words(value):
     with pytest.raises(ValueError, match=r"regions: .*valid: a prompt and where it holds|regions: the box"):
-        Region.of(value)
+        Region.read(value)

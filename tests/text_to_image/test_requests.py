@@ -154,18 +154,18 @@ def test_the_image_of_a_model_that_sees_several_is_the_first_of_its_images_unles
 )
 def test_the_negative_prompt_is_evaluated_where_a_scale_says_so(facts, settings, guided):
     model = types.SimpleNamespace(**{"distilled": False, "sees_picture": False, **facts})
-    assert Request.of("a cat", **settings).guided(model) == guided
+    assert Request.make("a cat", **settings).guided(model) == guided
 
 
 def test_a_trajectory_begins_at_an_image_that_is_changed_or_not_from_the_start():
     image = np.zeros((16, 16, 3), np.uint8)
-    whole, painted = Request.of("a cat", image=image), Request.of("a cat", image=image, margins=(0, 8, 0, 0))
-    assert not Request.of("a cat").begins_at_image(3)
+    whole, painted = (Request.make("a cat", image=image), Request.make("a cat", image=image, margins=(0, 8, 0, 0)))
+    assert not Request.make("a cat").begins_at_image(3)
     assert [whole.begins_at_image(first) for first in (0, 3)] == [True, True]
     assert [painted.begins_at_image(first) for first in (0, 3)] == [False, True]
 
 
 def test_seeds_and_prompts_are_as_many_or_one():
-    request = Request.of("a cat", [3, 5])
+    request = Request.make("a cat", [3, 5])
     assert (request.number, request.seeds, request.rows()) == (2, (3, 5), (["a cat", "a cat"], [3, 5]))
-    assert Request.of(["a cat", "a dog"], 7).rows() == (["a cat", "a dog"], [7, 7])
+    assert Request.make(["a cat", "a dog"], 7).rows() == (["a cat", "a dog"], [7, 7])

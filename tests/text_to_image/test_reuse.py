@@ -38,7 +38,7 @@ def model():
 
 
 def _request(**settings):
-    return Request.of("a cat", seeds=[3, 4], **{"steps": 8, "guidance": 2.0, "sampler": "ddim", **settings})
+    return Request.make("a cat", seeds=[3, 4], **{"steps": 8, "guidance": 2.0, "sampler": "ddim", **settings})
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from diffusion.text_to_image.regions import Region
 from diffusion.text_to_image.requests import Request, settings
 
 PATH = "a" * 4096
-REGION = Region.of(("a cat", (0.0, 0.0, 1.0, 1.0)))
+REGION = Region.read(("a cat", (0.0, 0.0, 1.0, 1.0)))
 CONTROL = Control("edges", "a.png")
 ENTRY = '{"name": "first_block", "text": ""}'
 ENDS = {  # setting: what it takes, what it refuses

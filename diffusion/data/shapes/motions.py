@@ -128,13 +128,13 @@ class Clip(NamedTuple):
         caption: the clip in words.
         movers: the one or two shapes.
         frames: uint8 [F, 64, 64, 3].
-        seen: float64 [F, K], the share of each mover that no bar covers.
+        visible: float64 [F, K], the share of each mover that no bar covers.
     """
 
     caption: str
     movers: tuple[Mover, ...]
     frames: np.ndarray
-    seen: np.ndarray
+    visible: np.ndarray
 
 
 def example(split: str, number: int, frames: int = 16, seed: int = SEED, setting: Setting = SETTING) -> Clip:

@@ -30,8 +30,8 @@ class _Derived(Stream):
     def place(self, raw: Any) -> str:
         return self._of.place(raw)
 
-    def about(self, raw: Any) -> Mapping[str, Any]:
-        return self._of.about(raw)
+    def metadata(self, raw: Any) -> Mapping[str, Any]:
+        return self._of.metadata(raw)
 
     def caption(self, raw: Any) -> str:
         return self._of.caption(raw)
@@ -58,7 +58,7 @@ class FilteredStream(_Derived):
     def keeps(self, raw: Any) -> bool:
         """Whether a record is kept. A damaged one is, since the decoder then names it."""
         try:
-            columns = self._of.about(raw)
+            columns = self._of.metadata(raw)
         except DamagedRecord:
             return True
         return bool(self._by(columns))
@@ -170,8 +170,8 @@ class MixedStream(Stream):
     def place(self, raw: Any) -> str:
         return self._of[raw[0]].place(raw[1])
 
-    def about(self, raw: Any) -> Mapping[str, Any]:
-        return self._of[raw[0]].about(raw[1])
+    def metadata(self, raw: Any) -> Mapping[str, Any]:
+        return self._of[raw[0]].metadata(raw[1])
 
     def caption(self, raw: Any) -> str:
         return self._of[raw[0]].caption(raw[1])

@@ -113,8 +113,8 @@ class _Read(Stored):
     def place(self, value: Raw, number: int, name: str) -> str:
         return value[0]
 
-    def about(self, value: Raw) -> Mapping[str, Any]:
-        return super().about(self._of(value[1]))
+    def metadata(self, value: Raw) -> Mapping[str, Any]:
+        return super().metadata(self._of(value[1]))
 
     def caption(self, value: Raw) -> str:
         return super().caption(self._of(value[1]))

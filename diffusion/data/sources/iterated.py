@@ -121,9 +121,9 @@ class Iterated(Stream):
     def place(self, raw: Any) -> str:
         return self._values.place(raw[1], raw[0], self.name)
 
-    def about(self, raw: Any) -> Mapping[str, Any]:
+    def metadata(self, raw: Any) -> Mapping[str, Any]:
         with self.blamed(raw):
-            return self._values.about(raw[1])
+            return self._values.metadata(raw[1])
 
     def caption(self, raw: Any) -> str:
         return self._values.caption(raw[1])

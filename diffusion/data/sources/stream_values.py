@@ -29,7 +29,7 @@ class Values(Protocol):
         """The name, for messages, of the record of that number in a pass over the stream."""
         ...
 
-    def about(self, value: Any) -> Mapping[str, Any]:
+    def metadata(self, value: Any) -> Mapping[str, Any]:
         """All columns but the example."""
         ...
 
@@ -56,7 +56,7 @@ class Mappings:
     def place(self, value: Any, number: int, name: str) -> str:
         return f"{name}, record {number}"
 
-    def about(self, value: Any) -> Mapping[str, Any]:
+    def metadata(self, value: Any) -> Mapping[str, Any]:
         return {key: entry for key, entry in value.items() if key not in ("image", "x")}
 
     def caption(self, value: Any) -> str:
@@ -107,7 +107,7 @@ class Stored:
     def place(self, value: Mapping[str, Any], number: int, name: str) -> str:
         return f"{self._columns.where}, row {number}"
 
-    def about(self, value: Mapping[str, Any]) -> Mapping[str, Any]:
+    def metadata(self, value: Mapping[str, Any]) -> Mapping[str, Any]:
         number = self._number(value)
         rest = {key: entry for key, entry in value.items() if key != self._columns.example}
         return rest if number is None else rest | {"label": number}

@@ -95,7 +95,7 @@ class Stream:
         """The name of a record in messages."""
         raise NotImplementedError
 
-    def about(self, raw: Any) -> Mapping[str, Any]:
+    def metadata(self, raw: Any) -> Mapping[str, Any]:
         """The columns that a filter may look at: all but the example, which is not decoded for it."""
         raise NotImplementedError
 

@@ -190,7 +190,7 @@ class Records(RandomAccess):
                 raise ValueError(f"{self._table.place(int(self._rows[row]))}: {error}.") from None
         return texts
 
-    def about(self, row: int, columns: Sequence[str] = ()) -> dict[str, Any]:
+    def metadata(self, row: int, columns: Sequence[str] = ()) -> dict[str, Any]:
         """The stored values of a record without its example, so that a filter decodes no picture."""
         names = columns or [name for name in self._table.columns if name != self._columns.example]
         values = self._table.read([int(self._rows[row])], names)[0]

@@ -54,7 +54,7 @@ def test_frames_of_other_sides_are_measured_alike():
     for side in (64, 32, 16):
         frames = motions.shrunk(clip.frames, side)[None]
         best = clip_templates.measured(frames, moving_objects.tracks(frames))
-        overlaps.append(best.overlap[0, clip.seen[:, 0] > 0.99, SHAPES.index(clip.movers[0].shape)].mean())
+        overlaps.append(best.overlap[0, clip.visible[:, 0] > 0.99, SHAPES.index(clip.movers[0].shape)].mean())
     assert min(overlaps[:2]) > 0.93 and 0.8 < overlaps[2] < overlaps[1]
 
 

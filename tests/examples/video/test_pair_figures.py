@@ -32,7 +32,7 @@ def test_each_of_two_shapes_has_its_half(real):
     for i, clip in enumerate(truth):
         rows = np.flatnonzero(shown.clip == i)
         assert [shown.movers[row] for row in rows] == list(clip.movers)
-        np.testing.assert_array_equal(shown.seen[rows].T, clip.seen)
+        np.testing.assert_array_equal(shown.visible[rows].T, clip.visible)
         if len(rows) == 1:
             np.testing.assert_array_equal(shown.clips[rows[0]], clips[i])
         else:
@@ -48,12 +48,12 @@ def test_real_clips_are_as_asked(real):
     assert shares.pop("whole") > 0.98  # a frame or two of a hundred have less
     assert shares == dict.fromkeys(shares, 1.0) and {"shape", "shape of two", "constant", "direction"} <= shares.keys()
     assert figures["speed"] < 0.01 and figures["flicker"] < 0.01
-    frames = sum(int((clip.seen >= 0.9).sum()) for clip in truth)
+    frames = sum(int((clip.visible >= 0.9).sum()) for clip in truth)
     assert figures["shape"]["count"] == frames
     some = pair_figures.measured(clips, truth, known=8)
-    assert some["shape"]["count"] == sum(int((clip.seen[8:] >= 0.9).sum()) for clip in truth)
+    assert some["shape"]["count"] == sum(int((clip.visible[8:] >= 0.9).sum()) for clip in truth)
     last = pair_figures.measured(clips, truth, last=4)
-    assert last["shape"]["count"] == sum(int((clip.seen[-4:] >= 0.9).sum()) for clip in truth)
+    assert last["shape"]["count"] == sum(int((clip.visible[-4:] >= 0.9).sum()) for clip in truth)
     assert "direction" not in last
 
 
@@ -62,7 +62,7 @@ def test_clips_of_other_captions_are_not(real):
     gone = clips.copy()
     gone[:, 8:] = 255
     figures = pair_figures.measured(gone, truth)
-    there = sum(int((clip.seen[:8] >= 0.9).sum()) for clip in truth)
+    there = sum(int((clip.visible[:8] >= 0.9).sum()) for clip in truth)
     for name in ("shape", "colour", "one"):
         assert figures[name]["share"] == pytest.approx(there / figures[name]["count"])
     assert figures["constant"]["share"] == 0  # each shape is whole again, or still, in some later frame

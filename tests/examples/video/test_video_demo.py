@@ -152,7 +152,7 @@ def test_the_parts_that_the_judge_sees_show_the_shape(real):
     clips, truth = real
     parts, numbers = clip_judge.looked_at(clips, motion_figures.moving_objects.tracks(clips))
     assert parts.shape == (40, 8, 16, 16, 3) and numbers.shape == (40, 24)
-    seen = np.stack([clip.seen[:, 0] for clip in truth]) > 0.99
+    seen = np.stack([clip.visible[:, 0] for clip in truth]) > 0.99
     whole = motion_figures.moving_objects.weights(clips).sum((2, 3))
     in_part = motion_figures.moving_objects.weights(parts).sum((2, 3))
     assert (in_part[seen] > 0.97 * whole[seen]).all()

@@ -190,7 +190,7 @@ def test_fields_of_controls_are_those_that_an_attachment_takes():
     assert values == {"steps": 3}
     assert [one["picture"] for one in sent] == ["sent a.png", "sent b.png", "sent c.png"]
     assert [one.get("mask") for one in sent] == [None, "sent m.png", None]
-    back = lambda one: Control.of(one | {part: one[part][5:] for part in control_fields.IMAGES if part in one})
+    back = lambda one: Control.read(one | {part: one[part][5:] for part in control_fields.IMAGES if part in one})
     assert list(map(back, sent)) == controls
 
 

@@ -280,7 +280,7 @@ def test_inpainting_is_of_the_bases_kind(tmp_path):
         with pytest.raises(
             ValueError, match=f"the base is a {other}, of whose kind there is no pipeline that inpaints"
         ):
-            inpainting_of(base.of_pipeline(other))
+            inpainting_of(base.as_pipeline(other))
 
 
 def test_masks_are_functions_of_the_row_and_cover_the_share(tmp_path):

@@ -148,7 +148,7 @@ def test_flags_are_a_request(flags):
 def test_every_setting_is_a_flag_with_its_help(flags):
     for name, setting in settings(Request).items():
         flag = flags[{"prompts": "prompt", "seeds": "seed"}.get(name, name)]
-        repeated = ";\n    repeat this option to specify a list of values" if setting.of is not None else ""
+        repeated = ";\n    repeat this option to specify a list of values" if setting.item is not None else ""
         assert flag.help == setting.help + repeated or name == "seeds"
 
 
