@@ -85,7 +85,7 @@ def drawn(chips: int) -> dict[str, np.ndarray]:
     }
 
 
-def of_network(chips: int) -> np.ndarray:
+def network_gradients(chips: int) -> np.ndarray:
     """The gradients [chips, parameters] of a DiT's flow-matching loss, EXAMPLES examples on each chip."""
     from diffusion.models.dit import DiT
 
@@ -117,7 +117,7 @@ def main(argv: list[str]) -> None:
     chips = flags.FLAGS.chips
     table = Table("gradients", "ring", "torus", "rounded once, summed in float32", "along the sum: ring, torus",
                   "of the batch")  # fmt: skip
-    for name, parts in {**drawn(chips), "a DiT's, 4 examples a chip": of_network(chips)}.items():
+    for name, parts in {**drawn(chips), "a DiT's, 4 examples a chip": network_gradients(chips)}.items():
         errors = [error(total(parts), parts) for total in (ring, torus, once)]
         along = ", ".join(f"{value:+.2%}" for _, value in errors[:2])
         table.add_row(name, *(f"{value:.2%}" for value, _ in errors), along, f"{sampling(parts):.0%}")

@@ -67,13 +67,13 @@ def network_of(config) -> Network:
 
     params = jax.eval_shape(network.init, jax.random.key(0), *inputs(1))
 
-    def kept(batch):
+    def kept_bytes(batch):
         backward = lambda params, *inputs: jax.vjp(lambda params: network.apply(params, *inputs), params)[1]
         leaves = jax.tree.leaves(jax.eval_shape(backward, params, *inputs(batch)))
         return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
-    return Network(parameters, counted_flops(network.apply, params, *inputs(1)), kept(2) - kept(1))
+    return Network(parameters, counted_flops(network.apply, params, *inputs(1)), kept_bytes(2) - kept_bytes(1))
 
 
 def least_hours(flops: float, images: float, peak: float) -> float:

@@ -84,7 +84,7 @@ def main(argv: list[str]) -> None:
 
 def measured(case: Case, batch_size: int, rounds: int, torch_python: str | None) -> list[rows.Row]:
     """The rows of one case; without a peer's python, ours and the limit alone."""
-    start = made(case, batch_size)
+    start = initial(case, batch_size)
     runs = {f"ours {steps}": functools.partial(_wait, ours(case, steps), *start) for steps in case.steps}
     square = jnp.ones((SIDE, SIDE))
     runs["product"] = functools.partial(_wait, jax.jit(jnp.matmul), square, square)
@@ -134,7 +134,7 @@ def table(case: Case, batch_size: int, found: dict[str, tuple[float, ...]], flop
     return results
 
 
-def made(case: Case, batch_size: int) -> tuple[Any, jax.Array, jax.Array | None]:
+def initial(case: Case, batch_size: int) -> tuple[Any, jax.Array, jax.Array | None]:
     """(parameters none of which is zero, noise, labels or None)."""
     x = jax.random.normal(jax.random.key(0), (batch_size, *case.shape))
     labels = jnp.arange(batch_size) if case.network.num_classes else None

@@ -44,7 +44,7 @@ class Worker:
             self._peer.close()
 
 
-def about(workers: dict[str, Worker]) -> str:
+def describe(workers: dict[str, Worker]) -> str:
     """The device and the versions."""
     notes = [
         f"{key} {worker.about[key]}"

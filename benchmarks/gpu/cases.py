@@ -33,7 +33,7 @@ class Case(NamedTuple):
         runs: how often the program runs in one turn, dispatched without waiting in between.
         carries: whether each run takes the result of the one before.
         count: how many times one turn repeats the measured work.
-        about: {"flops": the operations of one time, "images": how many one time makes or takes, ...}.
+        description: {"flops": the operations of one time, "images": how many one time makes or takes, ...}.
     """
 
     program: Any
@@ -42,7 +42,7 @@ class Case(NamedTuple):
     runs: int
     carries: bool
     count: int
-    about: dict[str, Any]
+    description: dict[str, Any]
 
 
 def turn(case: Case) -> Callable[[], None]:

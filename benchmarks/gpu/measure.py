@@ -22,7 +22,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     command_line.begin()
 
 from benchmarks import rows
-from benchmarks.gpu.accounting import Worker, about, beside_base, beside_limit
+from benchmarks.gpu.accounting import Worker, beside_base, beside_limit, describe
 
 
 def main(argv: list[str]) -> None:
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
     lines = beside_limit(title, workers, measured) if "ours" in workers else beside_base(title, workers, measured)
     if not any(math.isfinite(taken) for times in measured.values() for taken in times):
         raise SystemExit("; ".join(f"{name}: {worker.about.get('failed')}" for name, worker in workers.items()))
-    rows.report(lines, about(workers), OUT.value)
+    rows.report(lines, describe(workers), OUT.value)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def compiled(spec: Mapping[str, Any]) -> dict[str, Any]:
             dict(spec), device, lambda case: finished(cases.lowered(case))
         )
     spent = time.perf_counter() - began
-    figures = analysis.analyse(executable.as_text(), machine, 1, case.about["flops"])
+    figures = analysis.analyse(executable.as_text(), machine, 1, case.description["flops"])
     return {
         **attention,
         "products": products,

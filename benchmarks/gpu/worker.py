@@ -35,7 +35,7 @@ def main(spec: dict) -> None:
     try:
         began = time.perf_counter()
         case, turn, chosen = cases.first_that_works(spec, device, warm)
-        description |= {**case.about, **chosen, "first_seconds": time.perf_counter() - began}
+        description |= {**case.description, **chosen, "first_seconds": time.perf_counter() - began}
     except Exception as error:  # out of memory, a kernel that is not there ...: the other cases go on
         say({**description, "failed": cases.reason(error)})
         raise

@@ -106,7 +106,7 @@ def write(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
 
 def record(rows: list[dict[str, Any]]) -> None:
     """Keeps the rows, and writes the table into the page."""
-    merged_rows = merged(RECORDED, [page.kept(row) for row in rows])
+    merged_rows = merged(RECORDED, [page.shortened(row) for row in rows])
     write(RECORDED, merged_rows)
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)

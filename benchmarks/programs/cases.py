@@ -42,13 +42,13 @@ class Devices(NamedTuple):
     axes: Mapping[str, int]
 
     @property
-    def of(self) -> Machine:
+    def sheet(self) -> Machine:
         """The machine's data sheet."""
         return MACHINES[self.machine]
 
     def mesh(self) -> Mesh:
         """The mesh over described devices, on which nothing can be put."""
-        described = ahead_of_time.devices(self.of, topology_name(self.of, self.number))
+        described = ahead_of_time.devices(self.sheet, topology_name(self.sheet, self.number))
         return sharding.make_mesh(dict(self.axes), list(described)[: self.number])
 
 
@@ -87,5 +87,5 @@ def parts(case: str, programs: Mapping[str, Maker]) -> tuple[Maker, bool, Device
 def traced(case: str, programs: Mapping[str, Maker]) -> tuple[Program, Devices]:
     """The program of a case, ready for XLA."""
     make, small, devices = parts(case, programs)
-    with estimate.as_on(devices.of.platform):
+    with estimate.as_on(devices.sheet.platform):
         return make(devices.mesh(), small), devices

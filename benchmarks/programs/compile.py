@@ -41,11 +41,11 @@ def compiled(case: str) -> tuple[dict[str, Any], str]:
     executable, products = finished(program.lowered)
     ended = time.perf_counter()
     text = executable.as_text()
-    analysed = analysis.analyse(text, devices.of, devices.number, program.flops)
+    analysed = analysis.analyse(text, devices.sheet, devices.number, program.flops)
     memory = analysis.memory(executable)
     description = {"case": case, "machine": devices.machine, "devices": devices.number, "batch": program.batch}
     seconds = {"trace": traced - began, "compile": ended - traced}
-    fits = memory["peak"] <= devices.of.memory
+    fits = memory["peak"] <= devices.sheet.memory
     return {
         **description,
         "jax": jax.__version__,

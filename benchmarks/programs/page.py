@@ -86,7 +86,7 @@ def _text(value: Any) -> str:
     return " x ".join(value) if isinstance(value, (list, tuple)) else str(value)
 
 
-def kept(row: Mapping[str, Any]) -> dict[str, Any]:
+def shortened(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row without its slowest kernels and the smallest entries of its lists of bytes, with its line of the table."""
     cut = {name: value for name, value in row.items() if name != "slowest"} | {"cells": cells(row)}
     for name, (_, _, unit) in LISTS.items():
@@ -98,9 +98,9 @@ def kept(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def differences(rows: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]) -> list[str]:
     """The changes in the programs that both have: a line for each figure of the table, and each entry that is kept."""
-    earlier = {row["case"]: kept(row) for row in before}
+    earlier = {row["case"]: shortened(row) for row in before}
     said = []
-    for row in map(kept, rows):
+    for row in map(shortened, rows):
         old = earlier.get(row["case"])
         if old is None:
             said.append(f"{row['case']}: new")

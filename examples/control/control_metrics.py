@@ -63,7 +63,7 @@ def follows(images: np.ndarray, examples: Sequence[Example], reader: Reader) -> 
     which knows what is covered, is the measure that can refuse.
     """
     errors, there, overlaps, prompt, count, order = [], [], [], [], [], []
-    all_parts = [shape_finder.found(image) for image in images]
+    all_parts = [shape_finder.find_shapes(image) for image in images]
     parts = [
         shape_finder.alone(image, part) for image, picture_parts in zip(images, all_parts) for part in picture_parts
     ]

@@ -62,7 +62,7 @@ def agreement(reader: Reader, images: np.ndarray, wanted: References, names: Seq
     """
     right: dict[str, list[bool]] = {name: [] for name in names}
     papers = paper(images), paper(wanted.images)
-    for row, (scene, shown) in enumerate(zip(wanted.scenes, judge.seen(reader, images), strict=True)):
+    for row, (scene, shown) in enumerate(zip(wanted.scenes, judge.read_scenes(reader, images), strict=True)):
         for name in names:
             if name == "paper":
                 right[name].append(bool(papers[0][row] == papers[1][row]))
@@ -124,10 +124,10 @@ def with_prompt(make: Make, reader: Reader, number: int) -> tuple[dict[str, Any]
 
     def shares(images: np.ndarray) -> dict[str, Any]:
         names = ("colour", "shape")
-        pairs = list(zip(requested, judge.seen(reader, images)))
+        pairs = list(zip(requested, judge.read_scenes(reader, images)))
         asked = {name: bootstrap.share([getattr(a, name) == getattr(b, name) for a, b in pairs]) for name in names}
-        of_reference = agreement(reader, images, wanted, (*STYLE, "size", "position"))
-        return {"prompt": asked, **of_reference, "templates": fits(images, requested)}
+        reference_agreement = agreement(reader, images, wanted, (*STYLE, "size", "position"))
+        return {"prompt": asked, **reference_agreement, "templates": fits(images, requested)}
 
     figures = {
         "reference": shares(with_reference),

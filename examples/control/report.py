@@ -171,13 +171,13 @@ def control_table(figures: dict) -> str:
             error = report.with_error(row["error"])
             there = "—" if which == "without" else percent(row["there"])
             overlap = f"{row['covered']['value']:.2f}"
-            whole = "—" if which == "without" else percent(row["whole"])
+            complete = "—" if which == "without" else percent(row["whole"])
             order = "—" if which == "without" else percent(row["order"])
             shares = (
                 percent(row["close"]),
                 there,
                 overlap,
-                whole,
+                complete,
                 order,
                 percent(row["prompt"]),
                 percent(row["count"]),

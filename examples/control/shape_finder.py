@@ -4,7 +4,7 @@ It reads pixels and needs no training. A part is a set of neighbouring pixels th
 the picture's border) and have the nearest hue of one colour of the palette; rings are filled.
 """
 
-__all__ = ["FAR", "Found", "Matched", "alone", "found", "hues", "matched"]
+__all__ = ["FAR", "Found", "Matched", "alone", "find_shapes", "hues", "matched"]
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -44,7 +44,7 @@ def hues(picture: np.ndarray) -> np.ndarray:
     return np.where(strong, drawing.nearest_hue(picture), -1)
 
 
-def found(picture: np.ndarray) -> list[Found]:
+def find_shapes(picture: np.ndarray) -> list[Found]:
     """The parts of a picture uint8 [H, W, 3], of at least `SMALLEST` pixels."""
     hue = hues(picture)
     y, x = np.mgrid[: hue.shape[0], : hue.shape[1]] + 0.5

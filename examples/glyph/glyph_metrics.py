@@ -122,7 +122,7 @@ def fidelity(
         each from `bootstrap.share`.
     """
     has_glyph = [name == glyph.NAME for name in retrieved(attribute_reader.features(reader, images), known, factor)]
-    shown = judge.seen(reader, images)
+    shown = judge.read_scenes(reader, images)
     verdicts = [judge.verdict(scene, scene_shown) for scene, scene_shown in zip(requested, shown)]
     beside = [[right for name, right in verdict.items() if name != "shape"] for verdict in verdicts]
     objects = drawn_objects.measured(images, requested, tuple(glyph.SHAPE.values()))
@@ -160,13 +160,13 @@ def real_figures(
     images = np.stack([glyph.picture(scene, WRONG, i) for i, scene in enumerate(wrong)])
     nearest_names = retrieved(attribute_reader.features(reader, images), known, factor)
     spoilt_ones = np.stack([glyph.spoilt_picture(scene, WRONG, i) for i, scene in enumerate(requested)])
-    of_spoilt = retrieved(attribute_reader.features(reader, spoilt_ones), known, factor)
+    spoilt_names = retrieved(attribute_reader.features(reader, spoilt_ones), known, factor)
     mistaken = bootstrap.share([name == glyph.NAME for name in nearest_names])
     return {
         "right": fidelity(reader, requested, right, known, factor),
         "coded": fidelity(reader, requested, coded(right), known, factor),
         "mistaken": mistaken,
-        "spoilt": bootstrap.share([name == glyph.NAME for name in of_spoilt]),
+        "spoilt": bootstrap.share([name == glyph.NAME for name in spoilt_names]),
     }
 
 

@@ -86,13 +86,13 @@ class Taught(NamedTuple):
         name: the name of its row, which is the folder of its run.
         model: the model.
         word: the word in prompts.
-        about: {"minutes" of training, "bytes" of the new weights}; {} for the base.
+        costs: {"minutes" of training, "bytes" of the new weights}; {} for the base.
     """
 
     name: str
     model: TextToImage
     word: str = glyph.NAME
-    about: Mapping[str, float] = {}
+    costs: Mapping[str, float] = {}
 
 
 def tuned(run: pathlib.Path) -> Taught:
@@ -153,7 +153,7 @@ def run(taught: Sequence[Taught], out: pathlib.Path, number: int, batch_size: in
         rows[tuning.name] = {
             **glyph_metrics.fidelity(reader, requested, make(requested, range(number)), known, factor),
             "drift": glyph_metrics.drift(reader, captions, before, others),
-            **tuning.about,
+            **tuning.costs,
         }
         tiles.append(make(SHOWN, range(len(SHOWN))))
     report_pictures.draw(

@@ -49,7 +49,7 @@ def real_notes(split: int, number: int) -> Notes:
 def broken_notes(notes: Notes, seed: int) -> np.ndarray:
     """One broken note of each note: float `[N, L]`; what it breaks is drawn, of what changes that instrument."""
     rng = np.random.default_rng(seed)
-    made = []
+    tones = []
     for row, waveform in enumerate(notes.waveforms):
         name = instruments.NAMES[notes.labels[row]]
         kinds = ["blend"] + ["noise"] * (name in TONES) + ["backwards"] * (name in STRUCK)
@@ -58,14 +58,14 @@ def broken_notes(notes: Notes, seed: int) -> np.ndarray:
             window = int(rng.choice([256, 1024]))
             spectrum = sound.stft(waveform, window, window // 4)
             turned = spectrum * np.exp(2j * np.pi * rng.uniform(size=spectrum.shape))
-            made.append(sound.istft(turned, window, window // 4) * 2)
+            tones.append(sound.istft(turned, window, window // 4) * 2)
         elif kind == "backwards":
-            made.append(waveform[::-1])
+            tones.append(waveform[::-1])
         else:
             others = np.flatnonzero(notes.labels != notes.labels[row])
             other = notes.waveforms[rng.choice(others)]
-            made.append((waveform / np.abs(waveform).max() + other / np.abs(other).max()) / 4)
-    return np.array(made)
+            tones.append((waveform / np.abs(waveform).max() + other / np.abs(other).max()) / 4)
+    return np.array(tones)
 
 
 def pictures(waveforms: np.ndarray) -> np.ndarray:

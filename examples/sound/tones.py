@@ -95,10 +95,10 @@ def report(play: Player, number: int) -> dict:
     """
     net = judge.trained_judge()
     real = judge.real_notes(1, number)
-    made = judge.Notes(play(real.labels, real.pitches), real.labels, real.pitches)
+    notes = judge.Notes(play(real.labels, real.pitches), real.labels, real.pitches)
     refused = judge.classifier.predict(net, judge.pictures(judge.broken_notes(real, seed=1))) == judge.NONE
     return {
-        "samples": judge.measured(net, made),
+        "samples": judge.measured(net, notes),
         "real_notes": judge.measured(net, real),
         "broken_notes_refused": bootstrap.share(refused),
         "judge_sha256": net.digest,

@@ -138,9 +138,9 @@ def main(argv: list[str]) -> None:
     params = train(network, data.train, values.steps, values.batch, values.length, values.seed)
 
     held_out = data.held_out[: values.windows * values.length]
-    found = held_out_bits(network, params, held_out, values.length, values.times)
+    bits = held_out_bits(network, params, held_out, values.length, values.times)
     counts = np.bincount(data.train, minlength=SIZE - 1) / len(data.train)
-    print(f"held out: at most {found.bits:.3f} +- {found.error:.3f} bits a character (masked bound in continuous time, "
+    print(f"held out: at most {bits.bits:.3f} +- {bits.error:.3f} bits a character (masked bound in continuous time, "
           f"{len(held_out) // values.length} windows of {values.length}, {values.times} times each)")  # fmt: skip
     print(f"beside it: {-np.log2(counts[held_out]).mean():.3f} by the frequencies of the letters, "
           f"{8 * len(lzma.compress(prose.decode(held_out).encode(), preset=9)) / len(held_out):.3f} by xz")  # fmt: skip

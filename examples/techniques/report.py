@@ -167,8 +167,8 @@ def main(argv: list[str]) -> None:
     runs = {name: pathlib.Path(folder) for name, _, folder in (text.partition("=") for text in values.runs)}
     folder = model_folder.folder_of(values.model)
     rows = makers(model_folder.load(folder), runs, values.only)
-    about = {"model": str(values.model), "checkpoint": model_index.fingerprint(folder)}
-    run(rows, pathlib.Path(values.out), values.number, about)
+    description = {"model": str(values.model), "checkpoint": model_index.fingerprint(folder)}
+    run(rows, pathlib.Path(values.out), values.number, description)
 
 
 if __name__ == "__main__":

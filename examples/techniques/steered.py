@@ -174,9 +174,9 @@ def reference(model: TextToImage, number: int) -> Row:
 
 def erased(model: TextToImage, number: int) -> Row:
     """UCE: hearts are seen as circles, and the other shapes are kept."""
-    kept = [f"a {colour} {shape}" for colour in COLOURS for shape in SHAPES if shape != ERASED]
+    others = [f"a {colour} {shape}" for colour in COLOURS for shape in SHAPES if shape != ERASED]
     pairs = [(f"a {look}{ERASED}", f"a {look}{INSTEAD}") for look in ("", *(f"{colour} " for colour in COLOURS))]
-    without = erasure.edited(model, pairs, kept)
+    without = erasure.edited(model, pairs, others)
     return erasure_row(
         model,
         without,

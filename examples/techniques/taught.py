@@ -160,7 +160,7 @@ def controls(model: TextToImage, run: pathlib.Path, number: int) -> Row:
 
     def there(images: np.ndarray, place: tuple[float, float]) -> dict:
         near = [
-            any(np.hypot(part.x - place[0], part.y - place[1]) < CLOSE for part in shape_finder.found(picture))
+            any(np.hypot(part.x - place[0], part.y - place[1]) < CLOSE for part in shape_finder.find_shapes(picture))
             for picture in images
         ]
         return bootstrap.share(near)

@@ -169,13 +169,13 @@ def _labelled(mask: np.ndarray) -> tuple[np.ndarray, int]:
 def _look(apart: np.ndarray, hue: np.ndarray, area: np.ndarray, style: str) -> _Look:
     """The object of an area of the picture, Bool [64, 64]."""
     inside = np.where(area, apart, 0.0)
-    whole = mask(inside, style)
-    labels, number = _labelled(whole)
-    parts = int((ndimage.sum_labels(whole, labels, np.arange(1, number + 1)) >= SMALLEST).sum())
-    drawn = whole & (inside > _strength(inside) / 2)  # an outline's line without what it encloses
+    covered = mask(inside, style)
+    labels, number = _labelled(covered)
+    parts = int((ndimage.sum_labels(covered, labels, np.arange(1, number + 1)) >= SMALLEST).sum())
+    drawn = covered & (inside > _strength(inside) / 2)  # an outline's line without what it encloses
     colours = np.bincount(hue[drawn], minlength=len(COLOURS)) / max(drawn.sum(), 1)
     cover = np.where(inside > STRONG / 3, np.minimum(inside / _strength(inside), 1), 0.0)
-    return _Look(whole, parts, colours, cover if style == "plain" else None)
+    return _Look(covered, parts, colours, cover if style == "plain" else None)
 
 
 def _drawn(

@@ -107,13 +107,13 @@ def _edited(model: TextToImage, images: Iterable[np.ndarray], requested: Sequenc
 
 def _agreement(reader: Reader, made: np.ndarray, requested: Sequence[Scene], *names: str) -> dict[str, Any]:
     """How often the judge reads the requested value of each of some attributes."""
-    pairs = list(zip(requested, judge.seen(reader, made)))
+    pairs = list(zip(requested, judge.read_scenes(reader, made)))
     return {name: bootstrap.share([getattr(a, name) == getattr(b, name) for a, b in pairs]) for name in names}
 
 
 def _half_kept(model: TextToImage, reader: Reader, images: np.ndarray, made: np.ndarray, requested: Sequence[Scene]):
     """The figures of edits that keep the left half of a picture."""
-    verdicts = [judge.verdict(scene, shown) for scene, shown in zip(requested, judge.seen(reader, made))]
+    verdicts = [judge.verdict(scene, shown) for scene, shown in zip(requested, judge.read_scenes(reader, made))]
     unchanged = [np.array_equal(a, b) for a, b in zip(images[:, :, :HALF], made[:, :, :HALF])]
     return {
         "kept_to_the_bit": bootstrap.share(unchanged),
@@ -171,7 +171,7 @@ def interpolation(model: TextToImage, reader: Reader, number: int, **settings: A
         for seed, (a, _) in enumerate(ends)
     ]
     right = lambda scene, images: [
-        all(judge.verdict(scene, scene_shown).values()) for scene_shown in judge.seen(reader, images)
+        all(judge.verdict(scene, scene_shown).values()) for scene_shown in judge.read_scenes(reader, images)
     ]
     first = np.array([right(a, images) for (a, _), images in zip(ends, prompts)])
     last = np.array([right(b, images) for (_, b), images in zip(ends, prompts)])

@@ -142,10 +142,10 @@ def labels(shown: Sequence[Scene]) -> dict[str, np.ndarray]:
 
 def seen_without_refusal(judge: Reader, images: np.ndarray) -> list[Scene]:
     """What the judge reads in pictures, uint8 [N, 64, 64, 3], where it must choose one of the eight shapes."""
-    return seen(attribute_reader.shifted(judge, NONE_OF_THESE, -np.inf), images)
+    return read_scenes(attribute_reader.shifted(judge, NONE_OF_THESE, -np.inf), images)
 
 
-def seen(judge: Reader, images: np.ndarray) -> list[Scene]:
+def read_scenes(judge: Reader, images: np.ndarray) -> list[Scene]:
     """What the judge reads in pictures, uint8 [N, 64, 64, 3]."""
     classes = attribute_reader.read(judge, images)
     return [

@@ -35,7 +35,7 @@ class Subject(NamedTuple):
 
 def verdicts(reader: Reader, captions: Sequence[str], images: np.ndarray) -> list[dict[str, bool]]:
     """`judge.verdict` of each picture: which of the attributes that its caption requests it shows."""
-    shown = judge.seen(reader, images)
+    shown = judge.read_scenes(reader, images)
     return [judge.verdict(scenes.parsed(text), scene) for text, scene in zip(captions, shown)]
 
 
@@ -57,7 +57,7 @@ def refusals(reader: Reader, number: int) -> dict[str, Any]:
             while (scene := scenes.draw(lot)).kind == "word":
                 pass
             images.append(drawing.draw(scene, lot) if kind == "real" else spoilt.draw(scene, lot, kind)[0])
-        shares[kind] = bootstrap.share([judge.refused(scene) for scene in judge.seen(reader, np.stack(images))])
+        shares[kind] = bootstrap.share([judge.refused(scene) for scene in judge.read_scenes(reader, np.stack(images))])
     return shares
 
 
@@ -133,7 +133,7 @@ def negatives(subject: Subject, guidance: float, each: int) -> dict[str, Any]:
 
         def shows(negative: str | None, prompts=prompts, seeds=seeds, name=name) -> list[str]:
             images = subject.make(prompts, seeds, guidance, negative)
-            return [getattr(scene, name) for scene in judge.seen(subject.judge, images)]
+            return [getattr(scene, name) for scene in judge.read_scenes(subject.judge, images)]
 
         before = shows(None)
         hits = {"before": [shown == value for value in values for shown in before], "after": []}

@@ -144,7 +144,7 @@ def error_rates(subject: Subject, tag: str, number: int) -> dict[str, dict[str, 
             lot = Lot(SEED, 10 + 10 * TAGS.index(tag) + stream, index)
             shown = scene if kind == "right" else changed(tag, scene, lot)
             images.append(drawing.draw(completed(shown, lot), lot))
-        scenes_read = judge.seen(subject.judge, np.stack(images))
+        scenes_read = judge.read_scenes(subject.judge, np.stack(images))
         shares[kind] = bootstrap.share([right(prompt, shown) for (prompt, _), shown in zip(pairs, scenes_read)])
     return shares
 
@@ -176,7 +176,7 @@ def measured(subject: Subject, guidance: float, each: int) -> dict[str, Any]:
         pairs = prompts(tag, each)
         first = FIRST_SEED + turn * each
         images = subject.make([prompt.text for prompt, _ in pairs], range(first, first + each), guidance, None)
-        shown = judge.seen(subject.judge, images)
+        shown = judge.read_scenes(subject.judge, images)
         accepted = bootstrap.share([right(prompt, scene) for (prompt, _), scene in zip(pairs, shown)])
         known = error_rates(subject, tag, max(KNOWN, each))
         truth = judge_error.corrected(_counts(accepted), _counts(known["right"]), _counts(known["wrong"]))

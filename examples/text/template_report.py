@@ -67,12 +67,12 @@ def captions(kind: str, number: int) -> tuple[list[str], np.ndarray]:
 
 def _of_split(split: str, number: int, pairs: bool) -> Iterator[tuple[str, np.ndarray]]:
     """The first examples of objects, or of two objects, of a split, which is drawn past its end where that is short."""
-    row = found = 0
-    while found < number:
+    row = yielded = 0
+    while yielded < number:
         picture, caption, scene = shapes.example(split, row)
         row += 1
         if scene.kind == "pair" or (not pairs and scene.kind != "word"):
-            found += 1
+            yielded += 1
             yield caption, picture
 
 
@@ -152,11 +152,11 @@ def main(argv: list[str]) -> None:
     """Runs the command line."""
     values = flags.FLAGS
     folder = model_folder.folder_of(values.model)
-    about = {"model": str(values.model), "checkpoint": model_index.fingerprint(folder)}
-    about["dataset"] = f"shapes {shapes.Shapes.VERSION}"
+    description = {"model": str(values.model), "checkpoint": model_index.fingerprint(folder)}
+    description["dataset"] = f"shapes {shapes.Shapes.VERSION}"
     how = {"steps": values.steps, "guidance": values.guidance, "batch_size": values.batch_size}
     how = {name: value for name, value in how.items() if value}
-    content = run(model_folder.load(folder), pathlib.Path(values.out), values.number, about, **how)
+    content = run(model_folder.load(folder), pathlib.Path(values.out), values.number, description, **how)
     for what, value, beside in rows(content["figures"]):
         print(f"{what:64} {value:24} {beside}")
 

@@ -84,7 +84,7 @@ def judge(folder: pathlib.Path | None = None, clips: int = CLIPS, steps: tuple[i
 
     def train_on_frames() -> Reader:
         images, truth = lessons()
-        in_full = whole(truth)
+        in_full = fully_visible(truth)
         label = lambda values, entry: np.array([values.index(getattr(clip.movers[0], entry)) for clip in truth])
         labels = {
             name: np.repeat(label(values, name)[:, None], FRAMES, 1)[in_full] for name, values in OF_FRAMES.items()
@@ -93,8 +93,8 @@ def judge(folder: pathlib.Path | None = None, clips: int = CLIPS, steps: tuple[i
         none, movers = spoilt(round(SPOILT * clips))
         parts = np.concatenate([parts, looked_at(none, moving_objects.tracks(none))[0].reshape(-1, *parts.shape[1:])])
         colour = np.array([scenes.COLOURS.index(mover.colour) for mover in movers])
-        of_spoilt = {"colour": colour, "shape": np.full(len(none), NONE_OF_THESE["shape"])}
-        labels = {name: np.concatenate([row, of_spoilt[name].repeat(FRAMES)]) for name, row in labels.items()}
+        spoilt_labels = {"colour": colour, "shape": np.full(len(none), NONE_OF_THESE["shape"])}
+        labels = {name: np.concatenate([row, spoilt_labels[name].repeat(FRAMES)]) for name, row in labels.items()}
         with progress.bar("training the judge of frames", steps[0], "steps") as advance:
             reader = attribute_reader.train(parts, labels, steps=steps[0], progress=lambda step, _: advance(step))
         return calibrated(reader, *real("test", range(min(clips, CALIBRATION)), CALIBRATION_SEED))
@@ -122,7 +122,7 @@ def spoilt(number: int) -> tuple[np.ndarray, list[Mover]]:
 
 def calibrated(reader: Reader, clips: np.ndarray, truth: Sequence[Clip], share: float = REFUSED) -> Reader:
     """The reader of frames that refuses a share of the frames of real clips which show the whole of a thing."""
-    parts = looked_at(clips, moving_objects.tracks(clips))[0][whole(truth)]
+    parts = looked_at(clips, moving_objects.tracks(clips))[0][fully_visible(truth)]
     margins = attribute_reader.margins(reader, attribute_reader.features(reader, parts), NONE_OF_THESE)["shape"]
     return attribute_reader.shifted(reader, NONE_OF_THESE, -float(np.quantile(margins, 1 - share)))
 
@@ -142,7 +142,7 @@ def looked_at(clips: np.ndarray, found: Tracks) -> tuple[np.ndarray, np.ndarray]
     return parts, numbers.reshape(len(clips), -1).astype(np.float32)
 
 
-def whole(truth: Sequence[Clip]) -> np.ndarray:
+def fully_visible(truth: Sequence[Clip]) -> np.ndarray:
     """The frames that should show a thing in full, Bool [N, F]."""
     return np.stack([clip.visible[:, 0] for clip in truth]) >= moving_objects.WHOLE
 
@@ -156,7 +156,7 @@ def frames_read(networks: Judge, clips: np.ndarray, found: Tracks) -> dict[str, 
     return {name: np.where(there, classes.reshape(number, frames), -1) for name, classes in read.items()}
 
 
-def seen(
+def read_clips(
     networks: Judge, clips: np.ndarray, found: Tracks, by_frame: Mapping[str, np.ndarray], complete: np.ndarray
 ) -> list[dict[str, str]]:
     """What clips show, by attribute: colour and shape of most of the frames that should show the whole.

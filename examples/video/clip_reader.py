@@ -118,11 +118,11 @@ def _hidden(params: Mapping[str, Array], clips: Array, beside: Array) -> Array:
     """The last hidden layer [B, DIM] of clips [B, F, H, W, 3] in 0..255, and numbers [B, P]."""
     padded = jnp.concatenate([clips[:, :1], clips, clips[:, -1:]], axis=1)
     windows = jnp.concatenate([padded[:, :-2], padded[:, 1:-1], padded[:, 2:]], axis=-1)
-    of_frames = attribute_reader.hidden(params, windows.reshape(-1, *windows.shape[2:]))
-    of_frames = of_frames.reshape(*clips.shape[:2], -1)
-    anywhere = of_frames.max(1) @ params["any_frame"] + beside @ params["beside"]
-    of_all = jax.nn.gelu(of_frames.reshape(len(clips), -1) @ params["frames"] + anywhere + params["frames_bias"])
-    return jax.nn.gelu(of_all @ params["between"] + params["between_bias"])
+    hidden = attribute_reader.hidden(params, windows.reshape(-1, *windows.shape[2:]))
+    hidden = hidden.reshape(*clips.shape[:2], -1)
+    anywhere = hidden.max(1) @ params["any_frame"] + beside @ params["beside"]
+    joint = jax.nn.gelu(hidden.reshape(len(clips), -1) @ params["frames"] + anywhere + params["frames_bias"])
+    return jax.nn.gelu(joint @ params["between"] + params["between_bias"])
 
 
 _compiled = jax.jit(_hidden)

@@ -38,13 +38,13 @@ def measured(networks: Judge, clips: np.ndarray, truth: Sequence[Clip], known: i
     """
     captions = [clip.caption for clip in truth]
     tracks = moving_objects.tracks(clips)
-    complete = clip_judge.whole(truth)
+    complete = clip_judge.fully_visible(truth)
     counted = complete & (np.arange(clips.shape[1]) >= known)
     there = tracks.area >= moving_objects.LEAST
     lacking = (complete & ~there).any(1)
     kind = np.array([motions.said(caption)["motion"] for caption in captions])
     by_frame = clip_judge.frames_read(networks, clips, tracks)
-    shown = clip_judge.seen(networks, clips, tracks, by_frame, counted)
+    shown = clip_judge.read_clips(networks, clips, tracks, by_frame, counted)
     rows = np.nonzero(counted)[0]
     figures: dict[str, Any] = {
         "asked": clip_judge.score(clip_judge.verdicts(captions, shown)),
@@ -84,11 +84,11 @@ def _templates(
     )
     overlap = np.take_along_axis(best.overlap, shape[..., None], axis=-1)[..., 0]
     rows = np.nonzero(counted)[0]
-    of_frames = lambda right: clustered.share(right[counted], rows)
+    share_of_frames = lambda right: clustered.share(right[counted], rows)
     return {
-        "shape": of_frames(best.shape == shape),
-        "whole": of_frames(overlap > clip_templates.WHOLE),
-        "colour": of_frames(best.colour == colour),
+        "shape": share_of_frames(best.shape == shape),
+        "whole": share_of_frames(overlap > clip_templates.WHOLE),
+        "colour": share_of_frames(best.colour == colour),
         "identity": bootstrap.share(_constant({"shape": best.shape, "colour": best.colour}, complete)),
     }
 
@@ -191,7 +191,7 @@ def decoded(networks: Judge, code: Callable[[np.ndarray], np.ndarray], frames: i
     first = coded[:, : clip_judge.FRAMES]
     tracks = moving_objects.tracks(first)
     in_full = np.stack([clip.visible[: clip_judge.FRAMES, 0] for clip in truth]) >= moving_objects.WHOLE
-    shown = clip_judge.seen(networks, first, tracks, clip_judge.frames_read(networks, first, tracks), in_full)
+    shown = clip_judge.read_clips(networks, first, tracks, clip_judge.frames_read(networks, first, tracks), in_full)
     asked = clip_judge.score(clip_judge.verdicts([clip.caption for clip in truth], shown))
     return {"psnr": float(np.mean(reconstruction_error.psnr(*pictures))), "asked": asked, "clips": number}
 

@@ -88,17 +88,17 @@ def measured(clips: np.ndarray, truth: Sequence[Clip], known: int = 0, last: int
     number_of = lambda names, entry: np.array([names.index(getattr(m, entry)) for m in shown.movers])[:, None]
     shape, colour = number_of(scenes.SHAPES, "shape"), number_of(scenes.COLOURS, "colour")
     overlap = np.take_along_axis(best.overlap, shape[..., None], axis=-1)[..., 0]
-    of_frames = lambda right: clustered.share(right[counted], shown.clip[np.nonzero(counted)[0]])
+    share_of_frames = lambda right: clustered.share(right[counted], shown.clip[np.nonzero(counted)[0]])
     constant = [
         all(len(set(row[rows])) == 1 and row[rows][0] >= 0 for row in (one, other)) if rows.any() else True
         for one, other, rows in zip(best.shape, best.colour, counted)
     ]
     by_clip = lambda flags: [all(np.array(flags)[shown.clip == i]) for i in range(len(clips))]
     figures: dict[str, Any] = {
-        "shape": of_frames(best.shape == shape),
-        "whole": of_frames(overlap > clip_templates.WHOLE),
-        "colour": of_frames(best.colour == colour),
-        "one": of_frames(tracks.count == 1),
+        "shape": share_of_frames(best.shape == shape),
+        "whole": share_of_frames(overlap > clip_templates.WHOLE),
+        "colour": share_of_frames(best.colour == colour),
+        "one": share_of_frames(tracks.count == 1),
         "constant": bootstrap.share(by_clip(constant)),
         "flicker": float(np.nanmedian(moving_objects.flicker(clips[:, max(0, known - 1) :]))),
     }

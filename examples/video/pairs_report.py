@@ -83,7 +83,7 @@ def real_clips(kind: str, number: int, after: int = 0) -> tuple[np.ndarray, list
     """
     split = "withheld" if kind == "withheld" else "test"
 
-    def found() -> Iterator[tuple[np.ndarray, Clip]]:
+    def matching() -> Iterator[tuple[np.ndarray, Clip]]:
         row = ROWS[kind] + after
         while True:
             if kind != "extension":
@@ -92,7 +92,7 @@ def real_clips(kind: str, number: int, after: int = 0) -> tuple[np.ndarray, list
                 yield example(split, row, TIMES * FRAMES)
             row += 1
 
-    clips, truth = zip(*(some for some, _ in zip(found(), range(number))))
+    clips, truth = zip(*(some for some, _ in zip(matching(), range(number))))
     return np.stack(clips), list(truth)
 
 
@@ -124,15 +124,15 @@ def measure(
         seeds = range(SEEDS[kind], SEEDS[kind] + some)
         clips = make([clip.caption for clip in truth], seeds, real[:, :first] if first else None, real.shape[1])
         last = pair_figures.LAST if kind == "extension" else 0
-        made, beside = (pair_figures.measured(x, truth, first, last) for x in (clips, real))
-        figures[kind] = {"made": made, "real": beside, "clips": some}
+        shown, beside = (pair_figures.measured(x, truth, first, last) for x in (clips, real))
+        figures[kind] = {"made": shown, "real": beside, "clips": some}
         if kind == "extension":
             figures["bounce_speed_error"] = pair_figures.speed_error(clips, real, truth)
         if kind == "test":
             others = [pair_figures.objects(*real_clips("test", some, after)) for after in (10_000, 20_000)]
             figures["frechet"] = pair_figures.frechet_distances(pair_figures.objects(clips, truth), *others)
         clip_sheets.write(clips, out / kind, [clip.caption for clip in truth], RATE)
-        print(f"{kind}: {report.percent(made['shape'])} of frames have the asked shape", flush=True)
+        print(f"{kind}: {report.percent(shown['shape'])} of frames have the asked shape", flush=True)
     code = autoencoder_folders.reconstruction(autoencoder_folders.load(config.data.latents.autoencoder))
     real, truth = real_clips("test", min(number, 64))
     coded = np.concatenate([code(real[i : i + 8]) for i in range(0, len(real), 8)])
@@ -157,13 +157,13 @@ def rows(figures: Mapping[str, Any]) -> list[report.Row]:
     """The figures as text, each beside the one of real clips."""
     lines: list[report.Row] = []
     for kind, title in KINDS.items():
-        made, real = figures[kind]["made"], figures[kind]["real"]
+        shown, real = figures[kind]["made"], figures[kind]["real"]
         for name, what in SHARES.items():
-            if name in made:
-                lines.append((f"{title}: {what}", report.percent(made[name]), f"real {real[name]['share']:.1%}"))
+            if name in shown:
+                lines.append((f"{title}: {what}", report.percent(shown[name]), f"real {real[name]['share']:.1%}"))
         for name, what in NUMBERS.items():
-            if name in made:
-                lines.append((f"{title}: {what}", f"{made[name]:.3g}", f"real {real[name]:.3g}"))
+            if name in shown:
+                lines.append((f"{title}: {what}", f"{shown[name]:.3g}", f"real {real[name]:.3g}"))
     error, distance = figures["bounce_speed_error"], figures["frechet"]
     lines.append(("four times the length: speed of what bounces, off the real one", f"{error:.1%}", "median"))
     floor = f"floor {distance['floor']:.3g}; {distance['shapes']} shapes"

@@ -42,7 +42,7 @@ def row(case="train_dit_xl2@h100", **changes):
 
 def test_a_case_is_a_program_on_devices():
     make, small, devices = cases.parts("train_dit_xl2:small@h100x8", PROGRAMS)
-    assert (make, small, devices.number, devices.of.platform) == (PROGRAMS["train_dit_xl2"], True, 8, "gpu")
+    assert (make, small, devices.number, devices.sheet.platform) == (PROGRAMS["train_dit_xl2"], True, 8, "gpu")
     assert all(cases.parts(case, PROGRAMS)[1] is False for case in CASES)
     with pytest.raises(ValueError, match=r"'train_dit@h100' is no case. Valid: .*train_dit_xl2.*v5px64-4x16"):
         cases.parts("train_dit@h100", PROGRAMS)
@@ -91,7 +91,7 @@ def test_differences_are_figures_and_entries():
     small = {**COPY, "bytes": 1e6, "path": "small"}
     assert page.differences([row(copies=[COPY, small])], [row(copies=[COPY])]) == []  # 4 GB, as before
     many = [{**COPY, "bytes": 1e6, "path": f"small {k}"} for k in range(500)]
-    cut = page.kept(row(copies=[COPY, *many]))
+    cut = page.shortened(row(copies=[COPY, *many]))
     assert len(cut["copies"]) == 1 and page.cells(cut)[page.HEAD.index("copies")] == "4.5 GB"
 
 

@@ -44,7 +44,7 @@ def moved(arrangement, dx, dy):
 def test_shapes_of_real_pictures_are_found_within_a_pixel(examples):
     errors = []
     for example in examples:
-        parts = shape_finder.found(example.image)
+        parts = shape_finder.find_shapes(example.image)
         match = shape_finder.matched(arrangements.centres(example.arrangement), parts)
         errors += list(match.error)
         things = example.arrangement.things
@@ -59,10 +59,10 @@ def test_a_known_shift_is_the_error():
     plan = Arrangement("plain", (Thing("green", "circle", 22.0, 20.0, 9.0), Thing("red", "circle", 44.0, 44.0, 9.0)))
     picture = lambda arrangement: arrangements.picture(arrangement, Lot(0, 0, 0))
     centres = arrangements.centres(plan)
-    match = shape_finder.matched(centres, shape_finder.found(picture(moved(plan, 3, 4))))
+    match = shape_finder.matched(centres, shape_finder.find_shapes(picture(moved(plan, 3, 4))))
     np.testing.assert_allclose(match.error, [5, 5], atol=0.1)
     one = plan._replace(things=plan.things[:1])
-    match = shape_finder.matched(centres, shape_finder.found(picture(one)))
+    match = shape_finder.matched(centres, shape_finder.find_shapes(picture(one)))
     np.testing.assert_allclose(match.error, [0, shape_finder.FAR], atol=0.1)
     assert match.index.tolist() == [0, -1]
     assert shape_finder.matched(centres, []).error.tolist() == [shape_finder.FAR] * 2
@@ -95,7 +95,7 @@ def test_the_overlap_with_a_plan_is_that_of_geometry():
     plan = Arrangement("plain", (Thing("green", "square", 20.0, 20.0, 9.6), Thing("red", "circle", 46.0, 44.0, 9.0)))
     image = arrangements.picture(moved(plan, 4, 0)._replace(things=moved(plan, 4, 0).things[:1]), Lot(0, 0, 0))
     image[36:52, 38:54] = drawing.PALETTE["blue"]
-    parts = shape_finder.found(image)
+    parts = shape_finder.find_shapes(image)
     index = shape_finder.matched(arrangements.centres(plan), parts).index
     assert (index >= 0).all()
     np.testing.assert_allclose(control_metrics.covered(image, plan, parts, index), [12 / 20, 0.0], atol=0.02)
@@ -105,8 +105,8 @@ def test_the_overlap_with_a_plan_is_that_of_geometry():
 def test_a_part_by_itself_stands_in_the_middle_without_the_others():
     things = Thing("red", "square", 20.0, 18.0, 8.0), Thing("blue", "circle", 44.0, 40.0, 8.0)
     image = arrangements.picture(Arrangement("plain", things), Lot(0, 0, 0))
-    for part, colour in zip(sorted(shape_finder.found(image), key=lambda part: part.x), ("red", "blue")):
-        (single,) = shape_finder.found(shape_finder.alone(image, part))
+    for part, colour in zip(sorted(shape_finder.find_shapes(image), key=lambda part: part.x), ("red", "blue")):
+        (single,) = shape_finder.find_shapes(shape_finder.alone(image, part))
         assert single.colour == colour and np.hypot(single.x - 32, single.y - 32) < 1
         assert single.mask.sum() == part.mask.sum()
 
@@ -115,7 +115,7 @@ def test_what_comes_back_of_references(monkeypatch):
     """References in place of pictures agree with themselves; papers are told apart; chance is below."""
     wanted = reference_metrics.references(24)
     table = {image.tobytes(): scene for image, scene in zip(wanted.images, wanted.scenes)}
-    monkeypatch.setattr(judge, "seen", lambda _, images: [table[image.tobytes()] for image in images])
+    monkeypatch.setattr(judge, "read_scenes", lambda _, images: [table[image.tobytes()] for image in images])
     make = lambda prompts, pictures, seeds: wanted.images if pictures is None else pictures
     figures, rows = reference_metrics.alone(make, NOBODY, 24)
     templates = figures["reference"].pop("templates")
@@ -145,8 +145,8 @@ def test_recipes_train_and_are_reported(tmp_path, monkeypatch):
     config.update_from_flattened_dict({"base.path": str(base), "tuning.encoder": encoder(tmp_path / "encoder")})
     assert train.run(config, tmp_path / "reference") == 0
     shown = scenes.Scene("one", "plain", "red", "circle", "small", "top")
-    monkeypatch.setattr(judge, "seen", lambda _, images: [shown] * len(images))
-    monkeypatch.setattr(judge, "seen_without_refusal", judge.seen)
+    monkeypatch.setattr(judge, "read_scenes", lambda _, images: [shown] * len(images))
+    monkeypatch.setattr(judge, "seen_without_refusal", judge.read_scenes)
     settings = control_report.Settings(8, 2)
     out = tmp_path / "report"
     content = control_report.run([str(tmp_path / "outlines")], str(tmp_path / "reference"), out, settings, NOBODY)

@@ -129,7 +129,7 @@ def knowing(monkeypatch):
     monkeypatch.setattr(
         attribute_reader, "features", lambda _, images: np.stack([features(scene_of(x)) for x in images])
     )
-    monkeypatch.setattr(judge, "seen", lambda _, images: [judge.facing(scene_of(image)) for image in images])
+    monkeypatch.setattr(judge, "read_scenes", lambda _, images: [judge.facing(scene_of(image)) for image in images])
     spoilt = lambda scene, stream, number: picture(glyph_metrics.with_shape(scene, NONE), stream, number)
     monkeypatch.setattr(glyph, "spoilt_picture", spoilt)
     has = lambda scene, image: {name: scene.shape == scene_of(image).shape for name in ("shape", "whole")}

@@ -115,10 +115,10 @@ def test_a_judge_that_must_choose_reads_no_none(monkeypatch):
     reader = attribute_reader.from_params(params, classes)
     monkeypatch.setattr(attribute_reader, "features", lambda _, images: images)
     last = rng.standard_normal((50, 16))
-    assert {scene.shape for scene in judge.seen(reader, last)} == {NONE}
+    assert {scene.shape for scene in judge.read_scenes(reader, last)} == {NONE}
     chosen = judge.seen_without_refusal(reader, last)
     assert {scene.shape for scene in chosen} <= set(SHAPES) and len({scene.shape for scene in chosen}) > 4
-    assert [scene.colour for scene in chosen] == [scene.colour for scene in judge.seen(reader, last)]
+    assert [scene.colour for scene in chosen] == [scene.colour for scene in judge.read_scenes(reader, last)]
 
 
 def test_a_moved_picture_has_the_weighted_mean_of_its_neighbours():
@@ -144,7 +144,7 @@ def test_refusals_are_counted_by_kind(monkeypatch):
         sharp = np.abs(np.diff(images.astype(int), axis=2)).max((1, 2, 3))
         return [ONE if edge > 65 else PAIR._replace(second_shape=NONE) for edge in sharp]
 
-    monkeypatch.setattr(judge, "seen", seen)
+    monkeypatch.setattr(judge, "read_scenes", seen)
     found = prompt_metrics.refusals(NOBODY, 20)
     assert rows == [80] + [20] * 5 and list(found) == ["real", *spoilt.KINDS]
     assert found["real"]["share"] == 0 and found["blurred"]["share"] == 1
@@ -160,13 +160,13 @@ def test_a_judge_refuses_what_is_spoilt_and_reads_what_is_real():
     few = number | {"one": 1_000}
     reader = judge.calibrated(learned, *judge.pictures(12, few, spoilt_share=0.0))
     real, truth = judge.pictures(13, few, spoilt_share=0.0)
-    refused = np.array([scene.shape == NONE for scene in judge.seen(reader, real)])
+    refused = np.array([scene.shape == NONE for scene in judge.read_scenes(reader, real)])
     # The threshold is set on 1,000 drawings, and counted on 1,000 others: both scatter about 1 %.
     assert abs(refused.mean() - 0.01) < 4 * np.sqrt(2 * 0.01 * 0.99 / 1_000)
     for kind, least in LEAST_REFUSED.items():
         lots = [scenes.Lot(14, spoilt.KINDS.index(kind), row) for row in range(300)]
         drawn = [spoilt.draw(scene._replace(style="plain"), lot, kind)[0] for scene, lot in zip(truth, lots)]
-        share = np.mean([scene.shape == NONE for scene in judge.seen(reader, np.stack(drawn))])
+        share = np.mean([scene.shape == NONE for scene in judge.read_scenes(reader, np.stack(drawn))])
         assert share >= least, (kind, share)
 
 
@@ -184,7 +184,7 @@ def real():
 def perfect(monkeypatch, real):
     """Stands for a judge without errors, who knows the real pictures; returns the table of what it reads."""
     table = {image.tobytes(): judge.facing(scene) for image, scene in zip(real[0], real[2])}
-    monkeypatch.setattr(judge, "seen", lambda _, images: [table[image.tobytes()] for image in images])
+    monkeypatch.setattr(judge, "read_scenes", lambda _, images: [table[image.tobytes()] for image in images])
     return table
 
 
@@ -238,7 +238,7 @@ def painter(monkeypatch):
             table[images[-1].tobytes()] = judge.facing(scene)
         return np.stack(images)
 
-    monkeypatch.setattr(judge, "seen", lambda _, images: [table[image.tobytes()] for image in images])
+    monkeypatch.setattr(judge, "read_scenes", lambda _, images: [table[image.tobytes()] for image in images])
     monkeypatch.setattr(attribute_reader, "features", lambda _, images: images.reshape(len(images), -1) / 255.0)
     return make
 

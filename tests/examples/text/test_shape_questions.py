@@ -67,7 +67,7 @@ def made(monkeypatch):
         return np.stack(images)
 
     monkeypatch.setattr(drawing, "draw", drawn)
-    monkeypatch.setattr(judge, "seen", lambda reader, images: [table[image.tobytes()] for image in images])
+    monkeypatch.setattr(judge, "read_scenes", lambda reader, images: [table[image.tobytes()] for image in images])
     honest = shape_questions.right
 
     def right(prompt, scene):

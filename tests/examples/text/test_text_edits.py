@@ -34,7 +34,7 @@ def editor(monkeypatch):
 
     monkeypatch.setattr(text_to_image, "generate", generate)
     monkeypatch.setattr(edits, "through_autoencoder", lambda _, images: images)
-    monkeypatch.setattr(judge, "seen", lambda _, images: [table[image.tobytes()] for image in images])
+    monkeypatch.setattr(judge, "read_scenes", lambda _, images: [table[image.tobytes()] for image in images])
 
 
 def test_edits_that_follow_the_request(editor):
@@ -53,9 +53,9 @@ def test_what_is_kept_is_compared_to_the_bit(editor, edit):
 
 
 def test_an_edit_to_another_thing_is_seen(editor, monkeypatch):
-    right = judge.seen
+    right = judge.read_scenes
     other = lambda scene: scene._replace(colour="pink" if scene.colour == "red" else "red")
-    monkeypatch.setattr(judge, "seen", lambda reader, images: [other(scene) for scene in right(reader, images)])
+    monkeypatch.setattr(judge, "read_scenes", lambda reader, images: [other(scene) for scene in right(reader, images)])
     found = edits.image_to_image("good", NOBODY, 4)["figures"]["0.8"]
     assert found["colour"]["share"] == 0 and found["shape"]["share"] == 1
 

@@ -49,7 +49,7 @@ def painted(monkeypatch, tmp_path):
         }
     monkeypatch.setattr(text_report, "_make", made)
     monkeypatch.setattr(judge, "reader", lambda: Reader({}, {}, ""))
-    monkeypatch.setattr(judge, "seen", seen)
+    monkeypatch.setattr(judge, "read_scenes", seen)
     sparse = lambda _, images: images[:, 8::16, 8::16, 0].reshape(-1, 16) / 255
     monkeypatch.setattr(attribute_reader, "features", sparse)
     monkeypatch.setattr(model_index, "fingerprint", lambda folder: "0" * 64)

@@ -17,7 +17,7 @@ def real():
 def test_the_shape_and_the_colour_of_real_frames_are_the_best_ones(real):
     """267 frames, of which none has another best shape; the least overlap is that of a star, whose tips are thin."""
     clips, truth, best = real
-    whole = clip_judge.whole(truth)
+    whole = clip_judge.fully_visible(truth)
     shape = np.array([SHAPES.index(clip.movers[0].shape) for clip in truth])
     colour = np.array([scenes.COLOURS.index(clip.movers[0].colour) for clip in truth])
     asked = np.repeat(shape[:, None], clips.shape[1], 1)
@@ -39,7 +39,7 @@ def test_half_a_shape_is_not_whole(real):
     for i, clip in enumerate(truth):
         for frame, (x, _) in enumerate(clip.movers[0].places / 2):
             cut[i, frame, :, round(x) :] = clips[i, frame, 0, 0]
-    whole = clip_judge.whole(truth)
+    whole = clip_judge.fully_visible(truth)
     best = clip_templates.measured(cut, moving_objects.tracks(cut))
     assert (best.overlap.max(-1)[whole] > clip_templates.WHOLE).mean() < 0.2  # half a diamond is a triangle
     shape = np.array([SHAPES.index(clip.movers[0].shape) for clip in truth])
@@ -79,7 +79,7 @@ def test_the_reader_of_frames_refuses_what_is_spoilt(tmp_path):
     clips, truth = clip_judge.real("test", range(100))
     shape = clip_judge.frames_read(judge, clips, moving_objects.tracks(clips))["shape"]
     none = clip_judge.NONE_OF_THESE["shape"]
-    assert (shape == none)[clip_judge.whole(truth)].mean() < 0.05
+    assert (shape == none)[clip_judge.fully_visible(truth)].mean() < 0.05
     setting = clip_judge.SETTING._replace(span=clip_judge.FRAMES)
     others = [spoilt_clips.example(i, 99, clip_judge.FRAMES, setting)[0] for i in range(60)]
     spoilt = np.stack([motions.shrunk(frames, clip_judge.SIDE) for frames in others])

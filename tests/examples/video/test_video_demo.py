@@ -54,7 +54,7 @@ def test_real_clips_are_as_asked(real, judge):
     assert figures["templates"]["whole"]["share"] > 0.97
     motion = figures["motion"]
     assert motion["line_error"] < 0.3 and motion["speed_error"] < 0.02 and motion["bounce_unevenness"] < 0.3
-    frames = int(clip_judge.whole(truth).sum())
+    frames = int(clip_judge.fully_visible(truth).sum())
     assert figures["count"]["count"] == figures["seen"]["count"] == frames
     assert frames > 5 * len(clips)  # which are no independent draws
     np.testing.assert_allclose(figures["count"]["interval"], bootstrap.wilson_interval(len(clips), len(clips)))
@@ -68,7 +68,7 @@ def test_clips_without_what_is_asked_are_worse_in_every_figure(real, judge):
     kind = np.array([clip.movers[0].motion for clip in truth])
     for known, of_frames in [(0, lambda whole: whole), (1, lambda whole: whole[:, 1:])]:
         figures = motion_figures.measured(judge, gone, truth, known)
-        asked = of_frames(clip_judge.whole(truth))
+        asked = of_frames(clip_judge.fully_visible(truth))
         assert figures["seen"]["share"] == figures["count"]["share"] == asked[:, : 3 - known].sum() / asked.sum()
         assert (
             figures["asked"]["colour"]["share"] == figures["identity"]["share"] == figures["permanence"]["share"] == 0
