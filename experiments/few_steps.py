@@ -110,7 +110,7 @@ def rows_of(folder: str | pathlib.Path, name: str, steps: Sequence[int], number:
     return rows
 
 
-def kept(row: Row, out: pathlib.Path, make: Callable[[], Made], *judges: str) -> dict:
+def measured_once(row: Row, out: pathlib.Path, make: Callable[[], Made], *judges: str) -> dict:
     """Figures of a row and its first samples: made now, or read where the same samples were measured before.
 
     Args:
@@ -223,7 +223,7 @@ def compare(measure: Callable[[Row], Made], inception: str, share: tuple[str, st
     runs.append((values.teacher, "teacher", [int(count) for count in values.teacher_steps]))
     rows = []
     for row in [row for run in runs for row in rows_of(*run, values.number, inception)]:
-        rows.append(kept(row, out, lambda row=row: measure(row), *judges))
+        rows.append(measured_once(row, out, lambda row=row: measure(row), *judges))
         features = [name.removeprefix("fd_") for name in rows[-1] if name.startswith("fd_")]
         distances = "  ".join(f"{name} {rows[-1][f'fd_{name}']:.4g}" for name in features)
         console.print(f"{row.name}, {rows[-1]['nfe']} evaluations: {distances}", markup=False)

@@ -29,7 +29,9 @@ from diffusion.experiments.text import model
 def main(argv: list[str]) -> None:
     """Runs the command line."""
     run = flags.FLAGS.workdir
-    print(f'{model.of_run(run, flags.FLAGS.license)}. Next: {printed("sample", f"--workdir={run}")} --prompt="..."')
+    print(
+        f'{model.write_model(run, flags.FLAGS.license)}. Next: {printed("sample", f"--workdir={run}")} --prompt="..."'
+    )
 
 
 if __name__ == "__main__":

@@ -32,10 +32,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config = base.tuned({"name": "control_net"}, learning_rate=3e-3, steps=1500)
     config.optimizer.name = "muon"
     config.data.source = {"name": "arranged_drawings", "kind": "outlines", "number": 4_000, "places": PLACES}
-    return recipes.preset(of_drawings(config), arg, PRESETS)
+    return recipes.preset(use_drawings(config), arg, PRESETS)
 
 
-def of_drawings(config: ConfigDict) -> ConfigDict:
+def use_drawings(config: ConfigDict) -> ConfigDict:
     """A tuning of the drawings' model, by the loss that it was trained with."""
     config.base.path = "runs/text/model"
     trained = shapes.denoiser()

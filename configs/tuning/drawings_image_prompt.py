@@ -28,4 +28,4 @@ def get_config(arg: str = "") -> ConfigDict:
     tuning |= {"inner": 192, "depth": 2, "heads": 3}
     config = base.tuned(tuning, learning_rate=2e-3, steps=1800)
     config.data.source = {"name": "drawings", "silent": 0.5, "number": 4_000}
-    return recipes.preset(control.of_drawings(config), arg, PRESETS)
+    return recipes.preset(control.use_drawings(config), arg, PRESETS)

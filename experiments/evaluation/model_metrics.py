@@ -134,7 +134,7 @@ def bits_per_dim(subject: Subject) -> dict:
     solver = ode.dormand_prince(start, schedule.t_max, TOLERANCE, TOLERANCE)
 
     @jax.jit
-    def of(params, images, labels, numbers):
+    def measured(params, images, labels, numbers):
         keys = jax.vmap(lambda number: jax.random.split(jax.random.fold_in(jax.random.key(SEED), number)))(numbers)
         x = likelihood.dequantise(images, keys[:, 0]) if pictures else images
         real = generate.real_of(recipe, labels)
@@ -152,7 +152,7 @@ def bits_per_dim(subject: Subject) -> dict:
         for first in range(0, count, BATCH):
             rows = np.resize(chosen[first : first + BATCH], BATCH)
             labels = generate.as_condition(jax.tree.map(lambda leaf, rows=rows: leaf[rows], conditions))
-            batch = of(params, subject.real.images[rows], labels, rows)
+            batch = measured(params, subject.real.images[rows], labels, rows)
             bits.append(np.asarray(batch[0])[: count - first])
             nfe.append(np.asarray(batch[1])[: count - first])
             advance(min(first + BATCH, count))

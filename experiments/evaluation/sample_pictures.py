@@ -36,7 +36,7 @@ class Samples(NamedTuple):
         x: the samples, uint8 or float32 `[N, ...]`.
         labels: the conditions that the network received, int `[N]` or a pytree `[N, ...]`.
         classes: the classes, int `[N]`; zeros where there are none.
-        of_records: whether the conditions are those of the data's first records.
+        from_records: whether the conditions are those of the data's first records.
         out: the folder to write into.
     """
 
@@ -44,7 +44,7 @@ class Samples(NamedTuple):
     x: np.ndarray
     labels: Any
     classes: np.ndarray
-    of_records: bool
+    from_records: bool
     out: pathlib.Path
 
 
@@ -95,7 +95,7 @@ def _series(samples: Samples) -> list[pathlib.Path] | None:
     grouped, part = series_charts.grouped(samples.x, samples.labels)
     path = samples.out / "samples.png"
     series_charts.fans(grouped, part, path, getattr(source, "process", None))
-    return [path, *(series_files.write(source, samples.x, samples.out) if samples.of_records else [])]
+    return [path, *(series_files.write(source, samples.x, samples.out) if samples.from_records else [])]
 
 
 def _clips(samples: Samples) -> list[pathlib.Path] | None:

@@ -31,13 +31,13 @@ class Sight(NamedTuple):
         see: pictures uint8 [H, W, C] -> float32 [number, *shape].
         shape: the shape of the entry, of one to three axes.
         column: the entry of the condition that is the picture; "" for the record's own.
-        about: the facts that the entry depends on beside the pictures, as JSON.
+        facts: the facts that the entry depends on beside the pictures, as JSON.
     """
 
     see: Callable[[Sequence[np.ndarray]], np.ndarray]
     shape: tuple[int, ...]
     column: str
-    about: Mapping[str, Any]
+    facts: Mapping[str, Any]
 
     @property
     def latent(self) -> tuple[int, int, int]:
@@ -96,7 +96,7 @@ class Rows:
 
 def _earlier(sight: Sight, source: sources.Source, folder: pathlib.Path) -> np.ndarray | None:
     """The entries that a run of before wrote beside the folder of its caches; None where it wrote none of the same."""
-    wanted = json.loads(json.dumps({"pictures": source.fingerprint(), **sight.about}, default=str))
+    wanted = json.loads(json.dumps({"pictures": source.fingerprint(), **sight.facts}, default=str))
     for path in (folder.parent.parent / name for name in EARLIER):
         if not path.is_file() or not {folder.name, IDENTITY} <= npz.names(path):
             continue
@@ -134,7 +134,7 @@ def write(sight: Sight, source: sources.Source, folder: pathlib.Path, threads: i
             "num_classes": 0,
             "shape": list(spec.shape),
         },
-        autoencoder={"family": "", "config": dict(sight.about), "sha256": digest(sight.about)},
+        autoencoder={"family": "", "config": dict(sight.facts), "sha256": digest(sight.facts)},
         shape=sight.latent,
         kind="mean",
         views=latent_cache.VIEWS[:1],

@@ -30,7 +30,7 @@ def first(program: Program) -> tuple[state.TrainState, dict[str, Any]]:
     make = lambda seed, base: program.init(seed, base)._replace(unsaved=None)
     initial_state = jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, target))(program.seed, base)
     base_parts = {name: base[name] for name in (*parts, NULL)}
-    return initial_state._replace(unsaved={BASE: base_parts}), about(tuned, base)
+    return initial_state._replace(unsaved={BASE: base_parts}), describe_base(tuned, base)
 
 
 def restored(
@@ -49,7 +49,7 @@ def restored(
         return train_state, None
     parts = [name for name in program.target.unsaved[BASE] if name != NULL]
     base = _loaded(program, (*parts, *tuned.tuning.copies))
-    now = about(tuned, base)
+    now = describe_base(tuned, base)
     differs = [name for name, leaf in now["leaves"].items() if before and before["leaves"].get(name) != leaf]
     if before and differs:
         raise ConfigError(
@@ -77,7 +77,7 @@ def _loaded(program: Program, parts: Sequence[str]) -> dict[str, Any]:
     return {**base.load(dict.fromkeys(parts), shardings), NULL: null}
 
 
-def about(tuned: TunedNetwork, kept: Mapping[str, Any]) -> dict[str, Any]:
+def describe_base(tuned: TunedNetwork, kept: Mapping[str, Any]) -> dict[str, Any]:
     """{"path", "sha256", "leaves"}: where the weights of a base lie, a checksum of each leaf, and a hash of all."""
     leaves = checksums.checksums(dict(kept))
     shapes = {name: f"{leaf.shape} {leaf.dtype}" for name, leaf in leaves_of(dict(kept)).items()}

@@ -13,7 +13,7 @@ class Average(NamedTuple):
 
     params: Any
     step: int
-    about: dict[str, Any]
+    description: dict[str, Any]
 
 
 def post_hoc(folder: str | pathlib.Path, tracked: float, width: float, step: int | None = None) -> Average:

@@ -97,14 +97,14 @@ class Weights(NamedTuple):
         params: the parameters, as in `recipe.network.apply`.
         model: name of the run's folder, or of a published model's.
         version: the version of the weights, in words.
-        about: the version of the weights, for samples.json.
+        description: the version of the weights, for samples.json.
         identity: a JSON value that identifies their content.
     """
 
     params: Any
     model: str
     version: str
-    about: dict[str, Any]
+    description: dict[str, Any]
     identity: Any
 
 
@@ -131,7 +131,7 @@ def sample_weights(
     config = recipe.config
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    params, description = weights.params, dict(weights.about)
+    params, description = weights.params, dict(weights.description)
     if watermark is not None:
         _check_watermark(watermark, recipe)
         description["watermark"] = watermark.identity
@@ -227,7 +227,7 @@ def _record(recipe, nfe, skipped, checkpoint) -> dict[str, Any]:
     }
 
 
-def _write(out, recipe, make, params, images, labels, of_records, seeds, record, names) -> list[pathlib.Path]:
+def _write(out, recipe, make, params, images, labels, from_records, seeds, record, names) -> list[pathlib.Path]:
     """Writes samples.npz, its record and, of pictures, the figures; removes the batches; returns what to look at."""
     arrays = {"images": images, "labels": generate.classes_of(recipe, labels), "seeds": seeds}
     if recipe.examples.structure is not None:
@@ -240,7 +240,7 @@ def _write(out, recipe, make, params, images, labels, of_records, seeds, record,
     workdir.write_text(out / "samples.json", json.dumps(record, indent=2) + "\n")
     batches_on_disk.clear(out)
     classes = arrays["labels"]
-    drawn = sample_pictures.draw(sample_pictures.Samples(recipe, images, labels, classes, of_records, out))
+    drawn = sample_pictures.draw(sample_pictures.Samples(recipe, images, labels, classes, from_records, out))
     if drawn is not None:
         return [out / "samples.npz", *drawn]
     plots.sample_grid(images, classes, out / "samples.png", classes=names)

@@ -231,7 +231,7 @@ def write(
             model_card.write(new, card, out)
 
 
-def of_run(run: str | pathlib.Path, license: str = "") -> pathlib.Path:
+def write_model(run: str | pathlib.Path, license: str = "") -> pathlib.Path:
     """Writes RUN/model, of a run on captions and the parts that made its data; returns the folder.
 
     `license` is the model card's license, "" for unknown.

@@ -56,7 +56,7 @@ class Checked(NamedTuple):
 
     row: Row
     recipe: Recipe
-    found: Found
+    files: Found
     request: Request
     decoder: str  # sha256 of the parameters that decode its samples; "" on pixels
 

@@ -27,14 +27,14 @@ class Roofline(NamedTuple):
         memory: seconds of all bytes at its bandwidth, if nothing else took time.
         network: seconds of all collectives at its links, if nothing else took time.
         seconds: time of the kernels one after the other, and of the collectives that do not run beside them.
-        of_memory: the part of `seconds` in kernels whose bytes take longer than their products.
+        memory_bound: the part of `seconds` in kernels whose bytes take longer than their products.
     """
 
     compute: float
     memory: float
     network: float
     seconds: float
-    of_memory: float
+    memory_bound: float
 
 
 def passes(made: Product, platform: str) -> float:

@@ -232,16 +232,16 @@ def test_a_student_of_another_encoder_is_refused(made, tmp_path):
     config["data"]["text"]["dir"] = str(tmp_path / "text/captions")
     config["data"]["latents"]["autoencoder"] = str(tmp_path / "text/vae")
     (tmp_path / "text/denoiser/config.json").write_text(json.dumps(config))
-    assert text_model.of_run(tmp_path / "text/denoiser").is_dir()
+    assert text_model.write_model(tmp_path / "text/denoiser").is_dir()
     index = tmp_path / "text/captions" / captions.INDEX
     index.write_text(index.read_text().replace('"encoder": "', '"encoder": "0'))
     with pytest.raises(ConfigError, match=r"is not the text encoder that .* was made with"):
-        text_model.of_run(tmp_path / "text/denoiser")
+        text_model.write_model(tmp_path / "text/denoiser")
     shutil.rmtree(tmp_path / "text/tokenizer")
     with pytest.raises(ConfigError, match=r"text.tokenizer, the model's tokenizer, is not there"):
-        text_model.of_run(tmp_path / "text/denoiser")
+        text_model.write_model(tmp_path / "text/denoiser")
     with pytest.raises(ConfigError, match="trained 'clip', which receives no captions"):
-        text_model.of_run(tmp_path / "text/encoder")
+        text_model.write_model(tmp_path / "text/encoder")
 
 
 @pytest.mark.slow

@@ -101,7 +101,7 @@ def test_teacher_and_student_are_measured_on_the_same_captions(runs, tmp_path, c
     teacher = few_steps.rows_of(runs[0], "teacher", (3,), 16, "")
     students = few_steps.rows_of(runs[1], "lcm", (1, 2), 16, "")
     own = lambda row: text_few_steps.measured(row, lambda: reader)
-    measured = lambda row: few_steps.kept(row, tmp_path, lambda: own(row), "one")
+    measured = lambda row: few_steps.measured_once(row, tmp_path, lambda: own(row), "one")
     found = [measured(row) for row in (*students, *teacher)]
     assert [(row["name"], row["nfe"]) for row in found] == [("lcm", 1), ("lcm", 2), ("teacher", 3)]
     assert all(0 <= row["attributes"] <= 1 and row["fd_judge"] > row["floor_judge"] > 0 for row in found)
@@ -110,9 +110,11 @@ def test_teacher_and_student_are_measured_on_the_same_captions(runs, tmp_path, c
         for name in ("lcm-1", "teacher-3")
     ]
     assert texts[0] == texts[1] and len(texts[0]) == few_steps.SHOWN
-    assert few_steps.kept(students[0], tmp_path, None, "one") == found[0], "kept, and read with no judge at all"
+    assert few_steps.measured_once(students[0], tmp_path, None, "one") == found[0], (
+        "kept, and read with no judge at all"
+    )
     with pytest.raises(TypeError, match="'NoneType' object is not callable"):
-        few_steps.kept(students[0], tmp_path, None, "another judge")
+        few_steps.measured_once(students[0], tmp_path, None, "another judge")
     assert config_hash(students[0].config) != config_hash(students[1].config)
     table = few_steps.table(found, ("judge",), found[-1], text_few_steps.SHARE)
     assert "attributes right" in table and "(1.00)" in table.splitlines()[-1]

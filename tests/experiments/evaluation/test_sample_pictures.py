@@ -53,7 +53,7 @@ def test_pictures_are_left_to_the_caller_and_need_no_data(tmp_path, monkeypatch)
 # ==== What each kind of samples becomes ====
 
 
-def sampled(out, x, classes=None, labels=None, of_records=False, **recipe):
+def sampled(out, x, classes=None, labels=None, from_records=False, **recipe):
     fields = {
         "objective": types.SimpleNamespace(reads=None),
         "shape": x.shape[1:],
@@ -63,7 +63,7 @@ def sampled(out, x, classes=None, labels=None, of_records=False, **recipe):
     classes = np.zeros(len(x), int) if classes is None else classes
     labels = classes if labels is None else labels
     return sample_pictures.Samples(
-        types.SimpleNamespace(**sectioned(fields | recipe)), x, labels, classes, of_records, out
+        types.SimpleNamespace(**sectioned(fields | recipe)), x, labels, classes, from_records, out
     )
 
 
@@ -115,17 +115,17 @@ def test_backbones_are_files_of_their_classes(calls, tmp_path):
     assert made == [("backbones", x, samples.classes, ("a", "b"), tmp_path)]
 
 
-@pytest.mark.parametrize("of_records", [True, False])
-def test_series_are_fans_and_fill_the_data_of_their_own_records(calls, tmp_path, of_records):
+@pytest.mark.parametrize("from_records", [True, False])
+def test_series_are_fans_and_fill_the_data_of_their_own_records(calls, tmp_path, from_records):
     made, source = calls
     source.process = "process"
     x = np.zeros((2, 4, 1), np.float32)
     leaf = np.zeros((2, 4, 1))
     labels = {"given": leaf, "mask": leaf > 0, "real": leaf == 0}
-    samples = sampled(tmp_path, x, labels=labels, of_records=of_records, null={"given": 0})
+    samples = sampled(tmp_path, x, labels=labels, from_records=from_records, null={"given": 0})
     files = sample_pictures.draw(samples)
-    assert files == [tmp_path / "samples.png", *["filled.csv"] * of_records]
-    assert [name for name, *_ in made] == ["fans", *["filled"] * of_records]
+    assert files == [tmp_path / "samples.png", *["filled.csv"] * from_records]
+    assert [name for name, *_ in made] == ["fans", *["filled"] * from_records]
     assert made[0][3:] == (tmp_path / "samples.png", "process") and len(made[0][1]) == 1  # of one condition
     other = sampled(tmp_path, x, labels=labels, null={"text": 0})
     assert sample_pictures.draw(other) == []

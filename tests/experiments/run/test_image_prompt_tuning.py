@@ -136,7 +136,7 @@ def test_entries_of_a_run_of_before_are_taken_over(tmp_path):
     np.savez(tmp_path / "seen.npz", image_prompt=rows, identity=stated)
     about = {"source": {"name": "picture_folder", "side": 16}, "tuning": identity["tuning"]}
     sight = encoded_pictures.Sight(lambda few: np.zeros((len(few), 2, 3), np.float32), (2, 3), "", about)
-    for folder, own, expected in (("seen", sight, rows), ("other", sight._replace(about={"source": {}}), 0 * rows)):
+    for folder, own, expected in (("seen", sight, rows), ("other", sight._replace(facts={"source": {}}), 0 * rows)):
         place = tmp_path / folder / "image_prompt"
         encoded_pictures.write(own, source, place)
         records = encoded_pictures.Seen(source, "image_prompt", own, place)
@@ -163,7 +163,7 @@ def test_the_prompt_may_be_another_picture_of_the_record(tmp_path):
         np.testing.assert_allclose(found, expected, rtol=1e-6)
         encoded_pictures.write(sight._replace(see=None), source, place)  # they are there
         with pytest.raises(latent_cache.CacheError, match=r"autoencoder\.config\.prompt: .* -> 'other'"):
-            encoded_pictures.write(sight._replace(about={"prompt": "other"}), source, place)
+            encoded_pictures.write(sight._replace(facts={"prompt": "other"}), source, place)
 
 
 @pytest.mark.slow

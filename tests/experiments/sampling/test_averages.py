@@ -34,7 +34,7 @@ def run(monkeypatch):
 )
 def test_any_width_comes_from_the_kept_averages(run, step, width, tolerance):
     made = averages.post_hoc("run", 0.05, width, step)
-    assert made.step == (step or 3000) and made.about["of_steps"] == [kept for kept in KEPT if kept <= made.step]
+    assert made.step == (step or 3000) and made.description["of_steps"] == [kept for kept in KEPT if kept <= made.step]
     np.testing.assert_allclose(made.params["w"], mean_of_line(made.step, width), rtol=tolerance)
 
 
@@ -60,4 +60,4 @@ def test_a_config_chooses_the_average():
 
 def test_the_start_of_a_run_is_no_average(run, monkeypatch):
     monkeypatch.setattr(averages.checkpoints, "steps", lambda folder: [0, *KEPT])
-    assert averages.post_hoc("run", 0.05, 0.05).about["of_steps"] == KEPT
+    assert averages.post_hoc("run", 0.05, 0.05).description["of_steps"] == KEPT

@@ -42,7 +42,7 @@ def test_kernels_run_one_after_the_other_and_collectives_beside_them_where_they_
     assert bound.compute == pytest.approx(2e-6)
     assert bound.memory == pytest.approx((60e3 + 40e3 + 60e3 + 40e3) / 1e11)
     assert bound.network == pytest.approx(4e-6)
-    assert bound.of_memory == pytest.approx(1.4e-6)
+    assert bound.memory_bound == pytest.approx(1.4e-6)
     assert bound.seconds == pytest.approx(2e-6 + 1.4e-6 + 2e-6)
 
 
