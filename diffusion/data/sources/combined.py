@@ -164,7 +164,7 @@ class Filtered:
 
     def __init__(self, of: Source, by: Callable[[Mapping[str, Any]], bool]):
         """Applies the filter to every record once; see `filtered`."""
-        columns_of = getattr(of, "about", of.__getitem__)
+        columns_of = getattr(of, "metadata", of.__getitem__)
         self._of = of
         self._rows = np.array([row for row in range(len(of)) if by(columns_of(row))], np.int64)
         if not len(self._rows):
