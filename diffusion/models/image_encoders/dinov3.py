@@ -88,7 +88,7 @@ class DINOv3(VisionTransformer):
         before = jnp.broadcast_to(before.astype(x.dtype), (len(x), *before.shape))
         turns = jnp.asarray(angles(*grid, self.width // self.heads, self.theta))
         mlp = "swiglu" if self.gated else "gelu"
-        layers = encoder_layers(self, mlp, scale=True, biased=self.biased, kept=self.fused)
+        layers = encoder_layers(self, mlp, scale=True, biased=self.biased, recorded=self.fused)
         x = layers(jnp.concatenate([before, x], axis=1), turns)
         if self.fused:
             patches = x[:, :, 1 + self.registers :]
