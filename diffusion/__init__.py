@@ -9,13 +9,11 @@ if TYPE_CHECKING:
         adapters as adapters,
         arguments as arguments,
         caching as caching,
-        conditional_couplings as conditional_couplings,
         conversions as conversions,
         couplings as couplings,
         data as data,
         discrete as discrete,
         editing as editing,
-        equivariant_couplings as equivariant_couplings,
         flow_maps as flow_maps,
         guidance as guidance,
         io as io,
@@ -45,6 +43,13 @@ if TYPE_CHECKING:
     )
 
 __version__ = "0.1.0"
+
+public.moved(
+    {
+        f"{__name__}.conditional_couplings": f"{__name__}.couplings.conditional_transport",
+        f"{__name__}.equivariant_couplings": f"{__name__}.couplings.equivariant_transport",
+    }
+)
 
 public.declare(__name__)
 namesake.warn(__path__[0])

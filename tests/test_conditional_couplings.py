@@ -10,16 +10,8 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from diffusion import (
-    conditional_couplings,
-    couplings,
-    equivariant_couplings,
-    manifolds,
-    objectives,
-    schedules,
-    timesteps,
-)
-from diffusion.conditional_couplings import condition_weight, conditional_optimal_transport
+from diffusion import couplings, manifolds, objectives, schedules, timesteps
+from diffusion.couplings import condition_weight, conditional_optimal_transport
 
 SIZE = 2048
 LABELS = jnp.asarray(np.random.default_rng(0).integers(0, 2, SIZE))
@@ -94,7 +86,7 @@ def test_sets_of_points_are_transported_within_their_class():
     rng = np.random.default_rng(4)
     sets = jnp.asarray(rng.standard_normal((4, 3, 2)), jnp.float32)
     labels = jnp.array([0, 1, 0, 1])
-    couple = jax.jit(equivariant_couplings.equivariant_optimal_transport(4, rotation=False))
+    couple = jax.jit(couplings.equivariant_optimal_transport(4, rotation=False))
     # Each set of another class is the noise of this one: across classes all costs would be 0.
     exchanged = sets[jnp.array([1, 0, 3, 2])]
     np.testing.assert_array_equal(couple(KEYS[:4], sets, exchanged), sets)
@@ -105,7 +97,7 @@ def test_sets_of_points_are_transported_within_their_class():
 
 
 @pytest.mark.parametrize("ratio", [0.05, 0.2, 0.4])
-@pytest.mark.parametrize("distance", [conditional_couplings.squared, conditional_couplings.cosine])
+@pytest.mark.parametrize("distance", [couplings.squared, couplings.cosine])
 def test_the_weight_gives_the_ratio_and_the_pairs_are_the_assignment_under_it(distance, ratio):
     """Against numpy and scipy in float64: the share that Cheng and Schwing 2025 define, at the weight and beside it."""
     n = 32
@@ -114,7 +106,7 @@ def test_the_weight_gives_the_ratio_and_the_pairs_are_the_assignment_under_it(di
     c = np.concatenate([3 * x[:, :1], rng.standard_normal((n, 2))], 1)
     costs = np.square(x[:, None] - eps[None]).sum(-1)
     unit = c / np.linalg.norm(c, axis=1, keepdims=True)
-    apart = np.square(c[:, None] - c[None]).sum(-1) if distance is conditional_couplings.squared else 1 - unit @ unit.T
+    apart = np.square(c[:, None] - c[None]).sum(-1) if distance is couplings.squared else 1 - unit @ unit.T
     np.fill_diagonal(apart, 0)
     float32 = lambda a: jnp.asarray(a, jnp.float32)
     np.testing.assert_allclose(distance(float32(c), float32(c)), apart, atol=2e-5)
@@ -167,10 +159,10 @@ def test_without_a_condition_pairs_are_those_across_conditions(name):
 
 def test_cosine_of_equal_conditions_is_exactly_zero_and_of_zeros_one():
     c = jnp.asarray(np.random.default_rng(6).standard_normal((50, 7)), jnp.float32)
-    distance = np.array(conditional_couplings.cosine(c, c))
+    distance = np.array(couplings.cosine(c, c))
     np.testing.assert_array_equal(np.diagonal(distance), 0)
     assert distance.min() >= 0
-    np.testing.assert_array_equal(conditional_couplings.cosine(jnp.zeros((1, 7)), c), np.ones((1, 50)))
+    np.testing.assert_array_equal(couplings.cosine(jnp.zeros((1, 7)), c), np.ones((1, 50)))
 
 
 # ==== Objectives ====

@@ -6,7 +6,6 @@ import math
 import pytest
 
 from diffusion import (
-    conditional_couplings,
     couplings,
     editing,
     flow_maps,
@@ -251,7 +250,7 @@ DEFAULTS = [
     (couplings.schroedinger_bridge, SINKHORN),
     (couplings.entropic_plan, {"tolerance": 0.001, "iterations": 1000}),
     (couplings.Coupling, {"block": 1, "independent": False}),
-    (conditional_couplings.conditional_optimal_transport, {"block": 64}),
+    (couplings.conditional_optimal_transport, {"block": 64}),
     (likelihood.rademacher, {"count": 1}),
     (likelihood.normal, {"count": 1}),
     (flow_maps.consistency_boundary, {"sigma_data": 0.5, "sigma_min": 0.002}),

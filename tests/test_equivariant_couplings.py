@@ -8,7 +8,7 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.transform import Rotation
 
-from diffusion import couplings, equivariant_couplings
+from diffusion import couplings
 from diffusion.manifolds import geodesic_cost, torus
 
 KEYS = jax.random.split(jax.random.key(0), 4)
@@ -26,19 +26,17 @@ def shuffled(sets, seed):
 
 
 def test_the_order_and_the_orientation_are_found_again():
-    by_order = jax.jit(equivariant_couplings.aligned(rotation=False))(KEYS, SETS, shuffled(SETS, 1))
+    by_order = jax.jit(couplings.aligned(rotation=False))(KEYS, SETS, shuffled(SETS, 1))
     np.testing.assert_array_equal(by_order, SETS)
-    by_turn = jax.jit(equivariant_couplings.aligned(permutation=False))(KEYS, SETS, turned(SETS, 1))
+    by_turn = jax.jit(couplings.aligned(permutation=False))(KEYS, SETS, turned(SETS, 1))
     np.testing.assert_allclose(by_turn, SETS, atol=1e-5)
-    mirrored = jax.jit(equivariant_couplings.aligned(permutation=False))(
-        KEYS, SETS, -SETS
-    )  # no rotation undoes a reflection
+    mirrored = jax.jit(couplings.aligned(permutation=False))(KEYS, SETS, -SETS)  # no rotation undoes a reflection
     assert np.abs(mirrored - SETS).max() > 0.1
 
 
 def test_both_together_come_nearer_and_change_only_order_and_orientation():
     noise = np.random.default_rng(7).normal(size=SETS.shape).astype(np.float32)
-    near = np.asarray(jax.jit(equivariant_couplings.aligned())(KEYS, SETS, noise))
+    near = np.asarray(jax.jit(couplings.aligned())(KEYS, SETS, noise))
     assert np.all(np.sum((near - SETS) ** 2, (1, 2)) < np.sum((noise - SETS) ** 2, (1, 2)))
     for one, other in zip(noise, near):
         (order,) = (p for p in map(list, itertools.permutations(range(5))) if same_shape(one[p], other))
@@ -54,14 +52,14 @@ def same_shape(a, b):
 def test_transport_between_sets_finds_each_partner_again():
     order = np.array([2, 0, 3, 1])
     moved = shuffled(SETS, 3)[order]
-    paired = jax.jit(equivariant_couplings.equivariant_optimal_transport(4, rotation=False))(KEYS, SETS, moved)
+    paired = jax.jit(couplings.equivariant_optimal_transport(4, rotation=False))(KEYS, SETS, moved)
     np.testing.assert_array_equal(paired, SETS)
-    by_turn = jax.jit(equivariant_couplings.equivariant_optimal_transport(4, permutation=False))
+    by_turn = jax.jit(couplings.equivariant_optimal_transport(4, permutation=False))
     paired = by_turn(KEYS, SETS, turned(SETS, 2)[order])
     np.testing.assert_allclose(paired, SETS, atol=1e-5)
-    both = equivariant_couplings.equivariant_optimal_transport(4)
+    both = couplings.equivariant_optimal_transport(4)
     noise = np.random.default_rng(8).normal(size=SETS.shape).astype(np.float32)
-    paired, aligned = (np.asarray(jax.jit(pair)(KEYS, SETS, noise)) for pair in (both, equivariant_couplings.aligned()))
+    paired, aligned = (np.asarray(jax.jit(pair)(KEYS, SETS, noise)) for pair in (both, couplings.aligned()))
     assert np.sum((paired - SETS) ** 2) <= np.sum((aligned - SETS) ** 2) + 1e-4
     partners = [
         [any(same_shape(e[list(p)], f) for p in itertools.permutations(range(5))) for e in noise] for f in paired
@@ -85,10 +83,10 @@ def test_transport_by_geodesic_distance_goes_round_the_torus():
 
 def test_mistakes_are_refused():
     with pytest.raises(ValueError, match="leaves the noise as it is"):
-        equivariant_couplings.aligned(False, False)
+        couplings.aligned(False, False)
     with pytest.raises(ValueError, match=r"\[B, N, D\]"):
-        equivariant_couplings.aligned()(KEYS, SETS[:, 0], SETS[:, 0])
+        couplings.aligned()(KEYS, SETS[:, 0], SETS[:, 0])
     with pytest.raises(ValueError, match="whole number of blocks of 3"):
-        equivariant_couplings.equivariant_optimal_transport(3)(KEYS, SETS, SETS)
+        couplings.equivariant_optimal_transport(3)(KEYS, SETS, SETS)
     with pytest.raises(ValueError, match="at least 2"):
-        equivariant_couplings.equivariant_optimal_transport(1)
+        couplings.equivariant_optimal_transport(1)

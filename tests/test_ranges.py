@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from diffusion import (
-    conditional_couplings,
     couplings,
     editing,
     flow_maps,
@@ -418,17 +417,12 @@ RANGES = {
     "likelihood steps": (lambda steps: likelihood.times(LATE, steps), [1], [0], "steps = 0"),
     "t_start": (lambda t: likelihood.times(LATE, 2, t), [0.25, 0.99], [0.24, 1.0], "t_start = "),
     "ratio of couplings": (
-        lambda ratio: conditional_couplings.conditional_optimal_transport(ratio, 4),
+        lambda ratio: couplings.conditional_optimal_transport(ratio, 4),
         [0.26, 1.0],
         [0.25, 1.01],
         "ratio",
     ),
-    "conditional block": (
-        lambda block: conditional_couplings.conditional_optimal_transport(1.0, block),
-        [2],
-        [1],
-        "block = 1",
-    ),
+    "conditional block": (lambda block: couplings.conditional_optimal_transport(1.0, block), [2], [1], "block = 1"),
     "jump": (lambda jump: editing.repaint(GRID, jump, 2), [1], [0], "jump = 0"),
     "resamplings": (lambda n: editing.repaint(GRID, 2, n), [1], [0], "resamplings = 0"),
     "sdedit": (

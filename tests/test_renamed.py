@@ -53,6 +53,8 @@ def test_a_deprecated_name_warns_and_gives_the_present_one(name):
     [
         ("adapters.prompt_features", "models.image_encoders.prompt_features"),
         ("adapters.redux_prompt", "published.flux.redux_prompt"),
+        ("conditional_couplings", "couplings.conditional_transport"),
+        ("equivariant_couplings", "couplings.equivariant_transport"),
     ],
 )
 def test_the_deprecated_name_of_a_module_warns_and_gives_the_present_one(deprecated, present):

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from diffusion.couplings import Coupling
-from diffusion.equivariant_couplings import turn
+from diffusion.couplings.equivariant_transport import turn
 from diffusion.manifolds.distributions import Distribution
 from diffusion.manifolds.euclidean import euclidean
 from diffusion.manifolds.manifold import Manifold, checked

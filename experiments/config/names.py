@@ -9,11 +9,9 @@ from collections.abc import Callable
 
 from diffusion import (
     caching,
-    conditional_couplings,
     couplings,
     discrete,
     editing,
-    equivariant_couplings,
     flow_maps,
     guidance,
     manifolds,
@@ -169,13 +167,13 @@ COUPLINGS = _table(
     couplings.sinkhorn,
     couplings.schroedinger_bridge,
     couplings.across_conditions,
-    conditional_couplings.conditional_optimal_transport,
-    equivariant_couplings.aligned,
-    equivariant_couplings.equivariant_optimal_transport,
+    couplings.conditional_optimal_transport,
+    couplings.aligned,
+    couplings.equivariant_optimal_transport,
     manifolds.aligned_frames,
 )
 COSTS = _table(manifolds.geodesic_cost)  # of transport
-CONDITION_DISTANCES = _values(squared=conditional_couplings.squared, cosine=conditional_couplings.cosine)
+CONDITION_DISTANCES = _values(squared=couplings.squared, cosine=couplings.cosine)
 OBJECTIVES = _table(
     objectives.denoising,
     objectives.flow_matching,

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 import scipy.optimize
 
-from diffusion import conditional_couplings, couplings, objectives, parameterizations, samplers, schedules, timesteps
+from diffusion import couplings, objectives, parameterizations, samplers, schedules, timesteps
 from diffusion.experiments.remake.claims import Published, Remake
 from diffusion.experiments.remake.point_training import squared_transport
 from diffusion.training.step import example_keys
@@ -101,13 +101,13 @@ def received(kind: str, condition: jax.Array | None) -> jax.Array | None:
 
 def costs_of(method: str, kind: str, x: jax.Array, noise: jax.Array, condition: jax.Array | None) -> jax.Array:
     """`[block, block]` the costs of the pairs, data by noise, whose least sum a method takes."""
-    costs = conditional_couplings.squared(x, noise)
+    costs = couplings.squared(x, noise)
     if method == "OT" or condition is None:
         return costs
     if kind == CLASSES:
         return couplings.within_conditions(costs, condition)
-    apart = conditional_couplings.squared(condition[:, None], condition[:, None])
-    weight = conditional_couplings.condition_weight(costs, apart, RATIO)
+    apart = couplings.squared(condition[:, None], condition[:, None])
+    weight = couplings.condition_weight(costs, apart, RATIO)
     return costs + jnp.where(apart > 0, weight * apart, 0)  # the weight is infinite where equal conditions suffice
 
 

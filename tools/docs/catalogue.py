@@ -54,16 +54,20 @@ PAGES = {
         Section(
             "Samples that generators are trained on", "diffusion.objectives", ("paper",), ("Simulation",), summary=True
         ),
-        Section("Couplings", "diffusion.couplings", ("paper",), ("Coupling",), summary=True),
+        Section("Couplings", "diffusion.couplings.transport", ("paper",), ("Coupling",), summary=True),
         Section(
             "Couplings under continuous conditions",
-            "diffusion.conditional_couplings",
+            "diffusion.couplings.conditional_transport",
             ("paper",),
             ("Coupling",),
             summary=True,
         ),
         Section(
-            "Couplings of sets of points", "diffusion.equivariant_couplings", ("paper",), ("Coupling",), summary=True
+            "Couplings of sets of points",
+            "diffusion.couplings.equivariant_transport",
+            ("paper",),
+            ("Coupling",),
+            summary=True,
         ),
         Section("Flow maps", "diffusion.flow_maps", ("map", "network", "paper"), ("FlowMap",)),
         Section("Boundary conditions", "diffusion.flow_maps", ("boundary", "paper"), ("Parameterization",)),

@@ -35,8 +35,6 @@ TOPICS = {  # of the API: title -> modules and packages; a module belongs to the
         "timesteps",
         "weightings",
         "couplings",
-        "conditional_couplings",
-        "equivariant_couplings",
         "pytrees",
         "padding",
     ),

@@ -61,8 +61,8 @@ FOLDERS = (
 FILES = (
     "parameterizations.py",
     "weightings.py",
-    "couplings.py",
-    "conditional_couplings.py",
+    "couplings/transport.py",
+    "couplings/conditional_transport.py",
     "conversions.py",
     "flow_maps.py",
     "ode.py",

@@ -6,16 +6,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from diffusion import (
-    conditional_couplings,
-    couplings,
-    flow_maps,
-    objectives,
-    parameterizations,
-    samplers,
-    schedules,
-    timesteps,
-)
+from diffusion import couplings, flow_maps, objectives, parameterizations, samplers, schedules, timesteps
 from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, resolve
 from diffusion.experiments.run import program
@@ -84,7 +75,7 @@ CASES = {  # the entry, other fields, and the same in Python
         {},
         lambda: objectives.flow_matching(
             timesteps.uniform_density(LINE),
-            conditional_couplings.conditional_optimal_transport(0.3, 8, conditional_couplings.cosine),
+            couplings.conditional_optimal_transport(0.3, 8, couplings.cosine),
             parameterizations.steps(),
         ),
     ),

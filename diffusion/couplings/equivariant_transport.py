@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion import public
-from diffusion.couplings import Coupling, assignment, in_blocks, within_conditions
+from diffusion.couplings.transport import Coupling, assignment, in_blocks, within_conditions
 
 ROUNDS = 3  # of a matching and a rotation in turn, each of which can only shorten the distance
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion import public
-from diffusion.couplings import Cost, Coupling, assignment, in_blocks, within_conditions
+from diffusion.couplings.transport import Cost, Coupling, assignment, in_blocks, within_conditions
 
 ConditionDistance = Callable[[Array, Array], Array]
 """(a `[n, D]`, b `[m, D]`) -> the distance of each pair of conditions `[n, m]`, zero for equal ones."""

@@ -1,18 +1,4 @@
-"""Couplings: which noise goes with which data.
-
-A coupling is a function (keys `[B]`, x0 `[B, ...]`, eps `[B, ...]`, condition) -> eps re-paired. The keys serve pairs
-that are drawn at random, and nothing else. With any coupling but `independent`, E[eps | x_t] is no longer -sigma times
-the score, so samplers that read a score do not apply to a network that is trained with it.
-
-Samples of a condition start from the prior, so that the noise given the condition must have its distribution in
-training too. Transport between all examples of a block takes the noise that lies nearest to a class for that class, and
-leaves it another distribution. The couplings here therefore pair examples of equal conditions alone;
-`conditional_couplings` is for conditions that are continuous, and `across_conditions` for pairs that ignore them.
-
-Transport plans are solved in fixed blocks of consecutive examples of the global batch, so that the pairs do not
-depend on the number of devices or of micro-batches, as long as each holds whole blocks. Every x0 keeps its position
-and its condition.
-"""
+"""Couplings by optimal transport between the examples of a block, exact or entropic."""
 
 __all__ = [
     "Cost",
@@ -140,7 +126,7 @@ def optimal_transport(block: int = 64, cost: Cost | None = None) -> Coupling:
 
     Raises:
         ValueError: if block < 2, or, when called, if block does not divide the batch or the condition is of
-            floating-point numbers, see `conditional_couplings`.
+            floating-point numbers, see `conditional_transport`.
     """
 
     def match(keys, x, e, condition):
@@ -312,7 +298,7 @@ def same_condition(condition: Any) -> Array:
     if any(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves):
         raise ValueError(
             "examples of equal conditions are paired, and the condition is of floating-point numbers, of which no two "
-            "are equal. Valid: conditional_couplings.conditional_optimal_transport(ratio), or, for pairs that ignore "
+            "are equal. Valid: couplings.conditional_optimal_transport(ratio), or, for pairs that ignore "
             "the condition, couplings.across_conditions(coupling)"
         )
     same = [(flat[:, None] == flat[None]).all(-1) for flat in (leaf.reshape(leaf.shape[0], -1) for leaf in leaves)]
