@@ -9,7 +9,6 @@ if TYPE_CHECKING:
         adapters as adapters,
         arguments as arguments,
         caching as caching,
-        conversions as conversions,
         couplings as couplings,
         data as data,
         discrete as discrete,
@@ -47,6 +46,7 @@ __version__ = "0.1.0"
 public.moved(
     {
         f"{__name__}.conditional_couplings": f"{__name__}.couplings.conditional_transport",
+        f"{__name__}.conversions": f"{__name__}.parameterizations.conversions",
         f"{__name__}.equivariant_couplings": f"{__name__}.couplings.equivariant_transport",
     }
 )

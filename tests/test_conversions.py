@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import conversions, parameterizations, samplers, schedules, timesteps
+from diffusion import parameterizations, samplers, schedules, timesteps
 from diffusion.parameterizations import Prediction
 from tests import oracles
 from tests.conformance import ALL_SCHEDULES, DATA, SCHEDULES, slow_but
@@ -44,7 +44,7 @@ def test_the_exact_denoiser_is_converted_into_the_exact_denoiser(trained, sample
     t = _times(sampled, trained)
     noise = np.random.default_rng(0).standard_normal((2, t.size, 2))
     x_t = sampled.alpha(t)[:, None] * noise[0] + sampled.sigma(t)[:, None] * noise[1]
-    converted = conversions.denoiser_under(_exact(trained), trained, sampled)(x_t, t)
+    converted = parameterizations.denoiser_under(_exact(trained), trained, sampled)(x_t, t)
     exact = _exact(sampled)(x_t, t)
     np.testing.assert_allclose(converted.x0, exact.x0, rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(converted.eps, exact.eps, rtol=1e-7, atol=1e-9)
@@ -63,7 +63,7 @@ def test_it_is_the_scaling_that_edm_gives_to_vp_networks(x64):
     denoise = parameterizations.denoiser(network, trained, parameterizations.epsilon())
     sigma = np.array([0.01, 0.5, 3.0, 80.0])
     x = 2 * np.random.default_rng(0).standard_normal((4, 3)) * sigma[:, None]
-    prediction = conversions.denoiser_under(denoise, trained, sampled)(jnp.asarray(x), jnp.asarray(sigma / 80))
+    prediction = parameterizations.denoiser_under(denoise, trained, sampled)(jnp.asarray(x), jnp.asarray(sigma / 80))
     beta_d, beta_min = 19.9, 0.1
     time = (np.sqrt(beta_min**2 + 2 * beta_d * np.log(sigma**2 + 1)) - beta_min) / beta_d
     scaled = x / np.sqrt(sigma**2 + 1)[:, None]
@@ -81,7 +81,7 @@ def test_sampling_under_another_schedule_gives_its_samples(x64):
     plan = timesteps.plan(timesteps.karras(sampled, 4, 0.02, 80.0))
     keys = jax.random.split(jax.random.key(0), 3)
     x = 80 * jnp.asarray(np.random.default_rng(0).standard_normal((3, 2)))
-    converted = conversions.denoiser_under(_exact(trained), trained, sampled)
+    converted = parameterizations.denoiser_under(_exact(trained), trained, sampled)
     own, other = (samplers.sample(samplers.heun(), d, sampled, x, plan, keys) for d in (_exact(sampled), converted))
     np.testing.assert_allclose(other, own, rtol=1e-6)
 
@@ -103,7 +103,7 @@ def test_beyond_the_trained_times_the_prediction_stays_consistent(trained, t):
         return Prediction(0.4 + 0.25 * alpha * scaled, sigma * scaled)
 
     x_t = jnp.asarray([[0.4, -0.3], [0.9, 1.2]], jnp.float32)
-    prediction = conversions.denoiser_under(denoise, trained, sampled)(x_t, jnp.full(2, t))
+    prediction = parameterizations.denoiser_under(denoise, trained, sampled)(x_t, jnp.full(2, t))
     np.testing.assert_allclose(seen[0], trained.t_max if t == 1 else trained.t_min, rtol=1e-6)
     assert np.isfinite(prediction.x0).all()
     assert np.isfinite(prediction.eps).all()
@@ -120,7 +120,7 @@ def test_any_shape_of_t_and_a_learned_variance(shape):
     sampled = SCHEDULES["edm"]
     denoise = lambda x, s: Prediction(0 * x, x / trained.sigma(s).reshape(s.shape + (1,) * (3 - s.ndim)), x)
     x = jnp.ones((2, 3, 4))
-    prediction = jax.jit(conversions.denoiser_under(denoise, trained, sampled))(x, jnp.full(shape, 0.3))
+    prediction = jax.jit(parameterizations.denoiser_under(denoise, trained, sampled))(x, jnp.full(shape, 0.3))
     np.testing.assert_allclose(prediction.eps, x / (0.3 * 80), rtol=1e-5)
     assert prediction.variance.shape == x.shape
 
@@ -135,7 +135,7 @@ def test_a_converted_denoiser_has_its_derivative_within_the_schedule_and_beyond(
     not used divides nothing.
     """
     flow = SCHEDULES["rectified_flow"]
-    denoise = conversions.denoiser_under(
+    denoise = parameterizations.denoiser_under(
         lambda x, s: Prediction(x, x / 2, None), flow._replace(t_min=0.1, t_max=0.9), flow
     )
     with jax.disable_jit():

@@ -21,7 +21,7 @@ LAYERS = (  # from the bottom to the top
     ("diffusion.arguments", "diffusion.rooms", "diffusion.commands", "diffusion.io", "diffusion.pytrees"),
     ("diffusion.schedules", "diffusion.text"),
     ("diffusion.parameterizations", "diffusion.ode", "diffusion.padding"),
-    ("diffusion.timesteps", "diffusion.weightings", "diffusion.couplings", "diffusion.conversions",
+    ("diffusion.timesteps", "diffusion.weightings", "diffusion.couplings",
      "diffusion.probability_flow", "diffusion.flow_maps", "diffusion.guidance"),
     ("diffusion.samplers", "diffusion.likelihood", "diffusion.caching"),
     ("diffusion.editing", "diffusion.objectives", "diffusion.steering", "diffusion.videos"),

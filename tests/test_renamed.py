@@ -54,6 +54,7 @@ def test_a_deprecated_name_warns_and_gives_the_present_one(name):
         ("adapters.prompt_features", "models.image_encoders.prompt_features"),
         ("adapters.redux_prompt", "published.flux.redux_prompt"),
         ("conditional_couplings", "couplings.conditional_transport"),
+        ("conversions", "parameterizations.conversions"),
         ("equivariant_couplings", "couplings.equivariant_transport"),
     ],
 )

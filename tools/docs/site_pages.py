@@ -45,7 +45,7 @@ TOPICS = {  # of the API: title -> modules and packages; a module belongs to the
     "Networks": ("models",),
     "Layers": ("models.layers",),
     "Autoencoders and encoders": ("models.autoencoders", "models.image_encoders", "models.text_encoders"),
-    "Published checkpoints": ("models.interchange", "published", "conversions", "rooms"),
+    "Published checkpoints": ("models.interchange", "published", "rooms"),
     "Text to image and video": ("text_to_image", "text", "adapters", "videos"),
     "Data": ("data",),
     "Drawn scenes": ("data.shapes",),

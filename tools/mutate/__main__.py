@@ -59,11 +59,13 @@ FOLDERS = (
     "experiments/prompt_benchmark",
 )
 FILES = (
-    "parameterizations.py",
+    "parameterizations/clocks.py",
+    "parameterizations/conversions.py",
+    "parameterizations/network_outputs.py",
+    "parameterizations/targets.py",
     "weightings.py",
     "couplings/transport.py",
     "couplings/conditional_transport.py",
-    "conversions.py",
     "flow_maps.py",
     "ode.py",
     "probability_flow.py",

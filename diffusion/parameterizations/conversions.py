@@ -7,7 +7,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion import public
-from diffusion.parameterizations import Denoiser, Prediction
+from diffusion.parameterizations.network_outputs import Denoiser, Prediction
 from diffusion.schedules import NoiseSchedule, left_broadcast
 
 

@@ -1,0 +1,39 @@
+"""Clocks: the time that a network receives, as a function of the process and of t."""
+
+__all__ = ["log_sigma", "noise_level", "reversed_time", "steps", "time"]
+
+import jax.numpy as jnp
+
+from diffusion import public
+from diffusion.parameterizations.network_outputs import Clock
+
+
+def time(scale: float = 1.0) -> Clock:
+    """The network receives scale t: t itself, or 1000 t by the transformers of flows (Esser et al. 2024)."""
+    return lambda schedule, t: scale * jnp.asarray(t) if scale != 1 else jnp.asarray(t)
+
+
+def steps(T: int = 1000) -> Clock:
+    """The network receives the index T t - 1 of a discrete process of T steps, 0 .. T - 1 (Ho et al. 2020)."""
+    return lambda schedule, t: T * jnp.asarray(t) - 1
+
+
+def log_sigma(scale: float = 0.25) -> Clock:
+    """The network receives scale ln(sigma / alpha), a quarter by Karras et al. 2022 (table 1, c_noise).
+
+    The code of consistency models (Song et al. 2023) has 250.
+    """
+    return lambda schedule, t: -scale / 2 * schedule.log_snr(t)
+
+
+def reversed_time() -> Clock:
+    """The network receives 1 - t, for networks trained with their data at time 1 (Ma et al. 2024, SiT's code)."""
+    return lambda schedule, t: 1 - jnp.asarray(t)
+
+
+def noise_level() -> Clock:
+    """The network receives alpha, the square root of alpha-bar: the noise level of WaveGrad (Chen et al. 2021)."""
+    return lambda schedule, t: schedule.alpha(jnp.asarray(t))
+
+
+public.declare(__name__)

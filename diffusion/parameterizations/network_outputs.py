@@ -1,0 +1,263 @@
+"""Predictions, and the one place where the output of a network becomes one."""
+
+__all__ = [
+    "Clock",
+    "Denoiser",
+    "Network",
+    "Parameterization",
+    "Prediction",
+    "check",
+    "check_network",
+    "checked",
+    "denoiser",
+    "evaluate",
+    "predict",
+    "read_output",
+]
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+from diffusion import public
+from diffusion.arguments import described, require, require_floats, require_function
+from diffusion.schedules import NoiseSchedule, at_each, check_schedule, left_broadcast
+
+Network = Callable[..., Any]
+"""(x, clock or clocks, condition) -> an array, with heads beside it where an objective needs them.
+
+With features=(block, ...), where an objective requests them: (that, a tuple of the features after these blocks).
+"""
+Clock = Callable[[NoiseSchedule, ArrayLike], Array]
+"""(schedule, t) -> the time that a network receives."""
+
+
+class Prediction(NamedTuple):
+    """A denoiser's estimates from x_t.
+
+    Attributes:
+        x0: `[B, ...]` estimate of E[x_0 | x_t].
+        eps: `[B, ...]` estimate of E[eps | x_t]; alpha(t) x0 + sigma(t) eps = x_t.
+        variance: `[B, ...]` in [0, 1], or None: the position of a learned variance between the smallest and the largest
+            posterior variance, on a logarithmic scale (Nichol and Dhariwal 2021, eq. 15).
+    """
+
+    x0: Array
+    eps: Array
+    variance: Array | None = None
+
+
+Denoiser = Callable[[Array, ArrayLike], Prediction]
+"""(x_t, t) -> `Prediction`."""
+
+
+class Parameterization(NamedTuple):
+    """The input of a network at time t, and the meaning of its output.
+
+    Attributes:
+        name: its name in the tables of names.
+        input_scale: (schedule, t) -> c_in, by which x_t is multiplied before it enters the network.
+        clock: (schedule, t) -> the time that the network receives.
+        to_prediction: (schedule, t, x_t, output) -> `Prediction`.
+        target: (schedule, t, x0, eps) -> the output that a perfect network would have for this pair.
+        defined: (schedule, t) -> Bool, whether `to_prediction` divides by nothing that vanishes at t.
+        needs: the condition that `defined` checks, in words.
+        channels: number of the network's channels over x's: 1, or 2 where it learns a variance too.
+    """
+
+    name: str
+    input_scale: Callable[[NoiseSchedule, ArrayLike], Array]
+    clock: Clock
+    to_prediction: Callable[[NoiseSchedule, ArrayLike, Array, Array], Prediction]
+    target: Callable[[NoiseSchedule, ArrayLike, Array, Array], Array]
+    defined: Callable[[NoiseSchedule, ArrayLike], Array]
+    needs: str
+    channels: int = 1
+
+
+def denoiser(
+    network: Network, schedule: NoiseSchedule, parameterization: Parameterization, condition: Any = None
+) -> Denoiser:
+    """Turns a network into a function (x_t, t) -> `Prediction`.
+
+        output = network(c_in(t) x_t, clock(t), condition)
+
+    Args:
+        network: (x `[B, ...]`, clock `[B]` or `[B, F]`, condition) -> output, any callable.
+        schedule: the process.
+        parameterization: meaning of the network's output.
+        condition: passed to the network as it is; a pytree with leading axis B, or None.
+
+    Returns:
+        denoise(x_t, t), where t has a shape that is a prefix of x_t's; predictions are at least float32.
+
+    Raises:
+        TypeError: if one of them has another type, such as schedules.cosine without ().
+        ValueError: if the parameterization is not defined at schedule.t_max, where sampling starts; from denoise, as
+            `evaluate`.
+    """
+    check_network(network, schedule, parameterization)
+
+    def denoise(x_t: Array, t: ArrayLike) -> Prediction:
+        return predict(network, schedule, parameterization, x_t, t, condition)
+
+    return denoise
+
+
+def predict(
+    network: Network,
+    schedule: NoiseSchedule,
+    parameterization: Parameterization,
+    x_t: Array,
+    t: ArrayLike,
+    condition: Any = None,
+) -> Prediction:
+    """One evaluation of a network as a `Prediction`, without the checks of `denoiser`; the arguments are the same."""
+    output, t = evaluate(network, schedule, parameterization, x_t, t, condition)
+    return parameterization.to_prediction(schedule, t, x_t, output)
+
+
+def evaluate(
+    network: Network,
+    schedule: NoiseSchedule,
+    parameterization: Parameterization,
+    x_t: Array,
+    t: ArrayLike,
+    condition: Any = None,
+) -> tuple[Array, Array]:
+    """The raw output of a network at (x_t, t), in float32 or wider, and t with at least the batch axis `[B]`.
+
+    Raises:
+        TypeError: if x_t does not hold floating-point numbers.
+        ValueError: if the network's output does not have the shape of x_t, with `parameterization.channels` times its
+            channels; outside of `jit`, if a time lies outside of [0, schedule.t_max].
+    """
+    require_floats(x_t, "x_t")
+    t = jnp.asarray(t)
+    t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
+    if not isinstance(t, Tracer) and not isinstance(schedule.t_max, Tracer):
+        outside = ~((t >= 0) & (t <= schedule.t_max * (1 + 1e-6)))  # NaN too
+        if outside.any():
+            raise ValueError(
+                f"t = {float(t[outside].ravel()[0]):g} is outside of this schedule's times, "
+                f"[0, {schedule.t_max:g}]; t = 0 is the data"
+            )
+    if t.ndim == 0 and x_t.ndim > 0:
+        t = jnp.broadcast_to(t, x_t.shape[:1])
+    t = at_each(schedule, t, x_t)
+    c_in = left_broadcast(parameterization.input_scale(schedule, t), x_t)
+    output = network(c_in * x_t, parameterization.clock(schedule, t), condition)
+    return read_output(output, x_t, parameterization.channels), t
+
+
+def read_output(output: Any, x: Array, channels: int = 1) -> Array:
+    """A network's output for x, in float32 or wider; refuses another shape, which would be broadcast.
+
+    Args:
+        output: `[B, ..., channels C]`.
+        x: `[B, ..., C]`.
+        channels: number of its channels over x's.
+
+    Raises:
+        ValueError: naming both shapes.
+    """
+    shape = x.shape if channels == 1 else (*x.shape[:-1], channels * x.shape[-1])
+    if getattr(output, "shape", None) != shape:
+        reason = "that of x" if channels == 1 else f"{channels} times its channels"
+        raise ValueError(
+            f"the network returned {described(output)}, for x of shape {x.shape}; its output needs the "
+            f"shape {shape}, {reason}"
+        )
+    return output.astype(jnp.promote_types(output.dtype, jnp.float32))
+
+
+def checked(denoise: Denoiser) -> Denoiser:
+    """A denoiser that raises an error if its output is not a `Prediction` of x_t's shape.
+
+    Args:
+        denoise: (x_t, t) -> Prediction.
+
+    Returns:
+        The same function, with a TypeError or a ValueError that names the output.
+    """
+
+    def read(x_t, t):
+        advice = "a network becomes a denoiser by parameterizations.denoiser(network, schedule, parameterization)"
+        try:
+            prediction = denoise(x_t, t)
+        except TypeError as error:
+            if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+                raise  # from inside the denoiser; otherwise it takes other arguments
+            raise TypeError(
+                f"a denoiser is called as denoise(x_t, t), and this one refused: {error}; {advice}"
+            ) from None
+        require(prediction, Prediction, "what a denoiser returns", f"a Prediction(x0, eps); {advice}")
+        for name, part in zip(("x0", "eps"), prediction[:2]):
+            if jnp.shape(part) != x_t.shape:
+                raise ValueError(
+                    f"the {name} of a denoiser must have the shape of x_t, {x_t.shape}, and has {jnp.shape(part)}"
+                )
+        return prediction
+
+    return read
+
+
+def check_network(network: Network, schedule: NoiseSchedule, parameterization: Parameterization) -> None:
+    """Checks the arguments of `denoiser`, with the errors that it raises."""
+    require_function(network, "network", "a function (x, clock, condition) -> output")
+    check(parameterization, schedule)
+
+
+def check(parameterization: Parameterization, schedule: NoiseSchedule, times: ArrayLike | None = None) -> None:
+    """Refuses times at which a network of this parameterization cannot be read.
+
+    Args:
+        parameterization: the parameterization.
+        schedule: the process.
+        times: concrete times of any shape, each one at which the network is to be evaluated; schedule.t_max if None.
+
+    Raises:
+        TypeError: if the schedule or the parameterization has another type.
+        ValueError: naming the first time at which it is not defined, and what it needs.
+    """
+    check_schedule(schedule)
+    require(parameterization, Parameterization, "parameterization", "a Parameterization, such as parameterizations.v()")
+    times = schedule.t_max if times is None else times
+    if isinstance(times, Tracer):
+        return
+    if schedule.leaves:
+        for _, leaf in schedule.leaves:
+            check(parameterization, leaf, times)
+        return
+    times = np.atleast_1d(np.asarray(times, np.float64))
+    with jax.ensure_compile_time_eval():  # so that a denoiser can be built under jit too
+        t = jnp.asarray(times)
+        defined = parameterization.defined(schedule, t)
+        finite = jnp.isfinite(parameterization.clock(schedule, t))
+    if isinstance(defined, Tracer) or isinstance(finite, Tracer):
+        return  # the schedule itself is being differentiated or compiled, and has no values yet
+    defined = np.asarray(defined)
+    finite = np.asarray(finite)
+    if not finite.all():
+        raise ValueError(
+            f"{parameterization.name} prediction: the network's clock is not finite at "
+            f"t = {times[~finite][0]:g} of this schedule; ln(sigma / alpha) needs sigma > 0 and alpha > 0. "
+            "Use the clock time(), or a schedule that does not reach this end: "
+            "schedule._replace(t_max=...), for training and sampling alike."
+        )
+    if not defined.all():
+        t = times[~defined][0]
+        raise ValueError(
+            f"{parameterization.name} prediction is not defined at t = {t:g} of this schedule: it needs "
+            f"{parameterization.needs}. Use v, velocity or edm there, which divide by neither, "
+            "or a schedule that does not reach this end: schedule._replace(t_max=...), for training and sampling alike."
+        )
+
+
+public.declare(__name__)
