@@ -5,7 +5,7 @@
     python -m examples.sound.tones --workdir=runs/tones --out=runs/tones/report
 
 A clip is 72 harmonics and 256 frequencies of the rest, the steps, at 64 times. The network receives the instrument and
-the pitch. It predicts the note, and its loss is that of the velocity which follows from it. `diffusion sample` writes
+the pitch. It predicts the note, and its loss is on the velocity which follows from it. `diffusion sample` writes
 WAV files of its samples; the demo measures them, and plays a melody.
 
 Presets: `tones:tiny` (seconds; to see that everything works).

@@ -179,7 +179,7 @@ class VideoDiT(Layered, Backbone):
         causal: frames of a chunk, which see each other and earlier chunks alone, so that a chunk can be evaluated with
             what `frame_memory` keeps of these; 0: all frames see each other. With "factorised" alone.
         patch_frames: number p of frames of a patch; it divides the number of frames, and F stands for F / p below. The
-            embedding of a patch's time is the mean of those of its frames. Above 1 not with `causal`.
+            embedding of a patch's time is the mean over its frames. Above 1 not with `causal`.
         mlp_ratio: hidden features of the MLP over `width`.
         learn_sigma: whether the output has 2 C channels, as DiT.
         norm, mlp, qk_norm, attention, remat, unroll, dtype: fields as in DiT.

@@ -65,9 +65,9 @@ def corrected(
         resample: the resampling of a group; the usual one is systematic, where the effective size is below K / 2.
 
     Returns:
-        The weighted particles at plan.s[-1]. Their `log_normaliser` is that of the integral of prod_k p_k^(b_k) over
-        x_0, less its value at plan.t[0], which is D/2 ((1 - B) log(2 pi sigma^2) - log B) where all data has vanished
-        in noise.
+        The weighted particles at plan.s[-1]. Their `log_normaliser` estimates the log of the integral of
+        prod_k p_k^(b_k) over x_0, less its value at plan.t[0], which is D/2 ((1 - B) log(2 pi sigma^2) - log B) where
+        all data has vanished in noise.
 
     Raises:
         TypeError: as `samplers.sample`.

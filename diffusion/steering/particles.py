@@ -21,7 +21,7 @@ class Particles(NamedTuple):
     """G groups of K weighted samples; the particles of a group follow one another in the batch.
 
     The weighted mean of a function f over a group estimates its mean under the target; the plain mean of
-    exp(log-weight) f estimates that of the target before it is normalised, without bias.
+    exp(log-weight) f estimates its integral under the target before it is normalised, without bias.
 
     Attributes:
         x: samples at the end of the plan `[G K, ...]`.

@@ -35,7 +35,7 @@ def twisted(
 
     where p is the step of the sampler with `denoise`, q its step with `proposal`, and psi at the end is exp(reward).
     For any twist, proposal and K the estimate of the normalising constant is unbiased, and weighted means converge as
-    K grows. The law that is tilted is that of the sampler on this plan. Particle i draws from keys[i] alone, and a
+    K grows. The sampler on this plan has the law that is tilted. Particle i draws from keys[i] alone, and a
     group from the keys of its particles.
 
     Without a proposal it is Feynman-Kac steering, whose reward needs no gradient; with

@@ -76,7 +76,7 @@ def fits(images: np.ndarray, requested: Sequence[Scene]) -> dict[str, Any]:
 
     Args:
         images: uint8 [N, 64, 64, 3].
-        requested: what each picture should show, with the shape of each object.
+        requested: the scene that each picture should show, with the shape of each object.
     """
     verdicts = [drawn_objects.verdict(*pair) for pair in zip(requested, drawn_objects.measured(images, requested))]
     return {name: bootstrap.share([right[name] for right in verdicts]) for name in ("shape", "whole")}

@@ -43,7 +43,7 @@ def retrieved(features: np.ndarray, galleries: Sequence[Gallery], factor: float 
     Args:
         features: the features of N pictures, [N, D].
         galleries: a gallery for each picture.
-        factor: what the distances of spoilt pictures are multiplied by; the larger, the less is refused.
+        factor: the factor of the distances of spoilt pictures; the larger, the less is refused.
     """
     if len(features) != len(galleries):
         raise ValueError(f"{len(features)} pictures need a gallery each, and got {len(galleries)}")

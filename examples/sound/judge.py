@@ -22,7 +22,7 @@ STRUCK = ("pluck", "bell", "kick", "snare")  # loud at first: backwards it is no
 
 
 class Notes(NamedTuple):
-    """Waveforms and what was asked for.
+    """Waveforms and the requested notes.
 
     Attributes:
         waveforms: float `[N, L]` at 16 kHz.
@@ -103,7 +103,7 @@ def measured(judge: classifier.Classifier, notes: Notes) -> dict:
 
     Args:
         judge: the judge.
-        notes: the notes, with what was asked for.
+        notes: the notes, with the requests.
 
     Returns:
         "heard": the share that is heard as the instrument, {"share", "interval", "count"}; "in_tune": of the harmonic

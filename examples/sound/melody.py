@@ -1,4 +1,4 @@
-"""A melody of notes of a trained run: each is a sample of its own at the pitch that is asked for."""
+"""A melody of notes of a trained run: each is a sample of its own at the requested pitch."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ VOICES = {"flute": TUNE[:15], "brass": TUNE[15:], "pluck": BASS}
 
 
 def hertz(semitones: float) -> float:
-    """The pitch so many semitones above C 4, by equal temperament from A 4 = 440 Hz."""
+    """The pitch `semitones` above C 4, by equal temperament from A 4 = 440 Hz."""
     return 440 * 2 ** ((semitones - 9) / 12)
 
 

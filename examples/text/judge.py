@@ -123,7 +123,7 @@ def calibrated(judge: Reader, images: np.ndarray, shown: Sequence[Scene], share:
     Args:
         judge: the judge as it was trained.
         images: real drawings without words, uint8 [N, 64, 64, 3], of no picture that it learned from.
-        shown: what they show.
+        shown: the scenes that they show.
         share: the share, in 0..1.
     """
     margins = attribute_reader.margins(judge, attribute_reader.features(judge, images), NONE_OF_THESE)

@@ -103,7 +103,7 @@ def run(
         model: the model.
         out: the folder of the report, made if missing.
         number: captions of each kind.
-        about: what the protocol says of the model.
+        about: the description of the model, for the protocol.
         **how: arguments of `text_to_image.generate`, such as steps and guidance; the model's own by default.
     """
     out.mkdir(parents=True, exist_ok=True)

@@ -72,8 +72,8 @@ def _templates(
     """What is seen without a network in the frames that should show the whole of a thing: `clip_templates.measured`.
 
     Returns:
-        {"shape": the share of frames in which the asked shape has the largest overlap of the eight, "whole": in which
-        its overlap is above 0.85, "colour": in which the asked colour is the nearest, and "identity": the share of
+        {"shape": the share of frames in which the requested shape has the largest overlap of the eight, "whole": where
+        its overlap is above 0.85, "colour": in which the requested colour is the nearest, and "identity": the share of
         clips with the same shape and colour, whichever they are, in all of these frames}.
     """
     best = clip_templates.measured(clips, found)
@@ -176,7 +176,7 @@ def image_to_video(networks: Judge, make: Make, number: int) -> tuple[dict[str, 
 
 
 def decoded(networks: Judge, code: Callable[[np.ndarray], np.ndarray], frames: int, number: int) -> dict[str, Any]:
-    """The figures of real clips after an autoencoder, which bound a model of its latents: "psnr" in dB, and "asked".
+    """The figures of real clips after an autoencoder, which bound a model of its latents: "psnr" in dB, and verdicts.
 
     Args:
         networks: the judge.

@@ -71,11 +71,11 @@ def measured(clips: np.ndarray, truth: Sequence[Clip], known: int = 0, last: int
 
     Returns:
         Shares with intervals, of the frames that should show the whole of a shape, clustered by clip: "shape" (the
-        asked one has the largest overlap of the eight), "whole" (its overlap is above 0.85), "colour" (the asked one is
-        the nearest) and "one" (one connected part); of clips: "constant" (each shape has one and the same shape and
-        colour, whichever they are, in all of these frames); "direction" of what moves and hides, and "permanence" of
-        what hides, where there are some and `last` is 0. "speed" is the mean distance of what moves from the range of
-        its word, divided by its middle; "flicker" is the median of `moving_objects.flicker`.
+        requested one has the largest overlap of the eight), "whole" (its overlap is above 0.85), "colour" (the
+        requested one is the nearest) and "one" (one connected part); of clips: "constant" (each shape has one and the
+        same shape and colour, whichever they are, in all of these frames); "direction" of what moves and hides, and
+        "permanence" of what hides, where there are some and `last` is 0. "speed" is the mean distance of what moves
+        from the range of its word, divided by its middle; "flicker" is the median of `moving_objects.flicker`.
     """
     shown = objects(clips, truth)
     tracks = moving_objects.tracks(shown.clips)
@@ -114,7 +114,7 @@ def measured(clips: np.ndarray, truth: Sequence[Clip], known: int = 0, last: int
 
 
 def _motion(shown: Objects, tracks: moving_objects.Tracks, complete: np.ndarray, scale: float) -> dict[str, Any]:
-    """Direction, speed and permanence; pixels are `scale` of those of 64."""
+    """Direction, speed and permanence; distances are of pictures of 64 pixels times `scale`."""
     kind = np.array([mover.motion for mover in shown.movers])
     places = np.where(complete[..., None], tracks.centre, np.nan)
     velocity = np.nan_to_num(moving_objects.velocity(places))
@@ -150,7 +150,7 @@ def speed_error(clips: np.ndarray, real: np.ndarray, truth: Sequence[Clip], last
 
     Args:
         clips: uint8 [N, F, S, S, 3], which go on from the first frames of real ones.
-        real: those real clips, of the same shape.
+        real: the real clips, of the same shape.
         truth: their truth; clips without a single shape that bounces are left out.
         last: how many frames at the end.
 

@@ -106,7 +106,7 @@ def measure(
     """Makes the clips of a report, measures and writes them; returns the content of report.json.
 
     Args:
-        model: as `trained_run.load` takes it.
+        model: the model, as `trained_run.load` takes it.
         out: the folder of the report, made if missing.
         number: clips of each kind; a quarter of them, at least 4, of four times the length.
         changes: fields of the config and their values, as `trained_run.load` takes them.

@@ -75,8 +75,8 @@ def check_features(config: Mapping, data: str, what: str, numbers: str) -> None:
     Args:
         config: the config of the run.
         data: the name of the data.
-        what: what its examples are, in a word.
-        numbers: what ("pixels",) compares of them, in words.
+        what: its examples, in a word.
+        numbers: the numbers that ("pixels",) compares, in words.
 
     Raises:
         ConfigError: naming the feature.

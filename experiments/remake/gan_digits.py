@@ -99,7 +99,7 @@ class Process(NamedTuple):
 
     Attributes:
         schedule: the process.
-        parameterization: what the network predicts.
+        parameterization: the network's prediction.
         objective: the objective.
         grid: number of steps -> the times of the sampler.
     """
@@ -155,8 +155,8 @@ def denoised(params: Any, key: jax.Array, made: Process, number: int, solver_ste
 def figures(samples: np.ndarray) -> dict[str, float]:
     """The figures of 497 samples `[497, 64]` against the digits that are held out.
 
-    The Fréchet distance of pixels stands over that of 497 training digits, and the mean distance to the nearest
-    training digit over that of the digits that are held out: below 1 for samples that repeat training digits.
+    The Fréchet distance of pixels stands over the distance of 497 training digits, and the mean distance to the nearest
+    training digit over the mean of the digits that are held out: below 1 for samples that repeat training digits.
     """
     data, held_out = digits()
     moments = lambda rows: frechet.update(frechet.init(64), rows)
@@ -183,10 +183,10 @@ def measure(part: str, quick: bool) -> Mapping[str, Any]:
         make = lambda params, key: ReLUNet(64, WIDTH).apply(params, jax.random.normal(key, (number, 64)), jnp.zeros(1))
         clouds = {part: jax.vmap(make)(params, seeds[:, 1])}
     else:
-        made = process(part)
-        steps = round(steps * step_cost(train_gan, PENALTIES[0]) / step_cost(train_denoiser, made))
-        params = jax.jit(jax.vmap(lambda key: train_denoiser(key, steps, made)))(seeds[:, 0])
-        sample = lambda count: jax.jit(jax.vmap(lambda params, key: denoised(params, key, made, number, count)))
+        parts = process(part)
+        steps = round(steps * step_cost(train_gan, PENALTIES[0]) / step_cost(train_denoiser, parts))
+        params = jax.jit(jax.vmap(lambda key: train_denoiser(key, steps, parts)))(seeds[:, 0])
+        sample = lambda count: jax.jit(jax.vmap(lambda params, key: denoised(params, key, parts, number, count)))
         names = (part, SHORT.format(part))
         clouds = {name: sample(count)(params, seeds[:, 1]) for name, count in zip(names, solver_steps)}
     values: dict[str, Any] = {f"{part}: steps": steps}
@@ -198,14 +198,14 @@ def measure(part: str, quick: bool) -> Mapping[str, Any]:
 
 def conclude(values: Mapping[str, float]) -> dict[str, float]:
     """The claims, from the figures of all seeds."""
-    of_seeds = lambda name, figure: np.array([values[VALUE.format(name, seed, figure)] for seed in range(SEEDS)])
-    best = min(GANS, key=lambda name: of_seeds(name, DISTANCE).mean())
+    over_seeds = lambda name, figure: np.array([values[VALUE.format(name, seed, figure)] for seed in range(SEEDS)])
+    best = min(GANS, key=lambda name: over_seeds(name, DISTANCE).mean())
     claims = {}
     for name in (DIFFUSION, FLOW):
-        claims[BETTER.format(name)] = falls(of_seeds(name, DISTANCE), of_seeds(best, DISTANCE))
-        short = of_seeds(SHORT.format(name), DISTANCE)
-        claims[FAST.format(name)] = not falls(of_seeds(best, DISTANCE), short)
-        claims[COVERS.format(name)] = falls(of_seeds(best, RECALL), of_seeds(name, RECALL))
+        claims[BETTER.format(name)] = falls(over_seeds(name, DISTANCE), over_seeds(best, DISTANCE))
+        short = over_seeds(SHORT.format(name), DISTANCE)
+        claims[FAST.format(name)] = not falls(over_seeds(best, DISTANCE), short)
+        claims[COVERS.format(name)] = falls(over_seeds(best, RECALL), over_seeds(name, RECALL))
     return {name: float(holds) for name, holds in claims.items()}
 
 

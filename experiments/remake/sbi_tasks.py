@@ -94,8 +94,8 @@ def _slcp_posterior(rng: np.random.Generator, observation: np.ndarray, number: i
         scale, correlation = shape[:, :2] ** 2, np.tanh(shape[:, 2])
         left = 1 - correlation**2
         with np.errstate(divide="ignore", invalid="ignore"):  # a scale of 0 has no density, and is refused as NaN
-            own = (np.diag(scatter) / scale**2).sum(1)
-            trace = (own - 2 * correlation * scatter[0, 1] / scale.prod(1)) / left
+            squares = (np.diag(scatter) / scale**2).sum(1)
+            trace = (squares - 2 * correlation * scatter[0, 1] / scale.prod(1)) / left
             density = -1.5 * (2 * np.log(scale.prod(1)) + np.log(left)) - trace / 2
         keep = np.log(rng.uniform(size=size)) < density - largest
         shape, scale, correlation, left = shape[keep], scale[keep], correlation[keep], left[keep]
@@ -110,10 +110,10 @@ def _slcp_posterior(rng: np.random.Generator, observation: np.ndarray, number: i
 def _accepted(propose: Callable[[int], np.ndarray], number: int) -> np.ndarray:
     """The first `number` rows of as many proposals as they take."""
     size = min(50 * number, 200_000)
-    kept = [propose(size)]
-    while sum(map(len, kept)) < number:
-        kept.append(propose(size))
-    return np.concatenate(kept)[:number]
+    accepted = [propose(size)]
+    while sum(map(len, accepted)) < number:
+        accepted.append(propose(size))
+    return np.concatenate(accepted)[:number]
 
 
 TASKS = {

@@ -44,7 +44,7 @@ class Drawings(Sequence):
             splits: the names of all splits.
 
         Raises:
-            ValueError: for another split, or a number below 1.
+            ValueError: another split, or a number below 1.
         """
         if split not in splits:
             raise ValueError(f"drawings have no split {split!r}. Valid: {', '.join(splits)}")
