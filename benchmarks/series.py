@@ -104,7 +104,7 @@ def ways(schedule: NoiseSchedule, steps: int) -> dict[str, tuple[samplers.Sample
 def measure(workdir: str | None, hide: dict, number: int, steps: int) -> dict[str, dict[str, Any]]:
     """The scores of each way, of the exact distribution and of the marginal one."""
     config = workdir_of.read_config(workdir) if workdir else recipes.load("series/unconditional")
-    source = lambda split: data.of_settings({**config.data, "source": {**config.data.source, "hide": hide}}, split)
+    source = lambda split: data.open_settings({**config.data, "source": {**config.data.source, "hide": hide}}, split)
     test = source("test")
     part = series_scores.parts(test, number)
     if workdir:

@@ -115,7 +115,7 @@ def networks(
             yield "", module, params
             return
         yield "model", module, params
-        yield "autoencoder", *autoencoder.of_run(checkpoints.load_ema(path)[0])
+        yield "autoencoder", *autoencoder.trained(checkpoints.load_ema(path)[0])
         return
     several = [] if path.is_dir() or architecture or prefix else _under_prefixes(path, others)
     if not several:

@@ -52,7 +52,7 @@ class Autoencoder:
             )
         return (shape[0] // module.factor, shape[1] // module.factor, module.latent_channels)
 
-    def of_run(self, params: Any) -> tuple[nn.Module, Any]:
+    def trained(self, params: Any) -> tuple[nn.Module, Any]:
         """(module, its parameters) of a run; its scale and shift are the run's statistics of the latents."""
         head = params[HEADS][NAME]
         deviation = np.sqrt(np.asarray(head["var"], np.float64))

@@ -81,7 +81,7 @@ class TunedNetwork:
         form = lambda leaf: Leaf(tuple(leaf.shape[1:]), kind(leaf))
         return {name: form(leaf) for name, leaf in rows.items()} | {CAPTIONED: Leaf((), "float32")}
 
-    def kept(self, beside: bool = False) -> tuple[str, ...]:
+    def kept_networks(self, beside: bool = False) -> tuple[str, ...]:
         """The names of the base's networks that a run keeps.
 
         Args:
@@ -92,8 +92,8 @@ class TunedNetwork:
         return tuple(dict.fromkeys((*self.tuning.networks, *(plain if beside else ()))))
 
     def shapes(self, beside: bool = False) -> dict[str, Any]:
-        """What a run reads of the base when it begins, and the null condition, as jax.ShapeDtypeStruct; see `kept`."""
-        params = {part: self.base.model.params[part] for part in (*self.kept(beside), *self.tuning.copies)}
+        """What a run reads of the base when it begins, and the null condition, as jax.ShapeDtypeStruct."""
+        params = {part: self.base.model.params[part] for part in (*self.kept_networks(beside), *self.tuning.copies)}
         text = {name: leaf for name, leaf in self.text().items() if name != CAPTIONED}
         return params | {NULL: {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in text.items()}}
 

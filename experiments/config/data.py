@@ -20,10 +20,10 @@ def source(config: Mapping, split: str) -> sources.Source:
         ConfigError: for a mistake in config.data.source, or data that are not there.
         DamagedRecord: if no record is sound.
     """
-    return of_settings(config["data"], split, config["seed"])
+    return open_settings(config["data"], split, config["seed"])
 
 
-def of_settings(settings: Mapping, split: str, seed: int = 0) -> sources.Source:
+def open_settings(settings: Mapping, split: str, seed: int = 0) -> sources.Source:
     """Opens what config.data names, at a split.
 
     Args:
@@ -70,7 +70,7 @@ def _opened(
         raise ConfigError(f"config.data.source: {error}") from error
 
 
-def of_recipe(recipe: Recipe) -> sources.Source | Stream:
+def open_recipe(recipe: Recipe) -> sources.Source | Stream:
     """The records of a recipe: its own, or the records that its config names at config.data.split.
 
     Raises:
@@ -134,6 +134,6 @@ def class_names(recipe: Recipe) -> tuple[str, ...]:
     if not recipe.examples.num_classes:
         return ()
     try:
-        return of_recipe(recipe).spec.classes
+        return open_recipe(recipe).spec.classes
     except (ConfigError, sources.DamagedRecord):
         return ()

@@ -133,7 +133,7 @@ def check(recipe: Any) -> None:
     if recipe.sampling.measured is not None and recipe.examples.shape is not None:
         with blamed("sample.measurement.operator"):
             try:
-                forward = recipe.sampling.measured.of(recipe.examples.shape).forward
+                forward = recipe.sampling.measured.build(recipe.examples.shape).forward
                 jax.eval_shape(forward, jax.ShapeDtypeStruct((1, *recipe.examples.shape), np.float32))
             except TypeError as error:
                 raise ValueError(f"it does not measure examples of {recipe.examples.shape}: {error}") from error

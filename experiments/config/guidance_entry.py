@@ -1,6 +1,6 @@
 """The entry `config.sample.guidance`: the guidance that it names, and the conditions of its branches."""
 
-__all__ = ["conditions", "guided", "of_depths"]
+__all__ = ["conditions", "guided", "takes_depths"]
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -62,7 +62,7 @@ def conditions(config: Mapping) -> Callable[..., tuple[Any, ...]] | None:
         return None
     _, spec = _entry(config)
 
-    def of_branches(network: Any, condition: Any, null: Any) -> tuple[Any, ...]:
+    def branches(network: Any, condition: Any, null: Any) -> tuple[Any, ...]:
         number = len(jax.tree.leaves(condition)[0]) if jax.tree.leaves(condition) else 1
 
         def mask(layers):
@@ -77,9 +77,9 @@ def conditions(config: Mapping) -> Callable[..., tuple[Any, ...]] | None:
         supplied = {"condition": condition, "null": null, "mask": mask}
         return call({spec["name"]: conditions_of}, spec, "config.sample.guidance", "guidance", **supplied)
 
-    return of_branches
+    return branches
 
 
-def of_depths(config: Mapping) -> bool:
+def takes_depths(config: Mapping) -> bool:
     """Whether `config.sample.guidance` combines predictions from two depths of the network."""
     return getattr(names.GUIDANCES.get(config["sample"]["guidance"].get("name")), "depths", False)

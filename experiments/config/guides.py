@@ -88,12 +88,12 @@ class Measured(NamedTuple):
     """The pictures that samples have to agree with, as an instrument saw them.
 
     Attributes:
-        of: a function from the shape of an example to the measurement.
+        build: a function from the shape of an example to the measurement.
         pictures: the pictures that are measured: a split of the run's data, or a .npz or .npy file.
         noise_std: the standard deviation of the measurement's noise.
     """
 
-    of: Callable[[tuple[int, ...]], Measurement]
+    build: Callable[[tuple[int, ...]], Measurement]
     pictures: str
     noise_std: float
 
@@ -111,14 +111,14 @@ def measured(config: Mapping) -> Measured | None:
     if not settings["pictures"]:
         raise ConfigError(f"{path}.pictures = ''. Valid: a split of the data, e.g. 'test', or a .npz or .npy file.")
 
-    def of(shape):
+    def build(shape):
         mask = lambda spec, at: call(names.MASKS, spec, at, "mask", shape=shape)
         return call(names.MEASUREMENTS, settings["operator"], f"{path}.operator", "measurement", nested={"mask": mask})
 
-    return Measured(of, settings["pictures"], settings["noise_std"])
+    return Measured(build, settings["pictures"], settings["noise_std"])
 
 
-def made(
+def build_guides(
     config: Mapping, schedule: Any, measured: Measured | None, parts_of: Callable, shape: Any
 ) -> tuple[Guide, ...]:
     """The guides `config.sample.guides`, in their order.
@@ -160,7 +160,7 @@ def _guide(entry: Any, path: str, schedule: Any, measured: Measured | None, part
             for argument, run in read.items()
         }
         if needs and measured is not None:
-            operator = measured.of(tuple(y.like))
+            operator = measured.build(tuple(y.like))
             readings = {"measurement": operator, "y": y.rows, "noise_std": measured.noise_std}
             likelihood = functools.partial(
                 call,
@@ -218,13 +218,13 @@ def _second_run(value: Any, path: str, parts_of: Callable, reads: Any) -> Second
         valid = f"{{'run': ..., 'step': {saved_steps[-1]}}}" if saved_steps else "a run that has a checkpoint"
         raise ConfigError(f"{path} = {str(folder)!r}: {why}. Valid: {valid}.")
     reads.check(recipe, f"{path} = {str(folder)!r}")
-    return SecondRun(path, folder, step, recipe, reads.of)
+    return SecondRun(path, folder, step, recipe, reads.read)
 
 
 class Reads(NamedTuple):
     """How a guide's argument of a type reads a second run."""
 
-    of: Callable[[Any, Any, Any], Any]  # (recipe, params, condition) -> the argument
+    read: Callable[[Any, Any, Any], Any]  # (recipe, params, condition) -> the argument
     check: Callable[[Any, str], None]  # refuses a run whose objective does not fit
 
 
@@ -260,7 +260,7 @@ def weights(guides: tuple[Guide, ...]) -> dict[str, Any]:
 
 def measure(measured: Measured, pictures: np.ndarray, seed: int) -> np.ndarray:
     """y = A x_0 + noise_std z for pictures `[K, ...]` on the network's scale; z follows from a picture's number."""
-    y = measured.of(pictures.shape[1:]).forward(jnp.asarray(pictures))
+    y = measured.build(pictures.shape[1:]).forward(jnp.asarray(pictures))
     keys = jax.vmap(lambda k: jax.random.fold_in(jax.random.key(seed), k))(jnp.arange(len(y)))
     z = jax.vmap(lambda key: jax.random.normal(key, y.shape[1:], y.dtype))(keys)
     return np.asarray(y + measured.noise_std * z)

@@ -110,8 +110,8 @@ def settings(given: Mapping[str, Any], reads: Any = None) -> tuple[ConfigDict, s
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise ConfigError(f"config = {dict(given)!r} holds a setting that is none: {error}.") from error
     if not _within("sample.sampler", changed):
-        of_reads = {Moves: "geodesic_heun", Jumps: "flow_map", Restores: "ancestral"}
-        config.sample.sampler = {"name": of_reads.get(type(reads), "heun")}
+        usual = {Moves: "geodesic_heun", Jumps: "flow_map", Restores: "ancestral"}
+        config.sample.sampler = {"name": usual.get(type(reads), "heun")}
     fields.check(config)
     return config, changed
 

@@ -164,7 +164,7 @@ def at_start(recipe: Recipe, source: sources.Source | Stream) -> str:
         return ""
     try:
         other = _held_out(recipe)
-        source = data.of_recipe(recipe) if recipe.on_latents else source
+        source = data.open_recipe(recipe) if recipe.on_latents else source
     except (ConfigError, sources.DamagedRecord) as error:
         return "" if recipe.on_latents else f"no records are held out ({error}), and an evaluation needs some: {VALID}"
     if other is None:

@@ -60,7 +60,7 @@ def _symbols(samples: Samples) -> list[pathlib.Path] | None:
     """A line of text for each sample of symbols; line breaks are written as backslash and n."""
     if not isinstance(samples.recipe.objective.reads, Restores):
         return None
-    vocabulary = data.of_recipe(samples.recipe).spec.vocabulary
+    vocabulary = data.open_recipe(samples.recipe).spec.vocabulary
     lines = (text.replace("\n", "\\n") + "\n" for text in symbol_samples.texts(samples.x, vocabulary))
     path = samples.out / "samples.txt"
     workdir.write_text(path, "".join(lines))
@@ -71,7 +71,7 @@ def _points_of_manifold(samples: Samples) -> list[pathlib.Path] | None:
     reads = samples.recipe.objective.reads
     if not isinstance(reads, Moves):
         return None
-    source: Any = data.of_recipe(samples.recipe)
+    source: Any = data.open_recipe(samples.recipe)
     if (paths := _by_source(source, samples)) is not None:
         return paths
     if backbone_figures.are_backbones(source):
@@ -91,7 +91,7 @@ def _points_of_plane(samples: Samples) -> list[pathlib.Path] | None:
 def _series(samples: Samples) -> list[pathlib.Path] | None:
     if not isinstance(samples.recipe.examples.null, Mapping) or "given" not in samples.recipe.examples.null:
         return None
-    source = data.of_recipe(samples.recipe)
+    source = data.open_recipe(samples.recipe)
     grouped, part = series_charts.grouped(samples.x, samples.labels)
     path = samples.out / "samples.png"
     series_charts.fans(grouped, part, path, getattr(source, "process", None))
@@ -108,7 +108,7 @@ def _by_records(samples: Samples) -> list[pathlib.Path] | None:
     """Samples that are no pictures, by what the records of the run's data stand for."""
     if samples.recipe.makes_pictures:
         return None
-    source: Any = data.of_recipe(samples.recipe)
+    source: Any = data.open_recipe(samples.recipe)
     if (paths := _by_source(source, samples)) is not None:
         return paths
     if (surface := getattr(source, "surface", None)) is not None:

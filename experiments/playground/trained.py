@@ -83,7 +83,7 @@ class Trained:
         config = workdir.read_config(folder)
         refuse_other_kinds(config, folder)
         recipe = checks.validate(config)
-        described = data.of_recipe(recipe) if config.model.get("vector_width", 0) else None
+        described = data.open_recipe(recipe) if config.model.get("vector_width", 0) else None
         if described is not None and not hasattr(described, "condition_of"):
             raise ConfigError(
                 f"--workdir={folder} receives vectors, for which the page has no field. Valid: a run on classes or on "

@@ -161,7 +161,7 @@ def open_examples(recipe: Recipe) -> Examples:
     """
     config = recipe.config
     if recipe.data is not None:
-        return _of_source(recipe, data.of_recipe(recipe))
+        return _of_source(recipe, data.open_recipe(recipe))
     settings = config["data"]
     folder = settings["latents"]["dir"]
     try:

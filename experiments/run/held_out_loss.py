@@ -120,7 +120,7 @@ def _require_held_out(
     """How many of the records were trained on; latents are known by their pictures, as long as these are there."""
     if config.data.latents.dir:
         try:
-            train, other = records.of_recipe(recipe), records.source(config, config.data.split)
+            train, other = records.open_recipe(recipe), records.source(config, config.data.split)
         except (ConfigError, sources.DamagedRecord):
             return None
     return held_out.require_sources(recipe, train, other)

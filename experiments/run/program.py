@@ -215,7 +215,7 @@ def _zeros(recipe: Recipe, tuned: TunedNetwork) -> dict[str, Any]:
 def _tuned(recipe: Recipe, tuned: TunedNetwork, key: jax.Array, base: dict[str, Any]) -> state.TrainState:
     """The first state of a run that tunes a base."""
     weights = tuned.init(key, base)
-    parts = tuned.kept(bool(recipe.objective.beside.prompts))
+    parts = tuned.kept_networks(bool(recipe.objective.beside.prompts))
     base_parts = {name: base[name] for name in (*parts, NULL)}
     unsaved = {players.BASE: base_parts}
     return state.create(

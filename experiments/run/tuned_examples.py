@@ -52,7 +52,7 @@ def pictures(recipe: Recipe) -> Examples:
     Raises:
         ConfigError: if they are no pictures with captions, or their sides do not fit the model.
     """
-    source = data.of_recipe(recipe)
+    source = data.open_recipe(recipe)
     spec = source.spec
     tuned = tuned_network(recipe)
     base, tuning = tuned.base, tuned.tuning

@@ -71,7 +71,7 @@ def conditions_of(recipe: Recipe, number: int) -> Any:
     """
     if recipe.examples.by_class or recipe.examples.null is None or recipe.receives_text:
         return balanced_labels(number, recipe.examples.num_classes)
-    source = data.of_recipe(recipe)
+    source = data.open_recipe(recipe)
     if isinstance(source, Stream):
         records = source.take(number)
     else:

@@ -81,7 +81,7 @@ def sample(
         load = checkpoints.load_ema if weights == "ema" else checkpoints.load_params
         params, step = load(folder, step)
     if infill:
-        recipe = symbol_samples.infilled(recipe, infill, data.of_recipe(recipe).spec.vocabulary)
+        recipe = symbol_samples.infilled(recipe, infill, data.open_recipe(recipe).spec.vocabulary)
         description = {**description, "infill": infill}
     leaves = checkpoints.read_about(folder, step)["leaves"]
     name = pathlib.Path(folder).resolve().name

@@ -53,7 +53,7 @@ def hidden_series():
     """The test series of the recipe, of which stretches are hidden."""
     config = recipes.load("series/unconditional")
     settings = {**config.data, "source": {**config.data.source, "hide": series.HIDES["gaps"]}}
-    return data.of_settings(settings, "test")
+    return data.open_settings(settings, "test")
 
 
 def law_of_record(source, record):

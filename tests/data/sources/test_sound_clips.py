@@ -18,7 +18,7 @@ FORMS = {
 
 
 def opened(source, split="train"):
-    return data.of_settings({"source": source, "name": "", "dir": "", "buckets": {"area": 0}}, split)
+    return data.open_settings({"source": source, "name": "", "dir": "", "buckets": {"area": 0}}, split)
 
 
 @pytest.mark.parametrize("form", FORMS)

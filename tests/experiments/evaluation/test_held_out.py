@@ -34,7 +34,7 @@ def required(**changes):
 
 def at_start(config):
     recipe = resolve.recipe(config, (8, 8, 1))
-    return held_out.at_start(recipe, data.of_recipe(recipe))
+    return held_out.at_start(recipe, data.open_recipe(recipe))
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def test_a_source_draws_its_samples_itself(kind, tmp_path):
 
 def test_pictures_are_left_to_the_caller_and_need_no_data(tmp_path, monkeypatch):
     given = samples_of(Records([{"image": np.zeros((8, 8, 3), np.uint8)}]), (8, 8, 3), tmp_path)
-    monkeypatch.setattr(data, "of_recipe", lambda recipe: pytest.fail("the data were opened"))
+    monkeypatch.setattr(data, "open_recipe", lambda recipe: pytest.fail("the data were opened"))
     assert given.recipe.makes_pictures and sample_pictures.draw(given) is None
 
 
@@ -71,7 +71,7 @@ def sampled(out, x, classes=None, labels=None, from_records=False, **recipe):
 def calls(monkeypatch):
     """What was drawn by which function: their arguments; the source that they ask for."""
     made, source = [], types.SimpleNamespace(spec=types.SimpleNamespace(classes=("a", "b")))
-    monkeypatch.setattr(data, "of_recipe", lambda recipe: source)
+    monkeypatch.setattr(data, "open_recipe", lambda recipe: source)
     said = lambda name, result=None: lambda *rest: made.append((name, *rest)) or result
     monkeypatch.setattr(sample_pictures.plots, "scatter", said("scatter"))
     monkeypatch.setattr(sample_pictures.series_charts, "fans", said("fans"))

@@ -181,7 +181,7 @@ def test_an_autoencoder_in_python_goes_with_an_objective_that_trains_it():
     with pytest.raises(ValueError, match="does not take examples of"):
         autoencoder.latent_shape((8, 7, 1))
     head = {"mean": jnp.array([1.0, -2.0]), "var": jnp.array([4.0, 0.25]), "network": {"autoencoder": {"a": 1}}}
-    module, own = autoencoder.of_run({"heads": {"autoencoder": head}})
+    module, own = autoencoder.trained({"heads": {"autoencoder": head}})
     x = np.random.default_rng(0).normal(size=(2, 3, 3, 2)).astype(np.float32)
     expected = np.array([1.0, -2.0]) + np.array([2.0, 0.5]) * x
     np.testing.assert_allclose(from_diffusion(x, module.scale, module.shift), expected, rtol=1e-6)
