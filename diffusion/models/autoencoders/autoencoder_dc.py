@@ -17,7 +17,6 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 
-from diffusion.models.autoencoders import latent_space
 from diffusion.models.autoencoders.deep_compression import (
     ACTIVATIONS,
     NORMS,
@@ -30,7 +29,7 @@ from diffusion.models.autoencoders.deep_compression import (
     averaged,
     repeated,
 )
-from diffusion.models.autoencoders.encoder_decoder import check_latents, check_pictures
+from diffusion.models.autoencoders.encoder_decoder import WithoutPosterior
 from diffusion.models.autoencoders.latent_space import Factor
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.convolutions import conv
@@ -137,7 +136,7 @@ class Decoder(nn.Module):
         return conv(self.outputs, dtype="float32", name="conv_out")(x)
 
 
-class AutoencoderDC(nn.Module):
+class AutoencoderDC(WithoutPosterior):
     """Pictures to latents and back; the factor is f = 2^(levels - 1).
 
         z = module.apply({"params": params}, x, method="encode")
@@ -233,37 +232,3 @@ class AutoencoderDC(nn.Module):
                                self.out_shortcut, self.dtype)  # fmt: skip
         self.decoder = Decoder(self.decoder_levels, self.picture_channels, self.head_size, self.shuffle_up,
                                self.in_shortcut, self.last_activation, self.dtype)  # fmt: skip
-
-    def encode(self, x: jax.Array) -> jax.Array:
-        """The latent of a picture.
-
-        Args:
-            x: pictures [B, H, W, C] in [-1, 1]; f divides height and width.
-
-        Returns:
-            [B, H/f, W/f, D], float32.
-
-        Raises:
-            ValueError: for a size that f does not divide.
-        """
-        check_pictures(x, self.picture_channels, self.factor)
-        return self.encoder(latent_space.to_range(x, self.input_range))
-
-    def decode(self, z: jax.Array) -> jax.Array:
-        """The picture of a latent.
-
-        Args:
-            z: [B, h, w, D], as the encoder returns it, neither scaled nor shifted.
-
-        Returns:
-            [B, f h, f w, C], about in [-1, 1] and not clipped, float32.
-
-        Raises:
-            ValueError: for another number of channels.
-        """
-        check_latents(z, self.latent_channels)
-        return latent_space.from_range(self.decoder(z), self.input_range)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """The reconstruction of pictures [B, H, W, C]."""
-        return self.decode(self.encode(x))

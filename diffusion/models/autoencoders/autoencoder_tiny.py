@@ -14,8 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.autoencoders import latent_space
-from diffusion.models.autoencoders.encoder_decoder import check_latents, check_pictures
+from diffusion.models.autoencoders.encoder_decoder import WithoutPosterior
 from diffusion.models.autoencoders.latent_space import Factor
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.convolutions import conv, upsample
@@ -78,7 +77,7 @@ class TinyDecoder(nn.Module):
         return conv(self.outputs, dtype="float32", name="conv_out")(x)
 
 
-class AutoencoderTiny(nn.Module):
+class AutoencoderTiny(WithoutPosterior):
     """Pictures to latents and back, without a posterior; the factor is f = 2^(levels - 1).
 
         z = module.apply({"params": params}, x, method="encode")
@@ -110,6 +109,7 @@ class AutoencoderTiny(nn.Module):
     scale: Factor = 1.0
     shift: Factor = 0.0
     dtype: str = "float32"
+    input_range = (0.0, 1.0)
 
     def __post_init__(self):
         for field in ("width", "latent_channels", "picture_channels"):
@@ -132,37 +132,3 @@ class AutoencoderTiny(nn.Module):
     def factor(self) -> int:
         """f, by which the sides of a latent are smaller than the picture's."""
         return 2 ** (len(self.encoder_layers) - 1)
-
-    def encode(self, x: jax.Array) -> jax.Array:
-        """The latent of a picture.
-
-        Args:
-            x: pictures [B, H, W, C] in [-1, 1]; f divides height and width.
-
-        Returns:
-            [B, H/f, W/f, D], float32.
-
-        Raises:
-            ValueError: for a size that f does not divide.
-        """
-        check_pictures(x, self.picture_channels, self.factor)
-        return self.encoder(latent_space.to_range(x, (0.0, 1.0)))
-
-    def decode(self, z: jax.Array) -> jax.Array:
-        """The picture of a latent.
-
-        Args:
-            z: [B, h, w, D], neither scaled nor shifted.
-
-        Returns:
-            [B, f h, f w, C], about in [-1, 1] and not clipped, float32.
-
-        Raises:
-            ValueError: for another number of channels.
-        """
-        check_latents(z, self.latent_channels)
-        return latent_space.from_range(self.decoder(z), (0.0, 1.0))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """The reconstruction of pictures [B, H, W, C]."""
-        return self.decode(self.encode(x))

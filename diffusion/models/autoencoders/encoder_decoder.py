@@ -15,6 +15,7 @@ __all__ = [
     "Encoder",
     "Options",
     "PixelAttention",
+    "WithoutPosterior",
     "check_latents",
     "check_options",
     "check_pictures",
@@ -29,6 +30,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
+from diffusion.models.autoencoders import latent_space
 from diffusion.models.layers import layout
 from diffusion.models.layers.attention import attention
 from diffusion.models.layers.convolutions import GroupNorm, ResnetBlock, conv, upsample
@@ -205,3 +207,44 @@ def check_latents(z: jax.Array, channels: int) -> None:
     """
     if z.ndim != 4 or z.shape[-1] != channels:
         raise ValueError(f"this autoencoder decodes latents [B, h, w, {channels}]; got an array of shape {z.shape}")
+
+
+class WithoutPosterior(nn.Module):
+    """An autoencoder of pictures whose encoder returns the latent itself: the methods of its `encoder` and `decoder`.
+
+    A class has `picture_channels`, `latent_channels`, `factor` and `input_range`, the range of the pictures inside.
+    """
+
+    def encode(self: Any, x: jax.Array) -> jax.Array:
+        """The latent of a picture.
+
+        Args:
+            x: pictures [B, H, W, C] in [-1, 1]; f divides height and width.
+
+        Returns:
+            [B, H/f, W/f, D], float32.
+
+        Raises:
+            ValueError: for a size that f does not divide.
+        """
+        check_pictures(x, self.picture_channels, self.factor)
+        return self.encoder(latent_space.to_range(x, self.input_range))
+
+    def decode(self: Any, z: jax.Array) -> jax.Array:
+        """The picture of a latent.
+
+        Args:
+            z: [B, h, w, D], as the encoder returns it, neither scaled nor shifted.
+
+        Returns:
+            [B, f h, f w, C], about in [-1, 1] and not clipped, float32.
+
+        Raises:
+            ValueError: for another number of channels.
+        """
+        check_latents(z, self.latent_channels)
+        return latent_space.from_range(self.decoder(z), self.input_range)
+
+    def __call__(self: Any, x: jax.Array) -> jax.Array:
+        """The reconstruction of pictures [B, H, W, C]."""
+        return self.decode(self.encode(x))
