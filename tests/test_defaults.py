@@ -154,7 +154,7 @@ DEFAULTS = [
     (objective_facts.Examples, {"block": 1, "real": False, "score": True}),
     (Jumps, {"one_step": False}),
     (Teacher, {"pairs": False}),
-    (Second, {"logit": False, "optional": False, "own": False}),
+    (Second, {"logit": False, "optional": False, "separate": False}),
     (recipes.ddpm, {"T": 1000}),
     (recipes.latent_diffusion, {"T": 1000}),
     (recipes.min_snr, {"T": 1000, "gamma": 5.0}),
