@@ -100,7 +100,7 @@ class Copy:
         with contextlib.suppress(FileNotFoundError):
             return opener.read_text(path)
         token = uuid.uuid4().hex
-        with files.whole(path) as file:
+        with files.atomic(path) as file:
             file.write(token.encode())
         return token
 
@@ -144,7 +144,7 @@ class Copy:
 
     def write_record(self) -> None:
         """Writes the folder's record, once what it says is in the store or in the folder."""
-        with files.whole(self.folder / RECORD) as file:
+        with files.atomic(self.folder / RECORD) as file:
             file.write(json.dumps(self._files).encode())
 
     # ==== From the store ====

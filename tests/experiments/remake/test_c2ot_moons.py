@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from diffusion import conditional_couplings, couplings
+from diffusion import couplings
 from diffusion.experiments.remake import c2ot_moons as moons
 from diffusion.experiments.remake.c2ot_moons import CLASSES, COORDINATE, UNCONDITIONAL
 
@@ -83,7 +83,7 @@ def test_transport_of_coordinates_stays_nearer_to_the_pairs_as_drawn():
     ("method", "kind"), [("OT", UNCONDITIONAL), ("OT", CLASSES), ("C2OT", CLASSES), ("C2OT", COORDINATE)]
 )
 def test_pairs_are_those_of_the_librarys_couplings(method, kind):
-    """The assignment is SciPy's; `couplings` and `conditional_couplings` have their own."""
+    """The assignment is SciPy's; `couplings` has its own."""
     drawn = moons.draw_block(jax.random.key(4), "FM", kind, 64)
     x, noise, condition = drawn["x"], drawn["noise"], drawn["condition"]
     classes = None if condition is None or kind == COORDINATE else (condition > 0).astype(jnp.int32)
@@ -92,7 +92,7 @@ def test_pairs_are_those_of_the_librarys_couplings(method, kind):
         ("OT", UNCONDITIONAL): transport,
         ("OT", CLASSES): couplings.across_conditions(transport),
         ("C2OT", CLASSES): transport,
-        ("C2OT", COORDINATE): conditional_couplings.conditional_optimal_transport(moons.RATIO, 64),
+        ("C2OT", COORDINATE): couplings.conditional_optimal_transport(moons.RATIO, 64),
     }[method, kind]
     expected = couple(jax.random.split(jax.random.key(0), 64), x, noise, condition if kind == COORDINATE else classes)
     pairs = lambda x, noise: {(*a, *b) for a, b in zip(np.asarray(x).tolist(), np.asarray(noise).tolist())}
