@@ -305,7 +305,7 @@ class Resolver:
     driver = Part(build_driver, "sample.driver")
     guidance = Part(build_guidance, "sample.guidance")
     conditions = Part(lambda parts: guidance_entry.conditions(parts.config), "sample.guidance")
-    depths = Part(lambda parts: guidance_entry.takes_depths(parts.config))  # a fact of the guidance, which has the field
+    depths = Part(lambda parts: guidance_entry.takes_depths(parts.config))  # a fact of guidance, which has the field
     cache = Part(build_cache, "sample.cache")
     merge = Part(lambda parts: parts.config["sample"]["merge"], "sample.merge")
     measured = Part(lambda parts: guides.measured(parts.config), "sample.measurement")
