@@ -11,6 +11,7 @@
 # make site    these pages and every public name, into site/index.html
 # make accelerators-env   the environment of benchmarks.programs: XLA's compilers for GPUs and TPUs, which need neither
 # make playground-env   the environment of diffusion playground, a page to try a model on
+# make test-stores    runs in object stores against servers of S3 and Google Cloud Storage on this machine
 # make test-cluster   the SLURM launchers on a real slurmctld and two slurmd, which it starts here and ends
 # make fixtures   other libraries' values, from an environment of their own   make test-peers   compared live
 PYTHON ?= python3
@@ -23,6 +24,7 @@ VIDEO := runs/video
 PEERS := .venv-peers
 PLAYGROUND := .venv-playground
 COMPILERS := .venv-accelerators
+STORES := .venv-stores
 # jax for an accelerator: make setup ACCELERATOR=cuda12; docs/install.md
 ACCELERATORS := cuda12 cuda13 tpu
 ACCELERATOR :=
@@ -32,7 +34,7 @@ ifneq ($(filter-out $(ACCELERATORS),$(ACCELERATOR)),)
 $(error ACCELERATOR=$(ACCELERATOR) is not known. Valid: $(ACCELERATORS), or none for the CPU)
 endif
 
-.PHONY: setup demo gallery demo-text demo-video test test-all test-quick test-newest test-cluster test-peers fixtures bench accelerators-env playground-env lint types mutate
+.PHONY: setup demo gallery demo-text demo-video test test-all test-quick test-newest test-cluster test-stores test-peers fixtures bench accelerators-env playground-env lint types mutate
 .PHONY: site lock clean
 setup: $(COMPLETE)
 
@@ -102,6 +104,17 @@ test-all: setup
 test-cluster: setup
 	@$(RUN) -c 'import sys; from tests.cluster import daemons; sys.exit(daemons.missing() or 0)'
 	$(RUN) -m pytest -m cluster tests/cluster
+
+# s3fs, gcsfs and the servers lie in an environment of their own, which sees what the other one has.
+$(STORES)/.complete: tests/store_servers/requirements.txt | setup
+	$(PYTHON) -m venv $(STORES)
+	$(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $(STORES)/base.pth
+	mv $(STORES)/base.pth $$($(STORES)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
+	$(STORES)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/store_servers/requirements.txt
+	@touch $@
+
+test-stores: $(STORES)/.complete
+	$(STORES)/bin/python -m pytest -n 0 -m "" tests/store_servers
 
 # The values of other libraries that the tests compare with; tests/fixtures holds them, so that only a change needs this.
 $(PEERS)/.complete: tests/peers/requirements.txt
@@ -180,4 +193,4 @@ lock:
 	  --no-emit-find-links --no-annotate --no-header pyproject.toml -o requirements-playground.txt
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(PLAYGROUND) $(COMPILERS) runs site
+	rm -rf $(VENV) $(PEERS) $(PLAYGROUND) $(COMPILERS) $(STORES) runs site
