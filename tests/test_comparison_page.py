@@ -47,7 +47,7 @@ def test_a_cell_names_each_member_of_its_table(section, column, there):
 def test_discrete_data_are_said_to_be_missing_while_they_are():
     there = importlib.util.find_spec("diffusion.discrete") is not None
     assert (cell("Tests and spaces", "discrete data") == "no") is not there
-    assert ("without a model of tokens" in PAGE) is there
+    assert ("[symbols](discrete.md) with small models" in PAGE) is there
     readme = (ROOT / "README.md").read_text()
     (row,) = (line for line in readme.splitlines() if line.startswith("| video; discrete; curved |"))
     ours = [part.strip() for part in row.split("|")[2].split(";")]
