@@ -72,7 +72,7 @@ def red_diff(
         weight = scale * jnp.where(alpha > 0, sigma / jnp.where(alpha > 0, alpha, 1), 0)
         gradient = weight * residual - jax.grad(lambda x: log_likelihood(x).sum())(x)
         updates, state = optimizer.update(gradient, state, x)
-        return (optax.apply_updates(x, updates), state), None
+        return (x + updates, state), None
 
     return jax.lax.scan(step, (x, optimizer.init(x)), jnp.arange(len(times)))[0][0]
 

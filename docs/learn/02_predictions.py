@@ -37,10 +37,10 @@ schedule = schedules.cosine()._replace(t_max=0.99)  # why it stops there is said
 # $$
 #
 # In the code these are
-# [`parameterizations.epsilon`](../../diffusion/parameterizations.py),
-# [`parameterizations.x0`](../../diffusion/parameterizations.py) and
-# [`parameterizations.v`](../../diffusion/parameterizations.py), and
-# [`parameterizations.denoiser`](../../diffusion/parameterizations.py) turns a network into a function
+# [`parameterizations.epsilon`](../../diffusion/parameterizations/targets.py),
+# [`parameterizations.x0`](../../diffusion/parameterizations/targets.py) and
+# [`parameterizations.v`](../../diffusion/parameterizations/targets.py), and
+# [`parameterizations.denoiser`](../../diffusion/parameterizations/network_outputs.py) turns a network into a function
 # $(x_t, t) \to$ `Prediction(x0, eps)` by them. Samplers never learn which one it was. It refuses epsilon prediction on a schedule
 # that reaches $\alpha = 0$, where $x_0$ would be $0 / 0$; so we end this one at $t = 0.99$.
 #
@@ -166,7 +166,7 @@ for name, (of_x0, of_eps) in measured.items():
 # ## The velocity is a fourth name
 #
 # Flow matching lets the network predict $dx_t/dt = \alpha' x_0 + \sigma' \varepsilon$, which is
-# [`parameterizations.velocity`](../../diffusion/parameterizations.py). On the cosine schedule $\alpha' = -\tfrac{\pi}{2} \sigma$ and
+# [`parameterizations.velocity`](../../diffusion/parameterizations/targets.py). On the cosine schedule $\alpha' = -\tfrac{\pi}{2} \sigma$ and
 # $\sigma' = \tfrac{\pi}{2} \alpha$, nearly (the schedule leaves a little noise at $t = 0$), so that the velocity there is $v$ times $\pi/2$.
 # [`schedules.trigonometric`](../../diffusion/schedules/flow.py) is the schedule for which this is exact.
 

@@ -37,7 +37,7 @@ denoise = DATA.denoiser(schedule)
 # $$
 #
 # This is Tweedie's formula. So a network that was trained to find noise knows the score:
-# [`parameterizations.score`](../../diffusion/parameterizations.py). We compare $-\mathbb{E}[\varepsilon \mid x] / \sigma$ with the gradient of
+# [`parameterizations.score`](../../diffusion/parameterizations/targets.py). We compare $-\mathbb{E}[\varepsilon \mid x] / \sigma$ with the gradient of
 # the log-density, by automatic differentiation.
 
 # %%

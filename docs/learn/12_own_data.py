@@ -129,7 +129,7 @@ assert np.abs(covariance(made) - K[0, :16]).max() < 0.12
 # $$
 #
 # We load the moving average of the run's parameters, read the network by
-# [`parameterizations.denoiser`](../../diffusion/parameterizations.py), and compare.
+# [`parameterizations.denoiser`](../../diffusion/parameterizations/network_outputs.py), and compare.
 
 # %%
 params, _ = checkpoints.load_ema(folder / "series")

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from diffusion.parameterizations import Denoiser, Prediction
 from diffusion.schedules import NoiseSchedule, left_broadcast
@@ -45,7 +46,7 @@ def denoiser(mixture: Mixture, schedule: NoiseSchedule) -> Denoiser:
     variance = float(mixture.covariance[0, 0])
     means, weights = jnp.asarray(mixture.means, jnp.float32), jnp.asarray(mixture.weights, jnp.float32)
 
-    def denoise(x: Array, t: Array) -> Prediction:
+    def denoise(x: Array, t: ArrayLike) -> Prediction:
         alpha = left_broadcast(schedule.alpha(t), x)
         sigma = left_broadcast(schedule.sigma(t), x)
         spread = alpha**2 * variance + sigma**2

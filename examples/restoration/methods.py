@@ -10,6 +10,7 @@ import optax
 from jax import Array
 
 from diffusion import guidance, samplers, steering, timesteps
+from diffusion.guidance.measurements import Measurement
 from diffusion.parameterizations import Denoiser
 from diffusion.schedules import NoiseSchedule
 from examples.restoration.tasks import Task
@@ -53,6 +54,12 @@ def _width(setting: Setting) -> Callable[[Array], Array]:
     return lambda t: variance * schedule.sigma(t) ** 2 / (schedule.alpha(t) ** 2 * variance + schedule.sigma(t) ** 2)
 
 
+def _linear(setting: Setting) -> Measurement:
+    if setting.task.linear is None:
+        raise ValueError("this method needs a linear operator, and the task has none")
+    return setting.task.linear
+
+
 def _likelihood(setting: Setting, y: Array) -> Callable[[Array], Array]:
     return guidance.gaussian_likelihood(setting.task.forward, y, setting.task.noise_std)
 
@@ -68,14 +75,16 @@ def dps(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
 def pigdm(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
     """PiGDM."""
     task = setting.task
-    guided = guidance.pseudoinverse(setting.denoise, setting.schedule, task.linear, y, task.noise_std, setting.data_std)
+    guided = guidance.pseudoinverse(
+        setting.denoise, setting.schedule, _linear(setting), y, task.noise_std, setting.data_std
+    )
     return _guided(setting, guided, x, keys)
 
 
 def diffpir(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
     """DiffPIR with lambda = 1, renoised as by DDPM."""
     task = setting.task
-    guided = guidance.proximal(setting.denoise, setting.schedule, task.linear, y, task.noise_std)
+    guided = guidance.proximal(setting.denoise, setting.schedule, _linear(setting), y, task.noise_std)
     return _guided(setting, guided, x, keys)
 
 
@@ -89,13 +98,13 @@ def mpgd(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
 
 def ddrm(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
     """DDRM with the paper's eta and eta_b."""
-    sampler = steering.ddrm(setting.task.linear, y, setting.task.noise_std)
+    sampler = steering.ddrm(_linear(setting), y, setting.task.noise_std)
     return samplers.sample(sampler, setting.denoise, setting.schedule, x, _plan(setting), keys)
 
 
 def daps(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
     """DAPS with the exact draw, five evaluations an estimate."""
-    draw = steering.gaussian_draw(setting.task.linear, y, setting.task.noise_std)
+    draw = steering.gaussian_draw(_linear(setting), y, setting.task.noise_std)
     return _daps(setting, draw, x, keys)
 
 
@@ -123,7 +132,7 @@ def twisted(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
     y = rows(y)
     likelihood = guidance.gaussian_likelihood(task.forward, y, task.noise_std)
     proposal = guidance.pseudoinverse(
-        setting.denoise, setting.schedule, task.linear, y, task.noise_std, setting.data_std
+        setting.denoise, setting.schedule, _linear(setting), y, task.noise_std, setting.data_std
     )
     particles = steering.twisted(
         samplers.ddpm(),

@@ -134,6 +134,41 @@ def _module_of_hugging_face(fields: Fields) -> None:
         data["name"] = "diffusion.data.sources.python_objects.HuggingFace"
 
 
+CLOCKS = ("time", "steps", "log_sigma", "reversed_time", "noise_level")
+OUTPUTS = ("Prediction", "Parameterization", "denoiser", "predict", "evaluate", "read_output", "checked", "check")
+MOVED = {  # modules that a Python run names, whose functions moved as they were
+    "diffusion.couplings": "diffusion.couplings.transport",
+    "diffusion.conditional_couplings": "diffusion.couplings.conditional_transport",
+    "diffusion.equivariant_couplings": "diffusion.couplings.equivariant_transport",
+    "diffusion.conversions": "diffusion.parameterizations.conversions",
+    "diffusion.manifolds.tangent_field": "diffusion.flow_maps",
+}
+
+
+def _modules_of_mathematics(fields: Fields) -> None:
+    """A Python run names its parameterizations and couplings by modules that are packages now."""
+
+    def moved(name: str) -> str:
+        module, _, rest = name.partition(".<locals>")[0].rpartition(".")
+        if module.startswith("diffusion.parameterizations."):  # a function within another
+            module, _, rest = "diffusion.parameterizations", "", module.split(".")[2]
+        if module == "diffusion.parameterizations":
+            home = "clocks" if rest in CLOCKS else "network_outputs" if rest in OUTPUTS else "targets"
+            return name.replace(module, f"{module}.{home}", 1)
+        return name.replace(module, MOVED[module], 1) if module in MOVED else name
+
+    def walk(value: Any) -> None:
+        if isinstance(value, dict):
+            if isinstance(value.get("name"), str):
+                value["name"] = moved(value["name"])
+            if str(value.get("name")).endswith("objective.Second") and "own" in value:
+                value["separate"] = value.pop("own")
+        for part in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+            walk(part)
+
+    walk(fields)
+
+
 MIGRATIONS: list[Callable[[Fields], None]] = [
     _adds("data", "latents", {"dir": "", "autoencoder": ""}),
     _adds("data", "changed", "stop"),
@@ -163,4 +198,5 @@ MIGRATIONS: list[Callable[[Fields], None]] = [
     _adds("evaluate", "loss", {"every": 0, "number": 1024, "latents": ""}),
     _wrappers,
     _module_of_hugging_face,
+    _modules_of_mathematics,
 ]

@@ -152,10 +152,12 @@ class Mirror:
         local_steps = set(steps(here))
         lost_steps = set(steps(removed)) - local_steps
         replaced = lambda path: checkpoint_step(path) in local_steps and path not in here
-        gone = {p for p in newest.files if p in removed or checkpoint_step(p) in lost_steps or replaced(p)}
+        gone = frozenset(p for p in newest.files if p in removed or checkpoint_step(p) in lost_steps or replaced(p))
         after = stored_runs.with_files(newest, entries, gone)
         old = set(self._superfluous(steps(after.files))) - local_steps
-        return stored_runs.with_files(after, {}, {path for path in after.files if checkpoint_step(path) in old})
+        return stored_runs.with_files(
+            after, {}, frozenset(path for path in after.files if checkpoint_step(path) in old)
+        )
 
     def _copy_again(self) -> None:
         """Copies, and says at the first failure of several that it will be tried again."""
