@@ -12,7 +12,7 @@ WEIGHTS = pathlib.Path(diffusion.__file__).parent / "weights"
 """The folder of the models that travel with the project."""
 SHIPPED = {
     "digits": "070a2cb69c1819aa96a029c907205074bbc26d7da9ec20e4168656d8560e8c91",
-    "drawings": "f6eee2d96a16a7ece98b0ffcf0b7834b5b00fc7e158c0ca51d5d0b087377f3b1",
+    "drawings": "bc35d29f517de75aecb8730cf9030c733c2df5530f2d8c505852a0c35a840795",
 }
 """The SHA-256 of each one's model.safetensors, or the fingerprint of a text-to-image model's folder.
 
