@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.guidance.measurements import Measurement, ratio_of
+from diffusion.guidance.measurements import Measurement
 from diffusion.guidance.prediction_changes import replace_x0
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser, checked
@@ -61,8 +61,7 @@ def proximal(
         ratio = (
             strength(scale, 0, None, t, x_t) * (alpha * noise_std / sigma) ** 2 if noise_std else jnp.zeros_like(sigma)
         )
-        residual = y - measurement.forward(x0)
-        change = measurement.transpose(measurement.solve(residual, ratio_of(ratio, residual)), x0)
+        change = measurement.inverse(y - measurement.forward(x0), x0, ratio)
         return replace_x0(prediction, schedule, t, x0 + change)
 
     return guided

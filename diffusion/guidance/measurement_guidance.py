@@ -10,7 +10,7 @@ from jax import Array
 from jax.core import Tracer
 
 from diffusion.guidance.classifier_gradient import shift_score
-from diffusion.guidance.measurements import Measurement, ratio_of
+from diffusion.guidance.measurements import Measurement
 from diffusion.guidance.prediction_changes import replace_x0
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser, checked
@@ -158,8 +158,7 @@ def pseudoinverse(
         sigma = left_broadcast(schedule.sigma(t), x_t)
         variance = alpha**2 * data_std**2 + sigma**2  # r^2 = s^2 sigma^2 / variance
         ratio = variance * (noise_std / data_std) ** 2 / sigma**2 if noise_std else jnp.zeros_like(sigma)
-        residual = y - measurement.forward(x0)
-        (gradient,) = pull(measurement.transpose(measurement.solve(residual, ratio_of(ratio, residual)), x0))
+        (gradient,) = pull(measurement.inverse(y - measurement.forward(x0), x0, ratio))
         # sigma^2 / (alpha r^2), with sigma^2 cancelled by hand: finite as sigma vanishes.
         some = alpha > 0
         factor = jnp.where(some, variance / (jnp.where(some, alpha, 1) * data_std**2), 0)

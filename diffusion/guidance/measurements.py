@@ -1,6 +1,6 @@
 """Measurements of a picture in a linear inverse problem: y = A x_0 + sigma_y z."""
 
-__all__ = ["Measurement", "at_random", "blurred", "box", "masked", "matrix", "pooled", "ratio_of"]
+__all__ = ["Measurement", "at_random", "blurred", "box", "masked", "matrix", "pooled"]
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 
 class Measurement(NamedTuple):
@@ -31,14 +32,18 @@ class Measurement(NamedTuple):
         """A^T y, in the shape of `like`, an x `[B, ...]`."""
         return jax.linear_transpose(self.forward, like)(y)[0]
 
-    def inverse(self, y: Array, like: Array) -> Array:
-        """A^+ y, in the shape of `like`, an x `[B, ...]`."""
-        return self.transpose(self.solve(y, jnp.zeros((), y.dtype)), like)
+    def inverse(self, y: Array, like: Array, ratio: ArrayLike = 0.0) -> Array:
+        """A^T (A A^T + ratio I)^-1 y, in the shape of `like`, an x `[B, ...]`; A^+ y where the ratio is 0.
 
-
-def ratio_of(ratio: Array, y: Array) -> Array:
-    """The ratio, one number an example like x `[B, ...]`, in the shape that broadcasts against y."""
-    return ratio.reshape(ratio.shape[:1] + (1,) * (y.ndim - 1)) if ratio.ndim and ratio.shape != y.shape else ratio
+        Args:
+            y: a measurement `[B, ...]`.
+            like: an array of the shape and type of x.
+            ratio: ratio >= 0: a number, or one that broadcasts against x, alike for all of an example or of y's shape.
+        """
+        ratio = jnp.asarray(ratio, y.dtype)
+        if ratio.ndim and ratio.shape != y.shape:  # one for each example; leaves may have one for each number
+            ratio = ratio.reshape(ratio.shape[:1] + (1,) * (y.ndim - 1))
+        return self.transpose(self.solve(y, ratio), like)
 
 
 def masked(mask: Array) -> Measurement:

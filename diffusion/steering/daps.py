@@ -10,7 +10,7 @@ from jax import Array
 
 from diffusion import public
 from diffusion.arguments import require_shape
-from diffusion.guidance.measurements import Measurement, ratio_of
+from diffusion.guidance.measurements import Measurement
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.samplers.sample import check_start, keys_of_step, normal
 from diffusion.schedules import NoiseSchedule, check_schedule
@@ -113,9 +113,7 @@ def gaussian_draw(measurement: Measurement, y: Array, noise_std: float = 0.0) ->
         x = x0 + r * normal(data_keys, 1, x0)[0]
         measured = measurement.forward(x)
         noisy = y + noise_std * normal(noise_keys, 1, measured)[0]
-        return x + measurement.transpose(
-            measurement.solve(noisy - measured, ratio_of((noise_std / r) ** 2, measured)), x
-        )
+        return x + measurement.inverse(noisy - measured, x, (noise_std / r) ** 2)
 
     return draw
 
