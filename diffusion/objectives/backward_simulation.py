@@ -25,6 +25,7 @@ from diffusion.objectives.few_step import mix
 from diffusion.objectives.inputs import normal, split
 from diffusion.objectives.objective import Batch
 from diffusion.parameterizations import Network, Parameterization, predict
+from diffusion.samplers.sample import prior
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps import clean_time, plan
 
@@ -67,7 +68,8 @@ def one_step() -> Simulation:
     """
 
     def draw(network, schedule, generator, keys, batch):
-        return generate(network, schedule, generator, _prior(schedule, keys, batch), batch.get("condition"))
+        noise = prior(schedule, keys, batch["x"].shape[1:])
+        return generate(network, schedule, generator, noise, batch.get("condition"))
 
     return Simulation(draw, ("one_step",), one_step=True)
 
@@ -184,11 +186,7 @@ def _drawn(schedule: NoiseSchedule, times: tuple[float, ...], keys: Array, batch
         raise ValueError(f"the grid of a generator begins at t = {times[0]:g}, and noise is at t_max = {t_max:g}")
     starts, choices, noises = (keys,) * 3 if len(times) == 1 else split(keys, 3)  # one step chooses nothing
     last = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(times)))(choices)
-    return _prior(schedule, starts, batch), last, noises
-
-
-def _prior(schedule: NoiseSchedule, keys: Array, batch: Batch) -> Array:
-    return jax.vmap(lambda key: schedule.prior(key, batch["x"].shape[1:]))(keys)
+    return prior(schedule, starts, batch["x"].shape[1:]), last, noises
 
 
 def _times(grid: Sequence[float], name: str) -> tuple[float, ...]:

@@ -16,7 +16,7 @@ from diffusion.objectives.objective import Denoises, Objective
 from diffusion.objectives.rewards import Reward
 from diffusion.parameterizations import Parameterization, denoiser
 from diffusion.samplers.ddpm import ddim
-from diffusion.samplers.sample import Sampler, loop
+from diffusion.samplers.sample import Sampler, loop, prior
 from diffusion.timesteps import plan
 
 
@@ -67,7 +67,7 @@ def reward_backpropagation(
     def loss(networks, schedule, keys, batch, step):
         starts, draws = split(keys, 2)
         condition = batch.get("condition")
-        noise = jax.vmap(lambda key: schedule.prior(key, batch["x"].shape[1:]))(starts)
+        noise = prior(schedule, starts, batch["x"].shape[1:])
 
         def way(network):
             return loop(sampler, denoiser(network, schedule, parameterization, condition), schedule, steps, draws)
