@@ -194,3 +194,27 @@ def test_a_renamed_module_warns_and_is_the_present_one(former, present, monkeypa
     monkeypatch.delitem(sys.modules, former, raising=False)
     with pytest.warns(DeprecationWarning, match=f"^{former} is now called {present.rpartition('.')[2]}$"):
         assert importlib.import_module(former) is importlib.import_module(present)
+
+
+@pytest.mark.parametrize(
+    "before, now",
+    [
+        ("parameterizations.velocity.<locals>.target", "parameterizations.targets.velocity.<locals>.target"),
+        ("parameterizations._unscaled", "parameterizations.targets._unscaled"),
+        ("parameterizations.time.<locals>.<lambda>", "parameterizations.clocks.time.<locals>.<lambda>"),
+        ("parameterizations.Parameterization", "parameterizations.network_outputs.Parameterization"),
+        ("couplings.sinkhorn.<locals>.pair", "couplings.transport.sinkhorn.<locals>.pair"),
+        ("conditional_couplings.cosine", "couplings.conditional_transport.cosine"),
+        ("equivariant_couplings.aligned", "couplings.equivariant_transport.aligned"),
+        ("conversions.denoiser_under", "parameterizations.conversions.denoiser_under"),
+        ("manifolds.tangent_field.TangentField", "flow_maps.TangentField"),
+        ("samplers.sample.Sampler", "samplers.sample.Sampler"),
+    ],
+)
+def test_a_run_of_python_that_names_a_module_of_before_names_the_one_of_today(before, now):
+    """Each name of today leads to what it names, as far as it is not within a function."""
+    old = {"version": 28, "objective": {"parts": [{"name": f"diffusion.{before}"}]}}
+    config = plain(versions.read(json.dumps(old)))
+    assert config["objective"]["parts"][0]["name"] == f"diffusion.{now}"
+    module, _, name = f"diffusion.{now.partition('.<locals>')[0]}".rpartition(".")
+    assert hasattr(importlib.import_module(module), name)
