@@ -26,8 +26,8 @@ def ddrm(
         alpha_s x0 + sqrt(1 - eta^2) sigma_s alpha_s (Y - x0) / l + eta sigma_s z   where sigma_s < l,
         alpha_s ((1 - eta_b) x0 + eta_b Y) + sqrt(sigma_s^2 - eta_b^2 l^2) z        where sigma_s >= l.
 
-    For a perfect x0 the law of x_s is N(alpha_s x0, sigma_s^2 I), as that of the process. The start is the prior's: the
-    paper's mean alpha_T Y of it is left out.
+    For a perfect x0 the law of x_s is N(alpha_s x0, sigma_s^2 I), as it is in the process. The start is drawn from the
+    prior; the paper adds a mean alpha_T Y to it.
 
     Facts:
         kind: stochastic

@@ -50,11 +50,10 @@ def denoiser(mixture: Mixture, schedule: NoiseSchedule) -> Denoiser:
         alpha = left_broadcast(schedule.alpha(t), x)
         sigma = left_broadcast(schedule.sigma(t), x)
         spread = alpha**2 * variance + sigma**2
-        away = x[:, None] - alpha[..., None] * means if jnp.ndim(alpha) else x[:, None] - alpha * means
+        away = x[:, None] - alpha[..., None] * means
         share = jax.nn.softmax(jnp.log(weights) - jnp.sum(away**2, -1) / (2 * spread.reshape(-1, 1)), -1)
-        eps = sigma * jnp.einsum("bk,bkd->bd", share, away) / spread
-        x0 = share @ means + alpha * variance * jnp.einsum("bk,bkd->bd", share, away) / spread
-        return Prediction(x0, eps)
+        scaled = jnp.einsum("bk,bkd->bd", share, away) / spread
+        return Prediction(share @ means + alpha * variance * scaled, sigma * scaled)
 
     return denoise
 

@@ -15,7 +15,7 @@ from diffusion.experiments.remake.claims import Published, Remake
 from diffusion.experiments.remake.jit_toy import ReLUNet
 from diffusion.experiments.remake.point_training import squared_transport
 from diffusion.experiments.remake.reflow_toy import falls
-from diffusion.objectives import consistency_times as times
+from diffusion.objectives import consistency, consistency_times as times
 from diffusion.training.step import example_keys
 
 if TYPE_CHECKING:
@@ -56,15 +56,15 @@ def setting(name: str, steps: int) -> Setting:
         flow_maps.consistency_boundary(sigma_min=SIGMA_MIN),
         density,
         pairs,
-        None if name == SQUARED else objectives.consistency.pseudo_huber(),
-        objectives.consistency.inverse_gap,
+        None if name == SQUARED else consistency.pseudo_huber(),
+        consistency.inverse_gap,
         target="target" if name == AVERAGE else "model",
     )
     # mu(k) = exp(s_0 ln(mu_0) / N(k)) with s_0 = 2 and mu_0 = 0.9, of Song et al. 2023
     return Setting(objective, (lambda step: jnp.exp(2 * jnp.log(0.9) / curriculum(step))) if name == AVERAGE else None)
 
 
-def train(key: jax.Array, made: Setting, steps: int) -> Any:
+def train(key: jax.Array, chosen: Setting, steps: int) -> Any:
     """The network's parameters after as many steps of Adam."""
     network, schedule, optimizer = (
         ReLUNet(2, WIDTH),
@@ -82,12 +82,12 @@ def train(key: jax.Array, made: Setting, steps: int) -> Any:
         def loss(params):
             networks = {"model": lambda *inputs: network.apply(params, *inputs)}
             networks["target"] = lambda *inputs: network.apply(target, *inputs)
-            return made.objective.loss(networks, schedule, keys, rows, step)[0].mean()
+            return chosen.objective.loss(networks, schedule, keys, rows, step)[0].mean()
 
         change, state = optimizer.update(jax.grad(loss)(params), state, params)
         params = optax.apply_updates(params, change)
-        if made.rate is not None:
-            target = optax.incremental_update(params, target, 1 - made.rate(step))
+        if chosen.rate is not None:
+            target = optax.incremental_update(params, target, 1 - chosen.rate(step))
         return (params, target, state), None
 
     return jax.lax.scan(update, (params, params, optimizer.init(params)), jnp.arange(steps))[0][0]
@@ -109,8 +109,8 @@ def draws(params: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
 def measure(part: str, quick: bool) -> Mapping[str, Any]:
     """The squared distances of one and of two steps to new data, of each seed, and the first seed's samples."""
     steps = 20 if quick else STEPS
-    made, keys = setting(part, steps), jax.random.split(jax.random.key(0), 3 * SEEDS).reshape(SEEDS, 3)
-    params = jax.jit(jax.vmap(lambda key: train(key, made, steps)))(keys[:, 0])
+    chosen, keys = setting(part, steps), jax.random.split(jax.random.key(0), 3 * SEEDS).reshape(SEEDS, 3)
+    params = jax.jit(jax.vmap(lambda key: train(key, chosen, steps)))(keys[:, 0])
     clouds = jax.jit(jax.vmap(draws))(params, keys[:, 1])
     values: dict[str, Any] = {}
     for seed in range(SEEDS):
@@ -122,10 +122,10 @@ def measure(part: str, quick: bool) -> Mapping[str, Any]:
 
 def conclude(values: Mapping[str, float]) -> dict[str, float]:
     """The claims from the distances of all seeds."""
-    of_seeds = lambda part, name: np.array([values[VALUE.format(part, seed, name)] for seed in range(SEEDS)])
-    best = of_seeds(IMPROVED, "one step")
-    claims = {WORSE.format(part): falls(best, of_seeds(part, "one step")) for part in TAKEN_BACK}
-    claims[SECOND] = falls(of_seeds(IMPROVED, "two steps"), best)
+    distances = lambda part, name: np.array([values[VALUE.format(part, seed, name)] for seed in range(SEEDS)])
+    best = distances(IMPROVED, "one step")
+    claims = {WORSE.format(part): falls(best, distances(part, "one step")) for part in TAKEN_BACK}
+    claims[SECOND] = falls(distances(IMPROVED, "two steps"), best)
     return {name: float(holds) for name, holds in claims.items()}
 
 
