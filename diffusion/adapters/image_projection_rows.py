@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 
 from diffusion.models.image_projections import FullProjection, GlobalProjection, Resampler
-from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Layout, Mismatch, Row, linear
+from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Layout, Mismatch, Row, linear, norm
 from diffusion.models.joint_image_projections import TimedResampler
 
 HEAD = 64  # features of a head in every published resampler; the file has the product with their number alone
@@ -34,37 +34,33 @@ def rows(projection: nn.Module) -> list[Row]:
         ValueError: for a projection that has no names in files, or heads of another size than 64.
     """
     if isinstance(projection, GlobalProjection):
-        return linear("proj", "dense") + _norm("norm", "norm")
+        return linear("proj", "dense") + norm("norm", "norm")
     if isinstance(projection, FullProjection):
-        return linear("proj.0", "hidden") + linear("proj.2", "out") + _norm("proj.3", "norm")
+        return linear("proj.0", "hidden") + linear("proj.2", "out") + norm("proj.3", "norm")
     if not isinstance(projection, (Resampler, TimedResampler)):
         raise ValueError(f"a projection {type(projection).__name__} has no names in files; save a pytree of your own")
     check_heads(projection)
     timed = isinstance(projection, TimedResampler)
     table = [Row("latents", "queries", LEADING), *linear("proj_in", "in"), *linear("proj_out", "out")]
-    table += _norm("norm_out", "norm")
+    table += norm("norm_out", "norm")
     if timed:
         table += linear(TIME.format(1), "time_hidden") + linear(TIME.format(2), "time_out")
     inner = projection.heads * projection.head_size
     for i in range(projection.depth):
         mixed, mlp, ours = f"layers.{i}.0", f"layers.{i}.1", f"layer_{i}"
-        table += _norm(f"{mixed}.norm1", f"{ours}/norm_seen") + _norm(f"{mixed}.norm2", f"{ours}/norm_own")
+        table += norm(f"{mixed}.norm1", f"{ours}/norm_seen") + norm(f"{mixed}.norm2", f"{ours}/norm_own")
         table += [
             Row(f"{mixed}.to_q.weight", f"{ours}/query/kernel", DENSE),
             Row(f"{mixed}.to_kv.weight", f"{ours}/key/kernel", DENSE, rows=(0, inner)),
             Row(f"{mixed}.to_kv.weight", f"{ours}/value/kernel", DENSE, rows=(inner, 2 * inner)),
             Row(f"{mixed}.to_out.weight", f"{ours}/out/kernel", DENSE_OUT),
-            *_norm(f"{mlp}.0", f"{ours}/norm_mlp"),
+            *norm(f"{mlp}.0", f"{ours}/norm_mlp"),
             Row(f"{mlp}.1.weight", f"{ours}/mlp_hidden/kernel", DENSE),
             Row(f"{mlp}.3.weight", f"{ours}/mlp_out/kernel", DENSE),
         ]
         if timed:
             table += linear(f"layers.{i}.2.1", f"{ours}/modulation/dense")
     return table
-
-
-def _norm(theirs: str, ours: str) -> list[Row]:
-    return [Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")]
 
 
 def read(shapes: Mapping[str, tuple[int, ...]], path: str) -> nn.Module:

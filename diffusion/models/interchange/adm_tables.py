@@ -14,8 +14,8 @@ from diffusion.io import limits, schema
 from diffusion.models.interchange.attention_layouts import fused, point_out
 from diffusion.models.interchange.family import DEPTH, SIZE
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group, without_default, zero_or_null
-from diffusion.models.interchange.rows import Row, linear
-from diffusion.models.interchange.unet_boxes import OF_IMAGES, boxes, conv_rows, example, norm_rows
+from diffusion.models.interchange.rows import Row, conv, linear, norm
+from diffusion.models.interchange.unet_boxes import OF_IMAGES, boxes, example
 from diffusion.models.unet import UNet
 
 
@@ -24,9 +24,9 @@ def _rows(module: UNet, ones: int = 1) -> list[Row]:
     table = [
         *linear("time_embed.0", "time_hidden"),
         *linear("time_embed.2", "time_out"),
-        *conv_rows("input_blocks.0.0", "conv_in"),
-        *norm_rows("out.0", "norm_out"),
-        *conv_rows("out.2", "conv_out"),
+        *conv("input_blocks.0.0", "conv_in"),
+        *norm("out.0", "norm_out"),
+        *conv("out.2", "conv_out"),
     ]
     if module.num_classes:
         table.append(Row("label_emb.weight", "classes"))
@@ -45,7 +45,7 @@ def _rows(module: UNet, ones: int = 1) -> list[Row]:
                 number[way] += 1
             theirs = f"{way}_blocks.{number[way]}"
         if box.index is None and module.resample == "conv":
-            table += conv_rows(f"{theirs}.{index}.{'op' if box.part == 'down' else 'conv'}", box.ours)
+            table += conv(f"{theirs}.{index}.{'op' if box.part == 'down' else 'conv'}", box.ours)
             continue
         table += _block_rows(f"{theirs}.{index}", box.ours, box.shortcut)
         if box.attends:
@@ -56,22 +56,22 @@ def _rows(module: UNet, ones: int = 1) -> list[Row]:
 
 def _block_rows(theirs: str, ours: str, shortcut: bool) -> list[Row]:
     rows = [
-        *norm_rows(f"{theirs}.in_layers.0", f"{ours}/norm_1"),
-        *conv_rows(f"{theirs}.in_layers.2", f"{ours}/conv_1"),
+        *norm(f"{theirs}.in_layers.0", f"{ours}/norm_1"),
+        *conv(f"{theirs}.in_layers.2", f"{ours}/conv_1"),
         *linear(f"{theirs}.emb_layers.1", f"{ours}/time"),
-        *norm_rows(f"{theirs}.out_layers.0", f"{ours}/norm_2"),
-        *conv_rows(f"{theirs}.out_layers.3", f"{ours}/conv_2"),
+        *norm(f"{theirs}.out_layers.0", f"{ours}/norm_2"),
+        *conv(f"{theirs}.out_layers.3", f"{ours}/conv_2"),
     ]
-    return rows + (conv_rows(f"{theirs}.skip_connection", f"{ours}/shortcut") if shortcut else [])
+    return rows + (conv(f"{theirs}.skip_connection", f"{ours}/shortcut") if shortcut else [])
 
 
 def _attention_rows(theirs: str, ours: str, order: str, ones: int) -> list[Row]:
     kernel, bias = fused(order, ones)
     return [
-        *norm_rows(f"{theirs}.norm", f"{ours}/norm"),
+        *norm(f"{theirs}.norm", f"{ours}/norm"),
         Row(f"{theirs}.qkv.weight", f"{ours}/qkv/kernel", kernel),
         Row(f"{theirs}.qkv.bias", f"{ours}/qkv/bias", bias),
-        *conv_rows(f"{theirs}.proj_out", f"{ours}/out", point_out(ones)),
+        *linear(f"{theirs}.proj_out", f"{ours}/out", point_out(ones)),
     ]
 
 

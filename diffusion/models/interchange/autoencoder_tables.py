@@ -11,7 +11,6 @@ __all__ = [
     "kl_rows",
     "levels_of",
     "mixing_rows",
-    "norm_rows",
     "one_scale",
     "per_channel",
     "picture",
@@ -33,7 +32,7 @@ from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.autoencoders.autoencoder_vq import VQModel
 from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, SIZES
 from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, Group
-from diffusion.models.interchange.rows import CONV, DENSE, POINT, SAME, Layout, Row, linear, within
+from diffusion.models.interchange.rows import CONV, DENSE, POINT, SAME, Layout, Row, linear, norm, within
 
 Autoencoder = AutoencoderKL | VQModel
 """The networks that these tables describe."""
@@ -82,24 +81,19 @@ ORIGINAL = Names(
 )
 
 
-def norm_rows(theirs: str, ours: str) -> list[Row]:
-    """A norm with scale and bias."""
-    return [Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")]
-
-
 def block_rows(names: Names, theirs: str, ours: str, shortcut: bool) -> list[Row]:
     """A residual block."""
     rows = []
     for k in (1, 2):
-        rows += norm_rows(f"{theirs}.norm{k}", f"{ours}/norm_{k}")
+        rows += norm(f"{theirs}.norm{k}", f"{ours}/norm_{k}")
         rows += linear(f"{theirs}.conv{k}", f"{ours}/conv_{k}", CONV)
     return rows + (linear(f"{theirs}.{names.shortcut}", f"{ours}/shortcut", CONV) if shortcut else [])
 
 
 def mixing_rows(names: Names, theirs: str, ours: str) -> list[Row]:
     """Attention over pixels."""
-    norm, *dense = names.mixing
-    rows = norm_rows(f"{theirs}.{norm}", f"{ours}/norm")
+    first, *dense = names.mixing
+    rows = norm(f"{theirs}.{first}", f"{ours}/norm")
     for name, part in zip(dense, ("query", "key", "value", "project")):
         rows += linear(f"{theirs}.{name}", f"{ours}/{part}", names.point)
     return rows
@@ -111,7 +105,7 @@ def side_rows(module: Autoencoder, names: Names, encoder: bool) -> list[Row]:
     rows = [
         *linear("conv_in", "conv_in", CONV),
         *linear("conv_out", "conv_out", CONV),
-        *norm_rows(names.norm_out, "norm_out"),
+        *norm(names.norm_out, "norm_out"),
     ]
     for k in (0, 1):
         rows += block_rows(names, names.middle[2 * k], f"middle/block_{k}", shortcut=False)

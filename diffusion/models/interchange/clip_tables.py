@@ -12,33 +12,17 @@ import jax.numpy as jnp
 from diffusion.io import schema
 from diffusion.models.interchange.family import Family, Fields, array
 from diffusion.models.interchange.field_table import A_TABLE, Choice, Field, FieldTable, Follows, Group
-from diffusion.models.interchange.rows import DENSE, DENSE_OUT, VECTOR, Row, patches, stacked, within
+from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, cut, layers, linear, norm, patches, within
 from diffusion.models.interchange.transformers_config import encoder_sizes, unread
-from diffusion.models.interchange.vision_rows import sizes
+from diffusion.models.interchange.vision_rows import HEADS, attention, sizes
 from diffusion.models.text_encoders.clip import CLIP, CLIPText, CLIPTextProjection, CLIPVision, CLIPVisionProjection
-
-
-def _norm(theirs: str, ours: str) -> list[Row]:
-    return [Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")]
-
-
-def _dense(theirs: str, ours: str) -> list[Row]:
-    return [Row(f"{theirs}.weight", f"{ours}/kernel", DENSE), Row(f"{theirs}.bias", f"{ours}/bias")]
 
 
 def _layer() -> list[Row]:
     """A layer by transformers' names."""
-    table = _norm("layer_norm1", "norm_1") + _norm("layer_norm2", "norm_2")
-    for theirs, ours in (("q", "query"), ("k", "key"), ("v", "value")):
-        table += [
-            Row(f"self_attn.{theirs}_proj.weight", f"attention/{ours}/kernel", DENSE),
-            Row(f"self_attn.{theirs}_proj.bias", f"attention/{ours}/bias", VECTOR),
-        ]
-    table += [
-        Row("self_attn.out_proj.weight", "attention/out/kernel", DENSE_OUT),
-        Row("self_attn.out_proj.bias", "attention/out/bias"),
-    ]
-    return table + _dense("mlp.fc1", "mlp/hidden") + _dense("mlp.fc2", "mlp/out")
+    table = norm("layer_norm1", "norm_1") + norm("layer_norm2", "norm_2")
+    table += attention("self_attn.{1}_proj", "self_attn.out_proj")
+    return table + linear("mlp.fc1", "mlp/hidden") + linear("mlp.fc2", "mlp/out")
 
 
 def original_layer(width: int) -> list[Row]:
@@ -47,22 +31,9 @@ def original_layer(width: int) -> list[Row]:
     Args:
         width: width of the layer, a third of the rows.
     """
-    table = _norm("ln_1", "norm_1") + _norm("ln_2", "norm_2")
-    for i, ours in enumerate(("query", "key", "value")):
-        rows = (i * width, (i + 1) * width)
-        table += [
-            Row("attn.in_proj_weight", f"attention/{ours}/kernel", DENSE, rows=rows),
-            Row("attn.in_proj_bias", f"attention/{ours}/bias", VECTOR, rows=rows),
-        ]
-    table += [
-        Row("attn.out_proj.weight", "attention/out/kernel", DENSE_OUT),
-        Row("attn.out_proj.bias", "attention/out/bias"),
-    ]
-    return table + _dense("mlp.c_fc", "mlp/hidden") + _dense("mlp.c_proj", "mlp/out")
-
-
-def _layers(layer: list[Row], depth: int, theirs: str) -> list[Row]:
-    return [row for i in range(depth) for row in within(stacked(layer, i), f"{theirs}{i}.", "encoder/layers/")]
+    table = norm("ln_1", "norm_1") + norm("ln_2", "norm_2")
+    table += cut("attn.in_proj_", HEADS, width) + linear("attn.out_proj", "attention/out", DENSE_OUT)
+    return table + linear("mlp.c_fc", "mlp/hidden") + linear("mlp.c_proj", "mlp/out")
 
 
 def text_rows(module: CLIPText) -> list[Row]:
@@ -70,8 +41,8 @@ def text_rows(module: CLIPText) -> list[Row]:
     return [
         Row("embeddings.token_embedding.weight", "tokens/embedding"),
         Row("embeddings.position_embedding.weight", "positions"),
-        *_layers(_layer(), module.depth, "encoder.layers."),
-        *_norm("final_layer_norm", "final_norm"),
+        *layers(_layer(), module.depth, "encoder.layers.", "encoder/layers/"),
+        *norm("final_layer_norm", "final_norm"),
     ]
 
 
@@ -80,8 +51,8 @@ def original_text_rows(module: CLIPText) -> list[Row]:
     return [
         Row("token_embedding.weight", "tokens/embedding"),
         Row("positional_embedding", "positions"),
-        *_layers(original_layer(module.width), module.depth, "transformer.resblocks."),
-        *_norm("ln_final", "final_norm"),
+        *layers(original_layer(module.width), module.depth, "transformer.resblocks.", "encoder/layers/"),
+        *norm("ln_final", "final_norm"),
     ]
 
 
@@ -91,9 +62,9 @@ def vision_rows(module: CLIPVision) -> list[Row]:
         Row("embeddings.class_embedding", "class_token"),
         Row("embeddings.patch_embedding.weight", "patch_embedding/kernel", patches(module.patch)),
         Row("embeddings.position_embedding.weight", "positions"),
-        *_norm("pre_layrnorm", "first_norm"),  # their spelling
-        *_layers(_layer(), module.depth, "encoder.layers."),
-        *_norm("post_layernorm", "final_norm"),
+        *norm("pre_layrnorm", "first_norm"),  # their spelling
+        *layers(_layer(), module.depth, "encoder.layers.", "encoder/layers/"),
+        *norm("post_layernorm", "final_norm"),
     ]
 
 
@@ -103,9 +74,9 @@ def original_vision_rows(module: CLIPVision) -> list[Row]:
         Row("class_embedding", "class_token"),
         Row("conv1.weight", "patch_embedding/kernel", patches(module.patch)),
         Row("positional_embedding", "positions"),
-        *_norm("ln_pre", "first_norm"),
-        *_layers(original_layer(module.width), module.depth, "transformer.resblocks."),
-        *_norm("ln_post", "final_norm"),
+        *norm("ln_pre", "first_norm"),
+        *layers(original_layer(module.width), module.depth, "transformer.resblocks.", "encoder/layers/"),
+        *norm("ln_post", "final_norm"),
     ]
 
 

@@ -9,7 +9,7 @@ from diffusion.models.image_encoders import convnext
 from diffusion.models.image_encoders.convnext import ConvNeXt
 from diffusion.models.interchange.family import BLOCKS, SIZES, Family, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
-from diffusion.models.interchange.rows import CONV, SAME, Layout, Row, linear, within
+from diffusion.models.interchange.rows import SAME, Layout, Row, conv, linear, norm, within
 from diffusion.models.interchange.transformers_config import unread
 
 RESPONSE = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(1, 1, 1, -1))
@@ -20,14 +20,6 @@ CLASSIFIER = {
 UNUSED = ("drop_path_rate", "image_size", "layer_scale_init_value", "out_features", "out_indices", "stage_names")
 NAMES = {1: "ConvNextModel", 2: "ConvNextV2Model"}
 KINDS = {1: "convnext", 2: "convnextv2"}
-
-
-def _conv(theirs: str, ours: str) -> list[Row]:
-    return [Row(f"{theirs}.weight", f"{ours}/kernel", CONV), Row(f"{theirs}.bias", f"{ours}/bias")]
-
-
-def _norm(theirs: str, ours: str) -> list[Row]:
-    return [Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")]
 
 
 def _rows(
@@ -50,17 +42,17 @@ def _rows(
         vectors: layout of GRN's vectors, or of the scale.
         last: its name of the last norm.
     """
-    depthwise, norm, hidden, out, grn, scale = parts
-    table = [*_conv(stem[0], "stem"), *_norm(stem[1], "stem_norm"), *_norm(last, "norm")]
+    depthwise, middle, hidden, out, grn, scale = parts
+    table = [*conv(stem[0], "stem"), *norm(stem[1], "stem_norm"), *norm(last, "norm")]
     for stage, depth in enumerate(module.depths):
         if stage:
-            table += [*_norm(f"{down(stage)}.0", f"down_{stage}_norm"), *_conv(f"{down(stage)}.1", f"down_{stage}")]
+            table += [*norm(f"{down(stage)}.0", f"down_{stage}_norm"), *conv(f"{down(stage)}.1", f"down_{stage}")]
         for number in range(depth):
             ours = f"stage_{stage}_block_{number}"
             name = lambda part, stage=stage, number=number: block(stage, number, part)
             table += [
-                *_conv(name(depthwise), f"{ours}/depthwise"),
-                *_norm(name(norm), f"{ours}/norm"),
+                *conv(name(depthwise), f"{ours}/depthwise"),
+                *norm(name(middle), f"{ours}/norm"),
                 *linear(name(hidden), f"{ours}/hidden"),
                 *linear(name(out), f"{ours}/out"),
             ]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, Family, Refusal
 from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, Group
-from diffusion.models.interchange.rows import DENSE, DENSE_OUT, VECTOR, Row, stacked, within
+from diffusion.models.interchange.rows import DENSE, DENSE_OUT, VECTOR, Row, layers, within
 from diffusion.models.interchange.transformers_config import unread
 from diffusion.models.text_encoders.decoder import DecoderEncoder
 
@@ -165,8 +165,7 @@ def _layer(module: DecoderEncoder) -> list[Row]:
 def rows(module: DecoderEncoder, before: str) -> list[Row]:
     """The decoder by transformers' names; `before` stands before each in the file of a model that holds it."""
     table = [Row("embed_tokens.weight", "tokens/embedding"), Row("norm.weight", "final_norm/scale")]
-    for i in range(module.depth):
-        table += within(stacked(_layer(module), i), f"layers.{i}.", "layers/")
+    table += layers(_layer(module), module.depth, "layers.", "layers/")
     return within(table, before)
 
 

@@ -5,9 +5,9 @@ __all__ = ["rows"]
 from diffusion.models.image_encoders.dinov2 import PRESETS, DINOv2, preset
 from diffusion.models.interchange.family import DEPTH, Family, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
-from diffusion.models.interchange.rows import DENSE, VECTOR, Row, linear
+from diffusion.models.interchange.rows import DENSE, VECTOR, Row, layers, linear, norm
 from diffusion.models.interchange.transformers_config import unread
-from diffusion.models.interchange.vision_rows import LEADING, attention, layers, norm, patch_rows
+from diffusion.models.interchange.vision_rows import LEADING, attention, patch_rows
 
 IMAGE = ("attention_probs_dropout_prob", "hidden_dropout_prob", "drop_path_rate")  # of their training
 BACKBONE = ("apply_layernorm", "reshape_hidden_states", "out_features", "out_indices", "stage_names")  # other classes'
@@ -35,7 +35,7 @@ def rows(module: DINOv2) -> list[Row]:
         Row("embeddings.mask_token", "mask_token"),
         Row("embeddings.position_embeddings", "positions/table", LEADING),
         *patch_rows("embeddings.patch_embeddings.projection", module.patch),
-        *layers(_layer(module), module.depth, "encoder.layer."),
+        *layers(_layer(module), module.depth, "encoder.layer.", "encoder/layers/"),
         *norm("layernorm", "encoder/norm", module.affine),
     ]
     return table + [Row("embeddings.register_tokens", "registers", LEADING)] * bool(module.registers)

@@ -8,9 +8,9 @@ from diffusion.models.image_encoders.dinov3 import PRESETS, DINOv3, preset
 from diffusion.models.interchange.dinov2_tables import BACKBONE
 from diffusion.models.interchange.family import Computed, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
-from diffusion.models.interchange.rows import DENSE, VECTOR, Row, linear
+from diffusion.models.interchange.rows import Row, layers, linear, norm, side_by_side
 from diffusion.models.interchange.transformers_config import encoder_sizes, unread
-from diffusion.models.interchange.vision_rows import LEADING, attention, layers, norm, patch_rows
+from diffusion.models.interchange.vision_rows import LEADING, attention, patch_rows
 from diffusion.models.layers.vision_layers import PROJECTIONS
 
 # Augmentations of the positions while it is trained, and initial values; rotary positions take pictures of any size.
@@ -30,12 +30,7 @@ def _layer(module: DINOv3) -> list[Row]:
     table += [Row(f"layer_scale{i}.lambda1", f"scale_{i}") for i in (1, 2)]
     if not module.gated:
         return table + linear("mlp.up_proj", "mlp/hidden") + linear("mlp.down_proj", "mlp/out")
-    for i, theirs in enumerate(("gate", "up")):
-        table += [
-            Row(f"mlp.{theirs}_proj.weight", "mlp/hidden/kernel", DENSE, (slice(None), i)),
-            Row(f"mlp.{theirs}_proj.bias", "mlp/hidden/bias", VECTOR, (i,)),
-        ]
-    return table + linear("mlp.down_proj", "mlp/out")
+    return table + side_by_side(("mlp.gate_proj", "mlp.up_proj"), "mlp/hidden") + linear("mlp.down_proj", "mlp/out")
 
 
 def rows(module: DINOv3) -> list[Row]:
@@ -44,7 +39,7 @@ def rows(module: DINOv3) -> list[Row]:
         Row("embeddings.cls_token", "class_token", LEADING),
         Row("embeddings.mask_token", "mask_token", LEADING),
         *patch_rows("embeddings.patch_embeddings", module.patch),
-        *layers(_layer(module), module.depth, "layer."),
+        *layers(_layer(module), module.depth, "layer.", "encoder/layers/"),
         *norm("norm", "encoder/norm", module.affine),
     ]
     return table + [Row("embeddings.register_tokens", "registers", LEADING)] * bool(module.registers)

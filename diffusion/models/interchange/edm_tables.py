@@ -16,8 +16,8 @@ from diffusion.io import schema
 from diffusion.models.interchange.attention_layouts import fused, point_out
 from diffusion.models.interchange.family import DEPTH, SIZES, Computed, Refusal
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group, without_default
-from diffusion.models.interchange.rows import DENSE, Row, linear
-from diffusion.models.interchange.unet_boxes import OF_IMAGES, Box, boxes, conv_rows, example, norm_rows
+from diffusion.models.interchange.rows import DENSE, Row, conv, linear, norm
+from diffusion.models.interchange.unet_boxes import OF_IMAGES, Box, boxes, example
 from diffusion.models.song_unet import SongUNet
 from diffusion.models.unet import UNet
 
@@ -50,18 +50,18 @@ def _named(module: SongUNet | UNet, first: int, attends: tuple[bool, ...]) -> It
 def _block_rows(theirs: str, ours: str, shortcut: bool) -> list[Row]:
     rows = linear(f"{theirs}.affine", f"{ours}/time")
     for k in (0, 1):
-        rows += norm_rows(f"{theirs}.norm{k}", f"{ours}/norm_{k + 1}")
-        rows += conv_rows(f"{theirs}.conv{k}", f"{ours}/conv_{k + 1}")
-    return rows + (conv_rows(f"{theirs}.skip", f"{ours}/shortcut") if shortcut else [])
+        rows += norm(f"{theirs}.norm{k}", f"{ours}/norm_{k + 1}")
+        rows += conv(f"{theirs}.conv{k}", f"{ours}/conv_{k + 1}")
+    return rows + (conv(f"{theirs}.skip", f"{ours}/shortcut") if shortcut else [])
 
 
 def _attention_rows(theirs: str, ours: str) -> list[Row]:
     kernel, bias = fused("hdi", ones=2)
     return [
-        *norm_rows(f"{theirs}.norm2", f"{ours}/norm"),
+        *norm(f"{theirs}.norm2", f"{ours}/norm"),
         Row(f"{theirs}.qkv.weight", f"{ours}/qkv/kernel", kernel),
         Row(f"{theirs}.qkv.bias", f"{ours}/qkv/bias", bias),
-        *conv_rows(f"{theirs}.proj", f"{ours}/out", point_out(2)),
+        *linear(f"{theirs}.proj", f"{ours}/out", point_out(2)),
     ]
 
 
@@ -81,7 +81,7 @@ def _song_rows(module: SongUNet) -> list[Row]:
     side = lambda level: f"{module.resolution >> level}x{module.resolution >> level}"
     levels = len(module.widths)
     table = [
-        *conv_rows(f"enc.{side(0)}_conv", "conv_in"),
+        *conv(f"enc.{side(0)}_conv", "conv_in"),
         *linear("map_layer0", "time_hidden"),
         *linear("map_layer1", "time_out"),
     ]
@@ -96,10 +96,10 @@ def _song_rows(module: SongUNet) -> list[Row]:
         if box.attends:
             table += _attention_rows(theirs, f"{box.ours}_attention")
     for level in range(1, levels) if module.encoder != "standard" else ():
-        table += conv_rows(f"enc.{side(level)}_aux_{module.encoder}", f"down_{level}_image")
+        table += conv(f"enc.{side(level)}_aux_{module.encoder}", f"down_{level}_image")
     for level in range(levels) if module.decoder == "skip" else (0,):
-        table += norm_rows(f"dec.{side(level)}_aux_norm", f"norm_out_{level}")
-        table += conv_rows(f"dec.{side(level)}_aux_conv", f"conv_out_{level}")
+        table += norm(f"dec.{side(level)}_aux_norm", f"norm_out_{level}")
+        table += conv(f"dec.{side(level)}_aux_conv", f"conv_out_{level}")
     return table
 
 
@@ -159,11 +159,11 @@ def _dhariwal_named(module: UNet) -> Iterator[Named]:
 def _dhariwal_rows(module: UNet) -> list[Row]:
     side = module.resolution
     table = [
-        *conv_rows(f"enc.{side}x{side}_conv", "conv_in"),
+        *conv(f"enc.{side}x{side}_conv", "conv_in"),
         *linear("map_layer0", "time_hidden"),
         *linear("map_layer1", "time_out"),
-        *norm_rows("out_norm", "norm_out"),
-        *conv_rows("out_conv", "conv_out"),
+        *norm("out_norm", "norm_out"),
+        *conv("out_conv", "conv_out"),
     ]
     if module.num_classes:
         table.append(Row("map_label.weight", "classes", DENSE))

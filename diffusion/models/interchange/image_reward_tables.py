@@ -11,9 +11,9 @@ from diffusion.models.image_encoders.blip import BLIP
 from diffusion.models.image_reward import ImageReward
 from diffusion.models.interchange.family import SIZES, array
 from diffusion.models.interchange.field_table import Field, FieldTable, part_of
-from diffusion.models.interchange.rows import DENSE, DENSE_OUT, VECTOR, Row, linear, stacked, within
+from diffusion.models.interchange.rows import DENSE_OUT, Row, cut, layers, linear, norm, within
 from diffusion.models.interchange.transformers_config import encoder_sizes
-from diffusion.models.interchange.vision_rows import LEADING, attention, layers, norm, patch_rows, sizes
+from diffusion.models.interchange.vision_rows import HEADS, LEADING, attention, patch_rows, sizes
 from diffusion.models.text_encoders.med import MEDText
 
 HEAD = (0, 2, 4, 6, 7)  # of the dense layers in the authors' list; the others are dropout
@@ -21,19 +21,13 @@ HEAD = (0, 2, 4, 6, 7)  # of the dense layers in the authors' list; the others a
 
 def _vision_rows(module: BLIP) -> list[Row]:
     layer = norm("norm1", "norm_1") + norm("norm2", "norm_2")
-    for i, ours in enumerate(("query", "key", "value")):
-        rows = (i * module.width, (i + 1) * module.width)
-        layer += [
-            Row("attn.qkv.weight", f"attention/{ours}/kernel", DENSE, rows=rows),
-            Row("attn.qkv.bias", f"attention/{ours}/bias", VECTOR, rows=rows),
-        ]
-    layer += linear("attn.proj", "attention/out", DENSE_OUT)
+    layer += cut("attn.qkv.", HEADS, module.width) + linear("attn.proj", "attention/out", DENSE_OUT)
     layer += linear("mlp.fc1", "mlp/hidden") + linear("mlp.fc2", "mlp/out")
     return [
         Row("cls_token", "class_token", LEADING),
         Row("pos_embed", "positions/table", LEADING),
         *patch_rows("patch_embed.proj", module.patch),
-        *layers(layer, module.depth, "blocks."),
+        *layers(layer, module.depth, "blocks.", "encoder/layers/"),
         *norm("norm", "encoder/norm"),
     ]
 
@@ -47,7 +41,7 @@ def _text_rows(module: MEDText) -> list[Row]:
         Row("embeddings.word_embeddings.weight", "tokens/embedding"),
         Row("embeddings.position_embeddings.weight", "positions"),
         *norm("embeddings.LayerNorm", "norm"),
-        *(row for i in range(module.depth) for row in within(stacked(layer, i), f"encoder.layer.{i}.", "layers/")),
+        *layers(layer, module.depth, "encoder.layer.", "layers/"),
     ]
 
 

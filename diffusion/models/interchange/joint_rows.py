@@ -4,7 +4,7 @@ __all__ = ["StreamNames", "projection_rows", "shift_and_scale", "stream_rows"]
 
 from typing import NamedTuple
 
-from diffusion.models.interchange.rows import DENSE_OUT, Row, linear, within
+from diffusion.models.interchange.rows import DENSE_OUT, Row, linear, side_by_side, within
 
 
 class StreamNames(NamedTuple):
@@ -53,7 +53,7 @@ def projection_rows(attention: tuple[str, ...], norms: tuple[str, ...], ours: st
     if len(enter) == 1:
         rows = linear(enter[0], f"{ours}/qkv")
     else:
-        rows = [row for i, name in enumerate(enter) for row in linear(name, f"{ours}/qkv", at=(slice(None), i))]
+        rows = side_by_side(enter, f"{ours}/qkv")
     rows += [Row(name, f"{ours}/{which}_norm/scale") for which, name in zip(("query", "key"), norms)]
     return rows + (linear(leave, f"{ours}/out", DENSE_OUT) if out else [])
 

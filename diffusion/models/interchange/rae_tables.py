@@ -25,8 +25,8 @@ from diffusion.models.image_encoders.siglip import SigLIP
 from diffusion.models.interchange import dinov2_tables, dinov3_tables, siglip_tables, vit_tables
 from diffusion.models.interchange.family import DEPTH, SIZE, Computed, Family, Fields, Refusal, array
 from diffusion.models.interchange.field_table import A_TABLE, Field, FieldTable
-from diffusion.models.interchange.rows import Layout, Row, linear, stacked, within
-from diffusion.models.interchange.vision_rows import LEADING, attention, norm
+from diffusion.models.interchange.rows import Layout, Row, layers, linear, norm, within
+from diffusion.models.interchange.vision_rows import LEADING, attention
 from diffusion.models.layers.embeddings import sincos_positions
 from diffusion.models.layers.vision_layers import IMAGENET
 
@@ -61,10 +61,7 @@ def _layers(module: RAEDecoder, query: str, out: str) -> list[Row]:
     """The rows of the decoder's layers, and of the norm after them."""
     layer = norm("layernorm_before", "norm_1") + norm("layernorm_after", "norm_2") + attention(query, out)
     layer += linear("intermediate.dense", "mlp/hidden") + linear("output.dense", "mlp/out")
-    table = [
-        row for i in range(module.depth) for row in within(stacked(layer, i), f"decoder_layers.{i}.", "layers/layers/")
-    ]
-    return table + norm("decoder_norm", "layers/norm")
+    return layers(layer, module.depth, "decoder_layers.", "layers/layers/") + norm("decoder_norm", "layers/norm")
 
 
 def decoder_rows(module: RAEDecoder, query: str, out: str) -> list[Row]:

@@ -13,10 +13,15 @@ __all__ = [
     "Row",
     "check_cover",
     "compare",
+    "conv",
+    "cut",
+    "layers",
     "linear",
     "names",
+    "norm",
     "part_shape",
     "patches",
+    "side_by_side",
     "stacked",
     "their_shapes",
     "within",
@@ -129,6 +134,56 @@ def linear(theirs: str, ours: str, kernel: Layout = DENSE, at: tuple = (), bias:
     rows = [Row(f"{theirs}.weight", f"{ours}/kernel", kernel, at)]
     outputs = tuple(index for index in at if index != slice(None))
     return rows + [Row(f"{theirs}.bias", f"{ours}/bias", VECTOR, outputs)] * bias
+
+
+def conv(theirs: str, ours: str) -> list[Row]:
+    """The rows of a convolution of pictures."""
+    return linear(theirs, ours, CONV)
+
+
+def side_by_side(theirs: Iterable[str], ours: str, bias: bool = True) -> list[Row]:
+    """The rows of dense layers of theirs that are one of ours, such as the queries, keys and values of a fused layer.
+
+    Args:
+        theirs: their names, in the order of the second axis of our kernel [in, K, *out].
+        ours: the path of ours.
+        bias: whether they have one.
+    """
+    return [row for part, name in enumerate(theirs) for row in linear(name, ours, at=(slice(None), part), bias=bias)]
+
+
+def cut(theirs: str, ours: Iterable[str], width: int, bias: bool = True) -> list[Row]:
+    """The rows of a dense layer of theirs whose outputs are several layers of ours, one after the other.
+
+    Args:
+        theirs: its name before "weight" and "bias": "attn.qkv." or "attn.in_proj_".
+        ours: the paths of ours, in the order of its outputs.
+        width: number of outputs of each.
+        bias: whether it has one.
+    """
+    rows = []
+    for part, path in enumerate(ours):
+        outputs = (part * width, (part + 1) * width)
+        rows.append(Row(f"{theirs}weight", f"{path}/kernel", DENSE, rows=outputs))
+        rows += [Row(f"{theirs}bias", f"{path}/bias", VECTOR, rows=outputs)] * bias
+    return rows
+
+
+def norm(theirs: str, ours: str, affine: bool = True) -> list[Row]:
+    """The rows of a norm with a scale and a bias; none for one without parameters."""
+    return affine * [Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")]
+
+
+def layers(layer: Sequence[Row], depth: int, theirs: str, ours: str) -> list[Row]:
+    """The rows of a stack of equal layers.
+
+    Args:
+        layer: rows of one layer, by its own names.
+        depth: number of layers.
+        theirs: prefix before the number of a layer, "encoder.layer.".
+        ours: path of the stack, with its slash.
+    """
+    return [row for i in range(depth) for row in within(stacked(layer, i), f"{theirs}{i}.", ours)]
 
 
 def names(table: Iterable[Row]) -> set[str]:

@@ -15,29 +15,28 @@ from diffusion.io import schema
 from diffusion.models.image_encoders.siglip import PRESETS, SIZES, SigLIP, preset
 from diffusion.models.interchange.family import SIZE, Fields, array
 from diffusion.models.interchange.field_table import A_TABLE, Field, FieldTable, Follows, part_of
-from diffusion.models.interchange.rows import DENSE, DENSE_OUT, VECTOR, Row, linear, within
+from diffusion.models.interchange.rows import DENSE_OUT, Row, cut, layers, linear, norm, within
 from diffusion.models.interchange.transformers_config import WITHOUT_EFFECT, encoder_sizes, unread
-from diffusion.models.interchange.vision_rows import LEADING, attention, layers, norm, patch_rows, sizes
+from diffusion.models.interchange.vision_rows import HEADS, LEADING, attention, patch_rows, sizes
 from diffusion.models.text_encoders.siglip_text import SigLIPText, SigLIPTowers
 
 
 def _pool(width: int) -> list[Row]:
-    table = [Row("probe", "query", LEADING), *norm("layernorm", "norm")]
-    for i, ours in enumerate(("query", "key", "value")):
-        rows = (i * width, (i + 1) * width)
-        table += [
-            Row("attention.in_proj_weight", f"attention/{ours}/kernel", DENSE, rows=rows),
-            Row("attention.in_proj_bias", f"attention/{ours}/bias", VECTOR, rows=rows),
-        ]
-    table += linear("attention.out_proj", "attention/out", DENSE_OUT)
-    return table + linear("mlp.fc1", "mlp/hidden") + linear("mlp.fc2", "mlp/out")
+    return [
+        Row("probe", "query", LEADING),
+        *norm("layernorm", "norm"),
+        *cut("attention.in_proj_", HEADS, width),
+        *linear("attention.out_proj", "attention/out", DENSE_OUT),
+        *linear("mlp.fc1", "mlp/hidden"),
+        *linear("mlp.fc2", "mlp/out"),
+    ]
 
 
 def _layers(depth: int) -> list[Row]:
     layer = norm("layer_norm1", "norm_1") + norm("layer_norm2", "norm_2")
     layer += attention("self_attn.{1}_proj", "self_attn.out_proj")
     layer += linear("mlp.fc1", "mlp/hidden") + linear("mlp.fc2", "mlp/out")
-    return layers(layer, depth, "encoder.layers.")
+    return layers(layer, depth, "encoder.layers.", "encoder/layers/")
 
 
 def rows(module: SigLIP) -> list[Row]:

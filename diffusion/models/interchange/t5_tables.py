@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from diffusion.models.interchange.family import DEPTH, Family, array
 from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows, Group
-from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, stacked, within
+from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, layers
 from diffusion.models.interchange.transformers_config import unread
 from diffusion.models.text_encoders.t5 import MLPS, T5Encoder
 
@@ -43,8 +43,7 @@ def rows(module: T5Encoder) -> list[Row]:
     table = [Row("shared.weight", "tokens/embedding"), Row("encoder.final_layer_norm.weight", "final_norm/scale")]
     if not module.own_positions:
         table.append(Row(f"encoder.block.0.{POSITIONS}", "positions"))
-    for i in range(module.depth):
-        table += within(stacked(_layer(module), i), f"encoder.block.{i}.", "layers/")
+    table += layers(_layer(module), module.depth, "encoder.block.", "layers/")
     return table
 
 

@@ -13,27 +13,20 @@ import jax.numpy as jnp
 
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
-from diffusion.models.interchange.rows import CONV, DENSE_OUT, Layout, Row, linear, patches, stacked
+from diffusion.models.interchange.rows import CONV, DENSE_OUT, Layout, Row, cut, linear, norm, patches, stacked
 from diffusion.models.interchange.square_images import side_of_shape
+from diffusion.models.layers.vision_layers import PROJECTIONS
 from diffusion.models.u_vit import UViT
 
 POSITIONS = Layout(lambda a, shape: a[0], lambda a: a[None])
 
 
-def _norm(theirs: str, ours: str) -> list[Row]:
-    return [Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")]
-
-
 def _block(module: UViT, theirs: str, ours: str, skip: bool = False) -> list[Row]:
-    width = module.width
+    heads = [f"{ours}/attention/{name}" for name in PROJECTIONS]
     return [
-        *_norm(f"{theirs}.norm1", f"{ours}/norm_1"),
-        *_norm(f"{theirs}.norm2", f"{ours}/norm_2"),
-        *(
-            row._replace(rows=(i * width, (i + 1) * width))
-            for i, name in enumerate(("query", "key", "value"))
-            for row in linear(f"{theirs}.attn.qkv", f"{ours}/attention/{name}", bias=module.qkv_bias)
-        ),
+        *norm(f"{theirs}.norm1", f"{ours}/norm_1"),
+        *norm(f"{theirs}.norm2", f"{ours}/norm_2"),
+        *cut(f"{theirs}.attn.qkv.", heads, module.width, module.qkv_bias),
         *linear(f"{theirs}.attn.proj", f"{ours}/attention/out", DENSE_OUT),
         *linear(f"{theirs}.mlp.fc1", f"{ours}/mlp/hidden"),
         *linear(f"{theirs}.mlp.fc2", f"{ours}/mlp/out"),
@@ -45,7 +38,7 @@ def _rows(module: UViT) -> list[Row]:
     table = [
         *linear("patch_embed.proj", "patch_embedding", patches(module.patch)),
         Row("pos_embed", "positions", POSITIONS),
-        *_norm("norm", "norm"),
+        *norm("norm", "norm"),
         *linear("decoder_pred", "final"),
         *_block(module, "mid_block", "middle_block"),
     ]

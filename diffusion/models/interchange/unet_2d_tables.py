@@ -16,8 +16,8 @@ import flax.linen as nn
 from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIDES, SIZES, Family
 from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows, Group, zero_or_null
-from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, linear
-from diffusion.models.interchange.unet_boxes import OF_IMAGES, boxes, conv_rows, example, norm_rows, only
+from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, conv, linear, norm
+from diffusion.models.interchange.unet_boxes import OF_IMAGES, boxes, example, only
 from diffusion.models.song_unet import SongUNet
 from diffusion.models.unet import UNet
 
@@ -28,13 +28,13 @@ def block_rows(theirs: str, ours: str, shortcut: bool) -> list[Row]:
     """A residual block."""
     rows = linear(f"{theirs}.time_emb_proj", f"{ours}/time")
     for k in (1, 2):
-        rows += norm_rows(f"{theirs}.norm{k}", f"{ours}/norm_{k}") + conv_rows(f"{theirs}.conv{k}", f"{ours}/conv_{k}")
-    return rows + (conv_rows(f"{theirs}.conv_shortcut", f"{ours}/shortcut") if shortcut else [])
+        rows += norm(f"{theirs}.norm{k}", f"{ours}/norm_{k}") + conv(f"{theirs}.conv{k}", f"{ours}/conv_{k}")
+    return rows + (conv(f"{theirs}.conv_shortcut", f"{ours}/shortcut") if shortcut else [])
 
 
 def attention_rows(theirs: str, ours: str) -> list[Row]:
     """Attention of pixels."""
-    rows = norm_rows(f"{theirs}.group_norm", f"{ours}/norm") + linear(f"{theirs}.to_out.0", f"{ours}/out", DENSE_OUT)
+    rows = norm(f"{theirs}.group_norm", f"{ours}/norm") + linear(f"{theirs}.to_out.0", f"{ours}/out", DENSE_OUT)
     for i, name in enumerate("qkv"):
         rows += linear(f"{theirs}.to_{name}", f"{ours}/qkv", DENSE, at=(slice(None), i))
     return rows
@@ -46,7 +46,7 @@ def _rows(module: SongUNet | UNet) -> list[Row]:
 
 def _common_rows() -> list[Row]:
     return [
-        *conv_rows("conv_in", "conv_in"),
+        *conv("conv_in", "conv_in"),
         *linear("time_embedding.linear_1", "time_hidden"),
         *linear("time_embedding.linear_2", "time_out"),
     ]
@@ -54,7 +54,7 @@ def _common_rows() -> list[Row]:
 
 def _unet_rows(module: UNet) -> list[Row]:
     levels = len(module.widths)
-    table = [*_common_rows(), *norm_rows("conv_norm_out", "norm_out"), *conv_rows("conv_out", "conv_out")]
+    table = [*_common_rows(), *norm("conv_norm_out", "norm_out"), *conv("conv_out", "conv_out")]
     if module.num_classes:
         table.append(Row("class_embedding.weight", "classes"))
     attends = tuple(i in module.attention_levels for i in range(levels))
@@ -67,9 +67,7 @@ def _unet_rows(module: UNet) -> list[Row]:
         if box.index is None:
             change = f"{theirs}.{box.part}samplers.0"
             table += (
-                conv_rows(f"{change}.conv", box.ours)
-                if module.resample == "conv"
-                else block_rows(change, box.ours, False)
+                conv(f"{change}.conv", box.ours) if module.resample == "conv" else block_rows(change, box.ours, False)
             )
             continue
         table += block_rows(f"{theirs}.resnets.{box.index}", box.ours, box.shortcut)
@@ -84,8 +82,8 @@ def _song_rows(module: SongUNet) -> list[Row]:
     table = [
         *_common_rows(),
         Row("time_proj.weight", "frequencies"),
-        *norm_rows("conv_norm_out", "norm_out_0"),
-        *conv_rows("conv_out", "conv_out_0"),
+        *norm("conv_norm_out", "norm_out_0"),
+        *conv("conv_out", "conv_out_0"),
     ]
     attends = tuple(module.attends(i) for i in range(levels))
     for box in boxes(module.widths, module.width, module.blocks, attends):
@@ -98,10 +96,10 @@ def _song_rows(module: SongUNet) -> list[Row]:
             level = box.level + (1 if box.part == "down" else -1)
             table += block_rows(f"{theirs}.resnet_{box.part}", f"{box.part}_{level}_resample", True)
             if box.part == "down":
-                table += conv_rows(f"{theirs}.skip_conv", f"down_{level}_image")
+                table += conv(f"{theirs}.skip_conv", f"down_{level}_image")
             else:
-                table += norm_rows(f"{theirs}.skip_norm", f"norm_out_{box.level}")
-                table += conv_rows(f"{theirs}.skip_conv", f"conv_out_{box.level}")
+                table += norm(f"{theirs}.skip_norm", f"norm_out_{box.level}")
+                table += conv(f"{theirs}.skip_conv", f"conv_out_{box.level}")
             continue
         table += block_rows(f"{theirs}.resnets.{box.index}", box.ours, box.shortcut)
         if box.attends and (box.part != "up" or box.index == module.blocks):

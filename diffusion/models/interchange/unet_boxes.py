@@ -1,6 +1,6 @@
 """The blocks of a U-Net, in the order of its computation, for the tables of its names."""
 
-__all__ = ["OF_IMAGES", "Box", "boxes", "conv_rows", "example", "norm_rows", "only"]
+__all__ = ["OF_IMAGES", "Box", "boxes", "example", "only"]
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.models.interchange.family import Refusal
-from diffusion.models.interchange.rows import CONV, Layout, Row, linear
 
 
 class Box(NamedTuple):
@@ -61,16 +60,6 @@ def boxes(widths: tuple[int, ...], first: int, blocks: int, attends: tuple[bool,
             channels = widths[level]
         if level:
             yield Box(f"up_{level}_resample", "up", level, None, False, False)
-
-
-def conv_rows(theirs: str, ours: str, layout: Layout = CONV) -> list[Row]:
-    """A convolution, or with another layout a dense layer that is a 1x1 convolution of theirs."""
-    return linear(theirs, ours, layout)
-
-
-def norm_rows(theirs: str, ours: str) -> list[Row]:
-    """A norm with scale and bias."""
-    return [Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")]
 
 
 OF_IMAGES = {"axes": 2, "vector_width": 0}

@@ -10,10 +10,9 @@ from diffusion.models.image_encoders import videomae
 from diffusion.models.image_encoders.videomae import VideoMAE
 from diffusion.models.interchange.family import array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
-from diffusion.models.interchange.rows import DENSE, DENSE_OUT, VECTOR, Layout, Row, linear, stacked, within
+from diffusion.models.interchange.rows import DENSE_OUT, VECTOR, Layout, Row, cut, layers, linear, norm, within
 from diffusion.models.interchange.transformers_config import unread
-from diffusion.models.interchange.vision_rows import attention, norm, sizes
-from diffusion.models.layers.vision_layers import PROJECTIONS
+from diffusion.models.interchange.vision_rows import HEADS, attention, sizes
 
 TRAINING = ("attention_probs_dropout_prob", "hidden_dropout_prob", "norm_pix_loss")
 DECODER = (
@@ -38,16 +37,13 @@ def _patches(theirs: str, module: VideoMAE) -> list[Row]:
     return [Row(f"{theirs}.weight", "patches/kernel", _tubelets(module)), Row(f"{theirs}.bias", "patches/bias")]
 
 
-def _layers(layer: list[Row], module: VideoMAE, theirs: str) -> list[Row]:
-    return [row for i in range(module.depth) for row in within(stacked(layer, i), f"{theirs}{i}.", "layers/")]
-
-
 def _encoder(module: VideoMAE) -> list[Row]:
     layer = norm("layernorm_before", "norm_1") + norm("layernorm_after", "norm_2")
     layer += attention("attention.attention.{0}", "attention.output.dense", ())
     layer += _biases(module, "attention.attention.")
     layer += linear("intermediate.dense", "mlp/hidden") + linear("output.dense", "mlp/out")
-    return _patches("embeddings.patch_embeddings.projection", module) + _layers(layer, module, "encoder.layer.")
+    patches = _patches("embeddings.patch_embeddings.projection", module)
+    return patches + layers(layer, module.depth, "encoder.layer.", "layers/")
 
 
 def _biases(module: VideoMAE, before: str) -> list[Row]:
@@ -57,15 +53,11 @@ def _biases(module: VideoMAE, before: str) -> list[Row]:
 
 def _authors(module: VideoMAE) -> list[Row]:
     """By the names of the authors' code, in which one matrix has queries, keys and values."""
-    width = module.width
-    layer = norm("norm1", "norm_1") + norm("norm2", "norm_2")
-    for i, name in enumerate(PROJECTIONS):
-        rows = (i * width, (i + 1) * width)
-        layer.append(Row("attn.qkv.weight", f"attention/{name}/kernel", DENSE, rows=rows))
+    layer = norm("norm1", "norm_1") + norm("norm2", "norm_2") + cut("attn.qkv.", HEADS, module.width, bias=False)
     layer += _biases(module, "attn.")
     layer += linear("attn.proj", "attention/out", DENSE_OUT)
     layer += linear("mlp.fc1", "mlp/hidden") + linear("mlp.fc2", "mlp/out")
-    rows = _patches("patch_embed.proj", module) + _layers(layer, module, "blocks.")
+    rows = _patches("patch_embed.proj", module) + layers(layer, module.depth, "blocks.", "layers/")
     return rows + norm("fc_norm" if module.last == "mean" else "norm", "norm", module.last != "none")
 
 

@@ -1,9 +1,9 @@
-"""Common parts of the tables of several image encoders: rows of patches, layers and norms, and the fields of sizes."""
+"""Common parts of the tables of several image encoders: rows of patches and attention, and the fields of sizes."""
 
-__all__ = ["attention", "layers", "norm", "patch_rows", "sizes"]
+__all__ = ["HEADS", "attention", "patch_rows", "sizes"]
 
 from diffusion.models.interchange.field_table import Field
-from diffusion.models.interchange.rows import DENSE_OUT, Layout, Row, linear, patches, stacked, within
+from diffusion.models.interchange.rows import DENSE_OUT, Layout, Row, linear, patches
 from diffusion.models.interchange.transformers_config import encoder_sizes
 from diffusion.models.layers.vision_layers import PROJECTIONS
 
@@ -11,9 +11,8 @@ from diffusion.models.layers.vision_layers import PROJECTIONS
 LEADING = Layout(lambda a, shape: a.reshape(shape), lambda a: a[None])
 
 
-def norm(theirs: str, ours: str, affine: bool = True) -> list[Row]:
-    """The rows of a layer norm; none for one without parameters."""
-    return affine * [Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")]
+HEADS = [f"attention/{name}" for name in PROJECTIONS]
+"""Our paths of what stands before the heads."""
 
 
 def patch_rows(theirs: str, side: int) -> list[Row]:
@@ -38,17 +37,6 @@ def attention(projection: str, out: str, biased: tuple[str, ...] = PROJECTIONS) 
     for name in PROJECTIONS:
         rows += linear(projection.format(name, name[0]), f"attention/{name}", bias=name in biased)
     return rows + linear(out, "attention/out", DENSE_OUT)
-
-
-def layers(layer: list[Row], depth: int, theirs: str) -> list[Row]:
-    """The rows of a stack of equal layers.
-
-    Args:
-        layer: rows of one layer, by its own names.
-        depth: number of layers.
-        theirs: prefix before the number of a layer, "encoder.layer.".
-    """
-    return [row for i in range(depth) for row in within(stacked(layer, i), f"{theirs}{i}.", "encoder/layers/")]
 
 
 def sizes(patch: int = 16) -> tuple[Field, ...]:

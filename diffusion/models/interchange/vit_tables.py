@@ -7,9 +7,9 @@ from diffusion.models.image_encoders.ijepa import IJEPA
 from diffusion.models.image_encoders.mae import MAE
 from diffusion.models.interchange.family import array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
-from diffusion.models.interchange.rows import Row, linear, within
+from diffusion.models.interchange.rows import Row, layers, linear, norm, within
 from diffusion.models.interchange.transformers_config import unread
-from diffusion.models.interchange.vision_rows import LEADING, attention, layers, norm, patch_rows, sizes
+from diffusion.models.interchange.vision_rows import LEADING, attention, patch_rows, sizes
 
 TRAINING = ("attention_probs_dropout_prob", "hidden_dropout_prob", "encoder_stride", "mlp_ratio")
 DECODER = (
@@ -30,7 +30,7 @@ def _rows(module: MAE | IJEPA) -> list[Row]:
     return [
         *patch_rows("embeddings.patch_embeddings.projection", module.patch),
         Row("embeddings.position_embeddings", "positions/table", LEADING),
-        *layers(layer, module.depth, "encoder.layer."),
+        *layers(layer, module.depth, "encoder.layer.", "encoder/layers/"),
         *norm("layernorm", "encoder/norm", module.affine),
     ]
 

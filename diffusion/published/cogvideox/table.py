@@ -7,7 +7,7 @@ from typing import Any
 
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, array
 from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, Group, tuple_of, width_of_heads
-from diffusion.models.interchange.rows import DENSE_OUT, Layout, Row, linear, patches, stacked, within
+from diffusion.models.interchange.rows import DENSE_OUT, Layout, Row, layers, linear, norm, patches, side_by_side
 from diffusion.published.cogvideox.network import CogVideoX
 
 NAME = "CogVideoXTransformer3DModel"
@@ -15,18 +15,14 @@ GROUP = 4  # frames of a clip in one of its latents
 WHOLE = Layout(lambda a, shape: a.reshape(shape), lambda a: a[None])  # theirs [1, M + N, D]
 
 
-def _norm(theirs: str, ours: str) -> list[Row]:
-    return [Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")]
-
-
 LAYER = [
-    *_norm("norm1.norm", "attention_norm"),
+    *norm("norm1.norm", "attention_norm"),
     *linear("norm1.linear", "attention_modulation/dense"),
-    *_norm("norm2.norm", "mlp_norm"),
+    *norm("norm2.norm", "mlp_norm"),
     *linear("norm2.linear", "mlp_modulation/dense"),
-    *(row for i, name in enumerate("qkv") for row in linear(f"attn1.to_{name}", "qkv", at=(slice(None), i))),
-    *_norm("attn1.norm_q", "query_norm"),
-    *_norm("attn1.norm_k", "key_norm"),
+    *side_by_side(("attn1.to_q", "attn1.to_k", "attn1.to_v"), "qkv"),
+    *norm("attn1.norm_q", "query_norm"),
+    *norm("attn1.norm_k", "key_norm"),
     *linear("attn1.to_out.0", "out", DENSE_OUT),
     *linear("ff.net.0.proj", "mlp/hidden"),
     *linear("ff.net.2", "mlp/out"),
@@ -65,8 +61,8 @@ def _rows(module: CogVideoX) -> list[Row]:
         *linear("patch_embed.text_proj", "text_embedding"),
         *linear("time_embedding.linear_1", "timestep_embedding/hidden"),
         *linear("time_embedding.linear_2", "timestep_embedding/out"),
-        *_norm("norm_final", "norm"),
-        *_norm("norm_out.norm", "norm_out"),
+        *norm("norm_final", "norm"),
+        *norm("norm_out.norm", "norm_out"),
         *linear("norm_out.linear", "final_modulation/dense"),
         Row("proj_out.weight", "final/kernel", kernel),
         Row("proj_out.bias", "final/bias", bias),
@@ -78,8 +74,7 @@ def _rows(module: CogVideoX) -> list[Row]:
             *linear("ofs_embedding.linear_1", "offset_embedding/hidden"),
             *linear("ofs_embedding.linear_2", "offset_embedding/out"),
         ]
-    for layer in range(module.depth):
-        table += within(stacked(LAYER, layer), f"transformer_blocks.{layer}.", "blocks/")
+    table += layers(LAYER, module.depth, "transformer_blocks.", "blocks/")
     return table
 
 

@@ -10,7 +10,7 @@ from diffusion.models.interchange import joint_rows
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZES, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
 from diffusion.models.interchange.joint_rows import StreamNames, shift_and_scale, stream_rows
-from diffusion.models.interchange.rows import DENSE_OUT, Layout, Row, linear, stacked, within
+from diffusion.models.interchange.rows import DENSE_OUT, Layout, Row, layers, linear, side_by_side
 from diffusion.published.flux.network import PATCH, Flux
 
 NAME = "FluxTransformer2DModel"
@@ -51,8 +51,7 @@ ENDS = {  # ours: (diffusers', the original)
 def diffusers_single() -> list[Row]:
     """The rows of a single layer, by diffusers' names."""
     rows = linear("norm.linear", "modulation/dense")
-    for part, name in enumerate(("attn.to_q", "attn.to_k", "attn.to_v")):
-        rows += linear(name, "attention/qkv", at=(slice(None), part))
+    rows += side_by_side(("attn.to_q", "attn.to_k", "attn.to_v"), "attention/qkv")
     rows += linear("proj_mlp", "attention/qkv", at=(slice(None), slice(3, 7)))
     rows += [
         Row("attn.norm_q.weight", "attention/query_norm/scale"),
@@ -104,11 +103,9 @@ def table(module: Flux, layout: str) -> list[Row]:
         if module.strength or not ours.startswith("strength"):
             rows += linear(theirs[0 if diffusers else 1], f"conditioning/{ours}")
     joint = [row for names, ours in zip(JOINT[layout], ("image", "text")) for row in stream_rows(names, ours, True)]
-    for i in range(module.depth):
-        rows += within(stacked(joint, i), f"{joints}.{i}.", "blocks/")
+    rows += layers(joint, module.depth, f"{joints}.", "blocks/")
     single = diffusers_single() if diffusers else _original_single()
-    for i in range(module.singles):
-        rows += within(stacked(single, i), f"{singles}.{i}.", "single_blocks/")
+    rows += layers(single, module.singles, f"{singles}.", "single_blocks/")
     return rows
 
 

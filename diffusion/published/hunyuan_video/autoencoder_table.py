@@ -6,7 +6,7 @@ from diffusion.models.autoencoders.autoencoder_kl_hunyuan_video import Autoencod
 from diffusion.models.interchange.autoencoder_tables import levels_of, one_scale
 from diffusion.models.interchange.family import DEPTH, SIZES, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
-from diffusion.models.interchange.rows import Row, linear
+from diffusion.models.interchange.rows import Row, linear, norm
 from diffusion.published.wan.autoencoder_table import PIXEL, VIDEO
 
 NAME = "AutoencoderKLHunyuanVideo"
@@ -18,14 +18,10 @@ def _conv(theirs: str, ours: str) -> list[Row]:
     return linear(f"{theirs}.conv", ours, VIDEO)
 
 
-def _norm(theirs: str, ours: str) -> list[Row]:
-    return [Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")]
-
-
 def _block(theirs: str, ours: str, shortcut: bool) -> list[Row]:
     rows = []
     for i in (1, 2):
-        rows += _norm(f"{theirs}.norm{i}", f"{ours}/norm_{i}") + _conv(f"{theirs}.conv{i}", f"{ours}/conv_{i}")
+        rows += norm(f"{theirs}.norm{i}", f"{ours}/norm_{i}") + _conv(f"{theirs}.conv{i}", f"{ours}/conv_{i}")
     return rows + _conv(f"{theirs}.conv_shortcut", f"{ours}/shortcut") * shortcut
 
 
@@ -34,12 +30,12 @@ def _rows(module: AutoencoderKLHunyuanVideo) -> list[Row]:
     rows = linear("quant_conv", "moments_conv", PIXEL) + linear("post_quant_conv", "latents_conv", PIXEL)
     for side in ("encoder", "decoder"):
         rows += _conv(f"{side}.conv_in", f"{side}/conv_in") + _conv(f"{side}.conv_out", f"{side}/conv_out")
-        rows += _norm(f"{side}.conv_norm_out", f"{side}/norm_out")
+        rows += norm(f"{side}.conv_norm_out", f"{side}/norm_out")
         for j in range(2):
             rows += _block(f"{side}.mid_block.resnets.{j}", f"{side}/middle_block_{j}", False)
         if module.mixes:
             theirs, ours = f"{side}.mid_block.attentions.0", f"{side}/mixing"
-            rows += _norm(f"{theirs}.group_norm", f"{ours}/norm") + linear(f"{theirs}.to_out.0", f"{ours}/project")
+            rows += norm(f"{theirs}.group_norm", f"{ours}/norm") + linear(f"{theirs}.to_out.0", f"{ours}/project")
             rows += [
                 row for name in ("query", "key", "value") for row in linear(f"{theirs}.to_{name[0]}", f"{ours}/{name}")
             ]

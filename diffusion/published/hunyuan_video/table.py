@@ -8,7 +8,7 @@ from diffusion.models.interchange import joint_rows
 from diffusion.models.interchange.family import DEPTH, SIZES, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
 from diffusion.models.interchange.joint_rows import StreamNames, shift_and_scale, stream_rows
-from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, linear, stacked, within
+from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, layers, linear, norm, side_by_side, within
 from diffusion.published.flux.table import PACKED_BIAS, PACKED_OUT, diffusers_single
 from diffusion.published.hunyuan_video.network import PATCH, THETA, HunyuanVideo
 from diffusion.published.wan.table import PATCHES
@@ -71,18 +71,14 @@ REFINER = {
 PARTS = ("attn.to_q", "attn.to_k", "attn.to_v")  # of diffusers' attention; the original has them as one
 
 
-def _norm(theirs: str, ours: str) -> list[Row]:
-    return [Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")]
-
-
 def _refiner(at: int) -> list[Row]:
     if LAYOUTS[at] == "original":
         rows = linear("self_attn_qkv", "attention/qkv")
     else:
-        rows = [row for i, name in enumerate(PARTS) for row in linear(name, "attention/qkv", at=(slice(None), i))]
+        rows = side_by_side(PARTS, "attention/qkv")
     for ours, theirs in REFINER.items():
         rows += linear(theirs[at], ours, DENSE_OUT if ours == "attention/out" else DENSE)
-    return rows + _norm("norm1", "attention_norm") + _norm("norm2", "mlp_norm")
+    return rows + norm("norm1", "attention_norm") + norm("norm2", "mlp_norm")
 
 
 def _original_single() -> list[Row]:
@@ -112,11 +108,9 @@ def table(module: HunyuanVideo, layout: str) -> list[Row]:
     for i in range(module.refiners):
         rows += within(_refiner(at), f"{names['refiner/block']}.{i}.", f"refiner/block_{i}/")
     joint = [row for stream, ours in zip(JOINT[at], ("image", "text")) for row in stream_rows(stream, ours, True)]
-    for i in range(module.depth):
-        rows += within(stacked(joint, i), f"{names['blocks']}.{i}.", "blocks/")
+    rows += layers(joint, module.depth, f"{names['blocks']}.", "blocks/")
     single = diffusers_single() if layout == "diffusers" else _original_single()
-    for i in range(module.singles):
-        rows += within(stacked(single, i), f"{names['single_blocks']}.{i}.", "single_blocks/")
+    rows += layers(single, module.singles, f"{names['single_blocks']}.", "single_blocks/")
     return rows
 
 

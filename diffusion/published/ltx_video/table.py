@@ -4,7 +4,7 @@ __all__ = []
 
 from diffusion.models.interchange.family import DEPTH, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
-from diffusion.models.interchange.rows import DENSE_OUT, VECTOR, Row, linear, stacked, within
+from diffusion.models.interchange.rows import DENSE_OUT, VECTOR, Row, layers, linear
 from diffusion.published.ltx_video.network import LTXVideo
 
 NAME = "LTXVideoTransformer3DModel"
@@ -45,8 +45,7 @@ def _rows(module: LTXVideo) -> list[Row]:
         Row("scale_shift_table", "final_table"),
         *linear("proj_out", "final"),
     ]
-    for layer in range(module.depth):
-        table += within(stacked(LAYER, layer), f"transformer_blocks.{layer}.", "blocks/")
+    table += layers(LAYER, module.depth, "transformer_blocks.", "blocks/")
     return table
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, SIZES, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
-from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, linear, stacked, within
+from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, layers, linear
 from diffusion.published.lumina2.network import PATCH, Lumina2
 
 NAME = "Lumina2Transformer2DModel"
@@ -79,8 +79,7 @@ def table(module: Lumina2, layout: str) -> list[Row]:
     rows.append(Row(TEXT_NORM[layout], "text_norm/scale"))
     for theirs, ours in STACKS.items():
         layer = _layer(module, layout, ours != "text_refiners")
-        for i in range(module.depth if ours == "blocks" else module.refiners):
-            rows += within(stacked(layer, i), f"{theirs}.{i}.", f"{ours}/")
+        rows += layers(layer, module.depth if ours == "blocks" else module.refiners, f"{theirs}.", f"{ours}/")
     return rows
 
 

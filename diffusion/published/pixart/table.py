@@ -15,13 +15,13 @@ from typing import Any
 from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, array
 from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, width_of_heads
-from diffusion.models.interchange.rows import DENSE_OUT, Row, linear, patches, stacked, within
+from diffusion.models.interchange.rows import DENSE_OUT, Row, cut, layers, linear, patches, side_by_side
 from diffusion.models.interchange.square_images import doubled_channels, side_of_shape
 from diffusion.published.pixart.network import PixArt
 
 LAYER = [
     Row("scale_shift_table", "table"),
-    *(row for i, name in enumerate("qkv") for row in linear(f"attn1.to_{name}", "attention/qkv", at=(slice(None), i))),
+    *side_by_side(("attn1.to_q", "attn1.to_k", "attn1.to_v"), "attention/qkv"),
     *linear("attn1.to_out.0", "attention/out", DENSE_OUT),
     *(row for name in ("query", "key", "value") for row in linear(f"attn2.to_{name[0]}", f"cross_attention/{name}")),
     *linear("attn2.to_out.0", "cross_attention/out", DENSE_OUT),
@@ -51,8 +51,7 @@ def _diffusers_rows(module: PixArt) -> list[Row]:
     if module.sized:
         table += _embedding(embedder("resolution_embedder"), "original_embedding")
         table += _embedding(embedder("aspect_ratio_embedder"), "ratio_embedding")
-    for layer in range(module.depth):
-        table += within(stacked(LAYER, layer), f"transformer_blocks.{layer}.", "blocks/")
+    table += layers(LAYER, module.depth, "transformer_blocks.", "blocks/")
     return table
 
 
@@ -70,28 +69,17 @@ def _original_rows(module: PixArt) -> list[Row]:
     if module.sized:
         table += _embedding(embedder("csize_embedder"), "original_embedding")
         table += _embedding(embedder("ar_embedder"), "ratio_embedding")
-    keys = (0, module.width)
-    values = (module.width, 2 * module.width)
-    for layer in range(module.depth):
-        before = f"blocks.{layer}"
-        table += stacked(
-            [
-                Row(f"{before}.scale_shift_table", "blocks/table"),
-                *linear(f"{before}.attn.qkv", "blocks/attention/qkv"),
-                *linear(f"{before}.attn.proj", "blocks/attention/out", DENSE_OUT),
-                *linear(f"{before}.cross_attn.q_linear", "blocks/cross_attention/query"),
-                *(
-                    row._replace(rows=part)
-                    for name, part in (("key", keys), ("value", values))
-                    for row in linear(f"{before}.cross_attn.kv_linear", f"blocks/cross_attention/{name}")
-                ),
-                *linear(f"{before}.cross_attn.proj", "blocks/cross_attention/out", DENSE_OUT),
-                *linear(f"{before}.mlp.fc1", "blocks/mlp/hidden"),
-                *linear(f"{before}.mlp.fc2", "blocks/mlp/out"),
-            ],
-            layer,
-        )
-    return table
+    layer = [
+        Row("scale_shift_table", "table"),
+        *linear("attn.qkv", "attention/qkv"),
+        *linear("attn.proj", "attention/out", DENSE_OUT),
+        *linear("cross_attn.q_linear", "cross_attention/query"),
+        *cut("cross_attn.kv_linear.", ("cross_attention/key", "cross_attention/value"), module.width),
+        *linear("cross_attn.proj", "cross_attention/out", DENSE_OUT),
+        *linear("mlp.fc1", "mlp/hidden"),
+        *linear("mlp.fc2", "mlp/out"),
+    ]
+    return table + layers(layer, module.depth, "blocks.", "blocks/")
 
 
 def _text_width(channels: int | None, ours: Mapping[str, Any]) -> int:

@@ -5,7 +5,7 @@ __all__ = ["example", "table"]
 from diffusion.models.interchange.family import DEPTH, SIZES, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
 from diffusion.models.interchange.joint_rows import DIFFUSERS, shift_and_scale, stream_rows
-from diffusion.models.interchange.rows import Row, linear, stacked, within
+from diffusion.models.interchange.rows import Row, layers, linear
 from diffusion.published.flux.table import PACKED_BIAS, PACKED_IN, PACKED_OUT
 from diffusion.published.qwen_image.network import PATCH, QwenImage
 
@@ -29,8 +29,7 @@ def table(module: QwenImage) -> list[Row]:
         Row("proj_out.bias", "final/bias", PACKED_BIAS),
     ]
     layer = [row for ours, names in STREAMS.items() for row in stream_rows(names, ours, True)]
-    for i in range(module.depth):
-        rows += within(stacked(layer, i), f"transformer_blocks.{i}.", "blocks/")
+    rows += layers(layer, module.depth, "transformer_blocks.", "blocks/")
     return rows
 
 

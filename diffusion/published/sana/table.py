@@ -7,7 +7,18 @@ import functools
 from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, array
 from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows, width_of_heads
-from diffusion.models.interchange.rows import CONV, DENSE_OUT, POINT, VECTOR, Row, linear, patches, stacked, within
+from diffusion.models.interchange.rows import (
+    CONV,
+    DENSE_OUT,
+    POINT,
+    VECTOR,
+    Row,
+    cut,
+    layers,
+    linear,
+    patches,
+    side_by_side,
+)
 from diffusion.published.sana.network import Sana
 
 NAME = "SanaTransformer2DModel"
@@ -30,8 +41,7 @@ def _mlp(theirs: str) -> list[Row]:
 
 def _diffusers_layer(module: Sana) -> list[Row]:
     rows = [Row("scale_shift_table", "table")]
-    for i, part in enumerate("qkv"):
-        rows += linear(f"attn1.to_{part}", "attention/qkv", at=(slice(None), i), bias=False)
+    rows += side_by_side(("attn1.to_q", "attn1.to_k", "attn1.to_v"), "attention/qkv", bias=False)
     rows += linear("attn1.to_out.0", "attention/out", DENSE_OUT)
     for part in ("query", "key", "value"):
         rows += linear(f"attn2.to_{part[0]}", f"cross_attention/{part}")
@@ -44,9 +54,7 @@ def _diffusers_layer(module: Sana) -> list[Row]:
 def _original_layer(module: Sana) -> list[Row]:
     rows = [Row("scale_shift_table", "table"), *linear("attn.qkv", "attention/qkv", bias=False)]
     rows += linear("attn.proj", "attention/out", DENSE_OUT) + linear("cross_attn.q_linear", "cross_attention/query")
-    for i, part in enumerate(("key", "value")):
-        both = linear("cross_attn.kv_linear", f"cross_attention/{part}")
-        rows += [row._replace(rows=(i * module.width, (i + 1) * module.width)) for row in both]
+    rows += cut("cross_attn.kv_linear.", ("cross_attention/key", "cross_attention/value"), module.width)
     rows += linear("cross_attn.proj", "cross_attention/out", DENSE_OUT) + _mlp("mlp.{}_conv.conv")
     if module.qk_norm:
         rows += _norms("attn.{}_norm", "attention") + _norms("cross_attn.{}_norm", "cross_attention")
@@ -95,8 +103,7 @@ def table(module: Sana, layout: str) -> list[Row]:
     for ours, theirs in _embeddings(module, layout).items():
         rows += linear(theirs[0], f"{ours}/hidden") + linear(theirs[1], f"{ours}/out")
     name, layer = LAYERS[layout]
-    for i in range(module.depth):
-        rows += within(stacked(layer(module), i), f"{name}.{i}.", "blocks/")
+    rows += layers(layer(module), module.depth, f"{name}.", "blocks/")
     return rows
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from diffusion.models.interchange import clip_tables
 from diffusion.models.interchange.family import BLOCKS, SIZE, Fields
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group, Inline
-from diffusion.models.interchange.rows import CONV, Row, linear, stacked, within
+from diffusion.models.interchange.rows import CONV, Row, layers, linear
 from diffusion.published.stable_diffusion import table as conditional_unet_tables
 from diffusion.published.stable_diffusion.control_net import ControlNet
 from diffusion.published.stable_diffusion.network import residual_shapes
@@ -56,8 +56,7 @@ def _kinds(module: ControlNet) -> list[Row]:
     for theirs, ours in (("linear_1", "hidden"), ("linear_2", "out")):
         rows += linear(f"control_add_embedding.{theirs}", f"kind_{ours}")
     layer = clip_tables.original_layer(module.unet.widths[0])
-    for i in range(module.kind_depth):
-        rows += within(stacked(layer, i), f"transformer_layes.{i}.", "kind_tokens/layers/")
+    rows += layers(layer, module.kind_depth, "transformer_layes.", "kind_tokens/layers/")
     return rows
 
 

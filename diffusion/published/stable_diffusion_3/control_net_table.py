@@ -13,7 +13,7 @@ from diffusion.models.interchange import joint_rows
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, Fields
 from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Group, Inline
 from diffusion.models.interchange.joint_rows import stream_rows
-from diffusion.models.interchange.rows import Row, linear, patches, stacked, within
+from diffusion.models.interchange.rows import Row, layers, linear, patches
 from diffusion.published.stable_diffusion_3 import table as mmdit_tables
 from diffusion.published.stable_diffusion_3.control_net import MMDiTControlNet
 
@@ -31,8 +31,7 @@ def table(module: MMDiTControlNet) -> list[Row]:
     rows = [row for row in mmdit_tables.table("diffusers")(base) if not row.ours.startswith(lacks)]
     if not module.text:
         layer = stream_rows(joint_rows.DIFFUSERS[0], "image", False)
-        for k in range(module.depth):
-            rows += within(stacked(layer, k), f"transformer_blocks.{k}.", "blocks/")
+        rows += layers(layer, module.depth, "transformer_blocks.", "blocks/")
     rows += linear("pos_embed_input.proj", "hint_embedding", patches(base.patch))
     for k in range(module.depth):
         rows += linear(f"controlnet_blocks.{k}", f"residual_{k}")

@@ -7,7 +7,7 @@ from typing import Any
 
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads, zero_or_null
-from diffusion.models.interchange.rows import DENSE_OUT, VECTOR, Layout, Row, linear, patches, stacked, within
+from diffusion.models.interchange.rows import DENSE_OUT, VECTOR, Layout, Row, layers, linear, norm, patches, within
 from diffusion.published.wan.network import PATCH, Wan
 
 NAME = "WanTransformer3DModel"
@@ -41,10 +41,6 @@ NORMS = {"query_norm": ("norm_q", "norm_q"), "key_norm": ("norm_k", "norm_k")}
 PICTURE_NORM = {"picture_norm": ("norm_added_k", "norm_k_img")}
 
 
-def _norm(theirs: str, ours: str) -> list[Row]:
-    return [Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")]
-
-
 def _attention(at: int, pictures: bool) -> list[Row]:
     heads = HEADS | PICTURE_HEADS if pictures else HEADS
     norms = NORMS | PICTURE_NORM if pictures else NORMS
@@ -58,7 +54,7 @@ def _layer(module: Wan, at: int) -> list[Row]:
     for ours, theirs in ATTENTIONS.items():
         pictures = ours == "cross_attention" and bool(module.picture_width)
         rows += within(_attention(at, pictures), f"{theirs[at]}.", f"{ours}/")
-    rows += _norm(TEXT_NORM[at], "text_norm") * module.text_norm
+    rows += norm(TEXT_NORM[at], "text_norm") * module.text_norm
     return rows + [row for ours, theirs in MLP.items() for row in linear(theirs[at], ours)]
 
 
@@ -69,12 +65,11 @@ def table(module: Wan, layout: str) -> list[Row]:
     rows += [row for ours, theirs in ENDS.items() for row in linear(theirs[at], ours)]
     if module.picture_width:
         parts = [row for ours, theirs in PICTURES.items() for row in linear(theirs[at], ours)]
-        parts += [row for ours, theirs in PICTURE_NORMS.items() for row in _norm(theirs[at], ours)]
+        parts += [row for ours, theirs in PICTURE_NORMS.items() for row in norm(theirs[at], ours)]
         rows += within(parts, f"{PICTURE_ENDS[at]}.", "picture_embedding/")
     if module.picture_tokens:
         rows.append(Row(PICTURE_POSITIONS[at], "picture_embedding/positions", TABLE))
-    for i in range(module.depth):
-        rows += within(stacked(_layer(module, at), i), f"blocks.{i}.", "blocks/")
+    rows += layers(_layer(module, at), module.depth, "blocks.", "blocks/")
     return rows
 
 

@@ -7,7 +7,7 @@ import functools
 from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, SIZES, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
-from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Layout, Row, linear, stacked, within
+from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Layout, Row, layers, linear
 from diffusion.published.z_image.network import PATCH, ZImage
 
 NAME = "ZImageTransformer2DModel"
@@ -68,8 +68,7 @@ def table(module: ZImage, layout: str) -> list[Row]:
     ]
     for theirs, ours in STACKS.items():
         layer = _layer(layout, ours != "text_refiners")
-        for i in range(module.depth if ours == "blocks" else module.refiners):
-            rows += within(stacked(layer, i), f"{theirs}.{i}.", f"{ours}/")
+        rows += layers(layer, module.depth if ours == "blocks" else module.refiners, f"{theirs}.", f"{ours}/")
     return rows
 
 
