@@ -11,6 +11,7 @@ A module whose files attach to a denoiser has a method `attachment(params, denoi
 
 __all__ = [
     "Attachment",
+    "ControlNetBeside",
     "begun",
     "both",
     "check_base",
@@ -19,7 +20,6 @@ __all__ = [
     "same_size",
     "same_size_in_range",
     "same_size_to_inpaint",
-    "weighted_residuals",
 ]
 
 import dataclasses
@@ -115,29 +115,59 @@ class Attachment:
     inpaints: bool = False
 
 
-def weighted_residuals(
-    module: Any,
-    denoiser: Any,
-    params: Any,
-    weight: jax.Array,
-    seen: Any,
-    x: jax.Array,
-    t: jax.Array,
-    clock: jax.Array,
-    condition: dict,
-    *base: Any,
-) -> dict[str, Any]:
-    """A ControlNet's residuals times the weight, an `Attachment.entries` once module and denoiser are bound.
+class ControlNetBeside:
+    """A ControlNet: a network beside a denoiser, whose residuals are added to the denoiser's layers.
 
-    Args:
-        module: a ControlNet, whose `residuals(params, denoiser, x, clock, condition, seen, *base)` are one for each
-            layer of the denoiser, so that residuals of ControlNets of other depths add up.
-        denoiser: the denoiser that it is attached to.
-        params, weight, seen, x, t, clock, condition, *base: arguments of `Attachment.entries`.
+    A class has `residuals(params, denoiser, x, clock, condition, seen, *base)`, the denoiser's entry "residuals": one
+    for each of its layers, so that residuals of ControlNets of other depths add up. There params are the ControlNet's
+    parameters; x, clock and condition the denoiser's inputs, without residuals; seen is the picture as the call takes
+    it, of a union (the picture, the kind int [B]); and base are the denoiser's parameters where `reads_base`.
+
+    Attributes:
+        base_class: class of the denoisers.
+        own: regular expression of the beginnings of names that a denoiser does not have, or has in another shape.
+        stacks: beginnings of the names of leaves whose first axis counts layers, of which the denoiser has others.
+        reads_base: whether `residuals` takes the denoiser's parameters as a last argument.
     """
-    residuals = module.residuals(params, denoiser, x, clock, condition, seen, *base)
-    scale = lambda residual: weight.reshape(-1, *[1] * (residual.ndim - 1)).astype(residual.dtype) * residual
-    return {"residuals": jax.tree.map(scale, residuals)}
+
+    base_class: type
+    own: str
+    stacks: tuple[str, ...] = ()
+    reads_base = False
+    residuals: Callable[..., Any]
+
+    def fitted(self, denoiser: Any) -> tuple[Any, dict[str, Any]]:
+        """(this module with a denoiser's compute type and attention, further fields of its `Attachment`).
+
+        Raises:
+            ValueError: for a denoiser that it does not fit.
+        """
+        raise NotImplementedError
+
+    def attachment(self, params: Any, denoiser: Any, base: Any) -> Attachment:
+        """This ControlNet as what sampling attaches to a denoiser, with its compute type.
+
+        Args:
+            params: its parameters.
+            denoiser: the denoiser.
+            base: the denoiser's parameters.
+
+        Raises:
+            ValueError: for a denoiser of another class, or that differs from the one that it was made for.
+        """
+        if not isinstance(denoiser, self.base_class):
+            raise ValueError(
+                f"this ControlNet is for a {self.base_class.__name__}; the denoiser is a {type(denoiser).__name__}"
+            )
+        module, facts = self.fitted(denoiser)
+        check_base(params, base, self.own, "this ControlNet", self.stacks)
+
+        def entries(params, weight, seen, x, t, clock, condition, *base):
+            residuals = module.residuals(params, denoiser, x, clock, condition, seen, *base)
+            scale = lambda residual: weight.reshape(-1, *[1] * (residual.ndim - 1)).astype(residual.dtype) * residual
+            return {"residuals": jax.tree.map(scale, residuals)}
+
+        return Attachment(params, entries, reads_base=self.reads_base, **facts)
 
 
 def begun(own: Any, base: Any) -> Any:

@@ -21,15 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.attachment import (
-    Attachment,
-    both,
-    check_base,
-    check_heads,
-    check_layers,
-    same_size_in_range,
-    weighted_residuals,
-)
+from diffusion.models.attachment import ControlNetBeside, check_heads, check_layers, same_size_in_range
 from diffusion.models.layers.blocks import xavier, zeros
 from diffusion.models.layers.convolutions import conv
 from diffusion.models.layers.joint_blocks import Conditioning, JointBlock, SingleBlock
@@ -38,13 +30,11 @@ from diffusion.models.layers.rotary import axis_angles
 from diffusion.models.layers.scan import scanned
 from diffusion.published.flux.network import PATCH, Flux
 
-OWN = "hint_|residual_|single_residual_|mode_embedding"  # the beginnings of names that a base does not have
-STACKS = ("blocks/", "single_blocks/")
 HINT_WIDTH = 16  # of the convolutions that read a picture
 FACTOR = 8  # by which they divide its sides
 
 
-class FluxControlNet(nn.Module):
+class FluxControlNet(ControlNetBeside, nn.Module):
     """The additions to a Flux's picture tokens that make its samples follow a picture.
 
         residuals = control_net.apply(variables, x, t, condition, hint)
@@ -70,7 +60,8 @@ class FluxControlNet(nn.Module):
     modes: int = 0
     pixels: int = 0
     base_class = Flux
-    reads_base = False
+    own = "hint_|residual_|single_residual_|mode_embedding"
+    stacks = ("blocks/", "single_blocks/")
 
     @nn.compact
     def __call__(
@@ -168,14 +159,7 @@ class FluxControlNet(nn.Module):
     def residuals(
         self, params: Any, denoiser: Flux, x: jax.Array, clock: jax.Array, condition: dict, seen: Any
     ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
-        """The base's entry "residuals": of pixels, joint layer i has residual i mod K, as diffusers does for XLabs's.
-
-        Args:
-            params: parameters of this module.
-            denoiser: the transformer.
-            x, clock, condition: the base's inputs, without residuals.
-            seen: the hint, as `__call__` takes it; of a union (the hint, the kind int [B]).
-        """
+        """The base's entry "residuals"; of pixels, joint layer i has residual i mod K, as diffusers does for XLabs."""
         received = {name: entry for name, entry in condition.items() if name != "strength" or self.base.strength}
         hint = seen if isinstance(seen, tuple) else (seen,)
         outputs: Any = self.apply({"params": params}, x, clock, received, *hint)
@@ -184,23 +168,10 @@ class FluxControlNet(nn.Module):
             joint = tuple(outputs[0][i % self.depth] for i in range(denoiser.depth))
         return joint, single
 
-    def attachment(self, params: Any, denoiser: nn.Module, base: Any) -> Attachment:
-        """This ControlNet as what sampling attaches to a Flux, with its compute type.
-
-        Args:
-            params: parameters of this module.
-            denoiser: the transformer.
-            base: its parameters.
-
-        Raises:
-            ValueError: for a denoiser that is no Flux, or that differs from the one that it was made for.
-        """
-        if not isinstance(denoiser, Flux):
-            raise ValueError(f"this ControlNet is for a Flux; the denoiser is a {type(denoiser).__name__}")
+    def fitted(self, denoiser: Flux) -> tuple[Any, dict[str, Any]]:
+        """See `ControlNetBeside`."""
         check_layers(self.depth, denoiser.depth, "the joint layers of its base")
         check_layers(max(self.singles, 1), denoiser.singles, "the single layers of its base")
-        check_base(params, base, OWN, "this ControlNet", STACKS)
         check_heads(self.base.heads, denoiser.heads)
         module = self.clone(base=self.base.clone(dtype=denoiser.dtype, attention=denoiser.attention))
-        entries = functools.partial(weighted_residuals, module, denoiser)
-        return Attachment(params, entries, same_size_in_range, both, latents=not self.pixels, modes=self.modes)
+        return module, {"read": same_size_in_range, "latents": not self.pixels, "modes": self.modes}

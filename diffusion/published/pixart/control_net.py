@@ -19,15 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.attachment import (
-    Attachment,
-    both,
-    check_base,
-    check_heads,
-    check_layers,
-    same_size_in_range,
-    weighted_residuals,
-)
+from diffusion.models.attachment import ControlNetBeside, check_heads, check_layers, same_size_in_range
 from diffusion.models.layers.block_reuse import Blocks
 from diffusion.models.layers.blocks import zeros
 from diffusion.models.layers.network_bases import Backbone
@@ -35,10 +27,8 @@ from diffusion.models.layers.pixart_block import PixArtBlock
 from diffusion.models.layers.scan import scanned
 from diffusion.published.pixart.network import PixArt
 
-OWN = "before/|residual_"  # the beginnings of names that a base does not have
 
-
-class PixArtControlNet(Backbone):
+class PixArtControlNet(ControlNetBeside, Backbone):
     """The additions to a PixArt's tokens that make its samples follow a picture.
 
         h_0 = tokens + before(seen),    h_k+1 = layer_k(h_k),    residual_k = dense_k(h_k+1)
@@ -56,6 +46,8 @@ class PixArtControlNet(Backbone):
     width: int = 1152
     heads: int = 16
     base_class = PixArt
+    own = "before/|residual_"
+    stacks = ("blocks/",)
     reads_base = True
     positive = ("depth", "width", "heads")
 
@@ -105,15 +97,7 @@ class PixArtControlNet(Backbone):
     def residuals(
         self, params: Any, denoiser: PixArt, x: jax.Array, clock: jax.Array, condition: dict, seen: jax.Array, base: Any
     ) -> tuple[jax.Array, ...]:
-        """The base's entry "residuals".
-
-        Args:
-            params: parameters of this module.
-            denoiser: the transformer.
-            x, clock, condition: the base's inputs, without residuals.
-            seen: [B, H, W, C], the latents of the picture.
-            base: parameters of the transformer.
-        """
+        """The base's entry "residuals"."""
 
         def entered(blocks: Blocks) -> tuple[jax.Array, Any]:
             (segment,) = blocks.segments
@@ -125,22 +109,9 @@ class PixArtControlNet(Backbone):
         outputs: Any = self.apply({"params": params}, tokens, embedded, *shared)
         return denoiser.spread(outputs)
 
-    def attachment(self, params: Any, denoiser: nn.Module, base: Any) -> Attachment:
-        """This ControlNet as what sampling attaches to a PixArt, with its compute type.
-
-        Args:
-            params: parameters of this module.
-            denoiser: the transformer.
-            base: its parameters.
-
-        Raises:
-            ValueError: for a denoiser that is no PixArt, or that differs from the one that it was made for.
-        """
-        if not isinstance(denoiser, PixArt):
-            raise ValueError(f"this ControlNet is for a PixArt; the denoiser is a {type(denoiser).__name__}")
+    def fitted(self, denoiser: PixArt) -> tuple[Any, dict[str, Any]]:
+        """See `ControlNetBeside`."""
         self.check(denoiser)
-        check_base(params, base, OWN, "this ControlNet", stacks=("blocks/",))
         check_heads(self.heads, denoiser.heads)
         module = self.clone(dtype=denoiser.dtype, attention=denoiser.attention)
-        entries = functools.partial(weighted_residuals, module, denoiser)
-        return Attachment(params, entries, same_size_in_range, both, latents=True, reads_base=True)
+        return module, {"read": same_size_in_range, "latents": True}

@@ -15,7 +15,6 @@ Pictures and features are channels last.
 
 __all__ = ["ControlNet"]
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,16 +22,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.attachment import Attachment, check_base, weighted_residuals
+from diffusion.models.attachment import ControlNetBeside
 from diffusion.models.layers.clip_layers import Layers as Tokens
 from diffusion.models.layers.convolutions import conv
 from diffusion.models.layers.embeddings import sinusoid
 from diffusion.published.stable_diffusion.network import ConditionalUNet, Layers
 
-OWN = "hint_|residual_|kind_|conv_in/kernel"  # the beginnings of names that a base does not have, or of another shape
 
-
-class ControlNet(nn.Module):
+class ControlNet(ControlNetBeside, nn.Module):
     """The additions to a U-Net's skips that make its samples follow a picture: edges, depth, a pose.
 
         residuals = control_net.apply(variables, x, t, condition, hint)
@@ -58,7 +55,8 @@ class ControlNet(nn.Module):
     modes: int = 0
     kind_depth: int = 1
     kind_heads: int = 8
-    reads_base = False
+    base_class = ConditionalUNet
+    own = "hint_|residual_|kind_|conv_in/kernel"
 
     @nn.compact
     def __call__(
@@ -130,33 +128,13 @@ class ControlNet(nn.Module):
         condition: Mapping[str, Any],
         seen: Any,
     ) -> tuple[jax.Array, ...]:
-        """The U-Net's entry "residuals"; only a distilled ControlNet receives the guidance strength.
-
-        Args:
-            params: parameters of this module.
-            denoiser: the U-Net, whose skips have a residual each already.
-            x, clock, condition: the U-Net's inputs, without residuals.
-            seen: the picture, [B, s H, s W, 3] in [0, 1]; of a union (the picture, the kind int [B]).
-        """
+        """The U-Net's entry "residuals"; only a distilled ControlNet receives the guidance strength."""
         read = {name: entry for name, entry in condition.items() if name != "strength" or self.unet.strength_width}
         hint = seen if isinstance(seen, tuple) else (seen,)
         outputs: Any = self.apply({"params": params}, x, clock, read, *hint)
         return tuple(outputs)
 
-    def attachment(self, params: Any, denoiser: nn.Module, base: Any) -> Attachment:
-        """This ControlNet as what sampling attaches to a U-Net, with its compute type.
-
-        Args:
-            params: parameters of this module.
-            denoiser: the U-Net.
-            base: its parameters.
-
-        Raises:
-            ValueError: for a denoiser that is no such U-Net, or that differs from the one that it was made for.
-        """
-        if not isinstance(denoiser, ConditionalUNet):
-            raise ValueError(f"this ControlNet is for a ConditionalUNet; the denoiser is a {type(denoiser).__name__}")
-        check_base(params, base, OWN, "this ControlNet")
+    def fitted(self, denoiser: ConditionalUNet) -> tuple[Any, dict[str, Any]]:
+        """See `ControlNetBeside`."""
         unet = self.unet.clone(dtype=denoiser.dtype, attention=denoiser.attention)
-        entries = functools.partial(weighted_residuals, self.clone(unet=unet), denoiser)
-        return Attachment(params, entries, modes=self.modes)
+        return self.clone(unet=unet), {"modes": self.modes}

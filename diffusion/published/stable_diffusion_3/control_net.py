@@ -19,14 +19,11 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.models.attachment import (
-    Attachment,
-    both,
-    check_base,
+    ControlNetBeside,
     check_heads,
     check_layers,
     same_size_in_range,
     same_size_to_inpaint,
-    weighted_residuals,
 )
 from diffusion.models.layers.blocks import xavier, zeros
 from diffusion.models.layers.constants import constant
@@ -35,11 +32,8 @@ from diffusion.models.layers.patches import patchify
 from diffusion.models.layers.scan import scanned
 from diffusion.published.stable_diffusion_3.network import MMDiT
 
-OWN = "hint_embedding/|residual_"  # the beginnings of names that a base does not have
-STACKS = ("dual_blocks/", "blocks/")
 
-
-class MMDiTControlNet(nn.Module):
+class MMDiTControlNet(ControlNetBeside, nn.Module):
     """The additions to an MM-DiT's picture tokens that make its samples follow a picture.
 
         residuals = control_net.apply(variables, x, t, condition, hint)
@@ -67,6 +61,8 @@ class MMDiTControlNet(nn.Module):
     embeds: bool = True
     pooled: bool = True
     base_class = MMDiT
+    own = "hint_embedding/|residual_"
+    stacks = ("dual_blocks/", "blocks/")
     reads_base = True
 
     @nn.compact
@@ -135,15 +131,7 @@ class MMDiTControlNet(nn.Module):
     def residuals(
         self, params: Any, denoiser: MMDiT, x: jax.Array, clock: jax.Array, condition: dict, seen: jax.Array, base: Any
     ) -> tuple[jax.Array, ...]:
-        """The base's entry "residuals".
-
-        Args:
-            params: parameters of this module.
-            denoiser: the transformer.
-            x, clock, condition: the base's inputs, without residuals.
-            seen: [B, H, W, hint_channels], the latents of the picture.
-            base: parameters of the transformer, which a ControlNet without embedding reads.
-        """
+        """The base's entry "residuals"; a ControlNet without an embedding of x reads the base's tokens."""
         if not self.embeds:
             picture_tokens = lambda blocks: (blocks.start[0], blocks.start[0])
             entered: Any = denoiser.apply({"params": base}, x, clock, condition, through=picture_tokens)
@@ -151,20 +139,8 @@ class MMDiTControlNet(nn.Module):
         outputs: Any = self.apply({"params": params}, x, clock, condition, seen)
         return denoiser.spread(outputs)
 
-    def attachment(self, params: Any, denoiser: nn.Module, base: Any) -> Attachment:
-        """This ControlNet as what sampling attaches to an MM-DiT, with its compute type.
-
-        Args:
-            params: parameters of this module.
-            denoiser: the transformer.
-            base: its parameters.
-
-        Raises:
-            ValueError: for a denoiser that is no MM-DiT, or that differs from the one that it was made for, and for
-                a ControlNet that reads more than a picture and a mask.
-        """
-        if not isinstance(denoiser, MMDiT):
-            raise ValueError(f"this ControlNet is for an MMDiT; the denoiser is a {type(denoiser).__name__}")
+    def fitted(self, denoiser: MMDiT) -> tuple[Any, dict[str, Any]]:
+        """See `ControlNetBeside`; refuses a ControlNet that reads more than a picture and a mask."""
         more = self.hint_channels - denoiser.channels
         if more not in (0, 1):
             raise ValueError(
@@ -172,18 +148,13 @@ class MMDiTControlNet(nn.Module):
                 f"{denoiser.channels}, {denoiser.channels + 1} with a mask: it was made for another base"
             )
         check_layers(self.depth, denoiser.depth, "the layers of its base")
-        check_base(params, base, OWN, "this ControlNet", STACKS)
         check_heads(self.base.heads, denoiser.heads)
         # One that inpaints receives zeros for the pooled text and shifted latents, whatever its config says.
         pooled = self.pooled and not more
         module = self.clone(base=self.base.clone(dtype=denoiser.dtype, attention=denoiser.attention), pooled=pooled)
-        return Attachment(
-            params,
-            functools.partial(weighted_residuals, module, denoiser),
-            same_size_to_inpaint if more else same_size_in_range,
-            both,
-            latents=True,
-            shifted=bool(self.pooled or more),
-            reads_base=True,
-            inpaints=bool(more),
-        )
+        return module, {
+            "read": same_size_to_inpaint if more else same_size_in_range,
+            "latents": True,
+            "shifted": bool(self.pooled or more),
+            "inpaints": bool(more),
+        }
