@@ -11,14 +11,11 @@ import jax.numpy as jnp
 from diffusion.models.image_encoders.image_features import ImageFeatures
 from diffusion.models.layers.choices import sizes
 from diffusion.models.layers.vision_layers import (
-    IMAGENET,
-    Patches,
     Positions,
     VisionTransformer,
+    distilled_patches,
     encoder_layers,
-    images_checked,
     normal,
-    normalised,
 )
 
 
@@ -56,22 +53,8 @@ class DINOv2(VisionTransformer):
 
     @nn.compact
     def __call__(self, images: jax.Array, masked: jax.Array | None = None) -> ImageFeatures:
-        """Args:
-            images: [B, H, W, 3] in [-1, 1]; the patch divides H and W.
-            masked: Bool [B, N], True where the mask token replaces a patch, as in its training; None: nowhere.
-
-        Returns:
-            `ImageFeatures`: patches [B, N, width] and the class token [B, width], normalised.
-
-        Raises:
-            ValueError: for images of another shape or of integers.
-        """
-        grid = images_checked(images, self.patch)
-        x = Patches(self.width, self.patch, self.dtype, name="patches")(normalised(images, *IMAGENET))
-        mask_token = self.param("mask_token", nn.initializers.zeros, (1, self.width))
-        if masked is not None:
-            x = jnp.where(masked[..., None], mask_token.astype(x.dtype), x)
-        first = self.param("class_token", normal, (1, self.width))
+        """Returns patches [B, N, width] and the class token [B, width], normalised; see `distilled_patches`."""
+        x, first, grid = distilled_patches(self, images, masked)
         positions = Positions(
             self.size // self.patch, 1, antialias=self.registers > 0, offset=self.offset, name="positions"
         )(self.width, *grid)

@@ -12,15 +12,7 @@ import numpy as np
 
 from diffusion.models.image_encoders.image_features import ImageFeatures
 from diffusion.models.layers.choices import sizes
-from diffusion.models.layers.vision_layers import (
-    IMAGENET,
-    Patches,
-    VisionTransformer,
-    encoder_layers,
-    images_checked,
-    normal,
-    normalised,
-)
+from diffusion.models.layers.vision_layers import VisionTransformer, distilled_patches, encoder_layers, normal
 
 
 class DINOv3(VisionTransformer):
@@ -67,22 +59,8 @@ class DINOv3(VisionTransformer):
 
     @nn.compact
     def __call__(self, images: jax.Array, masked: jax.Array | None = None) -> ImageFeatures:
-        """Args:
-            images: [B, H, W, 3] in [-1, 1]; the patch divides H and W.
-            masked: Bool [B, N], True where the mask token replaces a patch, as in its training; None: nowhere.
-
-        Returns:
-            `ImageFeatures`: patches [B, N, width] and the class token [B, width], normalised.
-
-        Raises:
-            ValueError: for images of another shape or of integers.
-        """
-        grid = images_checked(images, self.patch)
-        x = Patches(self.width, self.patch, self.dtype, name="patches")(normalised(images, *IMAGENET))
-        mask_token = self.param("mask_token", nn.initializers.zeros, (1, self.width))
-        if masked is not None:
-            x = jnp.where(masked[..., None], mask_token.astype(x.dtype), x)
-        before = self.param("class_token", normal, (1, self.width))
+        """Returns patches [B, N, width] and the class token [B, width], normalised; see `distilled_patches`."""
+        x, before, grid = distilled_patches(self, images, masked)
         if self.registers:
             before = jnp.concatenate([before, self.param("registers", normal, (self.registers, self.width))])
         before = jnp.broadcast_to(before.astype(x.dtype), (len(x), *before.shape))

@@ -16,6 +16,7 @@ __all__ = [
     "Positions",
     "SelfAttention",
     "VisionTransformer",
+    "distilled_patches",
     "encoder_layers",
     "images_checked",
     "normalised",
@@ -251,6 +252,30 @@ class Layers(nn.Module):
         x, tokens = layers(x, angles)
         out = layer_norm(self.epsilon, "float32", "norm", self.affine)(jnp.stack(tokens) if self.recorded else x)
         return (out, tokens[0].astype(jnp.float32)) if skip else out
+
+
+def distilled_patches(
+    encoder: Any, images: jax.Array, masked: jax.Array | None
+) -> tuple[jax.Array, jax.Array, tuple[int, int]]:
+    """What the DINO family begins with: the tokens of the patches, the class token, and the grid of the patches.
+
+    Args:
+        encoder: module with `width`, `patch` and `dtype`, within its call.
+        images: [B, H, W, 3] in [-1, 1]; the patch divides H and W.
+        masked: Bool [B, N], True where the mask token replaces a patch, as in its training; None: nowhere.
+
+    Returns:
+        (tokens [B, N, width], class token [1, width], (rows, columns)).
+
+    Raises:
+        ValueError: for images of another shape or of integers.
+    """
+    grid = images_checked(images, encoder.patch)
+    x = Patches(encoder.width, encoder.patch, encoder.dtype, name="patches")(normalised(images, *IMAGENET))
+    mask_token = encoder.param("mask_token", nn.initializers.zeros, (1, encoder.width))
+    if masked is not None:
+        x = jnp.where(masked[..., None], mask_token.astype(x.dtype), x)
+    return x, encoder.param("class_token", normal, (1, encoder.width)), grid
 
 
 def encoder_layers(encoder: Any, mlp: str = "gelu", **others: Any) -> Layers:
