@@ -126,7 +126,7 @@ class DDT(Backbone):
 
     @nn.compact
     def __call__(self, x: jax.Array, t: jax.Array, condition: Condition = None, features: Numbers = None) -> Any:
-        """One evaluation of the network.
+        """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
             x: images [B, H, W, C].
@@ -137,10 +137,7 @@ class DDT(Backbone):
                 of the decoder, see `layers.block_features`; None: none.
 
         Returns:
-            [B, H, W, C], float32. With `features`: (that, a tuple of the tokens).
-
-        Raises:
-            ValueError: for shapes that do not fit, and for a missing or an unexpected condition.
+            [B, H, W, C].
         """
         label, masks = layer_masks.parted(condition, x.shape[0], self.feature_blocks)
         network_checks.labelled_images(self, x, t, label)

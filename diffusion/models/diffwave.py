@@ -145,16 +145,15 @@ class DiffWave(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, t: jax.Array, condition: Any = None, features: Sequence[int] | None = None) -> Any:
-        """One evaluation of the network.
+        """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
             x: waveforms [B, L, C], C = 1 in the paper.
             t: the network's clock, [B] or [], float32 or wider.
             condition: {"spectrogram": [B, L / hop, mels]}; None for a network without one.
-            features: layers whose [B, L, width] the call returns too, see `layers.block_features`; None: none.
 
         Returns:
-            [B, L, C], float32; with `features`: (that, a tuple of the features).
+            [B, L, C].
 
         Raises:
             ValueError: for shapes that do not fit, and a superfluous or a missing spectrogram.

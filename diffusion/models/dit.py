@@ -123,22 +123,16 @@ class DiT(Layered, Backbone):
     def __call__(
         self, x: jax.Array, t: Clock, condition: Condition = None, features: Numbers = None, through: Through = None
     ) -> Any:
-        """One evaluation of the network.
+        """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
             x: images [B, H, W, C].
             t: the network's clock, [B] or [], float32 or wider; a tuple of `times` clocks if `times` is more than 1.
             condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of "label", the
                 layer masks (`diffusion.models.layers.layer_masks`), and "strength" if the network receives it.
-            features: blocks whose tokens [B, N, width] the call returns too, see `layers.block_features`; None: none.
-            through: evaluates the blocks in the network's place, see `layers.block_reuse`; None: all of them run.
 
         Returns:
-            [B, H, W, C], or [B, H, W, 2 C] with `learn_sigma`; float32. With `features`: (that, a tuple of the tokens);
-            with `through`: (that, what it returns beside the features).
-
-        Raises:
-            ValueError: for shapes that do not fit, and for a missing or an unexpected condition.
+            [B, H, W, C], or [B, H, W, 2 C] with `learn_sigma`.
         """
         strength = None
         if self.strength:

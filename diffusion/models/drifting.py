@@ -112,20 +112,16 @@ class DriftingDiT(Layered, Backbone):
 
     @nn.compact
     def __call__(self, x: jax.Array, t: jax.Array, condition: Condition = None, features: Numbers = None) -> Any:
-        """One evaluation of the network.
+        """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
             x: noise [B, H, W, C].
             t: a clock [B] or [], which changes nothing.
             condition: class labels int [B] in 0 .. num_classes; or a dict of "label", and if wanted "strength" [B], the
                 scale of the guidance that it imitates, and "style" int [B, codes]; without it, `styles_of` the noise.
-            features: blocks whose picture's tokens [B, N, width] the call returns too, see `layers.block_features`.
 
         Returns:
-            [B, H, W, C], float32. With `features`: (that, a tuple of the tokens).
-
-        Raises:
-            ValueError: for shapes that do not fit, and for a missing or an unexpected condition.
+            [B, H, W, C].
         """
         entries = condition if isinstance(condition, Mapping) else {"label": condition}
         parts = conditions.entries(entries, (), ("label", "strength", "style"))

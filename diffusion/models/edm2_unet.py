@@ -172,7 +172,7 @@ class EDM2UNet(LevelsByResolution, Backbone):
         dropout_keys: jax.Array | None = None,
         features: Numbers = None,
     ) -> Any:
-        """One evaluation of the network.
+        """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
             x: images of magnitude 1, [B, H, W, channels]; 2^(levels - 1) divides H and W.
@@ -180,15 +180,9 @@ class EDM2UNet(LevelsByResolution, Backbone):
             condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of them, as
                 "label", and of "residuals" for the skips, in order, and the middle, see `models.layers.conditions`.
             dropout_keys: one key for each example, [B], by which dropout is drawn; None: nothing is dropped.
-            features: blocks, 1 .. `feature_blocks`, whose [B, H', W', width] the call returns too, see
-                `layers.block_features`; None: none. A block is a residual block with its attention on the way down, the
-                middle as one, or on the way up; what changes the side alone is none.
 
         Returns:
-            [B, H, W, channels], float32; with `features`: (that, a tuple of the features).
-
-        Raises:
-            ValueError: for shapes that do not fit, and for a missing or an unexpected condition.
+            [B, H, W, channels].
         """
         inputs = unet_inputs.checked(
             condition, x, t, channels=self.channels, halvings=len(self.widths) - 1, num_classes=self.num_classes

@@ -94,7 +94,7 @@ class FrameTransformer(nn.Module):
             condition: class labels int [B], or None.
 
         Returns:
-            The velocity, tangents [B, N, 3, 4], float32.
+            The velocity, tangents [B, N, 3, 4].
 
         Raises:
             ValueError: for shapes that do not fit, a chain that is too long, and a superfluous or a missing condition.

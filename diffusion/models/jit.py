@@ -105,23 +105,16 @@ class JiT(Layered, Backbone):
     def __call__(
         self, x: jax.Array, t: jax.Array, condition: Condition = None, features: Numbers = None, through: Through = None
     ) -> Any:
-        """One evaluation of the network.
+        """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
             x: images [B, H, W, C].
             t: the network's clock [B] or [], float32 or wider; 0 .. 1 with 1 for clean pictures in the published ones.
             condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of "label" and
                 the layer masks (`diffusion.models.layers.layer_masks`).
-            features: blocks whose tokens of the picture [B, N, width] the call returns too, see
-                `layers.block_features`; None: none.
-            through: evaluates the blocks in the network's place, see `layers.block_reuse`; None: all of them run.
 
         Returns:
-            [B, H, W, C], float32; with `features`: (that, a tuple of the tokens); with `through`: (that, what it
-            returns beside the features).
-
-        Raises:
-            ValueError: for shapes that do not fit, and for a missing or an unexpected condition.
+            [B, H, W, C].
         """
         label, masks = layer_masks.parted(condition, x.shape[0], self.depth)
         network_checks.labelled_images(self, x, t, label)

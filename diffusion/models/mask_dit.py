@@ -103,7 +103,7 @@ class MaskDiT(Backbone):
 
     @nn.compact
     def __call__(self, x: jax.Array, t: jax.Array, condition: Condition = None, features: Numbers = None) -> Any:
-        """One evaluation of the network.
+        """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
             x: images [B, H, W, C].
@@ -116,10 +116,7 @@ class MaskDiT(Backbone):
                 of the decoder, see `layers.block_features`; None: none.
 
         Returns:
-            [B, H, W, C], float32; with `features`: (that, a tuple of the tokens).
-
-        Raises:
-            ValueError: for shapes that do not fit, and for a missing or an unexpected condition.
+            [B, H, W, C].
         """
         condition, keep = parted_keep(condition)
         label, masks = layer_masks.parted(condition, x.shape[0], self.feature_blocks)

@@ -166,7 +166,7 @@ class MDT(Layered, Backbone):
 
     @nn.compact
     def __call__(self, x: jax.Array, t: jax.Array, condition: Condition = None, features: Numbers = None) -> Any:
-        """One evaluation of the network.
+        """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
             x: images [B, H, W, C].
@@ -178,10 +178,7 @@ class MDT(Layered, Backbone):
                 decoder), see `layers.block_features`; None: none.
 
         Returns:
-            [B, H, W, C], or [B, H, W, 2 C] with `learn_sigma`; float32. With `features`: (that, a tuple of the tokens).
-
-        Raises:
-            ValueError: for shapes that do not fit, and for a missing or an unexpected condition.
+            [B, H, W, C], or [B, H, W, 2 C] with `learn_sigma`.
         """
         condition, keep = parted_keep(condition)
         label, masks = layer_masks.parted(condition, x.shape[0], self.depth)

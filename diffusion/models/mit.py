@@ -161,7 +161,7 @@ class MiT(Layered, Backbone):
 
     @nn.compact
     def __call__(self, x: jax.Array, t: Clock, condition: Condition = None, features: Numbers = None) -> Any:
-        """One evaluation of the network.
+        """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
             x: images [B, H, W, C].
@@ -169,10 +169,9 @@ class MiT(Layered, Backbone):
             condition: class labels int [B] in 0 .. num_classes; or a dict of "label", and if wanted "strength" [B], the
                 scale > 0 of the guidance that it imitates, and "interval" [B, 2], the times from and to which it is
                 guided.
-            features: blocks whose picture's tokens [B, N, width] the call returns too, see `layers.block_features`.
 
         Returns:
-            [B, H, W, C], the average velocity from t to s, float32. With `features`: (that, a tuple of the tokens).
+            [B, H, W, C], the average velocity from t to s.
 
         Raises:
             ValueError: for shapes that do not fit, for a missing or an unexpected condition, and for a strength that is

@@ -91,19 +91,15 @@ class MLP(Layered, nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, t: Clock, condition: Condition = None, features: Numbers = None) -> Any:
-        """One evaluation of the network.
+        """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
             x: examples [B, ...], for example points [B, D].
             t: the network's clock, [B] or [], float32 or wider; a tuple of `times` such if `times` is more than 1.
             condition: class labels int [B], None, or a dict of "label" and "vector" [B, vector_width].
-            features: blocks whose features [B, 1, width] the call returns too, see `layers.block_features`; None: none.
 
         Returns:
-            float32, of the shape of x; with `features`: (that, a tuple of the features).
-
-        Raises:
-            ValueError: for shapes that do not fit, and a superfluous or a missing condition.
+            float32, of the shape of x.
         """
         check_example(self, x, "examples [B, ...]")
         recorded = Features(features, self.feature_blocks)

@@ -99,7 +99,7 @@ class ResidualUViT(Backbone):
 
     @nn.compact
     def __call__(self, x: jax.Array, t: jax.Array, condition: Condition = None, features: Numbers = None) -> Any:
-        """One evaluation of the network.
+        """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
             x: images [B, H, W, C], whose sides patch 2^(levels - 1) divides.
@@ -110,10 +110,7 @@ class ResidualUViT(Backbone):
                 `layers.block_features`; None: none.
 
         Returns:
-            [B, H, W, C], float32; with `features`: (that, a tuple of the tokens).
-
-        Raises:
-            ValueError: for shapes that do not fit, and for a missing or an unexpected condition.
+            [B, H, W, C].
         """
         label, masks = layer_masks.parted(condition, x.shape[0], self.middle)
         self._check(x, t, label)

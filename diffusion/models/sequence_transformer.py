@@ -120,20 +120,16 @@ class SequenceTransformer(Layered, Backbone):
 
     @nn.compact
     def __call__(self, x: jax.Array, t: Clock, condition: Condition = None, features: Numbers = None) -> Any:
-        """One evaluation of the network.
+        """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
             x: sequences [B, L, C].
             t: the network's clock, [B] or [], float32 or wider; a tuple of `times` such if `times` is more than 1.
             condition: class labels int [B], None, or a dict of "label" and "vector" [B, vector_width]; with the
                 network's `given` also "given" float, "mask" and "real" Bool, each [B, L, C].
-            features: blocks whose tokens [B, N, width] the call returns too, see `layers.block_features`; None: none.
 
         Returns:
-            [B, L, C], float32; with `features`: (that, a tuple of the tokens).
-
-        Raises:
-            ValueError: for shapes that do not fit, and a superfluous or a missing condition.
+            [B, L, C].
         """
         check_example(self, x, "sequences [B, L, C]", rank=3)
         recorded = Features(features, self.feature_blocks)

@@ -123,20 +123,16 @@ class SetTransformer(Layered, Backbone):
 
     @nn.compact
     def __call__(self, x: jax.Array, t: Clock, condition: Condition = None, features: Numbers = None) -> Any:
-        """One evaluation of the network.
+        """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
             x: sets [B, N, C].
             t: the network's clock, [B] or [], float32 or wider; a tuple of `times` such if `times` is more than 1.
             condition: class labels int [B], None, or a dict of "label", of "vector" [B, vector_width], and of "real"
                 Bool [B, N]: the elements of each set; the others are padding, which no element sees.
-            features: blocks whose tokens [B, N, width] the call returns too, see `layers.block_features`; None: none.
 
         Returns:
-            [B, N, C], float32, zero on padding; with `features`: (that, a tuple of the tokens).
-
-        Raises:
-            ValueError: for shapes that do not fit, and a superfluous or a missing condition.
+            [B, N, C], float32, zero on padding.
         """
         check_example(self, x, "sets [B, N, C]", rank=3)
         recorded = Features(features, self.feature_blocks)

@@ -117,7 +117,7 @@ class SongUNet(LevelsByResolution, Backbone):
         dropout_keys: jax.Array | None = None,
         features: Numbers = None,
     ) -> Any:
-        """One evaluation of the network.
+        """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
             x: images [B, H, W, in_channels]; 2^(levels - 1) divides H and W.
@@ -126,15 +126,9 @@ class SongUNet(LevelsByResolution, Backbone):
                 "label", of "augment" [B, augmentations] (without it, none was applied), and of "residuals" for the
                 skips, in order, and the middle, see `diffusion.models.layers.conditions`.
             dropout_keys: one key for each example, [B], by which dropout is drawn; None: nothing is dropped.
-            features: blocks, 1 .. `feature_blocks`, whose [B, H', W', width] the call returns too, see
-                `layers.block_features`; None: none. A block is a residual block with its attention on the way down, the
-                middle as one, or on the way up; what changes the side alone is none.
 
         Returns:
-            [B, H, W, out_channels], float32; with `features`: (that, a tuple of the features).
-
-        Raises:
-            ValueError: for shapes that do not fit, and a superfluous or a missing condition.
+            [B, H, W, out_channels].
         """
         optional = ("augment",) if self.augmentations else ()
         inputs = unet_inputs.checked(

@@ -136,17 +136,16 @@ class SymbolTransformer(Layered, Backbone):
     def __call__(
         self, x: jax.Array, t: jax.Array | None = None, condition: Condition = None, features: Numbers = None
     ) -> Any:
-        """One evaluation of the network.
+        """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
             x: symbols int [B, L], 0 .. K - 1.
             t: the network's clock, [B] or [], float32 or wider, which is embedded as it comes: published networks
                 receive -log alpha(t). Not read with `clock="none"`.
             condition: class labels int [B], None, or a dict of "label".
-            features: blocks whose tokens [B, L, width] the call returns too, see `layers.block_features`; None: none.
 
         Returns:
-            [B, L, K], float32; with `features`: (that, a tuple of the tokens).
+            [B, L, K].
 
         Raises:
             TypeError: for symbols that are no whole numbers.

@@ -140,7 +140,7 @@ class UViT(Backbone):
 
     @nn.compact
     def __call__(self, x: jax.Array, t: jax.Array, condition: Condition = None, features: Numbers = None) -> Any:
-        """One evaluation of the network.
+        """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
             x: images [B, H, W, C].
@@ -150,14 +150,9 @@ class UViT(Backbone):
                 "skip": Bool [B, depth + 1], see `diffusion.models.layers.layer_masks`.
                 "residuals": tuple of depth + 1 arrays [B, T, width], added to the tokens after each layer; T counts
                 the class or text, the time, and the patches, in this order but for the time before a text.
-            features: layers, 1 .. depth + 1, whose tokens of the patches [B, N, width] the call returns too, see
-                `layers.block_features`; None: none.
 
         Returns:
-            [B, H, W, C], float32; with `features`: (that, a tuple of the tokens).
-
-        Raises:
-            ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
+            [B, H, W, C].
         """
         inputs = self._inputs(x, t, condition)
         recorded = Features(features, self.feature_blocks)

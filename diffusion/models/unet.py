@@ -152,7 +152,7 @@ class UNet(UNetLevels, Backbone):
         branch: int | None = None,
         deep: jax.Array | None = None,
     ) -> Any:
-        """One evaluation of the network.
+        """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
             x: images [B, H, W, in_channels], or with `axes` sides; 2^(levels - 1) divides all sides.
@@ -161,18 +161,11 @@ class UNet(UNetLevels, Backbone):
                 "label", of "vector" [B, vector_width], and of "residuals" for the skips, in order, and the middle, see
                 `models.layers.conditions`.
             dropout_keys: one key for each example, [B], by which dropout is drawn; None: nothing is dropped.
-            features: blocks, 1 .. `feature_blocks`, whose [B, H', W', width] the call returns too, see
-                `layers.block_features`; None: none. A block is a residual block with its attention on the way down, the
-                middle as one, or on the way up; what changes the side alone is none.
             branch: a skip connection, 0 the outermost; the call also returns the input of the block that takes it.
             deep: the deep features of an earlier call, with which nothing deeper than the branch runs; None: all runs.
 
         Returns:
-            [B, H, W, out_channels], float32, with the sides of x; with `features`: (that, a tuple of the features);
-            with `branch`: (that, `block_reuse.Deep`).
-
-        Raises:
-            ValueError: for shapes that do not fit, and a superfluous or a missing condition.
+            [B, H, W, out_channels], with the sides of x; with `branch`: (that, `block_reuse.Deep`).
         """
         inputs = unet_inputs.checked(
             condition,

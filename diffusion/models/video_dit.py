@@ -251,7 +251,7 @@ class VideoDiT(Layered, Backbone):
         features: Numbers = None,
         memory: frame_memory.FrameMemory | None = None,
     ) -> Any:
-        """One evaluation of the network.
+        """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
             x: videos [B, F, H, W, C].
@@ -263,11 +263,7 @@ class VideoDiT(Layered, Backbone):
             features: blocks whose tokens [B, F S, width] the call returns too, see `layers.block_features`; None: none.
 
         Returns:
-            [B, F, H, W, C], or [B, F, H, W, 2 C] with `learn_sigma`; float32. With `features`: (that, a tuple of the
-            tokens).
-
-        Raises:
-            ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
+            [B, F, H, W, C], or [B, F, H, W, 2 C] with `learn_sigma`.
         """
         self._check_videos(x, t)
         shape = x.shape

@@ -57,7 +57,16 @@ class CheckedNetwork(nn.Module, kw_only=True):
 
 
 class Backbone(CheckedNetwork, kw_only=True):
-    """A network whose layers may compute parts again in the backward pass.
+    """A network whose layers may compute parts again in the backward pass, and can be seen one by one.
+
+        network.apply(variables, x, t, condition, features=(8,))    # (output, (features of block 8,)), all float32
+
+    A call takes `features` if it has the argument: the blocks, 1 for the first that runs, whose tokens of x
+    [B, N, width] it returns too, see `layers.block_features`. A block of a U-Net is a residual block with its
+    attention on the way down, the middle as one, or on the way up, and its features are [B, H', W', width]. It takes
+    `through` if it has the argument: what evaluates the blocks in the network's place, see `layers.block_reuse`;
+    the call returns (output, what that returns beside the features). A ValueError names a shape that does not fit,
+    and an entry of the condition that is missing or not expected.
 
     Attributes:
         remat: the parts to compute again, see `DiT`.

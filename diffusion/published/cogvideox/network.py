@@ -142,20 +142,15 @@ class CogVideoX(Layered, Backbone):
 
     @nn.compact
     def __call__(self, x: jax.Array, t: jax.Array, condition: Entries, features: Numbers = None) -> Any:
-        """One evaluation of the network.
+        """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
             x: noised latents [B, F, H, W, in_channels]; `frames` divides F, and `patch` H and W.
             t: the network's clock [B] or [], float32 or wider; 0 .. 999 for the published ones.
             condition: inputs by name, see `diffusion.models.layers.conditions`: "text": [B, M, text_width], of T5.
-            features: blocks whose tokens of the video [B, N, width] the call returns too, see `layers.block_features`;
-                None: none.
 
         Returns:
-            [B, F, H, W, C], float32; with `features`: (that, a tuple of the tokens).
-
-        Raises:
-            ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
+            [B, F, H, W, C].
         """
         inputs = entries(condition, ("text",))
         self._check(x, t, inputs)

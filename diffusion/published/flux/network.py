@@ -119,7 +119,7 @@ class Flux(Backbone):
     def __call__(
         self, x: jax.Array, t: jax.Array, condition: Entries, features: Numbers = None, through: Through = None
     ) -> Any:
-        """One evaluation of the network.
+        """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
             x: noised latents [B, H, W, C]; H and W even.
@@ -135,16 +135,9 @@ class Flux(Backbone):
                 them are seen (Redux).
                 "picture": latents [B, h, w, channels] of a picture that is edited (FLUX.1 Kontext); h and w even.
                 Residuals and the weights [B, N] of image prompts are zero for its patches.
-            features: layers, joint and then single ones, 1 .. depth + singles, whose tokens of the picture
-                [B, N, width] the call returns too, see `layers.block_features`; None: none.
-            through: evaluates the layers in the network's place, see `layers.block_reuse`; None: all of them run.
 
         Returns:
-            [B, H, W, out_channels], float32; with `features`: (that, a tuple of the features); with `through`: (that,
-            what it returns beside the features).
-
-        Raises:
-            ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
+            [B, H, W, out_channels].
         """
         required = ("text", "pooled", "strength") if self.strength else ("text", "pooled")
         required = ("text", "text_mask") if self.approximator else required

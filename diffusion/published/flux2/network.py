@@ -86,7 +86,7 @@ class Flux2(Backbone):
     def __call__(
         self, x: jax.Array, t: jax.Array, condition: Entries, features: Numbers = None, through: Through = None
     ) -> Any:
-        """One evaluation of the network.
+        """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
             x: noised latents [B, H, W, C].
@@ -95,16 +95,9 @@ class Flux2(Backbone):
                 [B], required where the network receives it, refused elsewhere. "pictures": a tuple of latents
                 [B, h, w, C], which may differ in h and w, of pictures that are edited or combined; they are further
                 tokens.
-            features: layers, joint and then single ones, 1 .. depth + singles, whose tokens of the picture
-                [B, N, width] the call returns too, see `layers.block_features`; None: none.
-            through: evaluates the layers in the network's place, see `layers.block_reuse`; None: all of them run.
 
         Returns:
-            [B, H, W, C], float32; with `features`: (that, a tuple of the features); with `through`: (that, what it
-            returns beside the features).
-
-        Raises:
-            ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
+            [B, H, W, C].
         """
         inputs = entries(condition, ("text", "strength") if self.strength else ("text",), ("pictures",))
         self._check(x, t, inputs)

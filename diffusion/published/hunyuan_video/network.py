@@ -124,7 +124,7 @@ class HunyuanVideo(Backbone):
 
     @nn.compact
     def __call__(self, x: jax.Array, t: jax.Array, condition: Entries, features: Numbers = None) -> Any:
-        """One evaluation of the network.
+        """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
             x: noised latents [B, F, H, W, C]; H and W even.
@@ -132,14 +132,9 @@ class HunyuanVideo(Backbone):
             condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width], of Llama. "text_mask": Bool [B, M]. "pooled": [B, pooled_width], of CLIP.
                 "strength": [B], required where the network receives it, refused elsewhere.
-            features: layers, joint and then single ones, 1 .. depth + singles, whose tokens of the video [B, N, width]
-                the call returns too, see `layers.block_features`; None: none.
 
         Returns:
-            [B, F, H, W, C], float32; with `features`: (that, a tuple of the tokens).
-
-        Raises:
-            ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
+            [B, F, H, W, C].
         """
         inputs = entries(condition, ("text", "text_mask", "pooled", *("strength",) * self.strength))
         self._check(x, t, inputs)

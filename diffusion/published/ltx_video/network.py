@@ -150,7 +150,7 @@ class LTXVideo(Layered, Backbone):
 
     @nn.compact
     def __call__(self, x: jax.Array, t: jax.Array, condition: Entries, features: Numbers = None) -> Any:
-        """One evaluation of the network.
+        """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
             x: noised latents [B, F, H, W, C].
@@ -163,10 +163,7 @@ class LTXVideo(Layered, Backbone):
                 none.
 
         Returns:
-            [B, F, H, W, C], float32; with `features`: (that, a tuple of the tokens).
-
-        Raises:
-            ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
+            [B, F, H, W, C].
         """
         inputs = entries(condition, ("text",), ("text_mask", "rate", "seconds"))
         self._check(x, t, inputs)

@@ -90,7 +90,7 @@ class Lumina2(Layered, Backbone):
     def __call__(
         self, x: jax.Array, t: jax.Array, condition: Entries, features: Numbers = None, through: Through = None
     ) -> Any:
-        """One evaluation of the network.
+        """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
             x: noised latents [B, H, W, C]; H and W even.
@@ -98,16 +98,9 @@ class Lumina2(Layered, Backbone):
             condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width]. "text_mask": [B, M], True for the text's tokens, which stand first; without
                 it all are.
-            features: layers of the whole sequence, 1 .. depth, whose tokens of the picture [B, N, width] the call
-                returns too, see `layers.block_features`; None: none.
-            through: evaluates these layers in the network's place, see `layers.block_reuse`; None: all of them run.
 
         Returns:
-            [B, H, W, C], float32; with `features`: (that, a tuple of the features); with `through`: (that, what it
-            returns beside the features).
-
-        Raises:
-            ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
+            [B, H, W, C].
         """
         inputs = entries(condition, ("text",), ("text_mask",))
         network_checks.latents(self, x, t, self.channels)

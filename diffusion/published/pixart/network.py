@@ -92,7 +92,7 @@ class PixArt(Layered, Backbone):
     def __call__(
         self, x: jax.Array, t: jax.Array, condition: Entries, features: Numbers = None, through: Through = None
     ) -> Any:
-        """One evaluation of the network.
+        """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
             x: noised latents [B, H, W, C].
@@ -104,15 +104,9 @@ class PixArt(Layered, Backbone):
                 "skip", "identity", "borrow": [B, depth], see `diffusion.models.layers.layer_masks`.
                 "residuals": tuple of up to `depth` arrays [B, N, width]; the k-th is added to the tokens after layer k.
                 "extra": image prompts, see `extra_attention`.
-            features: blocks whose tokens [B, N, width] the call returns too, see `layers.block_features`; None: none.
-            through: evaluates the blocks in the network's place, see `layers.block_reuse`; None: all of them run.
 
         Returns:
-            [B, H, W, C], or [B, H, W, 2 C] with `learn_sigma`; float32. With `features`: (that, a tuple of the tokens);
-            with `through`: (that, what it returns beside the features).
-
-        Raises:
-            ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
+            [B, H, W, C], or [B, H, W, 2 C] with `learn_sigma`.
         """
         required = ("text", *("size",) * self.sized, *("strength",) * self.strength)
         inputs = entries(condition, required, ("text_mask", *layer_masks.KINDS, "residuals", "extra"))

@@ -180,7 +180,7 @@ class Sana(Layered, Backbone):
     def __call__(
         self, x: jax.Array, t: jax.Array, condition: Entries, features: Numbers = None, through: Through = None
     ) -> Any:
-        """One evaluation of the network.
+        """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
             x: noised latents [B, H, W, C].
@@ -188,15 +188,9 @@ class Sana(Layered, Backbone):
                 SANA-Sprint.
             condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width]. "text_mask": Bool [B, M]. "strength": [B], with `strength`.
-            features: blocks whose tokens [B, N, width] the call returns too, see `layers.block_features`; None: none.
-            through: evaluates the blocks in the network's place, see `layers.block_reuse`; None: all of them run.
 
         Returns:
-            [B, H, W, C], float32. With `features`: (that, a tuple of the tokens); with `through`: (that, what it
-            returns beside the features).
-
-        Raises:
-            ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
+            [B, H, W, C].
         """
         inputs = entries(condition, ("text", *("strength",) * self.strength), ("text_mask",))
         network_checks.latents(self, x, t, self.channels)

@@ -186,24 +186,17 @@ class ConditionalUNet(Backbone):
         branch: int | None = None,
         deep: jax.Array | None = None,
     ) -> Any:
-        """One evaluation of the network.
+        """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
             x: [B, H, W, in_channels]; 2^(levels - 1) divides H and W.
             t: the network's clock, [B] or [], float32 or wider; 0 .. 999 for the published networks.
             condition: the entries above, by name.
-            features: blocks, 1 .. `feature_blocks`, whose [B, H', W', width] the call returns too, see
-                `layers.block_features`; None: none. A block is a residual block with its attention on the way down, the
-                middle as one, or on the way up; what changes the side alone is none.
             branch: a skip connection, 0 the outermost; the call also returns the input of the block that takes it.
             deep: the deep features of an earlier call, with which nothing deeper than the branch runs; None: all runs.
 
         Returns:
-            [B, H, W, out_channels], float32; with `features`: (that, a tuple of the features); with `branch`: (that,
-            `block_reuse.Deep`).
-
-        Raises:
-            ValueError: for shapes that do not fit, or a missing or unknown entry of the condition.
+            [B, H, W, out_channels]; with `branch`: (that, `block_reuse.Deep`).
         """
         inputs = self.checked(x, t, condition)
         recorded = Features(features, self.feature_blocks)

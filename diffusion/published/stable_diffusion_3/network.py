@@ -94,7 +94,7 @@ class MMDiT(Layered, Backbone):
     def __call__(
         self, x: jax.Array, t: jax.Array, condition: Entries, features: Numbers = None, through: Through = None
     ) -> Any:
-        """One evaluation of the network.
+        """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
             x: noised latents [B, H, W, C].
@@ -105,16 +105,9 @@ class MMDiT(Layered, Backbone):
                 "residuals": tuple of K <= depth arrays [B, N, width] over the N patches, row by row; the k-th is added
                 to the picture's tokens after each of the layers i with floor(i K / depth) = k, but not after the last.
                 "extra", "extra_joint": image prompts, see `extra_attention`.
-            features: layers, 1 .. depth, whose tokens of the picture [B, N, width] the call returns too, see
-                `layers.block_features`; None: none.
-            through: evaluates the layers in the network's place, see `layers.block_reuse`; None: all of them run.
 
         Returns:
-            [B, H, W, out_channels], float32; with `features`: (that, a tuple of the features); with `through`: (that,
-            what it returns beside the features).
-
-        Raises:
-            ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
+            [B, H, W, out_channels].
         """
         inputs = entries(condition, ("text", "pooled"), ("skip", "residuals", "extra", "extra_joint"))
         self._check(x, t, inputs)

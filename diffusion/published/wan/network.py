@@ -224,7 +224,7 @@ class Wan(Layered, Backbone):
     def __call__(
         self, x: jax.Array, t: jax.Array, condition: Entries, features: Numbers = None, through: Through = None
     ) -> Any:
-        """One evaluation of the network.
+        """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
             x: noised latents [B, F, H, W, in_channels], H and W even.
@@ -232,15 +232,9 @@ class Wan(Layered, Backbone):
             condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width], all of whose tokens are attended to.
                 "patches": [B, K, picture_width], with `picture_width`.
-            features: blocks whose tokens [B, N, width] the call returns too, see `layers.block_features`; None: none.
-            through: evaluates the blocks in the network's place, see `layers.block_reuse`; None: all of them run.
 
         Returns:
-            [B, F, H, W, channels], float32; with `features`: (that, a tuple of the tokens); with `through`: (that, what
-            it returns beside the features).
-
-        Raises:
-            ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
+            [B, F, H, W, channels].
         """
         inputs = entries(condition, ("text", *("patches",) * bool(self.picture_width)))
         self._check(x, t, inputs)
