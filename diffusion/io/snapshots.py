@@ -133,5 +133,5 @@ def _parsed(store: Store, number: int, content: bytes) -> Snapshot:
 def _require_inside(where: str, paths: Iterable[str]) -> None:
     """Refuses paths that lead out of the folder into which they are copied."""
     for path in paths:
-        if path.startswith("/") or "\\" in path or "\0" in path or {"", ".", ".."} & set(path.split("/")):
+        if "\\" in path or "\0" in path or {"", ".", ".."} & set(path.split("/")):
             raise StoreError(f"{where} names the file {path!r}, which is no path below a folder.")

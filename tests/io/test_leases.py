@@ -43,7 +43,15 @@ def test_a_silent_holder_is_over_after_its_time(tmp_path, has_spoken):
     objects = store(DiskStore(tmp_path))
     if has_spoken:
         leases.say(objects, HOLDER, 3)
-    assert leases.ENDS <= waited(objects) < leases.ENDS + leases.BEAT
+    assert waited(objects) == leases.ENDS
+
+
+def test_a_heartbeat_that_is_none_counts_as_silence(tmp_path):
+    objects = store(DiskStore(tmp_path))
+    leases.say(objects, HOLDER, 3)
+    assert objects.names("leases") == ["leases/000002.json"]
+    objects.write("leases/000002.json", b'["is_over"]')
+    assert waited(objects) == leases.ENDS
 
 
 def test_a_holder_that_speaks_is_alive(tmp_path):

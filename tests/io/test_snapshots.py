@@ -80,7 +80,23 @@ def test_an_edit_that_may_not_go_on_leaves_the_store(tmp_path):
     assert latest(objects).number == 0
 
 
-def test_a_writer_that_slept_through_the_lists_adds_to_the_newest(tmp_path, monkeypatch):
+def test_two_writers_of_the_same_change_write_two_lists(tmp_path):
+    """The store asks a writer whose answer was lost for its bytes, so that no other may write the same."""
+    objects = with_objects(tmp_path, A)
+    seen = []
+
+    def edit(before):
+        if not seen:
+            commit(store(DiskStore(tmp_path)), adding("a", A))
+        seen.append(before.number)
+        return adding("a", A)(before)
+
+    assert commit(objects, edit).number == 1
+    assert seen == [0, 1]
+
+
+@pytest.mark.parametrize("others", [4, 6])
+def test_a_writer_that_slept_through_the_lists_adds_to_the_newest(tmp_path, monkeypatch, others):
     """Its number is free again, for the list of that number was removed."""
     monkeypatch.setattr(snapshots, "KEPT", 3)
     objects = with_objects(tmp_path, A, B)
@@ -89,16 +105,16 @@ def test_a_writer_that_slept_through_the_lists_adds_to_the_newest(tmp_path, monk
 
     def edit(before):
         if not seen:
-            for number in range(6):
+            for number in range(others):
                 entry = A._replace(size=number)
                 commit(store(DiskStore(tmp_path)), lambda before, entry=entry: before._replace(files={"a": entry}))
         seen.append(before.number)
         return before._replace(files=before.files | {"b": B})
 
     result = commit(objects, edit)
-    assert seen == [1, 7] and result.number == 8 and result == latest(objects)
+    assert seen == [1, others + 1] and result.number == others + 2 and result == latest(objects)
     assert objects.names("files") == [A.object, B.object]
-    assert objects.names("snapshots") == [f"snapshots/{number:08d}.json" for number in (6, 7, 8)]
+    assert objects.names("snapshots") == [f"snapshots/{number:08d}.json" for number in range(others, others + 3)]
 
 
 def test_few_lists_of_before_stay(tmp_path, monkeypatch):

@@ -42,6 +42,47 @@ def test_what_is_sent_is_fetched_with_the_same_bytes(copy, tmp_path):
     assert other.stale(snapshot) == other.changed() == other.removed() == []
 
 
+def test_the_digest_is_of_the_whole_file(copy, monkeypatch):
+    monkeypatch.setattr(store_copies, "CHUNK", 1)
+    put(copy, a="abc")
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
+    assert sent(copy).files["a"].sha256 == expected
+
+
+def test_a_fetched_file_is_on_the_disk_before_it_has_its_name(copy, tmp_path, monkeypatch):
+    put(copy, a="1")
+    snapshot = sent(copy)
+    done = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *words, name=name, real=real: (done.append(name), real(*words)))
+    copy.fetch(snapshot, ["a"])
+    assert done[:2] == ["fsync", "replace"]
+
+
+@pytest.mark.parametrize("what", ["time", "inode"])
+def test_a_file_of_the_same_size_has_changed_by_its_time_or_its_inode(copy, what):
+    put(copy, a="1")
+    sent(copy)
+    file = copy.folder / "a"
+    time = file.stat().st_mtime_ns
+    if what == "time":
+        os.utime(file, ns=(time, time - time % 10**9 + (time + 1) % 10**9))  # within the same second
+    else:
+        put(copy, b="2")
+        os.replace(copy.folder / "b", file)
+        os.utime(file, ns=(time, time))
+    assert copy.changed() == ["a"]
+
+
+def test_a_file_that_grows_as_it_is_copied_counts_as_changed(copy, monkeypatch):
+    put(copy, a="1")
+    real = store_copies.shutil.copyfile
+    monkeypatch.setattr(store_copies.shutil, "copyfile", lambda *words: (real(*words), put(copy, a="12")))
+    held = store_copies._held(copy.folder / "a", copy.folder / ".outgoing/0")
+    assert held[0] == 1 and held != store_copies._mark(copy.folder / "a")
+
+
 def test_what_is_being_written_or_set_aside_is_no_part_of_the_folder(copy):
     put(copy, a="1", **{".b.new": "2", ".lock": "3", "checkpoints__40.damaged__x": "4"})
     put(
@@ -76,8 +117,8 @@ def test_a_file_that_grows_while_it_is_sent_is_sent_as_it_was(tmp_path):
 
     copy = Copy(tmp_path / "run", store(DiskStore(tmp_path / "store", grow)))
     snapshot = sent(copy)
+    assert copy.changed() == ["metrics"]  # before another call of the store writes the file again
     assert copy.store.read(snapshot.files["metrics"].object) == b"1\n" and snapshot.files["metrics"].size == 2
-    assert copy.changed() == ["metrics"]
 
 
 @pytest.mark.parametrize("grows", [True, False])
@@ -113,11 +154,14 @@ def test_an_altered_object_is_read_again_and_then_refused(copy, tmp_path, into):
     (tmp_path / "other").mkdir()
     system = DiskStore(tmp_path / "store")
     other = Copy(tmp_path / "other", store(system))
+    if not into:
+        put(other, checkpoints__20__b="of before")
     with pytest.raises(Altered, match="checkpoints/20/b"):
         other.fetch(snapshot, sorted(snapshot.files), into)
     fetched = [path for name, path in system.calls if name == "fetch"]
     assert fetched.count(f"bucket/run/{snapshot.files['checkpoints/20/b'].object}") == 3
-    assert other.paths() == ([] if into else ["checkpoints/20/a"])
+    assert contents(other.folder) == ({} if into else {"checkpoints/20/a": "right", "checkpoints/20/b": "of before"})
+    assert len([path for path in other.folder.rglob("*") if path.is_file()]) == (0 if into else 2), "nothing is left"
 
 
 def test_an_object_that_is_right_at_the_second_reading_is_taken(copy, tmp_path):

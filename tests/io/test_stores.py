@@ -1,5 +1,8 @@
 """Object stores: what is tried again, what is an answer, and who has created an object."""
 
+import sys
+import types
+
 import pytest
 
 from diffusion.io import stores
@@ -32,6 +35,8 @@ def test_objects_are_written_read_listed_and_removed(tmp_path):
     assert objects.names("a") == ["a/b/2"]
     with pytest.raises(FileNotFoundError):
         objects.read("a/1")
+    with pytest.raises(FileNotFoundError):
+        objects.fetch("a/1", tmp_path / "fetched")
 
 
 def test_a_store_that_fails_every_tenth_call_does_everything(tmp_path):
@@ -90,8 +95,66 @@ def test_a_creator_whose_answer_is_lost_looks_whose_the_object_is(tmp_path, is_d
     assert objects.read("a") == b"mine"
 
 
+def test_the_faults_of_a_library_are_tried_again_as_those_of_the_system_are(tmp_path):
+    """Which need not be an OSError, as those of botocore are not."""
+
+    class Fault(Exception):
+        pass
+
+    class Failing(DiskStore):
+        """Each operation fails twice: with the library's error, and with the system's."""
+
+        def _begin(self, name, path):
+            place = super()._begin(name, path)
+            if len(self.calls) % 3:
+                raise Fault("throttled") if len(self.calls) % 3 == 1 else ConnectionError("reset by peer")
+            return place
+
+    waits = []
+    objects = stores.Store(Failing(tmp_path), "bucket/run", "s3://bucket/run", (Fault,), waits.append)
+    objects.write("a", b"one")
+    assert objects.read("a") == b"one" and len(waits) == 4
+    never = lambda number, name, path: (_ for _ in ()).throw(Fault("throttled"))
+    failing = stores.Store(DiskStore(tmp_path, never), "bucket/run", "s3://bucket/run", (Fault,), waits.append)
+    with pytest.raises(stores.StoreError, match="could not read a: Fault: throttled"):
+        failing.read("a")
+
+
+def test_a_creator_looks_whose_the_object_is_after_a_fault_of_the_library(tmp_path):
+    class Fault(Exception):
+        pass
+
+    class Breaking(DiskStore):
+        def pipe_file(self, path, value, mode="overwrite"):
+            super().pipe_file(path, value, mode)
+            raise Fault("the answer is lost")
+
+    fail = lambda seconds: pytest.fail("it waited")
+    assert stores.Store(Breaking(tmp_path), "bucket/run", "s3://bucket/run", (Fault,), fail).create("a", b"mine")
+
+
+def test_a_store_of_an_address_lists_what_is_there_now(tmp_path, monkeypatch):
+    """Listings that are kept, and clients that are shared with another process, show the objects of before."""
+    system, asked = DiskStore(tmp_path), []
+    filesystem = lambda scheme, **options: asked.append((scheme, options)) or system
+    fault = type("Fault", (Exception,), {})
+    monkeypatch.setitem(sys.modules, "fsspec", types.SimpleNamespace(filesystem=filesystem))
+    monkeypatch.setitem(sys.modules, "s3fs", types.ModuleType("s3fs"))
+    for module in ("botocore", "botocore.exceptions", "aiohttp"):
+        names = ("BotoCoreError", "ClientError")
+        monkeypatch.setitem(sys.modules, module, types.SimpleNamespace(**dict.fromkeys(names, fault)))
+    objects = stores.connect("s3://bucket/run/")
+    assert asked == [("s3", {"use_listings_cache": False, "skip_instance_cache": True})]
+    objects.write("a", b"one")
+    assert (tmp_path / "bucket/run/a").read_bytes() == b"one" and objects.names("") == ["a"]
+    system._before = lambda number, name, path: (_ for _ in ()).throw(fault("throttled"))
+    objects._pause = lambda seconds: None
+    with pytest.raises(stores.StoreError, match="s3://bucket/run/ could not read a: Fault: throttled"):
+        objects.read("a")
+
+
 @pytest.mark.parametrize(("address", "library"), [("s3://bucket/run", "s3fs"), ("gs://bucket/run", "gcsfs")])
 def test_a_missing_library_is_named_with_its_remedy(address, library, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, library, None)
+    monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(stores.StoreError, match=rf"{library}.*pip install 'jax-diffusion\[stores\]'"):
         stores.connect(address)

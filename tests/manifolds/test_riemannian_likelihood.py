@@ -36,6 +36,7 @@ def test_on_the_torus_the_density_is_that_of_the_flows_jacobian():
     exact = -2 * math.log(2 * math.pi) + np.sum(np.log(np.sin(b) / np.sin(a)), -1)
     np.testing.assert_allclose(measured.log_density, exact, atol=1e-3)
     np.testing.assert_allclose(measured.latent, b, atol=1e-3)
+    assert measured.nfe == 4 * 8  # four stages in each of eight steps
 
 
 @pytest.mark.slow

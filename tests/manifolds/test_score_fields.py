@@ -68,6 +68,10 @@ def test_the_loss_is_the_distance_of_sigma_times_the_scores(scale):
     for low, high in ((0, 0.3), (0.3, 0.7), (0.7, 1)):
         part = rest[(t >= low) & (t < high)]
         assert abs(part.mean()) < 5 * part.std() / np.sqrt(len(part))
+    reads = objective.reads
+    assert reads.manifold is flat and reads.prior is prior
+    score = reads.field(networks["model"], BROWNIAN).score(x_0[:2], 0.5)
+    np.testing.assert_allclose(score, np.full((2, 4), -scale * 0.5 / float(BROWNIAN.sigma(0.5))), rtol=1e-5)
 
 
 def test_along_a_premetric_the_path_of_flat_space_is_straight():
