@@ -104,7 +104,8 @@ def batches(
     Returns:
         Iterator of {"image": uint8 [b, ...] (or "x": float32 [b, ...], of examples that are pytrees [b, D]), "label":
         int32 [b] (zeros without classes), "index": int64 [b] (global example index)}, with {"condition": pytree of
-        [b, ...]} where the records have one, {"features": [b, N, D]} where they have those, and under "skip"
+        [b, ...]} where the records have one, {"features": [b, N, D]} where they have those, {"rejected": as the
+        example} of pairs, and under "skip"
         {"skipped": int32 [b], 1 where another record took the place of a damaged one}. Its `close()` stops the threads.
 
     Raises:
@@ -139,12 +140,15 @@ def assembled(
         seed, augment: the arguments of `batches`.
     """
     examples = [record[spec.entry] for record in records]
+    rejected = [record["rejected"] for record in records] if spec.pairs else []
     for position, function in enumerate(augment):
         examples = augmented(function, rngs_of(seed, index, position), examples)
+        rejected = augmented(function, rngs_of(seed, index, position), rejected)  # by the draws of its partner
         if spec.masks:
             records = [_moved(function, spec, *pair) for pair in zip(rngs_of(seed, index, position), records)]
     batch = {spec.entry: _stack(examples, spec), "label": _labels(records, spec), "index": index}
-    return batch | stacked_conditions(records) | _features(records, rngs_of(seed, index, 0))
+    pairs = {"rejected": _stack(rejected, spec)} if spec.pairs else {}
+    return batch | pairs | stacked_conditions(records) | _features(records, rngs_of(seed, index, 0))
 
 
 def epoch(source: IndexedRecords, spec: DataSpec, batch_size: int, *, threads: int = 2) -> Iterator[Batch]:

@@ -40,6 +40,7 @@ from diffusion.objectives.consistency import (
 from diffusion.objectives.continuous_consistency import continuous_consistency as continuous_consistency
 from diffusion.objectives.contrastive_flow_matching import contrastive_flow_matching as contrastive_flow_matching
 from diffusion.objectives.denoising import denoising as denoising
+from diffusion.objectives.diffusion_dpo import diffusion_dpo as diffusion_dpo
 from diffusion.objectives.distribution_matching import (
     distribution_matching as distribution_matching,
     fake_score as fake_score,

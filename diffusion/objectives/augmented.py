@@ -41,7 +41,15 @@ def with_augmentation(objective: Objective, augment: Augmentation) -> Objective:
     Args:
         objective: the objective to wrap. Wrap condition dropout around this one, so that it does not drop "augment".
         augment: the augmentation; for images `data.augmentation.edm_augmentation`.
+
+    Raises:
+        ValueError: for an objective of pairs.
     """
+
+    if objective.examples.pairs:
+        raise ValueError(
+            "augmentation: the two examples of a pair would be changed by other draws. Valid: data.augment"
+        )
 
     @entry(entries=None)
     def augmented(networks, schedule, keys, batch, step):

@@ -15,7 +15,7 @@ from diffusion.parameterizations import Parameterization, check
 from diffusion.schedules import check_schedule
 
 # All entries of a batch that some objective of this library reads: two players share one batch.
-ENTRIES = ("x", "condition", "data_condition", "index", "noise", "start", "density", "features", "real")
+ENTRIES = ("x", "condition", "data_condition", "index", "noise", "start", "density", "features", "real", "rejected")
 
 
 def entry(
@@ -58,7 +58,7 @@ def entry(
             x = batch["x"]
             if not symbols and entries is not None:
                 require_floats(x, 'batch["x"]')
-            for name in ("noise", "start"):
+            for name in ("noise", "start", "rejected"):
                 if name in batch:
                     require_shape(batch[name], x.shape, f'batch["{name}"], which is paired with x,')
             if "real" in batch:

@@ -8,7 +8,8 @@
   batch: mapping with "x" `[B, ...]` clean data in float32, "condition" (a pytree with leading axis B, or None),
     optionally "index" `[B]`, the examples' global indices (0 .. B - 1 if absent; stratified densities use them),
     "noise" `[B, ...]`, the other end of each example's path at t_max (drawn from N(0, I) if absent), "real", a mask of
-    x without its padding (see `diffusion.padding`), "density", the state of an adaptive density of times, and
+    x without its padding (see `diffusion.padding`), "density", the state of an adaptive density of times,
+    "rejected" `[B, ...]`, examples of the same conditions to which "x" was preferred, and
     "data_condition", the condition as the data has it, where the network receives another (see `conditioned`).
   step: the training step, for objectives that follow a curriculum.
 

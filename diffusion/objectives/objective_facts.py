@@ -109,11 +109,13 @@ class Examples(NamedTuple):
         real: whether the losses are means over the real values of x, where the batch has their mask
             (`diffusion.padding`).
         score: whether the trained denoiser determines the score, as it does where x and its noise are independent.
+        pairs: whether each example has beside it one that was preferred less, the batch's "rejected".
     """
 
     block: int | None = 1
     real: bool = False
     score: bool = True
+    pairs: bool = False
 
 
 RECORDS: dict[str, tuple[str, str]] = {  # a fact by itself -> its record and its name there
@@ -141,6 +143,7 @@ RECORDS: dict[str, tuple[str, str]] = {  # a fact by itself -> its record and it
     "block": ("examples", "block"),
     "real": ("examples", "real"),
     "score": ("examples", "score"),
+    "pairs": ("examples", "pairs"),
 }
 
 

@@ -74,6 +74,8 @@ def prepare(batch: dict) -> dict:
         from diffusion.data.transforms import to_model
 
         prepared["x"] = to_model(batch["image"])
+        if "rejected" in batch:
+            prepared["rejected"] = to_model(batch["rejected"])
     if "condition" in batch:
         prepared["condition"] = conditioned(batch["condition"])
     return prepared

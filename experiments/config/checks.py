@@ -63,6 +63,10 @@ def with_data(recipe: Recipe, spec: Any) -> Recipe:
         valid = "a network of your own, which takes the pytree; docs/pytrees.md has one"
         raise refused(config, "model.name", why, valid)
     symbol_runs.check_data(recipe, spec)
+    if recipe.objective.examples.pairs and not spec.pairs:
+        why = f"the objective compares two examples of a pair, and {name} holds pairs without a preference, or none"
+        valid = '{"name": "preferences", "of": (source of the preferred examples, source of the rejected ones)}'
+        raise refused(config, "data.source", why, valid)
     classes = spec.num_classes
     if recipe.examples.num_classes not in (0, classes):
         valid = f"{classes}, or 0 for an unconditional model" if classes else "0"

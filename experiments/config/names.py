@@ -194,6 +194,7 @@ OBJECTIVES = _table(
     objectives.continuous_consistency,
     objectives.progressive_distillation,
     objectives.reward_backpropagation,
+    objectives.diffusion_dpo,
     objectives.cd,
     objectives.autoencoding.kl_autoencoder,
     objectives.autoencoding.rae_decoder,
@@ -446,6 +447,7 @@ SOURCES = _table(
     sources.filtered,
     sources.controlled,
     sources.painted,
+    sources.preferences,
     sources.paced,
 )
 CONTROLS = _table(controls.downsampled, controls.edges, controls.sketch)  # of "controlled": picture -> its control

@@ -189,6 +189,8 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
     where = sharding.batch_sharding(mesh)
     entry = lambda shape, kind: jax.ShapeDtypeStruct((rows, *shape), kind, sharding=where)
     batch: dict[str, Any] = {name: entry(shape, kind) for name, (kind, shape) in parts.items()}
+    if objective.examples.pairs:
+        batch["rejected"] = batch[recipe.entry]
     if encoder is not None and encoder.cached:
         batch["features"] = entry(encoder.features(), np.dtype(feature_cache.DTYPE))
     if null is not None and not conditional:

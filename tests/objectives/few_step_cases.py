@@ -72,6 +72,9 @@ MEMBERS = {
     "reward_backpropagation": Member(
         lambda: objectives.reward_backpropagation(V, (1.0, 0.5, 0.0), objectives.near_value(0.3), 2)
     ),
+    "diffusion_dpo": Member(
+        lambda: objectives.diffusion_dpo(V, V, weightings.constant(V), UNIFORM, beta=0.5), ("teacher",)
+    ),
     "adversarial_generator": Member(
         lambda: objectives.adversarial_generator(V, V, UNIFORM, UNIFORM), ("teacher",), others=("discriminator",)
     ),
@@ -115,7 +118,13 @@ def parameters_of(member):
 
 def batch_of(size, shape=(3,)):
     x = jnp.asarray(np.random.default_rng(0).standard_normal((size, *shape)), jnp.float32)
-    return {"x": x, "condition": jnp.arange(size) % 3, "start": x[::-1], "index": jnp.arange(size)}
+    return {
+        "x": x,
+        "condition": jnp.arange(size) % 3,
+        "start": x[::-1],
+        "index": jnp.arange(size),
+        "rejected": jnp.roll(x, 1, 0),
+    }
 
 
 OBJECTIVES = {name: member.make() for name, member in MEMBERS.items()}

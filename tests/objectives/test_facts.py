@@ -48,6 +48,7 @@ PLAIN = {
     "perceptual": False,
     "trains_schedule": False,
     "prompts": {},
+    "pairs": False,
 }
 critic = lambda by: Second("critic", by=by, optional=True, separate=True)
 MEAN_FLOW = {"times": 2, "forward_mode": True}
@@ -159,6 +160,12 @@ FACTS = {
         Denoises(X0),
         None,
         {},
+    ),
+    "diffusion_dpo": lambda: (
+        objectives.diffusion_dpo(X0, V, weightings.constant(X0), UNIFORM, 0.5),
+        Denoises(X0),
+        UNIFORM,
+        {"teacher": Teacher(), "pairs": True},
     ),
     "regression": lambda: (
         objectives.regression(X0),

@@ -34,6 +34,7 @@ ELSEWHERE = {
             "continuous_consistency",
             "ct",
             "distribution_matching",
+            "diffusion_dpo",
             "ect",
             "fake_score",
             "ict",

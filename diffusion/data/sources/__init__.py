@@ -14,6 +14,7 @@
 - `file_streams`: tar shards and Parquet from their beginning to their end.
 - `combined`: mixtures by weight, and records that pass a filter; `combined_streams`: the same for streams.
 - `controlled_pictures`: pictures with a control that is computed from each, or with a mask.
+- `preference_pairs`: examples, each beside one that was preferred less.
 - `paced_clips`: clips cut out of longer ones at several frame rates.
 - `streams`: sources without random access.
 - `table_records`: the reader that all formats of files share; `columns`: the columns of the example, label and text.
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         paced_clips as paced_clips,
         parquet_files as parquet_files,
         picture_files as picture_files,
+        preference_pairs as preference_pairs,
         protein_chains as protein_chains,
         python_objects as python_objects,
         record_files as record_files,
@@ -79,6 +81,7 @@ if TYPE_CHECKING:
     from diffusion.data.sources.paced_clips import paced as paced
     from diffusion.data.sources.parquet_files import parquet as parquet
     from diffusion.data.sources.picture_files import class_folders as class_folders, picture_folder as picture_folder
+    from diffusion.data.sources.preference_pairs import preferences as preferences
     from diffusion.data.sources.protein_chains import ideal_folds as ideal_folds
     from diffusion.data.sources.python_objects import huggingface as huggingface
     from diffusion.data.sources.record_files import array_records as array_records

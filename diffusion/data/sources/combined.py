@@ -33,12 +33,12 @@ def mixture(of: Sequence[Any], weights: Sequence[float] = ()) -> "Mixture | Mixe
         raise ValueError(
             f"a mixture of {len(of)} sources has the weights {tuple(weights)}. Valid: one above 0 for each."
         )
-    kind = lambda spec: (spec.shape, spec.dtype, spec.num_classes, spec.condition)
+    kind = lambda spec: (spec.shape, spec.dtype, spec.num_classes, spec.condition, spec.pairs)
     for other in of[1:]:
         if kind(other.spec) != kind(of[0].spec):
             raise ValueError(
-                "the sources of a mixture have examples of one shape, type, number of classes and condition, and "
-                f"{other.spec.name} has {kind(other.spec)}, {of[0].spec.name} {kind(of[0].spec)}."
+                "the sources of a mixture have examples of one shape, type, number of classes and condition, all in "
+                f"pairs or none, and {other.spec.name} has {kind(other.spec)}, {of[0].spec.name} {kind(of[0].spec)}."
             )
     streams = [source for source in of if isinstance(source, Stream)]
     if streams and len(streams) < len(of):

@@ -72,6 +72,7 @@ class DataSpec(NamedTuple):
         condition: the shapes and dtypes of a record's "condition", a pytree of `Leaf`; None where it has none.
         classes: the names of the classes; () where they have none.
         vocabulary: the text of each symbol, in order; () where examples are no symbols, or nothing says their text.
+        pairs: whether a record has beside its example one that was preferred less, "rejected", of the same form.
     """
 
     name: str
@@ -84,6 +85,7 @@ class DataSpec(NamedTuple):
     condition: Any = None
     classes: tuple[str, ...] = ()
     vocabulary: tuple[str, ...] = ()
+    pairs: bool = False
 
     @property
     def entry(self) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from diffusion import couplings, flow_maps, objectives, parameterizations, samplers, schedules, timesteps
+from diffusion import couplings, flow_maps, objectives, parameterizations, samplers, schedules, timesteps, weightings
 from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, resolve
 from diffusion.experiments.run import program
@@ -128,6 +128,13 @@ CASES = {  # the entry, other fields, and the same in Python
             solver=flow_maps.from_denoiser,
         ),
     ),
+    "diffusion_dpo": (
+        {"name": "diffusion_dpo", "weighting": {"name": "snr"}, "density": AWAY, "beta": 0.2},
+        TEACHER,
+        lambda: objectives.diffusion_dpo(
+            VELOCITY, VELOCITY, weightings.snr(), timesteps.uniform_density(LINE, t_min=0.01), 0.2
+        ),
+    ),
     "regression": (
         {"name": "regression", "distance": {"name": "squared"}},
         JUMPS | TEACHER | {"sample.steps": 1, "teacher.pairs.number": 64},
@@ -154,11 +161,14 @@ def test_an_entry_is_its_function_of_its_parts(name, tmp_path):
     made = CASES[name][2]()
     x = jnp.clip(jax.random.normal(jax.random.key(1), (8, 2, 2, 1)), -1, 1)
     batch = {"x": x, "noise": jnp.roll(x, 1, axis=0)} if named.teacher and named.teacher.pairs else {"x": x}
+    batch |= {"rejected": jnp.roll(x, 1, axis=0)} if named.examples.pairs else {}
     channels = named.network.channels or 1
     if name.startswith("flow_matching"):  # by its coupling
         batch["condition"] = x[:, 0] if "across" not in name else jnp.arange(8) % 2
     network = lambda x, clock, condition: jnp.concatenate([jnp.sin(3 * x + jnp.mean(clock) / 1000)] * channels, -1)
     networks = dict.fromkeys(("model", "target", "teacher"), network)
+    if named.examples.pairs:  # else each is as likely as the other
+        networks["teacher"] = lambda x, clock, condition: jnp.cos(x)
     losses = [
         objective(networks, LINE, jax.random.split(jax.random.key(0), 8), batch, 3)[0] for objective in (named, made)
     ]

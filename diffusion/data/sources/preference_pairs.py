@@ -1,0 +1,102 @@
+"""Pairs of examples of one condition, of which one was preferred to the other."""
+
+__all__ = ["Preferences", "preferences"]
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffusion.data import fingerprints, identities
+from diffusion.data.sources.spec import DamagedRecord, Source, class_of
+from diffusion.data.sources.streams import Stream
+
+
+def preferences(of: Sequence[Any]) -> "Preferences":
+    """The records of one source, each with the example of another one to which it was preferred, as "rejected".
+
+    Args:
+        of: the source of the preferred examples and that of the rejected ones, with random access. Row i of both is one
+            pair, of one condition.
+
+    Raises:
+        ValueError: for another number of sources, streams, or sources that differ in more than their examples' values.
+    """
+    if len(of) != 2 or any(isinstance(source, Stream) for source in of):
+        raise ValueError(
+            f"preferences are of two sources with random access, the preferred examples and the rejected ones, and "
+            f"these are {', '.join(source.spec.name for source in of) or 'none'}."
+        )
+    kind = lambda source: (
+        len(source),
+        source.spec.shape,
+        source.spec.dtype,
+        source.spec.num_classes,
+        source.spec.condition,
+    )
+    if kind(of[0]) != kind(of[1]):
+        raise ValueError(
+            "pairs without a preference: the preferred and the rejected examples are to agree in their number, shape, "
+            f"type, number of classes and condition, and {of[0].spec.name} has {kind(of[0])}, {of[1].spec.name} "
+            f"{kind(of[1])}."
+        )
+    return Preferences(*of)
+
+
+class Preferences:
+    """Examples, each beside one that was preferred less; a `Source`."""
+
+    def __init__(self, preferred: Source, rejected: Source):
+        self._both = preferred, rejected
+        self.where = f"{preferred.where} and {rejected.where}"
+        name = f"{preferred.spec.name} preferred to {rejected.spec.name}"
+        self.spec = preferred.spec._replace(name=name, size=len(preferred), pairs=True)
+
+    def __len__(self) -> int:
+        return len(self._both[0])
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        """Returns one record, with "rejected" beside its example.
+
+        Raises:
+            DamagedRecord: if both examples are the same, or have other conditions.
+        """
+        preferred, rejected = (source[row] for source in self._both)
+        entry = self.spec.entry
+        if _same(preferred[entry], rejected[entry]):
+            raise DamagedRecord(
+                f"record {row} of {self.spec.name} is a pair without a preference: both of its examples are the same.",
+                "Leave it out of both sources",
+            )
+        if class_of(preferred) != class_of(rejected) or not _same(
+            preferred.get("condition"), rejected.get("condition")
+        ):
+            raise DamagedRecord(
+                f"record {row} of {self.spec.name} is a pair of two conditions, between which nobody chose.",
+                "Put the rows of both sources in one order",
+            )
+        return {**preferred, "rejected": rejected[entry]}
+
+    def captions(self) -> list[str]:
+        """The captions of the preferred examples."""
+        return self._both[0].captions()  # type: ignore[attr-defined]
+
+    def identities(self) -> np.ndarray | None:
+        """The identities of the preferred examples, see `data.identities`."""
+        return identities.stated(self._both[0])
+
+    def stamp(self) -> str:
+        """A digest of the stamps of both sources."""
+        return fingerprints.digest([source.stamp().encode() for source in self._both])  # type: ignore[attr-defined]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The fingerprints of both sources."""
+        return {"records": len(self), "of": [source.fingerprint() for source in self._both]}
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two pytrees have the same values."""
+    return jax.tree.structure(a) == jax.tree.structure(b) and all(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b))
+    )

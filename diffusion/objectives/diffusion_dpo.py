@@ -1,0 +1,79 @@
+"""Direct preference optimisation: a model learns from pairs of which one example was preferred, without a reward."""
+
+__all__ = ["diffusion_dpo"]
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.objectives.entry import entry
+from diffusion.objectives.few_step import frozen, player, sum_square
+from diffusion.objectives.inputs import noised, weigh
+from diffusion.objectives.objective import Denoises, Objective, Teacher
+from diffusion.objectives.objective_facts import Examples
+from diffusion.parameterizations import Parameterization, evaluate
+from diffusion.schedules import left_broadcast
+from diffusion.timesteps import Density
+from diffusion.weightings import Weighting, error_scale
+
+
+def diffusion_dpo(
+    parameterization: Parameterization, teacher: Parameterization, weighting: Weighting, density: Density, beta: float
+) -> Objective:
+    """Diffusion-DPO: the model's error falls below the reference's on what was preferred more than on what was not.
+
+        loss = -log sigmoid(-beta [(l(x_w) - l_ref(x_w)) - (l(x_l) - l_ref(x_l))]),
+        l(x) = w(t) |x0 - x0_hat(alpha x + sigma eps)|^2, a sum over x's numbers, with t and eps alike for both
+
+    x_w is the batch's "x" and x_l its "rejected", of one condition. beta (l_ref - l) estimates the reward that the
+    model implies, beta log p(x) / p_ref(x): in the mean over t and eps exactly so for exact denoisers, where w is the
+    likelihood's, -d SNR / dt / 2 for t ~ U(0, 1). The loss bounds from above the one of that mean.
+
+    Facts:
+        loss: -log sigmoid(-beta [(l(x_w) - l_ref(x_w)) - (l(x_l) - l_ref(x_l))])
+        networks: model, teacher (the frozen reference)
+        optimum: about p_ref(x) exp(r(x) / beta), for preferences that Bradley and Terry's model has by a reward r; of
+            the mean over t and eps exactly
+        paper: Wallace et al. 2023, "Diffusion Model Alignment Using Direct Preference Optimization", eq. 14; the code
+            of the authors takes the mean over D numbers in place of the sum, and its beta is 2 D times this one
+
+    Args:
+        parameterization: parameterization of the network "model".
+        teacher: parameterization of the network "teacher", which stays as it is.
+        weighting: (schedule, t) -> weight on the squared error of x0, T omega in the paper.
+        density: distribution of t.
+        beta: strength of the divergence from the reference, > 0.
+
+    Returns:
+        An objective of pairs; see `diffusion.objectives.inputs`. Metrics, `[B]` each: "t", and "margin", the implied
+        reward of the preferred example less that of the rejected one.
+
+    Raises:
+        ValueError: if beta is not positive; when called, for pairs without a preference.
+    """
+    if not beta > 0:
+        raise ValueError(f"diffusion_dpo: beta = {beta} must be positive")
+
+    @entry(parameterization, teacher)
+    def loss(networks, schedule, keys, batch, step):
+        if "rejected" not in batch:
+            raise ValueError(
+                'diffusion_dpo learns from pairs, and these are without a preference: the batch needs the "rejected" '
+                'to which each "x" was preferred'
+            )
+        x_w, eps, _, t, importance = noised(schedule, density, keys, batch)
+
+        def error(network, parameterization, x_0):
+            x_t = left_broadcast(schedule.alpha(t), x_0) * x_0 + left_broadcast(schedule.sigma(t), x_0) * eps
+            output, at = evaluate(network, schedule, parameterization, x_t, t, batch.get("condition"))
+            weight = weigh(importance, weighting(schedule, at) * error_scale(schedule, at, parameterization))
+            difference = output - parameterization.target(schedule, at, x_0, eps)
+            return sum_square(left_broadcast(jnp.sqrt(weight), difference) * difference)
+
+        model, reference = player(networks, "model"), frozen(networks, "teacher")
+        reward = lambda x_0: beta * (error(reference, teacher, x_0) - error(model, parameterization, x_0))
+        margin = reward(x_w) - reward(batch["rejected"])
+        return -jax.nn.log_sigmoid(margin), {"t": t, "margin": margin}
+
+    return Objective(
+        loss, reads=Denoises(parameterization), density=density, teacher=Teacher(), examples=Examples(pairs=True)
+    )

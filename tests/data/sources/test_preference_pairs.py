@@ -1,0 +1,50 @@
+"""Pairs of examples: both halves of each, moved alike, and what is no preference."""
+
+import numpy as np
+import pytest
+
+from diffusion.data import pipeline, sources
+from diffusion.data.sources.sequences import Records
+
+PICTURES = np.random.default_rng(0).integers(0, 256, (2, 6, 4, 4, 1), np.uint8)
+
+
+def source(pictures, **more):
+    return Records([{"image": picture, **more} for picture in pictures])
+
+
+def test_a_batch_has_both_halves_moved_by_the_same_draws():
+    pairs = sources.preferences([source(PICTURES[0]), source(PICTURES[1])])
+    assert len(pairs) == 6 and pairs.spec.pairs and pairs.spec.shape == (4, 4, 1)
+    shift = lambda rng, image: np.roll(image, int(rng.integers(4)), axis=1)
+    batch = next(pipeline.batches(pairs, pairs.spec, seed=3, batch_size=6, augment=(shift,), shuffle=False, threads=0))
+    shifts = []
+    for row in range(6):
+        (k,) = [k for k in range(4) if np.array_equal(np.roll(PICTURES[0][row], k, axis=1), batch["image"][row])]
+        np.testing.assert_array_equal(np.roll(PICTURES[1][row], k, axis=1), batch["rejected"][row])
+        shifts.append(k)
+    assert len(set(shifts)) > 1
+    swapped = sources.preferences([source(PICTURES[1]), source(PICTURES[0])])
+    assert pairs.fingerprint() != swapped.fingerprint()
+
+
+@pytest.mark.parametrize(
+    "of, words",
+    [
+        ([source(PICTURES[0])], "preferences are of two sources"),
+        ([source(PICTURES[0]), source(PICTURES[1][:5])], "pairs without a preference.*in their number"),
+        ([source(PICTURES[0]), source(PICTURES[1][:, :2])], "pairs without a preference.*shape"),
+    ],
+)
+def test_sources_that_do_not_pair(of, words):
+    with pytest.raises(ValueError, match=words):
+        sources.preferences(of)
+
+
+def test_a_pair_without_a_preference_is_named():
+    same = np.concatenate([PICTURES[1][:4], PICTURES[0][4:5], PICTURES[1][5:]])
+    with pytest.raises(sources.DamagedRecord, match=r"record 4 of .* is a pair without a preference: both"):
+        sources.preferences([source(PICTURES[0]), source(same)])[4]
+    conditions = [source(x, condition=np.float32([k])) for k, x in enumerate(PICTURES)]
+    with pytest.raises(sources.DamagedRecord, match=r"record 2 of .* is a pair of two conditions"):
+        sources.preferences(conditions)[2]

@@ -1,0 +1,77 @@
+"""Runs that post-train a trained model by config: each resumes bit for bit, and refuses another reference or data."""
+
+import numpy as np
+import pytest
+
+from configs import digits
+from diffusion.experiments import train
+from diffusion.experiments.config import ConfigError
+from diffusion.training.checkpointing import checkpoints
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compilation_cache")]
+
+ENTRIES = {
+    "diffusion_dpo": {
+        "name": "diffusion_dpo",
+        "weighting": {"name": "snr"},
+        "density": {"name": "uniform_density"},
+        "beta": 0.02,
+    }
+}
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """The folder of a trained model, and of files of pictures of which one was preferred to the other."""
+    folder = tmp_path_factory.mktemp("reference")
+    config = digits.get_config("tiny")
+    config.train.steps = 2
+    assert train.run(config, folder) == 0
+    for k, name in enumerate(("preferred", "rejected", "fewer")):
+        pictures = np.random.default_rng(k).integers(0, 256, (48 - 8 * (k == 2), 8, 8, 1), np.uint8)
+        np.savez(folder / f"{name}.npz", image=pictures, label=np.arange(len(pictures)) % 10)
+    return folder
+
+
+def post_training(name, folder, steps, rejected="rejected"):
+    config = digits.get_config("tiny")
+    config.objective = dict(ENTRIES[name])
+    config.teacher.path = config.init_from.path = str(folder)
+    config.teacher.parameterization = config.parameterization
+    config.train.update({"steps": steps, "batch_size": 16, "log_every": 1})
+    config.optimizer.update({"decay": "constant", "warmup": 1})
+    config.checkpoint.every = 2
+    config.sample.guidance.scale = 1.0
+    config.evaluate.update({"every": 0, "features": ("pixels",)})
+    config.evaluate.loss.every = 0
+    if name == "diffusion_dpo":
+        of = [{"name": "arrays", "path": str(folder / f"{part}.npz")} for part in ("preferred", rejected)]
+        config.data.source = {
+            "name": "preferences",
+            "of": tuple(entry | {"classes": tuple("0123456789")} for entry in of),
+        }
+    return config
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_it_resumes_bit_for_bit(name, reference, tmp_path):
+    assert train.run(post_training(name, reference, 4), tmp_path / "whole") == 0
+    assert train.run(post_training(name, reference, 2), tmp_path / "parts") == 0
+    assert train.run(post_training(name, reference, 4), tmp_path / "parts") == 0
+    assert (tmp_path / "whole/metrics.jsonl").read_text() == (tmp_path / "parts/metrics.jsonl").read_text()
+    whole, parts = (checkpoints.read_about(tmp_path / part, 4)["leaves"] for part in ("whole", "parts"))
+    assert whole == parts
+
+
+def test_what_does_not_fit_is_refused_in_a_sentence(reference, tmp_path):
+    config = post_training("diffusion_dpo", reference, 2)
+    config.model.width = 48
+    with pytest.raises(ConfigError, match=r"config\.teacher\.path = .*the teacher's config\.model is .*'width': 32.*"):
+        train.run(config, tmp_path / "wider")
+    config = post_training("diffusion_dpo", reference, 2, "fewer")
+    with pytest.raises(ConfigError, match=r"pairs without a preference: .* agree in their number"):
+        train.run(config, tmp_path / "fewer")
+    config = post_training("diffusion_dpo", reference, 2)
+    config.data.source = digits.get_config("tiny").data.source
+    with pytest.raises(ConfigError, match=r"config.data.source.*compares two examples of a pair.*preferences"):
+        train.run(config, tmp_path / "single")
