@@ -60,9 +60,15 @@ DEVICES = {
     "v5px64": Devices("v5p", 64, {"data": 1, "fsdp": 64}),
     "v6ex64": Devices("v6e", 64, {"data": 1, "fsdp": 64}),
 }
-OTHER_MESHES = {  # of the same devices: no parameters split, or over 16 of them
+MESHES = {  # of 64 TPU v5p, a torus of 4 x 4 x 4 whose sides an axis takes whole
+    "v5px64": DEVICES["v5px64"],
     "v5px64-data": Devices("v5p", 64, {"data": 64}),
     "v5px64-4x16": Devices("v5p", 64, {"data": 4, "fsdp": 16}),
+    "v5px64-16x4": Devices("v5p", 64, {"data": 16, "fsdp": 4}),
+    "v5px64-16-sequence4": Devices("v5p", 64, {"fsdp": 16, "sequence": 4}),
+    "v5px64-4x4-sequence4": Devices("v5p", 64, {"data": 4, "fsdp": 4, "sequence": 4}),
+    "v5px64-16-tensor4": Devices("v5p", 64, {"fsdp": 16, "tensor": 4}),
+    "v5px64-4x4-tensor4": Devices("v5p", 64, {"data": 4, "fsdp": 4, "tensor": 4}),
 }
 SMALL = ":small"
 
@@ -75,7 +81,7 @@ def parts(case: str, programs: Mapping[str, Maker]) -> tuple[Maker, bool, Device
     """
     program, _, devices = case.partition("@")
     name = program.removesuffix(SMALL)
-    known = DEVICES | OTHER_MESHES
+    known = DEVICES | MESHES
     if name not in programs or devices not in known:
         raise ValueError(
             f"{case!r} is no case. Valid: PROGRAM@DEVICES or PROGRAM{SMALL}@DEVICES, with a program of "

@@ -1,5 +1,6 @@
 """Train steps: of runs, from their configs."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,9 +23,9 @@ LONG = {"data.shape": (64, 64, 4)}  # latents of 512 x 512 pixels: 1,024 tokens
 TOKENS, TEXT_WIDTH, POOLED = 154, 4096, 2048  # of Stable Diffusion 3: CLIP's and T5's, 77 each
 
 
-def dit() -> ConfigDict:
-    """The recipe of DiT-XL/2 as it is shipped."""
-    return recipes.load("imagenet256_dit")
+def dit(preset: str = "") -> ConfigDict:
+    """The recipe of DiT-XL/2 as it is shipped, or a preset of it."""
+    return recipes.load(f"imagenet256_dit:{preset}" if preset else "imagenet256_dit")
 
 
 def mean_flow() -> ConfigDict:
@@ -118,6 +119,12 @@ PROGRAMS: dict[str, Maker] = {
     "train_mean_flow": train_step(mean_flow, SMALL_DIT),
     "train_mmdit": train_step(mmdit, SMALL_MMDIT, null=text(), alone=ALONE_MMDIT),
     "train_edm2": train_step(edm2, SMALL_UNET),
+}
+# Compiled on each of `cases.MESHES`, of which a plan has to name the fastest.
+ON_MESHES: dict[str, Maker] = {
+    "train_dit_b2": train_step(functools.partial(dit, "b2"), SMALL_DIT),
+    "train_dit_xl2": PROGRAMS["train_dit_xl2"],
+    "train_dit_7b": train_step(functools.partial(dit, "7b"), SMALL_DIT),
 }
 # Without rows of the table; for tests.
 CHECKED: dict[str, Maker] = {"train_dit_1024": train_step(dit, SMALL_DIT, LONG)}

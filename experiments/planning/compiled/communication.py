@@ -106,10 +106,12 @@ def _group(attributes: str, devices: int) -> int:
         return int(match.group(1))
     if match := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
         return match.group(1).count(",") + 1
-    if match := re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", attributes):
+    if match := re.search(r"replica_groups=mesh\[(.*?)\](?:, device_ids=\(.*?\))? \{(.*?)\}", attributes):
         sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", match.group(1))}
         group = 1
         for name, part in re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", match.group(2)):
             group *= int(part) if part else sizes[name]
         return group
+    if match := re.search(r"replica_groups=(?!\{\})\S+", attributes):
+        raise ValueError(f"{match.group()} does not say how many devices are in a group in a way that is known.")
     return devices

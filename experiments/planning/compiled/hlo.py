@@ -190,16 +190,30 @@ def _frames(tables: Mapping[str, Mapping[int, str]]) -> dict[int, tuple[str, ...
 
 
 def turns(module: Module, loop: Instruction) -> int:
-    """How often a loop turns, by XLA's own count, else by the constant that its counter is compared with."""
+    """How often a loop turns: by XLA's own count, else by the constant that its counter is compared with, and its step.
+
+    XLA for TPU counts the turns of a product beside its collective in unsigned integers, often in steps of two.
+    """
     if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(known.group(1))
-    condition = module.computations[loop_parts(loop)[0]].instructions.values()
-    counters = [
-        instruction
-        for instruction in condition
-        if instruction.operation == "constant" and instruction.results == (Array("s32", ()),)
+    condition, body = (module.computations[name] for name in loop_parts(loop))
+    limits = [
+        int(instruction.argument)
+        for instruction in condition.instructions.values()
+        if instruction.operation == "constant" and instruction.results in ((Array("s32", ()),), (Array("u32", ()),))
     ]
-    return max((int(instruction.argument) for instruction in counters), default=1)
+    return math.ceil(max(limits, default=1) / _step(condition, body))
+
+
+def _step(condition: Computation, body: Computation) -> int:
+    """What a turn adds to the counter that the condition compares; 1 where that is not written beside it."""
+    for name in condition.instructions[condition.root].operands:
+        counter = condition.instructions.get(name)
+        if counter and (place := re.search(r"\bindex=(\d+)", counter.attributes)):
+            following = body.instructions[body.instructions[body.root].operands[int(place.group(1))]]
+            added = [body.instructions[operand] for operand in following.operands if following.operation == "add"]
+            return next((int(number.argument) for number in added if number.operation == "constant"), 1)
+    return 1
 
 
 def loop_parts(loop: Instruction) -> tuple[str, str]:

@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
-from diffusion.experiments.planning.compiled.communication import collective_bytes
+from diffusion.experiments.planning.compiled.communication import collective_bytes, collectives
+from diffusion.experiments.planning.compiled.hlo import parse
+from diffusion.experiments.planning.compiled.kernels import kernels
 
 TEXT = """HloModule m
 
@@ -57,6 +59,24 @@ def test_by_hand():
         "reduce-scatter": pytest.approx(2 * 7 / 8 * 64 * 4),  # in a fusion, and by itself
         "all-to-all": pytest.approx(1 / 2 * 8 * 16 * 4),
     }
+
+
+@pytest.mark.parametrize(("groups", "devices"), [
+    ("[1,8]<=[8]", 8), ("[16,4]<=[4,4,4]T(2,1,0)", 4), ("{{0,16,32,48},{1,17,33,49}}", 4), ("{}", 64),
+    ("mesh['a'=16,'b'=4] {'a'}", 16), ("mesh['a'=4,'b'=4,'c'=4] {'a','c'}", 16), ("mesh['a'=8,'b'=8] {'b':(2)4}", 4),
+    # XLA for TPU, where the axis is not the first of the mesh
+    ("mesh['a'=1,'b'=16,'c'=4], device_ids=([4,16]T(1,0)) {'b'}", 16),
+])  # fmt: skip
+def test_the_devices_of_a_group_are_read_in_each_way_that_xla_writes_them(groups, devices):
+    text = TEXT.replace("replica_groups=[4,2]<=[8]", f"replica_groups={groups}, dimensions={{0}}")
+    (turned,) = (each for each in collectives(kernels(parse(text)), 64) if each.kind == "all-to-all")
+    assert turned.group == devices
+
+
+def test_groups_that_are_written_in_another_way_are_refused():
+    text = TEXT.replace("replica_groups=[4,2]<=[8]", "replica_groups=torus[4,2]")
+    with pytest.raises(ValueError, match="torus"):
+        collective_bytes(text, 8)
 
 
 def test_a_loop_that_xla_compiled_counts_each_turn():

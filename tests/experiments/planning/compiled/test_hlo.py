@@ -79,6 +79,33 @@ def test_a_loop_turns_as_often_as_xla_knows_or_its_condition_compares():
     assert hlo.turns(module, loops["known"]) == 5
 
 
+WINDOWED = """
+%windowed (p: (bf16[4], u32[])) -> (bf16[4], u32[]) {
+  %p = (bf16[4]{0}, u32[]) parameter(0)
+  %x = bf16[4]{0} get-tuple-element(%p), index=0
+  %count = u32[]{:T(128)} get-tuple-element(%p), index=1
+  %two = u32[]{:T(128)} constant(2)
+  %next = u32[]{:T(128)} add(%count, %two)
+  ROOT %both = (bf16[4]{0}, u32[]) tuple(%x, %next)
+}
+
+%less_than_seven (p: (bf16[4], u32[])) -> pred[] {
+  %p = (bf16[4]{0}, u32[]) parameter(0)
+  %count = u32[]{:T(128)} get-tuple-element(%p), index=1
+  %limit = u32[]{:T(128)} constant(7)
+  ROOT %less = pred[] compare(%count, %limit), direction=LT
+}
+
+ENTRY %main (a: f32[4,8]) -> bf16[4,8] {
+  %gathered = (bf16[4]{0}, u32[]) while(%a), condition=%less_than_seven, body=%windowed
+"""
+
+
+def test_a_loop_in_unsigned_steps_of_two_turns_half_as_often():
+    module = hlo.parse(TEXT.replace("\nENTRY %main (a: f32[4,8]) -> bf16[4,8] {\n", WINDOWED))
+    assert hlo.turns(module, module.computations["main"].instructions["gathered"]) == 4  # 0, 2, 4 and 6
+
+
 def test_a_text_without_a_beginning_is_refused():
     with pytest.raises(ValueError, match="ENTRY"):
         hlo.parse("module @jit_f { func.func public @main() }")
