@@ -85,10 +85,9 @@ def train(key: jax.Array, chosen: Setting, steps: int) -> Any:
             return chosen.objective.loss(networks, schedule, keys, rows, step)[0].mean()
 
         change, state = optimizer.update(jax.grad(loss)(params), state, params)
-        params = optax.apply_updates(params, change)
-        if chosen.rate is not None:
-            target = optax.incremental_update(params, target, 1 - chosen.rate(step))
-        return (params, target, state), None
+        trained = optax.apply_updates(params, change)
+        teacher = target if chosen.rate is None else optax.incremental_update(trained, target, 1 - chosen.rate(step))
+        return (trained, teacher, state), None
 
     return jax.lax.scan(update, (params, params, optimizer.init(params)), jnp.arange(steps))[0][0]
 

@@ -37,8 +37,9 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     """1,300 digits for training and the 497 that are held out, `[number, 64]` in [-1, 1]."""
     from sklearn.datasets import load_digits
 
-    pixels = load_digits().data[np.random.default_rng(0).permutation(1797)]
-    return np.split((pixels / 8 - 1).astype(np.float32), [1300])
+    pixels, _ = load_digits(return_X_y=True)
+    shuffled = (pixels[np.random.default_rng(0).permutation(1797)] / 8 - 1).astype(np.float32)
+    return shuffled[:1300], shuffled[1300:]
 
 
 def draw_batch(key: jax.Array) -> jax.Array:
@@ -73,8 +74,8 @@ def train_gan(key: jax.Array, steps: int, penalty: float) -> Any:
     makes = generator.init(keys[0], jnp.zeros((1, 64)), clock)
     judges = judge.init(keys[1], jnp.zeros((1, 64)), clock)
     optimizer = optax.adam(RATE, b1=0.0, b2=0.99)
-    make = lambda params, noise: generator.apply(params, noise, clock)
-    discriminate = lambda params, x: judge.apply(params, x, clock)[:, 0]
+    make = lambda params, noise: jnp.asarray(generator.apply(params, noise, clock))
+    discriminate = lambda params, x: jnp.asarray(judge.apply(params, x, clock))[:, 0]
 
     def update(carry, step):
         makes, judges, average, states = carry
@@ -138,7 +139,7 @@ def step_cost(training: Callable[..., Any], *arguments: Any) -> float:
 
     def count(steps):
         compiled = jax.jit(lambda key: training(key, steps, *arguments)).lower(jax.random.key(0)).compile()
-        return compiled.cost_analysis()["flops"]
+        return (compiled.cost_analysis() or {})["flops"]
 
     return count(1) - count(0)
 

@@ -99,6 +99,28 @@ def test_pairs_are_those_of_the_librarys_couplings(method, kind):
     assert pairs(*_pairs(moons.draw_block(jax.random.key(4), method, kind, 64))) == pairs(x, expected)
 
 
+def test_the_weight_of_coordinates_is_that_of_the_librarys_coupling():
+    rows = moons.draw_pairs(jax.random.key(5), COORDINATE, 64)
+    x, noise, condition = rows["x"], rows["noise"], rows["condition"]
+    apart = couplings.squared(condition[:, None], condition[:, None])
+    expected = couplings.condition_weight(couplings.squared(x, noise), apart, moons.RATIO)
+    assert moons.condition_weight(x, noise, condition) == pytest.approx(float(expected), rel=1e-4)
+    one = np.zeros(64, np.float32)  # equal conditions cost nothing at any weight
+    assert moons.condition_weight(x, noise, one) == couplings.condition_weight(
+        couplings.squared(x, noise), jnp.zeros((64, 64)), moons.RATIO
+    )
+
+
+def test_transport_that_ignores_conditions_is_solved_once(monkeypatch):
+    """A run's points and pairs are the same for all conditions."""
+    blocks = [moons.draw_block(jax.random.key(6), "OT", kind, 32) for kind in (UNCONDITIONAL, CLASSES)]
+    monkeypatch.setattr(moons, "matched", lambda *unused: pytest.fail("solved again"))
+    blocks.append(moons.draw_block(jax.random.key(6), "OT", COORDINATE, 32))
+    for block in blocks[1:]:
+        np.testing.assert_array_equal(block["x"], blocks[0]["x"])
+        np.testing.assert_array_equal(block["noise"], blocks[0]["noise"])
+
+
 def test_the_condition_follows_its_data_and_classes_are_signs():
     for method in ("FM", "OT", "C2OT"):
         rows = moons.draw_block(jax.random.key(2), method, COORDINATE, 32)
