@@ -48,12 +48,12 @@ class Paired(Accompanied):
         pairs: the records of the run, with the pair `[2, H, W, C]` as their example.
     """
 
-    pairs: sources.IndexedRecords
+    pairs: sources.Source
 
     @property
     def spec(self) -> sources.DataSpec:
         """What a pair is."""
-        return self.examples.spec._replace(shape=(2, *self.examples.spec.shape), dtype="float32")
+        return self.pairs.spec
 
     def stored(self) -> Examples:
         return Examples(self.pairs, self.spec, augment=())
@@ -65,8 +65,18 @@ class Paired(Accompanied):
 class Pairs:
     """The data's records, over and over, each with its pair in place of its example."""
 
-    def __init__(self, source: sources.Source, parts: Sequence[np.ndarray]):
+    def __init__(self, source: sources.Source, spec: sources.DataSpec, parts: Sequence[np.ndarray]):
         self._source, self._parts = source, parts
+        self.spec = spec._replace(shape=(2, *spec.shape), dtype="float32")
+
+    @property
+    def where(self) -> str:
+        """The folder or file of the data's records."""
+        return self._source.where
+
+    def fingerprint(self) -> dict[str, Any]:
+        """That of the data's records."""
+        return self._source.fingerprint()
 
     def __len__(self) -> int:
         return sum(map(len, self._parts))
@@ -101,7 +111,7 @@ def paired(recipe: Recipe, workdir: str | pathlib.Path, data: RunExamples, mesh:
         pairs = _read(folder, rows, shape)
         assert pairs is not None  # it is made above
         parts.append(pairs)
-    return Paired(data, Pairs(data.source, parts))
+    return Paired(data, Pairs(data.source, data.spec, parts))
 
 
 def _read(folder: pathlib.Path, rows: range, shape: tuple[int, ...]) -> np.ndarray | None:
