@@ -241,4 +241,5 @@ def test_rates_of_masks_are_finite_at_noise_and_thetas_are_between_the_ends():
     alone = discrete.stepped(steps.ancestral_law)
     assert not alone.rates and not alone.masked and discrete.euler().rates and not discrete.euler().masked
     assert discrete.theta_trapezoidal().masked and discrete.theta_trapezoidal().rates
+    assert discrete.semi_autoregressive(2).masked and not discrete.semi_autoregressive(2).rates
     assert discrete.first_hitting().masked and not discrete.first_hitting().rates

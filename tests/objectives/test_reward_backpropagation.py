@@ -60,6 +60,14 @@ def test_a_stochastic_sampler_draws_other_noise_than_the_start():
     np.testing.assert_allclose(losses.var(), 1, atol=4.5 * (2 / 4096) ** 0.5)
 
 
+def test_network_and_reward_see_the_condition_of_examples_of_any_rank():
+    """x0 = c is the sample, whose reward c sum(x) is 6 c^2 for the six numbers of an example."""
+    objective = objectives.reward_backpropagation(X0, GRID, lambda x, condition: condition * x.sum((1, 2)))
+    network = lambda x, clock, condition: jnp.broadcast_to(condition[:, None, None].astype(x.dtype), x.shape)
+    losses, _ = objective({"model": network}, SCHEDULE, KEYS, BATCH | {"x": jnp.zeros((4, 2, 3))}, 0)
+    np.testing.assert_allclose(losses, [0, -6, -24, -54], rtol=1e-5)
+
+
 def test_training_raises_the_reward():
     objective = objectives.reward_backpropagation(X0, GRID, objectives.near_value(0.5), 2)
     value = lambda theta: objective({"model": lambda x, t, c: theta + 0 * x}, SCHEDULE, KEYS, BATCH, 0)[0].mean()

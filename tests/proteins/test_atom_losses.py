@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -38,6 +39,8 @@ def test_it_acts_near_the_data_alone_and_a_common_shift_changes_no_distance():
     t = jnp.array([0.5, 0.25, 0.2, 0.001])
     found = atoms_and_distances(until=0.25, least=0.1)(moved, x, t)
     np.testing.assert_allclose(found, [0, 0, 3 * 0.09 / 0.04, 3 * 0.09 / 0.01], rtol=1e-4, atol=1e-6)
+    shifted = lambda by: atoms_and_distances()(x[:1] + jnp.pad(by[:, None], ((0, 0), (3, 0))), x[:1], t[2:3])[0]
+    np.testing.assert_allclose(jax.grad(shifted)(jnp.array([0.1, 0.2, 0.2])), 3 * np.array([5, 10, 10]), rtol=1e-4)
     assert not np.any(atoms_and_distances(weight=0.0, until=1.0)(moved, x, t))
     for name, value in (("until", 1.5), ("until", 0.0), ("weight", -0.1), ("near", 0.0), ("least", 0.0)):
         with pytest.raises(ValueError, match=f"{name} = {value}"):

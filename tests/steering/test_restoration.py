@@ -60,6 +60,30 @@ def test_the_estimate_of_more_steps_is_ddim_to_the_end():
     np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_an_estimate_at_a_noisy_end_is_divided_by_its_alpha():
+    """One DDIM step to x_s of the plan's end is x0 + sigma_s / alpha_s eps there."""
+    x, t, s = jax.random.normal(jax.random.key(0), (2, 3)), 0.8, 0.3
+    plan = timesteps.plan(np.array([t, s], np.float32))
+    estimates = []
+    draw = lambda x0, r, keys: estimates.append(x0) or x0
+    with jax.disable_jit():
+        steering.daps(DENOISE, SCHEDULE, x, plan, jax.random.split(jax.random.key(0), 2), draw)
+    prediction = DENOISE(x, jnp.float32(t))
+    expected = prediction.x0 + SCHEDULE.sigma(s) / SCHEDULE.alpha(s) * prediction.eps
+    np.testing.assert_allclose(estimates[0], expected, rtol=1e-5)
+
+
+def test_samples_of_half_precision_are_restored_in_float32():
+    x, keys = jnp.zeros((2, 3), jnp.bfloat16), jax.random.split(jax.random.key(0), 2)
+    draw = lambda x0, r, keys: x0
+    likelihood = guidance.gaussian_likelihood(lambda x: x, jnp.zeros((2, 3)), NOISE)
+    for restore in (
+        lambda: steering.daps(DENOISE, SCHEDULE, x, PLAN, keys, draw),
+        lambda: steering.red_diff(DENOISE, SCHEDULE, likelihood, x, PLAN, keys, optax.adam(0.1)),
+    ):
+        assert jax.eval_shape(restore).dtype == jnp.float32
+
+
 def test_rounding_takes_no_estimate_beyond_the_end():
     first, keys = jax.random.split(jax.random.key(0), (2, 3))
     for steps in (3, 5, 7):
@@ -149,8 +173,10 @@ def test_ddrm_without_a_measurement_is_a_step_of_its_eta():
     x0, eps = DENOISE(x, PLAN.t[1])[:2]
     s = PLAN.s[1]
     expected = SCHEDULE.alpha(s) * x0 + SCHEDULE.sigma(s) * (0.8 * eps + 0.6 * z)
-    found = sampler.step(State(x, x), DENOISE, SCHEDULE, PLAN, 1, z[None]).x
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    state = sampler.step(State(x, x), DENOISE, SCHEDULE, PLAN, 1, z[None])
+    np.testing.assert_allclose(state.x, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(state.x0, x0)
+    assert sampler.nfe(7) == 7
 
 
 def test_singular_values_up_to_the_smallest_are_not_measured():
@@ -168,17 +194,21 @@ def test_singular_values_up_to_the_smallest_are_not_measured():
 
 
 def test_red_diff_descends_by_the_residual_of_the_network():
-    """By NumPy, with the same noise: eps(x_t) = sigma (x_t - alpha mean) / (alpha^2 s^2 + sigma^2)."""
+    """By NumPy, with the same noise: eps(x_t) = sigma (x_t - alpha mean) / (alpha^2 s^2 + sigma^2), and an optimizer
+    that remembers gradients (0.9) and draws the pictures to zero (0.1)."""
     likelihood = guidance.gaussian_likelihood(lambda x: x @ A.T, jnp.asarray(Y), NOISE)
     start, keys = np.full((2, 3), 0.2, np.float32), jax.random.split(jax.random.key(0), 2)
-    x = steering.red_diff(DENOISE, SCHEDULE, likelihood, jnp.asarray(start), PLAN, keys, optax.sgd(0.01), scale=0.5)
-    mu = start.astype(float)
+    optimizer = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.01, momentum=0.9))
+    x = steering.red_diff(DENOISE, SCHEDULE, likelihood, jnp.asarray(start), PLAN, keys, optimizer, scale=0.5)
+    mu, momentum = start.astype(float), 0.0
     for i, t in enumerate(PLAN.t):
         alpha, sigma = float(SCHEDULE.alpha(t)), float(SCHEDULE.sigma(t))
         eps = np.asarray(normal(keys_of_step(keys, i)[0], 1, start)[0])
         predicted = sigma * (alpha * mu + sigma * eps - alpha * MEAN) / (alpha**2 * STD**2 + sigma**2)
         weight = 0.5 * sigma / alpha if i else 0.0  # the first time is that of pure noise
-        mu = mu - 0.01 * (weight * (predicted - eps) - (Y - mu @ A.T) @ A / NOISE**2)
+        gradient = weight * (predicted - eps) - (Y - mu @ A.T) @ A / NOISE**2
+        momentum = 0.9 * momentum + gradient + 0.1 * mu
+        mu = mu - 0.01 * momentum
     np.testing.assert_allclose(x, mu, rtol=1e-4, atol=1e-5)
 
 

@@ -1,10 +1,14 @@
 """The example's mixture by integration, its tasks, and its page."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from diffusion import schedules
+from diffusion.guidance import measurements
 from diffusion.io import opener
 from examples.restoration import exact, methods, report, tasks
 from tests import commands
@@ -64,6 +68,39 @@ def test_every_task_measures_pictures_of_the_model():
             np.testing.assert_allclose(task.forward(task.linear.inverse(y, x)), y, atol=2e-2)  # A A^+ A = A
     power = (tasks.magnitudes(x) ** 2).sum((1, 2, 3))
     assert (power > 0.5 * (x**2).sum((1, 2, 3))).all()  # half of the spectrum, by Parseval
+
+
+@pytest.mark.parametrize("method", [methods.pigdm, methods.twisted], ids=lambda method: method.__name__)
+def test_of_white_gaussian_data_the_exact_methods_draw_the_posterior(method):
+    """Means and widths within five standard errors, and 2 % of the width by the discretisation of 40 steps."""
+    mean, std, noise_std, number = np.array([0.5, -1.0, 0.2]), 0.7, 0.4, 600
+    A, y = np.array([[1.0, -0.5, 0.3]], np.float32), np.array([1.5])
+    white = exact.Mixture(np.ones(1), mean[None], std**2 * np.eye(3))
+    task = tasks.linear(measurements.matrix(A), noise_std)
+    setting = methods.Setting(exact.denoiser(white, SCHEDULE), SCHEDULE, task, 40, std)
+    target = exact.posterior(white, A, y, noise_std)
+    read = jnp.broadcast_to(jnp.asarray(y, jnp.float32), (number, 1))
+    x = report.restored({"it": jax.jit(functools.partial(method, setting))}, read, SCHEDULE, (3,), 0)["it"]
+    deviations = np.sqrt(np.diag(target.covariance))
+    np.testing.assert_allclose(x.mean(0), target.means[0], atol=5 * 0.7 / number**0.5)
+    np.testing.assert_allclose(x.std(0), deviations, rtol=5 / (2 * number) ** 0.5 + 0.02)
+
+
+def test_the_width_of_an_estimate_is_that_of_white_data():
+    """1 / r^2 = 1 / s^2 + alpha^2 / sigma^2."""
+    t, std = 0.3, 0.7
+    setting = methods.Setting(lambda x, t: x, SCHEDULE, tasks.tasks()["deblurring"], 10, std)
+    alpha, sigma = float(SCHEDULE.alpha(t)), float(SCHEDULE.sigma(t))
+    assert float(methods._width(setting)(t)) == pytest.approx(1 / (1 / std**2 + alpha**2 / sigma**2), rel=1e-5)
+
+
+def test_a_residual_is_counted_in_units_of_the_noise():
+    """Pictures that are one grey level of 255 off, of a measurement whose residual is twice the noise everywhere."""
+    truth = jnp.zeros((2, *tasks.SHAPE))
+    task = tasks.Task(lambda x: x[:, :3], 0.05, None)
+    figures = report.measured(np.full((2, *tasks.SHAPE), 2 / 255), truth, task, jnp.full((2, 3, 8, 1), 2 / 255 - 0.1))
+    assert figures["residual"] == pytest.approx(2, rel=1e-5)
+    assert figures["psnr"] == pytest.approx(20 * np.log10(255), rel=1e-4)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """A run folder that is copied to a store: who holds it, what a kill at any moment leaves, and who goes on with what."""
 
+import hashlib
 import pathlib
 
 import pytest
@@ -97,6 +98,34 @@ def test_a_folder_is_copied_while_the_run_goes_on(places, monkeypatch):
         assert stored_runs.steps(places.stored()) == [20]
 
 
+def test_a_holder_speaks_again_and_again_and_says_its_end(places, monkeypatch):
+    monkeypatch.setattr(leases, "BEAT", 0.001)
+    said, is_heard, say = [], mirrors.threading.Event(), leases.say
+
+    def heard(objects, holder, beat, is_over=False):
+        say(objects, holder, beat, is_over)
+        said.append((beat, is_over))
+        if len(said) == 3:
+            is_heard.set()
+
+    monkeypatch.setattr(leases, "say", heard)
+    with places.mirror("first").held():
+        assert is_heard.wait(60)
+    assert said == [(number + 1, number + 1 == len(said)) for number in range(len(said))]
+
+
+def test_holders_are_counted_and_known_by_their_folders(places, monkeypatch):
+    asked = []
+    known = lambda objects, holder, token: asked.append((holder.epoch, holder.token, token))
+    monkeypatch.setattr(leases, "require_over", known)
+    first = places.killed("first", saves(20))
+    places.killed("first", saves(40))
+    second = places.killed("second", saves(60))
+    a, b = first._copy.token(), second._copy.token()
+    assert asked == [(0, "", a), (1, a, a), (2, a, b)]
+    assert second._store.names("leases") == [f"leases/{epoch:06d}.json" for epoch in (1, 2, 3)]
+
+
 def test_what_a_killed_run_had_not_sent_is_kept_on_its_machine(places):
     killed = places.killed("first", saves(20))
     saves(40)(killed.folder)
@@ -177,6 +206,23 @@ def test_two_successors_of_one_holder_agree_on_one(places):
     assert stored_runs.steps(places.stored()) == [20, 40]
 
 
+def test_what_a_command_sends_as_the_folder_is_taken_over_is_fetched_too(places):
+    places.killed("first", saves(20))
+    seen = []
+
+    def during(number, name, path):
+        if name == "create" and not seen:
+            seen.append(path)
+            objects = store(DiskStore(places.root / "store"))
+            objects.write("files/samples.npz/beside-1", b"samples")
+            entry = snapshots.Entry("files/samples.npz/beside-1", hashlib.sha256(b"samples").hexdigest(), 7)
+            snapshots.commit(objects, lambda newest: newest._replace(files=newest.files | {"samples.npz": entry}))
+
+    places.before = during
+    with (second := places.mirror("second")).held():
+        assert here(second.folder) == places.stored() and "samples.npz" in here(second.folder)
+
+
 # ==== Checkpoints ====
 
 
@@ -191,6 +237,27 @@ def test_checkpoints_that_the_run_removes_are_removed_from_the_store(places):
     mirror.send()
     assert places.stored() == here(mirror.folder)
     assert not [name for name in mirror._store.names("files") if "/20/" in name]
+    assert mirror._copy.removed() == []
+
+
+def test_a_file_that_a_checkpoint_loses_takes_no_other_with_it(places):
+    mirror = places.killed("first", saves(20, 40))
+    (mirror.folder / "checkpoints/40/about/metadata").unlink()
+    mirror.send()
+    assert places.stored() == here(mirror.folder) and stored_runs.steps(places.stored()) == [20, 40]
+
+
+def test_what_was_sent_is_known_to_the_next_process_of_the_machine(places):
+    mirror = places.killed("first", saves(20, 40))
+    assert Copy(mirror.folder, None).changed() == []
+
+
+def test_a_checkpoint_that_the_run_keeps_here_stays_in_the_store(places):
+    mirror = places.killed("first", saves(20, 40))
+    mirror._superfluous = lambda steps: steps
+    saves(60)(mirror.folder)
+    mirror.send()
+    assert stored_runs.steps(places.stored()) == [20, 40, 60]
 
 
 def test_checkpoints_that_are_in_the_store_alone_follow_the_runs_policy(places):
@@ -320,15 +387,22 @@ def test_a_full_store_is_said_once_and_filled_when_there_is_room(places, capsys)
     full[0] = False
     mirror._copy_again()
     assert places.stored() == here(mirror.folder)
+    full[0] = True
+    saves(60)(mirror.folder)
+    mirror._copy_again()
+    assert "it is tried again" in capsys.readouterr().err, "each failure after a success is said"
 
 
-def test_what_a_killed_holder_sent_without_listing_it_is_removed_by_the_next(places):
+def test_what_a_killed_holder_sent_without_listing_it_is_removed_by_the_next(places, monkeypatch):
     first = places.killed("first", saves(20))
     saves(40)(first.folder)
     first._copy.send(first._copy.changed(), mirrors._writer(1))
     first._store.write("files/samples.npz/beside-0123", b"on its way from another command")
     assert any("/40/" in name for name in first._store.names("files"))
-    places.killed("second", lambda folder: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(Mirror, "_remove_orphans", lambda mirror: None)  # the next one is killed before it comes to that
+        places.killed("second", lambda folder: None)
+    places.killed("third", lambda folder: None)
     listed = {entry.object for entry in snapshots.latest(first._store).files.values()}
     assert set(first._store.names("files")) - listed == {"files/samples.npz/beside-0123"}
 
