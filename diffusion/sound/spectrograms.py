@@ -133,13 +133,13 @@ def log_mel(waveform: Any, sample_rate: int, mels: int, window: int, hop: int) -
 def between_bands(values: Any, sample_rate: int, bins: int) -> Any:
     """Values of mel bands at the frequencies (k + 1/2) R / (2 N), linear between the middles of the bands.
 
-    values: a value for each band, `[..., M]`, M at least 2.
-        values: `[..., M]`, M at least 2.
+    Args:
+        values: a value for each band, `[..., M]`, M at least 2.
         sample_rate: R, the samples a second, in Hz.
         bins: N, the bins of an MDCT.
 
     Returns:
-        `[..., N]`; beyond the outermost middles the value of the outermost band.
+        Values `[..., N]`; beyond the outermost middles the value of the outermost band.
     """
     low, share = _places(values.shape[-1], sample_rate, bins)
     return values[..., low] * (1 - share) + values[..., low + 1] * share

@@ -218,10 +218,13 @@ def relations(first: Sequence[float], second: Sequence[float], margin: float = 0
     Of the offset of the centres, max(|offset| - margin (size + other size), 0) is left along each side; a relation
     holds where that is more than half of the length of the whole offset.
 
-    first: the box of the object.
-        second: the box of the other one.
-        margin: the share of both sizes.
-        margin: share of both sizes.
+    Args:
+        first: the box (left, top, right, bottom) of the object, in pixels.
+        second: the box of the other object.
+        margin: the share of both sizes by which their sides must be apart.
+
+    Returns:
+        Some of "left of", "right of", "above" and "below".
     """
     boxes = np.array([first, second], np.float64).reshape(2, 2, 2)
     centres = boxes.mean(axis=1)
