@@ -206,7 +206,7 @@ def draw_beside(real: real_images.Split, samples: np.ndarray, labels: np.ndarray
     flat = lambda x: x[:most].reshape(len(x[:most]), -1).astype(np.float64)
     if flat(real.images).shape[1] > 1:
         both = (real.labels[:most], labels[:most])
-        plots.beside(flat(real.images), flat(samples), both, folder / "beside.png")
+        plots.beside(flat(real.images), flat(samples), both, folder / "beside.png", real.spec.classes)
 
 
 def split_metrics(names: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -316,6 +316,8 @@ def evaluate_run() -> None:
     folder = pathlib.Path(flags.FLAGS.samples or run_folder)
     image_names, model_names = split_metrics(flags.FLAGS.metrics or ())
     networks = [name for name in ("inception", "encoder") if flags.FLAGS[name].value]
+    if flags.FLAGS.protocol == protocol_table.ALL:
+        protocol_table.requests(requested(metrics=None))  # refuses the lack of a network before anything is measured
     require_pictures(config, flags.FLAGS.metrics or (), flags.FLAGS.protocol or "", networks)
     held_out.require_trained_split(config, workdir.read_config(run_folder))
     before = figures.read_report(folder)

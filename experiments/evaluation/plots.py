@@ -52,25 +52,46 @@ def sample_grid(
         names = [""] * len(rows)
     else:
         rows = [np.flatnonzero(labels == label)[:columns] for label in shown_classes]
-        names = [classes[int(label)] if label < len(classes) else str(label) for label in shown_classes]
+        names = [class_name(label, classes) for label in shown_classes]
     shown = coloured(images)
     mosaic([[[shown[i] for i in row] for row in rows]], names, [[]], path)
 
 
-def scatter(points: np.ndarray, labels: np.ndarray, path: str | os.PathLike) -> None:
-    """Draws points `[N, 2]` in the plane as a PNG, a colour for each class of labels int `[N]`."""
+def class_name(label: int, classes: Sequence[str]) -> str:
+    """The name of a class: that of its number, or the number where it has none."""
+    return classes[int(label)] if label < len(classes) else str(label)
+
+
+def scatter(points: np.ndarray, labels: np.ndarray, path: str | os.PathLike, classes: Sequence[str] = ()) -> None:
+    """Draws points `[N, 2]` in the plane as a PNG, a colour for each class of labels int `[N]`, by its name."""
     points = np.asarray(points)
     if points.ndim != 2 or points.shape[1] != 2 or np.shape(labels) != (len(points),):
         raise ValueError(f"need points [N, 2] and labels [N], got {list(points.shape)} and {list(np.shape(labels))}")
     figure = blank(4.8, 4.8, layout="constrained")
     axes = figure.add_subplot()
-    axes.scatter(*points.T, s=3, c=[COLOURS[label % len(COLOURS)] for label in labels], linewidths=0)
+    _by_class(axes, points, np.asarray(labels), classes)
     axes.set_aspect("equal")
     style(axes)
     save(figure, path)
 
 
-def beside(real: np.ndarray, samples: np.ndarray, labels: Sequence[np.ndarray], path: str | os.PathLike) -> None:
+def _by_class(axes, points: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> None:
+    """Points, a colour for each class, and a legend of the first of them where there are several."""
+    present = np.unique(labels)
+    for label in present:
+        name, colour = class_name(label, classes), COLOURS[label % len(COLOURS)]
+        axes.scatter(*points[labels == label].T, s=3, color=colour, linewidths=0, label=name)
+    if len(present) > 1:
+        axes.legend(handles=axes.collections[:SHOWN_CLASSES], markerscale=3, fontsize=8)
+
+
+def beside(
+    real: np.ndarray,
+    samples: np.ndarray,
+    labels: Sequence[np.ndarray],
+    path: str | os.PathLike,
+    classes: Sequence[str] = (),
+) -> None:
     """Draws real examples and samples in two panels of one scale, a colour for each class.
 
     Vectors of more than two numbers are drawn along the two main axes of the real ones (their principal components).
@@ -80,6 +101,7 @@ def beside(real: np.ndarray, samples: np.ndarray, labels: Sequence[np.ndarray], 
         samples: `[M, D]`.
         labels: int `[N]` and int `[M]`.
         path: the PNG to write.
+        classes: the names of the classes, by their numbers; () for the numbers.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -92,8 +114,8 @@ def beside(real: np.ndarray, samples: np.ndarray, labels: Sequence[np.ndarray], 
         real, samples = (rows @ axes_of - middle @ axes_of for rows in (real, samples))
     figure = blank(9.6, 4.8, layout="constrained")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    for axes, rows, classes, title in zip(panels, (real, samples), labels, ("real examples", "samples")):
-        axes.scatter(*rows.T, s=3, c=[COLOURS[label % len(COLOURS)] for label in classes], linewidths=0)
+    for axes, rows, numbers, title in zip(panels, (real, samples), labels, ("real examples", "samples")):
+        _by_class(axes, rows, np.asarray(numbers), classes)
         axes.set_aspect("equal")
         axes.set_title(title)
         style(axes)

@@ -11,7 +11,7 @@ from diffusion.experiments.sampling import sample_files
 from diffusion.metrics import ngrams
 
 PICTURES = {
-    "samples.png": "Samples, one row for each class",
+    "samples.png": "Samples, by their classes where they have some",
     "views.png": "A sample of each class from six sides",
     "turntable.gif": "Two samples of each class, turning",
     "trajectory.png": "From noise to image: the sample x_t, and the prediction of x_0, over the steps",
@@ -330,7 +330,7 @@ def show(content: dict, folder: str | pathlib.Path, run: str | pathlib.Path = ""
     """Prints the figures of a report, where to look, and what to try next in the run folder `run`."""
     folder = pathlib.Path(folder)
     run = pathlib.Path(run or folder)
-    title = f"{folder}: {content['protocol']['dataset']['name']}, samples against real images"
+    title = f"{folder}: {content['protocol']['dataset']['name']}, samples against real data"
     cells = ((what, value, beside, records) for what, value, beside, _, records in rows(content))
     report.show(title, ("", "samples", "reference", "records"), cells)
     for _, text in _notes(content):

@@ -84,7 +84,8 @@ def _points_of_manifold(samples: Samples) -> list[pathlib.Path] | None:
 def _points_of_plane(samples: Samples) -> list[pathlib.Path] | None:
     if samples.recipe.examples.shape != (2,):
         return None
-    plots.scatter(samples.x, samples.classes, samples.out / "samples.png")
+    names = data.class_names(samples.recipe)
+    plots.scatter(samples.x, samples.classes, samples.out / "samples.png", names)
     return [samples.out / "samples.png"]
 
 

@@ -96,7 +96,7 @@ def evaluation(recipe: Recipe, folder: pathlib.Path, mesh: Mesh) -> Evaluation:
             plots.sample_grid(images, labels, paths["samples"], classes=names)
             plots.trajectory(*drawn.trajectory, drawn.times, labels[shown], paths["trajectory"])
         elif recipe.examples.shape == (2,):
-            plots.scatter(images, labels, paths["samples"])
+            plots.scatter(images, labels, paths["samples"], names)
         figures = evaluate_samples(images, labels, config, split, splits and splits())
         return {name: float(f"{x:.8g}") if np.isfinite(x) else None for name, x in figures.items()}
 

@@ -158,3 +158,17 @@ def test_the_texts_of_a_mosaic_stand_where_its_tiles_are(monkeypatch):
         "2": pytest.approx((38 + 54 + 24, 36)),
         "3": pytest.approx((38 + 108 + 24, 36)),
     }
+
+
+def test_points_have_the_names_of_their_classes(monkeypatch, tmp_path):
+    """Of three named classes two are drawn; a class beyond the names has its number; one class alone needs no name."""
+    figures = charts.kept(monkeypatch)
+    points, labels = np.arange(8.0).reshape(4, 2), np.array([2, 0, 2, 3])
+    plots.scatter(points, labels, tmp_path / "points.png", ("cat", "dog", "owl"))
+    plots.beside(points, points, (labels, labels[:2].repeat(2)), tmp_path / "beside.png", ("cat", "dog", "owl"))
+    plots.scatter(points, np.zeros(4, int), tmp_path / "points.png")
+    legends = [axes.get_legend() for figure in figures for axes in figure.axes]
+    named = [[text.get_text() for text in legend.get_texts()] for legend in legends if legend]
+    assert named == [["cat", "owl", "3"], ["cat", "owl", "3"], ["cat", "owl"]] and legends[-1] is None
+    first = figures[0].axes[0].collections[1]
+    assert first.get_label() == "owl" and first.get_offsets().tolist() == points[[0, 2]].tolist()

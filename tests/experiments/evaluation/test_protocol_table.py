@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from diffusion.configs import digits
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import protocol_table, records
 from diffusion.experiments.evaluation.comparison import Request
@@ -91,3 +92,10 @@ def test_the_command_refuses_what_the_table_does_not_take(tmp_path):
     done = commands.run(*line, "--metrics=kid", cwd=tmp_path)
     assert done.returncode == 2 and "no --metrics" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_is_not_measured_before_its_networks_are_named(tmp_path):
+    """The folder lacks samples.npz, which the evaluation would look for first."""
+    (tmp_path / "config.json").write_text(digits.get_config("tiny").to_json())
+    done = commands.run("diffusion", "evaluate", "--workdir=.", "--protocol=all", cwd=tmp_path)
+    assert done.returncode == 2 and "--protocol=all measures with the networks that are named" in done.stderr
