@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from diffusion import (
+    discrete,
     guidance,
     likelihood,
     manifolds,
@@ -25,10 +26,12 @@ from diffusion import (
 )  # fmt: skip
 from diffusion.data import pipeline, series_masks, sources
 from diffusion.data.sources.sequences import Records
+from diffusion.experiments.remake import exact_mixtures, point_training
 from diffusion.experiments.sampling import generate
 from diffusion.metrics import membership
 from diffusion.training import step
 from diffusion.training.alternating import Player, alternating
+from examples.restoration import methods, tasks
 from tests import conformance, recorded_keys
 from tests.objectives import few_step_cases, objective_cases
 from tests.text_to_image.stand_ins import made_model
@@ -153,6 +156,31 @@ def of_daps(draw):
     return keyed(drawn)
 
 
+def of_symbols(sampler, steps):
+    """Two symbols of four, one of which is the mask."""
+    process = discrete.absorbing(discrete.linear(), 4)
+    plan = timesteps.plan(np.linspace(1, 0, steps + 1))
+    predict = lambda x, t: discrete.from_logits(process, jnp.zeros((*x.shape, 4)), x, t)
+    return keyed(lambda keys: discrete.sample(sampler, predict, process, jnp.full((len(keys), 2), 3), plan, keys))
+
+
+def of_restoration(keys):
+    """Particles of each sample, and the one of them that is taken."""
+    task = tasks.linear(guidance.measurements.masked(jnp.array([True, False])), 0.1)
+    setting = methods.Setting(conformance.round_denoiser(FLOW), FLOW, task, 2, 0.5)
+    x = jnp.zeros((len(keys), 2))
+    methods.twisted(setting, x, x, keys)
+
+
+def of_points(batch):
+    """Noise of a training on draws of a mixture, and those draws."""
+    cloud = exact_mixtures.mixture([1, 1], np.eye(2), [np.eye(2)] * 2)
+    point_training.train(
+        objectives.flow_matching(UNIFORM), FLOW, lambda params, x, clock, condition: params * x, jnp.ones(()),
+        optax.sgd(0.0), lambda key: {"x": exact_mixtures.draw(cloud, key, SIZE)}, 2, jax.random.key(0),
+    )  # fmt: skip
+
+
 def _of_frames(x, t):
     t = jnp.broadcast_to(jnp.reshape(t, (-1, 1)) if jnp.ndim(t) < 2 else t, x.shape[:2])[..., None]
     return parameterizations.Prediction((1 - t) * x, t * x)
@@ -217,6 +245,16 @@ DRAWING = {
             optax.sgd(0.1),
         )
     ),
+    "searched noise": keyed(
+        lambda keys: steering.searched_noise(
+            lambda z: z, lambda x: x.sum(-1), jnp.zeros((len(keys), 2)), keys, rounds=2, trials=2, distance=0.5
+        )
+    ),
+    "symbols, all at once": of_symbols(discrete.ancestral(), 2),
+    "symbols, by one": of_symbols(discrete.first_hitting(), 2),
+    "symbols, in two stages": of_symbols(discrete.theta_trapezoidal(), 2),
+    "particles of a restoration": keyed(of_restoration),
+    "training on points": of_points,
     "times of frames": of_density(lambda: timesteps.per_frame(UNIFORM, 3)),
     "given frames": of_density(lambda: timesteps.given_frames(FLOW, UNIFORM, ("1..", "1.1"), (0.5, 0.5))),
     "likelihood": in_parts(of_likelihood),
@@ -242,7 +280,7 @@ SLOW = {
     )
 }  # fmt: skip
 # Samplers draw through one function, `samplers.sample`: one of them stands for all where it must be fast.
-SLOW |= {f"sampler {name}" for name in conformance.STOCHASTIC if name != "ddpm"}
+SLOW |= {f"sampler {name}" for name in conformance.STOCHASTIC if name != "ddpm"} | {"particles of a restoration"}
 every_drawing = pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in DRAWING if name not in WITHOUT],

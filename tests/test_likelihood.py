@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from diffusion import likelihood, ode, parameterizations, schedules
 from diffusion.parameterizations import Prediction
@@ -239,3 +240,13 @@ def test_the_prior_of_a_process_whose_radius_is_below_one():
     x = jnp.array([[0.3, -1.0], [2.0, 0.5]])
     expected = -0.5 * np.sum(np.square(x), 1) / sigma**2 - np.log(2 * np.pi * sigma**2)
     np.testing.assert_allclose(likelihood._log_prior(schedule)(x), expected, rtol=1e-5)
+
+
+def test_a_normal_density_has_a_scale_for_each_number_of_a_vector():
+    """By scipy; numbers that are no part of an example count for nothing."""
+    x, scale = np.random.default_rng(0).normal(size=(2, 3)), np.array([0.5, 1.0, 3.0])
+    of_each = scipy.stats.norm.logpdf(x, scale=scale)
+    np.testing.assert_allclose(likelihood.normal_density(jnp.asarray(scale))(jnp.asarray(x)), of_each.sum(1), rtol=1e-5)
+    real = np.array([[True, True, True], [True, False, True]])
+    padded = likelihood.normal_density(jnp.asarray(scale), jnp.asarray(real))(jnp.asarray(np.where(real, x, 0)))
+    np.testing.assert_allclose(padded, (of_each * real).sum(1), rtol=1e-5)

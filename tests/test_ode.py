@@ -55,6 +55,20 @@ def test_what_does_not_arrive_is_nan():
     assert np.isnan(u).all() and evaluations == 31
 
 
+@pytest.mark.usefixtures("x64")
+def test_a_step_is_taken_where_its_error_is_at_most_one():
+    """Of u' = 5 s^4 the error of every step is K h^5: the first step, of 1.5, is refused, and the next 121 are taken.
+
+    They are shorter by 0.9 1.5^(-1/5), so that 1 / (0.01 0.83) of them arrive.
+    """
+    nodes = np.array([0.0, *ode._NODES])
+    constant = abs(5 * np.dot(ode._ERROR, nodes**4))
+    solver = ode.dormand_prince(0.0, 1.0, rtol=1e-30, atol=constant * 0.01**5 / 1.5)
+    u, evaluations = solver.solve(lambda s, u: 5 * jnp.broadcast_to(s, u.shape) ** 4, lambda t: t, jnp.zeros(1))
+    np.testing.assert_allclose(u, 1, rtol=1e-12)
+    assert evaluations == 1 + 6 * 122
+
+
 def test_bad_input():
     for grid in ([1.0, 0.5, 0.0], [0.0], [0.0, 0.0, 1.0], [[0.0, 1.0]]):
         with pytest.raises(ValueError, match="at least two increasing times"):

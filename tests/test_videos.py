@@ -229,3 +229,21 @@ def test_a_rollout_of_two_frames_of_several_values_begins_with_them_and_follows_
     np.testing.assert_allclose(
         clip[:, 2:], np.repeat(np.mean(first, 1, keepdims=True), 6, axis=1), rtol=1e-4, atol=1e-5
     )
+
+
+def test_a_rollout_from_memory_hands_each_chunk_to_the_next():
+    """Frame k is clean at k above what was there before, whatever the noise."""
+
+    def denoise(last):
+        def perfect(x, t):
+            x0 = last[:, None] + jnp.arange(1.0, 3.0)[:, None]
+            return Prediction(x0, (x - (1 - t) * x0) / t)
+
+        return perfect
+
+    first = jnp.arange(6.0).reshape(2, 3)
+    noise = jax.random.normal(jax.random.key(1), (2, 6, 3))
+    plan = timesteps.plan(timesteps.uniform(SCHEDULE, 2))
+    remember = lambda clean, last: clean[:, -1]
+    clip = videos.rollout_from_memory(samplers.ddim(), denoise, remember, SCHEDULE, noise, plan, KEYS(2), first, 2)
+    np.testing.assert_allclose(clip, first[:, None] + np.arange(1.0, 7.0)[:, None], rtol=1e-5, atol=1e-5)

@@ -59,3 +59,17 @@ def test_a_cache_of_ones_own_may_skip_and_begins_anew_after_noise():
     with pytest.raises(ValueError, match="reads a network's blocks, as DiT"):
         own.check(("deep",))
     own._replace(idle=True).check(())
+
+
+def test_a_named_cache_receives_what_it_takes_of_what_is_supplied(monkeypatch):
+    """And the entry's value comes before it."""
+    seen = []
+    monkeypatch.setitem(caching.CACHES, "own", lambda threshold, steps=1: seen.append((threshold, steps)))
+    caching.named({"name": "own", "threshold": 0.5}, steps=7, whole=9)
+    caching.named({"name": "own", "threshold": 0.5, "steps": 3}, steps=7)
+    caching.named({"name": "own"}, threshold=0.1)
+    assert seen == [(0.5, 7), (0.5, 3), (0.1, 1)]
+    with pytest.raises(ValueError, match="cache own: it needs threshold"):
+        caching.named({"name": "own"}, steps=7)
+    with pytest.raises(ValueError, match=r"cache own: it has no whole\. Valid: threshold, steps"):
+        caching.named({"name": "own", "threshold": 0.5, "whole": 9})

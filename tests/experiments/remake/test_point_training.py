@@ -17,6 +17,20 @@ def test_the_distance_is_that_of_the_best_pairs():
     assert squared_transport(np.array([[0.0], [10.0]]), np.array([[11.0], [2.0]])) == pytest.approx((4 + 1) / 2)
 
 
+def test_every_step_has_its_number_and_the_optimizer_its_memory():
+    """Gradients 1, 2 and 3, a momentum of 0.5 and a weight decay of 0.1: m = 1, 2.4 and 3.86, of sum 7.26."""
+
+    def loss(networks, schedule, keys, batch, step):
+        return (step + 1) * networks["model"](batch["x"], None, None), {}
+
+    optimizer = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(1.0, momentum=0.5))
+    apply = lambda params, x, clock, condition: jnp.broadcast_to(params, len(x))
+    batch = lambda key: {"x": jnp.zeros((5, 1))}
+    objective = objectives.Objective(loss)
+    trained = train(objective, None, apply, jnp.zeros(()), optimizer, batch, 3, jax.random.key(0))
+    assert float(trained) == pytest.approx(-7.26)
+
+
 def test_training_finds_the_constant_that_minimises_the_loss():
     """Of data at m, the velocity eps - m has the mean -m, which is the best constant."""
     m = jnp.array([1.0, -2.0])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -50,6 +51,21 @@ def test_parts_are_kept_and_an_interrupted_remake_goes_on(tmp_path):
     assert not exact["reproduced"] and exact["distance"] is None  # 1 where exactly 3 is published
     assert measuring.remake_in(tmp_path, first, False, say=lambda line: None)["figures"] == record["figures"]
     assert len(calls) == 2
+
+
+def test_the_seconds_are_those_of_all_parts_whenever_they_were_measured(tmp_path, monkeypatch):
+    times = iter([0.0, 2.0, 10.0, 15.0])
+    monkeypatch.setattr(measuring, "time", types.SimpleNamespace(monotonic=lambda: next(times)))
+    remake, _ = toy()
+    for _ in range(2):
+        assert measuring.remake_in(tmp_path, remake, False, say=lambda line: None)["seconds"] == 7
+
+
+def test_a_figure_that_compares_parts_is_made_of_their_means(tmp_path):
+    twice = lambda values: {"twice": 2 * values["shared"]}
+    remake, _ = toy(conclude=twice, published=[Published("twice", 5.0, 0.0)])
+    (figure,) = measuring.remake_in(tmp_path, remake, False, say=lambda line: None)["figures"]
+    assert figure["value"] == 5 and figure["distance"] == 0 and figure["reproduced"]
 
 
 def test_arrays_are_kept_beside_the_parts_for_the_picture(tmp_path):

@@ -17,6 +17,7 @@ from diffusion.experiments.remake.claims import Published, verdict
         ([1.3, 1.5], 0.1, 1.4, 0.1, False, 0.4 / math.hypot(0.1, 0.1)),
         ([1.0], 0.0, 1.0, 0.0, True, 0.0),
         ([1.5], 0.0, 1.5, 0.0, False, math.inf),
+        ([1.5], 0.5, 1.5, 0.0, True, 1.0),  # the end of the interval belongs to it
     ],
 )
 def test_a_figure_is_reproduced_within_its_interval_and_two_standard_errors(
