@@ -230,9 +230,6 @@ def dit_preset(size: str, num_classes: int, **options: Any) -> DiT:
         num_classes: number of classes, 0 for an unconditional network; the paper's networks have 1000.
         **options: other fields of `DiT`; the paper's networks have learn_sigma=True.
 
-    Returns:
-        The module, without parameters.
-
     Raises:
         ValueError: for an unknown size, and as `DiT`.
 

@@ -184,9 +184,6 @@ def drifting_preset(size: str, num_classes: int = 1000, **options: Any) -> Drift
         num_classes: number of classes; the paper's networks have 1000.
         **options: other fields of `DriftingDiT`.
 
-    Returns:
-        The module, without parameters.
-
     Raises:
         ValueError: for an unknown size, and as `DriftingDiT`.
 

@@ -285,9 +285,6 @@ def edm2_preset(name: str, **options: Any) -> EDM2UNet:
             its pictures at 64 x 64.
         **options: other fields of `EDM2UNet`.
 
-    Returns:
-        The module, without parameters.
-
     Raises:
         ValueError: for an unknown name, and as `EDM2UNet`.
     """

@@ -167,9 +167,6 @@ def jit_preset(size: str, num_classes: int = 1000, **options: Any) -> JiT:
         num_classes: number of classes; the paper's networks have 1000.
         **options: other fields of `JiT`.
 
-    Returns:
-        The module, without parameters.
-
     Raises:
         ValueError: for an unknown size, and as `JiT`.
 

@@ -164,9 +164,6 @@ def mask_dit_preset(size: str, num_classes: int = 1000, **options: Any) -> MaskD
         num_classes: number of classes, 0 for an unconditional network; the paper's networks have 1000.
         **options: other fields of `MaskDiT`.
 
-    Returns:
-        The module, without parameters.
-
     Raises:
         ValueError: for an unknown size, and as `MaskDiT`.
 

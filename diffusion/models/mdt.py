@@ -258,9 +258,6 @@ def mdt_preset(size: str, num_classes: int = 1000, shape: tuple[int, int, int] =
         shape: (H, W, C) of its images; the paper's are latents of 256 pixels.
         **options: other fields of `MDT`; the paper's networks have learn_sigma=True.
 
-    Returns:
-        The module, without parameters.
-
     Raises:
         ValueError: for an unknown size, and as `MDT`.
 

@@ -191,9 +191,6 @@ def pixnerd_preset(size: str, num_classes: int = 1000, **options: Any) -> PixNer
         num_classes: number of classes; the paper's networks have 1000.
         **options: other fields of `PixNerd`.
 
-    Returns:
-        The module, without parameters.
-
     Raises:
         ValueError: for an unknown size, and as `PixNerd`.
 

@@ -267,9 +267,6 @@ def song_unet_preset(name: str, num_classes: int = 0, **options: Any) -> SongUNe
         num_classes: number of classes of a class-conditional network.
         **options: other fields of `SongUNet`.
 
-    Returns:
-        The module, without parameters.
-
     Raises:
         ValueError: for an unknown name, and as `SongUNet`.
     """

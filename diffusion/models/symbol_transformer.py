@@ -197,9 +197,6 @@ def symbol_transformer_preset(size: str, symbols: int = 50_258, **options: Any) 
         symbols: number K of symbols; the published networks have GPT-2's 50,257 and a mask.
         **options: other fields of `SymbolTransformer`.
 
-    Returns:
-        The module, without parameters.
-
     Raises:
         ValueError: for an unknown size, and as `SymbolTransformer`.
 

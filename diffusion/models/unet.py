@@ -345,9 +345,6 @@ def unet_preset(name: str, num_classes: int = 0, **options: Any) -> UNet:
         num_classes: number of classes of a class-conditional network; the ImageNet networks of the latter have 1000.
         **options: other fields of `UNet`.
 
-    Returns:
-        The module, without parameters.
-
     Raises:
         ValueError: for an unknown name, and as `UNet`.
     """

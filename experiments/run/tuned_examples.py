@@ -34,7 +34,6 @@ from diffusion.models.autoencoders import latent_space
 from diffusion.text_to_image import check_words
 from diffusion.training.runtime import agreement, progress
 
-FLIP = {"name": "flip"}  # the augmentation that a cache of latents can hold
 BATCH = 8  # pictures, or captions, that are encoded at once
 
 

@@ -56,11 +56,8 @@ DENSE = Layout(lambda a, shape: a.T.reshape(shape), lambda a: a.reshape(a.shape[
 DENSE_OUT = Layout(lambda a, shape: a.T.reshape(shape), lambda a: a.reshape(-1, a.shape[-1]).T)
 # A convolution: theirs [out, in, H, W], ours [H, W, in, out].
 CONV = Layout(lambda a, shape: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1))
-# A 1x1 convolution that is a dense layer of ours: theirs [out, in, 1, 1], ours [in, *out] or [*in, out].
+# A 1x1 convolution that is a dense layer of ours: theirs [out, in, 1, 1], ours [in, *out].
 POINT = Layout(lambda a, shape: a[:, :, 0, 0].T.reshape(shape), lambda a: a.reshape(a.shape[0], -1).T[:, :, None, None])
-POINT_OUT = Layout(
-    lambda a, shape: a[:, :, 0, 0].T.reshape(shape), lambda a: a.reshape(-1, a.shape[-1]).T[:, :, None, None]
-)
 
 
 def patches(side: int) -> Layout:
