@@ -85,11 +85,13 @@ def calls(monkeypatch):
     return made, source
 
 
-def test_points_in_the_plane_are_scattered(calls, tmp_path):
+def test_points_in_the_plane_are_scattered_by_the_names_of_their_classes(calls, tmp_path, monkeypatch):
     x, classes = np.zeros((3, 2), np.float32), np.array([0, 1, 1])
+    monkeypatch.setattr(data, "class_names", lambda recipe: ("cat", "dog"))
     assert sample_pictures.draw(sampled(tmp_path, x, classes)) == [tmp_path / "samples.png"]
-    ((name, points, labels, path),) = calls[0]
+    ((name, points, labels, path, names),) = calls[0]
     assert name == "scatter" and points is x and labels is classes and path == tmp_path / "samples.png"
+    assert names == ("cat", "dog")
 
 
 @pytest.mark.parametrize("shown, exact", [(True, True), (False, False)])
