@@ -89,6 +89,7 @@ SAMPLERS = {
     "dpmpp_3m_sde": samplers.dpmpp_3m_sde(),
     "euler_maruyama": samplers.euler_maruyama(),
     "interpolant_sde": samplers.interpolant_sde(),
+    "interpolant_sde(flow_grpo)": samplers.interpolant_sde("flow_grpo", scale=0.49),
     "reverse_diffusion": samplers.reverse_diffusion(),
     "predictor_corrector": samplers.predictor_corrector(),
     "predictor_corrector(sigma)": samplers.predictor_corrector(step_size="sigma"),

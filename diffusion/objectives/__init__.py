@@ -41,6 +41,7 @@ from diffusion.objectives.continuous_consistency import continuous_consistency a
 from diffusion.objectives.contrastive_flow_matching import contrastive_flow_matching as contrastive_flow_matching
 from diffusion.objectives.denoising import denoising as denoising
 from diffusion.objectives.diffusion_dpo import diffusion_dpo as diffusion_dpo
+from diffusion.objectives.diffusion_nft import diffusion_nft as diffusion_nft
 from diffusion.objectives.distribution_matching import (
     distribution_matching as distribution_matching,
     fake_score as fake_score,
@@ -88,10 +89,12 @@ from diffusion.objectives.objective_facts import (
 )
 from diffusion.objectives.padded_examples import with_padding as with_padding
 from diffusion.objectives.pictures_of_clips import with_pictures as with_pictures
+from diffusion.objectives.policy_gradient import policy_gradient as policy_gradient
 from diffusion.objectives.prior_preservation import with_prior_preservation as with_prior_preservation
 from diffusion.objectives.progressive import progressive_distillation as progressive_distillation
 from diffusion.objectives.reflow import reflow as reflow, reflow_pairs as reflow_pairs
 from diffusion.objectives.reward_backpropagation import reward_backpropagation as reward_backpropagation
+from diffusion.objectives.reward_weighting import with_reward_weights as with_reward_weights
 from diffusion.objectives.rewards import Reward as Reward, near_value as near_value
 from diffusion.objectives.shortcut import shortcut as shortcut
 from diffusion.objectives.stochastic_interpolant import (

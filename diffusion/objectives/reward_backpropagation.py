@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.arguments import require_shape
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, player
 from diffusion.objectives.inputs import split
 from diffusion.objectives.objective import Denoises, Objective
-from diffusion.objectives.rewards import Reward
+from diffusion.objectives.rewards import Reward, rewarded
 from diffusion.parameterizations import Parameterization, denoiser
 from diffusion.samplers.ddpm import ddim
 from diffusion.samplers.sample import Sampler, loop, prior
@@ -53,7 +52,7 @@ def reward_backpropagation(
         and "reward" `[B]`.
 
     Raises:
-        ValueError: for a number of steps that the grid does not have; when called, for rewards of another shape.
+        ValueError: for a number of steps that the grid does not have; when called, as `rewarded`.
     """
     steps = plan(np.asarray(grid))
     number = len(steps.t)
@@ -81,8 +80,7 @@ def reward_backpropagation(
         if last < number:
             carry = stepped(fixed, 0, number - last, carry)
         carry = stepped(way(player(networks, "model")), number - last, number, carry)
-        rewards = reward(carry[0].x, condition)
-        require_shape(rewards, keys.shape, "the rewards, one number an example,")
+        rewards = rewarded(reward, carry[0].x, condition)
         return -rewards, {"t": jnp.full(keys.shape, steps.t[number - last], noise.dtype), "reward": rewards}
 
     return Objective(loss, reads=Denoises(parameterization))

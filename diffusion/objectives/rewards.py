@@ -1,12 +1,18 @@
-"""Rewards: differentiable functions of samples, which `reward_backpropagation` raises."""
+"""Rewards of samples, and the advantages that they are within groups of samples of one condition."""
 
-__all__ = ["Reward", "near_value"]
+__all__ = ["Reward", "advantages", "near_value", "of_groups", "rewarded"]
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.core import Tracer
+
+from diffusion.arguments import require_shape
+from diffusion.objectives.inputs import in_blocks
 
 Reward = Callable[[Array, Any], Array]
 """(x_0 `[B, ...]`, condition) -> rewards `[B]`, of which number b depends on example b alone."""
@@ -23,3 +29,46 @@ def near_value(value: float | Sequence[float]) -> Reward:
         return -jnp.mean((x_0 - jnp.asarray(value, x_0.dtype)) ** 2, axis=tuple(range(1, x_0.ndim)))
 
     return reward
+
+
+def rewarded(reward: Reward, x_0: Array, condition: Any) -> Array:
+    """The rewards `[B]` of samples.
+
+    Raises:
+        ValueError: for rewards of another shape; outside of `jit`, for one that is not finite, whose example is named.
+            A compiled step has a loss there that is not finite, and `diffusion reproduce` names the example.
+    """
+    rewards = reward(x_0, condition)
+    require_shape(rewards, x_0.shape[:1], "the rewards, one number an example,")
+    if not isinstance(rewards, Tracer) and not np.isfinite(rewards).all():
+        worst = int(np.argmin(np.isfinite(rewards)))
+        raise ValueError(f"the reward of example {worst} is {float(rewards[worst])}. Valid: finite rewards")
+    return rewards.astype(jnp.promote_types(rewards.dtype, jnp.float32))
+
+
+def of_groups(condition: Any, group: int) -> Any:
+    """The condition of each group of `group` consecutive examples, which is that of its first one."""
+    return jax.tree.map(lambda leaf: jnp.repeat(in_blocks(leaf, group)[:, 0], group, axis=0), condition)
+
+
+def advantages(rewards: Array, group: int, deviation: bool = True) -> Array:
+    """A = (r - mean r) / std r, `[B]`, over each group of consecutive examples, without a gradient.
+
+    A reward that is not finite has no part in the statistics of its group, and leaves the others' advantages finite.
+
+    Args:
+        rewards: rewards `[B]`.
+        group: number of examples of a group, at least 2.
+        deviation: whether to divide by the standard deviation.
+
+    Reference: Shao et al. 2024, "DeepSeekMath", eq. 3; Liu et al. 2025, "Understanding R1-Zero-Like Training", for the
+    advantage without the deviation.
+
+    Raises:
+        ValueError: if the groups do not divide the batch.
+    """
+    grouped = in_blocks(jax.lax.stop_gradient(rewards), group)
+    finite = jnp.isfinite(grouped)
+    centred = grouped - jnp.mean(grouped, axis=1, keepdims=True, where=finite)
+    scale = jnp.std(grouped, axis=1, keepdims=True, where=finite) + 1e-4 if deviation else 1.0
+    return (centred / scale).ravel()

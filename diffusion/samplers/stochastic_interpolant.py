@@ -23,6 +23,7 @@ DIFFUSIONS: dict[str, Diffusion] = {
     "decreasing": lambda schedule, t: (1 - jnp.cos(jnp.pi * jnp.asarray(t))) ** 2 / 2,
     "increasing-decreasing": lambda schedule, t: 2 * jnp.sin(jnp.pi * jnp.asarray(t)) ** 2,
     "sbdm": lambda schedule, t: schedule.diffusion(t) ** 2,
+    "flow_grpo": lambda schedule, t: schedule.sigma(t) / schedule.alpha(t),
 }
 
 
@@ -37,15 +38,17 @@ def interpolant_sde(w: str | Diffusion = "sigma", scale: float = 1.0, last: str 
 
     Facts:
         kind: stochastic
-        order: weak 1
+        order: weak 1; with "flow_grpo" from alpha(t) = 0 the scale, if that is less
         nfe: steps
         accepts: any schedule
-        paper: Ma et al. 2024, "SiT", eq. 4; Albergo et al. 2023, "Stochastic Interpolants", for any w
+        paper: Ma et al. 2024, "SiT", eq. 4; Albergo et al. 2023, "Stochastic Interpolants", for any w; Liu et al. 2025,
+            "Flow-GRPO: Training Flow Matching Models via Online RL", eq. 9, for w = a^2 t / (1 - t)
 
     Args:
         w: (schedule, t) -> w(t); or its name in SiT's code, whose noise is sqrt(2 D) dW, so that w = 2 D: "sigma"
             (2 sigma), "constant" (2), "linear" (2 t), "decreasing" ((1 - cos(pi t))^2 / 2), "increasing-decreasing"
-            (2 sin^2(pi t)), "sbdm" (g^2, the process's own).
+            (2 sin^2(pi t)), "sbdm" (g^2, the process's own), or "flow_grpo" (sigma / alpha, of which Flow-GRPO
+            has a scale of a^2 = 0.49).
         scale: factor of w.
         last: the step onto sigma(s) = 0, by its name in SiT's code: "tweedie" returns the estimate of x_0, "mean" the
             step's mean, as SiT's published figures do.

@@ -15,9 +15,10 @@ from jax.core import Tracer
 from diffusion import public
 from diffusion.guidance.branches import Branches, evaluate
 from diffusion.parameterizations import Prediction
+from diffusion.samplers.gaussian_steps import gaussian_step
 from diffusion.samplers.sample import Sampler
 from diffusion.schedules import NoiseSchedule
-from diffusion.steering.particles import Particles, advance, check, gaussian_step, prepared
+from diffusion.steering.particles import Particles, advance, check, prepared
 from diffusion.steering.resampling_schemes import USUAL, Resampling
 from diffusion.timesteps import Plan
 

@@ -1,6 +1,6 @@
 """The loop of weighted particles: groups of K that are resampled among themselves after each step."""
 
-__all__ = ["Particles", "advance", "best", "check", "drawn", "gaussian_step", "prepared"]
+__all__ = ["Particles", "advance", "best", "check", "drawn", "prepared"]
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +11,8 @@ from jax import Array
 
 from diffusion import public
 from diffusion.arguments import require_keys, require_shape
-from diffusion.samplers.sample import Sampler, State, check_arguments, check_start, keys_of_step, normal
+from diffusion.samplers.gaussian_steps import check_gaussian
+from diffusion.samplers.sample import Sampler, check_arguments, check_start, keys_of_step, normal
 from diffusion.schedules import NoiseSchedule
 from diffusion.steering.resampling_schemes import Resampling, effective_size
 from diffusion.timesteps import Plan
@@ -73,33 +74,13 @@ def check(sampler: Sampler, denoise: Any, schedule: NoiseSchedule, x: Array, pla
     check_start(x, keys)
     if number < 1 or x.shape[0] % number:
         raise ValueError(f"number = {number} particles a group do not divide the {x.shape[0]} samples of x")
-    steps = plan.t.shape[0]
-    state = jax.eval_shape(lambda x: sampler.init(x, schedule, plan), x)
-    if sampler.draws != 1 or sampler.nfe(steps) != steps or type(state) is not State:
-        raise ValueError(
-            "steering weighs each step by the Gaussian that it draws from, and this sampler has no such step: it "
-            f"draws {sampler.draws} noise arrays, takes {sampler.nfe(steps)} evaluations in {steps} steps, and its "
-            f"state is a {type(state).__name__}. Valid: a sampler with one draw and one evaluation a step and without "
-            "history, such as samplers.ddpm()"
-        )
-    if plan.solved != steps:
-        raise ValueError(
-            "steering takes a plan whose steps all go toward the data, and this plan has steps that renoise"
-        )
+    check_gaussian("steering weighs", sampler, schedule, x, plan)
 
 
 def prepared(x: Array, plan: Plan) -> tuple[Array, Plan]:
     """The samples in at least float32, and the plan with times of their type."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return x, Plan(jnp.asarray(plan.t, x.dtype), jnp.asarray(plan.s, x.dtype), jnp.asarray(plan.renoise))
-
-
-def gaussian_step(
-    sampler: Sampler, prediction: Any, schedule: NoiseSchedule, x: Array, plan: Plan, i: Array
-) -> tuple[Array, Array]:
-    """The mean and the standard deviation of x_s in a step that is one Gaussian draw, `[B, ...]` both."""
-    move = lambda noise: sampler.step(State(x, x), lambda x, t: prediction, schedule, plan, i, noise[None]).x
-    return jax.jvp(move, (jnp.zeros_like(x),), (jnp.ones_like(x),))
 
 
 def advance(

@@ -8,9 +8,10 @@ from jax import Array
 
 from diffusion import public
 from diffusion.parameterizations import Denoiser, checked
+from diffusion.samplers.gaussian_steps import gaussian_step
 from diffusion.samplers.sample import Sampler
 from diffusion.schedules import NoiseSchedule
-from diffusion.steering.particles import Particles, advance, check, gaussian_step, prepared
+from diffusion.steering.particles import Particles, advance, check, prepared
 from diffusion.steering.resampling_schemes import USUAL, Resampling
 from diffusion.steering.twists import Twist, rewards
 from diffusion.timesteps import Plan

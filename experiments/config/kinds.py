@@ -109,6 +109,7 @@ KINDS = {
             "critic": "projector",
             "network": "network of uncertainty",
             "projector": "projector",
+            "reward": "reward",
         },
         (*OBJECTIVES_ASK, "alone", "autoencoder"),
     ),

@@ -195,6 +195,8 @@ OBJECTIVES = _table(
     objectives.progressive_distillation,
     objectives.reward_backpropagation,
     objectives.diffusion_dpo,
+    objectives.policy_gradient,
+    objectives.diffusion_nft,
     objectives.cd,
     objectives.autoencoding.kl_autoencoder,
     objectives.autoencoding.rae_decoder,
@@ -263,6 +265,7 @@ WRAPPERS: dict[str, Callable] = {  # (objective, ...) -> objective; a list of th
     "masked_copy": objectives.with_masked_copy,
     "pictures": objectives.with_pictures,
     "prior_preservation": objectives.with_prior_preservation,
+    "reward_weights": objectives.with_reward_weights,
     "uncertainty": functools.partial(objectives.with_uncertainty, network=objectives.uncertainty()),
 }
 UNCERTAINTIES = _table(objectives.uncertainty)  # networks that predict the loss at each noise level
@@ -290,7 +293,7 @@ CURRICULA = _table(
 SIMULATIONS = _table(  # of "distribution_matching" and "fake_score": how the generator makes its samples
     objectives.one_step, objectives.backward_simulation, objectives.self_forcing
 )
-REWARDS = _table(objectives.near_value)  # of samples, for "reward_backpropagation"
+REWARDS = _table(objectives.near_value)  # of samples, for objectives of post-training
 DISTANCES = {**_values(squared=few_step.squared), **_table(few_step.pseudo_huber)}
 PAIR_WEIGHTINGS = _values(inverse_gap=consistency.inverse_gap)
 SOLVERS = _values(heun=flow_maps.heun, ddim=flow_maps.from_denoiser)  # of the teacher's flow

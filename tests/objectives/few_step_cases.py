@@ -72,6 +72,19 @@ MEMBERS = {
     "reward_backpropagation": Member(
         lambda: objectives.reward_backpropagation(V, (1.0, 0.5, 0.0), objectives.near_value(0.3), 2)
     ),
+    "diffusion_nft": Member(
+        lambda: objectives.diffusion_nft(
+            V, weightings.constant(V), UNIFORM, (1.0, 0.5, 0.0), objectives.near_value(0.3), 2, V, divergence=0.1
+        ),
+        ("target", "teacher"),
+    ),
+    "policy_gradient": Member(
+        lambda: objectives.policy_gradient(V, (1.0, 0.5, 0.0), objectives.near_value(0.3), 2, V, beta=0.1), ("teacher",)
+    ),
+    "policy_gradient(target)": Member(
+        lambda: objectives.policy_gradient(V, (1.0, 0.5, 0.0), objectives.near_value(0.3), 2, policy="target"),
+        ("target",),
+    ),
     "diffusion_dpo": Member(
         lambda: objectives.diffusion_dpo(V, V, weightings.constant(V), UNIFORM, beta=0.5), ("teacher",)
     ),

@@ -161,6 +161,38 @@ FACTS = {
         None,
         {},
     ),
+    "diffusion_nft": lambda: (
+        objectives.diffusion_nft(
+            X0, weightings.constant(X0), UNIFORM, (1.0, 0.0), objectives.near_value(0.5), 4, V, divergence=0.1
+        ),
+        Denoises(X0),
+        UNIFORM,
+        {"teacher": Teacher(), "block": 4},
+    ),
+    "diffusion_nft(alone)": lambda: (
+        objectives.diffusion_nft(X0, weightings.constant(X0), UNIFORM, (1.0, 0.0), objectives.near_value(0.5), 4),
+        Denoises(X0),
+        UNIFORM,
+        {"block": 4},
+    ),
+    "policy_gradient": lambda: (
+        objectives.policy_gradient(X0, (1.0, 0.5, 0.0), objectives.near_value(0.5), 4, V, beta=0.1),
+        Denoises(X0),
+        None,
+        {"teacher": Teacher(), "block": 4},
+    ),
+    "policy_gradient(alone)": lambda: (
+        objectives.policy_gradient(X0, (1.0, 0.5, 0.0), objectives.near_value(0.5), 4, V),
+        Denoises(X0),
+        None,
+        {"block": 4},
+    ),
+    "with_reward_weights": lambda: (
+        objectives.with_reward_weights(objectives.reflow(UNIFORM, X0), objectives.near_value(0.5), 1.0),
+        Denoises(X0),
+        UNIFORM,
+        {"teacher": Teacher(pairs=True)},
+    ),
     "diffusion_dpo": lambda: (
         objectives.diffusion_dpo(X0, V, weightings.constant(X0), UNIFORM, 0.5),
         Denoises(X0),

@@ -30,9 +30,9 @@ from tests.objectives.objective_cases import at
 @every_member
 @pytest.mark.parametrize("shape", [(), (2, 3, 1, 2)])
 def test_losses_are_per_example_float32_for_any_rank(name, shape):
-    losses, metrics = jax.eval_shape(lambda batch: run(name, batch), batch_of(5, shape))
-    assert (losses.shape, losses.dtype) == ((5,), jnp.float32)
-    assert {value.shape for value in metrics.values()} == {(5,)}
+    losses, metrics = jax.eval_shape(lambda batch: run(name, batch), batch_of(6, shape))
+    assert (losses.shape, losses.dtype) == ((6,), jnp.float32)
+    assert {value.shape for value in metrics.values()} == {(6,)}
     assert "t" in metrics
 
 

@@ -254,7 +254,8 @@ def test_euler_maruyama_step_is_the_reverse_equation(schedule):
         np.testing.assert_allclose(ours, expected, rtol=1e-8)
 
 
-# SiT's diffusion coefficients D on its linear path, in its time 1 - t, where sigma = 1 - time and alpha = time.
+# SiT's diffusion coefficients D on its linear path, in its time 1 - t, where sigma = 1 - time and alpha = time;
+# and that of Flow-GRPO's eq. 9, whose noise sqrt(t / (1 - t)) dW has D = t / (1 - t) / 2.
 SIT = {
     "constant": lambda time: 1.0,
     "sbdm": lambda time: (1 / time) * (1 - time) ** 2 + (1 - time),
@@ -262,6 +263,7 @@ SIT = {
     "linear": lambda time: 1 - time,
     "decreasing": lambda time: 0.25 * (np.cos(np.pi * time) + 1) ** 2,
     "increasing-decreasing": lambda time: np.sin(np.pi * time) ** 2,
+    "flow_grpo": lambda time: (1 - time) / time / 2,
 }
 
 

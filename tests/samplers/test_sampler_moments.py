@@ -114,6 +114,8 @@ GRIDS = {
     "edm": lambda schedule, steps: timesteps.karras(schedule, steps, 0.002, 80.0),
 }
 AFFINE = [name for name in STOCHASTIC if name != "predictor_corrector"]  # whose steps depend on the length of the score
+# Beside alpha = 0 the noise a^2 sigma / alpha forgets what its first steps did as steps^-(a^2): of 8 times as many 2.8.
+SLOWLY = {"interpolant_sde(flow_grpo)"}
 SECOND_ORDER = {"dpm_2_ancestral", "edm(churn)", "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde(heun)", "dpmpp_3m_sde"}
 FAST = [
     ("ddpm", "cosine"),
@@ -122,6 +124,7 @@ FAST = [
     ("dpmpp_2m_sde", "rectified_flow"),
     ("dpmpp_3m_sde", "edm"),
     ("interpolant_sde", "cosine"),
+    ("interpolant_sde(flow_grpo)", "rectified_flow"),
     ("predictor_corrector(sigma)", "edm"),
 ]
 every_affine = pytest.mark.parametrize(
@@ -136,7 +139,7 @@ def test_mean_and_covariance_converge_to_the_marginals(name, schedule_name):
     grids = [np.asarray(GRIDS[schedule_name](SCHEDULES[schedule_name], steps)) for steps in counts]
     coarse, fine = (_moment_error(name, schedule_name, grid) for grid in grids)
     assert fine < 0.05
-    assert fine < coarse / 4
+    assert fine < coarse / (2 if name in SLOWLY else 4)
 
 
 @every_affine

@@ -16,7 +16,22 @@ ENTRIES = {
         "weighting": {"name": "snr"},
         "density": {"name": "uniform_density"},
         "beta": 0.02,
-    }
+    },
+    "diffusion_nft": {
+        "name": "diffusion_nft",
+        "weighting": {"name": "constant"},
+        "density": {"name": "uniform_density"},
+        "reward": {"name": "near_value", "value": 0.5},
+        "group": 4,
+        "divergence": 0.01,
+    },
+    "policy_gradient": {
+        "name": "policy_gradient",
+        "reward": {"name": "near_value", "value": 0.5},
+        "group": 4,
+        "beta": 0.01,
+        "policy": "target",
+    },
 }
 
 

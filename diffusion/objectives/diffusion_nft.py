@@ -1,0 +1,115 @@
+"""DiffusionNFT: samples of a reward above the mean are learned from, and those below it are unlearned from."""
+
+__all__ = ["diffusion_nft"]
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+
+from diffusion.objectives.entry import entry
+from diffusion.objectives.few_step import frozen, player
+from diffusion.objectives.inputs import noised, split, weigh, weighted_mean_square
+from diffusion.objectives.objective import Denoises, Objective, Teacher
+from diffusion.objectives.objective_facts import Examples
+from diffusion.objectives.rewards import Reward, advantages, of_groups, rewarded
+from diffusion.objectives.rollouts import rollouts
+from diffusion.parameterizations import Parameterization, evaluate, predict
+from diffusion.samplers.ddpm import ddim
+from diffusion.samplers.sample import Sampler
+from diffusion.timesteps import Density
+from diffusion.weightings import Weighting, error_scale
+
+
+def diffusion_nft(
+    parameterization: Parameterization,
+    weighting: Weighting,
+    density: Density,
+    grid: Sequence[float],
+    reward: Reward,
+    group: int,
+    teacher: Parameterization | None = None,
+    sampler: Sampler | None = None,
+    beta: float = 1.0,
+    limit: float = 5.0,
+    divergence: float = 0.0,
+    deviation: bool = True,
+) -> Objective:
+    """A regression on the model's own samples x_0, weighed by their rewards, in two implicit models f+ and f-.
+
+        loss = w(t) (p |f+ - y|^2 + (1 - p) |f- - y|^2 + divergence |f - f_ref|^2),
+        f+ = f_old + beta (f - f_old),   f- = f_old - beta (f - f_old),   p = (1 + clip(A / limit, -1, 1)) / 2
+
+    f is the output of the model and y its target at x_t = alpha x_0 + sigma eps. x_0 are samples of the moving average,
+    "target", whose output is f_old; any sampler makes them. A is as `rewards.advantages` has it, over groups of
+    consecutive examples with the condition of their first one.
+
+    Facts:
+        loss: w(t) (p |f+ - y|^2 + (1 - p) |f- - y|^2 + divergence |f - f_ref|^2)
+        networks: model, target (EMA of the model), teacher (the frozen reference, if divergence > 0)
+        optimum: f_old + (2 / beta) Cov(p, y | x_t), of each round; without a divergence the largest reward. With one
+            the fixed point is f_ref + (2 beta / divergence) Cov(p, y | x_t): of Gaussians and a linear reward
+            p_ref(x) exp(beta r(x) / (divergence limit std r)), of others not the tilted distribution
+        paper: Zheng et al. 2025, "DiffusionNFT: Online Diffusion Reinforcement with Forward Process", eq. 5 and theorem
+            3.2; the authors' code divides each error by its own size
+
+    Args:
+        parameterization: parameterization of the network "model".
+        weighting: (schedule, t) -> weight on the squared error of x0.
+        density: distribution of t.
+        grid: `[N + 1]` times from t_max down to 0, of the samples. In a config it is the grid of config.sample.
+        reward: (x_0 `[B, ...]`, condition) -> rewards `[B]`, of which no derivative is taken.
+        group: number of samples of one condition that are compared, at least 2.
+        teacher: parameterization of the network "teacher", which is needed for divergence > 0.
+        sampler: sampler of denoisers; `ddim()` if None.
+        beta: share of the model in f+, > 0; a smaller one takes longer steps.
+        limit: advantage from which on p is 1, and below whose negative it is 0, > 0; 5 in the authors' code.
+        divergence: weight of the squared distance from the reference's output, >= 0.
+        deviation: whether advantages are divided by the standard deviation of their group.
+
+    Returns:
+        An objective; see `diffusion.objectives.inputs`. Metrics, `[B]` each: "t", "reward", and "moved", w(t) |f -
+        f_old|^2.
+
+    Raises:
+        ValueError: for an argument out of range, or a divergence without a teacher; when called, for groups that do not
+            divide the batch, and as `rewards.rewarded`.
+    """
+    if group < 2:
+        raise ValueError(f"diffusion_nft: group = {group} must be at least 2, as samples are compared in it")
+    if not (beta > 0 and limit > 0 and divergence >= 0):
+        raise ValueError(
+            f"diffusion_nft: beta = {beta} and limit = {limit} must be positive, and divergence = {divergence} must "
+            "not be negative"
+        )
+    if divergence > 0 and teacher is None:
+        raise ValueError(
+            f"diffusion_nft: divergence = {divergence} needs a reference, a teacher. Valid: one, or divergence = 0"
+        )
+    sampler = sampler or ddim()
+
+    @entry(parameterization, teacher if divergence else None)
+    def loss(networks, schedule, keys, batch, step):
+        condition = of_groups(batch.get("condition"), group)
+        model, old = player(networks, "model"), frozen(networks, "target")
+        way_keys, keys = split(keys, 2)
+        way = rollouts(old, schedule, parameterization, grid, sampler, way_keys, batch["x"].shape[1:], condition)
+        rewards = rewarded(reward, way[-1], condition)
+        p = (1 + jnp.clip(advantages(rewards, group, deviation) / limit, -1, 1)) / 2
+        made = {name: batch[name] for name in ("index", "density") if name in batch} | {"x": way[-1]}
+        x_0, eps, x_t, t, importance = noised(schedule, density, keys, made)
+        output, at = evaluate(model, schedule, parameterization, x_t, t, condition)
+        before, _ = evaluate(old, schedule, parameterization, x_t, t, condition)
+        weight = weigh(importance, weighting(schedule, at) * error_scale(schedule, at, parameterization))
+        y = parameterization.target(schedule, at, x_0, eps)
+        moved = output - before
+        above, below = (weighted_mean_square(weight, before + sign * beta * moved - y) for sign in (1, -1))
+        losses = p * above + (1 - p) * below
+        if divergence:
+            read = predict(frozen(networks, "teacher"), schedule, teacher, x_t, t, condition)
+            held = parameterization.target(schedule, at, read.x0, read.eps)  # the reference's, as the model's output
+            losses = losses + divergence * weighted_mean_square(weight, output - held)
+        return losses, {"t": t, "reward": rewards, "moved": weighted_mean_square(weight, moved)}
+
+    examples = Examples(block=group)
+    facts = {"density": density, "teacher": Teacher() if divergence else None, "examples": examples}
+    return Objective(loss, reads=Denoises(parameterization), **facts)

@@ -1,0 +1,128 @@
+"""Policy gradients: sampling is a chain of Gaussian draws, whose likelihood follows the advantage of the sample."""
+
+__all__ = ["policy_gradient"]
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.objectives.entry import entry
+from diffusion.objectives.few_step import frozen, player, sum_square
+from diffusion.objectives.objective import Denoises, Objective, Teacher
+from diffusion.objectives.objective_facts import Examples
+from diffusion.objectives.rewards import Reward, advantages, of_groups, rewarded
+from diffusion.objectives.rollouts import rollouts
+from diffusion.parameterizations import Parameterization, predict
+from diffusion.samplers.gaussian_steps import check_gaussian, gaussian_step
+from diffusion.samplers.sample import Sampler
+from diffusion.samplers.stochastic_interpolant import interpolant_sde
+from diffusion.timesteps import plan
+
+POLICIES = ("model", "target")
+
+
+def policy_gradient(
+    parameterization: Parameterization,
+    grid: Sequence[float],
+    reward: Reward,
+    group: int,
+    teacher: Parameterization | None = None,
+    sampler: Sampler | None = None,
+    clip: float = 0.2,
+    beta: float = 0.0,
+    deviation: bool = True,
+    policy: str = "model",
+) -> Objective:
+    """Flow-GRPO and DDPO: the likelihood of each draw of a sample rises with the advantage of the sample.
+
+        loss = mean over steps of -min(rho A, clip(rho, 1 - c, 1 + c) A) + beta KL,
+        rho = p(x_s | x_t) / p_old(x_s | x_t),   KL = |mu - mu_ref|^2 / (2 std^2),   A as `rewards.advantages`
+
+    Samples come from p_old: the model as it is (rho = 1, and clipping does nothing), or its moving average, "target".
+    A group is `group` consecutive examples with the condition of their first one. A step that draws nothing, such as
+    the one onto sigma = 0, has no likelihood: its estimate of x_0 counts as a part of the reward.
+
+    Facts:
+        loss: -min(rho A, clip(rho) A) + beta |mu - mu_ref|^2 / (2 std^2), a mean over steps
+        networks: model, target (as the policy), teacher (the frozen reference, if beta > 0)
+        optimum: for beta = 0 the largest reward; else p_ref(x) exp(r(x) / (beta std r)) in the limit of short steps, if
+            x_0 does not depend on x_T and KL not on x_t, as for Gaussians and a linear r. Elsewhere it is another one:
+            the paper's KL has no part in the advantage of the draws that lead to it
+        paper: Liu et al. 2025, "Flow-GRPO: Training Flow Matching Models via Online RL", eq. 4 to 9, whose code takes
+            means over D numbers for log rho and KL; Black et al. 2023, "Training Diffusion Models with Reinforcement
+            Learning", section 4.3, for `ddpm` and `ddim(1)`
+
+    Args:
+        parameterization: parameterization of the network "model".
+        grid: `[N + 1]` times from t_max down to 0. In a config it is the grid of config.sample (grid, steps, shift).
+        reward: (x_0 `[B, ...]`, condition) -> rewards `[B]`, of which no derivative is taken.
+        group: number of samples of one condition that are compared, at least 2.
+        teacher: parameterization of the network "teacher", which is needed for beta > 0.
+        sampler: sampler whose step is one Gaussian draw; Flow-GRPO's `interpolant_sde("flow_grpo", 0.49)` if None.
+        clip: range c of the ratio, > 0.
+        beta: weight of the divergence from the reference, exact in each step, >= 0.
+        deviation: whether advantages are divided by the standard deviation of their group.
+        policy: "model" or "target", which makes the samples.
+
+    Returns:
+        An objective; see `diffusion.objectives.inputs`. Metrics, `[B]` each: "t", the first time, "reward", "kl", the
+        divergence of a whole way, and "clipped", the share of its steps in which the ratio is out of range.
+
+    Raises:
+        ValueError: for an argument out of range, beta without a teacher, or a sampler without such a step; when called,
+            for groups that do not divide the batch, and as `rewarded`.
+    """
+    if group < 2:
+        raise ValueError(f"policy_gradient: group = {group} must be at least 2, as samples are compared in it")
+    if not (clip > 0 and beta >= 0):
+        raise ValueError(f"policy_gradient: clip = {clip} must be positive, and beta = {beta} must not be negative")
+    if policy not in POLICIES:
+        raise ValueError(f"policy_gradient: policy = {policy!r}; valid are {', '.join(POLICIES)}")
+    if beta > 0 and teacher is None:
+        raise ValueError(f"policy_gradient: beta = {beta} needs a reference, a teacher. Valid: one, or beta = 0")
+    steps = plan(np.asarray(grid))
+    sampler = sampler or interpolant_sde("flow_grpo", 0.49)
+
+    @entry(parameterization, teacher if beta else None)
+    def loss(networks, schedule, keys, batch, step):
+        check_gaussian("policy_gradient weighs", sampler, schedule, batch["x"], steps)
+        condition = of_groups(batch.get("condition"), group)
+        old, model = frozen(networks, policy), player(networks, "model")
+        reference = frozen(networks, "teacher") if beta else None
+        way = rollouts(old, schedule, parameterization, grid, sampler, keys, batch["x"].shape[1:], condition)
+        rewards = rewarded(reward, way[-1], condition)
+        advantage = advantages(rewards, group, deviation)
+        typed = steps._replace(t=jnp.asarray(steps.t, way.dtype), s=jnp.asarray(steps.s, way.dtype))
+
+        def drawn(x, network, i, parameterization=parameterization):
+            prediction = predict(network, schedule, parameterization, x, typed.t[i], condition)
+            return gaussian_step(sampler, prediction, schedule, x, typed, i)
+
+        @jax.checkpoint
+        def of_step(i):
+            x, x_s = way[i], way[i + 1]
+            mean, std = drawn(x, model, i)
+            draws = std > 0
+            scaled = lambda difference: jnp.where(draws, difference / jnp.where(draws, std, 1), 0)
+            before = jax.lax.stop_gradient(mean) if policy == "model" else drawn(x, old, i)[0]
+            moved, noise = scaled(mean - before), scaled(x_s - before)
+            total = lambda a: jnp.sum(a, axis=tuple(range(1, a.ndim)))
+            ratio = jnp.exp(total(moved * noise) - sum_square(moved) / 2)
+            gain = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
+            kl = sum_square(scaled(mean - drawn(x, reference, i, teacher)[0])) / 2 if beta else jnp.zeros(keys.shape)
+            counts = jnp.any(draws)
+            return jnp.where(counts, gain, 0), kl, counts, counts & (jnp.abs(ratio - 1) > clip)
+
+        def add(sums, i):
+            return jax.tree.map(jnp.add, sums, of_step(i)), None
+
+        zeros = jnp.zeros(keys.shape, way.dtype)
+        sums, _ = jax.lax.scan(add, (zeros, zeros, 0, jnp.zeros(keys.shape, int)), jnp.arange(len(steps.t)))
+        gain, kl, number, clipped = sums
+        metrics = {"t": jnp.full(keys.shape, steps.t[0], way.dtype), "reward": rewards, "kl": kl}
+        return (beta * kl - gain) / number, metrics | {"clipped": clipped / number}
+
+    examples = Examples(block=group)
+    return Objective(loss, reads=Denoises(parameterization), teacher=Teacher() if beta else None, examples=examples)

@@ -1,0 +1,48 @@
+"""Steps that are one Gaussian draw, x_s ~ N(mean, std^2), so that their likelihood is known."""
+
+__all__ = ["check_gaussian", "gaussian_step"]
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion.parameterizations import Prediction
+from diffusion.samplers.sample import Sampler, State
+from diffusion.schedules import NoiseSchedule
+from diffusion.timesteps import Plan
+
+
+def check_gaussian(user: str, sampler: Sampler, schedule: NoiseSchedule, x: Array, plan: Plan) -> None:
+    """Refuses a sampler whose step is not one Gaussian draw from one evaluation, and a plan that renoises.
+
+    Args:
+        user: who needs such a step and for what, the beginning of the sentence.
+        sampler: the sampler.
+        schedule: the process.
+        x: samples `[B, ...]`, or their shape and type.
+        plan: the steps.
+
+    Raises:
+        ValueError: naming what the sampler does in place of it.
+    """
+    steps = plan.t.shape[0]
+    state = jax.eval_shape(lambda x: sampler.init(x, schedule, plan), x)
+    if sampler.draws != 1 or sampler.nfe(steps) != steps or type(state) is not State:
+        raise ValueError(
+            f"{user} each step by the Gaussian that it draws from, and this sampler has no such step: it "
+            f"draws {sampler.draws} noise arrays, takes {sampler.nfe(steps)} evaluations in {steps} steps, and its "
+            f"state is a {type(state).__name__}. Valid: a sampler with one draw and one evaluation a step and without "
+            "history, such as samplers.ddpm()"
+        )
+    if plan.solved != steps:
+        raise ValueError(
+            f"{user.split()[0]} takes a plan whose steps all go toward the data, and this plan has steps that renoise"
+        )
+
+
+def gaussian_step(
+    sampler: Sampler, prediction: Prediction, schedule: NoiseSchedule, x: Array, plan: Plan, i: Array
+) -> tuple[Array, Array]:
+    """The mean and the standard deviation of x_s in a step that is one Gaussian draw, `[B, ...]` both."""
+    move = lambda noise: sampler.step(State(x, x), lambda x, t: prediction, schedule, plan, i, noise[None]).x
+    return jax.jvp(move, (jnp.zeros_like(x),), (jnp.ones_like(x),))
