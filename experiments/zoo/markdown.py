@@ -140,6 +140,8 @@ def section(row: Row, known: Facts) -> str:
     ]
     if row.measured is not None:
         lines.append(f"- Measured on {row.measured.device}, {row.measured.day}: `{row.measured.command}`.")
+    if row.loss:
+        lines.append(f"- Loss in training: {row.loss}")
     if checkpoint.differs:
         lines.append(OTHER_OUTPUT)
     lines += [f"- {note}" for note in row.notes]

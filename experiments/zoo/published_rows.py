@@ -24,7 +24,7 @@ from diffusion.experiments.zoo.velocity_signs import negated, toward_noise
 from diffusion.io import opener
 
 TOPICS = ("transformers", "unets", "few_steps")  # in the order of the page
-UNMEASURED = {"measured": None}  # our figure of one row is none of another
+OF_ONE_ROW = {"measured": None, "loss": ""}  # no other row takes them from it
 TAKEN = {"negated": negated, "toward_noise": toward_noise}
 
 
@@ -44,7 +44,7 @@ def read(path: pathlib.Path) -> list[Row]:
         like = table.pop("like", None)
         if like is not None and like not in stated:
             raise unknown(f"{path.name}: {name}.like", like, stated, "earlier row")
-        stated[name] = table if like is None else _merged({**stated[like], **UNMEASURED}, table)
+        stated[name] = table if like is None else _merged({**stated[like], **OF_ONE_ROW}, table)
     return [_row(f"{path.name}: {name}", {"name": name, **table}, programs) for name, table in stated.items()]
 
 

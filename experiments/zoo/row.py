@@ -100,6 +100,7 @@ class Row(NamedTuple):
             describe the latents that this network knows.
         number: how many samples the figure takes.
         measured: our figure; None where it was not measured.
+        loss: what the authors publish of the training's loss, and where, in a sentence; "" where they publish nothing.
         notes: a sentence each: how our measurement differs from theirs.
     """
 
@@ -115,6 +116,7 @@ class Row(NamedTuple):
     autoencoder_config: Mapping[str, Any] = MappingProxyType({})
     number: int = 50_000
     measured: Measured | None = None
+    loss: str = ""
     notes: tuple[str, ...] = ()
 
     def config(self) -> ConfigDict:

@@ -21,6 +21,7 @@ protocol = "adm"
 reference = "digits.npz"
 published = {metric = "fid", value = 2.5, source = "us"}
 measured = {value = 2.6, standard_error = 0.1, number = 9, device = "H100", day = "2026-11-24", command = "zoo"}
+loss = "0.5 after 9 steps (us, figure 1)."
 notes = ["One."]
 """
 SECOND = """
@@ -51,6 +52,7 @@ def test_a_table_is_a_row(tmp_path):
         "digits.npz",
         Published("fid", 2.5, "us"),
         measured=Measured(2.6, 0.1, 9, "H100", "2026-11-24", "zoo"),
+        loss="0.5 after 9 steps (us, figure 1).",
         notes=("One.",),
     )
 
@@ -59,7 +61,7 @@ class Network(nn.Module):
     depth: int = 1
 
 
-def test_a_row_takes_from_an_earlier_one_what_it_does_not_say_but_no_measurement(tmp_path):
+def test_a_row_takes_from_an_earlier_one_what_it_does_not_say_but_no_measurement_and_no_loss(tmp_path):
     first, second = read(tmp_path, FIRST + SECOND)
     changes = {"model": {"name": "unet", "heads": None, "widths": (4,)}, "sample.steps": 5}
     stored = second.checkpoint.stored
@@ -71,6 +73,7 @@ def test_a_row_takes_from_an_earlier_one_what_it_does_not_say_but_no_measurement
         checkpoint=first.checkpoint._replace(stored=stored),
         published=Published("fid", 1.5, "us"),
         measured=None,
+        loss="",
     )
     _, other = read(tmp_path, FIRST + SECOND.replace("{widths = [4]}", '{name = "dit"}'))
     assert other.changes["model"] == {"name": "dit"}
