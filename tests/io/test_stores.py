@@ -39,6 +39,14 @@ def test_objects_are_written_read_listed_and_removed(tmp_path):
         objects.fetch("a/1", tmp_path / "fetched")
 
 
+def test_a_store_that_knows_no_folder_of_the_prefix_has_nothing_there(tmp_path):
+    class Unlisted(DiskStore):
+        def find(self, path):
+            raise FileNotFoundError(path)
+
+    assert store(Unlisted(tmp_path), pause=lambda seconds: pytest.fail("it waited")).names("leases") == []
+
+
 def test_a_store_that_fails_every_tenth_call_does_everything(tmp_path):
     system = DiskStore(tmp_path, every_tenth)
     waits = []

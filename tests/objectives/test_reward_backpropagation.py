@@ -43,6 +43,11 @@ def test_the_gradient_goes_back_through_the_last_steps_alone(last):
     np.testing.assert_allclose(metrics["t"], GRID[3 - last], rtol=1e-6)
 
 
+def test_the_sample_is_that_of_all_steps_however_many_have_a_gradient():
+    losses = [_total(0.8, last, lambda x, condition: x.sum(-1))[1][0] for last in (1, 2, 3)]
+    np.testing.assert_allclose(losses[:2], [losses[2]] * 2, rtol=1e-5)
+
+
 def test_the_noise_is_the_priors_and_each_example_has_its_own():
     keys = jax.random.split(jax.random.key(1), 4096)
     objective = objectives.reward_backpropagation(X0, (1.0, 0.0), lambda x, condition: x[:, 0])

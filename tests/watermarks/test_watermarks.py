@@ -44,6 +44,20 @@ def test_the_p_value_of_gaussian_shading_is_that_of_the_binomial_in_float64(flip
     assert reading.p_value.dtype == reading.score.dtype == np.float64
     exact = 4 * sum(math.comb(600, k) for k in range(flipped + 1)) / 2**600
     np.testing.assert_allclose(reading.p_value, exact, rtol=1e-9)
+    np.testing.assert_allclose(reading.score, (600 - flipped) / 600, rtol=1e-12)
+
+
+def test_noise_of_which_nobody_could_read_the_watermark_is_refused():
+    noise, pictures = watermarks.gaussian_shading(KEY), watermarks.spread_spectrum(KEY)
+    noise.check_readable(False, False)
+    for draws, from_picture, why in (
+        (True, False, "the sampler adds noise of its own"),
+        (False, True, "sampling starts from a picture"),
+        (True, True, "the sampler adds noise of its own"),
+    ):
+        pictures.check_readable(draws, from_picture)
+        with pytest.raises(ValueError, match=f"nobody could read it: {why}"):
+            noise.check_readable(draws, from_picture)
 
 
 def test_gaussian_shading_leaves_noise_normal_and_independent_over_the_keys():
@@ -98,6 +112,7 @@ def test_spread_spectrum_is_read_from_the_marked_picture_and_from_a_smaller_one(
         reading = mark.read(pictures)
         np.testing.assert_array_equal(reading.bits, np.tile(mark.message, (6, 1)))
         assert reading.p_value.max() < 0.01
+        np.testing.assert_allclose(reading.p_value, np.exp(-(reading.score**2) / 2), rtol=1e-12)  # Hoeffding 1963
     np.testing.assert_allclose(mark.embed(marked).astype(int), marked, atol=3)  # a bit that is there costs nothing
     others = [watermarks.spread_spectrum(f"{i:064x}", 8, 3, 16).read(SCENES).p_value for i in range(50)]
     assert np.mean(np.concatenate(others) < 0.05) <= 0.05 + 4 * np.sqrt(0.05 / 300)
