@@ -10,6 +10,7 @@ from diffusion import schedules
 from diffusion.experiments.remake import exact_mixtures
 
 COVARIANCES = np.array([[[0.5, 0.2], [0.2, 0.3]], [[0.1, -0.05], [-0.05, 0.4]]])
+KEY = jax.random.key(0)
 MEANS = np.array([[-1.0, 0.5], [0.7, -0.2]])
 
 
@@ -63,3 +64,24 @@ def test_samples_have_the_moments_of_the_mixture():
     np.testing.assert_allclose(points.mean(0), mean, atol=0.025)  # five standard errors
     np.testing.assert_allclose(points.T @ points / len(points), second, atol=0.05)
     assert points[:, 0].var() == pytest.approx((second - np.outer(mean, mean))[0, 0], rel=0.04)
+
+
+def test_the_posterior_of_components_is_bayes_rule():
+    x = np.random.default_rng(3).normal(size=(5, 2))
+    normal = scipy.stats.multivariate_normal
+    parts = [
+        w * normal(0.6 * m, 0.36 * S + 0.64 * np.eye(2)).pdf(x) for w, m, S in zip((0.75, 0.25), MEANS, COVARIANCES)
+    ]
+    with jax.enable_x64(True):
+        shares = exact_mixtures.posterior(two(), jnp.asarray(x), 0.6, 0.8)
+    np.testing.assert_allclose(shares, np.stack(parts, 1) / np.sum(parts, 0)[:, None], rtol=1e-10)
+
+
+def test_samples_of_three_dimensions_lie_along_the_axes_of_their_covariance():
+    """Whose eigenvectors are no symmetric matrix; the covariance has rank two, of which rounding makes a third."""
+    spread = np.array([[1.0, 0.2], [-0.7, 0.5], [0.3, 1.1]])
+    covariance = spread @ spread.T
+    points = np.asarray(exact_mixtures.draw(exact_mixtures.mixture([1], np.zeros((1, 3)), [covariance]), KEY, 40000))
+    np.testing.assert_allclose(np.cov(points.T), covariance, atol=0.04)  # five standard errors
+    sizes = [exact_mixtures.mixture([1], np.zeros((1, 3)), [np.outer(v, v)]).variances for v in spread @ spread.T]
+    assert np.min(sizes) >= 0
