@@ -4,6 +4,8 @@ Two classes at +-3 are the case by which the error shows: transport between all 
 its side, of means -+0.8 and variance 0.4.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,12 +20,20 @@ LABELS = jnp.asarray(np.random.default_rng(0).integers(0, 2, SIZE))
 X = jnp.asarray(np.random.default_rng(1).standard_normal((SIZE, 1)) / 2, jnp.float32) + 6.0 * LABELS[:, None] - 3
 EPS = jnp.asarray(np.random.default_rng(2).standard_normal((SIZE, 1)), jnp.float32)
 KEYS = jax.random.split(jax.random.key(0), SIZE)
+
+
+def compiled(coupling):
+    """The coupling, whose pairs are one program for all tests that draw them of the same shapes."""
+    return dataclasses.replace(coupling, pair=jax.jit(coupling.pair))
+
+
 SEEN = {
-    "optimal_transport": couplings.optimal_transport(64),
-    "sinkhorn": couplings.sinkhorn(1.0, 64),
-    "schroedinger_bridge": couplings.schroedinger_bridge(1.0, 64),
-    "conditional_optimal_transport": conditional_optimal_transport(0.05, 64),
+    "optimal_transport": compiled(couplings.optimal_transport(64)),
+    "sinkhorn": compiled(couplings.sinkhorn(1.0, 64)),
+    "schroedinger_bridge": compiled(couplings.schroedinger_bridge(1.0, 64)),
+    "conditional_optimal_transport": compiled(conditional_optimal_transport(0.05, 64)),
 }
+TRANSPORT = SEEN["optimal_transport"]
 
 
 def moments(noise, labels=LABELS):
@@ -35,15 +45,13 @@ def moments(noise, labels=LABELS):
 @pytest.mark.parametrize("name", list(SEEN))
 def test_the_noise_of_a_class_has_the_mean_and_the_variance_of_the_prior(name):
     """Within five standard errors of 0 and 1, for about a thousand examples of a class; drawn twice, some are alike."""
-    for mean, variance in moments(jax.jit(SEEN[name])(KEYS, X, EPS, LABELS)):
+    for mean, variance in moments(SEEN[name](KEYS, X, EPS, LABELS)):
         assert abs(mean) < 5 / 1000**0.5 and abs(variance - 1) < 5 * (2 / 1000) ** 0.5, (mean, variance)
 
 
 def test_pairs_that_ignore_the_classes_skew_their_noise():
     """E[eps | class] = -+E|N(0, 1)| = -+0.798 and Var = 1 - 2 / pi, less what a block has more of one class."""
-    (low, v0), (high, v1) = moments(
-        jax.jit(couplings.across_conditions(couplings.optimal_transport(64)))(KEYS, X, EPS, LABELS)
-    )
+    (low, v0), (high, v1) = moments(couplings.across_conditions(TRANSPORT)(KEYS, X, EPS, LABELS))
     assert abs(low + 0.798) < 0.1 and abs(high - 0.798) < 0.1 and max(v0, v1) < 0.5, (low, high, v0, v1)
 
 
@@ -66,7 +74,7 @@ def test_conditions_are_equal_in_all_their_leaves():
     same[0, 2] = same[2, 0] = True
     np.testing.assert_array_equal(couplings.same_condition(condition), same)
     eps = jnp.array([[2.0], [-1.0], [1.0], [0.0]])
-    paired = couplings.optimal_transport(4)(KEYS[:4], -eps, eps, condition)
+    paired = compiled(couplings.optimal_transport(4))(KEYS[:4], -eps, eps, condition)
     np.testing.assert_array_equal(paired[:, 0], [1, -1, 2, 0])
 
 
@@ -132,10 +140,10 @@ def test_the_weight_of_a_pair_of_examples():
 def test_a_smaller_ratio_skews_the_noise_less():
     """The condition is x itself: the correlation of the noise with it falls from that of plain transport to 0."""
     x = X[:, :1] - X.mean()
-    pairs = lambda coupling: np.asarray(jax.jit(coupling)(KEYS, x, EPS, x))[:, 0]
+    pairs = lambda coupling: np.asarray(coupling(KEYS, x, EPS, x))[:, 0]
     correlation = lambda coupling: np.corrcoef(pairs(coupling), x[:, 0])[0, 1]
-    plain = correlation(couplings.across_conditions(couplings.optimal_transport(64)))
-    skews = [plain, *(correlation(conditional_optimal_transport(ratio)) for ratio in (0.3, 0.1))]
+    plain = correlation(couplings.across_conditions(TRANSPORT))
+    skews = [plain, *(correlation(compiled(conditional_optimal_transport(ratio))) for ratio in (0.3, 0.1))]
     assert np.all(np.diff(skews) < -0.2) and skews[0] > 0.8 and abs(skews[-1]) < 0.1, skews
 
 
@@ -152,8 +160,8 @@ def test_classes_are_never_exchanged_beside_a_continuous_condition():
 def test_without_a_condition_pairs_are_those_across_conditions(name):
     across = couplings.across_conditions(SEEN[name])
     rows = slice(0, 128)
-    alone = jax.jit(SEEN[name])(KEYS[rows], X[rows], EPS[rows])
-    np.testing.assert_array_equal(alone, jax.jit(across)(KEYS[rows], X[rows], EPS[rows], LABELS[rows]))
+    alone = SEEN[name](KEYS[rows], X[rows], EPS[rows])
+    np.testing.assert_array_equal(alone, across(KEYS[rows], X[rows], EPS[rows], LABELS[rows]))
     assert across.block == SEEN[name].block and across.condition == "ignored" and not across.independent
 
 
@@ -180,14 +188,10 @@ def noise_seen_by(objective, batch):
 def all_seen_by(objective, batch):
     """What the network "model" receives in each of its evaluations: (x, condition)."""
 
-    @jax.jit
-    def run(keys, batch):
-        seen = []
-        networks = {"model": lambda x, clock, condition: seen.append((x, condition)) or jnp.zeros_like(x)}
-        objective(networks, LINE, keys, batch, 0)
-        return seen
-
-    return run(KEYS, batch)
+    seen = []
+    networks = {"model": lambda x, clock, condition: seen.append((x, condition)) or jnp.zeros_like(x)}
+    objective(networks, LINE, KEYS, batch, 0)
+    return seen
 
 
 @pytest.mark.parametrize("name", list(SEEN))
@@ -215,9 +219,7 @@ WRAPPERS = {
 def test_couplings_see_the_condition_before_any_of_it_is_dropped_or_added(name):
     """Else the dropped examples of both classes would exchange noises, or all noises stay as they were drawn."""
     wrap, label_of = WRAPPERS[name]
-    noise, condition = noise_seen_by(
-        wrap(objectives.flow_matching(DENSITY, couplings.optimal_transport(64))), {"x": X, "condition": LABELS}
-    )
+    noise, condition = noise_seen_by(wrap(objectives.flow_matching(DENSITY, TRANSPORT)), {"x": X, "condition": LABELS})
     label = np.asarray(label_of(condition))
     assert np.mean(label == 2) == pytest.approx(0.5 if name != "augmentation" else 0, abs=0.05)
     # Within a class noise and data are sorted alike: the correlation of transport, which no exchange across has.
@@ -231,7 +233,7 @@ def test_couplings_see_the_condition_before_any_of_it_is_dropped_or_added(name):
 
 def test_the_prior_that_is_preserved_is_paired_by_its_own_condition():
     """Wrapped from outside by dropout, whose batch has the condition of the examples of its own."""
-    objective = objectives.with_prior_preservation(objectives.flow_matching(DENSITY, couplings.optimal_transport(64)))
+    objective = objectives.with_prior_preservation(objectives.flow_matching(DENSITY, TRANSPORT))
     objective = objectives.with_condition_dropout(objective, 2, 0.1)
     prior = {"x": X[::-1], "condition": LABELS[::-1]}
     _, (noise, _) = all_seen_by(objective, {"x": X, "condition": LABELS, "prior": prior})
@@ -284,6 +286,6 @@ def test_a_coupling_of_an_unknown_fact_is_refused():
 def test_flow_matching_on_a_manifold_passes_the_condition_to_its_coupling():
     manifold = manifolds.euclidean(1)
     prior = manifolds.wrapped_normal(manifold, jnp.zeros(1), 1.0)
-    objective = manifolds.riemannian_flow_matching(manifold, DENSITY, prior, couplings.optimal_transport(64))
+    objective = manifolds.riemannian_flow_matching(manifold, DENSITY, prior, TRANSPORT)
     noise, _ = noise_seen_by(objective, {"x": X, "noise": EPS, "condition": LABELS})
     assert max(abs(mean) for mean, _ in moments(noise)) < 0.16
