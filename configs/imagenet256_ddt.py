@@ -44,7 +44,6 @@ from diffusion.models.ddt import DDT_SIZES
 
 base = recipes.module("pictures")
 
-DROPPED = {"name": "condition_dropout", "rate": 0.1}
 TINY = {
     "model.width": 64,
     "model.depth": 2,
@@ -53,20 +52,14 @@ TINY = {
     "model.decoder_depth": 1,
     "model.decoder_heads": 4,
     "model.patch": 8,
-    "objective.wrappers": (DROPPED,),
+    "objective.wrappers": (base.DROPPED,),
     "encoder.network": {"name": ""},
     **base.TINY,
 }
 
-
-def size(name: str) -> dict[str, int]:
-    """The fields of a published size."""
-    return {f"model.{field}": value for field, value in DDT_SIZES[name].items()}
-
-
 PRESETS = {
-    "l2": size("L"),
-    "b2": size("B"),
+    "l2": base.size(DDT_SIZES["L"]),
+    "b2": base.size(DDT_SIZES["B"]),
     "512": {"data.shape": (64, 64, 4), "data.latents.dir": "latents/imagenet512", "sample.guidance.scale": 3.0}
     | {"sample.batch_size": 64, "encoder.size": 448},
     "tiny": TINY,
@@ -79,13 +72,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.schedule = {"name": "rectified_flow"}
     # Its time counts from noise to data, so that its networks receive 1 - t.
     config.parameterization = {"name": "velocity", "clock": {"name": "reversed_time"}}
-    projector = {"name": "mlp", "hidden": 1152}
-    config.objective = {
-        "name": "flow_matching",
-        "density": {"name": "logit_normal"},
-        "wrappers": ({"name": "alignment", "layer": 8, "weight": 0.5, "projector": projector}, DROPPED),
-    }
-    config.encoder.network = {"name": "dinov2", "width": 768, "depth": 12, "heads": 12, "hidden": 3072}  # ViT-B/14
+    config.objective = {"name": "flow_matching", "density": {"name": "logit_normal"}, "wrappers": base.aligned(1152)}
+    config.encoder.network = base.VIT_B
     config.encoder.size = 224
     config.model = {"name": "ddt", "patch": 2, "num_classes": 1000, **DDT_SIZES["XL"]}
     config.model["remat"] = "elementwise"

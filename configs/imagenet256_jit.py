@@ -44,30 +44,14 @@ TINY = {
     "model.bottleneck": 16,
     "model.class_tokens": 4,
     "model.class_start": 1,
-    "train.steps": 20,
-    "train.batch_size": 8,
-    "train.log_every": 5,
-    "train.dtype": "float32",
     "optimizer.warmup": 5,
-    "checkpoint.every": 10,
-    "ema.decay": 0.9,
-    "sample.steps": 4,
-    "sample.number": 4,
-    "sample.batch_size": 4,
-    "evaluate.every": 0,
-    "evaluate.number": 4,
+    **base.TINY,
 }
 
-
-def size(name: str) -> dict[str, int]:
-    """The fields of a published size of JiT."""
-    return {f"model.{field}": value for field, value in jit.PRESETS[name].items()}
-
-
 PRESETS = {
-    "l16": {**size("L/16"), "sample.guidance.scale": 2.4},
-    "h16": {**size("H/16"), "sample.guidance.scale": 2.2},
-    "512": {**size("B/32"), "data.shape": (512, 512, 3), "schedule.noise_scale": 2.0},
+    "l16": {**base.size(jit.PRESETS["L/16"]), "sample.guidance.scale": 2.4},
+    "h16": {**base.size(jit.PRESETS["H/16"]), "sample.guidance.scale": 2.2},
+    "512": {**base.size(jit.PRESETS["B/32"]), "data.shape": (512, 512, 3), "schedule.noise_scale": 2.0},
     "tiny": TINY,
 }
 
@@ -83,7 +67,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "name": "denoising",
         "weighting": {"name": "constant", "parameterization": {"name": "velocity"}},
         "density": {"name": "logit_normal", "mean": 0.8, "std": 0.8},
-        "wrappers": ({"name": "condition_dropout", "rate": 0.1},),
+        "wrappers": (base.DROPPED,),
     }
     config.model = {"name": "jit", "num_classes": 1000, **jit.PRESETS["B/16"], "class_tokens": 32}
     config.model["remat"] = "elementwise"

@@ -44,7 +44,6 @@ from diffusion.models import pixnerd
 
 base = recipes.module("pictures")
 
-DROPPED = {"name": "condition_dropout", "rate": 0.1}
 TINY = {
     "data.shape": (32, 32, 3),
     "model.patch": 8,
@@ -53,25 +52,13 @@ TINY = {
     "model.heads": 4,
     "model.field_depth": 1,
     "model.field_width": 8,
-    "objective.wrappers": (DROPPED,),
+    "objective.wrappers": (base.DROPPED,),
     "encoder.network": {"name": ""},
     **base.TINY,
 }
 
-
-def size(name: str) -> dict[str, int]:
-    """The fields of a published size."""
-    return {f"model.{field}": value for field, value in pixnerd.SIZES[name].items()}
-
-
-def aligned(hidden: int) -> tuple[dict[str, object], ...]:
-    """REPA's term, with a projector of that many hidden features, and condition dropout."""
-    projector = {"name": "mlp", "hidden": hidden}
-    return ({"name": "alignment", "layer": 8, "weight": 0.5, "projector": projector}, DROPPED)
-
-
 PRESETS = {
-    "l16": size("L/16") | {"objective.wrappers": aligned(1024)},
+    "l16": base.size(pixnerd.SIZES["L/16"]) | {"objective.wrappers": base.aligned(1024)},
     "1600k": {"train.steps": 1_600_000},
     "tiny": TINY,
 }
@@ -83,8 +70,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.schedule = {"name": "rectified_flow"}
     # Its time counts from noise to data, so that its networks receive 1 - t.
     config.parameterization = {"name": "velocity", "clock": {"name": "reversed_time"}}
-    config.objective = {"name": "flow_matching", "density": {"name": "logit_normal"}, "wrappers": aligned(1152)}
-    config.encoder.network = {"name": "dinov2", "width": 768, "depth": 12, "heads": 12, "hidden": 3072}  # ViT-B/14
+    config.objective = {"name": "flow_matching", "density": {"name": "logit_normal"}, "wrappers": base.aligned(1152)}
+    config.encoder.network = base.VIT_B
     config.encoder.size = 224
     config.model = {"name": "pixnerd", "num_classes": 1000, **pixnerd.SIZES["XL/16"], "field_ratio": 2}
     config.model["remat"] = "elementwise"

@@ -1,5 +1,6 @@
 """What the recipes of published trainings start from: CIFAR-10 or ImageNet, the lengths of logs and of sampling."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -19,6 +20,21 @@ TINY = {  # the preset with which a run takes seconds on a laptop's cores, but f
     "evaluate.every": 0,
     "evaluate.number": 4,
 }
+
+
+DROPPED = {"name": "condition_dropout", "rate": 0.1}
+VIT_B = {"name": "dinov2", "width": 768, "depth": 12, "heads": 12, "hidden": 3072}  # DINOv2 ViT-B/14
+
+
+def size(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A preset of a network of a published size, from the fields of that size."""
+    return {f"model.{field}": value for field, value in fields.items()}
+
+
+def aligned(hidden: int) -> tuple[dict[str, Any], ...]:
+    """REPA's term after block 8, with a projector of that many hidden features, and condition dropout."""
+    projector = {"name": "mlp", "hidden": hidden}
+    return ({"name": "alignment", "layer": 8, "weight": 0.5, "projector": projector}, DROPPED)
 
 
 def imagenet(shape: tuple[int, int, int], latents: str = "") -> ConfigDict:
