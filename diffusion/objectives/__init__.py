@@ -9,6 +9,7 @@ from diffusion.objectives import (
     projectors as projectors,
     recipes as recipes,
 )
+from diffusion.objectives.adjoint_matching import adjoint_matching as adjoint_matching
 from diffusion.objectives.adversarial import (
     adversarial_discriminator as adversarial_discriminator,
     adversarial_generator as adversarial_generator,

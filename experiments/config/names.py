@@ -195,6 +195,7 @@ OBJECTIVES = _table(
     objectives.progressive_distillation,
     objectives.reward_backpropagation,
     objectives.diffusion_dpo,
+    objectives.adjoint_matching,
     objectives.policy_gradient,
     objectives.diffusion_nft,
     objectives.cd,

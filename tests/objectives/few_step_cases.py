@@ -78,6 +78,12 @@ MEMBERS = {
         ),
         ("target", "teacher"),
     ),
+    "adjoint_matching": Member(
+        lambda: objectives.adjoint_matching(
+            V, V, weightings.constant(V), (1.0, 0.5, 0.0), objectives.near_value(0.3), 0.5
+        ),
+        ("teacher",),
+    ),
     "policy_gradient": Member(
         lambda: objectives.policy_gradient(V, (1.0, 0.5, 0.0), objectives.near_value(0.3), 2, V, beta=0.1), ("teacher",)
     ),

@@ -175,6 +175,12 @@ FACTS = {
         UNIFORM,
         {"block": 4},
     ),
+    "adjoint_matching": lambda: (
+        objectives.adjoint_matching(X0, V, weightings.constant(X0), (1.0, 0.0), objectives.near_value(0.5), 0.5),
+        Denoises(X0),
+        None,
+        {"teacher": Teacher()},
+    ),
     "policy_gradient": lambda: (
         objectives.policy_gradient(X0, (1.0, 0.5, 0.0), objectives.near_value(0.5), 4, V, beta=0.1),
         Denoises(X0),

@@ -27,6 +27,7 @@ ELSEWHERE = {
     "with_augmentation": "../data/test_augmentation.py: the objective it wraps, on what the augmentation makes",
     **dict.fromkeys(
         [
+            "adjoint_matching",
             "adversarial_discriminator",
             "adversarial_generator",
             "cd",

@@ -155,6 +155,23 @@ CASES = {  # the entry, other fields, and the same in Python
             0.1,
         ),
     ),
+    "adjoint_matching": (
+        {
+            "name": "adjoint_matching",
+            "weighting": {"name": "constant"},
+            "reward": {"name": "near_value", "value": 0.5},
+            "beta": 0.3,
+        },
+        TEACHER | {"sample.steps": 3},
+        lambda: objectives.adjoint_matching(
+            VELOCITY,
+            VELOCITY,
+            weightings.constant(VELOCITY),
+            timesteps.uniform(LINE, 3),
+            objectives.near_value(0.5),
+            0.3,
+        ),
+    ),
     "policy_gradient": (
         {
             "name": "policy_gradient",

@@ -25,6 +25,12 @@ ENTRIES = {
         "group": 4,
         "divergence": 0.01,
     },
+    "adjoint_matching": {
+        "name": "adjoint_matching",
+        "weighting": {"name": "constant"},
+        "reward": {"name": "near_value", "value": 0.5},
+        "beta": 0.5,
+    },
     "policy_gradient": {
         "name": "policy_gradient",
         "reward": {"name": "near_value", "value": 0.5},

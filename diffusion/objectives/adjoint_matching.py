@@ -1,0 +1,103 @@
+"""Adjoint matching: a regression whose optimum is the reference, tilted by a reward that has a gradient."""
+
+__all__ = ["adjoint_matching"]
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.objectives.entry import entry
+from diffusion.objectives.few_step import frozen, player
+from diffusion.objectives.inputs import weighted_mean_square
+from diffusion.objectives.objective import Denoises, Objective, Teacher
+from diffusion.objectives.rewards import Reward, rewarded
+from diffusion.objectives.rollouts import rollouts
+from diffusion.parameterizations import Parameterization, predict
+from diffusion.samplers.ddpm import ddpm
+from diffusion.samplers.posterior import posterior_mean
+from diffusion.timesteps import plan
+from diffusion.weightings import Weighting
+
+
+def adjoint_matching(
+    parameterization: Parameterization,
+    teacher: Parameterization,
+    weighting: Weighting,
+    grid: Sequence[float],
+    reward: Reward,
+    beta: float,
+) -> Objective:
+    """The score of the model less the reference's becomes the gradient of the reward, carried back by the reference.
+
+        loss = mean over steps of w(t) |x0 - x0_ref + (sigma^2 / alpha) a_t|^2,
+        a_0 = -grad r(x_0) / beta,   a_t = (d mu_ref(x_t) / d x_t)^T a_s,   s < t the next time
+
+    The ways x_T, ..., x_0 are the model's own, by ancestral sampling: its noise is memoryless, so that x_0 does not
+    depend on x_T, which tilting needs. mu_ref is the mean of the reference's step. No gradient goes through the ways.
+    From alpha(t) = 0 the step takes (sigma^2 / alpha) a at s.
+
+    Facts:
+        loss: w(t) |x0 - x0_ref + (sigma^2 / alpha) a_t|^2, a the lean adjoint
+        networks: model, teacher (the frozen reference)
+        optimum: p_ref(x) exp(r(x) / beta), up to the length of the steps
+        paper: Domingo-Enrich et al. 2024, "Adjoint Matching: Fine-tuning Flow and Diffusion Generative Models with
+            Memoryless Stochastic Optimal Control", eq. 37 to 39; w = -d SNR / dt / 2 there
+
+    Args:
+        parameterization: parameterization of the network "model".
+        teacher: parameterization of the network "teacher".
+        weighting: (schedule, t) -> weight on the squared difference of x0.
+        grid: `[N + 1]` times from t_max down to 0. In a config it is the grid of config.sample (grid, steps, shift).
+        reward: (x_0 `[B, ...]`, condition) -> rewards `[B]`, differentiable.
+        beta: temperature, > 0.
+
+    Returns:
+        An objective; see `diffusion.objectives.inputs`. Metrics, `[B]` each: "t", the first time, and "reward".
+
+    Raises:
+        ValueError: if beta is not positive; when called, as `rewards.rewarded`.
+    """
+    if not beta > 0:
+        raise ValueError(f"adjoint_matching: beta = {beta} must be positive")
+    steps = plan(np.asarray(grid))
+
+    @entry(parameterization, teacher)
+    def loss(networks, schedule, keys, batch, step):
+        condition = batch.get("condition")
+        fixed, model, reference = frozen(networks, "model"), player(networks, "model"), player(networks, "teacher")
+        shape = batch["x"].shape[1:]
+        way = rollouts(fixed, schedule, parameterization, grid, ddpm(), keys, shape, condition)
+        t, s = (jnp.asarray(times, way.dtype) for times in (steps.t, steps.s))
+        rewards = rewarded(reward, way[-1], condition)
+        first = -jax.grad(lambda x: reward(x, condition).sum())(way[-1]) / beta
+
+        def back(adjoint, i):
+            """The adjoint at t, and the x0 that the model is to have there."""
+
+            def move(x):
+                x0 = predict(reference, schedule, teacher, x, t[i], condition).x0
+                return posterior_mean(schedule, t[i], s[i], x, x0), x0
+
+            _, carried, x0 = jax.vjp(move, way[i], has_aux=True)
+            (before,) = carried(adjoint)
+            at_start = schedule.alpha(t[i]) <= 0
+            time = jnp.where(at_start, s[i], t[i])
+            shift = schedule.sigma(time) ** 2 / schedule.alpha(time) * jnp.where(at_start, adjoint, before)
+            return before, x0 - shift
+
+        number = len(steps.t)
+        _, targets = jax.lax.scan(back, first, jnp.arange(number), reverse=True)
+        targets = jax.lax.stop_gradient(targets)
+
+        @jax.checkpoint
+        def of_step(total, i):
+            x0 = predict(model, schedule, parameterization, way[i], t[i], condition).x0
+            weight = jnp.broadcast_to(weighting(schedule, t[i]), keys.shape)
+            return total + weighted_mean_square(weight, x0 - targets[i]), None
+
+        total, _ = jax.lax.scan(of_step, jnp.zeros(keys.shape, way.dtype), jnp.arange(number))
+        return total / number, {"t": jnp.full(keys.shape, steps.t[0], way.dtype), "reward": rewards}
+
+    return Objective(loss, reads=Denoises(parameterization), teacher=Teacher())
