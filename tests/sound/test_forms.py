@@ -26,6 +26,19 @@ def test_pitch_is_a_shift_where_signs_alternate(kappa):
     assert np.linalg.norm(higher - here) > np.linalg.norm(here)  # half of the products have the other sign
 
 
+@pytest.mark.parametrize("along, alternating", [("time", False), ("frequency", True)])
+def test_a_lapped_spectrum_is_that_of_the_clip_with_its_magnitudes_pressed(along, alternating):
+    """3 sign(X) |X|^(1/2), of which every second coefficient of every second block has the other sign; and back."""
+    clip = np.random.default_rng(0).normal(size=BINS * BLOCKS)
+    form = sound.lapped_spectrum(BINS, power=0.5, gain=3.0, along=along, alternating=alternating)
+    x = form.example(clip)
+    rows = x.T if along == "frequency" else x
+    spectrum = sound.mdct(clip, sound.sine_window(BINS))
+    signs = np.where(np.outer(np.arange(len(rows)) % 2, np.arange(BINS) % 2) * alternating, -1, 1)
+    np.testing.assert_allclose(rows, 3 * signs * np.sign(spectrum) * np.abs(spectrum) ** 0.5, rtol=1e-6)
+    np.testing.assert_allclose(form.waveform(x), clip, atol=1e-6)
+
+
 def test_the_shortest_clip_is_one_sample_at_one_hertz():
     of = sound.Sound(1, 1, sound.samples())
     of.check()

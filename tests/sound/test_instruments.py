@@ -21,6 +21,13 @@ def test_a_note_is_a_function_of_its_number():
     assert (other_split != first[0][0]).any()
 
 
+def test_the_highest_sample_of_a_note_is_from_12_to_2_decibels_below_1(monkeypatch):
+    monkeypatch.setattr(instruments, "INSTRUMENTS", [lambda rng, pitch, rate, time: -3 * np.ones_like(time)] * 8)
+    levels = [20 * np.log10(-instruments.clip((0, row), RATE, 4).waveform.min()) for row in range(800)]
+    np.testing.assert_allclose([min(levels), max(levels)], [-12, -2], atol=0.1)
+    np.testing.assert_allclose(np.mean(levels), -7, atol=5 * 10 / 12**0.5 / 800**0.5)
+
+
 @pytest.mark.parametrize("name", ("pluck", "organ", "flute", "square", "brass"))
 def test_its_pitch(name, pitch=200.0):
     """A clip repeats itself after a period of its pitch, and not after half of one."""

@@ -29,6 +29,13 @@ def test_the_pitch_of_notes():
         assert abs(sound.cents(sound.yin(note.waveform, RATE), note.pitch)) < 20
 
 
+@pytest.mark.parametrize("seed, least, most", [(281, 21, 21), (2349, 3, 3), (0, 3, 21)])
+def test_of_noise_the_period_is_within_a_sample_of_one_in_the_range(seed, least, most):
+    """From 4 to 20 samples; a parabola through three differences may have its lowest point far outside of them."""
+    noise = np.random.default_rng(seed).normal(size=80)
+    assert least <= 1000 / sound.yin(noise, 1000, 50.0, 250.0) <= most
+
+
 def test_cents():
     assert sound.cents(880, 440) == 1200 and sound.cents(440, 440 * 2 ** (1 / 12)) == pytest.approx(-100)
 

@@ -31,6 +31,21 @@ def test_the_spread_over_probes_is_that_over_all_sixteen_signs():
     assert gaussian_likelihood.probe_deviation(data, schedule) == pytest.approx(expected, rel=1e-5)
 
 
+def test_every_part_has_its_key_and_its_spread_is_a_root_mean_square_about_zero(monkeypatch):
+    keys = []
+
+    def errors(sde, key, data, rows):
+        keys.append(tuple(jax.random.key_data(key).tolist()))
+        return np.array([3.0, -1.0])
+
+    monkeypatch.setattr(gaussian_likelihood, "errors", errors)
+    parts = {part: gaussian_likelihood.measure(part, True) for part in gaussian_likelihood.REMAKE.parts}
+    assert len({*keys}) == 12
+    values = parts["VE, batch 2"]
+    assert values[gaussian_likelihood.BIAS.format("VE")] == 1
+    assert values[gaussian_likelihood.SPREAD.format("VE")] * values["exact deviation"] == pytest.approx(5**0.5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sde", gaussian_likelihood.SDES)
 def test_the_errors_are_those_of_the_probes(sde):
