@@ -1,12 +1,16 @@
 """LoRAs in intervals of t: which combination acts, at the ends of intervals too, and of which of several times."""
 
+import types
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion.text_to_image import timed_loras
+from diffusion.text_to_image import additions, timed_loras
 from diffusion.text_to_image.timed_loras import TimedLora
+from tests.text_to_image.stand_ins import made_model
 
 
 def adapter(size):
@@ -38,3 +42,17 @@ def test_of_several_times_the_greatest_counts():
 
 def test_parameters_without_intervals_are_evaluated_as_they_are():
     assert timed_loras.at(PARAMS, 0.3, lambda params: params) is PARAMS
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_a_file_with_an_interval_warns_of_its_part_for_a_text_encoder_alone(monkeypatch, other):
+    """Which acts throughout: the prompt is read once."""
+    one = types.SimpleNamespace(adapter=adapter(1.0), weighted=lambda weight: {"k": weight})
+    model = made_model()
+    file = {model.kind.denoiser: one} | ({"text": one} if other else {})
+    monkeypatch.setattr(additions.lora_files, "load", lambda path, modules: dict(file))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        changed = additions.with_loras(model, {"a.safetensors": (0.5, (0.2, 0.6))})
+    assert [(lora.scale, lora.times) for lora in changed.timed] == [({"k": 0.5}, (0.2, 0.6))]
+    assert ["acts at every t" in str(one.message) for one in said] == [True] * other

@@ -1,5 +1,6 @@
 """The ends of what settings may be: an older picture's settings stay valid, and what is beyond them is refused."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -96,3 +97,9 @@ def check(valid, taken, refused):
         assert valid.holds(value), str(value)[:80]
     for value in refused:
         assert not valid.holds(value), str(value)[:80]
+
+
+def test_arrays_become_numpys_and_texts_of_numpy_are_texts():
+    picture = valid_values.typed(str, jnp.zeros((1, 1, 3), jnp.uint8))
+    assert isinstance(picture, np.ndarray) and picture.shape == (1, 1, 3) and picture.dtype == np.uint8
+    assert type(valid_values.typed(str, np.str_("a.png"))) is str
