@@ -42,6 +42,7 @@ class Remake(NamedTuple):
         differs: explanation of the figures that lie outside; "" where none does.
         left_out: the further content of the table or figure, and why it is not measured; "" where nothing is.
         conclude: {name: value} of all parts -> figures that compare parts; None where each part measures its own.
+        beside: measured values without a published one, which stand below them in the table.
         draw: {part: {name: value or array}} -> the picture; None for a remake without one.
     """
 
@@ -58,6 +59,7 @@ class Remake(NamedTuple):
     differs: str = ""
     left_out: str = ""
     conclude: Callable[[Mapping[str, float]], Mapping[str, float]] | None = None
+    beside: Sequence[str] = ()
     draw: "Callable[[Mapping[str, Mapping[str, Any]]], Figure] | None" = None
 
 

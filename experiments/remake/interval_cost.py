@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from diffusion.experiments.remake.claims import Remake
-from diffusion.experiments.remake.network_costs import cost_figures, network_cost, published_costs
+from diffusion.experiments.remake.network_costs import XLA, measured_cost, published_costs
 from diffusion.models.dit import dit_preset
 from diffusion.models.edm2_unet import edm2_preset
 
@@ -19,7 +19,7 @@ TABLE = {"EDM2-S": (102, 280), "EDM2-XXL": (552, 1523), "DiT-XL/2": (525, 675)} 
 def measure(part: str, quick: bool) -> Mapping[str, float]:
     """{"...: Gflops", "...: parameters, millions"} of one network."""
     del quick
-    return cost_figures(part, *network_cost(NETWORKS[part](), LATENTS))
+    return measured_cost(part, NETWORKS[part](), LATENTS)
 
 
 REMAKE = Remake(
@@ -31,6 +31,7 @@ REMAKE = Remake(
     source="the paper's text",
     published=published_costs(TABLE, half_width=0.5),
     parts=list(TABLE),
+    beside=[XLA.format(part) for part in TABLE],
     measure=measure,
     minutes=0.5,
     unstated=["What is counted. Here: products and convolutions, one flop for a multiply and an add."],

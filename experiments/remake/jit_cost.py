@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from diffusion.experiments.remake.claims import Remake
-from diffusion.experiments.remake.network_costs import cost_figures, network_cost, published_costs
+from diffusion.experiments.remake.network_costs import XLA, measured_cost, published_costs
 from diffusion.models.jit import PRESETS, JiT
 
 TABLE = {  # Gflops, millions of parameters; a patch is a sixteenth of a side
@@ -22,7 +22,7 @@ def measure(part: str, quick: bool) -> Mapping[str, float]:
     del quick
     size, patch = part.removeprefix("JiT-").split("/")
     network = JiT(num_classes=1000, **{**PRESETS[f"{size}/16"], "patch": int(patch)})
-    return cost_figures(part, *network_cost(network, (16 * int(patch), 16 * int(patch), 3)))
+    return measured_cost(part, network, (16 * int(patch), 16 * int(patch), 3))
 
 
 REMAKE = Remake(
@@ -33,6 +33,7 @@ REMAKE = Remake(
     source="the paper's text",
     published=published_costs(TABLE, half_width=0.5),
     parts=list(TABLE),
+    beside=[XLA.format(part) for part in TABLE],
     measure=measure,
     minutes=0.3,
     unstated=["What is counted. Here: products and convolutions, one flop for a multiply and an add."],

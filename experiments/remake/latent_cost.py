@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from diffusion.experiments.remake.claims import Published, Remake
-from diffusion.experiments.remake.network_costs import cost_figures, network_cost
+from diffusion.experiments.remake.network_costs import XLA, cost_figures, measured_cost
 from diffusion.models.dit import dit_preset
 from diffusion.models.u_vit import SIZES, UViT
 
@@ -26,7 +26,7 @@ def network(part: str):
 def measure(part: str, quick: bool) -> Mapping[str, float]:
     """{"...: Gflops", "...: parameters, millions"} of one network."""
     del quick
-    return cost_figures(part, *network_cost(network(part), LATENTS))
+    return measured_cost(part, network(part), LATENTS)
 
 
 def published() -> list[Published]:
@@ -47,6 +47,7 @@ REMAKE = Remake(
     source="the paper's text",
     published=published(),
     parts=list(TABLE),
+    beside=[XLA.format(part) for part in TABLE],
     measure=measure,
     minutes=0.3,
     unstated=["What is counted. Here: products and convolutions, one flop for a multiply and an add."],

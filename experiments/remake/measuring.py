@@ -34,7 +34,8 @@ def remake_in(folder: pathlib.Path, remake: Remake, quick: bool, say: Callable[[
         say: receives a line before each part.
 
     Returns:
-        {"remake", "quick", "git_commit", "versions", "device", "seconds", "figures"}: the content of remake.json.
+        {"remake", "quick", "git_commit", "versions", "device", "seconds", "figures", "beside"}: the content of
+        remake.json, whose "beside" is there if the remake has such values.
 
     Raises:
         ConfigError: if the folder holds another remake, or one that was measured with another `quick`.
@@ -61,6 +62,9 @@ def remake_in(folder: pathlib.Path, remake: Remake, quick: bool, say: Callable[[
         "seconds": sum(row["seconds"] for row in rows.values()),
         "figures": [] if quick else [_stated(verdict) for verdict in verdicts(remake, list(rows.values()))],
     }
+    if remake.beside and not quick:
+        values = {name: value for row in rows.values() for name, value in row["values"].items()}
+        record["beside"] = {name: values[name] for name in remake.beside}
     workdir.write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
     if remake.draw is not None:
         plots.save(

@@ -2,12 +2,17 @@
 
 from collections.abc import Mapping
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 
 from diffusion.experiments.remake.claims import Published
 from diffusion.models.budget.counted_flops import counted_flops
+from diffusion.models.layers import scan
+
+MOST_LAYERS = 1000
+XLA = "{}: Gflops, XLA's count"
 
 
 def cost_figures(name: str, gflops: float, millions: float) -> dict[str, float]:
@@ -42,6 +47,24 @@ def network_cost(network: Any, shape: tuple[int, ...]) -> tuple[float, float]:
     """
     inputs, variables = _traced(network, shape)
     return counted_flops(network.apply, variables, *inputs) / 2e9, _millions(variables)
+
+
+def measured_cost(name: str, network: Any, shape: tuple[int, ...]) -> dict[str, float]:
+    """The figures of a network's cost, and XLA's count beside them."""
+    figures = cost_figures(name, *network_cost(network, shape))
+    return figures | {XLA.format(name): xla_gflops(network, shape)}
+
+
+def xla_gflops(network: Any, shape: tuple[int, ...]) -> float:
+    """10^9 multiply-adds of one example's forward pass by XLA's count of the program.
+
+    XLA counts additions and the like too, of a convolution no products with padding, and a scanned body once: all
+    layers stand in one turn of their scan.
+    """
+    inputs, variables = _traced(network, shape)
+    with mock.patch.dict(scan.UNROLLED, dict.fromkeys(scan.UNROLLED, MOST_LAYERS)):
+        lowered = jax.jit(network.apply).lower(variables, *inputs)
+    return (lowered.cost_analysis() or {})["flops"] / 2e9
 
 
 def parameters(network: Any, shape: tuple[int, ...]) -> float:

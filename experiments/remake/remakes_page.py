@@ -43,7 +43,7 @@ def rows(record: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         error = f" ± {figure['standard_error']:.2g}" if figure["standard_error"] else ""
         published, here = f"{figure['published']:.7g}{interval}", f"{figure['value']:.8g}{error}"
         lines.append((figure["figure"], published, here, verdict_text(figure)))
-    return lines
+    return lines + [(name, "—", f"{value:.8g}", "—") for name, value in record.get("beside", {}).items()]
 
 
 def summary(record: Mapping[str, Any]) -> str:

@@ -10,9 +10,19 @@ import pytest
 
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import plots
-from diffusion.experiments.remake import dit_cost, latent_cost, measuring, remakes, remakes_page, terminal_snr
+from diffusion.experiments.remake import (
+    dit_cost,
+    latent_cost,
+    measuring,
+    network_costs,
+    remakes,
+    remakes_page,
+    terminal_snr,
+)
 from diffusion.experiments.remake.claims import Published, Remake
 from diffusion.experiments.remake.network_costs import network_cost
+from diffusion.models.budget.flops import flops
+from diffusion.models.dit import DiT
 from tests.commands import ROOT, run
 
 PAGE = (ROOT / "docs" / "remakes.md").read_text()
@@ -206,3 +216,19 @@ def test_the_cost_of_a_network_is_that_of_its_products():
             return x @ params["in"] @ params["out"] + params["bias"]
 
     assert network_cost(Network(), (7, 3)) == (7 * (3 * 5 + 5 * 2) / 1e9, (15 + 10 + 2) / 1e6)
+
+
+def test_values_without_a_published_one_stand_below_the_others(tmp_path):
+    remake, _ = toy(beside=["bbb"])
+    record = measuring.remake_in(tmp_path, remake, False, say=lambda line: None)
+    assert record["beside"] == {"bbb": 1.0}
+    assert [row[0] for row in remakes_page.rows(record)] == ["shared", "aa", "bbb"]
+    assert remakes_page.rows(record)[-1] == ("bbb", "—", "1", "—")
+    assert remakes_page.summary(record) == "1 of 2 figures reproduced"
+
+
+def test_xla_counts_every_layer_and_a_little_more_than_products():
+    """Of a scanned body XLA counts one layer alone; it counts additions and the like too, up to 6 %."""
+    network = DiT(patch=2, width=256, depth=13, heads=4, num_classes=10)  # a CPU's turn has 12 at most
+    counted = network_costs.xla_gflops(network, (16, 16, 4))
+    assert 1 < counted / (flops(network, (16, 16, 4)) / 2e9) < 1.06
