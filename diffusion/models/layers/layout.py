@@ -161,9 +161,12 @@ def _axes(mesh: Mesh, names: Sequence[str | None]) -> list[tuple[str, ...] | Non
 
 
 def row_major(x: jax.Array) -> jax.Array:
-    """Returns x; on a GPU the last dimension lies together in memory, here and in the cotangent.
+    """Returns the tokens x [B, N, D]; on a GPU a token's features lie together in memory, here and in the cotangent.
 
     Otherwise XLA may put the tokens of unrolled layers first, and a norm over the features of a token becomes five
-    kernels in place of one.
+    kernels in place of one. Over a mesh each device constrains its own part: XLA would gather a whole array before.
     """
-    return with_layout_constraint(x, Layout(tuple(range(x.ndim)))) if jax.default_backend() == "gpu" else x
+    if jax.default_backend() != "gpu":
+        return x
+    constrained = lambda x: with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+    return on_each_device(constrained, "batch", "tokens", None)(x)
