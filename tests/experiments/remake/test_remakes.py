@@ -71,6 +71,13 @@ def test_the_seconds_are_those_of_all_parts_whenever_they_were_measured(tmp_path
         assert measuring.remake_in(tmp_path, remake, False, say=lambda line: None)["seconds"] == 7
 
 
+def test_a_part_that_the_remake_no_longer_has_counts_for_nothing(tmp_path):
+    measuring.remake_in(tmp_path, toy()[0], False, say=lambda line: None)
+    remake, calls = toy(parts=["bbb"], published=[Published("shared", 3.0, 0.0)])
+    (figure,) = measuring.remake_in(tmp_path, remake, False, say=lambda line: None)["figures"]
+    assert figure["value"] == 3 and not calls
+
+
 def test_a_figure_that_compares_parts_is_made_of_their_means(tmp_path):
     twice = lambda values: {"twice": 2 * values["shared"]}
     remake, _ = toy(conclude=twice, published=[Published("twice", 5.0, 0.0)])

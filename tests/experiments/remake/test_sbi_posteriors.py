@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.stats
+import sklearn.model_selection
 
 from diffusion.experiments.remake import sbi_posteriors
 from diffusion.experiments.remake.sbi_tasks import TASKS, classifier_accuracy
@@ -63,6 +64,25 @@ def test_the_classifier_tells_clouds_apart_as_well_as_the_best_test_can():
     shifted = classifier_accuracy(rng.normal(size=(300, 2)), rng.normal(size=(300, 2)) + [1.5, 0])
     assert same == pytest.approx(0.5, abs=0.07)
     assert shifted == pytest.approx(scipy.stats.norm.cdf(0.75), abs=0.07)
+
+
+def test_the_classifier_has_the_settings_of_the_benchmark(monkeypatch):
+    """sbibm's metrics/c2st.py: two layers of 10 D, 10,000 iterations, five folds, clouds scaled by the first one."""
+    seen = {}
+
+    def scored(classifier, rows, labels, cv, scoring):
+        seen.update(classifier.get_params(), rows=rows, labels=labels, folds=cv.get_n_splits(), shuffled=cv.shuffle)
+        return np.array([0.5, 0.7])
+
+    monkeypatch.setattr(sklearn.model_selection, "cross_val_score", scored)
+    rng = np.random.default_rng(0)
+    assert classifier_accuracy(rng.normal(3, 2, (9, 2)), rng.normal(size=(9, 2))) == pytest.approx(0.6)
+    settings = ("hidden_layer_sizes", "max_iter", "activation", "solver", "folds", "shuffled")
+    assert [seen[name] for name in settings] == [(20, 20), 10_000, "relu", "adam", 5, True]
+    np.testing.assert_allclose(
+        [seen["rows"][:9].mean(0), seen["rows"][:9].std(0, ddof=1)], [[0, 0], [1, 1]], atol=1e-12
+    )
+    np.testing.assert_array_equal(seen["labels"], [0] * 9 + [1] * 9)
 
 
 @pytest.mark.slow
