@@ -51,7 +51,7 @@ REMAKE = Remake(
     measure=measure,
     minutes=0.3,
     unstated=["What is counted. Here: products and convolutions, one flop for a multiply and an add."],
-    differs="U-ViT's Gflops are 0.7 and 0.08 % lower here; norms and activations are not counted.",
+    differs="U-ViT's Gflops are 0.7 and 0.08 % lower here; norms and activations, which XLA counts, are left out.",
     left_out=(
         "U-ViT-S and M and SiT-S, B and L, whose Gflops and parameters could not be read in their papers' own text; "
         "the table of DiT above has SiT's sizes."

@@ -59,7 +59,10 @@ def page(entries: Iterable[tuple[Remake, Mapping[str, Any]]], waiting: Iterable[
         entries: the remakes that are measured, each with its record.
         waiting: the remakes that are not measured yet.
     """
-    sections = [_section(remake, record) for remake, record in entries]
+    entries, waiting = list(entries), list(waiting)
+    minutes = sum(remake.minutes for remake in [*(remake for remake, _ in entries), *waiting])
+    sections = [f"All of them take about {progress.duration(60 * minutes)} on two cores.\n"]
+    sections += [_section(remake, record) for remake, record in entries]
     lines = [
         f"- `{remake.name}`: {remake.title} ({remake.paper}; {remake.place}). It would take about "
         f"{progress.duration(60 * remake.minutes)} on two cores."
