@@ -126,7 +126,13 @@ def beside(
 
 
 def trajectory(
-    x: np.ndarray, x0: np.ndarray, ts: np.ndarray, labels: np.ndarray, path: str | os.PathLike, rows: int = 5
+    x: np.ndarray,
+    x0: np.ndarray,
+    ts: np.ndarray,
+    labels: np.ndarray,
+    path: str | os.PathLike,
+    rows: int = 5,
+    classes: Sequence[str] = (),
 ) -> None:
     """Draws the way from noise to image: the sample x_t on the left, the predicted x_0 on the right, t above.
 
@@ -137,6 +143,7 @@ def trajectory(
         labels: int `[B]`.
         path: the PNG to write.
         rows: samples to show, at most.
+        classes: the names of the classes, by their numbers; () for the numbers.
     """
     x, x0, ts, labels = map(np.asarray, (x, x0, ts, labels))
     if x.ndim != 5 or x0.shape != (len(x) - 1, *x.shape[1:]) or ts.shape != (len(x),) or labels.shape != (x.shape[1],):
@@ -153,7 +160,7 @@ def trajectory(
     blocks = [np.swapaxes(coloured(to_uint8(a[:, :rows])), 0, 1) for a in (noisy, predicted[chosen])]
     times = [_time(ts[index], column == 0) for column, index in enumerate(chosen)]
     titles = ("sample $x_t$", "prediction of $x_0$")
-    mosaic(blocks, [str(label) for label in labels[:rows]], (times, times), path, titles)
+    mosaic(blocks, [class_name(label, classes) for label in labels[:rows]], (times, times), path, titles)
 
 
 def mosaic(

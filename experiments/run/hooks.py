@@ -94,7 +94,7 @@ def evaluation(recipe: Recipe, folder: pathlib.Path, mesh: Mesh) -> Evaluation:
         paths = _files(folder, step)
         if drawn.trajectory is not None:
             plots.sample_grid(images, labels, paths["samples"], classes=names)
-            plots.trajectory(*drawn.trajectory, drawn.times, labels[shown], paths["trajectory"])
+            plots.trajectory(*drawn.trajectory, drawn.times, labels[shown], paths["trajectory"], classes=names)
         elif recipe.examples.shape == (2,):
             plots.scatter(images, labels, paths["samples"], names)
         figures = evaluate_samples(images, labels, config, split, splits and splits())

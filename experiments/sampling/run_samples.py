@@ -246,5 +246,5 @@ def _write(out, recipe, make, params, images, labels, from_records, seeds, recor
     plots.sample_grid(images, classes, out / "samples.png", classes=names)
     first = np.unique(classes, return_index=True)[1][:10]
     x, x0 = make.trajectory(params, jax.tree.map(lambda leaf: leaf[first], labels), seeds[first])
-    plots.trajectory(x, x0, recipe.sampling.plan.grid, classes[first], out / "trajectory.png")
+    plots.trajectory(x, x0, recipe.sampling.plan.grid, classes[first], out / "trajectory.png", classes=names)
     return [out / "samples.npz", out / "samples.png", out / "trajectory.png"]

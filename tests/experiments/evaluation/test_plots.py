@@ -172,3 +172,12 @@ def test_points_have_the_names_of_their_classes(monkeypatch, tmp_path):
     assert named == [["cat", "owl", "3"], ["cat", "owl", "3"], ["cat", "owl"]] and legends[-1] is None
     first = figures[0].axes[0].collections[1]
     assert first.get_label() == "owl" and first.get_offsets().tolist() == points[[0, 2]].tolist()
+
+
+def test_the_rows_of_a_trajectory_have_the_names_of_their_classes(monkeypatch, tmp_path):
+    rows = []
+    monkeypatch.setattr(plots, "mosaic", lambda blocks, names, *rest: rows.append(names))
+    x = np.zeros((3, 3, 8, 8, 1))
+    for classes in (("cat", "dog"), ()):
+        plots.trajectory(x, x[1:], np.array([1.0, 0.5, 0.0]), np.array([1, 0, 2]), tmp_path / "way.png", 3, classes)
+    assert rows == [["dog", "cat", "2"], ["1", "0", "2"]]
