@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         quantizers as quantizers,
         rae_decoder as rae_decoder,
         tiles as tiles,
-        video_checks as video_checks,
+        video_autoencoder as video_autoencoder,
     )
 
 public.declare(__name__)

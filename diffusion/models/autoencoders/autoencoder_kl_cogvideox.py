@@ -18,12 +18,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.autoencoders.autoencoder_kl import LOG_VARIANCE
 from diffusion.models.autoencoders.causal_layers import STREAM, FrameConv, doubled
 from diffusion.models.autoencoders.clip_parts import streamed
 from diffusion.models.autoencoders.edge_convolution import EdgeConv
-from diffusion.models.autoencoders.latent_space import Factor, Moments
-from diffusion.models.autoencoders.video_checks import check_latents, check_levels, check_video
+from diffusion.models.autoencoders.latent_space import Factor
+from diffusion.models.autoencoders.video_autoencoder import VideoAutoencoder, check_levels
 from diffusion.models.layers.choices import look_up
 
 CHUNK = 2  # frames of the latent, without the first
@@ -168,11 +167,8 @@ class Decoder(_Levels):
         return EdgeConv(self.outputs, name="conv_out")(x)
 
 
-class AutoencoderKLCogVideoX(nn.Module):
+class AutoencoderKLCogVideoX(VideoAutoencoder):
     """Videos to the moments of a Gaussian, and latents to videos, as CogVideoX has it; f = 2^(levels - 1).
-
-        moments = module.apply({"params": params}, x, method="encode")
-        x = module.apply({"params": params}, z, method="decode")
 
     Attributes:
         widths: channels of each level, from the picture's side on.
@@ -203,9 +199,6 @@ class AutoencoderKLCogVideoX(nn.Module):
     shift: Factor = 0.0
     inverted: bool = False
     dtype: str = "float32"
-    kind = "autoencoder"
-    ranks = (4,)
-    takes_frames = True
     together = CHUNK
     in_parts = staticmethod(streamed)
 
@@ -213,16 +206,6 @@ class AutoencoderKLCogVideoX(nn.Module):
         look_up(dict.fromkeys(("float32", "bfloat16")), self.dtype, "dtype")
         check_levels(self)
         super().__post_init__()
-
-    @property
-    def factor(self) -> int:
-        """f, by which the sides of a latent are smaller than the picture's."""
-        return 2 ** (len(self.widths) - 1)
-
-    @property
-    def time_factor(self) -> int:
-        """f_t: the number of frames, after the first, that one frame of the latent stands for."""
-        return 2**self.halvings
 
     @property
     def frame_step(self) -> int:
@@ -234,42 +217,8 @@ class AutoencoderKLCogVideoX(nn.Module):
         self.encoder = Encoder(*fields, 2 * self.latent_channels, self.dtype)
         self.decoder = Decoder(*fields, self.picture_channels, self.dtype)
 
-    def encode(self, x: jax.Array) -> Moments:
-        """The posterior q(z | x).
+    def _posterior(self, x: jax.Array) -> list[jax.Array]:
+        return jnp.split(self.encoder(x), 2, axis=-1)
 
-        Args:
-            x: videos [B, 1 + 2 f_t n, H, W, C] in [-1, 1], n >= 0; f divides height and width. A later chunk of a
-                stream has 2 f_t n frames.
-
-        Returns:
-            mean and log variance, [B, 1 + 2 n, H/f, W/f, D] each, float32; the log variance lies in [-30, 20].
-
-        Raises:
-            ValueError: for a size that the factors do not divide.
-        """
-        check_video(self, x, later="encoder" in self.variables.get(STREAM, {}), together=CHUNK)
-        mean, log_variance = jnp.split(self.encoder(x), 2, axis=-1)
-        return Moments(mean, log_variance.clip(*LOG_VARIANCE))
-
-    def decode(self, z: jax.Array) -> jax.Array:
-        """The video of a latent.
-
-        Args:
-            z: [B, 1 + 2 n, h, w, D], as the encoder returns it, neither scaled nor shifted; of a later chunk of a
-                stream 2 n frames.
-
-        Returns:
-            [B, 1 + 2 f_t n, f h, f w, C], about in [-1, 1] and not clipped, float32.
-
-        Raises:
-            ValueError: for another rank or number of channels, and an even number of frames.
-        """
-        check_latents(self, z)
-        later = "decoder" in self.variables.get(STREAM, {})
-        if (z.shape[1] - (not later)) % CHUNK:
-            raise ValueError(f"this autoencoder decodes latents of 1, 3, 5 .. frames; got {z.shape[1]}")
+    def _video(self, z: jax.Array) -> jax.Array:
         return self.decoder(z)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """The reconstruction of videos [B, F, H, W, C] from the mean of their posterior."""
-        return self.decode(self.encode(x).mean)

@@ -17,12 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.models.autoencoders.autoencoder_kl import LOG_VARIANCE
 from diffusion.models.autoencoders.causal_layers import doubled
 from diffusion.models.autoencoders.clip_parts import blended
 from diffusion.models.autoencoders.edge_convolution import EdgeConv
-from diffusion.models.autoencoders.latent_space import Factor, Moments
-from diffusion.models.autoencoders.video_checks import check_latents, check_levels, check_video
+from diffusion.models.autoencoders.latent_space import Factor
+from diffusion.models.autoencoders.video_autoencoder import VideoAutoencoder, check_levels
 from diffusion.models.layers.attention import attention, mask_bias
 from diffusion.models.layers.network_bases import CheckedNetwork
 
@@ -134,11 +133,8 @@ class Decoder(_Levels):
         return self.last(x)
 
 
-class AutoencoderKLHunyuanVideo(CheckedNetwork):
+class AutoencoderKLHunyuanVideo(VideoAutoencoder, CheckedNetwork):
     """Videos to the moments of a Gaussian, and latents to videos, as HunyuanVideo has it; f = 2^(levels - 1).
-
-        moments = module.apply({"params": params}, x, method="encode")
-        x = module.apply({"params": params}, z, method="decode")
 
     Attributes:
         widths: channels of each level, from the picture's side on.
@@ -165,23 +161,10 @@ class AutoencoderKLHunyuanVideo(CheckedNetwork):
     mixes: bool = True
     scale: Factor = 0.476986
     shift: Factor = 0.0
-    kind = "autoencoder"
-    ranks = (4,)
-    takes_frames = True
     in_parts = staticmethod(blended)
 
     def check_fields(self) -> None:
         check_levels(self)
-
-    @property
-    def factor(self) -> int:
-        """f, by which the sides of a latent are smaller than the picture's."""
-        return 2 ** (len(self.widths) - 1)
-
-    @property
-    def time_factor(self) -> int:
-        """f_t: the number of frames, after the first, that one frame of the latent stands for."""
-        return 2**self.halvings
 
     def setup(self):
         fields = (self.widths, self.layers, self.halvings, self.groups, self.mixes)
@@ -191,37 +174,8 @@ class AutoencoderKLHunyuanVideo(CheckedNetwork):
         self.moments_conv = nn.Dense(2 * self.latent_channels)
         self.latents_conv = nn.Dense(self.latent_channels)
 
-    def encode(self, x: jax.Array) -> Moments:
-        """The posterior q(z | x).
+    def _posterior(self, x: jax.Array) -> list[jax.Array]:
+        return jnp.split(self.moments_conv(self.encoder(x)), 2, axis=-1)
 
-        Args:
-            x: videos [B, 1 + f_t n, H, W, C] in [-1, 1], n >= 0; f divides height and width.
-
-        Returns:
-            mean and log variance, [B, 1 + n, H/f, W/f, D] each, float32; the log variance lies in [-30, 20].
-
-        Raises:
-            ValueError: for a size that the factors do not divide.
-        """
-        check_video(self, x)
-        mean, log_variance = jnp.split(self.moments_conv(self.encoder(x)), 2, axis=-1)
-        return Moments(mean, log_variance.clip(*LOG_VARIANCE))
-
-    def decode(self, z: jax.Array) -> jax.Array:
-        """The video of a latent.
-
-        Args:
-            z: [B, 1 + n, h, w, D], as the encoder returns it, neither scaled nor shifted.
-
-        Returns:
-            [B, 1 + f_t n, f h, f w, C], about in [-1, 1] and not clipped, float32.
-
-        Raises:
-            ValueError: for another rank or number of channels.
-        """
-        check_latents(self, z)
+    def _video(self, z: jax.Array) -> jax.Array:
         return self.decoder(self.latents_conv(z))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """The reconstruction of videos [B, F, H, W, C] from the mean of their posterior."""
-        return self.decode(self.encode(x).mean)

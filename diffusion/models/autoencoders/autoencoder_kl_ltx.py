@@ -25,12 +25,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.autoencoders.autoencoder_kl import LOG_VARIANCE
 from diffusion.models.autoencoders.causal_layers import STREAM
 from diffusion.models.autoencoders.clip_parts import lagging
 from diffusion.models.autoencoders.edge_convolution import EdgeConv, Place, delayed
-from diffusion.models.autoencoders.latent_space import Factor, Moments
-from diffusion.models.autoencoders.video_checks import check_latents, check_video
+from diffusion.models.autoencoders.latent_space import Factor
+from diffusion.models.autoencoders.video_autoencoder import VideoAutoencoder, check_latents
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.embeddings import TimestepEmbedding
 from diffusion.models.layers.norms import rms_norm
@@ -252,11 +251,8 @@ class Decoder(nn.Module):
         return _pixels(x, self.patch)
 
 
-class AutoencoderKLLTX(nn.Module):
+class AutoencoderKLLTX(VideoAutoencoder):
     """Videos to the moments of a Gaussian, and latents to videos, as LTX-Video has it.
-
-        moments = module.apply({"params": params}, x, method="encode")
-        x = module.apply({"params": params}, z, method="decode")
 
     Attributes:
         widths: channels of each level of the encoder, from the picture's side on, and of its middle.
@@ -298,10 +294,6 @@ class AutoencoderKLLTX(nn.Module):
     scale: Factor = 1.0
     shift: Factor = 0.0
     dtype: str = "float32"
-    kind = "autoencoder"
-    ranks = (4,)
-    takes_frames = True
-    together = 1
     in_parts = staticmethod(lagging)
 
     def __post_init__(self):
@@ -354,12 +346,12 @@ class AutoencoderKLLTX(nn.Module):
 
     @property
     def factor(self) -> int:
-        """f, by which the sides of a latent are smaller than the picture's."""
+        """f, see `VideoAutoencoder`."""
         return self.patch * math.prod(STRIDES[how][1] for how in self.halve)
 
     @property
     def time_factor(self) -> int:
-        """f_t: the number of frames, after the first, that one frame of the latent stands for."""
+        """f_t, likewise."""
         return math.prod(STRIDES[how][0] for how in self.halve)
 
     @property
@@ -390,24 +382,10 @@ class AutoencoderKLLTX(nn.Module):
             self.dtype,
         )
 
-    def encode(self, x: jax.Array) -> Moments:
-        """The posterior q(z | x).
-
-        Args:
-            x: videos [B, 1 + f_t n, H, W, C] in [-1, 1], n >= 0; f divides height and width. A later chunk of a stream
-                has f_t n frames.
-
-        Returns:
-            mean and log variance, [B, 1 + n, H/f, W/f, D] each, float32; all channels share the log variance, which
-            lies in [-30, 20]. A later chunk has n frames.
-
-        Raises:
-            ValueError: for a size that the factors do not divide.
-        """
-        check_video(self, x, later="encoder" in self.variables.get(STREAM, {}))
+    def _posterior(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """All channels share the log variance."""
         moments = self.encoder(x)
-        mean, log_variance = moments[..., :-1], moments[..., -1:]
-        return Moments(mean, jnp.broadcast_to(log_variance.clip(*LOG_VARIANCE), mean.shape))
+        return moments[..., :-1], moments[..., -1:]
 
     def decode(self, z: jax.Array, t: jax.typing.ArrayLike | None = None, place: Place | None = None) -> jax.Array:
         """The video of a latent.
@@ -429,7 +407,3 @@ class AutoencoderKLLTX(nn.Module):
             raise ValueError("this autoencoder's decoder receives no time; t is None")
         time = jnp.broadcast_to(jnp.asarray(0.0 if t is None else t, jnp.float32), z.shape[:1]) if self.timed else None
         return self.decoder(z, time, place)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """The reconstruction of videos [B, F, H, W, C] from the mean of their posterior."""
-        return self.decode(self.encode(x).mean)

@@ -25,7 +25,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.autoencoders.autoencoder_kl import LOG_VARIANCE
 from diffusion.models.autoencoders.causal_layers import (
     STREAM,
     CausalBlock,
@@ -40,8 +39,8 @@ from diffusion.models.autoencoders.causal_layers import (
     repeated,
 )
 from diffusion.models.autoencoders.clip_parts import streamed
-from diffusion.models.autoencoders.latent_space import Factor, Moments
-from diffusion.models.autoencoders.video_checks import check_latents, check_video
+from diffusion.models.autoencoders.latent_space import Factor
+from diffusion.models.autoencoders.video_autoencoder import VideoAutoencoder
 from diffusion.models.layers.network_bases import CheckedNetwork
 
 
@@ -116,11 +115,8 @@ class Decoder(_Levels):
         return _last(x, self.outputs)
 
 
-class AutoencoderKLVideo(CheckedNetwork):
+class AutoencoderKLVideo(VideoAutoencoder, CheckedNetwork):
     """Videos to the moments of a Gaussian, and latents to videos; f = patch 2^(levels - 1), f_t = 2^(halvings of time).
-
-        moments = module.apply({"params": params}, x, method="encode")
-        x = module.apply({"params": params}, z, method="decode")
 
     Attributes:
         widths: channels of each level, from the picture's side on.
@@ -149,10 +145,6 @@ class AutoencoderKLVideo(CheckedNetwork):
     residual: bool = False
     decoder_widths: tuple[int, ...] = ()
     patch: int = 1
-    kind = "autoencoder"
-    ranks = (4,)
-    takes_frames = True
-    together = 1
     in_parts = staticmethod(streamed)
 
     def check_fields(self) -> None:
@@ -176,12 +168,12 @@ class AutoencoderKLVideo(CheckedNetwork):
 
     @property
     def factor(self) -> int:
-        """f, by which the sides of a latent are smaller than the picture's."""
+        """f, see `VideoAutoencoder`."""
         return self.patch * 2 ** len(self.temporal)
 
     @property
     def time_factor(self) -> int:
-        """f_t: the number of frames, after the first, that one frame of the latent stands for."""
+        """f_t, likewise."""
         return 2 ** sum(self.temporal)
 
     def setup(self):
@@ -193,43 +185,11 @@ class AutoencoderKLVideo(CheckedNetwork):
         self.moments_conv = nn.Dense(2 * self.latent_channels)
         self.latents_conv = nn.Dense(self.latent_channels)
 
-    def encode(self, x: jax.Array) -> Moments:
-        """The posterior q(z | x).
+    def _posterior(self, x: jax.Array) -> list[jax.Array]:
+        return jnp.split(self.moments_conv(self.encoder(_folded(x, self.patch))), 2, axis=-1)
 
-        Args:
-            x: videos [B, 1 + f_t n, H, W, C] in [-1, 1], n >= 0; f divides height and width. A later chunk of a stream
-                has f_t n frames.
-
-        Returns:
-            mean and log variance, [B, 1 + n, H/f, W/f, D] each, float32; the log variance lies in [-30, 20]. Of a later
-            chunk n frames.
-
-        Raises:
-            ValueError: for a size that the factors do not divide.
-        """
-        check_video(self, x, later="encoder" in self.variables.get(STREAM, {}))
-        mean, log_variance = jnp.split(self.moments_conv(self.encoder(_folded(x, self.patch))), 2, axis=-1)
-        return Moments(mean, log_variance.clip(*LOG_VARIANCE))
-
-    def decode(self, z: jax.Array) -> jax.Array:
-        """The video of a latent.
-
-        Args:
-            z: [B, 1 + n, h, w, D], as the encoder returns it, neither scaled nor shifted; of a later chunk of a stream
-                n frames.
-
-        Returns:
-            [B, 1 + f_t n, f h, f w, C], about in [-1, 1] and not clipped, float32; of a later chunk f_t n frames.
-
-        Raises:
-            ValueError: for another rank or number of channels.
-        """
-        check_latents(self, z)
+    def _video(self, z: jax.Array) -> jax.Array:
         return _unfolded(self.decoder(self.latents_conv(z)), self.patch)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """The reconstruction of videos [B, F, H, W, C] from the mean of their posterior."""
-        return self.decode(self.encode(x).mean)
 
 
 def _folded(x: jax.Array, patch: int) -> jax.Array:

@@ -1,10 +1,82 @@
-"""Checks of the videos and latents that an autoencoder of videos receives."""
+"""What the autoencoders of videos have in common: their calls, and the checks of what they receive."""
 
-__all__ = ["check_latents", "check_levels", "check_video"]
+__all__ = ["VideoAutoencoder", "check_latents", "check_levels", "check_video"]
 
 from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
+
+from diffusion.models.autoencoders.autoencoder_kl import LOG_VARIANCE
+from diffusion.models.autoencoders.causal_layers import STREAM
+from diffusion.models.autoencoders.latent_space import Moments
+
+
+class VideoAutoencoder(nn.Module):
+    """An autoencoder of videos with a Gaussian posterior.
+
+        moments = module.apply({"params": params}, x, method="encode")
+        x = module.apply({"params": params}, z, method="decode")
+
+    A class has `latent_channels`, `picture_channels`, `_posterior(x)` -> (mean, log variance of each channel or of all)
+    and `_video(z)` -> x, and the factors f and f_t where they are not 2^(levels - 1) and 2^halvings. A later chunk of a
+    stream, see `clip_parts.streamed`, has no first frame: f_t n frames, and n of the latent.
+    """
+
+    kind = "autoencoder"
+    ranks = (4,)
+    takes_frames = True
+    together = 1  # frames of the latent, after the first, that are made at once
+
+    @property
+    def factor(self: Any) -> int:
+        """f, by which the sides of a latent are smaller than the picture's."""
+        return 2 ** (len(self.widths) - 1)
+
+    @property
+    def time_factor(self: Any) -> int:
+        """f_t: the number of frames, after the first, that one frame of the latent stands for."""
+        return 2**self.halvings
+
+    def encode(self: Any, x: jax.Array) -> Moments:
+        """The posterior q(z | x).
+
+        Args:
+            x: videos [B, 1 + f_t n, H, W, C] in [-1, 1], where `together` divides n; f divides height and width.
+
+        Returns:
+            mean and log variance, [B, 1 + n, H/f, W/f, D] each, float32; the log variance lies in [-30, 20].
+
+        Raises:
+            ValueError: for a size that the factors do not divide.
+        """
+        check_video(self, x, later="encoder" in self.variables.get(STREAM, {}), together=self.together)
+        mean, log_variance = self._posterior(x)
+        return Moments(mean, jnp.broadcast_to(log_variance.clip(*LOG_VARIANCE), mean.shape))
+
+    def decode(self: Any, z: jax.Array) -> jax.Array:
+        """The video of a latent.
+
+        Args:
+            z: [B, 1 + n, h, w, D], as the encoder returns it, neither scaled nor shifted.
+
+        Returns:
+            [B, 1 + f_t n, f h, f w, C], about in [-1, 1] and not clipped, float32.
+
+        Raises:
+            ValueError: for another rank or number of channels, and frames that `together` does not divide.
+        """
+        check_latents(self, z)
+        first = "decoder" not in self.variables.get(STREAM, {})
+        if (z.shape[1] - first) % self.together:
+            valid = f"1, {1 + self.together}, {1 + 2 * self.together} .."
+            raise ValueError(f"this autoencoder decodes latents of {valid} frames; got {z.shape[1]}")
+        return self._video(z)
+
+    def __call__(self: Any, x: jax.Array) -> jax.Array:
+        """The reconstruction of videos [B, F, H, W, C] from the mean of their posterior."""
+        return self.decode(self.encode(x).mean)
 
 
 def check_video(module: Any, x: jax.Array, later: bool = False, together: int = 1) -> None:
