@@ -24,6 +24,15 @@ def test_sizes_are_those_of_the_tensors(projection, shapes):
     assert image_projection_rows.read(shapes, "a file") == projection
 
 
+@pytest.mark.parametrize("projection, shapes", FILES, ids=lambda value: type(value).__name__)
+def test_the_rows_name_the_tensors_of_a_file(projection, shapes):
+    theirs = {row.theirs for row in image_projection_rows.rows(projection)}
+    assert shapes.keys() - {"time_embedding.linear_1.weight"} <= theirs
+    assert all(name.endswith((".weight", ".bias")) or name == "latents" for name in theirs)
+    both = [row.rows for row in image_projection_rows.rows(projection) if row.theirs.endswith("to_kv.weight")]
+    assert both == [(0, 2 * 64), (2 * 64, 4 * 64)] * (len(both) // 2)  # keys, then values, of two heads
+
+
 def test_what_is_no_projection_is_refused_with_what_it_is():
     few = OF_RESAMPLER | {"layers.0.0.to_q.weight": (63, 6)}
     for shapes, message in (

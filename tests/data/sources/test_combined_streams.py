@@ -1,12 +1,16 @@
 """Mixtures, filters and captions of streams: shares, what is kept, and that all are exact from any state."""
 
+import io
 import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from diffusion.data import captions, sources
-from diffusion.data.sources.iterated import Iterated
+from diffusion.data.sources.columns import Columns
+from diffusion.data.sources.iterated import Iterated, is_iterable
+from diffusion.data.sources.stream_values import Stored
 from diffusion.data.stream_batches import StreamBatches
 from diffusion.text import byte_pairs
 from tests.data.sources import hugging_face, stored
@@ -207,3 +211,27 @@ def test_captions_that_are_none_are_named(tmp_path, tokenizer):
     with pytest.warns(UserWarning, match="record 5 cannot be used"):
         found, _ = taken(of(Iterated(empty)), 2, damaged="skip")
     assert found[1]["skipped"].tolist() == [0, 1, 0, 0] and found[1]["x"][:, 0].tolist() == [4, 6, 6, 7]
+
+
+def test_what_is_read_one_after_another_is_an_iterable_or_a_function_without_random_access():
+    class Rows:
+        def __iter__(self):
+            return iter(())
+
+    class Lengthless:
+        def __getitem__(self, row):
+            raise IndexError
+
+    assert all(map(is_iterable, (Rows(), lambda: iter(()), iter(()))))
+    assert not any(map(is_iterable, ([1], {1: 2}, np.zeros(3), 5, Lengthless())))
+
+
+def test_the_first_picture_of_a_stream_says_how_many_channels_all_have():
+    def png(picture):
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, "png")
+        return file.getvalue()
+
+    values = Stored(Columns("a stream", ["image"]), (), "train")
+    for picture in (np.full((4, 4), 7, np.uint8), np.full((4, 4, 3), 7, np.uint8)):
+        np.testing.assert_array_equal(values.record({"image": png(picture)})["image"], np.full((4, 4, 1), 7))

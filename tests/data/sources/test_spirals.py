@@ -36,7 +36,13 @@ def test_a_point_is_the_same_each_time_and_splits_differ():
 
 
 @pytest.mark.parametrize(
-    "arguments, words", [({"split": "validation"}, "Valid: train, test"), ({"arms": 0}, "arms = 0")]
+    "arguments, words",
+    [
+        ({"split": "validation"}, "Valid: train, test"),
+        ({"arms": 0}, "arms = 0"),
+        ({"number": 0}, "number = 0"),
+        ({"number": 10, "noise": -0.1}, "noise = -0.1"),
+    ],
 )
 def test_bad_arguments_are_refused(arguments, words):
     with pytest.raises(ValueError, match=re.escape(words)):
