@@ -28,6 +28,8 @@ def shuffled(sets, seed):
 def test_the_order_and_the_orientation_are_found_again():
     by_order = jax.jit(couplings.aligned(rotation=False))(KEYS, SETS, shuffled(SETS, 1))
     np.testing.assert_array_equal(by_order, SETS)
+    with_condition = couplings.aligned(rotation=False)(KEYS, SETS, shuffled(SETS, 1), np.arange(4))
+    np.testing.assert_array_equal(with_condition, SETS)  # each example keeps its noise, whatever its condition
     by_turn = jax.jit(couplings.aligned(permutation=False))(KEYS, SETS, turned(SETS, 1))
     np.testing.assert_allclose(by_turn, SETS, atol=1e-5)
     mirrored = jax.jit(couplings.aligned(permutation=False))(KEYS, SETS, -SETS)  # no rotation undoes a reflection

@@ -518,3 +518,9 @@ def test_a_number_of_a_config_is_below_two_to_the_31st():
     for value in (2**31, -(2**31), float("nan"), "4"):
         with pytest.raises(Mismatch, match="must be a number"):
             read(value)
+
+
+@pytest.mark.parametrize("r", [0, -1])
+def test_a_config_without_a_positive_rank_is_refused(r):
+    with pytest.raises(Mismatch, match=f"a file, a layer: its config's r is {r}, and must be positive"):
+        lora_names.scale({}, None, {"r": r, "alpha": 2}, "layer", "a file, a layer")

@@ -59,6 +59,14 @@ def test_tokens_and_the_pooled_vector_of_any_encoder():
     np.testing.assert_array_equal(prompt_features.absent(Mean(), {}, whole=False), np.zeros((1, 3)))
 
 
+def test_no_picture_is_the_mean_colour_of_siglip_too():
+    """Which is grey, 0 of -1 .. 1."""
+    siglip = SigLIP(12, 1, 2, 8, size=16, patch=8)
+    params = params_of(siglip, images(1, 16))
+    grey = prompt_features.image_features(siglip, params, jnp.zeros((1, 16, 16, 3)), whole=True)
+    np.testing.assert_allclose(prompt_features.absent(siglip, params, whole=True), grey, rtol=1e-6)
+
+
 def test_tokens_of_clip_are_those_before_its_last_layer():
     """With its projection too, whose pooled vector it is; the last layer's parameters change the pooled one alone."""
     projected = CLIPVisionProjection(CLIP, 6)
