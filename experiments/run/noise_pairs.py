@@ -75,7 +75,7 @@ class Pairs:
         return self._source.where
 
     def fingerprint(self) -> dict[str, Any]:
-        """That of the data's records."""
+        """The fingerprint of the data's records."""
         return self._source.fingerprint()
 
     def __len__(self) -> int:

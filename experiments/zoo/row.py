@@ -100,7 +100,7 @@ class Row(NamedTuple):
             describe the latents that this network knows.
         number: how many samples the figure takes.
         measured: our figure; None where it was not measured.
-        loss: what the authors publish of the training's loss, and where, in a sentence; "" where they publish nothing.
+        loss: a sentence on the training's loss as the authors publish it, with its source; "" where they do not.
         notes: a sentence each: how our measurement differs from theirs.
     """
 
