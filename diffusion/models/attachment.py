@@ -125,13 +125,13 @@ class ControlNetBeside:
 
     Attributes:
         base_class: class of the denoisers.
-        own: regular expression of the beginnings of names that a denoiser does not have, or has in another shape.
+        added_names: regular expression of the beginnings of names that a denoiser lacks, or has in another shape.
         stacks: beginnings of the names of leaves whose first axis counts layers, of which the denoiser has others.
         reads_base: whether `residuals` takes the denoiser's parameters as a last argument.
     """
 
     base_class: type
-    own: str
+    added_names: str
     stacks: tuple[str, ...] = ()
     reads_base = False
     residuals: Callable[..., Any]
@@ -160,7 +160,7 @@ class ControlNetBeside:
                 f"this ControlNet is for a {self.base_class.__name__}; the denoiser is a {type(denoiser).__name__}"
             )
         module, facts = self.fitted(denoiser)
-        check_base(params, base, self.own, "this ControlNet", self.stacks)
+        check_base(params, base, self.added_names, "this ControlNet", self.stacks)
 
         def entries(params, weight, seen, x, t, clock, condition, *base):
             residuals = module.residuals(params, denoiser, x, clock, condition, seen, *base)
@@ -210,7 +210,7 @@ def check_base(params: Any, base: Any, own: str, what: str, stacks: tuple[str, .
     Args:
         params: parameters of the attachment.
         base: parameters of the denoiser.
-        own: regular expression of the beginnings of names that the base does not have.
+        added_names: regular expression of the beginnings of names that the base does not have.
         what: the attachment, with its article.
         stacks: beginnings of the names of leaves whose first axis counts layers, of which the attachment has others.
 

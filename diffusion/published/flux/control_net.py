@@ -60,7 +60,7 @@ class FluxControlNet(ControlNetBeside, nn.Module):
     modes: int = 0
     pixels: int = 0
     base_class = Flux
-    own = "hint_|residual_|single_residual_|mode_embedding"
+    added_names = "hint_|residual_|single_residual_|mode_embedding"
     stacks = ("blocks/", "single_blocks/")
 
     @nn.compact

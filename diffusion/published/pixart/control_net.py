@@ -46,7 +46,7 @@ class PixArtControlNet(ControlNetBeside, Backbone):
     width: int = 1152
     heads: int = 16
     base_class = PixArt
-    own = "before/|residual_"
+    added_names = "before/|residual_"
     stacks = ("blocks/",)
     reads_base = True
     positive = ("depth", "width", "heads")

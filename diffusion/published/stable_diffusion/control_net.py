@@ -56,7 +56,7 @@ class ControlNet(ControlNetBeside, nn.Module):
     kind_depth: int = 1
     kind_heads: int = 8
     base_class = ConditionalUNet
-    own = "hint_|residual_|kind_|conv_in/kernel"
+    added_names = "hint_|residual_|kind_|conv_in/kernel"
 
     @nn.compact
     def __call__(

@@ -61,7 +61,7 @@ class MMDiTControlNet(ControlNetBeside, nn.Module):
     embeds: bool = True
     pooled: bool = True
     base_class = MMDiT
-    own = "hint_embedding/|residual_"
+    added_names = "hint_embedding/|residual_"
     stacks = ("dual_blocks/", "blocks/")
     reads_base = True
 
