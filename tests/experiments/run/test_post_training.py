@@ -41,11 +41,23 @@ ENTRIES = {
 }
 
 
+def small():
+    config = digits.get_config("tiny")
+    config.model.update({"patch": 4, "width": 16, "depth": 1, "heads": 1})
+    config.train.update({"batch_size": 8, "log_every": 1, "accumulate": 1})
+    config.objective.density.strata = 8
+    config.sample.steps = 2
+    config.sample.guidance.scale = 1.0
+    config.evaluate.update({"every": 0, "features": ("pixels",)})
+    config.evaluate.loss.every = 0
+    return config
+
+
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     """The folder of a trained model, and of files of pictures of which one was preferred to the other."""
     folder = tmp_path_factory.mktemp("reference")
-    config = digits.get_config("tiny")
+    config = small()
     config.train.steps = 2
     assert train.run(config, folder) == 0
     for k, name in enumerate(("preferred", "rejected", "fewer")):
@@ -55,16 +67,13 @@ def reference(tmp_path_factory):
 
 
 def post_training(name, folder, steps, rejected="rejected"):
-    config = digits.get_config("tiny")
+    config = small()
     config.objective = dict(ENTRIES[name])
     config.teacher.path = config.init_from.path = str(folder)
     config.teacher.parameterization = config.parameterization
-    config.train.update({"steps": steps, "batch_size": 16, "log_every": 1})
+    config.train.steps = steps
     config.optimizer.update({"decay": "constant", "warmup": 1})
     config.checkpoint.every = 2
-    config.sample.guidance.scale = 1.0
-    config.evaluate.update({"every": 0, "features": ("pixels",)})
-    config.evaluate.loss.every = 0
     if name == "diffusion_dpo":
         of = [{"name": "arrays", "path": str(folder / f"{part}.npz")} for part in ("preferred", rejected)]
         config.data.source = {
@@ -87,7 +96,7 @@ def test_it_resumes_bit_for_bit(name, reference, tmp_path):
 def test_what_does_not_fit_is_refused_in_a_sentence(reference, tmp_path):
     config = post_training("diffusion_dpo", reference, 2)
     config.model.width = 48
-    with pytest.raises(ConfigError, match=r"config\.teacher\.path = .*the teacher's config\.model is .*'width': 32.*"):
+    with pytest.raises(ConfigError, match=r"config\.teacher\.path = .*the teacher's config\.model is .*'width': 16.*"):
         train.run(config, tmp_path / "wider")
     config = post_training("diffusion_dpo", reference, 2, "fewer")
     with pytest.raises(ConfigError, match=r"pairs without a preference: .* agree in their number"):
