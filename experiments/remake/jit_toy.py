@@ -157,8 +157,8 @@ REMAKE = Remake(
         "the x-loss and 0.36 with the eps-loss. In the picture the predictions rank as in the paper's; W2 in the plane "
         "does not show it. The exact denoiser has a W2 of 0.22 at D = 2 by the same sampler and noises, so that the "
         "bound of 0.25 leaves little room for a network. One training of each was tried, and afterwards one of 25,000 "
-        "steps of a few: x-prediction then has 0.24, 0.29 and 0.43 at D = 2, 16 and 512, and v-prediction 0.16 and "
-        "0.18 at D = 2 and 16. The verdicts are those of 5,000 steps."
+        "steps of a few: x-prediction then has 0.24, 0.29 and 0.43 at D = 2, 16 and 512, and v-prediction 0.16, 0.18 "
+        "and 0.61. The verdicts are those of 5,000 steps."
     ),
     left_out="The nine combinations of prediction and loss are measured at D = 512; the paper prints none for the toy.",
     draw=draw,
