@@ -84,9 +84,9 @@ def plan(config: ConfigDict, devices: int, names: tuple[str, ...], compiled: boo
         compiled: whether to compile the step for each machine.
 
     Returns:
-        {"config_hash", "devices", "mesh", "parameters", "images", "flops", "collectives", "machines": {name:
-        {"platform", "attention", "memory", "hbm_bytes", "seconds", "fits", "change", "compiled"}}}; bytes and seconds a
-        step on each device, FLOPs of the whole job. Of a run that tunes a base see `planning.tuned`.
+        {"config_hash", "devices", "mesh", "parameters", "images", "flops", "machines": {name: {"platform", "attention",
+        "memory", "hbm_bytes", "collectives", "seconds", "fits", "change", "compiled"}}}; bytes and seconds a step on
+        each device, FLOPs of the whole job. Of a run that tunes a base see `planning.tuned`.
     """
     if config.base.path:
         if compiled:
@@ -103,7 +103,6 @@ def plan(config: ConfigDict, devices: int, names: tuple[str, ...], compiled: boo
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(work.target.params)),
         "images": {"step": work.batch_size, "device": work.rows, "micro_batches": work.accumulate},
         "flops": needed,
-        "collectives": [collective._asdict() for collective in estimate.collectives(work)],
         "machines": {name: _on_machine(config, shape, work, name, compiled) for name in names},
     }
 
@@ -118,6 +117,7 @@ def _on_machine(config: ConfigDict, shape: tuple[int, ...], work: Work, name: st
         "attention": estimate.attention_name(work.model, work.shape, machine.platform),
         "memory": parts,
         "hbm_bytes": machine.memory,
+        "collectives": [collective._asdict() for collective in estimate.collectives(work, machine)],
         "seconds": estimate.seconds(work, machine),
         "fits": fits,
         "change": None if fits else change(config, shape, work, machine),

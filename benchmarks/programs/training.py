@@ -14,18 +14,28 @@ from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.run import program
 from diffusion.experiments.run.networks import flops_of
 
-DIT_S2 = {"model.width": 384, "model.depth": 12, "model.heads": 6}
+DITS: dict[str, tuple[str, Mapping[str, Any]]] = {  # presets of the recipe of DiT-XL/2, and changes
+    "train_dit_s2": ("", {"model.width": 384, "model.depth": 12, "model.heads": 6}),
+    "train_dit_b2": (":b2", {}),
+    "train_dit_xl2": ("", {}),
+    "train_dit_7b": (":7b", {}),
+    "train_dit_1024": ("", {"data.shape": (64, 64, 4)}),  # latents of 512 x 512 pixels: 1,024 tokens
+}
+STEP = {"train.dtype": "bfloat16", "train.batch_size": 256}
 SMALL_DIT = {"model.width": 256, "model.depth": 2, "model.heads": 4, "train.batch_size": 64}
 SMALL_MMDIT = {"model.width": 256, "model.depth": 3, "model.heads": 4, "train.batch_size": 64}
 ALONE_MMDIT = {"model.remat": "narrow"}  # with all products kept, one device would need 135 GB
 SMALL_UNET = {"model.width": 64, "model.blocks": 1, "train.batch_size": 64}
-LONG = {"data.shape": (64, 64, 4)}  # latents of 512 x 512 pixels: 1,024 tokens
 TOKENS, TEXT_WIDTH, POOLED = 154, 4096, 2048  # of Stable Diffusion 3: CLIP's and T5's, 77 each
 
 
-def dit(preset: str = "") -> ConfigDict:
-    """The recipe of DiT-XL/2 as it is shipped, or a preset of it."""
-    return recipes.load(f"imagenet256_dit:{preset}" if preset else "imagenet256_dit")
+def dit(program: str = "train_dit_xl2") -> ConfigDict:
+    """The recipe of DiT-XL/2 as it is shipped, or as one of `DITS` changes it, for a step of the table."""
+    preset, changes = DITS[program]
+    config = recipes.load(f"imagenet256_dit{preset}")
+    with config.unlocked():
+        config.update_from_flattened_dict({**STEP, **changes})
+    return config
 
 
 def mean_flow() -> ConfigDict:
@@ -75,26 +85,19 @@ def text() -> dict[str, np.ndarray]:
     return {"text": np.zeros((TOKENS, TEXT_WIDTH), np.float32), "pooled": np.zeros(POOLED, np.float32)}
 
 
-def train_step(
-    of: Any,
-    small: Mapping[str, Any],
-    changes: Mapping[str, Any] | None = None,
-    null: Any = None,
-    alone: Mapping[str, Any] | None = None,
-) -> Maker:
+def train_step(of: Any, small: Mapping[str, Any], null: Any = None, alone: Mapping[str, Any] | None = None) -> Maker:
     """The train step of a config in bfloat16 with a batch of 256.
 
     Args:
         of: a function () -> the config.
         small: the fields of the small case.
-        changes: the fields of both cases.
         null: the null condition of one example, where that is no class.
         alone: the fields of the large case on one device.
     """
 
     def make(mesh: Mesh, is_small: bool) -> Program:
         config = of()
-        fields = {"train.dtype": "bfloat16", "train.batch_size": 256, **(changes or {}), **(small if is_small else {})}
+        fields = {**STEP, **(small if is_small else {})}
         fields |= (alone or {}) if mesh.size == 1 and not is_small else {}
         with config.unlocked():
             config.update_from_flattened_dict(fields)
@@ -113,18 +116,15 @@ def train_step(
     return make
 
 
+_DITS = {program: train_step(functools.partial(dit, program), SMALL_DIT) for program in DITS}
 PROGRAMS: dict[str, Maker] = {
-    "train_dit_s2": train_step(dit, SMALL_DIT, DIT_S2),
-    "train_dit_xl2": train_step(dit, SMALL_DIT),
+    "train_dit_s2": _DITS["train_dit_s2"],
+    "train_dit_xl2": _DITS["train_dit_xl2"],
     "train_mean_flow": train_step(mean_flow, SMALL_DIT),
     "train_mmdit": train_step(mmdit, SMALL_MMDIT, null=text(), alone=ALONE_MMDIT),
     "train_edm2": train_step(edm2, SMALL_UNET),
 }
 # Compiled on each of `cases.MESHES`, of which a plan has to name the fastest.
-ON_MESHES: dict[str, Maker] = {
-    "train_dit_b2": train_step(functools.partial(dit, "b2"), SMALL_DIT),
-    "train_dit_xl2": PROGRAMS["train_dit_xl2"],
-    "train_dit_7b": train_step(functools.partial(dit, "7b"), SMALL_DIT),
-}
+ON_MESHES = {program: _DITS[program] for program in ("train_dit_b2", "train_dit_xl2", "train_dit_7b")}
 # Without rows of the table; for tests.
-CHECKED: dict[str, Maker] = {"train_dit_1024": train_step(dit, SMALL_DIT, LONG)}
+CHECKED: dict[str, Maker] = {"train_dit_1024": _DITS["train_dit_1024"]}

@@ -7,6 +7,7 @@ player comes on top.
 
 import contextlib
 import math
+import operator
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 from unittest import mock
@@ -15,8 +16,9 @@ import jax
 from jax.sharding import Mesh
 
 from diffusion.experiments.planning.machines import Machine, ring_bandwidth
+from diffusion.experiments.planning.passes import Passes
 from diffusion.models.budget import activation_memory, collectives as collective_formulas
-from diffusion.models.budget.flops import recomputed_flops, tokens, train_flops
+from diffusion.models.budget.flops import hidden, recomputed_flops, tokens, train_flops
 from diffusion.models.dit import DiT
 from diffusion.models.layers import attention
 from diffusion.training.state import TrainState
@@ -109,50 +111,67 @@ def operations(work: Work) -> dict[str, float]:
     }
 
 
-def collectives(work: Work) -> list[collective_formulas.Collective]:
+def collectives(work: Work, machine: Machine) -> list[collective_formulas.Collective]:
     """Returns what each device sends in a step."""
     return collective_formulas.collectives(
-        work.target.params, work.target.ema, work.mesh, work.model, work.shape, work.rows, work.accumulate
+        work.target.params,
+        work.target.ema,
+        work.mesh,
+        work.model,
+        work.shape,
+        work.rows,
+        work.accumulate,
+        torus=machine.torus,
     )
 
 
-def _memory_transfers(work: Work, platform: str) -> float:
-    """The bytes that a step reads from and writes to each device's memory.
-
-    The state is read and written once, gradients too, for each micro-batch. Parameters are read in the compute type
-    for the three products that each is in, and where they are gathered, in both passes, written as often. What a layer
-    keeps without rematerialisation is written and read once, and so are its cotangents.
-    """
-    parts = memory_by_part(work, platform)
-    splits = (work.mesh.shape.get("sequence", 1), work.mesh.shape.get("tensor", 1))
-    name = attention_name(work.model, work.shape, platform)
-    gathered = _parameters_are_split(work)
-    weights = parts["layer"] * work.model.depth / (2 if gathered else 1)
-    layers = work.model.depth * activation_memory.layer_bytes(work.model, work.shape, name, "none", *splits)
-    state = sum(parts[name] for name in EXACT)
-    return (
-        2 * state
-        + 2 * work.accumulate * parts["gradients"]
-        + (5 if gathered else 3) * work.accumulate * weights
-        + 4 * work.rows * layers
+def passed(work: Work, machine: Machine) -> Passes:
+    """Returns the bytes of each kind of array that a device makes passes over, see `Passes`."""
+    model, mesh = work.model, work.mesh.shape
+    size = activation_memory.BYTES[model.dtype]
+    n = tokens(model, work.shape)
+    sequence, tensor = mesh.get("sequence", 1), mesh.get("tensor", 1)
+    parts = memory_by_part(work, machine.platform)
+    fused = attention_name(model, work.shape, machine.platform) in ("cudnn", "splash")
+    kernels = model.width * (4 * model.width + (3 if model.mlp == "swiglu" else 2) * hidden(model))
+    kinds = {(collective.kind, collective.axes): collective.bytes for collective in collectives(work, machine)}
+    token_bytes = size * model.depth * work.rows * n * model.width / sequence
+    return Passes(
+        state=sum(parts[name] for name in EXACT),
+        weights=work.accumulate * size * model.depth * kernels / tensor,
+        tokens=token_bytes,
+        scores=0.0 if fused else 4 * model.depth * work.rows * model.heads * n * n / (sequence * tensor),
+        exchanged=kinds.get(("all-to-all", ("sequence",)), 0.0),
+        windows=token_bytes if ("collective-permute", ("fsdp",)) in kinds else 0.0,
     )
 
 
 def seconds(work: Work, machine: Machine) -> dict[str, float]:
-    """Returns the seconds of a step that each resource takes at its peak, and what follows for the whole.
+    """Returns the seconds of a step as XLA compiles it, if each kernel runs at the peaks of the data sheet.
 
-    The longest of the three is the step if all of them overlap, their sum if none do; a real step is longer than the
-    first, for no program reaches the peaks. The model's utilisation is model FLOPs / (seconds x devices x peak).
+    Products take turns with passes over arrays ("memory"). Collectives that XLA starts early run beside both, at best;
+    all others take turns with them. A real step is longer, for no program reaches the peaks. The model's utilisation is
+    model FLOPs / (seconds x devices x peak).
+
+    Returns:
+        {"compute", "memory", "network": the seconds of each; "exposed": those of collectives beside which no kernel
+        runs; "overlapped": the step, if early collectives cost nothing
+        as long as kernels run; "in_turn": if none of them ran beside kernels; "mfu_overlapped", "mfu_in_turn"}.
     """
     needed = operations(work)
+    early = {True: 0.0, False: 0.0}
+    for collective in collectives(work, machine):
+        early[collective.overlapped] += collective.bytes / ring_bandwidth(machine, work.mesh.shape, collective.axes)
     by_resource = {
         "compute": sum(needed.values()) / work.mesh.size / machine.flops,
-        "memory": _memory_transfers(work, machine.platform) / machine.bandwidth,
-        "network": sum(c.bytes / ring_bandwidth(machine, work.mesh.shape, c.axes) for c in collectives(work)),
+        "memory": sum(map(operator.mul, passed(work, machine), machine.passes)) / machine.bandwidth,
+        "network": sum(early.values()),
+        "exposed": early[False],
     }
+    kernels = by_resource["compute"] + by_resource["memory"]
     ideal = needed["model"] / work.mesh.size / machine.flops
-    overlapped = max(by_resource.values())
-    in_turn = sum(by_resource.values())
+    overlapped = max(kernels, early[True]) + early[False]
+    in_turn = kernels + by_resource["network"]
     return by_resource | {
         "overlapped": overlapped,
         "in_turn": in_turn,

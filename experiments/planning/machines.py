@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from diffusion.experiments.planning import gpu_targets
+from diffusion.experiments.planning.passes import GPU, V5P, V6E, Passes
 
 
 class Machine(NamedTuple):
@@ -23,6 +24,7 @@ class Machine(NamedTuple):
     topology: str = ""  # what libtpu calls the kind; "" on a GPU
     measured: float = 0.0  # bfloat16 operations a second of a large product, where one was measured
     target: str = ""  # what XLA's compiler reads of a GPU, see `gpu_targets`; "" where none is written down
+    passes: Passes = GPU  # of a compiled train step, beside its products
 
 
 MACHINES = {
@@ -61,10 +63,10 @@ MACHINES = {
     "rtx5090": Machine("gpu", "NVIDIA GeForce RTX 5090", 209.5e12, 32e9, 1.792e12, 64e9, network=64e9),
     # "TPU v5p", docs.cloud.google.com/tpu/docs/v5p: 459 TFLOP/s bfloat16, 95 GiB, 2,765 GB/s, interconnect 1,200 GB/s
     # both ways, 3D torus.
-    "v5p": Machine("tpu", "TPU v5p?", 459e12, 95 * 2**30, 2.765e12, 600e9, torus=3, topology="v5p"),
+    "v5p": Machine("tpu", "TPU v5p?", 459e12, 95 * 2**30, 2.765e12, 600e9, torus=3, topology="v5p", passes=V5P),
     # "TPU v6e", docs.cloud.google.com/tpu/docs/v6e: 918 TFLOP/s bfloat16, 32 GB, 1,600 GB/s, interconnect 800 GB/s both
     # ways, 2D torus.
-    "v6e": Machine("tpu", "TPU v6( lite|e)", 918e12, 32e9, 1.6e12, 400e9, torus=2, topology="v6e"),
+    "v6e": Machine("tpu", "TPU v6( lite|e)", 918e12, 32e9, 1.6e12, 400e9, torus=2, topology="v6e", passes=V6E),
 }
 
 

@@ -28,6 +28,17 @@ FLOPS = {  # entries of a plan's "flops": in words, and how they are known
     "step": ("FLOPs, all that the step computes", "counted"),
 }
 
+PEAKS = "each at the peak of its data sheet. A real step is slower."
+TRACED = (
+    "Step time and MFU, estimates: if compute, memory and network overlap entirely ... if they take turns, "
+    f"{PEAKS} MFU counts all FLOPs of the step."
+)
+CALIBRATED = (
+    "Step time and MFU, estimates of the step as XLA compiles it (docs/scale.md has their errors): products, passes "
+    "over arrays beside them, and collectives; if those that XLA starts early overlap entirely ... if all take turns, "
+    f"{PEAKS} MFU counts the model's FLOPs alone."
+)
+
 
 def in_bytes(size: float) -> str:
     """Returns bytes in a unit that fits, by powers of ten: "812 MB", "3.41 GB"."""
@@ -55,11 +66,7 @@ def show(plan: Mapping[str, Any], console: Console) -> None:
     console.print(_memory_table(plan["machines"]))
     console.print(_work_table(plan))
     console.print(_time_table(plan["machines"]))
-    counts = "all FLOPs of the step" if "step" in plan["flops"] else "the model's FLOPs alone"
-    say(
-        "Step time and MFU, estimates: if compute, memory and network overlap entirely ... if they take turns, each at "
-        f"the bfloat16 peak of its data sheet. A real step is slower. MFU counts {counts}."
-    )
+    say(TRACED if "step" in plan["flops"] else CALIBRATED)
     for name, entry in plan["machines"].items():
         total = sum(entry["memory"].values())
         if not entry["fits"]:
@@ -68,7 +75,7 @@ def show(plan: Mapping[str, Any], console: Console) -> None:
                 f"tenth stays free. What to change: {entry['change']}."
             )
         if entry["compiled"]:
-            console.print(_compiled_table(name, plan, entry))
+            console.print(_compiled_table(name, entry))
 
 
 def _memory_table(machines: Mapping[str, Mapping]) -> Table:
@@ -92,15 +99,22 @@ def _memory_table(machines: Mapping[str, Mapping]) -> Table:
 
 
 def _work_table(plan: Mapping[str, Any]) -> Table:
-    """Operations of the whole job, and bytes that each device sends."""
-    table = Table("a step", "how much", "known")
-    table.columns[1].justify = "right"
+    """Operations of the whole job, and bytes that each device sends, a column for each platform."""
+    columns = {entry["platform"]: entry["collectives"] for entry in plan["machines"].values()}
+    table = Table("a step")
+    for platform in columns:
+        table.add_column(platform, justify="right")
+    table.add_column("known")
     for name, number in plan["flops"].items():
         title, known = FLOPS[name]
-        table.add_row(title, f"{number:.4g}", known)
-    for collective in plan["collectives"]:
-        over = " x ".join(collective["axes"])
-        table.add_row(f"{collective['kind']} over {over}", f"{in_bytes(collective['bytes'])} a device", "estimate")
+        table.add_row(title, *[f"{number:.4g}"] * len(columns), known)
+    sent = {
+        platform: {(each["kind"], " x ".join(each["axes"])): each["bytes"] for each in collectives}
+        for platform, collectives in columns.items()
+    }
+    for kind, over in dict.fromkeys(key for column in sent.values() for key in column):
+        sizes = (f"{in_bytes(column.get((kind, over), 0))} a device" for column in sent.values())
+        table.add_row(f"{kind} over {over}", *sizes, "estimate")
     return table
 
 
@@ -115,21 +129,22 @@ def _time_table(machines: Mapping[str, Mapping]) -> Table:
         table.add_row(
             name,
             *(in_seconds(spent[part]) for part in ("compute", "memory", "network")),
-            f"{in_seconds(spent['overlapped'])} ... {in_seconds(spent['in_turn'])}",
-            f"{spent['mfu_overlapped']:.0%} ... {spent['mfu_in_turn']:.0%}",
+            _range(in_seconds(spent["overlapped"]), in_seconds(spent["in_turn"])),
+            _range(f"{spent['mfu_overlapped']:.0%}", f"{spent['mfu_in_turn']:.0%}"),
             share if entry["fits"] else f"{share}: too much",
         )
     return table
 
 
-def _compiled_table(name: str, plan: Mapping[str, Any], of: Mapping[str, Any]) -> Table:
+def _range(least: str, most: str) -> str:
+    return least if least == most else f"{least} ... {most}"
+
+
+def _compiled_table(name: str, of: Mapping[str, Any]) -> Table:
     """What XLA says of the compiled step, beside the estimates."""
     compiled = of["compiled"]
     parts = of["memory"]
-    caption = (
-        f"compiled for {compiled['topology']} in {compiled['seconds']:.0f} s; XLA pads arrays to tiles, and may gather "
-        "and scatter by all-reduce, at twice the bytes"
-    )
+    caption = f"compiled for {compiled['topology']} in {compiled['seconds']:.0f} s; XLA for TPU pads arrays to tiles"
     table = Table(f"{name}, on each device", "XLA", "plan", caption=caption)
     for column in table.columns[1:]:
         column.justify = "right"
@@ -139,7 +154,7 @@ def _compiled_table(name: str, plan: Mapping[str, Any], of: Mapping[str, Any]) -
     state = sum(parts[part] for part in EXACT)
     total = sum(parts.values())
     planned = collections.Counter()
-    for collective in plan["collectives"]:
+    for collective in of["collectives"]:
         planned[collective["kind"]] += collective["bytes"]
     sent = compiled["collectives"]
     rows = {

@@ -57,7 +57,6 @@ def plan(config: ConfigDict, devices: int, names: Sequence[str]) -> dict[str, An
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(program.target.params)),
         "images": {"step": rows, "device": rows // sharding.batch_shards(mesh), "micro_batches": program.micro_batches},
         "flops": {"step": operations},
-        "collectives": [],
         "machines": {name: _on_machine(MACHINES[name], parts, operations, mesh) for name in names},
     }
 
@@ -97,6 +96,7 @@ def _on_machine(machine: Machine, parts: Mapping[str, float], operations: float,
         "attention": "as traced here",
         "memory": dict(parts),
         "hbm_bytes": machine.memory,
+        "collectives": [],
         "seconds": spent | {"overlapped": overlapped, "in_turn": in_turn} | share,
         "fits": fit,
         "change": None if fit else CHANGE,

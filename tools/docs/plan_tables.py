@@ -3,9 +3,9 @@
     python -m tools.docs.plan_tables
     python -m tools.docs.plan_tables --check
 
-The first command rewrites the text after each marker, `<!-- diffusion plan ARGUMENTS -->`, and the table of what XLA
-takes for compiled steps (docs/programs.json) beside the plan's. The second prints what is outdated, and ends with
-status 1 where something is.
+The first command rewrites the text after each marker, `<!-- diffusion plan ARGUMENTS -->`, and the tables of compiled
+steps (docs/programs.json) beside the plan's: their memory, and their times. The second prints what is outdated, and
+ends with status 1 where something is.
 """
 
 import json
@@ -19,6 +19,8 @@ from collections.abc import Iterator
 
 from absl import app, flags
 
+from benchmarks.programs import planned
+
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "scale.md"
 PROGRAMS = PAGE.with_name("programs.json")
 COMPILED = {  # cases of benchmarks.programs, and the same steps for the plan
@@ -30,6 +32,7 @@ COMPILED = {  # cases of benchmarks.programs, and the same steps for the plan
 }
 STATE = ("parameters", "optimizer", "average", "others")  # what a step leaves in memory
 BEGIN, END = "<!-- memory of compiled steps -->\n", "<!-- end of the memory of compiled steps -->"
+STEPS, STEPS_END = "<!-- python -m benchmarks.programs.planned -->\n", "<!-- end of the planned steps -->"
 BLOCK = re.compile(r"<!-- diffusion plan (?P<arguments>.*?) -->\n```\n(?P<text>.*?)```\n", re.DOTALL)
 
 
@@ -70,7 +73,9 @@ def renewed(page: str) -> str:
     """The page with the plans of today."""
     renew = lambda found: f"<!-- diffusion plan {found['arguments']} -->\n```\n{printed(found['arguments'])}```\n"
     before, _, rest = BLOCK.sub(renew, page).partition(BEGIN)
-    return before + BEGIN + memory_table() + END + rest.partition(END)[2]
+    page = before + BEGIN + memory_table() + END + rest.partition(END)[2]
+    before, _, rest = page.partition(STEPS)
+    return before + STEPS + planned.table() + STEPS_END + rest.partition(STEPS_END)[2]
 
 
 def main(argv: list[str]) -> None:
@@ -81,6 +86,7 @@ def main(argv: list[str]) -> None:
         return
     outdated = [f"diffusion plan {arguments}" for arguments, text in plans(page) if printed(arguments) != text]
     outdated += [] if memory_table() in page else ["the memory of compiled steps"]
+    outdated += [] if planned.table() in page else ["the time of compiled steps"]
     for what in outdated:
         print(f"{PAGE}: outdated: {what}")
     sys.exit(bool(outdated))

@@ -74,7 +74,7 @@ def roofline(
         seconds += max(work, moved)
         memory_bound += moved if moved > work else 0.0
     sent = [
-        (collective["overlapped"], collective["bytes"] / _links(machine, devices, collective["group"]))
+        (collective["overlapped"], collective["bytes"] / links(machine, devices, collective["group"]))
         for collective in collectives
     ]
     network = sum(taken for _, taken in sent)
@@ -82,6 +82,6 @@ def roofline(
     return Roofline(compute, memory, network, max(seconds, beside) + network - beside, memory_bound)
 
 
-def _links(machine: Machine, devices: int, group: int) -> float:
-    """The bytes a second that a device sends to the devices of its group, which are its nearest neighbours."""
+def links(machine: Machine, devices: int, group: int) -> float:
+    """The bytes a second that a device sends to the devices of its group, if they are its nearest neighbours."""
     return ring_bandwidth(machine, {"others": math.ceil(devices / group), "group": group}, ("group",))
