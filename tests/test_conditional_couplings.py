@@ -13,7 +13,7 @@ import pytest
 import scipy.optimize
 
 from diffusion import couplings, manifolds, objectives, schedules, timesteps
-from diffusion.couplings import condition_weight, conditional_optimal_transport
+from diffusion.couplings import condition_weight, conditional_optimal_transport, conditional_transport
 
 SIZE = 2048
 LABELS = jnp.asarray(np.random.default_rng(0).integers(0, 2, SIZE))
@@ -289,3 +289,9 @@ def test_flow_matching_on_a_manifold_passes_the_condition_to_its_coupling():
     objective = manifolds.riemannian_flow_matching(manifold, DENSITY, prior, TRANSPORT)
     noise, _ = noise_seen_by(objective, {"x": X, "noise": EPS, "condition": LABELS})
     assert max(abs(mean) for mean, _ in moments(noise)) < 0.16
+
+
+def test_conditions_that_share_a_number_are_apart_by_their_cosine():
+    """Of (3, 4) and (3, 0) it is 3 / 5; equal ones are at 0 exactly."""
+    a = jnp.array([[3.0, 4.0], [3.0, 0.0]])
+    np.testing.assert_allclose(conditional_transport.cosine(a, a), [[0, 0.4], [0.4, 0]], rtol=1e-6)

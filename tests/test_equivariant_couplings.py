@@ -92,3 +92,13 @@ def test_mistakes_are_refused():
         couplings.equivariant_optimal_transport(3)(KEYS, SETS, SETS)
     with pytest.raises(ValueError, match="at least 2"):
         couplings.equivariant_optimal_transport(1)
+
+
+def test_both_are_found_in_three_rounds_of_one_after_the_other():
+    sets, noise = np.random.default_rng(3).normal(size=(2, 4, 16, 3)).astype(np.float32)
+    order, orientation = couplings.aligned(rotation=False), couplings.aligned(permutation=False)
+    rounds = [noise]
+    for _ in range(3):
+        rounds.append(orientation(KEYS, sets, order(KEYS, sets, rounds[-1])))
+    np.testing.assert_allclose(couplings.aligned()(KEYS, sets, noise), rounds[3], atol=1e-5)
+    assert np.abs(rounds[3] - rounds[1]).max() > 0.1

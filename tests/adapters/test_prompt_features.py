@@ -85,6 +85,11 @@ def test_images_come_to_the_size_of_the_encoder():
     assert prompt_features.resized(Mean(), x) is x
     constant = jnp.full((1, 20, 20, 3), 0.25)
     np.testing.assert_allclose(prompt_features.resized(Mean(), constant), np.full((1, 8, 8, 3), 0.25), atol=1e-6)
+    edge = jnp.where(jnp.arange(20) < 10, -1.0, 1.0)
+    small = prompt_features.resized(Mean(), jnp.broadcast_to(edge[None, :, None, None], (1, 20, 20, 3)))
+    assert (small.min(), small.max()) == (-1, 1)  # a bicubic filter would overshoot
+    white = prompt_features.fitted(Mean(), np.full((9, 12, 3), 255, np.uint8))
+    np.testing.assert_array_equal(white, np.ones((8, 8, 3), np.float32))
     for shape in ((1, 8, 9, 3), (1, 9, 8, 3), (1, 20, 8, 3)):
         with pytest.raises(ValueError, match=f"square; got {shape[1]} x {shape[2]} pixels"):
             prompt_features.resized(Mean(), jnp.zeros(shape))
