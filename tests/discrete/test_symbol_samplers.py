@@ -243,3 +243,17 @@ def test_rates_of_masks_are_finite_at_noise_and_thetas_are_between_the_ends():
     assert discrete.theta_trapezoidal().masked and discrete.theta_trapezoidal().rates
     assert discrete.semi_autoregressive(2).masked and not discrete.semi_autoregressive(2).rates
     assert discrete.first_hitting().masked and not discrete.first_hitting().rates
+
+
+def test_a_step_too_long_for_its_rates_has_a_law_that_sums_to_one():
+    """Rates of 1 / t in all, times t - s = 4 t: a step beyond t = 0, of which only the shares of the jumps count."""
+    process = PROCESSES["absorbing"]
+    predict = lambda x, t: discrete.from_logits(
+        process, jnp.array([0.0, 1.0, 2.0, 0.0]) + jnp.zeros((*x.shape, 4)), x, t
+    )
+    x, t, s = jnp.array([[3, 1]]), jnp.array([0.2]), jnp.array([-0.6])
+    law = steps.euler_law(predict, process, x, t, s)
+    np.testing.assert_allclose(
+        law[0, 0], np.append(np.exp([0.0, 1.0, 2.0]) / np.exp([0.0, 1.0, 2.0]).sum(), 0), rtol=1e-5
+    )
+    np.testing.assert_array_equal(law[0, 1], [0, 1, 0, 0])
