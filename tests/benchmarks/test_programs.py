@@ -109,6 +109,14 @@ def test_rows_of_other_cases_are_kept(tmp_path, monkeypatch):
     assert command.merged(recorded, [row("train_dit_s2@h100", kernels=9)])[0]["kernels"] == 9
 
 
+def test_rows_are_of_the_version_of_jax_that_is_locked():
+    """Another version has another compiler: its rows are recorded again by the command that this test prints."""
+    locked = set(re.findall(r"^jax==([\d.]+)", (ROOT / "requirements-cuda12.txt").read_text(), re.MULTILINE))
+    older = [entry["case"] for entry in json.loads(command.RECORDED.read_text()) if entry["jax"] not in locked]
+    again = f".venv-accelerators/bin/python -m benchmarks.programs --record --cases={','.join(older)}"
+    assert not older, f"compiled by another JAX than {locked}; make accelerators-env, and then {again}"
+
+
 @pytest.mark.slow
 def test_an_unknown_case_is_refused():
     words = [sys.executable, "-m", "benchmarks.programs", "--cases=train_dog"]
