@@ -1,11 +1,12 @@
 """Runs that post-train a trained model by config: each resumes bit for bit, and refuses another reference or data."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import digits
-from diffusion.experiments import train
-from diffusion.experiments.config import ConfigError
+from diffusion.experiments import reproduce, train
+from diffusion.experiments.config import ConfigError, checks, names
 from diffusion.training.checkpointing import checkpoints
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compilation_cache")]
@@ -105,3 +106,15 @@ def test_what_does_not_fit_is_refused_in_a_sentence(reference, tmp_path):
     config.data.source = digits.get_config("tiny").data.source
     with pytest.raises(ConfigError, match=r"config.data.source.*compares two examples of a pair.*preferences"):
         train.run(config, tmp_path / "single")
+
+
+def test_a_reward_that_is_not_finite_stops_the_run_and_reproduce_names_its_example(monkeypatch, tmp_path):
+    reward = lambda x, condition: jnp.where(jnp.arange(len(x)) == 5, jnp.nan, x.mean((1, 2, 3)))
+    monkeypatch.setitem(names.REWARDS, "broken", lambda: reward)
+    config = small()
+    config.objective = {"name": "policy_gradient", "reward": {"name": "broken"}, "group": 4}
+    config.train.steps = 2
+    assert train.run(config, tmp_path) == 1
+    assert checkpoints.steps(tmp_path / "failed") == [0]  # the state before the step
+    repeated = reproduce.repeat(checks.validate(config), tmp_path)
+    assert repeated.index[~np.isfinite(repeated.losses)].tolist() == [5]
