@@ -277,20 +277,22 @@ class Objective:
     ) -> tuple[Array, Metrics]:
         return self.loss(networks, schedule, keys, batch, step)
 
-    def check_rows(self, rows: int) -> None:
-        """Refuses a micro-batch that is not a whole number of blocks.
+    def check_rows(self, rows: int, devices: int = 1) -> None:
+        """Refuses a micro-batch that is not a whole number of blocks of consecutive examples.
 
         Args:
             rows: number of examples of the micro-batch.
+            devices: number of devices, each of which has as many consecutive examples of the micro-batch.
 
         Raises:
             ValueError: naming both.
         """
-        block = self.examples.block
-        if rows % (block or 1):
+        block, consecutive = self.examples.block or 1, rows // devices
+        if consecutive % block:
+            where = f" that each of {devices} devices has" if devices > 1 else ""
             raise ValueError(
-                f"block = {block} does not divide the {rows} examples of a micro-batch. Valid: a divisor, e.g. "
-                f"{math.gcd(rows, block or 1)}"
+                f"block = {block} does not divide the {consecutive} examples of a micro-batch{where}. Valid: a "
+                f"divisor, e.g. {math.gcd(consecutive, block)}"
             )
 
     def check_players(self, teacher: bool, second: str | None) -> None:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffusion.data import feature_cache
-from diffusion.experiments.config import ConfigError, picture_sizes
+from diffusion.experiments.config import ConfigError, fits, picture_sizes
 from diffusion.experiments.config.base import NULL, TunedNetwork
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import built_in_python
@@ -154,6 +154,9 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
         }
 
     number = recipe.micro_batches(mesh, init)
+    if number > 1:  # then a step joins examples of all devices, which would make blocks depend on their number
+        with fits.blamed_on(config, "train.batch_size", "train.accumulate"):
+            objective.check_rows(config.train.batch_size // number, sharding.batch_shards(mesh))
     seed = np.uint32(config.seed)
     unsplit = sharding.WHOLE[config.mesh.split]
     target = sharding.abstract(init, mesh, sharding.RULES, seed, whole=unsplit)

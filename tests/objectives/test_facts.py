@@ -520,6 +520,9 @@ def test_a_micro_batch_is_a_whole_number_of_blocks():
     objectives.flow_matching(UNIFORM).check_rows(7)
     with pytest.raises(ValueError, match=r"block = 4 does not divide the 6 examples.*e\.g\. 2"):
         objective.check_rows(6)
+    objective.check_rows(16, devices=4)
+    with pytest.raises(ValueError, match=r"block = 4 does not divide the 2 examples.* each of 4 devices has.*e\.g\. 2"):
+        objective.check_rows(8, devices=4)
 
 
 def test_a_network_receives_what_the_objective_passes():
