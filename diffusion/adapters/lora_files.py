@@ -272,7 +272,7 @@ def save(
             "rank_pattern": _others(ranks, rank),
             "alpha_pattern": _others(alphas, alpha),
         }
-        if any(update.magnitude is not None for update in layers.values()):
+        if _has_magnitudes(layers):
             config["use_dora"] = True
         peft_config |= {f"{component}.{field}": value for field, value in config.items()}
     how = {lora_names.METADATA: json.dumps(peft_config)} if layout == "peft" else {}
@@ -287,9 +287,11 @@ def require_writable(module: nn.Module, one: Lora, layout: str = "peft") -> None
     Raises:
         ValueError: as `save`.
     """
-    for layer, update in _in_layout(module, one, layout)[0].items():
-        if layout == "peft":
+    layers, _ = _in_layout(module, one, layout)
+    if layout == "peft":
+        for layer, update in layers.items():
             _peft(update, layer)
+        _has_magnitudes(layers)
 
 
 def _in_layout(module: nn.Module, one: Lora, layout: str) -> tuple[dict[str, "Update"], bool]:
@@ -344,6 +346,18 @@ def _peft(update: Update, layer: str) -> dict[str, np.ndarray]:
         shape = (1, -1, *[1] * (down.ndim - 2)) if down.ndim > 2 else (-1,)
         named["lora_magnitude_vector"] = update.magnitude.reshape(shape)
     return named
+
+
+def _has_magnitudes(layers: Mapping[str, Update]) -> bool:
+    """Whether an adapter in peft's layout is a DoRA, which peft's config says of all layers at once."""
+    has = {layer: update.magnitude is not None for layer, update in layers.items()}
+    if len(set(has.values())) > 1:
+        with_one, without = (next(layer for layer in has if has[layer] == value) for value in (True, False))
+        raise ValueError(
+            f"{with_one} has a magnitude (DoRA) and {without} has none, for which peft's config has no field. "
+            'Valid: layout = "kohya"'
+        )
+    return any(has.values())
 
 
 def _usual(found: Mapping[str, float]) -> float:

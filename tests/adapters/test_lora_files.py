@@ -286,6 +286,11 @@ def test_what_their_layers_cannot_say_is_not_written(tmp_path):
     adapter = lora.nested({place: {"down": made("d", (3, 3, 4, 2)), "up": made("u", (2, 4))}})
     with pytest.raises(ValueError, match=r"conv_in/kernel.* is not a layer of UNet2DConditionModel"):
         lora_files.save(tmp_path / "a.safetensors", {"unet": Lora(adapter, 1.0)}, unet)
+    plain = {"down": made("d", (3, 3, 32, 2)), "up": made("u", (2, 32))}
+    dora = plain | {"magnitude": made("m", (32,))}
+    convs = {"middle_resnet_0/conv_1/kernel": dora, "middle_resnet_0/conv_2/kernel": plain}
+    with pytest.raises(ValueError, match=r'has a magnitude \(DoRA\) and .* has none.*layout = "kohya"'):
+        lora_files.save(tmp_path / "a.safetensors", {"unet": Lora(lora.nested(convs), 1.0)}, unet)
     with pytest.raises(ValueError, match=r"layout='kohia' is not known.*'kohya'"):
         lora_files.save(tmp_path / "a.safetensors", {}, unet, "kohia")
 
