@@ -41,7 +41,7 @@ def remasking_law(share: Remasking) -> Law:
     """The law of a step of `remasking`."""
 
     def law(predict: Predictor, process: AnyProcess, x: Array, t: Array, s: Array) -> Array:
-        alpha_t, _alpha_s = process.keeping.alpha(t), process.keeping.alpha(s)
+        alpha_t = process.keeping.alpha(t)
         masked_t, masked_s = process.keeping.replaced(t), process.keeping.replaced(s)
         sigma = share(jnp.minimum(1.0, masked_s / jnp.maximum(alpha_t, jnp.finfo(jnp.float32).tiny)))
         still = left_broadcast((masked_s - sigma * alpha_t) / masked_t, x)
