@@ -267,7 +267,8 @@ DRAWING = {
 }
 
 
-BLOCKS = {"objective contrastive_flow_matching": 2, "objective dispersive": 2}  # examples that are compared
+COMPARING = ("contrastive_flow_matching", "dispersive", "diffusion_nft", "policy_gradient", "policy_gradient(target)")
+BLOCKS = {f"objective {name}": 2 for name in COMPARING}  # examples that are compared
 WITHOUT = {"objective regression"}  # draws nothing
 
 

@@ -61,6 +61,7 @@ def test_all_sources_of_files_are_here():
     of_shapes = {"solid_points", "solid_distances", "mesh_clouds"}  # tests/data/sources/test_solid_records.py
     of_proteins = {"ideal_folds"}  # tests/proteins/test_folds.py
     of_text = {"prose", "text_file"}  # tests/data/test_text_windows.py, test_symbol_training.py
+    of_pairs = {"preferences"}  # tests/data/sources/test_preference_pairs.py
     elsewhere = (
         {"tfds"}
         | streams
@@ -73,6 +74,7 @@ def test_all_sources_of_files_are_here():
         | of_shapes
         | of_proteins
         | of_text
+        | of_pairs
     )
     assert SOURCES.keys() | elsewhere == names.SOURCES.keys()
 
