@@ -92,12 +92,12 @@ def adjoint_matching(
         targets = jax.lax.stop_gradient(targets)
 
         @jax.checkpoint
-        def of_step(total, i):
+        def add_step(total, i):
             x0 = predict(model, schedule, parameterization, way[i], t[i], condition).x0
             weight = jnp.broadcast_to(weighting(schedule, t[i]), keys.shape)
             return total + weighted_mean_square(weight, x0 - targets[i]), None
 
-        total, _ = jax.lax.scan(of_step, jnp.zeros(keys.shape, way.dtype), jnp.arange(number))
+        total, _ = jax.lax.scan(add_step, jnp.zeros(keys.shape, way.dtype), jnp.arange(number))
         losses = jnp.where(jnp.isfinite(rewards), total / number, jnp.nan)  # its gradient alone may be finite
         return losses, {"t": jnp.full(keys.shape, steps.t[0], way.dtype), "reward": rewards}
 

@@ -45,7 +45,7 @@ def diffusion_dpo(
 
     Returns:
         An objective of pairs; see `diffusion.objectives.inputs`. Metrics, `[B]` each: "t", and "margin", the implied
-        reward of the preferred example less that of the rejected one.
+        reward of the preferred example less the reward of the rejected one.
 
     Raises:
         ValueError: if beta is not positive; when called, for pairs without a preference.

@@ -11,7 +11,7 @@ from diffusion.objectives.few_step import frozen, player
 from diffusion.objectives.inputs import noised, split, weigh, weighted_mean_square
 from diffusion.objectives.objective import Denoises, Objective, Teacher
 from diffusion.objectives.objective_facts import Examples
-from diffusion.objectives.rewards import Reward, advantages, of_groups, rewarded
+from diffusion.objectives.rewards import Reward, advantages, repeat_in_groups, rewarded
 from diffusion.objectives.rollouts import rollouts
 from diffusion.parameterizations import Parameterization, evaluate, predict
 from diffusion.samplers.ddpm import ddim
@@ -89,14 +89,14 @@ def diffusion_nft(
 
     @entry(parameterization, teacher if divergence else None)
     def loss(networks, schedule, keys, batch, step):
-        condition = of_groups(batch.get("condition"), group)
+        condition = repeat_in_groups(batch.get("condition"), group)
         model, old = player(networks, "model"), frozen(networks, "target")
         way_keys, keys = split(keys, 2)
         way = rollouts(old, schedule, parameterization, grid, sampler, way_keys, batch["x"].shape[1:], condition)
         rewards = rewarded(reward, way[-1], condition)
         p = (1 + jnp.clip(advantages(rewards, group, deviation) / limit, -1, 1)) / 2
-        made = {name: batch[name] for name in ("index", "density") if name in batch} | {"x": way[-1]}
-        x_0, eps, x_t, t, importance = noised(schedule, density, keys, made)
+        samples = {name: batch[name] for name in ("index", "density") if name in batch} | {"x": way[-1]}
+        x_0, eps, x_t, t, importance = noised(schedule, density, keys, samples)
         output, at = evaluate(model, schedule, parameterization, x_t, t, condition)
         before, _ = evaluate(old, schedule, parameterization, x_t, t, condition)
         weight = weigh(importance, weighting(schedule, at) * error_scale(schedule, at, parameterization))
@@ -104,7 +104,7 @@ def diffusion_nft(
         moved = output - before
         above, below = (weighted_mean_square(weight, before + sign * beta * moved - y) for sign in (1, -1))
         losses = p * above + (1 - p) * below
-        if divergence:
+        if divergence and teacher is not None:
             read = predict(frozen(networks, "teacher"), schedule, teacher, x_t, t, condition)
             held = parameterization.target(schedule, at, read.x0, read.eps)  # the reference's, as the model's output
             losses = losses + divergence * weighted_mean_square(weight, output - held)

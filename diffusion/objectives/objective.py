@@ -282,7 +282,7 @@ class Objective:
 
         Args:
             rows: number of examples of the micro-batch.
-            devices: number of devices, each of which has as many consecutive examples of the micro-batch.
+            devices: number of devices; a micro-batch has equally many consecutive examples from each device.
 
         Raises:
             ValueError: naming both.

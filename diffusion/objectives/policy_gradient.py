@@ -12,7 +12,7 @@ from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, player, sum_square
 from diffusion.objectives.objective import Denoises, Objective, Teacher
 from diffusion.objectives.objective_facts import Examples
-from diffusion.objectives.rewards import Reward, advantages, of_groups, rewarded
+from diffusion.objectives.rewards import Reward, advantages, repeat_in_groups, rewarded
 from diffusion.objectives.rollouts import rollouts
 from diffusion.parameterizations import Parameterization, predict
 from diffusion.samplers.gaussian_steps import check_gaussian, gaussian_step
@@ -88,7 +88,7 @@ def policy_gradient(
     @entry(parameterization, teacher if beta else None)
     def loss(networks, schedule, keys, batch, step):
         check_gaussian("policy_gradient weighs", sampler, schedule, batch["x"], steps)
-        condition = of_groups(batch.get("condition"), group)
+        condition = repeat_in_groups(batch.get("condition"), group)
         old, model = frozen(networks, policy), player(networks, "model")
         reference = frozen(networks, "teacher") if beta else None
         way = rollouts(old, schedule, parameterization, grid, sampler, keys, batch["x"].shape[1:], condition)
@@ -101,7 +101,7 @@ def policy_gradient(
             return gaussian_step(sampler, prediction, schedule, x, typed, i)
 
         @jax.checkpoint
-        def of_step(i):
+        def gain_and_kl(i):
             x, x_s = way[i], way[i + 1]
             mean, std = drawn(x, model, i)
             draws = std > 0
@@ -111,12 +111,14 @@ def policy_gradient(
             total = lambda a: jnp.sum(a, axis=tuple(range(1, a.ndim)))
             ratio = jnp.exp(total(moved * noise) - sum_square(moved) / 2)
             gain = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
-            kl = sum_square(scaled(mean - drawn(x, reference, i, teacher)[0])) / 2 if beta else jnp.zeros(keys.shape)
+            kl = jnp.zeros(keys.shape)
+            if beta and teacher is not None:
+                kl = sum_square(scaled(mean - drawn(x, reference, i, teacher)[0])) / 2
             counts = jnp.any(draws)
             return jnp.where(counts, gain, 0), kl, counts, counts & (jnp.abs(ratio - 1) > clip)
 
         def add(sums, i):
-            return jax.tree.map(jnp.add, sums, of_step(i)), None
+            return jax.tree.map(jnp.add, sums, gain_and_kl(i)), None
 
         zeros = jnp.zeros(keys.shape, way.dtype)
         sums, _ = jax.lax.scan(add, (zeros, zeros, 0, jnp.zeros(keys.shape, int)), jnp.arange(len(steps.t)))

@@ -1,6 +1,6 @@
 """Rewards of samples, and the advantages that they are within groups of samples of one condition."""
 
-__all__ = ["Reward", "advantages", "near_value", "of_groups", "rewarded"]
+__all__ = ["Reward", "advantages", "near_value", "repeat_in_groups", "rewarded"]
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -46,8 +46,8 @@ def rewarded(reward: Reward, x_0: Array, condition: Any) -> Array:
     return rewards.astype(jnp.promote_types(rewards.dtype, jnp.float32))
 
 
-def of_groups(condition: Any, group: int) -> Any:
-    """The condition of each group of `group` consecutive examples, which is that of its first one."""
+def repeat_in_groups(condition: Any, group: int) -> Any:
+    """Gives all examples of a group the condition of its first one; a group is `group` consecutive examples."""
     return jax.tree.map(lambda leaf: jnp.repeat(in_blocks(leaf, group)[:, 0], group, axis=0), condition)
 
 

@@ -12,12 +12,13 @@ class Passes(NamedTuple):
     """The number of passes of a step over each kind of array.
 
     Attributes:
-        state: over parameters, optimizer and averages on a device.
-        weights: over the kernels of all layers in the compute type, as a device uses them.
-        tokens: over the tokens of all layers, [examples on a device, tokens, width] in the compute type.
-        scores: over the scores of attention in float32, where attention is not fused.
-        exchanged: over what an all-to-all sends, before and after it.
-        windows: over the tokens once more, where a TPU's products take the kernels in turns, beside their permutes.
+        state: passes over parameters, optimizer and averages on a device.
+        weights: passes over the kernels of all layers in the compute type, as a device uses them.
+        tokens: passes over the tokens of all layers, [examples on a device, tokens, width] in the compute type.
+        scores: passes over the scores of attention in float32, where attention is not fused.
+        exchanged: passes over what an all-to-all sends, before and after it.
+        windows: further passes over the tokens, where a TPU's products take the kernels in turns, beside their
+            permutes.
     """
 
     state: float

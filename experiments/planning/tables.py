@@ -109,7 +109,7 @@ def _work_table(plan: Mapping[str, Any]) -> Table:
         title, known = FLOPS[name]
         table.add_row(title, *[f"{number:.4g}"] * len(columns), known)
     sent = {
-        platform: {(each["kind"], " x ".join(each["axes"])): each["bytes"] for each in collectives}
+        platform: {(one["kind"], " x ".join(one["axes"])): one["bytes"] for one in collectives}
         for platform, collectives in columns.items()
     }
     for kind, over in dict.fromkeys(key for column in sent.values() for key in column):

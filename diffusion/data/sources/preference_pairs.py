@@ -17,8 +17,8 @@ def preferences(of: Sequence[Any]) -> "Preferences":
     """The records of one source, each with the example of another one to which it was preferred, as "rejected".
 
     Args:
-        of: the source of the preferred examples and that of the rejected ones, with random access. Row i of both is one
-            pair, of one condition.
+        of: the source of the preferred examples and the source of the rejected ones, both with random access. Row i of
+            both is one pair, of one condition.
 
     Raises:
         ValueError: for another number of sources, streams, or sources that differ in more than their examples' values.

@@ -120,32 +120,32 @@ def collectives(
         split = "fsdp" in leaf.sharding.spec
         split_after = "fsdp" in averages[name].sharding.spec
         elements = math.prod(averages[name].sharding.shard_shape(leaf.shape)) * (parts if split_after else 1)
-        whole = accumulate * size * elements
+        gathered = accumulate * size * elements
         modulates = name.endswith("modulation/dense/kernel")
         if split and modulates and rows * parts / accumulate < leaf.shape[-3]:
             outputs = size * elements / leaf.shape[-3] * rows * parts
             few = plane and rows / accumulate < ROWS
             add("all-reduce" if few else "reduce-scatter", ("fsdp",), outputs * (2 if again else 1))
             add("all-gather", ("fsdp",), outputs)
-            add("all-reduce", ("data",), whole / parts)
+            add("all-reduce", ("data",), gathered / parts)
             continue
         if split:
-            add("all-gather", ("fsdp",), whole)
-            add("collective-permute" if windowed else "all-gather", ("fsdp",), whole)
+            add("all-gather", ("fsdp",), gathered)
+            add("collective-permute" if windowed else "all-gather", ("fsdp",), gathered)
             if plane and again and name.endswith("attention/qkv/kernel"):
-                add("all-gather", ("fsdp",), whole)
+                add("all-gather", ("fsdp",), gathered)
         elif split_after:
             add("all-gather", ("fsdp",), 4 * elements)
         if not split_after:
-            add("all-reduce", ("data", "fsdp", "sequence"), whole)
+            add("all-reduce", ("data", "fsdp", "sequence"), gathered)
             continue
         if windowed:
-            add("collective-permute", ("fsdp",), whole)
+            add("collective-permute", ("fsdp",), gathered)
         else:
             padded = _padded(leaf) if plane and split else 1.0
             summed = re.search(r"attention/\w+/kernel$", name) and (ring or padded > 1)
-            add("all-reduce" if summed else "reduce-scatter", ("fsdp",), whole * (1.0 if summed else padded))
-        add("all-reduce", ("data", "sequence"), whole / parts)
+            add("all-reduce" if summed else "reduce-scatter", ("fsdp",), gathered * (1.0 if summed else padded))
+        add("all-reduce", ("data", "sequence"), gathered / parts)
     passes = 3 if again else 2  # forward, backward, and forward again
     token_bytes = rows * tokens(model, image_shape) * model.width * size / mesh.shape.get("sequence", 1)
     add("all-reduce", ("tensor",), model.depth * passes * 2 * token_bytes)
