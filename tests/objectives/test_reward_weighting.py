@@ -31,6 +31,15 @@ def test_a_loss_counts_by_the_exponential_of_its_reward():
     np.testing.assert_allclose(metrics["weight"], weight, rtol=1e-5)
 
 
+def test_no_gradient_goes_through_the_weight():
+    """Of examples that trained parameters make, as the latents of an encoder are: 0.3 x at theta = 1."""
+    weighted = objectives.with_reward_weights(PLAIN, lambda x, condition: x[:, 0], beta=2.0)
+    keys, x = jax.random.split(jax.random.key(1), 6), jax.random.normal(jax.random.key(0), (6, 3))
+    networks = {"model": lambda x, t, c: 0.3 * x}
+    total = lambda objective: jax.jacobian(lambda theta: objective(networks, FLOW, keys, {"x": theta * x}, 0)[0])(1.0)
+    np.testing.assert_allclose(total(weighted), np.exp(np.asarray(x)[:, 0] / 2) * total(PLAIN), rtol=1e-5)
+
+
 def test_the_optimum_is_the_denoiser_of_the_tilted_data():
     """N(m, v) exp(r / beta) with r = g x - k x^2 / 2: precision 1 / v + k / beta. The best affine network is exact."""
     mean, variance, slope, curvature, beta = 0.3, 0.5, 0.9, 0.6, 0.7

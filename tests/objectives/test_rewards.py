@@ -1,11 +1,13 @@
-"""A reward that is not finite, in a compiled step: the loss of its example alone is not finite, which names it."""
+"""Rewards: one that is not finite makes the loss of its example alone not finite; and no gradient goes through them."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import objectives, parameterizations, schedules, timesteps, weightings
+from diffusion import objectives, parameterizations, samplers, schedules, timesteps, weightings
+from diffusion.objectives.rewards import advantages
+from diffusion.objectives.rollouts import rollouts
 
 FLOW = schedules.rectified_flow()
 X0 = parameterizations.x0()
@@ -36,3 +38,15 @@ def test_the_loss_of_its_example_alone_is_not_finite(name):
     keys = jax.random.split(jax.random.key(0), 8)
     losses = jax.jit(lambda keys: objective(networks, FLOW, keys, {"x": jnp.zeros((8, 1))}, 0)[0])(keys)
     np.testing.assert_array_equal(np.isfinite(losses), np.arange(8) != 5)
+
+
+def test_no_gradient_goes_through_advantages_and_rollouts():
+    weights = jnp.array([1.0, 2.0, 3.0, 5.0])
+    of_rewards = lambda rewards: (weights * advantages(rewards, 2)).sum()
+    np.testing.assert_array_equal(jax.grad(of_rewards)(jnp.array([0.1, 0.5, 0.2, 0.9])), 0)
+
+    def of_network(gain):
+        keys = jax.random.split(jax.random.key(0), 4)
+        return rollouts(lambda x, t, condition: gain * x, FLOW, X0, GRID, samplers.ddim(), keys, (2,)).sum()
+
+    assert of_network(0.5) != of_network(0.6) and jax.grad(of_network)(0.5) == 0
