@@ -155,8 +155,8 @@ def seconds(work: Work, machine: Machine) -> dict[str, float]:
 
     Returns:
         {"compute", "memory", "network": the seconds of each; "exposed": those of collectives beside which no kernel
-        runs; "overlapped": the step, if early collectives cost nothing
-        as long as kernels run; "in_turn": if none of them ran beside kernels; "mfu_overlapped", "mfu_in_turn"}.
+        runs; "overlapped": the step, if early collectives cost nothing as long as kernels run; "in_turn": the step, if
+        none of them ran beside kernels; "mfu_overlapped", "mfu_in_turn"}.
     """
     needed = operations(work)
     early = {True: 0.0, False: 0.0}

@@ -99,23 +99,29 @@ def _memory_table(machines: Mapping[str, Mapping]) -> Table:
 
 
 def _work_table(plan: Mapping[str, Any]) -> Table:
-    """Operations of the whole job, and bytes that each device sends, a column for each platform."""
-    columns = {entry["platform"]: entry["collectives"] for entry in plan["machines"].values()}
+    """Operations of the whole job, and bytes that each device sends, a column for each kind of network."""
+    columns = {_network(name): entry["collectives"] for name, entry in plan["machines"].items()}
     table = Table("a step")
-    for platform in columns:
-        table.add_column(platform, justify="right")
+    for network in columns:
+        table.add_column(network, justify="right")
     table.add_column("known")
     for name, number in plan["flops"].items():
         title, known = FLOPS[name]
         table.add_row(title, *[f"{number:.4g}"] * len(columns), known)
     sent = {
-        platform: {(one["kind"], " x ".join(one["axes"])): one["bytes"] for one in collectives}
-        for platform, collectives in columns.items()
+        network: {(one["kind"], " x ".join(one["axes"])): one["bytes"] for one in collectives}
+        for network, collectives in columns.items()
     }
     for kind, over in dict.fromkeys(key for column in sent.values() for key in column):
         sizes = (f"{in_bytes(column.get((kind, over), 0))} a device" for column in sent.values())
         table.add_row(f"{kind} over {over}", *sizes, "estimate")
     return table
+
+
+def _network(name: str) -> str:
+    """The platform of a machine, and its torus, by whose dimensions XLA chooses collectives."""
+    machine = MACHINES[name]
+    return f"{machine.platform}, {machine.torus}D torus" if machine.torus else machine.platform
 
 
 def _time_table(machines: Mapping[str, Mapping]) -> Table:
