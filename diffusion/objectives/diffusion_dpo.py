@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.objectives.entry import entry
-from diffusion.objectives.few_step import frozen, player, sum_square
+from diffusion.objectives.few_step import frozen, mix, player, sum_square
 from diffusion.objectives.inputs import noised, weigh
 from diffusion.objectives.objective import Denoises, Objective, Teacher
 from diffusion.objectives.objective_facts import Examples
@@ -63,7 +63,7 @@ def diffusion_dpo(
         x_w, eps, _, t, importance = noised(schedule, density, keys, batch)
 
         def error(network, parameterization, x_0):
-            x_t = left_broadcast(schedule.alpha(t), x_0) * x_0 + left_broadcast(schedule.sigma(t), x_0) * eps
+            x_t = mix(schedule, t, x_0, eps)
             output, at = evaluate(network, schedule, parameterization, x_t, t, batch.get("condition"))
             weight = weigh(importance, weighting(schedule, at) * error_scale(schedule, at, parameterization))
             difference = output - parameterization.target(schedule, at, x_0, eps)
