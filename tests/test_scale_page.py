@@ -37,7 +37,8 @@ def test_the_page_names_no_share_of_the_peak_beside_its_tables():
 @pytest.mark.slow
 def test_the_plans_are_what_the_commands_print_today():
     for arguments, text in plan_tables.plans(PAGE):
-        assert text == plan_tables.printed(arguments), f"python -m tools.docs.plan_tables: diffusion plan {arguments}"
+        command = f"diffusion plan {arguments}"
+        assert text == plan_tables.printed(command), f"python -m tools.docs.plan_tables: {command}"
 
 
 @pytest.mark.slow

@@ -3,9 +3,9 @@
     python -m tools.docs.plan_tables
     python -m tools.docs.plan_tables --check
 
-The first command rewrites the text after each marker, `<!-- diffusion plan ARGUMENTS -->`, and the tables of compiled
-steps (docs/programs.json) beside the plan's: their memory, and their times. The second prints what is outdated, and
-ends with status 1 where something is.
+The first command rewrites the text after each marker, `<!-- diffusion plan ARGUMENTS -->`, and two tables that compare
+the compiled steps of docs/programs.json with their plans: one of memory, one of time. The second command prints what is
+outdated, and ends with status 1 if anything is.
 """
 
 import json
@@ -19,8 +19,6 @@ from collections.abc import Iterator
 
 from absl import app, flags
 
-from benchmarks.programs import planned
-
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "scale.md"
 PROGRAMS = PAGE.with_name("programs.json")
 COMPILED = {  # cases of benchmarks.programs, and the same steps for the plan
@@ -32,13 +30,14 @@ COMPILED = {  # cases of benchmarks.programs, and the same steps for the plan
 }
 STATE = ("parameters", "optimizer", "average", "others")  # what a step leaves in memory
 BEGIN, END = "<!-- memory of compiled steps -->\n", "<!-- end of the memory of compiled steps -->"
-STEPS, STEPS_END = "<!-- python -m benchmarks.programs.planned -->\n", "<!-- end of the planned steps -->"
+PLANNED = "benchmarks.programs.planned"  # the command that prints the table of times
+STEPS, STEPS_END = f"<!-- python -m {PLANNED} -->\n", "<!-- end of the planned steps -->"
 BLOCK = re.compile(r"<!-- diffusion plan (?P<arguments>.*?) -->\n```\n(?P<text>.*?)```\n", re.DOTALL)
 
 
-def printed(arguments: str) -> str:
-    """What `diffusion plan` prints, without its progress."""
-    command = [sys.executable, "-m", "diffusion", "plan", *shlex.split(arguments)]
+def printed(module: str) -> str:
+    """The standard output of `python -m MODULE ARGUMENTS`, without its progress."""
+    command = [sys.executable, "-m", *shlex.split(module)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=PAGE.parents[1], check=True)
     return "".join(f"{line.rstrip()}\n" for line in done.stdout.splitlines())
 
@@ -47,7 +46,7 @@ def memory(case: str) -> tuple[float, float, float, float]:
     """Bytes of a compiled step on one device: temporaries by XLA and by the plan, the peak by XLA and by the plan."""
     compiled = next(row["memory"] for row in json.loads(PROGRAMS.read_text()) if row["case"] == case)
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        printed(f"--config=imagenet256_dit {COMPILED[case]} --out={file.name}")
+        printed(f"diffusion plan --config=imagenet256_dit {COMPILED[case]} --out={file.name}")
         (machine,) = json.loads(pathlib.Path(file.name).read_text())["machines"].values()
     parts = machine["memory"]
     passing = sum(size for name, size in parts.items() if name not in STATE)
@@ -66,16 +65,20 @@ def memory_table() -> str:
 
 def plans(page: str) -> Iterator[tuple[str, str]]:
     """The arguments of each plan on the page, and the text that the page has for it."""
-    return ((found["arguments"], found["text"]) for found in BLOCK.finditer(page))
+    return ((block["arguments"], block["text"]) for block in BLOCK.finditer(page))
 
 
 def renewed(page: str) -> str:
     """The page with the plans of today."""
-    renew = lambda found: f"<!-- diffusion plan {found['arguments']} -->\n```\n{printed(found['arguments'])}```\n"
+
+    def renew(block: re.Match[str]) -> str:
+        command = f"diffusion plan {block['arguments']}"
+        return f"<!-- {command} -->\n```\n{printed(command)}```\n"
+
     before, _, rest = BLOCK.sub(renew, page).partition(BEGIN)
     page = before + BEGIN + memory_table() + END + rest.partition(END)[2]
     before, _, rest = page.partition(STEPS)
-    return before + STEPS + planned.table() + STEPS_END + rest.partition(STEPS_END)[2]
+    return before + STEPS + printed(PLANNED) + STEPS_END + rest.partition(STEPS_END)[2]
 
 
 def main(argv: list[str]) -> None:
@@ -84,9 +87,10 @@ def main(argv: list[str]) -> None:
     if not flags.FLAGS.check:
         PAGE.write_text(renewed(page))
         return
-    outdated = [f"diffusion plan {arguments}" for arguments, text in plans(page) if printed(arguments) != text]
+    commands = ((f"diffusion plan {arguments}", text) for arguments, text in plans(page))
+    outdated = [command for command, text in commands if printed(command) != text]
     outdated += [] if memory_table() in page else ["the memory of compiled steps"]
-    outdated += [] if planned.table() in page else ["the time of compiled steps"]
+    outdated += [] if printed(PLANNED) in page else ["the time of compiled steps"]
     for what in outdated:
         print(f"{PAGE}: outdated: {what}")
     sys.exit(bool(outdated))
