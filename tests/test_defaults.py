@@ -178,6 +178,10 @@ DEFAULTS = [
     ),
     (objectives.mean_flow, {"equal": 0.75, "p": 1.0, "c": 0.01}),
     (objectives.improved_mean_flow, {"equal": 0.5, "p": 1.0, "c": 0.01}),
+    (
+        objectives.alpha_flow,
+        {"equal": 0.5, "p": 1.0, "c": 0.01, "start": 0.0, "end": 1.0, "gamma": 25.0, "clamp": 0.005},
+    ),
     (objectives.progressive_distillation, {"teacher_scale": 1.0}),
     (objectives.shortcut, {"M": 128, "share": 0.25, "clip": math.inf}),
     (objectives.uncertainty, {"channels": 128}),

@@ -305,7 +305,8 @@ def test_what_no_denoiser_can_read_is_not_trained(name, make):
     assert _outcome(lambda: train(schedule=schedule._replace(t_max=0.99), objective=objective)) is None
 
 
-TWO_TIMES = ("mean_flow", "mean_flow(guided)", "improved_mean_flow", "shortcut")  # they read no parameterization
+# These read no parameterization.
+TWO_TIMES = ("mean_flow", "mean_flow(guided)", "improved_mean_flow", "alpha_flow", "shortcut")
 
 
 @pytest.mark.parametrize("name", [name for name in few_step_cases.MEMBERS if name not in TWO_TIMES])

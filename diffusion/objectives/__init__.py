@@ -14,6 +14,7 @@ from diffusion.objectives.adversarial import (
     adversarial_discriminator as adversarial_discriminator,
     adversarial_generator as adversarial_generator,
 )
+from diffusion.objectives.alpha_flow import alpha_flow as alpha_flow
 from diffusion.objectives.augmented import Augmentation as Augmentation, with_augmentation as with_augmentation
 from diffusion.objectives.backward_simulation import (
     Simulation as Simulation,

@@ -1,6 +1,6 @@
 """MeanFlow: the mean velocity between two times, learned from an identity for its derivative along the flow."""
 
-__all__ = ["Guidance", "improved_mean_flow", "mean_flow"]
+__all__ = ["Guidance", "adaptive", "check_shares", "guided_velocity", "improved_mean_flow", "mean_flow", "two_times"]
 
 import functools
 from typing import Any, NamedTuple
@@ -79,25 +79,25 @@ def mean_flow(
         ValueError: if equal is not in [0, 1] or p < 0; TypeError from the objective, if the network has no forward
             derivative.
     """
-    _check(equal, p)
+    check_shares(equal, p)
     clocks = clocks or start_and_duration()
 
     @entry()
     def loss(networks, schedule, keys, batch, step):
         pair_keys, noise_keys, drop_keys = split(keys, 3)
-        t, s, importance = _two_times(density, equal, pair_keys, batch)
+        t, s, importance = two_times(density, equal, pair_keys, batch)
         x_0, eps = pairs(noise_keys, batch)
         x_t = mix(schedule, t, x_0, eps)
         v = velocity().target(schedule, at_each(schedule, t, x_0), x_0, eps)
         condition = batch.get("condition")
         u = lambda x, t, s, condition: mean_velocity(player(networks, "model"), schedule, clocks, x, t, s, condition)
         if guidance is not None:
-            v, condition = _guided(guidance, u, drop_keys, x_t, t, v, condition)
+            v, condition = guided_velocity(guidance, u, drop_keys, x_t, t, v, condition)
         ones = jnp.ones_like(t)
         zeros = jnp.zeros_like(s)
         u_t, du_dt = derivative(lambda x, t, s: u(x, t, s, condition), (x_t, t, s), (v, ones, zeros))
         target = jax.lax.stop_gradient(v - left_broadcast(t - s, x_t) * du_dt)
-        return importance * _adaptive(sum_square(u_t - target), p, c), {"t": t, "s": s}
+        return importance * adaptive(sum_square(u_t - target), p, c), {"t": t, "s": s}
 
     return Objective(
         loss,
@@ -140,13 +140,13 @@ def improved_mean_flow(
         ValueError: if equal is not in [0, 1] or p < 0; TypeError from the objective, if the network has no forward
             derivative.
     """
-    _check(equal, p)
+    check_shares(equal, p)
     clocks = clocks or start_and_duration()
 
     @entry()
     def loss(networks, schedule, keys, batch, step):
         pair_keys, noise_keys = split(keys, 2)
-        t, s, importance = _two_times(density, equal, pair_keys, batch)
+        t, s, importance = two_times(density, equal, pair_keys, batch)
         x_0, eps = pairs(noise_keys, batch)
         x_t = mix(schedule, t, x_0, eps)
         u = lambda x, t, s: mean_velocity(player(networks, "model"), schedule, clocks, x, t, s, batch.get("condition"))
@@ -154,7 +154,7 @@ def improved_mean_flow(
         u_t, du_dt = derivative(u, (x_t, t, s), (rate, jnp.ones_like(t), jnp.zeros_like(s)))
         V = u_t + left_broadcast(t - s, x_t) * jax.lax.stop_gradient(du_dt)
         error = V - velocity().target(schedule, at_each(schedule, t, x_0), x_0, eps)
-        return importance * _adaptive(sum_square(error), p, c), {"t": t, "s": s}
+        return importance * adaptive(sum_square(error), p, c), {"t": t, "s": s}
 
     return Objective(
         loss,
@@ -164,7 +164,7 @@ def improved_mean_flow(
     )
 
 
-def _two_times(density, equal, keys, batch) -> tuple[Array, Array, Array]:
+def two_times(density, equal, keys, batch) -> tuple[Array, Array, Array]:
     """The larger and the smaller of two draws, or the larger twice for a share of the examples, and their importance.
 
     Here each decision has its own key; the authors' code takes the first rows of the batch for s = t.
@@ -179,7 +179,7 @@ def _two_times(density, equal, keys, batch) -> tuple[Array, Array, Array]:
     return t, jnp.where(same, t, jnp.minimum(first, second)), weight * other_weight
 
 
-def _guided(guidance: Guidance, u, keys, x_t, t, v, condition):
+def guided_velocity(guidance: Guidance, u, keys, x_t, t, v, condition):
     """The guided velocity and the condition, of which a share is dropped together with the guidance."""
     if condition is None:
         raise ValueError("mean_flow: guidance needs a condition, and the batch has none")
@@ -195,11 +195,16 @@ def _guided(guidance: Guidance, u, keys, x_t, t, v, condition):
     )
 
 
-def _adaptive(squared: Array, p: float, c: float) -> Array:
+def adaptive(squared: Array, p: float, c: float) -> Array:
     """|error|^2 / stop(|error|^2 + c)^p."""
     return squared / jax.lax.stop_gradient(squared + c) ** p
 
 
-def _check(equal: float, p: float) -> None:
+def check_shares(equal: float, p: float) -> None:
+    """Refuses a share outside [0, 1] and a negative power.
+
+    Raises:
+        ValueError: naming both.
+    """
     if not (0 <= equal <= 1 and p >= 0):
         raise ValueError(f"mean flow: equal = {equal} is a share, in [0, 1], and p = {p} must not be negative")

@@ -182,6 +182,7 @@ OBJECTIVES = _table(
     objectives.masked_denoising,
     objectives.mean_flow,
     objectives.improved_mean_flow,
+    objectives.alpha_flow,
     objectives.shortcut,
     objectives.variational_bound,
     objectives.stochastic_interpolant,

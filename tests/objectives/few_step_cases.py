@@ -57,6 +57,7 @@ MEMBERS = {
     "mean_flow": Member(lambda: objectives.mean_flow(UNIFORM, equal=0.5)),
     "mean_flow(guided)": Member(lambda: objectives.mean_flow(UNIFORM, guidance=objectives.Guidance(3, 1.5, 0.5))),
     "improved_mean_flow": Member(lambda: objectives.improved_mean_flow(UNIFORM)),
+    "alpha_flow": Member(lambda: objectives.alpha_flow(UNIFORM, 6)),  # alpha = 1/2 at step 3
     "progressive_distillation": Member(lambda: objectives.progressive_distillation(V, V, 4), ("teacher",)),
     "distribution_matching": Member(lambda: objectives.distribution_matching(V, V, V, UNIFORM), ("teacher", "fake")),
     "fake_score": Member(

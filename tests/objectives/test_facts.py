@@ -74,6 +74,12 @@ FACTS = {
         UNIFORM,
         {"teacher": Teacher(), "second": Second("discriminator", True, objectives.adversarial_discriminator)},
     ),
+    "alpha_flow": lambda: (
+        objectives.alpha_flow(UNIFORM, 100, guidance=objectives.Guidance(3, dropout=0.3)),
+        (flow_maps.mean_flow, "velocity", False),
+        UNIFORM,
+        MEAN_FLOW | {"condition_dropout": 0.3},
+    ),
     "cd": lambda: (objectives.cd(EDM, X0, V, 18), consistency(X0), None, {"teacher": Teacher()}),
     "consistency_distillation": lambda: (
         objectives.consistency_distillation(X0, V, UNIFORM, pairs),

@@ -30,6 +30,7 @@ ELSEWHERE = {
             "adjoint_matching",
             "adversarial_discriminator",
             "adversarial_generator",
+            "alpha_flow",
             "cd",
             "consistency_distillation",
             "consistency_training",

@@ -217,6 +217,7 @@ MEANS = {  # of few-step objectives whose losses are means over numbers, so that
     "shortcut": lambda: objectives.shortcut(16, share=0.5),
     "mean_flow": lambda: objectives.mean_flow(UNIFORM, equal=0.5, p=0.0),
     "improved_mean_flow": lambda: objectives.improved_mean_flow(UNIFORM, p=0.0),
+    "alpha_flow": lambda: objectives.alpha_flow(UNIFORM, 6, p=0.0),
     "progressive_distillation": lambda: objectives.progressive_distillation(V, V, 4),
     "latent_consistency_distillation": lambda: objectives.latent_consistency_distillation(V, V, null=3),
     "regression": lambda: objectives.regression(V),
