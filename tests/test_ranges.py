@@ -42,7 +42,6 @@ from diffusion.metrics import (
     representation_ratio,
 )
 from diffusion.objectives import (
-    autoencoding,
     classification,
     consistency_times,
     equivariance,
@@ -50,6 +49,7 @@ from diffusion.objectives import (
     few_step,
     interpolants,
     projectors,
+    representation_autoencoder,
 )
 from diffusion.parameterizations import Prediction
 from diffusion.training import ema, optimizers, power_ema
@@ -337,7 +337,7 @@ RANGES = {
         [0.34],
         "rate = ",
     ),
-    "decoder's noise": (lambda tau: autoencoding.rae_decoder(tau=tau), [0.0], [-1e-9], "tau"),
+    "decoder's noise": (lambda tau: representation_autoencoder.rae_decoder(tau=tau), [0.0], [-1e-9], "tau"),
     "direction": (lambda weight: objectives.flow_matching(UNIFORM, direction=weight), [0.0], [-1e-9], "direction"),
     "early layer": (lambda layer: objectives.early_prediction(V, layer), [1], [0], "layer = 0"),
     "equivariance": (

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.objectives.autoencoding import Perceived
+from diffusion.objectives.autoencoder_terms import Perceived
 
 CONVOLUTIONS = (2, 2, 3, 3, 3)
 """Convolutions of each stage of VGG16."""
@@ -17,7 +17,7 @@ SCALE = (0.458, 0.448, 0.450)
 
 
 class LPIPS(nn.Module):
-    """VGG16's features of pictures, for `autoencoding.perceptual_distance`: [B, H, W, C] in [-1, 1] -> `Perceived`.
+    """VGG16's features of pictures, for `perceptual_distance`: [B, H, W, C] in [-1, 1] -> `Perceived`.
 
         stage i: (max-pooling by 2, from the second stage on) - [conv 3x3 - relu] x CONVOLUTIONS[i]
 

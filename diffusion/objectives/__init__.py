@@ -8,6 +8,7 @@ from diffusion.objectives import (
     interpolants as interpolants,
     projectors as projectors,
     recipes as recipes,
+    representation_autoencoder as representation_autoencoder,
 )
 from diffusion.objectives.adjoint_matching import adjoint_matching as adjoint_matching
 from diffusion.objectives.adversarial import (

@@ -4,176 +4,37 @@ Two players, for `training.alternating`:
 
     players = {"autoencoder": Player(kl_autoencoder(), "model", adam), "critic": Player(patch_critic(), "critic", adam)}
 
-Here networks["model"](x, keys, condition) -> `Coded`: the second argument is the examples' keys, for draws from the
-posterior, in place of a denoiser's clock (`diffusion.training.coding` makes such networks). networks["critic"](x,
-clock, condition) returns logits `[B, h, w, 1]`, one for each patch. networks["features"], which is optional, returns a
+networks["model"](x, keys, condition) returns `Coded`; the keys, one for each example, draw from the posterior, and
+stand where a denoiser has its clock (`diffusion.training.coding` makes such networks). networks["critic"](x, clock,
+condition) returns logits `[B, h, w, 1]`, one for each patch. networks["features"], which is optional, returns a
 sequence of features `[B, h, w, C]` of a frozen network, or `Perceived`. Pictures are in [-1, 1].
-
-The decoder of a representation autoencoder is trained alone (`rae_decoder`): networks["encoder"](x, clock, condition)
-returns the frozen features `[B, N, D]` of its patches, and networks["model"](features, keys, condition, size=(H, W))
-what is decoded of them.
 """
 
-__all__ = [
-    "Coded",
-    "Perceived",
-    "adaptive_weight",
-    "choice",
-    "critic_of",
-    "gaussian_kl",
-    "hinge",
-    "kl_autoencoder",
-    "patch_critic",
-    "perceptual_distance",
-    "picture_error",
-    "rae_critic",
-    "rae_decoder",
-    "vanilla",
-    "vq_autoencoder",
-]
+__all__ = ["critic_of", "kl_autoencoder", "patch_critic", "reconstruction_objective", "vq_autoencoder"]
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 
+from diffusion import public
+from diffusion.objectives import vision_foundation
+from diffusion.objectives.autoencoder_terms import (
+    CRITICS,
+    PIXELS,
+    Coded,
+    adaptive_weight,
+    choice,
+    example_means,
+    picture_error,
+)
 from diffusion.objectives.equivariance import Equivariance
 from diffusion.objectives.few_step import player
-from diffusion.objectives.objective import Head, Objective, Second
+from diffusion.objectives.objective import Objective, Second
 from diffusion.objectives.objective_facts import Beside, Examples, Trained
-from diffusion.objectives.vision_foundation import VisionFoundation, marginal_cosine, marginal_distance_matrix
-
-
-class Coded(NamedTuple):
-    """The output of an autoencoder for pictures.
-
-    Attributes:
-        x: `[B, H, W, C]` the reconstructions.
-        penalties: {name: `[B]`}: "kl", or "codebook" and "commitment".
-        last: the kernel of the decoder's last layer, at which gradients are compared.
-        redo: kernel -> x, with this kernel in place of the last one.
-        log_variance: `[]` learned log-variance of the pixels; 0 where none is learned.
-        latents: `[B, h, w, D]` that were decoded, before any transformation; None where nobody reads them.
-        first: the kernel of the encoder's last layer, at which gradients are compared too; None where there is none.
-        recode: kernel -> (x, latents), with this kernel in place of that one.
-    """
-
-    x: Array
-    penalties: Mapping[str, Array]
-    last: Array
-    redo: Callable[[Array], Array]
-    log_variance: ArrayLike = 0.0
-    latents: Array | None = None
-    first: Array | None = None
-    recode: Callable[[Array], tuple[Array, Array]] | None = None
-
-
-class Perceived(NamedTuple):
-    """Features of pictures with the weights by which they are compared.
-
-    Attributes:
-        layers: features `[B, h, w, C]` of each layer.
-        weights: weights `[C]` of each layer, see `perceptual_distance`.
-    """
-
-    layers: Sequence[Array]
-    weights: Sequence[Array]
-
-
-# ==== Terms ====
-
-
-PIXELS = {"l1": jnp.abs, "l2": jnp.square}
-
-
-def gaussian_kl(mean: Array, log_variance: Array) -> Array:
-    """`[B]` KL(N(mean, variance) || N(0, 1)) of all components: 1/2 sum (mean^2 + variance - 1 - log variance).
-
-    Reference: Kingma and Welling 2013, "Auto-Encoding Variational Bayes", appendix B.
-    """
-    terms = jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance
-    return 0.5 * jnp.sum(terms, axis=tuple(range(1, terms.ndim)))
-
-
-def perceptual_distance(
-    features: Sequence[Array], others: Sequence[Array], weights: Sequence[Array] | None = None
-) -> Array:
-    """`[B]` distance of features, each normalised over its channels, as LPIPS takes it.
-
-        sum over layers of mean over positions of sum_c w_c (f_c / |f| - g_c / |g|)^2
-
-    Args:
-        features: features of pictures, `[B, h, w, C]` for each layer.
-        others: features of the pictures to compare with, in the same shapes.
-        weights: weights w `[C]` of each layer, >= 0, learned from people's judgements in the paper; ones if None.
-
-    Raises:
-        ValueError: if the numbers of layers differ.
-
-    Reference: Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", equation 1.
-    """
-    if len(features) != len(others) or (weights is not None and len(weights) != len(features)):
-        raise ValueError(
-            f"perceptual_distance: {len(features)} layers of features, {len(others)} of others, and "
-            f"{'no' if weights is None else len(weights)} weights"
-        )
-    # Added to the square, so that features of zero have a gradient.
-    unit = lambda f: f * jax.lax.rsqrt(jnp.sum(jnp.square(f), axis=-1, keepdims=True) + 1e-20)
-    total = jnp.asarray(0.0)
-    for layer, (f, g) in enumerate(zip(features, others)):
-        square = jnp.square(unit(f) - unit(g)) * (1.0 if weights is None else weights[layer])
-        total += jnp.mean(jnp.sum(square, axis=-1), axis=tuple(range(1, f.ndim - 1)))
-    return total
-
-
-def adaptive_weight(reconstruction: Array, adversarial: Array, limit: float = 1e4, delta: float = 1e-4) -> Array:
-    """lambda = |grad reconstruction loss| / (|grad adversarial loss| + delta), at the decoder's last layer.
-
-    Args:
-        reconstruction: the gradient of the reconstruction loss, of any shape.
-        adversarial: the gradient of the adversarial loss.
-        limit: lambda is at most this.
-        delta: against division by zero, 1e-4 in the authors' code (1e-6 in the paper).
-
-    Returns:
-        `[]`, without gradient.
-
-    Reference: Esser, Rombach and Ommer 2021, "Taming Transformers for High-Resolution Image Synthesis", equation 7; the
-    limit is taken from the authors' code.
-    """
-    norm = lambda gradient: jnp.sqrt(jnp.sum(jnp.square(gradient)))
-    return jax.lax.stop_gradient(jnp.clip(norm(reconstruction) / (norm(adversarial) + delta), 0, limit))
-
-
-def hinge(real: Array, fake: Array) -> Array:
-    """`[B]` the critic's hinge loss of logits `[B, ...]`: 1/2 mean max(0, 1 - real) + 1/2 mean max(0, 1 + fake)."""
-    return 0.5 * (_mean(jax.nn.relu(1 - real)) + _mean(jax.nn.relu(1 + fake)))
-
-
-def vanilla(real: Array, fake: Array) -> Array:
-    """`[B]` cross-entropy of logits `[B, ...]`: 1/2 mean softplus(-real) + 1/2 mean softplus(fake)."""
-    return 0.5 * (_mean(jax.nn.softplus(-real)) + _mean(jax.nn.softplus(fake)))
-
-
-CRITICS = {"hinge": hinge, "vanilla": vanilla}
-
-
-def choice(table: Mapping[str, Callable], name: str, argument: str) -> Callable:
-    """The function of this name; a ValueError that names the argument and the valid names if there is none."""
-    if name not in table:
-        raise ValueError(f"{argument} = {name!r} is not known; valid are {', '.join(table)}")
-    return table[name]
-
-
-def _mean(x: Array) -> Array:
-    return jnp.mean(x, axis=tuple(range(1, x.ndim)))
-
-
-# ==== Objectives ====
+from diffusion.objectives.vision_foundation import VisionFoundation
 
 
 def kl_autoencoder(
@@ -232,14 +93,10 @@ def kl_autoencoder(
         equivariance.check()
         if aligned is not None:
             raise ValueError("kl_autoencoder: aligned latents are those of whole pictures. Valid: no equivariance")
-    objective = _autoencoder(losses_of, {"kl": kl}, adversarial, start, aligned, equivariance)
+    objective = reconstruction_objective(losses_of, {"kl": kl}, adversarial, start, aligned, equivariance)
     if aligned is None:
         return objective
-    return dataclasses.replace(
-        objective,
-        heads={PROJECTION: Head(0, _init_projection, _project)},
-        beside=objective.beside._replace(encoder=True),
-    )
+    return dataclasses.replace(objective, heads=vision_foundation.HEADS, beside=objective.beside._replace(encoder=True))
 
 
 def vq_autoencoder(
@@ -281,82 +138,7 @@ def vq_autoencoder(
     def losses_of(networks, x, coded, reconstruction):
         return picture_error(networks, distance, perceptual, channel_weights, x, reconstruction)
 
-    return _autoencoder(losses_of, {"codebook": codebook, "commitment": commitment}, adversarial, start)
-
-
-def rae_decoder(
-    pixels: str = "l1",
-    perceptual: float = 1.0,
-    adversarial: float = 0.75,
-    start: int = 20_018,
-    tau: float = 0.8,
-    noise: str = "half_normal",
-    channel_weights: Sequence[Array] | None = None,
-) -> Objective:
-    """The loss of a representation autoencoder's decoder, which learns to decode noised features.
-
-        y = D(E(x) + sigma eps),    sigma = tau |n| with n ~ N(0, 1),    eps ~ N(0, I),    one sigma an example
-        loss = mean |x - y| / 2 + perceptual P(x, y) + adversarial lambda mean -C(y)
-
-    The halves come from pictures in [0, 1], which the authors' code compares. E is frozen.
-
-    Facts:
-        loss: mean |x - y| / 2 + P + adversarial lambda mean -C(y); the last term from step `start` on
-        networks: model (the decoder), encoder, features and critic (optional)
-        optimum: none by itself: a game with `rae_critic`
-        paper: Zheng et al. 2025, "Diffusion Transformers with Representation Autoencoders", sections 3.1 and 4.3, and
-            the authors' code
-
-    Args:
-        pixels: "l1", or "l2": (x - y)^2 / 4.
-        perceptual, adversarial, channel_weights: weights, as in `kl_autoencoder`.
-        start: step from which the adversarial term counts; 8 of 16 epochs of ImageNet in batches of 512.
-        tau: scale of the noise, >= 0; 0.8 in the paper.
-        noise: distribution of sigma: "half_normal" (the paper), or "uniform" in (0, tau) (the authors' code).
-
-    Returns:
-        An objective, as `kl_autoencoder`; its metrics have "sigma" `[B]` too.
-
-    Raises:
-        ValueError: for an unknown `pixels` or `noise`, or a negative tau.
-    """
-    distance = choice(PIXELS, pixels, "pixels")
-    code = _noised_decoding(tau, noise)
-
-    def losses_of(networks, x, coded, reconstruction):
-        return picture_error(networks, lambda d: distance(d / 2), perceptual, channel_weights, x, reconstruction)
-
-    objective = _autoencoder(losses_of, {"sigma": 0.0}, adversarial, start, code=code)  # among the metrics
-    return dataclasses.replace(
-        objective,
-        network=objective.network._replace(kind="decoder"),
-        beside=objective.beside._replace(encoder=True),
-        second=Second("critic", by=rae_critic, optional=True, separate=True),
-        shares=("features", tau, noise),
-    )
-
-
-NOISES = {
-    "half_normal": lambda key: jnp.abs(jax.random.normal(key, (), jnp.float32)),
-    "uniform": lambda key: jax.random.uniform(key, (), jnp.float32),
-}
-
-
-def _noised_decoding(tau: float, noise: str) -> Callable[..., Coded]:
-    """The decoder's reconstructions from the noised features of pictures."""
-    draw = choice(NOISES, noise, "noise")
-    if not tau >= 0:
-        raise ValueError(f"tau = {tau} must not be negative (0.8 in the paper)")
-
-    def code(networks, x, keys, condition):
-        features = jax.lax.stop_gradient(player(networks, "encoder")(x, None, None))
-        sigma_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-        sigma = tau * jax.vmap(draw)(sigma_keys)
-        eps = jax.vmap(lambda key: jax.random.normal(key, features.shape[1:], features.dtype))(noise_keys)
-        coded = player(networks, "model")(features + sigma[:, None, None] * eps, keys, condition, size=x.shape[1:3])
-        return coded._replace(penalties={**coded.penalties, "sigma": sigma})
-
-    return code
+    return reconstruction_objective(losses_of, {"codebook": codebook, "commitment": commitment}, adversarial, start)
 
 
 def _encoding(networks, x, keys, condition, transform=None) -> Coded:
@@ -366,35 +148,8 @@ def _encoding(networks, x, keys, condition, transform=None) -> Coded:
     return player(networks, "model")(x, keys, condition, transform=transform)
 
 
-PROJECTION = "projection"
-
-
-def _init_projection(key: Array, features: int, to: int) -> Array:
-    """A linear map without a bias, as the authors' code has it."""
-    bound = features**-0.5
-    return jax.random.uniform(key, (features, to), jnp.float32, -bound, bound)
-
-
-def _project(kernel: Array, z: Array) -> Array:
-    return z.reshape(z.shape[0], -1, z.shape[-1]) @ kernel
-
-
-def picture_error(networks, distance, perceptual, channel_weights, x, reconstruction) -> tuple[Array, dict[str, Array]]:
-    """`[B]` mean error of the pixels and of the features, and its parts."""
-    pixels = _mean(distance(x - reconstruction))
-    if "features" not in networks:
-        return pixels, {"reconstruction": pixels}
-    see = lambda pictures: networks["features"](pictures, jnp.zeros(x.shape[0]), None)
-    ours, theirs = see(reconstruction), jax.lax.stop_gradient(see(x))
-    if isinstance(ours, Perceived):
-        channel_weights = jax.lax.stop_gradient(ours.weights) if channel_weights is None else channel_weights
-        ours, theirs = ours.layers, theirs.layers
-    perceived = perceptual_distance(ours, theirs, channel_weights)
-    return pixels + perceptual * perceived, {"reconstruction": pixels, "perceptual": perceived}
-
-
-def _autoencoder(
-    losses_of,
+def reconstruction_objective(
+    losses_of: Callable[..., tuple[Array, dict[str, Array]]],
     weights: Mapping[str, float],
     adversarial: float,
     start: int,
@@ -402,6 +157,23 @@ def _autoencoder(
     equivariance: Equivariance | None = None,
     code: Callable[..., Coded] = _encoding,
 ) -> Objective:
+    """The objective of an autoencoder: a loss of its reconstructions, its penalties, and an adversarial term.
+
+        loss = losses_of(x, y) + sum_i weight_i penalty_i + adversarial lambda mean -D(y)
+
+    Args:
+        losses_of: (networks, x, coded, reconstructions) -> (losses `[B]`, metrics).
+        weights: {name: weight} of the penalties that count, of those in `Coded.penalties`.
+        adversarial: weight beside lambda, used where there is a network "critic".
+        start: step from which the adversarial term counts.
+        aligned: the alignment of the latents, as in `kl_autoencoder`.
+        equivariance: transformations, as in `kl_autoencoder`.
+        code: (networks, x, keys, condition) -> `Coded`; with `equivariance` it takes a transformation too.
+
+    Returns:
+        An objective; see `diffusion.objectives.inputs`.
+    """
+
     def compared(networks, x, coded, condition, step):
         """The losses of the reconstructions, compared with the pictures x."""
         losses, metrics = losses_of(networks, x, coded, coded.x)
@@ -410,9 +182,12 @@ def _autoencoder(
                 losses = losses + weight * coded.penalties[name]
                 metrics[name] = coded.penalties[name]
         if aligned is not None:
-            losses += _foundation(networks, aligned, losses_of, x, coded, metrics)
+            error = lambda pictures: losses_of(networks, x, coded, pictures)[0]
+            term, measured = vision_foundation.latent_alignment(networks, aligned, error, x, coded)
+            losses += term
+            metrics |= measured
         if "critic" in networks:
-            fooled = lambda pictures: -_mean(networks["critic"](pictures, jnp.zeros(x.shape[0]), condition))
+            fooled = lambda pictures: -example_means(networks["critic"](pictures, jnp.zeros(x.shape[0]), condition))
             # Only the last kernel varies: the forward pass above has evaluated the layers before it.
             mine = jax.grad(lambda kernel: jnp.mean(losses_of(networks, x, coded, coded.redo(kernel))[0]))(coded.last)
             theirs = jax.grad(lambda kernel: jnp.mean(fooled(coded.redo(kernel))))(coded.last)
@@ -450,33 +225,6 @@ def _first(keys: Array) -> Array:
     return jax.random.fold_in(keys[0], 1)
 
 
-def _foundation(networks, aligned: VisionFoundation, losses_of, x, coded: Coded, metrics: dict[str, Array]) -> Array:
-    """`[B]` the weighted alignment of latents with a frozen encoder's features."""
-    features = jax.lax.stop_gradient(player(networks, "encoder")(x, None, None))
-    latents, recode = coded.latents, coded.recode
-    assert latents is not None and recode is not None  # as `coding.kl_network` returns them
-    places = latents.shape[1] * latents.shape[2]
-    if features.shape[1] != places:
-        raise ValueError(
-            f"kl_autoencoder: the encoder has {features.shape[1]} places of a picture, and the latents {places}. "
-            "Valid: an encoder, or an encoder.size, whose patches are as many"
-        )
-
-    def term(z):
-        projected = player(networks, PROJECTION)(z)
-        cosine = marginal_cosine(projected, features, aligned.cosine_margin)
-        return cosine + marginal_distance_matrix(projected, features, aligned.distance_margin)
-
-    weight = jnp.asarray(1.0)
-    if aligned.adaptive:
-        mine = jax.grad(lambda kernel: jnp.mean(losses_of(networks, x, coded, recode(kernel)[0])[0]))(coded.first)
-        theirs = jax.grad(lambda kernel: jnp.mean(term(recode(kernel)[1])))(coded.first)
-        weight = adaptive_weight(mine, theirs, limit=1e8)
-    metrics["foundation"] = term(latents)
-    metrics["foundation_weight"] = jnp.full(x.shape[0], weight)
-    return aligned.weight * weight * metrics["foundation"]
-
-
 def patch_critic(loss: str = "hinge", start: int = 0, equivariance: Equivariance | None = None) -> Objective:
     """The discriminator's loss: to distinguish patches of pictures from patches of reconstructions.
 
@@ -505,33 +253,18 @@ def patch_critic(loss: str = "hinge", start: int = 0, equivariance: Equivariance
     return critic_of(loss, start, _encoding, equivariance, ("pictures", equivariance))
 
 
-def rae_critic(loss: str = "hinge", start: int = 15_013, tau: float = 0.8, noise: str = "half_normal") -> Objective:
-    """The discriminator's loss beside `rae_decoder`: `patch_critic`'s, on reconstructions from noised features.
-
-    Facts:
-        loss: as `patch_critic`
-        networks: critic, model (the decoder), encoder
-        optimum: as `patch_critic`
-        paper: Zheng et al. 2025, "Diffusion Transformers with Representation Autoencoders", section 3.1
-
-    Args:
-        loss: "hinge" or "vanilla".
-        start: step from which the critic learns; 6 of 16 epochs of ImageNet in batches of 512.
-        tau, noise: scale and distribution of the noise, as in `rae_decoder`.
-
-    Returns:
-        An objective, as `patch_critic`.
-
-    Raises:
-        ValueError: for an unknown loss or noise, or a negative tau.
-    """
-    return critic_of(loss, start, _noised_decoding(tau, noise), None, ("features", tau, noise))
-
-
 def critic_of(
     loss: str, start: int, code: Callable[..., Coded], equivariance: Equivariance | None, shares: tuple
 ) -> Objective:
-    """The objective of the critic of pictures that `code` makes: its loss of real and made ones, from a step on."""
+    """The critic of an autoencoder's reconstructions: its loss of real pictures and of reconstructions.
+
+    Args:
+        loss: "hinge" or "vanilla".
+        start: step from which the critic learns.
+        code: (networks, x, keys, condition) -> `Coded`; with `equivariance` it takes a transformation too.
+        equivariance: transformations of the pictures; None: none.
+        shares: what it must have in common with the autoencoder's objective, `Objective.shares`.
+    """
     compare = choice(CRITICS, loss, "loss")
 
     def critic(networks, schedule, keys, batch, step):
@@ -543,10 +276,17 @@ def critic_of(
             real = judge(out)
             fake = judge(y)
             losses = jnp.where(step >= start, compare(real, fake), 0.0)
-            return losses, {"t": jnp.zeros(x.shape[0]), "real": _mean(real), "fake": _mean(fake)}
+            return losses, {"t": jnp.zeros(x.shape[0]), "real": example_means(real), "fake": example_means(fake)}
 
         if equivariance is None:
             return judged(batch["x"], batch["x"])
         return equivariance.switched(_first(keys), batch["x"], judged)
 
     return Objective(critic, reads=None, network=Trained("critic"), shares=shares)
+
+
+TERMS = "diffusion.objectives.autoencoder_terms"
+MOVED = {
+    name: TERMS for name in ("Perceived", "gaussian_kl", "hinge", "perceptual_distance", "vanilla")
+} | dict.fromkeys(("rae_critic", "rae_decoder"), "diffusion.objectives.representation_autoencoder")
+public.declare(__name__, elsewhere=MOVED)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.objectives import autoencoding
-from diffusion.objectives.autoencoding import Coded
+from diffusion.objectives.autoencoder_terms import PIXELS, Coded, choice, example_means, picture_error
 from diffusion.objectives.conditioning import drop_condition
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player, with_fixed_parameters
@@ -143,7 +143,7 @@ def end_to_end(
     _check(objective, momentum, condition_dropout)
     weights = {"perceptual": perceptual, "kl": kl, "adversarial": adversarial, "start": start, "epsilon": epsilon}
     _check_weights(alignment, weights)
-    distance = autoencoding.choice(autoencoding.PIXELS, pixels, "pixels")
+    distance = choice(PIXELS, pixels, "pixels")
 
     @entry(entries=None)
     def loss(networks, schedule, keys, batch, step):
@@ -180,12 +180,12 @@ def end_to_end(
 
     def _own(networks, x, coded, condition, step) -> tuple[Array, dict[str, Any]]:
         """The autoencoder's losses of its reconstructions."""
-        losses, metrics = autoencoding.picture_error(networks, distance, perceptual, None, x, coded.x)
+        losses, metrics = picture_error(networks, distance, perceptual, None, x, coded.x)
         metrics["kl"] = coded.penalties["kl"]
         losses = losses + kl * metrics["kl"]
         if "critic" in networks:
             logits = player(networks, "critic")(coded.x, jnp.zeros(x.shape[0]), condition)
-            metrics["adversarial"] = -jnp.mean(logits, tuple(range(1, logits.ndim)))
+            metrics["adversarial"] = -example_means(logits)
             losses = losses + jnp.where(step >= start, adversarial, 0.0) * metrics["adversarial"]
         return losses, metrics
 

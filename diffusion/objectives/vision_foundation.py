@@ -1,7 +1,8 @@
 """VA-VAE's alignment of an autoencoder's latents with the features of a frozen vision model."""
 
-__all__ = ["VisionFoundation", "marginal_cosine", "marginal_distance_matrix"]
+__all__ = ["VisionFoundation", "latent_alignment", "marginal_cosine", "marginal_distance_matrix"]
 
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -9,6 +10,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.arguments import require_shape
+from diffusion.objectives.autoencoder_terms import Coded, adaptive_weight
+from diffusion.objectives.few_step import player
+from diffusion.objectives.objective import Head
 
 
 class VisionFoundation(NamedTuple):
@@ -74,3 +78,60 @@ def marginal_distance_matrix(z: Array, f: Array, margin: float = 0.25) -> Array:
 def _unit(h: Array) -> Array:
     # Added to the norm's square, so that features of zero have a gradient.
     return h * jax.lax.rsqrt(jnp.sum(jnp.square(h), axis=-1, keepdims=True) + 1e-12)
+
+
+def latent_alignment(
+    networks: Mapping[str, Callable], aligned: VisionFoundation, error: Callable[[Array], Array], x: Array, coded: Coded
+) -> tuple[Array, dict[str, Array]]:
+    """The weighted alignment of an autoencoder's latents with the features of a frozen encoder.
+
+    Args:
+        networks: the players: "encoder", (x, clock, condition) -> features `[B, N, D]`, and "projection", of `HEADS`.
+        aligned: the term's weights and margins.
+        error: `[B, H, W, C]` reconstructions -> `[B]` losses, whose gradient is compared with the term's.
+        x: `[B, H, W, C]` the pictures.
+        coded: the autoencoder's output for x, with its latents.
+
+    Returns:
+        (`[B]` losses, {"foundation": the unweighted term `[B]`, "foundation_weight": lambda `[B]`}).
+
+    Raises:
+        ValueError: if the encoder has another number of positions than the latents.
+    """
+    features = jax.lax.stop_gradient(player(networks, "encoder")(x, None, None))
+    latents, recode = coded.latents, coded.recode
+    assert latents is not None and recode is not None  # as `coding.kl_network` returns them
+    places = latents.shape[1] * latents.shape[2]
+    if features.shape[1] != places:
+        raise ValueError(
+            f"kl_autoencoder: the encoder has {features.shape[1]} places of a picture, and the latents {places}. "
+            "Valid: an encoder, or an encoder.size, with as many patches as the latents have places"
+        )
+
+    def term(z):
+        projected = player(networks, PROJECTION)(z)
+        cosine = marginal_cosine(projected, features, aligned.cosine_margin)
+        return cosine + marginal_distance_matrix(projected, features, aligned.distance_margin)
+
+    weight = jnp.asarray(1.0)
+    if aligned.adaptive:
+        ours = jax.grad(lambda kernel: jnp.mean(error(recode(kernel)[0])))(coded.first)
+        theirs = jax.grad(lambda kernel: jnp.mean(term(recode(kernel)[1])))(coded.first)
+        weight = adaptive_weight(ours, theirs, limit=1e8)
+    distance = term(latents)
+    metrics = {"foundation": distance, "foundation_weight": jnp.full(x.shape[0], weight)}
+    return aligned.weight * weight * distance, metrics
+
+
+def _init_projection(key: Array, features: int, to: int) -> Array:
+    """A linear map without a bias, as the authors' code has it."""
+    bound = features**-0.5
+    return jax.random.uniform(key, (features, to), jnp.float32, -bound, bound)
+
+
+def _project(kernel: Array, z: Array) -> Array:
+    return z.reshape(z.shape[0], -1, z.shape[-1]) @ kernel
+
+
+PROJECTION = "projection"
+HEADS = {PROJECTION: Head(0, _init_projection, _project)}  # the linear map W

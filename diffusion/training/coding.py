@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.models.autoencoders import latent_space, quantizers
-from diffusion.objectives.autoencoding import Coded, gaussian_kl
+from diffusion.objectives.autoencoder_terms import Coded, gaussian_kl
 
 # Of the networks in `diffusion.models.autoencoders.encoder_decoder`.
 LAST = ("decoder", "conv_out", "kernel")

@@ -201,7 +201,7 @@ OBJECTIVES = _table(
     objectives.diffusion_nft,
     objectives.cd,
     objectives.autoencoding.kl_autoencoder,
-    objectives.autoencoding.rae_decoder,
+    objectives.representation_autoencoder.rae_decoder,
     objectives.image_text.contrastive_pretraining,
     objectives.latent_consistency_distillation,
     objectives.distribution_matching,
@@ -247,7 +247,7 @@ SECOND_PLAYERS = _table(  # their objectives
     objectives.fake_score,
     objectives.adversarial_discriminator,
     objectives.autoencoding.patch_critic,
-    objectives.autoencoding.rae_critic,
+    objectives.representation_autoencoder.rae_critic,
     objectives.end_to_end_critic,
 )
 CRITICS: dict[str, Callable] = {"patch_discriminator": PatchDiscriminator}  # Linen modules: pictures -> logits

@@ -12,7 +12,7 @@ class Perceptual:
 
     Attributes:
         module: Linen module, called with pictures [B, H, W, C] in [-1, 1]; it returns a sequence of features [B, h, w,
-            C], or an `autoencoding.Perceived`.
+            C], or an `autoencoder_terms.Perceived`.
         path: the file of its weights, in this library's names; "" for the weights of its initial state.
     """
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion.objectives import autoencoding
-from diffusion.objectives.autoencoding import Coded, Perceived
+from diffusion.objectives import autoencoder_terms, autoencoding, representation_autoencoder
+from diffusion.objectives.autoencoder_terms import Coded, Perceived
 from diffusion.objectives.equivariance import Equivariance, transformed
 from diffusion.objectives.vision_foundation import VisionFoundation, marginal_cosine, marginal_distance_matrix
 
@@ -200,7 +200,7 @@ def decoding(z, keys, condition, *, size):
 @pytest.mark.parametrize("noise", ["half_normal", pytest.param("uniform", marks=pytest.mark.slow)])
 def test_the_decoders_loss_is_of_noised_features(noise):
     players = {"encoder": lambda x, *_: F, "model": decoding}
-    make = lambda **named: autoencoding.rae_decoder(noise=noise, **named)
+    make = lambda **named: representation_autoencoder.rae_decoder(noise=noise, **named)
     found, metrics = make(tau=0.0)(players, None, KEYS, {"x": X}, 0)
     y = np.asarray(F).reshape(B, 4, 4, 5) @ np.asarray(drawn(5, 2, seed=5))
     np.testing.assert_allclose(found, np.abs(X - y).mean((1, 2, 3)) / 2, rtol=1e-5)
@@ -213,21 +213,21 @@ def test_the_decoders_loss_is_of_noised_features(noise):
     np.testing.assert_allclose(deviation, metrics["sigma"], rtol=0.3)
     assert len(set(np.asarray(metrics["sigma"]).tolist())) == B
     many = jax.random.split(jax.random.key(1), 4000)
-    sigma = 0.5 * jax.vmap(autoencoding.NOISES[noise])(many)
+    sigma = 0.5 * jax.vmap(representation_autoencoder.NOISES[noise])(many)
     mean, square = {"half_normal": ((2 / np.pi) ** 0.5, 1.0), "uniform": (1 / 2, 1 / 3)}[noise]
     np.testing.assert_allclose([sigma.mean(), jnp.square(sigma).mean()], [0.5 * mean, 0.25 * square], rtol=0.05)
     for arguments, message in (({"tau": -1.0}, "tau = -1.0"), ({"pixels": "l3"}, "pixels = 'l3' is not known")):
         with pytest.raises(ValueError, match=message):
             make(**arguments)
     with pytest.raises(ValueError, match="noise = 'gamma' is not known; valid are half_normal, uniform"):
-        autoencoding.rae_critic(noise="gamma")
+        representation_autoencoder.rae_critic(noise="gamma")
 
 
 def test_perceived_features_have_their_own_weights():
     weights = [jnp.array([1.0, 0.5])]
     see = lambda x, *_: Perceived([x], weights)
     players = {"encoder": lambda x, *_: F, "model": decoding, "features": see}
-    _, metrics = autoencoding.rae_decoder(tau=0.0)(players, None, KEYS, {"x": X}, 0)
+    _, metrics = representation_autoencoder.rae_decoder(tau=0.0)(players, None, KEYS, {"x": X}, 0)
     y = decoding(F, KEYS, None, size=(4, 4)).x
-    expected = autoencoding.perceptual_distance([y], [X], weights)
+    expected = autoencoder_terms.perceptual_distance([y], [X], weights)
     np.testing.assert_allclose(metrics["perceptual"], expected, rtol=1e-5)

@@ -13,8 +13,8 @@ from diffusion.models.autoencoders import latent_space, quantizers
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.autoencoders.autoencoder_vq import VQModel
 from diffusion.models.autoencoders.patch_discriminator import PatchDiscriminator
-from diffusion.objectives import autoencoding
-from diffusion.objectives.autoencoding import Coded
+from diffusion.objectives import autoencoder_terms, autoencoding
+from diffusion.objectives.autoencoder_terms import Coded
 from diffusion.training import coding
 from diffusion.training.alternating import Alternating, AlternatingState, Player, alternating
 from diffusion.training.codebooks import following
@@ -35,7 +35,7 @@ def test_kl_is_that_of_gaussians():
     z = np.asarray(mean)[..., None] + np.exp(np.asarray(log_variance)[..., None] / 2) * points
     log_q = -0.5 * points**2 - 0.5 * np.asarray(log_variance)[..., None]
     expected = ((log_q + 0.5 * z**2) * weights / weights.sum()).sum((1, 2, 3, 4))
-    np.testing.assert_allclose(autoencoding.gaussian_kl(mean, log_variance), expected, rtol=1e-5)
+    np.testing.assert_allclose(autoencoder_terms.gaussian_kl(mean, log_variance), expected, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -47,40 +47,40 @@ def test_perceptual_distance_is_lpips():
     for a, b, c in zip(f, g, w):
         unit = lambda x: np.asarray(x) / np.linalg.norm(np.asarray(x), axis=-1, keepdims=True)
         expected += (np.square(unit(a) - unit(b)) * np.asarray(c)).sum(-1).mean((1, 2))
-    np.testing.assert_allclose(autoencoding.perceptual_distance(f, g, w), expected, rtol=1e-5)
+    np.testing.assert_allclose(autoencoder_terms.perceptual_distance(f, g, w), expected, rtol=1e-5)
     # It sees directions alone; without weights it is 2 - 2 cos.
-    np.testing.assert_allclose(autoencoding.perceptual_distance(f, [3 * x for x in f]), 0, atol=1e-6)
-    np.testing.assert_allclose(autoencoding.perceptual_distance(f[:1], [-f[0]]), 4, rtol=1e-5)
-    slope = jax.grad(lambda x: autoencoding.perceptual_distance([x], [f[0]]).sum())(jnp.zeros((B, 4, 4, 5)))
+    np.testing.assert_allclose(autoencoder_terms.perceptual_distance(f, [3 * x for x in f]), 0, atol=1e-6)
+    np.testing.assert_allclose(autoencoder_terms.perceptual_distance(f[:1], [-f[0]]), 4, rtol=1e-5)
+    slope = jax.grad(lambda x: autoencoder_terms.perceptual_distance([x], [f[0]]).sum())(jnp.zeros((B, 4, 4, 5)))
     assert np.isfinite(slope).all()
     with pytest.raises(ValueError, match="2 layers of features, 1 of others"):
-        autoencoding.perceptual_distance(f, g[:1])
+        autoencoder_terms.perceptual_distance(f, g[:1])
 
 
 def test_perceptual_distance_of_two_directions():
     """Of (1, 0) and (3, 4) / 5 the squares are 0.16 and 0.64; in half of the places the features are the same."""
     f = jnp.broadcast_to(jnp.array([2.0, 0.0]), (1, 1, 2, 2))
     g = jnp.array([[[[3.0, 4.0], [1.0, 0.0]]]])
-    np.testing.assert_allclose(autoencoding.perceptual_distance([f], [g]), [0.4], rtol=1e-5)
+    np.testing.assert_allclose(autoencoder_terms.perceptual_distance([f], [g]), [0.4], rtol=1e-5)
     weights = [jnp.array([1.0, 0.5]), jnp.array([2.0, 0.0])]
-    np.testing.assert_allclose(autoencoding.perceptual_distance([f, f], [g, g], weights), [0.24 + 0.16], rtol=1e-5)
+    np.testing.assert_allclose(autoencoder_terms.perceptual_distance([f, f], [g, g], weights), [0.24 + 0.16], rtol=1e-5)
 
 
 def test_critics_losses():
     real = jnp.array([[2.0, -1.0]])
     fake = jnp.array([[-3.0, 0.5]])
-    np.testing.assert_allclose(autoencoding.hinge(real, fake), [0.5 * (0 + 2) / 2 + 0.5 * (0 + 1.5) / 2])
+    np.testing.assert_allclose(autoencoder_terms.hinge(real, fake), [0.5 * (0 + 2) / 2 + 0.5 * (0 + 1.5) / 2])
     expected = -0.5 * (np.log(1 / (1 + np.exp([-2.0, 1.0]))) + np.log(1 - 1 / (1 + np.exp([3.0, -0.5])))).mean()
-    np.testing.assert_allclose(autoencoding.vanilla(real, fake), [expected], rtol=1e-6)
+    np.testing.assert_allclose(autoencoder_terms.vanilla(real, fake), [expected], rtol=1e-6)
 
 
 @pytest.mark.slow
 def test_adaptive_weight_is_a_ratio_within_bounds():
     a = jnp.array([3.0, 4.0])
     b = jnp.array([[0.0, 2.0]])
-    assert float(autoencoding.adaptive_weight(a, b)) == pytest.approx(5 / (2 + 1e-4), rel=1e-6)
-    assert float(autoencoding.adaptive_weight(a, 0 * b)) == 1e4
-    assert not jax.grad(lambda a: autoencoding.adaptive_weight(a, b))(a).any()
+    assert float(autoencoder_terms.adaptive_weight(a, b)) == pytest.approx(5 / (2 + 1e-4), rel=1e-6)
+    assert float(autoencoder_terms.adaptive_weight(a, 0 * b)) == 1e4
+    assert not jax.grad(lambda a: autoencoder_terms.adaptive_weight(a, b))(a).any()
 
 
 # ==== The objectives, with an autoencoder of one linear layer after a fixed one ====
@@ -123,12 +123,12 @@ def test_the_kl_autoencoders_loss_is_latent_diffusions():
     coded = linear(PARAMS, X, None)
     error = np.abs(X - coded.x)
     features = networks()["features"]
-    p = np.asarray(autoencoding.perceptual_distance(features(coded.x), features(X)))
+    p = np.asarray(autoencoder_terms.perceptual_distance(features(coded.x), features(X)))
     nll = ((error + 0.4 * p[:, None, None, None]) / np.exp(0.3) + 0.3).sum((1, 2, 3))
 
     def mean_nll(last):
         y = linear({**PARAMS, "last": last}, X, None).x
-        p = autoencoding.perceptual_distance(features(y), features(X))
+        p = autoencoder_terms.perceptual_distance(features(y), features(X))
         return jnp.mean(jnp.sum((jnp.abs(X - y) + 0.4 * p[:, None, None, None]) / jnp.exp(0.3), (1, 2, 3)))
 
     fooled = lambda last: -jnp.mean(jnp.tanh(linear({**PARAMS, "last": last}, X, None).x @ CRITIC))
@@ -237,7 +237,7 @@ def test_the_critics_objective_trains_the_critic_alone_from_its_start():
     objective = autoencoding.patch_critic("hinge", start=10)
     found, metrics = losses(objective)
     real, fake = (np.tanh(x @ CRITIC) for x in (X, linear(PARAMS, X, None).x))
-    np.testing.assert_allclose(found, autoencoding.hinge(real, fake), rtol=1e-6)
+    np.testing.assert_allclose(found, autoencoder_terms.hinge(real, fake), rtol=1e-6)
     np.testing.assert_allclose(metrics["fake"], fake.mean((1, 2, 3)), rtol=1e-5)
     assert not losses(objective, step=9)[0].any()
     to_model = jax.grad(lambda params: losses(objective, networks(params))[0].sum())(PARAMS)

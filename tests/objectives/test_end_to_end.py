@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion import objectives, schedules, timesteps
-from diffusion.objectives.autoencoding import Coded
+from diffusion.objectives.autoencoder_terms import Coded
 from diffusion.objectives.end_to_end import Latents, Tuned, followed, normalised, restored
 from diffusion.objectives.feature_losses import Term
 

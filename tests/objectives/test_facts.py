@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from diffusion import couplings, flow_maps, objectives, parameterizations, samplers, schedules, timesteps, weightings
-from diffusion.objectives import autoencoding, conditioning, image_text
+from diffusion.objectives import autoencoding, conditioning, image_text, representation_autoencoder
 from diffusion.objectives.end_to_end import Latents
 from diffusion.objectives.objective import Denoises, Jumps, Objective, Second, Stages, Teacher
 from diffusion.objectives.objective_facts import RECORDS, flat
@@ -356,15 +356,21 @@ FACTS = {
         None,
         {"kind": "autoencoder", "block": None, "second": critic(autoencoding.patch_critic), "perceptual": True},
     ),
-    "autoencoding.rae_decoder": lambda: (
-        autoencoding.rae_decoder(),
+    "autoencoding.reconstruction_objective": lambda: (
+        autoencoding.reconstruction_objective(dict, {}, 0.5, 0),
+        None,
+        None,
+        {"kind": "autoencoder", "block": None, "second": critic(autoencoding.patch_critic), "perceptual": True},
+    ),
+    "representation_autoencoder.rae_decoder": lambda: (
+        representation_autoencoder.rae_decoder(),
         None,
         None,
         {
             "kind": "decoder",
             "block": None,
             "encoder": True,
-            "second": critic(autoencoding.rae_critic),
+            "second": critic(representation_autoencoder.rae_critic),
             "perceptual": True,
         },
     ),
@@ -374,7 +380,12 @@ FACTS = {
         None,
         {"trains": "critic"},
     ),
-    "autoencoding.rae_critic": lambda: (autoencoding.rae_critic(), None, None, {"trains": "critic"}),
+    "representation_autoencoder.rae_critic": lambda: (
+        representation_autoencoder.rae_critic(),
+        None,
+        None,
+        {"trains": "critic"},
+    ),
     "autoencoding.patch_critic": lambda: (autoencoding.patch_critic(), None, None, {"trains": "critic"}),
     "image_text.contrastive_pretraining": lambda: (
         image_text.contrastive_pretraining(),
@@ -389,7 +400,8 @@ def test_every_objective_is_listed():
     made = lambda module, name: (
         inspect.isfunction(f := getattr(module, name)) and (inspect.signature(f).return_annotation is Objective)
     )
-    modules = {"": objectives, "autoencoding.": autoencoding, "image_text.": image_text}
+    parts = (autoencoding, image_text, representation_autoencoder)
+    modules = {"": objectives} | {f"{module.__name__.rpartition('.')[2]}.": module for module in parts}
     names = {f"{of}{name}" for of, module in modules.items() for name in module.__all__ if made(module, name)}
     assert len(names) > 20 and names <= set(FACTS), names - set(FACTS)
 
