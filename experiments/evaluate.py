@@ -157,7 +157,7 @@ def run(
     effort: Effort = FULL,
     splits: Sequence[real_images.Split] | None = None,
 ) -> dict:
-    """As `evaluate`, by a config, whose training images and reference are `splits` by default."""
+    """Does as `evaluate` for a config; its training images and reference are `splits` by default."""
     folder = pathlib.Path(folder)
     images, labels = read_samples(folder)
     train, real = splits or real_images.splits_of(config)
@@ -201,7 +201,7 @@ def run(
 
 
 def draw_beside(real: real_images.Split, samples: np.ndarray, labels: np.ndarray, folder: pathlib.Path) -> None:
-    """Draws real examples and samples as points into beside.png, where they have two numbers at least."""
+    """Draws real examples and samples of two numbers or more as points, into beside.png."""
     most = vector_metrics.MOST
     flat = lambda x: x[:most].reshape(len(x[:most]), -1).astype(np.float64)
     if flat(real.images).shape[1] > 1:
@@ -210,7 +210,7 @@ def draw_beside(real: real_images.Split, samples: np.ndarray, labels: np.ndarray
 
 
 def split_metrics(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The names of --metrics with --workdir: those of `image_metrics.METRICS`, and those of `model_metrics.METRICS`."""
+    """The names in --metrics with --workdir: (names of `image_metrics.METRICS`, names of `model_metrics.METRICS`)."""
     valid = {**image_metrics.METRICS, **model_metrics.METRICS}
     for name in names:
         if name in model_metrics.REMOVED:
@@ -244,21 +244,21 @@ def requested(**changes) -> comparison.Request:
 
 
 def measured_by(protocol: str | None) -> tuple[str, ...]:
-    """The figures that a protocol measures where --metrics names none; () for the command's own choice."""
+    """The figures that a protocol measures if --metrics names none; () leaves the choice to the command."""
     if network := comparison.find_protocol(protocol):
         return network.reports
     return protocols.PROTOCOLS[protocol].measures if protocol in protocols.PROTOCOLS else ()
 
 
 def reference_of(config: ConfigDict, split: str) -> str:
-    """What names the run's data at a split: NAME@SPLIT of TFDS, or the entry of another source, in JSON."""
+    """The name of the run's data at a split: NAME@SPLIT of TFDS, or the entry of another source as JSON."""
     return f"{config.data.name if data.is_tfds(config) else json.dumps(plain(config.data.source))}@{split}"
 
 
 def require_pictures(
     config: ConfigDict, metrics: Sequence[str], protocol: str = "", networks: Sequence[str] = ()
 ) -> None:
-    """Refuses what is of pictures alone for a run on other examples; a protocol of clips is none for a run on clips.
+    """Refuses metrics and protocols of pictures for a run on other examples, and of clips for a run on clips.
 
     Args:
         config: the run's config.
@@ -285,7 +285,7 @@ def require_pictures(
 
 
 def with_earlier(content: dict, before: Mapping) -> dict:
-    """The content of a report with the figures under published protocols of an earlier report of the same samples."""
+    """The report, with figures under published protocols from an earlier report of the same samples."""
     if before.get("protocol", {}).get("samples") != content["protocol"]["samples"]:
         return content
     return content | {name: before[name] for name in ("inception", "encoders", "protocols") if name in before}
@@ -294,7 +294,7 @@ def with_earlier(content: dict, before: Mapping) -> dict:
 def model_figures(
     config: Mapping, run_folder: pathlib.Path, folder: pathlib.Path, names: Sequence[str]
 ) -> dict[str, dict]:
-    """The figures of `model_metrics.METRICS` of these names, as report.json holds them.
+    """The figures of these metrics of `model_metrics.METRICS`, as report.json holds them.
 
     Args:
         config: the run's config.
@@ -310,14 +310,14 @@ def model_figures(
 
 
 def evaluate_run() -> None:
-    """Evaluates the samples of the run that --workdir names, adding to the report what other flags name."""
+    """Evaluates the samples of the run in --workdir, with the further figures that other flags name."""
     config = flags.FLAGS.config
     run_folder = pathlib.Path(flags.FLAGS.workdir)
     folder = pathlib.Path(flags.FLAGS.samples or run_folder)
     image_names, model_names = split_metrics(flags.FLAGS.metrics or ())
     networks = [name for name in ("inception", "encoder") if flags.FLAGS[name].value]
     if flags.FLAGS.protocol == protocol_table.ALL:
-        protocol_table.requests(requested(metrics=None))  # refuses the lack of a network before anything is measured
+        protocol_table.requests(requested(metrics=None))  # a missing network is refused before anything is measured
     require_pictures(config, flags.FLAGS.metrics or (), flags.FLAGS.protocol or "", networks)
     held_out.require_trained_split(config, workdir.read_config(run_folder))
     before = figures.read_report(folder)

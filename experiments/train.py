@@ -72,7 +72,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
 
 
 def unless_finished(config: ConfigDict, folder: pathlib.Path, command: str = "the same command") -> int:
-    """`run`, but a run of this config that has come to its end is left alone: 0."""
+    """Does as `run`, but leaves a finished run of this config as it is, and returns 0."""
     if (folder / "config.json").is_file() and checkpoints.latest(folder) == config.train.steps:
         if not differences(workdir.read_config(folder), fields.absolute(config)):
             print(f"{folder} is finished: step {config.train.steps}", flush=True)
@@ -88,7 +88,7 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
         folder: the run folder, made if missing; or its address in an object store, "s3://bucket/run", which is trained
             in a local folder and copied.
         command: the command by which a user goes on with the run, for messages.
-        project: a project of Weights & Biases, to log to beside TensorBoard's events; "" is none.
+        project: the Weights & Biases project that receives the log beside TensorBoard's events; "" for none.
 
     Returns:
         The exit status; see the module's docstring.
@@ -102,7 +102,9 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
     config = recipe.config
     with contextlib.ExitStack() as stack:
         # ==== Processes, mesh, data ====
-        stack.enter_context(agreement.together())  # process 0 may have more to do at the end than the others
+        stack.enter_context(
+            agreement.together()
+        )  # the other processes wait for process 0, which has more to do at the end
         tracking.check(project)
         compilation_cache.enable()
         mesh = programs.mesh_of(config)
@@ -144,7 +146,9 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
         books = bookkeeping.Bookkeeping(recipe, folder, data, program, mesh, saver, start, project, begun, stack)
         if books.finished():
             written = agreement.gather("tuning", "written" if (folder / tuned_files.FOLDER).is_dir() else "")[0]
-            if recipe.companions.tuned is not None and not written:  # it was killed before it had written these files
+            if (
+                recipe.companions.tuned is not None and not written
+            ):  # the run was killed before it had written these files
                 _write_tuning(config, folder, books)
             return 0
         if mirror:
@@ -169,7 +173,7 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
         step = start.step
         signal_number = None
         try:
-            if books.owes_evaluation(step):  # stopped between the step and its evaluation
+            if books.owes_evaluation(step):  # the run was stopped between the step and its evaluation
                 signal_number = books.evaluate(step, train_state)
             while step < config.train.steps and signal_number is None:
                 try:
@@ -198,7 +202,7 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
 
 
 def _write_tuning(config: ConfigDict, folder: pathlib.Path, books: bookkeeping.Bookkeeping) -> None:
-    """Writes what a run has taught its base; all processes call it, as all take part in reading a checkpoint."""
+    """Writes what a run has taught its base. Every process calls it, since all of them read the checkpoint."""
     weights, step = checkpoints.load_ema(folder)
     agreement.first(lambda: books.wrote(tuned_files.write(config, folder, weights, step)))
 

@@ -29,7 +29,7 @@ flags.disclaim_key_flags()  # `--help` then lists the flag under the command tha
 
 
 def extend_flag() -> None:
-    """Defines `--extend`, of a command without a config too."""
+    """Defines `--extend`; commands without a config have it too."""
     if "extend" not in flags.FLAGS:  # another command's module may have been imported
         flags.DEFINE_list("extend", [], "code of your own, which configs can name: FILE.py, a module, plugin:NAME")
 
@@ -57,11 +57,11 @@ def saved_flag(
 ) -> None:
     """Defines the flag `config` from the run in `--workdir`, changed by `--config.a.b=value`.
 
-    The command defines the flag `workdir` itself, and starts by `run`; with one of the flags `unless` it has no config,
-    unless --model names a folder that has one.
+    The command defines the flag `workdir` itself, and starts by `run`.
 
     Args:
-        unless: names of flags.
+        unless: names of flags, any of which makes the command one without a config, unless --model names a folder that
+            has a config.
         of_model: a function from the folder of --model to its config, or None.
     """
     extend_flag()
@@ -74,13 +74,13 @@ def take_stored_runs() -> None:
     _of_workdir.add("stored")
 
 
-_of_workdir: set[str] = set()  # what --workdir may name besides a folder: "stored", and "fetched" before it is read
-_readings: list = []  # the runs that were fetched from a store
-_checks: list[Callable[[list[str]], None]] = []  # what `run` does with the arguments before they are parsed
+_of_workdir: set[str] = set()  # what --workdir may name: a "stored" run, or one that is "fetched" first
+_readings: list = []  # runs that were fetched from a store
+_checks: list[Callable[[list[str]], None]] = []  # functions of the arguments that `run` calls before parsing
 
 
 def _named(argv: list[str], name: str) -> str | None:
-    """The value of a flag before any is parsed; None where it is absent."""
+    """The value of a flag, before flags are parsed; None if it is absent."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument(f"--{name}", f"-{name}", dest="value")
     return parser.parse_known_args(argv[1:])[0].value
@@ -99,7 +99,7 @@ def _check_recipe(argv: list[str]) -> None:
 
 
 def _with_paths(argv: list[str]) -> list[str]:
-    """The arguments with the file of the recipe that --config names, which the flag then reads."""
+    """The arguments, with the recipe's file in place of the name in --config."""
     recipe = _named(argv, "config")
     if recipe is None:
         return argv
@@ -150,7 +150,7 @@ def _define(config: ConfigDict, argv: list[str]) -> None:
 
 
 def settable(config: ConfigDict) -> ConfigDict:
-    """The config with None as a placeholder, for a flag could not replace a plain None."""
+    """The config with placeholders for None, since a flag cannot replace a plain None."""
     for name, value in config.items():
         if isinstance(value, ConfigDict):
             settable(value)
@@ -160,16 +160,16 @@ def settable(config: ConfigDict) -> ConfigDict:
 
 
 def names(*others: str) -> bool:
-    """Whether the command line has one of these flags, before any is parsed."""
+    """Whether the command line has one of these flags, before flags are parsed."""
     return any(_named(sys.argv, name) is not None for name in others)
 
 
 def help_is_requested() -> bool:
-    """Whether the command line has --help, or one of its kind."""
+    """Whether the command line asks for help."""
     return _asks_for_help(sys.argv)
 
 
-_words: list[str] = []  # of the command line besides its flags, of a command that takes some
+_words: list[str] = []  # the words of the command line besides its flags, for a command that takes words
 
 
 def begin(takes_words: bool = False) -> None:
@@ -210,7 +210,7 @@ def run(main: Callable, failures: tuple[type[Exception], ...] = (), compiles: bo
 
 
 def _keeping_programs(main: Callable) -> Callable:
-    """The command, which says at its end how many programs it found from an earlier run, and how many it compiled."""
+    """The command; at its end it prints how many programs it compiled, and how many it had from earlier runs."""
 
     def keeping(argv):
         import jax  # imported here: a mistake in the command line is answered without it
@@ -221,7 +221,7 @@ def _keeping_programs(main: Callable) -> Callable:
             folder = compilation_cache.enable()
         for warning in said:
             print(f"{program()}: {warning.message}", file=sys.stderr, flush=True)
-        warnings.filterwarnings("ignore", message=compilation_cache.NONE)  # it is said
+        warnings.filterwarnings("ignore", message=compilation_cache.NONE)  # the warning is shown
         with compilation_cache.counted(folder) as programs:
             try:
                 result = main(argv)
@@ -237,21 +237,21 @@ def _keeping_programs(main: Callable) -> Callable:
 
 
 def _without_echoes(unraisable: Any) -> None:
-    """When one file of a checkpoint fails, TensorStore prints this for each of the others."""
+    """Hides the line that TensorStore prints for every other file when one file of a checkpoint fails."""
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
 
 
 def _without_waiting(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
-    """Ends the process after an unexpected error; JAX would wait for the other processes, which wait for this one."""
+    """Ends the process after an unexpected error: JAX would wait for the other processes, and they for this one."""
     sys.__excepthook__(kind, error, trace)
-    jax = sys.modules.get("jax")  # None where the command failed before it was imported
+    jax = sys.modules.get("jax")  # None if the command failed before the import
     if jax and jax.distributed.is_initialized() and issubclass(kind, Exception):
         _leave(1)
 
 
 def _leave(status: int) -> NoReturn:
-    """Ends the process, at once where JAX has been imported: it would wait for the other processes of the run."""
+    """Ends the process; once JAX is imported, without its exit, which waits for the other processes."""
     if "jax" not in sys.modules:
         sys.exit(status)
     from diffusion.training.runtime import preemption
@@ -260,7 +260,7 @@ def _leave(status: int) -> NoReturn:
 
 
 def _parse_and_extend(argv: list[str]) -> list[str]:
-    """Does what `begin` does, if it has not been called, and runs the user's own code."""
+    """Does what `begin` does, unless that was called, and runs the user's own code."""
     if flags.FLAGS.is_parsed():
         remaining = [argv[0], *_words]
     else:
@@ -275,7 +275,7 @@ def _parse_and_extend(argv: list[str]) -> list[str]:
 
 
 def _replace_deprecated_fields() -> None:
-    """Gives the command the config without fields of earlier versions, and says what takes their place."""
+    """Moves fields of earlier versions in the config to their present places, and prints what it moved."""
     if not isinstance(config := getattr(flags.FLAGS, "config", None), ConfigDict):
         return
     from diffusion.experiments.config import deprecated_fields  # imported here: it needs the libraries
@@ -289,7 +289,7 @@ def _replace_deprecated_fields() -> None:
 
 
 def _with_local_run(argv: list[str]) -> list[str]:
-    """The arguments with a local folder as --workdir, where the command reads a run of an object store."""
+    """The arguments, with a local folder as --workdir if the command reads a run of an object store."""
     address = _named(argv, "workdir")
     if address is None or "fetched" not in _of_workdir or not stores.is_address(address) or _asks_for_help(argv):
         return argv
@@ -303,7 +303,7 @@ def _with_local_run(argv: list[str]) -> list[str]:
 
 
 def _sending_back(main: Callable) -> Callable:
-    """The command, which sends the files that it has written beside a run of an object store to the store."""
+    """The command; at its end it sends the files that it wrote beside a run of an object store to the store."""
 
     def sending(argv):
         try:
@@ -332,7 +332,7 @@ def _parse(argv: list[str], takes_words: bool = False) -> list[str]:
         remaining = flags.FLAGS(_with_paths(argv) if _check_recipe in _checks else argv)
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.FATAL)  # Orbax and TFDS log every file; their errors become ours
-            python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # Orbax's too
+            python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # Orbax's errors too
         if len(remaining) > 1 and not takes_words:
             raise ConfigError(f"unexpected argument {remaining[1]!r}: flags are written as --name=value.")
         if why := accelerators.refusal():
@@ -341,11 +341,11 @@ def _parse(argv: list[str], takes_words: bool = False) -> list[str]:
     except SystemExit as end:
         raise SystemExit(0 if _asks_for_help(argv) else end.code) from None  # absl ends its help with status 1
     except flags.Error as error:
-        # absl's words for required flags that are absent.
+        # how absl names required flags that are absent.
         if absent := re.findall(r"^flag --(\w+)=None: ", str(error), re.MULTILINE):
             missing = (f"--{name} is missing: {flags.FLAGS[name].help}" for name in absent)
             raise ConfigError("; ".join(missing)) from error
-        # Others wrap what get_config raised, with its traceback: show our own sentence alone.
+        # Another error wraps what get_config raised, with its traceback: only our own sentence is shown.
         cause = error
         while cause is not None and not isinstance(cause, ConfigError):
             cause = cause.__cause__ or cause.__context__

@@ -1,4 +1,4 @@
-"""Checks that the parts of a recipe fit each other: they are the parts' own, and errors name the config's fields."""
+"""Checks that the parts of a recipe fit each other: calls the parts' own checks, and names the config's fields."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -19,10 +19,10 @@ from diffusion.samplers.sample import check_plan
 
 @contextlib.contextmanager
 def blamed_on(config: Mapping, *fields: str) -> Iterator[None]:
-    """Turns a ValueError within into a ConfigError that begins with these dotted fields and their values.
+    """Turns a ValueError in its block into a ConfigError that begins with these dotted fields and their values.
 
-    Fields that the config does not have are left out. The parts of a recipe that Python built stand in no field: their
-    errors stay as they are.
+    Fields that the config lacks are left out. The parts of a recipe from Python have no fields: their errors stay as
+    they are.
     """
     try:
         yield
@@ -92,7 +92,7 @@ def check(recipe: Any) -> None:
             objective.check_parameterization(recipe.parameterization)
         with blamed("parameterization", "sample.grid"):
             times = recipe.sampling.plan.t
-            if sampler.frames:  # whose finished frames the network sees at that time
+            if sampler.frames:  # the time at which the network sees finished frames
                 times = np.maximum(times, timesteps.clean_time(recipe.schedule))
             parameterizations.check(recipe.parameterization, recipe.schedule, np.append(times, recipe.schedule.t_max))
         with blamed("sample.sampler", "parameterization.name"):
@@ -105,7 +105,7 @@ def check(recipe: Any) -> None:
     scale = recipe.scale
     with blamed("sample.guidance.scale", "objective.name"):
         objective.check_scale(scale)
-    if not isinstance(objective.reads, Restores):  # `symbol_runs` checks those
+    if not isinstance(objective.reads, Restores):  # `symbol_runs` checks runs on symbols
         _check_way(recipe)
     kind = recipe.sampling.guidance(lambda x, t: None)  # which also checks its arguments
     with blamed("sample.guidance.name"):
@@ -151,10 +151,12 @@ def _check_cache(recipe: Any, guided: Any) -> None:
 
 
 def check_frames(recipe: Any) -> None:
-    """Refuses a plan of frames for examples of another number of them, or for a network that takes one time for all.
+    """Refuses a plan of frames for examples with another number of frames, or for a network with one time for all.
+
+    Nothing is checked before the shape of the examples is known.
 
     Raises:
-        ConfigError: names the fields; nothing is checked before the shape of the examples is known.
+        ConfigError: naming the fields.
     """
     frames = recipe.sampling.plan.t.shape[1:]
     if not frames or recipe.examples.shape is None:
@@ -175,7 +177,7 @@ def check_frames(recipe: Any) -> None:
 
 
 def _check_way(recipe: Any) -> None:
-    """Refuses a plan that the sampler does not follow, and a driver that does not take them, by a trial."""
+    """Refuses a plan that the sampler cannot follow, or a driver that does not take both; it tries them."""
     plan = recipe.sampling.plan
     sampler = recipe.sampling.sampler
     frames = plan.t.shape[1:]
@@ -194,12 +196,12 @@ def _check_way(recipe: Any) -> None:
                 jax.ShapeDtypeStruct((1, *(frames or (1,))), np.float32),
                 jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)),
             )
-        except TypeError as error:  # of a denoiser of another kind
+        except TypeError as error:  # the trial needs a denoiser of another kind
             raise ValueError(str(error)) from error
 
 
 def conditions_may_follow(config: Mapping) -> bool:
-    """Whether the null condition of a config may be known only with its data, whose records may have a "condition".
+    """Whether only the data of a config say what its null condition is: their records may have a "condition".
 
     Datasets of TFDS have classes alone.
     """

@@ -1,4 +1,4 @@
-"""The names that a config can use, and their functions. To add one: a line in a table.
+"""The names that a config can use, and their functions. A line in a table adds one.
 
 Arguments are those of the function, checked against its signature by `resolve.call`; what does not come from the entry
 (the schedule, what the network predicts, the steps of the run ...) is supplied there.
@@ -61,7 +61,7 @@ MODELS = {
     "rae_decoder": RAEDecoder,
     "symbol_transformer": SymbolTransformer,
 }
-TOWERS = {"text": CLIPText, "vision": CLIPVision}  # of "clip"
+TOWERS = {"text": CLIPText, "vision": CLIPVision}  # the towers of "clip"
 
 
 def _table(*functions):
@@ -69,7 +69,7 @@ def _table(*functions):
 
 
 def _values(**values):
-    """A table of values that are functions themselves, and take no arguments of the entry."""
+    """A table of functions that are values: an entry gives them no arguments."""
     return {name: functools.partial(lambda value: value, value) for name, value in values.items()}
 
 
@@ -82,7 +82,7 @@ def add(table: dict[str, Callable], function: Callable, name: str = "") -> None:
         name: the name that configs have for it; its own if "".
 
     Raises:
-        ConfigError: if it is no function, or the table has another of that name.
+        ConfigError: if `function` is not callable, or the table has another function of that name.
     """
     if not callable(function):
         raise ConfigError(
@@ -90,7 +90,7 @@ def add(table: dict[str, Callable], function: Callable, name: str = "") -> None:
             "table's kind; not what it returns."
         )
     name = name or function.__name__
-    both = ((TERMS, WRAPPERS), (SAMPLERS, SYMBOL_SAMPLERS))  # one field names functions of the two
+    both = ((TERMS, WRAPPERS), (SAMPLERS, SYMBOL_SAMPLERS))  # one field names functions of both tables
     beside = next((other for pair in both for one, other in (pair, pair[::-1]) if one is table), {})
     if name in table or name in beside:
         raise ConfigError(f"names.add: there is a {name!r} already. Valid: another name, which the argument name sets.")
@@ -220,12 +220,16 @@ OBJECTIVES = _table(
     discrete.block_diffusion,
     discrete.discrete_flow_matching,
 )
-PROCESSES = _table(discrete.absorbing, discrete.uniform, discrete.mixture, discrete.rate_process)  # of symbols
-KEEPINGS = _table(discrete.linear, discrete.polynomial, discrete.power, discrete.cosine)  # schedules of such processes
-RATES = _table(discrete.banded_rates, discrete.gaussian_rates)  # of "rate_process"
+PROCESSES = _table(
+    discrete.absorbing, discrete.uniform, discrete.mixture, discrete.rate_process
+)  # processes of symbols
+KEEPINGS = _table(
+    discrete.linear, discrete.polynomial, discrete.power, discrete.cosine
+)  # schedules of the processes of symbols
+RATES = _table(discrete.banded_rates, discrete.gaussian_rates)  # the rates of "rate_process"
 READINGS = _values(
     logits=discrete.from_logits, ratios=discrete.from_ratios, scaled_ratios=discrete.from_scaled_ratios
-)  # of what networks of symbols put out
+)  # readings of the outputs of networks of symbols
 MANIFOLDS = _table(
     manifolds.euclidean,
     manifolds.sphere,
@@ -235,15 +239,15 @@ MANIFOLDS = _table(
     manifolds.centred,
     manifolds.frames,
 )
-PRIORS = _table(manifolds.frame_prior)  # on manifolds
-AUXILIARY = _table(atom_losses.atoms_and_distances)  # losses of the end to which a velocity leads
+PRIORS = _table(manifolds.frame_prior)  # prior distributions on manifolds
+AUXILIARY = _table(atom_losses.atoms_and_distances)  # losses of the x0 that a predicted velocity leads to
 HEAT_KERNELS = _table(
     manifolds.heat_kernels.sphere,
     manifolds.heat_kernels.torus,
     manifolds.heat_kernels.so3,
     manifolds.heat_kernels.varadhan,
 )
-SECOND_PLAYERS = _table(  # their objectives
+SECOND_PLAYERS = _table(  # objectives of second players
     objectives.fake_score,
     objectives.adversarial_discriminator,
     objectives.autoencoding.patch_critic,
@@ -251,16 +255,16 @@ SECOND_PLAYERS = _table(  # their objectives
     objectives.end_to_end_critic,
 )
 CRITICS: dict[str, Callable] = {"patch_discriminator": PatchDiscriminator}  # Linen modules: pictures -> logits
-AUTOENCODERS: dict[str, Callable] = {"autoencoder_kl": AutoencoderKL}  # that train with a model
+AUTOENCODERS: dict[str, Callable] = {"autoencoder_kl": AutoencoderKL}  # autoencoders that train with a model
 PERCEPTUAL: dict[str, Callable] = {"lpips": LPIPS}  # Linen modules: pictures -> features
-TERMS = _table(  # on features
+TERMS = _table(  # terms on features
     objectives.alignment,
     objectives.structured_alignment,
     objectives.self_alignment,
     objectives.dispersive,
     objectives.early_prediction,
 )
-WRAPPERS: dict[str, Callable] = {  # (objective, ...) -> objective; a list of them names those of TERMS too
+WRAPPERS: dict[str, Callable] = {  # (objective, ...) -> objective; a list of wrappers may name TERMS too
     "augmentation": objectives.with_augmentation,
     "condition_dropout": objectives.with_condition_dropout,
     "end_to_end": objectives.end_to_end,
@@ -273,7 +277,7 @@ WRAPPERS: dict[str, Callable] = {  # (objective, ...) -> objective; a list of th
 UNCERTAINTIES = _table(objectives.uncertainty)  # networks that predict the loss at each noise level
 PROJECTORS = _table(
     objectives.projectors.mlp, objectives.projectors.convolution, objectives.projectors.final_layer
-)  # of features, in a term
+)  # projectors of features, in a term
 ENCODERS: dict[str, Callable] = {  # Linen modules: pictures -> `image_encoders.ImageFeatures`
     "convnext": convnext.ConvNeXt,
     "dinov2": dinov2.DINOv2,
@@ -282,23 +286,25 @@ ENCODERS: dict[str, Callable] = {  # Linen modules: pictures -> `image_encoders.
     "mae": mae.MAE,
     "siglip": siglip.SigLIP,
 }
-INTERPOLANTS = _table(  # of "stochastic_interpolant"
+INTERPOLANTS = _table(  # interpolants of "stochastic_interpolant"
     interpolants.brownian_bridge, interpolants.smooth_bridge, interpolants.encoding_decoding
 )
-DECODERS = _table(decoders.levels, decoders.gaussian)  # of "variational_bound"
-PAIRS = _table(consistency_times.discretised, consistency_times.shrinking)  # of times, which consistency compares
+DECODERS = _table(decoders.levels, decoders.gaussian)  # decoders of "variational_bound"
+PAIRS = _table(
+    consistency_times.discretised, consistency_times.shrinking
+)  # pairs of times that consistency training compares
 CURRICULA = _table(
     consistency_times.constant_curriculum,
     consistency_times.square_root_curriculum,
     consistency_times.doubling_curriculum,
 )
-SIMULATIONS = _table(  # of "distribution_matching" and "fake_score": how the generator makes its samples
+SIMULATIONS = _table(  # simulations of the generator's samples, for "distribution_matching" and "fake_score"
     objectives.one_step, objectives.backward_simulation, objectives.self_forcing
 )
-REWARDS = _table(objectives.near_value)  # of samples, for objectives of post-training
+REWARDS = _table(objectives.near_value)  # rewards of samples, for objectives of post-training
 DISTANCES = {**_values(squared=few_step.squared), **_table(few_step.pseudo_huber)}
 PAIR_WEIGHTINGS = _values(inverse_gap=consistency.inverse_gap)
-SOLVERS = _values(heun=flow_maps.heun, ddim=flow_maps.from_denoiser)  # of the teacher's flow
+SOLVERS = _values(heun=flow_maps.heun, ddim=flow_maps.from_denoiser)  # solvers of the teacher's flow
 SAMPLERS = _table(
     samplers.ddpm,
     samplers.ddim,
@@ -368,11 +374,11 @@ SYMBOL_SAMPLERS: dict[str, Callable] = {
     "symbol_euler": discrete.euler,
     "symbol_flow": discrete.flow,
 }
-UNMASKINGS = _table(discrete.confident, discrete.low_entropy)  # of "unmasking": the masks of a step
-REMASKINGS = _table(discrete.capped, discrete.rescaled)  # of "remasking": the share that is masked again
+UNMASKINGS = _table(discrete.confident, discrete.low_entropy)  # orders of "unmasking": which symbols a step reveals
+REMASKINGS = _table(discrete.capped, discrete.rescaled)  # schedules of "remasking": the share that is masked again
 PLANS = _table(timesteps.plan, timesteps.staggered, samplers.restart_plan, editing.repaint)
 DRIVERS = _table(samplers.sample, samplers.picard, samplers.adaptive)
-GUIDANCES = _table(  # of branches: the condition and the null one, or those of its `with_conditions`
+GUIDANCES = _table(  # of two branches, condition and null, or of the branches of its `with_conditions`
     guidance.classifier_free,
     guidance.rescaled,
     guidance.renormalised,
@@ -385,8 +391,8 @@ GUIDANCES = _table(  # of branches: the condition and the null one, or those of 
     guidance.skip_layer,
     guidance.internal,
 )
-RAMPS = _table(guidance.power_cosine)  # t -> the share of a guidance that acts
-GUIDES = _table(  # of the guided denoiser
+RAMPS = _table(guidance.power_cosine)  # t -> the share of the guidance scale that acts
+GUIDES = _table(  # functions that change the guided denoiser
     guidance.autoguidance,
     guidance.classifier,
     guidance.dynamic_threshold,
@@ -395,13 +401,13 @@ GUIDES = _table(  # of the guided denoiser
     guidance.proximal,
     guidance.pseudoinverse,
 )
-CACHES = caching.CACHES  # of a network's blocks, from step to step
-LIKELIHOODS = _table(  # of measured pictures
+CACHES = caching.CACHES  # caches of a network's blocks between steps
+LIKELIHOODS = _table(  # likelihoods of measured pictures
     guidance.gaussian_likelihood, guidance.negative_distance, guidance.quantile_likelihood
 )
 MEASUREMENTS = _table(measurements.masked, measurements.blurred, measurements.pooled, measurements.matrix)
-MASKS = _table(measurements.box, measurements.at_random)  # of "masked"
-TUNINGS = _table(  # of a base: what is taught beside it
+MASKS = _table(measurements.box, measurements.at_random)  # masks of "masked"
+TUNINGS = _table(  # what a run teaches a base
     low_rank.lora,
     low_rank.dora,
     low_rank.loha,
@@ -416,7 +422,7 @@ TUNINGS = _table(  # of a base: what is taught beside it
     instruct_pix2pix.instruct_pix2pix,
 )
 OPTIMIZERS = optimizers.OPTIMIZERS
-AVERAGES = _table(power_ema.moving_average)  # of the parameters
+AVERAGES = _table(power_ema.moving_average)  # averages of the parameters
 SOURCES = _table(
     sources.tfds,
     sources.class_folders,
@@ -455,20 +461,26 @@ SOURCES = _table(
     sources.preferences,
     sources.paced,
 )
-CONTROLS = _table(controls.downsampled, controls.edges, controls.sketch)  # of "controlled": picture -> its control
-HIDINGS = _table(series_masks.forecast, series_masks.gaps, series_masks.missing)  # of series: what is to be predicted
+CONTROLS = _table(
+    controls.downsampled, controls.edges, controls.sketch
+)  # picture -> its control, for the source "controlled"
+HIDINGS = _table(
+    series_masks.forecast, series_masks.gaps, series_masks.missing
+)  # which part of a series is to be predicted
 SOUND_FORMS = _table(
     sound.samples, sound.lapped_spectrum, sound.harmonics_and_rest
-)  # of sources of sound: how a clip is an example
-FILTERS: dict[str, Callable] = {}  # of "filtered": functions that return record -> whether it is kept
-DETECTORS: dict[str, Callable] = {}  # of prompt benchmarks: functions that return a `readers.Detector`
-ANSWERERS: dict[str, Callable] = {}  # likewise a `readers.Answerer`
-DEPTHS: dict[str, Callable] = {}  # likewise a `readers.Depth`
-EMBEDDERS: dict[str, Callable] = {}  # likewise a `readers.Embedder`
-GRAMMARS: dict[str, Callable] = {}  # likewise a `readers.Grammar`
-ANSWER_LIKELIHOODS: dict[str, Callable] = {}  # of "vqascore": functions that return an answer_log_probability
-PARSERS: dict[str, Callable] = {}  # of "array_records": functions that return bytes -> {column: value}
-WATERMARKS = watermarks.WATERMARKS  # of key files: functions (key, ...) -> `watermarks.Watermark`
+)  # forms of a clip of sound as an example
+FILTERS: dict[str, Callable] = {}  # functions that return (record -> whether it is kept), for "filtered"
+DETECTORS: dict[str, Callable] = {}  # functions that return a `readers.Detector`, for prompt benchmarks
+ANSWERERS: dict[str, Callable] = {}  # functions that return a `readers.Answerer`
+DEPTHS: dict[str, Callable] = {}  # functions that return a `readers.Depth`
+EMBEDDERS: dict[str, Callable] = {}  # functions that return a `readers.Embedder`
+GRAMMARS: dict[str, Callable] = {}  # functions that return a `readers.Grammar`
+ANSWER_LIKELIHOODS: dict[str, Callable] = {}  # functions that return an answer_log_probability, for "vqascore"
+PARSERS: dict[str, Callable] = {}  # functions that return (bytes -> {column: value}), for "array_records"
+WATERMARKS = watermarks.WATERMARKS  # functions (key, ...) -> `watermarks.Watermark`, for key files
 AUGMENTATIONS = transforms.AUGMENTATIONS
-CONDITIONING_AUGMENTATIONS = _table(augmentation.edm_augmentation)  # which the network receives as numbers
+CONDITIONING_AUGMENTATIONS = _table(
+    augmentation.edm_augmentation
+)  # augmentations whose parameters the network receives
 FEATURES = features.FEATURES

@@ -48,15 +48,15 @@ T = TypeVar("T")
 
 
 class Shared(Generic[T]):
-    """A value that other parts are made from, built once, when it is first read.
+    """A value that other parts are made from; it is built once, when it is first read.
 
     Attributes:
         build: a function from the `Resolver` to the value.
-        fields: the config's fields, or whole sections, that it is made from.
+        fields: the fields, or whole sections, of the config that it is built from.
     """
 
     def __init__(self, build: "Callable[[Resolver], T]", *fields: str):
-        """The value that a function builds from fields and from parts above it."""
+        """The value that `build` returns, which reads `fields` and the parts above this one."""
         self.build, self.fields = build, fields
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -73,7 +73,7 @@ class Shared(Generic[T]):
 
 
 class Part(Shared[T]):
-    """An argument of a recipe; where Python gives an object for it, none of its fields may be set."""
+    """An argument of a recipe; if Python passes an object for it, none of its fields may be set."""
 
 
 # ==== The frozen networks ====
@@ -135,12 +135,12 @@ def build_schedule(parts: "Resolver") -> NoiseSchedule:
 
 
 def build_prediction(parts: "Resolver") -> Parameterization:
-    """The network's prediction as the config says it, or the folder of the base."""
+    """The name of what the network predicts, from the config, or from the folder of the base."""
     return parts.field("parameterization", "parameterization") if parts.base is None else parts.base.parameterization
 
 
 def build_mean(parts: "Resolver") -> Parameterization:
-    """The prediction of the channels that are no variance."""
+    """The quantity that the channels predict which are no variance."""
     if parts.base is not None:
         return parts.base.parameterization
     if "parameterization" in parts.given:
@@ -149,7 +149,7 @@ def build_mean(parts: "Resolver") -> Parameterization:
 
 
 def build_clock(parts: "Resolver") -> Clock | None:
-    """The clock that the network receives, where the config says one; None: as an objective has it by itself."""
+    """The clock that the config names for the network; None: the default of the objective."""
     if parts.base is not None or "parameterization" in parts.given:
         return parts.mean.clock
     field = f"{_field_of_mean(parts)}.clock"
@@ -157,7 +157,7 @@ def build_clock(parts: "Resolver") -> Clock | None:
 
 
 def _field_of_mean(parts: "Resolver") -> str:
-    """The field of the first half of the channels' prediction, where the second half is a variance."""
+    """The parameterization of the first half of the channels, if the second half is a variance."""
     both = parts.prediction.channels > 1 and "parameterization" in parts.config["parameterization"]
     return "parameterization.parameterization" if both else "parameterization"
 
@@ -166,7 +166,7 @@ def build_teacher(parts: "Resolver") -> Teacher | None:
     """The run that teaches; None without one."""
     settings = parts.config["teacher"]
     pairs = settings["pairs"]
-    sampler = parts.field("sampler", "teacher.pairs.sampler")  # a mistake there is named without a teacher too
+    sampler = parts.field("sampler", "teacher.pairs.sampler")  # an error in this field is raised without a teacher too
     if not settings["path"]:
         return None
     parameterization = parts.field("parameterization", "teacher.parameterization")
@@ -174,7 +174,7 @@ def build_teacher(parts: "Resolver") -> Teacher | None:
 
 
 def build_null(parts: "Resolver") -> Any:
-    """The null condition of one example; None for an unconditional network, and for a base, whose data say it."""
+    """The null condition of an example; None for an unconditional network, or for a base, whose data have it."""
     return None if parts.base is not None else null_condition.null(parts.config, parts.given.get("network"))
 
 
@@ -187,7 +187,7 @@ def build_objective(parts: "Resolver") -> Objective:
 
 
 def build_parameterization(parts: "Resolver") -> Parameterization | None:
-    """The parameterization that reads the network; None for a network of symbols, which none reads."""
+    """The parameterization that reads the network; None for a network of symbols."""
     return None if isinstance(parts.objective.reads, Restores) else parts.prediction
 
 
@@ -205,8 +205,8 @@ def build_second(parts: "Resolver") -> SecondPlayer | None:
 def build_optimizer(parts: "Resolver") -> Optimizer:
     """The optimizer, for the updates of the model in `config.train.steps`.
 
-    Where the objective has stages, the optimizer restarts with each; a model with a second player is updated at some
-    steps alone.
+    If the objective has stages, the optimizer restarts with each. A model with a second player is not updated at
+    every step.
     """
     total = parts.config["train"]["steps"]
     second = parts.given.get("second")
@@ -231,20 +231,20 @@ def build_augmentations(parts: "Resolver") -> tuple[transforms.Augmentation, ...
 
 
 def build_driver(parts: "Resolver") -> Callable[..., Any]:
-    """The driver: from the arguments of `samplers.sample`, by name, to x at the end."""
+    """The driver, a function of the named arguments of `samplers.sample` that returns x at the end."""
     entry = plain(parts.config["sample"]["driver"])
     if entry == {"name": "sample"}:
         return samplers.sample
 
     def drive(**arguments):
         driven = call(names.DRIVERS, entry, "config.sample.driver", "driver", **arguments)
-        return driven[0] if isinstance(driven, tuple) else driven  # what follows x is its cost
+        return driven[0] if isinstance(driven, tuple) else driven  # the other value is the cost
 
     return drive
 
 
 def build_guidance(parts: "Resolver") -> Callable[[Branches], Denoiser | Memory | Unpaired]:
-    """The guidance: from its branches to the guided denoiser."""
+    """The guidance, a function from its branches to the guided denoiser."""
     return functools.partial(guidance_entry.guided, parts.config, parts.schedule)
 
 
@@ -270,7 +270,7 @@ class Resolver:
 
     Attributes:
         config: the run's config.
-        given: the parts that are objects already, by the names of a recipe's arguments; the other parts see them.
+        given: {name of a recipe's argument: object} of the parts that Python passes; the other parts read them.
         shape: the shape of an example; None before it is known.
         built: the results of the config's entries, by their paths.
     """
@@ -305,14 +305,16 @@ class Resolver:
     driver = Part(build_driver, "sample.driver")
     guidance = Part(build_guidance, "sample.guidance")
     conditions = Part(lambda parts: guidance_entry.conditions(parts.config), "sample.guidance")
-    depths = Part(lambda parts: guidance_entry.takes_depths(parts.config))  # a fact of guidance, which has the field
+    depths = Part(
+        lambda parts: guidance_entry.takes_depths(parts.config)
+    )  # it follows from guidance, which has the field
     cache = Part(build_cache, "sample.cache")
     merge = Part(lambda parts: parts.config["sample"]["merge"], "sample.merge")
     measured = Part(lambda parts: guides.measured(parts.config), "sample.measurement")
     guides = Part(build_guides, "sample.guides")
 
     def __init__(self, config: Mapping, given: Mapping[str, Any] = MappingProxyType({}), shape: Any = None):
-        """The parts of a config, and of objects in the place of some entries.
+        """The parts of a config, with objects in the place of some of them.
 
         Args:
             config: the run's config.
@@ -323,14 +325,14 @@ class Resolver:
         self.given = dict(given)
         self.shape = config["data"]["shape"] if shape is None else shape
         self.built: dict[str, Any] = {}
-        vars(self).update(given)  # each stands in place of the part of its name
+        vars(self).update(given)  # each replaces the part of that name
 
     def arguments(self, shape: Any = None) -> dict[str, Any]:
         """The arguments of the recipe; see `parts`."""
         return sections.sectioned(self.parts(shape))
 
     def parts(self, shape: Any = None) -> dict[str, Any]:
-        """The parts of the recipe by their own names, for examples of a shape where that is known.
+        """The parts of the recipe by their names, for examples of a shape if it is known.
 
         Raises:
             ConfigError: for a mistake in an entry, with its path.
@@ -353,7 +355,7 @@ class Resolver:
         return network_entry.build(self, shape)
 
     def model_shape_of(self, shape: Any) -> Any:
-        """The shape of the model's x for examples of a shape: a latent's where an autoencoder trains with it."""
+        """The shape of the model's x for an example: its latent's if an autoencoder trains with the model."""
         if shape is None or self.autoencoder is None:
             return shape
         try:
@@ -379,9 +381,11 @@ class Resolver:
         function = table.get(entry.get("name", "")) if isinstance(entry, Mapping | ConfigDict) else None
         wanted = [name for name in asks if function is not None and name not in supplied and takes(function, name)]
         if kind == "samples of a generator" and "grid" in entry:
-            wanted = []  # without one it is trained as it is sampled
+            wanted = []  # without a grid of its own the generator is trained on the grid of sampling
         supplied |= {name: kinds.ASKED_FOR[name](self) for name in wanted}
-        inner = {"steps": supplied["steps"]} if kind == "grid" and "steps" in supplied else {}  # of a grid of a grid
+        inner = (
+            {"steps": supplied["steps"]} if kind == "grid" and "steps" in supplied else {}
+        )  # for a grid within a grid
         inner_entries = {
             argument: functools.partial(self.build, inner_kind, **inner) for argument, inner_kind in arguments.items()
         }
@@ -391,5 +395,5 @@ class Resolver:
         return self.built[path]
 
 
-# A recipe's arguments in the order in which they are built and mistakes are named, with the fields of each.
+# {argument of a recipe: its fields}, in the order in which they are built and their errors are raised.
 PARTS = {name: part.fields for name, part in vars(Resolver).items() if isinstance(part, Part)}

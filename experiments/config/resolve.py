@@ -1,4 +1,4 @@
-"""The recipe of a config: the arguments that its entries make, for the function that Python calls too."""
+"""The recipe of a config: its entries become the arguments of `Recipe`, which Python calls too."""
 
 from ml_collections import ConfigDict
 
@@ -10,7 +10,7 @@ __all__ = ["Resolver", "recipe"]
 
 
 def recipe(config: ConfigDict, shape: tuple[int, ...] | None = None) -> Recipe:
-    """The value that a config describes, for examples of a shape where that is known; `checks.validate` checks it too.
+    """The recipe that a config describes, for examples of a shape if it is known; `checks.validate` checks it too.
 
     Raises:
         ConfigError: for a mistake in an entry, with its path.

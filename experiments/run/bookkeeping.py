@@ -1,4 +1,4 @@
-"""What a run keeps beside its state: metrics on their way, lines, checkpoints, evaluations, and what people see."""
+"""The records of a run beside its state: metrics, log lines, checkpoints, evaluations and messages for people."""
 
 import collections
 import contextlib
@@ -31,11 +31,11 @@ from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import agreement, preemption, process_memory, progress, recompilation
 from diffusion.training.state import HEALTHY, TrainState
 
-STEPS_AHEAD = 2  # whose metrics may still be on their way when the next step is dispatched
+STEPS_AHEAD = 2  # how many steps may be dispatched before their metrics have arrived
 
 
 class EvaluationStopped(RuntimeError):
-    """An evaluation failed, and config.evaluate.failed says to stop; the message says how to go on."""
+    """An evaluation failed and config.evaluate.failed is "stop"; the message says how to continue the run."""
 
 
 class Bookkeeping:
@@ -59,9 +59,9 @@ class Bookkeeping:
         begun: float,
         stack: contextlib.ExitStack,
     ):
-        """Goes on with the records of the run's checkpoint, or begins them, at its first step `start`.
+        """Continues the records of the run's checkpoint at the step `start`, or begins new ones.
 
-        `begun` is what time.perf_counter() said when the run began; `stack` closes what is opened here.
+        `begun` is the value of time.perf_counter() at the start of the run; `stack` closes what is opened here.
         """
         config = recipe.config
         self._speaks = jax.process_index() == 0
@@ -77,13 +77,13 @@ class Bookkeeping:
         self._ahead = 0 if sharding.one_step_in_flight(mesh) else STEPS_AHEAD
         self._sums = start.sums
         self._stream: StreamBatches | None = None
-        self._streams: collections.deque = collections.deque(maxlen=STEPS_AHEAD + 2)  # (step, where the stream was)
+        self._streams: collections.deque = collections.deque(maxlen=STEPS_AHEAD + 2)  # (step, position of the stream)
         trained = {"": program.target.params}
         trained |= {name: player.params for name, player in (program.target.second_players or {}).items()}
         self._blocks = {name: gradient_norms.names(params) for name, params in trained.items()}
-        self._sizes: set[str] = set()  # of pictures so far, as kinds of a step
+        self._sizes: set[str] = set()  # the sizes of pictures so far, by the names of their steps
         self._best = start.best if start.best and start.best["figure"] == config.checkpoint.best else None
-        self._saved = start.step if start.resumed else None  # the last step whose checkpoint is begun
+        self._saved = start.step if start.resumed else None  # the last step whose checkpoint has been started
         saver.best = self._best["step"] if self._best else None
         self._metrics_file = folder / "metrics.jsonl"
         self._timing_file = folder / "timing.jsonl"
@@ -120,7 +120,7 @@ class Bookkeeping:
         return True
 
     def announce(self) -> None:
-        """Says what the run trains on, and from where; what it trains; and on which devices."""
+        """Prints the data, the network and the devices of the run, and the step from which it continues."""
         self.display.say(f"training on {self._data}")
         if self._loss:
             self.display.say(str(self._loss))
@@ -141,7 +141,7 @@ class Bookkeeping:
             )
 
     def reads(self, batches: Any) -> None:
-        """Keeps where a stream is with each checkpoint; says and writes down what it promises."""
+        """Records the position of a stream for each checkpoint, and prints what the stream promises."""
         if not isinstance(batches, StreamBatches):
             return
         self._stream = batches
@@ -161,9 +161,9 @@ class Bookkeeping:
     # ==== Around each step ====
 
     def compiled_once(self, step: int, size: tuple[int, ...]) -> contextlib.AbstractContextManager[None]:
-        """Encloses a step, which is compiled once for each size of pictures, and warns where it is compiled again.
+        """Surrounds a step, and warns if it is compiled more than once for a size of pictures.
 
-        `size` is (height, width) of the batch's pictures, where the run has several.
+        `size` is (height, width) of the batch's pictures if the run has several sizes, else ().
         """
         kind = "a step"
         if size:
@@ -176,10 +176,10 @@ class Bookkeeping:
         return self._watch.work(kind, step)
 
     def note(self, step: int, metrics: dict[str, Any]) -> None:
-        """Sends the metrics of a step on their way to the host, and takes in those that have come.
+        """Starts to copy the metrics of a step to the host, and records the metrics that have arrived.
 
         Raises:
-            RunFailed: if one of the steps whose metrics have come was not finite.
+            RunFailed: if the metrics of a step have arrived and were not finite.
         """
         jax.tree.map(lambda leaf: leaf.copy_to_host_async(), metrics)
         self._pending.append((step, metrics))
@@ -191,10 +191,10 @@ class Bookkeeping:
         self._take_in(self._ahead)
 
     def _take_in(self, ahead: int) -> None:
-        """Takes in the metrics of all but the last `ahead` steps."""
+        """Records the metrics of all but the last `ahead` steps."""
         while len(self._pending) > ahead:
             step, metrics = self._pending.popleft()
-            metrics = jax.tree.map(np.asarray, metrics)  # on the host already, or as soon as the step is done
+            metrics = jax.tree.map(np.asarray, metrics)  # the copy has arrived, or arrives when the step is done
             self.display.step_done(step)
             failed_at = int(metrics.pop("failed_at"))
             if failed_at != HEALTHY:
@@ -205,7 +205,7 @@ class Bookkeeping:
                 self._sums = training_means.empty(self._sums)
 
     def _write(self, row: dict[str, Any]) -> None:
-        """One line of metrics: to metrics.jsonl, the tracker and the display; the clock's part to timing.jsonl."""
+        """Writes a row to metrics.jsonl, the tracker and the display, and its times to timing.jsonl."""
         rate = self.display.report(row["step"], row.get("loss"), row.get("skipped", 0))
         if not self._speaks:
             return
@@ -223,7 +223,7 @@ class Bookkeeping:
         return step % self._config.checkpoint.every == 0 or step == self._total
 
     def save(self, step: int, train_state: TrainState) -> None:
-        """Starts a checkpoint, unless this step has one; the lines that it relies on are on the disk first."""
+        """Starts a checkpoint, unless this step has one; the rows of metrics before it are on the disk first."""
         if step == self._saved:
             return
         self._saved = step
@@ -239,19 +239,19 @@ class Bookkeeping:
         self.display.pause(time.perf_counter() - began)
 
     def _origin(self, step: int) -> dict[str, Any]:
-        """What a step depends on beside the state and the config: the examples so far, their order, the encoder."""
+        """The inputs of a step beside the state and the config: number and order of the examples, frozen files."""
         origin = {"examples": step * self._config.train.batch_size, "order": self._start.order}
         files = {"encoder": self._start.encoder, "base": self._start.base}
         return origin | {name: file for name, file in files.items() if file is not None}
 
     def save_before_data_fails(self, step: int, train_state: TrainState) -> None:
-        """Saves a run whose next batch cannot be read: whatever is done about the data, it goes on from here."""
+        """Saves a run whose next batch cannot be read, so that it continues here once the data are mended."""
         if jax.process_count() == 1:
             self.save(step, train_state)
             self._saver.wait()
 
     def _keep_best(self, step: int, figures: dict[str, float | None]) -> None:
-        """Keeps the checkpoint of this step for good if the figure is the least so far."""
+        """Protects the checkpoint of this step from removal if its figure is the least so far."""
         figure = self._config.checkpoint.best
         value = figures.get(figure)
         if value is not None and (self._best is None or value < self._best["value"]):
@@ -262,7 +262,7 @@ class Bookkeeping:
     # ==== Evaluations ====
 
     def owes_evaluation(self, step: int) -> bool:
-        """Whether an evaluation of this step is due and not yet made: of its samples, or of the held-out loss."""
+        """Whether an evaluation of samples or of the held-out loss is due at this step and not done."""
         return self._owes_samples(step) or self._owes_loss(step)
 
     def _owes_samples(self, step: int) -> bool:
@@ -272,10 +272,10 @@ class Bookkeeping:
         return _due(step, self._config.evaluate.loss.every) and self._measured != step
 
     def evaluate(self, step: int, train_state: TrainState) -> int | None:
-        """Makes the evaluations of a step that are due.
+        """Makes the evaluations that are due at a step.
 
         Returns:
-            The signal to stop for, or None.
+            The signal that stopped the run, or None.
 
         Raises:
             EvaluationStopped: if an evaluation of samples failed, where config.evaluate.failed = "stop".
@@ -287,8 +287,8 @@ class Bookkeeping:
         return None
 
     def _measure_loss(self, loss: held_out_loss.HeldOutLoss, step: int, train_state: TrainState) -> None:
-        """Measures the loss on held-out records; one line of metrics."""
-        if self._config.checkpoint.best == LOSS:  # whose checkpoint may be the one to keep
+        """Measures the loss on held-out records, and writes it to metrics.jsonl."""
+        if self._config.checkpoint.best == LOSS:  # this checkpoint may become the best one
             self.save(step, train_state)
             self._saver.wait()
         self._take_in(0)
@@ -305,12 +305,12 @@ class Bookkeeping:
         self._keep_best(step, _of_average(row))
 
     def _evaluate_samples(self, evaluate: hooks.Evaluation, step: int, train_state: TrainState) -> int | None:
-        """Samples from the moving average and compares them with real images; one line of metrics.
+        """Compares samples of the moving average with real images, and writes the figures to metrics.jsonl.
 
-        The state is on the disk before, so that whatever becomes of the evaluation costs no step.
+        The state is saved first, so that a failed evaluation costs no step.
 
         Returns:
-            The signal to stop for, or None.
+            The signal that stopped the run, or None.
 
         Raises:
             EvaluationStopped: if the evaluation failed, where config.evaluate.failed = "stop".
@@ -351,7 +351,7 @@ class Bookkeeping:
     # ==== At the end ====
 
     def ended(self, step: int, signal_number: int | None, command: str) -> int:
-        """Says how the run has ended; returns the exit status."""
+        """Prints how the run has ended, and returns the exit status."""
         if signal_number is not None and (step < self._total or self.owes_evaluation(step)):
             again = way_on("train", self._folder) if built_in_python(self._config) else command
             self.display.say(
@@ -367,11 +367,11 @@ class Bookkeeping:
         return 0
 
     def wrote(self, files: Sequence[pathlib.Path]) -> None:
-        """Says which files hold what a run has taught its base."""
+        """Prints the files that hold what the run has taught its base."""
         self.display.say(f"written: {', '.join(map(str, files))}")
 
     def failed(self, step: int, frozen: TrainState) -> int:
-        """Keeps the state before a step that was not finite, and says so; returns the exit status."""
+        """Keeps the state before a step that was not finite, prints its folder, and returns the exit status."""
         self._saver.wait()
         self.display.say(failure.message(step, self._folder, self._config))
         description = self._origin(step)
@@ -389,7 +389,7 @@ class Bookkeeping:
 
 
 def _scaled(number: float) -> str:
-    """A number of three digits with the prefix of its unit: "1.23 M"."""
+    """A number with three significant digits and a metric prefix: "1.23 M"."""
     thousands = min(int(math.log10(number)) // 3, 5)
     return f"{number / 1000**thousands:.3g} {' kMGTP'[thousands].strip()}"
 
@@ -399,12 +399,12 @@ def _due(step: int, every: int) -> bool:
 
 
 def _of_average(row: dict | None) -> dict[str, float | None]:
-    """The figure of a held-out loss by which a checkpoint is kept."""
+    """The figure of a held-out loss that decides which checkpoint is best."""
     return {LOSS: row["average"]["loss"]} if row else {}
 
 
 def _evaluations(metrics: pathlib.Path, step: int) -> tuple[dict | None, dict | None]:
-    """What was measured after a step: the figures of samples, {} if that failed, and the held-out loss; None if not."""
+    """(figures of the samples of a step, its held-out loss): None if not measured; figures are {} if that failed."""
     figures = loss = None
     for row in json_lines.rows(metrics):
         if row.get("step") == step:

@@ -1,4 +1,4 @@
-"""What a run computes, from its recipe: its initial state and one step, the same for a run and for its plan."""
+"""The program of a recipe: its initial state and its step, the same for a run and for the plan of one."""
 
 import functools
 import math
@@ -30,28 +30,28 @@ from diffusion.training.step import HEADS, make_train_step, seeded
 
 
 class Program(NamedTuple):
-    """What a run computes."""
+    """The functions and shapes of a run's training."""
 
-    seed: np.uint32  # of the parameters and of every draw, uint32
-    conditional: bool  # whether the condition is the class alone, which a batch has as "label"
+    seed: np.uint32  # seed of the parameters and of every draw
+    conditional: bool  # whether the batch's "label" is the condition
     average: ema.ExponentialMovingAverage  # the exponential moving average
-    # TrainState -> {name: network} as objectives see them: "model", its average "target", a teacher, a second player.
+    # TrainState -> {name: network} for objectives: "model", its average "target", a teacher, a second player.
     networks: Callable[[state.TrainState], dict[str, Callable]]
     init: Callable[..., state.TrainState]  # seed (and the base) -> TrainState; to be compiled by `sharding.create`
-    target: state.TrainState  # what `init(seed)` will be: TrainState of jax.ShapeDtypeStruct with shardings
-    # What a step takes, as the devices get it: dict of jax.ShapeDtypeStruct [B, ...] with shardings; the entry
-    # "condition", of networks that receive text, is a dict of them itself.
+    target: state.TrainState  # shapes of `init(seed)`: TrainState of jax.ShapeDtypeStruct with shardings
+    # Shapes of the batch on the devices: {name: jax.ShapeDtypeStruct [B, ...] with its sharding}. For networks that
+    # receive text, the entry "condition" is a dict of such shapes.
     batch: dict[str, Any]
-    micro_batches: int  # into how many parts a step cuts its batch
+    micro_batches: int  # number of micro-batches of a step
     step: Any  # (TrainState, batch on the devices, seed) -> (TrainState, metrics); jitted, donates the state
-    tuned: TunedNetwork | None = None  # the text-to-image model that the run tunes, whose weights `init` takes
+    tuned: TunedNetwork | None = None  # the text-to-image model that is tuned; `init` takes its weights
 
 
 def mesh_of(config: ConfigDict, devices: list[Any] | None = None) -> Mesh:
     """config.mesh over these devices, all of them by default.
 
     Raises:
-        ConfigError: if it does not fit them, or the batch does not divide over it.
+        ConfigError: if the mesh does not fit the devices, or the batch does not divide over it.
     """
     try:
         mesh = sharding.make_mesh({axis: config.mesh[axis] for axis in sharding.AXES}, devices)
@@ -65,11 +65,11 @@ def build(recipe: Recipe, mesh: Mesh) -> Program:
     """Builds the program of a recipe, for a shape of examples, on a mesh; nothing is computed here.
 
     Args:
-        mesh: the mesh of real devices, or of the described ones of a plan.
+        mesh: the mesh; its devices may be described ones, for a plan.
 
     Raises:
-        ConfigError: if the model does not divide over the mesh, or functions of a config refuse to be combined so; the
-            message is that function's own.
+        ConfigError: if the model does not divide over the mesh, or a function of the config refuses to be combined
+            with the others, with the message of that function.
         ValueError: the function's own error, for a recipe that was built in Python.
     """
     try:
@@ -85,11 +85,11 @@ def build(recipe: Recipe, mesh: Mesh) -> Program:
 
 
 def check_memory(program: Program, what: str) -> None:
-    """Refuses a program whose step needs more memory than the device has, by its trace, before anything is compiled.
+    """Refuses a program whose step needs more memory than the device has: it is traced, and not compiled.
 
     Args:
-        program: the program of one CPU, whose operating system would end the process without a message. Programs of
-            several devices pass, since a mesh cuts the arrays; an accelerator's compiler reports its own limit.
+        program: the program; only one for a single CPU is measured, since the operating system would end its process
+            without a message. A mesh cuts the arrays, and an accelerator's compiler reports its own limit.
         what: the name of a step in the message.
 
     Raises:
@@ -126,7 +126,7 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
     encoder = recipe.companions.encoder
     stages = objective.teacher and objective.teacher.stages
 
-    @functools.partial(jax.jit, inline=True)  # one trace gives its shapes, its convolutions and its program
+    @functools.partial(jax.jit, inline=True)  # shapes, convolutions and program come from one trace
     def init(seed, base=None):
         init_key, _ = jax.random.split(jax.random.key(seed))
         if tuned is not None:
@@ -154,7 +154,7 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
         }
 
     number = recipe.micro_batches(mesh, init)
-    if number > 1:  # then a step joins examples of all devices, which would make blocks depend on their number
+    if number > 1:  # a micro-batch takes examples of each device; a block must not span two
         with fits.blamed_on(config, "train.batch_size", "train.accumulate"):
             objective.check_rows(config.train.batch_size // number, sharding.batch_shards(mesh))
     seed = np.uint32(config.seed)
@@ -204,7 +204,7 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
             batch["prior"] = {"x": entry(shape, np.float32), "condition": condition}
         if objective.beside.prompts:
             batch["prompts"] = dict.fromkeys(objective.beside.prompts, condition)
-    if config.mesh.kind == "jit":  # what does not fit the mesh shows before anything is made
+    if config.mesh.kind == "jit":  # arrays that do not fit the mesh fail before any is created
         for size in picture_sizes.sizes(config) or (None,):
             image = {"image": jax.ShapeDtypeStruct((rows, *size, shape[-1]), np.uint8, sharding=where)} if size else {}
             jax.eval_shape(step, target, batch | image, seed)
@@ -212,7 +212,7 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
 
 
 def _zeros(recipe: Recipe, tuned: TunedNetwork) -> dict[str, Any]:
-    """The parameters of the base in their form, before they are read."""
+    """Zeros in the shapes of the base's parameters, which are not read yet."""
     shapes = tuned.shapes(bool(recipe.objective.beside.prompts))
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
@@ -229,15 +229,15 @@ def _tuned(recipe: Recipe, tuned: TunedNetwork, key: jax.Array, base: dict[str, 
 
 
 def _heads(recipe: Recipe, cast: players.Players, key: jax.Array, model: Any, encoder_params: Any) -> dict[str, Any]:
-    """The initial parameters of the networks that train with the model, by the sizes of the features that they map.
+    """The initial parameters of the heads, the small networks that train with the model.
 
-    Those of a network without features depend on the key alone.
+    The sizes of a head follow from the features that it maps; a head without features depends on the key alone.
     """
     encoder = recipe.companions.encoder
     received = inputs(recipe.network, recipe.examples.shape, recipe.examples.null)
 
     def width(layer: int | None, of: int | None = None) -> int:
-        """Of the features of a layer; for a target of 0 the values of an example for each token of the block `of`."""
+        """The number of features of a layer; for the target 0, the values of an example per token of the block `of`."""
         if layer == 0 and of:
             _, (features,) = jax.eval_shape(functools.partial(recipe.network.apply, features=(of,)), model, *received)
             return math.prod(recipe.examples.shape) // math.prod(features.shape[1:-1])

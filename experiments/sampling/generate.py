@@ -1,4 +1,4 @@
-"""Samples from a trained network, as a config describes them: the same function in training's loop and in `sample`."""
+"""Samples of a trained network, as its config describes them; training and `diffusion sample` share this code."""
 
 import contextlib
 import functools
@@ -30,24 +30,22 @@ from diffusion.training import sharding
 from diffusion.training.step import HEADS, conditioned
 from diffusion.watermarks import Watermark
 
-TRAJECTORIES = 32  # from which a plan is chosen
-SEEDS = 1_000_000  # samples that one config.sample.seed stands for
+TRAJECTORIES = 32  # number of trajectories from which a plan is chosen
+SEEDS = 1_000_000  # number of samples with the same config.sample.seed
 
 
 class Generator(NamedTuple):
-    """Compiled functions of (params, labels, seeds); where conditions are no classes, labels are a pytree `[N, ...]`.
+    """Compiled functions of (params, labels, seeds); for conditions that are no classes, labels are a pytree.
 
     Attributes:
-        images: (params, labels `[N]`, seeds `[N]`, progress) -> uint8 `[N, ...]`, or float32 `[N, ...]` for a run on
-            data that are no bytes, `[N, D]` for one on pytrees; for any N, in batches of the config's size. Image i
-            depends on labels[i] and seeds[i] alone. `progress(done)` is called after each batch.
+        images: (params, labels `[N]`, seeds `[N]`, progress) -> uint8 `[N, ...]` for data of bytes, float32
+            `[N, D]` for pytrees, and float32 `[N, ...]` for other data. N is any number; the batches have the config's
+            size. Image i depends on labels[i] and seeds[i] alone. `progress(done)` is called after each batch.
         trajectory: (params, labels `[B]`, seeds `[B]`) -> (x `[steps + 1, B, ...]`, x0 `[steps, B, ...]`), on the scale
             [-1, 1] of the network's world.
-        nfe: network evaluations for each sample; one that guidance evaluates twice counts once. None where the driver
-            decides.
+        nfe: network evaluations of a sample; the branches of a guidance count once. None if the driver decides.
         work: () -> int64 [2], the counts of `caching.Work` of all batches that this generator has made.
-        skipped: such counts -> the share of the network's blocks that a cache has left out of these evaluations; None
-            for counts of none, as without a cache.
+        skipped: counts of `work` -> share of the network's blocks that a cache has skipped; None without a cache.
     """
 
     images: Callable[..., np.ndarray]
@@ -58,7 +56,7 @@ class Generator(NamedTuple):
 
 
 def balanced_labels(number: int, num_classes: int) -> np.ndarray:
-    """int32 `[number]` labels 0, 1, .., num_classes - 1, 0, 1, ..: every class occurs equally often, up to one."""
+    """int32 `[number]` labels 0, 1, .., num_classes - 1, 0, 1, ..: class frequencies differ by at most one."""
     return (np.arange(number) % max(num_classes, 1)).astype(np.int32)
 
 
@@ -66,8 +64,8 @@ def conditions_of(recipe: Recipe, number: int) -> Any:
     """The conditions of `number` samples: all classes in turn, or the conditions of the data's first records.
 
     Returns:
-        Classes int32 `[number]`, zeros for an unconditional run; or else a pytree of arrays `[number, ...]`, as
-        networks receive them.
+        Classes int32 `[number]`, zeros for an unconditional run; or a pytree of arrays `[number, ...]`, in the form in
+        which networks receive conditions.
     """
     if recipe.examples.by_class or recipe.examples.null is None or recipe.receives_text:
         return balanced_labels(number, recipe.examples.num_classes)
@@ -90,12 +88,12 @@ def classes_of(recipe: Recipe, conditions: Any) -> np.ndarray:
 
 
 def seeds(config: Mapping, number: int) -> np.ndarray:
-    """uint32 `[number]` seeds, one a sample; those of different config.sample.seed have none in common."""
+    """uint32 `[number]` seeds, one for each sample; two values of config.sample.seed share none."""
     return (config["sample"]["seed"] * SEEDS + np.arange(number)).astype(np.uint32)
 
 
 def keys(seeds: ArrayLike) -> tuple[Array, Array]:
-    """(`[N]` keys for the prior, `[N]` keys for `samplers.sample`), those of each sample from its own seed."""
+    """(`[N]` keys for the prior, `[N]` keys for `samplers.sample`), each from the seed of its sample."""
     first, rest = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(seeds)
     return first, rest
 
@@ -103,8 +101,8 @@ def keys(seeds: ArrayLike) -> tuple[Array, Array]:
 def denoiser(recipe: Recipe) -> Callable[..., Any]:
     """The guided denoiser of a run for a shape of examples, of (params, labels `[B]`): what `samplers.sample` takes.
 
-    A third argument is what its guides read: the weights of second runs by the path of their field, and the measured
-    pictures `[B, ...]`. Without it the weights are read here, and constants of the program.
+    A third argument holds what its guides read: the weights of other runs, by the paths of their fields, and the
+    measured pictures `[B, ...]`. Without it the weights are read here, and become constants of the program.
 
     Raises:
         ConfigError: if the run trains a flow map, which has no denoiser.
@@ -155,10 +153,12 @@ def _branches(
     parameterization: Parameterization,
     conditions: tuple[Any],
 ) -> guidance.Branches:
-    """The branches that a run's guidance combines; `conditions` holds the condition, the only one."""
+    """The branches that a run's guidance combines; `conditions` has one entry, the condition."""
     (condition,) = conditions
     if recipe.sampling.depths:
-        assert recipe.objective.blocks.early is not None  # the guidance of depths is refused without it
+        assert (
+            recipe.objective.blocks.early is not None
+        )  # `fits.check` refuses this guidance without an early prediction
         name, layer = recipe.objective.blocks.early
         head = recipe.objective.heads[name].apply
         early = lambda h, shape: projectors.untokens(head(params[HEADS][name], h, shape), shape)
@@ -183,10 +183,10 @@ def side_by_side(
         sources: classes of the pictures, `[B]`.
         targets: classes of their edits, `[B]`.
         until: the t below which each edit has its own maps of attention.
-        layers: the layers whose maps it borrows from its source; None for all.
+        layers: the layers that borrow the maps of the source before that; None for all.
 
     Raises:
-        ConfigError: for a network or a guidance that cannot, or a layer that the network does not have.
+        ConfigError: for a network or a guidance that does not support this, or a layer that the network lacks.
     """
     network = recipe.network
     if "borrow" not in facts.layer_masks(network) or not recipe.examples.by_class:
@@ -275,7 +275,7 @@ def tangent_field(recipe: Recipe, reads: Moves) -> Callable[[Any, Array], Any]:
 
 
 def build_for_sampler(recipe: Recipe) -> Callable[[Any, Array], Any]:
-    """`flow_map`, `tangent_field` or `denoiser`, whichever the recipe's sampler takes."""
+    """`flow_map`, `tangent_field` or `denoiser`: the one that the recipe's sampler takes."""
     reads = recipe.objective.reads
     if isinstance(reads, Moves):
         return tangent_field(recipe, reads)
@@ -285,14 +285,14 @@ def build_for_sampler(recipe: Recipe) -> Callable[[Any, Array], Any]:
 
 
 def check_plain(recipe: Recipe, condition: Any) -> None:
-    """Refuses a guidance or a cache by which the recipe's denoiser is no plain function of x and t.
+    """Refuses a guidance or a cache with which the recipe's denoiser is not a function of x and t alone.
 
     Args:
         recipe: the recipe of the run.
         condition: the condition of one example, as its network receives it.
 
     Raises:
-        ConfigError: if it has one; the message names both fields.
+        ConfigError: if the recipe has one; the message names both fields.
     """
     if isinstance(denoiser(recipe)(None, condition), (guidance.Memory, guidance.Unpaired)):
         sample = recipe.config.sample
@@ -303,7 +303,7 @@ def check_plain(recipe: Recipe, condition: Any) -> None:
 
 
 def check_given_frames(recipe: Recipe, condition: Any) -> None:
-    """Refuses a sampler, a guidance and a cache that do not go on from given frames; arguments as `check_plain`'s.
+    """Refuses a sampler, a guidance or a cache that cannot continue given frames; arguments as `check_plain`.
 
     Raises:
         ConfigError: naming the field.
@@ -315,14 +315,14 @@ def check_given_frames(recipe: Recipe, condition: Any) -> None:
 
 
 def on_trained_schedule(recipe: Recipe, params: Any) -> Recipe:
-    """The recipe under the schedule that a run has trained, with the parameters of its networks; or as it is."""
+    """The recipe under the schedule that its run has trained, from `params`; unchanged if none was trained."""
     if recipe.schedule.trained is None:
         return recipe
     return recipe.with_schedule(recipe.schedule.trained.build(jax.tree.map(np.asarray, params[HEADS]["schedule"])))
 
 
 def trained(recipe: Recipe, params: Any) -> Recipe:
-    """The recipe for samples of a network with these parameters, under the schedule and the plan that they decide."""
+    """The recipe for samples of a network with these parameters, which may determine its schedule and its plan."""
     recipe = on_trained_schedule(recipe, params)
     if recipe.sampling.chosen_plan is None:
         return recipe
@@ -343,7 +343,7 @@ def as_condition(labels: Any) -> Any:
 
 
 def real_of(recipe: Recipe, condition: Any) -> Array | None:
-    """The mask of what is real of samples of these conditions; None where all is."""
+    """The mask of padding of samples with these conditions, True where x is real; None without padding."""
     return pytrees.real_of(condition, recipe.examples.structure or recipe.examples.shape)
 
 
@@ -357,8 +357,8 @@ def generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark | N
     Where the examples are latents, the samples are decoded to pictures.
 
     Args:
-        mesh: the mesh over which the parameters are split and each device makes its share of the samples; every process
-            then makes the same calls and gets the same images. None for the default device.
+        mesh: the mesh over which parameters and samples are split; every process then makes the same calls, and
+            receives the same images. None for the default device.
         watermark: the watermark of the initial noise, or of the pictures; None for none.
 
     Raises:
@@ -376,10 +376,7 @@ def generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark | N
 
 
 def _batches_on(config: Mapping, mesh: Mesh | None) -> tuple[int, Callable[[Any], Any]]:
-    """The number of samples of a batch, and rows -> the rows on the devices that make their samples.
-
-    Every process has the rows in full.
-    """
+    """(samples of a batch, rows -> the rows on the devices of their samples); every process has all rows."""
     batch_size = min(config["sample"]["batch_size"], config["sample"]["number"])
     if mesh is None:
         return batch_size, lambda rows: rows
@@ -412,10 +409,10 @@ def _generator_of_symbols(recipe: Recipe, reads: Restores, mesh: Mesh | None) ->
 
 
 def _decoding(recipe: Recipe) -> tuple[Any, Callable[[Any, Any, Array], Array]]:
-    """How samples become examples: by the autoencoder that trained with the model, by a frozen one, or as they are.
+    """The decoder of samples: the autoencoder that trained with the model, a frozen one, or the identity.
 
     Returns:
-        (the frozen one's parameters, (the model's, these, x `[B, ...]`) -> the examples of x).
+        (parameters of the frozen autoencoder, (model's parameters, these, x `[B, ...]`) -> examples).
     """
     autoencoder = recipe.companions.autoencoder
     if autoencoder is not None:
@@ -425,7 +422,7 @@ def _decoding(recipe: Recipe) -> tuple[Any, Callable[[Any, Any, Array], Array]]:
 
 
 def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark | None = None) -> Generator:
-    """The `generator` of any run that makes pictures, also of prompts; its labels are the network's conditions."""
+    """The `generator` of any run that makes pictures; its labels are conditions, also those of prompts."""
     config = recipe.config
     schedule = recipe.schedule
     sampler = recipe.sampling.sampler
@@ -475,7 +472,7 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
     def images(params, labels, seeds, progress=lambda done: None):
         if (real := real_of(recipe, labels)) is not None:
             padding.check(real, jax.ShapeDtypeStruct((len(seeds), *recipe.examples.shape), np.float32))
-        nonlocal done  # `caching.Work` of all batches so far
+        nonlocal done  # the counts of `caching.Work` over all batches so far
         one_batch = lambda rows: finish(params, decoder, reads, *batch(rows))
         images, work = sampling.in_batches(one_batch, (with_pictures(labels, seeds), seeds), batch_size, progress)
         done = done + work
