@@ -233,6 +233,25 @@ def test_the_vq_autoencoders_loss_is_vqgans():
     assert {"t", "reconstruction", "codebook", "commitment"} == set(metrics)
 
 
+@pytest.mark.parametrize("make", [autoencoding.kl_autoencoder, autoencoding.patch_critic])
+def test_networks_beside_an_autoencoder_receive_the_time_of_clean_data(make):
+    clocks = []
+
+    def watched(name, network):
+        def call(x, t, condition):
+            clocks.append((name, t))
+            return network(x, t, condition)
+
+        return call
+
+    beside = {name: watched(name, network) for name, network in networks().items() if name != "model"}
+    losses(make(start=0), {**networks(), **beside})
+    expected = {"critic", "features"} if make is autoencoding.kl_autoencoder else {"critic"}
+    assert {name for name, _ in clocks} == expected
+    for _, clock in clocks:
+        np.testing.assert_array_equal(clock, np.zeros(B))
+
+
 def test_the_critics_objective_trains_the_critic_alone_from_its_start():
     objective = autoencoding.patch_critic("hinge", start=10)
     found, metrics = losses(objective)

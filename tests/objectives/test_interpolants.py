@@ -42,7 +42,7 @@ PATHS = {
 def test_interpolant_is_its_formula(name):
     interpolant, path = PATHS[name]
     seen, parts = [], ("denoiser", "velocity", "mean_velocity")
-    network = lambda x, t, c: seen.append((x, t)) or jnp.concatenate([0 * x, 0 * x, 0 * x], axis=-1)
+    network = lambda x, t, c: seen.append((x, t)) or jnp.concatenate([0.3 * x, -0.7 * x, 1.5 * x], axis=-1)
     objective = objectives.stochastic_interpolant(interpolant, DENSITY, parts)
     losses, metrics = objective({"model": network}, SCHEDULE, KEYS, {"x": X0, "noise": X1}, 0)
     t = np.asarray(metrics["t"])[:, None]
@@ -50,8 +50,9 @@ def test_interpolant_is_its_formula(name):
     mean, mean_dot, gamma, gamma_dot = path(t)
     z = (np.asarray(seen[0][0]) - mean) / gamma
     expected = {"denoiser": z, "velocity": mean_dot + gamma_dot * z, "mean_velocity": mean_dot + 0 * z}
-    for part in parts:
-        np.testing.assert_allclose(metrics[part], np.square(expected[part]).mean(1), rtol=2e-3)
+    for part, factor in zip(parts, (0.3, -0.7, 1.5), strict=True):
+        error = factor * np.asarray(seen[0][0]) - expected[part]
+        np.testing.assert_allclose(metrics[part], np.square(error).mean(1), rtol=2e-3)
     np.testing.assert_allclose(losses, sum(metrics[part] for part in parts), rtol=1e-6)
 
 

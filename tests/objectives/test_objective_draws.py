@@ -112,6 +112,13 @@ def test_bad_dropout_rates_are_refused(rate):
         objectives.with_condition_dropout(objectives.flow_matching(at(0.5)), null=0, rate=rate)
 
 
+def test_shares_that_are_dropped_alone_add_up_to_one_at_most():
+    objective = objectives.flow_matching(at(0.5))
+    with pytest.raises(ValueError, match=r"rate = 0.4 .* of text, image alone.*valid: at most 0.333"):
+        objectives.with_condition_dropout(objective, null=0, rate=0.4, alone=("text", "image"))
+    objectives.with_condition_dropout(objective, null=0, rate=0.25, alone=("text", "image", "pose"))
+
+
 def test_dropout_replaces_every_leaf_of_a_pytree():
     """A condition of several parts is dropped as a whole."""
     keys = jax.random.split(jax.random.key(0), 200)
