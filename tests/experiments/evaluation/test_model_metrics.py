@@ -155,11 +155,16 @@ def test_bits_per_dim_of_a_known_model(monkeypatch):
         whitened = (x - alpha * MEAN) / (alpha**2 * STD**2 + sigma**2)
         return Prediction(MEAN + alpha * STD**2 * whitened, sigma * whitened)
 
-    monkeypatch.setattr(model_metrics.generate, "denoiser", lambda recipe: lambda params, labels: denoise)
+    sampled = []
+    denoiser_of = lambda recipe: sampled.append(recipe.config.sample) or (lambda params, labels: denoise)
+    monkeypatch.setattr(model_metrics.generate, "denoiser", denoiser_of)
     monkeypatch.setattr(model_metrics.checkpoints, "load_ema", lambda folder: ((), 7))
     images, labels = real_digits()
-    wanted = subject(images, labels, **{"evaluate.number": 100, "schedule": {"name": "rectified_flow"}})
+    altered = {"sample.merge": 0.5, "sample.cache.name": "forecast", "sample.guidance.scale": 3.0}
+    wanted = subject(images, labels, **{"evaluate.number": 100, "schedule": {"name": "rectified_flow"}, **altered})
     result = model_metrics.bits_per_dim(wanted)["bits_per_dim"]
+    (plain,) = sampled  # what makes samples faster or stronger has another density
+    assert (plain.merge, plain.cache.name, plain.guidance.scale) == (0.0, "", 1.0) and not plain.guides
     chosen = np.sort(np.random.default_rng(0).permutation(len(wanted.real.images))[:100])
     cell = (np.arange(1000) + 0.5) / 1000
     x = (np.arange(256)[:, None] + cell) / 128 - 1

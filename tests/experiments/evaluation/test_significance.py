@@ -115,6 +115,13 @@ def test_other_noise_or_classes_are_no_pairs(run, change):
     assert pixels.value == pytest.approx(2) and pixels.low < 0 < 4 < pixels.high
 
 
+def test_sets_of_two_sizes_have_the_accuracy_of_all_their_samples(run):
+    """Of 40 samples half are of their class, of 30 all: rows of the first set do not count among the second."""
+    first, second = samples(NOISE, np.zeros(40)), samples(NOISE[:30], np.arange(30) % 2)
+    right = significance.compare_samples(first, second, config(features=("classifier",)), run)["asked_class"]
+    assert right.value == 0.5 and right.how == "40 and 30 samples, exchanged" and right.p < 0.05
+
+
 def test_models_without_classes_have_no_accuracy_and_keep_their_order(run):
     first, second = samples(NOISE, np.zeros(40)), samples(NOISE[:30] + 1, np.zeros(30))
     found = significance.compare_samples(first, second, config(classes=0), run)

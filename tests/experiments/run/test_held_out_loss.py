@@ -135,6 +135,16 @@ def digits_recipe(**changes):
     return resolve.recipe(digits_config(**changes), (8, 8, 1))
 
 
+def test_it_is_the_objectives_loss_at_the_last_step_of_the_run():
+    """An objective may change with the step: the losses of all lines are those of steps - 1, and thus comparable."""
+    stepped = lambda networks, schedule, keys, batch, step: (
+        jnp.full(len(batch["x"]), step, jnp.float32),
+        {"t": jnp.full(len(batch["x"]), 0.5)},
+    )
+    row = measured(recipe({"train.steps": 7}, objective=seen(stepped)))
+    assert row["trained"]["loss"] == row["average"]["loss"] == 6
+
+
 def test_neither_seed_nor_batch_size_nor_accumulation_nor_length_changes_the_draws():
     """The same weights have the same loss in runs that differ in everything that a run may choose."""
     others = {"seed": 3, "train.batch_size": 96, "train.accumulate": 3, "train.steps": 7, "data.threads": 2}
