@@ -19,6 +19,7 @@ With D = down up the merged kernel is W + scale D. Files have further kinds:
     + "magnitude" [*layers, *outputs]   DoRA: m (W + scale D) / |W + scale D|, the norm over the inputs of each output
     + "input_magnitude" [*layers, *inputs], 1 along axes of pixels: the norm over the rest, for each input
     {"whole"}                           V, of the shape of the leaf: D = V - W, as files of custom diffusion have it
+    {"difference"}                      D itself, of the shape of the leaf: of a kernel, a bias or a scale
 
 Reference: Liu et al. 2024, "DoRA: Weight-Decomposed Low-Rank Adaptation", for the magnitudes.
 """
@@ -53,7 +54,12 @@ Scale = float | Array | Mapping[str, float]
 """The scale of an adapter: one number, an array, or one for each kernel (or part of one) by its name."""
 
 # The factors that a part of a kernel may have, and the magnitudes beside them.
-FACTORS = (frozenset({"down", "up"}), frozenset({"down", "up", "down_2", "up_2"}), frozenset({"whole"}))
+FACTORS = (
+    frozenset({"down", "up"}),
+    frozenset({"down", "up", "down_2", "up_2"}),
+    frozenset({"whole"}),
+    frozenset({"difference"}),
+)
 MAGNITUDES = ("magnitude", "input_magnitude")
 # The leaves of `diffusion.models` that stack the layers of a scan, and those whose kernels are [in, *out]; the other
 # kernels are [*in, out].
@@ -184,8 +190,8 @@ def merge(params: Any, adapter: Any, scale: Scale | Sequence[Scale] = 1.0) -> An
             return leaf
         total = jnp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32))
         for place, at, factors, its_scale in updates[path]:
-            if "whole" in factors:
-                changed = total[at] + its_scale * _difference(place, factors["whole"], leaf[at])
+            if "down" not in factors:
+                changed = total[at] + its_scale * _difference(place, factors, leaf[at])
             else:
                 changed = _updated(place, factors, total[at], its_scale)
             total = total.at[at].set(changed)
@@ -252,10 +258,11 @@ def places_of(adapter: Any) -> dict[str, dict[str, Array]]:
         places.setdefault(place, {})[part] = leaf
     for place, factors in places.items():
         magnitudes = factors.keys() & set(MAGNITUDES)
-        if factors.keys() - magnitudes not in FACTORS or len(magnitudes) > ("whole" not in factors):
+        if factors.keys() - magnitudes not in FACTORS or len(magnitudes) > ("down" in factors):
             raise ValueError(
                 f"lora: {place} has {', '.join(map(repr, factors))}, not the factors 'down' and 'up', "
-                "with or without 'down_2' and 'up_2', and with one of the magnitudes at most, nor 'whole' alone"
+                "with or without 'down_2' and 'up_2', and with one of the magnitudes at most, nor 'whole' or "
+                "'difference' alone"
             )
     return places
 
@@ -304,11 +311,13 @@ def _scale_at(scale: Scale, place: str) -> float | Array:
     return scale[place]
 
 
-def _difference(place: str, whole: Array, leaf: Array) -> Array:
-    """V - W, of the parameters as they are without any adapter, so that the order of adapters does not matter."""
-    if jnp.shape(whole) != leaf.shape:
-        raise ValueError(f"lora: a whole layer of shape {jnp.shape(whole)} does not fit {place}, {leaf.shape}")
-    return whole - leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+def _difference(place: str, factors: Mapping[str, Array], leaf: Array) -> Array:
+    """D, or V - W of the parameters as they are without any adapter, so that the order of adapters does not matter."""
+    ((kind, values),) = factors.items()
+    if jnp.shape(values) != leaf.shape:
+        raise ValueError(f"lora: a {kind} of shape {jnp.shape(values)} does not fit {place}, {leaf.shape}")
+    wide = jnp.promote_types(leaf.dtype, jnp.float32)
+    return jnp.asarray(values, wide) if kind == "difference" else values - leaf.astype(wide)
 
 
 def _updated(place: str, factors: Mapping[str, Array], kernel: Array, scale: float | Array) -> Array:

@@ -14,8 +14,16 @@ layer's weight to a part of a parameter of ours. The names in a file, for the la
 
 A is down, B is up, and the update is alpha / r B A; without an alpha in the file, alpha = r. `load` also reads the
 names of the original repositories' layers (input_blocks_1_1_..) where the tables have them. In any of these spellings
-the ends of the names mark DoRA, LoHa and LoKr (`lora_kinds`). `save` writes LoRA, DoRA and LoHa; `save_layers` what has
-the form of a file already, such as a LoKr that was trained so.
+the ends of the names mark DoRA, LoHa and LoKr (`lora_kinds`), and changes of a whole tensor, of a layer or a norm:
+
+    diff, w_norm       added to the weight, whatever alpha is (LyCORIS, distilled Wan)
+    diff_b, b_norm     added to the bias
+    diff_m             added to the table of shifts and scales (modulation) of a layer of Wan
+    lora_B.bias        added to the bias, times alpha / r
+    weight, scale      of a norm: its values themselves, in place of the base's (FLUX's control LoRAs)
+
+`save` writes LoRA, DoRA and LoHa; `save_layers` what has the form of a file already, such as a LoKr that was trained
+so.
 """
 
 __all__ = ["Lora", "blank", "build_adapter", "load", "require_writable", "save", "save_layers", "shapes"]
@@ -34,7 +42,7 @@ from safetensors.numpy import save as serialized
 
 from diffusion import public
 from diffusion.adapters import custom_diffusion_files, lora, lora_kinds, lora_names
-from diffusion.adapters.lora_layers import Part, layers_of, parts_of, stacked
+from diffusion.adapters.lora_layers import Part, Place, changed_parts, layers_of, parts_of, stacked, tensors_of
 from diffusion.adapters.lora_updates import Update, their_layers
 from diffusion.io import files
 from diffusion.models.interchange import families, tensor_files
@@ -84,21 +92,23 @@ def load(path: str | pathlib.Path, modules: Mapping[str, nn.Module]) -> dict[str
     if denoiser and custom_diffusion_files.recognised(tensors.shapes):
         return {denoiser: Lora(*custom_diffusion_files.load(tensors, modules[denoiser]))}
     tables = {component: layers_of(module) for component, module in modules.items()}
+    tensor_tables = {component: tensors_of(module) for component, module in modules.items()}
     known = ", ".join(f"{component} ({type(module).__name__})" for component, module in modules.items())
     if not tensors.shapes:
         raise Mismatch(f"{tensors.path} holds no LoRA: it has no tensors.")
-    number = sum(map(len, tables.values()))
+    all_layers = {part: {name.rpartition(".")[0] for name in table} for part, table in tensor_tables.items()}
+    number = sum(map(len, all_layers.values()))
     if len(tensors.shapes) > number * len(lora_names.PARTS):  # before the names, each of which takes a while
         raise Mismatch(
             f"{tensors.path} is no LoRA of {known}: it has {len(tensors.shapes):,} tensors, and the {number:,} layers "
             f"have at most {number * len(lora_names.PARTS):,}."
         )
-    names = {component: lora_names.underscored(table) for component, table in tables.items()}
+    names = {component: lora_names.spelled(table) for component, table in all_layers.items()}
     layers: dict[tuple[str, str], dict[str, str]] = {}
     unknown = []
     for name in tensors.shapes:
         component, layer, part = lora_names.parsed(name, names) or ("", "", "")
-        if layer:
+        if _is_known(layer, part, tables.get(component, {}), tensor_tables.get(component, {})):
             factors = layers.setdefault((component, layer), {})
             if part in factors:
                 raise Mismatch(
@@ -117,17 +127,21 @@ def load(path: str | pathlib.Path, modules: Mapping[str, nn.Module]) -> dict[str
     parts: dict[str, list[tuple[str, Part]]] = {}
     for (component, layer), factors in layers.items():
         what = f"{tensors.path}: {layer} of {component}"
-        places = tables[component][layer]
         arrays = {part: tensors.read(name).astype(np.float32) for part, name in factors.items()}
-        if "first_up" in arrays:
-            arrays["up"] = lora_kinds.first_rows(arrays.pop("first_up"), places[0].theirs, what)
-        update = lora_kinds.update(arrays, places[0].theirs, what)
-        scale = lora_names.scale(arrays, update.rank, configs.get(component), layer, what)
-        named = factors.get("magnitude") or factors.get("dora_scale")
-        magnitude = lora_kinds.magnitude(arrays, places[0].theirs, f"{tensors.path}: {named}")
-        first = next(iter(factors.values()))
-        mine = parts_of(places, update.pairs, magnitude, scale, what)
-        parts.setdefault(component, []).extend((first, part) for part in mine)
+        mine = parts.setdefault(component, [])
+        scale = 1.0
+        if arrays.keys() - lora_names.TENSORS.keys() - {"alpha"} or arrays.keys() <= {"alpha", "up_bias"}:
+            places = tables[component].get(layer, ())
+            config = configs.get(component)
+            factored, scale = _factored(arrays, places, config, layer, what, factors)
+            mine += [(next(iter(factors.values())), part) for part in factored]
+        for part, name in factors.items():
+            if part in lora_names.TENSORS:
+                places = tensor_tables[component][lora_names.tensor_of(layer, part)]
+                times = scale if part == "up_bias" else 1.0
+                kind = "whole" if part.startswith("whole") else "difference"
+                changed = changed_parts(places, kind, arrays[part], times, f"{tensors.path}: {name}")
+                mine += [(name, one) for one in changed]
     for component, factors in parts.items():
         _check_once(factors, f"{tensors.path}: {component}")
     return {component: Lora(*stacked([part for _, part in factors])) for component, factors in parts.items()}
@@ -301,6 +315,43 @@ def _in_layout(module: nn.Module, one: Lora, layout: str) -> tuple[dict[str, "Up
     return their_layers(
         module, one.adapter, one.scale, family.kohya if original else next(iter(family.tables))
     ), original
+
+
+def _factored(
+    arrays: dict[str, np.ndarray],
+    places: Sequence[Place],
+    config: Mapping[str, Any] | None,
+    layer: str,
+    what: str,
+    names: Mapping[str, str],
+) -> tuple[list[Part], float]:
+    """A layer's update by factors as parts of our leaves, and its scale.
+
+    Args:
+        arrays: the layer's tensors by their parts; those of `lora_names.TENSORS` are left out, but for "up_bias".
+        places: the parts that the layer's weight is.
+        config: peft's.
+        layer: its name.
+        what: the file and the layer, for messages.
+        names: the tensors' names by their parts.
+    """
+    arrays = {part: array for part, array in arrays.items() if part == "up_bias" or part not in lora_names.TENSORS}
+    theirs = places[0].theirs if places else ()
+    if "first_up" in arrays:
+        arrays["up"] = lora_kinds.first_rows(arrays.pop("first_up"), theirs, what)
+    update = lora_kinds.update(arrays, theirs, what)
+    scale = lora_names.scale(arrays, update.rank, config, layer, what)
+    named = names.get("magnitude") or names.get("dora_scale")
+    magnitude = lora_kinds.magnitude(arrays, theirs, f"{what.partition(': ')[0]}: {named}")
+    return parts_of(places, update.pairs, magnitude, scale, what), scale
+
+
+def _is_known(layer: str, part: str, layers: Mapping[str, Any], tensors: Mapping[str, Sequence[Place]]) -> bool:
+    """Whether a network has what a part of a layer updates."""
+    tensor = lora_names.tensor_of(layer, part)
+    if part.startswith("whole"):  # a matrix as a whole is no adapter
+        return tensor in tensors and len(tensors[tensor][0].theirs) == 1
+    return tensor in tensors if tensor else layer in layers
 
 
 def _check_once(parts: Sequence[tuple[str, Part]], what: str) -> None:

@@ -1,6 +1,7 @@
 """The kinds of update that LoRA files hold for one layer, each as one or two pairs of factors (A, B).
 
     LoRA    W + s B A                                   lora_down, lora_up
+    LoCon   W + s B (t A), a convolution                lora_down, lora_mid (the core t), lora_up
     LoHa    W + s (B A) * (B' A')                       hada_w1_b, hada_w1_a, hada_w2_b, hada_w2_a
     LoKr    W + s kron(w1, w2) = W + s (B A) * (B' A')  lokr_w1, lokr_w2, or the two factors of either
     DoRA    m (W + s D) / |W + s D|                     one of these and a vector of magnitudes
@@ -56,7 +57,9 @@ def update(parts: Parts, theirs: tuple[int, ...], what: str) -> Update:
     Raises:
         Mismatch: for tensors of no kind of update, or of several kinds, and for shapes that do not fit.
     """
-    names = parts.keys() - {"alpha", "dora_scale", "magnitude"}
+    names = parts.keys() - {"alpha", "dora_scale", "magnitude", "up_bias"}
+    if "up_bias" in parts and (not {"down", "up"} <= names or parts.keys() & {"dora_scale", "magnitude"}):
+        raise Mismatch(f"{what} has lora_B.bias without lora_A and lora_B of a LoRA without magnitudes.")
     for tensors, read, cores in KINDS:
         if any(set(needed) <= names <= {*needed, *cores} for needed in tensors):
             return read(parts, theirs, what)
@@ -67,9 +70,13 @@ def update(parts: Parts, theirs: tuple[int, ...], what: str) -> Update:
 
 
 def lora(parts: Parts, theirs: tuple[int, ...], what: str) -> Update:
-    """The update B A."""
+    """The update B A, or, with a core t of a convolution (LoCon), B (t A)."""
     down = parts["down"]
     up = parts["up"]
+    core = parts.get("mid")
+    if core is not None:
+        point = lambda array: array.reshape(array.shape[:2]) if array.size == math.prod(array.shape[:2]) else array
+        down, up = _tucker(core, point(down), point(up).T, theirs, what)
     rank = down.shape[0] if down.ndim else 0
     _require_rank(rank, theirs, what)
     if not rank or down.size != rank * math.prod(theirs[1:]) or up.size != rank * theirs[0] or up.shape[1:2] != (rank,):
@@ -115,7 +122,7 @@ def lokr(parts: Parts, theirs: tuple[int, ...], what: str) -> Update:
 
 # The tensors of a layer, the function that reads them, and the optional cores of a Tucker decomposition.
 KINDS = (
-    ((("down", "up"),), lora, ()),
+    ((("down", "up"),), lora, ("mid",)),
     ((("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),), loha, ("hada_t1", "hada_t2")),
     (
         tuple(

@@ -1,6 +1,6 @@
 """Layers of a LoRA file as parts of our parameters: which part a layer is, and the adapter that such parts make."""
 
-__all__ = ["Part", "Place", "layers_of", "parts_of", "stacked"]
+__all__ = ["Part", "Place", "changed_parts", "layers_of", "parts_of", "stacked", "tensors_of"]
 
 import functools
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ from diffusion.models.interchange.rows import Mismatch, Row
 
 
 class Place(NamedTuple):
-    """The part of our parameters that a layer's weight, or some rows of it, is."""
+    """The part of our parameters that a tensor of a layer, or some rows of it, is."""
 
     row: Row
-    theirs: tuple[int, ...]  # shape of the whole weight
+    theirs: tuple[int, ...]  # shape of the whole tensor
     leaf: tuple[int, ...]  # shape of our leaf
 
     def how(self) -> Separation | None:
@@ -43,24 +43,33 @@ class Part(NamedTuple):
 @functools.lru_cache(maxsize=16)
 def layers_of(module: nn.Module, layouts: tuple[str, ...] = ()) -> dict[str, list[Place]]:
     """The layers of a network that have a matrix, by their names in the given layouts, or in all layouts."""
+    return {
+        name.removesuffix(".weight"): places
+        for name, places in tensors_of(module, layouts).items()
+        if name.endswith(".weight") and len(places[0].theirs) >= 2
+    }
+
+
+@functools.lru_cache(maxsize=16)
+def tensors_of(module: nn.Module, layouts: tuple[str, ...] = ()) -> dict[str, list[Place]]:
+    """The tensors of a network, by their names in the given layouts, or in all layouts."""
     describe_module = lambda known: [family for family in known if type(module) is family.module]
     # Flux and Chroma are of one class; what neither can write has the layers of both.
     families_of_module = describe_module(families.describing(module)) or describe_module(families.FAMILIES.values())
-    layers: dict[str, list[Place]] = {}
+    tensors: dict[str, list[Place]] = {}
     leaves = folders.leaves_of(folders.shapes_of(families_of_module[0], module)) if families_of_module else {}
     for family in families_of_module:
         for layout, table in family.tables.items():
             if layouts and layout not in layouts:
                 continue
-            weights = [row for row in table(module) if row.theirs.endswith(".weight")]
-            shapes = rows.their_shapes(weights, leaves)
+            all_rows = table(module)
+            shapes = rows.their_shapes(all_rows, leaves)
             places: dict[str, list[Place]] = {}
-            for row in weights:
-                for name in (row.theirs, *row.copies) if len(shapes[row.theirs]) >= 2 else ():
-                    place = Place(row, shapes[row.theirs], leaves[row.ours].shape)
-                    places.setdefault(name.removesuffix(".weight"), []).append(place)
-            layers = places | layers
-    return layers
+            for row in all_rows:
+                for name in (row.theirs, *row.copies):
+                    places.setdefault(name, []).append(Place(row, shapes[row.theirs], leaves[row.ours].shape))
+            tensors = places | tensors
+    return tensors
 
 
 def parts_of(
@@ -94,6 +103,30 @@ def parts_of(
                 )
             factors["input_magnitude"] = ours
         parts.append(Part(place.row.ours, place.row.at, place.leaf, factors, scale))
+    return parts
+
+
+def changed_parts(places: Sequence[Place], kind: str, tensor: np.ndarray, scale: float, what: str) -> list[Part]:
+    """A tensor of the shape of one of theirs, as parts of our leaves.
+
+    Args:
+        places: the parts that their tensor is.
+        kind: "difference", the values that are added, or "whole", the values after the change.
+        tensor: its values; axes of length 1 do not count.
+        scale: the scale of the change.
+        what: the file and the tensor, for the message.
+
+    Raises:
+        Mismatch: for another shape.
+    """
+    theirs = places[0].theirs
+    if [size for size in tensor.shape if size > 1] != [size for size in theirs if size > 1]:
+        raise Mismatch(f"{what} has the shape {list(tensor.shape)}; valid: {list(theirs)}.")
+    parts = []
+    for place in places:
+        chosen = tensor.reshape(theirs)[slice(*place.row.rows) if place.row.rows else slice(None)]
+        ours = np.asarray(place.row.layout.to_ours(chosen, rows.part_shape(place.leaf, place.row.at)))
+        parts.append(Part(place.row.ours, place.row.at, place.leaf, {kind: ours}, scale))
     return parts
 
 

@@ -1,6 +1,6 @@
 """The names in LoRA files of every tool that writes them, and their alpha."""
 
-__all__ = ["configs", "is_lora", "parsed", "prefix_of", "said", "scale", "shown", "underscored"]
+__all__ = ["configs", "is_lora", "parsed", "prefix_of", "said", "scale", "shown", "spelled", "tensor_of"]
 
 import math
 import pathlib
@@ -44,6 +44,8 @@ ENDS = {
     "lora_B.weight": "up",
     "lora_down.weight": "down",
     "lora_up.weight": "up",
+    "lora_mid.weight": "mid",
+    "lora_B.bias": "up_bias",
     "lora.down.weight": "down",
     "lora.up.weight": "up",
     "lora_linear_layer.down.weight": "down",
@@ -56,8 +58,24 @@ ENDS = {
     **{name: name for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")},
     **{name: name for name in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")},
     "alpha": "alpha",
+    "diff": "difference",
+    "diff_b": "bias_difference",
+    "diff_m": "modulation_difference",
+    "w_norm": "difference",
+    "b_norm": "bias_difference",
+    "weight": "whole_weight",  # of a norm, as FLUX's control LoRAs have it
+    "scale": "whole_scale",
 }
 PARTS = frozenset(ENDS.values())
+# The parts that change a tensor of the layer by values of its own shape, and the end of that tensor's name.
+TENSORS = {
+    "difference": ".weight",
+    "bias_difference": ".bias",
+    "modulation_difference": ".modulation",
+    "up_bias": ".bias",
+    "whole_weight": ".weight",
+    "whole_scale": ".scale",
+}
 # Names of attention processors, rewritten as names of layers. XLabs' queries, keys and values of a single block are the
 # first rows of its first layer.
 PROCESSORS = {
@@ -72,17 +90,23 @@ PROCESSORS = {
 }
 
 
-def underscored(layers: Iterable[str]) -> dict[str, str]:
-    """The layers by their names with "_" for ".", as kohya writes them, without layers that would share a name."""
+def spelled(layers: Iterable[str]) -> dict[str, str]:
+    """The layers by their names, and by those with "_" for ".", as kohya writes them, where no two share that name."""
     by_name: dict[str, list[str]] = {}
     for layer in layers:
         by_name.setdefault(layer.replace(".", "_"), []).append(layer)
-    return {name: alike[0] for name, alike in by_name.items() if len(alike) == 1}
+    names = {name: alike[0] for name, alike in by_name.items() if len(alike) == 1}
+    return names | {layer: layer for alike in by_name.values() for layer in alike}
+
+
+def tensor_of(layer: str, part: str) -> str:
+    """The tensor that a part of a layer changes by values of its own shape; "" for a part of an update by factors."""
+    return layer + TENSORS[part] if part in TENSORS else ""
 
 
 def is_lora(names: Iterable[str]) -> bool:
-    """Whether tensors of these names are a LoRA of any kind, that is, whether one is a factor."""
-    return any(_ended(name)[1] not in ("", "alpha") for name in names)
+    """Whether tensors of these names are a LoRA of any kind, that is, whether one is a factor or a difference."""
+    return any(_ended(name)[1] not in ("", "alpha", "whole_weight", "whole_scale") for name in names)
 
 
 def parsed(name: str, names: Mapping[str, Mapping[str, str]]) -> tuple[str, str, str] | None:
@@ -90,23 +114,21 @@ def parsed(name: str, names: Mapping[str, Mapping[str, str]]) -> tuple[str, str,
 
     Args:
         name: the name of the tensor.
-        names: {component: its layers}, each as `underscored` returns them.
+        names: {component: its layers}, each as `spelled` returns them.
     """
     stem, part = _ended(name)
     if not part:
         return None
     component, _, layer = stem.partition(".")
     if component in names:
-        known_layer = _known(layer, CLIP, {known: known for known in names[component].values()})
+        known_layer = _known(layer, CLIP, names[component])
         return (component, known_layer, part) if known_layer else None
     prefix = next(prefix for prefix in PREFIXES if stem.startswith(prefix))
     components = tuple(names) if prefix in ("", "base_model.model.") and len(names) == 1 else PREFIXES[prefix]
     component = next((c for c in components if c in names), "")
     layers = names.get(component, {})
-    if not prefix.endswith("_"):
-        known_layer = _known(stem.removeprefix(prefix), CLIP, {known: known for known in layers.values()})
-    else:
-        known_layer = _known(stem.removeprefix(prefix), CLIP.replace(".", "_"), layers)
+    clip = CLIP.replace(".", "_") if prefix.endswith("_") else CLIP
+    known_layer = _known(stem.removeprefix(prefix), clip, layers)
     return (component, known_layer, part) if known_layer else None
 
 
@@ -182,9 +204,10 @@ def scale(
         return 1.0
     if config.get("use_dora") and not parts.keys() & {"magnitude", "dora_scale"}:
         raise Mismatch(f"{what}: its config sets use_dora, but it has no lora_magnitude_vector.")
-    for field in ("lora_bias", "fan_in_fan_out"):
-        if config.get(field):
-            raise Mismatch(f"{what}: its config sets {field}, which is not supported.")
+    if config.get("lora_bias") and "up_bias" not in parts:
+        raise Mismatch(f"{what}: its config sets lora_bias, but it has no lora_B.bias.")
+    if config.get("fan_in_fan_out"):
+        raise Mismatch(f"{what}: its config sets fan_in_fan_out, which is not supported.")
     r: int = rank or _number(config, "r", "rank_pattern", 1, layer, what)
     if not r > 0:
         raise Mismatch(f"{what}: its config's r is {r!r}, and must be positive.")

@@ -36,8 +36,8 @@ def their_layers(
     fused = layout != next(iter(family.tables))
     updates_of_layer: dict[str, list[Update]] = {}
     for name, factors in lora.places_of(adapter).items():
-        if "input_magnitude" in factors or "whole" in factors:
-            what = "a whole layer" if "whole" in factors else "magnitudes of its inputs"
+        if "input_magnitude" in factors or "down" not in factors:
+            what = "magnitudes of its inputs" if "down" in factors else f"a {next(iter(factors))} of its values"
             raise ValueError(f"{name} has {what}, which is not written as LoRA. Merge it, and write the network")
         path, at = lora.parsed(name)
         scale = scales[name] if isinstance(scales, Mapping) else float(scales)

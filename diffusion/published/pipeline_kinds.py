@@ -1,6 +1,6 @@
 """The kind of a pipeline: what its prompts become, and the facts by which one program makes pictures or clips."""
 
-__all__ = ["Attachable", "Kind", "Reader", "Usual", "Video"]
+__all__ = ["Attachable", "ControlLoras", "Kind", "Reader", "Usual", "Video"]
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -90,6 +90,20 @@ class Video(NamedTuple):
     timed: bool = False
 
 
+class ControlLoras(NamedTuple):
+    """How a LoRA file makes a controlled pipeline of one that sees no picture.
+
+    Attributes:
+        pipeline: the class of that pipeline.
+        is_control: (shapes of the file's tensors by name, denoiser) -> whether the file does so.
+        widened: (denoiser, its parameters or None) -> the denoiser that the file is for, and its parameters.
+    """
+
+    pipeline: str
+    is_control: Callable[[Mapping[str, tuple[int, ...]], nn.Module], bool]
+    widened: Callable[[Any, Any], tuple[Any, Any]]
+
+
 class Kind(NamedTuple):
     """One pipeline.
 
@@ -113,6 +127,7 @@ class Kind(NamedTuple):
             has some, to which larger ones are scaled; 0: it sees none.
         controlled: whether its denoiser, a transformer, sees the latents of a picture of edges or depths beside x_t.
         fills: whether its denoiser, a transformer, sees a mask and what is not masked; a U-Net's channels say so.
+        control_loras: how LoRA files make a controlled pipeline of it; None: there are none.
         objection: denoiser -> why it is another pipeline's, in words after "whose denoiser has"; "" where it is not.
         network: class of its denoiser; None: any.
         guides: (branches, schedule, scale) -> the guided denoiser.
@@ -143,6 +158,7 @@ class Kind(NamedTuple):
     several: int = 0
     controlled: bool = False
     fills: bool = False
+    control_loras: ControlLoras | None = None
     objection: Callable[[Any], str] = lambda denoiser: ""
     network: type[nn.Module] | None = None
     guides: Callable[..., Denoiser] = lambda branches, schedule, scale: guidance.classifier_free(branches, scale)

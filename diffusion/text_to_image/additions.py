@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from diffusion.adapters import lora, lora_files, word_embeddings
 from diffusion.models import quantised as storage
 from diffusion.models.attachment import Attachment
+from diffusion.models.interchange import tensor_files
 from diffusion.models.quantised import Stored, is_quantised, stored
 from diffusion.text_to_image import attached
 from diffusion.text_to_image.lora_weights import LoraWeight
@@ -87,6 +88,9 @@ def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> T
     by its own kernels (`timed_loras`). A prompt is read once for the whole trajectory, so that the file's update of
     text encoders acts throughout.
 
+    A control LoRA of FLUX.1, whose first layer reads a picture's latents too, makes a FluxControlPipeline of a
+    FluxPipeline; the other files are merged before.
+
     In a model with two denoisers, a file that names neither belongs to the first, or to the second if its interval goes
     from 0 to the boundary.
 
@@ -100,11 +104,10 @@ def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> T
     """
     _check_has_text(model)
     weights = {path: LoraWeight.read(weight) for path, weight in loras.items()}
+    model, loras = _before_control(model, loras)
     files = [_of_its_denoiser(model, lora_files.load(path, model.modules), path, weights[path]) for path in loras]
     denoiser = model.kind.denoiser
-    if any(map(is_quantised, jax.tree.leaves(model.params.get(denoiser, ()), is_leaf=is_quantised))) and not all(
-        weight.always for _, _, weight in files
-    ):
+    if _has_quantised(model.params.get(denoiser, ())) and not all(weight.always for _, _, weight in files):
         raise ValueError(f"the kernels of {denoiser} are quantised, and take no LoRA with an interval of t")
     timed = []
     for file, path, weight in files:
@@ -121,11 +124,49 @@ def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> T
     for part in params:
         updates = [(file[part], weight) for file, weight in loaded if part in file]
         if updates:
-            if any(map(is_quantised, jax.tree.leaves(params[part], is_leaf=is_quantised))):
+            if _has_quantised(params[part]):
                 raise ValueError(f"the kernels of {part} are quantised: merge LoRA files before with_quantised")
             scales = [one.weighted(weight) for one, weight in updates]
             params[part] = jax.jit(lora.merge)(params[part], [one.adapter for one, _ in updates], scales)
     return dataclasses.replace(model, params=params, timed=(*model.timed, *timed), _programs={})
+
+
+def _before_control(
+    model: TextToImage, loras: Mapping[str | pathlib.Path, Any]
+) -> tuple[TextToImage, Mapping[str | pathlib.Path, Any]]:
+    """The model for the control LoRAs among the files, with the other files, and these; all as they are without any."""
+    part, how = model.kind.denoiser, model.kind.control_loras
+    if how is None:
+        return model, loras
+    control = {
+        path: weight
+        for path, weight in loras.items()
+        if how.is_control(tensor_files.open_tensors(path).shapes, model.denoiser)
+    }
+    if not control:
+        return model, loras
+    if not model.distilled:
+        raise ValueError(
+            f"{next(iter(control))} is a control LoRA of a FLUX.1 that reads the strength of the guidance "
+            "(FLUX.1-dev), and this one reads none"
+        )
+    if part in model.params and _has_quantised(model.params[part]):
+        raise ValueError(f"the kernels of {part} are quantised: merge LoRA files before with_quantised")
+    model = with_loras(model, {path: weight for path, weight in loras.items() if path not in control})
+    if model.timed:
+        raise ValueError(
+            f"{next(iter(control))} is a control LoRA, and changes the shape of kernels that LoRA files with an "
+            "interval of t are merged with. Valid: the other files without intervals"
+        )
+    module, params = how.widened(model.denoiser, model.params.get(part))
+    modules, added = {**model.modules, part: module}, {part: params} if part in model.params else {}
+    wide = dataclasses.replace(model, modules=modules, params={**model.params, **added}, _programs={})
+    return wide.as_pipeline(how.pipeline), control
+
+
+def _has_quantised(params: Any) -> bool:
+    """Whether a network has quantised kernels."""
+    return any(map(is_quantised, jax.tree.leaves(params, is_leaf=is_quantised)))
 
 
 def _check_has_text(model: TextToImage) -> None:

@@ -483,7 +483,7 @@ def test_a_flux_lora_in_kohyas_layout_has_the_original_names_and_the_same_weight
 @pytest.mark.parametrize("written", ["text_model.encoder.layers.0.fc1", "encoder.layers.0.fc1"])
 def test_layers_of_clip_are_known_with_and_without_their_prefix(known, written):
     """In diffusers' spelling, and in kohya's with "_" for "."; a name of another layer is none."""
-    names = {"text_encoder": lora_names.underscored([known])}
+    names = {"text_encoder": lora_names.spelled([known])}
     for prefix in ("text_encoder." + written, "lora_te_" + written.replace(".", "_")):
         assert lora_names.parsed(f"{prefix}.lora_A.weight", names) == ("text_encoder", known, "down")
         assert lora_names.parsed(f"{prefix.replace('fc1', 'fc3')}.lora_A.weight", names) is None
@@ -491,12 +491,12 @@ def test_layers_of_clip_are_known_with_and_without_their_prefix(known, written):
 
 def test_a_prefix_that_names_networks_is_not_of_another_one():
     """Alone, peft's own files are of whatever network is there; a prefix such as lora_te_ says which one."""
-    names = {"text_encoder_2": lora_names.underscored(["mlp.fc1"])}
+    names = {"text_encoder_2": lora_names.spelled(["mlp.fc1"])}
     for prefix in ("", "base_model.model."):
         assert lora_names.parsed(f"{prefix}mlp.fc1.lora_A.weight", names) == ("text_encoder_2", "mlp.fc1", "down")
     for prefix in ("lora_te_", "lora_unet_"):
         assert lora_names.parsed(f"{prefix}mlp_fc1.lora_A.weight", names) is None
-    both = names | {"unet": lora_names.underscored(["conv_in"])}
+    both = names | {"unet": lora_names.spelled(["conv_in"])}
     assert lora_names.parsed("mlp.fc1.lora_A.weight", both) is None
     assert lora_names.parsed("base_model.model.conv_in.lora_A.weight", both) == ("unet", "conv_in", "down")
 

@@ -7,6 +7,7 @@ from diffusion import public
 if TYPE_CHECKING:
     from diffusion.published.flux import (
         conditions as conditions,
+        control_lora as control_lora,
         control_net as control_net,
         control_net_table as control_net_table,
         network as network,

@@ -4,9 +4,9 @@ __all__ = ["ATTACHED", "KINDS"]
 
 from typing import Any
 
-from diffusion.published.flux import conditions, redux_prompt
+from diffusion.published.flux import conditions, control_lora, redux_prompt
 from diffusion.published.flux.network import PATCH
-from diffusion.published.pipeline_kinds import Attachable, Kind, Reader, Usual
+from diffusion.published.pipeline_kinds import Attachable, ControlLoras, Kind, Reader, Usual
 
 
 def _objection(denoiser: Any) -> str:
@@ -25,10 +25,11 @@ FLUX = Kind(
     unit_clock=True,
     even=True,
     objection=_objection,
+    control_loras=ControlLoras("FluxControlPipeline", control_lora.is_control, control_lora.widened),
 )
-FLUX_FILL = FLUX._replace(usual=Usual(50, 30.0), undistilled=None, fills=True)
-FLUX_CONTROL = FLUX._replace(undistilled=None, controlled=True, strength=True)
-KONTEXT = FLUX._replace(undistilled=None, appends=True, strength=True)
+FLUX_FILL = FLUX._replace(usual=Usual(50, 30.0), undistilled=None, fills=True, control_loras=None)
+FLUX_CONTROL = FLUX._replace(undistilled=None, controlled=True, strength=True, control_loras=None)
+KONTEXT = FLUX._replace(undistilled=None, appends=True, strength=True, control_loras=None)
 KINDS = {
     "FluxPipeline": FLUX,
     "FluxFillPipeline": FLUX_FILL,
