@@ -1,8 +1,8 @@
-"""Batches from a source of records, through Grain: which examples come when, and to which process.
+"""Batches from a source of records, through Grain: their order, and the rows of each process.
 
 The examples of a run are numbered 0, 1, 2, ... without end: example i is the record that `records_at` returns,
-augmented by draws that depend on (seed, i) alone. Batches and processes only cut this one sequence into parts, so a
-position in it is a single number that holds for any batch size and number of processes.
+augmented by draws that depend on (seed, i) alone. Batches and processes cut this one sequence into parts, so that a
+position in it is one number, valid for any batch size and number of processes.
 """
 
 __all__ = [
@@ -43,11 +43,11 @@ from diffusion.data.sources.spec import class_of, is_mask
 from diffusion.data.transforms import Augmentation
 
 Batch = dict[str, Any]
-"""Arrays `[b, ...]` by their names; under "condition" a pytree of such."""
+"""{name: array `[b, ...]`}; "condition" is a pytree of such arrays."""
 
 
 class Batches(Protocol):
-    """Batches one after another, which threads prepare until `close()` stops them."""
+    """An iterator of batches, which threads prepare until `close()` stops them."""
 
     def __iter__(self) -> Iterator[Batch]: ...
 
@@ -56,13 +56,13 @@ class Batches(Protocol):
     def close(self) -> None: ...
 
 
-DAMAGED = ("stop", "skip")  # what to do about a damaged record
-SKIPS = 100  # damaged records in a row that are passed over: more are a lost file, not a flaw
+DAMAGED = ("stop", "skip")  # treatments of a damaged record
+SKIPS = 100  # consecutive damaged records that are skipped; more mean that a file is lost
 
 ORDER = 2  # version of the order of records: see `records_at`
-SORTED = 2**24  # records that an epoch's order is sorted for, which takes 0.3 GiB and 3 s; beyond them it is keyed
+SORTED = 2**24  # up to this size an epoch's order is sorted, in 0.3 GiB and 3 s; beyond it is keyed
 
-# What the random words of a seed are used for: each use has a stream of its own.
+# The uses of a seed's random words; each use has its own stream.
 _ORDER, _AUGMENTATION, BUCKETS, _KEYS = 0, 1, 2, 3
 
 
@@ -82,35 +82,34 @@ def batches(
 ) -> Batches:
     """Returns the endless training batches from example `start` on, this process's rows of each.
 
-    What a process reads at a position of the global batch is what any other would, so that processes may share the
-    rows as they like. Every epoch is a new permutation of all records, and a batch may span two of them.
+    A row depends on its position in the global batch alone, not on the process that reads it. Every epoch is a new
+    permutation of all records, and a batch may span two epochs.
 
     Args:
         source: the records.
         spec: the spec of the records, from `sources.open_source`.
         seed: the seed of the order and the augmentations, in 0..2^64 - 1.
         batch_size: the examples in a global batch.
-        start: the global index of the first example, >= 0: 0 for a new run, examples seen so far for one that goes on.
+        start: the global index of the first example, >= 0: 0 for a new run, the examples seen so far for a resumed one.
         positions: the positions of the rows [b] of every global batch that this process reads, each in 0..batch_size -
             1; None: all.
-        augment: functions (rng, image) -> image, applied in this order, each with an rng of its own; beside a condition
-            that is a picture of the example's sides, each has the attribute `moves`, see `transforms.Augmentation`.
+        augment: functions (rng, image) -> image, applied in this order, each with its own rng. If the condition is a
+            picture of the example's sides, each needs the attribute `moves`, see `transforms.Augmentation`.
         shuffle: False keeps the order of the source in every epoch.
         threads: threads that prepare batches in advance; 0 prepares each when it is requested.
-        damaged: the treatment of a record that the source calls damaged: "stop", or "skip": the next sound one in the
-            order of the source takes its place, under the same global example index and its draws.
+        damaged: the treatment of a damaged record: "stop", or "skip": the next sound record in the order of the source
+            replaces it, with the same global example index and draws.
         order: the version of the order, see `records_at`.
 
     Returns:
-        Iterator of {"image": uint8 [b, ...] (or "x": float32 [b, ...], of examples that are pytrees [b, D]), "label":
-        int32 [b] (zeros without classes), "index": int64 [b] (global example index)}, with {"condition": pytree of
-        [b, ...]} where the records have one, {"features": [b, N, D]} where they have those, {"rejected": as the
-        example} of pairs, and under "skip"
-        {"skipped": int32 [b], 1 where another record took the place of a damaged one}. Its `close()` stops the threads.
+        Iterator of {"image": uint8 [b, ...] (or "x": float32 [b, ...]; [b, D] for pytrees), "label": int32 [b] (zeros
+        without classes), "index": int64 [b] (global example index)}. Records with a condition add {"condition": pytree
+        of [b, ...]}, records with features {"features": [b, N, D]}, pairs {"rejected": like the example}, and
+        "skip" {"skipped": int32 [b], 1 where another record replaced a damaged one}. Its `close()` stops the threads.
 
     Raises:
         ValueError: an argument out of range, or (from the iterator) a record that does not fit `spec`.
-        DamagedRecord: (from the iterator) a record is damaged; under "skip", so are the `SKIPS` after it, or all.
+        DamagedRecord: (from the iterator) a record is damaged; with "skip", the next `SKIPS` are too, or all.
     """
     if damaged not in DAMAGED:
         raise ValueError(f"damaged must be one of {', '.join(DAMAGED)}, got {damaged!r}.")
@@ -143,7 +142,9 @@ def assembled(
     rejected = [record["rejected"] for record in records] if spec.pairs else []
     for position, function in enumerate(augment):
         examples = augmented(function, rngs_of(seed, index, position), examples)
-        rejected = augmented(function, rngs_of(seed, index, position), rejected)  # by the draws of its partner
+        rejected = augmented(
+            function, rngs_of(seed, index, position), rejected
+        )  # with the draws of the preferred example
         if spec.masks:
             records = [_moved(function, spec, *pair) for pair in zip(rngs_of(seed, index, position), records)]
     batch = {spec.entry: _stack(examples, spec), "label": _labels(records, spec), "index": index}
@@ -173,7 +174,7 @@ def epoch(source: IndexedRecords, spec: DataSpec, batch_size: int, *, threads: i
 
 
 def rows(source: IndexedRecords, spec: DataSpec, runs: Sequence[range], *, threads: int = 2) -> Iterator[Batch]:
-    """Returns the records of these runs of rows, a batch for each run, unaugmented.
+    """Returns a batch for each of these groups of rows, unaugmented.
 
     Args:
         source: the records.
@@ -199,7 +200,7 @@ def rows(source: IndexedRecords, spec: DataSpec, runs: Sequence[range], *, threa
 
 
 def records_at(index: np.ndarray, size: int, seed: int, order: int = ORDER) -> np.ndarray:
-    """Returns the records that a run visits: each once in an epoch, in an order of its own for each.
+    """Returns the records that a run visits: each once in an epoch, in a new order in each epoch.
 
     Args:
         index: global index of examples, int64 [b]; the epoch is index // size.
@@ -252,20 +253,20 @@ def _words(seed: int, use: int, number: int, part: int = 0) -> np.random.Philox:
 
 
 def rngs_of(seed: int, indices: np.ndarray, position: int) -> Iterator[np.random.Generator]:
-    """Gives the generator for the augmentation at `position` of each example, which holds until the next is taken."""
+    """Yields a generator for each example, for the augmentation at `position`; each is valid until the next."""
     words = _words(seed, _AUGMENTATION, 0, position)
     rng = np.random.Generator(words)
     state = words.state
     for index in indices.tolist():
         state["state"]["counter"][1] = index
-        words.state = state  # an eighth of the time of a new generator
+        words.state = state  # this takes an eighth of the time of a new generator
         yield rng
 
 
 def augmented(
     function: Augmentation, rngs: Iterable[np.random.Generator], images: Sequence[np.ndarray]
 ) -> Sequence[np.ndarray]:
-    """Augments images, each with its generator: all at once where the function can, and they are of one shape."""
+    """Augments images, each with its generator; all at once if the function can and they have one shape."""
     augment_batch = getattr(function, "of_batch", None)
     if augment_batch and len({np.shape(image) for image in images}) == 1:
         return augment_batch(rngs, images if isinstance(images, np.ndarray) else np.stack(images))
@@ -273,7 +274,7 @@ def augmented(
 
 
 def sound(source: IndexedRecords, rows: Sequence[int]) -> list[dict[str, Any] | None]:
-    """Reads records, with None in place of damaged ones; each damaged record gives one warning.
+    """Reads records, with None for a damaged one, which is warned of once.
 
     Args:
         source: the records.
@@ -287,14 +288,16 @@ def sound(source: IndexedRecords, rows: Sequence[int]) -> list[dict[str, Any] | 
     except DamagedRecord as error:
         if len(rows) > 1:
             return [sound(source, [row])[0] for row in rows]
-        warnings.warn(f"left out: {error}", stacklevel=1)  # from one line, so that Python prints each once
+        warnings.warn(
+            f"left out: {error}", stacklevel=1
+        )  # from one line of code, so that Python prints each warning once
         return [None]
 
 
 def _moved(
     function: Augmentation, spec: DataSpec, rng: np.random.Generator, record: Mapping[str, Any]
 ) -> Mapping[str, Any]:
-    """The record, the pictures of its condition moved as its example is."""
+    """The record, with the pictures of its condition moved as its example is."""
     if not hasattr(function, "moves"):
         raise ValueError(
             f"{spec.name} has a condition that is a picture, and the augmentation {function.__qualname__} does not say "
@@ -330,13 +333,13 @@ def conditions(source: IndexedRecords, spec: DataSpec, rows: Sequence[int] | np.
 
 
 def fetch(source: IndexedRecords, rows: np.ndarray) -> list[dict[str, Any]]:
-    """Reads records, all at once where the source can."""
+    """Reads records, all at once if the source can."""
     at_once = getattr(source, "__getitems__", None)
     return at_once(rows.tolist()) if at_once else [source[row] for row in rows.tolist()]
 
 
 def _skipping(source: IndexedRecords, rows: np.ndarray) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """Reads records, the next sound one for each that is damaged; and int32 [b], 1 where a record was replaced."""
+    """(records, int32 [b] that is 1 where the next sound record replaced a damaged one)."""
     records = sound(source, rows.tolist())
     skipped = np.array([record is None for record in records], np.int32)
     return [_next_sound(source, int(row)) if record is None else record for record, row in zip(records, rows)], skipped
@@ -386,7 +389,7 @@ def view(rng: np.random.Generator, views: np.ndarray) -> np.ndarray:
 
 
 def _features(records: Sequence[Mapping[str, Any]], rngs: Iterable[np.random.Generator]) -> Batch:
-    """{"features": [b, N, D]} for records that have them for each view, `[V, N, D]`, else nothing.
+    """{"features": [b, N, D]} for records with features `[V, N, D]` of each view, else {}.
 
     Args:
         records: the records of a batch.
@@ -398,7 +401,7 @@ def _features(records: Sequence[Mapping[str, Any]], rngs: Iterable[np.random.Gen
 
 
 def _stack(examples: Sequence[Any], spec: DataSpec) -> np.ndarray:
-    """Stacks examples, all of which must be of the dataset's type and shape, also after augmentation."""
+    """Stacks examples; each must have the dataset's type and shape after augmentation."""
     if isinstance(examples, np.ndarray):
         _packed(examples[0], spec)
         return examples.astype(spec.dtype, copy=False)
@@ -443,7 +446,7 @@ def _check(source: IndexedRecords, spec: DataSpec, seed: int, start: int, thread
 
 def iterate(steps: int, read: Callable[[int], Batch], threads: int) -> Batches:
     """Runs `read` over 0..steps - 1 in order, in threads that prepare twice their number of batches in advance."""
-    import grain  # imported here: it takes half a second, and sampling reads no batches
+    import grain  # imported here: Grain takes half a second, and sampling reads no batches
 
     # Grain's elements are whole batches: its cost per element would be most of the work if each were a small image.
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)

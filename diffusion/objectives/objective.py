@@ -180,10 +180,10 @@ class Head(NamedTuple):
         init: (key, number of these features, number of features of its output) -> parameters; without features both
             numbers are 0.
         apply: (parameters, *inputs) -> output; objectives call it as networks[name](*inputs).
-        target: the block of the model whose number of features the output has; 0: the number of an example's values for
-            each token; None: the encoder's number of features.
-        follow: (parameters after an update, what the loss returns under the head's name among its metrics, `[B, ...]`
-            of the whole batch) -> parameters, with the running statistics that follow the batch; None: it has none.
+        target: the block of the model whose number of features the output has; 0: the output has an example's values
+            per token; None: the encoder's number of features.
+        follow: (parameters after an update, the loss's metric of the head's name, `[B, ...]` of the whole batch) ->
+            parameters with updated running statistics; None: the head has none.
     """
 
     layer: int | None
@@ -197,21 +197,20 @@ class Head(NamedTuple):
 class Objective:
     """A training objective: called as its loss, `objective(networks, schedule, keys, batch, step)`.
 
-    All code that depends on the kind of objective reads these facts. The defaults describe a plain denoising
-    objective.
+    Code that depends on the kind of objective reads these facts. The defaults describe a plain denoising objective.
 
     Attributes:
         loss: (networks, schedule, keys `[B]`, batch, step) -> (losses `[B]`, metrics); see `objectives.inputs`.
         reads: meaning of the trained network when it makes samples; None: it makes none.
         density: density of the training times, whose state the training carries; None: it carries none.
         network: the network that the gradient goes to.
-        condition: the loss's changes of that network's condition.
-        blocks: its blocks whose features the loss reads.
+        condition: how the loss changes the condition of that network.
+        blocks: the blocks of that network whose features the loss reads.
         heads: networks that train with the model, by name.
         teacher: the objective's use of a trained network; None: it has no teacher.
         second: the second player; None: the model trains alone.
-        shares: the settings that this objective and the second player's must have alike; None, of a second player's
-            objective: it goes with any.
+        shares: the settings that must be equal in this objective and in the second player's; None for a second player
+            that goes with any objective.
         beside: the frozen networks, the autoencoder and the texts that stand beside the trained network.
         examples: how the loss takes the examples of a batch.
     """
@@ -245,10 +244,10 @@ class Objective:
         examples: Examples = Examples(),
         **alone: Any,
     ):
-        """An objective of its facts; see the class. A fact of a record by itself, such as `times`, is deprecated.
+        """An objective with these facts. A fact outside its record, such as `times`, is deprecated.
 
         Raises:
-            TypeError: for a fact that there is not.
+            TypeError: for an unknown fact.
         """
         records: dict[str, Any] = {"network": network, "condition": condition, "blocks": blocks}
         records |= {"beside": beside, "examples": examples}
@@ -265,7 +264,7 @@ class Objective:
             object.__setattr__(self, name, value)
 
     def __getattr__(self, name: str) -> Any:
-        """A fact of a record by itself, which is deprecated."""
+        """A fact outside its record, which is deprecated."""
         if name not in RECORDS:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
         record, field = RECORDS[name]
@@ -285,7 +284,7 @@ class Objective:
             devices: number of devices; a micro-batch has equally many consecutive examples from each device.
 
         Raises:
-            ValueError: naming both.
+            ValueError: naming the block and the examples.
         """
         block, consecutive = self.examples.block or 1, rows // devices
         if consecutive % block:
@@ -322,10 +321,10 @@ class Objective:
             )
 
     def check_real(self) -> None:
-        """Refuses examples with a mask of padding for an objective whose losses do not heed it.
+        """Refuses examples with a mask of padding if the losses of the objective ignore it.
 
         Raises:
-            ValueError: naming objectives that do.
+            ValueError: naming objectives that read it.
         """
         if not self.examples.real:
             raise ValueError(
@@ -427,7 +426,7 @@ class Objective:
         """Refuses a sampler that does not take the trained network.
 
         Raises:
-            ValueError: naming which samplers do.
+            ValueError: naming samplers that do.
         """
         if isinstance(self.reads, Restores) != (Restores in sampler.takes):
             raise ValueError(
@@ -453,7 +452,7 @@ class Objective:
             )
         if (
             sampler.draws and not self.examples.score and not isinstance(self.reads, Moves)
-        ):  # a field has a score, or says so
+        ):  # a step of `geodesic_random_walk` checks a field's score
             raise ValueError(
                 "the sampler adds noise and needs the score, which a network trained with dependent pairs (a coupling) "
                 "does not determine. Valid: a deterministic sampler, e.g. euler, heun or dpmpp_2m"

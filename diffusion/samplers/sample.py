@@ -87,8 +87,8 @@ class Sampler(NamedTuple):
             `flow_maps.FlowMap` alone, and calls it as (x_t, t, s) -> x_s.
         frames: whether each frame of a sample has its own times, and plans have t and s `[N, F]`.
         reads_variance: whether a step reads `Prediction.variance`, which a network with learned variance predicts.
-        real: mask of the samples without their padding, see `samplers.padded`; None: all is real.
-        clip: how the estimates of the data are clipped; None: they are not.
+        real: mask of the samples, True where they are no padding, see `samplers.padded`; None: no padding.
+        clip: how the estimates of the data are clipped; None: not at all.
     """
 
     init: Callable[[Array, NoiseSchedule, Plan], Any]
@@ -176,7 +176,7 @@ def loop(
     read = checker(denoise)
     begin = denoise.init if isinstance(denoise, Memory) else lambda x: ()
     again = getattr(denoise, "again", None) or (lambda memory, x: begin(x))
-    if isinstance(plan.t, Tracer):  # may be differentiated
+    if isinstance(plan.t, Tracer):  # the times may be differentiated
         plan = plan._replace(t=held_at_ends(schedule, plan.t), s=held_at_ends(schedule, plan.s))
     typed = lambda x: Plan(jnp.asarray(plan.t, x.dtype), jnp.asarray(plan.s, x.dtype), jnp.asarray(plan.renoise))
 
@@ -257,10 +257,10 @@ def sample_with_memory(
     *,
     after_step: AfterStep | None = None,
 ) -> tuple[Array, Any]:
-    """The samples of `sample`, and the memory of the guidance after the last step; arguments and errors are those.
+    """The samples of `sample`, and the memory of the guidance after the last step; arguments and errors as there.
 
     Returns:
-        (x at plan.s[-1] `[B, ...]`, the memory; () of a denoiser that has none).
+        (x at plan.s[-1] `[B, ...]`, the memory; () for a denoiser without memory).
     """
     run = loop(sampler, denoise, schedule, plan, keys, after_step)
     carry, _ = jax.lax.scan(lambda carry, i: (run.step(carry, i), None), run.init(x), jnp.arange(plan.t.shape[0]))
@@ -294,9 +294,9 @@ def sample_trajectory(
 
 
 def held_at_ends(schedule: NoiseSchedule, times: ArrayLike) -> Array:
-    """The times, of which those at a singular end of the process (alpha = 0 or sigma = 0) have no gradient.
+    """The times; those at a singular end of the process (alpha = 0 or sigma = 0) have no gradient.
 
-    There the coefficients may have infinite slopes; a learned grid keeps its ends.
+    The coefficients may have infinite slopes there. A learned grid keeps its ends.
     """
     leaves = leaf_schedules(schedule)
     inside = jnp.stack([(leaf.alpha(times) > 0) & (leaf.sigma(times) > 0) for leaf in leaves]).all(axis=0)
@@ -316,8 +316,8 @@ def stepwise(make: Callable[..., Loop]) -> Callable[..., Iterator[State]]:
         make: (*arguments) -> what `loop` returns; the arguments are pytrees of arrays.
 
     Returns:
-        (x, steps, *arguments) -> the state after each of the steps. The programs are compiled once for each shape of x
-        and the arguments.
+        (x, steps, *arguments) -> the state after each step. The programs are compiled once for each shape of x and of
+        the arguments.
     """
     begin = jax.jit(lambda x, *arguments: make(*arguments).init(x))
     advance = jax.jit(lambda carry, i, *arguments: make(*arguments).step(carry, i))
@@ -346,7 +346,7 @@ def check_arguments(sampler: Sampler, denoise: Any, schedule: NoiseSchedule, pla
 
 
 def check_plan(sampler: Sampler, plan: Plan) -> None:
-    """Refuses a plan with a time for each frame for a sampler of one time, and the reverse."""
+    """Refuses a plan with a time per frame for a sampler with one time, and the reverse."""
     if sampler.frames != (jnp.ndim(plan.t) == 2):
         raise ValueError(
             "the sampler takes every frame along times of its own, and the plan has one time for all. Valid: a plan "

@@ -23,7 +23,7 @@ from diffusion.text_to_image.timed_loras import TimedLora
 
 
 def with_quantised(model: TextToImage, kind: str) -> tuple[TextToImage, Stored]:
-    """The model with the kernels of its denoiser, or of both, stored in 8 bits, and the savings and errors of that.
+    """(the model with its denoisers' kernels stored in 8 bits, what that saves and the errors that it makes).
 
     Merge LoRA files first: merged updates are quantised with the kernels.
 
@@ -84,9 +84,9 @@ def with_attachments(
 def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> TextToImage:
     """The model with LoRA files merged into its networks; the model itself stays as it is.
 
-    A file with an interval of t acts on the denoiser at the steps of the interval alone, after the files without one,
-    by its own kernels (`timed_loras`). A prompt is read once for the whole trajectory, so that the file's update of
-    text encoders acts throughout.
+    A file with an interval of t acts on the denoiser at the steps of that interval alone, by kernels of its own that
+    are merged after the files without an interval (`timed_loras`). A prompt is encoded once for the whole trajectory:
+    the file's update of text encoders acts at every step.
 
     A control LoRA of FLUX.1, whose first layer reads a picture's latents too, makes a FluxControlPipeline of a
     FluxPipeline; the other files are merged before.
@@ -170,7 +170,7 @@ def _has_quantised(params: Any) -> bool:
 
 
 def _check_has_text(model: TextToImage) -> None:
-    """Refuses a model that drops its text encoders, which read their files again without what is added here."""
+    """Refuses a model that drops its text encoders: it reads them again from files, without additions."""
     if model.text is not None:
         raise ValueError("this model drops its text encoders. Valid: load(..., loras, embeddings, drop_text=True)")
 
@@ -178,7 +178,7 @@ def _check_has_text(model: TextToImage) -> None:
 def _of_its_denoiser(
     model: TextToImage, file: dict[str, lora_files.Lora], path: Any, weight: LoraWeight
 ) -> tuple[dict[str, lora_files.Lora], Any, LoraWeight]:
-    """A file, its path and its weight; of two denoisers the interval says of which it is."""
+    """(the file, its path, its weight); with two denoisers its interval says which one it belongs to."""
     part, video = model.kind.denoiser, model.kind.video
     if model.boundary is None or video is None or weight.always or part not in file:
         return file, path, weight

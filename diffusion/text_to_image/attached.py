@@ -1,4 +1,4 @@
-"""Attachments at work: read from files, beside a control's picture, and evaluated at each step of a trajectory."""
+"""Attachments in use: they are read from files, joined to the pictures of controls, and evaluated at each step."""
 
 __all__ = ["Attached", "Opened", "condition_with", "load", "opened", "with_seen"]
 
@@ -23,7 +23,7 @@ from diffusion.text_to_image.picture_controls import Control
 
 
 class Opened(NamedTuple):
-    """A control whose picture is read.
+    """A control whose picture has been read.
 
     Attributes:
         attachment: the attachment that the control names.
@@ -113,7 +113,7 @@ def opened(
                 f"the picture of the control {control.attachment!r} is uint8 [H, W, 3]; got {picture.dtype} "
                 f"{list(picture.shape)}"
             )
-        if attachment.inpaints and picture.shape[:2] == tuple(size):  # of another size `read` refuses the picture
+        if attachment.inpaints and picture.shape[:2] == tuple(size):  # `read` refuses a picture of another size
             picture = np.dstack([picture, _painted(control, size)])
         try:
             array = attachment.read(picture, size)
@@ -124,14 +124,14 @@ def opened(
 
 
 def _check_mode(control: Control, attachment: Attachment) -> None:
-    """Refuses a kind of control that the attachment does not know, or a missing one; a ValueError names the control."""
+    """Refuses a kind of control that is missing or unknown to the attachment; a ValueError names the control."""
     if (control.mode is None) != (attachment.modes == 0) or (control.mode or 0) >= max(attachment.modes, 1):
         valid = f"0 to {attachment.modes - 1}, one of the kinds that it knows" if attachment.modes else "None"
         raise ValueError(f"the control {control.attachment!r} has mode = {control.mode}. Valid: {valid}")
 
 
 def _mask(control: Control, attachment: Attachment, size: tuple[int, int]) -> np.ndarray | None:
-    """The mask of a control, read and checked; a ValueError names the control and both sizes."""
+    """The checked mask of a control; a ValueError names the control and both sizes."""
     if control.mask is None or attachment.inpaints:
         return None
     if not attachment.masked:
@@ -166,7 +166,7 @@ def _read_mask(control: Control, size: tuple[int, int]) -> np.ndarray:
 
 
 def with_seen(condition: Mapping[str, Any], attached: Sequence[Attached], branch: int) -> dict[str, Any]:
-    """The condition of B pictures with the inputs of the attachments, B times, for one branch (0: conditional)."""
+    """The condition of B pictures with the attachments' inputs, repeated B times, for a branch (0: conditional)."""
     if not attached:
         return dict(condition)
     number = jax.tree.leaves(condition)[0].shape[0]

@@ -1,4 +1,4 @@
-"""The guided denoiser of a text-to-image model, with all that a request adds to it.
+"""The guided denoiser of a text-to-image model, with attachments, cache, merging, regions and words of a request.
 
 `model` is a `text_to_image.TextToImage`.
 """
@@ -21,7 +21,7 @@ from diffusion.text_to_image import timed_loras, video_models
 from diffusion.text_to_image.attached import Attached, condition_with, with_seen
 from diffusion.text_to_image.places import NOWHERE, Places
 
-# Entries of attachments, which the condition of a reference lacks.
+# The entries that attachments add to a condition; the condition of a reference has none.
 ADDED = ("extra", "extra_joint", "extra_text", "residuals", "level_residuals")
 
 
@@ -41,12 +41,12 @@ def denoise(
     Args:
         model: a model that `load` returned.
         params: the parameters of the denoiser, `TextToImage.weights`.
-        conditional: condition of B pictures; with "beside" [B, h, w, K] for a network that sees more than the latents,
-            with "reference" [B, h, w, 2 C], latents and their noise, for attention to another picture, with "regions",
-            a condition for each region, and with "words", int [B, S, K], the numbers of their tokens.
+        conditional: condition of B pictures. Its optional entries are "beside" [B, h, w, K], what the network sees
+            beside the latents; "reference" [B, h, w, 2 C], latents and noise of a picture that attention reads;
+            "regions", a condition for each region; and "words" int [B, S, K], the numbers of their tokens.
         unconditional: condition of the negative prompt; None for no guidance.
-        scale: scale of the guidance, []; for a model that sees a picture beside its latents [2], the scales by text and
-            by picture; for two denoisers [2], or one scale for both.
+        scale: scale of the guidance, []; [2], by text and by picture, for a model that sees a picture beside its
+            latents; [] or [2] for two denoisers.
         attached: attachments that add to both conditions.
         cache: the cache of the network's blocks; None runs all of them.
         merge: share of the tokens that self-attention sees merged.
@@ -66,7 +66,7 @@ def denoise(
         if model.sees_picture:
             conditions.append({**conditions[-1], "beside": jnp.zeros_like(conditions[-1]["beside"])})
     timed = isinstance(params, (timed_loras.Timed, video_models.Experts))
-    timely = bool(attached) or timed or "reference" in conditional  # whether any part reads the schedule's time
+    timely = bool(attached) or timed or "reference" in conditional  # some part reads the schedule's time
 
     def network(x: Array, clock: Array, condition: Mapping[str, Array], **more: Any) -> Any:
         condition = dict(condition)
@@ -118,7 +118,9 @@ def denoise(
         network,
         schedule,
         parameterization,
-        at_time if timely else tuple(conditions),  # the branches' conditions are joined once, if they may
+        at_time
+        if timely
+        else tuple(conditions),  # the conditions of the branches are joined once, if their shapes allow it
         None if len(conditions) == 1 else guide,
         changes=() if tokens is None else (lambda denoise: _with_words(denoise, schedule, maps, tokens, places),),
         cache=cache,
@@ -129,7 +131,7 @@ def denoise(
 def _states(
     model: Any, variables: dict, reference: Array, x: Array, t: Any, clock: Array, condition: Mapping[str, Any]
 ) -> dict:
-    """The states of self-attention for a reference [B, h, w, 2 C], latents and noise, noised to the time of x."""
+    """The states of self-attention for a reference [B, h, w, 2 C] (latents, noise), noised to the time of x."""
     schedule = model.process.schedule
     known, noise = jnp.split(reference, 2, axis=-1)
     wide = lambda value: jnp.reshape(value, (-1, 1, 1, 1))
@@ -149,10 +151,10 @@ def _states(
 def _with_words(
     denoise: parameterizations.Denoiser, schedule: NoiseSchedule, maps: guidance.Maps, tokens: Array, places: Places
 ) -> guidance.Unpaired:
-    """The denoiser that is moved until words are seen, with the published strengths and times.
+    """The denoiser whose x_t is moved until the words are seen, with the published strengths and times.
 
-    Attend-and-Excite: 20 sqrt(1 .. 1/2) over the steps, in the first half of them. Layout guidance: 30, in the first
-    fifth, five times each.
+    Attend-and-Excite has a strength of 20 sqrt(1 .. 1/2) over the first half of the steps, layout guidance one of 30,
+    five times in each step of the first fifth.
     """
     half, fifth = places.ends
     boxes = [box for box in places.boxes if box is not None]

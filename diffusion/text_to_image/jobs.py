@@ -39,7 +39,7 @@ from diffusion.text_to_image.prompt_conditions import conditions
 from diffusion.text_to_image.regions import on_latents, token_places
 from diffusion.text_to_image.requests import Request
 
-COURSES = 32  # courses whose programs a model keeps; masks, boxes and times are constants of a program
+COURSES = 32  # number of courses whose programs a model keeps; a program has masks, boxes and times as constants
 
 
 def generate(model: TextToImage, prompts: str | Sequence[str], **settings: Any) -> np.ndarray:
@@ -48,19 +48,18 @@ def generate(model: TextToImage, prompts: str | Sequence[str], **settings: Any) 
     Args:
         model: a model that `load` returned.
         prompts: one text, or N.
-        **settings: the other fields of a `Request`, which says what each does and may be: seeds (one number for all, or
-            N; with one prompt as many pictures as seeds are made), negative, steps, guidance, sampler, height, width,
-            frames, late_guidance, image_guidance, image, images, mask, margins, strength, resamplings, kept_noise,
-            batch_size, tile, windows, watermark, cache, merge, emphasis, controls, regions, words, attention and
-            reference.
+        **settings: the other fields of a `Request`, which documents each: seeds (one number, or N; one prompt with N
+            seeds makes N pictures), negative, steps, guidance, sampler, height, width, frames, late_guidance,
+            image_guidance, image, images, mask, margins, strength, resamplings, kept_noise, batch_size, tile, windows,
+            watermark, cache, merge, emphasis, controls, regions, words, attention and reference.
 
     Returns:
         The pictures, uint8 [N, H, W, 3]; for a model that makes clips [N, F, H, W, 3].
 
     Raises:
         TypeError: for a setting that is not known.
-        ValueError: for settings that do not fit, before anything is computed; `limits.Refused` for pictures that do not
-            fit into memory, with what they would need.
+        ValueError: for settings that do not fit, before anything is computed.
+        limits.Refused: for pictures that do not fit into memory; the message has the memory that they need.
     """
     return make(model, Request.make(prompts, **settings))
 
@@ -69,9 +68,9 @@ class Frame(NamedTuple):
     """The pictures of a trajectory after one of its steps.
 
     Attributes:
-        step: how many steps are done.
+        step: number of steps that are done.
         steps: number of steps of the whole trajectory.
-        t: the time that it has reached, plan.s.
+        t: the time after this step, plan.s.
         pictures: the prediction of x_0, uint8 [N, H, W, 3], or [N, F, H, W, 3] for clips; after the last step the
             pictures that `generate` returns.
     """
@@ -83,11 +82,11 @@ class Frame(NamedTuple):
 
 
 def watch(model: TextToImage, prompts: str | Sequence[str], **settings: Any) -> Iterator[Frame]:
-    """Shows the pictures of `generate` after each step, all of them at once; a step runs when its frame is requested.
+    """Yields the pictures of `generate` after each step, all N in one frame; a step runs when its frame is requested.
 
     Steps that only add noise again (`resamplings`) have no frame. The steps are compiled one by one
-    (`samplers.stepwise`), so that the work ends where the iterator is closed. The pictures are those of `generate` with
-    as large a batch, up to the rounding of another program.
+    (`samplers.stepwise`), so that closing the iterator ends the work. The last pictures equal those of `generate` with
+    `batch_size` N, up to rounding.
 
     Args:
         model: a model that `load` returned.
@@ -111,7 +110,7 @@ def make(model: TextToImage, request: Request) -> np.ndarray:
 
 
 def make_and_count(model: TextToImage, request: Request) -> tuple[np.ndarray, float | None]:
-    """The pictures of `make`, and the share of the denoiser's blocks that its cache has skipped; None without one."""
+    """(pictures of `make`, share of the denoiser's blocks that the cache has skipped; None without a cache)."""
     job = Job.prepare(model, request)
     batch = request.batch_size
     attached = job.attached(model)
@@ -125,7 +124,7 @@ def make_and_count(model: TextToImage, request: Request) -> tuple[np.ndarray, fl
 
 
 def frames(model: TextToImage, request: Request) -> Iterator[Frame]:
-    """Shows the pictures of a request after each step, see `watch`.
+    """Yields the pictures of a request after each step, see `watch`.
 
     Args:
         model: a model that `load` returned.
@@ -157,7 +156,7 @@ def _frames(
 
 
 class Job(NamedTuple):
-    """A request that fits a model, with all facts that are known before the first computation.
+    """A request that has been checked against a model, with what follows from both before any computation.
 
     Attributes:
         request: the request for N pictures.
@@ -165,7 +164,7 @@ class Job(NamedTuple):
         canvas: the image with its margins, and the mask of the part that is painted.
         course: the facts that programs are compiled for.
         controls: the controls, with their pictures read.
-        reference: a picture that self-attention takes in, float32 [1, H, W, 3] in [-1, 1], or None.
+        reference: a picture whose tokens self-attention reads, float32 [1, H, W, 3] in [-1, 1]; None without one.
         images: the images that the denoiser sees, each float32 [1, h, w, 3] in [-1, 1].
     """
 
@@ -211,7 +210,7 @@ class Job(NamedTuple):
                 f"words move x_t, which the sampler {request.sampler} does not follow; choose ddim or ddpm"
             )
         masks = [region.mask(size) for region in request.regions]
-        if len(masks) == 1 and masks[0].all():  # the same program as that of its prompt alone
+        if len(masks) == 1 and masks[0].all():  # the program is the one without words
             alone = (request.regions[0].prompt,) * len(request.prompts)
             request = dataclasses.replace(request, prompts=alone, regions=())
             masks = []
@@ -260,7 +259,7 @@ class Job(NamedTuple):
         return cls(request, usual, canvas, course, controls, _reference(request.reference, size), inputs)
 
     def attached(self, model: TextToImage) -> tuple[Attached, ...]:
-        """The attachments of the controls, with their inputs from the pictures."""
+        """The attachments of the controls, with the inputs that they read from the pictures."""
         if not self.controls:
             return ()
         encode = program(model, self.course, "seen", compiled(programs.control_inputs))
@@ -278,10 +277,10 @@ class Job(NamedTuple):
     def conditions(
         self, model: TextToImage, batch: int, attached: tuple[Attached, ...] = ()
     ) -> tuple[dict[str, Array], dict[str, Array]]:
-        """The conditions of the denoiser's branches; with their shapes, `batch` pictures at once must fit into memory.
+        """The conditions of the denoiser's branches, after a check that `batch` pictures at once fit into memory.
 
         Raises:
-            limits.Refused: if they do not.
+            limits.Refused: if they do not fit.
         """
         request = self.request
         prompts, _ = request.rows()
@@ -304,7 +303,7 @@ class Job(NamedTuple):
         return both
 
     def scale(self, model: TextToImage) -> Array:
-        """The scale of the guidance, []; [2] by text and by picture, or of the first denoiser and of the second."""
+        """The scale of the guidance: [], or [2] for text and picture, or for the first and the second denoiser."""
         if model.sees_picture:
             return jnp.asarray([self.usual.guidance, self.request.image_guidance], jnp.float32)
         if model.boundary is not None:
@@ -313,11 +312,11 @@ class Job(NamedTuple):
         return jnp.float32(self.usual.guidance)
 
     def finished(self, pictures: np.ndarray) -> np.ndarray:
-        """Pictures with the kept part of the image, and with a watermark that is not in the noise."""
+        """The pictures with the kept part of the image pasted back, and with a watermark of pictures."""
         return sampling.marked(self.course.watermark, "pictures", self.canvas.with_original(pictures))
 
     def skipped(self, model: TextToImage, run: int, evaluations: int) -> float | None:
-        """The share of the denoiser's blocks that did not run, by the counts of `caching.Work`; None without any."""
+        """The share of the denoiser's blocks that the cache skipped, by the counts of `caching.Work`; None without."""
         trajectory = self.course.trajectory
         return sampling.skipped((run, evaluations), model.denoiser, trajectory.sampler, trajectory.plan)
 
@@ -330,13 +329,13 @@ class Job(NamedTuple):
 def cache_of(
     model: TextToImage, text: str, trajectory: schedulers.Trajectory, whole: timesteps.Plan
 ) -> caching.Cache | None:
-    """The cache that a request names; None where it names none.
+    """The cache that a request names, or None.
 
     Args:
         model: the model whose denoiser the cache reads.
         text: the cache's entry in the request, as JSON.
         trajectory: the trajectory that the request takes.
-        whole: the complete plan, of which the trajectory's plan is the end, or repeats steps.
+        whole: the complete plan; the trajectory's plan is its end, or repeats some of its steps.
 
     Raises:
         ValueError: for an unknown name or argument, or one that the denoiser or the sampler cannot use.
@@ -354,12 +353,12 @@ def cache_of(
 
 
 def _tokenizer(model: TextToImage) -> Tokenizer:
-    """The vocabulary of the first text encoder, whose tokens are the first of the condition's."""
+    """The vocabulary of the first text encoder; the condition begins with the tokens of that encoder."""
     return model.tokenizers[f"text_encoder{model.kind.readers[0].suffix}"]
 
 
 def _places(model: TextToImage, request: Request, masks: list[np.ndarray], plan: timesteps.Plan) -> Places:
-    """The places of the regions, with these masks, and of the words of a request on the latents."""
+    """The places on the latents of a request's regions, from their masks, and of its words."""
     small = tuple(on_latents(mask, model.modules["vae"].factor) for mask in masks)
     if not request.words:
         return Places(small)
@@ -368,7 +367,7 @@ def _places(model: TextToImage, request: Request, masks: list[np.ndarray], plan:
 
 
 def _reference(reference: str | np.ndarray | None, size: tuple[int, int]) -> np.ndarray | None:
-    """A picture of the size of those that are made, as the autoencoder reads it; a ValueError for another size."""
+    """The reference as the autoencoder reads it; a ValueError if it has another size than the pictures."""
     if reference is None:
         return None
     picture = np.asarray(Canvas.open(reference, None).image)
@@ -381,7 +380,7 @@ def _reference(reference: str | np.ndarray | None, size: tuple[int, int]) -> np.
 
 
 def program(model: TextToImage, course: Course, name: Any, make: Callable[[TextToImage, Course], Any]) -> Any:
-    """The value of `make` for a model and a course, kept under a name while the course is among the last `COURSES`."""
+    """The result of `make` for a model and a course, which is kept for the last `COURSES` courses of each name."""
     courses = model._programs
     programs_of_course = courses[course.key] = courses.pop(course.key, {})
     while len(courses) > COURSES:

@@ -1,4 +1,4 @@
-"""A text-to-image model out of its folder, with its weights or with their shapes alone."""
+"""Reads a text-to-image model from its folder, with its weights or with their shapes alone."""
 
 __all__ = ["described", "load"]
 
@@ -47,15 +47,15 @@ def load(
         loras: {LoRA file: weight}, see `with_loras`.
         embeddings: {file of a word (textual inversion): the word in prompts}; "" for the word that the file names.
         attachments: {name: attachment}, see `with_attachments`.
-        quantised: whether kernels stay in 8 bits that the model's own files store so, see `interchange.load`.
-        drop_text: whether the text encoders are read from their files for the prompts of each request, and dropped
-            before the trajectory begins; otherwise they stay in memory.
+        quantised: whether kernels that the model's files store in 8 bits stay so, see `interchange.load`.
+        drop_text: whether the text encoders are read from their files for each request, and dropped before its
+            trajectory begins; otherwise they stay in memory.
         **how: arguments of `interchange.load` for every network, such as shardings.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        Refusal: for another pipeline (names its known relatives), or a config that is not supported or contradicts
-            itself.
+        Refusal: for an unknown pipeline (the message has the nearest known ones), or a config that is not supported
+            or contradicts itself.
         Mismatch: if weights do not fit their config.
     """
     model = described(folder, dtype=dtype, prediction=prediction)
@@ -81,9 +81,9 @@ def load(
 def described(
     folder: str | pathlib.Path, *, dtype: str = "float32", prediction: str = "", weights: bool = True
 ) -> TextToImage:
-    """A model without its weights: its `params` are their shapes. Arguments and errors as in `load`.
+    """A model whose `params` are the shapes of its weights. Arguments and errors as in `load`.
 
-    With `weights` the files of weights must exist and fit their config; without it configs and tokenizers are enough.
+    With `weights` the files of weights must exist and fit their configs; otherwise configs and tokenizers suffice.
     """
     look_up(dict.fromkeys(folders.FLOATS), dtype, "dtype")
     folder = pathlib.Path(folder).expanduser()

@@ -24,7 +24,7 @@ from diffusion.text_to_image import pipelines, timed_loras, video_models
 from diffusion.text_to_image.timed_loras import TimedLora
 from diffusion.text_to_image.video_models import Experts
 
-EYES = "image_encoder"  # the folder of the encoder that sees the first picture of a clip
+EYES = "image_encoder"  # the folder of the image encoder that reads the first picture of a clip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,19 +35,19 @@ class TextToImage:
         name: the name of its pipeline's class, in `pipelines.KINDS`.
         kind: the pipeline, which says how its parts belong together.
         modules: its networks, by the names of their folders.
-        params: the parameters of the networks, or their shapes in a model that is `described`. A model that drops its
-            text encoders has no parameters of these.
+        params: the parameters of the networks; their shapes if the model is `described`. A model that drops its text
+            encoders has none for these.
         tokenizers: the tokenizers, by the names of the encoders.
         process: the diffusion process that the denoiser was trained with.
-        side: height and width of the pictures that it was made for, in pixels.
-        zeros: whether its unconditional branch receives zeros where there is no negative prompt.
-        usual: steps and guidance where a request names none.
+        side: height and width of the pictures that it was trained on, in pixels.
+        zeros: whether its unconditional branch receives zeros if there is no negative prompt.
+        usual: default steps and guidance.
         words: the words that were added to its vocabularies, see `adapters.word_embeddings`.
         dtype: the type of all networks but the autoencoder, which is float32.
         attachments: the attachments, by the names that controls of requests use.
         timed: LoRAs of the denoiser that act in an interval of t.
-        boundary: the smallest t of the denoiser, where a second one takes the smaller t; None if it takes all.
-        text: () -> parameters of the text encoders, for a model that drops them; None where they are in `params`.
+        boundary: the smallest t of the denoiser if a second one takes the smaller t; None if there is one denoiser.
+        text: () -> parameters of the text encoders, for a model that drops them; None if they are in `params`.
     """
 
     name: str
@@ -74,7 +74,7 @@ class TextToImage:
 
     @functools.cached_property
     def weights(self) -> Any:
-        """The parameters of the denoiser, or of both, and with the LoRAs that act in an interval of t merged."""
+        """The parameters of the denoiser, or of both denoisers, with the LoRAs that act in an interval of t."""
         params = self.params[self.kind.denoiser]
         params = timed_loras.timed(params, self.timed) if self.timed else params
         if self.boundary is None or self.kind.video is None:
@@ -92,9 +92,9 @@ class TextToImage:
 
     @property
     def encoders(self) -> tuple[Encoder | None, ...]:
-        """Its text encoders, compiled; None for one that the folder leaves out.
+        """The compiled text encoders; None for one that the folder leaves out.
 
-        Those of a model that drops them are read here, and held for as long as what this returns.
+        A model that drops its text encoders reads them here; they stay in memory as long as the result.
         """
         params = self.params if self.text is None else self.text()
         names = [f"text_encoder{reader.suffix}" for reader in self.kind.readers]
@@ -107,12 +107,12 @@ class TextToImage:
 
     @property
     def readers(self) -> dict[str, Reader]:
-        """How the text encoders that it has are used, by their names."""
+        """{name: how the text encoder is used} of its text encoders."""
         named = {f"text_encoder{reader.suffix}": reader for reader in self.kind.readers}
         return {name: reader for name, reader in named.items() if name in self.modules}
 
     def tokens(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """Its text encoders' inputs for texts: "text_encoder.ids" int32 [B, N], "text_encoder.mask" Bool [B, N] ..."""
+        """The inputs of its text encoders: "text_encoder.ids" int32 [B, N], "text_encoder.mask" Bool [B, N], ..."""
         entries = {}
 
         def recording(name: str) -> Encoder:
@@ -144,8 +144,8 @@ class TextToImage:
     def with_text(self, params: Mapping[str, Any], condition: Mapping[str, Any]) -> dict[str, Any]:
         """A condition whose tokens are replaced by the text encoders' outputs; arguments as in `encoded`.
 
-        An entry `CAPTIONED` [B], which is removed too, is 0 where there is no text: there a model whose unconditional
-        branch receives zeros receives zeros.
+        The entry `CAPTIONED` [B], which is removed too, is 0 for an example without text: a model whose unconditional
+        branch receives zeros receives them for these examples.
         """
         gone = {f"{name}.{part}" for name in self.readers for part in ("ids", "mask")} | {CAPTIONED}
         text = self.encoded(params, condition)
@@ -158,13 +158,15 @@ class TextToImage:
         """The condition of texts, encoded by `encoder(name)` for each encoder's name."""
         names = [f"text_encoder{reader.suffix}" for reader in self.kind.readers]
         encoders = [encoder(name) if name in self.modules else None for name in names]
-        how = {"width": self.denoiser.text_width} if None in encoders else {}  # SD 3 without T5 has zeros in its place
+        how = (
+            {"width": self.denoiser.text_width} if None in encoders else {}
+        )  # without T5, SD 3 receives zeros in its place
         return self.kind.condition(list(texts), *encoders, **how)
 
     def beside(self, number: int, guidance: float, height: int, width: int, frames: int = 0) -> dict[str, Array]:
         """The denoiser's inputs beside the text for N pictures or clips.
 
-        They are the sizes, the strength of the guidance, and the times of the frames, as far as it reads them.
+        They are the sizes, the strength of the guidance and the times of the frames, if the denoiser reads them.
         """
         inputs = {}
         if getattr(self.denoiser, "added_width", 0) or getattr(self.denoiser, "sized", False):
@@ -176,7 +178,7 @@ class TextToImage:
         return inputs
 
     def patches(self, picture: np.ndarray | None, number: int) -> dict[str, Array]:
-        """The image encoder's features of a picture, uint8 [H, W, 3], N times; {} without an image encoder."""
+        """The image encoder's features of a picture uint8 [H, W, 3], repeated N times; {} without an image encoder."""
         if picture is None or not getattr(self.denoiser, "picture_width", 0):
             return {}
         reader = self.modules[EYES]
@@ -194,7 +196,7 @@ class TextToImage:
 
     @property
     def sides(self) -> tuple[int, int]:
-        """Height and width of the pictures, or of the frames, that it was made for, in pixels."""
+        """(height, width) of the pictures or frames that it was trained on, in pixels."""
         return (self.side, self.side) if self.kind.video is None else self.kind.video.size
 
     @property
@@ -221,7 +223,7 @@ class TextToImage:
 
     @property
     def sees_picture(self) -> bool:
-        """Whether the denoiser takes the latents of a picture, too, which it edits or follows (`kind.controlled`).
+        """Whether the denoiser also receives the latents of a picture that it edits or follows (`kind.controlled`).
 
         They stand beside x_t, or are further tokens (`kind.appends`).
         """

@@ -1,4 +1,4 @@
-"""The programs of text to image: what is compiled for a model and one course of settings, whole or step by step.
+"""The compiled programs of text to image, for a model and one course of settings: as a whole, or step by step.
 
 `model` is a `text_to_image.TextToImage`.
 """
@@ -40,39 +40,39 @@ from diffusion.text_to_image.guided_denoiser import denoise
 from diffusion.text_to_image.places import NOWHERE, Places
 from diffusion.watermarks import Watermark
 
-QUARTERS = 4  # parts of a trajectory that `resamplings` repeats
-REFERENCE = 7  # of the keys of a reference's noise, apart from all others
+QUARTERS = 4  # number of parts of a trajectory; `resamplings` repeats all but the last
+REFERENCE = 7  # folded into the keys of a reference's noise, which no other draw has
 
 
 def noised(schedule: NoiseSchedule, plan: timesteps.Plan, known: Array, noise: Array) -> Array:
-    """Latents of a picture at a plan's first time, where its trajectory begins: alpha known + sigma noise."""
+    """The start of a trajectory at a picture: alpha known + sigma noise at the plan's first time."""
     t = plan.t[0]
     return schedule.alpha(t) * known + schedule.sigma(t) * noise
 
 
 def repeated(plan: timesteps.Plan, first: int, resamplings: int) -> timesteps.Plan:
-    """The steps of a plan from the `first` on, with RePaint's repetitions of each quarter but the last."""
+    """The plan from the step `first` on; with `resamplings`, RePaint repeats each quarter but the last."""
     grid = plan.grid[first:]
     return editing.repaint(grid, max((len(grid) - 1) // QUARTERS, 1), resamplings)
 
 
 class Kept(NamedTuple):
-    """The latents of an image of which a part is kept, with the noise that they have at all steps; [B, ...]."""
+    """The latents of an image of which a part is kept, and the noise that is added at all steps; [B, ...]."""
 
     latents: Array
     noise: Array
 
 
 class Course(NamedTuple):
-    """The facts that programs are compiled for, beside the shapes of arrays.
+    """The settings of a program, besides the shapes of its arrays.
 
     Attributes:
         size: (height, width) of the pictures.
         trajectory: the sampler and its steps.
-        noised: whether it begins at a picture with noise.
+        noised: whether the trajectory starts at a noised picture.
         guided: whether two branches are evaluated.
         tile: side of the autoencoder's tiles in pixels, or 0.
-        key: a value that is equal for equal courses.
+        key: a value that two courses share if their programs are equal.
         watermark: the watermark in the noise or the pictures, or None.
         cache: the cache of the denoiser's blocks; None runs all of them.
         merge: share of the tokens that self-attention sees merged.
@@ -102,12 +102,12 @@ class Course(NamedTuple):
 
 
 def compiled(function: Callable) -> Callable[[Any, Course], Any]:
-    """(model, course) -> the function of the rest of its arguments, compiled at its first call."""
+    """(model, course) -> `function` of its other arguments, which is compiled when it is first called."""
     return lambda model, course: jax.jit(functools.partial(function, model, course))
 
 
 def stepwise(model: Any, course: Course) -> Callable:
-    """The trajectory step by step, see `samplers.stepwise`; its arguments are those of `_guided`."""
+    """The trajectory step by step, by `samplers.stepwise`; its arguments are those of `_guided`."""
 
     def loop(*arguments):
         evaluated, keys, hook = _guided(model, course, *arguments)
@@ -118,7 +118,7 @@ def stepwise(model: Any, course: Course) -> Callable:
 
 
 def _autoencoder(model: Any, params: Any, tile: int, of_clips: bool = False) -> tuple[Callable, Callable]:
-    """(encode, decode) of pictures or of clips, in tiles if `tile` is not 0."""
+    """The functions (encode, decode) of pictures or of clips; in tiles if `tile` is not 0."""
     vae = model.modules["vae"]
     encode, decode = (functools.partial(vae.apply, {"params": params}, method=name) for name in ("encode", "decode"))
     if of_clips:
@@ -167,7 +167,7 @@ def begin(
     for_all = lambda z: jnp.repeat(z, keys.size, axis=0)
     x = course.trajectory.start * noise
     beside: dict[str, Any] = {}
-    if images:  # by the mean
+    if images:  # encoded by the posterior's mean
         latents = [latent_space.to_diffusion(mean(image), vae.scale, vae.shift) for image in images]
         beside["pictures"] = tuple(map(for_all, latents))
     if reference is not None:
@@ -184,7 +184,7 @@ def begin(
         else:
             frames = video_models.padded(vae, encode, image, shape[0])
         return x, keys, None, None, beside | {"beside": jnp.repeat(frames, keys.size, axis=0)}
-    if model.sees_picture:  # by the mean; beside a U-Net's x_t without the scale of latents
+    if model.sees_picture:  # encoded by the mean; a U-Net sees it beside x_t without the latents' scale
         z = mean(image)
         z = latent_space.to_diffusion(z, vae.scale, vae.shift) if model.kind.appends or model.kind.controlled else z
         beside["picture" if model.kind.appends else "beside"] = for_all(z)
@@ -199,7 +199,7 @@ def begin(
         masked = encoded(jnp.where(mask, 0, image))
         wide = lambda mask: jnp.repeat(mask.astype(x.dtype), keys.size, axis=0)
         parts = [wide(painted), masked]
-        if model.seen_channels > model.channels + 1:  # Flux's has all pixels of the mask
+        if model.seen_channels > model.channels + 1:  # Flux sees every pixel of the mask
             pixels = mask.reshape(1, shape[0], factor, shape[1], factor).swapaxes(2, 3)
             parts = [masked, wide(pixels.reshape(1, *shape[:2], factor**2))]
         beside["beside"] = jnp.concatenate(parts, axis=-1)
@@ -208,7 +208,7 @@ def begin(
 
 
 def with_clock(model: Any, trajectory: Trajectory) -> Any:
-    """A model whose denoiser receives the times of a trajectory, see `Trajectory.clocked`."""
+    """The model, with a denoiser that receives the times of a trajectory (`Trajectory.clocked`)."""
     process = model.process
     clocked = trajectory.clocked(process.parameterization)
     return dataclasses.replace(model, process=process._replace(parameterization=clocked))
@@ -226,7 +226,7 @@ def _guided(
     painted,
     attached: Sequence[Attached] = (),
 ) -> tuple[Any, Array, Callable | None]:
-    """(denoiser or flow map, keys, the hook that puts back the known latents) of a trajectory."""
+    """For a trajectory: (denoiser or flow map, keys, the hook that restores the known latents)."""
     schedule = model.process.schedule
     other = unconditional if course.guided else None
     model = with_clock(model, course.trajectory)
@@ -248,7 +248,7 @@ def decoded(model: Any, course: Course, vae_params: Any, x: Array, first: Array 
     """The pictures of latents, uint8 [B, H, W, 3], or [B, F, H, W, 3] for clips, with a known `first` latent frame."""
     x = x if first is None or not course.frames else jnp.concatenate([first, x], axis=1)
     vae = model.modules["vae"]
-    if course.frames:  # without the frames that fill a patch
+    if course.frames:  # the frames that fill up a patch are cut off
         x = x[:, x.shape[1] - 1 - (course.frames - 1) // vae.time_factor :]
     _, decode = _autoencoder(model, vae_params, course.tile, course.frames > 0)
     return to_uint8(decode(latent_space.from_diffusion(x, vae.scale, vae.shift)))
@@ -257,7 +257,7 @@ def decoded(model: Any, course: Course, vae_params: Any, x: Array, first: Array 
 def control_inputs(
     model: Any, course: Course, vae_params: Any, attachment: Attachment, picture: Array
 ) -> tuple[Any, Any]:
-    """The inputs that the branches receive from a control's picture [1, ...], by `Attachment.encode`."""
+    """The inputs of the branches from a control's picture [1, ...]; see `Attachment.encode`."""
     if attachment.latents:
         vae = model.modules["vae"]
         encode, _ = _autoencoder(model, vae_params, course.tile)
@@ -282,7 +282,7 @@ def pictures(
     reference: Array | None = None,
     images: Sequence[Array] = (),
 ) -> tuple[Array, caching.Work | None]:
-    """(uint8 [B, H, W, 3], what of the denoiser has run under a cache): the whole trajectory as one program."""
+    """The whole trajectory as one program: (uint8 [B, H, W, 3], counts of `caching.Work`)."""
     x, keys, known, painted, beside = begin(model, course, params["vae"], keys, image, mask, reference, images)
     both = conditional | beside, unconditional | beside
     return sampled(model, course, params, x, *both, scale, keys, known, painted, attached)
@@ -300,7 +300,7 @@ def sampled(
     known,
     *rest: Any,
 ) -> tuple[Array, caching.Work | None]:
-    """As `pictures`, of x at the first time; the rest are the arguments of `_guided` from the conditions on."""
+    """As `pictures`, from x at the first time on; the others are arguments of `_guided`, from the conditions on."""
     both = conditional, unconditional
     evaluated, keys, hook = _guided(model, course, params[model.kind.denoiser], *both, scale, keys, known, *rest)
     sampler, plan = course.trajectory.sampler, course.trajectory.plan

@@ -1,4 +1,4 @@
-"""The conditions of a denoiser: prompts as a model's text encoders read them, and what is given beside them."""
+"""The conditions of a denoiser: prompts encoded by a model's text encoders, sizes, guidance and frame times."""
 
 __all__ = ["check_words", "conditions"]
 
@@ -15,7 +15,7 @@ from diffusion.text_to_image.model import TextToImage
 
 
 def check_words(model: TextToImage, texts: Sequence[str]) -> None:
-    """Refuses texts with a word that is written as trigger words are, "<cat-toy>", and that the model does not have.
+    """Refuses texts with a trigger word, such as "<cat-toy>", that the model has not learnt.
 
     Raises:
         ValueError: naming the word.
@@ -65,7 +65,7 @@ def conditions(
         conditional = rows(encode(different), [different.index(prompt) for prompt in prompts])
         unconditional = rows(encode([negative or ""], instructed=False), [0] * number)
         conditional, unconditional = _equally_long(conditional, unconditional)
-    else:  # in one call, so that they have as many tokens
+    else:  # in one call, so that both have the same number of tokens
         texts = list(dict.fromkeys([*different, negative or ""]))
         encoded = encode(texts)
         conditional = rows(encoded, [texts.index(prompt) for prompt in prompts])

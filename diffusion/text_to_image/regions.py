@@ -1,10 +1,10 @@
-"""Where a picture shows what: prompts that hold in a part of it, and words that must be seen, anywhere or in a box.
+"""Regions, prompts that describe a part of a picture, and words that the picture must show, anywhere or in a box.
 
     Region("a red ball", (0.0, 0.0, 0.5, 1.0))    # or where = a mask: a path, or Bool [H, W]
     Word("ball"), Word("ball", (0.5, 0.5, 1.0, 1.0))
 
-As texts: "a red ball:0,0,0.5,1", "a red ball:mask=left.png"; "ball", "ball:0.5,0.5,1,1". A box is left, top, right,
-bottom in parts of the sides.
+As texts they are "a red ball:0,0,0.5,1", "a red ball:mask=left.png"; "ball", "ball:0.5,0.5,1,1". A box is left, top,
+right, bottom as shares of the picture's sides.
 """
 
 __all__ = ["Box", "Region", "Word", "on_latents", "token_places"]
@@ -35,7 +35,7 @@ BOX = schema.Valid("four numbers left, top, right, bottom from 0 to 1, with left
 
 
 def _box(text: str) -> Box | str:
-    """The numbers of a text, or the text itself where it has none, for the check to name."""
+    """The numbers of a text; the text itself if it has none, so that the check names it."""
     try:
         return tuple(float(part) for part in text.split(","))  # pyright: ignore[reportReturnType]; checked by BOX
     except ValueError:
@@ -43,12 +43,12 @@ def _box(text: str) -> Box | str:
 
 
 def _written(box: Iterable[float]) -> str:
-    """As `_box` reads it, to the bit."""
+    """The text that `_box` reads back to the same bits."""
     return ",".join(repr(float(one)) for one in box)
 
 
 class Region(NamedTuple):
-    """A prompt that holds in a part of the picture.
+    """A prompt that describes a part of the picture.
 
     Attributes:
         prompt: the text.
@@ -99,11 +99,11 @@ class Region(NamedTuple):
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: for a mask of another size or type, or one that holds nowhere.
+            ValueError: for a mask of another size or type, or one without a True pixel.
         """
         height, width = size
         if isinstance(self.where, str):
-            from diffusion.io import pictures  # here: Pillow takes a while, and --help reads this file
+            from diffusion.io import pictures  # imported here: Pillow takes a while, and --help reads this file
 
             region = pictures.read_mask(self.where, size)
         elif isinstance(self.where, tuple):
@@ -170,9 +170,9 @@ def on_latents(mask: np.ndarray, factor: int) -> np.ndarray:
 
 
 def token_places(words: Sequence[Word], prompts: Sequence[str], tokenizer: Tokenizer) -> np.ndarray:
-    """The numbers of the tokens of words in prompts, int32 [N, S, K]; -1 fills up.
+    """The positions of the tokens of words in prompts, int32 [N, S, K], padded by -1.
 
-    The first occurrence counts. Words are found by their ids, so that a part of a longer word is none.
+    The first occurrence counts. Words are compared by their ids: a part of a longer word is no match.
 
     Raises:
         ValueError: for words that a prompt does not have, or that its context cuts off.

@@ -1,11 +1,11 @@
-"""A request for pictures: each setting with its type, default, range and help, for function, command, page and file.
+"""A request for pictures. Functions, commands, the page and files read the type, range and help of its settings here.
 
     request = Request(prompts="a cat", seeds=range(4), steps=30, guidance=7.5)
     for name, setting in settings(Request).items():
         print(name, setting.type, setting.default, setting.help)
 
-A request checks itself where it is made: first each setting on its own, then what must fit together. `check` and `size`
-check what depends on the model. `model` is a `text_to_image.TextToImage`.
+A request checks itself when it is built: each setting alone, then the settings that must fit together. `check` and
+`size` check what depends on the model, a `text_to_image.TextToImage`.
 """
 
 __all__ = ["Request", "Setting", "setting", "settings"]
@@ -28,9 +28,9 @@ from diffusion.text_to_image.regions import Region, Word
 from diffusion.text_to_image.valid_values import FILE, PICTURE, PROMPT, one_of, text, typed, valid_as
 
 STEPS = 1000
-RESAMPLINGS = 100  # the published figures are of 10
+RESAMPLINGS = 100  # the paper takes 10
 BATCH = 4096  # pictures at once
-FRAMES = 10_000  # of a clip
+FRAMES = 10_000  # frames of a clip
 NUMBER = 2**20  # pictures of one request
 SIDE = 2**16  # pixels
 SEED = 2**32 - 1
@@ -39,8 +39,8 @@ CONTROLS = 16  # pictures that attachments read
 REGIONS = 16
 WORDS = 16
 KEPT_NOISE = ("fresh", "one")
-IMAGES = 16  # that a denoiser sees beside the noise
-MOVING = "ddim"  # of the samplers that follow a guidance which moves x_t, the one that published methods take
+IMAGES = 16  # images that a denoiser sees beside the noise
+MOVING = "ddim"  # the default where a guidance moves x_t; published methods take it
 STRENGTH = schema.Valid("a number above 0 and at most 1", lambda value: type(value) in (int, float) and 0 < value <= 1)
 
 
@@ -62,7 +62,7 @@ class Setting(NamedTuple):
 
     Attributes:
         type: int, float, bool, str or tuple; a picture is a str, its path.
-        default: the value where a caller says none.
+        default: the value if the caller names none.
         valid: its valid values.
         optional: whether it may also be None.
         help: the description for users.
@@ -77,7 +77,7 @@ class Setting(NamedTuple):
     item: Callable[[Any], Any] | None = None
 
     def read(self, name: str, value: Any) -> Any:
-        """The value as its type: JSON has one type of numbers, NumPy has its own, and a tuple of one needs no brackets.
+        """The value in the setting's type: numbers of JSON and NumPy are converted, a value becomes a tuple of one.
 
         Raises:
             ValueError: for a value of another type, or out of range.
@@ -93,7 +93,7 @@ class Setting(NamedTuple):
 
 
 def setting(default: Any, valid: schema.Valid, help: str, item: Callable[[Any], Any] | None = None) -> Any:
-    """A field of a dataclass of settings: its default, its valid values (besides None), its description, its parts."""
+    """A field of a dataclass of settings, with its default, valid values (besides None), help and parts."""
     return dataclasses.field(default=default, metadata={"valid": valid, "help": help, "item": item})
 
 
@@ -114,22 +114,22 @@ def settings(record: type) -> Mapping[str, Setting]:
 class Request:
     """A request for pictures: N prompts with N seeds, or one of either for all pictures.
 
-    `settings(Request)` has the type, default, range and help of each field. None stands for what depends on the model,
-    or on the other settings. Of some there is more to say:
+    `settings(Request)` has the type, default, range and help of each field. None leaves a setting to the model or to
+    the other settings. Some settings need more words:
 
-    image, mask: paths of pictures, or uint8 [H, W, 3], and Bool [H, W], True where the image is repainted; the rest
-        stays, pixel for pixel.
+    image, mask: paths of pictures, or arrays: the image uint8 [H, W, 3], the mask Bool [H, W], True where the image is
+        repainted. The rest of the image stays, pixel for pixel.
     images: pictures of any size; the first one sets the size of the pictures where the request names none. For a model
         that takes them, `image` without strength, mask and margins is the first of them.
-    resamplings: RePaint (Lugmayr et al. 2022) takes nearly as many times the evaluations.
+    resamplings: RePaint (Lugmayr et al. 2022); the number of evaluations grows almost by this factor.
     kept_noise: "fresh" is `editing.replacement`, "one" is `editing.replacement_along` with the noise of the start.
-    tile: the autoencoder's memory then does not grow with the picture, see `diffusion.models.autoencoders.tiles`;
-        neighbours share a quarter.
+    tile: with tiles the autoencoder's memory does not grow with the picture; neighbouring tiles share a quarter of
+        their side (`diffusion.models.autoencoders.tiles`).
     windows, emphasis: see `diffusion.text.encode`.
-    controls: `Control`s, or tuples or tables of their parts; several add up.
-    regions: `Region`s, or texts; the prompt holds in the rest, and where masks overlap, each has its share.
+    controls: `Control`s, or tuples or tables of their parts; the effects of several add up.
+    regions: `Region`s, or texts. The prompt describes the rest of the picture; overlapping regions share their pixels.
     words: `Word`s, or texts. Attend-and-Excite guides words without a box, layout guidance words with one.
-    reference: the picture's self-attention has its tokens beside its own, at every step with the step's noise.
+    reference: a picture; self-attention reads its tokens, noised as the step is, beside its own.
     """
 
     prompts: tuple[str, ...] = setting(("",), schema.several(PROMPT, 1, NUMBER), "what the pictures show")
@@ -274,7 +274,7 @@ class Request:
         """The request for `number` pictures of one prompt, with seeds that follow one another from `seed` on."""
         integer = lambda name, value, low, high: valid_as(schema.integer(low, high), name, typed(int, value))
         number = integer("number", number, 1, NUMBER)
-        seed = integer("seed", seed, 0, SEED - number + 1)  # so that the last one is in range, too
+        seed = integer("seed", seed, 0, SEED - number + 1)  # the last seed must be in range, too
         return cls(prompts=(prompt,), seeds=tuple(range(seed, seed + number)), **more)
 
     @property
@@ -293,7 +293,7 @@ class Request:
         return self.mask is not None or any(self.margins)
 
     def first_step(self, steps: int) -> int:
-        """The first of a trajectory's `steps` steps; it is later, the less of an image is changed.
+        """The index of the first step that is run of `steps`; a lower strength begins later.
 
         Raises:
             ValueError: for a strength that leaves no step.
@@ -307,11 +307,11 @@ class Request:
         return steps - left
 
     def begins_at_image(self, first: int) -> bool:
-        """Whether the trajectory from the step `first` on begins at the image with noise, in place of noise alone."""
+        """Whether a trajectory from the step `first` on starts at the noised image, not at noise alone."""
         return self.image is not None and (not self.keeps or first > 0)
 
     def resolved(self, model: Any) -> Self:
-        """The request with the model's own steps, guidances and sampler where it names none."""
+        """The request, with the model's own steps, guidances and sampler if it names none."""
         steps, guidance = model.usual.overridden(self.steps, self.guidance)
         sampler = self.sampler or (MOVING if self.words else model.process.sampler)
         changes = {"steps": steps, "guidance": guidance, "sampler": sampler}
@@ -322,10 +322,10 @@ class Request:
         return dataclasses.replace(self, **changes)
 
     def check(self, model: Any) -> None:
-        """Checks a resolved request against a model; a setting without effect is a warning.
+        """Checks a resolved request against a model, and warns of a setting without effect.
 
         Raises:
-            ValueError: if the model cannot do it.
+            ValueError: if the model does not support a setting.
         """
         factor = model.modules["vae"].factor
         if self.tile % factor:
@@ -373,7 +373,7 @@ class Request:
             warnings.warn("a prompt is empty: its picture shows anything that the model knows", stacklevel=3)
 
     def _check_edit(self, does: str) -> None:
-        """Refuses settings that a model cannot follow which edits a picture, or follows its edges or depths."""
+        """Refuses settings that do not go with a model which edits a picture or follows its edges or depths."""
         if self.image is None:
             part = ", its edges or depths," if does == "follows" else ""
             raise ValueError(f"this model {does} a picture{part} by the prompt: name the image")
@@ -387,7 +387,7 @@ class Request:
                 raise ValueError(f"this model {does} a picture by the prompt, and takes no {name}; leave it out")
 
     def guided(self, model: Any) -> bool:
-        """Whether the model is evaluated with the negative prompt, too; the request is a resolved one."""
+        """Whether the model is also evaluated with the negative prompt; for a resolved request."""
         if model.distilled:
             return False
         if model.sees_picture:  # a scale below 1 acts too: it weakens the text, or the image
@@ -397,8 +397,8 @@ class Request:
     def size(self, model: Any, image: np.ndarray | None, images: Sequence[np.ndarray] = ()) -> tuple[int, int]:
         """(height, width) of the pictures that a model makes for the request.
 
-        It is the size of the image with its margins, if there is one; else the size in the request; else the size of
-        the first of the `images`, as `edited_images` returns them.
+        The size of the image with its margins comes first, then the size in the request, then the size of the first of
+        the `images`, as `edited_images` returns them.
 
         Raises:
             ValueError: for a size that is not the image's, or that the model cannot make.

@@ -26,7 +26,7 @@ from diffusion.training.ema import ExponentialMovingAverage
 from diffusion.training.gradient_norms import by_block
 from diffusion.training.state import HEALTHY, TrainState
 
-HEADS = "heads"  # in the parameters: those of networks that train with the model
+HEADS = "heads"  # the entry of the parameters that holds those of the heads
 BINS = 10  # equal bins of t in [0, 1] for the curve of the loss by t
 
 
@@ -47,7 +47,7 @@ def example_keys(key: jax.Array, step: jax.Array, position: jax.Array) -> jax.Ar
 
 
 def training_key(seed: jax.typing.ArrayLike) -> jax.Array:
-    """Returns the key of all draws in training: one half of the seed's split; the other half draws the parameters."""
+    """Returns the key of all draws in training, one half of the seed's split; the other half draws the parameters."""
     return jax.random.split(jax.random.key(seed))[1]
 
 
@@ -65,7 +65,7 @@ def prepare(batch: dict) -> dict:
             entries ("noise") stay as they are.
 
     Returns:
-        {"x": float32 [B, ...], images in [-1, 1]; "condition": labels, a pytree as `conditioned`, or None; "index":
+        {"x": float32 [B, ...], images in [-1, 1]; "condition": labels, the result of `conditioned`, or None; "index":
         int [B]}.
     """
     prepared = {"condition": batch.get("label")}
@@ -82,7 +82,7 @@ def prepare(batch: dict) -> dict:
 
 
 def conditioned(condition: Any) -> Any:
-    """The condition that a network receives, from a record's: bytes become numbers in [-1, 1], as they do in x."""
+    """The condition that a network receives: a record's, with bytes as numbers in [-1, 1], as in x."""
     from diffusion.data.transforms import to_model
 
     return jax.tree.map(lambda leaf: to_model(leaf) if leaf.dtype == np.uint8 else leaf, condition)
@@ -91,8 +91,8 @@ def conditioned(condition: Any) -> Any:
 def split(tree: Any, number: int, shards: int) -> Any:
     """Returns `number` micro-batches: leaves [B, ...] -> [number, B / number, ...].
 
-    Each takes an equal run of rows from every one of the `shards` parts that lie on different devices, so that no
-    row moves between devices.
+    Each micro-batch takes the same number of consecutive rows from each of the `shards` devices, so that no row moves
+    between devices.
     """
 
     def leaf(x):
@@ -118,12 +118,12 @@ def join(tree: Any, shards: int) -> Any:
 
 
 def _made_once(gradients: Any) -> Any:
-    """Returns the gradients as they are; on a GPU each is an array before anything reads it.
+    """Returns the same gradients; on a GPU each is materialised before anything reads it.
 
-    There the layers of a stack may be one turn of its scan (`layers.scan.turn`), and its gradient is joined from
-    theirs. XLA for GPUs would join it again within the update of each moment, of the parameters and of the average:
-    four kernels, which read and write 17 arrays of the parameters' size. With a gradient that is there it makes one
-    kernel, which moves 9, as for every other parameter.
+    On a GPU several layers of a stack may share a turn of its scan (`layers.scan.turn`); the gradient of the stack is
+    then a concatenation. Without the barrier XLA repeats this concatenation in the updates of both moments, of the
+    parameters and of the average: four kernels, which move 17 arrays of the parameters' size. With the barrier the
+    update is one kernel, which moves 9, as for every other parameter.
     """
     return jax.lax.optimization_barrier(gradients) if jax.default_backend() == "gpu" else gradients
 
@@ -209,13 +209,13 @@ def make_train_step(
         trained = {name: functools.partial(head, params[HEADS][name]) for name, head in heads.items()}
         networks = {**others, **trained, "model": functools.partial(apply, *whole, params)}
         losses, metrics = objective(networks, schedule, keys, batch, step)
-        # Each micro-batch divides by the number of examples in the whole batch: their sum is the mean.
+        # Each micro-batch divides by the number of examples of the whole batch, so that the sum over them is the mean.
         return losses.sum() / examples, (losses, dict(metrics))
 
     gradient = jax.value_and_grad(summed_loss, has_aux=True)
 
     def loss_and_gradient(state, batch, key):
-        rows = batch["index"].shape[0]  # of all devices; under pmap, of one
+        rows = batch["index"].shape[0]  # rows of all devices; under pmap, of one
         if rows % (accumulate * shards):
             raise ValueError(
                 f"train.batch_size = {rows} does not divide into accumulate = {accumulate} micro-batches on "
@@ -225,7 +225,7 @@ def make_train_step(
         examples = rows if axis is None else jax.lax.axis_size(axis) * rows
         keys = example_keys(key, state.step, first + jnp.arange(rows))
         batch = prepare(batch)
-        shared = {} if density is None else {"density": state.density}  # the same for every example: never split
+        shared = {} if density is None else {"density": state.density}  # shared by all examples, and never split
         unchanging = {**(state.frozen or {}), **(state.unsaved or {})}
         others = {name: functools.partial(frozen[name], unchanging[name]) for name in frozen}
         base_params = (unchanging[base],) if base else ()
@@ -270,7 +270,7 @@ def make_train_step(
         healthy = state.failed_at == HEALTHY
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         accepted = functools.partial(jax.tree.map, lambda new, old: jnp.where(healthy & finite, new, old))
-        params = accepted(params, state.params)  # before the average reads them, so that one kernel makes both
+        params = accepted(params, state.params)  # the average reads these, so that one kernel computes both
         updated = TrainState(
             step=state.step + 1,
             params=params,

@@ -1,6 +1,6 @@
 """Compares a set of images with a reference, in Inception features under a published protocol or in another space.
 
-In Python, for features of your own (DINOv2, CLIP, ...), which no command line names, since it would run what it names:
+A command line names no features of your own (DINOv2, CLIP, ...), since it would run the code that it names. In Python:
 
     extractor = features.Extractor(my_network, {"features": "DINOv2 ViT-L/14", "sha256": "..."})
     comparison.measure(image_sets.open_set("a.npz"), references.open_reference("cifar10@train"),
@@ -38,24 +38,24 @@ from diffusion.metrics.references import Gathered, Reference, Space
 from diffusion.metrics.statistics import StatisticsError
 from diffusion.training.runtime import progress
 
-FAILURES = (ImageSetError, StatisticsError, WeightsError)  # for command_line.run
+FAILURES = (ImageSetError, StatisticsError, WeightsError)  # errors that command_line.run prints as one sentence
 DEFAULT = ("fid", "kid", "pr")
 FEATURES = ("inception", "pixels")  # the spaces that a command line can name
 
 
 class Request(NamedTuple):
-    """What to measure: all that a command line says, and all that `--verify` needs to repeat it."""
+    """A request to measure images: the values of the command line, from which `--verify` repeats it."""
 
     samples: str = ""  # images, as `image_sets.open_set` reads them
     reference: str = ""  # images or statistics, as `references.open_reference` reads them
-    protocol: str = ""  # of `protocols`, `encoder_protocols` or `clip_protocols`, a name; "" for other features
-    inception: str = ""  # file of the network; "" likewise
+    protocol: str = ""  # a name of `protocols`, `encoder_protocols` or `clip_protocols`; "" for other features
+    inception: str = ""  # file of Inception-v3; "" for other features
     inception_sha256: str = ""  # digest that the network must have; "" for that of the published figures
     features: str = "inception"  # a name of FEATURES
     metrics: tuple[str, ...] = DEFAULT  # names of METRICS
     data_dir: str = ""  # folder of prepared datasets
-    seed: int = 0  # of subsets
-    autoencoder: str = ""  # whose reconstructions of the reference are measured, in place of samples
+    seed: int = 0  # seed of random subsets
+    autoencoder: str = ""  # its reconstructions of the reference are measured in place of samples
     size: int = 0  # side of the squares that images of any size become; 0 for images of one size
     encoder: str = ""  # folder or file of the network of an encoder's protocol
 
@@ -96,7 +96,7 @@ def measure(
             raise unknown("--metrics", name, METRICS, "metric")
     began = time.perf_counter()
     reference = references.in_space(reference, space)
-    # Rows are kept for what needs them: of the samples always, for the standard error.
+    # Rows are kept for metrics that need them; those of the samples always, for the standard error.
     taps = {tap for name in metrics for tap in (space.main, *TAPS.get(name, ()))}
     rows = tuple(tap for tap in space.taps if tap in taps)
     row_taps = (space.main,) if set(metrics) & set(OF_ROWS) else ()
@@ -164,7 +164,7 @@ def _described(reference: Reference, real: Gathered) -> dict:
 
 
 def warnings(samples: ImageSet, reference: Reference, sets: FeatureSets) -> list[str]:
-    """Sentences about figures that are biased, or that do not compare."""
+    """Warnings about figures that are biased or not comparable."""
     texts = []
     dim = len(sets.samples.statistics.moments[sets.space.main].mean)
     if samples.count <= dim:
@@ -195,7 +195,7 @@ def warnings(samples: ImageSet, reference: Reference, sets: FeatureSets) -> list
 
 
 def space_of(request: Request) -> tuple[Space, dict]:
-    """The features of a request, and what a record says of them: {"features", "protocol" or None, "weights" or None}.
+    """(the features of a request, their entry in a record: {"features", "protocol" or None, "weights" or None}).
 
     Raises:
         ConfigError: for a name that is not known, or one that is missing.
@@ -245,12 +245,12 @@ def space_of(request: Request) -> tuple[Space, dict]:
 
 
 def find_protocol(name: str | None) -> EncoderProtocol | ClipProtocol | None:
-    """The protocol of that name if its network is an image encoder or one of clips, which --encoder names."""
+    """The protocol of that name if --encoder names its network, an image encoder or a network of clips."""
     return encoder_protocols.PROTOCOLS.get(name or "") or clip_protocols.PROTOCOLS.get(name or "")
 
 
 def opened(spec: str, request: Request) -> ImageSet:
-    """Opens the pictures, or under a protocol of clips the clips, that a request names."""
+    """Opens the pictures that a request names, or the clips under a protocol of clips."""
     protocol = clip_protocols.PROTOCOLS.get(request.protocol)
     if protocol is None:
         return image_sets.open_set(spec, request.data_dir, request.size)
@@ -271,7 +271,7 @@ def opened(spec: str, request: Request) -> ImageSet:
 
 
 def _network_space(protocol: EncoderProtocol | ClipProtocol, request: Request) -> tuple[Space, dict]:
-    """`space_of` for a protocol of an image encoder, or of a network of clips."""
+    """`space_of` for a protocol whose network is an image encoder or a network of clips."""
     if request.inception:
         raise ConfigError(f"--protocol={protocol.name} takes no --inception: its network is {protocol.network}.")
     if not request.encoder:
@@ -296,7 +296,7 @@ def _network_space(protocol: EncoderProtocol | ClipProtocol, request: Request) -
 
 
 def run(request: Request, fresh: bool = False) -> dict:
-    """Compares the samples of a request with its reference; returns what `measure` does, and the features' record."""
+    """Compares the samples of a request with its reference: (result of `measure`, entry of the features)."""
     for name in request.metrics:
         if name not in METRICS:
             raise unknown("--metrics", name, METRICS, "metric")
@@ -337,14 +337,14 @@ def make_reference(request: Request, out: pathlib.Path) -> statistics.Statistics
 
 
 def parse(fields: Mapping[str, Any]) -> Request:
-    """The request of a record, each field checked; nothing in it is executed.
+    """The checked request of a record; nothing in it is executed.
 
     Raises:
         ValueError: naming the first field that is missing, unknown or of another type.
     """
     if not isinstance(fields, Mapping):
         raise ValueError(f"its request is of type {type(fields).__name__}, not a table of fields")
-    fields = {"autoencoder": "", "size": 0, "encoder": "", **fields}  # records of earlier versions have none
+    fields = {"autoencoder": "", "size": 0, "encoder": "", **fields}  # records of earlier versions lack these fields
     if set(fields) != set(Request._fields):
         raise ValueError(f"its request has the fields {sorted(fields)}, not {sorted(Request._fields)}")
     for name, value in fields.items():

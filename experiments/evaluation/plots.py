@@ -1,4 +1,4 @@
-"""The pictures of a run: a grid of samples, the way from noise to image, and the training curves."""
+"""The figures of a run: a grid of samples, trajectories from noise to image, and the training curves."""
 
 import itertools
 import os
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DPI = 100  # of the figures' layout: with it, one unit below is one pixel of the picture
-TILE = 48  # least side of an image in the picture, in pixels; small images are enlarged by whole numbers
+DPI = 100  # resolution of the layout: one unit below is one pixel of the figure
+TILE = 48  # least side of an image in the figure, in pixels; small images are enlarged by whole numbers
 GAP = 6
 MARGIN = 12
 INK, FAINT, BLUE, ORANGE = "#222222", "#b8c4d6", "#1f5fa8", "#d9822b"
-HELD = "#3a8a4d"  # of what was not trained on
-COLOURS = ("#1f5fa8", "#d9822b", "#3a8a4d", "#8e5ea2", "#c0392b", "#7a4a12", "#444444", "#2aa6a6")  # of lines
+HELD = "#3a8a4d"  # the colour of held-out data
+COLOURS = ("#1f5fa8", "#d9822b", "#3a8a4d", "#8e5ea2", "#c0392b", "#7a4a12", "#444444", "#2aa6a6")  # colours of lines
 FRAME = 225  # grey of the line around an image
 SHOWN_CLASSES = 20
 SHOWN_TIMES = 8
-CAPTIONED = 8  # pictures in a row, where captions stand below them
+CAPTIONED = 8  # number of captioned pictures in a row
 
 
 def sample_grid(
@@ -39,7 +39,8 @@ def sample_grid(
         images: uint8 `[N, H, W, C]`, C = 1 or 3.
         labels: int `[N]`.
         path: the PNG to write.
-        columns: images in a row, at most; further images of a class are left out, and classes beyond the 20th.
+        columns: largest number of images in a row; further images of a class, and classes beyond the 20th, are left
+            out.
         classes: the names of the classes, by their numbers; () for the numbers.
     """
     images = np.asarray(images)
@@ -58,7 +59,7 @@ def sample_grid(
 
 
 def class_name(label: int, classes: Sequence[str]) -> str:
-    """The name of a class: that of its number, or the number where it has none."""
+    """The name of a class; its number if it has none."""
     return classes[int(label)] if label < len(classes) else str(label)
 
 
@@ -76,7 +77,7 @@ def scatter(points: np.ndarray, labels: np.ndarray, path: str | os.PathLike, cla
 
 
 def _by_class(axes, points: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> None:
-    """Points, a colour for each class, and a legend of the first of them where there are several."""
+    """Draws points with a colour for each class, and a legend of the first classes if there are several."""
     present = np.unique(labels)
     for label in present:
         name, colour = class_name(label, classes), COLOURS[label % len(COLOURS)]
@@ -94,7 +95,7 @@ def beside(
 ) -> None:
     """Draws real examples and samples in two panels of one scale, a colour for each class.
 
-    Vectors of more than two numbers are drawn along the two main axes of the real ones (their principal components).
+    Vectors of more than two numbers are projected onto the first two principal components of the real ones.
 
     Args:
         real: `[N, D]`, D >= 2.
@@ -120,7 +121,7 @@ def beside(
         axes.set_title(title)
         style(axes)
     low, high = np.quantile(real, (0.001, 0.999), axis=0)
-    room = 0.2 * (high - low) + 1e-9  # samples far away leave the picture; the figures count them
+    room = 0.2 * (high - low) + 1e-9  # samples far away lie outside the figure; the metrics count them
     panels[0].set(xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1]))
     save(figure, path)
 
@@ -134,7 +135,7 @@ def trajectory(
     rows: int = 5,
     classes: Sequence[str] = (),
 ) -> None:
-    """Draws the way from noise to image: the sample x_t on the left, the predicted x_0 on the right, t above.
+    """Draws trajectories from noise to image: the sample x_t on the left, the predicted x_0 on the right, t above.
 
     Args:
         x: float `[N + 1, B, H, W, C]`, the samples at each time, data on the scale [-1, 1].
@@ -142,7 +143,7 @@ def trajectory(
         ts: float `[N + 1]`, the times of x, decreasing.
         labels: int `[B]`.
         path: the PNG to write.
-        rows: samples to show, at most.
+        rows: largest number of samples to show.
         classes: the names of the classes, by their numbers; () for the numbers.
     """
     x, x0, ts, labels = map(np.asarray, (x, x0, ts, labels))
@@ -153,8 +154,8 @@ def trajectory(
         )
     chosen = np.unique(np.linspace(0, len(x0) - 1, SHOWN_TIMES - 1).round().astype(int))
     chosen = np.append(chosen, len(x0))
-    predicted = np.concatenate([x0, x[-1:]])  # at the end the sample is its own prediction
-    # Noise is wider than data (much wider where variance explodes): each time is shown on a scale that holds it.
+    predicted = np.concatenate([x0, x[-1:]])  # at the last time the sample is the prediction
+    # Noise is wider than data, much wider if the variance explodes: each time has a grey scale that holds its values.
     width = [max(1.0, 1.25 * float(x[i].std())) for i in chosen]
     noisy = np.stack([x[i] / scale for i, scale in zip(chosen, width)])
     blocks = [np.swapaxes(coloured(to_uint8(a[:, :rows])), 0, 1) for a in (noisy, predicted[chosen])]
@@ -186,7 +187,7 @@ def mosaic(
     width = image.shape[1] * factor
     longest = max(map(len, names), default=0)
     beside = 0 if not longest else 26 if longest <= 2 else 14 + 8 * longest
-    more = max((text.count("\n") for texts in columns for text in texts), default=0)  # lines above a column
+    more = max((text.count("\n") for texts in columns for text in texts), default=0)  # number of lines above a column
     top = max((46 if titles else 28 if any(map(any, columns)) else 0) + 16 * more, MARGIN)
     widest = max(len(row) for block in blocks for row in block)
     upper = lambda row: top + row * (height + GAP)
@@ -235,7 +236,7 @@ def captioned(images: np.ndarray, captions: Sequence[str], right: Sequence[bool]
 
 
 def coloured(images: np.ndarray) -> np.ndarray:
-    """uint8 `[..., H, W, 3]`, images as they are shown: with the values that they have, grey ones in three channels.
+    """Images uint8 `[..., H, W, 3]` as they are shown: with unchanged values, grey ones in three channels.
 
     Args:
         images: uint8 `[..., H, W, C]`, C = 1 or 3.
@@ -249,12 +250,12 @@ def coloured(images: np.ndarray) -> np.ndarray:
 
 
 def curves(runs: str | os.PathLike | Mapping[str, Sequence[str | os.PathLike]], path: str | os.PathLike) -> None:
-    """Draws the loss by step, and by training time t: of one run, early and late; of several, a colour for each.
+    """Draws the loss by step and by training time t: early and late of one run, or a colour for each of several runs.
 
     Args:
-        runs: metrics.jsonl of a run: rows with "step", "loss" and, where known, "loss_by_t", means over ten equal bins
-            of t in [0, 1] (null for an empty bin). Of several runs {name: their files}, the files under one name in
-            one colour.
+        runs: metrics.jsonl of a run, whose rows have "step", "loss" and, if known, "loss_by_t", the means over ten
+            equal bins of t in [0, 1] (null for an empty bin); or {name: files} of several runs, where the files under
+            a name have one colour.
         path: the PNG to write.
     """
     figure = blank(9.0, 3.2, layout="constrained")
@@ -302,7 +303,7 @@ def curves(runs: str | os.PathLike | Mapping[str, Sequence[str | os.PathLike]], 
 
 
 def _losses(metrics: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Steps `[N]`, losses `[N]` and losses by t `[M, bins]` of metrics.jsonl; what is not known is NaN."""
+    """(steps `[N]`, losses `[N]`, losses by t `[M, bins]`) of metrics.jsonl; unknown values are NaN."""
     if not metrics.is_file():
         raise FileNotFoundError(f"{metrics} is not there; diffusion train writes it into the run folder")
     rows = [row for row in json_lines.rows(metrics) if "step" in row and row.get("loss") is not None]
@@ -321,7 +322,7 @@ def _by_t(axes: "Axes", by_t: np.ndarray, colour: str, name: str | None) -> None
 
 
 def _hold(axes: "Axes", loss: np.ndarray) -> None:
-    """Shows losses of very different sizes on a logarithmic axis; else cuts off the first steps, far above the rest."""
+    """Makes the axis logarithmic for losses of very different sizes; otherwise cuts off the high first losses."""
     positive = loss[np.isfinite(loss) & (loss > 0)]
     low = np.nanmin(loss)
     high = np.nanquantile(loss, 0.99)
@@ -332,7 +333,7 @@ def _hold(axes: "Axes", loss: np.ndarray) -> None:
 
 
 def style(axes: "Axes") -> None:
-    """The look of all plots: no frame at the top and on the right, a faint grid behind the lines."""
+    """Sets the style of all plots: no frame at the top and on the right, a faint grid behind the lines."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e8e8e8", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -340,13 +341,13 @@ def style(axes: "Axes") -> None:
 
 def blank(width: float, height: float, layout: Literal["constrained", "compressed", "tight"] | None = None) -> "Figure":
     """An empty figure of `width` x `height` inches; `layout` is matplotlib's."""
-    from matplotlib.figure import Figure  # imported here: it takes half a second, and figures come last
+    from matplotlib.figure import Figure  # imported here: matplotlib takes half a second, and figures come last
 
     return Figure(figsize=(width, height), dpi=DPI, layout=layout)
 
 
 def save(figure: "Figure", path: str | os.PathLike) -> None:
-    """Writes a figure as a PNG, whole or not at all, the same bytes whenever it is drawn."""
+    """Writes a figure as a PNG, whole or not at all; the same figure has the same bytes."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -362,7 +363,7 @@ def _time(t, first):
 
 
 def _smooth(values):
-    """Mean over a centred window of a twentieth of the run, cut at its ends; NaN where nothing is known."""
+    """The mean over a centred window of a twentieth of the run, cut at its ends; NaN where no loss is known."""
     window = np.ones(2 * max(1, len(values) // 40) + 1)
     known = np.isfinite(values)
     at_ends = lambda of: np.convolve(of, window)[len(window) // 2 :][: len(values)]

@@ -36,7 +36,7 @@ SYMBOLS = [
     "- **Noise**: the same divergence for symbols that are equally likely at every position.",
     VECTORS[-1].replace("examples", "sequences"),
 ]
-MODEL_METRICS = {  # how they were measured, for the table; see experiments/evaluation/model_metrics.py
+MODEL_METRICS = {  # how each figure was measured, for the table; see experiments/evaluation/model_metrics.py
     "cas": "classifier accuracy score: a classifier trained on samples alone, tested on real held-out images",
     "cas_of_real_images": "the same, trained on as many real training images: the ceiling",
     "data_copying": "C_T: below -3, samples lie nearer to the training images than held-out images do",
@@ -104,8 +104,8 @@ MODEL_METRICS = {  # how they were measured, for the table; see experiments/eval
 
 
 def provenance(config: Mapping, folder: pathlib.Path, command: str) -> dict:
-    """What made the samples in a folder, and this report by `command`; values that are not known are None."""
-    sampling = sample_files.read_record(folder) or {  # samples from elsewhere: config.json is the best there is
+    """How the samples in a folder, and this report by `command`, were made; unknown values are None."""
+    sampling = sample_files.read_record(folder) or {  # samples of another program: config.json is the best source
         "sample": plain(config["sample"]),
         "nfe": None,
         "checkpoint": None,
@@ -121,12 +121,12 @@ def provenance(config: Mapping, folder: pathlib.Path, command: str) -> dict:
 
 
 def write(content: dict, folder: pathlib.Path) -> None:
-    """Writes report.json and report.md of {"figures", "protocol"}, as `experiments.evaluate.run` makes them."""
+    """Writes {"figures", "protocol"} from `experiments.evaluate.run` as report.json and report.md."""
     report.write(folder, content, markdown(content, folder))
 
 
 def rows(content: dict) -> Iterator[tuple[str, str, str, str, str]]:
-    """The figures as text: (what, of the samples, the reference beside it, how it was measured, its records)."""
+    """The figures as text: (name, value of the samples, reference, how it was measured, its records)."""
     on_split = figures.split_records(content)
     for *cells, records in _rows(content):
         known = on_split if records is SPLIT else records
@@ -135,11 +135,11 @@ def rows(content: dict) -> Iterator[tuple[str, str, str, str, str]]:
         yield what, value, beside, how, text
 
 
-SPLIT = object()  # the records of a figure: those of the split that samples are compared with
+SPLIT = object()  # the records of the split that samples are compared with
 
 
 def _rows(content: dict) -> Iterator[tuple[str, str, str, str, Any]]:
-    """As `rows`; the last entry is SPLIT, a text, or what `figures.records_text` takes."""
+    """As `rows`; the last entry is SPLIT, a text, or an argument of `figures.records_text`."""
     measured = content["figures"]
     data = content["protocol"]["dataset"]
     split = data["split"]
@@ -201,7 +201,7 @@ def _rows(content: dict) -> Iterator[tuple[str, str, str, str, Any]]:
 
 
 def under_protocols(content: Mapping) -> Iterator[tuple[str, Mapping]]:
-    """The figures under published protocols, each after the network in whose features they are."""
+    """The figures under published protocols, by the networks whose features they compare."""
     if "inception" in content:
         yield "Inception", content["inception"]
     for name, part in content.get("encoders", {}).items():
@@ -209,14 +209,14 @@ def under_protocols(content: Mapping) -> Iterator[tuple[str, Mapping]]:
 
 
 def _notes(content: Mapping) -> Iterator[tuple[str, str]]:
-    """Their warnings, each after its network."""
+    """The warnings about these figures, by network."""
     for name, part in under_protocols(content):
         yield from ((name, text) for text in part.get("warnings", ()))
 
 
 def said_of_overlap(measured: Mapping) -> str:
-    """How many records that samples are compared with were trained on, "trained on: 9 of 60"; "" for none."""
-    shared = measured.get("trained_on") or {"count": 0}  # reports of before do not say it
+    """The number of reference records that the model was trained on, "trained on: 9 of 60"; "" for none."""
+    shared = measured.get("trained_on") or {"count": 0}  # reports of earlier versions do not say it
     return str(held_out.TrainedOn(**shared)) if shared["count"] else ""
 
 

@@ -25,22 +25,22 @@ from diffusion.models import facts
 from diffusion.objectives import Moves, Restores
 from diffusion.training.runtime import agreement
 
-CHECKED = 256  # records whose points are checked before a run on a manifold
-NAMED = 10  # classes that the start of a run names, at most
+CHECKED = 256  # number of records that are checked to lie on the manifold
+NAMED = 10  # largest number of classes that the start of a run prints
 
 
 class Examples(NamedTuple):
-    """What batches are made of."""
+    """The examples of a run: a source, its description, augmentations and buckets."""
 
-    source: sources.Source | Stream  # of the records
-    spec: sources.DataSpec  # what they are
-    augment: tuple[Augmentation, ...]  # what is done to each, in order
-    sizes: tuple[buckets.Size, ...] = ()  # (height, width) of each bucket; none where all pictures are of one size
-    bucket: Sequence[int] | np.ndarray = ()  # int [N], that of each picture, in 0..len(sizes) - 1
+    source: sources.Source | Stream  # source of the records
+    spec: sources.DataSpec  # description of the records
+    augment: tuple[Augmentation, ...]  # augmentations of each example, in order
+    sizes: tuple[buckets.Size, ...] = ()  # (height, width) of each bucket; () if all pictures have one size
+    bucket: Sequence[int] | np.ndarray = ()  # int [N], the bucket of each picture, in 0..len(sizes) - 1
     where: str = ""  # the folder that holds them
 
     def __str__(self) -> str:
-        """One line for the start of a run: what they are, how many, and where they lie."""
+        """One line for the start of a run: the kind, the number and the place of the examples."""
         shape = " x ".join(map(str, self.spec.shape)) if pytrees.is_shape(self.spec.shape) else str(self.spec.shape)
         classes = self.spec.num_classes
         kind = "pictures" if self.spec.pictures else "examples"
@@ -50,7 +50,7 @@ class Examples(NamedTuple):
             kind = "latents with features of an encoder"
         sizes = f"{len(self.sizes)} sizes near {shape}" if self.sizes else shape
         numbers = tuple(map(str, range(classes)))
-        names = () if self.spec.classes == numbers else self.spec.classes  # numbers say nothing more
+        names = () if self.spec.classes == numbers else self.spec.classes  # names that are numbers add nothing
         listed = f" ({', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''})" if names else ""
         classes_text = f" of {classes} class{'es' if classes > 1 else ''}{listed}" if classes else ""
         named = " ".join(filter(None, (self.spec.name, self.spec.version)))
@@ -78,8 +78,8 @@ class Examples(NamedTuple):
             state: the state of a stream, from the run's checkpoint.
             order: version of the order of records, see `pipeline.records_at`.
 
-        With buckets, the images [b, h, w, C] of a batch have its bucket's size; no network that a config names
-        receives that size, so the entry "size" is left out.
+        With buckets, the images [b, h, w, C] of a batch have the size of its bucket. The entry "size" is left out: no
+        network that a config names receives it.
         """
         seed = config["seed"]
         batch_size = config["train"]["batch_size"]
@@ -100,7 +100,7 @@ class Examples(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Accompanied:
-    """The examples of a run, all of one size, each with something beside it that a class adds to every batch.
+    """The examples of a run, all of one size, to which a subclass adds entries in every batch.
 
     Attributes:
         examples: the examples of the run.
@@ -111,7 +111,7 @@ class Accompanied:
 
     @property
     def spec(self) -> sources.DataSpec:
-        """What an example of the run is."""
+        """The description of the run's records."""
         return self.examples.spec
 
     @property
@@ -124,11 +124,11 @@ class Accompanied:
         return str(self.examples)
 
     def stored(self) -> "RunExamples":
-        """What batches are read from."""
+        """The source that batches are read from."""
         return self.examples
 
     def completed(self, batch: pipeline.Batch) -> pipeline.Batch:
-        """A batch of the run, from one of `stored`."""
+        """The batch of the run for a batch of `stored`."""
         raise NotImplementedError
 
     def batches(
@@ -154,10 +154,10 @@ def _form(leaf: sources.Leaf) -> str:
 
 
 def open_examples(recipe: Recipe) -> Examples:
-    """Opens the recipe's records, or what its config.data names.
+    """Opens the recipe's records, or the data that its config names.
 
     Raises:
-        ConfigError: if it is not there, or is a cache of other pictures or by another autoencoder than the config says.
+        ConfigError: if the data are missing, or a cache of other pictures or of another autoencoder than the config's.
     """
     config = recipe.config
     if recipe.data is not None:
@@ -185,18 +185,18 @@ def open_examples(recipe: Recipe) -> Examples:
         captioned = _with_texts(recipe, source, name, pictures)
         return Examples(captioned, spec, (cache.draw,), where=folder)
     except (sources.DamagedRecord, ConfigError):
-        raise  # the first is no mistake in the config
+        raise  # a damaged record is no mistake in the config
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(f"config.data: {error}") from error
 
 
 def open_held_out(recipe: Recipe, seed: int, batch_size: int) -> tuple[Examples, ConfigDict]:
-    """Opens held-out records in the form of those that a recipe trains on, and augmented alike.
+    """Opens held-out records, in the form and with the augmentations of the records that a recipe trains on.
 
     Args:
         recipe: the recipe of the run; one that brings its own records has `held_out` records too.
         seed: the seed of their order and of the augmentations.
-        batch_size: how many a batch holds.
+        batch_size: number of examples of a batch.
 
     Returns:
         The examples, and the config that `Examples.batches` takes for them.
@@ -237,11 +237,13 @@ def _of_source(recipe: Recipe, source: sources.Source | Stream) -> Examples:
 
 
 def check_points(reads: Moves, source: sources.Source | Stream) -> None:
-    """Refuses data, and draws of the prior, off the manifold, such as angles in degrees: compiled programs cannot.
+    """Refuses data or draws of the prior that lie off the manifold, such as angles in degrees.
+
+    A compiled program could not refuse them.
 
     Args:
         reads: the kind of motion that the objective reads.
-        source: the source, whose first records and some of the others are read.
+        source: the source; its first records and a sample of the others are read.
 
     Raises:
         ConfigError: for a point off the manifold; the message names the farthest one.
@@ -261,7 +263,7 @@ def check_points(reads: Moves, source: sources.Source | Stream) -> None:
 
 
 def _check_stream(recipe: Recipe, stream: Stream) -> None:
-    """Refuses what needs records by their numbers, of a stream.
+    """Refuses a stream if the run needs random access to records.
 
     Raises:
         ConfigError: naming what is valid.
@@ -284,15 +286,15 @@ def _check_stream(recipe: Recipe, stream: Stream) -> None:
 
 
 def require_same(config: Mapping, before: Mapping | None, now: Mapping) -> None:
-    """Refuses to go on with other examples than the run has been trained on; all processes of the run call it.
+    """Refuses other examples than the run has been trained on; every process of the run calls it.
 
     Args:
         before: the fingerprint in the run's checkpoint; None if an earlier version wrote it.
         now: the fingerprint of the source.
 
     Raises:
-        ConfigError: if they differ, unless config.data.changed = "accept", or if a process has other data; the message
-            names the difference, or the process.
+        ConfigError: if the fingerprints differ, unless config.data.changed = "accept", or if a process has other data;
+            the message names the difference or the process.
     """
     everywhere = [json.loads(text) for text in agreement.gather("data", json.dumps(now))]
     if other := [str(i) for i, theirs in enumerate(everywhere) if theirs != everywhere[0]]:
@@ -330,14 +332,14 @@ def _differing(before: Mapping, now: Mapping) -> str:
 def _with_texts(
     recipe: Recipe, source: sources.Source | Stream, name: str, captioned: Callable[[], sources.Source] | None = None
 ) -> sources.Source | Stream:
-    """The source, with the network's inputs from each record's caption, for a network that receives text.
+    """The source with the network's inputs from each record's caption, if the network receives text.
 
     Args:
         recipe: the recipe of the run.
         source: the source of the examples.
         name: the name of the data.
-        captioned: opens the source of the captions, which are read where the network receives their tokens; None: it is
-            the source of the examples.
+        captioned: a function that opens the source of the captions, for a network that receives their tokens; None:
+            the source of the examples has them.
     """
     inputs = facts.text_inputs(recipe.network)
     if inputs is None:

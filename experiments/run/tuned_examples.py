@@ -1,10 +1,10 @@
 """The examples of a run that tunes a model: pictures with captions, which the model's own networks encode once.
 
-    WORKDIR/latents   what the autoencoder makes of the pictures, as diffusion encode writes it
-    WORKDIR/captions  what the text encoders make of the captions, or their tokens, as diffusion encode_text does
-    WORKDIR/seen      what the autoencoder makes of controls beside the pictures, and an image encoder of image prompts
+    WORKDIR/latents   latents of the pictures, as diffusion encode writes them
+    WORKDIR/captions  text encoders' outputs for the captions, or tokens, as diffusion encode_text writes them
+    WORKDIR/seen      latents of controls beside the pictures, and features of image prompts
 
-They are made when the run begins, and read when it goes on; the same files make the same run.
+The run writes them when it begins, and reads them when it continues; the same files make the same run.
 """
 
 import dataclasses
@@ -34,11 +34,11 @@ from diffusion.models.autoencoders import latent_space
 from diffusion.text_to_image import check_words
 from diffusion.training.runtime import agreement, progress
 
-BATCH = 8  # pictures, or captions, that are encoded at once
+BATCH = 8  # number of pictures, or captions, that are encoded at once
 
 
 def tuned_network(recipe: Recipe) -> TunedNetwork:
-    """The base of a run that tunes one, with what the run teaches it."""
+    """The model that a run tunes, with what the run teaches it."""
     tuned = recipe.companions.tuned
     assert tuned is not None
     return tuned
@@ -46,10 +46,10 @@ def tuned_network(recipe: Recipe) -> TunedNetwork:
 
 @every_record()
 def pictures(recipe: Recipe) -> Examples:
-    """The pictures of a run with what its records will be: latents, with what the network receives of a caption.
+    """The pictures of a run, with the description of its records: latents, and the network's inputs from a caption.
 
     Raises:
-        ConfigError: if they are no pictures with captions, or their sides do not fit the model.
+        ConfigError: if the data are no pictures with captions, or their sides do not fit the model.
     """
     source = data.open_recipe(recipe)
     spec = source.spec
@@ -98,13 +98,13 @@ def pictures(recipe: Recipe) -> Examples:
 
 @every_record()
 def encoded(recipe: Recipe, workdir: str | pathlib.Path, found: Examples) -> tuple[Recipe, Examples]:
-    """Encodes pictures and captions, as far as that is not yet done; every process of a run calls it.
+    """Encodes the pictures and captions that are not encoded yet; every process of a run calls it.
 
     Returns:
-        (the recipe, whose base knows what stands for no caption; the examples).
+        (the recipe, whose base has the null condition; the examples).
 
     Raises:
-        ConfigError: if the caches in the folder, or those that the config names, are of other pictures.
+        ConfigError: if the caches in the folder, or those that the config names, belong to other pictures.
     """
     tuned = tuned_network(recipe)
     base, tuning = tuned.base, tuned.tuning
@@ -154,7 +154,7 @@ def encoded(recipe: Recipe, workdir: str | pathlib.Path, found: Examples) -> tup
 
 @dataclasses.dataclass(frozen=True)
 class Prompted(Accompanied):
-    """The examples of a run, each with the conditions of an objective's prompts: the entry "prompts" of a batch.
+    """The examples of a run, with the conditions of an objective's prompts as the entry "prompts" of each batch.
 
     Attributes:
         conditions: the network's inputs from each prompt, {its name: {entry: [...]}}.
@@ -171,7 +171,7 @@ class Prompted(Accompanied):
 
 
 def prompted(recipe: Recipe, workdir: str | pathlib.Path, examples: Examples) -> Examples | Prompted:
-    """The examples with the conditions of the objective's prompts, where it has any; all processes call it."""
+    """The examples with the conditions of the objective's prompts, if it has any; every process calls it."""
     prompts = recipe.objective.beside.prompts
     if not prompts:
         return examples
@@ -186,14 +186,14 @@ def prompted(recipe: Recipe, workdir: str | pathlib.Path, examples: Examples) ->
 
 
 def _moves(tuning: Tuning) -> tuple[str, ...]:
-    """The entries of a record, beside its latents, that belong to its picture as it is, not to the mirrored one."""
+    """The entries of a record, besides its latents, that hold for its picture but not for the mirrored one."""
     return (*tuning.reads, *tuning.sees)
 
 
 def _require_same(base: Base, description: latent_cache.Description, source: sources.Source, where: str) -> None:
-    """Refuses latents of other pictures, as far as their description tells, or of another autoencoder.
+    """Refuses latents of other pictures, by their description, or of another autoencoder.
 
-    Those that a run wrote have a digest of its examples; those of diffusion encode the version of the dataset.
+    Latents that a run wrote have a digest of its examples; latents of diffusion encode have the dataset's version.
 
     Raises:
         CacheError: naming what differs.
@@ -243,7 +243,7 @@ def _own(tuned: TunedNetwork, spec: sources.DataSpec) -> dict[str, Any]:
 
 
 def _texts(recipe: Recipe, source: sources.Source) -> list[str]:
-    """The caption of each picture: its own, or the one of all."""
+    """The captions: one for each picture, or the one that all share."""
     prompt = recipe.config["data"]["text"]["prompt"]
     if prompt:
         return [prompt] * len(source)
@@ -260,16 +260,18 @@ def _autoencoder(base: Base) -> autoencoder_folders.Autoencoder:
 
 
 def _sights(recipe: Recipe, latent: tuple[int, ...], autoencoder: str) -> dict[str, encoded_pictures.Sight]:
-    """The entries that the run computes from its records' pictures beside their latents, by their names.
+    """{name: entry} that the run computes from its records' pictures, besides their latents.
 
     Args:
         recipe: the recipe of the run.
         latent: shape of the latents of a picture.
-        autoencoder: sha256 of the weights that make them.
+        autoencoder: sha256 of the autoencoder's weights.
     """
     tuned = tuned_network(recipe)
     base, tuning = tuned.base, tuned.tuning
-    settings = plain(recipe.config["data"]["source"])  # they change the pictures of the same files, which may move
+    settings = plain(
+        recipe.config["data"]["source"]
+    )  # these settings change pictures; the folder of the files may move
     dataset = {"source": {name: value for name, value in settings.items() if name != "path"}}
     by = dataset | {"autoencoder": autoencoder}
     encode = _encoding(base)
@@ -278,11 +280,11 @@ def _sights(recipe: Recipe, latent: tuple[int, ...], autoencoder: str) -> dict[s
 
 
 def seeing(tuning: Tuning, about: Mapping[str, Any]) -> dict[str, encoded_pictures.Sight]:
-    """The entries that a tuning computes from the pictures that it sees: the records' own, or a column's.
+    """The entries that a tuning computes from pictures: the records' own, or those of a column.
 
     Args:
         tuning: the tuning of a run; one that sees no pictures has no entries.
-        about: the facts that the entries depend on beside the pictures.
+        about: the facts that the entries depend on, besides the pictures.
     """
     see = tuning.see
     if see is None:
@@ -295,7 +297,7 @@ def seeing(tuning: Tuning, about: Mapping[str, Any]) -> dict[str, encoded_pictur
 
 
 def _encoding(base: Base) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
-    """Pictures -> their latents, as the denoiser knows latents; the first call loads the autoencoder."""
+    """A function from pictures to the denoiser's latents; its first call loads the autoencoder."""
     encode = functools.cache(lambda: autoencoder_folders.encoder(_autoencoder(base)))
     module = base.model.modules["vae"]
 
@@ -307,10 +309,10 @@ def _encoding(base: Base) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
 
 
 def encode(recipe: Recipe, source: sources.Source, folder: str | pathlib.Path) -> None:
-    """Writes the latents of pictures, or goes on with that.
+    """Writes the latents of pictures that the folder lacks.
 
     Raises:
-        CacheError: if the folder holds those of others.
+        CacheError: if the folder holds latents of other pictures.
     """
     vae = _autoencoder(tuned_network(recipe).base)
     spec = source.spec
@@ -334,7 +336,7 @@ def encode(recipe: Recipe, source: sources.Source, folder: str | pathlib.Path) -
         scale=number(vae.module.scale),
         shift=number(getattr(vae.module, "shift", 0.0)),
     )
-    from diffusion.data import latent_writer  # here: array_record takes a while
+    from diffusion.data import latent_writer  # imported here: array_record takes a while
 
     with progress.bar("encoding", spec.size, "pictures") as advance:
         latent_writer.write(
@@ -350,12 +352,12 @@ def encode(recipe: Recipe, source: sources.Source, folder: str | pathlib.Path) -
 
 
 def _content(source: sources.Source) -> str:
-    """A digest of the pictures, so that latents of others are not taken for theirs."""
+    """A digest of the pictures, by which their latents are recognised."""
     return hashlib.sha256(json.dumps(source.fingerprint(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read(recipe: Recipe, spec: sources.DataSpec, texts: Sequence[str], folder: pathlib.Path) -> None:
-    """Writes what the network receives of the captions of pictures, unless it lies there."""
+    """Writes the network's inputs from the captions of pictures, unless the folder has them."""
     tuned = tuned_network(recipe)
     base, tuning = tuned.base, tuned.tuning
     identity = {

@@ -27,7 +27,7 @@ from diffusion.data import fingerprints
 from diffusion.io import failures
 
 IMAGE_LIMIT = 2**28  # bytes of one decoded image: 8192 x 8192 x 4
-MEMORY_LIMIT = 2**30  # bytes of decoded images up to which a split is kept in memory
+MEMORY_LIMIT = 2**30  # a split whose decoded images have at most so many bytes is kept in memory
 
 
 class DamagedRecord(ValueError):
@@ -39,7 +39,7 @@ class DamagedRecord(ValueError):
     """
 
     def __init__(self, why: str, mend: str = ""):
-        """The error of a record; with `mend`, the message says that a run can leave the record out, too."""
+        """The error of a record; with `mend`, the message also says that a run can leave the record out."""
         self.why, self.mend = why, mend
         super().__init__(f"{why} {mend}, or leave such records out by --config.data.damaged=skip." if mend else why)
 
@@ -56,23 +56,23 @@ class Leaf(NamedTuple):
 
 
 class DataSpec(NamedTuple):
-    """What the records of one split of a dataset are.
+    """The description of the records of one split of a dataset.
 
     Attributes:
         name: the name that was requested: "digits", "cifar10", "imagenet_resized/64x64", or the name of a source of
             files.
         split: "train", "test", or a part of one such as "train[:90%]".
-        shape: the shape of an example, of any rank: (height, width, channels) for pictures; a pytree of shapes where an
+        shape: the shape of an example, of any rank: (height, width, channels) for pictures; a pytree of shapes if an
             example is a pytree of arrays, see `data.packing`.
-        num_classes: number of classes; 0 where the dataset has none.
+        num_classes: number of classes; 0 without classes.
         size: number of records; -1 for a stream, which does not know it.
-        version: the version of the dataset, "1.0.0"; "" where it has none.
+        version: the version of the dataset, "1.0.0"; "" without one.
         dtype: the dtype of an example in a batch: "uint8", which stands for [-1, 1] as `transforms.to_model` says; or
             "float32", which a network receives as it is; or "int32", symbols 0 .. K - 1, see `diffusion.discrete`.
-        condition: the shapes and dtypes of a record's "condition", a pytree of `Leaf`; None where it has none.
-        classes: the names of the classes; () where they have none.
-        vocabulary: the text of each symbol, in order; () where examples are no symbols, or nothing says their text.
-        pairs: whether a record has beside its example one that was preferred less, "rejected", of the same form.
+        condition: the shapes and dtypes of a record's "condition", a pytree of `Leaf`; None without conditions.
+        classes: the names of the classes; () without names.
+        vocabulary: the text of each symbol, in order; () if examples are no symbols, or their text is unknown.
+        pairs: whether a record has a second example, "rejected", that was preferred less.
     """
 
     name: str
@@ -100,7 +100,7 @@ class DataSpec(NamedTuple):
 
     @property
     def null(self) -> Any:
-        """The null condition, zeros in the form of one condition; None where there are no conditions."""
+        """The null condition, zeros in the form of one condition; None without conditions."""
         zeros = lambda leaf: np.zeros(leaf.shape, "float32" if leaf.dtype == "uint8" else leaf.dtype)
         return jax.tree.map(zeros, self.condition, is_leaf=lambda node: isinstance(node, Leaf))
 
@@ -134,7 +134,7 @@ def class_of(record: Mapping[str, Any]) -> int:
 
 
 class IndexedRecords(Protocol):
-    """Records by their numbers, as batches are made of them; see `Source`."""
+    """Random access to records, as far as batches need it; see `Source`."""
 
     def __len__(self) -> int: ...
 
@@ -144,9 +144,9 @@ class IndexedRecords(Protocol):
 class Source(IndexedRecords, Protocol):
     """Random access to records: mappings with "image" (uint8 of any shape) or "x" (numbers of any shape, or a pytree).
 
-    A record has "label", an int in 0..spec.num_classes - 1, where there are classes, and "condition", a pytree of
-    arrays, where `spec.condition` says so. It may have "features" `[V, N, D]`, which a frozen encoder computed for each
-    of the V views that an augmentation draws of the example, see `pipeline.view`.
+    A record has "label", an int in 0..spec.num_classes - 1, if there are classes, and "condition", a pytree of arrays,
+    if `spec.condition` says so. It may have "features" `[V, N, D]`, which a frozen encoder computed for each of the V
+    views that an augmentation draws of the example, see `pipeline.view`.
 
     A source that is faster at many rows at once has `__getitems__(rows)` too.
 
@@ -162,7 +162,7 @@ class Source(IndexedRecords, Protocol):
     def where(self) -> str: ...
 
     def fingerprint(self) -> dict[str, Any]:
-        """Values that change with the records and agree on every host: their number, and a digest of some of them."""
+        """Values that change with the records and are equal on every host: their number, and a digest of some."""
         ...
 
 
@@ -170,7 +170,7 @@ def number_type(dtype: Any) -> str:
     """The dtype of a batch of examples of a stored dtype.
 
     Raises:
-        ValueError: for one that no example has.
+        ValueError: for a dtype that examples cannot have.
     """
     kind = np.dtype(dtype)
     if kind == np.uint8:
@@ -186,7 +186,7 @@ def number_type(dtype: Any) -> str:
 
 
 def blame(place: str, error: Exception, mend: str) -> failures.Unreadable | DamagedRecord:
-    """The error of this machine, or of a record, that an exception stands for.
+    """The error of this machine, or of a record, for an exception that was raised while a record was read.
 
     Args:
         place: the name of the record.
@@ -202,16 +202,16 @@ def blame(place: str, error: Exception, mend: str) -> failures.Unreadable | Dama
 
 
 class RandomAccess:
-    """Records by their number; a format says how they are stored and decoded.
+    """Records with random access; a subclass says how they are stored and decoded.
 
     Attributes:
         spec: the description of the records.
-        where: the place in which they lie.
+        where: the folder or file that holds them.
     """
 
     spec: DataSpec
     where: str
-    _mend: str  # what to do about a damaged record, for its message
+    _mend: str  # advice about a damaged record, for its message
     _keep = False  # whether records stay in memory once they have been read
 
     def __init__(self) -> None:
@@ -225,11 +225,11 @@ class RandomAccess:
         raise NotImplementedError
 
     def _stored(self, rows: list[int]) -> list[Any]:
-        """Records as they are stored; raises whatever the format does."""
+        """Stored records; raises the errors of the format."""
         raise NotImplementedError
 
     def _record(self, row: int, stored: Any) -> dict[str, Any]:
-        """A record of what is stored, checked; raises whatever its decoder does."""
+        """The checked record of a stored one; raises the errors of its decoder."""
         raise NotImplementedError
 
     def _bytes(self, stored: Any) -> bytes:
@@ -252,18 +252,18 @@ class RandomAccess:
             rows: each in 0..len - 1.
 
         Returns:
-            For each {"image": uint8 [...], read-only} or {"x": float, or a pytree}, with "label" where there are
-            classes, and "condition" where the records have one.
+            A list of {"image": uint8 [...], read-only} or {"x": float, or a pytree}, with "label" if there are classes,
+            and "condition" if the records have one.
 
         Raises:
             IndexError: no such row.
-            DamagedRecord: a record is damaged, or not as the description says; the message names it.
+            DamagedRecord: a record is damaged, or differs from the description; the message names it.
             failures.Unreadable: this machine could not read the file.
         """
         for row in rows:
             if not 0 <= row < len(self):
                 raise IndexError(f"{self.spec.name} ({self.spec.split}): row {row} is not in 0..{len(self) - 1}.")
-            if row in self._damaged:  # so that no epoch reads it again
+            if row in self._damaged:  # no epoch reads it again
                 raise self._damaged[row]
         new = [row for row in dict.fromkeys(rows) if row not in self._kept]
         read = {row: self._sound(row, stored) for row, stored in zip(new, self._read(new))}
@@ -276,10 +276,10 @@ class RandomAccess:
         return self.spec.size * math.prod(pytrees.packed_shape(self.spec.shape)) <= MEMORY_LIMIT
 
     def _read(self, rows: list[int]) -> list[Any]:
-        """Stored records; where one of them cannot be read, finds out which one."""
+        """Stored records; if one cannot be read, the error names it."""
         try:
             return self._stored(rows)
-        except Exception as error:  # what a damaged file raises depends on the format and on where the damage is
+        except Exception as error:  # the type of the error depends on the format and on the place of the damage
             if len(rows) == 1 or failures.is_machine_failure(error):
                 with self._blamed(rows[0]):
                     raise
@@ -291,10 +291,10 @@ class RandomAccess:
 
     @contextlib.contextmanager
     def _blamed(self, row: int) -> Iterator[None]:
-        """Turns an error into one that blames the machine, or one that names the record, which is remembered."""
+        """Turns an error into one that blames the machine, or one that names the record; the latter is remembered."""
         try:
             yield
-        except Exception as error:  # Pillow's errors are of many kinds, SyntaxError among them
+        except Exception as error:  # Pillow raises errors of many types, also SyntaxError
             blamed = blame(self._place(row), error, self._mend)
             if isinstance(blamed, DamagedRecord):
                 self._damaged[row] = blamed
@@ -314,7 +314,7 @@ class RandomAccess:
         return self._bytes(stored)
 
     def _sizes(self, rows: Sequence[int], column: str, opened: Any) -> np.ndarray:
-        """The heights and widths of pictures, int64 [n, 2], of encoded ones from their headers, by `opened`."""
+        """The heights and widths of pictures, int64 [n, 2]; of encoded ones `opened` reads the headers alone."""
         sizes = []
         for row, stored in zip(rows, self._read(list(rows))):
             with self._blamed(row):

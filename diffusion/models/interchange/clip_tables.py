@@ -62,7 +62,7 @@ def vision_rows(module: CLIPVision) -> list[Row]:
         Row("embeddings.class_embedding", "class_token"),
         Row("embeddings.patch_embedding.weight", "patch_embedding/kernel", patches(module.patch)),
         Row("embeddings.position_embedding.weight", "positions"),
-        *norm("pre_layrnorm", "first_norm"),  # their spelling
+        *norm("pre_layrnorm", "first_norm"),  # transformers spells it so
         *layers(_layer(), module.depth, "encoder.layers.", "encoder/layers/"),
         *norm("post_layernorm", "final_norm"),
     ]
@@ -107,7 +107,7 @@ MAYBE_TABLE = schema.optional(A_TABLE)
 
 
 def _tower(name: str, ours: str, tower: FieldTable) -> Group:
-    """A tower's config, of which configs of old versions repeat fields under a second name that takes precedence."""
+    """A tower's config; old configs repeat fields under a second name, which takes precedence."""
     tower = tower._replace(name=f"CLIPModel's {name}")
     old = f"{name}_dict"
 
@@ -135,7 +135,7 @@ CONFIG = FieldTable(
 
 
 def _projected(name: str, module: type[nn.Module], ours: str, tower: FieldTable) -> dict[str, Any]:
-    """The name, class and directions of a tower with its projection, which have one config."""
+    """Name, class and directions of a tower with its projection, which share one config."""
 
     def build(config: Mapping[str, Any]) -> nn.Module:
         features = Fields(name, config).take(FEATURES.theirs, FEATURES.default)

@@ -1,6 +1,6 @@
-"""Decoders of language models by transformers' names, alone and out of the models that hold them.
+"""Decoders of language models by transformers' names, alone or inside the models that hold them.
 
-Their files name the tensors alike. What differs is in PUBLISHED, one entry for each class of theirs.
+The files of all classes name the tensors alike. PUBLISHED has the differences, one entry for each class.
 """
 
 __all__ = ["Published", "build", "describe", "rows"]
@@ -27,8 +27,8 @@ TURNS = schema.optional(
 )
 THETA = schema.number(1e-6)
 LLAMA_3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-SCALINGS = {"default": (), "mrope": (), "linear": LLAMA_3[:1], "llama3": LLAMA_3}  # the numbers of each kind
-BEFORE = {  # by layout: what stands before the names
+SCALINGS = {"default": (), "mrope": (), "linear": LLAMA_3[:1], "llama3": LLAMA_3}  # {kind: the numbers that it has}
+BEFORE = {  # {layout: the prefix of the names}
     "transformers": "",
     "of a whole one": "model.",
     "of pictures and text": "model.language_model.",
@@ -37,17 +37,17 @@ BEFORE = {  # by layout: what stands before the names
 
 
 class Published(NamedTuple):
-    """The facts of one class of transformers beside its sizes.
+    """The facts of a class of transformers, besides its sizes.
 
     Attributes:
         model_type: the field `model_type` of its configs.
-        containers: larger classes whose files hold it, too.
-        defaults: defaults of its config's fields, where they differ from `SIZES`.
+        containers: larger classes whose files hold it too.
+        defaults: defaults of its config's fields that differ from `SIZES`.
         fixed: our fields that all its networks have.
-        near_fields: {their field of the layers that see a window: (default, valid values)}.
-        near: (values of these, depth) -> whether each layer sees a window, where the config does not list them.
-        window: number of tokens that those layers see, where the config has none.
-        near_theta: base of their frequencies, where the config has none; 0: the base of all.
+        near_fields: {their field about the layers that see a window: (default, valid values)}.
+        near: (values of these, depth) -> whether each layer sees a window, for configs that do not list the layers.
+        window: default of the number of tokens that those layers see.
+        near_theta: default of the base of their frequencies; 0: the base of all layers.
     """
 
     model_type: str
@@ -163,7 +163,7 @@ def _layer(module: DecoderEncoder) -> list[Row]:
 
 
 def rows(module: DecoderEncoder, before: str) -> list[Row]:
-    """The decoder by transformers' names; `before` stands before each in the file of a model that holds it."""
+    """The decoder by transformers' names; `before` is the prefix in the file of a model that holds it."""
     table = [Row("embed_tokens.weight", "tokens/embedding"), Row("norm.weight", "final_norm/scale")]
     table += layers(_layer(module), module.depth, "layers.", "layers/")
     return within(table, before)
@@ -188,7 +188,7 @@ def _turns(stated: Mapping[str, Any], theta: float) -> tuple[float, tuple[float,
 
 
 def _rotary(known: Published) -> Group:
-    """The fields of rotary positions: one table for all layers, or one for each kind of them."""
+    """The fields of rotary positions: one table for all layers, or one for each kind of layer."""
 
     def read(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
         theta, near, scaling, parameters = values.values()
@@ -245,7 +245,7 @@ def _windows(known: Published) -> Group:
 
 
 def _sizes(known: Published) -> list[Field]:
-    """The fields of sizes; where a config has none, there are as many heads for keys, and they share the width."""
+    """The fields of sizes; by default keys have as many heads as queries, and the heads share the width."""
     reads = {
         "key_heads": lambda heads, ours: heads or ours["heads"],
         "head_size": lambda size, ours: size or ours["width"] // ours["heads"],
@@ -257,7 +257,7 @@ def _sizes(known: Published) -> list[Field]:
 
 
 def _activation(known: Published) -> list[Field | Follows]:
-    """The fields of the activation, and what Gemma has besides."""
+    """The fields of the activation, and those that Gemma adds."""
     if not known.fixed.get("gemma"):
         return [Follows("hidden_act", "silu", silent=True)]
     return [
@@ -302,7 +302,7 @@ CONFIGS = {
 
 
 def build(name: str, config: Mapping[str, Any]) -> DecoderEncoder:
-    """Our module for their config; of a model of pictures and text, for its part that reads text."""
+    """Our module for their config; for a model of pictures and text, the part that reads text."""
     return CONFIGS[name].build(config["text_config"] if isinstance(config.get("text_config"), Mapping) else config)
 
 
@@ -310,7 +310,7 @@ def describe(name: str, module: DecoderEncoder) -> dict[str, Any]:
     """Their config for our module.
 
     Raises:
-        Refusal: if a network of that class has not its fields.
+        Refusal: if no network of that class has the module's fields.
     """
     required = CONFIGS[name].required
     if wrong := [field for field, value in required.items() if getattr(module, field) != value]:
@@ -332,7 +332,7 @@ FAMILIES = tuple(
         tables={layout: functools.partial(rows, before=before) for layout, before in BEFORE.items()},
         stem="model",
         library="transformers",
-        # The head for words, and what reads pictures.
+        # The head for words, and the part that reads pictures.
         ignored=(
             r"(language_model\.)?lm_head\.weight",
             r"(model\.)?(visual|vision_tower|multi_modal_projector)\..*",

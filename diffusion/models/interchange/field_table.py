@@ -38,7 +38,7 @@ from diffusion.models.interchange.rows import Row
 A_TABLE = schema.Valid("a table of fields", lambda value: isinstance(value, Mapping))
 AS_IT_FOLLOWS: Any = object()
 ABSENT: Any = object()
-"""What `write` of a row returns for a field that is not written."""
+"""The value that `write` of a row returns for a field that is not written."""
 
 
 class Field(NamedTuple):
@@ -48,9 +48,9 @@ class Field(NamedTuple):
         theirs: name in their config.
         ours: name of our module's field.
         default: value where their config lacks it.
-        valid: valid values; None: those like the default, see `schema.like`.
-        read: (their value, our fields of the rows above) -> our value; None: it is theirs. A ValueError refuses it.
-        write: our module -> their value, or `ABSENT`; None: it is ours. A ValueError refuses the module.
+        valid: valid values; None: values like the default, see `schema.like`.
+        read: (their value, our fields of the rows above) -> our value; None: the same value. A ValueError refuses it.
+        write: our module -> their value, or `ABSENT`; None: the same value. A ValueError refuses the module.
     """
 
     theirs: str
@@ -71,12 +71,12 @@ class Field(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """A field of theirs with few values, each with its value of ours.
+    """A field of theirs with few values; a table maps each to a value of ours.
 
     Attributes:
         theirs: name in their config.
         ours: name of our module's field.
-        values: {their value: ours}, their default first; of several for one of ours, the first is written.
+        values: {their value: ours}, their default first; if several map to one of ours, the first is written.
     """
 
     theirs: str
@@ -100,8 +100,8 @@ class Group(NamedTuple):
     """Several fields of theirs that together are one or more of ours.
 
     Attributes:
-        theirs: {name in their config: (default, valid values)}; these are a schema, None for those like the default,
-            or a list of the few that are supported.
+        theirs: {name in their config: (default, valid values)}; the valid values are a schema, None for values like
+            the default, or a list of the supported values.
         read: (their values by name, our fields of the rows above) -> our fields by name. A ValueError refuses them.
         write: our module -> their values by name. A ValueError refuses the module.
     """
@@ -124,14 +124,14 @@ class Group(NamedTuple):
 
 
 class Follows(NamedTuple):
-    """A field of theirs that our module leaves no choice: it is written as it follows, and another value is refused.
+    """A field of theirs whose value follows from our module: that value is written, any other is refused.
 
     Attributes:
         theirs: name in their config.
         value: the value, or our module -> the value.
         default: value where their config lacks it; without one, the value that follows.
         optional: whether null stands for the value.
-        silent: whether it is not written, or our module -> whether.
+        silent: whether the field is not written; or a function of our module that says so.
     """
 
     theirs: str
@@ -145,7 +145,7 @@ class Follows(NamedTuple):
         fields.only(self.theirs, self._value(module), *[None] * self.optional)
 
     def written(self, module: Any) -> dict[str, Any]:
-        """Their field, as it follows from our module."""
+        """Their field, with the value that follows from our module."""
         silent = self.silent(module) if callable(self.silent) else self.silent
         return {} if silent else {self.theirs: self._value(module)}
 
@@ -154,13 +154,13 @@ class Follows(NamedTuple):
 
 
 class Inline(NamedTuple):
-    """A part, which is a module of ours, and whose fields stand among those of theirs.
+    """A part that is a module of ours, while its fields stand directly in their config.
 
     Attributes:
         ours: name of our module's field.
         table: the part's fields.
-        given: {field of the part: (fields of theirs, our fields of the rows above) -> its value}; the part does not
-            read these from their config, and does not write them.
+        given: {field of the part: (fields of theirs, our fields of the rows above) -> its value}, for fields that are
+            neither read from their config nor written.
         unwritten: further fields of the part that are read and not written.
     """
 
@@ -187,8 +187,8 @@ class FieldTable(NamedTuple):
         name: name of their class, for messages.
         module: our class.
         rows: their fields, in the order in which they are read and written.
-        unread: their fields that change nothing, with the value that is written, or None for one that is not.
-        required: {field of ours that theirs lack: its one value}; a module with another cannot be written.
+        unread: {field of theirs without effect: the value that is written, or None for none}.
+        required: {field of ours that their config lacks: its only value}; other modules cannot be written.
     """
 
     name: str
@@ -201,7 +201,7 @@ class FieldTable(NamedTuple):
         """Our module for their config.
 
         Raises:
-            Refusal: for a field that our module does not support, an unknown one, or what our module refuses.
+            Refusal: for an unknown field, or a value that our module does not support or refuses.
         """
         fields = Fields(self.name, config)
         module = self.read(fields)
@@ -209,13 +209,13 @@ class FieldTable(NamedTuple):
         return module
 
     def read(self, fields: Fields) -> Any:
-        """Our module for their fields, among which others may stand.
+        """Our module for their fields; other fields may stand among them.
 
         Args:
             fields: their config.
 
         Raises:
-            Refusal: for a field that our module does not support, or what our module refuses.
+            Refusal: for a value that our module does not support or refuses.
         """
         fields.read.update(self.unread)
         following = [row for row in self.rows if isinstance(row, Follows)]
@@ -265,7 +265,7 @@ class FieldTable(NamedTuple):
 
 
 def zero_or_null(theirs: str, ours: str) -> Field:
-    """A size that a network may lack: null in their config, 0 in our module."""
+    """A size that a network may lack: it is null in their config and 0 in our module."""
     read, write = (lambda size, ours: size or 0), (lambda module: getattr(module, ours) or None)
     return Field(theirs, ours, None, MAYBE_SIZE, read, write)
 
@@ -313,7 +313,7 @@ def width_of_heads(heads: int, size: int, valid: schema.Valid | None = None) -> 
     Args:
         heads: default of num_attention_heads.
         size: default of attention_head_dim.
-        valid: valid values of both; None: those like the defaults.
+        valid: valid values of both; None: values like the defaults.
     """
     return (
         Field("num_attention_heads", "heads", heads, valid),
@@ -329,5 +329,5 @@ def width_of_heads(heads: int, size: int, valid: schema.Valid | None = None) -> 
 
 
 def _lists(value: Any) -> Any:
-    """A value as JSON has it."""
+    """A value in the types of JSON."""
     return [_lists(entry) for entry in value] if isinstance(value, tuple) else value

@@ -1,4 +1,4 @@
-"""Reads networks from folders and files of other libraries, and writes ours as folders that they open.
+"""Reads networks from folders and files of other libraries, and writes ours as folders that those libraries open.
 
     module, params = interchange.load("stable-diffusion/unet")
     output = module.apply({"params": params}, x_t, t, condition)
@@ -63,7 +63,7 @@ def shapes_of(family: Family, module: nn.Module) -> Any:
         return _shapes(family.example, module)
 
 
-@functools.lru_cache(64)  # a large network takes seconds to trace, once to be recognised and once to be read
+@functools.lru_cache(64)  # tracing a large network takes seconds, and both recognising and reading it need the shapes
 def _shapes(example: Callable[[nn.Module], tuple], module: nn.Module) -> Any:
     # A hostile config may have any side of pictures: no array of that size is made.
     return jax.eval_shape(lambda *arguments: module.init(jax.random.key(0), *arguments), *example(module))["params"]
@@ -84,14 +84,14 @@ def load(
         path: a folder with config.json and safetensors, as `save_pretrained` writes it, or a single file of the
             original repositories, which is recognised by its names and shapes.
         family: the architecture, a name in `families.FAMILIES`; "" to find it by the folder's config or the
-            file's names. For a single file also with the published network's name, "AutoencoderKL, FLUX.1", where
-            several networks have its shapes.
+            file's names. For a single file whose shapes several networks have, also with the name of the published
+            network: "AutoencoderKL, FLUX.1".
         config: their config, in place of the folder's.
-        dtype: dtype of the parameters: "float32", "bfloat16" or "float16", whatever the file's.
+        dtype: dtype of the parameters: "float32", "bfloat16" or "float16", independent of the file's.
         shardings: (pytree of shapes) -> pytree of shardings, e.g. `lambda shapes: sharding.shardings(shapes, mesh)`.
             Each leaf is placed before the next is read. By default all are on the first device.
-        quantised: whether kernels that the file has as int8 (GGUF's Q8_0) or fp8 with scales stay so in memory
-            (`models.quantised`); otherwise, as all others, they become numbers of `dtype`.
+        quantised: whether kernels in int8 (GGUF's Q8_0) or fp8 with scales stay in 8 bits in memory
+            (`models.quantised`); otherwise they become numbers of `dtype`, as all other parameters do.
 
     Returns:
         (module, params): `module.apply({"params": params}, ...)` is the network.
@@ -109,13 +109,13 @@ def load(
 
 
 class Found(NamedTuple):
-    """A network in a folder or file, recognised and not yet read.
+    """A network in a folder or file that has been recognised, but not read.
 
     Attributes:
         family: its architecture.
         module: our module for its config.
         layout: layout of its names, one of `layouts(family)`.
-        tensors: tensors that belong to it.
+        tensors: the tensors of the network.
     """
 
     family: Family
@@ -145,7 +145,7 @@ def find(
         names = {layout: names_of(known, module, layout) for layout in layouts(known)}
     layout = max(names, key=lambda layout: len(names[layout] & set(tensors.shapes)))
     missing = sorted(names[layout] - set(tensors.shapes))
-    if len(missing) > len(tensors.shapes) + 64:  # computing all shapes could take for ever
+    if len(missing) > len(tensors.shapes) + 64:  # a hostile config could make the trace of all shapes endless
         raise Mismatch(
             f"{tensors.path} has {len(tensors.shapes)} tensors, and {known.name} with this config has "
             f"{len(names[layout])}: {', '.join(missing[:3])} and others are missing."
@@ -154,7 +154,7 @@ def find(
 
 
 def described(folder: str | pathlib.Path) -> tuple[Family, nn.Module]:
-    """The network that a folder's config.json describes, where no weights need to be; errors as `load`."""
+    """The network that a folder's config.json describes; the folder needs no weights. Errors as `load`."""
     folder = pathlib.Path(folder).expanduser()
     config = read_config(folder)
     family = families.find(family_of(config, folder))
@@ -162,12 +162,12 @@ def described(folder: str | pathlib.Path) -> tuple[Family, nn.Module]:
 
 
 def _beginnings(tensors: Tensors) -> list[str]:
-    """The first parts of the names, a few of them."""
+    """Some of the different first parts of the names."""
     return sorted({name.split(".")[0] for name in tensors.shapes})[:8]
 
 
 def _warn_of_dropped(family: Family, tensors: Tensors) -> None:
-    """Says which tensors of a file a network needs in training alone, so that it is read without them."""
+    """Prints which tensors of a file are left out since the network needs them in training alone."""
     prefixed = lambda pattern: [
         name
         for name in tensors.shapes
@@ -179,19 +179,19 @@ def _warn_of_dropped(family: Family, tensors: Tensors) -> None:
 
 
 def _varied(found: Found) -> Found:
-    """The same with the module that the file's numbers determine, if its config leaves it open."""
+    """The same network, with the module that the file's values determine if the config leaves a choice."""
     varied = found.family.varied
     return found if varied is None else found._replace(module=varied(found.module, found.tensors))
 
 
-# The errors of a module, its table or its trace for inconsistent sizes.
+# The errors that a module, its table or its trace raises for inconsistent sizes.
 IMPOSSIBLE = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, AssertionError,
               flax.errors.FlaxError)  # fmt: skip
 
 
 @contextlib.contextmanager
 def _refusing(family: Family) -> Iterator[None]:
-    """Errors of building a network become a `Refusal` of its config."""
+    """Turns errors while a network is built into a `Refusal` of its config."""
     try:
         yield
     except (Refusal, Mismatch, limits.Refused):
@@ -213,7 +213,7 @@ def built(family: Family, config: Mapping[str, Any]) -> nn.Module:
 
 
 def _check_sizes(name: str, value: Any) -> None:
-    """Refuses a module whose sizes, products of its config's sizes, are out of range."""
+    """Refuses a module whose sizes are out of range; they are products of sizes in its config."""
     if isinstance(value, nn.Module):
         for field in dataclasses.fields(value):
             if field.name not in ("parent", "name"):
@@ -226,7 +226,7 @@ def _check_sizes(name: str, value: Any) -> None:
 
 
 def layouts(family: Family) -> tuple[str, ...]:
-    """The names of a family's layouts; "ours" is the names of our own parameters."""
+    """The names of a family's layouts; the layout "ours" has the names of our own parameters."""
     return (*family.tables, "ours")
 
 
@@ -238,14 +238,14 @@ def rows_of(family: Family, module: nn.Module, layout: str) -> list[Row]:
 
 
 def names_of(family: Family, module: nn.Module, layout: str) -> set[str]:
-    """The names of all tensors of a layout; the table of any other layout has all of ours."""
+    """The names of all tensors of a layout; the layout "ours" takes them from the table of another one."""
     if layout == "ours":
         return {row.ours.replace("/", ".") for row in rows_of(family, module, next(iter(family.tables)))}
     return rows.names(rows_of(family, module, layout)) | set(computed_of(family, module, layout))
 
 
 def computed_of(family: Family, module: nn.Module, layout: str) -> dict[str, Computed]:
-    """Their tensors that are computed; ours have none."""
+    """The tensors of a layout that are computed; the layout "ours" has none."""
     return family.computed(module) if family.computed and layout != "ours" else {}
 
 
@@ -299,7 +299,7 @@ def recognise(
         tensors: tensors of the file.
         name: name of the family, if it is known, or "family, published network".
         prefix: prefix of the names, if it is known; else any of the family's.
-        others: further networks that it may be, {description: module}, such as those of a pipeline's folder.
+        others: {description: module} of further candidates, such as the networks of a pipeline's folder.
 
     Raises:
         Mismatch: if no network fits (with the nearest one and its differences), or several different ones do.
@@ -329,7 +329,7 @@ def recognise(
         raise Mismatch(
             f"{tensors.path}: no known architecture has tensors named like {', '.join(sorted(tensors.shapes)[:3])}."
         )
-    # Shapes take seconds for a large network: they are computed only for those whose names are nearest.
+    # Shapes of a large network take seconds: they are computed only for the candidates with the nearest names.
     share = max(share for share, *_ in candidates)
     nearest, exact = None, []
     for candidate, published in [(candidate, published) for s, candidate, published in candidates if s == share]:
@@ -340,7 +340,7 @@ def recognise(
             exact.append((published, candidate))
             if (
                 not candidate.family.beside
-            ):  # nothing could distinguish another of its networks, whose shapes take seconds
+            ):  # another network of the family would fit as well, and its shapes take seconds
                 break
         if nearest is None or wrong < nearest[0]:
             what = f"{candidate.family.name}, {published} ({candidate.layout} names)"
@@ -356,7 +356,7 @@ def recognise(
 
 
 def _distinguished(exact: Sequence[tuple[str, Found]], tensors: Tensors) -> Found:
-    """The one of several published networks with equal names and shapes that the file's other tensors indicate."""
+    """Chooses between published networks with equal names and shapes by the other tensors of the file."""
     (_, first), family = exact[0], exact[0][1].family
     exact = [(published, candidate) for published, candidate in exact if candidate.family is family]
     if not family.beside or all(candidate.module == first.module for _, candidate in exact):
@@ -393,7 +393,7 @@ def read(
     rows.compare(expected_of(family, module, layout, leaves), tensors.shapes, f"{tensors.path} as {family.name}")
     for name, computed in computed_of(family, module, layout).items():
         theirs = tensors.read(name)
-        # The error of a table of sines is at most 2^-9 in half precision, half of the resolution in 8 bits.
+        # A table of sines has an error of at most 2^-9 in half precision, and of half the resolution in 8 bits.
         eps = float(jnp.finfo(theirs.dtype).eps) if jnp.issubdtype(theirs.dtype, jnp.floating) else 0.0
         if not np.allclose(theirs.astype(np.float32), computed.make(), atol=max(4e-3, eps / 2)):
             raise Mismatch(f"{tensors.path}: {name} is not the table that {family.name} computes.")
@@ -417,14 +417,14 @@ def read(
             if row.rows is not None:
                 theirs = theirs[slice(*row.rows)]
             array[row.at] = row.layout.to_ours(theirs, rows.part_shape(array.shape, row.at))
-        # Waited for, so that the host never holds two.
+        # Waits for the copy, so that the host never holds two leaves.
         return jax.block_until_ready(jax.device_put(array, places[path]))
 
     return jax.tree.unflatten(jax.tree.structure(target), [leaf(path) for path in leaves])
 
 
 def _placed(kernel: Quantised, place: Any) -> Quantised:
-    """A quantised kernel on the devices of the kernel; its scales, which are small, are whole on each."""
+    """A quantised kernel, sharded as the kernel; each device has all of its scales, which are small."""
     everywhere = NamedSharding(place.mesh, PartitionSpec()) if isinstance(place, NamedSharding) else place
     return Quantised(jax.device_put(kernel.values, place), jax.device_put(kernel.scale, everywhere))
 
@@ -432,7 +432,7 @@ def _placed(kernel: Quantised, place: Any) -> Quantised:
 def write(
     family: Family, module: nn.Module, layout: str, params: Any, dtype: str = "float32"
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields their (name, array) pairs of our parameters, in the order of `expected_of`; the inverse of `read`.
+    """Yields the pairs (their name, array) of our parameters, in the order of `expected_of`; the inverse of `read`.
 
     Args:
         family: family of the module.
@@ -468,20 +468,20 @@ def save(
     family: str = "",
     metadata: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Writes our network as a folder that the library it comes from opens with `from_pretrained`.
+    """Writes our network as a folder that the library of its family opens with `from_pretrained`.
 
     Args:
         folder: the folder, which is made and must not hold a network yet.
         module: module of a class that a family describes.
         params: its parameters.
-        layout: layout of the names, one of `layouts(family)`; the family's first by default, its library's.
+        layout: layout of the names, one of `layouts(family)`; by default the first, its library's.
         dtype: dtype of the numbers.
-        family: name of the architecture, where several describe the module; the first that does by default.
+        family: name of the architecture, if several describe the module; by default the first that does.
         metadata: texts for the header of each file of weights.
 
     Raises:
         FileExistsError: if the folder holds a network.
-        ValueError: for a module that no family describes, or that this one does not.
+        ValueError: for a module that no family, or not this one, describes.
     """
     look_up(dict.fromkeys(FLOATS), dtype, "dtype")
     known = families.find(family) if family else families.family_of(module)

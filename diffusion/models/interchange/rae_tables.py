@@ -32,18 +32,22 @@ from diffusion.models.layers.vision_layers import IMAGENET
 
 NAME = "AutoencoderRAE"
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-HEAD = 64  # features of a head of every encoder that diffusers builds
+HEAD = 64  # features of a head, in every encoder that diffusers builds
 ENCODERS = {
     family.name: family
     for family in (*dinov2_tables.FAMILIES, dinov3_tables.FAMILY, siglip_tables.FAMILY, *vit_tables.FAMILIES)
 }
-KINDS: dict[str, tuple[type[nn.Module], Mapping[str, Any]]] = {  # as diffusers builds them; other fields are ours
-    "dinov2": (DINOv2, {"size": 518, "registers": 4, "hidden": 4}),  # hidden: times the width
+KINDS: dict[
+    str, tuple[type[nn.Module], Mapping[str, Any]]
+] = {  # the fields that diffusers sets; others keep our defaults
+    "dinov2": (DINOv2, {"size": 518, "registers": 4, "hidden": 4}),  # hidden is a multiple of the width
     "siglip2": (SigLIP, {"size": 256, "hidden": 3072}),
     "mae": (MAE, {"size": 224, "hidden": 3072}),
 }
-NORMALISATIONS: dict[type, tuple] = {SigLIP: HALF}  # of pictures in [0, 1]; ImageNet's for all others
-# The names inside transformers 5, which its own files lack, and files of an autoencoder around its networks have.
+NORMALISATIONS: dict[type, tuple] = {
+    SigLIP: HALF
+}  # mean and deviation of pictures in [0, 1]; other encoders have ImageNet's
+# Names of transformers 5 inside an autoencoder's file; the files that transformers itself writes lack them.
 ATTENTION = (
     ("attention.attention.query", "attention.q_proj"),
     ("attention.attention.key", "attention.k_proj"),
@@ -52,7 +56,7 @@ ATTENTION = (
 )
 PLAIN = (*ATTENTION, ("encoder.layer.", "layers."), ("intermediate.dense", "mlp.fc1"), ("output.dense", "mlp.fc2"))
 RENAMED: dict[type, tuple[tuple[str, str], ...]] = {DINOv2: ATTENTION, MAE: PLAIN, IJEPA: PLAIN}
-# Statistics: theirs [C, h, w] or [C, 1, 1], ours [h, w, C] or [C].
+# Statistics: theirs are [C, h, w] or [C, 1, 1], ours [h, w, C] or [C].
 POSITIONS = Layout(lambda a, shape: a.transpose(1, 2, 0), lambda a: a.transpose(2, 0, 1))
 CHANNELS = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(-1, 1, 1))
 
@@ -163,7 +167,7 @@ def _shape(value: Any) -> tuple[int, ...]:
 
 
 def _statistics(config: Mapping[str, Any], width: int) -> tuple[int, ...]:
-    """The shape of the statistics in our order, of the nested lists in which diffusers' config repeats them."""
+    """The shape, in our order, of the statistics that diffusers' config has as nested lists."""
     shape = _shape(config.get("latents_mean"))
     if shape != _shape(config.get("latents_std")):
         raise Refusal(f"{NAME}: latents_mean has shape {shape}, latents_std {_shape(config.get('latents_std'))}.")
@@ -219,7 +223,7 @@ def _describe(module: AutoencoderRAE) -> dict[str, Any]:
         raise Refusal(f"{NAME} has one scaling_factor and no shift; this network has {module.scale}, {module.shift}.")
     if decoder.picture_channels != 3:
         raise Refusal(f"{NAME}: picture_channels = {decoder.picture_channels} cannot be written to it. Valid: 3.")
-    # Without statistics of each position the network takes pictures of any size; diffusers of one.
+    # Without statistics per position our network takes pictures of any size, and diffusers' of one size.
     rows_of_patches = module.statistics[0] if len(module.statistics) == 3 else 16
     mean, std = _normalisation(encoder)
     extra_fields = (
@@ -248,7 +252,7 @@ def _describe(module: AutoencoderRAE) -> dict[str, Any]:
 
 
 def _described_encoder(encoder: Any) -> dict[str, Any]:
-    """The fields that say which encoder it is: diffusers' kind, or our family's name with its config."""
+    """The fields that name the encoder: a kind of diffusers, or the name of our family with its config."""
     for kind, (module, _) in KINDS.items():
         if type(encoder) is module and encoder.width % HEAD == 0:
             if encoder == _of_kind(kind, encoder.width, encoder.patch, encoder.depth):
@@ -266,7 +270,7 @@ def _described_encoder(encoder: Any) -> dict[str, Any]:
 
 
 def _repeated(module: AutoencoderRAE, params: Any) -> dict[str, Any]:
-    """The statistics as diffusers' config repeats them."""
+    """The statistics as nested lists, for diffusers' config."""
     if not module.statistics:
         return {}
     layout = POSITIONS if len(module.statistics) == 3 else CHANNELS
@@ -335,7 +339,7 @@ DECODER_CONFIG = FieldTable(
 
 
 def _positions(module: RAEDecoder) -> dict[str, Computed]:
-    """The fixed positions of 16 x 16 patches, which the authors' files hold."""
+    """The fixed positions of 16 x 16 patches that the authors' files hold."""
     side = int(SPAN)
 
     def make() -> np.ndarray:

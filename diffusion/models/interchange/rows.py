@@ -48,7 +48,7 @@ class Layout(NamedTuple):
 
 
 SAME = Layout(lambda a, shape: a, lambda a: a)
-# A bias or a scale: theirs is a vector, ours may be split into heads.
+# A bias or a scale: theirs is a vector, and ours may be split into heads.
 VECTOR = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(-1))
 # A dense layer: theirs [out, in], ours [in, *out].
 DENSE = Layout(lambda a, shape: a.T.reshape(shape), lambda a: a.reshape(a.shape[0], -1).T)
@@ -79,9 +79,9 @@ class Row(NamedTuple):
         theirs: its name in the file.
         ours: the leaf's path among our parameters, "blocks/mlp/hidden/kernel".
         layout: the conversion between the two.
-        at: index of the part in our leaf, such as `(3, slice(None), 0)`; () is the whole.
-        rows: (start, stop) along the first axis of theirs, if several rows of a table share one tensor; None: all.
-        copies: names of further tensors of theirs that hold the same numbers: checked when read, written when written.
+        at: index of the part in our leaf, such as `(3, slice(None), 0)`; () is the whole leaf.
+        rows: (start, stop) along the first axis of theirs, if rows of a table share one tensor; None for all of it.
+        copies: names of further tensors of theirs with the same numbers, which are compared, and written too.
     """
 
     theirs: str
@@ -93,14 +93,14 @@ class Row(NamedTuple):
 
 
 class Mismatch(ValueError):
-    """A file's tensors differ from a table's; the message names them and the expected shapes."""
+    """The tensors of a file differ from those of a table; the message names them and the expected shapes."""
 
 
 def stacked(rows: Iterable[Row], layer: int) -> list[Row]:
-    """The same rows, for one layer of leaves whose first axis counts the layers of a scan.
+    """The rows of one layer, for leaves whose first axis counts the layers of a scan.
 
     Args:
-        rows: rows of the layer, as if it were alone.
+        rows: rows of the layer, without that axis.
         layer: its index along the first axis of our leaves.
     """
     return [row._replace(at=(layer, *row.at)) for row in rows]
@@ -139,18 +139,18 @@ def conv(theirs: str, ours: str) -> list[Row]:
 
 
 def side_by_side(theirs: Iterable[str], ours: str, bias: bool = True) -> list[Row]:
-    """The rows of dense layers of theirs that are one of ours, such as the queries, keys and values of a fused layer.
+    """The rows of several dense layers of theirs that are one of ours, such as fused queries, keys and values.
 
     Args:
         theirs: their names, in the order of the second axis of our kernel [in, K, *out].
-        ours: the path of ours.
-        bias: whether they have one.
+        ours: the path of our layer.
+        bias: whether they have biases.
     """
     return [row for part, name in enumerate(theirs) for row in linear(name, ours, at=(slice(None), part), bias=bias)]
 
 
 def cut(theirs: str, ours: Iterable[str], width: int, bias: bool = True) -> list[Row]:
-    """The rows of a dense layer of theirs whose outputs are several layers of ours, one after the other.
+    """The rows of one dense layer of theirs whose outputs are those of several layers of ours, in order.
 
     Args:
         theirs: its name before "weight" and "bias": "attn.qkv." or "attn.in_proj_".
@@ -209,7 +209,7 @@ def check_cover(table: Sequence[Row], leaves: Mapping[str, Any]) -> None:
 
 
 def _outer(table: Sequence[Row], path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The leaf's shape, cut after the last axis that a row indexes, so that counting costs no more than the index."""
+    """The leaf's shape up to the last axis that a row indexes, so that counting is as cheap as the index."""
     return shape[: max((len(row.at) for row in table if row.ours == path), default=0)]
 
 
@@ -231,7 +231,7 @@ def their_shapes(table: Sequence[Row], leaves: Mapping[str, Any]) -> dict[str, t
     return shapes
 
 
-@functools.lru_cache(4096)  # the blocks of a network repeat a few layouts and shapes
+@functools.lru_cache(4096)  # cached: the blocks of a network repeat a few layouts and shapes
 def _shape_after(function: Callable[[Any], Any], shape: tuple[int, ...]) -> tuple[int, ...]:
     return jax.eval_shape(function, jax.ShapeDtypeStruct(shape, np.float32)).shape
 
