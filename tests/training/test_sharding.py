@@ -170,7 +170,7 @@ def test_devices_accumulation_and_resharding_change_no_draw(tmp_path):
 def test_batch_must_divide():
     mesh = sharding.make_mesh({"data": 1}, jax.devices()[:1])
     sharding.check_batch_size(6, mesh, 3)
-    with pytest.raises(ValueError, match=r"train.batch_size = 7 .* over 1 devices and 3 micro-batches: .* multiple of 3"):
+    with pytest.raises(ValueError, match=r"train.batch_size = 7 .* over 1 devices and 3 micro-batches: .* of 3"):
         sharding.check_batch_size(7, mesh, 3)
     with pytest.raises(ValueError, match=r"train.batch_size = 0 does not divide over 1 devices: "):
         sharding.check_batch_size(0, mesh)
