@@ -99,6 +99,7 @@ from diffusion.objectives.reflow import reflow as reflow, reflow_pairs as reflow
 from diffusion.objectives.reward_backpropagation import reward_backpropagation as reward_backpropagation
 from diffusion.objectives.reward_weighting import with_reward_weights as with_reward_weights
 from diffusion.objectives.rewards import Reward as Reward, near_value as near_value
+from diffusion.objectives.score_identity import score_identity as score_identity
 from diffusion.objectives.shortcut import shortcut as shortcut
 from diffusion.objectives.stochastic_interpolant import (
     schroedinger_bridge as schroedinger_bridge,

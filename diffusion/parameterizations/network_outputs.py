@@ -142,10 +142,11 @@ def evaluate(
     t = jnp.asarray(t)
     t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
     if not isinstance(t, Tracer) and not isinstance(schedule.t_max, Tracer):
-        outside = ~((t >= 0) & (t <= schedule.t_max * (1 + 1e-6)))  # NaN too
+        values = np.asarray(t)  # known values, also where the network is traced as a function of x alone
+        outside = ~((values >= 0) & (values <= np.asarray(schedule.t_max) * (1 + 1e-6)))  # NaN too
         if outside.any():
             raise ValueError(
-                f"t = {float(t[outside].ravel()[0]):g} is outside of this schedule's times, "
+                f"t = {float(values[outside].ravel()[0]):g} is outside of this schedule's times, "
                 f"[0, {schedule.t_max:g}]; t = 0 is the data"
             )
     if t.ndim == 0 and x_t.ndim > 0:

@@ -205,6 +205,7 @@ OBJECTIVES = _table(
     objectives.image_text.contrastive_pretraining,
     objectives.latent_consistency_distillation,
     objectives.distribution_matching,
+    objectives.score_identity,
     objectives.adversarial_generator,
     objectives.reflow,
     objectives.regression,
@@ -298,7 +299,7 @@ CURRICULA = _table(
     consistency_times.square_root_curriculum,
     consistency_times.doubling_curriculum,
 )
-SIMULATIONS = _table(  # simulations of the generator's samples, for "distribution_matching" and "fake_score"
+SIMULATIONS = _table(  # simulations of the generator's samples, for objectives of generators and "fake_score"
     objectives.one_step, objectives.backward_simulation, objectives.self_forcing
 )
 REWARDS = _table(objectives.near_value)  # rewards of samples, for objectives of post-training

@@ -26,8 +26,8 @@ from tests import commands
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 ROOT = pathlib.Path(__file__).parents[2]
-STUDENTS = ("progressive", "consistency", "lcm", "dmd", "dmd2", "turbo", "reflow")
-OF_TWO_PLAYERS = ("dmd", "dmd2", "turbo")
+STUDENTS = ("progressive", "consistency", "lcm", "dmd", "dmd2", "sid", "turbo", "reflow")
+OF_TWO_PLAYERS = ("dmd", "dmd2", "sid", "turbo")
 STEPS, BROKEN = 6, 4  # of a training, and after how many it is interrupted: within a stage, while DMD's model rests
 TINY = {
     "train.steps": STEPS,
@@ -44,6 +44,7 @@ OF_ONE = {
     "progressive": {"objective.N": 2, "objective.stage": 3},
     "dmd": {"objective.density.strata": 8, "second_player.objective.density.strata": 8},
     "dmd2": {"objective.density.strata": 8, "second_player.objective.density.strata": 8},
+    "sid": {"objective.density.strata": 8, "second_player.objective.density.strata": 8},
     "turbo": {
         "objective.density.strata": 8,
         "objective.student_density.strata": 8,
@@ -394,5 +395,6 @@ def test_every_recipe_is_a_program_of_its_players(name, written):
         "reflow": set(),
         "dmd": {"teacher", "fake"},
         "dmd2": {"teacher", "fake"},
+        "sid": {"teacher", "fake"},
         "turbo": {"teacher", "discriminator"},
     }.get(name, {"teacher"})

@@ -60,6 +60,7 @@ MEMBERS = {
     "alpha_flow": Member(lambda: objectives.alpha_flow(UNIFORM, 6)),  # alpha = 1/2 at step 3
     "progressive_distillation": Member(lambda: objectives.progressive_distillation(V, V, 4), ("teacher",)),
     "distribution_matching": Member(lambda: objectives.distribution_matching(V, V, V, UNIFORM), ("teacher", "fake")),
+    "score_identity": Member(lambda: objectives.score_identity(V, V, V, UNIFORM), ("teacher", "fake")),
     "fake_score": Member(
         lambda: objectives.fake_score(V, V, weightings.constant(V), UNIFORM), ("model",), trained="fake"
     ),
@@ -219,6 +220,16 @@ def twice(a):
 def keys_and_data(size=2 * PAIRS, seed=5):
     rng = np.random.default_rng(seed)
     return jax.random.split(jax.random.key(seed), size), {"x": jnp.asarray(rng.standard_normal((size, 2)))}
+
+
+def gaussian_weights(*draws):
+    """Weights `[B]` that give draws `[B, D]` of N(0, I) its first and second moments, jointly.
+
+    The weighted sum of anything quadratic in the draws is then its expectation.
+    """
+    drawn = np.concatenate([np.ones((len(draws[0]), 1)), *draws], axis=1)
+    rows, columns = np.triu_indices(drawn.shape[1])
+    return np.linalg.lstsq((drawn[:, rows] * drawn[:, columns]).T, np.float64(rows == columns), rcond=None)[0]
 
 
 def exact_x0(schedule, t, x):

@@ -223,6 +223,12 @@ FACTS = {
         UNIFORM,
         {"block": 4, "score": False, "channels": 2},
     ),
+    "score_identity": lambda: (
+        objectives.score_identity(X0, V, V, UNIFORM),
+        consistency(X0, one_step=True),
+        UNIFORM,
+        {"teacher": Teacher(), "second": Second("fake", False, objectives.fake_score)},
+    ),
     "shortcut": lambda: (objectives.shortcut(16), (flow_maps.shortcut, "velocity", False), None, {"times": 2}),
     "stochastic_interpolant": lambda: (
         objectives.stochastic_interpolant(objectives.interpolants.smooth_bridge(), UNIFORM),

@@ -6,7 +6,7 @@ import numpy as np
 
 from diffusion import objectives, parameterizations, weightings
 from tests import oracles
-from tests.objectives.few_step_cases import DATA, FLOW, PAIRS, V, as_v, exact_denoiser, keys_and_data
+from tests.objectives.few_step_cases import DATA, FLOW, PAIRS, V, as_v, exact_denoiser, gaussian_weights, keys_and_data
 from tests.objectives.objective_cases import at
 
 
@@ -43,10 +43,7 @@ def test_distribution_matching_gradient_is_that_of_the_kl_divergence(x64):
     seen = jax.jit(lambda: (run(theta), dict(seen))[1])()
     slope = jax.jit(jax.grad(lambda theta, weights: (weights * run(theta)).sum()))
     x = seen["z"] @ theta["A"].T + theta["b"]
-    drawn = np.concatenate([np.ones((B, 1)), seen["z"], (seen["x_t"] - alpha * x) / sigma], axis=1)
-    rows, columns = np.triu_indices(5)
-    weights = np.linalg.lstsq((drawn[:, rows] * drawn[:, columns]).T, np.float64(rows == columns), rcond=None)[0]
-    found = slope(theta, weights)
+    found = slope(theta, gaussian_weights(seen["z"], (seen["x_t"] - alpha * x) / sigma))
 
     @jax.jit
     @jax.grad

@@ -49,6 +49,7 @@ ELSEWHERE = {
             "progressive_distillation",
             "regression",
             "reward_backpropagation",
+            "score_identity",
             "shortcut",
         ],
         "few_step_cases.py: test_few_step_optima.py and others hold what their papers guarantee",

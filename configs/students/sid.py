@@ -1,0 +1,23 @@
+"""Score identity distillation (SiD; Zhou et al. 2024): a generator of one step, by the Fisher divergence of two scores.
+
+    diffusion train --config=students/sid:runs/digits --workdir=runs/sid
+    diffusion sample --workdir=runs/sid
+
+As `students/dmd`, with another loss of the generator: its gradient goes through both networks, so that an update costs
+about twice as much. It has not been trained to its end.
+
+Presets: `sid:runs/digits,tiny` (seconds; to see that everything works).
+"""
+
+from ml_collections import ConfigDict
+
+from diffusion.experiments.config import recipes
+
+dmd = recipes.module("students/dmd")
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The recipe for a teacher's folder; see the module's docstring."""
+    config = dmd.get_config(arg)
+    config.objective.name = "score_identity"
+    return config
