@@ -184,7 +184,7 @@ def make_train_step(
         axis: the name of the axis over which the batch is split under `pmap`: each device has its own rows, and this
             step sums the gradients over devices. None under `jit`, where every function has the whole batch.
         frozen: {name: (params, x_t, clock, condition) -> output} of the networks whose parameters are in `state.frozen`
-            or `state.unsaved`.
+            or `state.unsaved` by that name, or else the base's.
         heads: {name: (params, *inputs) -> output} of the networks that train with the model, whose parameters are
             `state.params[HEADS]`.
         base: the name of the frozen network that the trained one is a part of: `apply` receives its parameters before
@@ -227,7 +227,9 @@ def make_train_step(
         batch = prepare(batch)
         shared = {} if density is None else {"density": state.density}  # shared by all examples, and never split
         unchanging = {**(state.frozen or {}), **(state.unsaved or {})}
-        others = {name: functools.partial(frozen[name], unchanging[name]) for name in frozen}
+        others = {
+            name: functools.partial(frozen[name], unchanging[name if name in unchanging else base]) for name in frozen
+        }
         base_params = (unchanging[base],) if base else ()
         others["target"] = functools.partial(apply, *base_params, state.ema)
         if accumulate == 1:

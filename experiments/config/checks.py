@@ -157,7 +157,7 @@ def _check_base(recipe: Recipe) -> None:
         "data.buckets.area": (0, "the pictures are encoded in one size"),
         "data.text.tokenizer": ("", "the model has its own"),
         "data.text.dir": ("", "the model's own text encoders read the captions when the run begins"),
-        "teacher.path": ("", "the base is no run that teaches"),
+        "teacher.path": ("", "the base is the teacher"),
         "second_player.objective.name": ("", "no second player acts on a base"),
         "encoder.network.name": ("", "no encoder sees latents"),
         "perceptual.network.name": ("", "latents are compared as they are"),
@@ -183,6 +183,15 @@ def _check_base(recipe: Recipe) -> None:
     if recipe.objective.beside.prompts and more:
         why = f"its prompts have no {', '.join(more)}, which config.tuning.name = {named!r} reads"
         raise refused(config, "objective.name", why, "'denoising', or a tuning that reads text alone")
+    teaches = recipe.objective.teacher
+    if teaches is None and config["teacher"]["scale"] != 1:
+        raise refused(config, "teacher.scale", "config.objective learns from no teacher", "1")
+    if teaches is not None and more:
+        why = f"the base, which teaches, sees no {', '.join(more)}, which config.tuning.name = {named!r} reads"
+        raise refused(config, "objective.name", why, "'denoising', or a tuning that reads text alone")
+    if teaches is not None and teaches.stages is not None:
+        why = "each of its stages is taught by the one before, and the base stays as it is"
+        raise refused(config, "objective.name", why, "an objective without stages, e.g. 'consistency_distillation'")
     if recipe.objective.beside.prompts and prior:
         why = "config.objective compares predictions for its own prompts, and keeps no class"
         raise refused(config, "objective.wrappers", why, "no prior_preservation there")

@@ -251,9 +251,11 @@ def _check_players(recipe: Any) -> None:
     teacher = recipe.companions.teacher
     learns = recipe.objective.teacher
     second = recipe.companions.second
+    tunes = recipe.companions.tuned is not None
     blamed = lambda *fields: blamed_on(config, *fields, "objective.name")
     with blamed("teacher.path", "second_player.objective.name"):
-        recipe.objective.check_players(teacher is not None, second and second.objective.network.name)
+        has_teacher = learns is not None if tunes else teacher is not None  # a base teaches where it is asked
+        recipe.objective.check_players(has_teacher, second and second.objective.network.name)
     with blamed("second_player.network.name", "second_player.objective.name"):
         if second is not None and recipe.objective.second.separate != (second.network is not None):
             raise ValueError(
@@ -271,6 +273,11 @@ def _check_players(recipe: Any) -> None:
             )
     if learns is not None:
         with blamed("teacher.scale", "teacher.pairs.number", "teacher.pairs.sampler"):
+            if learns.pairs and tunes:
+                raise ValueError(
+                    "the objective learns from pairs that a run makes before the training, and the base, which "
+                    "teaches here, makes none. Valid: e.g. 'consistency_distillation'"
+                )
             learns.check(teacher.scale, teacher.pairs)
             teacher.check()
             if teacher.pairs and (recipe.training.augmentations or config.data.buckets.area):

@@ -163,10 +163,12 @@ def _field_of_mean(parts: "Resolver") -> str:
 
 
 def build_teacher(parts: "Resolver") -> Teacher | None:
-    """The run that teaches; None without one."""
+    """The run that teaches, or the base, which teaches what tunes it; None without either."""
     settings = parts.config["teacher"]
     pairs = settings["pairs"]
     sampler = parts.field("sampler", "teacher.pairs.sampler")  # an error in this field is raised without a teacher too
+    if parts.base is not None:
+        return Teacher("", parts.base.parameterization, settings["scale"])
     if not settings["path"]:
         return None
     parameterization = parts.field("parameterization", "teacher.parameterization")

@@ -66,7 +66,7 @@ def _check_training(config: Mapping) -> None:
         raise refused(config, "init_from.path", "it is not there", "a run folder, a checkpoint or a file")
     if teacher["path"] and not pathlib.Path(teacher["path"]).expanduser().is_dir():
         raise refused(config, "teacher.path", "there is no such folder", "the folder of a run")
-    if not teacher["path"] and teacher["scale"] != 1:
+    if not teacher["path"] and not config["base"]["path"] and teacher["scale"] != 1:
         raise refused(config, "teacher.scale", "there is no teacher", "1")
     if not teacher["path"] and teacher["pairs"]["number"]:
         raise refused(config, "teacher.pairs.number", "there is no teacher that makes them", "0")

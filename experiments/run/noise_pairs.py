@@ -160,7 +160,7 @@ def _maker(recipe: Recipe, teacher: Teacher, mesh: Mesh):
     """(parameters, conditions `[b, ...]`, numbers of pairs `[b]`) -> {"x", "noise"}, whole on every process."""
     config = recipe.config
     schedule = recipe.schedule
-    apply = players.guided_teacher(players.teacher(recipe.network), teacher.scale, recipe.examples.null)
+    apply = players.guided_teacher(players.teacher(recipe.network).apply, teacher.scale, recipe.examples.null)
     grid = timesteps.uniform(schedule, steps=teacher.pair_steps)
     plan = timesteps.plan(timesteps.shift(schedule, grid, config["sample"]["shift"]))
     key = functools.partial(jax.random.fold_in, jax.random.split(jax.random.key(np.uint32(config["seed"])), 3)[2])

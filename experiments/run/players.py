@@ -73,16 +73,25 @@ def build_players(recipe: Recipe) -> Players:
     if objective.teacher is None or objective.teacher.pairs:
         return Players(modules, apply, frozen, "", heads, follow)
     frozen = (*frozen, "teacher")
-    modules["teacher"] = teacher(model)
     itself = objective.teacher.scale is not None  # the objective guides it, if anything does
     scale = 1.0 if itself or recipe.companions.teacher is None else recipe.companions.teacher.scale
-    apply["teacher"] = guided_teacher(modules["teacher"], scale, recipe.examples.null)
+    if tuned is not None:
+        modules["teacher"] = tuned
+        apply["teacher"] = guided_teacher(tuned.plain, scale, None)
+        return Players(modules, apply, frozen, "", heads, follow)
+    modules["teacher"] = teacher(model)
+    apply["teacher"] = guided_teacher(modules["teacher"].apply, scale, recipe.examples.null)
     if objective.second is None:
         return Players(modules, apply, frozen, "", heads, follow)
     name = objective.second.network
     modules[name] = modules["teacher"]
     apply[name] = mean_logit(modules[name].apply) if objective.second.logit else modules[name].apply
     return Players(modules, apply, frozen, name, heads, follow)
+
+
+def reads_base(objective: Objective) -> bool:
+    """Whether a loss reads the base of a tuned run as it is without the new weights."""
+    return bool(objective.beside.prompts) or objective.teacher is not None
 
 
 def trained_objective(objective: Objective, module: Any) -> Objective:
@@ -97,19 +106,19 @@ def teacher(model: Any) -> Any:
     return model.clone(**others) if others else model
 
 
-def guided_teacher(module: Any, scale: float, null: Any) -> Apply:
+def guided_teacher(apply: Apply, scale: float, null: Any) -> Apply:
     """A teacher as it teaches: guided by a scale, in one call on both branches; 1 is its plain output."""
     if scale == 1:
-        return module.apply
+        return apply
 
-    def apply(params, x, clock, condition):
+    def guided(params, x, clock, condition):
         both = lambda a, b: jax.tree.map(lambda *leaves: jnp.concatenate(leaves), a, b)
-        output = module.apply(params, both(x, x), both(clock, clock), both(condition, null_of(condition, null)))
+        output = apply(params, both(x, x), both(clock, clock), both(condition, null_of(condition, null)))
         conditional, unconditional = jnp.split(output, 2)
         # Every parameterization is affine in the output.
         return conditional + (scale - 1) * (conditional - unconditional)
 
-    return apply
+    return guided
 
 
 def with_fp8(apply: Apply) -> Apply:

@@ -21,6 +21,7 @@ import numpy as np
 
 from diffusion.adapters.tuning import Tuning
 from diffusion.data import captions, latent_cache, pipeline, sources
+from diffusion.data.sources.preference_pairs import Rejected
 from diffusion.data.sources.streams import Stream
 from diffusion.experiments.config import ConfigError, data
 from diffusion.experiments.config.base import CAPTIONED, Base, TunedNetwork
@@ -34,6 +35,7 @@ from diffusion.models.autoencoders import latent_space
 from diffusion.text_to_image import check_words
 from diffusion.training.runtime import agreement, progress
 
+REJECTED = "latents_of_rejected"  # the folder, in that of the run, of the latents of rejected pictures
 BATCH = 8  # number of pictures, or captions, that are encoded at once
 
 
@@ -72,6 +74,11 @@ def pictures(recipe: Recipe) -> Examples:
         check_words(tuning.base, texts)
     except ValueError as error:
         raise ConfigError(f"config.data: {error}") from error
+    if spec.pairs and recipe.config["data"]["latents"]["dir"]:
+        raise ConfigError(
+            f"config.data.latents.dir = {recipe.config['data']['latents']['dir']!r}: {spec.name} has two pictures in a "
+            "record, and a cache the latents of one. Valid: '', so that the run encodes both."
+        )
     for word in tuning.base.words:
         if not any(word.lower() in text.lower() for text in texts):
             raise ConfigError(
@@ -113,10 +120,14 @@ def encoded(recipe: Recipe, workdir: str | pathlib.Path, found: Examples) -> tup
     folder = pathlib.Path(workdir)
     settings = recipe.config["data"]
     cache = settings["latents"]["dir"] or str(folder / "latents")
+    rejected = None
     try:
         if not settings["latents"]["dir"]:
             agreement.first(lambda: encode(recipe, source, cache))
         latents, _ = latent_cache.open_cache(cache)
+        if source.spec.pairs:
+            agreement.first(lambda: encode(recipe, Rejected(source), folder / REJECTED))
+            rejected, _ = latent_cache.open_cache(folder / REJECTED)
         if settings["latents"]["dir"]:
             _require_same(base, latents.description, source, cache)
         texts = _texts(recipe, source)
@@ -142,6 +153,8 @@ def encoded(recipe: Recipe, workdir: str | pathlib.Path, found: Examples) -> tup
         )
     null = {name: leaf for name, leaf in table.null.items() if name != CAPTIONED}
     records = latents if set(tuning.reads) <= set(tuning.latents) else Beside(latents, source)
+    if rejected is not None:
+        records = sources.preferences([latents, rejected])
     for name, sight in sights.items():
         records = encoded_pictures.Seen(records, name, sight, folder / encoded_pictures.FOLDER / name)
     try:

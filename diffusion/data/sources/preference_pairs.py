@@ -1,6 +1,6 @@
 """Pairs of examples of one condition, of which one was preferred to the other."""
 
-__all__ = ["Preferences", "preferences"]
+__all__ = ["Preferences", "Rejected", "preferences"]
 
 from collections.abc import Sequence
 from typing import Any
@@ -79,8 +79,19 @@ class Preferences:
         return {**preferred, "rejected": rejected[entry]}
 
     def captions(self) -> list[str]:
-        """The captions of the preferred examples."""
-        return self._both[0].captions()  # type: ignore[attr-defined]
+        """The caption of each pair.
+
+        Raises:
+            ValueError: for a pair of two captions.
+        """
+        preferred, rejected = (source.captions() for source in self._both)  # type: ignore[attr-defined]
+        for row, (ours, theirs) in enumerate(zip(preferred, rejected, strict=True)):
+            if ours != theirs:
+                raise ValueError(
+                    f"record {row} of {self.spec.name} is a pair of two captions, {ours[:60]!r} and {theirs[:60]!r}, "
+                    "between which nobody chose. Put the rows of both sources in one order."
+                )
+        return preferred
 
     def identities(self) -> np.ndarray | None:
         """The identities of the preferred examples, see `data.identities`."""
@@ -93,6 +104,28 @@ class Preferences:
     def fingerprint(self) -> dict[str, Any]:
         """The fingerprints of both sources."""
         return {"records": len(self), "of": [source.fingerprint() for source in self._both]}
+
+
+class Rejected:
+    """The rejected examples of a source of pairs, as records of their own; a `Source`."""
+
+    def __init__(self, pairs: Source):
+        """Shows the rejected examples of a source."""
+        self._pairs = pairs
+        self.where = pairs.where
+        self.spec = pairs.spec._replace(pairs=False, condition=None)
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        """Returns one record; errors as the pairs'."""
+        record = self._pairs[row]
+        return {self.spec.entry: record["rejected"], "label": class_of(record)}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The fingerprint of the pairs, of which these are the rejected examples."""
+        return {"rejected": self._pairs.fingerprint()}
 
 
 def _same(a: Any, b: Any) -> bool:

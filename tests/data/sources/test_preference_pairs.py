@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from diffusion.data import pipeline, sources
+from diffusion.data.sources.preference_pairs import Rejected
 from diffusion.data.sources.sequences import Records
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (2, 6, 4, 4, 1), np.uint8)
@@ -48,3 +49,28 @@ def test_a_pair_without_a_preference_is_named():
     conditions = [source(x, condition=np.float32([k])) for k, x in enumerate(PICTURES)]
     with pytest.raises(sources.DamagedRecord, match=r"record 2 of .* is a pair of two conditions"):
         sources.preferences(conditions)[2]
+
+
+def test_the_rejected_examples_are_records_of_their_own():
+    pairs = sources.preferences([source(PICTURES[0], label=1), source(PICTURES[1], label=1)])
+    rejected = Rejected(pairs)
+    assert len(rejected) == 6 and not rejected.spec.pairs and rejected.spec.shape == (4, 4, 1)
+    np.testing.assert_array_equal(rejected[3]["image"], PICTURES[1][3])
+    assert rejected[3]["label"] == 1 and "rejected" not in rejected[3]
+    assert rejected.fingerprint() != pairs.fingerprint()
+
+
+def test_a_pair_of_two_captions_is_named():
+    class Captioned(Records):
+        def __init__(self, pictures, texts):
+            super().__init__([{"image": picture} for picture in pictures])
+            self.texts = texts
+
+        def captions(self):
+            return self.texts
+
+    texts = list("abcdef")
+    assert sources.preferences([Captioned(x, texts) for x in PICTURES]).captions() == texts
+    swapped = sources.preferences([Captioned(PICTURES[0], texts), Captioned(PICTURES[1], list("abdcef"))])
+    with pytest.raises(ValueError, match=r"record 2 of .* is a pair of two captions, 'c' and 'd'"):
+        swapped.captions()

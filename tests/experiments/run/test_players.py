@@ -144,8 +144,8 @@ def test_fp8_is_refused_where_nothing_is_computed_in_it():
 
 
 def test_a_teacher_of_scale_one_is_evaluated_once_for_an_example():
-    assert players.guided_teacher(PLAIN, 1.0, jnp.zeros(())) == PLAIN.apply
+    assert players.guided_teacher(PLAIN.apply, 1.0, jnp.zeros(())) == PLAIN.apply
     rows = []
-    counted = role(apply=lambda params, x, clock, condition: rows.append(len(x)) or x)
+    counted = lambda params, x, clock, condition: rows.append(len(x)) or x
     players.guided_teacher(counted, 1.5, jnp.zeros(()))(3.0, X, jnp.zeros(2), jnp.zeros(2))
     assert rows == [4]

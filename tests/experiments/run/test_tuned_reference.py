@@ -1,0 +1,117 @@
+"""Runs that post-train a text-to-image model by new weights beside it: the base itself is the reference."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion.experiments import train
+from diffusion.experiments.config import ConfigError, checks
+from diffusion.experiments.run import players, program as programs, tuned_base, tuned_examples
+from diffusion.training import sharding
+from diffusion.training.checkpointing import checkpoints
+from tests.experiments.run.made_tuning import config as config_of, pictures
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compilation_cache")]
+
+UNIFORM = {"weighting": {"name": "constant"}, "density": {"name": "uniform_density"}}
+REWARD = {"reward": {"name": "near_value", "value": 0.5}, "group": 2}
+ENTRIES = {
+    "diffusion_dpo": {"beta": 0.02, **UNIFORM},
+    "policy_gradient": {"beta": 0.01, "sampler": {"name": "ddim", "eta": 1.0}, **REWARD},
+    "diffusion_nft": {"divergence": 0.01, **UNIFORM, **REWARD},
+    "adjoint_matching": {"beta": 0.5, "weighting": {"name": "constant"}, "reward": REWARD["reward"]},
+}
+LORA = {"name": "lora", "rank": 2, "alpha": 4.0}
+
+
+def post_training(name, place, steps=2, tuning=LORA):
+    config = config_of(place, tuning, "mmdit")
+    config.objective = {"name": name, **ENTRIES[name]}
+    config.sample.steps = 2
+    config.train.steps = steps
+    config.train.batch_size = 4
+    config.optimizer = {"name": "adamw", "learning_rate": 1e-2, "warmup": 1}
+    if name == "diffusion_dpo":
+        others = place / "rejected"
+        if not others.exists():
+            pictures(others, side=16)
+            for file in others.iterdir():
+                file.write_bytes((place / "pictures" / f"{4 - int(file.stem)}.png").read_bytes())
+            (others / "2.png").write_bytes((place / "pictures" / "1.png").read_bytes())
+        of = tuple({"name": "picture_folder", "path": str(folder)} for folder in (place / "pictures", others))
+        config.data.source = {"name": "preferences", "of": of}
+    return config
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("reference")
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_it_resumes_bit_for_bit_and_the_base_stays(name, place):
+    whole, parts = place / f"{name}_whole", place / f"{name}_parts"
+    assert train.run(post_training(name, place), whole) == 0
+    shutil.copytree(whole, parts)
+    shutil.rmtree(parts / "checkpoints" / "2")
+    assert train.run(post_training(name, place), parts) == 0
+    assert (whole / "metrics.jsonl").read_text() == (parts / "metrics.jsonl").read_text()
+    first, last = (checkpoints.read_about(whole, step) for step in (1, 2))
+    assert last["leaves"] == checkpoints.read_about(parts, 2)["leaves"] != first["leaves"]
+    assert first["base"] == last["base"]
+    assert (whole / "tuning" / "pytorch_lora_weights.safetensors").is_file()
+
+
+@pytest.mark.parametrize("text_targets", ["", "self_attn"])
+def test_the_teacher_is_the_base_without_the_new_weights(text_targets, place, tmp_path):
+    """Where the tuning trains the text encoders too, the teacher reads the caption by the base's own."""
+    config = post_training("diffusion_nft", place, tuning={**LORA, "text_targets": text_targets})
+    config.teacher.scale = 3.0
+    recipe = checks.validate(config)
+    opened = tuned_examples.pictures(recipe)
+    recipe, opened = tuned_examples.encoded(checks.with_data(recipe, opened.spec), tmp_path, opened)
+    mesh = programs.mesh_of(config)
+    program = programs.build(recipe, mesh)
+    state, _ = tuned_base.first(program)
+    batch = next(opened.batches(config, 0, sharding.positions(4, mesh), 0))
+    del batch["label"]
+    batch = sharding.to_devices(batch, mesh, 4)
+    noise = jax.random.normal(jax.random.key(0), batch["x"].shape)
+    clock = jnp.full(4, 500.0)
+    output = jax.jit(
+        lambda state, name: program.networks(state)[name](noise, clock, batch["condition"]), static_argnums=1
+    )
+    plain = jax.jit(players.build_players(recipe).modules["teacher"].plain)
+    base = state.unsaved["base"]
+    present = plain(base, noise, clock, batch["condition"])
+    absent = plain(base, noise, clock, jax.tree.map(jnp.zeros_like, batch["condition"]))
+    taught = output(state, "teacher")
+    np.testing.assert_allclose(taught, absent + 3 * (present - absent), rtol=0, atol=2e-5)
+    np.testing.assert_allclose(output(state, "model"), present, rtol=0, atol=2e-5)  # a LoRA begins as nothing
+    assert np.abs(present - absent).max() > 1e-3
+    state, _ = program.step(state, batch, program.seed)
+    np.testing.assert_array_equal(output(state, "teacher"), taught)
+    assert np.abs(output(state, "model") - present).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"teacher.path": "."}, r"config\.teacher\.path = '\.', but the base is the teacher"),
+        ({"objective": {"name": "progressive_distillation", "N": 4, "stage": 2}}, "the base stays as it is"),
+        ({"objective": {"name": "reflow", "density": UNIFORM["density"]}}, "the base, which teaches here, makes none"),
+        ({"objective": {"name": "denoising", **UNIFORM}, "teacher.scale": 2.0}, "learns from no teacher"),
+        ({"data.latents.dir": "elsewhere"}, "two pictures in a record"),
+    ],
+)
+def test_what_the_base_cannot_teach_is_refused(changes, words, place):
+    config = post_training("diffusion_dpo", place)
+    for field, value in changes.items():
+        config.update_from_flattened_dict({field: value})
+    if "objective" in changes:
+        config.objective = changes["objective"]
+    with pytest.raises(ConfigError, match=words):
+        tuned_examples.pictures(checks.validate(config))
