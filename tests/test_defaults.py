@@ -183,6 +183,7 @@ DEFAULTS = [
         {"equal": 0.5, "p": 1.0, "c": 0.01, "start": 0.0, "end": 1.0, "gamma": 25.0, "clamp": 0.005},
     ),
     (objectives.progressive_distillation, {"teacher_scale": 1.0}),
+    (objectives.drifting, {"similarity": "laplace"}),
     (objectives.score_identity, {"alpha": 1.2, "normalise": True}),
     (objectives.shortcut, {"M": 128, "share": 0.25, "clip": math.inf}),
     (objectives.uncertainty, {"channels": 128}),

@@ -267,7 +267,14 @@ DRAWING = {
 }
 
 
-COMPARING = ("contrastive_flow_matching", "dispersive", "diffusion_nft", "policy_gradient", "policy_gradient(target)")
+COMPARING = (
+    "contrastive_flow_matching",
+    "dispersive",
+    "diffusion_nft",
+    "drifting",
+    "policy_gradient",
+    "policy_gradient(target)",
+)
 BLOCKS = {f"objective {name}": 2 for name in COMPARING}  # examples that are compared
 WITHOUT = {"objective regression"}  # draws nothing
 
@@ -277,7 +284,7 @@ SLOW = {
     f"objective {name}"
     for name in (
         "x0", "v, min-snr", "score", "edm", "velocity", "ct", "ect", "cd", "continuous_consistency(teacher)",
-        "mean_flow(guided)", "alpha_flow", "score_identity", "distribution_matching(backward_simulation)",
+        "mean_flow(guided)", "alpha_flow", "drifting", "score_identity", "distribution_matching(backward_simulation)",
     )
 }  # fmt: skip
 # Samplers draw through one function, `samplers.sample`: one of them stands for all where it must be fast.

@@ -184,6 +184,7 @@ OBJECTIVES = _table(
     objectives.improved_mean_flow,
     objectives.alpha_flow,
     objectives.shortcut,
+    objectives.drifting,
     objectives.variational_bound,
     objectives.stochastic_interpolant,
     objectives.schroedinger_bridge,

@@ -61,6 +61,7 @@ MEMBERS = {
     "progressive_distillation": Member(lambda: objectives.progressive_distillation(V, V, 4), ("teacher",)),
     "distribution_matching": Member(lambda: objectives.distribution_matching(V, V, V, UNIFORM), ("teacher", "fake")),
     "score_identity": Member(lambda: objectives.score_identity(V, V, V, UNIFORM), ("teacher", "fake")),
+    "drifting": Member(lambda: objectives.drifting(V, 0.5, 2)),
     "fake_score": Member(
         lambda: objectives.fake_score(V, V, weightings.constant(V), UNIFORM), ("model",), trained="fake"
     ),

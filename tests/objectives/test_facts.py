@@ -114,6 +114,7 @@ FACTS = {
         UNIFORM,
         {"teacher": Teacher(), "second": Second("fake", False, objectives.fake_score)},
     ),
+    "drifting": lambda: (objectives.drifting(X0, 0.5, 4), consistency(X0, one_step=True), None, {"block": 4}),
     "ect": lambda: (objectives.ect(EDM, X0, 50), consistency(X0), None, {}),
     "fake_score": lambda: (
         objectives.fake_score(V, X0, weightings.constant(X0), UNIFORM),

@@ -38,6 +38,7 @@ ELSEWHERE = {
             "ct",
             "distribution_matching",
             "diffusion_dpo",
+            "drifting",
             "diffusion_nft",
             "ect",
             "fake_score",

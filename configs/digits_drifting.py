@@ -1,0 +1,30 @@
+"""One-step digits: drifting (Deng et al. 2026), a generator whose samples are moved towards the data as it trains.
+
+    diffusion train --config=digits_drifting --workdir=runs/digits_drifting
+
+No teacher, no second network and no times: 16 examples of a batch, with those of their digit, attract and repel each
+other in pixels. The paper drifts in features of images, with many examples of each class. It has not been trained to
+its end.
+
+Presets: `digits_drifting:tiny` (seconds; to see that everything works).
+"""
+
+from ml_collections import ConfigDict
+
+from diffusion.experiments.config import recipes
+from diffusion.experiments.config.recipes import preset
+
+digits = recipes.module("digits")
+
+TINY = {name: value for name, value in digits.PRESETS["tiny"].items() if not name.startswith("objective.")}
+PRESETS = {"tiny": TINY | {"sample.steps": 1}}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The recipe, or a preset of it; see the module's docstring."""
+    config = digits.get_config()
+    config.objective = {"name": "drifting", "temperature": 2.0, "block": 16}
+    config.sample.sampler = {"name": "consistency"}
+    config.sample.steps = 1
+    config.sample.guidance.scale = 1.0
+    return preset(config, arg, PRESETS)
