@@ -56,7 +56,7 @@ from diffusion.experiments.run.failure import RunFailed
 from diffusion.experiments.run.start import first_state
 from diffusion.experiments.run_folder import mirror as mirrors, user_code, workdir
 from diffusion.training import sharding
-from diffusion.training.checkpointing import checkpoints
+from diffusion.training.checkpointing import checkpoint_writer, checkpoints
 from diffusion.training.runtime import agreement, compilation_cache, preemption
 
 
@@ -137,7 +137,7 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
         # ==== Program, first state, bookkeeping ====
         program = programs.build(recipe, mesh)
         programs.check_memory(program, f"a step of {config.train.batch_size} examples of {recipe.examples.shape}")
-        saver = checkpoints.Checkpoints(folder, config.checkpoint.keep, config.checkpoint.keep_every)
+        saver = checkpoint_writer.Checkpoints(folder, config.checkpoint.keep, config.checkpoint.keep_every)
         stack.callback(saver.close)
         train_state, start = first_state(config, folder, program, fingerprint)
         if jax.process_index() == 0:

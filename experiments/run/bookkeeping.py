@@ -27,7 +27,7 @@ from diffusion.experiments.run.start import Start
 from diffusion.experiments.run_folder import workdir
 from diffusion.io import json_lines
 from diffusion.training import gradient_norms, sharding, training_means
-from diffusion.training.checkpointing import checkpoints
+from diffusion.training.checkpointing import checkpoint_writer, checkpoints
 from diffusion.training.runtime import agreement, preemption, process_memory, progress, recompilation
 from diffusion.training.state import HEALTHY, TrainState
 
@@ -53,7 +53,7 @@ class Bookkeeping:
         data: RunExamples,
         program: Program,
         mesh: Mesh,
-        saver: checkpoints.Checkpoints,
+        saver: checkpoint_writer.Checkpoints,
         start: Start,
         project: str,
         begun: float,

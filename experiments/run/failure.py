@@ -10,7 +10,7 @@ import numpy as np
 
 from diffusion.experiments.config.values import built_in_python
 from diffusion.training import state
-from diffusion.training.checkpointing import checkpoints
+from diffusion.training.checkpointing import checkpoint_writer, checkpoints
 
 
 class RunFailed(Exception):
@@ -63,7 +63,7 @@ def keep(workdir: str | pathlib.Path, frozen: state.TrainState, about: dict) -> 
     if jax.process_index() == 0:
         shutil.rmtree(failed, ignore_errors=True)
     healthy = jax.device_put(np.int32(state.HEALTHY), frozen.failed_at.sharding)
-    saver = checkpoints.Checkpoints(failed)
+    saver = checkpoint_writer.Checkpoints(failed)
     try:
         saver.save(frozen._replace(failed_at=healthy), about)
     finally:

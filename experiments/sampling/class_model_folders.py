@@ -24,7 +24,7 @@ from diffusion.models import interchange
 from diffusion.models.dit import DiT
 from diffusion.models.unet import UNet
 from diffusion.text_to_image import model_index
-from diffusion.training.checkpointing.checkpoints import Checkpoints
+from diffusion.training.checkpointing.checkpoint_writer import Checkpoints
 from diffusion.training.state import HEALTHY, TrainState
 
 STEP = 1  # of the checkpoint: the training of a published model is not known

@@ -19,7 +19,7 @@ from diffusion.experiments.config.values import to_json
 from diffusion.models import interchange
 from diffusion.models.interchange import FAMILIES, folders
 from diffusion.training import warm_start
-from diffusion.training.checkpointing.checkpoints import Checkpoints
+from diffusion.training.checkpointing.checkpoint_writer import Checkpoints
 from tests.adapters import test_lora_files
 from tests.models.interchange import published
 from tests.training import toys

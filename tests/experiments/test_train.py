@@ -21,7 +21,7 @@ from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, resolve
 from diffusion.experiments.run import bookkeeping, hooks
 from diffusion.experiments.run_folder import workdir
-from diffusion.training.checkpointing import checkpoints
+from diffusion.training.checkpointing import checkpoint_writer, checkpoints
 from diffusion.training.runtime import preemption
 from tests import commands, shared_programs
 
@@ -242,13 +242,13 @@ EVALUATED = {"train.steps": 6, "evaluate.every": 3, "checkpoint.every": 6}
 
 def test_a_step_is_saved_once_where_its_evaluation_is_due_too(tmp_path, monkeypatch):
     saved = []
-    save = checkpoints.Checkpoints.save
+    save = checkpoint_writer.Checkpoints.save
 
     def counted(self, state, about):
         saved.append(int(state.step))
         save(self, state, about)
 
-    monkeypatch.setattr(checkpoints.Checkpoints, "save", counted)
+    monkeypatch.setattr(checkpoint_writer.Checkpoints, "save", counted)
     scripted(monkeypatch, lambda params, step, stop: {"fd_pixels": 1.0})
     assert train.run(tiny(**EVALUATED), tmp_path) == 0
     assert saved == [3, 6]
@@ -362,7 +362,7 @@ def test_a_checkpoint_of_earlier_versions_goes_on_in_its_order_of_records(straig
     written = json.loads(path.read_text())
     del written["about"]["data"]
     assert written["about"].pop("order") == pipeline.ORDER
-    written["sha256"] = checkpoints._digest(written["about"])
+    written["sha256"] = checkpoints.digest(written["about"])
     path.write_text(json.dumps(written))
     batches = pipeline.batches
     orders = []

@@ -122,7 +122,7 @@ def altered(folder, change):
     path = folder / f"checkpoints/{checkpoints.latest(folder)}/about/metadata"
     written = json.loads(path.read_text())
     change(written["about"])
-    written["sha256"] = checkpoints._digest(written["about"])
+    written["sha256"] = checkpoints.digest(written["about"])
     path.write_text(json.dumps(written))
 
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion.training.checkpointing import checkpoints
+from diffusion.training.checkpointing import checkpoint_writer, checkpoints
 from tests.training import toys
 
 # Files that restoring depends on; a flip in one of them is always refused.
@@ -18,7 +18,7 @@ def saved(tmp_path_factory):
     """A state whose values do not compress, on the disk as step 0."""
     workdir = tmp_path_factory.mktemp("run")
     state = toys.make_state()._replace(density={"big": jax.random.normal(jax.random.key(0), (2**16,))})
-    saver = checkpoints.Checkpoints(workdir)
+    saver = checkpoint_writer.Checkpoints(workdir)
     saver.save(state)
     saver.close()
     return workdir, state

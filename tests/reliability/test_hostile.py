@@ -20,7 +20,7 @@ from diffusion.experiments.config.values import plain
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.training import ema, optimizers, state, warm_start
-from diffusion.training.checkpointing import checkpoints
+from diffusion.training.checkpointing import checkpoint_writer, checkpoints
 from tests import commands
 from tests.reliability.hostile import HUGE, Called, little_memory  # noqa: F401
 
@@ -44,7 +44,7 @@ def whole(tmp_path_factory):
     average = ema.exponential_moving_average(0.9)
     params = {"kernel": np.arange(2048, dtype=np.float32).reshape(64, 32), "bias": np.ones(3, np.float32)}
     made = state.create(jax.tree.map(jax.numpy.asarray, params), optimizer, average)
-    saver = checkpoints.Checkpoints(folder)
+    saver = checkpoint_writer.Checkpoints(folder)
     saver.save(made._replace(step=jax.numpy.asarray(3, "int32")))
     saver.close()
     return folder
@@ -62,7 +62,7 @@ def change_about(run, change):
     path = run / "checkpoints/3/about/metadata"
     about = json.loads(path.read_text())["about"]
     change(about)
-    path.write_text(json.dumps({"about": about, "sha256": checkpoints._digest(about)}))
+    path.write_text(json.dumps({"about": about, "sha256": checkpoints.digest(about)}))
 
 
 def change_array(run, name, change):

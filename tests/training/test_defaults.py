@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from diffusion.training import alternating, coding, micro_batches, optimizers, power_ema, sharding, step
-from diffusion.training.checkpointing import checkpoints
+from diffusion.training.checkpointing import checkpoint_writer, checkpoints
 from diffusion.training.runtime import agreement, compilation_cache, progress
 
 DEFAULTS = [
@@ -23,7 +23,7 @@ DEFAULTS = [
     ),
     (power_ema.moving_average, {"decay": 0.9999, "warmup": True, "sigma_rel": 0.0}),
     (sharding.check_batch_size, {"accumulate": 1}),
-    (checkpoints.Checkpoints, {"keep": 3, "keep_every": 0}),
+    (checkpoint_writer.Checkpoints, {"keep": 3, "keep_every": 0}),
     (agreement.gather, {"text": "", "seconds": float("inf")}),
     (progress.Display, {"speaks": True}),
     (progress.Display.report, {"skipped": 0}),

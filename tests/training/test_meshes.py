@@ -130,7 +130,7 @@ import json, sys
 import jax, jax.numpy as jnp, numpy as np
 from configs import digits
 from diffusion.training import sharding
-from diffusion.training.checkpointing import checkpoints
+from diffusion.training.checkpointing import checkpoint_writer, checkpoints
 from diffusion.experiments.config import resolve
 from diffusion.experiments.run import program as programs
 
@@ -151,7 +151,7 @@ for axes in meshes:
     state = found[0] if found else sharding.create(init, target, np.uint32(7))
     for leaf, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(target)):
         assert leaf.sharding.is_equivalent_to(wanted.sharding, leaf.ndim)
-    saver = checkpoints.Checkpoints(workdir, keep=100)
+    saver = checkpoint_writer.Checkpoints(workdir, keep=100)
     saver.save(state._replace(step=state.step + 1))
     saver.close()
 """

@@ -91,7 +91,7 @@ CHILD = """
 import json, sys
 import jax, jax.numpy as jnp, numpy as np
 from diffusion.training import sharding
-from diffusion.training.checkpointing import checkpoints
+from diffusion.training.checkpointing import checkpoint_writer, checkpoints
 from diffusion.training.checkpointing.checksums import checksums
 from diffusion.training.step import make_train_step
 from tests.training import toys
@@ -128,7 +128,7 @@ for k in range(first, first + (5 if workdir else 10)):
     draws.append(np.asarray(state.density).tobytes().hex())
 state = state._replace(density=())
 if workdir:
-    saver = checkpoints.Checkpoints(workdir)
+    saver = checkpoint_writer.Checkpoints(workdir)
     saver.save(state)
     saver.close()
 print(json.dumps({"losses": losses, "draws": draws, "sums": checksums(state.params),

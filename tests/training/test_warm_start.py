@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from diffusion.training.checkpointing.checkpoints import Checkpoints
+from diffusion.training.checkpointing.checkpoint_writer import Checkpoints
 from diffusion.training.warm_start import read, warm_start
 from tests.training import toys
 

@@ -6,6 +6,7 @@ from diffusion import public
 
 if TYPE_CHECKING:
     from diffusion.training.checkpointing import (
+        checkpoint_writer as checkpoint_writer,
         checkpoints as checkpoints,
         checksums as checksums,
         description as description,

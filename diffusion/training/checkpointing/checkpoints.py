@@ -1,4 +1,4 @@
-"""Checkpoints: WORKDIR/checkpoints/<step>, atomic, asynchronous, verified.
+"""Reads checkpoints, WORKDIR/checkpoints/<step>: finds, verifies and restores what `checkpoint_writer` wrote.
 
 A checkpoint has four Orbax items, so that sampling needs no optimizer: `params`, `ema`, `training` (the rest
 of the state) and `about` (JSON: the step, the data position, shape, type and checksum of every leaf).
@@ -6,12 +6,15 @@ of the state) and `about` (JSON: the step, the data position, shape, type and ch
 
 __all__ = [
     "CheckpointError",
-    "Checkpoints",
     "DamagedCheckpoint",
     "MismatchedCheckpoint",
     "UnreadableCheckpoint",
+    "digest",
+    "first_line",
     "folder",
+    "items_of",
     "latest",
+    "leaves_of",
     "load_ema",
     "load_params",
     "loud",
@@ -34,19 +37,18 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
-from diffusion.io import failures, files, limits, opener
+from diffusion import public
+from diffusion.io import failures, limits, opener
 from diffusion.training.checkpointing import validation
-from diffusion.training.checkpointing.checksums import checksums, later
+from diffusion.training.checkpointing.checksums import checksums
 from diffusion.training.runtime import agreement
 from diffusion.training.sharding import leaf_name
-from diffusion.training.state import HEALTHY, TrainState
+from diffusion.training.state import TrainState
 
 STEP = re.compile("[0-9]{1,18}")  # the name of a finished checkpoint
 FORMAT = 1  # raised by a change that older readers would misread
 SECOND_PLAYERS = "rivals"  # the item of a checkpoint that holds them, by the name it has had since the first
-PATIENCE = 10**9  # seconds for a save: Orbax's 600 are too few for a slow disk, and end when the clock is set forward
 
 
 class CheckpointError(RuntimeError):
@@ -91,7 +93,7 @@ def latest(workdir: str | pathlib.Path) -> int | None:
     return max(steps(workdir), default=None)
 
 
-def _items(state: Any) -> dict[str, Any]:
+def items_of(state: Any) -> dict[str, Any]:
     """The state as the Orbax items of a checkpoint."""
     rest = {"step": state.step, "opt_state": state.opt_state, "density": state.density, "failed_at": state.failed_at}
     others = {name: item for name, item in (("frozen", state.frozen), (SECOND_PLAYERS, state.second_players)) if item}
@@ -108,176 +110,15 @@ def _state(items: dict[str, Any]) -> TrainState:
     )
 
 
-def _leaves(tree: Any) -> dict[str, dict]:
-    """Shape and type of every leaf, by path."""
+def leaves_of(tree: Any) -> dict[str, dict]:
+    """{path: {"shape", "dtype"}} of every leaf."""
     named = jax.tree_util.tree_leaves_with_path(tree)
     return {leaf_name(path): {"shape": list(leaf.shape), "dtype": str(leaf.dtype)} for path, leaf in named}
 
 
-def _described(about: dict, leaves: dict[str, dict], sums: Callable[[], dict[str, str]]) -> dict:
-    """A checkpoint's description; hashing takes a second a gigabyte and processor, so the train loop goes on."""
-    checksums = sums()
-    content = {**about, "leaves": {name: {**leaf, "checksum": checksums[name]} for name, leaf in leaves.items()}}
-    return {"about": content, "sha256": _digest(content)}
-
-
-def _digest(about: dict) -> str:
+def digest(about: dict) -> str:
+    """The sha256 of a description, which a checkpoint keeps beside it."""
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-
-
-def _barrier(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
-
-
-class Checkpoints:
-    """The writer of a run's checkpoints. Every process of a run opens one; process 0 manages the folder."""
-
-    def __init__(self, workdir: str | pathlib.Path, keep: int = 3, keep_every: int = 0):
-        """Opens WORKDIR/checkpoints, and removes what an interrupted save left there.
-
-        Args:
-            workdir: the run folder.
-            keep: number of latest checkpoints to keep, >= 1.
-            keep_every: also keep those whose step is a multiple of this; 0 for none.
-
-        Raises:
-            ValueError: if `keep` < 1.
-            CheckpointError: if the folder cannot be written.
-        """
-        if keep < 1:
-            raise ValueError(f"checkpoint.keep = {keep}: must be >= 1, or a run could not resume.")
-        self.workdir = pathlib.Path(workdir).absolute()
-        self.keep = keep
-        self.keep_every = keep_every
-        self.best: int | None = None  # the step of the best checkpoint, which is kept too
-        path = folder(workdir)
-        if jax.process_index() == 0:
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-                for unfinished in path.glob("*orbax-checkpoint-tmp*"):
-                    shutil.rmtree(unfinished)
-            except OSError as error:
-                raise CheckpointError(f"Cannot write checkpoints in {path}: {error}.") from error
-        _barrier("checkpoints opened")
-        import orbax.checkpoint as ocp  # imported here: most commands list checkpoints before they open one
-
-        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), timeout_secs=PATIENCE)
-        self._writing = None  # the step of the current save
-
-    def save(self, state: TrainState, about: dict | None = None) -> None:
-        """Starts to write a checkpoint of the state's step; returns once the state may be donated.
-
-        Args:
-            state: the state to save; nothing is written if its step is saved already.
-            about: JSON-able facts to keep with it, for example {"examples": 1280, "config_hash": "..."}.
-
-        Raises:
-            CheckpointError: if the state is flagged as failed, or this or the last save cannot be written (then the
-                older checkpoints stay as they are).
-        """
-        step = int(state.step)
-        failed_at = int(state.failed_at)
-        if failed_at != HEALTHY:
-            raise CheckpointError(f"The state failed in step {failed_at} (a non-finite loss or gradient): not saved.")
-        self.wait()
-        if step in steps(self.workdir):
-            return
-        items = _items(state)
-        sums = later(items)
-        leaves = _leaves(items)
-        import orbax.checkpoint as ocp
-
-        from diffusion.training.checkpointing.description import DescriptionSave
-
-        describe = lambda: _described({"format": FORMAT, "step": step, **(about or {})}, leaves, sums)
-        saved = {name: ocp.args.StandardSave(item) for name, item in items.items()}
-        self._writing = step
-        with self._explained():
-            args = ocp.args.Composite(**saved, about=DescriptionSave(describe))
-            self._writer.save(folder(self.workdir) / str(step), args=args)
-
-    def wait(self) -> None:
-        """Waits until the last save is on disk, then removes the checkpoints that the policy does not keep.
-
-        Raises:
-            CheckpointError: if that save could not be written.
-        """
-        with self._explained():
-            self._writer.wait_until_finished()
-        if self._writing is None or jax.process_index() > 0:
-            return
-        self._writing = None
-        self._prune()
-
-    def keep_best(self, best: dict) -> None:
-        """Keeps a finished checkpoint for good, as the best so far, and records that in the checkpoint.
-
-        Args:
-            best: JSON-able: {"step": of the checkpoint, ...}; its `about` then has this under "best".
-
-        Raises:
-            CheckpointError: if it does not exist, or cannot be written.
-        """
-        step: int = best["step"]
-        self.best = step
-        if jax.process_index() > 0:
-            return
-        description = {**read_about(self.workdir, step), "best": best}
-        path = folder(self.workdir) / str(step) / "about" / "metadata"
-        try:
-            with files.atomic(path) as file:
-                file.write(json.dumps({"about": description, "sha256": _digest(description)}).encode())
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be written: {error.strerror}.") from error
-        self._prune()
-
-    def superfluous(self, have: list[int]) -> list[int]:
-        """Returns those of the steps, which ascend, whose checkpoints the policy does not keep."""
-        stays = lambda step: step == self.best or (self.keep_every and step % self.keep_every == 0)
-        return [step for step in have[: -self.keep] if not stays(step)]
-
-    def _prune(self) -> None:
-        for step in self.superfluous(steps(self.workdir)):
-            path = folder(self.workdir) / str(step)
-            removed = path.with_name(f"{step}.removed.orbax-checkpoint-tmp")  # a bare number marks whole ones alone
-            path.rename(removed)
-            shutil.rmtree(removed, ignore_errors=True)
-
-    def close(self) -> None:
-        """Waits for the last save and ends the writer.
-
-        Raises:
-            CheckpointError: if that save could not be written.
-        """
-        try:
-            self.wait()
-        except BaseException:
-            with contextlib.suppress(Exception):  # it may raise the same error of this save again
-                self._writer.close()
-            raise
-        with self._explained():
-            self._writer.close()
-
-    @contextlib.contextmanager
-    def _explained(self):
-        try:
-            yield
-        except Exception as error:  # Orbax and TensorStore raise many types here
-            step, self._writing = self._writing, None
-            path = folder(self.workdir) / ("" if step is None else str(step))
-            for unfinished in folder(self.workdir).glob(f"{step}*orbax-checkpoint-tmp*"):
-                shutil.rmtree(unfinished, ignore_errors=True)
-            intact_steps = steps(self.workdir)
-            intact = (
-                f"Older checkpoints are intact: {', '.join(map(str, intact_steps))}."
-                if intact_steps
-                else "There is no older one."
-            )
-            raise CheckpointError(
-                f"Could not write the checkpoint {path}: {_first_line(error)}. {intact} "
-                "Check that the disk has room and the folder can be written, then run the same command again."
-            ) from error
 
 
 def read_about(workdir: str | pathlib.Path, step: int) -> dict:
@@ -292,10 +133,10 @@ def read_about(workdir: str | pathlib.Path, step: int) -> dict:
     with _reading(path / "about" / "metadata"):
         written = opener.read_json(path / "about" / "metadata")
         description = written["about"]
-        digest = written["sha256"]
+        sha256 = written["sha256"]
         written_step = description["step"]
         written_format = int(description["format"])
-    if _digest(description) != digest or written_step != step:
+    if digest(description) != sha256 or written_step != step:
         raise DamagedCheckpoint(f"{path / 'about' / 'metadata'} was altered: its checksum or its step is not its own.")
     if written_format > FORMAT:
         raise MismatchedCheckpoint(f"{path} has format {written_format}; this version reads up to {FORMAT}: update.")
@@ -312,13 +153,13 @@ def _reading(path: pathlib.Path):
     except Exception as error:  # Orbax and TensorStore raise many types here
         if failures.is_machine_failure(error):
             raise UnreadableCheckpoint(
-                f"{path} could not be read: {_first_line(error)}. The checkpoint may be intact: nothing was renamed or "
+                f"{path} could not be read: {first_line(error)}. The checkpoint may be intact: nothing was renamed or "
                 "removed. Check that this user may read it, that the disk answers and that there is enough memory, "
                 "then run the same command again."
             ) from error
         if isinstance(error, limits.Refused):  # an invalid declaration is damage
             raise DamagedCheckpoint(str(error)) from error
-        raise DamagedCheckpoint(f"{path} cannot be read: {_first_line(error)}.") from error
+        raise DamagedCheckpoint(f"{path} cannot be read: {first_line(error)}.") from error
 
 
 def _read(workdir: str | pathlib.Path, step: int, about: dict, target: dict[str, Any]) -> dict[str, Any]:
@@ -390,8 +231,8 @@ def restore(workdir: str | pathlib.Path, step: int, target: TrainState) -> tuple
     def read():
         description = read_about(workdir, step)
         held = _held(target, description["leaves"])
-        items = _items(target._replace(frozen={**(target.frozen or {}), **held}))
-        _require_fit(path, description["leaves"], _leaves(items))
+        items = items_of(target._replace(frozen={**(target.frozen or {}), **held}))
+        _require_fit(path, description["leaves"], leaves_of(items))
         return description, _read(workdir, step, description, items)
 
     description, restored = _together(path, read)
@@ -530,6 +371,10 @@ def load_params(workdir: str | pathlib.Path, step: int | None = None) -> tuple[A
     return _load("params", workdir, step)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The type of an error and the first line of its message."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0] if text else ''}".rstrip(".: ")
+
+
+public.declare(__name__, elsewhere={"Checkpoints": "diffusion.training.checkpointing.checkpoint_writer"})

@@ -14,13 +14,9 @@ import orbax.checkpoint as ocp
 import pytest
 
 from diffusion.training import state
-from diffusion.training.checkpointing import checkpoints
-from diffusion.training.checkpointing.checkpoints import (
-    CheckpointError,
-    Checkpoints,
-    DamagedCheckpoint,
-    MismatchedCheckpoint,
-)
+from diffusion.training.checkpointing import checkpoint_writer, checkpoints
+from diffusion.training.checkpointing.checkpoint_writer import Checkpoints
+from diffusion.training.checkpointing.checkpoints import CheckpointError, DamagedCheckpoint, MismatchedCheckpoint
 from tests import rights
 from tests.training import toys
 
@@ -81,14 +77,14 @@ def test_saved_state_comes_back_bit_for_bit(saved):
 def test_a_checkpoint_has_no_name_before_its_description_is_made(tmp_path, monkeypatch):
     """Hashing is off the train loop's path: `save` returns before it, and the folder gets its name after it."""
     begun, go = threading.Event(), threading.Event()
-    described = checkpoints._described
+    described = checkpoint_writer._described
 
     def slow(*args):
         begun.set()
         assert go.wait(60)
         return described(*args)
 
-    monkeypatch.setattr(checkpoints, "_described", slow)
+    monkeypatch.setattr(checkpoint_writer, "_described", slow)
     saver = Checkpoints(tmp_path)
     saver.save(toys.make_state())
     assert begun.wait(60)
@@ -100,7 +96,7 @@ def test_a_checkpoint_has_no_name_before_its_description_is_made(tmp_path, monke
 
 
 def test_a_description_that_cannot_be_made_fails_the_save(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "_described", lambda *_: 1 / 0)
+    monkeypatch.setattr(checkpoint_writer, "_described", lambda *_: 1 / 0)
     saver = Checkpoints(tmp_path)
     saver.save(toys.make_state())
     with pytest.raises(CheckpointError, match=r"Could not write the checkpoint .*0: ZeroDivisionError"):
@@ -244,7 +240,7 @@ def test_altered_values_are_named_by_leaf(run_folder, monkeypatch):
     path = workdir / "checkpoints/6/about/metadata"
     written = json.loads(path.read_text())
     written["about"]["leaves"]["ema/out/kernel"]["checksum"] = "0" * 8
-    written["sha256"] = checkpoints._digest(written["about"])
+    written["sha256"] = checkpoints.digest(written["about"])
     path.write_text(json.dumps(written))
     with pytest.raises(DamagedCheckpoint, match="'ema/out/kernel'"):
         checkpoints.restore(workdir, 6, toys.make_state())
@@ -479,7 +475,7 @@ def test_what_a_file_gives_again_is_in_no_checkpoint_and_is_read_from_those_that
 
 def test_the_digest_of_a_record_does_not_depend_on_the_order_of_its_entries():
     expected = hashlib.sha256(b'{"a": 2, "b": {"c": 1}}').hexdigest()
-    assert checkpoints._digest({"b": {"c": 1}, "a": 2}) == checkpoints._digest({"a": 2, "b": {"c": 1}}) == expected
+    assert checkpoints.digest({"b": {"c": 1}, "a": 2}) == checkpoints.digest({"a": 2, "b": {"c": 1}}) == expected
 
 
 def test_a_state_is_made_of_its_items_again():
@@ -487,4 +483,4 @@ def test_a_state_is_made_of_its_items_again():
     parts = {name: name for name in ("step", "params", "ema", "opt_state", "density", "failed_at")}
     for more in ({}, {"frozen": {"teacher": 1}}, {"second_players": {"fake": 2}}):
         whole = state.TrainState(**parts, **more)
-        assert checkpoints._state(checkpoints._items(whole)) == whole
+        assert checkpoints._state(checkpoints.items_of(whole)) == whole
