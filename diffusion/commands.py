@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 PACKAGE = pathlib.Path(__file__).parent
-FOLDERS = {"": PACKAGE / "experiments", "launch ": PACKAGE / "launch"}  # by what stands before the command's name
+FOLDERS = {"": PACKAGE / "experiments", "launch ": PACKAGE / "launch"}  # {prefix of a command's name: folder}
 PURPOSE = re.compile(r'r?"""(.*?)(?:\.?"""|\.?\n\n)', re.DOTALL)  # the first sentence of a docstring
 PROGRAM = "diffusion"
 EXAMPLES = "examples."

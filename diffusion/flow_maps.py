@@ -338,7 +338,7 @@ def _along_the_line(schedule, x_t, s, prediction: Prediction) -> Array:
     s = at_each(schedule, _one_each(s, x_t), x_t)
     alpha = left_broadcast(schedule.alpha(s), x_t)
     sigma = left_broadcast(schedule.sigma(s), x_t)
-    # At s = 0 the estimate itself, even where eps is not defined because sigma(t) = 0.
+    # At s = 0 the result is the estimate, even if sigma(t) = 0 leaves eps undefined.
     return alpha * prediction.x0 + jnp.where(sigma > 0, sigma * prediction.eps, 0)
 
 

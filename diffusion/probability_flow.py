@@ -24,7 +24,7 @@ from diffusion.parameterizations import Denoiser, checked
 from diffusion.schedules import NoiseSchedule, at_each, left_broadcast
 from diffusion.schedules.bisection import bisect
 
-HALVINGS = 40  # of [0, 1], beyond the digits of float32 near the data
+HALVINGS = 40  # halvings of [0, 1], beyond the digits of float32 near the data
 NEAR = 1e-6  # share of t_max: the distance from an end at which slopes are compared that are infinite at it
 
 

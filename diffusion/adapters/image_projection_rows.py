@@ -14,7 +14,7 @@ from diffusion.models.joint_image_projections import TimedResampler
 HEAD = 64  # features of a head in every published resampler; the file has the product with their number alone
 # Learned queries: theirs [1, K, D], ours [K, D].
 LEADING = Layout(lambda a, shape: a.reshape(shape), lambda a: a[None])
-TIME = "time_embedding.linear_{}"  # of Stable Diffusion 3's
+TIME = "time_embedding.linear_{}"  # the name in Stable Diffusion 3's adapter
 
 
 def check_heads(projection: nn.Module) -> None:

@@ -24,7 +24,7 @@ from diffusion.models.interchange import folders
 from diffusion.models.layers.choices import look_up
 
 FILE = "ip_adapter.safetensors"
-ENTRY = "image_prompt"  # of a record's condition: the features of its picture
+ENTRY = "image_prompt"  # the entry of a record's condition that has the features of its picture
 NAME = "image"
 """Name of the attachment, for controls."""
 

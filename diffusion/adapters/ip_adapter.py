@@ -134,7 +134,7 @@ def attachment(
 
     def encode_joint(params: Any, images: jax.Array) -> tuple[Any, Any]:
         features = prompt_features.inner(encoder, params["encoder"], images)
-        return features, jnp.zeros_like(features)  # as diffusers has it
+        return features, jnp.zeros_like(features)  # diffusers does so too
 
     def entries_joint(
         params: Any, weight: jax.Array, seen: Any, x: jax.Array, t: jax.Array, clock: jax.Array, *rest: Any

@@ -40,7 +40,7 @@ from diffusion.published.stable_diffusion.network import ConditionalUNet
 from diffusion.published.stable_diffusion_3.network import MMDiT
 
 KINDS = {"global": GlobalProjection, "full": FullProjection, "plus": Resampler}
-SIDE = 32  # of latents for which layers are listed: their widths do not depend on it
+SIDE = 32  # side of the latents for which layers are listed; widths do not depend on it
 
 
 def widths(denoiser: Any) -> tuple[int, ...]:
@@ -60,7 +60,7 @@ def numbers(denoiser: Any) -> tuple[int, ...]:
     if isinstance(denoiser, (Flux, MMDiT)):
         return tuple(range(number))
     order = list(range(number))
-    if isinstance(denoiser, ConditionalUNet):  # in files the middle comes last
+    if isinstance(denoiser, ConditionalUNet):  # files list the middle last
         down = sum(sum(denoiser.transformers(level, up=False)) for level in range(len(denoiser.widths)))
         middle = list(range(down, down + denoiser.middle))
         order = [i for i in order if i not in middle] + middle

@@ -393,7 +393,7 @@ def _peft(update: Update, layer: str) -> dict[str, np.ndarray]:
     if second:
         raise ValueError(f'{layer} has a LoHa or LoKr, which diffusers does not read. Valid: layout = "kohya"')
     named = {"lora_A.weight": down, "lora_B.weight": up}
-    if update.magnitude is not None:  # of a convolution [1, out, 1, 1]
+    if update.magnitude is not None:  # a convolution has [1, out, 1, 1]
         shape = (1, -1, *[1] * (down.ndim - 2)) if down.ndim > 2 else (-1,)
         named["lora_magnitude_vector"] = update.magnitude.reshape(shape)
     return named

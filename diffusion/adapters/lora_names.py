@@ -15,8 +15,8 @@ from diffusion.models.interchange import tensor_files
 from diffusion.models.interchange.rows import Mismatch
 from diffusion.models.interchange.tensor_files import Tensors
 
-METADATA = "lora_adapter_metadata"  # where diffusers writes peft's config, as JSON
-LARGEST = 2**31  # of a rank or an alpha
+METADATA = "lora_adapter_metadata"  # the entry in which diffusers writes peft's config, as JSON
+LARGEST = 2**31  # largest rank or alpha
 EXCEPTIONS = 2**14  # layers with a rank or an alpha of their own
 DENOISER = ("unet", "transformer")
 # Prefixes of a layer's name, and the networks that each can mean. Names after one that ends in "_" have "_" for ".".
@@ -63,7 +63,7 @@ ENDS = {
     "diff_m": "modulation_difference",
     "w_norm": "difference",
     "b_norm": "bias_difference",
-    "weight": "whole_weight",  # of a norm, as FLUX's control LoRAs have it
+    "weight": "whole_weight",  # a norm's scale, which FLUX's control LoRAs replace
     "scale": "whole_scale",
 }
 PARTS = frozenset(ENDS.values())

@@ -66,7 +66,7 @@ def their_layers(
                     second = {"down": factors["down_2"], "up": factors["up_2"]}
                     pairs.append(how.to_theirs(*(_selected(second, at, place, fused) or ())))
                 magnitude = None
-                if "magnitude" in factors:  # as B of rank 1
+                if "magnitude" in factors:  # a magnitude has the axes of a B of rank 1
                     layers = _leading(factors, place.leaf, at)
                     as_up = np.expand_dims(np.asarray(factors["magnitude"]), layers)
                     magnitude_factors = {"down": np.asarray(factors["down"])[..., :1], "up": as_up}

@@ -22,10 +22,10 @@ from diffusion.adapters import lora as factors, lora_files, word_embeddings
 from diffusion.adapters.lora_files import Lora
 from diffusion.adapters.tuning import Params, Tuning
 
-ATTENTION = r"(^|\.)(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)$"  # of denoisers
-TEXT = r"self_attn\.([qkv]|out)_proj$"  # of CLIP
-FILE = "pytorch_lora_weights.safetensors"  # that diffusers looks for in a folder
-LYCORIS = "lycoris.safetensors"  # in the spelling of LyCORIS, for ComfyUI and others
+ATTENTION = r"(^|\.)(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)$"  # the kernels of denoisers
+TEXT = r"self_attn\.([qkv]|out)_proj$"  # the kernels of CLIP
+FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for in a folder
+LYCORIS = "lycoris.safetensors"  # the file with LyCORIS's names, for ComfyUI and others
 
 
 def lora(

@@ -32,7 +32,7 @@ from diffusion.text.added_words import with_words
 PARTS = ("clip_l", "clip_g")  # the names of the encoders of CLIP in files, in the order of a pipeline's
 FILE = "learned_embeds.safetensors"
 NAMELESS = ("emb_params", "string_to_param.*")  # tensors of files that do not name their word
-WORDS = "trigger_words"  # in a file's metadata
+WORDS = "trigger_words"  # the entry of a file's metadata
 
 
 class Word(NamedTuple):

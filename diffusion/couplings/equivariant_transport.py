@@ -16,7 +16,7 @@ from jax import Array
 from diffusion import public
 from diffusion.couplings.transport import Coupling, assignment, in_blocks, within_conditions
 
-ROUNDS = 3  # of a matching and a rotation in turn, each of which can only shorten the distance
+ROUNDS = 3  # number of alternations of matching and rotation; each can only shorten the distance
 
 
 def aligned(permutation: bool = True, rotation: bool = True) -> Coupling:

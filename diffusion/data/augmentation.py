@@ -22,7 +22,7 @@ from jax import Array
 
 from diffusion.objectives.augmented import Augmentation
 
-NUMBERS = 9  # that describe a change
+NUMBERS = 9  # how many numbers describe a change
 SYM6 = (  # low-pass filter of the symlet with six vanishing moments (Daubechies, "Ten Lectures on Wavelets", 1992)
     0.015404109327027373, 0.0034907120842174702, -0.11799011114819057, -0.048311742585633, 0.4910559419267466,
     0.787641141030194, 0.3379294217276218, -0.07263752278646252, -0.021060292512300564, 0.04472490177066578,
@@ -110,7 +110,7 @@ def transform(image: Array, inverse: Array) -> Array:
     product = lambda matrix, x: jnp.einsum("ij,j...->i...", matrix, x, precision="highest")
     both = lambda rows, columns, x: product(columns, product(rows, x).swapaxes(0, 1)).swapaxes(0, 1)
     fine = both(_finer(height), _finer(width), image)
-    # On the fine grid a pixel is two samples, and the filter's own middle lies half a sample before theirs.
+    # A pixel has two samples on the fine grid; the filter's centre lies half a sample before the pixel's.
     inverse = _shift(-0.5, -0.5) @ jnp.diag(jnp.array([2.0, 2.0, 1.0])) @ inverse
     inverse = inverse @ jnp.diag(jnp.array([0.5, 0.5, 1.0])) @ _shift(0.5, 0.5)
     y, x = (jnp.arange(2 * (side + 2 * BORDER)) - (side + 2 * BORDER - 0.5) for side in (height, width))

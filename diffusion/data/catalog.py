@@ -23,7 +23,7 @@ from diffusion.io.files import cache
 BUNDLED: dict[str, Any] = {"digits": "diffusion.data.digits:Digits", "shapes": "diffusion.data.shapes:Shapes"}
 
 DEFAULT = "TFDS's default; set data_dir or TFDS_DATA_DIR"
-MADE_BY = "made_by.json"  # in the folder of a bundled dataset: the checksum of the code that has made it
+MADE_BY = "made_by.json"  # the file of a bundled dataset that has the checksum of the code that wrote it
 
 # The features that a dataset of images may have. TFDS imports the module of any other class that a folder names.
 FEATURES = (

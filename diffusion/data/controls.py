@@ -36,8 +36,8 @@ def edges(low: float = 100.0, high: float = 200.0, blur: float = 1.0) -> Control
         grey = scipy.ndimage.gaussian_filter(_grey(picture), blur)
         down = scipy.ndimage.sobel(grey, axis=0)
         right = scipy.ndimage.sobel(grey, axis=1)
-        steep = np.round(np.hypot(down, right), 6)  # so that equal slopes compare as equal
-        # Of four directions the nearest to the gradient; a pixel stays where neither neighbour along it is steeper.
+        steep = np.round(np.hypot(down, right), 6)  # rounded, so that equal slopes compare as equal
+        # The gradient is rounded to one of four directions; a pixel stays if no neighbour in that direction is steeper.
         turn = np.round(np.arctan2(down, right) / (np.pi / 4)).astype(int) % 4
         padded = np.pad(steep, 1)
         rows, columns = steep.shape

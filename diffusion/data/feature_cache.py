@@ -20,8 +20,8 @@ from diffusion.data import latent_cache, pipeline
 from diffusion.data.latent_cache import CacheError, Description, Latents
 from diffusion.data.sources import DataSpec
 
-FOLDER = "features"  # in that of the latents
-DTYPE = "float16"  # of the numbers on disk and in a batch: 11 bits of a feature, for a cosine
+FOLDER = "features"  # inside the folder of the latents
+DTYPE = "float16"  # type on disk and in a batch: 11 bits suffice for a cosine
 
 
 class Featured:

@@ -136,7 +136,7 @@ def conditional(process: GaussianProcess, given: np.ndarray, mask: np.ndarray) -
     values = np.asarray(given, np.float64).ravel()[is_given]
     mean = weights @ values
     covariance = K - weights @ K[is_given]
-    mean[is_given], covariance[is_given], covariance[:, is_given] = values, 0, 0  # as they are, but for rounding
+    mean[is_given], covariance[is_given], covariance[:, is_given] = values, 0, 0  # exact, without rounding
     return mean.reshape(process.shape), (covariance + covariance.T) / 2
 
 

@@ -4,7 +4,7 @@ __all__ = ["keyed_permutation"]
 
 import numpy as np
 
-ROUNDS = 10  # of the Feistel network, as in NIST's FF1
+ROUNDS = 10  # number of rounds of the Feistel network, as in NIST's FF1
 
 
 def keyed_permutation(positions: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
@@ -46,7 +46,7 @@ def keyed_permutation(positions: np.ndarray, size: int, keys: np.ndarray) -> np.
 
 def _feistel(x: np.ndarray, bits: int, keys: np.ndarray) -> np.ndarray:
     """A permutation of 0..2^bits - 1, at uint64 [b]."""
-    width = np.uint64(bits // 2)  # of the right half
+    width = np.uint64(bits // 2)  # bits of the right half
     left = x >> width
     right = x & _mask(bits // 2)
     for one, other in zip(keys[::2], keys[1::2], strict=True):

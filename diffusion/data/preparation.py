@@ -19,8 +19,8 @@ from importlib import metadata
 from diffusion.data import catalog
 from diffusion.io import files
 
-READY = "diffusion_ready.json"  # in the environment, once all is installed
-DOWNLOADS = "downloads"  # of TFDS, beside the datasets
+READY = "diffusion_ready.json"  # written into the environment once everything is installed
+DOWNLOADS = "downloads"  # the folder of TFDS's downloads, beside the datasets
 SCRIPT = """
 import sys
 import tensorflow_datasets as tfds

@@ -27,7 +27,7 @@ import numpy as np
 
 from diffusion import public
 
-ROUNDING = 1e-9  # of a distance
+ROUNDING = 1e-9  # rounding error of a distance
 NODES = 2000  # directions by which a superellipsoid's area is integrated
 
 
@@ -190,17 +190,17 @@ def superellipsoid(half: Sequence[float] | np.ndarray, upright: float, flat: flo
         value, _ = implicit(directions)
         points = directions * value[:, None] ** (-upright / 2)  # F(s p) = s^(2 / upright) F(p)
         slope = implicit(points)[1]
-        height = np.sum(points * slope, axis=1) / np.linalg.norm(slope, axis=1)  # of the tangent plane
+        height = np.sum(points * slope, axis=1) / np.linalg.norm(slope, axis=1)  # height of the tangent plane
         return points, np.linalg.norm(points, axis=1) ** 3 / height
 
     def distance(p):
         length = np.linalg.norm(p, axis=1)
-        centre = length == 0  # from there, along the shortest axis
+        centre = length == 0  # at the centre the direction is the shortest axis
         directions = np.where(centre[:, None], shortest, p) / np.where(centre, 1, length)[:, None]
         return length - implicit(directions)[0] ** (-upright / 2)
 
     shortest = np.eye(3)[sides.argmin()]
-    inner = 1 / np.linalg.norm(1 / sides)  # of the octahedron that it contains
+    inner = 1 / np.linalg.norm(1 / sides)  # inner radius of the octahedron inside
     most = np.linalg.norm(sides) ** 3 / inner
 
     def draw(rng, n):
@@ -252,7 +252,7 @@ def surface_points(solid: Solid, number: int, rng: np.random.Generator) -> np.nd
         for i, points in enumerate(drawn):
             outside = np.ones(len(points), bool)
             for j, other in enumerate(solid):
-                if j != i:  # where two surfaces coincide, that of the first part counts
+                if j != i:  # if two surfaces coincide, the first part's counts
                     outside &= other.distance(points) > (ROUNDING if j < i else -ROUNDING)
             free.append(points[outside])
         accepted = np.concatenate([accepted, rng.permutation(np.concatenate(free))])

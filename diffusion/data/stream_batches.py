@@ -110,7 +110,8 @@ def _sound(stream: Stream, batch: Sequence[Any], row: int) -> tuple[Mapping[str,
         try:
             return stream.decode(batch[(row + step) % len(batch)]), int(step > 0)
         except DamagedRecord as error:
-            warnings.warn(f"left out: {error}", stacklevel=1)  # from one line, so that Python prints each once
+            # All warnings come from one line of code, so that Python prints each once.
+            warnings.warn(f"left out: {error}", stacklevel=1)
     raise DamagedRecord(
         f"all {len(batch)} records of a batch are damaged, so that skipping would hide the loss of a whole file; the "
         f"last is {stream.place(batch[row])}"

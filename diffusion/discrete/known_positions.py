@@ -47,7 +47,7 @@ def infilling(sampler: SymbolSampler, values: Array, known: Array) -> SymbolSamp
         if jnp.shape(known) not in (x.shape, x.shape[1:]):
             raise ValueError(f"infilling: x has the shape {x.shape}; valid: {jnp.shape(known)}, that of the values")
         if process.mask is None:
-            return sampler.init(x, process, plan)  # at t = 1 a known position is noise as all others
+            return sampler.init(x, process, plan)  # at t = 1 known positions are noise too
         traced = isinstance(values, Tracer) or isinstance(known, Tracer)
         if not traced and np.any(np.asarray(known) & (np.asarray(values) == process.mask)):
             raise ValueError(f"infilling: a known value is the mask, {process.mask}; valid: symbols of the data")

@@ -267,7 +267,7 @@ def check_symbols(process: Symbols, x: Array, what: str) -> None:
             f"{what} must be an array of whole numbers, symbols 0 .. {process.size - 1}; got {described(x)}"
         )
     if not isinstance(x, Tracer) and x.size:
-        values = np.asarray(x)  # of a constant of a traced function too, whose jnp.min would be traced
+        values = np.asarray(x)  # by NumPy: jnp.min of a constant would be traced inside a traced function
         low, high = int(values.min()), int(values.max())
         if low < 0 or high >= process.size:
             raise ValueError(f"{what} has symbols {low} .. {high}; valid: 0 .. {process.size - 1}")

@@ -23,7 +23,7 @@ from diffusion.discrete.keeping import Keeping
 from diffusion.discrete.processes import Process
 from diffusion.schedules import left_broadcast
 
-TERMS = 12  # of a Poisson number of mean 1, which is larger with probability 1e-9
+TERMS = 12  # terms of a Poisson distribution of mean 1; the rest has a probability of 1e-9
 
 
 class RateProcess(NamedTuple):

@@ -16,8 +16,8 @@ from jax import Array
 
 from diffusion import public
 
-QUERIES = 256  # of the maps that are read: 16 x 16 in Stable Diffusion, which know most of the objects
-SHARPNESS = 100.0  # of the softmax over the words, in the code of Attend-and-Excite
+QUERIES = 256  # queries of the maps that are read: 16 x 16 in Stable Diffusion, which show objects best
+SHARPNESS = 100.0  # factor in the softmax over the words, from the code of Attend-and-Excite
 
 
 def grid(queries: int, height: int, width: int) -> tuple[int, int]:

@@ -53,7 +53,7 @@ def zero_star(
         s = inner(u_c, u_u) / (inner(u_u, u_u) + 1e-8)  # the authors' constant
         change = strength(scale, 1, interval, t, x_t) * (u_c - s * u_u)
         if zero_above is not None:
-            early = jnp.asarray(t) > jnp.asarray(zero_above, x_t.dtype)  # as precise as the times of a plan
+            early = jnp.asarray(t) > jnp.asarray(zero_above, x_t.dtype)  # in the precision of the plan's times
             change = jnp.where(left_broadcast(early, x_t), -u_c, change)
         return slide(cond, schedule, t, change / (alpha * sigma_dot - sigma * alpha_dot))
 

@@ -111,7 +111,7 @@ def _made(function: Name, arguments: tuple[Any, ...]) -> Any:
     if function.name == "dtype":
         return _Dtype(arguments[0])
     array = _Array()
-    if function.name == "_reconstruct":  # its content comes as its state
+    if function.name == "_reconstruct":  # the array's content follows as its state
         return array
     if function.name == "ndarray":  # written by `write`
         shape, dtype, content = arguments

@@ -9,7 +9,7 @@ from diffusion.io import limits
 FLOOR = 2**27  # bytes that any file may unpack to: 128 MiB
 RATIO = 100  # times its size that a larger one may; pictures and texts unpack to at most about 20 times
 MEMBERS = 10**6
-SECONDS = 60.0  # of computing in this thread, which do not pass while the disk is slow
+SECONDS = 60.0  # CPU seconds of this thread; waiting for a slow disk does not count
 
 
 def unpacked(stored: int) -> int:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from diffusion.io import files, limits, opener
 
-CHAIN, KEY, ROOT = "chain.pem", "key.pem", "root.pem"  # of a signer's folder
+CHAIN, KEY, ROOT = "chain.pem", "key.pem", "root.pem"  # files of a signer's folder
 FORMAT = "image/png"
 CREATED = "c2pa.created"
 BY_A_MODEL = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -88,7 +88,7 @@ def statement(about: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "model": str(about.get("model") or "unknown"),
         "model_sha256": checksum if known else None,
-        "request": json.dumps(request, sort_keys=True),  # as text: the library makes bytes of lists of small numbers
+        "request": json.dumps(request, sort_keys=True),  # text: the library turns lists of small numbers into bytes
         "request_sha256": hashlib.sha256(settings.encode()).hexdigest(),
     }
 

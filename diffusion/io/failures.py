@@ -15,7 +15,7 @@ import jax
 
 from diffusion import public
 
-MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # there is no file, or something else, at the path
+MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # the path has no file, or something else than a file
 # How TensorStore, Rust and Riegeli (of array_record) name the operating system's error.
 CODE = re.compile(r"os_error_code='(\d+)'|\(os error (\d+)\)")
 WORDS = re.compile(r"\w+\(\) failed: ([^;]+)")

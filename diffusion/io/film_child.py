@@ -26,7 +26,7 @@ import numpy  # noqa: F401  # by which PyAV returns pixels
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"  # FFmpeg's names of .mp4, .mov, .mkv, .webm, .avi
 MEMORY = 2**30  # bytes beyond those that it begins with
-PIXELS = 2**23, 2**26  # of a frame, in a small file and in a large one: 4096 x 2048 and 8192 x 8192
+PIXELS = 2**23, 2**26  # limit of a frame in a small file, 4096 x 2048, and in a large one, 8192 x 8192
 BYTES_A_PIXEL = 8  # pixels that a frame may have for each byte of its file, beyond the first of `PIXELS`
 SECONDS = 60  # of computing for a request, and
 SECONDS_A_BYTE = 2e-6  # for each byte of the film
@@ -56,7 +56,7 @@ def _answer(asking: socket.socket) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(64, most), most))
     head, descriptors = _received(asking)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, most))  # from here on nothing can be opened: no file, no socket
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, most))  # no file and no socket can be opened after this
     content = os.fdopen(descriptors[0], "rb") if descriptors else io.BytesIO(_exactly(asking, head["length"]))
     used = resource.getrusage(resource.RUSAGE_SELF)
     seconds = used.ru_utime + used.ru_stime + SECONDS + SECONDS_A_BYTE * head["length"]

@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 EBML = b"\x1aE\xdf\xa3"  # how Matroska and WebM begin
 SEGMENT = b"\x18S\x80g"  # the element that holds their film
-BOXES = 10**6  # of an MP4; a fragment has two
+BOXES = 10**6  # most boxes of an MP4; a fragment has two
 
 
 def missing_bytes(file: BinaryIO, length: int) -> int:

@@ -29,8 +29,8 @@ from collections.abc import Iterable
 from typing import Any
 
 TEXT = 2**26  # bytes of a file of text, such as config.json: 64 MiB
-NESTED = 64  # of lists and tables of JSON in one another
-AXES = 64  # of an array of NumPy
+NESTED = 64  # deepest nesting of JSON
+AXES = 64  # most axes of a NumPy array
 SIDE = 2**128  # longer than any array
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 

@@ -18,9 +18,9 @@ import numpy as np
 from diffusion import public
 from diffusion.io import files, limits, opener
 
-BYTES = 2**26  # of a file: a text of a million triangles
+BYTES = 2**26  # largest file: a text of a million triangles
 MOST = 2**21  # points, and triangles
-CORNERS = 2**16  # of a face
+CORNERS = 2**16  # most corners of a face
 
 
 class Mesh(NamedTuple):

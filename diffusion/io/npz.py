@@ -159,7 +159,7 @@ def _array(archive: zipfile.ZipFile, name: str, declared: Header) -> np.ndarray:
             if not count:
                 raise limits.Refused(f"{name} is cut short.")
             rest = rest[count:]
-        file.read(1)  # its end, where its checksum is compared
+        file.read(1)  # zipfile compares the checksum at the end of the member
     return array
 
 

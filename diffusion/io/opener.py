@@ -170,7 +170,7 @@ def _place(descriptor: int, path: str | os.PathLike, status: os.stat_result) -> 
     """Where an open file lies, without links."""
     with contextlib.suppress(OSError):
         return os.readlink(f"/proc/self/fd/{descriptor}")
-    place = os.path.realpath(path)  # on systems without /proc
+    place = os.path.realpath(path)  # for systems without /proc
     if not os.path.samestat(os.lstat(place), status):
         raise limits.Refused(f"{path} was replaced while it was opened.")
     return place

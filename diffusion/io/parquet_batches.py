@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 from diffusion.io import budgets, failures, limits, opener
 
 BATCH = 2**25  # bytes that a batch may have, if each of its values is as long as a page
-ROWS = 2**14  # of a batch, at most
+ROWS = 2**14  # most rows of a batch
 PARTS = 10**6  # columns of all groups of rows of a file
 HEADER = 2**16  # bytes of the header of a page, with the least and the greatest value in it
 FIXED = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}  # bytes of a value
@@ -171,7 +171,7 @@ def _chunks(file: BinaryIO, path: pathlib.Path) -> list[list[_Chunk]]:
 
 
 def _chunk(about: dict[int, Any]) -> _Chunk:
-    start = min(about[9], about.get(11) or about[9])  # of the dictionary, where there is one
+    start = min(about[9], about.get(11) or about[9])  # the dictionary comes first if there is one
     return _Chunk(about[3][0].decode(), start, start + about[7], max(about[6], 0))
 
 

@@ -17,10 +17,10 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from diffusion.io import files, opener
 
-KEY = "diffusion"  # of the text in a PNG file that holds the settings, as JSON
+KEY = "diffusion"  # the key of the text in a PNG file that has the settings as JSON
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # Pillow reads others by running programs: EPS by Ghostscript
 TEXT = 2**20  # characters of settings
-PIXELS = 2**26  # of one picture: 8192 x 8192
+PIXELS = 2**26  # most pixels of a picture: 8192 x 8192
 # What Pillow raises for a damaged file depends on where in it the damage is; OSError is what it does not know, too.
 DAMAGED = (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError,
            struct.error, zlib.error, RuntimeError, AssertionError, Image.DecompressionBombError)  # fmt: skip
@@ -56,7 +56,7 @@ def opened(
             file = opener.open_file(source, within=within)
         except PermissionError:
             raise
-        except OSError:  # also for a name that is too long, and for a folder
+        except OSError:  # raised also for a folder, or a name that is too long
             raise FileNotFoundError(f"{name}: there is no such file.") from None
     assert file is not None
     try:

@@ -20,7 +20,7 @@ from diffusion.io import files, limits, opener
 
 SUFFIX = ".safetensors"
 HEADER = 2**23  # bytes
-TENSORS = 2**16  # of a file; those of the largest published models have a few thousand
+TENSORS = 2**16  # most tensors of a file; the largest published models have a few thousand
 DTYPES = {
     "F64": np.float64,
     "F32": np.float32,

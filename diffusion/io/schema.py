@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 from diffusion import public
 from diffusion.io import limits
 
-LARGEST = 2**20  # of whole numbers, by default: vocabularies have 2^18 ids
-FARTHEST = 1e12  # of other numbers
-LONGEST = 1000  # of texts, in letters, and of lists
+LARGEST = 2**20  # default limit of integers: vocabularies have 2^18 ids
+FARTHEST = 1e12  # default limit of other numbers
+LONGEST = 1000  # default limit of the length of texts and lists
 
 
 class Valid(NamedTuple):

@@ -39,7 +39,7 @@ class Holder(NamedTuple):
     """Who may train in the folder."""
 
     epoch: int = 0  # how many holders there have been; 0 for none
-    token: str = ""  # that of the local folder in which the holder works
+    token: str = ""  # names the local folder in which the holder works
     who: str = ""  # the process, for messages
 
 

@@ -28,7 +28,7 @@ OUTGOING = ".outgoing"  # files on their way to the store, which the run may cha
 UNFINISHED = re.compile(r"\..*|.*orbax-checkpoint-tmp.*|.*\.damaged")  # names that are no part of the folder
 CHUNK = 2**20  # bytes hashed at a time
 COPIED = 2**26  # bytes of a file that is copied before it is sent; a larger one is linked
-TRIES = 3  # of a file whose content is not that of its SHA-256
+TRIES = 3  # attempts for a file whose content does not match its SHA-256
 
 
 class Altered(StoreError):

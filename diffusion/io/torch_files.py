@@ -21,7 +21,7 @@ from diffusion.io import limits, opener
 from diffusion.io.pickles import Kind, Name, only, run
 
 LIMIT = 2**32  # bytes of a file
-DEPTH = 64  # of containers in containers
+DEPTH = 64  # deepest nesting of containers
 NAMES = 2**24  # letters of all names together; 1,000 tensors have 60,000
 MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80"  # the first object of the old stream is a number of this form
 DTYPES = {
@@ -182,7 +182,7 @@ def _tensors(tree: Any) -> Iterator[tuple[str, Tensor]]:
         if isinstance(node, Tensor):
             yield prefix, node
         elif isinstance(node, dict):
-            if id(node) in visited:  # in a circle, or so often that a small file has names without end
+            if id(node) in visited:  # cycles, and shared nodes that give a small file endless names, are refused
                 raise limits.Refused(f"it holds one dictionary twice, again as {prefix[:100]!r}; it is without end.")
             visited.add(id(node))
             letters += sum(len(prefix) + 1 + (len(key) if isinstance(key, str) else 20) for key in node)

@@ -27,7 +27,7 @@ from diffusion.manifolds.spherical_heat import log_heat
 from diffusion.manifolds.torus import torus as torus_of
 from diffusion.schedules import left_broadcast
 
-ANGLES = 2048  # of the table whose inverse draws the distance from the start
+ANGLES = 2048  # entries of the table whose inverse draws the distance from the start
 MOST = 5  # dimensions of a sphere, up to which both forms are written
 NEAR = 1e-2  # below this distance log K is a parabola to float32's accuracy
 

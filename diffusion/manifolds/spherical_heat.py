@@ -103,7 +103,7 @@ def _far(n: int) -> Callable[[Array, Array], Array]:
         most = jax.lax.stop_gradient(jnp.minimum(4.2 * width, math.pi / 2))[..., None]
         psi = most * _midpoints(FAR, most.dtype)
         theta, a, v = theta[..., None], a[..., None], v[..., None]
-        sine, cosine = jnp.cos(a / 2), jnp.sin(a / 2)  # of theta / 2
+        sine, cosine = jnp.cos(a / 2), jnp.sin(a / 2)  # sine and cosine of theta / 2
         sine_phi = jnp.sqrt(sine**2 + cosine**2 * jnp.sin(psi) ** 2)
         # sin((phi - theta) / 2), which a subtraction would lose.
         half = cosine**2 * jnp.sin(psi) ** 2 / (sine * cosine * jnp.cos(psi) + cosine * sine_phi)

@@ -22,7 +22,7 @@ from jax.typing import ArrayLike
 
 WRAPS = 3
 """Turns in either direction that count: what they leave out is below 1e-6 for scales up to pi."""
-_CAP = 1e-6  # of |sin(r) / r| at its zeros, where whole spheres of the tangent space meet in one point
+_CAP = 1e-6  # floor of |sin(r) / r|: at its zeros whole spheres of the tangent space meet in one point
 
 
 def log_normal(squared: Array, scale: ArrayLike, dimension: int) -> Array:

@@ -43,7 +43,7 @@ from diffusion.io import failures, files, safetensors_files
 from diffusion.metrics import chunks
 
 PATCH = 4  # pixels of the sides of a patch; each becomes WIDTHS[0] numbers
-WIDTHS = (48, 64, 96)  # of a patch, of its neighbourhood at every other position, and of the neighbourhood of those
+WIDTHS = (48, 64, 96)  # features of a patch, of every second neighbourhood, and of the neighbourhoods of these
 DIM = 128  # features
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 1e-2

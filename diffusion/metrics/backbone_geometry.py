@@ -94,7 +94,7 @@ def secondary_structure(ca: np.ndarray) -> np.ndarray:
     """
     ca = np.asarray(ca, np.float64)
     number = ca.shape[-2]
-    at = lambda i: ca[..., 1 + i : number - 3 + i, :]  # of the residues 1 .. n - 4
+    at = lambda i: ca[..., 1 + i : number - 3 + i, :]  # residues 1 .. n - 4
     measures = {f"d{k + 1}": np.linalg.norm(at(k) - at(-1), axis=-1) for k in (1, 2, 3)}
     measures["angle"] = _angle(at(-1), at(0), at(1))
     measures["dihedral"] = np.degrees(np.asarray(backbone.dihedral(at(-1), at(0), at(1), at(2))))

@@ -6,7 +6,7 @@ import numpy as np
 
 ELO = 400 / np.log(10)
 """Elo's points for each unit of log-strength: who is 400 points ahead is preferred ten times out of eleven."""
-STEPS = 100  # of Newton's method, which needs about ten
+STEPS = 100  # most steps of Newton's method, which needs about ten
 
 
 def bradley_terry(wins: np.ndarray, prior: float = 0.5) -> np.ndarray:

@@ -21,8 +21,8 @@ from jax import Array
 
 from diffusion.metrics import attribute_reader, bootstrap, chunks
 
-DIM = 64  # of the space that both towers share
-SHARPNESS = 16.0  # by which cosines are multiplied
+DIM = 64  # dimension of the space that both towers share
+SHARPNESS = 16.0  # factor of the cosines
 
 
 class Retriever(NamedTuple):

@@ -35,7 +35,7 @@ WEIGHT_DECAY = 1e-2
 DROPOUT = 0.3
 LABEL_SMOOTHING = 0.05
 _CHUNK = 500  # images in one call of the compiled forward pass
-_in_memory: dict[pathlib.Path, "Classifier"] = {}  # so that one process trains once, even where no file can be kept
+_in_memory: dict[pathlib.Path, "Classifier"] = {}  # a process trains once, even if it cannot write a file
 
 
 class Classifier(NamedTuple):
@@ -82,7 +82,7 @@ def train(
     stream = jax.random.fold_in(key, 1)
     x = jnp.asarray(images)
     y = jnp.asarray(labels, jnp.int32)
-    for step in range(steps):  # from Python: XLA's CPU convolutions are many times slower inside a scan
+    for step in range(steps):  # a Python loop: XLA's CPU convolutions are many times slower inside a scan
         params, state = _update(params, state, x, y, jax.random.fold_in(stream, step), steps)
         advance(step + 1)
     return _classifier(jax.tree.map(np.asarray, params))

@@ -262,7 +262,7 @@ def _first_difference(expected: Mapping[str, tuple[int, ...]], shapes: Mapping[s
 
 def _other_config(family: Family, module: nn.Module, config: Mapping[str, Any]) -> str:
     """The first field in which a folder's config describes another network of the same shapes."""
-    if "vision_config" in config and family is clip_tables.VISION_PROJECTION:  # of a whole CLIPModel
+    if "vision_config" in config and family is clip_tables.VISION_PROJECTION:  # the config is that of a whole CLIPModel
         both = clip_tables.BOTH.build(config)
         configured = clip.CLIPVisionProjection(both.vision, both.features)
     else:

@@ -22,7 +22,7 @@ from diffusion.metrics.inception_weights import WeightsError, digest
 
 CLASSES = 400
 FRAMES = 9  # the fewest, of which two steps are left at last
-EPSILON = 1e-3  # of the batch norms
+EPSILON = 1e-3  # epsilon of the batch norms
 LIMIT = 2**28  # bytes of a file; the network has 49 MiB
 _ONE, _THREE = (1, 1, 1), (3, 3, 3)
 _TWICE, _FLAT = (2, 2, 2), (1, 2, 2)
@@ -201,7 +201,7 @@ def mixed(params: dict[str, Array], block: str, x: Array) -> Array:
 def _conv(params: dict[str, Array], name: str, x: Array, stride: tuple[int, ...] = _ONE) -> Array:
     """Convolution with the folded batch norm, and ReLU."""
     kernel = params[f"{name}.kernel"]
-    if kernel.shape[:3] == _ONE:  # of one pixel: a matrix product
+    if kernel.shape[:3] == _ONE:  # a kernel of one pixel is a matrix product
         y = jnp.dot(x, kernel[0, 0, 0], precision="highest")
     else:
         y = lax.conv_general_dilated(

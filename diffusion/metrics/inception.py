@@ -30,9 +30,9 @@ Params = dict[str, Array]
 TAPS = ("64", "192", "768", "2048", "spatial", "logits")
 SIZE = 299  # pixels of a side of the images in the published protocols
 SMALLEST = 75  # least number of pixels of a side for which the last layer has a pixel
-EPSILON = 1e-3  # of the batch norms
+EPSILON = 1e-3  # epsilon of the batch norms
 BATCH = 16  # images in one call of the compiled network
-_SPATIAL_CHANNELS = 7  # of mixed_6/conv, so that 17 x 17 of them are about 2048 numbers
+_SPATIAL_CHANNELS = 7  # channels of mixed_6/conv: 17 x 17 x 7 is about 2048 numbers
 
 
 class Inception(NamedTuple):
@@ -147,7 +147,7 @@ def features(params: Params, x: Array, taps: tuple[str, ...] = ("2048",)) -> dic
     x = _block_b(params, "mixed_3", x)
     for name in ("mixed_4", "mixed_5", "mixed_6", "mixed_7"):
         x = _block_c(params, name, x)
-        if name == "mixed_6":  # its first branch comes first
+        if name == "mixed_6":  # the first branch is the first part
             taken["spatial"] = x[..., :_SPATIAL_CHANNELS].reshape(len(x), -1)
     taken["768"] = x.mean((1, 2))
     x = _block_d(params, "mixed_8", x)
@@ -321,5 +321,5 @@ def _check_range(x):
         raise TypeError(f"Inception takes float32 images in [-1, 1], got {x.dtype}")
     low = x.min()
     high = x.max()
-    if not (low >= -1.001 and high <= 1.001):  # also if one of them is NaN
+    if not (low >= -1.001 and high <= 1.001):  # true for NaN as well
         raise ValueError(f"Inception takes images in [-1, 1], got numbers from {low:g} to {high:g}")

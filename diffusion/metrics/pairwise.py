@@ -89,7 +89,7 @@ def unit(name: str, features: np.ndarray) -> np.ndarray:
         ValueError: if a row is zero and has no direction.
     """
     features = np.asarray(features, np.float64)
-    largest = np.abs(features).max(axis=1, keepdims=True)  # so that no square overflows or vanishes
+    largest = np.abs(features).max(axis=1, keepdims=True)  # scaled, so that no square overflows or vanishes
     if (largest == 0).any():
         raise ValueError(f"{name}: row {int(np.argmin(largest))} is zero and has no direction for a cosine")
     scaled = features / largest

@@ -180,7 +180,7 @@ def _siglip(module: Any, params: Any, tokenizer: text.Tokenizer):
     bias = float(params["logit_bias"])
 
     def columns(pictures: np.ndarray, prompts: Sequence[str]) -> Columns:
-        ids = tokenizer([prompt.lower() for prompt in prompts]).ids  # as in its training
+        ids = tokenizer([prompt.lower() for prompt in prompts]).ids  # lower case, as the tower was trained
         cosine = _cosines(np.asarray(images(params, pictures)), np.asarray(texts(params, ids)))
         return {"cosine": cosine, "score": np.exp(-np.logaddexp(0, -(scale * cosine + bias)))}
 

@@ -59,7 +59,7 @@ ROUNDINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 SCALINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "(b - 128) / 128": lambda b: (b - 128) / 128,  # as inside the graph of 2015-12-05
+    "(b - 128) / 128": lambda b: (b - 128) / 128,  # the graph of 2015-12-05 computes this
     "(b - 127.5) / 127.5": lambda b: b / 127.5 - 1,
 }
 

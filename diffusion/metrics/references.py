@@ -390,7 +390,7 @@ def _check_range(name: str, chunk: np.ndarray, start: int) -> None:
 def _alone(path: pathlib.Path) -> Iterator[None]:
     """Holds a file's lock: the first of two processes writes the features, and the other finds them."""
     with open(path, "w") as file:
-        with contextlib.suppress(OSError):  # on a file system without locks, no process waits
+        with contextlib.suppress(OSError):  # a file system may lack locks; then no process waits
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

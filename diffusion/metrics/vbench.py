@@ -52,7 +52,7 @@ Interpolate = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Flow = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Frames uint8 [M, H, W, 3] and the frames that follow them -> the motion of each pixel [M, H, W, 2], in pixels."""
 
-SHARE = 0.05  # of the pixels, those that move most, whose mean is a step's motion
+SHARE = 0.05  # share of pixels that move most; their mean is the motion of a step
 SURE = 0.85  # probability from which on an action is seen
 APART = 0.1  # intersection over union from which on two objects overlap
 COLOURS = ("white", "red", "pink", "blue", "silver", "purple", "orange", "green", "gray", "yellow", "black", "grey")

@@ -192,7 +192,7 @@ def _sizes(width: int, depth: int, heads: int, decoder_depth: int) -> dict[str, 
     }
 
 
-# Of the encoder and the decoder: the paper's table 2, and configs/repa_improved_ddt_xlen22de6_512.yaml of its code.
+# Depths of encoder and decoder: the paper's table 2, and its code's configs/repa_improved_ddt_xlen22de6_512.yaml.
 DDT_SIZES = {"B": _sizes(768, 8, 12, 4), "L": _sizes(1024, 20, 16, 4), "XL": _sizes(1152, 22, 16, 6)}
 DIT_DH = {
     "final_norm": "scaled_rmsnorm",

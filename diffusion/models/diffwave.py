@@ -36,7 +36,7 @@ SINUSOIDS = {  # radians a unit of the clock, from DiffWave's 10^(4 i / 63) and 
     "steps": 10 ** (4 * np.arange(64) / 63),
     "level": 5000 * 10 ** (-4 * np.arange(64) / 63),
 }
-SLOPE = 0.4  # of the leaky ReLU behind each transposed convolution
+SLOPE = 0.4  # slope of the leaky ReLU behind each transposed convolution
 CHOICES = {"clock": tuple(SINUSOIDS), "dtype": ("float32", "bfloat16")}
 
 

@@ -36,7 +36,7 @@ from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.stacks import Layered, single_stack
 
 SIZES = {"B": (768, 12, 12), "L": (1024, 24, 16)}  # width, depth, heads: configs/gen/*_sota_*.yaml of the authors
-STRENGTH_SHARE = 0.02  # of the embedded strength in the condition
+STRENGTH_SHARE = 0.02  # factor of the embedded strength in the condition
 MIXING = np.uint32(0x9E3779B1)  # Knuth's multiplier, an odd number near 2^32 / golden ratio
 
 
@@ -159,7 +159,7 @@ class DriftingDiT(Layered, Backbone):
             tokens = modulated_output(tokens, nn.silu(c), norm, self.patch**2 * channels, self.dtype)
             return unpatchify(tokens, self.patch, height, width)
 
-        ratio = 1.5 * (self.hidden + 0.5) / self.width  # of which two thirds, rounded down, are `hidden`
+        ratio = 1.5 * (self.hidden + 0.5) / self.width  # two thirds of it, rounded down, are `hidden`
         fields = (self.heads, ratio, "scaled_rmsnorm", "swiglu", True, self.attention, self.dtype)
         arguments, axes = (nn.silu(c), angles, {}), (nn.broadcast, nn.broadcast, 0)
         return single_stack(self, Block, fields, tokens, arguments, axes, output, features, picture=picture)

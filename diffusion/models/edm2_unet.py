@@ -273,7 +273,7 @@ PRESETS = {
     }
     for size, width in WIDTHS.items()
     for side in ("64", "512")
-    if f"{size}/{side}" not in ("XXS/64", "XXL/64")  # which are not published
+    if f"{size}/{side}" not in ("XXS/64", "XXL/64")  # these two are not published
 }
 
 

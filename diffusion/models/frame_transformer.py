@@ -30,7 +30,7 @@ from diffusion.models.layers.condition_embedding import ConditionEmbedding, chec
 from diffusion.models.layers.embeddings import sinusoid
 from diffusion.models.layers.invariant_point_attention import EXACT, InvariantPointAttention
 
-BINS = 16  # of distances
+BINS = 16  # number of bins of distances
 FARTHEST = 3.0  # centre of the last, in the unit of positions
 OFFSETS = 32  # along the chain that are told apart in either direction
 SMALLEST = 0.1  # share of noise below which updates become no smaller

@@ -122,7 +122,7 @@ class JiT(Layered, Backbone):
         rows = height // self.patch
         columns = width // self.patch
 
-        # Of pixels: the largest patches have 3,072 numbers, and pictures far fewer degrees of freedom.
+        # The largest patches have 3,072 pixels' numbers, and pictures far fewer degrees of freedom.
         narrow = nn.Dense(self.bottleneck, False, self.dtype, kernel_init=xavier, name="patch_bottleneck")
         tokens = narrow(patchify(x, self.patch))
         tokens = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")(tokens)

@@ -12,7 +12,7 @@ CONVOLUTIONS = (2, 2, 3, 3, 3)
 """Convolutions of each stage of VGG16."""
 WIDTHS = (64, 128, 256, 512, 512)
 """Channels of each stage of VGG16."""
-SHIFT = (-0.030, -0.088, -0.188)  # of pictures in [-1, 1], and the scale after it, as published
+SHIFT = (-0.030, -0.088, -0.188)  # shift of pictures in [-1, 1], before the published scale
 SCALE = (0.458, 0.448, 0.450)
 
 

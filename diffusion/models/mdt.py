@@ -81,7 +81,7 @@ class MDTBlock(nn.Module):
 
     heads: int
     mlp_ratio: float
-    number: int  # of distances
+    number: int  # number of distances
     attention: str
     dtype: str
 

@@ -253,7 +253,7 @@ class MiT(Layered, Backbone):
             if parts[name] is not None and parts[name].shape != shape:
                 raise ValueError(f"the condition's {name!r} has shape {shape}; got {parts[name].shape}")
         strength = parts["strength"]
-        # By NumPy, whose result is a number in a program that is compiled too.
+        # NumPy gives a number even while a program is compiled.
         if strength is not None and not isinstance(strength, Tracer) and not (np.asarray(strength) > 0).all():
             least = np.min(np.asarray(strength))
             raise ValueError(f"the condition's 'strength' must be positive (1: no guidance); got {least}")

@@ -145,7 +145,7 @@ class SongUNet(LevelsByResolution, Backbone):
         again = lambda module: nn.remat(module, policy=REMAT[self.remat]) if REMAT[self.remat] else module
         block_class = again(ResnetBlock)
         attention_class = again(ImageAttention)
-        numbers = itertools.count()  # of the blocks, each with dropout of its own
+        numbers = itertools.count()  # numbers of the blocks: each draws its own dropout
 
         def box(h: jax.Array, channels: int, name: str, resample: str = "keep", attend: bool = False) -> jax.Array:
             block = block_class(

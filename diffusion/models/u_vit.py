@@ -48,7 +48,7 @@ SIZES = {  # width, depth, heads: table 1 of the paper; its depth counts the lay
 
 
 def _norm(dtype: str, name: str) -> nn.LayerNorm:
-    # From the centred values, not the difference of two means: a checkpoint is compared in the last digits.
+    # The variance of centred values, not a difference of two means: checkpoints are compared in the last digits.
     return nn.LayerNorm(1e-5, dtype, use_fast_variance=False, name=name)
 
 

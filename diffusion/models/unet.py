@@ -182,7 +182,7 @@ class UNet(UNetLevels, Backbone):
         again = lambda module: nn.remat(module, policy=REMAT[self.remat]) if REMAT[self.remat] else module
         block_class = again(ResnetBlock)
         attention_class = again(ImageAttention)
-        numbers = itertools.count()  # of the blocks, each with dropout of its own
+        numbers = itertools.count()  # numbers of the blocks: each draws its own dropout
 
         def block(h: jax.Array, level: int, name: str, resample: str = "keep") -> jax.Array:
             return block_class(
@@ -213,7 +213,7 @@ class UNet(UNetLevels, Backbone):
             return h
 
         first = taken_by(branch, deep, len(self.widths) * (self.blocks + 1))
-        number = None if deep is None else (branch or 0) + 1  # of skips that the last blocks take
+        number = None if deep is None else (branch or 0) + 1  # number of skips that the last blocks take
         h = conv(self.widths[0], axes=self.axes, dtype=self.dtype, name="conv_in")(x)
         skips = [h]
         for i in range(len(self.widths)):

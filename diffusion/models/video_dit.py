@@ -53,7 +53,8 @@ from diffusion.models.layers.rotary import axis_angles
 from diffusion.models.layers.stacks import Layered, Stack
 from diffusion.models.sequence_transformer import line_angles
 
-OWN = ("mixing", "text_width", "vector_width", "causal", "patch_frames", "shape")  # that DiT has not, or of pictures
+# Fields that DiT lacks, or has for pictures.
+OWN = ("mixing", "text_width", "vector_width", "causal", "patch_frames", "shape")
 UNKNOWN = {"times": 1, "strength": False, "frequency_shift": 0, "own_embeddings": False}  # fields of DiT alone
 
 

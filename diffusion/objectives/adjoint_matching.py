@@ -98,7 +98,7 @@ def adjoint_matching(
             return total + weighted_mean_square(weight, x0 - targets[i]), None
 
         total, _ = jax.lax.scan(add_step, jnp.zeros(keys.shape, way.dtype), jnp.arange(number))
-        losses = jnp.where(jnp.isfinite(rewards), total / number, jnp.nan)  # its gradient alone may be finite
+        losses = jnp.where(jnp.isfinite(rewards), total / number, jnp.nan)  # a finite gradient hides such a reward
         return losses, {"t": jnp.full(keys.shape, steps.t[0], way.dtype), "reward": rewards}
 
     return Objective(loss, reads=Denoises(parameterization), teacher=Teacher())

@@ -61,7 +61,7 @@ def contrastive_flow_matching(
         # The other pair at this example's own time; on the rectified flow these are the authors' shuffled targets.
         target = parameterization.target(schedule, t, x_0, eps)
         other = parameterization.target(schedule, t, *(another(a) for a in (x_0, eps)))
-        # What is padding in the other example is no target to move away from.
+        # The padding of the other example is no target to move away from.
         share = importance if real is None else weigh(importance, another(real))
         positive = weighted_mean_square(importance, u - target)
         negative = weighted_mean_square(share, u - other)

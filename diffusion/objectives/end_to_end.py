@@ -26,8 +26,8 @@ from diffusion.objectives.few_step import player, with_fixed_parameters
 from diffusion.objectives.inputs import conditioned, split
 from diffusion.objectives.objective import Head, Objective, Second
 
-NAME = "autoencoder"  # of the head, and of its statistics among the metrics
-SHARES = ("pictures of an autoencoder that trains with a model",)  # with its critic
+NAME = "autoencoder"  # name of the head, and of its statistics among the metrics
+SHARES = ("pictures of an autoencoder that trains with a model",)  # what the objective shares with its critic
 
 
 class Latents(NamedTuple):

@@ -184,7 +184,7 @@ def _with_term(objective: Objective, term: Term) -> Objective:
         blocks=blocks,
         heads={**objective.heads, **heads},
         beside=objective.beside._replace(encoder=objective.beside.encoder or term.encoder),
-        examples=examples._replace(block=block, real=False),  # its terms are means over all tokens
+        examples=examples._replace(block=block, real=False),  # terms are means over all tokens, padding included
     )
 
 

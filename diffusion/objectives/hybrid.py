@@ -106,7 +106,7 @@ def discretized_gaussian_log_likelihood(x, mean, log_std):
         log_std: logarithms of the standard deviations, in the same shape.
     """
     inv_std = jnp.exp(-log_std)
-    # By symmetry the probability is a difference of the tails on the far side, which is exact.
+    # By symmetry the probability is the difference of the tails on the far side, which loses no digits.
     distance = jnp.abs(x - mean)
     log_near = log_ndtr((1 / 255 - distance) * inv_std)
     log_far = log_ndtr((-1 / 255 - distance) * inv_std)

@@ -100,5 +100,5 @@ def _products(images: Array, texts: Array) -> Array:
             f"embeddings of images and texts are [B, D] each, row by row; got {images.shape} and {texts.shape}"
         )
     wide = jnp.promote_types(images.dtype, jnp.float32)
-    # With the 8 bits that accelerators keep by default, a product would be off by 0.4 of a logit at a scale of 100.
+    # Accelerators keep 8 bits by default: a product would be off by 0.4 of a logit at a scale of 100.
     return jnp.matmul(images.astype(wide), texts.astype(wide).T, precision=jax.lax.Precision.HIGHEST)

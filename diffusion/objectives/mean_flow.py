@@ -171,7 +171,7 @@ def two_times(density, equal, keys, batch) -> tuple[Array, Array, Array]:
     """
     first_keys, second_keys, equal_keys, stratum_keys = split(keys, 4)
     first, weight = times(density, first_keys, batch)
-    # With the same index a stratified density would draw both times from one stratum.
+    # A stratified density would draw both times from one stratum if both had the same index.
     elsewhere = jax.vmap(lambda key: jax.random.randint(key, (), 0, 2**30))(stratum_keys)
     second, other_weight = times(density, second_keys, {**batch, "index": elsewhere})
     same = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(equal_keys) < equal

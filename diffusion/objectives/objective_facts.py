@@ -151,5 +151,5 @@ def flat(objective: Any) -> dict[str, Any]:
     """The facts of an objective by their single names, as config.json describes them."""
     alone = ("loss", "reads", "density", "heads", "teacher", "second", "shares")
     within = {name: getattr(getattr(objective, record), field) for name, (record, field) in RECORDS.items()}
-    within["prompts"] = dict(within["prompts"])  # of any mapping
+    within["prompts"] = dict(within["prompts"])  # any mapping is valid
     return {name: getattr(objective, name) for name in alone} | within

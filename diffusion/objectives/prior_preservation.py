@@ -52,7 +52,7 @@ def with_prior_preservation(
         keys, prior_keys = split(keys, 2)
         rest = {name: leaf for name, leaf in batch.items() if name != "prior"}
         losses, metrics = objective.loss(networks, schedule, keys, rest, step)
-        rest.pop("data_condition", None)  # that of the examples
+        rest.pop("data_condition", None)  # it belongs to the examples
         prior, _ = objective.loss(networks, schedule, prior_keys, rest | dict(batch["prior"]), step)
         return losses + weight * prior, {**metrics, "prior": prior}
 

@@ -70,7 +70,7 @@ def stochastic_interpolant(
     unknown = [name for name in predicts if name not in TARGETS]
     if unknown or not predicts:
         raise ValueError(f"stochastic_interpolant: predicts = {predicts}; give one or more of {', '.join(TARGETS)}")
-    outputs = velocity(clock)._replace(channels=len(predicts))  # of any meaning: only its clock is read
+    outputs = velocity(clock)._replace(channels=len(predicts))  # the outputs may mean anything: only the clock is read
 
     @entry(outputs, real=True)
     def loss(networks, schedule, keys, batch, step):

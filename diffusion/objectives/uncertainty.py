@@ -92,7 +92,7 @@ def with_uncertainty(objective: Objective, network: Uncertainty | None = None) -
                 f"with_uncertainty needs one time for each example; the objective's have the shape "
                 f"{metrics['t'].shape} for losses of shape {losses.shape}"
             )
-        # Of leaves with a schedule each, the mean of their noise levels is as good a clock as t.
+        # If leaves have a schedule each, the mean of their noise levels is as good a clock as t.
         levels = [log_sigma()(leaf, metrics["t"]) for leaf in leaf_schedules(schedule)]
         u = predict(None, sum(levels) / len(levels), None)
         require_shape(u, losses.shape, 'with_uncertainty: what the network "uncertainty" returns, one an example,')

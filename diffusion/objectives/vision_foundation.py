@@ -100,7 +100,7 @@ def latent_alignment(
     """
     features = jax.lax.stop_gradient(player(networks, "encoder")(x, None, None))
     latents, recode = coded.latents, coded.recode
-    assert latents is not None and recode is not None  # as `coding.kl_network` returns them
+    assert latents is not None and recode is not None  # `coding.kl_network` returns both
     places = latents.shape[1] * latents.shape[2]
     if features.shape[1] != places:
         raise ValueError(

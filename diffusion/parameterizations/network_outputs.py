@@ -194,7 +194,7 @@ def checked(denoise: Denoiser) -> Denoiser:
             prediction = denoise(x_t, t)
         except TypeError as error:
             if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
-                raise  # from inside the denoiser; otherwise it takes other arguments
+                raise  # the error arose inside the denoiser; otherwise the denoiser takes other arguments
             raise TypeError(
                 f"a denoiser is called as denoise(x_t, t), and this one refused: {error}; {advice}"
             ) from None
@@ -237,7 +237,7 @@ def check(parameterization: Parameterization, schedule: NoiseSchedule, times: Ar
             check(parameterization, leaf, times)
         return
     times = np.atleast_1d(np.asarray(times, np.float64))
-    with jax.ensure_compile_time_eval():  # so that a denoiser can be built under jit too
+    with jax.ensure_compile_time_eval():  # a denoiser may be built under jit too
         t = jnp.asarray(times)
         defined = parameterization.defined(schedule, t)
         finite = jnp.isfinite(parameterization.clock(schedule, t))

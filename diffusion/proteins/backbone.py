@@ -20,7 +20,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 ATOMS = ("N", "CA", "C", "O")
-ANGSTROM = 0.1  # of the frames' unit, the nanometre
+ANGSTROM = 0.1  # in nanometres, the unit of frames
 N_CA, CA_C, C_N, C_O = 1.458, 1.525, 1.329, 1.231  # Angstrom
 N_CA_C, CA_C_N, C_N_CA, CA_C_O = (math.radians(angle) for angle in (111.2, 116.2, 121.7, 120.8))
 CA_CA = 3.80  # Angstrom, of neighbours with a trans peptide bond

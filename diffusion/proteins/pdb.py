@@ -80,7 +80,7 @@ def load(path: str | os.PathLike) -> np.ndarray:
     text = opener.read(path, most=MOST_BYTES).decode("ascii", "replace")
     atoms_by_residue: dict[
         tuple[int, str], dict[str, list[float]]
-    ] = {}  # by number and insertion code, in the file's order
+    ] = {}  # keys are (number, insertion code), in the file's order
     chain = None
     for number, line in enumerate(text.splitlines(), 1):
         if line.startswith(("TER", "ENDMDL")) and atoms_by_residue:
@@ -103,7 +103,7 @@ def load(path: str | os.PathLike) -> np.ndarray:
     numbers = [number for number, _ in atoms_by_residue]
     for number in sorted({*range(min(numbers), max(numbers) + 1)} - {*numbers}):
         atoms_by_residue[number, ""] = {}
-    residues = sorted(atoms_by_residue, key=lambda residue: residue[0])  # those of one number stay in the file's order
+    residues = sorted(atoms_by_residue, key=lambda residue: residue[0])  # residues of one number keep the file's order
     for residue in residues:
         if missing := [name for name in ATOMS if name not in atoms_by_residue[residue]]:
             called = f"{residue[0]}{residue[1]}"

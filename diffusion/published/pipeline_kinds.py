@@ -59,7 +59,7 @@ class Usual(NamedTuple):
 
 
 USUAL = Usual()  # for a model without a folder
-LCM = Usual(4, 8.5)  # of every latent consistency model: the defaults of LatentConsistencyModelPipeline
+LCM = Usual(4, 8.5)  # the defaults of LatentConsistencyModelPipeline, for every latent consistency model
 
 
 class Video(NamedTuple):

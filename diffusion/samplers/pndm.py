@@ -13,7 +13,7 @@ from diffusion.samplers.exponential import ddim_step, noise_gain
 from diffusion.samplers.linear_multistep import correction, prepend
 from diffusion.samplers.sample import Sampler
 
-# By the number of points before this one; the newest first.
+# The row is the number of earlier points; the newest coefficient is first.
 _ADAMS_BASHFORTH = np.array(
     [[1, 0, 0, 0], [3 / 2, -1 / 2, 0, 0], [23 / 12, -16 / 12, 5 / 12, 0], [55 / 24, -59 / 24, 37 / 24, -9 / 24]]
 )

@@ -65,7 +65,7 @@ def split_noise(sigma_s: ArrayLike, h: ArrayLike, eta: float) -> tuple[Array, Ar
 
     Song et al. 2021, "Denoising Diffusion Implicit Models", eq. 12 and 16, written so that neither cancels.
     """
-    if eta == 0:  # also for a step up from sigma = 0, where h is infinite
+    if eta == 0:  # true for a step up from sigma = 0 too, where h is infinite
         return jnp.asarray(sigma_s), jnp.zeros_like(sigma_s)
     sigma_s = jnp.asarray(sigma_s)
     h = jnp.asarray(h)

@@ -112,7 +112,7 @@ def sigmoid(start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> NoiseSch
         return jnp.log(signal(t)) - jnp.log(noise(t))
 
     def inverse_log_snr(log_snr):
-        ratio = jnp.exp(as_float(log_snr)) * math.cosh(last / 2) / math.cosh(first / 2)  # of the two sinh
+        ratio = jnp.exp(as_float(log_snr)) * math.cosh(last / 2) / math.cosh(first / 2)  # ratio of the two sinh
         return jnp.log1p(2 * math.sinh(width / 2) / (ratio + math.exp(-width / 2))) / width
 
     def drift(t):

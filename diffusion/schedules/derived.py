@@ -107,7 +107,7 @@ def interpolated(schedule: NoiseSchedule, first: float, last: float) -> NoiseSch
         return schedule.norm(schedule.alpha(t), factor(t) * schedule.sigma(t))
 
     def sigma(t):
-        return factor(t) * schedule.sigma(t) / with_data_end(norm, 1.0, 0.0)(t)  # as in `shifted`
+        return factor(t) * schedule.sigma(t) / with_data_end(norm, 1.0, 0.0)(t)  # the same as in `shifted`
 
     def alpha(t):
         return with_data_end(lambda t: schedule.alpha(t) / norm(t), 1.0, drift(_data(t)))(t)

@@ -154,7 +154,7 @@ def variance_preserving_from(
         return jnp.where(t > 0, log_snr(t), jnp.inf)
 
     def sigma(t):
-        # At t = 0 the root has no derivative in what the log-SNR depends on, and none is taken.
+        # At t = 0 the root has no derivative by the parameters of the log-SNR, and none is taken.
         t = as_float(t)
         return jnp.where(t > 0, jnp.sqrt(jax.nn.sigmoid(-log_snr(jnp.where(t > 0, t, 1)))), 0)
 

@@ -19,7 +19,7 @@ from diffusion.sound.spectrograms import between_bands, log_mel
 
 WINDOWS = {"sine": sine_window, "kaiser_bessel": kaiser_bessel_derived}
 LONGEST = 2**26  # samples of a clip: 256 MiB
-CONCERT_PITCH = 440.0  # in Hz, from which a pitch is counted in octaves
+CONCERT_PITCH = 440.0  # reference in Hz; a pitch counts in octaves from it
 
 
 class Form(NamedTuple):

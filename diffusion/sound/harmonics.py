@@ -19,7 +19,7 @@ import numpy as np
 
 from diffusion.sound.mdct import sine_window
 
-HIGHEST = 0.48  # of the sample rate: harmonics above have the amplitude 0
+HIGHEST = 0.48  # share of the sample rate above which harmonics have the amplitude 0
 
 
 def harmonic_amplitudes(waveform: Any, pitch: Any, sample_rate: int, harmonics: int, hop: int) -> np.ndarray:
@@ -75,7 +75,7 @@ def harmonic_sum(amplitudes: Any, pitch: Any, sample_rate: int, hop: int) -> np.
     first = np.pad(frames[..., :hop], [*border, (0, 1), (0, 0)])
     second = np.pad(frames[..., hop:], [*border, (1, 0), (0, 0)])
     clip = (first + second).reshape(*frames.shape[:-2], -1)[..., hop // 2 : -(hop // 2)]
-    weight = np.ones(clip.shape[-1])  # of overlapping windows; the outermost halves have no neighbour
+    weight = np.ones(clip.shape[-1])  # sum of overlapping windows; the outermost halves have no neighbour
     weight[: hop // 2], weight[-(hop // 2) :] = window[hop // 2 : hop], window[hop : -(hop // 2)]
     return clip / weight
 

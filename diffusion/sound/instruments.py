@@ -14,7 +14,7 @@ NAMES = ("pluck", "organ", "bell", "flute", "square", "brass", "kick", "snare")
 HARMONIC = ("pluck", "organ", "flute", "square", "brass")
 """Those whose partials are multiples of the pitch."""
 
-LOWEST, OCTAVES = 110.0, 3.0  # of the pitch, in Hz
+LOWEST, OCTAVES = 110.0, 3.0  # lowest pitch in Hz, and the range above
 
 
 class Note(NamedTuple):
@@ -44,7 +44,7 @@ def clip(numbers: tuple[int, ...], sample_rate: int, length: int) -> Note:
     label = numbers[-1] % len(NAMES)
     pitch = LOWEST * 2 ** rng.uniform(0, OCTAVES)
     wave = INSTRUMENTS[label](rng, pitch, sample_rate, np.arange(length) / sample_rate)
-    loudness = 10 ** rng.uniform(-0.6, -0.1)  # of the highest sample, -12 to -2 dB
+    loudness = 10 ** rng.uniform(-0.6, -0.1)  # largest sample, -12 to -2 dB
     waveform = (loudness * wave / max(np.abs(wave).max(), 1e-9)).astype(np.float32)
     return Note(waveform, label, LOWEST if NAMES[label] in ("kick", "snare") else pitch)
 
@@ -68,7 +68,7 @@ def _attack(time: np.ndarray, seconds: float) -> np.ndarray:
 
 def _pluck(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> np.ndarray:
     """Karplus and Strong's string: noise that goes round in a delay of a period, and loses its highs."""
-    from scipy.signal import lfilter  # here: it takes long to import
+    from scipy.signal import lfilter  # imported here: SciPy's signals take long
 
     period = max(sample_rate / pitch - 0.5, 2.0)
     delay = int(period)

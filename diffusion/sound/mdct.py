@@ -74,7 +74,7 @@ def mdct(waveform: Any, window: np.ndarray) -> Any:
             f"{waveform.shape[-1]} samples are no whole number of blocks of {bins}. Valid: a multiple of {bins}"
         )
     x = waveform.reshape(*waveform.shape[:-1], -1, bins)
-    # At the boundary of two blocks the samples at equal distances are turned by an angle, whose cosine is w inside.
+    # At the boundary of two blocks, samples at equal distances are rotated; the cosine of the angle is w inside.
     before, after = x[..., :-1, : bins // 2 - 1 : -1], x[..., 1:, : bins // 2]
     turned = inside * before + outside * after, inside * after - outside * before
     with jax.default_matmul_precision("highest"):

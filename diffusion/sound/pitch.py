@@ -6,8 +6,8 @@ import numpy as np
 
 from diffusion.sound.spectrograms import stft
 
-THRESHOLD = 0.1  # of the normalised difference: the first dip below it is the period
-SILENT = 40.0  # in Hz: what lies below is hardly heard, such as the mean of a clip
+THRESHOLD = 0.1  # threshold of the normalised difference: the first dip below it is the period
+SILENT = 40.0  # frequency in Hz below which sound is hardly heard, such as the mean of a clip
 
 
 def yin(waveform: np.ndarray, sample_rate: int, lowest: float = 70.0, highest: float = 1200.0) -> float:

@@ -20,7 +20,7 @@ from diffusion.sound.mdct import imdct, kaiser_bessel_derived, mdct
 from diffusion.sound.spectrograms import between_bands, mel_filters
 
 LEAST = 1e-4  # size of a coefficient, that of silence
-NARROW = 2.0  # of the window: its neighbours in frequency matter more than those far off
+NARROW = 2.0  # main lobe of the window: near frequencies matter more than far ones
 
 
 def envelope(levels: Any, sample_rate: int, window: int) -> Any:
@@ -38,7 +38,7 @@ def envelope(levels: Any, sample_rate: int, window: int) -> Any:
         `[..., F, W / 2]`, a row for each frame, at least 1e-4.
     """
     numerics = jnp if isinstance(levels, jax.Array) else np
-    width = mel_filters(levels.shape[-1], window, sample_rate).sum(0)  # of each band in frequencies
+    width = mel_filters(levels.shape[-1], window, sample_rate).sum(0)  # number of frequencies of each band
     log_size = (5 * math.log(10)) * (levels - 1) - np.log(width).astype(levels.dtype)
     log_size = between_bands(log_size, sample_rate, window // 2)
     return numerics.exp(log_size) * math.sqrt(window / 6) + LEAST

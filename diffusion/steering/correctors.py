@@ -113,7 +113,7 @@ def corrected(
         after = carry[2]
         begins, ends = schedule.alpha(t) <= 0, schedule.sigma(s) <= 0
         step = jnp.where(begins | ends, 0, schedule.log_snr(s) - schedule.log_snr(t))
-        # At an infinite log-SNR the excess falls with it as exp(-|log-SNR|), whose integral is the excess itself.
+        # Near an infinite log-SNR the excess falls as exp(-|log-SNR|); its integral equals the excess.
         added = jnp.where(begins, after, jnp.where(ends, before, (before + after) / 2 * step))
         if not sums_to_one:
             added = added + (total - 1) * dimensions * (jnp.log(schedule.alpha(t)) - jnp.log(schedule.alpha(s)))

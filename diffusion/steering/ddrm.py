@@ -65,7 +65,7 @@ def ddrm(
         x0, eps = denoise(state.x, plan.t[i])[:2]
         steady = (1 - eta**2) ** 0.5 * sigma
 
-        def level(a):  # of the noise of y, in x_s
+        def level(a):  # level of the noise of y in x_s
             return alpha * noise_std / jnp.where(a > smallest, a, 1)
 
         known = lambda a: (a > smallest) & (sigma >= level(a))

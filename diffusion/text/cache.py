@@ -61,7 +61,7 @@ def cached(encoder: Encoder, weights: str, folder: str | pathlib.Path | None = N
             for row, i in enumerate(missing):
                 embedding = {"tokens": np.asarray(tokens[row])}
                 embedding |= {} if pooled is None else {"pooled": np.asarray(pooled[row])}
-                mine = place / f"{uuid.uuid4().hex}.part"  # of this process alone
+                mine = place / f"{uuid.uuid4().hex}.part"  # no other process writes this name
                 with files.atomic(mine) as file:
                     file.write(save(embedding))
                 mine.replace(paths[i])

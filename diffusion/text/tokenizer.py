@@ -29,7 +29,7 @@ BOUNDLESS = 10**6  # configs without a length have a larger "model_max_length"
 # How OpenAI's code cuts text into words, whose bytes are then merged.
 CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 GROWTH = 1000  # letters that rules of a vocabulary may make of one
-IDS = schema.integer()  # of tokens
+IDS = schema.integer()  # valid ids of tokens
 TOKEN = schema.optional(
     schema.either(
         schema.text(),
@@ -200,7 +200,7 @@ def _refusing(what: str) -> Iterator[None]:
     except limits.Refused:
         raise
     except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # which no module exports
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # no module exports this type
             raise
         raise limits.Refused(f"{what}: {limits.reason(error)}.") from error
 

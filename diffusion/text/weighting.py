@@ -40,7 +40,7 @@ def parse(prompt: str) -> list[tuple[str, float]]:
         At least one pair: [("", 1.0)] for an empty prompt.
     """
     parts: list[list] = []
-    opened: dict[str, list[int]] = {"(": [], "[": []}  # where in the parts each open bracket began
+    opened: dict[str, list[int]] = {"(": [], "[": []}  # positions in the parts at which the open brackets began
 
     def multiply(start: int, factor: float) -> None:
         for part in parts[start:]:

@@ -46,7 +46,7 @@ def read_index(folder: pathlib.Path) -> dict[str, Any]:
     stated = {"force_zeros_for_empty_prompt": schema.FLAG, "is_cosxl_edit": schema.FLAG, "is_distilled": schema.FLAG}
     stated |= {"boundary_ratio": schema.optional(schema.number(0, 1)), "expand_timesteps": schema.FLAG}
     schema.check({"_class_name": schema.text(), **stated}, index, str(path))
-    if index.get("is_cosxl_edit"):  # whose picture's latents have another scale, and whose process is EDM's
+    if index.get("is_cosxl_edit"):  # its picture's latents have another scale, and its process is EDM's
         raise Refusal(f"{path}: is_cosxl_edit = true is not supported; valid: false.")
     return index
 

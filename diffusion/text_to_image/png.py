@@ -25,7 +25,7 @@ from diffusion.text_to_image.requests import BATCH, SEED, Request
 from diffusion.text_to_image.valid_values import FILE, NAME, PROMPT, one_of, text, valid_as
 
 FORMAT = 1
-STORED = "stored"  # of kernels: in 8 bits, as the model's files have them
+STORED = "stored"  # kernels stay in 8 bits, as in the model's files
 LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "pillow", "tokenizers")
 TYPES = ("float32", "bfloat16")
 PLAIN = tuple(name for name in requests.settings(Request) if name not in ("prompts", "seeds"))  # a file has its own
@@ -53,8 +53,8 @@ PICTURE: Mapping[str, schema.Valid] = {
     "format": schema.integer(0, 2**31),
     "prompt": PROMPT,
     "seed": schema.integer(0, SEED),
-    "seeds": schema.several(schema.integer(0, SEED), 1, BATCH),  # of the pictures that were made with it
-    "at": schema.integer(0, BATCH - 1),  # which of them it is
+    "seeds": schema.several(schema.integer(0, SEED), 1, BATCH),  # seeds of all pictures of the request
+    "at": schema.integer(0, BATCH - 1),  # index of this picture among them
     "files": schema.table(CHECKSUM, 200, FILE),
     "versions": schema.table(text(100), 100),
     "device": text(200),

@@ -240,6 +240,6 @@ def kl_optimal(
 def ending_at_zero(schedule: NoiseSchedule, sigmas: np.ndarray) -> np.ndarray:
     """`[N + 1]` times at which sigma / alpha takes N decreasing values, then 0."""
     check_one_schedule("a grid of sigma / alpha", schedule)
-    with jax.ensure_compile_time_eval():  # so that a grid can be made inside a compiled function
+    with jax.ensure_compile_time_eval():  # a grid may be made inside a compiled function
         times = np.asarray(schedule.inverse_log_snr(-2 * np.log(sigmas)))
     return np.append(np.minimum(times, schedule.t_max), 0).astype(times.dtype)

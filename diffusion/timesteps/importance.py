@@ -58,7 +58,7 @@ def loss_second_moment(
     def probabilities(state) -> Array:
         root = jnp.sqrt(jnp.mean(jnp.square(state["losses"]), axis=-1))
         adapted = (1 - uniform_prob) * root / jnp.maximum(root.sum(), 1e-30) + uniform_prob / bins
-        adapted = adapted / adapted.sum()  # where every loss was zero
+        adapted = adapted / adapted.sum()  # every loss was zero
         return jnp.where(jnp.all(state["seen"] >= history), adapted, 1 / bins)
 
     def sample(state, keys, index):

@@ -244,7 +244,7 @@ def as_train_step(step: Callable[..., tuple[AlternatingState, dict]]) -> Callabl
         opt_state = {"model": state.opt_state} | {name: other.opt_state for name, other in others.items()}
         density = {"model": state.density} | dict.fromkeys(others, ())
         after, metrics = step(AlternatingState(state.step, networks, opt_state, density, state.failed_at), batch, key)
-        counted = [metrics.pop(name) for name in list(metrics) if name.endswith("/skipped")]  # of one batch
+        counted = [metrics.pop(name) for name in list(metrics) if name.endswith("/skipped")]  # all of one batch
         if counted:
             metrics["skipped"] = jnp.max(jnp.stack(counted))  # a player that rests counts none
         return TrainState(

@@ -19,10 +19,10 @@ import jax.numpy as jnp
 from diffusion.models.autoencoders import latent_space, quantizers
 from diffusion.objectives.autoencoder_terms import Coded, gaussian_kl
 
-# Of the networks in `diffusion.models.autoencoders.encoder_decoder`.
+# Kernels of the networks in `diffusion.models.autoencoders.encoder_decoder`.
 LAST = ("decoder", "conv_out", "kernel")
 FIRST = ("encoder", "conv_out", "kernel")
-LAST_OF_DECODER = ("out", "kernel")  # of a representation autoencoder's
+LAST_OF_DECODER = ("out", "kernel")  # the kernel in a representation autoencoder
 
 
 def parameters(params: Any, log_variance: float = 0.0) -> dict[str, Any]:

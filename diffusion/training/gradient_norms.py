@@ -52,7 +52,7 @@ def by_block(gradients: Any) -> jax.Array:
     Returns:
         float32 [K].
     """
-    parts = [jnp.zeros([0])]  # so that a network without parameters has no block
+    parts = [jnp.zeros([0])]  # a network without parameters has no block
     for _, leaves, layers in _blocks(gradients):
         first_axis = 1 if layers else 0
         squares = [jnp.square(leaf.astype(jnp.float32)).sum(range(first_axis, leaf.ndim)) for leaf in leaves]

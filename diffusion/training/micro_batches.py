@@ -9,7 +9,7 @@ import jax
 import jax.extend
 from jax.sharding import Mesh
 
-NUMBER = 4  # on one CPU device; docs/speed.md has the measurements
+NUMBER = 4  # number of micro-batches on one CPU device; docs/speed.md has the measurements
 
 
 def number(batch_size: int, mesh: Mesh, block: int = 1) -> int:

@@ -57,7 +57,7 @@ RULES = (
 WHOLE = {"all": "(?!)", "optimizer": "^params/"}  # what fsdp splits: the leaves whose paths it leaves whole
 SMALLEST_SPLIT = 1024  # least number of elements of a leaf for which a collective pays
 LIMITS = {  # JAX's limits on a run of several processes: the variable that sets it, and the seconds without it
-    "heartbeat_timeout_seconds": ("DIFFUSION_HEARTBEAT_SECONDS", 100),  # of silence, before a process counts as dead
+    "heartbeat_timeout_seconds": ("DIFFUSION_HEARTBEAT_SECONDS", 100),  # silence until a process counts as dead
     "shutdown_timeout_seconds": ("DIFFUSION_SHUTDOWN_SECONDS", 300),  # for which a process that ends waits for others
 }
 

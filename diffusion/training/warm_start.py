@@ -14,7 +14,7 @@ from diffusion.training.checkpointing import checkpoints
 from diffusion.training.sharding import leaf_name
 from diffusion.training.step import HEADS
 
-COLLECTION = "params/"  # of a Linen network's leaves in a run; `diffusion convert` writes them without it
+COLLECTION = "params/"  # prefix of a Linen network's leaves in a run; `diffusion convert` leaves it out
 
 
 def read(path: str | pathlib.Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import scipy  # reads its parts where they are first used
 
-DIGITS = 64  # of a key: 256 bits
+DIGITS = 64  # hexadecimal digits of a key: 256 bits
 
 
 def secret(key: str) -> bytes:

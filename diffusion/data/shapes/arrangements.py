@@ -40,20 +40,20 @@ from diffusion.data.shapes import drawing, scenes
 from diffusion.data.shapes.drawing import DISTANCES, SIDE
 from diffusion.data.shapes.scenes import NONE, Lot, Scene
 
-SEED = 2027  # that of the dataset `shapes` is another
+SEED = 2027  # another seed than that of the dataset `shapes`
 STREAMS = {"train": 0, "test": 1}
 SHARES = scenes.Shares(kinds=(0.3, 0.25, 0.45, 0.0), styles=(0.7, 0.15, 0.15))
 REACH = 1.2  # radii that the widest shape reaches
 OVER = 0.6  # how often two plain shapes lie over each other
 GAP = 6.0  # pixels between shapes of neon, whose glow would join
 TRIED = 100  # draws of two given places until the shapes are set apart
-SEEN = 0.5  # of a shape, at least, that none lies over
+SEEN = 0.5  # least share of a shape that no other shape covers
 FARTHER = 48  # grey values from a shape to the next farther one
 ANYWHERE: tuple[float, ...] = ()
 """Places of shapes that keep to none."""
-GREY = 60  # of a sketch's lines
+GREY = 60  # grey value of a sketch's lines
 WAVES = 1.0  # pixels by which a sketch departs from the outline
-GAPS = 0.3  # of a sketch's outline that is left out, about
+GAPS = 0.3  # approximate share of a sketch's outline that is left out
 
 
 class Thing(NamedTuple):

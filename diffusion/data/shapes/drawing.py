@@ -183,7 +183,7 @@ def _cross(x, y, radius):
 
 
 def _moon(x, y, radius):
-    x = x - 0.28 * radius  # so that it stands in the middle of its cell
+    x = x - 0.28 * radius  # centred in its cell
     return np.maximum(np.hypot(x, y) - 1.02 * radius, 0.82 * radius - np.hypot(x - 0.52 * radius, y + 0.2 * radius))
 
 

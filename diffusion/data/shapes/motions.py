@@ -60,14 +60,14 @@ MOTIONS = {
 WITHHELD = frozenset({("square", "bounces"), ("star", "moves"), ("heart", "turns"), ("moon", "hides")})
 SPEEDS = {"slowly": (12.0, 18.0), "quickly": (30.0, 40.0)}
 """Range of the pixels from the first frame to the last, by the word for it."""
-TURNS = {"slowly": (0.15, 0.25), "quickly": (0.5, 0.9)}  # of a whole turn, in the same time
+TURNS = {"slowly": (0.15, 0.25), "quickly": (0.5, 0.9)}  # share of a whole turn in the same time
 SYMMETRY = {"star": 5, "square": 4, "cross": 4, "diamond": 2}  # turns of 1 / n look the same
-CLEAR = 0.4  # of such a turn from one frame to the next, at most: beyond a half it would seem to turn the other way
+CLEAR = 0.4  # largest share of a turn between two frames: beyond a half it would seem to turn the other way
 FLIGHT = (70.0, 110.0)  # pixels of a path with reflections: longer than any line without one
 TWO = 0.4  # how often there are two shapes
 RADII = (6.0, 6.6)
 REACH = 1.2  # radii that the widest shape reaches
-ROWS = (18.0, 46.0)  # of the centres of two shapes
+ROWS = (18.0, 46.0)  # rows of the centres of two shapes
 BAR = (120, 120, 128)
 LEAST = 8  # frames
 SILENT = frozenset({"a", "an", "and", "behind", "bar"})  # words that tell captions of one shape nothing
@@ -183,11 +183,11 @@ def draw(lot: Lot, frames: int, of_withheld: bool = False, setting: Setting = SE
             look = lot.pick(scenes.COLOURS), lot.pick(scenes.SHAPES)
             motion = lot.pick(kinds)
             withheld = look in scenes.WITHHELD or (look[1], motion) in WITHHELD
-            round_ = look[1] == "circle" and motion == "turns"  # which nobody would see
+            round_ = look[1] == "circle" and motion == "turns"  # nobody would see a circle turn
             again = movers and look == (movers[0].colour, movers[0].shape)
             if withheld == (of_withheld and i == 0) and not round_ and not again:
                 break
-        direction = lot.pick(MOTIONS[motion][:2] if two else MOTIONS[motion])  # of two, none leaves its half
+        direction = lot.pick(MOTIONS[motion][:2] if two else MOTIONS[motion])  # two shapes stay in their halves
         speed = lot.pick(tuple(SPEEDS)) if motion in ("moves", "turns") else ""
         radius = lot.between(*setting.radii)
         span = setting.span or frames
@@ -236,7 +236,7 @@ def shrunk(frames: np.ndarray, side: int) -> np.ndarray:
     """
     if not 1 <= side <= SIDE:
         raise ValueError(f"side = {side}. Valid: 1 to {SIDE}")
-    parts = side // math.gcd(side, SIDE)  # of a pixel of 64, so that each new pixel has a whole number of them
+    parts = side // math.gcd(side, SIDE)  # parts of a pixel of 64: each new pixel has a whole number of them
     fine = frames.repeat(parts, 1).repeat(parts, 2)
     means = fine.reshape(len(frames), side, parts * SIDE // side, side, -1, 3).mean(axis=(2, 4))
     return np.round(means).astype(np.uint8)
@@ -267,7 +267,7 @@ def _path(
     step = np.array(DIRECTIONS[direction])
     axis = int(np.argmax(np.abs(step)))
     way = high - low if motion == "hides" else min(lot.between(*SPEEDS[speed]), high - low)
-    first = lot.between(low, high - way)  # of the line from its lower end
+    first = lot.between(low, high - way)  # distance from the lower end of the line
     passed = np.minimum(clock, 1.0)
     still[:, axis] = first + way * (passed if step[axis] > 0 else 1 - passed)
     return still, upright

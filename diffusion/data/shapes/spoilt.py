@@ -27,12 +27,12 @@ from diffusion.data.shapes.scenes import NONE, SHAPES, Lot, Scene
 
 KINDS = ("broken", "blended", "blob", "averaged", "blurred")
 """The kinds of spoilt drawings."""
-COVERED = 0.8  # by a drawing: a shape that is covered by this or more is no spoilt one
+COVERED = 0.8  # a shape of which a drawing covers at least this share is not spoilt
 NUMBER = 300  # shapes of which a drawing has one
 SHARES = (0.35, 0.65)
 """Range of the share of the first of two shapes that are blended or averaged."""
-DEVIATIONS = (1.5, 3.0)  # of the Gaussian filter, in pixels of a picture of 64
-RADIUS = 12.0  # at which shapes are compared with drawings
+DEVIATIONS = (1.5, 3.0)  # deviations of the Gaussian filter, in pixels of a picture of 64
+RADIUS = 12.0  # radius at which shapes are compared with drawings
 SMALLEST = 4  # pixels of a piece
 
 
@@ -144,7 +144,7 @@ def draw(scene: Scene, lot: Lot, kind: str) -> tuple[np.ndarray, Scene]:
         if kind == "blurred":
             return blurred(drawing.draw(scene, lot), lot), spoilt
         share = lot.between(*SHARES)
-        number = int(lot.between(0, 2**53))  # of the draws of both pictures
+        number = int(lot.between(0, 2**53))  # seed of the draws of both pictures
         others = {slot: lot.pick([name for name in SHAPES if name != getattr(scene, slot)]) for slot in slots}
         one, other = (drawing.draw(either, Lot(number, 12, 0)) for either in (scene, scene._replace(**others)))
         return np.round(share * one + (1 - share) * other).astype(np.uint8), spoilt

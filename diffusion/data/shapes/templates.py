@@ -18,7 +18,7 @@ import numpy as np
 from diffusion.data.shapes.drawing import DISTANCES, Distance
 from diffusion.data.shapes.scenes import SHAPES
 
-STEP = 1.04  # from one radius to the next
+STEP = 1.04  # ratio of two neighbouring radii
 OFFSETS = tuple(np.arange(-2.0, 2.01, 0.5))  # pixels by which a template's centre of mass may stand beside a mask's
 TURN = 7.5  # degrees from one turn to the next
 TURNS = {"circle": 0.0, "star": 72.0, "square": 90.0, "cross": 90.0, "diamond": 180.0}  # after which it looks the same

@@ -81,7 +81,7 @@ def _check(frames: int, side: int, rate: float, stored_rate: float) -> None:
             f"frames = {frames} and side = {side} must be at least 1, rate = {rate} positive and stored_rate = "
             f"{stored_rate} 0 or positive"
         )
-    limits.fits(f"a clip of {frames} frames of {side} x {side} pixels", 4 * frames * side * side * 3)  # as float32
+    limits.fits(f"a clip of {frames} frames of {side} x {side} pixels", 4 * frames * side * side * 3)  # in float32
 
 
 class _Shards:

@@ -107,7 +107,7 @@ def arranged_drawings(
     Raises:
         ValueError: for another split or kind, other places, or a number below 1.
     """
-    from diffusion.data.shapes import arrangements  # here: it imports TFDS, which takes half a second
+    from diffusion.data.shapes import arrangements  # imported here: TFDS takes half a second
 
     if kind not in arrangements.CONTROLS:
         raise ValueError(f"kind = {kind!r}. Valid: {', '.join(arrangements.CONTROLS)}")

@@ -103,7 +103,7 @@ class Parquet:
 
     def _column(self, name: str) -> Any:
         """A column of all files, with random access."""
-        if name in self._damaged:  # so that no row reads it again
+        if name in self._damaged:  # no other row reads it again
             raise self._damaged[name]
         if name not in self._tables:
             try:

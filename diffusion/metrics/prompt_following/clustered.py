@@ -97,7 +97,7 @@ def figure(values: Sequence[float] | np.ndarray, prompts: Sequence[Hashable]) ->
     Returns:
         {"value", "standard_error", "samples", "prompts"}.
     """
-    with np.errstate(invalid="ignore"):  # of values that are infinite
+    with np.errstate(invalid="ignore"):  # infinite values give NaN
         average = mean(values, prompts)
     return {
         **average._asdict(),

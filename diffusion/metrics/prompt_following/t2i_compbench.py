@@ -35,14 +35,14 @@ from diffusion.io import limits, opener
 from diffusion.metrics.prompt_following.readers import Detection, Parse, PromptsError
 
 CATEGORIES = ("color", "shape", "texture", "spatial", "non_spatial", "complex")
-PHRASES = 8  # of a prompt, at most, that are asked for
+PHRASES = 8  # most phrases of a prompt that become questions
 # Words of place in the order in which the authors look for them. The last has no rule, so that it scores 0.
 PLACES = ("on side of", "next to", "near", "on the left of", "on the right of", "on the bottom of", "on the top of",
           "on top of")  # fmt: skip
 BESIDE = ("next to", "on side of", "near")
 PREPOSITIONS = ("on top of", "on bottom of", "on the left", "on the right", "next to", "on side of", "near")
-PEOPLE = ("girl", "boy", "man", "woman")  # which the detector calls "person"
-OVERLAP = 0.1  # of boxes that are beside each other
+PEOPLE = ("girl", "boy", "man", "woman")  # the detector calls them "person"
+OVERLAP = 0.1  # largest overlap of boxes that stand beside each other
 DISTANCE = 150.0  # pixels of the detector's boxes, of objects that are near
 
 
@@ -150,7 +150,7 @@ def place(word: str, first: Sequence[float], second: Sequence[float]) -> float:
         first: the box of the first object.
         second: the box of the other one.
     """
-    right = (second[0] + second[2] - first[0] - first[2]) / 2  # from the first to the second
+    right = (second[0] + second[2] - first[0] - first[2]) / 2  # distance from the first to the second
     down = (second[1] + second[3] - first[1] - first[3]) / 2
     if word in BESIDE:
         near = min(abs(right), abs(down)) < DISTANCE
@@ -184,7 +184,7 @@ def spatial(prompt: str, objects: tuple[str, str] | None, detections: Sequence[D
     ]
     there = [detection for detection in chosen if detection is not None]
     if len(there) < 2:
-        return 0.0  # at most 0.25, which is below 0.5
+        return 0.0  # the score would be at most 0.25, below 0.5
     word = next((word for word in PLACES if word in prompt), "")
     score = (there[0].score + there[1].score) / 4 + place(word, there[0].box, there[1].box) / 2
     return 0.0 if score < 0.5 else score

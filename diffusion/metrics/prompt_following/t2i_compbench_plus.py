@@ -25,8 +25,8 @@ from diffusion.metrics.prompt_following.readers import Detection, PromptsError
 from diffusion.metrics.prompt_following.t2i_compbench import PEOPLE
 
 CATEGORIES = ("3d_spatial", "numeracy")
-DEPTH_WORDS = ("in front of", "behind", "hidden")  # in the order in which the authors look for them
-DEPTH_OVERLAP = 0.5  # of boxes, from which on the order counts in full
+DEPTH_WORDS = ("in front of", "behind", "hidden")  # the authors look for them in this order
+DEPTH_OVERLAP = 0.5  # overlap of boxes from which the order counts in full
 SAME = 0.9  # overlap of two boxes of one class that are one object
 NUMBERS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8}
 SINGLE = ("a", "an", "one")

@@ -34,7 +34,7 @@ from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.embeddings import TimestepEmbedding
 from diffusion.models.layers.norms import rms_norm
 
-EPSILON = 1e-8  # of the norms
+EPSILON = 1e-8  # epsilon of the norms
 NOISE = "noise"
 """The stream of random numbers that the decoder of 0.9.1 adds, `rngs={"noise": key}`; without it their mean, zero."""
 STRIDES = {"conv": (2, 2, 2), "spatial": (1, 2, 2), "temporal": (2, 1, 1), "spatiotemporal": (2, 2, 2), "": (1, 1, 1)}

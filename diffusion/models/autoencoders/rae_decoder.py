@@ -16,7 +16,7 @@ from diffusion.models.layers.network_bases import CheckedNetwork
 from diffusion.models.layers.patches import unpatchify
 from diffusion.models.layers.vision_layers import IMAGENET, Layers
 
-SPAN = 16.0  # of the fixed positions along a side, whatever the grid: that of the published decoders' 16 x 16 patches
+SPAN = 16.0  # range of the fixed positions along a side: for any grid that of the published 16 x 16 patches
 
 
 class RAEDecoder(CheckedNetwork):

@@ -44,7 +44,7 @@ def cut(side: int, tile: int, overlap: int, step: int) -> Cut:
     if side <= tile:
         return Cut(side, np.zeros(1, np.int32))
     count = -((overlap - side) // (tile - overlap))
-    # From the left as far as a tile may be, so that rounding down never leaves less than the overlap.
+    # Tiles stand as far right as allowed, so that rounding down never makes an overlap too small.
     starts = np.arange(count) * (side - tile) // (count - 1) // step * step
     starts[-1] = side - tile
     return Cut(tile, starts.astype(np.int32))

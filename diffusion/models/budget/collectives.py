@@ -50,7 +50,7 @@ from diffusion.models.dit import DiT
 from diffusion.models.layers import layout
 
 FACTORS = {"all-gather": 1, "reduce-scatter": 1, "all-reduce": 2, "all-to-all": 1, "collective-permute": 1}
-ROWS, TILE = 8, 16  # of a TPU's tiles: rows of float32, and of bfloat16
+ROWS, TILE = 8, 16  # a TPU's tiles have 8 rows of float32, or 16 of bfloat16
 
 
 class Collective(NamedTuple):

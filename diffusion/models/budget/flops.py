@@ -64,7 +64,7 @@ def recomputed_flops(model: DiT, image_shape: tuple[int, int, int]) -> int:
         Operations, beyond `train_flops`.
     """
     n = tokens(model, image_shape)
-    ends = n * model.width * (model.width + hidden(model))  # of attention and of the MLP: as wide as the tokens
+    ends = n * model.width * (model.width + hidden(model))  # outputs of attention and of the MLP, as wide as the tokens
     again = {
         "none": 0,
         "elementwise": 0,

@@ -127,7 +127,7 @@ PUBLISHED = {
         10_000.0,
     ),
 }  # fmt: skip
-SIZES = {  # ours: their field, its default where PUBLISHED has none, its valid values
+SIZES = {  # {our field: (their field, its default without one in PUBLISHED, its valid values)}
     "vocabulary": ("vocab_size", 32000, None),
     "width": ("hidden_size", 4096, None),
     "depth": ("num_hidden_layers", 32, DEPTH),

@@ -67,7 +67,7 @@ def _levels(module: AutoencoderDC, encoder: bool, original: bool) -> Table:
     """The levels of one side, each followed by halving or preceded by doubling."""
     levels = module.encoder_levels if encoder else module.decoder_levels
     block_name = "stages.{}.op_list.{}." if original else f"{'down' if encoder else 'up'}_blocks.{{}}.{{}}."
-    # In the original a strided convolution stands alone; the others are inside a module.
+    # In the original only a strided convolution has no module around it.
     inner = "main.conv.conv" if not encoder or module.shuffle_down else "main.conv"
     rows = []
     for i in range(levels.first, len(levels.widths)):
@@ -123,7 +123,7 @@ def _rows(original: bool) -> Callable[[AutoencoderDC], Table]:
 WIDTHS = (128, 256, 512, 512, 1024, 1024)
 WORDS = schema.either(schema.text(), schema.several(schema.text()))  # one for all levels, or one for each
 SCALES = ((), (), (), (5,), (5,), (5,))
-OF_ENCODERS = ("rms_norm", "silu")  # at every level
+OF_ENCODERS = ("rms_norm", "silu")  # the encoder has these at every level
 OF_DECODERS = {"decoder_norm_types": ("rms_norm", WORDS), "decoder_act_fns": ("silu", WORDS)}
 
 

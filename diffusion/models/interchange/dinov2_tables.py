@@ -9,7 +9,7 @@ from diffusion.models.interchange.rows import DENSE, VECTOR, Row, layers, linear
 from diffusion.models.interchange.transformers_config import unread
 from diffusion.models.interchange.vision_rows import LEADING, attention, patch_rows
 
-IMAGE = ("attention_probs_dropout_prob", "hidden_dropout_prob", "drop_path_rate")  # of their training
+IMAGE = ("attention_probs_dropout_prob", "hidden_dropout_prob", "drop_path_rate")  # fields of their training
 BACKBONE = ("apply_layernorm", "reshape_hidden_states", "out_features", "out_indices", "stage_names")  # other classes'
 
 

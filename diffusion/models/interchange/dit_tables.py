@@ -167,7 +167,7 @@ DIFFUSERS_CONFIG = FieldTable(
         Follows("norm_type", "ada_norm_zero"),
         Follows("norm_elementwise_affine", False),
         Follows("attention_bias", True),
-        Follows("attention_type", "default", silent=True),  # of the class before it
+        Follows("attention_type", "default", silent=True),  # a field of the class that came before
         # A field of ours: the library, which always has them, ignores it with a warning.
         Field("own_embeddings", "own_embeddings", False, write=lambda module: module.own_embeddings or ABSENT),
     ),

@@ -87,7 +87,7 @@ PUBLISHED = {
     }
     for side, channels in ((512, 4), (64, 3))
     for size, width in WIDTHS.items()
-    for classes in (1000, 0)  # those without guide the others (Karras et al., 2024, section 5.2)
+    for classes in (1000, 0)  # the unconditional networks guide the others (Karras et al., 2024, section 5.2)
     if side == 512 or size not in ("XXS", "XXL")
 }
 FAMILY = CONFIG.family(example, {"original": _rows}, library="", published=PUBLISHED, prefixes=("", "unet."))

@@ -19,7 +19,7 @@ SIZE = schema.integer(1)
 SIZES = schema.several(SIZE, 1, 16)
 MAYBE_SIZE = schema.optional(schema.integer())
 DEPTH = schema.integer(0, 512)  # the deepest published network has 57
-BLOCKS = schema.integer(1, 512)  # of one level, which has at least one
+BLOCKS = schema.integer(1, 512)  # blocks of a level
 MAYBE_NUMBER = schema.optional(schema.number())
 SIDES = schema.optional(schema.either(SIZE, schema.several(SIZE, 2, 2)))
 

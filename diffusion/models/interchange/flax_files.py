@@ -45,7 +45,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     except limits.Refused:
         raise
     except (
-        ValueError,  # with it all errors of msgpack
+        ValueError,  # includes all errors of msgpack
         TypeError,
         KeyError,
         AttributeError,

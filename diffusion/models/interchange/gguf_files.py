@@ -24,7 +24,7 @@ from diffusion.models.interchange import gguf_header
 from diffusion.models.interchange.quantised_tensors import Quantised
 
 SUFFIX = ".gguf"
-ORIGINAL = "comfy.gguf.orig_shape."  # of a tensor whose sides no block divides
+ORIGINAL = "comfy.gguf.orig_shape."  # the shape of a tensor whose sides no block divides
 BLOCK = 32  # values of a block of Q8_0, behind a float16
 
 

@@ -14,12 +14,12 @@ import struct
 from typing import BinaryIO, NamedTuple
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
-NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}  # by type
+NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}  # struct's
 TEXT, LIST = 8, 9  # types
 KEPT = 8  # numbers of a list; a tensor has at most so many sides
 NAME = 2**16  # bytes
 ENTRIES = 2**16  # fields, and tensors
-TEXTS = 2**20  # in lists; the largest vocabularies have 2^18 words and as many merges
+TEXTS = 2**20  # most texts in a list; the largest vocabularies have 2^18 words and as many merges
 ALIGNMENT = "general.alignment"
 
 

@@ -16,7 +16,7 @@ from diffusion.models.interchange.transformers_config import encoder_sizes
 from diffusion.models.interchange.vision_rows import HEADS, LEADING, attention, patch_rows, sizes
 from diffusion.models.text_encoders.med import MEDText
 
-HEAD = (0, 2, 4, 6, 7)  # of the dense layers in the authors' list; the others are dropout
+HEAD = (0, 2, 4, 6, 7)  # numbers of the dense layers in the authors' list; the others are dropout
 
 
 def _vision_rows(module: BLIP) -> list[Row]:

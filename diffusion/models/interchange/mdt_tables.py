@@ -62,7 +62,7 @@ CONFIG = FieldTable(
         CLASSES,
         Field("learn_sigma", "learn_sigma", True),
         Field("decode_layer", "decoder_depth", 4, DEPTH),
-        Group({"mask_ratio": (None, MAYBE_NUMBER)}, lambda values, ours: {}, lambda module: {}),  # of its training
+        Group({"mask_ratio": (None, MAYBE_NUMBER)}, lambda values, ours: {}, lambda module: {}),  # for training
     ),
 )
 

@@ -202,6 +202,6 @@ PMF = PMF_CONFIG.family(
         for patch in (16, 32)
         for size in (f"B/{patch}", f"L/{patch}", f"H/{patch}")
     },
-    prefixes=(*(f"ema_params.{name}.net." for name in PMF_AVERAGES), *PREFIXES),  # in the order of preference
+    prefixes=(*(f"ema_params.{name}.net." for name in PMF_AVERAGES), *PREFIXES),  # the first prefix that occurs is read
 )
 FAMILIES = (MEAN_FLOW, IMF, PMF)

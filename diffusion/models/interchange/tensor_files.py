@@ -26,9 +26,10 @@ from diffusion.models.interchange import flax_files, gguf_files, quantised_tenso
 from diffusion.models.interchange.quantised_tensors import Quantised
 
 PICKLED = (".pt", ".pth", ".ckpt", ".bin")
-DICTIONARIES = ("ema.", "model.", "opt.", "optimizer.", "state_dict.", "args.", "config.", "scheduler.")  # of training
+# Prefixes of the entries of a training's state.
+DICTIONARIES = ("ema.", "model.", "opt.", "optimizer.", "state_dict.", "args.", "config.", "scheduler.")
 INDEX = ".safetensors.index.json"
-# Of a variant: model.safetensors.index.fp16.json, in older folders model.safetensors.fp16.index.json.
+# A variant's index is model.safetensors.index.fp16.json, or model.safetensors.fp16.index.json in older folders.
 VARIANT = re.compile(r"\.safetensors(\.[^.]+\.index|\.index\.[^.]+)\.json$")
 SHARD = 5 * 10**9  # bytes of a written file, after which the next begins
 

@@ -180,7 +180,7 @@ def _read_norms(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
     scale_shift = kind == "scale_shift"
     if groups is None:
         raise ValueError("norm_num_groups = None is supported with SkipDownBlock2D alone.")
-    if norm != groups and (scale_shift or norm is not None):  # with scale_shift, None leaves out a norm
+    if norm != groups and (scale_shift or norm is not None):  # with scale_shift None leaves the norm out
         raise ValueError(
             f"attn_norm_num_groups = {norm!r} is not supported beside norm_num_groups = {groups} and "
             f"resnet_time_scale_shift = {kind!r}."

@@ -21,7 +21,7 @@ DECODER = (
     "decoder_num_attention_heads",
     "decoder_num_hidden_layers",
 )
-LAST_EPSILON = 1e-5  # of the classifier's norm, which no config has
+LAST_EPSILON = 1e-5  # epsilon of the classifier's norm, which no config has
 
 
 def _tubelets(module: VideoMAE) -> Layout:

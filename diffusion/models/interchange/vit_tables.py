@@ -20,7 +20,7 @@ DECODER = (
     "mask_ratio",
     "norm_pix_loss",
 )
-POOLER = ("pooler_act", "pooler_output_size")  # of a layer that the published networks do not have
+POOLER = ("pooler_act", "pooler_output_size")  # fields of a layer that the published networks lack
 
 
 def _rows(module: MAE | IJEPA) -> list[Row]:

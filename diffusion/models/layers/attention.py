@@ -80,7 +80,7 @@ def attention(
         raise ValueError(f"attention needs one dtype for q, k and v; got {q.dtype}, {k.dtype}, {v.dtype}")
     in_a_ring = implementation == "auto" and layout.in_a_ring(q.shape[2])
     if in_a_ring:
-        implementation = "xla"  # where the queries read a text, whose keys every device holds
+        implementation = "xla"  # the queries read a text, whose keys every device has
     elif implementation == "auto":
         implementation = choice(q, keys=k.shape[1])
         odd = q.shape[1] % 2 or k.shape[1] % 2

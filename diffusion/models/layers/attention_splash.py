@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from diffusion.models.layers import layout
 from diffusion.models.layers.scan import KEPT
 
-LANES = 128  # of a TPU's vectors; blocks are multiples of it
+LANES = 128  # length of a TPU's vectors; blocks are multiples of it
 BLOCK = 512  # longest block of queries or keys; not tuned, for lack of a device
 SPLIT = ("batch", None, "attended heads", None)
 

@@ -24,7 +24,7 @@ from diffusion.models.layers import layout
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 """(q `[B, N, H, D]`, k `[B, M, H, D]`, v `[B, M, H, D]`) -> `[B, N, H, D]`: attention."""
 SPLIT = ("batch", None, "attended heads", None)
-QUERIES, KEYS = 64, 32  # of a block; not tuned, for lack of a device
+QUERIES, KEYS = 64, 32  # rows of a block; they are not tuned, for lack of a device
 SMALLEST = 16  # side of a product of the tensor cores
 
 
@@ -49,7 +49,7 @@ def with_tangent(attend: Attend, interpret: bool = False) -> Attend:
 
     @jax.custom_jvp
     def along(q, k, v, out, dq, dk, dv):
-        # Where this is part of a linearisation for reverse mode, JAX transposes it: into the cotangents of `attend`.
+        # In a linearisation for reverse mode JAX transposes this, into the cotangents of `attend`.
         forward = lambda fixed, moved: tangent(*fixed, *moved, interpret=interpret)
         backward = lambda fixed, cotangent: jax.vjp(attend, *fixed[:3])[1](cotangent)
         return jax.custom_derivatives.linear_call(forward, backward, (q, k, v, out), (dq, dk, dv))

@@ -90,5 +90,5 @@ def layer_norm(epsilon: float, dtype: str, name: str, affine: bool = True) -> nn
 
     Without `affine` there are no parameters: scale = 1 and bias = 0.
     """
-    # From the centred values: the mean of squares minus the square of the mean would lose digits.
+    # The variance of centred values: the mean of squares minus the square of the mean would lose digits.
     return nn.LayerNorm(epsilon, dtype=dtype, use_bias=affine, use_scale=affine, use_fast_variance=False, name=name)

@@ -124,7 +124,7 @@ def _backward(summed: int, saved: Any, g: jax.Array) -> tuple[jax.Array, jax.Arr
 
 def _dot(a: jax.Array, b: jax.Array, over_a: Any, over_b: Any, scale: jax.Array, dtype: Any) -> jax.Array:
     """scale (a . b) over these axes, of a dtype."""
-    if jax.default_backend() == "cpu":  # the same values, exactly, in a type that it multiplies
+    if jax.default_backend() == "cpu":  # a CPU multiplies this type; the values are exactly the same
         a, b = a.astype(jnp.float32), b.astype(jnp.float32)
     axes = ((tuple(over_a), tuple(over_b)), ((), ()))
     # In the output's own type, so that XLA's fused product writes no float32 first; on a GPU it still sums in float32.

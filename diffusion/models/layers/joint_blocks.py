@@ -30,7 +30,7 @@ from diffusion.models.layers.products import rows_first
 from diffusion.models.layers.rotary import turn
 from diffusion.models.layers.scan import keep_narrow
 
-GATED = 4.5  # of `SwiGlu`: three times the width
+GATED = 4.5  # ratio of `SwiGlu`, whose hidden features are then three times the width
 
 
 class VectorEmbedding(nn.Module):

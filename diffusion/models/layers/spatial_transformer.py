@@ -43,7 +43,7 @@ class TransformerBlock(nn.Module):
     def __call__(
         self, x: jax.Array, text: jax.Array, bias: jax.Array | None, extra: tuple | None
     ) -> tuple[jax.Array, None]:
-        # From the centred values: the difference of two means would lose digits.
+        # The variance of centred values: the difference of two means would lose digits.
         norm = lambda i: nn.LayerNorm(1e-5, self.dtype, use_fast_variance=False, name=f"norm_{i}")
         attend = lambda name: CrossAttention(
             self.heads, x.shape[-1] // self.heads, attention=self.attention, dtype=self.dtype, name=name

@@ -40,7 +40,7 @@ from diffusion.models.layers.cross_attention import xavier
 from diffusion.models.layers.network_bases import Backbone
 from diffusion.models.layers.patches import patchify
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # of each channel of its training's pictures, in [0, 1]
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # mean of each channel of the training pictures, in [0, 1]
 STD = (0.26862954, 0.26130258, 0.27577711)
 LEGACY_EOS = 2  # the end of the text in old configs; the end is then the largest id
 normal = nn.initializers.normal(0.02)

@@ -27,7 +27,7 @@ from diffusion.models.layers.norms import rms_norm
 from diffusion.models.layers.scan import scanned
 from diffusion.models.text_encoders.clip import Encoded
 
-MLPS = ("gated-gelu", "relu")  # of version 1.1, of the first version
+MLPS = ("gated-gelu", "relu")  # the MLP of version 1.1, and of the first version
 init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
@@ -49,7 +49,7 @@ def buckets(length: int, count: int, farthest: int) -> np.ndarray:
     distance = np.abs(difference)
     half = count // 2
     exact = half // 2
-    # In float32, as in their code: rounding decides at the edges of the buckets.
+    # In float32, as in the authors' code: rounding decides at the edges of the buckets.
     wide = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))
     ratio = wide / np.float32(math.log(farthest / exact))
     far = np.minimum(exact + (ratio * np.float32(half - exact)).astype(np.int32), half - 1)

@@ -78,7 +78,7 @@ CONFIG = FieldTable(
         Follows("use_post_quant_conv", False),
         *(Follows(name, None, silent=True) for name in ("shift_factor", "latents_mean", "latents_std")),
     ),
-    # Of pictures of the training, of memory, and of the latents of image-to-video alone.
+    # Fields about training pictures, about memory, and about latents of image-to-video alone.
     unread=dict.fromkeys(("sample_height", "sample_width", "force_upcast")),
 )
 

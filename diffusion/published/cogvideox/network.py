@@ -30,7 +30,7 @@ from diffusion.models.layers.rotary import axis_angles, turn
 from diffusion.models.layers.stacks import Layered, single_stack
 
 EPSILON = 1e-5
-OFFSET = 2.0  # in all published networks that have an embedding of it
+OFFSET = 2.0  # the value of all published networks that embed it
 
 
 def _norm(dtype: str, name: str, epsilon: float = EPSILON) -> nn.LayerNorm:

@@ -7,7 +7,7 @@ from diffusion.published.cogvideox.network import CogVideoX
 from diffusion.published.pipeline_kinds import Kind, Reader, Usual, Video
 
 COGVIDEOX_CLIPS = Video(49, (480, 720), 8.0, masked=False)
-PAIRED_CLIPS = Video(81, (768, 1360), 16.0, masked=False)  # by the card of CogVideoX 1.5
+PAIRED_CLIPS = Video(81, (768, 1360), 16.0, masked=False)  # from the card of CogVideoX 1.5
 COGVIDEOX = Kind(
     "CogVideoX",
     "transformer",

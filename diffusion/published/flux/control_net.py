@@ -30,8 +30,8 @@ from diffusion.models.layers.rotary import axis_angles
 from diffusion.models.layers.scan import scanned
 from diffusion.published.flux.network import PATCH, Flux
 
-HINT_WIDTH = 16  # of the convolutions that read a picture
-FACTOR = 8  # by which they divide its sides
+HINT_WIDTH = 16  # channels of the convolutions that read a picture
+FACTOR = 8  # factor by which they divide its sides
 
 
 class FluxControlNet(ControlNetBeside, nn.Module):
@@ -87,7 +87,7 @@ class FluxControlNet(ControlNetBeside, nn.Module):
             raise ValueError(f"the hint beside x {x.shape} is {expected}; got {hint.shape}")
         dense = lambda name, start=xavier: nn.Dense(base.width, dtype=base.dtype, kernel_init=start, name=name)
         read = self._seen(hint) if self.pixels else hint
-        start = xavier if self.pixels else zeros  # of pixels the last convolution is zero
+        start = xavier if self.pixels else zeros  # with pixels the last convolution starts at zero
         image = dense("patch_embedding")(patchify(x, PATCH)) + dense("hint_embedding", start)(patchify(read, PATCH))
         text = dense("text_embedding")(condition["text"])
         if self.modes:

@@ -26,7 +26,7 @@ PACKED_OUT = Layout(
 PACKED_BIAS = Layout(
     lambda a, shape: a.reshape(-1, PATCH * PATCH).T.reshape(shape), lambda a: a.reshape(PATCH * PATCH, -1).T.reshape(-1)
 )
-JOINT = {  # by layout: of a joint layer the picture's stream and the text's
+JOINT = {  # {layout: names of the picture's stream and of the text's in a joint layer}
     "diffusers": joint_rows.DIFFUSERS,
     "original": tuple(
         StreamNames(
@@ -115,7 +115,7 @@ def _of_latents(channels: int, ours: Mapping[str, Any]) -> int:
 
 
 FIELDS = (
-    Follows("patch_size", 1),  # of packed tokens; the packing is by 2 x 2
+    Follows("patch_size", 1),  # the patch of packed tokens; packing joins 2 x 2
     Field("in_channels", "channels", 64, read=_of_latents, write=lambda module: PATCH**2 * module.channels),
     Field(
         "out_channels",
@@ -137,7 +137,7 @@ CONFIG = FieldTable(
     NAME,
     Flux,
     (*FIELDS, Field("pooled_projection_dim", "pooled_width", 768), Field("guidance_embeds", "strength", False)),
-    required={"approximator": ()},  # of a Chroma
+    required={"approximator": ()},  # a Chroma has one
 )
 
 

@@ -18,7 +18,7 @@ from diffusion.models.interchange.field_table import FieldTable, Follows, Group
 from diffusion.models.interchange.tensor_files import Tensors
 
 PACKED = 2
-EPSILON = 1e-4  # of the batch norm
+EPSILON = 1e-4  # epsilon of the batch norm
 
 
 def _decoded_channels(module: AutoencoderKL) -> int:
@@ -69,7 +69,7 @@ FAMILY = CONFIG.family(
     autoencoder_tables.picture,
     {name: partial(lambda names, module: autoencoder_tables.kl_rows(module, names), names)
      for name, names in (("diffusers", DIFFUSERS), ("original", ORIGINAL))},
-    ignored=(r"bn\.num_batches_tracked",),  # of the training
+    ignored=(r"bn\.num_batches_tracked",),  # a counter of the training
     computed=_statistics,
     varied=_varied,
 )  # fmt: skip

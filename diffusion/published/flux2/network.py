@@ -37,7 +37,7 @@ from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Th
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.rotary import axis_angles
 
-SPACING = 10  # of the first coordinate of x and of the pictures that are edited
+SPACING = 10  # spacing of the first coordinates of x and of the edited pictures
 
 
 class Flux2(Backbone):

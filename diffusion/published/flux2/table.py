@@ -79,7 +79,7 @@ CONFIG = FieldTable(
     NAME,
     Flux2,
     (
-        Follows("patch_size", 1),  # of packed latents
+        Follows("patch_size", 1),  # the patch of packed latents
         Field("in_channels", "channels", 128),
         Field("out_channels", "channels", None, MAYBE_SIZE, _same_channels, write=lambda module: None),
         Field("num_layers", "depth", 8, DEPTH),

@@ -17,7 +17,7 @@ NAME = "HunyuanVideoTransformer3DModel"
 
 
 LAYOUTS = ("diffusers", "original")
-JOINT = (  # by layout: of a joint layer the video's stream and the text's
+JOINT = (  # names of the video's stream and of the text's in a joint layer, for each layout
     joint_rows.DIFFUSERS,
     tuple(
         StreamNames(
@@ -68,7 +68,7 @@ REFINER = {
     "out": ("ff.net.2", "mlp.fc2"),
     "gates/dense": ("norm_out.linear", "adaLN_modulation.1"),
 }
-PARTS = ("attn.to_q", "attn.to_k", "attn.to_v")  # of diffusers' attention; the original has them as one
+PARTS = ("attn.to_q", "attn.to_k", "attn.to_v")  # parts of diffusers' attention; the original has one matrix
 
 
 def _refiner(at: int) -> list[Row]:

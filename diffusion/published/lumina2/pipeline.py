@@ -24,6 +24,6 @@ LUMINA2 = Kind(
 )
 KINDS = {
     "Lumina2Pipeline": LUMINA2,
-    "Lumina2Text2ImgPipeline": LUMINA2,  # its first name
+    "Lumina2Text2ImgPipeline": LUMINA2,  # the first name of the same class
 }
 """The pipelines by the names of their classes in diffusers."""

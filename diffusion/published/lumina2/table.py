@@ -130,6 +130,6 @@ FAMILY = CONFIG.family(
     {layout: functools.partial(table, layout=layout) for layout in ENDS},
     published={"Lumina-Image 2": {"cap_feat_dim": 2304}},
     prefixes=("model.diffusion_model.", ""),
-    ignored=(r"norm_final\.weight",),  # of single files, which nothing reads
+    ignored=(r"norm_final\.weight",),  # nothing reads this tensor of single files
 )
 FAMILIES = {FAMILY.name: FAMILY}

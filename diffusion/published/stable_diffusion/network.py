@@ -33,7 +33,7 @@ from diffusion.models.layers.network_bases import Backbone, Numbers
 from diffusion.models.layers.scan import REMAT
 from diffusion.models.layers.spatial_transformer import SpatialTransformer
 
-EPSILON = 1e-5  # of the norms of the residual blocks
+EPSILON = 1e-5  # epsilon of the norms of residual blocks
 # The entry of the condition that is embedded like a class, and added to the time's embedding.
 CLASS_EMBEDDINGS = {"": (), "timestep": ("label",), "projection": ("pooled",), "table": ("label",)}
 

@@ -50,8 +50,8 @@ class Place(NamedTuple):
     kind: str
     ours: str
     theirs: tuple[str, str]
-    depth: int = 0  # of a transformer
-    shortcut: bool = False  # of a residual block: whether its width changes
+    depth: int = 0  # depth of a transformer
+    shortcut: bool = False  # whether a residual block changes its width
 
 
 def places(module: ConditionalUNet) -> Iterator[Place]:

@@ -18,7 +18,7 @@ from diffusion.published.stable_diffusion_3 import table as mmdit_tables
 from diffusion.published.stable_diffusion_3.control_net import MMDiTControlNet
 
 NAME = "SD3ControlNetModel"
-TEXT_WIDTH = 4096  # their default of joint_attention_dim
+TEXT_WIDTH = 4096  # default of joint_attention_dim
 ENDS = ("final", "last_block/")  # the parts of a transformer that a ControlNet lacks
 EMBEDDING = ("patch_embedding/", "positions_table")
 WORDS = ("text_embedding/", "blocks/", "dual_blocks/")

@@ -14,11 +14,11 @@ from diffusion.models.interchange.rows import Layout, Row, linear, patches, stac
 from diffusion.published.stable_diffusion_3.network import MMDiT
 
 NAME = "SD3Transformer2DModel"
-LAYERS_VALID = schema.several(DEPTH)  # of dual_attention_layers
+LAYERS_VALID = schema.several(DEPTH)  # valid values of dual_attention_layers
 # The table of positions is read, not computed: the original code leaves a buffer of zeros for the file to fill, and
 # does not say how the published numbers were computed.
 TABLE = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(1, -1, a.shape[-1]))
-LAYERS = {  # by layout: of a layer the picture's stream, the text's, and the second attention
+LAYERS = {  # {layout: names of a layer's picture stream, text stream and second attention}
     "diffusers": (
         *joint_rows.DIFFUSERS,
         (("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"), ("attn2.norm_q.weight", "attn2.norm_k.weight")),

@@ -12,9 +12,9 @@ from diffusion.published.wan.network import PATCH, Wan
 
 NAME = "WanTransformer3DModel"
 LAYOUTS = ("diffusers", "original")
-TABLE = Layout(lambda a, shape: a.reshape(shape), lambda a: a[None])  # of vectors; theirs has an axis of length one
+TABLE = Layout(lambda a, shape: a.reshape(shape), lambda a: a[None])  # vectors; theirs have one more axis
 _of_pictures = patches(PATCH)
-PATCHES = Layout(  # of one frame
+PATCHES = Layout(  # patches of one frame
     lambda a, shape: _of_pictures.to_ours(a[:, :, 0], shape), lambda a: _of_pictures.to_theirs(a)[:, :, None]
 )
 ENDS = {  # ours: (diffusers', the original)

@@ -42,7 +42,7 @@ from diffusion.models.layers.stacks import Layered, single_stack
 
 PATCH = 2
 SHARED = (nn.broadcast,) * 3  # the arguments of a layer
-MULTIPLE = 32  # of the tokens of the text and of the picture
+MULTIPLE = 32  # the numbers of text and picture tokens are multiples of it
 CONDITION, HIDDEN = 256, 1024  # features of the time's vector at most, and between its two layers
 
 

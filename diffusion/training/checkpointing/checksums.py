@@ -148,7 +148,7 @@ def _prepared(tree: Any, take: Callable[[_Part], _Part], subject: str) -> Callab
     names = [leaf_name(path) for path, _ in named]
     is_local = [isinstance(leaf, jax.Array) and leaf.is_fully_addressable for _, leaf in named]
     for _, leaf in named:
-        if isinstance(leaf, jax.Array) and jax.default_backend() != "cpu":  # there it keeps the array from donation
+        if isinstance(leaf, jax.Array) and jax.default_backend() != "cpu":  # on a CPU the copy would prevent donation
             leaf.copy_to_host_async()
     number, parts = [], []
     for i, (_, leaf) in enumerate(named):

@@ -33,7 +33,7 @@ class DescriptionHandler(ocp.AsyncCheckpointHandler):
         raise NotImplementedError("a description is read by diffusion.training.checkpointing.checkpoints.read_about")
 
     async def _write(self, directory: Any, make: Callable[[], Any]) -> None:
-        text = json.dumps(make())  # on every process, for they share the work
+        text = json.dumps(make())  # every process takes part in this
         if jax.process_index() == 0:
             (directory / NAME).write_text(text)
 

@@ -50,7 +50,7 @@ def check_files(folder: pathlib.Path) -> None:
         OSError: if a folder cannot be read.
     """
     for path in limits.plain_files(folder):
-        if path.parent.name != "d" and path.stat().st_size > limits.TEXT:  # in d lie the values
+        if path.parent.name != "d" and path.stat().st_size > limits.TEXT:  # the folder d has the values
             held = limits.size(path.stat().st_size)
             raise Refused(f"{path} has {held}; at most {limits.size(limits.TEXT)} of a description are read.")
 

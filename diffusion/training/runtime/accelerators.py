@@ -6,7 +6,7 @@ import importlib.util
 import os
 import pathlib
 
-NVIDIA = ("/dev/nvidia0", "/proc/driver/nvidia/version")  # there where the driver is
+NVIDIA = ("/dev/nvidia0", "/proc/driver/nvidia/version")  # files that exist if the driver is installed
 PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 
 

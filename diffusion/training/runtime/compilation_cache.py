@@ -77,7 +77,7 @@ def enable(directory: str | None = None) -> pathlib.Path | None:
         return _none(str(error))
     for part, what in stats.items():
         others = stat.S_IWOTH if part != path and _private(what.st_gid) else stat.S_IWGRP | stat.S_IWOTH
-        replaceable = not what.st_mode & stat.S_ISVTX  # with the sticky bit, as in /tmp, others may only add entries
+        replaceable = not what.st_mode & stat.S_ISVTX  # with the sticky bit, other users can only add entries
         foreign = part == path and what.st_uid != os.geteuid()
         if foreign or (what.st_mode & others and (part == path or replaceable)):
             return _none(
@@ -111,7 +111,7 @@ def write_whole() -> None:
 
 
 def _put_whole(self: lru_cache.LRUCache, key: str, value: bytes, put: Callable = lru_cache.LRUCache.put) -> None:
-    if self.eviction_enabled:  # by JAX_COMPILATION_CACHE_MAX_SIZE: under its lock nobody sees a part
+    if self.eviction_enabled:  # JAX_COMPILATION_CACHE_MAX_SIZE adds a lock, under which nobody sees an incomplete file
         return put(self, key, value)
     part = self.path / f"{key}-cache.{os.getpid()}"
     part.write_bytes(value)
@@ -121,7 +121,7 @@ def _put_whole(self: lru_cache.LRUCache, key: str, value: bytes, put: Callable =
 def _prune(folder: pathlib.Path) -> None:
     """Removes the programs that were read the longest ago, until the rest take three quarters of `LIMIT`."""
     programs = []
-    for file in folder.rglob("*-cache*"):  # with what processes that were ended left of some
+    for file in folder.rglob("*-cache*"):  # includes incomplete files of processes that were ended
         with contextlib.suppress(FileNotFoundError):  # another process has removed it
             status = file.stat()
             programs.append((max(status.st_atime, status.st_mtime), status.st_size, file))
@@ -155,7 +155,7 @@ class Programs:
     def _listen(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         if event == READ:
             self.found += 1
-            self.compiled -= 1  # its other event follows
+            self.compiled -= 1  # JAX sends a second event for the same program
             self.seconds -= duration_secs
         elif event == EITHER:
             self.compiled += 1

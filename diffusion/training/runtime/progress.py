@@ -17,10 +17,10 @@ from rich.table import Column
 
 from diffusion.training.runtime import process_memory
 
-SECONDS_BETWEEN_LINES = (5.0, 60.0)  # in a log, where every line stays: at first, and of a job that takes hours
-GROWTH = 0.02  # of the time since the start, between two lines
+SECONDS_BETWEEN_LINES = (5.0, 60.0)  # seconds between two lines of a log: at first, and in a job of hours
+GROWTH = 0.02  # least time between two lines, as a share of the time since the start
 ESTIMATED_AFTER = 5.0  # seconds of steps after the first one, until the time of the run is estimated
-FORGET = 0.7  # of the rate at each report: the rate shown is a moving average
+FORGET = 0.7  # weight of the earlier rate in the moving average that is shown
 
 
 class Display:

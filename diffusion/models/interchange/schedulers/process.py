@@ -192,7 +192,7 @@ def _tabulated(fields: Fields, name: str, T: int) -> Process:
             schedule = (schedules.linear_beta if kind == "linear" else schedules.scaled_linear)(*ends, T)
             betas_named = "linear_beta" if kind == "linear" else "scaled_linear"
             named = {"name": betas_named, "beta_start": ends[0], "beta_end": ends[1], "T": T}
-        if name in COGVIDEOX:  # which divides the signal-to-noise ratio
+        if name in COGVIDEOX:  # these classes divide the signal-to-noise ratio
             factor = math.sqrt(fields.take("snr_shift_scale", 3.0))
             schedule = schedules.shifted(schedule, factor)
             named = {"name": "shifted", "schedule": named, "factor": factor}
@@ -207,7 +207,7 @@ def _tabulated(fields: Fields, name: str, T: int) -> Process:
     if name == "PNDMScheduler" and not fields.take("skip_prk_steps", False):
         sampler = "pndm"
     options = _options(fields)
-    if name in COGVIDEOX:  # which clips nothing, is silent on spacing, and ends with a step of first order
+    if name in COGVIDEOX:  # these classes clip nothing, do not name the spacing, and end with a first-order step
         options |= {"clip_sample": False, "timestep_spacing": options["timestep_spacing"] or "leading"}
         options["euler_at_final"] = True
     options["original_inference_steps"] = fields.take("original_inference_steps", 50)
@@ -239,7 +239,7 @@ def _edm(fields: Fields, name: str, T: int) -> Process:
     if not low < high:
         raise Refusal(f"{name}: sigma_min = {low} must be below sigma_max = {high}.")
     parameterization = parameterizations.edm(fields.take("sigma_data", 0.5))
-    if predicts == "v_prediction":  # the same with the other sign
+    if predicts == "v_prediction":  # our velocity with the other sign
         parameterization = _negated(parameterization)
     sampler = EDMS[name]
     if fields.only("algorithm_type", "dpmsolver++", "sde-dpmsolver++", "deis") == "sde-dpmsolver++":

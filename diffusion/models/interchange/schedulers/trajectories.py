@@ -16,7 +16,7 @@ from diffusion.parameterizations import Parameterization
 from diffusion.samplers import Sampler
 from diffusion.timesteps import Plan
 
-NEAR = 1e-6  # to t = 1
+NEAR = 1e-6  # distance from t = 1
 
 
 class Trajectory(NamedTuple):
@@ -206,7 +206,7 @@ def _flow_grid(process: Process, steps: int, tokens: int) -> np.ndarray:
         return _stretched(grid, fields["terminal"])
     if fields.get("even"):
         return _stretched(moved(np.append(np.linspace(1.0, 1 / steps, steps), 0.0)), fields["terminal"])
-    if "last" in fields:  # of the step after the last; at t = 1 there is no signal, of which UniPC takes the logarithm
+    if "last" in fields:  # the noise after the last step; at t = 1 UniPC would take the logarithm of no signal
         grid = moved(np.linspace(1.0, fields["last"], steps + 1)[:-1])
         return np.append(np.minimum(grid, 1 - NEAR), 0.0)
     if "first_alpha" in fields:
