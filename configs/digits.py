@@ -21,7 +21,7 @@ PRESETS = {
         "optimizer.learning_rate": 1e-2,
         "ema.decay": 0.998,
         "train.steps": 3000,
-        "train.accumulate": 1,  # at this width a whole batch fits the caches: a sixth faster than four parts
+        "train.accumulate": 1,  # a whole batch of this width fits the caches: a sixth faster than four micro-batches
         "sample.steps": 16,
         "evaluate.loss.every": 600,
     },

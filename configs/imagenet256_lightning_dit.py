@@ -53,7 +53,7 @@ def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
     config = base.imagenet((16, 16, 32), "latents/imagenet256_f16d32")
     config.schedule = {"name": "rectified_flow"}
-    # As SiT's, its networks receive 1 - t.
+    # Its networks receive 1 - t, like SiT's.
     config.parameterization = {"name": "velocity", "clock": {"name": "reversed_time"}}
     config.objective = {
         "name": "flow_matching",
@@ -79,7 +79,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.checkpoint.every = 20_000
     config.sample.sampler = {"name": "euler"}
     config.sample.grid = {"name": "uniform"}
-    config.sample.shift = 1 / 0.3  # their timestep_shift, whose time counts from noise to data
+    config.sample.shift = 1 / 0.3  # the authors' timestep_shift; their time counts from noise to data
     config.sample.steps = 249  # between 250 times
     config.sample.guidance.update({"scale": 10.0, "interval": (0.0, 0.89), "channels": 3})
     return recipes.preset(config, arg, PRESETS)

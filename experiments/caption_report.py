@@ -45,7 +45,7 @@ from diffusion.metrics.features import Extractor
 from diffusion.text_to_image import model_index
 from diffusion.training.runtime import progress
 
-STEPS = 1_500  # of the towers' training
+STEPS = 1_500  # steps of the towers' training
 SEED = 0
 PICTURES = {
     "requested.png": "Requested, and made; orange: the towers prefer another caption of all",

@@ -55,10 +55,10 @@ CURVES = "Training: the loss by step, and by t. Losses of different objectives o
 class Compared(NamedTuple):
     """A comparison of settings, each of one run or of several that differ in their seeds, with the first of them."""
 
-    fields: dict[str, list[Any]]  # that differ: their values in the order of the settings
+    fields: dict[str, list[Any]]  # {field that differs: its values in the order of the settings}
     groups: list[Group]  # the settings
     tests: dict[str, dict[str, Difference]]  # differences from the first setting, by setting and figure
-    notes: list[str]  # on what could not be compared
+    notes: list[str]  # notes on what could not be compared
 
 
 def compare(folders: Sequence[str | pathlib.Path], requested: Sequence[str] = ()) -> Compared:

@@ -107,7 +107,7 @@ def networks(
     if (path / "checkpoints").is_dir():
         module, params, config = model.trained(path)
         if isinstance(module, RAEDecoder):
-            step = max(checkpoints.steps(path))  # there is one: the parameters are of it
+            step = max(checkpoints.steps(path))  # the parameters belong to this step
             encoder = checkpoints.read_about(path, step).get("encoder") or {"sha256": ""}
             module, params = representation_autoencoders.build_autoencoder(module, params, config, encoder["sha256"])
         autoencoder = resolve.Resolver(config).autoencoder

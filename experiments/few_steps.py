@@ -45,7 +45,7 @@ from diffusion.training.checkpointing import checkpoints
 EFFORT = sample_metrics.Effort(0, 10)
 SHOWN = 10  # samples in a row of the picture, and the least number that --number may be
 WRAPPED = 10  # letters in a line above a sample
-SHARE = ("asked_class", "class recognised")  # of samples that show what was requested: its key and its title
+SHARE = ("asked_class", "class recognised")  # (key, title) of the share of samples that show what was requested
 
 Made = tuple[Mapping[str, Any], np.ndarray, Sequence | np.ndarray]
 """(figures, all samples, the class or caption of each)."""
@@ -54,9 +54,9 @@ Made = tuple[Mapping[str, Any], np.ndarray, Sequence | np.ndarray]
 class Row(NamedTuple):
     """A run at a number of sampling steps."""
 
-    name: str  # of the run in the table
+    name: str  # name of the run in the table
     folder: pathlib.Path
-    step: int  # of its checkpoint
+    step: int  # step of its checkpoint
     config: Any  # the run's, with these sampling steps
 
     @property

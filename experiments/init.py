@@ -15,7 +15,7 @@ import re
 import sys
 
 TEMPLATE = pathlib.Path(__file__).parent / "project_template"
-SUFFIX = ".template"  # of every file of it, so that no tool takes them for modules of this library
+SUFFIX = ".template"  # suffix of its files, so that no tool takes them for modules of this library
 NAME = "PACKAGE"
 # What lies beside the package: files of the template, folders that commands and tools write, files that tools look for.
 TAKEN = ("config", "sweep", "tests", "runs", "build", "dist", "setup", "conftest")
@@ -34,7 +34,7 @@ def package_of(folder: pathlib.Path) -> str:
     package = re.sub(r"[-. ]", "_", folder.absolute().name)
     if not package.isidentifier() or keyword.iskeyword(package):
         raise InitError(f"{folder}: {package!r} is no name of a Python package. Valid: letters, digits, _; my_paper.")
-    if package.lower() in TAKEN:  # on some file systems the case of a name makes no difference
+    if package.lower() in TAKEN:  # some file systems ignore the case of names
         valid = "any other, e.g. my_paper"
         raise InitError(f"{folder}: {package!r} is a name of the project's own files and folders. Valid: {valid}.")
     installed = importlib.util.find_spec(package)

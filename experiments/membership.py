@@ -40,7 +40,7 @@ from diffusion.experiments.sampling import trained_run
 from diffusion.metrics import chunks, detection, membership
 from diffusion.training.runtime import progress
 
-LEVEL = 0.01  # of false positives
+LEVEL = 0.01  # rate of false positives
 BATCH = 250
 Attack = Callable[..., Array]
 

@@ -35,7 +35,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     if command_line.names("model"):
         from diffusion.experiments.sampling import prompt_flags
 
-        flags.adopt_module_key_flags(prompt_flags)  # so that --help lists its flags
+        flags.adopt_module_key_flags(prompt_flags)  # --help then lists its flags
         flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16"], "type of the denoiser and the text encoders")
     else:
         command_line.flag()
@@ -71,7 +71,7 @@ from diffusion.experiments.run import program as programs
 from diffusion.experiments.run_folder import workdir
 from diffusion.models.dit import DiT
 
-PROMPT = "a photograph of an astronaut who rides a horse on the moon"  # where none is named
+PROMPT = "a photograph of an astronaut who rides a horse on the moon"  # the default prompt
 
 
 def plan(config: ConfigDict, devices: int, names: tuple[str, ...], compiled: bool = False) -> dict[str, Any]:

@@ -63,14 +63,14 @@ OTHERS = (pathlib.Path(__file__).parent, *(sysconfig.get_path(name) for name in 
 class Repeated(NamedTuple):
     """What a step did when it was repeated: as a whole, of each example `[B]`, and of each leaf by its name."""
 
-    step: int  # from 0
-    metrics: dict[str, Any]  # as in metrics.jsonl
+    step: int  # counts from 0
+    metrics: dict[str, Any]  # the row of metrics.jsonl
     index: np.ndarray
     t: np.ndarray
     losses: np.ndarray
     labels: np.ndarray | None
     before: dict[str, int]  # how many numbers of the state before the step are not finite
-    gradient: dict[str, int]  # likewise of the gradient of the loss
+    gradient: dict[str, int]  # the same for the gradient of the loss
     largest: dict[str, float]  # the greatest magnitude in the gradient
     origins: list[str]  # the first operations whose result is infinite or no number, where the step is not finite
 

@@ -73,8 +73,8 @@ if __name__ == "__main__":  # before the imports that take seconds
         from diffusion.experiments.sampling import model_flags, prompt_flags
 
         for module in (prompt_flags, model_flags):
-            flags.adopt_module_key_flags(module)  # so that --help lists their flags
-    else:  # of a prompt they are those of the request and of its model
+            flags.adopt_module_key_flags(module)  # --help then lists their flags
+    else:  # for a prompt they are the flags of the request and of its model
         flags.DEFINE_enum("quantised", "", ["", "int8", "fp8"], "store the network's kernels in 8 bits")
         flags.DEFINE_string("watermark", None, "key file of an invisible watermark, from diffusion watermark make")
     command_line.begin()
@@ -95,13 +95,13 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     with as_config_errors():
         signer = content_credentials.Signer(values.credentials) if values.credentials else None
-    if command_line.names("model") and "config" in values:  # of a published model of classes
+    if command_line.names("model") and "config" in values:  # a published model of classes
         from diffusion.experiments.sampling import from_class_model
 
         from_class_model.main(values.config, values.model, values.out, values.labels, signer)
         return None
     if command_line.names("model", "again", "prompt"):
-        from diffusion.experiments.sampling import from_prompt  # its flags are for a request alone
+        from diffusion.experiments.sampling import from_prompt  # imported here: its flags are for a request alone
 
         for name in ("weights", "average", "labels", "condition", "infill"):
             if values[name].present:

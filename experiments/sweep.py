@@ -159,7 +159,7 @@ def main(argv: list[str]) -> None:
 
 
 def _main() -> None:
-    jax.config.update("jax_platforms", "cpu")  # what is checked here needs no GPU, and must not take its memory
+    jax.config.update("jax_platforms", "cpu")  # these checks need no GPU, and must not take its memory
     settings = flags.FLAGS
     if not settings.sweep:
         if not settings.workdir:

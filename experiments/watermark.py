@@ -140,7 +140,7 @@ def detect(key: str, path: str, maker: watermark_robustness.Maker | None) -> Ite
         raise ConfigError(
             f"{watermark.identity} lies in the noise: name the model that made the pictures, --workdir or --model."
         )
-    if maker is None or watermark.carrier == "pictures":  # of any sizes
+    if maker is None or watermark.carrier == "pictures":  # pictures of any sizes
         for name, picture in pictures_of(path):
             yield name, watermark.read(picture[None])
         return

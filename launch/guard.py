@@ -16,7 +16,7 @@ class Guard:
     """The guard, as its launcher holds it."""
 
     def __init__(self):
-        # In a session of its own: no signal to the launcher's group reaches it.
+        # It has its own session: no signal to the launcher's group reaches it.
         self._guard = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__], stdin=subprocess.PIPE, start_new_session=True
         )

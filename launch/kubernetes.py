@@ -22,7 +22,7 @@ EXAMPLE = """example:
     diffusion train --config=imagenet256_dit --workdir=/runs/xl2"""
 SECRET_NAME = re.compile("TOKEN|KEY|SECRET|PASSWORD")
 LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
-PORT = 8476  # where pod 0 coordinates, in its own network
+PORT = 8476  # port on which pod 0 coordinates, in its own network
 WORKER = "worker"  # the one replicated job, whose pods are the processes
 INDEX = {"fieldRef": {"fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}
 SAVED = 143  # the exit status of diffusion train when it has saved after SIGTERM
@@ -193,7 +193,7 @@ def manifest(options: argparse.Namespace, command: list[str]) -> dict:
         "podFailurePolicy": {"rules": ends},
         "template": {"spec": template},
     }
-    matched = {"onJobFailureReasons": ["PodFailurePolicy"]}  # which of the rules it was, only the message says
+    matched = {"onJobFailureReasons": ["PodFailurePolicy"]}  # only the message says which rule matched
     mistake = {
         "name": "mistake",
         "action": "FailJobSet",

@@ -44,7 +44,7 @@ def manifest(options: argparse.Namespace, command: list[str]) -> dict:
     plain = {"PYTHONUNBUFFERED": "1"} | dict(text.split("=", 1) for text in options.env)
     index = {"name": VARIABLE, "valueFrom": kubernetes.INDEX}
     pod = kubernetes.pod(options, command, kubernetes.variables(plain, options.secret_env, index))
-    pod["containers"][0]["command"].append(f"--run=$({VARIABLE})")  # which Kubernetes fills in
+    pod["containers"][0]["command"].append(f"--run=$({VARIABLE})")  # Kubernetes fills in the variable
     exits = lambda *values: {"containerName": kubernetes.WORKER, "operator": "In", "values": list(values)}
     rules = [
         {"action": "FailIndex", "onExitCodes": exits(*kubernetes.MISTAKES)},

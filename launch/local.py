@@ -27,7 +27,7 @@ from diffusion.launch import command as launcher
 from diffusion.launch.guard import Guard
 
 NOTICES = (signal.SIGUSR1, signal.SIGHUP)  # SLURM's warning and a lost terminal: passed on, however often they come
-LINES_KEPT = 30  # of a process's errors, shown again when it fails: what the others say meanwhile would bury them
+LINES_KEPT = 30  # last lines of a failed process's errors, shown again since the others' output buries them
 EXAMPLE = """example:
   diffusion launch local --processes=2 -- \\
     diffusion train --config=digits --workdir=runs/two"""
@@ -171,7 +171,7 @@ def wait(processes: list[Process], signals: queue.SimpleQueue, grace: float, gua
             if process.popen.returncode != 0 and failed is None:
                 failed = i
                 kill_at = time.monotonic() + grace
-                if running and not requests and not warned:  # else they are on their way out, perhaps saving: let them
+                if running and not requests and not warned:  # otherwise the processes are ending, and may be saving
                     _say(
                         f"process {i} failed with exit status {exit_status(process.popen.returncode)}; "
                         f"ending the other {len(running)}"

@@ -22,7 +22,7 @@ base = recipes.module("students/base")
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe for a teacher's folder; see the module's docstring."""
     config = base.student(arg)
-    scale = config.teacher.scale  # of its own samples
+    scale = config.teacher.scale  # scale of the teacher's samples
     config.teacher.scale = 1.0  # the objective guides it
     config.objective = {
         "name": "latent_consistency_distillation",

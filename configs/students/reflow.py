@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = base.student(arg)
     config.teacher.pairs.update({"number": 4096, "sampler": {"name": "dpmpp_2m"}, "steps": 10})
     config.data.augment = ()  # the pairs are what they are
-    # At times that a network of x0, say, was hardly trained at, its velocity is off by most.
+    # A network of x0, say, has the largest errors of velocity at times at which it hardly trained.
     known, uniform = config.objective.density, {"name": "uniform_density", "strata": 32}
     config.objective = {"name": "reflow", "density": uniform if config.parameterization.name == "velocity" else known}
     config.train.steps = 1000

@@ -13,7 +13,7 @@ from diffusion.experiments.sweeps.combinators import each
 from diffusion.experiments.sweeps.commands import train
 from diffusion.experiments.sweeps.definition import Sweep
 
-STUDENTS = (16, 8, 4, 2, 1)  # their numbers of steps
+STUDENTS = (16, 8, 4, 2, 1)  # numbers of sampling steps of the students
 PREDICTS = '{"name": "v", "clock": {"name": "steps"}}'
 PROCESS = (
     '--config.schedule={"name": "cosine"}',

@@ -20,8 +20,8 @@ from diffusion.experiments.sweeps.definition import Sweep
 PREDICTIONS = ("epsilon", "x0", "v")
 WEIGHTINGS = {
     "x0": {"name": "constant", "parameterization": {"name": "x0"}},  # weight one on the error of x0
-    "epsilon": {"name": "snr"},  # on that of epsilon: DDPM's loss
-    "v": {"name": "constant", "parameterization": {"name": "v"}},  # on that of v: SNR + 1
+    "epsilon": {"name": "snr"},  # constant on the error of epsilon: DDPM's loss
+    "v": {"name": "constant", "parameterization": {"name": "v"}},  # constant on the error of v: SNR + 1
     "min_snr": {"name": "min_snr", "gamma": 5.0},
     "p2": {"name": "p2"},
 }

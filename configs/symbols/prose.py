@@ -49,7 +49,7 @@ def get_config(arg: str = "") -> ConfigDict:
     masks = {"name": "absorbing", "keeping": LINEAR, "size": LETTERS + 1}
     objective = {"name": "masked_diffusion", "process": masks, "density": DENSITY, "wrappers": ()}
     config = base.flow({"name": "prose", "length": 96}, objective, steps=4000, batch_size=32)
-    config.parameterization = {"name": "velocity"}  # of numbers: no symbols are read by it
+    config.parameterization = {"name": "velocity"}  # for numbers alone; symbols are not read by it
     config.model = {
         "name": "symbol_transformer",
         "width": 128,

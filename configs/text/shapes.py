@@ -64,7 +64,7 @@ def get_config(arg: str = "") -> ConfigDict:
                 "name": "shapes",
                 "dir": "",
                 "split": "train",
-            },  # of all three trainings
+            },  # settings of all three trainings
             "denoiser_data": {},  # fields of `data` that differ for the denoiser, for instance more pictures
             "vocabulary": {"size": 1024, "length": 20},  # ids at most; ids of a text
             "measured": 2000,  # training pictures by which the latents are normalised to mean 0 and variance 1
@@ -90,7 +90,7 @@ def encoder() -> ConfigDict:
             "depth": 3,
             "heads": 4,
             "hidden": 512,
-            "token_std": 1.0,  # at 0.02 the words for places, which the loss asks for last, are all alike in the end
+            "token_std": 1.0,  # with 0.02 the words for places, which the loss learns last, stay alike
         },
         "vision": {"patch": 8, "width": 128, "depth": 3, "heads": 4, "hidden": 512},
     }
@@ -108,7 +108,7 @@ def encoder() -> ConfigDict:
 def autoencoder() -> ConfigDict:
     """Latent diffusion's KL autoencoder, small, by its pixels' error alone."""
     config = defaults()
-    config.objective = {"name": "kl_autoencoder", "pixels": "l2", "kl": 1e-6}  # by "l1" dark pictures lose their hues
+    config.objective = {"name": "kl_autoencoder", "pixels": "l2", "kl": 1e-6}  # with "l1" dark pictures lose their hues
     config.model = {
         "name": "autoencoder_kl",
         "widths": (16, 32, 64),

@@ -32,7 +32,7 @@ def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
     config = defaults()
     config.data.source = {"name": "moving_drawings", "frames": 9, "side": 32}
-    config.objective = {"name": "kl_autoencoder", "pixels": "l2", "kl": 1e-6}  # by "l1" dark pictures lose their hues
+    config.objective = {"name": "kl_autoencoder", "pixels": "l2", "kl": 1e-6}  # with "l1" dark pictures lose their hues
     config.model = {
         "name": "autoencoder_kl_video",
         "patch": 2,  # half of the time of a level of single pixels

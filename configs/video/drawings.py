@@ -48,7 +48,8 @@ def get_config(arg: str = "") -> ConfigDict:
         "weighting": {"name": "constant", "parameterization": velocity},
         "density": {
             "name": "given_frames",
-            "density": {"name": "logit_normal", "mean": 1.0, "std": 1.0, "strata": 24},  # where a clip is laid out
+            # The layout of a clip forms at these times.
+            "density": {"name": "logit_normal", "mean": 1.0, "std": 1.0, "strata": 24},
             "patterns": ("........", "1.......", "1111...."),
             "shares": (0.5, 0.25, 0.25),
         },

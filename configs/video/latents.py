@@ -19,7 +19,7 @@ drawings = recipes.module("video/drawings")
 autoencoder = recipes.module("video/autoencoder")
 FRAMES = 9  # the first, and four pairs
 PATTERNS = (".....", "1....", "111..")
-SHARED = ("data.source.number",)  # of both trainings
+SHARED = ("data.source.number",)  # fields of both trainings
 TINY = {
     "data.source.number": 16,
     "measured": 8,

@@ -40,7 +40,7 @@ def get_config(arg: str = "") -> ConfigDict:
     denoiser.objective.density.update({"patterns": PATTERNS, "shares": (0.6, 0.15, 0.25)})
     denoiser.objective.density.density.update({"mean": 1.6, "std": 1.2, "strata": 32})
     denoiser.model.update({"patch": 4, "patch_frames": 2, "width": 160, "depth": 6, "heads": 5, "vector_width": 56})
-    denoiser.optimizer.update({"learning_rate": 2e-3, "decay": "cooldown"})  # so that a run may be made longer
+    denoiser.optimizer.update({"learning_rate": 2e-3, "decay": "cooldown"})  # a longer run can continue this one
     denoiser.train.update({"steps": 5_000, "batch_size": 32})
     denoiser.checkpoint.every = 250
     denoiser.sample.update({"steps": 20, "shift": 3.0})

@@ -16,7 +16,7 @@ from diffusion.io import opener, schema
 
 FILE = "arena.json"
 VERSION = 1
-LETTERS = 1000  # of a question, a name or a request
+LETTERS = 1000  # most letters of a question, a name or a request
 SHAPE = {
     "version": schema.integer(1, VERSION),
     "question": schema.text(),

@@ -19,7 +19,7 @@ from diffusion.metrics import bootstrap
 from diffusion.metrics.bradley_terry import ELO, bradley_terry
 from diffusion.metrics.voter_agreement import NO_VOTE, krippendorff_alpha
 
-DRAWS = 1000  # of the bootstrap
+DRAWS = 1000  # draws of the bootstrap
 CATEGORIES = (FIRST, SECOND, TIE)
 HOW_TO_READ = (
     "The score is 400 / ln 10 times the log-strength of Bradley and Terry's model, 0 on average: 400 points ahead is "

@@ -17,7 +17,7 @@ from diffusion.models.interchange import schedulers
 from diffusion.parameterizations import Parameterization
 from diffusion.text_to_image import TextToImage
 
-NULL = "null"  # in the base's parameters: what stands for no caption
+NULL = "null"  # the entry of the base's parameters that stands for no caption
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ class TunedNetwork:
         self.base = base
         self.tuning = tuning
 
-    ranks = (3,)  # of examples: latents
+    ranks = (3,)  # examples are latents
 
     def text(self) -> dict[str, Leaf]:
         """The entries of a caption in a record's condition: its text's, or its tokens'."""

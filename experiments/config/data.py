@@ -42,7 +42,7 @@ def _opened(
     entry: Any, split: str, name: str = "", folder: str = "", varied: tuple[int, ...] = (), seed: int = 0
 ) -> sources.Source:
     def opened(spec: Any, path: str) -> Any:
-        if isinstance(spec, (tuple, list)):  # those of a mixture
+        if isinstance(spec, (tuple, list)):  # the specs of a mixture
             return tuple(opened(part, f"{path}[{i}]") for i, part in enumerate(spec))
         return call(
             names.SOURCES,

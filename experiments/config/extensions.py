@@ -26,7 +26,7 @@ from diffusion.experiments.config import ConfigError, python_files, unknown
 from diffusion.experiments.config.values import built_in_python
 from diffusion.io import limits, opener
 
-GROUP = "diffusion.plugins"  # of entry points
+GROUP = "diffusion.plugins"  # group of entry points
 PLUGIN = "plugin:"
 PROJECT = "pyproject.toml"
 VALID = (
@@ -45,13 +45,13 @@ CALLS = {
 class Extension(NamedTuple):
     """Code that was run."""
 
-    name: str  # as the user named it
-    path: pathlib.Path  # of the file that was run
-    home: pathlib.Path  # of all files that belong to it: the folder of its package, or the file itself
+    name: str  # the user's name for it
+    path: pathlib.Path  # the file that was run
+    home: pathlib.Path  # the folder of its package, or the file itself
 
 
-loaded: dict[str, Extension] = {}  # by name, in the order in which they were run
-extended: list[str] = []  # those of them that command lines named
+loaded: dict[str, Extension] = {}  # {name: extension}, in the order in which they were run
+extended: list[str] = []  # names of those that a command line named
 
 
 def extend(name: str) -> None:
@@ -109,7 +109,7 @@ def _file(name: str, where: str) -> pathlib.Path:
 def _run_file(path: pathlib.Path) -> types.ModuleType:
     called = f"extension_{path.stem}"
     module, loader = python_files.prepared(called, path)
-    sys.modules[called] = module  # where classes look for their annotations
+    sys.modules[called] = module  # classes look up their annotations here
     loader.exec_module(module)
     return module
 

@@ -107,7 +107,7 @@ def check(recipe: Any) -> None:
         objective.check_scale(scale)
     if not isinstance(objective.reads, Restores):  # `symbol_runs` checks runs on symbols
         _check_way(recipe)
-    kind = recipe.sampling.guidance(lambda x, t: None)  # which also checks its arguments
+    kind = recipe.sampling.guidance(lambda x, t: None)  # building it checks its arguments too
     with blamed("sample.guidance.name"):
         if scale != 1 and isinstance(kind, Unpaired) and Unpaired not in sampler.takes:
             raise ValueError("the guidance needs a sampler that takes x0 and eps as they are. Valid: ddim")

@@ -172,7 +172,7 @@ COUPLINGS = _table(
     couplings.equivariant_optimal_transport,
     manifolds.aligned_frames,
 )
-COSTS = _table(manifolds.geodesic_cost)  # of transport
+COSTS = _table(manifolds.geodesic_cost)  # costs of transport
 CONDITION_DISTANCES = _values(squared=couplings.squared, cosine=couplings.cosine)
 OBJECTIVES = _table(
     objectives.denoising,

@@ -67,7 +67,7 @@ def _sized(parts: Any, name: str, size: Any) -> Any:
             f"config.model.name = {name!r} puts out as many channels as it takes, and {by} needs {outputs} times "
             "as many. Valid: dit, unet."
         )
-    sized = {"shape": size}  # of a pytree, all that there is to say
+    sized = {"shape": size}  # a pytree has nothing but its shape
     height = 0
     if pytrees.is_shape(tuple(size)):
         size = tuple(size)

@@ -12,7 +12,7 @@ from diffusion.experiments.config import ConfigError, names
 from diffusion.models import facts
 from diffusion.models.layers.conditions import TextInputs
 
-TEXT_FOLDERS = {"tokens": "tokenizer", "embeddings": "dir"}  # of config.data.text, by what the network receives
+TEXT_FOLDERS = {"tokens": "tokenizer", "embeddings": "dir"}  # {input of the network: field of config.data.text}
 
 
 def text_inputs(config: Mapping, network: Any = None) -> TextInputs | None:

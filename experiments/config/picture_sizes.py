@@ -12,7 +12,7 @@ from diffusion.experiments.config import ConfigError, names
 from diffusion.experiments.config.values import plain
 from diffusion.models import facts
 
-MOST_MULTIPLES = 128  # that a side of a bucket is
+MOST_MULTIPLES = 128  # largest side of a bucket, in multiples
 
 
 def sizes(config: Mapping) -> tuple[buckets.Size, ...]:
@@ -61,7 +61,7 @@ def check_shape(config: Mapping, shape: Any) -> None:
             f"{', '.join(map(str, valid))}."
         )
     widths = config["model"].get("widths")
-    halvings = len(widths) - 1 if isinstance(widths, (list, tuple)) else 0  # of another type: the call refuses it
+    halvings = len(widths) - 1 if isinstance(widths, (list, tuple)) else 0  # the call refuses widths of another type
     if any(side % 2**halvings for side in sides):
         raise ConfigError(
             f"config.model.widths has {halvings + 1} levels, and data of shape {shape} cannot be halved "

@@ -30,7 +30,7 @@ STANDS_FOR = PARTS | {
         "evaluate.loss.latents",
     )
 }
-RECORDED = {  # where config.json describes a part
+RECORDED = {  # {part: where config.json describes it}
     "schedule": "schedule",
     "objective": "objective",
     "network": "model",
@@ -80,7 +80,7 @@ def completed(recipe: Any) -> tuple[dict[str, Any], DataSpec | None]:
     parts = resolver.parts(recipe.examples.shape)
     if recipe.examples.shape is not None:
         parts |= {"shape": recipe.examples.shape, "pictures": recipe.examples.pictures}
-    if isinstance(source, Stream):  # which may be read once alone
+    if isinstance(source, Stream):  # a stream can perhaps be read only once
         parts["data"] = source
     described_parts = parts | {"optimizer": resolver.built.get("config.optimizer", parts["optimizer"])}
     parts["config"] = recorded(config, described_parts, recipe.data)

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from diffusion.experiments.config import ConfigError, python_files, unknown
 from diffusion.experiments.config.values import put
 
-FOLDER = pathlib.Path(__file__).parents[2] / "configs"  # of this library: configs/ in a clone
+FOLDER = pathlib.Path(__file__).parents[2] / "configs"  # the library's recipes: configs/ in a clone
 SWEEPS = FOLDER / "sweeps"
 
 
@@ -66,7 +66,7 @@ def path_of(name: str, folder: pathlib.Path = FOLDER) -> pathlib.Path:
     kind = "sweep" if folder == SWEEPS else "recipe"
     flag = "--sweep" if folder == SWEEPS else "--config"
     if name.endswith(".py"):
-        named = pathlib.Path(*pathlib.Path(name).with_suffix("").parts[-2:])  # as in the clone: configs/digits.py
+        named = pathlib.Path(*pathlib.Path(name).with_suffix("").parts[-2:])  # its name in a clone: configs/digits.py
         known = [valid_name for valid_name in (str(named), named.name) if valid_name in names(folder)]
         hint = f" The {kind} of this library is {flag}={known[0]}." if known else ""
         raise ConfigError(

@@ -17,7 +17,7 @@ from diffusion.io import files, store_copies, stores
 from diffusion.io.snapshots import Entry, Snapshot, commit, latest
 
 CHECKPOINT = re.compile(r"(checkpoints/(\d{1,18}))/.+")
-TRIES = 5  # of a fetch during which the run goes on and removes what is read
+TRIES = 5  # attempts of a fetch, while the run may remove what is being read
 
 
 def local(address: str) -> pathlib.Path:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from diffusion.experiments.config import ConfigError, python_objectives, wrapper_fields
 from diffusion.experiments.config.values import from_json, plain
 
-Fields = dict[str, Any]  # of a config.json, which anybody may have written: an entry may be of any type
+Fields = dict[str, Any]  # fields of a config.json that anybody may have written: a value may have any type
 
 
 def write(config: ConfigDict | Fields) -> str:

@@ -10,7 +10,7 @@ from diffusion.experiments.evaluation import plots
 from diffusion.io import clips as clip_files
 
 ROWS = 8  # clips in the picture of frames
-COLUMNS = 8  # of the animation, and frames of a row
+COLUMNS = 8  # columns of the animation, and frames of a row
 MOST = 40  # clips of the animation
 SIDE = 64  # pixels that a frame has at least
 RATE = 10.0  # frames a second

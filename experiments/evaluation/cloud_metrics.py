@@ -9,7 +9,7 @@ from diffusion.experiments.evaluation.real_images import balanced_order
 from diffusion.metrics import point_clouds
 from diffusion.training.runtime import progress
 
-SEED = 0  # of the points of a surface, and of the scattered ones
+SEED = 0  # seed of the points of a surface, and of the scattered points
 DISTANCES = {"chamfer": point_clouds.chamfer, "earth_movers": point_clouds.earth_movers}
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from diffusion.experiments.sampling import sample_files
 from diffusion.io import json_lines, limits, opener
 
-POINTS = 500  # of a curve, at most
-LEVEL = 0.95  # of intervals
+POINTS = 500  # most points of a curve
+LEVEL = 0.95  # level of intervals
 Z = 1.96  # the normal quantile of that level
 PICTURES = ("samples", "trajectory", "curves")  # NAME.png in a run's folder
 

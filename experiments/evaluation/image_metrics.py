@@ -26,10 +26,10 @@ class FeatureSets(NamedTuple):
     """The features of samples and of their reference."""
 
     samples: Gathered
-    reference: Gathered  # its moments, those of a file before those of images, and rows where it has images
+    reference: Gathered  # moments, preferably those of a file, and rows if it has images
     space: Space
-    seed: int  # of subsets
-    score_splits: str  # of the Inception Score, see `protocols.Protocol`
+    seed: int  # seed of random subsets
+    score_splits: str  # splits of the Inception Score, see `protocols.Protocol`
 
 
 SUBSET = 1000  # rows of a subset of KID

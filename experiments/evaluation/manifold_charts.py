@@ -10,7 +10,7 @@ import numpy as np
 from diffusion.experiments.evaluation.plots import BLUE, INK, blank, save, style
 from diffusion.manifolds import Manifold
 
-PIXELS = (120, 240)  # of a density behind the points
+PIXELS = (120, 240)  # pixels of the density behind the points
 MOST = 3000  # points that are drawn
 
 

@@ -15,7 +15,7 @@ from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import progress
 
 BATCH = 500  # points whose likelihood is computed at once
-STEPS = 20  # of the classical Runge-Kutta method
+STEPS = 20  # steps of the classical Runge-Kutta method
 
 
 def negative_log_likelihood(subject: Any) -> dict:

@@ -19,7 +19,7 @@ from diffusion.io import json_lines, limits, opener
 from diffusion.training.checkpointing import checkpoints
 
 NAME = "README.md"
-FAILURES = "KNOWN_FAILURES.md"  # in a run folder, written by a person: what the card says of the model's failures
+FAILURES = "KNOWN_FAILURES.md"  # written by a person into the run folder: known failures of the model
 UNKNOWN = "unknown"  # a licence that Hugging Face knows
 MARK = re.compile(r"\n<!-- written by diffusion; sha256 of what stands above: ([0-9a-f]{64}) -->\n\Z")
 SECTIONS = ("tuning", "objective", "schedule", "parameterization", "model", "optimizer", "ema")

@@ -27,7 +27,7 @@ from diffusion.metrics import bootstrap, classifier_accuracy, features, memorisa
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import progress
 
-TOLERANCE = 1e-5  # of the likelihood's solver, absolute and relative
+TOLERANCE = 1e-5  # absolute and relative tolerance of the likelihood's solver
 EARLIEST = 1e-5  # time at which the likelihood is taken, where the schedule begins before
 LEVELS = 7  # bits by which the density of bytes in [-1, 1] differs from that of their levels
 BATCH = 64  # images whose likelihood is computed at once
@@ -40,8 +40,8 @@ class Subject(NamedTuple):
     workdir: pathlib.Path
     images: np.ndarray  # uint8 [N, H, W, C], samples
     labels: np.ndarray  # int [N], the classes that were requested
-    train: Split  # that the model was trained on
-    real: Split  # that it was not trained on
+    train: Split  # split that the model was trained on
+    real: Split  # split that the model was not trained on
 
 
 # (Subject) -> {metric: {"value", "standard_error" or "interval", "samples", ...}}, as those of `image_metrics`.

@@ -20,7 +20,7 @@ from diffusion.metrics.statistics import StatisticsError
 
 ALL = "all"
 FILE = "protocols.md"
-RESIZES = {  # in words, of `resizing.RESIZES`
+RESIZES = {  # names of `resizing.RESIZES` in words
     "bilinear_tf1": "TensorFlow 1's bilinear resize: pixels at corners, no antialiasing",
     "bilinear_torch": "PyTorch's bilinear resize: pixels at centres, no antialiasing",
     "bicubic_pil": "Pillow's bicubic resize, antialiased",

@@ -24,7 +24,7 @@ class Split(NamedTuple):
     images: np.ndarray  # uint8 or float32 [N, ...]; of pytrees [N, D]
     labels: np.ndarray  # int64 [N], zeros without classes
     spec: sources.DataSpec
-    captions: tuple[str, ...] = ()  # of `captioned` alone
+    captions: tuple[str, ...] = ()  # only `captioned` fills them
     conditions: Any = None  # a pytree of arrays [N, ...], where they have a mask of what is real
     stored: shared_records.Known = None  # which records of their dataset they are
 
@@ -99,7 +99,7 @@ def _read(source: sources.Source | Stream, damaged: str, sizes: tuple[int, int] 
     count = 0
     for record in records(source, damaged == "skip"):
         example = record[spec.entry]
-        # Of pictures of several sizes, the middle.
+        # Pictures of several sizes are cropped to their middle.
         images[count] = buckets.fit(example, sizes)[0] if sizes else packing.pack(example, spec.shape)
         labels[count] = class_of(record)
         if padded:

@@ -67,7 +67,7 @@ def measure(request: Request, fresh: bool = False) -> dict:
     measured = (reconstructions if request.autoencoder else comparison).run(request, fresh)
     samples = pathlib.Path(request.samples)
     sampling = None
-    if request.samples and (samples.is_dir() or samples.name == "samples.npz"):  # as diffusion sample writes them
+    if request.samples and (samples.is_dir() or samples.name == "samples.npz"):  # diffusion sample writes these
         sampling = sample_files.read_record(samples if samples.is_dir() else samples.parent)
     content = {
         "format": FORMAT,

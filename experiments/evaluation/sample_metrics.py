@@ -13,7 +13,7 @@ from diffusion.metrics import bootstrap, classifier, frechet, image_sets, neighb
 from diffusion.metrics.features import FEATURES, Extractor, inception_features, moments, names as feature_names, rows
 from diffusion.training.runtime import progress
 
-SEED = 0  # of the subsets, the resamples and the noise, so that the same samples give the same report
+SEED = 0  # seed of subsets, resamples and noise: the same samples give the same report
 NEIGHBOURS = 2000  # images whose nearest training image is sought, at most: drawn at random where there are more
 
 
@@ -26,7 +26,7 @@ class Effort(NamedTuple):
 
 FULL = Effort(500, 20)
 IN_LOOP = Effort(0, 4)
-AFFORDABLE = ((256, FULL), (1024, Effort(20, 4)), (np.inf, Effort(0, 2)))  # by the features D: a distance costs D^3
+AFFORDABLE = ((256, FULL), (1024, Effort(20, 4)), (np.inf, Effort(0, 2)))  # (largest D, effort): D^3 a distance
 
 
 def evaluate_samples(

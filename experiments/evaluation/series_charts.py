@@ -11,7 +11,7 @@ from diffusion.experiments.evaluation.plots import BLUE, FAINT, INK, ORANGE, bla
 
 PANELS = (3, 2)  # rows and columns
 BANDS = (0.9, 0.5)  # levels of the intervals
-NORMAL = (1.6449, 0.6745)  # their half widths, in standard deviations of a normal distribution
+NORMAL = (1.6449, 0.6745)  # half widths of the intervals, in standard deviations of a normal distribution
 FEW = 20  # samples of a series, below which they are drawn as lines
 
 

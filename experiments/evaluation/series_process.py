@@ -13,7 +13,7 @@ from diffusion.experiments.config import ConfigError, data
 from diffusion.experiments.evaluation import series_charts
 from diffusion.metrics import bootstrap, frechet
 
-SEED = 0  # of the draws beside the model's
+SEED = 0  # seed of the exact draws
 
 
 def scores(samples: np.ndarray, process: GaussianProcess, prefix: str = "") -> dict[str, dict]:
@@ -36,7 +36,7 @@ def scores(samples: np.ndarray, process: GaussianProcess, prefix: str = "") -> d
     K = process.covariance
     squared = (flat * np.linalg.solve(K, flat.T).T).sum(1)
     density = 0.5 * (squared + np.linalg.slogdet(2 * np.pi * K)[1]) / size
-    exact = frechet.Moments(2, np.zeros(size), K)  # of a covariance K
+    exact = frechet.Moments(2, np.zeros(size), K)  # moments with the covariance K
     return {
         f"{prefix}process_cross_entropy": bootstrap.mean(density),
         f"{prefix}process_distance": {

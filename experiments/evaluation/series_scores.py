@@ -17,8 +17,8 @@ from diffusion.metrics import bootstrap, crps
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import progress
 
-SAMPLES = 100  # of each series, as CSDI draws
-SEED = 0  # of the samples beside the model's
+SAMPLES = 100  # samples of each series, as in CSDI
+SEED = 0  # seed of the samples of other distributions than the model's
 COVERED = (0.5, 0.9)  # levels of the intervals
 
 

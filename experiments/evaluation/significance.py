@@ -144,7 +144,7 @@ def _tested(
             lambda chosen, part=part: float(statistic(pooled[part][chosen])),
             part.stop - part.start,
             FULL.draws,
-            np.random.default_rng(SEED if pairs else SEED + which),  # the same rows of both, where they are pairs
+            np.random.default_rng(SEED if pairs else SEED + which),  # pairs draw the same rows of both
             None if strata is None else strata[part],
         )
         for which, part in enumerate(ends)

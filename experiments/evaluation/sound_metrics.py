@@ -10,7 +10,7 @@ from diffusion.experiments.evaluation.real_images import Split
 from diffusion.metrics import features
 from diffusion.sound import Sound, log_mel
 
-JUDGE = {"mels": 16, "window": 512, "hop": 128}  # of the picture of a clip that the judge sees
+JUDGE = {"mels": 16, "window": 512, "hop": 128}  # the spectrogram that the judge sees
 
 
 def sound_of(subject: Any, metric: str) -> Sound:

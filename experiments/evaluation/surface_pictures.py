@@ -14,13 +14,13 @@ from diffusion.io import files, mesh_files
 
 SIDE = 84  # pixels of a tile
 EXTENT = 1.15  # what lies beyond it on either side is cut off
-RADIUS = 0.06  # of a point
+RADIUS = 0.06  # radius of a point
 ELEVATION = math.radians(25)
 LIGHT = np.array([-0.45, 0.55, 0.7]) / np.linalg.norm([-0.45, 0.55, 0.7])  # right, up, towards the eye
 STEPS = 32  # along a ray
-COLUMNS = 6  # of samples of a class, and of views
-FRAMES = 20  # of a turn
-MILLISECONDS = 90  # of a frame
+COLUMNS = 6  # columns of samples of a class, and of views
+FRAMES = 20  # frames of a turn
+MILLISECONDS = 90  # duration of a frame
 TURNING = 2  # samples of a class in the animation
 
 

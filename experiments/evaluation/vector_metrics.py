@@ -10,12 +10,12 @@ from diffusion.experiments.evaluation.real_images import Split
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.metrics import bootstrap, frechet, kernel_distance, pairwise, vector_distances
 
-SEED = 0  # of the subsets, the resamples, the directions and the noise
+SEED = 0  # seed of subsets, resamples, directions and noise
 MOST = 2000  # samples that are compared, at most
 REFERENCE = 5000  # real examples that they are compared with, at most, drawn at random where there are more
-DIRECTIONS = 128  # of the sliced distance
+DIRECTIONS = 128  # directions of the sliced distance
 DRAWS = 200  # resamples of an interval, at most
-SUBSETS = 10  # of real training examples, whose mean distance is the floor, at most
+SUBSETS = 10  # most subsets of real training examples; their mean distance is the floor
 
 
 Distance = Callable[[np.ndarray], Callable[[np.ndarray], float]]
@@ -60,7 +60,7 @@ def _moments(rows: np.ndarray) -> frechet.Moments:
     return frechet.update(frechet.init(rows.shape[1]), rows)
 
 
-HOW = {  # of each figure, what it is; all are squared distances
+HOW = {  # what each figure measures; all are squared distances
     "energy_distance": "2 E|X - Y| - E|X - X'| - E|Y - Y'| (Szekely and Rizzo 2013)",
     "mmd": "Gaussian kernel, its bandwidth the median distance of real examples (Gretton et al. 2012)",
     "sliced_wasserstein": f"squared 2-Wasserstein distance along {DIRECTIONS} directions (Bonneel et al. 2015)",
@@ -131,7 +131,7 @@ def measure(samples: np.ndarray, config: Mapping, train: Split, real: Split, dra
         "mmd": _kernel(kernel_distance.gaussian(sigma), reference),
         "sliced_wasserstein": _sliced(reference),
     }
-    if min(count, len(reference)) > chosen.shape[1]:  # else a covariance has no inverse, and the fit says nothing
+    if min(count, len(reference)) > chosen.shape[1]:  # otherwise a covariance has no inverse, and the fit says nothing
         distances["frechet_distance"] = _frechet(reference)
     measured = compared(distances, chosen, floors, noise, draws, rng, HOW)
     return {
@@ -172,7 +172,7 @@ def compared(
         distance_of_rows = distance(chosen)
         value = distance_of_rows(every)
         floor = [distance(rows)(every) for rows in floors]
-        mean_floor = max(float(np.mean(floor)), float(np.finfo(np.float64).tiny))  # of equal examples it is 0
+        mean_floor = max(float(np.mean(floor)), float(np.finfo(np.float64).tiny))  # equal examples would give 0
         interval = None
         if draws:
             values = bootstrap.replicates(distance_of_rows, len(chosen), min(draws, DRAWS), rng)

@@ -29,8 +29,8 @@ class Work(NamedTuple):
 
     model: DiT
     shape: tuple[int, int, int]  # height, width and channels of one image
-    target: TrainState  # of jax.ShapeDtypeStruct with shardings
-    mesh: Mesh  # of these shardings
+    target: TrainState  # leaves are jax.ShapeDtypeStruct with shardings
+    mesh: Mesh  # mesh of these shardings
     batch_size: int  # images in a step of the whole job
     accumulate: int  # micro-batches in a step
 

@@ -1,6 +1,6 @@
 """What XLA's compiler for NVIDIA GPUs reads of a device that is not there: its `GpuTargetConfigProto`, as text."""
 
-# As CUDA 12 and cuDNN 9 describe the device: "NVIDIA H100 80GB HBM3", compute capability 9.0, 132 multiprocessors.
+# CUDA 12 and cuDNN 9 describe the device so: "NVIDIA H100 80GB HBM3", compute capability 9.0, 132 multiprocessors.
 H100 = """
 gpu_device_info {
   cuda_compute_capability { major: 9 }

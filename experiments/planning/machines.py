@@ -12,11 +12,11 @@ from diffusion.experiments.planning.passes import GPU, V5P, V6E, Passes
 class Machine(NamedTuple):
     """One kind of device by its data sheet; rates are a second and one way, peaks that no program reaches."""
 
-    platform: str  # as JAX calls it, "gpu" or "tpu"
+    platform: str  # JAX's name, "gpu" or "tpu"
     kind: str  # pattern of `jax.Device.device_kind`, which no other machine's devices match
     flops: float  # dense bfloat16 operations, summed in float32, without sparsity
     memory: float  # bytes
-    bandwidth: float  # of that memory, bytes
+    bandwidth: float  # bytes a second of that memory
     link: float  # bytes that a device sends to its neighbours, over all of its links
     neighbours: int = 0  # devices that these links join: 8 of a GPU node; 0 on a TPU, whose torus joins all of a slice
     network: float = 0.0  # bytes that a device sends beyond its neighbours; 0 on a TPU
@@ -24,7 +24,7 @@ class Machine(NamedTuple):
     topology: str = ""  # what libtpu calls the kind; "" on a GPU
     measured: float = 0.0  # bfloat16 operations a second of a large product, where one was measured
     target: str = ""  # what XLA's compiler reads of a GPU, see `gpu_targets`; "" where none is written down
-    passes: Passes = GPU  # of a compiled train step, beside its products
+    passes: Passes = GPU  # passes over arrays in a compiled train step, besides its products
 
 
 MACHINES = {
@@ -43,7 +43,7 @@ MACHINES = {
         450e9,
         neighbours=8,
         network=50e9,
-        measured=790e12,  # on an H200, which has the same cores
+        measured=790e12,  # measured on an H200, which has the same cores
         target=gpu_targets.H100,
     ),
     # "NVIDIA H200 Tensor Core GPU" data sheet, SXM: as H100, with 141 GB and 4.8 TB/s; nodes as DGX H200.

@@ -32,5 +32,5 @@ class Passes(NamedTuple):
 # The state by the arrays of its update (docs/programs.md); the tokens between S/2's 98 and XL/2's 90.
 GPU = Passes(state=2.75, weights=0.0, tokens=94.0, scores=0.0, exchanged=0.0, windows=0.0)
 V5P = Passes(state=3.6, weights=4.9, tokens=25.3, scores=17.0, exchanged=12.1, windows=73.2)
-# Of two compiled steps, both over all of a torus; state, exchanged and windows are the v5p's.
+# Fitted to two compiled steps, both over a whole torus; state, exchanged and windows are the v5p's.
 V6E = Passes(state=3.6, weights=7.2, tokens=0.0, scores=0.0, exchanged=12.1, windows=73.2)

@@ -27,7 +27,7 @@ from diffusion.text_to_image.loading import described
 from diffusion.text_to_image.prompt_conditions import conditions
 from diffusion.text_to_image.requests import Request
 
-FREE = 0.9  # of a device's memory, as for a run
+FREE = 0.9  # usable share of a device's memory, as for a run
 
 
 def plan(folder: str, request: Request, names: Sequence[str], dtype: str = "bfloat16") -> dict[str, Any]:

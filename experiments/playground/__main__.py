@@ -26,7 +26,7 @@ if __name__ == "__main__":  # before the imports that take seconds
         "host", "127.0.0.1", "address to listen on: 127.0.0.1 for this machine alone, 0.0.0.0 for its network"
     )
     flags.DEFINE_integer("port", 7860, "port of the page's address")
-    flags.adopt_module_key_flags(model_flags)  # so that --help lists its flags
+    flags.adopt_module_key_flags(model_flags)  # --help then lists its flags
     command_line.begin()
 
 import pathlib

@@ -30,7 +30,7 @@ def endpoint(source: Source, out: pathlib.Path) -> Callable[..., Iterator[list[s
             request = received(inputs, out / "inputs", functools.partial(check, source))
             for progress in make(source, request, out):
                 if not progress.paths:
-                    yield []  # here it ends where the client has left
+                    yield []  # the generator ends here if the client has left
         except REFUSALS as error:
             raise gr.Error(str(error), print_exception=False) from None
         except GeneratorExit:

@@ -51,7 +51,7 @@ class Gate:
         names = [name for name, _ in pairs]
         if any(names.count(name) > 1 for name in ("host", "origin", "content-length")):
             return 400, "a header is present twice"
-        headers = dict(reversed(pairs))  # of any other header that stands twice, the first counts
+        headers = dict(reversed(pairs))  # of other headers that occur twice the first counts
         host = headers.get("host", "")
         if not self._ours(host):
             return 403, f"this page is not served under the name {host[:100]!r}; open it at the address in its terminal"

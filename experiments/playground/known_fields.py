@@ -6,7 +6,7 @@ from typing import Any
 
 from diffusion.io import limits
 
-OWN = ("session_hash", "trigger_id")  # of gradio's own programs
+OWN = ("session_hash", "trigger_id")  # fields of gradio's own programs
 
 
 class Fields:

@@ -11,7 +11,7 @@ from PIL import Image
 from diffusion.experiments.playground.source import coloured
 from diffusion.text_to_image import Frame
 
-COLUMNS, THUMBNAIL = 8, 112  # of the strip: pictures, and their larger side in pixels
+COLUMNS, THUMBNAIL = 8, 112  # pictures in a row of the strip, and their larger side in pixels
 LARGEST = 512  # pixels of the larger side of a clip, whose frames are sent at every step
 EMPTY = '<div class="live empty"><p>Pictures appear here, step by step.</p></div>'
 

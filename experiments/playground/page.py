@@ -14,7 +14,7 @@ from diffusion.experiments.playground.page_request import log, read_file
 from diffusion.experiments.playground.source import Source, make
 
 ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "device"}  # the others wait in line
-THEME = gr.themes.Base(  # with letters of the visitor's machine: nothing comes from a network
+THEME = gr.themes.Base(  # fonts of the visitor's machine: nothing comes from a network
     primary_hue="indigo",
     neutral_hue="slate",
     radius_size="md",

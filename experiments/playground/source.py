@@ -27,9 +27,9 @@ class Source(Protocol):
     captions: bool  # whether it reads captions, and nothing else of a prompt
     clip_rate: float  # frames a second of the clips that it makes; 0 where it makes pictures
     classes: int  # how many it has; 0 for none
-    samplers: tuple[str, ...]  # their names
+    samplers: tuple[str, ...]  # names of the samplers
     free: bool  # whether it makes pictures of other sizes, too
-    attachments: Mapping[str, Attachment]  # by the names that controls may have
+    attachments: Mapping[str, Attachment]  # {name that controls use: attachment}
 
     @property
     def edits(self) -> bool:

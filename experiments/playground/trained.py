@@ -47,7 +47,7 @@ class Trained:
         self, folder: str, config: ConfigDict, params: Any, step: int, shape: tuple[int, ...], described: Any = None
     ):
         self.config, self.params, self.step = config, params, step
-        autoencoder = resolve.Resolver(config).autoencoder  # which trained with the network
+        autoencoder = resolve.Resolver(config).autoencoder  # the autoencoder that trained with the network
         self.shape = autoencoder.latent_shape(shape) if autoencoder else shape
         self._decoder, self._decode = (
             (params, autoencoder.decode) if autoencoder else autoencoder_folders.decoding(config)
@@ -110,7 +110,7 @@ class Trained:
         labels = self._labels(request)
         first = request.first_step(len(recipe.sampling.plan.t))
         plan = programs.repeated(recipe.sampling.plan, first, request.resamplings)
-        if recipe.sampling.cache is not None:  # of the steps that are left
+        if recipe.sampling.cache is not None:  # the cache of the remaining steps
             along = caching.evaluations(plan, recipe.sampling.plan)
             cache = call(names.CACHES, recipe.config.sample.cache, "config.sample.cache", "cache", **along)
             recipe = recipe.with_parts(cache=cache)

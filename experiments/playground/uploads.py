@@ -10,7 +10,7 @@ from PIL import Image
 
 from diffusion.io import files, pictures
 
-PIXELS = 2**24  # of a picture to start from
+PIXELS = 2**24  # most pixels of a picture to start from
 NAME = "the file that was sent"
 
 

@@ -17,7 +17,7 @@ from diffusion.training.runtime import progress
 
 FILE = "results.jsonl"
 REQUEST = "request.json"
-TRIAL = np.full((64, 64, 3), 128, np.uint8)  # on which each reader is tried before anything is made
+TRIAL = np.full((64, 64, 3), 128, np.uint8)  # every reader is tried on it before pictures are made
 
 
 class File(NamedTuple):

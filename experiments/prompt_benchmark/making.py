@@ -14,7 +14,7 @@ from diffusion.text_to_image import png
 from diffusion.text_to_image.requests import Request
 from diffusion.training.runtime import progress
 
-SETTINGS = ("model", "checkpoint", "dtype", "sampler", "steps", "guidance")  # that tell apart what made a picture
+SETTINGS = ("model", "checkpoint", "dtype", "sampler", "steps", "guidance")  # how a picture was made
 
 
 def make(
@@ -64,7 +64,7 @@ def make(
                     common = {name: value for name, value in records[0].items() if name not in ("seed", "at")}
                     records = [{**common, "seeds": list(range(first, first + per_prompt))}]
                 for path, content, record in zip(benchmark.files(item, per_prompt), contents, records):
-                    if (images / path).is_file():  # of another hand
+                    if (images / path).is_file():  # made by another program
                         continue
                     (images / path).parent.mkdir(parents=True, exist_ok=True)
                     pictures.write(images / path, content, record)

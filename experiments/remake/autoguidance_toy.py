@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SCALE, ORIGIN = np.array([1.3136, 1.3844]), np.array([0.0030, 0.0325])
 DEPTH = 7  # generations of branches
-BRANCHES = 2**DEPTH - 1  # of a tree
+BRANCHES = 2**DEPTH - 1  # branches of a tree
 BATCH, SIGMA_DATA, SIGMA_MAX, SAMPLES = 4096, 0.5, 5.0, 2**14
 CONTOUR = 2.12**2  # nats below the largest density on the authors' grid
 MASS = "ground truth: share of the mass inside the contour"

@@ -24,7 +24,7 @@ from diffusion.training.step import example_keys
 
 STEPS, BATCH, BLOCK, POINTS, RUNS = 20_000, 256, 1024, 10_000, 10
 RATE, TOGETHER = 3e-4, 25
-RATIO = 0.05  # of the paper's search for the weight of continuous conditions
+RATIO = 0.05  # ratio in the paper's search for the weight of continuous conditions
 TOLERANCE = 1e-4
 UNCONDITIONAL, CLASSES, COORDINATE = "unconditional", "discrete conditions", "continuous conditions"
 EULER, ADAPTIVE = "one Euler step", "adaptive steps"
@@ -104,7 +104,7 @@ def condition_weight(x: np.ndarray, noise: np.ndarray, condition: np.ndarray) ->
     """The weight of `couplings.condition_weight` for squared distances, by NumPy's partition in place of a sort."""
     costs, apart = cdist(x, noise, "sqeuclidean"), cdist(condition[:, None], condition[:, None], "sqeuclidean")
     gain = np.diagonal(costs)[:, None] - costs
-    last = np.where(gain >= 0, np.inf, -np.inf)  # of equal conditions
+    last = np.where(gain >= 0, np.inf, -np.inf)  # the limit for equal conditions
     np.divide(gain, apart, out=last, where=apart > 0)
     number = max(round(RATIO * costs.size), 1)
     return max(float(np.partition(last, -number, axis=None)[-number]), 0.0)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SEEDS, STEPS, BATCH, POINTS, WIDTH = 4, 6000, 256, 1000, 128
-SCALE = 0.3  # of the moons, for a deviation of about 0.5, as the method's constants suppose
+SCALE = 0.3  # scale of the moons, whose deviation is then about 0.5, as the method's constants assume
 TWO_STEPS = 0.821  # noise of the second step; the published one for CIFAR-10
 SIGMA_MIN = 0.002
 IMPROVED = "iCT"

@@ -7,7 +7,7 @@ from diffusion.experiments.remake.network_costs import XLA, cost_figures, parame
 from diffusion.models.budget.flops import flops
 from diffusion.models.dit import dit_preset
 
-LATENTS = (32, 32, 4)  # of pictures of 256 x 256 pixels
+LATENTS = (32, 32, 4)  # latents of pictures of 256 x 256 pixels
 TABLE = {  # Gflops (multiply-adds of a forward pass), millions of parameters
     "DiT-S/8": (0.36, 33),
     "DiT-S/4": (1.41, 33),

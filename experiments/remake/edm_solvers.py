@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
-EVALUATIONS = (11, 19, 35, 79, 159, 255)  # of Heun's method in 6 to 128 steps
+EVALUATIONS = (11, 19, 35, 79, 159, 255)  # evaluations of Heun's method in 6 to 128 steps
 SOLVERS = {"Euler": samplers.euler, "Heun": samplers.heun}
 RHOS = tuple(range(1, 11))
 EQUAL = "{}: rho of 1 to 10 with the most equal errors of steps"
@@ -66,7 +66,7 @@ def step_errors(solver: str, rho: float, steps: int, variances: np.ndarray) -> n
     """
     schedule = schedules.edm(SIGMA_MIN, SIGMA_MAX)
     grid = timesteps.karras(schedule, steps, SIGMA_MIN, SIGMA_MAX, rho)[:-1]
-    spread = np.sqrt(variances + (SIGMA_MAX * grid[:, None]) ** 2)  # of x at each time
+    spread = np.sqrt(variances + (SIGMA_MAX * grid[:, None]) ** 2)  # standard deviation of x at each time
     step = jax.jit(lambda x, t, s: _step(solver, schedule, variances, x, t, s))
     ends = np.stack([step(x[None], t, s)[0] for x, t, s in zip(spread, grid, grid[1:])])
     return np.sqrt(np.mean((ends - spread[1:]) ** 2, axis=1))

@@ -53,7 +53,7 @@ def spiral(key: jax.Array, number: int) -> jax.Array:
     """`[number, 2]` points of a spiral of 1.2 turns, whose coordinates have a mean square of about 1."""
     angle = 3 * math.pi * jnp.sqrt(jax.random.uniform(key, (number,), minval=0.05))
     points = angle[:, None] * jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1)
-    return points / (3 * math.pi * math.sqrt(1.05 / 4))  # of r^2 = angle^2 the mean is 9 pi^2 1.05 / 2
+    return points / (3 * math.pi * math.sqrt(1.05 / 4))  # the mean of r^2 = angle^2 is 9 pi^2 1.05 / 2
 
 
 def plane(dims: int) -> np.ndarray:

@@ -23,7 +23,7 @@ SIMULATIONS, OBSERVATIONS, DRAWS = 100_000, 10, 10_000
 STEPS, BATCH, RATE, SOLVER_STEPS = 20_000, 256, 1e-3, 32
 FLOW, DIFFUSION = "flow matching", "diffusion"
 PART, FIGURE = "{}, {}, observation {}", "{}, {}: mean C2ST"
-PUBLISHED = {  # of the authors' best configuration of Flux1 for 100,000 simulations
+PUBLISHED = {  # scores of the authors' best configuration of Flux1 for 100,000 simulations
     ("two_moons", FLOW): 0.525,
     ("gaussian_linear", FLOW): 0.504,
     ("slcp", FLOW): 0.602,

@@ -120,7 +120,7 @@ def write(sight: Sight, source: sources.Source, folder: pathlib.Path, threads: i
         CacheError: if the folder holds entries of other pictures, or of another network.
         DamagedRecord: if a picture cannot be read.
     """
-    from diffusion.data import latent_writer  # here: array_record takes a while
+    from diffusion.data import latent_writer  # imported here: array_record takes a while
 
     shown = Pictures(source, sight.column)
     spec = shown.spec

@@ -29,7 +29,7 @@ from diffusion.training import sharding
 from diffusion.training.state import TrainState
 from diffusion.training.step import BINS, example_keys, prepare
 
-SEED = 0  # of the order of the records, their augmentation, and the times and noises
+SEED = 0  # seed of the order of records, their augmentation, times and noises
 ROWS = 64  # draws that are computed at once, where the objective compares no more examples with each other
 WEIGHTS = ("trained", "average")
 

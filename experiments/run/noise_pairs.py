@@ -152,7 +152,7 @@ def _conditions(recipe: Recipe, data: RunExamples, numbers: np.ndarray) -> Any:
     """The conditions of those pairs, `[b, ...]`; None for an unconditional network."""
     if recipe.examples.null is None:
         return None
-    assert not isinstance(data.source, Stream)  # as in `paired`
+    assert not isinstance(data.source, Stream)  # `paired` refuses a stream
     return prepare(pipeline.conditions(data.source, data.spec, numbers % len(data.source)))["condition"]
 
 

@@ -24,12 +24,12 @@ class Start(NamedTuple):
     """What a run knows when it begins or goes on."""
 
     step: int  # updates made
-    examples: int  # that they took
-    sums: dict[str, Any]  # of the training metrics since the last line, see `training_means`
-    fingerprint: dict[str, Any]  # of the data's source
+    examples: int  # number of examples that these steps took
+    sums: dict[str, Any]  # sums of the training metrics since the last line, see `training_means`
+    fingerprint: dict[str, Any]  # fingerprint of the data's source
     best: dict[str, Any] | None  # {"figure", "step", "value"} of the best checkpoint so far; None for none
     resumed: bool  # whether there was a checkpoint
-    stream: dict[str, Any] | None = None  # where the data's stream is; None for data with random access
+    stream: dict[str, Any] | None = None  # position of the data's stream; None for data with random access
     order: int = pipeline.ORDER  # version of the order of records
     encoder: dict[str, str] | None = None  # {"path", "sha256"} of the frozen encoder's file; None without one
     base: dict[str, Any] | None = None  # {"path", "sha256", "leaves"} of the model that the run tunes; None without one

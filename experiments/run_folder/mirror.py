@@ -19,7 +19,7 @@ from diffusion.experiments.config.stored_runs import checkpoint_step, steps
 from diffusion.io import leases, snapshots, store_copies, stores
 
 EVERY = 5.0  # seconds between two looks at the folder
-TRIES = 10  # of a copy during which the run removes a checkpoint
+TRIES = 10  # attempts of a copy, while the run may remove a checkpoint
 
 
 class Mirror:

@@ -38,7 +38,7 @@ def described(extension: Extension) -> dict[str, Any]:
     """An extension as the file has it: "name", "path", "sha256" of all its files, "commit" or None."""
     home = extension.home
     if home.is_file():
-        content = home.read_bytes()  # whose digest is as sha256sum prints it
+        content = home.read_bytes()  # sha256sum prints the same digest
     else:
         heading = lambda file: f"{file.relative_to(home.parent)}\n{file.stat().st_size}\n".encode()
         content = b"".join(heading(file) + file.read_bytes() for file in sorted(home.rglob("*.py")))

@@ -27,9 +27,9 @@ FAILURES = (interchange.Refusal, interchange.Mismatch, limits.Refused)  # for co
 class Autoencoder(NamedTuple):
     """A network that encodes and decodes."""
 
-    path: str  # as it was named
-    module: nn.Module  # with the methods encode and decode, and the fields scale and shift of its latents
-    params: Any  # of the module; float32
+    path: str  # the path as it was named
+    module: nn.Module  # has the methods encode and decode, and the fields scale and shift of its latents
+    params: Any  # parameters of the module; float32
     record: dict[str, Any]  # {"family", "config", "sha256"}, by which it is known again
 
 

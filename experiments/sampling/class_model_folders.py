@@ -27,7 +27,7 @@ from diffusion.text_to_image import model_index
 from diffusion.training.checkpointing.checkpoint_writer import Checkpoints
 from diffusion.training.state import HEALTHY, TrainState
 
-STEP = 1  # of the checkpoint: the training of a published model is not known
+STEP = 1  # step of the checkpoint, since the training of a published model is not known
 BETAS = {"linear_beta": "linear", "scaled_linear": "scaled_linear"}
 PREDICTIONS = {ours: theirs for theirs, ours in class_models.PARAMETERIZATIONS.items()}
 VARIANCES = {"small": "fixed_small", "large": "fixed_large", "learned": "learned_range"}

@@ -39,7 +39,7 @@ from diffusion.text_to_image import model_index
 
 CONSISTENCY = "CMStochasticIterativeScheduler"
 PARAMETERIZATIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
-DROPOUT = 0.1  # of the class, in the training of DiT
+DROPOUT = 0.1  # dropout of the class in the training of DiT
 
 
 class Kind(NamedTuple):
@@ -220,7 +220,7 @@ def _tabulated(scheduler: Mapping[str, Any], kind: Kind, module: Any, shape: tup
     if solver == "ddpm":
         variances = {"fixed_small_log": "small", "learned_range": "learned"}
         sampler["variance"] = variances.get(variance, variance.removeprefix("fixed_"))
-    if options["clip_sample"] is not False:  # by default, of both
+    if options["clip_sample"] is not False:  # both have it by default
         sampler = {"name": "clipped", "sampler": sampler, "largest": options["clip_sample_range"]}
     predicts = {"name": PARAMETERIZATIONS[process.prediction], "clock": {"name": "steps", "T": T}}
     objective: dict[str, Any] = {"name": "denoising", "density": {"name": "discrete_density", "T": T}}
@@ -229,7 +229,7 @@ def _tabulated(scheduler: Mapping[str, Any], kind: Kind, module: Any, shape: tup
         predicts = {"name": "learned_variance", "parameterization": predicts}
         objective |= {"name": "hybrid", "T": T}
     elif process.prediction == "epsilon":
-        objective["weighting"] = {"name": "snr"}  # on x0: a constant one on eps
+        objective["weighting"] = {"name": "snr"}  # on x0; it equals a constant weight on eps
     if isinstance(module, DiT):
         objective["wrappers"] = ({"name": "condition_dropout", "rate": DROPOUT},)
     entries = {"schedule": process.named, "parameterization": predicts, "objective": objective}

@@ -21,7 +21,7 @@ from diffusion.experiments.sampling.class_models import ClassModel
 from diffusion.io.content_credentials import Signer
 from diffusion.models.quantised import KINDS
 
-TAKEN = ("steps", "guidance", "watermark")  # of the flags of a request by a prompt
+TAKEN = ("steps", "guidance", "watermark")  # flags of a request by a prompt that apply here too
 OF_RUNS = ("weights", "average", "condition", "step")
 OF_PROMPTS = ("seed", "lora", "embedding", "attach")
 

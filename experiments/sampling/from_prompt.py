@@ -40,7 +40,7 @@ from diffusion.text_to_image import jobs, model_index, png
 from diffusion.text_to_image.png import STORED
 from diffusion.text_to_image.requests import Request
 
-TOLERANCE = 8  # of 255: what rounding does to a pixel on another kind of device
+TOLERANCE = 8  # largest difference of 255 that rounding causes on another kind of device
 
 
 def main(

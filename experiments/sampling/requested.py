@@ -63,7 +63,7 @@ def conditions(text: str, recipe: Recipe) -> Any:
     if isinstance(rows, dict) and "given" in rows:
         with as_config_errors():
             series_masks.check(rows)
-        rows["given"] = np.where(rows["mask"], rows["given"], 0)  # as in a record: what is hidden may be NaN there
+        rows["given"] = np.where(rows["mask"], rows["given"], 0)  # a record may have NaN where values are hidden
     turns = np.arange(recipe.config.sample.number) % max(lengths)
     in_turn = lambda leaf, one: leaf[turns] if leaf.dtype == np.uint8 else leaf[turns].astype(one.dtype)
     return jax.tree.map(in_turn, rows, null)

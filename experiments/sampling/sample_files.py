@@ -28,7 +28,7 @@ def read_samples(folder: str | pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
         if missing := ({"labels"} if leaves else {"images", "labels"}) - names.keys():
             raise WorkdirError(f"{path} lacks {', '.join(sorted(missing))}; it holds {list(names)}. {again}")
         if leaves:
-            *parts, labels = npz.load(path, (*leaves, "labels")).values()  # in the order of the pytree
+            *parts, labels = npz.load(path, (*leaves, "labels")).values()  # leaves in the order of the pytree
             images = np.concatenate([part.reshape(len(labels), -1) for part in parts], axis=1).astype(np.float32)
         else:
             images, labels = npz.load(path, ("images", "labels")).values()

@@ -15,7 +15,7 @@ from diffusion.experiments.config import ConfigError
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.objectives import Restores
 
-UNKNOWN = "_"  # in a text, for a character that is filled in
+UNKNOWN = "_"  # stands in a text for a character that is filled in
 
 
 def predictor(recipe: Recipe, reads: Restores) -> Callable[[Any, Any], discrete.Predictor]:

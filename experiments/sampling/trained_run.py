@@ -32,8 +32,8 @@ from diffusion.training.checkpointing import checkpoints
 class Trained(NamedTuple):
     """What a run has learned, and how its config samples it."""
 
-    recipe: Recipe  # of the run, with the changes of `load`
-    params: Any  # of the moving average
+    recipe: Recipe  # recipe of the run, with the changes of `load`
+    params: Any  # parameters of the moving average
     schedule: NoiseSchedule  # of the recipe
     sampler: samplers.Sampler  # of the recipe
     grid: np.ndarray  # `[steps + 1]` decreasing times, of config.sample

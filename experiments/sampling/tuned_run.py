@@ -38,7 +38,7 @@ def load(run: str | pathlib.Path, step: int | None = None, **how: Any) -> tuple[
     if tuned is None:
         raise workdir.WorkdirError(f"{run} tunes no model. Valid: a run with config.tuning.name.")
     weights, step = checkpoints.load_ema(run, step)
-    # What is added lies on top of what was taught, which may be the whole denoiser.
+    # Additions come after what was taught, which may be the whole denoiser.
     added = {name: how.pop(name, None) for name in ("embeddings", "loras", "attachments")}
     model = text_to_image.load(config["base"]["path"], **how)
     model = tuned.tuning.attach(model, weights)

@@ -19,7 +19,7 @@ from diffusion.models.interchange import schedulers
 from diffusion.text_to_image import TextToImage
 from diffusion.watermarks.initial_noise import initial_noise
 
-STEPS = 50  # of the inversion; the paper's
+STEPS = 50  # steps of the inversion, as in the paper
 
 
 def in_batches(function: Callable[..., Any], pictures: np.ndarray, size: int) -> np.ndarray:

@@ -16,8 +16,8 @@ from diffusion.experiments.sweeps.sweep_folder import Plan, Record
 from diffusion.io import file_systems
 
 FIELD = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-PLACEHOLDER = re.compile(r"\{([A-Za-z_][\w.]*)\}")  # in a word of a command: a field of the run, or one of FOLDERS
-FOLDERS = ("folder", "directory")  # of the run, and of the sweep
+PLACEHOLDER = re.compile(r"\{([A-Za-z_][\w.]*)\}")  # a field of the run, or one of FOLDERS, in a word of a command
+FOLDERS = ("folder", "directory")  # folder of the run, and of the sweep
 SHOWN = 12  # differences that an error names
 OVERRIDES = "{overrides}"  # a word for all --config.FIELD=VALUE that no placeholder names
 

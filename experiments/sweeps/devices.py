@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 from diffusion.experiments.sweeps.combinators import SweepError
 
-MEMORY = 0.9  # of a GPU that several jobs share, divided by their number; alone, JAX takes what it takes
+MEMORY = 0.9  # share of a GPU's memory for several jobs together; a single job has JAX's default
 
 
 class Slot(NamedTuple):
     """What one job gets."""
 
-    variables: dict[str, str]  # of its environment, besides the sweep's own
-    cores: frozenset[int]  # that it may use; empty for all
+    variables: dict[str, str]  # variables of its environment, besides the sweep's
+    cores: frozenset[int]  # cores that it may use; empty for all
 
 
 def slots(jobs: int, gpus: Sequence[str], cores: Sequence[int]) -> list[Slot]:

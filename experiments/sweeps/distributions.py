@@ -10,7 +10,7 @@ from typing import Any
 from diffusion.experiments.config import ConfigError
 
 Distribution = Callable[[float], Any]
-DIGITS = 4  # of a number that is drawn, so that it can be read, named and typed
+DIGITS = 4  # significant digits of a drawn number, so that it can be read and typed
 
 
 def uniform(low: float, high: float) -> Distribution:

@@ -173,7 +173,7 @@ def following(directory: pathlib.Path, every: float = 10.0) -> Iterator[None]:
         began = time.monotonic()
         try:
             version = write(collect(directory), version)
-        except (WorkdirError, OSError, LookupError, TypeError, ValueError) as error:  # of files that a run is writing
+        except (WorkdirError, OSError, LookupError, TypeError, ValueError) as error:  # a run may be writing these files
             if str(error) not in printed:
                 printed.add(str(error))
                 print(f"the report of {directory} could not be written: {error}", file=sys.stderr)

@@ -48,12 +48,12 @@ class Results(NamedTuple):
     """All runs of a sweep, finished or not."""
 
     name: str
-    file: str  # with its preset, e.g. "digits_weightings:tiny"
+    file: str  # file and preset, e.g. "digits_weightings:tiny"
     fields: list[str]  # dotted, that vary, in the order in which the runs set them; without the seeds
     seeds: list[str]  # fields that vary and are averaged over, e.g. ["seed"]
     runs: list[Run]
     directory: pathlib.Path
-    command: str  # that starts or resumes the sweep
+    command: str  # command that starts or resumes the sweep
 
 
 class Group(NamedTuple):

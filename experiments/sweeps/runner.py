@@ -26,8 +26,8 @@ from diffusion.experiments.sweeps.terminal import Display
 POLL = 0.1  # seconds
 RETRY_LOCK = 2.0  # seconds after which a run that another process holds is looked at again
 MISTAKE = 2  # the exit status of a mistake in the config, which another attempt would make again
-SAVED = (130, 143)  # those of a run that someone else stopped
-LINES, LETTERS = 6, 800  # of an error, at most
+SAVED = (130, 143)  # exit statuses of a run that someone else stopped
+LINES, LETTERS = 6, 800  # most lines and letters of an error
 
 
 @dataclasses.dataclass
@@ -42,7 +42,7 @@ class Job:
     command: int = 0
     popen: subprocess.Popen | None = None
     began: float = 0.0
-    offset: int = 0  # where the output of the command begins in the log
+    offset: int = 0  # position in the log at which the output of the command begins
 
 
 def run(
@@ -133,7 +133,7 @@ def run(
             display.show()
             time.sleep(POLL)
     finally:
-        _signal(running, signal.SIGTERM)  # where the sweep itself fails: none outlives it
+        _signal(running, signal.SIGTERM)  # no run outlives a sweep that fails
         for job in running:
             if job.popen is not None:
                 job.popen.wait()
@@ -174,7 +174,7 @@ def _start(directory: pathlib.Path, job: Job) -> None:
         before = os.sched_getaffinity(0) if job.slot.cores else None
         try:
             if before:
-                os.sched_setaffinity(0, job.slot.cores)  # of this thread; the process that it starts has it too
+                os.sched_setaffinity(0, job.slot.cores)  # this thread's; the process that it starts inherits it
             job.popen = subprocess.Popen(
                 program,
                 env=os.environ | {"PYTHONUNBUFFERED": "1"} | job.slot.variables,
@@ -217,13 +217,13 @@ def reason(log: pathlib.Path, offset: int, code: int) -> str:
         file.seek(max(offset, file.seek(0, os.SEEK_END) - 20_000))
         lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     errors = [number for number, line in enumerate(lines) if line.startswith("error:")]
-    calls = [number for number, line in enumerate(lines) if line.startswith("  File ")]  # of a traceback
+    calls = [number for number, line in enumerate(lines) if line.startswith("  File ")]  # lines of a traceback
     if errors:
         lines = lines[errors[-1] :][:LINES]
     elif calls:
         lines = [lines[calls[-1]].strip(), *(line for line in lines[calls[-1] + 1 :] if line[0] != " ")][:LINES]
     lines = lines[-LINES:]
-    if not lines or code > 128:  # as the kernel ends what has no memory left
+    if not lines or code > 128:  # the kernel ends a process without memory so
         lines.append(f"ended by signal {code - 128}" if code > 128 else f"exit status {code}, without a word")
     return "\n".join(lines)[-LETTERS:]
 

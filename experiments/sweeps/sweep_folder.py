@@ -51,20 +51,20 @@ PATIENCE = 0.2  # seconds for which a lock is tried: a reader that looks at it h
 class Plan(NamedTuple):
     """One run of a sweep, as sweep.json has it."""
 
-    name: str  # of its folder too
-    overrides: dict[str, Any]  # of the base config, {dotted field: value}
-    commands: list[list[str]]  # in words, in which "{folder}" stands for the run's folder
+    name: str  # name of the run, and of its folder
+    overrides: dict[str, Any]  # {dotted field of the base config: value}
+    commands: list[list[str]]  # each a list of words, in which "{folder}" stands for the run's folder
 
 
 class Record(NamedTuple):
     """What a sweep is: the content of sweep.json."""
 
     name: str
-    file: str  # with its preset, as on the command line
+    file: str  # file and preset, as on the command line
     varies: list[str]  # fields that are not the same in all runs
-    seeds: list[str]  # those of them over which figures are averaged
+    seeds: list[str]  # names of the fields over which figures are averaged
     bases: dict[str, dict[str, Any]]  # the configs that the runs change, by their files
-    runs: list[Plan]  # in the order of the tasks on a cluster
+    runs: list[Plan]  # the order is that of the tasks on a cluster
 
 
 class Status(NamedTuple):
@@ -73,8 +73,8 @@ class Status(NamedTuple):
     status: str = QUEUED  # one of STATUSES
     done: int = 0  # commands
     attempts: int = 0
-    seconds: Mapping[int, float] = {}  # by the index of the command, with those of attempts that were stopped
-    reason: str = ""  # of the last failure
+    seconds: Mapping[int, float] = {}  # {index of the command: seconds, stopped attempts included}
+    reason: str = ""  # reason of the last failure
 
 
 def write(directory: pathlib.Path, record: Record) -> None:

@@ -16,7 +16,7 @@ from diffusion.experiments.sweeps.results import Results, over_seeds, records_of
 from diffusion.experiments.sweeps.sweep_folder import DONE
 
 USUAL = ("held_out_loss", "asked_class", "fid", "nfe")  # shown where no figures are requested, and every fd_ besides
-LEFT_OUT = ("over_floor",)  # of these
+LEFT_OUT = ("over_floor",)  # endings of distances that the table leaves out
 
 
 class Table(NamedTuple):
@@ -26,7 +26,7 @@ class Table(NamedTuple):
     figures: list[str]  # names
     rows: list[tuple[list[str], str, dict[str, Figure]]]
     averaged: list[str]  # fields that are averaged over
-    records: dict[str, str]  # that figures stand on, in words
+    records: dict[str, str]  # the records behind each figure, in words
 
 
 def table(results: Results, figures: Sequence[str] = ()) -> Table:

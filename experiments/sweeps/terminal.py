@@ -97,7 +97,7 @@ class Display:
         rest = self.total - self.done - self.failed
         if not self._finished or not seconds:
             return None, None
-        return 60 * self._finished / seconds, seconds / self._finished * rest  # as many at a time as there are
+        return 60 * self._finished / seconds, seconds / self._finished * rest  # as many runs at a time as now
 
     def _summary(self) -> str:
         rate, left = self._pace()

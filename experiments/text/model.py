@@ -145,7 +145,7 @@ def standardised(module: AutoencoderKL, params: Any, measured: latent_space.Scal
     into = params["moments_conv"]
     out = params["latents_conv"]
     scales = jnp.concatenate([s, jnp.ones_like(s)])
-    shifts = jnp.pad(m, (0, m.size))  # of the means, not of the log variances
+    shifts = jnp.pad(m, (0, m.size))  # shifts of the means, not of the log variances
     moments = {
         "kernel": into["kernel"] * scales,
         "bias": (into["bias"] - shifts) * scales + jnp.pad(2 * jnp.log(s), (s.size, 0)),

@@ -21,7 +21,7 @@ PICKLES = (".pkl", ".pickle")
 class Weights(NamedTuple):
     """The parameters of a row's network."""
 
-    params: Any  # as `recipe.network.apply` takes them
+    params: Any  # the parameters of `recipe.network.apply`
     parameters: int  # how many the network of the recipe has
 
 

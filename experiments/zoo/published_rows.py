@@ -23,7 +23,7 @@ from diffusion.experiments.zoo.row import Checkpoint, Measured, Published, Row
 from diffusion.experiments.zoo.velocity_signs import negated, toward_noise
 from diffusion.io import opener
 
-TOPICS = ("transformers", "unets", "few_steps")  # in the order of the page
+TOPICS = ("transformers", "unets", "few_steps")  # the order of the page
 OF_ONE_ROW = {"measured": None, "loss": ""}  # no other row takes them from it
 TAKEN = {"negated": negated, "toward_noise": toward_noise}
 

@@ -7,7 +7,7 @@ from diffusion.experiments.planning.machines import MACHINES
 from diffusion.experiments.zoo import checkpoint_file
 from diffusion.models.budget.counted_flops import counted_flops
 
-UTILISATION = 0.4  # of the peak: an assumption, not a measurement
+UTILISATION = 0.4  # assumed share of the peak; not a measurement
 
 
 class Cost(NamedTuple):

@@ -8,7 +8,7 @@ from diffusion.experiments.planning.compiled.hlo import Array, Computation, Inst
 # What takes no kernel: it names, groups or waits for what others make.
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "add-dependency", "domain",
         "optimization-barrier", "partition-id", "replica-id"}  # fmt: skip
-NO_CALLS = ('custom_call_target="AllocateBuffer"',)  # of a library, which compute nothing
+NO_CALLS = ('custom_call_target="AllocateBuffer"',)  # calls that compute nothing
 EXPANDED = {"call", "conditional", "async-start", "call-start"}  # what runs whole computations, kernel by kernel
 
 
