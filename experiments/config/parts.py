@@ -167,8 +167,8 @@ def build_teacher(parts: "Resolver") -> Teacher | None:
     settings = parts.config["teacher"]
     pairs = settings["pairs"]
     sampler = parts.field("sampler", "teacher.pairs.sampler")  # an error in this field is raised without a teacher too
-    if parts.base is not None:
-        return Teacher("", parts.base.parameterization, settings["scale"])
+    if parts.tuned is not None:
+        return Teacher("", parts.tuned.base.parameterization, settings["scale"])
     if not settings["path"]:
         return None
     parameterization = parts.field("parameterization", "teacher.parameterization")

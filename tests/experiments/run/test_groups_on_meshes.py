@@ -1,0 +1,48 @@
+"""Runs that compare the samples of a group: the advantages and the update are those of one device on any mesh."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.training.test_meshes import run
+
+TRAIN = """
+import json, sys, jax, numpy as np
+from diffusion.experiments.config import checks
+from diffusion.experiments.run import examples, program as programs
+from diffusion.training import sharding
+from tests.experiments.run.test_post_training import ENTRIES, small
+
+def trained(name, count, axes):
+    config = small()
+    config.objective = {**ENTRIES[name], "beta" if name == "policy_gradient" else "divergence": 0.0}
+    config.train.update({"batch_size": 16, "steps": 3})
+    config.mesh.update({"data": 1, **axes})
+    recipe = checks.validate(config)
+    opened = examples.open_examples(recipe)
+    recipe = checks.with_data(recipe, opened.spec)
+    mesh = programs.mesh_of(config, jax.devices()[:count])
+    program = programs.build(recipe, mesh)
+    state = sharding.create(program.init, program.target, program.seed)
+    batches = opened.batches(config, 0, sharding.positions(16, mesh), 0)
+    lines = []
+    for _ in range(3):
+        batch = sharding.to_devices(next(batches), mesh, 16)
+        state, metrics = program.step(state, batch, program.seed)
+        lines.append([float(metrics[part]) for part in ("loss", "grad_norm", "reward")])
+    return lines
+
+print(json.dumps([trained(name, *layout) for name in sys.argv[2].split() for layout in json.loads(sys.argv[1])]))
+"""
+LAYOUTS = [(1, {}), (4, {"data": 4}), (4, {"data": 2, "fsdp": 2}), (4, {"data": 4, "kind": "pmap"})]
+
+
+@pytest.mark.slow
+def test_the_statistics_of_groups_do_not_depend_on_the_devices():
+    """Groups of four in a batch of sixteen, on one device and on four."""
+    lines = json.loads(run(TRAIN, 1, 4, json.dumps(LAYOUTS), "policy_gradient diffusion_nft").splitlines()[-1])
+    for one, *others in (lines[:4], lines[4:]):
+        assert np.asarray(one)[:, 1].min() > 0
+        for other in others:
+            np.testing.assert_allclose(other, one, rtol=2e-4, atol=1e-6)
