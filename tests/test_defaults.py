@@ -185,6 +185,7 @@ DEFAULTS = [
     (objectives.progressive_distillation, {"teacher_scale": 1.0}),
     (objectives.drifting, {"similarity": "laplace"}),
     (objectives.score_identity, {"alpha": 1.2, "normalise": True}),
+    (objectives.score_regularised_consistency, {"weight": 0.01, "sigma_data": 0.5, "warmup": 1000, "c": 0.1}),
     (objectives.shortcut, {"M": 128, "share": 0.25, "clip": math.inf}),
     (objectives.uncertainty, {"channels": 128}),
     (samplers.ddim, {"eta": 0.0}),

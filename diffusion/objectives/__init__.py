@@ -101,6 +101,9 @@ from diffusion.objectives.reward_backpropagation import reward_backpropagation a
 from diffusion.objectives.reward_weighting import with_reward_weights as with_reward_weights
 from diffusion.objectives.rewards import Reward as Reward, near_value as near_value
 from diffusion.objectives.score_identity import score_identity as score_identity
+from diffusion.objectives.score_regularised_consistency import (
+    score_regularised_consistency as score_regularised_consistency,
+)
 from diffusion.objectives.shortcut import shortcut as shortcut
 from diffusion.objectives.stochastic_interpolant import (
     schroedinger_bridge as schroedinger_bridge,

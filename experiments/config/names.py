@@ -207,6 +207,7 @@ OBJECTIVES = _table(
     objectives.latent_consistency_distillation,
     objectives.distribution_matching,
     objectives.score_identity,
+    objectives.score_regularised_consistency,
     objectives.adversarial_generator,
     objectives.reflow,
     objectives.regression,

@@ -26,8 +26,8 @@ from tests import commands
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 ROOT = pathlib.Path(__file__).parents[2]
-STUDENTS = ("progressive", "consistency", "lcm", "dmd", "dmd2", "sid", "turbo", "reflow")
-OF_TWO_PLAYERS = ("dmd", "dmd2", "sid", "turbo")
+STUDENTS = ("progressive", "consistency", "lcm", "dmd", "dmd2", "sid", "rcm", "turbo", "reflow")
+OF_TWO_PLAYERS = ("dmd", "dmd2", "sid", "rcm", "turbo")
 STEPS, BROKEN = 6, 4  # of a training, and after how many it is interrupted: within a stage, while DMD's model rests
 TINY = {
     "train.steps": STEPS,
@@ -45,6 +45,11 @@ OF_ONE = {
     "dmd": {"objective.density.strata": 8, "second_player.objective.density.strata": 8},
     "dmd2": {"objective.density.strata": 8, "second_player.objective.density.strata": 8},
     "sid": {"objective.density.strata": 8, "second_player.objective.density.strata": 8},
+    "rcm": {
+        "objective.density.strata": 8,
+        "objective.student_density.strata": 8,
+        "second_player.objective.density.strata": 8,
+    },
     "turbo": {
         "objective.density.strata": 8,
         "objective.student_density.strata": 8,
@@ -111,7 +116,7 @@ def test_every_recipe_serves_a_teacher_of_x0(tmp_path):
         made = student(name, tmp_path)
         network = made.parameterization.name
         bounded = name in ("consistency", "lcm")
-        assert network == ("latent_consistency" if bounded else "x0"), name
+        assert network == ("latent_consistency" if bounded else "edm" if name == "rcm" else "x0"), name
         assert not bounded or made.parameterization.scaling == 0.01, name  # a boundary that a network of x0 needs
         assert made.sample.shift == (1 if name == "progressive" else 3), name
 
@@ -396,5 +401,6 @@ def test_every_recipe_is_a_program_of_its_players(name, written):
         "dmd": {"teacher", "fake"},
         "dmd2": {"teacher", "fake"},
         "sid": {"teacher", "fake"},
+        "rcm": {"teacher", "fake"},
         "turbo": {"teacher", "discriminator"},
     }.get(name, {"teacher"})

@@ -62,6 +62,12 @@ MEMBERS = {
     "distribution_matching": Member(lambda: objectives.distribution_matching(V, V, V, UNIFORM), ("teacher", "fake")),
     "score_identity": Member(lambda: objectives.score_identity(V, V, V, UNIFORM), ("teacher", "fake")),
     "drifting": Member(lambda: objectives.drifting(V, 0.5, 2)),
+    "score_regularised_consistency": Member(
+        lambda: objectives.score_regularised_consistency(
+            V, V, UNIFORM, UNIFORM, warmup=2, clock=parameterizations.time()
+        ),
+        ("teacher", "fake"),
+    ),
     "fake_score": Member(
         lambda: objectives.fake_score(V, V, weightings.constant(V), UNIFORM), ("model",), trained="fake"
     ),

@@ -230,6 +230,12 @@ FACTS = {
         UNIFORM,
         {"teacher": Teacher(), "second": Second("fake", False, objectives.fake_score)},
     ),
+    "score_regularised_consistency": lambda: (
+        objectives.score_regularised_consistency(X0, V, UNIFORM, OTHER),
+        consistency(parameterizations.edm()),
+        UNIFORM,
+        {"forward_mode": True, "teacher": Teacher(), "second": Second("fake", False, objectives.fake_score)},
+    ),
     "shortcut": lambda: (objectives.shortcut(16), (flow_maps.shortcut, "velocity", False), None, {"times": 2}),
     "stochastic_interpolant": lambda: (
         objectives.stochastic_interpolant(objectives.interpolants.smooth_bridge(), UNIFORM),

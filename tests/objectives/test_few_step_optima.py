@@ -89,6 +89,12 @@ EXACT = {  # the objective, its schedule, the optimal network, the networks besi
         exact_trigflow(COSINE, 0.5),
         {"teacher": exact_denoiser(COSINE)},
     ),
+    "score_regularised_consistency": (  # a fake score that agrees with the teacher's, as it does at the optimum
+        lambda _: objectives.score_regularised_consistency(V, V, at(0.7), at(0.4), clock=CLOCK),
+        COSINE,
+        exact_trigflow(COSINE, 0.5),
+        {"teacher": exact_denoiser(COSINE), "fake": exact_denoiser(COSINE)},
+    ),
     "mean_flow": (lambda _: objectives.mean_flow(between(0.7), equal=0.4), FLOW, exact_mean_velocity, {}),
     "mean_flow(p=0)": (lambda _: objectives.mean_flow(between(0.7), equal=0.0, p=0.0), FLOW, exact_mean_velocity, {}),
     "mean_flow(guided)": (  # omega v + kappa u + (1 - omega - kappa) u_null has its fixed point u here

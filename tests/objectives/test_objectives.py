@@ -51,6 +51,7 @@ ELSEWHERE = {
             "regression",
             "reward_backpropagation",
             "score_identity",
+            "score_regularised_consistency",
             "shortcut",
         ],
         "few_step_cases.py: test_few_step_optima.py and others hold what their papers guarantee",

@@ -1,0 +1,52 @@
+"""rCM is sCD and DMD, each exactly as it is alone."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import objectives, parameterizations
+from diffusion.objectives.inputs import split
+from tests.objectives.few_step_cases import FLOW, UNIFORM, V, keys_and_data, network
+
+CLOCK = parameterizations.time()
+KEYS, BATCH = keys_and_data()
+BATCH = {"x": jnp.float32(BATCH["x"]), "condition": jnp.arange(24) % 3}
+PARAMETERS = {name: jnp.array([0.5, 0.3, 0.1]) * (1 + i) for i, name in enumerate(("model", "teacher", "fake"))}
+
+
+def losses_and_slopes(objective, keys, step):
+    def total(parameters):
+        players = {name: functools.partial(network, of) for name, of in parameters.items()}
+        losses, metrics = objective(players, FLOW, keys, BATCH, step)
+        return losses.sum(), (losses, metrics)
+
+    (_, (losses, metrics)), slopes = jax.jit(jax.value_and_grad(total, has_aux=True))(PARAMETERS)
+    return losses, slopes, metrics
+
+
+@pytest.mark.parametrize("step", [6, 7])
+def test_it_is_consistency_and_from_its_warmup_on_distribution_matching(step):
+    """loss = sCD + weight mean |x - stop(x - g)|^2, of which `distribution_matching` is half; so is its gradient."""
+    objective = objectives.score_regularised_consistency(V, V, UNIFORM, UNIFORM, 0.3, 0.7, 7, clock=CLOCK)
+    losses, slopes, metrics = losses_and_slopes(objective, KEYS, step)
+    alone = objectives.continuous_consistency(UNIFORM, 0.7, 7, clock=CLOCK, teacher=V)
+    matching = objectives.distribution_matching(parameterizations.edm(0.7, CLOCK), V, V, UNIFORM)
+    first, second = split(KEYS, 2)
+    consistency, of_consistency, _ = losses_and_slopes(alone, first, step)
+    score, of_score, _ = losses_and_slopes(matching, second, step)
+    share = 2 * 0.3 if step >= 7 else 0.0
+    np.testing.assert_allclose(losses, consistency + share * score, rtol=1e-5)
+    np.testing.assert_allclose(metrics["consistency"], consistency, rtol=1e-5)
+    np.testing.assert_allclose(metrics["score"], share * score, rtol=1e-5)
+    np.testing.assert_allclose(slopes["model"], of_consistency["model"] + share * of_score["model"], rtol=1e-4)
+    assert np.abs(of_score["model"]).max() > 0.1
+    for frozen in ("teacher", "fake"):
+        np.testing.assert_array_equal(slopes[frozen], 0)
+
+
+def test_a_negative_weight_is_refused():
+    with pytest.raises(ValueError, match="weight = -1"):
+        objectives.score_regularised_consistency(V, V, UNIFORM, UNIFORM, -1)
