@@ -103,6 +103,7 @@ class Stub(types.ModuleType):
 def test_weights_and_biases_gets_the_same_over_the_training_step(tmp_path, picture, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", stub := Stub())
     for ends in (RuntimeError, None):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda speaks=ends is None: speaks)  # the second in a terminal
         try:
             with tracking.tracker(tmp_path, 0, {"seed": 3}, "digits") as track:
                 track.numbers(50, NUMBERS)
@@ -113,7 +114,9 @@ def test_weights_and_biases_gets_the_same_over_the_training_step(tmp_path, pictu
             pass
     first, again = stub.begun
     assert first["project"] == "digits" and first["config"] == {"seed": 3} and first["dir"] == str(tmp_path)
-    assert first["id"] == again["id"] and again["resume"] == "allow"
+    assert first["id"] == again["id"] and again["resume"] == "allow" and first["name"] == tmp_path.name
+    # The run prints and keeps its own lines: W&B captures none of them, and is silent where stdout is a file.
+    assert [about["settings"] for about in stub.begun] == [{"console": "off", "silent": s} for s in (True, False)]
     assert stub.metrics[1] == ("*", "step")
     assert stub.lines[:2] == [{**NUMBERS, "step": 50}, {"samples": ("picture", str(picture)), "step": 50}]
     assert stub.ended == [1, 0]
