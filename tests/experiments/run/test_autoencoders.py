@@ -134,6 +134,22 @@ def test_an_encoder_that_the_decoder_does_not_read_is_refused_with_the_step(chan
         program.build(recipe, program.mesh_of(config))
 
 
+def test_the_critic_plays_first_with_an_optimizer_of_its_own(monkeypatch):
+    """What the steps are made of; the slow tests below run them."""
+    made = []
+    inner = program.alternating
+    record = lambda turns, *rest, **engine: made.append((turns, engine)) or inner(turns, *rest, **engine)
+    monkeypatch.setattr(program, "alternating", record)
+    config = config_of(DECODER, RAE, **ENCODER, **PLAYS)
+    config.train.accumulate = 2
+    built = program.build(checks.validate(config).at((8, 8, 1)), program.mesh_of(config))
+    ((turns, engine),) = made
+    assert [(name, player.trained) for name, player in turns.items()] == [("critic", "critic"), ("model", "model")]
+    assert turns["critic"].optimizer is not turns["model"].optimizer
+    assert engine["accumulate"] == 2 and {"heads", "follow"} <= engine.keys()
+    assert built.target.second_players.keys() == {"critic"}
+
+
 def saved(module, x, path):
     params = module.init(jax.random.key(9), x)["params"]
     leaves = {leaf_name(p).replace("/", "."): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(params)}

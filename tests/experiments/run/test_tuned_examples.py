@@ -1,0 +1,54 @@
+"""Where a run that tunes a model writes what its networks make of the records, and from where it reads them."""
+
+import dataclasses
+import types
+
+import numpy as np
+import pytest
+
+from diffusion.experiments.config.base import TunedNetwork
+from diffusion.experiments.run import encoded_pictures, tuned_examples
+from diffusion.experiments.run.examples import Examples
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """A model of which the null condition alone is read."""
+
+    null: dict
+
+
+@pytest.mark.parametrize("prompt", ["", "a cat"])
+def test_each_entry_is_read_from_where_it_was_written(prompt, monkeypatch, tmp_path):
+    """An image prompt beside the latents of three pictures; a prompt of the config is the caption of each."""
+    spec = types.SimpleNamespace(shape=(2, 2, 4))
+    source = type("Pictures", (), {"spec": spec, "__len__": lambda self: 3})()
+    texts = ["a dog", "a bird", "a fish"]
+    about = types.SimpleNamespace(shape=spec.shape, views=("plain",), autoencoder={"sha256": "weights"})
+    latents = types.SimpleNamespace(description=about, draw="draw")
+    table = types.SimpleNamespace(null={"text": np.zeros(2), tuned_examples.CAPTIONED: np.zeros(1)})
+    written, read, captioned = [], [], []
+    monkeypatch.setattr(tuned_examples, "encode", lambda recipe, source, cache: None)
+    monkeypatch.setattr(tuned_examples.latent_cache, "open_cache", lambda cache: (latents, None))
+    monkeypatch.setattr(tuned_examples.captions, "texts_of", lambda source: texts)
+    monkeypatch.setattr(tuned_examples, "read", lambda recipe, spec, texts, folder: captioned.append((texts, folder)))
+    monkeypatch.setattr(tuned_examples.captions, "read", lambda folder: table)
+    monkeypatch.setattr(tuned_examples, "_sights", lambda *about: {"image_prompt": "sight"})
+    write = lambda sight, source, folder, threads: written.append((sight, folder))
+    seen = lambda records, name, sight, folder: read.append((records, name, sight, folder)) or "seen"
+    monkeypatch.setattr(encoded_pictures, "write", write)
+    monkeypatch.setattr(encoded_pictures, "Seen", seen)
+    monkeypatch.setattr(tuned_examples.captions, "Captioned", lambda records, table: (records, table))
+    settings = {"latents": {"dir": ""}, "threads": 0, "text": {"prompt": prompt}}
+    tuning = types.SimpleNamespace(reads=(), latents=(), sees={"image_prompt": (5,)})
+    recipe = types.SimpleNamespace(
+        companions=types.SimpleNamespace(tuned=TunedNetwork(Base({}), tuning)),
+        config={"data": settings},
+        with_parts=lambda **parts: parts,
+    )
+    parts, found = tuned_examples.encoded(recipe, tmp_path, Examples(source, spec, ()))
+    place = tmp_path / "seen" / "image_prompt"
+    assert written == [("sight", place)] and read == [(latents, "image_prompt", "sight", place)]
+    assert captioned == [(["a cat"] * 3 if prompt else texts, tmp_path / "captions")]
+    assert found.source == ("seen", table) and found.augment == ("draw",)
+    assert parts["network"] is parts["tuned"] and parts["tuned"].base.null.keys() == {"text"}

@@ -1,0 +1,27 @@
+"""The real examples that a trained run is compared with."""
+
+import types
+
+import numpy as np
+import pytest
+
+from diffusion.experiments.sampling import trained_run
+
+LABELS = np.array([0, 0, 1, 1, 2])
+IN_TURN = [0, 2, 4, 1]  # the first rows of each class in turn, then the second ones
+
+
+@pytest.mark.parametrize("bytes_", [True, False])
+def test_bytes_are_scaled_and_numbers_stay_as_they_are(monkeypatch, bytes_):
+    images = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1) * 60
+    images = images if bytes_ else np.float32(images) / 7
+    asked = []
+    split = types.SimpleNamespace(images=images, labels=LABELS, conditions=None if bytes_ else {"real": 2 * LABELS})
+    monkeypatch.setattr(trained_run.real_images, "split_of", lambda *about: asked.append(about) or split)
+    run = types.SimpleNamespace(recipe=types.SimpleNamespace(on_latents=False), config="config")
+    x, conditions = trained_run.Trained.real(run, "test", 4)
+    assert asked == [("config", "test")] and x.dtype == np.float32
+    np.testing.assert_allclose(x, images[IN_TURN] / 127.5 - 1 if bytes_ else images[IN_TURN], atol=1e-6)
+    np.testing.assert_array_equal(
+        conditions if bytes_ else conditions["real"], (LABELS if bytes_ else 2 * LABELS)[IN_TURN]
+    )
