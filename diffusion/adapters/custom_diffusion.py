@@ -15,7 +15,7 @@ from diffusion.adapters import custom_diffusion_files
 from diffusion.adapters.erasure import CROSS
 from diffusion.adapters.full_tuning import chosen_leaves, nested, with_leaves
 from diffusion.adapters.textual_inversion import text_of, textual_inversion
-from diffusion.adapters.tuning import Params, Tuning
+from diffusion.adapters.tuning import Params, Tuning, computed
 
 
 def custom_diffusion(
@@ -50,7 +50,7 @@ def custom_diffusion(
         return base.denoiser.apply({"params": network}, x, clock, condition)
 
     def attach(model: Any, weights: Any) -> Any:
-        layers = with_leaves(model.params[denoiser], jax.tree.map(jnp.asarray, weights["layers"]))
+        layers = with_leaves(computed(model, (denoiser,))[denoiser], jax.tree.map(jnp.asarray, weights["layers"]))
         model = dataclasses.replace(model, params={**model.params, denoiser: layers}, _programs={})
         return words.attach(model, weights["words"])
 

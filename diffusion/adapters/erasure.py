@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.adapters.full_tuning import chosen_leaves
+from diffusion.adapters.tuning import computed
 from diffusion.io.leaf_names import leaf_name
 
 CROSS = r"attn2\.to_[kv]\.weight$"
@@ -96,7 +97,7 @@ def edited(
         return jnp.asarray(np.stack(changed).reshape(layers.shape), array.dtype)
 
     params: Mapping[str, Any] = model.params
-    changed = jax.tree_util.tree_map_with_path(leaf, params[denoiser])
+    changed = jax.tree_util.tree_map_with_path(leaf, computed(model, (denoiser,))[denoiser])
     return dataclasses.replace(model, params={**params, denoiser: changed}, _programs={})
 
 

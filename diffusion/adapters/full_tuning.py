@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.adapters import lora
-from diffusion.adapters.tuning import Params, Tuning
+from diffusion.adapters.tuning import Params, Tuning, computed
 from diffusion.io.leaf_names import leaf_name, leaves_of
 from diffusion.models.interchange import families, folders
 
@@ -56,8 +56,9 @@ def full(base: Any, targets: str = "", text: bool = False) -> Tuning:
         return base.denoiser.apply({"params": networks[denoiser]}, x, clock, condition)
 
     def attach(model: Any, weights: Any) -> Any:
-        networks = merged_networks(model.params, jax.tree.map(jnp.asarray, weights))
-        cast = lambda part: jax.tree.map(lambda new, old: new.astype(old.dtype), networks[part], model.params[part])
+        old_networks = computed(model, parts)
+        networks = merged_networks(old_networks, jax.tree.map(jnp.asarray, weights))
+        cast = lambda part: jax.tree.map(lambda new, old: new.astype(old.dtype), networks[part], old_networks[part])
         return dataclasses.replace(model, params={**model.params, **{part: cast(part) for part in parts}}, _programs={})
 
     networks = (denoiser,) if some else ()

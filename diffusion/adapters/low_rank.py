@@ -20,7 +20,7 @@ from jax import Array
 from diffusion import public
 from diffusion.adapters import lora as factors, lora_files, word_embeddings
 from diffusion.adapters.lora_files import Lora
-from diffusion.adapters.tuning import Params, Tuning
+from diffusion.adapters.tuning import Params, Tuning, computed
 
 ATTENTION = r"(^|\.)(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)$"  # the kernels of denoisers
 TEXT = r"self_attn\.([qkv]|out)_proj$"  # the kernels of CLIP
@@ -216,7 +216,7 @@ def tuning_of_adapters(base: Any, parts: tuple[str, ...], init: Any, adapters: A
         return base.denoiser.apply({"params": params[denoiser]}, x, clock, condition)
 
     def attach(model: Any, weights: Any) -> Any:
-        changed = jax.jit(merged)({part: model.params[part] for part in parts}, weights)
+        changed = jax.jit(merged)(computed(model, parts), weights)
         return dataclasses.replace(model, params={**model.params, **changed}, _programs={})
 
     networks = (denoiser, *base.readers) if encoders else (denoiser,)

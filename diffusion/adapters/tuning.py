@@ -9,13 +9,15 @@
 A function that a config names in `config.tuning` receives the base, and returns a `Tuning`.
 """
 
-__all__ = ["CAPTIONED", "Params", "Tuning"]
+__all__ = ["CAPTIONED", "Params", "Tuning", "computed"]
 
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -74,3 +76,17 @@ class Tuning:
     sees: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     sees_of: str = ""
     apart: tuple[str, ...] = ()
+
+
+def computed(model: Any, parts: Sequence[str]) -> dict[str, Any]:
+    """The parameters of networks in the type that these compute in; a change in the type of a file would be rounded.
+
+    Args:
+        model: a loaded model.
+        parts: names of its networks.
+    """
+
+    def wide(part: str, leaf: Array) -> Array:
+        return leaf.astype(jnp.promote_types(leaf.dtype, model.dtype_of(part)))
+
+    return {part: jax.tree.map(lambda leaf, part=part: wide(part, leaf), model.params[part]) for part in parts}

@@ -41,7 +41,8 @@ def load(
         folder: the folder that diffusers' `save_pretrained` wrote, with model_index.json, of a class in
             `pipelines.KINDS`.
         dtype: "float32" or "bfloat16", the type of the denoiser's and the text encoders' parameters and computation.
-            The autoencoder stays float32.
+            The autoencoder stays float32. With "float32", kernels that a file has in bfloat16 or float16 stay so in
+            memory, and a layer casts them to the same numbers in float32 when it runs.
         prediction: the quantity that the caller expects the denoiser to predict, see `schedulers.read`; "" for the
             folder's.
         loras: {LoRA file: weight}, see `with_loras`.
@@ -62,7 +63,8 @@ def load(
 
     def read(part: str) -> Any:
         place = pathlib.Path(folder).expanduser() / part
-        return interchange.load(place, dtype=model.dtype_of(part), quantised=quantised, **how)[1]
+        keep = part != "vae"
+        return interchange.load(place, dtype=model.dtype_of(part), quantised=quantised, keep=keep, **how)[1]
 
     def added(params: Mapping[str, Any], *dropped: str) -> TextToImage:
         changed = dataclasses.replace(model, params={**{part: model.params[part] for part in dropped}, **params})

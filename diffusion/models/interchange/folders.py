@@ -31,6 +31,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import math
 import pathlib
 import re
 import warnings
@@ -55,6 +56,7 @@ from diffusion.models.layers.choices import look_up
 from diffusion.models.quantised import Quantised
 
 FLOATS = ("float32", "bfloat16", "float16")
+ALIGNMENT = 64  # bytes
 
 
 def shapes_of(family: Family, module: nn.Module) -> Any:
@@ -77,6 +79,7 @@ def load(
     dtype: str = "float32",
     shardings: Callable[[Any], Any] | None = None,
     quantised: bool = False,
+    keep: bool = False,
 ) -> tuple[nn.Module, Any]:
     """Loads a network that another library saved.
 
@@ -92,6 +95,8 @@ def load(
             Each leaf is placed before the next is read. By default all are on the first device.
         quantised: whether kernels in int8 (GGUF's Q8_0) or fp8 with scales stay in 8 bits in memory
             (`models.quantised`); otherwise they become numbers of `dtype`, as all other parameters do.
+        keep: whether kernels that the file has in bfloat16 or float16 stay so where `dtype` is float32, in half of the
+            memory. A layer that computes in float32 casts its kernel when it runs, to the same numbers.
 
     Returns:
         (module, params): `module.apply({"params": params}, ...)` is the network.
@@ -105,7 +110,7 @@ def load(
     """
     look_up(dict.fromkeys(FLOATS), dtype, "dtype")
     network = find(path, family, config)
-    return network.module, read(network, dtype, shardings, quantised)
+    return network.module, read(network, dtype, shardings, quantised, keep)
 
 
 class Found(NamedTuple):
@@ -373,14 +378,18 @@ def _distinguished(exact: Sequence[tuple[str, Found]], tensors: Tensors) -> Foun
 
 
 def read(
-    found: Found, dtype: str = "float32", shardings: Callable[[Any], Any] | None = None, quantised: bool = False
+    found: Found,
+    dtype: str = "float32",
+    shardings: Callable[[Any], Any] | None = None,
+    quantised: bool = False,
+    keep: bool = False,
 ) -> Any:
     """The parameters of a network, leaf by leaf.
 
     Args:
         found: the network and its tensors.
         dtype: dtype of the parameters.
-        shardings, quantised: placement and storage, see `load`.
+        shardings, quantised, keep: placement and storage, see `load`.
 
     Raises:
         Mismatch: if a tensor is missing, superfluous or misshapen, or a computed one differs.
@@ -406,9 +415,15 @@ def read(
         if quantised and path.endswith("kernel"):
             if (assembled := quantised_rows.assembled(by_leaf[path], tensors, leaves[path].shape)) is not None:
                 return jax.block_until_ready(_placed(assembled, places[path]))
-        array = np.empty(leaves[path].shape, dtype)
+        array = None
         for row in by_leaf[path]:
             theirs = tensors.read(row.theirs)
+            narrow = keep and path.endswith("kernel") and dtype == "float32" and str(theirs.dtype) in FLOATS
+            kept = theirs.dtype if narrow else np.dtype(dtype)
+            if array is None:
+                array = _aligned(leaves[path].shape, kept)
+            elif array.dtype not in (kept, np.dtype(dtype)):  # one leaf of tensors in several types
+                array = array.astype(dtype)
             for copy in row.copies:
                 if not np.array_equal(tensors.read(copy), theirs, equal_nan=True):
                     raise Mismatch(
@@ -417,10 +432,19 @@ def read(
             if row.rows is not None:
                 theirs = theirs[slice(*row.rows)]
             array[row.at] = row.layout.to_ours(theirs, rows.part_shape(array.shape, row.at))
+        assert array is not None  # each leaf has rows, as checked above
         # Waits for the copy, so that the host never holds two leaves.
         return jax.block_until_ready(jax.device_put(array, places[path]))
 
     return jax.tree.unflatten(jax.tree.structure(target), [leaf(path) for path in leaves])
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array, not filled, that begins at a multiple of 64 bytes: on a CPU JAX takes such an array without a copy."""
+    size = math.prod(shape) * dtype.itemsize
+    content = np.empty(size + ALIGNMENT, np.uint8)
+    begin = -content.ctypes.data % ALIGNMENT
+    return content[begin : begin + size].view(dtype).reshape(shape)
 
 
 def _placed(kernel: Quantised, place: Any) -> Quantised:

@@ -31,6 +31,7 @@ DICTIONARIES = ("ema.", "model.", "opt.", "optimizer.", "state_dict.", "args.", 
 INDEX = ".safetensors.index.json"
 # A variant's index is model.safetensors.index.fp16.json, or model.safetensors.fp16.index.json in older folders.
 VARIANT = re.compile(r"\.safetensors(\.[^.]+\.index|\.index\.[^.]+)\.json$")
+PART = 2**20  # values that are checked at once
 SHARD = 5 * 10**9  # bytes of a written file, after which the next begins
 
 
@@ -101,7 +102,10 @@ def _is_finite(array: np.ndarray) -> bool:
         return True
     bits = np.dtype(f"u{array.dtype.itemsize}")
     largest = np.asarray(ml_dtypes.finfo(array.dtype).max, array.dtype).view(bits)
-    return bool((array.view(bits) & bits.type(np.iinfo(bits).max >> 1)).max() <= largest)
+    magnitude = bits.type(np.iinfo(bits).max >> 1)
+    values = array.reshape(-1).view(bits)
+    # A part at a time, so that no second array of the tensor's size is made.
+    return all((values[i : i + PART] & magnitude).max() <= largest for i in range(0, values.size, PART))
 
 
 def open_tensors(path: str | pathlib.Path) -> Tensors:

@@ -1,0 +1,133 @@
+"""Kernels that a folder has in half precision stay so, and the networks compute as with their casts to float32."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from diffusion import text_to_image
+from diffusion.adapters import full_tuning, lora
+from diffusion.adapters.tuning import computed
+from diffusion.models import interchange
+from diffusion.models.interchange import families, folders
+from diffusion.published.flux.network import Flux
+from tests.peers.made_weights import made
+from tests.text_to_image import made_pipelines
+
+DEV = Flux(4, 4, 16, 1, 2, 2, 12, 8, (2, 2, 4), strength=True)
+ALL = ("sd", "xl", "mmdit", "t5_mmdit", "flux", "flux2", "chroma", "z_image", "qwen_image", "lumina2", "sana", "pixart")
+
+
+def halved(name, place, dtype=ml_dtypes.bfloat16):
+    """The folder of a made pipeline, with all tensors of its denoiser and text encoders in half precision."""
+    folder = made_pipelines.folder(name, place)
+    for file in folder.glob("*/*.safetensors"):
+        if file.parent.name != "vae":
+            save_file({key: array.astype(dtype) for key, array in load_file(file).items()}, file)
+    return folder
+
+
+def saved(place, dtypes):
+    """A folder of a small FLUX.1 whose tensors have the types of the first pattern that their names hold."""
+    family = families.family_of(DEV)
+    shapes = folders.leaves_of(folders.shapes_of(family, DEV))
+    interchange.save(place, DEV, lora.nested({path: made(path, leaf.shape) for path, leaf in shapes.items()}))
+    (file,) = place.glob("*.safetensors")
+    kind = lambda name: next(dtype for pattern, dtype in dtypes.items() if pattern in name)
+    save_file({name: array.astype(kind(name)) for name, array in load_file(file).items()}, file)
+    return folders.find(place)
+
+
+@pytest.mark.parametrize("half", [ml_dtypes.bfloat16, np.float16])
+def test_kernels_stay_in_half_precision_and_hold_the_same_numbers(half, tmp_path):
+    found = saved(tmp_path / "half", {"": half})
+    kept, wide = (folders.leaves_of(folders.read(found, keep=keep)) for keep in (True, False))
+    for path, leaf in kept.items():
+        assert leaf.dtype == (half if path.endswith("kernel") else np.float32), path
+        assert wide[path].dtype == np.float32
+        np.testing.assert_array_equal(np.asarray(leaf, np.float32), wide[path], err_msg=path)
+    narrow = folders.leaves_of(folders.read(found, "bfloat16", keep=True))
+    assert {str(leaf.dtype) for leaf in narrow.values()} == {"bfloat16"}
+
+
+@pytest.mark.parametrize("wide", ["to_q", "to_k"])
+def test_a_kernel_of_tensors_in_several_types_is_wide(wide, tmp_path):
+    """The queries, keys and values of a layer are one kernel here, read in this order."""
+    found = saved(tmp_path / "mixed", {wide: np.float32, "": ml_dtypes.bfloat16})
+    kept, every = (folders.leaves_of(folders.read(found, keep=keep)) for keep in (True, False))
+    types = {path: str(leaf.dtype) for path, leaf in kept.items() if path.endswith("kernel")}
+    assert {path for path, dtype in types.items() if dtype == "float32"} == {
+        "blocks/image/attention/qkv/kernel", "single_blocks/attention/qkv/kernel"
+    }  # fmt: skip
+    for path, leaf in kept.items():
+        np.testing.assert_array_equal(np.asarray(leaf, np.float32), every[path], err_msg=path)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (7,), ()])
+def test_an_array_begins_where_a_cpu_takes_it_without_a_copy(shape):
+    array = folders._aligned(shape, np.dtype(ml_dtypes.bfloat16))
+    assert array.shape == shape and array.dtype == ml_dtypes.bfloat16 and array.ctypes.data % 64 == 0
+
+
+def test_a_lora_s_sum_is_not_rounded_to_the_type_of_the_file(tmp_path):
+    model = text_to_image.load(halved("flux", tmp_path / "flux"))
+    width = model.denoiser.width
+    a, b = made("a", (2, width)), 1e-3 * made("b", (width, 2))
+    layer = "transformer.transformer_blocks.0.attn.to_k"
+    tensors = {f"{layer}.lora_A.weight": a, f"{layer}.lora_B.weight": b}
+    save_file({name: array.astype(np.float32) for name, array in tensors.items()}, tmp_path / "a.safetensors")
+    before = folders.leaves_of(model.params["transformer"])
+    changed = "blocks/image/attention/qkv/kernel"
+    expected = np.asarray(before[changed], np.float32)
+    expected[0, :, 1] += (b @ a).T.reshape(expected[0, :, 1].shape)
+    for weight in (1.0, (1.0, (0.0, 0.5))):
+        merged = text_to_image.with_loras(model, {tmp_path / "a.safetensors": weight})
+        after = folders.leaves_of(merged.params["transformer"])
+        assert {path for path in after if after[path].dtype != before[path].dtype} == {changed}
+        if merged.timed:
+            after = merged.weights.changed[merged.weights.acting.index((True,))]
+        assert after[changed].dtype == np.float32
+        np.testing.assert_allclose(after[changed], expected, rtol=0, atol=1e-7)
+
+
+def test_a_tuning_of_all_weights_is_not_rounded_to_the_type_of_the_file(tmp_path):
+    model = text_to_image.load(halved("flux", tmp_path / "flux"))
+    assert "bfloat16" in {str(leaf.dtype) for leaf in jax.tree.leaves(model.params["transformer"])}
+    weights = {"transformer": jax.tree.map(lambda leaf: np.full(leaf.shape, 1 + 2**-20, np.float32),
+                                           model.params["transformer"])}  # fmt: skip
+    tuned = full_tuning.full(model).attach(model, weights).params["transformer"]
+    jax.tree.map(np.testing.assert_array_equal, tuned, weights["transformer"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL)
+def test_the_networks_outputs_are_those_of_the_casts(name, tmp_path):
+    model = text_to_image.load(halved(name, tmp_path))
+    kept = {part: tree for part, tree in model.params.items() if part != "vae"}
+    of_kernels, others = set(), set()
+    for path, leaf in [entry for tree in kept.values() for entry in folders.leaves_of(tree).items()]:
+        (of_kernels if path.endswith("kernel") else others).add(str(leaf.dtype))
+    assert of_kernels == {"bfloat16"} and others == {"float32"}
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(model.params["vae"])} == {"float32"}
+    wide = dataclasses.replace(model, params={**model.params, **computed(model, tuple(kept))}, _programs={})
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(wide.params)} == {"float32"}
+    side = 2 * model.multiple
+    latents = [_prediction(one, side) for one in (model, wide)]
+    assert latents[0].dtype == np.float32
+    np.testing.assert_allclose(latents[0], latents[1], rtol=0, atol=1e-6 * np.abs(latents[1]).max())
+
+
+def _prediction(model, side):
+    """The denoiser's output for a prompt, by its text encoders."""
+    encoders = model.encoders
+    how = {"width": model.denoiser.text_width} if None in encoders else {}
+    condition = {**model.kind.condition(["a cat"], *encoders, **how), **model.beside(1, 3.5, side, side)}
+    latent = side // model.modules["vae"].factor
+    channels = getattr(model.denoiser, "in_channels", getattr(model.denoiser, "channels", model.channels))
+    x, t = made("x", (1, latent, latent, channels)), jnp.full(1, 0.5 if model.kind.unit_clock else 500.0)
+    apply = jax.jit(lambda params: model.denoiser.apply({"params": params}, x, t, condition))
+    return np.asarray(apply(model.params[model.kind.denoiser]))
