@@ -30,7 +30,7 @@ MOVED = {  # commands of before version 0.2, and the example of a clone that eac
 
 
 def purposes() -> dict[str, str]:
-    """What each command is for, the first sentence of its module, by its name: "train", "launch local"."""
+    """{name of a command, such as "train" or "launch local": its purpose, the first sentence of its module}."""
     sentences = {}
     for before, folder in FOLDERS.items():
         for path in sorted([*folder.glob("*.py"), *folder.glob("*/__main__.py")]):

@@ -133,7 +133,7 @@ def _require_one_protocol(protocols: Mapping[pathlib.Path, Mapping]) -> None:
 
 
 def _protocol(content: Mapping) -> dict[str, Any]:
-    """What two contents of report.json must share for their figures to compare."""
+    """The entries that two contents of report.json must share to be comparable."""
     inception = content.get("inception") or {}
     named = figures.named(content)
     encoders = content.get("encoders", {}).values()

@@ -137,7 +137,7 @@ def work_of(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Work:
 
 
 def _compile_for(config: ConfigDict, shape: tuple[int, ...], machine: Machine, devices: int) -> dict[str, Any]:
-    """What XLA says of the step, compiled for that many devices; see `ahead_of_time.compile_step`."""
+    """XLA's figures of the step, compiled for that many devices; see `ahead_of_time.compile_step`."""
     if config.mesh.get("kind", "jit") != "jit":
         raise ConfigError(f'config.mesh.kind = {config.mesh.kind!r}, but --compile takes "jit" alone.')
     try:

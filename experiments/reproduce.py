@@ -61,7 +61,7 @@ OTHERS = (pathlib.Path(__file__).parent, *(sysconfig.get_path(name) for name in 
 
 
 class Repeated(NamedTuple):
-    """What a step did when it was repeated: as a whole, of each example `[B]`, and of each leaf by its name."""
+    """The results of a repeated step: of all, of each example `[B]`, and of each leaf by its name."""
 
     step: int  # counts from 0
     metrics: dict[str, Any]  # the row of metrics.jsonl
@@ -156,7 +156,7 @@ def _require_repeatable(source: Any, about: dict[str, Any]) -> None:
 
 
 def _parts(recipe: Recipe, program: programs.Program, mesh: Mesh, before: state.TrainState, batch: dict, seed: Any):
-    """Of the examples: index, t, losses, labels. Of the leaves: non-finite state and gradient, largest gradient."""
+    """(of examples: index, t, losses, labels; of leaves: non-finite state and gradient, largest gradient)."""
     rows = recipe.config.train.batch_size
     shards = sharding.batch_shards(mesh)
     objective = players.trained_objective(recipe.objective, recipe.network)
@@ -210,7 +210,7 @@ def _written(file: str) -> bool:
 
 
 def report(repeated: Repeated) -> str:
-    """What a user reads, a few lines."""
+    """The few lines that a user reads."""
     metrics = repeated.metrics
     verdict = "finite" if repeated.finite else "NOT FINITE"
     lines = [

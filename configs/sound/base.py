@@ -40,7 +40,7 @@ def run(source: dict, model: dict, steps: int, batch_size: int) -> ConfigDict:
 
 
 def transformer(patch: int, steps: int) -> dict:
-    """What makes a run one of a 1-D DiT by Muon, as a preset.
+    """A preset: the settings of a 1-D DiT that Muon trains.
 
     Args:
         patch: steps of an example in a token.

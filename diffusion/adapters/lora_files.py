@@ -388,7 +388,7 @@ def _kohya(update: Update) -> dict[str, np.ndarray]:
 
 
 def _peft(update: Update, layer: str) -> dict[str, np.ndarray]:
-    """Likewise in peft's layout."""
+    """The tensors of an update in peft's layout."""
     (down, up), *second = update.pairs
     if second:
         raise ValueError(f'{layer} has a LoHa or LoKr, which diffusers does not read. Valid: layout = "kohya"')

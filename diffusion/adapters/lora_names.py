@@ -180,7 +180,7 @@ def _check_pattern(pattern: Any, what: str) -> None:
 
 
 def said(path: pathlib.Path) -> dict[str, str]:
-    """What a file says of itself beside its tensors, without peft's config; {} for one that is no .safetensors."""
+    """The metadata of a file, without peft's config; {} for a file that is no .safetensors."""
     return {name: text for name, text in tensor_files.metadata(path).items() if name not in (METADATA, "format")}
 
 

@@ -14,7 +14,7 @@ from diffusion.models.interchange import families
 
 
 class Update(NamedTuple):
-    """What an adapter does to one of their layers.
+    """The update of one of their layers by an adapter.
 
     Attributes:
         pairs: (A [r, in, ..], B [out, r, ..]), one or, of a LoHa, two.

@@ -136,7 +136,7 @@ def lokr(
 
     def write(folder: pathlib.Path, weights: Any, metadata: Mapping[str, str]) -> list[pathlib.Path]:
         def tensors(layer: Mapping[str, Any]) -> dict[str, Any]:
-            """With the factor of a convolution as LyCORIS and peft have it, [r, in H W]."""
+            """The tensors of a layer; the factor of a convolution is [r, in H W], as in LyCORIS and peft."""
             flat = {part: np.reshape(layer[part], (rank, -1)) for part in ("lokr_w2_b",) if part in layer}
             return {**layer, **flat, "alpha": np.float32(alpha)}
 

@@ -30,7 +30,7 @@ from diffusion import public
 
 @dataclasses.dataclass(frozen=True)
 class Coupling:
-    """Which noise goes with which data; called as `pair`, with the condition or without one.
+    """A pairing of noise and data; called as `pair`, with the condition or without one.
 
     Attributes:
         pair: (keys `[B]`, x0 `[B, ...]`, eps `[B, ...]`) -> eps re-paired; with `condition` = "seen",

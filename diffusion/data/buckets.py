@@ -57,7 +57,7 @@ def within(area: int, multiple: int = 64, least: int = 512, most: int = 2048, sh
 
 
 def widest(area: int, multiple: int = 64, least: int = 256, most: int = 1024) -> tuple[Size, ...]:
-    """For each width the greatest height within an area, and likewise for each height; and the largest square.
+    """The sizes of buckets: the greatest height for each width, the greatest width for each height, the largest square.
 
     Args:
         area: the pixels that no size exceeds, 512 * 768 for NovelAI's.

@@ -77,7 +77,7 @@ def root_of(data_dir: str = "") -> Path:
 
 
 def _root(data_dir: str) -> tuple[Path, str]:
-    """That folder, and what names it."""
+    """(the folder of prepared datasets, the setting that names it)."""
     named = {"data_dir": data_dir, "TFDS_DATA_DIR": os.environ.get("TFDS_DATA_DIR"), DEFAULT: "~/tensorflow_datasets"}
     return next((Path(folder).expanduser(), origin) for origin, folder in named.items() if folder)
 

@@ -50,7 +50,7 @@ class CacheError(ValueError):
 
 
 class Description(NamedTuple):
-    """What a cache holds.
+    """The description of a cache.
 
     Attributes:
         dataset: {"name", "version", "split", "size", "num_classes", "shape"} of the pictures.

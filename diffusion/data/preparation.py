@@ -34,7 +34,7 @@ class PreparationFailed(RuntimeError):
 
 
 def requirements() -> list[str]:
-    """What the environment holds: tensorflow-datasets as it is here, which then reads the dataset, and tensorflow."""
+    """The packages of the environment: tensorflow, and the tensorflow-datasets that later reads the dataset."""
     return [f"tensorflow-datasets=={metadata.version('tensorflow-datasets')}", "tensorflow"]
 
 

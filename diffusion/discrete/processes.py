@@ -24,7 +24,7 @@ from diffusion.schedules import left_broadcast
 
 
 class Symbols(Protocol):
-    """What has a number of symbols."""
+    """A value with a number of symbols."""
 
     @property
     def size(self) -> int: ...

@@ -22,7 +22,7 @@ def unpacked(stored: int) -> int:
 
 
 class Budget:
-    """What reading one file may still take."""
+    """The time and memory that reading one file may still take."""
 
     def __init__(self, what: str, size: int, members: int = MEMBERS, seconds: float = SECONDS):
         """Starts a budget.

@@ -115,7 +115,7 @@ def _areas(mesh: Mesh) -> np.ndarray:
 
 
 class _Surface:
-    """What has been read of a mesh, as numbers one after another."""
+    """The numbers of a mesh that have been read, in order."""
 
     def __init__(self):
         self._positions = array.array("d")

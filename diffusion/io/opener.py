@@ -167,7 +167,7 @@ def _require_plain(path: str | os.PathLike, status: os.stat_result) -> None:
 
 
 def _place(descriptor: int, path: str | os.PathLike, status: os.stat_result) -> str:
-    """Where an open file lies, without links."""
+    """The path of an open file, with links resolved."""
     with contextlib.suppress(OSError):
         return os.readlink(f"/proc/self/fd/{descriptor}")
     place = os.path.realpath(path)  # for systems without /proc

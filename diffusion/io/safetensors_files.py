@@ -80,7 +80,7 @@ class Stored(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What a file declares.
+    """The header of a file.
 
     Attributes:
         tensors: places of the tensors, by their names.

@@ -87,7 +87,7 @@ class Copy:
         return False
 
     def marks(self) -> dict[str, tuple[int, int, int]]:
-        """By the path of each file what tells its states apart: size, time of the last change, inode."""
+        """{path of a file: (size, time of the last change, inode), by which its states differ}."""
         marks = {}
         for path in self.paths():
             with contextlib.suppress(FileNotFoundError):

@@ -15,7 +15,7 @@ from diffusion.manifolds.manifold import Manifold, leaf_shapes, scaled
 
 
 class Distribution(NamedTuple):
-    """What can be drawn, and how likely it is.
+    """A distribution: draws, and their log-density.
 
     Attributes:
         sample: keys `[B]` -> x `[B, *shape]`, each draw from its own key.

@@ -122,7 +122,7 @@ def frames(n: int) -> Manifold:
 
 
 def frame_prior(n: int, scale: float = 1.0) -> Distribution:
-    """What frames are made of: uniform rotations, and independent normal positions less their mean.
+    """The distribution of frames: uniform rotations, and independent normal positions less their mean.
 
     Args:
         n: number of residues, >= 2.

@@ -135,7 +135,7 @@ def _midpoints(number: int, dtype: Any) -> Array:
 
 
 def _images(n: int) -> _Images:
-    """Those of n, or of n - 2."""
+    """The sum over images for the sphere of n dimensions, or of n - 2 if n > 3."""
     odd = n % 2
     s, sign = (1, -1) if odd else (1 / 2, 1)
 

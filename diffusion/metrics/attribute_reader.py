@@ -173,7 +173,7 @@ def logits(reader: Reader, last: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def margins(reader: Reader, last: np.ndarray, refused: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """By how much the logit of a class exceeds that of every other class, float32 `[N]` for each attribute.
+    """The margin of a class's logit over all others, float32 `[N]` for each attribute.
 
         m = l_r - max over k != r of l_k
 

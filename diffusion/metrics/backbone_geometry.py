@@ -24,7 +24,7 @@ BOXES = {HELIX: ((-100, -30), (-80, -5)), STRAND: ((-180, -50), (90, 195))}  # d
 
 
 def between_residues(atoms: np.ndarray) -> dict[str, np.ndarray]:
-    """What the frames of neighbours decide: "C-N", "CA-CA" in Angstrom, "CA-C-N", "C-N-CA" in degrees.
+    """The geometry between neighbouring frames: "C-N", "CA-CA" in Angstrom, "CA-C-N", "C-N-CA" in degrees.
 
     Args:
         atoms: `[..., n, 3, 3]` N, CA, C.

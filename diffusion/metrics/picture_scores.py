@@ -52,7 +52,7 @@ Columns = dict[str, np.ndarray]
 
 
 class Source(NamedTuple):
-    """What a score is made of.
+    """The files of a score, or its function.
 
     Attributes:
         weights: the path of the network's folder or file; "" where there is none.

@@ -51,7 +51,7 @@ def same_size(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def same_size_in_range(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """As `same_size`, in [-1, 1], as autoencoders take pictures."""
+    """The picture of `same_size`, in [-1, 1], which autoencoders take."""
     return 2 * same_size(picture, size) - 1
 
 

@@ -62,7 +62,7 @@ class Stored(NamedTuple):
     kernels: int
 
     def __str__(self) -> str:
-        """For a command's output."""
+        """The text that a command prints."""
         return (
             f"{self.kernels} kernels in 8 bits: {self.after / 1e6:.1f} MB in place of {self.before / 1e6:.1f}, "
             f"error {100 * self.error:.2f} % rms, at most {100 * self.largest:.2f} % of a channel's largest"

@@ -44,7 +44,7 @@ class Trained(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """What the loss does with the network's condition.
+    """The loss's changes of the network's condition.
 
     Attributes:
         dropout: share of the examples that are trained on the null condition.
@@ -80,7 +80,7 @@ class Blocks(NamedTuple):
 
 
 class Beside(NamedTuple):
-    """What stands beside the trained network in a run.
+    """The networks and texts beside the trained network of a run.
 
     Attributes:
         encoder: whether the loss reads the frozen network "encoder" of clean pictures.

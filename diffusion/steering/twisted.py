@@ -73,7 +73,7 @@ def twisted(
     steps = plan.t.shape[0]
 
     def look(x, t, memory):
-        """What the next step from x_t needs."""
+        """The quantities that the next step from x_t needs."""
         prediction = checked(denoise)(x, t)
         moved = prediction if proposal is None else checked(proposal)(x, t)
         log_psi, memory = twist.apply(memory, x, t, prediction.x0)

@@ -300,7 +300,7 @@ def sampled(
     known,
     *rest: Any,
 ) -> tuple[Array, caching.Work | None]:
-    """As `pictures`, from x at the first time on; the others are arguments of `_guided`, from the conditions on."""
+    """Does as `pictures`, from x at the first time; the others are arguments of `_guided`, from the conditions on."""
     both = conditional, unconditional
     evaluated, keys, hook = _guided(model, course, params[model.kind.denoiser], *both, scale, keys, known, *rest)
     sampler, plan = course.trajectory.sampler, course.trajectory.plan

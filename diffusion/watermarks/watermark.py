@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Reading(NamedTuple):
-    """What was read of B noises or pictures.
+    """The evidence for a watermark in B noises or pictures.
 
     Attributes:
         score: float64 `[B]`; the higher, the surer that the watermark is there.

@@ -42,7 +42,7 @@ class Comparison(NamedTuple):
 
 
 class Arena(NamedTuple):
-    """What is compared.
+    """The comparisons of some competitors under one question.
 
     Attributes:
         question: the question that voters answer.

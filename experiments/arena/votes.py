@@ -20,7 +20,7 @@ LINE = {
 
 
 class Vote(NamedTuple):
-    """What a voter chose.
+    """The choice of a voter.
 
     Attributes:
         voter: the voter's name.

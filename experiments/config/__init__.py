@@ -19,7 +19,7 @@ class ConfigError(ValueError):
 
 @contextlib.contextmanager
 def as_config_errors() -> Iterator[None]:
-    """What the library refuses, and files that are not there, as mistakes of the command line."""
+    """Turns errors of the library, and missing files, into mistakes of the command line."""
     try:
         yield
     except (ValueError, FileNotFoundError) as error:

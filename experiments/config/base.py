@@ -92,7 +92,7 @@ class TunedNetwork:
         return tuple(dict.fromkeys((*self.tuning.networks, *(plain if beside else ()))))
 
     def shapes(self, beside: bool = False) -> dict[str, Any]:
-        """What a run reads of the base when it begins, and the null condition, as jax.ShapeDtypeStruct."""
+        """The shapes of the base's parameters that a run reads when it begins, and of the null condition."""
         params = {part: self.base.model.params[part] for part in (*self.kept_networks(beside), *self.tuning.copies)}
         text = {name: leaf for name, leaf in self.text().items() if name != CAPTIONED}
         return params | {NULL: {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in text.items()}}

@@ -110,7 +110,7 @@ def named(text: str, folder: str = "", side: int = 0) -> sources.Source:
 
 
 def name_of(config: Mapping) -> str:
-    """What the data of a config are called: `config.data.name` of TFDS, or what their source says."""
+    """The name of a config's data: `config.data.name` of TFDS, or the name that their source has."""
     return config["data"]["name"] if is_tfds(config) else source(config, config["data"]["split"]).spec.name
 
 

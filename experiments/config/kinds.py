@@ -46,7 +46,7 @@ def _dimension(shape: Any) -> int | None:
 
 
 class Kind(NamedTuple):
-    """What the builder knows of the entries of one kind.
+    """The builder's facts about the entries of a kind.
 
     Attributes:
         table: the functions that they name.

@@ -16,7 +16,7 @@ TEXT_FOLDERS = {"tokens": "tokenizer", "embeddings": "dir"}  # {input of the net
 
 
 def text_inputs(config: Mapping, network: Any = None) -> TextInputs | None:
-    """What a network, or `config.model`, receives of a text; None for one that receives no text."""
+    """The form in which a network, or `config.model`, receives a text; None without text."""
     if network is not None:
         return facts.text_inputs(network)
     model = config["model"]

@@ -72,7 +72,7 @@ def _null(parts: Any, function: Callable) -> Any:
 
 
 def _settings_of(parts: Any, function: Callable | None) -> dict[str, Callable[[Any, str], Any]]:
-    """For each argument of an objective in SETTINGS, the function (entry, path) that makes its tuple."""
+    """{argument of an objective in SETTINGS: the function (entry, path) that makes its tuple}."""
 
     def setting(kind: type, argument: str, entry: Any, path: str) -> Any:
         null = {"null": null_condition.null_class(parts.config)} if takes(kind, "null") else {}

@@ -101,7 +101,7 @@ class Sampling:
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """What one example of the run is, and the condition that comes with it.
+    """The form of one example of the run, and of its condition.
 
     Attributes:
         shape: the shape of one example, as schedules and samplers have it: (D,) where it is a pytree of D numbers, a

@@ -78,7 +78,7 @@ def read_run(folder: pathlib.Path) -> Measured:
 
 
 def records_text(records: Mapping[str, Any]) -> str:
-    """Which records a figure stands on, "validation: 180, trained on: 0".
+    """The records behind a figure: "validation: 180, trained on: 0".
 
     Args:
         records: {"split", "count", "trained_on"}; a number is None where it is not known.
@@ -98,7 +98,7 @@ def split_records(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def records_by_figure(report: Mapping[str, Any], loss: Mapping[str, Any]) -> dict[str, str]:
-    """Which records each figure of `parse_report` and `loss_figures` stands on, as `records_text` says it."""
+    """{figure of `parse_report` and `loss_figures`: the records behind it, by `records_text`}."""
     known = dict.fromkeys(loss_figures(loss), loss.get("records"))
     known |= dict.fromkeys([*read_samples(report.get("figures", {})), *report.get("model", {})], split_records(report))
     known |= dict.fromkeys(report.get("inception", {}).get("figures", {}), report.get("inception", {}).get("records"))

@@ -148,7 +148,7 @@ def _splits(entry: Any) -> Iterator[str]:
 
 
 def at_start(recipe: Recipe, source: sources.Source | Stream) -> str:
-    """What a run says, before it trains, of the records that its samples will be compared with.
+    """The sentence that a run prints, before it trains, about the records that samples are compared with.
 
     Args:
         recipe: the run's recipe.

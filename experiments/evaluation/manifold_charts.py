@@ -88,7 +88,7 @@ def _angles(points: np.ndarray, path: str | os.PathLike, log_density: Callable |
 
 
 def _rotations(points: np.ndarray, path: str | os.PathLike) -> None:
-    """Where each rotation takes the axis z, and the angle of what it makes of x about that, as colour."""
+    """Draws the image of the axis z under each rotation; the colour is the angle of the image of x about it."""
     figure = blank(8.0, 4.2, layout="constrained")
     axes = figure.add_subplot()
     angle = np.arctan2(points[:, 1, 0], points[:, 0, 0])

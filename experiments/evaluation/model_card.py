@@ -249,7 +249,7 @@ def _report(run: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _failures(run: pathlib.Path) -> str:
-    """What a person wrote of them in the run folder, and what its report shows."""
+    """The failures that a person described in the run folder, and those that its report shows."""
     if (run / FAILURES).is_file():
         return opener.read_text(run / FAILURES).strip()
     return "\n".join(_shown(_report(run))) or (

@@ -139,7 +139,7 @@ SPLIT = object()  # the records of the split that samples are compared with
 
 
 def _rows(content: dict) -> Iterator[tuple[str, str, str, str, Any]]:
-    """As `rows`; the last entry is SPLIT, a text, or an argument of `figures.records_text`."""
+    """The rows of `rows`; the last entry is SPLIT, a text, or an argument of `figures.records_text`."""
     measured = content["figures"]
     data = content["protocol"]["dataset"]
     split = data["split"]

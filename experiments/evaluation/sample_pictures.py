@@ -124,7 +124,7 @@ def _by_records(samples: Samples) -> list[pathlib.Path] | None:
 
 
 def _by_source(source: Any, samples: Samples) -> list[pathlib.Path] | None:
-    """What a source's own function draws; None for one without."""
+    """The pictures that a source's own function draws; None for a source without one."""
     drawn = getattr(source, "drawn", None)
     return None if drawn is None else list(drawn(samples.x, samples.classes, samples.out))
 

@@ -83,7 +83,7 @@ def scores(
 
 
 def _truth(part: Part) -> np.ndarray:
-    """What is hidden of series whose hidden values are known, as `parts` makes them."""
+    """The hidden values of series for which `parts` knows them."""
     assert part.truth is not None
     return part.truth
 

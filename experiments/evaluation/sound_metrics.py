@@ -14,7 +14,7 @@ JUDGE = {"mels": 16, "window": 512, "hop": 128}  # the spectrogram that the judg
 
 
 def sound_of(subject: Any, metric: str) -> Sound:
-    """What the clips of a run are.
+    """The form of the clips of a run.
 
     Raises:
         ConfigError: for a run on other data, or on notes with their pitch.
@@ -79,7 +79,7 @@ def heard(subject: Any) -> dict:
 
 
 def pictures(sound: Sound, x: np.ndarray) -> np.ndarray:
-    """What the judge sees of examples `[N, ...]`: levels as uint8 `[N, frames, bands, 1]`."""
+    """The spectrograms of examples `[N, ...]` for the judge: levels as uint8 `[N, frames, bands, 1]`."""
     waveforms = sound.waveform(np.asarray(x, np.float32))
     levels = log_mel(_padded(waveforms, JUDGE["hop"]), sound.sample_rate, **JUDGE)
     return np.clip(np.round(255 * levels), 0, 255).astype(np.uint8)[..., None]

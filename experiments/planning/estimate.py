@@ -25,7 +25,7 @@ from diffusion.training.state import TrainState
 
 
 class Work(NamedTuple):
-    """What is computed: enough of a run to count its bytes and operations."""
+    """The part of a run that its bytes and operations are counted from."""
 
     model: DiT
     shape: tuple[int, int, int]  # height, width and channels of one image

@@ -147,7 +147,7 @@ def _range(least: str, most: str) -> str:
 
 
 def _compiled_table(name: str, of: Mapping[str, Any]) -> Table:
-    """What XLA says of the compiled step, beside the estimates."""
+    """The table of XLA's figures of the compiled step, beside the estimates."""
     compiled = of["compiled"]
     parts = of["memory"]
     caption = f"compiled for {compiled['topology']} in {compiled['seconds']:.0f} s; XLA for TPU pads arrays to tiles"

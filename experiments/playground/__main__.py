@@ -90,7 +90,7 @@ def main(argv: list[str]) -> None:
 
 
 def opened(model: str | None, run: str | None) -> Source:
-    """What the flags name: a published model, one that examples.text left in its folder, or a trained run.
+    """The model of the flags: a published model, one of examples.text, or a trained run.
 
     Raises:
         ConfigError, FAILURES: for a folder that makes no pictures.

@@ -75,7 +75,7 @@ def sent(
 
 
 def shown(controls: Iterable[Control], attachments: Mapping[str, Attachment]) -> dict[str, Any]:
-    """What the fields say of controls, of each attachment the last one; the inverse of `sent`."""
+    """The fields of controls, for each attachment the last one; the inverse of `sent`."""
     said = {field(name, key): part.value for name, one in attachments.items() for key, part in parts(name, one).items()}
     for control in controls:
         low, high = control.times

@@ -42,7 +42,7 @@ class Fields:
         return await self._app(scope, replayed, send)
 
     def _refusal(self, content: bytes) -> str:
-        """What is wrong with a body; "" where nothing is."""
+        """The error of a body; "" for a valid one."""
         try:
             table = limits.parse_json(content, "the body")
         except limits.Refused as error:

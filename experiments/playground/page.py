@@ -89,7 +89,7 @@ def build(source: Source, out: pathlib.Path) -> gr.Blocks:
 
 
 class Answers:
-    """What the page answers to its visitors."""
+    """The answers of the page to its visitors."""
 
     def __init__(self, source: Source, form: Form, out: pathlib.Path):
         self._source = source
@@ -134,7 +134,7 @@ class Answers:
         self._stopped.add(visitor.session_hash)
 
     def settings(self, path: str | None) -> list[Any]:
-        """What the form shows of the settings in a picture's file."""
+        """The values of the form for the settings in a picture's file."""
         if not path:
             return [gr.skip()] * len(self._form.components())
         try:

@@ -50,7 +50,7 @@ class Source(Protocol):
         ...
 
     def record(self, request: PageRequest) -> Mapping[str, Any]:
-        """What the files of the pictures say of the model."""
+        """The facts about the model that are written into the files of the pictures."""
         ...
 
 
@@ -112,7 +112,7 @@ class Published:
 
 
 class Made(NamedTuple):
-    """What has been made of a request until now.
+    """The state of a request: the pictures so far.
 
     Attributes:
         frame: the last step.

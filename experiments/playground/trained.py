@@ -172,7 +172,7 @@ class Trained:
         return generate.trained(recipe, self.params)
 
     def _labels(self, request: PageRequest) -> Any:
-        """What the network receives of a request: classes `[N]`, or the condition of its caption `[N, ...]`.
+        """The network's condition from a request: classes `[N]`, or the condition of its caption `[N, ...]`.
 
         Raises:
             ValueError: for a caption that is not understood.

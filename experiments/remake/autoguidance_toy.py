@@ -126,7 +126,7 @@ def train(key: jax.Array, width: int, classes: tuple[int, ...], steps: int) -> d
     optimizer, average = optax.adam(rate, 0.9, 0.99), power_ema.power_function(0.010)
 
     def eps(x, sigma):
-        """Of a few examples at a time: [16, 1016] stays in the processor's cache, [4096, 1016] does not."""
+        """The exact eps, 16 examples at a time: [16, 1016] stays in the processor's cache, [4096, 1016] does not."""
         parts = (x.reshape(-1, 16, 2), sigma.reshape(-1, 16))
         return jax.lax.map(lambda part: exact(part[0], part[1] / 1e4).eps, parts).reshape(x.shape)
 

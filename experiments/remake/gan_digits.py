@@ -96,7 +96,7 @@ def train_gan(key: jax.Array, steps: int, penalty: float) -> Any:
 
 
 class Process(NamedTuple):
-    """What is trained and sampled.
+    """The trained networks, and how they are sampled.
 
     Attributes:
         schedule: the process.

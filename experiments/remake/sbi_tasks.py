@@ -79,7 +79,7 @@ def _slcp_simulator(rng: np.random.Generator, parameters: np.ndarray) -> np.ndar
 
 
 def _slcp_posterior(rng: np.random.Generator, observation: np.ndarray, number: int) -> np.ndarray:
-    """By rejection: with a flat prior on the mean, the covariance C has the density |C|^(-3/2) exp(-tr(C^-1 A) / 2).
+    """Draws by rejection: with a flat prior of the mean, C has the density |C|^(-3/2) exp(-tr(C^-1 A) / 2).
 
     A is the scatter of the four points. The density is largest at C = A / 3; the mean then is N(points' mean, C / 4),
     and what lies outside of the prior is drawn again.

@@ -22,7 +22,7 @@ class RunFailed(Exception):
 
 
 def message(step: int, workdir: pathlib.Path, config: Mapping) -> str:
-    """What a user reads when a step of the run of a config fails."""
+    """The message for a user when a step of a run fails."""
     good = checkpoints.latest(workdir)
     checkpoint_sentence = "There is no checkpoint yet." if good is None else f"The last good checkpoint is step {good}."
     python = built_in_python(config)

@@ -127,13 +127,13 @@ def _require_held_out(
 
 
 def _inputs(batch: Mapping[str, Any], program: Program) -> dict[str, Any]:
-    """What the objective takes of a batch."""
+    """The entries of a batch that the objective reads."""
     left_out = {"skipped"} if program.conditional else {"skipped", "label"}
     return {name: leaf for name, leaf in batch.items() if name not in left_out}
 
 
 def _records(data: examples.Examples, number: int) -> np.ndarray:
-    """Which record each draw is of, int [number]."""
+    """The record of each draw, int [number]."""
     if isinstance(data.source, Stream):
         return np.arange(number)
     return pipeline.records_at(np.arange(number), len(data.source), SEED)

@@ -54,7 +54,7 @@ def _files(folder, step):
 
 
 def evaluation(recipe: Recipe, folder: pathlib.Path, mesh: Mesh) -> Evaluation:
-    """What happens every config.evaluate.every steps: (params, step, stop) -> {figure: number}, and `previews`.
+    """The evaluation every config.evaluate.every steps: (params, step, stop) -> {figure: number}, and `previews`.
 
     All processes call it: the samples are made on the mesh, from the parameters as they lie there. Process 0 alone
     then compares them with real images, and all get its figures.
@@ -117,7 +117,7 @@ def evaluation(recipe: Recipe, folder: pathlib.Path, mesh: Mesh) -> Evaluation:
 
 
 def _attempt(work: Callable[[], T]) -> tuple[T | None, str]:
-    """What the work returns, and ""; or None, and what failed and where."""
+    """(result of the work, ""), or (None, what failed and where)."""
     try:
         return work(), ""
     except held_out.Overlap as error:  # seen by their content alone, when they were read

@@ -17,7 +17,7 @@ from diffusion.training import coding
 
 
 class Network(NamedTuple):
-    """What the train step takes."""
+    """The inputs of the train step."""
 
     init: Callable[..., Any]  # (key, x [1, ...], clock, condition) -> parameters
     apply: Callable[..., Any]  # (parameters, x, clock, condition) -> output, as its objective expects it

@@ -52,7 +52,7 @@ class Paired(Accompanied):
 
     @property
     def spec(self) -> sources.DataSpec:
-        """What a pair is."""
+        """The description of a pair."""
         return self.pairs.spec
 
     def stored(self) -> Examples:

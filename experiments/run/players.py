@@ -21,7 +21,7 @@ Apply = Callable[..., jax.Array]  # (params, x_t, clock, condition) -> output
 
 
 class Players(NamedTuple):
-    """What plays in a run."""
+    """The players of a run."""
 
     # {network: Linen module}: "model", and "teacher" and the second player where there are such.
     modules: dict[str, Any]

@@ -21,7 +21,7 @@ from diffusion.training.step import HEADS
 
 
 class Start(NamedTuple):
-    """What a run knows when it begins or goes on."""
+    """The point at which a run begins or resumes."""
 
     step: int  # updates made
     examples: int  # number of examples that these steps took

@@ -21,7 +21,7 @@ from diffusion.io import pictures as picture_files
 
 
 class Tracker(NamedTuple):
-    """Where numbers and pictures go."""
+    """A tracker: it receives numbers and pictures."""
 
     numbers: Callable[[int, Mapping[str, float]], None]  # (step, {name: number})
     pictures: Callable[[int, Mapping[str, pathlib.Path]], None]  # (step, {name: PNG file})

@@ -87,7 +87,7 @@ def channels(images: np.ndarray, takes: int, network: str = "autoencoder") -> np
 
 
 def latent(autoencoder: Autoencoder, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
-    """What the encoder makes of a picture (H, W, C), without computing it: ("moments" or "mean", (h, w, D)).
+    """The form of the encoder's output for a picture (H, W, C): ("moments" or "mean", (h, w, D)).
 
     Of a clip (F, H, W, C) it is (f, h, w, D).
 

@@ -193,7 +193,7 @@ def classes_of(folder: str | pathlib.Path) -> dict[str, int]:
 
 
 def _shape(folder: pathlib.Path, module: Any) -> tuple[int, ...]:
-    """Of an example: as the network knows it, or as its config says."""
+    """The shape of an example: the network's, or its config's."""
     if isinstance(module, DiT) and module.shape is not None:
         return module.shape
     stated = opener.read_table(folder / "config.json").get("sample_size")

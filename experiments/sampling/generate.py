@@ -216,14 +216,14 @@ def side_by_side(
 
 
 class GuidesRead(NamedTuple):
-    """What the guides of a run read beside its network: see `denoiser`."""
+    """The weights and pictures that the guides of a run read, see `denoiser`."""
 
     weights: dict[str, Any]
     y: Any
 
 
 def measured_pictures(recipe: Recipe) -> np.ndarray | None:
-    """What the instrument saw of the pictures `config.sample.measurement.pictures`, `[K, ...]`; None without one.
+    """The measurements of the pictures `config.sample.measurement.pictures`, `[K, ...]`; None without any.
 
     Raises:
         ConfigError: for pictures that are not there, or of another shape than the run's.

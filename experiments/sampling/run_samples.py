@@ -214,7 +214,7 @@ def _check_watermark(watermark: Watermark, recipe: Recipe) -> None:
 
 
 def _record(recipe, nfe, skipped, checkpoint) -> dict[str, Any]:
-    """What samples.json says of how the samples were made."""
+    """The settings of the samples, for samples.json."""
     return {
         "checkpoint": checkpoint,
         "sample": plain(recipe.config.sample),

@@ -40,7 +40,7 @@ def read_samples(folder: str | pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_record(folder: str | pathlib.Path) -> dict | None:
-    """What samples.json says of how the samples were made; None where there is none that can be read."""
+    """The settings of the samples from samples.json; None if it is missing or cannot be read."""
     try:
         content = opener.read_json(pathlib.Path(folder) / "samples.json")
     except (FileNotFoundError, NotADirectoryError, limits.Refused):

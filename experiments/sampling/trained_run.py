@@ -30,7 +30,7 @@ from diffusion.training.checkpointing import checkpoints
 
 
 class Trained(NamedTuple):
-    """What a run has learned, and how its config samples it."""
+    """The parameters that a run has learned, and how its config samples them."""
 
     recipe: Recipe  # recipe of the run, with the changes of `load`
     params: Any  # parameters of the moving average
@@ -62,7 +62,7 @@ class Trained(NamedTuple):
         return generate.denoiser(self.recipe)(self.params, generate.as_condition(labels))
 
     def noise(self, number: int) -> tuple[Array, Array]:
-        """What `samplers.sample` starts from, of as many seeds as diffusion sample has them: (x `[B, ...]`, keys)."""
+        """The start of `samplers.sample` for the seeds of diffusion sample: (x `[B, ...]`, keys)."""
         seeds = generate.seeds(self.config, number)
         first, rest = generate.keys(seeds)
         return samplers.prior(self.schedule, first, self.shape), rest

@@ -13,7 +13,7 @@ MEMORY = 0.9  # share of a GPU's memory for several jobs together; a single job 
 
 
 class Slot(NamedTuple):
-    """What one job gets."""
+    """The devices and the environment of one job."""
 
     variables: dict[str, str]  # variables of its environment, besides the sweep's
     cores: frozenset[int]  # cores that it may use; empty for all

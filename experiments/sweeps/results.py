@@ -101,13 +101,13 @@ def _run(directory: pathlib.Path, plan: Plan) -> Run:
 
 
 def _kind(words: list[str]) -> str:
-    """What a command is called in figures: its name, e.g. "train", or the last part of the module that it runs."""
+    """The name of a command in figures: "train", or the last part of the module that it runs."""
     module = words[words.index("-m") + 1] if "-m" in words[:-1] else pathlib.Path(words[0]).name
     return commands.name_of(words) or module.rpartition(".")[2]
 
 
 def records_of(runs: Iterable[Run], figure: str) -> str:
-    """Which records the figure of some runs stands on; of several kinds all, "" where none says it."""
+    """The records behind the figure of some runs: all kinds; "" if none is known."""
     texts = (run.records.get(figure, "") for run in runs)
     return "; or ".join(dict.fromkeys(filter(None, texts)))
 

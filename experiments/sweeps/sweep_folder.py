@@ -57,7 +57,7 @@ class Plan(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What a sweep is: the content of sweep.json."""
+    """A sweep: the content of sweep.json."""
 
     name: str
     file: str  # file and preset, as on the command line
@@ -68,7 +68,7 @@ class Record(NamedTuple):
 
 
 class Status(NamedTuple):
-    """What became of a run so far."""
+    """The state of a run."""
 
     status: str = QUEUED  # one of STATUSES
     done: int = 0  # commands
@@ -173,7 +173,7 @@ def logged_status(folder: pathlib.Path, commands: int) -> Status:
 
 
 def status(folder: pathlib.Path, commands: int) -> Status:
-    """What became of a run, by its events and its lock: one that was killed is stopped, whatever its events say."""
+    """The state of a run from its events and its lock; a run that was killed counts as stopped."""
     now = logged_status(folder, commands)
     if now.status == DONE:
         return now

@@ -42,7 +42,7 @@ def networks_of(base: pathlib.Path) -> dict[str, nn.Module]:
 
 
 def check_prediction(source: pathlib.Path, base: pathlib.Path) -> str:
-    """What a file and the folder of a pipeline say that the denoiser predicts.
+    """The denoiser's prediction, from a file and the folder of a pipeline.
 
     Raises:
         Refusal: if they contradict each other.

@@ -64,7 +64,7 @@ def listed() -> None:
 
 
 def explained(row: Row) -> str:
-    """What a user needs to know to measure a row."""
+    """The instructions to measure a row."""
     text = markdown.section(row, markdown.facts(row))
     return f"{text}\nexport.py:\n\n{row.checkpoint.export}" if row.checkpoint.export else text
 

@@ -132,7 +132,7 @@ def _check_autoencoder(row: Row, path: str) -> None:
 
 
 def request_of(row: Row, needs: Needs, out: pathlib.Path) -> Request:
-    """What is measured of a row's samples."""
+    """The measurements of a row's samples."""
     request = Request(str(out / "samples.npz"), needs.reference, metrics=(row.published.metric,))
     if not row.protocol:
         return request._replace(features="pixels")

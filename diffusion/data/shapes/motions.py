@@ -77,7 +77,7 @@ WORDS = (*scenes.COLOURS, *scenes.SHAPES, "moves", "bounces", "turns", "passes",
 
 
 class Setting(NamedTuple):
-    """What clips show beside their motions.
+    """The appearance of clips, besides their motions.
 
     Attributes:
         two: how often there are two shapes.
@@ -317,7 +317,7 @@ def _seen(mover: Mover) -> np.ndarray:
 
 
 def _phrase(mover: Mover) -> str:
-    """What a mover does, in words."""
+    """The words for a mover's motion."""
     what = {
         "moves": f"moves {mover.direction} {mover.speed}",
         "bounces": "bounces",

@@ -79,7 +79,7 @@ NONE = "none"
 
 
 class Scene(NamedTuple):
-    """What a picture shows; `NONE` for an attribute that its kind does not have.
+    """The attributes of a picture; `NONE` for one that its kind lacks.
 
     Attributes:
         kind: the kind, one of `KINDS`.

@@ -58,7 +58,7 @@ class Drawings(Sequence):
         return self._number
 
     def identities(self) -> np.ndarray:
-        """Which drawings they are, see `data.identities`: two of different rows may look alike."""
+        """The identities of drawings, see `data.identities`; drawings of two rows may look alike."""
         return identities.numbered(["drawings", self._splits], self._split, range(self._number))
 
     def __getitem__(self, row: Any) -> Any:

@@ -61,7 +61,7 @@ class Records:
         return texts
 
     def identities(self) -> np.ndarray | None:
-        """Which stored records they are, see `data.identities`, where the sequence says it."""
+        """The identities of records, see `data.identities`, if the sequence has them."""
         return identities.stated(self._records)
 
     def fingerprint(self) -> dict[str, int | str]:

@@ -157,7 +157,7 @@ class StandardSeries(Records):
     places: list[tuple[str, int]]
 
     def identities(self) -> np.ndarray:
-        """Which windows of the file they are, see `data.identities`."""
+        """The identities of windows of the file, see `data.identities`."""
         file = ["series", self.where, *self.columns]
         return np.concatenate([identities.numbered(file, name, [first]) for name, first in self.places])
 

@@ -46,7 +46,7 @@ GREY = 0x99  # around an object in its crop
 
 
 class Clause(NamedTuple):
-    """What a picture must show.
+    """The requirements of a prompt.
 
     Attributes:
         label: the class of the objects.
@@ -213,7 +213,7 @@ def _overlap(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def relations(first: Sequence[float], second: Sequence[float], margin: float = 0.1) -> set[str]:
-    """Where one object is, seen from another; the empty set where they are too near.
+    """The directions of one object from another; the empty set if they are too near.
 
     Of the offset of the centres, max(|offset| - margin (size + other size), 0) is left along each side; a relation
     holds where that is more than half of the length of the whole offset.

@@ -67,7 +67,7 @@ def _plain(prompt: str) -> str:
 
 
 def read_complex(folder: pathlib.Path, prompts: Sequence[str]) -> list[tuple[str, ...]]:
-    """What each complex prompt is scored by: ("attribute", "spatial"), ("attribute", "action"), or all three.
+    """The scores of each complex prompt: ("attribute", "spatial"), ("attribute", "action"), or all three.
 
     Args:
         folder: the folder with complex_val_spatial.txt and complex_val_action.txt.

@@ -74,7 +74,7 @@ class CausalAttention(nn.Module):
 
 
 class _Levels(nn.Module):
-    """What encoder and decoder share; fields as `AutoencoderKLHunyuanVideo`."""
+    """The base of encoder and decoder; fields as `AutoencoderKLHunyuanVideo`."""
 
     widths: tuple[int, ...]
     layers: int

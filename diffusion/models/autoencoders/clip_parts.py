@@ -76,7 +76,7 @@ def streamed(module: Any, params: Any, method: str, chunk: int | None = None) ->
 
 
 def lagging(module: Any, params: Any, method: str, chunk: int = 1) -> Callable[[jax.Array], Any]:
-    """As `streamed`, for an autoencoder whose decoder sees later frames too: it puts out frames that are complete.
+    """Does as `streamed` for a decoder that sees later frames too: it returns the frames that are complete.
 
     A convolution over three frames puts out the frame before the last that it has seen, so that the decoder's output
     begins `module.lag` frames late. Clips that are no longer than that are decoded whole: they need no more memory.

@@ -42,7 +42,7 @@ def padded(picture: np.ndarray, side: int) -> np.ndarray:
 
 
 def padded_plain(picture: np.ndarray, side: int) -> np.ndarray:
-    """As `padded`, without antialiasing and with PyTorch's other bicubic filter: torchvision before 0.17."""
+    """Does as `padded` without antialiasing, with PyTorch's other bicubic filter: torchvision before 0.17."""
     return _padded(picture, side, bicubic.plain)
 
 
@@ -52,7 +52,7 @@ def squeezed(picture: np.ndarray, side: int) -> np.ndarray:
 
 
 def squeezed_bilinear(picture: np.ndarray, side: int) -> np.ndarray:
-    """As `squeezed` by Pillow's bilinear filter."""
+    """Does as `squeezed`, with Pillow's bilinear filter."""
     return np.asarray(_image(picture).resize((side, side), Image.Resampling.BILINEAR))
 
 

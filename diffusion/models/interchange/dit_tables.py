@@ -80,7 +80,7 @@ def _diffusers_rows(module: DiT) -> list[Row]:
 
 
 def _varied(module: DiT, tensors: Tensors) -> DiT:
-    """With own embeddings if the blocks' embeddings differ; no config says so."""
+    """The module, with embeddings for each block if those in the file differ; no config says so."""
     for row in _diffusers_rows(module):
         if row.copies and {row.theirs, *row.copies} <= tensors.shapes.keys():
             first = tensors.read(row.theirs)

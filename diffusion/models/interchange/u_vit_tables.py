@@ -57,7 +57,7 @@ def _rows(module: UViT) -> list[Row]:
 
 
 def _condition(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
-    """Of words, or of classes, which are counted with the null class."""
+    """Our fields of the condition: the width of words, or the number of classes; theirs counts the null class."""
     classes, width, words = values.values()
     if width and classes != -1:
         raise ValueError(f"num_classes = {classes} is not supported beside clip_dim; supported: -1.")

@@ -52,7 +52,7 @@ def _biases(module: VideoMAE, before: str) -> list[Row]:
 
 
 def _authors(module: VideoMAE) -> list[Row]:
-    """By the names of the authors' code, in which one matrix has queries, keys and values."""
+    """The encoder by the names of the authors' code, where one matrix has queries, keys and values."""
     layer = norm("norm1", "norm_1") + norm("norm2", "norm_2") + cut("attn.qkv.", HEADS, module.width, bias=False)
     layer += _biases(module, "attn.")
     layer += linear("attn.proj", "attention/out", DENSE_OUT)

@@ -119,7 +119,7 @@ def check(extra: Any, batch: int, layers: Sequence[ExtraLayer]) -> None:
 
 
 def check_joint(extra: Any, batch: int, layers: Sequence[ExtraLayer], heads: int) -> None:
-    """As `check`, for the entry "extra_joint" and a network of this number of heads."""
+    """Checks as `check` does, for the entry "extra_joint" and a network with this number of heads."""
     for p, i, shapes, layer in _layers("extra_joint", extra, layers):
         queries, size = layer.rows * layer.columns, layer.width // heads
         valid = len(shapes) == 5 and _are_pairs(shapes[:2], batch, layer.width)

@@ -155,7 +155,7 @@ def _check(mesh: Mesh, shape: Sequence[int], names: Sequence[str | None]) -> Non
 
 
 def _axes(mesh: Mesh, names: Sequence[str | None]) -> list[tuple[str, ...] | None]:
-    """For each name the axes of the mesh that split it; None for those that stay whole."""
+    """The mesh axes that split each name; None for names that stay whole."""
     split_by = lambda name: tuple(axis for axis in RULES.get(name or "", ()) if mesh.shape.get(axis, 1) > 1)
     return [split_by(name) or None for name in names]
 

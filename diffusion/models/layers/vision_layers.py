@@ -257,7 +257,7 @@ class Layers(nn.Module):
 def distilled_patches(
     encoder: Any, images: jax.Array, masked: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, tuple[int, int]]:
-    """What the DINO family begins with: the tokens of the patches, the class token, and the grid of the patches.
+    """The inputs of the DINO family: the tokens of the patches, the class token, and the grid of the patches.
 
     Args:
         encoder: module with `width`, `patch` and `dtype`, within its call.

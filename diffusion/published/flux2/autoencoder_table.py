@@ -50,7 +50,7 @@ CONFIG = FieldTable(
 
 
 def _varied(module: AutoencoderKL, tensors: Tensors) -> AutoencoderKL:
-    """With the scale 1 / sqrt(variance + epsilon) and the mean of each channel, as the file has them."""
+    """The module, with the file's mean and scale 1 / sqrt(variance + epsilon) of each channel."""
     if not {"bn.running_mean", "bn.running_var"} <= tensors.shapes.keys():
         return module
     mean, variance = (np.asarray(tensors.read(f"bn.running_{name}"), np.float64) for name in ("mean", "var"))

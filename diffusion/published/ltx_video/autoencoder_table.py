@@ -195,7 +195,7 @@ CONFIG = FieldTable(
 
 
 def _varied(module: AutoencoderKLLTX, tensors: Tensors) -> AutoencoderKLLTX:
-    """With the scale and the mean of each channel, as the file has them."""
+    """The module, with the file's scale and mean of each channel."""
     if not {"latents_mean", "latents_std"} <= tensors.shapes.keys():
         return module
     mean, deviation = (np.asarray(tensors.read(f"latents_{name}"), np.float64) for name in ("mean", "std"))

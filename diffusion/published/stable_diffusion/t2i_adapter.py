@@ -125,7 +125,7 @@ def _halved(h: jax.Array) -> jax.Array:
 
 
 def _read(channels: int, picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """As `same_size`; grey where the adapter reads one channel."""
+    """The picture of `same_size`, in grey if the adapter reads one channel."""
     array = same_size(picture, size)
     return array if channels == 3 else array @ np.array([[0.299], [0.587], [0.114]], np.float32)
 

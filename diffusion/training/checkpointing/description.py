@@ -41,7 +41,7 @@ class DescriptionHandler(ocp.AsyncCheckpointHandler):
 @ocp.args.register_with_handler(DescriptionHandler, for_save=True, for_restore=True)
 @dataclasses.dataclass
 class DescriptionSave(ocp.args.CheckpointArgs):
-    """What to save.
+    """The description that is saved.
 
     Attributes:
         make: () -> JSON-able; every process calls it once.

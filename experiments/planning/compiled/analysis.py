@@ -113,6 +113,6 @@ def elementwise(run: Iterable[Kernel]) -> int:
 
 
 def memory(compiled: Any) -> dict[str, int]:
-    """What XLA says that a program holds on each device, in bytes: arguments, outputs, temporaries, peak."""
+    """XLA's figures of a program's memory on each device, in bytes: arguments, outputs, temporaries, peak."""
     statistics = compiled.memory_analysis()
     return {re.sub("_size|_memory", "", name): getattr(statistics, f"{name}_in_bytes") for name in MEMORY}

@@ -39,7 +39,7 @@ UNSEEN = {"bitcast", "reshape", "iota", "compare", "select"}  # beside a move, o
 
 
 class Place(NamedTuple):
-    """Where something in a program comes from.
+    """The origin of an entry: lines of Python, and functions.
 
     Attributes:
         lines: "FILE:LINE" in this repository, or else anywhere, innermost first.
@@ -51,7 +51,7 @@ class Place(NamedTuple):
 
 
 def place(module: Module, instruction: Instruction, root: pathlib.Path) -> Place:
-    """Where an instruction comes from.
+    """The origin of an instruction.
 
     Args:
         module: the program.
@@ -193,7 +193,7 @@ def fused_attention(module: Module, kernels: Sequence[Kernel], root: pathlib.Pat
 
 
 def recomputed(module: Module, kernels: Iterable[Kernel], root: pathlib.Path) -> list[dict[str, Any]]:
-    """What is computed again: by `jax.checkpoint` ("remat"), or because XLA found too little memory ("XLA").
+    """The repeated computations: by `jax.checkpoint` ("remat"), or for lack of memory ("XLA").
 
     Returns:
         [{"by", "flops": the FLOPs of its products, "bytes", "times", "lines", "path"}] for the kernels of a megabyte or

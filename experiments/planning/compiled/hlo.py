@@ -86,7 +86,7 @@ class Computation(NamedTuple):
     root: str
 
     def operands(self, instruction: Instruction) -> list[tuple[Array, ...]]:
-        """What each operand of one of its instructions is."""
+        """The operands of one of its instructions."""
         return [self.instructions[name].results for name in instruction.operands if name in self.instructions]
 
     def users(self, name: str) -> list[Instruction]:
@@ -206,7 +206,7 @@ def turns(module: Module, loop: Instruction) -> int:
 
 
 def _step(condition: Computation, body: Computation) -> int:
-    """What a turn adds to the counter that the condition compares; 1 where that is not written beside it."""
+    """The increment of the counter in the loop's condition; 1 if it is not written beside it."""
     for name in condition.instructions[condition.root].operands:
         counter = condition.instructions.get(name)
         if counter and (place := re.search(r"\bindex=(\d+)", counter.attributes)):

@@ -13,7 +13,7 @@ EXPANDED = {"call", "conditional", "async-start", "call-start"}  # what runs who
 
 
 class Kernel(NamedTuple):
-    """What one launch makes a device run.
+    """The work of one launch on a device.
 
     Attributes:
         instruction: a fusion, a call of a library, a collective, or a single operation.

@@ -35,7 +35,7 @@ class Product(NamedTuple):
 
 
 def product(instruction: Instruction, computation: Computation) -> Product | None:
-    """What an instruction multiplies; None if it is no product, or a call that XLA does not describe."""
+    """The product of an instruction; None if it is none, or a call that XLA does not describe."""
     operations = _operations(instruction, computation)
     if not operations:
         return None
@@ -51,7 +51,7 @@ def target(instruction: Instruction) -> str:
 
 
 def config(instruction: Instruction) -> Any:
-    """What XLA's backend wrote beside an instruction, from JSON; {} if nothing."""
+    """The JSON that XLA's backend wrote beside an instruction; {} without any."""
     _, _, text = instruction.attributes.partition("backend_config=")
     content = json.JSONDecoder().raw_decode(text)[0] if text else {}
     return json.loads(content) if isinstance(content, str) and content.startswith("{") else content
