@@ -1,12 +1,14 @@
-"""The canvas of a picture: an image with its margins, and the mask of the part that is repainted."""
+"""The pictures of a request: the canvas, an image with margins and a mask to repaint, and the edited images."""
 
-__all__ = ["Canvas"]
+__all__ = ["Canvas", "edited_images"]
 
+from collections.abc import Sequence
 from typing import NamedTuple, Self
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from PIL import Image
 
 from diffusion.data.transforms import to_model
 from diffusion.io import pictures
@@ -88,3 +90,40 @@ class Canvas(NamedTuple):
         if self.mask is None or self.image is None:
             return made
         return np.where(self.mask[..., None], made, self.image)
+
+
+def edited_images(images: Sequence[str | np.ndarray], most: int, multiple: int) -> tuple[np.ndarray, ...]:
+    """The pictures that a denoiser sees as further tokens, and that the prompt edits or combines (FLUX.2).
+
+    A picture of more than `most` pixels is reduced to as many by Pillow's Lanczos filter. Then it is cropped to its
+    middle, so that `multiple` divides the sides.
+
+    Args:
+        images: the pictures, paths or uint8 [H, W, 3].
+        most: the largest number of pixels of a picture.
+        multiple: the number of pixels that must divide the sides.
+
+    Returns:
+        The pictures, uint8 [h, w, 3], each with its own sides.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for a file that is no sound picture, an array of another type, or a picture that is too narrow.
+    """
+    return tuple(_fitted(np.asarray(Canvas.open(image, None).image), most, multiple) for image in images)
+
+
+def _fitted(picture: np.ndarray, most: int, multiple: int) -> np.ndarray:
+    height, width = picture.shape[:2]
+    if height * width > most:
+        scale = np.sqrt(most / (width * height))
+        size = int(width * scale), int(height * scale)
+        picture = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+    sides = [side // multiple * multiple for side in picture.shape[:2]]
+    if not all(sides):
+        raise ValueError(
+            f"one of the images has {height} x {width} pixels (height x width): valid are at least {multiple} at "
+            f"either side, in pictures of at most {most:,} pixels"
+        )
+    top, left = ((side - rest) // 2 for side, rest in zip(picture.shape, sides))
+    return picture[top : top + sides[0], left : left + sides[1]]

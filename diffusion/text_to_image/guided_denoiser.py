@@ -19,7 +19,7 @@ from diffusion.models.layers import attention_records
 from diffusion.schedules import NoiseSchedule
 from diffusion.text_to_image import timed_loras, video_models
 from diffusion.text_to_image.attached import Attached, condition_with, with_seen
-from diffusion.text_to_image.places import NOWHERE, Places
+from diffusion.text_to_image.regions import NOWHERE, Places
 
 # The entries that attachments add to a condition; the condition of a reference has none.
 ADDED = ("extra", "extra_joint", "extra_text", "residuals", "level_residuals")

@@ -28,15 +28,14 @@ from diffusion.models import facts
 from diffusion.models.interchange import schedulers
 from diffusion.published.pipeline_kinds import Usual
 from diffusion.text import Tokenizer
-from diffusion.text_to_image import edited_images, programs, video_models
+from diffusion.text_to_image import programs, video_models
 from diffusion.text_to_image.attached import Attached, Opened, opened
-from diffusion.text_to_image.canvas import Canvas
+from diffusion.text_to_image.canvas import Canvas, edited_images
 from diffusion.text_to_image.memory_check import check_memory
 from diffusion.text_to_image.model import TextToImage
-from diffusion.text_to_image.places import Places, ends
 from diffusion.text_to_image.programs import Course, compiled
 from diffusion.text_to_image.prompt_conditions import conditions
-from diffusion.text_to_image.regions import on_latents, token_places
+from diffusion.text_to_image.regions import Places, ends, on_latents, token_places
 from diffusion.text_to_image.requests import Request
 
 COURSES = 32  # number of courses whose programs a model keeps; a program has masks, boxes and times as constants
@@ -188,7 +187,7 @@ class Job(NamedTuple):
         request.check(model)
         video_models.check(request, model)
         canvas = Canvas.open(request.image, request.mask).extended(request.margins)
-        images = edited_images.opened(request.images, model.kind.several, model.multiple)
+        images = edited_images(request.images, model.kind.several, model.multiple)
         size = request.size(model, canvas.image, images)
         controls = opened(request.controls, model.attachments, size)
         frames = video_models.frames(request, model)

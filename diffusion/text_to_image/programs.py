@@ -37,7 +37,7 @@ from diffusion.schedules import NoiseSchedule
 from diffusion.text_to_image import video_models
 from diffusion.text_to_image.attached import Attached
 from diffusion.text_to_image.guided_denoiser import denoise
-from diffusion.text_to_image.places import NOWHERE, Places
+from diffusion.text_to_image.regions import NOWHERE, Places
 from diffusion.watermarks import Watermark
 
 QUARTERS = 4  # number of parts of a trajectory; `resamplings` repeats all but the last

@@ -7,15 +7,18 @@ As texts they are "a red ball:0,0,0.5,1", "a red ball:mask=left.png"; "ball", "b
 right, bottom as shares of the picture's sides.
 """
 
-__all__ = ["Box", "Region", "Word", "on_latents", "token_places"]
+__all__ = ["Box", "Places", "Region", "Word", "ends", "on_latents", "token_places"]
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from diffusion.io import limits, schema
 from diffusion.text import Tokenizer
+
+if TYPE_CHECKING:  # --help reads this file, without JAX
+    from diffusion.timesteps import Plan
 
 Box = tuple[float, float, float, float]
 """A rectangle of a picture: left, top, right and bottom as shares of its sides, from 0 to 1."""
@@ -90,7 +93,7 @@ class Region(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The text that `of` reads; an array has none."""
+        """The text that `read` reads back; an array has none."""
         where = f"mask={self.where}" if isinstance(self.where, str) else _written(self.where)
         return f"{self.prompt}:{where}"
 
@@ -158,7 +161,7 @@ class Word(NamedTuple):
 
     @property
     def as_text(self) -> str:
-        """The text that `of` reads."""
+        """The text that `read` reads back."""
         return self.text if self.box is None else f"{self.text}:{_written(self.box)}"
 
 
@@ -196,3 +199,36 @@ def token_places(words: Sequence[Word], prompts: Sequence[str], tokenizer: Token
     longest = max(len(places) for row in rows for places in row)
     filled = [[places + [-1] * (longest - len(places)) for places in row] for row in rows]
     return np.asarray(filled, np.int32)
+
+
+class Places(NamedTuple):
+    """The places of regions and words that a program is compiled for.
+
+    Attributes:
+        masks: the masks of the regions over the latents, float32 [h, w].
+        boxes: the boxes of the words; None for a word that may be anywhere.
+        attention: scale of the guidance of words.
+        first: number of tokens before the prompt's.
+        ends: the last t at which words without a box move x_t, and those with one.
+    """
+
+    masks: tuple[np.ndarray, ...] = ()
+    boxes: tuple[Box | None, ...] = ()
+    attention: float = 1.0
+    first: int = 0
+    ends: tuple[float, float] = (0.5, 0.8)
+
+    @property
+    def key(self) -> tuple:
+        """A value that two places share if they are equal."""
+        return (*(mask.tobytes() for mask in self.masks), self.boxes, self.attention, self.first, self.ends)
+
+
+NOWHERE = Places()
+
+
+def ends(plan: "Plan") -> tuple[float, float]:
+    """The last t of the first half of the steps of a plan, and of their first fifth, each of one step at least."""
+    t = np.unique(np.asarray(plan.t)[~np.asarray(plan.renoise)])[::-1]  # a step that is repeated counts once
+    last = lambda parts: float(t[-(-len(t) // parts) - 1])
+    return last(2), last(5)

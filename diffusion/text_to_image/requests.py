@@ -398,7 +398,7 @@ class Request:
         """(height, width) of the pictures that a model makes for the request.
 
         The size of the image with its margins comes first, then the size in the request, then the size of the first of
-        the `images`, as `edited_images` returns them.
+        the `images`, as `canvas.edited_images` returns them.
 
         Raises:
             ValueError: for a size that is not the image's, or that the model cannot make.

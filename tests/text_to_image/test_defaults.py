@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from diffusion import text_to_image
-from diffusion.text_to_image import lora_weights, model_folder, places, png, programs
+from diffusion.text_to_image import lora_weights, model_folder, png, programs, regions
 from diffusion.text_to_image.picture_controls import Control
 from diffusion.text_to_image.requests import Request, settings
 
@@ -21,7 +21,7 @@ DEFAULTS = [
     (text_to_image.TextToImage, {"dtype": "float32", "words": (), "timed": ()}),
     (Control, {"weight": 1.0, "times": (0.0, 1.0), "mask": None, "mode": None}),
     (lora_weights.LoraWeight, {"times": (0.0, 1.0)}),
-    (places.Places, {"masks": (), "boxes": (), "attention": 1.0, "first": 0, "ends": (0.5, 0.8)}),
+    (regions.Places, {"masks": (), "boxes": (), "attention": 1.0, "first": 0, "ends": (0.5, 0.8)}),
     (programs.Course, {"merge": 0.0, "frames": 0, "one_noise": False}),
     (model_folder.complete, {"pipeline": ""}),
     (png.model, {"quantised": ""}),

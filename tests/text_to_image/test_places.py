@@ -5,7 +5,7 @@ import pytest
 
 from diffusion import timesteps
 from diffusion.text_to_image.lora_weights import LoraWeight
-from diffusion.text_to_image.places import NOWHERE, Places, ends
+from diffusion.text_to_image.regions import NOWHERE, Places, ends
 
 
 @pytest.mark.parametrize("steps, half, fifth", [(10, 5, 2), (11, 6, 3), (3, 2, 1), (1, 1, 1), (50, 25, 10)])

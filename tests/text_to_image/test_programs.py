@@ -33,7 +33,7 @@ from diffusion.text_to_image import (
 from diffusion.text_to_image.jobs import Job
 from diffusion.text_to_image.lora_weights import LoraWeight
 from diffusion.text_to_image.memory_check import check_memory
-from diffusion.text_to_image.places import Places
+from diffusion.text_to_image.regions import Places
 from diffusion.text_to_image.requests import Request
 from diffusion.text_to_image.timed_loras import TimedLora
 from tests.text_to_image.stand_ins import CONFIG, WIDTH, Pixels, Product, made_model

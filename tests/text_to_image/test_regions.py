@@ -14,8 +14,7 @@ from diffusion.io import pictures
 from diffusion.models.layers import attention_records
 from diffusion.text import Tokenizer
 from diffusion.text_to_image import png, programs
-from diffusion.text_to_image.places import Places, ends
-from diffusion.text_to_image.regions import Region, Word, on_latents, token_places
+from diffusion.text_to_image.regions import Places, Region, Word, ends, on_latents, token_places
 from diffusion.text_to_image.requests import Request
 from tests.text_to_image import made_pipelines
 

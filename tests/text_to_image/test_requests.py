@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from diffusion import text_to_image
-from diffusion.text_to_image import edited_images, pipelines
+from diffusion.text_to_image import pipelines
+from diffusion.text_to_image.canvas import edited_images
 from diffusion.text_to_image.requests import Request, settings
 
 IMAGE = np.zeros((16, 16, 3), np.uint8)
@@ -125,13 +126,13 @@ def test_the_image_of_a_model_that_sees_several_is_the_first_of_its_images_unles
 
     # More than a megapixel is scaled to one, 1024 sqrt(2) x 1024 / sqrt(2) rounded down; then the middle is cut out.
     large, odd = np.zeros((2048, 1024, 3), np.uint8), np.arange(33 * 20 * 3, dtype=np.uint8).reshape(33, 20, 3)
-    found = edited_images.opened((large, odd), kind.several, 16)
+    found = edited_images((large, odd), kind.several, 16)
     assert found[0].shape == (1440, 720 // 16 * 16, 3) and found[1].shape == (32, 16, 3)
     np.testing.assert_array_equal(found[1], odd[:32, 2:18])
     assert edited.size(model, None, found) == (1440, 720)
     assert of(images="a.png", height=32).size(model, None, found) == (32, 720)
     with pytest.raises(ValueError, match=r"one of the images has 33 x 9 pixels .* at least 16"):
-        edited_images.opened((odd[:, :9],), kind.several, 16)
+        edited_images((odd[:, :9],), kind.several, 16)
 
     kontext = types.SimpleNamespace(**{**vars(model), "kind": pipelines.KINDS["FluxKontextPipeline"],
                                        "sees_picture": True, "distilled": True})  # fmt: skip
