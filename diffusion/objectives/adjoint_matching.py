@@ -12,7 +12,8 @@ from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, player
 from diffusion.objectives.inputs import weighted_mean_square
 from diffusion.objectives.objective import Denoises, Objective, Teacher
-from diffusion.objectives.rewards import Reward, rewarded
+from diffusion.objectives.objective_facts import Beside
+from diffusion.objectives.rewards import Reward, reward_of_pictures, rewarded
 from diffusion.objectives.rollouts import rollouts
 from diffusion.parameterizations import Parameterization, predict
 from diffusion.samplers.ddpm import ddpm
@@ -70,8 +71,9 @@ def adjoint_matching(
         shape = batch["x"].shape[1:]
         way = rollouts(fixed, schedule, parameterization, grid, ddpm(), keys, shape, condition)
         t, s = (jnp.asarray(times, way.dtype) for times in (steps.t, steps.s))
-        rewards = rewarded(reward, way[-1], condition)
-        first = -jax.grad(lambda x: reward(x, condition).sum())(way[-1]) / beta
+        decoded_reward = reward_of_pictures(reward, networks)
+        rewards = rewarded(decoded_reward, way[-1], condition)
+        first = -jax.grad(lambda x: decoded_reward(x, condition).sum())(way[-1]) / beta
 
         def back(adjoint, i):
             """The adjoint at t, and the x0 that the model is to have there."""
@@ -101,4 +103,4 @@ def adjoint_matching(
         losses = jnp.where(jnp.isfinite(rewards), total / number, jnp.nan)  # a finite gradient hides such a reward
         return losses, {"t": jnp.full(keys.shape, steps.t[0], way.dtype), "reward": rewards}
 
-    return Objective(loss, reads=Denoises(parameterization), teacher=Teacher())
+    return Objective(loss, reads=Denoises(parameterization), teacher=Teacher(), beside=Beside(pictures=True))

@@ -10,8 +10,8 @@ from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, player
 from diffusion.objectives.inputs import noised, split, weigh, weighted_mean_square
 from diffusion.objectives.objective import Denoises, Objective, Teacher
-from diffusion.objectives.objective_facts import Examples
-from diffusion.objectives.rewards import Reward, advantages, repeat_in_groups, rewarded
+from diffusion.objectives.objective_facts import Beside, Examples
+from diffusion.objectives.rewards import Reward, advantages, repeat_in_groups, reward_of_pictures, rewarded
 from diffusion.objectives.rollouts import rollouts
 from diffusion.parameterizations import Parameterization, evaluate, predict
 from diffusion.samplers.ddpm import ddim
@@ -93,7 +93,7 @@ def diffusion_nft(
         model, old = player(networks, "model"), frozen(networks, "target")
         way_keys, keys = split(keys, 2)
         way = rollouts(old, schedule, parameterization, grid, sampler, way_keys, batch["x"].shape[1:], condition)
-        rewards = rewarded(reward, way[-1], condition)
+        rewards = rewarded(reward_of_pictures(reward, networks), way[-1], condition)
         p = (1 + jnp.clip(advantages(rewards, group, deviation) / limit, -1, 1)) / 2
         samples = {name: batch[name] for name in ("index", "density") if name in batch} | {"x": way[-1]}
         x_0, eps, x_t, t, importance = noised(schedule, density, keys, samples)
@@ -112,4 +112,4 @@ def diffusion_nft(
 
     examples = Examples(block=group)
     facts = {"density": density, "teacher": Teacher() if divergence else None, "examples": examples}
-    return Objective(loss, reads=Denoises(parameterization), **facts)
+    return Objective(loss, reads=Denoises(parameterization), beside=Beside(pictures=True), **facts)

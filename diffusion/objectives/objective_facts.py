@@ -91,6 +91,8 @@ class Beside(NamedTuple):
             the frozen network "base", which the run tunes.
         prior: pictures of a class, of which each example has one beside it, as the batch's "prior"; None: there are
             none.
+        pictures: whether the loss reads samples as pictures: a run that tunes a base of latents adds the frozen network
+            "pictures", x_0 -> pictures, which decodes them.
     """
 
     encoder: bool = False
@@ -98,6 +100,7 @@ class Beside(NamedTuple):
     perceptual: bool = False
     prompts: Mapping[str, str] = {}
     prior: Prior | None = None
+    pictures: bool = False
 
 
 class Examples(NamedTuple):
@@ -140,6 +143,7 @@ RECORDS: dict[str, tuple[str, str]] = {  # a fact by itself -> its record and it
     "perceptual": ("beside", "perceptual"),
     "prompts": ("beside", "prompts"),
     "prior": ("beside", "prior"),
+    "pictures": ("beside", "pictures"),
     "block": ("examples", "block"),
     "real": ("examples", "real"),
     "score": ("examples", "score"),

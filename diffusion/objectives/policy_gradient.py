@@ -11,8 +11,8 @@ import numpy as np
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, player, sum_square
 from diffusion.objectives.objective import Denoises, Objective, Teacher
-from diffusion.objectives.objective_facts import Examples
-from diffusion.objectives.rewards import Reward, advantages, repeat_in_groups, rewarded
+from diffusion.objectives.objective_facts import Beside, Examples
+from diffusion.objectives.rewards import Reward, advantages, repeat_in_groups, reward_of_pictures, rewarded
 from diffusion.objectives.rollouts import rollouts
 from diffusion.parameterizations import Parameterization, predict
 from diffusion.samplers.gaussian_steps import check_gaussian, gaussian_step
@@ -92,7 +92,7 @@ def policy_gradient(
         old, model = frozen(networks, policy), player(networks, "model")
         reference = frozen(networks, "teacher") if beta else None
         way = rollouts(old, schedule, parameterization, grid, sampler, keys, batch["x"].shape[1:], condition)
-        rewards = rewarded(reward, way[-1], condition)
+        rewards = rewarded(reward_of_pictures(reward, networks), way[-1], condition)
         advantage = advantages(rewards, group, deviation)
         typed = steps._replace(t=jnp.asarray(steps.t, way.dtype), s=jnp.asarray(steps.s, way.dtype))
 
@@ -127,4 +127,5 @@ def policy_gradient(
         return (beta * kl - gain) / number, metrics | {"clipped": clipped / number}
 
     examples = Examples(block=group)
-    return Objective(loss, reads=Denoises(parameterization), teacher=Teacher() if beta else None, examples=examples)
+    facts = {"teacher": Teacher() if beta else None, "examples": examples, "beside": Beside(pictures=True)}
+    return Objective(loss, reads=Denoises(parameterization), **facts)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from diffusion.objectives.entry import entry
 from diffusion.objectives.inputs import condition_of_data
 from diffusion.objectives.objective import Objective
-from diffusion.objectives.rewards import Reward, rewarded
+from diffusion.objectives.rewards import Reward, reward_of_pictures, rewarded
 
 
 def with_reward_weights(objective: Objective, reward: Reward, beta: float, baseline: float = 0.0) -> Objective:
@@ -51,8 +51,10 @@ def with_reward_weights(objective: Objective, reward: Reward, beta: float, basel
     @entry(entries=None)
     def weighted(networks, schedule, keys, batch, step):
         losses, metrics = objective(networks, schedule, keys, batch, step)
-        rewards = jax.lax.stop_gradient(rewarded(reward, batch["x"], condition_of_data(batch)))
+        rewards = rewarded(reward_of_pictures(reward, networks), batch["x"], condition_of_data(batch))
+        rewards = jax.lax.stop_gradient(rewards)
         weight = jnp.exp((rewards - baseline) / beta)
         return weight * losses, {**metrics, "reward": rewards, "weight": weight}
 
-    return dataclasses.replace(objective, loss=weighted, examples=objective.examples._replace(real=False))
+    facts = {"examples": objective.examples._replace(real=False), "beside": objective.beside._replace(pictures=True)}
+    return dataclasses.replace(objective, loss=weighted, **facts)

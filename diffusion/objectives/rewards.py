@@ -1,8 +1,8 @@
 """Rewards of samples, and the advantages that they are within groups of samples of one condition."""
 
-__all__ = ["Reward", "advantages", "near_value", "repeat_in_groups", "rewarded"]
+__all__ = ["Reward", "advantages", "near_value", "repeat_in_groups", "reward_of_pictures", "rewarded"]
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +29,19 @@ def near_value(value: float | Sequence[float]) -> Reward:
         return -jnp.mean((x_0 - jnp.asarray(value, x_0.dtype)) ** 2, axis=tuple(range(1, x_0.ndim)))
 
     return reward
+
+
+def reward_of_pictures(reward: Reward, networks: Mapping[str, Any]) -> Reward:
+    """The reward of samples that are latents, by their pictures; the reward itself where there is no decoder.
+
+        r(x_0) = reward(D(x_0), condition)
+
+    Args:
+        reward: (pictures `[B, H, W, C]` in [-1, 1], condition) -> rewards `[B]`.
+        networks: the networks of an objective; its "pictures" is the decoder D.
+    """
+    decode = networks.get("pictures")
+    return reward if decode is None else lambda x_0, condition: reward(decode(x_0), condition)
 
 
 def rewarded(reward: Reward, x_0: Array, condition: Any) -> Array:

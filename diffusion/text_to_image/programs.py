@@ -9,6 +9,7 @@ __all__ = [
     "begin",
     "compiled",
     "control_inputs",
+    "decode_latents",
     "decoded",
     "noised",
     "pictures",
@@ -244,14 +245,20 @@ def _guided(
     return evaluated, keys, editing.replacement(schedule, plan, known, ~painted)
 
 
+def decode_latents(model: Any, vae_params: Any, x: Array, tile: int = 0, of_clips: bool = False) -> Array:
+    """What the autoencoder makes of latents as the denoiser knows them: pictures [B, H, W, 3], or clips."""
+    vae = model.modules["vae"]
+    _, decode = _autoencoder(model, vae_params, tile, of_clips)
+    return decode(latent_space.from_diffusion(x, vae.scale, vae.shift))
+
+
 def decoded(model: Any, course: Course, vae_params: Any, x: Array, first: Array | None = None) -> Array:
     """The pictures of latents, uint8 [B, H, W, 3], or [B, F, H, W, 3] for clips, with a known `first` latent frame."""
     x = x if first is None or not course.frames else jnp.concatenate([first, x], axis=1)
     vae = model.modules["vae"]
     if course.frames:  # the frames that fill up a patch are cut off
         x = x[:, x.shape[1] - 1 - (course.frames - 1) // vae.time_factor :]
-    _, decode = _autoencoder(model, vae_params, course.tile, course.frames > 0)
-    return to_uint8(decode(latent_space.from_diffusion(x, vae.scale, vae.shift)))
+    return to_uint8(decode_latents(model, vae_params, x, course.tile, course.frames > 0))
 
 
 def control_inputs(

@@ -16,6 +16,7 @@ from diffusion.models import interchange
 from diffusion.models.interchange import schedulers
 from diffusion.parameterizations import Parameterization
 from diffusion.text_to_image import TextToImage
+from diffusion.text_to_image.programs import decode_latents
 
 NULL = "null"  # the entry of the base's parameters that stands for no caption
 
@@ -81,19 +82,25 @@ class TunedNetwork:
         form = lambda leaf: Leaf(tuple(leaf.shape[1:]), kind(leaf))
         return {name: form(leaf) for name, leaf in rows.items()} | {CAPTIONED: Leaf((), "float32")}
 
-    def kept_networks(self, beside: bool = False) -> tuple[str, ...]:
+    def kept_networks(self, plain: bool = False, pictures: bool = False) -> tuple[str, ...]:
         """The names of the base's networks that a run keeps.
 
         Args:
-            beside: whether an objective reads the base itself too, by `plain`.
+            plain: whether an objective reads the base itself too, by `plain`.
+            pictures: whether an objective reads latents as pictures, by `pictures`.
         """
         model = self.base.model
-        plain = (model.kind.denoiser, *(model.readers if self.tuning.encodes else ()))
-        return tuple(dict.fromkeys((*self.tuning.networks, *(plain if beside else ()))))
+        parts = list(self.tuning.networks)
+        if plain:
+            parts += [model.kind.denoiser, *(model.readers if self.tuning.encodes else ())]
+        if pictures:
+            parts.append("vae")
+        return tuple(dict.fromkeys(parts))
 
-    def shapes(self, beside: bool = False) -> dict[str, Any]:
+    def shapes(self, plain: bool = False, pictures: bool = False) -> dict[str, Any]:
         """The shapes of the base's parameters that a run reads when it begins, and of the null condition."""
-        params = {part: self.base.model.params[part] for part in (*self.kept_networks(beside), *self.tuning.copies)}
+        parts = (*self.kept_networks(plain, pictures), *self.tuning.copies)
+        params = {part: self.base.model.params[part] for part in parts}
         text = {name: leaf for name, leaf in self.text().items() if name != CAPTIONED}
         return params | {NULL: {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in text.items()}}
 
@@ -127,6 +134,10 @@ class TunedNetwork:
             entries = model.with_text(params, entries)
         output: Any = model.denoiser.apply({"params": params[model.kind.denoiser]}, x, clock, entries)
         return output[..., : x.shape[-1]]
+
+    def pictures(self, params: Mapping[str, Any], x: jax.Array) -> jax.Array:
+        """The pictures [B, H, W, 3] of latents, in [-1, 1] as far as the autoencoder keeps to it."""
+        return decode_latents(self.base.model, params["vae"], x)
 
     def _entries(self, params: Mapping[str, Any], x: jax.Array, condition: Mapping[str, Any]) -> dict[str, Any]:
         """The entries that the denoiser receives: a condition's, or no caption's where the condition was dropped."""

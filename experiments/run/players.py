@@ -16,6 +16,7 @@ from diffusion.training.step import HEADS
 
 FEATURES = "features"  # the name of the frozen network of features, as objectives see it
 ENCODER = "encoder"  # the name of the frozen encoder, as objectives see it
+PICTURES = "pictures"  # the name of the frozen decoder of latents, as objectives see it
 BASE = "base"  # the name of the frozen text-to-image model that a run tunes
 Apply = Callable[..., jax.Array]  # (params, x_t, clock, condition) -> output
 
@@ -65,6 +66,10 @@ def build_players(recipe: Recipe) -> Players:
         frozen = (*frozen, BASE)
         modules[BASE] = tuned
         apply[BASE] = tuned.plain
+    if objective.beside.pictures and tuned is not None:
+        frozen = (*frozen, PICTURES)
+        modules[PICTURES] = tuned
+        apply[PICTURES] = tuned.pictures
     if objective.second and objective.second.separate and recipe.companions.second:
         second = objective.second.network
         modules[second] = recipe.companions.second.network
@@ -89,9 +94,10 @@ def build_players(recipe: Recipe) -> Players:
     return Players(modules, apply, frozen, name, heads, follow)
 
 
-def reads_base(objective: Objective) -> bool:
-    """Whether a loss reads the base of a tuned run as it is without the new weights."""
-    return bool(objective.beside.prompts) or objective.teacher is not None
+def reads_of_base(objective: Objective) -> dict[str, bool]:
+    """What a loss reads of the base of a tuned run: the arguments of `TunedNetwork.kept_networks`."""
+    plain = bool(objective.beside.prompts) or objective.teacher is not None
+    return {"plain": plain, "pictures": objective.beside.pictures}
 
 
 def trained_objective(objective: Objective, module: Any) -> Objective:

@@ -213,14 +213,14 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
 
 def _zeros(recipe: Recipe, tuned: TunedNetwork) -> dict[str, Any]:
     """Zeros in the shapes of the base's parameters, which are not read yet."""
-    shapes = tuned.shapes(players.reads_base(recipe.objective))
+    shapes = tuned.shapes(**players.reads_of_base(recipe.objective))
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def _tuned(recipe: Recipe, tuned: TunedNetwork, key: jax.Array, base: dict[str, Any]) -> state.TrainState:
     """The first state of a run that tunes a base."""
     weights = tuned.init(key, base)
-    parts = tuned.kept_networks(players.reads_base(recipe.objective))
+    parts = tuned.kept_networks(**players.reads_of_base(recipe.objective))
     base_parts = {name: base[name] for name in (*parts, NULL)}
     unsaved = {players.BASE: base_parts}
     return state.create(

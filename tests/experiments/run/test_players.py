@@ -44,7 +44,7 @@ def role(**fields):
 def recipe(network=PLAIN, teacher=None, second=None, player=None, scale=1.0, **changes):
     objective = {"heads": changes.pop("heads", {}), "teacher": teacher, "second": second}
     objective["condition"] = role(strength=changes.pop("strength", False))
-    objective["beside"] = role(prompts=changes.pop("prompts", False))
+    objective["beside"] = role(prompts=changes.pop("prompts", False), pictures=changes.pop("pictures", False))
     fields = {"tuned": None, "encoder": None, "perceptual": None, "null": jnp.zeros(())} | changes
     config = role(train=role(products=fields.pop("products", "")))
     parts = {"network": network, "objective": role(**objective), "config": config, "second": player}
@@ -74,6 +74,19 @@ def test_frozen_networks_come_in_their_order():
 
 
 TEACHER = {"pairs": False, "scale": None}
+
+
+def test_the_base_of_a_tuning_teaches_and_decodes():
+    """Base 3 x + c + 1000; guided by w = 2: 3 x + 2 c + 1000."""
+    tuned = role(plain=PLAIN.plain, apply=PLAIN.apply, pictures=lambda params, x: params * x)
+    found = players.build_players(recipe(teacher=role(**TEACHER), pictures=True, tuned=tuned, scale=2.0))
+    assert found.frozen == (players.PICTURES, "teacher") and found.second == ""
+    np.testing.assert_allclose(
+        found.apply["teacher"](3.0, X, jnp.zeros(2), jnp.array([10.0, 20.0])), 3 * X + jnp.array([1020, 1040])
+    )
+    np.testing.assert_array_equal(found.apply[players.PICTURES](3.0, X), 3 * X)
+    without = players.build_players(recipe(pictures=True))  # samples that are no latents of a base
+    assert without.frozen == ()
 
 
 def test_a_teacher_teaches_unless_it_makes_pairs_alone():

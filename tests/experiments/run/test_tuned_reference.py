@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion import text_to_image
 from diffusion.experiments import train
-from diffusion.experiments.config import ConfigError, checks
+from diffusion.experiments.config import ConfigError, checks, names
 from diffusion.experiments.run import players, program as programs, tuned_base, tuned_examples
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
@@ -95,6 +96,38 @@ def test_the_teacher_is_the_base_without_the_new_weights(text_targets, place, tm
     state, _ = program.step(state, batch, program.seed)
     np.testing.assert_array_equal(output(state, "teacher"), taught)
     assert np.abs(output(state, "model") - present).max() > 1e-4
+
+
+def test_a_reward_receives_the_pictures_of_the_samples(place, tmp_path):
+    """DRaFT with the mean of the pictures as its reward: the metric is that of the decoded samples."""
+    seen = []
+
+    def brightness(x_0, condition):
+        seen.append(x_0.shape)
+        return jnp.mean(x_0, axis=(1, 2, 3))
+
+    config = config_of(place, LORA, "mmdit")
+    config.objective = {"name": "reward_backpropagation", "reward": {"name": "brightness"}, "last": 1}
+    config.sample.steps = 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(names.REWARDS, "brightness", lambda: brightness)
+        recipe = checks.validate(config)
+        opened = tuned_examples.pictures(recipe)
+        recipe, opened = tuned_examples.encoded(checks.with_data(recipe, opened.spec), tmp_path, opened)
+        mesh = programs.mesh_of(config)
+        program = programs.build(recipe, mesh)
+    state, _ = tuned_base.first(program)
+    batch = next(opened.batches(config, 0, sharding.positions(2, mesh), 0))
+    del batch["label"]
+    x = jnp.asarray(batch["x"])
+    model = text_to_image.load(recipe.companions.tuned.base.path)
+    vae = model.modules["vae"]
+    decode = lambda z: vae.apply(
+        {"params": model.params["vae"]}, z / vae.scale + getattr(vae, "shift", 0.0), method="decode"
+    )
+    np.testing.assert_allclose(program.networks(state)["pictures"](x), decode(x), rtol=0, atol=2e-5)
+    state, metrics = program.step(state, sharding.to_devices(batch, mesh, 2), program.seed)
+    assert set(seen) == {(2, 16, 16, 3)} and float(metrics["grad_norm"]) > 0
 
 
 @pytest.mark.parametrize(
