@@ -285,7 +285,7 @@ SLOW = {
     for name in (
         "x0", "v, min-snr", "score", "edm", "velocity", "ct", "ect", "cd", "continuous_consistency(teacher)",
         "mean_flow(guided)", "alpha_flow", "drifting", "score_identity", "score_regularised_consistency",
-        "distribution_matching(backward_simulation)",
+        "truncated_consistency", "distribution_matching(backward_simulation)",
     )
 }  # fmt: skip
 # Samplers draw through one function, `samplers.sample`: one of them stands for all where it must be fast.

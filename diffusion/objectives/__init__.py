@@ -110,6 +110,7 @@ from diffusion.objectives.stochastic_interpolant import (
     stochastic_interpolant as stochastic_interpolant,
 )
 from diffusion.objectives.trained_schedule import with_trained_schedule as with_trained_schedule
+from diffusion.objectives.truncated_consistency import truncated_consistency as truncated_consistency
 from diffusion.objectives.uncertainty import uncertainty as uncertainty, with_uncertainty as with_uncertainty
 from diffusion.objectives.variational_bound import variational_bound as variational_bound
 

@@ -8,6 +8,7 @@ __all__ = [
     "consistency_training",
     "ct",
     "ect",
+    "end_of_flow",
     "ict",
     "inverse_gap",
 ]
@@ -82,7 +83,7 @@ def consistency_training(
         x_0, eps = ends(noise_keys, batch)
         t, importance = times(density, time_keys, batch)
         t, s = pairs(schedule, t, step)
-        end = lambda network, x, t: _end(network, schedule, parameterization, x, t, batch.get("condition"))
+        end = lambda network, x, t: end_of_flow(network, schedule, parameterization, x, t, batch.get("condition"))
         f_s = end(frozen(networks, target), mix(schedule, s, x_0, eps), s)
         f_t = end(player(networks, "model"), mix(schedule, t, x_0, eps), t)
         weight = 1 if pair_weighting is None else pair_weighting(schedule, t, s)
@@ -135,8 +136,8 @@ def consistency_distillation(
         x_t = mix(schedule, t, x_0, eps)
         denoise = lambda x, t: predict(frozen(networks, "teacher"), schedule, teacher, x, t, condition)
         x_s = jax.lax.stop_gradient(solver(denoise, schedule)(x_t, t, s))
-        f_s = _end(frozen(networks, "target"), schedule, parameterization, x_s, s, condition)
-        f_t = _end(player(networks, "model"), schedule, parameterization, x_t, t, condition)
+        f_s = end_of_flow(frozen(networks, "target"), schedule, parameterization, x_s, s, condition)
+        f_t = end_of_flow(player(networks, "model"), schedule, parameterization, x_t, t, condition)
         weight = 1 if pair_weighting is None else pair_weighting(schedule, t, s)
         return importance * weight * distance(f_t, jax.lax.stop_gradient(f_s)), {"t": t, "s": s}
 
@@ -273,7 +274,7 @@ def inverse_gap(schedule: NoiseSchedule, t: Array, s: Array) -> Array:
     return 1 / (r_t - r_s)
 
 
-def _end(network: Network, schedule, parameterization, x, t, condition) -> Array:
+def end_of_flow(network: Network, schedule, parameterization, x, t, condition) -> Array:
     """f(x, t), which is x itself at t = 0, where networks are not defined."""
     inside = t > 0
     within = jnp.where(inside, t, (schedule.t_min + schedule.t_max) / 2)

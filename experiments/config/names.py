@@ -194,6 +194,7 @@ OBJECTIVES = _table(
     objectives.ict,
     objectives.ect,
     objectives.continuous_consistency,
+    objectives.truncated_consistency,
     objectives.progressive_distillation,
     objectives.reward_backpropagation,
     objectives.diffusion_dpo,

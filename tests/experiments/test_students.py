@@ -26,7 +26,7 @@ from tests import commands
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 ROOT = pathlib.Path(__file__).parents[2]
-STUDENTS = ("progressive", "consistency", "lcm", "dmd", "dmd2", "sid", "rcm", "turbo", "reflow")
+STUDENTS = ("progressive", "consistency", "tcm", "lcm", "dmd", "dmd2", "sid", "rcm", "turbo", "reflow")
 OF_TWO_PLAYERS = ("dmd", "dmd2", "sid", "rcm", "turbo")
 STEPS, BROKEN = 6, 4  # of a training, and after how many it is interrupted: within a stage, while DMD's model rests
 TINY = {

@@ -68,6 +68,7 @@ MEMBERS = {
         ),
         ("teacher", "fake"),
     ),
+    "truncated_consistency": Member(lambda: objectives.truncated_consistency(V, V, UNIFORM, near(0.2)), ("teacher",)),
     "fake_score": Member(
         lambda: objectives.fake_score(V, V, weightings.constant(V), UNIFORM), ("model",), trained="fake"
     ),

@@ -249,6 +249,12 @@ FACTS = {
         UNIFORM,
         {"score": False, "channels": 1},
     ),
+    "truncated_consistency": lambda: (
+        objectives.truncated_consistency(X0, V, UNIFORM, pairs),
+        consistency(X0),
+        UNIFORM,
+        {"teacher": Teacher()},
+    ),
     "variational_bound": lambda: (
         objectives.variational_bound(X0, UNIFORM, 1e-3, objectives.decoders.gaussian()),
         Denoises(X0),

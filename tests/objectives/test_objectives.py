@@ -53,6 +53,7 @@ ELSEWHERE = {
             "score_identity",
             "score_regularised_consistency",
             "shortcut",
+            "truncated_consistency",
         ],
         "few_step_cases.py: test_few_step_optima.py and others hold what their papers guarantee",
     ),

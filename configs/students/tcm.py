@@ -1,0 +1,33 @@
+"""Truncated consistency (TCM; Lee et al. 2024): a consistency model goes on at its noisy times alone.
+
+    diffusion train --config=students/consistency:runs/digits --workdir=runs/consistency
+    diffusion train --config=students/tcm:runs/consistency --workdir=runs/tcm
+    diffusion sample --workdir=runs/tcm --config.sample.steps=1
+
+The teacher is a consistency model, from whose weights the student starts, and which remains the target at the times
+before sigma / alpha = 1. Steps of sampling at these times are not for the student. It has not been trained to its end.
+
+Presets: `tcm:runs/consistency,tiny` (seconds; to see that everything works).
+"""
+
+from ml_collections import ConfigDict
+
+from diffusion.experiments.config import recipes
+
+base = recipes.module("students/base")
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The recipe for the folder of a consistency model; see the module's docstring."""
+    config = base.student(arg)
+    config.objective = {
+        "name": "truncated_consistency",
+        "density": {"name": "log_normal", "mean": 0.0, "std": 2.0, "strata": 32},
+        "pairs": {"name": "shrinking", "stage": 200},
+        "pair_weighting": {"name": "inverse_gap"},
+        "distance": {"name": "pseudo_huber"},
+    }
+    config.optimizer.learning_rate = 2e-4
+    config.train.steps = 800
+    config.sample.steps = 1
+    return base.preset(config, arg, {})
