@@ -35,8 +35,8 @@ def truncated_consistency(
         target = f(x_s, s) for s >= t',   f_teacher(x_s, s) for s < t'
         loss = a w(t, s) d(f(x_t, t), stop target),    a = weight / share at t = t' and 1 / (1 - share) else
 
-    The expected loss is that of consistency training plus `weight` times that at the boundary. The teacher is a
-    consistency model of all times, as `ct` or `ict` trains it; with the network "model" starting from its weights
+    Its expectation is the loss of consistency training plus `weight` times the boundary's. The teacher is a consistency
+    model of all times, as `ct` or `ict` trains it; with the network "model" starting from its weights
     this is the paper's second stage. The trained network is not for times before t'.
 
     Facts:
