@@ -29,7 +29,7 @@ def nearest(name: object, names: Iterable[str], alike: float = 0.5) -> str | Non
     """
     misspelt = str(name)[:100]
     close = difflib.get_close_matches(misspelt, list(names), n=3, cutoff=alike)
-    return max(close, key=lambda each: sorted(each) == sorted(misspelt), default=None)
+    return max(close, key=lambda candidate: sorted(candidate) == sorted(misspelt), default=None)
 
 
 def declare(module: str, renamed: Mapping[str, str] = NONE, elsewhere: Mapping[str, str] = NONE) -> None:

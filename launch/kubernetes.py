@@ -214,9 +214,9 @@ def manifest(options: argparse.Namespace, command: list[str]) -> dict:
     }
 
 
-def create(module: str, made: dict, options: argparse.Namespace) -> int:
+def create(module: str, manifest: dict, options: argparse.Namespace) -> int:
     """Creates the object of a manifest, or does with it what the options say; returns the exit status."""
-    text = json.dumps(made, indent=2) + "\n"
+    text = json.dumps(manifest, indent=2) + "\n"
     kubectl = ["kubectl", "create", "-f", "-"]
     return launcher.hand_over(module, text, options, kubectl, "create the job with: kubectl create -f", "manifest")
 

@@ -411,14 +411,14 @@ def _has_magnitudes(layers: Mapping[str, Update]) -> bool:
     return any(has.values())
 
 
-def _usual(found: Mapping[str, float]) -> float:
+def _usual(alphas: Mapping[str, float]) -> float:
     """The value that most layers have."""
-    return collections.Counter(found.values()).most_common(1)[0][0]
+    return collections.Counter(alphas.values()).most_common(1)[0][0]
 
 
-def _others(found: Mapping[str, float], usual: float) -> dict[str, float]:
+def _others(alphas: Mapping[str, float], usual: float) -> dict[str, float]:
     """The layers that have another."""
-    return {layer: value for layer, value in found.items() if value != usual}
+    return {layer: value for layer, value in alphas.items() if value != usual}
 
 
 public.declare(__name__, renamed={"of_layers": "build_adapter"})

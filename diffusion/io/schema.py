@@ -117,19 +117,19 @@ def objection(field: str, value: Any, valid: Valid) -> str:
     return "" if valid.holds(value) else f"{field} = {limits.short(value)}; valid: {valid.words}."
 
 
-def check(fields: Mapping[str, Valid], found: Mapping[str, Any], what: str) -> None:
+def check(fields: Mapping[str, Valid], values: Mapping[str, Any], what: str) -> None:
     """Refuses a table in which a field holds a value that is not valid.
 
     Args:
         fields: {field: its valid values}; a field may be absent.
-        found: the table.
+        values: the table.
         what: the name of the table, for the message.
 
     Raises:
         limits.Refused: at the first such field.
     """
     for field, valid in fields.items():
-        if field in found and (why := objection(field, found[field], valid)):
+        if field in values and (why := objection(field, values[field], valid)):
             raise limits.Refused(f"{what}: {why}")
 
 

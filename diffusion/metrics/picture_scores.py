@@ -372,13 +372,13 @@ def _fitting(path: pathlib.Path, protocol: PromptProtocol) -> str:
 WITHOUT_EFFECT = ("parent", "name", "eos", "scale", "token_std", "attention", "remat", "dtype")
 
 
-def _difference(found: nn.Module, expected: nn.Module, where: str = "") -> str:
+def _difference(module: nn.Module, expected: nn.Module, where: str = "") -> str:
     """The first field in which a network differs from the published one; "" if none does."""
     for field in dataclasses.fields(expected):
         if field.name in WITHOUT_EFFECT:
             continue
         ours = getattr(expected, field.name)
-        theirs = getattr(found, field.name)
+        theirs = getattr(module, field.name)
         if isinstance(ours, nn.Module):
             if why := _difference(theirs, ours, f"{where}{field.name}."):
                 return why

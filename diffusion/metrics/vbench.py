@@ -191,26 +191,26 @@ def text_consistency(features: np.ndarray, texts: np.ndarray) -> np.ndarray:
 # ==== Of what networks find ====
 
 
-def objects(found: Sequence[Sequence[Detection]], names: Sequence[str]) -> float:
+def objects(detections: Sequence[Sequence[Detection]], names: Sequence[str]) -> float:
     """The share of a film's frames in which every object is found: object class, and multiple objects for two names.
 
     Args:
-        found: the objects in each frame, from a function such as a `readers.Detector`.
+        detections: the objects in each frame, from a function such as a `readers.Detector`.
         names: the labels of the objects.
 
     Raises:
         ValueError: without a frame or a name.
     """
-    if not found or not names:
-        raise ValueError(f"need a frame and a name at least, got {len(found)} and {len(names)}")
-    return sum(set(names) <= {detection.label for detection in frame} for frame in found) / len(found)
+    if not detections or not names:
+        raise ValueError(f"need a frame and a name at least, got {len(detections)} and {len(names)}")
+    return sum(set(names) <= {detection.label for detection in frame} for frame in detections) / len(detections)
 
 
-def colour(found: Sequence[Sequence[tuple[str, str]]], name: str, wanted: str) -> float | None:
+def colour(answers: Sequence[Sequence[tuple[str, str]]], name: str, wanted: str) -> float | None:
     """The share of frames that show the object in the wanted colour, among those whose captions say a colour of it.
 
     Args:
-        found: the (label, caption) of each object in each frame.
+        answers: the (label, caption) of each object in each frame.
         name: the object's label.
         wanted: the colour, one of COLOURS.
 
@@ -222,7 +222,7 @@ def colour(found: Sequence[Sequence[tuple[str, str]]], name: str, wanted: str) -
     """
     if wanted not in COLOURS:
         raise ValueError(f"unknown colour {wanted!r}. Valid: {', '.join(COLOURS)}")
-    captions_of_object = [[caption for label, caption in frame if label == name] for frame in found]
+    captions_of_object = [[caption for label, caption in frame if label == name] for frame in answers]
     said = [
         any(name_of_colour in caption for caption in captions for name_of_colour in COLOURS)
         for captions in captions_of_object
@@ -231,7 +231,7 @@ def colour(found: Sequence[Sequence[tuple[str, str]]], name: str, wanted: str) -
     return sum(right) / sum(said) if any(said) else None
 
 
-def relation(found: Sequence[Sequence[Detection]], first: str, second: str, place: str) -> float:
+def relation(detections: Sequence[Sequence[Detection]], first: str, second: str, place: str) -> float:
     """How well two objects stand beside or above one another, mean over a film's frames.
 
     A frame's score is the greatest over pairs of boxes of these labels: 1 where the centres are further apart along the
@@ -239,19 +239,19 @@ def relation(found: Sequence[Sequence[Detection]], first: str, second: str, plac
     order, left or right, does not count, and two boxes of one label are a pair too.
 
     Args:
-        found: the objects in each frame, from a function such as a `readers.Detector`.
+        detections: the objects in each frame, from a function such as a `readers.Detector`.
         first, second: the labels of the two objects.
         place: the place, one of SIDES or HEIGHTS.
 
     Raises:
         ValueError: for another place, or without a frame.
     """
-    if place not in (*SIDES, *HEIGHTS) or not found:
+    if place not in (*SIDES, *HEIGHTS) or not detections:
         raise ValueError(
-            f"need a frame, and a place of {', '.join((*SIDES, *HEIGHTS))}; got {len(found)} and {place!r}"
+            f"need a frame, and a place of {', '.join((*SIDES, *HEIGHTS))}; got {len(detections)} and {place!r}"
         )
     scores = []
-    for frame in found:
+    for frame in detections:
         boxes = [np.asarray(detection.box, np.float64) for detection in frame if detection.label in (first, second)]
         pairs = [_placed(a, b, place in SIDES) for i, a in enumerate(boxes) for b in boxes[i + 1 :]]
         scores.append(max(pairs, default=0.0))

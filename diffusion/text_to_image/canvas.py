@@ -85,11 +85,11 @@ class Canvas(NamedTuple):
         image = None if self.image is None else jnp.asarray(to_model(self.image))[None]
         return image, None if self.mask is None else jnp.asarray(self.mask)[None, :, :, None]
 
-    def with_original(self, made: np.ndarray) -> np.ndarray:
+    def with_original(self, generated: np.ndarray) -> np.ndarray:
         """Pictures [B, H, W, C] with the image wherever the mask is False."""
         if self.mask is None or self.image is None:
-            return made
-        return np.where(self.mask[..., None], made, self.image)
+            return generated
+        return np.where(self.mask[..., None], generated, self.image)
 
 
 def edited_images(images: Sequence[str | np.ndarray], most: int, multiple: int) -> tuple[np.ndarray, ...]:

@@ -326,7 +326,7 @@ class Job(NamedTuple):
 
 
 def cache_of(
-    model: TextToImage, text: str, trajectory: schedulers.Trajectory, whole: timesteps.Plan
+    model: TextToImage, text: str, trajectory: schedulers.Trajectory, plan: timesteps.Plan
 ) -> caching.Cache | None:
     """The cache that a request names, or None.
 
@@ -334,14 +334,14 @@ def cache_of(
         model: the model whose denoiser the cache reads.
         text: the cache's entry in the request, as JSON.
         trajectory: the trajectory that the request takes.
-        whole: the complete plan; the trajectory's plan is its end, or repeats some of its steps.
+        plan: the complete plan; the trajectory's plan is its end, or repeats some of its steps.
 
     Raises:
         ValueError: for an unknown name or argument, or one that the denoiser or the sampler cannot use.
     """
     if not text:
         return None
-    cache = caching.named(json.loads(text), **caching.evaluations(trajectory.plan, whole))
+    cache = caching.named(json.loads(text), **caching.evaluations(trajectory.plan, plan))
     try:
         cache.check(facts.reuses(model.denoiser))
     except ValueError as error:

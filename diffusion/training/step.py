@@ -205,9 +205,9 @@ def make_train_step(
     if accumulate < 1:
         raise ValueError(f"accumulate = {accumulate}: must be >= 1.")
 
-    def summed_loss(params, others, whole, keys, batch, step, examples):
+    def summed_loss(params, others, base_params, keys, batch, step, examples):
         trained = {name: functools.partial(head, params[HEADS][name]) for name, head in heads.items()}
-        networks = {**others, **trained, "model": functools.partial(apply, *whole, params)}
+        networks = {**others, **trained, "model": functools.partial(apply, *base_params, params)}
         losses, metrics = objective(networks, schedule, keys, batch, step)
         # Each micro-batch divides by the number of examples of the whole batch, so that the sum over them is the mean.
         return losses.sum() / examples, (losses, dict(metrics))

@@ -57,7 +57,7 @@ def gaussian_shading(key: str, bits: int = 64, nonces: int = 64) -> Watermark:
 
     def embed(noise: Array, keys: Array) -> Array:
         _, signs = tables(math.prod(noise.shape[1:]))
-        chosen = jax.vmap(lambda own: jax.random.randint(jax.random.fold_in(own, PURPOSE), (), 0, nonces))(keys)
+        chosen = jax.vmap(lambda key: jax.random.randint(jax.random.fold_in(key, PURPOSE), (), 0, nonces))(keys)
         positive = jnp.asarray(signs)[chosen].reshape(noise.shape)
         return jnp.where(positive, jnp.abs(noise), -jnp.abs(noise))
 

@@ -109,8 +109,10 @@ def agreement(arena: Arena, votes: Sequence[Vote]) -> tuple[float, int]:
     return krippendorff_alpha(table), int(((table != NO_VOTE).sum(0) >= 2).sum())
 
 
-def tables(arena: Arena, votes: Sequence[Vote], made: Sequence[Score]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """The scores `made` of the votes, the pairs and the voters as (title, header, rows of cells)."""
+def tables(
+    arena: Arena, votes: Sequence[Vote], scores: Sequence[Score]
+) -> list[tuple[str, list[str], list[list[str]]]]:
+    """(title, header, rows of cells) of the scores, the pairs and the voters."""
     score_rows = [
         [
             score.name,
@@ -119,7 +121,7 @@ def tables(arena: Arena, votes: Sequence[Vote], made: Sequence[Score]) -> list[t
             score.ties,
             score.losses,
         ]
-        for score in made
+        for score in scores
     ]
     pair_rows = []
     matrix = np.zeros((len(arena.names),) * 2, int)
@@ -146,16 +148,16 @@ def tables(arena: Arena, votes: Sequence[Vote], made: Sequence[Score]) -> list[t
     ]
 
 
-def write(arena: Arena, votes: Sequence[Vote], made: Sequence[Score], folder: pathlib.Path) -> list[pathlib.Path]:
+def write(arena: Arena, votes: Sequence[Vote], scores: Sequence[Score], folder: pathlib.Path) -> list[pathlib.Path]:
     """Writes scores.csv, votes.csv, arena.md and scores.png; returns their paths.
 
     Args:
         arena: the arena of the votes.
         votes: the votes that stand, at least one.
-        made: their scores.
+        scores: their scores.
         folder: the arena's folder.
     """
-    _csv(folder / "scores.csv", Score._fields, made)
+    _csv(folder / "scores.csv", Score._fields, scores)
     rows = []
     for vote in votes:
         comparison = arena.comparisons[vote.comparison]
@@ -164,9 +166,9 @@ def write(arena: Arena, votes: Sequence[Vote], made: Sequence[Score], folder: pa
         chosen = pair.get(vote.choice, TIE)
         rows.append([vote.voter, vote.comparison, comparison.request, pair[vote.left], right, chosen])
     _csv(folder / "votes.csv", ("voter", "comparison", "request", "left", "right", "preferred"), rows)
-    _draw(made, folder / "scores.png")
+    _draw(scores, folder / "scores.png")
     parts = [f"# {arena.question}"]
-    for title, header, cells in tables(arena, votes, made):
+    for title, header, cells in tables(arena, votes, scores):
         parts += [f"## {title}", report.table(header, cells)]
     caption = "Scores of Bradley and Terry's model, with 95 % intervals"
     parts += [agreement_line(arena, votes), *report.pictures(folder, {"scores.png": caption}), HOW_TO_READ]
@@ -190,14 +192,14 @@ def _csv(path: pathlib.Path, header: Sequence[str], rows: Sequence[Sequence]) ->
         file.write(text.getvalue().encode())
 
 
-def _draw(made: Sequence[Score], path: pathlib.Path) -> None:
-    figure = plots.blank(6, 1 + 0.4 * len(made), "constrained")
+def _draw(scores: Sequence[Score], path: pathlib.Path) -> None:
+    figure = plots.blank(6, 1 + 0.4 * len(scores), "constrained")
     axes = figure.subplots()
-    for row, score in enumerate(reversed(made)):
+    for row, score in enumerate(reversed(scores)):
         axes.plot([score.low, score.high], [row, row], color="0.6", linewidth=2)
         axes.plot(score.score, row, "o", color="C0")
-    axes.set_yticks(range(len(made)), [score.name for score in reversed(made)])
-    axes.set_ylim(-0.5, len(made) - 0.5)
+    axes.set_yticks(range(len(scores)), [score.name for score in reversed(scores)])
+    axes.set_ylim(-0.5, len(scores) - 0.5)
     axes.set_xlabel("score (400 points: preferred ten times out of eleven)")
     plots.style(axes)
     plots.save(figure, path)

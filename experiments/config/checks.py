@@ -206,8 +206,8 @@ def _check_base(recipe: Recipe) -> None:
         raise refused(config, "tuning.name", why, "the model that it was made from as the base")
 
 
-def _check_buckets(made: resolve.Resolver) -> None:
-    config = made.config
+def _check_buckets(resolver: resolve.Resolver) -> None:
+    config = resolver.config
     data = config["data"]
     shape = data["shape"]
     sizes = picture_sizes.sizes(config)
@@ -226,4 +226,4 @@ def _check_buckets(made: resolve.Resolver) -> None:
         valid = f"(height, width, channels) of a size out of {', '.join(f'{h} x {w}' for h, w in sizes)}"
         raise refused(config, "data.shape", "config.data.buckets needs the shape of the samples", valid)
     for size in sizes:  # patches and halvings
-        made.model((*size, shape[-1]))
+        resolver.model((*size, shape[-1]))

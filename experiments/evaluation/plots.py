@@ -366,6 +366,6 @@ def _smooth(values):
     """The mean over a centred window of a twentieth of the run, cut at its ends; NaN where no loss is known."""
     window = np.ones(2 * max(1, len(values) // 40) + 1)
     known = np.isfinite(values)
-    at_ends = lambda of: np.convolve(of, window)[len(window) // 2 :][: len(values)]
+    at_ends = lambda row: np.convolve(row, window)[len(window) // 2 :][: len(values)]
     number = at_ends(known.astype(float)).round()
     return np.where(number > 0, at_ends(np.where(known, values, 0)) / np.maximum(number, 1), np.nan)

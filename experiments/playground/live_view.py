@@ -96,15 +96,15 @@ def waiting(message: str) -> str:
     )
 
 
-def address(made: np.ndarray, most: int = 0, rate: float = 0.0) -> str:
+def address(pictures: np.ndarray, most: int = 0, rate: float = 0.0) -> str:
     """A data URL of a picture uint8 [H, W, C], or of a clip [F, H, W, C] that plays for ever.
 
     Args:
-        made: a picture or a clip.
+        pictures: a picture or a clip.
         most: pixels to which the larger side is reduced; 0: as it is.
         rate: frames a second of a clip.
     """
-    frames = [Image.fromarray(frame) for frame in coloured(made if rate else made[None])]
+    frames = [Image.fromarray(frame) for frame in coloured(pictures if rate else pictures[None])]
     for frame in frames:
         if most and max(frame.size) > most:
             frame.thumbnail((most, most))

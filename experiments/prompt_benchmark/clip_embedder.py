@@ -24,8 +24,8 @@ def opened(folder: str) -> tuple[Embedder, str]:
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(f"--clip={folder}: {error}") from error
 
-    def pictures(found: Sequence[np.ndarray]) -> np.ndarray:
-        fitted = [picture_fitting.cropped(picture, towers.side) for picture in found]
+    def pictures(images: Sequence[np.ndarray]) -> np.ndarray:
+        fitted = [picture_fitting.cropped(picture, towers.side) for picture in images]
         return _in_batches(fitted, lambda rows: towers.images(np.stack(rows)))
 
     return Embedder(pictures, lambda texts: _in_batches(list(texts), towers.texts)), model_index.fingerprint(folder)

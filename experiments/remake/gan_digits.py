@@ -125,13 +125,13 @@ def process(name: str) -> Process:
     return Process(schedule, parameterization, objective, functools.partial(timesteps.karras, schedule))
 
 
-def train_denoiser(key: jax.Array, steps: int, made: Process) -> Any:
+def train_denoiser(key: jax.Array, steps: int, process: Process) -> Any:
     """The parameters after as many steps of Adam, whose rate falls to 0 by a cosine."""
     network, (init_key, train_key) = ReLUNet(64, WIDTH), jax.random.split(key)
     params = network.init(init_key, jnp.zeros((1, 64)), jnp.zeros(1))
     optimizer = optax.adam(optax.cosine_decay_schedule(RATE, max(steps, 1)))
     batch = lambda key: {"x": draw_batch(key)}
-    return train(made.objective, made.schedule, network.apply, params, optimizer, batch, steps, train_key)
+    return train(process.objective, process.schedule, network.apply, params, optimizer, batch, steps, train_key)
 
 
 def step_cost(training: Callable[..., Any], *arguments: Any) -> float:
@@ -144,13 +144,13 @@ def step_cost(training: Callable[..., Any], *arguments: Any) -> float:
     return count(1) - count(0)
 
 
-def denoised(params: Any, key: jax.Array, made: Process, number: int, solver_steps: int) -> jax.Array:
+def denoised(params: Any, key: jax.Array, process: Process, number: int, solver_steps: int) -> jax.Array:
     """`[number, 64]` samples by Heun's method, which takes 2 solver_steps - 1 evaluations."""
     model = lambda x, clock, condition: ReLUNet(64, WIDTH).apply(params, x, clock)
-    denoise = parameterizations.denoiser(model, made.schedule, made.parameterization)
+    denoise = parameterizations.denoiser(model, process.schedule, process.parameterization)
     keys = jax.random.split(key, number)  # no step draws
-    noise, plan = samplers.prior(made.schedule, keys, (64,)), timesteps.plan(made.grid(solver_steps))
-    return samplers.sample(samplers.heun(), denoise, made.schedule, noise, plan, keys)
+    noise, plan = samplers.prior(process.schedule, keys, (64,)), timesteps.plan(process.grid(solver_steps))
+    return samplers.sample(samplers.heun(), denoise, process.schedule, noise, plan, keys)
 
 
 def figures(samples: np.ndarray) -> dict[str, float]:

@@ -236,10 +236,12 @@ def _heads(recipe: Recipe, cast: players.Players, key: jax.Array, model: Any, en
     encoder = recipe.companions.encoder
     received = inputs(recipe.network, recipe.examples.shape, recipe.examples.null)
 
-    def width(layer: int | None, of: int | None = None) -> int:
-        """The number of features of a layer; for the target 0, the values of an example per token of the block `of`."""
-        if layer == 0 and of:
-            _, (features,) = jax.eval_shape(functools.partial(recipe.network.apply, features=(of,)), model, *received)
+    def width(layer: int | None, block: int | None = None) -> int:
+        """The number of features of a layer; for the target 0, an example's values per token of the block."""
+        if layer == 0 and block:
+            _, (features,) = jax.eval_shape(
+                functools.partial(recipe.network.apply, features=(block,)), model, *received
+            )
             return math.prod(recipe.examples.shape) // math.prod(features.shape[1:-1])
         if layer is None:
             assert encoder is not None  # `fits.check` refuses a term of alignment without one

@@ -104,7 +104,7 @@ def pictures(recipe: Recipe) -> Examples:
 
 
 @every_record()
-def encoded(recipe: Recipe, workdir: str | pathlib.Path, found: Examples) -> tuple[Recipe, Examples]:
+def encoded(recipe: Recipe, workdir: str | pathlib.Path, examples: Examples) -> tuple[Recipe, Examples]:
     """Encodes the pictures and captions that are not encoded yet; every process of a run calls it.
 
     Returns:
@@ -115,7 +115,7 @@ def encoded(recipe: Recipe, workdir: str | pathlib.Path, found: Examples) -> tup
     """
     tuned = tuned_network(recipe)
     base, tuning = tuned.base, tuned.tuning
-    source = found.source
+    source = examples.source
     assert not isinstance(source, Stream)  # `pictures` refuses one
     folder = pathlib.Path(workdir)
     settings = recipe.config["data"]
@@ -133,17 +133,17 @@ def encoded(recipe: Recipe, workdir: str | pathlib.Path, found: Examples) -> tup
         texts = _texts(recipe, source)
         agreement.first(lambda: read(recipe, source.spec, texts, folder / "captions"))
         table = captions.read(folder / "captions")
-        sights = _sights(recipe, found.spec.shape, latents.description.autoencoder["sha256"])
+        sights = _sights(recipe, examples.spec.shape, latents.description.autoencoder["sha256"])
         for name, sight in sights.items():
             place = folder / encoded_pictures.FOLDER / name
             make = functools.partial(encoded_pictures.write, sight, source, place, threads=settings["threads"])
             agreement.first(make)
     except (FileNotFoundError, latent_cache.CacheError) as error:
         raise ConfigError(f"config.data: {error}") from error
-    if latents.description.shape != found.spec.shape:
+    if latents.description.shape != examples.spec.shape:
         raise ConfigError(
             f"config.data.latents.dir = {cache!r} holds latents of {latents.description.shape}, and the pictures' are "
-            f"of {found.spec.shape}. Valid: those of the same side."
+            f"of {examples.spec.shape}. Valid: those of the same side."
         )
     if _moves(tuning) and len(latents.description.views) > 1:
         raise ConfigError(
@@ -162,7 +162,7 @@ def encoded(recipe: Recipe, workdir: str | pathlib.Path, found: Examples) -> tup
     except latent_cache.CacheError as error:
         raise ConfigError(f"config.data: {error}") from error
     known = TunedNetwork(dataclasses.replace(base, null=null), tuning)
-    return recipe.with_parts(network=known, tuned=known), found._replace(source=records, augment=(latents.draw,))
+    return recipe.with_parts(network=known, tuned=known), examples._replace(source=records, augment=(latents.draw,))
 
 
 @dataclasses.dataclass(frozen=True)

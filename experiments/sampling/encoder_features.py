@@ -99,7 +99,7 @@ def encode(encoder: Encoder, params: Any) -> Callable[[np.ndarray], np.ndarray]:
     return apply
 
 
-def require(found: latent_cache.Description, encoder: Encoder, where: str) -> None:
+def require(description: latent_cache.Description, encoder: Encoder, where: str) -> None:
     """Refuses features of another encoder than that of a run; of its weights where the run names their file.
 
     Raises:
@@ -111,8 +111,8 @@ def require(found: latent_cache.Description, encoder: Encoder, where: str) -> No
             needed["sha256"] = digest(warm_start.read(encoder.path))
         except (FileNotFoundError, ValueError) as error:
             raise ConfigError(f"config.encoder.path = {encoder.path!r}: {error}") from error
-    required = found._replace(autoencoder={**found.autoencoder, **needed})
-    if differs := latent_cache.differences(found, required):
+    required = description._replace(autoencoder={**description.autoencoder, **needed})
+    if differs := latent_cache.differences(description, required):
         listed = "; ".join(difference.removeprefix("autoencoder.") for difference in differs)
         raise ConfigError(
             f"config.encoder: {feature_cache.beside(where)} holds the features of another encoder (theirs -> that of "

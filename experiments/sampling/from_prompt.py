@@ -116,12 +116,12 @@ def main(
                 signer.sign(path, settings, diffusion.__version__)
 
 
-def _write(path: pathlib.Path, made: np.ndarray, video: Video | None, about: Mapping[str, Any]) -> None:
+def _write(path: pathlib.Path, pixels: np.ndarray, video: Video | None, about: Mapping[str, Any]) -> None:
     """Writes the PNG file of what was made; of a clip it has some frames, and the clip is beside it."""
-    if made.ndim == 3:
-        return pictures.write(path, made, about)
+    if pixels.ndim == 3:
+        return pictures.write(path, pixels, about)
     assert video is not None  # it made a clip
-    print(clips.write_with_row(path, made, video.rate, about), flush=True)
+    print(clips.write_with_row(path, pixels, video.rate, about), flush=True)
     return None
 
 

@@ -54,33 +54,33 @@ def _chosen(known: Sequence[str], requested: Sequence[str]) -> list[str]:
     return list(requested) or [name for name in (*distances, *USUAL) if name in known] or list(known)
 
 
-def markdown(of: Table) -> str:
+def markdown(table: Table) -> str:
     """The table as Markdown, with a line on how to read it."""
-    return f"{report.table(*_cells(of))}\n\n{note(of)}\n"
+    return f"{report.table(*_cells(table))}\n\n{note(table)}\n"
 
 
-def note(of: Table) -> str:
+def note(table: Table) -> str:
     """How the table is to be read, and which records its figures stand on."""
     sentence = "Each line is one run."
-    if of.averaged:
-        alone = f"that differ in {', '.join(of.averaged)} alone"
+    if table.averaged:
+        alone = f"that differ in {', '.join(table.averaged)} alone"
         sentence = (
             f"Mean ± standard deviation over the runs {alone}, and Student's 95 % interval of the mean; those that are "
             "not done are left out."
         )
     by_records: dict[str, list[str]] = {}
-    for name, text in of.records.items():
+    for name, text in table.records.items():
         by_records.setdefault(text, []).append(name)
     return " ".join([sentence, *(f"Records of {', '.join(names)}: {text}." for text, names in by_records.items())])
 
 
-def averages_csv(of: Table) -> str:
+def averages_csv(table: Table) -> str:
     """The table as CSV: for each figure its mean, standard deviation, 95 % interval of the mean, and number of runs."""
     parts = ("", "_std", "_low", "_high", "_n")
-    lines = [[*of.columns, "runs_done", *(name + part for name in of.figures for part in parts)]]
-    for values, done, figures in of.rows:
+    lines = [[*table.columns, "runs_done", *(name + part for name in table.figures for part in parts)]]
+    for values, done, figures in table.rows:
         lines.append([*values, done])
-        for name in of.figures:
+        for name in table.figures:
             value, low, high, n, std = figures.get(name, [""] * len(Figure._fields))
             lines[-1] += [value, std, low, high, n]
     return _csv(lines)
@@ -106,23 +106,24 @@ def _csv(lines) -> str:
     return text.getvalue()
 
 
-def write(results: Results, of: Table) -> list[pathlib.Path]:
+def write(results: Results, table: Table) -> list[pathlib.Path]:
     """Writes table.md, table.csv and runs.csv into the sweep's folder, each whole or not at all; returns the paths."""
-    texts = {"table.md": markdown(of), "table.csv": averages_csv(of), "runs.csv": runs_csv(results)}
+    texts = {"table.md": markdown(table), "table.csv": averages_csv(table), "runs.csv": runs_csv(results)}
     for name, text in texts.items():
         write_text(results.directory / name, text)
     return [results.directory / name for name in texts]
 
 
-def show(of: Table, title: str) -> None:
+def show(table: Table, title: str) -> None:
     """Prints the table."""
-    report.show(title, *_cells(of))
-    print(note(of))
+    report.show(title, *_cells(table))
+    print(note(table))
 
 
-def _cells(of: Table) -> tuple[list[str], list[list[str]]]:
+def _cells(table: Table) -> tuple[list[str], list[list[str]]]:
     """The header, and the rows of cells."""
     rows = [
-        [*values, done, *(report.cell(figures.get(name)) for name in of.figures)] for values, done, figures in of.rows
+        [*values, done, *(report.cell(figures.get(name)) for name in table.figures)]
+        for values, done, figures in table.rows
     ]
-    return [*of.columns, "runs done", *of.figures], rows
+    return [*table.columns, "runs done", *table.figures], rows

@@ -74,13 +74,13 @@ def _first_difference(tensors: Tensors, expected: dict[str, tuple[int, ...]]) ->
     return next((f"the network has no {name}" for name in tensors.shapes if name not in expected), "")
 
 
-def read(row: Row, recipe: Recipe, found: Found) -> Weights:
+def read(row: Row, recipe: Recipe, network: Found) -> Weights:
     """The parameters of the recipe's network.
 
     Raises:
         Mismatch: if a tensor that is computed differs from what the network computes.
     """
-    params = row.checkpoint.taken(recipe.network, folders.read(found))
+    params = row.checkpoint.taken(recipe.network, folders.read(network))
     return Weights({"params": params}, sum(leaf.size for leaf in jax.tree.leaves(params)))
 
 

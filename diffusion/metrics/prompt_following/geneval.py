@@ -190,7 +190,7 @@ def counted_objects(detections: Sequence[Detection], tag: str, rules: Rules = PU
     """
     least = rules.counting_threshold if tag == "counting" else rules.threshold
     by_class: dict[str, list[Detection]] = {}
-    for detection in sorted(detections, key=lambda each: -each.score):
+    for detection in sorted(detections, key=lambda item: -item.score):
         if detection.score > least:
             by_class.setdefault(detection.label, []).append(detection)
     return {label: _apart(objects[: rules.most], rules.overlap) for label, objects in by_class.items()}
@@ -291,20 +291,20 @@ def _objection(clause, chosen, groups, colours_of, rules) -> str:
     return ""
 
 
-def crop(picture: np.ndarray, found: Detection) -> np.ndarray:
+def crop(picture: np.ndarray, detection: Detection) -> np.ndarray:
     """The picture inside the box of an object, grey around its mask.
 
     Args:
         picture: uint8 `[H, W, 3]`.
-        found: the object.
+        detection: the object.
 
     Returns:
         uint8 `[h, w, 3]`, at least one pixel.
     """
-    if found.mask is not None:
-        picture = np.where(found.mask[..., None], picture, np.uint8(GREY))
+    if detection.mask is not None:
+        picture = np.where(detection.mask[..., None], picture, np.uint8(GREY))
     height, width = picture.shape[:2]
-    left, top, right, bottom = (round(side) for side in found.box)
+    left, top, right, bottom = (round(side) for side in detection.box)
     left = min(max(left, 0), width - 1)
     top = min(max(top, 0), height - 1)
     return picture[top : max(bottom, top + 1), left : max(right, left + 1)]

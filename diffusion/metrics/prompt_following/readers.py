@@ -107,18 +107,20 @@ def detected(detector: Detector, pictures: Sequence[np.ndarray]) -> list[list[De
         for detection in objects:
             if not isinstance(detection, Detection) or not _is_detection(detection, picture.shape[:2]):
                 raise _other("the detector", detection, DETECTIONS)
-    plain = lambda each: each._replace(score=float(each.score), box=tuple(float(side) for side in each.box))
-    return [sorted(map(plain, objects), key=lambda each: -each.score) for objects in all_objects]
+    plain = lambda detection: detection._replace(
+        score=float(detection.score), box=tuple(float(side) for side in detection.box)
+    )
+    return [sorted(map(plain, objects), key=lambda detection: -detection.score) for objects in all_objects]
 
 
-def _is_detection(each: Detection, shape: tuple[int, ...]) -> bool:
+def _is_detection(detection: Detection, shape: tuple[int, ...]) -> bool:
     try:
-        left, top, right, bottom = (float(side) for side in each.box)
-        numbers = (left, top, right, bottom, float(each.score))
+        left, top, right, bottom = (float(side) for side in detection.box)
+        numbers = (left, top, right, bottom, float(detection.score))
     except (TypeError, ValueError):
         return False
-    valid = isinstance(each.label, str) and all(map(math.isfinite, numbers)) and 0 <= each.score <= 1
-    masked = each.mask is None or (np.shape(each.mask) == shape and np.asarray(each.mask).dtype == bool)
+    valid = isinstance(detection.label, str) and all(map(math.isfinite, numbers)) and 0 <= detection.score <= 1
+    masked = detection.mask is None or (np.shape(detection.mask) == shape and np.asarray(detection.mask).dtype == bool)
     return valid and left <= right and top <= bottom and masked
 
 
@@ -206,13 +208,13 @@ def parsed(grammar: Grammar, text: str) -> Parse:
     return parse
 
 
-def _as_many(who: str, found: Any, inputs: Sequence, form: str) -> list:
-    if not isinstance(found, Sequence) or isinstance(found, str) or len(found) != len(inputs):
-        count = f" of {len(found)}" if isinstance(found, Sequence) else ""
-        raise ReaderError(f"{who} answers to {len(inputs)} with a {type(found).__name__}{count}, not with {form}.")
-    return list(found)
+def _as_many(who: str, results: Any, inputs: Sequence, form: str) -> list:
+    if not isinstance(results, Sequence) or isinstance(results, str) or len(results) != len(inputs):
+        count = f" of {len(results)}" if isinstance(results, Sequence) else ""
+        raise ReaderError(f"{who} answers to {len(inputs)} with a {type(results).__name__}{count}, not with {form}.")
+    return list(results)
 
 
-def _other(who: str, found: Any, form: str) -> ReaderError:
-    shown = " ".join(repr(found).split())
+def _other(who: str, result: Any, form: str) -> ReaderError:
+    shown = " ".join(repr(result).split())
     return ReaderError(f"{who} answers with {shown[:100]}{'...' if len(shown) > 100 else ''}, not with {form}.")

@@ -152,16 +152,16 @@ def tiled(
     return by_tiles
 
 
-def _ratio(made: Any, tile: jax.ShapeDtypeStruct, step: int) -> tuple[int, int]:
+def _ratio(output: Any, tile: jax.ShapeDtypeStruct, step: int) -> tuple[int, int]:
     """(a, b): outputs have a / b times the sides of the input."""
     height, width = tile.shape[-3:-1]
-    for leaf in jax.tree.leaves(made):
+    for leaf in jax.tree.leaves(output):
         a = leaf.shape[-3]
         if leaf.ndim != len(tile.shape) or leaf.shape[-2] * height != a * width or step * a % height:
             raise ValueError(
                 f"a tile {tile.shape} became {leaf.shape}: not a picture of sides that change by one "
                 f"ratio, a multiple of 1 / step = 1 / {step}"
             )
-        if a != jax.tree.leaves(made)[0].shape[-3]:
+        if a != jax.tree.leaves(output)[0].shape[-3]:
             raise ValueError("the outputs of a tile have different sides")
     return a, height

@@ -183,10 +183,10 @@ def _warn_of_dropped(family: Family, tensors: Tensors) -> None:
             warnings.warn(f"{tensors.path}: {len(names)} tensors are left out: {what}.", stacklevel=4)
 
 
-def _varied(found: Found) -> Found:
+def _varied(network: Found) -> Found:
     """The same network, with the module that the file's values determine if the config leaves a choice."""
-    varied = found.family.varied
-    return found if varied is None else found._replace(module=varied(found.module, found.tensors))
+    varied = network.family.varied
+    return network if varied is None else network._replace(module=varied(network.module, network.tensors))
 
 
 # The errors that a module, its table or its trace raises for inconsistent sizes.

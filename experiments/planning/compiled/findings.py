@@ -261,10 +261,10 @@ def _where(module: Module, instruction: Instruction, root: pathlib.Path) -> dict
     return place(module, instruction, root)._asdict()
 
 
-def _summed(found: Iterable[tuple[dict[str, Any], dict[str, float]]], by: str) -> list[dict[str, Any]]:
+def _summed(entries: Iterable[tuple[dict[str, Any], dict[str, float]]], by: str) -> list[dict[str, Any]]:
     """Entries with the sums over the entries that are equal, the largest first."""
     sums: dict[str, tuple[dict[str, Any], collections.Counter]] = {}
-    for entry, values in found:
+    for entry, values in entries:
         _, total = sums.setdefault(repr(entry), (entry, collections.Counter()))
         total.update(values)
-    return sorted((entry | dict(total) for entry, total in sums.values()), key=lambda each: -each[by])
+    return sorted((entry | dict(total) for entry, total in sums.values()), key=lambda entry: -entry[by])

@@ -37,11 +37,11 @@ class Roofline(NamedTuple):
     memory_bound: float
 
 
-def passes(made: Product, platform: str) -> float:
+def passes(product: Product, platform: str) -> float:
     """How many times the time of a bfloat16 product a product takes."""
-    if "f32" in made.kinds or "f64" in made.kinds:
-        return FLOAT32[platform][made.precision]
-    return 0.5 if all(kind.startswith("f8") or kind in ("s8", "u8") for kind in made.kinds) else 1.0
+    if "f32" in product.kinds or "f64" in product.kinds:
+        return FLOAT32[platform][product.precision]
+    return 0.5 if all(kind.startswith("f8") or kind in ("s8", "u8") for kind in product.kinds) else 1.0
 
 
 def resources(kernel: Kernel, machine: Machine, rate: float) -> tuple[float, float]:
