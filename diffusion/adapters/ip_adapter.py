@@ -8,7 +8,6 @@ output = unet.apply(variables, x, t, {**condition, "extra": (extra,)})
 
 __all__ = ["attachment", "opened", "prompt"]
 
-import functools
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -144,7 +143,7 @@ def attachment(
         return {"extra_joint": (_everywhere_or_masked(layers, weight, denoiser, x),)}
 
     joint = isinstance(module, JointIPAdapter)
-    read = functools.partial(_read, encoder)
+    read = lambda picture, size: prompt_features.fitted(encoder, picture)  # a picture of any size
     how = (entries_joint, read, encode_joint) if joint else (entries, read, encode)
     return Attachment({"adapter": params, "encoder": of}, *how, masked=True)
 
@@ -154,8 +153,3 @@ def _everywhere_or_masked(layers: Any, weight: jax.Array, denoiser: Any, x: jax.
     everywhere = weight.ndim == 1
     strength = weight if everywhere else jnp.ones(len(weight))
     return _weighted(layers, strength, None if everywhere else weight, denoiser.extra_layers(*x.shape[1:3]))
-
-
-def _read(encoder: nn.Module, picture: Any, size: tuple[int, int]) -> Any:
-    """A picture of any size, as the encoder reads it; an `Attachment.read`."""
-    return prompt_features.fitted(encoder, picture)

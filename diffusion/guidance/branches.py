@@ -1,8 +1,8 @@
 """Branches: the predictions that a guidance combines, and ways to evaluate them."""
 
-__all__ = ["Branches", "evaluate", "separately", "together", "with_conditions"]
+__all__ = ["Branches", "class_conditions", "evaluate", "separately", "together", "with_conditions"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -93,6 +93,17 @@ def with_conditions(conditions: Callable[..., tuple[Any, ...]]) -> Callable[[Cal
         return guidance
 
     return attach
+
+
+def class_conditions(condition: Array, null: Array, labels: Sequence[int] = ()) -> tuple[Array, ...]:
+    """The conditions of a config for several classes: the sample's, further ones or those of regions, the null class.
+
+    Args:
+        condition: the classes of the samples, `[B]`.
+        null: the null class, `[B]`.
+        labels: the further classes, each for all samples.
+    """
+    return (condition, *(jnp.full_like(condition, label) for label in labels), null)
 
 
 public.declare(__name__, renamed={"of_conditions": "with_conditions"})

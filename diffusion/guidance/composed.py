@@ -4,21 +4,13 @@ __all__ = ["composed"]
 
 from collections.abc import Sequence
 
-import jax.numpy as jnp
-from jax import Array
-
-from diffusion.guidance.branches import Branches, evaluate, with_conditions
+from diffusion.guidance.branches import Branches, class_conditions, evaluate, with_conditions
 from diffusion.guidance.prediction_changes import extrapolate
 from diffusion.guidance.strength import Scale, strength
 from diffusion.parameterizations import Denoiser
 
 
-def _and_labels(condition: Array, null: Array, labels: Sequence[int] = ()) -> tuple[Array, ...]:
-    """The conditions of `composed` in a config: the sample's class, further classes, the null class."""
-    return (condition, *(jnp.full_like(condition, label) for label in labels), null)
-
-
-@with_conditions(_and_labels)
+@with_conditions(class_conditions)
 def composed(branches: Branches, scales: Sequence[Scale]) -> Denoiser:
     """Several conditions, each with a weight that may be negative: uncond + sum_k w_k (cond_k - uncond).
 

@@ -5,11 +5,9 @@ __all__ = ["Region", "mixed", "regional", "shares"]
 import math
 from collections.abc import Sequence
 
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
-from diffusion.guidance.branches import Branches, evaluate, with_conditions
+from diffusion.guidance.branches import Branches, class_conditions, evaluate, with_conditions
 from diffusion.guidance.prediction_changes import extrapolate
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser
@@ -18,12 +16,7 @@ Region = Sequence[float] | np.ndarray
 """A box (left, top, right, bottom) in parts of the sides, 0 .. 1, or weights `[H, W]` of the pixels, in 0 .. 1."""
 
 
-def _and_labels(condition: Array, null: Array, labels: Sequence[int] = ()) -> tuple[Array, ...]:
-    """The conditions of `regional` in a config: the sample's class, the regions' classes, the null class."""
-    return (condition, *(jnp.full_like(condition, label) for label in labels), null)
-
-
-@with_conditions(_and_labels)
+@with_conditions(class_conditions)
 def regional(branches: Branches, scale: Scale, regions: Sequence[Region], interval: Interval = None) -> Denoiser:
     """A condition for each region, and one for the rest: sum_k m_k cond_k, guided by w against the null condition.
 

@@ -5,7 +5,6 @@ attachment = redux_prompt.opened("FLUX.1-Redux-dev", flux)    # with its folders
 
 __all__ = ["attachment", "opened"]
 
-import functools
 import pathlib
 from typing import Any
 
@@ -80,10 +79,5 @@ def attachment(module: nn.Module, params: Any, denoiser: nn.Module, encoder: nn.
         tokens = weight[:, None, None].astype(seen.dtype) * seen
         return {"extra_text": ((tokens, jnp.any(tokens != 0, axis=-1)),)}
 
-    read = functools.partial(_read, encoder)
+    read = lambda picture, size: prompt_features.fitted(encoder, picture)  # a picture of any size
     return Attachment({"redux": params, "encoder": of}, entries, read, encode)
-
-
-def _read(encoder: nn.Module, picture: Any, size: tuple[int, int]) -> Any:
-    """A picture of any size, as the encoder reads it; an `Attachment.read`."""
-    return prompt_features.fitted(encoder, picture)
