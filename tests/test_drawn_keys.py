@@ -284,8 +284,9 @@ SLOW = {
     f"objective {name}"
     for name in (
         "x0", "v, min-snr", "score", "edm", "velocity", "ct", "ect", "cd", "continuous_consistency(teacher)",
-        "mean_flow(guided)", "alpha_flow", "drifting", "score_identity", "score_regularised_consistency",
-        "truncated_consistency", "distribution_matching(backward_simulation)",
+        "mean_flow(guided)", "alpha_flow", "drifting", "score_identity", "guidance_distillation",
+        "score_regularised_consistency", "truncated_consistency",
+        "distribution_matching(backward_simulation)",
     )
 }  # fmt: skip
 # Samplers draw through one function, `samplers.sample`: one of them stands for all where it must be fast.

@@ -63,6 +63,7 @@ from diffusion.objectives.feature_losses import (
     structured_alignment as structured_alignment,
 )
 from diffusion.objectives.flow_matching import flow_matching as flow_matching
+from diffusion.objectives.guidance_distillation import guidance_distillation as guidance_distillation
 from diffusion.objectives.hybrid import hybrid as hybrid
 from diffusion.objectives.latent_consistency import latent_consistency_distillation as latent_consistency_distillation
 from diffusion.objectives.masked import masked_denoising as masked_denoising, with_masked_copy as with_masked_copy

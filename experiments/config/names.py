@@ -196,6 +196,7 @@ OBJECTIVES = _table(
     objectives.continuous_consistency,
     objectives.truncated_consistency,
     objectives.progressive_distillation,
+    objectives.guidance_distillation,
     objectives.reward_backpropagation,
     objectives.diffusion_dpo,
     objectives.adjoint_matching,

@@ -26,7 +26,7 @@ from tests import commands
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 ROOT = pathlib.Path(__file__).parents[2]
-STUDENTS = ("progressive", "consistency", "tcm", "lcm", "dmd", "dmd2", "sid", "rcm", "turbo", "reflow")
+STUDENTS = ("progressive", "guided", "consistency", "tcm", "lcm", "dmd", "dmd2", "sid", "rcm", "turbo", "reflow")
 OF_TWO_PLAYERS = ("dmd", "dmd2", "sid", "rcm", "turbo")
 STEPS, BROKEN = 6, 4  # of a training, and after how many it is interrupted: within a stage, while DMD's model rests
 TINY = {
@@ -42,6 +42,8 @@ TINY = {
 }
 OF_ONE = {
     "progressive": {"objective.N": 2, "objective.stage": 3},
+    "guided": {"objective.density.strata": 8},
+    "tcm": {"objective.density.strata": 8},
     "dmd": {"objective.density.strata": 8, "second_player.objective.density.strata": 8},
     "dmd2": {"objective.density.strata": 8, "second_player.objective.density.strata": 8},
     "sid": {"objective.density.strata": 8, "second_player.objective.density.strata": 8},

@@ -69,6 +69,9 @@ MEMBERS = {
         ("teacher", "fake"),
     ),
     "truncated_consistency": Member(lambda: objectives.truncated_consistency(V, V, UNIFORM, near(0.2)), ("teacher",)),
+    "guidance_distillation": Member(
+        lambda: objectives.guidance_distillation(V, V, weightings.constant(V), UNIFORM), ("teacher",)
+    ),
     "fake_score": Member(
         lambda: objectives.fake_score(V, V, weightings.constant(V), UNIFORM), ("model",), trained="fake"
     ),

@@ -128,6 +128,12 @@ FACTS = {
         UNIFORM,
         {"block": 4, "score": False},
     ),
+    "guidance_distillation": lambda: (
+        objectives.guidance_distillation(X0, V, weightings.constant(X0), UNIFORM),
+        Denoises(X0),
+        UNIFORM,
+        {"teacher": Teacher()},
+    ),
     "hybrid": lambda: (
         objectives.hybrid(X0, UNIFORM, 100),
         Denoises(parameterizations.learned_variance(X0)),

@@ -42,6 +42,7 @@ ELSEWHERE = {
             "diffusion_nft",
             "ect",
             "fake_score",
+            "guidance_distillation",
             "ict",
             "improved_mean_flow",
             "latent_consistency_distillation",
