@@ -80,7 +80,7 @@ def current(words: Sequence[str]) -> list[str]:
 
 
 def as_process(words: Sequence[str]) -> list[str]:
-    """The words by which a process is started, from those of a user's shell.
+    """The words that start a process, from the words of a user's shell.
 
     `python` and `diffusion` become the interpreter of this process, with the package that this process has imported: a
     folder named `diffusion` in the current one is not taken for it.

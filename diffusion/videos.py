@@ -247,7 +247,7 @@ def rollout_from_memory(
 
 
 def without_frames(denoise: Denoiser, schedule: NoiseSchedule, given: ArrayLike, noise: Array) -> Denoiser:
-    """The denoiser that has not seen the given frames: they are noise at t_max, of which it knows nothing.
+    """The denoiser without the given frames: it sees noise at t_max in their place.
 
     Beside the denoiser that sees them it is the unconditional branch of a guidance by them:
 

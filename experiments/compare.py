@@ -149,7 +149,7 @@ def _protocol(content: Mapping) -> dict[str, Any]:
 
 
 def _run(folder: pathlib.Path, config: dict[str, Any], fields: Sequence[str]) -> Run:
-    """A run as a sweep has it; what varies are those fields of its config."""
+    """A run in the form of a sweep's; the fields that vary are these fields of its config."""
     measured = figures.read_run(folder)
     flat = flattened(config)
     overrides = {field: flat.get(field, MISSING) for field in fields}

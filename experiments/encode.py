@@ -114,7 +114,7 @@ def features(
     shard_records: int = 0,
     size: int = 0,
 ) -> latent_cache.Description:
-    """Writes the features of an encoder beside the latents in a folder, or goes on with that.
+    """Writes the features of an encoder beside the latents in a folder, or continues to.
 
     Args:
         encoder: the encoder, with the size of the pictures that it receives.

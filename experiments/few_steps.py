@@ -76,7 +76,7 @@ def runs_of(pattern: str) -> list[str]:
 
 
 def rows_of(folder: str | pathlib.Path, name: str, steps: Sequence[int], number: int, inception: str) -> list[Row]:
-    """The rows of a run, called `name`, for those of the requested sampling steps that it can take.
+    """The rows of the run `name`, for the requested numbers of sampling steps that it can take.
 
     Args:
         folder: the run folder.

@@ -90,7 +90,7 @@ def tries(plans: Sequence[Plan], directory: pathlib.Path, retry: int, requested:
 
 @contextlib.contextmanager
 def receiving(signals: queue.SimpleQueue) -> Iterator[list[int]]:
-    """Puts the signals to stop into a queue during a `with` block; yields the list of those that came."""
+    """Collects signals to stop during a `with` block; yields the list of the received signals."""
     received: list[int] = []
 
     def receive(number, frame):

@@ -37,7 +37,12 @@ def get_config(arg: str = "") -> ConfigDict:
     denoiser.objective.density.patterns = PATTERNS
     config = ConfigDict(
         {
-            "data": {"source": source, "name": denoiser.data.name, "dir": "", "split": "train"},  # of both trainings
+            "data": {
+                "source": source,
+                "name": denoiser.data.name,
+                "dir": "",
+                "split": "train",
+            },  # the data of both trainings
             "measured": 500,  # training clips by which the latents are normalised to mean 0 and variance 1
             "autoencoder": first,
             "denoiser": denoiser,

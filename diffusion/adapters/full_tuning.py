@@ -18,7 +18,7 @@ from diffusion.models.interchange import families, folders
 
 
 def full(base: Any, targets: str = "", text: bool = False) -> Tuning:
-    """All weights of the denoiser train, or some, from those of the base; they are float32 whatever the base's type.
+    """Trains all or some weights of the denoiser, starting from the base's; they are float32 for a base of any type.
 
     A run writes the folder of the whole model.
 

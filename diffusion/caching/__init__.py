@@ -1,4 +1,4 @@
-"""Caches: a part of a network runs in some steps alone, and what it left stands in for it in the others.
+"""Caches: a part of a network runs in some steps only; the other steps reuse its earlier output.
 
     network = lambda x, clock, condition, **reuse: module.apply(params, x, clock, condition, **reuse)
     make = lambda network: guidance.classifier_free(guidance.together(network, schedule, v, (labels, null)), 4.0)

@@ -95,7 +95,7 @@ def paragraphs(package: str) -> Iterator[str]:
 
 
 def is_prose(paragraph: str) -> bool:
-    """Whether nine of ten characters are those of sentences, and there are enough of them."""
+    """Whether a text is long enough, and nine of ten characters occur in sentences."""
     plain = re.sub(r"[^A-Za-z ,.]", "", " ".join(paragraph.split()))
     return len(plain) >= LEAST and len(plain) >= 0.9 * len(" ".join(paragraph.split())) and ">>>" not in paragraph
 

@@ -84,7 +84,7 @@ def missing() -> Hiding:
 
 
 def record(values: np.ndarray, hidden: np.ndarray, where: str = "the series") -> dict[str, Any]:
-    """The record of a series of which a part is hidden.
+    """The record of a series, a part of which is hidden.
 
     Args:
         values: the series, float `[L, C]`, NaN where a value is missing.

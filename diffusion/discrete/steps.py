@@ -114,7 +114,7 @@ def tau_leaping_law(predict: Predictor, process: AnyProcess, x: Array, t: Array,
 
 
 def theta_trapezoidal(theta: float = 0.5) -> SymbolSampler:
-    """Two stages of a step for masks, of which the second extrapolates the rates.
+    """A step in two stages for masks; the second stage extrapolates the rates.
 
     Second order in the law of a sample, as long as no extrapolated rate is cut off at 0: where one symbol that appears
     makes another impossible, it is of first order.
@@ -161,7 +161,7 @@ def first_stage(theta: float, rates: Array, x: Array, t: Array, s: Array) -> Arr
 def second_stage(
     theta: float, rates: Array, later: Array, process: AnyProcess, middle: Array, t: Array, s: Array
 ) -> Array:
-    """The law of the second stage of `theta_trapezoidal`, of the rates of x_t and those of the middle x_r."""
+    """The law of the second stage of `theta_trapezoidal`, from the rates of x_t and of the middle x_r."""
     ahead = 1 / (2 * theta * (1 - theta))
     extrapolated = jnp.maximum(ahead * later - (ahead - 1) * rates, 0.0)
     extrapolated = jnp.where((middle == process.mask)[..., None], extrapolated, 0.0)

@@ -1,4 +1,4 @@
-"""Sharper predictions: a temperature, the likeliest symbols alone, or those that hold most of the probability.
+"""Sharper predictions: by a temperature, by the likeliest symbols, or by the symbols with most of the probability.
 
 Each takes log-probabilities and returns log-probabilities. Between predictor and sampler:
 

@@ -33,7 +33,7 @@ def grid(queries: int, height: int, width: int) -> tuple[int, int]:
 
 
 def chosen(maps: Sequence[Array]) -> list[Array]:
-    """The maps with the most queries, but at most QUERIES; else those with the fewest."""
+    """The maps with the most queries among those with at most QUERIES; without any, the maps with the fewest."""
     sizes = {a.shape[2] for a in maps}
     few = [size for size in sizes if size <= QUERIES]
     size = max(few) if few else min(sizes)

@@ -38,7 +38,7 @@ def power_cosine(power: float = 4.0) -> Ramp:
 
 
 def ramped(scale: Scale, ramp: Ramp | None) -> Scale:
-    """The scale of which a share acts at each t: 1 + (scale - 1) ramp(t); the scale itself without a ramp."""
+    """The scale with a ramp: 1 + (scale - 1) ramp(t) at each t; the scale itself without a ramp."""
     if ramp is None:
         return scale
     value = lambda t: jnp.asarray(scale(t) if callable(scale) else scale)

@@ -1,4 +1,4 @@
-"""What a file may unpack to: bytes, members and seconds, of which a small file can ask for more than a machine has."""
+"""Budgets of unpacking a file: bytes, members and seconds; a small file can ask for more than a machine has."""
 
 __all__ = ["Budget", "unpacked"]
 

@@ -87,7 +87,7 @@ def probe(folder: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def trying(operation: str) -> Iterator[None]:
-    """Names the operation where the file system does not know it; a full disk and the like stay as they are."""
+    """Names an operation that the file system does not support; other errors, such as a full disk, pass unchanged."""
     try:
         yield
     except OSError as error:

@@ -28,7 +28,7 @@ FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"  # FFmpeg's names of .mp4,
 MEMORY = 2**30  # bytes beyond those that it begins with
 PIXELS = 2**23, 2**26  # limit of a frame in a small file, 4096 x 2048, and in a large one, 8192 x 8192
 BYTES_A_PIXEL = 8  # pixels that a frame may have for each byte of its file, beyond the first of `PIXELS`
-SECONDS = 60  # of computing for a request, and
+SECONDS = 60  # CPU seconds of a request, and
 SECONDS_A_BYTE = 2e-6  # for each byte of the film
 
 
@@ -121,7 +121,7 @@ def _opened(content: Any, head: dict[str, Any]) -> Any:
 
 
 class _Content:
-    """A film's bytes; once it is `described`, zeros stand for those that would be read, which nobody looks at."""
+    """The bytes of a film; once it is `described`, later reads return zeros, which nobody looks at."""
 
     def __init__(self, content: Any):
         self._content = content

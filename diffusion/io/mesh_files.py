@@ -151,7 +151,7 @@ class _Surface:
 
 
 def _lines(text: str) -> Iterator[str]:
-    """The lines, without comments and without those that are empty then."""
+    """The lines without comments, and without empty lines."""
     for line in io.StringIO(text):
         if line := line.partition("#")[0].strip():
             yield line

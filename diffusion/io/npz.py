@@ -24,7 +24,7 @@ DAMAGED = (*npy.DAMAGED, NotImplementedError, zipfile.BadZipFile, zlib.error, lz
 
 
 def names(path: pathlib.Path | str) -> set[str]:
-    """The names of the arrays in a file, of which nothing else is read.
+    """The names of the arrays in a file; nothing else is read.
 
     Raises:
         Refused: if the file is damaged.
@@ -75,7 +75,7 @@ def _archive(path: pathlib.Path | str) -> Iterator[zipfile.ZipFile]:
 
 @contextlib.contextmanager
 def _refusing(what: str) -> Iterator[None]:
-    """Errors of damaged content become refusals; those of the disk stay what they are."""
+    """Turns errors of damaged content into refusals; errors of the disk pass unchanged."""
     try:
         yield
     except limits.Refused:

@@ -1,4 +1,4 @@
-"""Parquet files a batch of rows at a time, none of which unpacks to more than its file explains.
+"""Parquet files, read a batch of rows at a time; no batch unpacks to more than its file explains.
 
 Some bytes of a file can stand for thousands of millions: a page that is compressed, a number that is repeated, an entry
 of a dictionary that each row names. The headers of the pages say how much each unpacks to, so they are read first.
@@ -176,7 +176,7 @@ def _chunk(about: dict[int, Any]) -> _Chunk:
 
 
 def _page(content: bytes, path: pathlib.Path) -> tuple[int, int, int, int]:
-    """The bytes of a page's header, those that its page unpacks to and has, and the number of its values."""
+    """(bytes of a page's header, bytes that the page unpacks to, bytes that it has, number of its values)."""
     try:
         fields, length = _struct(content, 0, 0)
         unpacked, packed = fields[2], fields[3]

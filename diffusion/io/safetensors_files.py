@@ -92,7 +92,7 @@ class Header(NamedTuple):
 
 
 def header(path: pathlib.Path) -> Header:
-    """The header of a file, of which no tensor is read.
+    """The header of a file; no tensor is read.
 
     Raises:
         OSError: if it cannot be read.

@@ -1,4 +1,4 @@
-"""Snapshots of a folder in an object store: numbered lists of its files, of which the newest holds.
+"""Snapshots of a folder in an object store: numbered lists of its files, the newest of which is valid.
 
     files/PATH/WRITER-SHA256     the content of a file; never changed once it is listed
     snapshots/00000012.json      path -> (object, SHA-256, size) of every file, and who holds the folder

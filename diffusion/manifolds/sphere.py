@@ -39,7 +39,7 @@ def sphere(n: int) -> Manifold:
         return project(smooth.cosine(squared) * x + smooth.sine_ratio(squared) * v)
 
     def log(x, y):
-        # With tan(r / 2) = |y - x| / |y + x| both ends keep their digits. Twice: near the antipode the first
+        # The form tan(r / 2) = |y - x| / |y + x| keeps the digits at both ends. Twice: near the antipode the first
         # projection leaves a part along x.
         chord, opposite = y - x, y + x
         across = tangent(x, tangent(x, chord))

@@ -207,7 +207,7 @@ def shifted(reader: Reader, refused: Mapping[str, int], shift: float) -> Reader:
 
 
 def features(reader: Reader, images: np.ndarray) -> np.ndarray:
-    """The last hidden layer, float32 [N, DIM]; arguments as those of `read`."""
+    """The last hidden layer, float32 [N, DIM]; arguments as in `read`."""
     check(images)
     expected = jax.eval_shape(lambda: _init(jax.random.key(0), images.shape[1:], reader.classes))
     if expected["hidden"].shape != reader.params["hidden"].shape:

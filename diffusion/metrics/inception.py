@@ -283,7 +283,7 @@ def _pixel_convs(params, block, x, names, pool=None):
 
 
 def _average_pool(x):
-    """Averages of 3 x 3 pixels; at the border, averages of those inside the image."""
+    """Averages of 3 x 3 pixels; at the border, averages of the pixels inside the image."""
     total = lambda y: lax.reduce_window(y, 0.0, lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
     return total(x) / total(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
 

@@ -1,4 +1,4 @@
-"""Runs of n symbols: how far those of samples are from those of real sequences."""
+"""Runs of n symbols: the divergence between samples and real sequences."""
 
 __all__ = ["NAMES", "codes", "divergence"]
 

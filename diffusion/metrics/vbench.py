@@ -207,7 +207,7 @@ def objects(detections: Sequence[Sequence[Detection]], names: Sequence[str]) -> 
 
 
 def colour(answers: Sequence[Sequence[tuple[str, str]]], name: str, wanted: str) -> float | None:
-    """The share of frames that show the object in the wanted colour, among those whose captions say a colour of it.
+    """The share of frames that show the object in the wanted colour, of the frames whose captions name its colour.
 
     Args:
         answers: the (label, caption) of each object in each frame.

@@ -192,7 +192,7 @@ class EDM2UNet(LevelsByResolution, Backbone):
         block_class = EDM2Block
         if REMAT[self.remat]:
             block_class = nn.remat(EDM2Block, policy=REMAT[self.remat])
-        numbers = itertools.count()  # of the boxes, each with dropout of its own
+        numbers = itertools.count()  # numbers of the boxes: each draws its own dropout
 
         def box(h: jax.Array, channels: int, name: str, attend: bool = False, **side) -> jax.Array:
             block = block_class(

@@ -78,7 +78,7 @@ def remembered(
     condition: Any,
     memory: FrameMemory,
 ) -> FrameMemory:
-    """The memory with further frames, which it sees at `timesteps.clean_time` behind those that it has.
+    """The memory with further frames behind its own, seen at `timesteps.clean_time`.
 
     Args:
         network: a `VideoDiT` with `causal`.

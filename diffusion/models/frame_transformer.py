@@ -36,7 +36,7 @@ OFFSETS = 32  # along the chain that are told apart in either direction
 SMALLEST = 0.1  # share of noise below which updates become no smaller
 EARLIEST = 0.01  # share of noise below which the velocity is that to the guess, over this share
 ONE_BOND = 0.38  # nanometres between CA of neighbours
-STEPS = 1000.0  # of the embedding of t
+STEPS = 1000.0  # factor of t in its embedding
 
 
 class FrameTransformer(nn.Module):

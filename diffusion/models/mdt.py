@@ -1,4 +1,4 @@
-"""MDTv2: a DiT with long skips that, in training, also completes pictures of which it sees a part of the patches.
+"""MDTv2: a DiT with long skips that, in training, also completes pictures from a part of their patches.
 
      class     t                x [B, H, W, C]
        |       |                      |

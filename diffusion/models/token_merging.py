@@ -1,4 +1,4 @@
-"""Token merging: self-attention over fewer tokens, of which the most alike share one."""
+"""Token merging: self-attention over fewer tokens; the most similar tokens share one."""
 
 __all__ = ["matching", "merged"]
 
@@ -114,7 +114,7 @@ class _Interception:
 def matching(
     metric: jax.Array, height: int, width: int, number: int
 ) -> tuple[Callable[[jax.Array], jax.Array], Callable[[jax.Array], jax.Array]]:
-    """Bipartite soft matching of tokens: the most alike are merged into one of those that stay.
+    """Bipartite soft matching of tokens: the most similar tokens are merged into tokens that stay.
 
     The first token of each 2 x 2 cell stays; of the others the `number` with the largest cosine similarity to any of
     these is merged, each into its nearest, as their mean.

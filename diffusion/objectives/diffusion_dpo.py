@@ -1,4 +1,4 @@
-"""Direct preference optimisation: a model learns from pairs of which one example was preferred, without a reward."""
+"""Direct preference optimisation: a model learns from pairs of a preferred and a rejected example, without a reward."""
 
 __all__ = ["diffusion_dpo"]
 

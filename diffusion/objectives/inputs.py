@@ -163,7 +163,7 @@ def weighted_mean(weight: Array, loss: Array) -> Array:
 
 
 def weigh(weight: Array, other: Array) -> Array:
-    """The product of two weights of a loss, of which one may have further axes of x: `[B]` and `[B, F]`."""
+    """The product of two weights of a loss; one may have further axes of x: `[B]` and `[B, F]`."""
     most = max(weight, other, key=jnp.ndim)
     return left_broadcast(weight, most) * left_broadcast(other, most)
 

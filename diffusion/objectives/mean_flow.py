@@ -180,7 +180,7 @@ def two_times(density, equal, keys, batch) -> tuple[Array, Array, Array]:
 
 
 def guided_velocity(guidance: Guidance, u, keys, x_t, t, v, condition):
-    """The guided velocity and the condition, of which a share is dropped together with the guidance."""
+    """The guided velocity and the condition; a share of the conditions is dropped, with their guidance."""
     if condition is None:
         raise ValueError("mean_flow: guidance needs a condition, and the batch has none")
     null = null_of(condition, guidance.null)

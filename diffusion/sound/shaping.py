@@ -20,7 +20,7 @@ from diffusion.sound.mdct import imdct, kaiser_bessel_derived, mdct
 from diffusion.sound.spectrograms import between_bands, mel_filters
 
 LEAST = 1e-4  # size of a coefficient, that of silence
-NARROW = 2.0  # main lobe of the window: near frequencies matter more than far ones
+NARROW = 2.0  # shape of the Kaiser-Bessel window: near frequencies matter more than far ones
 
 
 def envelope(levels: Any, sample_rate: int, window: int) -> Any:

@@ -1,4 +1,4 @@
-"""Steering: samples of a tilted law, by weighted particles, by search, or by what a measurement says of the data.
+"""Steering: samples of a tilted law, by weighted particles, by search, or by a measurement of the data.
 
 tilt = steering.tilt(log_reward)                  # the target is p(x_0) exp(log_reward(x_0)), up to its constant
 particles = steering.twisted(samplers.ddpm(), denoise, schedule, x, plan, keys, tilt, number=16)

@@ -1,4 +1,4 @@
-"""Denoising diffusion restoration: each singular direction of a measurement takes what is known of it, by its noise."""
+"""Denoising diffusion restoration: each singular direction takes its measured value, weighed by its noise."""
 
 __all__ = ["ddrm"]
 

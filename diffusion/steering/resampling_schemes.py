@@ -1,4 +1,4 @@
-"""Resampling: which particles go on, and what they weigh then."""
+"""Resampling: the particles that survive, and their new weights."""
 
 __all__ = [
     "USUAL",
@@ -116,7 +116,7 @@ def where_uneven(resample: Resampling, below: float = 0.5) -> Resampling:
 
 
 USUAL: Resampling = where_uneven(systematic)
-"""What most papers do: systematic resampling where the effective size is below half of the particles."""
+"""Systematic resampling whenever the effective size is below half of the particles, as in most papers."""
 
 
 def partial(resample: Resampling, share: float = 0.5) -> Resampling:

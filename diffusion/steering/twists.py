@@ -1,4 +1,4 @@
-"""Twists: what the weight of a particle on its way says of the reward at its end."""
+"""Twists: weights of particles on their way, which estimate the reward at the end."""
 
 __all__ = ["LogReward", "Twist", "largest_so_far", "rewards", "sum_so_far", "tilt"]
 

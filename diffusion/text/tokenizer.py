@@ -95,7 +95,7 @@ class Tokenizer(NamedTuple):
 
     @classmethod
     def open(cls, folder: str | pathlib.Path, length: int = 0) -> "Tokenizer":
-        """Reads a folder as it is published beside an encoder.
+        """Reads a tokenizer's folder, in the form in which it is published beside an encoder.
 
         Args:
             folder: published folder, see the module.

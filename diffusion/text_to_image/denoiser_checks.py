@@ -1,4 +1,4 @@
-"""Whether the networks of a folder are those of its pipeline: what its denoiser sees, and how large a latent is."""
+"""Checks that the networks of a folder fit its pipeline: the inputs of the denoiser, and the size of a latent."""
 
 __all__ = ["check_denoiser"]
 

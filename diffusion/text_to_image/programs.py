@@ -58,7 +58,7 @@ def repeated(plan: timesteps.Plan, first: int, resamplings: int) -> timesteps.Pl
 
 
 class Kept(NamedTuple):
-    """The latents of an image of which a part is kept, and the noise that is added at all steps; [B, ...]."""
+    """The latents of an image with a kept part, and the noise that is added at all steps; [B, ...]."""
 
     latents: Array
     noise: Array

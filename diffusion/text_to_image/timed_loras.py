@@ -56,7 +56,7 @@ class Timed:
 
 
 def timed(params: Any, loras: Sequence[TimedLora]) -> Timed:
-    """Merges LoRAs for each combination of them that acts at some t of 0 to 1, those of one combination at once.
+    """Merges LoRAs once for each combination that acts together at some t in [0, 1].
 
     Intervals are closed: two that touch act together at the t that they share, which is another combination.
 

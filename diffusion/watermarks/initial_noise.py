@@ -23,7 +23,7 @@ def initial_noise(
     iterations: int = 1,
     clip: Clip | None = None,
 ) -> Array:
-    """The noise of which a deterministic sampler would make x, on the scale of N(0, 1): DDIM's inversion.
+    """The noise from which a deterministic sampler makes x, on the scale of N(0, 1): DDIM's inversion.
 
     It goes up along the grid to its last time with alpha > 0; where that is not the first time of the grid, the last
     step takes the noise that the network predicts there, as DDIM's step to alpha = 0 does.

@@ -30,7 +30,7 @@ def _bytes(key: str, purpose: str, number: int) -> np.ndarray:
 
 
 def bits(key: str, purpose: str, number: int) -> np.ndarray:
-    """Bool `[number]`, each True with probability 1/2 over the keys; those of two purposes are independent."""
+    """Bool `[number]`, each True with probability 1/2 over the keys, and independent between two purposes."""
     return np.unpackbits(_bytes(key, purpose, -(-number // 8)))[:number].astype(bool)
 
 

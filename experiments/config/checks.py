@@ -85,7 +85,7 @@ def with_data(recipe: Recipe, spec: Any) -> Recipe:
 
 
 def _check_hidden(config: Mapping) -> None:
-    """Refuses series of which only missing values are hidden, whose examples nobody knows."""
+    """Refuses series that hide only missing values: nobody knows the hidden values."""
     hide = plain(config["data"]["source"]).get("hide")
     if isinstance(hide, Mapping) and names.HIDINGS.get(hide.get("name")) is series_masks.missing:
         why = "what is missing has no values to learn from"

@@ -143,7 +143,7 @@ def _whole(path: str) -> str:
 
 
 def _with_whole_paths(entry: Any) -> Any:
-    """A source's entry, and those within it, with whole paths."""
+    """The entry of a source, and the entries within it, with absolute paths."""
     if isinstance(entry, tuple):
         return tuple(map(_with_whole_paths, entry))
     if not isinstance(entry, dict):

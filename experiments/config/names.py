@@ -383,7 +383,7 @@ UNMASKINGS = _table(discrete.confident, discrete.low_entropy)  # orders of "unma
 REMASKINGS = _table(discrete.capped, discrete.rescaled)  # schedules of "remasking": the share that is masked again
 PLANS = _table(timesteps.plan, timesteps.staggered, samplers.restart_plan, editing.repaint)
 DRIVERS = _table(samplers.sample, samplers.picard, samplers.adaptive)
-GUIDANCES = _table(  # of two branches, condition and null, or of the branches of its `with_conditions`
+GUIDANCES = _table(  # guidances of two branches, condition and null, or of the branches that `with_conditions` names
     guidance.classifier_free,
     guidance.rescaled,
     guidance.renormalised,

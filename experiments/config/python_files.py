@@ -11,7 +11,7 @@ from diffusion.experiments.config import ConfigError
 
 
 def prepared(name: str, path: pathlib.Path) -> tuple[types.ModuleType, Loader]:
-    """The module of a file, of which nothing has run, and its loader, whose `exec_module` runs it.
+    """(the module of a file, which has not run, its loader, whose `exec_module` runs it).
 
     Args:
         name: the module's name.

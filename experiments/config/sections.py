@@ -40,7 +40,7 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class Companions:
-    """The networks beside the model: those that train with it, that teach it, and that it is made from.
+    """The networks beside the model: they train with it, teach it, or are what it is made from.
 
     Attributes:
         second: the second player, where the objective has one.
@@ -163,7 +163,7 @@ def argument(part: str) -> str:
 
 
 def flat(recipe: Any) -> dict[str, Any]:
-    """The parts of a recipe by their own names, those of its sections among them."""
+    """The parts of a recipe by their own names, including the parts of its sections."""
     parts = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
     sections = [parts.pop(name) for name in SECTIONS]
     return parts | {f.name: getattr(section, f.name) for section in sections for f in dataclasses.fields(section)}

@@ -170,6 +170,6 @@ class Reading:
 
 
 def with_files(snapshot: Snapshot, entries: dict[str, Entry], gone=frozenset()) -> Snapshot:
-    """A snapshot with these files, and without those that are gone."""
+    """A snapshot with these files, and without the removed ones."""
     remaining = {path: entry for path, entry in snapshot.files.items() if path not in gone}
     return snapshot._replace(files=remaining | entries)

@@ -44,7 +44,7 @@ class Overlap(ConfigError):
 
 
 class TrainedOn(NamedTuple):
-    """How many of the records that samples are compared with are among those of the training.
+    """The number of reference records that are among the training records.
 
     Attributes:
         count: how many.
@@ -139,7 +139,7 @@ def require_trained_split(config: Mapping, saved: Mapping) -> None:
 
 
 def _splits(entry: Any) -> Iterator[str]:
-    """The splits that a source's entry, and those within it, name by themselves."""
+    """The splits that are named in a source's entry, or in entries within it."""
     for key, value in entry.items() if isinstance(entry, Mapping) else enumerate(entry):
         if key == "split":
             yield str(value)
@@ -241,7 +241,7 @@ def count_in_reference(config: Mapping, reference: str, data_dir: str = "") -> i
 
 
 def _count(other: sources.Source | Stream, train: sources.Source | Stream, by_number: bool = False) -> int | None:
-    """How many records of a source are among those of a training; None where it is not known."""
+    """The number of records of a source that are among the training records; None if unknown."""
     count = shared_records.by_number(*map(shared_records.identify, (other, train)))
     if count is not None or by_number or isinstance(other, Stream) or isinstance(train, Stream):
         return count

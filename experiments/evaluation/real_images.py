@@ -26,7 +26,7 @@ class Split(NamedTuple):
     spec: sources.DataSpec
     captions: tuple[str, ...] = ()  # only `captioned` fills them
     conditions: Any = None  # a pytree of arrays [N, ...], where they have a mask of what is real
-    stored: shared_records.Known = None  # which records of their dataset they are
+    stored: shared_records.Known = None  # identities of the records in their dataset
 
 
 def split_of(config: Mapping, split: str) -> Split:
@@ -47,7 +47,7 @@ def split_of(config: Mapping, split: str) -> Split:
 
 
 def splits_of(config: Mapping) -> tuple[Split, Split]:
-    """The images that a run is trained on, and those that its samples are compared with."""
+    """The images that a run is trained on, and the images that its samples are compared with."""
     return split_of(config, config["data"]["split"]), split_of(config, config["evaluate"]["split"])
 
 
@@ -110,7 +110,7 @@ def _read(source: sources.Source | Stream, damaged: str, sizes: tuple[int, int] 
 
 
 def records(source: sources.Source | Stream, skip: bool = False) -> Iterator[Mapping[str, Any]]:
-    """All records of a source, or the first of a stream; by choice without those that are damaged."""
+    """All records of a source, or the first of a stream; without the damaged ones if `skip`."""
     if isinstance(source, Stream):
         yield from source.records(STREAMED, skip)
         return

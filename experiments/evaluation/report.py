@@ -90,7 +90,7 @@ def cell(figure: Figure | None) -> str:
 
 
 def pictures(folder: pathlib.Path, captions: Mapping[str, str]) -> list[str]:
-    """Markdown paragraphs that embed those of the named files that are in the folder, each above its caption."""
+    """Markdown paragraphs that embed the named files that the folder has, each above its caption."""
     return [f"![{text}]({name})\n*{text}.*" for name, text in captions.items() if (folder / name).is_file()]
 
 

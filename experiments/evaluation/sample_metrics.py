@@ -36,7 +36,7 @@ def evaluate_samples(
     split: str = "validation",
     real_splits: tuple[Split, Split] | None = None,
 ) -> dict:
-    """The few metrics of samples that a training loop logs, without intervals; arguments are those of `measure`.
+    """The few metrics of samples that a training loop logs, without intervals; arguments as in `measure`.
 
     Returns:
         {"asked_class": share in [0, 1], "fd_FEATURE": distance, "fd_FEATURE_over_floor": ratio,

@@ -1,4 +1,4 @@
-"""The metric of runs on sound: what a judge of real notes hears in the samples, beside other real notes."""
+"""The metric of runs on sound: a judge of real notes classifies samples, and held-out notes beside them."""
 
 from typing import Any
 

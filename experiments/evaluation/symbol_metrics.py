@@ -16,7 +16,7 @@ HOW = {
 
 
 def measure(samples: np.ndarray, config: Mapping, train: Split, real: Split, draws: int, subsets: int) -> dict:
-    """Divergences of samples from real sequences; the arguments and the form are those of `vector_metrics.measure`.
+    """Divergences of samples from real sequences; arguments and result as in `vector_metrics.measure`.
 
     Raises:
         ConfigError: for features that are of pictures alone.

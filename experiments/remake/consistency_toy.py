@@ -129,7 +129,7 @@ def conclude(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def draw(parts: Mapping[str, Mapping[str, Any]]) -> "Figure":
-    """Samples of one step, above those of two, with the mean distances."""
+    """Draws samples of one step above samples of two steps, with the mean distances."""
     figure = plots.blank(10, 4.4, "constrained")
     for column, (part, values) in zip(figure.subplots(2, len(parts)).T, parts.items()):
         for axes, name, cloud in zip(column, ("one step", "two steps"), ("one", "two")):

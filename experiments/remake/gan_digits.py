@@ -135,7 +135,7 @@ def train_denoiser(key: jax.Array, steps: int, process: Process) -> Any:
 
 
 def step_cost(training: Callable[..., Any], *arguments: Any) -> float:
-    """Floating-point operations of one step of a training, by XLA's count: those of one step less those of none."""
+    """The floating-point operations of a training step, by XLA's count: of one step, minus those of none."""
 
     def count(steps):
         compiled = jax.jit(lambda key: training(key, steps, *arguments)).lower(jax.random.key(0)).compile()

@@ -49,7 +49,7 @@ def probe_deviation(data: exact_mixtures.Mixture, schedule: schedules.NoiseSched
 
 
 def errors(sde: str, key: jax.Array, data: exact_mixtures.Mixture, rows: int) -> jax.Array:
-    """`[rows]` bits per dimension of samples by one probe each, less those of their exact density."""
+    """`[rows]` bits per dimension of samples by one probe each, minus the exact ones."""
     schedule, dims = SDES[sde](), data.means.shape[1]
     x = exact_mixtures.draw(data, key, rows)
     probes = likelihood.rademacher(jax.random.split(jax.random.fold_in(key, 1), rows), (dims,))

@@ -53,7 +53,7 @@ def summary(record: Mapping[str, Any]) -> str:
 
 
 def page(entries: Iterable[tuple[Remake, Mapping[str, Any]]], waiting: Iterable[Remake]) -> str:
-    """The page of these remakes and their records, those without a record yet, and what is left out.
+    """The page: remakes with their records, remakes without a record, and what is left out.
 
     Args:
         entries: the remakes that are measured, each with its record.

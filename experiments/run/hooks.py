@@ -1,4 +1,4 @@
-"""What a run does beside its steps: the evaluation in the loop, with pictures of what it made."""
+"""The evaluation in the training loop, with pictures of its samples."""
 
 import functools
 import json
@@ -30,7 +30,7 @@ class EvaluationFailed(RuntimeError):
 
 
 class Samples(NamedTuple):
-    """The samples of an evaluation, with those that are followed from noise to image.
+    """The samples of an evaluation, and the trajectories of some of them.
 
     Attributes:
         images: the samples [N, ...].

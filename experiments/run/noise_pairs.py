@@ -42,7 +42,7 @@ FILE = 512  # pairs in a file
 
 @dataclasses.dataclass(frozen=True)
 class Paired(Accompanied):
-    """The examples of a run that learns from pairs: "x" of a batch is the samples, "noise" what they were made of.
+    """The examples of a run that learns from pairs: "x" of a batch are samples, "noise" is their initial noise.
 
     Attributes:
         pairs: the records of the run, with the pair `[2, H, W, C]` as their example.

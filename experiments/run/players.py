@@ -154,7 +154,7 @@ def with_strength(apply: Apply) -> Apply:
 
 
 def without_heads(apply: Apply) -> Apply:
-    """A network whose parameters have beside them those of networks that train with it."""
+    """A network whose parameters stand beside the parameters of networks that train with it."""
 
     def alone(params, *inputs, **features):
         return apply({name: leaf for name, leaf in params.items() if name != HEADS}, *inputs, **features)

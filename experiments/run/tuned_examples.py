@@ -293,7 +293,7 @@ def _sights(recipe: Recipe, latent: tuple[int, ...], autoencoder: str) -> dict[s
 
 
 def seeing(tuning: Tuning, about: Mapping[str, Any]) -> dict[str, encoded_pictures.Sight]:
-    """The entries that a tuning computes from pictures: the records' own, or those of a column.
+    """The entries that a tuning computes from pictures: the records' own pictures, or a column's.
 
     Args:
         tuning: the tuning of a run; one that sees no pictures has no entries.

@@ -1,4 +1,4 @@
-"""Moving averages of any width, made after training from those that a run's checkpoints keep."""
+"""Moving averages of any width, computed after training from the averages in a run's checkpoints."""
 
 import pathlib
 from typing import Any, NamedTuple

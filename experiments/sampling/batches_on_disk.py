@@ -1,4 +1,4 @@
-"""Samples made batch by batch, each on the disk as soon as it is made, so that a sampling that was killed goes on.
+"""Samples batch by batch: each batch is written at once, so that a killed command can continue.
 
 WORKDIR/.samples-KEY/00000250.npy holds the batch that begins with image 250; KEY is a hash of the weights, of the
 config, and of all labels and seeds. Image i depends on its own label and seed alone: it is the same whenever made.
@@ -37,7 +37,7 @@ def images(
     share: tuple[int, int] = (0, 1),
     work: Callable[[], np.ndarray] = lambda: np.zeros(2, np.int64),
 ) -> np.ndarray:
-    """Makes the samples that are not yet there, and returns all of them, or those of a process's share.
+    """Makes the samples that the folder lacks, and returns all samples, or the share of a process.
 
     Args:
         make: `generate.Generator.images`.
@@ -76,6 +76,6 @@ def work(folder: pathlib.Path) -> np.ndarray:
 
 
 def clear(out: pathlib.Path) -> None:
-    """Removes the batches, once the samples are written; those of other samples that were never finished, too."""
+    """Removes the batches once the samples are written, and batches of other, unfinished samples."""
     for folder in out.glob(".samples-*"):
         shutil.rmtree(folder, ignore_errors=True)

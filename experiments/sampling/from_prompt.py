@@ -161,7 +161,7 @@ def again(
 def make(
     request: Request, about: Mapping[str, Any], folder: str, path: pathlib.Path, drop_text: bool = False
 ) -> tuple[np.ndarray, Video | None]:
-    """The pictures of a request, if the model in a folder and the files are those that a picture's file names.
+    """The pictures of a request, if the model and the files are the ones that a picture's settings name.
 
     And how the model makes clips, or None.
     """

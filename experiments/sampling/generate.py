@@ -422,7 +422,7 @@ def _decoding(recipe: Recipe) -> tuple[Any, Callable[[Any, Any, Array], Array]]:
 
 
 def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark | None = None) -> Generator:
-    """The `generator` of any run that makes pictures; its labels are conditions, also those of prompts."""
+    """The `generator` of any run that makes pictures; its labels are conditions, of prompts too."""
     config = recipe.config
     schedule = recipe.schedule
     sampler = recipe.sampling.sampler

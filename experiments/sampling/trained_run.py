@@ -34,8 +34,8 @@ class Trained(NamedTuple):
 
     recipe: Recipe  # recipe of the run, with the changes of `load`
     params: Any  # parameters of the moving average
-    schedule: NoiseSchedule  # of the recipe
-    sampler: samplers.Sampler  # of the recipe
+    schedule: NoiseSchedule  # the recipe's schedule
+    sampler: samplers.Sampler  # the recipe's sampler
     grid: np.ndarray  # `[steps + 1]` decreasing times, of config.sample
     shape: tuple[int, ...]  # (H, W, C) of one example
 

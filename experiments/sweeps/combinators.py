@@ -79,7 +79,7 @@ def zip(*columns: Sequence[Overrides]) -> list[Overrides]:  # the name of what i
 
 
 def chain(*parts: Sequence[Overrides]) -> list[Overrides]:
-    """The runs of one list after those of another; an empty list adds nothing.
+    """The runs of several lists in order; an empty list adds nothing.
 
     Raises:
         SweepError: if a run comes twice.

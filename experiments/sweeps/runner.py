@@ -32,7 +32,7 @@ LINES, LETTERS = 6, 800  # most lines and letters of an error
 
 @dataclasses.dataclass
 class Job:
-    """A run of which a command is running."""
+    """A run, one of whose commands is running."""
 
     plan: Plan
     slot: Slot

@@ -134,7 +134,7 @@ def log_event(folder: pathlib.Path, status: str, **about: Any) -> None:
 
 
 def events(folder: pathlib.Path) -> list[dict]:
-    """The lines of a run's sweep.jsonl, without those that were cut off, or of a status of another version.
+    """The lines of a run's sweep.jsonl, without lines that were cut off or have an unknown status.
 
     Raises:
         OSError: if this machine cannot read the file.

@@ -1,4 +1,4 @@
-"""The rows of the zoo by name: those in the TOML files beside this module, and those that a user adds in Python.
+"""The rows of the zoo by name: the TOML files beside this module, and the rows that a user adds in Python.
 
     [edm2_m_imagenet64]                      # a table is a row, and its fields are those of `row.Row`
     like = "edm2_s_imagenet64"               # an earlier row of the file, from which it takes what it does not say

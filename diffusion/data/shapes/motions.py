@@ -342,7 +342,7 @@ def words(caption: str) -> np.ndarray:
 
 
 def words_of_both(caption: str) -> np.ndarray:
-    """The words of the first shape's phrase, then those of the second's: float32 [2 P], zeros where there is one shape.
+    """The words of both shapes' phrases in order: float32 [2 P], with zeros for a missing second shape.
 
     Raises:
         ValueError: as `words`, and for a caption of more than two shapes.

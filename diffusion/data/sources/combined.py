@@ -82,7 +82,7 @@ def filtered(of: Any, by: Callable[[Mapping[str, Any]], bool]) -> "Filtered | Fi
 
 
 class Mixture:
-    """Several sources, of which every one has its share of an epoch; a `Source`.
+    """Several sources, each with its share of an epoch; a `Source`.
 
     An epoch is just long enough to hold every record once. The records of a source that is too small for its share
     come again, the first ones once more than the last ones.

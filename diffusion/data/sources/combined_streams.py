@@ -138,7 +138,7 @@ class CaptionedStream(_Derived):
 
 
 class MixedStream(Stream):
-    """Several streams, of which every one has its share of the records.
+    """Several streams, each with its share of the records.
 
     A raw record is (the number of its stream, the raw record of that stream). The next record comes from the stream
     that is furthest behind its share, so that a stream has its share of any consecutive records, up to one record for

@@ -148,7 +148,7 @@ def drawings(split: str = "train", *, silent: float = 0.5, number: int = 8_000) 
 
 
 def spelled_drawings(split: str = "train", *, share: float = 0.15, number: int = 24_000) -> Records:
-    """Opens drawings like those of the dataset `shapes`, of which a share shows a word of random letters.
+    """Opens drawings in the style of the dataset `shapes`; a share of them shows a word of random letters.
 
     A model that sees 32 words learns each as one picture; from random letters it learns to spell. No record has a pair
     or a word that the dataset withholds.

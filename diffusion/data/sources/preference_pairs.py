@@ -1,4 +1,4 @@
-"""Pairs of examples of one condition, of which one was preferred to the other."""
+"""Pairs of examples with one condition: a preferred one and a rejected one."""
 
 __all__ = ["Preferences", "Rejected", "preferences"]
 
@@ -124,7 +124,7 @@ class Rejected:
         return {self.spec.entry: record["rejected"], "label": class_of(record)}
 
     def fingerprint(self) -> dict[str, Any]:
-        """The fingerprint of the pairs, of which these are the rejected examples."""
+        """The fingerprint of the pairs, which these rejected examples belong to."""
         return {"rejected": self._pairs.fingerprint()}
 
 

@@ -122,7 +122,7 @@ class ArrayRecords:
 
 
 def by_its_first_bytes(record: bytes) -> Mapping[str, Any]:
-    """The values of a record by its first bytes: those of a .npz, a .npy ("x"), a JSON object, or a picture ("image").
+    """The values of a record, whose first bytes tell its form: .npz, .npy ("x"), JSON object, or picture ("image").
 
     Raises:
         ValueError: if it is of no such kind.

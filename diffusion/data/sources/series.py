@@ -1,4 +1,4 @@
-"""Series of which a part is given: draws of a Gaussian process, or windows of the user's own files."""
+"""Series with a given part: draws of a Gaussian process, or windows of the user's own files."""
 
 __all__ = ["ExactSeries", "SeriesWindows", "StandardSeries", "gaussian_series", "read_series", "series_windows"]
 
@@ -109,7 +109,7 @@ def gaussian_series(
     period: float = 12.0,
     apart: bool = True,
 ) -> Records:
-    """Series of a Gaussian process, trend, season and noise, of which every conditional distribution is known.
+    """Series of a Gaussian process (trend, season and noise), whose conditional distributions are all known.
 
     Args:
         split: "train" or "test".

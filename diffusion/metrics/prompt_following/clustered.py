@@ -1,4 +1,4 @@
-"""The mean over pictures of which several belong to one prompt, and its standard error over draws of the prompts."""
+"""The mean over pictures, several for each prompt, and its standard error over draws of the prompts."""
 
 __all__ = ["Mean", "figure", "mean", "mean_of_means", "share"]
 

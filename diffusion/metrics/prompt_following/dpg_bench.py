@@ -98,7 +98,7 @@ def read(path: pathlib.Path) -> list[Prompt]:
 
 
 def cells(picture: np.ndarray, count: int) -> list[np.ndarray]:
-    """The pictures of a file: it is one, or a grid of two by two, of which the first `count` are taken, row by row.
+    """The first `count` pictures of a file, which holds one picture or a grid of two by two, read row by row.
 
     Args:
         picture: uint8 `[H, W, 3]`.

@@ -56,7 +56,7 @@ def unfold(x: jax.Array, stride: tuple[int, int, int]) -> jax.Array:
 
 
 def _patches(x: jax.Array, patch: int) -> jax.Array:
-    """Patches as channels, of which the columns are the outer ones."""
+    """Patches as channels, with the columns outermost."""
     return fold(x.swapaxes(2, 3), (1, patch, patch)).swapaxes(2, 3)
 
 

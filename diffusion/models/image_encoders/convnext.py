@@ -18,7 +18,7 @@ from diffusion.models.image_encoders.image_features import ImageFeatures
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.vision_layers import IMAGENET, images_checked, normal, normalised
 
-EPSILON = 1e-6  # of the norms inside, and of GRN
+EPSILON = 1e-6  # epsilon of the norms inside, and of GRN
 
 
 class _Response(nn.Module):

@@ -30,7 +30,7 @@ def _rows(module: UNet, ones: int = 1) -> list[Row]:
     ]
     if module.num_classes:
         table.append(Row("label_emb.weight", "classes"))
-    number = {"input": 0, "output": -1}  # of the box last read; the first input is the convolution
+    number = {"input": 0, "output": -1}  # number of the box that was read last; the first input is the convolution
     attends = tuple(i in module.attention_levels for i in range(len(module.widths)))
     for box in boxes(module.widths, module.widths[0], module.blocks, attends):
         way = {"down": "input", "middle": "middle", "up": "output"}[box.part]

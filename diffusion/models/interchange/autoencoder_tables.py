@@ -152,7 +152,7 @@ def vq_rows(module: VQModel, names: Names) -> list[Row]:
     ]
 
 
-STATISTICS = schema.optional(schema.several(schema.number(), 1))  # of latents, one for each of their channels
+STATISTICS = schema.optional(schema.several(schema.number(), 1))  # the mean and deviation of each channel of latents
 
 
 def _read_levels(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ PLAIN |= {"norm": "scaled_rmsnorm", "mlp": "swiglu", "mlp_ratio": 4.0, "clock": 
 
 
 def plain_block_rows(width: int, heads: int, theirs: str, ours: str) -> list[Row]:
-    """The rows of a block of DDT's repository, and of those written after it.
+    """The rows of a block, by the names of DDT's repository and of repositories built on it.
 
     Args:
         width: width of the block.

@@ -108,7 +108,7 @@ def _original_rows(module: DiT) -> list[Row]:
 
 
 def original_end_rows(patch: int) -> list[Row]:
-    """The rows before and after the blocks of DiT's repository, and of those written after it.
+    """The rows before and after the blocks, by the names of DiT's repository and of repositories built on it.
 
     Args:
         patch: side of a patch.
@@ -124,7 +124,7 @@ def original_end_rows(patch: int) -> list[Row]:
 
 
 def original_block_rows(theirs: str, ours: str) -> list[Row]:
-    """The rows of a block of DiT's repository, and of those written after it.
+    """The rows of a block, by the names of DiT's repository and of repositories built on it.
 
     Args:
         theirs: its name, "blocks.0".

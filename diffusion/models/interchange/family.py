@@ -159,7 +159,7 @@ class Fields:
         return _tuples(value)
 
     def only(self, field: str, *valid: Any) -> Any:
-        """The value of a field of which our module supports few values; the first is their default.
+        """The value of a field; our module supports few values, of which the first is their default.
 
         Raises:
             Refusal: for any other value.

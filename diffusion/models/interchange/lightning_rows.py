@@ -61,7 +61,7 @@ def _qk_norm(normed: bool, ours: Mapping[str, Any]) -> bool:
 
 
 def options(default: bool) -> tuple[Choice | Field | Follows, ...]:
-    """The rows of its switches; those of positions are each class's own.
+    """The rows of its switches; each class has its own rows of positions.
 
     Args:
         default: default of its switches for SwiGLU and RMSNorm.

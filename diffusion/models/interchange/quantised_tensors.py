@@ -71,7 +71,7 @@ class _Scaled(NamedTuple):
 
 
 def scaled(stored: Mapping[str, Stored]) -> dict[str, Stored | _Scaled]:
-    """The tensors of a file whose layers in fp8 or int8 have their scales beside them; of another file as they are.
+    """The tensors of a file; layers in fp8 or int8 are joined with the scales beside them.
 
         blocks.0.attn.qkv.weight        F8_E4M3 [out, in]
         blocks.0.attn.qkv.scale_weight  F32 [], the number that the weight is multiplied with; also weight_scale

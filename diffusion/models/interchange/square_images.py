@@ -46,7 +46,7 @@ def side_of_shape(field: str, side: int, channels_field: str, channels: int) -> 
 
 
 def dit_sizes(side: int, channels: int, patch: int = 2, width: int = 1152, depth: int = 28, heads: int = 16) -> tuple:
-    """The rows of the sizes that DiT's repository and those written after it have in common, with their defaults."""
+    """The rows of the sizes that DiT's repository and repositories built on it share, with their defaults."""
     return (
         side_of_shape("input_size", side, "in_channels", channels),
         Field("patch_size", "patch", patch),

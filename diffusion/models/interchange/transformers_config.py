@@ -1,4 +1,4 @@
-"""Fields of the configs of transformers' encoders: their sizes, and those that do not change what one computes."""
+"""Fields of the configs of transformers' encoders: sizes, and fields that do not change the output."""
 
 __all__ = ["encoder_sizes", "unread"]
 

@@ -70,7 +70,7 @@ def with_strength(condition: Any, strength: Any) -> dict[str, Any]:
 
 
 def added(condition: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """A condition with the entries of an adapter: residuals are added to those that it has, image prompts stand beside.
+    """A condition with the entries of an adapter: residuals are summed, image prompts are appended.
 
     Raises:
         ValueError: for another entry that it has already, or another number of residuals.

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 
 
 def keys_of(keys: jax.Array | None, number: int) -> jax.Array | None:
-    """Keys of the block with that number, `[B]`, from those of the whole network; None of None."""
+    """The keys of the block with that number, `[B]`, from the keys of the network; None without keys."""
     return None if keys is None else jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
 def dropped(h: jax.Array, keys: jax.Array | None, rate: float) -> jax.Array:
-    """Features of which a random share is zero, and which are larger by as much, so that their mean stays.
+    """Features with a random share set to zero, and the others scaled so that the mean stays.
 
         y = m h / (1 - rate),    m = 1 with probability 1 - rate, else 0
 

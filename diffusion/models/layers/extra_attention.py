@@ -43,7 +43,7 @@ class ExtraLayer(NamedTuple):
 
 
 def added(out: jax.Array, q: jax.Array, extra: tuple, implementation: str) -> jax.Array:
-    """The output of an attention, with those to image prompts added.
+    """The output of an attention, plus the outputs of the attentions to image prompts.
 
     Args:
         out: [B, N, H, D / H].

@@ -114,7 +114,7 @@ def in_a_ring(heads: int) -> bool:
 def on_each_device(
     function: Callable[..., jax.Array], *names: str | None, arguments: Sequence[Sequence[str | None]] | None = None
 ) -> Callable[..., jax.Array]:
-    """The function of whole arrays, of which each device computes its own part; for kernels that XLA cannot split.
+    """The function of whole arrays, computed in parts, one on each device; for kernels that XLA cannot split.
 
     Args:
         function: function of arrays; all of them, and its output, have dimensions of these names.

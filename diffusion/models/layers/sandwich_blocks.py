@@ -50,7 +50,7 @@ class GroupedProjections(nn.Module):
 
 
 class SandwichBlock(nn.Module):
-    """A layer of tokens, each part of which is normalised before and after.
+    """A layer of tokens whose parts are normalised before and after.
 
         x <- x + tanh(gate) * norm(f((1 + scale) * norm(x))),     f = attention, mlp
 

@@ -100,7 +100,7 @@ def _their_positions(module: CogVideoX) -> dict[str, Any]:
 
 
 def _sees_frame(channels: int | None, ours: Mapping[str, Any]) -> int:
-    """The channels of the latents; the network sees these, or those of a first frame too."""
+    """The channels of the latents; the network sees these, or also the channels of a first frame."""
     number: int = channels or ours["in_channels"]
     if ours["in_channels"] not in (number, 2 * number):
         raise ValueError(

@@ -110,7 +110,7 @@ def table(module: Flux, layout: str) -> list[Row]:
 
 
 def _of_latents(channels: int, ours: Mapping[str, Any]) -> int:
-    """The channels of the latents, of which a token has 2 x 2."""
+    """The channels of the latents; a token holds 2 x 2 latents."""
     return channels // PATCH**2
 
 

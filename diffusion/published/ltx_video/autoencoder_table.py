@@ -119,7 +119,7 @@ def _decoder(module: AutoencoderKLLTX) -> list[Row]:
 
 
 def _folds(module: AutoencoderKLLTX) -> bool:
-    """Whether its levels fold pixels and frames into channels, as those of the later versions."""
+    """Whether its levels fold pixels and frames into channels, as in later versions."""
     return any(how not in ("", "conv") for how in module.halve)
 
 

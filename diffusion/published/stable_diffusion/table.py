@@ -163,7 +163,7 @@ DOWN = (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D")
 
 
 def mirrored(down: Iterable[str]) -> tuple[str, ...]:
-    """The kinds of the levels on the way up, for those on the way down."""
+    """The kinds of the levels on the way up, from the kinds on the way down."""
     return tuple(kind.replace("Down", "Up") for kind in reversed([*down]))
 
 

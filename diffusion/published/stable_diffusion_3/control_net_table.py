@@ -39,7 +39,7 @@ def table(module: MMDiTControlNet) -> list[Row]:
 
 
 def _layers(fields: Fields, ours: Mapping[str, Any]) -> int:
-    """The layers of a transformer that has those of a ControlNet, those with a second attention, and a last."""
+    """The number of layers of a transformer: a ControlNet's, those with a second attention, and a last one."""
     dual = fields.take("dual_attention_layers", (), mmdit_tables.LAYERS_VALID)
     return max(ours["depth"], len(dual)) + 1
 

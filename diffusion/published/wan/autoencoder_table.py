@@ -135,7 +135,7 @@ def _write_widths(module: AutoencoderKLVideo) -> dict[str, Any]:
 
 
 def _pixels(theirs: str) -> Field:
-    """The channels of a picture, of which a patch has all pixels'."""
+    """The channels of a picture; a patch has the channels of all of its pixels."""
 
     def read(channels: int, ours: Mapping[str, Any]) -> int:
         patch = ours["patch"]

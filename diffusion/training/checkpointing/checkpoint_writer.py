@@ -135,7 +135,7 @@ class Checkpoints:
         self._prune()
 
     def superfluous(self, have: list[int]) -> list[int]:
-        """Returns those of the steps, which ascend, whose checkpoints the policy does not keep."""
+        """Returns the steps, of the ascending `have`, whose checkpoints the policy does not keep."""
         stays = lambda step: step == self.best or (self.keep_every and step % self.keep_every == 0)
         return [step for step in have[: -self.keep] if not stays(step)]
 

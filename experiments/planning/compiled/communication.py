@@ -48,7 +48,7 @@ def collective_bytes(text: str, devices: int) -> dict[str, float]:
 
 
 def collectives(kernels: Iterable[launches.Kernel], devices: int) -> list[Collective]:
-    """The collectives of a program, but those in groups of one device.
+    """The collectives of a program, without those in groups of one device.
 
     An all-reduce whose result is sliced within the same fusion, as XLA for TPU writes a reduce-scatter, counts as a
     reduce-scatter.

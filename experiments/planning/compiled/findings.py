@@ -138,7 +138,7 @@ def _source(module: Module, kernel: Kernel) -> Instruction:
 
 
 def _through(instructions: Mapping[str, Instruction], name: str) -> Instruction:
-    """An instruction, behind those that only name, copy or cast it."""
+    """The instruction behind a chain of names, copies and casts."""
     origin = instructions[name]
     while origin.operation in ("bitcast", "convert", "copy", "get-tuple-element", "reshape") and origin.operands:
         origin = instructions[origin.operands[0]]

@@ -217,7 +217,7 @@ def _flow_grid(process: Process, steps: int, tokens: int) -> np.ndarray:
 
 
 def _bent(steps: int) -> np.ndarray:
-    """Times of N steps, of which the first H = N // 2 go from 1 to 0.975 alone.
+    """Times of N steps; the first H = N // 2 go only from 1 to 0.975.
 
         t_i = 1 - 0.025 i / H - (1 - 0.025 N / H) (max(i - H, 0) / (N - H))^2
 
