@@ -55,6 +55,8 @@ def _boxes_end(file: BinaryIO, length: int) -> int:
     """The end of the last box of an MP4."""
     at = 0
     for _ in range(BOXES):
+        if at >= length:  # a box may state any size, beyond what a file can be
+            break
         file.seek(at)
         head = file.read(16)
         if len(head) < 8:

@@ -173,7 +173,7 @@ def _asked(
         with opener.open_file(source, within=within) as file:
             length = os.fstat(file.fileno()).st_size
             _require_whole(file, length, name)
-            file.seek(0)
+            os.lseek(file.fileno(), 0, os.SEEK_SET)  # the child's position too; a buffered seek may not move it
             said = _answered({**request, "length": length}, b"", [file.fileno()], name, frames)
     if "error" in said:
         raise ValueError(f"{name} {said['error']}")

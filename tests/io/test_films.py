@@ -87,7 +87,7 @@ def test_a_film_that_is_cut_short_is_an_error_wherever_the_cut_is(tmp_path, endi
                 clips.properties(source)
 
 
-def test_a_film_may_leave_its_size_open():
+def test_a_film_may_leave_its_size_open(tmp_path):
     """Streams do: every bit of Matroska's size is set, or an MP4's last box has none."""
     segment = film_lengths.SEGMENT
     opened = film_lengths.EBML + b"\x84abcd" + segment
@@ -106,6 +106,10 @@ def test_a_film_may_leave_its_size_open():
         assert film_lengths.missing_bytes(io.BytesIO(content), len(content)) == missing
     content = box(12, b"ftyp", b"isom") + box(1, b"mdat", (40).to_bytes(8, "big") + b"ab")
     assert film_lengths.missing_bytes(io.BytesIO(content), len(content)) == 22
+    content = box(12, b"ftyp", b"isom") + box(1, b"mdat", (2**64 - 1).to_bytes(8, "big") + b"ab")
+    (tmp_path / "huge.mp4").write_bytes(content)
+    with open(tmp_path / "huge.mp4", "rb") as file:  # a box that ends where no file can
+        assert film_lengths.missing_bytes(file, len(content)) == 12 + 2**64 - 1 - len(content)
     for content in (b"", b"RIFF", film_lengths.EBML, film_lengths.EBML + b"\0", opened):
         assert film_lengths.missing_bytes(io.BytesIO(content), len(content)) == 0
 
