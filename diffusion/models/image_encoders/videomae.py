@@ -17,6 +17,7 @@ from diffusion.models.layers.scan import scanned
 from diffusion.models.layers.vision_layers import Layer, VisionTransformer
 
 LAST = ("mean", "tokens", "none")
+MOST = 2**23  # numbers of position codes; the largest published encoder has 2.9 million
 
 
 class VideoMAE(VisionTransformer):
@@ -97,7 +98,16 @@ class VideoMAE(VisionTransformer):
 
 
 def _positions(count: int, width: int) -> np.ndarray:
-    """Codes [count, width]: the sine at even features, the cosine at odd ones."""
+    """Codes [count, width]: the sine at even features, the cosine at odd ones.
+
+    Raises:
+        ValueError: for more than `MOST` numbers. A file may state any width, and they are computed while it is read.
+    """
+    if count * width > MOST:
+        raise ValueError(
+            f"the position codes of {count:,} tokens of width {width:,} are {count * width:,} numbers. Valid: at most "
+            f"{MOST:,}"
+        )
     rate = 10_000.0 ** (-(2 * (np.arange(width) // 2)) / width)
     angles = np.arange(count)[:, None] * rate
     return np.where(np.arange(width) % 2, np.cos(angles), np.sin(angles)).astype(np.float32)
