@@ -64,8 +64,14 @@ def sample(pid: int, began: float) -> Sample:
     return Sample(time.monotonic() - began, memory, len(list((folder / "fd").iterdir())), int(status["Threads"]))
 
 
-def watch(command: list[str], seconds: float) -> list[Sample]:
+def watch(command: list[str], seconds: float, begun: pathlib.Path | None = None) -> list[Sample]:
     """Runs a command for `seconds` seconds, then stops it by SIGTERM.
+
+    Args:
+        command: the command.
+        seconds: how long to take samples.
+        begun: a file that the command writes when it has started, which may take as long as the machine needs; None:
+            the seconds count at once.
 
     Returns:
         The samples.
@@ -73,10 +79,12 @@ def watch(command: list[str], seconds: float) -> list[Sample]:
     Raises:
         RuntimeError: if the command ends by itself, or does not end after SIGTERM.
     """
-    began = time.monotonic()
     samples = []
     process = subprocess.Popen(command)
     try:
+        while begun is not None and not begun.exists() and process.poll() is None:
+            time.sleep(SECONDS)
+        began = time.monotonic()
         while time.monotonic() - began < seconds:
             time.sleep(SECONDS)
             if process.poll() is not None:
@@ -151,7 +159,9 @@ def soak(minutes: float, workdir: pathlib.Path, flags: tuple[str, ...] = ()) -> 
         The report and the samples.
     """
     command = [sys.executable, "-m", "diffusion", "train", "--config=digits", f"--workdir={workdir}"]
-    samples = watch([*command, *[f"--{flag}" for flag in (*FLAGS, *flags)]], 60 * minutes)
+    samples = watch(
+        [*command, *[f"--{flag}" for flag in (*FLAGS, *flags)]], 60 * minutes, begun=workdir / "timing.jsonl"
+    )
     return summary(samples, workdir), samples
 
 

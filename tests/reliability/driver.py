@@ -149,6 +149,7 @@ def serve() -> None:
     from diffusion.experiments.evaluation import plots  # noqa: F401
     from diffusion.training.runtime import compilation_cache
 
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests that run under nohup inherit that it is ignored
     compilation_cache.write_whole()
     warnings.filterwarnings("ignore", message=r".*os\.fork\(\)")
     warnings.filterwarnings("ignore", message=r".*use of fork\(\)")

@@ -59,6 +59,7 @@ def test_a_lost_terminal_saves(tmp_path):
     """As when a connection breaks: from then on nothing can be written to the terminal, which is no error."""
     process, terminal = pty.fork()
     if not process:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests that run under nohup inherit that it is ignored
         os.environ["JAX_PLATFORMS"] = "cpu"
         os.chdir(ROOT)
         os.execv(sys.executable, [sys.executable, "-m", *train_command(tmp_path, ENDLESS)])
