@@ -3,7 +3,7 @@
 __all__ = ["ONLY", "OPTIONS", "OURS", "PREDICTIONS", "WITHOUT_EFFECT", "Process", "read"]
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -114,6 +114,7 @@ class Process(NamedTuple):
         T: number of steps of the process.
         fields: further fields of the config (OPTIONS and a few numbers), or the shifts of a flow, or EDM's levels.
         named: the schedule of a table of betas as our configs name it, {"name": "linear_beta", ...}; {} for others.
+        planned: (process, sampler, steps) -> `Trajectory`, in place of diffusers' steps; None: as diffusers has them.
     """
 
     schedule: NoiseSchedule
@@ -123,6 +124,7 @@ class Process(NamedTuple):
     T: int
     fields: Mapping[str, Any]
     named: Mapping[str, Any] = MappingProxyType({})
+    planned: Callable[["Process", str, int], Any] | None = None
 
 
 def read(

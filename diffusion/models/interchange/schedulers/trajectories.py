@@ -58,6 +58,8 @@ def trajectory(process: Process, sampler: str, steps: int, tokens: int = 0) -> T
         ValueError: for an unknown sampler (names the nearest), or more steps than the process has.
     """
     name = sampler or process.sampler
+    if process.planned is not None:
+        return process.planned(process, name, steps)
     solver = look_up(SOLVERS, name, "sampler")
     if not 1 <= steps <= process.T:
         raise ValueError(f"steps = {steps} must be in 1 .. {process.T}, the steps of the process")

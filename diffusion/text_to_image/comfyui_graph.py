@@ -1,0 +1,140 @@
+"""The nodes of ComfyUI's workflow files, in the format of its API and in the one that its page saves.
+
+    nodes = comfyui_graph.nodes(opener.read_json("flow.json"), "flow.json")
+    nodes["3"].kind, nodes["3"].inputs                     # "KSampler", {"seed": 5, "model": Link("4", 0), ...}
+
+The API has {"3": {"class_type": "KSampler", "inputs": {"seed": 5, "model": ["4", 0], ...}}}. The page saves a list of
+nodes, whose connections are numbers of a list of links, and whose values stand in the order of the node's fields.
+"""
+
+__all__ = ["FIELDS", "Link", "Node", "nodes"]
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from diffusion.io import limits
+
+NODES = 1000  # of a file
+FIELDS: Mapping[str, tuple[str, ...]] = {
+    "CheckpointLoaderSimple": ("ckpt_name",),
+    "CLIPTextEncode": ("text",),
+    "EmptyLatentImage": ("width", "height", "batch_size"),
+    "KSampler": ("seed", "control_after_generate", "steps", "cfg", "sampler_name", "scheduler", "denoise"),
+    "LoraLoader": ("lora_name", "strength_model", "strength_clip"),
+    "ControlNetLoader": ("control_net_name",),
+    "ControlNetApply": ("strength",),
+    "ControlNetApplyAdvanced": ("strength", "start_percent", "end_percent"),
+    "LoadImage": ("image", "upload"),
+    "VAEDecode": (),
+    "VAEEncode": (),
+    "SaveImage": ("filename_prefix",),
+    "PreviewImage": (),
+}
+"""The nodes that are read, with the fields of their values in the order of the page."""
+NOTES = ("Note", "MarkdownNote")  # texts for a reader
+RUNS = (None, 0)  # the modes of a node that runs; others are muted or bypassed
+
+
+class Link(NamedTuple):
+    """A connection: the node that it comes from, and the number of that node's output."""
+
+    node: str
+    output: int
+
+
+class Node(NamedTuple):
+    """A node: its class, and its inputs by name, values or `Link`s."""
+
+    kind: str
+    inputs: dict[str, Any]
+
+
+def nodes(graph: Any, what: str) -> dict[str, Node]:
+    """The nodes of a workflow by their numbers; notes are left out.
+
+    Args:
+        graph: the content of the file.
+        what: the file, for messages.
+
+    Raises:
+        ValueError: for what is no workflow, or a node that is not in FIELDS, with its name.
+    """
+    if isinstance(graph, Mapping) and isinstance(graph.get("nodes"), list):
+        table = _saved(graph, what)
+    elif isinstance(graph, Mapping) and graph and all(_is_of_api(entry) for entry in graph.values()):
+        _check_number(graph, what)
+        table = {str(name): _of_api(entry) for name, entry in graph.items()}
+    else:
+        raise ValueError(f"{what} is no workflow of ComfyUI: it has neither nodes nor entries with a class_type")
+    table = {name: node for name, node in table.items() if node.kind not in NOTES}
+    for name, node in table.items():
+        if node.kind not in FIELDS:
+            raise ValueError(
+                f"{what}: node {limits.short(name)} is a {limits.short(node.kind)}, which is not read. Valid: "
+                f"{', '.join(FIELDS)}"
+            )
+    return table
+
+
+def _check_number(entries: Any, what: str) -> None:
+    if len(entries) > NODES:
+        raise ValueError(f"{what} has {len(entries):,} nodes. Valid: at most {NODES:,}")
+
+
+def _is_of_api(entry: Any) -> bool:
+    return (
+        isinstance(entry, Mapping)
+        and isinstance(entry.get("class_type"), str)
+        and isinstance(entry.get("inputs", {}), Mapping)
+    )
+
+
+def _of_api(entry: Mapping[str, Any]) -> Node:
+    def value(one: Any) -> Any:
+        linked = isinstance(one, list) and len(one) == 2 and isinstance(one[0], (str, int)) and type(one[1]) is int
+        return Link(str(one[0]), one[1]) if linked else one
+
+    return Node(entry["class_type"], {str(name): value(one) for name, one in entry.get("inputs", {}).items()})
+
+
+def _saved(graph: Mapping[str, Any], what: str) -> dict[str, Node]:
+    """The nodes of the format that the page saves."""
+    _check_number(graph["nodes"], what)
+    links = {}
+    for link in graph.get("links") or ():
+        match link:
+            case [int(number), int() | str() as source, int(output), *_]:
+                links[number] = Link(str(source), output)
+            case _:
+                raise ValueError(f"{what}: the link {limits.short(link)} is not [number, node, output, ..]")
+    table = {}
+    for entry in graph["nodes"]:
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("type"), str) or "id" not in entry:
+            raise ValueError(f"{what}: the node {limits.short(entry)} has no id and type")
+        name, kind = str(entry["id"]), entry["type"]
+        if kind not in NOTES and entry.get("mode") not in RUNS:
+            raise ValueError(
+                f"{what}: node {limits.short(name)}, a {limits.short(kind)}, is muted or bypassed; delete it"
+            )
+        inputs: dict[str, Any] = {}
+        for slot in entry.get("inputs") or ():
+            number = slot.get("link") if isinstance(slot, Mapping) else None
+            if number is not None and number not in links:
+                raise ValueError(
+                    f"{what}: node {limits.short(name)} has the link {limits.short(number)}, which is not there"
+                )
+            if number is not None:
+                inputs[str(slot.get("name"))] = links[number]
+        values = entry.get("widgets_values") or ()
+        fields = FIELDS.get(kind, ())
+        if kind in FIELDS and (
+            not isinstance(values, Sequence) or isinstance(values, str) or len(values) > len(fields)
+        ):
+            raise ValueError(
+                f"{what}: node {limits.short(name)}, a {kind}, has the values {limits.short(values)}. Valid: a list of "
+                f"{', '.join(fields) or 'none'}"
+            )
+        values = values if isinstance(values, list) else ()
+        inputs |= {field: value for field, value in zip(fields, values) if field not in inputs}
+        table[name] = Node(kind, inputs)
+    return table

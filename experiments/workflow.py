@@ -1,0 +1,125 @@
+"""Runs a workflow of ComfyUI as a request, or writes one from the settings of a picture.
+
+    diffusion workflow --file=flow.json --model=stable-diffusion-v1-5 --comfyui=ComfyUI --out=pictures
+    diffusion workflow --picture=pictures/42.png --out=flow.json
+
+--file is a workflow in the format of ComfyUI's API, or as its page saves it. --model is the folder of its checkpoint
+with model_index.json (`diffusion convert` makes one of a single file), and --comfyui the folder of ComfyUI, in which
+models/loras, models/controlnet and input lie. The nodes are those of a checkpoint, texts, LoRA files, ControlNets, an
+image, one KSampler and a saved picture. Another node, sampler or scheduler is refused by its name.
+
+--own_steps takes the steps of the model's own folder in place of the workflow's scheduler, which is read for Stable
+Diffusion 1 and 2 and SDXL alone. With it the pictures carry their settings, for `diffusion sample --again`. ComfyUI
+draws other noise of a seed, so that a picture differs from its own.
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("file", None, "the workflow that makes pictures, a .json file")
+    flags.DEFINE_string("picture", None, "a picture of diffusion sample --prompt, whose settings become a workflow")
+    flags.DEFINE_string("model", None, "folder of the checkpoint, with model_index.json; of a picture its own")
+    flags.DEFINE_string("comfyui", ".", "folder of ComfyUI, with models/loras, models/controlnet and input")
+    flags.DEFINE_bool("own_steps", False, "take the steps of the model's folder, not the workflow's scheduler")
+    flags.DEFINE_string("out", None, "folder of the pictures, or the .json file of the workflow", required=True)
+    command_line.begin()
+
+import json
+import pathlib
+from typing import Any
+
+from diffusion import text_to_image
+from diffusion.experiments.config import ConfigError, as_config_errors
+from diffusion.experiments.run_folder import workdir
+from diffusion.io import files, opener, pictures
+from diffusion.text_to_image import comfyui, png
+from diffusion.text_to_image.requests import Request
+
+
+def run(
+    file: pathlib.Path, model: str, comfyui_folder: pathlib.Path, out: pathlib.Path, own_steps: bool
+) -> list[pathlib.Path]:
+    """Makes the pictures of a workflow.
+
+    Args:
+        file: the workflow.
+        model: folder of its checkpoint.
+        comfyui_folder: folder of ComfyUI, whose files the workflow names.
+        out: folder of the pictures.
+        own_steps: whether the model's own steps are taken.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        ValueError: for a workflow that is not read, or does not fit the model.
+    """
+    path = lambda folder, name: str(comfyui_folder / comfyui.FOLDERS[folder] / name)
+    flow = comfyui.read(opener.read_json(file), str(file), path)
+    print(f"{file}: its checkpoint {flow.checkpoint} is {model}", flush=True)
+    described = text_to_image.described(model)
+    if described.kind.video is not None:
+        raise ConfigError(f"{model} makes clips, which no node that is read has. Valid: a model of pictures.")
+    if not own_steps:  # refused before the weights are read
+        flow.stepped(described)
+    source: dict[str, Any] = {"dtype": "float32", "loras": flow.loras, "attachments": flow.attachments}
+    loaded = text_to_image.load(model, **source)
+    request = flow.request.resolved(loaded)
+    images = text_to_image.make(loaded if own_steps else flow.stepped(loaded), request)
+    out.mkdir(parents=True, exist_ok=True)
+    records = png.records(request, png.model(model, **source)) if own_steps else [{"workflow": str(file)}] * len(images)
+    written = []
+    for picture, seed, stored in zip(images, request.rows()[1], records):
+        written.append(pictures.unused(out, str(seed)))
+        pictures.write(written[-1], picture, stored)
+        print(written[-1], flush=True)
+    return written
+
+
+def write(picture: pathlib.Path, out: pathlib.Path, model: str | None = None) -> None:
+    """Writes the workflow of a picture's settings.
+
+    Args:
+        picture: the picture.
+        out: the workflow's file.
+        model: folder of its model, if it has moved since.
+
+    Raises:
+        ValueError: for a picture without settings, or with some that no node has.
+    """
+    stored = png.read(picture)
+    if not png.is_complete(stored) or "workdir" in stored:
+        raise ConfigError(
+            f"{picture} carries no settings of a published model, as diffusion sample --model writes them."
+        )
+    folder = str(model or stored["model"])
+    described = text_to_image.described(folder, dtype=stored["dtype"], weights=False)
+    request = png.request({**stored, "seeds": (stored["seed"],)}, Request()).resolved(described)
+    image = None if request.image is None else pictures.read(str(request.image))
+    graph = comfyui.written(request, stored, described.process, request.size(described, image))
+    with files.atomic(out) as file:
+        file.write(json.dumps(graph, indent=2).encode() + b"\n")
+    print(out, flush=True)
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    values = flags.FLAGS
+    if (values.file is None) == (values.picture is None):
+        raise ConfigError(
+            "name one of --file, a workflow that makes pictures, and --picture, whose settings become one."
+        )
+    if values.file is not None and values.model is None:
+        raise ConfigError("--model is missing: the folder of the workflow's checkpoint, with model_index.json.")
+    with as_config_errors():
+        if values.file is None:
+            write(pathlib.Path(values.picture), pathlib.Path(values.out), values.model)
+        else:
+            run(pathlib.Path(values.file), values.model, pathlib.Path(values.comfyui), pathlib.Path(values.out),
+                values.own_steps)  # fmt: skip
+
+
+if __name__ == "__main__":
+    command_line.run(main, workdir.FAILURES, compiles=True)

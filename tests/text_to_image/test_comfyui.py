@@ -1,0 +1,308 @@
+"""ComfyUI's workflows: what they ask for, the steps of its samplers, and what no request has."""
+
+import copy
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import samplers
+from diffusion.io import limits
+from diffusion.models.interchange import schedulers
+from diffusion.parameterizations import Prediction
+from diffusion.text_to_image import comfyui, comfyui_graph, comfyui_steps
+from diffusion.text_to_image.picture_controls import Control
+from diffusion.text_to_image.requests import Request
+
+SD = {"_class_name": "EulerDiscreteScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085,
+      "beta_end": 0.012, "num_train_timesteps": 1000}  # fmt: skip
+BETAS = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+BAR = np.cumprod(1 - BETAS)
+TABLE = np.sqrt((1 - BAR) / BAR)  # ComfyUI's sigmas
+# The graph of ComfyUI's script_examples/basic_api_example.py.
+BASIC = {
+    "3": {"class_type": "KSampler", "inputs": {
+        "cfg": 8, "denoise": 1, "latent_image": ["5", 0], "model": ["4", 0], "negative": ["7", 0],
+        "positive": ["6", 0], "sampler_name": "euler", "scheduler": "normal", "seed": 8566257, "steps": 20}},
+    "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "v1-5-pruned-emaonly.safetensors"}},
+    "5": {"class_type": "EmptyLatentImage", "inputs": {"batch_size": 1, "height": 512, "width": 768}},
+    "6": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["4", 1], "text": "masterpiece best quality girl"}},
+    "7": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["4", 1], "text": "bad hands"}},
+    "8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["4", 2]}},
+    "9": {"class_type": "SaveImage", "inputs": {"filename_prefix": "ComfyUI", "images": ["8", 0]}},
+}  # fmt: skip
+
+
+def changed(changes, more=None):
+    """The basic graph with other inputs of its nodes, {(node, input): value}, and more nodes."""
+    graph = copy.deepcopy(BASIC) | copy.deepcopy(more or {})
+    for (node, field), value in changes.items():
+        graph[node]["inputs"][field] = value
+    return graph
+
+
+def test_the_basic_example_is_a_request():
+    flow = comfyui.read(BASIC, "flow.json")
+    expected = Request(
+        prompts=("masterpiece best quality girl",), negative="bad hands", seeds=(8566257,), steps=20, guidance=8.0,
+        sampler="euler", height=512, width=768, windows=True,
+    )  # fmt: skip
+    assert flow == comfyui.Workflow("v1-5-pruned-emaonly.safetensors", {}, {}, expected, "normal")
+    several = comfyui.read(changed({("5", "batch_size"): 3, ("3", "seed"): 2**32 + 7}), "flow.json").request
+    assert several.seeds == (7, 8, 9)
+
+
+def saved(graph):
+    """A graph of the API as ComfyUI's page saves it."""
+    links, entries = [], []
+    for name, node in graph.items():
+        slots = []
+        for field, value in node["inputs"].items():
+            if isinstance(value, list):
+                links.append([len(links) + 1, int(value[0]), value[1], int(name), len(slots), "ANY"])
+                slots.append({"name": field, "type": "ANY", "link": len(links)})
+        fields = comfyui_graph.FIELDS[node["class_type"]]
+        defaults = {"control_after_generate": "randomize", "upload": "image"}
+        values = [node["inputs"].get(field, defaults.get(field)) for field in fields]
+        entry = {"id": int(name), "type": node["class_type"], "mode": 0, "inputs": slots, "widgets_values": values}
+        entries.append({"pos": [0, 0], **entry})
+    notes = {"id": 99, "type": "Note", "widgets_values": ["a text"]}
+    return {"last_node_id": 9, "nodes": [*entries, notes], "links": links, "version": 0.4}
+
+
+LORA = {
+    "10": {"class_type": "LoraLoader", "inputs": {"lora_name": "style/a.safetensors", "strength_model": 0.8,
+           "strength_clip": 0.8, "model": ["4", 0], "clip": ["4", 1]}},
+    "11": {"class_type": "LoraLoader", "inputs": {"lora_name": "b.safetensors", "strength_model": 1, "strength_clip": 1,
+           "model": ["10", 0], "clip": ["10", 1]}},
+    "12": {"class_type": "ControlNetLoader", "inputs": {"control_net_name": "edges.safetensors"}},
+    "13": {"class_type": "LoadImage", "inputs": {"image": "house.png"}},
+    "14": {"class_type": "ControlNetApplyAdvanced", "inputs": {"positive": ["6", 0], "negative": ["7", 0],
+           "control_net": ["12", 0], "image": ["13", 0], "strength": 0.7, "start_percent": 0.1, "end_percent": 0.75}},
+    "15": {"class_type": "LoadImage", "inputs": {"image": "cat.png"}},
+    "16": {"class_type": "VAEEncode", "inputs": {"pixels": ["15", 0], "vae": ["4", 2]}},
+}  # fmt: skip
+WIRED = {("3", "model"): ["11", 0], ("6", "clip"): ["11", 1], ("7", "clip"): ["11", 1], ("3", "positive"): ["14", 0],
+         ("3", "negative"): ["14", 1], ("3", "latent_image"): ["16", 0], ("3", "denoise"): 0.6,
+         ("6", "text"): "a (red:1.2) cat", ("3", "sampler_name"): "dpmpp_2m", ("3", "scheduler"): "karras"}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", [lambda graph: graph, saved])
+def test_files_controls_and_a_picture_are_parts_of_the_request(form):
+    graph = form(changed(WIRED, LORA))
+    flow = comfyui.read(graph, "flow.json", lambda folder, name: f"/comfy/{comfyui.FOLDERS[folder]}/{name}")
+    assert list(flow.loras.items()) == [("/comfy/models/loras/style/a.safetensors", 0.8),
+                                        ("/comfy/models/loras/b.safetensors", 1.0)]  # fmt: skip
+    assert flow.attachments == {"controlnet_12": "/comfy/models/controlnet/edges.safetensors"}
+    request = flow.request
+    assert request.controls == (Control("controlnet_12", "/comfy/input/house.png", 0.7, (0.25, 0.9)),)
+    assert (request.emphasis, request.prompts) == ("from_empty", ("a (red:1.2) cat",))
+    # ComfyUI makes int(20 / 0.6) = 33 steps, and takes the last 20.
+    assert (request.image, request.steps, 33 - request.first_step(33)) == ("/comfy/input/cat.png", 33, 20)
+    assert (flow.scheduler, request.sampler) == ("karras", "dpmpp_2m")
+
+
+def test_both_formats_of_a_workflow_are_one():
+    assert comfyui_graph.nodes(saved(changed(WIRED, LORA)), "a").keys() == changed(WIRED, LORA).keys()
+    assert comfyui.read(saved(BASIC), "a") == comfyui.read(BASIC, "a")
+
+
+@pytest.mark.parametrize("text, prompt, emphasis", [
+    ("a cat", "a cat", "none"), (r"a \(red\) cat", "a (red) cat", "none"), ("a [red] cat", "a [red] cat", "none"),
+    ("a (red) cat", "a (red) cat", "from_empty"), (r"(a:0.5) \(b\)", r"(a:0.5) \(b\)", "from_empty"),
+])  # fmt: skip
+def test_brackets_weigh_as_in_comfyui(text, prompt, emphasis):
+    request = comfyui.read(changed({("6", "text"): text}), "a").request
+    assert (request.prompts, request.emphasis) == ((prompt,), emphasis)
+
+
+@pytest.mark.parametrize("graph, match", [
+    ([], "flow.json is no workflow of ComfyUI"),
+    ({"a": 1}, "flow.json is no workflow of ComfyUI"),
+    (changed({}, {"20": {"class_type": "FluxGuidance", "inputs": {}}}), r"node '20' is a 'FluxGuidance', which is not"),
+    (changed({}, {"20": BASIC["3"]}), "has 2 KSampler and 1 SaveImage"),
+    (changed({("3", "sampler_name"): "eulr"}), "sampler='eulr' is not known; valid: 'euler', .* did you mean 'euler'"),
+    (changed({("3", "sampler_name"): "uni_pc"}), "sampler='uni_pc' is not known"),
+    (changed({("3", "model"): ["6", 0]}), "node '3', a KSampler, has a CLIPTextEncode at model; valid: LoraLoader"),
+    (changed({("3", "model"): ["4", 1]}), "has output 1 of a CheckpointLoaderSimple at model"),
+    (changed({("3", "model"): 3}), "has nothing at model"),
+    (changed({("3", "steps"): 2.5}), r"has steps = 2\.5; valid: a value of type int"),
+    (changed({("3", "steps"): True}), "has steps = True; valid"),
+    (changed({("3", "denoise"): 0.5}), r"has denoise = 0\.5 of an empty latent; valid: 1"),
+    (changed({("3", "denoise"): 0}), "has denoise = 0; valid: above 0"),
+    (changed(WIRED | {("3", "denoise"): 1}, LORA), "has denoise = 1 of a picture"),
+    (changed({("5", "batch_size"): 0}), "has batch_size = 0"),
+    (changed({("6", "text"): "((a))"}), "has nested, open or square brackets"),
+    (changed({("6", "text"): "(a"}), "has nested, open or square brackets"),
+    (changed({("6", "text"): "(a) [b]"}), "has nested, open or square brackets"),
+    (changed({("7", "text"): "embedding:bad"}), "node '7', a CLIPTextEncode, names an embedding"),
+    (changed(WIRED | {("10", "strength_clip"): 0.5}, LORA), r"node '10', .* has two strengths, 0\.8 and 0\.5"),
+    (changed(WIRED | {("6", "clip"): ["4", 1]}, LORA), "node '6', .* has other LoRA files than the KSampler"),
+    (changed(WIRED | {("3", "negative"): ["7", 0]}, LORA), "has other ControlNets at negative"),
+    (changed(WIRED | {("3", "negative"): ["14", 0]}, LORA), "has output 0 of a ControlNetApplyAdvanced at negative"),
+    (changed(WIRED | {("11", "lora_name"): "style/a.safetensors"}, LORA), "load one LoRA file"),
+    (changed(WIRED | {("10", "model"): ["11", 0]}, LORA), "stands in a circle"),
+    ({str(i): BASIC["5"] for i in range(1001)}, "has 1,001 nodes"),
+    (saved(BASIC) | {"links": [[1]]}, r"the link \[1\] is not"),
+    (saved(BASIC) | {"links": []}, "has the link 1, which is not there"),
+])  # fmt: skip
+def test_what_no_request_has_is_refused_by_its_node(graph, match):
+    with pytest.raises(ValueError, match=match):
+        comfyui.read(graph, "flow.json")
+
+
+def test_a_muted_node_and_values_of_another_version_are_refused():
+    muted = saved(BASIC)
+    muted["nodes"][0]["mode"] = 4
+    with pytest.raises(ValueError, match="node '3', a 'KSampler', is muted or bypassed"):
+        comfyui.read(muted, "a")
+    longer = saved(BASIC)
+    longer["nodes"][0]["widgets_values"].append(1)
+    with pytest.raises(ValueError, match="node '3', a KSampler, has the values"):
+        comfyui.read(longer, "a")
+
+
+def test_a_name_that_leads_out_of_its_folder_is_refused():
+    with pytest.raises(limits.Refused, match="leads out of its folder"):
+        comfyui.read(changed(WIRED | {("10", "lora_name"): "../a.safetensors"}, LORA), "flow.json")
+
+
+def theirs(scheduler, steps):
+    """ComfyUI's sigmas of a scheduler, as its loops make them, with the 0 at their end."""
+    log_table = np.log(TABLE)
+    sigma = lambda t: math.exp((1 - t % 1) * log_table[int(t)] + (t % 1) * log_table[min(int(t) + 1, 999)])
+    if scheduler in ("normal", "sgm_uniform"):
+        number = steps + (scheduler == "sgm_uniform")
+        ends = [999 + k * (0 - 999) / (number - 1) for k in range(number)]
+        return [sigma(max(t, 0.0)) for t in ends[:steps]] + [0.0]
+    if scheduler == "karras":
+        low, high = TABLE[0] ** (1 / 7), TABLE[-1] ** (1 / 7)
+        return [(high + k / (steps - 1) * (low - high)) ** 7 for k in range(steps)] + [0.0]
+    if scheduler == "exponential":
+        low, high = math.log(TABLE[0]), math.log(TABLE[-1])
+        return [math.exp(high + k / (steps - 1) * (low - high)) for k in range(steps)] + [0.0]
+    if scheduler == "simple":
+        return [TABLE[-(1 + int(k * 1000 / steps))] for k in range(steps)] + [0.0]
+    sigmas, at = [0.0], 1
+    while at < 1000:
+        sigmas.append(TABLE[at])
+        at += 1000 // steps
+    return sigmas[::-1]
+
+
+@pytest.mark.parametrize("scheduler", comfyui_steps.SCHEDULERS)
+def test_steps_are_those_of_comfyui(scheduler):
+    process = comfyui_steps.stepping(schedulers.read(SD), scheduler)
+    steps = 40 if scheduler == "normal" else 25  # no level lies halfway between two whole steps
+    trajectory = schedulers.trajectory(process, "euler", steps)
+    expected = theirs(scheduler, steps)
+    assert len(expected) == steps + 1 and trajectory.start == 1.0 and trajectory.network_times is not None
+    ratio = lambda t: np.exp(-np.asarray(process.schedule.log_snr(np.asarray(t)), np.float64) / 2)
+    np.testing.assert_allclose(ratio(trajectory.plan.t), expected[:-1], rtol=2e-5)
+    np.testing.assert_allclose(trajectory.plan.s, [*trajectory.plan.t[1:], 0.0])
+    nearest = [np.abs(np.log(sigma) - np.log(TABLE)).argmin() for sigma in expected[:-1]]
+    np.testing.assert_allclose(trajectory.network_times[:, 1] * 1000 - 1, nearest, atol=1e-9)
+
+
+def k_diffusion(name, denoised, x, sigmas):
+    """Its deterministic samplers, for a function (x, sigma) -> the denoised x."""
+    old = None
+    for i in range(len(sigmas) - 1):
+        sigma, following = sigmas[i], sigmas[i + 1]
+        clean = denoised(x, sigma)
+        slope = (x - clean) / sigma
+        if name in ("euler", "ddim") or (name == "heun" and following == 0):
+            x = x + (following - sigma) * slope
+        elif name == "heun":
+            guess = x + (following - sigma) * slope
+            x = x + (following - sigma) * (slope + (guess - denoised(guess, following)) / following) / 2
+        elif old is None or following == 0:
+            x = following / sigma * x + (1 - following / sigma) * clean
+        else:
+            h, last = math.log(sigma / following), math.log(sigmas[i - 1] / sigma)
+            blend = clean + h / last / 2 * (clean - old)
+            x = following / sigma * x - math.expm1(-h) * blend
+        old = clean
+    return x
+
+
+@pytest.mark.parametrize("name", ["euler", "ddim", "heun", "dpmpp_2m"])
+def test_samplers_are_those_of_k_diffusion(name):
+    """On data N(1, 0.25): D = (0.25 x + sigma^2) / (0.25 + sigma^2) in x / alpha."""
+    process = comfyui_steps.stepping(schedulers.read(SD), "karras")
+    trajectory = schedulers.trajectory(process, name, 7)
+    schedule = process.schedule
+
+    def denoise(x, t):
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        ratio = (sigma / alpha) ** 2
+        x0 = (0.25 * x / alpha + ratio) / (0.25 + ratio)
+        return Prediction(x0, (x - alpha * x0) / sigma)
+
+    with jax.enable_x64(True):
+        x = jnp.asarray([0.3, -1.2], jnp.float64)
+        keys = jax.random.split(jax.random.key(0), 2)
+        found = samplers.sample(trajectory.sampler, denoise, schedule, x, trajectory.plan, keys)
+    sigmas = theirs("karras", 7)
+    start = np.asarray(x) * math.sqrt(1 + sigmas[0] ** 2)  # noise of variance 1 in x, over alpha
+    exact = k_diffusion(name, lambda y, s: (0.25 * y + s**2) / (0.25 + s**2), start, sigmas)
+    np.testing.assert_allclose(found, exact, rtol=2e-5)
+
+
+def test_a_scheduler_that_is_not_read_is_refused_with_those_that_are():
+    process = schedulers.read(SD)
+    with pytest.raises(ValueError, match="scheduler='beta' is not known; valid: 'normal', 'karras'"):
+        comfyui_steps.stepping(process, "beta")
+    flow = schedulers.read({"_class_name": "FlowMatchEulerDiscreteScheduler"})
+    with pytest.raises(ValueError, match=r"this model is another\. Valid: the steps of the model's own folder"):
+        comfyui_steps.stepping(flow, "normal")
+    zero = schedulers.read(SD | {"rescale_betas_zero_snr": True})
+    with pytest.raises(ValueError, match="ends at pure noise"):
+        comfyui_steps.stepping(zero, "normal")
+    with pytest.raises(ValueError, match=r"has 31 steps where steps = 30\. Valid: a number that divides 1000"):
+        schedulers.trajectory(comfyui_steps.stepping(process, "ddim_uniform"), "euler", 30)
+    with pytest.raises(ValueError, match="sampler='pndm' is not known"):
+        schedulers.trajectory(comfyui_steps.stepping(process, "normal"), "pndm", 30)
+
+
+def test_a_request_is_written_as_the_workflow_that_is_read_as_it():
+    process = schedulers.read(SD | {"use_karras_sigmas": True})
+    request = Request(
+        prompts=("a (red) cat",), negative="bad", seeds=(5,), steps=30, guidance=7.0, sampler="euler", image="cat.png",
+        strength=0.6, windows=True, controls=(Control("edges", "house.png", 0.7, (0.25, 0.9)),),
+    )  # fmt: skip
+    source = {"model": "models/sd15/", "loras": {"a/b.safetensors": 0.8}, "attachments": {"edges": "nets/edges"}}
+    graph = json.loads(json.dumps(comfyui.written(request, source, process, (512, 768))))
+    flow = comfyui.read(graph, "flow.json")
+    assert flow.checkpoint == "sd15.safetensors" and flow.loras == {"b.safetensors": 0.8}
+    assert flow.scheduler == "karras" and flow.request.prompts == request.prompts
+    for name in ("negative", "seeds", "steps", "guidance", "sampler", "image", "emphasis"):
+        assert getattr(flow.request, name) == getattr(request, name), name
+    assert flow.request.first_step(30) == request.first_step(30) == 12
+    (control,) = flow.request.controls
+    assert (control.picture, control.weight) == ("house.png", 0.7)
+    np.testing.assert_allclose(control.times, (0.25, 0.9))
+    plain = comfyui.written(Request(prompts=("a",), steps=20, guidance=7.0, sampler="euler"), source,
+                            schedulers.read(SD | {"timestep_spacing": "linspace"}), (512, 768))  # fmt: skip
+    again = comfyui.read(plain, "flow.json")
+    assert (again.scheduler, again.request.height, again.request.width) == ("normal", 512, 768)
+
+
+@pytest.mark.parametrize("change, match", [
+    ({"tile": 512}, "tile = 512: no node"), ({"merge": 0.5}, r"merge = 0\.5: no node"),
+    ({"sampler": "unipc"}, "sampler='unipc' is not known"), ({"emphasis": "scale"}, "the emphasis none or from_empty"),
+    ({"seeds": (1, 3)}, "a workflow has one seed"),
+])  # fmt: skip
+def test_a_setting_that_no_node_has_is_not_written(change, match):
+    request = Request(**{"prompts": ("a",), "steps": 20, "guidance": 7.0, "sampler": "euler"} | change)
+    with pytest.raises(ValueError, match=match):
+        comfyui.written(request, {"model": "a"}, schedulers.read(SD), (512, 512))
+
+
+def test_steps_of_no_scheduler_are_not_written():
+    request = Request(prompts=("a",), steps=30, guidance=7.0, sampler="euler")
+    with pytest.raises(ValueError, match="the 30 steps of euler in this model's folder are those of none of ComfyUI's"):
+        comfyui.written(request, {"model": "a"}, schedulers.read(SD | {"timestep_spacing": "trailing"}), (512, 512))
