@@ -338,7 +338,7 @@ def test_no_process_leaves_before_process_0_has_written_the_samples(driver, tmp_
     slow = tmp_path / "slow.py"
     slow.write_text(
         f"import time\nfrom diffusion.experiments.evaluation import plots\nreal = plots.trajectory\n"
-        f"plots.trajectory = lambda *args: (time.sleep({LONGER}), real(*args))\n"
+        f"plots.trajectory = lambda *args, **more: (time.sleep({LONGER}), real(*args, **more))\n"
     )
     for name, status in (("samples", [0, 0]), ("blocked", [1, 1])):
         out = tmp_path / name
