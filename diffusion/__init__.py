@@ -48,6 +48,7 @@ public.moved(
         f"{__name__}.conditional_couplings": f"{__name__}.couplings.conditional_transport",
         f"{__name__}.conversions": f"{__name__}.parameterizations.conversions",
         f"{__name__}.equivariant_couplings": f"{__name__}.couplings.equivariant_transport",
+        f"{__name__}.rooms": f"{__name__}.models.rooms",
         f"{__name__}.models.autoencoders.video_checks": f"{__name__}.models.autoencoders.video_autoencoder",
     }
 )

@@ -18,7 +18,7 @@ from tools.docs import public_names
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = (  # from the bottom to the top
     ("diffusion.namesake", "diffusion.public"),
-    ("diffusion.arguments", "diffusion.rooms", "diffusion.commands", "diffusion.io", "diffusion.pytrees"),
+    ("diffusion.arguments", "diffusion.commands", "diffusion.io", "diffusion.pytrees"),
     ("diffusion.schedules", "diffusion.text"),
     ("diffusion.parameterizations", "diffusion.ode", "diffusion.padding"),
     ("diffusion.timesteps", "diffusion.weightings", "diffusion.couplings",

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from diffusion import public, rooms
-from diffusion.models import dit as dit
+from diffusion import public
+from diffusion.models import dit as dit, rooms
 from diffusion.models.budget import flops as flops
 from diffusion.models.ddt import DDT as DDT, ddt_preset as ddt_preset, dit_dh_preset as dit_dh_preset
 from diffusion.models.diffwave import DiffWave as DiffWave

@@ -9,8 +9,8 @@ import pathlib
 
 import flax.linen as nn
 
-from diffusion import rooms
 from diffusion.io import opener
+from diffusion.models import rooms
 from diffusion.models.interchange.family import Refusal
 from diffusion.models.interchange.schedulers import Process
 from diffusion.published.pipeline_kinds import LCM, Attachable, Kind, Usual

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from diffusion import published, rooms
-from diffusion.models import MODELS, interchange
+from diffusion import published
+from diffusion.models import MODELS, interchange, rooms
 from diffusion.text_to_image import pipelines
 
 ROOMS = [name for name in published.__all__ if hasattr(getattr(published, name), "__path__")]

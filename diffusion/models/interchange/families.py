@@ -6,7 +6,8 @@ from collections.abc import MutableMapping
 
 import flax.linen as nn
 
-from diffusion import public, rooms
+from diffusion import public
+from diffusion.models import rooms
 from diffusion.models.interchange import (
     adm_tables,
     autoencoder_tables,
