@@ -6,7 +6,7 @@
 | Q8_0                                            | int8 with a scale for 32 of them, or float32              |
 | Q4_0, Q4_1, Q5_0, Q5_1, Q2_K ... Q6_K, IQ...    | float32, by the functions of the package gguf             |
 
-Their names are taken from the original repositories' single files.
+Denoisers have the names of the original repositories' single files, text encoders llama.cpp's (`gguf_names`).
 """
 
 __all__ = ["Stored", "read"]
@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from diffusion.io import limits, opener
-from diffusion.models.interchange import gguf_header
+from diffusion.models.interchange import gguf_header, gguf_names
 from diffusion.models.interchange.quantised_tensors import Quantised
 
 SUFFIX = ".gguf"
@@ -87,7 +87,7 @@ class Stored(NamedTuple):
 
 
 def read(path: pathlib.Path) -> dict[str, Stored]:
-    """The tensors of a file by their names; of the file the header alone is read.
+    """The tensors of a file by their names, of a T5 by transformers'; of the file the header alone is read.
 
     Raises:
         OSError: if it cannot be read.
@@ -106,6 +106,7 @@ def read(path: pathlib.Path) -> dict[str, Stored]:
             header = gguf_header.read(file, length)
         except ValueError as error:
             raise limits.Refused(f"{path} is not a whole GGUF file: {limits.reason(error)}.") from error
+    names = gguf_names.of_transformers((entry.name for entry in header.entries), path)
     tensors = {}
     for entry in header.entries:
         what = f"{path}: {entry.name}"
@@ -126,5 +127,5 @@ def read(path: pathlib.Path) -> dict[str, Stored]:
         shape = tuple(header.fields.get(ORIGINAL + entry.name, entry.sides))
         if any(type(side) is not int or side < 0 for side in shape) or math.prod(shape) != number:
             raise limits.Refused(f"{what} has the shape {list(entry.sides)}, and its field says {list(shape)}.")
-        tensors[entry.name] = Stored(path, entry.name, kind, shape, entry.sides, begin, size)
+        tensors[names[entry.name]] = Stored(path, entry.name, kind, shape, entry.sides, begin, size)
     return tensors

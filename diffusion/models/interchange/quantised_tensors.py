@@ -93,6 +93,11 @@ def scaled(stored: Mapping[str, Stored]) -> dict[str, Stored | _Scaled]:
         if end == MARK or (end in (*SCALES, *IN_PRODUCTS) and f"{layer}.weight" in stored):
             continue
         scale = next((f"{layer}.{other}" for other in SCALES if f"{layer}.{other}" in stored), "")
+        if end == "weight" and not scale and (kind := _of_bitsandbytes(name, stored)):
+            raise limits.Refused(
+                f"{one.path}: {name} is stored by bitsandbytes in {kind}, which is not read; take the file in fp8, "
+                "float16 or bfloat16."
+            )
         if end == "weight" and not scale and one.kind in WHOLE:
             raise limits.Refused(
                 f"{one.path}: {name} is stored in whole numbers ({one.kind}) and no scale stands beside it "
@@ -102,9 +107,18 @@ def scaled(stored: Mapping[str, Stored]) -> dict[str, Stored | _Scaled]:
             tensors[name] = one
             continue
         if one.kind == "U8":
+            kind = " (NVFP4)" if f"{name}_scale_2" in stored else ""
             raise limits.Refused(
-                f"{one.path}: {name} is stored in 4 bits with scales, which is not read; take the file in fp8, float16 "
-                "or bfloat16."
+                f"{one.path}: {name} is stored in 4 bits with scales{kind}, which is not read; take the file in fp8, "
+                "float16 or bfloat16."
             )
         tensors[name] = _Scaled(one, stored[scale])
     return tensors
+
+
+def _of_bitsandbytes(name: str, stored: Mapping[str, Stored]) -> str:
+    """The format of bitsandbytes that a weight is stored in, as tensors beside it say; "" for another."""
+    if f"{name.removesuffix('weight')}SCB" in stored:
+        return "int8"
+    state = f"{name}.quant_state.bitsandbytes__"
+    return next((other.removeprefix(state) for other in stored if other.startswith(state)), "")

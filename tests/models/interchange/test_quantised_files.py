@@ -1,5 +1,6 @@
 """Files of GGUF and of layers in fp8 with scales: their numbers, what stays in 8 bits, and what is refused."""
 
+import json
 import sys
 
 import gguf
@@ -209,3 +210,51 @@ def test_a_length_beyond_the_end_of_a_gguf_file_is_not_counted_to(tmp_path):
     (tmp_path / "a.gguf").write_bytes(content.replace(head, head[:4] + (2**60).to_bytes(8, "little")))
     with pytest.raises(limits.Refused, match=r"a\.gguf is not a whole GGUF file: .*it ends at \d+ bytes"):
         tensor_files.open_tensors(tmp_path / "a.gguf")
+
+
+T5 = {"vocab_size": 64, "d_model": 32, "num_layers": 2, "num_heads": 2, "d_kv": 16, "d_ff": 64}
+
+
+@pytest.mark.parametrize("name, mlp", [("T5EncoderModel", "relu"), ("T5EncoderModel", "gated-gelu"),
+                                       ("UMT5EncoderModel", "gated-gelu")])  # fmt: skip
+def test_an_encoder_by_the_names_of_llama_cpp_is_that_of_transformers(name, mlp, tmp_path):
+    """The package gguf has the names of transformers' tensors, with which llama.cpp converts."""
+    config = {"architectures": [name], "feed_forward_proj": mlp, **T5}
+    module = folders.built(families.FAMILIES[name], config)
+    shapes = leaves_of(folders.shapes_of(families.FAMILIES[name], module))
+    theirs = {
+        key: RNG.normal(size=shape).astype(np.float32)
+        for key, shape in folders.expected_of(families.FAMILIES[name], module, "transformers", shapes).items()
+    }
+    known = gguf.get_tensor_name_map(gguf.MODEL_ARCH.T5ENCODER, 2)
+    (tmp_path / "gguf").mkdir()
+    (tmp_path / "whole").mkdir()
+    named = {known.get_name(key, try_suffixes=(".weight",)): array for key, array in theirs.items()}
+    assert None not in named
+    write(tmp_path / "gguf" / "model.gguf", named)
+    save_file(theirs, tmp_path / "whole" / "model.safetensors")
+    for folder in ("gguf", "whole"):
+        (tmp_path / folder / "config.json").write_text(json.dumps(config))
+    few, whole = (leaves_of(interchange.load(tmp_path / folder)[1]) for folder in ("gguf", "whole"))
+    for path, leaf in whole.items():
+        np.testing.assert_array_equal(few[path], leaf, err_msg=path)
+
+
+def test_a_language_model_by_the_names_of_llama_cpp_is_refused_by_name(tmp_path):
+    path = write(tmp_path / "a.gguf", {"blk.0.attn_q.weight": np.zeros((2, 2), np.float32)})
+    with pytest.raises(limits.Refused, match=r"blk\.0\.attn_q\.weight is a tensor of a language model by llama\.cpp"):
+        tensor_files.open_tensors(path)
+
+
+@pytest.mark.parametrize("beside, match", [
+    ({"a.weight.absmax": np.ones(1, np.float32), "a.weight.quant_state.bitsandbytes__nf4": np.zeros(9, np.uint8)},
+     r"a\.weight is stored by bitsandbytes in nf4"),
+    ({"a.SCB": np.ones(4, np.float32)}, r"a\.weight is stored by bitsandbytes in int8"),
+    ({"a.weight_scale": np.ones((4, 1), ml_dtypes.float8_e4m3fn), "a.weight_scale_2": np.ones((), np.float32)},
+     r"a\.weight is stored in 4 bits with scales \(NVFP4\)"),
+])  # fmt: skip
+def test_formats_of_few_bits_are_refused_by_name(beside, match, tmp_path):
+    kind = np.int8 if "a.SCB" in beside else np.uint8
+    save_file({"a.weight": np.zeros((4, 8), kind), **beside}, tmp_path / "a.safetensors")
+    with pytest.raises(limits.Refused, match=match):
+        tensor_files.open_tensors(tmp_path / "a.safetensors")
