@@ -162,6 +162,8 @@ def test_a_source_that_ignores_its_split_is_known_by_its_fingerprint():
     recipe = types.SimpleNamespace(**sectioned(parts))
     with pytest.raises(held_out.Overlap, match="9 of the 9 records"):
         held_out.at_start(recipe, python_objects.source_of(records))
+    others = [{"x": row["x"] + 1} for row in records]
+    assert held_out.at_start(recipe, python_objects.source_of(others)) == ""
 
 
 @pytest.mark.parametrize("split, expected", [("train", "validation"), ("train+validation", "test")])

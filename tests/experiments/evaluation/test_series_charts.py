@@ -86,6 +86,7 @@ def test_the_exact_distribution_is_beside_them(drawn):
     series_charts.fans(np.zeros((1, 2, 6, 2)), series, "unused.png", process)
     first, second = panels(drawn[0])
     assert [axes.get_title() for axes in (first, second)] == ["series 0, channel 0", "series 0, channel 1"]
+    assert first.title.get_color() == second.title.get_color() == series_charts.INK
     K, given = process.covariance, series.mask[0].ravel()
     weights = K[:, given] @ np.linalg.inv(K[np.ix_(given, given)])
     mean = (weights @ series.given[0].ravel()[given]).reshape(6, 2)

@@ -42,6 +42,15 @@ def test_a_plane_has_the_colour_of_its_normal_at_each_depth():
     np.testing.assert_allclose(found[near], expected[near], atol=0.51)
 
 
+def test_light_and_distance_by_hand():
+    """Lit in full 0.45 + 0.65 of the colour, turned away 0.45; as far away as can be, halfway to the white paper."""
+    normals = np.array([pictures.LIGHT, -pictures.LIGHT, -pictures.LIGHT])
+    depth = np.array([0.9, 0.9, -0.9])
+    np.testing.assert_allclose(pictures._shaded(normals, depth, "#000000"), [[0] * 3, [0] * 3, [127.5] * 3])
+    found = pictures._shaded(normals[:2], depth[:2], "#c800ff")  # 200, 0 and 255, of which 280 is cut to 255
+    np.testing.assert_allclose(found, [[220, 0, 255], [90, 0, 0.45 * 255]])
+
+
 def test_turning_the_table_turns_the_thing():
     points = np.random.default_rng(0).uniform(-0.5, 0.5, (20, 3))
     c, s = math.cos(0.8), math.sin(0.8)

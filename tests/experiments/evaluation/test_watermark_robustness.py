@@ -53,6 +53,18 @@ def test_pictures_are_fitted_to_the_model_s_channels():
             maker(shape).fitted(colour, "a.png")
 
 
+def test_existing_pictures_are_marked_as_they_are(monkeypatch):
+    """Of 2 x 3 pixels in grey: any other picture is fitted to their size, and their noise is themselves."""
+    own = np.arange(24, dtype=np.uint8).reshape(4, 2, 3, 1)
+    mark = types.SimpleNamespace(embed=lambda pictures, generator: 255 - pictures)
+    monkeypatch.setattr(watermark_robustness.watermarks, "load", lambda key: mark)
+    made = watermark_robustness.wrap_pictures(own, "a folder")
+    assert made.shape == (2, 3, 1) and made.to_noise(own) is own and made.regenerate is None
+    np.testing.assert_array_equal(made.make("", 3), own[:3])
+    np.testing.assert_array_equal(made.make("key", 3), 255 - own[:3])
+    assert made.fitted(np.zeros((1, 2, 3, 3), np.uint8), "a.png").shape == (1, 2, 3, 1)
+
+
 def test_regeneration_is_two_changes_more():
     changes = len(watermark_robustness.DEGRADATIONS)
     assert maker((1, 1, 1)).changes == changes
@@ -70,7 +82,9 @@ def test_the_change_of_pixels_is_a_root_mean_square(monkeypatch):
     make = lambda key, number: marked[:number] if key else plain[:number]
     times = []
     regenerate = lambda pictures, t: times.append(t) or pictures
-    content = watermark_robustness.measure("key", maker((2, 2, 1), regenerate)._replace(make=make), 2)
+    done = []
+    content = watermark_robustness.measure("key", maker((2, 2, 1), regenerate)._replace(make=make), 2, done.append)
+    assert done == [1, 2, 3]
     assert content["change_of_pixels"] == pytest.approx(np.sqrt(25 / 8)) and content["number"] == 2
     assert list(content["changes"]) == ["none", "regenerated from t = 0.3", "regenerated from t = 0.6"]
     assert times == [0.3, 0.3, 0.6, 0.6]  # of the marked pictures and of the others
