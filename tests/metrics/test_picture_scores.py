@@ -1,8 +1,10 @@
 """Each published score by a small network with made weights: that of its own picture and prompt."""
 
 import json
+import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -63,6 +65,19 @@ def test_hps_is_a_hundred_cosines_of_padded_pictures(clip):
     np.testing.assert_allclose(found["score"], 100 * (words * pictures).sum(1), rtol=1e-4)
     assert np.ptp(found["score"]) > 1
     assert scorer.choice == pytest.approx(float(scale) / 100) and scorer.record["size"] == 16
+
+
+def test_each_tower_sees_its_own_input():
+    """Pictures as CLIP normalises them, and prompts as token ids, each times a weight of its own."""
+    apply = lambda variables, inputs, method: variables["params"][method] * inputs
+    module = types.SimpleNamespace(vision=types.SimpleNamespace(size=16), apply=apply)
+    params = {"encode_images": np.float32(2), "encode_text": np.float32(3), "logit_scale": np.log(50)}
+    tokenizer = lambda prompts: types.SimpleNamespace(ids=np.array([[len(prompt)] for prompt in prompts]))
+    towers = picture_scores._towers(module, params, tokenizer)
+    assert towers.side == 16 and towers.scale == pytest.approx(50)
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    np.testing.assert_allclose(towers.images(pictures), 2 * np.asarray(normalised(jnp.asarray(pictures))), rtol=1e-6)
+    np.testing.assert_array_equal(towers.texts(["a", "cat"]), [[3], [9]])
 
 
 @pytest.mark.parametrize(("name", "per_cosine"), [("clip", 20), ("pickscore", 20), ("hpsv2", 100)])

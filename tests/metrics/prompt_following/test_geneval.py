@@ -79,6 +79,15 @@ def test_objects_that_count():
     assert len(geneval.counted_objects(near, "position", Rules(overlap=0.82))["cat"]) == 3
 
 
+@pytest.mark.parametrize(
+    "other, share", [((5, 5, 14, 9), 25 / 125), ((5, 0, 9, 19), 50 / 150), ((9, 9, 9, 9), 1 / 100), ((10, 0, 19, 9), 0)]
+)
+def test_boxes_share_the_pixels_at_both_ends(other, share):
+    """Beside a box of 10 x 10 pixels; in either order."""
+    own = (0, 0, 9, 9)
+    assert geneval._overlap(own, other) == geneval._overlap(other, own) == pytest.approx(share)
+
+
 def test_a_crop_is_grey_around_the_mask():
     picture = np.arange(6 * 5 * 3, dtype=np.uint8).reshape(6, 5, 3)
     mask = np.zeros((6, 5), bool)

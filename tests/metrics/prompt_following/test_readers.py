@@ -30,7 +30,19 @@ def test_a_detector_that_returns_another_form(answer):
     assert found[0].mask is CAT.mask
 
 
-@pytest.mark.parametrize("answer", ["yes", ["yes"], [{}], [{"yes": 2.0}], [{"yes": "0.5"}], [{1: 0.5}]])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "yes",
+        ["yes"],
+        [{}],
+        [{"yes": 2.0}],
+        [{"yes": "0.5"}],
+        [{1: 0.5}],
+        [{"yes": 0.5, "no": 2.0}],
+        [{"yes": 0.5, 1: 0.5}],
+    ],
+)
 def test_an_answerer_that_returns_another_form(answer):
     with pytest.raises(ReaderError, match=r"the answerer answers .*not with for each question a table \{answer"):
         readers.answered(lambda pictures, questions: answer, [PICTURE], ["is it?"])
@@ -45,7 +57,10 @@ def test_an_embedder_and_a_grammar_that_return_another_form():
             readers.embedded_texts(rows(value), ["a"])
     found = readers.embedded_pictures(rows(np.array([[3.0, 4.0]], np.float32)), [PICTURE])
     np.testing.assert_allclose(found, [[0.6, 0.8]], rtol=1e-7)
-    for value in ("a cat", Parse(("cat",), ()), Parse((("cat", "NOUN"),), (1,))):
+    right = Parse((("cat", "NOUN"), ("red", "ADJ")), ("a red cat",))
+    assert readers.parsed(lambda text: right, "a red cat") is right
+    three, one = Parse((("cat", "NOUN", "cat"),), ()), Parse((("cat",),), ())
+    for value in ("a cat", Parse(("cat",), ()), Parse((("cat", "NOUN"),), (1,)), three, one):
         with pytest.raises(ReaderError, match=r"the grammar answers with .*not with a Parse"):
             readers.parsed(lambda text, value=value: value, "a cat")
 

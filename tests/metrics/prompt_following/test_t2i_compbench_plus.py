@@ -27,6 +27,12 @@ def test_numbers_count_each_object_once():
     again, aside = dog._replace(score=0.8, box=(1, 0, 99, 99)), dog._replace(box=(200, 0, 299, 99))
     inside = dog._replace(box=(10, 10, 30, 30))  # more than 0.9 of it lies in the first
     assert t2i_compbench_plus.count_objects([dog, again, aside, inside]) == ["dog", "dog"]
+    # Of 10,000 pixels: 9,000 of each are shared, which is 0.9 of either and not more; one column more is.
+    beside, nearer = dog._replace(box=(10, 0, 109, 99)), dog._replace(box=(9, 0, 108, 99))
+    assert t2i_compbench_plus.count_objects([dog, beside]) == ["dog", "dog"]
+    assert t2i_compbench_plus.count_objects([dog, nearer]) == ["dog"]
+    for pair in ([dog, inside], [inside, dog]):  # in either order
+        assert t2i_compbench_plus.count_objects(pair) == ["dog"]
     person = Detection("person", 0.7, box)
     objects = [("dog", 2), ("man", 2)]
     assert t2i_compbench_plus.numeracy(objects, [dog, again, aside, person]) == pytest.approx((1 + 0.5) / 2)
