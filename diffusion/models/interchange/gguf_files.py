@@ -106,7 +106,7 @@ def read(path: pathlib.Path) -> dict[str, Stored]:
             header = gguf_header.read(file, length)
         except ValueError as error:
             raise limits.Refused(f"{path} is not a whole GGUF file: {limits.reason(error)}.") from error
-    names = gguf_names.of_transformers((entry.name for entry in header.entries), path)
+    names = gguf_names.transformers_names((entry.name for entry in header.entries), path)
     tensors = {}
     for entry in header.entries:
         what = f"{path}: {entry.name}"

@@ -5,7 +5,7 @@ encoder.block.3.layer.0.SelfAttention.q.weight. Models of a decoder alone (blk.3
 them llama.cpp permutes the rows of queries and keys, and the names do not say of which.
 """
 
-__all__ = ["of_transformers"]
+__all__ = ["transformers_names"]
 
 import pathlib
 import re
@@ -27,7 +27,7 @@ ENDS = {"token_embd.weight": "shared.weight", "enc.output_norm.weight": "encoder
 DECODER = re.compile(r"blk\.\d+\.")
 
 
-def of_transformers(names: Iterable[str], path: pathlib.Path) -> dict[str, str]:
+def transformers_names(names: Iterable[str], path: pathlib.Path) -> dict[str, str]:
     """The names of a file's tensors by transformers, for an encoder of llama.cpp's names; else the names as they are.
 
     Args:
