@@ -105,13 +105,13 @@ def test_every_recipe_resolves_end_to_end(recipe, preset):
     params = jax.eval_shape(network.init, jax.random.key(0), *inputs)
     objective = resolve.Resolver(config).objective
     schedule = resolve.Resolver(config).schedule
-    density = objective.density
+    density_state = () if objective.density is None else objective.density.init()
 
     def loss(params):
         keys = jax.random.split(jax.random.key(1), batch)
         pictures = jnp.zeros((batch, *recipe.example_shape))
         labels = labels_of(config, batch)
-        data = {"x": pictures, "condition": labels, "index": jnp.arange(batch), "density": density.init()}
+        data = {"x": pictures, "condition": labels, "index": jnp.arange(batch), "density": density_state}
         model = lambda *a, **features: network.apply(params, *a, **features)
         if objective.beside.encoder:  # of as many tokens as the network's, and of its own width
             data["features"] = jnp.zeros((batch, resolve.Resolver(config).encoder.features()[0], config.model.width))
