@@ -70,7 +70,7 @@ def run(
 
 
 def card(folder: pathlib.Path, about: Mapping[str, Any]) -> model_card.Card:
-    """The card of a model whose concepts were erased; its licence, data and failures are those of the base."""
+    """The card of a model whose concepts were erased; licence, data and failures are the base's."""
     erased = ", ".join(f"{old} (now {new or 'no text'})" for old, new in about["erased"].items())
     source_card = model_card.build_source_card(folder, "Text-to-image model with erased concepts", base=folder)
     return source_card._replace(

@@ -18,7 +18,7 @@ Seen = Callable[[Params, dict[str, Array], Array], Array]
 
 
 def widened(base: Any, pipeline: str, channels: int, seen: Seen, **how: Any) -> Tuning:
-    """Trains the whole U-Net, with input channels beside those of x_t.
+    """Trains the whole U-Net, with further input channels beside x_t.
 
     The kernel of its first convolution is zero for the new channels at the start, so that the first step's output is
     the base's. The run writes the folder of a model of another pipeline.

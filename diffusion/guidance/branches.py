@@ -96,7 +96,7 @@ def with_conditions(conditions: Callable[..., tuple[Any, ...]]) -> Callable[[Cal
 
 
 def class_conditions(condition: Array, null: Array, labels: Sequence[int] = ()) -> tuple[Array, ...]:
-    """The conditions of a config for several classes: the sample's, further ones or those of regions, the null class.
+    """The conditions of a config for several classes: the sample's class, further classes, the null class.
 
     Args:
         condition: the classes of the samples, `[B]`.

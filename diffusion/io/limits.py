@@ -36,7 +36,7 @@ UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
 class Refused(ValueError):
-    """A file declares what it must not; the message says what it declares, what is valid, and how to go on."""
+    """A file declares a value that is not allowed; the message has this value, the valid ones, and the next step."""
 
 
 def memory() -> int:

@@ -263,7 +263,7 @@ def critic_of(
         start: step from which the critic learns.
         code: (networks, x, keys, condition) -> `Coded`; with `equivariance` it takes a transformation too.
         equivariance: transformations of the pictures; None: none.
-        shares: what it must have in common with the autoencoder's objective, `Objective.shares`.
+        shares: the settings that must be equal in the autoencoder's objective, see `Objective.shares`.
     """
     compare = choice(CRITICS, loss, "loss")
 

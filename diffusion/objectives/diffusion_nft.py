@@ -1,4 +1,4 @@
-"""DiffusionNFT: samples of a reward above the mean are learned from, and those below it are unlearned from."""
+"""DiffusionNFT: the model moves towards samples with a reward above the mean, and away from the others."""
 
 __all__ = ["diffusion_nft"]
 

@@ -65,7 +65,7 @@ def mlp(hidden: int = 2048) -> Projector:
 
 
 def convolution(side: int = 3) -> Projector:
-    """iREPA's projector: one convolution over the grid of tokens, which keeps what lies beside what.
+    """iREPA's projector: one convolution over the grid of tokens, which preserves their neighbourhoods.
 
     Args:
         side: side of its kernel, odd; 3 in the paper.

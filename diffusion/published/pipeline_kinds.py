@@ -54,7 +54,7 @@ class Usual(NamedTuple):
     guidance: float = 7.5
 
     def overridden(self, steps: int | None, guidance: float | None) -> "Usual":
-        """These values, overridden by those that a request names."""
+        """These values, overridden by the values of a request."""
         return Usual(self.steps if steps is None else steps, self.guidance if guidance is None else guidance)
 
 

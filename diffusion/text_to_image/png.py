@@ -103,7 +103,7 @@ def model(
 
 
 def named_files(request: Request, source: Mapping[str, Any]) -> list[str]:
-    """The files and folders beside the model that a request's pictures are made of: only the attachments in use."""
+    """The files and folders that a request's pictures depend on beside the model: only attachments in use."""
     used = [control.attachment for control in request.controls]
     attachments = [path for name, path in source.get("attachments", {}).items() if name in used]
     controls = [path for control in request.controls for path in (control.picture, control.mask)]

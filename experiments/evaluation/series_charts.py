@@ -16,7 +16,7 @@ FEW = 20  # samples of a series, below which they are drawn as lines
 
 
 class Part(NamedTuple):
-    """Series of which a part is given.
+    """Series with a given part.
 
     Attributes:
         given: float `[W, L, C]`.

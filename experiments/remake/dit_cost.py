@@ -25,7 +25,7 @@ TABLE = {  # Gflops (multiply-adds of a forward pass), millions of parameters
 
 
 def measure(part: str, quick: bool) -> Mapping[str, float]:
-    """{"DiT-...: Gflops", "DiT-...: parameters, millions"} of one network, of which no array is made."""
+    """{"DiT-...: Gflops", "DiT-...: parameters, millions"} of one network, without making an array."""
     del quick
     network = dit_preset(part.removeprefix("DiT-"), num_classes=1000, learn_sigma=True)
     figures = cost_figures(part, flops(network, LATENTS) / 2e9, parameters(network, LATENTS))

@@ -149,7 +149,7 @@ def _make(
 
 
 def _conditions(recipe: Recipe, data: RunExamples, numbers: np.ndarray) -> Any:
-    """The conditions of those pairs, `[b, ...]`; None for an unconditional network."""
+    """The conditions of these pairs, `[b, ...]`; None for an unconditional network."""
     if recipe.examples.null is None:
         return None
     assert not isinstance(data.source, Stream)  # `paired` refuses a stream

@@ -351,7 +351,7 @@ class AutoencoderKLLTX(VideoAutoencoder):
 
     @property
     def time_factor(self) -> int:
-        """f_t, likewise."""
+        """f_t, see `VideoAutoencoder`."""
         return math.prod(STRIDES[how][0] for how in self.halve)
 
     @property

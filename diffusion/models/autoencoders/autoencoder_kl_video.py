@@ -173,7 +173,7 @@ class AutoencoderKLVideo(VideoAutoencoder, CheckedNetwork):
 
     @property
     def time_factor(self) -> int:
-        """f_t, likewise."""
+        """f_t, see `VideoAutoencoder`."""
         return 2 ** sum(self.temporal)
 
     def setup(self):
