@@ -34,7 +34,7 @@ class Points:
         import io
 
         from diffusion.data.sources import Records
-        from diffusion.training.checkpointing import checkpoints
+        from diffusion.training.checkpointing import checkpoint_writer, checkpoints
 
         if not self.point and not self.record:
             return
@@ -44,8 +44,12 @@ class Points:
         builtins.open = io.open = self.opening(io.open)
         os.open = self.opening(os.open)
         Records.__getitems__ = self.around_call(Records.__getitems__, "records")
-        for name in ("_read", "checksums", "_described", "restore_latest"):
-            setattr(checkpoints, name, self.around_call(getattr(checkpoints, name), name))
+        for module, names in (
+            (checkpoints, ("_read", "checksums", "restore_latest")),
+            (checkpoint_writer, ("_described",)),
+        ):
+            for name in names:
+                setattr(module, name, self.around_call(getattr(module, name), name))
         self.passed("start", "after")
         if self.point and self.point[0].startswith("data "):
             threading.Thread(target=self.wait_for_data, daemon=True).start()
