@@ -5,6 +5,8 @@
 As `configs/digits_mean_flow.py`, whose loss it reaches in the last three tenths of the training; half of the examples
 have s = t, in place of three quarters. It has not been trained to its end.
 
+Time: about that of `configs/digits_mean_flow.py` on two cores, not measured. Score: none yet.
+
 Presets: `digits_alpha_flow:tiny` (seconds; to see that everything works).
 """
 

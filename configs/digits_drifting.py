@@ -6,6 +6,8 @@ No teacher, no second network and no times: 16 examples of a batch, with those o
 other in pixels. The paper drifts in features of images, with many examples of each class. It has not been trained to
 its end.
 
+Time: not measured; a step takes one evaluation of the network on two cores, as in `configs/digits.py`. Score: none yet.
+
 Presets: `digits_drifting:tiny` (seconds; to see that everything works).
 """
 

@@ -39,6 +39,7 @@ OF_RUNS = (
     "diffusion.data.",
     "diffusion.training.runtime.agreement",
     "diffusion.training.runtime.progress",
+    "diffusion.training.checkpointing.checkpoint_writer",
     "diffusion.training.checkpointing.checkpoints",
     "diffusion.training.checkpointing.description",
     "diffusion.models.interchange.flax_files",
