@@ -21,7 +21,7 @@ class Base:
 @pytest.mark.parametrize("prompt", ["", "a cat"])
 def test_each_entry_is_read_from_where_it_was_written(prompt, monkeypatch, tmp_path):
     """An image prompt beside the latents of three pictures; a prompt of the config is the caption of each."""
-    spec = types.SimpleNamespace(shape=(2, 2, 4))
+    spec = types.SimpleNamespace(shape=(2, 2, 4), pairs=False)
     source = type("Pictures", (), {"spec": spec, "__len__": lambda self: 3})()
     texts = ["a dog", "a bird", "a fish"]
     about = types.SimpleNamespace(shape=spec.shape, views=("plain",), autoencoder={"sha256": "weights"})
