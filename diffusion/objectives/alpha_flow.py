@@ -43,7 +43,7 @@ def alpha_flow(
         alpha = 1 - sigmoid(gamma (k - (k_0 + k_1) / 2) / (k_1 - k_0)),    k_0 = start total, k_1 = end total
 
     at training step k. At alpha = 1 this is trajectory flow matching, whose target is v for every s; at 1/2 the target
-    is that of a shortcut whose first half is v. As alpha vanishes, Delta / alpha becomes the error of `mean_flow`;
+    equals the one of a shortcut whose first half is v. As alpha vanishes, Delta / alpha becomes `mean_flow`'s error;
     alpha below `clamp`, and after k_1, counts as 0, where the loss is `mean_flow`'s with its derivative in forward
     mode. Above 1 - `clamp`, and before k_0, it counts as 1. Examples with s = t have the loss of flow matching
     throughout. p = 0 is the definition, p = 1 the weight of the authors' code, where |Delta|^2 is a mean over the

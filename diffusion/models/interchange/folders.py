@@ -419,10 +419,10 @@ def read(
         for row in by_leaf[path]:
             theirs = tensors.read(row.theirs)
             narrow = keep and path.endswith("kernel") and dtype == "float32" and str(theirs.dtype) in FLOATS
-            kept = theirs.dtype if narrow else np.dtype(dtype)
+            stored_type = theirs.dtype if narrow else np.dtype(dtype)
             if array is None:
-                array = _aligned(leaves[path].shape, kept)
-            elif array.dtype not in (kept, np.dtype(dtype)):  # one leaf of tensors in several types
+                array = _aligned(leaves[path].shape, stored_type)
+            elif array.dtype not in (stored_type, np.dtype(dtype)):  # one leaf of tensors in several types
                 array = array.astype(dtype)
             for copy in row.copies:
                 if not np.array_equal(tensors.read(copy), theirs, equal_nan=True):
