@@ -2,23 +2,17 @@
 
 __all__ = ["alpha_flow"]
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion import flow_maps
 from diffusion.flow_maps import Clocks, mean_velocity, start_and_duration
 from diffusion.objectives.entry import entry
-from diffusion.objectives.few_step import derivative, mix, player, sum_square
-from diffusion.objectives.inputs import pairs, split
-from diffusion.objectives.mean_flow import Guidance, adaptive, check_shares, guided_velocity, two_times
-from diffusion.objectives.objective import Jumps, Objective
-from diffusion.objectives.objective_facts import Condition, Trained
-from diffusion.parameterizations import velocity
-from diffusion.schedules import at_each, left_broadcast
+from diffusion.objectives.few_step import derivative, player, sum_square
+from diffusion.objectives.mean_flow import Guidance, adaptive, check_shares, mean_velocity_objective, noised_between
+from diffusion.objectives.objective import Objective
+from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Density
 
 
@@ -89,15 +83,8 @@ def alpha_flow(
 
     @entry()
     def loss(networks, schedule, keys, batch, step):
-        pair_keys, noise_keys, drop_keys = split(keys, 3)
-        t, s, importance = two_times(density, equal, pair_keys, batch)
-        x_0, eps = pairs(noise_keys, batch)
-        x_t = mix(schedule, t, x_0, eps)
-        v = velocity().target(schedule, at_each(schedule, t, x_0), x_0, eps)
-        condition = batch.get("condition")
         u = lambda x, t, s, condition: mean_velocity(player(networks, "model"), schedule, clocks, x, t, s, condition)
-        if guidance is not None:
-            v, condition = guided_velocity(guidance, u, drop_keys, x_t, t, v, condition)
+        t, s, importance, x_t, v, condition = noised_between(density, equal, guidance, u, schedule, keys, batch)
         alpha = _alpha(step, start * total, end * total, gamma, clamp)
 
         def differential(x_t, v, t, s):
@@ -116,13 +103,7 @@ def alpha_flow(
         losses = factor * adaptive(sum_square(error), p, c)
         return importance * losses, {"t": t, "s": s, "alpha": jnp.broadcast_to(alpha, t.shape)}
 
-    return Objective(
-        loss,
-        reads=Jumps(functools.partial(flow_maps.mean_flow, clocks=clocks), velocity()),
-        density=density,
-        network=Trained(times=2, forward_mode=True),
-        condition=Condition(0.0 if guidance is None else guidance.dropout),
-    )
+    return mean_velocity_objective(loss, density, clocks, guidance)
 
 
 def _alpha(step: ArrayLike, first: float, last: float, gamma: float, clamp: float) -> Array:

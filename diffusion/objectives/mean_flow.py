@@ -1,6 +1,16 @@
 """MeanFlow: the mean velocity between two times, learned from an identity for its derivative along the flow."""
 
-__all__ = ["Guidance", "adaptive", "check_shares", "guided_velocity", "improved_mean_flow", "mean_flow", "two_times"]
+__all__ = [
+    "Guidance",
+    "adaptive",
+    "check_shares",
+    "guided_velocity",
+    "improved_mean_flow",
+    "mean_flow",
+    "mean_velocity_objective",
+    "noised_between",
+    "two_times",
+]
 
 import functools
 from typing import Any, NamedTuple
@@ -84,28 +94,15 @@ def mean_flow(
 
     @entry()
     def loss(networks, schedule, keys, batch, step):
-        pair_keys, noise_keys, drop_keys = split(keys, 3)
-        t, s, importance = two_times(density, equal, pair_keys, batch)
-        x_0, eps = pairs(noise_keys, batch)
-        x_t = mix(schedule, t, x_0, eps)
-        v = velocity().target(schedule, at_each(schedule, t, x_0), x_0, eps)
-        condition = batch.get("condition")
         u = lambda x, t, s, condition: mean_velocity(player(networks, "model"), schedule, clocks, x, t, s, condition)
-        if guidance is not None:
-            v, condition = guided_velocity(guidance, u, drop_keys, x_t, t, v, condition)
+        t, s, importance, x_t, v, condition = noised_between(density, equal, guidance, u, schedule, keys, batch)
         ones = jnp.ones_like(t)
         zeros = jnp.zeros_like(s)
         u_t, du_dt = derivative(lambda x, t, s: u(x, t, s, condition), (x_t, t, s), (v, ones, zeros))
         target = jax.lax.stop_gradient(v - left_broadcast(t - s, x_t) * du_dt)
         return importance * adaptive(sum_square(u_t - target), p, c), {"t": t, "s": s}
 
-    return Objective(
-        loss,
-        reads=Jumps(functools.partial(flow_maps.mean_flow, clocks=clocks), velocity()),
-        density=density,
-        network=Trained(times=2, forward_mode=True),
-        condition=Condition(0.0 if guidance is None else guidance.dropout),
-    )
+    return mean_velocity_objective(loss, density, clocks, guidance)
 
 
 def improved_mean_flow(
@@ -156,11 +153,33 @@ def improved_mean_flow(
         error = V - velocity().target(schedule, at_each(schedule, t, x_0), x_0, eps)
         return importance * adaptive(sum_square(error), p, c), {"t": t, "s": s}
 
+    return mean_velocity_objective(loss, density, clocks)
+
+
+def noised_between(density, equal, guidance, u, schedule, keys, batch) -> tuple[Array, Array, Array, Array, Array, Any]:
+    """The start of a loss on mean velocities: t, s, their importance, x_t, v at t, and the condition.
+
+    With guidance v is the guided velocity, and a share of the conditions is dropped.
+    """
+    pair_keys, noise_keys, drop_keys = split(keys, 3)
+    t, s, importance = two_times(density, equal, pair_keys, batch)
+    x_0, eps = pairs(noise_keys, batch)
+    x_t = mix(schedule, t, x_0, eps)
+    v = velocity().target(schedule, at_each(schedule, t, x_0), x_0, eps)
+    condition = batch.get("condition")
+    if guidance is not None:
+        v, condition = guided_velocity(guidance, u, drop_keys, x_t, t, v, condition)
+    return t, s, importance, x_t, v, condition
+
+
+def mean_velocity_objective(loss, density: Density, clocks: Clocks, guidance: Guidance | None = None) -> Objective:
+    """The objective of a loss of a network of two times that is read as the mean velocity between them."""
     return Objective(
         loss,
         reads=Jumps(functools.partial(flow_maps.mean_flow, clocks=clocks), velocity()),
         density=density,
         network=Trained(times=2, forward_mode=True),
+        condition=Condition(0.0 if guidance is None else guidance.dropout),
     )
 
 
