@@ -88,7 +88,8 @@ def drift(x: Array, data: Array, temperature: float, similarity: str = "laplace"
             act on a sample. None: all act.
 
     Returns:
-        V `[N, ...]`; one of its two terms is 0 where nothing acts.
+        V `[N, ...]`; 0 for a sample on which no other sample acts, since attraction alone is not 0 on samples of the
+        data.
 
     Raises:
         ValueError: if there is no such kernel.
@@ -107,10 +108,8 @@ def drift(x: Array, data: Array, temperature: float, similarity: str = "laplace"
         return jnp.where(acts.any(axis=1)[:, None], weights, 0) @ points.reshape(number, -1)
 
     others = alike & ~jnp.eye(number, dtype=bool)
-    flat_x = x.reshape(number, -1)
-    attracted = shift(data, alike) - flat_x
-    repelled = jnp.where(others.any(axis=1)[:, None], shift(x, others) - flat_x, 0)
-    return (attracted - repelled).reshape(x.shape)
+    V = shift(data, alike) - shift(x, others)
+    return jnp.where(others.any(axis=1)[:, None], V, 0).reshape(x.shape)
 
 
 def _kernel(similarity: str):

@@ -46,8 +46,13 @@ def test_with_a_laplace_kernel_it_is_a_mean_shift(x64):
     np.testing.assert_allclose(drift(X, DATA, 0.4), shift(near, DATA) - shift(far, X), rtol=1e-6)
 
 
-def test_a_sample_without_others_of_its_condition_is_attracted_alone(x64):
-    np.testing.assert_allclose(drift(X, DATA, 0.4, condition=np.arange(N)), DATA - X, rtol=1e-6)
+def test_a_sample_without_others_of_its_condition_stays(x64):
+    """Attraction alone would move samples of the data too, all to their mean."""
+    condition = np.array([0, 1, 0, 2, 3, 0])
+    V = drift(X, DATA, 0.4, condition=condition)
+    alone = np.array([1, 3, 4])
+    np.testing.assert_array_equal(V[alone], 0)
+    assert (np.abs(np.delete(V, alone, 0)).max(1) > 0.01).all()
 
 
 def test_loss_moves_each_sample_along_its_drift_in_its_block(x64):
