@@ -23,11 +23,12 @@ def latent_consistency_distillation(
     parameterization: Parameterization,
     teacher: Parameterization,
     null: Any,
-    guidance: tuple[float, float] = (2.0, 14.0),
+    guidance: tuple[float, float] | float = (2.0, 14.0),
     solver_steps: int = 50,
     T: int = 1000,
     c: float = 0.001,
     shift: float = 1.0,
+    exact_end: bool = False,
 ) -> Objective:
     """Consistency distillation of the guided flow over skipped steps.
 
@@ -35,24 +36,29 @@ def latent_consistency_distillation(
         x_s = one step of DDIM with (1 + w) teacher(x_t, t) - w teacher(x_t, t, null),    w ~ U(guidance)
 
     The student's condition is the pair (condition, w `[B]`); the teacher's is the condition alone. w is the paper's
-    omega: classifier-free guidance of scale 1 + w.
+    omega: classifier-free guidance of scale 1 + w. LCM-LoRA's student has one w built in and receives the condition
+    alone, as a network does that has no input for w.
 
     Facts:
         loss: Huber distance of f(x_t, t, w) to f_target(x_s, s, w), element by element
         networks: model, target (EMA of the model), teacher
         optimum: the end of the teacher's guided flow, up to the error of DDIM with solver_steps steps
-        paper: Luo et al. 2023, "Latent Consistency Models", algorithm 1, with the Huber distance of the authors' code
+        paper: Luo et al. 2023, "Latent Consistency Models", algorithm 1, with the Huber distance of the authors' code;
+            "LCM-LoRA: A Universal Stable-Diffusion Acceleration Module" for one w
 
     Args:
         parameterization: the student's parameterization, whose x0 is f; `flow_maps.latent_consistency(...)` in the
             paper.
         teacher: parameterization of the network "teacher".
         null: the null condition of one example.
-        guidance: least and largest w; 2 and 14 in the paper.
+        guidance: least and largest w; 2 and 14 in the paper. One number: w of all examples, which the student does not
+            receive.
         solver_steps: T / k for the paper's skipping interval k = 20.
         T: number of steps of the discrete process; no time lies below 1 / T.
         c: constant of the Huber distance.
         shift: moves t and s to noisier times, see `timesteps.shift`; 1 in the paper. Use the student's sampling shift.
+        exact_end: whether f_target(x_s, s) is x_s itself in the last of the solver's steps. Set it where no boundary of
+            the parameterization makes it so, as for x0.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t", "s" and "guidance", each `[B]`.
@@ -61,7 +67,8 @@ def latent_consistency_distillation(
         ValueError: if the range of w is empty, or solver_steps is not in [1, T]; when called, without a condition or
             with a shift out of the schedule's range.
     """
-    low, high = guidance
+    receives = not isinstance(guidance, int | float)
+    low, high = guidance if receives else (guidance, guidance)
     if not low <= high:
         raise ValueError(f"latent consistency: guidance = {guidance} must be (least, largest) w")
     if not 1 <= solver_steps <= T:
@@ -89,8 +96,11 @@ def latent_consistency_distillation(
             )
 
         x_s = jax.lax.stop_gradient(flow_maps.from_denoiser(guided, schedule)(x_t, t, s))
-        end = lambda network, x, t: predict(network, schedule, parameterization, x, t, (condition, w)).x0
+        read = (condition, w) if receives else condition
+        end = lambda network, x, t: predict(network, schedule, parameterization, x, t, read).x0
         f_s = jax.lax.stop_gradient(end(frozen(networks, "target"), x_s, s))
+        if exact_end:
+            f_s = jnp.where(left_broadcast(n == 1, x_s), x_s, f_s)
         error = end(player(networks, "model"), x_t, t) - f_s
         losses = jnp.mean(jnp.sqrt(jnp.square(error) + c**2) - c, axis=tuple(range(1, error.ndim)))
         return losses, {"t": t, "s": s, "guidance": w}
@@ -99,5 +109,5 @@ def latent_consistency_distillation(
         loss,
         reads=to_the_end(parameterization),
         teacher=Teacher(scale=1.0),
-        condition=Condition(strength=(1 + low, 1 + high)),
+        condition=Condition(strength=(1 + low, 1 + high) if receives else None),
     )

@@ -154,6 +154,12 @@ FACTS = {
         None,
         {"teacher": Teacher(scale=1.0), "strength": (3.0, 15.0)},
     ),
+    "latent_consistency_distillation(one scale)": lambda: (
+        objectives.latent_consistency_distillation(X0, V, null=3, guidance=1.0),
+        consistency(X0),
+        None,
+        {"teacher": Teacher(scale=1.0)},
+    ),
     "mean_flow": lambda: (objectives.mean_flow(UNIFORM), (flow_maps.mean_flow, "velocity", False), UNIFORM, MEAN_FLOW),
     "mean_flow(guided)": lambda: (
         objectives.mean_flow(UNIFORM, guidance=objectives.Guidance(3, dropout=0.3)),

@@ -292,6 +292,36 @@ def test_latent_consistency_follows_the_guided_flow(x64, shift):
     np.testing.assert_allclose(losses, (np.sqrt((f[0] - f[1]) ** 2 + 1e-6) - 1e-3).mean(1), rtol=1e-5)
 
 
+def test_latent_consistency_with_one_scale_and_an_exact_end(x64):
+    """LCM-LoRA: both networks receive the condition alone, and the last step's target is DDIM's own end, x_s."""
+    keys, batch = keys_and_data()
+    batch["condition"] = jnp.arange(24) % 2
+    states = {}
+
+    def spy(name, share):
+        def network(x, t, label):
+            states[name] = x, t, label
+            return share * x
+
+        return network
+
+    teacher = lambda x, t, label: exact_denoiser(FLOW)(x, t, None) * (1 + label[:, None])
+    players = {"model": spy("model", 0.2), "target": spy("target", 0.1), "teacher": teacher}
+    of = lambda **more: objectives.latent_consistency_distillation(V, V, null=2, guidance=1.5, solver_steps=3, **more)
+    losses, metrics = of(exact_end=True)(players, FLOW, keys, batch, 0)
+    (x_t, t, label), (x_s, s, target_label) = states["model"], states["target"]
+    np.testing.assert_array_equal(label, batch["condition"])
+    np.testing.assert_array_equal(target_label, batch["condition"])
+    np.testing.assert_array_equal(metrics["guidance"], 1.5)
+    end = lambda share, x, t: parameterizations.predict(lambda x, t, c: share * x, FLOW, V, x, t).x0
+    last = (np.asarray(t) < 0.5)[:, None]
+    assert 3 < last.sum() < 20
+    target = np.where(last, x_s, end(0.1, x_s, s))
+    np.testing.assert_allclose(losses, (np.sqrt((end(0.2, x_t, t) - target) ** 2 + 1e-6) - 1e-3).mean(1), rtol=1e-6)
+    plain, _ = of()(players, FLOW, keys, batch, 0)
+    assert (np.asarray(plain != losses) == last[:, 0]).all()
+
+
 @pytest.mark.slow
 def test_latent_consistency_error_is_that_of_ddim(x64):
     """With a teacher that guidance leaves alone, the exact end of the flow is off by one DDIM step: order 2."""
