@@ -24,11 +24,23 @@ DENSITY = {"name": "uniform_density", "strata": 32}
 PRESETS = {
     "masked": {},
     "uniform": {
-        "objective": {"name": "score_entropy", "process": UNIFORM, "density": DENSITY, "wrappers": ()},
+        "objective": {
+            "name": "score_entropy",
+            "process": UNIFORM,
+            "density": DENSITY,
+            "reading": {"name": "context"},
+            "wrappers": (),
+        },
         "model.clock": "time",
     },
     "flow": {
-        "objective": {"name": "discrete_flow_matching", "process": UNIFORM, "density": DENSITY, "wrappers": ()},
+        "objective": {
+            "name": "discrete_flow_matching",
+            "process": UNIFORM,
+            "density": DENSITY,
+            "reading": {"name": "context"},
+            "wrappers": (),
+        },
         "model.clock": "time",
         "sample.sampler": {"name": "symbol_flow"},
     },

@@ -34,6 +34,7 @@ from diffusion.discrete.parallel_unmasking import (
 from diffusion.discrete.predictions import (
     Predictor as Predictor,
     Reading as Reading,
+    from_context as from_context,
     from_logits as from_logits,
     from_ratios as from_ratios,
     from_scaled_ratios as from_scaled_ratios,

@@ -1,6 +1,6 @@
 """What a network says of the clean symbols: log p(x_0 | x_t), made once of its output."""
 
-__all__ = ["Predictor", "Reading", "from_logits", "from_ratios", "from_scaled_ratios", "predictor"]
+__all__ = ["Predictor", "Reading", "from_context", "from_logits", "from_ratios", "from_scaled_ratios", "predictor"]
 
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +27,8 @@ def predictor(
     Args:
         network: (x_t, t, condition) -> output `[B, ..., K]`.
         process: the process.
-        read: the meaning of the output, (process, output, x_t, t) -> log p(x_0 | x_t): `from_logits` or `from_ratios`.
+        read: the meaning of the output, (process, output, x_t, t) -> log p(x_0 | x_t): `from_logits`, `from_context`
+            or `from_ratios`.
         condition: the condition, a pytree of arrays `[B, ...]`.
 
     Returns:
@@ -66,6 +67,35 @@ def from_logits(process: AnyProcess, logits: Array, x_t: Array, t: Array) -> Arr
     shown = jnp.where(symbols == x_t[..., None], 0.0, -jnp.inf)
     unmasked = jax.nn.log_softmax(jnp.where(symbols == process.mask, -jnp.inf, logits))
     return jnp.where((x_t == process.mask)[..., None], unmasked, shown)
+
+
+def from_context(process: AnyProcess, logits: Array, x_t: Array, t: Array) -> Array:
+    """The log-probabilities of logits that speak of a symbol by the other positions alone.
+
+        p(x_0 = a | x_t) = p(a) q(x_t | a) / sum over b of p(b) q(x_t | b),    p = softmax(logits)
+
+    Bayes' rule adds what the symbol at the position itself says, so that the network need not learn how likely a symbol
+    is to have been replaced by the time t. Equal logits mean ratios of 1, and `score_entropy_bound` charges log K for
+    each symbol. With `from_logits` the same network has an infinite bound for a process without a mask, since near
+    t = 0 it takes a symbol for a replaced one as easily as at t = 1. For masks both are the same.
+
+    Args:
+        process: the process.
+        logits: float `[B, ..., K]`.
+        x_t: int `[B, ...]` symbols at time t.
+        t: times in (0, 1], `[B]`.
+
+    Returns:
+        float32 `[B, ..., K]`, of which exp sums to 1; -inf where a symbol is impossible.
+
+    The papers: Schiff et al. 2024, "Simple Guidance Mechanisms for Discrete Diffusion Models", whose reversed process
+    of uniform noise has the ratios of q(x_t | p); Sun et al. 2023, "Score-based Continuous-time Discrete Diffusion
+    Models", the law of a position by the others.
+    """
+    if process.mask is not None:
+        return from_logits(process, logits, x_t, t)
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    return jax.nn.log_softmax(logits + jnp.log(process.likelihood(x_t, t)))
 
 
 def from_ratios(process: AnyProcess, log_ratios: Array, x_t: Array, t: Array) -> Array:

@@ -53,6 +53,12 @@ class Process(NamedTuple):
         alpha, replaced = self._shares(t, x0)
         return alpha[..., None] * self._one_hot(x0) + replaced[..., None] * jnp.asarray(self.prior)
 
+    def likelihood(self, x_t: Array, t: ArrayLike) -> Array:
+        """q(x_t | x_0 = a) of each symbol a: float32 `[B, ..., K]`, of symbols x_t `[B, ...]`."""
+        here = self._one_hot(x_t)
+        alpha, replaced = self._shares(t, here)
+        return alpha * here + replaced * self._prior_of(x_t)
+
     def transition(self, x_s: Array, s: ArrayLike, t: ArrayLike) -> Array:
         """q(x_t | x_s) for s < t < 1 or s < t = 1: float32 `[B, ..., K]`, of symbols x_s `[B, ...]`.
 
@@ -126,7 +132,7 @@ class Process(NamedTuple):
         alpha, replaced = self._shares(t, ratios)
         total = jnp.sum(ratios, -1, keepdims=True)
         weights = (ratios - replaced * jnp.asarray(self.prior) * total) / alpha
-        return weights * self._likelihood(x_t, t, ratios)
+        return weights * self.likelihood(x_t, t)
 
     def reverse_rates(self, x_t: Array, x0: Array, t: ArrayLike) -> Array:
         """The rates at which the reversed process jumps from x_t to each symbol y, 0 at y = x_t.
@@ -166,7 +172,7 @@ class Process(NamedTuple):
 
         At a symbol that the prior does not have, x_0 = x_t is certain: all of p is taken to be there.
         """
-        likelihood = self._likelihood(x_t, t, x0)
+        likelihood = self.likelihood(x_t, t)
         known = jnp.where(self._prior_of(x_t) > 0, x0, self._one_hot(x_t))
         weights = known / jnp.where(likelihood > 0, likelihood, 1.0)
         return weights, jnp.sum(weights, -1, keepdims=True)
@@ -174,11 +180,6 @@ class Process(NamedTuple):
     def _prior_of(self, x_t: Array) -> Array:
         """pi(x_t): float32 `[B, ..., 1]`."""
         return jnp.asarray(self.prior)[x_t][..., None]
-
-    def _likelihood(self, x_t: Array, t: ArrayLike, x0: Array) -> Array:
-        """q_t(x_t | a) of each a: float32, of the shape of x0 `[B, ..., K]`."""
-        alpha, replaced = self._shares(t, x0)
-        return alpha * self._one_hot(x_t) + replaced * self._prior_of(x_t)
 
     def _shares(self, t: ArrayLike, x: Array) -> tuple[Array, Array]:
         """alpha_t and 1 - alpha_t, with axes of one that multiply x."""

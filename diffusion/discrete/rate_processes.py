@@ -59,6 +59,10 @@ class RateProcess(NamedTuple):
         """q(x_t | x_0): float32 `[B, ..., K]`, of symbols x0 `[B, ...]` and times t, `[]` or `[B]`."""
         return self._rows(self._matrix(self.keeping.replaced(t)), x0)
 
+    def likelihood(self, x_t: Array, t: ArrayLike) -> Array:
+        """q(x_t | x_0 = a) of each symbol a: float32 `[B, ..., K]`, of symbols x_t `[B, ...]`."""
+        return self._columns(self._matrix(self.keeping.replaced(t)), x_t)
+
     def transition(self, x_s: Array, s: ArrayLike, t: ArrayLike) -> Array:
         """q(x_t | x_s) for s < t < 1 or s < t = 1: float32 `[B, ..., K]`, of symbols x_s `[B, ...]`."""
         return self._rows(self._matrix(self._replaced_between(s, t)), x_s)
@@ -100,7 +104,7 @@ class RateProcess(NamedTuple):
 
     def _weights(self, x_t: Array, x0: Array, t: ArrayLike) -> Array:
         """p(a) / q_t(x_t | a) of each a `[B, ..., K]`, 0 where x_t cannot come from a."""
-        likelihood = self._columns(self._matrix(self.keeping.replaced(t)), x_t)
+        likelihood = self.likelihood(x_t, t)
         return jnp.where(likelihood > 0, x0 / jnp.where(likelihood > 0, likelihood, 1.0), 0.0)
 
     def _replaced_between(self, s: ArrayLike, t: ArrayLike) -> Array:

@@ -24,8 +24,10 @@ import functools
 import lzma
 import math
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,6 +40,8 @@ from diffusion.experiments.run_folder import workdir
 MASK = len(prose.SYMBOLS)  # the last symbol
 SIZE = MASK + 1
 PROCESS = discrete.absorbing(discrete.linear(), SIZE)
+Loss = Callable[[Any, jax.Array, jax.Array], jax.Array]
+"""(params, key, x0 int `[B, L]`) -> nats a character, `[B]`."""
 
 
 class Estimate(NamedTuple):
@@ -70,22 +74,26 @@ def predictor(network: models.SymbolTransformer, params: Any) -> discrete.Predic
 
 def loss(network: models.SymbolTransformer, params: Any, key: jax.Array, x0: jax.Array) -> jax.Array:
     """The masked bound in nats a character, `[B]`, at times spread evenly over (0, 1)."""
-    number, length = x0.shape
-    time_key, mask_key = jax.random.split(key)
+    keys, t = keys_and_times(key, len(x0))
+    return discrete.masked_bound(predictor(network, params), PROCESS, keys, x0, t) / x0.shape[1]
+
+
+def keys_and_times(key: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
+    """A key for each example, and times `[B]` that are spread evenly over (0, 1)."""
+    time_key, noise_key = jax.random.split(key)
     t = (jnp.arange(number) + jax.random.uniform(time_key, (number,), minval=1e-3)) / number
-    return (
-        discrete.masked_bound(predictor(network, params), PROCESS, jax.random.split(mask_key, number), x0, t) / length
-    )
+    return jax.random.split(noise_key, number), t
 
 
-def train(network: models.SymbolTransformer, text: np.ndarray, steps: int, batch: int, length: int, seed: int) -> Any:
-    """Parameters after some steps of AdamW; prints the loss ten times."""
+def train(network: nn.Module, loss: Loss, text: np.ndarray, steps: int, batch: int, length: int, seed: int) -> Any:
+    """Parameters after some steps of AdamW on a loss in nats a character; prints the loss ten times."""
     optimizer = optax.adamw(optax.warmup_cosine_decay_schedule(0.0, 2e-3, steps // 20 + 1, steps + 1), 0.9, 0.98)
-    params = network.init(jax.random.key(seed), jnp.zeros((1, length), jnp.int32))["params"]
+    t = jnp.ones(1)
+    params = network.init(jax.random.key(seed), jnp.zeros((1, length), jnp.int32), t)["params"]
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(params: Any, state: Any, key: jax.Array, x0: jax.Array) -> tuple[Any, Any, jax.Array]:
-        value, gradient = jax.value_and_grad(lambda params: loss(network, params, key, x0).mean())(params)
+        value, gradient = jax.value_and_grad(lambda params: loss(params, key, x0).mean())(params)
         updates, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, updates), state, value
 
@@ -100,33 +108,46 @@ def train(network: models.SymbolTransformer, text: np.ndarray, steps: int, batch
     return params
 
 
-def held_out_bits(
-    network: models.SymbolTransformer, params: Any, text: np.ndarray, length: int, times: int
-) -> Estimate:
-    """The masked bound in continuous time on windows of a text, each at a number of times that are spread evenly.
+def held_out_bits(loss: Loss, params: Any, text: np.ndarray, length: int, times: int) -> Estimate:
+    """The mean of a bound on windows of a text, each at a number of times that are spread evenly.
 
     Args:
-        network: the network.
-        params: its parameters.
+        loss: the bound in nats a character, of copies of a window that share one key.
+        params: the network's parameters.
         text: int8 `[N]` symbols; windows do not overlap.
         length: characters of a window.
         times: how many times each window is masked, at least 1.
     """
     windows = jnp.asarray(text[: len(text) // length * length].reshape(-1, length), jnp.int32)
-    one = jax.jit(lambda key, window: loss(network, params, key, jnp.tile(window, (times, 1))).mean())
+    one = jax.jit(lambda key, window: loss(params, key, jnp.tile(window, (times, 1))).mean())
     keys = jax.random.split(jax.random.key(0), len(windows))
     bits = np.array([one(key, window) for key, window in zip(keys, windows)]) / math.log(2)
     return Estimate(float(bits.mean()), float(bits.std(ddof=1) / math.sqrt(len(bits))))
 
 
+def xz_bits(text: np.ndarray) -> float:
+    """Bits a character of a text that xz compresses by itself."""
+    return 8 * len(lzma.compress(prose.decode(text).encode(), preset=9)) / len(text)
+
+
 def infilled(predict: discrete.Predictor, line: str, key: jax.Array) -> str:
     """A line whose low lines are filled in, the others kept."""
-    symbols = jnp.asarray([[prose.SYMBOLS.find(letter) for letter in line]])
+    symbols = encoded(line)[None]
     known = symbols >= 0
     start = jnp.where(known, symbols, MASK)
     sampler = discrete.infilling(discrete.first_hitting(), jnp.where(known, symbols, 0), known)
     plan = timesteps.plan(np.linspace(1, 0, len(line) + 1))
-    return prose.decode(np.asarray(discrete.sample(sampler, predict, PROCESS, start, plan, key[None]))[0])
+    return decoded(discrete.sample(sampler, predict, PROCESS, start, plan, key[None])[0])
+
+
+def encoded(line: str) -> jax.Array:
+    """int `[L]` symbols of a line, -1 where it has another character than a letter or a space."""
+    return jnp.asarray([prose.SYMBOLS.find(letter) for letter in line])
+
+
+def decoded(symbols: jax.Array) -> str:
+    """The line of symbols int `[L]`."""
+    return prose.decode(np.asarray(symbols))
 
 
 def main(argv: list[str]) -> None:
@@ -135,15 +156,16 @@ def main(argv: list[str]) -> None:
     data = prose.read()
     print(f"{len(data.train):,} characters to train on, {len(data.held_out):,} held out, of {data.versions}")
     network = network_of(values.width, values.depth)
-    params = train(network, data.train, values.steps, values.batch, values.length, values.seed)
+    masked_loss = functools.partial(loss, network)
+    params = train(network, masked_loss, data.train, values.steps, values.batch, values.length, values.seed)
 
     held_out = data.held_out[: values.windows * values.length]
-    bits = held_out_bits(network, params, held_out, values.length, values.times)
+    bits = held_out_bits(masked_loss, params, held_out, values.length, values.times)
     counts = np.bincount(data.train, minlength=SIZE - 1) / len(data.train)
     print(f"held out: at most {bits.bits:.3f} +- {bits.error:.3f} bits a character (masked bound in continuous time, "
           f"{len(held_out) // values.length} windows of {values.length}, {values.times} times each)")  # fmt: skip
     print(f"beside it: {-np.log2(counts[held_out]).mean():.3f} by the frequencies of the letters, "
-          f"{8 * len(lzma.compress(prose.decode(held_out).encode(), preset=9)) / len(held_out):.3f} by xz")  # fmt: skip
+          f"{xz_bits(held_out):.3f} by xz")  # fmt: skip
 
     predict = predictor(network, params)
     masked = jnp.full((2, values.length), MASK)
@@ -151,7 +173,7 @@ def main(argv: list[str]) -> None:
     for bound in (8.0, 0.0):
         x, evaluations = discrete.until_unmasked(discrete.low_entropy(bound), predict, PROCESS, masked, keys)
         for row, number in zip(np.asarray(x), np.asarray(evaluations)):
-            print(f"at most {bound} nats of dependence, {number} evaluations: {prose.decode(row)}")
+            print(f"at most {bound} nats of dependence, {number} evaluations: {decoded(row)}")
     line = "the function returns an array of the ______ ____ as the _____ of the matrix"
     print(f"infilled: {line}\n          {infilled(predict, line, jax.random.key(values.seed + 3))}")
 

@@ -233,7 +233,10 @@ KEEPINGS = _table(
 )  # schedules of the processes of symbols
 RATES = _table(discrete.banded_rates, discrete.gaussian_rates)  # the rates of "rate_process"
 READINGS = _values(
-    logits=discrete.from_logits, ratios=discrete.from_ratios, scaled_ratios=discrete.from_scaled_ratios
+    logits=discrete.from_logits,
+    context=discrete.from_context,
+    ratios=discrete.from_ratios,
+    scaled_ratios=discrete.from_scaled_ratios,
 )  # readings of the outputs of networks of symbols
 MANIFOLDS = _table(
     manifolds.euclidean,

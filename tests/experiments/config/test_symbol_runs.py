@@ -42,16 +42,16 @@ def config_of(text=None, preset="tiny", **changes):
     return config
 
 
-@pytest.mark.parametrize("preset, objective, process", [
-    ("masked", "masked_diffusion", discrete.absorbing(discrete.linear(), 28)),
-    ("uniform", "score_entropy", discrete.uniform(discrete.linear(), 27)),
-    ("flow", "discrete_flow_matching", discrete.uniform(discrete.linear(), 27)),
+@pytest.mark.parametrize("preset, objective, process, reading", [
+    ("masked", "masked_diffusion", discrete.absorbing(discrete.linear(), 28), discrete.from_logits),
+    ("uniform", "score_entropy", discrete.uniform(discrete.linear(), 27), discrete.from_context),
+    ("flow", "discrete_flow_matching", discrete.uniform(discrete.linear(), 27), discrete.from_context),
 ])  # fmt: skip
-def test_the_recipes_are_of_letters(preset, objective, process):
+def test_the_recipes_are_of_letters(preset, objective, process, reading):
     config = recipes.load(f"symbols/prose:{preset}")
     recipe = checks.validate(config)
     reads = recipe.objective.reads
-    assert isinstance(reads, Restores) and reads.reading is discrete.from_logits and recipe.parameterization is None
+    assert isinstance(reads, Restores) and reads.reading is reading and recipe.parameterization is None
     np.testing.assert_array_equal(reads.process.prior, process.prior)
     assert config.objective.name == objective and reads.process.mask == process.mask
     assert recipe.network.size == process.size and recipe.network.dtype == config.train.dtype

@@ -1,0 +1,245 @@
+"""Compares models of characters of one size: masked, uniform and flow diffusion, left to right, runs of characters, xz.
+
+    python -m examples.symbols.comparison --out=runs/symbols
+
+All neural models have the same layers, optimizer, steps and batches of the same windows. Writes report.md, report.json,
+symbols.png and the trained weights; a second call goes on with the first model whose weights are missing.
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("out", None, "folder of the report and the weights", required=True)
+    flags.DEFINE_integer("steps", 2000, "steps of training of each model", lower_bound=1)
+    flags.DEFINE_integer("batch", 32, "windows of a step", lower_bound=1)
+    flags.DEFINE_integer("length", 96, "characters of a window", lower_bound=12)
+    flags.DEFINE_integer("width", 128, "features of a character, a multiple of 32", lower_bound=32)
+    flags.DEFINE_integer("depth", 4, "layers", lower_bound=1)
+    flags.DEFINE_integer("windows", 200, "held-out windows that are measured", lower_bound=2)
+    flags.DEFINE_integer("times", 32, "times at which each of these is noised", lower_bound=1)
+    flags.DEFINE_integer("number", 128, "samples of each number of evaluations", lower_bound=2)
+    flags.DEFINE_list("evaluations", "8,16,32,64,128,256", "numbers of evaluations of a sample")
+    command_line.begin()
+
+import pathlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from diffusion.data import english_prose as prose
+from diffusion.experiments.evaluation import plots, report
+from diffusion.experiments.run_folder import workdir
+from diffusion.io import safetensors_files
+from diffusion.metrics import ngrams
+from examples.symbols import character_runs, characters, text_models
+
+LETTERS = text_models.LETTERS
+LONGEST = (4, 5, 6, 7, 8, 9)  # lengths of runs to choose from
+LINE = "the function returns an array of the ______ ____ as the _____ of the matrix"
+SHOWN = 2  # samples of each model on the page
+TITLE = "Characters of prose: diffusion beside other models"
+
+
+def trained(name: str, model: text_models.TextModel, text: np.ndarray, out: pathlib.Path) -> tuple[Any, float]:
+    """The parameters of a model and the minutes of its training, from its file in `out` or trained now."""
+    path = out / f"{name}.safetensors"
+    if path.exists():
+        flat = safetensors_files.load(path)
+        minutes = float(safetensors_files.header(path).metadata["minutes"])
+        return traverse_util.unflatten_dict({key: jnp.asarray(one) for key, one in flat.items()}, "."), minutes
+    values, begin = flags.FLAGS, time.monotonic()
+    print(f"{name}:", flush=True)
+    params = characters.train(model.network, model.loss, text, values.steps, values.batch, values.length, seed=0)
+    minutes = (time.monotonic() - begin) / 60
+    flat = {key: np.asarray(one) for key, one in traverse_util.flatten_dict(params, sep=".").items()}
+    shapes = {key: one.shape for key, one in flat.items()}
+    safetensors_files.write(path, shapes, "float32", iter(flat.items()), {"minutes": f"{minutes:.1f}"})
+    return params, minutes
+
+
+def chosen_runs(text: np.ndarray) -> tuple[list[character_runs.Counts], int]:
+    """The counts of the length of runs that is best on the last tenth of a training text, and that length."""
+    cut = len(text) // 10 * 9
+    rows = text[cut:][: (len(text) - cut) // 96 * 96].reshape(-1, 96)
+    counts = character_runs.fit(text[:cut], max(LONGEST), LETTERS)
+    best = min(LONGEST, key=lambda n: character_runs.bits(counts[:n], rows, LETTERS).mean())
+    return character_runs.fit(text, best, LETTERS), best
+
+
+def quality(x: np.ndarray, real: np.ndarray, words: frozenset[str], counts: list[character_runs.Counts]) -> dict:
+    """How near samples int `[N, L]` are to prose.
+
+    Returns:
+        trigrams: divergence of the runs of three from those of `real`, in bits; words: share of complete words that
+        occur in the training text; judged: bits a character by the counts of runs; entropy: bits of the frequencies of
+        the samples' own characters, without which `judged` says little.
+    """
+    runs = np.concatenate([ngrams.codes(rows, 3, LETTERS).ravel() for rows in (real, x)])
+    both, places = np.unique(runs, return_inverse=True)
+    cut = len(real) * (real.shape[1] - 2)
+    histograms = [np.bincount(part, minlength=len(both)) for part in (places[:cut], places[cut:])]
+    complete = [word for row in x for word in prose.decode(row).split(" ")[1:-1] if word]
+    shares = np.bincount(x.ravel(), minlength=LETTERS) / x.size
+    return {
+        "trigrams": ngrams.divergence(*histograms),
+        "words": float(np.mean([word in words for word in complete])) if complete else 0.0,
+        "judged": float(character_runs.bits(counts, x, LETTERS).mean()),
+        "entropy": float(-np.sum(shares * np.log2(np.where(shares > 0, shares, 1)))),
+    }
+
+
+def measured(out: pathlib.Path) -> dict[str, Any]:
+    """All figures and texts of the report."""
+    values, data = flags.FLAGS, prose.read()
+    length = values.length
+    held_out = data.held_out[: values.windows * length]
+    windows = held_out.reshape(-1, length)
+    counts, longest = chosen_runs(data.train)
+    words = frozenset(prose.decode(data.train).split(" "))
+    frequencies = np.bincount(data.train, minlength=LETTERS) / len(data.train)
+    by_runs = character_runs.bits(counts, windows, LETTERS).mean(1)
+    rows: dict[str, dict] = {
+        f"runs of up to {longest} characters": {
+            "bits": float(by_runs.mean()), "error": float(by_runs.std(ddof=1) / len(by_runs) ** 0.5),
+            "estimator": "exact"},
+        "frequencies of the characters": {"bits": float(-np.log2(frequencies[held_out]).mean()), "estimator": "exact"},
+        "xz": {"bits": characters.xz_bits(held_out), "estimator": "its own file, without a training text"},
+    }  # fmt: skip
+    real = data.held_out[: len(data.held_out) // length * length].reshape(-1, length)
+    part = data.train[: len(real) * length].reshape(-1, length)
+    rng = np.random.default_rng(0)
+    samples = {"training text": {"": quality(part[rng.permutation(len(part))[: values.number]], real, words, counts)}}
+    texts, filled = {}, {}
+    keys = jax.random.split(jax.random.key(2), values.number)
+    for name, model in text_models.all_models(values.width, values.depth).items():
+        params, minutes = trained(name, model, data.train, out)
+        estimate = characters.held_out_bits(model.bound, params, held_out, length, values.times)
+        size = sum(leaf.size for leaf in jax.tree.leaves(params))
+        rows[name] = {"bits": estimate.bits, "error": estimate.error, "estimator": model.estimator,
+                      "parameters": size, "minutes": minutes}  # fmt: skip
+        print(f"{name}: {estimate.bits:.3f} +- {estimate.error:.3f} bits a character", flush=True)
+        samples[name] = {}
+        for steps in _steps(model, length):
+            x = np.asarray(jax.jit(model.sample, static_argnums=(2, 3))(params, keys, length, steps))
+            samples[name][str(steps)] = quality(x, real, words, counts)
+            texts[name] = [prose.decode(row) for row in x[:SHOWN]]
+        if model.filled is not None:
+            filled[name] = model.filled(params, LINE, jax.random.key(3))
+    fields = ("steps", "batch", "length", "width", "depth", "windows", "times", "number")
+    protocol = {name: getattr(values, name) for name in fields} | {"text": data.versions} | report.software()
+    return report.plain(
+        {"bits": rows, "samples": samples, "texts": texts, "filled": filled, "protocol": protocol,
+         "characters": [len(data.train), len(data.held_out)]}
+    )  # fmt: skip
+
+
+def _steps(model: text_models.TextModel, length: int) -> list[int]:
+    """The numbers of evaluations of a model; from left to right there is one."""
+    return [length] if model.filled is None else [int(number) for number in flags.FLAGS.evaluations]
+
+
+def draw(content: Mapping[str, Any], path: pathlib.Path) -> None:
+    """Draws two panels: bits a character of each model, and what a number of evaluations brings."""
+    figure = plots.blank(10, 4, "constrained")
+    left, right = figure.subplots(1, 2)
+    bits = dict(sorted(content["bits"].items(), key=lambda item: -item[1]["bits"]))
+    colours = dict(zip(content["texts"], plots.COLOURS))
+    errors = [2 * row.get("error", 0.0) for row in bits.values()]
+    left.barh(list(bits), [row["bits"] for row in bits.values()], xerr=errors,
+              color=[colours.get(name, "#bbbbbb") for name in bits])  # fmt: skip
+    left.set_xlabel("bits a character of held-out text (lower is better)")
+    for name, colour in colours.items():
+        by_steps = content["samples"][name]
+        figures = [one["trigrams"] for one in by_steps.values()]
+        if len(figures) > 1:
+            right.plot([int(steps) for steps in by_steps], figures, "o-", color=colour, label=name)
+        else:
+            right.plot([int(steps) for steps in by_steps], figures, "s", color=colour, label=name)
+    (floor,) = content["samples"]["training text"].values()
+    right.axhline(floor["trigrams"], color=plots.HELD, linestyle="--", label="training text")
+    right.set_xscale("log", base=2)
+    right.set_xlabel("evaluations of the network a sample")
+    right.set_ylabel("divergence of the runs of three, bits")
+    right.legend(frameon=False)
+    for axes in (left, right):
+        plots.style(axes)
+    plots.save(figure, path)
+
+
+def markdown(content: Mapping[str, Any]) -> str:
+    """The page."""
+    return "\n\n".join(_parts(content)) + "\n"
+
+
+def _parts(content: Mapping[str, Any]) -> Iterator[str]:
+    protocol = content["protocol"]
+    versions = " and ".join(f"{name} {version}" for name, version in protocol["text"].items())
+    yield f"# {TITLE}"
+    yield (
+        f"The text is the prose in the documentation of {versions}, as 26 letters and the space: "
+        f"{content['characters'][0]:,} characters to train on, {content['characters'][1]:,} held out by paragraph. All "
+        f"neural models have {protocol['depth']} layers of width {protocol['width']}, and were trained for "
+        f"{protocol['steps']:,} steps on {protocol['batch']} windows of {protocol['length']} characters, the same ones "
+        "in the same order. The models of uniform noise also read the time, which costs them more parameters."
+    )
+    yield "![Bits a character, and divergence by evaluations](symbols.png)"
+    yield "## Held-out text"
+    yield (
+        f"Bits a character of {protocol['windows']} windows of {protocol['length']} characters, each without what "
+        "stands before it, with the standard error over the windows. A bound may lie above the bits of its model: the "
+        "order of two rows with different estimators is no proof. Bounds are in continuous time, at "
+        f"{protocol['times']} times for each window."
+    )
+    with_error = lambda row: f"{row['bits']:.3f}" + (f" ± {row['error']:.3f}" if "error" in row else "")
+    whole = lambda row, key, form: format(row[key], form) if key in row else ""
+    yield report.table(
+        ("model", "bits a character", "estimator", "parameters", "minutes of training"),
+        [
+            (name, with_error(row), row["estimator"], whole(row, "parameters", ",d"), whole(row, "minutes", ".0f"))
+            for name, row in sorted(content["bits"].items(), key=lambda item: item[1]["bits"])
+        ],
+    )
+    yield "## Samples by evaluations"
+    yield (
+        f"{protocol['number']} samples each. Divergence: Jensen-Shannon, of the runs of three characters from those of "
+        "the held-out text. Words: share of complete words that occur in the training text. Judged: bits a character "
+        "by the counts of runs; a sampler can lower them by repeating itself, which lowers the entropy of its "
+        "characters too."
+    )
+    yield report.table(
+        ("model", "evaluations", "divergence", "words", "judged", "entropy"),
+        [
+            (name, steps, f"{one['trigrams']:.3f}", f"{100 * one['words']:.0f} %", f"{one['judged']:.2f}",
+             f"{one['entropy']:.2f}")
+            for name, by_steps in content["samples"].items() for steps, one in by_steps.items()
+        ],
+    )  # fmt: skip
+    yield "## Texts"
+    yield "Two samples of each model at its greatest number of evaluations, and a line whose gaps were filled in:"
+    for name, lines in content["texts"].items():
+        filled = [f"{LINE}\n{content['filled'][name]}"] if name in content["filled"] else []
+        yield f"{name}:\n\n```text\n" + "\n".join([*lines, *filled]) + "\n```"
+    yield "## Protocol"
+    yield report.table(("commit", "device"), [[protocol["git_commit"], protocol["device"]]])
+    yield report.IN_FULL
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    out = pathlib.Path(flags.FLAGS.out)
+    out.mkdir(parents=True, exist_ok=True)
+    content = measured(out)
+    draw(content, out / "symbols.png")
+    report.write(out, content, markdown(content))
+    print(f"{out}/report.md and symbols.png")
+
+
+if __name__ == "__main__":
+    command_line.run(main, workdir.FAILURES)

@@ -1,0 +1,155 @@
+"""The neural models of the comparison, each by its network, its losses and its sampler.
+
+Sizes differ by the part that reads the time: masks and text from left to right need none.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion import discrete, models, timesteps
+from examples.symbols import autoregressive, characters
+
+LETTERS = characters.MASK
+UNIFORM = discrete.uniform(discrete.linear(), LETTERS)
+CLOCK_WIDTH = 32  # features of the time
+
+
+class TextModel(NamedTuple):
+    """A model of characters.
+
+    Attributes:
+        network: its network.
+        loss: the loss that it is trained by, in nats a character.
+        bound: an upper bound on -log p in nats a character, or -log p itself.
+        estimator: what `bound` is, in words.
+        sample: (params, keys `[B]`, length, steps) -> int `[B, length]`; from left to right the steps do not matter.
+        filled: (params, line, key) -> the line with its low lines filled in; None from left to right.
+    """
+
+    network: nn.Module
+    loss: characters.Loss
+    bound: characters.Loss
+    estimator: str
+    sample: Callable[[Any, jax.Array, int, int], jax.Array]
+    filled: Callable[[Any, str, jax.Array], str] | None
+
+
+def all_models(width: int, depth: int) -> dict[str, TextModel]:
+    """The models of one width and depth, by their names."""
+    return {
+        "masked": masked(width, depth),
+        "uniform": uniform(width, depth),
+        "flow": flow(width, depth),
+        "autoregressive": left_to_right(width, depth),
+    }
+
+
+def masked(width: int, depth: int) -> TextModel:
+    """Masked diffusion: the program of `characters`."""
+    network = characters.network_of(width, depth)
+    bound = functools.partial(characters.loss, network)
+    return TextModel(
+        network,
+        bound,
+        bound,
+        "masked bound",
+        _sampler(characters.PROCESS, functools.partial(characters.predictor, network), discrete.ancestral()),
+        lambda params, line, key: characters.infilled(characters.predictor(network, params), line, key),
+    )
+
+
+def uniform(width: int, depth: int) -> TextModel:
+    """Diffusion whose noise is any other letter, by the score entropy."""
+    network = _timed(width, depth)
+    bound = _loss(network, discrete.score_entropy_bound)
+    return _of_letters(network, bound, bound, discrete.ancestral())
+
+
+def flow(width: int, depth: int) -> TextModel:
+    """Discrete flow matching from random letters, measured by the bound of `uniform`, which any prediction has."""
+
+    def cross_entropy(
+        predict: discrete.Predictor, process: discrete.Process, keys: jax.Array, x0: jax.Array, t: jax.Array
+    ) -> jax.Array:
+        return discrete.flow_cross_entropy(predict, x0, discrete.noised(process, keys, x0, t), t)
+
+    network = _timed(width, depth)
+    return _of_letters(
+        network, _loss(network, cross_entropy), _loss(network, discrete.score_entropy_bound), discrete.flow()
+    )
+
+
+def left_to_right(width: int, depth: int) -> TextModel:
+    """A transformer of the same layers that reads from left to right."""
+    network = autoregressive.CausalTransformer(LETTERS, width, depth, heads=width // 32)
+
+    def loss(params: Any, key: jax.Array, x0: jax.Array) -> jax.Array:
+        del key
+        logits = network.apply({"params": params}, x0)
+        assert isinstance(logits, jax.Array)
+        return autoregressive.nats(logits, x0)
+
+    def sample(params: Any, keys: jax.Array, length: int, steps: int) -> jax.Array:
+        del steps
+        return autoregressive.sample(network, params, keys, length)
+
+    return TextModel(network, loss, loss, "exact", sample, None)
+
+
+def _of_letters(
+    network: nn.Module, loss: characters.Loss, bound: characters.Loss, sampler: discrete.SymbolSampler
+) -> TextModel:
+    predictor = functools.partial(_predictor, network)
+
+    def filled(params: Any, line: str, key: jax.Array) -> str:
+        symbols = characters.encoded(line)[None]
+        known = symbols >= 0
+        start = jnp.where(known, symbols, discrete.prior(UNIFORM, key[None], (len(line),)))
+        infilling = discrete.infilling(sampler, jnp.where(known, symbols, 0), known)
+        plan = timesteps.plan(np.linspace(1, 0, len(line) + 1))
+        keys = jax.random.fold_in(key, 1)[None]
+        return characters.decoded(discrete.sample(infilling, predictor(params), UNIFORM, start, plan, keys)[0])
+
+    return TextModel(network, loss, bound, "score entropy", _sampler(UNIFORM, predictor, sampler), filled)
+
+
+def _timed(width: int, depth: int) -> models.SymbolTransformer:
+    return models.SymbolTransformer(
+        LETTERS, width, depth, heads=width // 32, clock="time", condition_width=CLOCK_WIDTH, tied=True
+    )
+
+
+def _predictor(network: nn.Module, params: Mapping) -> discrete.Predictor:
+    def logits(x: jax.Array, t: jax.Array, condition: Any) -> jax.Array:
+        output = network.apply({"params": params}, x, t, condition)
+        assert isinstance(output, jax.Array)
+        return output
+
+    return discrete.predictor(logits, UNIFORM, discrete.from_context)
+
+
+def _loss(network: nn.Module, nats: Callable[..., jax.Array]) -> characters.Loss:
+    def loss(params: Any, key: jax.Array, x0: jax.Array) -> jax.Array:
+        keys, t = characters.keys_and_times(key, len(x0))
+        return nats(_predictor(network, params), UNIFORM, keys, x0, t) / x0.shape[1]
+
+    return loss
+
+
+def _sampler(
+    process: discrete.Process, predictor: Callable[[Any], discrete.Predictor], sampler: discrete.SymbolSampler
+) -> Callable[[Any, jax.Array, int, int], jax.Array]:
+    def sample(params: Any, keys: jax.Array, length: int, steps: int) -> jax.Array:
+        first, keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        x = discrete.prior(process, first, (length,))
+        return discrete.sample(
+            sampler, predictor(params), process, x, timesteps.plan(np.linspace(1, 0, steps + 1)), keys
+        )
+
+    return sample
