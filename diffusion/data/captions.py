@@ -73,10 +73,13 @@ class Table(NamedTuple):
 
 
 class Captioned:
-    """A source whose records have a text encoder's input or output in "condition", {name: [...]}, beside their own."""
+    """A source whose records have what a table has of their captions, {name: [...]}, beside their own.
 
-    def __init__(self, source: sources.Source, table: Table):
-        """Adds the table's entries.
+    That is a text encoder's input or output in "condition", or the facts that a reward reads in "metadata".
+    """
+
+    def __init__(self, source: sources.Source, table: Table, entry: str = "condition"):
+        """Adds the table's entries to an entry of each record.
 
         Raises:
             CacheError: if the table has another number of records.
@@ -84,8 +87,9 @@ class Captioned:
         """
         if len(source) != len(table.row):
             raise CacheError(f"there are {len(source):,} records and the captions of {len(table.row):,}")
-        _require_other_names(getattr(getattr(source, "spec", None), "condition", None), table.entries)
-        self._source, self._table = source, table
+        if entry == "condition":
+            _require_other_names(getattr(getattr(source, "spec", None), "condition", None), table.entries)
+        self._source, self._table, self._entry = source, table, entry
 
     def __len__(self) -> int:
         return len(self._source)
@@ -105,17 +109,18 @@ class Captioned:
         return self._source.where
 
     def fingerprint(self) -> dict[str, int | str]:
-        """The source's fingerprint, and "conditions": a digest of the row of each record, and of some of the rows."""
+        """The source's fingerprint, and "conditions", or "metadata": a digest of each record's row and of some rows."""
         row, entries = self._table.row, self._table.entries
         some = [entries[name][k].tobytes() for name in sorted(entries) for k in fingerprints.rows(len(entries[name]))]
-        return self._source.fingerprint() | {"conditions": fingerprints.digest([row.tobytes(), *some])}
+        name = "conditions" if self._entry == "condition" else self._entry
+        return self._source.fingerprint() | {name: fingerprints.digest([row.tobytes(), *some])}
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Returns many records; errors as the source's."""
         records = pipeline.fetch(self._source, np.asarray(rows))
-        entries = self._table.entries
+        entries, entry = self._table.entries, self._entry
         return [
-            record | {"condition": {**record.get("condition", {}), **{name: entries[name][k] for name in entries}}}
+            record | {entry: {**record.get(entry, {}), **{name: entries[name][k] for name in entries}}}
             for record, k in zip(records, self._table.row[np.asarray(rows)])
         ]
 

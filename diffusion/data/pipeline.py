@@ -104,7 +104,8 @@ def batches(
     Returns:
         Iterator of {"image": uint8 [b, ...] (or "x": float32 [b, ...]; [b, D] for pytrees), "label": int32 [b] (zeros
         without classes), "index": int64 [b] (global example index)}. Records with a condition add {"condition": pytree
-        of [b, ...]}, records with features {"features": [b, N, D]}, pairs {"rejected": like the example}, and
+        of [b, ...]}, records with features {"features": [b, N, D]}, pairs {"rejected": like the example}, records with
+        metadata {"metadata": {name: [b, ...]}}, and
         "skip" {"skipped": int32 [b], 1 where another record replaced a damaged one}. Its `close()` stops the threads.
 
     Raises:
@@ -149,7 +150,9 @@ def assembled(
             records = [_moved(function, spec, *pair) for pair in zip(rngs_of(seed, index, position), records)]
     batch = {spec.entry: _stack(examples, spec), "label": _labels(records, spec), "index": index}
     pairs = {"rejected": _stack(rejected, spec)} if spec.pairs else {}
-    return batch | pairs | stacked_conditions(records) | _features(records, rngs_of(seed, index, 0))
+    return (
+        batch | pairs | stacked_conditions(records) | _metadata(records) | _features(records, rngs_of(seed, index, 0))
+    )
 
 
 def epoch(source: IndexedRecords, spec: DataSpec, batch_size: int, *, threads: int = 2) -> Iterator[Batch]:
@@ -381,6 +384,12 @@ def stacked_conditions(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             row = int(np.argmax(empty))
             raise ValueError(f'the mask "real" of record {row} of a batch leaves nothing: all of it is padding.')
     return {"condition": stacked}
+
+
+def _metadata(records: Sequence[Mapping[str, Any]]) -> Batch:
+    """{"metadata": {name: [b, ...]}} for records with facts of their captions, else {}."""
+    facts = [record["metadata"] for record in records if "metadata" in record]
+    return {"metadata": jax.tree.map(lambda *leaves: np.stack(leaves), *facts)} if facts else {}
 
 
 def view(rng: np.random.Generator, views: np.ndarray) -> np.ndarray:

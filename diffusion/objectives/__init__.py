@@ -100,7 +100,7 @@ from diffusion.objectives.progressive import progressive_distillation as progres
 from diffusion.objectives.reflow import reflow as reflow, reflow_pairs as reflow_pairs
 from diffusion.objectives.reward_backpropagation import reward_backpropagation as reward_backpropagation
 from diffusion.objectives.reward_weighting import with_reward_weights as with_reward_weights
-from diffusion.objectives.rewards import Reward as Reward, near_value as near_value
+from diffusion.objectives.rewards import CaptionReward as CaptionReward, Reward as Reward, near_value as near_value
 from diffusion.objectives.score_identity import score_identity as score_identity
 from diffusion.objectives.score_regularised_consistency import (
     score_regularised_consistency as score_regularised_consistency,

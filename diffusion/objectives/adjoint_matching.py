@@ -13,7 +13,7 @@ from diffusion.objectives.few_step import frozen, player
 from diffusion.objectives.inputs import weighted_mean_square
 from diffusion.objectives.objective import Denoises, Objective, Teacher
 from diffusion.objectives.objective_facts import Beside
-from diffusion.objectives.rewards import Reward, reward_of_pictures, rewarded
+from diffusion.objectives.rewards import CaptionReward, Reward, metadata_of, reward_of_pictures, rewarded
 from diffusion.objectives.rollouts import rollouts
 from diffusion.parameterizations import Parameterization, predict
 from diffusion.samplers.ddpm import ddpm
@@ -27,7 +27,7 @@ def adjoint_matching(
     teacher: Parameterization,
     weighting: Weighting,
     grid: Sequence[float],
-    reward: Reward,
+    reward: Reward | CaptionReward,
     beta: float,
 ) -> Objective:
     """The score of the model less the reference's becomes the gradient of the reward, carried back by the reference.
@@ -71,7 +71,7 @@ def adjoint_matching(
         shape = batch["x"].shape[1:]
         way = rollouts(fixed, schedule, parameterization, grid, ddpm(), keys, shape, condition)
         t, s = (jnp.asarray(times, way.dtype) for times in (steps.t, steps.s))
-        decoded_reward = reward_of_pictures(reward, networks)
+        decoded_reward = reward_of_pictures(reward, networks, batch.get("metadata"))
         rewards = rewarded(decoded_reward, way[-1], condition)
         first = -jax.grad(lambda x: decoded_reward(x, condition).sum())(way[-1]) / beta
 
@@ -103,4 +103,5 @@ def adjoint_matching(
         losses = jnp.where(jnp.isfinite(rewards), total / number, jnp.nan)  # a finite gradient hides such a reward
         return losses, {"t": jnp.full(keys.shape, steps.t[0], way.dtype), "reward": rewards}
 
-    return Objective(loss, reads=Denoises(parameterization), teacher=Teacher(), beside=Beside(pictures=True))
+    beside = Beside(pictures=True, metadata=metadata_of(reward))
+    return Objective(loss, reads=Denoises(parameterization), teacher=Teacher(), beside=beside)

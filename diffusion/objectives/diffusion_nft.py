@@ -11,7 +11,15 @@ from diffusion.objectives.few_step import frozen, player
 from diffusion.objectives.inputs import noised, split, weigh, weighted_mean_square
 from diffusion.objectives.objective import Denoises, Objective, Teacher
 from diffusion.objectives.objective_facts import Beside, Examples
-from diffusion.objectives.rewards import Reward, advantages, repeat_in_groups, reward_of_pictures, rewarded
+from diffusion.objectives.rewards import (
+    CaptionReward,
+    Reward,
+    advantages,
+    metadata_of,
+    repeat_in_groups,
+    reward_of_pictures,
+    rewarded,
+)
 from diffusion.objectives.rollouts import rollouts
 from diffusion.parameterizations import Parameterization, evaluate, predict
 from diffusion.samplers.ddpm import ddim
@@ -25,7 +33,7 @@ def diffusion_nft(
     weighting: Weighting,
     density: Density,
     grid: Sequence[float],
-    reward: Reward,
+    reward: Reward | CaptionReward,
     group: int,
     teacher: Parameterization | None = None,
     sampler: Sampler | None = None,
@@ -57,7 +65,7 @@ def diffusion_nft(
         weighting: (schedule, t) -> weight on the squared error of x0.
         density: distribution of t.
         grid: `[N + 1]` times from t_max down to 0, of the samples. In a config it is the grid of config.sample.
-        reward: (x_0 `[B, ...]`, condition) -> rewards `[B]`, of which no derivative is taken.
+        reward: (x_0 `[B, ...]`, condition) -> rewards `[B]`, of which no derivative is taken; or a `CaptionReward`.
         group: number of samples of one condition that are compared, at least 2.
         teacher: parameterization of the network "teacher", which is needed for divergence > 0.
         sampler: sampler of denoisers; `ddim()` if None.
@@ -89,11 +97,11 @@ def diffusion_nft(
 
     @entry(parameterization, teacher if divergence else None)
     def loss(networks, schedule, keys, batch, step):
-        condition = repeat_in_groups(batch.get("condition"), group)
+        condition, metadata = repeat_in_groups((batch.get("condition"), batch.get("metadata")), group)
         model, old = player(networks, "model"), frozen(networks, "target")
         way_keys, keys = split(keys, 2)
         way = rollouts(old, schedule, parameterization, grid, sampler, way_keys, batch["x"].shape[1:], condition)
-        rewards = rewarded(reward_of_pictures(reward, networks), way[-1], condition)
+        rewards = rewarded(reward_of_pictures(reward, networks, metadata), way[-1], condition)
         p = (1 + jnp.clip(advantages(rewards, group, deviation) / limit, -1, 1)) / 2
         samples = {name: batch[name] for name in ("index", "density") if name in batch} | {"x": way[-1]}
         x_0, eps, x_t, t, importance = noised(schedule, density, keys, samples)
@@ -112,4 +120,6 @@ def diffusion_nft(
 
     examples = Examples(block=group)
     facts = {"density": density, "teacher": Teacher() if divergence else None, "examples": examples}
-    return Objective(loss, reads=Denoises(parameterization), beside=Beside(pictures=True), **facts)
+    return Objective(
+        loss, reads=Denoises(parameterization), beside=Beside(pictures=True, metadata=metadata_of(reward)), **facts
+    )

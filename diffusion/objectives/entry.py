@@ -15,7 +15,19 @@ from diffusion.parameterizations import Parameterization, check
 from diffusion.schedules import check_schedule
 
 # All entries of a batch that some objective of this library reads: two players share one batch.
-ENTRIES = ("x", "condition", "data_condition", "index", "noise", "start", "density", "features", "real", "rejected")
+ENTRIES = (
+    "x",
+    "condition",
+    "data_condition",
+    "metadata",
+    "index",
+    "noise",
+    "start",
+    "density",
+    "features",
+    "real",
+    "rejected",
+)
 
 
 def entry(

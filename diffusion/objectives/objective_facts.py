@@ -93,6 +93,8 @@ class Beside(NamedTuple):
             none.
         pictures: whether the loss reads samples as pictures: a run that tunes a base of latents adds the frozen network
             "pictures", x_0 -> pictures, which decodes them.
+        metadata: caption -> {name: number or array}, facts of each example's caption, which the run adds to each batch
+            as its "metadata", {name: `[B, ...]`}; None: the loss reads none.
     """
 
     encoder: bool = False
@@ -101,6 +103,7 @@ class Beside(NamedTuple):
     prompts: Mapping[str, str] = {}
     prior: Prior | None = None
     pictures: bool = False
+    metadata: Callable[[str], Mapping[str, Any]] | None = None
 
 
 class Examples(NamedTuple):
@@ -144,6 +147,7 @@ RECORDS: dict[str, tuple[str, str]] = {  # a fact by itself -> its record and it
     "prompts": ("beside", "prompts"),
     "prior": ("beside", "prior"),
     "pictures": ("beside", "pictures"),
+    "metadata": ("beside", "metadata"),
     "block": ("examples", "block"),
     "real": ("examples", "real"),
     "score": ("examples", "score"),

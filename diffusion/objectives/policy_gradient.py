@@ -12,7 +12,15 @@ from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, player, sum_square
 from diffusion.objectives.objective import Denoises, Objective, Teacher
 from diffusion.objectives.objective_facts import Beside, Examples
-from diffusion.objectives.rewards import Reward, advantages, repeat_in_groups, reward_of_pictures, rewarded
+from diffusion.objectives.rewards import (
+    CaptionReward,
+    Reward,
+    advantages,
+    metadata_of,
+    repeat_in_groups,
+    reward_of_pictures,
+    rewarded,
+)
 from diffusion.objectives.rollouts import rollouts
 from diffusion.parameterizations import Parameterization, predict
 from diffusion.samplers.gaussian_steps import check_gaussian, gaussian_step
@@ -26,7 +34,7 @@ POLICIES = ("model", "target")
 def policy_gradient(
     parameterization: Parameterization,
     grid: Sequence[float],
-    reward: Reward,
+    reward: Reward | CaptionReward,
     group: int,
     teacher: Parameterization | None = None,
     sampler: Sampler | None = None,
@@ -57,7 +65,7 @@ def policy_gradient(
     Args:
         parameterization: parameterization of the network "model".
         grid: `[N + 1]` times from t_max down to 0. In a config it is the grid of config.sample (grid, steps, shift).
-        reward: (x_0 `[B, ...]`, condition) -> rewards `[B]`, of which no derivative is taken.
+        reward: (x_0 `[B, ...]`, condition) -> rewards `[B]`, of which no derivative is taken; or a `CaptionReward`.
         group: number of samples of one condition that are compared, at least 2.
         teacher: parameterization of the network "teacher", which is needed for beta > 0.
         sampler: sampler whose step is one Gaussian draw; Flow-GRPO's `interpolant_sde("flow_grpo", 0.49)` if None.
@@ -88,11 +96,11 @@ def policy_gradient(
     @entry(parameterization, teacher if beta else None)
     def loss(networks, schedule, keys, batch, step):
         check_gaussian("policy_gradient weighs", sampler, schedule, batch["x"], steps)
-        condition = repeat_in_groups(batch.get("condition"), group)
+        condition, metadata = repeat_in_groups((batch.get("condition"), batch.get("metadata")), group)
         old, model = frozen(networks, policy), player(networks, "model")
         reference = frozen(networks, "teacher") if beta else None
         way = rollouts(old, schedule, parameterization, grid, sampler, keys, batch["x"].shape[1:], condition)
-        rewards = rewarded(reward_of_pictures(reward, networks), way[-1], condition)
+        rewards = rewarded(reward_of_pictures(reward, networks, metadata), way[-1], condition)
         advantage = advantages(rewards, group, deviation)
         typed = steps._replace(t=jnp.asarray(steps.t, way.dtype), s=jnp.asarray(steps.s, way.dtype))
 
@@ -127,5 +135,9 @@ def policy_gradient(
         return (beta * kl - gain) / number, metrics | {"clipped": clipped / number}
 
     examples = Examples(block=group)
-    facts = {"teacher": Teacher() if beta else None, "examples": examples, "beside": Beside(pictures=True)}
+    facts = {
+        "teacher": Teacher() if beta else None,
+        "examples": examples,
+        "beside": Beside(pictures=True, metadata=metadata_of(reward)),
+    }
     return Objective(loss, reads=Denoises(parameterization), **facts)

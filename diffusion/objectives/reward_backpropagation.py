@@ -13,7 +13,7 @@ from diffusion.objectives.few_step import frozen, player
 from diffusion.objectives.inputs import split
 from diffusion.objectives.objective import Denoises, Objective
 from diffusion.objectives.objective_facts import Beside
-from diffusion.objectives.rewards import Reward, reward_of_pictures, rewarded
+from diffusion.objectives.rewards import CaptionReward, Reward, metadata_of, reward_of_pictures, rewarded
 from diffusion.parameterizations import Parameterization, denoiser
 from diffusion.samplers.ddpm import ddim
 from diffusion.samplers.sample import Sampler, loop, prior
@@ -23,7 +23,7 @@ from diffusion.timesteps import plan
 def reward_backpropagation(
     parameterization: Parameterization,
     grid: Sequence[float],
-    reward: Reward,
+    reward: Reward | CaptionReward,
     last: int = 1,
     sampler: Sampler | None = None,
 ) -> Objective:
@@ -81,7 +81,7 @@ def reward_backpropagation(
         if last < number:
             carry = stepped(fixed, 0, number - last, carry)
         carry = stepped(way(player(networks, "model")), number - last, number, carry)
-        rewards = rewarded(reward_of_pictures(reward, networks), carry[0].x, condition)
+        rewards = rewarded(reward_of_pictures(reward, networks, batch.get("metadata")), carry[0].x, condition)
         return -rewards, {"t": jnp.full(keys.shape, steps.t[number - last], noise.dtype), "reward": rewards}
 
-    return Objective(loss, reads=Denoises(parameterization), beside=Beside(pictures=True))
+    return Objective(loss, reads=Denoises(parameterization), beside=Beside(pictures=True, metadata=metadata_of(reward)))

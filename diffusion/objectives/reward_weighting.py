@@ -10,10 +10,12 @@ import jax.numpy as jnp
 from diffusion.objectives.entry import entry
 from diffusion.objectives.inputs import condition_of_data
 from diffusion.objectives.objective import Objective
-from diffusion.objectives.rewards import Reward, reward_of_pictures, rewarded
+from diffusion.objectives.rewards import CaptionReward, Reward, metadata_of, reward_of_pictures, rewarded
 
 
-def with_reward_weights(objective: Objective, reward: Reward, beta: float, baseline: float = 0.0) -> Objective:
+def with_reward_weights(
+    objective: Objective, reward: Reward | CaptionReward, beta: float, baseline: float = 0.0
+) -> Objective:
     """Reward-weighted regression: an objective whose examples count more, the larger their reward.
 
         loss = exp((r(x_0, c) - baseline) / beta) l(x_0, c)
@@ -38,10 +40,13 @@ def with_reward_weights(objective: Objective, reward: Reward, beta: float, basel
         An objective, with the metrics of the wrapped one, "reward" `[B]` and "weight" `[B]`.
 
     Raises:
-        ValueError: if beta is not positive, or the objective compares examples with each other.
+        ValueError: if beta is not positive, the objective compares examples with each other, or both have rewards of
+            captions.
     """
     if not beta > 0:
         raise ValueError(f"reward weights: beta = {beta} must be positive")
+    if objective.beside.metadata and metadata_of(reward):
+        raise ValueError("reward weights: the objective has a reward of captions already. Valid: one of them")
     if objective.examples.block != 1:
         raise ValueError(
             "reward weights: the objective compares examples with each other, which the weights do not follow. Valid: "
@@ -51,10 +56,12 @@ def with_reward_weights(objective: Objective, reward: Reward, beta: float, basel
     @entry(entries=None)
     def weighted(networks, schedule, keys, batch, step):
         losses, metrics = objective(networks, schedule, keys, batch, step)
-        rewards = rewarded(reward_of_pictures(reward, networks), batch["x"], condition_of_data(batch))
+        decoded_reward = reward_of_pictures(reward, networks, batch.get("metadata"))
+        rewards = rewarded(decoded_reward, batch["x"], condition_of_data(batch))
         rewards = jax.lax.stop_gradient(rewards)
         weight = jnp.exp((rewards - baseline) / beta)
         return weight * losses, {**metrics, "reward": rewards, "weight": weight}
 
-    facts = {"examples": objective.examples._replace(real=False), "beside": objective.beside._replace(pictures=True)}
+    beside = objective.beside._replace(pictures=True, metadata=metadata_of(reward) or objective.beside.metadata)
+    facts = {"examples": objective.examples._replace(real=False), "beside": beside}
     return dataclasses.replace(objective, loss=weighted, **facts)

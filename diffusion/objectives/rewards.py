@@ -1,9 +1,19 @@
 """Rewards of samples, and the advantages that they are within groups of samples of one condition."""
 
-__all__ = ["Reward", "advantages", "near_value", "repeat_in_groups", "reward_of_pictures", "rewarded"]
+__all__ = [
+    "CaptionReward",
+    "Metadata",
+    "Reward",
+    "advantages",
+    "metadata_of",
+    "near_value",
+    "repeat_in_groups",
+    "reward_of_pictures",
+    "rewarded",
+]
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +26,29 @@ from diffusion.objectives.inputs import in_blocks
 
 Reward = Callable[[Array, Any], Array]
 """(x_0 `[B, ...]`, condition) -> rewards `[B]`, of which number b depends on example b alone."""
+Metadata = Callable[[str], Mapping[str, Any]]
+"""caption -> {name: number or array}, of the same names, shapes and types for all captions, the empty one too."""
+
+
+class CaptionReward(NamedTuple):
+    """A reward that depends on what the caption of a sample says, such as a number of objects.
+
+    A run computes the metadata once for each distinct caption, before it trains; no text encoder is needed for it.
+
+    Attributes:
+        reward: (x_0 `[B, ...]`, condition, metadata {name: `[B, ...]`}) -> rewards `[B]`, of which number b depends on
+            example b alone.
+        metadata: caption -> {name: number or array}, the facts of the caption that the reward reads, of the same
+            names, shapes and types for all captions, the empty one too.
+    """
+
+    reward: Callable[[Array, Any, Mapping[str, Array]], Array]
+    metadata: Metadata
+
+
+def metadata_of(reward: "Reward | CaptionReward") -> Metadata | None:
+    """The function from a caption to the facts that a reward reads; None for a reward that reads none."""
+    return reward.metadata if isinstance(reward, CaptionReward) else None
 
 
 def near_value(value: float | Sequence[float]) -> Reward:
@@ -31,17 +64,27 @@ def near_value(value: float | Sequence[float]) -> Reward:
     return reward
 
 
-def reward_of_pictures(reward: Reward, networks: Mapping[str, Any]) -> Reward:
-    """The reward of samples that are latents, by their pictures; the reward itself where there is no decoder.
+def reward_of_pictures(
+    reward: Reward | CaptionReward, networks: Mapping[str, Any], metadata: Mapping[str, Array] | None = None
+) -> Reward:
+    """The reward of samples that are latents, by their pictures; without a decoder, of the samples themselves.
 
-        r(x_0) = reward(D(x_0), condition)
+        r(x_0) = reward(D(x_0), condition)    or, of a `CaptionReward`, reward(D(x_0), condition, metadata)
 
     Args:
-        reward: (pictures `[B, H, W, C]` in [-1, 1], condition) -> rewards `[B]`.
+        reward: (pictures `[B, H, W, C]` in [-1, 1], condition) -> rewards `[B]`, or a reward of captions.
         networks: the networks of an objective; its "pictures" is the decoder D.
+        metadata: the batch's "metadata", {name: `[B, ...]`}, the facts of each sample's caption.
+
+    Raises:
+        ValueError: for a reward of captions without their metadata.
     """
-    decode = networks.get("pictures")
-    return reward if decode is None else lambda x_0, condition: reward(decode(x_0), condition)
+    decode = networks.get("pictures", lambda x_0: x_0)
+    if not isinstance(reward, CaptionReward):
+        return lambda x_0, condition: reward(decode(x_0), condition)
+    if metadata is None:
+        raise ValueError('the reward reads captions, whose facts the batch lacks. Valid: "metadata", {name: [B, ...]}')
+    return lambda x_0, condition: reward.reward(decode(x_0), condition, metadata)
 
 
 def rewarded(reward: Reward, x_0: Array, condition: Any) -> Array:

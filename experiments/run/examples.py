@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ from diffusion.data.transforms import Augmentation
 from diffusion.experiments.config import ConfigError, data, null_condition, picture_sizes, symbol_runs
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.evaluation import held_out
+from diffusion.experiments.run.caption_metadata import with_metadata
 from diffusion.experiments.run.conditioned_latents import Beside
 from diffusion.experiments.sampling import autoencoder_folders, encoder_features
 from diffusion.models import facts
@@ -183,6 +184,7 @@ def open_examples(recipe: Recipe) -> Examples:
                 source = Beside(cache, made_of)
                 spec = source.spec
         captioned = _with_texts(recipe, source, name, pictures)
+        captioned = with_metadata(recipe, captioned, lambda: captions.texts_of(pictures()))
         return Examples(captioned, spec, (cache.draw,), where=folder)
     except (sources.DamagedRecord, ConfigError):
         raise  # a damaged record is no mistake in the config
@@ -233,6 +235,8 @@ def _of_source(recipe: Recipe, source: sources.Source | Stream) -> Examples:
         )
     bucket = buckets.nearest(buckets.measured_once(source, settings["threads"]), sizes) if sizes else ()
     captioned = _with_texts(recipe, source, spec.name)
+    records: Any = source  # a stream is refused before its captions are read
+    captioned = with_metadata(recipe, captioned, lambda: captions.texts_of(records))
     return Examples(captioned, spec, recipe.training.augmentations, sizes, bucket, source.where)
 
 

@@ -16,7 +16,7 @@ from diffusion.experiments.config import ConfigError, fits, picture_sizes
 from diffusion.experiments.config.base import NULL, TunedNetwork
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import built_in_python
-from diffusion.experiments.run import players
+from diffusion.experiments.run import caption_metadata, players
 from diffusion.experiments.run.networks import inputs, network_of
 from diffusion.io import limits
 from diffusion.models.budget import peak_memory
@@ -198,6 +198,11 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
         batch["features"] = entry(encoder.features(), np.dtype(feature_cache.DTYPE))
     if null is not None and not conditional:
         batch["condition"] = jax.tree.map(lambda leaf: entry(np.shape(leaf), leaf.dtype), null)
+    if objective.beside.metadata:
+        batch["metadata"] = {
+            name: entry(leaf.shape, leaf.dtype)
+            for name, leaf in caption_metadata.facts_of(recipe, caption_metadata.NULL).items()
+        }
     if tuned is not None and (objective.beside.prior or objective.beside.prompts):
         condition = {name: entry(leaf.shape, np.dtype(leaf.dtype)) for name, leaf in tuned.text().items()}
         if objective.beside.prior:

@@ -27,7 +27,7 @@ from diffusion.experiments.config import ConfigError, data
 from diffusion.experiments.config.base import CAPTIONED, Base, TunedNetwork
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import plain
-from diffusion.experiments.run import encoded_pictures
+from diffusion.experiments.run import caption_metadata, encoded_pictures
 from diffusion.experiments.run.conditioned_latents import Beside, every_record
 from diffusion.experiments.run.examples import Accompanied, Examples
 from diffusion.experiments.sampling import autoencoder_folders
@@ -158,7 +158,7 @@ def encoded(recipe: Recipe, workdir: str | pathlib.Path, examples: Examples) -> 
     for name, sight in sights.items():
         records = encoded_pictures.Seen(records, name, sight, folder / encoded_pictures.FOLDER / name)
     try:
-        records = captions.Captioned(records, table)
+        records = caption_metadata.with_metadata(recipe, captions.Captioned(records, table), lambda: texts)
     except latent_cache.CacheError as error:
         raise ConfigError(f"config.data: {error}") from error
     known = TunedNetwork(dataclasses.replace(base, null=null), tuning)

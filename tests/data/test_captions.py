@@ -47,6 +47,16 @@ def test_batches_bring_each_picture_its_own_caption():
     assert batch["condition"]["text_mask"].shape == (6, 1)
 
 
+def test_facts_of_captions_stand_beside_the_conditions():
+    beside = captions.Captioned(Source(), table())
+    source = captions.Captioned(beside, table(), "metadata")
+    batch = next(pipeline.batches(source, SPEC, seed=3, batch_size=6, threads=0))
+    lengths = [[len(TEXTS[row]) > 0] for row in batch["image"][:, 0, 0, 0]]
+    np.testing.assert_array_equal(batch["metadata"]["text"], batch["condition"]["text"])
+    np.testing.assert_array_equal(batch["metadata"]["text_mask"], lengths)
+    assert set(batch["metadata"]) == set(batch["condition"]) == {"text", "text_mask"}
+
+
 def test_conditions_are_read_without_the_examples():
     found = pipeline.conditions(captions.Captioned(Source(), table()), SPEC, [4, 0, 4])
     expected = [sum(map(ord, TEXTS[row])) for row in (4, 0, 4)]

@@ -1,4 +1,4 @@
-"""Rewards: one that is not finite makes the loss of its example alone not finite; and no gradient goes through them."""
+"""Rewards: what they receive, no gradient through them, and one that is not finite in the loss of its example alone."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion import objectives, parameterizations, samplers, schedules, timesteps, weightings
-from diffusion.objectives.rewards import advantages
+from diffusion.objectives.rewards import advantages, reward_of_pictures
 from diffusion.objectives.rollouts import rollouts
 
 FLOW = schedules.rectified_flow()
@@ -20,24 +20,54 @@ def broken(x, condition):
     return jnp.where(jnp.arange(8) == 5, jnp.nan, x[:, 0])
 
 
+PLAIN = objectives.denoising(X0, WEIGHTING, UNIFORM)
 MADE = {
-    "adjoint_matching": lambda: objectives.adjoint_matching(X0, X0, WEIGHTING, GRID, broken, 1.0),
-    "diffusion_nft": lambda: objectives.diffusion_nft(X0, WEIGHTING, UNIFORM, GRID, broken, 4),
-    "policy_gradient": lambda: objectives.policy_gradient(X0, GRID, broken, 4),
-    "reward_backpropagation": lambda: objectives.reward_backpropagation(X0, GRID, broken),
-    "with_reward_weights": lambda: objectives.with_reward_weights(
-        objectives.denoising(X0, WEIGHTING, UNIFORM), broken, 1.0
-    ),
+    "adjoint_matching": lambda reward: objectives.adjoint_matching(X0, X0, WEIGHTING, GRID, reward, 1.0),
+    "diffusion_nft": lambda reward: objectives.diffusion_nft(X0, WEIGHTING, UNIFORM, GRID, reward, 4),
+    "policy_gradient": lambda reward: objectives.policy_gradient(X0, GRID, reward, 4),
+    "reward_backpropagation": lambda reward: objectives.reward_backpropagation(X0, GRID, reward),
+    "with_reward_weights": lambda reward: objectives.with_reward_weights(PLAIN, reward, 1.0),
 }
+NETWORKS = dict.fromkeys(("model", "target", "teacher"), lambda x, t, condition: 0.5 * x)
+KEYS = jax.random.split(jax.random.key(0), 8)
 
 
 @pytest.mark.parametrize("name", MADE)
 def test_the_loss_of_its_example_alone_is_not_finite(name):
-    networks = dict.fromkeys(("model", "target", "teacher"), lambda x, t, condition: 0.5 * x)
-    objective = MADE[name]()
-    keys = jax.random.split(jax.random.key(0), 8)
-    losses = jax.jit(lambda keys: objective(networks, FLOW, keys, {"x": jnp.zeros((8, 1))}, 0)[0])(keys)
+    objective = MADE[name](broken)
+    losses = jax.jit(lambda keys: objective(NETWORKS, FLOW, keys, {"x": jnp.zeros((8, 1))}, 0)[0])(KEYS)
     np.testing.assert_array_equal(np.isfinite(losses), np.arange(8) != 5)
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_reward_of_captions_receives_their_facts(name):
+    """Of the example itself, or in groups of the first one, whose condition all of a group have."""
+    facts_of = lambda caption: {"length": np.float32(len(caption))}
+    reward = objectives.CaptionReward(
+        lambda x, condition, facts: 10 * facts["length"] + condition + 0 * x[:, 0], facts_of
+    )
+    objective = MADE[name](reward)
+    assert objective.beside.metadata is facts_of and MADE[name](broken).beside.metadata is None
+    batch = {"x": jnp.zeros((8, 1)), "condition": jnp.arange(8.0)}
+    metrics = objective(NETWORKS, FLOW, KEYS, batch | {"metadata": {"length": 1 + jnp.arange(8.0)}}, 0)[1]
+    row = np.arange(8) // 4 * 4 if objective.examples.block == 4 else np.arange(8)
+    np.testing.assert_allclose(metrics["reward"], 10 * (1 + row) + row)
+    with pytest.raises(ValueError, match=r'the reward reads captions, whose facts the batch lacks\. Valid: "metadata"'):
+        objective(NETWORKS, FLOW, KEYS, batch, 0)
+
+
+def test_two_rewards_of_captions_are_refused_and_either_is_kept():
+    reward = objectives.CaptionReward(lambda x, condition, facts: facts["n"], lambda caption: {"n": 0.0})
+    tuned = objectives.reward_backpropagation(X0, GRID, reward)
+    with pytest.raises(ValueError, match="the objective has a reward of captions already"):
+        objectives.with_reward_weights(tuned, reward, 1.0)
+    assert objectives.with_reward_weights(tuned, broken, 1.0).beside.metadata is reward.metadata
+
+
+def test_a_reward_of_captions_sees_pictures():
+    reward = objectives.CaptionReward(lambda x, condition, facts: x[:, 0] + condition + facts["n"], dict)
+    seen = reward_of_pictures(reward, {"pictures": lambda x: 3 * x}, {"n": jnp.array([100.0, 200.0])})
+    np.testing.assert_allclose(seen(jnp.array([[1.0], [2.0]]), jnp.array([10.0, 20.0])), [113, 226])
 
 
 def test_no_gradient_goes_through_advantages_and_rollouts():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import text_to_image
+from diffusion import objectives, text_to_image
 from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, names
 from diffusion.experiments.run import players, program as programs, tuned_base, tuned_examples
@@ -128,6 +128,32 @@ def test_a_reward_receives_the_pictures_of_the_samples(place, tmp_path):
     np.testing.assert_allclose(program.networks(state)["pictures"](x), decode(x), rtol=0, atol=2e-5)
     state, metrics = program.step(state, sharding.to_devices(batch, mesh, 2), program.seed)
     assert set(seen) == {(2, 16, 16, 3)} and float(metrics["grad_norm"]) > 0
+
+
+def test_a_reward_knows_the_captions_of_its_samples(place, tmp_path):
+    """r = |caption|: the reward of the two examples of each group is the length of the first one's caption."""
+    folder = pictures(tmp_path / "captioned", side=16)
+    for row in range(5):
+        (folder / f"{row}.txt").write_text("a" * (row + 1))
+    config = post_training("diffusion_nft", place)
+    config.objective.reward = {"name": "long"}
+    config.data.source.path = str(folder)
+    config.data.text.prompt = ""
+    reward = objectives.CaptionReward(lambda x_0, condition, facts: facts["n"] + 0.0, lambda text: {"n": len(text)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(names.REWARDS, "long", lambda: reward)
+        recipe = checks.validate(config)
+        opened = tuned_examples.pictures(recipe)
+        recipe, opened = tuned_examples.encoded(checks.with_data(recipe, opened.spec), tmp_path, opened)
+        mesh = programs.mesh_of(config)
+        program = programs.build(recipe, mesh)
+    state, _ = tuned_base.first(program)
+    batch = next(opened.batches(config, 0, sharding.positions(4, mesh), 0))
+    del batch["label"]
+    assert program.batch["metadata"]["n"].dtype == batch["metadata"]["n"].dtype == np.int32
+    assert set(batch["condition"]) == set(program.batch["condition"])  # the networks receive no facts
+    state, metrics = program.step(state, sharding.to_devices(batch, mesh, 4), program.seed)
+    np.testing.assert_allclose(metrics["reward"], np.mean(batch["metadata"]["n"][::2]))
 
 
 @pytest.mark.parametrize(

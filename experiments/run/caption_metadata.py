@@ -1,0 +1,71 @@
+"""The facts of captions that a run's reward reads, as "metadata" of each record and batch.
+
+A function of the reward computes them, once for each distinct caption, so that no text encoder is run for them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffusion.data import captions
+from diffusion.data.sources.streams import Stream
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config.recipe import Recipe
+
+NULL = ""  # the caption whose facts have the form of all
+
+
+def with_metadata(recipe: Recipe, source: Any, texts: Callable[[], Sequence[str]]) -> Any:
+    """The source whose records have their captions' facts, or the source itself if the objective reads none.
+
+    Args:
+        recipe: the recipe of the run.
+        source: the source of its records.
+        texts: a function that returns the caption of each record.
+
+    Raises:
+        ConfigError: for a stream, records without captions, or facts of another form than the empty caption's.
+    """
+    if recipe.objective.beside.metadata is None:
+        return source
+    if isinstance(source, Stream):
+        raise ConfigError(
+            f"config.objective: its reward reads captions, and {source.spec.name} is a stream. Valid: data that can be "
+            "indexed"
+        )
+    try:
+        captioned = texts()
+    except ValueError as error:
+        raise ConfigError(f"config.objective: its reward reads captions. {error}") from error
+    return captions.Captioned(source, table(recipe, captioned), "metadata")
+
+
+def table(recipe: Recipe, texts: Sequence[str]) -> captions.Table:
+    """The facts of captions, a row for each distinct one; errors as `with_metadata`."""
+    form = form_of(facts_of(recipe, NULL))
+
+    def read(few: list[str]) -> dict[str, np.ndarray]:
+        rows = [facts_of(recipe, text) for text in few]
+        for text, row in zip(few, rows):
+            if form_of(row) != form:
+                raise ConfigError(
+                    f"config.objective: the facts of the caption {text[:60]!r} are {form_of(row)}, and those of the "
+                    f"empty caption are {form}. Valid: one form for all captions"
+                )
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+    return captions.table(texts, read)
+
+
+def form_of(facts: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """The type and shape of each fact, as text."""
+    return {name: f"{leaf.dtype} {list(leaf.shape)}" for name, leaf in facts.items()}
+
+
+def facts_of(recipe: Recipe, text: str) -> dict[str, np.ndarray]:
+    """The facts of a caption that the objective's reward reads, {} if it reads none; numbers have 32 bits."""
+    read = recipe.objective.beside.metadata
+    narrow = lambda leaf: np.asarray(leaf).astype(jax.dtypes.canonicalize_dtype(np.asarray(leaf).dtype))
+    return {} if read is None else {name: narrow(leaf) for name, leaf in read(text).items()}
