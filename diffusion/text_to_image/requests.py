@@ -310,6 +310,11 @@ class Request:
         """Whether a trajectory from the step `first` on starts at the noised image, not at noise alone."""
         return self.image is not None and (not self.keeps or first > 0)
 
+    def completed(self, settings: Mapping[str, Any]) -> Self:
+        """The request, with these settings where it names none: steps, guidance or sampler."""
+        unset = {name: value for name, value in settings.items() if getattr(self, name) in (None, "")}
+        return dataclasses.replace(self, **unset)
+
     def resolved(self, model: Any) -> Self:
         """The request, with the model's own steps, guidances and sampler if it names none."""
         steps, guidance = model.usual.overridden(self.steps, self.guidance)

@@ -86,6 +86,7 @@ def main(
             if DROP_TEXT.value:
                 raise ConfigError("--drop_text is for --model=FOLDER. Valid of a run: no --drop_text.")
             model, step = tuned_run.load(work, requested_step, **source)
+            request = request.completed(tuned_run.settings_of(work))
             tuned = {"workdir": str(work), "step": step}
         else:
             if work is not None:

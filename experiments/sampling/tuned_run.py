@@ -7,7 +7,10 @@ from typing import Any
 from diffusion import text_to_image
 from diffusion.experiments.config import resolve
 from diffusion.experiments.run_folder import workdir
+from diffusion.objectives import Jumps
 from diffusion.training.checkpointing import checkpoints
+
+FEW_STEPS = "lcm"  # the sampler of requests that jumps to the end of the flow, and back to noise
 
 
 def base_of(run: str | pathlib.Path) -> str:
@@ -16,6 +19,22 @@ def base_of(run: str | pathlib.Path) -> str:
         return ""
     config = workdir.read_config(run)
     return config["base"]["path"] if config.get("tuning", {}).get("name") else ""
+
+
+def settings_of(run: str | pathlib.Path) -> dict[str, Any]:
+    """The settings of pictures that a run's few-step student was trained for; {} where the base's own ones hold.
+
+    Returns:
+        {"steps", "guidance", "sampler"}, fields of a request.
+
+    Raises:
+        WorkdirError: if the folder holds no run.
+    """
+    config = workdir.read_config(run)
+    if not isinstance(resolve.Resolver(config).objective.reads, Jumps):
+        return {}
+    sample = config.sample
+    return {"steps": sample.steps, "guidance": sample.guidance.scale, "sampler": FEW_STEPS}
 
 
 def load(run: str | pathlib.Path, step: int | None = None, **how: Any) -> tuple[text_to_image.TextToImage, int]:

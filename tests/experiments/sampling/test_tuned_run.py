@@ -5,7 +5,10 @@ import types
 
 import pytest
 
+from diffusion.experiments.config import versions
 from diffusion.experiments.sampling import tuned_run
+from diffusion.text_to_image.requests import Request
+from tests.experiments.run import made_tuning
 
 CONFIG = {"base": {"path": "BASE"}, "tuning": {"name": "low_rank"}}
 ADDED = {"embeddings": {"word.safetensors": ""}, "loras": {"a.safetensors": 1.0}, "attachments": {"edges": "control"}}
@@ -56,3 +59,20 @@ def test_nothing_is_added_where_nothing_is_named(run):
 def test_what_is_added_lies_on_top_of_what_was_taught(run, names):
     model, _ = tuned_run.load(run, **{name: ADDED[name] for name in names})
     assert model == ("BASE", {}, f"average of {run.name}", *(ADDED[name] for name in names))
+
+
+def test_a_few_step_student_is_sampled_as_it_was_trained(tmp_path):
+    """And a model of any number of steps as its base; what a request names stays."""
+    config = made_tuning.config(tmp_path, {"name": "lora", "rank": 2})
+    (tmp_path / "config.json").write_text(versions.write(config))
+    assert tuned_run.settings_of(tmp_path) == {}
+    config.objective = {"name": "latent_consistency_distillation", "guidance": 1.0, "exact_end": True}
+    config.sample.update({"sampler": {"name": "consistency"}, "steps": 4})
+    config.sample.guidance.scale = 1.0
+    (tmp_path / "config.json").write_text(versions.write(config))
+    settings = tuned_run.settings_of(tmp_path)
+    assert settings == {"steps": 4, "guidance": 1.0, "sampler": "lcm"}
+    request = Request.make("a cat", seeds=1)
+    assert [getattr(request.completed(settings), name) for name in settings] == [4, 1.0, "lcm"]
+    named = {"steps": 2, "guidance": 3.0, "sampler": "ddim"}
+    assert Request.make("a cat", seeds=1, **named).completed(settings) == Request.make("a cat", seeds=1, **named)

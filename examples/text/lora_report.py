@@ -1,0 +1,121 @@
+"""Measures a few-step LoRA of a model of drawings beside its base: figures by steps, and pictures of the same noise.
+
+    diffusion train --config=tuning/drawings_fast --workdir=runs/drawings_fast
+    python -m examples.text.lora_report --model=drawings --out=runs/drawings_fast/report \\
+        --lora=runs/drawings_fast/tuning/pytorch_lora_weights.safetensors
+
+The captions are new, and so are the pictures that distances are measured to: none is in the dataset `shapes`, or in a
+source of drawings. The judge of `examples.text.report` reads the pictures. Its features give the Frechet distance, and
+the variety of four pictures of one caption, as a share of the variety of real ones. The base has its own sampler and
+guidance; with the LoRA it has `lcm`, without guidance. Writes table.md, report.json and samples.png into --out.
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("model", "drawings", "the base: the folder of a model, or the name of one that comes along")
+    flags.DEFINE_string("lora", None, "the LoRA's file")
+    flags.DEFINE_list("steps", ["1", "2", "4", "8"], "sampling steps with the LoRA")
+    flags.DEFINE_list("base_steps", ["4", "8", "20", "50"], "sampling steps of the base")
+    flags.DEFINE_integer("number", 400, "captions", lower_bound=10)
+    flags.DEFINE_string("out", None, "folder to write into")
+    flags.mark_flags_as_required(["lora", "out"])
+    command_line.begin()
+
+import json
+import pathlib
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from diffusion import text_to_image
+from diffusion.data import shapes
+from diffusion.experiments.evaluation import plots, report, sample_metrics
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.text import model as model_folder
+from diffusion.metrics.attribute_reader import Reader
+from examples.text import judge, prompt_metrics
+
+EFFORT = sample_metrics.Effort(0, 10)
+NEW = 2_000  # pictures that distances are measured to, and as many for the floor
+SHOWN = 10  # pictures in a row
+BATCH = 50
+
+
+def new_drawings(number: int) -> tuple[np.ndarray, list[str]]:
+    """Pictures uint8 [number, 64, 64, 3] and captions that are drawn as those of `shapes`, and none of them."""
+    first = shapes.SIZES["train"]
+    examples = [shapes.example("train", first + i) for i in range(number)]
+    return np.stack([picture for picture, _, _ in examples]), [caption for _, caption, _ in examples]
+
+
+def measured(model: text_to_image.TextToImage, reader: Reader, number: int, **how: Any) -> tuple[dict, np.ndarray]:
+    """Figures of a model, and its pictures of the captions.
+
+    Args:
+        model: the model.
+        reader: the judge.
+        number: how many captions, each with one picture; for the variety an eighth of them have four.
+        **how: settings of the pictures, as of `text_to_image.generate`.
+    """
+    pictures, captions = new_drawings(2 * NEW)
+    make = lambda prompts, seeds, *_: text_to_image.generate(model, prompts, seeds=seeds, batch_size=BATCH, **how)
+    images = make(captions[:number], range(number))
+    frechet = prompt_metrics.distance_to(reader, images, pictures[:NEW], pictures[NEW:], EFFORT)
+    verdicts = prompt_metrics.verdicts(reader, captions[:number], images)
+    sweep = prompt_metrics.sweep(prompt_metrics.Subject(make, reader), captions[: max(8, number // 8)], (1.0,))
+    figures = {
+        "fd_judge": frechet["all_samples"]["mean"],
+        "floor_judge": frechet["floor"]["mean"],
+        "attributes": judge.score(verdicts)["attributes"]["share"],
+        "variety": sweep[0]["variety"],
+    }
+    return figures, images
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as Markdown; distances in brackets are divided by that of the base at its most steps."""
+    reference = max((row for row in rows if row["name"] == "base"), key=lambda row: row["steps"])
+    cells = [
+        [
+            row["name"],
+            row["steps"],
+            f"{row['fd_judge']:.4g} ({row['fd_judge'] / reference['fd_judge']:.2f})",
+            f"{100 * row['attributes']:.1f} %",
+            f"{row['variety']:.2f}",
+        ]
+        for row in rows
+    ]
+    return report.table(["model", "steps", "FD judge", "attributes right", "variety"], cells) + "\n"
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    values = flags.FLAGS
+    out = pathlib.Path(values.out)
+    out.mkdir(parents=True, exist_ok=True)
+    base = model_folder.load(values.model)
+    fast = text_to_image.with_loras(base, {values.lora: 1.0})
+    settings = [("LoRA", fast, int(steps), {"sampler": "lcm", "guidance": 1.0}) for steps in values.steps]
+    settings += [("base", base, int(steps), {}) for steps in values.base_steps]
+    reader = judge.reader()
+    rows, shown = [], []
+    for name, model, steps, how in settings:
+        figures, images = measured(model, reader, values.number, steps=steps, **how)
+        rows.append({"name": name, "steps": steps, **figures})
+        shown.append(images[:SHOWN])
+        print(f"{name}, {steps} steps: {json.dumps(figures)}", flush=True)
+    captions = [textwrap.fill(text, 12) for text in new_drawings(SHOWN)[1]]
+    plots.mosaic([np.stack(shown)], [f"{row['name']}, {row['steps']}" for row in rows], [captions], out / "samples.png")
+    record = {"model": values.model, "number": values.number, "rows": rows, **report.software()}
+    workdir.write_text(out / "report.json", json.dumps(report.plain(record), indent=1) + "\n")
+    workdir.write_text(out / "table.md", table(rows))
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    command_line.run(main, workdir.FAILURES, compiles=True)
