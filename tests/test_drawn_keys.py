@@ -253,6 +253,7 @@ DRAWING = {
     "symbols, all at once": of_symbols(discrete.ancestral(), 2),
     "symbols, by one": of_symbols(discrete.first_hitting(), 2),
     "symbols, in two stages": of_symbols(discrete.theta_trapezoidal(), 2),
+    "symbols, corrected": of_symbols(discrete.corrected(2), 2),
     "particles of a restoration": keyed(of_restoration),
     "training on points": of_points,
     "times of frames": of_density(lambda: timesteps.per_frame(UNIFORM, 3)),

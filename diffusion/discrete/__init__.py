@@ -9,6 +9,7 @@ from diffusion.discrete.bounds import (
     score_entropy_bound as score_entropy_bound,
 )
 from diffusion.discrete.categorical import draw as draw
+from diffusion.discrete.correcting_steps import corrected as corrected
 from diffusion.discrete.flow_paths import (
     between as between,
     flow as flow,

@@ -167,6 +167,14 @@ class Process(NamedTuple):
         here = self._one_hot(x_t)
         return jnp.where(here > 0, 0.0, left_broadcast(self.keeping.rate(t), here) * self._prior_of(x_t))
 
+    def rates_from(self, x_t: Array, t: ArrayLike) -> Array:
+        """The rates of the process itself from x_t to each symbol y, 0 at y = x_t: float32 `[B, ..., K]`.
+
+        beta(t) pi(y)
+        """
+        here = self._one_hot(x_t)
+        return jnp.where(here > 0, 0.0, left_broadcast(self.keeping.rate(t), here) * jnp.asarray(self.prior))
+
     def _weights(self, x_t: Array, x0: Array, t: ArrayLike) -> tuple[Array, Array]:
         """p(a) / q_t(x_t | a) of each a `[B, ..., K]`, and their sum over a.
 

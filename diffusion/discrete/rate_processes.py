@@ -98,9 +98,17 @@ class RateProcess(NamedTuple):
 
     def rates_into(self, x_t: Array, t: ArrayLike) -> Array:
         """The rates of the process itself from each symbol y to x_t, 0 at y = x_t: float32 `[B, ..., K]`."""
-        into = jnp.asarray(self.rates, jnp.float32).T[x_t]
-        rate = left_broadcast(self.keeping.rate(t), into)
-        return jnp.where(jax.nn.one_hot(x_t, self.size, dtype=bool), 0.0, rate * into)
+        return self._jumps(self.rates.T, x_t, t)
+
+    def rates_from(self, x_t: Array, t: ArrayLike) -> Array:
+        """The rates of the process itself from x_t to each symbol y, 0 at y = x_t: float32 `[B, ..., K]`."""
+        return self._jumps(self.rates, x_t, t)
+
+    def _jumps(self, rates: np.ndarray, x_t: Array, t: ArrayLike) -> Array:
+        """beta(t) times the row of x_t, 0 at x_t itself."""
+        row = jnp.asarray(rates, jnp.float32)[x_t]
+        rate = left_broadcast(self.keeping.rate(t), row)
+        return jnp.where(jax.nn.one_hot(x_t, self.size, dtype=bool), 0.0, rate * row)
 
     def _weights(self, x_t: Array, x0: Array, t: ArrayLike) -> Array:
         """p(a) / q_t(x_t | a) of each a `[B, ..., K]`, 0 where x_t cannot come from a."""

@@ -4,6 +4,7 @@ __all__ = [
     "Law",
     "ancestral",
     "ancestral_law",
+    "at_constant_rates",
     "euler",
     "euler_law",
     "first_hitting",
@@ -155,7 +156,7 @@ def theta_trapezoidal(theta: float = 0.5) -> SymbolSampler:
 
 def first_stage(theta: float, rates: Array, x: Array, t: Array, s: Array) -> Array:
     """The law of the first stage of `theta_trapezoidal`, of the rates `[B, ..., K]` of x_t."""
-    return _at_constant_rates(theta * left_broadcast(t - s, rates) * rates, x)
+    return at_constant_rates(theta * left_broadcast(t - s, rates) * rates, x)
 
 
 def second_stage(
@@ -165,7 +166,7 @@ def second_stage(
     ahead = 1 / (2 * theta * (1 - theta))
     extrapolated = jnp.maximum(ahead * later - (ahead - 1) * rates, 0.0)
     extrapolated = jnp.where((middle == process.mask)[..., None], extrapolated, 0.0)
-    return _at_constant_rates((1 - theta) * left_broadcast(t - s, rates) * extrapolated, middle)
+    return at_constant_rates((1 - theta) * left_broadcast(t - s, rates) * extrapolated, middle)
 
 
 def first_hitting() -> SymbolSampler:
@@ -226,7 +227,7 @@ def _and_stay(jumps: Array, x: Array) -> Array:
     return jumps + stay * jax.nn.one_hot(x, jumps.shape[-1])
 
 
-def _at_constant_rates(leaps: Array, x: Array) -> Array:
+def at_constant_rates(leaps: Array, x: Array) -> Array:
     """The law after a jump to a symbol that no jump leaves: 1 - exp(-Lambda), shared by the rates."""
     total = jnp.sum(leaps, -1, keepdims=True)
     share = -jnp.expm1(-total) / jnp.where(total > 0, total, 1.0)

@@ -377,6 +377,7 @@ SYMBOL_SAMPLERS: dict[str, Callable] = {
         discrete.first_hitting,
         discrete.unmasking,
         discrete.remasking,
+        discrete.corrected,
         discrete.semi_autoregressive,
     ),
     "symbol_euler": discrete.euler,

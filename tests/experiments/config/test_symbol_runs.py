@@ -71,6 +71,7 @@ def test_the_entries_name_processes_readings_and_samplers(text):
         {"name": "remasking", "share": {"name": "capped", "limit": 0.1}},
         {"name": "remasking", "share": {"name": "rescaled", "factor": 0.1}},
         {"name": "theta_trapezoidal", "theta": 0.4},
+        {"name": "corrected", "corrections": 2, "size": 0.5},
         {"name": "symbol_euler"},
         {"name": "symbol_flow", "stochasticity": 1.0},
     ):
