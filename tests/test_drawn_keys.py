@@ -156,9 +156,11 @@ def of_daps(draw):
     return keyed(drawn)
 
 
-def of_symbols(sampler, steps):
+MASKS = discrete.absorbing(discrete.linear(), 4)
+
+
+def of_symbols(sampler, steps, process=MASKS):
     """Two symbols of four, one of which is the mask."""
-    process = discrete.absorbing(discrete.linear(), 4)
     plan = timesteps.plan(np.linspace(1, 0, steps + 1))
     predict = lambda x, t: discrete.from_logits(process, jnp.zeros((*x.shape, 4)), x, t)
     return keyed(lambda keys: discrete.sample(sampler, predict, process, jnp.full((len(keys), 2), 3), plan, keys))
@@ -254,6 +256,7 @@ DRAWING = {
     "symbols, by one": of_symbols(discrete.first_hitting(), 2),
     "symbols, in two stages": of_symbols(discrete.theta_trapezoidal(), 2),
     "symbols, corrected": of_symbols(discrete.corrected(2), 2),
+    "symbols, by distances": of_symbols(discrete.metric_flow(), 2, discrete.metric_path(discrete.line_distances(4))),
     "particles of a restoration": keyed(of_restoration),
     "training on points": of_points,
     "times of frames": of_density(lambda: timesteps.per_frame(UNIFORM, 3)),

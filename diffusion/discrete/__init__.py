@@ -24,6 +24,13 @@ from diffusion.discrete.keeping import (
     power as power,
 )
 from diffusion.discrete.known_positions import infilling as infilling
+from diffusion.discrete.metric_paths import (
+    MetricPath as MetricPath,
+    embedded_distances as embedded_distances,
+    line_distances as line_distances,
+    metric_path as metric_path,
+)
+from diffusion.discrete.metric_steps import metric_flow as metric_flow
 from diffusion.discrete.parallel_unmasking import (
     Choice as Choice,
     confident as confident,

@@ -1,6 +1,6 @@
 """Losses of models of symbols: bounds on -log p(x_0) in nats, one for each example."""
 
-__all__ = ["discrete_time_bound", "masked_bound", "noised", "score_entropy_bound"]
+__all__ = ["check_bounded", "discrete_time_bound", "masked_bound", "noised", "score_entropy_bound"]
 
 import jax
 import jax.numpy as jnp
@@ -8,16 +8,17 @@ from jax import Array
 
 from diffusion.arguments import require_keys
 from diffusion.discrete.categorical import draw
+from diffusion.discrete.metric_paths import AnyPath, MetricPath
 from diffusion.discrete.predictions import Predictor
 from diffusion.discrete.processes import check_symbols
 from diffusion.discrete.rate_processes import AnyProcess
 
 
-def noised(process: AnyProcess, keys: Array, x0: Array, t: Array) -> Array:
+def noised(process: AnyPath, keys: Array, x0: Array, t: Array) -> Array:
     """Draws x_t from q(x_t | x_0).
 
     Args:
-        process: the process.
+        process: the process, or a path of distances.
         keys: `[B]` typed random keys.
         x0: int `[B, ...]` symbols of the data.
         t: `[B]` times in [0, 1].
@@ -83,10 +84,14 @@ def score_entropy_bound(predict: Predictor, process: AnyProcess, keys: Array, x0
     Returns:
         float32 `[B]` in nats an example, without the distance of q(x_1 | x_0) from the prior, which is 0.
 
+    Raises:
+        ValueError: for a path of distances, and as `noised`.
+
     The papers: Lou et al. 2024, "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution",
     definition 3.1 and theorem 3.6; for uniform processes Schiff et al. 2024, "Simple Guidance Mechanisms for Discrete
     Diffusion Models".
     """
+    check_bounded("score_entropy_bound", process)
     x_t = noised(process, keys, x0, t)
     here = jax.nn.one_hot(x_t, process.size, dtype=bool)
     model = process.ratios(x_t, jnp.exp(predict(x_t, t)), t)
@@ -116,12 +121,13 @@ def discrete_time_bound(predict: Predictor, process: AnyProcess, keys: Array, x0
         float32 `[B]` in nats an example.
 
     Raises:
-        ValueError: if there are no steps, and as `noised`.
+        ValueError: if there are no steps, for a path of distances, and as `noised`.
 
     The paper: Austin et al. 2021, "Structured Denoising Diffusion Models in Discrete State-Spaces", eq. 1 and 4.
     """
     if steps < 1:
         raise ValueError(f"discrete_time_bound: steps = {steps}; valid: at least 1")
+    check_bounded("discrete_time_bound", process)
     t, s = (i + 1) / steps, i / steps
     x_t = noised(process, keys, x0, t)
     data = process.posterior(x_t, jax.nn.one_hot(x0, process.size), t, s)
@@ -129,3 +135,13 @@ def discrete_time_bound(predict: Predictor, process: AnyProcess, keys: Array, x0
     log = lambda p: jnp.log(jnp.where(p > 0, p, 1.0))
     terms = jnp.where(data > 0, data * (log(data) - log(model)), 0.0)
     return steps * jnp.sum(terms.reshape(len(x0), -1), -1)
+
+
+def check_bounded(name: str, process: AnyPath) -> None:
+    """Refuses a path of distances for the bound or the objective of a name.
+
+    Raises:
+        ValueError: for such a path.
+    """
+    if isinstance(process, MetricPath):
+        raise ValueError(f"{name}: a path of distances has no bound; valid: a process, or discrete_flow_matching")

@@ -12,8 +12,8 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from diffusion.discrete.categorical import draw
+from diffusion.discrete.metric_paths import AnyPath
 from diffusion.discrete.predictions import Predictor
-from diffusion.discrete.rate_processes import AnyProcess
 from diffusion.discrete.sampling_loop import SymbolSampler
 from diffusion.timesteps import Plan
 
@@ -43,7 +43,7 @@ def infilling(sampler: SymbolSampler, values: Array, known: Array) -> SymbolSamp
     if jnp.shape(values) != jnp.shape(known):
         raise ValueError(f"infilling: values {jnp.shape(values)} and known {jnp.shape(known)}; valid: one shape")
 
-    def init(x: Array, process: AnyProcess, plan: Plan) -> Any:
+    def init(x: Array, process: AnyPath, plan: Plan) -> Any:
         if jnp.shape(known) not in (x.shape, x.shape[1:]):
             raise ValueError(f"infilling: x has the shape {x.shape}; valid: {jnp.shape(known)}, that of the values")
         if process.mask is None:
@@ -53,7 +53,7 @@ def infilling(sampler: SymbolSampler, values: Array, known: Array) -> SymbolSamp
             raise ValueError(f"infilling: a known value is the mask, {process.mask}; valid: symbols of the data")
         return sampler.init(jnp.where(known, values, x), process, plan)
 
-    def step(state: Any, predict: Predictor, process: AnyProcess, plan: Plan, i: ArrayLike, keys: Array) -> Any:
+    def step(state: Any, predict: Predictor, process: AnyPath, plan: Plan, i: ArrayLike, keys: Array) -> Any:
         if process.mask is not None:
             state = sampler.step(state, predict, process, plan, i, keys)
             return _with_sample(state, jnp.where(known, values, state[0]).astype(jnp.int32))
@@ -63,7 +63,7 @@ def infilling(sampler: SymbolSampler, values: Array, known: Array) -> SymbolSamp
         noised = draw(value_keys, process.marginal(clean, jnp.broadcast_to(jnp.asarray(plan.s)[i], (len(clean),))))
         return _with_sample(state, jnp.where(known, noised, state[0]))
 
-    return SymbolSampler(init, step, sampler.nfe, sampler.masked, sampler.rates)
+    return sampler._replace(init=init, step=step)
 
 
 def _with_sample(state: Any, x: Array) -> Any:

@@ -10,17 +10,18 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.arguments import require_shape
+from diffusion.discrete.metric_paths import AnyPath
 from diffusion.discrete.rate_processes import AnyProcess
 from diffusion.schedules import left_broadcast
 
 Predictor = Callable[[Array, Array], Array]
 """(x_t int `[B, ...]`, t `[B]`) -> log p(x_0 | x_t), float32 `[B, ..., K]`, of each position by itself."""
-Reading = Callable[[AnyProcess, Array, Array, Array], Array]
+Reading = Callable[[Any, Array, Array, Array], Array]
 """The meaning of a network's output: (process, output `[B, ..., K]`, x_t, t) -> log p(x_0 | x_t)."""
 
 
 def predictor(
-    network: Callable[[Array, Array, Any], Array], process: AnyProcess, read: Reading, condition: Any = None
+    network: Callable[[Array, Array, Any], Array], process: AnyPath, read: Reading, condition: Any = None
 ) -> Predictor:
     """The predictor of a network.
 
@@ -43,7 +44,7 @@ def predictor(
     return predict
 
 
-def from_logits(process: AnyProcess, logits: Array, x_t: Array, t: Array) -> Array:
+def from_logits(process: AnyPath, logits: Array, x_t: Array, t: Array) -> Array:
     """The log-probabilities of logits; for masks by the SUBS rules.
 
     Under a masked process no mask is predicted, and a symbol that shows is the clean one.
@@ -69,7 +70,7 @@ def from_logits(process: AnyProcess, logits: Array, x_t: Array, t: Array) -> Arr
     return jnp.where((x_t == process.mask)[..., None], unmasked, shown)
 
 
-def from_context(process: AnyProcess, logits: Array, x_t: Array, t: Array) -> Array:
+def from_context(process: AnyPath, logits: Array, x_t: Array, t: Array) -> Array:
     """The log-probabilities of logits that speak of a symbol by the other positions alone.
 
         p(x_0 = a | x_t) = p(a) q(x_t | a) / sum over b of p(b) q(x_t | b),    p = softmax(logits)

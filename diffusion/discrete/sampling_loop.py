@@ -14,9 +14,10 @@ from jax.typing import ArrayLike
 
 from diffusion.arguments import require, require_keys
 from diffusion.discrete.categorical import draw
+from diffusion.discrete.metric_paths import AnyPath, MetricPath
 from diffusion.discrete.predictions import Predictor
 from diffusion.discrete.processes import Process, check_symbols
-from diffusion.discrete.rate_processes import AnyProcess, RateProcess
+from diffusion.discrete.rate_processes import RateProcess
 from diffusion.objectives.objective import Restores
 from diffusion.timesteps import Plan
 
@@ -30,22 +31,24 @@ class SymbolSampler(NamedTuple):
         nfe: steps -> number of network evaluations.
         masked: whether it takes masked processes alone.
         rates: whether it reads the rates of jumps, which are infinite at t = 1 where a process has no mask.
+        by_distances: whether it takes a `MetricPath`, and no process.
         takes: how a network is read whose predictions it takes, for `objectives.Objective.check_sampler`.
     """
 
-    init: Callable[[Array, AnyProcess, Plan], Any]
-    step: Callable[[Any, Predictor, AnyProcess, Plan, ArrayLike, Array], Any]
+    init: Callable[[Array, Any, Plan], Any]
+    step: Callable[[Any, Predictor, Any, Plan, ArrayLike, Array], Any]
     nfe: Callable[[int], int]
     masked: bool = False
     rates: bool = False
+    by_distances: bool = False
     takes: tuple[Any, ...] = (Restores,)
 
 
-def prior(process: AnyProcess, keys: Array, shape: tuple[int, ...]) -> Array:
+def prior(process: AnyPath, keys: Array, shape: tuple[int, ...]) -> Array:
     """int32 `[B, *shape]` symbols at t = 1, each example's from its own key.
 
     Args:
-        process: the process.
+        process: the process, or a path of distances.
         keys: `[B]` typed random keys, other ones than the keys of `sample`.
         shape: shape of one example.
     """
@@ -53,13 +56,13 @@ def prior(process: AnyProcess, keys: Array, shape: tuple[int, ...]) -> Array:
     return draw(keys, jnp.broadcast_to(jnp.asarray(process.prior), (len(keys), *shape, process.size)))
 
 
-def sample(sampler: SymbolSampler, predict: Predictor, process: AnyProcess, x: Array, plan: Plan, keys: Array) -> Array:
+def sample(sampler: SymbolSampler, predict: Predictor, process: AnyPath, x: Array, plan: Plan, keys: Array) -> Array:
     """Carries symbols along the steps of a plan, t = 1 to 0.
 
     Args:
         sampler: the sampler, for example `discrete.ancestral()`.
         predict: (x_t, t) -> log p(x_0 | x_t).
-        process: the process.
+        process: the process, or a path of distances for `discrete.metric_flow()`.
         x: int `[B, ...]` symbols at plan.t[0], for example from `prior`.
         plan: the steps; its times decrease, within [0, 1].
         keys: `[B]` typed random keys. Sample i depends on x[i] and keys[i] alone.
@@ -72,7 +75,7 @@ def sample(sampler: SymbolSampler, predict: Predictor, process: AnyProcess, x: A
         ValueError: for symbols out of range, a plan that goes up or leaves [0, 1], or a sampler of masks without masks.
     """
     require(sampler, SymbolSampler, "sampler", "a sampler of symbols such as discrete.ancestral()")
-    if not isinstance(process, RateProcess):
+    if not isinstance(process, RateProcess | MetricPath):
         require(process, Process, "process", "a process such as discrete.absorbing(discrete.linear(), 28)")
     require_keys(keys, len(x), "a sampler of symbols needs one key for each sample")
     check_symbols(process, x, "x")
@@ -87,12 +90,15 @@ def sample(sampler: SymbolSampler, predict: Predictor, process: AnyProcess, x: A
     return state[0]
 
 
-def check_steps(sampler: SymbolSampler, process: AnyProcess, plan: Plan) -> None:
+def check_steps(sampler: SymbolSampler, process: AnyPath, plan: Plan) -> None:
     """Refuses a sampler that the process does not have, and a plan that they do not take.
 
     Raises:
-        ValueError: for a plan that goes up or leaves [0, 1], a sampler of masks without masks, or rates at t = 1.
+        ValueError: for a plan that goes up or leaves [0, 1], a sampler of masks without masks, one of a metric path
+            without distances, or rates at t = 1.
     """
+    if sampler.by_distances != isinstance(process, MetricPath):
+        raise ValueError("discrete.metric_flow and a path of discrete.metric_path go together, and neither with others")
     if sampler.masked and process.mask is None:
         raise ValueError("this sampler fills in masks, and the process has none; valid: discrete.absorbing")
     if not isinstance(plan.t, Tracer):

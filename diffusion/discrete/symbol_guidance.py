@@ -10,15 +10,15 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.arguments import require_shape
+from diffusion.discrete.metric_paths import AnyPath
 from diffusion.discrete.predictions import Predictor, Reading
-from diffusion.discrete.rate_processes import AnyProcess
 
 PredictionBranches = Callable[[Array, Array], tuple[Array, ...]]
 """(x_t int `[B, ...]`, t `[B]`) -> log p(x_0 | x_t, c) `[B, ..., K]` for each condition c, the main one first."""
 
 
 def together(
-    network: Callable[[Array, Array, Any], Array], process: AnyProcess, read: Reading, conditions: tuple[Any, ...]
+    network: Callable[[Array, Array, Any], Array], process: AnyPath, read: Reading, conditions: tuple[Any, ...]
 ) -> PredictionBranches:
     """The predictions of a network under several conditions, in one call on K B examples.
 

@@ -13,6 +13,7 @@ from jax import Array
 
 from diffusion.discrete import block_by_block, bounds
 from diffusion.discrete.flow_paths import flow_cross_entropy
+from diffusion.discrete.metric_paths import AnyPath
 from diffusion.discrete.predictions import Predictor, Reading, from_logits, predictor
 from diffusion.discrete.processes import check_symbols
 from diffusion.discrete.rate_processes import AnyProcess
@@ -108,8 +109,9 @@ def score_entropy(process: AnyProcess, density: Density, reading: Reading = from
         An objective, whose batch has symbols, int `[B, ...]`, as "x". Metrics: "t" `[B]`.
 
     Raises:
-        ValueError: when called, for symbols out of range.
+        ValueError: for a path of distances; when called, for symbols out of range.
     """
+    bounds.check_bounded("score_entropy", process)
     return _objective(
         process,
         density,
@@ -145,8 +147,9 @@ def hybrid_bound(
         An objective, whose batch has symbols, int `[B, ...]`, as "x". Metrics: "t" `[B]`.
 
     Raises:
-        ValueError: for a number out of range; when called, for symbols out of range.
+        ValueError: for a number out of range or a path of distances; when called, for symbols out of range.
     """
+    bounds.check_bounded("hybrid_bound", process)
     if steps < 1 or not cross_entropy >= 0:
         raise ValueError(f"hybrid_bound: {steps} steps, cross_entropy = {cross_entropy}; valid: at least 1, at least 0")
 
@@ -162,17 +165,18 @@ def hybrid_bound(
     return _objective(process, density, reading, loss)
 
 
-def discrete_flow_matching(process: AnyProcess, density: Density, reading: Reading = from_logits) -> Objective:
-    """Cross-entropy of every position's clean symbol on the mixture path; no bound.
+def discrete_flow_matching(process: AnyPath, density: Density, reading: Reading = from_logits) -> Objective:
+    """Cross-entropy of every position's clean symbol on the mixture path or a path of distances; no bound.
 
     Facts:
         loss: nats a symbol, `discrete.flow_cross_entropy`
         networks: model
         optimum: p(x_0 | x_t)
-        paper: Gat et al. 2024, "Discrete Flow Matching"
+        paper: Gat et al. 2024, "Discrete Flow Matching"; for paths of distances Shaul et al. 2024, "Flow Matching with
+            General Discrete Paths"
 
     Args:
-        process: the process, whose prior is the source and whose schedule is the paper's kappa.
+        process: the process, whose prior is the source and whose schedule is the paper's kappa, or a path of distances.
         density: the density of t in (0, 1).
         reading: the meaning of the network's output.
 
@@ -189,7 +193,7 @@ def discrete_flow_matching(process: AnyProcess, density: Density, reading: Readi
     return _objective(process, density, reading, loss)
 
 
-def _objective(process: AnyProcess, density: Density, reading: Reading, of_times: Callable[..., Array]) -> Objective:
+def _objective(process: AnyPath, density: Density, reading: Reading, of_times: Callable[..., Array]) -> Objective:
     """The objective of the nats of an example `[B]`, a function of (predict, keys `[B]`, x0 `[B, ...]`, t `[B]`)."""
 
     @entry(symbols=True)

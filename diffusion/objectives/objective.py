@@ -86,7 +86,7 @@ class Restores(NamedTuple):
     """The trained network is read as a predictor of clean symbols, which the samplers of symbols take.
 
     Attributes:
-        process: `discrete.Process` or `discrete.RateProcess` that replaces symbols.
+        process: `discrete.Process`, `discrete.RateProcess` or `discrete.MetricPath` that replaces symbols.
         reading: the meaning of the network's output, (process, output, x_t, t) -> log p(x_0 | x_t).
         parameterization: None: no parameterization reads the network.
     """

@@ -151,9 +151,12 @@ KINDS = {
     ),
     "choice of masks": Kind(names.UNMASKINGS),
     "share of masks": Kind(names.REMASKINGS),
-    "process of symbols": Kind(names.PROCESSES, {"keeping": "schedule of symbols", "rates": "rates"}),
+    "process of symbols": Kind(
+        names.PROCESSES, {"keeping": "schedule of symbols", "rates": "rates", "distances": "distances of symbols"}
+    ),
     "schedule of symbols": Kind(names.KEEPINGS),
     "rates": Kind(names.RATES),
+    "distances of symbols": Kind(names.SYMBOL_DISTANCES),
     "reading": Kind(names.READINGS),
     "grid": Kind(names.GRIDS, {"grid": "grid"}, ("schedule", "dimension")),
     "plan": Kind(names.PLANS),

@@ -226,12 +226,13 @@ OBJECTIVES = _table(
     discrete.discrete_flow_matching,
 )
 PROCESSES = _table(
-    discrete.absorbing, discrete.uniform, discrete.mixture, discrete.rate_process
+    discrete.absorbing, discrete.uniform, discrete.mixture, discrete.rate_process, discrete.metric_path
 )  # processes of symbols
 KEEPINGS = _table(
     discrete.linear, discrete.polynomial, discrete.power, discrete.cosine
 )  # schedules of the processes of symbols
 RATES = _table(discrete.banded_rates, discrete.gaussian_rates)  # the rates of "rate_process"
+SYMBOL_DISTANCES = _table(discrete.line_distances)  # the distances of "metric_path"
 READINGS = _values(
     logits=discrete.from_logits,
     context=discrete.from_context,
@@ -378,6 +379,7 @@ SYMBOL_SAMPLERS: dict[str, Callable] = {
         discrete.unmasking,
         discrete.remasking,
         discrete.corrected,
+        discrete.metric_flow,
         discrete.semi_autoregressive,
     ),
     "symbol_euler": discrete.euler,

@@ -125,7 +125,7 @@ def _check_unread(config: Mapping) -> None:
             raise ConfigError(f"config.{field} = {value(plain(config), field)!r}, but {why}. Valid: {default!r}.")
 
 
-def _check_sampler(recipe: Any, process: discrete.Process | discrete.RateProcess) -> None:
+def _check_sampler(recipe: Any, process: discrete.Process | discrete.RateProcess | discrete.MetricPath) -> None:
     """Refuses a sampler or a plan that the process does not have, by a trial without the network."""
     plan, sampler, shape = recipe.sampling.plan, recipe.sampling.sampler, recipe.examples.shape
     predict = lambda x, t: jnp.zeros((*x.shape, process.size))

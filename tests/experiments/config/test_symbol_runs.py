@@ -80,6 +80,16 @@ def test_the_entries_name_processes_readings_and_samplers(text):
         )
 
 
+def test_a_path_of_distances_is_an_entry_beside_its_sampler(text):
+    path = {"name": "metric_path", "distances": {"name": "line_distances", "size": 3, "power": 1.0}, "scale": 2.0}
+    flow = {"name": "discrete_flow_matching", "density": {"name": "uniform_density"}, "wrappers": (), "process": path}
+    changes = {"objective": flow, "sample.sampler": {"name": "metric_flow"}}
+    recipe = checks.validate(config_of(text, **changes))
+    np.testing.assert_array_equal(recipe.objective.reads.process.distances, discrete.line_distances(3, 1.0))
+    with pytest.raises(ConfigError, match=r"sample\.sampler = .*metric_flow and a path of"):
+        checks.validate(config_of(text, **changes | {"sample.sampler": {"name": "ancestral"}}))
+
+
 REFUSED = [
     ({"sample.sampler": {"name": "heun"}}, r"sample\.sampler = \{'name': 'heun'\}.*trains a predictor of symbols"),
     ({"objective.process": UNIFORM}, r"masked_diffusion: the process has no mask"),

@@ -1,0 +1,171 @@
+"""Paths on which a symbol wanders to its neighbours first: symbols with distances, such as grey values or codes.
+
+    q(x_t | x_0) = softmax over x_t of -beta(t) d(x_t, x_0),    beta(t) = scale ((1 - t) / t)^power
+
+for each position by itself. At t = 1 all symbols are equally likely; as t falls, the ones far from x_0 go first.
+"""
+
+__all__ = ["AnyPath", "MetricPath", "embedded_distances", "line_distances", "metric_path"]
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusion.discrete.rate_processes import AnyProcess
+from diffusion.schedules import left_broadcast
+from diffusion.schedules.noise_schedule import as_float
+
+
+class MetricPath(NamedTuple):
+    """A path of int32 arrays `[B, ...]` of symbols by their distances.
+
+    It has the draws of a process, and `discrete_flow_matching` and `metric_flow` take it as one. It has no posteriors
+    and no bound.
+
+    Attributes:
+        distances: `[K, K]` distances d, 0 on the diagonal and above 0 elsewhere.
+        scale: factor of beta.
+        power: power of beta.
+    """
+
+    distances: np.ndarray
+    scale: float
+    power: float
+
+    @property
+    def size(self) -> int:
+        """The number K of symbols."""
+        return len(self.distances)
+
+    @property
+    def mask(self) -> None:
+        """No symbol is a mask."""
+        return None
+
+    @property
+    def prior(self) -> np.ndarray:
+        """`[K]` probabilities at t = 1, all equal."""
+        return np.full(self.size, 1 / self.size)
+
+    def nearness(self, t: ArrayLike) -> Array:
+        """beta(t): 0 at t = 1, infinite at t = 0."""
+        t = as_float(t)
+        return self.scale * ((1 - t) / t) ** self.power
+
+    def marginal(self, x0: Array, t: ArrayLike) -> Array:
+        """q(x_t | x_0): float32 `[B, ..., K]`, of symbols x0 `[B, ...]` and times t, `[]` or `[B]`."""
+        return jax.nn.softmax(self._logits(jnp.asarray(self.distances, jnp.float32).T[x0], t))
+
+    def likelihood(self, x_t: Array, t: ArrayLike) -> Array:
+        """q(x_t | x_0 = a) of each symbol a: float32 `[B, ..., K]`, of symbols x_t `[B, ...]`."""
+        table = jnp.asarray(self.distances, jnp.float32)
+        nearness = self.nearness(t)[..., None, None]
+        normaliser = jax.nn.logsumexp(jnp.where(table > 0, -nearness * table, 0.0), axis=-2)  # [K] or [B, K]
+        logits = self._logits(table[x_t], t)
+        between = (1,) * (logits.ndim - normaliser.ndim)
+        return jnp.exp(logits - normaliser.reshape(*normaliser.shape[:-1], *between, self.size))
+
+    def velocity(self, x_t: Array, x0: Array, t: ArrayLike) -> Array:
+        """The rates at which a symbol jumps to each y while beta grows by one, for a known x_0; 0 at y = x_t.
+
+            q(y | x_0) max(d(x_t, x_0) - d(y, x_0), 0)
+
+        A jump always comes nearer to x_0. Of all rates that generate the path these have the least kinetic energy.
+
+        Args:
+            x_t: int `[B, ...]` symbols at time t.
+            x0: int `[B, ...]` symbols of the data.
+            t: times in (0, 1], `[]` or `[B]`.
+
+        Returns:
+            float32 `[B, ..., K]`, jumps in a unit of beta.
+        """
+        far = jnp.asarray(self.distances, jnp.float32).T[x0]
+        here = jnp.take_along_axis(far, x_t[..., None], -1)
+        return jax.nn.softmax(self._logits(far, t)) * jnp.maximum(here - far, 0.0)
+
+    def _logits(self, distances: Array, t: ArrayLike) -> Array:
+        """-beta(t) d, 0 at d = 0 for every t."""
+        nearness = left_broadcast(self.nearness(t), distances)
+        return jnp.where(distances > 0, -nearness * distances, 0.0)
+
+
+AnyPath = AnyProcess | MetricPath
+"""A process of symbols, or a path of symbols that have distances."""
+
+
+def metric_path(distances: ArrayLike, scale: float = 3.0, power: float = 1.0) -> MetricPath:
+    """The path of distances between symbols.
+
+    Facts:
+        prior: uniform
+        paper: Shaul et al. 2024, "Flow Matching with General Discrete Paths: A Kinetic-Optimal Perspective", the metric
+            paths and their kinetic-optimal velocity; its time is 1 - t
+
+    Args:
+        distances: `[K, K]` distances, of `line_distances`, `embedded_distances` or your own; they need not be
+            symmetric. d(y, x_0) stands in row y.
+        scale: factor of beta, above 0; larger keeps symbols near x_0 for longer.
+        power: power of beta, above 0.
+
+    Raises:
+        ValueError: for a matrix that is not square, distances that are not 0 on the diagonal alone, or a number out of
+            range.
+    """
+    table = np.asarray(distances, np.float64)
+    if table.ndim != 2 or table.shape[0] != table.shape[1] or len(table) < 2:
+        raise ValueError(f"metric_path: distances have the shape {table.shape}; valid: [K, K] with K at least 2")
+    apart = table[~np.eye(len(table), dtype=bool)]
+    if not (np.isfinite(table).all() and np.all(np.diag(table) == 0) and np.all(apart > 0)):
+        raise ValueError(
+            f"metric_path: distances from {apart.min():g} to {apart.max():g} beside a diagonal of up to "
+            f"{np.abs(np.diag(table)).max():g}; valid: finite, above 0, and 0 on the diagonal"
+        )
+    for name, value in (("scale", scale), ("power", power)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"metric_path: {name} = {value}; valid: a finite number above 0")
+    return MetricPath(table, float(scale), float(power))
+
+
+def line_distances(size: int, power: float = 2.0) -> np.ndarray:
+    """Distances of symbols in their order, (|i - j| / (K - 1))^power: float64 `[K, K]`.
+
+    Args:
+        size: number K of symbols, at least 2.
+        power: power of the distance, above 0.
+
+    Raises:
+        ValueError: for a number out of range.
+    """
+    if size < 2 or not power > 0:
+        raise ValueError(f"line_distances: {size} symbols, power = {power}; valid: at least 2, above 0")
+    return (np.abs(np.subtract.outer(np.arange(size), np.arange(size))) / (size - 1)) ** power
+
+
+def embedded_distances(vectors: ArrayLike, power: float = 2.0) -> np.ndarray:
+    """Distances of symbols by their vectors, ||v_i - v_j||^power with a mean of 1: float64 `[K, K]`.
+
+    Args:
+        vectors: float `[K, D]`, a vector for each symbol, such as the codes of a VQ autoencoder; no two are equal.
+        power: power of the distance, above 0.
+
+    Raises:
+        ValueError: for another shape, a number out of range, or two equal vectors.
+    """
+    v = np.asarray(vectors, np.float64)
+    if v.ndim != 2 or len(v) < 2 or not power > 0:
+        raise ValueError(
+            f"embedded_distances: vectors of shape {v.shape}, power = {power}; valid: [K, D] with K at least 2, above 0"
+        )
+    squares = np.sum(v**2, 1)
+    far = np.sqrt(np.maximum(squares[:, None] + squares - 2 * v @ v.T, 0.0))
+    np.fill_diagonal(far, 0.0)
+    apart = far[~np.eye(len(v), dtype=bool)]
+    if apart.min() <= 1e-7 * apart.max():
+        raise ValueError("embedded_distances: two symbols have the same vector; valid: a vector for each symbol")
+    return (far / apart.mean()) ** power / np.mean((apart / apart.mean()) ** power)

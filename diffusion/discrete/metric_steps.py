@@ -1,0 +1,62 @@
+"""The sampler of a metric path: a symbol jumps from neighbour to neighbour, towards a clean symbol that is drawn."""
+
+__all__ = ["metric_flow", "metric_step_law"]
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusion.discrete.categorical import draw
+from diffusion.discrete.metric_paths import MetricPath
+from diffusion.discrete.predictions import Predictor
+from diffusion.discrete.rate_processes import AnyProcess
+from diffusion.discrete.sampling_loop import SymbolSampler
+from diffusion.discrete.steps import at_constant_rates
+from diffusion.schedules import left_broadcast
+from diffusion.timesteps import Plan
+
+
+def metric_flow() -> SymbolSampler:
+    """Draws x_0 from the prediction, and jumps at the rates towards it, which stay as they are at t; first order.
+
+    A step that ends at t = 0 draws from the prediction itself. A plan may begin at t = 1.
+
+    Facts:
+        nfe: steps
+        paper: Shaul et al. 2024, "Flow Matching with General Discrete Paths: A Kinetic-Optimal Perspective"; steps are
+            measured by beta, so that no rate is infinite at t = 1
+    """
+
+    def init(x: Array, process: AnyProcess, plan: Plan) -> tuple[Array]:
+        return (x,)
+
+    def step(state: Any, predict: Predictor, process: Any, plan: Plan, i: ArrayLike, keys: Array) -> tuple[Array]:
+        (x,) = state
+        t, s = (jnp.broadcast_to(time[i], (len(x),)) for time in (jnp.asarray(plan.t), jnp.asarray(plan.s)))
+        first, second = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        x0 = draw(first, jnp.exp(predict(x, t)))
+        at = jnp.where(s > 0, s, t)  # where beta is finite
+        jumped = draw(second, metric_step_law(process, x, x0, t, at))
+        return (jnp.where(left_broadcast(s, x) > 0, jumped, x0),)
+
+    return SymbolSampler(init, step, lambda steps: steps, by_distances=True)
+
+
+def metric_step_law(path: MetricPath, x: Array, x0: Array, t: Array, s: Array) -> Array:
+    """The law of x_s in a step of `metric_flow` for a known x_0: float32 `[B, ..., K]`.
+
+        x goes with probability 1 - exp(-Lambda), to y in proportion to velocity(y),
+        Lambda = (beta(s) - beta(t)) sum_y velocity(y)
+
+    Args:
+        path: the path.
+        x: int `[B, ...]` symbols at time t.
+        x0: int `[B, ...]` clean symbols.
+        t: `[B]` times in (0, 1].
+        s: `[B]` times in (0, t].
+    """
+    velocity = path.velocity(x, x0, t)
+    return at_constant_rates(left_broadcast(path.nearness(s) - path.nearness(t), velocity) * velocity, x)
