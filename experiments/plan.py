@@ -6,9 +6,11 @@
     tpu/bin/python -m diffusion plan --config=imagenet256_dit --devices=64 --machine=v5p --compile
     cuda/bin/python -m diffusion plan --config=imagenet256_dit --devices=1 --machine=h100 --compile
 
-A run that tunes a text-to-image model (config.base.path) is planned from the folder of the base and the pictures. The
-plan has the bytes of base and new weights, and the operations and the temporary memory of the traced step.
+A DiT is planned by formulas. The plan of every other network has the exact bytes of the state, and the operations and
+the temporary memory of the traced step. A run that tunes a text-to-image model (config.base.path) is planned from the
+folder of the base and the pictures.
 
+    diffusion plan --config=symbols/prose --devices=8 --machine=h100
     diffusion plan --config=tuning/lora --config.base.path=stable-diffusion-v1-5 --config.data.source.path=photos
 
 With --model the plan says what a text-to-image model needs of one device to make pictures, and the shortest time. The
@@ -61,13 +63,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from diffusion.experiments.config import ConfigError, as_config_errors, checks, resolve
+from diffusion.experiments.config import ConfigError, as_config_errors, checks, resolve, units
 from diffusion.experiments.config.differences import differences
 from diffusion.experiments.config.values import config_hash
-from diffusion.experiments.planning import ahead_of_time, estimate, tables, tuned
+from diffusion.experiments.planning import ahead_of_time, estimate, tables, traced
 from diffusion.experiments.planning.estimate import Work
 from diffusion.experiments.planning.machines import Machine, machine_of, topology_name
-from diffusion.experiments.run import program as programs
+from diffusion.experiments.run import program as programs, tuned_examples
 from diffusion.experiments.run_folder import workdir
 from diffusion.models.dit import DiT
 
@@ -84,16 +86,23 @@ def plan(config: ConfigDict, devices: int, names: tuple[str, ...], compiled: boo
         compiled: whether to compile the step for each machine.
 
     Returns:
-        {"config_hash", "devices", "mesh", "parameters", "images", "flops", "machines": {name: {"platform", "attention",
-        "memory", "hbm_bytes", "collectives", "seconds", "fits", "change", "compiled"}}}; bytes and seconds a step on
-        each device, FLOPs of the whole job. Of a run that tunes a base see `planning.tuned`.
+        {"config_hash", "devices", "mesh", "parameters", "unit", "images", "flops", "machines": {name: {"platform",
+        "attention", "memory", "hbm_bytes", "collectives", "seconds", "fits", "change", "compiled"}}}; bytes and seconds
+        a step on each device, FLOPs of the whole job. For other networks than a DiT see `planning.traced`.
     """
+    recipe = checks.validate(config)
     if config.base.path:
         if compiled:
-            raise ConfigError("--compile is for runs of --config.model.name=dit. Valid with config.base: no --compile.")
-        return tuned.plan(config, devices, names)
-    checks.validate(config)
+            raise ConfigError("--compile compiles no run that tunes a base. Valid with config.base: no --compile.")
+        recipe = checks.with_data(recipe, tuned_examples.pictures(recipe).spec)
+        return traced.plan(config, recipe, devices, names)
     shape = workdir.example_shape(config)
+    recipe = resolve.recipe(config, shape)
+    if not isinstance(recipe.network, DiT):
+        planned = traced.plan(config, recipe, devices, names)
+        for name, entry in planned["machines"].items() if compiled else ():
+            entry["compiled"] = _compile_for(config, shape, MACHINES[name], devices)
+        return planned
     work = work_of(config, shape, programs.mesh_of(config, jax.devices()[:devices]))
     needed = estimate.operations(work)
     return {
@@ -101,6 +110,7 @@ def plan(config: ConfigDict, devices: int, names: tuple[str, ...], compiled: boo
         "devices": devices,
         "mesh": dict(work.mesh.shape),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(work.target.params)),
+        "unit": units.unit(recipe),
         "images": {"step": work.batch_size, "device": work.rows, "micro_batches": work.accumulate},
         "flops": needed,
         "machines": {name: _on_machine(config, shape, work, name, compiled) for name in names},
@@ -126,11 +136,11 @@ def _on_machine(config: ConfigDict, shape: tuple[int, ...], work: Work, name: st
 
 
 def work_of(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Work:
-    """Returns what a run of that config computes on a mesh, for counting."""
+    """Returns what a run of a DiT computes on a mesh, for counting."""
     recipe = resolve.recipe(config, shape)
     model = recipe.network
     if not isinstance(model, DiT):
-        raise ConfigError(f'config.model.name = {config.model.name!r}: plans are made for "dit" alone.')
+        raise ConfigError(f'config.model.name = {config.model.name!r}: the formulas are for "dit" alone.')
     target = programs.build(recipe, mesh).target
     height, width, channels = shape
     return Work(model, (height, width, channels), target, mesh, config.train.batch_size, config.train.accumulate or 1)

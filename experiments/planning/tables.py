@@ -60,7 +60,7 @@ def show(plan: Mapping[str, Any], console: Console) -> None:
     say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)
     say(
         f"{plan['parameters'] / 1e6:.1f} M parameters, on {plan['devices']} device{'s' * (plan['devices'] > 1)}"
-        f"{mesh and f' ({mesh})'}; a step is {images['step']} images, {images['device']} a device"
+        f"{mesh and f' ({mesh})'}; a step is {images['step']} {plan['unit']}, {images['device']} a device"
         + (f", in {images['micro_batches']} micro-batches" if images["micro_batches"] > 1 else "")
     )
     console.print(_memory_table(plan["machines"]))

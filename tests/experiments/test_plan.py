@@ -410,5 +410,5 @@ def test_a_run_that_tunes_a_base_is_planned(tmp_path):
     clock = jax.ShapeDtypeStruct((2,), "float32")
     forward = counted_flops(model.denoiser.apply, {"params": model.params["unet"]}, x, clock, {"text": text})
     assert 1.8 * forward < planned["flops"]["step"] < 3 * forward
-    with pytest.raises(ConfigError, match="--compile is for runs of"):
+    with pytest.raises(ConfigError, match="--compile compiles no run that tunes a base"):
         plan.plan(config, 1, ("h100",), compiled=True)

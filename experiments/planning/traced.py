@@ -1,0 +1,129 @@
+"""What a run of any network needs, from the trace of its step: a U-Net, a transformer of symbols, a tuned base, ...
+
+The bytes of the state are exact. The step is traced as it will run, and not computed: its operations are counted in the
+trace, and its temporary memory is the most that arrays of the trace take at once. XLA fuses operations, and then needs
+less. A DiT has formulas, which say more: `estimate`.
+"""
+
+__all__ = ["plan"]
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from diffusion.experiments.config import units
+from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.config.values import config_hash
+from diffusion.experiments.planning.estimate import fits, local_bytes
+from diffusion.experiments.planning.machines import MACHINES, Machine, ring_bandwidth
+from diffusion.experiments.run import program as programs
+from diffusion.models.budget import peak_memory
+from diffusion.models.budget.counted_flops import counted_flops
+from diffusion.training import sharding
+
+CHANGES = {
+    False: "--config.train.accumulate cuts the batch, --config.model.remat computes activations again where the "
+    "network has it, and more devices with --config.mesh.fsdp split the state",
+    True: "--config.base.dtype=bfloat16 halves the base, --config.train.accumulate cuts the batch, and more devices "
+    "with --config.mesh.fsdp split both",
+}  # by whether the run tunes a base
+
+
+def plan(config: ConfigDict, recipe: Recipe, devices: int, names: Sequence[str]) -> dict[str, Any]:
+    """Returns everything that is known of a run before it is started.
+
+    Args:
+        config: the config, complete.
+        recipe: the recipe of the config, for a shape of examples.
+        devices: the number of devices; this process must have as many, real or simulated.
+        names: keys of `MACHINES`.
+
+    Returns:
+        As `experiments.plan.plan`, where "flops" has one entry, "step", and "memory" has "trace", and for a tuned base
+        "base".
+
+    Raises:
+        ConfigError: if the mesh does not fit the run.
+    """
+    mesh = programs.mesh_of(config, jax.devices()[:devices])
+    program = programs.build(recipe, mesh)
+    arguments = (program.target, program.batch, program.seed)
+    parts = _memory(program, arguments, mesh)
+    operations = counted_flops(program.step, *arguments)
+    rows = config.train.batch_size
+    return {
+        "config_hash": config_hash(config),
+        "devices": devices,
+        "mesh": dict(mesh.shape),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(program.target.params)),
+        "unit": units.unit(recipe),
+        "images": {"step": rows, "device": rows // sharding.batch_shards(mesh), "micro_batches": program.micro_batches},
+        "flops": {"step": operations},
+        "machines": {name: _on_machine(MACHINES[name], program, parts, operations, mesh) for name in names},
+    }
+
+
+def _memory(program: programs.Program, arguments: tuple, mesh: Mesh) -> dict[str, float]:
+    """The bytes of each part on each device."""
+    target = program.target
+    trace = jax.make_jaxpr(program.step)(*arguments).jaxpr
+    # What a step holds beside what it is given, of the whole batch and of all devices; a mesh cuts the batch.
+    beside = max(peak_memory.peak(trace) - peak_memory.held(arguments), 0)
+    base = {"base": local_bytes(target.unsaved)} if program.tuned is not None else {}
+    others = (target.frozen, target.second_players, None if program.tuned is not None else target.unsaved)
+    return {
+        "parameters": local_bytes(target.params),
+        "optimizer": local_bytes(target.opt_state),
+        "average": local_bytes(target.ema),
+        "others": local_bytes(others),
+        **base,
+        "trace": beside / sharding.batch_shards(mesh),
+    }
+
+
+def _sent(params: Any, mesh: Mesh) -> float:
+    """The bytes of gradients and parameters that a device sends in a step over the axes that split the batch.
+
+    The gradients of parameters that every device holds are summed, which sends twice their bytes. Parameters that fsdp
+    splits are gathered twice, and their gradients scattered. What the axes tensor and sequence exchange is not counted.
+    """
+    group, sent = sharding.batch_shards(mesh), 0.0
+    for leaf in jax.tree.leaves(params):
+        split = "fsdp" in leaf.sharding.spec
+        gathered = local_bytes(leaf) * (mesh.shape["fsdp"] if split else 1)
+        sent += (3 if split else 2) * gathered * (group - 1) / group
+    return sent
+
+
+def _on_machine(
+    machine: Machine, program: programs.Program, parts: Mapping[str, float], operations: float, mesh: Mesh
+) -> dict[str, Any]:
+    """The entry of a machine."""
+    base = parts.get("base", 0.0)
+    state = sum(part for name, part in parts.items() if name not in ("base", "trace"))
+    alone = sharding.batch_shards(mesh) == 1
+    bandwidth = math.inf if alone else ring_bandwidth(machine, mesh.shape, sharding.BATCH_AXES)
+    spent = {
+        "compute": operations / mesh.size / machine.flops,
+        "memory": (2 * state + 3 * base + 2 * parts["trace"]) / machine.bandwidth,
+        "network": _sent(program.target.params, mesh) / bandwidth,
+    }
+    overlapped = max(spent.values())
+    in_turn = sum(spent.values())
+    share = {"mfu_overlapped": spent["compute"] / overlapped, "mfu_in_turn": spent["compute"] / in_turn}
+    fit = fits(parts, machine)
+    return {
+        "platform": machine.platform,
+        "attention": "as traced here",
+        "memory": dict(parts),
+        "hbm_bytes": machine.memory,
+        "collectives": [],
+        "seconds": spent | {"overlapped": overlapped, "in_turn": in_turn} | share,
+        "fits": fit,
+        "change": None if fit else CHANGES[program.tuned is not None],
+        "compiled": None,
+    }

@@ -1,0 +1,62 @@
+"""Plans of networks without formulas: the state and the operations of a traced step, against answers by hand."""
+
+import io
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
+from rich.console import Console
+
+from diffusion.experiments import plan
+from diffusion.experiments.config import recipes
+from diffusion.experiments.planning import tables, traced
+from diffusion.experiments.planning.machines import MACHINES
+
+BATCH, LENGTH, WIDTH, SYMBOLS = 8, 16, 16, 28  # symbols/prose:tiny, which has one layer
+
+
+@pytest.fixture(scope="module")
+def planned():
+    return plan.plan(recipes.load("symbols/prose:tiny"), 1, ("h100", "v5p"))
+
+
+def test_the_state_has_its_exact_bytes(planned):
+    layer = 3 * WIDTH**2 + WIDTH**2 + (4 * WIDTH**2 + 4 * WIDTH) + (4 * WIDTH**2 + WIDTH) + 2 * WIDTH
+    parameters = SYMBOLS * WIDTH + layer + WIDTH
+    memory = planned["machines"]["h100"]["memory"]
+    assert planned["parameters"] == parameters
+    assert memory["parameters"] == memory["average"] == 4 * parameters and memory["others"] == 0
+    assert memory["optimizer"] == 8 * parameters + 4 + 4  # two moments and two counts of steps
+
+
+def test_the_operations_are_three_times_the_forward_pass(planned):
+    """Every product has a gradient by both of its factors; nothing else of the step multiplies matrices."""
+    products = LENGTH * WIDTH * (3 * WIDTH + WIDTH + 4 * WIDTH + 4 * WIDTH + SYMBOLS) + 2 * LENGTH**2 * WIDTH
+    assert planned["flops"] == {"step": 3 * 2 * BATCH * products}
+    seconds = planned["machines"]["v5p"]["seconds"]
+    assert seconds["compute"] == planned["flops"]["step"] / MACHINES["v5p"].flops and seconds["network"] == 0
+
+
+def test_the_temporary_memory_holds_the_gradients_and_the_residuals(planned):
+    """At least the gradients and, for each position, the factors of the products and the logits; at most twice that."""
+    factors = WIDTH * (1 + 3 + 1 + 1 + 4)  # read by qkv; q, k and v; read by out, the MLP and its second layer
+    least = 4 * planned["parameters"] + 4 * BATCH * LENGTH * (factors + SYMBOLS)
+    assert least < planned["machines"]["h100"]["memory"]["trace"] < 2 * least
+
+
+def test_it_is_printed_in_the_units_of_its_data(planned):
+    console = Console(width=110, file=io.StringIO(), record=True)
+    tables.show(planned, console)
+    text = console.export_text()
+    assert "a step is 8 sequences, 8 a device" in text and "FLOPs, all that the step computes" in text
+
+
+def test_whole_gradients_are_summed_and_split_parameters_gathered_twice():
+    """Of a ring of 8: 7/8 of the bytes twice, or three times; what the axis tensor splits is a part from the start."""
+    mesh = AbstractMesh((2, 4, 1, 2), ("data", "fsdp", "sequence", "tensor"), axis_types=(AxisType.Auto,) * 4)
+    leaf = lambda *axes: jax.ShapeDtypeStruct((64, 8), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec(*axes)))
+    whole = 4 * 64 * 8
+    assert traced._sent(leaf(), mesh) == 2 * whole * 7 / 8
+    assert traced._sent(leaf("fsdp"), mesh) == 3 * whole * 7 / 8
+    assert traced._sent([leaf("fsdp", "tensor"), leaf(None, "tensor")], mesh) == (3 + 2) * whole / 2 * 7 / 8
