@@ -7,6 +7,7 @@ from diffusion.discrete.bounds import (
     masked_bound as masked_bound,
     noised as noised,
     score_entropy_bound as score_entropy_bound,
+    token_masked_bound as token_masked_bound,
 )
 from diffusion.discrete.categorical import draw as draw
 from diffusion.discrete.correcting_steps import corrected as corrected
@@ -94,6 +95,7 @@ from diffusion.discrete.symbol_objectives import (
     masked_diffusion as masked_diffusion,
     score_entropy as score_entropy,
 )
+from diffusion.discrete.token_masks import TokenMasks as TokenMasks, token_masks as token_masks
 from diffusion.discrete.truncation import nucleus as nucleus, tempered as tempered, top_k as top_k
 
 public.declare(__name__)

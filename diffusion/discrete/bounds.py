@@ -1,6 +1,14 @@
 """Losses of models of symbols: bounds on -log p(x_0) in nats, one for each example."""
 
-__all__ = ["check_bounded", "discrete_time_bound", "masked_bound", "noised", "score_entropy_bound"]
+__all__ = [
+    "check_bounded",
+    "check_ratios",
+    "discrete_time_bound",
+    "masked_bound",
+    "noised",
+    "score_entropy_bound",
+    "token_masked_bound",
+]
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +20,7 @@ from diffusion.discrete.metric_paths import AnyPath, MetricPath
 from diffusion.discrete.predictions import Predictor
 from diffusion.discrete.processes import check_symbols
 from diffusion.discrete.rate_processes import AnyProcess
+from diffusion.discrete.token_masks import TokenMasks
 
 
 def noised(process: AnyPath, keys: Array, x0: Array, t: Array) -> Array:
@@ -66,6 +75,38 @@ def masked_bound(predict: Predictor, process: AnyProcess, keys: Array, x0: Array
     return weight * jnp.sum(errors.reshape(len(x0), -1), -1)
 
 
+def token_masked_bound(predict: Predictor, process: TokenMasks, keys: Array, x0: Array, t: Array) -> Array:
+    """The bound of token-dependent masks in continuous time, at one time for each example.
+
+        E_t [sum over masks of sum_v r_v p(v | x_t) - r_(x_0) - r_(x_0) log p(x_0 | x_t)],    r_v = w_v / t
+
+    with t uniform in (0, 1). With equal powers it is `masked_bound`: the first two terms cancel.
+
+    Args:
+        predict: (x_t, t) -> log p(x_0 | x_t).
+        process: the process.
+        keys: `[B]` typed random keys.
+        x0: int `[B, ...]` symbols of the data, no masks.
+        t: `[B]` times in (0, 1), uniform for the bound.
+
+    Returns:
+        float32 `[B]` in nats an example.
+
+    Raises:
+        ValueError: as `noised`.
+
+    The paper: Shi et al. 2024, "Simplified and Generalized Masked Diffusion for Discrete Data", its GenMD4 bound.
+    """
+    x_t = noised(process, keys, x0, t)
+    log_p = predict(x_t, t)
+    rates = jnp.broadcast_to(process.unmasking_rates(t, log_p), log_p.shape)
+    of_data = lambda values: jnp.take_along_axis(values, x0[..., None], -1)[..., 0]
+    rate, log_x0 = of_data(rates), of_data(log_p)
+    predicted = jnp.sum(rates * jnp.exp(log_p), -1)
+    errors = jnp.where(x_t == process.mask, predicted - rate - rate * log_x0, 0.0)
+    return jnp.sum(errors.reshape(len(x0), -1), -1)
+
+
 def score_entropy_bound(predict: Predictor, process: AnyProcess, keys: Array, x0: Array, t: Array) -> Array:
     """The bound of any process in continuous time: the score entropy of its ratios, at one time for each example.
 
@@ -85,13 +126,13 @@ def score_entropy_bound(predict: Predictor, process: AnyProcess, keys: Array, x0
         float32 `[B]` in nats an example, without the distance of q(x_1 | x_0) from the prior, which is 0.
 
     Raises:
-        ValueError: for a path of distances, and as `noised`.
+        ValueError: for a path of distances or token masks, and as `noised`.
 
     The papers: Lou et al. 2024, "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution",
     definition 3.1 and theorem 3.6; for uniform processes Schiff et al. 2024, "Simple Guidance Mechanisms for Discrete
     Diffusion Models".
     """
-    check_bounded("score_entropy_bound", process)
+    check_ratios("score_entropy_bound", process)
     x_t = noised(process, keys, x0, t)
     here = jax.nn.one_hot(x_t, process.size, dtype=bool)
     model = process.ratios(x_t, jnp.exp(predict(x_t, t)), t)
@@ -145,3 +186,14 @@ def check_bounded(name: str, process: AnyPath) -> None:
     """
     if isinstance(process, MetricPath):
         raise ValueError(f"{name}: a path of distances has no bound; valid: a process, or discrete_flow_matching")
+
+
+def check_ratios(name: str, process: AnyPath) -> None:
+    """Refuses what has no ratios for the bound or the objective of a name.
+
+    Raises:
+        ValueError: for a path of distances, and for token masks.
+    """
+    check_bounded(name, process)
+    if isinstance(process, TokenMasks):
+        raise ValueError(f"{name}: token_masks has no ratios; valid: masked_diffusion, whose bound it has")

@@ -17,6 +17,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.discrete.rate_processes import AnyProcess
+from diffusion.discrete.token_masks import TokenMasks
 from diffusion.schedules import left_broadcast
 from diffusion.schedules.noise_schedule import as_float
 
@@ -95,7 +96,7 @@ class MetricPath(NamedTuple):
         return jnp.where(distances > 0, -nearness * distances, 0.0)
 
 
-AnyPath = AnyProcess | MetricPath
+AnyPath = AnyProcess | TokenMasks | MetricPath
 """A process of symbols, or a path of symbols that have distances."""
 
 

@@ -11,6 +11,7 @@ from jax import Array
 
 from diffusion.arguments import require_shape
 from diffusion.discrete.metric_paths import AnyPath
+from diffusion.discrete.processes import Process
 from diffusion.discrete.rate_processes import AnyProcess
 from diffusion.schedules import left_broadcast
 
@@ -78,7 +79,7 @@ def from_context(process: AnyPath, logits: Array, x_t: Array, t: Array) -> Array
     Bayes' rule adds what the symbol at the position itself says, so that the network need not learn how likely a symbol
     is to have been replaced by the time t. Equal logits mean ratios of 1, and `score_entropy_bound` charges log K for
     each symbol. With `from_logits` the same network has an infinite bound for a process without a mask, since near
-    t = 0 it takes a symbol for a replaced one as easily as at t = 1. For masks both are the same.
+    t = 0 it takes a symbol for a replaced one as easily as at t = 1. For masks of one schedule both are the same.
 
     Args:
         process: the process.
@@ -93,9 +94,11 @@ def from_context(process: AnyPath, logits: Array, x_t: Array, t: Array) -> Array
     of uniform noise has the ratios of q(x_t | p); Sun et al. 2023, "Score-based Continuous-time Discrete Diffusion
     Models", the law of a position by the others.
     """
-    if process.mask is not None:
+    if isinstance(process, Process) and process.mask is not None:
         return from_logits(process, logits, x_t, t)
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    if process.mask is not None:
+        logits = jnp.where(jnp.arange(process.size) == process.mask, -jnp.inf, logits)
     return jax.nn.log_softmax(logits + jnp.log(process.likelihood(x_t, t)))
 
 

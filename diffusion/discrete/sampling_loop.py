@@ -18,6 +18,7 @@ from diffusion.discrete.metric_paths import AnyPath, MetricPath
 from diffusion.discrete.predictions import Predictor
 from diffusion.discrete.processes import Process, check_symbols
 from diffusion.discrete.rate_processes import RateProcess
+from diffusion.discrete.token_masks import TokenMasks
 from diffusion.objectives.objective import Restores
 from diffusion.timesteps import Plan
 
@@ -75,7 +76,7 @@ def sample(sampler: SymbolSampler, predict: Predictor, process: AnyPath, x: Arra
         ValueError: for symbols out of range, a plan that goes up or leaves [0, 1], or a sampler of masks without masks.
     """
     require(sampler, SymbolSampler, "sampler", "a sampler of symbols such as discrete.ancestral()")
-    if not isinstance(process, RateProcess | MetricPath):
+    if not isinstance(process, RateProcess | TokenMasks | MetricPath):
         require(process, Process, "process", "a process such as discrete.absorbing(discrete.linear(), 28)")
     require_keys(keys, len(x), "a sampler of symbols needs one key for each sample")
     check_symbols(process, x, "x")

@@ -17,6 +17,7 @@ from diffusion.discrete.metric_paths import AnyPath
 from diffusion.discrete.predictions import Predictor, Reading, from_logits, predictor
 from diffusion.discrete.processes import check_symbols
 from diffusion.discrete.rate_processes import AnyProcess
+from diffusion.discrete.token_masks import TokenMasks
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import split, times
@@ -25,13 +26,13 @@ from diffusion.objectives.objective_facts import Trained
 from diffusion.timesteps import Density
 
 
-def masked_diffusion(process: AnyProcess, density: Density, reading: Reading = from_logits) -> Objective:
+def masked_diffusion(process: AnyProcess | TokenMasks, density: Density, reading: Reading = from_logits) -> Objective:
     """Cross-entropy of the masked symbols, weighted so that it is the bound of a masked process in continuous time.
 
         loss = -alpha'(t) / (1 - alpha(t)) sum over masks of -log p(x_0 | x_t) / positions
 
     Facts:
-        loss: nats a symbol, `discrete.masked_bound`
+        loss: nats a symbol, `discrete.masked_bound`, or `discrete.token_masked_bound` of token masks
         networks: model
         optimum: p(x_0 | x_t)
         paper: Sahoo et al. 2024, "Simple and Effective Masked Diffusion Language Models"; Shi et al. 2024, "Simplified
@@ -51,9 +52,11 @@ def masked_diffusion(process: AnyProcess, density: Density, reading: Reading = f
     """
     if process.mask is None:
         raise ValueError("masked_diffusion: the process has no mask; valid: absorbing, or another objective")
-    return _objective(
-        process, density, reading, lambda predict, keys, x0, t: bounds.masked_bound(predict, process, keys, x0, t)
-    )
+    if isinstance(process, TokenMasks):
+        bound = lambda predict, keys, x0, t: bounds.token_masked_bound(predict, process, keys, x0, t)
+    else:
+        bound = lambda predict, keys, x0, t: bounds.masked_bound(predict, process, keys, x0, t)
+    return _objective(process, density, reading, bound)
 
 
 def block_diffusion(
@@ -109,9 +112,9 @@ def score_entropy(process: AnyProcess, density: Density, reading: Reading = from
         An objective, whose batch has symbols, int `[B, ...]`, as "x". Metrics: "t" `[B]`.
 
     Raises:
-        ValueError: for a path of distances; when called, for symbols out of range.
+        ValueError: for a path of distances or token masks; when called, for symbols out of range.
     """
-    bounds.check_bounded("score_entropy", process)
+    bounds.check_ratios("score_entropy", process)
     return _objective(
         process,
         density,

@@ -226,7 +226,12 @@ OBJECTIVES = _table(
     discrete.discrete_flow_matching,
 )
 PROCESSES = _table(
-    discrete.absorbing, discrete.uniform, discrete.mixture, discrete.rate_process, discrete.metric_path
+    discrete.absorbing,
+    discrete.uniform,
+    discrete.mixture,
+    discrete.rate_process,
+    discrete.token_masks,
+    discrete.metric_path,
 )  # processes of symbols
 KEEPINGS = _table(
     discrete.linear, discrete.polynomial, discrete.power, discrete.cosine

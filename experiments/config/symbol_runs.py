@@ -14,6 +14,7 @@ import numpy as np
 from diffusion import discrete
 from diffusion.data import sources
 from diffusion.data.sources.streams import Stream
+from diffusion.discrete.metric_paths import AnyPath
 from diffusion.experiments.config import ConfigError, fits
 from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.config.values import built_in_python, plain
@@ -125,7 +126,7 @@ def _check_unread(config: Mapping) -> None:
             raise ConfigError(f"config.{field} = {value(plain(config), field)!r}, but {why}. Valid: {default!r}.")
 
 
-def _check_sampler(recipe: Any, process: discrete.Process | discrete.RateProcess | discrete.MetricPath) -> None:
+def _check_sampler(recipe: Any, process: AnyPath) -> None:
     """Refuses a sampler or a plan that the process does not have, by a trial without the network."""
     plan, sampler, shape = recipe.sampling.plan, recipe.sampling.sampler, recipe.examples.shape
     predict = lambda x, t: jnp.zeros((*x.shape, process.size))

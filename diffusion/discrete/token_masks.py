@@ -1,0 +1,133 @@
+"""Masks that come to each symbol at a pace of its own: rare or weighty symbols may be hidden early or late.
+
+    q(x_t = v | x_0 = v) = alpha_v(t) = 1 - t^(w_v),    q(x_t = mask | x_0 = v) = t^(w_v)
+
+A symbol of a large w stays near the noise for longer as t falls to it, and is masked late as t grows.
+"""
+
+__all__ = ["TokenMasks", "token_masks"]
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusion.discrete.keeping import Keeping
+from diffusion.schedules import left_broadcast
+from diffusion.schedules.noise_schedule import as_float
+
+
+class TokenMasks(NamedTuple):
+    """A masked process on int32 arrays `[B, ...]` of symbols, with a schedule for each symbol.
+
+    It has the methods of `Process` that need no single schedule: `ancestral`, `euler`, `tau_leaping` and `corrected`
+    take it in its place, and `masked_diffusion` trains on it.
+
+    Attributes:
+        powers: `[K - 1]` exponents w of the symbols, above 0; the mask is the symbol K - 1.
+    """
+
+    powers: np.ndarray
+
+    @property
+    def size(self) -> int:
+        """The number K of symbols, the mask among them."""
+        return len(self.powers) + 1
+
+    @property
+    def mask(self) -> int:
+        """The symbol that stands for "not known"."""
+        return len(self.powers)
+
+    @property
+    def prior(self) -> np.ndarray:
+        """`[K]` probabilities at t = 1: the mask alone."""
+        return np.eye(self.size)[-1]
+
+    @property
+    def keeping(self) -> Keeping:
+        """Raises ValueError: there is no one schedule for what needs one."""
+        raise ValueError(
+            "token_masks has a schedule for each symbol, and this needs one for all; valid: ancestral, euler, "
+            "tau_leaping or corrected, and masked_diffusion"
+        )
+
+    def marginal(self, x0: Array, t: ArrayLike) -> Array:
+        """q(x_t | x_0): float32 `[B, ..., K]`, of symbols x0 `[B, ...]` and times t, `[]` or `[B]`."""
+        here = jax.nn.one_hot(x0, self.size)
+        masked = jnp.sum(here * self._masked(t, here), -1, keepdims=True)
+        return (1 - masked) * here + masked * jnp.asarray(self.prior, here.dtype)
+
+    def likelihood(self, x_t: Array, t: ArrayLike) -> Array:
+        """q(x_t | x_0 = a) of each symbol a: float32 `[B, ..., K]`, of symbols x_t `[B, ...]`."""
+        here = jax.nn.one_hot(x_t, self.size)
+        masked = self._masked(t, here)
+        return jnp.where((x_t == self.mask)[..., None], masked, (1 - masked) * here)
+
+    def posterior(self, x_t: Array, x0: Array, t: ArrayLike, s: ArrayLike) -> Array:
+        """The mean over x_0 of q(x_s | x_t, x_0), as `Process.posterior`: float32 `[B, ..., K]`.
+
+        A mask becomes v with probability p(v) (1 - (s / t)^(w_v)), and a symbol that shows stays.
+        """
+        still = left_broadcast(as_float(s) / as_float(t), x0) ** self._powers()  # by how much fewer are masked
+        shown = x0 * (1 - still)
+        stays = jnp.sum(x0 * still, -1, keepdims=True) * jnp.asarray(self.prior, shown.dtype)
+        return jnp.where((x_t == self.mask)[..., None], shown + stays, jax.nn.one_hot(x_t, self.size))
+
+    def reverse_rates(self, x_t: Array, x0: Array, t: ArrayLike) -> Array:
+        """The rates at which the reversed process jumps from x_t to each symbol y: float32 `[B, ..., K]`.
+
+        p(y) w_y / t of a mask, and 0 of a symbol that shows
+        """
+        rates = x0 * self.unmasking_rates(t, x0)
+        return jnp.where((x_t == self.mask)[..., None], rates.at[..., self.mask].set(0.0), 0.0)
+
+    def rates_from(self, x_t: Array, t: ArrayLike) -> Array:
+        """The rates of the process itself from x_t to each symbol y: float32 `[B, ..., K]`.
+
+        w t^(w - 1) / (1 - t^w) from a symbol of power w to the mask
+        """
+        here = jax.nn.one_hot(x_t, self.size).at[..., self.mask].set(0.0)
+        masked = self._masked(t, here)
+        rate = self.unmasking_rates(t, here) * masked / jnp.where(masked < 1, 1 - masked, 1.0)
+        leaving = jnp.sum(here * rate, -1, keepdims=True)
+        return leaving * jnp.asarray(self.prior, here.dtype)
+
+    def unmasking_rates(self, t: ArrayLike, like: Array) -> Array:
+        """w_v / t, the rate at which the mask of a known symbol v goes: `[B, ..., K]`, of the rank of `like`."""
+        return self._powers() / left_broadcast(as_float(t), like)
+
+    def _powers(self) -> Array:
+        """`[K]` exponents, 1 for the mask."""
+        return jnp.asarray(np.append(self.powers, 1.0), jnp.float32)
+
+    def _masked(self, t: ArrayLike, like: Array) -> Array:
+        """t^w of each symbol; 1 for the mask, which stays one."""
+        masked = left_broadcast(as_float(t), like) ** self._powers()
+        return jnp.broadcast_to(masked, like.shape).at[..., self.mask].set(1.0)
+
+
+def token_masks(powers: ArrayLike) -> TokenMasks:
+    """Masks with a schedule for each symbol, alpha_v(t) = 1 - t^(w_v).
+
+    Facts:
+        prior: the mask
+        paper: Shi et al. 2024, "Simplified and Generalized Masked Diffusion for Discrete Data", GenMD4; the authors
+            learn the powers, here they are given
+
+    Args:
+        powers: `[K - 1]` exponents w, above 0, one for each symbol but the mask, which comes last. Equal ones are
+            `absorbing(polynomial(w), K)`.
+
+    Raises:
+        ValueError: for another shape or a number out of range.
+    """
+    values = np.asarray(powers, np.float64)
+    if values.ndim != 1 or not len(values) or not (np.isfinite(values).all() and (values > 0).all()):
+        raise ValueError(
+            f"token_masks: powers {np.array2string(values, threshold=8)}; valid: [K - 1] finite numbers above 0"
+        )
+    return TokenMasks(values)
