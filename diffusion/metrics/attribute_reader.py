@@ -20,6 +20,7 @@ __all__ = [
     "logits",
     "margins",
     "most_probable",
+    "neighbourhoods",
     "read",
     "shifted",
     "train",
@@ -280,15 +281,23 @@ def hidden(params: Mapping[str, Array], images: Array) -> Array:
     x = x.reshape(batch, height // PATCH, width // PATCH, -1)
     for i, stride in enumerate((0, 2, 1)):
         # Convolutions as matrix products of neighbourhoods: XLA's own take many times as long on a CPU.
-        x = _neighbourhoods(x, stride) if stride else x
+        x = neighbourhoods(x, stride) if stride else x
         x = jax.nn.gelu(x @ params[f"layer{i}"] + params[f"bias{i}"])
     # The mean over positions, so that a shape need not be learned at every position, and each position too.
     anywhere = x.max((1, 2)) @ params["anywhere"]
     return jax.nn.gelu(x.reshape(len(x), -1) @ params["hidden"] + anywhere + params["hidden_bias"])
 
 
-def _neighbourhoods(x: Array, stride: int) -> Array:
-    """The 3 x 3 values around every stride-th position, [B, H, W, C] -> [B, H / stride, W / stride, 9 C]."""
+def neighbourhoods(x: Array, stride: int) -> Array:
+    """The 3 x 3 values around every stride-th position, zeros beyond the border.
+
+    Args:
+        x: values of a grid, `[B, H, W, C]`.
+        stride: step between the positions, which divides H and W.
+
+    Returns:
+        Their neighbourhoods, `[B, H / stride, W / stride, 9 C]`, from the upper left to the lower right.
+    """
     height, width = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     shifted = [padded[:, i : i + height : stride, j : j + width : stride] for i in range(3) for j in range(3)]

@@ -1,0 +1,107 @@
+"""What pictures of captions show, before and after: without a network, by both judges, and how varied they are."""
+
+__all__ = ["CAPTIONS", "SEEDS", "captions", "make", "measured", "ratio"]
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from diffusion import text_to_image
+from diffusion.data.shapes import scenes
+from diffusion.data.shapes.scenes import Lot
+from diffusion.metrics import attribute_reader, bootstrap, frechet
+from diffusion.metrics.attribute_reader import Reader
+from diffusion.text_to_image import TextToImage
+from examples.counting import judges
+from examples.text import drawn_objects, drawn_words, judge, prompt_metrics
+
+SEED = 7_304  # of the captions; no training has seen them
+SEEDS = 4  # pictures of each caption
+CAPTIONS = {"several": 100, "one": 40, "pair": 50, "word": 24}
+"""How many captions of each kind of scene are measured; the words are those of the training pictures."""
+FIRST_SEED = 500_000  # of the pictures
+BATCH = 50  # pictures at once
+
+Make = Callable[[Sequence[str], Sequence[int]], np.ndarray]
+"""(captions, seeds) -> pictures, uint8 [N, 64, 64, 3]."""
+
+
+def captions(number: dict[str, int] = CAPTIONS) -> list[str]:
+    """Captions of trained combinations, some of each kind; of several objects every count is as frequent."""
+    left, texts, index = dict(number), [], 0
+    while sum(left.values()):
+        lot = Lot(SEED, 0, index)
+        scene = scenes.draw(lot)
+        index += 1
+        if left[scene.kind]:
+            left[scene.kind] -= 1
+            if scene.kind == "several":
+                scene = scene._replace(count=2 + left["several"] % 4)
+            texts.append(scenes.caption(scene, lot))
+    return texts
+
+
+def make(model: TextToImage, **how: Any) -> Make:
+    """The function that makes a model's pictures.
+
+    Args:
+        model: the model.
+        **how: arguments of `text_to_image.generate`, such as guidance.
+    """
+    return lambda texts, seeds: text_to_image.generate(model, list(texts), seeds=list(seeds), batch_size=BATCH, **how)
+
+
+def measured(texts: Sequence[str], pictures: np.ndarray, rewarding: Reader, measuring: Reader) -> dict[str, Any]:
+    """The figures of pictures, the `SEEDS` pictures of a caption one after another.
+
+    Args:
+        texts: the caption of each picture.
+        pictures: the pictures, uint8 [N, 64, 64, 3].
+        rewarding: the judge that gave the rewards.
+        measuring: the judge that no training called.
+
+    Returns:
+        {"templates": the shares of `drawn_objects` and `drawn_words`, without a network, "count": {"templates",
+        "rewarding", "measuring": the share of captions of several objects whose number each sees}, "gap": by how much
+        the rewarding judge sees more of them right than the measuring one, "variety": the mean distance between
+        pictures of a caption as a share of that between real ones, "frechet": the Frechet distance to real pictures of
+        the same captions, the last two in the measuring judge's features}.
+    """
+    requested = [scenes.parsed(text) for text in texts]
+    several = np.array([scene.kind == "several" for scene in requested])
+    templates = drawn_objects.score_of(texts, pictures) | drawn_words.score_of(texts, pictures)
+    last = judges.features(measuring, pictures)
+    scenes_shown = {
+        "rewarding": judges.read(rewarding, attribute_reader.features(rewarding, pictures)),
+        "measuring": judges.read(measuring, last),
+    }
+    rights = {name: [judge.verdict(*pair) for pair in zip(requested, shown)] for name, shown in scenes_shown.items()}
+    count = {
+        name: bootstrap.share([right["count"] for right, counted in zip(verdicts, several) if counted])
+        for name, verdicts in rights.items()
+    }
+    pictured = {
+        name: bootstrap.share([all(right.get(part, True) for part in ("kind", "colour", "shape", "count"))
+                               for right, scene in zip(verdicts, requested) if scene.kind != "word"])
+        for name, verdicts in rights.items()
+    }  # fmt: skip
+    real = judges.features(measuring, np.stack([prompt_metrics.real_picture(text, i) for i, text in enumerate(texts)]))
+    grouped = lambda rows: prompt_metrics.variety(rows.reshape(-1, SEEDS, rows.shape[-1]))
+    return {
+        "templates": templates,
+        "count": {"templates": templates["count"], **count},
+        "all": pictured,
+        "gap": count["rewarding"]["share"] - count["measuring"]["share"],
+        "variety": grouped(last) / grouped(real),
+        "frechet": frechet.frechet_distance(_moments(last), _moments(real)),
+    }
+
+
+def _moments(rows: np.ndarray) -> frechet.Moments:
+    return frechet.update(frechet.init(rows.shape[1]), rows)
+
+
+def ratio(after: dict[str, Any], before: dict[str, Any]) -> float:
+    """The Frechet distance after a training as a multiple of the distance before."""
+    return after["frechet"] / before["frechet"]

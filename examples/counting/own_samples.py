@@ -1,0 +1,108 @@
+"""Pictures of the base, chosen by the judge that rewards: accepted ones, and pairs of an accepted and a refused one.
+
+python -m examples.counting.own_samples --out=runs/counting/samples
+
+OUT/accepted              for rejection sampling: the pictures of which all that the caption requests is probable
+OUT/preferred, rejected   for preferences: an accepted picture and a refused one of the same caption, by name
+OUT/drawn.json            how many were drawn, by which the report counts their evaluations
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("model", "drawings", "folder of the model, or the name of one that comes along")
+    flags.DEFINE_string("out", None, "folder of the pictures", required=True)
+    flags.DEFINE_integer("number", 400, "how many captions; each has 4 pictures", lower_bound=2)
+    flags.DEFINE_integer("steps", 8, "steps of the sampler", lower_bound=1)
+    command_line.begin()
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from diffusion import text_to_image
+from diffusion.data import captions
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.text import model as model_folder
+from diffusion.metrics.attribute_reader import Reader
+from examples.counting import judges, rewards
+
+BATCH = 50  # pictures at once
+FIRST_SEED = 700_000  # of the pictures
+EACH = 4  # pictures of each caption
+LEAST = 0.5  # probability of an accepted picture
+DRAWN = "drawn.json"
+
+
+class Chosen(NamedTuple):
+    """The pictures of a caption by their numbers: the accepted ones, and pairs of one of them and a refused one."""
+
+    accepted: tuple[int, ...]
+    pairs: tuple[tuple[int, int], ...]
+
+
+def chosen(probabilities: Sequence[float] | np.ndarray) -> Chosen:
+    """The accepted pictures of one caption, and the pairs from the most to the least certain.
+
+    Args:
+        probabilities: the probability of all that the caption requests, of each picture.
+    """
+    order = [int(row) for row in np.argsort(-np.asarray(probabilities), kind="stable")]
+    accepted = [row for row in order if probabilities[row] >= LEAST]
+    refused = [row for row in order[::-1] if probabilities[row] < LEAST]
+    return Chosen(tuple(sorted(accepted)), tuple(zip(accepted, refused)))
+
+
+def write(model: text_to_image.TextToImage, out: pathlib.Path, number: int, steps: int, reader: Reader) -> dict:
+    """Writes the accepted pictures of a model, and pairs of an accepted and a refused one, each beside its caption.
+
+    Args:
+        model: the model; it draws without guidance.
+        out: the folder, made if missing.
+        number: how many captions there are, each with 4 pictures.
+        steps: steps of the sampler.
+        reader: the judge that rewards.
+
+    Returns:
+        What drawn.json says: the numbers of pictures "drawn", "accepted" and in "pairs", and the "steps" of each.
+    """
+    texts = [text for text in captions.texts_of(rewards.counting_drawings(number=number)) for _ in range(EACH)]
+    how = {"steps": steps, "guidance": 1.0, "batch_size": BATCH}
+    pictures = text_to_image.generate(model, texts, seeds=range(FIRST_SEED, FIRST_SEED + len(texts)), **how)
+    log_p = [
+        rewards.log_probabilities(reader, pictures[first : first + BATCH], texts[first : first + BATCH])
+        for first in range(0, len(texts), BATCH)
+    ]
+    probabilities = np.exp(np.concatenate(log_p)).reshape(-1, EACH)
+    counts = {"drawn": len(texts), "accepted": 0, "pairs": 0, "steps": steps}
+    for row, few in enumerate(probabilities):
+        accepted, pairs = chosen(few)
+        numbered = [(f"accepted/{row:04}_{k}", k) for k in accepted]
+        for k, pair in enumerate(pairs):
+            numbered += [(f"{name}/{row:04}_{k}", one) for name, one in zip(("preferred", "rejected"), pair)]
+        for name, one in numbered:
+            path = out / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pictures[row * EACH + one]).save(path)
+            path.with_suffix(".txt").write_text(texts[row * EACH])
+        counts["accepted"] += len(accepted)
+        counts["pairs"] += len(pairs)
+    (out / DRAWN).write_text(json.dumps(counts) + "\n")
+    return counts
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    values = flags.FLAGS
+    model = model_folder.load(model_folder.folder_of(values.model))
+    print(write(model, pathlib.Path(values.out), values.number, values.steps, judges.rewarding()), flush=True)
+
+
+if __name__ == "__main__":
+    command_line.run(main, workdir.FAILURES, compiles=True)

@@ -1,0 +1,264 @@
+"""Counting before and after: each method at about equal evaluations, by measures that no training saw.
+
+    python -m examples.counting.report --out=runs/counting/report \\
+        --runs=nft=runs/counting/nft,policy_gradient=runs/counting/policy_gradient
+
+Rows: the base at its own guidance and at the guidance of the trainings, the best of several pictures of the base by the
+judge that rewards, and each run. All make the same captions from the same noise. Writes pictures.png, report.json and
+report.md; the pictures of each row stay in OUT/pictures, so that the same command goes on.
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("model", "drawings", "folder of the base, or the name of one that comes along")
+    flags.DEFINE_list("runs", [], "NAME=FOLDER of the runs of examples/counting/recipe.py")
+    flags.DEFINE_string("out", None, "folder of the report", required=True)
+    flags.DEFINE_float("share", 1.0, "share of the captions of each kind", lower_bound=0.02, upper_bound=1)
+    flags.DEFINE_integer("best_of", 4, "candidates of the best picture", lower_bound=2)
+    command_line.begin()
+
+import pathlib
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from diffusion import text_to_image
+from diffusion.data.shapes import scenes
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.evaluation import plots, report
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.text import model as model_folder
+from diffusion.io import npz, opener
+from diffusion.metrics.attribute_reader import Reader
+from diffusion.text_to_image import TextToImage, model_index
+from examples.counting import judges, measures, own_samples, rewards
+
+LORA = "tuning/pytorch_lora_weights.safetensors"
+GUIDED, PLAIN = "base, guidance 2", "base"
+SHOWN = 8  # pictures of a row
+WRAPPED = 12  # letters of a caption in a line
+APART = 10_000_000  # between the seeds of the candidates of one picture
+TRAINED = {
+    "rejection": "Rejection sampling, own accepted samples",
+    "preferences": "Diffusion-DPO, own pairs",
+    "policy_gradient": "Flow-GRPO",
+    "nft": "DiffusionNFT",
+    "reward_backpropagation": "Reward backpropagation (DRaFT)",
+}
+HOW_TO_READ = (
+    "- **Counting**: the share of captions of two to five objects with as many objects as requested: by connected "
+    "parts, without a network; by the judge that no training called; and by the judge that rewarded. The last less the "
+    "one before is the gap. Intervals are Wilson's, of 95 %.\n"
+    "- **Shape, colour, relation, word**: of all captions that request one, without a network, as in "
+    "[the text report](../drawings/report.md).\n"
+    "- **Frechet distance**: to real drawings of the same captions, in the features of the judge that no training "
+    "called, as a multiple of the base's in the row `base`. **Variety**: the mean distance between pictures of one "
+    "caption, there, as a share of that between real ones.\n"
+    "- **Evaluations**: of the denoiser. One with its gradient counts three; the text encoder, the autoencoder and the "
+    "judges do not count."
+)
+
+
+def evaluations(config: Mapping[str, Any], samples: int = 0) -> int:
+    """The evaluations of the denoiser in a training; one with a gradient counts three.
+
+    Args:
+        config: the config of the run.
+        samples: the evaluations by which the pictures were drawn that it trains on.
+
+    Raises:
+        ConfigError: for an objective that is none of the recipe's.
+    """
+    steps, rows, grid = config["train"]["steps"], config["train"]["batch_size"], config["sample"]["steps"]
+    objective = config["objective"]
+    match objective["name"]:
+        case "diffusion_nft":  # the samples, the model, the old one, and a reference
+            per_example = grid + 3 + 1 + (objective.get("divergence", 0) > 0)
+        case "policy_gradient":
+            per_example = grid + grid * (3 + (objective.get("beta", 0) > 0))
+        case "reward_backpropagation":
+            per_example = grid + 2 * objective["last"]
+        case "denoising":
+            return steps * rows * 3 + samples
+        case "diffusion_dpo":  # the model and the reference, on both pictures
+            return steps * rows * (6 + 2) + samples
+        case name:
+            raise ConfigError(f"config.objective.name = {name!r} is none of this folder's recipe. Valid: its presets")
+    return steps * rows * per_example
+
+
+def best_of(model: TextToImage, number: int, rewarding: Reader) -> measures.Make:
+    """The best of several pictures of a model, by the judge that rewards.
+
+    Args:
+        model: the model.
+        number: how many candidates; the first one has the noise of the other rows.
+        rewarding: the judge.
+    """
+    make = measures.make(model, guidance=1.0)
+
+    def best(texts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
+        candidates, values = [], []
+        for k in range(number):
+            candidates.append(make(texts, [seed + k * APART for seed in seeds]))
+            values.append(rewards.log_probabilities(rewarding, candidates[-1], texts))
+        return np.stack(candidates)[np.argmax(values, 0), np.arange(len(texts))]
+
+    return best
+
+
+def makers(
+    model: TextToImage, runs: Mapping[str, pathlib.Path], rewarding: Reader, number: int
+) -> dict[str, tuple[measures.Make, int, int]]:
+    """{row: (what makes its pictures, evaluations of its training, evaluations of a picture)}.
+
+    Args:
+        model: the base.
+        runs: {name: folder of the run}.
+        rewarding: the judge that rewards.
+        number: how many candidates the best picture has.
+
+    Raises:
+        ConfigError: for a run without a LoRA.
+    """
+    usual = model.usual.steps
+    rows = {
+        GUIDED: (measures.make(model), 0, 2 * usual),
+        PLAIN: (measures.make(model, guidance=1.0), 0, usual),
+        f"best of {number}": (best_of(model, number, rewarding), 0, number * usual),
+    }
+    for name, folder in runs.items():
+        if not (folder / LORA).is_file():
+            raise ConfigError(f"--runs={name}={folder}: it has no {LORA}. Valid: a run of this folder's recipe")
+        config = opener.read_table(folder / "config.json")
+        source = config["data"]["source"]
+        path = pathlib.Path(source.get("path") or (source["of"][0]["path"] if "of" in source else folder))
+        drawn = path.parent / own_samples.DRAWN
+        sampling = opener.read_table(drawn) if drawn.is_file() else {"drawn": 0, "steps": 0}
+        tuned = text_to_image.with_loras(model, {folder / LORA: 1.0})
+        rows[name] = (
+            measures.make(tuned, guidance=1.0),
+            evaluations(config, sampling["drawn"] * sampling["steps"]),
+            usual,
+        )
+    return rows
+
+
+def run(
+    rows: Mapping[str, tuple[measures.Make, int, int]],
+    out: pathlib.Path,
+    texts: Sequence[str],
+    read: Callable[[Sequence[str], np.ndarray], Mapping[str, Any]],
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Makes and measures the pictures of each row, and writes the report; returns its content.
+
+    Args:
+        rows: {row: (what makes its pictures, evaluations of its training, evaluations of a picture)}.
+        out: the folder of the report, made if missing.
+        texts: the captions; each has `measures.SEEDS` pictures.
+        read: (caption of each picture, pictures) -> figures, as `measures.measured` returns them.
+        about: entries of the protocol that describe the model and the judges.
+    """
+    (out / "pictures").mkdir(parents=True, exist_ok=True)
+    asked = [text for text in texts for _ in range(measures.SEEDS)]
+    seeds = range(measures.FIRST_SEED, measures.FIRST_SEED + len(asked))
+    content: dict[str, Any] = {"rows": {}, "protocol": {**about, "captions": len(texts), **report.software()}}
+    shown = {}
+    for name, (make, training, picture) in rows.items():
+        path = out / "pictures" / f"{name}.npz"
+        if not path.is_file():
+            np.savez_compressed(path, pictures=make(asked, seeds))
+        shown[name] = npz.load(path, ["pictures"])["pictures"]
+        figures = read(asked, shown[name])
+        content["rows"][name] = {"training": training, "picture": picture, **figures}
+        print(name, {by: f"{share['share']:.1%}" for by, share in figures["count"].items()}, flush=True)
+        report.write(out, report.plain(content), markdown(content))
+    draw(asked, shown, out / "pictures.png")
+    return report.plain(content)
+
+
+def draw(asked: Sequence[str], shown: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
+    """Writes the PNG of the first pictures of captions of several objects, a line for each row, from the same noise."""
+    several = [i for i, text in enumerate(asked) if scenes.parsed(text).kind == "several"][:: measures.SEEDS][:SHOWN]
+    columns = ["\n".join(textwrap.wrap(asked[i], WRAPPED)) for i in several]
+    plots.mosaic([[pictures[several] for pictures in shown.values()]], [f"{name} " for name in shown], [columns], path)
+
+
+def title(name: str) -> str:
+    """The name of a row in the table."""
+    return TRAINED.get(name, name[:1].upper() + name[1:])
+
+
+def markdown(content: Mapping[str, Any]) -> str:
+    """The page: the table, the pictures, how to read the figures, and the protocol."""
+    rows = content["rows"]
+    before = rows.get(PLAIN)
+    counting, others = [], []
+    for name, row in rows.items():
+        count, templates = row["count"], row["templates"]
+        counting.append(
+            (
+                title(name),
+                f"{row['training']:,}" if row["training"] else "",
+                f"{row['picture']:,}",
+                f"**{count['templates']['share']:.0%}**{report.span(_percents(count['templates']))}",
+                f"{count['measuring']['share']:.0%}{report.span(_percents(count['measuring']))}",
+                f"{count['rewarding']['share']:.0%}",
+                f"{100 * row['gap']:+.0f}",
+            )
+        )
+        parts = ("shape", "colour", "position", "relation", "word")
+        share = lambda part, templates=templates: f"{templates[part]['share']:.0%}" if part in templates else ""
+        distance = f"{measures.ratio(row, before):.2f}" if before else ""
+        others.append((title(name), *map(share, parts), distance, f"{row['variety']:.2f}"))
+    parts = [
+        "# Counting, by rewards",
+        "The model of drawings is rewarded for what its captions request, most of which ask for several objects. One "
+        "judge rewards; the figures are those of connected parts and of a judge that no training called.",
+        report.table(
+            ("", "evaluations, training", "a picture", "counts, by parts", "other judge", "rewarding judge", "gap"),
+            counting,
+        ),
+        "The rest, without a network, and the two figures of whole sets:",
+        report.table(("", "shape", "colour", "place", "relation", "word", "Frechet, times base", "variety"), others),
+        "![The same noise and captions, a line for each row](pictures.png)",
+        "## How to read the figures",
+        HOW_TO_READ,
+        "## Protocol",
+        report.table(("", ""), content["protocol"].items()),
+        report.IN_FULL,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _percents(share: Mapping[str, Any]) -> list[float]:
+    return [100 * end for end in share["interval"]]
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    values = flags.FLAGS
+    runs = {name: pathlib.Path(folder) for name, _, folder in (text.partition("=") for text in values.runs)}
+    folder = model_folder.folder_of(values.model)
+    model = model_folder.load(folder)
+    rewarding, measuring = judges.rewarding(), judges.measuring()
+    number = {kind: max(1, round(values.share * count)) for kind, count in measures.CAPTIONS.items()}
+    description = {
+        "model": str(values.model),
+        "checkpoint": model_index.fingerprint(folder),
+        "rewarding judge": rewarding.digest,
+        "measuring judge": measuring.digest,
+    }
+    read = lambda asked, pictures: measures.measured(asked, pictures, rewarding, measuring)
+    rows = makers(model, runs, rewarding, values.best_of)
+    run(rows, pathlib.Path(values.out), measures.captions(number), read, description)
+
+
+if __name__ == "__main__":
+    command_line.run(main, workdir.FAILURES, compiles=True)

@@ -1,0 +1,173 @@
+"""Counting by rewards: what captions request, the reward of a judge, the evaluations, the measures and the report."""
+
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion.data.shapes import scenes
+from diffusion.experiments.config import ConfigError, recipes
+from diffusion.metrics import attribute_reader, bootstrap
+from examples.counting import judges, measures, own_samples, report, rewards
+from examples.text import judge, prompt_metrics
+
+CLASSES = {name: len(values) for name, values in judges.ATTRIBUTES.items()}
+
+
+def reader_of(init, seed=0):
+    params = init(jax.random.key(seed), (64, 64, 3), CLASSES)
+    return attribute_reader.from_params(jax.tree.map(np.asarray, params), CLASSES)
+
+
+@pytest.fixture(scope="module")
+def rewarding():
+    init = lambda key, shape, classes: (
+        attribute_reader.init_hidden(key, shape) | attribute_reader.init_linear(key, classes)
+    )
+    return reader_of(init)
+
+
+@pytest.fixture(scope="module")
+def measuring():
+    return reader_of(lambda key, shape, classes: judges.init(key, classes), seed=1)
+
+
+def stated(caption):
+    return {name: judges.ATTRIBUTES[name][value] for name, value in rewards.requested(caption).items() if value >= 0}
+
+
+@pytest.mark.parametrize(
+    "caption, expected",
+    [
+        ("three blue stars, neon", {"kind": "several", "style": "neon", "colour": "blue", "shape": "star", "count": 3}),
+        ("a shape", {"kind": "one", "style": "plain", "count": 1}),
+        ('the word "cat" in purple', {"kind": "word", "colour": "purple"}),
+        ("a red heart and a blue star", {"kind": "pair", "style": "plain"}),
+        (
+            "a red heart below a blue star",  # described from the upper object, as the judges learn it
+            {"kind": "pair", "style": "plain", "colour": "blue", "shape": "star", "count": 2, "relation": "above",
+             "second_colour": "red", "second_shape": "heart"},
+        ),
+        ("", {}),
+    ],
+)  # fmt: skip
+def test_what_a_caption_requests(caption, expected):
+    assert stated(caption) == expected
+
+
+def test_the_reward_is_the_probability_of_all_that_is_requested(rewarding):
+    """By a judge that sees no picture: its biases are log 1 and log 3 for the count, and equal for all else."""
+    bias = np.zeros(CLASSES["count"], np.float32)
+    bias[judges.ATTRIBUTES["count"].index(3)] = np.log(3.0)
+    params = {name: np.zeros_like(leaf) for name, leaf in rewarding.params.items()} | {"count/bias": bias}
+    blind = attribute_reader.from_params(params, CLASSES)
+    texts = ["three blue stars", "two blue stars", "a shape"]
+    facts = jax.tree.map(lambda *rows: jnp.stack([jnp.asarray(row) for row in rows]), *map(rewards.requested, texts))
+    log_p = rewards.log_probability(blind, jnp.zeros((3, 64, 64, 3)), facts)
+    others = CLASSES["kind"] * CLASSES["style"]
+    all_counts = CLASSES["count"] + 2
+    looks = CLASSES["colour"] * CLASSES["shape"]
+    expected = np.array([3 / all_counts / looks, 1 / all_counts / looks, 1 / all_counts]) / others
+    np.testing.assert_allclose(np.exp(log_p), expected, rtol=1e-5)
+
+
+def test_the_reward_reads_pictures_as_the_judge_does(rewarding):
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
+    texts = ["three blue stars", "a red circle on the left"]
+    facts = jax.tree.map(lambda *rows: jnp.stack([jnp.asarray(row) for row in rows]), *map(rewards.requested, texts))
+    log_p = rewards.log_probability(rewarding, jnp.asarray(pictures, jnp.float32) / 127.5 - 1, facts)
+    logits = attribute_reader.logits(rewarding, attribute_reader.features(rewarding, pictures))
+    for row, text in enumerate(texts):
+        values = {name: value for name, value in rewards.requested(text).items() if value >= 0}
+        total = sum(jax.nn.log_softmax(logits[name][row])[value] for name, value in values.items())
+        np.testing.assert_allclose(log_p[row], total, rtol=1e-3)
+
+
+def test_most_training_captions_ask_for_several_objects():
+    source = rewards.counting_drawings(number=400)
+    found = [scenes.parsed(text) for text in source.captions()]
+    share = np.mean([scene.kind == "several" for scene in found])
+    assert abs(share - 0.7) < 4 * 0.46 / 20 and not any(map(scenes.withheld, found))
+    assert source[3]["image"].shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize(
+    "preset, samples, expected",
+    [
+        ("nft", 0, 64 * (8 + 3 + 1)),
+        ("policy_gradient", 0, 64 * 8 * 4),
+        ("reward_backpropagation", 0, 64 * (8 + 2 * 8)),
+        ("rejection", 200, 64 * 3 + 200),
+        ("preferences", 200, 64 * 2 * (3 + 1) + 200),
+    ],
+)
+def test_the_evaluations_of_each_training(preset, samples, expected):
+    config = recipes.load(f"examples/counting/recipe.py:{preset}")
+    config.train.update({"steps": 1, "batch_size": 64})
+    assert report.evaluations(config.to_dict(), samples) == expected
+
+
+def test_the_pictures_of_a_caption_that_are_chosen():
+    """Accepted from a half on; pairs of the most certain accepted and refused ones."""
+    assert own_samples.chosen([0.6, 0.1, 0.9, 0.4]) == ((0, 2), ((2, 1), (0, 3)))
+    assert own_samples.chosen([0.5, 0.7]) == ((0, 1), ()) and own_samples.chosen([0.2, 0.1]) == ((), ())
+
+
+def test_another_objective_has_no_count():
+    with pytest.raises(ConfigError, match="'drift' is none of this folder's recipe"):
+        report.evaluations(
+            {"objective": {"name": "drift"}, "train": {"steps": 1, "batch_size": 1}, "sample": {"steps": 1}}
+        )
+
+
+def test_real_pictures_count_right_and_are_at_no_distance_from_themselves(rewarding, measuring):
+    texts = measures.captions({"several": 8, "one": 2, "pair": 2, "word": 1})
+    asked = [scenes.parsed(text) for text in texts]
+    assert sorted(scene.count for scene in asked if scene.kind == "several") == [2, 2, 3, 3, 4, 4, 5, 5]
+    repeated = [text for text in texts for _ in range(measures.SEEDS)]
+    real = np.stack([prompt_metrics.real_picture(text, row) for row, text in enumerate(repeated)])
+    figures = measures.measured(repeated, real, rewarding, measuring)
+    assert figures["count"]["templates"]["share"] == 1 and figures["count"]["templates"]["count"] == 8 * measures.SEEDS
+    assert figures["templates"]["word"]["share"] == 1
+    np.testing.assert_allclose([figures["frechet"], figures["variety"]], [0, 1], atol=1e-6)
+    assert figures["gap"] == figures["count"]["rewarding"]["share"] - figures["count"]["measuring"]["share"]
+    shown = judges.read(measuring, judges.features(measuring, real))
+    right = [
+        judge.verdict(*pair)["count"] for pair in zip(map(scenes.parsed, repeated), shown) if pair[0].kind == "several"
+    ]
+    assert figures["count"]["measuring"]["share"] == np.mean(right)
+
+
+def test_the_best_of_several_is_the_one_of_the_largest_reward(monkeypatch, rewarding):
+    monkeypatch.setattr(measures, "make", lambda model, **how: lambda texts, seeds: np.stack(
+        [np.full((64, 64, 3), seed // report.APART * 50 + seed % report.APART, np.uint8) for seed in seeds]
+    ))  # fmt: skip
+    monkeypatch.setattr(rewards, "log_probabilities", lambda reader, x, texts: -np.abs(x[:, 0, 0, 0] - 101.0))
+    best = report.best_of(cast(Any, None), 4, rewarding)(["a circle", "a star"], [0, 10])
+    assert best[:, 0, 0, 0].tolist() == [100, 110]
+
+
+def test_the_report_goes_on_from_its_pictures(tmp_path):
+    texts = measures.captions({"several": 8, "one": 2, "pair": 2, "word": 1})
+    calls = []
+
+    def make(asked, seeds):
+        calls.append(seeds[0])
+        return np.full((len(asked), 64, 64, 3), len(calls), np.uint8)
+
+    def read(asked, pictures):
+        right = bootstrap.share([True] * 28 + [False] * 4 * int(pictures[0, 0, 0, 0]))
+        templates = dict.fromkeys(("shape", "colour", "position", "relation", "word"), right)
+        count = dict.fromkeys(("templates", "rewarding", "measuring"), right)
+        figures = {"templates": templates, "count": count, "gap": 0.03, "variety": 0.9}
+        return figures | {"frechet": 2.0 + pictures[0, 0, 0, 0]}
+
+    rows = {report.PLAIN: (make, 0, 20), "nft": (make, 768, 20)}
+    contents = [report.run(rows, tmp_path, texts, read, {"model": "m"}) for _ in range(2)]
+    assert calls == [measures.FIRST_SEED] * 2 and contents[0]["rows"] == contents[1]["rows"]
+    page = (tmp_path / "report.md").read_text()
+    assert "| DiffusionNFT | 768 | 20 | **78%** (61.9 to 88.3) | 78% (61.9 to 88.3) | 78% | +3 |" in page
+    assert "| DiffusionNFT | 78% | 78% | 78% | 78% | 78% | 1.33 | 0.90 |" in page
+    assert (tmp_path / "pictures.png").is_file()
