@@ -63,8 +63,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from diffusion.experiments.config import ConfigError, as_config_errors, checks, resolve, units
+from diffusion.experiments.config import ConfigError, as_config_errors, checks, data, resolve, units
 from diffusion.experiments.config.differences import differences
+from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import config_hash
 from diffusion.experiments.planning import ahead_of_time, estimate, tables, traced
 from diffusion.experiments.planning.estimate import Work
@@ -96,8 +97,8 @@ def plan(config: ConfigDict, devices: int, names: tuple[str, ...], compiled: boo
             raise ConfigError("--compile compiles no run that tunes a base. Valid with config.base: no --compile.")
         recipe = checks.with_data(recipe, tuned_examples.pictures(recipe).spec)
         return traced.plan(config, recipe, devices, names)
-    shape = workdir.example_shape(config)
-    recipe = resolve.recipe(config, shape)
+    recipe = _for_examples(config, recipe)
+    shape = recipe.examples.shape
     if not isinstance(recipe.network, DiT):
         planned = traced.plan(config, recipe, devices, names)
         for name, entry in planned["machines"].items() if compiled else ():
@@ -115,6 +116,13 @@ def plan(config: ConfigDict, devices: int, names: tuple[str, ...], compiled: boo
         "flops": needed,
         "machines": {name: _on_machine(config, shape, work, name, compiled) for name in names},
     }
+
+
+def _for_examples(config: ConfigDict, recipe: Recipe) -> Recipe:
+    """The recipe for the shape of its examples, or for its data where the shape is known by them alone."""
+    if config.data.shape is not None or data.known_shape(config) is not None:
+        return resolve.recipe(config, workdir.example_shape(config))
+    return checks.with_data(recipe, data.source(config, config.data.split).spec)
 
 
 def _on_machine(config: ConfigDict, shape: tuple[int, ...], work: Work, name: str, compiled: bool) -> dict[str, Any]:

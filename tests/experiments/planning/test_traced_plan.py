@@ -60,3 +60,9 @@ def test_whole_gradients_are_summed_and_split_parameters_gathered_twice():
     assert traced._sent(leaf(), mesh) == 2 * whole * 7 / 8
     assert traced._sent(leaf("fsdp"), mesh) == 3 * whole * 7 / 8
     assert traced._sent([leaf("fsdp", "tensor"), leaf(None, "tensor")], mesh) == (3 + 2) * whole / 2 * 7 / 8
+
+
+@pytest.mark.parametrize("name, unit", [("series/forecast", "examples"), ("sound/tones", "examples")])
+def test_data_that_bring_a_condition_are_planned_with_it(name, unit):
+    planned = plan.plan(recipes.load(f"{name}:tiny"), 1, ("h100",))
+    assert planned["unit"] == unit and planned["flops"]["step"] > 0
