@@ -34,9 +34,11 @@ from diffusion.discrete.metric_paths import (
 from diffusion.discrete.metric_steps import metric_flow as metric_flow
 from diffusion.discrete.parallel_unmasking import (
     Choice as Choice,
+    blockwise as blockwise,
     confident as confident,
     low_entropy as low_entropy,
     mask_time as mask_time,
+    surest as surest,
     unmasking as unmasking,
     until_unmasked as until_unmasked,
 )

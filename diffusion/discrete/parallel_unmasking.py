@@ -1,6 +1,16 @@
 """Parallel unmasking: the network chooses which masks a step fills in, by its confidence or by its entropy."""
 
-__all__ = ["Choice", "confident", "low_entropy", "mask_time", "unmasking", "unmasking_law", "until_unmasked"]
+__all__ = [
+    "Choice",
+    "blockwise",
+    "confident",
+    "low_entropy",
+    "mask_time",
+    "surest",
+    "unmasking",
+    "unmasking_law",
+    "until_unmasked",
+]
 
 import math
 from collections.abc import Callable
@@ -141,6 +151,56 @@ def low_entropy(bound: float) -> Choice:
         return jnp.take_along_axis(allowed, jnp.argsort(order, -1), -1)
 
     return choose
+
+
+def surest(number: int) -> Choice:
+    """The masks whose likeliest symbols have the greatest probabilities, a fixed number of them.
+
+    With the likeliest symbol alone (`top_k` of 1) it is LLaDA's low-confidence remasking.
+
+    Facts:
+        paper: Nie et al. 2025, "Large Language Diffusion Models", its low-confidence remasking; Chang et al. 2022,
+            "MaskGIT"
+
+    Args:
+        number: number of masks, at least 1; all where fewer are left.
+
+    Raises:
+        ValueError: if the number is below 1.
+    """
+    if number < 1:
+        raise ValueError(f"surest: number = {number}; valid: at least 1")
+
+    def choose(log_x0: Array, masked: Array) -> Array:
+        confidence = jnp.where(masked, jnp.max(log_x0, -1), -jnp.inf)
+        rank = jnp.argsort(jnp.argsort(-confidence, -1), -1)
+        return masked & (rank < number)
+
+    return choose
+
+
+def blockwise(choose: Choice, block: int) -> Choice:
+    """A choice among the masks of the first block that has any: blocks are filled in from left to right.
+
+    Facts:
+        paper: Nie et al. 2025, "Large Language Diffusion Models", its semi-autoregressive remasking
+
+    Args:
+        choose: the choice within a block, such as `surest(1)`.
+        block: number of positions of a block, at least 1.
+
+    Raises:
+        ValueError: if the block is below 1.
+    """
+    if block < 1:
+        raise ValueError(f"blockwise: block = {block}; valid: at least 1")
+
+    def choose_there(log_x0: Array, masked: Array) -> Array:
+        numbers = jnp.arange(masked.shape[-1]) // block
+        first = jnp.argmax(masked, -1)[:, None] // block
+        return choose(log_x0, masked & (numbers == first))
+
+    return choose_there
 
 
 def mask_time(process: AnyProcess, x: Array) -> Array:

@@ -202,8 +202,8 @@ class Process(NamedTuple):
         return jax.nn.one_hot(x, self.size, dtype=jnp.float32)
 
 
-def absorbing(keeping: Keeping, size: int) -> Process:
-    """Masks: a symbol is replaced by the mask, the last of the K, and stays so.
+def absorbing(keeping: Keeping, size: int, mask: int | None = None) -> Process:
+    """Masks: a symbol is replaced by the mask, and stays so.
 
     Facts:
         prior: the mask
@@ -213,14 +213,16 @@ def absorbing(keeping: Keeping, size: int) -> Process:
     Args:
         keeping: schedule alpha(t).
         size: number K of symbols with the mask, at least 2.
+        mask: the symbol that is the mask, 0 .. K - 1; None: the last.
 
     Raises:
-        ValueError: if there are fewer than two symbols.
+        ValueError: if there are fewer than two symbols, or the mask is none of them.
     """
     _check_size("absorbing", size)
-    prior = np.zeros(size)
-    prior[-1] = 1
-    return _process(keeping, prior, size - 1)
+    mask = size - 1 if mask is None else mask
+    if not 0 <= mask < size:
+        raise ValueError(f"absorbing: mask = {mask}; valid: a symbol, 0 .. {size - 1}")
+    return _process(keeping, np.eye(1, size, mask)[0], mask)
 
 
 def uniform(keeping: Keeping, size: int) -> Process:

@@ -12,6 +12,7 @@ from diffusion.models.drifting import DriftingDiT as DriftingDiT, drifting_prese
 from diffusion.models.edm2_unet import EDM2UNet as EDM2UNet
 from diffusion.models.frame_transformer import FrameTransformer as FrameTransformer
 from diffusion.models.jit import JiT as JiT, jit_preset as jit_preset
+from diffusion.models.language_denoiser import LanguageDenoiser as LanguageDenoiser
 from diffusion.models.layers import attention as attention, embeddings as embeddings, layer_masks as layer_masks
 from diffusion.models.lightning_dit import lightning_dit_preset as lightning_dit_preset
 from diffusion.models.mask_dit import MaskDiT as MaskDiT, mask_dit_preset as mask_dit_preset

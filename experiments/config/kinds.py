@@ -149,7 +149,7 @@ KINDS = {
         ChainMap(names.SAMPLERS, names.SYMBOL_SAMPLERS),
         {"predictor": "sampler", "sampler": "sampler", "choose": "choice of masks", "share": "share of masks"},
     ),
-    "choice of masks": Kind(names.UNMASKINGS),
+    "choice of masks": Kind(names.UNMASKINGS, {"choose": "choice of masks"}),
     "share of masks": Kind(names.REMASKINGS),
     "process of symbols": Kind(
         names.PROCESSES, {"keeping": "schedule of symbols", "rates": "rates", "distances": "distances of symbols"}

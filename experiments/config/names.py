@@ -390,7 +390,9 @@ SYMBOL_SAMPLERS: dict[str, Callable] = {
     "symbol_euler": discrete.euler,
     "symbol_flow": discrete.flow,
 }
-UNMASKINGS = _table(discrete.confident, discrete.low_entropy)  # orders of "unmasking": which symbols a step reveals
+UNMASKINGS = _table(
+    discrete.confident, discrete.low_entropy, discrete.surest, discrete.blockwise
+)  # orders of "unmasking": which symbols a step reveals
 REMASKINGS = _table(discrete.capped, discrete.rescaled)  # schedules of "remasking": the share that is masked again
 PLANS = _table(timesteps.plan, timesteps.staggered, samplers.restart_plan, editing.repaint)
 DRIVERS = _table(samplers.sample, samplers.picard, samplers.adaptive)

@@ -109,9 +109,10 @@ def check_records(reads: Restores, source: Any) -> None:
     else:
         records = [source[row] for row in np.unique(np.linspace(0, len(source) - 1, CHECKED).astype(int)).tolist()]
     x = np.stack([record[source.spec.entry] for record in records])
-    most = reads.process.size - 1 if reads.process.mask is None else reads.process.size - 2
-    if x.min() < 0 or x.max() > most:
-        masked = "" if reads.process.mask is None else f"; {most + 1} is the mask"
+    mask, last = reads.process.mask, reads.process.size - 1
+    most = last - 1 if mask == last else last
+    if x.min() < 0 or x.max() > most or (mask is not None and np.any(x == mask)):
+        masked = "" if mask is None else f"; {mask} is the mask"
         raise ConfigError(
             f"config.data: {source.spec.name} has symbols {x.min()} .. {x.max()}. Valid: 0 .. {most}{masked}."
         )

@@ -18,6 +18,8 @@ SAMPLERS = {
     "theta_trapezoidal": discrete.theta_trapezoidal(),
     "confident": discrete.unmasking(discrete.confident(0.8)),
     "low_entropy": discrete.unmasking(discrete.low_entropy(0.3)),
+    "surest": discrete.unmasking(discrete.surest(1)),
+    "blockwise": discrete.unmasking(discrete.blockwise(discrete.surest(2), 2)),
     "remasking": discrete.remasking(discrete.capped(0.1)),
     "flow": discrete.flow(0.5),
     "corrected": discrete.corrected(1),
@@ -25,6 +27,8 @@ SAMPLERS = {
 LAWS = {
     "confident": parallel_unmasking.unmasking_law(discrete.confident(0.8)),
     "low_entropy": parallel_unmasking.unmasking_law(discrete.low_entropy(0.3)),
+    "surest": parallel_unmasking.unmasking_law(discrete.surest(1)),
+    "blockwise": parallel_unmasking.unmasking_law(discrete.blockwise(discrete.surest(2), 2)),
     "remasking": remasking_steps.remasking_law(discrete.capped(0.1)),
     "flow": flow_paths.flow_law(0.5),
 }

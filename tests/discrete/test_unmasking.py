@@ -201,3 +201,32 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="this sampler fills in masks, and the process has none"):
         plan = timesteps.plan(np.linspace(1, 0, 4))
         discrete.sample(discrete.remasking(discrete.capped(0.1)), None, PROCESSES["uniform"], x, plan, keys)
+
+
+def test_the_surest_masks_are_filled_in_and_no_others():
+    """By hand: confidences 0.9, 0.6, 0.8 of the masks at 1, 2 and 4."""
+    p = np.full((1, 5, 3), 1 / 3)
+    p[0, [1, 2, 4]] = [[0.9, 0.05, 0.05], [0.2, 0.6, 0.2], [0.1, 0.1, 0.8]]
+    masked = jnp.array([[False, True, True, False, True]])
+    chosen = lambda choose: np.flatnonzero(choose(jnp.log(jnp.asarray(p)), masked)[0]).tolist()
+    assert chosen(discrete.surest(1)) == [1]
+    assert chosen(discrete.surest(2)) == [1, 4]
+    assert chosen(discrete.surest(9)) == [1, 2, 4]
+    assert chosen(discrete.blockwise(discrete.surest(9), 2)) == [1]
+    assert chosen(discrete.blockwise(discrete.surest(9), 3)) == [1, 2]
+    assert chosen(discrete.blockwise(discrete.surest(1), 9)) == [1]
+    nothing = jnp.zeros((1, 5), bool)
+    assert not discrete.blockwise(discrete.surest(1), 2)(jnp.log(jnp.asarray(p)), nothing).any()
+    with pytest.raises(ValueError, match="surest: number = 0; valid: at least 1"):
+        discrete.surest(0)
+    with pytest.raises(ValueError, match="blockwise: block = 0; valid: at least 1"):
+        discrete.blockwise(discrete.surest(1), 0)
+
+
+def test_any_symbol_may_be_the_mask():
+    process = discrete.absorbing(discrete.linear(), 4, mask=1)
+    assert process.mask == 1 and process.prior.tolist() == [0, 1, 0, 0]
+    law = discrete.from_logits(process, jnp.zeros((1, 2, 4)), jnp.array([[1, 3]]), jnp.array([0.5]))
+    np.testing.assert_allclose(np.exp(law[0]), [[1 / 3, 0, 1 / 3, 1 / 3], [0, 0, 0, 1]], atol=1e-6)
+    with pytest.raises(ValueError, match=r"absorbing: mask = 4; valid: a symbol, 0 \.\. 3"):
+        discrete.absorbing(discrete.linear(), 4, mask=4)

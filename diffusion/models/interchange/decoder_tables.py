@@ -3,7 +3,7 @@
 The files of all classes name the tensors alike. PUBLISHED has the differences, one entry for each class.
 """
 
-__all__ = ["Published", "build", "describe", "rows"]
+__all__ = ["Published", "build", "describe", "layer_rows", "rows"]
 
 import functools
 from collections.abc import Callable, Mapping
@@ -139,7 +139,8 @@ SIZES = {  # {our field: (their field, its default without one in PUBLISHED, its
 }
 
 
-def _layer(module: DecoderEncoder) -> list[Row]:
+def layer_rows(module: DecoderEncoder) -> list[Row]:
+    """One layer of the decoder by transformers' names."""
     norms = {"norm_1": "input", "norm_2": "post_attention"}
     if module.gemma:
         norms = {
@@ -165,7 +166,7 @@ def _layer(module: DecoderEncoder) -> list[Row]:
 def rows(module: DecoderEncoder, before: str) -> list[Row]:
     """The decoder by transformers' names; `before` is the prefix in the file of a model that holds it."""
     table = [Row("embed_tokens.weight", "tokens/embedding"), Row("norm.weight", "final_norm/scale")]
-    table += layers(_layer(module), module.depth, "layers.", "layers/")
+    table += layers(layer_rows(module), module.depth, "layers.", "layers/")
     return within(table, before)
 
 
@@ -295,7 +296,14 @@ CONFIGS = {
             _windows(known),
         ),
         unread=unread(*OTHERS, model_type=known.model_type),
-        required={"biased": False, "qk_norm": False, "gemma": False, "activation": "silu", **known.fixed},
+        required={
+            "biased": False,
+            "qk_norm": False,
+            "gemma": False,
+            "activation": "silu",
+            "causal": True,
+            **known.fixed,
+        },
     )
     for name, known in PUBLISHED.items()
 }

@@ -68,19 +68,20 @@ def frequencies(size: int, theta: float, scaling: Sequence[float] = ()) -> np.nd
     return plain * ((1 - share) / factor + share)
 
 
-def visible(length: int, mask: jax.Array | None = None, window: int = 0) -> jax.Array:
+def visible(length: int, mask: jax.Array | None = None, window: int = 0, causal: bool = True) -> jax.Array:
     """The mask of the tokens (columns) that each token (row) sees, Bool [B or 1, N, N].
 
     Token i sees the tokens j <= i that the mask shows, of a window w those with i - j < w. For padding on the left that
-    is none.
+    is none. Without causality it sees the later tokens too.
 
     Args:
         length: N tokens.
         mask: Bool [B, N], True where other tokens may see a token; None: everywhere.
         window: w; 0: no limit.
+        causal: whether a token sees none behind it.
     """
     back = np.arange(length)[:, None] - np.arange(length)
-    near = (back >= 0) & ((back < window) | (window == 0))
+    near = ((back >= 0) | (not causal)) & ((np.abs(back) < window) | (window == 0))
     if mask is None:
         return jnp.asarray(near[None])
     return jnp.asarray(near) & mask[:, None]
@@ -220,6 +221,7 @@ class DecoderEncoder(Backbone):
         window: number of tokens that a layer of `near` sees.
         near: whether each layer sees a window alone; () for no layer.
         near_theta: base of these layers' frequencies; 0: the others' frequencies, scaling included.
+        causal: whether a token sees none behind it; False in language models that diffuse masks.
         attention: implementation, see `diffusion.models.layers.attention`; scores with a cap have their own.
 
     Reference: Touvron et al., "LLaMA", 2023; Jiang et al., "Mistral 7B", 2023; Qwen Team, "Qwen2.5 Technical Report",
@@ -245,6 +247,7 @@ class DecoderEncoder(Backbone):
     window: int = 0
     near: tuple[bool, ...] = ()
     near_theta: float = 0.0
+    causal: bool = True
     positive = ("vocabulary", "width", "depth", "heads", "key_heads", "head_size", "hidden", "epsilon", "theta")
     choices = Backbone.choices | {"activation": ACTIVATIONS}
 
@@ -292,10 +295,10 @@ class DecoderEncoder(Backbone):
         states = {0: x}
 
         turns = [frequencies(self.head_size, self.theta, self.scaling)]
-        views = [visible(length, mask)]
+        views = [visible(length, mask, causal=self.causal)]
         if any(self.near):
             turns.append(frequencies(self.head_size, self.near_theta) if self.near_theta else turns[0])
-            views.append(visible(length, mask, self.window))
+            views.append(visible(length, mask, self.window, self.causal))
         angles = tuple(jnp.asarray(np.outer(np.arange(length), turn), jnp.float32) for turn in turns)
         inner = sorted({layer for layer in wanted if 0 < layer < self.depth})
         stack = scanned(Layer, self.depth, self.remat, self.is_initializing(), (*(nn.broadcast,) * 3, 0), kept=inner)

@@ -68,6 +68,7 @@ def test_the_entries_name_processes_readings_and_samplers(text):
     for sampler in (
         {"name": "unmasking", "choose": {"name": "confident", "threshold": 0.9}},
         {"name": "unmasking", "choose": {"name": "low_entropy", "bound": 0.1}},
+        {"name": "unmasking", "choose": {"name": "blockwise", "choose": {"name": "surest", "number": 2}, "block": 4}},
         {"name": "remasking", "share": {"name": "capped", "limit": 0.1}},
         {"name": "remasking", "share": {"name": "rescaled", "factor": 0.1}},
         {"name": "theta_trapezoidal", "theta": 0.4},
