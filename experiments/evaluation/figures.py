@@ -13,6 +13,7 @@ from diffusion.io import json_lines, limits, opener
 POINTS = 500  # most points of a curve
 LEVEL = 0.95  # level of intervals
 Z = 1.96  # the normal quantile of that level
+FLOOR = "_over_floor"  # ending of the ratio of a distance to its floor
 PICTURES = ("samples", "trajectory", "curves")  # NAME.png in a run's folder
 
 
@@ -170,14 +171,19 @@ def read_samples(measured: Mapping[str, Any], count: int | None = None) -> dict[
         figures["asked_class"] = Figure(accuracy["share"], *accuracy["interval"], n=accuracy["count"])
     for name, part in measured.get("frechet", {}).items():
         figures[f"fd_{name}"] = Figure(part["distance"], *(part["interval"] or (None, None)), n=count)
-        figures[f"fd_{name}_over_floor"] = Figure(part["ratio"], *(part["ratio_interval"] or (None, None)), n=count)
+        figures[f"fd_{name}{FLOOR}"] = Figure(part["ratio"], *(part["ratio_interval"] or (None, None)), n=count)
     for name, part in measured.get("distances", {}).items():
         figures[name] = Figure(part["value"], *(part["interval"] or (None, None)), n=count)
-        figures[f"{name}_over_floor"] = Figure(part["ratio"], *(part["ratio_interval"] or (None, None)), n=count)
+        figures[f"{name}{FLOOR}"] = Figure(part["ratio"], *(part["ratio_interval"] or (None, None)), n=count)
     if near := measured.get("neighbours"):
         samples, held_out = (near[name]["quantiles"]["0.5"] for name in ("samples", "held_out"))
         figures["nearest_over_held_out"] = Figure(samples / held_out, n=near["samples"]["count"])
     return figures
+
+
+def distances(names: Sequence[str]) -> list[str]:
+    """The names among figures of distances from real data, for any kind of data: their ratio to a floor is beside."""
+    return [name for name in names if f"{name}{FLOOR}" in names]
 
 
 def curves(lines: Iterable[Mapping]) -> dict[str, list[tuple[int, float]]]:

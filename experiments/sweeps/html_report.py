@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from diffusion import commands
-from diffusion.experiments.evaluation.figures import Figure
+from diffusion.experiments.evaluation.figures import FLOOR, Figure, distances
 from diffusion.experiments.run_folder.workdir import WorkdirError, write_text
 from diffusion.experiments.sweeps import naming
 from diffusion.experiments.sweeps.embedded_pictures import embedded
@@ -66,7 +66,8 @@ def content(results: Results) -> dict[str, Any]:
     number = {run.name: index for index, run in enumerate(runs)}
     figures = list(dict.fromkeys([*USUAL, *(name for run in runs for name in run.figures)]))
     known = [name for name in figures if any(name in run.figures for run in runs)]
-    usual = [name for name in known if name in USUAL] or known[:4]
+    far = distances(known)
+    usual = [name for name in known if name in USUAL or name in far] or known[:4]
     return {
         "name": results.name,
         "file": results.file,
@@ -75,7 +76,7 @@ def content(results: Results) -> dict[str, Any]:
         "note": NOTES[bool(results.seeds)].format(seeds=" and ".join(results.seeds)),
         "command": results.command,
         "page_command": commands.line("sweep_report", f"--workdir={results.directory}"),
-        "figures": [{"name": name, "better": better(name), "usual": name in usual} for name in known],
+        "figures": [{"name": name, "better": better(name, far), "usual": name in usual} for name in known],
         "groups": [
             {
                 "name": group.name,
@@ -92,8 +93,15 @@ def content(results: Results) -> dict[str, Any]:
     }
 
 
-def better(name: str) -> str | None:
-    """Whether less or more of a figure is better; None where that is not known."""
+def better(name: str, far: Sequence[str] = ()) -> str | None:
+    """Whether less or more of a figure is better; None where that is not known.
+
+    Args:
+        name: the figure's name.
+        far: the names of distances from real data, of which less is better, and of their ratios to a floor.
+    """
+    if name.removesuffix(FLOOR) in far:
+        return LOWER
     if name.endswith("_of_real_images") or name.startswith("nearest"):
         return None
     fits = lambda start: name == start or (start[-1] in "_/" and name.startswith(start))

@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 
 from diffusion.experiments.config import unknown
 from diffusion.experiments.evaluation import report
-from diffusion.experiments.evaluation.figures import Figure
+from diffusion.experiments.evaluation.figures import FLOOR, Figure, distances
 from diffusion.experiments.run_folder.workdir import write_text
 from diffusion.experiments.sweeps import naming
 from diffusion.experiments.sweeps.results import Results, over_seeds, records_of
 from diffusion.experiments.sweeps.sweep_folder import DONE
 
-USUAL = ("held_out_loss", "asked_class", "fid", "nfe")  # shown where no figures are requested, and every fd_ besides
-LEFT_OUT = ("over_floor",)  # endings of distances that the table leaves out
+USUAL = ("held_out_loss", "asked_class", "fid", "nfe")  # shown where no figures are requested, and all distances
 
 
 class Table(NamedTuple):
@@ -50,8 +49,9 @@ def _chosen(known: Sequence[str], requested: Sequence[str]) -> list[str]:
     for name in requested:
         if known and name not in known:
             raise unknown("--figures", name, known, "figure")
-    distances = [name for name in known if name.startswith("fd_") and not name.endswith(LEFT_OUT)]
-    return list(requested) or [name for name in (*distances, *USUAL) if name in known] or list(known)
+    frechet = [name for name in known if name.startswith("fd_") and not name.endswith(FLOOR)]
+    usual = dict.fromkeys((*frechet, *distances(known), *USUAL))
+    return list(requested) or [name for name in usual if name in known] or list(known)
 
 
 def markdown(table: Table) -> str:

@@ -10,7 +10,7 @@ from scipy import stats
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import figures
 from diffusion.experiments.run_folder.workdir import WorkdirError
-from diffusion.experiments.sweeps import results, sweep_folder, table
+from diffusion.experiments.sweeps import html_report, results, sweep_folder, table
 from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED, RUNNING, Plan, Record
 
 COMMANDS = [["diffusion", "train", "--workdir={folder}"], ["diffusion", "evaluate"]]
@@ -109,6 +109,19 @@ def test_figures_are_chosen(tmp_path):
     assert {"step", "seconds/train", "fd_pixels_over_floor"} <= set(table.table(result, ["all"]).figures)
     with pytest.raises(ConfigError, match="Did you mean 'fd_pixels'"):
         table.table(result, ["fd_pixel"])
+
+
+def test_distances_of_any_data_are_shown_by_themselves(tmp_path):
+    """Symbols, points and series have distances of their own names; beside each stands its ratio to a floor."""
+    result = made(tmp_path)
+    more = {name: figures.Figure(0.5) for name in ("trigram_divergence", "trigram_divergence_over_floor", "crps")}
+    runs = [run._replace(figures=run.figures | more) for run in result.runs]
+    assert table.table(result._replace(runs=runs)).figures == [
+        "fd_pixels", "trigram_divergence", "asked_class", "fid", "nfe"
+    ]  # fmt: skip
+    assert html_report.better("trigram_divergence", ["trigram_divergence"]) == "lower"
+    assert html_report.better("trigram_divergence_over_floor", ["trigram_divergence"]) == "lower"
+    assert html_report.better("trigram_divergence") is None
 
 
 def test_a_folder_without_a_sweep(tmp_path):
