@@ -10,6 +10,11 @@ from diffusion.discrete.bounds import (
     token_masked_bound as token_masked_bound,
 )
 from diffusion.discrete.categorical import draw as draw
+from diffusion.discrete.chunked_likelihood import (
+    LogLikelihood as LogLikelihood,
+    in_chunks as in_chunks,
+    masked_bound_of as masked_bound_of,
+)
 from diffusion.discrete.correcting_steps import corrected as corrected
 from diffusion.discrete.flow_paths import (
     between as between,

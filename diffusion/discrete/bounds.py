@@ -15,16 +15,16 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.arguments import require_keys
-from diffusion.discrete.categorical import draw
+from diffusion.discrete.categorical import draw, happens
 from diffusion.discrete.metric_paths import AnyPath, MetricPath
 from diffusion.discrete.predictions import Predictor
-from diffusion.discrete.processes import check_symbols
+from diffusion.discrete.processes import Process, check_symbols
 from diffusion.discrete.rate_processes import AnyProcess
 from diffusion.discrete.token_masks import TokenMasks
 
 
 def noised(process: AnyPath, keys: Array, x0: Array, t: Array) -> Array:
-    """Draws x_t from q(x_t | x_0).
+    """Draws x_t from q(x_t | x_0); under masks without an array of all symbols.
 
     Args:
         process: the process, or a path of distances.
@@ -40,6 +40,8 @@ def noised(process: AnyPath, keys: Array, x0: Array, t: Array) -> Array:
     """
     check_symbols(process, x0, "x0")
     require_keys(keys, len(x0), "noise needs one key for each example")
+    if isinstance(process, Process | TokenMasks) and process.mask is not None:
+        return jnp.where(happens(keys, process.masked(x0, t)), process.mask, x0).astype(jnp.int32)
     return draw(keys, process.marginal(x0, t))
 
 

@@ -1,6 +1,6 @@
 """Draws of symbols from probabilities, each example's from its own key."""
 
-__all__ = ["draw", "exponential"]
+__all__ = ["draw", "exponential", "happens"]
 
 import jax
 import jax.numpy as jnp
@@ -47,3 +47,21 @@ def draw(keys: Array, probabilities: Array) -> Array:
         return jnp.argmin(race, -1).astype(jnp.int32)
 
     return jax.vmap(one)(keys, probabilities)
+
+
+def happens(keys: Array, probability: Array) -> Array:
+    """Whether events of some probability happen: where an exponential number is below -log(1 - p).
+
+    Args:
+        keys: `[B]` typed random keys.
+        probability: float `[B, ...]` in [0, 1]; 0 never happens and 1 always, and small ones are exact to 2^-64.
+
+    Returns:
+        Bool `[B, ...]`. Example i depends on keys[i] and probability[i] alone.
+    """
+
+    def one(key: Array, p: Array) -> Array:
+        high, low = jax.random.bits(key, (2, *p.shape), jnp.uint32)
+        return exponential(high, low) < -jnp.log1p(-p)
+
+    return jax.vmap(one)(keys, probability)

@@ -53,6 +53,10 @@ class Process(NamedTuple):
         alpha, replaced = self._shares(t, x0)
         return alpha[..., None] * self._one_hot(x0) + replaced[..., None] * jnp.asarray(self.prior)
 
+    def masked(self, x0: Array, t: ArrayLike) -> Array:
+        """The probability that a symbol of a masked process is the mask at time t: float32, of the shape of x0."""
+        return jnp.broadcast_to(left_broadcast(self.keeping.replaced(t), x0), x0.shape)
+
     def likelihood(self, x_t: Array, t: ArrayLike) -> Array:
         """q(x_t | x_0 = a) of each symbol a: float32 `[B, ..., K]`, of symbols x_t `[B, ...]`."""
         here = self._one_hot(x_t)

@@ -61,6 +61,10 @@ class TokenMasks(NamedTuple):
         masked = jnp.sum(here * self._masked(t, here), -1, keepdims=True)
         return (1 - masked) * here + masked * jnp.asarray(self.prior, here.dtype)
 
+    def masked(self, x0: Array, t: ArrayLike) -> Array:
+        """The probability t^w that a symbol is the mask at time t: float32, of the shape of x0 `[B, ...]`."""
+        return left_broadcast(as_float(t), x0) ** self._powers()[x0]
+
     def likelihood(self, x_t: Array, t: ArrayLike) -> Array:
         """q(x_t | x_0 = a) of each symbol a: float32 `[B, ..., K]`, of symbols x_t `[B, ...]`."""
         here = jax.nn.one_hot(x_t, self.size)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion import discrete
-from diffusion.discrete.categorical import exponential
+from diffusion.discrete.categorical import exponential, happens
 from tests.discrete.enumerated import PROCESSES
 
 
@@ -96,3 +96,12 @@ def test_a_predictor_reads_a_network_and_refuses_another_shape():
         ValueError, match=r"a number for each symbol, must have the shape \(2, 5, 3\), and has \(2, 5, 4\)"
     ):
         wrong(jnp.zeros((2, 5), int), jnp.ones(2))
+
+
+def test_events_happen_with_their_probability_at_both_ends_too():
+    keys = jax.random.split(jax.random.key(0), 200)
+    p = np.tile(np.repeat([0.0, 1e-3, 0.4, 1.0], 500), (200, 1)).astype(np.float32)
+    shares = np.asarray(happens(keys, jnp.asarray(p))).reshape(200, 4, 500).mean((0, 2))
+    assert shares[0] == 0 and shares[3] == 1
+    np.testing.assert_allclose(shares[1:3], [1e-3, 0.4], atol=4 * np.sqrt(0.25 / 1e5), rtol=0)
+    assert abs(shares[1] - 1e-3) < 4 * np.sqrt(1e-3 / 1e5)
