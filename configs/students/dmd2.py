@@ -21,4 +21,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config = dmd.get_config(arg)
     config.objective.samples = config.second_player.objective.samples = {"name": "backward_simulation"}
     config.sample.steps = 4
-    return config
+    config.train.steps = 900
+    return dmd.base.preset(config, arg, {})

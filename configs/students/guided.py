@@ -3,8 +3,9 @@
     diffusion train --config=students/guided:runs/digits --workdir=runs/guided
     diffusion sample --workdir=runs/guided
 
-A step of sampling costs one evaluation in place of two, by any sampler. The student may teach other students. It has
-not been trained to its end.
+A step of sampling costs one evaluation in place of two, by any sampler. The student may teach other students.
+
+Time and score (docs/students.md): 2.6 minutes of CPU time; in eight steps the guided digits teacher's own distances.
 
 Presets: `guided:runs/digits,tiny` (seconds; to see that everything works).
 """

@@ -4,7 +4,8 @@
     diffusion sample --workdir=runs/sid
 
 As `students/dmd`, with another loss of the generator: its gradient goes through both networks, so that an update costs
-about twice as much. It has not been trained to its end.
+about twice as much. Both players act in every step, and Adam has no first moment, as in SiD's code. It has not been
+trained to its end.
 
 Presets: `sid:runs/digits,tiny` (seconds; to see that everything works).
 """
@@ -20,4 +21,7 @@ def get_config(arg: str = "") -> ConfigDict:
     """The recipe for a teacher's folder; see the module's docstring."""
     config = dmd.get_config(arg)
     config.objective.name = "score_identity"
-    return config
+    config.second_player.updates = 1
+    config.second_player.optimizer.b1 = config.optimizer.b1 = 0.0
+    config.train.steps = 700
+    return dmd.base.preset(config, arg, {})
