@@ -43,6 +43,7 @@ from examples.text import judge, prompt_metrics
 EFFORT = sample_metrics.Effort(0, 10)
 NEW = 2_000  # pictures that distances are measured to, and as many for the floor
 SHOWN = 10  # pictures in a row
+WRAPPED = 9  # letters in a line above a picture
 BATCH = 50
 
 
@@ -109,7 +110,7 @@ def main(argv: list[str]) -> None:
         rows.append({"name": name, "steps": steps, **figures})
         shown.append(images[:SHOWN])
         print(f"{name}, {steps} steps: {json.dumps(figures)}", flush=True)
-    captions = [textwrap.fill(text, 12) for text in new_drawings(SHOWN)[1]]
+    captions = [textwrap.fill(text, WRAPPED) for text in new_drawings(SHOWN)[1]]
     plots.mosaic([np.stack(shown)], [f"{row['name']}, {row['steps']}" for row in rows], [captions], out / "samples.png")
     record = {"model": values.model, "number": values.number, "rows": rows, **report.software()}
     workdir.write_text(out / "report.json", json.dumps(report.plain(record), indent=1) + "\n")

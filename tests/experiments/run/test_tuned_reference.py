@@ -11,6 +11,7 @@ from diffusion import objectives, text_to_image
 from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, names
 from diffusion.experiments.run import players, program as programs, tuned_base, tuned_examples
+from diffusion.experiments.sampling import tuned_run
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
 from tests.experiments.run.made_tuning import config as config_of, pictures
@@ -24,6 +25,7 @@ ENTRIES = {
     "policy_gradient": {"beta": 0.01, "sampler": {"name": "ddim", "eta": 1.0}, **REWARD},
     "diffusion_nft": {"divergence": 0.01, **UNIFORM, **REWARD},
     "adjoint_matching": {"beta": 0.5, "weighting": {"name": "constant"}, "reward": REWARD["reward"]},
+    "latent_consistency_distillation": {"guidance": 1.0, "solver_steps": 4, "exact_end": True},
 }
 LORA = {"name": "lora", "rank": 2, "alpha": 4.0}
 
@@ -35,6 +37,9 @@ def post_training(name, place, steps=2, tuning=LORA):
     config.train.steps = steps
     config.train.batch_size = 4
     config.optimizer = {"name": "adamw", "learning_rate": 1e-2, "warmup": 1}
+    if name == "latent_consistency_distillation":
+        config.sample.sampler = {"name": "consistency"}
+        config.sample.guidance.scale = 1.0
     if name == "diffusion_dpo":
         others = place / "rejected"
         if not others.exists():
@@ -96,6 +101,18 @@ def test_the_teacher_is_the_base_without_the_new_weights(text_targets, place, tm
     state, _ = program.step(state, batch, program.seed)
     np.testing.assert_array_equal(output(state, "teacher"), taught)
     assert np.abs(output(state, "model") - present).max() > 1e-4
+
+
+def test_the_file_of_a_few_step_lora_makes_the_pictures_of_its_run(place, tmp_path):
+    """LCM-LoRA: the base with the run's weights and the base with its file, both in the run's steps."""
+    config = post_training("latent_consistency_distillation", place)
+    assert train.run(config, tmp_path) == 0
+    how = {"seeds": 3, **tuned_run.settings_of(tmp_path)}
+    assert how == {"seeds": 3, "steps": 2, "guidance": 1.0, "sampler": "lcm"}
+    run = text_to_image.generate(tuned_run.load(tmp_path)[0], "a cat", **how)
+    by_file = text_to_image.load(config.base.path, loras={tmp_path / "tuning" / "pytorch_lora_weights.safetensors": 1})
+    assert np.abs(run.astype(int) - text_to_image.generate(by_file, "a cat", **how)).max() <= 1
+    assert (run != text_to_image.generate(text_to_image.load(config.base.path), "a cat", **how)).any()
 
 
 def test_a_reward_receives_the_pictures_of_the_samples(place, tmp_path):
