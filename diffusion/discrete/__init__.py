@@ -3,18 +3,16 @@
 from diffusion import public
 from diffusion.discrete.block_by_block import block_bound as block_bound, semi_autoregressive as semi_autoregressive
 from diffusion.discrete.bounds import (
+    LogLikelihood as LogLikelihood,
     discrete_time_bound as discrete_time_bound,
     masked_bound as masked_bound,
+    masked_bound_of as masked_bound_of,
     noised as noised,
     score_entropy_bound as score_entropy_bound,
     token_masked_bound as token_masked_bound,
 )
 from diffusion.discrete.categorical import draw as draw
-from diffusion.discrete.chunked_likelihood import (
-    LogLikelihood as LogLikelihood,
-    in_chunks as in_chunks,
-    masked_bound_of as masked_bound_of,
-)
+from diffusion.discrete.chunked_likelihood import in_chunks as in_chunks
 from diffusion.discrete.correcting_steps import corrected as corrected
 from diffusion.discrete.flow_paths import (
     between as between,

@@ -1,14 +1,18 @@
 """Losses of models of symbols: bounds on -log p(x_0) in nats, one for each example."""
 
 __all__ = [
+    "LogLikelihood",
     "check_bounded",
     "check_ratios",
     "discrete_time_bound",
     "masked_bound",
+    "masked_bound_of",
     "noised",
     "score_entropy_bound",
     "token_masked_bound",
 ]
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +25,9 @@ from diffusion.discrete.predictions import Predictor
 from diffusion.discrete.processes import Process, check_symbols
 from diffusion.discrete.rate_processes import AnyProcess
 from diffusion.discrete.token_masks import TokenMasks
+
+LogLikelihood = Callable[[Array, Array, Array], Array]
+"""(x_t int `[B, ...]`, t `[B]`, x_0 int `[B, ...]`) -> log p(x_0 | x_t) at masked positions, float32 `[B, ...]`."""
 
 
 def noised(process: AnyPath, keys: Array, x0: Array, t: Array) -> Array:
@@ -68,11 +75,35 @@ def masked_bound(predict: Predictor, process: AnyProcess, keys: Array, x0: Array
     The papers: Sahoo et al. 2024, "Simple and Effective Masked Diffusion Language Models"; Shi et al. 2024, "Simplified
     and Generalized Masked Diffusion for Discrete Data"; both: the bound in continuous time.
     """
+
+    def likelihood(x_t: Array, t: Array, x0: Array) -> Array:
+        return jnp.take_along_axis(predict(x_t, t), x0[..., None], -1)[..., 0]
+
+    return masked_bound_of(likelihood, process, keys, x0, t)
+
+
+def masked_bound_of(likelihood: LogLikelihood, process: AnyProcess, keys: Array, x0: Array, t: Array) -> Array:
+    """`masked_bound`, by the likelihood of the data alone.
+
+        E_t [-alpha'(t) / (1 - alpha(t)) sum over masks of -log p(x_0 | x_t)],    t uniform in (0, 1)
+
+    Args:
+        likelihood: (x_t, t, x_0) -> log p(x_0 | x_t), of `in_chunks` or your own.
+        process: a masked process.
+        keys: `[B]` typed random keys.
+        x0: int `[B, ...]` symbols of the data, no masks.
+        t: `[B]` times in (0, 1), uniform for the bound.
+
+    Returns:
+        float32 `[B]` in nats an example.
+
+    Raises:
+        ValueError: if the process has no mask, and as `noised`.
+    """
     if process.mask is None:
         raise ValueError("masked_bound: the process has no mask; valid: discrete.absorbing, or score_entropy_bound")
     x_t = noised(process, keys, x0, t)
-    log_x0 = jnp.take_along_axis(predict(x_t, t), x0[..., None], -1)[..., 0]
-    errors = jnp.where(x_t == process.mask, -log_x0, 0.0)
+    errors = jnp.where(x_t == process.mask, -likelihood(x_t, t, x0), 0.0)
     weight = process.keeping.decay(t) / process.keeping.replaced(t)
     return weight * jnp.sum(errors.reshape(len(x0), -1), -1)
 
@@ -102,8 +133,8 @@ def token_masked_bound(predict: Predictor, process: TokenMasks, keys: Array, x0:
     x_t = noised(process, keys, x0, t)
     log_p = predict(x_t, t)
     rates = jnp.broadcast_to(process.unmasking_rates(t, log_p), log_p.shape)
-    of_data = lambda values: jnp.take_along_axis(values, x0[..., None], -1)[..., 0]
-    rate, log_x0 = of_data(rates), of_data(log_p)
+    at_data = lambda values: jnp.take_along_axis(values, x0[..., None], -1)[..., 0]
+    rate, log_x0 = at_data(rates), at_data(log_p)
     predicted = jnp.sum(rates * jnp.exp(log_p), -1)
     errors = jnp.where(x_t == process.mask, predicted - rate - rate * log_x0, 0.0)
     return jnp.sum(errors.reshape(len(x0), -1), -1)

@@ -6,7 +6,7 @@ A head of 126,464 symbols over 4,096 positions has logits of 2 GB in float32, an
 of 256 positions they take 130 MB each, for one more product of the head in the backward pass.
 """
 
-__all__ = ["LogLikelihood", "in_chunks", "masked_bound_of"]
+__all__ = ["in_chunks"]
 
 from collections.abc import Callable
 
@@ -14,11 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.discrete.bounds import noised
-from diffusion.discrete.rate_processes import AnyProcess
-
-LogLikelihood = Callable[[Array, Array, Array], Array]
-"""(x_t int `[B, ...]`, t `[B]`, x_0 int `[B, ...]`) -> log p(x_0 | x_t) at masked positions, float32 `[B, ...]`."""
+from diffusion.discrete.bounds import LogLikelihood
 
 
 def in_chunks(states: Callable[[Array, Array], Array], head: Array, mask: int, chunk: int) -> LogLikelihood:
@@ -39,7 +35,7 @@ def in_chunks(states: Callable[[Array, Array], Array], head: Array, mask: int, c
         raise ValueError(f"in_chunks: chunk = {chunk}; valid: at least 1 position")
 
     @jax.checkpoint
-    def of_chunk(states: Array, x0: Array) -> Array:
+    def chunk_likelihood(states: Array, x0: Array) -> Array:
         logits = jnp.matmul(states, head, preferred_element_type=jnp.float32)
         logits = jnp.where(jnp.arange(logits.shape[-1]) == mask, -jnp.inf, logits)
         here = jnp.take_along_axis(logits, x0[:, None], -1)[:, 0]
@@ -51,33 +47,7 @@ def in_chunks(states: Callable[[Array, Array], Array], head: Array, mask: int, c
         left = -len(data) % chunk
         flat, data = jnp.pad(flat, ((0, left), (0, 0))), jnp.pad(data, (0, left))
         chunks = (flat.reshape(-1, chunk, flat.shape[-1]), data.reshape(-1, chunk))
-        log_p = jax.lax.map(lambda pair: of_chunk(*pair), chunks).reshape(-1)
+        log_p = jax.lax.map(lambda pair: chunk_likelihood(*pair), chunks).reshape(-1)
         return log_p[: x0.size].reshape(x0.shape)
 
     return log_likelihood
-
-
-def masked_bound_of(likelihood: LogLikelihood, process: AnyProcess, keys: Array, x0: Array, t: Array) -> Array:
-    """`masked_bound`, by the likelihood of the data alone.
-
-        E_t [-alpha'(t) / (1 - alpha(t)) sum over masks of -log p(x_0 | x_t)],    t uniform in (0, 1)
-
-    Args:
-        likelihood: (x_t, t, x_0) -> log p(x_0 | x_t), of `in_chunks` or your own.
-        process: a masked process.
-        keys: `[B]` typed random keys.
-        x0: int `[B, ...]` symbols of the data, no masks.
-        t: `[B]` times in (0, 1), uniform for the bound.
-
-    Returns:
-        float32 `[B]` in nats an example.
-
-    Raises:
-        ValueError: if the process has no mask, and as `noised`.
-    """
-    if process.mask is None:
-        raise ValueError("masked_bound_of: the process has no mask; valid: discrete.absorbing")
-    x_t = noised(process, keys, x0, t)
-    errors = jnp.where(x_t == process.mask, -likelihood(x_t, t, x0), 0.0)
-    weight = process.keeping.decay(t) / process.keeping.replaced(t)
-    return weight * jnp.sum(errors.reshape(len(x0), -1), -1)

@@ -198,11 +198,17 @@ def _parts(content: Mapping[str, Any]) -> Iterator[str]:
         f"{protocol['times']} times for each window."
     )
     with_error = lambda row: f"{row['bits']:.3f}" + (f" ± {row['error']:.3f}" if "error" in row else "")
-    whole = lambda row, key, form: format(row[key], form) if key in row else ""
+    formatted = lambda row, key, form: format(row[key], form) if key in row else ""
     yield report.table(
         ("model", "bits a character", "estimator", "parameters", "minutes of training"),
         [
-            (name, with_error(row), row["estimator"], whole(row, "parameters", ",d"), whole(row, "minutes", ".0f"))
+            (
+                name,
+                with_error(row),
+                row["estimator"],
+                formatted(row, "parameters", ",d"),
+                formatted(row, "minutes", ".0f"),
+            )
             for name, row in sorted(content["bits"].items(), key=lambda item: item[1]["bits"])
         ],
     )

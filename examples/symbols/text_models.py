@@ -27,7 +27,7 @@ class TextModel(NamedTuple):
         network: its network.
         loss: the loss that it is trained by, in nats a character.
         bound: an upper bound on -log p in nats a character, or -log p itself.
-        estimator: what `bound` is, in words.
+        estimator: the kind of `bound`, in words.
         sample: (params, keys `[B]`, length, steps) -> int `[B, length]`; from left to right the steps do not matter.
         filled: (params, line, key) -> the line with its low lines filled in; None from left to right.
     """
