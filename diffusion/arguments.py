@@ -117,7 +117,7 @@ def require_shape(value: Array, shape: tuple[int, ...], what: str) -> None:
         ValueError: naming both shapes.
     """
     if jnp.shape(value) != tuple(shape):
-        raise ValueError(f"{what} must have the shape {tuple(shape)}, and has {jnp.shape(value)}")
+        raise ValueError(f"{what} must have the shape {tuple(shape)}, but has {jnp.shape(value)}")
 
 
 public.declare(__name__)

@@ -120,8 +120,8 @@ def log_likelihood(
         padding.check(real, x)
     if solver.start < schedule.t_min or solver.end > schedule.t_max:
         raise ValueError(
-            f"likelihood: times must be in [{schedule.t_min:g}, {schedule.t_max:g}], where the schedule "
-            f"is defined; the solver goes from {solver.start:g} to {solver.end:g}"
+            f"likelihood: the solver goes from time {solver.start:g} to {solver.end:g}, but the schedule is defined "
+            f"only in [{schedule.t_min:g}, {schedule.t_max:g}]"
         )
     x = jnp.asarray(x)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))

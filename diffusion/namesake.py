@@ -20,8 +20,8 @@ def warn(package: str) -> None:
     for name in os.listdir(site):
         if other := re.fullmatch(r"diffusion-([^-]+)\.dist-info", name):
             warnings.warn(
-                f"the distribution diffusion {other[1]}, another project, has put its files among those of "
-                f"jax-diffusion in {package}: run pip uninstall diffusion jax-diffusion, and install each in an "
-                "environment of its own",
+                f"another project, the distribution diffusion {other[1]}, has put its files among those of "
+                f"jax-diffusion in {package}. Run pip uninstall diffusion jax-diffusion, and install each in its own "
+                "environment",
                 stacklevel=3,
             )

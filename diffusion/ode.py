@@ -49,7 +49,7 @@ def runge_kutta(grid: ArrayLike) -> Solver:
     """
     grid = np.asarray(grid, np.float64)
     if grid.ndim != 1 or grid.size < 2 or not np.all(np.diff(grid) > 0):
-        raise ValueError(f"the grid must be at least two increasing times, data first; got {grid}")
+        raise ValueError(f"the grid must be at least two increasing times, from the data on; got {grid}")
 
     def solve(flow, variable, state):
         s = variable(jnp.asarray(grid, jax.tree.leaves(state)[0].dtype))
@@ -102,7 +102,7 @@ def dormand_prince(start: float, end: float, rtol: float = 1e-5, atol: float = 1
     if not start < end:
         raise ValueError(f"the end must come after the start, got {start} to {end}")
     if not (rtol > 0 and atol > 0 and most >= 1):
-        raise ValueError(f"need rtol > 0, atol > 0 and most >= 1, got {rtol}, {atol} and {most}")
+        raise ValueError(f"valid are rtol > 0, atol > 0 and most >= 1; got {rtol}, {atol} and {most}")
 
     def solve(flow, variable, state):
         like = jax.tree.leaves(state)[0]

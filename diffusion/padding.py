@@ -46,7 +46,9 @@ def check(real: Any, x: Array | jax.ShapeDtypeStruct) -> None:
         return
     empty = ~np.asarray(real).reshape(len(real), -1).any(axis=1)
     if empty.any():
-        raise ValueError(f"the mask leaves nothing of example {int(np.argmax(empty))}: all of it is padding")
+        raise ValueError(
+            f"the mask is empty for example {int(np.argmax(empty))}: it marks the whole example as padding"
+        )
 
 
 def zeroed(x: Array, real: Array | None) -> Array:

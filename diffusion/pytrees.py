@@ -96,13 +96,16 @@ def mask(real: Any, shape: Any) -> Array:
     masks, given = jax.tree.flatten(real)
     if given != structure:
         if len(masks) != 1:
-            raise ValueError(f"the masks are {given}, and the leaves {structure}; give one for all, or one for each")
+            raise ValueError(
+                f"the masks have the structure {given}, but the leaves {structure}; give one mask for all leaves, or "
+                "one for each"
+            )
         masks = masks * len(shapes)
     parts = []
     for one, leaf in zip(masks, shapes):
         rest = leaf[one.ndim - 1 :]
         if one.shape[1:] != leaf[: one.ndim - 1]:
-            raise ValueError(f"a mask of shape {one.shape[1:]} is no prefix of a leaf of shape {leaf}")
+            raise ValueError(f"the shape of a mask, {one.shape[1:]}, is not a prefix of the shape of its leaf, {leaf}")
         leaf_mask = jnp.broadcast_to(jnp.reshape(one, one.shape + (1,) * len(rest)), (len(one), *leaf))
         parts.append(leaf_mask.reshape(len(one), -1))
     return jnp.concatenate(parts, axis=1)
@@ -123,8 +126,8 @@ def real_of(condition: Any, shape: Any) -> Array | None:
     for leaf in jax.tree.leaves(condition["real"]):
         if not (hasattr(leaf, "dtype") and leaf.dtype == bool):
             raise TypeError(
-                'the entry "real" of a condition is the mask of what is real of x, an array of Bool; got '
-                f"{getattr(leaf, 'dtype', type(leaf).__name__)}. Valid: Bool, or another name for what is no mask"
+                'the entry "real" of a condition must be the mask of what is not padding in x, a Bool array; got '
+                f"{getattr(leaf, 'dtype', type(leaf).__name__)}. If it is no mask, give it another name"
             )
     return condition["real"] if is_shape(shape) else mask(condition["real"], shape)
 
@@ -151,7 +154,9 @@ def vector_network(network: Callable[..., Any], shape: Any) -> Callable[..., Any
             output, hidden = output
         shapes = jax.tree.map(lambda leaf: tuple(leaf.shape[1:]), output)
         if shapes != shape:
-            raise ValueError(f"the network puts out {shapes}, and receives {shape}: they have to be the same")
+            raise ValueError(
+                f"the network returns {shapes} for an input of {shape}: both must have the same structure and shapes"
+            )
         return (pack(output), hidden) if features else pack(output)
 
     return vector_network

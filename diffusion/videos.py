@@ -119,7 +119,7 @@ def fill(
     """
     given = _checked(given, clips)
     if x.shape != clips.shape:
-        raise ValueError(f"fill takes noise and clips [B, F, ...] of one shape; got {x.shape} and {clips.shape}")
+        raise ValueError(f"fill takes noise and clips [B, F, ...] with the same shape; got {x.shape} and {clips.shape}")
     start = jnp.where(_over(given, x), clips.astype(x.dtype), x)
     return samplers.sample(samplers.per_frame(sampler), denoise, schedule, start, timesteps.held(plan, given, at), keys)
 
@@ -173,8 +173,9 @@ def rollout(
     new = window - known
     if not 0 < known < window or x.shape[1] % max(new, 1) or coded[2:] != x.shape[2:]:
         raise ValueError(
-            f"rollout: a window of {window} frames with a context of {known} makes {new} new ones, and the noise of "
-            f"{x.shape[1]} frames is a multiple of that, of the context's shape {coded[2:]}; got {x.shape}"
+            f"rollout: a window of {window} frames with a context of {known} makes {new} new frames. The noise must "
+            f"have a multiple of that number, and the context's shape {coded[2:]}; got {x.shape}, with {x.shape[1]} "
+            "frames"
         )
     noise = jnp.moveaxis(x.reshape(len(x), -1, new, *x.shape[2:]), 1, 0)
     given = np.arange(window) < known
@@ -296,7 +297,7 @@ def motion(clips: Array, rate: ArrayLike = 1.0) -> Array:
 def _checked(given: ArrayLike, clips: Array) -> np.ndarray:
     given = np.asarray(given, bool)
     if given.shape != clips.shape[1:2]:
-        raise ValueError(f"given is Bool [F], one for each frame of clips {clips.shape}; got shape {given.shape}")
+        raise ValueError(f"given must be Bool [F], one for each frame of clips {clips.shape}; got shape {given.shape}")
     return given
 
 

@@ -54,8 +54,8 @@ def error_scale(schedule: NoiseSchedule, t: ArrayLike, parameterization: Paramet
     """
     if parameterization.name == "learned_variance":
         raise ValueError(
-            "a network with learned variance has two outputs and no single error: train it with "
-            "objectives.hybrid, or give the parameterization of its first half here"
+            "a network with learned variance has two outputs, and no single error describes them. Train it with "
+            "objectives.hybrid, or pass the parameterization of its first half here"
         )
     t = jnp.asarray(t)
     one = jnp.ones_like(schedule.alpha(t))
@@ -149,7 +149,7 @@ def at_most(weighting: Weighting, most: float) -> Weighting:
         ValueError: if most is not positive.
     """
     if not most > 0:
-        raise ValueError(f"at_most: most = {most} must be positive; a loss without weight trains nothing")
+        raise ValueError(f"at_most: most = {most} must be positive, because a loss without weight trains nothing")
     return lambda schedule, t: jnp.minimum(weighting(schedule, t), most)
 
 

@@ -74,7 +74,7 @@ def features_of(
     """
     recipe = run.recipe
     if recipe.examples.null is not None and not recipe.examples.by_class:
-        raise ConfigError("diffusion attribute takes runs of classes, or without conditions.")
+        raise ConfigError("diffusion attribute supports only runs on classes, or without conditions.")
     parameterization = recipe.parameterization
     project = attribution.sketch(jax.random.key(0), run.params, k)
 
@@ -138,7 +138,10 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     run = trained_run.load(values.workdir)
     if not run.recipe.makes_bytes or run.recipe.on_latents:
-        raise ConfigError(f"--workdir={values.workdir}: diffusion attribute takes runs on pictures, not on latents.")
+        raise ConfigError(
+            f"--workdir={values.workdir}: diffusion attribute supports only runs on pictures, and this run is on "
+            "latents."
+        )
     images, labels = sample_files.read_samples(values.workdir)
     sample_files.check_samples(images, labels, run.shape, 0)
     images, labels = images[: values.number], labels[: values.number]

@@ -15,7 +15,7 @@ from diffusion.experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", None, "folder of the model, with model_index.json")
-    flags.DEFINE_string("data", None, "captions to request, and pictures for the towers: NAME@SPLIT")
+    flags.DEFINE_string("data", None, "captions to request, and pictures to compare with: NAME@SPLIT")
     flags.DEFINE_string("held_out", None, "other pictures: NAME@SPLIT")
     flags.DEFINE_string("data_dir", "", "folder of prepared datasets; TFDS_DATA_DIR by default")
     flags.DEFINE_string("out", None, "folder of the report")
@@ -77,13 +77,13 @@ def run(
     others = captioned(held_out, data_dir)
     if (shared := trained_on(real, others)).count:
         raise ConfigError(
-            f"--held_out={held_out}: {shared.count:,} of its {shared.of:,} pictures are among those of --data={data}. "
+            f"--held_out={held_out}: {shared.count:,} of its {shared.of:,} pictures also occur in --data={data}. "
             "Valid: a split that shares none, e.g. NAME@train[:90%] and NAME@train[90%:]."
         )
     if real.images.shape[1] != model.side:
         raise ConfigError(
-            f"{folder} makes pictures of {model.side} pixels, and those of {data} have "
-            f"{real.images.shape[1]}: name the data that it was trained on."
+            f"{folder} makes pictures of {model.side} pixels, but those of {data} have {real.images.shape[1]}. Name "
+            "the data that the model was trained on."
         )
     with progress.bar("training the towers", train_steps, "steps") as advance:
         retriever = caption_retrieval.train(

@@ -75,7 +75,7 @@ def compare(folders: Sequence[str | pathlib.Path], requested: Sequence[str] = ()
     paths = [pathlib.Path(folder) for folder in folders]
     if len({path.resolve() for path in paths}) < max(2, len(paths)):
         raise ConfigError(
-            f"compare takes at least two different run folders, e.g. runs/a runs/b; here: {', '.join(map(str, paths))}."
+            f"compare needs at least two different run folders, e.g. runs/a runs/b; got {', '.join(map(str, paths))}."
         )
     configs = [_config_of(path) for path in paths]
     reports = {path: figures.read_report(path) for path in paths}
@@ -126,8 +126,8 @@ def _require_one_protocol(protocols: Mapping[pathlib.Path, Mapping]) -> None:
         changes = differences(protocols[first], protocol)
         if changes := [change for change in changes if MISSING not in (change.old, change.new)]:  # figures of both
             raise ConfigError(
-                f"the figures of {first} and {folder} were measured under different protocols and do not compare: "
-                f"{'; '.join(map(str, changes))}. Evaluate both alike: with the same --config.evaluate, --protocol and "
+                f"{first} and {folder} were measured under different protocols, so their figures cannot be compared: "
+                f"{'; '.join(map(str, changes))}. Evaluate both with the same --config.evaluate, --protocol and "
                 "number of samples."
             )
 

@@ -44,15 +44,19 @@ from diffusion.experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("source", None, "folder, .safetensors, .pt or .pth file, or run folder to read", required=True)
-    flags.DEFINE_string("out", None, "folder to write; it must not hold a network yet", required=True)
-    flags.DEFINE_string("architecture", "", "name of the architecture in docs/models.md; by default as the source says")
-    flags.DEFINE_string("layout", "", "naming of the tensors; by default that of the architecture's library")
-    flags.DEFINE_string("prefix", "", "prefix of the tensors to read, for a file with several averages")
+    flags.DEFINE_string("out", None, "folder to write, which must not hold a network yet", required=True)
     flags.DEFINE_string(
-        "base", "", "a pipeline's folder, which a LoRA file belongs to, or which completes a single file"
+        "architecture", "", "name of the architecture in docs/models.md; by default the name that the source states"
     )
-    flags.DEFINE_bool("pipeline", False, "write a run of classes as a pipeline that diffusers opens")
-    flags.DEFINE_string("license", "", "license in the model card; by default that of the source's card, or unknown")
+    flags.DEFINE_string("layout", "", "naming of the tensors; by default as in the architecture's own library")
+    flags.DEFINE_string("prefix", "", "prefix of the tensors to read, for a file that holds several averages")
+    flags.DEFINE_string(
+        "base", "", "folder of a pipeline to which a LoRA file belongs, or which completes a single file"
+    )
+    flags.DEFINE_bool("pipeline", False, "write a run on classes as a pipeline that diffusers can open")
+    flags.DEFINE_string(
+        "license", "", "license in the model card; by default the license in the source's card, or unknown"
+    )
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "type of the written numbers")
     command_line.begin()
 
@@ -149,8 +153,8 @@ def _under_prefixes(path: pathlib.Path, others: Mapping[str, nn.Module] | None =
         return []
     if several and left:
         raise interchange.Mismatch(
-            f"{path}: {len(left)} tensors belong to no known network, such as {', '.join(sorted(left)[:5])}. --prefix "
-            "names the tensors that are read alone."
+            f"{path}: {len(left)} tensors belong to no known network, such as {', '.join(sorted(left)[:5])}. To read "
+            "only some tensors, name their --prefix."
         )
     return several
 

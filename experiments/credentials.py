@@ -48,7 +48,9 @@ def main(argv: list[str]) -> None:
     """Makes certificates, or verifies pictures."""
     values = flags.FLAGS
     if bool(values.make) == bool(values.read):
-        raise ConfigError("name one of --make=FOLDER, for test certificates, and --read=PICTURE.png, to verify.")
+        raise ConfigError(
+            "nothing to do. Name one of --make=FOLDER, for test certificates, and --read=PICTURE.png, to verify."
+        )
     if values.make:
         print(f"{local_certificates.make(values.make)}: certificates for tests; keep key.pem to yourself.")
         return

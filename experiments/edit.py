@@ -24,7 +24,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string(
         "editor", '{"name": "ddim"}', "ddim, edict, bdia, sdedit or prompt_to_prompt, with its arguments"
     )
-    flags.DEFINE_list("labels", None, "classes to edit to, in turn, e.g. 3,8; their own by default")
+    flags.DEFINE_list("labels", None, "classes to edit to, in turn, e.g. 3,8; by default each picture's own class")
     flags.mark_flags_as_required(["out"])
     command_line.begin()
 
@@ -69,7 +69,9 @@ def edit(run: trained_run.Trained, editor: Any, split: str = "test", labels: lis
     change = call(editors.EDITORS, editor, "--editor", "editor")
     x, present = run.real(split, run.config.sample.number)
     if labels is not None and isinstance(present, Mapping):
-        raise ConfigError("--labels: the examples have conditions with a mask, and no class alone. Valid: none")
+        raise ConfigError(
+            "--labels: the condition of the examples has a mask, so it is not a class alone. Valid: no --labels"
+        )
     wanted = present if labels is None else requested_labels(labels, len(present), run.recipe.examples.num_classes)
     present, wanted = generate.as_condition(present), generate.as_condition(wanted)
     real = generate.real_of(run.recipe, present)

@@ -23,20 +23,20 @@ from diffusion.experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("autoencoder", None, "folder or file of the autoencoder")
-    flags.DEFINE_string("encoder", None, "folder or file of a frozen image encoder, whose features are written")
-    flags.DEFINE_integer("encoder_size", 0, "side of the pictures that the encoder receives", lower_bound=0)
+    flags.DEFINE_string("encoder", None, "folder or file of a frozen image encoder whose features are written")
+    flags.DEFINE_integer("encoder_size", 0, "side of the pictures that the encoder reads", lower_bound=0)
     flags.DEFINE_string("data", None, "the pictures, NAME@SPLIT, e.g. cifar10@train")
     flags.DEFINE_integer(
         "size",
         0,
-        "make squares of this side of pictures of any size: the shorter side is resized "
-        "and the middle cut out, as ADM's code does; 0 for pictures of one size",
+        "resize pictures of any size to squares of this side: the shorter side is resized and the middle cut out, as "
+        "ADM's code does; 0 if all pictures have one size",
         lower_bound=0,
     )
     flags.DEFINE_string("data_dir", None, "folder of prepared datasets; TFDS_DATA_DIR by default")
     flags.DEFINE_string("out", None, "folder of the cache, made if missing")
-    flags.DEFINE_bool("mean", False, "store only the means: half the size, and the same latent in every epoch")
-    flags.DEFINE_bool("flip", False, "encode the mirrored pictures, too")
+    flags.DEFINE_bool("mean", False, "store only the means: half the size, but the same latent in every epoch")
+    flags.DEFINE_bool("flip", False, "also encode the mirrored pictures")
     flags.DEFINE_enum("dtype", "float32", ["float32", "float16"], "type of the latents on disk")
     flags.DEFINE_integer("batch_size", 64, "number of pictures that are encoded at once", lower_bound=1)
     flags.DEFINE_integer("threads", 4, "number of threads that read pictures", lower_bound=0)
@@ -173,7 +173,9 @@ def main(argv: list[str]) -> None:
     """Runs the command line."""
     values = flags.FLAGS
     if not (values.autoencoder or values.encoder):
-        raise ConfigError("--autoencoder and --encoder are missing: name the network whose output is written, or both.")
+        raise ConfigError(
+            "--autoencoder and --encoder are both missing. Name the network whose output is to be written, or both."
+        )
     loaded = encoder_features.load(values.encoder, values.encoder_size) if values.encoder else None
     pictures = {"data": values.data, "out": values.out, "data_dir": values.data_dir or "", "size": values.size}
     pictures |= {"flip": values.flip, "batch_size": values.batch_size, "threads": values.threads}

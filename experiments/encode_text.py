@@ -19,7 +19,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_integer("vocabulary", 0, "largest number of ids of a vocabulary to learn", lower_bound=0)
     flags.DEFINE_integer("length", 24, "length of a text in ids, including start and end")
     flags.DEFINE_string("tokenizer", None, "folder of a vocabulary")
-    flags.DEFINE_string("text_encoder", None, "folder of a text encoder, to run on the captions")
+    flags.DEFINE_string("text_encoder", None, "folder of a text encoder to run on the captions")
     flags.DEFINE_string("out", None, "folder to write, made if missing")
     flags.mark_flags_as_required(["data", "out"])
     command_line.begin()
@@ -83,9 +83,9 @@ def _check_lengths(texts: list[str], vocabulary: text.Tokenizer) -> None:
     if cut := [(caption, rest) for caption, rest in zip(texts, vocabulary(texts).cut) if rest]:
         longest = max(len(vocabulary.ids(caption)) for caption, _ in cut) + vocabulary.length - vocabulary.room
         raise ConfigError(
-            f"{len(cut)} captions are longer than the {vocabulary.length} ids that the "
-            f"vocabulary has for a text, e.g. {cut[0][0]!r}, of which {cut[0][1]!r} would be left out. "
-            f"Valid: a length of at least {longest} (config.vocabulary.length, --length), or more ids."
+            f"{len(cut)} captions are longer than {vocabulary.length}, the largest number of ids of a text in this "
+            f"vocabulary, e.g. {cut[0][0]!r}, from which {cut[0][1]!r} would be left out. Valid: a length of at least "
+            f"{longest} (config.vocabulary.length, --length), or more ids."
         )
 
 
@@ -104,13 +104,13 @@ def main(argv: list[str]) -> None:
     """Runs the command line."""
     values = flags.FLAGS
     if bool(values.vocabulary) == bool(values.text_encoder):
-        raise ConfigError("name one of --vocabulary (how many ids to learn) and --text_encoder (to run).")
+        raise ConfigError("name either --vocabulary (how many ids to learn) or --text_encoder (the encoder to run).")
     if values.vocabulary:
         number = vocabulary(values.data, values.out, values.vocabulary, values.length, values.data_dir or "")
         print(f"{values.out}: a vocabulary of {number} ids, for texts of {values.length}")
         return
     if not values.tokenizer:
-        raise ConfigError("--tokenizer is missing: the folder of the text encoder's vocabulary.")
+        raise ConfigError("--tokenizer is missing: name the folder of the text encoder's vocabulary.")
     table = run(values.text_encoder, values.tokenizer, values.data, values.out, values.data_dir or "")
     rows = next(iter(table.entries.values()))
     print(

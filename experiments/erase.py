@@ -14,8 +14,10 @@ from diffusion.experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", None, "folder of a text-to-image model, with model_index.json", required=True)
-    flags.DEFINE_multi_string("concept", None, "OLD=NEW: a concept to erase, and the text in its place", required=True)
-    flags.DEFINE_multi_string("keep", [], "a text that must not change; may be repeated")
+    flags.DEFINE_multi_string(
+        "concept", None, "OLD=NEW: a concept to erase, and the text that replaces it; may be repeated", required=True
+    )
+    flags.DEFINE_multi_string("keep", [], "a text whose meaning must not change; may be repeated")
     flags.DEFINE_float("preserve", 1.0, "weight of the texts that must not change", lower_bound=0)
     flags.DEFINE_float("near", 0.1, "weight of the distance to the old layers, above 0")
     flags.DEFINE_string("out", None, "folder to write; it must not exist yet", required=True)
@@ -86,7 +88,7 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     pairs = [(old.strip(), new.strip()) for old, _, new in (text.partition("=") for text in values.concept)]
     if empty := [text for text, (old, _) in zip(values.concept, pairs) if not old]:
-        raise ConfigError(f"--concept={empty[0]} names nothing to erase. Valid: OLD=NEW, e.g. 'Van Gogh=art'.")
+        raise ConfigError(f"--concept={empty[0]} names no concept to erase. Valid: OLD=NEW, e.g. 'Van Gogh=art'.")
     run(values.model, pairs, values.out, values.keep, values.preserve, values.near)
     print(f"{values.out}: {values.model} without {', '.join(old for old, _ in pairs)}")
 

@@ -43,54 +43,58 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string(
         "samples",
         None,
-        "with --workdir: folder of samples.npz, and of the report, the run folder by "
-        "default; else images: a .npz, a folder of pictures, an .array_record, or NAME@SPLIT",
+        "with --workdir: folder of samples.npz and of the report, by default the run folder; otherwise images: a "
+        ".npz, a folder of pictures, an .array_record, or NAME@SPLIT",
     )
     flags.DEFINE_string(
         "reference",
         None,
-        "images likewise, or statistics: .safetensors, .npz with mu and sigma or reps, .pkl of EDM2; "
-        "with --workdir by default the run's dataset at the protocol's split",
+        "images in the same forms, or statistics: .safetensors, .npz with mu and sigma or reps, .pkl of EDM2; with "
+        "--workdir by default the run's dataset at the protocol's split",
     )
     flags.DEFINE_string("autoencoder", None, "folder or file of an autoencoder, to measure its reconstructions")
     flags.DEFINE_string(
         "protocol",
         None,
         "how images are prepared: adm, edm, pytorch-fid, torch-fidelity, mind, clean-fid, tf-gan; in the features of "
-        "another network (--encoder): dgm-eval, edm2-dinov2, cmmd, cmmd-siglip2, fdr-convnext, fdr-mae; of clips, "
-        "likewise: fvd, stylegan-v, stylegan-v-128, cd-fvd; or all: one table of the Frechet distance under each",
+        "another network (--encoder): dgm-eval, edm2-dinov2, cmmd, cmmd-siglip2, fdr-convnext, fdr-mae; for clips: "
+        "fvd, stylegan-v, stylegan-v-128, cd-fvd; or all, for a table of the Frechet distance under each",
     )
     flags.DEFINE_string(
         "encoder",
         None,
-        "folder or .safetensors of a protocol's encoder, as transformers has it; file of FVD's I3D; with "
+        "folder or .safetensors of a protocol's encoder, as transformers writes it; file of FVD's I3D; with "
         "--protocol=all NAME=FOLDER,NAME=FOLDER",
     )
     flags.DEFINE_string("inception", None, "file of FID's Inception-v3: .pth, TorchScript or .safetensors")
-    flags.DEFINE_string("inception_sha256", None, "digest that the network must have; that of 2015-12-05 by default")
+    flags.DEFINE_string(
+        "inception_sha256", None, "digest that the network must have; by default the digest of 2015-12-05"
+    )
     flags.DEFINE_string("features", None, "space to compare in, without --workdir: inception, pixels")
     flags.DEFINE_list(
         "metrics",
         None,
-        "figures, of fid,sfid,fid_infinity,kid,cmmd,mind,pr,dc,is,authenticity; fid,kid,pr by default; "
-        "with --workdir also cas,copying,bpd,nll,crps,process,sound,clouds,backbone, in the report; nll is of "
-        "runs on manifolds, crps of series of which a part is given, process of whole series, sound of "
-        "runs on sound, clouds of shapes, backbone of proteins",
+        "figures to compute: fid,sfid,fid_infinity,kid,cmmd,mind,pr,dc,is,authenticity; by default fid,kid,pr; with "
+        "--workdir also cas,copying,bpd,nll,crps,process,sound,clouds,backbone, in the report. nll is for runs on "
+        "manifolds, crps for series of which a part is given, process for whole series, sound for runs on sound, "
+        "clouds for shapes, backbone for proteins",
     )
     flags.DEFINE_string("data_dir", None, "folder of prepared datasets; TFDS_DATA_DIR by default")
     flags.DEFINE_integer(
         "size",
         None,
-        "make squares of this side of a dataset's pictures of any size, as ADM's code "
-        "does; 0, for pictures of one size, by default",
+        "resize a dataset's pictures of any size to squares of this side, as ADM's code does; by default 0, for "
+        "pictures of one size",
         lower_bound=0,
     )
     flags.DEFINE_integer("seed", None, "seed of random subsets; 0 by default")
     flags.DEFINE_string(
         "out", None, "file of the record (.json), or of a reference's statistics (.safetensors, .npz, .pkl)"
     )
-    flags.DEFINE_list("ratio", None, "records of samples in several spaces, whose FDr^k is computed")
-    flags.DEFINE_list("floors", None, "with --ratio: records of as many held-out real images, in the same spaces")
+    flags.DEFINE_list("ratio", None, "records of samples in several spaces, for which FDr^k is computed")
+    flags.DEFINE_list(
+        "floors", None, "with --ratio: records of held-out real images, the same number in the same spaces"
+    )
     flags.DEFINE_string("verify", None, "a record to measure again")
     command_line.begin()
 
@@ -214,14 +218,15 @@ def split_metrics(names: Sequence[str]) -> tuple[list[str], list[str]]:
     valid = {**image_metrics.METRICS, **model_metrics.METRICS}
     for name in names:
         if name in model_metrics.REMOVED:
-            raise ConfigError(f"--metrics={name}: {model_metrics.REMOVED[name]}.")
+            raise ConfigError(f"--metrics={name} is no longer valid: {model_metrics.REMOVED[name]}.")
         if name not in valid:
             raise unknown("--metrics", name, valid, "metric")
     image_names = [name for name in names if name in image_metrics.METRICS]
     if image_names and not flags.FLAGS.protocol:
         raise ConfigError(
-            f"--metrics={image_names[0]} is taken in Inception features: name --protocol and "
-            f"--inception, or in an encoder's: --protocol and --encoder. (Without: {', '.join(model_metrics.METRICS)}.)"
+            f"--metrics={image_names[0]} is measured in the features of Inception or of an encoder. Name --protocol "
+            "with --inception, or --protocol with --encoder. (Valid without them: "
+            f"{', '.join(model_metrics.METRICS)}.)"
         )
     return image_names, [name for name in names if name in model_metrics.METRICS]
 
@@ -233,8 +238,8 @@ def requested(**changes) -> comparison.Request:
     values = {name: value for name, value in values.items() if value is not None}
     if values.get("autoencoder") and {"samples", "metrics"} & values.keys():
         raise ConfigError(
-            "--autoencoder is measured by psnr, ssim and rfid of its reconstructions of "
-            "--reference: leave out --samples and --metrics."
+            "an --autoencoder is measured by psnr, ssim and rfid of its reconstructions of --reference; leave out "
+            "--samples and --metrics."
         )
     if "metrics" in values:
         values["metrics"] = tuple(values["metrics"])
@@ -279,8 +284,8 @@ def require_pictures(
         return
     if spec is not None and not spec.pictures:
         raise ConfigError(
-            f"{wrong[0]} is of pictures, and {spec.name} holds {spec.dtype} {spec.shape}. Valid: no --protocol, and of "
-            f"--metrics {', '.join(others)}; the distances of the numbers as they are, are measured without them."
+            f"{wrong[0]} is for pictures, but {spec.name} holds {spec.dtype} {spec.shape}. Valid: no --protocol, and "
+            f"--metrics of {', '.join(others)}; without --protocol the distances compare the numbers as they are."
         )
 
 
@@ -388,13 +393,15 @@ def main(argv: list[str]) -> None:
         return evaluate_run()
     if not flags.FLAGS.out:
         raise ConfigError(
-            "--out is missing: where to write, e.g. --out=result.json (with --samples), or "
-            "--out=reference.safetensors (a --reference alone)."
+            "--out is missing: name the file to write, e.g. --out=result.json (with --samples), or "
+            "--out=reference.safetensors (for a --reference alone)."
         )
     out = pathlib.Path(flags.FLAGS.out)
     if flags.FLAGS.protocol == protocol_table.ALL:
         if not flags.FLAGS.samples or flags.FLAGS.metrics:
-            raise ConfigError("--protocol=all measures the distance of --samples under each protocol: no --metrics.")
+            raise ConfigError(
+                "--protocol=all measures the distance of --samples under each protocol; leave --metrics out."
+            )
         rows = protocol_table.measure(requested(), out)
         return protocol_table.show(rows, requested(), out)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -88,7 +88,7 @@ def rows_of(folder: str | pathlib.Path, name: str, steps: Sequence[int], number:
     latest = checkpoints.latest(folder)
     if latest is None:
         workdir.read_config(folder)
-        raise ConfigError(f"{folder} has no checkpoint yet: train it to its end.")
+        raise ConfigError(f"{folder} has no checkpoint yet. Train this run to its end first.")
     rows = []
     for count in steps:
         config = workdir.read_config(folder)

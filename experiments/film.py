@@ -29,10 +29,12 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/clips")
     flags.DEFINE_string("out", None, "folder to write into, made if missing")
     flags.DEFINE_string("clips", "test", "split of the run's data")
-    flags.DEFINE_integer("first", 0, "number of known frames at the beginning", lower_bound=0)
-    flags.DEFINE_integer("last", 0, "number of known frames at the end", lower_bound=0)
-    flags.DEFINE_integer("every", 0, "distance between known frames, from the first on; 0 for none", lower_bound=0)
-    flags.DEFINE_integer("frames", 0, "number of frames of a film; 0: that of the run's clips", lower_bound=0)
+    flags.DEFINE_integer("first", 0, "number of given frames at the beginning", lower_bound=0)
+    flags.DEFINE_integer("last", 0, "number of given frames at the end", lower_bound=0)
+    flags.DEFINE_integer(
+        "every", 0, "distance between given frames, from the first frame on; 0 for none", lower_bound=0
+    )
+    flags.DEFINE_integer("frames", 0, "number of frames of a film; 0: as many as the run's clips", lower_bound=0)
     flags.mark_flags_as_required(["out"])
     command_line.begin()
 
@@ -67,7 +69,7 @@ def given_of(frames: int, first: int = 0, last: int = 0, every: int = 0) -> np.n
     if not given.any() or given.all():
         raise ConfigError(
             f"--first={first} --last={last} --every={every} gives {given.sum()} of the {frames} frames of a clip. "
-            f"Valid: 1 to {frames - 1}."
+            f"Valid: 1 to {frames - 1} given frames."
         )
     return given
 
@@ -97,7 +99,7 @@ def film(
     frames = frames or window
     longer = frames > window
     if frames < window or (longer and (last or every)):
-        raise ConfigError(f"--frames={frames}. Valid: {window}, or more with --first alone.")
+        raise ConfigError(f"--frames={frames}. Valid: {window}, or more if only --first is set.")
     number = config.sample.number
     source = data.source(config, split)
     records = pipeline.fetch(source, np.arange(min(number, len(source))))
@@ -139,8 +141,8 @@ def _check(run: trained_run.Trained) -> None:
     recipe, config = run.recipe, run.config
     if len(run.shape) != 4 or not facts.takes_frames(recipe.network) or not recipe.makes_bytes:
         raise ConfigError(
-            f"config.model.name = {config.model.name!r} on examples of {run.shape}: no clips of pictures with a time "
-            "for each frame. Valid: video_dit on clips."
+            f"config.model.name = {config.model.name!r} on examples of {run.shape} makes no clips of pictures with a "
+            "time for each frame. Valid: video_dit on clips."
         )
 
 

@@ -14,7 +14,9 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("folder", None, "the pictures, and metadata.csv")
     flags.DEFINE_string("name", None, "name of the dataset")
     flags.DEFINE_string("data_dir", None, "folder of prepared datasets, where it is written")
-    flags.DEFINE_integer("side", 0, "make squares of this side of pictures of any size; 0 for pictures of one size")
+    flags.DEFINE_integer(
+        "side", 0, "resize pictures of any size to squares of this side; 0 if all pictures have one size"
+    )
     flags.mark_flags_as_required(["folder", "name", "data_dir"])
     command_line.begin()
 

@@ -33,13 +33,20 @@ def package_of(folder: pathlib.Path) -> str:
     """
     package = re.sub(r"[-. ]", "_", folder.absolute().name)
     if not package.isidentifier() or keyword.iskeyword(package):
-        raise InitError(f"{folder}: {package!r} is no name of a Python package. Valid: letters, digits, _; my_paper.")
+        raise InitError(
+            f"{folder}: {package!r} is not a valid name of a Python package. Valid: letters, digits and _, e.g. "
+            "my_paper."
+        )
     if package.lower() in TAKEN:  # some file systems ignore the case of names
         valid = "any other, e.g. my_paper"
-        raise InitError(f"{folder}: {package!r} is a name of the project's own files and folders. Valid: {valid}.")
+        raise InitError(
+            f"{folder}: {package!r} is the name of one of the project's own files or folders. Valid: {valid}."
+        )
     installed = importlib.util.find_spec(package)
     if package in sys.stdlib_module_names or (installed and installed.origin):  # a folder alone has no origin
-        raise InitError(f"{folder}: a module {package!r} is there already, and would be imported. Choose another name.")
+        raise InitError(
+            f"{folder}: there is already a module {package!r}, which would be imported instead. Choose another name."
+        )
     return package
 
 
@@ -52,7 +59,7 @@ def write(folder: pathlib.Path) -> list[pathlib.Path]:
     """
     package = package_of(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InitError(f"{folder} is there already and is not empty: choose another folder. Nothing was written.")
+        raise InitError(f"{folder} exists already and is not empty. Choose another folder; nothing was written.")
     written = []
     for source in sorted(TEMPLATE.rglob(f"*{SUFFIX}")):
         file = pathlib.Path(str(source.relative_to(TEMPLATE)).removesuffix(SUFFIX).replace(NAME, package))

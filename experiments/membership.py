@@ -17,7 +17,7 @@ from diffusion.experiments.config import command_line
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits", required=True)
     flags.DEFINE_list("times", ["0.1", "0.3", "0.5"], "times t of the attacks, in (0, 0.9 t_max)")
-    flags.DEFINE_integer("number", 500, "number of pictures of each split, at most all of them", lower_bound=2)
+    flags.DEFINE_integer("number", 500, "number of pictures from each split, at most all of them", lower_bound=2)
     flags.DEFINE_integer("draws", 8, "draws of the noise for each picture, for the attack by the loss", lower_bound=1)
     flags.DEFINE_string("out", None, "folder of the figures; WORKDIR/membership by default")
     command_line.begin()
@@ -72,16 +72,18 @@ def measure(
     top = float(run.schedule.t_max)
     for t in times:
         if not 0 < t < 0.9 * top:
-            raise ConfigError(f"--times={t:g} must be above 0 and below {0.9 * top:g}, 0.9 of the schedule's t_max.")
+            raise ConfigError(
+                f"--times={t:g} must be above 0 and below {0.9 * top:g}, which is 0.9 of the schedule's t_max."
+            )
     if run.recipe.examples.null is not None and not run.recipe.examples.by_class:
-        raise ConfigError("diffusion membership takes runs of classes, or without conditions.")
+        raise ConfigError("diffusion membership supports only runs on classes, or without conditions.")
     splits = {"members": config.data.split, "others": config.evaluate.split}
     shared = held_out.trained_on(*(real_images.split_of(config, split) for split in splits.values()))
     if shared.count:
         raise ConfigError(
             f"config.data.split = {config.data.split!r} and config.evaluate.split = {config.evaluate.split!r} have "
-            f"{shared.count:,} pictures in common, which would be members and others at once. Valid: disjoint ones, "
-            "such as train and test, or train[:90%] and train[90%:]."
+            f"{shared.count:,} pictures in common, which would be members and non-members at once. Valid: disjoint "
+            "splits, such as train and test, or train[:90%] and train[90%:]."
         )
     sets = {who: run.real(split, number) for who, split in splits.items()}
     attacks: dict[str, Attack] = {
@@ -139,7 +141,7 @@ def main(argv: list[str]) -> None:
     try:
         times = [float(t) for t in values.times]
     except ValueError:
-        raise ConfigError(f"--times={','.join(values.times)}: valid are numbers, such as 0.1,0.3.") from None
+        raise ConfigError(f"--times={','.join(values.times)} must be numbers, such as 0.1,0.3.") from None
     run = trained_run.load(values.workdir)
     with progress.bar("attacking", len(times), "times") as advance:
         content = measure(run, times, values.number, values.draws, advance)

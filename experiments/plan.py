@@ -42,11 +42,15 @@ if __name__ == "__main__":  # before the imports that take seconds
     else:
         command_line.flag()
         flags.mark_flags_as_required(["config"])
-    flags.DEFINE_string("model", None, "a text-to-image model to make pictures with, a folder with model_index.json")
-    flags.DEFINE_integer("devices", None, "number of devices of the run, e.g. 64; by default those of this machine")
-    flags.DEFINE_enum("machine", "all", [*MACHINES, "all"], "the kind of device, by its data sheet")
-    flags.DEFINE_string("out", "", "a file for the plan as JSON, e.g. plan.json")
-    flags.DEFINE_bool("compile", False, "compile the step (h100, v5p, v6e) and show what XLA says of it")
+    flags.DEFINE_string(
+        "model", None, "a text-to-image model whose generation is planned, a folder with model_index.json"
+    )
+    flags.DEFINE_integer(
+        "devices", None, "number of devices of the run, e.g. 64; by default the devices of this machine"
+    )
+    flags.DEFINE_enum("machine", "all", [*MACHINES, "all"], "kind of device, described by its data sheet")
+    flags.DEFINE_string("out", "", "file for the plan as JSON, e.g. plan.json")
+    flags.DEFINE_bool("compile", False, "compile the step (h100, v5p, v6e) and show what XLA reports about it")
     command_line.begin()
 
 import collections
@@ -94,7 +98,7 @@ def plan(config: ConfigDict, devices: int, names: tuple[str, ...], compiled: boo
     recipe = checks.validate(config)
     if config.base.path:
         if compiled:
-            raise ConfigError("--compile compiles no run that tunes a base. Valid with config.base: no --compile.")
+            raise ConfigError("--compile is not for runs that tune a base. Valid with config.base: no --compile.")
         recipe = checks.with_data(recipe, tuned_examples.pictures(recipe).spec)
         return traced.plan(config, recipe, devices, names)
     recipe = _for_examples(config, recipe)
@@ -148,7 +152,7 @@ def work_of(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Work:
     recipe = resolve.recipe(config, shape)
     model = recipe.network
     if not isinstance(model, DiT):
-        raise ConfigError(f'config.model.name = {config.model.name!r}: the formulas are for "dit" alone.')
+        raise ConfigError(f'config.model.name = {config.model.name!r}: the formulas are only for "dit".')
     target = programs.build(recipe, mesh).target
     height, width, channels = shape
     return Work(model, (height, width, channels), target, mesh, config.train.batch_size, config.train.accumulate or 1)
@@ -157,7 +161,7 @@ def work_of(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Work:
 def _compile_for(config: ConfigDict, shape: tuple[int, ...], machine: Machine, devices: int) -> dict[str, Any]:
     """XLA's figures of the step, compiled for that many devices; see `ahead_of_time.compile_step`."""
     if config.mesh.get("kind", "jit") != "jit":
-        raise ConfigError(f'config.mesh.kind = {config.mesh.kind!r}, but --compile takes "jit" alone.')
+        raise ConfigError(f'config.mesh.kind = {config.mesh.kind!r}, but --compile supports only "jit".')
     try:
         topology = topology_name(machine, devices)
     except ValueError as error:
@@ -210,7 +214,9 @@ def devices_here() -> dict[str, int]:
     listing = "import json, jax; print(json.dumps([device.device_kind for device in jax.local_devices()]))"
     listed = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True)
     if listed.returncode:
-        raise ConfigError(f"--devices is missing, and JAX finds none here: {listed.stderr.strip().splitlines()[-1]}")
+        raise ConfigError(
+            f"--devices is missing, and JAX finds no devices here: {listed.stderr.strip().splitlines()[-1]}"
+        )
     return dict(collections.Counter(json.loads(listed.stdout)))
 
 
@@ -235,7 +241,7 @@ def described(devices: int | None, machine: str) -> tuple[int, tuple[str, ...]]:
     here = ", ".join(f"{number} x {kind}" for kind, number in kinds.items())
     needed = "one whose data sheet is known" if machine == "all" else machine
     raise ConfigError(
-        f"--devices is missing, and of the devices that JAX finds here ({here}) none is {needed}. Name both, e.g. "
+        f"--devices is missing, and none of the devices that JAX finds here ({here}) is {needed}. Name both, e.g. "
         f"--devices=8 --machine=h100. Valid machines: {', '.join(MACHINES)}."
     )
 
@@ -267,7 +273,7 @@ def plan_pictures(folder: str) -> dict[str, Any]:
 
     values = flags.FLAGS
     if values.devices is not None or values["compile"].value:
-        raise ConfigError("pictures are made on one device. Valid with --model: no --devices, no --compile.")
+        raise ConfigError("pictures are made on one device. Valid with --model: neither --devices nor --compile.")
     if prompt_flags.PROMPT.value is None:
         values.prompt = PROMPT
     jax.config.update("jax_platforms", "cpu")

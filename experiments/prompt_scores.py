@@ -24,8 +24,8 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("score", "clip", "clip, pickscore, hpsv2, hpsv2-plain, siglip, imagereward, vqascore, or yours")
     flags.DEFINE_string("weights", "", "folder or file of the network")
     flags.DEFINE_alias("clip", "weights")
-    flags.DEFINE_string("tokenizer", "", "folder of the network's vocabulary; by default that of the weights")
-    flags.DEFINE_string("answerer", "", "name of the function of vqascore, which --extend adds")
+    flags.DEFINE_string("tokenizer", "", "folder of the network's vocabulary; by default the folder of the weights")
+    flags.DEFINE_string("answerer", "", "name of the function for vqascore, which --extend adds")
     flags.DEFINE_list("images", None, "sets of pictures: folders, .npz files", required=True)
     flags.DEFINE_string("prompts", None, "file with one prompt a line, if the pictures carry none")
     flags.DEFINE_string("out", ".", "folder for prompt_scores.json and prompt_scores.csv")
@@ -126,12 +126,12 @@ def opened(name: str, prompts: Sequence[str] | None) -> Competitor:
     if prompts is None:
         if pictures.requests is None:
             raise ConfigError(
-                f"--images={name}: not every picture carries a prompt. Name them by --prompts=FILE, one prompt a line "
+                f"--images={name}: not every picture carries a prompt. Name the prompts by --prompts=FILE, one a line "
                 "in the order of the pictures."
             )
         return pictures
     if len(prompts) != pictures.images.count:
-        raise ConfigError(f"--prompts has {len(prompts)} lines, and {name} has {pictures.images.count} pictures.")
+        raise ConfigError(f"--prompts has {len(prompts)} lines, but {name} has {pictures.images.count} pictures.")
     return pictures._replace(requests=list(prompts))
 
 
@@ -184,7 +184,7 @@ def main(argv: list[str]) -> None:
         prompts = opener.read_text(values.prompts).splitlines()
     sets = [opened(name, prompts) for name in values.images]
     if len({pictures.name for pictures in sets}) < len(sets):
-        raise ConfigError(f"--images={','.join(values.images)}: a set comes twice.")
+        raise ConfigError(f"--images={','.join(values.images)}: a set is named twice.")
     scorer = scorer_of(values.score, Source(values.weights, values.tokenizer), values.answerer)
     record, columns_of_sets = scored(scorer, sets, values.batch_size)
     for part in ("weights", "tokenizer"):

@@ -19,7 +19,9 @@ from diffusion.experiments.config import command_line
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.saved_flag()
     flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
-    flags.DEFINE_integer("step", None, "repeat the step after this checkpoint of the run, not the one that failed")
+    flags.DEFINE_integer(
+        "step", None, "repeat the step after this checkpoint of the run, instead of the step that failed"
+    )
     command_line.begin()
 
 import functools
@@ -96,7 +98,7 @@ def repeat(recipe: Recipe, workdir: str | pathlib.Path, step: int | None = None)
     if latest not in checkpoints.steps(folder):
         have = ", ".join(map(str, checkpoints.steps(workdir))) or "none"
         lacks = "no step that has failed" if step is None else f"no checkpoint of step {step}"
-        raise checkpoints.CheckpointError(f"{workdir} holds {lacks}; --step takes one of its checkpoints: {have}.")
+        raise checkpoints.CheckpointError(f"{workdir} holds {lacks}. --step takes one of its checkpoints: {have}.")
     config = recipe.config
     tunes = recipe.companions.tuned is not None
     opened = tuned_examples.pictures(recipe) if tunes else open_examples(recipe)
@@ -145,13 +147,13 @@ def _require_repeatable(source: Any, about: dict[str, Any]) -> None:
         return
     if source.resume == "anew":
         raise checkpoints.CheckpointError(
-            f"{source.name} is a stream that begins anew at each start, so that no step on it can be repeated. Valid: "
-            "one that keeps its state, or is the same at every pass"
+            f"{source.name} is a stream that begins again at each start, so its steps cannot be repeated. Valid: a "
+            "stream that saves its state, or yields the same in every pass"
         )
     if about.get("stream") is None:
         raise checkpoints.CheckpointError(
-            f"{source.name} is a stream, and this state does not say where it was: it was kept by an earlier version. "
-            "Valid: a checkpoint of the run, --step=N"
+            f"{source.name} is a stream, but this state, saved by an earlier version, does not say how far it had "
+            "been read. Valid: a checkpoint of the run, --step=N"
         )
 
 

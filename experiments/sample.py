@@ -51,23 +51,25 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_float(
         "average",
         None,
-        "width, as a share of the run, of a moving average made now from those of all kept checkpoints; for a run with "
+        "width, as a share of the run, of a moving average that is computed from all kept checkpoints; for a run with "
         "config.ema.sigma_rel",
     )
     flags.DEFINE_list(
-        "labels", None, "classes to sample, in turn, e.g. 3,8, or their words in a published model; all by default"
+        "labels", None, "classes to sample, in turn, e.g. 3,8, or in a published model their names; all by default"
     )
     flags.DEFINE_string(
         "condition",
         None,
-        "of a run on data with conditions: the numbers of a vector, e.g. 0.5,-1.2, or a .npy or .npz file of "
-        "conditions [K, ...], which the samples have in turn; those of the first records by default",
+        "for a run on data with conditions: the numbers of a vector, e.g. 0.5,-1.2, or a .npy or .npz file of "
+        "conditions [K, ...], used in turn; by default the conditions of the first records",
     )
     flags.DEFINE_string(
-        "credentials", None, "folder of a signer's certificates: the PNG files carry signed content credentials (C2PA)"
+        "credentials",
+        None,
+        "folder of a signer's certificates; the PNG files then carry signed content credentials (C2PA)",
     )
     flags.DEFINE_string(
-        "infill", "", "of a run on characters: a text whose low lines are filled in, and what is beyond its end"
+        "infill", "", "for a run on characters: a text in which each low line is filled in, and the rest after its end"
     )
     if command_line.names("model", "again", "prompt") or command_line.help_is_requested():
         from diffusion.experiments.sampling import model_flags, prompt_flags
@@ -76,7 +78,7 @@ if __name__ == "__main__":  # before the imports that take seconds
             flags.adopt_module_key_flags(module)  # --help then lists their flags
     else:  # for a prompt they are the flags of the request and of its model
         flags.DEFINE_enum("quantised", "", ["", "int8", "fp8"], "store the network's kernels in 8 bits")
-        flags.DEFINE_string("watermark", None, "key file of an invisible watermark, from diffusion watermark make")
+        flags.DEFINE_string("watermark", None, "key file of an invisible watermark, made by diffusion watermark make")
     command_line.begin()
 
 
@@ -106,8 +108,8 @@ def main(argv: list[str]) -> None:
         for name in ("weights", "average", "labels", "condition", "infill"):
             if values[name].present:
                 raise ConfigError(
-                    f"--{name} = {values[name].value!r} is of runs that are sampled without a prompt. Valid here: no "
-                    "such flag."
+                    f"--{name} = {values[name].value!r} is only for runs that are sampled without a prompt. Valid "
+                    "here: no such flag."
                 )
         return from_prompt.main(values.out, values.workdir, signer, values.step)
     config = values.config
@@ -115,7 +117,7 @@ def main(argv: list[str]) -> None:
     recipe = checks.on_its_data(checks.validate(config))
     if values.labels and recipe.examples.num_classes and not recipe.examples.by_class:
         raise ConfigError(
-            f"--labels={','.join(values.labels)}: the class of this run is an entry of its condition. Valid: "
+            f"--labels={','.join(values.labels)}: in this run the class is one entry of the condition. Valid: "
             f"--condition=FILE.npz, with an array for each of {', '.join(recipe.examples.null)}."
         )
     labels = values.labels and requested_labels(values.labels, config.sample.number, recipe.examples.num_classes)

@@ -23,14 +23,17 @@ from diffusion.experiments.config import command_line
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("sweep", None, "sweep with its preset, or a file of your own: digits_weightings, mine.py")
     flags.DEFINE_string("workdir", None, "folder of the sweep, made if missing; runs/NAME by default")
-    flags.DEFINE_integer("jobs", None, "runs side by side; by default one for each GPU, or one")
-    flags.DEFINE_list("devices", None, "GPUs of the runs, e.g. 0,1,2,3; by default all; 0,0 shares one")
+    flags.DEFINE_integer("jobs", None, "number of runs at the same time; by default one for each GPU, or one")
+    flags.DEFINE_list("devices", None, "GPUs of the runs, e.g. 0,1,2,3; by default all; with 0,0 two runs share one")
     flags.DEFINE_integer(
-        "retry", 0, "number of further attempts for a failed run, also one of an earlier start", lower_bound=0
+        "retry",
+        0,
+        "number of further attempts for a failed run, including one that failed at an earlier start",
+        lower_bound=0,
     )
-    flags.DEFINE_string("run", "", "index or name of one run, which a task of a cluster executes")
-    flags.DEFINE_bool("dry-run", False, "show the runs and run nothing")
-    flags.DEFINE_bool("table", False, "show and write the table of the figures so far, and run nothing")
+    flags.DEFINE_string("run", "", "index or name of one run, which a task of a cluster then executes")
+    flags.DEFINE_bool("dry-run", False, "show the runs without running them")
+    flags.DEFINE_bool("table", False, "show and write the table of the figures so far, without running anything")
     flags.DEFINE_list("figures", None, "figures of the table, e.g. fd_pixels,loss; or all")
     command_line.begin()
 
@@ -79,7 +82,7 @@ def chosen(record: Record, run: str) -> list[Plan]:
         return [record.runs[int(run)]]
     if run in names:
         return [record.runs[names.index(run)]]
-    raise ConfigError(f"--run={run}: the sweep has no such run. Valid: 0 .. {len(names) - 1}, or a run's name.")
+    raise ConfigError(f"--run={run}: the sweep has no such run. Valid: 0 .. {len(names) - 1}, or the name of a run.")
 
 
 def tries(plans: Sequence[Plan], directory: pathlib.Path, retry: int, requested: bool) -> dict[str, int]:
@@ -164,8 +167,8 @@ def _main() -> None:
     if not settings.sweep:
         if not settings.workdir:
             raise ConfigError(
-                "--sweep is missing: the sweep to run, e.g. --sweep=digits_weightings; or --workdir, with --table, of "
-                "one that has begun."
+                "--sweep is missing: name the sweep to run, e.g. --sweep=digits_weightings; or with --table the "
+                "--workdir of one that has begun."
             )
         if not settings.table:
             settings.sweep = sweep_folder.read(pathlib.Path(settings.workdir)).file

@@ -13,7 +13,7 @@ from diffusion.experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("workdir", None, "the sweep's folder, e.g. runs/weightings")
-    flags.DEFINE_float("watch", None, "seconds between two looks at the folder, until all runs are finished", 0.5)
+    flags.DEFINE_float("watch", None, "seconds between two looks at the folder, until all runs have finished", 0.5)
     flags.mark_flags_as_required(["workdir"])
     command_line.begin()
 

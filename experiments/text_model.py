@@ -14,7 +14,7 @@ from diffusion.experiments.config import command_line
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("workdir", None, "the run, e.g. runs/text_students/turbo")
     flags.DEFINE_string(
-        "license", "", "of the model card, as Hugging Face names it, e.g. apache-2.0; by default unknown"
+        "license", "", "license in the model card, as Hugging Face names it, e.g. apache-2.0; by default unknown"
     )
     flags.mark_flag_as_required("workdir")
     command_line.begin()

@@ -22,8 +22,10 @@ from diffusion.experiments.config import command_line
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.flag()
     command_line.take_stored_runs()
-    flags.DEFINE_string("workdir", None, "the run folder, made if missing, e.g. runs/digits")
-    flags.DEFINE_string("wandb", "", "project of Weights & Biases to log to as well; WANDB_MODE=offline stays local")
+    flags.DEFINE_string("workdir", None, "folder of the run, created if missing, e.g. runs/digits")
+    flags.DEFINE_string(
+        "wandb", "", "project of Weights & Biases that also receives the log; WANDB_MODE=offline stays local"
+    )
     flags.mark_flags_as_required(["config", "workdir"])
     command_line.begin()
 

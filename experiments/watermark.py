@@ -23,14 +23,14 @@ from diffusion.experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.extend_flag()
-    flags.DEFINE_string("key", None, "the key file, which make writes and the others read")
+    flags.DEFINE_string("key", None, "key file, which make writes and the others read")
     flags.DEFINE_string(
         "name", None, "name of the watermark: gaussian_shading, tree_ring, spread_spectrum, or your own"
     )
     flags.DEFINE_string("arguments", "{}", 'arguments of the watermark besides the key, as JSON, e.g. {"bits": 64}')
     flags.DEFINE_string("pictures", None, "a picture, a folder of them, or an .npz with images, as samples are")
-    flags.DEFINE_string("workdir", None, "the run that made, or makes, the pictures")
-    flags.DEFINE_string("model", None, "the text-to-image model that made, or makes, the pictures")
+    flags.DEFINE_string("workdir", None, "run that made, or makes, the pictures")
+    flags.DEFINE_string("model", None, "text-to-image model that made, or makes, the pictures")
     flags.DEFINE_multi_string("prompt", [], "prompt of the pictures that measure makes with --model; may be repeated")
     flags.DEFINE_integer(
         "number", 100, "number of pictures with and without the watermark that measure makes", lower_bound=2
@@ -91,7 +91,7 @@ def pictures_of(path: str) -> Iterator[tuple[str, np.ndarray]]:
     (file,) = files
     images: np.ndarray = npz.load(file, ("images",))["images"] if "images" in npz.names(file) else np.zeros(0)
     if images.dtype != np.uint8 or images.ndim != 4 or not len(images) or images.shape[3] not in (1, 3):
-        raise ValueError(f"{file} has no pictures; valid: an array images, uint8 [N, H, W, 1 or 3], as samples.npz.")
+        raise ValueError(f"{file} has no pictures. Valid: an array images, uint8 [N, H, W, 1 or 3], as in samples.npz.")
     yield from ((f"{file}[{i}]", image) for i, image in enumerate(images))
 
 
@@ -106,7 +106,7 @@ def embed(key: str, path: str, out: str) -> Iterator[pathlib.Path]:
     watermark = watermarks.load(key)
     if watermark.carrier != "pictures":
         raise ConfigError(
-            f"--key={key}: {watermark.identity} lies in the noise, which sampling embeds: diffusion sample "
+            f"--key={key}: {watermark.identity} lies in the noise, so it is embedded by sampling: diffusion sample "
             f"--watermark={key}. Valid here: a watermark for pictures, such as spread_spectrum."
         )
     folder = pathlib.Path(out).expanduser()
@@ -138,7 +138,7 @@ def detect(key: str, path: str, maker: watermark_robustness.Maker | None) -> Ite
     watermark = watermarks.load(key)
     if watermark.carrier == "noise" and maker is None:
         raise ConfigError(
-            f"{watermark.identity} lies in the noise: name the model that made the pictures, --workdir or --model."
+            f"{watermark.identity} lies in the noise. Name the model that made the pictures, by --workdir or --model."
         )
     if maker is None or watermark.carrier == "pictures":  # pictures of any sizes
         for name, picture in pictures_of(path):
@@ -155,7 +155,7 @@ def detect(key: str, path: str, maker: watermark_robustness.Maker | None) -> Ite
 def _maker(values: flags.FlagValues) -> watermark_robustness.Maker | None:
     """The model that the flags name."""
     if values.workdir and values.model:
-        raise ConfigError("--workdir and --model: name one of them.")
+        raise ConfigError("--workdir and --model are both set; name only one of them.")
     if values.workdir:
         return watermarked.build_run_maker(trained_run.load(values.workdir), values.workdir)
     if values.model:
@@ -172,13 +172,14 @@ def _of_files(key: str, path: str) -> watermark_robustness.Maker:
     watermark = watermarks.load(key)
     if watermark.carrier != "pictures":
         raise ConfigError(
-            f"--pictures: {watermark.identity} lies in the noise; name --workdir or --model to measure it."
+            f"--pictures: {watermark.identity} lies in the noise, so it cannot be measured on given pictures. Name "
+            "--workdir or --model."
         )
     loaded = [picture for _, picture in pictures_of(path)]
     sizes = sorted({picture.shape[:2] for picture in loaded})
     if len(sizes) > 1 or len(loaded) < 2:
         shown = ", ".join(f"{height} x {width}" for height, width in sizes[:3])
-        raise ConfigError(f"--pictures={path}: {len(loaded)} pictures of {shown}; valid: two or more of one size.")
+        raise ConfigError(f"--pictures={path}: {len(loaded)} pictures of {shown}. Valid: two or more of one size.")
     return watermark_robustness.wrap_pictures(np.stack(loaded), path)
 
 
@@ -219,10 +220,12 @@ def _done(word: str, values: flags.FlagValues) -> None:
             sys.exit(1)
     else:
         if values.pictures and (values.workdir or values.model):
-            raise ConfigError("--pictures measures these pictures alone: leave --workdir and --model out.")
+            raise ConfigError("--pictures measures these pictures alone; leave --workdir and --model out.")
         maker = _of_files(values.key, values.pictures) if values.pictures else _maker(values)
         if maker is None:
-            raise ConfigError("diffusion watermark measure makes pictures: name --workdir or --model, or --pictures.")
+            raise ConfigError(
+                "diffusion watermark measure needs pictures: name --workdir or --model to make them, or --pictures."
+            )
         with progress.bar("measuring", maker.changes, "changes") as advance:
             content = watermark_robustness.measure(values.key, maker, values.number, advance)
         out = pathlib.Path(values.out)

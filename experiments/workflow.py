@@ -19,10 +19,14 @@ from diffusion.experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("file", None, "the workflow that makes pictures, a .json file")
-    flags.DEFINE_string("picture", None, "a picture of diffusion sample --prompt, whose settings become a workflow")
-    flags.DEFINE_string("model", None, "folder of the checkpoint, with model_index.json; of a picture its own")
+    flags.DEFINE_string(
+        "picture", None, "a picture that diffusion sample --prompt wrote, whose settings become a workflow"
+    )
+    flags.DEFINE_string(
+        "model", None, "folder of the checkpoint, with model_index.json; for a picture by default its own"
+    )
     flags.DEFINE_string("comfyui", ".", "folder of ComfyUI, with models/loras, models/controlnet and input")
-    flags.DEFINE_bool("own_steps", False, "take the steps of the model's folder, not the workflow's scheduler")
+    flags.DEFINE_bool("own_steps", False, "use the steps in the model's folder instead of the workflow's scheduler")
     flags.DEFINE_string("out", None, "folder of the pictures, or the .json file of the workflow", required=True)
     command_line.begin()
 
@@ -61,7 +65,9 @@ def run(
     print(f"{file}: its checkpoint {flow.checkpoint} is {model}", flush=True)
     described = text_to_image.described(model)
     if described.kind.video is not None:
-        raise ConfigError(f"{model} makes clips, which no node that is read has. Valid: a model of pictures.")
+        raise ConfigError(
+            f"{model} makes clips, which none of the supported nodes can express. Valid: a model of pictures."
+        )
     if not own_steps:  # refused before the weights are read
         flow.stepped(described)
     source: dict[str, Any] = {"dtype": "float32", "loras": flow.loras, "attachments": flow.attachments}
@@ -92,7 +98,7 @@ def write(picture: pathlib.Path, out: pathlib.Path, model: str | None = None) ->
     stored = png.read(picture)
     if not png.is_complete(stored) or "workdir" in stored:
         raise ConfigError(
-            f"{picture} carries no settings of a published model, as diffusion sample --model writes them."
+            f"{picture} carries no settings of a published model. Valid: a picture that diffusion sample --model wrote."
         )
     folder = str(model or stored["model"])
     described = text_to_image.described(folder, dtype=stored["dtype"], weights=False)
@@ -109,10 +115,10 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     if (values.file is None) == (values.picture is None):
         raise ConfigError(
-            "name one of --file, a workflow that makes pictures, and --picture, whose settings become one."
+            "name either --file, a workflow that makes pictures, or --picture, whose settings become a workflow."
         )
     if values.file is not None and values.model is None:
-        raise ConfigError("--model is missing: the folder of the workflow's checkpoint, with model_index.json.")
+        raise ConfigError("--model is missing: name the folder of the workflow's checkpoint, with model_index.json.")
     with as_config_errors():
         if values.file is None:
             write(pathlib.Path(values.picture), pathlib.Path(values.out), values.model)

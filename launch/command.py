@@ -28,7 +28,7 @@ def argument(pattern: str, words: str, repeat: bool = True) -> Callable[[str], s
 
     def check(text: str) -> str:
         if not re.fullmatch(pattern, text, re.ASCII):
-            raise argparse.ArgumentTypeError(f"{text!r}: must be {words}" if repeat else f"must be {words}")
+            raise argparse.ArgumentTypeError(f"{text!r} must be {words}" if repeat else f"must be {words}")
         return text
 
     return check

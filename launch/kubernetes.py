@@ -49,11 +49,11 @@ def variable(text: str) -> str:
     """An argument NAME=VALUE for the environment, refused if it looks like a secret. Errors do not repeat the value."""
     name, equals, value = text.partition("=")
     if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-        raise argparse.ArgumentTypeError("must be NAME=VALUE, a variable's name and its value")
+        raise argparse.ArgumentTypeError("must be NAME=VALUE, the name of a variable and its value")
     if SECRET_NAME.search(name.upper()) or launcher.SECRET_VALUE.search(value):
         raise argparse.ArgumentTypeError(
-            f"{name} looks like a secret, which a manifest must not hold: put it into a "
-            f"Secret of the cluster and give --secret-env={name}=SECRET:KEY"
+            f"{name} looks like a secret, which must not appear in a manifest. Put it into a Secret of the cluster "
+            f"and pass --secret-env={name}=SECRET:KEY"
         )
     return text
 
@@ -94,9 +94,9 @@ def check_pod(parser: argparse.ArgumentParser, options: argparse.Namespace, comm
     names = [text.partition("=")[0] for text in options.env + options.secret_env]
     for name in names:
         if names.count(name) > 1 or re.fullmatch("DIFFUSION_(COORDINATOR|PROCESS_.*)", name):
-            parser.error(f"variable {name}: it comes twice, or is one that the launcher sets")
+            parser.error(f"variable {name}: it is set twice, or the launcher sets it itself")
     if options.gpus and options.tpus:
-        parser.error("--gpus and --tpus: a pod has the one or the other")
+        parser.error("--gpus and --tpus exclude each other: a pod has one or the other")
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -120,7 +120,7 @@ def check_names(parser: argparse.ArgumentParser, name: str, end: str) -> None:
     """Ends a launcher with an error where a pod's name is too long: NAME, `end`, and 5 letters of Kubernetes' own."""
     beyond = len(f"{name}{end}-12345") - 63
     if beyond > 0:
-        parser.error(f"--name={name} is {beyond} letters too long: the pods' names must fit in 63")
+        parser.error(f"--name={name} is {beyond} letters too long, because the pods' names must fit in 63 letters")
 
 
 def _literal(text: str) -> str:

@@ -28,13 +28,13 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--image", type=kubernetes.image, required=True, metavar="IMAGE", help="container image that holds the library")
     add("--runs", type=positive, required=True, metavar="N", help="runs of the sweep, as its --dry-run counts them")
     add("--at-once", type=positive, metavar="N", help="pods at the same time, at most (default: all)")
-    add("--retries", type=natural, default=0, metavar="R", help="attempts more for a run that fails (default: 0)")
+    add("--retries", type=natural, default=0, metavar="R", help="further attempts for a run that fails (default: 0)")
     kubernetes.add_pod(parser)
     options, command = launcher.parse(parser, argv)
     kubernetes.check_pod(parser, options, command)
     launcher.no_run(parser, command)
     if any(text.partition("=")[0] == VARIABLE for text in options.env + options.secret_env):
-        parser.error(f"variable {VARIABLE}: one that the launcher sets")
+        parser.error(f"variable {VARIABLE}: the launcher sets it itself")
     kubernetes.check_names(parser, options.name, f"-{options.runs - 1}")
     return options, command
 

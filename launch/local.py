@@ -67,11 +67,11 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
     options, command = launcher.parse(parser, argv)
     if options.processes < 1:
-        parser.error(f"--processes={options.processes}: at least 1 process is needed")
+        parser.error(f"--processes={options.processes} must be at least 1")
     if options.devices_per_process is not None and options.devices_per_process < 1:
-        parser.error(f"--devices-per-process={options.devices_per_process}: at least 1 device is needed")
+        parser.error(f"--devices-per-process={options.devices_per_process} must be at least 1")
     if options.grace < 0:
-        parser.error(f"--grace={options.grace}: a time in seconds, 0 or more")
+        parser.error(f"--grace={options.grace} must be a time in seconds, at least 0")
     return options, command
 
 

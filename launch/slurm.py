@@ -82,7 +82,7 @@ def seconds(text: str) -> int:
 def directive(text: str) -> str:
     """An argument that is one more option of sbatch; the options that this launcher writes itself are refused."""
     if OWN.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r}: the launcher sees to this itself; --help lists its options")
+        raise argparse.ArgumentTypeError(f"{text!r}: the launcher sets this itself; --help lists its options")
     return argument(r"--[a-z][^\n\r]*", "an option of sbatch in its long form, for example --mem=200G")(text)
 
 
@@ -97,14 +97,14 @@ def add_usual(parser: argparse.ArgumentParser, log: str, words: str) -> None:
         type=positive,
         default=120,
         metavar="SECONDS",
-        help="SIGTERM comes so long before the end, for the run to save (default: 120)",
+        help="SIGTERM comes this long before the end of the time limit, for the run to save (default: 120)",
     )
     add(
         "--max-requeues",
         type=positive,
         default=1000,
         metavar="N",
-        help="turns after the first, so that a run that never gets further ends at last (default: 1000)",
+        help="further turns after the first, at most; a run that makes no progress ends then (default: 1000)",
     )
     add("--job-name", type=name, default="diffusion", metavar="NAME", help="default: diffusion")
     add("--log", type=log_pattern, default=log, metavar="FILE", help=f"default: {log.replace('%', '%%')}, {words}")
@@ -128,7 +128,9 @@ def check_usual(parser: argparse.ArgumentParser, options: argparse.Namespace, co
         "the program read it from a variable, which the tasks have too",
     )
     if options.time is not None and seconds(options.time) <= options.grace:
-        parser.error(f"--time={options.time} is {seconds(options.time)} s, which --grace={options.grace} uses up")
+        parser.error(
+            f"--time={options.time} is {seconds(options.time)} s, but --grace={options.grace} takes up all of it"
+        )
 
 
 def directives(options: argparse.Namespace, **others: object) -> str:
@@ -164,7 +166,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     check_usual(parser, options, command)
     if options.gpus_per_node is not None and options.gpus_per_node % options.tasks_per_node:
         parser.error(
-            f"--gpus-per-node={options.gpus_per_node} does not divide over --tasks-per-node={options.tasks_per_node}"
+            f"--gpus-per-node={options.gpus_per_node} does not divide evenly over "
+            f"--tasks-per-node={options.tasks_per_node}"
         )
     return options, command
 

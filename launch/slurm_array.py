@@ -44,7 +44,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     add = parser.add_argument
     add("--runs", type=positive, required=True, metavar="N", help="runs of the sweep, as its --dry-run counts them")
-    add("--only", type=indices, metavar="I,J-K", help="some of them alone, e.g. 3,7,10-12")
+    add("--only", type=indices, metavar="I,J-K", help="run only these runs of the sweep, e.g. 3,7,10-12")
     add("--at-once", type=positive, metavar="N", help="tasks that run at the same time, at most (default: all)")
     add("--gpus-per-task", type=positive, metavar="G", help="GPUs of each run (default: none)")
     add("--cpus-per-task", type=positive, metavar="C", help="CPU cores of each run")
@@ -55,7 +55,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     beyond = [index for index in re.findall("[0-9]+", options.only or "") if int(index) >= options.runs]
     if beyond:
         parser.error(
-            f"--only={options.only} names run {beyond[0]}; those of --runs={options.runs} are 0 to {options.runs - 1}"
+            f"--only={options.only} names run {beyond[0]}, but the runs of --runs={options.runs} are 0 to "
+            f"{options.runs - 1}"
         )
     return options, command
 

@@ -37,8 +37,8 @@ def flag(text: str) -> str:
     """An argument that is one more flag of gcloud; the flags that this launcher writes itself are refused."""
     if not re.fullmatch(r"--[a-z].*", text) or OWN.fullmatch(text):
         raise argparse.ArgumentTypeError(
-            f"{text!r}: must be a flag of `gcloud compute tpus tpu-vm ssh`, e.g. "
-            "--internal-ip, and none that the launcher sees to itself"
+            f"{text!r} must be a flag of `gcloud compute tpus tpu-vm ssh`, e.g. --internal-ip, that the launcher does "
+            "not set itself"
         )
     return text
 
@@ -53,9 +53,18 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     add = parser.add_argument
     add("--name", type=pod, required=True, metavar="NAME", help="the TPU VM, or USER@NAME")
-    add("--zone", type=zone, required=True, metavar="ZONE", help="its zone")
-    add("--project", type=project, metavar="PROJECT", help="its project (default: the one that gcloud has set)")
-    add("--directory", metavar="DIR", help="where to run, absolute or from the home directory (default: there)")
+    add("--zone", type=zone, required=True, metavar="ZONE", help="zone of the TPU VM")
+    add(
+        "--project",
+        type=project,
+        metavar="PROJECT",
+        help="project of the TPU VM (default: the one that gcloud is set to)",
+    )
+    add(
+        "--directory",
+        metavar="DIR",
+        help="folder to run in, absolute or relative to the home directory (default: the home directory)",
+    )
     add(
         "--gcloud",
         type=flag,

@@ -324,7 +324,7 @@ def test_an_unknown_name_says_how_to_add_one():
 
 
 def test_a_name_that_is_taken_or_no_function_is_refused(ideas):
-    with pytest.raises(ConfigError, match="'heun' already"):
+    with pytest.raises(ConfigError, match="'heun' is already taken"):
         names.add(names.SAMPLERS, ideas.ralston, "heun")
     with pytest.raises(ConfigError, match="Valid: a function"):
         names.add(names.SAMPLERS, ideas.ralston())
@@ -338,7 +338,7 @@ def test_a_name_that_is_taken_or_no_function_is_refused(ideas):
         ("import no_such_module\n", "line 1: ModuleNotFoundError: No module named 'no_such_module'"),
         (
             "from diffusion.experiments.config import names\n\nnames.add(names.SAMPLERS, len, 'ddim')\n",
-            "line 3: names.add: there is a",
+            "line 3: names.add: the name 'ddim' is already taken",
         ),
         (None, "no such Python file"),
     ],

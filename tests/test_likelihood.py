@@ -217,7 +217,7 @@ def test_bad_input():
     outside = lambda schedule: likelihood.log_likelihood(
         denoise, schedule, x, ode.runge_kutta([0.0, 1.0]), likelihood.exact()
     )
-    with pytest.raises(ValueError, match=r"\[0.001, 1\], where the schedule is defined; the solver goes from 0 to 1"):
+    with pytest.raises(ValueError, match=r"from time 0 to 1, but the schedule is defined only in \[0\.001, 1\]"):
         outside(SCHEDULES["linear_beta"])
     with pytest.raises(ValueError, match=r"probes must have shape \[K, 5, 2\], got \[1, 4, 2\]"):
         solver = ode.runge_kutta([0.1, 0.9])

@@ -396,7 +396,7 @@ def test_another_project_of_the_same_import_name_is_told_of(tmp_path):
     (tmp_path / f"jax_diffusion-{diffusion.__version__}.dist-info").mkdir()
     assert said() == ""
     (tmp_path / "diffusion-6.12.2.dist-info").mkdir()
-    assert "the distribution diffusion 6.12.2, another project" in said()
+    assert "another project, the distribution diffusion 6.12.2" in said()
 
 
 @pytest.mark.slow

@@ -332,7 +332,7 @@ def test_times_out_of_range_are_refused_in_eager_use(t):
     schedule = schedules.cosine()
     x = jnp.ones((2, 3))
     denoise = parameterizations.denoiser(lambda x, clock, condition: x, schedule, parameterizations.v())
-    with pytest.raises(ValueError, match=r"outside of this schedule's times, \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"outside the times of this schedule, \[0, 1"):
         denoise(x, t)
     assert jax.jit(denoise)(x, jnp.asarray(t, jnp.float32)).x0.shape == x.shape
     assert denoise(x, jnp.asarray([0.0, 1.0])).x0.shape == x.shape

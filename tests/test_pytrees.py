@@ -39,7 +39,7 @@ def test_leaves_of_tuples_in_tuples_have_a_schedule_each():
     """As a molecule's (positions, (types, charges)): a tuple of shapes is no shape."""
     nested = schedules.per_leaf((OWN["positions"], (OWN["types"], OWN["positions"])), ((1, 2), ((2,), (3,))))
     assert [size for size, _ in nested.leaves] == [2, 2, 3]
-    with pytest.raises(ValueError, match="give one for each leaf"):
+    with pytest.raises(ValueError, match="give one schedule for each leaf"):
         schedules.per_leaf((OWN["positions"], OWN["types"]), ((1, 2), ((2,), (3,))))
 
 
@@ -77,7 +77,7 @@ def test_a_time_of_each_example_is_never_read_as_one_of_each_number():
         "laplace": lambda: timesteps.laplace(JOINT),
         "dimension_shifted_density": lambda: timesteps.dimension_shifted_density(JOINT, density, 4),
     }.items():
-        with pytest.raises(ValueError, match=f"{name}.* chooses times by their log-SNR, and leaves"):
+        with pytest.raises(ValueError, match=f"{name}.* chooses times by their log-SNR, but leaves"):
             make()
 
 

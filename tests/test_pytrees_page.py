@@ -50,7 +50,7 @@ def test_the_polygons_are_regular_and_a_mask_that_leaves_nothing_is_refused(poly
         np.testing.assert_allclose(bonds, bonds.mean(), rtol=1e-5)
         assert (record["x"]["types"][real].argmax(1) + 3 == len(corners)).all()
     empty = [source[0], {**source[1], "condition": {"real": np.zeros(6, bool)}}]
-    with pytest.raises(ValueError, match='"real" of record 1 of a batch leaves nothing'):
+    with pytest.raises(ValueError, match='the mask "real" of record 1 of a batch is empty'):
         pipeline.stacked_conditions(empty)
     of_leaves = [{"condition": {"real": {"frames": np.ones(2, bool), "sound": np.zeros(3, bool)}}}]
     pipeline.stacked_conditions(of_leaves)  # of a video without sound something is real
@@ -63,7 +63,7 @@ def test_an_objective_that_takes_no_mask_is_refused_before_anything_is_compiled(
     config.objective.wrappers = ()
     assert checks.on_its_data(checks.validate(config)).objective.examples.real
     config.objective.coupling = {"name": "optimal_transport", "block": 2}
-    with pytest.raises(ConfigError, match=r"objective.coupling = .*a mask of padding, and this objective takes none"):
+    with pytest.raises(ConfigError, match=r"objective.coupling = .*a mask of padding, which this objective does not"):
         checks.on_its_data(checks.validate(config))
 
 

@@ -174,7 +174,12 @@ RANGES = {
         [0, 3],
         "steps = ",
     ),
-    "karras_levels": (lambda n: timesteps.karras_levels(schedules.edm(), n, levels=4), [1, 4], [5], "the 4 levels"),
+    "karras_levels": (
+        lambda n: timesteps.karras_levels(schedules.edm(), n, levels=4),
+        [1, 4],
+        [5],
+        "the number of levels, 4",
+    ),
     "align_your_steps": (
         lambda sigma: timesteps.align_your_steps(schedules.variance_exploding(0.01, sigma), 10, "stable_diffusion_1.5"),
         [14.6147, 80.0],
@@ -242,13 +247,13 @@ RANGES = {
     "region's top": (lambda top: region((0.0, top, 1.0, 0.5)), [0.0, 0.49], [-0.01, 0.5], "the box"),
     "region's bottom": (lambda bottom: region((0.0, 0.5, 1.0, bottom)), [1.0], [1.01], "the box"),
     "region's left": (lambda left: region((left, 0.0, 1.0, 1.0)), [0.0], [-0.01], "the box"),
-    "region's weights": (lambda w: region(np.full((2, 2), w)), [0.0, 1.0], [-0.01, 1.01], "valid: 0 .. 1"),
+    "region's weights": (lambda w: region(np.full((2, 2), w)), [0.0, 1.0], [-0.01, 1.01], r": 0 \.\. 1"),
     # samplers
     "dpmpp_sde r": (lambda r: samplers.dpmpp_sde(r=r), [0.1, 1.0], [0.0, 1.1], "r = "),
     "eta of the reverse equation": (samplers.dpmpp_2m_sde, [0.0, 2.0], [-0.1], "eta = "),
     "eta of ddim": (samplers.ddim, [0.0, 1.0], [-0.1, 1.1], "eta = "),
     "churn": (samplers.edm, [0.0], [-0.1], "s_churn"),
-    "churn range": (lambda end: samplers.edm(1.0, 0.5, end), [0.5], [0.4], "is empty"),
+    "churn range": (lambda end: samplers.edm(1.0, 0.5, end), [0.5], [0.4], "edm:"),
     "tcd": (samplers.tcd, [0.0, 1.0], [-0.1, 1.1], "gamma = "),
     "ddim_inversion": (samplers.ddim_inversion, [1], [0], "iterations = 0"),
     "ddim_inversion clip": (lambda clip: samplers.ddim_inversion(clip=clip), [1e-3], [0.0], "clip = 0"),
@@ -456,7 +461,7 @@ RANGES = {
     "coverage": (lambda level: crps.coverage(ROWS, ROWS[0], level), [1e-3, 0.999], [0.0, 1.0], "level = "),
     "covering samples": (lambda n: crps.coverage(ROWS[:n], ROWS[0], 0.5), [2], [1], "S >= 2"),
     "quantile samples": (lambda n: crps.quantile_form(ROWS[:n], ROWS[0]), [1], [0], "S >= 1"),
-    "sizes of targets": (lambda y: crps.quantile_form(ROWS, np.full(2, y)), [1e-3], [0.0], "relative to their size"),
+    "sizes of targets": (lambda y: crps.quantile_form(ROWS, np.full(2, y)), [1e-3], [0.0], "is relative to the size"),
     "mind": (lambda n: mind.mind(ROWS, ROWS[::-1], n), [2], [1], "at least 2 directions"),
     "manifold": (lambda k: manifold.overlap(ROWS, ROWS[::-1], k, 1), [1, 5], [0, 6], "k must be|at least 7"),
     "copied ratio": (
@@ -493,7 +498,7 @@ RANGES = {
         lambda floor: representation_ratio.representation_ratio({"adm": 1.0}, {"adm": floor}),
         [1e-3],
         [0.0],
-        "must be positive",
+        "Valid: a positive number",
     ),
     "detected": (lambda n: detection.auroc(np.arange(n), np.arange(2)), [2], [1], "two finite scores"),
     "bootstrap rows": (

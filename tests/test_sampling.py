@@ -43,7 +43,7 @@ def test_conditions_may_depend_on_the_time():
 
 
 def test_a_cache_refuses_a_denoiser_that_is_moved():
-    with pytest.raises(TypeError, match="a cache needs a denoiser with alpha x0"):
+    with pytest.raises(TypeError, match="cache needs a denoiser whose x0 and eps satisfy alpha x0"):
         sampling.denoiser(NETWORK, *TO, (X[:, 0],), changes=(guidance.Unpaired,), cache=caching.first_block(0.1))
 
 

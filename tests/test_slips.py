@@ -66,9 +66,9 @@ SLIPS = {
     "misspelt network": (lambda: train({"modle": network}), ValueError, "'model'; it received .'modle'"),
     "array for the batch": (lambda: train(batch=X), TypeError, r"batch must be a mapping .* shape \(4, 2\)"),
     "batch without x": (lambda: train(batch={"image": X}), ValueError, "as \"x\"; its entries are .'image'"),
-    "mask": (lambda: train(batch={"x": X, "mask": X}), ValueError, "no objective reads the batch's mask; valid .* x"),
+    "mask": (lambda: train(batch={"x": X, "mask": X}), ValueError, "no objective reads mask from the batch"),
     "integers to train on": (lambda: train(batch={"x": jnp.ones((4, 2), jnp.uint8)}), TypeError, r"1\]; .* uint8"),
-    "noise": (lambda: train(batch={"x": X, "noise": X[:, :1]}), ValueError, r"\(4, 2\), and has \(4, 1\)"),
+    "noise": (lambda: train(batch={"x": X, "noise": X[:, :1]}), ValueError, r"\(4, 2\), but has \(4, 1\)"),
     "one key to train": (lambda: train(keys=jax.random.key(0)), ValueError, "single key. Make them with .*, 4"),
     "raw keys to train": (lambda: train(keys=jax.random.split(jax.random.PRNGKey(0), 4)), ValueError, "PRNGKey .*wrap"),
     "too few keys": (lambda: train(keys=KEYS[:2]), ValueError, r"got keys of shape \(2,\)"),
@@ -76,7 +76,7 @@ SLIPS = {
     "dropout": (
         lambda: train(objective=objectives.with_condition_dropout(MATCHING, 0, 0.1)),
         ValueError,
-        "none; labels are",
+        r'the batch has no "condition" \(labels are one\)',
     ),
     "dropout, one key": (
         lambda: train(keys=KEYS[0], objective=objectives.with_condition_dropout(MATCHING, 0, 0.1)),
@@ -90,7 +90,7 @@ SLIPS = {
             )
         ),
         ValueError,
-        r"\(4, 2\), and has \(4,\)",
+        r"must have the shape \(4, 2\), but has \(4,\)",
     ),
     "a coupling that is not made": (
         lambda: objectives.flow_matching(timesteps.uniform_density(FLOW), couplings.optimal_transport),
@@ -116,7 +116,7 @@ SLIPS = {
             networks={"model": lambda x, clock, condition, features: (x, (x,))},
         ),
         ValueError,
-        r"term, one an example, .* \(4,\), and has \(1,\)",
+        r"term, one an example, .* \(4,\), but has \(1,\)",
     ),
     "uncertainty": (
         lambda: train(
@@ -152,22 +152,22 @@ SLIPS = {
     "denoiser for a map": (
         lambda: sample(samplers.tcd()),
         TypeError,
-        r"takes FlowMap, and got the function .* ddim\(\)",
+        "takes FlowMap, but got the function denoise.*with ddim",
     ),
     "function for a map": (
         lambda: sample(samplers.flow_map(), lambda x, t, s: x),
         TypeError,
-        r"takes FlowMap, and got the function <lambda>; .*FlowMap\(f\) of your own",
+        "takes FlowMap, but got the function <lambda>.*a FlowMap of.*of your own",
     ),
     "guidance with memory for a map": (
         lambda: sample(samplers.flow_map(), guidance.Memory(jnp.zeros_like, MAP)),
         TypeError,
-        "takes FlowMap, and got a value of type Memory",
+        "takes FlowMap, but got a value of type Memory",
     ),
     "unpaired guidance": (
         lambda: sample(denoise=guidance.Unpaired(DENOISE)),
         TypeError,
-        "takes a denoiser .* or Memory, and got a value of type Unpaired; .* ddim",
+        r"takes a denoiser \(.*or Memory, but got a value of type Unpaired;.*as ddim",
     ),
     "array for a denoiser": (lambda: sample(denoise=X), TypeError, "got an array of float32.*becomes a denoiser by"),
     "network of two arguments": (lambda: sample(denoise=optional), TypeError, "returns must be a Prediction.*array of"),
@@ -178,25 +178,37 @@ SLIPS = {
     "raw keys to sample": (lambda: sample(keys=jax.random.split(jax.random.PRNGKey(0), 4)), ValueError, "raw keys"),
     "picard": (lambda: sample(plan=timesteps.uniform(FLOW, 3), by=samplers.picard), TypeError, "plan must be a Plan"),
     "picard's keys": (lambda: sample(keys=KEYS[0], by=samplers.picard), ValueError, "a single key"),
-    "estimate": (lambda: sample(denoise=said(lambda x: x[:, 0])), ValueError, r"\(4, 2\), and has \(4,\)"),
-    "picard's estimate": (lambda: sample(denoise=said(lambda x: x[0]), by=samplers.picard), ValueError, r"has \(2,\)"),
+    "estimate": (lambda: sample(denoise=said(lambda x: x[:, 0])), ValueError, r"shape of x_t, \(4, 2\); got \(4,\)"),
+    "picard's estimate": (
+        lambda: sample(denoise=said(lambda x: x[0]), by=samplers.picard),
+        ValueError,
+        r"shape of x_t, \(4, 2\); got \(2,\)",
+    ),
     "map": (
         lambda: sample(samplers.flow_map(), FlowMap(lambda x, t, s: x[0])),
         ValueError,
-        r"shape \(4, 2\), and has \(2,\)",
+        r"shape \(4, 2\), but has \(2,\)",
     ),
     "branches": (
         lambda: guidance.separately(DENOISE, said(lambda x: x[:1]))(X, 0.5),
         ValueError,
-        r"\(4, 2\), and has \(1, 2\)",
+        r"shape of x_t, \(4, 2\); got \(1, 2\)",
     ),
-    "threshold": (lambda: guidance.dynamic_threshold(said(lambda x: x[:, 0]), FLOW)(X, 0.5), ValueError, r"has \(4,\)"),
+    "threshold": (
+        lambda: guidance.dynamic_threshold(said(lambda x: x[:, 0]), FLOW)(X, 0.5),
+        ValueError,
+        r"shape of x_t, \(4, 2\); got \(4,\)",
+    ),
     "classifier": (
         lambda: guidance.classifier(DENOISE, FLOW, lambda x, t: x)(X, 0.5),
         ValueError,
-        r"\(4,\), and has \(4, 2\)",
+        r"\(4,\), but has \(4, 2\)",
     ),
-    "adaptive": (lambda: samplers.adaptive(said(lambda x: x[:, 0]), FLOW, X), ValueError, r"has \(4,\)"),
+    "adaptive": (
+        lambda: samplers.adaptive(said(lambda x: x[:, 0]), FLOW, X),
+        ValueError,
+        r"shape of x_t, \(4, 2\); got \(4,\)",
+    ),
     "adaptive's integers": (lambda: samplers.adaptive(DENOISE, FLOW, jnp.ones((4, 2), int)), TypeError, "int32"),
     "likelihood of bytes": (
         lambda: likelihood.log_likelihood(
@@ -244,7 +256,9 @@ def test_an_output_of_another_shape_is_refused_and_both_are_named(read, shape):
         "map": lambda: flow_maps.mean_flow(other, FLOW)(x, 0.5, 0.2),
         "together": lambda: guidance.together(other, FLOW, V, (jnp.ones(4), jnp.zeros(4)))(x, 0.5),
     }[read]
-    with pytest.raises(ValueError, match=r"the network returned .* for x of shape \(\d, 1\); .* needs .* \(\d, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"the network returned .* for x of shape \(\d, 1\); .* must have the shape \(\d, 1\)"
+    ):
         jax.eval_shape(run)
 
 
@@ -252,7 +266,7 @@ def test_a_learned_variance_has_twice_the_channels():
     read = parameterizations.learned_variance(V)
     run = lambda other: jax.eval_shape(lambda: parameterizations.denoiser(other, FLOW, read)(X, 0.5))
     assert run(lambda x, t, c: jnp.concatenate([x, x], -1)).variance.shape == X.shape
-    with pytest.raises(ValueError, match=r"shape \(4, 2\).* needs the shape \(4, 4\), 2 times its channels"):
+    with pytest.raises(ValueError, match=r"shape \(4, 2\).*have the shape \(4, 4\), 2 times its channels"):
         run(network)
 
 

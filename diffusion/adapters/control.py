@@ -50,27 +50,30 @@ def control_net(base: Any, hint_widths: tuple[int, ...] = (), depth: int = 0) ->
     if kind:
         if hint_widths:
             raise ValueError(
-                f"hint_widths = {tuple(hint_widths)} are of a U-Net's ControlNet; that of a "
-                f"{type(base.denoiser).__name__} reads latents. Valid: ()"
+                f"hint_widths = {tuple(hint_widths)} applies only to the ControlNet of a U-Net; the ControlNet of a "
+                f"{type(base.denoiser).__name__} reads the hint as latents. Valid: ()"
             )
         module = kind.beside(base.denoiser, depth)
         return dataclasses.replace(_beside(base, module, lambda seen: seen), latents=(NAME,))
     if depth:
-        raise ValueError(f"depth = {depth} is of a transformer's ControlNet; a U-Net's copies the way down. Valid: 0")
+        raise ValueError(
+            f"depth = {depth} applies only to the ControlNet of a transformer; a U-Net's ControlNet always copies the "
+            "downward half. Valid: 0"
+        )
     unet = base.denoiser
     factor = base.modules["vae"].factor
     if not isinstance(unet, ConditionalUNet) or unet.in_channels != base.channels:
         inpaints = f" of {unet.in_channels} channels" if isinstance(unet, ConditionalUNet) else ""
         raise ValueError(
-            f"a ControlNet is trained beside a U-Net that sees the {base.channels} channels of its latents, or beside "
-            f"a {', '.join(kind.base_class.__name__ for kind in OF_TRANSFORMERS)}; the denoiser of the base is a "
-            f"{type(unet).__name__}{inpaints}"
+            f"a ControlNet needs a base whose denoiser is a U-Net that sees only the {base.channels} channels of its "
+            f"latents, or a {', '.join(kind.base_class.__name__ for kind in OF_TRANSFORMERS)}; the denoiser of this "
+            f"base is a {type(unet).__name__}{inpaints}"
         )
     widths = tuple(hint_widths) or HINT_WIDTHS[: factor.bit_length()]
     if 2 ** (len(widths) - 1) != factor:
         raise ValueError(
-            f"hint_widths = {widths}: each after the first halves the side, and the autoencoder divides it by "
-            f"{factor}. Valid: {factor.bit_length()} widths"
+            f"hint_widths = {widths}: each width after the first halves the side of the hint, and the autoencoder "
+            f"divides the side by {factor}. Valid: {factor.bit_length()} widths"
         )
     return _beside(base, ControlNet(unet.clone(strength_width=0), widths), lambda control: (control + 1) / 2)
 
@@ -120,7 +123,10 @@ def t2i_adapter(base: Any, blocks: int = 2) -> Tuning:
     part = base.kind.denoiser
     factor = base.modules["vae"].factor
     if not isinstance(unet, ConditionalUNet):
-        raise ValueError(f"a T2I-Adapter is trained beside a U-Net, and the denoiser is a {type(unet).__name__}")
+        raise ValueError(
+            "a T2I-Adapter needs a base whose denoiser is a U-Net; the denoiser of this base is a "
+            f"{type(unet).__name__}"
+        )
     side = 2 ** len(unet.widths)
     shapes = level_shapes(unet, side, side)
     large = shapes[0][0] < side
@@ -130,7 +136,9 @@ def t2i_adapter(base: Any, blocks: int = 2) -> Tuning:
     picture = jax.ShapeDtypeStruct((1, side * factor, side * factor, 3), jnp.float32)
     levels = jax.eval_shape(lambda picture: module.init_with_output(jax.random.key(0), picture)[0], picture)
     if [feature.shape[1:] for feature in levels] != list(shapes[: len(levels)]):
-        raise ValueError(f"no published kind of T2I-Adapter has features of the shapes {shapes} of the base's levels")
+        raise ValueError(
+            f"no published kind of T2I-Adapter has features of the shapes {shapes}, which the levels of this U-Net have"
+        )
 
     def init(key: Array, params: Params) -> Any:
         return module.init(key, jnp.zeros(picture.shape))["params"]

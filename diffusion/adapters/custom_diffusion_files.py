@@ -64,13 +64,13 @@ def load(tensors: Tensors, module: nn.Module) -> tuple[dict[str, Any], dict[str,
             continue
         theirs = f"{place[1]}.{place[2]}.{place[3]}" if place else name
         if theirs not in table:
-            raise Mismatch(f"{tensors.path} is of another base: this model has no layer for {name}.")
+            raise Mismatch(f"{tensors.path} belongs to another base: this model has no layer for {name}.")
         its_rows = table[theirs]
         shape = rows.their_shapes(its_rows, leaves)[theirs]
         if tuple(tensors.shapes[name]) != shape:
             raise Mismatch(
-                f"{tensors.path} is of another base: {name} has the shape {list(tensors.shapes[name])}, and this "
-                f"model's {its_rows[0].ours} takes {list(shape)}."
+                f"{tensors.path} belongs to another base: {name} has the shape {list(tensors.shapes[name])}, and "
+                f"{its_rows[0].ours} of this model takes {list(shape)}."
             )
         tensor = tensors.read(name).astype(np.float32)
         for row in its_rows:
@@ -81,7 +81,10 @@ def load(tensors: Tensors, module: nn.Module) -> tuple[dict[str, Any], dict[str,
         layers_of_attention.setdefault(theirs.rpartition(".to_")[0], set()).add(f"to_{theirs.rpartition('.to_')[2]}")
     for attention, layers in layers_of_attention.items():
         if missing := sorted(KEYS - layers):
-            raise Mismatch(f"{tensors.path}: {attention} has {', '.join(sorted(layers))} and no {missing[0]}.")
+            raise Mismatch(
+                f"{tensors.path}: {attention} has {', '.join(sorted(layers))}, but {missing[0]} is missing. Valid: "
+                "files with both keys and values."
+            )
     return stacked(parts)
 
 

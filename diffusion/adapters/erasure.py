@@ -41,12 +41,15 @@ def solved(kernel: Any, old: Any, new: Any, fixed: Any, preserve: float = 1.0, k
         ValueError: for weights out of range, or embeddings that do not belong together.
     """
     if not (preserve >= 0 and keep > 0):
-        raise ValueError(f"preserve = {preserve}, keep = {keep}. Valid: at least 0, and above 0")
+        raise ValueError(f"preserve = {preserve}, keep = {keep}. Valid: preserve at least 0, and keep above 0")
     wide = [np.asarray(array, np.float64) for array in (kernel, old, new, fixed)]
     kernel, old, new, fixed = wide
     if old.shape != new.shape or old.shape[-1] != len(kernel) or fixed.shape[-1] != len(kernel):
         shapes = [array.shape for array in wide]
-        raise ValueError(f"kernel, old, new and fixed are {shapes}. Valid: [in, out], [n, in] twice, [m, in]")
+        raise ValueError(
+            f"kernel, old, new and fixed have the shapes {shapes}. Valid: kernel [in, out], old and new [n, in], "
+            "fixed [m, in]"
+        )
     stays = preserve * fixed.T @ fixed + keep * np.eye(len(kernel))
     return np.linalg.solve(old.T @ old + stays, (old.T @ new + stays) @ kernel)
 
@@ -91,7 +94,7 @@ def edited(
         layers = np.asarray(array, np.float64)
         inputs = next((axis for axis, size in enumerate(layers.shape) if size == width), None)
         if inputs is None:
-            raise ValueError(f"{name} {layers.shape} does not read a text of {width} numbers. Valid: {CROSS}")
+            raise ValueError(f"{name} of shape {layers.shape} does not read a text of {width} features. Valid: {CROSS}")
         flat = layers.reshape(-1, width, int(np.prod(layers.shape[inputs + 1 :])))
         changed = [solved(one, np.concatenate(old), np.concatenate(new), stay, preserve, keep) for one in flat]
         return jnp.asarray(np.stack(changed).reshape(layers.shape), array.dtype)

@@ -77,14 +77,14 @@ def chosen_leaves(module: Any, pattern: str) -> set[str]:
     try:
         leaves = {row.ours for row in table if re.search(pattern, row.theirs)}
     except re.error as error:
-        raise ValueError(f"the pattern {pattern!r} is no regular expression: {error}") from error
+        raise ValueError(f"the pattern {pattern!r} is not a regular expression: {error}") from error
     names = ", ".join(row.theirs for row in table[:: max(len(table) // 3, 1)][:3])
     if not leaves:
-        raise ValueError(f"the pattern {pattern!r} finds none of the tensors of {family.name}. Valid: e.g. {names}")
+        raise ValueError(f"the pattern {pattern!r} matches no tensor of {family.name}. Valid: e.g. {names}")
     if apart := next((row for row in table if row.ours in leaves and not re.search(pattern, row.theirs)), None):
         raise ValueError(
-            f"the pattern {pattern!r} finds a part of {apart.ours} alone, and not {apart.theirs}. Valid: one that has "
-            "all layers of it"
+            f"the pattern {pattern!r} matches only a part of {apart.ours}, and leaves out {apart.theirs}. Valid: a "
+            "pattern that matches all layers of that leaf"
         )
     return leaves
 

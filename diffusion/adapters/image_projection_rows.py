@@ -24,7 +24,10 @@ def check_heads(projection: nn.Module) -> None:
         ValueError: with both sizes.
     """
     if isinstance(projection, (Resampler, TimedResampler)) and projection.head_size != HEAD:
-        raise ValueError(f"head_size = {projection.head_size}: files do not name it, and every reader takes {HEAD}")
+        raise ValueError(
+            f"head_size = {projection.head_size} cannot be written: files do not state it, and every reader assumes "
+            f"{HEAD}"
+        )
 
 
 def rows(projection: nn.Module) -> list[Row]:
@@ -38,7 +41,7 @@ def rows(projection: nn.Module) -> list[Row]:
     if isinstance(projection, FullProjection):
         return linear("proj.0", "hidden") + linear("proj.2", "out") + norm("proj.3", "norm")
     if not isinstance(projection, (Resampler, TimedResampler)):
-        raise ValueError(f"a projection {type(projection).__name__} has no names in files; save a pytree of your own")
+        raise ValueError(f"a projection {type(projection).__name__} has no names in files; save its pytree yourself")
     check_heads(projection)
     timed = isinstance(projection, TimedResampler)
     table = [Row("latents", "queries", LEADING), *linear("proj_in", "in"), *linear("proj_out", "out")]
@@ -77,7 +80,7 @@ def read(shapes: Mapping[str, tuple[int, ...]], path: str) -> nn.Module:
     def sides(name: str, axes: int) -> tuple[int, ...]:
         shape = shapes.get(name, (0,) * axes)
         if len(shape) != axes:
-            raise Mismatch(f"{path}: its {name} has the shape {list(shape)}; valid: one of {axes} axes")
+            raise Mismatch(f"{path}: {name} has the shape {list(shape)}. Valid: {axes} axes")
         return shape
 
     matrix = lambda name: sides(name, 2)
@@ -91,7 +94,9 @@ def read(shapes: Mapping[str, tuple[int, ...]], path: str) -> nn.Module:
         inner, features = matrix("proj_in.weight")
         heads = matrix("layers.0.0.to_q.weight")[0]
         if heads < HEAD:
-            raise Mismatch(f"{path}: its layers.0.0.to_q.weight has {heads} rows; a head has {HEAD}")
+            raise Mismatch(
+                f"{path}: layers.0.0.to_q.weight has {heads} rows. Valid: a multiple of {HEAD}, the size of a head"
+            )
         sizes: dict[str, Any] = {
             "tokens": sides("latents", 3)[1],
             "inner": inner,
@@ -105,4 +110,7 @@ def read(shapes: Mapping[str, tuple[int, ...]], path: str) -> nn.Module:
         return Resampler(features, matrix("proj_out.weight")[0], **sizes)
     face = any(name.startswith(("perceiver_resampler.", "proj.2.")) for name in shapes)
     why = "a FaceID adapter, which reads the embeddings of a face recogniser" if face else "of a structure not known"
-    raise Mismatch(f"{path}: its image_proj is {why}; global, full-face and plus projections and SD 3's are read.")
+    raise Mismatch(
+        f"{path}: its image_proj is {why}. Valid: a global, full-face or plus projection, or the projection of Stable "
+        "Diffusion 3."
+    )

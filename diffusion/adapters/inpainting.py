@@ -31,8 +31,8 @@ def inpainting(base: Any) -> Tuning:
     """
     if not base.kind.inpainting:
         raise ValueError(
-            f"the base is a {base.name}, of whose kind there is no pipeline that inpaints. Valid: one of Stable "
-            "Diffusion or SDXL"
+            f"the base is a {base.name}, and that kind of model has no inpainting pipeline. Valid: Stable Diffusion "
+            "or SDXL"
         )
     vae = base.modules["vae"]
 

@@ -32,11 +32,13 @@ def instruct_pix2pix(base: Any) -> Tuning:
     Reference: Brooks et al., "InstructPix2Pix: Learning to Follow Image Editing Instructions", 2023, section 3.2.
     """
     if base.sees_picture:
-        raise ValueError(f"the base is a {base.name}, which edits already. Valid: Stable Diffusion 1, 2 and XL")
+        raise ValueError(
+            f"the base is a {base.name}, which already edits pictures. Valid: Stable Diffusion 1, 2 and XL"
+        )
     if not base.kind.edits:
         raise ValueError(
-            f"the base is a {base.name}, of whose kind there is no pipeline that edits by instructions. Valid: Stable "
-            "Diffusion 1, 2 and XL"
+            f"the base is a {base.name}, and that kind of model has no pipeline that edits by instructions. Valid: "
+            "Stable Diffusion 1, 2 and XL"
         )
 
     vae = base.modules["vae"]

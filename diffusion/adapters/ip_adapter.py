@@ -90,8 +90,8 @@ def opened(path: str | pathlib.Path, denoiser: nn.Module, **how: Any) -> Attachm
     folder = (path if path.is_dir() else path.parent) / IMAGE_ENCODER
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"{folder} is not there: an IP-Adapter reads the image encoder that it was trained with, a folder with "
-            "config.json as transformers writes it."
+            f"{folder} does not exist: an IP-Adapter needs the image encoder that it was trained with, in a folder "
+            "with config.json as transformers writes it."
         )
     encoder, encoder_params = interchange.load(folder, **{**how, "dtype": "float32"})
     try:
@@ -118,10 +118,14 @@ def attachment(
     if width != module.projection.features:
         raise ValueError(
             f"the IP-Adapter reads {'tokens' if reads_tokens else 'a pooled vector'} of {module.projection.features} "
-            f"features, and the image encoder {type(encoder).__name__} has {width}: it is another one"
+            f"features, but the image encoder {type(encoder).__name__} has {width}. Valid: the image encoder that the "
+            "adapter was trained with"
         )
     if ip_adapter_files.widths(denoiser) != module.widths:
-        raise ValueError(f"the IP-Adapter has keys of the widths {module.widths}, and the denoiser has others")
+        raise ValueError(
+            f"the IP-Adapter has keys of the widths {module.widths}, which are not the widths of this denoiser. "
+            "Valid: the denoiser that the adapter was trained for"
+        )
 
     def encode(params: Any, images: jax.Array) -> tuple[Any, Any]:
         pairs = lambda features: module.apply({"params": params["adapter"]}, features)

@@ -50,7 +50,9 @@ def widths(denoiser: Any) -> tuple[int, ...]:
         ValueError: for a denoiser without such layers.
     """
     if not hasattr(denoiser, "extra_layers"):
-        raise ValueError(f"a {type(denoiser).__name__} has no layers for image prompts (`extra_layers`)")
+        raise ValueError(
+            f"a {type(denoiser).__name__} has no layers for image prompts: it does not define `extra_layers`"
+        )
     return tuple(layer.width for layer in denoiser.extra_layers(SIDE, SIDE))
 
 
@@ -83,7 +85,7 @@ def fresh(denoiser: Any, features: int, kind: str = "global", **sizes: int) -> I
     """
     known = look_up(KINDS, kind, "kind")
     if odd := [field for field in sizes if field not in known.__dataclass_fields__]:
-        raise ValueError(f"the projection {kind!r} has no {odd[0]}")
+        raise ValueError(f"the projection {kind!r} has no field {odd[0]}")
     projection = known(features, denoiser.text_width, **sizes)
     image_projection_rows.check_heads(projection)
     return IPAdapter(projection, widths(denoiser), bias=isinstance(denoiser, Flux))
@@ -153,8 +155,8 @@ def load(path: str | pathlib.Path, denoiser: Any) -> tuple[IPAdapter | JointIPAd
     layout = _layout(tensors)
     if not layout:
         raise Mismatch(
-            f"{tensors.path} is no IP-Adapter: it has no tensor image_proj.* or ip_adapter_proj_model.*, but "
-            f"{', '.join(sorted(tensors.shapes)[:3])}."
+            f"{tensors.path} is not an IP-Adapter: it has no tensor named image_proj.* or ip_adapter_proj_model.*; "
+            f"its tensors begin with {', '.join(sorted(tensors.shapes)[:3])}."
         )
     head = LAYOUTS[layout][0]
     shapes = {name.removeprefix(head): shape for name, shape in tensors.shapes.items() if name.startswith(head)}
@@ -174,12 +176,12 @@ def _joint(projection: TimedResampler, denoiser: Any, path: str) -> JointIPAdapt
     if not isinstance(denoiser, MMDiT) or denoiser.dual:
         second = " with second attentions (3.5 medium)" if isinstance(denoiser, MMDiT) else ""
         raise Mismatch(
-            f"{path}: its image_proj reads the time: it is an IP-Adapter of Stable Diffusion 3 or 3.5 large, and the "
-            f"denoiser is a {type(denoiser).__name__}{second}."
+            f"{path}: its image_proj reads the time, as the IP-Adapters of Stable Diffusion 3 and 3.5 large do, but "
+            f"the denoiser is a {type(denoiser).__name__}{second}."
         )
     if projection.width != denoiser.width:
         raise Mismatch(
-            f"{path} is an IP-Adapter for another denoiser: it makes tokens of {projection.width} features, and this "
+            f"{path} is an IP-Adapter for another denoiser: its tokens have {projection.width} features, and this "
             f"{type(denoiser).__name__} has {denoiser.width}."
         )
     return JointIPAdapter(projection, widths(denoiser), denoiser.heads)
@@ -198,7 +200,7 @@ def _check_base(
             if shape != expected:
                 what = "is missing" if shape is None else f"has shape {list(shape)}, not {list(expected)}"
                 raise Mismatch(
-                    f"{tensors.path} is an IP-Adapter for another denoiser than this {name} with {len(its)} layers for "
+                    f"{tensors.path} is an IP-Adapter for another denoiser; this {name} has {len(its)} layers for "
                     f"image prompts: {tensor} {what}."
                 )
 

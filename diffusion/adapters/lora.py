@@ -102,7 +102,8 @@ def init(
     if not axes_of_kernel:
         kernels = [path for path, leaf in leaves_of(params).items() if len(leaf.shape) >= 2]
         raise ValueError(
-            f"lora: the pattern {pattern!r} finds no kernel; there are {', '.join(kernels[:8])} ({len(kernels)} in all)"
+            f"lora: the pattern {pattern!r} matches no kernel. The network has {len(kernels)} kernels: "
+            f"{', '.join(kernels[:8])}"
         )
 
     initial = lambda path, stack, inputs, outputs: _initial(key, path, stack, inputs, outputs, rank)
@@ -181,7 +182,7 @@ def merge(params: Any, adapter: Any, scale: Scale | Sequence[Scale] = 1.0) -> An
     unknown = updates.keys() - leaves_of(params).keys()
     if unknown:
         raise ValueError(
-            f"lora.merge: the network has no {', '.join(sorted(unknown)[:5])}; it has "
+            f"lora.merge: the network has no {', '.join(sorted(unknown)[:5])}. Its leaves are "
             f"{', '.join(list(leaves_of(params))[:5])}, .."
         )
 
@@ -260,8 +261,8 @@ def places_of(adapter: Any) -> dict[str, dict[str, Array]]:
         magnitudes = factors.keys() & set(MAGNITUDES)
         if factors.keys() - magnitudes not in FACTORS or len(magnitudes) > ("down" in factors):
             raise ValueError(
-                f"lora: {place} has {', '.join(map(repr, factors))}, not the factors 'down' and 'up', "
-                "with or without 'down_2' and 'up_2', and with one of the magnitudes at most, nor 'whole' or "
+                f"lora: {place} has the factors {', '.join(map(repr, factors))}. Valid: 'down' and 'up', with "
+                "'down_2' and 'up_2' or without, and with at most one of the magnitudes; or 'whole' alone; or "
                 "'difference' alone"
             )
     return places
@@ -292,7 +293,7 @@ def parsed(place: str) -> tuple[str, tuple]:
     integer = lambda text: int(text) if text else None
     index_of_part = tuple(int(m[1]) if m[1] else slice(integer(m[2]), integer(m[3])) for m in parts if m)
     if len(index_of_part) < len(parts):
-        raise ValueError(f"lora: the place {place!r} is not written like 'mlp/kernel[3, :, 0:8]'")
+        raise ValueError(f"lora: the place {place!r} cannot be read. Valid: a form such as 'mlp/kernel[3, :, 0:8]'")
     return path, index_of_part
 
 
@@ -307,7 +308,7 @@ def _scale_at(scale: Scale, place: str) -> float | Array:
     if not isinstance(scale, Mapping):
         return scale
     if place not in scale:
-        raise ValueError(f"lora.merge: there is no scale for {place}")
+        raise ValueError(f"lora.merge: there is no scale for {place}; give one for each place of the adapter")
     return scale[place]
 
 
@@ -341,8 +342,8 @@ def _decomposed(place: str, kernel: Array, magnitude: Array, shape: tuple[int, .
     fits = len(shape) == kernel.ndim and all(m in (1, n) for m, n in zip(shape, kernel.shape))
     if not fits or np.prod(shape) != jnp.size(magnitude):
         raise ValueError(
-            f"lora: magnitudes of shape {jnp.shape(magnitude)} do not fit {place}, {kernel.shape}: they "
-            "must be [*layers, *outputs], or of the inputs [*layers, *inputs]"
+            f"lora: magnitudes of shape {jnp.shape(magnitude)} do not fit {place} of shape {kernel.shape}. Valid: "
+            "[*layers, *outputs], or for magnitudes of the inputs [*layers, *inputs]"
         )
     axes = tuple(axis for axis, size in enumerate(shape) if size == 1)
     fixed = jax.lax.stop_gradient(kernel)  # the norm gets no gradient, as in the paper's section 4.3
@@ -369,8 +370,8 @@ def _product(place: str, down: Array, up: Array, shape: tuple[int, ...]) -> Arra
         or (up.shape[: layers + 1] != (*shape[:layers], down.shape[-1]))
     ):
         raise ValueError(
-            f"lora: factors of shapes {down.shape} and {up.shape} do not fit {place}, {shape}: they "
-            "must be [*layers, *inputs, r] and [*layers, r, *outputs]"
+            f"lora: factors of shapes {down.shape} and {up.shape} do not fit {place} of shape {shape}. Valid: "
+            "[*layers, *inputs, r] and [*layers, r, *outputs]"
         )
     wide = lambda a: a.astype(jnp.promote_types(a.dtype, jnp.float32))
     stack = down.shape[:layers]

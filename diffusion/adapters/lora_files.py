@@ -100,7 +100,7 @@ def load(path: str | pathlib.Path, modules: Mapping[str, nn.Module]) -> dict[str
     number = sum(map(len, all_layers.values()))
     if len(tensors.shapes) > number * len(lora_names.PARTS):  # before the names, each of which takes a while
         raise Mismatch(
-            f"{tensors.path} is no LoRA of {known}: it has {len(tensors.shapes):,} tensors, and the {number:,} layers "
+            f"{tensors.path} is not a LoRA of {known}: it has {len(tensors.shapes):,} tensors, and {number:,} layers "
             f"have at most {number * len(lora_names.PARTS):,}."
         )
     names = {component: lora_names.spelled(table) for component, table in all_layers.items()}
@@ -112,7 +112,7 @@ def load(path: str | pathlib.Path, modules: Mapping[str, nn.Module]) -> dict[str
             factors = layers.setdefault((component, layer), {})
             if part in factors:
                 raise Mismatch(
-                    f"{tensors.path}: {name} and {factors[part]} are one factor of one layer in two "
+                    f"{tensors.path}: {name} and {factors[part]} are the same factor of the same layer in two "
                     "spellings; leave one of them out."
                 )
             factors[part] = name
@@ -120,7 +120,7 @@ def load(path: str | pathlib.Path, modules: Mapping[str, nn.Module]) -> dict[str
             unknown.append(name)
     if unknown:
         raise Mismatch(
-            f"{tensors.path}: {len(unknown)} of its {len(tensors.shapes)} tensors are no LoRA of {known}: "
+            f"{tensors.path}: {len(unknown)} of its {len(tensors.shapes)} tensors do not belong to a LoRA of {known}: "
             f"{', '.join(unknown[:5])}{', ..' if len(unknown) > 5 else '.'}"
         )
     configs = lora_names.configs(tensors, sorted({component for component, _ in layers}))
@@ -182,10 +182,10 @@ def shapes(module: nn.Module, pattern: str = "") -> dict[str, tuple[int, ...]]:
     try:
         chosen = {layer: places for layer, places in table.items() if re.search(pattern, layer)}
     except re.error as error:
-        raise ValueError(f"the pattern {pattern!r} is no regular expression: {error}") from error
+        raise ValueError(f"the pattern {pattern!r} is not a regular expression: {error}") from error
     if not chosen:
         raise ValueError(
-            f"the pattern {pattern!r} finds none of the {len(table)} layers of {family.name}. Valid: part of a name "
+            f"the pattern {pattern!r} matches none of the {len(table)} layers of {family.name}. Valid: part of a name "
             f"such as {', '.join(list(table)[:: max(len(table) // 4, 1)][:4])}"
         )
     return {layer: places[0].theirs for layer, places in chosen.items()}
@@ -368,8 +368,8 @@ def _check_once(parts: Sequence[tuple[str, Part]], what: str) -> None:
     for name, part in parts:
         if covered[part.path][part.at].any():
             raise Mismatch(
-                f"{what} has {lora.written(part.path, part.at)} twice, by two spellings of its layers; the "
-                f"first tensor of the second is {name}. Leave one spelling out."
+                f"{what} has {lora.written(part.path, part.at)} twice, because its layers are named in two spellings; "
+                f"the second one begins with {name}. Leave one spelling out."
             )
         covered[part.path][part.at] = True
 
@@ -391,7 +391,7 @@ def _peft(update: Update, layer: str) -> dict[str, np.ndarray]:
     """The tensors of an update in peft's layout."""
     (down, up), *second = update.pairs
     if second:
-        raise ValueError(f'{layer} has a LoHa or LoKr, which diffusers does not read. Valid: layout = "kohya"')
+        raise ValueError(f'{layer} has a LoHa or LoKr update, which diffusers does not read. Valid: layout = "kohya"')
     named = {"lora_A.weight": down, "lora_B.weight": up}
     if update.magnitude is not None:  # a convolution has [1, out, 1, 1]
         shape = (1, -1, *[1] * (down.ndim - 2)) if down.ndim > 2 else (-1,)
@@ -405,8 +405,8 @@ def _has_magnitudes(layers: Mapping[str, Update]) -> bool:
     if len(set(has.values())) > 1:
         with_one, without = (next(layer for layer in has if has[layer] == value) for value in (True, False))
         raise ValueError(
-            f"{with_one} has a magnitude (DoRA) and {without} has none, for which peft's config has no field. "
-            'Valid: layout = "kohya"'
+            f"{with_one} has a magnitude (DoRA) and {without} has none; peft's config cannot say so. Valid: layout = "
+            '"kohya"'
         )
     return any(has.values())
 

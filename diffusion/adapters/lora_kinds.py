@@ -59,13 +59,15 @@ def update(parts: Parts, theirs: tuple[int, ...], what: str) -> Update:
     """
     names = parts.keys() - {"alpha", "dora_scale", "magnitude", "up_bias"}
     if "up_bias" in parts and (not {"down", "up"} <= names or parts.keys() & {"dora_scale", "magnitude"}):
-        raise Mismatch(f"{what} has lora_B.bias without lora_A and lora_B of a LoRA without magnitudes.")
+        raise Mismatch(
+            f"{what} has lora_B.bias, which is read only beside lora_A and lora_B of a LoRA without magnitudes."
+        )
     for tensors, read, cores in KINDS:
         if any(set(needed) <= names <= {*needed, *cores} for needed in tensors):
             return read(parts, theirs, what)
     raise Mismatch(
-        f"{what} has only {', '.join(sorted(names)) or 'alpha or magnitudes'}; it needs the factors down "
-        "and up, hada_w1_a to hada_w2_b, or lokr_w1 and lokr_w2 or their factors _a and _b."
+        f"{what} has only {', '.join(sorted(names)) or 'alpha or magnitudes'}. Valid: down and up; hada_w1_a to "
+        "hada_w2_b; or lokr_w1 and lokr_w2, each as one matrix or as its factors _a and _b."
     )
 
 
@@ -107,7 +109,7 @@ def lokr(parts: Parts, theirs: tuple[int, ...], what: str) -> Update:
     (a, b), c = (up.shape[0], down[:1].size), large_up.shape[0]
     if b == 0 or a * c != theirs[0] or theirs[1] % b or large_down[:1].size != theirs[1] // b * math.prod(theirs[2:]):
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in parts.items() if name.startswith("lokr"))
-        raise Mismatch(f"{what}: {shapes} make no matrix {list(theirs)}.")
+        raise Mismatch(f"{what}: {shapes} do not multiply to a matrix of shape {list(theirs)}.")
     d = theirs[1] // b
     pixels = theirs[2:]
     xp: Any = jnp if any(isinstance(part, jax.Array) for part in parts.values()) else np
@@ -152,8 +154,8 @@ def magnitude(parts: Parts, theirs: tuple[int, ...], what: str) -> tuple[str, np
         return None
     if values.size != theirs[0 if outputs else 1]:
         raise Mismatch(
-            f"{what}: its magnitudes {list(values.shape)} are neither [{theirs[0]}, 1, ..], one for each "
-            f"output, nor [1, {theirs[1]}, ..], one for each input."
+            f"{what}: its magnitudes have the shape {list(values.shape)}. Valid: [{theirs[0]}, 1, ..], one for each "
+            f"output, or [1, {theirs[1]}, ..], one for each input."
         )
     return ("outputs" if outputs else "inputs"), values.reshape(-1)
 
@@ -162,8 +164,8 @@ def first_rows(up: np.ndarray, theirs: tuple[int, ...], what: str) -> np.ndarray
     """B of XLabs' queries, keys and values, [3 in, r], with zeros for the rows of the weight [out, in] that follow."""
     if up.ndim != 2 or len(up) != 3 * theirs[1] or len(up) > theirs[0]:
         raise Mismatch(
-            f"{what}: B of queries, keys and values {list(up.shape)} does not fit the weight {list(theirs)}"
-            f"; valid: [{3 * theirs[1]}, r]."
+            f"{what}: the factor B of queries, keys and values, of shape {list(up.shape)}, does not fit the weight "
+            f"{list(theirs)}. Valid: [{3 * theirs[1]}, r]."
         )
     return np.pad(up, ((0, theirs[0] - len(up)), (0, 0)))
 
@@ -171,7 +173,9 @@ def first_rows(up: np.ndarray, theirs: tuple[int, ...], what: str) -> np.ndarray
 def _require_rank(rank: int, theirs: tuple[int, ...], what: str) -> None:
     """Refuses a rank that no update of a weight needs: small factors of it would become large ones."""
     if rank > (most := max(theirs[0], math.prod(theirs[1:]))):
-        raise Mismatch(f"{what}: its factors have rank {rank}, and the weight {list(theirs)} has at most {most}.")
+        raise Mismatch(
+            f"{what}: its factors have rank {rank}. Valid: at most {most}, the rank of the weight {list(theirs)}."
+        )
 
 
 def _factors(parts: Parts, i: int, theirs: tuple[int, ...], what: str) -> tuple[Pair, int | None]:
@@ -189,8 +193,8 @@ def _factors(parts: Parts, i: int, theirs: tuple[int, ...], what: str) -> tuple[
     _require_rank(len(down) if down.ndim else 0, theirs, what)
     if up.ndim != 2 or down.ndim < 2 or up.shape[1] != len(down):
         raise Mismatch(
-            f"{what}: lokr_w{i}_a {list(up.shape)} and lokr_w{i}_b {list(down.shape)} are no factors; "
-            "valid: [out, r] and [r, in]."
+            f"{what}: lokr_w{i}_a {list(up.shape)} and lokr_w{i}_b {list(down.shape)} do not multiply. Valid: [out, "
+            "r] and [r, in]."
         )
     return (down, up), len(down)
 
@@ -199,10 +203,13 @@ def _tucker(core: np.ndarray, down: np.ndarray, up: np.ndarray, theirs: tuple[in
     """A [r, in, H, W] and B [out, r] of a convolution's core t [r, r, H, W], b [r, in] and a [r, out]."""
     if core.ndim < 3 or down.ndim != 2 or up.ndim != 2 or core.shape[:2] != (len(up), len(down)):
         raise Mismatch(
-            f"{what}: a core of shape {list(core.shape)} with factors {list(up.shape)} and "
-            f"{list(down.shape)}; valid: [r, r, H, W], [r, out] and [r, in]."
+            f"{what}: a core of shape {list(core.shape)} does not fit factors of shapes {list(up.shape)} and "
+            f"{list(down.shape)}. Valid: [r, r, H, W], [r, out] and [r, in]."
         )
     _require_rank(len(core), theirs, what)
     if down.shape[1] * math.prod(core.shape[2:]) > math.prod(theirs[1:]):
-        raise Mismatch(f"{what}: a core {list(core.shape)} and a factor {list(down.shape)} do not fit {list(theirs)}.")
+        raise Mismatch(
+            f"{what}: a core of shape {list(core.shape)} and a factor of shape {list(down.shape)} do not fit the "
+            f"weight {list(theirs)}."
+        )
     return np.einsum("ij...,jn->in...", core, down), up.T

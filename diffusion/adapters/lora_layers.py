@@ -85,8 +85,8 @@ def parts_of(
         how = place.how()
         if how is None:
             raise Mismatch(
-                f"{what}: our {place.row.ours} separates inputs and outputs in another way; a LoRA of this "
-                "layer is not supported."
+                f"{what}: {place.row.ours} of this library separates inputs and outputs in another way, so a LoRA of "
+                "this layer is not supported."
             )
         rows_of_it = slice(*place.row.rows) if place.row.rows else slice(None)
         factors: dict[str, np.ndarray] = {}
@@ -98,8 +98,8 @@ def parts_of(
             ours = how.inputs_to_ours(magnitude[1], place.theirs)
             if ours is None or place.row.rows:
                 raise Mismatch(
-                    f"{what}: its magnitudes are norms over outputs, [1, in, ..], which our "
-                    f"{place.row.ours} splits; such a DoRA of this layer is not supported."
+                    f"{what}: its magnitudes are norms over the outputs, [1, in, ..], which {place.row.ours} of this "
+                    "library splits; a DoRA of this layer is not supported."
                 )
             factors["input_magnitude"] = ours
         parts.append(Part(place.row.ours, place.row.at, place.leaf, factors, scale))

@@ -173,10 +173,10 @@ def _check_pattern(pattern: Any, what: str) -> None:
     """Refuses exceptions of layers that are no table of their names."""
     if not isinstance(pattern, dict) or len(pattern) > EXCEPTIONS:
         shown = limits.short(pattern) if not isinstance(pattern, dict) else f"a table of {len(pattern):,}"
-        raise Mismatch(f"{what} is {shown}, and must be a table of at most {EXCEPTIONS:,} layers.")
+        raise Mismatch(f"{what} is {shown}. Valid: a table of at most {EXCEPTIONS:,} layers.")
     for name in pattern:
         if not re.fullmatch(r"\^?[\w.-]+", name):
-            raise Mismatch(f"{what} has {limits.short(name)}, which is not a layer's name.")
+            raise Mismatch(f"{what} names {limits.short(name)}, which is not the name of a layer.")
 
 
 def said(path: pathlib.Path) -> dict[str, str]:
@@ -198,19 +198,19 @@ def scale(
     """
     if "alpha" in parts:
         if parts["alpha"].size != 1:
-            raise Mismatch(f"{what}: its alpha has the shape {list(parts['alpha'].shape)}, and must be one number.")
+            raise Mismatch(f"{what}: alpha has the shape {list(parts['alpha'].shape)}. Valid: one number.")
         return float(parts["alpha"].reshape(-1)[0]) / rank if rank else 1.0
     if not config:
         return 1.0
     if config.get("use_dora") and not parts.keys() & {"magnitude", "dora_scale"}:
-        raise Mismatch(f"{what}: its config sets use_dora, but it has no lora_magnitude_vector.")
+        raise Mismatch(f"{what}: its config sets use_dora, but the file has no lora_magnitude_vector.")
     if config.get("lora_bias") and "up_bias" not in parts:
-        raise Mismatch(f"{what}: its config sets lora_bias, but it has no lora_B.bias.")
+        raise Mismatch(f"{what}: its config sets lora_bias, but the file has no lora_B.bias.")
     if config.get("fan_in_fan_out"):
         raise Mismatch(f"{what}: its config sets fan_in_fan_out, which is not supported.")
     r: int = rank or _number(config, "r", "rank_pattern", 1, layer, what)
     if not r > 0:
-        raise Mismatch(f"{what}: its config's r is {r!r}, and must be positive.")
+        raise Mismatch(f"{what}: its config has r = {r!r}. Valid: a positive number.")
     alpha = _number(config, "alpha" if "alpha" in config else "lora_alpha", "alpha_pattern", r, layer, what)
     return float(alpha) / (math.sqrt(r) if config.get("use_rslora") else r)
 
@@ -225,7 +225,7 @@ def _number(config: Mapping[str, Any], field: str, exceptions: str, default: int
     if named:  # several may mean this layer; as in peft the first of the table does
         value = pattern[next(name for name in pattern if name in named)]
     if not isinstance(value, (int, float)) or not abs(value) < LARGEST:
-        raise Mismatch(f"{what}: its config's {field} is {limits.short(value)}, and must be a number.")
+        raise Mismatch(f"{what}: its config has {field} = {limits.short(value)}. Valid: a finite number.")
     return value
 
 

@@ -38,7 +38,9 @@ def their_layers(
     for name, factors in lora.places_of(adapter).items():
         if "input_magnitude" in factors or "down" not in factors:
             what = "magnitudes of its inputs" if "down" in factors else f"a {next(iter(factors))} of its values"
-            raise ValueError(f"{name} has {what}, which is not written as LoRA. Merge it, and write the network")
+            raise ValueError(
+                f"{name} has {what}, which the LoRA formats cannot hold. Merge the adapter, and write the network"
+            )
         path, at = lora.parsed(name)
         scale = scales[name] if isinstance(scales, Mapping) else float(scales)
         covered = False
@@ -52,13 +54,13 @@ def their_layers(
                 parted = place.row.rows is not None
                 if how is None or (layer in updates_of_layer and not fused and not parted):
                     raise ValueError(
-                        f"{name} and others are one layer {layer} of {family.name}, with one A for all; "
-                        "that cannot be written."
+                        f"{name} and others form one layer {layer} of {family.name} with a single factor A, and "
+                        "cannot be written as separate updates."
                     )
                 if parted and ("down_2" in factors or "magnitude" in factors):
                     raise ValueError(
-                        f"{name} is some rows of {layer} of {family.name}, and a DoRA or LoHa of these cannot be "
-                        "written. Merge it, and write the network"
+                        f"{name} covers some rows of {layer} of {family.name}, and the formats cannot hold a DoRA or "
+                        "LoHa of some rows. Merge the adapter, and write the network"
                     )
                 down, up = how.to_theirs(*selected)
                 pairs = [(down, _among_rows(up, place))]
@@ -73,13 +75,13 @@ def their_layers(
                     magnitude = how.to_theirs(*(_selected(magnitude_factors, at, place, fused) or ()))[1][:, 0]
                 updates_of_layer.setdefault(layer, []).append(Update(tuple(pairs), magnitude, scale))
         if not covered:
-            raise ValueError(f"{name} is not a layer of {family.name}, and cannot be written.")
+            raise ValueError(f"{name} is not a layer of {family.name}, so it cannot be written.")
     layers = {}
     for layer, updates in updates_of_layer.items():
         if len(updates) > 1 and any(len(update.pairs) > 1 or update.magnitude is not None for update in updates):
             raise ValueError(
-                f"{layer} of {family.name} holds several updates of a DoRA or LoHa, and cannot be written as one. "
-                'Valid: layout = "peft"'
+                f"{layer} of {family.name} holds several DoRA or LoHa updates, which cannot be written as one. Valid: "
+                'layout = "peft"'
             )
         pairs = updates[0].pairs
         scale = updates[0].scale

@@ -38,10 +38,10 @@ def textual_inversion(base: Any, word: str = "<new>", vectors: int = 1, initial:
     ids = {}
     for name in towers:
         if len(base.tokenizers[name].ids(word)) == 1:
-            raise ValueError(f"word = {word!r} is a token of {name}'s vocabulary already. Valid: e.g. '<new>'")
+            raise ValueError(f"word = {word!r} is already a token of the vocabulary of {name}. Valid: e.g. '<new>'")
         ids[name] = np.array((base.tokenizers[name].ids(initial) * vectors)[:vectors], int)
         if not len(ids[name]):
-            raise ValueError(f"initial = {initial!r} has no tokens. Valid: a word, e.g. 'thing'")
+            raise ValueError(f"initial = {initial!r} gives no tokens. Valid: a word, e.g. 'thing'")
     blank = {name: np.zeros((vectors, tower.width), np.float32) for name, tower in towers.items()}
     larger = word_embeddings.extended(base, [Word(word, blank)])
 

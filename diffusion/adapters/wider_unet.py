@@ -38,8 +38,8 @@ def widened(base: Any, pipeline: str, channels: int, seen: Seen, **how: Any) -> 
     if not isinstance(unet, ConditionalUNet) or unet.in_channels != base.channels:
         sees = f" of {unet.in_channels} channels" if isinstance(unet, ConditionalUNet) else ""
         raise ValueError(
-            f"this tuning widens a U-Net that sees the {base.channels} channels of its latents, and the denoiser of "
-            f"the base is a {type(unet).__name__}{sees}"
+            f"this tuning adds input channels to a U-Net that sees only the {base.channels} channels of its latents; "
+            f"the denoiser of the base is a {type(unet).__name__}{sees}"
         )
     module = unet.clone(in_channels=base.channels + channels)
 

@@ -55,7 +55,9 @@ def encoders_of(model: Any) -> dict[str, CLIPText]:
     """
     towers = {name: _tower(model.modules[name]) for name in model.readers}
     if not any(towers.values()):
-        raise ValueError("the model has no text encoder of CLIP, whose words can be added. Valid: SD, SDXL, SD 3, Flux")
+        raise ValueError(
+            "words can only be added to a text encoder of CLIP, and this model has none. Valid: SD, SDXL, SD 3, Flux"
+        )
     return {name: tower for name, tower in towers.items() if tower is not None}
 
 
@@ -77,7 +79,7 @@ def extended(model: Any, words: Sequence[Word]) -> Any:
         ValueError: for a word that the model has already.
     """
     if twice := [word.text for word in words if word.text.lower() in map(str.lower, model.words)]:
-        raise ValueError(f"the word {twice[0]!r} is there twice. Valid: another word for one of them")
+        raise ValueError(f"the model already has the word {twice[0]!r}. Valid: another word for one of the two")
     modules, params, tokenizers = dict(model.modules), dict(model.params), dict(model.tokenizers)
     for name, tower in encoders_of(model).items():
         first = tower.vocabulary
@@ -156,15 +158,18 @@ def load(path: str | pathlib.Path, model: Any, text: str = "") -> Word:
         shape = tensors.shapes[name]
         if len(shape) not in (1, 2) or shape[-1] != towers[part].width:
             raise Mismatch(
-                f"{tensors.path}: {name} is {list(shape)}, and the words of {part} have {towers[part].width} numbers: "
-                "it is of another model."
+                f"{tensors.path} belongs to another model: {name} has the shape {list(shape)}, and the words of "
+                f"{part} have {towers[part].width} features."
             )
         if 0 in shape:
-            raise Mismatch(f"{tensors.path}: {name} is {list(shape)}, a word without a vector; valid: [K, D], K >= 1.")
+            raise Mismatch(
+                f"{tensors.path}: {name} has the shape {list(shape)}, which holds no vector. Valid: [K, D], K >= 1."
+            )
         rows[part] = np.atleast_2d(tensors.read(name).astype(np.float32))
     if len(encoder_of) < len(towers):
         raise Mismatch(
-            f"{tensors.path} has {', '.join(encoder_of)}, and the model has {', '.join(towers)}: it is of another."
+            f"{tensors.path} belongs to another model: it has embeddings for {', '.join(encoder_of)}, and this "
+            f"model's encoders are {', '.join(towers)}."
         )
     named = names[0] if len(names) == 1 and names[0] not in (*NAMELESS, *PARTS) else ""
     said = tensor_files.metadata(tensors.path).get(WORDS, "")

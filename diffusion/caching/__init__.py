@@ -49,18 +49,18 @@ def named(entry: Mapping[str, Any], **supplied: Any) -> Cache:
     values = dict(entry)
     name = values.pop("name", None)
     if name not in CACHES:
-        raise ValueError(f"cache: {name!r} is none. Valid: {', '.join(CACHES)}")
+        raise ValueError(f"cache: there is no cache {name!r}. Valid: {', '.join(CACHES)}")
     parameters = inspect.signature(CACHES[name]).parameters
     supplied = {argument: value for argument, value in supplied.items() if argument in parameters}
     if unknown := values.keys() - parameters.keys():
-        raise ValueError(f"cache {name}: it has no {', '.join(sorted(unknown))}. Valid: {', '.join(parameters)}")
+        raise ValueError(f"cache {name}: it takes no {', '.join(sorted(unknown))}. Valid: {', '.join(parameters)}")
     needed = [argument for argument, parameter in parameters.items() if parameter.default is parameter.empty]
     if missing := [argument for argument in needed if argument not in values | supplied]:
         raise ValueError(f"cache {name}: it needs {', '.join(missing)}")
     for argument, value in values.items():
         kind = parameters[argument].annotation
         if kind is not inspect.Parameter.empty and not arguments.fits(value, kind):
-            raise ValueError(f"cache {name}: {argument} = {value!r} is no {inspect.formatannotation(kind)}")
+            raise ValueError(f"cache {name}: {argument} = {value!r}. Valid: {inspect.formatannotation(kind)}")
     return CACHES[name](**{**supplied, **values})
 
 

@@ -87,5 +87,7 @@ def fitted(measures: Measures, degree: int = 4) -> tuple[float, ...]:
     """
     read, output = (np.asarray(jax.device_get(series), np.float64)[1:] for series in (measures.read, measures.output))
     if len(read) < degree + 1:
-        raise ValueError(f"fitted: a polynomial of degree {degree} needs {degree + 2} steps; got {len(read) + 1}")
+        raise ValueError(
+            f"fitted: a polynomial of degree {degree} needs at least {degree + 2} steps; got {len(read) + 1}"
+        )
     return tuple(float(coefficient) for coefficient in np.polyfit(read, output, degree))

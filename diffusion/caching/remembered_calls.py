@@ -51,7 +51,9 @@ class Cache(NamedTuple):
                 "deep": "the U-Nets of DDPM, ADM and Stable Diffusion",
             }
             examples = f", as {kinds[self.reads]} offer them" if self.reads in kinds else ""
-            raise ValueError(f"the cache reads a network's {self.reads}{examples}; this network offers {theirs}")
+            raise ValueError(
+                f"the cache needs a network that offers {self.reads}{examples}; this network offers {theirs}"
+            )
 
 
 class Work(NamedTuple):
@@ -103,7 +105,10 @@ def cached(make: Callable[[Network], Denoiser | Memory], network: Network, cache
     """
     plain = make(network)
     if isinstance(plain, Unpaired):
-        raise TypeError("a cache needs a denoiser with alpha x0 + sigma eps = x_t; this guidance (CFG++) has another")
+        raise TypeError(
+            "a cache needs a denoiser whose x0 and eps satisfy alpha x0 + sigma eps = x_t, and this guidance (CFG++) "
+            "does not keep that. Valid: another guidance, e.g. classifier_free"
+        )
     if cache.idle:
         return plain
     remembers = isinstance(plain, Memory)
@@ -130,9 +135,9 @@ def cached(make: Callable[[Network], Denoiser | Memory], network: Network, cache
         def through(x, clock, condition):
             if get_opaque_trace_state() != level:
                 raise ValueError(
-                    "a cache carries what a network's evaluation leaves to the next step. This denoiser evaluates it "
-                    "inside a derivative, lax.cond or lax.scan, from which nothing can be returned; use no cache, or "
-                    "a guidance that evaluates it plainly, such as classifier_free"
+                    "a cache carries values from one network evaluation to the next step. This denoiser evaluates the "
+                    "network inside a derivative, lax.cond or lax.scan, and nothing can be returned from there. Use "
+                    "no cache, or a guidance that evaluates the network directly, such as classifier_free"
                 )
             output, *rest = cache.apply(memory.calls[len(new)], lambda **more: network(x, clock, condition, **more))
             new.append(rest)

@@ -100,7 +100,10 @@ def tea_cache(threshold: float, coefficients: Sequence[float] = (1.0, 0.0), step
     """
     _check_threshold("tea_cache", threshold)
     if not len(coefficients) or not np.all(np.isfinite(coefficients)):
-        raise ValueError(f"tea_cache: coefficients = {coefficients} is no polynomial; (1, 0) is the change itself")
+        raise ValueError(
+            f"tea_cache: coefficients = {coefficients} must be the coefficients of a polynomial; (1, 0) leaves the "
+            "change as it is"
+        )
     if steps is not None and steps < 1:
         raise ValueError(f"tea_cache: steps = {steps} must be at least 1")
 
@@ -176,7 +179,8 @@ def mag_cache(
     _check_threshold("mag_cache", threshold)
     if not len(ratios) or not np.all(np.isfinite(ratios)):
         raise ValueError(
-            f"mag_cache: ratios = {ratios} must be a finite one of each step; measure them for the model and its steps"
+            f"mag_cache: ratios = {ratios} must be finite, one for each step; measure them for the model and its "
+            "number of steps"
         )
     if not 0 <= keep <= 1 or longest < 0:
         raise ValueError(f"mag_cache: keep = {keep} must be in [0, 1], and longest = {longest} at least 0")
@@ -185,7 +189,7 @@ def mag_cache(
         raise ValueError(f"mag_cache: whole = {whole} must be at least 1")
     parts = [np.asarray(part, np.float64) for part in ([range(number)] if at is None else at)]
     if not parts or any(not len(part) or part.min() < 0 or part.max() > number - 1 for part in parts):
-        raise ValueError(f"mag_cache: at = {at} must be in [0, {number - 1}], and no part of it empty")
+        raise ValueError(f"mag_cache: at = {at} must be in [0, {number - 1}], and must leave no part empty")
     stretch = (len(ratios) - 1) / max(number - 1, 1)
     nearest = lambda part: np.asarray(ratios, np.float64)[np.round(part * stretch).astype(int)]
     always = int(keep * number + 0.5)
@@ -248,4 +252,4 @@ def relative_change(new: Array, old: Array) -> Array:
 
 def _check_threshold(name: str, threshold: float) -> None:
     if not threshold >= 0:
-        raise ValueError(f"{name}: threshold = {threshold} must be at least 0, which skips nothing")
+        raise ValueError(f"{name}: threshold = {threshold} must be at least 0; 0 skips nothing")

@@ -66,8 +66,8 @@ def conditional_optimal_transport(
     couple = in_blocks("conditional_optimal_transport", block, match)
     if not 1 / block < ratio <= 1:
         raise ValueError(
-            f"conditional_optimal_transport: ratio = {ratio} must be above 1 / block = {1 / block:.3g}, the share of "
-            "the pairs that are drawn, and at most 1"
+            f"conditional_optimal_transport: ratio = {ratio} must be above 1 / block = {1 / block:.3g} and at most 1; "
+            "it is the share of the pairs that are drawn"
         )
     return Coupling(lambda *batch: couple(*batch)[0], block, condition="seen")
 

@@ -116,7 +116,9 @@ def _nearest(x: Array, e: Array, permutation: bool, rotation: bool) -> Array:
 
 def _check(permutation: bool, rotation: bool) -> None:
     if not (permutation or rotation):
-        raise ValueError("permutation = rotation = False leaves the noise as it is. Valid: couplings.independent()")
+        raise ValueError(
+            "permutation = rotation = False would leave the noise unchanged. Valid: couplings.independent()"
+        )
 
 
 def _check_points(x: Array) -> None:

@@ -69,9 +69,10 @@ class Coupling:
             return self.pair(keys, x0, eps, condition)
         if self.condition == "refused" and condition is not None:
             raise ValueError(
-                "the coupling does not see the condition of the data: the noise of a condition would not be that which "
-                'its samples start from. Valid: a Coupling of condition = "seen", e.g. couplings.optimal_transport(), '
-                "or, for pairs that ignore the condition, couplings.across_conditions(coupling)"
+                "the coupling does not see the condition of the data, so the noise paired with a condition would not "
+                'have the distribution that sampling starts from. Valid: a Coupling with condition = "seen", e.g. '
+                "couplings.optimal_transport(), or couplings.across_conditions(coupling) for pairs that ignore the "
+                "condition"
             )
         return self.pair(keys, x0, eps)
 
@@ -171,7 +172,7 @@ def sinkhorn(
             `entropic_plan`.
     """
     if not reg > 0:
-        raise ValueError(f"sinkhorn: reg = {reg} must be positive; optimal_transport is its limit at 0")
+        raise ValueError(f"sinkhorn: reg = {reg} must be positive; for the limit at 0 use optimal_transport")
 
     def draw(keys, x, e, condition):
         log_plan = entropic_plan(x, e, reg, tolerance, iterations, cost, condition)
@@ -183,9 +184,8 @@ def sinkhorn(
         paired, error = couple(keys, x0, eps, condition)
         if not isinstance(error, Tracer) and not error <= tolerance:
             raise ValueError(
-                f"sinkhorn: after {iterations} iterations a column of the plan is off by {error:.2g} of "
-                f"its sum, more than tolerance = {tolerance:g}; give more iterations, or a larger reg "
-                f"than {reg:g}"
+                f"sinkhorn: after {iterations} iterations a column of the plan differs from its sum by {error:.2g}, "
+                f"more than tolerance = {tolerance:g}; use more iterations, or a reg larger than {reg:g}"
             )
         return paired
 
@@ -297,9 +297,9 @@ def same_condition(condition: Any) -> Array:
     leaves = jax.tree.leaves(condition)
     if any(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves):
         raise ValueError(
-            "examples of equal conditions are paired, and the condition is of floating-point numbers, of which no two "
-            "are equal. Valid: couplings.conditional_optimal_transport(ratio), or, for pairs that ignore "
-            "the condition, couplings.across_conditions(coupling)"
+            "this coupling pairs examples of equal conditions, and this condition is floating-point, where no two are "
+            "equal. Valid: couplings.conditional_optimal_transport(ratio), or couplings.across_conditions(coupling) "
+            "for pairs that ignore the condition"
         )
     same = [(flat[:, None] == flat[None]).all(-1) for flat in (leaf.reshape(leaf.shape[0], -1) for leaf in leaves)]
     return jnp.stack(same).all(0)
@@ -334,12 +334,12 @@ def in_blocks(
         ValueError: if block < 2, or, when called, if it does not divide the batch.
     """
     if block < 2:
-        raise ValueError(f"{name}: block = {block}; at least 2 examples can be matched")
+        raise ValueError(f"{name}: block = {block} must be at least 2, because single examples cannot be matched")
 
     def couple(keys, x0, eps, condition):
         batch = x0.shape[0]
         if batch % block:
-            raise ValueError(f"{name}: the batch of {batch} is not a whole number of blocks of {block}")
+            raise ValueError(f"{name}: the batch of {batch} examples is not a multiple of block = {block}")
         blocks = lambda a: a.reshape((batch // block, block) + a.shape[1:])
         paired, errors = jax.vmap(match)(*jax.tree.map(blocks, (keys, x0, eps, condition)))
         return paired.reshape(eps.shape), errors.max()

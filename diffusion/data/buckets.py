@@ -87,7 +87,9 @@ def widest(area: int, multiple: int = 64, least: int = 256, most: int = 1024) ->
 def _sorted(sizes) -> tuple[Size, ...]:
     ordered = tuple(sorted(set(sizes), key=lambda size: (size[1] / size[0], size)))
     if not ordered:
-        raise ValueError("no size fits: the area is too small for sides of that multiple between least and most")
+        raise ValueError(
+            "no size fits: the area is too small for sides between least and most that are multiples of `multiple`"
+        )
     return ordered
 
 
@@ -109,7 +111,9 @@ def nearest(pictures: np.ndarray, sizes: Sequence[Size]) -> np.ndarray:
     pictures = np.asarray(pictures)
     table = np.asarray(sizes)
     if pictures.ndim != 2 or pictures.shape[1] != 2 or (pictures < 1).any():
-        raise ValueError(f"pictures are [N, 2] heights and widths of at least 1; got an array {pictures.shape}")
+        raise ValueError(
+            f"pictures must be an array [N, 2] of heights and widths of at least 1; got shape {pictures.shape}"
+        )
     ratio = lambda size: np.log(size[:, 1] / size[:, 0])
     by_area = np.argsort(-table.prod(1), kind="stable")
     distance = np.abs(ratio(pictures)[:, None] - ratio(table[by_area]))

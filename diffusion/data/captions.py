@@ -86,7 +86,9 @@ class Captioned:
             ValueError: if the source's own condition has no names, or one of the table's.
         """
         if len(source) != len(table.row):
-            raise CacheError(f"there are {len(source):,} records and the captions of {len(table.row):,}")
+            raise CacheError(
+                f"there are {len(source):,} records but captions for {len(table.row):,}; both must have the same number"
+            )
         if entry == "condition":
             _require_other_names(getattr(getattr(source, "spec", None), "condition", None), table.entries)
         self._source, self._table, self._entry = source, table, entry
@@ -147,8 +149,8 @@ def _require_other_names(condition: Any, names: Iterable[str]) -> None:
     """Refuses a condition beside captions that has no names, or one of theirs."""
     if condition is not None and not (isinstance(condition, Mapping) and not condition.keys() & set(names)):
         raise ValueError(
-            f"the records have a condition beside their captions, {condition}. Valid: a mapping with other names than "
-            f'{", ".join(names)}, e.g. condition = ("mask",)'
+            f"the condition of the records, {condition}, cannot hold the captions too. Valid: a mapping whose names "
+            f'differ from {", ".join(names)}, e.g. condition = ("mask",)'
         )
 
 
@@ -162,15 +164,15 @@ def texts_of(source: sources.Source) -> list[str]:
     read = getattr(source, "captions", None)
     if read is None:
         raise ValueError(
-            f"{spec.name} ({spec.split}) is a {type(source).__name__} without captions. Valid: a source with a method "
-            "captions(), e.g. picture_folder with a column of texts"
+            f"{spec.name} ({spec.split}) is a {type(source).__name__}, which has no captions. Valid: a source with a "
+            "method captions(), e.g. picture_folder with a column of texts"
         )
     texts = [text.strip() for text in read()]
     if empty := [row for row, text in enumerate(texts) if not text]:
         listed = ", ".join(map(str, empty[:20])) + (", .." if len(empty) > 20 else "")
         raise ValueError(
-            f"{spec.name} ({spec.split}): {len(empty)} of {len(texts)} captions are empty, those of the records "
-            f"{listed} (counted from 0). Give each picture a caption, or leave it out."
+            f"{spec.name} ({spec.split}): {len(empty)} of {len(texts)} captions are empty, at the records {listed} "
+            "(counted from 0). Give each of these pictures a caption, or leave it out."
         )
     return texts
 
@@ -262,7 +264,7 @@ def description_of(folder: str | pathlib.Path) -> dict[str, Any]:
         )
     note = opener.read_json(path)
     if not isinstance(note, dict) or note.get("format") != FORMAT or not isinstance(note.get("dataset"), dict):
-        raise CacheError(f"{path} is no description of captions in format {FORMAT}; write them again.")
+        raise CacheError(f"{path} does not describe captions in format {FORMAT}; write the captions again.")
     return note
 
 

@@ -122,7 +122,7 @@ def _check_names(path: Path, names: list[Any]) -> None:
     """Refuses names that would lead elsewhere: each becomes a part of a file's name."""
     for name in names:
         if "/" in str(name):
-            raise ValueError(f"{path} holds the name {name!r}, a path: the folder is damaged or hostile.")
+            raise ValueError(f"{path} states the name {name!r}, which is a path: the folder is damaged or hostile.")
     limits.inside(str(path), map(str, names))
 
 
@@ -138,8 +138,8 @@ def _check_features(path: Path) -> None:
     for class_name in _values(content, "pythonClassName", "python_class_name"):
         if isinstance(class_name, str) and class_name not in allowed:
             raise ValueError(
-                f"{path} names the feature class {class_name!r}, whose module would be imported to open the dataset. "
-                f"Only TFDS's own are opened: {', '.join(FEATURES)}."
+                f"{path} names the feature class {class_name!r}. Opening the dataset would import its module, so only "
+                f"TFDS's own classes are accepted: {', '.join(FEATURES)}."
             )
     names = [name for features in _values(content, "features") if isinstance(features, dict) for name in features]
     _check_names(path, names)
@@ -201,8 +201,8 @@ def _check_made_by(builder: type, folder: Path) -> None:
     made_by = content.get("code") if isinstance(content, dict) else None
     if now and made_by and made_by != now:
         raise ValueError(
-            f"{folder} was prepared by other code than {builder.__name__}'s of today. Raise its VERSION, so that the "
-            "old records stay beside the new ones, or remove that folder, which is then prepared anew."
+            f"{folder} was prepared by an earlier version of the code of {builder.__name__}. Raise VERSION in that "
+            "class, so that the old records stay beside the new ones, or remove the folder; it is then prepared again."
         )
 
 

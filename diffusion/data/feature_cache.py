@@ -72,16 +72,16 @@ def open_beside(folder: str | pathlib.Path, latents: Description) -> Latents:
     """
     if not (beside(folder) / latent_cache.INDEX).is_file():
         raise FileNotFoundError(
-            f"{folder} holds latents without the whole features of an encoder. They are written by: diffusion encode "
-            f"--encoder=FOLDER --encoder_size=SIDE --data=NAME@SPLIT --out={folder}, with --size and --flip as the "
-            "latents have them"
+            f"{folder} holds latents, but not the features of an encoder beside them. Write them by: diffusion encode "
+            f"--encoder=FOLDER --encoder_size=SIDE --data=NAME@SPLIT --out={folder}, with the same --size and --flip "
+            "as for the latents"
         )
     features, _ = latent_cache.open_cache(beside(folder))
     description = features.description
     same = description._replace(dataset=latents.dataset, views=latents.views)
     if differs := latent_cache.differences(description, same):
         raise CacheError(
-            f"{beside(folder)} holds features of other pictures than the latents beside it (theirs -> those of the "
-            f"latents): {'; '.join(differs)}. Write both by diffusion encode with the same --data, --size and --flip."
+            f"{beside(folder)} holds features of other pictures than the latents beside it (features -> latents): "
+            f"{'; '.join(differs)}. Write both by diffusion encode with the same --data, --size and --flip."
         )
     return features

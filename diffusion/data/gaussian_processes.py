@@ -129,7 +129,9 @@ def conditional(process: GaussianProcess, given: np.ndarray, mask: np.ndarray) -
     Reference: Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006.
     """
     if np.shape(given) != process.shape or np.shape(mask) != process.shape:
-        raise ValueError(f"given {np.shape(given)} and mask {np.shape(mask)} must be of the shape {process.shape}")
+        raise ValueError(
+            f"given has the shape {np.shape(given)} and mask {np.shape(mask)}; both must have the shape {process.shape}"
+        )
     K = process.covariance
     is_given = np.asarray(mask, bool).ravel()
     weights = np.linalg.solve(K[np.ix_(is_given, is_given)], K[is_given]).T

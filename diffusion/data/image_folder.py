@@ -59,24 +59,24 @@ def read_metadata(folder: pathlib.Path) -> list[Row]:
     """
     path = folder / METADATA
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: a table of the pictures with the columns {_columns()}.")
+        raise FileNotFoundError(
+            f"{path} does not exist. It must be a table of the pictures with the columns {_columns()}."
+        )
     try:
         text = opener.text_of(opener.read(path, within=folder), path)
         table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         names = table.fieldnames or []
         numbered = [(table.line_num, line) for line in table]
     except (limits.Refused, csv.Error) as error:
-        raise ValueError(
-            f"{path} cannot be read: it is no CSV: {error}. Valid: a CSV in UTF-8 with {_columns()}."
-        ) from None
+        raise ValueError(f"{path} cannot be read as CSV: {error}. Valid: a CSV in UTF-8 with {_columns()}.") from None
     if set(REQUIRED) - set(names) or set(names) - set(REQUIRED + OPTIONAL):
-        raise ValueError(f"{path} has the columns {', '.join(map(str, names)) or 'none'}; it takes {_columns()}.")
+        raise ValueError(f"{path} has the columns {', '.join(map(str, names)) or 'none'}. Valid: {_columns()}.")
     if not numbered:
         raise ValueError(f"{path} names no picture.")
     if ragged := [line for line, row in numbered if None in row or None in row.values()]:
         raise ValueError(
-            f"{path}: {_lines(ragged)} another number of values than there are columns; a caption with a "
-            "comma stands in quotes."
+            f"{path}: {_lines(ragged)} another number of values than there are columns; put a caption that contains a "
+            "comma in quotes."
         )
     rows = [Row(*(str(row.get(name, "")).strip() for name in Row._fields)) for _, row in numbered]
     lines = [line for line, _ in numbered]
@@ -117,9 +117,11 @@ def prepare(folder: str | pathlib.Path, name: str, data_dir: str | pathlib.Path,
     folder = pathlib.Path(folder).expanduser()
     root = pathlib.Path(data_dir).expanduser()
     if not re.fullmatch(r"[a-z]\w*", name):
-        raise ValueError(f"name = {name!r} must begin with a small letter, and go on with letters, digits and '_'.")
+        raise ValueError(
+            f"name = {name!r} must begin with a lower-case letter; the rest may be letters, digits and '_'."
+        )
     if side < 0:
-        raise ValueError(f"side = {side} must be at least 1, or 0 for pictures of one size.")
+        raise ValueError(f"side = {side} must be at least 1, or 0 if all pictures have one size.")
     target = root / name / VERSION
     if target.exists():
         raise FileExistsError(f"{target} is there already; remove it, or choose another name.")
@@ -171,8 +173,8 @@ def _one_size(folder: pathlib.Path, rows: list[Row]) -> tuple[int, int]:
     if others := [f"{name} ({size[0]} x {size[1]})" for name, size in sizes.items() if size != usual]:
         listed = ", ".join(others[:20]) + (f" and {len(others) - 20} more" if len(others) > 20 else "")
         raise ValueError(
-            f"most pictures of {folder} are {usual[0]} x {usual[1]}, but not {listed}; "
-            "give the side of squares that all are made."
+            f"most pictures of {folder} have {usual[0]} x {usual[1]} pixels, but these do not: {listed}. Name the "
+            "side to which all are cut and resized."
         )
     return usual[1], usual[0]
 
@@ -191,7 +193,7 @@ def _opened(folder: pathlib.Path, name: str) -> Image.Image:
     try:
         with pictures.opened(folder / name, within=folder) as image:
             if image.mode.startswith(("I", "F")):
-                raise ValueError(f"its mode is {image.mode}, of more than 8 bits a value; save it with 8")
+                raise ValueError(f"its mode is {image.mode}, with more than 8 bits a value; save it with 8 bits")
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

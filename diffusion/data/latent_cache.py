@@ -120,12 +120,12 @@ def open_cache(folder: str | pathlib.Path) -> tuple["Latents", DataSpec]:
     for name, size in sizes.items():
         path = pathlib.Path(folder) / name
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing; the command that wrote the cache of latents writes it again.")
+            raise FileNotFoundError(f"{path} is missing. The command that wrote the cache of latents writes it again.")
         opener.check(path, within=folder)
         if path.stat().st_size != size:
             raise CacheError(
-                f"{path} has {path.stat().st_size:,} bytes, not the {size:,} that were written; the "
-                "command that wrote the cache of latents writes it again."
+                f"{path} has {path.stat().st_size:,} bytes, but {size:,} were written. The command that wrote the "
+                "cache of latents writes it again."
             )
     dataset = description.dataset
     held = sum(sizes.values())
@@ -196,13 +196,13 @@ class Latents(RandomAccess):
 
     def _record(self, row: int, stored: bytes) -> dict[str, Any]:
         if len(stored) != self.description.record_bytes:
-            raise ValueError(f"it has {len(stored)} bytes, expected {self.description.record_bytes}")
+            raise ValueError(f"it has {len(stored)} bytes instead of {self.description.record_bytes}")
         x = np.frombuffer(stored, self.description.dtype, offset=LABEL.itemsize).reshape(self.description.record)
         if not self.spec.num_classes:
             return {"x": x}
         label = int(np.frombuffer(stored, LABEL, 1)[0])
         if not 0 <= label < self.spec.num_classes:
-            raise ValueError(f"its label is {label}, expected 0..{self.spec.num_classes - 1}")
+            raise ValueError(f"its label is {label}. Valid: 0..{self.spec.num_classes - 1}")
         return {"x": x, "label": label}
 
 
@@ -250,8 +250,8 @@ def require(
     if differs:
         listed = "; ".join(f"{field} is {old!r} there, but the run needs {new!r}" for field, old, new in differs)
         raise CacheError(
-            f"{where} holds other latents than the run needs: {listed}. Write them by diffusion encode "
-            "into another folder."
+            f"{where} holds other latents than this run needs: {listed}. Write the latents of this run by diffusion "
+            "encode into another folder."
         )
 
 
@@ -274,7 +274,7 @@ def parse(path: pathlib.Path, content: Any) -> Description:
         CacheError: if it is none.
     """
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CacheError(f"{path} is no description of a cache of latents in format {FORMAT}; write the cache again.")
+        raise CacheError(f"{path} does not describe a cache of latents in format {FORMAT}; write the cache again.")
     try:
         fields: dict[str, Any] = {name: content[name] for name in Description._fields}
         tuples: dict[str, Any] = {"shape": tuple(fields["shape"]), "views": tuple(fields["views"])}

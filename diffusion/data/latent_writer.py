@@ -96,14 +96,14 @@ def _records(batch: Mapping, description: Description, encode: Callable, batch_s
         latents = np.stack([np.asarray(encode(view))[:rows] for view in views], 1).astype(description.dtype)
     if latents.shape[1:] != description.record:
         raise ValueError(
-            f"the encoder gives arrays {latents.shape[1:]} for a picture, and the cache is described with "
+            f"the encoder returns arrays of shape {latents.shape[1:]} for a picture, but the cache is described with "
             f"{description.record} (views, parts, height, width, channels)"
         )
     if not np.isfinite(latents).all():
         row = int(batch["index"][np.argmin(np.isfinite(latents).reshape(rows, -1).all(1))])
         raise ValueError(
-            f"the arrays of record {row} are not finite in {description.dtype}. Encode in float32; latents can be "
-            "stored in float32 too"
+            f"record {row} has values that are not finite in {description.dtype}. Encode in float32; the latents can "
+            "be stored in float32 too"
         )
     for label, array in zip(batch["label"].astype(LABEL), latents):
         yield label.tobytes() + array.tobytes()
@@ -112,7 +112,9 @@ def _records(batch: Mapping, description: Description, encode: Callable, batch_s
 def _finish(part: pathlib.Path, file: pathlib.Path, records: int) -> None:
     """Gives a file that is whole its name, once it is on the disk."""
     if ArrayRecordReader(str(part)).num_records() != records:  # the writer does not report a full disk
-        raise OSError(f"{part} could not be written whole: is the disk full? The same command goes on.")
+        raise OSError(
+            f"{part} could not be written completely: is the disk full? The same command continues from here."
+        )
     with open(part, "rb") as handle:
         os.fsync(handle.fileno())
     os.replace(part, file)

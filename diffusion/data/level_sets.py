@@ -39,7 +39,7 @@ def crossings(distance: np.ndarray, rng: np.random.Generator, number: int = POIN
     if values.ndim != 3 or len(set(values.shape)) != 1:
         raise ValueError(f"a signed distance must be [S, S, S] or [S, S, S, 1], got {list(np.shape(distance))}")
     if not np.isfinite(values).all():
-        raise ValueError("a signed distance must be finite, and this one holds NaN or infinity")
+        raise ValueError("a signed distance must be finite; this one holds NaN or infinity")
     side = len(values)
     points_by_axis = []
     for axis in range(3):

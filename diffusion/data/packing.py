@@ -25,7 +25,7 @@ def pack(example: Any, shape: Any) -> np.ndarray:
     """
     example_shape = shapes_of(example)
     if example_shape != shape:
-        raise ValueError(f"an example is of shape {example_shape}, expected {shape}")
+        raise ValueError(f"the example has the shape {example_shape}; expected {shape}")
     if is_shape(shape):
         return np.asarray(example)
     leaves = [np.asarray(leaf, np.float32).reshape(-1) for leaf in jax.tree.leaves(example)]

@@ -303,9 +303,9 @@ def _moved(
     """The record, with the pictures of its condition moved as its example is."""
     if not hasattr(function, "moves"):
         raise ValueError(
-            f"{spec.name} has a condition that is a picture, and the augmentation {function.__qualname__} does not say "
-            "whether it moves that too. Valid: set its attribute moves = True (geometric: it is applied to both, with "
-            "the same draws), or False (of the colours alone)"
+            f"the condition of {spec.name} is a picture, and the augmentation {function.__qualname__} does not say "
+            "whether it moves the condition too. Set its attribute moves = True (a geometric change, applied to both "
+            "with the same draws) or moves = False (a change of the colours alone)"
         )
     if not function.moves:
         return record
@@ -355,7 +355,7 @@ def _next_sound(source: IndexedRecords, row: int) -> dict[str, Any]:
         if record is not None:
             return record
     lost = f"the {min(SKIPS, len(source) - 1)} records after record {row} are damaged too"
-    raise DamagedRecord(f"{lost}, so that skipping would hide the loss of a whole file: prepare the dataset again.")
+    raise DamagedRecord(f"{lost}. Skipping more would hide the loss of a whole file: prepare the dataset again.")
 
 
 def _labels(records: Sequence[Mapping[str, Any]], spec: DataSpec) -> np.ndarray:
@@ -376,13 +376,15 @@ def stacked_conditions(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *conditions)
     except ValueError as error:
         shapes = sorted({str(pytrees.shapes_of(condition)) for condition in conditions})
-        raise ValueError(f"conditions are to have one shape, and these are of {' and '.join(shapes[:2])}.") from error
+        raise ValueError(f"all conditions must have one shape; these have {' and '.join(shapes[:2])}.") from error
     if isinstance(stacked, Mapping) and "real" in stacked:
         is_kept = [leaf.reshape(len(leaf), -1).any(axis=1) for leaf in jax.tree.leaves(stacked["real"])]
         empty = ~np.any(is_kept, axis=0)
         if empty.any():
             row = int(np.argmax(empty))
-            raise ValueError(f'the mask "real" of record {row} of a batch leaves nothing: all of it is padding.')
+            raise ValueError(
+                f'the mask "real" of record {row} of a batch is empty: it marks the whole example as padding.'
+            )
     return {"condition": stacked}
 
 
@@ -429,8 +431,9 @@ def _packed(example: Any, spec: DataSpec) -> np.ndarray:
     except ValueError:
         pass
     raise ValueError(
-        f"{spec.name} ({spec.split}): an {'image' if spec.entry == 'image' else 'example'} is {description}, expected "
-        f"{spec.dtype} {spec.shape}: sources and augmentations must keep the type and shape of the dataset's images."
+        f"{spec.name} ({spec.split}): an {'image' if spec.entry == 'image' else 'example'} is {description}, but "
+        f"expected is {spec.dtype} {spec.shape}. Sources and augmentations must keep the type and shape of the "
+        "dataset's images."
     )
 
 
@@ -447,7 +450,7 @@ def positions_of(batch_size: int, positions: Sequence[int] | np.ndarray | None) 
 def _check(source: IndexedRecords, spec: DataSpec, seed: int, start: int, threads: int) -> None:
     """Refuses arguments out of range."""
     if not len(source):
-        raise ValueError(f"{spec.name} ({spec.split}) is empty: there is nothing to read.")
+        raise ValueError(f"{spec.name} ({spec.split}) is empty: it has no records.")
     for name, value, end in (("seed", seed, 2**64), ("start", start, 2**63), ("threads", threads, 1025)):
         if not 0 <= value < end:
             raise ValueError(f"{name} must be in 0..{end - 1}, got {value}.")

@@ -67,8 +67,8 @@ def environment(
         return python
     if folder.exists() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").is_file():
         raise PreparationFailed(
-            f"{folder} holds something that is no Python environment, and nothing is written there. Valid: an empty "
-            "folder, or none."
+            f"{folder} holds something other than a Python environment, so nothing is written there. Valid: an empty "
+            "or a new folder."
         )
     say(f"{folder}: an environment of its own for {' and '.join(packages)}, made once (about 2 GB)")
     ready.unlink(missing_ok=True)
@@ -103,7 +103,7 @@ def prepare(
             fails.
     """
     if name.partition(":")[0] in catalog.BUNDLED:
-        raise ValueError(f"{name!r} is bundled: it is made on first use, and needs no preparation")
+        raise ValueError(f"{name!r} is bundled: it is made on first use, so it needs no preparation")
     root = catalog.root_of(data_dir)
     try:
         dataset_folder = catalog.find(name, str(root))
@@ -114,7 +114,9 @@ def prepare(
         return dataset_folder
     require_datasets(root)
     if "tensorflow" in sys.modules:
-        raise PreparationFailed("TensorFlow is imported in this process. Valid: the command `diffusion prepare`.")
+        raise PreparationFailed(
+            "TensorFlow is already imported in this process, and must not be. Use the command `diffusion prepare`."
+        )
     python = environment(folder or files.cache("tfds_environment"), say, install)
     say(f"{root}: {name} is prepared there by {python}; this process imports no TensorFlow")
     root.mkdir(parents=True, exist_ok=True)
@@ -131,13 +133,13 @@ def require_datasets(root: pathlib.Path) -> None:
     if not root.exists():
         return
     if not root.is_dir():
-        raise PreparationFailed(f"{root} is no folder. Valid: a folder of datasets, an empty one, or none.")
+        raise PreparationFailed(f"{root} is not a folder. Valid: a folder of datasets, or an empty or new folder.")
     others = [child.name for child in sorted(root.iterdir()) if child.name != DOWNLOADS and not _is_dataset(child)]
     if others:
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
         raise PreparationFailed(
-            f"{root} holds {', '.join(others[:5])}{more}, which TFDS has not written, and nothing is written there. "
-            "Valid: a folder of datasets, an empty one, or none, by --data_dir."
+            f"{root} holds {', '.join(others[:5])}{more}, which TFDS did not write, so nothing is written there. Name "
+            "a folder of datasets, or an empty or new folder, by --data_dir."
         )
 
 

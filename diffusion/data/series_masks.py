@@ -34,7 +34,10 @@ def forecast(horizon: int) -> Hiding:
 
     def hidden(rng: np.random.Generator, there: np.ndarray) -> np.ndarray:
         if horizon >= len(there):
-            raise ValueError(f"forecast: horizon = {horizon} leaves nothing given of a series of {len(there)} steps")
+            raise ValueError(
+                f"forecast: horizon = {horizon} hides the whole of a series of {len(there)} steps. Valid: a horizon "
+                "below the length"
+            )
         return there & (np.arange(len(there)) >= len(there) - horizon)[:, None]
 
     return hidden
@@ -96,9 +99,9 @@ def record(values: np.ndarray, hidden: np.ndarray, where: str = "the series") ->
     """
     mask = ~np.isnan(values) & ~hidden
     if not mask.any():
-        raise ValueError(f"{where}: nothing of it is given, for all of its values are hidden or missing")
+        raise ValueError(f"{where}: all of its values are hidden or missing, so nothing is given")
     if not hidden.any():
-        raise ValueError(f"{where}: nothing of it is hidden, and there is nothing to predict")
+        raise ValueError(f"{where}: none of its values is hidden, so there is nothing to predict")
     part = lambda chosen: np.where(chosen, values, 0).astype(np.float32)
     return {"x": part(hidden), "condition": {"given": part(mask), "mask": mask, "real": hidden}}
 
@@ -115,9 +118,9 @@ def check(condition: Mapping[str, Any]) -> None:
     """
     given, mask, real = (np.asarray(condition[name]) for name in ("given", "mask", "real"))
     if not (given.shape == mask.shape == real.shape) or given.ndim != 3:
-        raise ValueError(f"given {given.shape}, mask {mask.shape} and real {real.shape} must be of one shape [B, L, C]")
+        raise ValueError(f"given {given.shape}, mask {mask.shape} and real {real.shape} must have one shape [B, L, C]")
     if mask.dtype != bool or real.dtype != bool:
-        raise ValueError(f"mask is {mask.dtype} and real {real.dtype}. Valid: Bool")
+        raise ValueError(f"mask has the type {mask.dtype} and real {real.dtype}. Valid: Bool")
     for wrong, why in (
         (mask & ~np.isfinite(given), "has a given value that is no finite number"),
         (mask & real, "has a value that is both given and hidden"),

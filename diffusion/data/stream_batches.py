@@ -113,6 +113,6 @@ def _sound(stream: Stream, batch: Sequence[Any], row: int) -> tuple[Mapping[str,
             # All warnings come from one line of code, so that Python prints each once.
             warnings.warn(f"left out: {error}", stacklevel=1)
     raise DamagedRecord(
-        f"all {len(batch)} records of a batch are damaged, so that skipping would hide the loss of a whole file; the "
-        f"last is {stream.place(batch[row])}"
+        f"all {len(batch)} records of a batch are damaged. Skipping more would hide the loss of a whole file; the "
+        f"last damaged record is {stream.place(batch[row])}"
     )

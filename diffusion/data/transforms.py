@@ -40,7 +40,7 @@ def decode(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     height, width, channels = shape
     image = pictures.opened(data, "its image")
     if image.size != (width, height):
-        raise ValueError(f"its image is {(image.height, image.width, channels)}, expected {tuple(shape)}")
+        raise ValueError(f"its image has the shape {(image.height, image.width, channels)}; expected {tuple(shape)}")
     if image.mode != _MODES[channels]:
         image = image.convert(_MODES[channels])
     return np.asarray(image).reshape(shape)
@@ -99,7 +99,7 @@ def _opened(data: bytes, channels: int, limit: int) -> Image.Image:
     """Opens an image of any size; its header alone is read where it is too large."""
     image = pictures.opened(data, "its image")
     if image.width * image.height * channels > limit:
-        raise ValueError(f"its image is {image.height} x {image.width}, larger than {limit:,} bytes")
+        raise ValueError(f"its image has {image.height} x {image.width} pixels, more than the limit of {limit:,} bytes")
     return image.convert(_MODES[channels])
 
 
@@ -170,14 +170,14 @@ def crop(padding: int = 4) -> Augmentation:
         ValueError: `padding` is not positive, or (when applied) too wide for the image.
     """
     if padding < 1:
-        raise ValueError(f"crop: padding must be at least 1 pixel, got {padding}; leave crop out for none.")
+        raise ValueError(f"crop: padding must be at least 1 pixel, got {padding}; without padding, leave crop out.")
 
     def apply(rngs: Iterable[np.random.Generator], images: np.ndarray) -> np.ndarray:
         height, width = images.shape[1:3]
         if padding >= min(height, width):
             raise ValueError(
-                f"crop: padding {padding} is too wide to reflect a {height}x{width} image; "
-                f"it must be in 1..{min(height, width) - 1}."
+                f"crop: padding {padding} is too wide to reflect a {height}x{width} image. Valid: "
+                f"1..{min(height, width) - 1}."
             )
         sides = (padding, padding)
         padded = np.pad(images, ((0, 0), sides, sides, (0, 0)), "reflect")

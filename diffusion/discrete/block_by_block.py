@@ -82,7 +82,10 @@ def semi_autoregressive(block: int) -> SymbolSampler:
     def init(x: Array, process: AnyProcess, plan: Plan) -> tuple[Array]:
         number, steps = _blocks(process, x.shape[-1], block), len(plan.t)
         if steps % number:
-            raise ValueError(f"semi_autoregressive: {steps} steps of {number} blocks; valid: a multiple of {number}")
+            raise ValueError(
+                f"semi_autoregressive: {steps} steps cannot be shared equally by {number} blocks. Valid: a multiple "
+                f"of {number}"
+            )
         return (x,)
 
     def step(
@@ -112,7 +115,7 @@ def semi_autoregressive_law(
 def _blocks(process: AnyProcess, length: int, block: int) -> int:
     """The number of blocks of `length` positions."""
     if process.mask is None:
-        raise ValueError("block diffusion masks blocks, and the process has no mask; valid: discrete.absorbing")
+        raise ValueError("block diffusion masks blocks, but this process has no mask. Valid: discrete.absorbing")
     if not 1 <= block <= length:
-        raise ValueError(f"block = {block} of {length} positions; valid: 1 .. {length}")
+        raise ValueError(f"block = {block} of a sequence of {length} positions. Valid: 1 .. {length}")
     return -(-length // block)

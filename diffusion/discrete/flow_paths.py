@@ -42,7 +42,9 @@ def between(keeping: Keeping, keys: Array, x0: Array, x1: Array, t: Array) -> Ar
     The paper: Gat et al. 2024, "Discrete Flow Matching".
     """
     if jnp.shape(x0) != jnp.shape(x1):
-        raise ValueError(f"between: ends of the shapes {jnp.shape(x0)} and {jnp.shape(x1)}; valid: one shape")
+        raise ValueError(
+            f"between: the ends x0 and x1 have the shapes {jnp.shape(x0)} and {jnp.shape(x1)}; both must have one shape"
+        )
     require_keys(keys, len(x0), "a path needs one key for each example")
     u = jax.vmap(lambda key: jax.random.uniform(key, jnp.shape(x0)[1:]))(keys)
     return jnp.where(u < left_broadcast(keeping.alpha(t), x0), x0, x1).astype(jnp.int32)

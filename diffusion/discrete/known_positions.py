@@ -41,16 +41,22 @@ def infilling(sampler: SymbolSampler, values: Array, known: Array) -> SymbolSamp
             or if a known value is the mask.
     """
     if jnp.shape(values) != jnp.shape(known):
-        raise ValueError(f"infilling: values {jnp.shape(values)} and known {jnp.shape(known)}; valid: one shape")
+        raise ValueError(
+            f"infilling: values has the shape {jnp.shape(values)} and known {jnp.shape(known)}; both must have one "
+            "shape"
+        )
 
     def init(x: Array, process: AnyPath, plan: Plan) -> Any:
         if jnp.shape(known) not in (x.shape, x.shape[1:]):
-            raise ValueError(f"infilling: x has the shape {x.shape}; valid: {jnp.shape(known)}, that of the values")
+            raise ValueError(
+                f"infilling: x has the shape {x.shape}, but the values have {jnp.shape(known)}; both must have one "
+                "shape"
+            )
         if process.mask is None:
             return sampler.init(x, process, plan)  # at t = 1 known positions are noise too
         traced = isinstance(values, Tracer) or isinstance(known, Tracer)
         if not traced and np.any(np.asarray(known) & (np.asarray(values) == process.mask)):
-            raise ValueError(f"infilling: a known value is the mask, {process.mask}; valid: symbols of the data")
+            raise ValueError(f"infilling: a known value is the mask symbol, {process.mask}. Valid: symbols of the data")
         return sampler.init(jnp.where(known, values, x), process, plan)
 
     def step(state: Any, predict: Predictor, process: AnyPath, plan: Plan, i: ArrayLike, keys: Array) -> Any:

@@ -83,7 +83,7 @@ def until_unmasked(
     check_symbols(process, x, "x")
     require_keys(keys, len(x), "a sampler of symbols needs one key for each sample")
     if process.mask is None:
-        raise ValueError("until_unmasked fills in masks, and the process has none; valid: discrete.absorbing")
+        raise ValueError("until_unmasked fills in masks, but this process has none. Valid: discrete.absorbing")
     law = unmasking_law(choose)
     masks = lambda x: jnp.any((x == process.mask).reshape(len(x), -1), -1)
 
@@ -139,7 +139,7 @@ def low_entropy(bound: float) -> Choice:
         ValueError: if the bound is below 0 or not finite.
     """
     if not 0 <= bound < math.inf:
-        raise ValueError(f"low_entropy: bound = {bound}; valid: a number of nats of at least 0, e.g. 0.1")
+        raise ValueError(f"low_entropy: bound = {bound}. Valid: at least 0, in nats, e.g. 0.1")
 
     def choose(log_x0: Array, masked: Array) -> Array:
         terms = jnp.where(log_x0 > -jnp.inf, jnp.exp(log_x0) * log_x0, 0.0)

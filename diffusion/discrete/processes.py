@@ -259,11 +259,12 @@ def mixture(keeping: Keeping, prior: ArrayLike) -> Process:
     """
     shares = np.asarray(prior, np.float64)
     if shares.ndim != 1:
-        raise ValueError(f"mixture: prior has shape {shares.shape}; valid: [K], a probability for each symbol")
+        raise ValueError(f"mixture: prior has the shape {shares.shape}. Valid: [K], a probability for each symbol")
     _check_size("mixture", len(shares))
     if not (np.all(shares >= 0) and math.isclose(shares.sum(), 1, abs_tol=1e-5)):
         raise ValueError(
-            f"mixture: prior sums to {shares.sum():g}, least {shares.min():g}; valid: probabilities of sum 1"
+            f"mixture: prior sums to {shares.sum():g}, and its smallest entry is {shares.min():g}. Valid: "
+            "probabilities that sum to 1"
         )
     shares = shares / shares.sum()
     only = int(np.argmax(shares))

@@ -183,7 +183,10 @@ def rate_process(keeping: Keeping, rates: ArrayLike) -> RateProcess:
         raise ValueError(f"rate_process: rates have the shape {matrix.shape}; valid: [K, K] with K at least 2")
     np.fill_diagonal(matrix, 0)
     if not (np.isfinite(matrix).all() and (matrix >= 0).all()):
-        raise ValueError(f"rate_process: rates from {matrix.min():g} to {matrix.max():g}; valid: finite, at least 0")
+        raise ValueError(
+            f"rate_process: the rates lie between {matrix.min():g} and {matrix.max():g}. Valid: finite numbers of at "
+            "least 0"
+        )
     np.fill_diagonal(matrix, -matrix.sum(1))
     prior = _kept_law(matrix)
     decays = np.sort(-np.linalg.eigvals(matrix).real)
@@ -206,7 +209,7 @@ def banded_rates(size: int, band: int = 1) -> np.ndarray:
     The paper: Austin et al. 2021, its band-diagonal matrix.
     """
     if not 1 <= band < size:
-        raise ValueError(f"banded_rates: band = {band} of {size} symbols; valid: 1 .. {size - 1}")
+        raise ValueError(f"banded_rates: band = {band} for {size} symbols. Valid: 1 .. {size - 1}")
     return np.where(_distances(size) <= band, 1 / size, 0.0)
 
 
@@ -228,7 +231,9 @@ def gaussian_rates(size: int, width: float) -> np.ndarray:
     The paper: Austin et al. 2021, its discretised Gaussian matrix.
     """
     if size < 2 or not width > 0:
-        raise ValueError(f"gaussian_rates: {size} symbols, width = {width}; valid: at least 2, above 0")
+        raise ValueError(
+            f"gaussian_rates: {size} symbols, width = {width}. Valid: at least 2 symbols, and a width above 0"
+        )
     shape = lambda n: np.exp(-4.0 * n**2 / ((size - 1) ** 2 * width))
     return shape(_distances(size)) / shape(np.arange(1 - size, size)).sum()
 
@@ -243,5 +248,7 @@ def _kept_law(matrix: np.ndarray) -> np.ndarray:
     equations = np.vstack([matrix.T, np.ones(size)])
     law, _, rank, _ = np.linalg.lstsq(equations, np.append(np.zeros(size), 1.0), rcond=1e-10)
     if rank < size or law.min() <= 1e-12:
-        raise ValueError("rate_process: some symbols cannot reach others and come back; valid: rates that join all")
+        raise ValueError(
+            "rate_process: some symbols cannot reach all others and return. Valid: rates that connect all symbols"
+        )
     return law / law.sum()

@@ -101,12 +101,12 @@ def check_steps(sampler: SymbolSampler, process: AnyPath, plan: Plan) -> None:
     if sampler.by_distances != isinstance(process, MetricPath):
         raise ValueError("discrete.metric_flow and a path of discrete.metric_path go together, and neither with others")
     if sampler.masked and process.mask is None:
-        raise ValueError("this sampler fills in masks, and the process has none; valid: discrete.absorbing")
+        raise ValueError("this sampler fills in masks, but the process has none. Valid: discrete.absorbing")
     if not isinstance(plan.t, Tracer):
         t, s = np.asarray(plan.t), np.asarray(plan.s)
         if np.any(s > t) or t.max() > 1 or s.min() < 0:
-            raise ValueError(f"the plan has times from {t[0]:g} to {s[-1]:g}; valid: decreasing times in [0, 1]")
+            raise ValueError(f"the plan runs from time {t[0]:g} to {s[-1]:g}. Valid: decreasing times in [0, 1]")
         if sampler.rates and process.mask is None and t.max() == 1:
             raise ValueError(
-                "the rates of this process are infinite at t = 1; valid: a plan that begins before, or ancestral()"
+                "the rates of this process are infinite at t = 1. Valid: a plan that starts below 1, or ancestral()"
             )

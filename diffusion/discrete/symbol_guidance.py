@@ -71,8 +71,8 @@ def classifier_free(branches: PredictionBranches, scale: float) -> Predictor:
         predictions = branches(x_t, t)
         if len(predictions) != 2:
             raise ValueError(
-                f"classifier_free takes two branches, with the condition and without; got {len(predictions)}. "
-                "valid: together(network, process, read, (condition, null))"
+                f"classifier_free takes two branches, one with the condition and one without; got {len(predictions)}. "
+                "Valid: together(network, process, read, (condition, null))"
             )
         cond, uncond = predictions
         comparable = (cond > -jnp.inf) & (uncond > -jnp.inf)

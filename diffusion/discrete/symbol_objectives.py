@@ -154,7 +154,10 @@ def hybrid_bound(
     """
     bounds.check_bounded("hybrid_bound", process)
     if steps < 1 or not cross_entropy >= 0:
-        raise ValueError(f"hybrid_bound: {steps} steps, cross_entropy = {cross_entropy}; valid: at least 1, at least 0")
+        raise ValueError(
+            f"hybrid_bound: {steps} steps, cross_entropy = {cross_entropy}. Valid: at least 1 step, and cross_entropy "
+            "at least 0"
+        )
 
     def loss(predict: Predictor, keys: Array, x0: Array, t: Array) -> Array:
         i = jnp.minimum((t * steps).astype(jnp.int32), steps - 1)
@@ -202,7 +205,10 @@ def _objective(process: AnyPath, density: Density, reading: Reading, of_times: C
     @entry(symbols=True)
     def loss(networks, schedule, keys, batch, step):
         if schedule.t_max != 1:
-            raise ValueError(f"symbols have times in [0, 1], and t_max = {schedule.t_max:g}. Valid: rectified_flow()")
+            raise ValueError(
+                f"symbols have times in [0, 1], but this schedule has t_max = {schedule.t_max:g}. Valid: "
+                "rectified_flow()"
+            )
         x0 = batch["x"]
         check_symbols(process, x0, 'batch["x"]')
         time_keys, noise_keys = split(keys, 2)

@@ -67,7 +67,7 @@ def nucleus(log_x0: Array, share: float) -> Array:
     The paper: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration".
     """
     if not 0 < share <= 1:
-        raise ValueError(f"nucleus: share = {share}; valid: a share of the probability in (0, 1], e.g. 0.9")
+        raise ValueError(f"nucleus: share = {share}. Valid: a share of the probability in (0, 1], e.g. 0.9")
     ordered = -jnp.sort(-log_x0, axis=-1)
     p = jnp.exp(ordered)
     needed = jnp.cumsum(p, -1) - p < share

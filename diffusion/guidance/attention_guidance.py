@@ -97,7 +97,7 @@ def layout(
             for a box that contains no point of a map.
     """
     if len(boxes) != tokens.shape[1]:
-        raise ValueError(f"layout: {len(boxes)} boxes for {tokens.shape[1]} words; give one for each")
+        raise ValueError(f"layout: {len(boxes)} boxes for {tokens.shape[1]} words; give one box for each word")
     loss = lambda x, t: attention_losses.boxed(maps(x, t), tokens, boxes, x.shape[1:3])
     size = lambda x, t: strength(scale, 0, interval, t, x) * left_broadcast(schedule.sigma(jnp.asarray(t)), x) ** 2
     return _moved(denoise, loss, size, interval, repeats)

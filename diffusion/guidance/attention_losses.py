@@ -28,7 +28,9 @@ def grid(queries: int, height: int, width: int) -> tuple[int, int]:
     """
     rows = round(math.sqrt(queries * height / width))
     if rows < 1 or queries % rows or rows * width != queries // rows * height:
-        raise ValueError(f"{queries} queries of a map are no grid over x of {height} x {width}")
+        raise ValueError(
+            f"a map with {queries} queries does not fit x of {height} x {width}: the queries form no grid over it"
+        )
     return rows, queries // rows
 
 
@@ -103,7 +105,9 @@ def boxed(maps: Sequence[Array], tokens: Array, boxes: Sequence[Sequence[float]]
         for mask, (left, top, right, bottom) in zip(inside, boxes):
             mask[int(top * rows) : int(bottom * rows), int(left * columns) : int(right * columns)] = 1
         if not inside.any((1, 2)).all():
-            raise ValueError(f"a box holds none of the {rows} x {columns} places of a map: {list(map(tuple, boxes))}")
+            raise ValueError(
+                f"a box covers none of the {rows} x {columns} positions of a map: {list(map(tuple, boxes))}"
+            )
         word_maps = token_maps(layer, tokens)  # [B, S, K, heads, N]
         share = _share(word_maps, inside.reshape(len(boxes), 1, 1, -1))
         total = total + (present * ((1 - share) ** 2).mean(-1)).sum(-1) / jnp.maximum(present.sum(-1), 1)

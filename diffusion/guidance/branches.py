@@ -74,7 +74,7 @@ def evaluate(branches: Branches, x_t: Array, t: ArrayLike, counts: tuple[int, ..
     """The predictions of the branches, whose number must be one of `counts`; `order` names them."""
     predictions = branches(x_t, t)
     if len(predictions) not in counts:
-        raise ValueError(f"this guidance combines the branches {order}; got {len(predictions)} branches")
+        raise ValueError(f"this guidance combines the branches {order}, one each; got {len(predictions)} branches")
     return predictions
 
 

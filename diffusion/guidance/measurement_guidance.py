@@ -67,7 +67,7 @@ def gaussian_likelihood(operator: Callable[[Array], Array], y: Array, noise_std:
     """
     if not noise_std > 0:
         raise ValueError(
-            f"gaussian_likelihood: noise_std = {noise_std} must be positive; for exact measurements take "
+            f"gaussian_likelihood: noise_std = {noise_std} must be positive; for exact measurements use "
             "negative_distance"
         )
     return lambda x0: -_squared(y - operator(x0)) / (2 * noise_std**2)
@@ -105,7 +105,7 @@ def quantile_likelihood(
     Series Forecasting", 2023.
     """
     if not isinstance(level, Tracer) and not bool(((jnp.asarray(level) > 0) & (jnp.asarray(level) < 1)).all()):
-        raise ValueError(f"quantile_likelihood: level = {level} must lie between 0 and 1, the ends excluded")
+        raise ValueError(f"quantile_likelihood: level = {level} must lie strictly between 0 and 1")
 
     def log_likelihood(x0):
         residual = y - operator(x0)

@@ -71,7 +71,9 @@ def box(shape: Sequence[int], corner: Sequence[int], size: Sequence[int]) -> np.
         ValueError: if the box is not within the picture.
     """
     if not all(0 <= a and 0 < n and a + n <= side for a, n, side in zip(corner, size, shape[:2])):
-        raise ValueError(f"box: corner = {corner} and size = {size} are not within a picture of {tuple(shape)}")
+        raise ValueError(
+            f"box: corner = {corner} and size = {size} do not lie within a picture of shape {tuple(shape)}"
+        )
     mask = np.ones((*shape[:2], 1), bool)
     mask[corner[0] : corner[0] + size[0], corner[1] : corner[1] + size[1]] = False
     return mask

@@ -34,8 +34,8 @@ class Memory(NamedTuple):
     def __call__(self, x_t, t):
         """Refuses: a plain call would lose the memory."""
         raise TypeError(
-            "this guidance has a memory, which samplers.sample carries from step to step; where a plain "
-            "denoiser (x_t, t) -> Prediction is called, use a guidance without memory, such as "
+            "this guidance has a memory, which samplers.sample carries from step to step; a plain denoiser (x_t, t) "
+            "-> Prediction cannot hold one. Use samplers.sample, or a guidance without memory, such as "
             "adaptive_projected(momentum=0)"
         )
 
@@ -55,8 +55,8 @@ class Unpaired(NamedTuple):
     def __call__(self, x_t, t):
         """Refuses: a caller of a plain denoiser relies on alpha x0 + sigma eps = x_t."""
         raise TypeError(
-            "alpha x0 + sigma eps of this guidance (CFG++, or one that moves x_t) is not x_t, by design; use "
-            "samplers.sample with a sampler that takes Unpaired, such as ddim()"
+            "this guidance (CFG++, or one that moves x_t) returns x0 and eps with alpha x0 + sigma eps different from "
+            "x_t, by design. Use samplers.sample with a sampler that takes Unpaired, such as ddim()"
         )
 
 
@@ -82,9 +82,9 @@ def within_step(denoise: Any, memory: Any) -> tuple[Callable, Callable[[], Any]]
         if not written:
             if get_opaque_trace_state() != level:
                 raise ValueError(
-                    "a guidance with memory writes it at the first evaluation of a step. This sampler's first "
-                    "evaluation is inside lax.cond, lax.scan or a derivative, from which no memory can be returned; "
-                    "use a sampler whose step begins with a plain evaluation"
+                    "a guidance with memory writes it at the first evaluation of a step. This sampler makes its first "
+                    "evaluation inside lax.cond, lax.scan or a derivative, and no memory can be returned from there. "
+                    "Use a sampler whose step begins with a direct evaluation"
                 )
             written.append(new)
         return prediction

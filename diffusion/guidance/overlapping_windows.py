@@ -42,8 +42,8 @@ def windows(denoise: Denoiser, size: Sequence[int], stride: Sequence[int]) -> De
     stride = tuple(stride)
     if len(size) != len(stride) or not all(1 <= step <= side for step, side in zip(stride, size, strict=True)):
         raise ValueError(
-            f"windows: stride = {stride} must have one number in [1, size] for each of size = {size}, or "
-            "values of the canvas would be in no window"
+            f"windows: stride = {stride} must have a number in [1, size] for each axis of size = {size}; otherwise "
+            "some values of the canvas would lie in no window"
         )
 
     denoise = checked(denoise)
@@ -54,8 +54,8 @@ def windows(denoise: Denoiser, size: Sequence[int], stride: Sequence[int]) -> De
             raise ValueError(f"windows of size {size} do not fit a canvas of shape {x_t.shape}")
         if jnp.shape(t) not in ((), x_t.shape[:1], x_t.shape[:2]):
             raise ValueError(
-                f"windows take one time for all, one an example, or one for each place along the first axis of a "
-                f"canvas {x_t.shape}; got t of shape {jnp.shape(t)}"
+                "windows take one time for all, one for each example, or one for each position along the first axis "
+                f"of a canvas {x_t.shape}; got t of shape {jnp.shape(t)}"
             )
         times = lambda start: t if jnp.ndim(t) < 2 else jax.lax.dynamic_slice_in_dim(t, start[0], size[0], axis=1)
         starts = _starts(canvas, size, stride)

@@ -99,7 +99,10 @@ def shares(regions: Sequence[Region], sides: tuple[int, int]) -> np.ndarray:
             left, top, right, bottom = region
             mask[round(top * height) : round(bottom * height), round(left * width) : round(right * width)] = 1
         elif np.shape(region) != (height, width):
-            raise ValueError(f"regional: a mask of {np.shape(region)} for x of {(height, width)}, height and width")
+            raise ValueError(
+                f"regional: a mask has the shape {np.shape(region)}, but x has {(height, width)}, height and width; "
+                "both must agree"
+            )
         else:
             mask[:] = region
     masks /= np.maximum(masks.sum(0), 1)
@@ -109,13 +112,15 @@ def shares(regions: Sequence[Region], sides: tuple[int, int]) -> np.ndarray:
 def _check(region: Region) -> None:
     if np.ndim(region) == 2:
         if np.min(region) < 0 or np.max(region) > 1:
-            raise ValueError(f"regional: weights from {np.min(region):g} to {np.max(region):g}; valid: 0 .. 1")
+            raise ValueError(
+                f"regional: a mask has weights from {np.min(region):g} to {np.max(region):g}. Valid: 0 .. 1"
+            )
         return
     if np.shape(region) != (4,) or not all(math.isfinite(side) for side in region):
-        raise ValueError(f"regional: region {region!r} is neither (left, top, right, bottom) nor a mask [H, W]")
+        raise ValueError(f"regional: region {region!r}. Valid: a box (left, top, right, bottom), or a mask [H, W]")
     left, top, right, bottom = region
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
         raise ValueError(
-            f"regional: the box {tuple(region)} is (left, top, right, bottom) in parts of the sides, with 0 <= left < "
-            "right <= 1 and 0 <= top < bottom <= 1"
+            f"regional: the box {tuple(region)} must be (left, top, right, bottom) in fractions of the sides, with 0 "
+            "<= left < right <= 1 and 0 <= top < bottom <= 1"
         )

@@ -49,7 +49,8 @@ def check_interval(interval: Interval) -> None:
     """Refuses an interval (t_low, t_high) that holds no time."""
     if interval is not None and not interval[0] <= interval[1]:
         raise ValueError(
-            f"guidance interval {interval} is empty; give (t_low, t_high) with t_low <= t_high, t = 0 being the data"
+            f"guidance interval {interval} is empty. Valid: (t_low, t_high) with t_low <= t_high, where t = 0 is the "
+            "data"
         )
 
 

@@ -26,10 +26,10 @@ class _Dtype:
 
     def __init__(self, text: Any):
         if len(only(str, text)) > 8:
-            raise TypeError("it has elements of a type that is no number")
+            raise TypeError("an array in it has a type that is not a number")
         self.value = np.dtype(text)
         if self.value.kind not in NUMBERS:
-            raise TypeError(f"it has elements of the type {text[:20]!r}; valid: numbers")
+            raise TypeError(f"an array in it has the type {text[:20]!r}. Valid: numbers")
 
 
 class _Array:
@@ -56,9 +56,9 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     except limits.Refused as refused:
         raise limits.Refused(f"{path} is refused: {refused}") from refused
     except (ValueError, LookupError, TypeError, OverflowError, struct.error, EOFError, MemoryError) as error:
-        raise limits.Refused(f"{path} is damaged, or no table of arrays: {limits.reason(error)}.") from error
+        raise limits.Refused(f"{path} is damaged, or is not a table of arrays: {limits.reason(error)}.") from error
     except (AttributeError, pickle.UnpicklingError) as error:
-        raise limits.Refused(f"{path} is damaged, or no table of arrays: {limits.reason(error)}.") from error
+        raise limits.Refused(f"{path} is damaged, or is not a table of arrays: {limits.reason(error)}.") from error
 
 
 def write(path: pathlib.Path, table: Mapping[str, Any]) -> None:
@@ -86,19 +86,19 @@ class _Pickler(pickle.Pickler):
 def _table(value: Any, seen: set[int], depth: int = 0) -> Any:
     """The value with NumPy's arrays in place of `_Array`; `seen` holds the ids of the tables visited so far."""
     if depth > DEPTH:
-        raise TypeError(f"it holds tables in tables, more than {DEPTH} deep")
+        raise TypeError(f"its tables are nested more than {DEPTH} deep")
     if isinstance(value, _Array) and depth:
         if value.value is None:
             raise TypeError("it holds an array without content")
         return value.value
     if isinstance(value, dict):
         if id(value) in seen:  # a small file could repeat it without end
-            raise TypeError("it holds one table twice")
+            raise TypeError("it holds the same table twice")
         seen.add(id(value))
         return {only(str, key): _table(entry, seen, depth + 1) for key, entry in value.items()}
     if isinstance(value, (str, int, float)) and depth:
         return value
-    raise TypeError(f"it holds a {type(value).__name__.strip('_').lower()} where a table or an array belongs")
+    raise TypeError(f"it holds a {type(value).__name__.strip('_').lower()} where only a table or an array is valid")
 
 
 def _allows(module: str, name: str) -> bool:
@@ -126,7 +126,7 @@ def _built(target: Any, state: Any) -> None:
     state = only(tuple, state)
     if isinstance(target, _Dtype):
         if state[1] not in ("<", ">", "|", "="):
-            raise TypeError("it has a byte order that is none of <, >, | and =")
+            raise TypeError("it states a byte order other than <, >, | and =")
         target.value = target.value.newbyteorder(state[1])
         return
     _, shape, dtype, is_fortran, content = state
@@ -135,14 +135,14 @@ def _built(target: Any, state: Any) -> None:
 
 def _filled(shape: Any, dtype: _Dtype, content: Any, order: str) -> np.ndarray:
     if not isinstance(content, (bytes, bytearray)) or order not in ("C", "F"):
-        raise TypeError("it has an array whose content is no bytes")
+        raise TypeError("it has an array whose content is not bytes")
     if limits.array_bytes("an array", only(tuple, shape), dtype.value.itemsize) != len(content):
-        raise TypeError(f"it has an array of the shape {list(shape)}, whose content has {len(content)} bytes")
+        raise TypeError(f"it has an array of the shape {list(shape)} whose content has {len(content)} bytes")
     return np.frombuffer(content, dtype.value).reshape(shape, order=order)
 
 
 def _persistent(identity: Any) -> Any:
-    raise TypeError("it refers to what is outside of it")
+    raise TypeError("it refers to data outside the file")
 
 
 ARRAYS = Kind(_allows, _made, _built, _persistent)

@@ -52,9 +52,9 @@ class Budget:
         self._spent["members"] += members
         if self._spent["bytes"] > self._most["bytes"]:
             raise limits.Refused(
-                f"{self._what} unpacks to {limits.size(self._spent['bytes'])} or more, and at most "
-                f"{limits.size(self._most['bytes'])} are read of a file of its size: it is damaged or hostile. If it "
-                "is sound, store it with less compression."
+                f"{self._what} unpacks to {limits.size(self._spent['bytes'])} or more, but at most "
+                f"{limits.size(self._most['bytes'])} are read from a file of its size: it is damaged or hostile. If "
+                "it is sound, store it with less compression."
             )
         if self._spent["members"] > self._most["members"]:
             raise limits.Refused(

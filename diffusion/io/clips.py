@@ -84,11 +84,11 @@ def read(
     wanted = sorted({int(number) for number in numbers})
     frames, damage = (_gif_frames if _is_gif(source) else films.read)(source, wanted, name, within)
     if damage:
-        raise ValueError(f"{name} is damaged or cut short after frame {max(frames, default=-1) + 1}: {damage}")
+        raise ValueError(f"{name} is damaged or truncated after frame {max(frames, default=-1) + 1}: {damage}")
     if missing := sorted(set(wanted) - set(frames)):
         raise ValueError(
-            f"{name} is cut short: it has {len(properties(source, name, within).times)} frames by its header, and "
-            f"frame {missing[0]} is gone"
+            f"{name} is truncated: its header states {len(properties(source, name, within).times)} frames, and frame "
+            f"{missing[0]} is missing"
         )
     return np.stack([frames[int(number)] for number in numbers])
 
@@ -190,9 +190,13 @@ def write_mp4(path: str | os.PathLike, frames: np.ndarray, rate: float) -> None:
         ValueError: if PyAV is not installed, or a side is odd.
     """
     if frames.shape[1] % 2 or frames.shape[2] % 2:
-        raise ValueError(f"an MP4 film has even sides, and these frames are {frames.shape[1]} x {frames.shape[2]}")
+        raise ValueError(
+            f"an MP4 film must have even sides; these frames have {frames.shape[1]} x {frames.shape[2]} pixels"
+        )
     if not films.has_library():
-        raise ValueError(f"{path} needs PyAV, which is not installed. Install it: {films.INSTALL}; or use GIF")
+        raise ValueError(
+            f"{path} can only be written with PyAV, which is not installed. Install it: {films.INSTALL}; or write a GIF"
+        )
     from fractions import Fraction
 
     import av

@@ -110,8 +110,8 @@ class Signer:
         for name in (CHAIN, KEY):
             if not (folder / name).is_file():
                 raise FileNotFoundError(
-                    f"{folder / name}: there is no such file; a signer's folder has {CHAIN} and {KEY}, and "
-                    "diffusion credentials --make=FOLDER makes one for tests."
+                    f"{folder / name} does not exist. A signer's folder holds {CHAIN} and {KEY}; diffusion "
+                    "credentials --make=FOLDER makes one for tests."
                 )
             texts.append(opener.read(folder / name))
         chain, key = texts
@@ -122,7 +122,7 @@ class Signer:
             self._signer = c2pa.Signer.from_info(info)
             self._signed(pixel.getvalue(), "pixel.png", {}, "0")
         except c2pa.C2paError as error:
-            raise ValueError(f"{folder}: its certificate and key do not sign: {error}") from None
+            raise ValueError(f"{folder}: its certificate and key cannot sign: {error}") from None
 
     def _signed(self, content: bytes, title: str, about: Mapping[str, Any], version: str) -> bytes:
         """The content of a PNG file with credentials."""
@@ -203,7 +203,7 @@ def read(path: str | pathlib.Path, root: str | pathlib.Path | None = None) -> Cr
     try:
         return _credentials(store["manifests"][store["active_manifest"]], state == "Trusted")
     except (TypeError, LookupError) as error:
-        raise ValueError(f"{path}: what was signed is not of C2PA's form ({printable(str(error))}).") from None
+        raise ValueError(f"{path}: what was signed does not follow C2PA's format ({printable(str(error))}).") from None
 
 
 def _credentials(manifest: dict[str, Any], trusted: bool) -> Credentials:
@@ -215,7 +215,7 @@ def _credentials(manifest: dict[str, Any], trusted: bool) -> Credentials:
 
     def require(kind: type, value: Any, name: str) -> Any:
         if not isinstance(value, kind):
-            raise TypeError(f"{name} is a {type(value).__name__} in place of a {kind.__name__}")
+            raise TypeError(f"{name} is a {type(value).__name__}; expected a {kind.__name__}")
         return value
 
     said = {one["label"]: one["data"] for one in manifest.get("assertions", ())}

@@ -108,13 +108,13 @@ def _opened(content: Any, head: dict[str, Any]) -> Any:
     try:
         film = av.open(content, options=options)
     except av.error.FFmpegError as error:
-        raise ValueError(f"is no film, or is cut short: {error}") from error
+        raise ValueError(f"is not a film, or is truncated: {error}") from error
     if not film.streams.video:
         raise ValueError("has no pictures, only other streams")
     stream = film.streams.video[0]
     if stream.height * stream.width > pixels:
         raise ValueError(
-            f"declares {stream.height} x {stream.width} pixels, and a film of its size has at most {pixels:,}"
+            f"declares {stream.height} x {stream.width} pixels, but a film file of its size has at most {pixels:,}"
         )
     stream.codec_context.options = {"max_pixels": str(pixels)}
     return film, stream
@@ -184,7 +184,7 @@ def _read(content: Any, head: dict[str, Any]) -> Iterator[tuple[dict[str, Any], 
                     pixels = frame.to_ndarray(format="rgb24")
                     shape = shape or pixels.shape
                     if pixels.shape != shape:
-                        raise ValueError(f"has frames of {shape[:2]} and of {pixels.shape[:2]} pixels")
+                        raise ValueError(f"has frames of different sizes, {shape[:2]} and {pixels.shape[:2]} pixels")
                     yield {"number": number, "shape": shape}, pixels.tobytes()
                 if number >= head["numbers"][-1]:
                     break

@@ -64,10 +64,10 @@ def properties(source: str | os.PathLike | bytes, name: str, within: pathlib.Pat
     """
     said = _asked(source, name, within, {"do": "about", "frames": FRAMES}, {})
     if not 0 < said["rate"] < np.inf:
-        raise ValueError(f"{name} does not say how many frames a second it has")
+        raise ValueError(f"{name} does not state how many frames a second it has")
     if said["count"] < said["declared"]:
         raise ValueError(
-            f"{name} is cut short: it has {said['declared']} frames by its header, and {said['count']} are there"
+            f"{name} is truncated: its header states {said['declared']} frames, but it holds {said['count']}"
         )
     stamps = said["stamps"]
     times = ()
@@ -165,7 +165,9 @@ def _asked(
 ) -> dict[str, Any]:
     """The last answer of the child; frames that come before it are put into `frames`."""
     if not has_library():
-        raise ValueError(f"{name} needs PyAV, which is not installed. Install it: {INSTALL}; or use GIF")
+        raise ValueError(
+            f"{name} can only be read with PyAV, which is not installed. Install it: {INSTALL}; or use a GIF"
+        )
     if isinstance(source, bytes):
         _require_whole(io.BytesIO(source), len(source), name)
         said = _answered({**request, "length": len(source)}, source, [], name, frames)
@@ -183,7 +185,7 @@ def _asked(
 def _require_whole(file: BinaryIO, length: int, name: str) -> None:
     missing = film_lengths.missing_bytes(file, length)
     if missing:
-        raise ValueError(f"{name} is cut short: {missing:,} bytes are missing at its end, by the sizes that it states")
+        raise ValueError(f"{name} is truncated: by the sizes that it states, {missing:,} bytes are missing at its end")
 
 
 def _answered(

@@ -37,7 +37,7 @@ def read(content: bytes, name: str) -> Blocks:
         ValueError: if it is no GIF, is cut short, holds another kind of block, no frame, or more than `FRAMES`.
     """
     if content[:4] != b"GIF8" or len(content) < 13:
-        raise ValueError(f"{name} is no GIF animation, or is cut short")
+        raise ValueError(f"{name} is not a GIF animation, or is truncated")
     width, height = int.from_bytes(content[6:8], "little"), int.from_bytes(content[8:10], "little")
     at = 13 + _table(content[10])
     shown: list[float] = []
@@ -66,9 +66,9 @@ def read(content: bytes, name: str) -> Blocks:
             else:
                 raise ValueError(f"{name} is damaged: after {len(shown)} frames it has a block of kind {kind}")
     except IndexError:
-        raise ValueError(f"{name} is cut short: {complete} frames are whole, and its end is missing") from None
+        raise ValueError(f"{name} is truncated: it has {complete} complete frames, and its end is missing") from None
     if not shown:
-        raise ValueError(f"{name} holds no frame")
+        raise ValueError(f"{name} holds no frames")
     return Blocks(height, width, tuple(shown), tuple(pixels))
 
 

@@ -21,7 +21,7 @@ def append(path: pathlib.Path, row: Mapping) -> None:
     finally:
         os.close(descriptor)
     if written != len(line):
-        raise OSError(f"{path}: a line could only be written in part: the disk is full.")
+        raise OSError(f"{path}: a line could only be written in part, because the disk is full.")
 
 
 def rows(path: pathlib.Path, followed: bool = False) -> list[dict]:
@@ -47,10 +47,10 @@ def rows(path: pathlib.Path, followed: bool = False) -> list[dict]:
             row = limits.parse_json(line, f"{path}: line {number}")
         except limits.Refused as error:
             if line.endswith(b"\n") and not followed:
-                raise OSError(f"{error} Mend the line or remove it.") from error
+                raise OSError(f"{error} Repair the line or remove it.") from error
             continue
         if not isinstance(row, dict):
-            raise OSError(f"{path}: line {number} is {line.decode()[:40].strip()}, and no JSON object.")
+            raise OSError(f"{path}: line {number} is not a JSON object: {line.decode()[:40].strip()}.")
         objects.append(row)
     return objects
 

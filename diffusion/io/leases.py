@@ -72,8 +72,8 @@ def require_over(
         now = _heard(store, holder)
         if now != first and not (now and now.get("is_over")):
             raise InUse(
-                f"{store.address} is in use: {holder.who} trains there, and its heartbeat is alive. Wait until it has "
-                "ended, stop it, or choose another folder."
+                f"{store.address} is in use: {holder.who} is training there and still sends its heartbeat. Wait until "
+                "that run has ended, stop it, or choose another folder."
             )
         first = now
 

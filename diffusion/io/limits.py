@@ -63,15 +63,15 @@ def array_bytes(what: str, shape: Any, itemsize: int) -> int:
     """
     valid = f"at most {AXES} whole numbers from 0 to 2^128"
     if not isinstance(shape, (list, tuple)):
-        raise Refused(f"{what} declares a {type(shape).__name__} as its shape; valid: {valid}.")
+        raise Refused(f"{what} declares a {type(shape).__name__} as its shape. Valid: {valid}.")
     if len(shape) > AXES:  # before their product, which takes the square of the time
-        raise Refused(f"{what} declares a shape of {len(shape)} sides; valid: {valid}.")
+        raise Refused(f"{what} declares a shape with {len(shape)} sides. Valid: {valid}.")
     for number, side in enumerate(shape):
         if type(side) is not int or not 0 <= side <= SIDE:
             shown = f"a {type(side).__name__}"  # tuples of tuples that share their parts can be endless to print
             if type(side) is int:
                 shown = str(side) if abs(side) <= SIDE else "beyond 2^128"
-            raise Refused(f"{what} declares a shape whose side {number} is {shown}; valid: {valid}.")
+            raise Refused(f"{what} declares a shape whose side {number} is {shown}. Valid: {valid}.")
     return math.prod(shape) * itemsize
 
 
@@ -131,8 +131,8 @@ def plain_files(folder: pathlib.Path) -> list[pathlib.Path]:
             if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
                 word = "a link" if stat.S_ISLNK(kind) else "neither a file nor a folder"
                 raise Refused(
-                    f"{os.path.join(parent, name)} is {word}, which could lead anywhere. Replace it by "
-                    "the file that it names (cp -rL copies links as files)."
+                    f"{os.path.join(parent, name)} is {word}, which could lead anywhere. Replace it by the file that "
+                    "it points to (cp -rL copies links as files)."
                 )
         plain += [pathlib.Path(parent, name) for name in files]
     return plain

@@ -46,7 +46,9 @@ def read(path: str | os.PathLike) -> Mesh:
     path = pathlib.Path(path)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
-        raise ValueError(f"{path}: {path.suffix or 'a name without ending'} is no mesh. Valid: {', '.join(READERS)}")
+        raise ValueError(
+            f"{path}: {path.suffix or 'a name without ending'} is not a format of meshes. Valid: {', '.join(READERS)}"
+        )
     content = opener.read(path, most=BYTES)
     if b"\0" in content:
         raise ValueError(f"{path} is binary. Valid: the same mesh as text (ASCII)")
@@ -54,18 +56,22 @@ def read(path: str | os.PathLike) -> Mesh:
     try:
         reader(content.decode("utf-8", "replace"), surface)
     except (ValueError, IndexError) as error:
-        raise ValueError(f"{path} is no sound {path.suffix[1:].upper()} file: {limits.reason(error)}") from error
+        raise ValueError(f"{path} is not an intact {path.suffix[1:].upper()} file: {limits.reason(error)}") from error
     mesh = surface.mesh()
     if not len(mesh.triangles):
-        raise ValueError(f"{path} holds no triangle: {len(mesh.vertices)} points without a face have no surface")
+        raise ValueError(f"{path} holds no triangles: {len(mesh.vertices)} points without faces form no surface")
     if not np.isfinite(mesh.vertices).all():
         raise ValueError(f"{path}: vertex {int(np.argmin(np.isfinite(mesh.vertices).all(axis=1)))} is NaN or infinite")
     outside = (mesh.triangles < 0) | (mesh.triangles >= len(mesh.vertices))
     if outside.any():
         wrong = int(mesh.triangles[outside][0])
-        raise ValueError(f"{path}: a face names vertex {wrong}, counted from 0, and there are {len(mesh.vertices)}")
+        raise ValueError(
+            f"{path}: a face names vertex {wrong}, counted from 0, but there are only {len(mesh.vertices)}"
+        )
     if not area(mesh) > 0:
-        raise ValueError(f"{path}: all {len(mesh.triangles)} triangles have no area, so that no point lies on them")
+        raise ValueError(
+            f"{path}: all {len(mesh.triangles)} triangles have zero area, so no points can be drawn from the surface"
+        )
     return mesh
 
 
@@ -99,7 +105,7 @@ def write_points(path: str | os.PathLike, points: np.ndarray) -> None:
     """Writes points [N, 3] as an ASCII PLY, whole or not at all."""
     points = np.asarray(points)
     if points.ndim != 2 or points.shape[1] != 3:
-        raise ValueError(f"need points [N, 3], got {list(points.shape)}")
+        raise ValueError(f"points must have the shape [N, 3]; got {list(points.shape)}")
     head = ["ply", "format ascii 1.0", f"element vertex {len(points)}", *(f"property float {name}" for name in "xyz")]
     rows = (" ".join(f"{value:.6g}" for value in point) for point in points)
     with files.atomic(pathlib.Path(path)) as file:
@@ -129,7 +135,7 @@ class _Surface:
     def add_point(self, words: Sequence[str], line: str) -> None:
         """Adds a point by its first three words."""
         if len(words) < 3:
-            raise ValueError(f"the vertex {line.strip()!r} has no three numbers")
+            raise ValueError(f"the vertex {line.strip()!r} does not have three numbers")
         if self.number >= MOST:
             raise ValueError(f"it has more than {MOST:,} points")
         self._positions.extend(float(word) for word in words[:3])
@@ -165,7 +171,7 @@ def _obj(text: str, surface: _Surface) -> None:
         elif word == "f":
             corners = [int(corner.split("/")[0]) for corner in rest]
             if 0 in corners:
-                raise ValueError("a face names vertex 0, and they count from 1")
+                raise ValueError("a face names vertex 0, but vertices are counted from 1")
             surface.add_face([corner - 1 if corner > 0 else surface.number + corner for corner in corners])
 
 
@@ -187,7 +193,7 @@ def _off(text: str, surface: _Surface) -> None:
                 raise ValueError(f"the face {line!r} has fewer corners than it says")
             surface.add_face([int(word) for word in words[1 : 1 + corners]])
     if count < 0 or number < 0 or total != count + number:
-        raise ValueError(f"it declares {count} vertices and {number} faces, and has {total} lines of them")
+        raise ValueError(f"it declares {count} vertices and {number} faces, but has {total} lines for them")
 
 
 def _ply(text: str, surface: _Surface) -> None:

@@ -54,21 +54,23 @@ def read_header(file: IO[bytes], size: int, what: str) -> Header:
     try:
         version = np.lib.format.read_magic(file)
         if version not in _READERS:
-            raise limits.Refused(f"{what} is of NumPy's format {version}, not 1.0 or 2.0.")
+            raise limits.Refused(f"{what} has version {version} of NumPy's format; only 1.0 and 2.0 are read.")
         shape, fortran, kind = _READERS[version](file)
     except limits.Refused:
         raise
     except DAMAGED as error:
         raise limits.Refused(f"{what} is not an array ({limits.reason(error)}).") from error
     if kind.hasobject:
-        raise limits.Refused(f"{what} holds Python objects. Object arrays are pickles, and are not read.")
+        raise limits.Refused(f"{what} holds Python objects. Object arrays are pickles, so they are not read.")
     declared = limits.array_bytes(what, shape, kind.itemsize)
     held = size - file.tell()
     if declared != held:
         limits.fits(what, declared)
         raise limits.Refused(f"{what} declares {limits.size(declared)}, but holds {limits.size(held)}.")
     if not declared and max(shape, default=0) > ROWS:
-        raise limits.Refused(f"{what} declares the shape {list(shape)} of nothing; valid: at most {ROWS:,} empty rows.")
+        raise limits.Refused(
+            f"{what} declares the shape {list(shape)}, which holds no numbers. Valid: at most {ROWS:,} empty rows."
+        )
     return Header(shape, kind, file.tell(), bool(fortran))
 
 
@@ -101,7 +103,7 @@ def mapped(path: str | os.PathLike, within: str | os.PathLike | None = None) -> 
         try:
             header = read_header(file, os.fstat(file.fileno()).st_size, "it")
         except limits.Refused as error:
-            raise limits.Refused(f"{path} is no sound array: {error}") from error
+            raise limits.Refused(f"{path} is not an intact array: {error}") from error
         order = "F" if header.fortran else "C"
         if not all(header.shape):  # nothing to map
             return np.empty(header.shape, header.dtype, order)

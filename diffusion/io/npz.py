@@ -105,7 +105,9 @@ def header(archive: zipfile.ZipFile, name: str, what: str) -> Header:
     with archive.open(name) as file:  # NumPy would allocate what the header declares before it reads
         declared = npy.read_header(file, archive.getinfo(name).file_size, what)  # type: ignore[arg-type]
     if declared.fortran and len(declared.shape) > 1:
-        raise limits.Refused(f"{what} is stored column by column; save it by np.ascontiguousarray.")
+        raise limits.Refused(
+            f"{what} is stored column by column, which is not read; save it with np.ascontiguousarray."
+        )
     return declared._replace(fortran=False)
 
 
@@ -157,7 +159,7 @@ def _array(archive: zipfile.ZipFile, name: str, declared: Header) -> np.ndarray:
         while rest:
             count = file.readinto(rest)  # type: ignore[attr-defined]
             if not count:
-                raise limits.Refused(f"{name} is cut short.")
+                raise limits.Refused(f"{name} is truncated.")
             rest = rest[count:]
         file.read(1)  # zipfile compares the checksum at the end of the member
     return array
@@ -184,7 +186,7 @@ def stored(path: pathlib.Path | str) -> dict[str, int]:
             file.seek(info.header_offset)
             local = file.read(30)
             if len(local) < 30:
-                raise limits.Refused(f"{path} is cut short.")
+                raise limits.Refused(f"{path} is truncated.")
             extra = int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
             starts[info.filename.removesuffix(".npy")] = info.header_offset + 30 + extra
     return starts

@@ -91,7 +91,7 @@ def read(path: str | os.PathLike, *, within: str | os.PathLike | None = None, mo
         while len(content) <= most and (more := file.read(CHUNK)):  # it may grow; one of /proc has content, and no size
             content += more
     if len(content) > most:
-        raise limits.Refused(f"{path} has more than the {limits.size(most)} that are read.")
+        raise limits.Refused(f"{path} has more than {limits.size(most)}, the most that is read.")
     return content
 
 
@@ -125,8 +125,8 @@ def text_of(content: bytes, path: str | os.PathLike) -> str:
         line = content[: error.start].count(b"\n") + 1
         name = os.path.basename(path)
         raise limits.Refused(
-            f"{path} is not text, or is not in UTF-8: line {line} has the byte 0x{content[error.start]:02x}. If it is "
-            f"in Latin-1, convert it by: iconv -f LATIN1 -t UTF-8 {name} > new && mv new {name}"
+            f"{path} is not UTF-8 text: line {line} has the byte 0x{content[error.start]:02x}. If it is in Latin-1, "
+            f"convert it by: iconv -f LATIN1 -t UTF-8 {name} > new && mv new {name}"
         ) from None
 
 
@@ -161,7 +161,7 @@ def read_table(path: str | os.PathLike, *, within: str | os.PathLike | None = No
 
 def _require_plain(path: str | os.PathLike, status: os.stat_result) -> None:
     if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(f"{path} is not a file, but a folder.")
+        raise IsADirectoryError(f"{path} is a folder, not a file.")
     if not stat.S_ISREG(status.st_mode):
         raise limits.Refused(f"{path} is not a file, but {KINDS.get(stat.S_IFMT(status.st_mode), 'something else')}.")
 
@@ -179,8 +179,8 @@ def _place(descriptor: int, path: str | os.PathLike, status: os.stat_result) -> 
 def _require_inside(path: str | os.PathLike, place: str, within: str | os.PathLike) -> None:
     if not place.startswith(_root(os.fspath(within))):
         raise limits.Refused(
-            f"{path} leads out of its folder {within}, to {place}: the folder is damaged or hostile. If you trust "
-            "the link, replace it by the file that it names (cp -rL copies links as files)."
+            f"{path} leads out of its folder {within}, to {place}: the folder is damaged or hostile. If you trust the "
+            "link, replace it by the file that it points to (cp -rL copies links as files)."
         )
 
 

@@ -44,13 +44,15 @@ def metadata(path: pathlib.Path, within: pathlib.Path | None = None) -> Any:
     except _damaged() as error:
         if failures.is_machine_failure(error):
             raise
-        raise limits.Refused(f"{path} is no sound Parquet file: {limits.reason(error)}") from error
+        raise limits.Refused(f"{path} is not an intact Parquet file: {limits.reason(error)}") from error
     groups, columns = content.num_row_groups, content.num_columns
     budget = budgets.Budget(str(path), budgets.unpacked(os.stat(path).st_size), members=PARTS)
     budget.spend(members=groups * columns)
     counts = [content.row_group(group).num_rows for group in range(groups)]
     if min(counts, default=0) < 0 or sum(counts) != content.num_rows:
-        raise limits.Refused(f"{path} is damaged: it declares {content.num_rows} rows, and groups of {counts[:5]} rows")
+        raise limits.Refused(
+            f"{path} is damaged: it declares {content.num_rows} rows, but its groups have {counts[:5]} rows"
+        )
     budget.spend(8 * content.num_rows)
     return content
 
@@ -93,7 +95,7 @@ def batches(
     except _damaged() as error:
         if failures.is_machine_failure(error):
             raise
-        raise limits.Refused(f"{path} is no sound Parquet file: {limits.reason(error)}") from error
+        raise limits.Refused(f"{path} is not an intact Parquet file: {limits.reason(error)}") from error
 
 
 # ==== The headers of pages, in Thrift's compact protocol ====
@@ -117,7 +119,9 @@ def _check_pages(
             width = FIXED.get(schema.physical_type, max(schema.length or 0, 0))
             at, end = chunk.start, chunk.end
             if not 0 <= at <= end <= size:
-                raise limits.Refused(f"{path} is damaged: a column lies at bytes {at} to {end} of {size}")
+                raise limits.Refused(
+                    f"{path} is damaged: a column lies at bytes {at} to {end}, but the file has {size}"
+                )
             biggest = 0
             while at < end:
                 file.seek(at)
@@ -184,7 +188,10 @@ def _page(content: bytes, path: pathlib.Path) -> tuple[int, int, int, int]:
     except (IndexError, KeyError, TypeError, RecursionError) as error:
         raise limits.Refused(f"{path} is damaged: a page has no header") from error
     if min(unpacked, packed, values) < 0:
-        raise limits.Refused(f"{path} is damaged: a page declares {unpacked}, {packed} bytes and {values} values")
+        raise limits.Refused(
+            f"{path} is damaged: a page declares negative sizes: {unpacked} bytes unpacked, {packed} packed, {values} "
+            "values"
+        )
     return length, unpacked, packed, values
 
 

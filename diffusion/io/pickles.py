@@ -147,7 +147,7 @@ def run(file: BinaryIO, kind: Kind) -> Any:
                     raise limits.Refused(f"its pickle copies more than {OPCODES} entries.")
                 kind.built(stack[-1], state)
             case other:
-                raise limits.Refused(f"its pickle has the step {other}, which such a file does not need.")
+                raise limits.Refused(f"its pickle has the step {other}, which is not needed in such a file.")
     raise pickle.UnpicklingError("its pickle has no end")
 
 
@@ -159,7 +159,7 @@ def only(expected: type, value: Any) -> Any:
     """
     if type(value) is not expected:
         raise TypeError(
-            f"its pickle has a {type(value).__name__} where a {expected.__name__.strip('_').lower()} belongs"
+            f"its pickle has a {type(value).__name__} where only a {expected.__name__.strip('_').lower()} is valid"
         )
     return value
 
@@ -175,4 +175,6 @@ def _name(kind: Kind, module: str, name: str) -> Name:
     """The name, if a file of this kind may have it."""
     if kind.allows(module, name):
         return Name(module, name)
-    raise limits.Refused(f"it names {f'{module}.{name}'[:100]!r}, which such a file does not need: it may be hostile.")
+    raise limits.Refused(
+        f"it names {f'{module}.{name}'[:100]!r}, which is not needed in such a file: it may be hostile."
+    )

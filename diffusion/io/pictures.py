@@ -68,8 +68,8 @@ def opened(
     if picture.width * picture.height > PIXELS:
         picture.close()
         raise ValueError(
-            f"{name} declares {picture.width} x {picture.height} pixels, and at most {PIXELS:,} are read "
-            "(8192 x 8192): make it smaller"
+            f"{name} declares {picture.width} x {picture.height} pixels. Valid: at most {PIXELS:,} (8192 x 8192); "
+            "make it smaller"
         )
     picture._exclusive_fp = not isinstance(file, bytes)  # type: ignore[attr-defined]  # closed once it is read
     return picture
@@ -116,8 +116,8 @@ def read_mask(path: str | pathlib.Path, size: tuple[int, int]) -> np.ndarray:
     picture = opened(path)
     if picture.size[::-1] != tuple(size):
         raise ValueError(
-            f"the mask {path} has {picture.size[1]} x {picture.size[0]} pixels (height x width), and its "
-            f"picture {size[0]} x {size[1]}; they must be the same"
+            f"the mask {path} has {picture.size[1]} x {picture.size[0]} pixels (height x width), but its picture has "
+            f"{size[0]} x {size[1]}. Both must have the same size"
         )
     picture = _loaded(picture, path)
     if picture.mode in DEEP:
@@ -155,9 +155,11 @@ def settings_of(path: str | pathlib.Path) -> dict[str, Any]:
     with opened(path) as picture:
         text = picture.info.get(KEY)
     if not isinstance(text, str):
-        raise ValueError(f"{path} carries no settings: it was not written by this program, or saved by another since")
+        raise ValueError(
+            f"{path} carries no settings: this program did not write it, or another program saved it since"
+        )
     if len(text) > TEXT:
-        raise ValueError(f"{path}: its settings are {len(text):,} characters, and at most {TEXT:,} are read")
+        raise ValueError(f"{path}: its settings have {len(text):,} characters. Valid: at most {TEXT:,}")
     try:
         settings = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -180,6 +182,6 @@ def _eight_bits(path: str | pathlib.Path, deep: np.ndarray) -> np.ndarray:
     """Grey of 16 bits in 8."""
     if deep.dtype.kind == "f" or deep.min() < 0 or deep.max() >= 2**16:
         raise ValueError(
-            f"{path} has numbers {deep.min()} .. {deep.max()} for pixels; valid: 0 .. 65535, as 16 bits hold"
+            f"{path} has pixel values from {deep.min()} to {deep.max()}. Valid: 0 .. 65535, as 16 bits can hold"
         )
     return ((deep.astype(np.int64) * 255 + 32767) // 65535).astype(np.uint8)

@@ -68,14 +68,14 @@ class Stored(NamedTuple):
         """
         if self.kind not in DTYPES:
             raise limits.Refused(
-                f"{self.path}: {self.name} is stored as {self.kind}, which is not read; save it as "
-                "float32, float16 or bfloat16."
+                f"{self.path}: {self.name} is stored as {self.kind}, which is not supported; save it as float32, "
+                "float16 or bfloat16."
             )
         array = np.empty(self.shape, DTYPES[self.kind])
         with opener.open_file(self.path) as file:
             file.seek(self.begin)
             if file.readinto(array.reshape(-1).view(np.uint8).data) != self.size:
-                raise limits.Refused(f"{self.path} ends within {self.name}: it was cut short.")
+                raise limits.Refused(f"{self.path} is truncated: it ends within {self.name}.")
         return array
 
 
@@ -103,26 +103,28 @@ def header(path: pathlib.Path) -> Header:
         length = os.fstat(file.fileno()).st_size
         size = int.from_bytes(file.read(8), "little")
         if length < 8 or size > length - 8:
-            raise _refused(path, f"it has {length} bytes, and declares a header of {size}")
+            raise _refused(path, f"it has {length} bytes, but declares a header of {size}")
         if size > HEADER:
-            raise limits.Refused(f"{path} declares a header of {limits.size(size)}. Valid: {limits.size(HEADER)}.")
+            raise limits.Refused(
+                f"{path} declares a header of {limits.size(size)}. Valid: at most {limits.size(HEADER)}."
+            )
         text = file.read(size)
     table = limits.parse_json(text, f"the header of {path}")
     if not isinstance(table, dict):
-        raise _refused(path, f"its header is a {type(table).__name__}")
+        raise _refused(path, f"its header is a {type(table).__name__} instead of a table")
     metadata = table.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
-        raise _refused(path, "its __metadata__ is no table of texts")
+        raise _refused(path, "its __metadata__ is not a table of texts")
     if len(table) > TENSORS:
         raise limits.Refused(f"{path} declares {len(table):,} tensors. Valid: at most {TENSORS:,} in a file.")
     tensors = {name: _entry(path, name, entry, 8 + size) for name, entry in table.items()}
     end = 8 + size
     for one in sorted(tensors.values(), key=lambda one: (one.begin, one.size)):
         if one.begin != end:
-            raise _refused(path, f"{one.name} begins at byte {one.begin}, and what is before it ends at {end}")
+            raise _refused(path, f"{one.name} begins at byte {one.begin}, but what comes before it ends at {end}")
         end += one.size
     if end != length:
-        raise _refused(path, f"it has {length} bytes, and declares {end}")
+        raise _refused(path, f"it has {length} bytes, but declares {end}")
     return Header(tensors, metadata)
 
 
@@ -135,10 +137,10 @@ def _entry(path: pathlib.Path, name: str, entry: Any, begin: int) -> Stored:
         case [int(first), int(last)] if isinstance(kind, str) and 0 <= first <= last and bool not in map(type, offsets):
             size = last - first
         case _:
-            raise _refused(path, f"its entry of {limits.short(name)} is {limits.short(entry)}")
+            raise _refused(path, f"its entry for {limits.short(name)} is {limits.short(entry)}")
     declared = limits.array_bytes(f"{path}: {limits.short(name)}", shape, np.dtype(DTYPES.get(kind, np.uint8)).itemsize)
     if kind in DTYPES and declared != size:
-        raise _refused(path, f"{limits.short(name)} has {size} bytes, and {kind} {shape} would have {declared}")
+        raise _refused(path, f"{limits.short(name)} has {size} bytes, but {kind} {shape} would need {declared}")
     return Stored(path, name, kind, tuple(shape), begin + first, size)
 
 
@@ -189,7 +191,8 @@ def write(
             given, array = next(tensors)
             if (given, array.shape, array.dtype) != (name, tuple(shape), np.dtype(dtype)):
                 raise ValueError(
-                    f"{path}: {given} {array.shape} {array.dtype}, and the header has {name} {shape} {dtype}"
+                    f"{path}: the header announced {name} {shape} {dtype}, but the next array is {given} "
+                    f"{array.shape} {array.dtype}"
                 )
             file.write(np.asarray(array, order="C").reshape(-1).view(np.uint8).data)
             del array  # before the next is made

@@ -65,7 +65,7 @@ def latest(store: Store) -> Snapshot:
             return _parsed(store, numbers[-1], store.read(_name(numbers[-1])))
         except FileNotFoundError:
             continue
-    raise StoreError(f"{store.address}: its newest list of files vanished {KEPT} times while it was read.")
+    raise StoreError(f"{store.address}: its newest list of files was replaced {KEPT} times while it was read.")
 
 
 def commit(store: Store, edit: Callable[[Snapshot], Snapshot]) -> Snapshot:
@@ -125,7 +125,7 @@ def _parsed(store: Store, number: int, content: bytes) -> Snapshot:
         files = {path: Entry(str(name), str(sha), int(size)) for path, (name, sha, size) in value["files"].items()}
         snapshot = Snapshot(number, Holder(**value["holder"]), files)
     except (KeyError, TypeError, ValueError, AttributeError) as error:  # a ValueError: limits.Refused too
-        raise StoreError(f"{where} is no list of files: {type(error).__name__}: {error}.") from error
+        raise StoreError(f"{where} is not a list of files: {type(error).__name__}: {error}.") from error
     _require_inside(where, files)
     return snapshot
 
@@ -134,4 +134,4 @@ def _require_inside(where: str, paths: Iterable[str]) -> None:
     """Refuses paths that lead out of the folder into which they are copied."""
     for path in paths:
         if "\\" in path or "\0" in path or {"", ".", ".."} & set(path.split("/")):
-            raise StoreError(f"{where} names the file {path!r}, which is no path below a folder.")
+            raise StoreError(f"{where} names the file {path!r}, which is not a path inside a folder.")

@@ -51,7 +51,8 @@ def connect(address: str) -> "Store":
         importlib.import_module(LIBRARIES[scheme])
     except ImportError as error:
         raise StoreError(
-            f"{address} needs {LIBRARIES[scheme]}, which is not installed: pip install 'jax-diffusion[stores]'"
+            f"{address} can only be opened with {LIBRARIES[scheme]}, which is not installed: pip install "
+            "'jax-diffusion[stores]'"
         ) from error
     system = fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True)
     names = [name.rpartition(".") for name in FAULTS[scheme]]

@@ -104,7 +104,7 @@ def read(path: pathlib.Path | str) -> dict[str, np.ndarray]:
         RuntimeError,
         MemoryError,
     ) as error:
-        raise limits.Refused(f"{path} is damaged, or no file of PyTorch: {limits.reason(error)}.") from error
+        raise limits.Refused(f"{path} is damaged, or is not a PyTorch file: {limits.reason(error)}.") from error
 
 
 # ==== Layouts: each gives what the pickle describes, and a function from the key of a storage to its bytes ====
@@ -116,13 +116,15 @@ def _archive(content: bytes) -> tuple[Any, Callable[[str], bytes]]:
     limits.inside("it", archive.namelist())
     descriptions = [name for name in archive.namelist() if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(descriptions) != 1:
-        raise limits.Refused("it is a zip archive without the data.pkl of PyTorch.")
+        raise limits.Refused("it is a zip archive, but without PyTorch's data.pkl.")
     root = descriptions[0].removesuffix("data.pkl")
     used = [entry for entry in archive.infolist() if entry.filename.startswith((descriptions[0], f"{root}data/"))]
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in used):
-        raise limits.Refused("it holds compressed tensors, and PyTorch writes none. Unpack it and save it again.")
+        raise limits.Refused("it holds compressed tensors, which PyTorch never writes. Unpack it and save it again.")
     if (declared := sum(entry.file_size for entry in used)) > len(content):
-        raise limits.Refused(f"it declares {limits.size(declared)} of tensors in {limits.size(len(content))}.")
+        raise limits.Refused(
+            f"it declares {limits.size(declared)} of tensors, but has only {limits.size(len(content))}."
+        )
     opened: dict[str, bytes] = {}
 
     def storage(key: str) -> bytes:
@@ -136,11 +138,13 @@ def _archive(content: bytes) -> tuple[Any, Callable[[str], bytes]]:
 def _stream(content: bytes) -> tuple[Any, Callable[[str], bytes]]:
     """The old stream: a magic number, a version, facts of the machine, the object, the keys, then their storages."""
     if not content.startswith(MAGIC):
-        raise limits.Refused("it is not a file of PyTorch: neither a zip archive nor its older stream.")
+        raise limits.Refused("it is not a PyTorch file: neither a zip archive nor the older stream format.")
     file = io.BytesIO(content)
     _, version, facts, tree, keys = (run(file, WEIGHTS) for _ in range(5))
     if version != 1001 or not only(dict, facts).get("little_endian", True) or not isinstance(keys, list):
-        raise limits.Refused("it has a layout of PyTorch that is not known here. Save it again with a new one.")
+        raise limits.Refused(
+            "its layout is not one that this library knows. Save it again with a recent version of PyTorch."
+        )
     sizes = {tensor.key: tensor.dtype.itemsize for _, tensor in _tensors(tree)}
     storages = {}
     for key in keys:
@@ -158,7 +162,7 @@ def _array(name: str, tensor: Tensor, storage: bytes) -> np.ndarray:
     needed = limits.array_bytes(name, tensor.shape, 1)
     last = sum((side - 1) * stride for side, stride in zip(tensor.shape, tensor.strides))
     if needed > held or (needed and not 0 <= tensor.offset <= tensor.offset + last < held):
-        raise limits.Refused(f"{name} declares the shape {list(tensor.shape)}; its storage has {held} elements.")
+        raise limits.Refused(f"{name} declares the shape {list(tensor.shape)}, but its storage has {held} elements.")
     if needed == 0:
         return np.zeros(tensor.shape, tensor.dtype)
     return np.ndarray(
@@ -178,16 +182,19 @@ def _tensors(tree: Any) -> Iterator[tuple[str, Tensor]]:
     while pending:
         prefix, node, depth = pending.pop()
         if depth > DEPTH:
-            raise limits.Refused(f"it holds containers in containers without end, more than {DEPTH} deep.")
+            raise limits.Refused(f"its containers are nested more than {DEPTH} deep.")
         if isinstance(node, Tensor):
             yield prefix, node
         elif isinstance(node, dict):
             if id(node) in visited:  # cycles, and shared nodes that give a small file endless names, are refused
-                raise limits.Refused(f"it holds one dictionary twice, again as {prefix[:100]!r}; it is without end.")
+                raise limits.Refused(
+                    f"it holds one dictionary twice, the second time as {prefix[:100]!r}, so its nesting may be "
+                    "endless."
+                )
             visited.add(id(node))
             letters += sum(len(prefix) + 1 + (len(key) if isinstance(key, str) else 20) for key in node)
             if letters > NAMES:
-                raise limits.Refused(f"its names have more than {NAMES} letters together.")
+                raise limits.Refused(f"its names have more than {NAMES} characters in total.")
             pending += [(f"{prefix}.{key}" if prefix else str(key), value, depth + 1) for key, value in node.items()]
 
 
@@ -210,9 +217,11 @@ def _made(function: Name, arguments: tuple[Any, ...]) -> Any:
     if function.name == "_rebuild_tensor_v2":
         storage, offset, shape, strides = arguments[:4]
         if not len(only(tuple, shape)) == len(only(tuple, strides)) <= 8:
-            raise TypeError(f"it describes a tensor by {len(shape)} sides and {len(strides)} strides; valid: up to 8")
+            raise TypeError(
+                f"it describes a tensor by {len(shape)} sides and {len(strides)} strides. Valid: up to 8 of each"
+            )
         if any(type(number) is not int or number < 0 for number in (offset, *shape, *strides)):
-            raise TypeError("it describes a tensor by values that are not whole numbers")
+            raise TypeError("it describes a tensor by values that are not integers")
         return Tensor(**only(_Storage, storage)._asdict(), offset=offset, shape=shape, strides=strides)
     if function.name == "OrderedDict" and not arguments:
         return {}
@@ -225,7 +234,7 @@ def _storage(identity: Any) -> _Storage:
     """The storage of a persistent id, ("storage", type, key, place, elements, ...)."""
     word, kind, key = only(tuple, identity)[:3]
     if word != "storage" or only(Name, kind).name not in DTYPES:
-        raise TypeError("its pickle refers to what is no storage")
+        raise TypeError("its pickle refers to something that is not a storage")
     return _Storage(only(str, key), np.dtype(DTYPES[kind.name]))
 
 

@@ -71,12 +71,14 @@ def read(
         stated, start_of_data = _header(file, path)
         length = stated.length - start if length is None else length
         if not 0 <= start <= start + length <= stated.length:
-            raise ValueError(f"{path} has {stated.length} samples, and {start} to {start + length} were requested")
+            raise ValueError(
+                f"{path} has {stated.length} samples, but samples {start} to {start + length} were requested"
+            )
         frame = stated.channels * stated.width
         file.seek(start_of_data + start * frame)
         content = file.read(length * frame)
     if len(content) != length * frame:
-        raise ValueError(f"{path} is cut short: its header says {stated.length} samples")
+        raise ValueError(f"{path} is truncated: its header states {stated.length} samples")
     if stated.width == 1:  # the only width without a sign
         numbers = (np.frombuffer(content, np.uint8).astype(np.float32) - 128) / 128
     else:
@@ -99,7 +101,7 @@ def write(path: str | os.PathLike, waveform: np.ndarray, sample_rate: int) -> No
     """
     waveform = np.asarray(waveform, np.float64)
     if waveform.ndim != 1 or not np.isfinite(waveform).all():
-        raise ValueError(f"a waveform of shape {waveform.shape}. Valid: [L], finite")
+        raise ValueError(f"the waveform has the shape {waveform.shape}. Valid: [L], with finite values")
     content = np.clip(np.round(waveform * 32768), -32768, 32767).astype("<i2").tobytes()
     with files.atomic(pathlib.Path(path)) as file, wave.open(file, "wb") as sound:
         sound.setnchannels(1)
@@ -119,7 +121,7 @@ def _header(file: BinaryIO, path: str | os.PathLike) -> tuple[Header, int]:
     for _ in range(CHUNKS):
         chunk = file.read(8)
         if len(chunk) < 8:
-            raise refused("it is cut short")
+            raise refused("it is truncated")
         name, size = struct.unpack("<4sI", chunk)
         if name == b"data":
             break
@@ -128,28 +130,31 @@ def _header(file: BinaryIO, path: str | os.PathLike) -> tuple[Header, int]:
             stated = _format(content, refused)
         file.seek(size + size % 2 - len(content), os.SEEK_CUR)
     else:
-        raise refused(f"it has no samples in its first {CHUNKS:,} parts")
+        raise refused(f"it has no samples in its first {CHUNKS:,} chunks")
     if stated is None:
         raise refused("its samples come before their format")
     frame = stated.channels * stated.width
     if size > held - file.tell():
         there = (held - file.tell()) // frame
-        raise ValueError(f"{path} is cut short: its header says {size // frame} samples, and {there} are there")
+        raise ValueError(f"{path} is truncated: its header states {size // frame} samples, but it holds {there}")
     return stated._replace(length=size // frame), file.tell()
 
 
 def _format(content: bytes, refused: Callable[[str], ValueError]) -> Header:
     """The header, without its length, of a chunk "fmt "."""
     if len(content) < 16:
-        raise refused("it is cut short")
+        raise refused("it is truncated")
     code, channels, sample_rate, _, frame, bits = struct.unpack("<HHIIHH", content[:16])
     if code == EXTENSIBLE and content[26:40] == SUBFORMAT:
         code = struct.unpack("<H", content[24:26])[0]
     if code != PCM:
         raise refused(
-            f"its format is {code}, {CODES.get(code, 'another one')}; valid: {PCM}, e.g. by: sox IN -e signed OUT"
+            f"its format is {code}, {CODES.get(code, 'another one')}. Valid: {PCM}; convert it, e.g. by: sox IN -e "
+            "signed OUT"
         )
     width = (bits + 7) // 8
     if not channels or not 1 <= width <= 4 or frame != channels * width:
-        raise refused(f"{channels} channels of {bits} bits in {frame} bytes; valid: 8, 16, 24 or 32 bits")
+        raise refused(
+            f"it has {channels} channels of {bits} bits in frames of {frame} bytes. Valid: 8, 16, 24 or 32 bits"
+        )
     return Header(sample_rate, channels, 0, width)

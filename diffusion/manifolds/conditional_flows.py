@@ -92,8 +92,8 @@ def riemannian_flow_matching(
     def loss(networks, schedule, keys, batch, step):
         if schedule.t_max != 1:
             raise ValueError(
-                f"riemannian_flow_matching: t_max = {schedule.t_max:g}, and t is the share of a path. Valid: a "
-                "schedule from 0 to 1, rectified_flow()"
+                f"riemannian_flow_matching: t_max = {schedule.t_max:g}, but here t is the fraction of a path. Valid: "
+                "a schedule from 0 to 1, rectified_flow()"
             )
         time_keys, prior_keys, pair_keys = split(keys, 3)
         x_0 = batch["x"]

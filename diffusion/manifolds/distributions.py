@@ -37,7 +37,9 @@ def uniform(manifold: Manifold) -> Distribution:
     """
     draw = manifold.uniform
     if draw is None:
-        raise ValueError(f"{manifold.name} has no uniform distribution: its volume is infinite; see wrapped_normal")
+        raise ValueError(
+            f"{manifold.name} has no uniform distribution, because its volume is infinite. Use wrapped_normal"
+        )
 
     def log_density(x):
         leaf, axes = jax.tree.leaves(x)[0], leaf_shapes(manifold.shape)[0]
@@ -64,7 +66,7 @@ def wrapped_normal(manifold: Manifold, mean: Any, scale: Any) -> Distribution:
     """
     manifold.check(mean)
     if [np.shape(leaf) for leaf in jax.tree.leaves(mean)] != leaf_shapes(manifold.shape):
-        raise ValueError(f"wrapped_normal: mean is one point of {manifold.name}, of shape {manifold.shape}")
+        raise ValueError(f"wrapped_normal: mean must be one point of {manifold.name}, with the shape {manifold.shape}")
     for number in jax.tree.leaves(scale):
         if not isinstance(number, Tracer) and not np.all(np.asarray(number) > 0):
             raise ValueError(f"wrapped_normal: scale = {number} must be positive")

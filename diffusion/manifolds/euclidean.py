@@ -28,7 +28,7 @@ def euclidean(*shape: int) -> Manifold:
         ValueError: if an axis is not positive.
     """
     if not shape or min(shape) < 1:
-        raise ValueError(f"euclidean: shape = {shape} must have one positive axis or more")
+        raise ValueError(f"euclidean: shape = {shape} must have at least one axis, and only positive sides")
     axes = tuple(range(-len(shape), 0))
     name = f"euclidean({', '.join(map(str, shape))})"
     dimension = math.prod(shape)

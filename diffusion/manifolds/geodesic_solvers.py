@@ -89,8 +89,8 @@ def geodesic_random_walk() -> Sampler:
     def step(state, field, schedule, plan, i, noise):
         if field.score is None:
             raise ValueError(
-                "geodesic_random_walk follows the score, and this field has only a velocity. Valid: a field with a "
-                "score, as riemannian_score_matching trains it; a velocity is followed by geodesic_heun()"
+                "geodesic_random_walk needs a score, and this field has only a velocity. Use a field with a score, "
+                "which riemannian_score_matching trains, or follow the velocity by geodesic_heun()"
             )
         require_brownian(schedule, "geodesic_random_walk")
         t = plan.t[i]

@@ -70,8 +70,8 @@ def sphere(dimension: int = 2) -> HeatKernel:
     """
     if not 2 <= dimension <= MOST:
         raise ValueError(
-            f"heat_kernels.sphere: dimension = {dimension} must be in 2 ... {MOST}; the circle is torus(1), and "
-            "varadhan(manifold) an approximation in any number"
+            f"heat_kernels.sphere: dimension = {dimension} must be in 2 ... {MOST}. For the circle use torus(1); "
+            "varadhan(manifold) is an approximation in any dimension"
         )
     log_area = lambda theta: (dimension - 1) * jnp.log(jnp.maximum(jnp.sin(theta), 1e-9))
     return _isotropic(sphere_of(dimension), math.pi, log_heat(dimension), log_area, ANGLES // 4)

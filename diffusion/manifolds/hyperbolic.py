@@ -236,8 +236,8 @@ def _require_room(name: str, n: int, mean: Array, scale: ArrayLike) -> None:
     reach = before + np.asarray(scale, np.float64) * (math.sqrt(n) + 5)  # the length of n normal numbers
     if np.max(reach, initial=0) > room:
         raise ValueError(
-            f"{name}: draws of scale = {np.max(scale):g} come {np.max(reach):.3g} from the origin, and the type's "
-            f"numbers hold distances up to {room:.3g}. Valid: a smaller scale, float64, or lorentz({n})"
+            f"{name}: draws of scale = {np.max(scale):g} reach {np.max(reach):.3g} from the origin, but this number "
+            f"type can represent distances only up to {room:.3g}. Valid: a smaller scale, float64, or lorentz({n})"
         )
 
 

@@ -175,8 +175,8 @@ def checked(
         worst = np.unravel_index(np.argmax(np.where(np.isnan(off), np.inf, off)), off.shape) if off.size else None
         if worst is not None and not off[worst] <= tolerance:
             raise ValueError(
-                f"{name}: point {_place(worst)}, {_short(points[worst])}, is off by {off[worst]:.2g}: {valid}; "
-                "`project` finds a point nearby"
+                f"{name}: point {_place(worst)}, {_short(points[worst])}, violates the condition by {off[worst]:.2g}. "
+                f"Valid: {valid}; `project` finds a point nearby"
             )
 
     return check

@@ -37,7 +37,9 @@ def von_mises_fisher(mean: ArrayLike, concentration: float) -> Distribution:
         ValueError: if the concentration is not positive, or the mean no unit vector.
     """
     if not concentration > 0:
-        raise ValueError(f"von_mises_fisher: concentration = {concentration} must be positive; 0 is uniform")
+        raise ValueError(
+            f"von_mises_fisher: concentration = {concentration} must be positive; for concentration 0 use `uniform`"
+        )
     mean = jnp.asarray(mean, jnp.float32)
     surface = sphere(2)
     surface.check(mean)

@@ -50,7 +50,7 @@ def riemannian_log_likelihood(
     """
     grid = np.asarray(times)
     if grid.ndim != 1 or grid.size < 2 or not np.all(np.diff(grid) > 0):
-        raise ValueError(f"times must be at least two increasing ones, data first; got {grid}")
+        raise ValueError(f"times must be at least two increasing numbers, from the data on; got {grid}")
     field.manifold.check(x)
     divergence = divergence or exact_divergence()
     grid = jnp.asarray(grid, jnp.promote_types(jax.tree.leaves(x)[0].dtype, jnp.float32))

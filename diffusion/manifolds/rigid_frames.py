@@ -37,7 +37,7 @@ def centred(n: int, d: int = 3) -> Manifold:
         ValueError: for fewer points.
     """
     if n < 2:
-        raise ValueError(f"centred: n = {n} points must be two at least, of which one follows from the others")
+        raise ValueError(f"centred: n = {n} points must be at least two, because the centre fixes one of them")
     flat = euclidean(n, d)
     dimension = (n - 1) * d
     mean_free = lambda x: x - x.mean(-2, keepdims=True)

@@ -40,7 +40,7 @@ def simplex(n: int) -> Manifold:
         ValueError: if n < 1.
     """
     if n < 1:
-        raise ValueError(f"simplex: n = {n} must be positive; it is one less than the number of categories")
+        raise ValueError(f"simplex: n = {n} must be positive; n is one less than the number of categories")
     ball = sphere(n)
     name = f"simplex({n})"
     up = lambda p, v: v / (2 * _positive(smooth.root(p)))
@@ -69,7 +69,9 @@ def simplex(n: int) -> Manifold:
 
     def wrapped_log_density(mean, scale, x):
         if n > _MOST:
-            raise ValueError(f"{name}: the density of a wrapped normal sums 2^(n + 1) reflections, up to n = {_MOST}")
+            raise ValueError(
+                f"{name}: the density of a wrapped normal sums 2^(n + 1) reflections. Valid: n up to {_MOST}"
+            )
         if not isinstance(scale, Tracer):
             wrapped.require_scale(scale, turns=2)
         signs = jnp.asarray(list(itertools.product((1, -1), repeat=n + 1)), jnp.result_type(x))

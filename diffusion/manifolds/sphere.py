@@ -31,7 +31,7 @@ def sphere(n: int) -> Manifold:
         ValueError: if n < 1.
     """
     if n < 1:
-        raise ValueError(f"sphere: n = {n} must be positive; sphere(2) is the surface of a ball")
+        raise ValueError(f"sphere: n = {n} must be positive; sphere(2) is the surface of a ball in three dimensions")
     name = f"sphere({n})"
 
     def exp(x, v):

@@ -68,8 +68,8 @@ def require_brownian(schedule: NoiseSchedule, name: str) -> None:
         alpha = float(schedule.alpha(schedule.t_max))
     if alpha != 1:
         raise ValueError(
-            f"{name}: the schedule shrinks the data, which a manifold does not allow. Valid: one with alpha = 1, "
-            "variance_exploding()"
+            f"{name}: this schedule shrinks the data, which is impossible on a manifold. Valid: a schedule with alpha "
+            "= 1, variance_exploding()"
         )
 
 

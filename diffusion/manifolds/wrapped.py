@@ -95,6 +95,6 @@ def require_scale(scale: ArrayLike, turns: int = 1) -> None:
     if not valid.all():
         most = "pi" if turns == 1 else f"{turns} pi"
         raise ValueError(
-            f"scale = {scales[~valid].flat[0]:g} of a wrapped normal must be in (0, {most}] where geodesics close; "
-            "wider ones are nearly `uniform`"
+            f"scale = {scales[~valid].flat[0]:g} of a wrapped normal must be in (0, {most}] where geodesics close on "
+            "themselves; wider ones are nearly `uniform`"
         )

@@ -212,7 +212,9 @@ def features(reader: Reader, images: np.ndarray) -> np.ndarray:
     check(images)
     expected = jax.eval_shape(lambda: _init(jax.random.key(0), images.shape[1:], reader.classes))
     if expected["hidden"].shape != reader.params["hidden"].shape:
-        raise ValueError(f"pictures {list(images.shape[1:])} are not of the size that the reader was trained on")
+        raise ValueError(
+            f"pictures have the shape {list(images.shape[1:])}, but the reader was trained on another size"
+        )
     return chunks.applied(functools.partial(_compiled, reader.params), images, CHUNK)
 
 
@@ -322,14 +324,14 @@ def check(images: np.ndarray) -> None:
     if images.dtype != np.uint8:
         raise TypeError(f"the reader takes uint8 pictures, got {images.dtype}")
     if images.ndim != 4 or images.shape[3] != 3 or images.shape[1] % 8 or images.shape[2] % 8:
-        raise ValueError(f"need pictures [N, H, W, 3] with sides that 8 divides, got {list(images.shape)}")
+        raise ValueError(f"pictures must be [N, H, W, 3] with sides that are multiples of 8; got {list(images.shape)}")
 
 
 def check_labels(labels: Mapping[str, np.ndarray], number: int, noun: str) -> None:
     """Refuses labels whose number is not the number of pictures, or of what the noun says."""
     if any(np.shape(column) != (number,) for column in labels.values()) or not labels:
         shapes = {name: list(np.shape(column)) for name, column in labels.items()}
-        raise ValueError(f"each attribute has a label for each of the {number} {noun}; got {shapes}")
+        raise ValueError(f"each attribute needs one label for each of the {number} {noun}; got {shapes}")
 
 
 def from_params(params: dict[str, Any], classes: dict[str, int]) -> Reader:

@@ -72,7 +72,7 @@ def percentile_interval(values: np.ndarray, level: float = 0.95, estimate: float
     if not 0 < level < 1:
         raise ValueError(f"level must lie in (0, 1), got {level}")
     if values.size == 0 or not np.isfinite(values).all():
-        raise ValueError("an interval needs at least one replicate, and finite ones")
+        raise ValueError("an interval needs at least one replicate, and all replicates must be finite")
     if estimate is not None:
         values = values - values.mean() + estimate
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
@@ -96,7 +96,7 @@ def wilson_interval(successes: float, trials: float, z: float = 1.959964) -> tup
         ValueError: if the counts are impossible.
     """
     if trials < 1 or not 0 <= successes <= trials:
-        raise ValueError(f"need 0 <= successes <= trials and trials >= 1, got {successes} of {trials}")
+        raise ValueError(f"valid are 0 <= successes <= trials and trials >= 1; got {successes} of {trials}")
     share = successes / trials
     centre = share + z * z / (2 * trials)
     half = z * np.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))

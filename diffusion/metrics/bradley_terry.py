@@ -35,14 +35,16 @@ def bradley_terry(wins: np.ndarray, prior: float = 0.5) -> np.ndarray:
     if wins.ndim != 2 or wins.shape[0] != wins.shape[1] or len(wins) < 2:
         raise ValueError(f"wins must have shape [K, K] with K >= 2, got {list(wins.shape)}")
     if not (wins >= 0).all() or np.diag(wins).any():
-        raise ValueError("wins must be >= 0, and zero on the diagonal: nobody is compared with itself")
+        raise ValueError("wins must be >= 0, and zero on the diagonal, because nobody is compared with itself")
     if not prior >= 0:
         raise ValueError(f"prior must be >= 0, got {prior}")
     count = len(wins)
     wins = wins + prior * (1 - np.eye(count))
     reached = np.linalg.matrix_power((wins > 0) + np.eye(count), count) > 0
     if not reached.all():
-        raise ValueError("the strengths are not finite: some players never lost to any of the others; take a prior > 0")
+        raise ValueError(
+            "the strengths are not finite, because some players never lost to any of the others; use a prior > 0"
+        )
     compared = wins + wins.T
     theta = np.zeros(count)
     for _ in range(STEPS):

@@ -63,7 +63,9 @@ def train(
     """
     attribute_reader.check(images)
     if len(captions) != len(images):
-        raise ValueError(f"{len(images)} pictures and {len(captions)} captions; each picture needs one caption")
+        raise ValueError(
+            f"there are {len(images)} pictures but {len(captions)} captions; each picture needs one caption"
+        )
     counts = Counter(word for text in captions for word in split(text))
     words = {word: i for i, word in enumerate(sorted(counts))}
     caption_bags = bags(captions, words)
@@ -135,7 +137,7 @@ def retrieved(scores: np.ndarray, captions: Sequence[str], among: int = 50, seed
     """
     number = {text: i for i, text in enumerate(dict.fromkeys(captions))}
     if len(number) < among:
-        raise ValueError(f"retrieval among {among} needs as many different captions; there are {len(number)}")
+        raise ValueError(f"retrieval among {among} captions needs as many different ones; there are only {len(number)}")
     row = {i: captions.index(text) for text, i in number.items()}
     rng = np.random.default_rng(seed)
     right = []

@@ -267,9 +267,11 @@ def _check(images, labels):
     if images.dtype != np.uint8:
         raise TypeError(f"the classifier takes uint8 images, got {images.dtype}")
     if images.ndim != 4 or labels.shape != (len(images),):
-        raise ValueError(f"need images [N, H, W, C] and labels [N], got {list(images.shape)} and {list(labels.shape)}")
+        raise ValueError(
+            f"valid are images [N, H, W, C] and labels [N]; got {list(images.shape)} and {list(labels.shape)}"
+        )
     if len(np.unique(labels)) < 2 or labels.min() < 0:
-        raise ValueError(f"need labels of at least two classes, counted from 0, got {np.unique(labels).tolist()}")
+        raise ValueError(f"labels must have at least two classes, counted from 0; got {np.unique(labels).tolist()}")
 
 
 def _key(images, labels, seed):

@@ -65,12 +65,12 @@ def classifier_accuracy(
     test_labels = np.asarray(test_labels)
     if len(test_images) == 0 or test_labels.shape != (len(test_images),):
         raise ValueError(
-            f"need test images [M, H, W, C] and labels [M] with M >= 1, got {list(test_images.shape)} and "
+            f"valid are test images [M, H, W, C] and labels [M] with M >= 1; got {list(test_images.shape)} and "
             f"{list(test_labels.shape)}"
         )
     if not np.isin(test_labels, labels).all():
         missing = np.setdiff1d(test_labels, labels).tolist()
-        raise ValueError(f"no sample has the labels {missing} of the test images; sample every class")
+        raise ValueError(f"the test images have the labels {missing}, but no sample has; sample every class")
     net = classifier.cached(samples, labels, seed, folder)
     right = classifier.predict(net, test_images) == test_labels
     by_class = {int(label): float(right[test_labels == label].mean()) for label in np.unique(test_labels)}

@@ -112,7 +112,7 @@ def _videomae(path: pathlib.Path) -> ClipNetwork:
             module, params = interchange.load(path, "VideoMAEForVideoClassification")
             module = module.clone(epsilon=AUTHORS, last_epsilon=AUTHORS)
     except (FileNotFoundError, Mismatch, Refusal, limits.Refused) as error:
-        raise WeightsError(f"{path} holds no VideoMAE: {error}") from error
+        raise WeightsError(f"{path} holds no VideoMAE network: {error}") from error
     if not isinstance(module, VideoMAE):
         raise WeightsError(f"{path} holds {type(module).__name__}, not VideoMAE.")
     sha256 = digest({name: np.asarray(leaf) for name, leaf in leaves_of(params).items()})
@@ -195,7 +195,7 @@ def load(protocol: ClipProtocol, path: str | pathlib.Path) -> ClipNetwork:
     try:
         jax.eval_shape(network.features, clips)
     except ValueError as error:
-        raise WeightsError(f"{path} does not take the clips of {protocol.name}: {error}") from error
+        raise WeightsError(f"{path} cannot read the clips of {protocol.name}: {error}") from error
     return network
 
 
@@ -248,7 +248,7 @@ def prepared(protocol: ClipProtocol, clips: np.ndarray) -> np.ndarray:
         ValueError: if they have another shape.
     """
     if clips.dtype != np.uint8:
-        raise TypeError(f"clips are {clips.dtype}, not uint8; `protocols.to_bytes` rounds a model's floats.")
+        raise TypeError(f"clips are {clips.dtype}. Valid: uint8; `protocols.to_bytes` rounds a model's floats.")
     if clips.ndim != 5 or clips.shape[1] != protocol.frames or clips.shape[4] not in (1, 3) or 0 in clips.shape:
         raise ValueError(f"clips have shape {list(clips.shape)}. Valid: [B, {protocol.frames}, H, W, 3 or 1].")
     colour = np.repeat(clips, 3, axis=4) if clips.shape[4] == 1 else clips

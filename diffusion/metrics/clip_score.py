@@ -58,7 +58,7 @@ def clip_scores(images: np.ndarray, texts: np.ndarray, weight: float = 100.0) ->
     texts = pairwise.checked("texts", texts)
     if images.shape != texts.shape:
         raise ValueError(
-            f"need one text embedding of the same space for each image, got {list(images.shape)} and "
+            f"images and texts must have one embedding each, [B, D] of the same space; got {list(images.shape)} and "
             f"{list(texts.shape)}"
         )
     cosines = (pairwise.unit("images", images) * pairwise.unit("texts", texts)).sum(axis=1)

@@ -51,8 +51,8 @@ def open_set(spec: str, frames: int, every: int = 1, side: int = 0, seed: int = 
     except (limits.Refused, OSError, ValueError) as error:
         raise ImageSetError(f"{spec}: {error}") from error
     raise ImageSetError(
-        f"{spec}: clips are read from a .npz file, a folder of films ({', '.join(clip_files.FILMS)}) or of folders of "
-        'numbered pictures, or a source as {"name": ...}@SPLIT; this is none.'
+        f"{spec} is not a set of clips. Valid: a .npz file, a folder of films ({', '.join(clip_files.FILMS)}), a "
+        'folder of folders of numbered pictures, or a source as {"name": ...}@SPLIT.'
     )
 
 
@@ -99,7 +99,8 @@ def _of_array(spec: str, kind: str, read: Callable, shape: tuple, dtype: np.dtyp
     span = _span(spec, shape[1], how)
     if how["side"] not in (0, *({shape[2]} & {shape[3]})):
         raise ImageSetError(
-            f"{spec}: clips are {shape[2]} x {shape[3]} pixels, not squares of --size={how['side']}; leave it out."
+            f"{spec}: clips have {shape[2]} x {shape[3]} pixels, which are not squares of --size={how['side']}; leave "
+            "--size out."
         )
 
     def cut(start: int, stop: int) -> np.ndarray:
@@ -117,7 +118,8 @@ def _span(name: str, length: int, how: Mapping) -> int:
     span = (how["frames"] - 1) * how["every"] + 1
     if length < span:
         raise ImageSetError(
-            f"{name} has {length} frames, and a clip of {how['frames']}, one of every {how['every']}, needs {span}."
+            f"{name} has {length} frames, but a clip of {how['frames']} frames, one of every {how['every']}, spans "
+            f"{span}."
         )
     return span
 
@@ -148,7 +150,9 @@ def _npz(spec: str, path: pathlib.Path, how: Mapping) -> ImageSet:
     headers = npz.headers(path)
     named = [name for name in ARRAYS if name in headers]
     if not named:
-        raise ImageSetError(f"{spec} holds {', '.join(headers) or 'nothing'}, and no clips named {', '.join(ARRAYS)}.")
+        raise ImageSetError(
+            f"{spec} holds {', '.join(headers) or 'nothing'}, but no clips. Valid: an array named {', '.join(ARRAYS)}."
+        )
     header = headers[named[0]]
     return _of_array(spec, "npz", npz.rows(path, named[0]), header.shape, header.dtype, _digest([path]), how)
 
@@ -157,7 +161,7 @@ def _films(spec: str, path: pathlib.Path, how: Mapping) -> ImageSet:
     films = clip_files.films_of(path)
     if not films:
         raise ImageSetError(
-            f"{spec} holds no films ({', '.join(clip_files.FILMS)}) and no folders of numbered pictures."
+            f"{spec} holds neither films ({', '.join(clip_files.FILMS)}) nor folders of numbered pictures."
         )
     first = _read(films[0], 0, how)
 
@@ -166,7 +170,7 @@ def _films(spec: str, path: pathlib.Path, how: Mapping) -> ImageSet:
         for film, clip in zip(films[start:stop], clips):
             if clip.shape != first.shape:
                 raise ImageSetError(
-                    f"{film} has frames of {clip.shape[1]} x {clip.shape[2]} pixels, and the first film "
+                    f"{film} has frames of {clip.shape[1]} x {clip.shape[2]} pixels, but those of the first film have "
                     f"{first.shape[1]} x {first.shape[2]}. Valid: films of one size, or --size=SIDE."
                 )
         return np.stack(clips)

@@ -75,7 +75,7 @@ def gaussian(mean: np.ndarray, std: np.ndarray, y: np.ndarray) -> np.ndarray:
 
     std = np.asarray(std, np.float64)
     if (std < 0).any():
-        raise ValueError(f"std has {std.min()}. Valid: at least 0")
+        raise ValueError(f"std has the value {std.min()}. Valid: at least 0")
     some = std > 0
     error = np.asarray(y, np.float64) - mean
     z = error / np.where(some, std, 1)
@@ -109,7 +109,9 @@ def quantile_form(
     real = np.ones(y.shape, bool) if real is None else np.asarray(real, bool)
     scale = np.abs(y[real]).sum()
     if not scale > 0:
-        raise ValueError("quantile_form: no target counts, or all are 0, and the score is relative to their size")
+        raise ValueError(
+            "quantile_form: the score is relative to the size of the targets, and no target counts or all are 0"
+        )
     a = np.asarray(levels, np.float64)[:, None]
     targets = y[real]
     q = np.quantile(samples[:, real], a[:, 0], axis=0)
@@ -159,5 +161,5 @@ def _checked(samples, y, least):
         raise ValueError(f"samples {samples.shape} and targets {y.shape}. Valid: [S, ...] and [...], S >= {least}")
     for name, values in (("samples", samples), ("targets", y)):
         if not np.isfinite(values).all():
-            raise ValueError(f"{(~np.isfinite(values)).sum()} of the {name} are no finite numbers")
+            raise ValueError(f"{(~np.isfinite(values)).sum()} of the {name} are not finite numbers")
     return samples, y

@@ -35,7 +35,7 @@ def auroc(positives: ArrayLike, negatives: ArrayLike, level: float = 0.95) -> di
     p = np.asarray(positives, np.float64).ravel()
     n = np.asarray(negatives, np.float64).ravel()
     if min(p.size, n.size) < 2 or not (np.isfinite(p).all() and np.isfinite(n).all()):
-        raise ValueError(f"auroc needs two finite scores or more of either set, got {p.size} and {n.size}")
+        raise ValueError(f"auroc needs at least two finite scores in each set; got {p.size} and {n.size}")
     place = lambda values, sorted_: (
         (np.searchsorted(sorted_, values, "left") + np.searchsorted(sorted_, values, "right")) / (2 * sorted_.size)
     )

@@ -62,8 +62,8 @@ def extrapolate(
     if sizes is None:
         if len(samples) < 2 * SMALLEST:
             raise ValueError(
-                f"the paper's sizes start at {SMALLEST}, which is too many for a line through {len(samples)} samples; "
-                f"make at least {2 * SMALLEST}, or pass sizes of your own"
+                f"the paper's sizes start at {SMALLEST}, which is too large to fit a line with {len(samples)} "
+                f"samples. Make at least {2 * SMALLEST} samples, or pass other sizes"
             )
         sizes = np.linspace(SMALLEST, len(samples), POINTS).astype(np.int64)
     sizes = np.asarray(sizes)

@@ -128,7 +128,7 @@ def covariance(moments: Moments) -> np.ndarray:
     if moments.count < 2:
         raise ValueError(f"a covariance needs at least 2 rows, got {moments.count}")
     if not (np.isfinite(moments.mean).all() and np.isfinite(moments.m2).all()):
-        raise ValueError("moments must be finite, but these hold NaN or infinity; gather them again")
+        raise ValueError("moments must be finite, but these hold NaN or infinity; compute them again")
     cov = moments.m2 / (moments.count - 1)
     return (cov + cov.T) / 2
 
@@ -220,4 +220,4 @@ def _libraries():
 
 def _require_same_dim(a: Moments, b: Moments) -> None:
     if a.mean.shape != b.mean.shape:
-        raise ValueError(f"moments of different features: {a.mean.shape[0]} against {b.mean.shape[0]} dimensions")
+        raise ValueError(f"the moments are of different features: {a.mean.shape[0]} and {b.mean.shape[0]} dimensions")

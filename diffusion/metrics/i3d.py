@@ -99,7 +99,7 @@ def read(path: pathlib.Path | str) -> dict[str, np.ndarray]:
     """
     path = pathlib.Path(path).expanduser()
     if not path.is_file():  # a read of a pipe might never end
-        raise WeightsError(f"There is no file of I3D's weights at {path}.")
+        raise WeightsError(f"There is no file of I3D weights at {path}.")
     if (size := path.stat().st_size) > LIMIT:
         raise WeightsError(f"{path} has {limits.size(size)}; at most {limits.size(LIMIT)} are read.")
     try:
@@ -107,12 +107,10 @@ def read(path: pathlib.Path | str) -> dict[str, np.ndarray]:
             is_torch = torch_files.is_torch(file.read(16))
         tensors = torch_files.read(path) if is_torch else safetensors_files.load(path)
     except (OSError, limits.Refused, LookupError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path} holds no weights that can be read: {error}") from error
+        raise WeightsError(f"{path} holds no readable weights: {error}") from error
     for name, shape in SHAPES.items():
         if name not in tensors:
-            raise WeightsError(
-                f"{path} does not hold I3D in the names of pytorch-i3d: {name} {list(shape)} is missing."
-            )
+            raise WeightsError(f"{path} is not I3D under the names of pytorch-i3d: {name} {list(shape)} is missing.")
         array = tensors[name]
         if array.shape != shape or array.dtype != np.float32 or not np.isfinite(array).all():
             raise WeightsError(

@@ -72,7 +72,10 @@ def open_set(spec: str, data_dir: str = "", side: int = 0) -> ImageSet:
         if path.is_file():
             kind = {".npz": _npz, ".array_record": _array_record}.get(path.suffix)
             if kind is None and ".array_record-" not in path.name:
-                raise ImageSetError(f"{spec}: images are read from .npz, .array_record, a folder, or NAME@SPLIT.")
+                raise ImageSetError(
+                    f"{spec} is not a set of images. Valid: a .npz file, an .array_record file, a folder of pictures, "
+                    "or NAME@SPLIT."
+                )
             return (kind or _array_record)(spec, path)
         if "@" in spec:
             return _dataset(spec, data_dir, side)
@@ -127,8 +130,8 @@ def _check(name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
         )
     if len(shape) != 4 or shape[3] not in (1, 3) or 0 in shape:
         raise ImageSetError(
-            f"{name}: images have shape {list(shape)}. Valid: [N, H, W, 3], or [N, H, W, 1] for grey; "
-            "remove an alpha channel by drawing the images on a background first."
+            f"{name}: images have shape {list(shape)}. Valid: [N, H, W, 3], or [N, H, W, 1] for grey. To remove an "
+            "alpha channel, draw the images on a background first."
         )
     if dtype != np.uint8 and dtype.kind != "f":
         raise ImageSetError(f"{name}: images are {dtype}. Valid: uint8 in 0..255, or floats in [-1, 1].")
@@ -141,7 +144,9 @@ def _npz(spec: str, path: pathlib.Path) -> ImageSet:
     headers = npz.headers(path)
     named = [name for name in ARRAYS if name in headers]
     if not named:
-        raise ImageSetError(f"{spec} holds {', '.join(headers) or 'nothing'}, and no images named {', '.join(ARRAYS)}.")
+        raise ImageSetError(
+            f"{spec} holds {', '.join(headers) or 'nothing'}, but no images. Valid: an array named {', '.join(ARRAYS)}."
+        )
     header = headers[named[0]]
     _check(f"{named[0]} in {spec}", header.shape, header.dtype)
     count, height, width, channels = header.shape
@@ -191,7 +196,8 @@ def _array_record(spec: str, path: pathlib.Path) -> ImageSet:
         raise ImageSetError(f"{spec} is not a valid array_record file ({str(error).splitlines()[0]}).") from error
     if not head.startswith((b"\x89PNG", b"\xff\xd8", b"BM", b"RIFF")):
         raise ImageSetError(
-            f"{spec}: its records are not encoded pictures. A prepared dataset is named NAME@SPLIT, with --data_dir."
+            f"{spec}: its records are not encoded pictures. To read a prepared dataset, name it as NAME@SPLIT, with "
+            "--data_dir."
         )
     first = _decode(f"{spec}, record 0", head, None)
 
@@ -218,7 +224,7 @@ def _decode(name: str, data: bytes, shape: tuple[int, ...] | None) -> np.ndarray
                 picture = picture.convert("RGB")
             if picture.mode not in ("RGB", "L"):
                 raise ImageSetError(
-                    f"{name} is of mode {picture.mode}. Valid: RGB or grey of 8 bits, without an alpha channel."
+                    f"{name} has the mode {picture.mode}. Valid: RGB or grey with 8 bits, without an alpha channel."
                 )
             image = np.asarray(picture)
     except ImageSetError:
@@ -228,7 +234,8 @@ def _decode(name: str, data: bytes, shape: tuple[int, ...] | None) -> np.ndarray
     image = image[..., None] if image.ndim == 2 else image
     if shape is not None and image.shape != shape:
         raise ImageSetError(
-            f"{name} has shape {list(image.shape)}, and the first picture {list(shape)}; all must have one shape."
+            f"{name} has the shape {list(image.shape)}, but the first picture has {list(shape)}; all must have one "
+            "shape."
         )
     return image
 

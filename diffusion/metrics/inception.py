@@ -105,7 +105,7 @@ def require_known(inception: Inception) -> None:
     """
     if inception.digest not in inception_weights.KNOWN:
         raise WeightsError(
-            f"These Inception weights have the digest {inception.digest}, which is not that of the published numbers, "
+            f"These Inception weights have the digest {inception.digest}; published numbers are computed with "
             f"{' or '.join(inception_weights.KNOWN)}. {inception_weights.HOW_TO_GET}"
         )
 
@@ -304,15 +304,15 @@ def _max_pool(x, stride):
 
 def _check(params, shape, taps):
     if unknown := set(taps) - set(TAPS):
-        raise ValueError(f"taps are {', '.join(TAPS)}; got {', '.join(sorted(unknown))}")
+        raise ValueError(f"unknown taps: {', '.join(sorted(unknown))}. Valid: {', '.join(TAPS)}")
     if not taps:
-        raise ValueError(f"name at least one tap of {', '.join(TAPS)}")
+        raise ValueError(f"name at least one tap. Valid: {', '.join(TAPS)}")
     if "logits" in taps and "output.kernel" not in params:
         raise ValueError(f"this copy of the network has no logits. {inception_weights.HOW_TO_GET}")
     if len(shape) != 4 or shape[3] != 3 or min(shape[1:3]) < SMALLEST:
         raise ValueError(
-            f"Inception takes [B, H, W, 3] with sides of {SMALLEST} and more, {SIZE} for published "
-            f"numbers; got {list(shape)}"
+            f"Inception takes [B, H, W, 3] with sides of at least {SMALLEST} ({SIZE} for published numbers); got "
+            f"{list(shape)}"
         )
 
 

@@ -156,11 +156,11 @@ def read(path: pathlib.Path | str) -> Weights:
             is_torch = torch_files.is_torch(file.read(16))
         tensors = torch_files.read(path) if is_torch else safetensors_files.load(path)
     except (OSError, limits.Refused, LookupError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path} holds no Inception weights that can be read: {error} {HOW_TO_GET}") from error
+        raise WeightsError(f"{path} holds no readable Inception weights: {error} {HOW_TO_GET}") from error
     try:
         return _weights(tensors)
     except ValueError as error:
-        raise WeightsError(f"{path} does not hold FID's Inception-v3: {error} {HOW_TO_GET}") from error
+        raise WeightsError(f"{path} is not FID's Inception-v3: {error} {HOW_TO_GET}") from error
 
 
 def save(path: pathlib.Path | str, weights: Weights) -> None:
@@ -204,7 +204,7 @@ def _weights(arrays: dict[str, np.ndarray]) -> Weights:
             wanted[f"{name}.{part}"] = f"{other}.{other_part}" if peer else f"{name}.{part}"
     missing = [name for name in wanted.values() if name not in arrays]
     if missing:
-        raise ValueError(f"{len(missing)} of {len(wanted)} tensors are missing, {missing[0]} first.")
+        raise ValueError(f"{len(missing)} of {len(wanted)} tensors are missing; the first of them is {missing[0]}.")
     tensors = {name: arrays[source] for name, source in wanted.items()}
     for name, array in tensors.items():
         layer, part = name.rsplit(".", 1)
@@ -221,8 +221,8 @@ def _no_scale(arrays: dict[str, np.ndarray]) -> None:
     for name, array in arrays.items():
         if name.endswith(".bn.weight") and not (array == 1).all():
             raise ValueError(
-                f"{name} is a scale, which FID's network does not have. torchvision's Inception has one, "
-                "and distances of its features are not FIDs."
+                f"{name} is a scale, which FID's network does not have. torchvision's Inception has one, but "
+                "distances of its features are not FIDs."
             )
 
 
@@ -236,6 +236,6 @@ def _last_layer(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarra
 
 def _expect(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
     if array.shape != shape or array.dtype != np.float32:
-        raise ValueError(f"{name} is {array.dtype} {list(array.shape)}, it must be float32 {list(shape)}.")
+        raise ValueError(f"{name} is {array.dtype} {list(array.shape)}. Valid: float32 {list(shape)}.")
     if not np.isfinite(array).all():
-        raise ValueError(f"{name} has numbers that are not finite.")
+        raise ValueError(f"{name} has values that are not finite.")

@@ -150,8 +150,8 @@ def kid(samples: np.ndarray, reference: np.ndarray, subsets: int = 100, size: in
     pairwise.same_dim(x, y)
     if min(len(x), len(y)) < size:
         raise ValueError(
-            f"a subset of {size} rows cannot be drawn from {len(x)} samples and {len(y)} reference rows; "
-            f"choose size <= {min(len(x), len(y))}, and report it beside the figure"
+            f"a subset of {size} rows cannot be drawn from {len(x)} samples and {len(y)} reference rows. Valid: size "
+            f"<= {min(len(x), len(y))}; report the size beside the figure"
         )
     rng = np.random.default_rng(seed)
     values = np.empty(subsets)

@@ -77,7 +77,7 @@ def inversion_scores(
     s = t + t / steps
     if not (0 < t and s < float(schedule.t_max)):
         raise ValueError(
-            f"inversion_scores: t = {t:g} and a step above it, {s:g}, must lie in (0, {float(schedule.t_max):g})"
+            f"inversion_scores: t = {t:g} and the next step, {s:g}, must lie in (0, {float(schedule.t_max):g})"
         )
     up = samplers.ddim_inversion()
     plan = lambda *times: timesteps.plan(np.array(times))

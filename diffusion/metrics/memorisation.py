@@ -224,21 +224,21 @@ def data_copying(
     centres = np.zeros((1, sets["train"].shape[1])) if centres is None else pairwise.checked("centres", centres)
     cells = {name: nearest(rows, centres, block)[1] for name, rows in sets.items()}
     if least < 1:
-        raise ValueError(f"a cell must have at least 1 sample to be counted, got least = {least}")
+        raise ValueError(f"least = {least} must be at least 1, the samples that a cell needs to be counted")
     scores = np.full(len(centres), np.nan)
     shares = np.zeros(len(centres))
     for cell in range(len(centres)):
         drawn, real, train_rows = (sets[name][cells[name] == cell] for name in ("samples", "held_out", "train"))
         if len(real) == 0 or len(train_rows) == 0:
             raise ValueError(
-                f"cell {cell} has {len(train_rows)} training and {len(real)} held-out rows and needs both; pass "
-                "fewer centres"
+                f"cell {cell} has {len(train_rows)} training and {len(real)} held-out rows; it needs both. Pass fewer "
+                "centres"
             )
         if len(drawn) >= least:
             scores[cell] = _rank_score(nearest(drawn, train_rows, block)[0], nearest(real, train_rows, block)[0])
             shares[cell] = len(real)
     if not shares.any():
-        raise ValueError(f"no cell has {least} samples; there are {len(sets['samples'])} in all")
+        raise ValueError(f"no cell has {least} samples; there are only {len(sets['samples'])} samples in all")
     counted = shares > 0
     value = float(scores[counted] @ shares[counted] / shares.sum())
     return DataCopying(value, scores, *(len(rows) for rows in sets.values()))

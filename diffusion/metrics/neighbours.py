@@ -36,7 +36,9 @@ def nearest(queries: np.ndarray, references: np.ndarray, block: int = 1024) -> t
         if images.dtype != np.uint8:
             raise TypeError(f"{name} must be uint8 images, got {images.dtype}")
     if queries.shape[1:] != references.shape[1:]:
-        raise ValueError(f"image shapes differ: {list(queries.shape[1:])} against {list(references.shape[1:])}")
+        raise ValueError(
+            f"both sets must have images of one shape; got {list(queries.shape[1:])} and {list(references.shape[1:])}"
+        )
     if len(references) == 0:
         raise ValueError("nearest needs at least one reference image")
     squared = lambda query, reference: _squared_distances(_centred(query), _centred(reference))
@@ -77,7 +79,7 @@ def copying(samples: np.ndarray, held_out: np.ndarray, train: np.ndarray) -> dic
         ValueError: if shapes differ or a set is empty.
     """
     if len(samples) == 0 or len(held_out) == 0:
-        raise ValueError(f"need samples and held-out images, got {len(samples)} and {len(held_out)}")
+        raise ValueError(f"samples and held-out images must not be empty; got {len(samples)} and {len(held_out)}")
     distances = {"samples": nearest(samples, train)[0], "held_out": nearest(held_out, train)[0]}
     result = {
         name: {

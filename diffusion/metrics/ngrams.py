@@ -25,7 +25,8 @@ def codes(x: np.ndarray, n: int, size: int) -> np.ndarray:
     length = x.shape[1]
     if not 1 <= n <= length or size**n >= 2**63:
         raise ValueError(
-            f"codes: n = {n} of sequences of {length} and {size} symbols; valid: 1 .. {length}, size^n < 2^63"
+            f"codes: n = {n} for sequences of length {length} and {size} symbols. Valid: 1 .. {length}, with size^n < "
+            "2^63"
         )
     numbers = np.zeros((len(x), length - n + 1), np.int64)
     for i in range(n):

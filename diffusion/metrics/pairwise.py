@@ -54,7 +54,7 @@ def same_dim(a: np.ndarray, b: np.ndarray) -> None:
         ValueError: if the numbers of columns differ.
     """
     if a.shape[1] != b.shape[1]:
-        raise ValueError(f"sets of different features: {a.shape[1]} against {b.shape[1]} dimensions")
+        raise ValueError(f"the sets have different features: {a.shape[1]} and {b.shape[1]} dimensions")
 
 
 def blocks(count: int, size: int) -> Iterator[slice]:
@@ -91,7 +91,7 @@ def unit(name: str, features: np.ndarray) -> np.ndarray:
     features = np.asarray(features, np.float64)
     largest = np.abs(features).max(axis=1, keepdims=True)  # scaled, so that no square overflows or vanishes
     if (largest == 0).any():
-        raise ValueError(f"{name}: row {int(np.argmin(largest))} is zero and has no direction for a cosine")
+        raise ValueError(f"{name}: row {int(np.argmin(largest))} is zero, so it has no direction for a cosine")
     scaled = features / largest
     return scaled / np.linalg.norm(scaled, axis=1, keepdims=True)
 
@@ -158,7 +158,7 @@ def smallest(queries: np.ndarray, references: np.ndarray | None, count: int, blo
     """
     others = len(queries) - 1 if references is None else len(references)
     if not 1 <= count <= others:
-        raise ValueError(f"need 1 <= k <= {others}, the number of other rows, got k = {count}")
+        raise ValueError(f"k = {count} must be in 1 .. {others}, the number of other rows")
     origin = centre(queries if references is None else references)
     best = np.full((len(queries), count), np.inf)
     for rows in blocks(len(queries), block):

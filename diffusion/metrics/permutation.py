@@ -39,7 +39,7 @@ def p_value(
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")
     if paired and first != second:
-        raise ValueError(f"pairs need sets of one size, got {first} and {second} rows")
+        raise ValueError(f"pairs need two sets of the same size; got {first} and {second} rows")
     rows = np.arange(first + second)
     strata = np.zeros(len(rows), int) if strata is None else strata
     groups = [np.flatnonzero(strata == value) for value in np.unique(strata)]

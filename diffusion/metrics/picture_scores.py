@@ -323,16 +323,16 @@ def _network(protocol: PromptProtocol, source: Source) -> tuple[Any, Any, text.T
     family = interchange.FAMILIES[protocol.family]
     vocabulary = pathlib.Path(source.tokenizer or path).expanduser()
     if path.is_file() and not source.tokenizer:
-        raise ValueError(f"{path} is a file without a vocabulary; --tokenizer names the folder of one")
+        raise ValueError(f"{path} is a file without a vocabulary; name a folder that has one by --tokenizer")
     # A folder says what it holds, which a SiglipModel's is opened as a part of.
     weights_found = folders.find(path, "" if path.is_dir() and protocol.family == "CLIPModel" else family.name)
     module = weights_found.module
     if not isinstance(module, family.module):
-        raise ValueError(f"it holds a {type(module).__name__}; valid: {protocol.weights}")
+        raise ValueError(f"it holds a {type(module).__name__}. Valid: {protocol.weights}")
     if protocol.published:
         expected = family.build(family.published[protocol.published])
         if why := _difference(module, expected):
-            raise ValueError(f"it does not hold {protocol.network}: {why}")
+            raise ValueError(f"it is not {protocol.network}: {why}")
     length = protocol.length or (module.text.positions if protocol.family == "SiglipModel" else 0)
     tokenizer = text.Tokenizer.open(vocabulary, length)
     if protocol.family == "SiglipModel":
@@ -345,14 +345,17 @@ def _framed(path: pathlib.Path, tokenizer: text.Tokenizer) -> text.Tokenizer:
     """SigLIP 2's vocabulary as in its training, without a start; Gemma's own files have one, and not always an end."""
     end = tokenizer.ids("<eos>")
     if len(end) != 1:
-        raise ValueError(f"{path} has no <eos>: it is not Gemma's vocabulary, by which SigLIP 2 reads prompts")
+        raise ValueError(f"{path} has no <eos>. SigLIP 2 reads prompts by Gemma's vocabulary, which has one")
     return tokenizer._replace(start=(), end=tuple(end))
 
 
 def _check_vocabulary(path: pathlib.Path, tokenizer: text.Tokenizer, size: int) -> None:
     """Refuses a vocabulary whose start, end or padding the network has no embedding of."""
     if (largest := max((*tokenizer.start, *tokenizer.end, tokenizer.pad, *tokenizer.ids("a picture")))) >= size:
-        raise ValueError(f"{path} has the id {largest}, and the network {size} ids: the vocabulary is another's")
+        raise ValueError(
+            f"{path} has the id {largest}, but the network knows only {size} ids: this vocabulary belongs to another "
+            "network"
+        )
 
 
 def _fitting(path: pathlib.Path, protocol: PromptProtocol) -> str:
@@ -390,7 +393,9 @@ def _difference(module: nn.Module, expected: nn.Module, where: str = "") -> str:
 def _vqa(source: Source) -> Scorer:
     answer = source.answer_log_probability
     if answer is None:
-        raise ValueError("the score 'vqascore' needs a function that answers; --answerer names one that --extend adds")
+        raise ValueError(
+            "the score 'vqascore' needs a function that answers questions; name one by --answerer, which --extend adds"
+        )
 
     def columns(pictures: Sequence[np.ndarray], prompts: Sequence[str]) -> Columns:
         log_probability = vqa_score.log_probabilities(answer, pictures, prompts)

@@ -77,7 +77,8 @@ def earth_movers(cloud: np.ndarray, clouds: np.ndarray) -> np.ndarray:
 
     if cloud.shape[0] != clouds.shape[1]:
         raise ValueError(
-            f"the earth mover's distance matches point with point: {len(cloud)} points against {clouds.shape[1]}"
+            "the earth mover's distance matches point with point, so both clouds need the same number; got "
+            f"{len(cloud)} and {clouds.shape[1]} points"
         )
     length = _between(cloud, clouds, "euclidean")
     return np.array([length[:, k][linear_sum_assignment(length[:, k])].mean() for k in range(len(clouds))])
@@ -106,7 +107,7 @@ def distances(
     first = _checked("first", first)
     others = first if second is None else _checked("second", second)
     if first.shape[2] != others.shape[2]:
-        raise ValueError(f"clouds of {first.shape[2]} and of {others.shape[2]} dimensions have no distance")
+        raise ValueError(f"clouds must have the same dimension; got {first.shape[2]} and {others.shape[2]}")
     table = np.zeros((len(first), len(others)))
     block = max(1, NUMBERS // (first.shape[1] * others.shape[1]))
     for row, cloud in enumerate(first):
@@ -140,8 +141,8 @@ def nearest_neighbour_accuracy(within: np.ndarray, across: np.ndarray, reference
     number = len(across)
     if number < 2 or not within.shape == across.shape == references.shape == (number, number):
         raise ValueError(
-            f"1-NNA needs two sets of one size, at least 2; got distances {list(within.shape)}, {list(across.shape)} "
-            f"and {list(references.shape)}"
+            f"1-NNA needs two sets of one size, at least 2; got distances of the shapes {list(within.shape)}, "
+            f"{list(across.shape)} and {list(references.shape)}"
         )
     every = np.block([[within, across], [across.T, references]])
     np.fill_diagonal(every, np.inf)
@@ -179,7 +180,7 @@ def _between(cloud: np.ndarray, clouds: np.ndarray, metric: Any) -> np.ndarray:
 def _checked(name: str, clouds: np.ndarray) -> np.ndarray:
     clouds = np.asarray(clouds, np.float64)
     if clouds.ndim != 3 or not clouds.size:
-        raise ValueError(f"the {name} set must be clouds [K, N, D] with points, got {list(clouds.shape)}")
+        raise ValueError(f"the {name} set must be clouds [K, N, D] with at least one point; got {list(clouds.shape)}")
     finite = np.isfinite(clouds).all(axis=(1, 2))
     if not finite.all():
         raise ValueError(f"cloud {int(np.argmin(finite))} of the {name} set holds NaN or infinity")

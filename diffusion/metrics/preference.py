@@ -26,7 +26,10 @@ def preferred(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     first = np.asarray(first, np.float64)
     second = np.asarray(second, np.float64)
     if first.shape != second.shape or first.ndim != 1:
-        raise ValueError(f"need one score of each for each prompt, got {list(first.shape)} and {list(second.shape)}")
+        raise ValueError(
+            f"first and second must have one score for each prompt, [N]; got {list(first.shape)} and "
+            f"{list(second.shape)}"
+        )
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
-        raise ValueError("scores must be finite")
+        raise ValueError("first and second must be finite scores")
     return np.exp(-np.logaddexp(0, second - first))

@@ -223,7 +223,7 @@ def preprocess(protocol: Protocol, images: np.ndarray) -> np.ndarray:
         ValueError: if they have another shape.
     """
     if images.dtype != np.uint8:
-        raise TypeError(f"images are {images.dtype}, not uint8; `to_bytes` rounds a model's floats.")
+        raise TypeError(f"images are {images.dtype}. Valid: uint8; `to_bytes` rounds a model's floats.")
     if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
         raise ValueError(f"images have shape {list(images.shape)}. Valid: [B, H, W, 3], or [B, H, W, 1] for grey.")
     x = resizing.resize(images, protocol.resize, inception.SIZE)

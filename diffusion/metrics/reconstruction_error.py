@@ -93,9 +93,11 @@ def _windows(x: Array) -> Array:
 
 def _floats(pictures: Array, originals: Array) -> tuple[Array, Array]:
     if pictures.shape != originals.shape or pictures.ndim != 4:
-        raise ValueError(f"pictures {pictures.shape} and originals {originals.shape} must have one shape [B, H, W, C]")
+        raise ValueError(
+            f"pictures and originals must have one shape [B, H, W, C]; got {pictures.shape} and {originals.shape}"
+        )
     for array in (pictures, originals):
         if array.dtype != np.uint8:
-            raise ValueError(f"pictures are compared as bytes, uint8 in 0..255; got {array.dtype}")
+            raise ValueError(f"pictures are compared as bytes. Valid: uint8 in 0..255; got {array.dtype}")
     kind = jnp.promote_types(jnp.float32, jnp.result_type(float))
     return jnp.asarray(pictures, kind), jnp.asarray(originals, kind)

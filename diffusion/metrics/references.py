@@ -195,8 +195,8 @@ def in_space(reference: Reference, space: Space) -> Reference:
     if tap not in stated.moments:
         has = " and ".join(f"{len(moments.mean):,}" for moments in stated.moments.values())
         raise StatisticsError(
-            f"{reference.spec} has statistics of {has} features of a space that it does not name, and the samples have "
-            f"the {space.dimensions:,} of {space.name}: make the reference again under this protocol."
+            f"{reference.spec} has statistics of {has} features in a space that it does not name, but the samples "
+            f"have the {space.dimensions:,} features of {space.name}. Make the reference again under this protocol."
         )
     return reference._replace(statistics=stated._replace(moments={space.main: stated.moments[tap]}))
 
@@ -368,8 +368,8 @@ def _bytes(images: ImageSet, space: Space, start: int, stop: int) -> np.ndarray:
         raise ImageSetError(f"{name}, from image {start}: {error}") from error
     if start == 0 and images.record["dtype"] == "uint8" and chunk.max() <= 1:
         raise ImageSetError(
-            f"{name}: all bytes are 0 or 1. Floats in [0, 1] seem to have been cast without scaling; "
-            "save round(255 y), or the floats in [-1, 1] themselves."
+            f"{name}: all bytes are 0 or 1, as if floats in [0, 1] had been cast without scaling. Save round(255 y), "
+            "or floats in [-1, 1]."
         )
     return chunk
 
@@ -381,8 +381,8 @@ def _check_range(name: str, chunk: np.ndarray, start: int) -> None:
         raise ImageSetError(f"{name}: floats from {low:g} to {high:g}. Valid: about [-1, 1], or uint8 in 0..255.")
     if start == 0 and low >= 0:
         raise ImageSetError(
-            f"{name}: floats from {low:g} to {high:g}, which may be meant in [0, 1] or in [-1, 1]. "
-            "Save uint8 in 0..255, or floats in [-1, 1]."
+            f"{name}: floats from {low:g} to {high:g} may be meant in [0, 1] or in [-1, 1]. Save uint8 in 0..255, or "
+            "floats in [-1, 1]."
         )
 
 

@@ -35,10 +35,10 @@ def representation_ratio(distances: Mapping[str, float], floors: Mapping[str, fl
     """
     if distances.keys() != floors.keys() or not distances:
         raise ValueError(
-            f"a ratio needs both distances in each space; the samples have {', '.join(sorted(distances)) or 'none'}, "
-            f"and the real images {', '.join(sorted(floors)) or 'none'}"
+            "a ratio needs the distances of the samples and of real images in each space; the samples have "
+            f"{', '.join(sorted(distances)) or 'none'}, and the real images {', '.join(sorted(floors)) or 'none'}"
         )
     for name, floor in floors.items():
         if not floor > 0:
-            raise ValueError(f"the distance of real images in {name} is {floor}, and must be positive")
+            raise ValueError(f"the distance of real images in {name} is {floor}. Valid: a positive number")
     return sum(distances[name] / floors[name] for name in distances) / len(distances)

@@ -82,7 +82,7 @@ def none(size: int, to: int) -> np.ndarray:
         ValueError: if the sizes differ.
     """
     if size != to:
-        raise ValueError(f"images have a side of {size} pixels, and without a resize it must be {to}")
+        raise ValueError(f"images have sides of {size} pixels. Without a resize, the side must be {to}")
     return np.eye(to, dtype=np.float32)
 
 

@@ -153,7 +153,7 @@ def read(path: pathlib.Path | str) -> Statistics:
     path = pathlib.Path(path)
     if path.suffix in _TORCH:
         raise StatisticsError(
-            f"{path} is a file of PyTorch, which holds no statistics that are known here. Save what it holds by "
+            f"{path} is a PyTorch file that holds no statistics in a known form. Save what it holds by "
             'np.savez("reference.npz", mu=..., sigma=...).'
         )
     try:
@@ -184,19 +184,19 @@ def _read_own(path: pathlib.Path) -> Statistics:
         if version > FORMAT:
             raise StatisticsError(f"{path} has format {version}; this version reads up to {FORMAT}: update.")
         if stated != _digest({"format": version, "count": count, "taps": taps, **description}, tensors):
-            raise StatisticsError(f"{path} is damaged: its checksum is not that of its content. Make it again.")
+            raise StatisticsError(f"{path} is damaged: its checksum does not match its content. Make it again.")
         moments = {tap: frechet.Moments(count, tensors[f"{tap}.mean"], tensors[f"{tap}.m2"]) for tap in taps}
     except StatisticsError:
         raise
     except limits.Refused as refused:
         raise StatisticsError(
-            f"{refused} It holds no statistics of features, which diffusion evaluate "
-            "--reference=NAME@SPLIT --out=FILE.safetensors makes."
+            f"{refused} It holds no statistics of features; make them by diffusion evaluate --reference=NAME@SPLIT "
+            "--out=FILE.safetensors."
         ) from refused
     except (KeyError, TypeError, AttributeError) as error:
         raise StatisticsError(
-            f"{path} holds no statistics of features, which diffusion evaluate "
-            "--reference=NAME@SPLIT --out=FILE.safetensors makes."
+            f"{path} holds no statistics of features; make them by diffusion evaluate --reference=NAME@SPLIT "
+            "--out=FILE.safetensors."
         ) from error
     return Statistics(moments, count, description)
 
@@ -206,13 +206,13 @@ def _read_npz(path: pathlib.Path) -> Statistics:
     pairs = {mean: sigma for mean, sigma in _FOREIGN.items() if {mean, sigma} <= there}
     if not ("mu" in pairs or "reps" in there):
         raise StatisticsError(
-            f"{path} holds {', '.join(sorted(there)) or 'nothing'}; statistics are named mu and sigma, or reps."
+            f"{path} holds {', '.join(sorted(there)) or 'nothing'}. Valid: statistics named mu and sigma, or reps."
         )
     wanted = [name for pair in pairs.items() for name in pair] if "mu" in pairs else ["reps"]
     arrays_in_file = npz.headers(path, wanted)
     for name in wanted:
         if arrays_in_file[name].dtype.kind != "f":
-            raise StatisticsError(f"{path}: {name} is {arrays_in_file[name].dtype}, not floating.")
+            raise StatisticsError(f"{path}: {name} is {arrays_in_file[name].dtype}. Valid: floating-point numbers.")
     with opener.open_file(path) as file:
         total = hashlib.file_digest(file, "sha256").hexdigest()
     description = {"space": _space_of(path, there), "images": None, "file": str(path), "sha256": total}
@@ -234,29 +234,31 @@ def _read_pickle(path: pathlib.Path) -> Statistics:
         table = array_pickles.read(path)
     except limits.Refused as refused:
         raise StatisticsError(
-            f"{path} is a pickle, of which tables of arrays alone are read, without executing anything: {refused} If "
+            f"{path} is a pickle. Nothing in it is executed, so only tables of arrays are read from it: {refused} If "
             'you trust it, save what it holds by np.savez("reference.npz", mu=..., sigma=...).'
         ) from refused
     count = table.get("num_images")
     if count is not None and (type(count) is not int or not 2 <= count < 2**53):
-        raise StatisticsError(f"{path}: num_images = {limits.short(count)}; valid: a whole number from 2.")
+        raise StatisticsError(f"{path}: num_images = {limits.short(count)}. Valid: an integer, at least 2.")
     moments = {}
     for metric, entry in table.items():
         if metric == "num_images":
             continue
         arrays = [entry.get(name) if isinstance(entry, dict) else None for name in ("mu", "sigma")]
         if not all(isinstance(array, np.ndarray) and array.dtype.kind == "f" for array in arrays):
-            raise StatisticsError(f"{path}: {limits.short(metric)} is no table of floating arrays mu and sigma.")
+            raise StatisticsError(
+                f"{path}: {limits.short(metric)} is not a table of floating-point arrays mu and sigma."
+            )
         mean, covariance = (np.asarray(array, np.float64) for array in arrays)
         _check_shapes(f"{path}, {metric[:100]}", mean.shape, covariance.shape)
         if str(mean.size) in moments:
             raise StatisticsError(
-                f"{path}: {limits.short(metric)} and a metric before it both have {mean.size:,} dimensions, by which "
-                "statistics are known; valid: one of each number."
+                f"{path}: {limits.short(metric)} and an earlier metric both have {mean.size:,} dimensions, and "
+                "statistics are told apart by that number. Valid: one for each number."
             )
         moments[str(mean.size)] = frechet.Moments(count or 2, mean, covariance * ((count or 2) - 1))
     if not moments:
-        raise StatisticsError(f"{path} holds no statistics; those of EDM2 are named fid and fd_dinov2.")
+        raise StatisticsError(f"{path} holds no statistics; EDM2 names them fid and fd_dinov2.")
     with opener.open_file(path) as file:
         total = hashlib.file_digest(file, "sha256").hexdigest()
     return Statistics(moments, count, {"space": None, "images": None, "file": str(path), "sha256": total})
@@ -268,7 +270,7 @@ def _space_of(path: pathlib.Path, there: set[str]) -> dict | None:
         return None
     text = npz.load(path, ["space"])["space"]
     if text.dtype.kind != "U" or text.shape:
-        raise StatisticsError(f"{path}: its space is no text.")
+        raise StatisticsError(f"{path}: its space is not a text.")
     space = limits.parse_json(str(text), str(path))
     schema.check({"space": _TABLE}, {"space": space}, str(path))
     return space
@@ -299,14 +301,16 @@ def _check(name: str, moments: frechet.Moments) -> None:
         difference = np.abs(m2 - m2.T).max(initial=0)
     if difference > 1e-4 * scale or m2.diagonal().min(initial=0) < -1e-6 * scale:
         raise StatisticsError(
-            f"{name}: its covariance is not symmetric with a diagonal of at least 0. The file is damaged, or holds "
+            f"{name}: its covariance is not symmetric, or has a negative diagonal. The file is damaged, or holds "
             "something else."
         )
 
 
 def _check_shapes(name: str, mean: tuple[int, ...], covariance: tuple[int, ...]) -> None:
     if len(mean) != 1 or covariance != mean * 2:
-        raise StatisticsError(f"{name}: the mean has shape {list(mean)} and the covariance {list(covariance)}.")
+        raise StatisticsError(
+            f"{name}: the mean has the shape {list(mean)} and the covariance {list(covariance)}, which do not fit."
+        )
 
 
 def differences(made: dict, required: dict) -> list[str]:
@@ -345,6 +349,6 @@ def require_same(name: str, statistics: Statistics, space: dict) -> None:
         described, space = ({"features": description["features"]} for description in (described, space))
     if differ := differences(described, space):
         raise StatisticsError(
-            f"{name} was made under another protocol, and a distance to it would be meaningless: "
-            f"{'; '.join(differ)}. Choose that protocol, or make the reference again."
+            f"{name} was made under another protocol, so a distance to it would be meaningless: {'; '.join(differ)}. "
+            "Choose that protocol, or make the reference again."
         )

@@ -124,7 +124,8 @@ def motion_smoothness(clips: np.ndarray, interpolate: Interpolate) -> np.ndarray
         interpolated = np.asarray(interpolate(even[:-1], even[1:]))
         if interpolated.shape != even[:-1].shape or interpolated.dtype != np.uint8:
             raise ValueError(
-                f"interpolate gives {interpolated.dtype} {list(interpolated.shape)}, not uint8 {list(even[:-1].shape)}"
+                f"interpolate returned {interpolated.dtype} {list(interpolated.shape)}. Valid: uint8 "
+                f"{list(even[:-1].shape)}"
             )
         left_out = clip[1::2][: len(interpolated)]
         scores.append(1 - np.abs(left_out.astype(np.int16) - interpolated).mean() / 255)
@@ -151,20 +152,22 @@ def dynamic(clips: np.ndarray, flow: Flow, rate: float) -> np.ndarray:
         TypeError, ValueError: for clips of another type or shape, no positive rate, or an answer of another shape.
     """
     if not rate > 0:
-        raise ValueError(f"rate is positive, got {rate}")
+        raise ValueError(f"rate must be positive; got {rate}")
     _checked(clips)
     height, width = clips.shape[2:4]
     most = int(height * width * SHARE)
     taken = clips[:, :: max(1, round(rate / 8))]
     _several(taken.shape)
     if not most:
-        raise ValueError(f"frames have at least 20 pixels, got {height} x {width}")
+        raise ValueError(f"frames must have sides of at least 20 pixels; got {height} x {width}")
     least = 6 * max(1.0, 8 / rate) * min(height, width) / 256
     moves = []
     for clip in taken:
         motion = np.asarray(flow(clip[:-1], clip[1:]), np.float64)
         if motion.shape != (len(clip) - 1, height, width, 2):
-            raise ValueError(f"flow gives {list(motion.shape)}, not {[len(clip) - 1, height, width, 2]}")
+            raise ValueError(
+                f"flow returned the shape {list(motion.shape)}. Valid: {[len(clip) - 1, height, width, 2]}"
+            )
         lengths = np.linalg.norm(motion, axis=-1).reshape(len(motion), -1)
         steps = np.sort(lengths, axis=1)[:, -most:].mean(1)
         moves.append((steps > least).sum() >= round(4 * len(clip) / 16))
@@ -184,7 +187,9 @@ def text_consistency(features: np.ndarray, texts: np.ndarray) -> np.ndarray:
     """
     x, y = _unit("features", features, 3), _unit("texts", texts, 2)
     if y.shape != (x.shape[0], x.shape[2]):
-        raise ValueError(f"texts have shape {list(y.shape)}, and features [N, F, D] are {list(x.shape)}")
+        raise ValueError(
+            f"texts have the shape {list(y.shape)}, which does not fit features [N, F, D] of the shape {list(x.shape)}"
+        )
     return np.einsum("nfd,nd->n", x, y) / x.shape[1]
 
 
@@ -202,7 +207,7 @@ def objects(detections: Sequence[Sequence[Detection]], names: Sequence[str]) -> 
         ValueError: without a frame or a name.
     """
     if not detections or not names:
-        raise ValueError(f"need a frame and a name at least, got {len(detections)} and {len(names)}")
+        raise ValueError(f"give at least one frame and one name; got {len(detections)} and {len(names)}")
     return sum(set(names) <= {detection.label for detection in frame} for frame in detections) / len(detections)
 
 
@@ -248,7 +253,8 @@ def relation(detections: Sequence[Sequence[Detection]], first: str, second: str,
     """
     if place not in (*SIDES, *HEIGHTS) or not detections:
         raise ValueError(
-            f"need a frame, and a place of {', '.join((*SIDES, *HEIGHTS))}; got {len(detections)} and {place!r}"
+            f"give at least one frame, and a place out of {', '.join((*SIDES, *HEIGHTS))}; got {len(detections)} "
+            f"frames and {place!r}"
         )
     scores = []
     for frame in detections:
@@ -280,7 +286,7 @@ def action(probabilities: Mapping[str, float], wanted: str) -> bool:
         ValueError: for an action that has no probability.
     """
     if wanted not in probabilities:
-        raise ValueError(f"{wanted!r} is none of the {len(probabilities)} actions")
+        raise ValueError(f"{wanted!r} is not one of the {len(probabilities)} actions")
     five = sorted(probabilities, key=lambda name: -probabilities[name])[:5]
     return wanted in five and round(probabilities[wanted], 4) >= SURE
 
@@ -296,7 +302,7 @@ def scene(captions: Sequence[str], wanted: str) -> float:
         ValueError: without a caption.
     """
     if not captions:
-        raise ValueError("need the caption of a frame at least")
+        raise ValueError("give the caption of at least one frame")
     return sum(all(word in caption for word in wanted.split(" ")) for caption in captions) / len(captions)
 
 
@@ -369,7 +375,9 @@ def total(figures: Mapping[str, float]) -> dict[str, float]:
 def _unit(name: str, rows: np.ndarray, rank: int) -> np.ndarray:
     rows = np.asarray(rows, np.float64)
     if rows.ndim != rank or 0 in rows.shape or not np.isfinite(rows).all():
-        raise ValueError(f"{name} are finite numbers [{'N, F, D' if rank == 3 else 'N, D'}], got {list(rows.shape)}")
+        raise ValueError(
+            f"{name} must be finite numbers [{'N, F, D' if rank == 3 else 'N, D'}]; got {list(rows.shape)}"
+        )
     lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
     if not lengths.all():
         raise ValueError(f"{name} have a row of zeros, which has no direction")
@@ -378,12 +386,12 @@ def _unit(name: str, rows: np.ndarray, rank: int) -> np.ndarray:
 
 def _checked(clips: np.ndarray, least: int = 2) -> None:
     if clips.dtype != np.uint8:
-        raise TypeError(f"clips are uint8, got {clips.dtype}")
+        raise TypeError(f"clips must be uint8; got {clips.dtype}")
     if clips.ndim != 5 or clips.shape[-1] != 3 or 0 in clips.shape:
-        raise ValueError(f"need clips [N, F, H, W, 3], got {list(clips.shape)}")
+        raise ValueError(f"clips must be [N, F, H, W, 3]; got {list(clips.shape)}")
     _several(clips.shape, least)
 
 
 def _several(shape: tuple[int, ...], least: int = 2) -> None:
     if shape[1] < least:
-        raise ValueError(f"a film has at least {least} frames here, got {shape[1]}")
+        raise ValueError(f"this figure needs films of at least {least} frames; got {shape[1]}")

@@ -82,7 +82,9 @@ def median_distance(rows: np.ndarray) -> float:
     distances = np.sqrt(pairwise.squared_distances(rows, rows))[np.triu_indices(len(rows), 1)]
     middle = float(np.median(distances))
     if not middle > 0:
-        raise ValueError("half of all pairs of the rows are equal, so that their median distance is no bandwidth")
+        raise ValueError(
+            "at least half of all pairs of rows are equal, so the median distance is 0 and cannot be the bandwidth"
+        )
     return middle
 
 

@@ -60,15 +60,19 @@ def log_probabilities(
 ) -> np.ndarray:
     """The natural logarithm of `vqa_score`, float64 [N] up to 0; arguments and errors as in `vqa_score`."""
     if len(pictures) != len(texts):
-        raise ValueError(f"need a text for each picture, got {len(pictures)} pictures and {len(texts)} texts")
+        raise ValueError(f"each picture needs one text; got {len(pictures)} pictures and {len(texts)} texts")
     if question.count("{}") != 1:
-        raise ValueError(f"question={question!r} must have one {{}}, where the text belongs")
+        raise ValueError(f"question={question!r} must contain {{}} exactly once, where the text is inserted")
     questions = [question.replace("{}", text) for text in texts]
     logarithms = np.asarray(answer_log_probability(pictures, questions, [answer] * len(texts)), np.float64)
     if logarithms.shape != (len(texts),):
-        raise ReaderError(f"answer_log_probability returned shape {list(logarithms.shape)} for {len(texts)} questions")
+        raise ReaderError(
+            f"answer_log_probability returned the shape {list(logarithms.shape)} for {len(texts)} questions; it must "
+            "return one number for each"
+        )
     if np.isnan(logarithms).any() or (logarithms > 1e-6).any():
         raise ReaderError(
-            f"answer_log_probability returned {logarithms[~(logarithms <= 1e-6)][0]}; logarithms are at most 0"
+            f"answer_log_probability returned {logarithms[~(logarithms <= 1e-06)][0]}. Valid: logarithms of "
+            "probabilities, at most 0"
         )
     return np.minimum(logarithms, 0)

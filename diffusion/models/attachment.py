@@ -44,8 +44,8 @@ def same_size(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     if picture.shape[:2] != tuple(size):
         raise ValueError(
-            f"it has {picture.shape[0]} x {picture.shape[1]} pixels (height x width), and the pictures have "
-            f"{size[0]} x {size[1]}: scale or cut it"
+            f"it has {picture.shape[0]} x {picture.shape[1]} pixels (height x width), but the pictures have {size[0]} "
+            f"x {size[1]}: scale or crop it"
         )
     return picture.astype(np.float32) / 255
 
@@ -190,7 +190,7 @@ def check_heads(heads: int, of_base: int) -> None:
     """
     if heads != of_base:
         raise ValueError(
-            f"this ControlNet is for another base: it has {heads} attention heads, and this model {of_base}"
+            f"this ControlNet is for another base: it has {heads} attention heads, but this model has {of_base}"
         )
 
 
@@ -201,7 +201,7 @@ def check_layers(depth: int, most: int, what: str) -> None:
         ValueError: naming both numbers.
     """
     if not 0 < depth <= most:
-        raise ValueError(f"a ControlNet of {depth} layers does not fit: {what} are {most}. Valid: 1 to {most}")
+        raise ValueError(f"a ControlNet of {depth} layers does not fit: {what} are only {most}. Valid: 1 to {most}")
 
 
 def check_base(params: Any, base: Any, own: str, what: str, stacks: tuple[str, ...] = ()) -> None:
@@ -226,6 +226,6 @@ def check_base(params: Any, base: Any, own: str, what: str, stacks: tuple[str, .
         from_axis = 1 if stacks and path.startswith(stacks) else 0
         if tuple(leaf.shape[from_axis:]) != tuple(leaves[path].shape[from_axis:]):
             raise ValueError(
-                f"{what} is for another base: its {path} has the shape {list(leaf.shape)}, and this model's "
-                f"{list(leaves[path].shape)}"
+                f"{what} is for another base: {path} has the shape {list(leaf.shape)} there, but "
+                f"{list(leaves[path].shape)} in this model"
             )

@@ -116,7 +116,7 @@ class DDT(Backbone):
                 raise ValueError(f"{part}heads={heads} does not divide {part}width={width}")
             if width // heads % 4:
                 raise ValueError(
-                    f"{part}width / {part}heads = {width // heads}: axial rotary positions need 4 to divide it"
+                    f"{part}width / {part}heads = {width // heads} must be a multiple of 4, for axial rotary positions"
                 )
 
     @property

@@ -133,7 +133,7 @@ class DiffWave(nn.Module):
         network_checks.positive(self, ("width", "layers", "cycle"))
         network_checks.known(self, CHOICES)
         if self.mels < 0:
-            raise ValueError(f"mels={self.mels} must be 0 (no spectrogram) or the number of its bands")
+            raise ValueError(f"mels={self.mels} must be 0 (no spectrogram), or the number of bands")
         if self.mels and self.hop != 1 and not _strides(self.hop):
             raise ValueError(f"hop={self.hop} must be 1, or a product of two even numbers, such as 64 or 256")
         super().__post_init__()
@@ -162,7 +162,7 @@ class DiffWave(nn.Module):
         recorded = Features(features, self.feature_blocks)
         batch, length, channels = x.shape
         if jnp.shape(t) not in ((), (batch,)):
-            raise ValueError(f"one time for each example, t [B] = ({batch},); got shape {jnp.shape(t)}")
+            raise ValueError(f"there must be one time for each example, t [B] = ({batch},); got shape {jnp.shape(t)}")
         spectrogram = conditions.entries(condition, (), ("spectrogram",))["spectrogram"]
         self._check(spectrogram, batch, length)
         dense = lambda features, name: nn.Dense(features, dtype=self.dtype, name=name)
@@ -206,14 +206,15 @@ class DiffWave(nn.Module):
         if (spectrogram is not None) != bool(self.mels):
             state = "no spectrogram" if spectrogram is None else "a spectrogram"
             raise ValueError(
-                f"mels={self.mels}: the condition has {state}. Valid: one of mels bands, or mels = 0 and none"
+                f"mels={self.mels}: the condition has {state}. Valid: a spectrogram of mels bands, or mels = 0 "
+                "without one"
             )
         if spectrogram is None:
             return
         if length % self.hop or spectrogram.shape != (batch, length // self.hop, self.mels):
             raise ValueError(
-                f"the condition's 'spectrogram' is [B, L / hop, mels] = ({batch}, {length / self.hop:g}, {self.mels}) "
-                f"for waveforms of {length} samples; got {np.shape(spectrogram)}"
+                f"the condition's 'spectrogram' must be [B, L / hop, mels] = ({batch}, {length / self.hop:g}, "
+                f"{self.mels}) for waveforms of {length} samples; got {np.shape(spectrogram)}"
             )
 
 

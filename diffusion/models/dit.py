@@ -108,16 +108,20 @@ class DiT(Layered, Backbone):
 
     def check_fields(self) -> None:
         if self.unroll < 0:
-            raise ValueError(f"unroll={self.unroll} must be 0 (chosen for the backend) or the blocks of one turn")
+            raise ValueError(
+                f"unroll={self.unroll} must be 0 (chosen for the backend), or the number of blocks in one iteration"
+            )
         network_checks.classes(self)
         if self.frequency_shift not in (0, 1):
             raise ValueError(f"frequency_shift={self.frequency_shift} must be 0 or 1")
         if self.width % self.heads:
             raise ValueError(f"heads={self.heads} does not divide width={self.width}")
         if self.positions != "rope" and self.width % 4:
-            raise ValueError(f"width={self.width}: 2-D sin-cos positions need a width that 4 divides")
+            raise ValueError(f"width={self.width} must be a multiple of 4, for 2-D sin-cos positions")
         if self.positions != "sincos" and self.width // self.heads % 4:
-            raise ValueError(f"width / heads = {self.width // self.heads}: axial rotary positions need 4 to divide it")
+            raise ValueError(
+                f"width / heads = {self.width // self.heads} must be a multiple of 4, for axial rotary positions"
+            )
 
     @nn.compact
     def __call__(
@@ -192,7 +196,8 @@ class DiT(Layered, Backbone):
         """The condition without its strength, and the strength."""
         if not isinstance(condition, Mapping) or "strength" not in condition:
             raise ValueError(
-                'this DiT receives the strength of guidance: its condition is a dict with "label" and "strength" [B]'
+                'this DiT receives the strength of guidance, so its condition must be a dict with "label" and '
+                '"strength" [B]'
             )
         rest = {name: leaf for name, leaf in condition.items() if name != "strength"}
         check_strength(batch, condition)

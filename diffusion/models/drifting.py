@@ -95,14 +95,19 @@ class DriftingDiT(Layered, Backbone):
 
     def check_fields(self) -> None:
         if self.width % (4 * self.heads):
-            raise ValueError(f"width={self.width}: 4 heads = {4 * self.heads} must divide it")
+            raise ValueError(f"width={self.width} must be a multiple of 4 heads = {4 * self.heads}")
         if self.codes < 0 or self.styles < 2 or self.styles & (self.styles - 1):
-            raise ValueError(f"codes={self.codes}, styles={self.styles}: at least 0, and a power of two from 2 on")
+            raise ValueError(
+                f"codes={self.codes}, styles={self.styles}: codes must be at least 0, and styles a power of two, "
+                "at least 2"
+            )
         if len(self.shape) != 3 or self.shape[0] % self.patch or self.shape[1] % self.patch:
-            raise ValueError(f"shape={self.shape}: (H, W, C) of images whose sides patch={self.patch} divides")
+            raise ValueError(
+                f"shape={self.shape} must be (H, W, C) of images whose sides are multiples of patch={self.patch}"
+            )
         if self.codes > np.prod(self.shape):
             raise ValueError(
-                f"codes={self.codes}: the noise has {np.prod(self.shape)} numbers, and each code reads one"
+                f"codes={self.codes}: each code reads one number of the noise, which has only {np.prod(self.shape)}"
             )
 
     @property

@@ -50,7 +50,10 @@ def empty(network: Any, shape: tuple[int, ...]) -> FrameMemory:
         ValueError: for a network that is not causal.
     """
     if not network.causal:
-        raise ValueError(f"causal={network.causal}: frames that hear later ones are not kept. Valid: e.g. causal=1")
+        raise ValueError(
+            f"causal={network.causal}: a memory of frames needs a network whose frames see no later ones. Valid: e.g. "
+            "causal=1"
+        )
     batch, frames, height, width, _ = shape
     rows = batch * (height // network.patch) * (width // network.patch)
     size = (network.depth, rows, frames, network.heads, network.width // network.heads)

@@ -105,7 +105,7 @@ class FrameTransformer(nn.Module):
             raise ValueError(f"FrameTransformer takes frames [B, N, 3, 4]; got an array of shape {x.shape}")
         if number > self.longest:
             raise ValueError(
-                f"a chain of {number} residues is longer than longest={self.longest}: pairs take memory by its square; "
+                f"a chain of {number} residues is longer than longest={self.longest}. Memory grows with its square: "
                 "cut the chain, or raise longest"
             )
         rotations = x[..., :3]

@@ -42,7 +42,7 @@ def check_features(projection: Any, features: jax.Array) -> None:
     if features.ndim != 2 + projection.reads_tokens or features.shape[-1] != projection.features:
         raise ValueError(
             f"this IP-Adapter reads features [B, {'N, ' * projection.reads_tokens}{projection.features}] of an image "
-            f"encoder; got shape {features.shape}: of another encoder"
+            f"encoder; got shape {features.shape}, which belongs to another encoder"
         )
 
 
@@ -169,7 +169,9 @@ class IPAdapter(nn.Module):
 
     def __post_init__(self):
         if not self.widths:
-            raise ValueError("an IP-Adapter needs a denoiser with layers that attend to image prompts; widths=()")
+            raise ValueError(
+                "an IP-Adapter needs a denoiser with layers that attend to image prompts; this one has none (widths=())"
+            )
         network_checks.positive(self.projection, ("features", "width"))
         super().__post_init__()
 

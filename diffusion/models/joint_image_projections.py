@@ -80,8 +80,8 @@ class JointIPAdapter(nn.Module):
         network_checks.positive(self.projection, ("features", "width"))
         if odd := [width for width in self.widths if width != self.projection.width or width % self.heads]:
             raise ValueError(
-                f"an IP-Adapter of joint layers has tokens of their width, which heads={self.heads} divide; got "
-                f"{odd[0]} and tokens of {self.projection.width}"
+                "the tokens of an IP-Adapter for joint layers must be as wide as the layers, a multiple of "
+                f"heads={self.heads}; got layers of width {odd[0]} and tokens of {self.projection.width}"
             )
         super().__post_init__()
 

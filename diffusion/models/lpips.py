@@ -37,7 +37,9 @@ class LPIPS(nn.Module):
 
     def __post_init__(self):
         if not 1 <= len(self.widths) <= len(CONVOLUTIONS) or min(self.widths) < 1:
-            raise ValueError(f"widths={self.widths}: 1 to {len(CONVOLUTIONS)} positive numbers, one for each stage")
+            raise ValueError(
+                f"widths={self.widths} must be 1 to {len(CONVOLUTIONS)} positive numbers, one for each stage"
+            )
         super().__post_init__()
 
     @nn.compact
@@ -48,8 +50,8 @@ class LPIPS(nn.Module):
         least = 2 ** (len(self.widths) - 1)
         if x.ndim != 4 or x.shape[-1] not in (1, 3) or min(x.shape[1:3]) < least:
             raise ValueError(
-                f"{len(self.widths)} stages take pictures [B, H, W, 3] of at least {least} x {least} pixels; got an "
-                f"array of shape {x.shape}"
+                f"a network with {len(self.widths)} stages takes pictures [B, H, W, 3] of at least {least} x {least} "
+                f"pixels; got an array of shape {x.shape}"
             )
         x = (jnp.broadcast_to(x, (*x.shape[:-1], 3)) - jnp.asarray(SHIFT)) / jnp.asarray(SCALE)
         layers = []

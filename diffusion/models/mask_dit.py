@@ -89,7 +89,7 @@ class MaskDiT(Backbone):
             width = getattr(self, f"{part}width")
             heads = getattr(self, f"{part}heads")
             if width % heads or width % 4:
-                raise ValueError(f"{part}width={width}: 4 and {part}heads={heads} must divide it")
+                raise ValueError(f"{part}width={width} must be a multiple of 4 and of {part}heads={heads}")
 
     @property
     def feature_blocks(self) -> int:

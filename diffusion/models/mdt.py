@@ -150,14 +150,16 @@ class MDT(Layered, Backbone):
     def check_fields(self) -> None:
         network_checks.classes(self)
         if self.width % self.heads or self.width % 4:
-            raise ValueError(f"width={self.width}: 4 and heads={self.heads} must divide it")
+            raise ValueError(f"width={self.width} must be a multiple of 4 and of heads={self.heads}")
         if self.depth <= self.decoder_depth or (self.depth - self.decoder_depth) % 2:
             raise ValueError(
-                f"depth={self.depth}, decoder_depth={self.decoder_depth}: their difference must be even and positive; "
-                "half of those blocks keep tokens for the other half"
+                f"depth={self.depth}, decoder_depth={self.decoder_depth}: their difference must be positive and even, "
+                "because half of those blocks keep tokens for the other half"
             )
         if len(self.shape) != 3 or self.shape[0] % self.patch or self.shape[1] % self.patch:
-            raise ValueError(f"shape={self.shape}: (H, W, C) of images whose sides patch={self.patch} divides")
+            raise ValueError(
+                f"shape={self.shape} must be (H, W, C) of images whose sides are multiples of patch={self.patch}"
+            )
 
     @property
     def masks(self) -> int:

@@ -151,7 +151,9 @@ class MiT(Layered, Backbone):
         if not 0 <= self.default_interval[0] < self.default_interval[1] <= 1:
             raise ValueError(f"default_interval={self.default_interval} must be two times, 0 <= start < end <= 1")
         if self.width % self.heads or self.width // self.heads % 4:
-            raise ValueError(f"heads={self.heads} and width={self.width}: 4 must divide the features of a head")
+            raise ValueError(
+                f"heads={self.heads} and width={self.width}: the features of a head must be a multiple of 4"
+            )
 
     @property
     def hidden(self) -> int:

@@ -85,8 +85,8 @@ def _parameters(module: nnx.Module) -> dict[tuple, Any]:
     for path, variable in variables.items():
         if not isinstance(variable, nnx.Param):
             raise ValueError(
-                f"the NNX network has a {type(variable).__name__} at {'/'.join(map(str, path))}. Valid: nnx.Param "
-                "alone; a run keeps no running statistics, and draws no dropout"
+                f"the NNX network has a {type(variable).__name__} at {'/'.join(map(str, path))}. Valid: only "
+                "nnx.Param, because a run keeps no running statistics and draws no dropout"
             )
     return variables
 
@@ -145,7 +145,7 @@ def _is_parameter(path: tuple, leaf: Any) -> bool:
     if isinstance(leaf, jax.Array) and not jnp.issubdtype(leaf.dtype, jnp.floating):
         raise ValueError(
             f"the network has an array of {leaf.dtype} at {'/'.join(_names(path))}, which is not a parameter. Valid: "
-            "arrays of floating-point numbers; a NumPy array, or a number, for a constant"
+            "arrays of floating-point numbers; make a constant a NumPy array or a number"
         )
     return isinstance(leaf, jax.Array)
 

@@ -92,10 +92,10 @@ def quantised(params: Any, kind: str) -> Any:
     if kind not in KINDS:
         raise ValueError(f"quantised = {kind!r}. Valid: {', '.join(KINDS)}")
     if any(map(is_quantised, jax.tree.leaves(params, is_leaf=is_quantised))):
-        raise ValueError("the kernels of these parameters are quantised already")
+        raise ValueError("the kernels of these parameters are already quantised")
     result = _each(params, False, lambda kernel, axes: _quantise(kernel, axes, kind))
     if not any(isinstance(leaf, Quantised) for leaf in jax.tree.leaves(result, is_leaf=is_quantised)):
-        raise ValueError("these parameters have no kernel to quantise; those of a Linen network have")
+        raise ValueError("these parameters have no kernel to quantise. Valid: the parameters of a Linen network")
     return result
 
 

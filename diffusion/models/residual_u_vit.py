@@ -76,17 +76,18 @@ class ResidualUViT(Backbone):
         levels = len(self.widths)
         if levels < 2 or len(self.blocks) != levels - 1 or min(self.widths) <= 0 or min(self.blocks) <= 0:
             raise ValueError(
-                f"widths={self.widths}, blocks={self.blocks}: two levels or more, and a number of blocks for each but "
-                "the last, all positive"
+                f"widths={self.widths}, blocks={self.blocks}: there must be at least two levels, a number of blocks "
+                "for each but the last, and all must be positive"
             )
         if self.transformers > levels:
-            raise ValueError(f"transformers={self.transformers} must be at most the number of levels, {levels}")
+            raise ValueError(f"transformers={self.transformers} must not exceed the number of levels, {levels}")
         for level, width in enumerate(self.widths):
             divisor = self.head_size if self._has_attention(level) else self.groups
             if width % divisor or self.head_size % 4:
                 raise ValueError(
-                    f"widths={self.widths}, head_size={self.head_size}, groups={self.groups}: heads must divide the "
-                    "widths of transformer layers, groups those of the others, and 4 the size of a head"
+                    f"widths={self.widths}, head_size={self.head_size}, groups={self.groups}: the widths of "
+                    "transformer layers must be multiples of head_size, the widths of the others multiples of groups, "
+                    "and head_size a multiple of 4"
                 )
 
     def _has_attention(self, level: int) -> bool:
@@ -164,10 +165,14 @@ class ResidualUViT(Backbone):
         least = self.patch * 2 ** len(self.blocks)
         if x.ndim != 4 or x.shape[1] % least or x.shape[2] % least:
             raise ValueError(
-                f"ResidualUViT takes images [B, H, W, C] whose sides {least} divides; got an array of shape {x.shape}"
+                f"ResidualUViT takes images [B, H, W, C] whose sides are multiples of {least}; got an array of shape "
+                f"{x.shape}"
             )
         if self.shape is not None and self.shape[-1] != x.shape[-1]:
-            raise ValueError(f"shape={self.shape}: this network takes images of that many channels; got {x.shape[-1]}")
+            raise ValueError(
+                f"shape={self.shape}: this network takes images with the channels of that shape; got {x.shape[-1]} "
+                "channels"
+            )
         if jnp.shape(t) not in ((), x.shape[:1]):
-            raise ValueError(f"one time for each image, t [B] = {x.shape[:1]}; got shape {jnp.shape(t)}")
+            raise ValueError(f"there must be one time for each image, t [B] = {x.shape[:1]}; got shape {jnp.shape(t)}")
         conditions.check_label(label, x.shape[0], self.num_classes)

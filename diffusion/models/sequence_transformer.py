@@ -112,10 +112,10 @@ class SequenceTransformer(Layered, Backbone):
     def check_fields(self) -> None:
         check_fields(self, ("width", "depth", "heads", "patch", "mlp_ratio", "times"))
         if self.width % self.heads or self.width % 2:
-            raise ValueError(f"width={self.width} must be even, and heads={self.heads} divide it")
+            raise ValueError(f"width={self.width} must be even, and a multiple of heads={self.heads}")
         if self.positions == "rope" and self.width % (4 * self.heads):
             raise ValueError(
-                f"width={self.width}: rotary positions need a width that 4 heads = {4 * self.heads} divides"
+                f"width={self.width} must be a multiple of 4 heads = {4 * self.heads}, for rotary positions"
             )
 
     @nn.compact

@@ -160,6 +160,8 @@ def _parted(condition: Any, x: jax.Array) -> tuple[Any, jax.Array | None]:
         return condition, None
     real = condition["real"]
     if jnp.shape(real) != x.shape[:2]:
-        raise ValueError(f"the mask of the elements, 'real', is Bool [B, N] = {x.shape[:2]}; got {jnp.shape(real)}")
+        raise ValueError(
+            f"the mask of the elements, 'real', must be Bool [B, N] = {x.shape[:2]}; got {jnp.shape(real)}"
+        )
     padding.check(real, x)
     return {name: entry for name, entry in condition.items() if name != "real"} or None, real

@@ -220,7 +220,7 @@ class SongUNet(LevelsByResolution, Backbone):
             if augment is None:
                 augment = jnp.zeros(shape)
             if augment.shape != shape:
-                raise ValueError(f"'augment' is [B, augmentations] = {shape}; got shape {augment.shape}")
+                raise ValueError(f"'augment' must be [B, augmentations] = {shape}; got shape {augment.shape}")
             features = features + nn.Dense(size, use_bias=False, name="augment")(augment)
         h = nn.silu(nn.Dense(4 * self.width, dtype=self.dtype, name="time_hidden")(features))
         return nn.Dense(4 * self.width, dtype=self.dtype, name="time_out")(h)

@@ -123,10 +123,10 @@ class SymbolTransformer(Layered, Backbone):
     def check_fields(self) -> None:
         network_checks.classes(self)
         if self.size < 2:
-            raise ValueError(f"size={self.size} symbols; valid: at least 2")
+            raise ValueError(f"size={self.size}: a network needs at least 2 symbols")
         if self.width % (4 * self.heads):
             raise ValueError(
-                f"width={self.width}: rotary positions need a width that 4 heads = {4 * self.heads} divides"
+                f"width={self.width} must be a multiple of 4 heads = {4 * self.heads}, for rotary positions"
             )
         for field, what in (("length", "any"), ("condition_width", "the width")):
             if getattr(self, field) < 0:
@@ -180,13 +180,16 @@ class SymbolTransformer(Layered, Backbone):
 
     def _check_symbols(self, x: jax.Array) -> None:
         if not jnp.issubdtype(jnp.result_type(x), jnp.integer):
-            raise TypeError(f"SymbolTransformer takes whole numbers, symbols [B, L]; got {jnp.result_type(x)}")
+            raise TypeError(f"SymbolTransformer takes integers, symbols [B, L]; got {jnp.result_type(x)}")
         if jnp.ndim(x) != 2:
             raise ValueError(f"SymbolTransformer takes symbols [B, L]; got an array of shape {jnp.shape(x)}")
         if self.length and x.shape[1] > self.length:
-            raise ValueError(f"length={self.length}: this network takes no more positions; got {x.shape[1]}")
+            raise ValueError(f"this network takes at most length={self.length} positions; got {x.shape[1]}")
         if not isinstance(x, Tracer) and x.size and not 0 <= np.min(x) <= np.max(x) < self.size:
-            raise ValueError(f"symbols {np.min(x)} .. {np.max(x)}; valid: 0 .. {self.size - 1}, since size={self.size}")
+            raise ValueError(
+                f"the symbols run from {np.min(x)} to {np.max(x)}. Valid: 0 .. {self.size - 1}, because "
+                f"size={self.size}"
+            )
 
 
 def symbol_transformer_preset(size: str, symbols: int = 50_258, **options: Any) -> SymbolTransformer:

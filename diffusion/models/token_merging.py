@@ -48,7 +48,9 @@ def merged(network: Callable[..., Any], ratio: float) -> Callable[..., Any]:
             where nothing can be merged.
     """
     if not 0 <= ratio <= MOST:
-        raise ValueError(f"merge = {ratio} must be in 0 .. {MOST}: of {CELL} x {CELL} tokens one stays")
+        raise ValueError(
+            f"merge = {ratio} must be in 0 .. {MOST}, because one token of each cell of {CELL} x {CELL} stays"
+        )
     if ratio == 0:
         return network
 
@@ -59,8 +61,8 @@ def merged(network: Callable[..., Any], ratio: float) -> Callable[..., Any]:
         part = "through" in more or more.get("deep") is not None  # a cache may run no block with attention
         if not state.merges and not part:
             raise ValueError(
-                f"merge = {ratio}: this network has no self-attention whose tokens can be merged; DiT, PixArt and the "
-                "U-Nets of Stable Diffusion have. Valid: 0"
+                f"merge = {ratio}: this network has no self-attention whose tokens can be merged. Valid: 0; or a DiT, "
+                "a PixArt or a U-Net of Stable Diffusion"
             )
         return output
 
@@ -103,9 +105,9 @@ class _Interception:
             return call(*args, **kwargs)
         rows, columns = (math.ceil(side / pixels) for side in self.size)
         if rows * columns != x.shape[1]:
-            raise ValueError(f"merge: {x.shape[1]} tokens are no grid of {rows} x {columns}. Valid: 0")
+            raise ValueError(f"merge: {x.shape[1]} tokens do not form a grid of {rows} x {columns}. Valid: 0")
         if any(entry is not None for entry in args[1:2] + args[3:]):
-            raise ValueError("merge: merged tokens have no place, and this network's have rotary ones. Valid: 0")
+            raise ValueError("merge: merged tokens have no position, but this network has rotary positions. Valid: 0")
         merge, unmerge = matching(x, rows, columns, int(x.shape[1] * self.ratio))
         self.merges += 1
         return unmerge(call(merge(args[0]), *args[1:], **kwargs))

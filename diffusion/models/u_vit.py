@@ -127,11 +127,18 @@ class UViT(Backbone):
         if self.width % self.heads:
             raise ValueError(f"heads={self.heads} does not divide width={self.width}")
         if self.depth % 2:
-            raise ValueError(f"depth={self.depth} must be even: half of the layers keep tokens for the other half")
+            raise ValueError(
+                f"depth={self.depth} must be even, because half of the layers keep tokens for the other half"
+            )
         if len(self.shape) != 3 or self.shape[0] % self.patch or self.shape[1] % self.patch:
-            raise ValueError(f"shape={self.shape}: (H, W, C) of images whose sides patch={self.patch} divides")
+            raise ValueError(
+                f"shape={self.shape} must be (H, W, C) of images whose sides are multiples of patch={self.patch}"
+            )
         if self.num_classes < 0 or self.text_width < 0 or (self.num_classes and self.text_width):
-            raise ValueError(f"num_classes={self.num_classes}, text_width={self.text_width}: a class or a text or none")
+            raise ValueError(
+                f"num_classes={self.num_classes}, text_width={self.text_width}: at most one of them may be set, for a "
+                "class or for a text"
+            )
 
     @property
     def feature_blocks(self) -> int:
@@ -207,8 +214,8 @@ class UViT(Backbone):
             shapes = {a.shape for a in residuals} if isinstance(residuals, tuple) else set()
             if shapes != {tokens.shape} or len(residuals) != layers:
                 raise ValueError(
-                    f"the condition's 'residuals' are a tuple of depth + 1 = {layers} arrays of the "
-                    f"tokens' shape {tokens.shape}"
+                    f"the condition's 'residuals' must be a tuple of depth + 1 = {layers} arrays of the tokens' shape "
+                    f"{tokens.shape}"
                 )
             per_layer["residual"] = jnp.stack(residuals)
         return per_layer
@@ -234,7 +241,7 @@ class UViT(Backbone):
             )
         if text is not None and text.shape != (len(x), self.text_tokens, self.text_width):
             raise ValueError(
-                f"the condition's 'text' is [B, text_tokens, text_width] = "
-                f"({len(x)}, {self.text_tokens}, {self.text_width}); got {text.shape}"
+                f"the condition's 'text' must be [B, text_tokens, text_width] = ({len(x)}, {self.text_tokens}, "
+                f"{self.text_width}); got {text.shape}"
             )
         return inputs

@@ -113,10 +113,12 @@ class UNet(UNetLevels, Backbone):
         if self.axes not in unet_inputs.KINDS:
             raise ValueError(f"axes={self.axes} must be 1 (series), 2 (images) or 3 (volumes, video)")
         if self.vector_width < 0:
-            raise ValueError(f"vector_width={self.vector_width} must be 0 (none) or the numbers of the vector")
+            raise ValueError(f"vector_width={self.vector_width} must be 0 (no vector), or the length of the vector")
         network_checks.classes(self)
         if (self.heads is None) == (self.head_size is None):
-            raise ValueError(f"heads={self.heads} and head_size={self.head_size}: set one, and None for the other")
+            raise ValueError(
+                f"heads={self.heads} and head_size={self.head_size}: set one of them, and the other to None"
+            )
         if not self.widths or any(width <= 0 or width % self.groups for width in self.widths):
             raise ValueError(f"groups={self.groups} must divide every width of widths={self.widths}")
         for level in {*self.attention_levels, len(self.widths) - 1}:

@@ -82,7 +82,7 @@ def video_angles(frames: int, rows: int, columns: int, head_size: int, theta: fl
     """
     if head_size % 4 or head_size < 8:
         raise ValueError(
-            f"rotary positions on three axes need a head width of 8 or more that 4 divides; got {head_size}"
+            f"rotary positions on three axes need a head width of at least 8 that is a multiple of 4; got {head_size}"
         )
     space = head_size // 6 * 2
     grid = np.stack(np.meshgrid(*map(np.arange, (frames, rows, columns)), indexing="ij"), axis=-1).reshape(-1, 3)
@@ -229,18 +229,18 @@ class VideoDiT(Layered, Backbone):
                 raise ValueError(f"{field}={getattr(self, field)} must be 0 or positive")
         if self.width % (4 * self.heads):
             raise ValueError(
-                f"width={self.width}: rotary positions need a width that 4 heads = {4 * self.heads} divides"
+                f"width={self.width} must be a multiple of 4 heads = {4 * self.heads}, for rotary positions"
             )
         if self.mixing == "full" and (self.positions == "sincos" or self.width // self.heads < 8):
             raise ValueError(
-                f"mixing='full' needs positions 'rope' or 'sincos_rope' and heads of 8 features or more; got "
+                "mixing='full' needs positions 'rope' or 'sincos_rope' and heads of at least 8 features; got "
                 f"{self.positions!r} and {self.width // self.heads}"
             )
         if self.mixing == "full" and self.causal:
-            raise ValueError(f"causal={self.causal}: frames that see earlier ones alone need mixing='factorised'")
+            raise ValueError(f"causal={self.causal}: frames can see only earlier ones if mixing='factorised'")
         if self.causal and self.patch_frames > 1:
             raise ValueError(
-                f"causal={self.causal}: frames that see earlier ones alone need patch_frames=1; got {self.patch_frames}"
+                f"causal={self.causal}: frames can see only earlier ones if patch_frames=1; got {self.patch_frames}"
             )
 
     @nn.compact
@@ -270,7 +270,9 @@ class VideoDiT(Layered, Backbone):
         shape = x.shape
         x = _folded(x, self.patch_frames)
         if memory is not None and not self.causal:
-            raise ValueError("a memory of earlier frames needs a network with causal, whose frames see no later ones")
+            raise ValueError(
+                "a memory of earlier frames needs a network with causal, in which frames see no later ones"
+            )
         batch, frames, height, width, channels = x.shape
         inputs = self._entries(condition, batch)
         recorded = Features(features, self.feature_blocks)
@@ -334,7 +336,7 @@ class VideoDiT(Layered, Backbone):
     def _check_videos(self, x: jax.Array, t: jax.Array) -> None:
         check_example(self, x, "videos [B, F, H, W, C]", rank=5)
         if x.shape[2] % self.patch or x.shape[3] % self.patch:
-            raise ValueError(f"patch={self.patch} does not divide height and width of {x.shape[2:4]} pixels")
+            raise ValueError(f"patch={self.patch} does not divide the height and width of {x.shape[2:4]} pixels")
         if x.shape[1] % self.patch_frames:
             raise ValueError(f"patch_frames={self.patch_frames} does not divide {x.shape[1]} frames")
         network_checks.frame_times(self, x, t)
@@ -391,10 +393,12 @@ def with_frames(
     """
     for field, plain in UNKNOWN.items():
         if getattr(network, field) != plain:
-            raise ValueError(f"{field}={getattr(network, field)!r}: a VideoDiT begins as a DiT with {field}={plain!r}")
+            raise ValueError(
+                f"{field}={getattr(network, field)!r}: a VideoDiT can only start from a DiT with {field}={plain!r}"
+            )
     for option in options:
         if option not in OWN[1:]:
-            raise ValueError(f"with_frames has no option {option!r}; valid are {', '.join(map(repr, OWN[1:]))}")
+            raise ValueError(f"with_frames has no option {option!r}. Valid: {', '.join(map(repr, OWN[1:]))}")
     shared = {name: getattr(network, name) for name in VideoDiT.__dataclass_fields__ if name not in (*OWN, "parent")}
     video = VideoDiT(**{**shared, "name": None}, **options)
     side = video.patch
@@ -419,6 +423,6 @@ def _check_parameters(network: DiT, params: Mapping[str, Any], shape: tuple[int,
     for name in [*expected_shapes, *given]:
         if expected_shapes.get(name) != given.get(name):
             raise ValueError(
-                f"the parameters {name!r} of shape {given.get(name, 'none')} are not those of the network, of shape "
+                f"the parameters {name!r} have the shape {given.get(name, 'none')}, but this network needs "
                 f"{expected_shapes.get(name, 'none')}"
             )

@@ -74,8 +74,8 @@ def alpha_flow(
     check_shares(equal, p)
     if not (total >= 1 and 0 <= start < end <= 1):
         raise ValueError(
-            f"alpha_flow: total = {total}, start = {start} and end = {end}. Valid: at least one step, and 0 <= start < "
-            "end <= 1"
+            f"alpha_flow: total = {total}, start = {start} and end = {end}. Valid: total at least 1 step, and 0 <= "
+            "start < end <= 1"
         )
     if not (gamma > 0 and 0 <= clamp < 0.5):
         raise ValueError(f"alpha_flow: gamma = {gamma} and clamp = {clamp}. Valid: gamma > 0 and 0 <= clamp < 0.5")

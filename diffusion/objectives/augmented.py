@@ -48,7 +48,8 @@ def with_augmentation(objective: Objective, augment: Augmentation) -> Objective:
 
     if objective.examples.pairs:
         raise ValueError(
-            "augmentation: the two examples of a pair would be changed by other draws. Valid: data.augment"
+            "augmentation: the two examples of a pair would be augmented with different draws. Valid: augment the "
+            "data, by data.augment"
         )
 
     @entry(entries=None)

@@ -89,8 +89,8 @@ def perceptual_distance(
     """
     if len(features) != len(others) or (weights is not None and len(weights) != len(features)):
         raise ValueError(
-            f"perceptual_distance: {len(features)} layers of features, {len(others)} of others, and "
-            f"{'no' if weights is None else len(weights)} weights"
+            "perceptual_distance: both pictures must have the same layers of features, and each layer one weight; got "
+            f"{len(features)} and {len(others)} layers, and {'no' if weights is None else len(weights)} weights"
         )
     # Added to the square, so that features of zero have a gradient.
     unit = lambda f: f * jax.lax.rsqrt(jnp.sum(jnp.square(f), axis=-1, keepdims=True) + 1e-20)
@@ -136,7 +136,7 @@ CRITICS = {"hinge": hinge, "vanilla": vanilla}
 def choice(table: Mapping[str, Callable], name: str, argument: str) -> Callable:
     """The function of this name; a ValueError that names the argument and the valid names if there is none."""
     if name not in table:
-        raise ValueError(f"{argument} = {name!r} is not known; valid are {', '.join(table)}")
+        raise ValueError(f"{argument} = {name!r} is not known. Valid: {', '.join(table)}")
     return table[name]
 
 

@@ -92,7 +92,10 @@ def kl_autoencoder(
     if equivariance is not None:
         equivariance.check()
         if aligned is not None:
-            raise ValueError("kl_autoencoder: aligned latents are those of whole pictures. Valid: no equivariance")
+            raise ValueError(
+                "kl_autoencoder: the alignment compares latents of whole pictures, so it cannot be combined with "
+                "equivariance. Valid: no equivariance"
+            )
     objective = reconstruction_objective(losses_of, {"kl": kl}, adversarial, start, aligned, equivariance)
     if aligned is None:
         return objective

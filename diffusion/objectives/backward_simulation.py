@@ -126,14 +126,14 @@ def self_forcing(grid: Sequence[float], chunk: int) -> Simulation:
     """
     times = _times(grid, "self_forcing")
     if chunk < 1:
-        raise ValueError(f"self_forcing: a chunk of {chunk} frames. Valid: 1 or more")
+        raise ValueError(f"self_forcing: chunk = {chunk} frames. Valid: at least 1")
 
     def draw(network, schedule, generator, keys, batch):
         shape = batch["x"].shape
         if len(shape) < 2 or shape[1] % chunk:
             raise ValueError(
-                f"self_forcing: a chunk of {chunk} frames does not divide those of x [B, F, ...] {shape}. Valid: a "
-                "divisor"
+                f"self_forcing: a chunk of {chunk} frames does not divide the number of frames of x [B, F, ...] "
+                f"{shape}. Valid: a divisor"
             )
         z, *decisions = _drawn(schedule, times, keys, batch)
         place = np.arange(shape[1]) // chunk
@@ -183,7 +183,9 @@ def _drawn(schedule: NoiseSchedule, times: tuple[float, ...], keys: Array, batch
     """(z `[B, ...]`, the steps `[B]` that are trained, keys `[B]` of the noise between the steps)."""
     t_max = schedule.t_max
     if not isinstance(t_max, Tracer) and not np.isclose(times[0], t_max, rtol=1e-5):
-        raise ValueError(f"the grid of a generator begins at t = {times[0]:g}, and noise is at t_max = {t_max:g}")
+        raise ValueError(
+            f"the grid of a generator begins at t = {times[0]:g}, but it must begin at the noise, t_max = {t_max:g}"
+        )
     starts, choices, noises = (keys,) * 3 if len(times) == 1 else split(keys, 3)  # one step chooses nothing
     last = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(times)))(choices)
     return prior(schedule, starts, batch["x"].shape[1:]), last, noises

@@ -56,7 +56,7 @@ def noisy_classification(density: Density, parameterization: Parameterization, n
     def loss(networks, schedule, keys, batch, step):
         labels = batch.get("condition")
         if labels is None:
-            raise ValueError('noisy_classification needs classes, and the batch has none; labels are a "condition"')
+            raise ValueError('noisy_classification needs classes, but the batch has no "condition" that holds labels')
         _, _, x_t, t, importance = noised(schedule, density, keys, batch)
         log_p, t = log_probabilities(player(networks, "model"), schedule, x_t, t)
         right = jnp.argmax(log_p, axis=1) == labels

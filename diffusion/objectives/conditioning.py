@@ -72,7 +72,8 @@ def whole_null(null: Any, zeros: Any) -> Any:
     entries = null if isinstance(null, Mapping) else {"label": null}
     if unknown := sorted(set(entries) - set(zeros)):
         raise ValueError(
-            f"the null condition has {', '.join(unknown)}. Valid: entries of the condition, {sorted(zeros)}"
+            f"the null condition has the entries {', '.join(unknown)}, which the condition lacks. Valid: "
+            f"{sorted(zeros)}"
         )
     return {**zeros, **entries}
 
@@ -101,15 +102,15 @@ def with_condition_dropout(objective: Objective, null: Any, rate: float, alone: 
         raise ValueError(f"condition dropout: rate = {rate} must be in [0, 1); 0.1 is usual")
     if rate * (1 + len(alone)) > 1:
         raise ValueError(
-            f"condition dropout: rate = {rate} is that of all conditions and of {', '.join(alone)} alone, each of "
-            f"other examples; valid: at most {1 / (1 + len(alone)):.3g}"
+            f"condition dropout: rate = {rate} applies to all conditions together and to each of {', '.join(alone)} "
+            f"alone, always in different examples, so the shares add up. Valid: at most {1 / (1 + len(alone)):.3g}"
         )
 
     @entry(entries=None, real=True)
     def dropped(networks, schedule, keys, batch, step):
         drop_keys, keys = split(keys, 2)
         if batch.get("condition") is None:
-            raise ValueError('condition dropout needs a condition, and the batch has none; labels are a "condition"')
+            raise ValueError('condition dropout needs a condition, but the batch has no "condition" (labels are one)')
         condition = drop_condition(drop_keys, batch["condition"], null, rate, alone)
         return objective.loss(networks, schedule, keys, conditioned(batch, condition), step)
 

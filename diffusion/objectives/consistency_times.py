@@ -156,7 +156,7 @@ def shrinking(stage: int, q: float = 4.0, k: float = 8.0, b: float = 1.0) -> Pai
         ValueError: if stage < 1 or q <= 1.
     """
     if not (stage >= 1 and q > 1):
-        raise ValueError(f"shrinking: stage = {stage} must be at least one step and q = {q} above 1")
+        raise ValueError(f"shrinking: stage = {stage} must be at least one step, and q = {q} must be above 1")
 
     def pairs(schedule, t, step):
         check_one_schedule("shrinking", schedule)

@@ -65,8 +65,8 @@ def continuous_consistency(
     def loss(networks, schedule, keys, batch, step):
         if schedule.leaves:
             raise ValueError(
-                "continuous_consistency differentiates along the angle of one schedule, and leaves with a schedule "
-                "each have several. Valid: one schedule for all leaves, or consistency_training, mean_flow or shortcut"
+                "continuous_consistency differentiates along the angle of one schedule, but here each leaf has its "
+                "own. Valid: one schedule for all leaves, or consistency_training, mean_flow or shortcut"
             )
         x_0, eps, x_t, t, importance = noised(schedule, density, keys, batch)
         condition = batch.get("condition")

@@ -49,7 +49,9 @@ def contrastive_flow_matching(
     if not 0 <= weight < 1:
         raise ValueError(f"contrastive_flow_matching: weight = {weight} must be in [0, 1); 0.05 in the paper")
     if block < 2:
-        raise ValueError(f"contrastive_flow_matching: block = {block} must be at least 2 examples to contrast")
+        raise ValueError(
+            f"contrastive_flow_matching: block = {block} must be at least 2, so that there are examples to contrast"
+        )
     parameterization = velocity(clock)
     another = lambda x: jnp.roll(in_blocks(x, block), -1, axis=1).reshape(x.shape)
 

@@ -57,8 +57,8 @@ def diffusion_dpo(
     def loss(networks, schedule, keys, batch, step):
         if "rejected" not in batch:
             raise ValueError(
-                'diffusion_dpo learns from pairs, and these are without a preference: the batch needs the "rejected" '
-                'to which each "x" was preferred'
+                'diffusion_dpo learns from pairs with a preference: the batch needs the entry "rejected", the example '
+                'that was rejected in favour of "x"'
             )
         x_w, eps, _, t, importance = noised(schedule, density, keys, batch)
 

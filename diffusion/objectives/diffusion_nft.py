@@ -83,7 +83,9 @@ def diffusion_nft(
             divide the batch, and as `rewards.rewarded`.
     """
     if group < 2:
-        raise ValueError(f"diffusion_nft: group = {group} must be at least 2, as samples are compared in it")
+        raise ValueError(
+            f"diffusion_nft: group = {group} must be at least 2, because samples are compared within a group"
+        )
     if not (beta > 0 and limit > 0 and divergence >= 0):
         raise ValueError(
             f"diffusion_nft: beta = {beta} and limit = {limit} must be positive, and divergence = {divergence} must "
@@ -91,7 +93,8 @@ def diffusion_nft(
         )
     if divergence > 0 and teacher is None:
         raise ValueError(
-            f"diffusion_nft: divergence = {divergence} needs a reference, a teacher. Valid: one, or divergence = 0"
+            f"diffusion_nft: divergence = {divergence} needs a reference model, the teacher. Valid: a teacher, or "
+            "divergence = 0"
         )
     sampler = sampler or ddim()
 

@@ -153,7 +153,9 @@ def regression(generator: Parameterization, distance: Distance | None = None) ->
     def loss(networks, schedule, keys, batch, step):
         start = batch.get("start", batch.get("noise"))
         if start is None:
-            raise ValueError('regression learns from pairs: the batch needs the "noise" of which each "x" was made')
+            raise ValueError(
+                'regression learns from pairs: the batch needs the entry "noise", from which each "x" was sampled'
+            )
         x = generate(player(networks, "model"), schedule, generator, start, batch.get("condition"))
         return distance(x, batch["x"]), {"t": jnp.full(x.shape[0], schedule.t_max)}
 

@@ -49,9 +49,9 @@ def early_prediction(
         raise ValueError(f"early_prediction: layer = {layer} must be at least 1, the first block of the network")
     if parameterization.channels == 1 and not _is_bounded(parameterization):
         raise ValueError(
-            f"early_prediction: the velocity of a network that predicts {parameterization.name} divides its output by "
-            "what vanishes at an end of the process, so that the term has no bound there. Valid: velocity, v, edm, "
-            "clipped_x0"
+            f"early_prediction: to get a velocity from a network that predicts {parameterization.name}, its output is "
+            "divided by a coefficient that vanishes at one end of the process, so the term would be unbounded. Valid: "
+            "velocity, v, edm, clipped_x0"
         )
 
     def loss(seen):

@@ -151,7 +151,7 @@ def end_to_end(
         draw_keys, drop_keys, keys = split(keys, 3)
         coded, mean, variance = player(networks, NAME)(x, draw_keys)
         if coded.latents is None:
-            raise ValueError("end_to_end: the autoencoder returns no latents. Valid: a Coded with `latents`")
+            raise ValueError("end_to_end: the autoencoder returns no latents. Valid: a Coded with the field `latents`")
         z = coded.latents
         encoded_batch = dict(batch)
         if objective.beside.encoder and "features" not in batch:
@@ -264,13 +264,14 @@ def _followed(mean: Array, variance: Array, statistics: dict[str, Array], moment
 def _check(objective: Objective, momentum: float, condition_dropout: float) -> None:
     if not objective.blocks.aligned:
         raise ValueError(
-            "end_to_end: nothing but a term on features aligns the autoencoder, and the objective has none that reads "
-            "the encoder. Valid: added(objective, alignment(...)), in a config {'name': 'alignment'} before it"
+            "end_to_end: the autoencoder is aligned only by a term on features that reads the encoder, and this "
+            "objective has none. Valid: added(objective, alignment(...)), or in a config {'name': 'alignment'} before "
+            "this wrapper"
         )
     if objective.teacher is not None or objective.second is not None or objective.condition.augmentations:
         raise ValueError(
-            "end_to_end: the objective has a teacher, a second player or an augmentation of its own. Valid: one "
-            "without, e.g. flow_matching"
+            "end_to_end: the objective already has a teacher, a second player or an augmentation. Valid: an objective "
+            "without them, e.g. flow_matching"
         )
     if not 0 < momentum <= 1:
         raise ValueError(f"end_to_end: momentum = {momentum} must be in (0, 1]; 0.1 in the paper")

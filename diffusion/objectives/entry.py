@@ -60,12 +60,12 @@ def entry(
                 require(networks, Mapping, "networks", NETWORKS)
                 require(batch, Mapping, "batch", 'a mapping with the data as "x", {"x": x, "condition": labels}')
             if "x" not in batch:
-                raise ValueError(f'the batch needs the data as "x"; its entries are {sorted(batch)}')
+                raise ValueError(f'the batch must hold the data as "x"; its entries are {sorted(batch)}')
             unknown = [] if entries is None else sorted(set(batch) - set(entries))
             if unknown:
                 raise ValueError(
-                    f"no objective reads the batch's {', '.join(unknown)}; valid entries are "
-                    f"{', '.join(ENTRIES)}. Pass further inputs of the network in the condition"
+                    f"no objective reads {', '.join(unknown)} from the batch. Valid entries: {', '.join(ENTRIES)}. "
+                    "Pass further inputs of the network in the condition"
                 )
             x = batch["x"]
             if not symbols and entries is not None:
@@ -77,8 +77,8 @@ def entry(
                 if not real:
                     name = loss.__qualname__.partition(".")[0].lstrip("_")
                     raise ValueError(
-                        f'{name} takes no mask of padding, the "real" of a batch: its losses are means over all of x. '
-                        "Valid: e.g. denoising, flow_matching or variational_bound"
+                        f'{name} does not support a mask of padding (the "real" of a batch), because its losses are '
+                        "means over all of x. Valid: e.g. denoising, flow_matching or variational_bound"
                     )
                 padding.check(batch["real"], x)
             require_keys(keys, x.shape[0], f"an objective needs one key for each of the {x.shape[0]} examples")

@@ -45,7 +45,7 @@ class Equivariance(NamedTuple):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"equivariance: {name} = {getattr(self, name)} must be in [0, 1]")
         if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
-            raise ValueError(f"equivariance: scales = {self.scales}: one or several, each in (0, 1]")
+            raise ValueError(f"equivariance: scales = {self.scales} must be one or more numbers, each in (0, 1]")
 
     def switched(self, key: Array, x: Array, loss: Callable[[Array, Array, Callable | None], Any]) -> Any:
         """The loss of the drawn transformation.
@@ -60,7 +60,7 @@ class Equivariance(NamedTuple):
         """
         if x.shape[1] != x.shape[2]:
             raise ValueError(
-                f"equivariance: pictures are turned, and these are {x.shape[1]} x {x.shape[2]}, no squares"
+                f"equivariance: pictures are rotated, so they must be squares; got {x.shape[1]} x {x.shape[2]}"
             )
         kind_key, low_key, scale_key, turn_key = jax.random.split(key, 4)
         turns = jax.random.randint(turn_key, (), 1, 4)
@@ -94,7 +94,7 @@ def transformed(h: Array, scale: float, turns: int | Array) -> Array:
     side = h.shape[1] * scale
     if abs(side - round(side)) > 1e-6 or round(side) < 1:
         raise ValueError(
-            f"equivariance: a scale of {scale:g} makes {side:g} of a side of {h.shape[1]}, no whole number"
+            f"equivariance: a scale of {scale:g} turns a side of {h.shape[1]} into {side:g}, which is not an integer"
         )
     small = jax.image.resize(h, (h.shape[0], round(side), round(side), h.shape[3]), "linear", antialias=False)
     turned = [lambda h, k=k: jnp.rot90(h, k, axes=(2, 1)) for k in range(4)]

@@ -121,8 +121,8 @@ def added(objective: Objective, *terms: Term) -> Objective:
     """
     if objective.network.forward_mode:
         raise ValueError(
-            "a term on features needs an objective that calls its network once, outside of any derivative, and this "
-            "one differentiates it. Valid: e.g. flow_matching or denoising"
+            "a term on features needs an objective that calls its network once, outside any derivative, but this one "
+            "differentiates it. Valid: e.g. flow_matching or denoising"
         )
     for term in terms:
         objective = _with_term(objective, term)
@@ -157,8 +157,8 @@ def _with_term(objective: Objective, term: Term) -> Objective:
         losses, metrics = objective({**networks, "model": model}, schedule, keys, batch, step)
         if len(calls) != 1:
             raise ValueError(
-                f'added: the objective called the network "model" {len(calls)} times; a term on features needs an '
-                "objective that calls it once"
+                f'added: the objective called the network "model" {len(calls)} times, but a term on features needs '
+                "an objective that calls it once"
             )
         x, features = calls[0]
         shape = batch["x"].shape[1:]
@@ -354,7 +354,7 @@ def self_alignment(
             raise ValueError(f"self_alignment: {name} = {value} must be positive")
     if decay is not None and not (len(decay) == 2 and decay[0] >= 0 and decay[1] > 0):
         raise ValueError(
-            f"self_alignment: decay = {tuple(decay)} must be a step and a positive number of steps, such as "
+            f"self_alignment: decay = {tuple(decay)} must be a first step and a positive number of steps, such as "
             "(750_600, 5_004_000)"
         )
 
@@ -406,7 +406,9 @@ def dispersive(layer: int, block: int, temperature: float = 1.0, weight: float =
     """
     _check_layer("dispersive", layer)
     if block < 2:
-        raise ValueError(f"dispersive: block = {block} must be at least 2 examples that repel each other")
+        raise ValueError(
+            f"dispersive: block = {block} must be at least 2, so that there are examples that repel each other"
+        )
     if not temperature > 0:
         raise ValueError(f"dispersive: temperature = {temperature} must be positive")
 
@@ -430,8 +432,8 @@ def _targets(name: str, seen: Seen, layer: int) -> Array:
     number = tokens(seen.features[0]).shape[1]
     if y.shape[1] != number:
         raise ValueError(
-            f"{name}: the encoder has {y.shape[1]} tokens of a picture, and layer {layer} of the network {number}. "
-            "Valid: pictures, patches or an encoder.size with grids that are equal"
+            f"{name}: the encoder has {y.shape[1]} tokens for a picture, but layer {layer} of the network has "
+            f"{number}. Valid: a size of pictures, a patch or an encoder.size that makes both grids equal"
         )
     return y
 

@@ -81,9 +81,9 @@ def derivative(f: Callable[..., Array], primals: tuple, tangents: tuple) -> tupl
     program = jax.make_jaxpr(lambda primals, tangents: jax.jvp(f, primals, tangents))(primals, tangents)
     if "custom_lin" in str(program):
         raise TypeError(
-            "this objective differentiates the network along the flow (forward mode, jax.jvp), and something in the "
-            "network defines only a reverse-mode derivative, as fused attention does. Choose attention='auto_jvp', "
-            "'matmul' or 'xla' (see diffusion.models.layers.attention), and no custom_vjp elsewhere"
+            "this objective differentiates the network along the flow (forward mode, jax.jvp), but a part of the "
+            "network has only a reverse-mode derivative, as fused attention does. Use attention='auto_jvp', 'matmul' "
+            "or 'xla' (see diffusion.models.layers.attention), and no custom_vjp elsewhere"
         )
     return jax.jvp(f, primals, tangents)
 
@@ -127,7 +127,7 @@ def pseudo_huber(c: float | None = None) -> Distance:
             distance itself.
     """
     if c is not None and not c >= 0:
-        raise ValueError(f"pseudo_huber: c = {c} must not be negative; None for the paper's 0.00054 sqrt(D)")
+        raise ValueError(f"pseudo_huber: c = {c} must not be negative; None selects the paper's 0.00054 sqrt(D)")
 
     def distance(a, b):
         offset = 0.00054 * (a.size / a.shape[0]) ** 0.5 if c is None else c

@@ -97,7 +97,8 @@ def _products(images: Array, texts: Array) -> Array:
     """x_i . y_j, [B, B]."""
     if images.ndim != 2 or images.shape != texts.shape:
         raise ValueError(
-            f"embeddings of images and texts are [B, D] each, row by row; got {images.shape} and {texts.shape}"
+            f"images and texts must be embeddings [B, D] with one row for each pair; got {images.shape} and "
+            f"{texts.shape}"
         )
     wide = jnp.promote_types(images.dtype, jnp.float32)
     # Accelerators keep 8 bits by default: a product would be off by 0.4 of a logit at a scale of 100.

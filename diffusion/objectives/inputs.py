@@ -93,8 +93,9 @@ def pairs(keys: Array, batch: Batch, coupling: Coupling | None = None) -> tuple[
     """
     if "real" in batch and not (coupling is None or coupling.independent):
         raise ValueError(
-            "a coupling compares examples of one size, and a mask of padding gives them several: the noise of the "
-            "larger ones would not be that which samples start from. Valid: no coupling, or couplings.independent()"
+            "a coupling compares examples of one size, but a mask of padding gives examples several sizes; the noise "
+            "of the larger ones would not have the distribution that sampling starts from. Valid: no coupling, or "
+            "couplings.independent()"
         )
     noise_keys, pair_keys = (keys, keys) if coupling is None else split(keys, 2)
     x_0 = batch["x"]
@@ -176,5 +177,5 @@ def in_blocks(x: Array, block: int) -> Array:
         ValueError: if block does not divide the batch.
     """
     if x.shape[0] % block:
-        raise ValueError(f"a batch (or micro-batch) of {x.shape[0]} is not a whole number of blocks of {block}")
+        raise ValueError(f"a batch (or micro-batch) of {x.shape[0]} is not a multiple of block = {block}")
     return x.reshape((x.shape[0] // block, block) + x.shape[1:])

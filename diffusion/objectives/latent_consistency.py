@@ -78,7 +78,7 @@ def latent_consistency_distillation(
     def loss(networks, schedule, keys, batch, step):
         condition = batch.get("condition")
         if condition is None:
-            raise ValueError("latent consistency distils guidance, which needs a condition; the batch has none")
+            raise ValueError("latent consistency distils guidance, which needs a condition, but the batch has none")
         time_keys, noise_keys, guidance_keys = split(keys, 3)
         n = jax.vmap(lambda key: jax.random.randint(key, (), 1, solver_steps + 1))(time_keys)
         times = timesteps.shift(schedule, np.linspace(0, 1, solver_steps + 1, dtype=np.float32), shift)

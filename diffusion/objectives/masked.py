@@ -164,17 +164,17 @@ def _with_keep(condition: Any, keep: Array) -> dict[str, Any]:
 
 def _check(name: str, patch: int, least: float, most: float) -> None:
     if patch < 1:
-        raise ValueError(f"{name}: patch = {patch} must be positive, the side of the network's patches")
+        raise ValueError(f"{name}: patch = {patch} must be the side of the network's patches, a positive number")
     if not 0 < least <= most < 1:
         given = f"ratio = {least}" if least == most else f"least = {least}, most = {most}"
-        raise ValueError(f"{name}: {given}: shares of the patches must lie between 0 and 1, the least below the most")
+        raise ValueError(f"{name}: {given} must be shares of the patches in [0, 1], with least <= most")
 
 
 def _number(x: Array, patch: int) -> int:
     """The number of patches of a picture in x [B, H, W, C]."""
     if x.ndim != 4 or x.shape[1] % patch or x.shape[2] % patch:
         raise ValueError(
-            f"masks of patches need pictures [B, H, W, C] whose sides patch = {patch} divides; got {x.shape}"
+            f"masks of patches need pictures [B, H, W, C] whose sides are multiples of patch = {patch}; got {x.shape}"
         )
     return (x.shape[1] // patch) * (x.shape[2] // patch)
 

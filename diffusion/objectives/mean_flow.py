@@ -201,7 +201,7 @@ def two_times(density, equal, keys, batch) -> tuple[Array, Array, Array]:
 def guided_velocity(guidance: Guidance, u, keys, x_t, t, v, condition):
     """The guided velocity and the condition; a share of the conditions is dropped, with their guidance."""
     if condition is None:
-        raise ValueError("mean_flow: guidance needs a condition, and the batch has none")
+        raise ValueError("mean_flow: guidance needs a condition, but the batch has none")
     null = null_of(condition, guidance.null)
     conditional = u(x_t, t, t, condition)
     unconditional = u(x_t, t, t, null)
@@ -226,4 +226,4 @@ def check_shares(equal: float, p: float) -> None:
         ValueError: naming both.
     """
     if not (0 <= equal <= 1 and p >= 0):
-        raise ValueError(f"mean flow: equal = {equal} is a share, in [0, 1], and p = {p} must not be negative")
+        raise ValueError(f"mean flow: equal = {equal} must be a share in [0, 1], and p = {p} must not be negative")

@@ -49,7 +49,7 @@ def _drawing(network: Network, keys: Array) -> Network:
         copies, rest = divmod(rows, len(keys))
         if rest or not copies:
             raise ValueError(
-                f"dropout: the loss calls the network on {rows} examples, and there are keys for {len(keys)}. Valid: "
+                f"dropout: the loss calls the network on {rows} examples, but there are keys for {len(keys)}. Valid: "
                 "the examples of the batch, or several copies of them"
             )
         return network(x, *inputs, dropout_keys=jnp.concatenate([keys] * copies), **more)

@@ -116,8 +116,8 @@ class Stages(NamedTuple):
         most = self.length * len(self.sampling_steps)
         if steps > most:
             raise ValueError(
-                f"{steps} training steps are more than the {len(self.sampling_steps)} stages of {self.length} steps "
-                f"have, which are {most}. Valid: at most that"
+                f"{steps} training steps are more than the stages allow: {len(self.sampling_steps)} stages of "
+                f"{self.length} steps have {most}. Valid: at most {most}"
             )
 
 
@@ -147,10 +147,13 @@ class Teacher(NamedTuple):
             ValueError: naming the value and what is valid.
         """
         if self.scale not in (None, scale):
-            raise ValueError(f"the objective guides its teacher itself. Valid: {self.scale:g}, not {scale}")
+            raise ValueError(
+                f"the scale of the teacher is {scale}, but the objective guides its teacher itself. Valid: "
+                f"{self.scale:g}"
+            )
         if self.pairs != (pairs > 0):
             needs = "learns from pairs. Valid: e.g. 10000" if self.pairs else "learns from none. Valid: 0"
-            raise ValueError(f"the run makes {pairs} pairs, and the objective {needs}")
+            raise ValueError(f"the run makes {pairs} pairs, but the objective {needs}")
 
 
 class Second(NamedTuple):
@@ -306,18 +309,21 @@ class Objective:
         """
         if teacher != (self.teacher is not None):
             raise ValueError(
-                "the objective has no use for a teacher. Valid: none; weights to start from are those of init_from"
+                "the objective uses no teacher. Valid: no teacher; to start from the weights of a run, use init_from"
                 if teacher
                 else "the objective learns from a teacher. Valid: the folder of a run; its moving average is distilled"
             )
         if self.second is None and second is not None:
-            raise ValueError(f"the objective has no second player, and one trains {second!r}. Valid: none")
+            raise ValueError(
+                f"the objective has no second player, but the run has one that trains {second!r}. Valid: no second "
+                "player"
+            )
         alone = self.second is not None and self.second.optional and second is None
         if self.second is not None and second != self.second.network and not alone:
             example = f", e.g. {self.second.by.__name__}" if self.second.by else ""
             raise ValueError(
-                f"the objective plays with one that trains the network {self.second.network!r}, not {second!r}. Valid: "
-                f"a second player that does{example}"
+                f"the objective needs a second player that trains the network {self.second.network!r}, but this one "
+                f"trains {second!r}. Valid: a second player that trains {self.second.network!r}{example}"
             )
 
     def check_real(self) -> None:
@@ -328,9 +334,9 @@ class Objective:
         """
         if not self.examples.real:
             raise ValueError(
-                'the condition of the data has the entry "real", a mask of padding, and this objective takes none: its '
-                "losses are over all of x, or its coupling over examples of one size. Valid: e.g. denoising, "
-                "flow_matching or variational_bound, without terms on features or a coupling"
+                'the condition of the data has the entry "real", a mask of padding, which this objective does not '
+                "support: its losses are over all of x, or its coupling compares examples of one size. Valid: e.g. "
+                "denoising, flow_matching or variational_bound, without terms on features or a coupling"
             )
 
     def check_network(self, network: Any) -> None:
@@ -349,35 +355,35 @@ class Objective:
         times = getattr(network, "times", 1)
         if kind != trained.kind:
             raise ValueError(
-                f"the objective trains a network of the kind {trained.kind!r}, and this is one of the kind {kind!r}. "
-                "Valid: a network of that kind, or another objective"
+                f"the objective trains a network of the kind {trained.kind!r}, but this network is of the kind "
+                f"{kind!r}. Valid: a network of the kind that is trained, or another objective"
             )
         if times != trained.times:
             raise ValueError(
-                f"the network has times = {times}, and the objective passes {trained.times}. Valid: a network with "
+                f"the network has times = {times}, but the objective passes {trained.times}. Valid: a network with "
                 f"times = {trained.times}, e.g. dit"
             )
         if condition.strength and not getattr(network, "strength", False):
             raise ValueError(
-                "the network receives no strength of guidance, which the objective passes. Valid: a network with "
-                "strength = True, e.g. dit or pixart"
+                "the objective passes the strength of guidance, but the network does not receive it. Valid: a network "
+                "with strength = True, e.g. dit or pixart"
             )
         if condition.augmentations and getattr(network, "augmentations", 0) != condition.augmentations:
             raise ValueError(
-                "the network does not receive the augmentation that the objective passes. Valid: a network with "
-                f"augmentations = {condition.augmentations}, e.g. song_unet; or an augmentation of the data alone"
+                "the objective passes the augmentation, but the network does not receive it. Valid: a network with "
+                f"augmentations = {condition.augmentations}, e.g. song_unet; or augment only the data"
             )
 
         side = condition.masks
         if side and getattr(network, "masks", 0) != side:
             raise ValueError(
-                f"the objective leaves out patches of {side} x {side} pixels, which the network does not know. Valid: "
-                f'a network with patch = {side} that takes "keep", e.g. mask_dit'
+                f"the objective leaves out patches of {side} x {side} pixels, which this network does not support. "
+                f'Valid: a network with patch = {side} that takes "keep", e.g. mask_dit'
             )
         if condition.masks_vary and not getattr(network, "masks_vary", False):
             raise ValueError(
-                "the objective leaves out more patches of some examples than of others, and the network needs the same "
-                "number of all. Valid: a network with masks_vary = True, e.g. mdt, or least = most"
+                "the objective leaves out different numbers of patches in different examples, but the network needs "
+                "the same number in all. Valid: a network with masks_vary = True, e.g. mdt, or least = most"
             )
 
     def check_features(self, network: Any, encoder: bool) -> None:
@@ -396,13 +402,15 @@ class Objective:
         if absent:
             valid = f"1 .. {number}" if number else "a network whose calls take `features`, e.g. dit"
             raise ValueError(
-                f"the objective reads the features of layer {absent[0]}, and the network gives those of {number} "
-                f"layers. Valid: {valid}"
+                f"the objective reads the features of layer {absent[0]}, but the network offers only {number} layers. "
+                f"Valid: {valid}"
             )
         if self.beside.encoder and not encoder:
-            raise ValueError("the objective aligns features with an encoder's, and there is none. Valid: an encoder")
+            raise ValueError(
+                "the objective aligns features with an encoder's, but the run has no encoder. Valid: an encoder"
+            )
         if encoder and not self.beside.encoder:
-            raise ValueError("the objective has no use for an encoder. Valid: none, or a term of alignment")
+            raise ValueError("the objective uses no encoder. Valid: no encoder, or a term of alignment")
 
     def check_parameterization(self, parameterization: Parameterization) -> None:
         """Refuses a parameterization by which samples would misread the trained network.
@@ -418,8 +426,8 @@ class Objective:
         trained = "as many channels as the data has" if reading is None else repr(reading.name)
         others = " of a learned variance, such as hybrid" if parameterization.channels > 1 else ""
         raise ValueError(
-            f"the objective trains a network that predicts {trained}, and sampling would read it as "
-            f"{parameterization.name!r}. Valid: what it predicts, or another objective{others}"
+            f"the objective trains a network that predicts {trained}, but sampling would read its output as "
+            f"{parameterization.name!r}. Valid: the prediction that is trained, or another objective{others}"
         )
 
     def check_sampler(self, sampler: Sampler) -> None:
@@ -430,32 +438,33 @@ class Objective:
         """
         if isinstance(self.reads, Restores) != (Restores in sampler.takes):
             raise ValueError(
-                "the objective trains a predictor of symbols. Valid: a sampler of symbols, e.g. ancestral"
+                "the objective trains a predictor of symbols, which this sampler does not take. Valid: a sampler of "
+                "symbols, e.g. ancestral"
                 if isinstance(self.reads, Restores)
-                else "the sampler is of symbols, and the objective trains no predictor of them. Valid: e.g. heun"
+                else "the sampler needs a predictor of symbols, which this objective does not train. Valid: e.g. heun"
             )
         if isinstance(self.reads, Restores):
             return
         if isinstance(self.reads, Moves) != (TangentField in sampler.takes):
             raise ValueError(
-                "the objective trains a field on a manifold. Valid: geodesic_euler, geodesic_heun, geodesic_rk4 or, of "
-                "a score, geodesic_random_walk"
+                "the objective trains a field on a manifold, which this sampler does not take. Valid: geodesic_euler, "
+                "geodesic_heun, geodesic_rk4 or, for a score, geodesic_random_walk"
                 if isinstance(self.reads, Moves)
-                else "the sampler follows fields on manifolds, and the objective trains none. Valid: e.g. heun"
+                else "the sampler follows fields on manifolds, but the objective trains none. Valid: e.g. heun"
             )
         if isinstance(self.reads, Jumps) != (FlowMap in sampler.takes):
             raise ValueError(
-                "the objective trains a flow map. Valid: flow_map, consistency or tcd"
+                "the objective trains a flow map, which this sampler does not take. Valid: flow_map, consistency or tcd"
                 if isinstance(self.reads, Jumps)
-                else "the objective trains a denoiser, which samplers of flow maps do not take. Valid: e.g. heun or "
-                "dpmpp_2m"
+                else "the sampler takes flow maps, but the objective trains a denoiser. Valid: e.g. heun or dpmpp_2m"
             )
         if (
             sampler.draws and not self.examples.score and not isinstance(self.reads, Moves)
         ):  # a step of `geodesic_random_walk` checks a field's score
             raise ValueError(
-                "the sampler adds noise and needs the score, which a network trained with dependent pairs (a coupling) "
-                "does not determine. Valid: a deterministic sampler, e.g. euler, heun or dpmpp_2m"
+                "the sampler adds noise and therefore needs the score, which cannot be computed from a network "
+                "trained with dependent pairs (a coupling). Valid: a deterministic sampler, e.g. euler, heun or "
+                "dpmpp_2m"
             )
 
     def check_scale(self, scale: float) -> None:
@@ -470,17 +479,20 @@ class Objective:
         if self.condition.strength is not None:
             low, high = self.condition.strength
             if not low <= scale <= high:
-                raise ValueError(f"the objective trains the network for scales of {low:g} to {high:g}. Valid: these")
+                raise ValueError(
+                    f"the objective trains the network for scales from {low:g} to {high:g}. Valid: a scale in this "
+                    "range"
+                )
         elif scale == 1:
             return
         elif isinstance(self.reads, Jumps | Moves):
             raise ValueError(
-                "a flow map is guided while it is trained, and a field on a manifold is not guided. Valid: 1"
+                "a flow map is guided during its training, and a field on a manifold cannot be guided. Valid: 1"
             )
         elif self.condition.dropout == 0:
             raise ValueError(
-                "the network is never trained on the null condition (condition_dropout = 0). Valid: a scale of 1, or "
-                "a dropout of e.g. 0.1"
+                "the network never sees the null condition in training (condition_dropout = 0). Valid: a scale of 1, "
+                "or a dropout of e.g. 0.1"
             )
 
 

@@ -32,7 +32,7 @@ def with_padding(objective: Objective, shape: Any) -> Objective:
     def loss(networks, schedule, keys, batch, step):
         real = pytrees.real_of(batch.get("condition"), shape)
         if real is None:
-            raise ValueError('with_padding needs the mask of what is real, the entry "real" of the condition')
+            raise ValueError('with_padding needs the entry "real" of the condition, the mask of what is not padding')
         return objective.loss(networks, schedule, keys, {**batch, "real": real}, step)
 
     return dataclasses.replace(objective, loss=loss)

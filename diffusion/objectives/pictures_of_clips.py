@@ -68,8 +68,8 @@ def with_pictures(objective: Objective, share: float = 0.25) -> Objective:
         raise ValueError(f"with_pictures: share = {share}. Valid: above 0 and below 1")
     if objective.blocks.features or objective.heads or objective.network.kind != "backbone" or objective.teacher:
         raise ValueError(
-            "with_pictures: the objective has terms on features, heads or a teacher, which are of clips. Valid: e.g. "
-            "flow_matching or denoising without terms"
+            "with_pictures: the objective has terms on features, heads or a teacher, which apply only to clips. "
+            "Valid: e.g. flow_matching or denoising without terms"
         )
 
     @entry(entries=None)
@@ -77,7 +77,10 @@ def with_pictures(objective: Objective, share: float = 0.25) -> Objective:
         size = batch["x"].shape[0]
         pictures = min(max(round(share * size), 1), size - 1)
         if size < 2:
-            raise ValueError("with_pictures: a batch of one example has no share of pictures. Valid: at least 2")
+            raise ValueError(
+                "with_pictures: a batch of one example cannot be split into clips and pictures. Valid: at least 2 "
+                "examples"
+            )
         choices, keys = jax.vmap(jax.random.split, out_axes=1)(keys)
         order = jax.random.permutation(choices[0], size)
         alone = {**networks, "model": frame_by_frame(networks["model"])}

@@ -83,13 +83,17 @@ def policy_gradient(
             for groups that do not divide the batch, and as `rewarded`.
     """
     if group < 2:
-        raise ValueError(f"policy_gradient: group = {group} must be at least 2, as samples are compared in it")
+        raise ValueError(
+            f"policy_gradient: group = {group} must be at least 2, because samples are compared within a group"
+        )
     if not (clip > 0 and beta >= 0):
         raise ValueError(f"policy_gradient: clip = {clip} must be positive, and beta = {beta} must not be negative")
     if policy not in POLICIES:
         raise ValueError(f"policy_gradient: policy = {policy!r}; valid are {', '.join(POLICIES)}")
     if beta > 0 and teacher is None:
-        raise ValueError(f"policy_gradient: beta = {beta} needs a reference, a teacher. Valid: one, or beta = 0")
+        raise ValueError(
+            f"policy_gradient: beta = {beta} needs a reference model, the teacher. Valid: a teacher, or beta = 0"
+        )
     steps = plan(np.asarray(grid))
     sampler = sampler or interpolant_sde("flow_grpo", 0.49)
 

@@ -48,7 +48,7 @@ def with_prior_preservation(
     @entry(entries=None)
     def both(networks, schedule, keys, batch, step):
         if "prior" not in batch:
-            raise ValueError('prior preservation needs examples of the class, and the batch has no entry "prior"')
+            raise ValueError('prior preservation needs examples of the class, but the batch has no entry "prior"')
         keys, prior_keys = split(keys, 2)
         rest = {name: leaf for name, leaf in batch.items() if name != "prior"}
         losses, metrics = objective.loss(networks, schedule, keys, rest, step)

@@ -61,11 +61,11 @@ def progressive_distillation(
             a condition.
     """
     if N < 1:
-        raise ValueError(f"progressive_distillation: N = {N}; a student takes at least one step")
+        raise ValueError(f"progressive_distillation: N = {N} must be at least 1, the steps of the student")
     if stage is not None and (stage < 1 or N & (N - 1)):
         raise ValueError(
-            f"progressive_distillation: N = {N} halved after every stage = {stage} steps; N must be a "
-            "power of 2, such as 8, and a stage at least one step"
+            f"progressive_distillation: N = {N} is halved after every stage = {stage} steps. Valid: N a power of 2, "
+            "such as 8, and stage at least one step"
         )
     weighting = weighting or truncated_snr()
     stages = None if stage is None else Stages(stage, tuple(N >> halvings for halvings in range(N.bit_length())))
@@ -75,7 +75,7 @@ def progressive_distillation(
         time_keys, noise_keys = split(keys, 2)
         condition = batch.get("condition")
         if teacher_scale != 1 and condition is None:
-            raise ValueError("progressive_distillation: a guided teacher needs a condition; the batch has none")
+            raise ValueError("progressive_distillation: a guided teacher needs a condition, but the batch has none")
         steps = N if stage is None else jnp.maximum(N // 2 ** (step // stage), 1)
         i = jax.vmap(lambda key: jax.random.randint(key, (), 1, steps + 1))(time_keys)
         t, middle, s = (schedule.t_max * at / steps for at in (i, i - 0.5, i - 1.0))

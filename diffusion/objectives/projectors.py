@@ -130,7 +130,9 @@ def untokens(values: Array, shape: tuple[int, ...]) -> Array:
     height, width, channels = shape
     side = height // rows
     if values.shape[2] != side**2 * channels:
-        raise ValueError(f"tokens of {values.shape[2]} values are no patches of {side} x {side} of examples {shape}")
+        raise ValueError(
+            f"tokens with {values.shape[2]} values cannot be patches of {side} x {side} of examples {shape}"
+        )
     parts = values.reshape(len(values), rows, columns, side, side, channels)
     return parts.transpose(0, 1, 3, 2, 4, 5).reshape(len(values), height, width, channels)
 
@@ -143,5 +145,7 @@ def _grid(number: int, shape: tuple[int, ...]) -> tuple[int, int]:
     """
     rows = round(math.sqrt(number * shape[0] / shape[1])) if len(shape) == 3 else 0
     if rows == 0 or number % rows or rows * shape[1] != number // rows * shape[0]:
-        raise ValueError(f"projector: the {number} features of examples {shape} are no grid of their ratio")
+        raise ValueError(
+            f"projector: the {number} features of examples of shape {shape} form no grid with that aspect ratio"
+        )
     return rows, number // rows

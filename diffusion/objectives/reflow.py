@@ -47,8 +47,8 @@ def reflow(density: Density, parameterization: Parameterization | None = None) -
     def loss(networks, schedule, keys, batch, step):
         if "noise" not in batch:
             raise ValueError(
-                'reflow learns from pairs: the batch needs the "noise" of which each "x" was made. '
-                "Make such batches with objectives.reflow_pairs"
+                'reflow learns from pairs: the batch needs the entry "noise", from which each "x" was sampled. Make '
+                "such batches with objectives.reflow_pairs"
             )
         return matching(networks, schedule, keys, batch, step)
 
@@ -82,7 +82,7 @@ def reflow_pairs(
     sampler = samplers.heun() if sampler is None else sampler
     if sampler.draws:
         raise ValueError(
-            "reflow_pairs needs a deterministic sampler, such as heun(), so that the noise of a pair determines "
+            "reflow_pairs needs a deterministic sampler, such as heun(), because the noise of a pair must determine "
             "its sample"
         )
     start_keys, keys = split(keys, 2)

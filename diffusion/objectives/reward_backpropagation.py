@@ -59,7 +59,7 @@ def reward_backpropagation(
     number = len(steps.t)
     if not 1 <= last <= number:
         raise ValueError(
-            f"reward_backpropagation: last = {last} of the {number} steps of the grid. Valid: 1 to {number}"
+            f"reward_backpropagation: last = {last}, but the grid has {number} steps. Valid: 1 to {number}"
         )
     sampler = sampler or ddim()
 

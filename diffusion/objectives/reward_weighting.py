@@ -49,8 +49,8 @@ def with_reward_weights(
         raise ValueError("reward weights: the objective has a reward of captions already. Valid: one of them")
     if objective.examples.block != 1:
         raise ValueError(
-            "reward weights: the objective compares examples with each other, which the weights do not follow. Valid: "
-            "an objective without a coupling or a term of blocks"
+            "reward weights: the objective compares examples with each other, so its losses cannot be weighted one by "
+            "one. Valid: an objective without a coupling or a term over blocks"
         )
 
     @entry(entries=None)

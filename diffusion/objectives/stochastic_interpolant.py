@@ -69,7 +69,7 @@ def stochastic_interpolant(
     """
     unknown = [name for name in predicts if name not in TARGETS]
     if unknown or not predicts:
-        raise ValueError(f"stochastic_interpolant: predicts = {predicts}; give one or more of {', '.join(TARGETS)}")
+        raise ValueError(f"stochastic_interpolant: predicts = {predicts}. Valid: one or more of {', '.join(TARGETS)}")
     outputs = velocity(clock)._replace(channels=len(predicts))  # the outputs may mean anything: only the clock is read
 
     @entry(outputs, real=True)
@@ -106,7 +106,7 @@ def _flow(network, schedule, condition, interpolant, predicts, outputs):
     """One step of Euler's method for dx = b dt, as a flow map."""
     if schedule.t_max != 1:
         raise ValueError(
-            f"a stochastic interpolant ends at t = 1, and this schedule at {schedule.t_max:g}. Valid: rectified_flow, "
+            f"a stochastic interpolant ends at t = 1, but this schedule at {schedule.t_max:g}. Valid: rectified_flow, "
             "whose prior is N(0, I)"
         )
 

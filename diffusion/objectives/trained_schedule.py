@@ -30,8 +30,8 @@ def with_trained_schedule(objective: Objective, trained: Trained) -> Objective:
     """
     if not objective.network.schedule:
         raise ValueError(
-            "this objective's values under different schedules cannot be compared, so that none is trained by them. "
-            "Valid: variational_bound, or a schedule that does not train"
+            "the values of this objective under different schedules cannot be compared, so it cannot train a "
+            "schedule. Valid: variational_bound, or a schedule that does not train"
         )
 
     @entry(entries=None, real=True)

@@ -89,8 +89,8 @@ def with_uncertainty(objective: Objective, network: Uncertainty | None = None) -
         losses, metrics = objective(networks, schedule, keys, batch, step)
         if metrics["t"].shape != losses.shape:
             raise ValueError(
-                f"with_uncertainty needs one time for each example; the objective's have the shape "
-                f"{metrics['t'].shape} for losses of shape {losses.shape}"
+                "with_uncertainty needs one time for each example; the objective's times have the shape "
+                f"{metrics['t'].shape}, and its losses {losses.shape}"
             )
         # If leaves have a schedule each, the mean of their noise levels is as good a clock as t.
         levels = [log_sigma()(leaf, metrics["t"]) for leaf in leaf_schedules(schedule)]

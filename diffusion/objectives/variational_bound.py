@@ -63,7 +63,7 @@ def variational_bound(
         if start <= 0:
             raise ValueError(
                 f"variational_bound: at t_start = {start:g} there is no noise, and p(x_0 | x_t) has no finite "
-                "density; pass a t_start > 0, such as 1e-3"
+                "density. Valid: t_start > 0, such as 1e-3"
             )
         diffusion_keys, decoder_keys = split(keys, 2)
         x_0, eps, x_t, t, importance = noised(schedule, density, diffusion_keys, batch)

@@ -104,8 +104,9 @@ def latent_alignment(
     places = latents.shape[1] * latents.shape[2]
     if features.shape[1] != places:
         raise ValueError(
-            f"kl_autoencoder: the encoder has {features.shape[1]} places of a picture, and the latents {places}. "
-            "Valid: an encoder, or an encoder.size, with as many patches as the latents have places"
+            f"kl_autoencoder: the encoder has {features.shape[1]} patches for a picture, but the latents have "
+            f"{places} positions. Valid: an encoder, or an encoder.size, with as many patches as the latents have "
+            "positions"
         )
 
     def term(z):

@@ -146,8 +146,8 @@ def evaluate(
         outside = ~((values >= 0) & (values <= np.asarray(schedule.t_max) * (1 + 1e-6)))  # NaN too
         if outside.any():
             raise ValueError(
-                f"t = {float(values[outside].ravel()[0]):g} is outside of this schedule's times, "
-                f"[0, {schedule.t_max:g}]; t = 0 is the data"
+                f"t = {float(values[outside].ravel()[0]):g} lies outside the times of this schedule, [0, "
+                f"{schedule.t_max:g}]; t = 0 is the data"
             )
     if t.ndim == 0 and x_t.ndim > 0:
         t = jnp.broadcast_to(t, x_t.shape[:1])
@@ -170,10 +170,10 @@ def read_output(output: Any, x: Array, channels: int = 1) -> Array:
     """
     shape = x.shape if channels == 1 else (*x.shape[:-1], channels * x.shape[-1])
     if getattr(output, "shape", None) != shape:
-        reason = "that of x" if channels == 1 else f"{channels} times its channels"
+        reason = "as x has" if channels == 1 else f"{channels} times its channels"
         raise ValueError(
-            f"the network returned {described(output)}, for x of shape {x.shape}; its output needs the "
-            f"shape {shape}, {reason}"
+            f"the network returned {described(output)}, for x of shape {x.shape}; its output must have the shape "
+            f"{shape}, {reason}"
         )
     return output.astype(jnp.promote_types(output.dtype, jnp.float32))
 
@@ -196,13 +196,13 @@ def checked(denoise: Denoiser) -> Denoiser:
             if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
                 raise  # the error arose inside the denoiser; otherwise the denoiser takes other arguments
             raise TypeError(
-                f"a denoiser is called as denoise(x_t, t), and this one refused: {error}; {advice}"
+                f"a denoiser is called as denoise(x_t, t), but this one raised: {error}; {advice}"
             ) from None
         require(prediction, Prediction, "what a denoiser returns", f"a Prediction(x0, eps); {advice}")
         for name, part in zip(("x0", "eps"), prediction[:2]):
             if jnp.shape(part) != x_t.shape:
                 raise ValueError(
-                    f"the {name} of a denoiser must have the shape of x_t, {x_t.shape}, and has {jnp.shape(part)}"
+                    f"the {name} of a denoiser must have the shape of x_t, {x_t.shape}; got {jnp.shape(part)}"
                 )
         return prediction
 

@@ -41,8 +41,8 @@ def atoms_and_distances(
     """
     if not (weight >= 0 and 0 < until <= 1 and near > 0 and least > 0):
         raise ValueError(
-            f"atoms_and_distances: weight = {weight} must not be negative, until = {until} be in (0, 1], and near = "
-            f"{near} and least = {least} be positive"
+            f"atoms_and_distances: weight = {weight}, until = {until}, near = {near}, least = {least}. Valid: weight "
+            "at least 0, until in (0, 1], near and least positive"
         )
 
     def loss(guess: Array, x_0: Array, t: Array) -> Array:

@@ -48,7 +48,7 @@ def frames_of(atoms: ArrayLike) -> Array:
     """
     atoms = jnp.asarray(atoms)
     if atoms.ndim < 3 or atoms.shape[-2:] != (3, 3):
-        raise ValueError(f"atoms have the shape [..., n, 3, 3] of N, CA, C; got {list(atoms.shape)}")
+        raise ValueError(f"atoms must have the shape [..., n, 3, 3], for N, CA and C; got {list(atoms.shape)}")
     n, ca, c = (atoms[..., i, :] for i in range(3))
     e_1 = _unit(c - ca)
     across = n - ca - e_1 * jnp.sum(e_1 * (n - ca), -1, keepdims=True)
@@ -57,7 +57,7 @@ def frames_of(atoms: ArrayLike) -> Array:
         if not np.all(size > LEAST):
             at = np.argwhere(~(size > LEAST))[0]
             raise ValueError(
-                f"residue {int(at[-1]) + 1} has no frame: its N, CA and C must be there, and span a plane; got "
+                f"residue {int(at[-1]) + 1} has no frame, because its N, CA and C must exist and span a plane; got "
                 f"{np.round(np.asarray(atoms[tuple(at)]), 3).tolist()}"
             )
     e_2 = _unit(across)
@@ -95,7 +95,7 @@ def with_oxygen(atoms: ArrayLike) -> Array:
     """
     atoms = jnp.asarray(atoms)
     if atoms.shape[-3] < 2:
-        raise ValueError("the oxygen of a residue is placed by the residue after it; a chain needs two at least")
+        raise ValueError("the oxygen of a residue is placed from the next residue, so a chain needs at least two")
     n, ca, c = (atoms[..., i, :] for i in range(3))
     psi = dihedral(n[..., :-1, :], ca[..., :-1, :], c[..., :-1, :], n[..., 1:, :])
     psi = jnp.concatenate([psi, psi[..., -1:]], -1)

@@ -33,18 +33,19 @@ def save(path: str | os.PathLike, atoms: np.ndarray, residue: str = "GLY") -> No
         raise ValueError(f"residue = {residue!r}. Valid: one to three ASCII letters and digits, such as 'GLY'")
     atoms = np.asarray(atoms, np.float64)
     if atoms.ndim != 3 or atoms.shape[1:] != (len(ATOMS), 3) or not len(atoms):
-        raise ValueError(f"a chain has the shape [n, 4, 3] of N, CA, C, O; got {list(atoms.shape)}")
+        raise ValueError(f"a chain must have the shape [n, 4, 3], for N, CA, C and O; got {list(atoms.shape)}")
     if len(atoms) > MOST_RESIDUES:
         raise ValueError(
-            f"a PDB file numbers residues in four columns, at most {MOST_RESIDUES}; the chain has {len(atoms)}"
+            f"a PDB file numbers residues in four columns. Valid: at most {MOST_RESIDUES} residues; the chain has "
+            f"{len(atoms)}"
         )
     rounded = np.round(atoms, 3)
     inside = (rounded >= RANGE[0]) & (rounded <= RANGE[1])
     if not inside.all():
         residue_number, atom, axis = np.argwhere(~inside)[0]
         raise ValueError(
-            f"a PDB file has coordinates from {RANGE[0]} to {RANGE[1]} Angstrom; {'xyz'[axis]} of {ATOMS[atom]} in "
-            f"residue {residue_number + 1} is {atoms[residue_number, atom, axis]:g}"
+            f"a PDB file holds coordinates from {RANGE[0]} to {RANGE[1]} Angstrom, but {'xyz'[axis]} of {ATOMS[atom]} "
+            f"in residue {residue_number + 1} is {atoms[residue_number, atom, axis]:g}"
         )
     lines = []
     for i, positions in enumerate(atoms):
@@ -75,7 +76,8 @@ def load(path: str | os.PathLike) -> np.ndarray:
     path = pathlib.Path(path)
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(
-            f"{path} has {path.stat().st_size} bytes; a chain of {MOST_RESIDUES} residues has {MOST_BYTES} at most"
+            f"{path} has {path.stat().st_size} bytes. Valid: at most {MOST_BYTES}, for a chain of {MOST_RESIDUES} "
+            "residues"
         )
     text = opener.read(path, most=MOST_BYTES).decode("ascii", "replace")
     atoms_by_residue: dict[
@@ -93,7 +95,7 @@ def load(path: str | os.PathLike) -> np.ndarray:
         except ValueError:
             residue, position = (0, ""), [math.nan]
         if len(line) < COORDINATES_END or not np.isfinite(position).all():
-            raise ValueError(f"{path}, line {number}: columns 23-26 and 31-54 are finite numbers; got {line!r}")
+            raise ValueError(f"{path}, line {number}: columns 23-26 and 31-54 must be finite numbers; got {line!r}")
         chain = line[21] if chain is None else chain
         if line[21] != chain:
             break
@@ -108,6 +110,6 @@ def load(path: str | os.PathLike) -> np.ndarray:
         if missing := [name for name in ATOMS if name not in atoms_by_residue[residue]]:
             called = f"{residue[0]}{residue[1]}"
             raise ValueError(
-                f"{path}: residue {called} of chain {chain} lacks {', '.join(missing)}; a chain has no gaps"
+                f"{path}: residue {called} of chain {chain} lacks {', '.join(missing)}; a chain must have no gaps"
             )
     return np.array([[atoms_by_residue[residue][name] for name in ATOMS] for residue in residues])

@@ -78,14 +78,13 @@ def adaptive(
     for name, t in (("t_start", t_start), ("t_end", t_end)):
         if not schedule.t_min <= t <= schedule.t_max:
             raise ValueError(
-                f"adaptive: {name} = {t} must be in [{schedule.t_min:g}, {schedule.t_max:g}], where the "
-                "schedule is defined"
+                f"adaptive: {name} = {t} must be in [{schedule.t_min:g}, {schedule.t_max:g}], the times of the schedule"
             )
     if t_start == t_end:
-        raise ValueError(f"adaptive: t_start and t_end are both {t_end}")
+        raise ValueError(f"adaptive: t_start and t_end are both {t_end}; they must differ")
     concrete = [tolerance for tolerance in (rtol, atol) if not isinstance(tolerance, Tracer)]
     if not (all(np.all(np.asarray(tolerance) > 0) for tolerance in concrete) and most >= 1):
-        raise ValueError(f"adaptive: need rtol > 0, atol > 0 and most >= 1; got {rtol}, {atol} and {most}")
+        raise ValueError(f"adaptive: valid are rtol > 0, atol > 0 and most >= 1; got {rtol}, {atol} and {most}")
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     start = jnp.asarray(t_start, x.dtype)
     end = jnp.asarray(t_end, x.dtype)

@@ -32,7 +32,7 @@ def clipped(sampler: AnySampler, largest: float = 1.0, keeps_eps: bool = True) -
         ValueError: if largest is not positive.
     """
     if not largest > 0:
-        raise ValueError(f"clipped: largest = {largest} must be positive; 1 is the range of pictures")
+        raise ValueError(f"clipped: largest = {largest} must be positive; 1 for pictures")
 
     def step(state, denoise, schedule, plan, i, noise):
         def within(x, t, *s) -> Any:

@@ -50,8 +50,8 @@ def ddpm(variance: str = "small", error: Callable[[Array], Array] | None = None)
         raise ValueError(f"ddpm: unknown variance {variance!r}; valid are {', '.join(VARIANCES)}")
     if (variance == "analytic") != (error is not None):
         raise ValueError(
-            f"ddpm: variance={variance!r} and error={error!r}; 'analytic' needs an error as a function of "
-            "the log-SNR, such as samplers.denoising_error(...); the other variances take none"
+            f"ddpm: variance={variance!r} and error={error!r}. Valid: with 'analytic' an error as a function of the "
+            "log-SNR, such as samplers.denoising_error(...); with the other variances none"
         )
 
     def step(state, denoise, schedule, plan, i, noise):

@@ -53,7 +53,9 @@ def dpmpp_2s(middle: str = "log-SNR", lower_order_final: bool = False) -> Sample
     if middle == "grid":
         return _on_the_grid(lower_order_final)
     if lower_order_final:
-        raise ValueError("dpmpp_2s: lower_order_final needs middle='grid'; with 'log-SNR' every step is whole")
+        raise ValueError(
+            "dpmpp_2s: lower_order_final needs middle='grid', because with 'log-SNR' every step has full order"
+        )
 
     def step(state, denoise, schedule, plan, i, noise):
         t = plan.t[i]

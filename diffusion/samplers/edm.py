@@ -42,7 +42,10 @@ def edm(s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_n
     if not s_churn >= 0:
         raise ValueError(f"edm: s_churn = {s_churn} must not be negative; 0 is deterministic")
     if not s_tmin <= s_tmax:
-        raise ValueError(f"edm: the range of sigma / alpha in which noise is added, {s_tmin} to {s_tmax}, is empty")
+        raise ValueError(
+            f"edm: s_tmin = {s_tmin} and s_tmax = {s_tmax} leave no sigma / alpha at which noise is added. Valid: "
+            "s_tmin below s_tmax"
+        )
 
     def churn(schedule, t, x, steps, z):
         """x_hat, t_hat and log(r_hat / r_t)."""

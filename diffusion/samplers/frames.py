@@ -34,15 +34,15 @@ def per_frame(sampler: Sampler) -> Sampler:
     """
     if sampler.nfe(3) != 3:
         raise ValueError(
-            "per_frame takes samplers that evaluate the network once in a step, such as ddim(); this one needs "
+            "per_frame takes samplers that evaluate the network once in each step, such as ddim(); this one needs "
             f"{sampler.nfe(3)} evaluations for 3 steps"
         )
 
     def init(x, schedule, plan):
         if not isinstance(sampler.init(x, schedule, plan), State):
             raise ValueError(
-                "per_frame takes samplers without a history, such as ddim(), because a frame that rests "
-                "adds nothing to a history"
+                "per_frame takes samplers without a history, such as ddim(), because a frame that rests has nothing "
+                "to add to a history"
             )
         return start(x, schedule, plan)
 

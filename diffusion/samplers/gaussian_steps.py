@@ -29,14 +29,14 @@ def check_gaussian(user: str, sampler: Sampler, schedule: NoiseSchedule, x: Arra
     state = jax.eval_shape(lambda x: sampler.init(x, schedule, plan), x)
     if sampler.draws != 1 or sampler.nfe(steps) != steps or type(state) is not State:
         raise ValueError(
-            f"{user} each step by the Gaussian that it draws from, and this sampler has no such step: it "
-            f"draws {sampler.draws} noise arrays, takes {sampler.nfe(steps)} evaluations in {steps} steps, and its "
-            f"state is a {type(state).__name__}. Valid: a sampler with one draw and one evaluation a step and without "
+            f"{user} each step by the Gaussian from which it is drawn, and this sampler has no such step: it draws "
+            f"{sampler.draws} noise arrays, takes {sampler.nfe(steps)} evaluations in {steps} steps, and its state is "
+            f"a {type(state).__name__}. Valid: a sampler with one draw and one evaluation in each step and without "
             "history, such as samplers.ddpm()"
         )
     if plan.solved != steps:
         raise ValueError(
-            f"{user.split()[0]} takes a plan whose steps all go toward the data, and this plan has steps that renoise"
+            f"{user.split()[0]} takes a plan whose steps all go toward the data, but this plan has steps that renoise"
         )
 
 

@@ -49,13 +49,13 @@ def ddim_inversion(iterations: int = 1, clip: float | None = None) -> Sampler:
     if iterations < 1:
         raise ValueError(f"ddim_inversion: iterations = {iterations} must be at least 1")
     if clip is not None and not clip > 0:
-        raise ValueError(f"ddim_inversion: clip = {clip} must be positive, or None for no bound (1 for pictures)")
+        raise ValueError(f"ddim_inversion: clip = {clip} must be positive (1 for pictures), or None for no bound")
 
     def init(x, schedule, plan):
         if not isinstance(plan.s, Tracer):
             if not np.all(np.asarray(plan.s) > np.asarray(plan.t)):
                 raise ValueError(
-                    "ddim_inversion goes from data to noise: it needs a plan that goes up, such as "
+                    "ddim_inversion goes from data to noise, so it needs a plan with increasing times, such as "
                     "timesteps.plan(grid[::-1])"
                 )
             _check_alpha("ddim_inversion", schedule, plan.s)
@@ -191,7 +191,7 @@ def bdia(
     grid = np.asarray(grid)
     ways = np.sign(np.diff(grid))
     if grid.ndim != 1 or grid.size < 3 or not (ways == ways[0]).all() or ways[0] == 0:
-        raise ValueError(f"bdia: the grid must be at least three times that all decrease or all increase; got {grid}")
+        raise ValueError(f"bdia: the grid must have at least three times, all decreasing or all increasing; got {grid}")
     back = gamma if ways[0] < 0 else 1 / gamma
     first, second = (a.astype(jnp.promote_types(a.dtype, jnp.float32)) for a in pair)
 
@@ -213,4 +213,6 @@ def _check_alpha(name: str, schedule: NoiseSchedule, times: ArrayLike) -> None:
         vanishes = np.asarray(schedule.alpha(jnp.asarray(times)) <= 0)
     if vanishes.any():
         t = np.asarray(times)[vanishes][0]
-        raise ValueError(f"{name} divides by alpha, which is 0 at t = {t:g} of this schedule; end the plan below it")
+        raise ValueError(
+            f"{name} divides by alpha, which is 0 at t = {t:g} of this schedule. Use a plan that ends below this time"
+        )

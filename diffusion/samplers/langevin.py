@@ -75,7 +75,7 @@ def predictor_corrector(
         raise ValueError(f"predictor_corrector: snr = {snr} must be positive (0.16 in the paper)")
     if corrections < 1:
         raise ValueError(
-            f"predictor_corrector: corrections = {corrections} must be at least 1; without them use the "
+            f"predictor_corrector: corrections = {corrections} must be at least 1; without corrections use the "
             "predictor itself"
         )
     if step_size not in STEP_SIZES:

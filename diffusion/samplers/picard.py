@@ -95,7 +95,7 @@ def picard(
     if not isinstance(tolerance, Tracer) and not np.all(np.asarray(tolerance) >= 0):
         raise ValueError(f"picard: tolerance = {tolerance} must not be negative")
     if not isinstance(plan.renoise, Tracer) and np.any(plan.renoise):
-        raise ValueError("picard: this plan adds noise on the way (renoise); only `sample` takes such plans")
+        raise ValueError("picard: this plan adds noise during the trajectory (renoise), which only `sample` supports")
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     plan = Plan(jnp.asarray(plan.t, x.dtype), jnp.asarray(plan.s, x.dtype), jnp.asarray(plan.renoise))
     radii = jnp.stack([probability_flow.radius(leaf, plan.s) for leaf in leaf_schedules(schedule)]).min(axis=0)

@@ -58,21 +58,21 @@ def restart_plan(schedule: NoiseSchedule, grid: ArrayLike, restarts: Sequence[Re
         ratios = np.asarray(np.exp(-np.asarray(schedule.log_snr(grid), np.float64) / 2))
         highest = float(np.exp(-np.float64(schedule.log_snr(schedule.t_max)) / 2))
     if grid.size < 3:
-        raise ValueError("restart_plan: the grid has no time between its ends to restart from; use two steps or more")
+        raise ValueError("restart_plan: the grid has no time between its ends to restart from. Use at least two steps")
     at = {}
     for restart in (Restart(*values) for values in restarts):
         if not 0 < restart.sigma_min < restart.sigma_max <= highest * (1 + 1e-5):
             raise ValueError(
-                f"restart_plan: {restart} needs 0 < sigma_min < sigma_max <= {highest:g}, the schedule's "
-                "sigma / alpha at t_max"
+                f"restart_plan: {restart} must satisfy 0 < sigma_min < sigma_max <= {highest:g}, the schedule's sigma "
+                "/ alpha at t_max"
             )
         if restart.steps < 1 or restart.repeats < 1:
             raise ValueError(f"restart_plan: {restart} needs at least one step and one repeat")
         j = 1 + int(np.argmin(np.abs(ratios[1:-1] - restart.sigma_min)))
         if j in at or not ratios[j] < restart.sigma_max:
             raise ValueError(
-                f"restart_plan: {restart} falls on the grid's time with sigma / alpha = {ratios[j]:g}, "
-                "which another restart has or which is not below its sigma_max; use a finer grid"
+                f"restart_plan: {restart} falls on the grid's time with sigma / alpha = {ratios[j]:g}, which another "
+                "restart already uses, or which is not below its own sigma_max. Use a finer grid"
             )
         at[j] = restart
 

@@ -340,8 +340,8 @@ def check_arguments(sampler: Sampler, denoise: Any, schedule: NoiseSchedule, pla
     check_taken(sampler, denoise)
     if schedule.leaves and (sampler.frames or isinstance(denoise, Memory)):
         raise ValueError(
-            "leaves that have a schedule each take one time for all frames, and a guidance without memory. Valid: "
-            "a sampler without per_frame, and e.g. adaptive_projected(momentum=0)"
+            "leaves with a schedule each take one time for all frames, and no guidance with memory. Valid: a sampler "
+            "without per_frame, and e.g. adaptive_projected(momentum=0)"
         )
 
 
@@ -349,10 +349,10 @@ def check_plan(sampler: Sampler, plan: Plan) -> None:
     """Refuses a plan with a time per frame for a sampler with one time, and the reverse."""
     if sampler.frames != (jnp.ndim(plan.t) == 2):
         raise ValueError(
-            "the sampler takes every frame along times of its own, and the plan has one time for all. Valid: a plan "
-            "with t and s [N, F], as staggered makes it"
+            "the sampler needs a time for each frame, but the plan has one time for all. Valid: a plan with t and s "
+            "[N, F], as staggered makes it"
             if sampler.frames
-            else "the plan has a time for each frame, and the sampler one for all. Valid: per_frame of it"
+            else "the plan has a time for each frame, but the sampler takes one time for all. Valid: per_frame(sampler)"
         )
 
 
@@ -413,7 +413,7 @@ def check_taken(sampler: Sampler, denoise: Any) -> None:
         advice = "a network becomes a denoiser by parameterizations.denoiser(network, schedule, parameterization)"
     name = getattr(denoise, "__name__", None)
     came = described(denoise) if name is None else f"the function {name}"
-    raise TypeError(f"the sampler takes {taken}, and got {came}; {advice}")
+    raise TypeError(f"the sampler takes {taken}, but got {came}; {advice}")
 
 
 def keys_of_step(keys: Array, i: ArrayLike) -> Array:

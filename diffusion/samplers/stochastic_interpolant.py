@@ -58,13 +58,13 @@ def interpolant_sde(w: str | Diffusion = "sigma", scale: float = 1.0, last: str 
     """
     if isinstance(w, str) and w not in DIFFUSIONS:
         raise ValueError(
-            f"interpolant_sde: unknown diffusion {w!r}; valid are {', '.join(DIFFUSIONS)}, or a function "
-            "(schedule, t) -> w"
+            f"interpolant_sde: unknown diffusion {w!r}. Valid: {', '.join(DIFFUSIONS)}, or a function (schedule, t) "
+            "-> w"
         )
     if not scale >= 0:
         raise ValueError(f"interpolant_sde: scale = {scale} must not be negative")
     if last not in ("tweedie", "mean"):
-        raise ValueError(f"interpolant_sde: last = {last!r}; valid are 'tweedie' and 'mean'")
+        raise ValueError(f"interpolant_sde: last = {last!r}. Valid: 'tweedie', 'mean'")
     diffusion = DIFFUSIONS[w] if isinstance(w, str) else w
 
     def step(state, denoise, schedule, plan, i, noise):

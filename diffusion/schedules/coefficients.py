@@ -46,7 +46,9 @@ def from_alpha_sigma(alpha: Coefficient, sigma: Coefficient, t_min: float | None
     """
     for name, function in (("alpha", alpha), ("sigma", sigma)):
         if not callable(function):
-            raise TypeError(f"from_alpha_sigma: {name} must be a function of t, as lambda t: 1 - t; got {function!r}")
+            raise TypeError(
+                f"from_alpha_sigma: {name} must be a function of t, such as lambda t: 1 - t; got {function!r}"
+            )
     a, s = _values(alpha, sigma, np.linspace(0, 1, 257))
     reaches = bool(a is not None and abs(a[0] - 1) < 1e-6 and s[0] == 0)
     vanishes = bool(a is not None and a[-1] < 1e-6)
@@ -105,8 +107,8 @@ def _values(alpha: Coefficient, sigma: Coefficient, times: np.ndarray) -> tuple:
     for name, value in zip(("alpha", "sigma"), values, strict=True):
         if jnp.shape(value) != times.shape:
             raise ValueError(
-                f"from_alpha_sigma: {name} of times of shape {times.shape} has the shape "
-                f"{jnp.shape(value)}; it must be elementwise, with jnp.ones_like(t) for a constant"
+                f"from_alpha_sigma: for times of shape {times.shape}, {name} has the shape {jnp.shape(value)}. It "
+                "must be elementwise; write a constant as jnp.ones_like(t)"
             )
     if any(isinstance(value, Tracer) for value in values):
         return None, None
@@ -121,14 +123,14 @@ def _values(alpha: Coefficient, sigma: Coefficient, times: np.ndarray) -> tuple:
         and s[0] >= 0
     ):
         raise ValueError(
-            "from_alpha_sigma: needs finite coefficients with 0 < alpha <= 1 and sigma > 0 inside (0, 1); "
-            f"alpha goes from {a[0]:g} to {a[-1]:g} and sigma from {s[0]:g} to {s[-1]:g}"
+            "from_alpha_sigma: the coefficients must be finite, with 0 < alpha <= 1 and sigma > 0 inside (0, 1); here "
+            f"alpha goes from {a[0]:g} to {a[-1]:g}, and sigma from {s[0]:g} to {s[-1]:g}"
         )
     ratio = s[:-1] / a[:-1]
     if not (np.diff(ratio) > 0).all():
         i = int(np.argmin(np.diff(ratio) > 0))
         raise ValueError(
-            f"from_alpha_sigma: sigma / alpha must grow with t, from the data at t = 0; it goes from "
+            "from_alpha_sigma: sigma / alpha must grow with t, from the data at t = 0; here it goes from "
             f"{ratio[i]:g} at t = {times[i]:g} to {ratio[i + 1]:g} at t = {times[i + 1]:g}"
         )
     return a, s

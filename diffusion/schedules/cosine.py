@@ -88,8 +88,8 @@ def sigmoid(start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> NoiseSch
     """
     if not (tau > 0 and 0 < (end - start) / tau <= 80):
         raise ValueError(
-            f"sigmoid schedule: start = {start}, end = {end}, tau = {tau}; it needs tau > 0 and "
-            "0 < (end - start) / tau <= 80 (-3, 3 and 1 in the paper)"
+            f"sigmoid schedule: start = {start}, end = {end}, tau = {tau}. Valid: tau > 0 and 0 < (end - start) / tau "
+            "<= 80 (-3, 3 and 1 in the paper)"
         )
     first = start / tau
     last = end / tau

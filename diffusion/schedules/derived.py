@@ -95,7 +95,7 @@ def interpolated(schedule: NoiseSchedule, first: float, last: float) -> NoiseSch
         ValueError: if first or last is out of range.
     """
     if not 0 < first <= last < math.inf:
-        raise ValueError(f"interpolated: first = {first}, last = {last}: must be positive, and first at most last")
+        raise ValueError(f"interpolated: first = {first} and last = {last} must be positive, with first <= last")
     if schedule.leaves:
         return _each(schedule, lambda leaf: interpolated(leaf, first, last))
     growth = math.log(last / first)
@@ -176,8 +176,8 @@ def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
         return _each(schedule, zero_terminal_snr)
     if not preserves_variance(schedule):
         raise ValueError(
-            "zero_terminal_snr rescales alpha and takes sigma = sqrt(1 - alpha^2): it is defined for "
-            "schedules that preserve the variance (linear_beta, scaled_linear, variance_preserving, ...)"
+            "zero_terminal_snr rescales alpha and sets sigma = sqrt(1 - alpha^2), so it needs a schedule that "
+            "preserves the variance (linear_beta, scaled_linear, variance_preserving, ...)"
         )
 
     def constants(t):

@@ -127,5 +127,5 @@ def from_betas(betas: np.ndarray) -> NoiseSchedule:
 
 def _at_least_one_step(T: int) -> int:
     if T < 1:
-        raise ValueError(f"T = {T}: a discrete process has at least one step")
+        raise ValueError(f"T = {T}: a discrete process needs at least one step")
     return T

@@ -44,7 +44,10 @@ def per_leaf(schedules: Any, shape: Any) -> NoiseSchedule:
         check_schedule(leaf)
     expected = jax.tree.structure(shape, is_leaf=is_shape)
     if structure != expected:
-        raise ValueError(f"per_leaf: the schedules are {structure}, and the shapes {expected}; give one for each leaf")
+        raise ValueError(
+            f"per_leaf: the schedules have the structure {structure}, but the shapes {expected}; give one schedule "
+            "for each leaf"
+        )
     return joined(list(zip(sizes, leaves)))
 
 
@@ -53,14 +56,14 @@ def joined(own: Sequence[tuple[int, NoiseSchedule]]) -> NoiseSchedule:
     sizes, leaves = zip(*own)
     if any(leaf.trained is not None for leaf in leaves):
         raise ValueError(
-            "per_leaf: a leaf's schedule trains with the model, and that of a pytree does not. Valid: schedules "
-            "without `trained`"
+            "per_leaf: a leaf has a schedule that trains with the model, which is not supported for pytrees. Valid: "
+            "schedules without `trained`"
         )
     ends = sorted({leaf.t_max for leaf in leaves})
     if len(ends) > 1:
         raise ValueError(
-            f"per_leaf: the schedules end at t = {ends[0]:g} and {ends[-1]:g}; all leaves share one time. Valid: "
-            f"schedules of one t_max; lower the larger, schedule._replace(t_max={ends[0]:g})"
+            f"per_leaf: the schedules end at t = {ends[0]:g} and {ends[-1]:g}, but all leaves share one time. Valid: "
+            f"schedules with the same t_max; lower the larger one by schedule._replace(t_max={ends[0]:g})"
         )
     dims = sum(sizes)
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
@@ -105,6 +108,6 @@ def _of_each(t: ArrayLike, dims: int, values: bool = False) -> Array:
     if t.ndim and (t.shape[-1] not in (1, dims) or (t.ndim == 1 and not values)):
         raise ValueError(
             f"a schedule of leaves takes a time for each of the {dims} numbers, t [B, {dims}], or one for all, [] or "
-            f"[B, 1]; got {t.shape}. schedules.at_each makes the former of times [B]"
+            f"[B, 1]; got {t.shape}. schedules.at_each turns times [B] into times for each number"
         )
     return jnp.broadcast_to(t, (*t.shape[:-1], dims))

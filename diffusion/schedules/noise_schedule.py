@@ -95,8 +95,8 @@ def left_broadcast(t: ArrayLike, x: Array) -> Array:
     t = jnp.asarray(t)
     if t.shape != x.shape[: t.ndim]:
         raise ValueError(
-            f"the shape of t, {t.shape}, is not a prefix of the shape of x, {x.shape}; "
-            "pass one time for all ([]), one an example ([B]) or one a frame ([B, F])"
+            f"the shape of t, {t.shape}, is not a prefix of the shape of x, {x.shape}. Pass one time for all ([]), "
+            "for each example ([B]) or for each frame ([B, F])"
         )
     return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
 

@@ -246,12 +246,17 @@ class Sound(NamedTuple):
         if not self.shaped:
             return waveform
         if levels is None:
-            raise ValueError("shaped clips are flattened by their levels: no waveform without them")
+            raise ValueError(
+                "the spectra of shaped clips were divided by their levels, so the levels are needed to return a "
+                "waveform"
+            )
         return shaping.shaped(waveform, levels, self.sample_rate, self.window)
 
     def _pitch(self, condition: Any) -> np.ndarray:
         if not isinstance(condition, Mapping) or "vector" not in condition:
-            raise ValueError("this form needs the pitch of each clip: a condition by Sound.pitch_condition(pitch)")
+            raise ValueError(
+                "this form needs the pitch of each clip. Pass the condition that Sound.pitch_condition(pitch) makes"
+            )
         return CONCERT_PITCH * 2 ** np.asarray(condition["vector"], np.float64)[..., 0]
 
     @property
@@ -273,29 +278,28 @@ class Sound(NamedTuple):
             )
         if self.length > LONGEST:
             raise ValueError(
-                f"length = {self.length}: a clip of {self.length / self.sample_rate:.0f} s at {self.sample_rate} Hz is "
-                f"{4 * self.length / 2**30:.1f} GiB, and one may have {4 * LONGEST / 2**30:.2f} GiB. Valid: up to "
-                f"{LONGEST} samples; cut it into shorter clips"
+                f"length = {self.length}: a clip of {self.length / self.sample_rate:.0f} s at {self.sample_rate} Hz "
+                f"has {4 * self.length / 2**30:.1f} GiB. Valid: up to {LONGEST} samples "
+                f"({4 * LONGEST / 2**30:.2f} GiB); cut it into shorter clips"
             )
         if self.length % self.form.block:
-            raise ValueError(
-                f"length = {self.length} is no whole number of steps of {self.form.block} samples. Valid: a multiple"
-            )
+            raise ValueError(f"length = {self.length} is not a multiple of {self.form.block}, the samples of one step")
         if self.mels:
             self.levels(np.zeros(max(self.hop, 1), np.float32))  # refuses a hop, a window and bands that do not fit
             if self.length % self.hop:
-                raise ValueError(
-                    f"length = {self.length} is no whole number of hops of {self.hop} samples. Valid: a multiple"
-                )
+                raise ValueError(f"length = {self.length} is not a multiple of hop = {self.hop}")
         if self.form.by_frequency and (self.shaped or self.mels == 1):
             raise ValueError(
-                f"shaped = {self.shaped}, mels = {self.mels}: examples along frequency are not flattened, and their "
-                "levels lie between bands. Valid: shaped = False, and no bands or at least 2"
+                f"shaped = {self.shaped}, mels = {self.mels}: examples along frequency cannot be divided by levels, "
+                "because their levels are interpolated between bands. Valid: shaped = False, and no bands or at least "
+                "2"
             )
         if self.shaped and not self.can_shape:
             raise ValueError(
-                f"shaped: mels = {self.mels} must be at least 2, half of window = {self.window} even, a multiple of "
-                f"hop = {self.hop}, and divide length = {self.length}"
+                f"shaped: mels = {self.mels} must be at least 2, and half of window = {self.window} must be even, a "
+                f"multiple of hop = {self.hop}, and a divisor of length = {self.length}"
             )
         if self.form.pitched and self.mels:
-            raise ValueError(f"mels = {self.mels}: clips of a pitch have it as their condition. Valid: mels = 0")
+            raise ValueError(
+                f"mels = {self.mels}: clips with a pitch already have it as their condition. Valid: mels = 0"
+            )

@@ -45,7 +45,9 @@ def harmonic_amplitudes(waveform: Any, pitch: Any, sample_rate: int, harmonics: 
     """
     waveform = np.asarray(waveform, np.float64)
     if hop < 2 or hop % 2 or waveform.shape[-1] % hop or not waveform.shape[-1]:
-        raise ValueError(f"hop = {hop} and {waveform.shape[-1]} samples. Valid: an even hop, and a multiple of it")
+        raise ValueError(
+            f"hop = {hop} with {waveform.shape[-1]} samples. Valid: an even hop, and a multiple of hop samples"
+        )
     borders = [(0, 0)] * (waveform.ndim - 1) + [(hop // 2, hop // 2)]
     blocks = np.pad(waveform, borders).reshape(*waveform.shape[:-1], -1, hop)
     frames = np.concatenate([blocks[..., :-1, :], blocks[..., 1:, :]], -1)

@@ -71,7 +71,8 @@ def mdct(waveform: Any, window: np.ndarray) -> Any:
     bins, inside, outside, basis = _parts(window, waveform)
     if waveform.shape[-1] % bins or not waveform.shape[-1]:
         raise ValueError(
-            f"{waveform.shape[-1]} samples are no whole number of blocks of {bins}. Valid: a multiple of {bins}"
+            f"{waveform.shape[-1]} samples are not a multiple of {bins}, the bins of a block. Valid: a multiple of "
+            f"{bins}"
         )
     x = waveform.reshape(*waveform.shape[:-1], -1, bins)
     # At the boundary of two blocks, samples at equal distances are rotated; the cosine of the angle is w inside.
@@ -96,7 +97,9 @@ def imdct(spectrum: Any, window: np.ndarray) -> Any:
     """
     bins, inside, outside, basis = _parts(window, spectrum)
     if spectrum.ndim < 2 or spectrum.shape[-1] != bins:
-        raise ValueError(f"a spectrum of shape {spectrum.shape}. Valid: [..., F, {bins}], by the window")
+        raise ValueError(
+            f"the spectrum has the shape {spectrum.shape}, which does not fit the window. Valid: [..., F, {bins}]"
+        )
     with jax.default_matmul_precision("highest"):
         x = spectrum @ basis.T
     before, after = x[..., :-1, : bins // 2 - 1 : -1], x[..., 1:, : bins // 2]
@@ -118,10 +121,10 @@ def _parts(window: np.ndarray, of: Any) -> tuple[int, np.ndarray, np.ndarray, np
     window = np.asarray(window, np.float64)
     bins = len(window) // 2
     if window.shape != (2 * bins,) or bins % 2 or not bins:
-        raise ValueError(f"a window of shape {window.shape}. Valid: [2 N] with N even")
+        raise ValueError(f"the window has the shape {window.shape}. Valid: [2 N] with N even")
     halves = window[:bins], window[bins:]
     if np.abs(halves[0] ** 2 + halves[1] ** 2 - 1).max() > 1e-6 or np.abs(window - window[::-1]).max() > 1e-6:
-        raise ValueError("the window does not meet w_n^2 + w_(n + N)^2 = 1 and w_(2 N - 1 - n) = w_n")
+        raise ValueError("the window must satisfy w_n^2 + w_(n + N)^2 = 1 and w_(2 N - 1 - n) = w_n")
     dtype = of.dtype if of.dtype.kind == "f" else np.float32
     inside, outside = window[bins // 2 : bins], window[: bins // 2][::-1]
     return bins, inside.astype(dtype), outside.astype(dtype), _basis(bins).astype(dtype)

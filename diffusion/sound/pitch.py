@@ -37,8 +37,8 @@ def yin(waveform: np.ndarray, sample_rate: int, lowest: float = 70.0, highest: f
     shortest = int(sample_rate / max(highest, 1e-9))
     if not 0 < lowest < highest <= sample_rate / 4 or longest > half:
         raise ValueError(
-            f"lowest = {lowest}, highest = {highest}. Valid: 0 < lowest < highest, at most a quarter of sample_rate = "
-            f"{sample_rate}, and two periods of the lowest within {len(x)} samples"
+            f"lowest = {lowest}, highest = {highest}. Valid: 0 < lowest < highest <= sample_rate / 4 with sample_rate "
+            f"= {sample_rate}, and two periods of the lowest pitch within {len(x)} samples"
         )
     lags = np.arange(longest)
     products = np.array([x[:half] @ x[lag : lag + half] for lag in lags])

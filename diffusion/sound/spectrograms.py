@@ -32,7 +32,7 @@ def stft(waveform: Any, window: int, hop: int) -> Any:
     """
     _check(window, hop)
     if waveform.shape[-1] % hop or not waveform.shape[-1]:
-        raise ValueError(f"{waveform.shape[-1]} samples are no whole number of hops. Valid: a multiple of {hop}")
+        raise ValueError(f"{waveform.shape[-1]} samples are not a multiple of the hop. Valid: a multiple of {hop}")
     numerics = jnp if isinstance(waveform, jax.Array) else np
     border = (window - hop) // 2
     padded = numerics.pad(waveform, [(0, 0)] * (waveform.ndim - 1) + [(border, border)])
@@ -97,8 +97,8 @@ def mel_filters(mels: int, window: int, sample_rate: int) -> np.ndarray:
     filters = np.maximum(0, np.minimum(up, down))
     if not filters.any(0).all():
         raise ValueError(
-            f"mels = {mels} is too many for a window of {window} samples at {sample_rate} Hz: a band has no frequency. "
-            "Valid: fewer bands, or a longer window"
+            f"mels = {mels} is too many for a window of {window} samples at {sample_rate} Hz: some bands contain no "
+            "frequency. Valid: fewer bands, or a longer window"
         )
     filters.setflags(write=False)  # all callers share it
     return filters
@@ -192,4 +192,4 @@ def _dtype(waveform: Any) -> Any:
 
 def _check(window: int, hop: int) -> None:
     if hop < 1 or window <= hop or (window - hop) % 2 or window % 2:
-        raise ValueError(f"window = {window} and hop = {hop}. Valid: both even, and the window longer than the hop")
+        raise ValueError(f"window = {window} and hop = {hop}. Valid: both even, and window longer than hop")

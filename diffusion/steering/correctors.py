@@ -78,7 +78,7 @@ def corrected(
     exponents = tuple(map(float, exponents))
     total = math.fsum(exponents)
     if not total > 0:
-        raise ValueError(f"corrected: the exponents {exponents} must have a positive sum; it is {total:g}")
+        raise ValueError(f"corrected: the exponents {exponents} must have a positive sum, but it is {total:g}")
     sums_to_one = math.isclose(total, 1, abs_tol=1e-9)
     check(sampler, lambda x_t, t: combined(x_t, t)[0], schedule, x, plan, keys, number)
     with jax.ensure_compile_time_eval():
@@ -86,8 +86,8 @@ def corrected(
         vanished = begin <= 0
     if not sums_to_one and not isinstance(vanished, Tracer) and vanished:
         raise ValueError(
-            f"corrected: the exponents {exponents} sum to {total:g}, and the plan starts at alpha = 0, where only "
-            "exponents that sum to 1 have a density. Valid: a plan that starts where alpha > 0"
+            f"corrected: the exponents {exponents} sum to {total:g}, and the plan starts at alpha = 0, where there is "
+            "a density only if they sum to 1. Valid: a plan that starts where alpha > 0"
         )
     x, plan = prepared(x, plan)
     steps, dimensions = plan.t.shape[0], x[0].size

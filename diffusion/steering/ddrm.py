@@ -48,14 +48,14 @@ def ddrm(
     """
     if not (noise_std >= 0 and 0 <= eta <= 1 and 0 <= eta_b <= 1 and smallest >= 0):
         raise ValueError(
-            f"ddrm: noise_std = {noise_std} and smallest = {smallest} must be at least 0, eta = {eta} and eta_b = "
+            f"ddrm: noise_std = {noise_std} and smallest = {smallest} must be at least 0, and eta = {eta} and eta_b = "
             f"{eta_b} in [0, 1]"
         )
     filtered = measurement.filtered
     if filtered is None:
         raise ValueError(
-            "ddrm reads the singular values of the measurement, and this one has no `filtered`. Valid: those of "
-            "guidance.measurements, or a Measurement with the function"
+            "ddrm uses the singular values of the measurement, which this one does not offer (`filtered`). Valid: the "
+            "measurements of guidance.measurements, or a Measurement with this function"
         )
 
     def step(state, denoise, schedule, plan, i, noise):

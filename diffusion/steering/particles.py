@@ -73,7 +73,7 @@ def check(sampler: Sampler, denoise: Any, schedule: NoiseSchedule, x: Array, pla
     check_arguments(sampler, denoise, schedule, plan)
     check_start(x, keys)
     if number < 1 or x.shape[0] % number:
-        raise ValueError(f"number = {number} particles a group do not divide the {x.shape[0]} samples of x")
+        raise ValueError(f"number = {number} particles in a group do not divide the {x.shape[0]} samples of x")
     check_gaussian("steering weighs", sampler, schedule, x, plan)
 
 

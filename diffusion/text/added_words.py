@@ -23,7 +23,7 @@ def with_words(tokenizer: Tokenizer, words: Mapping[str, Sequence[int]]) -> Toke
     for word, ids in words.items():
         if not word or word.split() != [word] or not len(ids):
             raise ValueError(
-                f"the word {word!r} with {len(ids)} ids. Valid: a text without spaces, and at least one id"
+                f"the word {word!r} with {len(ids)} ids is not valid. Valid: a text without spaces, and at least one id"
             )
     if not words:
         return tokenizer

@@ -46,9 +46,9 @@ def learn(captions: Iterable[str], size: int) -> BytePairs:
     """
     captions = [checked(caption) for caption in captions]
     if size < LEAST:
-        raise ValueError(f"a vocabulary of {size} ids has no room for the bytes; valid: at least {LEAST}")
+        raise ValueError(f"a vocabulary of {size} ids has no room for all bytes. Valid: at least {LEAST}")
     if not captions:
-        raise ValueError("a vocabulary is learned from captions, and there are none")
+        raise ValueError("a vocabulary is learned from captions, but there are none")
     library = tokenizers.Tokenizer(models.BPE(end_of_word_suffix=END_OF_WORD))
     library.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     library.pre_tokenizer = pre_tokenizers.Sequence(
@@ -92,7 +92,7 @@ def write(folder: str | pathlib.Path, learned: BytePairs, length: int) -> None:
         ValueError: for a length that leaves no room.
     """
     if length < 3:
-        raise ValueError(f"length = {length} leaves no room for text between its start and its end")
+        raise ValueError(f"length = {length} leaves no room for text between the start and the end. Valid: at least 3")
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": length, "do_lower_case": True, **CLIP_SPECIAL}

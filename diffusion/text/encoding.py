@@ -163,8 +163,8 @@ def encode(
         if cut := read[-1].cut:
             cut = cut.removesuffix(behind) or cut
             warnings.warn(
-                f"the prompt {prompt[:30]!r} is longer than the {tokenizer.length} tokens of its encoder; "
-                f"left out: {cut!r}. windows=True reads all of it",
+                f"the prompt {prompt[:30]!r} is longer than the {tokenizer.length} tokens of its encoder; this part "
+                f"is left out: {cut!r}. To encode all of it, set windows=True",
                 stacklevel=2,
             )
     count = max(len(one.rows) for one in read)
@@ -209,7 +209,9 @@ def side_by_side(*parts: Embeddings) -> Embeddings:
     """
     shapes = {part.tokens.shape[:2] for part in parts}
     if len(shapes) > 1:
-        raise ValueError(f"encoders side by side must read as many tokens each; theirs are [B, M] = {sorted(shapes)}")
+        raise ValueError(
+            f"encoders side by side must read the same number of tokens; theirs are [B, M] = {sorted(shapes)}"
+        )
     return Embeddings(jnp.concatenate([part.tokens for part in parts], -1), parts[0].mask, parts[-1].pooled)
 
 
@@ -239,5 +241,5 @@ def pooled(embeddings: Embeddings) -> jax.Array:
         ValueError: for an encoder without one.
     """
     if embeddings.pooled is None:
-        raise ValueError("this encoder has no pooled embedding; valid: CLIP's text tower, not T5")
+        raise ValueError("this encoder has no pooled embedding. Valid: CLIP's text encoder, not T5")
     return embeddings.pooled

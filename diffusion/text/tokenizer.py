@@ -110,18 +110,20 @@ class Tokenizer(NamedTuple):
         build = next((build for name, build in BUILDS.items() if (folder / name).is_file()), None)
         if build is None:
             holds = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
-            raise FileNotFoundError(f"{folder} holds no vocabulary ({', '.join(BUILDS)}), but {holds or 'nothing'}.")
+            raise FileNotFoundError(
+                f"{folder} holds no vocabulary ({', '.join(BUILDS)}); it holds {holds or 'nothing'}."
+            )
         config = _config(folder / "special_tokens_map.json") | _config(folder / "tokenizer_config.json")
         known = config.get("model_max_length") or 0
         length = length or (known if known < BOUNDLESS else 0)
         if length < 1:
             raise ValueError(
-                f"{folder}: its tokenizer_config.json states no length; set it, for example length=77 for "
-                "CLIP, 256 or 512 for T5"
+                f"{folder}: its tokenizer_config.json states no length. Set it, for example length=77 for CLIP, 256 "
+                "or 512 for T5"
             )
         tokenizer = build(folder, config, int(length))
         if tokenizer.room < 1:
-            raise ValueError(f"length={length} leaves no room for text between its start and its end")
+            raise ValueError(f"length={length} leaves no room for text between the start and the end")
         return tokenizer._replace(left=config.get("padding_side") == "left")
 
     @property
@@ -148,7 +150,7 @@ class Tokenizer(NamedTuple):
             ValueError: for a longer row.
         """
         if longest := max((len(row) for row in rows if len(row) > self.room), default=0):
-            raise ValueError(f"{longest} ids do not fit into the {self.room} places between start and end")
+            raise ValueError(f"{longest} ids do not fit into the {self.room} positions between start and end")
         ids = np.full((len(rows), self.length), self.pad, np.int32)
         mask = np.zeros(ids.shape, bool)
         for i, row in enumerate(rows):
@@ -165,7 +167,7 @@ class Tokenizer(NamedTuple):
             ValueError: for one text in place of a list, or a text that is no Unicode.
         """
         if isinstance(texts, str):
-            raise ValueError("a tokenizer takes a list of texts, and this is one text: put it into a list")
+            raise ValueError("a tokenizer takes a list of texts; put a single text into a list")
         parts = [self.split(checked(text)) for text in texts]
         cut = tuple(rest(self.room) if len(ids) > self.room else "" for ids, rest in parts)
         return Tokens(*self.framed([ids[: self.room] for ids, _ in parts]), cut)
@@ -178,11 +180,13 @@ def checked(text: str) -> str:
         ValueError: if it is no str, or no Unicode.
     """
     if not isinstance(text, str):
-        raise ValueError(f"a text is a str; got {type(text).__name__}")
+        raise ValueError(f"a text must be a str; got {type(text).__name__}")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"the text {text[:40]!r} is no Unicode: {error.reason} at character {error.start}") from error
+        raise ValueError(
+            f"the text {text[:40]!r} is not valid Unicode: {error.reason} at character {error.start}"
+        ) from error
     return text
 
 
@@ -236,7 +240,9 @@ def _from_library(
         bare, with_special = (library.encode("a", add_special_tokens=special).ids for special in (False, True))
     at = next((i for i in range(len(with_special) + 1) if with_special[i : i + len(bare)] == bare), None)
     if at is None:
-        raise limits.Refused(f"{path} splits a text differently once it has a start and an end.")
+        raise limits.Refused(
+            f"{path} splits a text differently when a start and an end are added, which is not supported."
+        )
     start = tuple(with_special[:at])
     end = tuple(with_special[at + len(bare) :])
     pad = vocabulary.get("pad_token", end[-1] if end else 0)
@@ -250,7 +256,7 @@ def _from_json(folder: pathlib.Path, config: Mapping[str, Any], length: int) -> 
     if not isinstance(table, dict):
         raise limits.Refused(f"{path} holds {type(table).__name__}, not a table of fields.")
     if (most := _growth(table.get("normalizer"))) > GROWTH:
-        raise limits.Refused(f"{path}: its normalizer makes up to {most:g} letters of one; at most {GROWTH} are read.")
+        raise limits.Refused(f"{path}: its normalizer turns one letter into up to {most:g}. Valid: at most {GROWTH}.")
     with _refusing(f"{path} is not a vocabulary of the tokenizers library"):
         library = tokenizers.Tokenizer.from_str(content)
     return _from_library(library, _special(config, {}), length, path)
@@ -292,7 +298,9 @@ def _from_merges(folder: pathlib.Path, config: Mapping[str, Any], length: int) -
     )
     frame = [(special[part], vocabulary.get(special[part], -1)) for part in ("eos_token", "bos_token")]
     if min(number for _, number in frame) < 0:
-        raise limits.Refused(f"{path}: the vocabulary has no {min(frame, key=lambda f: f[1])[0]!r}, the start or end.")
+        raise limits.Refused(
+            f"{path}: the vocabulary has no {min(frame, key=lambda f: f[1])[0]!r}, the start or the end of a text."
+        )
     library.post_processor = tokenizers.processors.RobertaProcessing(*frame, False, False)
     return _from_library(library, special, length, path)
 
@@ -306,7 +314,7 @@ def _from_sentencepiece(folder: pathlib.Path, config: Mapping[str, Any], length:
         size = library.get_piece_size()
         library.encode("a")
     if library.eos_id() < 0:
-        raise limits.Refused(f"{path} has no id for the end of a text; T5's vocabularies have one.")
+        raise limits.Refused(f"{path} has no id for the end of a text; vocabularies of T5 have one.")
     # T5's sentinels come after the vocabulary, the last first.
     sentinels = config.get("extra_ids", 100)
     special = {f"<extra_id_{i}>": size + sentinels - 1 - i for i in range(sentinels)}
@@ -333,7 +341,9 @@ def _from_words(folder: pathlib.Path, config: Mapping[str, Any], length: int) ->
     library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     frame = [(token, vocabulary.get(token, -1)) for token in reversed(BERT_FRAME.values())]
     if min(number for _, number in frame) < 0:
-        raise limits.Refused(f"{path}: the vocabulary has no {min(frame, key=lambda f: f[1])[0]!r}, the start or end.")
+        raise limits.Refused(
+            f"{path}: the vocabulary has no {min(frame, key=lambda f: f[1])[0]!r}, the start or the end of a text."
+        )
     library.post_processor = tokenizers.processors.BertProcessing(*frame)
     return _from_library(library, special, length, path)
 

@@ -36,8 +36,8 @@ def with_quantised(model: TextToImage, kind: str) -> tuple[TextToImage, Stored]:
     """
     if model.timed:
         raise ValueError(
-            "a LoRA with an interval of t is merged beside the kernels, and quantised kernels take none: leave the "
-            "interval or the quantisation out"
+            "a LoRA with an interval of t is kept beside the kernels and merged at sampling time, which quantised "
+            "kernels do not support. Leave out the interval or the quantisation"
         )
     parts = [model.kind.denoiser]
     if model.boundary is not None and model.kind.video is not None:
@@ -108,13 +108,13 @@ def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> T
     files = [_of_its_denoiser(model, lora_files.load(path, model.modules), path, weights[path]) for path in loras]
     denoiser = model.kind.denoiser
     if _has_quantised(model.params.get(denoiser, ())) and not all(weight.always for _, _, weight in files):
-        raise ValueError(f"the kernels of {denoiser} are quantised, and take no LoRA with an interval of t")
+        raise ValueError(f"the kernels of {denoiser} are quantised, so they take no LoRA with an interval of t")
     timed = []
     for file, path, weight in files:
         if weight.always:
             continue
         if len(file) > (denoiser in file):
-            warnings.warn(f"{path}: its part for text encoders acts at every t, as the prompt does", stacklevel=2)
+            warnings.warn(f"{path}: its part for text encoders acts at every t, because the prompt does", stacklevel=2)
         if denoiser in file:
             one = file.pop(denoiser)
             scales = jax.tree.map(jnp.float32, one.weighted(weight.weight))
@@ -127,7 +127,7 @@ def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> T
         updates = [(file[part], weight) for file, weight in loaded if part in file]
         if updates:
             if _has_quantised(params[part]):
-                raise ValueError(f"the kernels of {part} are quantised: merge LoRA files before with_quantised")
+                raise ValueError(f"the kernels of {part} are quantised; merge LoRA files before with_quantised")
             scales = [one.weighted(weight) for one, weight in updates]
             adapters = [one.adapter for one, _ in updates]
             wide = _changeable(params[part], adapters, model.dtype_of(part))
@@ -151,16 +151,16 @@ def _before_control(
         return model, loras
     if not model.distilled:
         raise ValueError(
-            f"{next(iter(control))} is a control LoRA of a FLUX.1 that reads the strength of the guidance "
-            "(FLUX.1-dev), and this one reads none"
+            f"{next(iter(control))} is a control LoRA for a FLUX.1 that reads the strength of the guidance "
+            "(FLUX.1-dev), but this model does not read it"
         )
     if part in model.params and _has_quantised(model.params[part]):
-        raise ValueError(f"the kernels of {part} are quantised: merge LoRA files before with_quantised")
+        raise ValueError(f"the kernels of {part} are quantised; merge LoRA files before with_quantised")
     model = with_loras(model, {path: weight for path, weight in loras.items() if path not in control})
     if model.timed:
         raise ValueError(
-            f"{next(iter(control))} is a control LoRA, and changes the shape of kernels that LoRA files with an "
-            "interval of t are merged with. Valid: the other files without intervals"
+            f"{next(iter(control))} is a control LoRA, which changes the shapes of kernels that LoRA files with an "
+            "interval of t need. Valid: the other files without intervals"
         )
     module, params = how.widened(model.denoiser, model.params.get(part))
     modules, added = {**model.modules, part: module}, {part: params} if part in model.params else {}
@@ -184,7 +184,10 @@ def _has_quantised(params: Any) -> bool:
 def _check_has_text(model: TextToImage) -> None:
     """Refuses a model that drops its text encoders: it reads them again from files, without additions."""
     if model.text is not None:
-        raise ValueError("this model drops its text encoders. Valid: load(..., loras, embeddings, drop_text=True)")
+        raise ValueError(
+            "this model drops its text encoders, so words and LoRA files must be given when it is loaded. Valid: "
+            "load(..., loras, embeddings, drop_text=True)"
+        )
 
 
 def _of_its_denoiser(
@@ -199,7 +202,7 @@ def _of_its_denoiser(
         return file, path, weight
     if (low, high) != (0.0, model.boundary):
         raise ValueError(
-            f"{path}: of two denoisers one has t from {model.boundary:g} on and the other the rest; valid intervals: "
-            f"0-{model.boundary:g}, or above {model.boundary:g}"
+            f"{path}: one of the two denoisers acts at t from {model.boundary:g} on, and the other below. Valid "
+            f"intervals: 0-{model.boundary:g}, or above {model.boundary:g}"
         )
     return {video.second if name == part else name: one for name, one in file.items()}, path, LoraWeight(weight.weight)

@@ -75,7 +75,7 @@ def load(path: str | pathlib.Path, denoiser: nn.Module, base: Any, **how: Any) -
         return ip_adapter.opened(path, denoiser, **how)
     module, params = interchange.load(path, **how)
     if not hasattr(module, "attachment"):
-        raise Refusal(f"{path} holds a {type(module).__name__}, which is no attachment (a ControlNet, for example).")
+        raise Refusal(f"{path} holds a {type(module).__name__}, which is not an attachment. Valid: e.g. a ControlNet.")
     try:
         return module.attachment(params, denoiser, base)
     except ValueError as error:
@@ -100,7 +100,7 @@ def opened(
     for control in controls:
         if control.attachment not in attachments:
             raise ValueError(
-                f"the control {control.attachment!r} is no attachment of this model; it has "
+                f"the control {control.attachment!r} names no attachment of this model. Valid: "
                 f"{', '.join(map(repr, attachments)) or 'none'}. Attachments are loaded with the model: "
                 "text_to_image.load(.., attachments={'edges': FOLDER}), --attach=edges=FOLDER"
             )
@@ -110,7 +110,7 @@ def opened(
         picture = pictures.read(picture) if isinstance(picture, str) else picture
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
             raise ValueError(
-                f"the picture of the control {control.attachment!r} is uint8 [H, W, 3]; got {picture.dtype} "
+                f"the picture of the control {control.attachment!r} must be uint8 [H, W, 3]; got {picture.dtype} "
                 f"{list(picture.shape)}"
             )
         if attachment.inpaints and picture.shape[:2] == tuple(size):  # `read` refuses a picture of another size
@@ -136,8 +136,8 @@ def _mask(control: Control, attachment: Attachment, size: tuple[int, int]) -> np
         return None
     if not attachment.masked:
         raise ValueError(
-            f"the mask of the control {control.attachment!r} has no effect: this attachment acts on the whole picture; "
-            "leave the mask out"
+            f"the mask of the control {control.attachment!r} would have no effect, because this attachment acts on "
+            "the whole picture; leave the mask out"
         )
     return _read_mask(control, size)[None].astype(np.float32)
 
@@ -146,8 +146,8 @@ def _painted(control: Control, size: tuple[int, int]) -> np.ndarray:
     """The mask of an inpainting control, uint8 [H, W], 255 where the picture is repainted."""
     if control.mask is None:
         raise ValueError(
-            f"the control {control.attachment!r} has no mask, and this attachment inpaints: valid is a mask, white "
-            "where the picture is painted anew"
+            f"the control {control.attachment!r} has no mask, but this attachment inpaints. Valid: a mask, white "
+            "where the picture is to be painted"
         )
     return 255 * _read_mask(control, size).astype(np.uint8)
 
@@ -159,8 +159,8 @@ def _read_mask(control: Control, size: tuple[int, int]) -> np.ndarray:
     if control.mask is None or control.mask.shape != tuple(size) or control.mask.dtype != bool:
         actual = "none" if control.mask is None else f"{control.mask.dtype} {list(control.mask.shape)}"
         raise ValueError(
-            f"the mask of the control {control.attachment!r} is Bool of the size of the pictures {list(size)}; got "
-            f"{actual}"
+            f"the mask of the control {control.attachment!r} must be Bool with the size of the pictures {list(size)}; "
+            f"got {actual}"
         )
     return control.mask
 

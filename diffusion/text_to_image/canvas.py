@@ -39,23 +39,23 @@ class Canvas(NamedTuple):
         mask = pictures.read_mask(mask, image.shape[:2]) if isinstance(mask, str) else mask
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
             raise ValueError(
-                f"image is uint8 [H, W, 3]; got {image.dtype} {list(image.shape)} (pictures.read turns files "
-                "with alpha or 16 bits into such)"
+                f"image must be uint8 [H, W, 3]; got {image.dtype} {list(image.shape)} (pictures.read converts files "
+                "with alpha or 16 bits)"
             )
         if mask is None:
             return cls(image, None)
         if mask.shape != image.shape[:2] or mask.dtype != bool:
             raise ValueError(
-                f"mask is Bool of the image's size {list(image.shape[:2])}; got {mask.dtype} {list(mask.shape)}"
+                f"mask must be Bool with the image's size {list(image.shape[:2])}; got {mask.dtype} {list(mask.shape)}"
             )
         if not mask.any():
-            raise ValueError("the mask marks nothing to be painted; True is what is painted anew")
+            raise ValueError("the mask is False everywhere; set it to True where the image is to be painted")
         return cls(image, mask)
 
     def size_with(self, margins: tuple[int, int, int, int]) -> tuple[int, int]:
         """(height, width) of an image with its margins (top, bottom, left, right) in pixels."""
         if self.image is None:
-            raise ValueError("margins belong to an image; name the image")
+            raise ValueError("margins extend an image; name the image")
         top, bottom, left, right = margins
         return self.image.shape[0] + top + bottom, self.image.shape[1] + left + right
 
@@ -70,8 +70,8 @@ class Canvas(NamedTuple):
         height, width = self.size_with(margins)
         if height * width > pictures.PIXELS:
             raise ValueError(
-                f"margins = {tuple(margins)} (top, bottom, left, right) make a picture of {height} x {width} "
-                f"pixels, and at most {pictures.PIXELS:,} are made from one: choose smaller margins"
+                f"margins = {tuple(margins)} (top, bottom, left, right) make a picture of {height} x {width} pixels. "
+                f"Valid: at most {pictures.PIXELS:,} pixels; choose smaller margins"
             )
         if not any(margins):
             return self
@@ -122,8 +122,8 @@ def _fitted(picture: np.ndarray, most: int, multiple: int) -> np.ndarray:
     sides = [side // multiple * multiple for side in picture.shape[:2]]
     if not all(sides):
         raise ValueError(
-            f"one of the images has {height} x {width} pixels (height x width): valid are at least {multiple} at "
-            f"either side, in pictures of at most {most:,} pixels"
+            f"one of the images has {height} x {width} pixels (height x width). Valid: sides of at least {multiple}, "
+            f"and at most {most:,} pixels"
         )
     top, left = ((side - rest) // 2 for side, rest in zip(picture.shape, sides))
     return picture[top : top + sides[0], left : left + sides[1]]

@@ -69,12 +69,14 @@ class _Reader:
         """The node that an input comes from, which must be of one of some classes."""
         link = self.table[name].inputs.get(field)
         if not isinstance(link, Link) or link.node not in self.table:
-            raise self.wrong(name, f"has nothing at {field}; connect a {' or a '.join(kinds)}")
+            raise self.wrong(name, f"has no link at {field}; connect a {' or a '.join(kinds)}")
         if self.table[link.node].kind not in kinds:
             raise self.wrong(name, f"has a {self.table[link.node].kind} at {field}; valid: {', '.join(kinds)}")
         expected = {"LoraLoader": {"model": 0, "clip": 1}, "CheckpointLoaderSimple": {"model": 0, "clip": 1, "vae": 2}}
         if link.output != expected.get(self.table[link.node].kind, {}).get(field, output):
-            raise self.wrong(name, f"has output {link.output} of a {self.table[link.node].kind} at {field}")
+            raise self.wrong(
+                name, f"uses output {link.output} of a {self.table[link.node].kind} at {field}, which does not exist"
+            )
         return link.node
 
     def value(self, name: str, field: str, kind: type) -> Any:
@@ -96,7 +98,7 @@ class _Reader:
         chain: list[str] = []
         while self.table[name := self.source(name, field, "LoraLoader", "CheckpointLoaderSimple")].kind == "LoraLoader":
             if name in chain or len(chain) >= LORAS:
-                raise self.wrong(name, "stands in a circle, or behind too many others")
+                raise self.wrong(name, "is part of a cycle, or behind too many other nodes")
             chain.append(name)
         return name, chain[::-1]
 
@@ -120,7 +122,7 @@ class _Reader:
             if self.table[at].kind == "CLIPTextEncode":
                 return at, applied[::-1]
             if at in applied or len(applied) >= LORAS:
-                raise self.wrong(at, "stands in a circle, or behind too many others")
+                raise self.wrong(at, "is part of a cycle, or behind too many other nodes")
             applied.append(at)
             field = field if self.table[at].kind == "ControlNetApplyAdvanced" else "conditioning"
 
@@ -142,8 +144,8 @@ def read(graph: Any, what: str, path: Callable[[str, str], str] = lambda folder,
     sampling, saved = named_nodes("KSampler"), named_nodes("SaveImage", "PreviewImage")
     if len(sampling) != 1 or not saved:
         raise ValueError(
-            f"{what} has {len(sampling)} KSampler and {len(saved)} SaveImage or PreviewImage. Valid: one KSampler, and "
-            "a picture that is saved"
+            f"{what} has {len(sampling)} KSampler and {len(saved)} SaveImage or PreviewImage nodes. Valid: exactly "
+            "one KSampler, and a picture that is saved"
         )
     (sampler,) = sampling
     decoded = {reader.source(name, "images", "VAEDecode") for name in saved}
@@ -154,14 +156,16 @@ def read(graph: Any, what: str, path: Callable[[str, str], str] = lambda folder,
     negative, applied_negative = reader.condition(sampler, "negative")
     advanced = [name for name in applied if reader.table[name].kind == "ControlNetApplyAdvanced"]
     if applied_negative != advanced:
-        raise reader.wrong(sampler, "has other ControlNets at negative than at positive; valid: the same ones")
+        raise reader.wrong(sampler, "has other ControlNets at negative than at positive. Valid: the same ones at both")
     for name in (positive, negative):
         if reader.loaded(name, "clip") != (checkpoint, loras):
-            raise reader.wrong(name, "has other LoRA files than the KSampler; valid: the clip of its last LoraLoader")
+            raise reader.wrong(
+                name, "has other LoRA files than the KSampler. Valid: the clip output of the KSampler's last LoraLoader"
+            )
     latent = reader.source(sampler, "latent_image", "EmptyLatentImage", "VAEEncode")
     for name in (*decoded, *([latent] if reader.table[latent].kind == "VAEEncode" else ())):
         if reader.source(name, "vae", "CheckpointLoaderSimple") != checkpoint:
-            raise reader.wrong(name, "has the VAE of another checkpoint")
+            raise reader.wrong(name, "uses the VAE of another checkpoint")
     texts, emphasis = _texts(reader, positive, negative)
     fields = _steps(reader, sampler, latent)
     name_of = lambda name: f"controlnet_{name}"
@@ -176,7 +180,10 @@ def read(graph: Any, what: str, path: Callable[[str, str], str] = lambda folder,
         controls.append(Control.read((name_of(loader), shown, weight, (1 - end, 1 - start))))
     files = [reader.lora(name) for name in loras]
     if len({file for file, _ in files}) < len(files):
-        raise reader.wrong(loras[-1], "and another load one LoRA file; valid: one node for a file, with the sum")
+        raise reader.wrong(
+            loras[-1],
+            "and another node load the same LoRA file. Valid: one node for a file, with the sum of the strengths",
+        )
     request = Request(
         prompts=(texts[0],), negative=texts[1], emphasis=emphasis, windows=True, controls=tuple(controls), **fields
     )
@@ -195,14 +202,18 @@ def _steps(reader: _Reader, sampler: str, latent: str) -> dict[str, Any]:
         raise reader.wrong(sampler, f"has denoise = {denoise:g}; valid: above 0 and at most 1")
     if reader.table[latent].kind == "EmptyLatentImage":
         if denoise < 1:
-            raise reader.wrong(sampler, f"has denoise = {denoise:g} of an empty latent; valid: 1")
+            raise reader.wrong(sampler, f"has denoise = {denoise:g} with an empty latent. Valid: 1")
         number = reader.value(latent, "batch_size", int)
         if not 1 <= number <= SEED + 1 - seed:
             raise reader.wrong(latent, f"has batch_size = {number}; valid: at least 1")
         sizes = {side: reader.value(latent, side, int) for side in ("height", "width")}
         return fields | sizes | {"seeds": tuple(range(seed, seed + number))}
     if denoise == 1:
-        raise reader.wrong(sampler, "has denoise = 1 of a picture, which it would not see; valid: an EmptyLatentImage")
+        raise reader.wrong(
+            sampler,
+            "has denoise = 1 with a picture, which it would then ignore. Valid: a smaller denoise, or an "
+            "EmptyLatentImage",
+        )
     image = reader.file(reader.source(latent, "pixels", "LoadImage"), "image", "input")
     total = int(steps / denoise)  # of which the last `steps` are taken
     return fields | {"steps": total, "strength": min((steps + 0.5) / total, 1.0), "image": image}
@@ -218,10 +229,12 @@ def _texts(reader: _Reader, *names: str) -> tuple[list[str], str]:
     weighs = any(map(BRACKETS.search, texts))
     for name, text in zip(names, texts):
         if "embedding:" in text:
-            raise reader.wrong(name, "names an embedding; load its file by --embedding, and write its word")
+            raise reader.wrong(name, "names an embedding. Load its file by --embedding, and write its word instead")
         depth = np.cumsum([1 if match[0] == "(" else -1 for match in BRACKETS.finditer(text)])
         if weighs and (set(depth) - {0, 1} or (depth.size and depth[-1]) or set("[]") & set(text)):
-            raise reader.wrong(name, "has nested, open or square brackets beside weights; valid: (word:1.2) alone")
+            raise reader.wrong(
+                name, "has nested, open or square brackets together with weights. Valid: only the form (word:1.2)"
+            )
     if weighs:
         return texts, "from_empty"
     return [re.sub(r"\\([()])", r"\1", text) for text in texts], "none"
@@ -246,12 +259,18 @@ def written(request: Request, source: Mapping[str, Any], process: schedulers.Pro
             (setting.default, None, 1.0) if name in ("image_guidance", "late_guidance") else (setting.default,)
         )
         if name not in USED and not any(np.array_equal(getattr(request, name), value) for value in neutral):
-            raise ValueError(f"{name} = {limits.short(getattr(request, name))}: no node that is written has it")
+            raise ValueError(
+                f"{name} = {limits.short(getattr(request, name))} cannot be exported: none of the supported nodes has "
+                "this setting"
+            )
     for name in ("embeddings", "quantised"):
         if source.get(name):
-            raise ValueError(f"{name} = {limits.short(source[name])}: no node that is written has it")
+            raise ValueError(
+                f"{name} = {limits.short(source[name])} cannot be exported: none of the supported nodes has this "
+                "setting"
+            )
     if len(request.prompts) > 1 or request.emphasis not in ("none", "from_empty"):
-        raise ValueError("a workflow has one prompt, and the emphasis none or from_empty")
+        raise ValueError("a workflow has one prompt, and the emphasis must be none or from_empty")
     last = lambda path: str(path).rstrip("/").rpartition("/")[2]
     first = request.first_step(request.steps or 1)
     steps = (request.steps or 1) - first
@@ -260,7 +279,9 @@ def written(request: Request, source: Mapping[str, Any], process: schedulers.Pro
     seeds: Any = request.seeds
     prompt: Any = next(iter(request.prompts))
     if list(seeds) != list(range(seeds[0], seeds[0] + len(seeds))) or (request.image is not None and len(seeds) > 1):
-        raise ValueError(f"seeds = {limits.short(seeds)}: a workflow has one seed, and a batch those that follow it")
+        raise ValueError(
+            f"seeds = {limits.short(seeds)}: a workflow has one seed, and a batch uses the seeds that follow it"
+        )
     graph: dict[str, Any] = {}
 
     def add(kind: str, **inputs: Any) -> str:
@@ -272,7 +293,7 @@ def written(request: Request, source: Mapping[str, Any], process: schedulers.Pro
     model, clip, vae = [loader, 0], [loader, 1], [loader, 2]
     for file, weight in source.get("loras", {}).items():
         if not isinstance(weight, (int, float)):
-            raise ValueError(f"loras: {file} acts in an interval of t, which no node that is written has")
+            raise ValueError(f"loras: {file} acts in an interval of t, which none of the supported nodes can express")
         both = {"strength_model": weight, "strength_clip": weight}
         lora = add("LoraLoader", model=model, clip=clip, lora_name=last(file), **both)
         model, clip = [lora, 0], [lora, 1]
@@ -281,7 +302,7 @@ def written(request: Request, source: Mapping[str, Any], process: schedulers.Pro
         prompt, request.negative)]  # fmt: skip
     for control in request.controls:
         if control.mask is not None or control.mode is not None:
-            raise ValueError("controls: a mask or a mode of a control is in no node that is written")
+            raise ValueError("controls: a control has a mask or a mode, which none of the supported nodes can express")
         net = add("ControlNetLoader", control_net_name=last(source["attachments"][control.attachment]))
         shown = add("LoadImage", image=last(control.picture))
         name = add("ControlNetApplyAdvanced", positive=conditions[0], negative=conditions[1], control_net=[net, 0],
@@ -312,6 +333,6 @@ def _named_steps(request: Request, process: schedulers.Process) -> tuple[str, st
         if plan.s[-1] == 0 and len(levels) == len(starts) and np.allclose(levels, starts, rtol=1e-3):
             return sampler, name
     raise ValueError(
-        f"the {steps} steps of {sampler} in this model's folder are those of none of ComfyUI's schedulers that are "
+        f"the {steps} steps of {sampler} in this model's folder match none of the ComfyUI schedulers that can be "
         f"written ({', '.join(comfyui_steps.SCHEDULERS)})"
     )

@@ -65,12 +65,12 @@ def nodes(graph: Any, what: str) -> dict[str, Node]:
         _check_number(graph, what)
         table = {str(name): _of_api(entry) for name, entry in graph.items()}
     else:
-        raise ValueError(f"{what} is no workflow of ComfyUI: it has neither nodes nor entries with a class_type")
+        raise ValueError(f"{what} is not a workflow of ComfyUI: it has neither nodes nor entries with a class_type")
     table = {name: node for name, node in table.items() if node.kind not in NOTES}
     for name, node in table.items():
         if node.kind not in FIELDS:
             raise ValueError(
-                f"{what}: node {limits.short(name)} is a {limits.short(node.kind)}, which is not read. Valid: "
+                f"{what}: node {limits.short(name)} is a {limits.short(node.kind)}, which is not supported. Valid: "
                 f"{', '.join(FIELDS)}"
             )
     return table
@@ -106,7 +106,7 @@ def _saved(graph: Mapping[str, Any], what: str) -> dict[str, Node]:
             case [int(number), int() | str() as source, int(output), *_]:
                 links[number] = Link(str(source), output)
             case _:
-                raise ValueError(f"{what}: the link {limits.short(link)} is not [number, node, output, ..]")
+                raise ValueError(f"{what}: the link {limits.short(link)} must have the form [number, node, output, ..]")
     table = {}
     for entry in graph["nodes"]:
         if not isinstance(entry, Mapping) or not isinstance(entry.get("type"), str) or "id" not in entry:
@@ -114,14 +114,15 @@ def _saved(graph: Mapping[str, Any], what: str) -> dict[str, Node]:
         name, kind = str(entry["id"]), entry["type"]
         if kind not in NOTES and entry.get("mode") not in RUNS:
             raise ValueError(
-                f"{what}: node {limits.short(name)}, a {limits.short(kind)}, is muted or bypassed; delete it"
+                f"{what}: node {limits.short(name)}, a {limits.short(kind)}, is muted or bypassed, which is not "
+                "supported; delete it"
             )
         inputs: dict[str, Any] = {}
         for slot in entry.get("inputs") or ():
             number = slot.get("link") if isinstance(slot, Mapping) else None
             if number is not None and number not in links:
                 raise ValueError(
-                    f"{what}: node {limits.short(name)} has the link {limits.short(number)}, which is not there"
+                    f"{what}: node {limits.short(name)} has the link {limits.short(number)}, which does not exist"
                 )
             if number is not None:
                 inputs[str(slot.get("name"))] = links[number]

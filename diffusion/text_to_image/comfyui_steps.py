@@ -79,14 +79,14 @@ def levels(process: Process) -> np.ndarray:
     """
     if not process.named:
         raise ValueError(
-            "ComfyUI's schedulers are read for models with a table of noise levels (Stable Diffusion 1 and 2, SDXL), "
-            "and this model is another. Valid: the steps of the model's own folder (--own_steps)"
+            "ComfyUI's schedulers apply only to models with a table of noise levels (Stable Diffusion 1 and 2, SDXL), "
+            "and this model has none. Valid: the steps of the model's own folder (--own_steps)"
         )
     log_snr = np.asarray(process.schedule.log_snr(np.arange(1, process.T + 1) / process.T), np.float64)
     if not np.isfinite(log_snr).all():
         raise ValueError(
-            "ComfyUI's schedulers need a finite noise level at the start, and this model's process ends at pure noise. "
-            "Valid: the steps of the model's own folder (--own_steps)"
+            "ComfyUI's schedulers need a finite noise level at the start, but this model's process ends at pure "
+            "noise. Valid: the steps of the model's own folder (--own_steps)"
         )
     return np.exp(-log_snr / 2)
 
@@ -109,8 +109,8 @@ def stepping(process: Process, scheduler: str) -> Process:
         ratios = spread(table, steps)
         if len(ratios) != steps:
             raise ValueError(
-                f"the scheduler {scheduler} has {len(ratios)} steps where steps = {steps}. Valid: a number that "
-                f"divides {process.T}"
+                f"the scheduler {scheduler} makes {len(ratios)} steps instead of steps = {steps}. Valid: a number "
+                f"that divides {process.T}"
             )
         times = np.asarray(process.schedule.inverse_log_snr(-2 * np.log(ratios)), np.float64)
         nearest = np.abs(np.log(ratios)[:, None] - np.log(table)).argmin(1)

@@ -25,40 +25,38 @@ def check_denoiser(folder: pathlib.Path, name: str, denoiser: Any, autoencoder: 
     kind = KINDS[name]
     if kind.network is not None and not isinstance(denoiser, kind.network):
         raise Refusal(
-            f"{folder}: a {name} is supported whose denoiser is a {kind.network.__name__}, and this one's is a "
+            f"{folder}: the denoiser of a {name} must be a {kind.network.__name__}, but this one is a "
             f"{type(denoiser).__name__}."
         )
     latents = autoencoder.latent_channels
     channels = latents + kind.controlled * latents + kind.fills * (latents + autoencoder.factor**2)
     taken = getattr(denoiser, "channels", channels)
     if taken != channels:
-        raise Refusal(
-            f"{folder}: a {name} is supported whose denoiser takes {channels} channels, and this one's takes {taken}."
-        )
+        raise Refusal(f"{folder}: the denoiser of a {name} must take {channels} channels, but this one takes {taken}.")
     if kind.video is not None:
         video = kind.video._replace(clean=clean or kind.video.clean)
         _check_video(f"{folder}: a {name} is supported whose", video, denoiser, autoencoder)
     if why := kind.objection(denoiser):
-        raise Refusal(f"{folder}: a {name} is supported whose denoiser has {why}.")
+        raise Refusal(f"{folder}: the denoiser of a {name} must have {why}.")
     if kind.strength and not distilled(denoiser):
-        raise Refusal(f"{folder}: a {name} is supported whose denoiser has guidance_embeds, and this one's has none.")
+        raise Refusal(f"{folder}: the denoiser of a {name} must have guidance_embeds, but this one has none.")
 
 
 def _check_video(what: str, video: Video, denoiser: Any, autoencoder: Any) -> None:
     if not hasattr(autoencoder, "time_factor"):
-        raise Refusal(f"{what} autoencoder is one of clips, and this one's is of pictures.")
+        raise Refusal(f"{what} autoencoder must be an autoencoder of clips, but this one is for pictures.")
     if getattr(denoiser, "picture_tokens", 0):
-        raise Refusal(f"{what} denoiser sees a first frame, and this one's sees a first and a last one.")
+        raise Refusal(f"{what} denoiser must see a first frame, but this one sees a first and a last frame.")
     cell = (autoencoder.time_factor, autoencoder.factor, autoencoder.factor)
     if getattr(denoiser, "cell", cell) != cell:
         raise Refusal(
-            f"{what} autoencoder makes a latent of {denoiser.cell} frames, rows and columns; this one's {cell}."
+            f"{what} autoencoder must make one latent of {denoiser.cell} frames, rows and columns; this one has {cell}."
         )
     if getattr(denoiser, "frames", 1) not in (1, 2):
-        raise Refusal(f"{what} denoiser has patches of one or two frames, and this one's of {denoiser.frames}.")
+        raise Refusal(f"{what} denoiser must have patches of one or two frames; this one has {denoiser.frames}.")
     valid = autoencoder.latent_channels
     if video.begins and not video.clean:
         valid += video.masked * autoencoder.time_factor + autoencoder.latent_channels
     stated_channels = getattr(denoiser, "in_channels", valid)
     if stated_channels != valid:
-        raise Refusal(f"{what} denoiser sees {valid} channels, and this one's {stated_channels}.")
+        raise Refusal(f"{what} denoiser must see {valid} channels; this one sees {stated_channels}.")

@@ -109,7 +109,8 @@ def denoise(
         parameterizations.denoiser(showing, schedule, parameterization, at(t, condition, len(x)))(x, t)
         if not (layers := attention_records.records(shown[0])):
             raise ValueError(
-                f"words are found in the maps of cross-attention; a {type(model.denoiser).__name__} has none"
+                f"words are located in the maps of cross-attention, which a {type(model.denoiser).__name__} does not "
+                "have"
             )
         return layers
 
@@ -144,7 +145,7 @@ def _states(
         variables, noised.astype(x.dtype), clock, entries, mutable=[attention_records.STATES]
     )
     if not jax.tree.leaves(states):
-        raise ValueError(f"a {type(model.denoiser).__name__} has no self-attention that takes a reference")
+        raise ValueError(f"a {type(model.denoiser).__name__} has no self-attention that could take a reference")
     return dict(states)
 
 

@@ -206,7 +206,8 @@ class Job(NamedTuple):
         guided = request.guided(model)
         if request.words and Unpaired not in trajectory.sampler.takes:
             raise ValueError(
-                f"words move x_t, which the sampler {request.sampler} does not follow; choose ddim or ddpm"
+                f"words are guided by moving x_t, which the sampler {request.sampler} does not support. Valid: ddim, "
+                "ddpm"
             )
         masks = [region.mask(size) for region in request.regions]
         if len(masks) == 1 and masks[0].all():  # the program is the one without words
@@ -220,13 +221,18 @@ class Job(NamedTuple):
             mark.check_readable(draws, noised)
         cache = cache_of(model, request.cache, trajectory, complete_plan)
         if request.words and model.kind.instructed:
-            raise ValueError(f"words are found in a prompt alone; those of a {model.name} stand behind an instruction")
+            raise ValueError(
+                f"words are located in the prompt alone, but in a {model.name} the prompt follows an instruction; "
+                "leave words out"
+            )
         if request.words and cache is not None:
-            raise ValueError("words move x_t by gradients through the network, which no cache follows; leave cache out")
+            raise ValueError(
+                "words are guided by gradients through the network, which no cache supports; leave the cache out"
+            )
         if request.reference is not None and cache is not None and cache.reads == "blocks" and not cache.idle:
             raise ValueError(
-                f"cache = {request.cache}: its blocks run without the states of the reference's self-attention; leave "
-                "the cache or the reference out"
+                f"cache = {request.cache}: its blocks do not run the self-attention that holds the states of the "
+                "reference. Leave out the cache or the reference"
             )
         image_shapes = tuple(image.shape for image in images)
         how = (
@@ -347,7 +353,9 @@ def cache_of(
     except ValueError as error:
         raise ValueError(f"cache = {text}: {error}") from None
     if flow_maps.FlowMap in trajectory.sampler.takes:
-        raise ValueError(f"cache = {text}: the sampler is for maps of a few steps, and carries no cache")
+        raise ValueError(
+            f"cache = {text}: the sampler is for flow maps with a few steps, which need no cache. Leave the cache out"
+        )
     return cache
 
 
@@ -372,8 +380,8 @@ def _reference(reference: str | np.ndarray | None, size: tuple[int, int]) -> np.
     picture = np.asarray(Canvas.open(reference, None).image)
     if picture.shape[:2] != tuple(size):
         raise ValueError(
-            f"the reference has {picture.shape[0]} x {picture.shape[1]} pixels (height x width), and the pictures have "
-            f"{size[0]} x {size[1]}: scale or cut it"
+            f"the reference has {picture.shape[0]} x {picture.shape[1]} pixels (height x width), but the pictures "
+            f"have {size[0]} x {size[1]}: scale or crop it"
         )
     return np.asarray(to_model(picture))[None]
 

@@ -117,9 +117,11 @@ def described(
     denoiser = modules[kind.denoiser]
     denoiser_checks.check_denoiser(folder, name, denoiser, modules["vae"], clean)
     if getattr(denoiser, "picture_width", 0) and not eyes:
-        raise Refusal(f"{folder}: its denoiser sees the picture by an {EYES}, which model_index.json does not name.")
+        raise Refusal(f"{folder}: its denoiser sees a picture through an {EYES}, which model_index.json does not name.")
     if any(modules[part] != denoiser for part in second):
-        raise Refusal(f"{folder}: two denoisers are supported that have one config, and those of this folder differ.")
+        raise Refusal(
+            f"{folder}: its two denoisers have different configs. Supported: two denoisers with the same config."
+        )
     if kind.unit_clock:
         process = process._replace(parameterization=parameterizations.velocity())
     if getattr(denoiser, "learn_sigma", False):
@@ -143,5 +145,8 @@ def _two_denoisers(kind: Kind, index: Mapping[str, Any]) -> tuple[float | None, 
         return None, ()
     boundary = index.get("boundary_ratio")
     if boundary is None:
-        raise Refusal(f"model_index.json has a {kind.video.second} and no boundary_ratio, which says where it begins.")
+        raise Refusal(
+            f"model_index.json has a {kind.video.second} but no boundary_ratio, which says where this second denoiser "
+            "begins."
+        )
     return float(boundary), (kind.video.second,)

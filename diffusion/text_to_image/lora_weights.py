@@ -33,12 +33,12 @@ class LoraWeight(NamedTuple):
         """
         parts = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
         if len(parts) not in (1, 2):
-            raise ValueError(f"a LoRA has {parts!r}; valid: a weight, or a weight and two times, (0.8, (0.3, 1)).")
+            raise ValueError(f"a LoRA has {parts!r}. Valid: a weight, or a weight and two times, (0.8, (0.3, 1)).")
         weight = float(valid_as(WEIGHT, "weight of a LoRA", parts[0]))
         times = parts[1] if len(parts) == 2 else ALWAYS
         low, high = valid_as(TIMES, "times of a LoRA", tuple(times) if isinstance(times, list) else times)
         if low > high:
-            raise ValueError(f"times of a LoRA = {(low, high)}; valid: the least t first, {(high, low)}.")
+            raise ValueError(f"times of a LoRA = {(low, high)}. Valid: the smaller t first, {(high, low)}.")
         return cls(weight, (float(low), float(high)))
 
     @property

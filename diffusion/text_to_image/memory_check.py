@@ -53,7 +53,7 @@ def check_memory(
     several = one.replace("clip", "clips") if course.frames else "pictures"
     what = f"{batch} {several if batch > 1 else one} of {course.size[0]} x {course.size[1]} (height x width)"
     fewer = "fewer frames, fewer" if course.frames else "fewer"
-    instead = f"choose {fewer} at once or smaller ones{'' if course.tile else ', or for tiles of the autoencoder'}"
+    instead = f"choose {fewer} at once, or smaller ones{'' if course.tile else ', or use tiles of the autoencoder'}"
 
     def check(params: Any, program: Callable, *arguments: Any) -> None:
         peak = peak_memory.peak(jax.make_jaxpr(program)(params, *arguments).jaxpr)

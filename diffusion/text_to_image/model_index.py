@@ -39,8 +39,8 @@ def read_index(folder: pathlib.Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{folder} is a single file; diffusion convert makes a folder of each network in it."
             if single
-            else f"{path}: there is no such file; a text-to-image model is a folder with model_index.json and one for "
-            "each of its networks, as diffusers' save_pretrained writes it."
+            else f"{path} does not exist. A text-to-image model is a folder with model_index.json and a subfolder for "
+            "each network, as diffusers' save_pretrained writes it."
         )
     index = opener.read_table(path)
     stated = {"force_zeros_for_empty_prompt": schema.FLAG, "is_cosxl_edit": schema.FLAG, "is_distilled": schema.FLAG}
@@ -66,7 +66,7 @@ def read_usual(folder: pathlib.Path, otherwise: Usual) -> Usual:
     usual = otherwise._replace(**table)
     for field, valid in (("steps", schema.integer(1)), ("guidance", schema.number())):
         if why := schema.objection(field, getattr(usual, field), valid):
-            raise Refusal(f"{path}: {why} A guidance of 1 is none.")
+            raise Refusal(f"{path}: {why} A guidance of 1 means no guidance.")
     return usual
 
 
@@ -80,5 +80,5 @@ def has_part(index: Mapping[str, Any], part: str, optional: bool) -> bool:
     if not isinstance(stated, list):
         raise limits.Refused(f"model_index.json: {part} = {limits.short(stated)}; valid: a library and a class.")
     if stated[0] is None and not optional:
-        raise Refusal(f"model_index.json has no {part}, which this pipeline reads: {json.dumps(dict(index))[:200]}")
+        raise Refusal(f"model_index.json has no {part}, which this pipeline needs: {json.dumps(dict(index))[:200]}")
     return stated[0] is not None

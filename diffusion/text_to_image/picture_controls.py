@@ -54,7 +54,7 @@ class Control(NamedTuple):
         control = cls(**parts)
         control = control._replace(weight=float(control.weight), times=tuple(map(float, control.times)))
         if control.times[0] > control.times[1]:
-            raise ValueError(f"controls: times = {control.times}; valid: the least t first, {control.times[::-1]}.")
+            raise ValueError(f"controls: times = {control.times}. Valid: the smaller t first, {control.times[::-1]}.")
         return control
 
     @classmethod
@@ -70,7 +70,7 @@ class Control(NamedTuple):
         parts = rf"([^:]+):(.+?)(?::({DECIMAL}))?(?::({DECIMAL})-({DECIMAL}))?(?::mode=(\d{{1,4}}))?"
         match = re.fullmatch(parts, text, re.DOTALL)
         if match is None:
-            raise ValueError(f"{text!r} is no control: write ATTACHMENT:PICTURE, such as edges:house.png:0.8:0.2-1")
+            raise ValueError(f"{text!r} is not a control; write ATTACHMENT:PICTURE, such as edges:house.png:0.8:0.2-1")
         name, picture, weight, low, high, mode = match.groups()
         numbers: dict[str, Any] = {} if weight is None else {"weight": float(weight)}
         if low is not None:

@@ -24,8 +24,8 @@ def check_words(model: TextToImage, texts: Sequence[str]) -> None:
         if missing := named_in(text, model.words):
             has = ", ".join(model.words) or "none"
             raise ValueError(
-                f"the prompt {text[:60]!r} has the word {missing[0]!r}, whose embeddings are not there. Valid: its "
-                f"file (embeddings, --embedding=FILE), or words that the model was taught: {has}"
+                f"the prompt {text[:60]!r} has the word {missing[0]!r}, whose embeddings are not loaded. Load its "
+                f"file (embeddings, --embedding=FILE), or use a word that the model has learned: {has}"
             )
 
 

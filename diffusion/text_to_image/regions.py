@@ -76,8 +76,8 @@ class Region(NamedTuple):
             value = (value["prompt"], value["where"])
         if not isinstance(value, (list, tuple)) or len(value) != 2 or not TEXT.holds(value[0]) or not value[0]:
             raise ValueError(
-                f"regions: {limits.short(value)}; valid: a prompt and where it holds, such as 'a red ball:0,0,0.5,1' "
-                "or 'a red ball:mask=left.png'."
+                f"regions: {limits.short(value)}. Valid: a prompt and where it applies, such as 'a red "
+                "ball:0,0,0.5,1' or 'a red ball:mask=left.png'."
             )
         prompt, where = value
         if isinstance(where, (list, tuple)):
@@ -86,8 +86,8 @@ class Region(NamedTuple):
             where = tuple(map(float, where))
         elif not (isinstance(where, np.ndarray) or (PATH.holds(where) and where)):
             raise ValueError(
-                f"regions: {prompt[:30]!r} holds at {limits.short(where)}; valid: {BOX.words}, or a mask (a path, or "
-                "Bool [H, W])."
+                f"regions: {prompt[:30]!r} applies at {limits.short(where)}. Valid: {BOX.words}, or a mask (a path, "
+                "or Bool [H, W])."
             )
         return cls(prompt, where)  # pyright: ignore[reportArgumentType]; a box has four numbers
 
@@ -118,10 +118,10 @@ class Region(NamedTuple):
         what = f"the mask of the region {self.prompt[:30]!r}"
         if region.shape != tuple(size) or region.dtype != bool:
             raise ValueError(
-                f"{what} is Bool of the picture's size {list(size)}; got {region.dtype} {list(region.shape)}"
+                f"{what} must be Bool with the picture's size {list(size)}; got {region.dtype} {list(region.shape)}"
             )
         if not region.any():
-            raise ValueError(f"{what} holds nowhere")
+            raise ValueError(f"{what} is False everywhere")
         return region
 
 
@@ -150,8 +150,8 @@ class Word(NamedTuple):
             value = (value["text"], value.get("box"))
         if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= 2 or not TEXT.holds(value[0]) or not value[0]:
             raise ValueError(
-                f"words: {limits.short(value)}; valid: words of the prompt, with a box by choice, such as 'ball' or "
-                "'ball:0.5,0.5,1,1'."
+                f"words: {limits.short(value)}. Valid: words of the prompt, each with a box or without, such as "
+                "'ball' or 'ball:0.5,0.5,1,1'."
             )
         parts: Any = (*value, None)
         text, box = parts[:2]
@@ -191,7 +191,7 @@ def token_places(words: Sequence[Word], prompts: Sequence[str], tokenizer: Token
             ]
             if not starts:
                 raise ValueError(
-                    f"the prompt {prompt[:60]!r} does not have the words {word.text!r}, or its text encoder cuts "
+                    f"the words {word.text!r} do not occur in the prompt {prompt[:60]!r}, or its text encoder cuts "
                     "them off"
                 )
             row.append([len(tokenizer.start) + starts[0] + i for i in range(len(word_ids))])

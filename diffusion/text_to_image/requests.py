@@ -246,22 +246,26 @@ class Request:
         prompts = len(self.prompts)
         seeds = len(self.seeds)
         if 1 not in (prompts, seeds) and prompts != seeds:
-            raise ValueError(f"{prompts} prompts and {seeds} seeds: name as many of both, or one of either")
+            raise ValueError(
+                f"{prompts} prompts and {seeds} seeds do not match. Valid: the same number of both, or only one of "
+                "either"
+            )
         if self.image is None and (self.mask is not None or any(self.margins)):
-            raise ValueError("a mask and margins belong to an image; name the image")
+            raise ValueError("a mask and margins apply to an image; name the image")
         if self.image is None and self.strength not in (None, 1):
-            raise ValueError(f"strength = {self.strength}: it says how much of an image is changed; name the image")
+            raise ValueError(f"strength = {self.strength} says how much of an image is changed; name the image")
         if self.words and (self.windows or self.emphasis != "none"):
-            raise ValueError("words are found in a prompt as it is written; leave windows and emphasis out")
+            raise ValueError("words are located in a prompt as it is written; leave windows and emphasis out")
         if self.resamplings > 1 and not self.keeps:
             raise ValueError(
-                f"resamplings = {self.resamplings}: what is painted comes to agree with what is kept; name a mask or "
-                "margins"
+                f"resamplings = {self.resamplings} makes the painted part agree with the part that is kept; name a "
+                "mask or margins"
             )
 
         if self.kept_noise != "fresh" and not self.keeps:
             raise ValueError(
-                f"kept_noise = {self.kept_noise!r}: it is the noise on what is kept of an image; name a mask or margins"
+                f"kept_noise = {self.kept_noise!r} is the noise on the part of an image that is kept; name a mask or "
+                "margins"
             )
 
     @classmethod
@@ -302,7 +306,7 @@ class Request:
         left = int(steps * strength)
         if not left and steps > 0:
             raise ValueError(
-                f"strength = {strength} of {steps} steps is less than one step; at least {1 / steps:.3g} is"
+                f"strength = {strength} of {steps} steps is less than one step. Valid: at least {1 / steps:.3g}"
             )
         return steps - left
 
@@ -335,36 +339,38 @@ class Request:
         factor = model.modules["vae"].factor
         if self.tile % factor:
             raise ValueError(
-                f"tile = {self.tile}: the autoencoder's factor {factor} must divide it, for example "
-                f"{max(self.tile // factor, 1) * factor}; 0 is no tiles"
+                f"tile = {self.tile} must be a multiple of {factor}, the autoencoder's factor, for example "
+                f"{max(self.tile // factor, 1) * factor}; 0 switches tiles off"
             )
         if model.sees_picture:
             self._check_edit("follows" if model.kind.controlled else "edits")
         if (model.distilled or not model.sees_picture) and self.image_guidance != 1:
             raise ValueError(
-                f"image_guidance = {self.image_guidance:g}: this model has one guidance, that by the text; leave "
+                f"image_guidance = {self.image_guidance:g}: this model has only the guidance by the text; leave "
                 "image_guidance out"
             )
         if self.images and not model.kind.several:
             one = "one picture, its image" if model.sees_picture else "none"
             raise ValueError(
-                f"images: a {model.name} sees {one}; several are seen by a model such as FLUX.2. Leave images out"
+                f"images: a {model.name} sees {one}; only models such as FLUX.2 see several pictures. Leave images out"
             )
         if model.sees_mask and not self.keeps:
-            raise ValueError("this model was trained to paint what is masked: name an image and a mask")
+            raise ValueError("this model was trained to inpaint: name an image and a mask")
         if model.sees_mask and self.resamplings > 1:
             raise ValueError(
-                f"resamplings = {self.resamplings}: this model sees what is kept, and repeats nothing; leave it at 1"
+                f"resamplings = {self.resamplings}: this model sees the part that is kept, so nothing is resampled; "
+                "leave it at 1"
             )
         if model.sees_mask and self.kept_noise != "fresh":
             raise ValueError(
-                f"kept_noise = {self.kept_noise!r}: this model sees what is kept, and gets no noise there; leave it out"
+                f"kept_noise = {self.kept_noise!r}: this model sees the part that is kept, so that part receives no "
+                "noise; leave it out"
             )
         if model.sees_mask and self.reference is not None:
-            raise ValueError("this model was trained to paint what is masked, and takes no reference; leave it out")
+            raise ValueError("this model was trained to inpaint and takes no reference; leave it out")
         if self.late_guidance is not None and model.boundary is None:
             raise ValueError(
-                f"late_guidance = {self.late_guidance:g}: this model has one denoiser; leave late_guidance out"
+                f"late_guidance = {self.late_guidance:g}: this model has only one denoiser; leave late_guidance out"
             )
         if self.negative and not self.guided(model):
             needs = "another than" if model.sees_picture else "one above"
@@ -375,21 +381,21 @@ class Request:
             )
             warnings.warn(f"the negative prompt {self.negative[:30]!r} has no effect: {why}", stacklevel=3)
         if not all(prompt.strip() for prompt in self.prompts):
-            warnings.warn("a prompt is empty: its picture shows anything that the model knows", stacklevel=3)
+            warnings.warn("a prompt is empty, so its picture can show anything that the model knows", stacklevel=3)
 
     def _check_edit(self, does: str) -> None:
         """Refuses settings that do not go with a model which edits a picture or follows its edges or depths."""
         if self.image is None:
             part = ", its edges or depths," if does == "follows" else ""
-            raise ValueError(f"this model {does} a picture{part} by the prompt: name the image")
+            raise ValueError(f"this model {does} a picture{part} by the prompt; name the image")
         if self.strength not in (None, 1):
             raise ValueError(
-                f"strength = {self.strength}: this model sees the image and begins at noise; image_guidance says how "
-                "much of the image stays"
+                f"strength = {self.strength}: this model sees the image and starts from noise; use image_guidance to "
+                "say how much of the image stays"
             )
         for name, value in (("regions", self.regions), ("reference", self.reference is not None)):
             if value:
-                raise ValueError(f"this model {does} a picture by the prompt, and takes no {name}; leave it out")
+                raise ValueError(f"this model {does} a picture by the prompt and takes no {name}; leave it out")
 
     def guided(self, model: Any) -> bool:
         """Whether the model is also evaluated with the negative prompt; for a resolved request."""
@@ -413,7 +419,7 @@ class Request:
             sides = image.shape[:2]
             if (height or sides[0], width or sides[1]) != sides:
                 raise ValueError(
-                    f"the request is for {height} x {width} pixels (height x width), and the image with its margins "
+                    f"the request is for {height} x {width} pixels (height x width), but the image with its margins "
                     f"has {sides[0]} x {sides[1]}; leave height and width out, or scale the image"
                 )
             height, width = sides
@@ -423,8 +429,8 @@ class Request:
             if value % model.multiple:
                 low = max(value // model.multiple, 1) * model.multiple
                 raise ValueError(
-                    f"{name} = {value}: {model.multiple} must divide it (the autoencoder's "
-                    f"{model.modules['vae'].factor} times the denoiser's "
-                    f"{model.kind.multiple(model.denoiser)}); near it are {low} and {low + model.multiple}"
+                    f"{name} = {value} must be a multiple of {model.multiple} (the autoencoder's "
+                    f"{model.modules['vae'].factor} times the denoiser's {model.kind.multiple(model.denoiser)}). "
+                    f"Valid: e.g. {low} or {low + model.multiple}"
                 )
         return height, width

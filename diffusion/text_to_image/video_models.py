@@ -108,7 +108,7 @@ def frames(request: Any, model: Any) -> int:
     video = model.kind.video
     if video is None:
         if request.frames:
-            raise ValueError(f"frames = {request.frames}: this model makes pictures; leave frames out")
+            raise ValueError(f"frames = {request.frames}: this model makes single pictures; leave frames out")
         return 0
     wanted = request.frames or video.frames
     vae = model.modules["vae"]
@@ -116,8 +116,8 @@ def frames(request: Any, model: Any) -> int:
     if (wanted - 1) % factor:
         low = 1 + (wanted - 1) // factor * factor
         raise ValueError(
-            f"frames = {wanted}: the autoencoder makes the first frame and groups of {factor} behind it; near it are "
-            f"{low} and {low + factor}"
+            f"frames = {wanted}: the autoencoder codes the first frame alone and the others in groups of {factor}. "
+            f"Valid: e.g. {low} or {low + factor}"
         )
     return wanted
 
@@ -141,8 +141,8 @@ def check_learned(model: Any, size: tuple[int, int], number: int) -> None:
     valid = 1 + (learned - 1) * vae.time_factor
     if (number, *size) != (valid, height, width):
         raise ValueError(
-            f"{number} frames of {size[0]} x {size[1]} (height x width): this model has learned positions of {valid} "
-            f"frames of {height} x {width} alone; scale or cut the image"
+            f"{number} frames of {size[0]} x {size[1]} (height x width): this model has learned positions only for "
+            f"{valid} frames of {height} x {width}; scale or crop the image"
         )
 
 
@@ -162,14 +162,14 @@ def check(request: Any, model: Any) -> None:
     for name, nothing in OF_PICTURES.items():
         value = getattr(request, name)
         if value is not nothing and value != nothing:
-            raise ValueError(f"this model makes clips, and takes no {name}; leave it out")
+            raise ValueError(f"this model makes clips and takes no {name}; leave it out")
     if video.begins and not video.clean and request.image is None:
-        raise ValueError("the clips of this model begin with a picture: name the image")
+        raise ValueError("the clips of this model start from a picture; name the image")
     if not (video.begins or video.clean) and request.image is not None:
-        raise ValueError(f"this model makes clips of prompts alone ({model.name}); leave the image out")
+        raise ValueError(f"this model makes clips from prompts alone ({model.name}); leave the image out")
     if request.cache and video.second:
         raise ValueError(
-            f"cache = {request.cache}: this model has two denoisers, and no cache follows both; leave it out"
+            f"cache = {request.cache}: this model has two denoisers, which no cache supports; leave it out"
         )
 
 

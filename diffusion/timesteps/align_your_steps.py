@@ -60,8 +60,8 @@ def align_your_steps(schedule: NoiseSchedule, steps: int, network: str) -> np.nd
     """
     if network not in SIGMAS:
         raise ValueError(
-            f"align_your_steps: no table for {network!r}; there are {', '.join(SIGMAS)}. For a network of "
-            "your own there is `optimal`"
+            f"align_your_steps: there is no table for {network!r}. Valid: {', '.join(SIGMAS)}; for your own network, "
+            "use `optimal`"
         )
     table = np.array(SIGMAS[network])
     check_sigmas(schedule, table[-1], table[0])

@@ -65,7 +65,7 @@ def from_quantile(quantile: Callable[[Array], Array], strata: int | None = None)
         ValueError: if strata is not positive.
     """
     if strata is not None and strata < 1:
-        raise ValueError(f"strata = {strata} must be at least 1 (usually the batch size), or None for none")
+        raise ValueError(f"strata = {strata} must be at least 1 (usually the batch size), or None for no strata")
 
     def sample(state, keys, index):
         u = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(keys)
@@ -97,7 +97,8 @@ def uniform_density(schedule: NoiseSchedule, strata: int | None = None, t_min: f
     first = schedule.t_min if t_min is None else t_min
     if not schedule.t_min <= first < schedule.t_max:
         raise ValueError(
-            f"uniform_density: t_min = {first:g} must be in [{schedule.t_min:g}, {schedule.t_max:g}), the schedule's"
+            f"uniform_density: t_min = {first:g} must be in [{schedule.t_min:g}, {schedule.t_max:g}), the times of "
+            "the schedule"
         )
     return from_quantile(lambda u: first + (schedule.t_max - first) * u, strata)
 

@@ -60,12 +60,12 @@ def linspace(schedule: NoiseSchedule, steps: int, T: int = 1000) -> np.ndarray:
 
 def _check_discrete(schedule: NoiseSchedule, steps: int, T: int) -> None:
     if at_least_one(steps) > T:
-        raise ValueError(f"steps = {steps} is more than the T = {T} steps of the discrete process")
+        raise ValueError(f"steps = {steps} exceeds T = {T}, the steps of the discrete process")
     if schedule.t_max < 1:
         raise ValueError(f"discrete grids start at t = 1, beyond this schedule's t_max = {schedule.t_max:g}")
 
 
 def _discrete(indices: np.ndarray, T: int) -> np.ndarray:
     if indices.max() >= T:
-        raise ValueError(f"index {indices.max()} is beyond the last step, {T - 1}, of the process; lower the offset")
+        raise ValueError(f"index {indices.max()} lies beyond {T - 1}, the last step of the process; lower the offset")
     return np.append((indices + 1) / T, 0)

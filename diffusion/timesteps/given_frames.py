@@ -40,8 +40,8 @@ def given_pattern(pattern: str) -> np.ndarray:
     """
     if set(pattern) - set("1.") or "." not in pattern:
         raise ValueError(
-            f"the pattern {pattern!r} has '1' for each frame that is given and '.' for each that is made, of which "
-            "there is at least one: for example '1...', '1..1' or '1.1.1'"
+            f"the pattern {pattern!r} must have '1' for each frame that is given and '.' for each frame that is "
+            "generated, at least one: for example '1...', '1..1' or '1.1.1'"
         )
     return np.array([mark == "1" for mark in pattern])
 
@@ -66,9 +66,11 @@ def held(plan: Plan, given: ArrayLike, at: float | None = None) -> Plan:
     given = np.asarray(given, bool)
     t, s = (np.asarray(times) for times in (plan.t, plan.s))
     if given.ndim != 1 or (t.ndim == 2 and t.shape[1:] != given.shape):
-        raise ValueError(f"given is Bool [F], one for each frame of the plan {t.shape}; got shape {given.shape}")
+        raise ValueError(f"given must be Bool [F], one for each frame of the plan {t.shape}; got shape {given.shape}")
     if np.any(plan.renoise):
-        raise ValueError("held: frames that rest take no plan with steps that renoise; use timesteps.plan(grid)")
+        raise ValueError(
+            "held: given frames rest, so the plan may have no steps that renoise. Use timesteps.plan(grid)"
+        )
     t, s = (np.broadcast_to(times.reshape(len(times), -1), (len(times), given.size)) for times in (t, s))
     rest = s[-1].min() if at is None else at
     return Plan(np.where(given, rest, t), np.where(given, rest, s), np.zeros(len(t), bool))
@@ -108,7 +110,10 @@ def given_frames(
             "positive share for each, or ()"
         )
     if jax.tree.leaves(density.init()):
-        raise ValueError("given_frames: a density that adapts would learn from frames that are given. Valid: another")
+        raise ValueError(
+            "given_frames: an adaptive density would learn from frames that are given. Valid: a density that does not "
+            "adapt"
+        )
     table = np.stack(masks)
     weight = table.shape[1] / np.sum(~table, axis=1, keepdims=True)
     chances = np.array(shares) / sum(shares)

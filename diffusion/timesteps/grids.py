@@ -41,7 +41,7 @@ def uniform(schedule: NoiseSchedule, steps: int, last: float | None = None) -> n
     if last is None or at_least_one(steps) == 1:
         return np.linspace(schedule.t_max, 0.0, at_least_one(steps) + 1)
     if not 0 < last < schedule.t_max:
-        raise ValueError(f"uniform: last = {last} must be in (0, {schedule.t_max:g}), the length of the last step")
+        raise ValueError(f"uniform: last = {last}, the length of the last step, must be in (0, {schedule.t_max:g})")
     return np.append(np.linspace(schedule.t_max, last, steps), 0.0)
 
 
@@ -101,7 +101,7 @@ def sigmoid(schedule: NoiseSchedule, steps: int, start: float = -3.0, end: float
         tau: temperature, > 0; large ones are uniform.
     """
     if not start < end:
-        raise ValueError(f"sigmoid: start = {start} must be smaller than end = {end}")
+        raise ValueError(f"sigmoid: start = {start} must be below end = {end}")
     check_positive("sigmoid", "tau", tau)
     u = np.linspace(1.0, 0.0, at_least_one(steps) + 1)
     low = _logistic(start / tau)
@@ -205,7 +205,7 @@ def karras_levels(
         ValueError: for more steps than levels, or indices that are not valid.
     """
     if at_least_one(steps) > levels:
-        raise ValueError(f"karras_levels: steps = {steps} is more than the {levels} levels")
+        raise ValueError(f"karras_levels: steps = {steps} exceeds the number of levels, {levels}")
     indices = tuple(chosen) or tuple(range(0, steps * (levels // steps), levels // steps))
     if len(indices) != steps or indices[0] != 0 or not all(a < b < levels for a, b in itertools.pairwise(indices)):
         raise ValueError(

@@ -50,11 +50,11 @@ def optimal(denoise: Denoiser, schedule: NoiseSchedule, grid: ArrayLike, x: Arra
     grid = np.asarray(grid)
     if grid.ndim != 1 or len(x) != grid.size or not np.all(np.diff(grid) < 0):
         raise ValueError(
-            "optimal: a decreasing grid of M + 1 times needs trajectories [M + 1, B, ...] on it; got a "
-            f"grid of shape {grid.shape} and trajectories of shape {x.shape}"
+            "optimal: valid are a decreasing grid of M + 1 times, and trajectories [M + 1, B, ...] on it; got a grid "
+            f"of shape {grid.shape} and trajectories of shape {x.shape}"
         )
     if at_least_one(steps) >= grid.size:
-        raise ValueError(f"optimal: steps = {steps}, but the fine grid has no more than {grid.size - 1}")
+        raise ValueError(f"optimal: steps = {steps} exceeds the {grid.size - 1} steps of the fine grid")
     path = _shortest_path(_errors(denoise, schedule, jnp.asarray(grid, x.dtype), jnp.asarray(x)), int(steps))
     return grid[path]
 

@@ -53,19 +53,22 @@ def plan(grid: ArrayLike, renoise: ArrayLike | None = None) -> Plan:
     ups = np.diff(grid) > 0
     if np.any(np.diff(grid) == 0):
         i = int(np.argmax(np.diff(grid) == 0))
-        raise ValueError(f"step {i} of the plan goes nowhere: times {i} and {i + 1} are both {grid[i]:g}")
+        raise ValueError(f"step {i} of the plan does not move: times {i} and {i + 1} are both {grid[i]:g}")
     if renoise is None:
         renoise = np.zeros(ups.shape, bool)
         if ups.any() and not ups.all():
             i = int(np.argmax(ups != ups[0]))
             raise ValueError(
-                f"the times of a plan must all decrease (sampling) or all increase (inversion); "
-                f"{grid[i]:g} -> {grid[i + 1]:g} turns round. Mark steps that add noise with renoise="
+                f"the times of a plan must all decrease (sampling) or all increase (inversion), but {grid[i]:g} -> "
+                f"{grid[i + 1]:g} changes direction. Mark steps that add noise with renoise="
             )
     renoise = np.asarray(renoise, bool)
     if renoise.shape != ups.shape:
-        raise ValueError(f"renoise has shape {renoise.shape}; a grid of {grid.size} times has {ups.size} steps")
+        raise ValueError(
+            f"renoise has the shape {renoise.shape}, but a grid of {grid.size} times has {ups.size} steps; give one "
+            "entry for each step"
+        )
     if np.any(renoise & ~ups):
         i = int(np.argmax(renoise & ~ups))
-        raise ValueError(f"step {i} adds noise but goes down, {grid[i]:g} -> {grid[i + 1]:g}")
+        raise ValueError(f"step {i} is marked to add noise, but its time decreases, {grid[i]:g} -> {grid[i + 1]:g}")
     return Plan(grid[:-1], grid[1:], renoise)

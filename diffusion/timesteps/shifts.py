@@ -40,8 +40,8 @@ def shift(schedule: NoiseSchedule, grid: ArrayLike, factor: float) -> np.ndarray
     if outside.any() or np.any(np.sign(np.diff(moved)) != np.sign(np.diff(grid))):
         raise ValueError(
             f"shift: a factor of {factor:g} moves these times out of the schedule's range [0, {schedule.t_max:g}], "
-            "because its noise ends there; build the grid from another sigma_max instead (karras, uniform_log_snr), "
-            "or shift a schedule that reaches alpha = 0"
+            "because its noise ends there. Build the grid from another sigma_max (karras, uniform_log_snr), or shift "
+            "a schedule that reaches alpha = 0"
         )
     return moved
 
@@ -61,7 +61,9 @@ def dimension_shift(dimension: int | None, base: int = 4096) -> float:
         ValueError: if one is not positive, or the dimension is not known.
     """
     if dimension is None:
-        raise ValueError("dimension_shift: the shape of the data is not known. Valid: a config that states data.shape")
+        raise ValueError(
+            "dimension_shift needs the shape of the data, which is not known. Valid: a config that states data.shape"
+        )
     check_positive("dimension_shift", "dimension", dimension)
     check_positive("dimension_shift", "base", base)
     return math.sqrt(dimension / base)

@@ -12,7 +12,7 @@ from diffusion.schedules import NoiseSchedule
 def at_least_one(steps: int) -> int:
     """`steps` as an int; refuses what is not a whole number of steps, at least one."""
     if int(steps) != steps or steps < 1:
-        raise ValueError(f"steps = {steps}: a sampler takes a whole number of steps, at least 1")
+        raise ValueError(f"steps = {steps}: a sampler takes an integer number of steps, at least 1")
     return int(steps)
 
 
@@ -26,8 +26,8 @@ def check_one_schedule(function: str, schedule: NoiseSchedule) -> None:
     """Refuses leaves with a schedule each, whose log-SNRs are no one's; the message names the function."""
     if schedule.leaves:
         raise ValueError(
-            f"{function} chooses times by their log-SNR, and leaves with a schedule each have several. Valid: what "
-            "reads t alone, e.g. timesteps.uniform or timesteps.uniform_density"
+            f"{function} chooses times by their log-SNR, but leaves with a schedule each have several. Valid: a "
+            "choice by t alone, e.g. timesteps.uniform or timesteps.uniform_density"
         )
 
 
@@ -38,6 +38,6 @@ def check_sigmas(schedule: NoiseSchedule, sigma_min: float, sigma_max: float) ->
         highest = math.exp(-float(schedule.log_snr(schedule.t_max)) / 2)
     if not 0 < sigma_min < sigma_max <= highest * (1 + 1e-5):
         raise ValueError(
-            f"this grid needs 0 < sigma_min < sigma_max <= {highest:g}, the schedule's sigma / alpha at "
+            f"valid for this grid are 0 < sigma_min < sigma_max <= {highest:g}, the schedule's sigma / alpha at "
             f"t_max; got sigma_min = {sigma_min}, sigma_max = {sigma_max}"
         )

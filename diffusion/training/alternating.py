@@ -138,7 +138,7 @@ def alternating(
         given_networks = set(apply) - set(averages)
         if set(networks) != given_networks:
             raise ValueError(
-                f"alternating: needs the parameters of {sorted(given_networks)}, got those of {sorted(networks)}."
+                f"alternating: the parameters must be those of {sorted(given_networks)}; got {sorted(networks)}."
             )
         return AlternatingState(
             step=jnp.zeros([], jnp.int32),
@@ -273,17 +273,22 @@ def _check(players, apply, averages) -> None:
     for network in trained:
         if trained.count(network) > 1:
             raise ValueError(
-                f"alternating: {network!r} has {trained.count(network)} players; join the objectives of one network "
+                f"alternating: {network!r} has {trained.count(network)} players. Join the objectives of one network "
                 "(objectives.added), or give each player its own network."
             )
         if network not in apply:
-            raise ValueError(f"alternating: no function to apply {network!r}; there are those of {sorted(apply)}.")
+            raise ValueError(
+                f"alternating: there is no function to apply {network!r}. Give one; apply has {sorted(apply)}."
+            )
     for name, player in players.items():
         if player.every < 1:
-            raise ValueError(f"alternating: {name!r} acts every {player.every} steps; must be >= 1.")
+            raise ValueError(f"alternating: {name!r} acts every {player.every} steps; this must be at least 1.")
     for name, average in averages.items():
         if name in apply:
-            raise ValueError(f"alternating: {name!r} is an average of {average.source!r}; leave it out of apply.")
+            raise ValueError(
+                f"alternating: {name!r} is an average of {average.source!r}, so it needs no function of its own; "
+                "leave it out of apply."
+            )
         if average.source not in trained:
             raise ValueError(
                 f"alternating: {name!r} averages {average.source!r}, which no player trains; the players "

@@ -62,11 +62,11 @@ def following(
     """
     if not getattr(module, "codes", 0):
         raise ValueError(
-            f"following: {type(module).__name__} has no codebook that could follow; finite levels and "
-            "Gaussian latents have none."
+            f"following: {type(module).__name__} has no codebook that could follow; neither finite levels nor "
+            "Gaussian latents have one."
         )
     if not 0 <= decay < 1 or not threshold > 0:
-        raise ValueError(f"following: decay = {decay} must be in [0, 1), threshold = {threshold} above 0.")
+        raise ValueError(f"following: decay = {decay} must be in [0, 1), and threshold = {threshold} above 0.")
 
     def init(networks: Any) -> FollowingState:
         begun = quantizers.codebook_init(networks[network]["autoencoder"]["codebook"])

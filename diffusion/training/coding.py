@@ -85,8 +85,8 @@ def decoder_network(module: nn.Module, last: tuple[str, ...] = LAST_OF_DECODER) 
         grid = tuple(side // module.patch for side in size)
         if features.shape[1] != grid[0] * grid[1] or any(side % module.patch for side in size):
             raise ValueError(
-                f"the encoder has {features.shape[1]} patches of a picture, and the decoder makes pictures of "
-                f"{size[0]} x {size[1]} out of patches of {module.patch} x {module.patch}. Valid: an encoder.size that "
+                f"the encoder has {features.shape[1]} patches for a picture, but the decoder makes pictures of "
+                f"{size[0]} x {size[1]} from patches of {module.patch} x {module.patch}. Valid: an encoder.size that "
                 "gives as many patches"
             )
         z = features.reshape(len(features), *grid, -1)

@@ -57,7 +57,7 @@ def exponential_moving_average(decay: float = 0.9999, warmup: bool = True) -> Ex
         ValueError: if `decay` is outside [0, 1).
     """
     if not 0.0 <= decay < 1.0:
-        raise ValueError(f"ema.decay = {decay}: must be in [0, 1), for example 0.9999 (0 follows the parameters).")
+        raise ValueError(f"ema.decay = {decay} must be in [0, 1), for example 0.9999 (0 averages nothing).")
 
     def init(params):
         # A copy, never the same buffer: the train step donates both.

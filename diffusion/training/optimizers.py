@@ -59,9 +59,9 @@ def learning_rate_schedule(peak: float, warmup: int, decay: str, steps: int | No
     if warmup < 0:
         raise ValueError(f"warmup = {warmup}: must be a number of steps >= 0.")
     if decay not in ("constant", "cosine", "cooldown"):
-        raise ValueError(f'decay = "{decay}": valid are "constant", "cosine" and "cooldown".')
+        raise ValueError(f'decay = "{decay}". Valid: "constant", "cosine", "cooldown".')
     if decay != "constant" and (steps is None or steps < 1):
-        raise ValueError(f'decay = "{decay}" ends at 0 after `steps` steps: it needs steps >= 1, not {steps}.')
+        raise ValueError(f'decay = "{decay}" ends at 0 after `steps` steps, so steps must be at least 1; got {steps}.')
     if decay == "constant" or steps is None:
         after = optax.constant_schedule(peak)
     elif decay == "cooldown":
@@ -258,7 +258,9 @@ def hidden_matrices(params: Any) -> Any:
 
     dimensions = jax.tree_util.tree_map_with_path(axes, params)
     if not jax.tree.leaves(dimensions, is_leaf=lambda x: isinstance(x, contrib.MuonDimensionNumbers)):
-        raise ValueError("muon finds no stacked layers in this network, and would train all of it by Adam. Use adamw.")
+        raise ValueError(
+            "muon finds no stacked layers in this network, and would train all of it by Adam. Use adamw instead."
+        )
     return dimensions
 
 

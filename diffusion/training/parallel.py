@@ -57,7 +57,9 @@ def pmap(make: Callable[..., Callable], target: Any, mesh: Mesh) -> Callable:
         MeshError: if another axis of the mesh has more than one device.
     """
     if mesh.size != mesh.shape["data"]:
-        raise MeshError(f'mesh.kind = "pmap" splits the batch alone: {dict(mesh.shape)} needs mesh.kind = "jit".')
+        raise MeshError(
+            f'mesh.kind = "pmap" can only split the batch; for the mesh {dict(mesh.shape)} use mesh.kind = "jit".'
+        )
     devices = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
     here = NamedSharding(Mesh(np.array(devices), "data"), PartitionSpec("data"))
     by_device = jax.jit(

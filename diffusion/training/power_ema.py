@@ -127,11 +127,9 @@ def reconstruction_weights(steps: ArrayLike, sigma_rels: ArrayLike, step: float,
     """
     steps, sigma_rels = np.broadcast_arrays(np.asarray(steps, np.float64), np.asarray(sigma_rels, np.float64))
     if steps.ndim != 1 or np.any(steps < 1) or not step >= 1:
-        raise ValueError(f"reconstruction: steps = {steps} and step = {step} must count updates, >= 1.")
+        raise ValueError(f"reconstruction: steps = {steps} and step = {step} must be numbers of updates, at least 1.")
     if step > steps.max():
-        raise ValueError(
-            f"reconstruction: step = {step} is later than the last stored average, of step {steps.max():g}."
-        )
+        raise ValueError(f"reconstruction: step = {step} is later than step {steps.max():g}, the last stored average.")
     if len({*zip(steps, sigma_rels)}) < len(steps):
         raise ValueError(f"reconstruction: an average occurs twice among steps {steps}, sigma_rels {sigma_rels}.")
     gammas = np.array([gamma(value) for value in sigma_rels])
@@ -150,7 +148,9 @@ def reconstruct(averages: Sequence[Any], weights: ArrayLike) -> Any:
     """
     weights = np.asarray(weights, np.float64)
     if len(averages) != len(weights):
-        raise ValueError(f"reconstruct: {len(averages)} averages and {len(weights)} weights.")
+        raise ValueError(
+            f"reconstruct: {len(averages)} averages but {len(weights)} weights; give one weight for each average."
+        )
 
     def leaf(*values):
         last = np.asarray(values[-1])

@@ -78,7 +78,7 @@ def limits() -> dict[str, Any]:
     for name, (variable, seconds) in LIMITS.items():
         text = os.environ.get(variable) or str(seconds)
         if not re.fullmatch("0*[1-9][0-9]{0,6}", text):
-            raise ValueError(f"{variable} = {text!r}: must be a whole number of seconds, 1 to 9999999.")
+            raise ValueError(f"{variable} = {text!r} must be an integer number of seconds, 1 to 9999999.")
         seconds_by_name[name] = int(text)
     return seconds_by_name
 
@@ -136,7 +136,7 @@ def make_mesh(axes: Mapping[str, int], devices: Sequence[Any] | None = None) -> 
         raise MeshError(f"mesh axis {unknown[0]!r} is unknown: valid are {', '.join(AXES)}.")
     sizes = {name: int(axes.get(name, 1)) for name in AXES}
     if any(size < 1 and size != -1 for size in sizes.values()) or list(sizes.values()).count(-1) > 1:
-        raise MeshError(f"mesh {sizes}: sizes must be >= 1, with -1 (the rest of the devices) at most once.")
+        raise MeshError(f"mesh {sizes}: sizes must be at least 1, and at most one may be -1 (the rest of the devices).")
     known = math.prod(size for size in sizes.values() if size != -1)
     sizes = {name: len(devices) // known if size == -1 else size for name, size in sizes.items()}
     if math.prod(sizes.values()) != len(devices):
@@ -148,7 +148,7 @@ def make_mesh(axes: Mapping[str, int], devices: Sequence[Any] | None = None) -> 
     try:
         return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds, devices=devices)
     except NotImplementedError as error:
-        raise MeshError(f"mesh {sizes} does not lie on the torus of these devices: {error}") from error
+        raise MeshError(f"mesh {sizes} cannot be laid out on the torus of these devices: {error}") from error
 
 
 def shardings(shapes: Any, mesh: Mesh, rules: Sequence[tuple[str, tuple]] = RULES, whole: str = WHOLE["all"]) -> Any:
@@ -171,7 +171,7 @@ def shardings(shapes: Any, mesh: Mesh, rules: Sequence[tuple[str, tuple]] = RULE
         name = leaf_name(path)
         axes = next((axes for pattern, axes in rules if re.search(pattern, name)), None)
         if axes is None:
-            raise MeshError(f"no sharding rule fits {name!r}: end the rules with ('.*', ()).")
+            raise MeshError(f"no sharding rule matches {name!r}. End the rules with ('.*', ()).")
         spec: list[str | None] = [None] * (len(shape.shape) - len(axes))
         spec += [axis if axis in mesh.shape else None for axis in axes]
         for size, axis in zip(shape.shape, spec):
@@ -221,8 +221,8 @@ def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
     if batch_size < 1 or batch_size % (shards * accumulate):
         inside = f" and {accumulate} micro-batches" if accumulate > 1 else ""
         raise MeshError(
-            f"train.batch_size = {batch_size} does not divide over {shards} devices{inside}: "
-            f"make it a multiple of {shards * accumulate}."
+            f"train.batch_size = {batch_size} does not divide evenly over {shards} devices{inside}; make it a "
+            f"multiple of {shards * accumulate}."
         )
 
 

@@ -218,8 +218,8 @@ def make_train_step(
         rows = batch["index"].shape[0]  # rows of all devices; under pmap, of one
         if rows % (accumulate * shards):
             raise ValueError(
-                f"train.batch_size = {rows} does not divide into accumulate = {accumulate} micro-batches on "
-                f"{shards} devices: make it a multiple of {accumulate * shards}."
+                f"train.batch_size = {rows} does not divide evenly into accumulate = {accumulate} micro-batches on "
+                f"{shards} devices; make it a multiple of {accumulate * shards}."
             )
         first = 0 if axis is None else jax.lax.axis_index(axis) * rows
         examples = rows if axis is None else jax.lax.axis_size(axis) * rows
@@ -261,8 +261,8 @@ def make_train_step(
         nested = sorted(name for name, values in details.items() if name not in follow and not hasattr(values, "mean"))
         if nested:
             raise ValueError(
-                f"make_train_step: nothing follows the statistics that the objective returns for {', '.join(nested)}. "
-                "Valid: follow={name: head.follow} of each such head in objective.heads"
+                f"make_train_step: the objective returns statistics for {', '.join(nested)}, but nothing uses them. "
+                "Valid: follow={name: head.follow} for each such head in objective.heads"
             )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params: Any = optax.apply_updates(state.params, updates)

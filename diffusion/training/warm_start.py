@@ -31,7 +31,9 @@ def read(path: str | pathlib.Path) -> dict[str, Any]:
     """
     path = pathlib.Path(path).expanduser().absolute()
     if not path.exists():
-        raise FileNotFoundError(f"init_from = {str(path)!r}: there is no such run folder, checkpoint or file.")
+        raise FileNotFoundError(
+            f"init_from = {str(path)!r} does not exist. Valid: a run folder, a checkpoint or a .safetensors file."
+        )
     if path.is_file():
         if path.suffix != ".safetensors":
             raise ValueError(f"init_from = {str(path)!r}: a file must be a .safetensors file.")
@@ -88,5 +90,5 @@ def warm_start(params: Any, source: dict[str, Any], pattern: str = ".*") -> tupl
     result = jax.tree_util.tree_map_with_path(leaf, params)
     skipped += [f"{name}: only in the source" for name in source if name not in ours]
     if not taken:
-        raise ValueError(f"init_from found no leaf to take; the first reasons: {'; '.join(skipped[:3])}.")
+        raise ValueError(f"init_from found no leaf that fits; the first reasons: {'; '.join(skipped[:3])}.")
     return result, taken, skipped

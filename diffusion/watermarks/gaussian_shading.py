@@ -51,7 +51,7 @@ def gaussian_shading(key: str, bits: int = 64, nonces: int = 64) -> Watermark:
     def tables(number: int) -> tuple[np.ndarray, np.ndarray]:
         """(streams, what the signs are under each), both Bool `[nonces, number]`."""
         if number < bits:
-            raise ValueError(f"gaussian_shading: bits = {bits} do not fit into noise of {number} values; at most that")
+            raise ValueError(f"gaussian_shading: bits = {bits} exceeds the number of noise values, {number}")
         streams = np.stack([keyed.bits(key, f"stream {j}", number) for j in range(nonces)])
         return streams, streams ^ np.resize(message, number)
 

@@ -39,7 +39,7 @@ def from_entry(entry: Mapping[str, Any]) -> Watermark:
     if name not in WATERMARKS:
         near = public.nearest(name, WATERMARKS)
         hint = f" (did you mean {near!r}?)" if near else ""
-        raise ValueError(f"name = {name!r}{hint}; the watermarks are {', '.join(sorted(WATERMARKS))}")
+        raise ValueError(f"name = {name!r} is not a watermark{hint}. Valid: {', '.join(sorted(WATERMARKS))}")
     function = WATERMARKS[name]
     try:
         inspect.signature(function).bind(**arguments)
@@ -90,7 +90,7 @@ def make(path: str | pathlib.Path, name: str, **arguments: Any) -> Watermark:
     """
     path = pathlib.Path(path).expanduser()
     if path.exists():
-        raise FileExistsError(f"{path} exists already, and pictures may carry its key; choose another name.")
+        raise FileExistsError(f"{path} exists already, and pictures may carry its key. Choose another name.")
     entry = {"name": name, "key": secrets.token_hex(32), **arguments}
     watermark = from_entry(entry)
     with files.atomic(path) as file:

@@ -19,8 +19,8 @@ def secret(key: str) -> bytes:
     """
     if not isinstance(key, str) or not re.fullmatch(rf"[0-9a-f]{{{DIGITS}}}", key):
         raise ValueError(
-            f"key has {len(key) if isinstance(key, str) else type(key).__name__} in place of {DIGITS} digits "
-            "0 .. 9, a .. f; diffusion watermark make writes a key file"
+            f"key must have {DIGITS} digits 0 .. 9, a .. f; got "
+            f"{len(key) if isinstance(key, str) else type(key).__name__}. Make a key file by diffusion watermark make"
         )
     return bytes.fromhex(key)
 

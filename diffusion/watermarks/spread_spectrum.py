@@ -51,13 +51,13 @@ def spread_spectrum(key: str, bits: int = 32, low: int = 8, high: int = 48, stre
     def carriers(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """(rows, columns, sign, bit) of each coefficient that pictures of a shape have."""
         if len(shape) != 4:
-            raise ValueError(f"spread_spectrum: pictures of shape {list(shape)}; valid: [B, H, W, C]")
+            raise ValueError(f"spread_spectrum: pictures have the shape {list(shape)}. Valid: [B, H, W, C]")
         height, width = shape[1:3]
         rows, columns = np.nonzero(band[: min(high, height), : min(high, width)])
         if len(set(owner[rows, columns].tolist())) < bits:
             raise ValueError(
-                f"spread_spectrum: pictures of {height} x {width} have {rows.size} coefficients between low = {low} "
-                f"and high = {high}, too few for {bits} bits; lower both, or the bits"
+                f"spread_spectrum: pictures of {height} x {width} have only {rows.size} coefficients between low = "
+                f"{low} and high = {high}, too few for {bits} bits. Lower both limits, or use fewer bits"
             )
         return rows, columns, signs[rows, columns], owner[rows, columns]
 

@@ -59,12 +59,15 @@ def tree_ring(key: str, radius: float = 10 / 64, channel: int = -1) -> Watermark
 
     def checked(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         if len(shape) != 4 or not -shape[-1] <= channel < shape[-1]:
-            raise ValueError(f"tree_ring: channel = {channel} of noise of shape {list(shape)}; it reads [B, h, w, C]")
+            raise ValueError(
+                f"tree_ring: noise of shape {list(shape)} has no channel = {channel}. Valid: noise [B, h, w, C], and "
+                "a channel below C"
+            )
         mask, values = rings(*shape[1:3])
         if mask.sum() < 5:
             raise ValueError(
-                f"tree_ring: radius = {radius} of {shape[1]} x {shape[2]} values leaves no ring; at least "
-                f"{1 / min(shape[1:3]):.3g} does"
+                f"tree_ring: radius = {radius} leaves no ring in {shape[1]} x {shape[2]} values. Valid: at least "
+                f"{1 / min(shape[1:3]):.3g}"
             )
         return mask, values
 

@@ -55,7 +55,7 @@ class Watermark:
         if self.carrier == "noise" and (draws or from_picture):
             why = "the sampler adds noise of its own" if draws else "sampling starts from a picture"
             raise ValueError(
-                f"{self.identity} lies in the initial noise, and nobody could read it: {why}. Valid: a watermark for "
+                f"{self.identity} lies in the initial noise and could not be read: {why}. Valid: a watermark for "
                 "pictures, such as spread_spectrum, or a deterministic sampler that starts from noise alone"
             )
 
@@ -68,7 +68,7 @@ def check_whole(function: str, lowest: int, highest: int, **values: Any) -> None
     """
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or not lowest <= value <= highest:
-            raise ValueError(f"{function}: {name} = {value!r} must be a whole number, {lowest} .. {highest}")
+            raise ValueError(f"{function}: {name} = {value!r} must be an integer, {lowest} .. {highest}")
 
 
 def check_finite(function: str, values: Any) -> None:
@@ -78,4 +78,4 @@ def check_finite(function: str, values: Any) -> None:
         ValueError: if a value is infinite or no number.
     """
     if not np.isfinite(values).all():
-        raise ValueError(f"{function}: what is read has values that are not finite, in which there is no watermark")
+        raise ValueError(f"{function}: the input has values that are not finite, so no watermark can be read")

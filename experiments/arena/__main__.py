@@ -25,7 +25,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_integer("seed", None, "seed of the pairs and of the voters' orders; 0 by default", 0)
     flags.DEFINE_integer("port", 8777, "port of the page's address", 0, 65535)
     flags.DEFINE_string("data_dir", "", "folder of prepared datasets, for NAME@SPLIT")
-    flags.DEFINE_bool("scores", False, "write and print the scores of the votes so far, and end")
+    flags.DEFINE_bool("scores", False, "compute and print the scores of the votes so far, and exit")
     flags.mark_flag_as_required("out")
     command_line.begin()
 

@@ -90,8 +90,8 @@ def drawn(competitors: Sequence[Competitor], number: int, question: str, seed: i
         met = matched(competitors[first], competitors[second])
         if not met:
             raise ConfigError(
-                f"--runs: {names[first]} and {names[second]} have no request in common: "
-                f"{_some(competitors[first])} here, {_some(competitors[second])} there. Sample both for the same."
+                f"--runs: {names[first]} and {names[second]} have no request in common: {_some(competitors[first])} "
+                f"in the first, {_some(competitors[second])} in the second. Sample the same requests for both."
             )
         order = rng.permutation(len(met))
         queues.append([Comparison(first, second, met[i][:2], met[i][2]) for i in order])
@@ -119,7 +119,7 @@ def read(folder: pathlib.Path) -> Arena:
     """
     path = folder / FILE
     if not path.is_file():
-        raise WorkdirError(f"{folder} holds no arena: there is no {path}. Begin one by --runs=runs/a,runs/b.")
+        raise WorkdirError(f"{folder} holds no arena: {path} does not exist. Begin one by --runs=runs/a,runs/b.")
     try:
         content = opener.read_table(path)
         rows = content.pop("comparisons", None)
@@ -127,7 +127,7 @@ def read(folder: pathlib.Path) -> Arena:
         comparisons = [Comparison(first, second, (i, j), request) for first, second, (i, j), request in rows]
         numbers = range(len(content["competitors"]))
         if not all({c.first, c.second} <= set(numbers) and c.first != c.second for c in comparisons):
-            raise ValueError("a comparison names a competitor that there is not")
+            raise ValueError("a comparison names a competitor that does not exist")
     except (ValueError, TypeError, KeyError) as error:
         raise WorkdirError(f"{path} is damaged: {error}.") from error
     return Arena(content["question"], content["seed"], content["competitors"], comparisons)
@@ -142,11 +142,12 @@ def require_same(arena: Arena, competitors: Sequence[Competitor], folder: pathli
     names = [competitor.name for competitor in competitors]
     if names != arena.names:
         raise ConfigError(
-            f"--runs={','.join(names)}: the arena in {folder} compares {','.join(arena.names)}. Leave --runs out to go "
-            "on with it, or choose another --out."
+            f"--runs={','.join(names)}: the arena in {folder} compares {','.join(arena.names)}. To continue it, leave "
+            "--runs out; otherwise choose another --out."
         )
     for competitor in competitors:
         if competitor.fingerprint != arena.competitors[competitor.name]:
             raise ConfigError(
-                f"{competitor.name} has other pictures than those that were voted on in {folder}. Choose another --out."
+                f"{competitor.name} has other pictures than those on which votes were cast in {folder}. Choose "
+                "another --out."
             )

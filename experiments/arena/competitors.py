@@ -56,7 +56,7 @@ def opened(name: str, data_dir: str = "") -> Competitor:
         if path.is_dir():
             requests = _prompts(path)
     if images.record["dtype"] != "uint8":
-        raise ConfigError(f"--runs={name}: its images are {images.record['dtype']}; an arena shows bytes, uint8.")
+        raise ConfigError(f"--runs={name}: its images are {images.record['dtype']}. Valid: bytes, uint8.")
     content = "\n".join([images.fingerprint, *(requests or ())])
     return Competitor(name, images, requests, hashlib.sha256(content.encode()).hexdigest())
 

@@ -67,7 +67,7 @@ class Voting:
             Refused: for a name that is empty or too long.
         """
         if not (0 < len(voter) <= 40 and voter.isprintable() and voter == voter.strip()):
-            raise Refused("a voter's name has 1 to 40 printable letters")
+            raise Refused("a voter's name must have 1 to 40 printable letters")
         if voter not in self._turns:
             self._turns[voter] = self.arena.turns(voter)
         return self._turns[voter]
@@ -155,7 +155,7 @@ def serve(voting: Voting, port: int) -> ThreadingHTTPServer:
         def _answered(self, answer):
             try:
                 if (self.headers.get("Host") or "").rpartition(":")[0] not in NAMES:  # DNS rebinding
-                    raise Refused("open the page at the address in its terminal")
+                    raise Refused("open the page at the address that its terminal shows")
                 kind, content = answer()
             except Refused as error:
                 return self._send(http.HTTPStatus.BAD_REQUEST, "text/plain", f"{error}\n".encode())
@@ -209,14 +209,14 @@ def _json(content: Mapping[str, Any]) -> tuple[str, bytes]:
 def _body(handler: BaseHTTPRequestHandler) -> Mapping[str, Any]:
     """The JSON of a request; of that type alone, which a page of another origin cannot send without asking."""
     if handler.headers.get_content_type() != "application/json":
-        raise Refused("votes are sent as application/json")
+        raise Refused("votes must be sent as application/json")
     length = handler.headers.get("Content-Length", "")
     if not length.isdecimal() or int(length) > BODY:
-        raise Refused(f"a vote has at most {BODY} bytes")
+        raise Refused(f"a vote must have at most {BODY} bytes")
     try:
         content = json.loads(handler.rfile.read(int(length)))
     except ValueError as error:
-        raise Refused(f"not valid JSON: {error}") from error
+        raise Refused(f"this is not valid JSON: {error}") from error
     if not isinstance(content, dict):
-        raise Refused("a vote is a table of fields")
+        raise Refused("a vote must be a table of fields")
     return content

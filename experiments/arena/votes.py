@@ -62,7 +62,7 @@ def read(folder: pathlib.Path, comparisons: int) -> list[Vote]:
             schema.check(LINE, row, str(path))
             vote = Vote(**row)
             if vote.comparison >= comparisons:
-                raise ValueError(f"{path}: comparison = {vote.comparison}; there are {comparisons}.")
+                raise ValueError(f"{path}: comparison = {vote.comparison}. Valid: 0 to {comparisons - 1}.")
         except (ValueError, TypeError) as error:
             raise WorkdirError(f"{error} Each line is {{voter, comparison, choice, left}}.") from error
         standing.pop((vote.voter, vote.comparison), None)

@@ -31,7 +31,7 @@ flags.disclaim_key_flags()  # `--help` then lists the flag under the command tha
 def extend_flag() -> None:
     """Defines `--extend`; commands without a config have it too."""
     if "extend" not in flags.FLAGS:  # another command's module may have been imported
-        flags.DEFINE_list("extend", [], "code of your own, which configs can name: FILE.py, a module, plugin:NAME")
+        flags.DEFINE_list("extend", [], "your own code, which configs can name: FILE.py, a module, plugin:NAME")
 
 
 def flag() -> None:
@@ -131,7 +131,7 @@ def _define_saved_flag(argv: list[str], unless: tuple[str, ...], of_model: Calla
     file = pathlib.Path(workdir) / "config.json"
     if not file.is_file():
         raise ConfigError(
-            f"--workdir={workdir}: there is no run, for it holds no config.json. Train one by "
+            f"--workdir={workdir} holds no run: it has no config.json. Train one by "
             f"{printed('train', '--config=digits', f'--workdir={workdir}')}"
         )
     try:
@@ -319,7 +319,7 @@ def _sending_back(main: Callable) -> Callable:
 def _parse(argv: list[str], takes_words: bool = False) -> list[str]:
     """Parses the flags; absl's and ml_collections' errors become ours."""
     if _named(argv, "workdir") == "":
-        raise ConfigError("--workdir is empty. Name the folder of the run, e.g. runs/digits; this one is --workdir=.")
+        raise ConfigError("--workdir is empty: --workdir=. Name the folder of the run, e.g. runs/digits.")
     argv = _with_local_run(argv)
     stored = _named(argv, "workdir") if "stored" in _of_workdir else None
     for arg in argv[1:]:
@@ -334,7 +334,7 @@ def _parse(argv: list[str], takes_words: bool = False) -> list[str]:
             logging.set_verbosity(logging.FATAL)  # Orbax and TFDS log every file; their errors become ours
             python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # Orbax's errors too
         if len(remaining) > 1 and not takes_words:
-            raise ConfigError(f"unexpected argument {remaining[1]!r}: flags are written as --name=value.")
+            raise ConfigError(f"unexpected argument {remaining[1]!r}. Write flags as --name=value.")
         if why := accelerators.refusal():
             raise ConfigError(why)
         return remaining

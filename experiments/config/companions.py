@@ -52,10 +52,11 @@ class Teacher(NamedTuple):
         """
         if self.scale != 1 and self.parameterization.channels > 1:
             raise ValueError(
-                "the scale guides what the teacher puts out, of which a learned variance is a part. Valid: a scale of 1"
+                "the scale guides the output of the teacher, which includes a learned variance here. Valid: a scale "
+                "of 1"
             )
         if self.pair_sampler.draws or FlowMap in self.pair_sampler.takes:
             raise ValueError(
-                "this sampler makes no pairs: a sample has to follow from the noise that it started from. Valid: a "
-                "deterministic sampler of denoisers, e.g. heun or dpmpp_2m"
+                "this sampler cannot make pairs, because a sample must be determined by the noise that it starts "
+                "from. Valid: a deterministic sampler of denoisers, e.g. heun or dpmpp_2m"
             )

@@ -96,8 +96,8 @@ def named(text: str, folder: str = "", side: int = 0) -> sources.Source:
     name, at, split = text.rpartition("@")
     if not at:
         raise ConfigError(
-            f"--data={text} is no dataset with its split. Valid: NAME@SPLIT, e.g. cifar10@train, or "
-            '\'{"name": "picture_folder", "path": FOLDER}@train\'.'
+            f'--data={text} is not a dataset with its split. Valid: NAME@SPLIT, e.g. cifar10@train, or \'{{"name": '
+            '"picture_folder", "path": FOLDER}@train\'.'
         )
     try:
         if not name.startswith("{"):

@@ -41,12 +41,13 @@ def call(
     spec = plain(spec, path)
     if not isinstance(spec, dict) or "name" not in spec:
         raise ConfigError(
-            f'{path} = {spec!r}. Valid: {{"name": ..., arguments}} with a {kind} out of {", ".join(sorted(table))}.'
+            f'{path} = {spec!r}. Valid: {{"name": ..., arguments}}, where the name of the {kind} is one of '
+            f"{', '.join(sorted(table))}."
         )
     name = spec.pop("name")
     if name not in table:
         raise ConfigError(
-            f"{unknown(f'{path}.name', name, table, kind)} One of your own: --extend=FILE, see docs/extend.md."
+            f"{unknown(f'{path}.name', name, table, kind)} To add one of your own: --extend=FILE, see docs/extend.md."
         )
     parameters = {
         argument: parameter
@@ -76,7 +77,7 @@ def call(
     ]
     if missing:
         named = f"{kind} {name!r}" if name else kind
-        raise ConfigError(f"{path}: {named} needs {', '.join(missing)}; e.g. --{path}.{missing[0]}=...")
+        raise ConfigError(f"{path}: {named} needs {', '.join(missing)}, e.g. --{path}.{missing[0]}=...")
     try:
         return table[name](**supplied | arguments)
     except ValueError as error:

@@ -117,7 +117,7 @@ def _run_file(path: pathlib.Path) -> types.ModuleType:
 def _home(module: str, where: str) -> pathlib.Path:
     """The folder of a module's package, or its file; nothing is run."""
     if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", module):
-        raise ConfigError(f"{where}: this names no code. {VALID}")
+        raise ConfigError(f"{where}: this does not name code. {VALID}")
     here = os.getcwd()
     if here not in sys.path:
         sys.path.append(here)  # last: nothing in the current folder replaces what is installed
@@ -128,7 +128,7 @@ def _home(module: str, where: str) -> pathlib.Path:
         return pathlib.Path(folders[0]).absolute()
     if top is not None and folders is None and not parts and top.origin:
         return pathlib.Path(top.origin).absolute()
-    raise ConfigError(f"{where}: there is no module {module!r}, installed or in {here}. {VALID}")
+    raise ConfigError(f"{where}: there is no module {module!r}, neither installed nor in {here}. {VALID}")
 
 
 def _is_in(folder: pathlib.Path, parts: list[str]) -> bool:

@@ -169,7 +169,7 @@ def _check(values: dict, known: dict, prefix: str) -> None:
         field = prefix + name
         if name not in values:
             raise ConfigError(
-                f"config.{field} is missing. Its default is {default!r}; start a config from "
+                f"config.{field} is missing. Its default is {default!r}; to get all defaults, start a config from "
                 "diffusion.experiments.config.defaults.defaults()."
             )
         check_type(f"config.{field}", values[name], OPTIONAL.get(field, type(default)), field in OPTIONAL)

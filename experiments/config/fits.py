@@ -56,7 +56,7 @@ def check(recipe: Any) -> None:
     if recipe.schedule.trained is not None and "schedule" not in objective.heads:
         with blamed("schedule.name", "objective.name"):
             raise ValueError(
-                "the schedule trains, and the objective does not train it. Valid: "
+                "the schedule is trainable, but the objective does not train it. Valid: "
                 "objectives.with_trained_schedule(objective, schedule.trained)"
             )
     _check_players(recipe)
@@ -71,20 +71,22 @@ def check(recipe: Any) -> None:
         beside = (objective.blocks.features or objective.heads) and not (objective.second and objective.second.separate)
         if beside and recipe.companions.second is not None:
             raise ValueError(
-                "no network trains beside a model that plays with a second player, and its features are not read. "
+                "with a second player, no further network can train beside the model, and its features are not read. "
                 "Valid: no terms, and no uncertainty"
             )
     with blamed("autoencoder.network.name", "objective.wrappers"):
         if objective.beside.autoencoder != (recipe.companions.autoencoder is not None):
             raise ValueError(
-                "the objective trains an autoencoder with the model, and there is none. Valid: an autoencoder"
+                "the objective trains an autoencoder with the model, but the run has none. Valid: an autoencoder"
                 if objective.beside.autoencoder
-                else "the objective trains no autoencoder. Valid: none, or objectives.end_to_end, in a config "
-                '{"name": "end_to_end"} among objective.wrappers'
+                else (
+                    "the run has an autoencoder, but the objective does not train it. Valid: no autoencoder, or "
+                    'objectives.end_to_end, in a config {"name": "end_to_end"} among objective.wrappers'
+                )
             )
     with blamed("perceptual.network.name", "objective.name"):
         if recipe.companions.perceptual is not None and not objective.beside.perceptual:
-            raise ValueError("the objective compares no pictures by features. Valid: no perceptual network")
+            raise ValueError("the objective compares no pictures by their features. Valid: no perceptual network")
     with blamed("objective.coupling.block", "objective.name", "train.batch_size", "train.accumulate"):
         objective.check_rows(config.train.batch_size // max(config.train.accumulate, 1))
     if recipe.parameterization is not None:
@@ -98,7 +100,7 @@ def check(recipe: Any) -> None:
         with blamed("sample.sampler", "parameterization.name"):
             if sampler.reads_variance and recipe.parameterization.channels == 1:
                 raise ValueError(
-                    'the sampler reads a variance, and the network predicts none. Valid: variance = "small" or "large"'
+                    'the sampler needs a variance, but the network predicts none. Valid: variance = "small" or "large"'
                 )
     if built_in_python(config) or not conditions_may_follow(config):
         check_null(recipe)
@@ -110,23 +112,28 @@ def check(recipe: Any) -> None:
     kind = recipe.sampling.guidance(lambda x, t: None)  # building it checks its arguments too
     with blamed("sample.guidance.name"):
         if scale != 1 and isinstance(kind, Unpaired) and Unpaired not in sampler.takes:
-            raise ValueError("the guidance needs a sampler that takes x0 and eps as they are. Valid: ddim")
+            raise ValueError(
+                "this guidance changes x0 and eps so that they no longer belong to x_t, which the sampler does not "
+                "support. Valid: ddim"
+            )
     with blamed("sample.guides", "sample.guidance.name", "sample.sampler"):
         if recipe.sampling.guides and scale != 1 and isinstance(kind, (Memory, Unpaired)):
-            raise ValueError("guides change a plain denoiser, and this guidance is none. Valid: e.g. classifier_free")
+            raise ValueError(
+                "guides change a plain denoiser, but this guidance is not one. Valid: e.g. classifier_free"
+            )
         if (recipe.sampling.guides or recipe.sampling.conditions) and FlowMap in sampler.takes:
-            raise ValueError("a flow map is guided while it is trained. Valid: guides = (), and classifier_free")
+            raise ValueError("a flow map is guided during its training. Valid: guides = (), and classifier_free")
     with blamed("sample.cache", "model.name", "sample.driver", "sample.sampler", "sample.guidance.name"):
         _check_cache(recipe, kind)
     with blamed("sample.guidance.name", "objective.wrappers"):
         learns_variance = recipe.parameterization is not None and recipe.parameterization.channels > 1
         if recipe.sampling.depths and (objective.blocks.early is None or learns_variance):
             raise ValueError(
-                "the guidance reads a prediction from the middle of the network, which has none, or learns a variance. "
-                "Valid: early_prediction among objective.wrappers"
+                "the guidance reads a prediction from the middle of the network, but the network makes none there, or "
+                "it learns a variance. Valid: early_prediction among objective.wrappers"
             )
         if recipe.sampling.depths and recipe.sampling.cache is not None:
-            raise ValueError("the guidance reads features that a cache would leave out. Valid: no cache")
+            raise ValueError("the guidance needs features that a cache would leave out. Valid: no cache")
     for guide in recipe.sampling.guides:
         for run in guide.runs:
             run.check(recipe)
@@ -136,7 +143,7 @@ def check(recipe: Any) -> None:
                 forward = recipe.sampling.measured.build(recipe.examples.shape).forward
                 jax.eval_shape(forward, jax.ShapeDtypeStruct((1, *recipe.examples.shape), np.float32))
             except TypeError as error:
-                raise ValueError(f"it does not measure examples of {recipe.examples.shape}: {error}") from error
+                raise ValueError(f"the operator cannot measure examples of {recipe.examples.shape}: {error}") from error
 
 
 def _check_cache(recipe: Any, guided: Any) -> None:
@@ -145,9 +152,14 @@ def _check_cache(recipe: Any, guided: Any) -> None:
         return
     recipe.sampling.cache.check(facts.reuses(recipe.network))
     if not recipe.sampling.follows_plan or FlowMap in recipe.sampling.sampler.takes:
-        raise ValueError("a cache is carried along a plan of a sampler of denoisers. Valid: driver sample, e.g. ddim")
+        raise ValueError(
+            "only the driver sample with a sampler of denoisers can carry a cache. Valid: driver sample, e.g. ddim"
+        )
     if recipe.scale != 1 and isinstance(guided, Unpaired):
-        raise ValueError("a cache needs x0 and eps that belong to x_t. Valid: another guidance, e.g. classifier_free")
+        raise ValueError(
+            "a cache needs x0 and eps that belong to x_t, and this guidance changes them. Valid: another guidance, "
+            "e.g. classifier_free"
+        )
 
 
 def check_frames(recipe: Any) -> None:
@@ -164,7 +176,8 @@ def check_frames(recipe: Any) -> None:
     with blamed_on(recipe.config, "sample.plan", "sample.sampler"):
         if recipe.examples.shape[:1] != frames:
             raise ValueError(
-                f"the plan is for {frames[0]} frames, and the examples have {recipe.examples.shape[0]}. Valid: as many"
+                f"the plan is for {frames[0]} frames, but the examples have {recipe.examples.shape[0]}. Valid: the "
+                "same number in both"
             )
     with blamed_on(recipe.config, "model.name", "sample.sampler"):
         jax.eval_shape(
@@ -225,10 +238,13 @@ def check_null(recipe: Any) -> None:
             or objective.condition.strength
             or (recipe.companions.teacher and recipe.companions.teacher.scale != 1)
         ):
-            raise ValueError("guidance needs a null class, and the network has no classes. Valid: a scale of 1")
+            raise ValueError("guidance needs a null class, but the network has no classes. Valid: a scale of 1")
     with blamed_on(recipe.config, "objective.wrappers"):
         if objective.condition.dropout:
-            raise ValueError("there is no condition to drop. Valid: no dropout, classes, or data with a condition")
+            raise ValueError(
+                "condition dropout needs a condition, and there is none. Valid: no dropout, classes, or data with a "
+                "condition"
+            )
 
 
 def _check_form(network: Any) -> None:
@@ -240,8 +256,8 @@ def _check_form(network: Any) -> None:
     if not (callable(getattr(network, "init", None)) and callable(getattr(network, "apply", None))):
         raise ValueError(
             f"the network is a {type(network).__module__}.{type(network).__qualname__}, which has no init(key, x, "
-            "clock, condition) and apply(params, x, clock, condition). Valid: a Linen module, or of diffusion.models "
-            "NNX(lambda rngs: ...), Equinox(lambda key: ...) or Functions(init, apply)"
+            "clock, condition) and apply(params, x, clock, condition). Valid: a Linen module, or from "
+            "diffusion.models NNX(lambda rngs: ...), Equinox(lambda key: ...) or Functions(init, apply)"
         )
 
 
@@ -259,42 +275,44 @@ def _check_players(recipe: Any) -> None:
     with blamed("second_player.network.name", "second_player.objective.name"):
         if second is not None and recipe.objective.second.separate != (second.network is not None):
             raise ValueError(
-                "the second player has an architecture of its own. Valid: patch_discriminator"
+                "the second player needs an architecture of its own. Valid: patch_discriminator"
                 if second.network is None
-                else "the second player has the teacher's architecture. Valid: no network"
+                else "the second player uses the teacher's architecture. Valid: no network"
             )
     with blamed("second_player.objective.name"):
         theirs = second.objective.shares if second is not None else None
         if theirs is not None and theirs != recipe.objective.shares:
             raise ValueError(
-                f"the second player judges what is made with {theirs}, and the objective makes it with "
-                f"{recipe.objective.shares}. Valid: rae_critic beside rae_decoder, end_to_end_critic beside "
-                "end_to_end, patch_critic beside the other autoencoders; the same tau, noise and equivariance in both"
+                f"the second player judges examples made with {theirs}, but the objective makes them with "
+                f"{recipe.objective.shares}. Valid: rae_critic with rae_decoder, end_to_end_critic with end_to_end, "
+                "patch_critic with the other autoencoders; tau, noise and equivariance must agree in both"
             )
     if learns is not None:
         with blamed("teacher.scale", "teacher.pairs.number", "teacher.pairs.sampler"):
             if learns.pairs and tunes:
                 raise ValueError(
-                    "the objective learns from pairs that a run makes before the training, and the base, which "
-                    "teaches here, makes none. Valid: e.g. 'consistency_distillation'"
+                    "the objective learns from pairs that are made before the training, but the base, which is the "
+                    "teacher here, makes none. Valid: e.g. 'consistency_distillation'"
                 )
             learns.check(teacher.scale, teacher.pairs)
             teacher.check()
             if teacher.pairs and (recipe.training.augmentations or config.data.buckets.area):
                 raise ValueError(
-                    "pairs are neither augmented nor of several sizes. Valid: data.augment = (), data.buckets.area = 0"
+                    "pairs can neither be augmented nor have several sizes. Valid: data.augment = (), "
+                    "data.buckets.area = 0"
                 )
     if learns is not None and learns.stages is not None:
         with blamed("train.steps", "ema.sigma_rel"):
             learns.stages.check(config.train.steps)
             if config.ema.get("sigma_rel"):
                 raise ValueError(
-                    "ema.sigma_rel averages a run as a whole, and the objective begins anew after every "
+                    "ema.sigma_rel averages over the whole run, but the objective starts again after every "
                     f"{learns.stages.length} steps. Valid: 0"
                 )
     if second is not None:
         with blamed("train.log_every", "second_player.updates"):
             if config.train.log_every % second.updates:
                 raise ValueError(
-                    f"the model acts at every {second.updates}-th step alone. Valid: a log_every that it divides"
+                    f"the model is updated only at every {second.updates}-th step. Valid: a log_every that is a "
+                    "multiple of it"
                 )

@@ -28,7 +28,7 @@ def guided(config: Mapping, schedule: NoiseSchedule, branches: Branches) -> Deno
     if "scale" in spec or conditions(config) is None:
         fields.check_type(f"{path}.scale", spec.get("scale"), float)
         if spec["scale"] < 0:
-            raise ConfigError(f"{path}.scale = {spec['scale']}. Valid: at least 0; 1 is no guidance.")
+            raise ConfigError(f"{path}.scale = {spec['scale']}. Valid: at least 0, where 1 means no guidance.")
     interval = spec.get("interval")
     if interval is not None and not fields.pair(interval):
         raise ConfigError(
@@ -68,9 +68,8 @@ def conditions(config: Mapping) -> Callable[..., tuple[Any, ...]] | None:
         def mask(layers):
             if not facts.layer_masks(network):
                 raise ValueError(
-                    f"config.model.name = {config['model']['name']!r} has no layers that a mask impairs. "
-                    "Valid: "
-                    f"{', '.join(name for name, other in names.MODELS.items() if facts.layer_masks(other))}"
+                    f"config.model.name = {config['model']['name']!r} has no layers that a mask could leave out. "
+                    f"Valid: {', '.join((name for name, other in names.MODELS.items() if facts.layer_masks(other)))}"
                 )
             return layer_masks.mask(number, network.depth, layers)
 

@@ -49,18 +49,20 @@ class SecondRun(NamedTuple):
         named = f"{self.path} = {str(self.folder)!r}"
         if plain(theirs.schedule) != plain(ours.config.schedule):
             raise ConfigError(
-                f"{named} has config.schedule = {plain(theirs.schedule)}. Valid: a run with "
+                f"{named} has config.schedule = {plain(theirs.schedule)}. Valid: a run with the schedule "
                 f"{plain(ours.config.schedule)}."
             )
         if self.recipe.schedule.trained is not None:
-            raise ConfigError(f"{named} trained its own schedule. Valid: a run on a schedule that does not train.")
+            raise ConfigError(f"{named} trained its own schedule. Valid: a run whose schedule is not trained.")
         classes = self.recipe.examples.num_classes
         if classes not in (0, ours.examples.num_classes):
             valid = f"a run with {ours.examples.num_classes}, or none"
             raise ConfigError(f"{named} has {classes} classes. Valid: {valid}.")
         shapes = [tuple(recipe.examples.shape) for recipe in (self.recipe, ours) if recipe.examples.shape is not None]
         if len(set(shapes)) > 1:
-            raise ConfigError(f"{named} was trained on examples of {shapes[0]}. Valid: a run on {shapes[1]}.")
+            raise ConfigError(
+                f"{named} was trained on examples of shape {shapes[0]}. Valid: a run on examples of shape {shapes[1]}."
+            )
 
 
 def denoiser_of(recipe: Any, params: Any, condition: Any) -> Denoiser:
@@ -106,7 +108,7 @@ def measured(config: Mapping) -> Measured | None:
         return None
     if config["data"]["latents"]["dir"] or config["autoencoder"]["network"].get("name"):
         raise ConfigError(
-            f"{path}.operator: the run is on latents, and pictures are measured. Valid: a run on pictures."
+            f"{path}.operator: an operator measures pictures, but this run is on latents. Valid: a run on pictures."
         )
     if not settings["pictures"]:
         raise ConfigError(f"{path}.pictures = ''. Valid: a split of the data, e.g. 'test', or a .npz or .npy file.")
@@ -149,7 +151,7 @@ def _guide(entry: Any, path: str, schedule: Any, measured: Measured | None, part
     needs = [argument for argument in ("measurement", "y", "log_likelihood") if function and takes(function, argument)]
     if needs and measured is None:
         raise ConfigError(
-            f"{path}: {entry['name']} needs measured pictures, and config.sample.measurement.operator.name = ''. "
+            f"{path}: {entry['name']} needs measured pictures, but config.sample.measurement.operator.name = ''. "
             f"Valid: {', '.join(names.MEASUREMENTS)}."
         )
 
@@ -205,7 +207,7 @@ def _second_run(value: Any, path: str, parts_of: Callable, reads: Any) -> Second
         )
     folder = pathlib.Path(value["run"]).expanduser()
     if not (folder / "config.json").is_file():
-        raise ConfigError(f"{path} = {str(folder)!r}: there is no run. Valid: the folder of a run.")
+        raise ConfigError(f"{path} = {str(folder)!r} holds no run. Valid: the folder of a run.")
     try:
         theirs = versions.read(opener.read_text(folder / "config.json"))
     except limits.Refused as error:
@@ -231,16 +233,16 @@ class Reads(NamedTuple):
 def _check_denoises(recipe: Any, named: str) -> None:
     if not isinstance(recipe.objective.reads, Denoises) or facts.text_inputs(recipe.network) is not None:
         raise ConfigError(
-            f"{named}: config.objective.name = {recipe.config.objective.name!r} trains no denoiser of classes. Valid: "
-            "a run that does, e.g. flow_matching or denoising."
+            f"{named}: config.objective.name = {recipe.config.objective.name!r} does not train a class-conditional "
+            "denoiser. Valid: a run that does, e.g. flow_matching or denoising."
         )
 
 
 def _check_judges(recipe: Any, named: str) -> None:
     if recipe.objective.network.judges is None:
         raise ConfigError(
-            f"{named}: config.objective.name = {recipe.config.objective.name!r} trains no classifier. Valid: a run "
-            "that does, e.g. noisy_classification."
+            f"{named}: config.objective.name = {recipe.config.objective.name!r} does not train a classifier. Valid: a "
+            "run that does, e.g. noisy_classification."
         )
 
 

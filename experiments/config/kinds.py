@@ -35,8 +35,8 @@ ASKED_FOR: dict[str, Callable[[Any], Any]] = {
 def _latents(autoencoder: Any) -> Any:
     if autoencoder is None:
         raise ConfigError(
-            "config.autoencoder.network = {'name': ''}: a wrapper of config.objective trains an autoencoder, and there "
-            "is none. Valid: e.g. {'name': 'autoencoder_kl'}."
+            "config.autoencoder.network = {'name': ''}: a wrapper of config.objective trains an autoencoder, but none "
+            "is named. Valid: e.g. {'name': 'autoencoder_kl'}."
         )
     return autoencoder.latents()
 

@@ -86,14 +86,16 @@ def add(table: dict[str, Callable], function: Callable, name: str = "") -> None:
     """
     if not callable(function):
         raise ConfigError(
-            f"names.add received {function!r}. Valid: a function, or a class, that returns one of the "
-            "table's kind; not what it returns."
+            f"names.add received {function!r}. Valid: a function or a class that returns an entry of the table's "
+            "kind, not the entry itself."
         )
     name = name or function.__name__
     both = ((TERMS, WRAPPERS), (SAMPLERS, SYMBOL_SAMPLERS))  # one field names functions of both tables
     beside = next((other for pair in both for one, other in (pair, pair[::-1]) if one is table), {})
     if name in table or name in beside:
-        raise ConfigError(f"names.add: there is a {name!r} already. Valid: another name, which the argument name sets.")
+        raise ConfigError(
+            f"names.add: the name {name!r} is already taken. Valid: another name, set by the argument name."
+        )
     table[name] = function
 
 

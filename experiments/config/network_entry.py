@@ -34,19 +34,19 @@ def build(parts: Any, shape: Any = None) -> Any:
     objective = parts.objective
     if getattr(module, "dropout", 0) and not facts.dropout(module):
         raise ConfigError(
-            f"config.model.dropout = {module.dropout}: a training draws the dropout of a network that takes "
-            "`dropout_keys` and says so by `takes_dropout`, and this one does not. Valid: 0."
+            f"config.model.dropout = {module.dropout}: the training makes the random draws of dropout, so the network "
+            "must take `dropout_keys` and state it by `takes_dropout`, which this one does not. Valid: 0."
         )
     attention = getattr(module, "attention", "matmul")
     if objective.network.forward_mode and attention == "cudnn":
         raise ConfigError(
-            f"config.model.attention = {attention!r} has no forward derivative, and config.objective.name = "
-            f"{parts.config['objective']['name']!r} differentiates the network in forward mode. Valid: "
-            "auto, auto_jvp, cudnn_jvp, matmul, xla."
+            f"config.model.attention = {attention!r} has no forward-mode derivative, but config.objective.name = "
+            f"{parts.config['objective']['name']!r} differentiates the network in forward mode. Valid: auto, "
+            "auto_jvp, cudnn_jvp, matmul, xla."
         )
     if objective.network.forward_mode and parts.config["train"]["products"] == "fp8":
         raise ConfigError(
-            "config.train.products = 'fp8' has no forward derivative, and config.objective.name = "
+            "config.train.products = 'fp8' has no forward-mode derivative, but config.objective.name = "
             f"{parts.config['objective']['name']!r} differentiates the network in forward mode. Valid: dtype."
         )
     if objective.network.forward_mode and attention == "auto":
@@ -64,8 +64,8 @@ def _sized(parts: Any, name: str, size: Any) -> Any:
     if outputs > 1 and not (takes(network, "learn_sigma") or takes(network, "out_channels")):
         by = "config.objective" if objective.network.channels else "config.parameterization (learned_variance)"
         raise ConfigError(
-            f"config.model.name = {name!r} puts out as many channels as it takes, and {by} needs {outputs} times "
-            "as many. Valid: dit, unet."
+            f"config.model.name = {name!r} returns as many channels as it takes, but {by} needs {outputs} times as "
+            "many. Valid: dit, unet."
         )
     sized = {"shape": size}  # a pytree has nothing but its shape
     height = 0

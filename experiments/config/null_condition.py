@@ -32,9 +32,8 @@ def null_class(config: Mapping) -> int:
     classes = config["model"].get("num_classes", 0)
     if classes < 1:
         raise ConfigError(
-            f"config.model.num_classes = {classes}: an unconditional model has no null class. Leave "
-            "condition_dropout out of config.objective.wrappers and set config.sample.guidance.scale = 1, or give the "
-            "model classes."
+            f"config.model.num_classes = {classes}: an unconditional model has no null class. Leave condition_dropout "
+            "out of config.objective.wrappers and set config.sample.guidance.scale = 1, or give the model classes."
         )
     return classes
 
@@ -56,8 +55,8 @@ def null(config: Mapping, network: Any = None) -> Any:
     folder = config["data"]["text"][field]
     if not folder:
         raise ConfigError(
-            f"config.data.text.{field} = '', but config.model.name = {config['model']['name']!r} receives "
-            "text. Valid: a folder that diffusion encode_text wrote."
+            f"config.data.text.{field} = '', but config.model.name = {config['model']['name']!r} receives text. "
+            "Valid: a folder made by diffusion encode_text."
         )
     label = {"label": np.int32(null_class(config))} if config["model"].get("num_classes", 0) else {}
     try:

@@ -28,8 +28,8 @@ def sizes(config: Mapping) -> tuple[buckets.Size, ...]:
         return ()
     if area * settings["widest"] > (MOST_MULTIPLES * multiple) ** 2:
         raise ConfigError(
-            f"config.data.buckets = {settings!r} has too many sizes, for each of which a step is "
-            f"compiled. Valid: a larger multiple, so that no side is more than {MOST_MULTIPLES} of it."
+            f"config.data.buckets = {settings!r} has too many sizes, and each needs a compiled step. Valid: a larger "
+            f"multiple, so that no side is more than {MOST_MULTIPLES} times the multiple."
         )
     least, most = (math.sqrt(area * ratio) for ratio in (1 / settings["widest"], settings["widest"]))
     try:
@@ -64,6 +64,6 @@ def check_shape(config: Mapping, shape: Any) -> None:
     halvings = len(widths) - 1 if isinstance(widths, (list, tuple)) else 0  # the call refuses widths of another type
     if any(side % 2**halvings for side in sides):
         raise ConfigError(
-            f"config.model.widths has {halvings + 1} levels, and data of shape {shape} cannot be halved "
-            f"{halvings} times. Valid: fewer levels."
+            f"config.model.widths has {halvings + 1} levels, but data of shape {shape} cannot be halved {halvings} "
+            "times. Valid: fewer levels."
         )

@@ -22,5 +22,5 @@ def prepared(name: str, path: pathlib.Path) -> tuple[types.ModuleType, Loader]:
     """
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"{path} is no Python file. Valid: a file whose name ends in .py")
+        raise ConfigError(f"{path} is not a Python file. Valid: a file whose name ends in .py")
     return importlib.util.module_from_spec(spec), spec.loader

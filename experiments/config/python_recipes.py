@@ -57,13 +57,15 @@ def completed(recipe: Any) -> tuple[dict[str, Any], DataSpec | None]:
     config, changed = settings(recipe.config, recipe.objective.reads)
     _refuse_two_answers(changed, [*given, *(["data"] if recipe.data is not None else [])])
     if recipe.data is None and recipe.held_out is not None:
-        raise ValueError("Recipe(held_out=...) stands beside data that config.data names. Valid: Recipe(data=...) too")
+        raise ValueError(
+            "Recipe(held_out=...) needs Recipe(data=...), but here config.data names the data. Valid: both in Python"
+        )
     reads = recipe.objective.reads
     if "parameterization" not in given and not _within("parameterization", changed):
         given["parameterization"] = reads and reads.parameterization
         if reads is not None and reads.parameterization is None and not isinstance(reads, Restores):
             raise ValueError(
-                "Recipe(parameterization=...) is missing: the objective does not say what its network predicts. "
+                "Recipe(parameterization=...) is missing, and the objective does not say what its network predicts. "
                 "Valid: e.g. parameterizations.velocity()"
             )
     given.setdefault("num_classes", getattr(recipe.network, "num_classes", 0))
@@ -108,7 +110,7 @@ def settings(given: Mapping[str, Any], reads: Any = None) -> tuple[ConfigDict, s
             try:
                 put(config, field, value)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise ConfigError(f"config = {dict(given)!r} holds a setting that is none: {error}.") from error
+                raise ConfigError(f"config = {dict(given)!r} holds a setting that does not exist: {error}.") from error
     if not _within("sample.sampler", changed):
         usual = {Moves: "geodesic_heun", Jumps: "flow_map", Restores: "ancestral"}
         config.sample.sampler = {"name": usual.get(type(reads), "heun")}
@@ -121,8 +123,8 @@ def _refuse_two_answers(changed: Iterable[str], given: Iterable[str]) -> None:
         for field in sorted(changed):
             if any(_within(owner, (field,)) for owner in STANDS_FOR.get(part, ())):
                 raise ConfigError(
-                    f"config.{field} names a part that Recipe takes as an argument, and {argument(part)} is there "
-                    f"too. Valid: Recipe({argument(part)}) or config.{field}, not both."
+                    f"config.{field} names a part that Recipe takes as an argument, and {argument(part)} is set too. "
+                    f"Valid: either Recipe({argument(part)}) or config.{field}, not both."
                 )
 
 

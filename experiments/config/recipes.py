@@ -33,7 +33,7 @@ def load(recipe: str) -> ConfigDict:
     loaded = module(name)
     if not hasattr(loaded, "get_config"):
         raise ConfigError(
-            f'{name!r} defines no get_config(arg=""), which has to return the config. The recipes of this library: '
+            f'{name!r} must define get_config(arg=""), which returns the config. The recipes of this library: '
             f"{', '.join(names())}."
         )
     return loaded.get_config(preset)
@@ -70,10 +70,12 @@ def path_of(name: str, folder: pathlib.Path = FOLDER) -> pathlib.Path:
         known = [valid_name for valid_name in (str(named), named.name) if valid_name in names(folder)]
         hint = f" The {kind} of this library is {flag}={known[0]}." if known else ""
         raise ConfigError(
-            f"there is no {kind} file {name!r}.{hint} Valid: a Python file, or {', '.join(names(folder))}."
+            f"there is no {kind} file {name!r}.{hint} Valid: a Python file, or one of {', '.join(names(folder))}."
         )
     if pathlib.Path(f"{name}.py").is_file():
-        raise ConfigError(f"{flag}={name}: there is no such {kind} in this library; your file is {flag}={name}.py.")
+        raise ConfigError(
+            f"{flag}={name}: there is no such {kind} in this library. For your file, write {flag}={name}.py."
+        )
     raise unknown(flag, name, names(folder), kind)
 
 

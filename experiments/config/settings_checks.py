@@ -58,8 +58,9 @@ def _check_training(config: Mapping) -> None:
     parts = max(train["accumulate"], 1) * devices
     if train["batch_size"] % parts:
         raise ConfigError(
-            f"config.train.batch_size = {train['batch_size']} does not divide into {train['accumulate']} micro-batches "
-            f"(config.train.accumulate) on {devices} devices (config.mesh). Valid: a multiple of {parts}."
+            f"config.train.batch_size = {train['batch_size']} does not divide evenly into {train['accumulate']} "
+            f"micro-batches (config.train.accumulate) on {devices} devices (config.mesh). Valid: a multiple of "
+            f"{parts}."
         )
     start = config["init_from"]["path"]
     if start and not pathlib.Path(start).expanduser().exists():
@@ -141,7 +142,7 @@ def _check_text(recipe: Any) -> None:
         if tower["vocabulary"] < ids or tower["positions"] < length:
             raise ConfigError(
                 f"config.model.text has vocabulary = {tower['vocabulary']} and positions = {tower['positions']}, but "
-                f"{text['tokenizer']} has {ids} ids and texts of {length}. Valid: at least these."
+                f"{text['tokenizer']} has {ids} ids and texts of {length} ids. Valid: at least these numbers."
             )
 
 
@@ -167,7 +168,12 @@ def _check_encoder(recipe: Any) -> None:
         return
     if not encoder.size:
         why = "its features are read beside latents, where no picture says its size"
-        raise refused(config, "encoder.size", why, "that of diffusion encode --encoder_size, e.g. 224")
+        raise refused(
+            config,
+            "encoder.size",
+            why,
+            "the features of an encoder are read beside latents, so the size of its pictures must be stated",
+        )
     if recipe.objective.condition.augmentations:
         why = "an augmentation moves the examples, and their features are read from a cache"
         raise refused(config, wrappers(config), why, "no augmentation there")

@@ -25,7 +25,9 @@ def local(address: str) -> pathlib.Path:
     scheme, _, rest = address.partition("://")
     parts = [part for part in rest.split("/") if part]
     if ".." in parts or "." in parts:
-        raise stores.StoreError(f"{address} has a part {'..' if '..' in parts else '.'}, which a store does not know.")
+        raise stores.StoreError(
+            f"{address} has the part {'..' if '..' in parts else '.'}, which a store does not support."
+        )
     return pathlib.Path(os.path.abspath(files.cache("stores"))).joinpath(scheme, *parts)
 
 

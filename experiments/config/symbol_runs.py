@@ -52,7 +52,9 @@ def check(recipe: Any) -> None:
     with fits.blamed_on(recipe.config, "model.name", "objective.process"):
         size = getattr(recipe.network, "size", process.size)
         if size != process.size:
-            raise ValueError(f"the network has {size} symbols, and the process {process.size}. Valid: as many in both")
+            raise ValueError(
+                f"the network has {size} symbols, but the process has {process.size}. Valid: the same number in both"
+            )
     _check_sampler(recipe, process)
 
 
@@ -61,10 +63,10 @@ def _check_network(recipe: Any) -> None:
     restores = isinstance(recipe.objective.reads, Restores)
     with fits.blamed_on(recipe.config, "model.name", "objective.name"):
         if restores and not facts.takes_symbols(recipe.network):
-            raise ValueError("the objective is of symbols, and the network takes numbers. Valid: symbol_transformer")
+            raise ValueError("the objective is for symbols, but the network takes numbers. Valid: symbol_transformer")
         if facts.takes_symbols(recipe.network) and not restores:
             valid = "an objective of symbols, e.g. masked_diffusion"
-            raise ValueError(f"the network takes symbols, and the objective is of numbers. Valid: {valid}")
+            raise ValueError(f"the network takes symbols, but the objective is for numbers. Valid: {valid}")
 
 
 def check_data(recipe: Any, spec: sources.DataSpec) -> None:
@@ -78,9 +80,9 @@ def check_data(recipe: Any, spec: sources.DataSpec) -> None:
     with fits.blamed_on(recipe.config, "objective.name", "data.source"):
         if symbols != isinstance(reads, Restores):
             raise ValueError(
-                f"{spec.name} holds symbols, and the objective is of numbers. Valid: e.g. masked_diffusion"
+                f"{spec.name} holds symbols, but the objective is for numbers. Valid: e.g. masked_diffusion"
                 if symbols
-                else f"{spec.name} holds {spec.dtype}, and the objective is of symbols. Valid: data of signed integers"
+                else f"{spec.name} holds {spec.dtype}, but the objective is for symbols. Valid: data of signed integers"
             )
     if not symbols or not spec.vocabulary:
         return
@@ -90,7 +92,7 @@ def check_data(recipe: Any, spec: sources.DataSpec) -> None:
         if reads.process.size != needed:
             what = f"{number} symbols" if needed == number else f"{number} symbols, and the mask is one more"
             raise ValueError(
-                f"the process has {reads.process.size} symbols, and {spec.name} has {what}. Valid: size = {needed}"
+                f"the process has {reads.process.size} symbols, but {spec.name} has {what}. Valid: size = {needed}"
             )
 
 

@@ -46,8 +46,8 @@ def plain(value: Any, path: str = "config") -> Any:
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     raise ConfigError(
-        f"{path} = {value!r} is a {type(value).__name__}. Valid: numbers, strings, booleans, None, "
-        "sequences and mappings of them; name a function instead of passing it."
+        f"{path} = {value!r} is a {type(value).__name__}. Valid: numbers, strings, booleans, None, and sequences and "
+        "mappings of these; write a function by its name."
     )
 
 
@@ -84,8 +84,7 @@ def from_json(text: str) -> ConfigDict:
         value = limits.parse_json(text, "it")
     except limits.Refused as refused:
         raise ConfigError(
-            f"config.json is not JSON: {refused} It is written by diffusion train; restore it from "
-            "there or start the run again."
+            f"config.json is not JSON: {refused} It is written by diffusion train; restore it, or start the run again."
         ) from refused
     if not isinstance(value, dict):
         raise ConfigError(f"config.json holds a {type(value).__name__}, not an object of fields.")
@@ -111,9 +110,9 @@ def require_names(config: Mapping, workdir: Any) -> None:
     """
     if built_in_python(config):
         raise ConfigError(
-            f"--workdir={workdir}: this run was built in Python, from objects that a command cannot name. Go on from "
-            "Python, with the Recipe that made it: train(recipe, folder), sample(recipe, folder) or "
-            "evaluate(recipe, folder); docs/extend.md shows them."
+            f"--workdir={workdir}: this run was built in Python from objects that a command cannot name. Continue "
+            "from Python with the Recipe that made it: train(recipe, folder), sample(recipe, folder) or "
+            "evaluate(recipe, folder); see docs/extend.md."
         )
 
 

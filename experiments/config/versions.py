@@ -32,8 +32,8 @@ def read(text: str) -> ConfigDict:
     version = fields.pop("version", 0)
     if type(version) is not int or not 0 <= version <= len(MIGRATIONS):
         raise ConfigError(
-            f"config.json is of version {version!r}. Valid here: 0 to {len(MIGRATIONS)}; a later version of this "
-            "library reads it."
+            f"config.json has version {version!r}. Valid here: 0 to {len(MIGRATIONS)}; a newer version of this "
+            "library can read it."
         )
     for migrate in MIGRATIONS[version:]:
         migrate(fields)

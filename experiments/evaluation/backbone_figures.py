@@ -42,14 +42,14 @@ def geometry(subject: Any) -> dict:
     config = subject.config
     if not are_backbones(data.source(config, config["evaluate"]["split"])):
         raise ConfigError(
-            "--metrics=backbone is of runs on the frames of backbones, and config.data.source = "
+            "--metrics=backbone is for runs on backbone frames, but config.data.source = "
             f"{dict(config['data']['source'])} has none. Valid: e.g. ideal_folds."
         )
     recipe = resolve.recipe(config, subject.real.images.shape[1:])
     reads = recipe.objective.reads
     if not isinstance(reads, Moves):
         raise ConfigError(
-            f"--metrics=backbone is of runs on manifolds, and config.objective.name = {config.objective.name!r}. "
+            f"--metrics=backbone is for runs on manifolds, but config.objective.name = {config.objective.name!r}. "
             "Valid: e.g. riemannian_flow_matching."
         )
     count = len(subject.images)

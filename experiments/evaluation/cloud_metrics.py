@@ -29,13 +29,13 @@ def measure_clouds(subject: Any) -> dict:
     surface = getattr(source, "surface", None)
     if surface is None:
         raise ConfigError(
-            f"--metrics=clouds is of surfaces in space, and {subject.real.spec.name} holds none. Valid: a run on "
+            f"--metrics=clouds is for surfaces in space, but {subject.real.spec.name} holds none. Valid: a run on "
             "solid_points, solid_distances or mesh_clouds, e.g. --config=shapes/points."
         )
     wanted = subject.config.evaluate.number
     number = min(wanted, len(subject.images), len(subject.real.images), len(subject.train.images))
     if number < 2:
-        raise ConfigError(f"--metrics=clouds compares sets of at least 2 clouds, and there are {number} of each.")
+        raise ConfigError(f"--metrics=clouds compares two sets of at least 2 clouds, but each has only {number}.")
 
     def clouds(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
         rows = balanced_order(labels)[:number]

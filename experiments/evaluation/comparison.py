@@ -140,8 +140,8 @@ def _gather(what, images, space, keep, folder, fresh=False):
             return references.gather(images, space, keep, None if fresh else folder, advance)
         except OSError as error:
             raise WorkdirError(
-                f"features of {what} cannot be read or kept in {folder} ({error}). Make room, or choose "
-                "another folder by DIFFUSION_CACHE; the same command goes on."
+                f"features of {what} cannot be read or stored in {folder} ({error}). Free some space, or choose "
+                "another folder by DIFFUSION_CACHE; then repeat the command."
             ) from error
 
 
@@ -150,8 +150,8 @@ def _require_same_dims(reference, own, real):
         ours = own.statistics.moments.get(tap)
         if ours is not None and len(ours.mean) != len(moments.mean):
             raise StatisticsError(
-                f"{reference.spec} has {len(moments.mean)} features of {tap}, and the samples have "
-                f"{len(ours.mean)}; images of another size have other ones."
+                f"{reference.spec} has {len(moments.mean)} features of {tap}, but the samples have {len(ours.mean)}; "
+                "images of another size have another number."
             )
 
 
@@ -205,24 +205,25 @@ def space_of(request: Request) -> tuple[Space, dict]:
         raise unknown("--features", request.features, FEATURES, "features")
     if request.features == "pixels":
         if request.protocol or request.inception:
-            raise ConfigError("--features=pixels takes no --protocol and no --inception.")
+            raise ConfigError("--features=pixels takes neither --protocol nor --inception.")
         extractor = features.pixels(None, None)
         return references.function_space(extractor), {"features": extractor.record, "protocol": None, "weights": None}
     if protocol := find_protocol(request.protocol):
         return _network_space(protocol, request)
     if request.encoder:
         valid = [*encoder_protocols.PROTOCOLS, *clip_protocols.PROTOCOLS]
-        raise ConfigError(f"--encoder goes with --protocol={' or '.join(valid)} alone.")
+        raise ConfigError(f"--encoder is valid only with --protocol={' or '.join(valid)}.")
     if request.protocol not in protocols.PROTOCOLS:
         valid = [*sorted(protocols.PROTOCOLS), *encoder_protocols.PROTOCOLS, *clip_protocols.PROTOCOLS]
         if not request.protocol:
             raise ConfigError(
-                f"--protocol is missing: the one that the figure is to be compared under. Valid: {', '.join(valid)}."
+                "--protocol is missing: name the protocol of the figure with which yours is compared. Valid: "
+                f"{', '.join(valid)}."
             )
         raise unknown("--protocol", request.protocol, valid, "protocol")
     if not request.inception:
         raise ConfigError(
-            "--inception is missing: the file of FID's Inception-v3. docs/evaluation.md says where to get it. "
+            "--inception is missing: name the file of FID's Inception-v3. docs/evaluation.md says where to get it. "
             "(--features=pixels needs none.)"
         )
     protocol = protocols.PROTOCOLS[request.protocol]
@@ -276,7 +277,7 @@ def _network_space(protocol: EncoderProtocol | ClipProtocol, request: Request) -
         raise ConfigError(f"--protocol={protocol.name} takes no --inception: its network is {protocol.network}.")
     if not request.encoder:
         raise ConfigError(
-            f"--encoder is missing: the folder or file of {protocol.network}; docs/evaluation.md says which."
+            f"--encoder is missing: name the folder or file of {protocol.network}; docs/evaluation.md says which."
         )
     if isinstance(protocol, ClipProtocol):
         network = clip_protocols.load(protocol, request.encoder)
@@ -316,8 +317,8 @@ def make_reference(request: Request, out: pathlib.Path) -> statistics.Statistics
     """Computes the statistics of the reference of a request without samples, and writes them."""
     if out.suffix not in (".safetensors", ".npz", ".pkl"):
         raise ConfigError(
-            f"--out={out}: statistics are written as .safetensors, or as .npz or EDM2's .pkl for other programs. (To "
-            "measure, name --samples.)"
+            f"--out={out}: statistics can only be written as .safetensors, or as .npz or EDM2's .pkl for other "
+            "programs. (To measure samples, name --samples.)"
         )
     space, _ = space_of(request)
     if out.suffix == ".pkl" and not space.edm2:
@@ -352,5 +353,5 @@ def parse(fields: Mapping[str, Any]) -> Request:
         if not isinstance(value, kind) or isinstance(value, bool):
             raise ValueError(f"its request.{name} is {value!r}, of the wrong type")
     if not all(isinstance(name, str) for name in fields["metrics"]):
-        raise ValueError("its request.metrics are no names")
+        raise ValueError("its request.metrics are not names")
     return Request(**{**fields, "metrics": tuple(fields["metrics"])})

@@ -6,9 +6,9 @@ from absl import flags
 def define(teacher: str, students: str, out: str) -> None:
     """Defines the flags of `few_steps.compare`; the arguments are examples, and the folder that it writes to."""
     flags.DEFINE_string("teacher", None, f"the teacher's run folder, e.g. {teacher}")
-    flags.DEFINE_list("students", None, f'their run folders, or patterns of such, e.g. "{students}/*"')
+    flags.DEFINE_list("students", None, f'run folders of the students, or patterns such as "{students}/*"')
     flags.DEFINE_list("steps", ["1", "2", "4", "8"], "sampling steps of the students")
     flags.DEFINE_list("teacher_steps", ["8", "20", "50"], "sampling steps of the teacher")
-    flags.DEFINE_integer("number", 1000, "samples of each", lower_bound=10)
+    flags.DEFINE_integer("number", 1000, "number of samples for each run", lower_bound=10)
     flags.DEFINE_string("out", out, "folder to write into")
     flags.mark_flags_as_required(["teacher", "students"])

@@ -132,9 +132,9 @@ def require_trained_split(config: Mapping, saved: Mapping) -> None:
     said, trained = ([one["data"]["split"], *_splits(plain(one["data"]["source"]))] for one in (config, saved))
     if said != trained:
         raise ConfigError(
-            f"config.data.split = {', '.join(map(repr, said))}, and the run was trained on "
-            f"{', '.join(map(repr, trained))}, which cannot be changed afterwards. Valid: that; "
-            "config.evaluate.split is what samples are compared with."
+            f"config.data.split = {', '.join(map(repr, said))}, but the run was trained on "
+            f"{', '.join(map(repr, trained))}, which cannot be changed afterwards. Valid: the split of the training; "
+            "set config.evaluate.split to choose what samples are compared with."
         )
 
 

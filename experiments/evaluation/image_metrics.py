@@ -46,7 +46,7 @@ def _distance(sets: FeatureSets, tap: str) -> dict:
     reference = sets.reference.statistics
     statistics = sets.samples.statistics
     if tap not in reference.moments:
-        raise NotMeasured(f"the reference has no statistics of {tap} features, only {', '.join(reference.moments)}")
+        raise NotMeasured(f"the reference has no statistics of {tap} features, only of {', '.join(reference.moments)}")
     return {
         "value": frechet.frechet_distance(statistics.moments[tap], reference.moments[tap]),
         "standard_error": frechet_error.standard_error(sets.samples.rows[tap], reference.moments[tap]),
@@ -58,7 +58,7 @@ def _distance(sets: FeatureSets, tap: str) -> dict:
 
 def _rows(sets: FeatureSets, tap: str) -> tuple[np.ndarray, np.ndarray]:
     if tap not in sets.reference.rows:
-        raise NotMeasured("the reference holds statistics alone, and this figure needs its images")
+        raise NotMeasured("this figure needs the images of the reference, which holds only statistics")
     return sets.samples.rows[tap], sets.reference.rows[tap]
 
 
@@ -125,7 +125,7 @@ def kid(sets: FeatureSets) -> dict:
 def cmmd(sets: FeatureSets) -> dict:
     """CLIP-MMD, for a space of CLIP's image embeddings: another space has another scale, and the kernel is fixed."""
     if sets.space.main in inception.TAPS:
-        raise NotMeasured("it is defined in CLIP's embeddings: --protocol=cmmd, see docs/evaluation.md")
+        raise NotMeasured("this figure is defined in CLIP's embeddings; use --protocol=cmmd, see docs/evaluation.md")
     return {"cmmd": kernel_distance.cmmd(*_rows(sets, sets.space.main))._asdict()}
 
 

@@ -36,8 +36,8 @@ def negative_log_likelihood(subject: Any) -> dict:
     reads = recipe.objective.reads
     if not isinstance(reads, Moves):
         raise ConfigError(
-            f"--metrics=nll is of runs on manifolds, and config.objective.name = {config.objective.name!r}. Valid: "
-            "e.g. riemannian_flow_matching; bpd is the likelihood of pictures."
+            f"--metrics=nll is for runs on manifolds, but config.objective.name = {config.objective.name!r}. Valid: "
+            "e.g. riemannian_flow_matching; for pictures use bpd."
         )
     schedule = recipe.schedule
     times = np.linspace(schedule.t_min, schedule.t_max, STEPS + 1)

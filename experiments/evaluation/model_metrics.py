@@ -63,12 +63,12 @@ def takes_pictures_alone(metric: Metric) -> bool:
 def accuracy(subject: Subject) -> dict:
     """Classifier accuracy score, and that of as many real training images, its ceiling."""
     if not subject.config["model"].get("num_classes", 0):
-        raise ConfigError("--metrics=cas: the model has no classes, and samples without a label teach none.")
+        raise ConfigError("--metrics=cas trains a classifier on labelled samples, but this model has no classes.")
     count = min(len(subject.images), len(subject.train.images))
     if len(missing := np.setdiff1d(subject.real.labels, subject.labels[:count])):
         raise ConfigError(
-            f"--metrics=cas: no sample of the classes {missing.tolist()} among {count}. "
-            "Make more: diffusion sample --config.sample.number=N."
+            f"--metrics=cas: none of the {count} samples has the classes {missing.tolist()}. Make more: diffusion "
+            "sample --config.sample.number=N."
         )
     some = np.random.default_rng(SEED).permutation(len(subject.train.images))[:count]
     sets = {

@@ -305,7 +305,7 @@ def curves(runs: str | os.PathLike | Mapping[str, Sequence[str | os.PathLike]], 
 def _losses(metrics: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(steps `[N]`, losses `[N]`, losses by t `[M, bins]`) of metrics.jsonl; unknown values are NaN."""
     if not metrics.is_file():
-        raise FileNotFoundError(f"{metrics} is not there; diffusion train writes it into the run folder")
+        raise FileNotFoundError(f"{metrics} does not exist; diffusion train writes it into the run folder")
     rows = [row for row in json_lines.rows(metrics) if "step" in row and row.get("loss") is not None]
     if not rows:
         raise ValueError(f"{metrics} has no row with a step and a loss")

@@ -73,7 +73,7 @@ def requests(request: Request) -> dict[str, Request]:
         )
     if not by_protocol:
         raise ConfigError(
-            "--protocol=all measures with the networks that are named: --inception=FILE, --encoder=NAME=FOLDER."
+            "--protocol=all measures only with the networks that you name: --inception=FILE, --encoder=NAME=FOLDER."
         )
     return by_protocol
 

@@ -39,8 +39,8 @@ def measure(samples: Sequence[pathlib.Path], real: Sequence[pathlib.Path]) -> di
     floors = _by_space("--floors", real)
     if distances.keys() != floors.keys():
         raise ConfigError(
-            f"--ratio has records under {', '.join(distances) or 'none'}, and --floors under "
-            f"{', '.join(floors) or 'none'}. Valid: one of each under the same protocols."
+            f"--ratio has records under {', '.join(distances) or 'none'}, but --floors under "
+            f"{', '.join(floors) or 'none'}. Valid: one record in each, under the same protocols."
         )
     _require_alike("--ratio", distances, lambda content: content["samples"].get("sha256"), "samples")
     _require_alike("--floors", floors, lambda content: content["samples"].get("sha256"), "images")
@@ -51,13 +51,13 @@ def measure(samples: Sequence[pathlib.Path], real: Sequence[pathlib.Path]) -> di
             pair = [(record.content.get(part) or {}).get(field) for record in (sampled, floor)]
             if pair[0] != pair[1]:
                 raise ConfigError(
-                    f"{name}: the samples and the held-out images were measured with another {part} "
-                    f"({pair[0]}, {pair[1]}). Measure both alike."
+                    f"{name}: the samples and the held-out images were measured with different {part} ({pair[0]}, "
+                    f"{pair[1]}). Measure both with the same."
                 )
         if sampled.distance["samples"] != floor.distance["samples"]:
             raise ConfigError(
-                f"{name}: {sampled.distance['samples']:,} samples and {floor.distance['samples']:,} held-out images. A "
-                "Frechet distance falls as their number grows: measure as many of both."
+                f"{name}: there are {sampled.distance['samples']:,} samples but {floor.distance['samples']:,} "
+                "held-out images. A Frechet distance falls as their number grows, so measure the same number of both."
             )
         spaces[name] = _ratio(sampled.distance, floor.distance)
     values = {key: {name: part[key] for name, part in spaces.items()} for key in ("distance", "floor")}
@@ -79,9 +79,9 @@ def _by_space(flag: str, paths: Sequence[pathlib.Path]) -> dict[str, Record]:
         name = (content.get("protocol") or {}).get("name") or (content.get("features") or {}).get("features", "")
         distance = _distance(content)
         if distance is None:
-            raise ConfigError(f"{flag}: {path} has no Frechet distance: measure it with --metrics=fid.")
+            raise ConfigError(f"{flag}: {path} has no Frechet distance. Measure it with --metrics=fid.")
         if name in by_space:
-            raise ConfigError(f"{flag} has two records under {name}; each space counts once.")
+            raise ConfigError(f"{flag} has two records under {name}. Valid: one record for each space.")
         by_space[name] = Record(content, distance)
     return by_space
 
@@ -95,12 +95,12 @@ def _require_alike(flag: str, by_space: Mapping[str, Record], fact, what: str) -
     names = list(by_space)
     for name in names[1:]:
         if fact(by_space[name].content) != fact(by_space[names[0]].content):
-            raise ConfigError(f"{flag}: the records under {names[0]} and {name} are of other {what}.")
+            raise ConfigError(f"{flag}: the records under {names[0]} and {name} differ in their {what}.")
 
 
 def _ratio(distance: Mapping, floor: Mapping) -> dict[str, Any]:
     if not floor["value"] > 0:
-        raise ConfigError(f"--floors: a distance of real images is {floor['value']}, and must be positive.")
+        raise ConfigError(f"--floors: a distance of real images is {floor['value']}. Valid: a positive number.")
     ratio = distance["value"] / floor["value"]
     distance_error, floor_error = distance.get("standard_error"), floor.get("standard_error")
     error = None

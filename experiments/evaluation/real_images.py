@@ -77,7 +77,9 @@ def require_held_out(recipe: Recipe) -> None:
         ValueError: if none are held out, or the data can be read once.
     """
     if recipe.held_out is None:
-        raise ValueError("samples are measured beside examples that are held out. Valid: Recipe(held_out=records)")
+        raise ValueError(
+            "samples are compared with held-out examples, but the recipe has none. Valid: Recipe(held_out=records)"
+        )
     if isinstance(recipe.data, Stream):
         recipe.data.require_repeatable("a function that returns an iterator, or records that can be indexed")
 

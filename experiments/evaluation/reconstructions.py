@@ -36,7 +36,9 @@ def reconstruct(autoencoder: autoencoder_folders.Autoencoder, originals: ImageSe
     """The reconstructions of a set of pictures, bytes [N, H, W, C] of a size that the autoencoder takes."""
     name = originals.record["images"]
     if originals.record["dtype"] != "uint8":
-        raise ImageSetError(f"{name} holds {originals.record['dtype']}; reconstructions are compared with bytes.")
+        raise ImageSetError(
+            f"{name} holds {originals.record['dtype']}, but reconstructions are compared with bytes. Valid: uint8."
+        )
     autoencoder_folders.latent(autoencoder, originals.shape)
     figures = {"psnr": jax.jit(psnr)}
     if min(originals.shape[:2]) >= WINDOW:
@@ -81,7 +83,7 @@ def run(request: comparison.Request, fresh: bool = False) -> dict:
     autoencoder = autoencoder_folders.load(request.autoencoder)
     reference = references.open_reference(request.reference, request.data_dir, request.size)
     if reference.images is None:
-        raise ImageSetError(f"{request.reference} holds statistics alone; an autoencoder needs the pictures.")
+        raise ImageSetError(f"{request.reference} holds only statistics, but an autoencoder needs the pictures.")
     measures_distance = bool(request.inception) or request.features == "pixels"
     space, description = comparison.space_of(request) if measures_distance else (None, UNMEASURED)
     results = reconstruct(autoencoder, reference.images)

@@ -118,11 +118,11 @@ def read(path: pathlib.Path) -> dict:
     try:
         content = opener.read_json(path)
         if not isinstance(content, dict) or not {"format", "figures", "request", "sha256"} <= content.keys():
-            raise ResultError(f"{path} is no record of a measurement; those are written by --out=FILE.json.")
+            raise ResultError(f"{path} is not a record of a measurement; --out=FILE.json writes one.")
         if content["format"] != FORMAT:
-            raise ResultError(f"{path} has format {content['format']!r}; this version reads {FORMAT}.")
+            raise ResultError(f"{path} has format {content['format']!r}, but this version reads only {FORMAT}.")
         if _digest({key: value for key, value in content.items() if key != "sha256"}) != content["sha256"]:
-            raise ResultError(f"{path} was altered: its checksum is not that of its content.")
+            raise ResultError(f"{path} was altered: its checksum does not match its content.")
     except (OSError, limits.Refused, ValueError) as error:
         raise error if isinstance(error, ResultError) else ResultError(f"{path} cannot be read: {error}") from error
     return content

@@ -63,7 +63,7 @@ def measure_process(subject: Any) -> dict:
     process = getattr(source, "process", None)
     if process is None or source.spec.condition is not None:
         raise ConfigError(
-            f"--metrics=process is of whole series of a process that is known, and {source.spec.name} has "
+            f"--metrics=process is for whole series of a known process, but {source.spec.name} has "
             + ("none. Valid: gaussian_series" if process is None else "series of which a part is given. Valid: crps")
             + "."
         )

@@ -30,7 +30,7 @@ def parts(source: Any, number: int) -> Part:
     """
     if not (isinstance(source.spec.condition, dict) and "given" in source.spec.condition):
         raise ConfigError(
-            f"--metrics=crps is of series of which a part is given, and {source.spec.name} has none. Valid: a source "
+            f"--metrics=crps is for series of which a part is given, but {source.spec.name} has none. Valid: a source "
             'with hide, e.g. config.data.source.hide = {"name": "forecast", "horizon": 16}.'
         )
     records = pipeline.fetch(source, np.arange(min(number, len(source))))
@@ -39,8 +39,8 @@ def parts(source: Any, number: int) -> Part:
     part = Part(leaf("given"), leaf("mask"), leaf("real"), truth)
     if not (part.real & np.isfinite(truth)).any():
         raise ConfigError(
-            f"--metrics=crps compares samples with what is hidden, and of {source.spec.name} nobody knows it. Valid: "
-            f"config.data.source.hide with the name {checks.hidings_of_known_values()}."
+            f"--metrics=crps compares samples with the hidden values, which are not known for {source.spec.name}. "
+            f"Valid: config.data.source.hide with the name {checks.hidings_of_known_values()}."
         )
     return part
 

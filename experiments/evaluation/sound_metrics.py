@@ -22,13 +22,13 @@ def sound_of(subject: Any, metric: str) -> Sound:
     sound = getattr(data.source(subject.config, subject.config.evaluate.split), "sound", None)
     if sound is None:
         raise ConfigError(
-            f"--metrics={metric} is of runs on sound, and {subject.real.spec.name} holds none. Valid: a source such as "
-            "instruments or wav_folder."
+            f"--metrics={metric} is for runs on sound, but {subject.real.spec.name} holds none. Valid: a source such "
+            "as instruments or wav_folder."
         )
     if sound.form.pitched:
         raise ConfigError(
-            f"--metrics={metric} asks for no pitch, and the notes of this run have one. Valid: "
-            "python -m examples.sound.tones --workdir=RUN --out=OUT, which measures them at their pitch."
+            f"--metrics={metric} requests no pitch, but the notes of this run have one. Valid: python -m "
+            "examples.sound.tones --workdir=RUN --out=OUT, which measures them at their pitch."
         )
     return sound
 
@@ -47,7 +47,7 @@ def heard(subject: Any) -> dict:
     sound = sound_of(subject, "sound")
     if not subject.config["model"].get("num_classes", 0):
         raise ConfigError(
-            "--metrics=sound: the model has no classes, and the judge hears classes. Valid: a run with classes."
+            "--metrics=sound judges sounds by their class, but this model has no classes. Valid: a run with classes."
         )
     spectrograms = lambda x: pictures(sound, x)
     train = Split(spectrograms(subject.train.images), subject.train.labels, subject.train.spec)

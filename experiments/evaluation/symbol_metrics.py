@@ -26,8 +26,8 @@ def measure(samples: np.ndarray, config: Mapping, train: Split, real: Split, dra
     shape = real.images.shape[1:]
     if samples.shape[1:] != shape or samples.dtype.kind != "i" or len(samples) < 2:
         raise WorkdirError(
-            f"samples: they are {samples.dtype} {list(samples.shape)}, and {real.spec.name} has symbols, int32 "
-            f"[N, {', '.join(map(str, shape))}]; a divergence needs at least 2"
+            f"the samples are {samples.dtype} {list(samples.shape)}, but {real.spec.name} has symbols, int32 [N, "
+            f"{', '.join(map(str, shape))}]; a divergence needs at least 2"
         )
     rng = np.random.default_rng(vector_metrics.SEED)
     flat = lambda x: x.reshape(len(x), -1).astype(np.int64)

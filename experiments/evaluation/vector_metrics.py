@@ -83,7 +83,7 @@ def check_features(config: Mapping, data: str, what: str, numbers: str) -> None:
     """
     if wrong := [name for name in config["evaluate"]["features"] if name != "pixels"]:
         raise ConfigError(
-            f"config.evaluate.features holds {wrong[0]!r}, a feature of pictures, and the examples of {data} are "
+            f"config.evaluate.features holds {wrong[0]!r}, a feature of pictures, but the examples of {data} are "
             f"{what}. Valid: ('pixels',), {numbers} as they are."
         )
 
@@ -112,12 +112,12 @@ def measure(samples: np.ndarray, config: Mapping, train: Split, real: Split, dra
     shape = real.images.shape[1:]
     if samples.shape[1:] != shape or samples.dtype != real.images.dtype or len(samples) < 2:
         raise WorkdirError(
-            f"samples: they are {samples.dtype} {list(samples.shape)}, and {real.spec.name} has {real.images.dtype} "
-            f"[N, {', '.join(map(str, shape))}]; a distance needs at least 2"
+            f"the samples are {samples.dtype} {list(samples.shape)}, but {real.spec.name} has {real.images.dtype} [N, "
+            f"{', '.join(map(str, shape))}]; a distance needs at least 2"
         )
     if samples.dtype.kind == "f" and not np.isfinite(samples).all():
         number = int((~np.isfinite(samples.reshape(len(samples), -1)).all(1)).sum())
-        raise WorkdirError(f"samples: {number} of {len(samples)} hold NaN or infinity")
+        raise WorkdirError(f"{number} of {len(samples)} samples hold NaN or infinity")
     rng = np.random.default_rng(SEED)
     flat = lambda x: (to_model(x) if x.dtype == np.uint8 else x).reshape(len(x), -1).astype(np.float64)
     some = lambda x, most: x if len(x) <= most else x[np.sort(rng.permutation(len(x))[:most])]

@@ -52,8 +52,8 @@ class Maker(NamedTuple):
         """
         if picture.shape[1:3] != self.shape[:2]:
             raise ConfigError(
-                f"{name} has {picture.shape[1]} x {picture.shape[2]} pixels, and {self.name} makes pictures of "
-                f"{self.shape[0]} x {self.shape[1]} (height x width); scale it to that first"
+                f"{name} has {picture.shape[1]} x {picture.shape[2]} pixels, but {self.name} makes pictures of "
+                f"{self.shape[0]} x {self.shape[1]} (height x width); scale it to that size first"
             )
         return picture[..., :1] if self.shape[2] == 1 else np.broadcast_to(picture, (*picture.shape[:3], 3))
 

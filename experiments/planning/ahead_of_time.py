@@ -49,8 +49,8 @@ def devices(machine: Machine, topology: str) -> list[Any]:
 def _gpus(machine: Machine, topology: str) -> list[Any]:
     if importlib.util.find_spec("jax_cuda12_plugin") is None:
         raise AheadError(
-            "--compile for a GPU needs JAX's CUDA plugin, which belongs in an environment of its own: python3 -m venv "
-            "cuda && cuda/bin/pip install -r requirements-cuda12.txt, and then this command with cuda/bin/python."
+            "--compile for a GPU needs JAX's CUDA plugin, which belongs in its own environment. Make it by python3 -m "
+            "venv cuda && cuda/bin/pip install -r requirements-cuda12.txt, and run this command with cuda/bin/python."
         )
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # no driver is needed to compile
     return topologies.get_topology_desc(platform="cuda", topology=topology, target_config=machine.target).devices
@@ -59,8 +59,8 @@ def _gpus(machine: Machine, topology: str) -> list[Any]:
 def _tpus(topology: str) -> list[Any]:
     if importlib.util.find_spec("libtpu") is None:
         raise AheadError(
-            "--compile for a TPU needs the package libtpu, which belongs in an environment of its own: python3 -m venv "
-            "tpu && tpu/bin/pip install -r requirements-tpu.txt, and then this command with tpu/bin/python."
+            "--compile for a TPU needs the package libtpu, which belongs in its own environment. Make it by python3 "
+            "-m venv tpu && tpu/bin/pip install -r requirements-tpu.txt, and run this command with tpu/bin/python."
         )
     kind, _, text = topology.partition(":")
     sides = [int(side) for side in text.split("x")]

@@ -103,7 +103,7 @@ def topology_name(machine: Machine, devices: int) -> str:
     if machine.target:
         node = min(devices, machine.neighbours)
         if devices % node:
-            raise ValueError(f"{devices} GPUs are no full nodes of {node}.")
+            raise ValueError(f"{devices} GPUs do not fill whole nodes of {node}.")
         return f"1x{devices // node}x{node}"
     if not machine.topology:
         known = ", ".join(name for name, other in MACHINES.items() if other.topology or other.target)

@@ -50,12 +50,12 @@ def main(argv: list[str]) -> None:
     """Loads the model, and serves until it is interrupted."""
     values = flags.FLAGS
     if bool(MODEL.value) == bool(values.workdir):
-        raise ConfigError("name one: --model=FOLDER, a text-to-image model, or --workdir=RUN, a trained run.")
+        raise ConfigError("name either --model=FOLDER, a text-to-image model, or --workdir=RUN, a trained run.")
     try:
         from diffusion.experiments.playground import page
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"{error.name} is not installed here. Give the page an environment of its own: python3 -m venv page && "
+            f"{error.name} is not installed here. Make an environment for the page: python3 -m venv page && "
             "page/bin/pip install 'jax-diffusion[playground]', and start it by page/bin/diffusion playground. In a "
             "clone: make playground-env, and .venv-playground/bin/python -m diffusion playground."
         ) from error
@@ -98,7 +98,9 @@ def opened(model: str | None, run: str | None) -> Source:
     if model and class_folders.is_of_classes(model):
         for flag in (model_flags.LORA, model_flags.EMBEDDING, model_flags.ATTACH, QUANTISED):
             if flag.value:
-                raise ConfigError(f"--{flag.name}={flag.value} is for models of prompts. Valid here: no such flag.")
+                raise ConfigError(
+                    f"--{flag.name}={flag.value} is only for models that read prompts. Valid here: no such flag."
+                )
         with as_config_errors():
             return Trained.published(model)
     demo_model = pathlib.Path(run or "") / "model"
@@ -111,9 +113,9 @@ def opened(model: str | None, run: str | None) -> Source:
         except (ValueError, FileNotFoundError) as error:
             raise ConfigError(str(error)) from error
     if DROP_TEXT.value:
-        raise ConfigError("--drop_text is for a text-to-image model: --model=FOLDER.")
+        raise ConfigError("--drop_text is only for a text-to-image model: --model=FOLDER.")
     if QUANTISED.value:
-        raise ConfigError(f"--quantised={QUANTISED.value} is for a text-to-image model: --model=FOLDER.")
+        raise ConfigError(f"--quantised={QUANTISED.value} is only for a text-to-image model: --model=FOLDER.")
     return Trained.load(run or "")
 
 

@@ -27,7 +27,7 @@ def sent(lines: Iterable[str], masks: Sequence[str], encoded: Callable[[str], st
         if isinstance(region.where, str):
             if region.where not in files:
                 raise ValueError(
-                    f"regions: no mask {region.where!r} was uploaded; valid: {', '.join(files) or 'none are there'}"
+                    f"regions: no mask {region.where!r} was uploaded. Uploaded: {', '.join(files) or 'none are there'}"
                 )
             region = region._asdict() | {"where": encoded(files[region.where])}
         regions.append(line if isinstance(region, Region) else region)

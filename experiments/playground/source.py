@@ -165,31 +165,35 @@ def check(source: Source, request: PageRequest) -> None:
     needs_prompts = (request.prompts[0] and not source.captions) or request.negative or request.regions or request.words
     if not source.prompts and (needs_prompts or request.reference is not None):
         if source.captions:
-            raise ValueError(f"{source.name} reads captions, and no negative prompts, regions, words or references.")
+            raise ValueError(
+                f"{source.name} reads captions. Valid here: neither negative prompts, regions, words nor references."
+            )
         reads = "a class" if source.classes else "no condition"
         instead = "Choose the class by label" if source.classes else "Leave the prompts out"
         raise ValueError(
-            f"{source.name} receives {reads}, and no prompt: it has no text model, and with it no regions, "
-            f"words or references. {instead}, or start the page with a text-to-image model."
+            f"{source.name} receives {reads} and reads no prompt: without a text model it supports no regions, words "
+            f"or references either. {instead}, or start the page with a text-to-image model."
         )
     if request.images and not source.several:
-        raise ValueError(f"images: {source.name} does not see several pictures; leave images out")
+        raise ValueError(f"images: {source.name} cannot see several pictures; leave images out")
     if request.image_guidance not in (None, 1) and not source.edits:
         raise ValueError(
-            f"image_guidance = {request.image_guidance:g}: {source.name} edits no pictures by instructions; leave it "
-            "out"
+            f"image_guidance = {request.image_guidance:g}: {source.name} does not edit pictures by instructions; "
+            "leave it out"
         )
     if source.classes and not 0 <= request.label < source.classes:
-        raise ValueError(f"label = {request.label} is no class of this model; valid: 0 .. {source.classes - 1}")
+        raise ValueError(f"label = {request.label} is not a class of this model. Valid: 0 .. {source.classes - 1}")
     if not source.classes and request.label >= 0:
         raise ValueError(f"label = {request.label}: {source.name} has no classes; leave it out")
     if request.controls and not source.attachments:
         raise ValueError(
-            f"{source.name} has no attachments that read controls. Leave controls out, or start the page with "
-            "--model and --attach=NAME=FOLDER."
+            f"{source.name} has no attachments that read controls. Leave controls out, or start the page with --model "
+            "and --attach=NAME=FOLDER."
         )
     if odd := [one.attachment for one in request.controls if one.attachment not in source.attachments]:
-        raise ValueError(f"controls: {odd[0]!r} is no attachment of this model; valid: {', '.join(source.attachments)}")
+        raise ValueError(
+            f"controls: {odd[0]!r} is not an attachment of this model. Valid: {', '.join(source.attachments)}"
+        )
 
 
 def coloured(picture: np.ndarray) -> np.ndarray:

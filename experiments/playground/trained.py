@@ -86,8 +86,8 @@ class Trained:
         described = data.open_recipe(recipe) if config.model.get("vector_width", 0) else None
         if described is not None and not hasattr(described, "condition_of"):
             raise ConfigError(
-                f"--workdir={folder} receives vectors, for which the page has no field. Valid: a run on classes or on "
-                "nothing, or one whose source has condition_of. Without the page: "
+                f"--workdir={folder} receives vectors, for which the page has no field. Valid: a run on classes, "
+                "without a condition, or one whose source has condition_of. Without the page: "
                 f"{printed('sample', f'--workdir={folder}')}"
             )
         params, step = checkpoints.load_ema(folder)
@@ -129,24 +129,26 @@ class Trained:
         for side, made_side in zip((request.height, request.width), self.size):
             if side not in (0, made_side):
                 raise ValueError(
-                    f"the request is for {request.height} x {request.width} pixels, and {self.name} makes pictures "
-                    f"of {self.size[0]} x {self.size[1]} alone"
+                    f"the request is for {request.height} x {request.width} pixels, but {self.name} makes only "
+                    f"pictures of {self.size[0]} x {self.size[1]}"
                 )
         canvas = Canvas.open(request.image, request.mask)
         if canvas.image is None:
             return canvas
         if self.clip_rate:
-            raise ValueError(f"{self.name} makes clips, which begin with pictures by diffusion film, not here")
+            raise ValueError(
+                f"{self.name} makes clips. To make clips that begin with pictures, use diffusion film; the page cannot"
+            )
         if self._decoder != ():
             raise ValueError(
-                f"{self.name} was trained on latents: its pictures are made, not changed, here. A folder "
-                "with model_index.json (--model) changes pictures."
+                f"{self.name} was trained on latents, so this page can make its pictures but not change any. To "
+                "change pictures, use a folder with model_index.json (--model)."
             )
         height, width = canvas.size_with(request.margins)
         if (height, width) != self.size:
             raise ValueError(
-                f"the picture has {height} x {width} pixels with its margins, and "
-                f"{self.name} makes {self.size[0]} x {self.size[1]} alone: scale or cut it"
+                f"the picture with its margins has {height} x {width} pixels, but {self.name} makes only "
+                f"{self.size[0]} x {self.size[1]}: scale or crop it"
             )
         canvas = canvas.extended(request.margins)
         if self.shape[-1] == 1 and canvas.image is not None:
@@ -165,7 +167,7 @@ class Trained:
         if request.sampler != config.sample.sampler.name:
             if request.sampler not in self.samplers:
                 valid = ", ".join(self.samplers)
-                raise ConfigError(f"sampler = {request.sampler!r} is none for this run. Valid: {valid}.")
+                raise ConfigError(f"sampler = {request.sampler!r} is not valid for this run. Valid: {valid}.")
             config.sample.sampler = {"name": request.sampler}
         recipe = checks.validate(config)
         recipe = recipe.on(self._described.spec) if self.captions else recipe.at(self.shape)
@@ -248,8 +250,8 @@ def refuse_other_kinds(config: ConfigDict, folder: str) -> None:
     """
     if null_condition.text_inputs(config) == conditions.EMBEDDINGS:
         raise ConfigError(
-            f"--workdir={folder} holds no text model: it trains a denoiser that receives text. Make one "
-            f"of it: {printed('text_model', f'--workdir={folder}')}"
+            f"--workdir={folder} trains a denoiser that receives text, but holds no text model. Make a text-to-image "
+            f"model of it: {printed('text_model', f'--workdir={folder}')}"
         )
     if resolve.Resolver(config).objective.reads is None:
         raise ConfigError(

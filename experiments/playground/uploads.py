@@ -21,16 +21,16 @@ def keep(content: str, inputs: pathlib.Path) -> str:
         ValueError: if it is not a valid picture, or too large.
     """
     if not isinstance(content, str):
-        raise ValueError("a picture is a file in base64, or a data URL")
+        raise ValueError("a picture must be a file in base64, or a data URL")
     try:
         sent = base64.b64decode(content.rpartition(",")[2], validate=True)
     except binascii.Error as error:
-        raise ValueError(f"the picture did not arrive whole: {error}") from error
+        raise ValueError(f"the picture did not arrive completely: {error}") from error
     with pictures.opened(sent, NAME) as header:
         if header.width * header.height > PIXELS:
             raise ValueError(
-                f"the picture has {header.width} x {header.height} pixels, and at most {PIXELS:,} are "
-                "taken here (4096 x 4096): scale it"
+                f"the picture has {header.width} x {header.height} pixels, more than the {PIXELS:,} that the page "
+                "accepts (4096 x 4096): scale it"
             )
     picture = pictures.read(sent, NAME)
     encoded = io.BytesIO()

@@ -24,8 +24,8 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("protocol", None, "geneval, dpg-bench, t2i-compbench or t2i-compbench++", required=True)
     flags.DEFINE_string("prompts", None, "evaluation_metadata.jsonl; dpg_bench.csv; CATEGORY_val.txt, or their folder")
     flags.DEFINE_string("images", None, "folder of the pictures, in the published layout")
-    flags.DEFINE_string("model", None, "folder of a text-to-image model, which makes the pictures that are missing")
-    flags.DEFINE_string("workdir", None, "run folder of examples.text, whose model makes the missing pictures")
+    flags.DEFINE_string("model", None, "folder of a text-to-image model that makes the missing pictures")
+    flags.DEFINE_string("workdir", None, "run folder of examples.text whose model makes the missing pictures")
     flags.DEFINE_string("detector", None, "name of the function that finds objects, which --extend adds")
     flags.DEFINE_string(
         "answerer", None, "name of the function that answers questions about pictures, which --extend adds"
@@ -36,10 +36,10 @@ if __name__ == "__main__":  # before the imports that take seconds
     )
     flags.DEFINE_string("embedder", None, "name of the function that embeds pictures and texts, which --extend adds")
     flags.DEFINE_string("clip", None, "folder of a CLIPModel, in place of --embedder")
-    flags.DEFINE_integer("per_prompt", None, "pictures of a prompt; by default as published: 4, 4, 10 and 10", 1)
+    flags.DEFINE_integer("per_prompt", None, "pictures for each prompt; by default as published: 4, 4, 10 and 10", 1)
     flags.DEFINE_integer("seed", 0, "seed of the first missing picture", 0)
     flags.DEFINE_integer("steps", None, "steps of the sampler; the model's own by default", 1)
-    flags.DEFINE_float("guidance", None, "scale; the model's own by default", 0)
+    flags.DEFINE_float("guidance", None, "scale of the guidance; the model's own by default", 0)
     flags.DEFINE_integer("batch_size", 8, "number of files that are read at once", 1)
     flags.DEFINE_string("out", None, "folder of the results", required=True)
     flags.mark_flags_as_required(["prompts", "images"])
@@ -153,7 +153,7 @@ def named_readers() -> tuple[Readers, dict[str, Any]]:
             record[field] = name
     if values.clip:
         if values.embedder:
-            raise ConfigError("--clip and --embedder name the same; leave one of them out.")
+            raise ConfigError("--clip and --embedder both name the embedder; leave one of them out.")
         chosen["embedder"], digest = clip_embedder.opened(values.clip)
         record["embedder"] = {"clip": pathlib.Path(values.clip).name, "sha256": digest}
     code = [user_code.described(extension) for extension in extensions.loaded.values()]

@@ -53,7 +53,7 @@ def named(reader: Reader | None, kind: str) -> Reader:
         ReaderError: where it is None.
     """
     if reader is None:
-        raise readers.ReaderError(f"no {kind} is named, and these prompts need one")
+        raise readers.ReaderError(f"these prompts need a {kind}, but none is named")
     return reader
 
 
@@ -205,7 +205,7 @@ def build_dpg_bench() -> Benchmark:
         prompts = dpg_bench.read(path)
         for prompt in prompts:
             if not prompt.key or pathlib.PurePath(prompt.key).name != prompt.key:
-                raise PromptsError(f"{path}: item_id = {prompt.key!r} names no file.")
+                raise PromptsError(f"{path}: item_id = {prompt.key!r} cannot be the name of a file.")
         return [Item(prompt.key, i, prompt.text, "", prompt) for i, prompt in enumerate(prompts)], _digest([path])
 
     def judged(seen: Readers, pictures: Sequence[Picture]) -> list[dict[str, Any]]:
@@ -260,13 +260,13 @@ def _compbench_items(path: pathlib.Path, categories: Sequence[str]) -> tuple[lis
     files = [path] if path.is_file() else [path / f"{category}_val.txt" for category in categories]
     files = [file for file in files if file.is_file()]
     if not files:
-        raise PromptsError(f"{path} holds no file CATEGORY_val.txt; {', '.join(categories)}.")
+        raise PromptsError(f"{path} holds no file CATEGORY_val.txt. Categories: {', '.join(categories)}.")
     items = []
     used = list(files)
     for file in files:
         category = file.stem.removesuffix("_val")
         if category not in categories:
-            raise PromptsError(f"{file} is of the category {category!r}; valid: {', '.join(categories)}.")
+            raise PromptsError(f"{file} belongs to the category {category!r}. Valid: {', '.join(categories)}.")
         prompts = t2i_compbench.read(file)
         scores: list[tuple[str, ...]] = {
             "spatial": [("spatial",)] * len(prompts),
@@ -295,7 +295,7 @@ def _counted(file: pathlib.Path, prompts: Sequence[str], plurals: Mapping[str, s
     counted = [tuple(t2i_compbench_plus.objects_and_numbers(prompt, plurals)) for prompt in prompts]
     for prompt, objects in zip(prompts, counted):
         if not objects:
-            raise PromptsError(f"{file}: {prompt!r} counts no object of new_objects.txt.")
+            raise PromptsError(f"{file}: the prompt {prompt!r} counts no object of new_objects.txt.")
     return [Measured(("number",), objects) for objects in counted]
 
 
@@ -330,7 +330,7 @@ def _compbench_judged(seen: Readers, pictures: Sequence[Picture]) -> list[dict[s
         answers = readers.answered(named(seen.answerer, "answerer"), pixels, [question for _, question in asked])
         if others := [answer for answer in answers if answer.get("yes") is None]:
             raise readers.ReaderError(
-                f"the answerer answers with {limits.short(others[0])}, and T2I-CompBench takes P(yes)."
+                f"the answerer returned {limits.short(others[0])}, but T2I-CompBench needs P(yes)."
             )
         yes = [answer["yes"] for answer in answers]
     for row, _ in measured_by("attribute"):

@@ -81,8 +81,8 @@ def begin(folder: pathlib.Path, request: Mapping[str, Any]) -> None:
     for field in [*request, *before]:
         if request.get(field) != before.get(field):
             raise ConfigError(
-                f"--out={folder} holds results of another request: {field} was {before.get(field)!r}, and is "
-                f"{request.get(field)!r}. Choose another --out, or remove {FILE} and {REQUEST} there."
+                f"--out={folder} holds results of another request: {field} was {before.get(field)!r} there and is "
+                f"{request.get(field)!r} now. Choose another --out, or remove {FILE} and {REQUEST} from it."
             )
     json_lines.mend(folder / FILE)
 
@@ -156,7 +156,7 @@ def require_pictures(benchmark: Benchmark, files: Sequence[File], images: pathli
     missing = [file for file in files if not (images / file.path).is_file()]
     if missing:
         raise ConfigError(
-            f"--images={images} has no {missing[0].path}, of the prompt {missing[0].item.text!r}; {len(missing)} of "
+            f"--images={images} lacks {missing[0].path}, for the prompt {missing[0].item.text!r}; {len(missing)} of "
             f"{len(files)} files are missing. Make them by --model, or set --per_prompt."
         )
     for item in {file.item.key: file.item for file in files}.values():
@@ -168,4 +168,4 @@ def require_pictures(benchmark: Benchmark, files: Sequence[File], images: pathli
             except limits.Refused as error:
                 raise ConfigError(f"--images: {error}") from error
             if content != json.loads(text):
-                raise ConfigError(f"--images={images}: {path} holds another prompt than {item.text!r}.")
+                raise ConfigError(f"--images={images}: {path} carries another prompt than {item.text!r}.")

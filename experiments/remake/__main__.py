@@ -20,8 +20,8 @@ if __name__ == "__main__":  # before the imports that take seconds
     command_line.extend_flag()
     flags.DEFINE_bool("list", False, "list the remakes")
     flags.DEFINE_string("workdir", None, "folder of the parts and the record")
-    flags.DEFINE_bool("quick", False, "run the code on few data, without a verdict")
-    flags.DEFINE_string("page", None, "file for the page of the records that lie beside it")
+    flags.DEFINE_bool("quick", False, "run the code on a little data, without a verdict")
+    flags.DEFINE_string("page", None, "file for the page of the records beside it")
     command_line.begin(takes_words=True)
 
 import pathlib

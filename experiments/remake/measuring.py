@@ -88,7 +88,9 @@ def verdicts(remake: Remake, rows: list[dict[str, Any]]) -> list[Verdict]:
         values |= {name: [float(value)] for name, value in compared.items()}
     for published in remake.published:
         if published.figure not in values:
-            raise ConfigError(f"no part of {remake.name} measures {published.figure!r}; they measure {sorted(values)}.")
+            raise ConfigError(
+                f"no part of {remake.name} measures {published.figure!r}. Its parts measure {sorted(values)}."
+            )
     return [verdict(published, values[published.figure]) for published in remake.published]
 
 
@@ -103,7 +105,7 @@ def _measured(folder: pathlib.Path, remake: Remake, quick: bool) -> dict[str, di
     for row in json_lines.rows(folder / PARTS, followed=True):
         if (row["remake"], row["quick"]) != (remake.name, quick):
             was = f"{row['remake']}{' --quick' * row['quick']}"
-            raise ConfigError(f"{folder} holds parts of {was}. Give another --workdir for {remake.name}.")
+            raise ConfigError(f"{folder} holds parts of {was}. Choose another --workdir for {remake.name}.")
         rows[row["part"]] = row
     return {part: rows[part] for part in remake.parts if part in rows}
 

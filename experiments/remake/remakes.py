@@ -47,7 +47,7 @@ def add(remake: Remake) -> None:
         ConfigError: if there is one of that name.
     """
     if remake.name in REMAKES:
-        raise ConfigError(f"there is a remake {remake.name!r} already. Give yours another name.")
+        raise ConfigError(f"the name {remake.name!r} is already taken by a remake. Choose another name.")
     REMAKES[remake.name] = remake
 
 

@@ -342,7 +342,7 @@ class Bookkeeping:
         if failed is not None and self._config.evaluate.failed == "stop":
             raise EvaluationStopped(
                 f"the evaluation failed: {failed}. The run is saved at step {step}; the same "
-                f"{'call' if built_in_python(self._config) else 'command'} goes on behind that evaluation "
+                f"{'call' if built_in_python(self._config) else 'command'} continues after that evaluation "
                 "(config.evaluate.failed = 'stop')."
             )
         self._keep_best(step, figures)

@@ -231,7 +231,7 @@ def _of_source(recipe: Recipe, source: sources.Source | Stream) -> Examples:
     if sizes and not (spec.pictures and hasattr(source, "sizes")):
         raise ConfigError(
             f"config.data.buckets.area = {settings['buckets']['area']}, but {spec.name} does not know the sizes of "
-            "pictures. Valid: 0, or a source of pictures with sizes(rows) -> int [n, 2], stamp()"
+            "its pictures. Valid: 0, or a source of pictures with sizes(rows) -> int [n, 2] and stamp()"
         )
     bucket = buckets.nearest(buckets.measured_once(source, settings["threads"]), sizes) if sizes else ()
     captioned = _with_texts(recipe, source, spec.name)
@@ -286,7 +286,7 @@ def _check_stream(recipe: Recipe, stream: Stream) -> None:
     }
     for need, needed in needs.items():
         if needed:
-            raise ConfigError(f"{stream.name} is a stream, and this run needs {need}. Valid: data that can be indexed.")
+            raise ConfigError(f"{stream.name} is a stream, but this run needs {need}. Valid: data with random access.")
 
 
 def require_same(config: Mapping, before: Mapping | None, now: Mapping) -> None:
@@ -304,15 +304,15 @@ def require_same(config: Mapping, before: Mapping | None, now: Mapping) -> None:
     if other := [str(i) for i, theirs in enumerate(everywhere) if theirs != everywhere[0]]:
         what = _differing(everywhere[0], everywhere[int(other[0])])
         raise ConfigError(
-            f"config.data: process {', '.join(other)} of this run reads other examples than process 0: "
-            f"{what}. Valid: the same data on every host."
+            f"config.data: process {', '.join(other)} of this run reads other examples than process 0: {what}. Valid: "
+            "the same data on every host."
         )
     if before is None or before == now or config["data"]["changed"] == "accept":
         return
     raise ConfigError(
-        "config.data: these are not the examples that the run was trained on so far: "
-        f"{_differing(before, now)}. Put those back, or go on with these by "
-        "--config.data.changed=accept; its start can then not be repeated."
+        f"config.data: these are not the examples that the run has been trained on: {_differing(before, now)}. Put "
+        "the old examples back, or continue with these by --config.data.changed=accept; the beginning of the run can "
+        "then not be repeated."
     )
 
 

@@ -186,8 +186,8 @@ def _teacher(config: Mapping, folder: pathlib.Path, mesh: Mesh) -> Any:
     now = {"step": step, "sha256": hashlib.sha256(leaves.encode()).hexdigest()}
     if before not in (None, now):
         raise ConfigError(
-            f"config.teacher.path = {str(path)!r} holds another run than the one by which the first "
-            f"pairs in {folder} were made. Valid: that one, or a new --workdir."
+            f"config.teacher.path = {str(path)!r} holds another run than the teacher that made the first pairs in "
+            f"{folder}. Valid: that teacher, or a new --workdir."
         )
     if jax.process_index() == 0 and before is None:
         folder.mkdir(exist_ok=True)

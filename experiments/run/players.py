@@ -135,8 +135,8 @@ def with_fp8(apply: Apply) -> Apply:
             output = apply(params, *inputs, **features)
         if not products:
             raise ValueError(
-                "train.products = 'fp8' needs a network with dense layers over tokens that are computed by "
-                "models.layers.products.rows_first, as those of a DiT; this one has none. Valid: dtype"
+                "train.products = 'fp8' needs a network whose dense layers over tokens are computed by "
+                "models.layers.products.rows_first, such as a DiT; this network has none. Valid: dtype"
             )
         return output
 

@@ -104,8 +104,8 @@ def with_encoder(
     else:
         return train_state._replace(unsaved=unsaved), encoder
     raise ConfigError(
-        f"config.encoder.path = {config.encoder.path!r} holds another encoder than the run has been trained with so "
-        f"far, {why}. Valid: the same weights."
+        f"config.encoder.path = {config.encoder.path!r} holds another encoder than the run has been trained with: "
+        f"{why}. Valid: the same weights."
     )
 
 
@@ -196,7 +196,7 @@ def _with_teacher(config: ConfigDict, train_state: state.TrainState) -> state.Tr
             subject = "config.teacher.parameterization is" if field == "parameterization" else "this run has"
             raise ConfigError(
                 f"config.teacher.path = {config.teacher.path!r}: the teacher's config.{field} is "
-                f"{plain(theirs[field])}, and {subject} {plain(part)}."
+                f"{plain(theirs[field])}, but {subject} {plain(part)}."
             )
     # What trained beside the teacher, such as projectors, teaches nothing.
     source = {name: leaf for name, leaf in warm_start.read(path).items() if not name.startswith(f"{HEADS}/")}

@@ -50,8 +50,8 @@ def check(project: str) -> None:
     """
     if project and importlib.util.find_spec("wandb") is None:
         raise ConfigError(
-            f"--wandb={project} needs the package wandb, which is not installed: pip install "
-            "wandb, or leave the flag out (TensorBoard's events are written without it)."
+            f"--wandb={project} needs the package wandb, which is not installed. Install it by pip install wandb, or "
+            "leave the flag out (TensorBoard's events are written without it)."
         )
 
 

@@ -53,8 +53,8 @@ def restored(
     differs = [name for name, leaf in now["leaves"].items() if before and before["leaves"].get(name) != leaf]
     if before and differs:
         raise ConfigError(
-            f"config.base.path = {tuned.base.path!r} holds another model than the run has tuned so far, from "
-            f"{before['path']}: {differs[0]} differs. Valid: the same weights."
+            f"config.base.path = {tuned.base.path!r} holds another model than the run has tuned so far (from "
+            f"{before['path']}): {differs[0]} differs. Valid: the same weights."
         )
     base_parts = {name: base[name] for name in (*parts, NULL)}
     return train_state._replace(unsaved={BASE: base_parts}), {**(before or now), "path": now["path"]}

@@ -59,14 +59,16 @@ def pictures(recipe: Recipe) -> Examples:
     base, tuning = tuned.base, tuned.tuning
     model = base.model
     if isinstance(source, Stream):
-        raise ConfigError(f"{spec.name} is a stream, and config.base encodes pictures by their numbers. Valid: files.")
+        raise ConfigError(
+            f"{spec.name} is a stream, but config.base needs pictures with random access to encode them. Valid: files."
+        )
     if not spec.pictures:
         raise ConfigError(f"config.data: {spec.name} holds examples of {spec.shape} {spec.dtype}. Valid: pictures.")
     height, width, _ = spec.shape
     if height % model.multiple or width % model.multiple:
         raise ConfigError(
-            f"config.data: {spec.name} has pictures of {height} x {width}, which the model of config.base.path = "
-            f"{base.path!r} does not take. Valid: sides that {model.multiple} divides, e.g. "
+            f"config.data: {spec.name} has pictures of {height} x {width}, a size that the model of config.base.path "
+            f"= {base.path!r} does not support. Valid: sides that are multiples of {model.multiple}, e.g. "
             f"config.data.source.side = {model.side}."
         )
     texts = _texts(recipe, source)
@@ -76,20 +78,20 @@ def pictures(recipe: Recipe) -> Examples:
         raise ConfigError(f"config.data: {error}") from error
     if spec.pairs and recipe.config["data"]["latents"]["dir"]:
         raise ConfigError(
-            f"config.data.latents.dir = {recipe.config['data']['latents']['dir']!r}: {spec.name} has two pictures in a "
-            "record, and a cache the latents of one. Valid: '', so that the run encodes both."
+            f"config.data.latents.dir = {recipe.config['data']['latents']['dir']!r}: {spec.name} has two pictures in "
+            "each record, but a cache holds the latents of one. Valid: '', so that the run encodes both."
         )
     for word in tuning.base.words:
         if not any(word.lower() in text.lower() for text in texts):
             raise ConfigError(
-                f"config.tuning teaches the word {word!r}, and no caption has it, e.g. {texts[0][:60]!r}. Valid: "
-                f"captions with it, config.data.text.prompt = 'a photo of {word}'"
+                f"config.tuning teaches the word {word!r}, but no caption contains it, e.g. {texts[0][:60]!r}. Valid: "
+                f"captions with the word, config.data.text.prompt = 'a photo of {word}'"
             )
     native = _own(tuned, spec)
     if _moves(tuning) and recipe.config["data"]["augment"]:
         raise ConfigError(
-            f"config.data.augment = {recipe.config['data']['augment']}: the latents of a mirrored picture are kept, "
-            f"and none of what moves with it, {', '.join(_moves(tuning))}. Valid: ()."
+            f"config.data.augment = {recipe.config['data']['augment']}: latents of mirrored pictures are stored, but "
+            f"not their mirrored {', '.join(_moves(tuning))}. Valid: ()."
         )
     factor = model.modules["vae"].factor
     leaves = {name: sources.Leaf(tuple(shape), "float32") for name, shape in tuning.sees.items()}
@@ -142,14 +144,13 @@ def encoded(recipe: Recipe, workdir: str | pathlib.Path, examples: Examples) -> 
         raise ConfigError(f"config.data: {error}") from error
     if latents.description.shape != examples.spec.shape:
         raise ConfigError(
-            f"config.data.latents.dir = {cache!r} holds latents of {latents.description.shape}, and the pictures' are "
-            f"of {examples.spec.shape}. Valid: those of the same side."
+            f"config.data.latents.dir = {cache!r} holds latents of shape {latents.description.shape}, but the latents "
+            f"of these pictures have the shape {examples.spec.shape}. Valid: latents of pictures of the same size."
         )
     if _moves(tuning) and len(latents.description.views) > 1:
         raise ConfigError(
-            f"config.data.latents.dir = {cache!r} holds latents of mirrored pictures too, and none of what moves "
-            f"with them, {', '.join(_moves(tuning))}. Valid: latents of the pictures alone, by diffusion encode "
-            "without --flip."
+            f"config.data.latents.dir = {cache!r} also holds latents of mirrored pictures, but not their mirrored "
+            f"{', '.join(_moves(tuning))}. Valid: latents of the pictures alone, by diffusion encode without --flip."
         )
     null = {name: leaf for name, leaf in table.null.items() if name != CAPTIONED}
     records = latents if set(tuning.reads) <= set(tuning.latents) else Beside(latents, source)
@@ -218,8 +219,9 @@ def _require_same(base: Base, description: latent_cache.Description, source: sou
     for field, values in valid.items():
         if dataset[field] not in values:
             raise latent_cache.CacheError(
-                f"{where} holds latents of other examples: the {field} of the dataset is {dataset[field]!r} there, and "
-                f"{values[-1]!r} here. Write them by diffusion encode into another folder."
+                f"{where} holds latents of other examples: the {field} of the dataset is {dataset[field]!r} there, "
+                f"but {values[-1]!r} here. Write the latents of these examples by diffusion encode into another "
+                "folder."
             )
 
 
@@ -231,7 +233,7 @@ def _own(tuned: TunedNetwork, spec: sources.DataSpec) -> dict[str, Any]:
     there = spec.condition if isinstance(spec.condition, Mapping) else {}
     if missing := [name for name in needed if name not in there]:
         raise ConfigError(
-            f"config.tuning reads {', '.join(missing)} of each record, and the condition of {spec.name} has "
+            f"config.tuning reads {', '.join(missing)} from each record, but the condition of {spec.name} has "
             f"{', '.join(there) or 'no entries'}. Valid: config.data.source.condition = {tuple(needed)!r}, columns of "
             "the data."
         )
@@ -239,14 +241,14 @@ def _own(tuned: TunedNetwork, spec: sources.DataSpec) -> dict[str, Any]:
         shape, dtype = there[column].shape, there[column].dtype
         if dtype != "uint8" or len(shape) != 3 or shape[-1] != 3:
             raise ConfigError(
-                f"config.tuning sees {column} of each record; that of {spec.name} is {dtype} {list(shape)}. Valid: "
+                f"config.tuning sees {column} of each record, which in {spec.name} is {dtype} {list(shape)}. Valid: "
                 "pictures, uint8 [*, *, 3]."
             )
     latents = tuning.latents
     for name in latents:
         if there[name].shape != spec.shape or there[name].dtype != "uint8":
             raise ConfigError(
-                f"config.tuning encodes {name} of each record by the autoencoder; that of {spec.name} is "
+                f"config.tuning encodes {name} of each record by the autoencoder, which in {spec.name} is "
                 f"{there[name].dtype} {list(there[name].shape)}. Valid: pictures, uint8 {list(spec.shape)}."
             )
     stored = there if set(reads) > set(latents) else latents
@@ -264,7 +266,7 @@ def _texts(recipe: Recipe, source: sources.Source) -> list[str]:
         return captions.texts_of(source)
     except ValueError as error:
         raise ConfigError(
-            f"config.data: {error} Or one caption for all pictures: config.data.text.prompt = 'a photo of ...'"
+            f"config.data: {error} Or use one caption for all pictures: config.data.text.prompt = 'a photo of ...'"
         ) from error
 
 

@@ -48,7 +48,7 @@ def write(
         require_new(workdir, out)
     tuned = resolve.Resolver(config).tuned
     if tuned is None:
-        raise ConfigError(f"{workdir} is no run that tunes a base (config.base.path). Valid: one that does.")
+        raise ConfigError(f"{workdir} is not a run that tunes a base (config.base.path). Valid: a run that does.")
     base = {"path": tuned.base.path, "sha256": checkpoints.read_about(workdir, step)["base"]["sha256"]}
     words = (*tuned.tuning.words, *filter(None, [config["data"]["text"]["prompt"]]))
     metadata = {

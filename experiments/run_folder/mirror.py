@@ -146,8 +146,8 @@ class Mirror:
         """The snapshot after the newest: with what was sent, and without what the run has removed."""
         if newest.holder != self._holder:
             raise snapshots.Fenced(
-                f"{self._address} was taken over by {newest.holder.who}, for this process was not heard for "
-                f"{leases.ENDS:g} s. What it has made since is in {self.folder} alone."
+                f"{self._address} was taken over by {newest.holder.who}, because nothing was heard of this process "
+                f"for {leases.ENDS:g} s. What this process has written since is only in {self.folder}."
             )
         local_steps = set(steps(here))
         lost_steps = set(steps(removed)) - local_steps
@@ -185,7 +185,7 @@ class Mirror:
             raise
         except OSError as error:
             raise stores.StoreError(
-                f"{error} Everything is in {self.folder}; the same command on this machine goes on from there, and "
+                f"{error} Everything is in {self.folder}; the same command on this machine continues from there and "
                 "copies it."
             ) from error
         print(f"{self._address} holds the run: {self._steps()}", flush=True)

@@ -105,7 +105,7 @@ def lock(workdir: str | pathlib.Path, flag: str = "--workdir") -> Iterator[None]
                 path.rmdir()
             raise WorkdirError(
                 f"{flag}={workdir} lies on a file system that cannot hold a run: {error}. {file_systems.WHERE}; a "
-                "bucket that is mounted as a folder is none. Choose another folder."
+                "bucket that is mounted as a folder is not enough. Choose another folder."
             ) from error
         except OSError as error:
             raise WorkdirError(f"{flag}={workdir} cannot be written ({error.strerror}): choose another.") from error
@@ -138,8 +138,8 @@ def require_shared(workdir: str | pathlib.Path, seconds: float = SHARED) -> None
     answers = [json.loads(answer) for answer in answers]
     if lost := [f"process {i} ({where})" for i, (where, is_seen) in enumerate(answers) if not is_seen]:
         raise WorkdirError(
-            f"--workdir={workdir} is not one folder for all processes of this run: within {seconds:g} s "
-            f"{', '.join(lost)} has not seen what process 0 ({answers[0][0]}) wrote there. Choose a folder of a file "
+            f"--workdir={workdir} is not the same folder for all processes of this run: within {seconds:g} s, "
+            f"{', '.join(lost)} did not see what process 0 ({answers[0][0]}) wrote there. Choose a folder on a file "
             "system that every host mounts, by its absolute path."
         )
 

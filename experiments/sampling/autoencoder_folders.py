@@ -47,7 +47,7 @@ def load(path: str | pathlib.Path) -> Autoencoder:
     if not (hasattr(module, "encode") and hasattr(module, "decode")):
         having = [name for name, family in families.FAMILIES.items() if hasattr(family.module, "encode")]
         raise ConfigError(
-            f"{path} is a {type(module).__name__}, which does not encode pictures. Valid: a folder of "
+            f"{path} is a {type(module).__name__}, which does not encode pictures. Valid: a folder of a "
             f"{', '.join(having)}."
         )
     return from_module(module, params, str(path))
@@ -82,7 +82,7 @@ def channels(images: np.ndarray, takes: int, network: str = "autoencoder") -> np
     if images.shape[-1] == 1 and takes == 3:
         return np.repeat(images, 3, axis=-1)
     if images.shape[-1] != takes:
-        raise ConfigError(f"the {network} takes pictures of {takes} channels, and these have {images.shape[-1]}.")
+        raise ConfigError(f"the {network} takes pictures of {takes} channels, but these have {images.shape[-1]}.")
     return images
 
 
@@ -146,8 +146,7 @@ def reconstruction(autoencoder: Autoencoder) -> Callable[[np.ndarray], np.ndarra
     gives = getattr(autoencoder.module, "decoded_channels", None)
     if gives not in (None, takes):
         raise ConfigError(
-            f"{autoencoder.path} takes pictures of {takes} channels and decodes {gives}, which are not "
-            "compared with them."
+            f"{autoencoder.path} takes pictures of {takes} channels and decodes {gives}, so the two cannot be compared."
         )
 
     @jax.jit
@@ -173,8 +172,8 @@ def decoding(config: Mapping) -> tuple[Any, Callable[[Any, jax.Array], jax.Array
         return (), lambda params, x: x
     if not latents["autoencoder"]:
         raise ConfigError(
-            "config.data.latents.autoencoder = '': this run makes latents. Name the autoencoder that "
-            "decodes them: --config.data.latents.autoencoder=FOLDER."
+            "config.data.latents.autoencoder = '': this run makes latents. Name the autoencoder that decodes them by "
+            "--config.data.latents.autoencoder=FOLDER."
         )
     autoencoder = load(latents["autoencoder"])
     try:

@@ -33,13 +33,13 @@ def post_hoc(folder: str | pathlib.Path, tracked: float, width: float, step: int
     """
     if not tracked:
         raise ConfigError(
-            "--average needs a run that tracked a power function: --config.ema.sigma_rel=0.05 when it "
-            "is trained, and --config.checkpoint.keep_every, so that averages of many steps are there."
+            "--average needs a run that tracked a power function: train it with --config.ema.sigma_rel=0.05, and with "
+            "--config.checkpoint.keep_every, so that averages of many steps are stored."
         )
     step = checkpoints.latest(folder) if step is None else step
     steps = [saved_step for saved_step in checkpoints.steps(folder) if 0 < saved_step <= (step or 0)]
     if step is None or not steps:
-        raise ConfigError(f"--average: {folder} has no checkpoint up to step {step}.")
+        raise ConfigError(f"--average: {folder} has no checkpoint before or at step {step}.")
     try:
         weights = power_ema.reconstruction_weights(steps, tracked, step, width)
     except ValueError as error:

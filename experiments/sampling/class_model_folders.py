@@ -82,14 +82,16 @@ def write(config: ConfigDict, params: Any, out: str | pathlib.Path) -> str:
     recipe = checks.on_its_data(checks.validate(config))
     module = recipe.network
     if not isinstance(module, (DiT, UNet)):
-        raise ConfigError(f"config.model.name = {config.model.name!r} is of no pipeline. Valid: dit, unet.")
+        raise ConfigError(
+            f"config.model.name = {config.model.name!r} belongs to no pipeline of diffusers. Valid: dit, unet."
+        )
     settings = plain(config)
     name, scheduler = _scheduler(settings, isinstance(module, DiT))
     kind = class_models.KINDS[name]
     vae = settings["data"]["latents"]["autoencoder"]
     if kind.latents != bool(vae):
         valid = "the folder of the autoencoder" if kind.latents else "'': this pipeline has none"
-        raise ConfigError(f"config.data.latents.autoencoder = {vae!r}. Valid of a {name}: {valid}.")
+        raise ConfigError(f"config.data.latents.autoencoder = {vae!r}. Valid for a {name}: {valid}.")
     with files.whole_folder(out) as new:
         interchange.save(new / kind.part, module, params["params"])
         if vae:
@@ -119,8 +121,8 @@ def _scheduler(settings: Mapping[str, Any], by_transformer: bool) -> tuple[str, 
     predicts = predicts["parameterization"] if learned else predicts
     if predicts["name"] not in PREDICTIONS:
         raise ConfigError(
-            f"config.parameterization.name = {predicts['name']!r} is of no scheduler. Valid: {', '.join(PREDICTIONS)}, "
-            "learned_variance, consistency_boundary."
+            f"config.parameterization.name = {predicts['name']!r} is supported by no scheduler of diffusers. Valid: "
+            f"{', '.join(PREDICTIONS)}, learned_variance, consistency_boundary."
         )
     table = settings["schedule"]
     rescaled = table["name"] == "zero_terminal_snr"
@@ -135,11 +137,11 @@ def _scheduler(settings: Mapping[str, Any], by_transformer: bool) -> tuple[str, 
         T = len(table["betas"])
     else:
         valid = "linear_beta, scaled_linear, from_betas, zero_terminal_snr of them"
-        raise ConfigError(f"config.schedule.name = {table['name']!r} is no table of betas. Valid: {valid}.")
+        raise ConfigError(f"config.schedule.name = {table['name']!r} is not a table of betas. Valid: {valid}.")
     if predicts.get("clock") != {"name": "steps", "T": T}:
         raise ConfigError(
-            f"config.parameterization.clock = {predicts.get('clock')!r}: schedulers give whole steps. Valid: "
-            f"{{'name': 'steps', 'T': {T}}}."
+            f"config.parameterization.clock = {predicts.get('clock')!r}: schedulers of diffusers pass integer steps. "
+            f"Valid: {{'name': 'steps', 'T': {T}}}."
         )
     grid = settings["sample"]["grid"]
     known = grid["name"] in ("leading", "trailing", "linspace")
@@ -166,8 +168,8 @@ def _of_consistency(settings: Mapping[str, Any], clip: bool) -> dict[str, Any]:
     predicts, ends = settings["parameterization"], settings["schedule"]
     if ends["name"] != "edm" or predicts.get("clock") != {"name": "log_sigma", "scale": 250.0}:
         raise ConfigError(
-            f"config.schedule.name = {ends['name']!r} with the clock {predicts.get('clock')!r} is of no scheduler. "
-            "Valid: edm, with {'name': 'log_sigma', 'scale': 250.0}, for consistency_boundary."
+            f"config.schedule.name = {ends['name']!r} with the clock {predicts.get('clock')!r} is supported by no "
+            "scheduler of diffusers. Valid: edm, with {'name': 'log_sigma', 'scale': 250.0}, for consistency_boundary."
         )
     grid = settings["sample"]["grid"]
     return {

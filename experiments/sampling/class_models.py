@@ -103,7 +103,7 @@ def kind_of(folder: pathlib.Path) -> Kind:
     name = index["_class_name"]
     if name not in KINDS:
         raise Refusal(
-            f"{folder} is a {name}, which is not supported; supported without a text encoder: {', '.join(KINDS)}."
+            f"{folder} is a {name}, which is not supported. Supported without a text encoder: {', '.join(KINDS)}."
         )
     return KINDS[name]
 
@@ -146,8 +146,8 @@ def _config(folder: pathlib.Path, module: Any) -> ConfigDict:
     kind = kind_of(folder)
     if not isinstance(module, kind.network):
         raise Refusal(
-            f"{folder}: a pipeline of its class is supported whose network is a {kind.network.__name__}, and this "
-            f"one's is a {type(module).__name__}."
+            f"{folder}: a pipeline of this class needs a network of the class {kind.network.__name__}, but this one "
+            f"is a {type(module).__name__}."
         )
     config = defaults()
     config.model = entry_of(module)
@@ -155,7 +155,7 @@ def _config(folder: pathlib.Path, module: Any) -> ConfigDict:
     config.data.name = folder.name
     if kind.latents:
         if not (folder / "vae").is_dir():
-            raise FileNotFoundError(f"{folder / 'vae'}: there is no such folder; the autoencoder decodes the samples.")
+            raise FileNotFoundError(f"{folder / 'vae'} does not exist, but the autoencoder in it decodes the samples.")
         config.data.latents.update({"dir": str(folder / "latents"), "autoencoder": str(folder / "vae")})
     usual = model_index.read_usual(folder, kind.usual)
     config.sample.update({"steps": usual.steps, "number": 8, "batch_size": 8})
@@ -166,7 +166,7 @@ def _config(folder: pathlib.Path, module: Any) -> ConfigDict:
         config[name] = entries[name]
     config.sample.sampler, config.sample.grid = entries["sampler"], entries["grid"]
     if (described := checks.validate(config).network) != module:
-        raise Refusal(f"{folder}: no config of ours describes its network, {module}, but {described}.")
+        raise Refusal(f"{folder}: its network, {module}, cannot be described by a config of this library: {described}.")
     return values.from_json(values.to_json(config))  # without references, as the config of a run folder
 
 
@@ -188,7 +188,7 @@ def classes_of(folder: str | pathlib.Path) -> dict[str, int]:
     if not isinstance(stated, Mapping) or not all(
         key.isdigit() and isinstance(words, str) for key, words in stated.items()
     ):
-        raise Refusal(f"{path}: id2label = {limits.short(stated)}; valid: words of each number of a class.")
+        raise Refusal(f"{path}: id2label = {limits.short(stated)}. Valid: for each number of a class its words.")
     return {word.strip(): int(key) for key, words in stated.items() for word in words.split(",")}
 
 
@@ -198,7 +198,7 @@ def _shape(folder: pathlib.Path, module: Any) -> tuple[int, ...]:
         return module.shape
     stated = opener.read_table(folder / "config.json").get("sample_size")
     if stated is None:
-        raise Refusal(f"{folder / 'config.json'}: sample_size is missing: the side of the pictures.")
+        raise Refusal(f"{folder / 'config.json'}: sample_size, the side of the pictures, is missing.")
     sides = (stated, stated) if isinstance(stated, int) else tuple(stated)
     return (*sides, module.in_channels)
 

@@ -34,7 +34,10 @@ def build_coding(recipe: Recipe) -> Coding:
         ConfigError: for an autoencoder that trained with the model, or one that does not exist.
     """
     if recipe.companions.autoencoder is not None:
-        raise ConfigError("the run's autoencoder trained with it. Valid: a run on pictures, or on a cache of latents.")
+        raise ConfigError(
+            "the autoencoder of this run was trained together with it, which is not supported here. Valid: a run on "
+            "pictures, or on a cache of latents."
+        )
     params, decode = autoencoder_folders.decoding(recipe.config)
     if not recipe.on_latents:
         return Coding(params, lambda params, x: x, decode)

@@ -156,5 +156,7 @@ def _until(grid: np.ndarray, t_0: float) -> np.ndarray:
     """
     times = np.asarray(grid)[np.asarray(grid) <= t_0]
     if times.size < 3:
-        raise ValueError(f"t_0 = {t_0} leaves {times.size} times of the grid. Valid: three or more, by more steps")
+        raise ValueError(
+            f"t_0 = {t_0} leaves only {times.size} times of the grid. Valid: at least three; use more steps"
+        )
     return times

@@ -34,9 +34,9 @@ def load(path: str | pathlib.Path, size: int) -> tuple[Encoder, Any]:
     classes = tuple(entry for entry in names.ENCODERS.values() if isinstance(entry, type))
     if not isinstance(module, classes):
         valid = ", ".join(sorted(kind.__name__ for kind in classes))
-        raise ConfigError(f"{path} is a {type(module).__name__}, which is no image encoder. Valid: {valid}.")
+        raise ConfigError(f"{path} is a {type(module).__name__}, which is not an image encoder. Valid: {valid}.")
     if size < 1:
-        raise ConfigError(f"--encoder_size = {size} is no side of pictures. Valid: e.g. 224.")
+        raise ConfigError(f"--encoder_size = {size} must be the side of the pictures. Valid: e.g. 224.")
     encoder = Encoder(module, str(path), size)
     params = {"params": params}
     try:
@@ -115,6 +115,7 @@ def require(description: latent_cache.Description, encoder: Encoder, where: str)
     if differs := latent_cache.differences(description, required):
         listed = "; ".join(difference.removeprefix("autoencoder.") for difference in differs)
         raise ConfigError(
-            f"config.encoder: {feature_cache.beside(where)} holds the features of another encoder (theirs -> that of "
-            f"the run): {listed}. Write them by diffusion encode --encoder beside latents in another folder."
+            f"config.encoder: {feature_cache.beside(where)} holds the features of another encoder (in the folder -> "
+            f"in the run): {listed}. Write the features of this encoder by diffusion encode --encoder beside latents "
+            "in another folder."
         )

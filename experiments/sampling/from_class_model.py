@@ -80,7 +80,7 @@ def numbered(labels: Sequence[str], num_classes: int, classes: dict[str, int], n
         if not 0 <= row < num_classes:
             valid = f"0 .. {num_classes - 1} of its {num_classes} classes" if num_classes else "none: it has no classes"
             words = ", or words of the model's id2label" if classes else ""
-            raise ConfigError(f"--labels: {label!r} is no class of this model. Valid: {valid}{words}.")
+            raise ConfigError(f"--labels: {label!r} is not a class of this model. Valid: {valid}{words}.")
         rows.append(row)
     return np.resize(np.array(rows, np.int32), number)
 
@@ -92,10 +92,13 @@ def _check_flags() -> None:
     for name in (*OF_RUNS, *OF_PROMPTS, *others):
         if values[name].present:
             raise ConfigError(
-                f"--{name} = {values[name].value!r} is not for a model without a text encoder. Valid: --labels, -n, "
-                "--steps, --guidance, and --config.sample.FIELD=VALUE as of a run, such as --config.sample.seed=1."
+                f"--{name} = {values[name].value!r} is not valid for a model without a text encoder. Valid: --labels, "
+                "-n, --steps, --guidance, and as for a run --config.sample.FIELD=VALUE, such as "
+                "--config.sample.seed=1."
             )
     if prompt_flags.NUMBER.value < 1:
         raise ConfigError(f"-n = {prompt_flags.NUMBER.value} must be at least 1.")
     if model_flags.QUANTISED.value not in ("", *KINDS):
-        raise ConfigError(f"--quantised={model_flags.QUANTISED.value} is of text-to-image models. Valid: {KINDS}.")
+        raise ConfigError(
+            f"--quantised={model_flags.QUANTISED.value} is only for text-to-image models. Valid: {KINDS}."
+        )

@@ -58,13 +58,11 @@ def main(
         ConfigError: for a mistake in the flags.
     """
     if work is not None and (MODEL.value is not None or AGAIN.value is not None):
-        raise ConfigError(
-            "--workdir samples what was trained here; --model and --again a published model. Name one of them."
-        )
+        raise ConfigError("--workdir names a run, and --model or --again a published model. Name only one of them.")
     if requested_step is not None and (work is None or not tuned_run.base_of(work)):
         raise ConfigError(
-            f"--step={requested_step} names a checkpoint, and here there is none. Valid: no --step, or --workdir=RUN "
-            "of a run that tunes a model."
+            f"--step={requested_step} names a checkpoint, but a published model has none. Valid: no --step, or "
+            "--workdir=RUN with a run that tunes a model."
         )
     with warnings.catch_warnings(), as_config_errors():
         warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", flush=True)
@@ -73,8 +71,8 @@ def main(
             return again(pathlib.Path(AGAIN.value), out, MODEL.value, signer, DROP_TEXT.value)
         if work is None and MODEL.value is None:
             raise ConfigError(
-                "--prompt is for a text-to-image model: name its folder by --model, or by --workdir "
-                "that of examples.text."
+                "--prompt needs a text-to-image model: name its folder by --model, or a run of examples.text by "
+                "--workdir."
             )
         request = prompt_flags.request()
         source = {"dtype": DTYPE.value, "loras": model_flags.loras()}
@@ -82,9 +80,11 @@ def main(
         tuned = {}
         if work is not None and (folder := tuned_run.base_of(work)):
             if QUANTISED.value == STORED:
-                raise ConfigError(f"--quantised={STORED} is for --model=FOLDER. Valid of a run: {', '.join(KINDS)}.")
+                raise ConfigError(
+                    f"--quantised={STORED} is only for --model=FOLDER. Valid for a run: {', '.join(KINDS)}."
+                )
             if DROP_TEXT.value:
-                raise ConfigError("--drop_text is for --model=FOLDER. Valid of a run: no --drop_text.")
+                raise ConfigError("--drop_text is only for --model=FOLDER. Valid for a run: no --drop_text.")
             model, step = tuned_run.load(work, requested_step, **source)
             request = request.completed(tuned_run.settings_of(work))
             tuned = {"workdir": str(work), "step": step}
@@ -144,9 +144,9 @@ def again(
     """
     settings = png.read(path)
     if not png.is_complete(settings):
-        raise ValueError(f"{path}: its settings are of another format than this program writes ({png.FORMAT})")
+        raise ValueError(f"{path}: its settings are in another format than this version writes ({png.FORMAT})")
     if settings["at"] >= len(settings["seeds"]):
-        raise ValueError(f"{path} was made as number {settings['at']}, from 0, of {len(settings['seeds'])} pictures")
+        raise ValueError(f"{path} was made as picture {settings['at']} (counted from 0) of {len(settings['seeds'])}")
     request = png.request(settings, Request())
     where: str = folder or settings["model"]
     generated, video = make(request, settings, where, path, drop_text)
@@ -167,16 +167,16 @@ def make(
     And how the model makes clips, or None.
     """
     if not os.path.isfile(os.path.join(os.path.expanduser(folder), "model_index.json")):
-        raise FileNotFoundError(f"{folder}, which {path} was made with, is not there: name its folder by --model")
+        raise FileNotFoundError(f"{folder}, the model that made {path}, does not exist. Name its folder by --model")
     checkpoint = model_index.fingerprint(folder)
     if checkpoint != about["checkpoint"]:
         raise ValueError(
-            f"{folder} is not the model that {path} was made with: its checksum is "
-            f"{checkpoint[:12]}.., not {about['checkpoint'][:12]}..; name the right folder by --model"
+            f"{folder} is not the model that made {path}: its checksum is {checkpoint[:12]}.., not "
+            f"{about['checkpoint'][:12]}... Name the right folder by --model"
         )
     for name in png.named_files(request, about):
         if png.checksum(name) != about["files"].get(name):
-            raise ValueError(f"{name} is not the file that {path} was made with")
+            raise ValueError(f"{name} is not the file with which {path} was made")
     used = {control.attachment for control in request.controls}
     attachments = {name: file for name, file in about.get("attachments", {}).items() if name in used}
     how = {"dtype": about["dtype"], "loras": about["loras"], "embeddings": about.get("embeddings", {})}

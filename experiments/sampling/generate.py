@@ -110,7 +110,7 @@ def denoiser(recipe: Recipe) -> Callable[..., Any]:
     kinds = {Jumps: "a flow map", Moves: "a field on a manifold", Restores: "a predictor of symbols"}
     if trained := kinds.get(type(recipe.objective.reads), ""):
         raise ConfigError(
-            f"config.objective.name = {recipe.config.objective.name!r} trains {trained}, and this needs a denoiser."
+            f"config.objective.name = {recipe.config.objective.name!r} trains {trained}, but this needs a denoiser."
         )
     for guide in recipe.sampling.guides:
         for run in guide.runs:
@@ -124,7 +124,7 @@ def denoiser(recipe: Recipe) -> Callable[..., Any]:
     def build(params: Any, labels: Array, read: GuidesRead | None = None) -> Any:
         weights, y = read or GuidesRead(guides.weights(recipe.sampling.guides), None)
         if y is None and any(guide.measured for guide in recipe.sampling.guides):
-            raise ConfigError("config.sample.guides reads measured pictures, and only diffusion sample measures them.")
+            raise ConfigError("config.sample.guides reads measured pictures, which only diffusion sample measures.")
         rows = guides.Rows(y, recipe.examples.shape)
         real = real_of(recipe, labels)
         network = lambda x, clock, condition, **more: recipe.network.apply(params, x, clock, condition, **more)
@@ -192,12 +192,12 @@ def side_by_side(
     if "borrow" not in facts.layer_masks(network) or not recipe.examples.by_class:
         valid = ", ".join(sorted(name for name, other in names.MODELS.items() if "borrow" in facts.layer_masks(other)))
         raise ConfigError(
-            f"config.model.name = {recipe.config.model.name!r} has no layers that borrow the maps of another example, "
-            f"or no classes. Valid: one of {valid}, with classes."
+            f"config.model.name = {recipe.config.model.name!r} has no layers that can use the attention maps of "
+            f"another example, or it has no classes. Valid: one of {valid}, with classes."
         )
     if recipe.sampling.conditions is not None or recipe.sampling.guides:
         raise ConfigError(
-            "config.sample.guidance, config.sample.guides: examples side by side take classifier_free alone."
+            "config.sample.guidance, config.sample.guides: examples side by side support only classifier_free."
         )
     layers = range(network.depth) if layers is None else layers
     if outside := [layer for layer in layers if layer not in range(network.depth)]:
@@ -298,7 +298,7 @@ def check_plain(recipe: Recipe, condition: Any) -> None:
         sample = recipe.config.sample
         raise ConfigError(
             f"config.sample.guidance.name = {sample.guidance.name!r}, config.sample.cache.name = "
-            f"{sample.cache.name!r}: no plain denoiser. Valid: e.g. classifier_free, without a cache."
+            f"{sample.cache.name!r}: this needs a plain denoiser. Valid: e.g. classifier_free, without a cache."
         )
 
 
@@ -309,7 +309,7 @@ def check_given_frames(recipe: Recipe, condition: Any) -> None:
         ConfigError: naming the field.
     """
     if recipe.sampling.sampler.frames:
-        raise ConfigError("config.sample.sampler: given frames rest by themselves. Valid: a sampler but per_frame.")
+        raise ConfigError("config.sample.sampler: given frames already rest. Valid: any sampler except per_frame.")
     if not isinstance(recipe.objective.reads, Jumps):
         check_plain(recipe, condition)
 
@@ -368,9 +368,8 @@ def generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark | N
         return _generator_of_symbols(recipe, recipe.objective.reads, mesh)
     if not recipe.makes_samples:
         raise ConfigError(
-            f"config.model.name = {recipe.config.model.name!r} makes no samples of classes. Pictures of "
-            "prompts are made by a text-to-image model: "
-            "diffusion sample --model=FOLDER --prompt=..."
+            f"config.model.name = {recipe.config.model.name!r} makes no samples of classes. To make pictures of "
+            "prompts, use a text-to-image model: diffusion sample --model=FOLDER --prompt=..."
         )
     return build_generator(recipe, mesh, watermark)
 
@@ -403,7 +402,7 @@ def _generator_of_symbols(recipe: Recipe, reads: Restores, mesh: Mesh | None) ->
         )[0]
 
     def trajectory(params, labels, seeds):
-        raise ConfigError("symbols have no trajectory of pictures.")
+        raise ConfigError("a trajectory of pictures cannot be drawn, because this run is on symbols.")
 
     return Generator(samples, trajectory, recipe.sampling.sampler.nfe(recipe.sampling.plan.solved))
 

@@ -9,20 +9,18 @@ from diffusion.text_to_image.lora_weights import LoraWeight
 from diffusion.text_to_image.picture_controls import DECIMAL
 
 MODEL = flags.DEFINE_string(
-    "model",
-    None,
-    "a published model: a folder with model_index.json, or the name of weights that come along: digits, drawings",
+    "model", None, "a published model: a folder with model_index.json, or the name of bundled weights: digits, drawings"
 )
 LORA = flags.DEFINE_multi_string(
-    "lora", [], "a LoRA file, its weight, and the interval of t in which it acts, FILE:0.8:0.3-1; may be repeated"
+    "lora", [], "a LoRA file, with its weight and the interval of t in which it acts, FILE:0.8:0.3-1; may be repeated"
 )
 EMBEDDING = flags.DEFINE_multi_string(
-    "embedding", [], "a file of a word (textual inversion), FILE or FILE:WORD; may be repeated"
+    "embedding", [], "a file with the embedding of a word (textual inversion), FILE or FILE:WORD; may be repeated"
 )
 ATTACH = flags.DEFINE_multi_string(
     "attach",
     [],
-    "a network that attaches to the denoiser, such as a ControlNet, and its name for --controls: edges=FOLDER; may be "
+    "a network that attaches to the denoiser, such as a ControlNet, with a name for --controls: edges=FOLDER; may be "
     "repeated",
 )
 TIMES = re.compile(rf"({DECIMAL})-({DECIMAL})")
@@ -31,10 +29,10 @@ QUANTISED = flags.DEFINE_enum(
     "quantised",
     "",
     ["", "int8", "fp8", "stored"],  # written out: help imports no network
-    "store the denoiser's kernels in 8 bits, or keep those that the model's files have so",
+    "store the denoiser's kernels in 8 bits, or keep those that the model's files store so",
 )
 DROP_TEXT = flags.DEFINE_bool(
-    "drop_text", False, "read the text encoders from their files for each request, and drop them before the trajectory"
+    "drop_text", False, "read the text encoders from their files for each request, and free them before the trajectory"
 )
 
 
@@ -48,7 +46,7 @@ def embeddings() -> dict[str, str]:
     for text in EMBEDDING.value:
         path, _, word = text.partition(":")
         if path in words:
-            raise ConfigError(f"--embedding={text}: {path} stands twice. Valid: one word for a file.")
+            raise ConfigError(f"--embedding={text}: {path} is named twice. Valid: one word for each file.")
         words[path] = word
     return words
 
@@ -70,7 +68,7 @@ def loras() -> dict[str, float | list]:
             number = float(weight) if colon else 1.0
         except ValueError:
             raise ConfigError(
-                f"--lora={text}: {weight!r} is no weight; write FILE:WEIGHT or FILE:WEIGHT:FROM-TO, such as "
+                f"--lora={text}: {weight!r} is not a weight; write FILE:WEIGHT or FILE:WEIGHT:FROM-TO, such as "
                 "style.safetensors:0.8:0.3-1."
             ) from None
         try:
@@ -79,7 +77,7 @@ def loras() -> dict[str, float | list]:
             raise ConfigError(f"--lora={text}: {error}") from None
         if path in weights:
             raise ConfigError(
-                f"--lora={text}: {path} stands twice. Valid: one weight and one interval of t for a file."
+                f"--lora={text}: {path} is named twice. Valid: one weight and one interval of t for each file."
             )
         weights[path] = value.written
     return weights
@@ -95,6 +93,9 @@ def attachments() -> dict[str, str]:
     for text in ATTACH.value:
         name, _, path = text.partition("=")
         if not name or ":" in name or not path or name in table:
-            raise ConfigError(f"--attach={text}: write NAME=FOLDER with a name of its own, such as edges=controlnet.")
+            raise ConfigError(
+                f"--attach={text}: write NAME=FOLDER with a name that no other attachment has, such as "
+                "edges=controlnet."
+            )
         table[name] = path
     return table

@@ -6,7 +6,7 @@ from diffusion.experiments.config import ConfigError
 from diffusion.text_to_image.picture_controls import Control
 from diffusion.text_to_image.requests import Request, Setting, settings
 
-AGAIN = flags.DEFINE_string("again", None, "a picture that this command wrote, to make anew")
+AGAIN = flags.DEFINE_string("again", None, "a picture that this command wrote, to be made again")
 PROMPT = flags.DEFINE_string("prompt", None, settings(Request)["prompts"].help)
 SEED = flags.DEFINE_integer("seed", 0, "seed of the first picture; each further picture has the next seed")
 NUMBER = flags.DEFINE_integer("n", 1, "number of pictures")
@@ -38,7 +38,9 @@ def request() -> Request:
         ValueError: for a missing prompt, a flag that is not valid, or flags that do not fit together.
     """
     if PROMPT.value is None:
-        raise ConfigError("--prompt is missing: what the pictures show. (--prompt= is a prompt too, the empty one.)")
+        raise ConfigError(
+            "--prompt is missing: say what the pictures show. (--prompt= is valid too: the empty prompt.)"
+        )
     if NUMBER.value < 1:
         raise ConfigError(f"-n = {NUMBER.value} must be at least 1.")
     values = {name: flag.value for name, flag in SETTINGS.items()}

@@ -41,8 +41,8 @@ def build_autoencoder(
     encoder = resolve.Resolver(config).encoder
     if encoder is None or not encoder.path:
         raise ConfigError(
-            "config.encoder.path = '': the encoder of this run has initial weights, which no file keeps. Valid: a run "
-            "whose encoder is read from a file."
+            "config.encoder.path = '': the encoder of this run has initial weights, which are in no file. Valid: a "
+            "run whose encoder is read from a file."
         )
     module = AutoencoderRAE(encoder.module, decoder)
     side = encoder.module.patch
@@ -57,7 +57,7 @@ def build_autoencoder(
         raise ConfigError(f"config.encoder.path = {encoder.path!r} holds another encoder: {skipped[0]}.")
     if sha256 and encoder_features.digest(source) != sha256:
         raise ConfigError(
-            f"config.encoder.path = {encoder.path!r} holds another encoder than the run was trained with."
+            f"config.encoder.path = {encoder.path!r} holds another encoder than the one that the run was trained with."
         )
     both = {"encoder": weights["params"], "decoder": params}
     features = jax.jit(lambda x: module.apply({"params": both}, to_model(x), method="features"))

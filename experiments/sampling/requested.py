@@ -28,7 +28,9 @@ def conditions(text: str, recipe: Recipe) -> Any:
     """
     null = recipe.examples.null
     if null is None or recipe.examples.by_class or recipe.receives_text:
-        raise ConfigError(f"--condition={text}: the data of this run have no conditions. Valid: none, or --labels.")
+        raise ConfigError(
+            f"--condition={text}: the data of this run have no conditions. Valid: no --condition, or --labels."
+        )
     leaves, structure = jax.tree.flatten(null)
     form = ", ".join(
         f"{''.join(map(str, path)) or 'an array'} [K{''.join(f', {side}' for side in np.shape(leaf))}]"

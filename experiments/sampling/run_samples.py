@@ -73,7 +73,7 @@ def sample(
         WorkdirError, CheckpointError: if there is no checkpoint, or nothing can be written.
     """
     if recipe.examples.shape is None:
-        raise ConfigError("the recipe has no shape: sample(recipe.at(shape), folder).")
+        raise ConfigError("the recipe does not know the shape of the samples. Valid: sample(recipe.at(shape), folder).")
     description: dict[str, Any] = {"weights": weights}
     if average is not None:
         params, step, description = averages.post_hoc(folder, recipe.config.ema.get("sigma_rel", 0.0), average, step)
@@ -198,9 +198,9 @@ def checksum(params: Any) -> str:
 def _check_watermark(watermark: Watermark, recipe: Recipe) -> None:
     """Refuses a watermark that the samples of a run cannot carry, before anything is compiled."""
     if isinstance(recipe.sampling.sampler, SymbolSampler):
-        raise ConfigError(f"--watermark: {watermark.identity} is for numbers, and this run makes symbols.")
+        raise ConfigError(f"--watermark: {watermark.identity} is for numbers, but this run makes symbols.")
     if watermark.carrier == "pictures" and not (recipe.makes_pictures and recipe.makes_bytes):
-        raise ConfigError(f"--watermark: {watermark.identity} is for pictures, and this run makes none.")
+        raise ConfigError(f"--watermark: {watermark.identity} is for pictures, but this run makes none.")
     if watermark.carrier == "pictures" and recipe.on_latents:
         return  # the decoder decides how large they are
     draws = recipe.sampling.sampler.draws > 0 or (

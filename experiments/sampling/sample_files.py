@@ -20,13 +20,13 @@ def read_samples(folder: str | pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     path = pathlib.Path(folder) / "samples.npz"
     again = f"Make it by: {way_on('sample', folder)}"
     if not path.is_file():
-        raise WorkdirError(f"{path} is not there. {again}")
+        raise WorkdirError(f"{path} does not exist. {again}")
     try:
         limits.no_links(path.parent)
         names = npz.headers(path)
         leaves = tuple(name for name in names if name.startswith("images/"))
         if missing := ({"labels"} if leaves else {"images", "labels"}) - names.keys():
-            raise WorkdirError(f"{path} lacks {', '.join(sorted(missing))}; it holds {list(names)}. {again}")
+            raise WorkdirError(f"{path} lacks {', '.join(sorted(missing))}; it holds only {list(names)}. {again}")
         if leaves:
             *parts, labels = npz.load(path, (*leaves, "labels")).values()  # leaves in the order of the pytree
             images = np.concatenate([part.reshape(len(labels), -1) for part in parts], axis=1).astype(np.float32)
@@ -35,7 +35,7 @@ def read_samples(folder: str | pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     except (ValueError, OSError) as error:
         raise WorkdirError(f"{path} cannot be read ({error}). {again}") from error
     if labels.dtype.kind not in "iu":
-        raise WorkdirError(f"{path}: labels are {labels.dtype}, not integers. {again}")
+        raise WorkdirError(f"{path}: labels are {labels.dtype}. Valid: integers. {again}")
     return images, labels.astype(np.int64)
 
 
@@ -57,22 +57,27 @@ def check_samples(images: np.ndarray, labels: np.ndarray, shape: tuple[int, ...]
         WorkdirError: for other samples; the message says what they are and what is needed.
     """
     if images.dtype != np.uint8:
-        raise WorkdirError(f"samples: images are {images.dtype}, not uint8 (bytes 0..255)")
+        raise WorkdirError(f"the samples have images of type {images.dtype}. Valid: uint8 (bytes 0..255)")
     if images.ndim != 4 or images.shape[1:] != tuple(shape):
         raise WorkdirError(
-            f"samples: images have shape {list(images.shape)}, not [N, {', '.join(map(str, shape))}] as the dataset's"
+            f"the samples have images of shape {list(images.shape)}. Valid: [N, {', '.join(map(str, shape))}], as in "
+            "the dataset"
         )
     if labels.shape != (len(images),):
-        raise WorkdirError(f"samples: {len(images)} images, but labels of shape {list(labels.shape)}")
+        raise WorkdirError(f"the samples have {len(images)} images, but labels of shape {list(labels.shape)}")
     if len(images) < 2:
-        raise WorkdirError(f"samples: there are {len(images)}; a distance needs at least 2. Raise config.sample.number")
+        raise WorkdirError(
+            f"there are only {len(images)} samples, but a distance needs at least 2. Raise config.sample.number"
+        )
     if classes:
         wrong = sorted(set(np.unique(labels).tolist()) - set(range(classes)))
         if wrong:
-            raise WorkdirError(f"samples: labels {wrong[:5]} are no classes of the dataset; valid: 0 to {classes - 1}")
+            raise WorkdirError(
+                f"the samples have labels {wrong[:5]}, which are not classes of the dataset. Valid: 0 to {classes - 1}"
+            )
         absent = sorted(set(range(min(classes, len(images)))) - set(np.unique(labels).tolist()))
         if absent:
             raise WorkdirError(
-                f"samples: no sample of classes {absent[:10]}, so that a distance to a dataset that has "
-                "them would mean nothing. Sample all classes: leave out --labels"
+                f"the samples have none of the classes {absent[:10]}, so a distance to a dataset that has them would "
+                "mean nothing. Sample all classes: leave out --labels"
             )

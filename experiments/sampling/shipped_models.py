@@ -61,4 +61,4 @@ def folder_of_prompts(model: str | pathlib.Path) -> pathlib.Path:
 
 def _check(path: pathlib.Path, name: str, digest: str) -> None:
     if digest != (expected := class_folders.SHIPPED.get(name)):
-        raise Refusal(f"{path} has the SHA-256 {digest}, and the model {name!r} has {expected}. Install it anew.")
+        raise Refusal(f"{path} has the SHA-256 {digest}, but the model {name!r} has {expected}. Install it again.")

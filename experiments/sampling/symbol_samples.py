@@ -65,17 +65,17 @@ def infilled(recipe: Recipe, text: str, vocabulary: Sequence[str]) -> Recipe:
             that is not in the vocabulary.
     """
     if not isinstance(recipe.objective.reads, Restores) or any(len(symbol) != 1 for symbol in vocabulary or ("",)):
-        raise ConfigError(f"--infill={text!r}: the samples of this run are no characters. Valid: no such flag.")
+        raise ConfigError(f"--infill={text!r}: the samples of this run are not characters. Valid: no such flag.")
     (length,) = recipe.examples.shape
     if len(text) > length:
         raise ConfigError(
-            f"--infill: the text has {len(text)} characters, and the samples of this run have {length}. Valid: at most "
-            "that."
+            f"--infill: the text has {len(text)} characters, but the samples of this run have {length}. Valid: at "
+            "most that number."
         )
     if strange := [character for character in text if character not in (*vocabulary, UNKNOWN)]:
         raise ConfigError(
-            f"--infill: {strange[0]!r} is no symbol of this run. Valid: {''.join(vocabulary)!r}, and {UNKNOWN!r} for "
-            "what is filled in."
+            f"--infill: {strange[0]!r} is not a symbol of this run. Valid: {''.join(vocabulary)!r}, and {UNKNOWN!r} "
+            "for characters to fill in."
         )
     padded = text.ljust(length, UNKNOWN)
     known = np.array([character in vocabulary for character in padded])

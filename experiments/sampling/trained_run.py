@@ -78,8 +78,8 @@ class Trained(NamedTuple):
         if self.recipe.on_latents:
             place = self.config.data.latents.dir or "of the autoencoder that trained with it"
             raise ConfigError(
-                f"the run is on latents ({place}), and its network takes no "
-                "images: encode them by `diffusion.experiments.sampling.autoencoder_folders`."
+                f"the run is on latents ({place}), so its network takes no images. Encode them by "
+                "`diffusion.experiments.sampling.autoencoder_folders`."
             )
         real = real_images.split_of(self.config, split)
         rows = real_images.balanced_order(real.labels)[:number]

@@ -55,7 +55,7 @@ def load(run: str | pathlib.Path, step: int | None = None, **how: Any) -> tuple[
     config: Mapping[str, Any] = workdir.read_config(run)
     tuned = resolve.Resolver(config).tuned
     if tuned is None:
-        raise workdir.WorkdirError(f"{run} tunes no model. Valid: a run with config.tuning.name.")
+        raise workdir.WorkdirError(f"{run} tunes no model. Valid: a run that sets config.tuning.name.")
     weights, step = checkpoints.load_ema(run, step)
     # Additions come after what was taught, which may be the whole denoiser.
     added = {name: how.pop(name, None) for name in ("embeddings", "loras", "attachments")}

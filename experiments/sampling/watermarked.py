@@ -54,7 +54,7 @@ def build_run_maker(run: Trained, name: str, steps: int = STEPS) -> Maker:
     recipe = run.recipe
     if not (recipe.makes_pictures and recipe.makes_bytes) or recipe.on_latents:
         raise ConfigError(
-            f"--workdir={name}: watermarks are measured on runs on pictures, or by --model on a pipeline."
+            f"--workdir={name}: watermarks can only be measured on runs on pictures, or on a pipeline by --model."
         )
     size = run.config.sample.batch_size
     network = lambda x, clock, condition: recipe.network.apply(run.params, x, clock, condition)
@@ -89,7 +89,7 @@ def build_model_maker(
     """
     if model.sees_mask or model.sees_picture:
         made_for = "paint what is masked" if model.sees_mask else "edit pictures"
-        raise ConfigError(f"--model={name} was trained to {made_for}, and makes no picture of a prompt alone.")
+        raise ConfigError(f"--model={name} was trained to {made_for}, so it makes no picture from a prompt alone.")
     vae = model.modules["vae"]
     side = model.side
     tokens = (side // model.multiple) ** 2

@@ -41,7 +41,7 @@ def each(field: str, values: Iterable[Any]) -> list[Overrides]:
     """
     runs = [{field: value} for value in values]
     if not runs:
-        raise SweepError(f"each({field!r}, []): there is nothing to try. Valid: at least one value.")
+        raise SweepError(f"each({field!r}, []) has no values. Valid: at least one value.")
     return distinct(runs, f"each({field!r})")
 
 
@@ -57,8 +57,8 @@ def product(*factors: Sequence[Overrides]) -> list[Overrides]:
     for number, factor in enumerate(factors, start=1):
         if not _listed(factor, "product"):
             raise SweepError(
-                f"product: factor {number} of {len(factors)} is empty, and so would the product be. "
-                "Valid: at least one run in each; [{}] changes nothing."
+                f"product: factor {number} of {len(factors)} is empty, so the product would be empty too. Valid: at "
+                "least one run in each; [{}] changes nothing."
             )
     return distinct([_merged(parts, "product") for parts in itertools.product(*factors)], "product")
 
@@ -72,8 +72,8 @@ def zip(*columns: Sequence[Overrides]) -> list[Overrides]:  # the name of what i
     lengths = [len(_listed(column, "zip")) for column in columns]
     if not columns or len(set(lengths)) > 1 or not lengths[0]:
         raise SweepError(
-            f"zip of lists of {', '.join(map(str, lengths)) or 'no'} runs. Valid: the same number in "
-            "each, at least one; for every combination use product."
+            f"zip of lists of {', '.join(map(str, lengths)) or 'no'} runs. Valid: the same number in each, at least "
+            "one; to get every combination, use product."
         )
     return distinct([_merged(parts, "zip") for parts in builtins.zip(*columns)], "zip")
 
@@ -101,7 +101,7 @@ def sample(n: int, seed: int, space: Mapping[str, Distribution]) -> list[Overrid
         SweepError: if n < 1, there is no field, or a run comes twice.
     """
     if n < 1 or not space:
-        raise SweepError(f"sample: n = {n} runs of {len(space)} fields. Valid: at least one of each.")
+        raise SweepError(f"sample: n = {n} runs of {len(space)} fields. Valid: at least one run and one field.")
     if not isinstance(seed, int) or seed < 0:
         raise SweepError(f"sample: seed = {seed!r}. Valid: an integer, at least 0.")
     draws = {field: np.random.default_rng([seed, zlib.crc32(field.encode())]).random(n) for field in space}
@@ -122,8 +122,8 @@ def distinct(runs: list[Overrides], what: str) -> list[Overrides]:
     if twice := [f"{dict(same[0])} ({len(same)} times)" for same in equal.values() if len(same) > 1]:
         more = f", and {len(twice) - SHOWN} more" if len(twice) > SHOWN else ""
         raise SweepError(
-            f"{what}: runs that come more than once: {'; '.join(twice[:SHOWN])}{more}. Valid: each once; "
-            'for repetitions vary "seed".'
+            f"{what}: these runs occur more than once: {'; '.join(twice[:SHOWN])}{more}. Valid: each run once; to "
+            'repeat runs, vary "seed".'
         )
     return runs
 
@@ -131,7 +131,7 @@ def distinct(runs: list[Overrides], what: str) -> list[Overrides]:
 def _listed(runs: Any, what: str) -> Sequence[Overrides]:
     if isinstance(runs, Sequence) and not isinstance(runs, str) and all(isinstance(run, Mapping) for run in runs):
         return runs
-    raise SweepError(f"{what} of {runs!r}. Valid: lists of {{field: value}}; for one field each(field, values).")
+    raise SweepError(f"{what} of {runs!r}. Valid: lists of {{field: value}}; for one field, each(field, values).")
 
 
 def _merged(parts: Iterable[Overrides], what: str) -> Overrides:
@@ -141,7 +141,8 @@ def _merged(parts: Iterable[Overrides], what: str) -> Overrides:
             if lost := [name for name in merged if name == field or name.startswith(f"{field}.")]:
                 how = "twice" if lost[0] == field else f"whole after {lost[0]}, which is a part of it"
                 raise SweepError(
-                    f"{what}: {field} is set {how}. Valid: each field in one list; a part after its whole."
+                    f"{what}: {field} is set {how}. Valid: each field in one list only, and a part of a field only "
+                    "after the whole."
                 )
         merged = {**merged, **part}
     return merged

@@ -126,8 +126,8 @@ def _saved(folder: str, words: Sequence[str]) -> str:
         return opener.read_text(pathlib.Path(folder) / "config.json")
     except OSError as error:
         raise ConfigError(
-            f"{shlex.join(words)}: there is no run in {folder} ({error.strerror}). Train it first; or a "
-            "command before this one has to."
+            f"{shlex.join(words)}: there is no run in {folder} ({error.strerror}). Train it first, or by an earlier "
+            "command of the sweep."
         ) from error
 
 
@@ -146,6 +146,6 @@ def _require_set(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
         entry[name] = plain(value)
     for change in differences(expected, config):
         raise ConfigError(
-            f"config.{change.field} = {change.old!r} cannot be written on a command line: it is read as "
+            f"config.{change.field} = {change.old!r} cannot be written on a command line, where it would be read as "
             f"{change.new!r}. Valid: another spelling, or a base config that holds it."
         )

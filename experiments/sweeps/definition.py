@@ -48,7 +48,7 @@ def load(file: str) -> Sweep:
     name, _, preset = file.partition(":")
     module = recipes.module(name, recipes.SWEEPS)
     if not hasattr(module, "get_sweep"):
-        raise SweepError(f'{name!r} defines no get_sweep(arg=""), which has to return the sweep.')
+        raise SweepError(f'{name!r} must define get_sweep(arg=""), which returns the sweep.')
     sweep = module.get_sweep(preset)
     if not isinstance(sweep, Sweep):
         raise SweepError(f"{name!r}: get_sweep returns a {type(sweep).__name__}. Valid: a Sweep.")
@@ -80,7 +80,9 @@ def record(sweep: Sweep, file: str, directory: pathlib.Path) -> Record:
         raise ConfigError(f"--workdir={directory} is {why}")
     runs = distinct([_plain(run) for run in sweep.runs], file)
     if not runs or not sweep.commands:
-        raise SweepError(f"{file}: {len(runs)} runs of {len(sweep.commands)} commands. Valid: at least one of each.")
+        raise SweepError(
+            f"{file}: {len(runs)} runs of {len(sweep.commands)} commands. Valid: at least one run and one command."
+        )
     names = naming.names(runs, sweep.titles)
     varies = naming.varying(runs, sweep.titles)
     named = {field for words in sweep.commands for word in words for field in PLACEHOLDER.findall(word)}
@@ -97,7 +99,7 @@ def record(sweep: Sweep, file: str, directory: pathlib.Path) -> Record:
 def _plain(run: Overrides) -> dict[str, Any]:
     for field in run:
         if not isinstance(field, str) or not FIELD.fullmatch(field):
-            raise SweepError(f"a run sets {field!r}. Valid: a dotted field, e.g. train.steps.")
+            raise SweepError(f"a run sets {field!r}. Valid: a field with its path, e.g. train.steps.")
     return {field: plain(value, f"config.{field}") for field, value in run.items()}
 
 
@@ -106,8 +108,8 @@ def _commands(sweep: Sweep, run: dict[str, Any], name: str, named: set[str]) -> 
     rest = {field: value for field, value in run.items() if field not in {*named, *sweep.titles}}
     if rest and "overrides" not in named:
         raise SweepError(
-            f"run {name} sets {', '.join(rest)}, which no command takes. Valid: a command with the word "
-            f"{OVERRIDES}, as train(...) has, or with {{{next(iter(rest))}}}."
+            f"run {name} sets {', '.join(rest)}, which no command uses. Valid: a command with the word {OVERRIDES}, "
+            f"as train(...) has, or with {{{next(iter(rest))}}}."
         )
 
     def put(match):
@@ -117,7 +119,9 @@ def _commands(sweep: Sweep, run: dict[str, Any], name: str, named: set[str]) -> 
         if field not in run:
             raise SweepError(f"run {name} does not set {field}, which a command names. Valid: a value in every run.")
         if isinstance(run[field], (dict, tuple)) or run[field] is None:
-            raise SweepError(f"run {name}: {field} = {run[field]!r} cannot stand in a word. Valid: text or a number.")
+            raise SweepError(
+                f"run {name}: {field} = {run[field]!r} cannot be part of a command's word. Valid: text or a number."
+            )
         return str(run[field])
 
     filled = lambda word: overrides_as_words(rest) if word == OVERRIDES else [PLACEHOLDER.sub(put, word)]
@@ -140,8 +144,8 @@ def _checked(plans: Sequence[Plan], directory: pathlib.Path) -> list[Setting]:
         same = (bare, tuple(setting.digest for setting in run_settings))
         if run_settings and same in first_run:
             raise SweepError(
-                f"runs {first_run[same]} and {plan.name} come to the same config: what they set differently "
-                "is the base config's own value, or another spelling of it. Valid: each once."
+                f"runs {first_run[same]} and {plan.name} have the same config: what they set differently is the base "
+                "config's own value, or another spelling of it. Valid: each config once."
             )
         first_run[same] = plan.name
     return every

@@ -28,8 +28,8 @@ def slots(jobs: int, gpus: Sequence[str], cores: Sequence[int]) -> list[Slot]:
         raise SweepError(f"--jobs={jobs}. Valid: at least 1.")
     if gpus and len(gpus) % jobs:
         raise SweepError(
-            f"{len(gpus)} devices ({','.join(gpus)}) do not divide over --jobs={jobs}. Valid: as many "
-            "jobs as devices, or a divisor; a device that is named twice, as in --devices=0,0, is shared."
+            f"{len(gpus)} devices ({','.join(gpus)}) cannot be shared evenly by --jobs={jobs}. Valid: as many jobs as "
+            "devices, or a divisor; a device that is named twice, as in --devices=0,0, is shared."
         )
     shared = collections.Counter(gpus)
     per_job = len(gpus) // jobs

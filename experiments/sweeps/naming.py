@@ -55,7 +55,7 @@ def names(runs: Sequence[Overrides], titles: Sequence[str] = ()) -> list[str]:
     unclear = lambda name: count[name.casefold()] > 1 or len(name) > LONGEST
     unique = [f"{name[:LONGEST]}-{identity(run)[:8]}" if unclear(name) else name for name, run in zip(first, runs)]
     if len({name.casefold() for name in unique}) < len(unique):
-        raise SweepError("two runs have the same name; vary another field with them")
+        raise SweepError("two runs would have the same name; vary another field with them")
     return unique
 
 

@@ -105,7 +105,7 @@ def read(directory: pathlib.Path) -> Record:
         return record._replace(runs=runs, bases={recipes.short(base): record.bases[base] for base in record.bases})
     except FileNotFoundError as error:
         raise WorkdirError(
-            f"--workdir={directory} holds no sweep: there is no sweep.json. Start one by "
+            f"--workdir={directory} holds no sweep: it has no sweep.json. Start one by "
             f"{printed('sweep', '--sweep=FILE', f'--workdir={directory}')}"
         ) from error
     except (OSError, limits.Refused, ValueError, KeyError, TypeError) as error:

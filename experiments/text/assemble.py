@@ -32,7 +32,9 @@ def modules_of(base: pathlib.Path) -> dict[str, tuple[str, nn.Module]]:
         if (name := config.get("_class_name") or (config.get("architectures") or [""])[0]) in FAMILIES:
             modules[path.parent.name] = (name, folders.built(FAMILIES[name], config))
     if not modules:
-        raise FileNotFoundError(f"{base}: no folder of a known network lies in it; --base is a pipeline's folder.")
+        raise FileNotFoundError(
+            f"{base}: it has no folder of a known network. Valid for --base: the folder of a pipeline."
+        )
     return modules
 
 
@@ -51,8 +53,8 @@ def check_prediction(source: pathlib.Path, base: pathlib.Path) -> str:
     said = stated.prediction(source)
     if said not in ("", process.prediction):
         raise Refusal(
-            f"{source} says that it predicts {said!r}, and the scheduler of {base} {process.prediction!r}: "
-            "the pictures would be noise. Choose a --base that predicts the same, or a copy of this one with "
+            f"{source} states that it predicts {said!r}, but the scheduler of {base} has {process.prediction!r}; the "
+            "pictures would be noise. Choose a --base that predicts the same, or a copy of this one with "
             f"prediction_type = {said!r} in its scheduler_config.json."
         )
     return process.prediction
@@ -93,8 +95,8 @@ def pipeline(
             if part is None:
                 has = ", ".join(f"{part} ({name})" for part, (name, _) in parts.items())
                 raise Mismatch(
-                    f"{source} holds a {families.family_of(module).name} whose leaves are those of no part of "
-                    f"{base}, which has {has}. Choose a --base of the same architecture."
+                    f"{source} holds a {families.family_of(module).name} whose parameters fit no part of {base}, "
+                    f"which has {has}. Choose a --base of the same architecture."
                 )
             name, known = parts[part]
             model_folder.save(new, base, part, known, params, dtype=dtype, family=name)

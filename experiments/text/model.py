@@ -140,7 +140,7 @@ def standardised(module: AutoencoderKL, params: Any, measured: latent_space.Scal
         ValueError: for an autoencoder without these convolutions.
     """
     if not all(module.convs):
-        raise ValueError("an autoencoder without convolutions around its latents keeps the scale that it has")
+        raise ValueError("an autoencoder without convolutions around its latents cannot change their scale")
     s, m = (jnp.asarray(x, jnp.float32) for x in measured)
     into = params["moments_conv"]
     out = params["latents_conv"]
@@ -194,9 +194,9 @@ def scheduler_of(config: Mapping[str, Any]) -> dict[str, Any]:
     said["clock"] = dict(said.get("clock", {}))
     if config["model"]["name"] != "pixart" or said != X0 or config["schedule"]["name"] != "rectified_flow":
         raise ConfigError(
-            f"a run of {config['model']['name']!r} on {config['schedule']['name']!r} with "
-            f"config.parameterization = {dict(config['parameterization'])} makes no text-to-image model. "
-            f'Valid: "pixart" on the schedule rectified_flow, with {X0}, or a boundary around it.'
+            f"a run of {config['model']['name']!r} on {config['schedule']['name']!r} with config.parameterization = "
+            f'{dict(config["parameterization"])} cannot become a text-to-image model. Valid: "pixart" on the '
+            f"schedule rectified_flow, with {X0}, or a boundary around it."
         )
     shift = {"flow_shift": float(config["sample"]["shift"])}
     if isinstance(resolve.Resolver(config).objective.reads, Jumps):
@@ -243,8 +243,8 @@ def write_model(run: str | pathlib.Path, license: str = "") -> pathlib.Path:
     config = workdir.read_config(run)
     if null_condition.text_inputs(config) != conditions.EMBEDDINGS or not config["data"]["text"]["dir"]:
         raise ConfigError(
-            f"--workdir={run} trained {config['model']['name']!r}, which receives no captions. Valid: a "
-            "run of a text-to-image model's denoiser, or of a student of it."
+            f"--workdir={run} trained {config['model']['name']!r}, which receives no captions. Valid: a run of the "
+            "denoiser of a text-to-image model, or of its student."
         )
     read_by = pathlib.Path(config["data"]["text"]["dir"])
     parts = {
@@ -254,12 +254,12 @@ def write_model(run: str | pathlib.Path, license: str = "") -> pathlib.Path:
     }
     for name, folder in parts.items():
         if not folder.is_dir():
-            raise ConfigError(f"{run} learned from {read_by}, but {folder}, the model's {name}, is not there.")
+            raise ConfigError(f"{run} learned from {read_by}, but {folder}, the {name} of the model, does not exist.")
     _, params = interchange.load(parts["text_encoder"])
     if captions.encoder_fingerprint(params) != captions.description_of(read_by)["encoder"]:
         raise ConfigError(
-            f"{parts['text_encoder']} is not the text encoder that {read_by} was made with, from which "
-            f"{run} learned: it has been trained on since."
+            f"{parts['text_encoder']} is not the text encoder that wrote {read_by}, from which {run} learned: it has "
+            "been trained further since."
         )
     pipeline(run, run / "model", parts, license)
     return run / "model"

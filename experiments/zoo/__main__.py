@@ -21,16 +21,21 @@ from diffusion.experiments.config import command_line
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.extend_flag()
     flags.DEFINE_string("row", None, "a row's name, as diffusion zoo lists them")
-    flags.DEFINE_string("weights", None, "the row's file, or a folder that diffusion convert made of it")
-    flags.DEFINE_string("reference", None, "statistics, or images, that the samples are compared with")
+    flags.DEFINE_string("weights", None, "the row's file, or the folder that diffusion convert made of it")
+    flags.DEFINE_string("reference", None, "statistics or images with which the samples are compared")
     flags.DEFINE_string("inception", "", "file of FID's Inception-v3, for a protocol of its features")
     flags.DEFINE_string("encoder", "", "folder or file of the encoder, for a protocol of an encoder's features")
     flags.DEFINE_string("autoencoder", "", "folder or file of the autoencoder, for a row on latents")
     flags.DEFINE_string("out", None, "folder of the samples and the records")
-    flags.DEFINE_integer("number", 0, "samples; by default the row's, with which alone its figure compares", 0)
-    flags.DEFINE_integer("batch_size", 0, "number of samples at once; by default the recipe's", 0)
+    flags.DEFINE_integer(
+        "number",
+        0,
+        "number of samples; by default the row's number, the only one with which its figure can be compared",
+        0,
+    )
+    flags.DEFINE_integer("batch_size", 0, "number of samples at once; by default as in the recipe", 0)
     flags.DEFINE_integer("seed", 0, "seed of the samples; different seeds have no samples in common", 0)
-    flags.DEFINE_string("page", None, "write the table of all rows, and each with its commands, into this file")
+    flags.DEFINE_string("page", None, "write the table of all rows, and the commands of each, into this file")
     command_line.begin()
 
 import pathlib
@@ -103,7 +108,7 @@ def main(argv: list[str]) -> None:
         return
     if not values.row:
         if values.weights:
-            raise ConfigError(f"--row is missing: the row that --weights={values.weights} is of.")
+            raise ConfigError(f"--row is missing: name the row to which --weights={values.weights} belongs.")
         listed()
         return
     row = published_rows.find(values.row)

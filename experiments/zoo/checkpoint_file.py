@@ -42,7 +42,7 @@ def find(row: Row, recipe: Recipe, path: str | pathlib.Path) -> Found:
     path = pathlib.Path(path).expanduser()
     if path.suffix in PICKLES:
         raise ConfigError(
-            f"--weights={path} is a pickle of its authors' classes, and nothing is unpickled here. Write it as "
+            f"--weights={path} is a pickle of its authors' classes, and this library unpickles nothing. Write it as "
             f"safetensors in their environment: diffusion zoo --row={row.name} prints the program."
         )
     family = interchange.FAMILIES[row.checkpoint.family]
@@ -58,9 +58,7 @@ def find(row: Row, recipe: Recipe, path: str | pathlib.Path) -> Found:
     agreeing = lambda candidate: len(candidate[0].shapes.items() & candidate[2].items())
     mine, layout, expected = max(candidates, key=agreeing)
     if difference := _first_difference(mine, expected):
-        raise interchange.Mismatch(
-            f"--weights={path} does not hold {row.method} ({row.checkpoint.file}): {difference}."
-        )
+        raise interchange.Mismatch(f"--weights={path} is not {row.method} ({row.checkpoint.file}): {difference}.")
     return Found(family, module, layout, mine)
 
 

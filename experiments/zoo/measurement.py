@@ -105,7 +105,7 @@ def check(row: Row, needs: Needs, out: pathlib.Path, number: int = 0, batch_size
     try:
         jax.eval_shape(decode, decoder, jax.ShapeDtypeStruct((1, *recipe.examples.shape), np.float32))
     except ValueError as error:
-        raise ConfigError(f"--autoencoder={needs.autoencoder} is not that of {row.name}: {error}") from error
+        raise ConfigError(f"--autoencoder={needs.autoencoder} is not the autoencoder of {row.name}: {error}") from error
     request = request_of(row, needs, out)
     space, _ = comparison.space_of(request)
     reference = references.open_reference(request.reference)
@@ -127,7 +127,7 @@ def _check_autoencoder(row: Row, path: str) -> None:
     for name, value in row.autoencoder_config.items():
         if config.get(name) != value:
             raise ConfigError(
-                f"{file} has {name} = {config.get(name)!r}, and the latents of {row.name} need {value!r}."
+                f"{file} has {name} = {config.get(name)!r}, but the latents of {row.name} need {value!r}."
             )
 
 

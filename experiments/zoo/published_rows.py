@@ -109,9 +109,9 @@ def add(row: Row) -> None:
         ConfigError: if there is a row of that name, or it is no name.
     """
     if not re.fullmatch(r"\w+", row.name):
-        raise ConfigError(f"zoo: the name of a row is {row.name!r}. Valid: letters, digits and underscores.")
+        raise ConfigError(f"zoo: a row cannot be named {row.name!r}. Valid: letters, digits and underscores.")
     if row.name in ROWS:
-        raise ConfigError(f"zoo: there is a row {row.name!r} already. Valid: another name.")
+        raise ConfigError(f"zoo: there is already a row {row.name!r}. Valid: another name.")
     ROWS[row.name] = row
 
 

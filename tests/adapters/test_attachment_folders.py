@@ -117,12 +117,12 @@ def test_an_image_prompt_attaches_its_keys_and_values_with_a_weight_or_a_mask(mo
 
 def test_parts_that_do_not_belong_together_are_refused(monkeypatch):
     monkeypatch.setattr(ip_adapter_files, "widths", lambda denoiser: (2, 3))
-    with pytest.raises(ValueError, match=r"keys of the widths \(2, 2\), and the denoiser has others"):
+    with pytest.raises(ValueError, match=r"keys of the widths \(2, 2\), which are not the widths of this denoiser"):
         ip_adapter.attachment(Projection(), {}, Denoiser(), Encoder(), {})
     siglip = SigLIP(width=12, depth=1, heads=2, hidden=8, size=14, patch=7)
-    with pytest.raises(ValueError, match="reads a pooled vector of 3 features, and the image encoder SigLIP has 12"):
+    with pytest.raises(ValueError, match="reads a pooled vector of 3 features, but the image encoder SigLIP has 12"):
         ip_adapter.attachment(Projection(), {}, Denoiser(), siglip, {})
-    with pytest.raises(ValueError, match="with 8 features for this denoiser, and Redux"):
+    with pytest.raises(ValueError, match="this denoiser needs tokens of a text with 8 features, but Redux"):
         redux_prompt.attachment(Redux(12, 9), {}, TINY, siglip, {})
 
 
@@ -144,5 +144,5 @@ def test_an_image_prompt_is_opened_with_the_encoder_in_the_folder_beside_it(tmp_
     with pytest.raises(interchange.Mismatch, match=r"adapter\.safetensors: the IP-Adapter has keys of the widths"):
         ip_adapter.opened(path, Denoiser())
     (tmp_path / "image_encoder").rmdir()
-    with pytest.raises(FileNotFoundError, match="image_encoder is not there"):
+    with pytest.raises(FileNotFoundError, match="image_encoder does not exist"):
         ip_adapter.opened(path, Denoiser())

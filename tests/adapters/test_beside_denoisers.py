@@ -115,7 +115,7 @@ def test_a_t2i_adapter_is_of_a_unet():
         kind=types.SimpleNamespace(denoiser="transformer"),
         modules={"vae": types.SimpleNamespace(factor=8)},
     )
-    with pytest.raises(ValueError, match="beside a U-Net, and the denoiser is a PixArt"):
+    with pytest.raises(ValueError, match="denoiser is a U-Net; the denoiser of this base is a PixArt"):
         control.t2i_adapter(base)
 
 

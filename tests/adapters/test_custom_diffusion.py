@@ -115,9 +115,9 @@ def test_a_word_that_cannot_be_taught_is_refused(models):
     base, _ = models
     known = next(word for word in ("a", "cat", "the") if len(base.tokenizers["text_encoder"].ids(word)) == 1)
     for make in (textual_inversion, custom_diffusion):
-        with pytest.raises(ValueError, match="is a token of text_encoder's vocabulary already"):
+        with pytest.raises(ValueError, match="is already a token of the vocabulary of text_encoder"):
             make(base, word=known)
-        with pytest.raises(ValueError, match="initial = '' has no tokens"):
+        with pytest.raises(ValueError, match="initial = '' gives no tokens"):
             make(base, initial="")
         with pytest.raises(ValueError, match=r"vectors = 0\. Valid: at least 1"):
             make(base, vectors=0)

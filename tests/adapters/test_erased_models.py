@@ -103,7 +103,7 @@ def test_by_default_texts_that_stay_weigh_as_much_and_the_distance_a_tenth(model
 
 
 def test_a_layer_that_does_not_read_the_text_is_refused(model):
-    with pytest.raises(ValueError, match=r"self_attention/key/kernel \(.*\) does not read a text of 24 numbers"):
+    with pytest.raises(ValueError, match=r"self_attention/key/kernel .*\) does not read a text of 24 features"):
         erasure.edited(model, [("cat", "dog")], pattern=r"down_blocks.1.attentions.0.\S+attn1\.to_k\.weight$")
 
 

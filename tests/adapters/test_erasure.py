@@ -38,9 +38,9 @@ def test_on_a_linear_layer_the_edit_is_exact():
     np.testing.assert_allclose(axis[1:] @ found, axis[1:] @ kernel, atol=1e-9)
     without = erasure.solved(kernel, axis[:1], axis[1:2], axis[2:], preserve=0.0, keep=1e-12)  # they weigh nothing
     np.testing.assert_allclose(without, erasure.solved(kernel, axis[:1], axis[1:2], axis[:0], keep=1e-12), atol=1e-9)
-    with pytest.raises(ValueError, match=r"keep = 0\. Valid: at least 0, and above 0"):
+    with pytest.raises(ValueError, match=r"keep = 0\. Valid: preserve at least 0, and keep above 0"):
         erasure.solved(kernel, axis[:1], axis[1:2], axis[2:], keep=0)
-    with pytest.raises(ValueError, match=r"Valid: \[in, out\], \[n, in\] twice"):
+    with pytest.raises(ValueError, match=r"Valid: kernel \[in, out\], old and new \[n, in\], fixed \[m, in\]"):
         erasure.solved(kernel, axis[:1], axis[1:3], axis[2:])
 
 
@@ -64,7 +64,7 @@ def test_a_model_forgets_by_its_keys_and_values_alone(tmp_path):
     kernel = lambda leaves: np.asarray(leaves[name][0], np.float64).reshape(len(old[0]), -1)
     miss = lambda leaves: np.abs(old[last] @ kernel(leaves) - new[last] @ kernel(before)).max()
     assert miss(after) < 0.1 * miss(before)
-    with pytest.raises(ValueError, match="does not read a text of 24 numbers"):
+    with pytest.raises(ValueError, match="does not read a text of 24 features"):
         erasure.edited(model, [("cat", "dog")], pattern=r"attn1\.to_k\.weight$")
 
 
@@ -109,5 +109,5 @@ def test_embeddings_that_do_not_belong_to_the_kernel_are_refused(name):
     shapes = {"old": (2, 5), "new": (2, 5), "kept": (3, 5)}
     erasure.solved(np.ones((5, 3)), *map(np.ones, shapes.values()))
     wrong = {one: (rows, 4 if name in (one, "every one") else size) for one, (rows, size) in shapes.items()}
-    with pytest.raises(ValueError, match=r"Valid: \[in, out\], \[n, in\] twice, \[m, in\]"):
+    with pytest.raises(ValueError, match=r"Valid: kernel \[in, out\], old and new \[n, in\], fixed \[m, in\]"):
         erasure.solved(np.ones((5, 3)), *map(np.ones, wrong.values()))

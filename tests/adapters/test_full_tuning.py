@@ -102,10 +102,10 @@ def test_text_encoders_train_too_where_it_is_asked_for(models, monkeypatch):
 
 def test_patterns_that_do_not_fit_are_refused_with_valid_names(models):
     base, _ = models
-    with pytest.raises(ValueError, match=r"the pattern '\(' is no regular expression"):
+    with pytest.raises(ValueError, match=r"the pattern '\(' is not a regular expression"):
         full_tuning.full(base, targets="(")
     with pytest.raises(
-        ValueError, match=r"the pattern 'attn9' finds none of the tensors of UNet2D.*Valid: e\.g\. \S"
+        ValueError, match=r"the pattern 'attn9' matches no tensor of UNet2DConditionModel\. Valid: e\.g"
     ) as no:
         full_tuning.full(base, targets="attn9")
     names = str(no.value).rpartition("e.g. ")[2].split(", ")
@@ -115,5 +115,7 @@ def test_patterns_that_do_not_fit_are_refused_with_valid_names(models):
 def test_a_pattern_of_one_part_of_what_is_one_parameter_here_is_refused(tmp_path):
     """Queries, keys and values of SD 3 are one kernel."""
     base = text_to_image.described(made_pipelines.folder("mmdit", tmp_path))
-    with pytest.raises(ValueError, match=r"'attn\.to_q\.weight' finds a part of \S+ alone, and not \S+to_[kv]\.weight"):
+    with pytest.raises(
+        ValueError, match=r"'attn\.to_q\.weight' matches only a part of \S+, and leaves out \S+to_[kv]\.weight"
+    ):
         full_tuning.full(base, targets=r"attn.to_q.weight")

@@ -181,20 +181,20 @@ def test_what_does_not_fit_is_refused_by_name():
     params = {"blocks": {"out": {"kernel": random(2, 4, 6), "bias": random(2, 6)}}}
     with pytest.raises(ValueError, match="rank = 0"):
         lora.init(jax.random.key(0), params, 0, "out")
-    with pytest.raises(ValueError, match=r"'attn' finds no kernel; there are blocks/out/bias, blocks/out/kernel"):
+    with pytest.raises(ValueError, match=r"'attn' matches no kernel\..*: blocks/out/bias, blocks/out/kernel"):
         lora.init(jax.random.key(0), params, 2, "attn")
-    with pytest.raises(ValueError, match="finds no kernel"):
+    with pytest.raises(ValueError, match="matches no kernel"):
         lora.init(jax.random.key(0), params, 2, "bias")
     adapter = lora.init(jax.random.key(0), params, 2, "out")
-    with pytest.raises(ValueError, match="has no blocks/out/kernel; it has other"):
+    with pytest.raises(ValueError, match=r"has no blocks/out/kernel\. Its leaves are other"):
         lora.merge({"other": random(2, 2)}, adapter)
-    with pytest.raises(ValueError, match=r"do not fit blocks/out/kernel, \(2, 5, 6\)"):
+    with pytest.raises(ValueError, match=r"not fit blocks/out/kernel of shape \(2, 5, 6"):
         lora.merge({"blocks": {"out": {"kernel": random(2, 5, 6)}}}, adapter)
     with pytest.raises(ValueError, match="no scale for blocks/out/kernel"):
         lora.merge(params, adapter, {"blocks/out": 1.0})
     with pytest.raises(ValueError, match="2 adapters and 1 scales"):
         lora.merge(params, [adapter, adapter], [1.0])
-    with pytest.raises(ValueError, match="not the factors"):
+    with pytest.raises(ValueError, match=r"has the factors .*\. Valid: 'down' and 'up'"):
         lora.merge(params, {"blocks": {"out": {"kernel": {"down": random(2, 4, 2)}}}})
-    with pytest.raises(ValueError, match="is not written like"):
+    with pytest.raises(ValueError, match=r"cannot be read\. Valid: a form such as"):
         lora.parsed("kernel[a]")

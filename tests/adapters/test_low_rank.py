@@ -89,10 +89,10 @@ def test_the_gradient_of_a_dora_takes_its_norm_as_fixed():
 def test_a_pattern_and_settings_that_do_not_fit_are_refused(base):
     described, _ = base
     with pytest.raises(
-        ValueError, match=r"'to_z' finds none of the \d+ layers of SD3Transformer2DModel\. Valid: part of"
+        ValueError, match=r"'to_z' matches none of the 33 layers of SD3Transformer2DModel\. Valid: part"
     ):
         low_rank.lora(described, targets="to_z")
-    with pytest.raises(ValueError, match=r"the pattern '\(' is no regular expression"):
+    with pytest.raises(ValueError, match=r"the pattern '\(' is not a regular expression"):
         low_rank.lora(described, targets="(")
     with pytest.raises(ValueError, match=r"factor = 0\. Valid: at least 1, or -1"):
         low_rank.lokr(described, factor=0)
@@ -101,7 +101,9 @@ def test_a_pattern_and_settings_that_do_not_fit_are_refused(base):
     with pytest.raises(ValueError, match=r"alpha = -1\. Valid: above 0"):
         low_rank.lokr(described, alpha=-1)
     low_rank.lora(described, targets="norm1_context.linear")
-    with pytest.raises(ValueError, match=r"transformer_blocks.1.norm1_context.linear of SD3.*cannot be written"):
+    with pytest.raises(
+        ValueError, match=r"transformer_blocks\.1\.norm1_context\.linear of SD3.*cannot hold a DoRA or LoHa"
+    ):
         low_rank.dora(described, targets="norm1_context.linear")  # before it is trained, not after
     shapes = lora_files.shapes(described.denoiser, "attn.to_q$")
     assert shapes == {f"transformer_blocks.{i}.attn.to_q": (32, 32) for i in range(2)}

@@ -44,12 +44,12 @@ def test_tokens_of_a_picture_stand_behind_those_of_the_text_and_its_weight_multi
     np.testing.assert_allclose(long, np.concatenate([text, half], axis=1))
     np.testing.assert_array_equal(both, np.concatenate([mask, shown], axis=1))
     assert lengthened(text, None, ())[1] is None
-    with pytest.raises(ValueError, match=r"'extra_text' is a pair of \[B, K, E\] = \(2, K, 8\)"):
+    with pytest.raises(ValueError, match=r"'extra_text' must be a pair of \[B, K, E\] = \(2, K, 8"):
         lengthened(text, None, ((half[..., :5], shown),))
     for wrong, message in [
-        ((Redux(12, 9), params, TINY, encoder), "text with 8 features for this denoiser, and Redux"),
-        ((Redux(13, 8), params, TINY, encoder), "13 features, and the image encoder SigLIP has 12"),
-        ((Redux(12, 8), params, encoder, encoder), r"attaches to FLUX\.1, and this denoiser is a SigLIP"),
+        ((Redux(12, 9), params, TINY, encoder), "this denoiser needs tokens of a text with 8 features, but Redux"),
+        ((Redux(13, 8), params, TINY, encoder), "13 features, but the image encoder SigLIP has 12"),
+        ((Redux(12, 8), params, encoder, encoder), r"attaches to FLUX\.1, but this denoiser is a SigLIP"),
     ]:
         with pytest.raises(ValueError, match=message):
             redux_prompt.attachment(*wrong, {})

@@ -211,20 +211,20 @@ def test_the_measures_of_a_trajectory_are_its_ratios_and_its_changes():
     np.testing.assert_allclose(caching.fitted(least, degree=2), (3, -1, 0.5), rtol=1e-3)
     assert caching.fitted(exact, degree=4) == caching.fitted(exact)
     few = exact._replace(read=memory.read[:3], output=memory.output[:3])
-    with pytest.raises(ValueError, match="degree 2 needs 4 steps; got 3"):
+    with pytest.raises(ValueError, match="degree 2 needs at least 4 steps; got 3"):
         caching.fitted(few, degree=2)
 
 
 def test_a_network_that_offers_something_else_is_refused_with_what_offers_it():
     cache = caching.measured(STEPS)
     for offered, message in [
-        ((), "reads a network's blocks, as DiT, JiT, .* offer them; this network offers nothing"),
-        (("deep",), "reads a network's blocks, as DiT, JiT, .* offer them; this network offers its deep"),
+        ((), "needs a network that offers blocks, as DiT, JiT, .* offer them; this network offers nothing"),
+        (("deep",), "needs a network that offers blocks, as DiT, JiT, .* offer them; this network offers its deep"),
     ]:
         with pytest.raises(ValueError, match=message):
             cache.check(offered)
     notes = cache._replace(reads="notes")
-    with pytest.raises(ValueError, match="reads a network's notes; this network offers its blocks, deep"):
+    with pytest.raises(ValueError, match="needs a network that offers notes; this network offers its blocks, deep"):
         notes.check(("blocks", "deep"))
     cache.check(("deep", "blocks"))
     notes._replace(idle=True).check(())
@@ -501,7 +501,7 @@ def test_what_cannot_be_carried_is_refused():
         (lambda: caching.mag_cache(0.1, (1.0, 1.0), at=((0.0,), ())), "at = "),
         (lambda: caching.mag_cache(0.1, (1.0, 1.0), at=()), "at = "),
         (lambda: caching.tea_cache(0.1, steps=-3), "steps = -3"),
-        (lambda: caching.named({"name": "first_block", "threshold": [0.1]}), r"threshold = \[0.1\] is no float"),
+        (lambda: caching.named({"name": "first_block", "threshold": [0.1]}), r"threshold = \[0\.1\]\. Valid: float"),
         (lambda: caching.named({"name": "mag_cache", "threshold": 1, "ratios": 0.5}), "ratios = 0.5"),
         (lambda: caching.named({"name": "mag_cache", "threshold": 1, "ratios": [1, "a"]}), "ratios = .*'a'"),
         (lambda: caching.named({"name": "tea_cache", "threshold": 1, "coefficients": 1.0}), "coefficients = 1.0"),

@@ -56,7 +56,7 @@ def test_a_cache_of_ones_own_may_skip_and_begins_anew_after_noise():
     own = caching.Cache(lambda call: 0, lambda memory, call: (call(), memory, 0), "blocks")
     assert own.idle is False and own.again is None
     own.check(("blocks",))
-    with pytest.raises(ValueError, match="reads a network's blocks, as DiT"):
+    with pytest.raises(ValueError, match="needs a network that offers blocks, as DiT"):
         own.check(("deep",))
     own._replace(idle=True).check(())
 
@@ -71,5 +71,5 @@ def test_a_named_cache_receives_what_it_takes_of_what_is_supplied(monkeypatch):
     assert seen == [(0.5, 7), (0.5, 3), (0.1, 1)]
     with pytest.raises(ValueError, match="cache own: it needs threshold"):
         caching.named({"name": "own"}, steps=7)
-    with pytest.raises(ValueError, match=r"cache own: it has no whole\. Valid: threshold, steps"):
+    with pytest.raises(ValueError, match=r"cache own: it takes no whole\. Valid: threshold, steps"):
         caching.named({"name": "own", "threshold": 0.5, "whole": 9})

@@ -102,7 +102,7 @@ def test_damaged_and_missing_folders_are_refused(tmp_path):
     for read in (captions.read, captions.null):
         with pytest.raises(CacheError, match="is damaged"):
             read(tmp_path)
-    with pytest.raises(CacheError, match="there are 2 records and the captions of 6"):
+    with pytest.raises(CacheError, match="there are 2 records but captions for 6; both must have the"):
         captions.Captioned([1, 2], table())
 
 
@@ -110,7 +110,7 @@ def test_empty_captions_are_refused_and_all_named(tmp_path):
     features = {"image": image_feature(), "caption": tfds.features.Text()}
     examples = [{"image": png(np.zeros((4, 4, 3), np.uint8)), "caption": text} for text in ("a", "", "b", " ")]
     place = write(tmp_path, features, examples)
-    with pytest.raises(ValueError, match=r"made \(train\): 2 of 4 captions are empty, those of the records 1, 3 "):
+    with pytest.raises(ValueError, match=r"made \(train\): 2 of 4 captions are empty, at the records 1, 3 \("):
         captions.texts_of(sources.open_source("made", "train", place)[0])
     place = write(tmp_path / "fine", features, [{**example, "caption": " a cat "} for example in examples])
     assert captions.texts_of(sources.open_source("made", "train", place)[0]) == ["a cat"] * 4

@@ -66,5 +66,5 @@ def test_a_function_of_ones_own_must_make_a_picture(tmp_path):
     of = sources.picture_folder(str(pictures(tmp_path / "pictures")))
     with pytest.raises(sources.DamagedRecord, match=r"control of record 0 .* is float64 \[16, 16\]. Valid: uint8"):
         sources.controlled(of, lambda picture: picture.mean(-1))[0]
-    with pytest.raises(ValueError, match="without 'control'"):
+    with pytest.raises(ValueError, match="without the name 'control'"):
         sources.controlled(sources.controlled(of, lambda picture: picture), lambda picture: picture)

@@ -41,7 +41,7 @@ def test_a_batch_has_the_features_of_the_view_that_its_latents_are_of(tmp_path):
 
 def test_features_of_other_pictures_or_views_are_refused(tmp_path):
     latents = description(**VIEWS)
-    with pytest.raises(FileNotFoundError, match=r"without the whole features of an encoder.*--encoder_size"):
+    with pytest.raises(FileNotFoundError, match=r"the features of an encoder beside.*FOLDER --encoder_size"):
         feature_cache.open_beside(tmp_path, latents)
     written(tmp_path)
     with pytest.raises(CacheError, match=r"features of other pictures.*views: \['plain', 'flipped'\] -> \['plain'\]"):

@@ -133,7 +133,7 @@ def test_half_precision_takes_half_and_refuses_what_it_cannot_hold(tmp_path):
     cache, _ = latent_cache.open_cache(tmp_path / "a")
     assert cache[4]["x"].dtype == np.float16 and cache[4]["x"][0, 0].max() == 40
     assert description(dtype="float16").record_bytes == 4 + 2 * 24 * 2 == description().record_bytes - 2 * 24 * 2
-    with pytest.raises(ValueError, match="record 7 are not finite in float16"):
+    with pytest.raises(ValueError, match="record 7 has values that are not finite in float16"):
         large = lambda images: np.where(encode(images) == 70, 1e5, encode(images))
         write(tmp_path / "b", large, of=description(dtype="float16"))
 
@@ -175,7 +175,7 @@ def test_a_lost_or_cut_file_is_named_and_written_again(tmp_path):
     before = content(tmp_path)
     lost, cut = (tmp_path / f"latents-0000{i}-of-00003.array_record" for i in (0, 1))
     cut.write_bytes(cut.read_bytes()[:-1])
-    with pytest.raises(CacheError, match=r"latents-00001.*bytes, not the"):
+    with pytest.raises(CacheError, match=r"latents-00001.*bytes, but .* were written"):
         latent_cache.open_cache(tmp_path)
     lost.unlink()
     with pytest.raises(FileNotFoundError, match=r"latents-00000-of-00003.array_record is missing"):
@@ -259,7 +259,7 @@ def test_a_cache_cannot_claim_more_than_its_files_hold(tmp_path):
 
 
 def test_what_the_encoder_gives_is_checked(tmp_path):
-    with pytest.raises(ValueError, match=r"gives arrays \(1, 1, 2, 3, 4\)"):
+    with pytest.raises(ValueError, match=r"returns arrays of shape \(1, 1, 2, 3, 4\)"):
         write(tmp_path, lambda images: encode(images)[:, :1])
 
 

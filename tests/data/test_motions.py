@@ -198,7 +198,7 @@ def test_the_source_of_one_shape_has_words_for_its_condition():
     longer = sources.moving_drawings(frames=10, side=32, number=3, radii=(7.6, 8.2), alone=True, span=8)
     np.testing.assert_array_equal(longer[2]["image"][:8], record["image"])
     assert (longer[2]["condition"]["vector"] == record["condition"]["vector"]).all()
-    with pytest.raises(ValueError, match=r"span = 9\. Valid: 0, or 8 to frames = 8"):
+    with pytest.raises(ValueError, match=r"span = 9\. Valid: 0, or 8 to 8, the number of frames"):
         sources.moving_drawings(frames=8, span=9)
     for radii in ((4, 9), (4, 4)):
         assert len(sources.moving_drawings(frames=8, side=32, number=1, radii=radii, alone=True)) == 1

@@ -35,7 +35,7 @@ def test_clips_are_cut_at_the_rate_that_they_say():
 def test_clips_that_do_not_fit_are_refused():
     of = sources.moving_drawings("train", frames=8, side=8, number=2)
     for how, message in (
-        ({"frames": 4, "paces": (3,)}, "paces of 1 to T / frames, of T = 8"),
+        ({"frames": 4, "paces": (3,)}, "paces =.*from 1 to.*/ frames,"),
         ({"frames": 1}, "at least 2 frames"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -45,9 +45,9 @@ def test_clips_that_do_not_fit_are_refused():
         of.spec._replace(shape=of.spec.shape[1:]),
         of.spec._replace(shape={"a": (8, 8, 8, 3)}),
     ):
-        with pytest.raises(ValueError, match=r"holds no clips uint8 \[T, H, W, C\]"):
+        with pytest.raises(ValueError, match=r"has no clips uint8 \[T, H, W, C\]"):
             sources.paced(types.SimpleNamespace(spec=spec, where="memory"), 4)
     with pytest.raises(ValueError, match="without 'vector'"):
         sources.paced(sources.paced(of, frames=4), frames=2)
-    with pytest.raises(ValueError, match="holds no clips"):
+    with pytest.raises(ValueError, match="has no clips"):
         sources.paced(sources.drawings("train", number=2), frames=2)

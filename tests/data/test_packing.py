@@ -33,5 +33,5 @@ def test_an_array_is_packed_as_it_is():
 
 @pytest.mark.parametrize("other", [{"charges": np.zeros(3), "positions": np.zeros((2, 3)), "energy": 0.0}, {"x": 1.0}])
 def test_another_pytree_is_refused(other):
-    with pytest.raises(ValueError, match=r"an example is of shape .*, expected .*positions.: \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"the example has the shape .*; expected .*positions.: \(2, 3\)"):
         packing.pack(other, SHAPE)

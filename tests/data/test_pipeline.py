@@ -232,7 +232,7 @@ def test_an_empty_source_is_refused():
 
 
 def test_an_augmentation_that_changes_the_shape_is_named(source):
-    with pytest.raises(ValueError, match=r"uint8 \(3, 6, 1\), expected uint8 \(6, 6, 1\)"):
+    with pytest.raises(ValueError, match=r"uint8 \(3, 6, 1\), but expected is uint8 \(6, 6, 1\)"):
         take(source, 1, augment=(lambda rng, image: image[:3],))
 
 

@@ -86,11 +86,11 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path, pip):
     (photos / "cat").mkdir(parents=True)
     (photos / "cat/1.png").write_bytes(png(np.zeros((4, 4, 3), np.uint8)))
     before = sorted(os.walk(photos))
-    with pytest.raises(preparation.PreparationFailed, match=r"photos holds cat, which TFDS has not written.*Valid"):
+    with pytest.raises(preparation.PreparationFailed, match="photos holds cat, which TFDS did not write"):
         preparation.prepare("made", str(photos), tmp_path / "env", print, pip)
-    with pytest.raises(preparation.PreparationFailed, match="holds something that is no Python environment"):
+    with pytest.raises(preparation.PreparationFailed, match="holds something other than a Python environment"):
         preparation.prepare("made", str(tmp_path / "data"), photos, print, pip)
-    with pytest.raises(preparation.PreparationFailed, match=r"1\.png is no folder"):
+    with pytest.raises(preparation.PreparationFailed, match=r"1\.png is not a folder"):
         preparation.prepare("made", str(photos / "cat/1.png"), tmp_path / "env", print, pip)
     assert sorted(os.walk(photos)) == before and not pip.calls and not (tmp_path / "env").exists()
 

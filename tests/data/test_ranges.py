@@ -11,7 +11,7 @@ stationary = lambda **one: gaussian_processes.stationary(**{"length": 4, **one})
 # (function of a value, values that it takes, values that it refuses, words of the error)
 RANGES = {
     "horizon": (series_masks.forecast, [1], [0], "horizon = 0"),
-    "horizon of a series": (lambda n: series_masks.forecast(n)(RNG, ALL), [1, 3], [4], "leaves nothing given"),
+    "horizon of a series": (lambda n: series_masks.forecast(n)(RNG, ALL), [1, 3], [4], "hides the whole of a series"),
     "least": (lambda least: series_masks.gaps(least, 0.7), [1e-3, 0.7], [0.0, 0.71], "least = "),
     "most": (lambda most: series_masks.gaps(0.1, most), [0.1, 0.99], [0.09, 1.0], "most = "),
     "longest": (lambda longest: series_masks.gaps(longest=longest), [1], [0], "longest = 0"),

@@ -242,6 +242,8 @@ def test_the_dataset_holds_the_pictures_the_captions_and_the_attributes(tmp_path
     assert sources.column("shapes", "withheld", "caption") == [caption for _, caption, _ in expected]
     colours = sources.column("shapes", "withheld", "colour")
     assert [scenes.COLOURS[colour] for colour in colours] == [scene.colour for _, _, scene in expected]
-    with pytest.raises(ValueError, match=r"no feature 'captions' .* it has caption \(Text\), colour \(ClassLabel\)"):
+    with pytest.raises(
+        ValueError, match=r"no feature 'captions' .* its features are caption \(Text\), colour \(ClassLabel\)"
+    ):
         sources.column("shapes", "withheld", "captions")
     assert "shapes" in catalog.BUNDLED

@@ -112,7 +112,7 @@ def test_records_that_contradict_the_description_are_named(copy):
     content["featuresDict"]["features"]["image"]["image"]["shape"]["dimensions"] = ["4", "5", "3"]
     path.write_text(json.dumps(content))
     source, _ = sources.open_source("made", "train", root)
-    with pytest.raises(ValueError, match=r"record 0 .* \(4, 4, 3\), expected \(4, 5, 3\)"):
+    with pytest.raises(ValueError, match=r"record 0 .* \(4, 4, 3\); expected \(4, 5, 3\)"):
         source[0]
 
 
@@ -120,7 +120,7 @@ def test_a_label_out_of_range_is_named(tmp_path):
     features = {"image": image_feature(), "label": tfds.features.ClassLabel(num_classes=2)}
     root = write(tmp_path, features, [{"image": png(RED), "label": -1}])
     source, _ = sources.open_source("made", "train", root)
-    with pytest.raises(ValueError, match=r"record 0 .* label is -1, expected 0\.\.1"):
+    with pytest.raises(ValueError, match=r"record 0 .* label is -1\. Valid: 0\.\.1"):
         source[0]
 
 
@@ -137,7 +137,7 @@ def test_a_dataset_without_images_says_what_it_has(tmp_path):
     root = write(
         tmp_path, {"text": tfds.features.Text(), "image": tfds.features.Scalar(np.int64)}, [{"text": "no", "image": 3}]
     )
-    with pytest.raises(ValueError, match=r"no image feature .* it has image \(Scalar\), text \(Text\)"):
+    with pytest.raises(ValueError, match=r"no image feature .* its features are image \(Scalar\), text \(Text\)"):
         sources.describe("made", "train", root)
 
 
@@ -312,7 +312,7 @@ def test_cifar10_is_read_without_tensorflow():
 def test_images_of_several_sizes_are_read_as_squares(tmp_path):
     pictures = [np.full((8 + k, 12, 3), 40 * k, np.uint8) for k in range(3)]
     folder = write(tmp_path, {"image": image_feature(shape=(None, None, 3))}, [{"image": png(x)} for x in pictures])
-    with pytest.raises(ValueError, match="None: it varies"):
+    with pytest.raises(ValueError, match=r"None: this side varies\) and cannot be batched"):
         sources.open_source("made", "train", folder)
     source, spec = sources.open_source("made", "train", folder, side=6)
     assert spec.shape == (6, 6, 3)

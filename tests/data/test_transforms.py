@@ -142,5 +142,5 @@ def test_images_of_any_size_become_squares_of_their_middle():
     assert transforms.decode_square(encoded(columns[..., 0].copy()), 13, 1, 10**6).shape == (13, 13, 1)
     exact = np.random.default_rng(0).integers(0, 256, (10, 10, 3), np.uint8)
     np.testing.assert_array_equal(transforms.decode_square(encoded(exact), 10, 3, 10**6), exact)
-    with pytest.raises(ValueError, match="its image is 20 x 60, larger than 3,599 bytes"):
+    with pytest.raises(ValueError, match="its image has 20 x 60 pixels, more than the limit of 3,599 bytes"):
         transforms.decode_square(encoded(np.ascontiguousarray(columns)), 10, 3, 3599)

@@ -83,11 +83,11 @@ def test_the_sampler_takes_the_steps_of_its_law():
 def test_what_does_not_fit_is_refused():
     keys, x0, t = (part[:2] for part in batch())
     plan = timesteps.plan(np.linspace(1, 0, 6))
-    with pytest.raises(ValueError, match=r"semi_autoregressive: 5 steps of 2 blocks; valid: a multiple of 2"):
+    with pytest.raises(ValueError, match=r"semi_autoregressive: 5 steps cannot.*a multiple of 2"):
         discrete.sample(discrete.semi_autoregressive(2), TIMELESS, DATA.process, x0, plan, keys)
-    with pytest.raises(ValueError, match=r"block = 4 of 3 positions; valid: 1 \.\. 3"):
+    with pytest.raises(ValueError, match=r"block = 4 of a sequence of 3 positions\. Valid: 1 \.\. 3"):
         discrete.block_bound(TIMELESS, DATA.process, keys, x0, t, 4)
-    with pytest.raises(ValueError, match="the process has no mask"):
+    with pytest.raises(ValueError, match="block diffusion masks blocks, but this process has no mask"):
         discrete.block_bound(TIMELESS, PROCESSES["uniform"], keys, x0, t, 1)
     with pytest.raises(ValueError, match="semi_autoregressive: block = 0; valid: at least 1"):
         discrete.semi_autoregressive(0)

@@ -93,7 +93,7 @@ def test_a_predictor_reads_a_network_and_refuses_another_shape():
     )
     wrong = discrete.predictor(network, process, discrete.from_logits, condition=4)
     with pytest.raises(
-        ValueError, match=r"a number for each symbol, must have the shape \(2, 5, 3\), and has \(2, 5, 4\)"
+        ValueError, match=r"a number for each symbol, must have the shape \(2, 5, 3\), but has \(2, 5, 4\)"
     ):
         wrong(jnp.zeros((2, 5), int), jnp.ones(2))
 

@@ -103,7 +103,7 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="flow: stochasticity = -1; valid: a number of at least 0"):
         discrete.flow(-1)
     keys = jax.random.split(jax.random.key(0), 2)
-    with pytest.raises(ValueError, match=r"ends of the shapes \(2, 3\) and \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"the ends x0 and x1 have the shapes \(2, 3\) and \(2, 4\)"):
         discrete.between(discrete.linear(), keys, jnp.zeros((2, 3), int), jnp.zeros((2, 4), int), jnp.zeros(2))
     with pytest.raises(ValueError, match=r"power: power = 0\.5; valid"):
         discrete.power(0.5)

@@ -161,7 +161,7 @@ def test_what_is_no_process_is_refused():
         discrete.absorbing(discrete.linear(), 1)
     with pytest.raises(ValueError, match=r"mixture: prior sums to 1\.5"):
         discrete.mixture(discrete.linear(), [0.5, 1.0])
-    with pytest.raises(ValueError, match=r"mixture: prior has shape \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"mixture: prior has the shape \(1, 2"):
         discrete.mixture(discrete.linear(), [[0.5, 0.5]])
     with pytest.raises(ValueError, match=r"polynomial: power = 0.5; valid"):
         discrete.polynomial(0.5)
@@ -180,7 +180,12 @@ RANGES = {  # function of a value, values that it takes, values that it refuses,
     "absorbing": (lambda size: discrete.absorbing(LEAST, size), [2], [1], "1 symbols"),
     "uniform": (lambda size: discrete.uniform(LEAST, size), [2], [1], "1 symbols"),
     "mixture": (lambda size: discrete.mixture(LEAST, np.full(size, 1 / size)), [2], [1], "1 symbols"),
-    "shares": (lambda share: discrete.mixture(LEAST, [share, 1 - share]), [0.0, 1.0], [-0.1, 1.1], "least -0.1"),
+    "shares": (
+        lambda share: discrete.mixture(LEAST, [share, 1 - share]),
+        [0.0, 1.0],
+        [-0.1, 1.1],
+        r"smallest entry is -0\.1",
+    ),
     "sum": (lambda share: discrete.mixture(LEAST, [0.5, share]), [0.500009, 0.499991], [0.50002, 0.49998], "sums to"),
     "polynomial": (discrete.polynomial, [1, 1.5], [0.99, np.inf, np.nan], "power = "),
     "symbols": (lambda x: check_symbols(PROCESSES["uniform"], np.array([x]), "x0"), [0, 2], [-1, 3], "valid: 0 .. 2"),

@@ -147,13 +147,13 @@ def test_what_is_no_matrix_of_rates_is_refused():
     linear = discrete.linear()
     with pytest.raises(ValueError, match=r"rates have the shape \(2, 3\); valid: \[K, K\]"):
         discrete.rate_process(linear, np.ones((2, 3)))
-    with pytest.raises(ValueError, match="rates from -1 to 0; valid: finite, at least 0"):
+    with pytest.raises(ValueError, match=r"rates lie between -1 and 0\. Valid: finite numbers of at least 0"):
         discrete.rate_process(linear, -np.ones((2, 2)))
-    with pytest.raises(ValueError, match="cannot reach others"):
+    with pytest.raises(ValueError, match="cannot reach all others and return"):
         discrete.rate_process(linear, [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]])
-    with pytest.raises(ValueError, match="cannot reach others"):
+    with pytest.raises(ValueError, match="cannot reach all others and return"):
         discrete.rate_process(linear, [[0, 1], [0, 0]])
-    with pytest.raises(ValueError, match=r"band = 3 of 3 symbols; valid: 1 \.\. 2"):
+    with pytest.raises(ValueError, match=r"band = 3 for 3 symbols\. Valid: 1 \.\. 2"):
         discrete.banded_rates(3, 3)
-    with pytest.raises(ValueError, match="gaussian_rates: 3 symbols, width = 0; valid"):
+    with pytest.raises(ValueError, match="gaussian_rates: 3 symbols, width = 0"):
         discrete.gaussian_rates(3, 0)

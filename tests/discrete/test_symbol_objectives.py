@@ -94,10 +94,10 @@ def test_samplers_of_numbers_and_of_symbols_are_told_apart():
     of_symbols = discrete.masked_diffusion(process, DENSITY)
     of_symbols.check_sampler(discrete.ancestral())
     with pytest.raises(
-        ValueError, match=r"trains a predictor of symbols\. Valid: a sampler of symbols, e\.g\. ancestral"
+        ValueError, match=r"trains a predictor of symbols,.*\. Valid: a sampler of symbols, e\.g\. ancestral"
     ):
         of_symbols.check_sampler(samplers.heun())
-    with pytest.raises(ValueError, match="the sampler is of symbols, and the objective trains no predictor"):
+    with pytest.raises(ValueError, match=r"the sampler needs.*of symbols,.*this objective does"):
         objectives.denoising(parameterizations.epsilon(), weightings.snr(), DENSITY).check_sampler(discrete.ancestral())
 
 
@@ -106,7 +106,7 @@ def test_what_an_objective_of_symbols_does_not_take_is_refused():
     with pytest.raises(ValueError, match="masked_diffusion: the process has no mask"):
         discrete.masked_diffusion(process, DENSITY)
     for steps, share in ((0, 0.1), (4, -0.1), (4, float("nan"))):
-        with pytest.raises(ValueError, match=r"hybrid_bound: .* valid: at least 1, at least 0"):
+        with pytest.raises(ValueError, match=r"hybrid_bound:.*at least 1 step.*at least 0"):
             discrete.hybrid_bound(process, DENSITY, steps, share)
     objective = discrete.score_entropy(process, DENSITY)
     network = {"model": lambda x, t, condition: jnp.zeros((*x.shape, process.size))}

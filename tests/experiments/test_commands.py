@@ -194,10 +194,10 @@ def test_a_command_says_that_it_begins_and_what_is_wrong_before_it_imports_the_l
         ("diffusion", "train", "--config=digits"),
     )
     begun, unknown, none, missing = said.values()
-    assert "error: --workdir is missing: the run folder, made if missing, e.g. runs/digits\n" in missing
+    assert "error: --workdir is missing: folder of the run, created if missing, e.g. runs/digits\n" in missing
     assert begun == "diffusion train: loading the libraries\nimports jax\n"
     assert "there is no recipe file 'configs/digitz.py'" in unknown and "imports" not in unknown
-    assert "none: there is no run" in none and "imports" not in none
+    assert "none holds no run" in none and "imports" not in none
 
 
 def test_the_help_of_evaluate_names_what_there_is():
@@ -205,7 +205,7 @@ def test_the_help_of_evaluate_names_what_there_is():
     said = " ".join(commands.run("diffusion", "evaluate", "--help").stdout.split())
     assert f"prepared: {', '.join(protocols.PROTOCOLS)}" in said
     assert f"without --workdir: {', '.join(comparison.FEATURES)}" in said
-    assert f"figures, of {','.join(image_metrics.METRICS)}; {','.join(comparison.DEFAULT)} by default" in said
+    assert f"figures to compute: {','.join(image_metrics.METRICS)}; by default {','.join(comparison.DEFAULT)};" in said
     assert f"with --workdir also {','.join(model_metrics.METRICS)}, in the report" in said
 
 

@@ -149,7 +149,7 @@ def test_the_command_takes_folders(tmp_path):
 
 def test_figures_of_different_protocols_are_refused(tmp_path):
     folders = [made(tmp_path / "a", 4.0), made(tmp_path / "b", 6.0, number=1000)]
-    with pytest.raises(ConfigError, match=r"different protocols.*distance.N: 359 -> 1000.*Evaluate both alike"):
+    with pytest.raises(ConfigError, match=r"different protocols.*distance.N: 359 -> 1000.*Evaluate both with the same"):
         compare.compare(folders)
 
 

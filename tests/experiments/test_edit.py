@@ -69,7 +69,7 @@ def test_an_editor_that_does_not_fit_is_refused(run):
     for editor, words in (
         ({"name": "edct"}, r"--editor\.name.*'edict'"),
         ({"name": "edict", "mix": 2.0}, r"--editor.*mix = 2.0"),
-        ({"name": "ddim", "t_0": 0.1}, r"t_0 = 0.1 leaves 1 times of the grid"),
+        ({"name": "ddim", "t_0": 0.1}, r"t_0 = 0\.1 leaves only 1 times of the grid"),
         ({"name": "prompt_to_prompt", "layers": (0, 5)}, r"layers = \(0, 5\) has 5. Valid: 0 .. 1"),
         ("edict", r"--editor = 'edict'. Valid: \{\"name\""),
     ):
@@ -77,7 +77,7 @@ def test_an_editor_that_does_not_fit_is_refused(run):
             edit.edit(run, editor)
     with pytest.raises(ConfigError, match=r"0 \.\. 9"):
         edit.edit(run, {"name": "edict"}, labels=["11"])
-    with pytest.raises(ConfigError, match="no plain denoiser"):
+    with pytest.raises(ConfigError, match="this needs a plain denoiser"):
         memory = {"sample.guidance": {"name": "adaptive_projected", "scale": 2.0}}
         edit.edit(run.changed(memory), {"name": "edict"})
 

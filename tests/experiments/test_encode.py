@@ -225,7 +225,7 @@ def test_what_does_not_fit_the_encoder_is_refused(vae, tmp_path):
     large = autoencoder_folders.load(made(tmp_path / "f16", levels=5))
     with pytest.raises(ConfigError, match="the nearest valid size is 16 x 16"):
         encode.run(large, "digits@train", tmp_path / "c")
-    with pytest.raises(ConfigError, match="takes pictures of 1 channels, and these have 3"):
+    with pytest.raises(ConfigError, match="takes pictures of 1 channels, but these have 3"):
         autoencoder_folders.channels(np.zeros((2, 8, 8, 3), np.uint8), autoencoder.module.picture_channels)
     with pytest.raises(ConfigError, match="there is no such file or folder"):
         autoencoder_folders.load(tmp_path / "nowhere")

@@ -133,13 +133,13 @@ def test_the_features_on_disk_are_the_encoders(cache):
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"encoder.network": {"name": "one_convolution", "width": 5}}, r"of another encoder.*network.width: 6 -> 5"),
-    ({"encoder.size": 8}, r"config\.encoder: .*of another encoder \(theirs -> .*size: 4 -> 8"),
+    ({"encoder.size": 8}, r"config\.encoder:.*of another encoder \(.*: size: 4 -> 8"),
     ({"encoder.size": 0}, r"config\.encoder\.size = 0, but .*no picture says its size"),
     ({"encoder.network": {"name": "dinov2", **TINY}, "encoder.size": 30},
-     r"config\.encoder\.size = 30: this encoder takes images .* whose sides 14 divides"),
+     r"config\.encoder\.size = 30: this encoder takes images \[B, H, W, 3\] whose sides are multiples of 14"),
     ({"objective.wrappers": ({"name": "augmentation", "augment": {"name": "edm_augmentation"}}, ALIGNMENT),
       "model": U_NET, "sample.guidance.scale": 1.0}, r"objective\.wrappers.*an augmentation moves the examples"),
-    ({"encoder.network": {"name": ""}}, r"aligns features with an encoder's, and there is none"),
+    ({"encoder.network": {"name": ""}}, "aligns features with an encoder's, but the run has no encoder"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused_in_one_sentence(cache, changes, message):
     config = config_of(cache, **{"data.name": "few", **changes})
@@ -164,7 +164,9 @@ def test_features_of_other_weights_are_refused(cache, tmp_path):
 
 def test_a_network_that_is_no_encoder_is_refused(monkeypatch):
     monkeypatch.setattr(interchange, "load", lambda path: (AutoencoderKL(), {}))
-    with pytest.raises(ConfigError, match=r"is a AutoencoderKL, which is no image encoder. Valid: ConvNeXt, DINOv2, "):
+    with pytest.raises(
+        ConfigError, match=r"is a AutoencoderKL, which is not an image encoder\. Valid: ConvNeXt, DINOv2, "
+    ):
         encoder_features.load("vae", 28)
 
 

@@ -248,24 +248,24 @@ def test_samples_that_cannot_be_read(folder, config, capsys):
     assert "unpickled" not in capsys.readouterr().out
     images, labels = samples("validation", 2)
     write(folder, config, images=images)
-    with pytest.raises(WorkdirError, match=r"lacks labels; it holds \['images'\]"):
+    with pytest.raises(WorkdirError, match=r"lacks labels; it holds only \['images'\]"):
         read_samples(folder)
     write(folder, config, images=images, labels=labels / 2)
-    with pytest.raises(WorkdirError, match="float64, not integers"):
+    with pytest.raises(WorkdirError, match=r"labels are float64\. Valid: integers"):
         read_samples(folder)
 
 
 @pytest.mark.parametrize(
     "change, match",
     [
-        (lambda x, y: (x / np.float32(255), y), "float32, not uint8"),
-        (lambda x, y: (x[:, :4], y), r"\[20, 4, 8, 1\], not \[N, 8, 8, 1\]"),
+        (lambda x, y: (x / np.float32(255), y), r"float32\. Valid: uint8"),
+        (lambda x, y: (x[:, :4], y), r"\[20, 4, 8, 1\]\. Valid: \[N, 8, 8, 1\]"),
         (lambda x, y: (x[..., 0], y), r"\[20, 8, 8\]"),
         (lambda x, y: (x, y[:5]), r"20 images, but labels of shape \[5\]"),
         (lambda x, y: (x[:1], y[:1]), "at least 2"),
         (lambda x, y: (x, y + 1), r"labels \[10\].*0 to 9"),
         (lambda x, y: (x, y - 1), r"labels \[-1\]"),
-        (lambda x, y: (x, y % 5), r"no sample of classes \[5, 6, 7, 8, 9\]"),
+        (lambda x, y: (x, y % 5), r"have none of the classes \[5, 6, 7, 8, 9\]"),
     ],
 )
 def test_samples_that_do_not_fit(config, change, match):

@@ -60,7 +60,7 @@ def of_docstring(recipe: str) -> list[list[str]]:
 
 
 def test_squares_of_a_dataset_of_any_sizes(imagenet):
-    with pytest.raises(image_sets.ImageSetError, match="give the side of squares"):
+    with pytest.raises(image_sets.ImageSetError, match="the side of squares to which all are resized"):
         image_sets.open_set("imagenet2012@train", imagenet)
     found = image_sets.open_set("imagenet2012@train", imagenet, side=64)
     records, _ = sources.open_source("imagenet2012", "train", imagenet, side=64)

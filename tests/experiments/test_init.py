@@ -88,13 +88,16 @@ def test_no_file_keeps_the_placeholder_and_every_file_is_named_in_the_readme_or_
 @pytest.mark.parametrize(
     "name, words",
     [
-        ("jax", "a module 'jax' is there already"),
-        ("json", "a module 'json' is there already"),
-        ("2nd", "'2nd' is no name of a Python package"),
-        ("class", "'class' is no name of a Python package"),
+        ("jax", "there is already a module 'jax'"),
+        ("json", "there is already a module 'json'"),
+        ("2nd", "'2nd' is not a valid name of a Python package"),
+        ("class", "'class' is not a valid name of a Python package"),
         ("full", "is not empty"),
-        *((name, f"{name!r} is a name of the project's own") for name in ("config", "sweep", "tests", "runs")),
-        *((name, f"{name!r} is a name of the project's own") for name in ("setup", "conftest", "Config", "build")),
+        *((name, f"{name!r} is the name of one of the project's own") for name in ("config", "sweep", "tests", "runs")),
+        *(
+            (name, f"{name!r} is the name of one of the project's own")
+            for name in ("setup", "conftest", "Config", "build")
+        ),
     ],
 )
 def test_a_folder_that_cannot_become_a_project_is_left_as_it_is(tmp_path, capsys, name, words):

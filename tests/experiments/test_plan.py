@@ -168,7 +168,9 @@ def test_without_devices_the_plan_is_of_those_that_jax_finds(monkeypatch):
     monkeypatch.setattr(plan, "devices_here", lambda: {"NVIDIA A100-SXM4-80GB": 4})
     assert plan.described(None, "all") == plan.described(None, "a100-80gb") == (4, ("a100-80gb",))
     assert plan.described(8, "all") == (8, tuple(MACHINES))
-    with pytest.raises(ConfigError, match=r"JAX finds here \(4 x NVIDIA A100-SXM4-80GB\) none is h100"):
+    with pytest.raises(
+        ConfigError, match=r"none of the devices that JAX finds here \(4 x NVIDIA A100-SXM4-80GB\) is h100"
+    ):
         plan.described(None, "h100")
     monkeypatch.undo()
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
@@ -184,7 +186,7 @@ def test_slices():
     ]
     assert [topology_name(MACHINES["v6e"], n) for n in (8, 64)] == ["v6e:2x4", "v6e:8x8"]
     assert [topology_name(MACHINES["h100"], n) for n in (1, 8, 64)] == ["1x1x1", "1x1x8", "1x8x8"]
-    with pytest.raises(ValueError, match="12 GPUs are no full nodes of 8"):
+    with pytest.raises(ValueError, match="12 GPUs do not fill whole nodes of 8"):
         topology_name(MACHINES["h100"], 12)
     with pytest.raises(ValueError, match="Valid: h100, v5p, v6e"):
         topology_name(MACHINES["l40s"], 8)
@@ -300,7 +302,7 @@ def test_the_plan_replaces_no_device(tmp_path):
     [
         (["--devices=48"], "batch_size = 256"),
         (["--devices=0"], "--devices"),
-        ([], " x cpu) none is one whose data sheet is known"),
+        ([], " x cpu) is one whose data sheet is known"),
         (["--devices=8", "--machine=l40s", "--compile"], "h100, v5p, v6e"),
     ],  # refused before libtpu is looked for
 )
@@ -410,5 +412,5 @@ def test_a_run_that_tunes_a_base_is_planned(tmp_path):
     clock = jax.ShapeDtypeStruct((2,), "float32")
     forward = counted_flops(model.denoiser.apply, {"params": model.params["unet"]}, x, clock, {"text": text})
     assert 1.8 * forward < planned["flops"]["step"] < 3 * forward
-    with pytest.raises(ConfigError, match="--compile compiles no run that tunes a base"):
+    with pytest.raises(ConfigError, match="--compile is not for runs that tune a base"):
         plan.plan(config, 1, ("h100",), compiled=True)

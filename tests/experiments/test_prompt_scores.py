@@ -133,14 +133,14 @@ def test_bad_input_is_one_sentence(clip, tmp_path):
     np.savez(tmp_path / "bare.npz", images=np.zeros((2, 8, 8, 3), np.uint8))
     with pytest.raises(ConfigError, match="not every picture carries a prompt"):
         prompt_scores.opened(str(tmp_path / "bare.npz"), None)
-    with pytest.raises(ConfigError, match=r"--prompts has 1 lines, and .*bare\.npz has 2 pictures"):
+    with pytest.raises(ConfigError, match=r"--prompts has 1 lines, but .*bare\.npz has 2 pictures"):
         prompt_scores.opened(str(tmp_path / "bare.npz"), ["one"])
     with pytest.raises(ConfigError, match=r"--weights=.*nothing"):
         prompt_scores.scorer_of("clip", Source(str(tmp_path / "nothing")))
     tower = CLIPVision(size=8, patch=4, width=8, depth=1, heads=2, hidden=12)
     params = jax.jit(tower.init)(jax.random.key(0), np.zeros((1, 8, 8, 3)))["params"]
     interchange.save(tmp_path / "tower", tower, params)
-    with pytest.raises(ConfigError, match="it holds a CLIPVision; valid: the folder of a CLIPModel"):
+    with pytest.raises(ConfigError, match=r"it holds a CLIPVision\. Valid: the folder of a CLIPModel"):
         prompt_scores.scorer_of("clip", Source(str(tmp_path / "tower")))
     with pytest.raises(ConfigError, match=r"--score: unknown score 'hps'\. Did you mean 'hpsv2'"):
         prompt_scores.scorer_of("hps", Source())

@@ -168,12 +168,12 @@ def test_a_run_does_not_go_on_with_other_parts(tmp_path, parts, field):
         ({"settings": {"train.steps": 0}}, ConfigError, r"config\.train\.steps = 0"),
         ({"settings": {"schedule": {"name": "cosine"}}}, ConfigError, "names a part that Recipe takes as an argument"),
         ({"settings": {"sample.guidance.scale": 2.0}}, ValueError, "the network has no classes"),
-        ({"settings": {"sample.guidance.scale": 2.0}, "null": 1}, ValueError, "never trained on the null condition"),
-        ({"sampler": samplers.flow_map()}, ValueError, "trains a denoiser, which samplers of flow maps do not take"),
+        ({"settings": {"sample.guidance.scale": 2.0}, "null": 1}, ValueError, "never sees the null condition in"),
+        ({"sampler": samplers.flow_map()}, ValueError, "takes flow maps, but the objective trains a denoiser"),
         ({"objective": objectives.mean_flow(DENSITY), "sampler": samplers.heun()}, ValueError, "trains a flow map"),
         ({"objective": objectives.distribution_matching(VELOCITY, VELOCITY, VELOCITY, DENSITY)}, ValueError,
          "learns from a teacher"),
-        ({"teacher": Teacher("runs/teacher", VELOCITY)}, ValueError, "has no use for a teacher"),
+        ({"teacher": Teacher("runs/teacher", VELOCITY)}, ValueError, "the objective uses no teacher"),
         ({"data": []}, ValueError, "no records"),
         ({"data": [{"picture": 1}]}, ValueError, 'holds picture. Valid: "image" or "x"'),
     ],
@@ -244,7 +244,7 @@ def test_a_step_that_cannot_be_built_keeps_its_own_words(tmp_path):
 
 def test_a_command_on_the_folder_says_what_to_do(tmp_path):
     workdir.settle_config(tmp_path, recipe().config)
-    with pytest.raises(ConfigError, match=r"built in Python.* Go on from Python.* sample\(recipe, folder\)"):
+    with pytest.raises(ConfigError, match=r"built in Python from.*, sample\(recipe, folder"):
         workdir.read_config(tmp_path)
     done = commands.run("-m", "experiments.sample", f"--workdir={tmp_path}")
     assert done.returncode == 2 and "Traceback" not in done.stderr

@@ -247,7 +247,7 @@ def test_pairs_are_the_teachers_flow_and_go_on_where_they_were_interrupted(teach
     other.seed, other.train.steps = 5, 2
     assert train.run(other, tmp_path / "other") == 0
     config.teacher.path = str(tmp_path / "other")
-    with pytest.raises(ConfigError, match="holds another run than the one by which the first pairs"):
+    with pytest.raises(ConfigError, match="holds another run than the teacher that made the first pairs"):
         noise_pairs.paired(resolve.recipe(config, (8, 8, 1)), tmp_path, opened, mesh)
 
 
@@ -277,22 +277,22 @@ def test_a_guided_teacher_teaches_what_guidance_of_its_prediction_says(written):
 
 
 @pytest.mark.parametrize("name, changes, words", [
-    ("dmd", {"second_player.objective": {"name": ""}}, "the network 'fake', not None. Valid: .*, e.g. fake_score.$"),
+    ("dmd", {"second_player.objective": {"name": ""}}, r"'fake', but this one trains None\. .* e\.g\. fake_score\.$"),
     ("dmd2", {"second_player.objective.samples": {"name": "one_step"}},
-     r"judges what is made with \('one_step',\), and the objective makes it with \('backward_simulation', 1.0, "),
+     r"judges examples made with \('one_step',\), but the objective makes them with \('backward_simulation', 1\.0, "),
     ("dmd2", {"objective.samples": {"name": "backwards"}},
      "config.objective.samples.name: .*'backwards'.* Valid: .*one_step"),
-    ("dmd", {"train.log_every": 7}, "config.train.log_every = 7, .* the model acts at every 5-th step"),
+    ("dmd", {"train.log_every": 7}, r"config\.train\.log_every = 7,.*: the model is.*at every 5-th step"),
     ("consistency", {"second_player.updates": 2}, "config.second_player.updates = 2, but there is no second player"),
-    ("progressive", {"train.steps": 7}, "7 training steps are more than the 2 stages of 3 steps have, which are 6"),
-    ("progressive", {"objective.N": 6}, "N must be a power of 2"),
+    ("progressive", {"train.steps": 7}, "7 training steps are more than the stages allow: 2 stages of 3 steps have 6"),
+    ("progressive", {"objective.N": 6}, "power of 2, such as 8, and stage at least one step"),
     ("lcm", {"teacher.scale": 2.0}, "config.teacher.scale = 2.0.* guides its teacher itself. Valid: 1"),
-    ("lcm", {"sample.guidance.scale": 7.0}, "trains the network for scales of 1 to 3"),
+    ("lcm", {"sample.guidance.scale": 7.0}, "trains the network for scales from 1 to 3"),
     ("lcm", {"model": {"name": "unet", "num_classes": 10, "widths": (8,), "blocks": 1, "groups": 4}},
-     "receives no strength of guidance"),
+     "strength of guidance, but the network does not receive it"),
     ("reflow", {"teacher.pairs.number": 0}, "learns from pairs. Valid: e.g. 10000"),
     ("consistency", {"teacher.pairs.number": 5}, "learns from none. Valid: 0"),
-    ("reflow", {"teacher.pairs.sampler": {"name": "ddpm"}}, "makes no pairs"),
+    ("reflow", {"teacher.pairs.sampler": {"name": "ddpm"}}, "this sampler cannot make pairs"),
     ("turbo", {"teacher.path": ""}, "learns from a teacher"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused(name, changes, words, written):

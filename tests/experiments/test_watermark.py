@@ -92,23 +92,23 @@ def test_mistakes_are_refused(tmp_path):
     key = str(tmp_path / "ring.json")
     watermarks.make(key, "tree_ring")
     pictures.write(tmp_path / "a.png", SMOOTH[0], {})
-    with pytest.raises(ConfigError, match="lies in the noise, which sampling embeds"):
+    with pytest.raises(ConfigError, match="lies in the noise, so it is embedded by sampling"):
         list(watermark.embed(key, str(tmp_path / "a.png"), str(tmp_path / "out")))
-    with pytest.raises(ConfigError, match="name the model that made the pictures"):
+    with pytest.raises(ConfigError, match="the model that made the pictures, by --workdir or --model"):
         list(watermark.detect(key, str(tmp_path / "a.png"), None))
-    with pytest.raises(ConfigError, match=r"a\.png has 64 x 64 pixels, and linear makes pictures of 16 x 16"):
+    with pytest.raises(ConfigError, match=r"a\.png has 64 x 64 pixels, but linear makes pictures of 16 x 16"):
         list(watermark.detect(key, str(tmp_path / "a.png"), linear()))
-    with pytest.raises(ConfigError, match="lies in the noise; name --workdir or --model"):
+    with pytest.raises(ConfigError, match=r"lies in the noise,.*Name --workdir or --model"):
         watermark._of_files(key, str(tmp_path / "a.png"))
     post = str(tmp_path / "post.json")
     watermarks.make(post, "spread_spectrum")
-    with pytest.raises(ConfigError, match="1 pictures of 64 x 64; valid: two or more of one size"):
+    with pytest.raises(ConfigError, match=r"1 pictures of 64 x 64\. Valid: two or more of one size"):
         watermark._of_files(post, str(tmp_path / "a.png"))
     with pytest.raises(FileNotFoundError, match="holds no pictures"):
         (tmp_path / "empty").mkdir()
         watermark.files_of(str(tmp_path / "empty"))
     recipe = resolve.recipe(digits.get_config("tiny"), (8, 8, 1))
-    with pytest.raises(ConfigError, match="bits = 100 do not fit into noise of 64 values"):
+    with pytest.raises(ConfigError, match="bits = 100 exceeds the number of noise values, 64"):
         run_samples._check_watermark(watermarks.gaussian_shading("0" * 64, bits=100), recipe)
     with pytest.raises(ConfigError, match=r"the sampler adds noise of its own.*spread_spectrum"):
         drawing = recipe.with_parts(sampler=samplers.ddpm())

@@ -24,7 +24,7 @@ def test_the_loss_of_a_layout_is_the_share_outside_of_the_box():
     np.testing.assert_allclose(found, 0.5 * 0.75**2, rtol=1e-6)
     two = attention_losses.boxed([maps, maps[:, :1]], np.array([[[0], [0]]]), box * 2, (8, 8))
     np.testing.assert_allclose(two, (0.5 * 0.75**2 + 0.75**2) / 2, rtol=1e-6)
-    with pytest.raises(ValueError, match="holds none of the 4 x 4 places"):
+    with pytest.raises(ValueError, match="none of the 4 x 4 positions of a map"):
         attention_losses.boxed([maps], tokens, ((0.0, 0.0, 0.1, 0.1),), (8, 8))
 
 
@@ -73,7 +73,7 @@ def test_the_maps_of_at_most_256_queries_are_read():
     assert [a.shape[2] for a in attention_losses.chosen(maps)] == [256]
     assert [a.shape[2] for a in attention_losses.chosen(maps[:1])] == [1024]
     assert attention_losses.grid(96, 16, 24) == (8, 12)
-    with pytest.raises(ValueError, match="7 queries of a map are no grid over x of 4 x 4"):
+    with pytest.raises(ValueError, match="a map with 7 queries does not fit x of 4 x 4"):
         attention_losses.grid(7, 4, 4)
 
 
@@ -185,8 +185,8 @@ def test_regions_share_the_picture():
     [
         ((), "regions is empty"),
         (((0.5, 0, 0.5, 1),), r"the box \(0.5, 0, 0.5, 1\)"),
-        (((0, 0, 1),), "neither .* nor a mask"),
-        ((np.full((4, 4), 2.0),), "weights from 2 to 2; valid: 0 .. 1"),
+        (((0, 0, 1),), r"a box \(left, top, right, bottom\), or a mask \[H, W\]"),
+        ((np.full((4, 4), 2.0),), r"weights from 2 to 2\. Valid: 0 \.\. 1"),
     ],
 )
 def test_bad_regions_are_refused(regions, message):
@@ -196,5 +196,5 @@ def test_bad_regions_are_refused(regions, message):
 
 def test_a_mask_of_another_size_is_refused():
     branches = guidance.separately(*(_linear(k) for k in range(3)))
-    with pytest.raises(ValueError, match=r"a mask of \(3, 4\) for x of \(4, 4\)"):
+    with pytest.raises(ValueError, match=r"a mask has the shape \(3, 4\), but x has \(4, 4\)"):
         guidance.regional(branches, 1.0, (np.ones((3, 4)),))(jnp.zeros((1, 4, 4, 2)), 0.4)

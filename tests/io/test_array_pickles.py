@@ -61,16 +61,17 @@ for _ in range(40):
 @pytest.mark.parametrize(
     "value, message",
     [(Hostile(print, ("executed",)), "names 'builtins.print'"), ({"a": Hostile(eval, ("1",))}, "builtins.eval"),
-     ({"a": np.array([None])}, "valid: numbers"), ([1.0], "a list where a table"), (1.0, "a float"),
-     ({1: 2.0}, "a int where a str"), ({"a": TWICE, "b": TWICE}, "one table twice"), (DEEP, "more than 16 deep"),
+     ({"a": np.array([None])}, r"type 'O8'\. Valid: numbers"), ([1.0], "list where only a table or"), (1.0, "a float"),
+     ({1: 2.0}, "int where only a str is valid"), ({"a": TWICE, "b": TWICE}, "it holds the same table twice"),
+     (DEEP, "more than 16 deep"),
      ({"a": Hostile(np.ndarray, ((2**40,), "<f8", b""))}, "whose content has 0 bytes"),
-     ({"a": Hostile(np.ndarray, ((-1,), "<f8", b""))}, "side 0 is -1; valid: at most 64 whole numbers"),
+     ({"a": Hostile(np.ndarray, ((-1,), "<f8", b""))}, r"side 0 is -1\. Valid: at most 64 whole numbers"),
      ({"a": Hostile(np.ndarray, ((2**200,), "<f8", b""))}, r"side 0 is beyond 2\^128"),
-     ({"a": Hostile(np.ndarray, ((2**128,) * 65, "<f8", b""))}, "a shape of 65 sides"),
+     ({"a": Hostile(np.ndarray, ((2**128,) * 65, "<f8", b""))}, "an array declares a shape with 65 sides"),
      ({"a": Hostile(np.ndarray, ((ENDLESS,), "<f8", b""))}, "side 0 is a tuple"),
      ({"a": Hostile(np.ndarray, (ENDLESS, "<f8", b""))}, "side 0 is a tuple"),
-     ({"a": Hostile(np.dtype, ("<f8",), (3, ENDLESS))}, "byte order that is none of"),
-     ({"a": Hostile(np.ndarray, ((1,), "<f8", "text"))}, "no bytes"), ({"a": {1.5}}, "step")],
+     ({"a": Hostile(np.dtype, ("<f8",), (3, ENDLESS))}, r"byte order other than <, >, \| and ="),
+     ({"a": Hostile(np.ndarray, ((1,), "<f8", "text"))}, "not bytes"), ({"a": {1.5}}, "step")],
 )  # fmt: skip
 def test_anything_else_is_refused_and_nothing_runs(tmp_path, capsys, value, message):
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(value, 4))
@@ -89,5 +90,5 @@ def test_a_damaged_file_is_refused(tmp_path):
 
 def test_an_array_where_the_table_belongs_is_refused(tmp_path):
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(np.ones(3), 4))
-    with pytest.raises(limits.Refused, match="it holds a array where a table or an array belongs"):
+    with pytest.raises(limits.Refused, match="holds a array where only a table or an array is valid"):
         array_pickles.read(tmp_path / "a.pkl")

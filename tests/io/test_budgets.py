@@ -15,7 +15,7 @@ def test_bytes_are_counted_together():
     budget = budgets.Budget("a.tar.gz", 100)
     budget.spend(60)
     budget.spend(40)
-    with pytest.raises(limits.Refused, match=r"a\.tar\.gz unpacks to 101 B or more, and at most 100 B are read"):
+    with pytest.raises(limits.Refused, match=r"a\.tar\.gz unpacks to 101 B or more, but at most 100 B are read"):
         budget.spend(1)
 
 

@@ -69,21 +69,21 @@ def test_an_unsigned_picture_is_refused_in_one_sentence(signed, tmp_path):
 
 def test_a_folder_that_signs_nothing_is_refused(signer, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"chain\.pem: there is no such file.*diffusion credentials --make"):
+    with pytest.raises(FileNotFoundError, match=r"chain\.pem does not exist.*diffusion credentials --make"):
         content_credentials.Signer(tmp_path)
     with pytest.raises(FileExistsError, match="exists already"):
         local_certificates.make(signer)
     assert (signer / "key.pem").stat().st_mode & 0o077 == 0
     for name in ("chain.pem", "key.pem"):
         (tmp_path / name).write_text("no certificate")
-    with pytest.raises(ValueError, match="do not sign"):
+    with pytest.raises(ValueError, match="its certificate and key cannot sign"):
         content_credentials.Signer(tmp_path)
     (tmp_path / "chain.pem").write_bytes((local_certificates.make("~/other") / "chain.pem").read_bytes())
     (tmp_path / "key.pem").write_bytes((signer / "key.pem").read_bytes())  # of another certificate
-    with pytest.raises(ValueError, match=f"{tmp_path}: its certificate and key do not sign: .*does not match"):
+    with pytest.raises(ValueError, match=f"{tmp_path}: its certificate and key cannot sign: .*does not match"):
         content_credentials.Signer(tmp_path)
     monkeypatch.setattr(local_certificates, "DAYS", -0.5)
-    with pytest.raises(ValueError, match=r"its certificate and key do not sign: .*not valid at time of signing"):
+    with pytest.raises(ValueError, match=r"its certificate and key cannot sign: .*not valid at time of signing"):
         content_credentials.Signer(local_certificates.make(tmp_path / "expired"))
 
 
@@ -159,7 +159,7 @@ def test_what_a_stranger_signed_in_another_form_is_refused(tmp_path, monkeypatch
     reader = types.SimpleNamespace(json=lambda: json.dumps(store))
     monkeypatch.setattr(c2pa, "Reader", lambda *_, **__: reader)
     (tmp_path / "0.png").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"0\.png: what was signed is not of C2PA's form"):
+    with pytest.raises(ValueError, match=r"0\.png: what was signed does not follow C2PA's format"):
         content_credentials.read(tmp_path / "0.png")
 
 

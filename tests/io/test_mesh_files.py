@@ -55,7 +55,7 @@ def test_points_are_uniform_by_area_and_come_back_from_ply(tmp_path):
     lines = (tmp_path / "points.ply").read_text().splitlines()
     assert lines[2] == "element vertex 5"
     np.testing.assert_allclose(np.array([line.split() for line in lines[-5:]], float), points[:5], rtol=1e-5)
-    with pytest.raises(ValueError, match="no triangle: 5 points"):
+    with pytest.raises(ValueError, match="5 points without faces form no surface"):
         mesh_files.read(tmp_path / "points.ply")
 
 
@@ -91,38 +91,40 @@ def test_a_mesh_of_too_many_triangles_or_points_is_refused_as_soon_as_it_has_the
 def test_what_is_no_plain_file_is_refused(tmp_path, kind):
     path = tmp_path / "a.obj"
     {"pipe": os.mkfifo, "folder": os.mkdir, "device": lambda path: os.symlink("/dev/zero", path)}[kind](path)
-    with pytest.raises((ValueError, IsADirectoryError), match="is not a file"):
+    with pytest.raises(
+        (ValueError, IsADirectoryError), match=r"a\.obj is (a folder, not a file|not a file, but a (named pipe|device))"
+    ):
         mesh_files.read(path)
 
 
 @pytest.mark.parametrize(
     "name, text, words",
     [
-        ("a.obj", "", "holds no triangle: 0 points"),
-        ("a.obj", ONE + "f 1 1 2", "have no area"),
-        ("a.obj", ONE + "f 1 2 4", "names vertex 3, counted from 0, and there are 3"),
-        ("a.obj", ONE + "f 0 1 2", "vertex 0, and they count from 1"),
+        ("a.obj", "", "holds no triangles: 0 points without faces form no surface"),
+        ("a.obj", ONE + "f 1 1 2", "all 1 triangles have"),
+        ("a.obj", ONE + "f 1 2 4", "names vertex 3, counted from 0, but there are only 3"),
+        ("a.obj", ONE + "f 0 1 2", "vertex 0, but vertices are counted from 1"),
         ("a.obj", ONE.replace("1", "nan") + "f 1 2 3", "vertex 1 is NaN"),
-        ("a.obj", "v 0 0\nf 1 1 1", "no three numbers"),
-        ("a.obj", "v a b c", "no sound OBJ file"),
-        ("a.obj", ONE + f"f 1 2 {10**30}", "is no sound OBJ file: a face names vertex 99999"),
-        ("a.obj", ONE + f"f 1 2 -{10**30}", "is no sound OBJ file: a face names vertex -99999"),
+        ("a.obj", "v 0 0\nf 1 1 1", "the vertex 'v 0 0' does not have three numbers"),
+        ("a.obj", "v a b c", "a.obj is not an intact OBJ file"),
+        ("a.obj", ONE + f"f 1 2 {10**30}", "a.obj is not an intact OBJ file: a face names vertex"),
+        ("a.obj", ONE + f"f 1 2 -{10**30}", "a.obj is not an intact OBJ file: a face names vertex"),
         ("a.obj", "v 0 0 0\n" + "f" + " 1" * 70_000, "a face has 70,000 corners. Valid: at most 65,536"),
         ("a.ply", PLY + rows(np.zeros((8, 4))) + "\n70000" + " 1" * 70_000, "a face has 70,000 corners"),
-        ("a.off", OFF + f"3 0 1 {10**30}\n", "is no sound OFF file: a face names vertex 10000"),
+        ("a.off", OFF + f"3 0 1 {10**30}\n", "a.off is not an intact OFF file: a face names vertex"),
         ("a.off", "COFF 1 2 3", "begin with OFF"),
-        ("a.off", "OFF\n3 1 0\n0 0 0\n1 0 0", "declares 3 vertices and 1 faces, and has 2 lines"),
-        ("a.off", "OFF\n0 5 0\n", "declares 0 vertices and 5 faces, and has 0 lines"),
+        ("a.off", "OFF\n3 1 0\n0 0 0\n1 0 0", "declares 3 vertices and 1 faces, but has 2 lines"),
+        ("a.off", "OFF\n0 5 0\n", "declares 0 vertices and 5 faces, but has 0 lines"),
         ("a.off", OFF + "4 0 1 2\n", "the face '4 0 1 2' has fewer corners than it says"),
-        ("a.off", OFF.replace("1 0 0\n", "1 0\n", 1) + "3 0 1 2\n", "the vertex '1 0' has no three numbers"),
-        ("a.off", OFF + "3 0 1 2\n3 0 1 2\n", "and has 5 lines"),
-        ("a.off", "OFF", "no sound OFF file"),
+        ("a.off", OFF.replace("1 0 0\n", "1 0\n", 1) + "3 0 1 2\n", "the vertex '1 0' does"),
+        ("a.off", OFF + "3 0 1 2\n3 0 1 2\n", "and 1 faces, but has 5 lines for them"),
+        ("a.off", "OFF", "a.off is not an intact OFF file"),
         ("a.ply", "ply\nformat ascii 1.0\nelement vertex 2\nend_header\n0 0", "no triangle"),
         ("a.ply", PLY.replace("property float x\n", "") + "1 2 3 " * 20, "x, y and z"),
         ("a.ply", "ply\nformat binary_little_endian 1.0\nend_header\n", "not ascii 1.0"),
         ("a.stl", "solid\nvertex 0 0 0\n", "1 vertices are not three"),
         ("a.stl", "\0binary", "is binary"),
-        ("a.fbx", "", ".fbx is no mesh. Valid: .obj, .off, .ply, .stl"),
+        ("a.fbx", "", "fbx is not a format of meshes. Valid: .obj, .off, .ply, .stl"),
     ],
 )
 def test_bad_meshes_are_refused_in_one_sentence(name, text, words, tmp_path):

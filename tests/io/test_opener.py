@@ -68,7 +68,7 @@ def test_what_is_no_file_is_refused_at_once(folder, monkeypatch, kind, linked):
 
 
 def test_a_folder_and_a_missing_file_are_what_the_system_says(folder):
-    with pytest.raises(IsADirectoryError, match=r"folder is not a file, but a folder"):
+    with pytest.raises(IsADirectoryError, match="folder is a folder, not a file"):
         opener.open_file(folder)
     with pytest.raises(FileNotFoundError):
         opener.open_file(folder / "z.txt")
@@ -140,7 +140,7 @@ def test_a_file_over_its_size_is_not_read(folder):
 def test_a_file_without_a_size_is_read_up_to_the_limit(folder):
     """Those of /proc have none; so has one that grows meanwhile."""
     assert opener.read("/proc/self/status").startswith(b"Name:")
-    with pytest.raises(limits.Refused, match="more than the 10 B"):
+    with pytest.raises(limits.Refused, match="more than 10 B, the most that is read"):
         opener.read("/proc/self/status", most=10)
 
 
@@ -212,7 +212,7 @@ def test_text_is_utf_8_with_any_ends_of_lines(folder, content, text):
 
 def test_text_of_another_encoding_is_refused_with_its_line(folder):
     (folder / "a.txt").write_bytes(b"one\ntw\xf6\n")
-    with pytest.raises(limits.Refused, match=r"a\.txt is not text, .*line 2 has the byte 0xf6\. .*iconv -f LATIN1"):
+    with pytest.raises(limits.Refused, match=r"a\.txt is not UTF-8 text: line 2 has the byte 0xf6\."):
         opener.read_text(folder / "a.txt")
 
 

@@ -69,14 +69,14 @@ def test_other_formats_are_refused_by_their_codes(tmp_path):
     extensible(tmp_path / "float_too.wav", 3, np.zeros((20, 1)), 32)
     extensible(tmp_path / "law.wav", 7, np.zeros((20, 1)), 8)
     for name, message in (("float", "3, floating point"), ("float_too", "3, floating point"), ("law", "7, mu-law")):
-        with pytest.raises(ValueError, match=f"its format is {message}; valid: 1"):
+        with pytest.raises(ValueError, match=f"its format is {message}. Valid: 1"):
             wav.header(tmp_path / f"{name}.wav")
     (tmp_path / "data.wav").write_bytes(b"RIFF\0\0\0\0WAVEdata\0\0\0\0")
     (tmp_path / "bits.wav").write_bytes((tmp_path / "law.wav").read_bytes().replace(b"\x07\0", b"\x01\0"))
     content = bytearray((tmp_path / "bits.wav").read_bytes())
     content[32:36] = struct.pack("<HH", 8, 64)
     (tmp_path / "bits.wav").write_bytes(content)
-    for name, message in (("data", "before their format"), ("bits", "1 channels of 64 bits in 8 bytes")):
+    for name, message in (("data", "before their format"), ("bits", "1 channels of 64 bits in.*of 8 bytes")):
         with pytest.raises(ValueError, match=message):
             wav.header(tmp_path / f"{name}.wav")
 
@@ -86,11 +86,11 @@ def test_what_is_refused(tmp_path):
     (tmp_path / "empty.wav").write_bytes(b"")
     wav.write(tmp_path / "cut.wav", np.zeros(100), RATE)
     (tmp_path / "cut.wav").write_bytes((tmp_path / "cut.wav").read_bytes()[:100])
-    for name, message in (("text", "no WAV file"), ("empty", "it is cut short"), ("cut", "cut short")):
+    for name, message in (("text", "no WAV file"), ("empty", "it is truncated"), ("cut", "truncated")):
         with pytest.raises(ValueError, match=message):
             wav.read(tmp_path / f"{name}.wav")
     wav.write(tmp_path / "ten.wav", np.zeros(10), RATE)
-    with pytest.raises(ValueError, match="has 10 samples, and 8 to 12"):
+    with pytest.raises(ValueError, match="has 10 samples, but samples 8 to 12"):
         wav.read(tmp_path / "ten.wav", 8, 4)
     with pytest.raises(ValueError, match="finite"):
         wav.write(tmp_path / "nan.wav", np.array([0, np.nan]), RATE)

@@ -189,7 +189,7 @@ def test_points_off_the_manifold_are_refused(name):
     m = case.make()
     m.check(m.project(jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), case.origin)))
     off = jax.tree.map(lambda a: np.stack([a, np.where(np.indices(np.shape(a)).sum(0) == 0, np.nan, a)]), case.origin)
-    with pytest.raises(ValueError, match=r"(?s)point \[1.*is off by nan"):
+    with pytest.raises(ValueError, match=r"(?s)point \[1.*violates the condition by nan"):
         m.check(off)
     with pytest.raises(ValueError, match="shape" if m.shape else "radians"):
         m.check(jax.tree.map(lambda a: np.full(np.shape(a)[:-1] + (7,), 7.0), case.origin))

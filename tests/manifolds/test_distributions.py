@@ -198,7 +198,7 @@ def test_what_is_not_a_distribution_is_refused():
     sphere = manifolds.sphere(2)
     with pytest.raises(ValueError, match=r"poincare\(2\) has no uniform distribution"):
         manifolds.uniform(manifolds.poincare(2))
-    with pytest.raises(ValueError, match=r"sphere\(2\): point \[\], .* is off by 1: points are unit vectors"):
+    with pytest.raises(ValueError, match=r"sphere\(2\): point \[.*by 1\..*: points are unit vectors"):
         manifolds.wrapped_normal(sphere, 2 * NORTH, 1.0)
     with pytest.raises(ValueError, match="scale = -1"):
         manifolds.wrapped_normal(sphere, NORTH, -1.0)
@@ -210,7 +210,7 @@ def test_what_is_not_a_distribution_is_refused():
     with pytest.raises(ValueError, match=r"scale = 7 of a wrapped normal must be in \(0, 2 pi\]"):
         manifolds.wrapped_normal(manifolds.simplex(1), np.full(2, 0.5), 7.0).log_density(jnp.full(2, 0.5))
     ball = manifolds.poincare(2)
-    with pytest.raises(ValueError, match=r"draws of scale = 4 come 25.7 from the origin, .* up to 13.9"):
+    with pytest.raises(ValueError, match=r"draws of scale = 4 reach 25\.7 from the origin,.*to 13\.9"):
         manifolds.wrapped_normal(ball, np.zeros(2, np.float32), 4.0).log_density(jnp.zeros(2))
     with pytest.raises(ValueError, match="one point of sphere"):
         manifolds.wrapped_normal(sphere, np.stack([NORTH, EAST]), 1.0)

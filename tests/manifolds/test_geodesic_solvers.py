@@ -149,7 +149,7 @@ def test_a_random_walk_needs_brownian_motion():
     """A schedule that shrinks the data is refused, whose differences of variances are not those of the walk."""
     field = TangentField(torus(1), lambda x, t: x, lambda x, t: -x)
     rest = jnp.zeros((1, 1)), timesteps.plan([1.0, 0.0]), jax.random.split(jax.random.key(0), 1)
-    with pytest.raises(ValueError, match="geodesic_random_walk: the schedule shrinks the data"):
+    with pytest.raises(ValueError, match="geodesic_random_walk: this schedule shrinks the data"):
         samplers.sample(geodesic_random_walk(), field, schedules.rectified_flow(), *rest)
     with pytest.raises(ValueError, match="cannot invert"):
         up = timesteps.plan([0.5, 1.0])

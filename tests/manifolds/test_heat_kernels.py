@@ -181,7 +181,7 @@ def test_near_the_start_the_score_is_in_proportion_to_the_distance():
 
 def test_a_sphere_of_too_few_or_too_many_dimensions_is_refused():
     for dimension in (1, 6):
-        with pytest.raises(ValueError, match=rf"dimension = {dimension} .* the circle is torus\(1\)"):
+        with pytest.raises(ValueError, match=rf"dimension = {dimension} must be in .* For the circle use torus\(1\)"):
             heat_kernels.sphere(dimension)
 
 

@@ -214,5 +214,5 @@ def test_examples_with_a_mask_of_padding_are_refused():
     """The loss is over all of x, with a coupling and without one."""
     for coupling in (None, couplings.independent()):
         objective = riemannian_flow_matching(torus(2), DENSITY, coupling=coupling)
-        with pytest.raises(ValueError, match="this objective takes none"):
+        with pytest.raises(ValueError, match="this objective does not support"):
             objective.check_real()

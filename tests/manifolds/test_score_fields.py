@@ -43,7 +43,7 @@ def test_the_field_of_a_velocity_is_the_tangent_part_of_the_output():
 
 def test_a_schedule_that_shrinks_the_data_is_refused():
     tangent_field.require_brownian(BROWNIAN, "a name")
-    with pytest.raises(ValueError, match="a name: the schedule shrinks the data"):
+    with pytest.raises(ValueError, match="name: this schedule shrinks the data"):
         tangent_field.require_brownian(schedules.rectified_flow(), "a name")
 
 

@@ -104,11 +104,11 @@ def test_other_pictures_are_refused(pictures, beginner):
     reader, _ = beginner
     with pytest.raises(TypeError, match="uint8 pictures, got float32"):
         attribute_reader.read(reader, images.astype(np.float32))
-    with pytest.raises(ValueError, match="not of the size that the reader was trained on"):
+    with pytest.raises(ValueError, match=r"the shape \[24, 16, 3\], but the reader was trained on another size"):
         attribute_reader.read(reader, np.zeros((1, 24, 16, 3), np.uint8))
-    with pytest.raises(ValueError, match="sides that 8 divides"):
+    with pytest.raises(ValueError, match="sides that are multiples of 8"):
         attribute_reader.read(reader, np.zeros((1, 20, 16, 3), np.uint8))
-    with pytest.raises(ValueError, match="a label for each of the 64 pictures"):
+    with pytest.raises(ValueError, match="each attribute needs one label for each of the 64 pictures"):
         attribute_reader.train(images, {"hue": labels["hue"][:3]})
 
 

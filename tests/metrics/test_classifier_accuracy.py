@@ -45,7 +45,7 @@ def test_samples_teach_what_their_labels_say(tmp_path):
 
 def test_bad_input(tmp_path):
     samples, labels = bars(20, 0)
-    with pytest.raises(ValueError, match=r"no sample has the labels \[2\]"):
+    with pytest.raises(ValueError, match=r"the labels \[2\], but no sample has"):
         classifier_accuracy(samples, labels, samples, np.where(np.arange(20) == 4, 2, labels), folder=tmp_path)
     with pytest.raises(ValueError, match=r"\[20, 4, 4, 1\] and \[19\]"):
         classifier_accuracy(samples, labels, samples, labels[1:], folder=tmp_path)

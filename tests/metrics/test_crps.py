@@ -81,11 +81,11 @@ def test_intervals_cover_their_level():
     [
         (lambda: crps.fair(np.zeros((1, 3)), np.zeros(3)), "S >= 2"),
         (lambda: crps.fair(np.zeros((4, 3)), np.zeros(4)), "samples (4, 3) and targets (4,)"),
-        (lambda: crps.plug_in(np.array([[np.nan], [1.0]]), np.zeros(1)), "1 of the samples are no finite"),
+        (lambda: crps.plug_in(np.array([[np.nan], [1.0]]), np.zeros(1)), "1 of the samples are not finite"),
         (lambda: crps.quantile_form(np.zeros((4, 3)), np.zeros(3)), "all are 0"),
         (lambda: crps.quantile_form(np.ones((4, 3)), np.ones(3), np.zeros(3, bool)), "no target counts"),
         (lambda: crps.coverage(np.zeros((4, 3)), np.zeros(3), 1.0), "level = 1.0"),
-        (lambda: crps.gaussian(0.0, -1.0, 0.0), "std has -1.0"),
+        (lambda: crps.gaussian(0.0, -1.0, 0.0), "std has the value -1.0"),
     ],
 )
 def test_mistakes_are_refused(call, words):

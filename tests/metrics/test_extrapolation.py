@@ -63,7 +63,7 @@ def test_the_papers_sizes():
 def test_bad_input(rng):
     samples = rng.normal(size=(40, 3))
     reference = population([0, 0, 0], [1, 1, 1])
-    with pytest.raises(ValueError, match="start at 5000, which is too many for a line through 40 samples"):
+    with pytest.raises(ValueError, match="start at 5000, which is too large to fit a line with 40 samples"):
         extrapolation.extrapolate(samples, reference)
     with pytest.raises(ValueError, match="at least 3 different whole numbers"):
         extrapolation.extrapolate(samples, reference, [10, 10, 20])
@@ -71,7 +71,7 @@ def test_bad_input(rng):
         extrapolation.extrapolate(samples, reference, [10.5, 11.0, 20.0])
     with pytest.raises(ValueError, match="between 2 and the 40 samples"):
         extrapolation.extrapolate(samples, reference, [10, 20, 41])
-    with pytest.raises(ValueError, match="3 against 2"):
+    with pytest.raises(ValueError, match="features: 3 and 2 dimensions"):
         extrapolation.extrapolate(samples, population([0, 0], [1, 1]), [10, 20, 30])
     samples[5] = np.inf
     with pytest.raises(ValueError, match="row 5"):

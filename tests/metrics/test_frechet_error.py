@@ -39,7 +39,7 @@ def test_fewer_samples_than_features():
 
 
 def test_other_features_are_refused():
-    with pytest.raises(ValueError, match="3 against 2"):
+    with pytest.raises(ValueError, match="features: 3 and 2 dimensions"):
         frechet_error.standard_error(np.zeros((4, 3)), frechet.init(2))
 
 

@@ -101,7 +101,7 @@ def test_arrays_that_are_no_images(tmp_path, array, match):
 def test_pictures_that_do_not_fit(tmp_path, images):
     path = folder(tmp_path / "pngs", images)
     (path / "1" / "04.png").write_bytes(png(images[0, :4]))
-    with pytest.raises(ImageSetError, match=r"04\.png has shape \[4, 5, 3\]"):
+    with pytest.raises(ImageSetError, match=r"04\.png has the shape \[4, 5, 3\]"):
         image_sets.open_set(str(path)).read(0, 7)
     (path / "1" / "04.png").write_bytes(png(images[0])[:60])
     with pytest.raises(ImageSetError, match=r"04\.png is not a valid picture"):
@@ -123,8 +123,8 @@ def test_what_is_not_there(tmp_path):
     for spec, match in [
         ("nowhere.npz", "does not exist"),
         (f"{tmp_path}/empty", "holds no pictures"),
-        (f"{tmp_path}/other.npz", "no images named"),
-        (f"{tmp_path}/a.txt", "are read from"),
+        (f"{tmp_path}/other.npz", r"images\. Valid: an array named arr_0, images, samples"),
+        (f"{tmp_path}/a.txt", "is not a set of images"),
         ("digits@tset", "no split 'tset'"),
         ("no_such_dataset@test", "is not in"),
         (str(broken), "not a valid array_record"),

@@ -166,12 +166,12 @@ def test_a_truncated_file_is_refused(tensors, tmp_path):
 
 @pytest.mark.parametrize(("change", "words"), [
     ({"Mixed_5b.branch1x1.bn.weight": np.full(64, 1.1, np.float32)}, "torchvision's Inception has one"),
-    ({"Mixed_5b.branch1x1.conv.weight": np.zeros((64, 192, 3, 3), np.float32)}, r"\[64, 192, 3, 3\], it must be"),
+    ({"Mixed_5b.branch1x1.conv.weight": np.zeros((64, 192, 3, 3), np.float32)}, r"\[64, 192, 3, 3\]\. Valid: float32"),
     ({"Mixed_5b.branch1x1.bn.bias": np.zeros(64, np.float16)}, "is float16"),
     ({"Mixed_5b.branch1x1.bn.bias": np.full(64, np.nan, np.float32)}, "not finite"),
     ({"Mixed_5b.branch1x1.bn.running_var": np.full(64, -1, np.float32)}, "variance below 0"),
     ({"fc.weight": np.zeros((1000, 2048), np.float32)}, r"fc.weight is float32 \[1000, 2048\]"),
-    ({"Mixed_5b.branch1x1.conv.weight": None}, "1 of 376 tensors are missing, Mixed_5b.branch1x1.conv.weight first"),
+    ({"Mixed_5b.branch1x1.conv.weight": None}, "1 of 376 tensors are missing; .* Mixed_5b.branch1x1.conv.weight"),
 ])  # fmt: skip
 def test_another_network_is_refused(change, words, tensors, tmp_path):
     changed = peer_names(tensors) | change
@@ -315,7 +315,7 @@ def test_a_pickle_that_makes_no_sense_is_refused(body, tmp_path, little_memory):
     ids=["itself", "doubling"],
 )
 def test_containers_without_end_are_refused(body, tmp_path, little_memory):
-    with pytest.raises(limits.Refused, match="without end"):
+    with pytest.raises(limits.Refused, match="its nesting may be endless"):
         read_pickle(tmp_path / "file", body)
 
 
@@ -327,8 +327,8 @@ def test_what_a_small_file_multiplies_is_refused_at_once(tmp_path, little_memory
     below = b"}(" + b"".join(writer.text(f"{i}") + b"h\x01" for i in range(1000)) + b"u"
     state = b"}q\x01(" + b"".join(writer.text(f"{i}") + b"N" for i in range(1000)) + b"u"
     for body, words in (
-        (b"}q\x00(" + entries + b"u", "without end"),
-        (tensor + b"q\x01}" + long + below + b"s", "letters together"),
+        (b"}q\x00(" + entries + b"u", "its nesting may be endless"),
+        (tensor + b"q\x01}" + long + below + b"s", "characters in total"),
         (state + b"](" + b"}h\x01b" * 2000 + b"e", "copies more than"),
     ):
         begun = time.process_time()

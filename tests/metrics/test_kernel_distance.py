@@ -105,7 +105,7 @@ def test_bad_input(rng):
         mmd2(x[:, 0], y)
     with pytest.raises(ValueError, match="samples must be real numbers, got complex128"):
         mmd2(x * 1j, y)
-    with pytest.raises(ValueError, match="3 against 2"):
+    with pytest.raises(ValueError, match="features: 3 and 2 dimensions"):
         mmd2(x, y[:, :2])
     with pytest.raises(ValueError, match="samples must have at least 2 rows, got 1"):
         mmd2(x[:1], y)
@@ -114,7 +114,7 @@ def test_bad_input(rng):
     with pytest.raises(ValueError, match="sigma = 0"):
         kernel_distance.gaussian(0)
     with pytest.raises(
-        ValueError, match="1000 rows cannot be drawn from 5 samples and 5 reference rows; choose size <="
+        ValueError, match=r"1000 rows cannot be drawn from 5 samples and 5 reference rows\. Valid: size <= 5"
     ):
         kernel_distance.kid(x, y)
     with pytest.raises(ValueError, match="1 subsets"):

@@ -118,7 +118,7 @@ def test_bad_input(rng):
         memorisation.nearest(rows[:0], rows)
     with pytest.raises(ValueError, match="train must have at least 2 rows, got 1"):
         memorisation.authenticity(rows, rows[:1])
-    with pytest.raises(ValueError, match="3 against 2"):
+    with pytest.raises(ValueError, match="features: 3 and 2 dimensions"):
         memorisation.copied_by_ratio(rows, rows[:, :2])
     for ratio in (0, 1):
         with pytest.raises(ValueError, match=rf"ratio must lie in \(0, 1\), got {ratio}"):
@@ -129,7 +129,7 @@ def test_bad_input(rng):
         memorisation.copied_by_similarity(rows, rows * (np.arange(6) != 1)[:, None])
     with pytest.raises(ValueError, match="held_out must be finite, but row 2"):
         memorisation.data_copying(rows, rows * np.where(np.arange(6) == 2, np.nan, 1)[:, None], rows)
-    with pytest.raises(ValueError, match="no cell has 20 samples; there are 6"):
+    with pytest.raises(ValueError, match="cell has 20 samples; there are only 6"):
         memorisation.data_copying(rows, rows, rows)
     with pytest.raises(ValueError, match="cell 1 has 0 training and 0 held-out rows"):
         memorisation.data_copying(rows, rows, rows, np.array([[0.0, 0, 0], [99, 99, 99]]), least=1)

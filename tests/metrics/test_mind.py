@@ -52,7 +52,11 @@ def test_equal_sets_have_none_and_of_the_larger_rows_are_drawn():
 
 @pytest.mark.parametrize(
     ("x", "y", "directions", "words"),
-    [(X, X[:, :5], 10, "6 against 5"), (X, np.full((3, 6), np.nan), 10, "reference"), (X, X, 1, "2 directions")],
+    [
+        (X, X[:, :5], 10, "features: 6 and 5 dimensions"),
+        (X, np.full((3, 6), np.nan), 10, "reference"),
+        (X, X, 1, "2 directions"),
+    ],
 )
 def test_sets_that_do_not_fit_are_refused(x, y, directions, words):
     with pytest.raises(ValueError, match=words):

@@ -58,7 +58,7 @@ def test_bad_input(rng):
         neighbours.nearest(images.astype(np.float32), images)
     with pytest.raises(TypeError, match="references must be uint8 images, got int64"):
         neighbours.nearest(images, images.astype(np.int64))
-    with pytest.raises(ValueError, match=r"\[4, 4, 1\] against \[5, 4, 1\]"):
+    with pytest.raises(ValueError, match=r"shape; got \[4, 4, 1\] and \[5, 4, 1\]"):
         neighbours.nearest(images, np.zeros((3, 5, 4, 1), np.uint8))
     with pytest.raises(ValueError, match="at least one reference"):
         neighbours.nearest(images, images[:0])

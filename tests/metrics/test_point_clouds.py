@@ -62,10 +62,10 @@ def test_coverage_and_minimum_matching_distance_by_hand():
 @pytest.mark.parametrize(
     "make, words",
     [
-        (lambda a: point_clouds.earth_movers(a[0], a[:, :3]), "5 points against 3"),
+        (lambda a: point_clouds.earth_movers(a[0], a[:, :3]), "got 5 and 3 points"),
         (lambda a: point_clouds.distances(np.where(a > 0, a, np.nan), a, point_clouds.chamfer), "cloud 0.*NaN"),
         (lambda a: point_clouds.distances(a, a[:, :0], point_clouds.chamfer), r"second set.*\[4, 0, 3\]"),
-        (lambda a: point_clouds.distances(a, a[..., :2], point_clouds.chamfer), "of 3 and of 2"),
+        (lambda a: point_clouds.distances(a, a[..., :2], point_clouds.chamfer), "dimension; got 3 and 2"),
         (lambda a: point_clouds.nearest_neighbour_accuracy(np.eye(3), np.ones((3, 2)), np.eye(2)), "one size"),
     ],
 )

@@ -81,7 +81,7 @@ def test_refusals():
     broken[2, 1, 1, 1] = np.nan
     with pytest.raises(ValueError, match=r"image 2 .* NaN"):
         protocols.to_bytes(adm.rounding, broken)
-    with pytest.raises(TypeError, match="not uint8"):
+    with pytest.raises(TypeError, match=r"images are float32\. Valid: uint8"):
         protocols.preprocess(adm, broken)
     with pytest.raises(ValueError, match=r"\[1, 4, 4, 4\]"):
         protocols.preprocess(adm, np.zeros((1, 4, 4, 4), np.uint8))

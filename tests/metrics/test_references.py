@@ -234,7 +234,7 @@ def test_files_that_are_no_statistics(images, tmp_path):
         "shape": (mean, m2[:3], "shape"),
         "skew": (mean, m2 + np.triu(np.ones((5, 5))) * m2.max(), "not symmetric"),
         "minus": (mean, -m2, "diagonal"),
-        "ints": (mean.astype(int), m2, "not floating"),
+        "ints": (mean.astype(int), m2, "floating-point numbers"),
         "huge": (mean, np.triu(np.full((5, 5), 1e308)) - np.tril(np.full((5, 5), 1e308), -1), "not symmetric"),
     }
     for name, (mu, sigma, match) in bad.items():

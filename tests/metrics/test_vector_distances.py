@@ -65,5 +65,5 @@ def test_sets_of_two_sizes_have_quantiles_between_their_rows():
 
 def test_the_median_distance():
     assert vector_distances.median_distance(np.array([[0.0], [1.0], [3.0]])) == pytest.approx(2)
-    with pytest.raises(ValueError, match="half of all pairs of the rows are equal"):
+    with pytest.raises(ValueError, match="at least half of all pairs of rows are equal"):
         vector_distances.median_distance(np.zeros((5, 2)))

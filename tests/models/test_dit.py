@@ -239,7 +239,7 @@ def test_examples_do_not_see_each_other():
         ({"heads": 3}, "heads=3 does not divide width=16"),
         ({"depth": 0}, "depth=0 must be positive"),
         ({"num_classes": -1}, "num_classes=-1"),
-        ({"width": 18}, "width=18.*4 divides"),
+        ({"width": 18}, "width=18 must be a multiple of 4"),
         ({"width": 12, "positions": "rope"}, "width / heads = 6"),
         ({"norm": "rmsnrom"}, "norm='rmsnrom'.*'layernorm', 'rmsnorm'.*mean 'rmsnorm'"),
         ({"attention": "flash"}, "attention='flash'.*'auto', 'matmul', 'xla', 'cudnn'"),

@@ -72,8 +72,8 @@ def test_published_sizes_and_what_does_not_fit():
     )
     assert drifting_preset("L/2").hidden == 2752 and drifting_preset("B/16").hidden == 2048
     assert size("B/2") < 200e6 < 400e6 < size("L/2") < 500e6
-    for changes, message in (({"styles": 6}, "a power of two"), ({"shape": (9, 8, 3)}, "patch=2 divides"),
-                             ({"codes": 200}, "has 192 numbers"), ({"width": 20}, "4 heads = 12")):  # fmt: skip
+    for changes, message in (({"styles": 6}, "a power of two"), ({"shape": (9, 8, 3)}, "multiples of patch=2"),
+                             ({"codes": 200}, "which has only 192"), ({"width": 20}, "4 heads = 12")):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             MODULE.clone(**changes)
     call = lambda x, condition: jax.eval_shape(MODULE.init, jax.random.key(0), x, jnp.zeros(2), condition)

@@ -81,9 +81,9 @@ def test_its_file_has_the_names_of_the_lpips_package(tmp_path):
 def test_what_it_refuses():
     call = lambda shape: jax.eval_shape(lambda: SMALL.init(jax.random.key(0), jnp.zeros(shape)))
     assert call((1, 4, 4, 1))["params"]["conv_0_0"]["kernel"].shape == (3, 3, 3, 3)  # grey pictures as coloured ones
-    with pytest.raises(ValueError, match=r"3 stages take pictures .* of at least 4 x 4 pixels; got .*\(1, 2, 8, 3\)"):
+    with pytest.raises(ValueError, match=r"3 stages takes pictures .* of at least 4 x 4 pixels; got .*\(1, 2, 8, 3\)"):
         call((1, 2, 8, 3))
-    with pytest.raises(ValueError, match=r"widths=\(\): 1 to 5 positive numbers"):
+    with pytest.raises(ValueError, match=r"widths=\(\) must be 1 to 5 positive numbers"):
         LPIPS(widths=())
 
 

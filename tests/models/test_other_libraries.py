@@ -88,7 +88,7 @@ def test_a_config_names_one_by_a_function(monkeypatch):
 
 def test_state_that_is_no_parameter_is_refused():
     of_nnx = NNX(lambda rngs: nnx.BatchNorm(2, rngs=rngs))
-    with pytest.raises(ValueError, match=r"a BatchStat at mean\. Valid: nnx\.Param alone"):
+    with pytest.raises(ValueError, match=r"the NNX network has a BatchStat at mean\. Valid: only nnx\.Param"):
         of_nnx.init(jax.random.key(0), None, None, None)
     of_numbers = Equinox(lambda key: jax.tree_util.Partial(jnp.add, jnp.arange(2)))
     with pytest.raises(ValueError, match=r"an array of int32 at .*Valid: arrays of floating-point numbers"):

@@ -364,9 +364,9 @@ def test_a_padded_set_has_the_output_of_the_set_alone(name):
     assert (found[~real] == 0).all() and np.abs(found[0, :2]).max() > 1e-3
     np.testing.assert_allclose(found[0, :2], of(x[:, :2], None)[0], atol=1e-5)
     np.testing.assert_allclose(found[1], of(x, None)[1], atol=1e-5)
-    with pytest.raises(ValueError, match="leaves nothing of example 0"):
+    with pytest.raises(ValueError, match="the mask is empty for example 0"):
         of(x, real & (np.arange(len(x)) > 0)[:, None])
-    with pytest.raises(ValueError, match=r"'real', is Bool \[B, N\]"):
+    with pytest.raises(ValueError, match=r"'real', must be Bool \[B, N\] = \(2, 10\)"):
         of(x, real[:, :1])
 
 

@@ -202,21 +202,21 @@ def test_what_does_not_fit_is_refused_before_anything_is_compiled():
     network = network_of("time", length=LENGTH)
     x, t, _ = inputs("time")
     start = lambda *arguments: jax.eval_shape(lambda: network.init(jax.random.key(0), *arguments))
-    with pytest.raises(TypeError, match=r"whole numbers, symbols \[B, L\]; got float32"):
+    with pytest.raises(TypeError, match=r"SymbolTransformer takes integers, symbols \[B, L\]; got float32"):
         start(x.astype(np.float32), t)
     with pytest.raises(ValueError, match=r"takes symbols \[B, L\]; got an array of shape \(5,\)"):
         start(x[0], t)
-    with pytest.raises(ValueError, match="length=5: this network takes no more positions; got 10"):
+    with pytest.raises(ValueError, match="this network takes at most length=5 positions; got 10"):
         start(np.tile(x, 2), t)
-    with pytest.raises(ValueError, match=r"symbols 0 \.\. 7; valid: 0 \.\. 6, since size=7"):
+    with pytest.raises(ValueError, match=r"symbols run from 0 to 7\. Valid: 0 \.\. 6, because size=7"):
         start(x + (x == 6), t)
     with pytest.raises(ValueError, match=r"t \[B\] = \(2,\)"):
         start(x, t[:1])
     with pytest.raises(ValueError, match="num_classes=0"):
         start(x, t, np.arange(2))
     for fields, message in (
-        ({"size": 1}, "size=1 symbols; valid: at least 2"),
-        ({"width": 12}, "width that 4 heads = 8 divides"),
+        ({"size": 1}, "size=1: a network needs at least 2"),
+        ({"width": 12}, "width=12 must be a multiple of 4 heads = 8"),
         ({"clock": "never"}, "clock"),
         ({"length": -1}, r"length=-1 must be 0 \(any\) or positive"),
         ({"condition_width": -1}, r"condition_width=-1 must be 0 \(the width\) or positive"),

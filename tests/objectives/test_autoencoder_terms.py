@@ -95,7 +95,7 @@ def test_the_aligned_loss_is_va_vaes(adaptive):
     np.testing.assert_allclose(metrics["foundation"], terms(first), rtol=1e-4)
     np.testing.assert_allclose(found, nll(first) + 0.3 * weight * terms(first), rtol=1e-3)
     wrong = networks() | {"encoder": lambda x, *_: F[:, :9]}
-    with pytest.raises(ValueError, match="the encoder has 9 places of a picture, and the latents 16"):
+    with pytest.raises(ValueError, match="the encoder has 9 patches for a picture, but the latents have 16"):
         objective(wrong, None, KEYS, {"x": X}, 0)
 
 
@@ -106,7 +106,7 @@ def test_transformations_are_torchs_bilinear_halves_turned_clockwise():
     np.testing.assert_allclose(transformed(h, 0.5, 0)[0, ..., 0], half)
     np.testing.assert_allclose(transformed(h, 0.5, 1)[0, ..., 0], [[10.5, 2.5], [12.5, 4.5]])
     np.testing.assert_allclose(transformed(h, 0.5, 3)[0, ..., 0], [[4.5, 12.5], [2.5, 10.5]])
-    with pytest.raises(ValueError, match=r"0\.3 makes 1\.2 of a side of 4, no whole number"):
+    with pytest.raises(ValueError, match=r"0\.3 turns a side of 4 into 1\.2, which is not an integer"):
         transformed(h, 0.3, 0)
     for values, message in (
         ({"probability": 1.5}, "probability = 1.5"),
@@ -115,7 +115,7 @@ def test_transformations_are_torchs_bilinear_halves_turned_clockwise():
     ):
         with pytest.raises(ValueError, match=message):
             autoencoding.kl_autoencoder(equivariance=Equivariance(**values))
-    with pytest.raises(ValueError, match="aligned latents are those of whole pictures"):
+    with pytest.raises(ValueError, match="the alignment compares latents of whole pictures"):
         autoencoding.kl_autoencoder(aligned=VisionFoundation(), equivariance=Equivariance())
 
 
@@ -142,7 +142,7 @@ def test_transformations_are_drawn_in_their_shares_and_reach_picture_and_latents
     for corner in (12.0, 15.0, 3.0):  # by one, two and three quarters
         assert within(whole == corner, 1 / 3, len(whole))
     assert set(whole) == {12.0, 15.0, 3.0}
-    with pytest.raises(ValueError, match="these are 4 x 3, no squares"):
+    with pytest.raises(ValueError, match="are rotated, so they must be squares; got 4 x 3"):
         settings.switched(jax.random.key(0), x[:, :, :3], seen)
 
 
@@ -219,7 +219,7 @@ def test_the_decoders_loss_is_of_noised_features(noise):
     for arguments, message in (({"tau": -1.0}, "tau = -1.0"), ({"pixels": "l3"}, "pixels = 'l3' is not known")):
         with pytest.raises(ValueError, match=message):
             make(**arguments)
-    with pytest.raises(ValueError, match="noise = 'gamma' is not known; valid are half_normal, uniform"):
+    with pytest.raises(ValueError, match=r"noise = 'gamma' is not known\. Valid: half_normal, uniform"):
         representation_autoencoder.rae_critic(noise="gamma")
 
 

@@ -123,9 +123,9 @@ def test_what_no_generator_makes_is_refused():
     for make, message in (
         (lambda: objectives.backward_simulation((1.0, 0.5)), "goes from 1 to 0.5. Valid: from t_max down to 0"),
         (lambda: objectives.self_forcing((0.0, 1.0), 1), "goes from 0 to 1"),
-        (lambda: objectives.self_forcing(GRID, 0), "a chunk of 0 frames"),
+        (lambda: objectives.self_forcing(GRID, 0), r"chunk = 0 frames\. Valid"),
         (lambda: draw(objectives.self_forcing(GRID, 2), network, 2), r"a chunk of 2 frames does not divide"),
-        (lambda: draw(objectives.backward_simulation((0.9, 0.0)), network, 2), "begins at t = 0.9, and noise is at"),
+        (lambda: draw(objectives.backward_simulation((0.9, 0.0)), network, 2), r"begins at.*= 0\.9,.*the noise"),
         (lambda: timesteps.staggered(GRID, 3, 1, chunk=2), "chunk = 2 does not divide 3 frames"),
     ):
         with pytest.raises(ValueError, match=message):

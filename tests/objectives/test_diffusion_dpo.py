@@ -88,11 +88,11 @@ def test_training_learns_the_side_that_was_preferred():
 def test_what_is_no_pair_is_refused():
     objective = objectives.diffusion_dpo(X0, X0, weightings.constant(X0), timesteps.uniform_density(COSINE), 1.0)
     networks = dict.fromkeys(("model", "teacher"), lambda x, t, c: x)
-    with pytest.raises(ValueError, match='these are without a preference: the batch needs the "rejected"'):
+    with pytest.raises(ValueError, match='preference: the batch needs the entry "rejected"'):
         objective(networks, COSINE, KEYS, {"x": jnp.zeros((6, 3))}, 0)
     with pytest.raises(ValueError, match=r'"rejected".*which is paired with x'):
         objective(networks, COSINE, KEYS, {"x": jnp.zeros((6, 3)), "rejected": jnp.zeros((6, 1))}, 0)
     with pytest.raises(ValueError, match="beta = 0 must be positive"):
         objectives.diffusion_dpo(X0, X0, weightings.constant(X0), timesteps.uniform_density(COSINE), 0)
-    with pytest.raises(ValueError, match="examples of a pair would be changed by other draws"):
+    with pytest.raises(ValueError, match="examples of a pair would be augmented with different draws"):
         objectives.with_augmentation(objective, objectives.Augmentation(lambda key, x: (x, x), 9))

@@ -140,7 +140,7 @@ def test_what_is_out_of_range_is_refused(fields, words):
 def test_what_does_not_fit_a_batch_is_refused():
     networks = dict.fromkeys(("model", "target"), velocity(MEAN))
     keys, batch = jax.random.split(jax.random.key(0), 6), {"x": jnp.zeros((6, 1))}
-    with pytest.raises(ValueError, match="6 is not a whole number of blocks of 64"):
+    with pytest.raises(ValueError, match=r"a batch \(or micro-batch\) of 6 is not a multiple of block = 64"):
         nft()(networks, FLOW, keys, batch, 0)
     with pytest.raises(ValueError, match="group = 1 must be at least 2"):
         objectives.diffusion_nft(V, weightings.constant(V), ONE_TIME, GRID, objectives.near_value(0.0), 1)

@@ -76,11 +76,13 @@ def test_the_last_layer_begins_with_zeros_and_is_modulated_by_what_it_reads():
 
 def test_tokens_become_pictures_again_and_others_are_refused():
     np.testing.assert_array_equal(projectors.untokens(patches(X), (4, 6, 2)), X)
-    with pytest.raises(ValueError, match="tokens of 7 values are no patches of 2 x 2"):
+    with pytest.raises(ValueError, match="tokens with 7 values cannot be patches of 2 x 2"):
         projectors.untokens(patches(X)[..., :7], (4, 6, 2))
     with pytest.raises(ValueError, match="layer = 0 must be at least 1"):
         objectives.early_prediction(parameterizations.velocity(), layer=0)
     for unbounded in (parameterizations.x0(), parameterizations.epsilon(), parameterizations.score()):
-        with pytest.raises(ValueError, match=f"predicts {unbounded.name} divides its output by what vanishes"):
+        with pytest.raises(
+            ValueError, match=f"predicts {unbounded.name}, its output is divided by a coefficient that vanishes"
+        ):
             objectives.early_prediction(unbounded)
     assert objectives.early_prediction(parameterizations.edm()).predicts

@@ -483,7 +483,7 @@ def test_a_training_in_stages_has_as_many_steps_as_its_stages_or_fewer():
     stages = FACTS["progressive_distillation"]()[0].teacher.stages
     stages.check(150)
     with pytest.raises(
-        ValueError, match="151 training steps are more than the 3 stages of 50 steps have, which are 150"
+        ValueError, match="151 training steps are more than the stages allow: 3 stages of 50 steps have 150"
     ):
         stages.check(151)
 
@@ -493,17 +493,17 @@ def test_scales_that_a_network_is_trained_for_have_both_ends():
     for scale in (3.0, 8.0, 15.0):
         student.check_scale(scale)
     for scale in (1.0, 2.99, 15.01):
-        with pytest.raises(ValueError, match="scales of 3 to 15"):
+        with pytest.raises(ValueError, match="the objective trains the network for scales from 3 to 15"):
             student.check_scale(scale)
 
 
 def test_no_guidance_needs_no_condition_dropout():
     plain = objectives.flow_matching(UNIFORM)
     plain.check_scale(1)
-    with pytest.raises(ValueError, match="never trained on the null condition"):
+    with pytest.raises(ValueError, match=r"never sees the null condition in training \(condition_dropout = 0\)"):
         plain.check_scale(1.5)
     objectives.with_condition_dropout(plain, null=3, rate=0.1).check_scale(1.5)
-    with pytest.raises(ValueError, match="guided while it is trained"):
+    with pytest.raises(ValueError, match="a flow map is guided during its training"):
         FACTS["mean_flow(guided)"]()[0].check_scale(1.5)
 
 
@@ -511,11 +511,11 @@ def test_a_guided_teacher_and_pairs_are_what_the_objective_says():
     Teacher(scale=2.0).check(2.0, 0)
     Teacher().check(7.5, 0)  # the run guides it
     Teacher(pairs=True).check(1.0, 1)
-    with pytest.raises(ValueError, match=r"guides its teacher itself\. Valid: 2, not 3\.0"):
+    with pytest.raises(ValueError, match=r"guides its teacher itself\. Valid: 2"):
         Teacher(scale=2.0).check(3.0, 0)
-    with pytest.raises(ValueError, match="makes 0 pairs, and the objective learns from pairs"):
+    with pytest.raises(ValueError, match="makes 0 pairs, but the objective learns from pairs"):
         Teacher(pairs=True).check(1.0, 0)
-    with pytest.raises(ValueError, match="makes 5 pairs, and the objective learns from none"):
+    with pytest.raises(ValueError, match="makes 5 pairs, but the objective learns from none"):
         Teacher().check(1.0, 5)
 
 
@@ -539,14 +539,16 @@ def test_players_are_those_that_the_objective_plays_with():
     alone.check_players(False, None)
     taught.check_players(True, None)
     playing.check_players(True, "discriminator")
-    with pytest.raises(ValueError, match="has no use for a teacher"):
+    with pytest.raises(ValueError, match="the objective uses no teacher"):
         alone.check_players(True, None)
     with pytest.raises(ValueError, match="learns from a teacher"):
         taught.check_players(False, None)
-    with pytest.raises(ValueError, match="has no second player, and one trains 'fake'"):
+    with pytest.raises(ValueError, match="has no second player, but the run has one that trains 'fake'"):
         alone.check_players(False, "fake")
     for other in ("fake", None):
-        with pytest.raises(ValueError, match=rf"'discriminator', not {other!r}.*e\.g\. adversarial_discriminator"):
+        with pytest.raises(
+            ValueError, match=rf"'discriminator', but this one trains {other!r}.*e\.g\. adversarial_discriminator"
+        ):
             playing.check_players(True, other)
 
 
@@ -554,7 +556,7 @@ def test_samples_are_read_as_the_network_was_trained():
     edm = parameterizations.edm()
     variance = parameterizations.learned_variance(X0)
     FACTS["denoising"]()[0].check_parameterization(X0)
-    with pytest.raises(ValueError, match="predicts 'x0', and sampling would read it as 'edm'"):
+    with pytest.raises(ValueError, match="predicts 'x0', but sampling would read its output as 'edm'"):
         FACTS["denoising"]()[0].check_parameterization(edm)
     FACTS["autoencoding.patch_critic"]()[0].check_parameterization(edm)  # makes no samples
     of_any = dataclasses.replace(FACTS["denoising"]()[0], reads=Denoises(None))
@@ -580,15 +582,20 @@ def test_a_network_receives_what_the_objective_passes():
     augmented = dataclasses.replace(plain, condition=objectives.Condition(augmentations=9))
     network = types.SimpleNamespace
     for objective, fits, other, words in [
-        (plain, network(), network(kind="autoencoder"), "kind 'backbone', and this is one of the kind 'autoencoder'"),
-        (plain, network(times=1), network(times=2), "times = 2, and the objective passes 1"),
+        (
+            plain,
+            network(),
+            network(kind="autoencoder"),
+            "kind 'backbone', but this network is of the kind 'autoencoder'",
+        ),
+        (plain, network(times=1), network(times=2), "times = 2, but the objective passes 1"),
         (
             dataclasses.replace(plain, network=objectives.Trained(times=2)),
             network(times=2),
             network(),
-            "times = 1, and the objective passes 2",
+            "times = 1, but the objective passes 2",
         ),
-        (guided, network(strength=True), network(), "receives no strength"),
+        (guided, network(strength=True), network(), "strength of guidance, but the network does not receive it"),
         (augmented, network(augmentations=9), network(augmentations=8), "augmentations = 9"),
     ]:
         objective.check_network(fits)
@@ -606,7 +613,7 @@ def test_a_sampler_takes_what_the_objective_trains():
     for objective, sampler, words in [
         (denoiser, samplers.flow_map(), "trains a denoiser"),
         (jumps, samplers.heun(), "trains a flow map"),
-        (dependent, samplers.ddpm(), "adds noise and needs the score"),
+        (dependent, samplers.ddpm(), "adds noise and therefore needs the score"),
     ]:
         with pytest.raises(ValueError, match=words):
             objective.check_sampler(sampler)
@@ -622,7 +629,7 @@ def test_the_null_condition_names_entries_that_the_condition_has():
     for null, expected in nulls:
         jax.tree.map(np.testing.assert_array_equal, conditioning.null_of(condition, null), expected)
     np.testing.assert_array_equal(conditioning.null_of(jnp.array([3, 4]), 10), [10, 10])
-    with pytest.raises(ValueError, match=r"has text\. Valid: entries of the condition, \['label', 'vector'\]"):
+    with pytest.raises(ValueError, match=r"has the entries text, .*\. Valid: \['label', 'vector'\]"):
         conditioning.null_of(condition, {"text": 0})
 
 
@@ -636,9 +643,9 @@ def test_a_batch_without_what_is_learned_from_is_refused():
     guided = objectives.mean_flow(UNIFORM, guidance=objectives.Guidance(None))
     latent = objectives.latent_consistency_distillation(V, V, None)
     for objective, batch, error, words in [
-        (plain, {"y": x}, ValueError, r"needs the data as \"x\"; its entries are \['y'\]"),
+        (plain, {"y": x}, ValueError, "the batch must hold the data as \"x\"; its entries are \\['y'\\]"),
         (plain, x, TypeError, "batch"),
-        (plain, {"x": x, "text": x}, ValueError, "no objective reads the batch's text"),
+        (plain, {"x": x, "text": x}, ValueError, "objective reads text from the batch"),
         (dropped, {"x": x}, ValueError, "condition dropout needs a condition"),
         (guided, {"x": x}, ValueError, "guidance needs a condition"),
         (latent, {"x": x}, ValueError, "distils guidance, which needs a condition"),

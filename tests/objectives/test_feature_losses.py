@@ -121,7 +121,7 @@ def test_a_weight_that_decays_is_the_authors_from_epoch_to_epoch():
     weights = [float(feature_losses._weight(term, 10 * epoch)) for epoch in (0, 149, 249, 1149)]
     authors = [2 * 0.1 ** ((epoch - 149) / 1000 + 1 if epoch > 149 else 1) for epoch in (0, 149, 249, 1149)]
     np.testing.assert_allclose(weights, authors, rtol=1e-6)
-    with pytest.raises(ValueError, match=r"decay = \(10, 0\) must be a step and a positive number of steps"):
+    with pytest.raises(ValueError, match=r"decay = \(10, 0\) must be a first step and a positive number of steps"):
         objectives.self_alignment(parameterizations.velocity(), decay=(10, 0))
 
 
@@ -259,10 +259,11 @@ def test_projectors_begin_with_the_published_draws():
     (lambda: projectors.mlp(0), "hidden = 0"),
     (lambda: projectors.convolution(2), "side = 2"),
     (lambda: objectives.dispersive(1, 2, 0.0), "temperature = 0"),
-    (lambda: run(objectives.added(BASE, objectives.dispersive(1, 4)), jnp.asarray(FEATURES)), "number of blocks"),
+    (lambda: run(objectives.added(BASE, objectives.dispersive(1, 4)), jnp.asarray(FEATURES)),
+     "is not a multiple of block"),
     (lambda: run(objectives.added(BASE, objectives.alignment()), jnp.asarray(FEATURES)), "named 'encoder'"),
     (lambda: run(objectives.added(BASE, objectives.alignment()), jnp.asarray(FEATURES),
-                 encoder=lambda x, t, c: jnp.zeros((6, 9, 5))), "9 tokens of a picture, and layer 8 of the network 4"),
+                 encoder=lambda x, t, c: jnp.zeros((6, 9, 5))), "9 tokens for a picture, but layer 8 .* has 4"),
     (lambda: objectives.added(BASE, objectives.dispersive(1, 2))(
         {"model": lambda x, t, c, features: x}, SCHEDULE, KEYS, {"x": X}, 0), r"\(output, features\)"),
     (lambda: objectives.added(

@@ -212,7 +212,7 @@ def test_progressive_distillation_guides_its_first_teacher_alone():
     assert (losses(players, 4, **built_in) != losses(players, 4)).all()
     np.testing.assert_allclose(losses(players, 5, **built_in), losses(players, 5), rtol=1e-5)
     del batch["condition"]
-    with pytest.raises(ValueError, match="a guided teacher needs a condition; the batch has none"):
+    with pytest.raises(ValueError, match="guided teacher needs a condition, but the batch has none"):
         losses(players, 4, **built_in)
 
 

@@ -142,7 +142,7 @@ def test_reflow_is_the_error_of_the_velocity_whatever_the_network_predicts():
 
 
 def test_reflow_needs_pairs_and_pairs_need_a_deterministic_sampler():
-    with pytest.raises(ValueError, match='needs the "noise"'):
+    with pytest.raises(ValueError, match='needs the entry "noise", from which each "x" was sampled'):
         objectives.reflow(DENSITY)({"model": lambda x, t, c: x}, SCHEDULE, KEYS, {"x": X0}, 0)
     with pytest.raises(ValueError, match="deterministic"):
         plan = timesteps.plan(timesteps.uniform(SCHEDULE, 2))

@@ -92,14 +92,14 @@ def test_tokens_go_back_where_they_were():
 def test_what_does_not_fit_is_refused():
     x0 = (parameterizations.x0(), weightings.snr(), timesteps.uniform_density(SCHEDULE))
     for arguments, message in (
-        ({"ratio": 1.0}, "ratio = 1.0.*between 0 and 1"),
-        ({"patch": 0}, "patch = 0 must be positive"),
+        ({"ratio": 1.0}, r"ratio = 1\.0 must be shares of the patches in \[0, 1"),
+        ({"patch": 0}, "patch = 0 must be the side of the network's patches, a positive"),
         ({"reconstruction": -1.0}, "reconstruction = -1.0"),
     ):
         with pytest.raises(ValueError, match=message):
             objectives.masked_denoising(*x0, **arguments)
     loss = objectives.masked_denoising(*x0, patch=4)
-    with pytest.raises(ValueError, match=r"whose sides patch = 4 divides; got \(3, 4, 6, 2\)"):
+    with pytest.raises(ValueError, match=r"whose sides are multiples of patch = 4; got \(3, 4, 6, 2"):
         loss({"model": lambda x, t, c: x}, SCHEDULE, KEYS, {"x": X}, 0)
     with pytest.raises(ValueError, match=r"least = 0.6, most = 0.5"):
         objectives.with_masked_copy(loss, 2, 0.6, 0.5)
@@ -111,8 +111,8 @@ def test_what_does_not_fit_is_refused():
     mdt = MDT((4, 4, 1), 2, 8, 3, 2, 0, 1)
     for network, least in ((mdt, 0.3), (mdt, 0.5), (module, 0.5)):
         objectives.with_masked_copy(plain, 2, least, 0.5).check_network(network)
-    with pytest.raises(ValueError, match=r"more patches of some examples.*mdt, or least = most"):
+    with pytest.raises(ValueError, match=r"patches in different examples,.*\. mdt, or least = most"):
         objectives.with_masked_copy(plain, 2, 0.3, 0.5).check_network(module)
     for keep in (np.zeros((2, 7), int), np.zeros((3, 2), int), np.zeros((2, 3))):
-        with pytest.raises(ValueError, match=r"'keep' is int \[B, K\].*of the 6, with B = 2"):
+        with pytest.raises(ValueError, match=r"'keep' must be int \[.*of the 6 patches, with B = 2"):
             kept_patches.check_keep(keep, 2, 6)

@@ -97,7 +97,7 @@ def test_copies_of_the_batch_draw_as_the_batch_and_another_number_is_refused():
     np.testing.assert_array_equal(keys[:4], keys[4:])
     for rows in (3, 6):
         other = objectives.Objective(lambda *inputs, rows=rows: loss(*inputs, rows=rows))
-        with pytest.raises(ValueError, match=f"on {rows} examples, and there are keys for 4"):
+        with pytest.raises(ValueError, match=f"on {rows} examples, but there are keys for 4"):
             call(objectives.with_dropout(other), seen(("model",), []))
 
 

@@ -114,7 +114,7 @@ def test_bad_dropout_rates_are_refused(rate):
 
 def test_shares_that_are_dropped_alone_add_up_to_one_at_most():
     objective = objectives.flow_matching(at(0.5))
-    with pytest.raises(ValueError, match=r"rate = 0.4 .* of text, image alone.*valid: at most 0.333"):
+    with pytest.raises(ValueError, match=r"rate = 0\.4 .* of text, image alone.*Valid: at most 0\.333"):
         objectives.with_condition_dropout(objective, null=0, rate=0.4, alone=("text", "image"))
     objectives.with_condition_dropout(objective, null=0, rate=0.25, alone=("text", "image", "pose"))
 

@@ -235,7 +235,7 @@ def test_what_is_out_of_range_is_refused(fields, words):
 def test_what_does_not_fit_a_batch_is_refused():
     networks = {"model": lambda x, t, condition: 0.5 * x}
     keys, batch = jax.random.split(jax.random.key(0), 6), {"x": jnp.zeros((6, 1))}
-    with pytest.raises(ValueError, match="6 is not a whole number of blocks of 4"):
+    with pytest.raises(ValueError, match=r"a batch \(or micro-batch\) of 6 is not a multiple of block = 4"):
         objective(group=4)(networks, FLOW, keys, batch, 0)
     with pytest.raises(ValueError, match=r"policy_gradient weighs each step by the Gaussian.*draws 0 noise arrays"):
         objective(group=2, sampler=samplers.ddim())(networks, FLOW, keys, batch, 0)

@@ -113,7 +113,7 @@ def test_what_is_no_chain_is_refused(chain):
     ):
         with pytest.raises(ValueError, match=message):
             backbone.frames_of(atoms)
-    with pytest.raises(ValueError, match="needs two at least"):
+    with pytest.raises(ValueError, match="needs at least two"):
         backbone.with_oxygen(chain[:1])
 
 

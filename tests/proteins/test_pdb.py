@@ -84,7 +84,7 @@ def test_what_the_columns_do_not_hold_is_refused(tmp_path):
         (wide, "y of O in residue 3 is 10000"),
         (low, "x of N in residue 1 is -1000"),
         (none, "z of C in residue 2 is nan"),
-        (np.zeros((10_000, 4, 3)), "at most 9999; the chain has 10000"),
+        (np.zeros((10_000, 4, 3)), "most 9999 residues; the chain has 10000"),
         (ATOMS[:, :3], r"got \[3, 3, 3\]"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -99,7 +99,7 @@ def test_files_that_are_no_chain_are_refused(tmp_path):
         ("gap", lines[:4] + lines[8:], "residue 2 of chain A lacks N, CA, C, O"),
         ("atom", lines[:6] + lines[7:], "residue 2 of chain A lacks C;"),
         ("number", [lines[0][:30] + "   x.000" + lines[0][38:]], "line 1: columns"),
-        ("nan", [lines[0][:30] + "     nan" + lines[0][38:]], "line 1: columns 23-26 and 31-54 are finite numbers"),
+        ("nan", [lines[0][:30] + "     nan" + lines[0][38:]], "line 1: columns 23-26 and 31-54 must be finite numbers"),
         ("short", [*lines[:3], lines[3][:16]], "line 4: columns"),
         ("digits", [*lines[:3], lines[3][:50]], "line 4: columns"),
         ("none", lines[12:], "no ATOM record"),
@@ -119,7 +119,7 @@ def test_files_longer_than_forty_lines_of_a_residue_are_not_read(tmp_path):
         pdb.load(tmp_path / "a.pdb")
     with open(tmp_path / "a.pdb", "ab") as file:
         file.truncate(most + 1)
-    with pytest.raises(ValueError, match=f"a chain of 9999 residues has {most} at most"):
+    with pytest.raises(ValueError, match=f"at most {most}, for a chain of 9999 residues"):
         pdb.load(tmp_path / "a.pdb")
 
 

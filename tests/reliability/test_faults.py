@@ -85,7 +85,7 @@ def test_full_disk_in_the_middle_of_a_line(tmp_path):
     json_lines.append(path, {"step": 1, "loss": 0.5})
     before = path.read_bytes()
     with file_size_limit(len(before) + 10):
-        with pytest.raises(OSError, match=r"written in part: the disk is full"):
+        with pytest.raises(OSError, match=r"a line could only be written in part, because the disk is full"):
             json_lines.append(path, {"step": 2, "loss": 0.25})
         with pytest.raises(OSError, match=r"metrics.jsonl cannot be written: File too large"):
             json_lines.append(path, {"step": 2, "loss": 0.25})

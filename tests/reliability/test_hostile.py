@@ -152,7 +152,7 @@ def test_a_compressed_bomb_in_an_array_is_not_unpacked(run):
 @pytest.mark.parametrize("where", ["_CHECKPOINT_METADATA", "ema/_METADATA", "ema/_sharding", "ema/manifest.ocdbt"])
 def test_descriptions_of_many_bytes_are_not_read(run, where):
     os.truncate(run / "checkpoints/3" / where, 2**40)
-    with pytest.raises(checkpoints.DamagedCheckpoint, match=r"has 1 TiB; at most 64 MiB of a description are read"):
+    with pytest.raises(checkpoints.DamagedCheckpoint, match=r".* has 1 TiB\. Valid: at most 64 MiB for a description"):
         checkpoints.load_ema(run)
 
 
@@ -246,7 +246,7 @@ def test_a_config_that_names_code_comes_back_as_data(tmp_path, monkeypatch, valu
 
 @pytest.mark.parametrize(("content", "words"), [
     (b"import os; os.system('touch executed')", "not JSON"),
-    (pickle.dumps(Called()), "not text|not JSON"),
+    (pickle.dumps(Called()), r"config\.json is not UTF-8 text"),
     (b"[" * 200_000, "not JSON"),
     (b'{"a": ' * 200_000, "not JSON"),
     (b'{"a": ' + b"[" * 10_000 + b"]" * 10_000 + b"}", "not JSON"),

@@ -100,7 +100,10 @@ def test_a_run_that_is_killed_again_and_again_on_two_machines(run, undisturbed, 
 def test_a_full_store_ends_the_run_in_words_and_the_same_command_copies_it(run, undisturbed, tmp_path):
     result = run.train(fails="sends")
     assert result.status == 1 and "Traceback" not in result.err, result.err
-    assert f"Everything is in {run.folder()}; the same command on this machine goes on from there" in result.err
+    assert (
+        f"Everything is in {run.folder()}; the same command on this machine continues from there and copies it"
+        in result.err
+    )
     assert result.err.count("The run goes on; it is tried again.") == 1
     assert bits(run.folder()) == undisturbed and not snapshots.latest(run.objects()).files
     assert run.train().status == 0

@@ -215,9 +215,9 @@ def test_denoisers_and_maps_are_not_mistaken_for_each_other(name):
     schedule = SCHEDULES["cosine"]
     x, keys = start(schedule)
     plan = timesteps.plan(np.array([1.0, 0.0]))
-    with pytest.raises(TypeError, match=r"takes FlowMap, and got .*ddim"):
+    with pytest.raises(TypeError, match=r"takes FlowMap, but got .*ddim"):
         samplers.sample(MAPS[name], lambda x, t: Prediction(x, x), schedule, x, plan, keys)
-    with pytest.raises(TypeError, match=r"takes FlowMap, and got .*ddim"):
+    with pytest.raises(TypeError, match=r"takes FlowMap, but got .*ddim"):
         samplers.sample(MAPS[name], jax.jit(lambda x, t: Prediction(x, x)), schedule, x, plan, keys)
     with pytest.raises(TypeError, match=r"takes a denoiser .* got .*FlowMap; .* consistency"):
         samplers.sample(samplers.ddim(), _exact_map(schedule), schedule, x, plan, keys)

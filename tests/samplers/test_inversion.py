@@ -137,7 +137,9 @@ def test_ddim_inversion_counts_its_evaluations(iterations):
     assert out.dtype == jnp.float32 and np.isfinite(out).all()
 
 
-@pytest.mark.parametrize("grid, words", [([0.5, 0.1], "goes up"), ([0.5, 1.0], "alpha, which is 0 at t = 1")])
+@pytest.mark.parametrize(
+    "grid, words", [([0.5, 0.1], "needs a plan with increasing times"), ([0.5, 1.0], "alpha, which is 0 at t = 1")]
+)
 def test_ddim_inversion_refuses_plans_that_it_cannot_follow(grid, words):
     schedule = SCHEDULES["rectified_flow"]
     with pytest.raises(ValueError, match=words):
@@ -267,7 +269,7 @@ def test_bdia_passes_the_ends_where_alpha_or_sigma_vanish():
         (lambda schedule, x: samplers.edict(None, schedule, (x, x), timesteps.plan([0.5, 0.0]), 0.0), "mix = 0"),
         (lambda schedule, x: samplers.edict(None, schedule, (x, x), timesteps.plan([1.0, 0.0])), "alpha, which is 0"),
         (lambda schedule, x: samplers.bdia(None, schedule, (x, x), [0.5, 0.2, 0.0], 1.5), "gamma = 1.5"),
-        (lambda schedule, x: samplers.bdia(None, schedule, (x, x), [0.5, 0.2, 0.3]), "all decrease"),
+        (lambda schedule, x: samplers.bdia(None, schedule, (x, x), [0.5, 0.2, 0.3]), "all decreasing"),
         (lambda schedule, x: samplers.bdia(None, schedule, (x, x), [0.5, 0.2]), "at least three"),
     ],
 )

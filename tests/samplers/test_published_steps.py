@@ -351,7 +351,7 @@ def test_corrector_is_algorithm_4_sample_by_sample(schedule_name):
         (lambda: samplers.dpmpp_2m_sde(solver="euler"), "midpoint"),
         (lambda: samplers.dpmpp_3m_sde(float("nan")), "eta"),
         (lambda: samplers.edm(-1.0), "s_churn"),
-        (lambda: samplers.edm(1.0, 2.0, 1.0), "empty"),
+        (lambda: samplers.edm(1.0, 2.0, 1.0), "leave no sigma / alpha at which noise is added"),
         (lambda: samplers.interpolant_sde("sqrt"), "sbdm"),
         (lambda: samplers.interpolant_sde(scale=-1.0), "scale"),
         (lambda: samplers.interpolant_sde(last="euler"), "tweedie"),

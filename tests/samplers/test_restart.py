@@ -120,7 +120,7 @@ def test_a_restart_leaves_the_marginals_and_forgets_an_error():
         ([1.0, 0.5, 0.0], [(2, 1, 1.0, 100.0)], "80"),
         ([1.0, 0.5, 0.0], [(0, 1, 1.0, 50.0)], "at least one step"),
         ([1.0, 0.5, 0.0], [(2, 0, 1.0, 50.0)], "one repeat"),
-        ([1.0, 0.5, 0.0], [(2, 1, 1.0, 39.0)], "not below its sigma_max"),
+        ([1.0, 0.5, 0.0], [(2, 1, 1.0, 39.0)], "not below its own sigma_max"),
         ([1.0, 0.5, 0.0], [(2, 1, 1.0, 50.0), (2, 1, 30.0, 60.0)], "another restart"),
         ([1.0, 0.0], [(2, 1, 1.0, 50.0)], "between its ends"),
     ],

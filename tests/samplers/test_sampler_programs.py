@@ -105,7 +105,7 @@ def test_a_users_own_type_is_a_denoiser_and_may_be_what_their_sampler_takes():
     np.testing.assert_allclose(samplers.sample(samplers.ddim(), own, schedule, x, plan, keys), expected, rtol=1e-5)
     strict = samplers.ddim()._replace(takes=(_Doubtful,))
     np.testing.assert_allclose(samplers.sample(strict, own, schedule, x, plan, keys), expected, rtol=1e-5)
-    with pytest.raises(TypeError, match="takes _Doubtful, and got the function <lambda>"):
+    with pytest.raises(TypeError, match="takes _Doubtful, but got the function <lambda>"):
         samplers.sample(strict, lambda x, t: own(x, t), schedule, x, plan, keys)
 
 

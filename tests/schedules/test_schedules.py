@@ -311,7 +311,7 @@ def test_from_alpha_sigma_differentiates_through_its_parameters():
 @pytest.mark.parametrize(
     "alpha, sigma, sentence",
     [
-        (lambda t: 1.0, lambda t: t, "elementwise, with jnp.ones_like"),
+        (lambda t: 1.0, lambda t: t, r"elementwise; write a constant as jnp\.ones_like"),
         (lambda t: t, lambda t: 1 - t, "must grow with t|inside"),
         (lambda t: 1 - t, lambda t: jnp.sin(4 * t), "sigma > 0 inside"),
         (lambda t: 1 - t / 2, lambda t: t * (1 - 0.9 * t), "must grow with t, from the data at t = 0"),
@@ -346,5 +346,5 @@ def test_an_interpolation_of_two_shifts():
     np.testing.assert_allclose(found.log_snr(t), (1 - t) * two[0] + t * two[1], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(2 * np.log(found.alpha(t) / found.sigma(t)), found.log_snr(t), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.inverse_log_snr(found.log_snr(t)), t, rtol=1e-5)
-    with pytest.raises(ValueError, match=r"first = 8\.0, last = 2\.0"):
+    with pytest.raises(ValueError, match=r"first = 8\.0 and last = 2\.0 must be positive, with first <= last"):
         schedules.interpolated(base, 8.0, 2.0)

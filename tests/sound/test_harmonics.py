@@ -74,8 +74,8 @@ def test_the_condition_of_a_pitch_counts_octaves():
 @pytest.mark.parametrize(
     "wrong, words",
     [
-        (lambda: sound.harmonic_amplitudes(np.zeros(30), 100.0, RATE, 2, 8), "hop = 8 and 30 samples"),
-        (lambda: sound.harmonic_amplitudes(np.zeros(0), 100.0, RATE, 2, 8), "hop = 8 and 0 samples"),
+        (lambda: sound.harmonic_amplitudes(np.zeros(30), 100.0, RATE, 2, 8), "hop = 8 with 30 samples"),
+        (lambda: sound.harmonic_amplitudes(np.zeros(0), 100.0, RATE, 2, 8), "hop = 8 with 0 samples"),
         (lambda: sound.harmonic_amplitudes(np.zeros(30), 100.0, RATE, 2, 5), "Valid: an even hop"),
         (lambda: sound.harmonic_amplitudes(np.zeros(32), -1.0, RATE, 2, 8), r"pitch = \[-1.\] must be positive"),
         (lambda: sound.harmonic_sum(np.zeros((2, 3)), np.nan, RATE, 8), r"pitch = \[nan\] must be positive"),

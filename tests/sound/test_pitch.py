@@ -60,7 +60,7 @@ def test_energy_just_within_the_distance_counts(within, share):
 
 @pytest.mark.parametrize("arguments", [(0.0, 1200.0), (900.0, 800.0), (70.0, 5000.0), (1.0, 1200.0)])
 def test_a_range_that_does_not_fit_is_refused(arguments):
-    with pytest.raises(ValueError, match="two periods of the lowest within 16000 samples"):
+    with pytest.raises(ValueError, match="two periods of the lowest pitch within 16000 samples"):
         sound.yin(tone(440.0), RATE, *arguments)
 
 

@@ -100,7 +100,7 @@ def test_products_have_full_precision_where_devices_have_less():
 def test_sizes_that_do_not_fit(window, hop):
     with pytest.raises(ValueError, match=f"window = {window} and hop = {hop}"):
         sound.stft(np.zeros(64), window, hop)
-    with pytest.raises(ValueError, match="65 samples are no whole number of hops"):
+    with pytest.raises(ValueError, match="65 samples are not a multiple of the hop"):
         sound.stft(np.zeros(65), 64, 16)
 
 

@@ -166,9 +166,9 @@ def test_what_has_no_density_is_refused():
         keys,
         number=2,
     )
-    with pytest.raises(ValueError, match=r"\(1.0, -1.0\) must have a positive sum; it is 0"):
+    with pytest.raises(ValueError, match=r"1\.0, -1\.0\) must have a positive sum, but it is 0"):
         run((1.0, -1.0), 2)
     with pytest.raises(ValueError, match="sum to 2, and the plan starts at alpha = 0"):
         run((2.0,))
-    with pytest.raises(ValueError, match="of the 2 exponents; got 1 branches"):
+    with pytest.raises(ValueError, match="the 2 exponents, one each; got 1 branches"):
         run((0.5, 0.5))

@@ -225,7 +225,7 @@ def test_numbers_out_of_range_are_refused():
         (lambda: steering.ddrm(matrix, y, eta=1.1), r"eta = 1\.1"),
         (lambda: steering.ddrm(matrix, y, eta_b=-0.5), r"eta_b = -0\.5"),
         (lambda: steering.ddrm(matrix, y, smallest=-1), "smallest = -1"),
-        (lambda: steering.ddrm(matrix._replace(filtered=None), y), "has no `filtered`"),
+        (lambda: steering.ddrm(matrix._replace(filtered=None), y), r"filtered`\)\. Valid: the"),
         (lambda: steering.gaussian_draw(matrix, y, -0.1), "noise_std = -0.1"),
         (lambda: steering.langevin_draw(lambda x: x[:, 0], steps=0, step_size=lambda r: r), "steps = 0"),
         (lambda: steering.daps(DENOISE, SCHEDULE, x, PLAN, keys, None, steps=0), "steps = 0"),

@@ -192,7 +192,7 @@ def test_the_best_of_a_group():
 
 
 REFUSED = {
-    "groups": (samplers.ddpm(), {"number": 5}, "number = 5 particles a group do not divide the 12 samples"),
+    "groups": (samplers.ddpm(), {"number": 5}, "number = 5 particles in a group do not divide the 12 samples"),
     "deterministic": (samplers.ddim(), {}, "draws 0 noise arrays"),
     "two evaluations": (samplers.dpm_2_ancestral(), {}, "takes 7 evaluations in 4 steps"),
     "history": (samplers.dpmpp_2m_sde(), {}, "its state is a "),

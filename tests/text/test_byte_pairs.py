@@ -56,7 +56,7 @@ def test_learning_again_gives_the_same_files(tmp_path):
 
 
 def test_what_is_out_of_range_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"513 ids has no room for the bytes; valid: at least 514"):
+    with pytest.raises(ValueError, match=r"513 ids has no room for all bytes\. Valid: at least 514"):
         byte_pairs.learn(WORDS, 513)
     with pytest.raises(ValueError, match="there are none"):
         byte_pairs.learn([], 600)

@@ -37,7 +37,7 @@ def test_a_tokenizer_without_a_config_requires_the_length(tmp_path):
         Tokenizer.open(folder)
     tokenizer = Tokenizer.open(folder, length=5)
     assert tokenizer(["a cat"]).ids.shape == (1, 5)
-    with pytest.raises(ValueError, match="6 ids do not fit into the 4 places"):
+    with pytest.raises(ValueError, match="6 ids do not fit into the 4 positions between start and end"):
         tokenizer.framed([[3], [3] * 6])
     with pytest.raises(ValueError, match="length=1 leaves no room"):
         Tokenizer.open(folder, length=1)

@@ -42,7 +42,7 @@ def test_each_kind_of_folder_has_its_reader(readers, monkeypatch):
 def test_what_is_no_attachment_or_of_another_base_is_refused_with_its_path(readers, monkeypatch):
     loaded = [types.SimpleNamespace()]
     monkeypatch.setattr(attached.interchange, "load", lambda path, **how: (loaded[0], "params"))
-    with pytest.raises(Refusal, match=r"c holds a SimpleNamespace, which is no attachment"):
+    with pytest.raises(Refusal, match="c holds a SimpleNamespace, which is not an attachment"):
         attached.load("c", "denoiser", "base")
 
     def refuses(params, denoiser, base):

@@ -251,7 +251,7 @@ def test_lcm_steps_from_where_it_learned_to_the_data(steps, times, settings):
     process = schedulers.read(SD_1 | {"_class_name": "LCMScheduler", "timestep_scaling": 10.0} | settings)
     assert process.sampler == "lcm"
     np.testing.assert_allclose(indices(schedulers.trajectory(process, "", steps)), [*times, -1], atol=1e-9)
-    with pytest.raises(ValueError, match=r"steps = 51 must be in 1 \.\. 50, the steps that the model was distilled"):
+    with pytest.raises(ValueError, match=r"steps = 51 must be in 1 \.\. 50, the number of steps in the distillation"):
         schedulers.trajectory(process, "", 51)
     other = schedulers.read(SD_1 | {"_class_name": "LCMScheduler", "original_inference_steps": 100})
     assert indices(schedulers.trajectory(other, "", 4)).tolist() == pytest.approx([999, 749, 499, 249, -1])
@@ -338,24 +338,24 @@ def test_a_model_is_sampled_as_it_was_published(name, scheduler, denoiser, usual
 
 
 @pytest.mark.parametrize("name, denoiser, message", [
-    ("FluxPipeline", Flux(channels=32), "whose denoiser takes 16 channels, and this one's takes 32"),
-    ("FluxFillPipeline", DEV, "whose denoiser takes 96 channels, and this one's takes 16"),
-    ("FluxControlPipeline", DEV, "whose denoiser takes 32 channels, and this one's takes 16"),
-    ("FluxControlPipeline", Flux(channels=32), "whose denoiser has guidance_embeds, and this one's has none"),
+    ("FluxPipeline", Flux(channels=32), "must take 16 channels, but this one takes 32"),
+    ("FluxFillPipeline", DEV, "must take 96 channels, but this one takes 16"),
+    ("FluxControlPipeline", DEV, "must take 32 channels, but this one takes 16"),
+    ("FluxControlPipeline", Flux(channels=32), "must have guidance_embeds, but this one has none"),
     ("FluxControlPipeline", Flux(channels=32, strength=True), ""),
-    ("FluxKontextPipeline", SCHNELL, "whose denoiser has guidance_embeds, and this one's has none"),
-    ("ChromaPipeline", SCHNELL, "whose denoiser has an approximator, and this one's has none"),
-    ("FluxPipeline", Flux(pooled_width=0, approximator=(64, 8, 2)), "whose denoiser has no approximator, as Chroma's"),
+    ("FluxKontextPipeline", SCHNELL, "must have guidance_embeds, but this one has none"),
+    ("ChromaPipeline", SCHNELL, "must have an approximator, but this one has none"),
+    ("FluxPipeline", Flux(pooled_width=0, approximator=(64, 8, 2)), "must have no approximator, as Chroma's"),
     ("FluxPipeline", SCHNELL, ""),
     ("FluxFillPipeline", Flux(channels=96, strength=True), ""),
     ("FluxKontextPipeline", DEV, ""),
     ("ChromaPipeline", Flux(pooled_width=0, approximator=(64, 8, 2)), ""),
     ("QwenImagePipeline", QwenImage(), ""),
-    ("Flux2Pipeline", Flux2(channels=16), "whose denoiser has guidance_embeds, and this one's has none"),
-    ("Flux2KleinPipeline", SCHNELL, "whose denoiser is a Flux2, and this one's is a Flux"),
+    ("Flux2Pipeline", Flux2(channels=16), "must have guidance_embeds, but this one has none"),
+    ("Flux2KleinPipeline", SCHNELL, "must be a Flux2, but this one is a Flux"),
     ("ZImagePipeline", ZImage(), ""),
-    ("ZImagePipeline", SCHNELL, "whose denoiser is a ZImage, and this one's is a Flux"),
-    ("SanaSprintPipeline", Sana(channels=16), "whose denoiser has guidance_embeds, and this one's has none"),
+    ("ZImagePipeline", SCHNELL, "must be a ZImage, but this one is a Flux"),
+    ("SanaSprintPipeline", Sana(channels=16), "must have guidance_embeds, but this one has none"),
     ("PixArtAlphaPipeline", PixArt(), ""),
     ("StableDiffusionInpaintPipeline", UNET, ""),
 ])  # fmt: skip
@@ -365,7 +365,7 @@ def test_a_denoiser_receives_what_its_pipeline_gives(name, denoiser, message, tm
     )
     if not message:
         return check()
-    with pytest.raises(Refusal, match=f"a {name} is supported {message}"):
+    with pytest.raises(Refusal, match=f"the denoiser of a {name} {message}"):
         check()
 
 
@@ -460,7 +460,7 @@ def test_epsilon_prediction_is_refused_where_alpha_is_zero():
 
 
 def test_folders_that_are_no_known_pipeline_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"model_index\.json: there is no such file"):
+    with pytest.raises(FileNotFoundError, match=r"model_index\.json does not exist"):
         text_to_image.load(tmp_path)
     (tmp_path / "one.safetensors").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match=r"is a single file; diffusion convert"):
@@ -512,7 +512,7 @@ def test_text_encoders_that_are_dropped_are_read_for_each_request(tmp_path):
     plain = text_to_image.conditions(text_to_image.load(folder), ["a dog"], "bad", 2.0, 16, 16)
     assert np.abs(plain[0]["text"] - both[0][0]["text"]).max() > 1e-3
     assert module.vocabulary + 1 == dropping.modules["text_encoder"].vocabulary
-    with pytest.raises(ValueError, match=r"drops its text encoders\. Valid: load"):
+    with pytest.raises(ValueError, match=r"drops its text encoders,.*\. Valid: load"):
         text_to_image.with_loras(dropping, files["loras"])
 
 

@@ -216,7 +216,7 @@ def test_a_file_that_lacks_a_setting_is_not_made_again(used, name):
     about = {key: value for key, value in SOUND.items() if key != name}
     _, error = used(holding(spelled(json.dumps(about), random.Random(0))))
     older = ("tile", "resamplings", "label")
-    assert error is None if name in older else "are of another format than this program writes (1)" in str(error)
+    assert error is None if name in older else "are in another format than this version writes (1)" in str(error)
 
 
 @pytest.mark.parametrize("wrong, message", [
@@ -228,11 +228,11 @@ def test_a_file_that_lacks_a_setting_is_not_made_again(used, name):
     ({"versions": {"jax": 1}}, 'versions = {"jax": 1}; valid: .* each a text'),
     ({"dtype": "float8"}, "dtype = 'float8'; valid: one of float32, bfloat16"),
     ({"windows": 1}, "windows = 1; valid: true or false"),
-    ({"at": 2}, "was made as number 2, from 0, of 2 pictures"),
+    ({"at": 2}, r"was made as picture 2 \(counted from 0\) of 2"),
     ({"prompt": "x" * 20_001}, r"prompt = .*; valid: a text of at most 20000 letters"),
     ({"guidance": float("nan")}, "guidance = nan; valid: a number"),
     ({"image": "pipe"}, "pipe: there is no such file"),
-    ({"model": "/"}, "/, which .* was made with, is not there: name its folder by --model"),
+    ({"model": "/"}, r"made fuzzed\.png, does not exist\. Name its folder by --model"),
 ])  # fmt: skip
 def test_settings_of_another_kind_are_refused_in_words(used, wrong, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
@@ -293,5 +293,5 @@ def test_five_thousand_fuzzed_files_take_little(used, folder, tmp_path_factory):
 
 def test_a_picture_of_elsewhere_is_refused_for_one_reason(tmp_path):
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"^\S*a\.png carries no settings: it was not written by this program"):
+    with pytest.raises(ValueError, match=r"^\S*a\.png carries no settings: this program did not write it"):
         png.read(tmp_path / "a.png")

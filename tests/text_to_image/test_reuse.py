@@ -65,19 +65,19 @@ def test_watch_shows_the_pictures_of_generate_with_a_cache_and_merged_tokens(mod
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"cache": '{"name": "deep_cache", "interval": 2}'}, "reads a network's deep"),
-        ({"cache": '{"name": "frist_block", "threshold": 0.1}'}, "'frist_block' is none. Valid: deep_cache"),
+        ({"cache": '{"name": "deep_cache", "interval": 2}'}, "the cache needs a network that offers deep"),
+        ({"cache": '{"name": "frist_block", "threshold": 0.1}'}, r"cache 'frist_block'\. Valid: deep_cache"),
         ({"cache": '{"name": "first_block"}'}, "needs threshold"),
-        ({"cache": '{"name": "first_block", "threshold": 0.1, "interval": 3}'}, "has no interval"),
-        ({"cache": '{"name": "first_block", "threshold": "a"}'}, "threshold = 'a' is no float"),
+        ({"cache": '{"name": "first_block", "threshold": 0.1, "interval": 3}'}, "it takes no interval"),
+        ({"cache": '{"name": "first_block", "threshold": "a"}'}, r"threshold = 'a'\. Valid: float"),
         ({"cache": '{"name": "first_block", "threshold": -1}'}, "threshold = -1"),
         ({"cache": "first_block"}, "an entry as JSON"),
         ({"cache": "[1]"}, "an entry as JSON"),
         ({"merge": 0.8}, "merge"),
-        ({"cache": '{"name": "taylor_seer", "interval": 2}', "sampler": "lcm"}, "carries no cache"),
+        ({"cache": '{"name": "taylor_seer", "interval": 2}', "sampler": "lcm"}, "which need no cache"),
         (
             {"cache": '{"name": "first_block", "threshold": 0.1}', "reference": np.zeros((8, 8, 3), np.uint8)},
-            "without the states of the reference",
+            "holds the states of the reference",
         ),
     ],
 )
@@ -118,7 +118,7 @@ def test_lora_files_are_refused_by_quantised_kernels(model, monkeypatch):
     few, _ = text_to_image.with_quantised(model, "int8")
     file = types.SimpleNamespace(adapter={}, weighted=lambda weight: weight)
     monkeypatch.setattr(lora_files, "load", lambda path, modules: {"denoiser": file})
-    with pytest.raises(ValueError, match="the kernels of denoiser are quantised: merge LoRA files before"):
+    with pytest.raises(ValueError, match="the kernels of denoiser are quantised; merge LoRA files before"):
         text_to_image.with_loras(few, {"a.safetensors": 1.0})
 
 

@@ -123,7 +123,7 @@ def test_delay_of_the_whole_grid_is_one_frame_after_the_other():
     [
         (lambda: timesteps.staggered(GRID, 0, 1), "frames >= 1"),
         (lambda: timesteps.staggered(GRID, 2, -1), "delay >= 0"),
-        (lambda: samplers.per_frame(samplers.heun()), "once in a step"),
+        (lambda: samplers.per_frame(samplers.heun()), r"once in each step, such as ddim\(\)"),
         (
             lambda: samplers.sample(
                 samplers.per_frame(samplers.dpmpp_2m()), denoise, SCHEDULE, NOISE, timesteps.staggered(GRID, F, 1), KEYS

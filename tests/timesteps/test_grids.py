@@ -157,11 +157,17 @@ def test_align_your_steps_at_other_counts_is_the_authors_interpolation(steps, x6
         (lambda: timesteps.sigmoid(schedules.edm(), 10, tau=0.0), "tau = 0"),
         (lambda: timesteps.kl_optimal(schedules.edm(), 10, 0.1, 10.0, -1.0), "sigma_data = -1"),
         (lambda: timesteps.flux_shift(schedules.rectified_flow(), [1.0, 0.0], 0), "tokens = 0"),
-        (lambda: timesteps.leading(schedules.linear_beta(), 2, 4, offset=2), "index 4 is beyond the last step, 3"),
-        (lambda: timesteps.plan([1.0, 0.8, 0.5, 0.5, 0.1]), "step 2 of .* nowhere: times 2 and 3 are both 0.5"),
-        (lambda: timesteps.plan([1.0, 0.5, 0.8, 0.1], [True, True, False]), "step 0 adds noise .* 1 -> 0.5"),
-        (lambda: timesteps.plan([1.0, 0.5, 0.8, 0.1], [False, True, True]), "step 2 adds noise .* 0.8 -> 0.1"),
-        (lambda: timesteps.plan([1.0, 0.5, 0.8, 0.1]), "0.5 -> 0.8 turns round"),
+        (lambda: timesteps.leading(schedules.linear_beta(), 2, 4, offset=2), "index 4 lies beyond 3, the last step"),
+        (lambda: timesteps.plan([1.0, 0.8, 0.5, 0.5, 0.1]), r"step 2 of.*: times 2 and 3 are both 0\.5"),
+        (
+            lambda: timesteps.plan([1.0, 0.5, 0.8, 0.1], [True, True, False]),
+            r"step 0 is marked to add noise.* 1 -> 0\.5",
+        ),
+        (
+            lambda: timesteps.plan([1.0, 0.5, 0.8, 0.1], [False, True, True]),
+            r"step 2 is marked to add noise.* 0\.8 -> 0\.1",
+        ),
+        (lambda: timesteps.plan([1.0, 0.5, 0.8, 0.1]), r"0\.5 -> 0\.8 changes direction\. Mark"),
     ],
 )
 def test_bad_grids_are_refused_by_name(make, words):
@@ -202,7 +208,7 @@ def test_uniform_grid_with_a_last_step_of_its_own():
     assert (len(grid), grid[0], grid[-1]) == (251, 1, 0)
     np.testing.assert_allclose(-np.diff(grid), [*[0.96 / 249] * 249, 0.04], atol=1e-12)
     np.testing.assert_array_equal(timesteps.uniform(schedules.rectified_flow(), 1, last=0.04), [1, 0])
-    with pytest.raises(ValueError, match=r"last = 1.0 must be in \(0, 1\)"):
+    with pytest.raises(ValueError, match=r"last = 1\.0, the length of the last step, must be in \(0, 1"):
         timesteps.uniform(schedules.rectified_flow(), 4, last=1.0)
 
 

@@ -104,7 +104,7 @@ def test_optimal_grid_is_the_best_of_all_choices(x64):
 @pytest.mark.parametrize(
     "grid, count, steps, words",
     [
-        ([1.0, 0.5, 0.0], 3, 3, "no more than 2"),
+        ([1.0, 0.5, 0.0], 3, 3, "exceeds the 2 steps of the fine grid"),
         ([1.0, 0.5, 0.0], 3, 0, "steps = 0"),
         ([1.0, 0.5, 0.0], 4, 2, "trajectories"),
         ([0.0, 0.5, 1.0], 3, 2, "decreasing"),

@@ -166,7 +166,7 @@ def test_the_shift_by_dimension_is_of_the_flows_formula():
     spy = timesteps.Density(tuple, density.sample, lambda state, t, losses: seen.append(t))
     timesteps.dimension_shifted_density(schedule, spy, 196_608).update((), shifted, None)
     np.testing.assert_allclose(seen[0], t, rtol=1e-4)  # an adaptive density receives its own times
-    with pytest.raises(ValueError, match="shape of the data is not known"):
+    with pytest.raises(ValueError, match="shape of the data, which is not known"):
         timesteps.dimension_shift(None)
     with pytest.raises(ValueError, match="base = 0"):
         timesteps.dimension_shift(3, 0)

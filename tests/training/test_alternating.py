@@ -180,7 +180,7 @@ def test_impossible_games_are_refused(players, apply, averages, message):
 
 
 def test_missing_and_unknown_networks_are_refused():
-    with pytest.raises(ValueError, match=r"needs the parameters of \['a', 'b', 'c'\]"):
+    with pytest.raises(ValueError, match=r"the parameters must be those of \['a', 'b', 'c'\]"):
         _game().init({"a": jnp.float32(0.0)})
 
 

@@ -98,5 +98,5 @@ def test_features_of_patches_are_decoded_in_their_places():
     np.testing.assert_allclose(coded.redo(2 * OUT), 2 * grid @ OUT, rtol=1e-5, atol=1e-5)
     assert coded.penalties == {} and coded.last is OUT
     for size in ((4, 4), (5, 6), (4, 7)):
-        with pytest.raises(ValueError, match=rf"has 6 patches of a picture, .* {size[0]} x {size[1]} out of patches"):
+        with pytest.raises(ValueError, match=rf"has 6 patches for a picture, .* {size[0]} x {size[1]} from patches"):
             network({"params": weights}, features, size=size)

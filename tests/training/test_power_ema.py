@@ -118,10 +118,10 @@ def test_reconstruction_of_other_types_takes_the_last():
     [
         (lambda: power_function(0.3), "0.3"),
         (lambda: power_function(0.0), "0.0"),
-        (lambda: reconstruction_weights([8, 16], 0.1, 20, 0.1), "later than the last"),
+        (lambda: reconstruction_weights([8, 16], 0.1, 20, 0.1), "later than step 16, the last stored average"),
         (lambda: reconstruction_weights([8, 8], 0.1, 8, 0.1), "occurs twice"),
-        (lambda: reconstruction_weights([0, 8], 0.1, 8, 0.1), ">= 1"),
-        (lambda: reconstruct([1.0], [0.5, 0.5]), "1 averages and 2 weights"),
+        (lambda: reconstruction_weights([0, 8], 0.1, 8, 0.1), "updates, at least 1"),
+        (lambda: reconstruct([1.0], [0.5, 0.5]), "1 averages but 2 weights"),
     ],
 )
 def test_bad_input_is_refused(call, message):

@@ -254,5 +254,5 @@ def test_statistics_of_a_head_that_nothing_follows_are_refused():
         return losses, {**metrics, "norm": {"mean": losses}}
 
     step = make_train_step(objective, toys.apply, None, toys.optimizer(), toys.ema())
-    with pytest.raises(ValueError, match="nothing follows the statistics that the objective returns for norm"):
+    with pytest.raises(ValueError, match="the objective returns statistics for norm, but nothing uses them"):
         jax.eval_shape(step, toys.make_state(), toys.batch(0), jax.random.key(0))

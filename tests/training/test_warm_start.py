@@ -73,7 +73,7 @@ def test_nothing_taken_is_an_error():
 
 
 def test_paths_that_are_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such run folder"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         read(tmp_path / "nowhere")
     (tmp_path / "weights.pt").write_bytes(b"")
     with pytest.raises(ValueError, match="safetensors"):

@@ -122,7 +122,7 @@ def test_the_strength_of_a_spectrum_goes_up_to_all_of_a_byte():
 
 def test_a_channel_beyond_the_last_one_is_refused():
     for channel in (2, -3):
-        with pytest.raises(ValueError, match=f"channel = {channel} of noise"):
+        with pytest.raises(ValueError, match=f"has no channel = {channel}"):
             watermarks.tree_ring("0123456789abcdef" * 4, channel=channel).embed(jnp.zeros((1, 64, 64, 2)), None)
 
 

@@ -56,7 +56,7 @@ def test_noise_of_which_nobody_could_read_the_watermark_is_refused():
         (True, True, "the sampler adds noise of its own"),
     ):
         pictures.check_readable(draws, from_picture)
-        with pytest.raises(ValueError, match=f"nobody could read it: {why}"):
+        with pytest.raises(ValueError, match=f"could not be read: {why}"):
             noise.check_readable(draws, from_picture)
 
 
@@ -75,7 +75,7 @@ def test_a_channel_of_the_rings_is_any_of_an_array_of_4096_from_either_end():
     for channel in (-4096, 4095):
         watermarks.tree_ring(KEY, channel=channel)
     for channel in (-4097, 4096, 0.5, True):
-        with pytest.raises(ValueError, match=r"channel = .* must be a whole number, -4096 \.\. 4095"):
+        with pytest.raises(ValueError, match=r"channel = .* must be an integer, -4096 \.\. 4095"):
             watermarks.tree_ring(KEY, channel=channel)
 
 
@@ -146,7 +146,7 @@ def test_noise_of_as_many_values_as_bits_carries_them():
     np.testing.assert_array_equal(
         mark.read(mark.embed(NOISE[:3, :2, :2], KEYS[:3])).bits, np.tile(mark.message, (3, 1))
     )
-    with pytest.raises(ValueError, match="noise of 7 values"):
+    with pytest.raises(ValueError, match="bits = 8 exceeds the number of noise values, 7"):
         mark.embed(jnp.zeros((1, 7)), KEYS[:1])
 
 
@@ -164,18 +164,18 @@ def test_a_key_file_is_read_as_the_watermark_that_it_was_made_for(tmp_path, monk
     "entry, words",
     [
         ({"name": "tree_rings", "key": KEY}, "did you mean 'tree_ring'"),
-        ({"name": "tree_ring", "key": KEY[:10]}, "key has 10 in place of 64 digits"),
-        ({"name": "tree_ring", "key": 7}, "key has int"),
+        ({"name": "tree_ring", "key": KEY[:10]}, "key must have 64 digits 0"),
+        ({"name": "tree_ring", "key": 7}, r"key must have 64 digits 0 \.\. 9, a \.\. f; got int"),
         ({"name": "tree_ring", "key": KEY, "radios": 3}, "radios"),
         ({"name": "tree_ring", "key": KEY, "radius": 0.7}, "radius = 0.7"),
         ({"name": "tree_ring", "key": KEY, "radius": "wide"}, "tree_ring: "),
         ({"name": "gaussian_shading", "key": KEY, "bits": 0}, "bits = 0"),
-        ({"name": "gaussian_shading", "key": KEY, "nonces": 2.5}, "nonces = 2.5 must be a whole number, 1 .. 65536"),
+        ({"name": "gaussian_shading", "key": KEY, "nonces": 2.5}, r"nonces = 2\.5 must be an integer, 1 \.\. 65536"),
         ({"name": "gaussian_shading", "key": KEY, "bits": 10**9}, "bits = 1000000000"),
         ({"name": "tree_ring", "key": KEY, "channel": 0.5}, "channel = 0.5"),
         ({"name": "tree_ring", "key": KEY, "channel": True}, "channel = True"),
         ({"name": "spread_spectrum", "key": KEY, "low": 9, "high": 9}, "low = 9"),
-        ({"name": "spread_spectrum", "key": KEY, "high": 100000}, "high = 100000 must be a whole number, 1 .. 4096"),
+        ({"name": "spread_spectrum", "key": KEY, "high": 100000}, r"high = 100000 must be an integer, 1 \.\. 4096"),
         ({"name": "spread_spectrum", "key": KEY, "high": "wide"}, "high = 'wide'"),
         ({"name": "spread_spectrum", "key": KEY, "strength": float("inf")}, "strength = inf"),
         ({"name": "spread_spectrum", "key": KEY, "strength": float("nan")}, "strength = nan"),
@@ -188,7 +188,7 @@ def test_a_wrong_key_file_is_refused(tmp_path, entry, words):
 
 
 def test_what_is_too_small_for_a_watermark_is_refused():
-    with pytest.raises(ValueError, match="bits = 64 do not fit into noise of 4 values"):
+    with pytest.raises(ValueError, match="bits = 64 exceeds the number of noise values, 4"):
         watermarks.gaussian_shading(KEY).embed(jnp.zeros((1, 2, 2, 1)), KEYS[:1])
     with pytest.raises(ValueError, match="leaves no ring"):
         watermarks.tree_ring(KEY).read(np.zeros((1, 4, 4, 1)))

@@ -138,7 +138,10 @@ def check_places(places: tuple[float, ...]) -> None:
         ValueError: naming them.
     """
     if places and not (set(drawing.PLACES) <= set(places) and all(16 <= place <= 48 for place in places)):
-        raise ValueError(f"places = {tuple(places)}. Valid: () for anywhere, or 16, 32, 48 and numbers between them")
+        raise ValueError(
+            f"places = {tuple(places)}. Valid: () for anywhere, or some of the positions 16, 32, 48 and the numbers "
+            "between them"
+        )
 
 
 def _radii(scene: Scene) -> tuple[float, float]:

@@ -164,7 +164,7 @@ def _begun(split: str, number: int, frames: int, seed: int, setting: Setting) ->
     if split not in STREAMS:
         raise ValueError(f"moving drawings have no split {split!r}. Valid: {', '.join(STREAMS)}")
     if frames < LEAST:
-        raise ValueError(f"frames = {frames}. Valid: at least {LEAST}, so that what hides is hidden in one")
+        raise ValueError(f"frames = {frames}. Valid: at least {LEAST}, so that at least one frame shows the occlusion")
     lot = Lot(seed, STREAMS[split], number)
     return lot, draw(lot, frames, split == "withheld", setting)
 

@@ -54,8 +54,8 @@ class Arrays:
         base = split.partition("[")[0]
         if base != "train":
             raise ValueError(
-                f"{file} has no split {base!r}: all of it is 'train'. Valid: a part, e.g. 'train[:90%]' to train on "
-                "and 'train[90%:]' to compare with; or another file."
+                f"{file} has no split {base!r}: the only split is 'train'. Valid: parts of it, e.g. 'train[:90%]' to "
+                "train on and 'train[90%:]' to compare with; or another file."
             )
         if not file.exists():
             raise FileNotFoundError(f"{file}: there is no such file or folder of arrays.")
@@ -71,7 +71,9 @@ class Arrays:
         lengths = {name: len(array) for name, array in self._arrays.items() if array.ndim}
         if scalars or len(set(lengths.values())) > 1:
             listed = ", ".join(f"{name} ({'no rows' if name in scalars else lengths[name]})" for name in self._arrays)
-            raise ValueError(f"{file}: the arrays of a source have one row for each record, and these have {listed}.")
+            raise ValueError(
+                f"{file}: the arrays of a source must have one row for each record, but these have {listed}."
+            )
         self._arrays = {name: np.asarray(array) for name, array in self._arrays.items()}  # a row of a memmap is slow
         self.columns = tuple(self._arrays)
 

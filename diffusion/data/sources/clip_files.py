@@ -95,7 +95,8 @@ class _Shards:
         texts = [name for name in self._table.columns if name in tar_files.TEXTS]
         if len(films) != 1:
             raise ValueError(
-                f"{self.where} has the members {', '.join(self._table.columns)}. Valid: one film ({', '.join(FILMS)})"
+                f"{self.where} has members {', '.join(self._table.columns)}. Valid: one film in each record "
+                f"({', '.join(FILMS)})"
             )
         self._stored = {"x": films[0]} | ({"caption": texts[0]} if texts else {})
         self.columns = tuple(self._stored)
@@ -136,12 +137,14 @@ class _Films:
             raise FileNotFoundError(f"{place}: there is no such file or folder.")
         base = splits.parse(split).base
         if base != "train":
-            raise ValueError(f"{place} has no split {base!r}: all of it is 'train'. Valid: a part, e.g. 'train[:90%]'")
+            raise ValueError(
+                f"{place} has no split {base!r}: the only split is 'train'. Valid: a part of it, e.g. 'train[:90%]'"
+            )
         self.where, self.name = str(place), place.name
         self._frames, self._side = frames, side
         self._films = films_of(place)
         if not self._films:
-            raise ValueError(f"{place} holds no films ({', '.join(FILMS)}) and no folders of numbered pictures.")
+            raise ValueError(f"{place} holds neither films ({', '.join(FILMS)}) nor folders of numbered pictures.")
         self._within = splits.within(self.where)
         self._files = [files_of(film) for film in self._films]
         self._clips: list[tuple[int, np.ndarray]] = []
@@ -151,7 +154,7 @@ class _Films:
         texts = [film.parent / f"{film.name if film.is_dir() else film.stem}.txt" for film in self._films]
         there = [text.is_file() for text in texts]
         if any(there) and not all(there):
-            raise ValueError(f"{texts[there.index(False)]} is missing: either all clips have a caption or none has.")
+            raise ValueError(f"{texts[there.index(False)]} is missing. Valid: a caption for every clip, or for none.")
         self._texts = [opener.read_text(text, within=self._within).strip() for text in texts] if all(there) else []
         self.columns: tuple[str, ...] = ("x", "caption") if self._texts else ("x",)
 
@@ -226,7 +229,9 @@ def _windows(
     numbers = [_number(file) for file in files]  # ascending
     for file, after in itertools.pairwise(files):
         if _number(file) == _number(after):
-            raise ValueError(f"{film} has frame {_number(file)} twice, as {file.name} and {after.name}. Valid: once")
+            raise ValueError(
+                f"{film} has frame {_number(file)} twice, as {file.name} and {after.name}. Remove one of them"
+            )
     if gaps := [number + 1 for number, after in itertools.pairwise(numbers) if after > number + 1]:
         raise ValueError(f"{film} lacks frame {gaps[0]}: its pictures are numbered {numbers[0]} to {numbers[-1]}")
     width, height = pictures.opened(files[0], within=within).size
@@ -241,7 +246,8 @@ def _clips_of(about: clips.About, name: str, frames: int, side: int, rate: float
     """
     if about.rate < rate * (1 - 1e-3):
         raise ValueError(
-            f"{name} has {about.rate:g} frames a second, fewer than rate = {rate:g}. Valid: at most as many"
+            f"{name} has {about.rate:g} frames a second, fewer than rate = {rate:g}. Valid: a rate up to that of the "
+            "film"
         )
     if min(about.height, about.width) < side:
         raise ValueError(
@@ -252,8 +258,8 @@ def _clips_of(about: clips.About, name: str, frames: int, side: int, rate: float
     shown = np.searchsorted(about.times, wanted + ROUNDING, side="right") - 1
     if len(shown) < frames:
         raise ValueError(
-            f"{name} has {len(about.times)} frames at {about.rate:g} a second, which are {len(shown)} at rate = "
-            f"{rate:g}, fewer than frames = {frames}. Valid: take it away, or choose fewer frames"
+            f"{name} has {len(about.times)} frames at {about.rate:g} a second; at rate = {rate:g} these are "
+            f"{len(shown)} frames, fewer than frames = {frames}. Remove the film, or choose fewer frames"
         )
     return [shown[i : i + frames] for i in range(0, len(shown) - frames + 1, frames)]
 

@@ -115,8 +115,8 @@ class Columns:
         """
         if not self.text:
             raise ValueError(
-                f"{self.where} has the columns {', '.join(self.names)}, none of which is called "
-                f"{', '.join(CAPTION)}: say which holds the text, caption = COLUMN."
+                f"{self.where} has the columns {', '.join(self.names)}, and none of them is called "
+                f"{', '.join(CAPTION)}. Name the column of the text by caption = COLUMN."
             )
         return self.text
 
@@ -132,11 +132,11 @@ class Columns:
             ValueError: if there is no such column, or it holds no text.
         """
         if self.caption not in stored:
-            raise ValueError(f"it has no {self.caption}, only {', '.join(stored)}")
+            raise ValueError(f"it has no column {self.caption}, only {', '.join(stored)}")
         value = stored[self.caption]
         text = value if isinstance(value, str) else np.asarray(value).item()
         if not isinstance(text, str):
-            raise ValueError(f"its {self.caption} is {text!r}, and a caption is a text")
+            raise ValueError(f"its {self.caption} is {text!r}; a caption must be a text")
         return text
 
     def known(self, names: str | Sequence[str], what: str) -> tuple[str, ...] | str:
@@ -161,8 +161,8 @@ class Columns:
         candidates = candidates or list(self.names if len(self.names) == 1 else ())
         if not candidates:
             raise ValueError(
-                f"{self.where} has the columns {', '.join(self.names)}, none of which is called {', '.join(EXAMPLE)}: "
-                "say which holds the example, x = COLUMN."
+                f"{self.where} has the columns {', '.join(self.names)}, and none of them is called "
+                f"{', '.join(EXAMPLE)}. Name the column of the example by x = COLUMN."
             )
         return candidates[0]
 
@@ -245,12 +245,12 @@ class Columns:
         shape = pytrees.shapes_of(example)
         if shape != spec.shape or ("image" in record) != (spec.dtype == "uint8"):
             advice = "; set side = N to make squares of all" if self.channels else ""
-            raise ValueError(f"its example is of shape {shape}, and the first is of {spec.shape}{advice}")
+            raise ValueError(f"its example has the shape {shape}, but the first one has {spec.shape}{advice}")
         if spec.condition is not None:
             shapes = pytrees.shapes_of(record["condition"])
             first = jax.tree.map(lambda leaf: leaf.shape, spec.condition, is_leaf=lambda x: isinstance(x, Leaf))
             if shapes != first:
-                raise ValueError(f"its condition is of shape {shapes}, and the first is of {first}")
+                raise ValueError(f"its condition has the shape {shapes}, but the first one has {first}")
 
 
 def class_numbers(
@@ -279,7 +279,7 @@ def class_numbers(
                 near = nearest(value, names, alike=0.6)
                 hint = f" Did you mean {near!r}?" if near else ""
                 raise ValueError(
-                    f"{place(row)}: its label is {value!r}, which is none of the {len(names)} classes "
+                    f"{place(row)}: its label is {value!r}, which is not one of the {len(names)} classes "
                     f"{', '.join(names[:10])}{' ...' if len(names) > 10 else ''}.{hint}"
                 )
         return names, np.array([number[str(value) if texts else value] for value in values], np.int64)
@@ -289,8 +289,8 @@ def class_numbers(
         numbers = np.asarray(values, object)
     if numbers.ndim != 1 or numbers.dtype.kind not in "iub":
         raise ValueError(
-            f"{what} are {numbers.dtype} {numbers.shape[1:]}. Valid: texts, or integers from 0 on; numbers of another "
-            "kind are a condition."
+            f"{what} are {numbers.dtype} {numbers.shape[1:]}. Valid: texts, or integers from 0 on; other numbers can "
+            "only be a condition."
         )
     if numbers.min() < 0:
         row = int(numbers.argmin())
@@ -313,7 +313,8 @@ def encoded(value: Any) -> bytes | PictureFile | None:
         value = value["bytes"]
         if not isinstance(value, bytes):
             raise limits.Refused(
-                "it names a file in place of a picture, which could be any file. Valid: {'bytes': the encoded picture}"
+                "it names a file instead of holding a picture, and the name could lead to any file. Valid: {'bytes': "
+                "the encoded picture}"
             )
     return value if isinstance(value, (bytes, PictureFile)) else None
 
@@ -338,7 +339,7 @@ def numeric(value: Any) -> np.ndarray:
     """
     array = np.asarray(value)
     if array.dtype.kind not in "fiub":
-        raise ValueError(f"its value {str(value)[:40]!r} is no array of numbers")
+        raise ValueError(f"its value {str(value)[:40]!r} is not an array of numbers")
     return array
 
 

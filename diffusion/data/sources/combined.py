@@ -31,25 +31,27 @@ def mixture(of: Sequence[Any], weights: Sequence[float] = ()) -> "Mixture | Mixe
     """
     if not of or (weights and len(weights) != len(of)) or any(not weight > 0 for weight in weights):
         raise ValueError(
-            f"a mixture of {len(of)} sources has the weights {tuple(weights)}. Valid: one above 0 for each."
+            f"a mixture of {len(of)} sources has the weights {tuple(weights)}. Valid: a weight above 0 for each source."
         )
     kind = lambda spec: (spec.shape, spec.dtype, spec.num_classes, spec.condition, spec.pairs)
     for other in of[1:]:
         if kind(other.spec) != kind(of[0].spec):
             raise ValueError(
-                "the sources of a mixture have examples of one shape, type, number of classes and condition, all in "
-                f"pairs or none, and {other.spec.name} has {kind(other.spec)}, {of[0].spec.name} {kind(of[0].spec)}."
+                "the sources of a mixture must agree in the shape and type of their examples, their number of "
+                f"classes, their condition, and whether they hold pairs; {other.spec.name} has {kind(other.spec)}, "
+                f"but {of[0].spec.name} has {kind(of[0].spec)}."
             )
     streams = [source for source in of if isinstance(source, Stream)]
     if streams and len(streams) < len(of):
         (numbered, *_) = (source for source in of if source not in streams)
         raise ValueError(
-            f"{streams[0].name} is a stream and {numbered.spec.name} has random access. Valid: a mixture of one kind, "
-            "e.g. tar_stream in place of tar_shards"
+            f"{streams[0].name} is a stream, but {numbered.spec.name} has random access. Valid: sources of one kind, "
+            "e.g. tar_stream instead of tar_shards"
         )
     if streams and not weights:
         raise ValueError(
-            f"{streams[0].name} is a stream, and does not know its length. Valid: weights = (1, ...), one for each."
+            f"{streams[0].name} is a stream whose length is not known, so its share cannot be computed. Valid: "
+            "weights = (1, ...), one for each source."
         )
     lengths = weights or [len(source) for source in of]
     shares = np.asarray(lengths, float) / sum(lengths)
@@ -75,7 +77,7 @@ def filtered(of: Any, by: Callable[[Mapping[str, Any]], bool]) -> "Filtered | Fi
             return bool(by(record))
         except KeyError as error:
             raise ValueError(
-                f"the filter reads {error} of the records of {of.spec.name}, which have {', '.join(map(str, record))}"
+                f"the filter reads {error}, but the records of {of.spec.name} have only {', '.join(map(str, record))}"
             ) from error
 
     return FilteredStream(of, keeps) if isinstance(of, Stream) else Filtered(of, keeps)
@@ -103,7 +105,8 @@ class Mixture:
         total = max(length / share for length, share in zip(lengths, shares))
         if total > LONGEST:
             raise ValueError(
-                f"the mixture's epoch would have {total:.3g} records. Valid: at most {LONGEST:,}; less uneven weights."
+                f"one epoch of the mixture would have {total:.3g} records. Valid: at most {LONGEST:,}; make the "
+                "weights less uneven."
             )
         self._of = of
         self._ends = np.cumsum(

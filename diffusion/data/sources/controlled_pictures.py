@@ -28,7 +28,7 @@ def controlled(of: Any, control: Callable[[np.ndarray], np.ndarray]) -> "Control
         if computed.shape != picture.shape or computed.dtype != np.uint8:
             raise DamagedRecord(
                 f"the control of record {row} of {of.spec.name} is {computed.dtype} {list(computed.shape)}. Valid: "
-                f"uint8 {list(picture.shape)}, as the picture."
+                f"uint8 {list(picture.shape)}, the shape of the picture."
             )
         return {"control": computed}
 
@@ -87,12 +87,14 @@ class Controlled:
             ValueError: see `controlled`.
         """
         if isinstance(of, Stream) or not of.spec.pictures or of.spec.shape[-1] != 3:
-            raise ValueError(f"{of.spec.name} holds no coloured pictures that are read by their numbers.")
+            raise ValueError(f"{of.spec.name} has no coloured pictures with random access.")
         new = leaves(tuple(of.spec.shape))
         condition = of.spec.condition or {}
         if not isinstance(condition, Mapping) or new.keys() & condition.keys():
             names = " or ".join(map(repr, new))
-            raise ValueError(f"the condition of {of.spec.name} is {condition}. Valid: named entries without {names}.")
+            raise ValueError(
+                f"the condition of {of.spec.name} is {condition}. Valid: named entries, without the name {names}."
+            )
         self._of = of
         self._entries = entries
         self.where = of.where

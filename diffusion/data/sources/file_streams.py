@@ -95,7 +95,7 @@ def _stream(order: "_Order", split: str, classes: tuple[str, ...], columns: Mapp
     try:
         names = tuple(order.columns(stored))
     except ValueError as error:
-        raise DamagedRecord(f"{place} cannot be used: {error}. Mend or remove it.") from error
+        raise DamagedRecord(f"{place} cannot be used: {error}. Repair it, or remove it.") from error
     read = _Read(Columns(order.where, names, **columns), classes, split, order.columns)
     return Iterated(FileStream(order), read, order.where)
 
@@ -275,7 +275,7 @@ def tar_records(file: pathlib.Path, first: int, within: pathlib.Path | None = No
         if failures.is_machine_failure(error):
             raise
         raise DamagedRecord(
-            f"{file} is no whole tar archive: after record {last!r} at byte {start:,}: {error}. Copy it again."
+            f"{file} is not a complete tar archive: after record {last!r} at byte {start:,}: {error}. Copy it again."
         ) from error
     if number >= first:
         yield f"{file}, record {last!r} at byte {start:,}", members
@@ -311,5 +311,5 @@ def parquet_records(file: pathlib.Path, first: int, within: pathlib.Path | None 
                 row += batch.num_rows
     except (ValueError, OSError, OverflowError) as error:
         if failures.is_machine_failure(error):
-            raise failures.Unreadable(f"{file} could not be read: {error}. It may be sound.") from error
-        raise DamagedRecord(f"{file}, from row {max(first, row)} on, is no sound Parquet file: {error}.") from error
+            raise failures.Unreadable(f"{file} could not be read: {error}. The file itself may be intact.") from error
+        raise DamagedRecord(f"{file} is damaged from row {max(first, row)} on: {error}.") from error

@@ -155,7 +155,7 @@ class _Cursor:
         if self._read and self._digest() != state["last"]:
             raise ValueError(
                 f"{stream.name} is not the stream that the run was trained on: its record {self._read - 1:,} differs. "
-                "Valid: an iterable that yields the same at every pass; or one with get_state and set_state"
+                "Valid: an iterable that yields the same records in every pass, or one with get_state and set_state"
             )
 
     @property
@@ -166,13 +166,13 @@ class _Cursor:
         value = next(self._iterator, _END)
         if value is _END:
             if not self._read:
-                raise ValueError(f"{self._stream.name} yields nothing when it is begun again")
+                raise ValueError(f"{self._stream.name} yields nothing on its second pass")
             self._epoch, self._read = self._epoch + 1, 0
             self._iterator = self._stream.opened(self._epoch)
             value = next(self._iterator, _END)
             if value is _END:
                 raise ValueError(
-                    f"{self._stream.name} has ended, and yields nothing when it is begun again. Valid: a function that "
+                    f"{self._stream.name} has ended, and yields nothing on its second pass. Valid: a function that "
                     "returns a new iterator for each pass, or fewer steps"
                 )
         self._last = (self._read, value)
@@ -261,7 +261,9 @@ def _encoded(state: Any) -> Any:
     try:
         return json.loads(json.dumps(state))
     except TypeError as error:
-        raise ValueError(f"the stream's state cannot be saved: {error}. Valid: bytes, or what JSON holds") from None
+        raise ValueError(
+            f"the stream's state cannot be saved: {error}. Valid: bytes, or values that JSON can hold"
+        ) from None
 
 
 def _decoded(state: Any) -> Any:

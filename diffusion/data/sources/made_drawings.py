@@ -277,7 +277,7 @@ def _setting(radii: tuple[float, float], span: int, frames: int) -> Any:
     if not 4 <= low <= high <= 9:
         raise ValueError(f"radii = {tuple(radii)}. Valid: two numbers from 4 to 9, the smaller one first")
     if span and not motions.LEAST <= span <= frames:
-        raise ValueError(f"span = {span}. Valid: 0, or {motions.LEAST} to frames = {frames}")
+        raise ValueError(f"span = {span}. Valid: 0, or {motions.LEAST} to {frames}, the number of frames")
     return motions.Setting(radii=(low, high), span=span)
 
 

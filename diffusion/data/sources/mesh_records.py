@@ -134,7 +134,7 @@ def _read(file: pathlib.Path) -> tuple[_Shape, int]:
     low, high = vertices.min(axis=0), vertices.max(axis=0)
     reach = np.linalg.norm(vertices - (low + high) / 2, axis=1).max()
     if not reach > 0:
-        raise ValueError("all its points are one point, so that it has no size")
+        raise ValueError("all its points coincide, so it has no size")
     return _Shape(draw, (low + high) / 2, float(reach)), size
 
 
@@ -148,7 +148,9 @@ def _points_of(file: pathlib.Path) -> np.ndarray:
     """The cloud of a .npy file, float64 [N, 3]."""
     points = npy.mapped(file)
     if points.ndim != 2 or points.shape[1] != 3 or points.dtype.kind != "f" or not len(points):
-        raise ValueError(f"it holds {points.dtype} {list(points.shape)}, and a cloud is floating-point [N, 3]")
+        raise ValueError(
+            f"it holds {points.dtype} {list(points.shape)}. Valid: a cloud of floating-point numbers [N, 3]"
+        )
     points = np.asarray(points, np.float64)
     if not np.isfinite(points).all():
         raise ValueError(f"point {int(np.argmin(np.isfinite(points).all(axis=1)))} is NaN or infinite")

@@ -42,14 +42,14 @@ class PacedClips:
         """Arguments and errors as in `paced`."""
         shape = of.spec.shape
         if isinstance(of, Stream) or of.spec.dtype != "uint8" or not isinstance(shape, tuple) or len(shape) != 4:
-            raise ValueError(f"{of.spec.name} holds no clips uint8 [T, H, W, C] that are read by their numbers.")
+            raise ValueError(f"{of.spec.name} has no clips uint8 [T, H, W, C] with random access.")
         condition = of.spec.condition or {}
         if not isinstance(condition, Mapping) or "vector" in condition:
             raise ValueError(f"the condition of {of.spec.name} is {condition}. Valid: named entries without 'vector'.")
         if frames < 2 or not paces or min(paces) < 1 or max(paces) * frames > shape[0]:
             raise ValueError(
-                f"frames = {frames}, paces = {paces}. Valid: at least 2 frames, and paces of 1 to T / frames, of T = "
-                f"{shape[0]} frames."
+                f"frames = {frames}, paces = {paces}. Valid: at least 2 frames, and paces from 1 to T / frames, where "
+                f"T = {shape[0]} frames."
             )
         self._of, self._frames, self._paces, self._seed = of, frames, paces, seed
         self.where = of.where

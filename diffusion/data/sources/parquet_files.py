@@ -69,8 +69,8 @@ class Parquet:
             names = _schema(content, file).names
             if set(names) != set(self.columns):
                 raise ValueError(
-                    f"{file} has the columns {', '.join(names)}, and {self._paths[0].name} has "
-                    f"{', '.join(self.columns)}: all files have to have the same."
+                    f"{file} has the columns {', '.join(names)}, but {self._paths[0].name} has "
+                    f"{', '.join(self.columns)}. All files must have the same columns."
                 )
         self._starts = np.cumsum([0, *(content.num_rows for content in metadata)])
         self._tables: dict[str, Any] = {}  # {column: its values}
@@ -111,7 +111,7 @@ class Parquet:
                 column = self._whole(name) if size <= IN_MEMORY else None
                 column = self._mapped(name) if column is None else column
                 if len(column) != len(self):
-                    raise ValueError(f"it has {len(column)} rows of {len(self)}")
+                    raise ValueError(f"it has {len(column)} rows instead of {len(self)}")
                 self._tables[name] = column
             except (ValueError, OSError) as error:
                 if failures.is_machine_failure(error):
@@ -156,4 +156,4 @@ def _schema(metadata: Any, file: pathlib.Path) -> Any:
     try:
         return metadata.schema.to_arrow_schema()
     except (pa.ArrowException, OSError, ValueError, TypeError, LookupError) as error:
-        raise ValueError(f"{file} is no sound Parquet file: {limits.reason(error)}") from error
+        raise ValueError(f"{file} is not an intact Parquet file: {limits.reason(error)}") from error

@@ -158,10 +158,10 @@ class PictureFolder(_Files):
         folder = self._split_folder()
         tables = [folder / name for name in METADATA if (folder / name).is_file()]
         if len(tables) > 1:
-            raise ValueError(f"{folder} holds {' and '.join(METADATA)}. Valid: one of them.")
+            raise ValueError(f"{folder} holds both {' and '.join(METADATA)}. Keep one of them.")
         rows = read_table(tables[0]) if tables else _sidecars(folder)
         if not rows:
-            raise ValueError(f"{folder} holds no pictures ({', '.join(PICTURES)}), and no {' or '.join(METADATA)}.")
+            raise ValueError(f"{folder} holds neither pictures ({', '.join(PICTURES)}) nor {' or '.join(METADATA)}.")
         self._paths = [folder / row[FILE] for row in rows]
         others = [name for name in rows[0] if name != FILE]
         named = lambda name: name.removesuffix(f"_{FILE}")
@@ -204,7 +204,7 @@ def _sidecars(folder: pathlib.Path) -> list[dict[str, Any]]:
     if missing := [name for name, has in zip(names, there) if not has]:
         raise ValueError(
             f"{folder}: {len(missing)} of {len(names)} pictures have no caption, e.g. {missing[0]} has no "
-            f"{pathlib.Path(missing[0]).with_suffix('.txt').name}. Write them, or take these pictures away."
+            f"{pathlib.Path(missing[0]).with_suffix('.txt').name}. Write these captions, or remove the pictures."
         )
     return [{FILE: name, "caption": opener.read_text(text, within=folder).strip()} for name, text in zip(names, texts)]
 
@@ -233,13 +233,13 @@ def _csv(path: pathlib.Path, text: str) -> list[dict[str, Any]]:
         columns = table.fieldnames or []
         numbered = [(table.line_num, row) for row in table]
     except csv.Error as error:
-        raise ValueError(f"{path} is no CSV: {error}.") from None
+        raise ValueError(f"{path} is not a CSV file: {error}.") from None
     if FILE not in columns:
-        raise ValueError(f"{path} has the columns {', '.join(map(str, columns)) or 'none'}, and no {FILE}.")
+        raise ValueError(f"{path} has the columns {', '.join(map(str, columns)) or 'none'}, but no column {FILE}.")
     if ragged := [line for line, row in numbered if None in row or None in row.values()]:
         raise ValueError(
-            f"{path}: line {ragged[0]} has another number of values than there are columns; a text with a comma stands "
-            "in quotes."
+            f"{path}: line {ragged[0]} has another number of values than there are columns; put a text that contains "
+            "a comma in quotes."
         )
     rows: list[dict[str, Any]] = [row for _, row in numbered]
     for name in columns:
@@ -262,15 +262,19 @@ def _jsonl(path: pathlib.Path, text: str) -> list[dict[str, Any]]:
         try:
             row = limits.parse_json(content, "it")
         except limits.Refused as error:
-            raise ValueError(f"{path}: line {line} is no JSON: {error}") from None
+            raise ValueError(f"{path}: line {line} is not JSON: {error}") from None
         if not isinstance(row, dict) or FILE not in row:
-            raise ValueError(f"{path}: line {line} is no object with a {FILE!r}.")
+            raise ValueError(f"{path}: line {line} is not an object with the field {FILE!r}.")
         for name, value in row.items():
             if name.endswith(FILE) and not isinstance(value, str):
-                raise ValueError(f"{path}: line {line}: its {name} is {limits.short(value)}, and a name is a text.")
+                raise ValueError(
+                    f"{path}: line {line}: its {name} is {limits.short(value)}. Valid: a text, the name of a file."
+                )
         if rows and row.keys() != rows[0].keys():
             odd = ", ".join(sorted(row.keys() ^ rows[0].keys()))
-            raise ValueError(f"{path}: line {line} differs from the first in {odd}; each has the same columns.")
+            raise ValueError(
+                f"{path}: line {line} differs from the first line in {odd}; all lines must have the same columns."
+            )
         rows.append(row)
     return rows
 

@@ -25,8 +25,8 @@ def preferences(of: Sequence[Any]) -> "Preferences":
     """
     if len(of) != 2 or any(isinstance(source, Stream) for source in of):
         raise ValueError(
-            f"preferences are of two sources with random access, the preferred examples and the rejected ones, and "
-            f"these are {', '.join(source.spec.name for source in of) or 'none'}."
+            "preferences takes two sources with random access, the preferred examples and the rejected ones; got "
+            f"{', '.join(source.spec.name for source in of) or 'none'}."
         )
     kind = lambda source: (
         len(source),
@@ -37,9 +37,8 @@ def preferences(of: Sequence[Any]) -> "Preferences":
     )
     if kind(of[0]) != kind(of[1]):
         raise ValueError(
-            "pairs without a preference: the preferred and the rejected examples are to agree in their number, shape, "
-            f"type, number of classes and condition, and {of[0].spec.name} has {kind(of[0])}, {of[1].spec.name} "
-            f"{kind(of[1])}."
+            "the sources of preferred and rejected examples must agree in their number, shape, type, number of "
+            f"classes and condition; {of[0].spec.name} has {kind(of[0])}, but {of[1].spec.name} has {kind(of[1])}."
         )
     return Preferences(*of)
 
@@ -66,14 +65,16 @@ class Preferences:
         entry = self.spec.entry
         if _same(preferred[entry], rejected[entry]):
             raise DamagedRecord(
-                f"record {row} of {self.spec.name} is a pair without a preference: both of its examples are the same.",
+                f"record {row} of {self.spec.name} shows no preference: the preferred and the rejected example are "
+                "the same.",
                 "Leave it out of both sources",
             )
         if class_of(preferred) != class_of(rejected) or not _same(
             preferred.get("condition"), rejected.get("condition")
         ):
             raise DamagedRecord(
-                f"record {row} of {self.spec.name} is a pair of two conditions, between which nobody chose.",
+                f"record {row} of {self.spec.name} has a preferred and a rejected example of different conditions, so "
+                "they cannot be compared.",
                 "Put the rows of both sources in one order",
             )
         return {**preferred, "rejected": rejected[entry]}
@@ -88,8 +89,9 @@ class Preferences:
         for row, (ours, theirs) in enumerate(zip(preferred, rejected, strict=True)):
             if ours != theirs:
                 raise ValueError(
-                    f"record {row} of {self.spec.name} is a pair of two captions, {ours[:60]!r} and {theirs[:60]!r}, "
-                    "between which nobody chose. Put the rows of both sources in one order."
+                    f"record {row} of {self.spec.name} has a preferred and a rejected example with different "
+                    f"captions, {ours[:60]!r} and {theirs[:60]!r}, so they cannot be compared. Put the rows of both "
+                    "sources in the same order."
                 )
         return preferred
 

@@ -78,7 +78,10 @@ def huggingface(
         return table_records.Records(table, split, label=label, classes=names, **parts)
     where = f"{type(dataset).__module__}.{type(dataset).__qualname__}"
     if varied:
-        raise ValueError(f"{where} is a stream, whose pictures have to be of one size. Valid: side = N, or a Dataset")
+        raise ValueError(
+            f"{where} is a stream, so its pictures must all have one size. Valid: side = N, or a Dataset with random "
+            "access"
+        )
     columns = Columns(where, dataset.column_names or tuple(next(iter(dataset))), label=label, **parts)
     names = classes or tuple(getattr(features.get(columns.label), "names", None) or ())
     read = [name for name in (*columns.wanted, columns.label, columns.text) if name]

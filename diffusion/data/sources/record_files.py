@@ -70,7 +70,7 @@ class ArrayRecords:
             place = opener.check(file, within=splits.within(self.where))
             reader = ArrayRecordReader(str(place))
             if not reader.ok():  # it then has no records, and says nothing
-                raise ValueError(f"{file} is cut short, or no ArrayRecord file. Copy it again.")
+                raise ValueError(f"{file} is truncated, or is not an ArrayRecord file. Copy it again.")
             self._readers.append(reader)
         self._starts = np.cumsum([0, *(reader.num_records() for reader in self._readers)])
         if not len(self):
@@ -136,6 +136,6 @@ def by_its_first_bytes(record: bytes) -> Mapping[str, Any]:
     if record[:4] in (b"\x89PNG", b"RIFF") or record[:2] in (b"\xff\xd8", b"BM", b"II", b"MM"):
         return {"image": record}
     raise ValueError(
-        f"a record begins with {record[:8]!r}, which is no picture, .npz, .npy or JSON: say how it is read, by "
+        f"a record begins with {record[:8]!r}, which is neither a picture, .npz, .npy nor JSON. Say how to read it by "
         "parse=FUNCTION, bytes -> {column: value}"
     )

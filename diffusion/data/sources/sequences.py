@@ -100,7 +100,7 @@ def check(record: Mapping[str, Any], spec: DataSpec) -> None:
         raise ValueError(f"it holds {', '.join(sorted(record))}. Valid: {needed}")
     shape = np.shape(example) if isinstance(example := record[spec.entry], np.ndarray) else pytrees.shapes_of(example)
     if shape != spec.shape:
-        raise ValueError(f"its example is of shape {shape}, and the first is of {spec.shape}")
+        raise ValueError(f"its example has the shape {shape}, but the first one has {spec.shape}")
     if spec.num_classes and not 0 <= class_of(record) < spec.num_classes:
         raise ValueError(f"its label is {class_of(record)}. Valid: 0 to {spec.num_classes - 1}")
 
@@ -163,8 +163,8 @@ def describe_record(record: Mapping[str, Any], name: str, num_classes: int = 0, 
     spec = DataSpec(name, split, pytrees.shapes_of(example), num_classes, -1, dtype=dtype, condition=condition)
     if num_classes and condition is not None and not spec.has_class:
         raise ValueError(
-            'a record of the data has a "condition" without its class, and the network has classes. '
-            'Valid: the class as an entry of it, {"label": integer, ...}, or a network of num_classes = 0'
+            'the network has classes, but a record of the data has a "condition" without its class. Valid: the class '
+            'as an entry of the condition, {"label": integer, ...}, or a network with num_classes = 0'
         )
     return spec
 

@@ -50,8 +50,8 @@ class SeriesWindows(Sequence):
         holes = np.array([np.isnan(series).any() for series in values])
         if hide is None and holes.any():
             raise ValueError(
-                f"{name} {int(np.argmax(holes))} has missing values, and no part of the series is hidden. Valid: hide, "
-                'e.g. hide = {"name": "gaps"}, which learns from what is there'
+                f"{name} {int(np.argmax(holes))} has missing values, but no part of the series is hidden. Valid: set "
+                'hide, e.g. hide = {"name": "gaps"}; the model then learns from the values that are there'
             )
         is_record = np.ones(len(values), bool)
         # Hidden parts are drawn again when a series is read. All series without holes give the same answer here.
@@ -135,7 +135,7 @@ def gaussian_series(
         raise ValueError(
             f"length = {length}, channels = {channels} and number = {number}: the series or their covariance take "
             f"{limits.size(needed)} while they are drawn, and this machine has {limits.size(limits.memory())} of "
-            "memory. Valid: smaller ones"
+            "memory. Valid: smaller numbers"
         )
     return ExactSeries(gaussian_processes.stationary(length, channels, **parameters), split, number, hide, apart)
 
@@ -228,7 +228,7 @@ def series_windows(
         )
     series = read_series(path, columns)
     if channels := sorted({one.shape[1] for one in series.values()} - {next(iter(series.values())).shape[1]}):
-        raise ValueError(f"{path}: its series differ in their number of channels, and one has {channels[0]}")
+        raise ValueError(f"{path}: its series differ in their number of channels; one of them has {channels[0]}")
     parts: dict[str, list[np.ndarray]] = {"train": [], "test": []}
     begins = []  # the step of each series at which the split's part begins
     for name, one in series.items():
@@ -250,7 +250,7 @@ def series_windows(
     windows = [by_name[name][at : at + length] for name, _, at in places]  # views: a stride of 1 copies nothing
     records_of_windows = SeriesWindows(windows, hide, SEEDS[split], "window")
     if not len(records_of_windows):
-        raise ValueError(f"{path}: no window of {length} steps has both something given and something to predict")
+        raise ValueError(f"{path}: no window of {length} steps has both given values and values to predict")
     records = StandardSeries(records_of_windows, 0, split, str(path))
     records.mean, records.std = center, scale
     records.columns = tuple(columns) or _header(path)
@@ -267,14 +267,16 @@ def _units(
         center, scale = np.array(mean, np.float64), np.array(std, np.float64)
         if not (len(mean) == len(std) == channels and np.isfinite([center, scale]).all() and (scale > 0).all()):
             raise ValueError(
-                f"{path}: mean = {mean} and std = {std}. Valid: {channels} finite numbers each, those of std positive, "
-                "or () for both"
+                f"{path}: mean = {mean} and std = {std}. Valid: {channels} finite numbers for each, those for std "
+                "positive, or () for both"
             )
         return center, scale
     values = np.concatenate(train)
     center, scale = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
     if not (scale > 0).all():
-        raise ValueError(f"{path}: channel {int(np.argmin(scale > 0))} has no two different values to learn from")
+        raise ValueError(
+            f"{path}: channel {int(np.argmin(scale > 0))} has no two different values, so its scale cannot be learned"
+        )
     return center, scale
 
 
@@ -294,7 +296,7 @@ def read_series(path: str, columns: Sequence[str] = ()) -> dict[str, np.ndarray]
     if not file.exists():
         raise FileNotFoundError(f"{file}: there is no such file.")
     if columns and file.suffix != ".csv":
-        raise ValueError(f"{file}: columns = {tuple(columns)} are of a .csv file")
+        raise ValueError(f"{file}: columns = {tuple(columns)} applies only to a .csv file")
     if file.suffix == ".csv":
         arrays = {file.stem: _table(file, columns)}
     elif file.suffix == ".npy":
@@ -303,7 +305,7 @@ def read_series(path: str, columns: Sequence[str] = ()) -> dict[str, np.ndarray]
     elif file.suffix == ".npz":
         arrays = npz.load(file, tuple(npz.names(file)))
     else:
-        raise ValueError(f"{file}: series are read from .csv, .npy and .npz files")
+        raise ValueError(f"{file}: valid are files of series that end in .csv, .npy and .npz")
     series = {}
     for name, array in sorted(arrays.items()):
         if array.ndim not in (1, 2) or array.dtype.kind not in "fiub" or not array.size:
@@ -313,7 +315,7 @@ def read_series(path: str, columns: Sequence[str] = ()) -> dict[str, np.ndarray]
         series[name] = np.array(array, np.float64).reshape(len(array), -1)
         if np.isinf(series[name]).any():
             raise ValueError(
-                f"{file}: series {name!r} has infinite values. Valid: finite numbers, and NaN for missing ones"
+                f"{file}: series {name!r} has infinite values. Valid: finite numbers, and NaN where a value is missing"
             )
     if not series:
         raise ValueError(f"{file} holds no series")
@@ -339,13 +341,14 @@ def _table(file: pathlib.Path, columns: Sequence[str]) -> np.ndarray:
     values = np.empty((len(body), len(chosen)))
     for line, row in enumerate(body, 1 + header):
         if len(row) != width:
-            raise ValueError(f"{file}, row {line}: it has {len(row)} cells, and the first has {width}")
+            raise ValueError(f"{file}, row {line}: it has {len(row)} cells, but the first row has {width}")
         for k, column in enumerate(chosen):
             number = _number(row[column])
             if number is None:
                 raise ValueError(
-                    f"{file}, row {line}: {row[column]!r} in column {names[column]!r} is no number. Valid: numbers, or "
-                    "nothing where a value is missing; name the columns that are series by columns"
+                    f"{file}, row {line}: {row[column]!r} in column {names[column]!r} is not a number. Valid: "
+                    "numbers, or an empty cell where a value is missing; if the column is not part of the series, "
+                    "name the others by columns"
                 )
             values[line - 1 - header, k] = number
     return values
@@ -357,7 +360,7 @@ def _rows(file: pathlib.Path) -> Iterator[list[str]]:
     try:
         yield from csv.reader(io.StringIO(text, newline=""))
     except csv.Error as error:
-        raise ValueError(f"{file} is no CSV: {error}.") from None
+        raise ValueError(f"{file} is not a CSV file: {error}.") from None
 
 
 def _header(path: str) -> tuple[str, ...]:

@@ -86,7 +86,9 @@ def wav_folder(
     sound = forms.Sound(sample_rate, length, form or forms.samples(), mels, window, hop, shaped)
     sound.check()
     if sound.form.pitched:
-        raise ValueError("form: the pitch of a WAV file is not known. Valid: samples, lapped_spectrum")
+        raise ValueError(
+            "form: this form needs the pitch, which WAV files do not state. Valid: samples, lapped_spectrum"
+        )
     return Sounds(table_records.Records(_WavFiles(path, split, sample_rate, length), split), sound)
 
 
@@ -202,13 +204,13 @@ def _clips_of(file: Any, within: Any, sample_rate: int, length: int) -> int:
     """
     header = wav.header(file, within)
     if header.channels != 1:
-        raise ValueError(f"{file} has {header.channels} channels. Valid: mono; mix it down, e.g. by: sox IN -c 1 OUT")
+        raise ValueError(f"{file} has {header.channels} channels. Valid: mono; convert it, e.g. by: sox IN -c 1 OUT")
     if header.sample_rate != sample_rate:
         raise ValueError(
-            f"{file} has {header.sample_rate} samples a second, and sample_rate = {sample_rate}. Valid: files of one "
+            f"{file} has {header.sample_rate} samples a second, but sample_rate = {sample_rate}. Valid: files of one "
             f"rate; resample it, e.g. by: sox IN -r {sample_rate} OUT; or set sample_rate = {header.sample_rate}"
         )
     if header.length < length:
         state = "is empty" if not header.length else f"has {header.length} samples, fewer than length = {length}"
-        raise ValueError(f"{file} {state}. Valid: at least {length}; take it away, or set a smaller length")
+        raise ValueError(f"{file} {state}. Valid: at least {length}; remove the file, or set a smaller length")
     return header.length // length

@@ -181,7 +181,7 @@ def number_type(dtype: Any) -> str:
         return "int32"
     raise ValueError(
         f"examples are {kind}. Valid: uint8, which stands for numbers in [-1, 1]; floating-point numbers; or signed "
-        "integers, which are symbols"
+        "integers, which stand for symbols"
     )
 
 

@@ -62,7 +62,7 @@ class Split(NamedTuple):
         order = np.argsort(np.random.Philox(key=np.array([_ORDER, 0], np.uint64)).random_raw(number), kind="stable")
         rows = (together * np.sort(order[first:last])[:, None] + np.arange(together)).reshape(-1)
         if not len(rows):
-            raise ValueError(f"the part [{self.first}:{self.last}] of {size} records holds none.")
+            raise ValueError(f"the part [{self.first}:{self.last}] of {size} records is empty.")
         return rows
 
 
@@ -90,12 +90,12 @@ def numbers(ends: Sequence[str], split: str) -> tuple[int, int | None]:
     """
     if any(end.endswith("%") for end in ends):
         raise ValueError(
-            f"a stream does not know how many records it has, and split = {split!r} is a share of them. Valid: numbers "
+            f"split = {split!r} is a share of the records, but a stream does not know how many it has. Valid: numbers "
             "of records, e.g. 'train[:1000]' to compare with and 'train[1000:]' to train on"
         )
     first, last = (int(end) if end else None for end in ends)
     if last is not None and last <= (first or 0):
-        raise ValueError(f"split = {split!r} holds no records")
+        raise ValueError(f"split = {split!r} is empty")
     return first or 0, last
 
 
@@ -139,7 +139,9 @@ def class_files(path: str, suffixes: tuple[str, ...], base: str) -> tuple[list[p
     classes = [class_of(file.relative_to(root).as_posix()) for file in files] if root.is_dir() else []
     if any(classes) and not all(classes):
         loose = files[classes.index("")]
-        raise ValueError(f"{root} holds {loose.name} beside folders of classes. Valid: all in class folders, or none.")
+        raise ValueError(
+            f"{root} holds {loose.name} beside folders of classes. Valid: all pictures in class folders, or none."
+        )
     return files, classes if any(classes) else [], where, name
 
 
@@ -209,8 +211,8 @@ def files_of(base: str, names: Sequence[str], what: str, said: Callable[[str], s
         if base == "train":
             return list(names)
         raise ValueError(
-            f"{what} has no split {base!r}: all of it is 'train'. Valid: a part, e.g. 'train[:90%]' to train on and "
-            "'train[90%:]' to compare with."
+            f"{what} has no split {base!r}: the only split is 'train'. Valid: parts of it, e.g. 'train[:90%]' to "
+            "train on and 'train[90%:]' to compare with."
         )
     if base not in by_split:
         raise ValueError(f"{what} has no split {base!r}; its splits are {', '.join(sorted(filter(None, by_split)))}.")

@@ -74,8 +74,8 @@ class Stored:
         """
         if columns.label and not classes:
             raise ValueError(
-                f"{columns.where} is a stream, and the classes of its column {columns.label!r} are not known. Valid: "
-                'classes = ("cat", "dog", ...), or label = "" for none'
+                f"{columns.where} is a stream, so the classes of its column {columns.label!r} are not known in "
+                'advance. Valid: classes = ("cat", "dog", ...), or label = "" for no classes'
             )
         self._columns, self._split = columns, split
         self._classes = classes if columns.label else ()

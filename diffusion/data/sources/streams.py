@@ -161,7 +161,7 @@ class Stream:
             ValueError: if the stream can be read only once.
         """
         if self.resume == "anew" or not self.repeatable:
-            raise ValueError(f"{self.name} is a stream that can be read once. Valid: {valid}")
+            raise ValueError(f"{self.name} is a stream that can be read only once. Valid: {valid}")
 
     @contextlib.contextmanager
     def blamed(self, raw: Any) -> Iterator[None]:

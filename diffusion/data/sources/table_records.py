@@ -125,7 +125,7 @@ class Records(RandomAccess):
                 if failures.is_machine_failure(error):
                     raise
                 first = first or error
-        raise ValueError(f"{self._table.place(int(self._rows[0]))} cannot be used, nor the records after it: {first}")
+        raise ValueError(f"{self._table.place(int(self._rows[0]))} and the records after it cannot be used: {first}")
 
     def _first_sound(self) -> dict[str, Any]:
         error = None

@@ -73,13 +73,13 @@ class TarShards:
             for key, members in _index(file, self._within):
                 self._members.append((shard, key, members))
         if not self._members:
-            raise ValueError(f"{self.where} holds no records: its archives are empty.")
+            raise ValueError(f"{self.where} holds no records: all its archives are empty.")
         suffixes = self._members[0][2]
         for row, (_, _, members) in enumerate(self._members):
             if members.keys() != suffixes.keys():
                 raise ValueError(
-                    f"{self.place(row)}: its members are {', '.join(sorted(members))}, and the first record "
-                    f"has {', '.join(sorted(suffixes))}: all have to have the same."
+                    f"{self.place(row)}: its members are {', '.join(sorted(members))}, but the first record has "
+                    f"{', '.join(sorted(suffixes))}. All records must have the same members."
                 )
         try:
             first = self._value(0, "json") if "json" in suffixes else {}
@@ -116,10 +116,10 @@ class TarShards:
         start, length = members[suffix]
         content = os.pread(_opened(str(self._paths[shard]), self._within), length, start)
         if len(content) != length:
-            raise ValueError(f"its {suffix} is cut short")
+            raise ValueError(f"its {suffix} is truncated")
         value = value_of(suffix, content)
         if key and key not in value:
-            raise ValueError(f"its json has no {key!r}, only {', '.join(value)}")
+            raise ValueError(f"its json has no key {key!r}, only {', '.join(value)}")
         return value[key] if key else value
 
 
@@ -167,7 +167,7 @@ class Strict(tarfile.TarInfo):
         except DAMAGED as error:  # raised by damaged fields of a header or a pax header
             raise tarfile.ReadError(f"{limits.reason(error)} at byte {at:,}") from error
         if member.issparse():
-            raise tarfile.ReadError(f"a sparse member at byte {at:,}, which is not read")
+            raise tarfile.ReadError(f"a sparse member at byte {at:,}; sparse members are not supported")
         if member.size < 0 or tarfile_.offset <= at:
             raise tarfile.ReadError(f"a member of a negative size at byte {at:,}")
         return member
@@ -177,7 +177,7 @@ class Strict(tarfile.TarInfo):
         if self.size < 0:
             raise tarfile.ReadError(f"a member of a negative size at byte {self.offset:,}")
         if self.type == tarfile.GNUTYPE_SPARSE:
-            raise tarfile.ReadError(f"a sparse member at byte {self.offset:,}, which is not read")
+            raise tarfile.ReadError(f"a sparse member at byte {self.offset:,}; sparse members are not supported")
         if self.type in ANNOUNCES and self.size > HEADER:
             raise tarfile.ReadError(f"a header of {limits.size(self.size)} at byte {self.offset:,}")
         return super()._proc_member(archive)  # type: ignore[misc]
@@ -245,7 +245,7 @@ def _scan(content: BinaryIO, file: pathlib.Path) -> list[tuple[str, dict[str, tu
             content.seek(0)
             compressed = content.read(2) in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")
             compressed = "; it is compressed, and has no random access: unpack it" if compressed else ""
-            raise ValueError(f"{file} is no tar archive ({error}){compressed}.") from None
+            raise ValueError(f"{file} is not a tar archive ({error}){compressed}.") from None
         if "at byte" in str(error) and not isinstance(error.__context__, tarfile.TruncatedHeaderError):  # type: ignore[attr-defined]
             last_complete = f"the last member that is whole is {last}"
             raise ValueError(f"{file} is damaged: {error}; {last_complete}. Copy the file again.") from None
@@ -254,6 +254,6 @@ def _scan(content: BinaryIO, file: pathlib.Path) -> list[tuple[str, dict[str, tu
     ended = not any(content.read())
     if end > size or not ended:
         raise ValueError(
-            f"{file} is cut short at byte {size:,}: the last member that is whole is {last}. Copy the file again."
+            f"{file} is truncated at byte {size:,}: the last complete member is {last}. Copy the file again."
         )
     return list(records.items())

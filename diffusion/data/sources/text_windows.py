@@ -28,7 +28,7 @@ class Windows(Sequence):
 
     def __init__(self, symbols: np.ndarray, length: int):
         if not 1 <= length <= len(symbols):
-            raise ValueError(f"length = {length}; valid: 1 .. {len(symbols)}, the characters of the text")
+            raise ValueError(f"length = {length}. Valid: 1 .. {len(symbols)}, the number of characters of the text")
         number = len(symbols) // length
         self.x = symbols[: number * length].reshape(number, length).astype(np.int32)
 
@@ -110,8 +110,8 @@ def text_file(path: str, split: str = "train", *, length: int = 128, alphabet: s
     if len(wrong := np.flatnonzero(known[symbols] != points)):
         line = text.count("\n", 0, int(wrong[0])) + 1
         raise ValueError(
-            f"{path} has the character {text[wrong[0]]!r} in line {line}, which is not in the alphabet. Valid: an "
-            f"alphabet with it, e.g. {''.join(sorted(set(text)))!r}"
+            f"{path} has the character {text[wrong[0]]!r} in line {line}, which the alphabet lacks. Valid: an "
+            f"alphabet with all characters of the text, e.g. {''.join(sorted(set(text)))!r}"
         )
     name, version = pathlib.Path(path).name, hashlib.sha256(text.encode()).hexdigest()[:12]
     spec = DataSpec(name, split, (length,), 0, -1, version, vocabulary=tuple(alphabet))

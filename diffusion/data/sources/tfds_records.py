@@ -167,7 +167,7 @@ class Records(RandomAccess):
             return {"image": image}
         label = int(stored["label"])
         if not 0 <= label < self.spec.num_classes:
-            raise ValueError(f"its label is {label}, expected 0..{self.spec.num_classes - 1}")
+            raise ValueError(f"its label is {label}. Valid: 0..{self.spec.num_classes - 1}")
         return {"image": image, "label": label}
 
     def _bytes(self, stored: Any) -> bytes:
@@ -194,7 +194,9 @@ class Records(RandomAccess):
             | tensorflow_datasets.features.ClassLabel,
         ):
             have = ", ".join(f"{key} ({type(value).__name__})" for key, value in sorted(features.items()))
-            raise ValueError(f"{self.spec.name} has no feature {feature!r} that is a text or a number; it has {have}.")
+            raise ValueError(
+                f"{self.spec.name} has no feature {feature!r} that is a text or a number; its features are {have}."
+            )
         values = []
         for first in range(0, len(self), 1000):
             some = self._encoded.__getitems__(range(first, min(first + 1000, len(self))))
@@ -250,15 +252,15 @@ def _spec(
     feature = features.get("image")
     have = ", ".join(f"{key} ({type(value).__name__})" for key, value in features.items())
     if not isinstance(feature, tensorflow_datasets.features.Image):
-        raise ValueError(f"{name} has no image feature named 'image'; it has {have}.")
+        raise ValueError(f"{name} has no image feature named 'image'; its features are {have}.")
     stored = cast(tuple[int | None, ...], feature.shape)
     dtype = np.dtype(cast(Any, feature.np_dtype))
     shape = (*size, *stored[2:]) if size else stored
     if None in shape or len(shape) != 3 or shape[-1] not in (1, 3, 4) or dtype != np.uint8:
         raise ValueError(
-            f"{name}: its images are {dtype} {shape} (None: it varies), which cannot be batched; "
-            "prepare it as uint8 images of one size, (H, W, 1), (H, W, 3) or (H, W, 4), give the side of squares, "
-            "or train with config.data.buckets."
+            f"{name}: its images are {dtype} {shape} (None: this side varies) and cannot be batched. Prepare the "
+            "dataset as uint8 images of one size, (H, W, 1), (H, W, 3) or (H, W, 4); or name the side of squares to "
+            "which all are resized; or train with config.data.buckets."
         )
     sides = cast(tuple[int, int, int], tuple(shape))
     if math.prod(sides) > IMAGE_LIMIT:
@@ -283,7 +285,7 @@ def _builder(name: str, data_dir: str) -> "tensorflow_datasets.core.DatasetBuild
     if builder.info.file_format is not tensorflow_datasets.core.FileFormat.ARRAY_RECORD:
         stored = getattr(builder.info.file_format, "value", None)
         raise ValueError(
-            f"{name} in {folder} is stored as {stored}, which has no random access; write it "
-            "again with file_format='array_record' (python -m tensorflow_datasets.scripts.convert_format --help)."
+            f"{name} in {folder} is stored as {stored}, which has no random access. Write it again with "
+            "file_format='array_record' (python -m tensorflow_datasets.scripts.convert_format --help)."
         )
     return builder

@@ -65,7 +65,7 @@ def read(path: pathlib.Path) -> list[Prompt]:
     except (limits.Refused, csv.Error) as error:
         raise PromptsError(f"{path} cannot be read: {error}") from error
     if lacking := [name for name in COLUMNS if name not in (rows.fieldnames or ())]:
-        raise PromptsError(f"{path} has no column {lacking[0]}; those of DPG-Bench are {', '.join(COLUMNS)}.")
+        raise PromptsError(f"{path} has no column {lacking[0]}; the columns of DPG-Bench are {', '.join(COLUMNS)}.")
     prompts: dict[str, Prompt] = {}
     for number, line in enumerate(lines, start=2):
         where = f"{path}, line {number}"
@@ -77,8 +77,8 @@ def read(path: pathlib.Path) -> list[Prompt]:
             parents = tuple(int(parent) for parent in line["dependency"].split(","))
         except (ValueError, AttributeError):
             raise PromptsError(
-                f"{where}: proposition_id = {line['proposition_id']!r}, dependency = {line['dependency']!r}; valid: a "
-                "whole number, and whole numbers with commas between them, 0 for none."
+                f"{where}: proposition_id = {line['proposition_id']!r}, dependency = {line['dependency']!r}. Valid: "
+                "an integer, and integers separated by commas, 0 for none."
             ) from None
         prompt = prompts.setdefault(line["item_id"], Prompt(line["item_id"], line["text"], {}))
         if proposition in prompt.questions:
@@ -90,7 +90,8 @@ def read(path: pathlib.Path) -> list[Prompt]:
             for parent in question.parents:
                 if parent not in prompt.questions:
                     raise PromptsError(
-                        f"{path}: question {proposition} of {prompt.key!r} depends on {parent}, which is not there."
+                        f"{path}: question {proposition} of {prompt.key!r} depends on question {parent}, which does "
+                        "not exist."
                     )
     if not prompts:
         raise PromptsError(f"{path} holds no prompts.")
@@ -111,7 +112,9 @@ def cells(picture: np.ndarray, count: int) -> list[np.ndarray]:
         return [picture]
     side = picture.shape[0] // 2
     if picture.shape[:2] != (2 * side, 2 * side):
-        raise ValueError(f"a grid of {count} pictures has two by two squares, and this has {list(picture.shape[:2])}")
+        raise ValueError(
+            f"a grid of {count} pictures is two by two squares; this picture has the shape {list(picture.shape[:2])}"
+        )
     corners = ((0, 0), (0, side), (side, 0), (side, side))
     return [picture[top : top + side, left : left + side] for top, left in corners[:count]]
 

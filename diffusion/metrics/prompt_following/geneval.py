@@ -118,7 +118,7 @@ def read(path: pathlib.Path) -> list[Prompt]:
     except limits.Refused as error:
         raise PromptsError(str(error)) from error
     if not prompts:
-        raise PromptsError(f"{path} holds no prompts; each line is a table with tag, prompt, include.")
+        raise PromptsError(f"{path} holds no prompts. Valid: one table with tag, prompt, include in each line.")
     return prompts
 
 
@@ -133,13 +133,14 @@ def parse(content: Any, where: str) -> Prompt:
         PromptsError: if it has another form.
     """
     if not isinstance(content, dict) or not isinstance(content.get("prompt"), str):
-        raise PromptsError(f"{where}: this is no prompt of GenEval, a table with tag, prompt, include.")
+        raise PromptsError(f"{where}: this is not a prompt of GenEval. Valid: a table with tag, prompt, include.")
     if content.get("tag") not in TAGS:
         raise PromptsError(f"{where}: tag = {limits.short(content.get('tag'))}; valid: {', '.join(TAGS)}.")
     include = _clauses(content, "include", where)
     if not include:
         raise PromptsError(
-            f"{where}: the prompt {content['prompt']!r} has no answer: include names no object that it requests."
+            f"{where}: the prompt {content['prompt']!r} cannot be answered: include names no object that the prompt "
+            "requests."
         )
     return Prompt(content["prompt"], content["tag"], include, _clauses(content, "exclude", where), content)
 
@@ -154,7 +155,7 @@ def _clauses(content: Mapping, field: str, where: str) -> tuple[Clause, ...]:
             raise PromptsError(f"{where}: {field} has {limits.short(entry)}; valid: a table with class and count.")
         count = entry.get("count")
         if type(count) is not int or count < 1:
-            raise PromptsError(f"{where}: {field} has count = {limits.short(count)}; valid: a whole number from 1.")
+            raise PromptsError(f"{where}: {field} has count = {limits.short(count)}. Valid: an integer, at least 1.")
         colour = entry.get("color", "")
         if colour and colour not in COLOURS:
             raise PromptsError(f"{where}: color = {limits.short(colour)}; valid: {', '.join(COLOURS)}.")
@@ -174,8 +175,8 @@ def _position(found: Any, before: int, where: str) -> tuple[str, int]:
         and 0 <= found[1] < before
     ):
         raise PromptsError(
-            f"{where}: position = {limits.short(found)}; valid: one of {', '.join(RELATIONS)}, and the number of a "
-            "clause above."
+            f"{where}: position = {limits.short(found)}. Valid: one of {', '.join(RELATIONS)}, and the number of an "
+            "earlier clause."
         )
     return found[0], found[1]
 

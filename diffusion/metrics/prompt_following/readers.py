@@ -152,7 +152,7 @@ def depths(depth: Depth, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
     maps = [np.asarray(answer) for answer in _as_many("the depth", depth(pictures), pictures, DEPTHS)]
     for nearness, picture in zip(maps, pictures):
         if nearness.shape != picture.shape[:2] or nearness.dtype.kind not in "fiu" or not np.isfinite(nearness).all():
-            raise ReaderError(f"the depth answers with {nearness.dtype} {list(nearness.shape)}, not with {DEPTHS}.")
+            raise ReaderError(f"the depth estimator returned {nearness.dtype} {list(nearness.shape)}. Valid: {DEPTHS}.")
     return [nearness.astype(np.float64) for nearness in maps]
 
 
@@ -178,12 +178,12 @@ def _unit(rows: Any, count: int) -> np.ndarray:
     rows = np.asarray(rows)
     if rows.ndim != 2 or len(rows) != count or rows.dtype.kind != "f" or not np.isfinite(rows).all():
         raise ReaderError(
-            f"the embedder answers to {count} with {rows.dtype} {list(rows.shape)}, not with {EMBEDDINGS}."
+            f"the embedder returned {rows.dtype} {list(rows.shape)} for {count} inputs. Valid: {EMBEDDINGS}."
         )
     rows = rows.astype(np.float64)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     if not lengths.all():
-        raise ReaderError(f"the embedder answers with a row of zeros, not with {EMBEDDINGS}.")
+        raise ReaderError(f"the embedder returned a row of zeros. Valid: {EMBEDDINGS}.")
     return rows / lengths
 
 
@@ -211,10 +211,10 @@ def parsed(grammar: Grammar, text: str) -> Parse:
 def _as_many(who: str, results: Any, inputs: Sequence, form: str) -> list:
     if not isinstance(results, Sequence) or isinstance(results, str) or len(results) != len(inputs):
         count = f" of {len(results)}" if isinstance(results, Sequence) else ""
-        raise ReaderError(f"{who} answers to {len(inputs)} with a {type(results).__name__}{count}, not with {form}.")
+        raise ReaderError(f"{who} returned a {type(results).__name__}{count} for {len(inputs)} inputs. Valid: {form}.")
     return list(results)
 
 
 def _other(who: str, result: Any, form: str) -> ReaderError:
     shown = " ".join(repr(result).split())
-    return ReaderError(f"{who} answers with {shown[:100]}{'...' if len(shown) > 100 else ''}, not with {form}.")
+    return ReaderError(f"{who} returned {shown[:100]}{'...' if len(shown) > 100 else ''}. Valid: {form}.")

@@ -186,16 +186,19 @@ class AutoencoderDC(WithoutPosterior):
         for side, levels in (("encoder", self.encoder_levels), ("decoder", self.decoder_levels)):
             self._check(side, levels)
         if len(self.encoder_levels.widths) != len(self.decoder_levels.widths):
-            raise ValueError("the encoder and the decoder have as many levels: one entry of their fields for each")
+            raise ValueError(
+                "the encoder and the decoder must have the same number of levels, with one entry in each of their "
+                "fields for each level"
+            )
         if not self.input_range[0] < self.input_range[1]:
-            raise ValueError(f"input_range={self.input_range}: the lower end comes first")
+            raise ValueError(f"input_range={self.input_range}: the first number must be below the second")
         super().__post_init__()
 
     def _check(self, side: str, levels: Levels) -> None:
         count = len(levels.widths)
         for field, entries in levels._asdict().items():
             if len(entries) != count or not count:
-                raise ValueError(f"{side}_levels.{field}={entries}: one entry for each of the {count} levels")
+                raise ValueError(f"{side}_levels.{field}={entries} must have one entry for each of the {count} levels")
         for names, kind, field in (
             (levels.blocks, BLOCKS, "blocks"),
             (levels.norms, NORMS, "norms"),
@@ -204,13 +207,15 @@ class AutoencoderDC(WithoutPosterior):
             for name in names:
                 look_up(dict.fromkeys(kind), name, f"{side}_levels.{field}")
         if min(levels.layers[1:], default=1) <= 0 or levels.layers[0] < (0 if count > 1 else 1):
-            raise ValueError(f"{side}_levels.layers={levels.layers}: positive numbers, or 0 at the first level")
+            raise ValueError(
+                f"{side}_levels.layers={levels.layers}: numbers must be positive; only the first level may have 0"
+            )
         widths = levels.widths[levels.first :]
         for one, next_one in itertools.pairwise(widths):
             if 4 * one % next_one:
                 raise ValueError(
-                    f"{side}_levels.widths={levels.widths}: {next_one} does not divide 4 x {one}, and "
-                    "the shortcut takes means or copies of whole channels"
+                    f"{side}_levels.widths={levels.widths}: {next_one} does not divide 4 x {one}, but the shortcut "
+                    "averages or copies whole channels"
                 )
         for width, block in zip(levels.widths, levels.blocks):
             if block == "EfficientViTBlock" and width % self.head_size:
@@ -218,8 +223,8 @@ class AutoencoderDC(WithoutPosterior):
         shortcut = self.out_shortcut if side == "encoder" else self.in_shortcut
         if shortcut and levels.widths[-1] % self.latent_channels:
             raise ValueError(
-                f"latent_channels={self.latent_channels} do not divide the last width "
-                f"{levels.widths[-1]} of {side}_levels, as its shortcut needs"
+                f"latent_channels={self.latent_channels} does not divide {levels.widths[-1]}, the last width of "
+                f"{side}_levels, which its shortcut needs"
             )
 
     @property

@@ -77,8 +77,8 @@ class AutoencoderKL(CheckedNetwork):
         encoder_decoder.check_options(self)
         if self.packed < 1 or self.latent_channels % self.packed**2:
             raise ValueError(
-                f"packed={self.packed}: patches of that side have a whole number of the "
-                f"latent_channels={self.latent_channels}"
+                f"packed={self.packed}: latent_channels={self.latent_channels} must be a multiple of packed^2, the "
+                "positions in a patch"
             )
 
     def setup(self):

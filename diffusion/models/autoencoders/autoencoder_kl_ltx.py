@@ -302,7 +302,7 @@ class AutoencoderKLLTX(VideoAutoencoder):
             look_up(STRIDES, how, "halve")
         numbers = (*self.widths, *self.decoder_widths, *self.narrowing)
         if min(self.latent_channels, self.picture_channels, self.patch, *numbers) < 1:
-            raise ValueError("an autoencoder has positive widths, channels, narrowing and patch")
+            raise ValueError("widths, channels, narrowing and patch of an autoencoder must be positive")
         levels, lower = len(self.halve), len(self.decoder_widths)
         for field, length in (
             ("widths", levels + 1),
@@ -314,7 +314,7 @@ class AutoencoderKLLTX(VideoAutoencoder):
             ("noise", lower + 1),
         ):
             if len(getattr(self, field)) != length:
-                raise ValueError(f"{field}={getattr(self, field)} has {length} entries here, one for each level")
+                raise ValueError(f"{field}={getattr(self, field)} must have {length} entries here, one for each level")
         self._check_encoder()
         self._check_decoder()
         super().__post_init__()
@@ -326,7 +326,8 @@ class AutoencoderKLLTX(VideoAutoencoder):
                 folded % self.widths[i + 1] or self.widths[i + 1] % math.prod(STRIDES[how])
             ):
                 raise ValueError(
-                    f"widths={self.widths}: level {i} folds to {folded} channels, in groups for {self.widths[i + 1]}"
+                    f"widths={self.widths}: level {i} folds into {folded} channels, which cannot be grouped into "
+                    f"{self.widths[i + 1]}"
                 )
 
     def _check_decoder(self) -> None:
@@ -336,12 +337,19 @@ class AutoencoderKLLTX(VideoAutoencoder):
             if factor > 1 and not (self.double[i] and entering == width and width % factor == 0):
                 raise ValueError(
                     f"decoder_widths={self.decoder_widths}: level {i} divides {entering} channels by "
-                    f"narrowing={factor} as it doubles; valid is a width of {entering} that {factor} divides"
+                    f"narrowing={factor} while it doubles the side. Valid: a level that doubles, with a width of "
+                    f"{entering} that narrowing divides"
                 )
             if factor == 1 and self.timed and entering != width:
-                raise ValueError(f"decoder_widths={self.decoder_widths}: a timed decoder changes channels by narrowing")
+                raise ValueError(
+                    f"decoder_widths={self.decoder_widths}: a decoder that receives the time can change its channels "
+                    "only by narrowing"
+                )
             if self.residual[i] and self.double[i] and (width % 8 or (8 % factor)):
-                raise ValueError(f"decoder_widths={self.decoder_widths}: 8 divides a width with a residual")
+                raise ValueError(
+                    f"decoder_widths={self.decoder_widths}: the width of a level that doubles with a residual must be "
+                    "a multiple of 8"
+                )
             entering = width // factor
 
     @property
@@ -404,6 +412,6 @@ class AutoencoderKLLTX(VideoAutoencoder):
         """
         check_latents(self, z)
         if t is not None and not self.timed:
-            raise ValueError("this autoencoder's decoder receives no time; t is None")
+            raise ValueError("this autoencoder's decoder receives no time. Valid: t = None")
         time = jnp.broadcast_to(jnp.asarray(0.0 if t is None else t, jnp.float32), z.shape[:1]) if self.timed else None
         return self.decoder(z, time, place)

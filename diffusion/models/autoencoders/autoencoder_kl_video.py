@@ -151,19 +151,23 @@ class AutoencoderKLVideo(VideoAutoencoder, CheckedNetwork):
         if not self.widths or self.layers < 1 or min(self.latent_channels, self.picture_channels, *self.widths) < 1:
             raise ValueError(
                 f"widths={self.widths}, layers={self.layers}, latent_channels={self.latent_channels}, "
-                f"picture_channels={self.picture_channels}: an autoencoder has at least one level, and positive numbers"
+                f"picture_channels={self.picture_channels}: an autoencoder needs at least one level, and all numbers "
+                "must be positive"
             )
         if self.patch < 1 or (self.decoder_widths and len(self.decoder_widths) != len(self.widths)):
             raise ValueError(
-                f"patch={self.patch}, decoder_widths={self.decoder_widths}: a patch has 1 or more pixels on a side, "
-                f"and the decoder as many levels as widths={self.widths}"
+                f"patch={self.patch}, decoder_widths={self.decoder_widths}: a patch must have at least 1 pixel on a "
+                f"side, and the decoder must have as many levels as widths={self.widths}"
             )
         if not self.residual and any(width % 2 for width in (*self.widths[1:], *self.decoder_widths[1:])):
-            raise ValueError(f"widths={self.widths}: half of a width comes out where sides double, so that it is even")
+            raise ValueError(
+                f"widths={self.widths}: the widths after the first must be even, because half of the channels leave "
+                "where the sides double"
+            )
         if len(self.temporal) != len(self.widths) - 1:
             raise ValueError(
-                f"temporal={self.temporal} says for each of the {len(self.widths) - 1} halvings of the sides of "
-                f"widths={self.widths} whether time is halved too"
+                f"temporal={self.temporal} must have an entry for each of the {len(self.widths) - 1} halvings of the "
+                f"sides of widths={self.widths}, which says whether time is halved too"
             )
 
     @property

@@ -58,7 +58,7 @@ class AutoencoderRAE(nn.Module):
         width = self.encoder.width
         if self.decoder.features != width:
             raise ValueError(
-                f"the decoder reads {self.decoder.features} features of each patch, and the encoder has {width}"
+                f"the decoder reads {self.decoder.features} features for each patch, but the encoder has {width}"
             )
         if len(self.statistics) not in (0, 1, 3) or self.statistics[-1:] not in ((), (width,)):
             raise ValueError(
@@ -137,8 +137,8 @@ class AutoencoderRAE(nn.Module):
         if len(self.statistics) == 3 and shape[1:] != self.statistics:
             height, width = (self.factor * side for side in self.statistics[:2])
             raise ValueError(
-                f"the statistics are of features {self.statistics}, and these are {shape[1:]}. Valid: pictures of "
-                f"{height} x {width}"
+                f"the statistics belong to features of the shape {self.statistics}, but these have {shape[1:]}. "
+                f"Valid: pictures of {height} x {width}"
             )
         return self.features_mean, self.features_std + EPSILON
 
@@ -182,7 +182,7 @@ def measured(features: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         count += size
         mean = mean + difference * size / count
     if count < 2 or not np.isfinite(squares).all():
-        raise ValueError(f"statistics need at least two pictures with finite features; there were {count}")
+        raise ValueError(f"statistics need at least two pictures with finite features; got {count}")
     return mean.astype(np.float32), np.sqrt(squares / count).astype(np.float32)
 
 
@@ -205,5 +205,8 @@ def with_statistics(
     """
     module = module.clone(statistics=tuple(np.shape(mean)))
     if np.shape(mean) != np.shape(std):
-        raise ValueError(f"the mean of the features has shape {np.shape(mean)}, and their deviation {np.shape(std)}")
+        raise ValueError(
+            f"the mean of the features has the shape {np.shape(mean)}, and their standard deviation {np.shape(std)}; "
+            "both must have one shape"
+        )
     return module, {**params, "features_mean": jnp.asarray(mean), "features_std": jnp.asarray(std)}

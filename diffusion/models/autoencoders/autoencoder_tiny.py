@@ -118,8 +118,8 @@ class AutoencoderTiny(WithoutPosterior):
         both = (*self.encoder_layers, *self.decoder_layers)
         if len(self.encoder_layers) != len(self.decoder_layers) or min(both, default=-1) < 0:
             raise ValueError(
-                f"encoder_layers={self.encoder_layers} and decoder_layers={self.decoder_layers} must have a "
-                "number of blocks, 0 or more, for each level, and have as many levels"
+                f"encoder_layers={self.encoder_layers} and decoder_layers={self.decoder_layers} must have the same "
+                "number of levels, and for each level a number of blocks of at least 0"
             )
         look_up(dict.fromkeys(("float32", "bfloat16")), self.dtype, "dtype")
         super().__post_init__()

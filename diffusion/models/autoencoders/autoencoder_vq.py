@@ -71,13 +71,13 @@ class VQModel(CheckedNetwork):
         encoder_decoder.check_options(self)
         if bool(self.codes) == bool(self.finite_levels):
             raise ValueError(
-                f"codes={self.codes}, finite_levels={self.finite_levels}: give one of them, a number of "
-                "codes or codes=0 and the levels of each channel"
+                f"codes={self.codes}, finite_levels={self.finite_levels}: set exactly one of them, either a number of "
+                "codes, or codes=0 and the levels of each channel"
             )
         if self.finite_levels and len(self.finite_levels) != self.code_channels:
             raise ValueError(
-                f"finite_levels={self.finite_levels} are {len(self.finite_levels)} for "
-                f"code_channels={self.code_channels}; there must be one for each"
+                f"finite_levels={self.finite_levels} has {len(self.finite_levels)} entries, but "
+                f"code_channels={self.code_channels}; there must be one for each channel"
             )
 
     @property

@@ -164,8 +164,8 @@ def check_options(autoencoder: Any) -> None:
     input_range = autoencoder.input_range
     if not widths or layers <= 0 or groups <= 0:
         raise ValueError(
-            f"widths={widths}, layers={layers}, groups={groups}: an autoencoder has at least one level, "
-            "and positive numbers of layers and groups"
+            f"widths={widths}, layers={layers}, groups={groups}: an autoencoder needs at least one level, and layers "
+            "and groups must be positive"
         )
     for width in widths:
         if width % groups:
@@ -174,7 +174,7 @@ def check_options(autoencoder: Any) -> None:
         if not 0 <= i < len(widths):
             raise ValueError(f"attention_levels={levels}: there is no level {i}; valid are 0 .. {len(widths) - 1}")
     if not input_range[0] < input_range[1]:
-        raise ValueError(f"input_range={input_range}: the lower end comes first")
+        raise ValueError(f"input_range={input_range}: the first number must be below the second")
 
 
 def check_pictures(x: jax.Array, channels: int, factor: int) -> None:
@@ -194,8 +194,8 @@ def check_pictures(x: jax.Array, channels: int, factor: int) -> None:
     if height % factor or width % factor or not height * width:
         nearest = " x ".join(str(max(factor, round(side / factor) * factor)) for side in (height, width))
         raise ValueError(
-            f"this autoencoder makes pictures {factor} times smaller, and {factor} does not divide "
-            f"{height} x {width}; the nearest valid size is {nearest}"
+            f"this autoencoder makes pictures {factor} times smaller, but {factor} does not divide {height} x "
+            f"{width}; the nearest valid size is {nearest}"
         )
 
 

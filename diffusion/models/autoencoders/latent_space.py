@@ -125,11 +125,11 @@ def estimate(latents: Iterable[np.ndarray], per_channel: bool = False) -> Scalin
         count += size
         mean = mean + difference * size / count
     if not count:
-        raise ValueError("the scale of latents is estimated from a stream of them; it was empty")
+        raise ValueError("the scale of latents is estimated from a stream of them, but the stream was empty")
     if not (np.isfinite(squares).all() and (squares > 0).all()):
         raise ValueError(
-            f"{count} latents with squared deviations {np.asarray(squares).tolist()} have no scale: "
-            "they must be finite and vary"
+            f"{count} latents with squared deviations {np.asarray(squares).tolist()} determine no scale: the "
+            "deviations must be finite and positive"
         )
     scale = (squares / count) ** -0.5
     if per_channel:

@@ -47,8 +47,8 @@ class PatchDiscriminator(nn.Module):
         least = 3 * 2**self.layers
         if min(x.shape[1:3]) < least:
             raise ValueError(
-                f"a discriminator of {self.layers} layers judges pictures of at least {least} x {least} "
-                f"pixels; got {x.shape[1]} x {x.shape[2]}. Take fewer layers"
+                f"a discriminator of {self.layers} layers needs pictures of at least {least} x {least} pixels; got "
+                f"{x.shape[1]} x {x.shape[2]}. Use fewer layers"
             )
         for i in range(self.layers + 1):
             width = self.width * min(2**i, 8)

@@ -189,7 +189,7 @@ def restart_dead(codebook: Codebook, z: Array, key: Array, threshold: float = 1.
     Reference: Dhariwal et al., "Jukebox: A Generative Model for Music", 2020, section 3.
     """
     if not threshold > 0:
-        raise ValueError(f"threshold = {threshold} must be positive: codes are dead below it")
+        raise ValueError(f"threshold = {threshold} must be positive; codes used less than this are replaced")
     size, width = codebook.codes.shape
     rows = jax.lax.stop_gradient(z).astype(jnp.float32).reshape(-1, width)
     drawn = jax.random.choice(key, rows, (size,), replace=len(rows) < size)
@@ -244,7 +244,7 @@ class FiniteScalar:
         if not self.levels or min(self.levels) < 2:
             raise ValueError(f"levels = {self.levels} must be at least 2 for each number, for example (8, 5, 5, 5)")
         if self.size > np.iinfo(np.int32).max:
-            raise ValueError(f"levels = {self.levels} make {self.size} codes, more than an int32 counts")
+            raise ValueError(f"levels = {self.levels} make {self.size} codes, more than an int32 can count")
 
     @property
     def size(self) -> int:
@@ -260,7 +260,7 @@ class FiniteScalar:
         """[..., D] any numbers -> [..., D] numbers that round to one of the levels."""
         if z.shape[-1] != len(self.levels):
             raise ValueError(
-                f"z {z.shape} has {z.shape[-1]} numbers a vector, and there are levels for {len(self.levels)}"
+                f"each vector of z {z.shape} has {z.shape[-1]} numbers, but there are levels for {len(self.levels)}"
             )
         levels = np.asarray(self.levels)
         half = (levels - 1) * (1 - 1e-3) / 2

@@ -59,11 +59,12 @@ class RAEDecoder(CheckedNetwork):
     def check_fields(self) -> None:
         network_checks.tower(self)
         if self.width % 4:
-            raise ValueError(f"width={self.width}: four must divide it, for the fixed positions")
+            raise ValueError(f"width={self.width} must be a multiple of 4, for the fixed positions")
         for field in ("mean", "std"):
             if len(getattr(self, field)) != self.picture_channels:
                 raise ValueError(
-                    f"{field}={getattr(self, field)}: one number for each of the {self.picture_channels} channels"
+                    f"{field}={getattr(self, field)} must have one number for each of the {self.picture_channels} "
+                    "channels"
                 )
 
     @nn.compact
@@ -79,8 +80,8 @@ class RAEDecoder(CheckedNetwork):
         """
         if z.ndim != 4 or z.shape[-1] != self.features:
             raise ValueError(
-                f"this decoder reads {self.features} features of each patch, [B, h, w, {self.features}]; got an array "
-                f"of shape {z.shape}"
+                f"this decoder reads {self.features} features for each patch, [B, h, w, {self.features}]; got an "
+                f"array of shape {z.shape}"
             )
         size, rows, columns, _ = z.shape
         dense = lambda to, dtype, name: nn.Dense(to, dtype=dtype, kernel_init=xavier, name=name)

@@ -101,8 +101,8 @@ def tiled(
     sizes = {"tile": tile, "overlap": overlap, "margin": margin}
     if not 0 <= 2 * margin <= overlap or 2 * overlap > tile or tile <= 0 or (margin and 2 * margin == overlap):
         raise ValueError(
-            f"tile={tile}, overlap={overlap}, margin={margin}: an overlap is at most half of a tile, and "
-            "a margin less than half of an overlap"
+            f"tile={tile}, overlap={overlap}, margin={margin}: the overlap may be at most half of a tile, and the "
+            "margin must be less than half of the overlap"
         )
     if step <= 0 or any(size % step for size in sizes.values()):
         raise ValueError(f"step={step} does not divide each of {sizes}")
@@ -111,8 +111,8 @@ def tiled(
         sides = x.shape[-3:-1]
         if x.ndim not in (4, 5) or any(side % step or not side for side in sides):
             raise ValueError(
-                f"tiles are cut from pictures [B, H, W, C], or videos [B, F, H, W, C], whose sides step={step} "
-                f"divides; got {x.shape}"
+                "tiles are cut from pictures [B, H, W, C] or videos [B, F, H, W, C] whose sides must be multiples of "
+                f"step={step}; got {x.shape}"
             )
         before = (0,) * (x.ndim - 3)
         cuts = [cut(side, tile, overlap, step) for side in sides]
@@ -159,8 +159,8 @@ def _ratio(output: Any, tile: jax.ShapeDtypeStruct, step: int) -> tuple[int, int
         a = leaf.shape[-3]
         if leaf.ndim != len(tile.shape) or leaf.shape[-2] * height != a * width or step * a % height:
             raise ValueError(
-                f"a tile {tile.shape} became {leaf.shape}: not a picture of sides that change by one "
-                f"ratio, a multiple of 1 / step = 1 / {step}"
+                f"a tile of shape {tile.shape} became {leaf.shape}. Both sides must change by the same ratio, a "
+                f"multiple of 1 / step = 1 / {step}"
             )
         if a != jax.tree.leaves(output)[0].shape[-3]:
             raise ValueError("the outputs of a tile have different sides")

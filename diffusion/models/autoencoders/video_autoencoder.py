@@ -100,7 +100,7 @@ def check_video(module: Any, x: jax.Array, later: bool = False, together: int = 
     if height % f or width % f or not height * width:
         nearest = " x ".join(str(max(f, round(side / f) * f)) for side in (height, width))
         raise ValueError(
-            f"this autoencoder makes frames {f} times smaller, and {f} does not divide {height} x {width}; the "
+            f"this autoencoder makes frames {f} times smaller, but {f} does not divide {height} x {width}; the "
             f"nearest valid size is {nearest}"
         )
     if frames < 1 or (frames - (not later)) % f_t:
@@ -111,8 +111,8 @@ def check_video(module: Any, x: jax.Array, later: bool = False, together: int = 
         )
         result = "one frame" if together == 1 else f"{together} frames"
         raise ValueError(
-            f"this autoencoder makes {result} of each {f_t} after the first; a "
-            f"video of {frames} frames does not fit: {valid}"
+            f"this autoencoder codes the first frame alone, and then makes {result} of every {f_t} frames; a video of "
+            f"{frames} frames does not fit: {valid}"
         )
 
 
@@ -143,7 +143,7 @@ def check_levels(module: Any) -> None:
     """
     if not module.widths or module.groups < 1 or any(width < 1 or width % module.groups for width in module.widths):
         raise ValueError(
-            f"widths={module.widths} are positive numbers, one or more, that groups={module.groups} divides"
+            f"widths={module.widths} must be one or more positive numbers, each a multiple of groups={module.groups}"
         )
     if min(module.layers, module.latent_channels, module.picture_channels) < 1:
         raise ValueError(
@@ -151,4 +151,6 @@ def check_levels(module: Any) -> None:
             f"{module.picture_channels} must be positive"
         )
     if not 0 <= module.halvings < len(module.widths):
-        raise ValueError(f"halvings={module.halvings} of time are at most those of the sides, {len(module.widths) - 1}")
+        raise ValueError(
+            f"halvings={module.halvings} of time must not exceed the halvings of the sides, {len(module.widths) - 1}"
+        )

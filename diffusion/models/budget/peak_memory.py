@@ -68,8 +68,8 @@ def check(what: str, needed: int, instead: str) -> None:
     """
     if needed > available():
         raise limits.Refused(
-            f"{what} would need about {limits.size(needed)} of memory, and there are "
-            f"{limits.size(available())}: {instead}"
+            f"{what} would need about {limits.size(needed)} of memory, but only {limits.size(available())} is "
+            f"available: {instead}"
         )
 
 

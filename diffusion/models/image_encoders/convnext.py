@@ -83,7 +83,7 @@ class ConvNeXt(nn.Module):
     def __post_init__(self):
         if len(self.widths) != len(self.depths) or not all(n > 0 for n in (*self.widths, *self.depths)):
             raise ValueError(
-                f"widths={self.widths}, depths={self.depths}: as many of both, one of each stage, all positive"
+                f"widths={self.widths}, depths={self.depths} must both have one positive number for each stage"
             )
         if self.version not in (1, 2):
             raise ValueError(f"version={self.version} must be 1 or 2")

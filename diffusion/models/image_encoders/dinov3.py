@@ -53,9 +53,13 @@ class DINOv3(VisionTransformer):
     def check_fields(self) -> None:
         super().check_fields()
         if list(self.fused) != sorted({layer for layer in self.fused if 1 <= layer <= self.depth}):
-            raise ValueError(f"fused={self.fused}: valid are layers out of 1 .. {self.depth}, in order, each once")
+            raise ValueError(
+                f"fused={self.fused} must be layers out of 1 .. {self.depth}, in increasing order, each at most once"
+            )
         if self.width // self.heads % 4:
-            raise ValueError(f"heads={self.heads}: a head has {self.width // self.heads} features, which 4 must divide")
+            raise ValueError(
+                f"heads={self.heads}: a head has {self.width // self.heads} features, which must be a multiple of 4"
+            )
 
     @nn.compact
     def __call__(self, images: jax.Array, masked: jax.Array | None = None) -> ImageFeatures:

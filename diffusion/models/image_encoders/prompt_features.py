@@ -62,7 +62,7 @@ def resized(encoder: nn.Module, images: jax.Array) -> jax.Array:
     """Square images [B, H, H, 3] in [-1, 1] at the size that an encoder reads, inside a program: Pillow's filter."""
     to = side(encoder)
     if images.shape[1] != images.shape[2]:
-        raise ValueError(f"image prompts of a training are square; got {images.shape[1]} x {images.shape[2]} pixels")
+        raise ValueError(f"image prompts for training must be square; got {images.shape[1]} x {images.shape[2]} pixels")
     if images.shape[1] == to:
         return images
     matrix = bicubic.antialiased(images.shape[1], to)
@@ -98,7 +98,7 @@ def inner(encoder: nn.Module, params: Any, images: jax.Array) -> jax.Array:
     if isinstance(encoder, (CLIPVision, CLIPVisionProjection)):
         return image_features(encoder, params, images, whole=True)
     if not isinstance(encoder, SigLIP):
-        raise ValueError(f"tokens before the last layer are read of SigLIP or CLIP; got {type(encoder).__name__}")
+        raise ValueError(f"only SigLIP and CLIP offer the tokens before their last layer; got {type(encoder).__name__}")
     features: Any = encoder.apply({"params": params}, images, skip=1)
     return features.patches
 

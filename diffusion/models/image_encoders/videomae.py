@@ -105,8 +105,8 @@ def _positions(count: int, width: int) -> np.ndarray:
     """
     if count * width > MOST:
         raise ValueError(
-            f"the position codes of {count:,} tokens of width {width:,} are {count * width:,} numbers. Valid: at most "
-            f"{MOST:,}"
+            f"the position codes of {count:,} tokens of width {width:,} have {count * width:,} numbers. Valid: at "
+            f"most {MOST:,}"
         )
     rate = 10_000.0 ** (-(2 * (np.arange(width) // 2)) / width)
     angles = np.arange(count)[:, None] * rate

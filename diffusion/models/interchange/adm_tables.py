@@ -114,7 +114,7 @@ def _write_heads(module: UNet) -> dict[str, Any]:
 
 def _write_side(module: UNet) -> int:
     if module.resolution is None:
-        raise ValueError("the module needs the side of the pictures: module.clone(resolution=64).")
+        raise ValueError("the side of the pictures is not known; set it by module.clone(resolution=64).")
     return module.resolution
 
 

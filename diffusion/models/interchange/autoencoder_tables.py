@@ -166,9 +166,9 @@ def _read_levels(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]
         or up != tuple(kind.format("UpDecoder") for kind in reversed(types))
     ):
         raise ValueError(
-            f"down_block_types = {down!r} and up_block_types = {up!r} are not supported for "
-            f"{len(widths)} levels; supported are (Attn)DownEncoderBlock2D, one for each of "
-            "block_out_channels, and (Attn)UpDecoderBlock2D in the reverse order."
+            f"down_block_types = {down!r} and up_block_types = {up!r} are not supported for {len(widths)} levels. "
+            "Supported: (Attn)DownEncoderBlock2D, one for each of block_out_channels, and (Attn)UpDecoderBlock2D in "
+            "the reverse order."
         )
     return {"widths": widths, "attention_levels": tuple(i for i, one in enumerate(attends) if one)}
 
@@ -225,7 +225,7 @@ def _read_scale(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
     """Our scale and shift, one for all channels or one for each."""
     scale, shift, mean, deviation = values.values()
     if (mean is None) != (deviation is None) or (mean is not None and shift):
-        raise ValueError("latents_mean and latents_std come together and exclude shift_factor.")
+        raise ValueError("latents_mean and latents_std must be set together, and without shift_factor.")
     if mean is None:
         return {"scale": scale, "shift": shift or 0.0}
     return {"scale": tuple(scale / one for one in deviation), "shift": mean}
@@ -286,7 +286,7 @@ def one_scale(default: float) -> Field:
     def write(module: Autoencoder) -> Any:
         if np.ndim(module.scale) or np.any(module.shift):
             raise ValueError(
-                f"diffusers has one scaling_factor and no shift here; this network has scale={module.scale}, "
+                f"diffusers has one scaling_factor and no shift here, but this network has scale={module.scale}, "
                 f"shift={module.shift}."
             )
         return module.scale
@@ -306,7 +306,7 @@ def picture(module: Autoencoder) -> tuple[jax.ShapeDtypeStruct]:
 
 def _write_codes(module: VQModel) -> int:
     if module.finite_levels:
-        raise ValueError("diffusers has no finite scalar quantization and cannot open this network.")
+        raise ValueError("this network uses finite scalar quantization, which diffusers does not have.")
     return module.codes
 
 

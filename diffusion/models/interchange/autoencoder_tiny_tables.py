@@ -58,8 +58,8 @@ def _read_sides(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
     levels = {len(encoder_widths), len(encoder), len(decoder), len(decoder_widths)}
     if len({*encoder_widths, *decoder_widths}) != 1 or len(levels) > 1:
         raise ValueError(
-            f"encoder_block_out_channels = {encoder_widths} and decoder_block_out_channels = {decoder_widths} "
-            f"are not supported for {len(encoder)} and {len(decoder)} levels; one number for all levels is."
+            f"encoder_block_out_channels = {encoder_widths} and decoder_block_out_channels = {decoder_widths} are not "
+            f"supported for {len(encoder)} and {len(decoder)} levels. Supported: one number for all levels."
         )
     return {"width": encoder_widths[0], "encoder_layers": encoder, "decoder_layers": decoder[::-1]}
 
@@ -77,7 +77,7 @@ def _write_sides(module: AutoencoderTiny) -> dict[str, Any]:
 def _write_scale(module: AutoencoderTiny) -> dict[str, Any]:
     if isinstance(module.scale, tuple) or isinstance(module.shift, tuple):
         raise ValueError(
-            f"diffusers has one scaling_factor and one shift_factor here; this network has scale={module.scale}, "
+            f"diffusers has one scaling_factor and one shift_factor here, but this network has scale={module.scale}, "
             f"shift={module.shift}."
         )
     return {"scaling_factor": module.scale, "shift_factor": module.shift}

@@ -151,8 +151,8 @@ def both_depths(all_blocks: str, first_blocks: str, second: str) -> Group:
 def _same_sizes(module: DDT) -> dict[str, Any]:
     if (module.decoder_width, module.decoder_heads) != (module.width, module.heads):
         raise ValueError(
-            f"decoder_width = {module.decoder_width} and decoder_heads = {module.decoder_heads} cannot be written "
-            f"to it; they are the encoder's, {module.width} and {module.heads}."
+            f"decoder_width = {module.decoder_width} and decoder_heads = {module.decoder_heads} cannot be written in "
+            f"this format. Valid: those of the encoder, {module.width} and {module.heads}."
         )
     return {"hidden_size": module.width, "num_groups": module.heads}
 

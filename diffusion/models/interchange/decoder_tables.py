@@ -177,7 +177,7 @@ def _turns(stated: Mapping[str, Any], theta: float) -> tuple[float, tuple[float,
     known = {"rope_type", "type", "rope_theta", "mrope_section", *LLAMA_3}
     if kind not in SCALINGS or stated.keys() - known:
         raise ValueError(
-            f"rotary positions {str(dict(stated))[:200]} are not supported; supported types: {', '.join(SCALINGS)}."
+            f"rotary positions {str(dict(stated))[:200]} are not supported. Supported types: {', '.join(SCALINGS)}."
         )
     numbers: dict[str, Any] = {field: stated.get(field) for field in SCALINGS[kind]} | {
         "rope_theta": stated.get("rope_theta", theta)
@@ -322,11 +322,13 @@ def describe(name: str, module: DecoderEncoder) -> dict[str, Any]:
     """
     required = CONFIGS[name].required
     if wrong := [field for field, value in required.items() if getattr(module, field) != value]:
-        raise Refusal(f"{name}: its networks have {wrong[0]} = {required[wrong[0]]!r}, this one another value.")
+        raise Refusal(
+            f"{name}: networks of this class have {wrong[0]} = {required[wrong[0]]!r}, and this one has another value."
+        )
     config = CONFIGS[name].describe(module)
     plain = {field: type(module).__dataclass_fields__[field].default for field in ("attention", "remat", "dtype")}
     if build(name, config) != module.clone(**plain):
-        raise Refusal(f"{name}: there is no such network with these fields of ours: {module}")
+        raise Refusal(f"{name}: no network of this class has these fields: {module}")
     return config
 
 

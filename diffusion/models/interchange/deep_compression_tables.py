@@ -154,7 +154,7 @@ def _side(side: str, layers: tuple[int, ...], others: Mapping[str, Any]) -> Grou
         levels = getattr(module, f"{side}_levels")
         kinds = {*zip(levels.norms, levels.activations)}
         if not others and kinds != {OF_ENCODERS}:
-            raise ValueError("diffusers' encoder has rms_norm and silu at every level.")
+            raise ValueError("an encoder must have rms_norm and silu at every level, as diffusers' has.")
         values = (levels.widths, levels.blocks, levels.scales, levels.layers, levels.norms, levels.activations)
         return dict(zip(theirs, values))
 

@@ -50,12 +50,15 @@ def _ratio(module: DINOv2) -> int:
     for ratio in range(1, 65):
         if _hidden(module.width, ratio, module.gated) == module.hidden:
             return ratio
-    raise ValueError(f"hidden = {module.hidden} is no multiple of width = {module.width} as it has them.")
+    raise ValueError(
+        f"hidden = {module.hidden} cannot be written in this format: it is not a supported multiple of width = "
+        f"{module.width}."
+    )
 
 
 def _registers(module: DINOv2) -> int:
     if not module.registers:
-        raise ValueError("registers = 0 cannot be written to it.")
+        raise ValueError("registers = 0 cannot be written in this format.")
     return module.registers
 
 

@@ -145,9 +145,9 @@ FIXED = {"norm": "layernorm", "mlp": "gelu", "positions": "sincos", "qk_norm": F
 def _frequencies(module: DiT) -> dict[str, Any]:
     if module.frequency_shift != 1:
         raise ValueError(
-            "diffusers embeds the time of a DiT by the frequencies 10000^(-i / 127), and would make other pictures of "
-            "a network with frequency_shift = 0, which has 10000^(-i / 128). module.clone(frequency_shift=1) is the "
-            "network that it would make of these weights."
+            "diffusers embeds the time of a DiT by the frequencies 10000^(-i / 127), but this network has "
+            "frequency_shift = 0 and uses 10000^(-i / 128), so diffusers would make other pictures. If you want the "
+            "network that diffusers makes of these weights, use module.clone(frequency_shift=1)."
         )
     return {}
 

@@ -37,7 +37,9 @@ class Named(NamedTuple):
 def _named(module: SongUNet | UNet, first: int, attends: tuple[bool, ...]) -> Iterator[Named]:
     """The boxes of a network with their names; both authors' networks have the same."""
     if (resolution := module.resolution) is None:
-        raise Refusal("this network has no resolution, which the names contain; use module.clone(resolution=64)")
+        raise Refusal(
+            "the names contain the resolution, but this network has none; set it by module.clone(resolution=64)"
+        )
     for box in boxes(module.widths, first, module.blocks, attends):
         level = box.level
         if box.index is None:
@@ -188,7 +190,8 @@ def _read_levels(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, A
     widths = tuple(features * factor for factor in values["channel_mult"])
     if min(widths) < 128:
         raise ValueError(
-            f"{min(widths)} channels are normalised in fewer than 32 groups there; this network always has 32."
+            f"the authors' network normalises {min(widths)} channels in fewer than 32 groups, but this library always "
+            "uses 32. Valid: at least 128 channels."
         )
     return {
         "widths": widths,
@@ -204,8 +207,8 @@ def _write_levels(module: UNet) -> dict[str, Any]:
     features = module.time_features
     if module.resolution is None or min(module.widths) < 128 or any(width % features for width in module.widths):
         raise ValueError(
-            "it needs the side of its pictures (module.clone(resolution=64)), and its widths are at least 128 and "
-            f"multiples of the sinusoids, {features}."
+            "the network must know the side of its pictures (module.clone(resolution=64)), and its widths must be at "
+            f"least 128 and multiples of {features}, the number of sinusoids."
         )
     return {
         "model_channels": features,

@@ -114,7 +114,7 @@ def family_of(module: nn.Module) -> Family:
     for family in _of_class(module):
         family.describe(module)  # raises its refusal
     known = ", ".join(sorted({family.module.__name__ for family in FAMILIES.values()}))
-    raise ValueError(f"no family describes a {type(module).__name__}; valid ones are {known}")
+    raise ValueError(f"no family describes a {type(module).__name__}. Valid: {known}")
 
 
 def _of_class(module: nn.Module) -> list[Family]:

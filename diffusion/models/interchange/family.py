@@ -104,7 +104,9 @@ def require(name: str, module: Any, required: Mapping[str, Any]) -> None:
     """
     for field, value in required.items():
         if getattr(module, field) != value:
-            raise Refusal(f"{name}: {field} = {getattr(module, field)!r} cannot be written to it; only {value!r} can.")
+            raise Refusal(
+                f"{name}: {field} = {getattr(module, field)!r} cannot be written in this format. Valid: {value!r}."
+            )
 
 
 def array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:

@@ -92,7 +92,7 @@ class Choice(NamedTuple):
         value = getattr(module, self.ours)
         if value not in self.values.values():
             valid = ", ".join(map(repr, dict.fromkeys(self.values.values())))
-            raise ValueError(f"{self.ours} = {value!r} cannot be written to it; valid: {valid}.")
+            raise ValueError(f"{self.ours} = {value!r} cannot be written in this format. Valid: {valid}.")
         return {self.theirs: next(theirs for theirs, ours in self.values.items() if ours == value)}
 
 

@@ -52,9 +52,9 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
         OSError,
         RecursionError,
     ) as error:
-        raise limits.Refused(f"{path} is damaged, or no checkpoint of Flax: {limits.reason(error)}.") from error
+        raise limits.Refused(f"{path} is damaged, or is not a Flax checkpoint: {limits.reason(error)}.") from error
     if not isinstance(tree, dict):
-        raise limits.Refused(f"{path} is no checkpoint of Flax: it holds a {type(tree).__name__}, not a table.")
+        raise limits.Refused(f"{path} is not a Flax checkpoint: it holds a {type(tree).__name__} instead of a table.")
     leaves = flax.traverse_util.flatten_dict(tree, sep=".")
     return {name: leaf for name, leaf in leaves.items() if isinstance(leaf, np.ndarray)}
 

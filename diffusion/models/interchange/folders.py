@@ -136,7 +136,10 @@ def find(
     path = pathlib.Path(path).expanduser()
     tensors = tensor_files.open_tensors(path)
     if prefix is not None and not tensors.under(prefix).shapes:
-        raise Mismatch(f"{path}: no tensor's name begins with {prefix!r}, but with {', '.join(_beginnings(tensors))}.")
+        raise Mismatch(
+            f"{path}: no tensor has a name that begins with {prefix!r}. The names begin with "
+            f"{', '.join(_beginnings(tensors))}."
+        )
     if config is None and path.is_dir() and not flax_files.is_flax(path):
         config = read_config(path)
     if config is None:
@@ -152,8 +155,8 @@ def find(
     missing = sorted(names[layout] - set(tensors.shapes))
     if len(missing) > len(tensors.shapes) + 64:  # a hostile config could make the trace of all shapes endless
         raise Mismatch(
-            f"{tensors.path} has {len(tensors.shapes)} tensors, and {known.name} with this config has "
-            f"{len(names[layout])}: {', '.join(missing[:3])} and others are missing."
+            f"{tensors.path} has {len(tensors.shapes)} tensors, but {known.name} with this config has "
+            f"{len(names[layout])}. Missing are {', '.join(missing[:3])} and others."
         )
     return _varied(Found(known, module, layout, tensors))
 
@@ -180,7 +183,7 @@ def _warn_of_dropped(family: Family, tensors: Tensors) -> None:
     ]
     for pattern, what in family.dropped.items():
         if names := prefixed(pattern):
-            warnings.warn(f"{tensors.path}: {len(names)} tensors are left out: {what}.", stacklevel=4)
+            warnings.warn(f"{tensors.path}: {len(names)} tensors are not read: {what}.", stacklevel=4)
 
 
 def _varied(network: Found) -> Found:
@@ -202,7 +205,7 @@ def _refusing(family: Family) -> Iterator[None]:
     except (Refusal, Mismatch, limits.Refused):
         raise
     except IMPOSSIBLE as error:
-        raise Refusal(f"{family.name}: there is no network with this config: {limits.reason(error)}") from error
+        raise Refusal(f"{family.name}: this config describes no valid network: {limits.reason(error)}") from error
 
 
 def built(family: Family, config: Mapping[str, Any]) -> nn.Module:
@@ -227,7 +230,7 @@ def _check_sizes(name: str, value: Any) -> None:
         for entry in value:
             _check_sizes(name, entry)
     elif isinstance(value, int) and abs(value) > schema.LARGEST:
-        raise Refusal(f"{name} = {value}; at most {schema.LARGEST} is read.")
+        raise Refusal(f"{name} = {value}. Valid: at most {schema.LARGEST}.")
 
 
 def layouts(family: Family) -> tuple[str, ...]:
@@ -270,8 +273,8 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: there is no such file; it describes the weights beside it. Copy it from "
-            "the place of publication, or pass the config."
+            f"{path} does not exist, and it describes the weights beside it. Copy it from where the weights were "
+            "published, or pass the config."
         )
     return opener.read_table(path)
 
@@ -372,8 +375,8 @@ def _distinguished(exact: Sequence[tuple[str, Found]], tensors: Tensors) -> Foun
         return likely[0]
     names = [f"{family.name}, {published}" for published, _ in exact]
     raise Mismatch(
-        f"{tensors.path} has the names and shapes of several networks that differ in their config: name "
-        f"the architecture, {' or '.join(map(repr, names))}."
+        f"{tensors.path} fits the names and shapes of several networks that differ in their config. Name the "
+        f"architecture: {' or '.join(map(repr, names))}."
     )
 
 
@@ -405,7 +408,7 @@ def read(
         # A table of sines has an error of at most 2^-9 in half precision, and of half the resolution in 8 bits.
         eps = float(jnp.finfo(theirs.dtype).eps) if jnp.issubdtype(theirs.dtype, jnp.floating) else 0.0
         if not np.allclose(theirs.astype(np.float32), computed.make(), atol=max(4e-3, eps / 2)):
-            raise Mismatch(f"{tensors.path}: {name} is not the table that {family.name} computes.")
+            raise Mismatch(f"{tensors.path}: {name} differs from the table that {family.name} computes.")
     by_leaf: dict[str, list[Row]] = {}
     for row in table:
         by_leaf.setdefault(row.ours, []).append(row)
@@ -427,7 +430,8 @@ def read(
             for copy in row.copies:
                 if not np.array_equal(tensors.read(copy), theirs, equal_nan=True):
                     raise Mismatch(
-                        f"{tensors.path}: {copy} and {row.theirs} differ; {family.name} has one layer for both here."
+                        f"{tensors.path}: {copy} and {row.theirs} differ, but {family.name} has one layer for both "
+                        "here."
                     )
             if row.rows is not None:
                 theirs = theirs[slice(*row.rows)]

@@ -54,7 +54,7 @@ class Stored(NamedTuple):
         with opener.open_file(self.path) as file:
             file.seek(self.begin)
             if file.readinto(content.data) != self.size:
-                raise limits.Refused(f"{self.path} ends within {self.name}: it was cut short.")
+                raise limits.Refused(f"{self.path} is truncated: it ends within {self.name}.")
         return content
 
     def quantised(self) -> Quantised | None:
@@ -81,8 +81,8 @@ class Stored(NamedTuple):
             return gguf.dequantize(rows, self.kind).reshape(self.shape)
         except NotImplementedError as error:
             raise limits.Refused(
-                f"{self.path}: {self.name} is stored as {self.kind.name}, which is not read; take the file in Q8_0, "
-                "Q6_K, Q5_K, Q4_K or BF16."
+                f"{self.path}: {self.name} is stored as {self.kind.name}, which is not supported; use the file in "
+                "Q8_0, Q6_K, Q5_K, Q4_K or BF16."
             ) from error
 
 
@@ -98,14 +98,14 @@ def read(path: pathlib.Path) -> dict[str, Stored]:
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
     except ImportError as error:
         raise limits.Refused(
-            f"{path}: files of GGUF need the package gguf: pip install 'jax-diffusion[gguf]'."
+            f"{path}: GGUF files can only be read with the package gguf: pip install 'jax-diffusion[gguf]'."
         ) from error
     with opener.open_file(path) as file:
         length = os.fstat(file.fileno()).st_size
         try:
             header = gguf_header.read(file, length)
         except ValueError as error:
-            raise limits.Refused(f"{path} is not a whole GGUF file: {limits.reason(error)}.") from error
+            raise limits.Refused(f"{path} is not a complete GGUF file: {limits.reason(error)}.") from error
     names = gguf_names.transformers_names((entry.name for entry in header.entries), path)
     tensors = {}
     for entry in header.entries:
@@ -116,16 +116,17 @@ def read(path: pathlib.Path) -> dict[str, Stored]:
         block, size = GGML_QUANT_SIZES[kind]
         number = math.prod(entry.sides)
         if number == 0:
-            raise limits.Refused(f"{what} has the sides {list(entry.sides)}, and holds no number.")
+            raise limits.Refused(f"{what} has the sides {list(entry.sides)}, so it holds no numbers.")
         if (entry.sides and entry.sides[-1] % block) or (not entry.sides and block > 1):
-            raise limits.Refused(f"{what} has the sides {list(entry.sides)}, which blocks of {block} do not fill.")
+            raise limits.Refused(f"{what} has the sides {list(entry.sides)}. Valid: whole blocks of {block} values.")
         begin, size = header.begin + entry.offset, number // block * size
         if begin + size > length:
             raise limits.Refused(
-                f"{path} is not a whole GGUF file: it ends at {length} bytes, and byte {begin + size} is to be read."
+                f"{path} is not a complete GGUF file: it has {length} bytes, but its tensors end at byte "
+                f"{begin + size}."
             )
         shape = tuple(header.fields.get(ORIGINAL + entry.name, entry.sides))
         if any(type(side) is not int or side < 0 for side in shape) or math.prod(shape) != number:
-            raise limits.Refused(f"{what} has the shape {list(entry.sides)}, and its field says {list(shape)}.")
+            raise limits.Refused(f"{what} has the shape {list(entry.sides)}, but its field states {list(shape)}.")
         tensors[names[entry.name]] = Stored(path, entry.name, kind, shape, entry.sides, begin, size)
     return tensors

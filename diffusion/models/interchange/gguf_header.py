@@ -69,7 +69,7 @@ def read(file: BinaryIO, length: int) -> Header:
         raise ValueError("GGUF magic invalid")
     (version,) = header.numbers("I")
     if version & 0xFFFF == 0:
-        raise ValueError("it is in big-endian order, which is not read")
+        raise ValueError("it is in big-endian order, which is not supported")
     if version not in VERSIONS:
         raise ValueError(f"it is of version {version}. Valid: {', '.join(map(str, VERSIONS))}")
     counts = header.numbers("QQ")
@@ -111,7 +111,7 @@ class _Cursor:
     def _move(self, size: int) -> None:
         self.at += size
         if self.at > self._length:
-            raise ValueError(f"it ends at {self._length} bytes, and byte {self.at} is to be read")
+            raise ValueError(f"it has {self._length} bytes, but its header goes on at byte {self.at}")
 
     def take(self, size: int) -> bytes:
         self._move(size)

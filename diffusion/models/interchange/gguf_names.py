@@ -40,8 +40,8 @@ def transformers_names(names: Iterable[str], path: pathlib.Path) -> dict[str, st
     names = list(names)
     if decoder := next(filter(DECODER.match, names), ""):
         raise limits.Refused(
-            f"{path}: {decoder} is a tensor of a language model by llama.cpp's names, which is not read; take its "
-            "safetensors. Valid in GGUF: denoisers, and the encoders of T5 and umT5."
+            f"{path}: {decoder} is a tensor of a language model in llama.cpp's naming, which is not supported; use "
+            "its safetensors files. Valid in GGUF: denoisers, and the encoders of T5 and umT5."
         )
     layers = {name: match for name in names if (match := LAYER.fullmatch(name))}
     if not layers:

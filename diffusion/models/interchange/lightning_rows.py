@@ -56,7 +56,7 @@ def switch(theirs: str, ours: str, default: bool, on: Any, off: Any) -> Choice:
 
 def _qk_norm(normed: bool, ours: Mapping[str, Any]) -> bool:
     if normed and ours["norm"] != "scaled_rmsnorm":
-        raise ValueError("use_qknorm = True is supported with use_rmsnorm = True alone.")
+        raise ValueError("use_qknorm = True is supported only with use_rmsnorm = True.")
     return normed
 
 

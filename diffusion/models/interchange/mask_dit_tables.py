@@ -53,7 +53,7 @@ def _decoder(module: MaskDiT) -> dict[str, Any]:
 
 def _mask_token(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
     if not values["mae_loss_coef"] > 0:
-        raise ValueError("mae_loss_coef = 0 leaves out the mask's token, which this network has.")
+        raise ValueError("mae_loss_coef = 0 leaves out the mask token, but this network always has one.")
     return {}
 
 

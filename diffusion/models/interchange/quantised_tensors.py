@@ -58,7 +58,7 @@ class _Scaled(NamedTuple):
         if scale.size not in (1, values.shape[0]):
             raise limits.Refused(
                 f"{self.scale.path}: {self.scale.name} has {scale.size} numbers for {self.weight.name} "
-                f"{list(values.shape)}; valid: 1, or one for each of its {values.shape[0]} outputs."
+                f"{list(values.shape)}. Valid: 1, or one for each of the {values.shape[0]} outputs."
             )
         return Quantised(values, scale.reshape(-1, *[1] * (values.ndim - 1)))
 
@@ -95,13 +95,13 @@ def scaled(stored: Mapping[str, Stored]) -> dict[str, Stored | _Scaled]:
         scale = next((f"{layer}.{other}" for other in SCALES if f"{layer}.{other}" in stored), "")
         if end == "weight" and not scale and (kind := _of_bitsandbytes(name, stored)):
             raise limits.Refused(
-                f"{one.path}: {name} is stored by bitsandbytes in {kind}, which is not read; take the file in fp8, "
-                "float16 or bfloat16."
+                f"{one.path}: {name} is stored by bitsandbytes in {kind}, which is not supported; use the file in "
+                "fp8, float16 or bfloat16."
             )
         if end == "weight" and not scale and one.kind in WHOLE:
             raise limits.Refused(
-                f"{one.path}: {name} is stored in whole numbers ({one.kind}) and no scale stands beside it "
-                f"({' or '.join(f'{layer}.{other}' for other in SCALES)}); take the file in fp8, float16 or bfloat16."
+                f"{one.path}: {name} is stored as integers ({one.kind}) without a scale beside it "
+                f"({' or '.join(f'{layer}.{other}' for other in SCALES)}); use the file in fp8, float16 or bfloat16."
             )
         if end != "weight" or not scale:
             tensors[name] = one
@@ -109,8 +109,8 @@ def scaled(stored: Mapping[str, Stored]) -> dict[str, Stored | _Scaled]:
         if one.kind == "U8":
             kind = " (NVFP4)" if f"{name}_scale_2" in stored else ""
             raise limits.Refused(
-                f"{one.path}: {name} is stored in 4 bits with scales{kind}, which is not read; take the file in fp8, "
-                "float16 or bfloat16."
+                f"{one.path}: {name} is stored in 4 bits with scales{kind}, which is not supported; use the file in "
+                "fp8, float16 or bfloat16."
             )
         tensors[name] = _Scaled(one, stored[scale])
     return tensors

@@ -122,7 +122,7 @@ def _family_of(encoder: nn.Module) -> Family:
         ):
             return family
     valid = ", ".join(sorted({family.module.__name__ for family in ENCODERS.values()}))
-    raise Refusal(f"{NAME}: an encoder {type(encoder).__name__} cannot be written. Valid: {valid}.")
+    raise Refusal(f"{NAME}: an encoder of the class {type(encoder).__name__} cannot be written. Valid: {valid}.")
 
 
 def _registers(family: Family) -> bool:
@@ -137,7 +137,10 @@ def _of_kind(kind: str, width: int, patch: int, depth: int) -> nn.Module:
     module, fixed = KINDS[kind]
     fixed = {**fixed, "hidden": 4 * width} if kind == "dinov2" else fixed
     if width % HEAD:
-        raise Refusal(f"{NAME}: encoder_hidden_size = {width} is not supported: heads have {HEAD} features.")
+        raise Refusal(
+            f"{NAME}: encoder_hidden_size = {width} is not supported. Supported: multiples of {HEAD}, the size of a "
+            "head."
+        )
     return module(width=width, depth=depth, heads=width // HEAD, patch=patch, affine=False, **fixed)
 
 
@@ -170,7 +173,10 @@ def _statistics(config: Mapping[str, Any], width: int) -> tuple[int, ...]:
     """The shape, in our order, of the statistics that diffusers' config has as nested lists."""
     shape = _shape(config.get("latents_mean"))
     if shape != _shape(config.get("latents_std")):
-        raise Refusal(f"{NAME}: latents_mean has shape {shape}, latents_std {_shape(config.get('latents_std'))}.")
+        raise Refusal(
+            f"{NAME}: latents_mean has the shape {shape} and latents_std {_shape(config.get('latents_std'))}; both "
+            "must have one shape."
+        )
     if not shape:
         return tuple(config.get("_statistics", ()))
     if len(shape) != 3 or shape[0] != width:
@@ -211,7 +217,7 @@ def _build(config: Mapping[str, Any]) -> AutoencoderRAE:
     statistics = _statistics(config, encoder.width)
     grid = (size // encoder.patch,) * 2
     if len(statistics) == 3 and statistics[:2] != grid:
-        raise Refusal(f"{NAME}: latents_mean is of {statistics[:2]} positions, and the encoder has {grid} here.")
+        raise Refusal(f"{NAME}: latents_mean has {statistics[:2]} positions, but the encoder has {grid} here.")
     module = AutoencoderRAE(encoder, decoder, statistics, scale=fields.take("scaling_factor", 1.0))
     fields.end()
     return module
@@ -220,9 +226,13 @@ def _build(config: Mapping[str, Any]) -> AutoencoderRAE:
 def _describe(module: AutoencoderRAE) -> dict[str, Any]:
     encoder, decoder = module.encoder, module.decoder
     if isinstance(module.scale, tuple) or module.shift != 0:
-        raise Refusal(f"{NAME} has one scaling_factor and no shift; this network has {module.scale}, {module.shift}.")
+        raise Refusal(
+            f"{NAME} has one scaling_factor and no shift, but this network has {module.scale}, {module.shift}."
+        )
     if decoder.picture_channels != 3:
-        raise Refusal(f"{NAME}: picture_channels = {decoder.picture_channels} cannot be written to it. Valid: 3.")
+        raise Refusal(
+            f"{NAME}: picture_channels = {decoder.picture_channels} cannot be written in this format. Valid: 3."
+        )
     # Without statistics per position our network takes pictures of any size, and diffusers' of one size.
     rows_of_patches = module.statistics[0] if len(module.statistics) == 3 else 16
     mean, std = _normalisation(encoder)

@@ -205,7 +205,10 @@ def check_cover(table: Sequence[Row], leaves: Mapping[str, Any]) -> None:
         filled[row.ours][row.at] += 1
     for path, counts in filled.items():
         if not (counts == 1).all():
-            raise ValueError(f"the table fills {path} {leaves[path].shape} {counts.min()} to {counts.max()} times")
+            raise ValueError(
+                f"the table must fill each part of {path} {leaves[path].shape} exactly once, but fills it "
+                f"{counts.min()} to {counts.max()} times"
+            )
 
 
 def _outer(table: Sequence[Row], path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -225,7 +228,7 @@ def their_shapes(table: Sequence[Row], leaves: Mapping[str, Any]) -> dict[str, t
         shape = _shape_after(row.layout.to_theirs, part_shape(leaves[row.ours].shape, row.at))
         if row.rows is not None:
             if shape[0] != row.rows[1] - row.rows[0]:
-                raise ValueError(f"rows {row.rows} of {row.theirs} are to be {shape[0]} rows")
+                raise ValueError(f"rows {row.rows} of {row.theirs} must be {shape[0]} rows")
             shape = (max(row.rows[1], shapes.get(row.theirs, (0,))[0]), *shape[1:])
         shapes |= dict.fromkeys((row.theirs, *row.copies), shape)
     return shapes

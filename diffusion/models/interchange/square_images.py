@@ -39,7 +39,9 @@ def side_of_shape(field: str, side: int, channels_field: str, channels: int) -> 
         shape = module.shape
         if shape is None or shape[0] != shape[1]:
             example = (side, side, channels)
-            raise ValueError(f"shape = {shape}; it must be that of square images, e.g. module.clone(shape={example}).")
+            raise ValueError(
+                f"shape = {shape} must be the shape of square images; set it e.g. by module.clone(shape={example})."
+            )
         return {field: shape[0], channels_field: shape[2]}
 
     return Group({field: (side, None), channels_field: (channels, None)}, read, write)
@@ -58,13 +60,15 @@ def dit_sizes(side: int, channels: int, patch: int = 2, width: int = 1152, depth
 
 def _classes(module: Any) -> int:
     if not module.num_classes:
-        raise ValueError("num_classes = 0 cannot be written to it; it is conditional on a class.")
+        raise ValueError(
+            "num_classes = 0 cannot be written in this format, whose networks are always conditional on a class."
+        )
     return module.num_classes
 
 
 def _null_class(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
     if not values["class_dropout_prob"] > 0:
-        raise ValueError("class_dropout_prob = 0 leaves out the null class, which this network has.")
+        raise ValueError("class_dropout_prob = 0 leaves out the null class, but this network always has one.")
     return {}
 
 
@@ -108,7 +112,10 @@ def patches_on_a_side(module: Any) -> int:
 
 def _shape(module: Any) -> tuple[int, int, int]:
     if module.shape is None:
-        raise Refusal(f"{type(module).__name__}: it has no shape of images; use e.g. module.clone(shape=(32, 32, 4)).")
+        raise Refusal(
+            f"{type(module).__name__}: the shape of its images is not known; set it e.g. by module.clone(shape=(32, "
+            "32, 4))."
+        )
     return module.shape
 
 

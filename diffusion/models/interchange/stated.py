@@ -35,7 +35,8 @@ def prediction(path: str | pathlib.Path) -> str:
         stated_type = tensor_files.metadata(file).get("modelspec.prediction_type", "").strip().lower()
         if stated_type and stated_type not in SPECIFIED:
             raise Refusal(
-                f"{file}: its metadata has modelspec.prediction_type = {stated_type!r}; valid: {', '.join(SPECIFIED)}."
+                f"{file}: its metadata states modelspec.prediction_type = {stated_type!r}. Valid: "
+                f"{', '.join(SPECIFIED)}."
             )
         if stated_type:
             stated.setdefault(SPECIFIED[stated_type], f"the metadata modelspec.prediction_type = {stated_type}")

@@ -69,7 +69,7 @@ def _network(tensors: Tensors, heads: int) -> SymbolTransformer:
     shapes = tensors.shapes
     needed = ("vocab_embed.embedding", "sigma_map.mlp.2.weight", "blocks.0.mlp.0.weight")
     if missing := [name for name in needed if len(shapes.get(name, ())) != 2]:
-        raise Mismatch(f"{tensors.path} is no network of MDLM or SEDD: it has no matrix {', '.join(missing)}.")
+        raise Mismatch(f"{tensors.path} is not a network of MDLM or SEDD: it has no matrix {', '.join(missing)}.")
     size, width = shapes[needed[0]]
     hidden = shapes[needed[2]][0]
     depth = 1 + max(int(match[1]) for name in shapes if (match := re.match(r"blocks\.(\d+)\.", name)))
@@ -126,7 +126,7 @@ def _rows(module: SymbolTransformer) -> list[Row]:
 
 
 def _no_config(config: Any) -> Any:
-    raise Mismatch("networks of MDLM and SEDD are read by `symbol_tables.load`, from their tensors alone.")
+    raise Mismatch("networks of MDLM and SEDD have no config; read them by `symbol_tables.load`.")
 
 
 FAMILY = Family(

@@ -52,7 +52,10 @@ def _own_positions(name: str) -> Group:
 
     def write(module: T5Encoder) -> dict[str, Any]:
         if module.own_positions != per_layer:
-            raise ValueError(f"own_positions = {module.own_positions} is not supported; umT5's layers have their own.")
+            raise ValueError(
+                f"own_positions = {module.own_positions} is not supported here; in umT5 each layer has its own "
+                "positions, and in T5 all share one table."
+            )
         return {}
 
     return Group({}, lambda values, ours: {"own_positions": per_layer}, write)

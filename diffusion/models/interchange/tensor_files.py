@@ -146,8 +146,8 @@ def open_tensors(path: str | pathlib.Path) -> Tensors:
         if not candidates:
             there = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
             raise FileNotFoundError(
-                f"{path}: no {SUFFIX} file lies there, but {there}. Pickled weights (.bin, .ckpt, .pt) in a folder are "
-                "not read; most are published as safetensors too, and `safetensors.torch.save_file` writes them."
+                f"{path} holds no {SUFFIX} file, but {there}. Pickled weights (.bin, .ckpt, .pt) in a folder are not "
+                "read; most are published as safetensors too, and `safetensors.torch.save_file` writes them."
             )
         path = candidates[0]
     if path.suffix == gguf_files.SUFFIX:
@@ -160,11 +160,13 @@ def open_tensors(path: str | pathlib.Path) -> Tensors:
             raise limits.Refused(f"{shard}: weights are read only from {SUFFIX} files.")
         for name, one in safetensors_files.header(shard).tensors.items():
             if name in stored:
-                raise limits.Refused(f"{path}: {name} is in two shards, {stored[name].path.name} and {shard.name}.")
+                raise limits.Refused(
+                    f"{path}: {name} is stored twice, in the shards {stored[name].path.name} and {shard.name}."
+                )
             stored[name] = one
         for name in expected or ():
             if name not in stored:
-                raise limits.Refused(f"{path}: its index lists {name} in {shard.name}; it is not there.")
+                raise limits.Refused(f"{path}: its index places {name} in {shard.name}, which does not contain it.")
     return _opened(path, quantised_tensors.scaled(stored))
 
 
@@ -218,13 +220,13 @@ def _shards(path: pathlib.Path) -> dict[pathlib.Path, list[str]]:
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise limits.Refused(
-            f"{path} is not an index of safetensors files: its weight_map is "
-            f"{limits.short(weight_map)}; valid: a table of names of files."
+            f"{path} is not an index of safetensors files: its weight_map is {limits.short(weight_map)}. Valid: a "
+            "table of file names."
         )
     shards: dict[pathlib.Path, list[str]] = {}
     for name, file in weight_map.items():
         if pathlib.PurePath(file).name != file or len(file) > 200:
-            raise limits.Refused(f"{path}: it leads to {limits.short(file)}, which is not beside it.")
+            raise limits.Refused(f"{path} names the file {limits.short(file)}, which does not lie beside it.")
         limits.inside(str(path), [file])
         shards.setdefault(path.parent / file, []).append(name)
     missing = [shard.name for shard in shards if not shard.is_file()]

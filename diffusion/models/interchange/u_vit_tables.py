@@ -60,11 +60,14 @@ def _condition(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any
     """Our fields of the condition: the width of words, or the number of classes; theirs counts the null class."""
     classes, width, words = values.values()
     if width and classes != -1:
-        raise ValueError(f"num_classes = {classes} is not supported beside clip_dim; supported: -1.")
+        raise ValueError(f"num_classes = {classes} is not supported together with clip_dim. Supported: -1.")
     if words and not width:
         raise ValueError(f"num_clip_token = {words} has no effect without clip_dim.")
     if classes == 1:
-        raise ValueError("num_classes = 1 is not supported; it counts the classes and the null class, or is -1.")
+        raise ValueError(
+            "num_classes = 1 is not supported: it counts the classes and the null class. Valid: -1 for no classes, or "
+            "at least 2."
+        )
     return {"text_width": width, "text_tokens": words or 77} if width else {"num_classes": max(classes, 1) - 1}
 
 

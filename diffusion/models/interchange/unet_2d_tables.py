@@ -121,7 +121,8 @@ PADDING = (1, [1, 0])
 def _check_levels(widths: tuple, down: tuple, up: tuple) -> None:
     if not len(down) == len(up) == len(widths):
         raise ValueError(
-            f"block_out_channels has {len(widths)} levels, down_block_types {len(down)} and up_block_types {len(up)}."
+            f"block_out_channels has {len(widths)} levels, down_block_types {len(down)} and up_block_types {len(up)}; "
+            "all must have the same number."
         )
 
 
@@ -139,7 +140,7 @@ def _read_levels(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]
         unknown = [kind for kind in kinds if kind not in known]
         if unknown:
             raise ValueError(
-                f"blocks of the type {unknown[0]!r} are not supported; supported are {', '.join(map(repr, known))}."
+                f"blocks of the type {unknown[0]!r} are not supported. Supported: {', '.join(map(repr, known))}."
             )
         ways.append([known[kind] for kind in kinds])
     attends = tuple(one for one, _ in ways[0])
@@ -147,8 +148,8 @@ def _read_levels(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]
     resample = {change for _, change in ways[0][:-1] + ways[1][1:]}
     if attends != tuple(one for one, _ in ways[1]) or len(resample) > 1:
         raise ValueError(
-            f"down_block_types = {down!r} and up_block_types = {up!r} are not one network in both "
-            "directions, with the same attention and one way to change the side."
+            f"down_block_types = {down!r} and up_block_types = {up!r} do not mirror each other: both directions need "
+            "the same attention and one way to change the side."
         )
     return {
         "widths": widths,
@@ -179,10 +180,10 @@ def _read_norms(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
     groups, kind, norm = values.values()
     scale_shift = kind == "scale_shift"
     if groups is None:
-        raise ValueError("norm_num_groups = None is supported with SkipDownBlock2D alone.")
+        raise ValueError("norm_num_groups = None is supported only with SkipDownBlock2D.")
     if norm != groups and (scale_shift or norm is not None):  # with scale_shift None leaves the norm out
         raise ValueError(
-            f"attn_norm_num_groups = {norm!r} is not supported beside norm_num_groups = {groups} and "
+            f"attn_norm_num_groups = {norm!r} is not supported with norm_num_groups = {groups} and "
             f"resnet_time_scale_shift = {kind!r}."
         )
     return {"groups": groups, "scale_shift": scale_shift}
@@ -267,13 +268,13 @@ def _read_song(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
     attends = tuple(kind == "AttnSkipDownBlock2D" for kind in down)
     if (down, up) != _skip_kinds(attends):
         raise ValueError(
-            f"down_block_types = {down!r} and up_block_types = {up!r} are not supported; supported "
-            "with (Attn)SkipDownBlock2D are these, and (Attn)SkipUpBlock2D in the reverse order."
+            f"down_block_types = {down!r} and up_block_types = {up!r} are not supported. Supported with "
+            "(Attn)SkipDownBlock2D: such blocks alone, and (Attn)SkipUpBlock2D in the reverse order."
         )
     if any(width % widths[0] or (one and width < 128) for one, width in zip(attends, widths)):
         raise ValueError(
-            f"block_out_channels = {widths!r} with (Attn)SkipDownBlock2D are to be multiples of "
-            "the first, and at least 128 where there is attention."
+            f"block_out_channels = {widths!r} with (Attn)SkipDownBlock2D must be multiples of the first, and at least "
+            "128 where there is attention."
         )
     size = size if isinstance(size, int) else 2 ** (len(widths) - 1)
     return {
@@ -290,8 +291,8 @@ def _write_song(module: SongUNet) -> dict[str, Any]:
     attends = tuple(module.attends(i) for i in range(len(module.widths)))
     if module.multipliers[0] != 1 or any(one and width < 128 for one, width in zip(attends, module.widths)):
         raise ValueError(
-            f"widths {module.widths} over {module.width} cannot be written to it; the first level has "
-            "that width, and those with attention have at least 128."
+            f"widths {module.widths} over {module.width} cannot be written in this format: the first level must have "
+            "that width, and levels with attention at least 128."
         )
     down, up = _skip_kinds(attends)
     return {

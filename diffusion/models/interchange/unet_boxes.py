@@ -80,8 +80,8 @@ def only(name: str, module: nn.Module, **valid: tuple) -> None:
     for field, values in valid.items():
         if getattr(module, field) not in values:
             raise Refusal(
-                f"{name}: {field} = {getattr(module, field)!r} cannot be written to it; "
-                f"{' and '.join(map(repr, values))} can."
+                f"{name}: {field} = {getattr(module, field)!r} cannot be written in this format. Valid: "
+                f"{' and '.join(map(repr, values))}."
             )
 
 

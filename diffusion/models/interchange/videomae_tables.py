@@ -79,9 +79,9 @@ def _config(name: str, classifier: bool) -> FieldTable:
 
     def write(module: VideoMAE) -> dict[str, Any]:
         if (module.last == "mean") != classifier:
-            raise ValueError(f"last = {module.last!r} cannot be written to it.")
+            raise ValueError(f"last = {module.last!r} cannot be written in this format.")
         if module.last_epsilon != (LAST_EPSILON if classifier else module.epsilon):
-            raise ValueError(f"last_epsilon = {module.last_epsilon} cannot be written to it.")
+            raise ValueError(f"last_epsilon = {module.last_epsilon} cannot be written in this format.")
         return {"layer_norm_eps": module.epsilon, "use_mean_pooling": module.last != "tokens"}
 
     return FieldTable(

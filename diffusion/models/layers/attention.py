@@ -88,7 +88,7 @@ def attention(
             implementation = "xla"  # cuDNN does not differentiate a bias over odd lengths, such as CLIP's 77
     scores = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
     if bias is not None and (bias.ndim != 4 or any(a not in (1, b) for a, b in zip(bias.shape, scores))):
-        raise ValueError(f"attention's bias has a shape that broadcasts to [B, H, N, M] = {scores}; got {bias.shape}")
+        raise ValueError(f"attention's bias must broadcast to [B, H, N, M] = {scores}; got {bias.shape}")
     if in_a_ring and k.shape[1] == q.shape[1]:
         return ring(q, k, v, bias)
     return look_up({"auto": xla, **IMPLEMENTATIONS}, implementation, "attention")(q, k, v, bias)
@@ -151,8 +151,8 @@ def cudnn_jvp(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None =
     _check_cudnn(q, "cudnn_jvp")
     if bias is not None:
         raise ValueError(
-            f"attention='cudnn_jvp' takes no bias, and so no mask; got one of {bias.shape}; choose 'matmul', 'xla' or "
-            "'auto_jvp'"
+            f"attention='cudnn_jvp' takes no bias, and so no mask; got a bias of shape {bias.shape}. Choose 'matmul', "
+            "'xla' or 'auto_jvp'"
         )
     return with_tangent(cudnn)(q, k, v)
 
@@ -161,12 +161,13 @@ def splash(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = No
     """Attention by Splash kernels (TPUs; no jvp), which take no bias; arguments as `attention`."""
     if jax.default_backend() != "tpu":
         raise ValueError(
-            f"attention='splash' runs on TPUs alone, and this process computes on {jax.default_backend()!r}; choose "
+            f"attention='splash' runs only on TPUs, and this process computes on {jax.default_backend()!r}; choose "
             "'matmul', 'xla' or 'auto'"
         )
     if bias is not None:
         raise ValueError(
-            f"attention='splash' takes no bias, and so no mask; got one of {bias.shape}; choose 'xla' or 'auto'"
+            f"attention='splash' takes no bias, and so no mask; got a bias of shape {bias.shape}. Choose 'xla' or "
+            "'auto'"
         )
     return attention_splash.splash(q, k, v)
 
@@ -210,8 +211,8 @@ def _check_cudnn(q: jax.Array, name: str) -> None:
     """Refuses what cuDNN does not compute."""
     if jax.default_backend() != "gpu":
         raise ValueError(
-            f"attention={name!r} runs on NVIDIA GPUs alone, and this process computes on "
-            f"{jax.default_backend()!r}; choose 'matmul', 'xla' or 'auto'"
+            f"attention={name!r} runs only on NVIDIA GPUs, and this process computes on {jax.default_backend()!r}; "
+            "choose 'matmul', 'xla' or 'auto'"
         )
     if reason := _cudnn_refuses(q):
         raise ValueError(f"attention={name!r} {reason}; choose 'matmul', 'xla' or 'auto'")

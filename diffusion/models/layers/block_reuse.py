@@ -114,7 +114,7 @@ def params_of(module: nn.Module) -> Mapping[str, Any]:
         ValueError: while it makes its parameters.
     """
     if module.is_initializing():
-        raise ValueError("through=...: a network makes its parameters without it; pass it to apply alone")
+        raise ValueError("through=... cannot be passed while the parameters are initialised; pass it to apply only")
     return module.variables["params"]
 
 
@@ -125,7 +125,7 @@ def taken_by(branch: int | None, deep: jax.Array | None, length: int) -> int:
         ValueError: for a branch that is not there, or deep features without their branch.
     """
     if branch is None and deep is not None:
-        raise ValueError("deep=... are what enters a branch: pass branch=... too")
+        raise ValueError("deep=... holds features that enter at a skip connection, so pass branch=... too")
     if branch is not None and not 0 <= branch < length:
         raise ValueError(f"branch={branch}: there is no such skip connection; valid are 0 .. {length - 1}")
     return 0 if branch is None else length - 1 - branch

@@ -77,7 +77,9 @@ class Layers(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, bias: jax.Array | None, skip: int) -> tuple[jax.Array, jax.Array]:
         if not 0 <= skip < self.depth:
-            raise ValueError(f"skip={skip}: of {self.depth} layers 0 .. {self.depth - 1} can be left out")
+            raise ValueError(
+                f"skip={skip} must be in 0 .. {self.depth - 1}, because the network has {self.depth} layers"
+            )
         layers = scanned(Layer, self.depth, self.remat, self.is_initializing(), (nn.broadcast, 0))(
             self.heads, self.hidden, self.activation, self.epsilon, self.attention, self.dtype, name="layers"
         )

@@ -51,8 +51,8 @@ class ConditionEmbedding(nn.Module):
         for clock in clocks:
             if jnp.shape(clock) not in ((), (batch,)):
                 raise ValueError(
-                    f"one time for each example, t [B] = ({batch},) for x of shape {x.shape}; got shape "
-                    f"{jnp.shape(clock)}"
+                    f"there must be one time for each example, t [B] = ({batch},), for x of shape {x.shape}; got "
+                    f"shape {jnp.shape(clock)}"
                 )
         inputs = conditions.entries(conditions.named(condition), (), ("label", "vector"))
         conditions.check_label(inputs["label"], batch, self.num_classes)
@@ -102,4 +102,7 @@ def check_example(network: Any, x: jax.Array, form: str, rank: int | None = None
     if x.ndim < 2 or rank not in (None, x.ndim):
         raise ValueError(f"{name} takes {form}; got an array of shape {x.shape}")
     if network.shape is not None and tuple(network.shape)[-1] != x.shape[-1]:
-        raise ValueError(f"shape={network.shape}: this {name} takes so many channels; got an array of shape {x.shape}")
+        raise ValueError(
+            f"shape={network.shape}: this {name} takes images with the channels of that shape; got an array of shape "
+            f"{x.shape}"
+        )

@@ -85,7 +85,8 @@ def added(condition: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, An
             result[name] = (*result[name], *entry)
         else:
             raise ValueError(
-                f"two adapters set the entry {name!r} of the condition; only residuals and image prompts add up"
+                f"two adapters set the entry {name!r} of the condition; only residuals and image prompts can be "
+                "combined"
             )
     return result
 
@@ -115,7 +116,8 @@ def entries(condition: Any, required: tuple[str, ...], optional: tuple[str, ...]
     """
     if condition is not None and not isinstance(condition, Mapping):
         raise ValueError(
-            f"this network's condition is a dict with {', '.join(map(repr, required))}; got {type(condition).__name__}"
+            f"this network's condition must be a dict with {', '.join(map(repr, required))}; got "
+            f"{type(condition).__name__}"
         )
     present = dict(condition or {})
     for name in required:
@@ -139,15 +141,16 @@ def check_label(label: jax.Array | None, batch: int, num_classes: int) -> None:
         ValueError: naming what is there and what is valid.
     """
     if num_classes == 0 and label is not None:
-        raise ValueError("num_classes=0 makes an unconditional network, but there is a class; pass None")
+        raise ValueError("num_classes=0 makes an unconditional network, but the condition has a class; pass None")
     if num_classes and label is None:
         raise ValueError(
-            f"num_classes={num_classes} makes a class-conditional network, but there is no class; pass "
-            f"labels [B], with the null class {num_classes} for no class"
+            f"num_classes={num_classes} makes a class-conditional network, but the condition has no class; pass "
+            f"labels [B], with the null class {num_classes} for examples without a class"
         )
     if label is not None and (jnp.shape(label) != (batch,) or not jnp.issubdtype(label.dtype, jnp.integer)):
         raise ValueError(
-            f"one integer label for each example, [B] = ({batch},); got shape {jnp.shape(label)}, dtype {label.dtype}"
+            f"there must be one integer label for each example, [B] = ({batch},); got shape {jnp.shape(label)}, dtype "
+            f"{label.dtype}"
         )
 
 
@@ -160,12 +163,12 @@ def check_vector(vector: jax.Array | None, batch: int, vector_width: int) -> Non
     if (vector is None) != (vector_width == 0):
         present = "there is none" if vector is None else "there is one"
         raise ValueError(
-            f"vector_width={vector_width}, but {present}: the condition's 'vector' is [B, vector_width], and a network "
-            "of vector_width=0 receives none"
+            f"vector_width={vector_width}, but {present}. The condition's 'vector' must be [B, vector_width]; with "
+            "vector_width=0 there is none"
         )
     if vector is not None and jnp.shape(vector) != (batch, vector_width):
         raise ValueError(
-            f"the condition's 'vector' is [B, vector_width] = ({batch}, {vector_width}); got {jnp.shape(vector)}"
+            f"the condition's 'vector' must be [B, vector_width] = ({batch}, {vector_width}); got {jnp.shape(vector)}"
         )
 
 
@@ -179,11 +182,11 @@ def series_parts(condition: Any, shape: tuple[int, ...]) -> tuple[tuple[jax.Arra
     if not isinstance(condition, Mapping) or any(condition.get(name) is None for name in names):
         entries = sorted(condition) if isinstance(condition, Mapping) else type(condition).__name__
         raise ValueError(
-            f"given=True: the condition has {', '.join(map(repr, names))} [B, L, C], a series of which a part is given "
-            f"(diffusion.data.series_masks); got {entries}"
+            f"given=True: the condition must have {', '.join(map(repr, names))} [B, L, C], which describe a partly "
+            f"given series (diffusion.data.series_masks); got {entries}"
         )
     parts = tuple(condition[name] for name in names)
     for name, part in zip(names, parts):
         if jnp.shape(part) != shape:
-            raise ValueError(f"the condition's {name!r} is of the shape of x, {shape}; got {jnp.shape(part)}")
+            raise ValueError(f"the condition's {name!r} must have the shape of x, {shape}; got {jnp.shape(part)}")
     return parts, {name: entry for name, entry in condition.items() if name not in names} or None

@@ -31,5 +31,7 @@ def constant(module: nn.Module, name: str, initial: Callable[..., Any], *argumen
         ValueError: for another name, whose leaf would shrink by weight decay.
     """
     if name not in NAMES:
-        raise ValueError(f"a constant named {name!r} would have weight decay. Valid: {', '.join(sorted(NAMES))}")
+        raise ValueError(
+            f"a constant named {name!r} would be changed by weight decay. Valid names: {', '.join(sorted(NAMES))}"
+        )
     return jax.lax.stop_gradient(module.param(name, initial, *arguments))

@@ -150,7 +150,7 @@ def sincos_positions(height: int, width: int, size: int, span: float | None = No
     Reference: He et al., "Masked Autoencoders Are Scalable Vision Learners", 2022, whose code DiT uses: column first.
     """
     if size % 4:
-        raise ValueError(f"2-D sin-cos positions need a width that 4 divides; got {size}")
+        raise ValueError(f"2-D sin-cos positions need a width that is a multiple of 4; got {size}")
     row, column = _grid(height, width)
     if span is not None:
         row = row * span / height
@@ -182,7 +182,7 @@ def rope_angles(
     Transformer", 2024, section 3.2.
     """
     if head_size % 4:
-        raise ValueError(f"axial rotary positions need a head width that 4 divides; got {head_size}")
+        raise ValueError(f"axial rotary positions need a head width that is a multiple of 4; got {head_size}")
     row, column = _grid(height, width)
     if span is not None:
         row = row * span / max(height - 1, 1)

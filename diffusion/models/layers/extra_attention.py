@@ -113,8 +113,8 @@ def check(extra: Any, batch: int, layers: Sequence[ExtraLayer]) -> None:
         pairs = len(shapes) in (2, 3) and _are_pairs(shapes[:2], batch, layer.width)
         if not pairs or shapes[2:] not in ([], [(batch, 1)], [(batch, queries)]):
             raise ValueError(
-                f"'extra', image prompt {p}, layer {i}: keys and values are [B, K, D] = ({batch}, K, "
-                f"{layer.width}), and a weight [B, 1] or [B, N] = ({batch}, {queries}); got {shapes}"
+                f"'extra', image prompt {p}, layer {i}: keys and values must be [B, K, D] = ({batch}, K, "
+                f"{layer.width}), and the weight [B, 1] or [B, N] = ({batch}, {queries}); got {shapes}"
             )
 
 
@@ -126,8 +126,8 @@ def check_joint(extra: Any, batch: int, layers: Sequence[ExtraLayer], heads: int
         valid = valid and shapes[2] in ((batch, 1), (batch, queries)) and shapes[3:] == [(batch, size)] * 2
         if not valid:
             raise ValueError(
-                f"'extra_joint', image prompt {p}, layer {i}: keys and values are [B, K, D] = ({batch}, K, "
-                f"{layer.width}), a weight [B, 1] or [B, N] = ({batch}, {queries}), and two scales [B, D / H] = "
+                f"'extra_joint', image prompt {p}, layer {i}: keys and values must be [B, K, D] = ({batch}, K, "
+                f"{layer.width}), the weight [B, 1] or [B, N] = ({batch}, {queries}), and the two scales [B, D / H] = "
                 f"({batch}, {size}); got {shapes}"
             )
 
@@ -138,13 +138,13 @@ def _layers(name: str, extra: Any, layers: Sequence[ExtraLayer]) -> Iterator[tup
         return
     if not isinstance(extra, tuple) or not all(isinstance(prompt, tuple) for prompt in extra):
         raise ValueError(
-            f"the condition's {name!r} is a tuple of image prompts, each a tuple with an entry for each layer"
+            f"the condition's {name!r} must be a tuple of image prompts, each a tuple with an entry for each layer"
         )
     for p, prompt in enumerate(extra):
         if len(prompt) != len(layers):
             raise ValueError(
-                f"{name!r}, image prompt {p}: this network has {len(layers)} layers that attend to it; got "
-                f"{len(prompt)}"
+                f"{name!r}, image prompt {p}: this network has {len(layers)} layers that attend to image prompts; got "
+                f"{len(prompt)} entries"
             )
         for i, (entry, layer) in enumerate(zip(prompt, layers)):
             yield p, i, [jnp.shape(a) for a in entry], layer

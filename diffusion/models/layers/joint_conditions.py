@@ -23,13 +23,15 @@ def check_text(batch: int, text_width: int, inputs: dict[str, Any], pooled_width
     """
     text = inputs["text"].shape
     if len(text) != 3 or text[0] != batch or text[2] != text_width:
-        raise ValueError(f"the condition's 'text' is [B, M, text_width] = ({batch}, M, {text_width}); got {text}")
+        raise ValueError(f"the condition's 'text' must be [B, M, text_width] = ({batch}, M, {text_width}); got {text}")
     if "pooled" in inputs and (pooled := inputs["pooled"].shape) != (batch, pooled_width):
-        raise ValueError(f"the condition's 'pooled' is [B, pooled_width] = ({batch}, {pooled_width}); got {pooled}")
+        raise ValueError(
+            f"the condition's 'pooled' must be [B, pooled_width] = ({batch}, {pooled_width}); got {pooled}"
+        )
     mask = inputs.get("text_mask")
     if mask is not None and (mask.shape != text[:2] or mask.dtype != bool):
         raise ValueError(
-            f"the condition's 'text_mask' is Bool [B, M] = {text[:2]}; got {mask.dtype} of shape {mask.shape}"
+            f"the condition's 'text_mask' must be Bool [B, M] = {text[:2]}; got {mask.dtype} of shape {mask.shape}"
         )
 
 
@@ -53,8 +55,8 @@ def lengthened(
         fits = tokens.ndim == 3 and (tokens.shape[0], tokens.shape[2]) == (text.shape[0], text.shape[2])
         if not fits or valid.shape != tokens.shape[:2] or valid.dtype != bool:
             raise ValueError(
-                f"each of the condition's 'extra_text' is a pair of [B, K, E] = ({text.shape[0]}, K, {text.shape[2]}) "
-                f"and Bool [B, K]; got {tokens.shape} and {valid.dtype} {valid.shape}"
+                f"each entry of the condition's 'extra_text' must be a pair of [B, K, E] = ({text.shape[0]}, K, "
+                f"{text.shape[2]}) and Bool [B, K]; got {tokens.shape} and {valid.dtype} {valid.shape}"
             )
     if not more:
         return text, mask
@@ -75,7 +77,7 @@ def check_strength(batch: int, inputs: Mapping[str, Any]) -> None:
     """
     strength = inputs.get("strength")
     if strength is not None and strength.shape != (batch,):
-        raise ValueError(f"the condition's 'strength' is [B] = ({batch},); got {strength.shape}")
+        raise ValueError(f"the condition's 'strength' must be [B] = ({batch},); got {strength.shape}")
 
 
 def check_residuals(residuals: Any, tokens: tuple[int, int, int], depth: int) -> None:
@@ -88,11 +90,12 @@ def check_residuals(residuals: Any, tokens: tuple[int, int, int], depth: int) ->
         return
     if not isinstance(residuals, tuple) or not 0 < len(residuals) <= depth:
         raise ValueError(
-            f"the condition's 'residuals' are a tuple of 1 to {depth} arrays; got "
+            f"the condition's 'residuals' must be a tuple of 1 to {depth} arrays; got "
             f"{len(residuals) if isinstance(residuals, tuple) else type(residuals).__name__}"
         )
     for array in residuals:
         if array.shape != tokens:
             raise ValueError(
-                f"the condition's 'residuals' have the shape of the picture's tokens {tokens}; got {array.shape}"
+                f"each of the condition's 'residuals' must have the shape of the picture's tokens, {tokens}; got "
+                f"{array.shape}"
             )

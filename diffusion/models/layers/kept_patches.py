@@ -39,8 +39,8 @@ def check_keep(keep: jax.Array | None, batch: int, number: int) -> None:
     sound = keep.ndim == 2 and keep.shape[0] == batch and 1 <= keep.shape[1] <= number
     if not sound or not jnp.issubdtype(keep.dtype, jnp.integer):
         raise ValueError(
-            f"the condition's 'keep' is int [B, K], numbers of K patches of the {number}, with B = {batch} and K from "
-            f"1 to {number}; got shape {keep.shape}, dtype {keep.dtype}"
+            f"the condition's 'keep' must be int [B, K], the numbers of K of the {number} patches, with B = {batch} "
+            f"and K from 1 to {number}; got shape {keep.shape}, dtype {keep.dtype}"
         )
 
 

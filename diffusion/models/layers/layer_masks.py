@@ -56,12 +56,12 @@ def parted(condition: Any, batch: int, depth: int) -> tuple[Any, dict[str, jax.A
     for name, entry in masks.items():
         if name not in KINDS:
             raise ValueError(
-                f"the condition has {name!r}, which is neither 'label' nor a layer mask; masks are "
+                f"the condition has {name!r}, which is neither 'label' nor a layer mask. Layer masks are "
                 f"{', '.join(map(repr, KINDS))}"
             )
         if entry.shape != (batch, depth) or not jnp.issubdtype(entry.dtype, KINDS[name]):
             raise ValueError(
-                f"the layer mask {name!r} has shape {entry.shape} and dtype {entry.dtype}; it takes [B, L] = "
-                f"({batch}, {depth}), {KINDS[name].__name__.rstrip('_')}, see diffusion.models.layers.layer_masks"
+                f"the layer mask {name!r} has shape {entry.shape} and dtype {entry.dtype}. Valid: [B, L] = ({batch}, "
+                f"{depth}), {KINDS[name].__name__.rstrip('_')}; see diffusion.models.layers.layer_masks"
             )
     return condition.get("label"), {name: entry.T for name, entry in masks.items()}

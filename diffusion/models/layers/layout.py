@@ -148,9 +148,9 @@ def _check(mesh: Mesh, shape: Sequence[int], names: Sequence[str | None]) -> Non
         parts = math.prod(mesh.shape[axis] for axis in axes or ())
         if size % parts:
             raise MeshError(
-                f"{size} {name} do not divide over {parts} devices "
-                f"({' x '.join(f'mesh.{axis}' for axis in axes or ())}): "
-                f"choose mesh axes that multiply to a divisor of {size}"
+                f"{size} {name} do not divide evenly over {parts} devices "
+                f"({' x '.join(f'mesh.{axis}' for axis in axes or ())}): choose mesh axes whose product divides "
+                f"{size}"
             )
 
 

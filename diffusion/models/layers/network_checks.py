@@ -81,7 +81,7 @@ def rotary_axes(network: Any, number: int) -> None:
     if width % heads:
         raise ValueError(f"heads={heads} does not divide width={width}")
     if len(axes) != number or sum(axes) != width // heads or any(size < 2 or size % 2 for size in axes):
-        raise ValueError(f"axes={axes} are {number} even numbers that sum to the width of a head, {width // heads}")
+        raise ValueError(f"axes={axes} must be {number} even numbers that sum to {width // heads}, the width of a head")
 
 
 def classes(network: Any) -> None:
@@ -108,7 +108,10 @@ def images(network: Any, x: jax.Array) -> None:
     if x.ndim != 4:
         raise ValueError(f"{name} takes images [B, H, W, C]; got an array of shape {x.shape}")
     if network.shape is not None and network.shape[-1] != x.shape[-1]:
-        raise ValueError(f"shape={network.shape}: this {name} takes images of that many channels; got {x.shape[-1]}")
+        raise ValueError(
+            f"shape={network.shape}: this {name} takes images with the channels of that shape; got {x.shape[-1]} "
+            "channels"
+        )
 
 
 def labelled_images(network: Any, x: jax.Array, t: jax.typing.ArrayLike, label: jax.Array | None) -> None:

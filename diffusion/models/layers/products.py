@@ -42,7 +42,7 @@ def rows_first(
     leading = x.ndim - len(summed)
     if tuple(summed) != tuple(range(leading, x.ndim)) or tuple(over) != tuple(range(len(over))):
         raise ValueError(
-            f"rows_first sums the last dimensions of x over the first of the kernel; got {dimension_numbers}"
+            f"rows_first can only sum the last dimensions of x over the first of the kernel; got {dimension_numbers}"
         )
     in_fp8 = fp8.is_used(x, kernel, len(summed))
     if layout.is_split():

@@ -55,7 +55,7 @@ def check_taps(taps: tuple[int, ...]) -> None:
         ValueError: for an odd number of taps, or a sum of 0.
     """
     if not taps or len(taps) % 2 or sum(taps) == 0:
-        raise ValueError(f"taps={taps}: a filter has an even number of taps with a sum that is not 0, such as (1, 1)")
+        raise ValueError(f"taps={taps}: a filter must have an even number of taps whose sum is not 0, such as (1, 1)")
 
 
 def _flat(taps: tuple[int, ...]) -> bool:

@@ -60,7 +60,7 @@ def checked(
             f"the sides {x.shape[1:-1]} must be multiples of {factor}: the U-Net halves them {halvings} times"
         )
     if jnp.shape(t) not in ((), x.shape[:1]):
-        raise ValueError(f"one time for each example, t [B] = {x.shape[:1]}; got shape {jnp.shape(t)}")
+        raise ValueError(f"there must be one time for each example, t [B] = {x.shape[:1]}; got shape {jnp.shape(t)}")
     inputs = conditions.entries(conditions.named(condition), (), ("label", "vector", "residuals", *optional))
     conditions.check_label(inputs["label"], x.shape[0], num_classes)
     conditions.check_vector(inputs["vector"], x.shape[0], vector_width)
@@ -103,11 +103,11 @@ def with_residuals(skips: Sequence[jax.Array], middle: jax.Array, residuals: Seq
     streams = [*skips, middle]
     if len(residuals) != len(streams):
         raise ValueError(
-            f"'residuals' has {len(streams)} arrays in this U-Net, for {len(skips)} skips and the middle; got "
+            f"'residuals' must have {len(streams)} arrays in this U-Net, for {len(skips)} skips and the middle; got "
             f"{len(residuals)}"
         )
     for i, (stream, residual) in enumerate(zip(streams, residuals)):
         if residual.shape != stream.shape:
-            raise ValueError(f"'residuals'[{i}] has the shape {stream.shape} in this U-Net; got {residual.shape}")
+            raise ValueError(f"'residuals'[{i}] must have the shape {stream.shape} in this U-Net; got {residual.shape}")
     *skips, middle = (stream + residual.astype(stream.dtype) for stream, residual in zip(streams, residuals))
     return skips, middle

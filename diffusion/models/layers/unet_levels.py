@@ -39,9 +39,9 @@ class LevelsByResolution(UNetLevels):
         for field in ("multipliers", "attention_resolutions", "taps"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
         if not self.multipliers or min(self.multipliers) <= 0:
-            raise ValueError(f"multipliers={self.multipliers} must be positive, one for each level")
+            raise ValueError(f"multipliers={self.multipliers} must be positive numbers, one for each level")
         if self.resolution % 2 ** (len(self.multipliers) - 1):
-            raise ValueError(f"resolution={self.resolution} is not halved {len(self.multipliers) - 1} times")
+            raise ValueError(f"resolution={self.resolution} cannot be halved {len(self.multipliers) - 1} times")
         check_taps(self.taps)
 
     @property

@@ -235,7 +235,10 @@ class Layers(nn.Module):
             ValueError: if all layers are skipped, or layers are skipped beside kept ones.
         """
         if skip and (self.recorded or not 0 < skip < self.depth):
-            raise ValueError(f"skip={skip}: of {self.depth} layers 1 .. {self.depth - 1} can be skipped, and none kept")
+            raise ValueError(
+                f"skip={skip} must be in 1 .. {self.depth - 1} for {self.depth} layers, and cannot be combined with "
+                "kept layers"
+            )
         kept_layers = (self.depth - skip,) if skip else self.recorded
         x = layout.split(x.astype(self.dtype), "batch", "tokens", None)
         layers = scanned(Layer, self.depth, "none", self.is_initializing(), (nn.broadcast,), kept=kept_layers)(
@@ -324,8 +327,8 @@ def images_checked(images: jax.Array, patch: int) -> tuple[int, int]:
     """
     if images.ndim != 4 or images.shape[3] != 3 or images.shape[1] % patch or images.shape[2] % patch:
         raise ValueError(
-            f"this encoder takes images [B, H, W, 3] whose sides {patch} divides; got shape {images.shape}"
+            f"this encoder takes images [B, H, W, 3] whose sides are multiples of {patch}; got shape {images.shape}"
         )
     if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(f"this encoder takes floats in [-1, 1]; got {images.dtype} (bytes b are b / 127.5 - 1)")
+        raise ValueError(f"this encoder takes floats in [-1, 1]; got {images.dtype} (convert bytes b by b / 127.5 - 1)")
     return images.shape[1] // patch, images.shape[2] // patch

@@ -255,13 +255,15 @@ class DecoderEncoder(Backbone):
         if self.heads % self.key_heads:
             raise ValueError(f"key_heads={self.key_heads} does not divide heads={self.heads}")
         if self.head_size % 2:
-            raise ValueError(f"head_size={self.head_size} must be even: its features turn in pairs")
+            raise ValueError(
+                f"head_size={self.head_size} must be even, because rotary positions turn its features in pairs"
+            )
         if len(self.scaling) not in (0, 1, 4):
-            raise ValueError(f"scaling={self.scaling}; valid: (), (factor,) or (factor, low, high, context)")
+            raise ValueError(f"scaling={self.scaling}. Valid: (), (factor,) or (factor, low, high, context)")
         if self.near and (len(self.near) != self.depth or self.window < 1):
             raise ValueError(
-                f"near={self.near} says of each of depth={self.depth} layers whether it sees window={self.window} "
-                "tokens alone, and a window is at least 1"
+                f"near={self.near} must say for each of depth={self.depth} layers whether it sees only "
+                f"window={self.window} tokens, and the window must be at least 1"
             )
 
     @nn.compact
@@ -281,12 +283,12 @@ class DecoderEncoder(Backbone):
             ValueError: for shapes that do not fit, or a layer that is not there.
         """
         if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
-            raise ValueError(f"the text is integer ids [B, N]; got shape {ids.shape}, dtype {ids.dtype}")
+            raise ValueError(f"the text must be integer ids [B, N]; got shape {ids.shape}, dtype {ids.dtype}")
         if mask is not None and mask.shape != ids.shape:
-            raise ValueError(f"the mask has shape {mask.shape}, the ids {ids.shape}")
+            raise ValueError(f"the mask has shape {mask.shape}, but the ids have {ids.shape}")
         if not layers or any(not -self.depth - 1 <= layer <= self.depth for layer in layers):
             valid = f"{-self.depth - 1} to {self.depth}"
-            raise ValueError(f"layers={tuple(layers)}: of {self.depth} layers; valid: {valid}")
+            raise ValueError(f"layers={tuple(layers)} of a network with {self.depth} layers. Valid: {valid}")
         wanted = [layer % (self.depth + 1) for layer in layers]
         length = ids.shape[1]
         embedding = nn.Embed(self.vocabulary, self.width, embedding_init=nn.initializers.normal(0.02), name="tokens")

@@ -99,10 +99,11 @@ class MEDText(CheckedNetwork):
         """
         if ids.ndim != 2 or ids.shape[1] > self.positions or not jnp.issubdtype(ids.dtype, jnp.integer):
             raise ValueError(
-                f"the text is integer ids [B, N] with N <= {self.positions}; got shape {ids.shape}, dtype {ids.dtype}"
+                f"the text must be integer ids [B, N] with N <= {self.positions}; got shape {ids.shape}, dtype "
+                f"{ids.dtype}"
             )
         if mask.shape != ids.shape:
-            raise ValueError(f"the mask has shape {mask.shape}, the ids {ids.shape}")
+            raise ValueError(f"the mask has shape {mask.shape}, but the ids have {ids.shape}")
         positions = self.param("positions", normal, (self.positions, self.width))
         x = nn.Embed(self.vocabulary, self.width, embedding_init=normal, name="tokens")(ids)
         x = layer_norm(self.epsilon, self.dtype, "norm")(x + positions[: ids.shape[1]])

@@ -65,8 +65,8 @@ class SigLIPText(CheckedNetwork):
         """
         if ids.ndim != 2 or ids.shape[1] != self.positions or not jnp.issubdtype(ids.dtype, jnp.integer):
             raise ValueError(
-                f"the text is integer ids [B, {self.positions}], padded to this length; got shape {ids.shape}, dtype "
-                f"{ids.dtype}"
+                f"the text must be integer ids [B, {self.positions}], padded to this length; got shape {ids.shape}, "
+                f"dtype {ids.dtype}"
             )
         positions = self.param("positions", normal, (self.positions, self.width))
         x = nn.Embed(self.vocabulary, self.width, embedding_init=normal, name="tokens")(ids) + positions
@@ -101,7 +101,10 @@ class SigLIPTowers(nn.Module):
 
     def __post_init__(self):
         if self.text.features != self.vision.width:
-            raise ValueError(f"texts have {self.text.features} features and images {self.vision.width}; need as many")
+            raise ValueError(
+                f"texts have {self.text.features} features but images have {self.vision.width}; both must have the "
+                "same number"
+            )
         super().__post_init__()
 
     def setup(self):

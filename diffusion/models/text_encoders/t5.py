@@ -177,7 +177,10 @@ class T5Encoder(Backbone):
 
     def check_fields(self) -> None:
         if self.buckets % 4 or not 0 < self.buckets // 4 < self.farthest:
-            raise ValueError(f"buckets={self.buckets}: a multiple of 4, a quarter of it below farthest={self.farthest}")
+            raise ValueError(
+                f"buckets={self.buckets} must be a multiple of 4, and a quarter of it must be below "
+                f"farthest={self.farthest}"
+            )
 
     @nn.compact
     def __call__(self, ids: jax.Array, mask: jax.Array | None = None) -> Encoded:
@@ -192,9 +195,9 @@ class T5Encoder(Backbone):
             ValueError: for shapes that do not fit.
         """
         if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
-            raise ValueError(f"the text is integer ids [B, N]; got shape {ids.shape}, dtype {ids.dtype}")
+            raise ValueError(f"the text must be integer ids [B, N]; got shape {ids.shape}, dtype {ids.dtype}")
         if mask is not None and mask.shape != ids.shape:
-            raise ValueError(f"the mask has shape {mask.shape}, the ids {ids.shape}")
+            raise ValueError(f"the mask has shape {mask.shape}, but the ids have {ids.shape}")
         embedding = nn.Embed(self.vocabulary, self.width, embedding_init=nn.initializers.normal(1.0), name="tokens")
         x = layout.split(embedding(ids).astype(jnp.float32), "batch", "tokens", None)
         rows = jnp.asarray(buckets(ids.shape[1], self.buckets, self.farthest))

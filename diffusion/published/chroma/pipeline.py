@@ -10,7 +10,7 @@ from diffusion.published.pipeline_kinds import Kind, Reader, Usual
 
 
 def _objection(denoiser: Any) -> str:
-    return "" if getattr(denoiser, "approximator", ()) else "an approximator, and this one's has none"
+    return "" if getattr(denoiser, "approximator", ()) else "an approximator, but this one has none"
 
 
 CHROMA = Kind(

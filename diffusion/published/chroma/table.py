@@ -42,7 +42,7 @@ APPROXIMATOR = {
 
 def _approximator(module: Flux) -> dict[str, Any]:
     if not module.approximator:
-        raise ValueError("its vectors are made by an approximator, and this network has none.")
+        raise ValueError("this class makes its vectors by an approximator, but this network has none.")
     return dict(zip(APPROXIMATOR, module.approximator))
 
 

@@ -131,13 +131,15 @@ class CogVideoX(Layered, Backbone):
     def check_fields(self) -> None:
         step = 16 * self.heads if self.positions == "rope" else 16
         if self.width % self.heads or self.width % step:
-            raise ValueError(f"width={self.width}: positions={self.positions!r} need a width that {step} divides")
+            raise ValueError(
+                f"width={self.width}: positions={self.positions!r} need a width that is a multiple of {step}"
+            )
         if min(*self.grid, *self.spacing) <= 0:
             raise ValueError(f"grid={self.grid} and spacing={self.spacing} must be positive")
         if min(self.words, self.learned) < 0 or bool(self.words) != bool(self.learned):
             raise ValueError(
-                f"words={self.words} and learned={self.learned}: positions are learned of so many words and frames; "
-                "both are positive, or 0"
+                f"words={self.words} and learned={self.learned}: a network with learned positions needs both to be "
+                "positive, the numbers of words and frames; otherwise both must be 0"
             )
 
     @nn.compact

@@ -89,7 +89,7 @@ POSITIONS = {
 def _positions(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
     rotary, learned, words, frames = values.values()
     if learned and not rotary:
-        raise ValueError("learned positions are supported beside rotary ones alone, as they were published.")
+        raise ValueError("learned positions are supported only together with rotary ones, as in the published models.")
     sizes = {"words": words, "learned": 1 + (frames - 1) // GROUP} if learned else {}
     return {"positions": "rope" if rotary else "sincos", **sizes}
 
@@ -104,8 +104,8 @@ def _sees_frame(channels: int | None, ours: Mapping[str, Any]) -> int:
     number: int = channels or ours["in_channels"]
     if ours["in_channels"] not in (number, 2 * number):
         raise ValueError(
-            f"in_channels is supported as out_channels, {number}, or twice as many, for the latents of a first "
-            f"frame; this one has {ours['in_channels']}."
+            f"in_channels = {ours['in_channels']} is not supported. Supported: out_channels, {number}, or twice as "
+            "many, for the latents of a first frame."
         )
     return number
 

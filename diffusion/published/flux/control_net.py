@@ -84,7 +84,7 @@ class FluxControlNet(ControlNetBeside, nn.Module):
         batch, height, width, channels = x.shape
         expected = (batch, FACTOR * height, FACTOR * width, 3) if self.pixels else (batch, height, width, channels)
         if hint.shape != expected:
-            raise ValueError(f"the hint beside x {x.shape} is {expected}; got {hint.shape}")
+            raise ValueError(f"the hint must be {expected} for x of shape {x.shape}; got {hint.shape}")
         dense = lambda name, start=xavier: nn.Dense(base.width, dtype=base.dtype, kernel_init=start, name=name)
         read = self._seen(hint) if self.pixels else hint
         start = xavier if self.pixels else zeros  # with pixels the last convolution starts at zero
@@ -138,8 +138,8 @@ class FluxControlNet(ControlNetBeside, nn.Module):
         """
         if base.approximator:
             raise ValueError(
-                f"a FluxControlNet copies layers that make their own vectors, and those of this base come from its "
-                f"approximator = {base.approximator} (Chroma); valid: a FLUX.1"
+                "a FluxControlNet copies layers that make their own vectors, but in this base they come from an "
+                f"approximator = {base.approximator} (Chroma). Valid: a FLUX.1"
             )
         singles = round(depth * base.singles / base.depth) if depth else min(10, base.singles)
         depth = depth or min(4, base.depth)

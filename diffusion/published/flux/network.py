@@ -98,12 +98,13 @@ class Flux(Backbone):
     def _check_approximator(self) -> None:
         if len(self.approximator) != 3 or min(self.approximator) < 1 or self.approximator[0] % 8:
             raise ValueError(
-                f"approximator={self.approximator}: (features, hidden features, layers), and 8 divides the first"
+                f"approximator={self.approximator} must be (features, hidden features, layers), with features a "
+                "multiple of 8"
             )
         if self.strength or self.pooled_width:
             raise ValueError(
-                f"approximator={self.approximator}: it takes no strength (strength={self.strength}) and no pooled text "
-                f"(pooled_width={self.pooled_width}); valid: False and 0"
+                f"approximator={self.approximator} takes no strength (strength={self.strength}) and no pooled text "
+                f"(pooled_width={self.pooled_width}). Valid: False and 0"
             )
 
     @property
@@ -224,16 +225,16 @@ class Flux(Backbone):
             or edited.shape[1] % PATCH or edited.shape[2] % PATCH
         ):  # fmt: skip
             raise ValueError(
-                f"the condition's 'picture' is [B, h, w, C] = ({x.shape[0]}, h, w, {self.channels}) with even h and w; "
-                f"got {edited.shape}"
+                f"the condition's 'picture' must be [B, h, w, C] = ({x.shape[0]}, h, w, {self.channels}) with even h "
+                f"and w; got {edited.shape}"
             )
         check_text(x.shape[0], self.text_width, inputs, self.pooled_width)
         check_strength(x.shape[0], inputs)
         tokens = (x.shape[0], x.shape[1] * x.shape[2] // PATCH**2, self.width)
         if inputs["residuals"] is not None and len(inputs["residuals"]) != 2:
             raise ValueError(
-                "the condition's 'residuals' are a pair of tuples, for the joint and the single layers; "
-                f"got {len(inputs['residuals'])}"
+                "the condition's 'residuals' must be a pair of tuples, for the joint and the single layers; got "
+                f"{len(inputs['residuals'])}"
             )
         for residuals, depth in zip(inputs["residuals"] or (), (self.depth, self.singles)):
             check_residuals(residuals or None, tokens, depth)

@@ -43,6 +43,6 @@ class Redux(nn.Module):
             ValueError: for tokens of another shape.
         """
         if x.ndim != 3 or x.shape[-1] != self.features:
-            raise ValueError(f"tokens of pictures are [B, N, features] = (B, N, {self.features}); got {x.shape}")
+            raise ValueError(f"tokens of pictures must be [B, N, features] = (B, N, {self.features}); got {x.shape}")
         hidden = nn.Dense(3 * self.text_width, kernel_init=xavier, name="up")(x)
         return nn.Dense(self.text_width, kernel_init=xavier, name="down")(nn.silu(hidden))

@@ -58,16 +58,16 @@ def attachment(module: nn.Module, params: Any, denoiser: nn.Module, encoder: nn.
         ValueError: for another denoiser, or another encoder.
     """
     if not isinstance(denoiser, Flux):
-        raise ValueError(f"Redux attaches to FLUX.1, and this denoiser is a {type(denoiser).__name__}")
+        raise ValueError(f"Redux attaches to FLUX.1, but this denoiser is a {type(denoiser).__name__}")
     if not isinstance(module, Redux) or module.text_width != denoiser.text_width:
         raise ValueError(
-            f"Redux makes tokens of a text with {denoiser.text_width} features for this denoiser, and {module} does not"
+            f"this denoiser needs tokens of a text with {denoiser.text_width} features, but {module} makes others"
         )
     width = prompt_features.width(encoder, whole=True)
     if width != module.features:
         raise ValueError(
-            f"Redux reads tokens of {module.features} features, and the image encoder {type(encoder).__name__} has "
-            f"{width}: it is another one"
+            f"Redux reads tokens of {module.features} features, but the image encoder {type(encoder).__name__} has "
+            f"{width}. Valid: the image encoder that Redux was trained with"
         )
 
     def encode(params: Any, images: jax.Array) -> tuple[Any, Any]:

@@ -23,7 +23,7 @@ EPSILON = 1e-4  # epsilon of the batch norm
 
 def _decoded_channels(module: AutoencoderKL) -> int:
     if module.decoded_channels not in (None, module.picture_channels):
-        raise ValueError("it decodes as many channels as it encodes.")
+        raise ValueError("this class decodes as many channels as it encodes; this network decodes another number.")
     return module.picture_channels
 
 

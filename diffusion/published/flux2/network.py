@@ -133,8 +133,8 @@ class Flux2(Backbone):
         for latents in inputs["pictures"] or ():
             if latents.ndim != 4 or (latents.shape[0], latents.shape[3]) != (x.shape[0], self.channels):
                 raise ValueError(
-                    f"each of the condition's 'pictures' is [B, h, w, C] = ({x.shape[0]}, h, w, {self.channels}); got "
-                    f"{latents.shape}"
+                    f"each of the condition's 'pictures' must be [B, h, w, C] = ({x.shape[0]}, h, w, "
+                    f"{self.channels}); got {latents.shape}"
                 )
         check_text(x.shape[0], self.text_width, inputs)
         check_strength(x.shape[0], inputs)

@@ -129,23 +129,23 @@ def _read_levels(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]
     later = set(kinds) == {LATER}
     if not later:
         if set(kinds) != {FIRST}:
-            raise ValueError(f"down_block_types are {FIRST} or {LATER}, all the same; got {kinds}.")
+            raise ValueError(f"down_block_types must all be {FIRST}, or all {LATER}; got {kinds}.")
         widths, types = (*widths, widths[-1]), ("conv",) * len(kinds)
     if not len(widths) - 1 == len(kinds) == len(scaled) == len(types):
         raise ValueError(
-            "block_out_channels, down_block_types, downsample_type and spatio_temporal_scaling have an entry "
-            "for each level, the first one more with the later blocks."
+            "block_out_channels, down_block_types, downsample_type and spatio_temporal_scaling must have one entry "
+            "for each level, and block_out_channels one more with the later kind of blocks."
         )
     halve = tuple(how if scales else "" for how, scales in zip(types, scaled))
     if later and any(how in ("", "conv") and a != b for how, a, b in zip(halve, widths, widths[1:])):
-        raise ValueError(f"{LATER} changes its channels where downsample_type folds, not where it is 'conv'.")
+        raise ValueError(f"{LATER} can change its channels only where downsample_type folds, not where it is 'conv'.")
     return {"widths": widths, "halve": halve}
 
 
 def _write_levels(module: AutoencoderKLLTX) -> dict[str, Any]:
     later = _folds(module)
     if not later and module.widths[-1] != module.widths[-2]:
-        raise ValueError("the middle of the encoder is as wide as its last level, or all levels fold.")
+        raise ValueError("the middle of the encoder must be as wide as its last level, unless all levels fold.")
     return {
         "block_out_channels": list(module.widths if later else module.widths[:-1]),
         "down_block_types": [LATER if later else FIRST] * len(module.halve),
@@ -200,7 +200,9 @@ def _varied(module: AutoencoderKLLTX, tensors: Tensors) -> AutoencoderKLLTX:
         return module
     mean, deviation = (np.asarray(tensors.read(f"latents_{name}"), np.float64) for name in ("mean", "std"))
     if mean.shape != deviation.shape or (deviation <= 0).any():
-        raise Refusal(f"{NAME}: latents_mean and latents_std are as many numbers, the second above 0.")
+        raise Refusal(
+            f"{NAME}: latents_mean and latents_std must have the same length, and latents_std must be above 0."
+        )
     return module.clone(scale=tuple(map(float, module.scale / deviation)), shift=tuple(map(float, mean)))
 
 

@@ -146,7 +146,9 @@ class LTXVideo(Layered, Backbone):
 
     def check_fields(self) -> None:
         if self.width % self.heads or self.width % 2 or self.width < 12:
-            raise ValueError(f"width={self.width} is an even number of at least 12 that heads={self.heads} divides")
+            raise ValueError(
+                f"width={self.width} must be an even number of at least 12, and a multiple of heads={self.heads}"
+            )
 
     @nn.compact
     def __call__(self, x: jax.Array, t: jax.Array, condition: Entries, features: Numbers = None) -> Any:
@@ -207,12 +209,12 @@ class LTXVideo(Layered, Backbone):
         check_text(x.shape[0], self.text_width, inputs)
         rate = inputs["rate"]
         if rate is not None and rate.shape != x.shape[:1]:
-            raise ValueError(f"the condition's 'rate' is [B] = {x.shape[:1]}; got {rate.shape}")
+            raise ValueError(f"the condition's 'rate' must be [B] = {x.shape[:1]}; got {rate.shape}")
         seconds = inputs["seconds"]
         if seconds is not None and seconds.shape != x.shape[:2]:
-            raise ValueError(f"the condition's 'seconds' are [B, F] = {x.shape[:2]}; got {seconds.shape}")
+            raise ValueError(f"the condition's 'seconds' must be [B, F] = {x.shape[:2]}; got {seconds.shape}")
         if rate is not None and seconds is not None:
-            raise ValueError("the condition has 'seconds' and a 'rate', which says them too; leave one of them out")
+            raise ValueError("the condition has 'seconds' and a 'rate', which states the same; leave one of them out")
 
 
 MODELS = {"ltx_video": LTXVideo}  # by its name in configs

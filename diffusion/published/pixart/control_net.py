@@ -92,7 +92,9 @@ class PixArtControlNet(ControlNetBeside, Backbone):
         """Refuses a base that this ControlNet does not fit; a ValueError says why."""
         check_layers(self.depth, base.depth - 1, "the layers of its base but the last")
         if base.mlp_ratio != 4:
-            raise ValueError(f"its layers have mlp_ratio = 4, and the base's {base.mlp_ratio}")
+            raise ValueError(
+                f"a ControlNet of this class has layers with mlp_ratio = 4, but the base has {base.mlp_ratio}"
+            )
 
     def residuals(
         self, params: Any, denoiser: PixArt, x: jax.Array, clock: jax.Array, condition: dict, seen: jax.Array, base: Any

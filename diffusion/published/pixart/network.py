@@ -80,8 +80,7 @@ class PixArt(Layered, Backbone):
             raise ValueError(f"heads={self.heads} does not divide width={self.width}")
         if self.width % 4 or (self.sized and self.width % 3):
             raise ValueError(
-                f"width={self.width}: 2-D sin-cos positions need a width that 4 divides, sized=True one "
-                "that 3 divides too"
+                f"width={self.width} must be a multiple of 4, for 2-D sin-cos positions, and with sized=True also of 3"
             )
 
     def extra_layers(self, height: int, width: int) -> tuple[ExtraLayer, ...]:
@@ -186,7 +185,7 @@ class PixArt(Layered, Backbone):
         check_strength(batch, inputs)
         size = inputs.get("size")
         if size is not None and size.shape != (batch, 6):
-            raise ValueError(f"the condition's 'size' is [B, 6] = ({batch}, 6); got {size.shape}")
+            raise ValueError(f"the condition's 'size' must be [B, 6] = ({batch}, 6); got {size.shape}")
         tokens = (batch, x.shape[1] * x.shape[2] // self.patch**2, self.width)
         check_residuals(inputs["residuals"], tokens, self.depth)
         extra_attention.check(inputs["extra"], x.shape[0], self.extra_layers(*x.shape[1:3]))

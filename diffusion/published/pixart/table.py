@@ -84,7 +84,7 @@ def _original_rows(module: PixArt) -> list[Row]:
 
 def _text_width(channels: int | None, ours: Mapping[str, Any]) -> int:
     if channels is None:
-        raise ValueError("caption_channels = None is not supported; it is the text's width.")
+        raise ValueError("caption_channels = None is not supported. Valid: the width of the text.")
     return channels
 
 

@@ -174,7 +174,10 @@ class Sana(Layered, Backbone):
             if self.width % getattr(self, field):
                 raise ValueError(f"{field}={getattr(self, field)} does not divide width={self.width}")
         if self.span < 0 or (self.span and self.width % 4):
-            raise ValueError(f"span={self.span} must be 0, or positive with a width that 4 divides; got {self.width}")
+            raise ValueError(
+                f"span={self.span} must be 0, or positive together with a width that is a multiple of 4; got "
+                f"width={self.width}"
+            )
 
     @nn.compact
     def __call__(

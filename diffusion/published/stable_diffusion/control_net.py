@@ -78,12 +78,14 @@ class ControlNet(ControlNetBeside, nn.Module):
         """
         if (mode is None) != (self.modes == 0):
             valid = f"int [B] below {self.modes}" if self.modes else "None"
-            raise ValueError(f"a ControlNet of modes = {self.modes} has mode = {mode}. Valid: {valid}")
+            raise ValueError(f"a ControlNet with modes = {self.modes} has no mode = {mode}. Valid: {valid}")
         inputs = self.unet.checked(x, t, condition)
         factor = 2 ** (len(self.hint_widths) - 1)
         expected = (x.shape[0], factor * x.shape[1], factor * x.shape[2], self.hint_channels)
         if hint.shape != expected:
-            raise ValueError(f"the hint has {factor} times the height and width of x, {expected}; got {hint.shape}")
+            raise ValueError(
+                f"the hint must have {factor} times the height and width of x, {expected}; got {hint.shape}"
+            )
         dtype, widths = self.unet.dtype, self.unet.widths
         read = nn.silu(conv(self.hint_widths[0], dtype=dtype, name="hint_in")(hint))
         for i, (width, wider) in enumerate(zip(self.hint_widths, self.hint_widths[1:])):

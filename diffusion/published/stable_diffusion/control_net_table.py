@@ -63,7 +63,7 @@ def _kinds(module: ControlNet) -> list[Row]:
 def _no_strength(module: ControlNet) -> dict[str, Any]:
     if module.unet.strength_width:
         raise ValueError(
-            "their class does not receive the strength of guidance; ours has strength_width = "
+            "this class does not receive the strength of guidance, but this network has strength_width = "
             f"{module.unet.strength_width}."
         )
     return {}
@@ -112,7 +112,7 @@ def _read_heads(heads: int, ours: Mapping[str, Any]) -> int:
 
 def _write_modes(module: ControlNet) -> int:
     if not module.modes:
-        raise ValueError("their class has several kinds of control; ours has modes = 0.")
+        raise ValueError("this class has several kinds of control, but this network has modes = 0.")
     return module.modes
 
 

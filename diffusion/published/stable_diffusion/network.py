@@ -105,12 +105,16 @@ class ConditionalUNet(Backbone):
     def check_fields(self) -> None:
         if not len(self.widths) == len(self.depths) == len(self.heads) > 0:
             raise ValueError(
-                f"widths={self.widths}, depths={self.depths} and heads={self.heads} must have one number for each level"
+                f"widths={self.widths}, depths={self.depths} and heads={self.heads} must each have one number for "
+                "each level"
             )
         if min(self.middle, self.added_width, self.strength_width) < 0:
             raise ValueError("middle, added_width and strength_width must be 0 (none) or positive")
         if self.bare_middle and self.middle:
-            raise ValueError(f"bare_middle=True has no transformer in the middle; middle={self.middle} must be 0")
+            raise ValueError(
+                f"bare_middle=True means that there is no transformer in the middle; middle={self.middle} must then "
+                "be 0"
+            )
         self._check_depths()
         if (self.class_width > 0) != (self.class_embedding in ("projection", "table")) or self.class_width < 0:
             raise ValueError(
@@ -123,17 +127,22 @@ class ConditionalUNet(Backbone):
             )
         for width, heads in zip(self.widths, self.heads):
             if width % self.groups or width % heads:
-                raise ValueError(f"groups={self.groups} and heads={heads} must divide the width {width} of their level")
+                raise ValueError(
+                    f"groups={self.groups} and heads={heads} must divide {width}, the width of their level"
+                )
         for field in ("size_width", "strength_width"):
             if getattr(self, field) % 2:
-                raise ValueError(f"{field}={getattr(self, field)} must be even: half are sines, half cosines")
+                raise ValueError(
+                    f"{field}={getattr(self, field)} must be even, because half of the features are sines and half "
+                    "cosines"
+                )
 
     def _check_depths(self):
         """One number for each level, or one for each of its residual blocks, in both directions."""
         if self.up_depths and len(self.up_depths) != len(self.depths):
             raise ValueError(
-                f"up_depths={self.up_depths} are {len(self.up_depths)} for {len(self.depths)} levels; set "
-                "one for each, or () for those of depths"
+                f"up_depths={self.up_depths} has {len(self.up_depths)} entries, but there are {len(self.depths)} "
+                "levels; set one for each, or () to take depths"
             )
         ways = [("depths", self.depths, self.layers)]
         ways += [("up_depths", self.up_depths or self.depths, self.layers + 1)]
@@ -142,12 +151,12 @@ class ConditionalUNet(Backbone):
                 per_block = depth if isinstance(depth, tuple) else (depth,) * blocks
                 if len(per_block) != blocks or min(per_block) < 0 or (0 in per_block and per_block != (0,) * blocks):
                     raise ValueError(
-                        f"{field}={depths}: {depth} must be 0 (none), positive, or a positive number for "
-                        f"each of {blocks} residual blocks"
+                        f"{field}={depths}: {depth} must be 0 (none), positive, or a positive number for each of the "
+                        f"{blocks} residual blocks"
                     )
                 if (down == 0) != (depth == 0):
                     raise ValueError(
-                        f"depths={self.depths} and up_depths={self.up_depths} have attention at other levels"
+                        f"depths={self.depths} and up_depths={self.up_depths} must have attention at the same levels"
                     )
 
     def transformers(self, level: int, up: bool) -> tuple[int, ...]:
@@ -239,15 +248,15 @@ class ConditionalUNet(Backbone):
                 f"halves them {len(self.widths) - 1} times"
             )
         if jnp.shape(t) not in ((), x.shape[:1]):
-            raise ValueError(f"one time for each image, t [B] = {x.shape[:1]}; got shape {jnp.shape(t)}")
+            raise ValueError(f"there must be one time for each image, t [B] = {x.shape[:1]}; got shape {jnp.shape(t)}")
         batch = x.shape[0]
         text = inputs["text"].shape
         if len(text) != 3 or text[0] != batch or text[2] != self.text_width:
-            raise ValueError(f"'text' is [B, M, E] = [{batch}, M, {self.text_width}]; got shape {text}")
+            raise ValueError(f"'text' must be [B, M, E] = [{batch}, M, {self.text_width}]; got shape {text}")
         if inputs["text_mask"] is not None and inputs["text_mask"].shape != text[:2]:
-            raise ValueError(f"'text_mask' is [B, M] = {text[:2]}; got shape {inputs['text_mask'].shape}")
+            raise ValueError(f"'text_mask' must be [B, M] = {text[:2]}; got shape {inputs['text_mask'].shape}")
         if self.strength_width and inputs["strength"].shape != (batch,):
-            raise ValueError(f"'strength' is [B] = ({batch},); got shape {inputs['strength'].shape}")
+            raise ValueError(f"'strength' must be [B] = ({batch},); got shape {inputs['strength'].shape}")
         if self.added_width:
             pooled = inputs["pooled"].shape
             size = inputs["size"].shape
@@ -257,16 +266,18 @@ class ConditionalUNet(Backbone):
                 and pooled[1] + size[1] * self.size_width == self.added_width
             ):
                 raise ValueError(
-                    f"'pooled' [B, P] and 'size' [B, n] have B = {batch} and P + {self.size_width} n = "
+                    f"'pooled' [B, P] and 'size' [B, n] must have B = {batch} and P + {self.size_width} n = "
                     f"{self.added_width}; got shapes {pooled} and {size}"
                 )
         if self.class_embedding == "projection" and inputs["pooled"].shape != (batch, self.class_width):
-            raise ValueError(f"'pooled' is [B, P] = ({batch}, {self.class_width}); got shape {inputs['pooled'].shape}")
+            raise ValueError(
+                f"'pooled' must be [B, P] = ({batch}, {self.class_width}); got shape {inputs['pooled'].shape}"
+            )
         if "label" in CLASS_EMBEDDINGS[self.class_embedding]:
             integers = jnp.issubdtype(jnp.result_type(inputs["label"]), jnp.integer)
             if jnp.shape(inputs["label"]) != (batch,) or not (integers or self.class_embedding == "timestep"):
                 raise ValueError(
-                    f"'label' is {'int ' * (self.class_embedding == 'table')}[B] = ({batch},); got shape "
+                    f"'label' must be {'int ' * (self.class_embedding == 'table')}[B] = ({batch},); got shape "
                     f"{jnp.shape(inputs['label'])}, dtype {jnp.result_type(inputs['label'])}"
                 )
         if inputs["residuals"]:
@@ -466,12 +477,12 @@ def _ends_smaller(module: ConditionalUNet, level: int) -> bool:
 
 def _same_shapes(name: str, arrays: tuple, expected: list) -> None:
     if len(arrays) != len(expected):
-        raise ValueError(f"{name!r} has {len(expected)} entries in this U-Net; got {len(arrays)}")
+        raise ValueError(f"{name!r} must have {len(expected)} entries in this U-Net; got {len(arrays)}")
     for i, (entry, shape) in enumerate(zip(arrays, expected)):
         entry_shape = jax.tree.map(jnp.shape, entry)
         entry_shape = tuple(entry_shape) if isinstance(entry_shape, list) else entry_shape
         if entry_shape != shape:
-            raise ValueError(f"{name!r}: entry {i} takes shape {shape}; got {entry_shape}")
+            raise ValueError(f"{name!r}: entry {i} must have the shape {shape}; got {entry_shape}")
 
 
 MODELS = {"conditional_unet": ConditionalUNet}  # by its name in configs

@@ -69,8 +69,8 @@ class T2IAdapter(nn.Module):
         batch, height, width, channels = picture.shape
         if channels != self.channels or height % self.factor or width % self.factor:
             raise ValueError(
-                f"this T2I-Adapter reads pictures of {self.channels} channels whose sides {self.factor} divides; got "
-                f"{height} x {width} of {channels}"
+                f"this T2I-Adapter reads pictures of {self.channels} channels whose sides are multiples of "
+                f"{self.factor}; got {height} x {width} with {channels} channels"
             )
         squares = picture.reshape(
             batch, height // self.factor, self.factor, width // self.factor, self.factor, channels
@@ -111,8 +111,8 @@ class T2IAdapter(nn.Module):
         theirs = tuple(shape[-1] for shape in level_shapes(denoiser, 64, 64))
         if self.widths not in (theirs, theirs[:-1]):
             raise ValueError(
-                f"this T2I-Adapter is for another base: its features have {self.widths} channels, and the levels and "
-                f"the middle of this model's U-Net {theirs}"
+                f"this T2I-Adapter is for another base: its features have {self.widths} channels, but the levels and "
+                f"the middle of this U-Net have {theirs}"
             )
         entries = functools.partial(_entries, denoiser)
         return Attachment(params, entries, functools.partial(_read, self.channels), functools.partial(_encode, self))

@@ -56,7 +56,7 @@ def _write_widths(module: T2IAdapter) -> tuple[int, ...]:
     if module.kind != "light":
         return module.widths
     if module.widths[-1] != module.widths[-2]:
-        raise ValueError(f"the last two widths of a light adapter are equal; ours has {module.widths}.")
+        raise ValueError(f"the last two widths of a light adapter must be equal; this one has {module.widths}.")
     return module.widths[:-1]
 
 

@@ -172,15 +172,17 @@ def _read_levels(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]
     widths, down, up, middle, depths, up_depths = values.values()
     unknown = [name for name in down if name not in ATTENDS]
     if unknown:
-        raise ValueError(f"down_block_types has {unknown[0]!r}; supported: {', '.join(ATTENDS)}.")
+        raise ValueError(
+            f"down_block_types has {unknown[0]!r}, which is not supported. Supported: {', '.join(ATTENDS)}."
+        )
     if up != mirrored(down):
-        raise ValueError(f"up_block_types = {up} are not the mirror of down_block_types, {mirrored(down)}.")
+        raise ValueError(f"up_block_types = {up} must mirror down_block_types: {mirrored(down)}.")
     depths = _depths("transformer_layers_per_block", depths, len(widths))
     up_depths = _depths("reverse_transformer_layers_per_block", up_depths, len(widths))[::-1]
     if any(isinstance(depth, tuple) for depth in depths) and not up_depths:
         raise ValueError(
-            f"transformer_layers_per_block = {depths} has lists; reverse_transformer_layers_per_block must then list "
-            "those of the way up."
+            f"transformer_layers_per_block = {depths} has lists, so reverse_transformer_layers_per_block must list "
+            "the layers of the upward half."
         )
     attended = lambda each: tuple(depth if ATTENDS[kind] else 0 for depth, kind in zip(each, down))
     return {
@@ -200,8 +202,8 @@ def _depths(field: str, value: Any, levels: int) -> tuple[int | tuple[int, ...],
     numbers = [one for depth in value for one in (depth if isinstance(depth, tuple) else (depth,))]
     if len(value) != levels or not all(isinstance(one, int) and one > 0 for one in numbers):
         raise ValueError(
-            f"{field} = {value!r} is not supported; one number for each of {levels} levels, or a list of one for each "
-            "of its residual blocks, is."
+            f"{field} = {value!r} is not supported. Supported: one number for each of {levels} levels, or for each "
+            "level a list with one number for each residual block."
         )
     return value
 
@@ -213,8 +215,8 @@ def _first(depth: int | tuple[int, ...]) -> int:
 def _write_levels(module: ConditionalUNet) -> dict[str, Any]:
     if module.depths[-1] and module.middle not in (0, _first(module.depths[-1])):
         raise ValueError(
-            "their class has one depth for the last level and the middle; ours have "
-            f"{module.depths[-1]} and {module.middle}."
+            f"this class has one depth for the last level and the middle, but this network has {module.depths[-1]} "
+            f"and {module.middle}."
         )
     down = tuple("CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in module.depths)
     depths = tuple(depth or 1 for depth in module.depths)
@@ -239,13 +241,15 @@ def _read_condition(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, A
     """Our widths of what is embedded beside the time: a class, a vector, the sizes of a picture."""
     added, kind, classes, vector, numbers = values.values()
     if added and kind == "projection":
-        raise ValueError("class_embed_type = 'projection' is not supported beside addition_embed_type = 'text_time'.")
+        raise ValueError(
+            "class_embed_type = 'projection' is not supported together with addition_embed_type = 'text_time'."
+        )
     needed = {VECTOR: bool(added or kind == "projection"), NUMBERS: bool(added)}
     for field, value in {VECTOR: vector, NUMBERS: numbers}.items():
         if needed[field] != bool(value):
             raise ValueError(
                 f"{field} = {value!r} is not supported with addition_embed_type = {added!r} and class_embed_type = "
-                f"{kind!r}: it must be {'the width' if needed[field] else 'null'}."
+                f"{kind!r}. Valid: {'the width' if needed[field] else 'null'}."
             )
     ours = {"added_width": vector, "size_width": numbers} if added else {}
     classes = (vector if kind == "projection" else 0 if kind else classes) or 0
@@ -268,7 +272,7 @@ def _one_for_all(theirs: str, ours: str, default: int, valid: schema.Valid = ONE
 
     def read(value: Any, _: Mapping[str, Any]) -> int:
         if not isinstance(value, int):
-            raise ValueError(f"{theirs} = {value!r} is not supported; one number for all levels is.")
+            raise ValueError(f"{theirs} = {value!r} is not supported. Supported: one number for all levels.")
         return value
 
     return Field(theirs, ours, default, valid, read)
@@ -279,7 +283,9 @@ def _read_heads(value: Any, ours: Mapping[str, Any]) -> tuple[int, ...]:
     levels = len(ours["widths"])
     value = (value,) * levels if isinstance(value, int) else value
     if len(value) != levels:
-        raise ValueError(f"attention_head_dim = {value!r} is not supported; one number for each of {levels} levels is.")
+        raise ValueError(
+            f"attention_head_dim = {value!r} is not supported. Supported: one number for each of {levels} levels."
+        )
     return value
 
 

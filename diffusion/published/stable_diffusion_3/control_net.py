@@ -83,7 +83,9 @@ class MMDiTControlNet(ControlNetBeside, nn.Module):
         """
         base = self.base
         if hint.shape[-1] != self.hint_channels or (self.embeds and hint.shape[:3] != x.shape[:3]):
-            raise ValueError(f"the hint is [B, H, W, {self.hint_channels}] beside x {x.shape}; got {hint.shape}")
+            raise ValueError(
+                f"the hint must be [B, H, W, {self.hint_channels}] for x of shape {x.shape}; got {hint.shape}"
+            )
         dense = lambda name, start=xavier: nn.Dense(base.width, dtype=base.dtype, kernel_init=start, name=name)
         tokens = x
         if self.embeds:
@@ -144,8 +146,9 @@ class MMDiTControlNet(ControlNetBeside, nn.Module):
         more = self.hint_channels - denoiser.channels
         if more not in (0, 1):
             raise ValueError(
-                f"this ControlNet reads {self.hint_channels} channels, and a picture's latents are "
-                f"{denoiser.channels}, {denoiser.channels + 1} with a mask: it was made for another base"
+                f"this ControlNet reads {self.hint_channels} channels, but the latents of a picture have "
+                f"{denoiser.channels} in this base, or {denoiser.channels + 1} with a mask; it was made for another "
+                "base"
             )
         check_layers(self.depth, denoiser.depth, "the layers of its base")
         check_heads(self.base.heads, denoiser.heads)

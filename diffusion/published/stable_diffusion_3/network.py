@@ -80,10 +80,11 @@ class MMDiT(Layered, Backbone):
         if self.width % self.heads:
             raise ValueError(f"heads={self.heads} does not divide width={self.width}")
         if self.width % 4:
-            raise ValueError(f"width={self.width}: 2-D sin-cos positions need a width that 4 divides")
+            raise ValueError(f"width={self.width} must be a multiple of 4, for 2-D sin-cos positions")
         if not 0 <= self.dual < self.depth:
             raise ValueError(
-                f"dual={self.dual}: the layers with a second attention are among the first depth - 1 = {self.depth - 1}"
+                f"dual={self.dual}: the layers with a second attention must be among the first depth - 1 = "
+                f"{self.depth - 1} layers"
             )
 
     def extra_layers(self, height: int, width: int) -> tuple[ExtraLayer, ...]:
@@ -182,8 +183,8 @@ class MMDiT(Layered, Backbone):
         network_checks.latents(self, x, t, self.channels)
         if max(x.shape[1:3]) // self.patch > self.positions:
             raise ValueError(
-                f"latents of {x.shape[1]} x {x.shape[2]} have more patches of {self.patch} on a side than "
-                f"the table of positions={self.positions}"
+                f"latents of {x.shape[1]} x {x.shape[2]} need more patches of {self.patch} on a side than the table "
+                f"of positions={self.positions} has"
             )
         check_text(x.shape[0], self.text_width, inputs, self.pooled_width)
         tokens = (x.shape[0], x.shape[1] * x.shape[2] // self.patch**2, self.width)

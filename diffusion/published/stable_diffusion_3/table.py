@@ -90,8 +90,8 @@ def _dual(layers: tuple[int, ...], ours: Mapping[str, Any]) -> int:
     """The number of layers with a second attention, which are the first."""
     if layers != tuple(range(len(layers))) or len(layers) >= ours["depth"]:
         raise ValueError(
-            f"dual_attention_layers = {layers} is not supported; supported are the first of the {ours['depth']} "
-            "layers, without the last."
+            f"dual_attention_layers = {layers} is not supported. Supported: the first of the {ours['depth']} layers "
+            "in order, without the last."
         )
     return len(layers)
 
@@ -100,7 +100,7 @@ def _text_projection(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[st
     (size,) = values.values()
     if size != ours["width"]:
         raise ValueError(
-            f"caption_projection_dim = {size} is not the width of the picture's tokens, num_attention_heads * "
+            f"caption_projection_dim = {size} must be the width of the picture's tokens, num_attention_heads * "
             f"attention_head_dim = {ours['width']}."
         )
     return {}

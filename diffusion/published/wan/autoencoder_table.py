@@ -117,9 +117,9 @@ def _read_widths(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, A
     base, multiples, outer = values.values()
     outer = outer or base
     if multiples[0] != 1:
-        raise ValueError(f"dim_mult = {multiples} is not supported; supported are those that begin with 1.")
+        raise ValueError(f"dim_mult = {multiples} is not supported. Supported: multiples that begin with 1.")
     if outer != base and not ours.get("residual"):
-        raise ValueError(f"decoder_base_dim is supported as base_dim, {base}, alone, but where is_residual is true.")
+        raise ValueError(f"decoder_base_dim must equal base_dim, {base}, unless is_residual is true.")
     wider = {} if outer == base else {"decoder_widths": tuple(outer * one for one in multiples)}
     return {"widths": tuple(base * one for one in multiples), **wider}
 
@@ -127,9 +127,12 @@ def _read_widths(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, A
 def _write_widths(module: AutoencoderKLVideo) -> dict[str, Any]:
     base, *outer = module.widths[0], *module.decoder_widths[:1]
     if any(width % base for width in module.widths):
-        raise ValueError(f"diffusers has widths that are multiples of the first; these are {module.widths}.")
+        raise ValueError(f"diffusers needs widths that are multiples of the first; this network has {module.widths}.")
     if [width * base for width in module.decoder_widths] != [width * one for one in outer for width in module.widths]:
-        raise ValueError(f"diffusers has the multiples of the encoder, {module.widths}, in the decoder, too.")
+        raise ValueError(
+            f"diffusers uses the multiples of the encoder, {module.widths}, also in the decoder; this network has "
+            "others there."
+        )
     multiples = [width // base for width in module.widths]
     return {"base_dim": base, "dim_mult": multiples, "decoder_base_dim": outer[0] if outer else ABSENT}
 
@@ -156,7 +159,9 @@ def _read_latents(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any
     """Our channels, scale and shift of the latents."""
     latents, mean, deviation = values.values()
     if {len(mean), len(deviation)} != {latents} or min(deviation) <= 0:
-        raise ValueError(f"latents_mean and latents_std have z_dim = {latents} numbers each, the second above 0.")
+        raise ValueError(
+            f"latents_mean and latents_std must have z_dim = {latents} numbers each, and latents_std must be above 0."
+        )
     return {"latent_channels": latents, "scale": tuple(1 / one for one in deviation), "shift": mean}
 
 

@@ -208,8 +208,9 @@ class Wan(Layered, Backbone):
     def check_fields(self) -> None:
         if self.in_channels < self.channels or min(self.picture_width, self.picture_tokens) < 0:
             raise ValueError(
-                f"in_channels={self.in_channels}, picture_width={self.picture_width}, picture_tokens="
-                f"{self.picture_tokens}: a Wan sees at least its {self.channels} channels, and no number is negative"
+                f"in_channels={self.in_channels}, picture_width={self.picture_width}, "
+                f"picture_tokens={self.picture_tokens}: a Wan needs at least its own {self.channels} channels, and no "
+                "number may be negative"
             )
         network_checks.rotary_axes(self, 3)
 
@@ -276,7 +277,7 @@ class Wan(Layered, Backbone):
     def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
         if x.ndim != 5 or x.shape[-1] != self.in_channels or x.shape[2] % PATCH or x.shape[3] % PATCH:
             raise ValueError(
-                f"this Wan takes latents [B, F, H, W, {self.in_channels}], H and W even; got an array of shape "
+                f"this Wan takes latents [B, F, H, W, {self.in_channels}] with even H and W; got an array of shape "
                 f"{x.shape}"
             )
         if jnp.shape(t) not in ((), x.shape[:1], x.shape[:2]):
@@ -290,6 +291,6 @@ class Wan(Layered, Backbone):
             number = self.picture_tokens or (patches[1] if len(patches) == 3 else 0)
             if patches != (x.shape[0], number, self.picture_width):
                 raise ValueError(
-                    f"the condition's 'patches' are [B, K, picture_width] = ({x.shape[0]}, "
+                    f"the condition's 'patches' must be [B, K, picture_width] = ({x.shape[0]}, "
                     f"{self.picture_tokens or 'K'}, {self.picture_width}); got {patches}"
                 )

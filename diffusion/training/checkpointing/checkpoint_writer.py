@@ -48,7 +48,7 @@ class Checkpoints:
             CheckpointError: if the folder cannot be written.
         """
         if keep < 1:
-            raise ValueError(f"checkpoint.keep = {keep}: must be >= 1, or a run could not resume.")
+            raise ValueError(f"checkpoint.keep = {keep} must be at least 1, so that a run can resume.")
         self.workdir = pathlib.Path(workdir).absolute()
         self.keep = keep
         self.keep_every = keep_every
@@ -81,7 +81,9 @@ class Checkpoints:
         step = int(state.step)
         failed_at = int(state.failed_at)
         if failed_at != HEALTHY:
-            raise CheckpointError(f"The state failed in step {failed_at} (a non-finite loss or gradient): not saved.")
+            raise CheckpointError(
+                f"The state was not saved, because step {failed_at} failed (a non-finite loss or gradient)."
+            )
         self.wait()
         if step in steps(self.workdir):
             return

@@ -137,7 +137,7 @@ def read_about(workdir: str | pathlib.Path, step: int) -> dict:
         written_step = description["step"]
         written_format = int(description["format"])
     if digest(description) != sha256 or written_step != step:
-        raise DamagedCheckpoint(f"{path / 'about' / 'metadata'} was altered: its checksum or its step is not its own.")
+        raise DamagedCheckpoint(f"{path / 'about' / 'metadata'} was altered: its checksum or its step does not match.")
     if written_format > FORMAT:
         raise MismatchedCheckpoint(f"{path} has format {written_format}; this version reads up to {FORMAT}: update.")
     with _reading(path / "about" / "metadata"):
@@ -153,9 +153,9 @@ def _reading(path: pathlib.Path):
     except Exception as error:  # Orbax and TensorStore raise many types here
         if failures.is_machine_failure(error):
             raise UnreadableCheckpoint(
-                f"{path} could not be read: {first_line(error)}. The checkpoint may be intact: nothing was renamed or "
-                "removed. Check that this user may read it, that the disk answers and that there is enough memory, "
-                "then run the same command again."
+                f"{path} could not be read: {first_line(error)}. The checkpoint may be intact, and nothing was "
+                "renamed or removed. Check that this user may read it, that the disk responds and that there is "
+                "enough memory, then run the same command again."
             ) from error
         if isinstance(error, limits.Refused):  # an invalid declaration is damage
             raise DamagedCheckpoint(str(error)) from error
@@ -205,7 +205,7 @@ def _together(path: pathlib.Path, read: Callable[[], Any]) -> Any:
         raise error
     which = ", ".join(str(i) for i, name in enumerate(failures_of_all) if name == worst.__name__)
     raise worst(
-        f"{path} could not be restored by process {which} of this run; its own output has the reason."
+        f"{path} could not be restored by process {which} of this run; that process's output has the reason."
     ) from error
 
 
@@ -256,9 +256,9 @@ def _require_fit(path: pathlib.Path, saved_leaves: dict, target_leaves: dict) ->
         ours = _describe(target_leaves.get(name))
         if saved != ours:
             raise MismatchedCheckpoint(
-                f"The checkpoint {path} does not fit this config: the first leaf that differs is {name!r}: {saved} in "
-                f"the checkpoint, {ours} in the config's state. Use the config that made it, another --workdir, or "
-                "config.init_from to take over the leaves that fit."
+                f"The checkpoint {path} does not fit this config. The first leaf that differs is {name!r}: {saved} in "
+                f"the checkpoint, {ours} in the config's state. Use the config of the checkpoint, another --workdir, "
+                "or config.init_from, which takes over only the leaves that fit."
             )
 
 
@@ -293,12 +293,12 @@ def restore_latest(
             damaged[step] = str(error)
             continue
         for other, why in damaged.items():
-            warn(f"{why} FALLING BACK to step {step}; the damaged one is kept as {other}.damaged.")
+            warn(f"{why} FALLING BACK to step {step}; the damaged checkpoint is kept as {other}.damaged.")
         _set_aside(workdir, list(damaged))
         return restored
     if damaged:
         raise DamagedCheckpoint(
-            f"{' '.join(damaged.values())} No intact checkpoint is left in {folder(workdir)}: start again in another "
+            f"{' '.join(damaged.values())} No intact checkpoint is left in {folder(workdir)}. Start again in another "
             "--workdir."
         )
     return None

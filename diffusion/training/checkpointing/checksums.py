@@ -186,6 +186,8 @@ def _of_all(mine: np.ndarray, own: list[bool], subject: str) -> np.ndarray:
         return mine
     texts = agreement.gather(subject, mine.tobytes().hex())
     if missing := [str(index) for index, text in enumerate(texts) if len(text) != 8 * len(mine)]:
-        raise RuntimeError(f"process {', '.join(missing)} of this run has no checksums; its own output has the reason")
+        raise RuntimeError(
+            f"process {', '.join(missing)} of this run has no checksums; that process's output has the reason"
+        )
     total = sum(np.frombuffer(bytes.fromhex(text), np.uint32) for text in texts)  # modulo 2^32
     return np.where(own, mine, total)

@@ -26,11 +26,13 @@ class DescriptionHandler(ocp.AsyncCheckpointHandler):
 
     def save(self, directory: Any, args: "DescriptionSave") -> None:
         """Refuses: a description belongs to a checkpoint that is written asynchronously."""
-        raise NotImplementedError("a description is saved by ocp.AsyncCheckpointer alone")
+        raise NotImplementedError("a description can only be saved by ocp.AsyncCheckpointer")
 
     def restore(self, directory: Any, args: Any = None) -> Any:
         """Refuses: `checkpoints.read_about` reads it, without Orbax."""
-        raise NotImplementedError("a description is read by diffusion.training.checkpointing.checkpoints.read_about")
+        raise NotImplementedError(
+            "a description can only be read by diffusion.training.checkpointing.checkpoints.read_about"
+        )
 
     async def _write(self, directory: Any, make: Callable[[], Any]) -> None:
         text = json.dumps(make())  # every process takes part in this

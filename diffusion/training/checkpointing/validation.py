@@ -52,7 +52,7 @@ def check_files(folder: pathlib.Path) -> None:
     for path in limits.plain_files(folder):
         if path.parent.name != "d" and path.stat().st_size > limits.TEXT:  # the folder d has the values
             held = limits.size(path.stat().st_size)
-            raise Refused(f"{path} has {held}; at most {limits.size(limits.TEXT)} of a description are read.")
+            raise Refused(f"{path} has {held}. Valid: at most {limits.size(limits.TEXT)} for a description.")
 
 
 def check_item(folder: pathlib.Path, declared: int) -> None:
@@ -69,7 +69,7 @@ def check_item(folder: pathlib.Path, declared: int) -> None:
         OSError, ValueError: if this machine cannot read it, see `failures.is_machine_failure`.
     """
     if not (folder / "manifest.ocdbt").is_file():
-        raise Refused(f"{folder / 'manifest.ocdbt'} is missing: this library writes no other form.")
+        raise Refused(f"{folder / 'manifest.ocdbt'} is missing; checkpoints without it are not from this library.")
     import tensorstore  # imported here: most commands list checkpoints before they open one
 
     try:
@@ -92,6 +92,6 @@ def check_item(folder: pathlib.Path, declared: int) -> None:
             raise Refused(f"{what} has no readable description: {error}.") from error
         total += limits.array_bytes(what, shape, itemsize)
         if limits.array_bytes(what, chunks, itemsize) > math.prod(max(side, 1) for side in shape) * itemsize:
-            raise Refused(f"{what} declares chunks of {chunks}, more than its shape {shape}.")
+            raise Refused(f"{what} declares chunks of {chunks}, larger than its shape {shape}.")
     if total > declared:
-        raise Refused(f"{folder} holds arrays of {limits.size(total)}; {limits.size(declared)} are declared.")
+        raise Refused(f"{folder} holds arrays of {limits.size(total)}, but declares {limits.size(declared)}.")

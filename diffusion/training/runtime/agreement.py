@@ -55,7 +55,7 @@ def first(work: Callable[[], None]) -> None:
     """
     if jax.process_index() > 0:
         if gather("first")[0]:
-            raise Abandoned("process 0 of this run has failed; its own output has the reason")
+            raise Abandoned("process 0 of this run has failed; the output of process 0 has the reason")
         return
     try:
         work()
@@ -84,4 +84,4 @@ def _get(client, call: str, index: int, end: float) -> str:
             if not str(error).startswith("DEADLINE_EXCEEDED"):
                 raise
             if time.monotonic() > end:
-                raise TimeoutError(f"process {index} of this run does not answer") from error
+                raise TimeoutError(f"process {index} of this run does not respond") from error

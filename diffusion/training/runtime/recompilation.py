@@ -53,9 +53,9 @@ class Watch:
         if kind in self._done and again:
             self.count += len(again)
             warnings.warn(
-                f"step {step}: {kind} compiled {', '.join(again)} again ({self.count} recompilations so far). A shape, "
-                "type or sharding changed, or a function is made anew at each call; JAX_EXPLAIN_CACHE_MISSES=1 logs "
-                "which.",
+                f"step {step}: {kind} compiled {', '.join(again)} again ({self.count} recompilations so far). A "
+                "shape, type or sharding changed, or a function is created anew for each call; "
+                "JAX_EXPLAIN_CACHE_MISSES=1 logs the reason.",
                 RecompilationWarning,
                 stacklevel=3,
             )

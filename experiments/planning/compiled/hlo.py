@@ -142,7 +142,7 @@ def parse(text: str) -> Module:
         elif not computations and re.fullmatch(r"[A-Z][A-Za-z]+", line):
             table = tables.setdefault(line, {})
     if not entry:
-        raise ValueError("this is no text of a compiled program: it has no line that begins with ENTRY")
+        raise ValueError("this is not the text of a compiled program: no line begins with ENTRY")
     return Module(computations, entry, _frames(tables))
 
 

@@ -59,14 +59,14 @@ def test_a_large_file_is_mapped(tmp_path):
 @pytest.mark.parametrize(
     "content, arguments, words",
     [
-        ({"x": X, "label": np.zeros(9, int)}, {}, r"one row for each record, and these have x \(10\), label \(9\)"),
-        ({"a": X, "b": X}, {}, r"has the columns a, b, none of which is called image, x.*: say which .* x = COLUMN"),
+        ({"x": X, "label": np.zeros(9, int)}, {}, r"one row for each record, but these have x \(10\), label \(9"),
+        ({"a": X, "b": X}, {}, "has the columns a.*and none of.*is called image,.*= COLUMN"),
         ({"x": X, "label": np.zeros(10, int)}, {"condition": "lable"}, r"no column 'lable' .*Did you mean 'label'"),
         ({"x": X.astype(np.uint32)}, {}, r"examples are uint32. Valid: uint8.* floating-point .*signed integers"),
         ({"x": X, "label": np.full(10, -1)}, {}, "row 0: its label is -1"),
-        ({"x": X, "label": np.zeros((10, 2))}, {}, r"labels in column 'label' are float64 .*numbers of another kind"),
-        ({"x": X}, {"split": "test"}, "has no split 'test': all of it is 'train'. Valid: a part"),
-        ({"x": X}, {"split": "train[100%:]"}, "holds none"),
+        ({"x": X, "label": np.zeros((10, 2))}, {}, r"labels in column 'label' are float64 \(.*other numbers"),
+        ({"x": X}, {"split": "test"}, r"has no split 'test': the only split is 'train'\. Valid: parts of it"),
+        ({"x": X}, {"split": "train[100%:]"}, "records is empty"),
         ({"x": X[:0]}, {}, "holds no records"),
     ],
 )  # fmt: skip
@@ -80,7 +80,7 @@ def test_damaged_and_missing_files_are_named(tmp_path):
     np.save(tmp_path / "a.npy", X)
     content = (tmp_path / "a.npy").read_bytes()
     (tmp_path / "a.npy").write_bytes(content[:-8])
-    with pytest.raises(ValueError, match=r"a\.npy is no sound array"):
+    with pytest.raises(ValueError, match=r"a\.npy is not an intact array"):
         arrays(str(tmp_path / "a.npy"))
     with pytest.raises(FileNotFoundError, match=r"b\.npz: there is no such file"):
         arrays(str(tmp_path / "b.npz"))

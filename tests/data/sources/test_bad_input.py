@@ -107,7 +107,7 @@ def test_data_of_broken_pictures_alone_are_refused_with_the_cause_of_the_first(t
     rows = [{"image": {"bytes": b"no picture", "path": None}, "label": k % 2} for k in range(3)]
     (tmp_path / "data").mkdir()
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data/train.parquet")
-    with pytest.raises(ValueError, match=r"train\.parquet, row 0 cannot be used.*: .*not a valid picture"):
+    with pytest.raises(ValueError, match=r"train\.parquet, row 0 .*cannot be used: .*not a valid picture"):
         sources.parquet(str(tmp_path / "data"))
 
 
@@ -115,7 +115,7 @@ def test_data_of_broken_pictures_alone_are_refused_with_the_cause_of_the_first(t
 def test_mixed_sizes_are_named(tmp_path, monkeypatch, name):
     pictures = [WIDE if k == 3 else picture for k, picture in enumerate(stored.PICTURES)]
     monkeypatch.setattr(stored, "PICTURES", pictures)
-    with pytest.raises(DamagedRecord, match=rf"{PLACES[name]} cannot be used: .* \(2, 8, 3\), and the first is of"):
+    with pytest.raises(DamagedRecord, match=rf"{PLACES[name]} cannot be used: .* \(2, 8, 3\), but the first one has"):
         all_of(opened(name, tmp_path / "data"))
 
 
@@ -126,7 +126,7 @@ def test_a_label_that_is_not_in_the_list_is_named(tmp_path, name):
     opened(name, tmp_path / "data")
     first = r"(dog/1\.png|data/1\.png|train-0\.tar, record '0001' at byte \d+|00000-of-00002\.parquet, row 1|"
     first += r"a\.npz, row 1|train\.array_record, record 1)"
-    with pytest.raises(ValueError, match=rf"{first}: its label is .*, which is none of the 1 classes cat"):
+    with pytest.raises(ValueError, match=rf"{first}: its label is .*, which is not one of the 1 classes cat"):
         opened(name, tmp_path / "data", classes=("cat",))
 
 
@@ -144,7 +144,7 @@ def test_a_label_that_is_not_in_the_list_of_a_stream_is_named(tmp_path, name):
 )
 def test_an_empty_folder_is_refused(tmp_path, name):
     (tmp_path / "data").mkdir()
-    with pytest.raises(ValueError, match=r"data holds no (pictures|files)"):
+    with pytest.raises(ValueError, match=r"data holds (neither pictures|no pictures|no files)"):
         getattr(sources, name)(str(tmp_path / "data"))
     with pytest.raises(FileNotFoundError, match="there is no such"):
         getattr(sources, name)(str(tmp_path / "none"))
@@ -185,7 +185,7 @@ def test_a_tar_cut_short_is_named_and_nothing_is_lost_in_silence(tmp_path, name,
     content = gzip.compress(content) if name.endswith("gz") else content
     (tmp_path / "data" / name).write_bytes(cut(content, name, share))
     with pytest.raises(
-        DamagedRecord, match=rf"{name} is no whole tar archive: after record .* at byte [\d,]+: .*Copy it"
+        DamagedRecord, match=rf"{name} is not a complete tar archive: after record .* at byte [\d,]+: .*Copy it"
     ):
         all_of(opened("tar_stream", tmp_path / "data"))
 
@@ -200,7 +200,7 @@ def test_a_damaged_header_within_a_tar_does_not_end_it_in_silence(tmp_path, name
         at = archive.getmember("0002.png").offset
     for changed in (content[:at], content[:at] + b"?" * 512 + content[at + 512 :]):
         path.write_bytes(changed)
-        with pytest.raises(ValueError, match=r"train-0\.tar is (no whole tar archive|cut short|damaged)"):
+        with pytest.raises(ValueError, match=r"train-0\.tar is (not a complete tar archive|truncated|damaged)"):
             all_of(opened(name, tmp_path / "data"))
 
 

@@ -30,10 +30,14 @@ def test_an_epoch_of_a_mixture_has_every_record_and_the_shares(weights, length):
     "of, weights, words",
     [
         ((), (), "mixture of 0 sources"),
-        ((numbered(0, 3), numbered(0, 3)), (1, 0), "one above 0 for each"),
-        ((numbered(0, 3), numbered(0, 3)), (1,), "one above 0 for each"),
-        ((numbered(0, 3), Records([{"x": np.zeros(2, np.float32)}])), (), "examples of one shape"),
-        ((numbered(0, 10**4), numbered(0, 1)), (1e-7, 1), "epoch would have"),
+        ((numbered(0, 3), numbered(0, 3)), (1, 0), "a weight above 0 for each source"),
+        ((numbered(0, 3), numbered(0, 3)), (1,), "a weight above 0 for each source"),
+        (
+            (numbered(0, 3), Records([{"x": np.zeros(2, np.float32)}])),
+            (),
+            "must agree in the shape and type of their examples",
+        ),
+        ((numbered(0, 10**4), numbered(0, 1)), (1e-7, 1), "epoch of the mixture would have"),
     ],
 )
 def test_mixtures_that_do_not_fit(of, weights, words):

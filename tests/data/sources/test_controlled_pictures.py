@@ -61,13 +61,13 @@ def test_shares_out_of_range_are_refused(least, most):
 
 def test_other_sources_are_refused():
     for other in (source(PICTURES[..., :1]), Records([{"x": np.zeros((4, 4, 3), np.float32)}])):
-        with pytest.raises(ValueError, match="holds no coloured pictures that are read by their numbers"):
+        with pytest.raises(ValueError, match="has no coloured pictures with random access"):
             controlled_pictures.controlled(other, lambda picture: picture)
     for condition in ({"control": np.float32([1])}, np.float32([1])):
-        with pytest.raises(ValueError, match="Valid: named entries without 'control'"):
+        with pytest.raises(ValueError, match="Valid: named entries, without the name 'control'"):
             controlled_pictures.controlled(source(condition=condition), lambda picture: picture)
     masked = source(condition={"mask": np.float32([1])})
-    with pytest.raises(ValueError, match="Valid: named entries without 'picture' or 'mask'"):
+    with pytest.raises(ValueError, match="Valid: named entries, without the name 'picture' or 'mask'"):
         controlled_pictures.painted(masked)
 
 

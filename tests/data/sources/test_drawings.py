@@ -118,7 +118,7 @@ def test_the_ends_of_radii_and_spans_are_valid():
     sources.moving_drawings(frames=9, side=8, number=1, span=8)
     sources.moving_drawings(frames=8, side=8, number=1, span=8)
     for span in (7, 9, -1):
-        with pytest.raises(ValueError, match=r"Valid: 0, or 8 to frames = 8"):
+        with pytest.raises(ValueError, match="Valid: 0, or 8 to 8, the number of frames"):
             sources.moving_drawings(frames=8, side=8, number=1, span=span)
 
 

@@ -68,7 +68,7 @@ def test_what_is_damaged_is_named(tmp_path):
     stream = opened(tmp_path / "tar", "tar_stream", window=1)
     shard = tmp_path / "tar/train-1.tar"
     shard.write_bytes(shard.read_bytes()[:2000])
-    with pytest.raises(sources.DamagedRecord, match=r"train-1\.tar is no whole tar archive: after record '0004'"):
+    with pytest.raises(sources.DamagedRecord, match=r"train-1\.tar is not a complete tar archive: after record '0004'"):
         taken(stream, 2)
     opened(tmp_path / "other", "tar_stream")
     shard = tmp_path / "other/train-1.tar"
@@ -76,16 +76,18 @@ def test_what_is_damaged_is_named(tmp_path):
     with pytest.raises(sources.DamagedRecord, match=r"train-1\.tar, record '0004' at byte 0 cannot be used: its image"):
         taken(sources.tar_stream(str(tmp_path / "other"), classes=CLASSES), 2)
     (tmp_path / "none.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(sources.DamagedRecord, match=r"none\.parquet, from row 0 on, is no sound Parquet file"):
+    with pytest.raises(
+        sources.DamagedRecord, match=r"none\.parquet is damaged from row 0 on: .*not an intact Parquet file"
+    ):
         sources.parquet_stream(str(tmp_path / "none.parquet"))
 
 
 def test_what_a_stream_cannot_do_is_refused(tmp_path):
     for options, words in (
-        ({"classes": ()}, "is a stream, and the classes of its column 'cls' are not known"),
-        ({"split": "train[:50%]"}, "a stream does not know how many records it has, and split"),
+        ({"classes": ()}, "stream, so the classes of its column 'cls' are not known in advance"),
+        ({"split": "train[:50%]"}, "is a share of the records, but a stream does not know how many it has"),
         ({"split": "train[9:]"}, "(train[9:]) holds no records"),
-        ({"split": "train[3:2]"}, "split = 'train[3:2]' holds no records"),
+        ({"split": "train[3:2]"}, "split = 'train[3:2]' is empty"),
         ({"window": 0}, "window = 0. Valid: at least 1"),
         ({"label": "clas"}, "no column 'clas' for label; its columns are png, cls, txt. Did you mean 'cls'"),
     ):
@@ -95,7 +97,7 @@ def test_what_a_stream_cannot_do_is_refused(tmp_path):
     config = defaults()
     of = {"name": "tar_stream", "path": str(tmp_path / "data"), "classes": CLASSES}
     config.data.source = {"name": "mixture", "of": (of, of)}
-    with pytest.raises(ConfigError, match=r"config\.data\.source: data is a stream, and does not know its length"):
+    with pytest.raises(ConfigError, match=r"config\.data\.source: data is a stream whose.*so its"):
         data.source(config, "train")
 
 

@@ -32,9 +32,9 @@ def test_a_batch_has_both_halves_moved_by_the_same_draws():
 @pytest.mark.parametrize(
     "of, words",
     [
-        ([source(PICTURES[0])], "preferences are of two sources"),
-        ([source(PICTURES[0]), source(PICTURES[1][:5])], "pairs without a preference.*in their number"),
-        ([source(PICTURES[0]), source(PICTURES[1][:, :2])], "pairs without a preference.*shape"),
+        ([source(PICTURES[0])], "preferences takes two sources"),
+        ([source(PICTURES[0]), source(PICTURES[1][:5])], "preferred and rejected examples must agree in their number"),
+        ([source(PICTURES[0]), source(PICTURES[1][:, :2])], "preferred and rejected examples must agree .*shape"),
     ],
 )
 def test_sources_that_do_not_pair(of, words):
@@ -44,10 +44,13 @@ def test_sources_that_do_not_pair(of, words):
 
 def test_a_pair_without_a_preference_is_named():
     same = np.concatenate([PICTURES[1][:4], PICTURES[0][4:5], PICTURES[1][5:]])
-    with pytest.raises(sources.DamagedRecord, match=r"record 4 of .* is a pair without a preference: both"):
+    with pytest.raises(
+        sources.DamagedRecord,
+        match=r"record 4 of .* shows no preference: the preferred and the rejected example are the same",
+    ):
         sources.preferences([source(PICTURES[0]), source(same)])[4]
     conditions = [source(x, condition=np.float32([k])) for k, x in enumerate(PICTURES)]
-    with pytest.raises(sources.DamagedRecord, match=r"record 2 of .* is a pair of two conditions"):
+    with pytest.raises(sources.DamagedRecord, match=r"record 2 of .* example of different conditions"):
         sources.preferences(conditions)[2]
 
 
@@ -72,5 +75,5 @@ def test_a_pair_of_two_captions_is_named():
     texts = list("abcdef")
     assert sources.preferences([Captioned(x, texts) for x in PICTURES]).captions() == texts
     swapped = sources.preferences([Captioned(PICTURES[0], texts), Captioned(PICTURES[1], list("abdcef"))])
-    with pytest.raises(ValueError, match=r"record 2 of .* is a pair of two captions, 'c' and 'd'"):
+    with pytest.raises(ValueError, match=r"record 2 of.*different captions, 'c' and 'd'"):
         swapped.captions()

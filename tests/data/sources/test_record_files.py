@@ -32,7 +32,7 @@ def test_a_record_is_what_its_first_bytes_say():
         record = start + b"rest"
         assert kinds(record) == {"image": record}
     for record in (b"", b"[1, 2]", b"P", b"\x93NUMP", b"\x89PN", b"GIF89a"):
-        with pytest.raises(ValueError, match="which is no picture"):
+        with pytest.raises(ValueError, match="which is neither a picture"):
             kinds(record)
 
 
@@ -90,7 +90,7 @@ def test_a_file_that_is_cut_short_is_refused_among_sound_ones(tmp_path, kept):
     assert len(record_files.array_records(str(tmp_path))) == 2
     content = (tmp_path / "b.array_record").read_bytes()
     (tmp_path / "b.array_record").write_bytes(content[:kept])
-    with pytest.raises(ValueError, match=r"b\.array_record is cut short, or no ArrayRecord file"):
+    with pytest.raises(ValueError, match=r"b\.array_record is truncated, or is not an ArrayRecord file"):
         record_files.array_records(str(tmp_path))
 
 
@@ -124,5 +124,5 @@ def test_a_hundred_records_are_tried_for_a_sound_one(tmp_path, broken, opens):
     if opens:
         np.testing.assert_array_equal(record_files.array_records(str(tmp_path))[broken]["image"], np.full((4, 4, 3), 5))
     else:
-        with pytest.raises(ValueError, match="record 0 cannot be used, nor the records after it"):
+        with pytest.raises(ValueError, match="record 0 and the records after it cannot be used"):
             record_files.array_records(str(tmp_path))

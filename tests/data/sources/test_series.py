@@ -151,7 +151,7 @@ def test_empty_lines_of_a_table_are_missing_values_or_refused(tmp_path):
     (tmp_path / "two.csv").write_text("load,price\n1,2\n3,4\n\n\n")  # at the end they are no steps
     np.testing.assert_array_equal(series.read_series(str(tmp_path / "two.csv"))["two"], [[1, 2], [3, 4]])
     (tmp_path / "two.csv").write_text("load,price\n1,2\n\n3,4\n")
-    with pytest.raises(ValueError, match="row 3: it has 0 cells, and the first has 2"):
+    with pytest.raises(ValueError, match="row 3: it has 0 cells, but the first row has 2"):
         series.read_series(str(tmp_path / "two.csv"))
 
 
@@ -180,10 +180,10 @@ def test_mistakes_are_refused(tmp_path):
     for call, words in (
         (lambda: series_masks.forecast(0), "horizon = 0"),
         (lambda: sources.gaussian_series(length=8, number=4, hide=series_masks.forecast(8)),
-         "horizon = 8 leaves nothing given of a series of 8 steps"),
+         "horizon = 8 hides the whole of a series of 8 steps"),
         (lambda: series_masks.gaps(0.5, 1.0), "most = 1.0"),
         (lambda: series_masks.record(np.zeros((4, 1)), np.ones((4, 1), bool), "series 3"),
-         "series 3: nothing of it is given"),
+         "series 3: all of its values are hidden or missing, so nothing is given"),
         (lambda: series_masks.record(np.zeros((4, 1)), np.zeros((4, 1), bool)), "nothing to predict"),
         (lambda: series_masks.check(part), "series 0 has nothing that is hidden"),
         (lambda: series_masks.check(part | {"real": part["mask"]}),
@@ -191,8 +191,8 @@ def test_mistakes_are_refused(tmp_path):
         (lambda: series_masks.check(part | {"mask": part["real"], "real": part["mask"]}),
          "series 0 has nothing that is given"),
         (lambda: series_masks.check(broken), "series 1 has a given value that is no finite number"),
-        (lambda: series_masks.check(half | {"mask": half["mask"][:, :3]}), "of one shape [B, L, C]"),
-        (lambda: series_masks.check(half | {"mask": half["mask"] * 1.0}), "mask is float64"),
+        (lambda: series_masks.check(half | {"mask": half["mask"][:, :3]}), "have one shape [B, L, C]"),
+        (lambda: series_masks.check(half | {"mask": half["mask"] * 1.0}), "mask has the type float64"),
         (lambda: sources.gaussian_series("validation"), "Valid: train, test"),
         (lambda: sources.gaussian_series(number=0), "number = 0"),
         (lambda: sources.gaussian_series(noise=0.0), "noise = 0.0"),
@@ -205,22 +205,22 @@ def test_mistakes_are_refused(tmp_path):
         (lambda: window("short.npy"), "series 'short' has 2 steps in 'train' (held_out = 0.0), fewer than length = 6"),
         (lambda: window("infinite.npy"), "infinite values"),
         (lambda: window("flat.npy", held_out=0.99), "has 0 steps in 'train' (held_out = 0.99)"),
-        (lambda: window("flat.npy", mean=(0.0,)), "mean = (0.0,) and std = (). Valid: 1 finite numbers each"),
-        (lambda: window("flat.npy", mean=(0.0,), std=(0.0,)), "those of std positive"),
-        (lambda: window("holes.npy", hide=None), "window 24 has missing values, and no part of the series is hidden"),
-        (lambda: window("words.csv"), "'monday' in column 'day' is no number"),
+        (lambda: window("flat.npy", mean=(0.0,)), "mean = (0.0,) and std ="),
+        (lambda: window("flat.npy", mean=(0.0,), std=(0.0,)), "those for std positive, or () for both"),
+        (lambda: window("holes.npy", hide=None), "window 24 has missing values,"),
+        (lambda: window("words.csv"), "'monday' in column 'day' is not a number"),
         (lambda: window("words.csv", columns=("lod",)), "no column 'lod'. Valid: day, load"),
-        (lambda: window("ragged.csv"), "row 2: it has 1 cells, and the first has 2"),
+        (lambda: window("ragged.csv"), "row 2: it has 1 cells, but the first row has 2"),
         (lambda: window("differ.npz"), "differ in their number of channels"),
         (lambda: window("flat.npy", stride=0), "stride = 0"),
-        (lambda: window("flat.npy", columns=("a",)), "of a .csv file"),
+        (lambda: window("flat.npy", columns=("a",)), "to a .csv file"),
         (lambda: gaussian_processes.conditional(process, np.zeros((4, 2)), np.ones((4, 1), bool)),
-         "must be of the shape (4, 1)"),
+         "the shape (4, 2) and mask (4, 1)"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=re.escape(words)):
             call()
     with pytest.raises(FileNotFoundError, match="no such file"):
         window("none.csv")
-    with pytest.raises(ValueError, match=r"read from \.csv, \.npy and \.npz"):
+    with pytest.raises(ValueError, match=r"files of series that end in \.csv, \.npy and \.npz"):
         (tmp_path / "a.txt").write_text("1")
         series.read_series(str(tmp_path / "a.txt"))

@@ -116,13 +116,13 @@ def test_a_mesh_is_read_once(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "name, content, words",
     [
-        ("a.obj", ONE + "f 1 1 2", "have no area"),
+        ("a.obj", ONE + "f 1 1 2", "all 1 triangles have"),
         ("a.npy", np.arange(15.0).reshape(5, 3), "it has 5 points, fewer than points = 8"),
-        ("a.npy", np.zeros((9, 3)), "one point"),
+        ("a.npy", np.zeros((9, 3)), "all its points coincide"),
         ("a.npy", np.full((9, 3), np.nan), "point 0 is NaN"),
-        ("a.npy", np.zeros((0, 3)), "[0, 3], and a cloud is floating-point [N, 3]"),
-        ("a.npy", np.zeros((9, 3), int), "int64 [9, 3], and a cloud is floating-point [N, 3]"),
-        ("a.npy", np.zeros((9, 2)), "[9, 2], and a cloud is floating-point [N, 3]"),
+        ("a.npy", np.zeros((0, 3)), "0, 3]. Valid: a cloud of floating-point numbers [N, 3"),
+        ("a.npy", np.zeros((9, 3), int), "int64 [9, 3]. Valid: a cloud of floating-point numbers [N, 3"),
+        ("a.npy", np.zeros((9, 2)), "9, 2]. Valid: a cloud of floating-point numbers [N, 3"),
         ("a.txt", "", "holds no files that end in .obj or .off or .ply or .stl or .npy"),
     ],
 )

@@ -235,7 +235,7 @@ def test_a_student_of_another_encoder_is_refused(made, tmp_path):
     assert text_model.write_model(tmp_path / "text/denoiser").is_dir()
     index = tmp_path / "text/captions" / captions.INDEX
     index.write_text(index.read_text().replace('"encoder": "', '"encoder": "0'))
-    with pytest.raises(ConfigError, match=r"is not the text encoder that .* was made with"):
+    with pytest.raises(ConfigError, match=r"is not the text encoder that wrote .*, from which .* learned"):
         text_model.write_model(tmp_path / "text/denoiser")
     shutil.rmtree(tmp_path / "text/tokenizer")
     with pytest.raises(ConfigError, match=r"text.tokenizer, the model's tokenizer, is not there"):
@@ -346,8 +346,10 @@ def test_a_folder_without_a_model_raises_an_error_of_one_sentence(tmp_path):
     "flags, message",
     [
         (["--workdir=nowhere", "--prompt=a"], "--workdir=nowhere holds no text-to-image model"),
-        pytest.param(["--prompt=a"], "name its folder by --model, or by --workdir", marks=pytest.mark.slow),
-        pytest.param(["--workdir=a", "--model=x", "--prompt=a"], "Name one of them", marks=pytest.mark.slow),
+        pytest.param(
+            ["--prompt=a"], "name its folder by --model, or a run of examples.text by --workdir", marks=pytest.mark.slow
+        ),
+        pytest.param(["--workdir=a", "--model=x", "--prompt=a"], "Name only one of them", marks=pytest.mark.slow),
     ],
 )
 def test_the_command_says_what_is_missing(flags, message):

@@ -39,5 +39,5 @@ def test_it_learns_order_and_numbers_and_refuses_other_sizes():
             clip_reader.read(reader, *arrays)
     with pytest.raises(TypeError, match="uint8"):
         clip_reader.read(reader, others.astype(np.float32), numbers)
-    with pytest.raises(ValueError, match="a label for each of the 96 clips"):
+    with pytest.raises(ValueError, match="each attribute needs one label for each of the 96 clips"):
         clip_reader.train(clips, beside, {"order": labels["order"][:3]})

@@ -171,8 +171,8 @@ def test_mistakes_are_named(tmp_path):
     for changes, message in [
         ({"data.source.side": 16}, r"config\.data\.source\.side = 16, and the judge reads clips of 32"),
         ({"data.source.name": "drawings"}, "'drawings', and the judge reads moving_drawings"),
-        ({"sample.guidance.name": "adaptive_projected"}, r"'adaptive_projected', .*no plain denoiser"),
-        (FRAMES, "given frames rest by themselves"),
+        ({"sample.guidance.name": "adaptive_projected"}, "'adaptive_projected', .*this needs a plain denoiser"),
+        (FRAMES, "given frames already rest"),
     ]:
         wrong = config.copy_and_resolve_references()
         wrong.update_from_flattened_dict(changes)
@@ -189,7 +189,7 @@ def test_a_demo_on_latents_is_checked_before_anything_is_trained(tmp_path):
         ({"data.source.frames": 10}, "each 2 after the first. Valid: 1 and a multiple of 2"),
         ({"denoiser.objective.density.patterns": ("........",)}, "clips of 9 frames have 5 of the latent"),
         ({"data.source.span": 9}, r"config\.data\.source\.span = 9, and the judge reads clips of 8"),
-        ({"denoiser.sample.guidance.name": "adaptive_projected"}, "no plain denoiser"),
+        ({"denoiser.sample.guidance.name": "adaptive_projected"}, "this needs a plain denoiser"),
     ]:
         wrong = config.copy_and_resolve_references()
         wrong.update_from_flattened_dict(changes)

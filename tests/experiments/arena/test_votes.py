@@ -37,7 +37,7 @@ def test_a_torn_line_takes_no_other_with_it(tmp_path):
 
 @pytest.mark.parametrize(
     "line, message",
-    [('{"voter": "ana", "comparison": 2, "choice": "tie", "left": "first"}', "comparison = 2; there are 2"),
+    [('{"voter": "ana", "comparison": 2, "choice": "tie", "left": "first"}', r"comparison = 2\. Valid: 0 to"),
      ('{"voter": "ana", "comparison": 0, "choice": "both", "left": "first"}', "choice"),
      ('{"voter": "ana", "comparison": 0}', "Each line is"), ('{"voter": "ana", "more": 0}', "Each line is")],
 )  # fmt: skip

@@ -68,13 +68,13 @@ def test_each_cache_by_name(fields, share):
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"cache": {"name": "deep_cache", "interval": 2}}, r"config\.sample\.cache = .*reads a network's deep"),
+        ({"cache": {"name": "deep_cache", "interval": 2}}, r"config\.sample\.cache =.*offers deep"),
         ({"cache": {"name": "frist_block"}}, r"config\.sample\.cache\.name.*first_block"),
         ({"cache": {"name": "first_block"}}, r"config\.sample\.cache: .* needs threshold"),
         ({"cache": {"name": "first_block", "threshold": -1.0}}, r"config\.sample\.cache: .*-1\.0"),
         ({"cache": {"name": "mag_cache", "threshold": 0.1, "ratios": 0.5}}, r"cache\.ratios = 0\.5"),
         ({"cache": {"name": "mag_cache", "threshold": 0.1, "ratios": (1.0, "a")}}, r"cache\.ratios\[1\] = 'a'"),
-        ({"cache": {"name": "taylor_seer", "interval": 3}, "driver": {"name": "picard"}}, "carried along a plan"),
+        ({"cache": {"name": "taylor_seer", "interval": 3}, "driver": {"name": "picard"}}, "can carry a cache"),
         ({"merge": 0.9}, r"config\.sample\.merge = 0\.9"),
     ],
 )

@@ -290,7 +290,7 @@ def test_a_setting_of_a_recipe_of_python_changes_a_part_or_is_refused(field):
 @pytest.mark.parametrize("make", [of_config, of_python])
 def test_a_setting_is_read_where_a_run_acts_or_is_refused(make, field):
     if make is of_python and f"{field}.".startswith(OF_DATA):
-        with pytest.raises(ConfigError, match=rf"config\.{field} names a part .* data=\.\.\. is there too"):
+        with pytest.raises(ConfigError, match=rf"config\.{field} names a part .* data=\.\.\. is set too"):
             make({field: SETTINGS[field]})
         return
     value = SETTINGS[field]
@@ -321,11 +321,11 @@ def test_a_setting_is_read_where_a_run_acts_or_is_refused(make, field):
 )
 def test_an_argument_and_a_field_of_one_part_are_two_answers(argument, part, fields):
     (field,) = fields
-    words = rf"config\.{field} names a part that .*\b{argument}=\.\.\.\)? is there too.*not both"
+    words = rf"config\.{field} names a part that .*\b{argument}=\.\.\.\)? is set too.*not both"
     flow = objectives.flow_matching(timesteps.uniform_density(LINE))
     parts = {"schedule": LINE, "objective": flow, "network": Network(), "data": records()}
     for config in (fields, changed(fields)):
-        with pytest.raises(ConfigError, match=words if config is fields else rf"\b{argument}=\.\.\.\)? is there too"):
+        with pytest.raises(ConfigError, match=words if config is fields else rf"\b{argument}=\.\.\.\)? is set too"):
             Recipe(**sectioned(parts | {"config": config, argument: part}))
 
 
@@ -390,5 +390,7 @@ def test_a_moving_average_of_ones_own_is_reached_by_its_name(monkeypatch):
 
 def test_held_out_records_without_data_are_refused():
     flow = objectives.flow_matching(timesteps.uniform_density(LINE))
-    with pytest.raises(ValueError, match=r"Recipe\(held_out=\.\.\.\) stands beside data.*Valid: Recipe\(data="):
+    with pytest.raises(
+        ValueError, match=r"Recipe\(held_out=\.\.\.\) needs Recipe\(data=\.\.\.\).*Valid: both in Python"
+    ):
         Recipe(LINE, flow, Network(), held_out=records())

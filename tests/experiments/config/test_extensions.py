@@ -115,9 +115,9 @@ def test_a_mistake_in_the_project_file_is_a_sentence(text, words):
 @pytest.mark.parametrize(
     "name, words",
     [
-        ("no_such_package", "there is no module 'no_such_package', installed or in "),
+        ("no_such_package", "there is no module 'no_such_package', neither installed nor in "),
         ("paper_e.registre", "there is no module 'paper_e.registre'"),
-        ("my ideas", "this names no code"),
+        ("my ideas", "this does not name code"),
         ("plugin:no_such", "unknown entry point of diffusion.plugins 'no_such'"),
         ("paper_e.register", "paper_e/register.py, line 3: ModuleNotFoundError: No module named 'no_such_library'"),
     ],

@@ -47,7 +47,7 @@ def test_masks_that_do_not_fit_are_refused():
         checks.validate(config)
     config.objective.wrappers = ({"name": "masked_copy"},)
     config.model = {"name": "dit", "patch": 2, "width": 16, "depth": 1, "heads": 2, "num_classes": 10}
-    with pytest.raises(ConfigError, match=r"which the network does not know"):
+    with pytest.raises(ConfigError, match="which this network does not support"):
         checks.validate(config)
 
 

@@ -69,5 +69,5 @@ def test_a_run_trains_and_writes_chains_and_figures(tmp_path):
 def test_other_runs_have_no_backbones():
     config = recipes.load("manifolds/sphere:tiny")
     subject = model_metrics.Subject(config, None, np.zeros((2, 3)), np.zeros(2, int), None, None)
-    with pytest.raises(ConfigError, match="--metrics=backbone is of runs on the frames of backbones"):
+    with pytest.raises(ConfigError, match="--metrics=backbone is for runs on backbone frames,"):
         model_metrics.METRICS["backbone"](subject)

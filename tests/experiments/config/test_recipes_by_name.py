@@ -52,7 +52,7 @@ def test_a_file_of_ones_own_is_built_on_a_recipe_and_named_by_its_path():
         ("digitz", ["'digitz'", "Did you mean 'digits'?", "students/lcm"]),
         ("configs/digits.py", ["'configs/digits.py'", "is --config=digits."]),
         ("configs/students/lcm.py", ["is --config=students/lcm."]),
-        ("mine", ["your file is --config=mine.py."]),
+        ("mine", ["For your file, write --config=mine.py."]),
         ("other.py", ["'other.py'", "digits_mean_flow"]),
     ],
 )

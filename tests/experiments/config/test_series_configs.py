@@ -132,7 +132,7 @@ def test_recipes_fit_their_data(recipe):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"data.source.hide": {"name": "forecast", "horizon": 12}}, "leaves nothing given of a series of 12 steps"),
+        ({"data.source.hide": {"name": "forecast", "horizon": 12}}, "hides the whole of a series of 12 steps"),
         ({"data.source.hide": {"name": "forcast", "horizon": 4}}, r"config\.data\.source\.hide\.name.*forecast"),
         ({"data.source.hide": {"name": "gaps", "longest": 0}}, "longest = 0"),
         ({"model.given": False}, r"config\.model\.given = False, but .* has a series of which a part is given"),
@@ -154,7 +154,7 @@ def test_what_is_missing_is_neither_learned_from_nor_scored(tmp_path):
     checks.on_its_data(checks.validate(config))  # for sampling
     with pytest.raises(ConfigError, match=r"config\.data\.source\.hide = .*Valid: with the name forecast, gaps"):
         checks.with_data(checks.validate(config), source.spec)
-    with pytest.raises(ConfigError, match=r"nobody knows it\. Valid: .* with the name forecast, gaps"):
+    with pytest.raises(ConfigError, match=r"which are not known for .*\. Valid: .* with the name forecast, gaps"):
         series_scores.parts(source, 3)
 
 
@@ -223,5 +223,5 @@ def test_a_run_trains_samples_and_is_scored(hide, tmp_path):
 
 def test_a_run_on_whole_series_is_not_scored():
     config = config_of(None, "unconditional")
-    with pytest.raises(ConfigError, match="--metrics=crps is of series of which a part is given"):
+    with pytest.raises(ConfigError, match="--metrics=crps is for series of which a part is given"):
         series_scores.parts(data.source(config, "test"), 3)

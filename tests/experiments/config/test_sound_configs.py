@@ -34,7 +34,7 @@ def test_every_recipe_resolves(name):
 def test_examples_larger_than_memory_are_refused_with_the_estimate(name, shape, tmp_path, monkeypatch):
     monkeypatch.setattr(peak_memory, "available", lambda: 2**10)
     config = recipes.load(name)
-    words = rf"a step of {config.train.batch_size} examples of {shape} would need about .* of memory, and there are"
+    words = rf"a step of {config.train.batch_size} examples of {shape} would need about .* of memory, but only"
     with pytest.raises(ConfigError, match=words):
         train.run(config, tmp_path)
 

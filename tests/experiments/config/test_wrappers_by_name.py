@@ -93,7 +93,7 @@ def test_a_wrapper_of_ones_own_is_named_in_the_list(monkeypatch):
 def test_a_name_in_the_list_means_one_function(monkeypatch):
     monkeypatch.setattr(names, "WRAPPERS", names.WRAPPERS.copy())
     for table, name in ((names.WRAPPERS, "alignment"), (names.TERMS, "pictures")):
-        with pytest.raises(ConfigError, match=f"there is a '{name}' already"):
+        with pytest.raises(ConfigError, match=f"the name '{name}' is already taken"):
             names.add(table, shrunk, name)
 
 
@@ -102,10 +102,10 @@ def test_a_name_in_the_list_means_one_function(monkeypatch):
     [
         (({"name": "dropout"},), r"config\.objective\.wrappers\[0\]\.name: unknown wrapper 'dropout'"),
         ((TERM, {"name": "condition_dropout"}), r"wrappers\[1\]: wrapper 'condition_dropout' needs rate"),
-        (({"rate": 0.1},), r"wrappers\[0\] = .*Valid: .*with a wrapper out of alignment, augmentation, condition"),
+        (({"rate": 0.1},), r"wrappers\[0\] = .*Valid: .*the name of the wrapper is one of alignment, augmentation"),
         ("condition_dropout", r"config\.objective\.wrappers = 'condition_dropout' is text\. Valid: a sequence"),
         (({"name": "self"},), r"wrappers\[0\]\.name = 'self' returns a int\. Valid: .*objectives\.Objective"),
-        (({"name": "end_to_end"},), r"config\.autoencoder\.network = .* trains an autoencoder, and there is none"),
+        (({"name": "end_to_end"},), r"config\.autoencoder\.network =.*config\.objective trains an autoencoder"),
         (
             ({"name": "prior_preservation", "number": 3},),
             r"config\.objective\.wrappers = .*prior preservation has no prompt",

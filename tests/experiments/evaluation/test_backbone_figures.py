@@ -129,7 +129,7 @@ def test_a_run_on_other_data_is_refused(subject):
     run, source = subject
     for backbones in (False, None):
         source.backbones = backbones
-        with pytest.raises(ConfigError, match="--metrics=backbone is of runs on the frames of backbones"):
+        with pytest.raises(ConfigError, match="--metrics=backbone is for runs on backbone frames,"):
             backbone_figures.geometry(run)
     assert not backbone_figures.are_backbones(types.SimpleNamespace())
 

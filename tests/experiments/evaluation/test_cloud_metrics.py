@@ -103,7 +103,7 @@ def test_the_number_is_that_of_the_smallest_set_or_of_the_config(subject):
 
 def test_two_clouds_are_the_fewest(subject):
     cloud_metrics.measure_clouds(subject(clouds(0, 2), clouds(1, 2), clouds(2, 2)))
-    with pytest.raises(ConfigError, match="at least 2 clouds, and there are 1 of each"):
+    with pytest.raises(ConfigError, match="at least 2 clouds, but each has only 1"):
         cloud_metrics.measure_clouds(subject(clouds(0, 1), clouds(1, 2), clouds(2, 2)))
 
 
@@ -129,5 +129,5 @@ def test_the_bar_ends_where_it_says(subject, monkeypatch):
 def test_a_run_on_other_data_is_refused(subject, monkeypatch):
     other = subject(clouds(0, 2), clouds(1, 2), clouds(2, 2))
     monkeypatch.setattr(cloud_metrics.data, "source", lambda config, split: types.SimpleNamespace())
-    with pytest.raises(ConfigError, match="--metrics=clouds is of surfaces in space, and solids holds none"):
+    with pytest.raises(ConfigError, match="--metrics=clouds is for surfaces in space, but solids holds none"):
         cloud_metrics.measure_clouds(other)

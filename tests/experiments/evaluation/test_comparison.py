@@ -110,7 +110,7 @@ def test_statistics_alone_give_the_distance_alone(files):
     assert result["figures"]["fd"]["value"] == pytest.approx(whole["value"], rel=1e-6)
     assert result["figures"]["fd"]["reference"] is None
     for name in ("kd", "pr"):
-        assert "statistics alone" in result["figures"][name]["why"]
+        assert "which holds only statistics" in result["figures"][name]["why"]
     assert any("does not say how it was made" in text for text in result["warnings"])
 
 
@@ -156,7 +156,7 @@ def test_a_reference_of_its_own(files, capsys):
 def test_images_of_another_size_are_refused(files):
     folder, _, _ = files
     np.savez(folder / "b.npz", np.random.default_rng(1).integers(0, 256, (30, 3, 3, 3), dtype=np.uint8))
-    with pytest.raises(StatisticsError, match="27 features of features, and the samples have 18"):
+    with pytest.raises(StatisticsError, match="27 features of features, but the samples have 18"):
         comparison.run(request(folder))
 
 
@@ -168,7 +168,7 @@ def test_images_of_another_size_are_refused(files):
         ({"features": "inception"}, "--protocol is missing"),
         ({"features": "inception", "protocol": "admm"}, "Did you mean 'adm'"),
         ({"features": "inception", "protocol": "adm"}, "--inception is missing"),
-        ({"protocol": "adm"}, "takes no --protocol"),
+        ({"protocol": "adm"}, "takes neither --protocol nor --inception"),
     ],
 )
 def test_mistakes(files, fields, match):
@@ -288,8 +288,8 @@ def test_an_altered_record_is_refused(files):
         records.read(path)
     for text, match in [
         (whole[:200], "not valid JSON"),
-        ("[1]", "no record"),
-        ("{}", "no record"),
+        ("[1]", "is not a record of a measurement"),
+        ("{}", "is not a record of a measurement"),
         (whole.replace('"format": 1', '"format": 2'), "has format 2"),
     ]:
         path.write_text(text)
@@ -399,7 +399,7 @@ def test_inception_end_to_end(files):
     np.savez(folder / "a.npz", np.repeat(a[:20], 4, 1))
     np.savez(folder / "b.npz", np.repeat(b[:20], 4, 1))
     wanted = request(folder, features="inception", protocol="pytorch-fid", inception=str(path), metrics=("fid", "is"))
-    with pytest.raises(WeightsError, match="not that of the published numbers"):
+    with pytest.raises(WeightsError, match="published numbers are computed with"):
         comparison.run(wanted)
     with pytest.raises(WeightsError, match="that --inception_sha256 names"):
         comparison.run(wanted._replace(inception_sha256="0" * 64))

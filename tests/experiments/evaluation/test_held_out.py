@@ -122,13 +122,13 @@ def test_a_report_is_refused_before_anything_is_measured_or_says_it(tmp_path, mo
 def test_the_split_of_the_training_cannot_be_changed_afterwards():
     saved = config_with()
     held_out.require_trained_split(config_with(**{"evaluate.split": "train[50%:]", "data.dir": "/elsewhere"}), saved)
-    with pytest.raises(ConfigError, match=r"config.data.split = 'train\[:50%\]', and the run was trained on 'train'"):
+    with pytest.raises(ConfigError, match=r"config.data.split = 'train\[:50%\]', but the run was trained on 'train'"):
         held_out.require_trained_split(config_with(**{"data.split": "train[:50%]"}), saved)
     nested = lambda split: config_with(
         **{"data.source": {"name": "mixture", "of": ({"name": "tfds", "dataset": "digits", "split": split},)}}
     )
     held_out.require_trained_split(nested("train"), nested("train"))
-    with pytest.raises(ConfigError, match=r"'train\[:9\]', and the run was trained on 'train', 'train'"):
+    with pytest.raises(ConfigError, match=r"'train\[:9\]', but the run was trained on 'train', 'train'"):
         held_out.require_trained_split(nested("train[:9]"), nested("train"))
 
 

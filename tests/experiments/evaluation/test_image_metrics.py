@@ -46,11 +46,13 @@ def test_distances_are_of_their_features():
 def test_a_reference_without_the_features_or_rows_is_said():
     both = sets()
     alone = both._replace(reference=gathered({"a": RNG.normal(size=(50, 3))}))
-    with pytest.raises(NotMeasured, match="no statistics of spatial features, only a"):
+    with pytest.raises(NotMeasured, match="statistics of spatial features, only of a"):
         image_metrics.sfid(alone)
     statistics = types.SimpleNamespace(rows={}, statistics=both.reference.statistics)
     for metric in (image_metrics.kid, image_metrics.monge, image_metrics.pr, image_metrics.authenticity):
-        with pytest.raises(NotMeasured, match="holds statistics alone, and this figure needs its images"):
+        with pytest.raises(
+            NotMeasured, match="this figure needs the images of the reference, which holds only statistics"
+        ):
             metric(both._replace(reference=statistics))
 
 

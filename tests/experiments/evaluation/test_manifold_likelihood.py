@@ -76,7 +76,7 @@ def test_the_excess_over_the_density_of_the_data_at_the_same_points(subject):
 
 def test_a_run_on_no_manifold_is_refused(subject):
     with pytest.raises(
-        ConfigError, match=r"--metrics=nll is of runs on manifolds, and config\.objective\.name = 'flow"
+        ConfigError, match=r"--metrics=nll is for runs on manifolds, but config\.objective\.name = 'flow_matching'"
     ):
         manifold_likelihood.negative_log_likelihood(subject([0.0], reads=object()))
 

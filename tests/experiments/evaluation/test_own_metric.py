@@ -66,7 +66,9 @@ def test_it_measures_examples_of_any_kind(kind, spread, tmp_path):
     config, real = run_of(SOURCES[kind], tmp_path)
     evaluate.require_pictures(config, ["spread"])
     assert evaluate.split_metrics(["spread"]) == ([], ["spread"])
-    with pytest.raises(ConfigError, match=r"--metrics=vocoder: it went with .* version 0\.1\.0 is the last"):
+    with pytest.raises(
+        ConfigError, match=r"--metrics=vocoder is no longer valid: it went with .* version 0\.1\.0 is the last"
+    ):
         evaluate.split_metrics(["vocoder"])
     content = evaluate.run(config, tmp_path, "diffusion evaluate", Effort(0, 2))
     content["model"] = evaluate.model_figures(config, tmp_path, tmp_path, ["spread"])
@@ -80,7 +82,7 @@ def test_it_measures_examples_of_any_kind(kind, spread, tmp_path):
 def test_one_that_needs_pictures_is_refused_there(kind, spread, tmp_path):
     config, _ = run_of(SOURCES[kind], tmp_path)
     model_metrics.of_pictures(spread)
-    with pytest.raises(ConfigError, match="--metrics=spread is of pictures"):
+    with pytest.raises(ConfigError, match="--metrics=spread is for pictures"):
         evaluate.require_pictures(config, ["spread"])
 
 

@@ -90,7 +90,7 @@ def test_the_command_refuses_what_the_table_does_not_take(tmp_path):
     np.savez(tmp_path / "a.npz", np.zeros((4, 8, 8, 3), np.uint8))
     line = ["diffusion", "evaluate", "--samples=a.npz", "--reference=a.npz", "--protocol=all", "--out=out"]
     done = commands.run(*line, "--metrics=kid", cwd=tmp_path)
-    assert done.returncode == 2 and "no --metrics" in done.stderr
+    assert done.returncode == 2 and "leave --metrics out" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -98,4 +98,4 @@ def test_a_run_is_not_measured_before_its_networks_are_named(tmp_path):
     """The folder lacks samples.npz, which the evaluation would look for first."""
     (tmp_path / "config.json").write_text(digits.get_config("tiny").to_json())
     done = commands.run("diffusion", "evaluate", "--workdir=.", "--protocol=all", cwd=tmp_path)
-    assert done.returncode == 2 and "--protocol=all measures with the networks that are named" in done.stderr
+    assert done.returncode == 2 and "--protocol=all measures only with the networks that you name" in done.stderr

@@ -79,7 +79,7 @@ def test_a_set_says_what_it_is_and_is_known_again(autoencoder):
 
 
 def test_what_are_no_bytes_is_refused(autoencoder):
-    with pytest.raises(ImageSetError, match="holds float32; reconstructions are compared with bytes"):
+    with pytest.raises(ImageSetError, match="holds float32, but reconstructions are compared with bytes"):
         reconstructions.reconstruct(autoencoder, image_sets.from_array(images().astype(np.float32)))
 
 
@@ -122,5 +122,5 @@ def test_pixels_measure_a_distance_and_pictures_are_read_once(request_of):
 def test_statistics_alone_are_no_pictures(request_of, monkeypatch):
     nothing = types.SimpleNamespace(images=None)
     monkeypatch.setattr(reconstructions.references, "open_reference", lambda spec, data_dir, size: nothing)
-    with pytest.raises(ImageSetError, match="holds statistics alone; an autoencoder needs the pictures"):
+    with pytest.raises(ImageSetError, match="holds only statistics, but an autoencoder needs the pictures"):
         reconstructions.run(request_of[0])

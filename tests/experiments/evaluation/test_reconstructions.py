@@ -89,7 +89,7 @@ def test_without_inception_the_command_measures_psnr_and_ssim_and_verifies_its_r
 def test_what_cannot_be_reconstructed_is_refused(files):
     folder, images, _ = files
     autoencoder = autoencoder_folders.load(folder / "vae")
-    with pytest.raises(image_sets.ImageSetError, match="holds float32; reconstructions are compared with bytes"):
+    with pytest.raises(image_sets.ImageSetError, match="holds float32, but reconstructions are compared with bytes"):
         reconstructions.reconstruct(autoencoder, image_sets.from_array(images.astype(np.float32)))
     with pytest.raises(ConfigError, match="2 does not divide 11 x 12"):
         reconstructions.reconstruct(autoencoder, image_sets.from_array(images[:, :11]))

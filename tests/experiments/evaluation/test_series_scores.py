@@ -161,9 +161,9 @@ def test_the_first_series_of_a_source():
 
 def test_sources_that_have_nothing_to_score_are_refused():
     for condition in (None, {"mask": 0}, ("given",)):
-        with pytest.raises(ConfigError, match="--metrics=crps is of series of which a part is given, and series has"):
+        with pytest.raises(ConfigError, match="--metrics=crps is for series of which a part is given, but series has"):
             series_scores.parts(Source(condition), 2)
-    with pytest.raises(ConfigError, match="of series nobody knows it"):
+    with pytest.raises(ConfigError, match="which are not known for series"):
         series_scores.parts(Source(known=False), 2)
 
 

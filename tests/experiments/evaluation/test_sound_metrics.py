@@ -33,8 +33,8 @@ def test_files_and_a_picture(tmp_path):
 @pytest.mark.parametrize(
     "recipe, metric, message",
     [
-        ("points:tiny", "sound", "--metrics=sound is of runs on sound"),
-        ("sound/tones:tiny", "sound", "asks for no pitch, and the notes of this run have one"),
+        ("points:tiny", "sound", "--metrics=sound is for runs on sound"),
+        ("sound/tones:tiny", "sound", "--metrics=sound requests no pitch, but the notes of this run have one"),
     ],
 )
 def test_runs_without_them(recipe, metric, message):

@@ -91,9 +91,9 @@ def test_a_covariance_without_inverse_has_no_frechet_distance():
 @pytest.mark.parametrize(
     "samples, words",
     [
-        (normals(0, dim=4), r"they are float32 \[400, 4\], and list has float32 \[N, 3\]"),
-        (np.full((4, 3), np.nan, np.float32), "4 of 4 hold NaN"),
-        (np.zeros((4, 3), np.uint8), "they are uint8"),
+        (normals(0, dim=4), r"the samples are float32 \[400, 4\], but list has float32 \[N, 3\]"),
+        (np.full((4, 3), np.nan, np.float32), "4 of 4 samples hold NaN or infinity"),
+        (np.zeros((4, 3), np.uint8), r"are uint8 \[4, 3\], but list has float32 \[N, 3\]"),
     ],
 )
 def test_samples_that_do_not_fit_are_refused(samples, words):
@@ -102,7 +102,7 @@ def test_samples_that_do_not_fit_are_refused(samples, words):
 
 
 def test_features_of_pictures_are_refused():
-    with pytest.raises(ConfigError, match="holds 'classifier', a feature of pictures, and the examples of list are"):
+    with pytest.raises(ConfigError, match="holds 'classifier', a feature of pictures, but the examples of list are"):
         measured(normals(3), **{"evaluate.features": ("classifier",)})
 
 
@@ -134,10 +134,10 @@ def test_a_metric_of_ones_own_is_of_any_examples_unless_it_says_that_it_is_of_pi
     names.add(model_metrics.METRICS, model_metrics.of_pictures(lambda subject: {}), "brightness")
     evaluate.require_pictures(config, ["spread", "bpd"])
     for metric in ("brightness", "cas", "copying", "fid"):
-        with pytest.raises(ConfigError, match=rf"--metrics={metric} is of pictures.*Valid: .*bpd.*spread"):
+        with pytest.raises(ConfigError, match=rf"--metrics={metric} is for pictures.*Valid: .*bpd.*spread"):
             evaluate.require_pictures(config, ["spread", metric])
     for wrong in ({"protocol": "adm"}, {"networks": ["inception"]}):
-        with pytest.raises(ConfigError, match=r"--(protocol|inception) is of pictures"):
+        with pytest.raises(ConfigError, match=r"--(protocol|inception) is for pictures"):
             evaluate.require_pictures(config, ["spread"], **wrong)
 
 

@@ -48,7 +48,7 @@ def test_pictures_are_fitted_to_the_model_s_channels():
     np.testing.assert_array_equal(maker((4, 6, 1)).fitted(colour, "a.png"), colour[..., :1])
     np.testing.assert_array_equal(maker((4, 6, 3)).fitted(colour, "a.png"), colour)
     for shape in ((6, 4, 3), (4, 5, 3), (5, 6, 3)):
-        message = rf"a\.png has 4 x 6 pixels, and model makes pictures of {shape[0]} x {shape[1]} \(height x width\)"
+        message = rf"a\.png has 4 x 6 pixels, but model makes pictures of {shape[0]} x {shape[1]} \(height x width\)"
         with pytest.raises(ConfigError, match=message):
             maker(shape).fitted(colour, "a.png")
 

@@ -357,7 +357,7 @@ def test_the_api_takes_the_same_parameters(digits, run, picture):
         ({"prompt": "a cat"}, "digits receives a class, and no prompt: it has no text model"),
         ({"image": coded(array), "mask": coded(mask[:3])}, "and its picture 8 x 8"),
         ({"batch": 10**8}, "batch = 100000000; valid: "),
-        ({"image": "/etc/hostname"}, "did not arrive whole"),
+        ({"image": "/etc/hostname"}, "did not arrive completely"),
     ):
         assert words in digits.ask(**wrong)[1]
 
@@ -455,7 +455,7 @@ def test_the_documented_examples_run(tmp_path, compilation_cache):
         edited = pictures.settings_of(tmp_path / "dog.png")
         assert edited["prompt"] == "a dog on a mat" and edited["strength"] == 0.6
         found, error = served.ask(prompt="a cat", height=18, width=16)
-        assert found is None and "height = 18: 4 must divide it" in error
+        assert found is None and "height = 18 must be a multiple of 4" in error
         found, error = served.ask(prompt="a cat", height=2**15, width=2**15)
         assert "1 picture of 32768 x 32768 (height x width) would need about" in error
     again = [sys.executable, "-m", "experiments.sample", f"--again={tmp_path / 'cat.png'}", f"--out={tmp_path}"]

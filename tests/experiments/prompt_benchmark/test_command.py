@@ -93,7 +93,7 @@ def test_flags_that_contradict_each_other_are_refused(geneval, named, monkeypatc
     monkeypatch.setattr(clip_embedder, "opened", lambda folder: (made.EMBEDDER, "d" * 64))
     for more, message in (
         (("--model=m", "--workdir=w"), "--model and --workdir both name a model"),
-        (("--detector=made", "--clip=c", "--embedder=made"), "--clip and --embedder name the same"),
+        (("--detector=made", "--clip=c", "--embedder=made"), "--clip and --embedder both name the"),
         (("--detector=mad",), "--detector: unknown detector 'mad'. Did you mean 'made'"),
         (("--protocol=geneva",), "--protocol: unknown protocol 'geneva'. Did you mean 'geneval'"),
     ):

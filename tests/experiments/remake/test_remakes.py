@@ -107,7 +107,7 @@ def test_a_folder_belongs_to_one_remake_and_quick_parts_are_no_evidence(tmp_path
     remake, _ = toy()
     record = measuring.remake_in(tmp_path, remake, True, say=lambda line: None)
     assert record["figures"] == [] and record["quick"]
-    with pytest.raises(ConfigError, match=r"holds parts of toy --quick\. Give another --workdir for toy"):
+    with pytest.raises(ConfigError, match=r"holds parts of toy --quick\. Choose another --workdir for toy"):
         measuring.remake_in(tmp_path, remake, False, say=lambda line: None)
     with pytest.raises(ConfigError, match="holds parts of toy --quick"):
         measuring.remake_in(tmp_path, remake._replace(name="other"), True, say=lambda line: None)
@@ -207,7 +207,7 @@ def test_your_own_remake_is_added_once(monkeypatch):
     remake, _ = toy()
     remakes.add(remake)
     assert remakes.find("toy") is remake
-    with pytest.raises(ConfigError, match="a remake 'toy' already"):
+    with pytest.raises(ConfigError, match="the name 'toy' is already taken by a remake"):
         remakes.add(remake)
     with pytest.raises(ConfigError, match=r"unknown name 'terminal_srn'\. Did you mean 'terminal_snr'"):
         remakes.find("terminal_srn")

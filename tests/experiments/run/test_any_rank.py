@@ -181,5 +181,5 @@ def test_a_network_that_puts_out_another_pytree_is_refused(tmp_path):
         def __call__(self, x, t, condition=None):
             return x["charges"]
 
-    with pytest.raises(ValueError, match=r"the network puts out .*, and receives .*positions"):
+    with pytest.raises(ValueError, match=r"the network returns .* for an input of .*positions"):
         training.train(Recipe(LINE, FLOW, Flat(), molecules(), config=SETTINGS), tmp_path)

@@ -182,9 +182,7 @@ def test_both_are_dropped_or_neither(rate):
 
 def test_a_null_condition_has_no_other_entries():
     keys = jax.random.split(jax.random.key(0), 2)
-    with pytest.raises(
-        ValueError, match=r"the null condition has label\. Valid: entries of the condition, \['vector'\]"
-    ):
+    with pytest.raises(ValueError, match=r"the null condition has the entries label,.*\. Valid: \['vector'"):
         objectives.drop_condition(keys, {"vector": jnp.ones((2, 1))}, 3, 0.5)
 
 

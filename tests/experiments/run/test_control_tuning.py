@@ -204,12 +204,12 @@ def test_a_t2i_adapter_trains_alone_goes_on_and_is_written(tmp_path):
 
 
 @pytest.mark.parametrize("changes, pipeline, message", [
-    ({}, "inpaint", "or beside a PixArt, MMDiT, Flux; the denoiser of the base is a ConditionalUNet of 9 channels"),
-    ({"depth": 2}, "pixart", "a ControlNet of 2 layers does not fit: the layers of its base but the last are 1. Valid"),
-    ({"depth": 2}, "flux", "a ControlNet of 2 layers does not fit: the joint layers of its base are 1. Valid: 1 to 1"),
-    ({"hint_widths": (4,)}, "mmdit", r"hint_widths = \(4,\) are of a U-Net's ControlNet; that of a MMDiT"),
-    ({"depth": 2}, "sd", "depth = 2 is of a transformer's ControlNet"),
-    ({"hint_widths": (4, 8, 16)}, "sd", r"hint_widths = \(4, 8, 16\): .* divides it by 2. Valid: 2 widths"),
+    ({}, "inpaint", "PixArt, MMDiT, Flux; the denoiser of this base is a ConditionalUNet of 9 channels"),
+    ({"depth": 2}, "pixart", r"ControlNet of 2 layers does not fit: the layers of its base but the last are only 1"),
+    ({"depth": 2}, "flux", r"ControlNet of 2 layers does not fit: the joint layers of its base are only 1"),
+    ({"hint_widths": (4,)}, "mmdit", r"hint_widths = \(4,\) applies only to the ControlNet of a U-Net"),
+    ({"depth": 2}, "sd", "depth = 2 applies only to the ControlNet of a transformer; a U-Net's ControlNet"),
+    ({"hint_widths": (4, 8, 16)}, "sd", r"hint_widths = \(4, 8, 16\).*by 2\. Valid: 2 widths"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused(tmp_path, changes, pipeline, message):
     made = config_of(tmp_path, {"name": "control_net", **changes}, pipeline)
@@ -219,11 +219,11 @@ def test_what_does_not_fit_is_refused(tmp_path, changes, pipeline, message):
 
 def test_data_without_a_control_and_mirrored_latents_are_refused(tmp_path):
     made = config_of(tmp_path, {"name": "control_net"}, "sd")
-    with pytest.raises(ConfigError, match=r"config\.tuning reads control of each record"):
+    with pytest.raises(ConfigError, match=r"config\.tuning reads control from each record"):
         begun(made, tmp_path / "run")
     made = config(tmp_path)
     made.data.augment = ({"name": "flip"},)
-    with pytest.raises(ConfigError, match=r"config\.data\.augment = .* none of what moves with it, control"):
+    with pytest.raises(ConfigError, match=r"config\.data\.augment = .* are stored, but not their mirrored control"):
         begun(made, tmp_path / "run")
 
 
@@ -278,7 +278,7 @@ def test_inpainting_is_of_the_bases_kind(tmp_path):
     assert made.name == "StableDiffusionXLInpaintPipeline" and made.sees_mask and len(made.kind.readers) == 2
     for other in ("LatentConsistencyModelPipeline", "FluxPipeline"):
         with pytest.raises(
-            ValueError, match=f"the base is a {other}, of whose kind there is no pipeline that inpaints"
+            ValueError, match=f"the base is a {other}, and that kind of model has no inpainting pipeline"
         ):
             inpainting_of(base.as_pipeline(other))
 

@@ -80,9 +80,12 @@ def test_the_model_is_of_latents_and_the_batch_of_pictures():
 
 
 REFUSED = {
-    "no autoencoder": ({"autoencoder.network": {"name": ""}}, "config.autoencoder.network = .* and there is none"),
-    "no use for it": ({"objective.wrappers": (REPA,)}, "the objective trains no autoencoder"),
-    "no terms": ({"objective.wrappers": (END_TO_END,)}, "nothing but a term on features aligns the autoencoder"),
+    "no autoencoder": (
+        {"autoencoder.network": {"name": ""}},
+        r"config\.autoencoder\.network = .* trains an autoencoder, but none is named",
+    ),
+    "no use for it": ({"objective.wrappers": (REPA,)}, "the objective does.*no autoencoder"),
+    "no terms": ({"objective.wrappers": (END_TO_END,)}, "the autoencoder is aligned only by a term on features"),
     "sides": ({"data.shape": (9, 9, 1)}, r"does not take examples of \(9, 9, 1\)"),
     "channels": ({"data.shape": (8, 8, 3)}, "Valid: pictures of 1 channels whose sides 2 divides"),
     "an argument": ({"objective.wrappers": (REPA, END_TO_END | {"alignement": 1.0})}, "'?alignment"),
@@ -169,7 +172,7 @@ def test_pictures_that_do_not_fit_are_refused_and_commands_on_pictures_refuse_it
     with pytest.raises(ConfigError, match=r"config.autoencoder.network.*does not take examples of \(8, 7, 1\)"):
         recipe.at((8, 7, 1))
     run = SimpleNamespace(recipe=recipe.at((8, 8, 1)), config=recipe.config)
-    with pytest.raises(ConfigError, match="RUN: watermarks are measured on runs on pictures"):
+    with pytest.raises(ConfigError, match="RUN: watermarks can only be measured on runs on pictures"):
         watermarked.build_run_maker(run, "RUN")
 
 

@@ -202,9 +202,9 @@ def test_a_run_without_terms_has_no_trace_of_them():
 
 @pytest.mark.parametrize(("terms", "changes", "message"), [
     (("repa",), {"encoder": {"network": {"name": ""}, "path": "", "size": 0}},
-     r"objective\.wrappers.*aligns features with an encoder's, and there is none"),
-    (("dispersive",), {"encoder.network": {"name": "one_convolution"}}, "no use for an encoder"),
-    (("self_alignment",), {"model.depth": 1}, r"features of layer 2, and the network gives those of 1 layers"),
+     "aligns features with an encoder's, but the run has no encoder"),
+    (("dispersive",), {"encoder.network": {"name": "one_convolution"}}, "the objective uses no encoder"),
+    (("self_alignment",), {"model.depth": 1}, "features of layer 2, but the network offers only 1 layers"),
     (("dispersive",), {"objective.wrappers": ({"name": "dispersive", "layer": 1, "block": 5},)},
      "block = 5 does not div"),
     (("dispersive",), {"objective.wrappers": ({"name": "disperse", "layer": 1, "block": 4},)},
@@ -221,7 +221,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(terms, changes, me
 
 def test_tokens_of_another_grid_are_refused_before_anything_is_compiled(weights):
     config = with_changes(config_of(weights, "repa"), **{"encoder.size": 16})
-    with pytest.raises(ConfigError, match="the encoder has 64 tokens of a picture, and layer 1 of the network 16"):
+    with pytest.raises(ConfigError, match="the encoder has 64 tokens for a picture, but layer 1 of the network has 16"):
         program.build(checks.validate(config).at((8, 8, 1)), program.mesh_of(config))
 
 
@@ -256,7 +256,7 @@ def test_a_run_goes_on_with_the_encoder_that_it_began_with(weights):
 
 def test_a_network_without_features_is_refused():
     objective = objectives.added(objectives.Objective(None), objectives.dispersive(1, 2))
-    with pytest.raises(ValueError, match="layer 1, and the network gives those of 0 layers"):
+    with pytest.raises(ValueError, match="of layer 1, but the network offers only 0 layers"):
         objective.check_features(Functions(None, None), encoder=False)
 
 

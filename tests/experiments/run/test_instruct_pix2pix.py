@@ -85,8 +85,8 @@ def test_what_it_writes_is_a_folder_that_edits_as_the_run_does(tmp_path, pipelin
 
 def test_another_base_is_refused(tmp_path):
     for pipeline, why in (
-        ("flux", "FluxPipeline, of whose kind there is no pipeline that edits"),
-        ("kontext", "FluxKontextPipeline, which edits already"),
+        ("flux", "FluxPipeline, and that kind of model has no pipeline that edits"),
+        ("kontext", "FluxKontextPipeline, which already edits"),
     ):
         with pytest.raises(ConfigError, match=f"the base is a {why}"):
             checks.validate(config_of(tmp_path, {"name": "instruct_pix2pix"}, pipeline))
@@ -118,5 +118,7 @@ def test_the_instruction_and_the_original_are_dropped_alone_too(tmp_path):
     np.testing.assert_array_equal(~no_original, equal(seen["original"], originals))
     shares = [np.mean(a & b) for a, b in ((no_text, no_original), (no_text, ~no_original), (~no_text, no_original))]
     np.testing.assert_allclose(shares, 0.3, atol=0.2)  # of 64 draws: 3.5 standard deviations
-    with pytest.raises(ConfigError, match=r"rate = 0\.4 is that of all conditions and of captioned, original alone"):
+    with pytest.raises(
+        ConfigError, match=r"rate = 0\.4 applies to all conditions together and to each of captioned, original alone"
+    ):
         checks.validate(config(tmp_path, **{"objective.wrappers": ({"name": "condition_dropout", "rate": 0.4},)}))

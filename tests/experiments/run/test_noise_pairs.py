@@ -161,5 +161,5 @@ def test_another_teacher_is_refused(teacher):
     load, state, _ = teacher
     load()
     state["leaves"] = {"a": "2"}
-    with pytest.raises(ConfigError, match="holds another run than the one by which the first pairs"):
+    with pytest.raises(ConfigError, match="holds another run than the teacher that made the first pairs"):
         load()

@@ -152,7 +152,7 @@ def test_a_student_with_a_strength_receives_one_more():
 
 def test_fp8_is_refused_where_nothing_is_computed_in_it():
     apply = players.build_players(recipe(products="fp8")).apply["model"]
-    with pytest.raises(ValueError, match="needs a network with dense layers over tokens"):
+    with pytest.raises(ValueError, match="needs a network whose dense layers over tokens"):
         apply(1.0, X, 0, 0)
 
 

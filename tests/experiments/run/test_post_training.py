@@ -100,7 +100,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence(reference, tmp_path):
     with pytest.raises(ConfigError, match=r"config\.teacher\.path = .*the teacher's config\.model is .*'width': 16.*"):
         train.run(config, tmp_path / "wider")
     config = post_training("diffusion_dpo", reference, 2, "fewer")
-    with pytest.raises(ConfigError, match=r"pairs without a preference: .* agree in their number"):
+    with pytest.raises(ConfigError, match=r"preferred and rejected examples must agree in their number"):
         train.run(config, tmp_path / "fewer")
     config = post_training("diffusion_dpo", reference, 2)
     config.data.source = digits.get_config("tiny").data.source

@@ -117,9 +117,11 @@ def test_a_stream_of_python_is_evaluated_beside_what_is_held_out(tmp_path):
     assert train(recipe(test_streams.Again()), tmp_path / "run") == 0
     line = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
     assert line["evaluate"]["energy_distance"] > 0
-    with pytest.raises(ValueError, match=r"examples that are held out\. Valid: Recipe\(held_out=records\)"):
+    with pytest.raises(
+        ValueError, match=r"held-out examples, but the recipe has none\. Valid: Recipe\(held_out=records\)"
+    ):
         train(recipe(test_streams.Again(), None), tmp_path / "none")
-    with pytest.raises(ValueError, match=r"is a stream that can be read once\. Valid: a function that returns"):
+    with pytest.raises(ValueError, match=r"is a stream that can be read only once\. Valid: a function that returns"):
         train(recipe(test_streams.record(i) for i in range(40)), tmp_path / "once")
 
 
@@ -171,7 +173,8 @@ def test_a_step_on_a_stream_that_begins_anew_is_not_repeated(tmp_path, monkeypat
     config = test_every_source.config_of({"name": "noise"}, **{"train.steps": 2})
     assert training.run(config, tmp_path / "run") == 0
     with pytest.raises(
-        checkpoints.CheckpointError, match="is a stream that begins anew at each start, so that no step"
+        checkpoints.CheckpointError,
+        match="is a stream that begins again at each start, so its steps cannot be repeated",
     ):
         reproduce.repeat(resolve.recipe(config), tmp_path / "run", 2)
 

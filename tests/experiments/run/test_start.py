@@ -163,7 +163,7 @@ def test_a_teacher_of_another_kind_is_refused(teacher, field):
     config, rewrite = teacher
     rewrite(**{field: {"name": "other"}})
     own = "config.teacher.parameterization is" if field == "parameterization" else "this run has"
-    with pytest.raises(ConfigError, match=rf"the teacher's config\.{field} is .*other.*, and {own}"):
+    with pytest.raises(ConfigError, match=rf"the teacher's config\.{field} is .*other.*, but {own}"):
         start._with_teacher(config, fields(frozen={"teacher": params(0.0)}))
 
 

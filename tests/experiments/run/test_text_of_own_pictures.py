@@ -153,18 +153,20 @@ def test_what_has_no_captions_says_what_it_has(tmp_path):
     source = drawings(tmp_path / "drawings")
     with pytest.raises(ConfigError, match=r"no column 'captoin' for caption; its columns are .*Did you mean 'caption'"):
         batch_of(config_of(tmp_path, source | {"caption": "captoin"}))
-    with pytest.raises(ConfigError, match=r"drawings.*0\.png: its label is 2, and a caption is a text"):
+    with pytest.raises(ConfigError, match=r"drawings.*0\.png: its label is 2; a caption must be a text"):
         text = (tmp_path / "drawings/metadata.csv").read_text()
         for k, name in enumerate(COLOURS):
             text = text.replace(f",{name},", f",{2 - k},")
         (tmp_path / "drawings/metadata.csv").write_text(text)
         batch_of(config_of(tmp_path, source | {"caption": "label"}))
     np.savez(tmp_path / "a.npz", image=stored.PICTURES)
-    with pytest.raises(ConfigError, match=r"a\.npz has the columns image, none of which is called caption, .*COLUMN"):
+    with pytest.raises(
+        ConfigError, match=r"a\.npz has the columns image, and none of them is called caption, .*COLUMN"
+    ):
         batch_of(config_of(tmp_path, {"name": "arrays", "path": str(tmp_path / "a.npz")}))
     with pytest.raises(ConfigError, match=r"is a Records without captions|record 0 of the data has no text"):
         batch_of(config_of(tmp_path, {"name": "spirals"}))
-    with pytest.raises(ConfigError, match=r'a condition beside their captions.*e\.g\. condition = \("mask",\)'):
+    with pytest.raises(ConfigError, match=r'cannot hold the captions too.*e\.g\. condition = \("mask",\)'):
         batch_of(config_of(tmp_path, drawings(tmp_path / "others") | {"condition": "shade"}))
 
 
@@ -172,7 +174,7 @@ def test_a_command_names_a_source_by_its_entry(tmp_path):
     entry = json.dumps(drawings(tmp_path / "drawings"))
     assert len(data.named(f"{entry}@train")) == 12 and len(data.named(f"{entry}@train[:50%]")) == 6
     for text, words in (
-        (entry, "is no dataset with its split"),
+        (entry, r'drawings"\} is not a dataset with its split'),
         (entry[:-3] + "@train", "--data="),
         (entry.replace("drawings", "away") + "@train", "away: there is no such folder"),
     ):

@@ -89,5 +89,5 @@ def test_a_folder_that_is_there_is_refused_unless_it_is_the_run_s_own(run):
 def test_a_run_without_a_base_has_none(run):
     _, resolver, folder = run
     resolver.tuned = None
-    with pytest.raises(ConfigError, match="is no run that tunes a base"):
+    with pytest.raises(ConfigError, match="is not a run that tunes a base"):
         tuned_files.write(CONFIG, folder / "run", "average", 7)

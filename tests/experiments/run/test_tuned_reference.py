@@ -178,9 +178,12 @@ def test_a_reward_knows_the_captions_of_its_samples(place, tmp_path):
     [
         ({"teacher.path": "."}, r"config\.teacher\.path = '\.', but the base is the teacher"),
         ({"objective": {"name": "progressive_distillation", "N": 4, "stage": 2}}, "the base stays as it is"),
-        ({"objective": {"name": "reflow", "density": UNIFORM["density"]}}, "the base, which teaches here, makes none"),
+        (
+            {"objective": {"name": "reflow", "density": UNIFORM["density"]}},
+            "the base, which is the teacher here, makes none",
+        ),
         ({"objective": {"name": "denoising", **UNIFORM}, "teacher.scale": 2.0}, "learns from no teacher"),
-        ({"data.latents.dir": "elsewhere"}, "two pictures in a record"),
+        ({"data.latents.dir": "elsewhere"}, "two pictures in each record"),
     ],
 )
 def test_what_the_base_cannot_teach_is_refused(changes, words, place):

@@ -195,10 +195,10 @@ def test_paths_of_a_tuning_are_whole(trained, monkeypatch):
     "changes, message",
     [
         ({"tuning": {"name": ""}}, "config.tuning.name = '', but config.base names a model"),
-        ({"tuning": {"name": "lora", "targets": "nothing"}}, r"config\.tuning: the pattern 'nothing' finds none of"),
+        ({"tuning": {"name": "lora", "targets": "nothing"}}, r"config\.tuning: the pattern 'nothing' matches none of"),
         ({"tuning": {"name": "lora", "rank": 0}}, r"config\.tuning: rank = 0\. Valid: at least 1"),
         ({"base.path": ""}, "config.tuning.name = 'lora', but config.base.path = '' names no model"),
-        ({"base.path": "/nowhere"}, r"config\.base\.path = '/nowhere': .*there is no such file"),
+        ({"base.path": "/nowhere"}, r"config\.base\.path = '/nowhere': .*does not exist"),
         ({"model.width": 7}, "config.model = .*, but the folder of config.base says it"),
         ({"data.augment": ({"name": "crop"},)}, "config.data.augment = .* latents of the pictures are kept"),
         ({"data.text.dir": "captions"}, "config.data.text.dir = 'captions', but the model's own text encoders read"),
@@ -232,11 +232,13 @@ def test_pictures_that_cannot_be_encoded_together_are_refused(trained, tmp_path)
         begun(config, tmp_path / "run")
     pictures(tmp_path / "odd", 1, 17)
     config.data.source["path"] = str(tmp_path / "odd")
-    with pytest.raises(ConfigError, match=r"pictures of 17 x 17, which the model .*Valid: sides that 4 divides"):
+    with pytest.raises(
+        ConfigError, match=r"pictures of 17 x 17, a size that the model .*Valid: sides that are multiples of 4"
+    ):
         begun(config, tmp_path / "run")
     config.data.source["path"] = str(tmp_path / "two")
     config.data.text.prompt = ""
-    with pytest.raises(ConfigError, match=r"caption = COLUMN\. Or one caption .* config\.data\.text\.prompt"):
+    with pytest.raises(ConfigError, match=r"caption = COLUMN\. Or use one caption .* config\.data\.text\.prompt"):
         tuned_examples.pictures(checks.validate(config))
 
 
@@ -290,7 +292,7 @@ def test_latents_of_other_pictures_are_refused(trained, tmp_path):
     encoded(config, tmp_path / "run")
     folder = pictures(tmp_path / "pictures", 6)
     config.data.source.path = str(folder)
-    with pytest.raises(ConfigError, match=r"latents of other examples: the size of the dataset is 5 there, and 6 here"):
+    with pytest.raises(ConfigError, match="latents of other examples: the size of the dataset is 5 there, but 6 here"):
         encoded(config, tmp_path / "run")
     (folder / "0.png").unlink()
     with pytest.raises(ConfigError, match=r"latents of other examples: the version of the dataset is"):
@@ -313,7 +315,7 @@ def test_a_tuning_of_ones_own_is_named_and_trains(tmp_path, monkeypatch):
     config = config_of(tmp_path, {"name": "affine", "begin": 0.5})
     rows = "".join(f"{i}.png,{i / 4}\n" for i in range(5))
     (tmp_path / "pictures" / "metadata.csv").write_text(f"file_name,amount\n{rows}")
-    with pytest.raises(ConfigError, match=r"config\.tuning reads amount of each record.*has no entries"):
+    with pytest.raises(ConfigError, match=r"config\.tuning reads amount from each record.*has no entries"):
         begun(config, tmp_path)
     config.data.source["condition"] = ("amount",)
     _, made, state, batch = begun(config, tmp_path)
@@ -325,7 +327,9 @@ def test_a_tuning_of_ones_own_is_named_and_trains(tmp_path, monkeypatch):
     shutil.copytree(tmp_path / "captions", tmp_path / "mirrored" / "captions")
     encoded(mirrored, tmp_path / "mirrored")
     config.data.latents.dir = str(tmp_path / "mirrored" / "latents")
-    with pytest.raises(ConfigError, match=r"latents\.dir = .* of mirrored pictures too, and none of .*, amount"):
+    with pytest.raises(
+        ConfigError, match=r"latents\.dir = .* also holds latents of mirrored pictures, but not their mirrored amount"
+    ):
         encoded(config, tmp_path)
     config.data.latents.dir = ""
     config.objective = SLIDER
@@ -372,7 +376,7 @@ def test_every_pipeline_is_tuned(pipeline, tuning, tmp_path):
     prompt = "a photo of <new>" if tuning == "textual_inversion" else "a cat"
     config = config_of(tmp_path, entry, pipeline, **{"data.text.prompt": prompt})
     if pipeline == "alpha" and tuning != "full":
-        with pytest.raises(ConfigError, match="no text encoder of CLIP"):
+        with pytest.raises(ConfigError, match="a text encoder of CLIP, and this model has none"):
             checks.validate(config)
         return
     assert train.run(config, tmp_path / "run") == 0

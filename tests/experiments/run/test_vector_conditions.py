@@ -122,7 +122,7 @@ def test_a_file_has_an_entry_for_each(tmp_path):
         ({"condition": ()}, {"objective.wrappers": (), "sample.guidance.scale": 1.0},
          r"config\.model\.vector_width = 3, .* has no condition that is a vector\. Valid: 0"),
         ({"condition": ()}, {"model.vector_width": 0}, "guidance needs a null class"),
-        ({"condition": ()}, {"model.vector_width": 0, "sample.guidance.scale": 1.0}, "there is no condition to drop"),
+        ({"condition": ()}, {"model.vector_width": 0, "sample.guidance.scale": 1.0}, "dropout needs a condition"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_the_data_is_refused(tmp_path, source, changes, words):
@@ -174,7 +174,7 @@ def test_an_augmentation_of_ones_own_says_whether_it_moves_the_mask():
     def darker(rng, image):
         return image // 2
 
-    with pytest.raises(ValueError, match=r"the augmentation .*darker does not say whether it moves that too"):
+    with pytest.raises(ValueError, match=r"the augmentation .*darker does not say whether it moves the condition too"):
         batch_of(darker)
     darker.moves = False
     batch = batch_of(darker)

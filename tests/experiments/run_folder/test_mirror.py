@@ -165,7 +165,7 @@ def test_an_earlier_holder_changes_nothing_and_is_asked_to_end(places, monkeypat
     earlier._copy_again()
     earlier._copy_again()
     assert signals == [mirrors.signal.SIGTERM]
-    assert "in " + str(earlier.folder) + " alone" in capsys.readouterr().err
+    assert "is only in " + str(earlier.folder) in capsys.readouterr().err
     with pytest.raises(snapshots.Fenced):
         earlier._end()
     assert places.stored() == before
@@ -455,5 +455,5 @@ def test_an_address_without_a_run_says_so(places):
 
 @pytest.mark.parametrize("address", ["s3://bucket/../run", "gs://bucket/./run"])
 def test_an_address_with_dots_is_refused(address):
-    with pytest.raises(stores.StoreError, match="which a store does not know"):
+    with pytest.raises(stores.StoreError, match="which a store does not support"):
         stored_runs.local(address)

@@ -98,7 +98,7 @@ def test_processes_with_folders_of_their_own_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(workdir.jax, "process_count", lambda: 2)
     monkeypatch.setattr(workdir.jax, "process_index", lambda: 1)
     monkeypatch.setattr(workdir.agreement, "gather", lambda about, text: said[about])
-    with pytest.raises(workdir.WorkdirError, match=r"process 1 \(b:/runs\) has not seen .* 0 \(a:/runs\) wrote"):
+    with pytest.raises(workdir.WorkdirError, match=r"process 1 \(b:/runs\) did not see .* 0 \(a:/runs\) wrote"):
         workdir.require_shared(tmp_path, seconds=0.2)
     said["folder seen"][1] = '["b:/runs", true]'
     (tmp_path / ".shared").write_text("token")

@@ -119,7 +119,7 @@ def test_classes_have_numbers_and_words():
     np.testing.assert_array_equal(
         from_class_model.numbered(["goldfish", "4", "white shark"], 5, words, 4), [1, 4, 2, 1]
     )
-    with pytest.raises(ConfigError, match=r"'5' is no class of this model. Valid: 0 .. 4 of its 5 classes"):
+    with pytest.raises(ConfigError, match=r"'5' is not a class of this model\. Valid: 0 \.\. 4 of its 5 classes"):
         from_class_model.numbered(["5"], 5, {}, 1)
     with pytest.raises(ConfigError, match="none: it has no classes"):
         from_class_model.numbered(["0"], 0, {}, 1)

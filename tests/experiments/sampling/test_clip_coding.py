@@ -54,5 +54,5 @@ def test_a_run_on_pictures_needs_no_encoder(run):
 
 def test_an_autoencoder_that_trained_with_the_run_is_refused(run):
     run[0].companions = Companions(autoencoder="its own")
-    with pytest.raises(ConfigError, match="the run's autoencoder trained with it"):
+    with pytest.raises(ConfigError, match="the autoencoder of this run was trained together with"):
         clip_coding.build_coding(run[0])

@@ -51,5 +51,5 @@ def test_what_the_sampler_does_not_do_is_refused():
         with pytest.raises(Refusal, match="must be below sigma_max"):
             class_models._consistency(PUBLISHED | {"sigma_min": low, "sigma_max": high})
     for part, entry in (("schedule", {"name": "vp"}), ("parameterization", {"clock": {"name": "steps", "T": 40}})):
-        with pytest.raises(ConfigError, match="is of no scheduler"):
+        with pytest.raises(ConfigError, match="is supported by no scheduler"):
             class_model_folders._of_consistency(settings(PUBLISHED) | {part: entry}, True)

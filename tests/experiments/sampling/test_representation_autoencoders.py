@@ -110,13 +110,13 @@ def test_an_encoder_that_is_in_no_file_or_another_is_refused(run, monkeypatch):
     encoder, weights, _ = run
     digest = encoder_features.digest({"params/w": weights["w"]})
     representation_autoencoders.build_autoencoder("decoder", None, CONFIG, digest)
-    with pytest.raises(ConfigError, match="holds another encoder than the run was trained with"):
+    with pytest.raises(ConfigError, match="holds another encoder than the one that the run was trained with"):
         representation_autoencoders.build_autoencoder("decoder", None, CONFIG, "0" * 64)
     weights["v"] = jnp.zeros(2)
     with pytest.raises(ConfigError, match=r"config\.encoder\.path = 'E' holds another encoder: .*v"):
         representation_autoencoders.build_autoencoder("decoder", None, CONFIG)
     encoder.path = ""
-    with pytest.raises(ConfigError, match="has initial weights, which no file keeps"):
+    with pytest.raises(ConfigError, match="has initial weights, which are in no file"):
         representation_autoencoders.build_autoencoder("decoder", None, CONFIG)
     encoder.path = "E"
 

@@ -49,7 +49,7 @@ def test_the_samples_are_of_the_chosen_weights(run, how, params, step, about):
 def test_a_recipe_without_a_shape_is_refused(run):
     recipe, folder = run
     recipe.examples = Examples()
-    with pytest.raises(ConfigError, match="the recipe has no shape"):
+    with pytest.raises(ConfigError, match="the recipe does not know the shape"):
         run_samples.sample(recipe, folder)
 
 
@@ -82,11 +82,11 @@ def test_a_watermark_is_refused_where_samples_cannot_carry_it():
         check(mark, recipe)
     check(pictures, recipe_of(latents=True, shape=(2, 2, 4)))  # the decoder decides how large they are
     for mark, recipe, message in (
-        (pictures, recipe_of(pictures=False), "is for pictures, and this run makes none"),
+        (pictures, recipe_of(pictures=False), "is for pictures, but this run makes none"),
         (pictures, recipe_of(shape=(4, 4, 3)), "--watermark: spread_spectrum"),
         (noise, recipe_of(draws=1), "--watermark: .* the sampler adds noise of its own"),
         (noise, recipe_of(renoise=(False, True)), "the sampler adds noise of its own"),
-        (noise, recipe_of(shape=(2, 2, 1)), "--watermark: gaussian_shading: bits = 8 do not fit"),
+        (noise, recipe_of(shape=(2, 2, 1)), "--watermark: gaussian_shading: bits = 8 exceeds"),
     ):
         with pytest.raises(ConfigError, match=message):
             check(mark, recipe)

@@ -29,13 +29,13 @@ def test_leaves_of_a_pytree_are_packed_side_by_side_in_their_order(tmp_path):
 @pytest.mark.parametrize(
     "arrays, message",
     [
-        (None, "samples.npz is not there"),
-        ({"labels": np.zeros(2, int)}, r"lacks images; it holds \['labels'\]"),
-        ({"images": IMAGES}, r"lacks labels; it holds \['images'\]"),
-        ({"images/a": IMAGES}, r"lacks labels; it holds \['images/a'\]"),
-        ({"seeds": IMAGES}, r"lacks images, labels; it holds \['seeds'\]"),
-        ({"images": IMAGES, "labels": np.zeros(2)}, "labels are float64, not integers"),
-        ({"images": IMAGES, "labels": np.zeros(2, bool)}, "labels are bool, not integers"),
+        (None, "samples.npz does not exist"),
+        ({"labels": np.zeros(2, int)}, r"lacks images; it holds only \['labels'\]"),
+        ({"images": IMAGES}, r"lacks labels; it holds only \['images'\]"),
+        ({"images/a": IMAGES}, r"lacks labels; it holds only \['images/a'\]"),
+        ({"seeds": IMAGES}, r"lacks images, labels; it holds only \['seeds'\]"),
+        ({"images": IMAGES, "labels": np.zeros(2)}, "labels are float64. Valid: integers"),
+        ({"images": IMAGES, "labels": np.zeros(2, bool)}, "labels are bool. Valid: integers"),
     ],
 )
 def test_what_is_missing_is_said_with_the_command_that_makes_it(tmp_path, arrays, message):
@@ -71,15 +71,15 @@ def test_two_samples_of_all_classes_are_enough():
 @pytest.mark.parametrize(
     "images, labels, classes, message",
     [
-        (IMAGES.astype(np.float32), [0, 1], 2, "images are float32, not uint8"),
-        (IMAGES[0], [0, 1], 2, r"images have shape \[2, 2, 3\], not \[N, 2, 2, 3\]"),
-        (IMAGES[..., :1], [0, 1], 2, r"images have shape \[2, 2, 2, 1\], not \[N, 2, 2, 3\]"),
+        (IMAGES.astype(np.float32), [0, 1], 2, r"images of type float32\. Valid: uint8"),
+        (IMAGES[0], [0, 1], 2, r"images of shape \[2, 2, 3\]\. Valid: \[N, 2, 2, 3"),
+        (IMAGES[..., :1], [0, 1], 2, r"images of shape \[2, 2, 2, 1\]\. Valid: \[N, 2, 2, 3"),
         (IMAGES, [0, 1, 1], 2, r"2 images, but labels of shape \[3\]"),
-        (IMAGES[:1], [0], 1, "there are 1; a distance needs at least 2"),
-        (IMAGES, [0, 2], 2, r"labels \[2\] are no classes of the dataset; valid: 0 to 1"),
-        (IMAGES, [0, -1], 2, r"labels \[-1\] are no classes"),
-        (np.concatenate([IMAGES, IMAGES]), [0, 2, 2, 0], 3, r"no sample of classes \[1\]"),
-        (IMAGES, [0, 0], 10, r"no sample of classes \[1\]"),
+        (IMAGES[:1], [0], 1, "there are only 1 samples, but a distance needs at least 2"),
+        (IMAGES, [0, 2], 2, r"labels \[2\], which are not classes of the dataset\. Valid: 0 to 1"),
+        (IMAGES, [0, -1], 2, r"labels \[-1\], which are not classes"),
+        (np.concatenate([IMAGES, IMAGES]), [0, 2, 2, 0], 3, r"the samples have none of the classes \[1"),
+        (IMAGES, [0, 0], 10, r"the samples have none of the classes \[1"),
     ],
 )
 def test_samples_that_cannot_be_compared_are_refused(images, labels, classes, message):

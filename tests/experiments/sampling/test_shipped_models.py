@@ -91,7 +91,7 @@ def test_other_files_of_a_model_of_prompts_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(class_folders, "SHIPPED", {"shapes": "0" * 64})
     (tmp_path / "shapes").mkdir()
     (tmp_path / "shapes" / "model_index.json").write_text("{}")
-    with pytest.raises(Refusal, match=r"shapes has the SHA-256 .*, and the model 'shapes' has 0000"):
+    with pytest.raises(Refusal, match=r"shapes has the SHA-256 .*, but the model 'shapes' has 0000"):
         shipped_models.folder_of_prompts("shapes")
     assert shipped_models.folder_of_prompts(tmp_path / "other") == tmp_path / "other"
 
@@ -114,5 +114,5 @@ def test_another_file_is_refused(tmp_path, monkeypatch):
     content[-1] ^= 1
     file.write_bytes(content)
     monkeypatch.setattr(class_folders, "WEIGHTS", tmp_path)
-    with pytest.raises(Refusal, match=r"model.safetensors has the SHA-256 .*, and the model 'digits' has"):
+    with pytest.raises(Refusal, match=r"model\.safetensors has the SHA-256 .*, but the model 'digits' has"):
         class_models.load("digits")

@@ -119,7 +119,7 @@ def test_marked_pictures_are_those_of_the_same_seeds(monkeypatch):
 
 @pytest.mark.parametrize("field, value", [("makes_pictures", False), ("makes_bytes", False), ("on_latents", True)])
 def test_runs_on_other_data_are_refused(field, value):
-    with pytest.raises(ConfigError, match="--workdir=run: watermarks are measured on runs on pictures"):
+    with pytest.raises(ConfigError, match="--workdir=run: watermarks can only be measured on runs on pictures"):
         watermarked.build_run_maker(trained(**{field: value}), "run")
 
 
@@ -153,7 +153,7 @@ def test_a_mark_in_noise_needs_no_pictures_and_one_in_pictures_does():
             run_samples._check_watermark(mark, run_of(pictures=False))
             assert mark.shapes == [(1, *SHAPE)]
             continue
-        with pytest.raises(ConfigError, match="a mark is for pictures, and this run makes none"):
+        with pytest.raises(ConfigError, match="a mark is for pictures, but this run makes none"):
             run_samples._check_watermark(mark, run_of(pictures=False))
     run_samples._check_watermark(Mark(carrier="pictures"), run_of())
 

@@ -95,10 +95,10 @@ def test_an_edit_borrows_from_its_source_and_guidance_from_no_class(edited, laye
 
 @pytest.mark.parametrize(
     "settings, message",
-    [({"borrows": False}, "config.model.name = 'made' has no layers that borrow"),
-     ({"by_class": False}, "or no classes"),
-     ({"conditions": "both"}, "examples side by side take classifier_free alone"),
-     ({"guides": ("one",)}, "examples side by side take classifier_free alone"),
+    [({"borrows": False}, r"config\.model\.name = 'made' has no layers that can use the attention maps of another"),
+     ({"by_class": False}, r"classes\. Valid: one"),
+     ({"conditions": "both"}, "examples side by side support only classifier_free"),
+     ({"guides": ("one",)}, "examples side by side support only classifier_free"),
      ({"layers": (3, 4, 5)}, r"layers = \(3, 4, 5\) has 4\. Valid: 0 \.\. 3\."),
      ({"layers": (-1,)}, r"layers = \(-1,\) has -1\.")],
 )  # fmt: skip

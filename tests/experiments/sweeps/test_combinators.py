@@ -58,7 +58,7 @@ def test_zip_pairs_runs_and_is_associative():
     "make, words",
     [
         (lambda: product(each("a", (1, 2)), []), "factor 2 of 2 is empty"),
-        (lambda: each("a", ()), "nothing to try"),
+        (lambda: each("a", ()), "has no values"),
         (lambda: together(each("a", (1, 2)), each("b", (1,))), "lists of 2, 1 runs"),
         (lambda: together(), "no runs"),
         (lambda: sample(0, 0, {"a": distributions.uniform(0, 1)}), "n = 0"),

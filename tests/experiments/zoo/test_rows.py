@@ -86,7 +86,7 @@ def test_a_row_of_ones_own():
     published_rows.add(row)
     try:
         assert published_rows.find("mine") is row
-        with pytest.raises(ConfigError, match="there is a row 'mine' already"):
+        with pytest.raises(ConfigError, match="there is already a row 'mine'"):
             published_rows.add(row)
     finally:
         del published_rows.ROWS["mine"]
@@ -150,7 +150,9 @@ def test_of_several_averages_the_rows_is_read(tmp_path, monkeypatch):
         ((name, module, params),) = convert.networks(state, prefix=prefix)
         assert name == ""
         np.testing.assert_allclose(params["final"]["bias"], bias + added, rtol=1e-6)
-    with pytest.raises(interchange.Mismatch, match=r"no tensor's name begins with .*, but with ema_params, params"):
+    with pytest.raises(
+        interchange.Mismatch, match=r"no tensor has a name that begins with .* The names begin with ema_params, params"
+    ):
         list(convert.networks(state, prefix="ema_params.7."))
     assert "--prefix=ema_params.1000.net." in row.convert()
     interchange.save(tmp_path / "converted", module, params)

@@ -54,7 +54,7 @@ def test_a_file_is_a_grid():
     for cell, (top, left) in zip(dpg_bench.cells(numbered, 4), ((0, 0), (0, 2), (2, 0), (2, 2))):
         np.testing.assert_array_equal(cell, numbered[top : top + 2, left : left + 2])
     assert len(dpg_bench.cells(grid, 2)) == 2 and dpg_bench.cells(grid, 1)[0] is grid
-    with pytest.raises(ValueError, match=r"two by two squares, and this has \[3, 4\]"):
+    with pytest.raises(ValueError, match=r"two by two squares; this picture has the shape \[3, 4"):
         dpg_bench.cells(grid[:3], 4)
 
 
@@ -63,7 +63,7 @@ def test_a_file_is_a_grid():
     [("item_id,text\na,b\n", "has no column proposition_id"),
      (f"{HEAD}\na,b,,1,0,,,x (y),\n", "line 2: the prompt 'a' has a line without a question"),
      (f"{HEAD}\na,b,,one,0,,,x (y),Is it?\n", "proposition_id = 'one'"),
-     (f"{HEAD}\na,b,,1,2,,,x (y),Is it?\n", "question 1 of 'a' depends on 2, which is not there"),
+     (f"{HEAD}\na,b,,1,2,,,x (y),Is it?\n", "question 1 of 'a' depends on question 2, which does not"),
      (f"{HEAD}\na,b,,1,0,,,x (y),Is it?\na,b,,1,0,,,x (y),Is it?\n", "the question 1 twice"), (HEAD, "no prompts")],
 )  # fmt: skip
 def test_prompts_without_their_answers_are_refused(tmp_path, text, message):

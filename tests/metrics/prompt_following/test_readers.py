@@ -20,7 +20,7 @@ CAT = Detection("cat", 0.5, (0.0, 0, 2, 2), np.zeros((4, 5), bool))
      [[CAT._replace(mask=np.zeros((4, 5)))]], [[CAT._replace(label=3)]], [[CAT._replace(score=math.nan)]]],
 )  # fmt: skip
 def test_a_detector_that_returns_another_form(answer):
-    with pytest.raises(ReaderError, match=r"the detector answers .*not with a list for each picture, of Detections"):
+    with pytest.raises(ReaderError, match=r"the detector returned .*Valid: a list for each picture, of Detections"):
         readers.detected(lambda pictures: answer, [PICTURE])
     surest = [CAT, CAT._replace(score=np.float32(0.75), box=np.float32([0, 0, 2, 2]))]
     (found,) = readers.detected(lambda pictures: [surest], [PICTURE])
@@ -44,7 +44,7 @@ def test_a_detector_that_returns_another_form(answer):
     ],
 )
 def test_an_answerer_that_returns_another_form(answer):
-    with pytest.raises(ReaderError, match=r"the answerer answers .*not with for each question a table \{answer"):
+    with pytest.raises(ReaderError, match=r"the answerer returned .*Valid: for each question a table \{answer"):
         readers.answered(lambda pictures, questions: answer, [PICTURE], ["is it?"])
     ends = {"yes": 0.0, "no": 1}
     assert readers.answered(lambda pictures, questions: [ends], [PICTURE], ["is it?"]) == [ends]
@@ -53,7 +53,7 @@ def test_an_answerer_that_returns_another_form(answer):
 def test_an_embedder_and_a_grammar_that_return_another_form():
     rows = lambda value: Embedder(lambda _: value, lambda _: value)
     for value in (np.zeros((1, 3)), np.ones((2, 3)), np.ones(3), np.full((1, 3), np.inf), np.ones((1, 3), int)):
-        with pytest.raises(ReaderError, match="the embedder answers"):
+        with pytest.raises(ReaderError, match="the embedder returned"):
             readers.embedded_texts(rows(value), ["a"])
     found = readers.embedded_pictures(rows(np.array([[3.0, 4.0]], np.float32)), [PICTURE])
     np.testing.assert_allclose(found, [[0.6, 0.8]], rtol=1e-7)
@@ -61,7 +61,7 @@ def test_an_embedder_and_a_grammar_that_return_another_form():
     assert readers.parsed(lambda text: right, "a red cat") is right
     three, one = Parse((("cat", "NOUN", "cat"),), ()), Parse((("cat",),), ())
     for value in ("a cat", Parse(("cat",), ()), Parse((("cat", "NOUN"),), (1,)), three, one):
-        with pytest.raises(ReaderError, match=r"the grammar answers with .*not with a Parse"):
+        with pytest.raises(ReaderError, match=r"the grammar returned .*Valid: a Parse"):
             readers.parsed(lambda text, value=value: value, "a cat")
 
 
@@ -90,7 +90,7 @@ def test_the_nearness_of_pixels_has_a_number_for_each():
         [maps[0], np.ones((2, 3), bool)],
         [maps[0][None]] * 2,
     ):
-        with pytest.raises(ReaderError, match="the depth answers with"):
+        with pytest.raises(ReaderError, match=r"the depth estimator returned .* \[.*, .*\]"):
             readers.depths(lambda pictures, wrong=wrong: wrong, pictures)
 
 

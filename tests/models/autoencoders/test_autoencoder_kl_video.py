@@ -136,7 +136,7 @@ def test_halving_begins_as_a_mean_and_doubling_as_a_repetition():
 def test_bad_fields_and_videos_are_refused():
     for options, message in (
         ({"widths": ()}, "at least one level"),
-        ({"widths": (4, 3, 6)}, "half of a width comes out"),
+        ({"widths": (4, 3, 6)}, "half of the channels leave where the sides double"),
         ({"temporal": (True,)}, r"for each of the 2 halvings"),
         ({"dtype": "float16"}, "dtype='float16'"),
         ({"attention": "flash"}, "attention='flash'"),

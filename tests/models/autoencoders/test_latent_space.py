@@ -58,8 +58,8 @@ def test_the_estimate_is_that_of_the_whole_stream(per_channel):
 
 def test_streams_without_a_scale_are_refused():
     for stream, message in (
-        ([], "it was empty"),
-        ([np.ones((2, 2, 2, 1))], "must be finite and vary"),
+        ([], "the stream was empty"),
+        ([np.ones((2, 2, 2, 1))], "must be finite and positive"),
         ([np.array([[[[np.nan], [1.0]]]])], "must be finite"),
     ):
         with pytest.raises(ValueError, match=message):

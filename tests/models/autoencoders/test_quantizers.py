@@ -202,5 +202,5 @@ def test_refusals():
         restart_dead(codebook_init(jnp.zeros((2, 2))), jnp.zeros((3, 2)), jax.random.key(0), threshold=0)
     with pytest.raises(ValueError, match="at least 2 for each number"):
         FiniteScalar((8, 1))
-    with pytest.raises(ValueError, match="3 numbers a vector, and there are levels for 2"):
+    with pytest.raises(ValueError, match=r"each vector of z \(4, 3\) has 3 numbers, but there are levels for 2"):
         FiniteScalar((8, 5)).quantize(jnp.zeros((4, 3)))

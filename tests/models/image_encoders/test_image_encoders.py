@@ -90,8 +90,8 @@ def test_interpolation_is_pytorchs():
 @pytest.mark.parametrize(
     ("images", "words"),
     [
-        (jnp.zeros((1, 28, 30, 3)), "7 divides"),
-        (jnp.zeros((1, 28, 28, 1)), "7 divides"),
+        (jnp.zeros((1, 28, 30, 3)), "multiples of 7"),
+        (jnp.zeros((1, 28, 28, 1)), "multiples of 7"),
         (jnp.zeros((1, 28, 28, 3), jnp.uint8), "uint8"),
     ],
 )
@@ -137,7 +137,7 @@ def test_convnext_by_the_names_of_timm_and_torchvision(tmp_path):
             jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, np.float32(b)), again, params)
     with pytest.raises(ValueError, match="version=3 must be 1 or 2"):
         convnext.ConvNeXt(version=3)
-    with pytest.raises(ValueError, match="as many of both"):
+    with pytest.raises(ValueError, match="both have one positive number for each stage"):
         convnext.ConvNeXt((8, 12), (1,))
 
 

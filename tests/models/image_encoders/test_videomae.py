@@ -45,7 +45,7 @@ def test_the_authors_names_hold_the_same_network(tmp_path):
 
 
 def test_codes_of_a_hostile_width_are_refused_before_they_are_made():
-    with pytest.raises(ValueError, match=r"12 tokens of width 1,000,000 are 12,000,000 numbers. Valid: at most"):
+    with pytest.raises(ValueError, match=r"12 tokens of width 1,000,000 have 12,000,000 numbers\. Valid: at most"):
         videomae._positions(12, 10**6)
     assert videomae._positions(2048, 1408).shape == (2048, 1408)  # the largest published
 

@@ -118,7 +118,7 @@ def test_numbers_of_eight_bits_are_read_exactly(tmp_path, dtype):
 def test_a_type_that_is_not_read_is_refused(tmp_path):
     header = json.dumps({"x": {"dtype": "F8_E8M0", "shape": [2], "data_offsets": [0, 2]}}).encode()
     (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"12")
-    with pytest.raises(limits.Refused, match="x is stored as F8_E8M0, which is not read; save it as float32"):
+    with pytest.raises(limits.Refused, match="stored as F8_E8M0, which is not supported; save it as float32"):
         tensor_files.open_tensors(tmp_path / "x.safetensors").read("x")
 
 
@@ -210,7 +210,7 @@ def test_a_file_cut_short_is_refused_when_it_is_opened_and_later(tmp_path):
     with pytest.raises(limits.Refused, match=f"{FILE} is not a whole safetensors file"):
         tensor_files.open_tensors(path)
     last = max(found.readers, key=lambda name: found.readers[name].__self__.begin)
-    with pytest.raises(limits.Refused, match=f"{FILE} ends within {last}: it was cut short"):
+    with pytest.raises(limits.Refused, match=f"{FILE} is truncated: it ends within {last}"):
         found.read(last)
 
 
@@ -232,12 +232,14 @@ def test_broken_shards_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="names 2 files; missing: diffusion_pytorch_model-00002-of-00002"):
         interchange.load(place)
     twice = {**second, "layers.0.bias": first["layers.0.bias"]}
-    with pytest.raises(limits.Refused, match=r"layers\.0\.bias is in two shards, .*00001.*00002"):
+    with pytest.raises(limits.Refused, match=r"layers\.0\.bias is stored twice, in the shards .*00001.*00002"):
         interchange.load(shard(tmp_path / "twice", [first, twice]))
     file = "diffusion_pytorch_model-00001-of-00002.safetensors"
-    with pytest.raises(limits.Refused, match=r"lists lost\.weight in .*00001.*; it is not there"):
+    with pytest.raises(limits.Refused, match=r"places lost\.weight in .*00001.*, which does not contain it"):
         interchange.load(shard(tmp_path / "lost", [first, second], {"lost.weight": file}))
-    with pytest.raises(limits.Refused, match=r"leads to '\.\./elsewhere\.safetensors'"):
+    with pytest.raises(
+        limits.Refused, match=r"names the file '\.\./elsewhere\.safetensors', which does not lie beside it"
+    ):
         interchange.load(shard(tmp_path / "outside", [first, second], {"x": "../elsewhere.safetensors"}))
     (place / "diffusion_pytorch_model.safetensors.index.json").write_text("[]")
     with pytest.raises(limits.Refused, match="is not an index of safetensors files"):
@@ -273,7 +275,7 @@ def test_copies_and_computed_tensors_are_checked(tmp_path):
     tensors = toy.tensors()
     with pytest.raises(interchange.Mismatch, match=r"again\.bias and layers\.0\.bias differ"):
         interchange.load(folder(tmp_path / "copy", {**tensors, "again.bias": tensors["again.bias"] + 1}))
-    with pytest.raises(interchange.Mismatch, match="table is not the table that ToyModel computes"):
+    with pytest.raises(interchange.Mismatch, match=r"table/.*from the table that ToyModel computes"):
         interchange.load(folder(tmp_path / "table", {**tensors, "table": tensors["table"] + 0.1}))
 
 
@@ -351,7 +353,7 @@ def test_a_class_that_was_divided_is_what_its_norm_says(monkeypatch, tmp_path, n
 def test_a_config_may_be_passed_as_an_argument(tmp_path):
     place = folder(tmp_path)
     (place / "config.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"config\.json: there is no such file; it describes the weights"):
+    with pytest.raises(FileNotFoundError, match=r"config\.json does.*it describes the weights beside"):
         interchange.load(place)
     check(interchange.load(place, config=CONFIG)[1])
     check(interchange.load(place, "ToyModel", config={"width": 3})[1])
@@ -393,7 +395,9 @@ def test_nothing_is_unpickled(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"but config\.json, diffusion_pytorch_model\.bin.*Pickled"):
         interchange.load(tmp_path / "pickled")
     (tmp_path / "one.ckpt").write_bytes(b"\x80\x04N.")
-    with pytest.raises(limits.Refused, match=r"one\.ckpt: is damaged, or no file of PyTorch|not a file of PyTorch"):
+    with pytest.raises(
+        limits.Refused, match=r"one\.ckpt: is damaged, or is not a PyTorch file|it is not a PyTorch file"
+    ):
         interchange.load(tmp_path / "one.ckpt")
     with pytest.raises(FileNotFoundError, match=r"nothing: there is no such file or folder"):
         interchange.load(tmp_path / "nothing")
@@ -435,7 +439,7 @@ def test_what_no_family_describes_is_not_written(tmp_path):
     _, params = interchange.load(folder(tmp_path / "theirs"))
     with pytest.raises(interchange.Refusal, match="trained = False cannot be written to it"):
         interchange.save(tmp_path / "ours", toy.Toy(3, trained=False), params)
-    with pytest.raises(ValueError, match=r"no family describes a Dense; valid ones are .*Toy"):
+    with pytest.raises(ValueError, match=r"no family describes a Dense\. Valid: DiT, Toy"):
         interchange.save(tmp_path / "ours", folders.nn.Dense(3), params)
     with pytest.raises(ValueError, match="dtype='float64' is not known"):
         interchange.save(tmp_path / "ours", toy.Toy(3), params, dtype="float64")
@@ -478,9 +482,11 @@ def test_a_dit_is_written_for_the_library_that_fits_its_clock():
     paper = DiT(2, 32, 1, 2, 3, shape=(8, 8, 4))
     assert families.family_of(paper).name == "DiT"
     assert families.family_of(paper.clone(frequency_shift=1)).name == "DiTTransformer2DModel"
-    with pytest.raises(interchange.Refusal, match="own_embeddings = True cannot be written to it"):
+    with pytest.raises(interchange.Refusal, match="own_embeddings = True cannot be written in this format"):
         interchange.FAMILIES["DiT"].describe(paper.clone(own_embeddings=True))
-    with pytest.raises(interchange.Refusal, match=r"positions = 'rope' cannot be written to it; only 'sincos' can"):
+    with pytest.raises(
+        interchange.Refusal, match=r"positions = 'rope' cannot be written in this format\. Valid: 'sincos'"
+    ):
         families.family_of(paper.clone(positions="rope"))
 
 

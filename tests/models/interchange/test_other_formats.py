@@ -43,7 +43,7 @@ def test_a_sit_of_repa_is_read_without_its_projectors(sit, tmp_path, layout):
     assert ("decoder_blocks.0.attn.qkv.weight" in tensors) == (layout == "legacy")
     projectors = {f"projectors.0.{i}.{kind}": np.ones(1, np.float32) for i in (0, 2, 4) for kind in ("weight", "bias")}
     save_file(tensors | projectors, tmp_path / "repa.safetensors")
-    with pytest.warns(UserWarning, match=r"repa\.safetensors: 6 tensors are left out: the projectors of rep"):
+    with pytest.warns(UserWarning, match=r"repa\.safetensors: 6 tensors are not read: the projectors of rep"):
         module, params = interchange.load(tmp_path / "repa.safetensors", "DiT", config=CONFIG)
     assert module == SIT
     jax.tree.map(np.testing.assert_array_equal, params, sit)

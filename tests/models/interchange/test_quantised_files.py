@@ -126,7 +126,7 @@ def test_kernels_in_q8_0_stay_so_in_memory(flux):
         expected,
         is_leaf=is_quantised,
     )
-    with pytest.raises(ValueError, match="quantised already"):
+    with pytest.raises(ValueError, match="are already quantised"):
         quantised(params, "int8")
 
 
@@ -163,37 +163,41 @@ def test_layers_in_8_bits_are_multiplied_with_their_scales(tmp_path, known, scal
 
 def test_what_is_not_read_of_quantised_files_is_said(tmp_path, known, monkeypatch):
     save_file(fp8([1.0, 2.0]), tmp_path / "two.safetensors")
-    with pytest.raises(
-        limits.Refused, match=r"layers\.0\.scale_weight has 2 numbers for .* one for each of its 3 outputs"
-    ):
+    with pytest.raises(limits.Refused, match=r"layers\.0\.scale_weight has 2 numbers for layers\.0\.weight"):
         interchange.load(tmp_path / "two.safetensors", "ToyModel", config={"width": 3})
     four = fp8(1.0, **{"layers.1.weight": np.zeros((3, 2), np.uint8), "layers.1.weight_scale": np.ones((), "f4")})
     save_file(four, tmp_path / "four.safetensors")
-    with pytest.raises(limits.Refused, match=r"layers\.1\.weight is stored in 4 bits with scales, which is not read"):
+    with pytest.raises(
+        limits.Refused, match=r"layers\.1\.weight is stored in 4 bits with scales, which is not supported"
+    ):
         tensor_files.open_tensors(tmp_path / "four.safetensors")
     for kind, said in ((np.int8, "I8"), (np.uint8, "U8")):
         bare = {"layers.0.weight": np.ones((3, 3), kind), "layers.0.bias": np.zeros(3, "f4")}
         save_file(bare, tmp_path / "bare.safetensors")
-        with pytest.raises(limits.Refused, match=rf"layers\.0\.weight is stored in whole numbers \({said}\) and no sc"):
+        with pytest.raises(
+            limits.Refused, match=rf"layers\.0\.weight is stored as integers \({said}\) without a scale"
+        ):
             tensor_files.open_tensors(tmp_path / "bare.safetensors")
     eight = gguf.GGMLQuantizationType.Q8_K
     path = write(tmp_path / "a.gguf", {"a": np.zeros((1, gguf.GGML_QUANT_SIZES[eight][1]), np.uint8)}, {"a": eight})
-    with pytest.raises(limits.Refused, match=r"a\.gguf: a is stored as Q8_K, which is not read; take the file in Q8_0"):
+    with pytest.raises(
+        limits.Refused, match=r"a\.gguf: a is stored as Q8_K, which is not supported; use the file in Q8_0"
+    ):
         tensor_files.open_tensors(path).read("a")
     content = path.read_bytes()
     for cut in (3, 20, 60, len(content) - 40):  # behind a block of 292 bytes are 28 of padding
         (tmp_path / "cut.gguf").write_bytes(content[:cut])
-        with pytest.raises(limits.Refused, match=r"cut\.gguf is not a whole GGUF file: "):
+        with pytest.raises(limits.Refused, match=r"cut\.gguf is not a complete GGUF file"):
             tensor_files.open_tensors(tmp_path / "cut.gguf")
     found = tensor_files.open_tensors(path)
     path.write_bytes(content[:-40])
-    with pytest.raises(limits.Refused, match=r"a\.gguf ends within a: it was cut short"):
+    with pytest.raises(limits.Refused, match=r"a\.gguf is truncated: it ends within a"):
         found.read("a")
     (tmp_path / "other.gguf").write_bytes(b"GGUX" + content[4:])
-    with pytest.raises(limits.Refused, match=r"other\.gguf is not a whole GGUF file: GGUF magic invalid"):
+    with pytest.raises(limits.Refused, match=r"other\.gguf is not a complete GGUF file: GGUF magic invalid"):
         tensor_files.open_tensors(tmp_path / "other.gguf")
     monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(limits.Refused, match=r"need the package gguf: pip install 'jax-diffusion\[gguf\]'"):
+    with pytest.raises(limits.Refused, match=r"the package gguf: pip install 'jax-diffusion\[gguf\]'"):
         tensor_files.open_tensors(path)
 
 
@@ -208,7 +212,7 @@ def test_a_length_beyond_the_end_of_a_gguf_file_is_not_counted_to(tmp_path):
     head = (5).to_bytes(4, "little") + (3).to_bytes(8, "little")
     assert content.count(head) == 1
     (tmp_path / "a.gguf").write_bytes(content.replace(head, head[:4] + (2**60).to_bytes(8, "little")))
-    with pytest.raises(limits.Refused, match=r"a\.gguf is not a whole GGUF file: .*it ends at \d+ bytes"):
+    with pytest.raises(limits.Refused, match=r"a\.gguf is not a complete GGUF file: .*it has \d+ bytes"):
         tensor_files.open_tensors(tmp_path / "a.gguf")
 
 
@@ -242,7 +246,7 @@ def test_an_encoder_by_the_names_of_llama_cpp_is_that_of_transformers(name, mlp,
 
 def test_a_language_model_by_the_names_of_llama_cpp_is_refused_by_name(tmp_path):
     path = write(tmp_path / "a.gguf", {"blk.0.attn_q.weight": np.zeros((2, 2), np.float32)})
-    with pytest.raises(limits.Refused, match=r"blk\.0\.attn_q\.weight is a tensor of a language model by llama\.cpp"):
+    with pytest.raises(limits.Refused, match=r"blk\.0\.attn_q\.weight is a tensor of a language model"):
         tensor_files.open_tensors(path)
 
 

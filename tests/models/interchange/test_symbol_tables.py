@@ -111,7 +111,7 @@ def test_what_is_written_is_read_again(tmp_path):
 
 def test_another_network_is_refused(tmp_path):
     save_file({"weight": np.zeros((2, 2), np.float32)}, tmp_path / "a.safetensors")
-    with pytest.raises(Mismatch, match=r"is no network of MDLM or SEDD: it has no matrix vocab_embed\.embedding"):
+    with pytest.raises(Mismatch, match=r"is not a network of MDLM or SEDD: it has no matrix vocab_embed\.embedding"):
         symbol_tables.load(tmp_path / "a.safetensors")
     state = weights() | {"extra.weight": np.zeros(3, np.float32)}
     save_file(state, tmp_path / "b.safetensors")

@@ -73,5 +73,5 @@ def test_label_embedding_has_a_null_row_and_no_other():
 
 @pytest.mark.parametrize("function", [sincos_positions, rope_angles])
 def test_sizes_that_4_does_not_divide(function):
-    with pytest.raises(ValueError, match="4 divides; got 6"):
+    with pytest.raises(ValueError, match="multiple of 4; got 6"):
         function(2, 2, 6)

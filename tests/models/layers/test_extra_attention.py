@@ -35,8 +35,8 @@ def test_image_prompts_add_up_and_a_weight_acts_at_its_queries():
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ([], "is a tuple of image prompts"),
-        (((),), "image prompt 0: this network has 2 layers that attend to it; got 0"),
+        ([], "the condition's 'extra' must be a tuple of image prompts"),
+        (((),), "image prompt 0: this network has 2 layers that attend to image prompts; got 0"),
         ((((np.zeros((1, 3, 4)),) * 2, (np.zeros((1, 3, 5)),) * 2),), r"prompt 0, layer 1: .*\(1, K, 4\)"),
         ((((np.zeros((1, 3, 4)), np.zeros((1, 2, 4))),) * 2,), "prompt 0, layer 0"),
         ((((np.zeros((1, 3, 4)), np.zeros((1, 3, 4)), np.zeros((1, 5))),) * 2,), r"\[B, N\] = \(1, 6\)"),

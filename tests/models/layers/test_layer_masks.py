@@ -215,7 +215,7 @@ def test_bad_masks_are_refused_by_name(network):
     for mask, message in [
         (
             {"skipp": CLOSED["skip"]},
-            r"'skipp'.*neither 'label' nor a layer mask; masks are 'skip', 'identity', 'borrow'",
+            r"'skipp', which is neither 'label' nor a layer mask\. Layer masks are 'skip', 'identity', 'borrow'",
         ),
         ({"skip": np.zeros(L, bool)}, r"'skip' has shape \(3,\).*\[B, L\] = \(2, 3\), bool"),
         ({"skip": np.zeros((B, L))}, r"'skip'.*float32"),

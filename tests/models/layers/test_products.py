@@ -27,5 +27,5 @@ def test_it_is_the_product_and_its_derivatives(shape, kernel, summed):
 
 
 def test_other_dimensions_are_refused():
-    with pytest.raises(ValueError, match="sums the last dimensions"):
+    with pytest.raises(ValueError, match="the last dimensions of x over the first of the kernel"):
         rows_first(jnp.ones((3, 4)), jnp.ones((3, 5)), (((0,), (0,)), ((), ())))

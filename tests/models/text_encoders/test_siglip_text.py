@@ -34,7 +34,7 @@ def test_fields_out_of_range_are_refused():
         with pytest.raises(ValueError, match=field):
             SigLIPText(**{**SMALL, field: value})
     vision = siglip.SigLIP(width=16, depth=1, heads=2, hidden=8, size=8, patch=4)
-    with pytest.raises(ValueError, match="texts have 12 features and images 16"):
+    with pytest.raises(ValueError, match="texts have 12 features but images have 16"):
         SigLIPTowers(SigLIPText(**SMALL), vision)
     with pytest.raises(interchange.Refusal, match=r"text_config.*hidden_act"):
         interchange.FAMILIES["SiglipModel"].build({"text_config": {"hidden_act": "relu"}})

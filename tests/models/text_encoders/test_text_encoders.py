@@ -168,7 +168,7 @@ def test_wrong_input_is_refused():
         (TEXT, (np.zeros((1, 7), np.int32),), {}, "7 tokens.*6 positions.*windows"),
         (TEXT, (np.zeros((1, 6), np.float32),), {}, "integer ids"),
         (TEXT, (IDS, np.ones((2, 5), bool)), {}, "the mask"),
-        (TEXT, (IDS,), {"skip": 2}, "skip=2: of 2 layers"),
+        (TEXT, (IDS,), {"skip": 2}, r"skip=2 must be in 0 \.\. 1, because the network has 2 layers"),
         (VISION, (images,), {}, r"\[B, 8, 8, C\]; got shape \(1, 9, 9, 3\)"),
         (ENCODER, (IDS[0],), {}, "integer ids"),
         (ENCODER, (IDS, np.ones((2, 5), bool)), {}, "the mask"),

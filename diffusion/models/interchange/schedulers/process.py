@@ -146,7 +146,7 @@ def read(
         Refusal: for what is not supported, or a prediction that contradicts the config.
     """
     if not isinstance(config, Mapping):
-        raise Refusal(f"a scheduler's config is a table of fields, not {limits.short(config)}.")
+        raise Refusal(f"a scheduler's config must be a table of fields; got {limits.short(config)}.")
     name = Fields("scheduler", config).take("_class_name", "")
     fields = Fields(name or "scheduler", config, tuple(WITHOUT_EFFECT), KINDS)
     T = fields.take("num_train_timesteps", 1000)
@@ -166,8 +166,8 @@ def read(
     if prediction not in ("", process.prediction):
         raise Refusal(
             f"{name}: prediction = {prediction!r} contradicts the config beside the checkpoint, which says "
-            f"{process.prediction!r}: the pictures would be noise. Leave it out, or correct the config's "
-            "prediction_type if that is wrong."
+            f"{process.prediction!r}; the pictures would be noise. Leave prediction out, or correct prediction_type "
+            "in the config if that is wrong."
         )
     fields.end()
     SOLVERS[process.sampler].make(process.fields, 2)  # refuses now what it would refuse later
@@ -202,7 +202,7 @@ def _tabulated(fields: Fields, name: str, T: int) -> Process:
             schedule = schedules.zero_terminal_snr(schedule)
             named = {"name": "zero_terminal_snr", "schedule": named}
     except ValueError as error:
-        raise Refusal(f"{name}: its betas are those of no process: {limits.reason(error)}") from error
+        raise Refusal(f"{name}: its betas define no valid process: {limits.reason(error)}") from error
     predicts = fields.only("prediction_type", "epsilon", "v_prediction", "sample")
     if fields.only("algorithm_type", "dpmsolver++", "sde-dpmsolver++", "deis") == "sde-dpmsolver++":
         sampler = "dpmpp_2m_sde"
@@ -219,7 +219,7 @@ def _tabulated(fields: Fields, name: str, T: int) -> Process:
         except ValueError as error:
             raise Refusal(f"{name}: {error}.") from error
     if sum(bool(options[level]) for level in LEVELS) > 1:
-        raise Refusal(f"{name}: more than one of {', '.join(LEVELS)} is set; choose one.")
+        raise Refusal(f"{name}: only one of {', '.join(LEVELS)} may be set.")
     parameterization = PREDICTIONS[predicts](parameterizations.steps(T))
     return Process(schedule, parameterization, predicts, sampler, T, options, named)
 
@@ -305,8 +305,8 @@ def _tabulated_flow(fields: Fields, T: int) -> Process:
     name = fields.take("_class_name")
     if name not in ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler", OURS):
         raise Refusal(
-            f"{name}: use_flow_sigmas = True is not supported for this class; it is for "
-            f"DPMSolverMultistepScheduler, UniPCMultistepScheduler and {OURS}."
+            f"{name}: use_flow_sigmas = True is not supported for this class. Supported: DPMSolverMultistepScheduler, "
+            f"UniPCMultistepScheduler and {OURS}."
         )
     predicts = fields.only("prediction_type", "flow_prediction", "sample")
     fields.only("algorithm_type", "dpmsolver++")

@@ -193,7 +193,7 @@ def spaced_indices(spacing: str, steps: int, T: int, offset: int, beyond: bool) 
         return np.linspace(0, T - 1, count)[::-1][:steps]
     indices = np.arange(count)[::-1][:steps] * (T // count) + offset
     if indices.max() >= T:
-        raise ValueError(f"{steps} steps with an offset of {offset} leave the {T} steps of the process")
+        raise ValueError(f"{steps} steps with an offset of {offset} go beyond the {T} steps of the process")
     return indices.astype(np.float64)
 
 
@@ -202,5 +202,5 @@ def lcm_indices(steps: int, original: int, T: int) -> np.ndarray:
     if not 1 <= original <= T:
         raise ValueError(f"original_inference_steps = {original!r} must be in 1 .. {T}, the steps of the process")
     if steps > original:
-        raise ValueError(f"steps = {steps} must be in 1 .. {original}, the steps that the model was distilled with")
+        raise ValueError(f"steps = {steps} must be in 1 .. {original}, the number of steps in the distillation")
     return (original - np.arange(steps) * original // steps) * (T // original) - 1
