@@ -39,7 +39,7 @@ RUNS = (  # (recipe and preset, card)
     ("imagenet256_dit:b4", "80gb"),
 )
 STATE_BYTES = 4 * 5 + 2  # a parameter: weight, two moments, average, gradient; its copy in the compute type
-HEADER = ("recipe", "card", "batch", "memory, about", "training, GFLOP an image", "least hours")
+HEADER = ("recipe", "card", "batch", "memory, about", "training, GFLOP per image", "least hours")
 
 
 class Network(NamedTuple):

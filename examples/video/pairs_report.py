@@ -64,7 +64,7 @@ SHARES = {
     "direction": "direction of what moves or hides as asked",
     "permanence": "what hides is hidden, and comes out where it should",
 }
-NUMBERS = {"speed": "outside of the speed that is asked, of the speed", "flicker": "change where nothing moves, of 255"}
+NUMBERS = {"speed": "outside of the requested speed, of the speed", "flicker": "change where nothing moves, of 255"}
 
 
 def example(split: str, row: int, frames: int = FRAMES) -> tuple[np.ndarray, Clip]:

@@ -31,7 +31,7 @@ NUMBERS = {
 }
 MOTION = {
     "line_error": "off the straight line, in pixels of 32",
-    "speed_error": "outside of the speed that is asked, of the speed",
+    "speed_error": "outside of the requested speed, of the speed",
     "bounce_unevenness": "unevenness of the steps of what bounces",
 }
 HOW_TO_READ = (
@@ -53,7 +53,7 @@ HOW_TO_READ = (
     "right; motion, direction and speed are what the model adds.\n"
     "- **Autoencoder**: of a model on latents, what is left of real clips behind it; a model can show no more.\n"
     "- **Four times the length**: 32 frames by windows that see the last half of those before, 4 frames of 8 (on "
-    "latents 5 of 9); the judge reads the last 8. Only what bounces or turns is asked."
+    "latents 5 of 9); the judge reads the last 8. Only what bounces or turns is requested."
 )
 
 Row = tuple[str, str, str]
@@ -69,7 +69,7 @@ def rows(found: Mapping[str, Any]) -> list[Row]:
         figures, real = found[part]["made"], found[part]["real"]
         for name, share in figures["asked"].items():
             beside = f"judge on real clips {real['asked'][name]['share']:.1%}"
-            what = {"attributes": "what is asked", "clips": "clips with all of it"}.get(name, name)
+            what = {"attributes": "what is requested", "clips": "clips with all of it"}.get(name, name)
             lines.append((f"{title}: {what}", report.percent(share), beside))
         for name, what in SHARES.items():
             lines.append((f"{title}: {what}", report.percent(figures[name]), f"real {real[name]['share']:.1%}"))
@@ -91,7 +91,7 @@ def rows(found: Mapping[str, Any]) -> list[Row]:
         coded = found["autoencoder"]
         clips = f"{coded['clips']} real clips, decoded of their latents"
         lines.append(("autoencoder: PSNR, dB", f"{coded['psnr']:.1f}", clips))
-        lines.append(("autoencoder: what is asked", report.percent(coded["asked"]["attributes"]), clips))
+        lines.append(("autoencoder: what is requested", report.percent(coded["asked"]["attributes"]), clips))
     if "distance" in found:
         distance = found["distance"]
         beside = f"floor {distance['floor']:.3g}; noise {distance['noise']:.3g}; {distance['clips']} clips"

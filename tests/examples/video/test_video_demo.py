@@ -209,7 +209,7 @@ def test_the_command_trains_on_latents_and_reports(tmp_path, monkeypatch):
     assert video_demo.run(config, folder, until="autoencoder") == 0 and not (folder / "latents").exists()
     assert video_demo.run(config, folder, number=4) == 0
     report = (folder / "report" / "report.md").read_text()
-    assert "autoencoder: PSNR, dB" in report and "four times the length: what is asked" in report
+    assert "autoencoder: PSNR, dB" in report and "four times the length: what is requested" in report
     run = trained_run.load(folder / "denoiser")
     assert run.shape == (5, 8, 8, 8) and clip_maker.context(run) == 5
     real, truth = clip_judge.real("test", range(2))
@@ -233,7 +233,7 @@ def test_the_command_trains_reports_and_goes_on(tmp_path, monkeypatch):
     assert video_demo.run(config, tmp_path / "run", number=4) == 0
     report = (tmp_path / "run" / "report" / "report.md").read_text()
     for title in video_report.PARTS.values():
-        assert f"{title}: what is asked" in report
+        assert f"{title}: what is requested" in report
     for part in video_report.PARTS:
         assert (tmp_path / "run" / "report" / f"{part}.gif").is_file()
     before = (tmp_path / "run" / "denoiser" / "metrics.jsonl").read_bytes()
