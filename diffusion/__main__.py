@@ -16,7 +16,7 @@ EXAMPLE = """\
 
 
 def main() -> int | None:
-    """Runs the command that the first word names, as `python -m` runs a module; lists the commands where none is named.
+    """Runs the command that the first word names, as `python -m` runs a module; without a word it lists the commands.
 
     Returns:
         The exit status, where no command was run.

@@ -203,7 +203,7 @@ def sdedit(
         denoise: any denoiser, guided or not.
         schedule: the process.
         images: `[B, ...]` to edit.
-        grid: `[N + 1]` decreasing times, of which those below t_0 are taken.
+        grid: `[N + 1]` decreasing times; only times below t_0 are used.
         t_0: starting time, above the grid's last time and at most the schedule's t_max.
         keys: `[B]` random keys.
         after_step: a hook after each step, as in `samplers.sample`.

@@ -42,8 +42,8 @@ def completing(
 
         prediction(x_t, t) = denoise([clips at given frames, x_t at the others], [clean, t]) at the others
 
-    Every sampler and every plan takes it. With the exact denoiser E[x_0 | x_t] for times of single frames, what is
-    sampled has the exact law under the condition of the given frames, unlike by replacement.
+    Every sampler and every plan takes it. With the exact denoiser E[x_0 | x_t] for times of single frames, the samples
+    have the exact distribution given the known frames, unlike samples by replacement.
 
     Facts:
         nfe: 1

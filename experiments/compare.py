@@ -116,7 +116,7 @@ def _config_of(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _sampling(folder: pathlib.Path) -> dict[str, Any]:
-    """The settings that samples.json says; {} where there is none."""
+    """The settings in samples.json; {} if there is no such file."""
     return (sample_files.read_record(folder) or {}).get("sample") or {}
 
 

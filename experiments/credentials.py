@@ -27,7 +27,7 @@ LONGEST = 4000  # characters of an entry of a request
 
 
 def described(path: str, root: str | None) -> str:
-    """What a signed picture says, in lines; what the signer wrote is in quotes, without control characters.
+    """The statements of a signed picture, in lines; the signer's own words are in quotes, without control characters.
 
     Raises:
         FileNotFoundError, ValueError: as `content_credentials.read`.

@@ -29,7 +29,7 @@ def package_of(folder: pathlib.Path) -> str:
     """The name of a project's Python package, from that of its folder: "my-paper" is my_paper.
 
     Raises:
-        InitError: if it is no name of a package, one of `TAKEN`, or that of a module which is installed.
+        InitError: if it is no name of a package, is one of `TAKEN`, or is the name of an installed module.
     """
     package = re.sub(r"[-. ]", "_", folder.absolute().name)
     if not package.isidentifier() or keyword.iskeyword(package):

@@ -225,7 +225,7 @@ def described(devices: int | None, machine: str) -> tuple[int, tuple[str, ...]]:
 
     Args:
         devices: number of devices on the command line; None for the devices that JAX finds here.
-        machine: the machine on the command line, "all" where none is named.
+        machine: the machine on the command line, "all" if no machine is named.
 
     Raises:
         ConfigError: if the number is not positive, or JAX finds no devices of the machine here.

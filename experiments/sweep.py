@@ -5,9 +5,9 @@
     diffusion sweep --workdir=runs/weightings --table --figures=fd_pixels,asked_class
 
 Each run has a folder DIR/NAME, whose name says what differs. Its commands (by default train, sample and evaluate) are
-ordinary ones, which --dry-run shows. If a run fails, the others go on; --retry=1 tries failed runs once more, also
-those of an earlier start. At Ctrl-C or SIGTERM the current runs save, and the sweep ends; the same command goes on with
-all of them. --table works while the sweep runs, and writes table.md, table.csv and runs.csv.
+ordinary ones, which --dry-run shows. If a run fails, the others continue; --retry=1 tries failed runs once more,
+including runs that failed at an earlier start. At Ctrl-C or SIGTERM the current runs save, and the sweep ends; the same
+command goes on with all of them. --table works while the sweep runs, and writes table.md, table.csv and runs.csv.
 
 On a cluster each task executes one run: --run=INDEX (diffusion launch slurm_array, or kubernetes_array). See
 docs/sweeps.md.

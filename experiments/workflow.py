@@ -5,7 +5,7 @@
 
 --file is a workflow in the format of ComfyUI's API, or as its page saves it. --model is the folder of its checkpoint
 with model_index.json (`diffusion convert` makes one of a single file), and --comfyui the folder of ComfyUI, in which
-models/loras, models/controlnet and input lie. The nodes are those of a checkpoint, texts, LoRA files, ControlNets, an
+models/loras, models/controlnet and input lie. There are nodes for a checkpoint, texts, LoRA files, ControlNets, an
 image, one KSampler and a saved picture. Another node, sampler or scheduler is refused by its name.
 
 --own_steps takes the steps of the model's own folder in place of the workflow's scheduler, which is read for Stable

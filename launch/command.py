@@ -1,4 +1,4 @@
-"""What the launchers do alike: read their options and the command after `--`, and hand a text over to a tool."""
+"""The common part of the launchers: they read their options and the command after `--`, and pass a text to a tool."""
 
 import argparse
 import pathlib
@@ -73,7 +73,7 @@ def parser(name: str, description: str, example: str, allow_abbrev: bool = False
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Splits a launcher's own arguments from the command after `--`; ends it with an error where there is none.
+    """Splits a launcher's own arguments from the command after `--`; without a command it ends with an error.
 
     Args:
         parser: the parser of the launcher's options; its epilog is an example.

@@ -87,7 +87,7 @@ def directive(text: str) -> str:
 
 
 def add_usual(parser: argparse.ArgumentParser, log: str, words: str) -> None:
-    """Adds the options that every sbatch file of ours has; `words` say what stands for what in the name of the log."""
+    """Adds the options that all our sbatch files have; `words` say what stands for what in the name of the log."""
     add = parser.add_argument
     add("--partition", type=name, metavar="NAME", help="partition, or several with commas between")
     add("--account", type=name, metavar="NAME", help="account to charge")

@@ -1,8 +1,8 @@
 r"""Writes the sbatch file of a sweep as a SLURM array, one task for each run, and submits it.
 
-Task i runs COMMAND with --run=i at its end, as diffusion sweep takes it. A task that saves at the time limit or
-before a preemption goes back into the queue, as those of diffusion launch slurm do; one that fails ends no other. To
-try the failed runs once more submit the same again: tasks whose run is done end at once.
+Task i runs COMMAND with --run=i at its end, as diffusion sweep takes it. A task that saves at the time limit or before
+a preemption goes back into the queue, as with diffusion launch slurm; a task that fails ends no other. To try the
+failed runs once more, submit the same array again: tasks whose run is done end at once.
 """
 
 import argparse

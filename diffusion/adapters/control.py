@@ -114,7 +114,7 @@ def t2i_adapter(base: Any, blocks: int = 2) -> Tuning:
         blocks: residual blocks of each level.
 
     Raises:
-        ValueError: for a denoiser that is no U-Net, or whose levels are none that the published kinds fit.
+        ValueError: for a denoiser that is no U-Net, or whose levels fit no published kind.
 
     Reference: Mou et al., "T2I-Adapter: Learning Adapters to Dig out More Controllable Ability for Text-to-Image
     Diffusion Models", 2023, section 3.3.

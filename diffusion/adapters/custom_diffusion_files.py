@@ -89,7 +89,7 @@ def load(tensors: Tensors, module: nn.Module) -> tuple[dict[str, Any], dict[str,
 
 
 def tensors_of(module: nn.Module, layers: Any) -> dict[str, np.ndarray] | None:
-    """The tensors of a file; None where the file cannot hold these layers: others than keys and values, or a part.
+    """The tensors of a file; None if it cannot hold these layers: layers other than keys and values, or parts.
 
     Args:
         module: the denoiser.

@@ -3,7 +3,7 @@
     W* = argmin_W  sum_i |W c_i - W0 d_i|^2 + preserve sum_j |W p_j - W0 p_j|^2 + keep |W - W0|^2
        = W0 (sum_i d_i c_i^T + S) (sum_i c_i c_i^T + S)^-1,    S = preserve sum_j p_j p_j^T + keep I
 
-c_i are embeddings of tokens of what is erased, d_i those of what stands in its place, p_j those of what stays.
+c_i are embeddings of tokens that are erased, d_i of the tokens that replace them, and p_j of tokens that stay.
 
 Reference: Gandikota et al. 2024, "Unified Concept Editing in Diffusion Models", eq. 7.
 """

@@ -44,7 +44,7 @@ def ip_adapter(
     With `prompt` the image prompt is another picture of the record, for example of the same subject elsewhere, so that
     the adapter does not learn to copy.
 
-    Values begin at zero, so that the first step is the base's to the bit. Where a run drops a caption it drops the
+    Values begin at zero, so that the first step is the base's to the bit. If a run drops a caption, it drops the
     picture too; an example without features takes the features of no picture, as sampling does.
 
     Args:

@@ -107,7 +107,7 @@ def parts_of(
 
 
 def changed_parts(places: Sequence[Place], kind: str, tensor: np.ndarray, scale: float, what: str) -> list[Part]:
-    """A tensor of the shape of one of theirs, as parts of our leaves.
+    """A tensor with the shape of one of the other library's, split into parts of our leaves.
 
     Args:
         places: the parts that their tensor is.

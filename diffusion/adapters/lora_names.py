@@ -216,7 +216,7 @@ def scale(
 
 
 def _number(config: Mapping[str, Any], field: str, exceptions: str, default: int, layer: str, what: str) -> Any:
-    """A number of peft's config, or that of its layers' exceptions."""
+    """A number in peft's config; for a layer among its exceptions, the exception's number."""
     value = config.get(field, default)
     pattern = config.get(exceptions) or {}
     words = layer.split(".")

@@ -41,8 +41,8 @@ def lora(
         text_targets: likewise of the text encoders' layers, `TEXT` for example; "": they stay as they are.
 
     Raises:
-        ValueError: for a rank below 1, an alpha of 0 or below, or a pattern that finds no layer, or one of which no
-            file of updates can be written.
+        ValueError: for a rank below 1, an alpha of 0 or below, or a pattern that matches no layer, or matches a layer
+            whose updates no file can hold.
 
     Reference: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
     """

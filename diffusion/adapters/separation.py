@@ -17,7 +17,7 @@ from diffusion.models.interchange.rows import Layout
 
 
 class Separation(NamedTuple):
-    """How [out, in, ..] of theirs becomes [*inputs, *outputs] of ours.
+    """The map from their weight [out, in, ..] to our kernel [*inputs, *outputs].
 
     Attributes:
         inputs: shape of our axes of inputs.

@@ -6,8 +6,8 @@
     x, memory = samplers.sample_with_memory(samplers.ddim(), denoise, schedule, noise, plan, keys)
     caching.work(memory).run    # blocks that ran
 
-A cache is a pair of functions of its memory, which `samplers.sample` carries. What it needs of a network, the network
-offers in a call and at no cost elsewhere (`diffusion.models.layers.block_reuse`).
+A cache is a pair of functions of its memory, which `samplers.sample` carries. A network offers what a cache needs
+through arguments of its call, at no cost to other calls (`diffusion.models.layers.block_reuse`).
 """
 
 import inspect

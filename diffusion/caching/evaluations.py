@@ -16,7 +16,7 @@ def evaluations(plan: Plan, whole: Plan | None = None) -> dict[str, Any]:
 
     Args:
         plan: the plan that is sampled, with or without steps that renoise.
-        whole: the plan of the whole trajectory, of which `plan` may be the end or repeat a part; None: the times of
+        whole: the plan of the whole trajectory; `plan` may be its end, or repeat a part of it; None: the times of
             `plan` that are lower than all times before them.
 
     Returns:

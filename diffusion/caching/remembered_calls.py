@@ -61,7 +61,7 @@ class Work(NamedTuple):
 
     Attributes:
         run: int32 `[]`, number of blocks that have run.
-        evaluations: int32 `[]`, number of calls of the network of which some blocks may not have run.
+        evaluations: int32 `[]`, number of calls of the network, including calls in which some blocks did not run.
     """
 
     run: Array

@@ -11,7 +11,7 @@ leaves it another distribution. The couplings here therefore pair examples of eq
 
 Transport plans are solved in fixed blocks of consecutive examples of the global batch, so that the pairs do not
 depend on the number of devices or of micro-batches, as long as each holds whole blocks. Every x0 keeps its position
-and its condition. Of sets of points, `equivariant_transport` also chooses the order and the orientation of the noise.
+and its condition. For sets of points, `equivariant_transport` also chooses the order and the orientation of the noise.
 """
 
 from typing import TYPE_CHECKING

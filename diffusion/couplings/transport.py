@@ -292,7 +292,7 @@ def same_condition(condition: Any) -> Array:
         condition: pytree of arrays `[n, ...]` of integers or booleans.
 
     Raises:
-        ValueError: for floating-point numbers, of which no two are equal, or leaves that are not one an example.
+        ValueError: for floating-point numbers, because no two of them are equal, or leaves without one row per example.
     """
     leaves = jax.tree.leaves(condition)
     if any(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves):
@@ -309,7 +309,7 @@ def assignment(costs: Array) -> Array:
     """`[n]` the column of each row in the assignment of least total cost; an infinite cost is no pair.
 
     Args:
-        costs: `[n, n]`, of which an assignment is finite.
+        costs: `[n, n]`, with at least one assignment of finite cost.
     """
     import optax  # imported here: nothing else in the mathematics needs it
 

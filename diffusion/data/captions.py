@@ -146,7 +146,7 @@ def tokenized_stream(stream: Stream, tokenizer: str | pathlib.Path, names: Seque
 
 
 def _require_other_names(condition: Any, names: Iterable[str]) -> None:
-    """Refuses a condition beside captions that has no names, or one of theirs."""
+    """Refuses a condition beside captions that has no names, or shares a name with the captions."""
     if condition is not None and not (isinstance(condition, Mapping) and not condition.keys() & set(names)):
         raise ValueError(
             f"the condition of the records, {condition}, cannot hold the captions too. Valid: a mapping whose names "

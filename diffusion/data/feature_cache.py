@@ -3,8 +3,8 @@
     FOLDER/latents.json ...             the latents
     FOLDER/features/latents.json ...    the features, a cache of the same form
 
-For a cache, features are latents of one row, (1, N, D) for N patches, and the encoder is their autoencoder. Where
-latents are of pictures and of their mirror images, so are the features; a run that draws a view of a picture's latent
+For a cache, features are latents of one row, (1, N, D) for N patches, and the encoder is their autoencoder. If there
+are latents of the mirror images too, there are also features of them; a run that draws a view of a picture's latent
 draws the same view of its features.
 """
 

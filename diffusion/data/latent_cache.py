@@ -271,7 +271,7 @@ def parse(path: pathlib.Path, content: Any) -> Description:
     """A description from the content of a note, checked.
 
     Raises:
-        CacheError: if it is none.
+        CacheError: if it does not describe a cache.
     """
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CacheError(f"{path} does not describe a cache of latents in format {FORMAT}; write the cache again.")

@@ -98,7 +98,7 @@ def prepare(
         The folder of the dataset's version.
 
     Raises:
-        ValueError: if the name is none, or a bundled dataset's.
+        ValueError: if the name is not valid, or belongs to a bundled dataset.
         PreparationFailed: if `data_dir` holds something else than datasets, the environment cannot be made, or TFDS
             fails.
     """

@@ -87,7 +87,7 @@ def missing() -> Hiding:
 
 
 def record(values: np.ndarray, hidden: np.ndarray, where: str = "the series") -> dict[str, Any]:
-    """The record of a series, a part of which is hidden.
+    """The record of a series with a hidden part.
 
     Args:
         values: the series, float `[L, C]`, NaN where a value is missing.
@@ -113,8 +113,8 @@ def check(condition: Mapping[str, Any]) -> None:
         condition: "given" float `[B, L, C]`, "mask" and "real" Bool `[B, L, C]`, concrete.
 
     Raises:
-        ValueError: for other shapes and types, a value that is given and no number or that is hidden too, and a series
-            of which nothing is given or nothing hidden; with the number of the series.
+        ValueError: for other shapes and types, a given value that is not finite or is also hidden, and a series without
+            given or without hidden values; the message has the number of the series.
     """
     given, mask, real = (np.asarray(condition[name]) for name in ("given", "mask", "real"))
     if not (given.shape == mask.shape == real.shape) or given.ndim != 3:

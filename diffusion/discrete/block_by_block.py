@@ -62,8 +62,8 @@ def block_bound(predict: Predictor, process: AnyProcess, keys: Array, x0: Array,
 def semi_autoregressive(block: int) -> SymbolSampler:
     """Fills in block after block, each in an equal number of ancestral steps, beside the blocks before it.
 
-    Of a plan only the number of steps is read: a block has as many of them as the others, from t = 1 to 0 in equal
-    parts. With blocks of one position and a step for each the law is exact, as that of an autoregressive model.
+    Only the number of steps is read from a plan: every block takes the same number, from t = 1 to 0 in equal parts.
+    With blocks of one position and one step for each, the distribution is exact, as in an autoregressive model.
 
     Facts:
         nfe: steps

@@ -145,8 +145,8 @@ def score_entropy_bound(predict: Predictor, process: AnyProcess, keys: Array, x0
 
         E_t [sum over y != x_t of R_t(y, x_t) (s(y) - r(y) log s(y) + r(y) log r(y) - r(y))]
 
-    with the model's ratios s, those of the known data r, the rates R_t(y, x_t) of the process, beta(t) pi(x_t) for
-    all but a `RateProcess`, and t uniform in (0, 1). For masks it is `masked_bound`.
+    with the model's ratios s, the ratios r of the known data, the rates R_t(y, x_t) of the process, which are beta(t)
+    pi(x_t) except for a `RateProcess`, and t uniform in (0, 1). For masks it is `masked_bound`.
 
     Args:
         predict: (x_t, t) -> log p(x_0 | x_t).

@@ -33,7 +33,8 @@ def infilling(sampler: SymbolSampler, values: Array, known: Array) -> SymbolSamp
 
     Args:
         sampler: any sampler of symbols.
-        values: int `[B, ...]` symbols, or `[...]`, those of every example; those at unknown positions are not read.
+        values: int `[B, ...]` symbols, or `[...]` if all examples share them; symbols at unknown positions are not
+            read.
         known: Bool, which positions are known; of the shape of values.
 
     Raises:

@@ -34,7 +34,7 @@ Choice = Callable[[Array, Array], Array]
 def unmasking(choose: Choice) -> SymbolSampler:
     """Fills in the masks that a choice names, each from its own probabilities; a step that ends at t = 0 fills in all.
 
-    Of a plan's times only the end of its last step is read: the steps are the greatest number that it takes.
+    Only the end of a plan's last step is read from its times: the number of steps is the greatest that it may take.
     `until_unmasked` takes as many as are needed.
 
     Facts:

@@ -57,7 +57,7 @@ def from_logits(process: AnyPath, logits: Array, x_t: Array, t: Array) -> Array:
         t: times; they do not matter here.
 
     Returns:
-        float32 `[B, ..., K]`, of which exp sums to 1; -inf where a symbol is impossible.
+        float32 `[B, ..., K]`, whose exponentials sum to 1; -inf where a symbol is impossible.
 
     The paper: Sahoo et al. 2024, "Simple and Effective Masked Diffusion Language Models", the rules called SUBS.
     """

@@ -78,7 +78,7 @@ class Process(NamedTuple):
 
         Args:
             x_t: int `[B, ...]` symbols at time t.
-            x0: float `[B, ..., K]` probabilities of x_0, that of a network or of known data (one-hot).
+            x0: float `[B, ..., K]` probabilities of x_0, from a network, or of known data (one-hot).
             t: times in (0, 1], `[]` or `[B]`.
             s: times in [0, t), `[]` or `[B]`.
 

@@ -33,7 +33,7 @@ class RateProcess(NamedTuple):
 
     Attributes:
         keeping: the schedule alpha(t); here no probability, but exp of minus the jumping time that has passed.
-        prior: `[K]` probabilities, the law that the rates keep, and that of x_1.
+        prior: `[K]` probabilities, the distribution that the rates leave unchanged, and the distribution of x_1.
         rates: `[K, K]` rates R of the jumps from each symbol (row) to each, rows of sum 0.
         fastest: the rate at which the least lasting symbol is left.
         slowest: the rate at which the last difference from the prior decays.

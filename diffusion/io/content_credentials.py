@@ -72,14 +72,13 @@ def printable(value: Any, most: int = 300) -> str:
 
 
 def statement(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What is signed of a picture's settings: the model and its checksum, the request, and the sha256 of all of them.
+    """The part of a picture's settings that is signed: the model and its checksum, the request, and the sha256 of both.
 
     The command line, the run folder's path, and the checksums of files and versions are in the last one alone.
 
     Args:
-        about: the settings in the picture's file, as `text_to_image.png.records` makes them, or others. Of the model
-            they hold its name "model" and its "checkpoint", a sha256 of 64 digits; in place of another value, None is
-            signed.
+        about: the settings in the picture's file, as `text_to_image.png.records` makes them, or others. For the model
+            they hold its name "model" and its "checkpoint", a sha256 of 64 digits; for any other value, None is signed.
     """
     settings = json.dumps(about, sort_keys=True)
     request = {name: value for name, value in about.items() if name not in OWN}

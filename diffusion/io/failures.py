@@ -1,4 +1,4 @@
-"""What a failed read means: that a file is damaged, or that this machine could not read it now.
+"""The meaning of a failed read: either the file is damaged, or this machine could not read it now.
 
 A file is damaged if it is missing, or if its content does not have its format or its checksum. A missing right, a disk
 or server that does not answer, and full memory show nothing about the file: it may be sound, and must not be moved,

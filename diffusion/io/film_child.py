@@ -2,8 +2,9 @@
 
     python film_child.py        # its standard input is a socket: requests and films come in, answers go out
 
-FFmpeg reads files of many kinds in C, and some kinds name other files or hosts. Here it knows those of `FORMATS` alone,
-no protocol, and can open nothing: the process may have no further descriptor. It imports nothing of the package.
+FFmpeg reads files of many kinds in C, and some kinds name other files or hosts. Here it knows only the formats in
+`FORMATS`, no protocol, and can open nothing: the process may have no further descriptor. It imports nothing of the
+package.
 """
 
 __all__ = ["Ended", "main"]

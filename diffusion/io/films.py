@@ -144,7 +144,7 @@ _reader = _Reader()
 
 
 def _after_fork() -> None:
-    """A forked process starts a child of its own; that of its parent goes on for the parent."""
+    """A forked process starts its own child; the parent's child keeps serving the parent."""
     global _reader
     if _reader.child:
         _reader.child.socket.close()

@@ -17,7 +17,7 @@ class Blocks(NamedTuple):
     Attributes:
         height, width: height and width of the animation in pixels.
         shown: the time that each frame is shown, in seconds.
-        pixels: the number of pixels that must be decoded to show each frame: those of all frames up to it.
+        pixels: the number of pixels that must be decoded to show each frame: the pixels of all frames up to it.
     """
 
     height: int

@@ -14,5 +14,5 @@ def leaf_name(path: tuple[Any, ...]) -> str:
 
 
 def leaves_of(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any]:
-    """The leaves of a pytree by name; `is_leaf` as that of `jax.tree`."""
+    """The leaves of a pytree by name; `is_leaf` is as in `jax.tree`."""
     return {leaf_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf)}

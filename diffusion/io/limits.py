@@ -2,8 +2,8 @@
 
 Checkpoints, datasets and samples are read without executing anything. A hostile one can still declare more than there
 is (a shape of 10^15, an archive that unpacks without end), or lead elsewhere (a link, a name with ".."). Each reader
-calls these functions before it allocates or opens. The limits are those of the machine, whatever the
-usual size of a model is.
+calls these functions before it allocates or opens. The limits follow from the machine, whatever the usual size of a
+model is.
 """
 
 __all__ = [

@@ -59,7 +59,7 @@ def _headers(archive: zipfile.ZipFile, path: pathlib.Path | str, only: Iterable[
 
 
 def _entries(archive: zipfile.ZipFile) -> dict[str, str]:
-    """The arrays of a file: name -> that of its entry."""
+    """The arrays of a file: the name of an array -> the name of its entry."""
     return {name.removesuffix(".npy"): name for name in archive.namelist()}
 
 

@@ -1,4 +1,4 @@
-"""Snapshots of a folder in an object store: numbered lists of its files, the newest of which is valid.
+"""Snapshots of a folder in an object store: numbered lists of its files; the newest list is valid.
 
     files/PATH/WRITER-SHA256     the content of a file; never changed once it is listed
     snapshots/00000012.json      path -> (object, SHA-256, size) of every file, and who holds the folder
@@ -52,7 +52,7 @@ class Snapshot(NamedTuple):
 
 
 def latest(store: Store) -> Snapshot:
-    """The newest snapshot of a store; number 0 where there is none.
+    """The newest snapshot of a store; number 0 if there is no snapshot.
 
     Raises:
         StoreError: if it cannot be read, or a newer version of this library wrote it.

@@ -109,7 +109,7 @@ class Copy:
     def send(self, paths: Iterable[str], writer: str) -> dict[str, Entry]:
         """Sends files, and returns their entries, which are in no snapshot yet.
 
-        What is sent is the folder of one moment: all files are held first, by a link or a copy.
+        The folder is sent as it was at one moment: all files are held first, by a link or a copy.
 
         Args:
             paths: the files.
@@ -182,7 +182,7 @@ class Copy:
                 files in it. "" for files that appear one by one.
 
         Raises:
-            Altered: if the content of one is not that of its SHA-256, however often it is read.
+            Altered: if the content of an object does not match its SHA-256, however often it is read.
             FileNotFoundError: if an object is gone, as after a newer snapshot.
             StoreError: if the store fails.
         """

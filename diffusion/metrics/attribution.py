@@ -98,9 +98,9 @@ def trak(queries: ArrayLike, train: ArrayLike, outputs: ArrayLike, damping: floa
 
         score_qi = g_q^T (H + damping tr(H) / k I)^-1 g_i,    H = mean over examples and draws of o o^T
 
-    g are projected gradients of the loss, o those of the network's outputs: TRAK's kernel, and the residual that it
-    multiplies by is inside g_i. Where the model is linear and its parameters minimise the squared loss, this is the
-    first order of leaving example i out, exact but for its own leverage.
+    g are projected gradients of the loss, and o projected gradients of the network's outputs: TRAK's kernel; the
+    residual that multiplies it is inside g_i. Where the model is linear and its parameters minimise the squared loss,
+    this is the first order of leaving example i out, exact but for its own leverage.
 
     Facts:
         paper: Park et al. 2023, "TRAK: Attributing Model Behavior at Scale"; Georgiev et al. 2023, "The Journey, Not

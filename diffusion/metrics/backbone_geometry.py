@@ -1,4 +1,4 @@
-"""What makes a backbone sound: bonds and angles between residues, breaks, clashes, secondary structure, and novelty.
+"""Measures of plausible backbones: bonds and angles between residues, breaks, clashes, secondary structure, novelty.
 
 All functions take CA or atoms in Angstrom and NumPy arrays, and know nothing of how a chain was made.
 """

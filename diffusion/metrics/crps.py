@@ -41,7 +41,8 @@ def fair(samples: np.ndarray, y: np.ndarray) -> np.ndarray:
 def plug_in(samples: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The exact CRPS of the empirical distribution of the samples: `fair` with S^2 for S (S - 1), S >= 1.
 
-    The samples' own distribution is worse than that they are drawn from, on average by E|X - X'| / (2 S).
+    The empirical distribution of the samples scores worse than the distribution that they are drawn from, on average by
+    E|X - X'| / (2 S).
 
     Reference: Gneiting and Raftery, "Strictly Proper Scoring Rules, Prediction, and Estimation", 2007.
     """

@@ -12,8 +12,8 @@ _SMALLEST = 1e-12  # share of the largest eigenvalue below which an eigenvalue i
 def standard_error(samples: np.ndarray, reference: frechet.Moments) -> float:
     """Standard error of the Frechet distance over draws of the samples, the reference held fixed, to first order.
 
-    By the delta method: with m, S the mean and covariance of N samples and mu, R those of the reference, one sample x
-    moves the distance by its influence over N,
+    By the delta method: with m, S the mean and covariance of N samples and mu, R the mean and covariance of the
+    reference, one sample x moves the distance by its influence over N,
 
         influence(x) = 2 (m - mu).(x - m) + (x - m)^T (I - A) (x - m) - mean,    SE = std(influence) / sqrt(N),
 

@@ -29,7 +29,7 @@ def representation_ratio(distances: Mapping[str, float], floors: Mapping[str, fl
         The mean ratio.
 
     Raises:
-        ValueError: if the spaces differ, there is none, or a floor is not positive.
+        ValueError: if the spaces differ, there are no spaces, or a floor is not positive.
 
     Reference: Yang et al., "Representation Frechet Loss for Visual Generation", 2026.
     """

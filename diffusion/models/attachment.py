@@ -93,7 +93,7 @@ class Attachment:
             two pytrees of one structure with the leading axis 1; computed once for a request.
         latents: whether `read` returns a picture [H, W, 3] in [-1, 1], and `encode` receives the latents that the
             model's autoencoder makes of it (the mean of their distribution), as the denoiser knows latents. Further
-            channels of the picture stand beside the latents, those of the first pixel of each.
+            channels of the picture are taken at the first pixel of each latent, and stand beside the latents.
         shifted: whether the autoencoder's shift is subtracted from these latents, as from the denoiser's.
         masked: whether the weight may be [B, H, W], of the pixels of the pictures that are made.
         reads_base: whether `entries` takes the denoiser's parameters as a last argument.
@@ -126,7 +126,8 @@ class ControlNetBeside:
     Attributes:
         base_class: class of the denoisers.
         added_names: regular expression of the beginnings of names that a denoiser lacks, or has in another shape.
-        stacks: beginnings of the names of leaves whose first axis counts layers, of which the denoiser has others.
+        stacks: beginnings of the names of leaves whose first axis counts layers; the denoiser may have another number
+            of these.
         reads_base: whether `residuals` takes the denoiser's parameters as a last argument.
     """
 
@@ -212,7 +213,8 @@ def check_base(params: Any, base: Any, own: str, what: str, stacks: tuple[str, .
         base: parameters of the denoiser.
         added_names: regular expression of the beginnings of names that the base does not have.
         what: the attachment, with its article.
-        stacks: beginnings of the names of leaves whose first axis counts layers, of which the attachment has others.
+        stacks: beginnings of the names of leaves whose first axis counts layers; the attachment may have another number
+            of these.
 
     Raises:
         ValueError: for a leaf that the base lacks or has in another shape.

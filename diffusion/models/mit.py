@@ -107,8 +107,8 @@ class _Mlp(nn.Module):
 class MiT(Layered, Backbone):
     """The MiT: `apply(variables, x, (t, h), condition)` is a `Network` of two times, of `flow_maps.start_and_duration`.
 
-    Parameters are float32 whatever the compute type, and so is the output. Layers are scanned. What the authors train
-    beside it, a second head for the velocity at a single time, is not here.
+    Parameters are float32 whatever the compute type, and so is the output. Layers are scanned. The second head that the
+    authors train for the velocity at a single time is left out.
 
     Attributes:
         patch: side of a patch in pixels; it divides height and width.

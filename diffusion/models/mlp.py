@@ -63,7 +63,7 @@ class MLP(Layered, nn.Module):
         unroll: number of blocks in one turn of the scan; 0: as DiT.
         dtype: compute type, "float32" or "bfloat16".
         times: number of times that the network receives as its clock, as DiT.
-        periodic: whether the numbers of an example are angles, of which it receives the cosine and the sine.
+        periodic: whether the numbers of an example are angles; the network then receives their cosines and sines.
         shape: shape of one example; None: the shape of the first input.
 
     Raises:

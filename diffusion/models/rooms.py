@@ -1,4 +1,4 @@
-"""What the rooms of the published families state, for the floors below them: a room is named in `diffusion.published`.
+"""Facts that the rooms of published families state, for the floors below: `diffusion.published` names the rooms.
 
 Nothing below `diffusion.published` imports a room. It asks here, by the name of a room's file and of a table in it:
 
@@ -29,7 +29,7 @@ class Entries(collections.UserDict[str, Any]):
             file: the name of a room's file: "network", "table" or "pipeline"; files that end in it count too, as
                 "control_net_table" does.
             table: the name of a mapping in it.
-            others: the entries that no room has, which stand behind those of the rooms.
+            others: the entries that no room has, which follow the entries of the rooms.
         """
         self.file, self.table, self.others = file, table, others
 

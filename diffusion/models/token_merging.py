@@ -16,7 +16,7 @@ from diffusion.models.layers.cross_attention import CrossAttention
 from diffusion.models.layers.pixart_block import PixArtBlock
 from diffusion.models.layers.spatial_transformer import TransformerBlock
 
-CELL = 2  # side of the squares of which one token each stays
+CELL = 2  # side of the squares; one token of each square stays
 MOST = 1 - 1 / CELL**2  # share of tokens that can be merged
 BLOCKS = (Block, PixArtBlock, TransformerBlock)
 

@@ -80,7 +80,7 @@ def backward_simulation(grid: Sequence[float]) -> Simulation:
         x_0 = z,   x_{i+1} = alpha(t_{i+1}) stop x0(x_i, t_i) + sigma(t_{i+1}) eps_i     for i < k
         x = x0(x_k, t_k),   k uniform in 0 .. N - 1, for each example
 
-    The steps before k have no gradient. N evaluations, of which one is differentiated. On the grid (t_max, 0) it is
+    The steps before k have no gradient. N evaluations; one of them is differentiated. On the grid (t_max, 0) it is
     `one_step` to the bit.
 
     Facts:

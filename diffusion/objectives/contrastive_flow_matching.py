@@ -25,7 +25,7 @@ def contrastive_flow_matching(
     with u at (x_t, t) and (x_0~, eps~) the next example of the same block of consecutive ones; the authors' code draws
     any other example of the batch. Where the condition says nothing about x_0, the minimiser is off by
     weight / (1 - weight) times the distance to the mean target: the method is for conditional training. With a mask of
-    padding, the second term is over those of the example's real numbers that the other has too.
+    padding, the second term is a mean over the numbers that are real in both examples.
 
     Facts:
         loss: |u - target|^2 - weight |u - another target|^2

@@ -65,7 +65,7 @@ def diffusion_nft(
         weighting: (schedule, t) -> weight on the squared error of x0.
         density: distribution of t.
         grid: `[N + 1]` times from t_max down to 0, of the samples. In a config it is the grid of config.sample.
-        reward: (x_0 `[B, ...]`, condition) -> rewards `[B]`, of which no derivative is taken; or a `CaptionReward`.
+        reward: (x_0 `[B, ...]`, condition) -> rewards `[B]`, which are not differentiated; or a `CaptionReward`.
         group: number of samples of one condition that are compared, at least 2.
         teacher: parameterization of the network "teacher", which is needed for divergence > 0.
         sampler: sampler of denoisers; `ddim()` if None.

@@ -84,7 +84,7 @@ def drift(x: Array, data: Array, temperature: float, similarity: str = "laplace"
         data: data `[N, ...]`, as many as samples.
         temperature: tau, > 0.
         similarity: "laplace" or "gaussian".
-        condition: pytree of arrays `[N, ...]`, of the samples and of the data alike; only those of an equal condition
+        condition: pytree of arrays `[N, ...]`, of both the samples and the data; only points with an equal condition
             act on a sample. None: all act.
 
     Returns:

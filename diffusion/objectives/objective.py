@@ -140,7 +140,7 @@ class Teacher(NamedTuple):
         """Refuses a run that guides the teacher otherwise than the objective does, or makes other pairs than it needs.
 
         Args:
-            scale: scale of the classifier-free guidance that the run gives the teacher; 1 is none.
+            scale: scale of the classifier-free guidance that the run gives the teacher; 1 for no guidance.
             pairs: number of pairs that the run makes.
 
         Raises:

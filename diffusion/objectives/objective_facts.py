@@ -51,7 +51,7 @@ class Condition(NamedTuple):
         strength: least and largest guidance scale that the network is trained for and receives in its condition; the
             loss calls it with (condition, scale - 1 `[B]`). None: it receives none.
         augmentations: number of values that describe an example's augmentation, which the loss adds as "augment".
-        masks: side of the patches of which the loss leaves some out, by the entry "keep"; 0: it leaves out none.
+        masks: side of the patches, if the loss leaves out some of them by the entry "keep"; 0: it leaves out no patch.
         masks_vary: whether the number of patches left out varies between examples; "keep" is then padded with -1.
     """
 

@@ -65,7 +65,7 @@ def policy_gradient(
     Args:
         parameterization: parameterization of the network "model".
         grid: `[N + 1]` times from t_max down to 0. In a config it is the grid of config.sample (grid, steps, shift).
-        reward: (x_0 `[B, ...]`, condition) -> rewards `[B]`, of which no derivative is taken; or a `CaptionReward`.
+        reward: (x_0 `[B, ...]`, condition) -> rewards `[B]`, which are not differentiated; or a `CaptionReward`.
         group: number of samples of one condition that are compared, at least 2.
         teacher: parameterization of the network "teacher", which is needed for beta > 0.
         sampler: sampler whose step is one Gaussian draw; Flow-GRPO's `interpolant_sde("flow_grpo", 0.49)` if None.

@@ -50,7 +50,7 @@ def progressive_distillation(
         N: number of the student's steps after the first halving, >= 1.
         weighting: (schedule, t) -> weight on the squared error of x0; `truncated_snr()`, max(SNR, 1), if None.
         stage: training steps after which N halves; N is then a power of 2. None: N stays.
-        teacher_scale: scale of the first teacher's guidance; 1 is none.
+        teacher_scale: scale of the first teacher's guidance; 1 for no guidance.
         null: the null condition of one example, where the scale is not 1.
 
     Returns:

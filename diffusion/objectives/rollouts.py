@@ -34,7 +34,7 @@ def rollouts(
         parameterization: parameterization of the network.
         grid: `[N + 1]` times from t_max down to 0.
         sampler: sampler of denoisers.
-        keys: `[B]` keys, one an example, of which sample i depends on its own alone.
+        keys: `[B]` keys, one for each example; sample i depends only on its own key.
         shape: shape of one sample.
         condition: condition of the network, a pytree of arrays `[B, ...]`.
     """

@@ -27,7 +27,7 @@ def score_regularised_consistency(
     clock: Clock | None = None,
     samples: Simulation | None = None,
 ) -> Objective:
-    """The loss of sCD on data, and after its warm-up that of DMD on the student's own samples.
+    """The loss of sCD on data, and after its warm-up also the loss of DMD on the student's own samples.
 
         loss = |F - stop(F + g / (|g| + c))|^2 / D + weight mean |x - stop(x - g')|^2
 

@@ -70,8 +70,8 @@ def load(path: str | os.PathLike) -> np.ndarray:
         `[n, 4, 3]` float64, Angstrom.
 
     Raises:
-        ValueError: for a file that is longer than the format's chains, a line that is cut short, a number that is none
-            or not finite, or a residue that is missing or lacks an atom, by its number.
+        ValueError: for a file that is longer than the format's chains, a truncated line, a field that is no finite
+            number, or a residue that is missing or lacks an atom, by its number.
     """
     path = pathlib.Path(path)
     if path.stat().st_size > MOST_BYTES:

@@ -48,7 +48,7 @@ def picard(
 ) -> tuple[Array, PicardStats]:
     """Carries x along a plan as `sample` does, with the same noise, but with a window of steps in parallel.
 
-    It starts from a guess of all samples in the window, of which x_0 is final. One sweep takes every step in parallel
+    It starts from a guess of all samples in the window; only x_0 is final. One sweep takes every step in parallel
     and sums the changes,
 
         x_{j+1} <- x_0 + sum_{i <= j} (step_i(x_i) - x_i),
@@ -71,7 +71,7 @@ def picard(
         denoise: (x_t, t) -> Prediction, or a flow map for a sampler of those; mapped over the window by `jax.vmap`.
         schedule: the process.
         x: `[B, ...]` sample at plan.t[0].
-        plan: the steps, none of which renoises.
+        plan: the steps; no step may renoise.
         keys: `[B]` random keys, one a sample.
         window: number of steps that are computed in parallel; all of them if None. The memory grows with
             it: a sweep evaluates the network on the whole window.

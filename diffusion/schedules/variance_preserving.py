@@ -55,7 +55,7 @@ def sub_vp(beta_min: float = 0.1, beta_max: float = 20.0) -> NoiseSchedule:
 
         alpha = e^(-B(t) / 2),    sigma = 1 - e^(-B(t)) = 1 - alpha^2,    B(t) = int_0^t beta
 
-    sigma is a standard deviation, not a variance. There is no discrete process of which this is the limit.
+    sigma is a standard deviation, not a variance. It is not the limit of any discrete process.
 
     Facts:
         alpha: exp(-B(t) / 2), B(t) = beta_min t + (beta_max - beta_min) t^2 / 2

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-LEAST = 1e-5  # amplitude of level 0; that of level 1 is 1
+LEAST = 1e-5  # amplitude at level 0; the amplitude at level 1 is 1
 
 
 def stft(waveform: Any, window: int, hop: int) -> Any:

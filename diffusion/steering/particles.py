@@ -26,7 +26,7 @@ class Particles(NamedTuple):
 
     Attributes:
         x: samples at the end of the plan `[G K, ...]`.
-        log_weights: log-weights `[G, K]`, of which none is normalised.
+        log_weights: log-weights `[G, K]`, not normalised.
         effective_sizes: effective sample size before each resampling `[N, G]`, from 1 to K.
     """
 

@@ -11,7 +11,7 @@ from diffusion.text_to_image.pipelines import KINDS, distilled
 
 
 def check_denoiser(folder: pathlib.Path, name: str, denoiser: Any, autoencoder: Any, clean: bool = False) -> None:
-    """Refuses a denoiser whose inputs differ from those of its pipeline; a U-Net's channels say which it takes.
+    """Refuses a denoiser whose inputs differ from its pipeline's; a U-Net's channels tell which inputs it takes.
 
     Args:
         folder: the folder of the model, for the message.

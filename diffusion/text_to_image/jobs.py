@@ -90,7 +90,7 @@ def watch(model: TextToImage, prompts: str | Sequence[str], **settings: Any) -> 
     Args:
         model: a model that `load` returned.
         prompts: one text, or N.
-        **settings: the other arguments of `generate`, of which `batch_size` is always N.
+        **settings: the other arguments of `generate`; `batch_size` is always N.
 
     Returns:
         An iterator of frames. Requests that `generate` refuses are refused before it is returned.

@@ -194,7 +194,7 @@ def checksum(name: str) -> str:
     """sha256 of a file, or of the configs and weights in a folder.
 
     Raises:
-        FileNotFoundError: if there is no such file; a pipe or a device, which would be read without end, is none.
+        FileNotFoundError: if there is no such file; pipes and devices, which would be read without end, are not files.
     """
     if os.path.isfile(os.path.join(name, "config.json")):
         return model_index.fingerprint(name)

@@ -246,7 +246,7 @@ def _guided(
 
 
 def decode_latents(model: Any, vae_params: Any, x: Array, tile: int = 0, of_clips: bool = False) -> Array:
-    """What the autoencoder makes of latents as the denoiser knows them: pictures [B, H, W, 3], or clips."""
+    """The pictures [B, H, W, 3], or clips, that the autoencoder decodes from the denoiser's latents."""
     vae = model.modules["vae"]
     _, decode = _autoencoder(model, vae_params, tile, of_clips)
     return decode(latent_space.from_diffusion(x, vae.scale, vae.shift))

@@ -1,4 +1,4 @@
-"""What values of a request may be, and a value of another library or of JSON as the type that is meant."""
+"""The valid values of a request, and the conversion of values from JSON or other libraries to their types."""
 
 __all__ = ["one_of", "text", "typed", "valid_as"]
 

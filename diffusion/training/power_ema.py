@@ -99,7 +99,7 @@ def moving_average(decay: float = 0.9999, warmup: bool = True, sigma_rel: float 
 
 
 def tracked(*averages: ExponentialMovingAverage) -> ExponentialMovingAverage:
-    """Returns several moving averages as one, whose state is the tuple of theirs."""
+    """Returns several moving averages as one; its state is the tuple of their states."""
 
     def update(states, params, step):
         return tuple(average.update(state, params, step) for average, state in zip(averages, states, strict=True))

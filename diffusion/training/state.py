@@ -68,7 +68,7 @@ def create(
         params: pytree of parameters.
         optimizer: an optax transformation (`init`, `update`).
         ema: an `ema.ExponentialMovingAverage` (`init`, `update`).
-        density: a `timesteps.Density` whose state is carried, or None where there is none to carry.
+        density: a `timesteps.Density` whose state is carried, or None if there is no state to carry.
         frozen: {name: parameters} of networks that no step changes; None without any.
         second_players: {name: (parameters, optimizer)} of the second players; None without any.
         unsaved: {name: parameters} of further frozen networks, which no checkpoint keeps; None without any.

@@ -26,7 +26,7 @@ from diffusion.training.ema import ExponentialMovingAverage
 from diffusion.training.gradient_norms import by_block
 from diffusion.training.state import HEALTHY, TrainState
 
-HEADS = "heads"  # the entry of the parameters that holds those of the heads
+HEADS = "heads"  # the entry of the parameters that holds the heads' parameters
 BINS = 10  # equal bins of t in [0, 1] for the curve of the loss by t
 
 

@@ -17,8 +17,8 @@ def spread_spectrum(key: str, bits: int = 32, low: int = 8, high: int = 48, stre
         c <- c + b_k s d_k,    d_k = max(0, margin - b_k mean(s c)),    margin = strength sqrt(H W / number)
 
     c are the coefficients (u, v) with low <= max(u, v) < high of the unitary DCT of the picture's grey, which scale
-    with the picture: a resized one has the same. What the picture itself has along s is taken into account, so that
-    every bit can be read from the marked picture, and a bit that is there already costs nothing. A bit is the sign of
+    with the picture: a resized one has the same. The picture's own component along s is taken into account, so that
+    every bit can be read from the marked picture, and a bit that is already present costs nothing. A bit is the sign of
     mean(s c). Crops and rotations move the coefficients: it does not survive them.
 
     The score is sum(b s c') / |c'|, with c' the coefficients cut off at their median magnitude. Over the keys it is a

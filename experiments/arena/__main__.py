@@ -47,7 +47,7 @@ USUAL = {"number": 200, "question": "Which picture is better?", "seed": 0}
 def begun(
     folder: pathlib.Path, names: Sequence[str], settings: Mapping[str, Any], data_dir: str = ""
 ) -> tuple[Arena, list[competitors.Competitor]]:
-    """The arena in a folder, drawn now where there is none yet, and its competitors.
+    """The arena in a folder, drawn now if there is none yet, and its competitors.
 
     Args:
         folder: the arena's folder.
@@ -57,7 +57,7 @@ def begun(
         data_dir: folder of prepared datasets.
 
     Raises:
-        ConfigError, WorkdirError: if they cannot compete, or are not those of this folder.
+        ConfigError, WorkdirError: if they cannot compete, or differ from the competitors of this folder.
     """
     known = (folder / comparisons.FILE).is_file()
     arena = comparisons.read(folder) if known or not names else None

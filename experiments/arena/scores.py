@@ -1,4 +1,4 @@
-"""What follows from the votes of an arena: scores with intervals, preferences pair by pair, agreement of the voters."""
+"""The results of an arena's votes: scores with intervals, preferences pair by pair, agreement of the voters."""
 
 import csv
 import io

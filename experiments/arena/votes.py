@@ -1,4 +1,4 @@
-"""The votes of an arena, a line each: votes.jsonl, to which lines are added and from which none is removed."""
+"""The votes of an arena, one a line, in votes.jsonl: lines are added, and never removed."""
 
 import pathlib
 from collections.abc import Iterable

@@ -27,7 +27,7 @@ def as_config_errors() -> Iterator[None]:
 
 
 def unknown(path: str, name: Any, valid: Iterable[str], kind: str = "name") -> ConfigError:
-    """The error for a name at a path of the config that is none of the valid ones, with the nearest of them first."""
+    """The error for a name at a path of the config that is not valid; it lists the valid names, the nearest first."""
     valid = sorted(valid)
     near = public.nearest(name, valid)
     hint = f" Did you mean {near!r}?" if near else ""

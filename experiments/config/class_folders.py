@@ -1,4 +1,4 @@
-"""What a model's folder says at once, without the libraries that read its networks; and the models that come along."""
+"""The facts that a model's folder states without the libraries that read its networks; and the bundled models."""
 
 __all__ = ["INDEX", "SHIPPED", "WEIGHTS", "folder_of", "is_of_classes", "is_shipped"]
 
@@ -21,7 +21,7 @@ SHIPPED = {
 
 
 def folder_of(model: str | pathlib.Path) -> pathlib.Path:
-    """The folder that --model names: that of a model which travels with the project, unless one is there by that name.
+    """The folder that --model names: an existing folder of that name, or else the bundled model of that name.
 
     A run folder of the name is no model.
     """

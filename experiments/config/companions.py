@@ -31,7 +31,7 @@ class Teacher(NamedTuple):
         path: the folder of the run, the moving average of whose latest checkpoint is read when this run begins; "": the
             base teaches, as it is without the new weights.
         parameterization: the quantity that it predicts.
-        scale: the scale of the classifier-free guidance with which it teaches; 1 is none.
+        scale: the scale of the classifier-free guidance with which it teaches; 1 for no guidance.
         pairs: how many pairs of noise and sample it makes before the training.
         pair_sampler: the sampler by which it makes them.
         pair_steps: how many steps that sampler takes.

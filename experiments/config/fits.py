@@ -270,7 +270,7 @@ def _check_players(recipe: Any) -> None:
     tunes = recipe.companions.tuned is not None
     blamed = lambda *fields: blamed_on(config, *fields, "objective.name")
     with blamed("teacher.path", "second_player.objective.name"):
-        has_teacher = learns is not None if tunes else teacher is not None  # a base teaches where it is asked
+        has_teacher = learns is not None if tunes else teacher is not None  # a base teaches if one is needed
         recipe.objective.check_players(has_teacher, second and second.objective.network.name)
     with blamed("second_player.network.name", "second_player.objective.name"):
         if second is not None and recipe.objective.second.separate != (second.network is not None):

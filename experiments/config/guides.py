@@ -1,4 +1,4 @@
-"""What changes a run's denoiser when it makes samples: guides in their order, second runs, and measured pictures."""
+"""Parts that change a run's denoiser while it samples: guides in their order, second runs, and measured pictures."""
 
 import functools
 import pathlib

@@ -73,8 +73,8 @@ class Sampling:
         guidance: a function branches -> the guided denoiser; None: `config.sample.guidance`.
         conditions: (network, condition, null) -> the conditions of the branches that the guidance combines; None: the
             condition and the null one, or the condition alone at config.sample.guidance.scale = 1.
-        depths: whether the guidance combines the network's prediction with that of its middle, which the objective
-            trains (`objective.blocks.early`).
+        depths: whether the guidance combines the network's prediction with a prediction from its middle, which the
+            objective trains (`objective.blocks.early`).
         guides: functions that change the guided denoiser further, in order; (): `config.sample.guides`.
         cache: the cache of the network's blocks, from step to step of the sampler; None: `config.sample.cache`.
         merge: the share of the tokens that self-attention sees merged, see `models.token_merging`.
@@ -139,8 +139,7 @@ class Rebuilt:
 
     Attributes:
         network: a function from the shape of an example to the network for it; None: the network as it is.
-        under: a function from a schedule to the parts by name, of which those that depend on a schedule are made for
-            this one.
+        under: a function from a schedule to the parts by name; parts that depend on a schedule are made for this one.
     """
 
     network: Callable[[Any], Any] | None

@@ -1,4 +1,4 @@
-"""What the settings of a run must fit: each other, its parts, the files that they name; of a config or of Python."""
+"""Checks that the settings of a run, from a config or Python, fit each other, its parts, and the files they name."""
 
 __all__ = ["check", "refused", "wrappers"]
 

@@ -31,7 +31,8 @@ def are_backbones(source: Source) -> bool:
 def geometry(subject: Any) -> dict:
     """Bonds, angles, breaks, clashes, torsions, secondary structure, size and novelty of backbones.
 
-    Each figure stands beside that of as many held-out chains (`_of_real`) and of what samples start from (`_of_noise`).
+    Each figure stands beside the figure of the same number of held-out chains (`_of_real`), and of the noise that
+    samples start from (`_of_noise`).
 
     Args:
         subject: `model_metrics.Subject` of a run on frames of backbones.

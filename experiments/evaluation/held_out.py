@@ -74,8 +74,8 @@ def trained_on(train: Split, real: Split) -> TrainedOn:
 def require(config: Mapping, train: Split, real: Split) -> TrainedOn:
     """Refuses to compare with records that a model was trained on, unless config.evaluate.overlap = "accept".
 
-    A model has been trained on the records of its run, and on those of the runs that it began with or learned from, as
-    far as their folders and their data are still there.
+    A model has been trained on the records of its run, and on the records of the runs that it started from or learned
+    from, as far as their folders and their data still exist.
 
     Args:
         config: the run's config.

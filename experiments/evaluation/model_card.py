@@ -2,7 +2,7 @@
 
     write(folder, build_run_card("runs/digits", "DiT", license="cc-by-4.0"))
 
-A card that a person has written or changed stays as it is: those of ours end with a checksum of themselves.
+A card that a person has written or changed stays as it is: generated cards end with a checksum of themselves.
 """
 
 import hashlib
@@ -175,7 +175,7 @@ def build_lora_card(
 
     Args:
         source: the file that was read.
-        said: its metadata, of which base_model, trigger_words and config_sha256 are taken.
+        said: its metadata; base_model, trigger_words and config_sha256 are taken from it.
         license: the licence on the card; "" for "unknown".
         base: the folder of the pipeline that it was read for.
     """

@@ -61,7 +61,7 @@ def takes_pictures_alone(metric: Metric) -> bool:
 
 @of_pictures
 def accuracy(subject: Subject) -> dict:
-    """Classifier accuracy score, and that of as many real training images, its ceiling."""
+    """Classifier accuracy score, and its ceiling: the score of the same number of real training images."""
     if not subject.config["model"].get("num_classes", 0):
         raise ConfigError("--metrics=cas trains a classifier on labelled samples, but this model has no classes.")
     count = min(len(subject.images), len(subject.train.images))
@@ -111,7 +111,7 @@ def copying(subject: Subject) -> dict:
 def bits_per_dim(subject: Subject) -> dict:
     """Bits per dimension of held-out images under the moving average, without guidance; see `diffusion.likelihood`.
 
-    Of other examples, the bits of the density of their numbers as they are; of padded ones, those of what is real.
+    For other examples, the bits of the density of their numbers as they are; for padded ones, of their real numbers.
     """
     config = from_json(to_json(subject.config))
     config.sample.guidance = {"name": "classifier_free", "scale": 1.0}  # a guided flow has another density

@@ -1,4 +1,4 @@
-"""FDr^k of records: Frechet distances in k spaces, each divided by that of held-out real images, averaged."""
+"""FDr^k of records: Frechet distances in k spaces, each divided by the distance of held-out real images, averaged."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -28,8 +28,8 @@ def measure(samples: Sequence[pathlib.Path], real: Sequence[pathlib.Path]) -> di
     Returns:
         {"figures": {"fdr": {"value", "standard_error", "samples", "k"}}, "spaces": {protocol: {"distance", "floor",
         "ratio", "standard_error"}}, "records": {path: sha256}}, as JSON holds it. The standard error of a ratio d / f
-        is sqrt(e_d^2 + (d e_f / f)^2) / f; that of their mean is the mean of theirs, an upper bound, since the
-        distances of one set of samples are not independent.
+        is sqrt(e_d^2 + (d e_f / f)^2) / f; the standard error of the mean is taken as the mean of these, an upper
+        bound, since the distances of one set of samples are not independent.
 
     Raises:
         ConfigError: if the two lists are not of the same spaces, references and numbers of images.

@@ -114,7 +114,7 @@ def write(path: pathlib.Path, content: Mapping) -> None:
 
 
 def read(path: pathlib.Path) -> dict:
-    """Reads a record, of which nothing is executed; one that is damaged or altered is a ResultError."""
+    """Reads a record without executing anything in it; a damaged or altered record is a ResultError."""
     try:
         content = opener.read_json(path)
         if not isinstance(content, dict) or not {"format", "figures", "request", "sha256"} <= content.keys():

@@ -1,4 +1,4 @@
-"""What is filled of series of one's own: a file like theirs, with the mean of the samples where a value was missing."""
+"""The user's series with gaps filled: a file in the same form, with the samples' mean where a value was missing."""
 
 import pathlib
 from typing import Any

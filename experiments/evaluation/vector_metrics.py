@@ -70,7 +70,7 @@ FIGURES = tuple(f"{name}{suffix}" for name in vector_distances.NAMES for suffix 
 
 
 def check_features(config: Mapping, data: str, what: str, numbers: str) -> None:
-    """Refuses features of pictures for data that are none.
+    """Refuses features of pictures for data that are not pictures.
 
     Args:
         config: the config of the run.

@@ -26,7 +26,7 @@ class Maker(NamedTuple):
     Attributes:
         name: the name of the run or of the model's folder.
         make: (key file or "", number) -> pictures, the i-th of the same seed whatever the watermark.
-        to_noise: pictures -> float `[N, ...]`, the noise of which they would be made.
+        to_noise: pictures -> float `[N, ...]`, the noise from which they would be sampled.
         regenerate: (pictures, t) -> the same pictures with noise up to t, and denoised again; None without a model.
         shape: (H, W, C) of its pictures.
         batch: how many pictures it reads at once.

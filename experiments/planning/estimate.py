@@ -1,6 +1,6 @@
-"""What a run needs of each device, and how fast it can be: memory, operations, collectives and time, from its config.
+"""The needs of a run on each device, and its possible speed: memory, operations, collectives and time, from its config.
 
-The bytes of the state are exact: they are those of the shapes and shardings that the run itself uses. All else is an
+The bytes of the state are exact: they follow from the shapes and shardings that the run itself uses. All else is an
 estimate by the formulas of `diffusion.models.budget` for the model alone: the computation of a teacher or a second
 player comes on top.
 """

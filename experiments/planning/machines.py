@@ -1,4 +1,4 @@
-"""What the makers' data sheets say of a machine: peak rates, memory, and the links between its devices."""
+"""The facts in the makers' data sheets of a machine: peak rates, memory, and the links between its devices."""
 
 import math
 import re

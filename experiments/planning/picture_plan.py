@@ -1,4 +1,4 @@
-"""What pictures of a text-to-image model need of a device, and how long they take at best, without its weights.
+"""The needs of a text-to-image model's pictures on a device, and their least time, computed without its weights.
 
 The programs of a request are traced as they would run: the text encoders once, the whole trajectory, and the decoder.
 Operations are counted in the traces; bytes of weights are exact. A roofline takes, of each part, the longer of its

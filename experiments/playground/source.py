@@ -1,4 +1,4 @@
-"""What makes the pictures of a page, and how they are made: step by step, and then as files with their settings."""
+"""The source of a page's pictures: it makes them step by step, and then as files with their settings."""
 
 import pathlib
 import warnings

@@ -21,7 +21,7 @@ class Item(NamedTuple):
     Attributes:
         key: the prompt's key, which no other has.
         number: its number among the prompts of its group, which names its files.
-        text: the prompt itself, of which pictures are made.
+        text: the prompt itself, from which pictures are made.
         group: its task or category; "" where there is only one.
         content: the benchmark's own value.
     """

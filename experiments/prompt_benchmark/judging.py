@@ -1,4 +1,4 @@
-"""What a benchmark has judged so far: a line for each picture, so that a lost machine loses no picture that is done."""
+"""The results of a benchmark so far: a line for each judged picture, so that a crash loses no finished picture."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""What a network costs: the multiply-adds of one forward pass, and its parameters; no array is made."""
+"""The cost of a network: the multiply-adds of one forward pass, and its parameters; no array is made."""
 
 from collections.abc import Mapping
 from typing import Any

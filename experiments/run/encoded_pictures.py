@@ -1,7 +1,7 @@
-"""What frozen networks make of the pictures of a run's records, once: a cache of latents for each entry, WORKDIR/seen.
+"""Outputs of frozen networks for the pictures of a run, computed once: a cache of latents for each entry, WORKDIR/seen.
 
 They are an image encoder, of the pictures that are learned, or the base's autoencoder, of controls beside them. For a
-cache, tokens [N, D] are latents of one row and a vector [D] those of one pixel, as in `data.feature_cache`.
+cache, tokens [N, D] are latents of one row, and a vector [D] is a latent of one pixel, as in `data.feature_cache`.
 """
 
 __all__ = ["FOLDER", "Seen", "Sight", "write"]

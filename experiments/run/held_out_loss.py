@@ -148,9 +148,9 @@ def summary(losses: np.ndarray, t: np.ndarray, records: np.ndarray) -> dict[str,
         records: the record that it is of, int [N]; draws of one record are not independent.
 
     Returns:
-        {"loss": the mean, "standard_error": that of a mean over independent records, "by_t": the means in ten equal
-        bins of t in [0, 1], None in a bin without draws, "count_by_t"}; eight digits. Numbers that are not finite are
-        None.
+        {"loss": the mean, "standard_error": the standard error of a mean over independent records, "by_t": the means
+        in ten equal bins of t in [0, 1], None in a bin without draws, "count_by_t"}; eight digits. Numbers that are
+        not finite are None.
     """
     losses = losses.astype(np.float64)
     mean = losses.mean()

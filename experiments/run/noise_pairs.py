@@ -5,7 +5,7 @@
 
 Pair i has the condition of example i of the data, a label or a caption, the examples over and over. Its noise depends
 on the run's seed and on i alone, so that an interrupted run goes on at the first file that is missing. The times of the
-teacher's steps are moved by `config.sample.shift`, as those of its own samples are.
+teacher's steps are shifted by `config.sample.shift`, as for its own samples.
 """
 
 import dataclasses

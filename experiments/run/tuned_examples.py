@@ -35,7 +35,7 @@ from diffusion.models.autoencoders import latent_space
 from diffusion.text_to_image import check_words
 from diffusion.training.runtime import agreement, progress
 
-REJECTED = "latents_of_rejected"  # the folder, in that of the run, of the latents of rejected pictures
+REJECTED = "latents_of_rejected"  # the folder for latents of rejected pictures, inside the run's folder
 BATCH = 8  # number of pictures, or captions, that are encoded at once
 
 

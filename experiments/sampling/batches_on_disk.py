@@ -48,7 +48,7 @@ def images(
         folder: the folder of the batches, OUT/.samples-KEY; made if missing.
         advance: receives the number of images done.
         share: (p, P): every P-th batch from the p-th on, and at least one; (0, 1) is all.
-        work: `generate.Generator.work`, of which each batch's own counts are kept.
+        work: `generate.Generator.work`; each batch's own counts are kept.
     """
     folder.mkdir(exist_ok=True)
     batches = []

@@ -100,7 +100,7 @@ def encode(encoder: Encoder, params: Any) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def require(description: latent_cache.Description, encoder: Encoder, where: str) -> None:
-    """Refuses features of another encoder than that of a run; of its weights where the run names their file.
+    """Refuses features of another encoder than the run's; if the run names a file of weights, also of other weights.
 
     Raises:
         ConfigError: naming what differs.

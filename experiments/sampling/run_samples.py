@@ -58,8 +58,8 @@ def sample(
             all classes in turn, or the conditions of the first records.
         step: the step of the checkpoint; the latest if None.
         weights: "ema", the moving average, or "params", the raw ones.
-        average: width, as a share of the run, of a moving average made now from those of all kept checkpoints; for a
-            run with config.ema.sigma_rel.
+        average: width, as a share of the run, of a moving average that is computed from all kept checkpoints; for a run
+            with config.ema.sigma_rel.
         watermark: the watermark of the samples; None for none.
         signer: the signer of content credentials for the PNG files; None for none.
         quantised: "int8" or "fp8", the type in which the network's kernels are stored; "" for their own.

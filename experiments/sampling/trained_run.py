@@ -70,7 +70,7 @@ class Trained(NamedTuple):
     def real(self, split: str, number: int) -> tuple[Array, np.ndarray]:
         """The first real images of a split, the classes in turn: (float32 `[B, H, W, C]` in [-1, 1], int `[B]`).
 
-        Of padded examples, the second is the pytree of their conditions, with the mask of what is real.
+        For padded examples, the second is the pytree of their conditions, with the mask of what is real.
 
         Raises:
             ConfigError: for a run on latents, whose network takes no images, or a split that is not there.

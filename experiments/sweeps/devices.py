@@ -1,4 +1,4 @@
-"""What each of the jobs that run side by side gets of this machine: GPUs of its own, and cores of its own."""
+"""The share of this machine for each of the jobs that run side by side: GPUs and cores of its own."""
 
 import collections
 import os

@@ -32,7 +32,7 @@ NEWS = "news.js"
 POLL = 2000  # milliseconds between two looks at the news
 SHARE = 50  # times as long as one look takes is the least wait until the next: 2 % of a core
 LOWER, HIGHER = "lower", "higher"  # is better
-BETTER = {  # not the loss: those of different objectives do not compare
+BETTER = {  # not the loss: losses of different objectives cannot be compared
     LOWER: ("fd_", "fid", "sfid", "kid", "cmmd", "bits_per_dim", "seconds/", "rfid"),
     HIGHER: ("is", "precision", "recall", "density", "coverage", "asked_class", "steps_per_second", "psnr", "ssim"),
 }

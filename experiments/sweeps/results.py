@@ -1,4 +1,4 @@
-"""What the runs of a sweep have measured so far: `collect` reads a sweep's folder, `over_seeds` averages."""
+"""The measurements of a sweep's runs so far: `collect` reads a sweep's folder, `over_seeds` averages."""
 
 import json
 import pathlib

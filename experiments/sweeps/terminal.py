@@ -1,4 +1,4 @@
-"""What a sweep shows: on a terminal a bar and the last line of each run that runs, in a log a line for each event."""
+"""The display of a sweep: on a terminal a bar and the last line of each active run, in a log a line for each event."""
 
 import pathlib
 import signal

@@ -62,7 +62,7 @@ INDEX = {
 
 
 def load(folder: str | pathlib.Path) -> text_to_image.TextToImage:
-    """The model of a folder, or of a name such as "drawings"; a `ConfigError` where there is none."""
+    """The model of a folder, or of a name such as "drawings"; a `ConfigError` if there is no such model."""
     try:
         return text_to_image.load(folder_of(folder))
     except (FileNotFoundError, ValueError) as error:
@@ -180,8 +180,8 @@ def pipeline(
 def scheduler_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config of the scheduler that samples as a run does.
 
-    Students that jump to the data take the steps of multistep consistency sampling, runs with a method of first order
-    the steps of Euler's method, and all others those of DPM-Solver++ of second order.
+    Students that jump to the data take the steps of multistep consistency sampling, runs with a first-order method the
+    steps of Euler's method, and all others the steps of second-order DPM-Solver++.
 
     Raises:
         ConfigError: if the run trains another network, or no flow that a scheduler samples.

@@ -91,7 +91,7 @@ def published(row: Row) -> str:
 
 
 def ours(row: Row) -> str:
-    """Our figure with its error, or that there is none."""
+    """Our figure with its error, or a statement that there is none."""
     if row.measured is None:
         return "not measured"
     value = f"{row.measured.value:.2f} ± {row.measured.standard_error:.2f}"

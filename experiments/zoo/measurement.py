@@ -1,6 +1,6 @@
 """A row measured from its file to its figure, in stages that may be killed at any point and go on.
 
-OUT holds samples.npz, samples.json (of which samples they are), record.json (the figures, which `diffusion evaluate
+OUT holds samples.npz, samples.json (which describes the samples), record.json (the figures, which `diffusion evaluate
 --verify` measures again) and row.json (the row's figure beside the published one). While samples are made, their
 batches lie in OUT/.samples-KEY; features are kept in the cache of `references.cache_folder`. Sample i depends on its
 seed, its class, and the parameters alone, so that an interrupted measurement ends with the same figures.

@@ -122,7 +122,8 @@ def _blob(lot: Lot) -> Distance:
 def draw(scene: Scene, lot: Lot, kind: str) -> tuple[np.ndarray, Scene]:
     """Draws a scene with spoilt shapes.
 
-    Of two objects either or both are spoilt where the kind is one of the first three; of several objects all are.
+    If there are two objects and the kind is one of the first three, either or both are spoilt; of several objects all
+    are.
 
     Args:
         scene: the scene, not a word.

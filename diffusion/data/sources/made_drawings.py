@@ -204,7 +204,7 @@ def moving_drawings(
     pixel of the record is the mean of the pixels that it covers. `motions.example(split, row, frames)` returns the true
     motions of the same row. A clip is drawn each time that it is read, since all of them would fill gigabytes.
 
-    With `alone` a clip has one shape, and a turning shape begins at any angle. In place of the label stands the
+    With `alone` a clip has one shape, and a turning shape begins at any angle. Instead of a label, records have the
     condition "vector", float32 [28], which says what words the caption has (`motions.words`).
 
     Args:

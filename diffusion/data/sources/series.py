@@ -210,7 +210,7 @@ def series_windows(
         held_out: share of the steps of each series that are "test", in [0, 1); 0: both splits are all of it.
         columns: names of a .csv's columns, () for all.
         mean, std: mean and standard deviation of each column, by which values are standardised; () for the values of
-            this file's train split. For another file, or another part of this one, pass those that the model was
+            this file's train split. For another file, or another part of this one, pass the values that the model was
             trained with.
         hide: the choice of the hidden part of a window, e.g. {"name": "gaps"}; {"name": "missing"} fills missing
             values.

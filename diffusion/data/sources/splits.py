@@ -26,7 +26,7 @@ _ORDER = 2**63 + 1  # the seed of the permutation that parts are cut from
 
 
 class Split(NamedTuple):
-    """The name of a split, and the part of it that is chosen.
+    """The name of a split, and the chosen part of it.
 
     Attributes:
         base: the name of the split, e.g. "train".

@@ -2,8 +2,8 @@
 
     train-000000.tar: 0001.jpg 0001.cls 0001.txt 0002.jpg ...     columns jpg, cls, txt; of 0001.json, "json.KEY"
 
-The headers of a shard are read once, and the positions of its members are kept in DIFFUSION_CACHE. Of a
-shard, only the bytes of a record are read, so that the order of a run is the same as from any other source.
+The headers of a shard are read once, and the positions of its members are kept in DIFFUSION_CACHE. Only the bytes of
+the requested record are read from a shard, so the order of a run is the same as from any other source.
 """
 
 __all__ = ["Strict", "TarShards", "tar_shards", "value_of"]

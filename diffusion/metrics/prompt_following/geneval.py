@@ -106,7 +106,7 @@ def read(path: pathlib.Path) -> list[Prompt]:
     """The prompts of a file in the published form, evaluation_metadata.jsonl: a table of JSON a line.
 
     Raises:
-        PromptsError: at the first line that is of another form; if there is none.
+        PromptsError: at the first line of another form, or if the file holds no prompts.
         OSError: if the file cannot be read.
     """
     prompts = []

@@ -1,4 +1,4 @@
-"""What reads pictures and prompts for a benchmark: functions that the caller brings, and the forms of their answers.
+"""Readers of pictures and prompts for a benchmark: functions that the caller brings, and the forms of their answers.
 
 Each takes a list and answers with a list of the same length, so that it may read many at once. The functions below call
 them and refuse an answer of another form.

@@ -1,4 +1,4 @@
-"""What T2I-CompBench++ adds to T2I-CompBench: places in depth, by a detector and a map of depths, and numbers.
+"""The categories that T2I-CompBench++ adds: positions in depth, by a detector and a map of depths, and numbers.
 
 | category   | figure of a picture                                                                            |
 |------------|------------------------------------------------------------------------------------------------|

@@ -11,7 +11,7 @@
 | FLUX.1                       | 8 | 16 | no        | 0.3611  | 0.1159 |
 | FLUX.2                       | 16 | 128 | yes     | of each | of each |
 
-FLUX.2 has 32 channels at f = 8, of which `packed` patches of 2 x 2 become the values of its latents.
+FLUX.2 has 32 channels at f = 8, and `packed` joins patches of 2 x 2 of these to the values of its latents.
 """
 
 __all__ = ["AutoencoderKL"]

@@ -80,7 +80,7 @@ class ResidualBlock(nn.Module):
         timed: whether the call has a condition [B, 4, features], the two shifts and scales.
         dtype: compute type.
 
-    With a `place` the call takes a chunk, and puts out that which begins two frames earlier.
+    With a `place` the call takes a chunk, and returns the chunk that begins two frames earlier.
     """
 
     features: int

@@ -39,7 +39,7 @@ def cut(side: int, tile: int, overlap: int, step: int) -> Cut:
         side: side of the picture, a multiple of `step`.
         tile: size of a tile; where the side is smaller, the side is the tile.
         overlap: least overlap of neighbours.
-        step: number of which all starts are multiples.
+        step: a number that divides all starts.
     """
     if side <= tile:
         return Cut(side, np.zeros(1, np.int32))

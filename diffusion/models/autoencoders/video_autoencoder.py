@@ -1,4 +1,4 @@
-"""What the autoencoders of videos have in common: their calls, and the checks of what they receive."""
+"""The common part of the autoencoders of videos: their calls, and the checks of their inputs."""
 
 __all__ = ["VideoAutoencoder", "check_latents", "check_levels", "check_video"]
 

@@ -20,8 +20,8 @@ from diffusion.models.layers import bfloat16_products
 def counted_flops(function: Callable, *arguments: Any) -> int:
     """Counts the operations of one call; nothing is computed.
 
-    Additions, norms and activations are left out, as are calls that JAX does not look into, such as fused kernels. Of
-    the branches of a condition the dearest counts; a loop of unknown length counts once.
+    Additions, norms and activations are left out, as are calls that JAX does not look into, such as fused kernels. The
+    most expensive branch of a condition counts; a loop of unknown length counts once.
 
     Args:
         function: any that JAX traces, a network for example.

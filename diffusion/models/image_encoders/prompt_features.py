@@ -1,4 +1,4 @@
-"""What an image prompt is of a picture: the features that a published image encoder computes of it.
+"""Image prompts: the features that a published image encoder computes from a picture.
 
     images = prompt_features.fitted(encoder, picture)[None]           # [1, S, S, 3] in [-1, 1], as transformers fits it
     features = prompt_features.image_features(encoder, params, images, whole=False)   # [1, P], the pooled vector
@@ -11,8 +11,8 @@
 |                          |                        | those of the layer before last                  |        |
 | DINOv2 and others        | the class token        | of the patches, after the last norm             | 224    |
 
-Any module that takes images and returns `ImageFeatures` can stand here. Where there is no picture, a pooled vector is
-zero, and tokens are those of a picture of the mean colour of the encoder's normalisation, as h94's code has it.
+Any module that takes images and returns `ImageFeatures` can stand here. Without a picture, a pooled vector is zero, and
+tokens are computed from a picture in the mean colour of the encoder's normalisation, as in h94's code.
 """
 
 __all__ = ["absent", "fitted", "image_features", "inner", "resized", "side", "width"]

@@ -27,7 +27,7 @@ class SigLIP(VisionTransformer):
 
     Attributes:
         size: side of the images whose grid of positions was learned, in pixels. Other sides interpolate the grid.
-        patch: side of a patch. What is left of a side after whole patches is cut off (of 384 pixels, 6 for patches of
+        patch: side of a patch. The rest of a side after whole patches is cut off (of 384 pixels, 6 for patches of
             14), as published.
         width: number of features of a token, and of the pooled vector.
         hidden: number of features inside the MLPs.

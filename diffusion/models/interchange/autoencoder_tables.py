@@ -188,7 +188,7 @@ INPUT_RANGE = Field(
     (-1.0, 1.0),
     schema.several(schema.number(), 2, 2),
     read=lambda ends, _: tuple(map(float, ends)),
-    # A field of ours: the library ignores it with a warning.
+    # A field of this library alone: the other library ignores it with a warning.
     write=lambda module: ABSENT if module.input_range == (-1, 1) else module.input_range,
 )
 """The range of the pictures that the encoder takes."""

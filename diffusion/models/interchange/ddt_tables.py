@@ -131,7 +131,7 @@ def _head_rows(module: DDT) -> list[Row]:
 
 
 def both_depths(all_blocks: str, first_blocks: str, second: str) -> Group:
-    """The number of all blocks and of the first part, as two depths of ours.
+    """The number of all blocks and of the blocks in the first part, as our two depths.
 
     Args:
         all_blocks: their name of the first, 18 by default.
@@ -180,7 +180,7 @@ PLAIN_CONFIG = FieldTable(
 
 
 def _pair(theirs: str, ours: str, default: tuple[int, int], valid: schema.Valid) -> Group:
-    """Two numbers of theirs, of the encoder and the decoder; one stands for both."""
+    """Two numbers in their config, for the encoder and the decoder; a single number stands for both."""
     names = (ours, f"decoder_{ours}")
     pair = lambda value: value if isinstance(value, tuple) else (value, value)
     return Group(

@@ -225,7 +225,7 @@ def _rotary(known: Published) -> Group:
 
 
 def _windows(known: Published) -> Group:
-    """The fields of layers that see a window; ours are none where there is no such layer."""
+    """The fields of layers that see a window; our field is empty if there is no such layer."""
 
     def read(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
         listed, window, *rule = values.values()

@@ -72,7 +72,7 @@ CONFIG = FieldTable(
 
 
 def _no_registers(module: DINOv3) -> dict[str, Computed]:
-    """The empty table of registers that a file has where there are none."""
+    """The empty table of registers that a file has if the network has no registers."""
     shape = (1, 0, module.width)
     return {} if module.registers else {"embeddings.register_tokens": Computed(shape, lambda: np.zeros(shape))}
 

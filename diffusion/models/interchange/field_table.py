@@ -42,7 +42,7 @@ ABSENT: Any = object()
 
 
 class Field(NamedTuple):
-    """A field of theirs that one of ours holds.
+    """A field of their config that corresponds to one of our fields.
 
     Attributes:
         theirs: name in their config.
@@ -71,7 +71,7 @@ class Field(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """A field of theirs with few values; a table maps each to a value of ours.
+    """A field of their config with few values; a table maps each value to ours.
 
     Attributes:
         theirs: name in their config.
@@ -97,7 +97,7 @@ class Choice(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Several fields of theirs that together are one or more of ours.
+    """Several fields of their config that together correspond to one or more of our fields.
 
     Attributes:
         theirs: {name in their config: (default, valid values)}; the valid values are a schema, None for values like
@@ -124,7 +124,7 @@ class Group(NamedTuple):
 
 
 class Follows(NamedTuple):
-    """A field of theirs whose value follows from our module: that value is written, any other is refused.
+    """A field of their config whose value follows from our module: that value is written, and any other is refused.
 
     Attributes:
         theirs: name in their config.
@@ -154,7 +154,7 @@ class Follows(NamedTuple):
 
 
 class Inline(NamedTuple):
-    """A part that is a module of ours, while its fields stand directly in their config.
+    """A part that is a module in this library, while its fields stand directly in their config.
 
     Attributes:
         ours: name of our module's field.
@@ -294,7 +294,7 @@ def part_of(theirs: str, ours: str, table: FieldTable) -> Field:
 
 
 def tuple_of(ours: str, defaults: Mapping[str, Any]) -> Group:
-    """Fields of theirs that together are a tuple of ours.
+    """Fields of their config that together are one of our tuples.
 
     Args:
         ours: name of our module's field.

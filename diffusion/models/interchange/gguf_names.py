@@ -1,8 +1,8 @@
 """llama.cpp's names of the tensors of text encoders in GGUF files, as transformers names them.
 
 The encoder of a T5 or umT5 has the same arrays under other names: enc.blk.3.attn_q.weight is
-encoder.block.3.layer.0.SelfAttention.q.weight. Models of a decoder alone (blk.3.attn_q.weight) are refused: of some of
-them llama.cpp permutes the rows of queries and keys, and the names do not say of which.
+encoder.block.3.layer.0.SelfAttention.q.weight. Models of a decoder alone (blk.3.attn_q.weight) are refused: llama.cpp
+permutes the rows of queries and keys of some such models, and the names do not say of which ones.
 """
 
 __all__ = ["transformers_names"]

@@ -50,7 +50,7 @@ def block_rows(module: Any, width: int, heads: int, theirs: str, ours: str) -> l
 
 
 def switch(theirs: str, ours: str, default: bool, on: Any, off: Any) -> Choice:
-    """A switch of theirs between two values of our field."""
+    """A switch in their config between two values of our field."""
     return Choice(theirs, ours, {default: on if default else off} | {True: on, False: off, None: off})
 
 

@@ -46,7 +46,7 @@ OURS = ("decoder_width", "decoder_depth", "decoder_heads")
 
 
 def _decoder(module: MaskDiT) -> dict[str, Any]:
-    """Fields of ours: theirs has one decoder."""
+    """Fields of our module that their config lacks, because it has only one decoder."""
     sizes = dict(zip(DECODER, (getattr(module, name) for name in OURS)))
     return {} if sizes == DECODER else sizes
 

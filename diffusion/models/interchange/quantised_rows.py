@@ -1,4 +1,4 @@
-"""A kernel of ours out of tensors that a file has as values and scales, which stay so."""
+"""One of our kernels, built from tensors that a file stores as values and scales and that stay quantised."""
 
 __all__ = ["assembled"]
 
@@ -17,8 +17,8 @@ BLOCK = 32  # values along an axis that share a scale, in GGUF's Q8_0
 def assembled(table: Sequence[Row], tensors: Tensors, shape: tuple[int, ...]) -> Quantised | None:
     """One leaf as values and scales; None where one of its tensors is stored otherwise.
 
-    A layout moves a tensor's scales as it moves its values. Of the axes along which the scales of a layer are equal,
-    or equal in blocks of 32, one for each stays.
+    A layout moves a tensor's scales as it moves its values. Along axes where the scales of a layer are equal, or equal
+    in blocks of 32, one scale is kept for each.
 
     Args:
         table: the rows of the leaf.

@@ -73,7 +73,7 @@ def patches(side: int) -> Layout:
 
 
 class Row(NamedTuple):
-    """One line of a table: a tensor of theirs, or some rows of it, and the part of our leaf that it fills.
+    """One line of a table: a tensor of the other library, or some rows of it, and the part of our leaf that it fills.
 
     Attributes:
         theirs: its name in the file.
@@ -139,7 +139,7 @@ def conv(theirs: str, ours: str) -> list[Row]:
 
 
 def side_by_side(theirs: Iterable[str], ours: str, bias: bool = True) -> list[Row]:
-    """The rows of several dense layers of theirs that are one of ours, such as fused queries, keys and values.
+    """The rows of several of their dense layers that are one layer here, such as fused queries, keys and values.
 
     Args:
         theirs: their names, in the order of the second axis of our kernel [in, K, *out].
@@ -150,7 +150,7 @@ def side_by_side(theirs: Iterable[str], ours: str, bias: bool = True) -> list[Ro
 
 
 def cut(theirs: str, ours: Iterable[str], width: int, bias: bool = True) -> list[Row]:
-    """The rows of one dense layer of theirs whose outputs are those of several layers of ours, in order.
+    """The rows of one of their dense layers whose outputs are, in order, the outputs of several of our layers.
 
     Args:
         theirs: its name before "weight" and "bias": "attn.qkv." or "attn.in_proj_".

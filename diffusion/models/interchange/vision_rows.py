@@ -16,7 +16,7 @@ HEADS = [f"attention/{name}" for name in PROJECTIONS]
 
 
 def patch_rows(theirs: str, side: int) -> list[Row]:
-    """The rows of the patch embedding, a strided convolution of theirs.
+    """The rows of the patch embedding, which is a strided convolution in the other library.
 
     Args:
         theirs: its name.

@@ -213,8 +213,8 @@ class Block(nn.Module):
     The gates start at zero, so that the layer starts as the identity. Arguments of the call: tokens x [B, N, D], the
     condition c [B, D] (time and class, after SiLU) or [B, N, D] for each token, rotary angles or None, this layer's
     masks, each [B] (`diffusion.models.layers.layer_masks`), and the bias of the attention, see `Attention`. Returns
-    (x, None), as a scan expects; with `entering` (what its attention reads, None). Without the field `bias` the layers
-    of queries, keys and values and those of the MLP have none.
+    (x, None), as a scan expects; with `entering` (what its attention reads, None). Without the field `bias`, neither
+    the layers of queries, keys and values nor the layers of the MLP have a bias.
 
     Reference: Peebles & Xie, 2023, figure 3.
     """

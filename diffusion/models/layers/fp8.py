@@ -50,7 +50,8 @@ def in_fp8() -> Iterator[list[tuple[int, ...]]]:
 def is_used(x: jax.Array, kernel: jax.Array, summed: int) -> bool:
     """Whether this product is computed in fp8, and notes it: inside `in_fp8`, over two or more axes that are kept.
 
-    What is computed once an example, as the modulation by the time, is little work and sets all tokens' scale.
+    Products that are computed once for each example, such as the modulation by the time, are little work and set the
+    scale of all tokens.
     """
     noted = _products.get()
     if noted is None or x.ndim - summed < 2:

@@ -125,7 +125,7 @@ def on_each_device(
         The function itself where activations are not split.
 
     Raises:
-        MeshError: when it is called with an array of which a dimension does not divide over its axes.
+        MeshError: when it is called with an array that has a dimension which does not divide over its axes.
     """
     mesh = _devices()
     if mesh is None:

@@ -87,7 +87,7 @@ def scanned(
 
 
 def _kept_class(block: Any, pick: Callable[[Any], jax.Array]) -> type[nn.Module]:
-    """The block whose carry is its own carry and the kept features [K + 1, ...], of which it writes one.
+    """The block whose carry is its own carry and the kept features [K + 1, ...]; it writes one of these.
 
     The carry has room for what is kept alone: an output of each layer would be an array of all layers.
     """
@@ -126,8 +126,8 @@ def turn(length: int, remat: str = "none") -> int:
     A scan copies what each layer keeps for the backward pass into arrays of all layers, which it first fills with
     zeros, and out of them again. On CPU that takes a third of the step of DiT-S/2, whose compilation takes 17 s scanned
     and 20 s unrolled. On a GPU it would take a fifth of the step of DiT-XL/2; there, a stack of which the backward pass
-    computes a part again, and which thus is trained, is one turn. Deeper stacks than those of UNROLLED are scanned, and
-    so are all for a TPU, for compiling them would take minutes.
+    computes a part again, and which thus is trained, is one turn. Stacks deeper than UNROLLED are scanned, and on a TPU
+    all stacks are, because compiling them would take minutes.
 
     Args:
         length: number of layers.

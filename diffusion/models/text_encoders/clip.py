@@ -73,7 +73,7 @@ class CLIPText(Backbone):
             stands for the largest id of the text, since the end is the last id of the published vocabulary.
         epsilon: epsilon of the norms, > 0.
         token_std: standard deviation of the tokens' embeddings at the start, 0.02 as published. With 1 the words stay
-            apart in the tower's output, also those that its loss has not yet needed.
+            distinct in the tower's output, even words that its loss has not yet needed.
 
     Reference: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021, sec. 2.4.
     """

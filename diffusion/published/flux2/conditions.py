@@ -18,7 +18,7 @@ def flux2(prompts: Sequence[str], mistral: Encoder, **how: Any) -> dict[str, Any
     """{"text"} of FLUX.2 dev: the padding, and what Mistral 3 reads of the prompt behind a system's.
 
     Args:
-        prompts: B texts, of which "[IMG]", the place of a picture, is left out.
+        prompts: B texts; "[IMG]", the placeholder of a picture, is removed from them.
         mistral: the states of its layers 10, 20 and 30, `masked=True, layers=(10, 20, 30)`, with a tokenizer of 512
             tokens that pads on the left.
         **how: further arguments of `encode`.

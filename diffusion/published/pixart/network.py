@@ -98,8 +98,8 @@ class PixArt(Layered, Backbone):
             t: the network's clock [B] or [], float32 or wider; 0 .. 999 for the published ones.
             condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width], of T5. "text_mask": Bool [B, M].
-                "size": [B, 6], with `sized`, of which the original height and width are used, and the requested ratio
-                height / width. "strength": [B], with `strength`.
+                "size": [B, 6], with `sized`; the original height and width, and the requested ratio height / width, are
+                used. "strength": [B], with `strength`.
                 "skip", "identity", "borrow": [B, depth], see `diffusion.models.layers.layer_masks`.
                 "residuals": tuple of up to `depth` arrays [B, N, width]; the k-th is added to the tokens after layer k.
                 "extra": image prompts, see `extra_attention`.

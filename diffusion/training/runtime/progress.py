@@ -1,4 +1,4 @@
-"""What a run shows while it works: a bar on a terminal, in a log now and then a line of name=value.
+"""The display of a run while it works: a bar on a terminal; in a log, a line of name=value now and then.
 
 Only process 0 speaks.
 """

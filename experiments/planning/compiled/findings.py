@@ -1,4 +1,4 @@
-"""What costs time in a compiled program, each with the lines of Python that it comes from.
+"""The costs in a compiled program, each with the lines of Python that it comes from.
 
 Entries of one kind, type and place are one: their bytes, operations and times are summed.
 """

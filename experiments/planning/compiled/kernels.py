@@ -1,4 +1,4 @@
-"""What a device runs of a compiled program: kernel by kernel, how often, and the bytes that each moves."""
+"""The kernels of a compiled program as a device runs them: how often each runs, and the bytes that it moves."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
