@@ -21,6 +21,7 @@ SEEDS = 4  # pictures of each caption
 CAPTIONS = {"several": 100, "one": 40, "pair": 50, "word": 24}
 """How many captions of each kind of scene are measured; the words are those of the training pictures."""
 FIRST_SEED = 500_000  # of the pictures
+STEPS = 10  # of the sampler, without guidance
 BATCH = 50  # pictures at once
 
 Make = Callable[[Sequence[str], Sequence[int]], np.ndarray]

@@ -14,6 +14,8 @@ from diffusion.experiments.config import command_line
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", "drawings", "folder of the model, or the name of one that comes along")
     flags.DEFINE_string("out", None, "folder of the pictures", required=True)
+    flags.DEFINE_string("lora", "", "a LoRA file for the model, for pairs of another round")
+    flags.DEFINE_integer("first", 0, "the number of the first caption", lower_bound=0)
     flags.DEFINE_integer("number", 400, "how many captions; each has 4 pictures", lower_bound=2)
     flags.DEFINE_integer("steps", 8, "steps of the sampler", lower_bound=1)
     command_line.begin()
@@ -59,22 +61,26 @@ def chosen(probabilities: Sequence[float] | np.ndarray) -> Chosen:
     return Chosen(tuple(sorted(accepted)), tuple(zip(accepted, refused)))
 
 
-def write(model: text_to_image.TextToImage, out: pathlib.Path, number: int, steps: int, reader: Reader) -> dict:
+def write(
+    model: text_to_image.TextToImage, out: pathlib.Path, rows: range, steps: int, reader: Reader
+) -> dict[str, int]:
     """Writes the accepted pictures of a model, and pairs of an accepted and a refused one, each beside its caption.
 
     Args:
         model: the model; it draws without guidance.
         out: the folder, made if missing.
-        number: how many captions there are, each with 4 pictures.
+        rows: the numbers of the captions; each has 4 pictures.
         steps: steps of the sampler.
         reader: the judge that rewards.
 
     Returns:
         What drawn.json says: the numbers of pictures "drawn", "accepted" and in "pairs", and the "steps" of each.
     """
-    texts = [text for text in captions.texts_of(rewards.counting_drawings(number=number)) for _ in range(EACH)]
+    known = captions.texts_of(rewards.counting_drawings(number=rows.stop))
+    texts = [known[row] for row in rows for _ in range(EACH)]
     how = {"steps": steps, "guidance": 1.0, "batch_size": BATCH}
-    pictures = text_to_image.generate(model, texts, seeds=range(FIRST_SEED, FIRST_SEED + len(texts)), **how)
+    seeds = range(FIRST_SEED + rows.start * EACH, FIRST_SEED + rows.stop * EACH)
+    pictures = text_to_image.generate(model, texts, seeds=seeds, **how)
     log_p = [
         rewards.log_probabilities(reader, pictures[first : first + BATCH], texts[first : first + BATCH])
         for first in range(0, len(texts), BATCH)
@@ -101,7 +107,10 @@ def main(argv: list[str]) -> None:
     """Runs the command line."""
     values = flags.FLAGS
     model = model_folder.load(model_folder.folder_of(values.model))
-    print(write(model, pathlib.Path(values.out), values.number, values.steps, judges.rewarding()), flush=True)
+    if values.lora:
+        model = text_to_image.with_loras(model, {values.lora: 1.0})
+    rows = range(values.first, values.first + values.number)
+    print(write(model, pathlib.Path(values.out), rows, values.steps, judges.rewarding()), flush=True)
 
 
 if __name__ == "__main__":

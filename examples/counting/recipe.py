@@ -5,8 +5,13 @@
 
 Presets: `nft`, `policy_gradient`, `reward_backpropagation`; and, on samples of the base that the judge chose
 (`python -m examples.counting.own_samples`), `rejection` and `preferences`. Each takes 39,900 evaluations of the
-network.
+network. `preferences_2` goes on with pairs of the tuned model's own, for about as many evaluations again:
+
+    python -m examples.counting.own_samples --out=runs/counting/samples_2 --first=400 --number=500 \\
+      --lora=runs/counting/preferences/tuning/pytorch_lora_weights.safetensors
 """
+
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -19,6 +24,19 @@ VELOCITY = denoiser()["objective"]["weighting"].to_dict()
 TIMES = {"name": "logit_normal", "mean": 1.2, "std": 1.2, "strata": 8}
 GROUPS = {"reward": {"name": "judged"}, "group": 8, "deviation": False}  # most groups of one object have equal rewards
 SAMPLES = "runs/counting/samples"
+
+
+def preferences(samples: str) -> dict[str, Any]:
+    """Diffusion-DPO on the pairs in a folder of `examples.counting.own_samples`."""
+    pair = tuple({"name": "picture_folder", "path": f"{samples}/{part}"} for part in ("preferred", "rejected"))
+    return {
+        "data.source": {"name": "preferences", "of": pair},
+        "objective": {"name": "diffusion_dpo", "weighting": VELOCITY, "density": TIMES, "beta": 0.5},
+        "train.batch_size": 32,
+        "train.steps": 106,
+    }
+
+
 PRESETS = {
     "nft": {},
     "policy_gradient": {
@@ -41,15 +59,8 @@ PRESETS = {
         "objective": {"name": "denoising", "weighting": VELOCITY, "density": TIMES, "wrappers": ()},
         "train.steps": 141,
     },
-    "preferences": {
-        "data.source": {
-            "name": "preferences",
-            "of": tuple({"name": "picture_folder", "path": f"{SAMPLES}/{part}"} for part in ("preferred", "rejected")),
-        },
-        "objective": {"name": "diffusion_dpo", "weighting": VELOCITY, "density": TIMES, "beta": 0.5},
-        "train.batch_size": 32,
-        "train.steps": 106,
-    },
+    "preferences": preferences(SAMPLES),
+    "preferences_2": preferences(f"{SAMPLES}_2") | {"init_from.path": "runs/counting/preferences"},
 }
 
 

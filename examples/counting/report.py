@@ -17,7 +17,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_list("runs", [], "NAME=FOLDER of the runs of examples/counting/recipe.py")
     flags.DEFINE_string("out", None, "folder of the report", required=True)
     flags.DEFINE_float("share", 1.0, "share of the captions of each kind", lower_bound=0.02, upper_bound=1)
-    flags.DEFINE_integer("best_of", 4, "candidates of the best picture", lower_bound=2)
+    flags.DEFINE_list("best_of", ["2", "4"], "numbers of candidates of the best pictures of the base")
     command_line.begin()
 
 import pathlib
@@ -41,11 +41,13 @@ from examples.counting import judges, measures, own_samples, rewards
 LORA = "tuning/pytorch_lora_weights.safetensors"
 GUIDED, PLAIN = "base, guidance 2", "base"
 SHOWN = 8  # pictures of a row
-WRAPPED = 12  # letters of a caption in a line
+WRAPPED = 9  # letters of a caption in a line
 APART = 10_000_000  # between the seeds of the candidates of one picture
 TRAINED = {
     "rejection": "Rejection sampling, own accepted samples",
     "preferences": "Diffusion-DPO, own pairs",
+    "preferences_2": "Diffusion-DPO, a second round",
+    "policy_gradient_long": "Flow-GRPO, longer",
     "policy_gradient": "Flow-GRPO",
     "nft": "DiffusionNFT",
     "reward_backpropagation": "Reward backpropagation (DRaFT)",
@@ -92,15 +94,28 @@ def evaluations(config: Mapping[str, Any], samples: int = 0) -> int:
     return steps * rows * per_example
 
 
-def best_of(model: TextToImage, number: int, rewarding: Reader) -> measures.Make:
+def evaluations_of_run(folder: pathlib.Path) -> int:
+    """The evaluations of a run, of the pictures that it trains on, and of the run whose weights it begins with."""
+    config = opener.read_table(folder / "config.json")
+    source = config["data"]["source"]
+    path = pathlib.Path(source.get("path") or (source["of"][0]["path"] if "of" in source else folder))
+    drawn = path.parent / own_samples.DRAWN
+    sampling = opener.read_table(drawn) if drawn.is_file() else {"drawn": 0, "steps": 0}
+    before = config["init_from"]["path"]
+    own = evaluations(config, sampling["drawn"] * sampling["steps"])
+    return own + (evaluations_of_run(pathlib.Path(before)) if before else 0)
+
+
+def best_of(model: TextToImage, number: int, rewarding: Reader, **how: Any) -> measures.Make:
     """The best of several pictures of a model, by the judge that rewards.
 
     Args:
         model: the model.
         number: how many candidates; the first one has the noise of the other rows.
         rewarding: the judge.
+        **how: arguments of `text_to_image.generate`, such as guidance.
     """
-    make = measures.make(model, guidance=1.0)
+    make = measures.make(model, **how)
 
     def best(texts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
         candidates, values = [], []
@@ -113,7 +128,7 @@ def best_of(model: TextToImage, number: int, rewarding: Reader) -> measures.Make
 
 
 def makers(
-    model: TextToImage, runs: Mapping[str, pathlib.Path], rewarding: Reader, number: int
+    model: TextToImage, runs: Mapping[str, pathlib.Path], rewarding: Reader, numbers: Sequence[int]
 ) -> dict[str, tuple[measures.Make, int, int]]:
     """{row: (what makes its pictures, evaluations of its training, evaluations of a picture)}.
 
@@ -121,31 +136,23 @@ def makers(
         model: the base.
         runs: {name: folder of the run}.
         rewarding: the judge that rewards.
-        number: how many candidates the best picture has.
+        numbers: how many candidates each best picture has.
 
     Raises:
         ConfigError: for a run without a LoRA.
     """
-    usual = model.usual.steps
+    plain = {"guidance": 1.0, "steps": measures.STEPS}
     rows = {
-        GUIDED: (measures.make(model), 0, 2 * usual),
-        PLAIN: (measures.make(model, guidance=1.0), 0, usual),
-        f"best of {number}": (best_of(model, number, rewarding), 0, number * usual),
+        GUIDED: (measures.make(model), 0, 2 * model.usual.steps),
+        PLAIN: (measures.make(model, **plain), 0, measures.STEPS),
     }
+    for number in numbers:
+        rows[f"best of {number}"] = (best_of(model, number, rewarding, **plain), 0, number * measures.STEPS)
     for name, folder in runs.items():
         if not (folder / LORA).is_file():
             raise ConfigError(f"--runs={name}={folder}: it has no {LORA}. Valid: a run of this folder's recipe")
-        config = opener.read_table(folder / "config.json")
-        source = config["data"]["source"]
-        path = pathlib.Path(source.get("path") or (source["of"][0]["path"] if "of" in source else folder))
-        drawn = path.parent / own_samples.DRAWN
-        sampling = opener.read_table(drawn) if drawn.is_file() else {"drawn": 0, "steps": 0}
         tuned = text_to_image.with_loras(model, {folder / LORA: 1.0})
-        rows[name] = (
-            measures.make(tuned, guidance=1.0),
-            evaluations(config, sampling["drawn"] * sampling["steps"]),
-            usual,
-        )
+        rows[name] = (measures.make(tuned, **plain), evaluations_of_run(folder), measures.STEPS)
     return rows
 
 
@@ -256,7 +263,7 @@ def main(argv: list[str]) -> None:
         "measuring judge": measuring.digest,
     }
     read = lambda asked, pictures: measures.measured(asked, pictures, rewarding, measuring)
-    rows = makers(model, runs, rewarding, values.best_of)
+    rows = makers(model, runs, rewarding, [int(number) for number in values.best_of])
     run(rows, pathlib.Path(values.out), measures.captions(number), read, description)
 
 
