@@ -217,7 +217,7 @@ def markdown(content: Mapping[str, Any]) -> str:
                 f"**{count['templates']['share']:.0%}**{report.span(_percents(count['templates']))}",
                 f"{count['measuring']['share']:.0%}{report.span(_percents(count['measuring']))}",
                 f"{count['rewarding']['share']:.0%}",
-                f"{100 * row['gap']:+.0f}",
+                f"{round(100 * row['gap']):+d}",
             )
         )
         parts = ("shape", "colour", "position", "relation", "word")

@@ -1,5 +1,6 @@
 """Counting by rewards: what captions request, the reward of a judge, the evaluations, the measures and the report."""
 
+import json
 from typing import Any, cast
 
 import jax
@@ -107,6 +108,22 @@ def test_the_evaluations_of_each_training(preset, samples, expected):
     config = recipes.load(f"examples/counting/recipe.py:{preset}")
     config.train.update({"steps": 1, "batch_size": 64})
     assert report.evaluations(config.to_dict(), samples) == expected
+
+
+def test_a_run_counts_its_pictures_and_the_run_that_it_goes_on_from(tmp_path):
+    for number, drawn in (("", 25), ("_2", 100)):
+        samples = tmp_path / f"samples{number}"
+        samples.mkdir()
+        (samples / own_samples.DRAWN).write_text(json.dumps({"drawn": drawn, "steps": 8}))
+        config = recipes.load(f"examples/counting/recipe.py:preferences{number}").to_dict()
+        config["data"]["source"] = {"of": [{"path": str(samples / "preferred")}, {"path": str(samples / "rejected")}]}
+        config["train"] |= {"steps": 3, "batch_size": 4}
+        config["init_from"]["path"] = str(tmp_path / "first") if number else ""
+        folder = tmp_path / ("second" if number else "first")
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(config))
+    assert report.evaluations_of_run(tmp_path / "first") == 3 * 4 * 8 + 25 * 8
+    assert report.evaluations_of_run(tmp_path / "second") == 3 * 4 * 8 * 2 + (25 + 100) * 8
 
 
 def test_the_pictures_of_a_caption_that_are_chosen():
