@@ -123,7 +123,7 @@ def test_a_healthy_step_has_the_loss_of_the_metrics_and_of_its_examples(healthy,
 
 @pytest.mark.slow
 def test_where_no_step_has_failed(healthy):
-    with pytest.raises(checkpoints.CheckpointError, match=r"no step that has failed; --step takes .*: 3, 6"):
+    with pytest.raises(checkpoints.CheckpointError, match=r"no step that has failed\. --step takes .*: 3, 6"):
         reproduce.repeat(resolve.recipe(tiny()), healthy)
     with pytest.raises(checkpoints.CheckpointError, match=r"no checkpoint of step 4.* --step takes .*: 3, 6"):
         reproduce.repeat(resolve.recipe(tiny()), healthy, 4)

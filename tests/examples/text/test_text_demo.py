@@ -238,7 +238,7 @@ def test_a_student_of_another_encoder_is_refused(made, tmp_path):
     with pytest.raises(ConfigError, match=r"is not the text encoder that wrote .*, from which .* learned"):
         text_model.write_model(tmp_path / "text/denoiser")
     shutil.rmtree(tmp_path / "text/tokenizer")
-    with pytest.raises(ConfigError, match=r"text.tokenizer, the model's tokenizer, is not there"):
+    with pytest.raises(ConfigError, match=r"text.tokenizer, the tokenizer of the model, does not exist"):
         text_model.write_model(tmp_path / "text/denoiser")
     with pytest.raises(ConfigError, match="trained 'clip', which receives no captions"):
         text_model.write_model(tmp_path / "text/encoder")
