@@ -113,7 +113,7 @@ def measured(out: pathlib.Path) -> dict[str, Any]:
         "xz": {"bits": characters.xz_bits(held_out), "estimator": "its own file, without a training text"},
     }  # fmt: skip
     real = data.held_out[: len(data.held_out) // length * length].reshape(-1, length)
-    part = data.train[: len(real) * length].reshape(-1, length)
+    part = data.train[: len(data.train) // length * length].reshape(-1, length)
     rng = np.random.default_rng(0)
     samples = {"training text": {"": quality(part[rng.permutation(len(part))[: values.number]], real, words, counts)}}
     texts, filled = {}, {}
