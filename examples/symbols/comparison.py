@@ -163,11 +163,12 @@ def draw(content: Mapping[str, Any], path: pathlib.Path) -> None:
         else:
             right.plot([int(steps) for steps in by_steps], figures, "s", color=colour, label=name)
     (floor,) = content["samples"]["training text"].values()
-    right.axhline(floor["trigrams"], color=plots.HELD, linestyle="--", label="training text")
+    right.axhline(floor["trigrams"], color="#444444", linestyle="--", label="training text")
     right.set_xscale("log", base=2)
     right.set_xlabel("evaluations of the network a sample")
     right.set_ylabel("divergence of the runs of three, bits")
-    right.legend(frameon=False)
+    right.set_ylim(bottom=0)
+    right.legend(frameon=False, loc="lower left")
     for axes in (left, right):
         plots.style(axes)
     plots.save(figure, path)
