@@ -1,7 +1,7 @@
 """The drawings' model is rewarded for what its captions request, by a LoRA: counting first of all.
 
     diffusion train --config=examples/counting/recipe.py:nft --workdir=runs/counting/nft \\
-      --extend=examples.counting.rewards
+      --extend=examples.counting.extension
 
 Presets: `nft`, `policy_gradient`, `reward_backpropagation`; and, on samples of the base that the judge chose
 (`python -m examples.counting.own_samples`), `rejection` and `preferences`. Each takes 39,900 evaluations of the

@@ -1,7 +1,7 @@
-"""What the runs of this folder add to the names of configs: a reward by captions, and drawings most of several objects.
+"""The reward of a caption by a judge, and drawings most of which show several objects; `extension` names them.
 
     diffusion train --config=examples/counting/recipe.py:nft --workdir=runs/counting/nft \\
-      --extend=examples.counting.rewards
+      --extend=examples.counting.extension
 """
 
 __all__ = ["counting_drawings", "judged", "log_probabilities", "log_probability", "requested"]
@@ -20,7 +20,6 @@ from diffusion.data.shapes import drawing, scenes
 from diffusion.data.shapes.scenes import NONE, Lot
 from diffusion.data.sources.made_drawings import Drawings
 from diffusion.data.sources.sequences import Records
-from diffusion.experiments.config import names
 from diffusion.metrics import attribute_reader
 from examples.counting import judges
 from examples.text import judge
@@ -110,7 +109,3 @@ def counting_drawings(split: str = "train", *, number: int = 1_000) -> Records:
         return {"image": drawing.draw(scene, lot), "caption": scenes.caption(scene, lot)}
 
     return Records(Drawings(split, number, functools.cache(make)), split=split)
-
-
-names.add(names.REWARDS, judged)
-names.add(names.SOURCES, counting_drawings)

@@ -59,6 +59,8 @@ def test_adamw_and_average_hold_16_bytes_a_parameter_and_fsdp_a_part_of_them():
     parts = estimate.memory_by_part(work(config, fsdp=64), "tpu")
     state = sum(parts[part] for part in estimate.EXACT)
     assert 16 * XL / 64 <= state < 1.1 * 16 * XL / 64  # leaves that 64 does not divide stay whole
+    layer = 4 * XL / 28 / 2  # in bfloat16; of split parameters the gathered ones, and their gradients
+    assert whole["layer"] == pytest.approx(layer, rel=1e-6) and parts["layer"] == pytest.approx(2 * layer, rel=0.1)
 
 
 def test_a_teacher_and_a_second_player_hold_16_bytes_of_each_of_their_parameters(tmp_path):

@@ -61,7 +61,7 @@ MEMBERS = {
     "progressive_distillation": Member(lambda: objectives.progressive_distillation(V, V, 4), ("teacher",)),
     "distribution_matching": Member(lambda: objectives.distribution_matching(V, V, V, UNIFORM), ("teacher", "fake")),
     "score_identity": Member(lambda: objectives.score_identity(V, V, V, UNIFORM), ("teacher", "fake")),
-    "drifting": Member(lambda: objectives.drifting(V, 0.5, 2)),
+    "drifting": Member(lambda: objectives.drifting(V, 0.5, 6)),  # two of each class
     "score_regularised_consistency": Member(
         lambda: objectives.score_regularised_consistency(
             V, V, UNIFORM, UNIFORM, warmup=2, clock=parameterizations.time()

@@ -36,6 +36,14 @@ def test_mesh_that_cannot_be(axes, words):
         sharding.make_mesh(axes)
 
 
+def test_a_mesh_without_fsdp_splits_nothing():
+    mesh = jax.sharding.AbstractMesh((2,), ("data",))
+    found = sharding.shardings(
+        {"kernel": jax.ShapeDtypeStruct((1024, 1024), jnp.float32)}, mesh, ((".*", ()),), whole="^$"
+    )
+    assert found["kernel"].spec == PartitionSpec()
+
+
 def test_first_rule_that_fits_decides():
     mesh = sharding.make_mesh({"data": -1})
     shapes = {"blocks": {"kernel": jnp.zeros((4, 4)), "bias": jnp.zeros(4)}, "head": {"kernel": jnp.zeros((4, 4))}}

@@ -1,9 +1,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from diffusion.training.state import SecondPlayer
+from diffusion.training.ema import exponential_moving_average
+from diffusion.training.state import SecondPlayer, create
 from diffusion.training.step import make_train_step, prepare, seeded
 from tests.training import toys
 
@@ -256,3 +258,13 @@ def test_statistics_of_a_head_that_nothing_follows_are_refused():
     step = make_train_step(objective, toys.apply, None, toys.optimizer(), toys.ema())
     with pytest.raises(ValueError, match="the objective returns statistics for norm, but nothing uses them"):
         jax.eval_shape(step, toys.make_state(), toys.batch(0), jax.random.key(0))
+
+
+def test_a_state_keeps_frozen_networks_with_and_without_a_checkpoint():
+    """And an empty table of either is None, so that the state has one form without any."""
+    optimizer, average = optax.sgd(0.1), exponential_moving_average(0.9)
+    params, frozen, unsaved = {"w": jnp.ones(2)}, {"teacher": jnp.ones(3)}, {"encoder": jnp.ones(4)}
+    full = create(params, optimizer, average, frozen=frozen, unsaved=unsaved)
+    assert full.frozen == frozen and full.unsaved == unsaved
+    bare = create(params, optimizer, average, frozen={}, unsaved={})
+    assert bare.frozen is None and bare.unsaved is None and bare.second_players is None

@@ -9,6 +9,7 @@ import pytest
 from diffusion.experiments.config.base import TunedNetwork
 from diffusion.experiments.run import encoded_pictures, tuned_examples
 from diffusion.experiments.run.examples import Examples
+from diffusion.objectives.objective_facts import Beside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,7 @@ def test_each_entry_is_read_from_where_it_was_written(prompt, monkeypatch, tmp_p
     tuning = types.SimpleNamespace(reads=(), latents=(), sees={"image_prompt": (5,)})
     recipe = types.SimpleNamespace(
         companions=types.SimpleNamespace(tuned=TunedNetwork(Base({}), tuning)),
+        objective=types.SimpleNamespace(beside=Beside()),
         config={"data": settings},
         with_parts=lambda **parts: parts,
     )

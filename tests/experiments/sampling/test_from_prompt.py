@@ -238,6 +238,7 @@ def test_a_command_writes_what_its_flags_say_with_all_that_it_was_made_of(flags,
     monkeypatch.setattr(text_to_image, "with_quantised", lambda model, kind: (model, "half as large"))
     monkeypatch.setattr(from_prompt.tuned_run, "load", lambda *rest, **how: (calls.append((rest, how)) or model, 30))
     monkeypatch.setattr(from_prompt.tuned_run, "base_of", lambda work: "BASE" if work == "tuned" else "")
+    monkeypatch.setattr(from_prompt.tuned_run, "settings_of", lambda work: {})
     monkeypatch.setattr(from_prompt.jobs, "make_and_count", lambda model, request: (made, 0.25))
     monkeypatch.setattr(from_prompt.Request, "resolved", lambda request, model: request)
     monkeypatch.setattr(png, "model", lambda folder, **source: {"model": folder, **source})
