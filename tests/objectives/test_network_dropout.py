@@ -76,9 +76,10 @@ def test_every_objective_of_few_steps_draws_in_what_it_trains(name):
 
     players = few_step_cases.networks(member, few_step_cases.parameters_of(member), jnp.float32)
     drawing = objectives.with_dropout(few_step_cases.OBJECTIVES[name])
-    batch = few_step_cases.batch_of(4)
+    batch = few_step_cases.batch_of(6)
+    keys = jax.random.split(jax.random.key(0), 6)
     loss = lambda batch: drawing(
-        {name: network(name, of) for name, of in players.items()}, member.schedule, KEYS, batch, 3
+        {name: network(name, of) for name, of in players.items()}, member.schedule, keys, batch, 3
     )
     jax.eval_shape(loss, batch)
     assert draws == {name: name in (member.trained, "target") for name in players}
