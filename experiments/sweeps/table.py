@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from diffusion.experiments.config import unknown
 from diffusion.experiments.evaluation import report
-from diffusion.experiments.evaluation.figures import FLOOR, Figure, distances
+from diffusion.experiments.evaluation.figures import Figure, distances
 from diffusion.experiments.run_folder.workdir import write_text
 from diffusion.experiments.sweeps import naming
 from diffusion.experiments.sweeps.results import Results, over_seeds, records_of
@@ -49,9 +49,7 @@ def _chosen(known: Sequence[str], requested: Sequence[str]) -> list[str]:
     for name in requested:
         if known and name not in known:
             raise unknown("--figures", name, known, "figure")
-    frechet = [name for name in known if name.startswith("fd_") and not name.endswith(FLOOR)]
-    usual = dict.fromkeys((*frechet, *distances(known), *USUAL))
-    return list(requested) or [name for name in usual if name in known] or list(known)
+    return list(requested) or [name for name in (*distances(known), *USUAL) if name in known] or list(known)
 
 
 def markdown(table: Table) -> str:
