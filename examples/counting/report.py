@@ -102,8 +102,8 @@ def evaluations_of_run(folder: pathlib.Path) -> int:
     drawn = path.parent / own_samples.DRAWN
     sampling = opener.read_table(drawn) if drawn.is_file() else {"drawn": 0, "steps": 0}
     before = config["init_from"]["path"]
-    own = evaluations(config, sampling["drawn"] * sampling["steps"])
-    return own + (evaluations_of_run(pathlib.Path(before)) if before else 0)
+    here = evaluations(config, sampling["drawn"] * sampling["steps"])
+    return here + (evaluations_of_run(pathlib.Path(before)) if before else 0)
 
 
 def best_of(model: TextToImage, number: int, rewarding: Reader, **how: Any) -> measures.Make:

@@ -61,15 +61,17 @@ def network_of(width: int, depth: int) -> models.SymbolTransformer:
     return models.SymbolTransformer(SIZE, width, depth, heads=width // 32, clock="none", tied=True)
 
 
-def predictor(network: models.SymbolTransformer, params: Any) -> discrete.Predictor:
-    """(x_t, t) -> log p(x_0 | x_t)."""
+def predictor(
+    network: nn.Module, params: Any, process: discrete.Process = PROCESS, read: discrete.Reading = discrete.from_logits
+) -> discrete.Predictor:
+    """(x_t, t) -> log p(x_0 | x_t), of masks or of another process."""
 
     def logits(x: jax.Array, t: jax.Array, condition: Any) -> jax.Array:
         output = network.apply({"params": params}, x, t, condition)
         assert isinstance(output, jax.Array)
         return output
 
-    return discrete.predictor(logits, PROCESS, discrete.from_logits)
+    return discrete.predictor(logits, process, read)
 
 
 def loss(network: models.SymbolTransformer, params: Any, key: jax.Array, x0: jax.Array) -> jax.Array:

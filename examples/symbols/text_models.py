@@ -4,7 +4,7 @@ Sizes differ by the part that reads the time: masks and text from left to right 
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -125,13 +125,8 @@ def _timed(width: int, depth: int) -> models.SymbolTransformer:
     )
 
 
-def _predictor(network: nn.Module, params: Mapping) -> discrete.Predictor:
-    def logits(x: jax.Array, t: jax.Array, condition: Any) -> jax.Array:
-        output = network.apply({"params": params}, x, t, condition)
-        assert isinstance(output, jax.Array)
-        return output
-
-    return discrete.predictor(logits, UNIFORM, discrete.from_context)
+def _predictor(network: nn.Module, params: Any) -> discrete.Predictor:
+    return characters.predictor(network, params, UNIFORM, discrete.from_context)
 
 
 def _loss(network: nn.Module, nats: Callable[..., jax.Array]) -> characters.Loss:

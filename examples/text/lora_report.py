@@ -79,7 +79,7 @@ def measured(model: text_to_image.TextToImage, reader: Reader, number: int, **ho
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as Markdown; distances in brackets are divided by that of the base at its most steps."""
+    """The rows as Markdown; distances in brackets are divided by the base's at its most steps."""
     reference = max((row for row in rows if row["name"] == "base"), key=lambda row: row["steps"])
     cells = [
         [
