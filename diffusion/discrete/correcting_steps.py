@@ -13,7 +13,7 @@ from diffusion.discrete.categorical import draw
 from diffusion.discrete.predictions import Predictor
 from diffusion.discrete.rate_processes import AnyProcess
 from diffusion.discrete.sampling_loop import SymbolSampler
-from diffusion.discrete.steps import Law, ancestral_law, at_constant_rates
+from diffusion.discrete.steps import Law, ancestral_law, at_constant_rates, sample_alone
 from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Plan
 
@@ -40,9 +40,6 @@ def corrected(corrections: int = 1, size: float = 1.0, law: Law = ancestral_law)
     if corrections < 1 or not size > 0:
         raise ValueError(f"corrected: {corrections} corrections of size {size}; valid: at least 1, above 0")
 
-    def init(x: Array, process: AnyProcess, plan: Plan) -> tuple[Array]:
-        return (x,)
-
     def step(
         state: Any, predict: Predictor, process: AnyProcess, plan: Plan, i: ArrayLike, keys: Array
     ) -> tuple[Array]:
@@ -58,7 +55,7 @@ def corrected(corrections: int = 1, size: float = 1.0, law: Law = ancestral_law)
 
         return (jax.lax.scan(correct, x, keys[1:])[0],)
 
-    return SymbolSampler(init, step, lambda steps: (1 + corrections) * steps)
+    return SymbolSampler(sample_alone, step, lambda steps: (1 + corrections) * steps)
 
 
 def corrector_law(predict: Predictor, process: AnyProcess, x: Array, t: Array, duration: Array) -> Array:

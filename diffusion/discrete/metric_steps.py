@@ -12,9 +12,8 @@ from jax.typing import ArrayLike
 from diffusion.discrete.categorical import draw
 from diffusion.discrete.metric_paths import MetricPath
 from diffusion.discrete.predictions import Predictor
-from diffusion.discrete.rate_processes import AnyProcess
 from diffusion.discrete.sampling_loop import SymbolSampler
-from diffusion.discrete.steps import at_constant_rates
+from diffusion.discrete.steps import at_constant_rates, sample_alone
 from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Plan
 
@@ -30,9 +29,6 @@ def metric_flow() -> SymbolSampler:
             measured by beta, so that no rate is infinite at t = 1
     """
 
-    def init(x: Array, process: AnyProcess, plan: Plan) -> tuple[Array]:
-        return (x,)
-
     def step(state: Any, predict: Predictor, process: Any, plan: Plan, i: ArrayLike, keys: Array) -> tuple[Array]:
         (x,) = state
         t, s = (jnp.broadcast_to(time[i], (len(x),)) for time in (jnp.asarray(plan.t), jnp.asarray(plan.s)))
@@ -42,7 +38,7 @@ def metric_flow() -> SymbolSampler:
         jumped = draw(second, metric_step_law(process, x, x0, t, at))
         return (jnp.where(left_broadcast(s, x) > 0, jumped, x0),)
 
-    return SymbolSampler(init, step, lambda steps: steps, by_distances=True)
+    return SymbolSampler(sample_alone, step, lambda steps: steps, by_distances=True)
 
 
 def metric_step_law(path: MetricPath, x: Array, x0: Array, t: Array, s: Array) -> Array:

@@ -9,6 +9,7 @@ __all__ = [
     "euler_law",
     "first_hitting",
     "first_stage",
+    "sample_alone",
     "second_stage",
     "stepped",
     "tau_leaping",
@@ -25,6 +26,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.discrete.categorical import draw
+from diffusion.discrete.metric_paths import AnyPath
 from diffusion.discrete.predictions import Predictor
 from diffusion.discrete.rate_processes import AnyProcess
 from diffusion.discrete.sampling_loop import SymbolSampler
@@ -51,7 +53,7 @@ def stepped(law: Law, rates: bool = False, masked: bool = False) -> SymbolSample
         t, s = (jnp.broadcast_to(time[i], (len(x),)) for time in (jnp.asarray(plan.t), jnp.asarray(plan.s)))
         return (draw(keys, law(predict, process, x, t, s)),)
 
-    return SymbolSampler(_sample_alone, step, lambda steps: steps, masked=masked, rates=rates)
+    return SymbolSampler(sample_alone, step, lambda steps: steps, masked=masked, rates=rates)
 
 
 def ancestral() -> SymbolSampler:
@@ -139,9 +141,6 @@ def theta_trapezoidal(theta: float = 0.5) -> SymbolSampler:
     if not 0 < theta < 1:
         raise ValueError(f"theta_trapezoidal: theta = {theta}; valid: a share in (0, 1), e.g. 0.5")
 
-    def init(x: Array, process: AnyProcess, plan: Plan) -> tuple[Array]:
-        return (x,)
-
     def step(state: Any, predict: Predictor, process: AnyProcess, plan: Plan, i: Any, keys: Array) -> tuple[Array]:
         (x,) = state
         t, s = (jnp.broadcast_to(time[i], (len(x),)) for time in (plan.t, plan.s))
@@ -151,7 +150,7 @@ def theta_trapezoidal(theta: float = 0.5) -> SymbolSampler:
         later = _rates(predict, process, middle, t - theta * (t - s))
         return (draw(second, second_stage(theta, rates, later, process, middle, t, s)),)
 
-    return SymbolSampler(_sample_alone, step, lambda steps: 2 * steps, masked=True, rates=True)
+    return SymbolSampler(sample_alone, step, lambda steps: 2 * steps, masked=True, rates=True)
 
 
 def first_stage(theta: float, rates: Array, x: Array, t: Array, s: Array) -> Array:
@@ -207,7 +206,7 @@ def first_hitting() -> SymbolSampler:
     return SymbolSampler(init, step, lambda steps: steps, masked=True)
 
 
-def _sample_alone(x: Array, process: AnyProcess, plan: Plan) -> tuple[Array]:
+def sample_alone(x: Array, process: AnyPath, plan: Plan) -> tuple[Array]:
     """The state of a sampler without history."""
     return (x,)
 

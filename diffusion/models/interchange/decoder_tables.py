@@ -3,7 +3,7 @@
 The files of all classes name the tensors alike. PUBLISHED has the differences, one entry for each class.
 """
 
-__all__ = ["Published", "build", "describe", "layer_rows", "rows"]
+__all__ = ["Published", "build", "describe", "rows"]
 
 import functools
 from collections.abc import Callable, Mapping
@@ -139,8 +139,7 @@ SIZES = {  # {our field: (their field, its default without one in PUBLISHED, its
 }
 
 
-def layer_rows(module: DecoderEncoder) -> list[Row]:
-    """One layer of the decoder by transformers' names."""
+def _layer(module: DecoderEncoder) -> list[Row]:
     norms = {"norm_1": "input", "norm_2": "post_attention"}
     if module.gemma:
         norms = {
@@ -166,7 +165,7 @@ def layer_rows(module: DecoderEncoder) -> list[Row]:
 def rows(module: DecoderEncoder, before: str) -> list[Row]:
     """The decoder by transformers' names; `before` is the prefix in the file of a model that holds it."""
     table = [Row("embed_tokens.weight", "tokens/embedding"), Row("norm.weight", "final_norm/scale")]
-    table += layers(layer_rows(module), module.depth, "layers.", "layers/")
+    table += layers(_layer(module), module.depth, "layers.", "layers/")
     return within(table, before)
 
 
