@@ -26,9 +26,9 @@ def classifier(
     scale: Scale = 1.0,
     interval: Interval = None,
 ) -> Denoiser:
-    """Classifier guidance: score + w grad log p(y | x_t), which is
+    """Classifier guidance: score + w grad log p(y | x_t).
 
-        eps - w sigma grad,    x0 + w sigma^2 / alpha grad.
+        eps - w sigma grad,    x0 + w sigma^2 / alpha grad,    grad = grad_{x_t} log p(y | x_t).
 
     With the exact p(y | x_t) and w = 1 it is the denoiser of p(x_0 | y). At alpha = 0, where x_t holds nothing about y,
     the denoiser is left as it is.

@@ -23,7 +23,7 @@ def proximal(
     noise_std: float = 0.0,
     scale: Scale = 1.0,
 ) -> Denoiser:
-    """DiffPIR, and DDNM at sigma_y = 0: the estimate nearest to x0 that agrees with the measurement,
+    """DiffPIR, and DDNM at sigma_y = 0: the estimate nearest to x0 that agrees with the measurement.
 
         argmin_z |y - A z|^2 / sigma_y^2 + w (alpha / sigma)^2 |z - x0|^2
             = x0 + A^T (A A^T + w (alpha sigma_y / sigma)^2 I)^-1 (y - A x0).

@@ -19,9 +19,11 @@ def zero_star(
     zero_above: float | None = None,
     interval: Interval = None,
 ) -> Denoiser:
-    """CFG-Zero*: with velocities u = alpha' x0 + sigma' eps,
+    """CFG-Zero*: classifier-free guidance whose unconditional velocity is scaled to fit the conditional one.
 
-        s = <u_c, u_u> / |u_u|^2,    u = s u_u + w (u_c - s u_u),    u = 0 at the first steps.
+        s = <u_c, u_u> / |u_u|^2,    u = s u_u + w (u_c - s u_u),    u = 0 at the first steps,
+
+    where u = alpha' x0 + sigma' eps is a velocity.
 
     The authors' code sets the first step to zero; with zero_above = plan.s[k - 1] the first k steps of a plan are zero.
 

@@ -104,7 +104,7 @@ def uniform_density(schedule: NoiseSchedule, strata: int | None = None, t_min: f
 
 
 def discrete_density(schedule: NoiseSchedule, T: int = 1000, strata: int | None = None, shift: float = 1.0) -> Density:
-    """t = (i + 1) / T with i uniform in 0 .. T - 1, the times of a discrete process; or these, shifted.
+    """The times t = (i + 1) / T of a discrete process, with i uniform in 0 .. T - 1; `shift` moves them.
 
     Facts:
         paper: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", algorithm 1

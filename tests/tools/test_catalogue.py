@@ -19,6 +19,15 @@ def test_every_member_states_its_facts(section):
     assert not mistakes(section)
 
 
+@pytest.mark.parametrize("section", [case for case in SECTIONS if case.values[0].summary])
+def test_what_a_table_says_of_a_member_is_whole(section):
+    for name, function in members(section).items():
+        said = summary(function)
+        following = " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split()).removeprefix(said)
+        assert following[:1] in (".", ":"), f"{name}: {said!r} is cut out of a sentence"
+        assert said[-1].isalnum() or said[-1] in ")]'\"`", f"{name}: {said!r} is cut out of a sentence"
+
+
 @pytest.mark.parametrize("page", [*PAGES, *DIAGRAMS])
 def test_pages_are_up_to_date(page):
     assert page not in catalogue.stale([page]), "run python -m tools.docs.catalogue"

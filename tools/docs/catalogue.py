@@ -194,7 +194,7 @@ def facts(function: Callable) -> dict[str, str]:
 def summary(function: Callable) -> str:
     """The first sentence of a docstring, without the stop."""
     paragraph = " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split())
-    return re.split(r"(?<![A-Z])\.\s|[.:,]?$", paragraph, maxsplit=1)[0]
+    return re.split(r"(?<![A-Z.])\.\s|[.:,]?$", paragraph, maxsplit=1)[0]  # neither "J. Doe" nor "0 .. T" ends one
 
 
 def mistakes(section: Section) -> list[str]:
