@@ -16,7 +16,7 @@ Prints a table; writes OUT.md, OUT.json and OUT.png.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("workdir", None, "a run folder, e.g. runs/demo", required=True)
@@ -41,12 +41,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from diffusion import caching, samplers
-from diffusion.experiments.config import checks
-from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate
 from diffusion.metrics import frechet, image_sets
 from diffusion.models import facts
+from diffusion.recipe import checks
+from diffusion.recipe.recipe import Recipe
 from diffusion.training.checkpointing import checkpoints
 
 FEWER = (8, 12, 16, 24)  # steps of the whole network

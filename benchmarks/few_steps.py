@@ -16,7 +16,7 @@ Prints a table for each schedule and whether the known ranking came out; writes 
 
 from absl import app, flags, logging
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_list("schedules", ["edm", "linear_beta", "rectified_flow"], "of the mixture, of the conformance list")
@@ -44,10 +44,10 @@ from rich.console import Console
 
 from benchmarks import few_steps_report
 from diffusion import samplers, timesteps
-from diffusion.experiments.config import resolve
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate
 from diffusion.metrics import frechet, image_sets
+from diffusion.recipe import resolve
 from diffusion.samplers import Sampler
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps import Plan

@@ -9,7 +9,7 @@ draws all three. Writes the numbers beside the picture, as .json. What has been 
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("samples", "cifar10@test[:5000]", "images, as diffusion evaluate takes them")

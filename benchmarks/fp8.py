@@ -9,7 +9,7 @@ mean of 50 steps, and how much higher it is with fp8.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_integer("steps", 600, "of each run", 50)

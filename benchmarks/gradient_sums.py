@@ -15,7 +15,7 @@ sums that grow as k, and r sqrt(N / 3) as long as the errors are independent.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_integer("chips", 64, "N; for the torus, a cube")

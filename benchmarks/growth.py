@@ -14,7 +14,7 @@ depends on the sizes too.
 
 from absl import flags, logging
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     NAMES = ["depth", "width", "tokens", "batch"]  # of SWEEPS
@@ -35,10 +35,10 @@ import numpy as np
 
 from benchmarks import rows
 from diffusion.experiments import plan
-from diffusion.experiments.config import resolve
-from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.planning import estimate
 from diffusion.experiments.run import program
+from diffusion.recipe import resolve
+from diffusion.recipe.defaults import defaults
 from diffusion.training import sharding
 
 

@@ -12,7 +12,7 @@ the work is 1 / devices.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     NAMES = ["tokens", "width", "batch", "devices"]
@@ -25,10 +25,10 @@ import jax
 
 from benchmarks.growth import CHANNELS, HEAD, SWEEPS, Size, slope
 from diffusion.experiments import plan
-from diffusion.experiments.config import resolve
-from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.planning import estimate
 from diffusion.experiments.run import program
+from diffusion.recipe import resolve
+from diffusion.recipe.defaults import defaults
 from diffusion.training import sharding
 
 DEVICES = (1, 2, 4, 8)

@@ -10,7 +10,7 @@ Prints, for each, the median rate with its range, for a batch that is already 29
 
 from absl import flags, logging
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("inception", None, "file of the weights, of any form", required=True)

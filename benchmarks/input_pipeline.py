@@ -17,7 +17,7 @@ it reads the files.
 
 from absl import flags, logging
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("dataset", "cifar10", "as TFDS names it")

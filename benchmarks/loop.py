@@ -12,7 +12,7 @@ DiT-S/2 reads CIFAR-10, as TFDS prepares it; where that is not there, it is left
 
 from absl import flags, logging
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     NAMES = ["digits", "S/2"]  # of CASES
@@ -38,8 +38,8 @@ from ml_collections import ConfigDict
 from benchmarks import rows
 from diffusion.data import pipeline, sources
 from diffusion.experiments import train
-from diffusion.experiments.config import recipes
 from diffusion.experiments.run import program as programs
+from diffusion.recipe import recipes
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
 

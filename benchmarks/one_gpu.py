@@ -11,7 +11,7 @@ that the trace of the backward pass keeps of a micro-batch. XLA fuses, and needs
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_list("only", [], "recipes of the table to print; all by default")
@@ -22,10 +22,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffusion.experiments.config import recipes, resolve, unknown
 from diffusion.experiments.evaluation import report
 from diffusion.experiments.planning.machines import MACHINES
 from diffusion.models.budget.counted_flops import counted_flops
+from diffusion.recipe import recipes, resolve, unknown
 
 CARDS = {"24gb": "rtx4090", "80gb": "h100"}  # of that memory
 RUNS = (  # (recipe and preset, card)

@@ -10,7 +10,7 @@ refuses.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("samples", "cifar10@test[:5000]", "images, as diffusion evaluate takes them")

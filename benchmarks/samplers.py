@@ -9,7 +9,7 @@ The network's calls alone are the limit; 100 % of it is a sampler that costs not
 
 from absl import flags, logging
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_list("samplers", ["dpmpp_2m", "euler", "heun", "ddpm", "unipc"], "functions of diffusion.samplers")

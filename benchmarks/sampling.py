@@ -11,7 +11,7 @@ timed. The limit is the time that the network's matrix products and convolutions
 
 from absl import flags, logging
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_list("cases", ["dit", "unet"], "of dit, unet")

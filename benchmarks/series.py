@@ -13,7 +13,7 @@ condition.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("workdir", None, "a run of series/unconditional; the exact denoiser by default")
@@ -34,12 +34,12 @@ import numpy as np
 
 from diffusion import editing, guidance, samplers, schedules, timesteps
 from diffusion.data.gaussian_processes import GaussianProcess
-from diffusion.experiments.config import data, recipes
 from diffusion.experiments.evaluation import report, series_scores
 from diffusion.experiments.run_folder import workdir as workdir_of
 from diffusion.experiments.sampling import trained_run
 from diffusion.guidance import measurements
 from diffusion.parameterizations import Denoiser, Prediction
+from diffusion.recipe import data, recipes
 from diffusion.schedules import NoiseSchedule, left_broadcast
 from diffusion.timesteps import Plan
 

@@ -22,7 +22,7 @@ import time
 from absl import flags
 
 from benchmarks import rows
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 RECIPE, SHAPE, DEPTH = "configs/imagenet256_dit.py", (32, 32, 4), 28
 PRINTED = re.compile(r"first step after ([0-9.]+) s")
@@ -107,8 +107,8 @@ def output(words: list[str], cache: pathlib.Path) -> str:
 
 def compile_only(depth: int, unroll: int) -> None:
     """Traces and compiles the step, allocates nothing, and prints the seconds."""
-    from diffusion.experiments.config import recipes, resolve
     from diffusion.experiments.run import program
+    from diffusion.recipe import recipes, resolve
     from diffusion.training import sharding
     from diffusion.training.runtime import compilation_cache
 

@@ -18,7 +18,7 @@ from absl import app, flags
 from rich.console import Console
 
 from benchmarks import rows
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 PEERS = pathlib.Path(".venv-peers/bin/python")
 BENCHMARKS = {  # name: further words; those with PEER measure another library too

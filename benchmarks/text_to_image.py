@@ -11,7 +11,7 @@ convolutions would take at the rate of a product of 2048^3 of the same round.
 
 from absl import flags, logging
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_list("kinds", ["transformer", "unet"], "of transformer, unet")

@@ -10,7 +10,7 @@ backward pass, three times the forward pass's, by the formula of diffusion.model
 
 from absl import flags, logging
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_integer("rounds", 5, "how often everything is measured in turn")

@@ -10,7 +10,7 @@ Presets: `cifar10_dit:tiny` (under a minute on two CPU cores; to see that everyt
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 base = recipes.module("pictures")
 

@@ -35,7 +35,7 @@ in docs/scale.md.
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 base = recipes.module("pictures")
 

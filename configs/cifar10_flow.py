@@ -18,7 +18,7 @@ Presets: `cifar10_flow:ot` (pairs by minibatch optimal transport, OT-CFM; the re
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 base = recipes.module("pictures")
 

@@ -11,7 +11,7 @@ Presets: `cifar10_unet:tiny` (under a minute on two CPU cores; to see that every
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 base = recipes.module("pictures")
 

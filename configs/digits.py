@@ -11,8 +11,8 @@ Presets: `digits:demo` (a narrower network and Muon, in less than half the time:
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config.defaults import defaults
-from diffusion.experiments.config.recipes import preset
+from diffusion.recipe.defaults import defaults
+from diffusion.recipe.recipes import preset
 
 PRESETS = {
     "demo": {

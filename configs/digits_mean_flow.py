@@ -13,8 +13,8 @@ Presets: `digits_mean_flow:tiny` (seconds; to see that everything works).
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
-from diffusion.experiments.config.recipes import preset
+from diffusion.recipe import recipes
+from diffusion.recipe.recipes import preset
 
 digits = recipes.module("digits")
 

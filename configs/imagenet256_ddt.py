@@ -39,8 +39,8 @@ laptop's cores).
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
 from diffusion.models.ddt import DDT_SIZES
+from diffusion.recipe import recipes
 
 base = recipes.module("pictures")
 

@@ -37,7 +37,7 @@ Presets: `imagenet256_dit:400k` and `imagenet256_dit:b2` (the rows above, withou
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 base = recipes.module("pictures")
 

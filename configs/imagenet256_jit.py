@@ -30,8 +30,8 @@ cores).
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
 from diffusion.models import jit
+from diffusion.recipe import recipes
 
 base = recipes.module("pictures")
 

@@ -31,8 +31,8 @@ network and few steps, for a laptop's cores).
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
 from diffusion.models import mask_dit
+from diffusion.recipe import recipes
 
 base = recipes.module("pictures")
 

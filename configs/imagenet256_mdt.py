@@ -29,8 +29,8 @@ same recipe with a small network and few steps, for a laptop's cores).
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
 from diffusion.models import mdt
+from diffusion.recipe import recipes
 
 base = recipes.module("pictures")
 

@@ -39,8 +39,8 @@ Presets: `imagenet256_pixnerd:l16` (PixNerd-L/16), `imagenet256_pixnerd:1600k` (
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
 from diffusion.models import pixnerd
+from diffusion.recipe import recipes
 
 base = recipes.module("pictures")
 

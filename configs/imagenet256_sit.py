@@ -69,7 +69,7 @@ few steps, for a laptop's cores).
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 base = recipes.module("pictures")
 

@@ -17,7 +17,7 @@ and `imagenet64_edm:tiny` (under a minute on two CPU cores; to see that everythi
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 base = recipes.module("pictures")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config.defaults import defaults
+from diffusion.recipe.defaults import defaults
 
 TINY = {  # the preset with which a run takes seconds on a laptop's cores, but for its network
     "train.steps": 20,

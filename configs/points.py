@@ -14,8 +14,8 @@ Presets: `points:tiny` (seconds; to see that everything works).
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config.defaults import defaults
-from diffusion.experiments.config.recipes import preset
+from diffusion.recipe.defaults import defaults
+from diffusion.recipe.recipes import preset
 
 PRESETS = {
     "tiny": {

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config.defaults import defaults
+from diffusion.recipe.defaults import defaults
 
 TINY = {
     "train.steps": 20,

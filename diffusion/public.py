@@ -98,7 +98,7 @@ def moved(places: Mapping[str, str]) -> None:
     """
     MOVED.places |= places
     if MOVED not in sys.meta_path:
-        sys.meta_path.append(MOVED)
+        sys.meta_path.insert(0, MOVED)  # a package that moved as a whole would find its modules a second time
 
 
 def _reexports(namespace: dict[str, Any]) -> Iterator[tuple[str, str]]:

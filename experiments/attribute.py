@@ -12,7 +12,7 @@ thousand.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits", required=True)
@@ -36,12 +36,12 @@ from jax import Array
 
 from diffusion import parameterizations
 from diffusion.data.transforms import to_model
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import plots, real_images
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import sample_files, trained_run
 from diffusion.io import files
 from diffusion.metrics import attribution, chunks
+from diffusion.recipe import ConfigError
 from diffusion.schedules import left_broadcast
 from diffusion.training.runtime import progress
 

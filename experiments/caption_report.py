@@ -11,7 +11,7 @@ features beside its floor, and copies of training pictures.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", None, "folder of the model, with model_index.json")
@@ -33,7 +33,6 @@ import pathlib
 import numpy as np
 
 from diffusion import text_to_image
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import plots, report
 from diffusion.experiments.evaluation.held_out import trained_on
 from diffusion.experiments.evaluation.real_images import captioned
@@ -42,6 +41,7 @@ from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.text.model import load
 from diffusion.metrics import caption_retrieval, neighbours
 from diffusion.metrics.features import Extractor
+from diffusion.recipe import ConfigError
 from diffusion.text_to_image import model_index
 from diffusion.training.runtime import progress
 

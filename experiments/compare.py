@@ -17,7 +17,7 @@ into --out.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("out", "comparison", "folder for comparison.md and comparison.png")
@@ -30,10 +30,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from diffusion.experiments.config import ConfigError, unknown
-from diffusion.experiments.config.differences import MISSING, differences, flattened
-from diffusion.experiments.config.extensions import printed
-from diffusion.experiments.config.values import plain
 from diffusion.experiments.evaluation import figures, plots, real_images, report, sample_metrics, significance
 from diffusion.experiments.evaluation.significance import Difference, Samples
 from diffusion.experiments.run_folder import workdir
@@ -41,6 +37,10 @@ from diffusion.experiments.sampling import sample_files
 from diffusion.experiments.sweeps import naming
 from diffusion.experiments.sweeps.results import Group, Results, Run, over_seeds, records_of
 from diffusion.experiments.sweeps.sweep_folder import DONE
+from diffusion.recipe import ConfigError, unknown
+from diffusion.recipe.differences import MISSING, differences, flattened
+from diffusion.recipe.extensions import printed
+from diffusion.recipe.values import plain
 from diffusion.training.runtime import progress
 
 SEEDS = ("seed", "sample.seed")

@@ -40,7 +40,7 @@ Every tensor of the source is accounted for, and nothing in it is executed. docs
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("source", None, "folder, .safetensors, .pt or .pth file, or run folder to read", required=True)
@@ -68,7 +68,6 @@ from typing import Any
 import flax.linen as nn
 
 from diffusion.adapters import lora_files, lora_names
-from diffusion.experiments.config import class_folders, resolve
 from diffusion.experiments.evaluation import model_card
 from diffusion.experiments.run import tuned_files
 from diffusion.experiments.run_folder import workdir
@@ -77,6 +76,7 @@ from diffusion.experiments.text import assemble, model
 from diffusion.models import interchange
 from diffusion.models.autoencoders.rae_decoder import RAEDecoder
 from diffusion.models.interchange import FAMILIES, folders, stated
+from diffusion.recipe import class_folders, resolve
 from diffusion.training.checkpointing import checkpoints
 
 FAILURES = (interchange.Mismatch, interchange.Refusal, FileNotFoundError, FileExistsError, ValueError,

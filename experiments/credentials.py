@@ -11,7 +11,7 @@ extra "provenance" (c2pa-python).
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("make", None, "folder to write for tests: root.pem, chain.pem, key.pem")
@@ -19,8 +19,8 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("root", None, "PEM file of root certificates that you trust")
     command_line.begin()
 
-from diffusion.experiments.config import ConfigError
 from diffusion.io import content_credentials, local_certificates
+from diffusion.recipe import ConfigError
 
 MOST = 16  # actions, and entries of a request, that are shown: their signer may be anybody
 LONGEST = 4000  # characters of an entry of a request

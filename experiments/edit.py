@@ -14,7 +14,7 @@ by its attention maps. config.sample sets grid and steps, and for sdedit the sam
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.saved_flag()
@@ -39,14 +39,14 @@ import numpy as np
 
 from diffusion import padding, pytrees, samplers
 from diffusion.data.transforms import to_uint8
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.entries import call
 from diffusion.experiments.evaluation import plots
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sample import requested_labels
 from diffusion.experiments.sampling import editors, generate, trained_run
 from diffusion.io import files
 from diffusion.io.leaf_names import leaves_of
+from diffusion.recipe import ConfigError
+from diffusion.recipe.entries import call
 from diffusion.training.checkpointing import checkpoints
 
 

@@ -19,7 +19,7 @@ publishes it, and receives the pictures at --encoder_size. With both flags the c
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("autoencoder", None, "folder or file of the autoencoder")
@@ -49,10 +49,10 @@ from collections.abc import Callable
 from typing import Any
 
 from diffusion.data import feature_cache, latent_cache, latent_writer, sources
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.data import named
-from diffusion.experiments.config.encoder import Encoder
 from diffusion.experiments.sampling import autoencoder_folders, encoder_features
+from diffusion.recipe import ConfigError
+from diffusion.recipe.data import named
+from diffusion.recipe.encoder import Encoder
 from diffusion.training.runtime import progress
 
 

@@ -11,7 +11,7 @@ reads its output, and needs no text encoder.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("data", None, "the pictures, NAME@SPLIT, e.g. shapes@train, or '{SOURCE}@train'")
@@ -29,12 +29,12 @@ import shlex
 
 from diffusion import text
 from diffusion.data import captions, sources
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.data import named
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.io import files
 from diffusion.models import interchange
 from diffusion.published import pixart
+from diffusion.recipe import ConfigError
+from diffusion.recipe.data import named
 from diffusion.text import byte_pairs
 
 

@@ -10,7 +10,7 @@ tuning/erase (docs/tuning.md).
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", None, "folder of a text-to-image model, with model_index.json", required=True)
@@ -30,10 +30,10 @@ from typing import Any
 
 from diffusion import text_to_image
 from diffusion.adapters import erasure
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import model_card
 from diffusion.io import files, limits
 from diffusion.models import interchange
+from diffusion.recipe import ConfigError
 from diffusion.text_to_image import model_folder, model_index
 
 FAILURES = (interchange.Refusal, interchange.Mismatch, limits.Refused, FileNotFoundError, FileExistsError)

@@ -35,7 +35,7 @@ ratio of their Frechet distances. See docs/evaluation.md.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.saved_flag(unless=("reference", "ratio", "verify"))
@@ -107,10 +107,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import ConfigError, data, unknown
-from diffusion.experiments.config.extensions import printed
-from diffusion.experiments.config.recipe import Recipe
-from diffusion.experiments.config.values import plain
 from diffusion.experiments.evaluation import (
     comparison,
     figures,
@@ -133,6 +129,10 @@ from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.experiments.sampling.sample_files import read_samples
 from diffusion.io import json_lines
 from diffusion.metrics import clip_protocols, protocols
+from diffusion.recipe import ConfigError, data, unknown
+from diffusion.recipe.extensions import printed
+from diffusion.recipe.recipe import Recipe
+from diffusion.recipe.values import plain
 from diffusion.training.runtime import progress
 
 ROUNDING = "floor(clip(127.5 x + 128, 0, 255))"

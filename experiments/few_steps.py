@@ -14,7 +14,7 @@ below the other) into --out. It goes on after an interruption, and measures agai
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 from diffusion.experiments.evaluation import few_step_flags
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -33,13 +33,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
-from diffusion.experiments.config import ConfigError, checks, resolve
-from diffusion.experiments.config.values import config_hash
 from diffusion.experiments.evaluation import plots, report, sample_metrics
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate
 from diffusion.io.files import atomic
 from diffusion.objectives import Jumps
+from diffusion.recipe import ConfigError, checks, resolve
+from diffusion.recipe.values import config_hash
 from diffusion.training.checkpointing import checkpoints
 
 EFFORT = sample_metrics.Effort(0, 10)

@@ -22,7 +22,7 @@ them. The network must have a time for each frame (video_dit), and must have bee
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.saved_flag()
@@ -47,13 +47,13 @@ import numpy as np
 from diffusion import samplers, timesteps, videos
 from diffusion.data import pipeline
 from diffusion.data.transforms import to_model, to_uint8
-from diffusion.experiments.config import ConfigError, data
 from diffusion.experiments.evaluation import clip_pictures
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders, clip_coding, generate, trained_run
 from diffusion.io import files
 from diffusion.metrics import chunks
 from diffusion.models import facts
+from diffusion.recipe import ConfigError, data
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.step import conditioned
 

@@ -8,7 +8,7 @@ FOLDER/metadata.csv has the columns file_name, caption and, by choice, category.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("folder", None, "the pictures, and metadata.csv")
@@ -23,7 +23,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 import shlex
 
 from diffusion.data import image_folder, sources
-from diffusion.experiments.config import ConfigError
+from diffusion.recipe import ConfigError
 
 
 def main(argv: list[str]) -> None:

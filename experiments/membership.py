@@ -12,7 +12,7 @@ config.evaluate.split.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits", required=True)
@@ -33,11 +33,11 @@ import numpy as np
 from jax import Array
 
 from diffusion import parameterizations
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import held_out, real_images
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import trained_run
 from diffusion.metrics import chunks, detection, membership
+from diffusion.recipe import ConfigError
 from diffusion.training.runtime import progress
 
 LEVEL = 0.01  # rate of false positives

@@ -30,7 +30,7 @@ Exit status: 0, also where the run would not fit; 1 without the compiler where i
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 from diffusion.experiments.planning.machines import MACHINES
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -67,16 +67,16 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from diffusion.experiments.config import ConfigError, as_config_errors, checks, data, resolve, units
-from diffusion.experiments.config.differences import differences
-from diffusion.experiments.config.recipe import Recipe
-from diffusion.experiments.config.values import config_hash
 from diffusion.experiments.planning import ahead_of_time, estimate, tables, traced
 from diffusion.experiments.planning.estimate import Work
 from diffusion.experiments.planning.machines import Machine, machine_of, topology_name
 from diffusion.experiments.run import program as programs, tuned_examples
 from diffusion.experiments.run_folder import workdir
 from diffusion.models.dit import DiT
+from diffusion.recipe import ConfigError, as_config_errors, checks, data, resolve, units
+from diffusion.recipe.differences import differences
+from diffusion.recipe.recipe import Recipe
+from diffusion.recipe.values import config_hash
 
 PROMPT = "a photograph of an astronaut who rides a horse on the moon"  # the default prompt
 

@@ -12,7 +12,7 @@ Exit status: 0 prepared, or there already; 1 failed; 2 a mistake in the command 
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string(
@@ -26,7 +26,7 @@ import pathlib
 import shlex
 
 from diffusion.data import preparation, sources
-from diffusion.experiments.config import ConfigError
+from diffusion.recipe import ConfigError
 
 
 def main(argv: list[str]) -> None:

@@ -17,7 +17,7 @@ with a line for each picture.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.extend_flag()
@@ -45,7 +45,6 @@ import numpy as np
 
 from diffusion.experiments.arena import competitors
 from diffusion.experiments.arena.competitors import Competitor
-from diffusion.experiments.config import ConfigError, names, unknown
 from diffusion.experiments.evaluation import report
 from diffusion.experiments.run_folder import workdir
 from diffusion.io import files, opener
@@ -54,6 +53,7 @@ from diffusion.metrics.picture_scores import Columns, Scorer, Source
 from diffusion.metrics.preference import preferred
 from diffusion.metrics.prompt_following import clustered
 from diffusion.metrics.prompt_following.readers import ReaderError
+from diffusion.recipe import ConfigError, names, unknown
 from diffusion.text_to_image import model_index
 from diffusion.training.runtime import progress
 

@@ -14,7 +14,7 @@ Exit status: 0 the step is finite; 1 it is not, or there is no such state; 2 a m
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.saved_flag()
@@ -38,8 +38,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import diffusion
 from diffusion.data.sources.streams import Stream
-from diffusion.experiments.config import checks
-from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.run import (
     failure,
     noise_pairs,
@@ -53,6 +51,8 @@ from diffusion.experiments.run.examples import RunExamples, open_examples
 from diffusion.experiments.run.start import with_encoder
 from diffusion.experiments.run_folder import workdir
 from diffusion.models.layers import layout
+from diffusion.recipe import checks
+from diffusion.recipe.recipe import Recipe
 from diffusion.training import sharding, state
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.step import example_keys, join, prepare, split, training_key

@@ -30,7 +30,8 @@ from typing import Any
 
 from absl import flags
 
-from diffusion.experiments.config import as_config_errors, class_folders, command_line
+from diffusion.experiments import command_line
+from diffusion.recipe import as_config_errors, class_folders
 
 if __name__ == "__main__":  # before the imports that take seconds
 
@@ -85,10 +86,10 @@ if __name__ == "__main__":  # before the imports that take seconds
 import numpy as np
 
 from diffusion import watermarks
-from diffusion.experiments.config import ConfigError, checks
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import requested, run_samples
 from diffusion.io import content_credentials
+from diffusion.recipe import ConfigError, checks
 from diffusion.training import sharding
 
 

@@ -18,7 +18,7 @@ Exit status: 0 all runs are done; 1 some failed, or were stopped by someone else
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("sweep", None, "sweep with its preset, or a file of your own: digits_weightings, mine.py")
@@ -48,14 +48,14 @@ from collections.abc import Iterator, Sequence
 
 import jax
 
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.evaluation import report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sweeps import definition, devices, naming, results, runner, sweep_folder, table
 from diffusion.experiments.sweeps.html_report import following
 from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED, QUEUED, Plan, Record
 from diffusion.experiments.sweeps.terminal import Display
+from diffusion.recipe import ConfigError
+from diffusion.recipe.extensions import printed
 from diffusion.training.runtime import preemption
 
 

@@ -9,7 +9,7 @@ has changed, until the sweep is finished; a page that is open follows.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("workdir", None, "the sweep's folder, e.g. runs/weightings")

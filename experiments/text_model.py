@@ -9,7 +9,7 @@ the run's training, where examples.text put them; `diffusion.experiments.text.mo
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("workdir", None, "the run, e.g. runs/text_students/turbo")
@@ -20,10 +20,10 @@ if __name__ == "__main__":  # before the imports that take seconds
     command_line.begin()
 
 from diffusion.data import captions
-from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.experiments.text import model
+from diffusion.recipe.extensions import printed
 
 
 def main(argv: list[str]) -> None:

@@ -17,7 +17,7 @@ saved after Ctrl-C, 143 after SIGTERM.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.flag()
@@ -40,9 +40,6 @@ import jax
 from ml_collections import ConfigDict
 
 from diffusion.data import sources
-from diffusion.experiments.config import checks, extensions, fields
-from diffusion.experiments.config.differences import differences
-from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.evaluation import held_out
 from diffusion.experiments.run import (
     bookkeeping,
@@ -57,6 +54,9 @@ from diffusion.experiments.run import (
 from diffusion.experiments.run.failure import RunFailed
 from diffusion.experiments.run.start import first_state
 from diffusion.experiments.run_folder import mirror as mirrors, user_code, workdir
+from diffusion.recipe import checks, extensions, fields
+from diffusion.recipe.differences import differences
+from diffusion.recipe.recipe import Recipe
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoint_writer, checkpoints
 from diffusion.training.runtime import agreement, compilation_cache, preemption

@@ -19,7 +19,7 @@ model removes.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.extend_flag()
@@ -50,11 +50,11 @@ import jax
 import numpy as np
 
 from diffusion import text_to_image, watermarks
-from diffusion.experiments.config import ConfigError, as_config_errors
 from diffusion.experiments.evaluation import watermark_robustness
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import trained_run, watermarked
 from diffusion.io import npz, pictures
+from diffusion.recipe import ConfigError, as_config_errors
 from diffusion.training.runtime import progress
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")

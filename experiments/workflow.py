@@ -15,7 +15,7 @@ draws other noise of a seed, so that a picture differs from its own.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("file", None, "the workflow that makes pictures, a .json file")
@@ -35,9 +35,9 @@ import pathlib
 from typing import Any
 
 from diffusion import text_to_image
-from diffusion.experiments.config import ConfigError, as_config_errors
 from diffusion.experiments.run_folder import workdir
 from diffusion.io import files, opener, pictures
+from diffusion.recipe import ConfigError, as_config_errors
 from diffusion.text_to_image import comfyui, png
 from diffusion.text_to_image.requests import Request
 

@@ -13,7 +13,7 @@ from unittest import mock
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 
 @contextlib.contextmanager

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion.experiments.config.values import built_in_python, to_json
 from diffusion.experiments.run import networks, program as programs
 from diffusion.experiments.sampling import generate
+from diffusion.recipe.values import built_in_python, to_json
 
 
 @contextlib.contextmanager

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from diffusion.experiments.config import names, recipes
 from diffusion.experiments.prompt_benchmark import benchmarks
 from diffusion.metrics import picture_scores
+from diffusion.recipe import names, recipes
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "comparison.md").read_text()

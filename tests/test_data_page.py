@@ -9,7 +9,7 @@ import shlex
 import numpy as np
 import pytest
 
-from diffusion.experiments.config import names
+from diffusion.recipe import names
 from tests.data.made import png
 from tests.data.sources import stored
 

@@ -15,12 +15,12 @@ from ml_collections import ConfigDict
 from configs import digits
 from diffusion import parameterizations, schedules, timesteps
 from diffusion.data import catalog
-from diffusion.experiments.config import ConfigError, extensions, names, resolve
-from diffusion.experiments.config.values import plain
 from diffusion.experiments.evaluation import model_metrics
 from diffusion.experiments.run import examples
 from diffusion.experiments.sweeps import commands as sweep_commands
 from diffusion.metrics import features
+from diffusion.recipe import ConfigError, extensions, names, resolve
+from diffusion.recipe.values import plain
 from tests import commands, conformance
 from tests.guidance import test_guidance_conformance
 from tests.models import backbones, test_conformance as backbone_suite
@@ -337,7 +337,7 @@ def test_a_name_that_is_taken_or_no_function_is_refused(ideas):
         ("x = 1\ny = = 2\n", "line 2: SyntaxError"),
         ("import no_such_module\n", "line 1: ModuleNotFoundError: No module named 'no_such_module'"),
         (
-            "from diffusion.experiments.config import names\n\nnames.add(names.SAMPLERS, len, 'ddim')\n",
+            "from diffusion.recipe import names\n\nnames.add(names.SAMPLERS, len, 'ddim')\n",
             "line 3: names.add: the name 'ddim' is already taken",
         ),
         (None, "no such Python file"),
@@ -356,7 +356,7 @@ def test_an_error_in_an_extension_names_the_file_in_one_sentence(tmp_path, text,
 def test_a_sweep_knows_the_names_of_its_commands_files(tmp_path):
     path = tmp_path / "swept.py"
     path.write_text(
-        "from diffusion import schedules\nfrom diffusion.experiments.config import names\n"
+        "from diffusion import schedules\nfrom diffusion.recipe import names\n"
         "names.add(names.SCHEDULES, schedules.rectified_flow, 'swept')\n"
     )
     assert sweep_commands.settings([("diffusion", "train", f"--extend={path}")], {}, set()) == []

@@ -32,9 +32,10 @@ LAYERS = (  # from the bottom to the top
     ("diffusion.adapters", "diffusion.metrics", "diffusion.training", "diffusion.watermarks"),
     ("diffusion.sampling",),
     ("diffusion.text_to_image",),
+    ("diffusion.recipe",),
     ("diffusion",),  # the names of all these
-    ("diffusion.experiments.config",),
     ("diffusion.experiments.run_folder",),
+    ("diffusion.experiments.command_line",),
     ("diffusion.experiments.sampling",),
     ("diffusion.experiments.evaluation",),
     ("diffusion.experiments.run", "diffusion.experiments.sampling.run_samples",
@@ -183,7 +184,9 @@ def not_public(source: str) -> list[str]:
     wrong, known = [], {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] == "diffusion":
-            valid = commands.purposes() if node.module == "diffusion.experiments" else listed_names(node.module) or ()
+            valid = listed_names(node.module) or ()
+            if node.module == "diffusion.experiments":
+                valid = {*valid, *commands.purposes()}
             wrong += [f"{node.module}.{alias.name}" for alias in node.names if alias.name not in valid]
             known |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
@@ -213,14 +216,14 @@ def test_names_that_are_not_public_are_found():
     source = """
 from diffusion.metrics import bootstrap, features
 from diffusion.experiments import train, run
-from diffusion.experiments.config import ConfigError, fits
+from diffusion.recipe import ConfigError, fits
 from diffusion.experiments.sampling.generate import keys
 import diffusion.samplers.runge_kutta
 bootstrap.share([]), bootstrap._wilson, train.unless_finished, ConfigError.args, features.Extractor, features.np
 """
     assert not_public(source) == [
         "diffusion.experiments.run",
-        "diffusion.experiments.config.fits",
+        "diffusion.recipe.fits",
         "diffusion.experiments.sampling.generate.keys",
         "diffusion.samplers.runge_kutta",
         "diffusion.metrics.bootstrap._wilson",

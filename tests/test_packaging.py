@@ -36,6 +36,7 @@ MODULES = [found.name for found in FOUND]
 PACKAGES = ["diffusion", *(found.name for found in FOUND if found.ispkg)]
 # Where the library reads datasets and writes runs: these need the extras "eval" or "train".
 OF_RUNS = (
+    "diffusion.recipe",
     "diffusion.data.",
     "diffusion.training.runtime.agreement",
     "diffusion.training.runtime.progress",

@@ -15,8 +15,8 @@ from tests.test_packaging import MODULES, PACKAGES
 from tools.docs import public_names
 
 ROOT = pathlib.Path(__file__).parents[1]
-OF_COMMANDS = ("diffusion.experiments", "diffusion.launch", "diffusion.configs", "diffusion.__main__")
-LIBRARY = [name for name in MODULES if not name.startswith(OF_COMMANDS)]
+OF_RUNS = ("diffusion.experiments", "diffusion.launch", "diffusion.configs", "diffusion.recipe", "diffusion.__main__")
+LIBRARY = [name for name in MODULES if not name.startswith(OF_RUNS)]
 OPENED = [name for name in LIBRARY if name in PACKAGES]
 
 

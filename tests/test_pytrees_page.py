@@ -14,7 +14,7 @@ import pytest
 from configs import points
 from diffusion import parameterizations, pytrees, samplers, schedules, timesteps
 from diffusion.data import pipeline
-from diffusion.experiments.config import ConfigError, checks, extensions, names
+from diffusion.recipe import ConfigError, checks, extensions, names
 from tests import commands
 
 PAGE = (pathlib.Path(__file__).parent.parent / "docs" / "pytrees.md").read_text()

@@ -56,6 +56,10 @@ def test_a_deprecated_name_warns_and_gives_the_present_one(name):
         ("conditional_couplings", "couplings.conditional_transport"),
         ("conversions", "parameterizations.conversions"),
         ("equivariant_couplings", "couplings.equivariant_transport"),
+        ("experiments.config", "recipe"),
+        ("experiments.config.names", "recipe.names"),
+        ("experiments.config.command_line", "experiments.command_line"),
+        ("experiments.config.stored_runs", "experiments.run_folder.stored_runs"),
     ],
 )
 def test_the_deprecated_name_of_a_module_warns_and_gives_the_present_one(deprecated, present):

@@ -11,7 +11,7 @@ from ml_collections import config_flags
 
 from diffusion import commands
 from diffusion.data import series_masks
-from diffusion.experiments.config import checks, data, recipes
+from diffusion.recipe import checks, data, recipes
 
 PAGE = (pathlib.Path(__file__).parent.parent / "docs" / "series.md").read_text()
 

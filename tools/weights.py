@@ -4,7 +4,7 @@
     python -m tools.weights digits runs/demo "make demo"    # weights/digits
     python -m tools.weights drawings runs/drawings "COMMAND"    # weights/drawings
 
-The line, with the digest, belongs into experiments/config/class_folders.py; the command stands on the model's card. The
+The line, with the digest, belongs into diffusion/recipe/class_folders.py; the command stands on the model's card. The
 second form is of a folder of examples.text, whose model it writes in 16 bits; the card has the figures of its report.
 """
 
@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from diffusion import text_to_image
-from diffusion.experiments.config import versions
 from diffusion.experiments.evaluation import model_card, report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling.shipped_models import FILE
 from diffusion.io import safetensors_files
 from diffusion.io.leaf_names import leaves_of
+from diffusion.recipe import versions
 from diffusion.text_to_image import model_folder, model_index
 from diffusion.training.checkpointing import checkpoints
 from examples.text import template_report

@@ -17,7 +17,7 @@ import sys
 
 from absl import app, flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     OUT = flags.DEFINE_string("out", None, "folder of results.json and log.txt", required=True)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     OUT = flags.DEFINE_string("out", None, "file to write", required=True)

@@ -15,7 +15,7 @@ import sys
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 NEEDED = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "rich", "absl-py", "ml-collections",
           "safetensors")  # fmt: skip

@@ -11,7 +11,7 @@ import sys
 from absl import flags
 
 from benchmarks.gpu import plan
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     STAGE = flags.DEFINE_enum("stage", None, list(plan.measurements()), "what to measure", required=True)

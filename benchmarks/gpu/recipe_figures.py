@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion.experiments.config import resolve
 from diffusion.experiments.evaluation import comparison, plots
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import averages, generate
 from diffusion.io.leaf_names import leaf_name
+from diffusion.recipe import resolve
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import compilation_cache
 

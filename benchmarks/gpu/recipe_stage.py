@@ -18,7 +18,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     HOME = flags.DEFINE_string("home", None, "folder of what the stages make", required=True)
@@ -136,7 +136,7 @@ def request(**fields):
 
 def batch_size() -> int:
     """The batch size of the recipe."""
-    from diffusion.experiments.config import recipes
+    from diffusion.recipe import recipes
 
     return recipes.load(f"{CONFIG}:{size().preset}").train.batch_size
 

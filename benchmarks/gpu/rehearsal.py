@@ -23,7 +23,7 @@ from typing import Any
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_list("stages", None, "names of stages of benchmarks.gpu; all of them by default")

@@ -13,7 +13,7 @@ not compiled now are kept.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_list("cases", [], "PROGRAM@DEVICES, or parts of such names; all by default")

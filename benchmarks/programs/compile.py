@@ -5,7 +5,7 @@ JAX_PLATFORMS=cpu python -m benchmarks.programs.compile --case=train_dit_xl2@h10
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("case", None, "PROGRAM@DEVICES, see benchmarks/programs/cases.py", required=True)

@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 from benchmarks.programs.cases import Maker, Program
 from benchmarks.programs.training import SMALL_DIT, dit
 from diffusion import samplers
-from diffusion.experiments.config import resolve
 from diffusion.experiments.run.networks import flops_of, inputs
 from diffusion.experiments.sampling import generate
 from diffusion.metrics import inception, inception_weights
@@ -18,6 +17,7 @@ from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.budget.counted_flops import counted_flops
 from diffusion.models.interchange import schedulers
 from diffusion.published.stable_diffusion.network import ConditionalUNet
+from diffusion.recipe import resolve
 from diffusion.text_to_image import TextToImage, pipelines, programs
 
 STEPS = 50

@@ -10,7 +10,7 @@ non-negative least squares of the shares of their times.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_bool("fit", False, "fit the passes, and print them in place of the table")

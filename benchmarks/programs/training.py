@@ -9,10 +9,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from benchmarks.programs.cases import Maker, Program
-from diffusion.experiments.config import recipes, resolve
-from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.run import program
 from diffusion.experiments.run.networks import flops_of
+from diffusion.recipe import recipes, resolve
+from diffusion.recipe.defaults import defaults
 
 DITS: dict[str, tuple[str, Mapping[str, Any]]] = {  # presets of the recipe of DiT-XL/2, and changes
     "train_dit_s2": ("", {"model.width": 384, "model.depth": 12, "model.heads": 6}),

@@ -13,7 +13,7 @@ Presets: `so3:diffusion` (score matching by the heat kernel, sampled by a geodes
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 base = recipes.module("manifolds/base")
 

@@ -12,7 +12,7 @@ Presets: `torsions:diffusion` (score matching by the heat kernel, sampled by a g
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 base = recipes.module("manifolds/base")
 

@@ -12,7 +12,7 @@ Presets: `forecast:channels` (three related series), `forecast:tiny` (seconds; t
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 base = recipes.module("series/base")
 

@@ -13,7 +13,7 @@ Presets: `imputation:channels` (three related series), `imputation:tiny` (second
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 base = recipes.module("series/base")
 

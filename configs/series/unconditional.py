@@ -10,7 +10,7 @@ Presets: `unconditional:channels` (three related series), `unconditional:tiny` (
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 base = recipes.module("series/base")
 

@@ -13,7 +13,7 @@ Presets: `voxels:tiny` (seconds; to see that everything works).
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 base = recipes.module("shapes/base")
 

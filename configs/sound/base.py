@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 base = recipes.module("small_flow")
 TINY = base.tiny(batch_size=8, samples=16) | {

@@ -13,7 +13,7 @@ Presets: `tones:tiny` (seconds; to see that everything works).
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 base = recipes.module("sound/base")
 SMALL = {"model.width": 16, "model.depth": 1, "model.heads": 2, "data.source.length": 4096}

@@ -12,7 +12,7 @@ Presets: `waveform:dit` (a 1-D DiT in place of the U-Net), `waveform:tiny` (seco
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 base = recipes.module("sound/base")
 SMALL = {"model.widths": (8, 16), "model.attention_levels": (), "model.groups": 4, "model.heads": 2}

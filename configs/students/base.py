@@ -4,7 +4,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import ConfigError, recipes, versions
+from diffusion.recipe import ConfigError, recipes, versions
 
 DEFAULT = "runs/digits"  # a run of the recipe `digits`
 TINY = {

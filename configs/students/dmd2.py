@@ -14,7 +14,7 @@ Presets: `dmd2:runs/digits,tiny` (seconds; to see that everything works).
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 dmd = recipes.module("students/dmd")
 

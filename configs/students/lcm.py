@@ -14,7 +14,7 @@ Presets: `lcm:runs/digits,tiny` (seconds; to see that everything works).
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 base = recipes.module("students/base")
 

@@ -12,7 +12,7 @@ Presets: `rcm:runs/digits,tiny` (seconds; to see that everything works).
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 base = recipes.module("students/base")
 dmd = recipes.module("students/dmd")

@@ -10,7 +10,7 @@ Presets: `reflow:runs/digits,tiny` (seconds; to see that everything works).
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 base = recipes.module("students/base")
 

@@ -12,7 +12,7 @@ Presets: `self_forcing:runs/clips,tiny` (seconds; to see that everything works).
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 dmd = recipes.module("students/dmd")
 STEPS = 4

@@ -13,7 +13,7 @@ Presets: `sid:runs/digits,tiny` (seconds; to see that everything works).
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 dmd = recipes.module("students/dmd")
 

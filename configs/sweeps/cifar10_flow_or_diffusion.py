@@ -19,10 +19,10 @@ one on each of two cores, some 70 minutes. Figures: docs/results.md.
 Presets: `cifar10_flow_or_diffusion:tiny` (3 runs of 20 steps, to see that everything works).
 """
 
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.sweeps.combinators import each, product, zip
 from diffusion.experiments.sweeps.commands import evaluate, sample, train
 from diffusion.experiments.sweeps.definition import Sweep
+from diffusion.recipe import ConfigError
 
 STEPS_CLOCK = {"name": "steps"}
 METHODS = {

@@ -14,10 +14,10 @@ Time: about half an hour on two CPU cores (measured: 63 minutes of one core of 2
 Presets: `digits_samplers:tiny` (of the tiny models in runs/digits_models_tiny, to see that everything works).
 """
 
-from diffusion.experiments.config import recipes
 from diffusion.experiments.sweeps.combinators import chain, each, product
 from diffusion.experiments.sweeps.commands import evaluate, sample
 from diffusion.experiments.sweeps.definition import Sweep
+from diffusion.recipe import recipes
 
 STUDENTS = recipes.module("digits_models", recipes.SWEEPS).STUDENTS
 

@@ -14,7 +14,7 @@ Presets: `prose:masked`, the recipe itself; `prose:uniform` (characters are repl
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 base = recipes.module("small_flow")
 LETTERS = 27

@@ -27,7 +27,7 @@ see that everything works).
 from ml_collections import ConfigDict
 
 from diffusion.configs.text import shapes
-from diffusion.experiments.config.recipes import preset
+from diffusion.recipe.recipes import preset
 
 SECOND = {
     "denoiser.objective.density.mean": 1.4,

@@ -13,8 +13,8 @@ Presets: `emoji:tiny`.
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
-from diffusion.experiments.config.recipes import preset
+from diffusion.recipe import recipes
+from diffusion.recipe.recipes import preset
 
 shapes = recipes.module("text/shapes")
 

@@ -2,8 +2,8 @@
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
-from diffusion.experiments.config.defaults import defaults
+from diffusion.recipe import recipes
+from diffusion.recipe.defaults import defaults
 
 TINY = {"train.steps": 4, "train.batch_size": 2, "train.log_every": 2, "checkpoint.every": 2, "optimizer.warmup": 1}
 

@@ -22,7 +22,7 @@ Presets: the three above (the recipe itself is the slider), and `drawings_concep
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 base = recipes.module("tuning/base")
 denoiser = recipes.module("text/shapes").denoiser

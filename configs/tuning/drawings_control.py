@@ -17,7 +17,7 @@ Presets: the three above, and `drawings_control:tiny` (to see that everything wo
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 base = recipes.module("tuning/base")
 shapes = recipes.module("text/shapes")

@@ -17,7 +17,7 @@ Presets: `drawings_fast:tiny` (to see that everything works).
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 base = recipes.module("tuning/base")
 

@@ -14,7 +14,7 @@ Presets: `drawings_image_prompt:tiny` (to see that everything works).
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 base = recipes.module("tuning/base")
 control = recipes.module("tuning/drawings_control")

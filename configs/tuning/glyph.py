@@ -12,7 +12,7 @@ see that everything works).
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 base = recipes.module("tuning/base")
 denoiser = recipes.module("text/shapes").denoiser

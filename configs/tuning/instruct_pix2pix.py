@@ -15,7 +15,7 @@ Presets: `instruct_pix2pix:tiny` (to see that everything works).
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 base = recipes.module("tuning/base")
 

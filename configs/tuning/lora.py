@@ -11,7 +11,7 @@ Presets: `lora:tiny` (to see that everything works).
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 base = recipes.module("tuning/base")
 

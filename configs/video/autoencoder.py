@@ -12,8 +12,8 @@ Presets: `autoencoder:tiny` (seconds; to see that everything works).
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config.defaults import defaults
-from diffusion.experiments.config.recipes import preset
+from diffusion.recipe.defaults import defaults
+from diffusion.recipe.recipes import preset
 
 TINY = {
     "data.source": {"name": "moving_drawings", "frames": 9, "side": 16, "number": 16},

@@ -14,7 +14,7 @@ Presets: `drawings:tiny` (seconds; to see that everything works).
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 base = recipes.module("small_flow")
 FRAMES = 8

@@ -13,7 +13,7 @@ Presets: `latents:tiny` (seconds; to see that everything works).
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 drawings = recipes.module("video/drawings")
 autoencoder = recipes.module("video/autoencoder")

@@ -14,7 +14,7 @@ Presets: `pairs:tiny` (seconds; to see that everything works).
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 drawings = recipes.module("video/drawings")
 shapes = recipes.module("text/shapes")

@@ -26,10 +26,10 @@ import small_training
 from exact_mixture import TWO_MODES
 
 from diffusion import objectives, parameterizations, samplers, schedules, timesteps
-from diffusion.experiments.config.recipe import Recipe, Training
 from diffusion.experiments.sampling.run_samples import sample
 from diffusion.experiments.train import train
 from diffusion.objectives.inputs import noised
+from diffusion.recipe import Recipe, Training
 
 plt.style.use("course.mplstyle")
 schedule = schedules.rectified_flow()

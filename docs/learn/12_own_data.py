@@ -26,9 +26,9 @@ from sklearn.datasets import load_digits
 
 from diffusion import objectives, parameterizations, schedules, timesteps
 from diffusion.data import sources
-from diffusion.experiments.config.recipe import Recipe, Training
 from diffusion.experiments.sampling.run_samples import sample
 from diffusion.experiments.train import train
+from diffusion.recipe import Recipe, Training
 from diffusion.training.checkpointing import checkpoints
 
 plt.style.use("course.mplstyle")

@@ -24,9 +24,9 @@ import optax
 from sklearn.datasets import load_digits
 
 from diffusion import models, objectives, parameterizations, samplers, schedules, timesteps
-from diffusion.experiments.config.recipe import Recipe, Training
 from diffusion.experiments.train import train
 from diffusion.metrics import frechet
+from diffusion.recipe import Recipe, Training
 from diffusion.training.checkpointing import checkpoints
 
 plt.style.use("course.mplstyle")

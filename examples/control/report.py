@@ -12,7 +12,7 @@ reference and chance. A picture for each run shows the first examples.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_list("runs", [], "run folders of ControlNets")
@@ -36,11 +36,11 @@ from diffusion import text_to_image
 from diffusion.adapters import control, image_prompt
 from diffusion.data.shapes import arrangements
 from diffusion.data.shapes.drawing import SIDE
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import plots, report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import tuned_run
 from diffusion.metrics.attribute_reader import Reader
+from diffusion.recipe import ConfigError
 from diffusion.training.runtime import progress
 from examples.control import control_metrics, reference_metrics
 from examples.text import judge

@@ -9,7 +9,7 @@ OUT/drawn.json            how many were drawn, by which the report counts their 
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", "drawings", "folder of the model, or the name of one that comes along")

@@ -10,7 +10,7 @@ report.md; the pictures of each row stay in OUT/pictures, so that the same comma
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", "drawings", "folder of the base, or the name of one that comes along")
@@ -29,12 +29,12 @@ import numpy as np
 
 from diffusion import text_to_image
 from diffusion.data.shapes import scenes
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import plots, report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.text import model as model_folder
 from diffusion.io import npz, opener
 from diffusion.metrics.attribute_reader import Reader
+from diffusion.recipe import ConfigError
 from diffusion.text_to_image import TextToImage, model_index
 from examples.counting import judges, measures, own_samples, rewards
 

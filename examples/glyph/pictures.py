@@ -6,7 +6,7 @@ diffusion train --config=tuning/glyph:lora --workdir=runs/glyph/lora
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("out", None, "folder of the pictures and of their table, metadata.csv")

@@ -15,7 +15,7 @@ the autoencoder bound what the model could reach. Writes report.json, report.md 
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", None, "folder of the model before the tuning, with model_index.json")
@@ -38,7 +38,6 @@ from diffusion import text_to_image
 from diffusion.data import shapes
 from diffusion.data.shapes.scenes import Scene
 from diffusion.data.transforms import to_uint8
-from diffusion.experiments.config import ConfigError, resolve
 from diffusion.experiments.evaluation import report
 from diffusion.experiments.run import tuned_files
 from diffusion.experiments.run_folder import workdir
@@ -46,6 +45,7 @@ from diffusion.experiments.sampling import tuned_run
 from diffusion.experiments.text import model as model_folder
 from diffusion.io import json_lines
 from diffusion.metrics import attribute_reader, chunks
+from diffusion.recipe import ConfigError, resolve
 from diffusion.text_to_image import TextToImage, model_index
 from examples.glyph import glyph, glyph_metrics, report_pictures
 from examples.text import judge

@@ -10,7 +10,7 @@ report.md.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", "digits", "run of 8 x 8 pixels and ten classes, or the weights that come along")

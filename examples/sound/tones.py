@@ -14,7 +14,7 @@ Without --workdir it writes the notes alone.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("workdir", None, "folder of a run of sound/tones; the notes of the data alone without it")
@@ -30,12 +30,12 @@ import jax
 import numpy as np
 
 from diffusion import sound
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import sound_files
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate, trained_run
 from diffusion.io import wav
 from diffusion.metrics import bootstrap
+from diffusion.recipe import ConfigError
 from diffusion.sound import instruments
 from examples.sound import judge, melody
 

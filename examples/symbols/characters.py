@@ -7,7 +7,7 @@ Everything is in sight: the network, the bound, one jitted step of optax, the es
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_integer("steps", 2000, "steps of training", lower_bound=1)

@@ -8,7 +8,7 @@ symbols.png and the trained weights; a second call goes on with the first model 
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("out", None, "folder of the report and the weights", required=True)

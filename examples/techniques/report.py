@@ -11,7 +11,7 @@ Writes NAME.png for each row, report.json and report.md.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", "drawings", "folder of the model, or the name of one that comes along")
@@ -30,11 +30,11 @@ from typing import Any
 import numpy as np
 
 from diffusion import text_to_image
-from diffusion.experiments.config import ConfigError, unknown
 from diffusion.experiments.evaluation import plots, report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.text import model as model_folder
 from diffusion.io import opener
+from diffusion.recipe import ConfigError, unknown
 from diffusion.text_to_image import model_index
 from examples.techniques import steered, taught
 from examples.techniques.row import Row

@@ -19,7 +19,7 @@ Exit status: as experiments.train.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.flag()
@@ -45,10 +45,10 @@ import numpy as np
 
 from diffusion.data import captions, latent_cache, sources
 from diffusion.experiments import encode, encode_text, train
-from diffusion.experiments.config import ConfigError, check_stages, checks, data, extensions, fields, resolve
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.experiments.text import model
+from diffusion.recipe import ConfigError, check_stages, checks, data, extensions, fields, resolve
 from diffusion.text import byte_pairs
 from diffusion.training.checkpointing import checkpoints
 

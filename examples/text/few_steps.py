@@ -11,7 +11,7 @@ says, but for the number of steps. Writes table.md, few_steps.json, plot.png and
 seeds, one below the other) into --out, and goes on where it was interrupted.
 """
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 from diffusion.experiments.evaluation import few_step_flags
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -26,11 +26,11 @@ import numpy as np
 
 from diffusion.data import captions, latent_cache, shapes
 from diffusion.experiments import few_steps
-from diffusion.experiments.config import ConfigError, data, resolve
 from diffusion.experiments.evaluation import sample_metrics
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate
 from diffusion.metrics.attribute_reader import Reader
+from diffusion.recipe import ConfigError, data, resolve
 from diffusion.training.checkpointing import checkpoints
 from examples.text import judge, prompt_metrics
 

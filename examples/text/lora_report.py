@@ -12,7 +12,7 @@ guidance; with the LoRA it has `lcm`, without guidance. Writes table.md, report.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", "drawings", "the base: the folder of a model, or the name of one that comes along")

@@ -19,7 +19,7 @@ combinations. Parts, in this order:
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", None, "folder of the model, with model_index.json")
@@ -49,11 +49,11 @@ import numpy as np
 
 from diffusion import text_to_image
 from diffusion.data import shapes
-from diffusion.experiments.config import ConfigError, unknown
 from diffusion.experiments.evaluation import plots, real_images, report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.text import model as model_folder
 from diffusion.metrics import neighbours
+from diffusion.recipe import ConfigError, unknown
 from diffusion.text_to_image import model_index
 from examples.text import (
     drawn_objects,

@@ -16,7 +16,7 @@ beside each figure. The command of examples.text.report measures more, by a trai
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string(

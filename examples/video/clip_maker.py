@@ -9,9 +9,9 @@ from jax import Array
 from diffusion import samplers, videos
 from diffusion.data.shapes import motions
 from diffusion.data.transforms import to_model, to_uint8
-from diffusion.experiments.config import recipe as recipes
 from diffusion.experiments.sampling import clip_coding, generate, trained_run
 from diffusion.metrics import chunks
+from diffusion.recipe import recipe as recipes
 from diffusion.timesteps import plan
 from examples.video.clip_judge import FRAMES
 

@@ -18,7 +18,7 @@ Exit status: as experiments.train.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.flag()
@@ -42,11 +42,11 @@ import numpy as np
 from diffusion.data import latent_cache
 from diffusion.data.shapes import motions
 from diffusion.experiments import train
-from diffusion.experiments.config import ConfigError, checks, fields
 from diffusion.experiments.evaluation import report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders, trained_run
 from diffusion.io import films
+from diffusion.recipe import ConfigError, checks, fields
 from diffusion.training.checkpointing import checkpoints
 from examples.video import clip_judge, clip_maker, clip_sheets, demo_stages, motion_figures, pairs_report, video_report
 

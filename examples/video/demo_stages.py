@@ -12,13 +12,13 @@ from typing import Any
 
 from diffusion.data import latent_cache
 from diffusion.experiments import encode, train
-from diffusion.experiments.config import ConfigError, check_stages, data, resolve
 from diffusion.experiments.evaluation import model_card
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.experiments.text import model
 from diffusion.io import files
 from diffusion.models import interchange
+from diffusion.recipe import ConfigError, check_stages, data, resolve
 from diffusion.training.checkpointing import checkpoints
 
 FIELDS = ("autoencoder", "denoiser", "data", "measured")

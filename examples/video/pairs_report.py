@@ -16,7 +16,7 @@ clips stands beside each figure.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", None, "the folder of a run of video/pairs")

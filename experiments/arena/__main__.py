@@ -13,7 +13,7 @@ scores.png. See docs/evaluation.md.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_list(
@@ -37,9 +37,9 @@ from diffusion import commands
 from diffusion.experiments.arena import comparisons, competitors, scores, server, votes as votes_file
 from diffusion.experiments.arena.comparisons import Arena
 from diffusion.experiments.arena.votes import Vote
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import report
 from diffusion.experiments.run_folder import workdir
+from diffusion.recipe import ConfigError
 
 USUAL = {"number": 200, "question": "Which picture is better?", "seed": 0}
 

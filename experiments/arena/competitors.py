@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.sampling import sample_files
 from diffusion.io import pictures
 from diffusion.metrics import image_sets
+from diffusion.recipe import ConfigError
 
 
 class Competitor(NamedTuple):

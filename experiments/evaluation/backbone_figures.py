@@ -11,12 +11,12 @@ import jax
 import numpy as np
 
 from diffusion.data.sources.spec import Source
-from diffusion.experiments.config import ConfigError, data, resolve
 from diffusion.experiments.evaluation.plots import blank, save
 from diffusion.io import files
 from diffusion.metrics import backbone_geometry, bootstrap
 from diffusion.objectives import Moves
 from diffusion.proteins import backbone, pdb
+from diffusion.recipe import ConfigError, data, resolve
 
 NEAREST = 600  # chains of each set whose nearest training chain is looked for
 SHOWN = (4, 6)  # rows and columns of the picture, at most

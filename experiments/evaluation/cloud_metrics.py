@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from diffusion.experiments.config import ConfigError, data
 from diffusion.experiments.evaluation.real_images import balanced_order
 from diffusion.metrics import point_clouds
+from diffusion.recipe import ConfigError, data
 from diffusion.training.runtime import progress
 
 SEED = 0  # seed of the points of a surface, and of the scattered points

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion.data import pipeline
-from diffusion.experiments.config import ConfigError, data, unknown
 from diffusion.experiments.evaluation.image_metrics import METRICS, OF_ROWS, TAPS, FeatureSets, NotMeasured, called
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.metrics import (
@@ -36,6 +35,7 @@ from diffusion.metrics.image_sets import ImageSet, ImageSetError
 from diffusion.metrics.inception_weights import KNOWN, WeightsError
 from diffusion.metrics.references import Gathered, Reference, Space
 from diffusion.metrics.statistics import StatisticsError
+from diffusion.recipe import ConfigError, data, unknown
 from diffusion.training.runtime import progress
 
 FAILURES = (ImageSetError, StatisticsError, WeightsError)  # errors that command_line.run prints as one sentence

@@ -27,12 +27,12 @@ import numpy as np
 from diffusion.data import packing, shared_records, sources
 from diffusion.data.sources import python_objects
 from diffusion.data.sources.streams import Stream
-from diffusion.experiments.config import ConfigError, data
-from diffusion.experiments.config.recipe import Recipe
-from diffusion.experiments.config.values import plain
 from diffusion.experiments.evaluation import real_images
 from diffusion.experiments.evaluation.real_images import Split
 from diffusion.experiments.run_folder import workdir
+from diffusion.recipe import ConfigError, data
+from diffusion.recipe.recipe import Recipe
+from diffusion.recipe.values import plain
 
 VALID = "splits that share none, e.g. train on 'train[:90%]' and compare with 'train[90%:]'"
 COMPARED = 100_000  # records of a set whose content is compared, where nobody has read it into memory

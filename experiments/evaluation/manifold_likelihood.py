@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.experiments.config import ConfigError, data, resolve
 from diffusion.experiments.sampling import generate
 from diffusion.manifolds import riemannian_log_likelihood
 from diffusion.metrics import bootstrap
 from diffusion.objectives import Moves
+from diffusion.recipe import ConfigError, data, resolve
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import progress
 

@@ -12,10 +12,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from diffusion.experiments.config.values import config_hash, plain
 from diffusion.experiments.evaluation import run_report
 from diffusion.experiments.run_folder import workdir
 from diffusion.io import json_lines, limits, opener
+from diffusion.recipe.values import config_hash, plain
 from diffusion.training.checkpointing import checkpoints
 
 NAME = "README.md"

@@ -13,8 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion import likelihood, ode, padding, pytrees
-from diffusion.experiments.config import ConfigError, checks, resolve
-from diffusion.experiments.config.values import from_json, to_json
 from diffusion.experiments.evaluation import backbone_figures, image_metrics, sound_metrics
 from diffusion.experiments.evaluation.cloud_metrics import measure_clouds
 from diffusion.experiments.evaluation.manifold_likelihood import negative_log_likelihood
@@ -24,6 +22,8 @@ from diffusion.experiments.evaluation.series_process import measure_process
 from diffusion.experiments.evaluation.series_scores import continuous_ranked_probability_score
 from diffusion.experiments.sampling import generate
 from diffusion.metrics import bootstrap, classifier_accuracy, features, memorisation
+from diffusion.recipe import ConfigError, checks, resolve
+from diffusion.recipe.values import from_json, to_json
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import progress
 

@@ -4,9 +4,9 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import records, report
 from diffusion.metrics.representation_ratio import representation_ratio
+from diffusion.recipe import ConfigError
 
 DISTANCES = ("fid", "fd")  # what a Frechet distance is called, in Inception's features and in others
 

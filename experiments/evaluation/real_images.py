@@ -11,9 +11,9 @@ from diffusion.data import buckets, captions, packing, pipeline, shared_records,
 from diffusion.data.sources import python_objects
 from diffusion.data.sources.spec import class_of
 from diffusion.data.sources.streams import Stream
-from diffusion.experiments.config import ConfigError, data, picture_sizes
-from diffusion.experiments.config.recipe import Recipe
-from diffusion.experiments.config.values import from_json, to_json
+from diffusion.recipe import ConfigError, data, picture_sizes
+from diffusion.recipe.recipe import Recipe
+from diffusion.recipe.values import from_json, to_json
 
 STREAMED = 10_000  # records of one pass over a stream that stand for it, at most
 

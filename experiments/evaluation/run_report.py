@@ -4,11 +4,11 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from diffusion.experiments.config.extensions import printed
-from diffusion.experiments.config.values import config_hash, plain
 from diffusion.experiments.evaluation import backbone_figures, figures, held_out, loss_report, protocol_table, report
 from diffusion.experiments.sampling import sample_files
 from diffusion.metrics import ngrams
+from diffusion.recipe.extensions import printed
+from diffusion.recipe.values import config_hash, plain
 
 PICTURES = {
     "samples.png": "Samples, by their classes where they have some",

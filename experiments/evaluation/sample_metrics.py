@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion.experiments.config import ConfigError, unknown
 from diffusion.experiments.evaluation import figures, held_out, symbol_metrics, vector_metrics
 from diffusion.experiments.evaluation.real_images import Split, balanced_order, split_of
 from diffusion.experiments.sampling.sample_files import check_samples
 from diffusion.metrics import bootstrap, classifier, frechet, image_sets, neighbours, references
 from diffusion.metrics.features import FEATURES, Extractor, inception_features, moments, names as feature_names, rows
+from diffusion.recipe import ConfigError, unknown
 from diffusion.training.runtime import progress
 
 SEED = 0  # seed of subsets, resamples and noise: the same samples give the same report

@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion.experiments.config import data
-from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.evaluation import (
     backbone_figures,
     clip_pictures,
@@ -26,6 +24,8 @@ from diffusion.experiments.evaluation import (
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import symbol_samples
 from diffusion.objectives import Moves, Restores
+from diffusion.recipe import data
+from diffusion.recipe.recipe import Recipe
 
 
 class Samples(NamedTuple):

@@ -9,9 +9,9 @@ import numpy as np
 
 from diffusion.data import gaussian_processes
 from diffusion.data.gaussian_processes import GaussianProcess
-from diffusion.experiments.config import ConfigError, data
 from diffusion.experiments.evaluation import series_charts
 from diffusion.metrics import bootstrap, frechet
+from diffusion.recipe import ConfigError, data
 
 SEED = 0  # seed of the exact draws
 

@@ -9,11 +9,11 @@ import numpy as np
 from diffusion.data import gaussian_processes, pipeline
 from diffusion.data.gaussian_processes import GaussianProcess
 from diffusion.data.sources.series import StandardSeries
-from diffusion.experiments.config import ConfigError, checks, data
 from diffusion.experiments.evaluation import series_charts
 from diffusion.experiments.evaluation.series_charts import Part
 from diffusion.experiments.sampling import generate
 from diffusion.metrics import bootstrap, crps
+from diffusion.recipe import ConfigError, checks, data
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import progress
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from diffusion.data.transforms import to_model
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation.real_images import Split
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.metrics import bootstrap, frechet, kernel_distance, pairwise, vector_distances
+from diffusion.recipe import ConfigError
 
 SEED = 0  # seed of subsets, resamples, directions and noise
 MOST = 2000  # samples that are compared, at most

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion import watermarks
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import plots
 from diffusion.experiments.run_folder.workdir import write_text
 from diffusion.metrics import bootstrap, detection
+from diffusion.recipe import ConfigError
 from diffusion.watermarks import Reading, Watermark
 from diffusion.watermarks.degradations import DEGRADATIONS
 

@@ -15,14 +15,14 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import units
-from diffusion.experiments.config.recipe import Recipe
-from diffusion.experiments.config.values import config_hash
 from diffusion.experiments.planning.estimate import fits, local_bytes
 from diffusion.experiments.planning.machines import MACHINES, Machine, ring_bandwidth
 from diffusion.experiments.run import program as programs
 from diffusion.models.budget import peak_memory
 from diffusion.models.budget.counted_flops import counted_flops
+from diffusion.recipe import units
+from diffusion.recipe.recipe import Recipe
+from diffusion.recipe.values import config_hash
 from diffusion.training import sharding
 
 CHANGES = {

@@ -15,7 +15,7 @@ docs/playground.md.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 from diffusion.experiments.sampling import model_flags
 from diffusion.experiments.sampling.model_flags import DROP_TEXT, DTYPE, MODEL, QUANTISED
 
@@ -31,7 +31,6 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 import pathlib
 
-from diffusion.experiments.config import ConfigError, as_config_errors, class_folders
 from diffusion.experiments.playground.gate import BODY, Gate
 from diffusion.experiments.playground.known_fields import Fields
 from diffusion.experiments.playground.page_request import INPUTS
@@ -41,6 +40,7 @@ from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import shipped_models
 from diffusion.io import limits
 from diffusion.models import interchange
+from diffusion.recipe import ConfigError, as_config_errors, class_folders
 
 WAITING = 20  # requests in the line, each with its body
 FAILURES = (*workdir.FAILURES, interchange.Refusal, interchange.Mismatch, limits.Refused)

@@ -17,7 +17,7 @@ depend on.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.extend_flag()
@@ -52,12 +52,12 @@ from typing import Any
 
 import numpy as np
 
-from diffusion.experiments.config import ConfigError, extensions, names, unknown
 from diffusion.experiments.evaluation import report
 from diffusion.experiments.prompt_benchmark import benchmarks, clip_embedder, judging, making
 from diffusion.experiments.prompt_benchmark.benchmarks import Benchmark, Readers
 from diffusion.experiments.run_folder import user_code, workdir
 from diffusion.metrics.prompt_following.readers import ReaderError
+from diffusion.recipe import ConfigError, extensions, names, unknown
 
 TABLES = {
     "detector": names.DETECTORS,

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from diffusion.experiments.config import ConfigError
 from diffusion.io import limits, opener
 from diffusion.metrics.prompt_following import clustered, dpg_bench, geneval, readers, t2i_compbench, t2i_compbench_plus
 from diffusion.metrics.prompt_following.clustered import Mean
 from diffusion.metrics.prompt_following.readers import PromptsError
+from diffusion.recipe import ConfigError
 
 
 class Item(NamedTuple):

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diffusion.experiments.config import ConfigError
 from diffusion.metrics import picture_scores
 from diffusion.metrics.prompt_following.readers import Embedder
 from diffusion.models.image_encoders import picture_fitting
+from diffusion.recipe import ConfigError
 from diffusion.text_to_image import model_index
 
 BATCH = 8  # rows at once, so that one program of each tower serves all

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.prompt_benchmark.benchmarks import Benchmark, Item, Picture, Readers
 from diffusion.experiments.run_folder.workdir import write_text
 from diffusion.io import json_lines, limits, opener, pictures
 from diffusion.metrics.prompt_following import readers
+from diffusion.recipe import ConfigError
 from diffusion.training.runtime import progress
 
 FILE = "results.jsonl"

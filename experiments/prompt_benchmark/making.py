@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from diffusion import text_to_image
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.prompt_benchmark.benchmarks import Benchmark, Item
 from diffusion.experiments.run_folder.workdir import write_text
 from diffusion.io import pictures
+from diffusion.recipe import ConfigError
 from diffusion.text_to_image import png
 from diffusion.text_to_image.requests import Request
 from diffusion.training.runtime import progress

@@ -14,7 +14,7 @@ docs/remakes/NAME.json and NAME.png. Your own remake: --extend=FILE that calls `
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.extend_flag()
@@ -26,10 +26,10 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 import pathlib
 
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import report
 from diffusion.experiments.remake import measuring, remakes, remakes_page
 from diffusion.experiments.run_folder import workdir
+from diffusion.recipe import ConfigError
 
 
 def listed() -> None:

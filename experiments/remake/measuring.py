@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import plots, report
 from diffusion.experiments.remake.claims import Remake, Verdict, verdict
 from diffusion.experiments.run_folder import workdir
 from diffusion.io import json_lines, limits, npz, opener
 from diffusion.io.files import atomic
+from diffusion.recipe import ConfigError
 
 PARTS, ARRAYS, RECORD, PICTURE = "parts.jsonl", "arrays", "remake.json", "picture.png"
 

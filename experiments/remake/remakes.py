@@ -1,6 +1,5 @@
 """The remakes by name, and how one of your own is added."""
 
-from diffusion.experiments.config import ConfigError, unknown
 from diffusion.experiments.remake import (
     autoguidance_toy,
     c2ot_moons,
@@ -19,6 +18,7 @@ from diffusion.experiments.remake import (
     terminal_snr,
 )
 from diffusion.experiments.remake.claims import Remake
+from diffusion.recipe import ConfigError, unknown
 
 MODULES = (
     terminal_snr,

@@ -14,11 +14,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffusion.data.stream_batches import StreamBatches
-from diffusion.experiments.config import units
-from diffusion.experiments.config.extensions import way_on
-from diffusion.experiments.config.recipe import Recipe
-from diffusion.experiments.config.settings_checks import LOSS
-from diffusion.experiments.config.values import built_in_python, config_hash
 from diffusion.experiments.evaluation import real_images
 from diffusion.experiments.run import failure, held_out_loss, hooks, networks, tracking
 from diffusion.experiments.run.examples import RunExamples
@@ -26,6 +21,11 @@ from diffusion.experiments.run.program import Program
 from diffusion.experiments.run.start import Start
 from diffusion.experiments.run_folder import workdir
 from diffusion.io import json_lines
+from diffusion.recipe import units
+from diffusion.recipe.extensions import way_on
+from diffusion.recipe.recipe import Recipe
+from diffusion.recipe.settings_checks import LOSS
+from diffusion.recipe.values import built_in_python, config_hash
 from diffusion.training import gradient_norms, sharding, training_means
 from diffusion.training.checkpointing import checkpoint_writer, checkpoints
 from diffusion.training.runtime import agreement, preemption, process_memory, progress, recompilation

@@ -11,8 +11,8 @@ import numpy as np
 
 from diffusion.data import captions
 from diffusion.data.sources.streams import Stream
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.recipe import Recipe
+from diffusion.recipe import ConfigError
+from diffusion.recipe.recipe import Recipe
 
 NULL = ""  # the caption whose facts have the form of all
 

@@ -16,14 +16,14 @@ from diffusion.data.sources import python_objects
 from diffusion.data.sources.streams import Stream
 from diffusion.data.stream_batches import StreamBatches
 from diffusion.data.transforms import Augmentation
-from diffusion.experiments.config import ConfigError, data, null_condition, picture_sizes, symbol_runs
-from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.evaluation import held_out
 from diffusion.experiments.run.caption_metadata import with_metadata
 from diffusion.experiments.run.conditioned_latents import Beside
 from diffusion.experiments.sampling import autoencoder_folders, encoder_features
 from diffusion.models import facts
 from diffusion.objectives import Moves, Restores
+from diffusion.recipe import ConfigError, data, null_condition, picture_sizes, symbol_runs
+from diffusion.recipe.recipe import Recipe
 from diffusion.training.runtime import agreement
 
 CHECKED = 256  # number of records that are checked to lie on the manifold

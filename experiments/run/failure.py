@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from diffusion.experiments.config.values import built_in_python
+from diffusion.recipe.values import built_in_python
 from diffusion.training import state
 from diffusion.training.checkpointing import checkpoint_writer, checkpoints
 

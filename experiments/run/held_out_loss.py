@@ -19,12 +19,12 @@ from ml_collections import ConfigDict
 
 from diffusion.data import pipeline, sources
 from diffusion.data.sources.streams import Stream
-from diffusion.experiments.config import ConfigError, data as records
-from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.evaluation import held_out
 from diffusion.experiments.run import examples
 from diffusion.experiments.run.program import Program
 from diffusion.models.layers import layout
+from diffusion.recipe import ConfigError, data as records
+from diffusion.recipe.recipe import Recipe
 from diffusion.training import sharding
 from diffusion.training.state import TrainState
 from diffusion.training.step import BINS, example_keys, prepare

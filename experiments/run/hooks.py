@@ -11,11 +11,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from diffusion.experiments.config import ConfigError, data
-from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.evaluation import held_out, plots, real_images
 from diffusion.experiments.evaluation.sample_metrics import evaluate_samples
 from diffusion.experiments.sampling import generate
+from diffusion.recipe import ConfigError, data
+from diffusion.recipe.recipe import Recipe
 from diffusion.training.runtime import agreement
 from diffusion.training.runtime.preemption import StopRequest
 

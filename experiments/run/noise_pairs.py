@@ -24,14 +24,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from diffusion import objectives, parameterizations, timesteps
 from diffusion.data import pipeline, sources
 from diffusion.data.sources.streams import Stream
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.companions import Teacher
-from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.run import players
 from diffusion.experiments.run.examples import Accompanied, Examples, RunExamples
 from diffusion.experiments.run_folder.workdir import write_text
 from diffusion.io import files, opener
 from diffusion.models.layers import layout
+from diffusion.recipe import ConfigError
+from diffusion.recipe.companions import Teacher
+from diffusion.recipe.recipe import Recipe
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import progress

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.run.networks import network_of
 from diffusion.models import facts
 from diffusion.models.layers import conditions, fp8
 from diffusion.objectives import Objective, with_dropout
 from diffusion.objectives.conditioning import null_of
+from diffusion.recipe.recipe import Recipe
 from diffusion.training.step import HEADS
 
 FEATURES = "features"  # the name of the frozen network of features, as objectives see it

@@ -16,13 +16,13 @@ import numpy as np
 
 from diffusion import text_to_image
 from diffusion.data import captions, latent_cache, pipeline, sources
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.base import Base
-from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.run import tuned_examples
 from diffusion.experiments.run.examples import Accompanied, Examples
 from diffusion.io import pictures
 from diffusion.objectives import Prior
+from diffusion.recipe import ConfigError
+from diffusion.recipe.base import Base
+from diffusion.recipe.recipe import Recipe
 from diffusion.training.runtime import agreement, progress
 
 

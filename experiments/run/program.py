@@ -12,10 +12,6 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffusion.data import feature_cache
-from diffusion.experiments.config import ConfigError, fits, picture_sizes
-from diffusion.experiments.config.base import NULL, TunedNetwork
-from diffusion.experiments.config.recipe import Recipe
-from diffusion.experiments.config.values import built_in_python
 from diffusion.experiments.run import caption_metadata, players
 from diffusion.experiments.run.networks import inputs, network_of
 from diffusion.io import limits
@@ -23,6 +19,10 @@ from diffusion.models.budget import peak_memory
 from diffusion.models.layers import fp8
 from diffusion.models.layers.layout import MeshError
 from diffusion.objectives.objective import Head, Restores
+from diffusion.recipe import ConfigError, fits, picture_sizes
+from diffusion.recipe.base import NULL, TunedNetwork
+from diffusion.recipe.recipe import Recipe
+from diffusion.recipe.values import built_in_python
 from diffusion.training import ema, parallel, sharding, state
 from diffusion.training.alternating import Average, Player, alternating, as_train_step
 from diffusion.training.stages import staged

@@ -7,13 +7,13 @@ import jax
 from ml_collections import ConfigDict
 
 from diffusion.data import pipeline
-from diffusion.experiments.config import ConfigError, autoencoder, versions
-from diffusion.experiments.config.values import built_in_python, plain
 from diffusion.experiments.run import examples, tuned_base
 from diffusion.experiments.run.players import ENCODER, FEATURES
 from diffusion.experiments.run.program import Program
 from diffusion.experiments.sampling import autoencoder_folders, encoder_features
 from diffusion.io import opener
+from diffusion.recipe import ConfigError, autoencoder, versions
+from diffusion.recipe.values import built_in_python, plain
 from diffusion.training import sharding, state, training_means, warm_start
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.sharding import leaf_name

@@ -15,9 +15,9 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.values import plain
 from diffusion.io import pictures as picture_files
+from diffusion.recipe import ConfigError
+from diffusion.recipe.values import plain
 
 
 class Tracker(NamedTuple):

@@ -7,11 +7,11 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.base import NULL, TunedNetwork
 from diffusion.experiments.run.players import BASE
 from diffusion.experiments.run.program import Program
 from diffusion.io.leaf_names import leaves_of
+from diffusion.recipe import ConfigError
+from diffusion.recipe.base import NULL, TunedNetwork
 from diffusion.training import state
 from diffusion.training.checkpointing import checksums
 

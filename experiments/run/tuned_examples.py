@@ -23,15 +23,15 @@ from diffusion.adapters.tuning import Tuning
 from diffusion.data import captions, latent_cache, pipeline, sources
 from diffusion.data.sources.preference_pairs import Rejected
 from diffusion.data.sources.streams import Stream
-from diffusion.experiments.config import ConfigError, data
-from diffusion.experiments.config.base import CAPTIONED, Base, TunedNetwork
-from diffusion.experiments.config.recipe import Recipe
-from diffusion.experiments.config.values import plain
 from diffusion.experiments.run import caption_metadata, encoded_pictures
 from diffusion.experiments.run.conditioned_latents import Beside, every_record
 from diffusion.experiments.run.examples import Accompanied, Examples
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.models.autoencoders import latent_space
+from diffusion.recipe import ConfigError, data
+from diffusion.recipe.base import CAPTIONED, Base, TunedNetwork
+from diffusion.recipe.recipe import Recipe
+from diffusion.recipe.values import plain
 from diffusion.text_to_image import check_words
 from diffusion.training.runtime import agreement, progress
 

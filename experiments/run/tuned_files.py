@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffusion import text_to_image
-from diffusion.experiments.config import ConfigError, resolve
-from diffusion.experiments.config.values import canonical, plain
 from diffusion.experiments.evaluation import model_card
 from diffusion.io import files
+from diffusion.recipe import ConfigError, resolve
+from diffusion.recipe.values import canonical, plain
 from diffusion.text_to_image import model_folder
 from diffusion.training.checkpointing import checkpoints
 

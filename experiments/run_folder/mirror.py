@@ -14,8 +14,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-from diffusion.experiments.config import stored_runs
-from diffusion.experiments.config.stored_runs import checkpoint_step, steps
+from diffusion.experiments.run_folder import stored_runs
+from diffusion.experiments.run_folder.stored_runs import checkpoint_step, steps
 from diffusion.io import leases, snapshots, store_copies, stores
 
 EVERY = 5.0  # seconds between two looks at the folder

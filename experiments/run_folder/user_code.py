@@ -9,8 +9,8 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from diffusion.experiments.config.extensions import Extension
 from diffusion.io import json_lines
+from diffusion.recipe.extensions import Extension
 
 FILE = "extensions.jsonl"
 

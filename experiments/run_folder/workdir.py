@@ -22,12 +22,12 @@ import jax
 from ml_collections import ConfigDict
 
 from diffusion.data import sources
-from diffusion.experiments.config import ConfigError, data, fields, versions
-from diffusion.experiments.config.differences import differences
-from diffusion.experiments.config.extensions import printed
-from diffusion.experiments.config.values import require_names
 from diffusion.io import file_systems, limits, opener
 from diffusion.io.files import atomic
+from diffusion.recipe import ConfigError, data, fields, versions
+from diffusion.recipe.differences import differences
+from diffusion.recipe.extensions import printed
+from diffusion.recipe.values import require_names
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import agreement
 

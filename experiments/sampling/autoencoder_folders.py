@@ -14,12 +14,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from diffusion.data import latent_cache
 from diffusion.data.transforms import to_model, to_uint8
-from diffusion.experiments.config import ConfigError, data
 from diffusion.io import limits
 from diffusion.models import interchange
 from diffusion.models.autoencoders.latent_space import Moments, from_diffusion
 from diffusion.models.budget import peak_memory
 from diffusion.models.interchange import families, folders
+from diffusion.recipe import ConfigError, data
 
 FAILURES = (interchange.Refusal, interchange.Mismatch, limits.Refused)  # for command_line.run
 

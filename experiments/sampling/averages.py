@@ -3,7 +3,7 @@
 import pathlib
 from typing import Any, NamedTuple
 
-from diffusion.experiments.config import ConfigError
+from diffusion.recipe import ConfigError
 from diffusion.training import power_ema
 from diffusion.training.checkpointing import checkpoints
 

@@ -15,8 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffusion.experiments.config.values import config_hash
 from diffusion.io import files
+from diffusion.recipe.values import config_hash
 
 
 def key(config: Mapping, leaves: Mapping, weights: str, labels: Any, seeds: np.ndarray) -> str:

@@ -14,15 +14,15 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import ConfigError, checks
-from diffusion.experiments.config.class_folders import INDEX
-from diffusion.experiments.config.values import config_hash, plain
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import class_models
 from diffusion.io import files
 from diffusion.models import interchange
 from diffusion.models.dit import DiT
 from diffusion.models.unet import UNet
+from diffusion.recipe import ConfigError, checks
+from diffusion.recipe.class_folders import INDEX
+from diffusion.recipe.values import config_hash, plain
 from diffusion.text_to_image import model_index
 from diffusion.training.checkpointing.checkpoint_writer import Checkpoints
 from diffusion.training.state import HEALTHY, TrainState

@@ -23,9 +23,6 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import checks, class_folders, values
-from diffusion.experiments.config.class_folders import INDEX
-from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.sampling import shipped_models
 from diffusion.io import limits, opener, schema
 from diffusion.models import MODELS
@@ -35,6 +32,9 @@ from diffusion.models.interchange.family import Fields, Refusal
 from diffusion.models.interchange.schedulers.process import KINDS as VALID
 from diffusion.models.unet import UNet
 from diffusion.published.pipeline_kinds import Usual
+from diffusion.recipe import checks, class_folders, values
+from diffusion.recipe.class_folders import INDEX
+from diffusion.recipe.defaults import defaults
 from diffusion.text_to_image import model_index
 
 CONSISTENCY = "CMStochasticIterativeScheduler"

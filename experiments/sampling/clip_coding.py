@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.models.autoencoders import latent_space
+from diffusion.recipe import ConfigError
+from diffusion.recipe.recipe import Recipe
 
 
 class Coding(NamedTuple):

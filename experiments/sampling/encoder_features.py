@@ -9,12 +9,12 @@ import numpy as np
 
 from diffusion.data import feature_cache, latent_cache
 from diffusion.data.transforms import to_model
-from diffusion.experiments.config import ConfigError, names
-from diffusion.experiments.config.described import described
-from diffusion.experiments.config.encoder import Encoder
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.io.leaf_names import leaves_of
 from diffusion.models import interchange
+from diffusion.recipe import ConfigError, names
+from diffusion.recipe.described import described
+from diffusion.recipe.encoder import Encoder
 from diffusion.training import warm_start
 
 HOW = ("attention", "dtype")  # fields of a module that say how it computes its features, and not which

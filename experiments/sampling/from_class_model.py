@@ -15,11 +15,11 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from diffusion import watermarks
-from diffusion.experiments.config import ConfigError, as_config_errors, checks
 from diffusion.experiments.sampling import class_models, model_flags, prompt_flags, run_samples
 from diffusion.experiments.sampling.class_models import ClassModel
 from diffusion.io.content_credentials import Signer
 from diffusion.models.quantised import KINDS
+from diffusion.recipe import ConfigError, as_config_errors, checks
 
 TAKEN = ("steps", "guidance", "watermark")  # flags of a request by a prompt that apply here too
 OF_RUNS = ("weights", "average", "condition", "step")

@@ -27,7 +27,6 @@ import numpy as np
 
 import diffusion
 from diffusion import text_to_image
-from diffusion.experiments.config import ConfigError, as_config_errors
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import model_flags, prompt_flags, shipped_models, tuned_run
 from diffusion.experiments.sampling.model_flags import DROP_TEXT, DTYPE, MODEL, QUANTISED
@@ -36,6 +35,7 @@ from diffusion.io import clips, opener, pictures
 from diffusion.io.content_credentials import Signer
 from diffusion.models.quantised import KINDS
 from diffusion.published.pipeline_kinds import Video
+from diffusion.recipe import ConfigError, as_config_errors
 from diffusion.text_to_image import jobs, model_index, png
 from diffusion.text_to_image.png import STORED
 from diffusion.text_to_image.requests import Request

@@ -17,14 +17,14 @@ from diffusion import editing, flow_maps, guidance, padding, pytrees, samplers, 
 from diffusion.data import pipeline
 from diffusion.data.sources.streams import Stream
 from diffusion.data.transforms import to_model, to_uint8
-from diffusion.experiments.config import ConfigError, data, guides, names
-from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.sampling import autoencoder_folders, symbol_samples
 from diffusion.io import npy, npz
 from diffusion.models import facts
 from diffusion.models.layers import conditions, layout
 from diffusion.objectives import Jumps, Moves, Restores, projectors
 from diffusion.parameterizations import Parameterization
+from diffusion.recipe import ConfigError, data, guides, names
+from diffusion.recipe.recipe import Recipe
 from diffusion.schedules import NoiseSchedule
 from diffusion.training import sharding
 from diffusion.training.step import HEADS, conditioned

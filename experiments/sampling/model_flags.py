@@ -4,7 +4,7 @@ import re
 
 from absl import flags
 
-from diffusion.experiments.config import ConfigError
+from diffusion.recipe import ConfigError
 from diffusion.text_to_image.lora_weights import LoraWeight
 from diffusion.text_to_image.picture_controls import DECIMAL
 

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from diffusion.experiments.config import ConfigError
+from diffusion.recipe import ConfigError
 from diffusion.text_to_image.picture_controls import Control
 from diffusion.text_to_image.requests import Request, Setting, settings
 

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.data.transforms import to_model
-from diffusion.experiments.config import ConfigError, data, resolve
 from diffusion.experiments.sampling import encoder_features
 from diffusion.models.autoencoders import autoencoder_rae
 from diffusion.models.autoencoders.autoencoder_rae import AutoencoderRAE
 from diffusion.models.autoencoders.rae_decoder import RAEDecoder
+from diffusion.recipe import ConfigError, data, resolve
 from diffusion.training import warm_start
 
 MEASURED = 10_000  # training pictures, for the statistics of the features

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from diffusion.data import series_masks
-from diffusion.experiments.config import ConfigError, as_config_errors
-from diffusion.experiments.config.recipe import Recipe
 from diffusion.io import npy, npz
+from diffusion.recipe import ConfigError, as_config_errors
+from diffusion.recipe.recipe import Recipe
 
 
 def conditions(text: str, recipe: Recipe) -> Any:

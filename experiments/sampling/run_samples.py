@@ -18,9 +18,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 import diffusion
 from diffusion import pytrees
 from diffusion.discrete import SymbolSampler
-from diffusion.experiments.config import ConfigError, as_config_errors, data, units
-from diffusion.experiments.config.recipe import Recipe
-from diffusion.experiments.config.values import config_hash, plain
 from diffusion.experiments.evaluation import plots, sample_pictures
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import averages, batches_on_disk, generate, symbol_samples
@@ -28,6 +25,9 @@ from diffusion.io import files
 from diffusion.io.content_credentials import Signer
 from diffusion.io.leaf_names import leaves_of
 from diffusion.models import quantised as storage
+from diffusion.recipe import ConfigError, as_config_errors, data, units
+from diffusion.recipe.recipe import Recipe
+from diffusion.recipe.values import config_hash, plain
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import agreement, progress

@@ -4,9 +4,9 @@ import pathlib
 
 import numpy as np
 
-from diffusion.experiments.config.extensions import way_on
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.io import limits, npz, opener
+from diffusion.recipe.extensions import way_on
 
 
 def read_samples(folder: str | pathlib.Path) -> tuple[np.ndarray, np.ndarray]:

@@ -11,9 +11,9 @@ import numpy as np
 from jax import Array
 
 from diffusion import discrete
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.recipe import Recipe
 from diffusion.objectives import Restores
+from diffusion.recipe import ConfigError
+from diffusion.recipe.recipe import Recipe
 
 UNKNOWN = "_"  # stands in a text for a character that is filled in
 

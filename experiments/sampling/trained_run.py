@@ -19,12 +19,12 @@ from ml_collections import ConfigDict
 
 from diffusion import samplers
 from diffusion.data.transforms import to_model
-from diffusion.experiments.config import ConfigError, checks, class_folders
-from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.evaluation import real_images
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import class_models, generate
 from diffusion.objectives import Jumps
+from diffusion.recipe import ConfigError, checks, class_folders
+from diffusion.recipe.recipe import Recipe
 from diffusion.schedules import NoiseSchedule
 from diffusion.training.checkpointing import checkpoints
 

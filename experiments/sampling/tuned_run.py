@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffusion import text_to_image
-from diffusion.experiments.config import resolve
 from diffusion.experiments.run_folder import workdir
 from diffusion.objectives import Jumps
+from diffusion.recipe import resolve
 from diffusion.training.checkpointing import checkpoints
 
 FEW_STEPS = "lcm"  # the sampler of requests that jumps to the end of the flow, and back to noise

@@ -9,13 +9,13 @@ import numpy as np
 
 from diffusion import editing, parameterizations, text_to_image, watermarks
 from diffusion.data.transforms import to_model, to_uint8
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation.watermark_robustness import Maker
 from diffusion.experiments.sampling import generate
 from diffusion.experiments.sampling.trained_run import Trained
 from diffusion.metrics import chunks
 from diffusion.models.autoencoders import latent_space
 from diffusion.models.interchange import schedulers
+from diffusion.recipe import ConfigError
 from diffusion.text_to_image import TextToImage
 from diffusion.watermarks.initial_noise import initial_noise
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.values import config_hash
 from diffusion.experiments.sweeps.distributions import Distribution
+from diffusion.recipe import ConfigError
+from diffusion.recipe.values import config_hash
 
 Overrides = dict[str, Any]
 SHOWN = 5  # duplicates that an error names

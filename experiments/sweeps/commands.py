@@ -10,10 +10,11 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from diffusion import commands as command_lines
-from diffusion.experiments.config import ConfigError, checks, command_line, extensions, recipes, versions
-from diffusion.experiments.config.differences import differences
-from diffusion.experiments.config.values import config_hash, from_json, plain, to_json
+from diffusion.experiments import command_line
 from diffusion.io import opener
+from diffusion.recipe import ConfigError, checks, extensions, recipes, versions
+from diffusion.recipe.differences import differences
+from diffusion.recipe.values import config_hash, from_json, plain, to_json
 
 
 class Setting(NamedTuple):

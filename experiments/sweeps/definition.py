@@ -6,14 +6,14 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from diffusion.experiments.config import ConfigError, recipes, unknown
-from diffusion.experiments.config.differences import differences
-from diffusion.experiments.config.values import plain
 from diffusion.experiments.sweeps import naming, sweep_folder
 from diffusion.experiments.sweeps.combinators import Overrides, SweepError, distinct
 from diffusion.experiments.sweeps.commands import Setting, overrides_as_words, settings
 from diffusion.experiments.sweeps.sweep_folder import Plan, Record
 from diffusion.io import file_systems
+from diffusion.recipe import ConfigError, recipes, unknown
+from diffusion.recipe.differences import differences
+from diffusion.recipe.values import plain
 
 FIELD = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][\w.]*)\}")  # a field of the run, or one of FOLDERS, in a word of a command

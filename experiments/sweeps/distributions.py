@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from diffusion.experiments.config import ConfigError
+from diffusion.recipe import ConfigError
 
 Distribution = Callable[[float], Any]
 DIGITS = 4  # significant digits of a drawn number, so that it can be read and typed

@@ -16,11 +16,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from diffusion import commands as command_lines
-from diffusion.experiments.config import recipes
-from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.run_folder.workdir import WorkdirError, write_text
 from diffusion.io import failures, file_systems, limits, opener, schema
 from diffusion.io.json_lines import append, rows
+from diffusion.recipe import recipes
+from diffusion.recipe.extensions import printed
 
 FORMAT = 1  # raised when a change makes older readers wrong
 QUEUED, RUNNING, DONE, FAILED, STOPPED = STATUSES = ("queued", "running", "done", "failed", "stopped")

@@ -23,7 +23,6 @@ import numpy as np
 
 from diffusion import text_to_image
 from diffusion.data import captions
-from diffusion.experiments.config import ConfigError, as_config_errors, data, null_condition, resolve
 from diffusion.experiments.evaluation import model_card
 from diffusion.experiments.run.networks import network_of
 from diffusion.experiments.run_folder import workdir
@@ -38,6 +37,7 @@ from diffusion.models.text_encoders.clip import CLIPVisionProjection
 from diffusion.objectives import Jumps
 from diffusion.published.pipeline_kinds import Usual
 from diffusion.published.pixart.network import PixArt
+from diffusion.recipe import ConfigError, as_config_errors, data, null_condition, resolve
 from diffusion.text_to_image import model_index
 from diffusion.training.checkpointing import checkpoints
 

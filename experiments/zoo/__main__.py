@@ -16,7 +16,7 @@ See docs/zoo.md.
 
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.extend_flag()
@@ -40,13 +40,13 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 import pathlib
 
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.evaluation import comparison, report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.experiments.zoo import markdown, measurement, published_rows
 from diffusion.experiments.zoo.row import Row
+from diffusion.recipe import ConfigError
+from diffusion.recipe.extensions import printed
 from diffusion.training.runtime import progress
 
 FAILURES = (*workdir.FAILURES, *comparison.FAILURES, *autoencoder_folders.FAILURES)

@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.zoo.row import Row
 from diffusion.io.leaf_names import leaves_of
 from diffusion.models import interchange
 from diffusion.models.interchange import folders, tensor_files
 from diffusion.models.interchange.folders import Found
 from diffusion.models.interchange.tensor_files import Tensors
+from diffusion.recipe import ConfigError
+from diffusion.recipe.recipe import Recipe
 
 PICKLES = (".pkl", ".pickle")
 

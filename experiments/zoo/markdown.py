@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import checks
-from diffusion.experiments.config.values import plain
 from diffusion.experiments.evaluation import report
 from diffusion.experiments.zoo import checkpoint_file, sampling_cost
 from diffusion.experiments.zoo.row import DTYPE, Row
+from diffusion.recipe import checks
+from diffusion.recipe.values import plain
 
 HOURS = """\
 

@@ -17,9 +17,6 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from diffusion.experiments.config import ConfigError, checks
-from diffusion.experiments.config.recipe import Recipe
-from diffusion.experiments.config.values import config_hash, plain
 from diffusion.experiments.evaluation import comparison, records, report
 from diffusion.experiments.evaluation.comparison import Request
 from diffusion.experiments.run_folder import workdir
@@ -29,6 +26,9 @@ from diffusion.experiments.zoo.row import Row
 from diffusion.io import files, limits, opener
 from diffusion.metrics import encoder_protocols, references
 from diffusion.models.interchange.folders import Found
+from diffusion.recipe import ConfigError, checks
+from diffusion.recipe.recipe import Recipe
+from diffusion.recipe.values import config_hash, plain
 from diffusion.training import sharding
 from diffusion.training.runtime import progress
 

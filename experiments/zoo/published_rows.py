@@ -18,10 +18,10 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any
 
-from diffusion.experiments.config import ConfigError, unknown
 from diffusion.experiments.zoo.row import Checkpoint, Measured, Published, Row
 from diffusion.experiments.zoo.velocity_signs import negated, toward_noise
 from diffusion.io import opener
+from diffusion.recipe import ConfigError, unknown
 
 TOPICS = ("transformers", "unets", "few_steps")  # the order of the page
 OF_ONE_ROW = {"measured": None, "loss": ""}  # no other row takes them from it

@@ -8,7 +8,7 @@ import flax.linen as nn
 from ml_collections import ConfigDict
 
 from diffusion import commands
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 DTYPE = "train.dtype"  # field of the type in which a network computes
 

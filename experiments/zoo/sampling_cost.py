@@ -2,10 +2,10 @@
 
 from typing import NamedTuple
 
-from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.planning.machines import MACHINES
 from diffusion.experiments.zoo import checkpoint_file
 from diffusion.models.budget.counted_flops import counted_flops
+from diffusion.recipe.recipe import Recipe
 
 UTILISATION = 0.4  # assumed share of the peak; not a measurement
 

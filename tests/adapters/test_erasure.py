@@ -7,8 +7,8 @@ import pytest
 from diffusion import text_to_image
 from diffusion.adapters import erasure
 from diffusion.experiments import erase
-from diffusion.experiments.config import ConfigError
 from diffusion.io.leaf_names import leaves_of
+from diffusion.recipe import ConfigError
 from tests.text_to_image import made_pipelines
 
 RNG = np.random.default_rng(0)

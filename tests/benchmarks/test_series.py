@@ -11,7 +11,7 @@ from scipy.stats import norm
 from benchmarks import series
 from diffusion import samplers, schedules
 from diffusion.data import gaussian_processes
-from diffusion.experiments.config import data, recipes
+from diffusion.recipe import data, recipes
 from tests import oracles
 
 

@@ -10,7 +10,7 @@ import pytest
 from configs import digits
 from diffusion import objectives, schedules, timesteps
 from diffusion.data import augmentation
-from diffusion.experiments.config import ConfigError, checks, resolve
+from diffusion.recipe import ConfigError, checks, resolve
 
 SIDE = 16
 TRANSFORM = jax.jit(augmentation.transform)

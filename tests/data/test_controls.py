@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffusion.data import controls, sources
-from diffusion.experiments.config import ConfigError, data as data_of_config
+from diffusion.recipe import ConfigError, data as data_of_config
 from tests.experiments.run.made_tuning import pictures
 
 

@@ -8,7 +8,7 @@ import pytest
 from diffusion import videos
 from diffusion.data import sources
 from diffusion.data.transforms import to_model
-from diffusion.experiments.config import data
+from diffusion.recipe import data
 
 
 def test_clips_are_cut_at_the_rate_that_they_say():

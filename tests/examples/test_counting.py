@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from diffusion.data.shapes import scenes
-from diffusion.experiments.config import ConfigError, recipes
 from diffusion.metrics import attribute_reader, bootstrap
+from diffusion.recipe import ConfigError, recipes
 from examples.counting import judges, measures, own_samples, report, rewards
 from examples.text import judge, prompt_metrics
 

@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from diffusion import commands
-from diffusion.experiments.config import recipes
+from diffusion.recipe import recipes
 
 ROOT = pathlib.Path(__file__).parents[2]
 FOLDERS = sorted(path.parent for path in (ROOT / "examples").glob("*/__init__.py"))

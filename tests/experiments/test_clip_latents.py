@@ -7,11 +7,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from diffusion.experiments import encode, film, train
-from diffusion.experiments.config import checks, recipes
-from diffusion.experiments.config.data import named
 from diffusion.experiments.sampling import autoencoder_folders, run_samples, trained_run
 from diffusion.models import interchange
 from diffusion.models.autoencoders.autoencoder_kl_video import AutoencoderKLVideo
+from diffusion.recipe import checks, recipes
+from diffusion.recipe.data import named
 
 VAE = AutoencoderKLVideo(widths=(4, 4), layers=1, temporal=(True,), latent_channels=2, scale=0.5, shift=0.1)
 SOURCE = {"name": "moving_drawings", "frames": 9, "side": 8, "number": 4}

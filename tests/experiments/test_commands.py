@@ -10,9 +10,9 @@ import sys
 import pytest
 
 from diffusion.commands import MOVED, as_process, current, line, module, name_of, purposes
-from diffusion.experiments.config import recipes
 from diffusion.experiments.evaluation import comparison, image_metrics, model_metrics
 from diffusion.metrics import protocols
+from diffusion.recipe import recipes
 from tests import commands
 from tests.conformance import slow_but
 
@@ -137,7 +137,7 @@ LIBRARIES = ("jax", "flax", "optax", "orbax", "grain", "tensorflow_datasets", "m
 # Runs each command line in a fork until it imports one of the libraries, and names it.
 WITHOUT_LIBRARIES = """
 import os, runpy, sys
-import diffusion.experiments.config.command_line
+import diffusion.experiments.command_line
 
 class Named:
     def find_spec(self, name, path=None, target=None):

@@ -9,12 +9,12 @@ from scipy import stats
 from configs import digits as recipe
 from diffusion.data.digits import digits
 from diffusion.experiments import compare
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.values import plain, to_json
 from diffusion.experiments.evaluation import real_images, report, significance
 from diffusion.experiments.evaluation.figures import Figure
 from diffusion.experiments.evaluation.significance import Samples
 from diffusion.experiments.run_folder.workdir import WorkdirError
+from diffusion.recipe import ConfigError
+from diffusion.recipe.values import plain, to_json
 from tests import commands
 
 DATASET = {"name": "digits", "version": "1", "train_split": "train", "train_size": 9, "split": "test", "split_size": 4}

@@ -14,10 +14,10 @@ from safetensors.numpy import load_file, save_file
 
 from configs import digits
 from diffusion.experiments import convert
-from diffusion.experiments.config import resolve
-from diffusion.experiments.config.values import to_json
 from diffusion.models import interchange
 from diffusion.models.interchange import FAMILIES, folders
+from diffusion.recipe import resolve
+from diffusion.recipe.values import to_json
 from diffusion.training import warm_start
 from diffusion.training.checkpointing.checkpoint_writer import Checkpoints
 from tests.adapters import test_lora_files

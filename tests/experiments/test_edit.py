@@ -10,8 +10,8 @@ import pytest
 from configs import digits
 from diffusion import parameterizations, samplers, schedules, timesteps
 from diffusion.experiments import edit, train
-from diffusion.experiments.config import ConfigError, resolve
 from diffusion.experiments.sampling import editors, trained_run
+from diffusion.recipe import ConfigError, resolve
 from tests import commands
 
 LINE = schedules.rectified_flow()

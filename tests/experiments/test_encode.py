@@ -11,8 +11,6 @@ from configs import imagenet256_dit, imagenet256_rae
 from diffusion.data import latent_cache, sources
 from diffusion.data.transforms import to_model, to_uint8
 from diffusion.experiments import encode, reproduce, train
-from diffusion.experiments.config import ConfigError, checks, resolve
-from diffusion.experiments.config.values import plain
 from diffusion.experiments.run import examples
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders, generate
@@ -22,6 +20,8 @@ from diffusion.models.autoencoders.autoencoder_rae import AutoencoderRAE
 from diffusion.models.autoencoders.latent_space import Moments
 from diffusion.models.autoencoders.rae_decoder import RAEDecoder
 from diffusion.models.image_encoders.dinov2 import DINOv2
+from diffusion.recipe import ConfigError, checks, resolve
+from diffusion.recipe.values import plain
 from diffusion.training.checkpointing import checkpoints
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")

@@ -12,13 +12,13 @@ from configs import imagenet256_sit
 from diffusion.data import feature_cache, latent_cache, latent_writer, sources
 from diffusion.data.transforms import to_model
 from diffusion.experiments import encode, train
-from diffusion.experiments.config import ConfigError, checks, names
-from diffusion.experiments.config.encoder import Encoder
 from diffusion.experiments.run import examples, program
 from diffusion.experiments.sampling import autoencoder_folders, encoder_features
 from diffusion.models import interchange
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.image_encoders.dinov2 import DINOv2
+from diffusion.recipe import ConfigError, checks, names
+from diffusion.recipe.encoder import Encoder
 from diffusion.training.checkpointing import checkpoints
 from tests.experiments import test_encode
 from tests.experiments.run.test_features import OneConvolution

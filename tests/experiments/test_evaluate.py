@@ -12,12 +12,12 @@ import pytest
 from configs import digits as recipe
 from diffusion.data.digits import digits
 from diffusion.experiments import evaluate
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.values import config_hash, to_json
 from diffusion.experiments.evaluation import real_images, report, run_report, sample_metrics
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.experiments.sampling.sample_files import read_samples
 from diffusion.metrics import classifier, encoder_protocols, protocols
+from diffusion.recipe import ConfigError
+from diffusion.recipe.values import config_hash, to_json
 from tests import commands, kept_programs
 
 QUICK = sample_metrics.Effort(draws=20, subsets=3)

@@ -8,8 +8,8 @@ import pytest
 from diffusion import samplers, timesteps, videos
 from diffusion.data.transforms import to_model, to_uint8
 from diffusion.experiments import film
-from diffusion.experiments.config import ConfigError, checks, recipes
 from diffusion.experiments.sampling import generate, trained_run
+from diffusion.recipe import ConfigError, checks, recipes
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from diffusion.experiments import init
-from diffusion.experiments.config import ConfigError, checks, extensions, names, recipes
 from diffusion.experiments.sweeps import definition
+from diffusion.recipe import ConfigError, checks, extensions, names, recipes
 from tests import commands
 
 ROOT = pathlib.Path(__file__).parents[2]

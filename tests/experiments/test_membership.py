@@ -11,8 +11,8 @@ import pytest
 from configs import digits
 from diffusion import schedules
 from diffusion.experiments import attribute, membership, train
-from diffusion.experiments.config import ConfigError, resolve
 from diffusion.experiments.sampling import trained_run
+from diffusion.recipe import ConfigError, resolve
 from tests import commands
 
 

@@ -17,13 +17,13 @@ from configs import digits, imagenet256_dit
 from configs.students import turbo
 from diffusion import text_to_image
 from diffusion.experiments import plan
-from diffusion.experiments.config import ConfigError, resolve
 from diffusion.experiments.planning import ahead_of_time, estimate
 from diffusion.experiments.planning.machines import MACHINES, machine_of, ring_bandwidth, topology_name
 from diffusion.experiments.run import program
 from diffusion.experiments.run_folder import workdir
 from diffusion.models.budget.counted_flops import counted_flops
 from diffusion.models.dit import DiT
+from diffusion.recipe import ConfigError, resolve
 from tests import accelerators, commands
 from tests.experiments.run.made_tuning import config as config_of
 

@@ -11,7 +11,6 @@ from PIL import Image
 
 from diffusion import text
 from diffusion.experiments import prompt_scores
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import report
 from diffusion.io import pictures
 from diffusion.metrics import bootstrap
@@ -19,6 +18,7 @@ from diffusion.metrics.picture_scores import Scorer, Source
 from diffusion.metrics.prompt_following import clustered
 from diffusion.models import interchange
 from diffusion.models.text_encoders.clip import CLIP, CLIPText, CLIPVision, normalised
+from diffusion.recipe import ConfigError
 from tests import commands
 from tests.text import vocabularies
 
@@ -150,7 +150,7 @@ def test_bad_input_is_one_sentence(clip, tmp_path):
 
 ANSWERER = """
 import numpy as np
-from diffusion.experiments.config import names
+from diffusion.recipe import names
 
 
 def brightness():

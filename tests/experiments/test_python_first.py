@@ -11,16 +11,16 @@ import pytest
 import diffusion.experiments.reproduce
 import diffusion.experiments.train
 from diffusion import objectives, parameterizations, samplers, schedules, timesteps, weightings
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.companions import SecondPlayer, Teacher
-from diffusion.experiments.config.recipe import Recipe
-from diffusion.experiments.config.sections import sectioned
 from diffusion.experiments.evaluate import evaluate
 from diffusion.experiments.evaluation.sample_metrics import Effort
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling.run_samples import sample
 from diffusion.experiments.train import train
 from diffusion.objectives.inputs import mean_square, noised
+from diffusion.recipe import ConfigError
+from diffusion.recipe.companions import SecondPlayer, Teacher
+from diffusion.recipe.recipe import Recipe
+from diffusion.recipe.sections import sectioned
 from diffusion.training import optimizers
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import preemption

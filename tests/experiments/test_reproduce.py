@@ -14,8 +14,8 @@ import pytest
 from configs import digits
 from diffusion.commands import as_process
 from diffusion.experiments import reproduce, train
-from diffusion.experiments.config import checks, resolve
 from diffusion.experiments.run import failure
+from diffusion.recipe import checks, resolve
 from diffusion.training import state
 from diffusion.training.checkpointing import checkpoints
 from tests.reliability.driver import TINY

@@ -12,9 +12,9 @@ import pytest
 
 from configs import digits
 from diffusion.experiments import train
-from diffusion.experiments.config import ConfigError, resolve
 from diffusion.experiments.sample import requested_labels
 from diffusion.experiments.sampling import generate
+from diffusion.recipe import ConfigError, resolve
 
 SHAPE = (8, 8, 1)
 ROOT = pathlib.Path(__file__).parents[2]

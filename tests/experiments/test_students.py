@@ -16,10 +16,10 @@ from configs import digits
 from diffusion import guidance, parameterizations, samplers, timesteps
 from diffusion.data import pipeline
 from diffusion.experiments import few_steps, reproduce, train
-from diffusion.experiments.config import ConfigError, checks, recipes, resolve
-from diffusion.experiments.config.values import to_json
 from diffusion.experiments.run import examples, noise_pairs, players, program as programs
 from diffusion.experiments.sampling import generate
+from diffusion.recipe import ConfigError, checks, recipes, resolve
+from diffusion.recipe.values import to_json
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
 from tests import commands
@@ -182,7 +182,7 @@ def test_a_step_of_players_is_repeated_alone(teacher, tmp_path):
 ON_TWO = """
 import json, sys
 from diffusion.experiments import train
-from diffusion.experiments.config.values import from_json
+from diffusion.recipe.values import from_json
 config = from_json(open(sys.argv[1]).read())
 config.mesh.update(json.loads(sys.argv[3]))
 assert train.run(config, sys.argv[2]) == 0

@@ -18,9 +18,9 @@ import pytest
 from configs import digits
 from diffusion.data import pipeline, sources
 from diffusion.experiments import train
-from diffusion.experiments.config import ConfigError, resolve
 from diffusion.experiments.run import bookkeeping, hooks
 from diffusion.experiments.run_folder import workdir
+from diffusion.recipe import ConfigError, resolve
 from diffusion.training.checkpointing import checkpoint_writer, checkpoints
 from diffusion.training.runtime import preemption
 from tests import commands, shared_programs

@@ -15,11 +15,11 @@ import pytest
 from configs import digits
 from diffusion import samplers, text_to_image, watermarks
 from diffusion.experiments import train, watermark
-from diffusion.experiments.config import ConfigError, resolve
 from diffusion.experiments.evaluation import watermark_robustness
 from diffusion.experiments.evaluation.watermark_robustness import Maker
 from diffusion.experiments.sampling import run_samples, trained_run, watermarked
 from diffusion.io import content_credentials, local_certificates, pictures
+from diffusion.recipe import ConfigError, resolve
 from diffusion.training.checkpointing import checkpoints
 from diffusion.watermarks import key_files
 from tests import commands

@@ -7,8 +7,8 @@ import pytest
 
 from diffusion import text_to_image
 from diffusion.experiments import workflow
-from diffusion.experiments.config import ConfigError
 from diffusion.io import pictures
+from diffusion.recipe import ConfigError
 from diffusion.text_to_image import comfyui, png
 from diffusion.text_to_image.requests import Request
 from tests.text_to_image import made_pipelines

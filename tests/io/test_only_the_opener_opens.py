@@ -56,8 +56,8 @@ ALLOWED: dict[str, dict[str, str]] = {
     "diffusion/metrics/classifier.py": {".read_bytes": "its own code, whose digest names what is kept"},
     "diffusion/commands.py": {".read_text": "the project file of this library's clone"},
     "diffusion/experiments/arena/server.py": {".read_bytes": "the files of its own page, by names that it lists"},
-    "diffusion/experiments/config/extensions.py": {".read_text": "pyproject.toml, whose code is run"},
-    "diffusion/experiments/config/recipes.py": {".read_text": "recipes, which are programs of this library"},
+    "diffusion/recipe/extensions.py": {".read_text": "pyproject.toml, whose code is run"},
+    "diffusion/recipe/recipes.py": {".read_text": "recipes, which are programs of this library"},
     "diffusion/experiments/few_steps.py": {
         "np.load": "what this command wrote",
         ".read_text": "what this command wrote",

@@ -8,12 +8,12 @@ import pytest
 import scipy.linalg
 from PIL import Image
 
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import comparison, records
 from diffusion.metrics import clip_protocols, clip_sets
 from diffusion.metrics.inception_weights import WeightsError
 from diffusion.models import interchange
 from diffusion.models.image_encoders.videomae import VideoMAE
+from diffusion.recipe import ConfigError
 
 NETWORK = VideoMAE(width=8, depth=1, heads=2, hidden=8, size=8, patch=4, frames=4, last_epsilon=1e-5)
 TINY = clip_protocols.PROTOCOLS["cd-fvd"]._replace(name="tiny", network="a tiny VideoMAE", frames=4, size=8)

@@ -10,13 +10,13 @@ import scipy.linalg
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import comparison, records
 from diffusion.metrics import encoder_protocols, image_sets, kernel_distance, manifold, mind, references, statistics
 from diffusion.metrics.inception_weights import WeightsError
 from diffusion.metrics.statistics import StatisticsError
 from diffusion.models import interchange
 from diffusion.models.image_encoders.dinov2 import DINOv2
+from diffusion.recipe import ConfigError
 
 NETWORK = DINOv2(width=32, depth=2, heads=4, hidden=64, size=28, patch=7, offset=0.1)
 TINY = encoder_protocols.PROTOCOLS["dgm-eval"]._replace(

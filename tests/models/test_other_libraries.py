@@ -11,14 +11,14 @@ import pytest
 from flax import nnx
 
 from diffusion import objectives, schedules, timesteps
-from diffusion.experiments.config import names, resolve
-from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.sampling.run_samples import sample
 from diffusion.experiments.train import train
 from diffusion.models import NNX, Equinox, Functions
+from diffusion.recipe import names, resolve
+from diffusion.recipe.recipe import Recipe
 from diffusion.training.checkpointing import checkpoints
-from tests.experiments.config.test_resolve import changed
 from tests.experiments.test_python_first import SETTINGS, points
+from tests.recipe.test_resolve import changed
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs/extend.md"
 EXAMPLES = re.findall(r"```py\n(.*?)```", PAGE.read_text().split("## A network of another library")[1], re.DOTALL)

@@ -12,17 +12,17 @@ import optax
 import pytest
 
 from diffusion import objectives, parameterizations, samplers, schedules, timesteps
-from diffusion.experiments.config import ConfigError, checks, resolve
 from diffusion.models import MLP, SequenceTransformer, SetTransformer, UNet
 from diffusion.models.layers.convolutions import ResnetBlock
 from diffusion.models.layers.embeddings import rotate
 from diffusion.models.layers.image_attention import ImageAttention
 from diffusion.models.layers.resampling import double, halve
 from diffusion.models.sequence_transformer import line_angles
+from diffusion.recipe import ConfigError, checks, resolve
 from tests import oracles
 from tests.conformance import slow_but
-from tests.experiments.config.test_resolve import changed
 from tests.models import backbones
+from tests.recipe.test_resolve import changed
 
 NAMES = (
     "mlp",

@@ -7,9 +7,9 @@ import pytest
 
 from configs import digits
 from diffusion import objectives, parameterizations, schedules, timesteps
-from diffusion.experiments.config import ConfigError, checks, learned_schedule
 from diffusion.experiments.run import program
 from diffusion.experiments.sampling import generate
+from diffusion.recipe import ConfigError, checks, learned_schedule
 from diffusion.training import sharding
 
 FIRST = learned_schedule.learned(log_snr_max=6.0, log_snr_min=-4.0, features=5)

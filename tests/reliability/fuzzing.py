@@ -27,13 +27,13 @@ import numpy as np
 import safetensors.numpy
 
 from diffusion import text
-from diffusion.experiments.config import ConfigError, recipes
-from diffusion.experiments.config.values import plain
 from diffusion.experiments.run_folder import workdir
 from diffusion.io import limits, npz, opener, torch_files
 from diffusion.metrics import frechet, statistics
 from diffusion.models import interchange
 from diffusion.models.interchange import schedulers, tensor_files
+from diffusion.recipe import ConfigError, recipes
+from diffusion.recipe.values import plain
 from tests.metrics import torch_writer
 from tests.models.interchange import published
 from tests.reliability.hostile import peak

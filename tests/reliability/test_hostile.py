@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import tensorstore
 
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.values import plain
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.run_folder.workdir import WorkdirError
+from diffusion.recipe import ConfigError
+from diffusion.recipe.values import plain
 from diffusion.training import ema, optimizers, state, warm_start
 from diffusion.training.checkpointing import checkpoint_writer, checkpoints
 from tests import commands

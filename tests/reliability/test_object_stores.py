@@ -10,9 +10,9 @@ import pytest
 
 from configs import digits
 from diffusion.experiments import train
-from diffusion.experiments.config import ConfigError, fields
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.run_folder.workdir import WorkdirError
+from diffusion.recipe import ConfigError, fields
 from tests.reliability.driver import train_command
 
 ADDRESSES = ["hdfs://host/run", "gs:/bucket/run", "file:///tmp/run"]

@@ -10,8 +10,8 @@ from configs import digits
 from diffusion import samplers, timesteps
 from diffusion.data.transforms import to_uint8
 from diffusion.experiments import train
-from diffusion.experiments.config import ConfigError, resolve
 from diffusion.experiments.sampling import generate, trained_run
+from diffusion.recipe import ConfigError, resolve
 from tests import commands
 from tools.docs import gallery, gallery_reports
 

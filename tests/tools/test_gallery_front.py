@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from diffusion.experiments.config import ConfigError
+from diffusion.recipe import ConfigError
 from tools.docs import gallery_front, site_pages
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

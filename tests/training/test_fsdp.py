@@ -14,7 +14,7 @@ BYTES = """
 import json, jax
 from configs import digits
 from diffusion.training import ema, sharding, state
-from diffusion.experiments.config import resolve
+from diffusion.recipe import resolve
 import jax.numpy as jnp
 
 config = digits.get_config()
@@ -56,7 +56,7 @@ SAMPLE = """
 import jax, jax.numpy as jnp, numpy as np
 from configs import digits
 from diffusion.training import sharding
-from diffusion.experiments.config import resolve
+from diffusion.recipe import resolve
 from diffusion.experiments.sampling import generate
 
 config = digits.get_config("tiny")

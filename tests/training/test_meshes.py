@@ -19,7 +19,7 @@ from configs import digits
 from diffusion.data import pipeline, sources
 from diffusion.training import sharding
 from diffusion.training.step import example_keys, prepare
-from diffusion.experiments.config import checks, resolve
+from diffusion.recipe import checks, resolve
 from diffusion.experiments.run import program as programs
 
 sharding.initialize_distributed()
@@ -131,7 +131,7 @@ import jax, jax.numpy as jnp, numpy as np
 from configs import digits
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoint_writer, checkpoints
-from diffusion.experiments.config import resolve
+from diffusion.recipe import resolve
 from diffusion.experiments.run import program as programs
 
 sharding.initialize_distributed()
@@ -196,7 +196,7 @@ import json, re
 import jax, numpy as np
 from configs import digits
 from diffusion.training import sharding
-from diffusion.experiments.config import resolve
+from diffusion.recipe import resolve
 from diffusion.experiments.run import program as programs
 
 config = digits.get_config("tiny")

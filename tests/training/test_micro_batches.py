@@ -6,10 +6,10 @@ import pytest
 from jax.sharding import AbstractMesh, Mesh
 
 from configs import digits
-from diffusion.experiments.config import ConfigError, resolve
 from diffusion.experiments.run import program
 from diffusion.models.dit import DiT
 from diffusion.models.song_unet import SongUNet
+from diffusion.recipe import ConfigError, resolve
 from diffusion.training import micro_batches, sharding
 
 

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.run_folder import workdir
 from diffusion.io import files, opener
+from diffusion.recipe import ConfigError
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
 PLACE = "gallery/README.md"

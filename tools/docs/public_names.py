@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[2]
-COMMANDS = ("experiments", "launch")  # run by their names; --help describes them
+UNLISTED = ("experiments", "launch", "recipe")  # commands and their configs; --help and the pages describe them
 TYPE = re.compile("[A-Z][A-Za-z0-9]*[a-z][A-Za-z0-9]*")  # Denoiser = Callable[...], not DENOISERS = {...}
 
 
@@ -88,7 +88,7 @@ def _modules(root: pathlib.Path, package: str) -> dict[str, _Module]:
         path
         for path in (root / package).rglob("*.py")
         if not any(part.startswith("_") and part != "__init__.py" for part in path.relative_to(root).parts)
-        and path.relative_to(root).parts[1] not in COMMANDS
+        and path.relative_to(root).parts[1] not in UNLISTED
     ]
     read = [_read(path, path.relative_to(root)) for path in files]
     return {module.name: module for module in read}

@@ -20,7 +20,7 @@
 - `table_records`: the reader that all formats of files share; `columns`: the columns of the example, label and text.
 - `splits`: the parts of a source of files; `spec`: the description of a source's records.
 
-A new format is a function that returns a `Source`, and a line in `diffusion.experiments.config.names.SOURCES`.
+A new format is a function that returns a `Source`, and a line in `diffusion.recipe.names.SOURCES`.
 """
 
 from typing import TYPE_CHECKING

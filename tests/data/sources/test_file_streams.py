@@ -9,8 +9,8 @@ import pytest
 
 from diffusion.data import sources
 from diffusion.data.stream_batches import StreamBatches
-from diffusion.experiments.config import ConfigError, data
-from diffusion.experiments.config.defaults import defaults
+from diffusion.recipe import ConfigError, data
+from diffusion.recipe.defaults import defaults
 from tests.data.sources import stored
 
 CLASSES = ("cat", "dog")

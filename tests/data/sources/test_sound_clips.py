@@ -5,8 +5,8 @@ import pytest
 
 from diffusion import sound
 from diffusion.data import sources
-from diffusion.experiments.config import ConfigError, data
 from diffusion.io import wav
+from diffusion.recipe import ConfigError, data
 
 RATE, LENGTH = 8000, 512
 FORMS = {

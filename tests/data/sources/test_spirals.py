@@ -9,10 +9,10 @@ from scipy.spatial import cKDTree
 from configs import points
 from diffusion.data.sources import spirals
 from diffusion.experiments import train
-from diffusion.experiments.config import checks
 from diffusion.experiments.evaluation import plots
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling.run_samples import sample
+from diffusion.recipe import checks
 
 
 def test_points_lie_on_the_arm_that_is_their_class():

@@ -10,8 +10,8 @@ from diffusion.data.shapes import arrangements, drawing, scenes
 from diffusion.data.shapes.arrangements import Arrangement, Thing
 from diffusion.data.shapes.scenes import Lot
 from diffusion.experiments import train
-from diffusion.experiments.config import ConfigError
 from diffusion.metrics.attribute_reader import Reader
+from diffusion.recipe import ConfigError
 from examples.control import control_metrics, reference_metrics, report as control_report, shape_finder
 from examples.text import judge
 from tests.experiments.run.test_image_prompt_tuning import encoder

@@ -16,10 +16,10 @@ from diffusion.data import shapes
 from diffusion.data.shapes import drawing, scenes
 from diffusion.data.shapes.scenes import NONE, SHAPES, Lot, Scene
 from diffusion.experiments import train
-from diffusion.experiments.config import ConfigError, recipes
 from diffusion.io import json_lines
 from diffusion.metrics import attribute_reader
 from diffusion.metrics.attribute_reader import Reader
+from diffusion.recipe import ConfigError, recipes
 from examples.glyph import glyph, glyph_metrics, report as glyph_report
 from examples.glyph.glyph_metrics import Gallery
 from examples.text import demo as text_demo, drawn_objects, judge

@@ -6,8 +6,8 @@ from PIL import Image
 
 from diffusion.data.shapes import drawing
 from diffusion.data.shapes.scenes import Lot, Scene, parsed
-from diffusion.experiments.config import ConfigError
 from diffusion.metrics import bootstrap
+from diffusion.recipe import ConfigError
 from examples.techniques import report, row, steered, taught
 
 STAR = Scene("one", "plain", "purple", "star", "large", "top right")

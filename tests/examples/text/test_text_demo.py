@@ -15,7 +15,6 @@ from configs.text import drawings, emoji, shapes
 from diffusion import flow_maps, text_to_image
 from diffusion.data import captions, latent_cache, shapes as data_shapes, sources
 from diffusion.experiments import train
-from diffusion.experiments.config import ConfigError, checks, resolve
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate
 from diffusion.experiments.text import model as text_model
@@ -24,6 +23,7 @@ from diffusion.io.leaf_names import leaves_of
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.autoencoders.latent_space import Scaling
 from diffusion.models.interchange import schedulers
+from diffusion.recipe import ConfigError, checks, resolve
 from diffusion.text import Tokenizer, byte_pairs
 from diffusion.training.checkpointing import checkpoints
 from examples.text import demo as text_demo

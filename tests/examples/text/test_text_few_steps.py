@@ -11,12 +11,12 @@ from configs.text import shapes
 from diffusion import samplers
 from diffusion.data import shapes as data
 from diffusion.experiments import few_steps, train
-from diffusion.experiments.config import ConfigError, resolve
-from diffusion.experiments.config.values import config_hash
 from diffusion.experiments.run import examples, noise_pairs
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate
 from diffusion.metrics import attribute_reader
+from diffusion.recipe import ConfigError, resolve
+from diffusion.recipe.values import config_hash
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
 from examples.text import demo as text_demo, few_steps as text_few_steps, judge

@@ -9,9 +9,9 @@ import pytest
 from diffusion.data import shapes
 from diffusion.data.shapes import drawing, scenes
 from diffusion.data.shapes.scenes import Lot, Scene
-from diffusion.experiments.config import ConfigError
 from diffusion.metrics import attribute_reader
 from diffusion.metrics.attribute_reader import Reader
+from diffusion.recipe import ConfigError
 from diffusion.text_to_image import model_index
 from examples.text import judge, report as text_report, shape_questions
 from examples.text.report import Settings

@@ -9,12 +9,12 @@ import pytest
 from diffusion import samplers
 from diffusion.data.shapes import drawing, motions, scenes
 from diffusion.data.transforms import to_uint8
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.recipes import load
 from diffusion.experiments.run import examples
 from diffusion.experiments.sampling import trained_run
 from diffusion.metrics import bootstrap
 from diffusion.parameterizations import Prediction
+from diffusion.recipe import ConfigError
+from diffusion.recipe.recipes import load
 from diffusion.schedules import rectified_flow
 from examples.video import clip_judge, clip_maker, demo as video_demo, motion_figures, pairs_report, video_report
 

@@ -8,8 +8,8 @@ import pytest
 
 from diffusion.experiments.arena import comparisons, competitors
 from diffusion.experiments.arena.__main__ import begun
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.run_folder.workdir import WorkdirError
+from diffusion.recipe import ConfigError
 from tests.experiments.arena import made_arena
 
 

@@ -5,8 +5,8 @@ import types
 import numpy as np
 import pytest
 
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import cloud_metrics
+from diffusion.recipe import ConfigError
 from diffusion.training.runtime import progress
 
 SPEC = types.SimpleNamespace(name="solids")

@@ -11,7 +11,6 @@ import pytest
 import safetensors.numpy
 
 from configs import digits
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import comparison, image_metrics, real_images, records, report, sample_metrics
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.metrics import (
@@ -28,6 +27,7 @@ from diffusion.metrics import (
 from diffusion.metrics.image_sets import ImageSetError
 from diffusion.metrics.inception_weights import WeightsError
 from diffusion.metrics.statistics import StatisticsError
+from diffusion.recipe import ConfigError
 from tests import commands
 
 ROOT = pathlib.Path(__file__).parents[3]

@@ -10,12 +10,12 @@ from PIL import Image
 from configs import digits
 from diffusion.data.sources import python_objects
 from diffusion.experiments import evaluate, train
-from diffusion.experiments.config import ConfigError, data, resolve
-from diffusion.experiments.config.sections import sectioned
 from diffusion.experiments.evaluation import held_out, real_images, run_report, sample_metrics
 from diffusion.experiments.run import hooks
 from diffusion.experiments.run_folder import workdir
 from diffusion.metrics import classifier
+from diffusion.recipe import ConfigError, data, resolve
+from diffusion.recipe.sections import sectioned
 from tests.experiments.run.test_every_source import config_of
 
 QUICK = sample_metrics.Effort(0, 2)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from diffusion import manifolds
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import manifold_likelihood
 from diffusion.objectives import Moves
+from diffusion.recipe import ConfigError
 
 SHRINKS = 0.7  # dx/dt = rate x: a normal of deviation exp(-rate) at the data becomes one of deviation 1
 

@@ -7,8 +7,8 @@ import yaml
 
 from configs import digits
 from diffusion.experiments import convert
-from diffusion.experiments.config.values import config_hash, to_json
 from diffusion.experiments.evaluation import model_card
+from diffusion.recipe.values import config_hash, to_json
 
 REPORT = {
     "figures": {

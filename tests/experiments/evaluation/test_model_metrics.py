@@ -10,10 +10,10 @@ from configs import digits as recipe
 from diffusion import schedules
 from diffusion.data.sources import DataSpec
 from diffusion.experiments import evaluate
-from diffusion.experiments.config import ConfigError, recipes
 from diffusion.experiments.evaluation import model_metrics, real_images
 from diffusion.metrics import classifier
 from diffusion.parameterizations import Prediction
+from diffusion.recipe import ConfigError, recipes
 
 MEAN, STD = -0.2, 0.6
 

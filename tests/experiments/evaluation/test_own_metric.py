@@ -7,10 +7,10 @@ import pytest
 
 from diffusion.data.sources.sequences import Records
 from diffusion.experiments import evaluate
-from diffusion.experiments.config import ConfigError, names
 from diffusion.experiments.evaluation import model_metrics, real_images, run_report
 from diffusion.experiments.evaluation.sample_metrics import Effort
 from diffusion.experiments.run_folder import workdir
+from diffusion.recipe import ConfigError, names
 from tests import commands
 from tests.experiments.run.test_every_source import config_of
 
@@ -22,7 +22,7 @@ SOURCES = {
     "clouds": {"name": "solid_points", "number": 60, "points": 8},
 }
 OWN = """
-from diffusion.experiments.config import names
+from diffusion.recipe import names
 from diffusion.experiments.evaluation import model_metrics
 
 

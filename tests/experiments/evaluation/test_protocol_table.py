@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from diffusion.configs import digits
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import protocol_table, records
 from diffusion.experiments.evaluation.comparison import Request
 from diffusion.metrics import encoder_protocols, protocols, resizing
 from diffusion.metrics.statistics import StatisticsError
+from diffusion.recipe import ConfigError
 from tests import commands
 
 BOTH = Request(samples="a.npz", reference="b.npz", inception="inception.safetensors", encoder="dgm-eval=dino,cmmd=clip")

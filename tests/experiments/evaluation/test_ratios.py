@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import ratios, records
+from diffusion.recipe import ConfigError
 from tests import commands
 
 

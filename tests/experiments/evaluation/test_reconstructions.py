@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from diffusion.data.transforms import to_model, to_uint8
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import comparison, reconstructions, records
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.metrics import frechet, image_sets
 from diffusion.metrics.reconstruction_error import psnr, ssim
 from diffusion.models import interchange
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusion.recipe import ConfigError
 
 ROOT = pathlib.Path(__file__).parents[3]
 pytestmark = pytest.mark.usefixtures("compilation_cache")

@@ -7,12 +7,12 @@ import pytest
 from flax import linen as nn
 
 from diffusion.data.sources.sequences import Records
-from diffusion.experiments.config import data
-from diffusion.experiments.config.recipe import Recipe
-from diffusion.experiments.config.sections import Examples, sectioned
 from diffusion.experiments.evaluation import sample_pictures
 from diffusion.objectives import Moves, flow_matching
 from diffusion.parameterizations import velocity
+from diffusion.recipe import data
+from diffusion.recipe.recipe import Recipe
+from diffusion.recipe.sections import Examples, sectioned
 from diffusion.schedules import rectified_flow
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from diffusion.data import gaussian_processes
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import series_process
+from diffusion.recipe import ConfigError
 
 PROCESS = gaussian_processes.stationary(3, 2)
 SIZE = 6

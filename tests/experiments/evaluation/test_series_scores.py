@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from diffusion.data import gaussian_processes
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import series_scores
 from diffusion.experiments.evaluation.series_charts import Part
+from diffusion.recipe import ConfigError
 
 NAMES = ("crps", "crps_quantile_form", "coverage_50", "coverage_90")
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from diffusion import sound
-from diffusion.experiments.config import ConfigError, recipes
 from diffusion.experiments.evaluation import model_metrics, sound_files, sound_metrics
 from diffusion.io import wav
+from diffusion.recipe import ConfigError, recipes
 
 CLIPS = sound.Sound(8000, 512, sound.samples(4), 16, 128, 64)
 REAL = 0.1 * np.random.default_rng(0).normal(size=(3, 512)).astype(np.float32)

@@ -7,13 +7,13 @@ import pytest
 
 from diffusion.data.sources import python_objects
 from diffusion.experiments import evaluate, train as training
-from diffusion.experiments.config import ConfigError, checks, names
-from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.evaluation import figures, model_metrics, real_images, vector_metrics
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.experiments.sampling import run_samples, sample_files
 from diffusion.metrics import vector_distances
+from diffusion.recipe import ConfigError, checks, names
+from diffusion.recipe.defaults import defaults
 from tests.experiments.run.test_every_source import config_of
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")

@@ -6,10 +6,10 @@ import types
 import numpy as np
 import pytest
 
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import watermark_robustness
 from diffusion.experiments.evaluation.watermark_robustness import Maker
 from diffusion.metrics import bootstrap
+from diffusion.recipe import ConfigError
 from diffusion.watermarks import Reading
 from tests.experiments.evaluation import charts
 

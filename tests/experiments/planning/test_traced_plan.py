@@ -9,9 +9,9 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 from rich.console import Console
 
 from diffusion.experiments import plan
-from diffusion.experiments.config import recipes
 from diffusion.experiments.planning import tables, traced
 from diffusion.experiments.planning.machines import MACHINES
+from diffusion.recipe import recipes
 
 BATCH, LENGTH, WIDTH, SYMBOLS = 8, 16, 16, 28  # symbols/prose:tiny, which has one layer
 

@@ -15,13 +15,13 @@ from PIL import Image
 from configs import digits
 from configs.video import drawings
 from diffusion import caching
-from diffusion.experiments.config import ConfigError, checks, data, resolve
-from diffusion.experiments.config.values import to_json
 from diffusion.experiments.playground import __main__ as command, live_view, page_request, source, trained, uploads
 from diffusion.experiments.playground.page_request import PageRequest
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate, model_flags
 from diffusion.io import clips, limits, pictures
+from diffusion.recipe import ConfigError, checks, data, resolve
+from diffusion.recipe.values import to_json
 from diffusion.text_to_image import Frame, png
 from tests import commands
 

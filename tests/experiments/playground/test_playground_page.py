@@ -27,10 +27,10 @@ from PIL import Image
 
 from diffusion import text_to_image
 from diffusion.adapters import ip_adapter_files
-from diffusion.experiments.config import resolve
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate
 from diffusion.io import pictures
+from diffusion.recipe import resolve
 from diffusion.training.checkpointing import checkpoints
 from tests import browser, commands
 from tests.experiments.run.test_image_prompt_tuning import encoder

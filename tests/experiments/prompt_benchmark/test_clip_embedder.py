@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from diffusion import text
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.prompt_benchmark import clip_embedder
 from diffusion.metrics import picture_scores
 from diffusion.metrics.prompt_following import readers
 from diffusion.models import interchange
 from diffusion.models.text_encoders.clip import CLIP, CLIPText, CLIPVision, normalised
+from diffusion.recipe import ConfigError
 from tests.text import vocabularies
 
 

@@ -5,10 +5,10 @@ import json
 import pytest
 from absl import flags
 
-from diffusion.experiments.config import ConfigError, names
 from diffusion.experiments.prompt_benchmark import clip_embedder, judging, making
 from diffusion.experiments.run_folder import workdir
 from diffusion.metrics.prompt_following import readers
+from diffusion.recipe import ConfigError, names
 from tests import command_flags
 from tests.experiments.prompt_benchmark import test_prompt_benchmark as made
 from tests.experiments.prompt_benchmark.test_prompt_benchmark import geneval  # noqa: F401

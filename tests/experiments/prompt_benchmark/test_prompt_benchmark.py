@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from diffusion import text_to_image
-from diffusion.experiments.config import ConfigError, names
 from diffusion.experiments.prompt_benchmark import __main__ as command, benchmarks, judging, making
 from diffusion.experiments.prompt_benchmark.benchmarks import BENCHMARKS, Readers
 from diffusion.io import pictures
 from diffusion.metrics.prompt_following.readers import Detection, Embedder, Parse, ReaderError
+from diffusion.recipe import ConfigError, names
 from tests import commands
 from tests.text_to_image import made_pipelines
 
@@ -349,7 +349,7 @@ def test_a_model_makes_grids_whose_pictures_are_those_of_its_seeds(tmp_path):
 
 
 EXTENSION = """
-from diffusion.experiments.config import names
+from diffusion.recipe import names
 from tests.experiments.prompt_benchmark import test_prompt_benchmark as made
 
 names.add(names.DETECTORS, lambda: made.detector, "made")

@@ -7,9 +7,9 @@ import types
 import numpy as np
 import pytest
 
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.prompt_benchmark import benchmarks, judging
 from diffusion.experiments.prompt_benchmark.benchmarks import BENCHMARKS, Item, Readers
+from diffusion.recipe import ConfigError
 
 NO_COLOUR = types.SimpleNamespace(include=[])
 

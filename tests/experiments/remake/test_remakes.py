@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import plots
 from diffusion.experiments.remake import (
     dit_cost,
@@ -23,6 +22,7 @@ from diffusion.experiments.remake.claims import Published, Remake
 from diffusion.experiments.remake.network_costs import network_cost
 from diffusion.models.budget.flops import flops
 from diffusion.models.dit import DiT
+from diffusion.recipe import ConfigError
 from tests.commands import ROOT, run
 
 PAGE = (ROOT / "docs" / "remakes.md").read_text()

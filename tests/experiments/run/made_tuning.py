@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from diffusion.experiments.config.defaults import defaults
+from diffusion.recipe.defaults import defaults
 from tests.text_to_image import made_pipelines
 
 

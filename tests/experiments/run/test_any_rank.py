@@ -9,12 +9,12 @@ import pytest
 from diffusion import objectives, schedules, timesteps
 from diffusion.data import sources
 from diffusion.experiments import train as training
-from diffusion.experiments.config import checks, names
-from diffusion.experiments.config.defaults import defaults
-from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.evaluation import clip_pictures
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling.run_samples import sample
+from diffusion.recipe import checks, names
+from diffusion.recipe.defaults import defaults
+from diffusion.recipe.recipe import Recipe
 from diffusion.training.checkpointing import checkpoints
 from tests import shared_programs
 from tests.conformance import slow_but

@@ -14,12 +14,12 @@ from safetensors.flax import save_file
 from diffusion.data.digits import digits
 from diffusion.data.transforms import to_model
 from diffusion.experiments import train
-from diffusion.experiments.config import ConfigError, checks, names
-from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.run import program
 from diffusion.experiments.sampling import representation_autoencoders
 from diffusion.experiments.text import model
 from diffusion.models.image_encoders.image_features import ImageFeatures
+from diffusion.recipe import ConfigError, checks, names
+from diffusion.recipe.defaults import defaults
 from diffusion.training.sharding import leaf_name
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")

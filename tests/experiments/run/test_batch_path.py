@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import jax
 
 from configs import digits
-from diffusion.experiments.config import resolve
 from diffusion.experiments.run import examples, program as programs
+from diffusion.recipe import resolve
 from diffusion.training import sharding
 
 ROOT = pathlib.Path(__file__).parents[3]

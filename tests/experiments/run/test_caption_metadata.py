@@ -8,8 +8,8 @@ import pytest
 from configs import digits
 from diffusion import objectives
 from diffusion.data import captions, pipeline
-from diffusion.experiments.config import ConfigError, checks, names
 from diffusion.experiments.run import caption_metadata, examples
+from diffusion.recipe import ConfigError, checks, names
 from tests.experiments.run.made_tuning import pictures
 
 TEXTS = ["two cats", "a dog", "two cats"]

@@ -14,10 +14,10 @@ import pytest
 
 from diffusion import objectives, schedules, timesteps
 from diffusion.experiments import evaluate, sample as command, train as training
-from diffusion.experiments.config import ConfigError, checks, names
-from diffusion.experiments.config.recipe import Recipe, Training
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate, requested, run_samples
+from diffusion.recipe import ConfigError, checks, names
+from diffusion.recipe.recipe import Recipe, Training
 from diffusion.training import optimizers
 from diffusion.training.checkpointing import checkpoints
 from tests.experiments.run.test_every_source import config_of

@@ -15,11 +15,11 @@ from diffusion.adapters.inpainting import inpainting as inpainting_of
 from diffusion.data import sources
 from diffusion.data.transforms import to_model
 from diffusion.experiments import train
-from diffusion.experiments.config import ConfigError, checks
 from diffusion.experiments.sampling import tuned_run
 from diffusion.models import interchange
 from diffusion.published.pixart.control_net import PixArtControlNet
 from diffusion.published.pixart.network import PixArt
+from diffusion.recipe import ConfigError, checks
 from diffusion.training.checkpointing import checkpoints
 from tests.experiments.run.made_tuning import config as config_of, pictures
 from tests.experiments.run.test_tuning import begun, same

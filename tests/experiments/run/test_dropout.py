@@ -10,12 +10,12 @@ import pytest
 
 from diffusion import objectives, parameterizations, schedules, timesteps
 from diffusion.experiments import reproduce, train
-from diffusion.experiments.config import ConfigError, names, resolve
-from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.run import players
 from diffusion.models.layers.dropout import dropped
+from diffusion.recipe import ConfigError, names, resolve
+from diffusion.recipe.recipe import Recipe
 from diffusion.training.checkpointing import checkpoints
-from tests.experiments.config.test_backbones_by_name import config
+from tests.recipe.test_backbones_by_name import config
 
 LINE = schedules.rectified_flow()
 DENSITY = timesteps.uniform_density(LINE)

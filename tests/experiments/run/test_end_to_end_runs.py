@@ -13,12 +13,12 @@ import pytest
 
 from configs import digits
 from diffusion.experiments import train
-from diffusion.experiments.config import ConfigError, checks, names
-from diffusion.experiments.config.autoencoder import Autoencoder
 from diffusion.experiments.run import program, start
 from diffusion.experiments.sampling import generate, run_samples, watermarked
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.autoencoders.latent_space import from_diffusion
+from diffusion.recipe import ConfigError, checks, names
+from diffusion.recipe.autoencoder import Autoencoder
 from diffusion.training.checkpointing import checkpoints
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")

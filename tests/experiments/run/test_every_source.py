@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from diffusion.experiments import train as training
-from diffusion.experiments.config import ConfigError, checks, names
-from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling.run_samples import sample
+from diffusion.recipe import ConfigError, checks, names
+from diffusion.recipe.defaults import defaults
 from diffusion.training.checkpointing import checkpoints
 from tests import shared_programs
 from tests.data.made import png

@@ -15,10 +15,10 @@ from safetensors.flax import save_file
 from configs import digits
 from diffusion import objectives
 from diffusion.experiments import reproduce, train
-from diffusion.experiments.config import ConfigError, checks, names, resolve
 from diffusion.experiments.run import program, start
 from diffusion.experiments.sampling import encoder_features, generate, run_samples
 from diffusion.models import Functions
+from diffusion.recipe import ConfigError, checks, names, resolve
 from diffusion.training import sharding, state
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.sharding import leaf_name

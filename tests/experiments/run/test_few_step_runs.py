@@ -6,8 +6,8 @@ import pytest
 
 from configs import digits, digits_mean_flow
 from diffusion.experiments import train
-from diffusion.experiments.config import ConfigError, checks, resolve
 from diffusion.experiments.sampling import generate
+from diffusion.recipe import ConfigError, checks, resolve
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.step import HEADS
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from benchmarks import fp8 as benchmark
-from diffusion.experiments.config import ConfigError, recipes, resolve
 from diffusion.experiments.run import program
 from diffusion.models.layers import fp8
+from diffusion.recipe import ConfigError, recipes, resolve
 from diffusion.training import sharding
 
 

@@ -9,7 +9,7 @@ from tests.training.test_meshes import run
 
 TRAIN = """
 import json, sys, jax, numpy as np
-from diffusion.experiments.config import checks
+from diffusion.recipe import checks
 from diffusion.experiments.run import examples, program as programs
 from diffusion.training import sharding
 from tests.experiments.run.test_post_training import ENTRIES, small

@@ -12,11 +12,11 @@ from configs import digits
 from diffusion import objectives, parameterizations, schedules, timesteps
 from diffusion.data import latent_cache, latent_writer, pipeline, sources
 from diffusion.experiments import train
-from diffusion.experiments.config import ConfigError, checks, resolve
-from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.evaluation import figures, held_out, loss_report, plots
 from diffusion.experiments.run import examples, held_out_loss, program as programs
 from diffusion.experiments.run.tracking import flat
+from diffusion.recipe import ConfigError, checks, resolve
+from diffusion.recipe.recipe import Recipe
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
 from tests.training.test_meshes import run

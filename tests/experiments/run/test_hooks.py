@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from configs import digits
-from diffusion.experiments.config import resolve
 from diffusion.experiments.run import hooks
 from diffusion.experiments.sampling import generate
+from diffusion.recipe import resolve
 from diffusion.training.runtime import preemption
 
 

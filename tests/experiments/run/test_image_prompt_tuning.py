@@ -16,13 +16,13 @@ from diffusion.adapters import image_prompt, ip_adapter_files
 from diffusion.adapters.tuning import Tuning
 from diffusion.data import latent_cache, sources
 from diffusion.experiments import train
-from diffusion.experiments.config import ConfigError, checks
-from diffusion.experiments.config.base import TunedNetwork
 from diffusion.experiments.run import encoded_pictures, tuned_examples
 from diffusion.experiments.sampling import tuned_run
 from diffusion.models import interchange
 from diffusion.models.image_encoders import prompt_features
 from diffusion.models.text_encoders.clip import CLIPVision, CLIPVisionProjection
+from diffusion.recipe import ConfigError, checks
+from diffusion.recipe.base import TunedNetwork
 from tests.experiments.run.made_tuning import config as config_of, pictures
 from tests.experiments.run.test_tuning import begun, encoded, same
 from tests.models.interchange import published

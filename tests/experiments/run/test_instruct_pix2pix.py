@@ -12,9 +12,9 @@ import pytest
 
 from diffusion import text_to_image
 from diffusion.experiments import train
-from diffusion.experiments.config import ConfigError, checks
-from diffusion.experiments.config.base import NULL, TunedNetwork
 from diffusion.experiments.sampling import tuned_run
+from diffusion.recipe import ConfigError, checks
+from diffusion.recipe.base import NULL, TunedNetwork
 from tests.experiments.run.made_tuning import config as config_of, pictures
 from tests.experiments.run.test_control_tuning import received
 from tests.experiments.run.test_tuning import begun, same

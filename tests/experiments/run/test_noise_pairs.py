@@ -10,9 +10,9 @@ import pytest
 
 from diffusion import parameterizations, samplers, schedules, timesteps
 from diffusion.data.sources.spec import DataSpec
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.sections import sectioned
 from diffusion.experiments.run import noise_pairs
+from diffusion.recipe import ConfigError
+from diffusion.recipe.sections import sectioned
 from diffusion.training import sharding
 
 SHAPE = (2,)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion.experiments.config.sections import sectioned
 from diffusion.experiments.run import players
+from diffusion.recipe.sections import sectioned
 from diffusion.training.step import HEADS
 
 

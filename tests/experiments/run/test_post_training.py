@@ -6,7 +6,7 @@ import pytest
 
 from configs import digits
 from diffusion.experiments import reproduce, train
-from diffusion.experiments.config import ConfigError, checks, names
+from diffusion.recipe import ConfigError, checks, names
 from diffusion.training.checkpointing import checkpoints
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compilation_cache")]

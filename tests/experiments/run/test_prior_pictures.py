@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from diffusion.data.sources.spec import DataSpec
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.run import prior_pictures
 from diffusion.experiments.run.examples import Examples
 from diffusion.io import pictures
 from diffusion.objectives import Prior
 from diffusion.objectives.objective_facts import Beside
+from diffusion.recipe import ConfigError
 
 
 class Rows:

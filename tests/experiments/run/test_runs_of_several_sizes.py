@@ -12,11 +12,11 @@ import tensorflow_datasets as tfds
 from configs import digits
 from diffusion.data import buckets, sources
 from diffusion.experiments import reproduce, train
-from diffusion.experiments.config import ConfigError, checks, resolve, versions
-from diffusion.experiments.config.defaults import defaults
-from diffusion.experiments.config.values import plain
 from diffusion.experiments.run import examples
 from diffusion.experiments.sampling import generate
+from diffusion.recipe import ConfigError, checks, resolve, versions
+from diffusion.recipe.defaults import defaults
+from diffusion.recipe.values import plain
 from diffusion.training.checkpointing import checkpoints
 from tests.data.made import image_feature, png, write
 from tests.training.test_meshes import run as run_processes

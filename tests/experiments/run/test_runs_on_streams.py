@@ -12,10 +12,10 @@ import pytest
 
 from diffusion.data.sources import python_objects
 from diffusion.experiments import reproduce, train as training
-from diffusion.experiments.config import ConfigError, checks, names, resolve
 from diffusion.experiments.evaluation import real_images
 from diffusion.experiments.run.examples import open_examples
 from diffusion.experiments.train import train
+from diffusion.recipe import ConfigError, checks, names, resolve
 from diffusion.training.checkpointing import checkpoints
 from tests.data.made import png
 from tests.experiments.run import test_every_source, test_streams

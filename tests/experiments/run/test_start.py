@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.run import start
 from diffusion.experiments.run.players import ENCODER, FEATURES
+from diffusion.recipe import ConfigError
 from diffusion.training.state import TrainState
 from diffusion.training.step import HEADS
 

@@ -13,13 +13,13 @@ from diffusion.data import pipeline
 from diffusion.data.sources import DamagedRecord, python_objects
 from diffusion.data.sources.iterated import Iterated
 from diffusion.data.stream_batches import StreamBatches
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.defaults import defaults
-from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.run.examples import open_examples
 from diffusion.experiments.sampling.run_samples import sample
 from diffusion.experiments.train import run, train
 from diffusion.models import MODELS
+from diffusion.recipe import ConfigError
+from diffusion.recipe.defaults import defaults
+from diffusion.recipe.recipe import Recipe
 from diffusion.training.checkpointing import checkpoints
 from tests import shared_programs
 from tests.data.sources import hugging_face, stored

@@ -8,9 +8,9 @@ import pytest
 
 from diffusion.data import english_prose, pipeline
 from diffusion.experiments import evaluate, train
-from diffusion.experiments.config import checks, recipes
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import run_samples
+from diffusion.recipe import checks, recipes
 from diffusion.training.checkpointing import checkpoints
 from tests.training.test_meshes import run
 
@@ -95,7 +95,7 @@ TRAIN = """
 import json, sys
 import jax, numpy as np
 from configs.symbols import prose
-from diffusion.experiments.config import checks
+from diffusion.recipe import checks
 from diffusion.experiments.run import program as programs
 from diffusion.training import sharding
 

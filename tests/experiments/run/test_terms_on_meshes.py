@@ -13,7 +13,7 @@ import json, sys
 import flax.linen as nn, jax, jax.numpy as jnp, numpy as np
 from configs import digits
 from diffusion.data import pipeline, sources
-from diffusion.experiments.config import checks, names
+from diffusion.recipe import checks, names
 from diffusion.experiments.run import program as programs
 from diffusion.training import sharding
 from tests.experiments.run.test_features import OneConvolution

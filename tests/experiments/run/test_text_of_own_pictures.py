@@ -11,10 +11,10 @@ import pytest
 
 from diffusion.data import captions
 from diffusion.experiments import train
-from diffusion.experiments.config import ConfigError, checks, data, names
-from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.run.examples import open_examples
 from diffusion.models.layers import conditions
+from diffusion.recipe import ConfigError, checks, data, names
+from diffusion.recipe.defaults import defaults
 from diffusion.text import Tokenizer, byte_pairs
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.step import prepare

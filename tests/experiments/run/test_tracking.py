@@ -10,8 +10,8 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import masked_crc32c
 
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.run import tracking
+from diffusion.recipe import ConfigError
 
 ROW = {
     "step": 50,

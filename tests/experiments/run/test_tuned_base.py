@@ -5,10 +5,10 @@ import types
 import numpy as np
 import pytest
 
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.base import NULL
 from diffusion.experiments.run import tuned_base
 from diffusion.experiments.run.players import BASE
+from diffusion.recipe import ConfigError
+from diffusion.recipe.base import NULL
 from diffusion.training.state import TrainState
 
 

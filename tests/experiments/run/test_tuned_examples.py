@@ -6,10 +6,10 @@ import types
 import numpy as np
 import pytest
 
-from diffusion.experiments.config.base import TunedNetwork
 from diffusion.experiments.run import encoded_pictures, tuned_examples
 from diffusion.experiments.run.examples import Examples
 from diffusion.objectives.objective_facts import Beside
+from diffusion.recipe.base import TunedNetwork
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,8 +4,8 @@ import types
 
 import pytest
 
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.run import tuned_files
+from diffusion.recipe import ConfigError
 
 CONFIG = {"data": {"text": {"prompt": "a photo of a cat"}}, "tuning": {"name": "lora"}}
 

@@ -9,9 +9,9 @@ import pytest
 
 from diffusion import objectives, text_to_image
 from diffusion.experiments import train
-from diffusion.experiments.config import ConfigError, checks, names
 from diffusion.experiments.run import players, program as programs, tuned_base, tuned_examples
 from diffusion.experiments.sampling import tuned_run
+from diffusion.recipe import ConfigError, checks, names
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
 from tests.experiments.run.made_tuning import config as config_of, pictures

@@ -17,11 +17,11 @@ from diffusion.adapters import lora_files
 from diffusion.adapters.tuning import Tuning
 from diffusion.data import sources
 from diffusion.experiments import train
-from diffusion.experiments.config import ConfigError, checks, fields, names, recipes
-from diffusion.experiments.config.base import TunedNetwork
 from diffusion.experiments.run import prior_pictures, program, tuned_base, tuned_examples, tuned_files
 from diffusion.experiments.sampling import tuned_run
 from diffusion.io import limits
+from diffusion.recipe import ConfigError, checks, fields, names, recipes
+from diffusion.recipe.base import TunedNetwork
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
 from tests.experiments.run.made_tuning import config as config_of, pictures

@@ -9,7 +9,7 @@ from tests.training.test_meshes import run
 
 TRAIN = """
 import json, pathlib, sys, jax
-from diffusion.experiments.config import checks
+from diffusion.recipe import checks
 from diffusion.experiments.run import program as programs, tuned_base, tuned_examples
 from diffusion.training import sharding
 from tests.experiments.run.made_tuning import config as config_of

@@ -10,9 +10,9 @@ import pytest
 from diffusion.data import pipeline, transforms
 from diffusion.data.sources import python_objects
 from diffusion.experiments import train as training
-from diffusion.experiments.config import ConfigError, checks
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate, requested, run_samples
+from diffusion.recipe import ConfigError, checks
 from diffusion.training.checkpointing import checkpoints
 from tests import shared_programs
 from tests.experiments.run.test_every_source import config_of

@@ -5,8 +5,7 @@ import pathlib
 
 import pytest
 
-from diffusion.experiments.config import stored_runs
-from diffusion.experiments.run_folder import mirror as mirrors
+from diffusion.experiments.run_folder import mirror as mirrors, stored_runs
 from diffusion.experiments.run_folder.mirror import Mirror
 from diffusion.io import leases, snapshots, stores
 from diffusion.io.store_copies import Altered, Copy

@@ -11,11 +11,11 @@ import pytest
 from configs import digits
 from diffusion.data import catalog
 from diffusion.experiments import train
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.defaults import defaults
-from diffusion.experiments.config.differences import flattened
-from diffusion.experiments.config.values import plain
 from diffusion.experiments.run_folder import workdir
+from diffusion.recipe import ConfigError
+from diffusion.recipe.defaults import defaults
+from diffusion.recipe.differences import flattened
+from diffusion.recipe.values import plain
 from diffusion.training.checkpointing import checkpoints
 from tests import shared_programs
 

@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from diffusion.experiments.config.extensions import Extension
 from diffusion.experiments.run_folder import user_code
+from diffusion.recipe.extensions import Extension
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import digits
-from diffusion.experiments.config import ConfigError, fields
-from diffusion.experiments.config.differences import differences
-from diffusion.experiments.config.values import to_json
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.run_folder.workdir import WorkdirError
+from diffusion.recipe import ConfigError, fields
+from diffusion.recipe.differences import differences
+from diffusion.recipe.values import to_json
 
 
 def config(**changes):

@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.dit import DiT
+from diffusion.recipe import ConfigError
 
 
 def test_a_network_that_does_not_encode_is_refused(monkeypatch):

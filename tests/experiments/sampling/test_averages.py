@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from configs import digits
-from diffusion.experiments.config import ConfigError, resolve, versions
-from diffusion.experiments.config.values import to_json
 from diffusion.experiments.sampling import averages
+from diffusion.recipe import ConfigError, resolve, versions
+from diffusion.recipe.values import to_json
 from diffusion.training import power_ema
 
 KEPT = list(range(100, 3001, 100))

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from diffusion import samplers
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.values import plain
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import class_model_folders, class_models, from_class_model, generate, trained_run
 from diffusion.io import limits
 from diffusion.models.interchange.family import Refusal
+from diffusion.recipe import ConfigError
+from diffusion.recipe.values import plain
 from diffusion.training.checkpointing import checkpoints
 from tests.conformance import slow_but
 from tests.peers.made_weights import drawn

@@ -5,10 +5,10 @@ import types
 import numpy as np
 import pytest
 
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.sections import Companions, sectioned
 from diffusion.experiments.sampling import clip_coding
 from diffusion.models.autoencoders.latent_space import Moments
+from diffusion.recipe import ConfigError
+from diffusion.recipe.sections import Companions, sectioned
 
 
 class Module:

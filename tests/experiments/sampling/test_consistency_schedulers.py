@@ -2,9 +2,9 @@
 
 import pytest
 
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.sampling import class_model_folders, class_models
 from diffusion.models.interchange.family import Refusal
+from diffusion.recipe import ConfigError
 
 PUBLISHED = {  # the scheduler of openai's cd_imagenet64, as diffusers has it by default
     "_class_name": "CMStochasticIterativeScheduler", "num_train_timesteps": 40, "sigma_min": 0.002, "sigma_max": 80.0,

@@ -5,9 +5,9 @@ import types
 import numpy as np
 import pytest
 
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.sections import sectioned
 from diffusion.experiments.sampling import from_class_model, model_flags, prompt_flags
+from diffusion.recipe import ConfigError
+from diffusion.recipe.sections import sectioned
 from tests.experiments.sampling.test_from_prompt import flags  # noqa: F401
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from diffusion import text_to_image, watermarks
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.sampling import from_prompt, model_flags, prompt_flags
 from diffusion.io import clips, content_credentials, local_certificates, pictures
 from diffusion.models.quantised import KINDS
+from diffusion.recipe import ConfigError
 from diffusion.text_to_image import model_index, png
 from diffusion.text_to_image.requests import Request, settings
 from tests import commands

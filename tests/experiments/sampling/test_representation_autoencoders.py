@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.sampling import encoder_features, representation_autoencoders
+from diffusion.recipe import ConfigError
 
 
 class Source:

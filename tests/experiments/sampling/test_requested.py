@@ -5,9 +5,9 @@ import types
 import numpy as np
 import pytest
 
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.sections import sectioned
 from diffusion.experiments.sampling import requested
+from diffusion.recipe import ConfigError
+from diffusion.recipe.sections import sectioned
 
 VECTOR = np.zeros(2, np.float32)
 ENTRIES = {"label": np.zeros((), np.int32), "size": np.zeros(2, np.float32)}

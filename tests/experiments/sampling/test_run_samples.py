@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from diffusion import watermarks
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.sections import Examples, sectioned
 from diffusion.experiments.sampling import run_samples
+from diffusion.recipe import ConfigError
+from diffusion.recipe.sections import Examples, sectioned
 
 KEY = "0123456789abcdef" * 4
 

@@ -10,9 +10,9 @@ from sklearn import linear_model
 from diffusion import samplers, text_to_image, timesteps
 from diffusion.data.digits import digits
 from diffusion.data.shapes import scenes
-from diffusion.experiments.config import class_folders
 from diffusion.experiments.sampling import class_models, generate, shipped_models, trained_run
 from diffusion.models.interchange.family import Refusal
+from diffusion.recipe import class_folders
 from diffusion.text_to_image import model_index
 from examples.text import drawn_objects
 

@@ -5,8 +5,8 @@ import types
 
 import pytest
 
-from diffusion.experiments.config import versions
 from diffusion.experiments.sampling import tuned_run
+from diffusion.recipe import versions
 from diffusion.text_to_image.requests import Request
 from tests.experiments.run import made_tuning
 

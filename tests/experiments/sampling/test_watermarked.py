@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from diffusion import parameterizations, samplers, schedules, text_to_image
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.sections import sectioned
 from diffusion.experiments.sampling import run_samples, watermarked
 from diffusion.models.autoencoders.latent_space import Moments
+from diffusion.recipe import ConfigError
+from diffusion.recipe.sections import sectioned
 
 SHAPE = (2, 2, 1)
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from diffusion import flow_maps
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.sampling import generate
 from diffusion.objectives import Jumps, Moves
+from diffusion.recipe import ConfigError
 
 
 def recipe_of(reads, null="null", strength=(), takes=()):

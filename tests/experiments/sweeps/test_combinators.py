@@ -7,9 +7,9 @@ import string
 import pytest
 from hypothesis import given, strategies as st
 
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.sweeps import distributions, naming
 from diffusion.experiments.sweeps.combinators import SweepError, chain, each, product, sample, zip as together
+from diffusion.recipe import ConfigError
 
 values = st.lists(st.integers(-3, 3), min_size=1, max_size=4, unique=True)
 

@@ -5,12 +5,12 @@ import shlex
 
 import pytest
 
-from diffusion.experiments.config import ConfigError, recipes
-from diffusion.experiments.config.values import plain
 from diffusion.experiments.sweeps import definition, sweep_folder
 from diffusion.experiments.sweeps.combinators import each, product, zip as together
 from diffusion.experiments.sweeps.commands import evaluate, overrides_as_words, parsed, sample, train
 from diffusion.experiments.sweeps.definition import Sweep
+from diffusion.recipe import ConfigError, recipes
+from diffusion.recipe.values import plain
 
 TINY = "digits:tiny"
 USUAL = (train(TINY), sample(), evaluate())

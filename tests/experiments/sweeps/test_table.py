@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import figures
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.experiments.sweeps import html_report, results, sweep_folder, table
 from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED, RUNNING, Plan, Record
+from diffusion.recipe import ConfigError
 
 COMMANDS = [["diffusion", "train", "--workdir={folder}"], ["diffusion", "evaluate"]]
 DISTANCES = {("v", 0): 1.0, ("v", 1): 2.0, ("v", 2): 6.0, ("x0", 0): 3.0}  # the rest is not done

@@ -9,8 +9,8 @@ import tensorflow_datasets as tfds
 
 from diffusion import text_to_image
 from diffusion.experiments import caption_report
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import real_images
+from diffusion.recipe import ConfigError
 from diffusion.text_to_image import model_index
 from tests.data.made import image_feature, png, write
 

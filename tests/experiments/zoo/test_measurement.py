@@ -8,12 +8,12 @@ import types
 import numpy as np
 import pytest
 
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.zoo import measurement, published_rows
 from diffusion.io import npz
 from diffusion.metrics import statistics
 from diffusion.metrics.statistics import StatisticsError
 from diffusion.models import interchange
+from diffusion.recipe import ConfigError
 from tests import commands
 from tests.experiments.test_encode import made
 from tests.experiments.zoo import tiny_rows

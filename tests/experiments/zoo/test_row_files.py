@@ -3,9 +3,9 @@
 import flax.linen as nn
 import pytest
 
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.zoo import published_rows, velocity_signs
 from diffusion.experiments.zoo.row import Checkpoint, Measured, Published, Row
+from diffusion.recipe import ConfigError
 
 FIRST = """
 [programs]

@@ -11,12 +11,12 @@ import pytest
 
 from diffusion import parameterizations, samplers, schedules, timesteps
 from diffusion.experiments import convert
-from diffusion.experiments.config import ConfigError, checks, names
 from diffusion.experiments.zoo import checkpoint_file, markdown, published_rows, sampling_cost, velocity_signs
 from diffusion.metrics import encoder_protocols, protocols
 from diffusion.models import interchange
 from diffusion.models.dit import DiT
 from diffusion.models.interchange import folders
+from diffusion.recipe import ConfigError, checks, names
 from tests.experiments.zoo import tiny_rows
 from tests.metrics import torch_writer
 

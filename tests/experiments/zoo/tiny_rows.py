@@ -15,13 +15,13 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from diffusion.data.digits import digits
-from diffusion.experiments.config import checks
 from diffusion.experiments.evaluation import comparison
 from diffusion.experiments.sampling import batches_on_disk
 from diffusion.experiments.zoo import published_rows
 from diffusion.models import interchange
 from diffusion.models.ddt import DIT_DH
 from diffusion.models.interchange import folders
+from diffusion.recipe import checks
 from tests.metrics import torch_writer
 
 NUMBER = 8

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import pytest
 
 from configs import imagenet256_dit
-from diffusion.experiments.config import resolve
 from diffusion.experiments.run import program
 from diffusion.models.budget.flops import flops, recomputed_flops, train_flops
 from diffusion.models.dit import DiT, dit_preset
+from diffusion.recipe import resolve
 from diffusion.training import sharding
 
 

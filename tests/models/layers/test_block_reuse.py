@@ -50,7 +50,7 @@ def _made(module, entries):
     return jax.tree.map(lambda leaf: array(leaf.shape) / 4, shapes), inputs
 
 
-@pytest.mark.slow  # the caches of tests/experiments/config run the blocks of a DiT
+@pytest.mark.slow  # the caches of tests/recipe run the blocks of a DiT
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_blocks_that_run_in_parts_are_the_network(name):
     module, entries, length = TRANSFORMERS[name]

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 from diffusion.training.runtime import accelerators
 
 ROOT = pathlib.Path(__file__).parents[3]

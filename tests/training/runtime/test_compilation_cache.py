@@ -170,7 +170,7 @@ def test_a_folder_that_cannot_be_written_is_not_used(tmp_path, monkeypatch):
 PROGRAM = """
 import sys, types
 import jax
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 
 sys.modules["__main__"].__spec__ = types.SimpleNamespace(name="diffusion.experiments.sample")
 

@@ -14,7 +14,7 @@ from diffusion.training.runtime.huge_pages import TUNABLES, start_anew
 ROOT = pathlib.Path(__file__).parents[3]
 COMMAND = """
 from absl import flags
-from diffusion.experiments.config import command_line
+from diffusion.experiments import command_line
 import benchmarks, experiments
 
 if __name__ == "__main__":

@@ -1,0 +1,46 @@
+"""The facts that a model's folder states without the libraries that read its networks; and the bundled models."""
+
+__all__ = ["INDEX", "SHIPPED", "WEIGHTS", "folder_of", "is_of_classes", "is_shipped"]
+
+import pathlib
+
+from diffusion.io import opener
+
+INDEX = "model_index.json"
+WEIGHTS = pathlib.Path(__file__).parents[1] / "weights"
+"""The folder of the models that travel with the project."""
+SHIPPED = {
+    "digits": "070a2cb69c1819aa96a029c907205074bbc26d7da9ec20e4168656d8560e8c91",
+    "drawings": "bc35d29f517de75aecb8730cf9030c733c2df5530f2d8c505852a0c35a840795",
+}
+"""The SHA-256 of each one's model.safetensors, or the fingerprint of a text-to-image model's folder.
+
+`python -m tools.weights` writes a folder and prints its line.
+"""
+
+
+def folder_of(model: str | pathlib.Path) -> pathlib.Path:
+    """The folder that --model names: an existing folder of that name, or else the bundled model of that name.
+
+    A run folder of the name is no model.
+    """
+    path = pathlib.Path(model).expanduser()
+    return path if str(model) not in SHIPPED or (path / INDEX).is_file() else WEIGHTS / str(model)
+
+
+def is_shipped(folder: str | pathlib.Path) -> bool:
+    """Whether a folder holds weights of a run, and travels with the project."""
+    folder = folder_of(folder)
+    return folder.parent == WEIGHTS and not (folder / INDEX).is_file()
+
+
+def is_of_classes(folder: str | pathlib.Path) -> bool:
+    """Whether a folder is a published model without a text encoder: of classes, or of nothing.
+
+    Raises:
+        limits.Refused: for a model_index.json that is no table.
+    """
+    path = folder_of(folder) / INDEX
+    if is_shipped(folder):
+        return True
+    return path.is_file() and not any(name.startswith("text_encoder") for name in opener.read_table(path))

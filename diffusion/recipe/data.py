@@ -1,0 +1,140 @@
+"""The data of a config: the source that `config.data.source` names, at a split."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from diffusion.data import latent_cache, sources
+from diffusion.data.sources import python_objects
+from diffusion.data.sources.streams import Stream
+from diffusion.recipe import names, picture_sizes
+from diffusion.recipe.config_errors import ConfigError
+from diffusion.recipe.entries import call
+from diffusion.recipe.recipe import Recipe
+from diffusion.recipe.values import plain
+
+
+def source(config: Mapping, split: str) -> sources.Source:
+    """Opens the data of a config at a split.
+
+    Raises:
+        ConfigError: for a mistake in config.data.source, or data that are not there.
+        DamagedRecord: if no record is sound.
+    """
+    return open_settings(config["data"], split, config["seed"])
+
+
+def open_settings(settings: Mapping, split: str, seed: int = 0) -> sources.Source:
+    """Opens what config.data names, at a split.
+
+    Args:
+        settings: config.data.
+        split: the split's name.
+        seed: the seed of a stream's order; an evaluation reads the stream in the same order in every run.
+
+    Raises:
+        ConfigError, DamagedRecord: as `source`.
+    """
+    varied = picture_sizes.varied({"data": settings})
+    return _opened(settings["source"], split, settings["name"], settings["dir"], varied, seed)
+
+
+def _opened(
+    entry: Any, split: str, name: str = "", folder: str = "", varied: tuple[int, ...] = (), seed: int = 0
+) -> sources.Source:
+    def opened(spec: Any, path: str) -> Any:
+        if isinstance(spec, (tuple, list)):  # the specs of a mixture
+            return tuple(opened(part, f"{path}[{i}]") for i, part in enumerate(spec))
+        return call(
+            names.SOURCES,
+            spec,
+            path,
+            "source",
+            nested={
+                "of": opened,
+                "by": lambda entry, path: call(names.FILTERS, entry, path, "filter"),
+                "control": lambda entry, path: call(names.CONTROLS, entry, path, "control"),
+                "hide": lambda entry, path: entry and call(names.HIDINGS, entry, path, "part that is hidden"),
+                "form": lambda entry, path: call(names.SOUND_FORMS, entry, path, "form"),
+                "parse": lambda entry, path: call(names.PARSERS, entry, path, "parser"),
+            },
+            dataset=name,
+            folder=folder,
+            split=split,
+            varied=varied,
+            seed=seed,
+        )
+
+    try:
+        return opened(entry, "config.data.source")
+    except FileNotFoundError as error:
+        raise ConfigError(f"config.data.source: {error}") from error
+
+
+def open_recipe(recipe: Recipe) -> sources.Source | Stream:
+    """The records of a recipe: its own, or the records that its config names at config.data.split.
+
+    Raises:
+        ConfigError, DamagedRecord: as `source`.
+    """
+    if recipe.data is not None:
+        return python_objects.source_of(recipe.data, recipe.examples.num_classes)
+    return source(recipe.config, recipe.config["data"]["split"])
+
+
+def named(text: str, folder: str = "", side: int = 0) -> sources.Source:
+    """Opens what a flag --data names.
+
+    Args:
+        text: NAME@SPLIT of TFDS, or ENTRY@SPLIT with an entry as `config.data.source` has it, in JSON.
+        folder: the folder of datasets that TFDS has prepared.
+        side: the side of the squares to cut, for a dataset of TFDS with pictures of any size.
+
+    Raises:
+        ConfigError: if it is neither, or not there.
+        DamagedRecord: if no record is sound.
+    """
+    name, at, split = text.rpartition("@")
+    if not at:
+        raise ConfigError(
+            f'--data={text} is not a dataset with its split. Valid: NAME@SPLIT, e.g. cifar10@train, or \'{{"name": '
+            '"picture_folder", "path": FOLDER}@train\'.'
+        )
+    try:
+        if not name.startswith("{"):
+            return sources.open_source(name, split, folder, side)[0]
+        return _opened(json.loads(name), split)
+    except (sources.DamagedRecord, ConfigError):
+        raise
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError(f"--data={text}: {error}") from error
+
+
+def name_of(config: Mapping) -> str:
+    """The name of a config's data: `config.data.name` of TFDS, or the name that their source has."""
+    return config["data"]["name"] if is_tfds(config) else source(config, config["data"]["split"]).spec.name
+
+
+def is_tfds(config: Mapping) -> bool:
+    """Whether the data are a dataset of TFDS, which `config.data.name` names."""
+    return plain(config["data"]["source"]).get("name") == "tfds"
+
+
+def known_shape(config: Mapping) -> tuple[int, ...] | None:
+    """The shape of one example of a dataset of TFDS or a cache, which are not opened; None for other sources."""
+    data = config["data"]
+    if data["latents"]["dir"]:
+        return data["shape"] or latent_cache.describe(data["latents"]["dir"]).shape
+    if is_tfds(config) and not plain(data["source"]).get("side"):
+        return data["shape"] or sources.shape(data["name"], data["split"], data["dir"])
+    return None
+
+
+def class_names(recipe: Recipe) -> tuple[str, ...]:
+    """The names of a recipe's classes, by their numbers; () where they have none, or the data are not there."""
+    if not recipe.examples.num_classes:
+        return ()
+    try:
+        return open_recipe(recipe).spec.classes
+    except (ConfigError, sources.DamagedRecord):
+        return ()

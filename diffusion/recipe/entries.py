@@ -1,0 +1,126 @@
+"""An entry of a config, {"name": ..., **arguments}, to the call of the function that it names."""
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from diffusion.recipe import fields
+from diffusion.recipe.config_errors import ConfigError, unknown
+from diffusion.recipe.values import plain
+
+HIDDEN = {"parent", "name"}  # arguments of Linen modules that are not ours to set
+
+
+def call(
+    table: Mapping[str, Callable],
+    spec: Mapping,
+    path: str,
+    kind: str,
+    nested: Mapping[str, Callable[[Any, str], Any]] = types.MappingProxyType({}),
+    **supplied: Any,
+) -> Any:
+    """Calls the function that an entry {"name": ..., **arguments} names.
+
+    Args:
+        table: the names that are allowed, and their functions.
+        spec: the entry.
+        path: the path of the entry, e.g. `config.schedule`.
+        kind: a noun for what the table holds, e.g. "schedule".
+        nested: the function (spec, path) that resolves an argument, for each argument that is an entry itself.
+        **supplied: arguments that do not come from the entry; an argument that the function does not take is left out.
+            The entry may give those among `nested` instead.
+
+    Returns:
+        What the function returns.
+
+    Raises:
+        ConfigError: for a name or argument that is not known (with the nearest valid one), an argument that is missing
+            or of the wrong type, and whatever ValueError the function raises, each with its path.
+    """
+    spec = plain(spec, path)
+    if not isinstance(spec, dict) or "name" not in spec:
+        raise ConfigError(
+            f'{path} = {spec!r}. Valid: {{"name": ..., arguments}}, where the name of the {kind} is one of '
+            f"{', '.join(sorted(table))}."
+        )
+    name = spec.pop("name")
+    if name not in table:
+        raise ConfigError(
+            f"{unknown(f'{path}.name', name, table, kind)} To add one of your own: --extend=FILE, see docs/extend.md."
+        )
+    parameters = {
+        argument: parameter
+        for argument, parameter in inspect.signature(table[name], eval_str=True).parameters.items()
+        if argument not in HIDDEN
+    }
+    supplied = {argument: value for argument, value in supplied.items() if argument in parameters}
+    free = parameters.keys() - (supplied.keys() - nested.keys())
+    arguments = {}
+    for argument, value in spec.items():
+        if argument not in free:
+            hint = (
+                f' To replace the whole entry: --{path}=\'{{"name": "{name}"}}\'.' if name and "[" not in path else ""
+            )
+            raise ConfigError(f"{unknown(path, argument, free, f'argument of {name or kind}')}{hint}")
+        if argument in nested:
+            arguments[argument] = nested[argument](value, f"{path}.{argument}")
+        else:
+            _check_annotation(f"{path}.{argument}", value, parameters[argument].annotation)
+            arguments[argument] = value
+    missing = [
+        argument
+        for argument in parameters
+        if argument in free
+        and argument not in supplied | arguments
+        and parameters[argument].default is inspect.Parameter.empty
+    ]
+    if missing:
+        named = f"{kind} {name!r}" if name else kind
+        raise ConfigError(f"{path}: {named} needs {', '.join(missing)}, e.g. --{path}.{missing[0]}=...")
+    try:
+        return table[name](**supplied | arguments)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def applied(function: Callable, settings: Mapping, path: str, what: str, **supplied: Any) -> Any:
+    """Calls a function with an entry that has its arguments alone and no name; otherwise as `call`."""
+    return call({"": function}, {"name": "", **settings}, path, what, **supplied)
+
+
+def _check_annotation(path: str, value: Any, annotation: Any) -> None:
+    """Checks a value against an annotation that is made of the types that a config can hold; others pass."""
+    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    origins = tuple(typing.get_origin(option) or option for option in options)
+    kinds = tuple(tuple if origin is Sequence else origin for origin in origins)
+    if all(kind in fields.WORDS for kind in kinds):
+        fields.check_type(path, value, kinds)
+    if Sequence in origins and isinstance(value, tuple):
+        (item_type,) = typing.get_args(options[origins.index(Sequence)])
+        for i, one in enumerate(value):
+            _check_annotation(f"{path}[{i}]", one, item_type)
+
+
+def takes(function: Callable | None, argument: str) -> bool:
+    """Whether a function has an argument of that name; None, of an unknown name, has any."""
+    return function is None or argument in inspect.signature(function).parameters
+
+
+def requires(function: Callable, argument: str) -> bool:
+    """Whether a function has an argument of that name without a default."""
+    parameter = inspect.signature(function).parameters.get(argument)
+    return parameter is not None and parameter.default is inspect.Parameter.empty
+
+
+def annotation(function: Callable | None, argument: str) -> Any:
+    """How a function annotates its argument of that name; None where it does not, or has none."""
+    parameters = inspect.signature(function, eval_str=True).parameters if function is not None else {}
+    return parameters[argument].annotation if argument in parameters else None
+
+
+def tuples_of(annotation: Any) -> list[type]:
+    """The NamedTuples among the types of an annotation: such an argument is an entry of the tuple's fields."""
+    kinds = [kind for kind in typing.get_args(annotation) or (annotation,) if isinstance(kind, type)]
+    return [kind for kind in kinds if issubclass(kind, tuple) and hasattr(kind, "_fields")]

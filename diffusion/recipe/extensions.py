@@ -1,0 +1,176 @@
+"""Code of a user's own that extends a command, and the command lines that name it again.
+
+It is named on the command line, `--extend=my_ideas.py,mypaper.register,plugin:NAME`, or in the project file of the
+current folder:
+
+    [tool.diffusion]
+    extend = ["mypaper.register"]
+
+A run's own config brings no code.
+"""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import pathlib
+import re
+import sys
+import tomllib
+import traceback
+import types
+from typing import NamedTuple
+
+from diffusion import commands
+from diffusion.io import limits, opener
+from diffusion.recipe import python_files
+from diffusion.recipe.config_errors import ConfigError, unknown
+from diffusion.recipe.values import built_in_python
+
+GROUP = "diffusion.plugins"  # group of entry points
+PLUGIN = "plugin:"
+PROJECT = "pyproject.toml"
+VALID = (
+    "Valid: a Python file, my_ideas.py; a module that is installed or lies in the current folder, mypaper.register; an "
+    f"entry point of the group {GROUP}, {PLUGIN}NAME. It calls names.add, as docs/extend.md shows."
+)
+
+# What a command does with a run, as a call from Python.
+CALLS = {
+    "train": "diffusion.experiments.train.train",
+    "sample": "diffusion.experiments.sampling.run_samples.sample",
+    "reproduce": "diffusion.experiments.reproduce.repeat",
+}
+
+
+class Extension(NamedTuple):
+    """Code that was run."""
+
+    name: str  # the user's name for it
+    path: pathlib.Path  # the file that was run
+    home: pathlib.Path  # the folder of its package, or the file itself
+
+
+loaded: dict[str, Extension] = {}  # {name: extension}, in the order in which they were run
+extended: list[str] = []  # names of those that a command line named
+
+
+def extend(name: str) -> None:
+    """Runs code of the user's own once; it adds functions to `diffusion.recipe.names`.
+
+    Raises:
+        ConfigError: where there is no such code, or it fails: with its line and the error.
+    """
+    _load(name, f"--extend={name}")
+    if name not in extended:
+        extended.append(name)
+
+
+def extend_by_project() -> list[str]:
+    """Runs what the project file of the current folder lists, and returns that list.
+
+    Raises:
+        ConfigError: as `extend`; and where the file cannot be read.
+    """
+    path = pathlib.Path(PROJECT)
+    if not path.is_file():
+        return []
+    try:
+        listed = tomllib.loads(path.read_text("utf-8")).get("tool", {}).get("diffusion", {}).get("extend", [])
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path.absolute()} cannot be read: {error}") from error
+    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+        raise ConfigError(f"{path.absolute()}: tool.diffusion.extend = {listed!r}. Valid: a list of names. {VALID}")
+    for name in listed:
+        _load(name, f"{PROJECT}, tool.diffusion.extend, {name}")
+    return listed
+
+
+def _load(name: str, where: str) -> None:
+    if name in loaded:
+        return
+    is_file = name.endswith(".py")
+    point = _plugin(name.removeprefix(PLUGIN), where) if name.startswith(PLUGIN) else None
+    home = _file(name, where) if is_file else _home(point.module if point else name, where)
+    try:
+        module = _run_file(home) if is_file else importlib.import_module(point.module if point else name)
+        if point and callable(function := point.load()):
+            function()
+    except Exception as error:
+        raise _failed(where, home, error) from error
+    loaded[name] = Extension(name, pathlib.Path(module.__file__ or home).absolute(), home)
+
+
+def _file(name: str, where: str) -> pathlib.Path:
+    if not pathlib.Path(name).is_file():
+        raise ConfigError(f"{where}: there is no such Python file. {VALID}")
+    return pathlib.Path(name).absolute()
+
+
+def _run_file(path: pathlib.Path) -> types.ModuleType:
+    called = f"extension_{path.stem}"
+    module, loader = python_files.prepared(called, path)
+    sys.modules[called] = module  # classes look up their annotations here
+    loader.exec_module(module)
+    return module
+
+
+def _home(module: str, where: str) -> pathlib.Path:
+    """The folder of a module's package, or its file; nothing is run."""
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", module):
+        raise ConfigError(f"{where}: this does not name code. {VALID}")
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)  # last: nothing in the current folder replaces what is installed
+    top = importlib.util.find_spec(module.partition(".")[0])
+    folders = top.submodule_search_locations if top else None
+    parts = module.split(".")[1:]
+    if folders is not None and _is_in(pathlib.Path(folders[0]), parts):
+        return pathlib.Path(folders[0]).absolute()
+    if top is not None and folders is None and not parts and top.origin:
+        return pathlib.Path(top.origin).absolute()
+    raise ConfigError(f"{where}: there is no module {module!r}, neither installed nor in {here}. {VALID}")
+
+
+def _is_in(folder: pathlib.Path, parts: list[str]) -> bool:
+    path = folder.joinpath(*parts)
+    return (path / "__init__.py").is_file() or path.with_suffix(".py").is_file()
+
+
+def _plugin(name: str, where: str) -> importlib.metadata.EntryPoint:
+    points = {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
+    if name not in points:
+        raise unknown(where, name, points, f"entry point of {GROUP}")
+    return points[name]
+
+
+def _failed(where: str, home: pathlib.Path, error: Exception) -> ConfigError:
+    """The error of a user's own code in a sentence, with the last of its lines that the error passed through."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(str(home))]
+    file, line = (frames[-1].filename, frames[-1].lineno) if frames else (str(home), 1)
+    if isinstance(error, SyntaxError):
+        file, line = error.filename or file, error.lineno
+    kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+    return ConfigError(f"{where}{'' if home.is_file() else f', {file}'}, line {line}: {kind}{error}")
+
+
+def way_on(name: str, folder: str | pathlib.Path) -> str:
+    """How a user goes on with a run: a command to paste, or a call where Python built the run.
+
+    Args:
+        name: the command, one of `CALLS`.
+        folder: the run folder.
+    """
+    try:
+        config = opener.read_table(pathlib.Path(folder) / "config.json")
+    except (OSError, limits.Refused):
+        config = {}  # the command says what is wrong with it
+    if built_in_python(config):
+        return f"{CALLS[name]}(recipe, {str(folder)!r})"
+    return printed(name, f"--workdir={folder}")
+
+
+def printed(name: str, *words: str) -> str:
+    """A command line for a user to paste: quoted for a shell, with the code that extends this process."""
+    named = [f"--extend={','.join(extended)}"] if extended else []
+    return commands.line(name, *words, *named)

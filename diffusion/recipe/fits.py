@@ -1,0 +1,318 @@
+"""Checks that the parts of a recipe fit each other: calls the parts' own checks, and names the config's fields."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffusion import parameterizations, timesteps
+from diffusion.flow_maps import FlowMap
+from diffusion.guidance import Memory, Unpaired
+from diffusion.models import facts
+from diffusion.objectives import Restores
+from diffusion.recipe.config_errors import ConfigError
+from diffusion.recipe.values import built_in_python, plain
+from diffusion.samplers.sample import check_plan
+
+
+@contextlib.contextmanager
+def blamed_on(config: Mapping, *fields: str) -> Iterator[None]:
+    """Turns a ValueError in its block into a ConfigError that begins with these dotted fields and their values.
+
+    Fields that the config lacks are left out. The parts of a recipe from Python have no fields: their errors stay as
+    they are.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except ValueError as error:
+        if built_in_python(config):
+            raise
+        named = []
+        for field in fields:
+            *sections, last = field.split(".")
+            entry = plain(config)
+            for section in sections:
+                entry = entry.get(section, {})
+            if last in entry:
+                named.append(f"config.{field} = {entry[last]!r}")
+        raise ConfigError(f"{', '.join(named)}: {error}.") from error
+
+
+def check(recipe: Any) -> None:
+    """Refuses a `Recipe` whose parts do not fit each other.
+
+    Raises:
+        ConfigError: naming the fields of the config, their values and what is valid.
+        ValueError: likewise without fields, for a recipe that was built in Python.
+    """
+    config = recipe.config
+    objective = recipe.objective
+    sampler = recipe.sampling.sampler
+    blamed = lambda *fields: blamed_on(config, *fields)
+    if recipe.schedule.trained is not None and "schedule" not in objective.heads:
+        with blamed("schedule.name", "objective.name"):
+            raise ValueError(
+                "the schedule is trainable, but the objective does not train it. Valid: "
+                "objectives.with_trained_schedule(objective, schedule.trained)"
+            )
+    _check_players(recipe)
+    if objective.reads is not None:
+        with blamed("sample.sampler", "objective.coupling"):
+            objective.check_sampler(sampler)
+    with blamed("model.name", "objective.name"):
+        _check_form(recipe.network)
+        objective.check_network(recipe.network)
+    with blamed("objective.wrappers", "encoder.network.name", "model.name", "second_player.objective.name"):
+        objective.check_features(recipe.network, recipe.companions.encoder is not None)
+        beside = (objective.blocks.features or objective.heads) and not (objective.second and objective.second.separate)
+        if beside and recipe.companions.second is not None:
+            raise ValueError(
+                "with a second player, no further network can train beside the model, and its features are not read. "
+                "Valid: no terms, and no uncertainty"
+            )
+    with blamed("autoencoder.network.name", "objective.wrappers"):
+        if objective.beside.autoencoder != (recipe.companions.autoencoder is not None):
+            raise ValueError(
+                "the objective trains an autoencoder with the model, but the run has none. Valid: an autoencoder"
+                if objective.beside.autoencoder
+                else (
+                    "the run has an autoencoder, but the objective does not train it. Valid: no autoencoder, or "
+                    'objectives.end_to_end, in a config {"name": "end_to_end"} among objective.wrappers'
+                )
+            )
+    with blamed("perceptual.network.name", "objective.name"):
+        if recipe.companions.perceptual is not None and not objective.beside.perceptual:
+            raise ValueError("the objective compares no pictures by their features. Valid: no perceptual network")
+    with blamed("objective.coupling.block", "objective.name", "train.batch_size", "train.accumulate"):
+        objective.check_rows(config.train.batch_size // max(config.train.accumulate, 1))
+    if recipe.parameterization is not None:
+        with blamed("parameterization.name", "objective.name"):
+            objective.check_parameterization(recipe.parameterization)
+        with blamed("parameterization", "sample.grid"):
+            times = recipe.sampling.plan.t
+            if sampler.frames:  # the time at which the network sees finished frames
+                times = np.maximum(times, timesteps.clean_time(recipe.schedule))
+            parameterizations.check(recipe.parameterization, recipe.schedule, np.append(times, recipe.schedule.t_max))
+        with blamed("sample.sampler", "parameterization.name"):
+            if sampler.reads_variance and recipe.parameterization.channels == 1:
+                raise ValueError(
+                    'the sampler needs a variance, but the network predicts none. Valid: variance = "small" or "large"'
+                )
+    if built_in_python(config) or not conditions_may_follow(config):
+        check_null(recipe)
+    scale = recipe.scale
+    with blamed("sample.guidance.scale", "objective.name"):
+        objective.check_scale(scale)
+    if not isinstance(objective.reads, Restores):  # `symbol_runs` checks runs on symbols
+        _check_way(recipe)
+    kind = recipe.sampling.guidance(lambda x, t: None)  # building it checks its arguments too
+    with blamed("sample.guidance.name"):
+        if scale != 1 and isinstance(kind, Unpaired) and Unpaired not in sampler.takes:
+            raise ValueError(
+                "this guidance changes x0 and eps so that they no longer belong to x_t, which the sampler does not "
+                "support. Valid: ddim"
+            )
+    with blamed("sample.guides", "sample.guidance.name", "sample.sampler"):
+        if recipe.sampling.guides and scale != 1 and isinstance(kind, (Memory, Unpaired)):
+            raise ValueError(
+                "guides change a plain denoiser, but this guidance is not one. Valid: e.g. classifier_free"
+            )
+        if (recipe.sampling.guides or recipe.sampling.conditions) and FlowMap in sampler.takes:
+            raise ValueError("a flow map is guided during its training. Valid: guides = (), and classifier_free")
+    with blamed("sample.cache", "model.name", "sample.driver", "sample.sampler", "sample.guidance.name"):
+        _check_cache(recipe, kind)
+    with blamed("sample.guidance.name", "objective.wrappers"):
+        learns_variance = recipe.parameterization is not None and recipe.parameterization.channels > 1
+        if recipe.sampling.depths and (objective.blocks.early is None or learns_variance):
+            raise ValueError(
+                "the guidance reads a prediction from the middle of the network, but the network makes none there, or "
+                "it learns a variance. Valid: early_prediction among objective.wrappers"
+            )
+        if recipe.sampling.depths and recipe.sampling.cache is not None:
+            raise ValueError("the guidance needs features that a cache would leave out. Valid: no cache")
+    for guide in recipe.sampling.guides:
+        for run in guide.runs:
+            run.check(recipe)
+    if recipe.sampling.measured is not None and recipe.examples.shape is not None:
+        with blamed("sample.measurement.operator"):
+            try:
+                forward = recipe.sampling.measured.build(recipe.examples.shape).forward
+                jax.eval_shape(forward, jax.ShapeDtypeStruct((1, *recipe.examples.shape), np.float32))
+            except TypeError as error:
+                raise ValueError(f"the operator cannot measure examples of {recipe.examples.shape}: {error}") from error
+
+
+def _check_cache(recipe: Any, guided: Any) -> None:
+    """Refuses a cache that the network, the driver, the sampler or the guidance cannot use."""
+    if recipe.sampling.cache is None:
+        return
+    recipe.sampling.cache.check(facts.reuses(recipe.network))
+    if not recipe.sampling.follows_plan or FlowMap in recipe.sampling.sampler.takes:
+        raise ValueError(
+            "only the driver sample with a sampler of denoisers can carry a cache. Valid: driver sample, e.g. ddim"
+        )
+    if recipe.scale != 1 and isinstance(guided, Unpaired):
+        raise ValueError(
+            "a cache needs x0 and eps that belong to x_t, and this guidance changes them. Valid: another guidance, "
+            "e.g. classifier_free"
+        )
+
+
+def check_frames(recipe: Any) -> None:
+    """Refuses a plan of frames for examples with another number of frames, or for a network with one time for all.
+
+    Nothing is checked before the shape of the examples is known.
+
+    Raises:
+        ConfigError: naming the fields.
+    """
+    frames = recipe.sampling.plan.t.shape[1:]
+    if not frames or recipe.examples.shape is None:
+        return
+    with blamed_on(recipe.config, "sample.plan", "sample.sampler"):
+        if recipe.examples.shape[:1] != frames:
+            raise ValueError(
+                f"the plan is for {frames[0]} frames, but the examples have {recipe.examples.shape[0]}. Valid: the "
+                "same number in both"
+            )
+    with blamed_on(recipe.config, "model.name", "sample.sampler"):
+        jax.eval_shape(
+            recipe.network.init,
+            jax.random.key(0),
+            jax.ShapeDtypeStruct((1, *recipe.examples.shape), np.float32),
+            jax.ShapeDtypeStruct((1, *frames), np.float32),
+            jax.eval_shape(lambda: recipe.examples.null_condition(1)),
+        )
+
+
+def _check_way(recipe: Any) -> None:
+    """Refuses a plan that the sampler cannot follow, or a driver that does not take both; it tries them."""
+    plan = recipe.sampling.plan
+    sampler = recipe.sampling.sampler
+    frames = plan.t.shape[1:]
+    with blamed_on(recipe.config, "sample.plan", "sample.sampler"):
+        check_plan(sampler, plan)
+    check_frames(recipe)
+    if recipe.sampling.follows_plan:
+        return
+    denoise = lambda x, t: parameterizations.Prediction(x, x)
+    denoise = FlowMap(lambda x, t, s: x) if FlowMap in sampler.takes else denoise
+    arguments = {"sampler": sampler, "denoise": denoise, "schedule": recipe.schedule, "plan": plan}
+    with blamed_on(recipe.config, "sample.driver", "sample.sampler", "sample.plan"):
+        try:
+            jax.eval_shape(
+                lambda x, keys: recipe.sampling.driver(x=x, keys=keys, **arguments),
+                jax.ShapeDtypeStruct((1, *(frames or (1,))), np.float32),
+                jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)),
+            )
+        except TypeError as error:  # the trial needs a denoiser of another kind
+            raise ValueError(str(error)) from error
+
+
+def conditions_may_follow(config: Mapping) -> bool:
+    """Whether only the data of a config say what its null condition is: their records may have a "condition".
+
+    Datasets of TFDS have classes alone.
+    """
+    classes = config["model"].get("num_classes", 0)
+    return not classes and plain(config["data"]["source"]).get("name") != "tfds"
+
+
+def check_null(recipe: Any) -> None:
+    """Refuses guidance and condition dropout where neither the network nor the data have a condition.
+
+    Raises:
+        ConfigError, ValueError: as `check`.
+    """
+    if recipe.examples.null is not None:
+        return
+    objective = recipe.objective
+    guided = recipe.scale != 1 and FlowMap not in recipe.sampling.sampler.takes
+    with blamed_on(recipe.config, "model.num_classes"):
+        if (
+            guided
+            or objective.condition.strength
+            or (recipe.companions.teacher and recipe.companions.teacher.scale != 1)
+        ):
+            raise ValueError("guidance needs a null class, but the network has no classes. Valid: a scale of 1")
+    with blamed_on(recipe.config, "objective.wrappers"):
+        if objective.condition.dropout:
+            raise ValueError(
+                "condition dropout needs a condition, and there is none. Valid: no dropout, classes, or data with a "
+                "condition"
+            )
+
+
+def _check_form(network: Any) -> None:
+    """Refuses a network without `init` and `apply`.
+
+    Raises:
+        ValueError: naming how networks of other libraries get them.
+    """
+    if not (callable(getattr(network, "init", None)) and callable(getattr(network, "apply", None))):
+        raise ValueError(
+            f"the network is a {type(network).__module__}.{type(network).__qualname__}, which has no init(key, x, "
+            "clock, condition) and apply(params, x, clock, condition). Valid: a Linen module, or from "
+            "diffusion.models NNX(lambda rngs: ...), Equinox(lambda key: ...) or Functions(init, apply)"
+        )
+
+
+def _check_players(recipe: Any) -> None:
+    """Refuses a teacher or a second player that does not fit the objective, or its settings."""
+    config = recipe.config
+    teacher = recipe.companions.teacher
+    learns = recipe.objective.teacher
+    second = recipe.companions.second
+    tunes = recipe.companions.tuned is not None
+    blamed = lambda *fields: blamed_on(config, *fields, "objective.name")
+    with blamed("teacher.path", "second_player.objective.name"):
+        has_teacher = learns is not None if tunes else teacher is not None  # a base teaches if one is needed
+        recipe.objective.check_players(has_teacher, second and second.objective.network.name)
+    with blamed("second_player.network.name", "second_player.objective.name"):
+        if second is not None and recipe.objective.second.separate != (second.network is not None):
+            raise ValueError(
+                "the second player needs an architecture of its own. Valid: patch_discriminator"
+                if second.network is None
+                else "the second player uses the teacher's architecture. Valid: no network"
+            )
+    with blamed("second_player.objective.name"):
+        theirs = second.objective.shares if second is not None else None
+        if theirs is not None and theirs != recipe.objective.shares:
+            raise ValueError(
+                f"the second player judges examples made with {theirs}, but the objective makes them with "
+                f"{recipe.objective.shares}. Valid: rae_critic with rae_decoder, end_to_end_critic with end_to_end, "
+                "patch_critic with the other autoencoders; tau, noise and equivariance must agree in both"
+            )
+    if learns is not None:
+        with blamed("teacher.scale", "teacher.pairs.number", "teacher.pairs.sampler"):
+            if learns.pairs and tunes:
+                raise ValueError(
+                    "the objective learns from pairs that are made before the training, but the base, which is the "
+                    "teacher here, makes none. Valid: e.g. 'consistency_distillation'"
+                )
+            learns.check(teacher.scale, teacher.pairs)
+            teacher.check()
+            if teacher.pairs and (recipe.training.augmentations or config.data.buckets.area):
+                raise ValueError(
+                    "pairs can neither be augmented nor have several sizes. Valid: data.augment = (), "
+                    "data.buckets.area = 0"
+                )
+    if learns is not None and learns.stages is not None:
+        with blamed("train.steps", "ema.sigma_rel"):
+            learns.stages.check(config.train.steps)
+            if config.ema.get("sigma_rel"):
+                raise ValueError(
+                    "ema.sigma_rel averages over the whole run, but the objective starts again after every "
+                    f"{learns.stages.length} steps. Valid: 0"
+                )
+    if second is not None:
+        with blamed("train.log_every", "second_player.updates"):
+            if config.train.log_every % second.updates:
+                raise ValueError(
+                    f"the model is updated only at every {second.updates}-th step. Valid: a log_every that is a "
+                    "multiple of it"
+                )

@@ -1,0 +1,269 @@
+"""Parts that change a run's denoiser while it samples: guides in their order, second runs, and measured pictures."""
+
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion import parameterizations
+from diffusion.guidance import LogProbability
+from diffusion.guidance.measurements import Measurement
+from diffusion.io import limits, opener
+from diffusion.models import facts
+from diffusion.objectives import Denoises
+from diffusion.parameterizations import Denoiser
+from diffusion.recipe import names, versions
+from diffusion.recipe.config_errors import ConfigError
+from diffusion.recipe.entries import annotation, call, takes
+from diffusion.recipe.values import plain
+from diffusion.training.checkpointing import checkpoints
+
+
+class SecondRun(NamedTuple):
+    """A trained run whose network a guide reads beside the run's own.
+
+    Attributes:
+        path: the path of the config's field.
+        folder: the run folder.
+        step: the step of its checkpoint.
+        recipe: the parts of that run's recipe, and its config.
+        reads: (recipe, params, condition) -> what the guide's argument receives.
+    """
+
+    path: str
+    folder: pathlib.Path
+    step: int
+    recipe: Any
+    reads: Callable[[Any, Any, Any], Any]
+
+    def check(self, ours: Any) -> None:
+        """Refuses a run of another process, of other classes, or of examples of another shape, where that is known.
+
+        Raises:
+            ConfigError: naming the field, both values and what is valid.
+        """
+        theirs = self.recipe.config
+        named = f"{self.path} = {str(self.folder)!r}"
+        if plain(theirs.schedule) != plain(ours.config.schedule):
+            raise ConfigError(
+                f"{named} has config.schedule = {plain(theirs.schedule)}. Valid: a run with the schedule "
+                f"{plain(ours.config.schedule)}."
+            )
+        if self.recipe.schedule.trained is not None:
+            raise ConfigError(f"{named} trained its own schedule. Valid: a run whose schedule is not trained.")
+        classes = self.recipe.examples.num_classes
+        if classes not in (0, ours.examples.num_classes):
+            valid = f"a run with {ours.examples.num_classes}, or none"
+            raise ConfigError(f"{named} has {classes} classes. Valid: {valid}.")
+        shapes = [tuple(recipe.examples.shape) for recipe in (self.recipe, ours) if recipe.examples.shape is not None]
+        if len(set(shapes)) > 1:
+            raise ConfigError(
+                f"{named} was trained on examples of shape {shapes[0]}. Valid: a run on examples of shape {shapes[1]}."
+            )
+
+
+def denoiser_of(recipe: Any, params: Any, condition: Any) -> Denoiser:
+    """The conditional denoiser of a second run."""
+    network = lambda x, clock, condition: recipe.network.apply(params, x, clock, condition)
+    its_own = condition if recipe.examples.null is not None else None
+    return parameterizations.denoiser(network, recipe.schedule, recipe.parameterization, its_own)
+
+
+class Guide(NamedTuple):
+    """A function of the guided denoiser, by its entry.
+
+    Attributes:
+        apply: (denoise, weights by path, condition, y) -> the denoiser.
+        runs: the second runs whose weights it reads.
+        measured: whether it reads the measured pictures y.
+    """
+
+    apply: Callable[..., Denoiser]
+    runs: tuple[SecondRun, ...]
+    measured: bool
+
+
+class Measured(NamedTuple):
+    """The pictures that samples have to agree with, as an instrument saw them.
+
+    Attributes:
+        build: a function from the shape of an example to the measurement.
+        pictures: the pictures that are measured: a split of the run's data, or a .npz or .npy file.
+        noise_std: the standard deviation of the measurement's noise.
+    """
+
+    build: Callable[[tuple[int, ...]], Measurement]
+    pictures: str
+    noise_std: float
+
+
+def measured(config: Mapping) -> Measured | None:
+    """The measured pictures `config.sample.measurement`; None without an operator."""
+    settings = config["sample"]["measurement"]
+    path = "config.sample.measurement"
+    if not settings["operator"].get("name"):
+        return None
+    if config["data"]["latents"]["dir"] or config["autoencoder"]["network"].get("name"):
+        raise ConfigError(
+            f"{path}.operator: an operator measures pictures, but this run is on latents. Valid: a run on pictures."
+        )
+    if not settings["pictures"]:
+        raise ConfigError(f"{path}.pictures = ''. Valid: a split of the data, e.g. 'test', or a .npz or .npy file.")
+
+    def build(shape):
+        mask = lambda spec, at: call(names.MASKS, spec, at, "mask", shape=shape)
+        return call(names.MEASUREMENTS, settings["operator"], f"{path}.operator", "measurement", nested={"mask": mask})
+
+    return Measured(build, settings["pictures"], settings["noise_std"])
+
+
+def build_guides(
+    config: Mapping, schedule: Any, measured: Measured | None, parts_of: Callable, shape: Any
+) -> tuple[Guide, ...]:
+    """The guides `config.sample.guides`, in their order.
+
+    Args:
+        config: the run's config.
+        schedule: the run's schedule.
+        measured: the run's measured pictures; None without an operator.
+        parts_of: a function from a config to the parts of its recipe, for the second runs.
+        shape: the shape of an example; None before it is known.
+
+    Raises:
+        ConfigError: for an entry that is wrong, or a second run that cannot be read.
+    """
+    return tuple(
+        _guide(entry, f"config.sample.guides[{i}]", schedule, measured, parts_of, shape)
+        for i, entry in enumerate(plain(config["sample"]["guides"]))
+    )
+
+
+def _guide(entry: Any, path: str, schedule: Any, measured: Measured | None, parts_of: Callable, shape: Any) -> Guide:
+    function = names.GUIDES.get(entry.get("name")) if isinstance(entry, dict) else None
+    read: dict[str, Any] = {}
+    for argument in entry if function else ():
+        reads = READS.get(annotation(function, argument))
+        if reads is not None and argument != "denoise":
+            read[argument] = _second_run(entry[argument], f"{path}.{argument}", parts_of, reads)
+    needs = [argument for argument in ("measurement", "y", "log_likelihood") if function and takes(function, argument)]
+    if needs and measured is None:
+        raise ConfigError(
+            f"{path}: {entry['name']} needs measured pictures, but config.sample.measurement.operator.name = ''. "
+            f"Valid: {', '.join(names.MEASUREMENTS)}."
+        )
+
+    def apply(denoise: Denoiser, weights: Mapping[str, Any], condition: Any, y: Any) -> Denoiser:
+        supplied = {"denoise": denoise, "schedule": schedule, "condition": condition}
+        nested: dict[str, Callable[..., Any]] = {
+            argument: lambda _, at, run=run: run.reads(run.recipe, weights[at], condition)
+            for argument, run in read.items()
+        }
+        if needs and measured is not None:
+            operator = measured.build(tuple(y.like))
+            readings = {"measurement": operator, "y": y.rows, "noise_std": measured.noise_std}
+            likelihood = functools.partial(
+                call,
+                names.LIKELIHOODS,
+                kind="likelihood",
+                operator=operator.forward,
+                y=y.rows,
+                **({"noise_std": measured.noise_std} if measured.noise_std else {}),
+            )
+            nested["log_likelihood"] = lambda spec, at: likelihood(spec=spec, path=at)
+            if "log_likelihood" in needs and "log_likelihood" not in entry:
+                usual = {"name": "gaussian_likelihood" if measured.noise_std else "negative_distance"}
+                readings["log_likelihood"] = likelihood(spec=usual, path=f"{path}.log_likelihood")
+            supplied |= readings
+        return call(names.GUIDES, entry, path, "guide", nested=nested, **supplied)
+
+    # A trial, which checks the arguments before anything is read.
+    y = Rows(jnp.zeros((1, *(shape or (8, 8, 1)))), shape or (8, 8, 1)) if needs else None
+    stand_in = {run.path: None for run in read.values()}
+    trial = lambda x, t: parameterizations.Prediction(x, x)
+    if not read:
+        apply(trial, stand_in, None, y)
+    elif function:
+        nested = {argument: lambda _, at: trial for argument in read}
+        call(names.GUIDES, entry, path, "guide", nested=nested, denoise=trial, schedule=schedule, condition=None)
+    return Guide(apply, tuple(read.values()), bool(needs))
+
+
+class Rows(NamedTuple):
+    """Measured pictures of a batch, and the shape of the pictures themselves."""
+
+    rows: Any
+    like: tuple[int, ...]
+
+
+def _second_run(value: Any, path: str, parts_of: Callable, reads: Any) -> SecondRun:
+    value = {"run": value} if isinstance(value, str) else value
+    if not isinstance(value, dict) or not isinstance(value.get("run"), str) or value.keys() - {"run", "step"}:
+        raise ConfigError(
+            f"{path} = {value!r}. Valid: the folder of a run, or {{'run': FOLDER, 'step': STEP}} for an earlier one of "
+            "its checkpoints."
+        )
+    folder = pathlib.Path(value["run"]).expanduser()
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{path} = {str(folder)!r} holds no run. Valid: the folder of a run.")
+    try:
+        theirs = versions.read(opener.read_text(folder / "config.json"))
+    except limits.Refused as error:
+        raise ConfigError(f"{path} = {str(folder)!r}: {error}") from error
+    recipe = parts_of(theirs)
+    saved_steps = checkpoints.steps(folder)
+    step = value.get("step", theirs.train.steps)
+    if step not in saved_steps:
+        why = f"it has no checkpoint of step {step}" if "step" in value else f"it has not reached its step {step}"
+        valid = f"{{'run': ..., 'step': {saved_steps[-1]}}}" if saved_steps else "a run that has a checkpoint"
+        raise ConfigError(f"{path} = {str(folder)!r}: {why}. Valid: {valid}.")
+    reads.check(recipe, f"{path} = {str(folder)!r}")
+    return SecondRun(path, folder, step, recipe, reads.read)
+
+
+class Reads(NamedTuple):
+    """How a guide's argument of a type reads a second run."""
+
+    read: Callable[[Any, Any, Any], Any]  # (recipe, params, condition) -> the argument
+    check: Callable[[Any, str], None]  # refuses a run whose objective does not fit
+
+
+def _check_denoises(recipe: Any, named: str) -> None:
+    if not isinstance(recipe.objective.reads, Denoises) or facts.text_inputs(recipe.network) is not None:
+        raise ConfigError(
+            f"{named}: config.objective.name = {recipe.config.objective.name!r} does not train a class-conditional "
+            "denoiser. Valid: a run that does, e.g. flow_matching or denoising."
+        )
+
+
+def _check_judges(recipe: Any, named: str) -> None:
+    if recipe.objective.network.judges is None:
+        raise ConfigError(
+            f"{named}: config.objective.name = {recipe.config.objective.name!r} does not train a classifier. Valid: a "
+            "run that does, e.g. noisy_classification."
+        )
+
+
+def judge_of(recipe: Any, params: Any, condition: Any) -> LogProbability:
+    """log p(y | x_t) of the classes y by the classifier of a second run."""
+    network = lambda x, clock, condition: recipe.network.apply(params, x, clock, condition)
+    return recipe.objective.network.judges(network, recipe.schedule, condition)
+
+
+READS = {Denoiser: Reads(denoiser_of, _check_denoises), LogProbability: Reads(judge_of, _check_judges)}
+
+
+def weights(guides: tuple[Guide, ...]) -> dict[str, Any]:
+    """The parameters of the second runs, by the paths of their fields: moving averages."""
+    return {run.path: checkpoints.load_ema(run.folder, run.step)[0] for guide in guides for run in guide.runs}
+
+
+def measure(measured: Measured, pictures: np.ndarray, seed: int) -> np.ndarray:
+    """y = A x_0 + noise_std z for pictures `[K, ...]` on the network's scale; z follows from a picture's number."""
+    y = measured.build(pictures.shape[1:]).forward(jnp.asarray(pictures))
+    keys = jax.vmap(lambda k: jax.random.fold_in(jax.random.key(seed), k))(jnp.arange(len(y)))
+    z = jax.vmap(lambda key: jax.random.normal(key, y.shape[1:], y.dtype))(keys)
+    return np.asarray(y + measured.noise_std * z)

@@ -1,0 +1,103 @@
+"""The entry of a network, whose sizes, channels and times come from the rest of the config."""
+
+__all__ = ["build"]
+
+import typing
+from types import NoneType
+from typing import Any
+
+from diffusion import pytrees
+from diffusion.models import facts
+from diffusion.objectives import Restores
+from diffusion.recipe import names, picture_sizes
+from diffusion.recipe.config_errors import ConfigError
+from diffusion.recipe.entries import annotation, call, takes
+from diffusion.recipe.values import plain
+
+
+def build(parts: Any, shape: Any = None) -> Any:
+    """The Linen module `config.model`, not initialised, for examples of a shape, or of a pytree of shapes.
+
+    The sizes of its images, the channels that it puts out and the times that it receives come from the rest of the
+    config, under the names that the network has for them. Where the shape is known, the patch size is checked too.
+
+    Raises:
+        ConfigError: also for a network that the objective or the parameterization cannot be used with.
+    """
+    if parts.tuned is not None:
+        return parts.tuned
+    shape = shape or parts.model_shape_of(parts.config["data"]["shape"])
+    if shape is not None:
+        picture_sizes.check_shape(parts.config, shape)
+    name = plain(parts.config["model"]).get("name")
+    # Before the data are known only the other fields are looked at, of images of some size.
+    module = _sized(parts, name, shape or (64, 64, 3))
+    objective = parts.objective
+    if getattr(module, "dropout", 0) and not facts.dropout(module):
+        raise ConfigError(
+            f"config.model.dropout = {module.dropout}: the training makes the random draws of dropout, so the network "
+            "must take `dropout_keys` and state it by `takes_dropout`, which this one does not. Valid: 0."
+        )
+    attention = getattr(module, "attention", "matmul")
+    if objective.network.forward_mode and attention == "cudnn":
+        raise ConfigError(
+            f"config.model.attention = {attention!r} has no forward-mode derivative, but config.objective.name = "
+            f"{parts.config['objective']['name']!r} differentiates the network in forward mode. Valid: auto, "
+            "auto_jvp, cudnn_jvp, matmul, xla."
+        )
+    if objective.network.forward_mode and parts.config["train"]["products"] == "fp8":
+        raise ConfigError(
+            "config.train.products = 'fp8' has no forward-mode derivative, but config.objective.name = "
+            f"{parts.config['objective']['name']!r} differentiates the network in forward mode. Valid: dtype."
+        )
+    if objective.network.forward_mode and attention == "auto":
+        module = module.clone(attention="auto_jvp")
+    takes_any_shape = NoneType in typing.get_args(annotation(names.MODELS.get(name), "shape"))
+    return module.clone(shape=None) if shape is None and takes_any_shape else module
+
+
+def _sized(parts: Any, name: str, size: Any) -> Any:
+    """The module for examples of a size; one that was built for another size is copied with the new one."""
+    network = names.MODELS.get(name)
+    objective = parts.objective
+    towers = facts.kind(network) == "towers"
+    outputs = objective.network.channels or parts.parameterization.channels
+    if outputs > 1 and not (takes(network, "learn_sigma") or takes(network, "out_channels")):
+        by = "config.objective" if objective.network.channels else "config.parameterization (learned_variance)"
+        raise ConfigError(
+            f"config.model.name = {name!r} returns as many channels as it takes, but {by} needs {outputs} times as "
+            "many. Valid: dit, unet."
+        )
+    sized = {"shape": size}  # a pytree has nothing but its shape
+    height = 0
+    if pytrees.is_shape(tuple(size)):
+        size = tuple(size)
+        height = size[0] if size else 1
+        channels = size[-1] if size else 1
+        sized = {
+            "shape": size,
+            "axes": len(size) - 1,
+            "resolution": height,
+            "channels": channels,
+            "in_channels": channels,
+            "picture_channels": channels,
+            "out_channels": channels * outputs,
+        }
+        if isinstance(objective.reads, Restores):
+            sized["size"] = objective.reads.process.size
+    if isinstance(network, type) and not towers and "config.model" in parts.built:
+        return parts.built["config.model"].clone(**{field: x for field, x in sized.items() if takes(network, field)})
+    dtype = parts.config["train"]["dtype"]
+    tower = lambda s, p: call(names.TOWERS, {"name": p.rpartition(".")[2], **s}, p, "tower", size=height, dtype=dtype)
+    parts.built.pop("config.model", None)
+    return parts.field(
+        "model",
+        "model",
+        **({"augmentations": objective.condition.augmentations} if objective.condition.augmentations else {}),
+        nested=dict.fromkeys(names.TOWERS, tower) if towers else {},
+        times=objective.network.times,
+        strength=objective.condition.strength is not None,
+        learn_sigma=outputs > 1,
+        dtype=dtype,
+        **sized,
+    )

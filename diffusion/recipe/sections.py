@@ -1,0 +1,176 @@
+"""The sections of a recipe: the parts of a run, by what they are for."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion import samplers
+from diffusion.caching import Cache
+from diffusion.guidance import Branches
+from diffusion.recipe.autoencoder import Autoencoder
+from diffusion.recipe.base import TunedNetwork
+from diffusion.recipe.companions import SecondPlayer, Teacher
+from diffusion.recipe.encoder import Encoder
+from diffusion.recipe.guides import Guide, Measured
+from diffusion.recipe.perceptual import Perceptual
+from diffusion.recipe.plan_entry import ChosenPlan
+from diffusion.samplers import Sampler
+from diffusion.schedules import NoiseSchedule
+from diffusion.timesteps import Plan
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How the model's parameters are updated.
+
+    Attributes:
+        optimizer: the model's optimizer; None: `config.optimizer`.
+        average: the moving average of its parameters; None: `config.ema`.
+        augmentations: the augmentations of the training examples; (): `config.data.augment`.
+    """
+
+    optimizer: Any = None
+    average: Any = None
+    augmentations: tuple = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Companions:
+    """The networks beside the model: they train with it, teach it, or are what it is made from.
+
+    Attributes:
+        second: the second player, where the objective has one.
+        teacher: the teacher, where the objective has one.
+        tuned: the frozen text-to-image model that the run tunes, with what the run teaches it; it is the network too.
+        encoder: the frozen encoder whose features of pictures the objective reads, where it has a term of alignment.
+        autoencoder: the autoencoder that trains with the model, which is trained on its latents; None: the model is
+            trained on the examples.
+        perceptual: the frozen network by whose features the objective compares pictures, where it does.
+    """
+
+    second: SecondPlayer | None = None
+    teacher: Teacher | None = None
+    tuned: TunedNetwork | None = None
+    encoder: Encoder | None = None
+    autoencoder: Autoencoder | None = None
+    perceptual: Perceptual | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How the run makes samples; what is left out comes from `config.sample`.
+
+    Attributes:
+        sampler: the sampler; None: `config.sample.sampler`, by default Heun's method, or one jump of a flow map.
+        plan: the times of its steps; None: `config.sample.plan` of `config.sample.grid`.
+        chosen_plan: how the plan is chosen for the trained network; None: it is the plan above.
+        driver: the function (sampler=, denoise=, schedule=, x=, plan=, keys=) -> x at the end of the plan; None:
+            `config.sample.driver`.
+        guidance: a function branches -> the guided denoiser; None: `config.sample.guidance`.
+        conditions: (network, condition, null) -> the conditions of the branches that the guidance combines; None: the
+            condition and the null one, or the condition alone at config.sample.guidance.scale = 1.
+        depths: whether the guidance combines the network's prediction with a prediction from its middle, which the
+            objective trains (`objective.blocks.early`).
+        guides: functions that change the guided denoiser further, in order; (): `config.sample.guides`.
+        cache: the cache of the network's blocks, from step to step of the sampler; None: `config.sample.cache`.
+        merge: the share of the tokens that self-attention sees merged, see `models.token_merging`.
+        measured: the pictures that samples agree with, for the guides that read them.
+    """
+
+    sampler: Sampler = None  # type: ignore[assignment]
+    plan: Plan = None  # type: ignore[assignment]
+    chosen_plan: ChosenPlan | None = None
+    driver: Callable[..., Any] = None  # type: ignore[assignment]
+    guidance: Callable[[Branches], Any] = None  # type: ignore[assignment]
+    conditions: Callable[..., tuple[Any, ...]] | None = None
+    depths: bool = False
+    guides: tuple[Guide, ...] = ()
+    cache: Cache | None = None
+    merge: float = 0.0
+    measured: Measured | None = None
+
+    @property
+    def follows_plan(self) -> bool:
+        """Whether each step of the plan is taken once, so that the sampler says how many evaluations there are."""
+        return self.driver is samplers.sample
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """The form of one example of the run, and of its condition.
+
+    Attributes:
+        shape: the shape of one example, as schedules and samplers have it: (D,) where it is a pytree of D numbers, a
+            latent's where an autoencoder trains with the model; None before the data are known.
+        pictures: the shape of the pictures whose latents that autoencoder makes; None without one.
+        dtype: the type of an example in a batch, "uint8" or "float32"; None before the data are known.
+        structure: the pytree of the shapes of an example that is a pytree, which the network receives and puts out;
+            None where an example is one array.
+        null: the null condition of one example, or some of its entries; None: the class `num_classes`, zeros for all
+            else in the data's "condition", or nothing for an unconditional network.
+        num_classes: the number of classes, 0 for a network without; None: as the network's field of that name says.
+    """
+
+    shape: tuple[int, ...] = None  # type: ignore[assignment]  # known wherever examples, or samples, are
+    pictures: tuple[int, ...] | None = None
+    dtype: str | None = None
+    structure: Any = None
+    null: Any = None
+    num_classes: int = None  # type: ignore[assignment]
+
+    @property
+    def by_class(self) -> bool:
+        """Whether the condition is the class alone, and not one of several entries."""
+        return self.num_classes > 0 and not isinstance(self.null, Mapping)
+
+    def null_condition(self, number: int) -> Any:
+        """The null condition of `number` samples: a pytree of arrays `[number, ...]`, or None."""
+        repeated = lambda leaf: jnp.broadcast_to(jnp.asarray(leaf), (number, *np.shape(leaf)))
+        return jax.tree.map(repeated, self.null)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rebuilt:
+    """The parts that are made again once more is known.
+
+    Attributes:
+        network: a function from the shape of an example to the network for it; None: the network as it is.
+        under: a function from a schedule to the parts by name; parts that depend on a schedule are made for this one.
+    """
+
+    network: Callable[[Any], Any] | None
+    under: Callable[[NoiseSchedule], Mapping[str, Any]]
+
+
+SECTIONS = {"training": Training, "companions": Companions, "sampling": Sampling, "examples": Examples}
+
+
+def section_of(part: str) -> str | None:
+    """The section that has a part of this name; None: the recipe itself."""
+    has = lambda section: part in {field.name for field in dataclasses.fields(section)}
+    return next((name for name, section in SECTIONS.items() if has(section)), None)
+
+
+def argument(part: str) -> str:
+    """The argument that gives a part of this name, as Python writes it: "sampling=Sampling(plan=...)"."""
+    section = section_of(part)
+    return f"{part}=..." if section is None else f"{section}={SECTIONS[section].__name__}({part}=...)"
+
+
+def flat(recipe: Any) -> dict[str, Any]:
+    """The parts of a recipe by their own names, including the parts of its sections."""
+    parts = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
+    sections = [parts.pop(name) for name in SECTIONS]
+    return parts | {f.name: getattr(section, f.name) for section in sections for f in dataclasses.fields(section)}
+
+
+def sectioned(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a recipe with these parts: `flat`'s inverse; a part that is left out has its default."""
+    arguments = {name: part for name, part in parts.items() if section_of(name) is None}
+    for name, section in SECTIONS.items():
+        arguments[name] = section(**{f.name: parts[f.name] for f in dataclasses.fields(section) if f.name in parts})
+    return arguments

@@ -1,0 +1,241 @@
+"""Checks that the settings of a run, from a config or Python, fit each other, its parts, and the files they name."""
+
+__all__ = ["check", "refused", "wrappers"]
+
+import math
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from diffusion.metrics import features, ngrams, vector_distances
+from diffusion.models import facts
+from diffusion.recipe import null_condition
+from diffusion.recipe.config_errors import ConfigError, unknown
+from diffusion.recipe.values import built_in_python, plain
+from diffusion.training import sharding
+
+LOSS = "held_out_loss"  # the figure of config.evaluate.loss, of the moving average
+
+
+def check(recipe: Any, check_base: Callable[[], None] = lambda: None) -> None:
+    """Refuses settings that do not fit the recipe, or that nothing of it reads.
+
+    Args:
+        recipe: the run's recipe.
+        check_base: a check of the model that the run tunes, where a config names one.
+
+    Raises:
+        ConfigError: naming the first field at fault, its value and what is valid.
+    """
+    _check_training(recipe.config)
+    _check_evaluation(recipe.config)
+    _check_no_base(recipe)
+    check_base()
+    _check_text(recipe)
+    _check_autoencoder(recipe)
+    _check_encoder(recipe)
+    _check_latents(recipe.config)
+    _check_held_out_loss(recipe)
+    _check_measured(recipe)
+
+
+def refused(config: Mapping, field: str, why: str, valid: str) -> ConfigError:
+    """The error for a field: its path, its value, why it is refused, and what is valid."""
+    value = plain(config)
+    for name in field.split("."):
+        value = value[name]
+    return ConfigError(f"config.{field} = {value!r}, but {why}. Valid: {valid}.")
+
+
+def wrappers(config: Mapping) -> str:
+    """The field that has the wrappers of the objective; the objective's own where Python built it."""
+    return "objective.name" if built_in_python(config) else "objective.wrappers"
+
+
+def _check_training(config: Mapping) -> None:
+    train = config["train"]
+    teacher = config["teacher"]
+    devices = math.prod(max(config["mesh"][axis], 1) for axis in sharding.BATCH_AXES)
+    parts = max(train["accumulate"], 1) * devices
+    if train["batch_size"] % parts:
+        raise ConfigError(
+            f"config.train.batch_size = {train['batch_size']} does not divide evenly into {train['accumulate']} "
+            f"micro-batches (config.train.accumulate) on {devices} devices (config.mesh). Valid: a multiple of "
+            f"{parts}."
+        )
+    start = config["init_from"]["path"]
+    if start and not pathlib.Path(start).expanduser().exists():
+        raise refused(config, "init_from.path", "it is not there", "a run folder, a checkpoint or a file")
+    if teacher["path"] and not pathlib.Path(teacher["path"]).expanduser().is_dir():
+        raise refused(config, "teacher.path", "there is no such folder", "the folder of a run")
+    if not teacher["path"] and not config["base"]["path"] and teacher["scale"] != 1:
+        raise refused(config, "teacher.scale", "there is no teacher", "1")
+    if not teacher["path"] and teacher["pairs"]["number"]:
+        raise refused(config, "teacher.pairs.number", "there is no teacher that makes them", "0")
+    if not config["second_player"]["objective"].get("name") and config["second_player"]["updates"] != 1:
+        raise refused(config, "second_player.updates", "there is no second player", "1")
+
+
+def _check_evaluation(config: Mapping) -> None:
+    settings = config["evaluate"]
+    best = config["checkpoint"]["best"]
+    for i, name in enumerate(settings["features"]):
+        if name not in features.names():
+            raise unknown(f"config.evaluate.features[{i}]", name, features.names(), "features")
+    if "inception" in settings["features"] and not pathlib.Path(settings["inception"]).expanduser().is_file():
+        valid = "a file of FID's Inception-v3; docs/evaluation.md says where to get it"
+        raise refused(
+            config, "evaluate.inception", 'it is no file, and config.evaluate.features has "inception"', valid
+        )
+    if best:
+        distances = [*(f"fd_{name}" for name in settings["features"]), *vector_distances.NAMES, *ngrams.NAMES]
+        figures = [LOSS, *(f"{name}{suffix}" for name in distances for suffix in ("", "_over_floor"))]
+        if best not in figures:
+            raise unknown("config.checkpoint.best", best, figures, "figure")
+        section, field = (settings["loss"], "loss.every") if best == LOSS else (settings, "every")
+        if section["every"] == 0:
+            why = f"config.evaluate.{field} = 0: it is not measured in the loop"
+            raise refused(config, "checkpoint.best", why, '"", or evaluations every so many steps, e.g. 1000')
+
+
+def _check_no_base(recipe: Any) -> None:
+    """Refuses a tuning, and what only a tuning reads, without a base."""
+    config = recipe.config
+    named = config["tuning"].get("name")
+    prior = recipe.objective.beside.prior
+    if prior and not prior.prompt:
+        raise refused(config, wrappers(config), "prior preservation has no prompt of the class", "'a photo of a dog'")
+    if config["base"]["path"]:
+        return
+    asks = {"tuning.name": named, "data.text.prompt": config["data"]["text"]["prompt"]}
+    asks["objective.name"] = recipe.objective.beside.prompts
+    if recipe.objective.beside.prior:
+        asks[wrappers(config)] = recipe.objective.beside.prior
+    if field := next((field for field, value in asks.items() if value), ""):
+        why = "config.base.path = '' names no model to tune"
+        raise refused(config, field, why, "'', or config.base.path = a folder with model_index.json")
+
+
+def _check_text(recipe: Any) -> None:
+    config = recipe.config
+    by = f"config.model.name = {config['model']['name']!r}"
+    text = config["data"]["text"]
+    inputs = facts.text_inputs(recipe.network)
+    field = null_condition.TEXT_FOLDERS[inputs.form] if inputs else ""
+    for other in ("tokenizer", "dir"):
+        if text[other] and other != field:
+            valid = f"''{f' here, and config.data.text.{field}' if field else ''}"
+            raise refused(config, f"data.text.{other}", f"{by} does not receive it", valid)
+    if (field or recipe.objective.reads is None) and config["evaluate"]["every"]:
+        why = f"{by} makes no samples of classes that the loop could evaluate"
+        raise refused(config, "evaluate.every", why, "0")
+    if field and config["data"]["buckets"]["area"]:
+        why = f"{by} receives text, which comes with pictures of one size"
+        raise refused(config, "data.buckets.area", why, "0")
+    read = getattr(recipe.network, "text_width", None)
+    if field == "dir" and read not in (None, recipe.examples.null["text"].shape[-1]):
+        width = recipe.examples.null["text"].shape[-1]
+        raise refused(config, "model.text_width", f"the captions in {text['dir']} have {width} features", str(width))
+    if field == "tokenizer" and facts.kind(recipe.network) == "towers":
+        tower = config["model"]["text"]
+        ids = int(recipe.examples.null["ids"].max()) + 1
+        length = len(recipe.examples.null["ids"])
+        if tower["vocabulary"] < ids or tower["positions"] < length:
+            raise ConfigError(
+                f"config.model.text has vocabulary = {tower['vocabulary']} and positions = {tower['positions']}, but "
+                f"{text['tokenizer']} has {ids} ids and texts of {length} ids. Valid: at least these numbers."
+            )
+
+
+def _check_autoencoder(recipe: Any) -> None:
+    config = recipe.config
+    if recipe.companions.autoencoder is None:
+        return
+    path = recipe.companions.autoencoder.path
+    if path and not pathlib.Path(path).expanduser().exists():
+        raise refused(config, "autoencoder.path", "it is not there", "a folder or file of an autoencoder, or ''")
+    if config["data"]["latents"]["dir"]:
+        why = "config.autoencoder makes latents of pictures itself"
+        raise refused(config, "data.latents.dir", why, "'', or no autoencoder")
+    if config["data"]["buckets"]["area"]:
+        why = "config.autoencoder trains with the model, on pictures of one size"
+        raise refused(config, "data.buckets.area", why, "0")
+
+
+def _check_encoder(recipe: Any) -> None:
+    config = recipe.config
+    encoder = recipe.companions.encoder
+    if encoder is None or not encoder.cached:
+        return
+    if not encoder.size:
+        why = "its features are read beside latents, where no picture says its size"
+        raise refused(
+            config,
+            "encoder.size",
+            why,
+            "the features of an encoder are read beside latents, so the size of its pictures must be stated",
+        )
+    if recipe.objective.condition.augmentations:
+        why = "an augmentation moves the examples, and their features are read from a cache"
+        raise refused(config, wrappers(config), why, "no augmentation there")
+    if config["teacher"]["pairs"]["number"]:
+        why = "the samples of a teacher stand in place of the pictures, and their features are read from a cache"
+        raise refused(config, "teacher.pairs.number", why, "0, or no term that reads an encoder")
+    try:
+        encoder.features()
+    except ValueError as error:
+        raise ConfigError(f"config.encoder.size = {encoder.size}: {error}.") from error
+
+
+def _check_latents(config: Mapping) -> None:
+    latents = config["data"]["latents"]
+    if not latents["dir"]:
+        if latents["autoencoder"]:
+            why = "config.data.latents.dir = '': there are no latents that it could have made"
+            raise refused(config, "data.latents.autoencoder", why, "'', or latents by `diffusion encode`")
+        return
+    if config["data"]["augment"]:
+        why = f"it changes pictures, and config.data.latents.dir = {latents['dir']!r} holds latents"
+        raise refused(config, "data.augment", why, "(); encode --flip keeps those of mirrored pictures")
+    if config["evaluate"]["every"] and not latents["autoencoder"]:
+        valid = "0, or config.data.latents.autoencoder = the folder of the autoencoder"
+        raise refused(config, "evaluate.every", "samples of latents are no pictures", valid)
+
+
+def _check_held_out_loss(recipe: Any) -> None:
+    """Refuses a loss on held-out records where the run has none that its objective could take."""
+    config = recipe.config
+    settings = config["evaluate"]["loss"]
+    field = "evaluate.loss.every"
+    if not settings["every"]:
+        if settings["latents"]:
+            raise refused(config, "evaluate.loss.latents", f"config.{field} = 0: no loss is measured", "''")
+        return
+    data = config["data"]
+    missing = {
+        "a run that tunes a model has pictures of its subject alone": config["base"]["path"],
+        "the pairs that a teacher makes are all trained on": config["teacher"]["pairs"]["number"],
+        "pictures of several sizes (config.data.buckets) make no batches of one size": data["buckets"]["area"],
+        "config.data.text.dir holds the texts of the training split alone": data["text"]["dir"],
+    }
+    if why := next((why for why, given in missing.items() if given), ""):
+        raise refused(config, field, why, "0")
+    if recipe.data is not None and recipe.held_out is None:
+        raise refused(config, field, "no records are held out", "0, or Recipe(held_out=records)")
+    if bool(data["latents"]["dir"]) != bool(settings["latents"]):
+        why = "config.data.latents.dir has latents, and these are of pictures that are held out"
+        valid = "a folder that `diffusion encode` wrote of another split"
+        if settings["latents"]:
+            why, valid = "config.data.latents.dir = '': the run trains on no latents", "''"
+        raise refused(config, "evaluate.loss.latents", why, valid)
+
+
+def _check_measured(recipe: Any) -> None:
+    files = (".npz", ".npy")
+    if (
+        recipe.data is not None
+        and recipe.sampling.measured
+        and pathlib.Path(recipe.sampling.measured.pictures).suffix not in files
+    ):
+        why = "Recipe(data=...) has no splits"
+        raise refused(recipe.config, "sample.measurement.pictures", why, "a .npz or .npy file")

@@ -1,0 +1,145 @@
+"""Checks of a run on symbols: what it reads of a config, and that process, network, sampler and data fit each other."""
+
+__all__ = ["check", "check_data", "check_records"]
+
+import functools
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion import discrete
+from diffusion.data import sources
+from diffusion.data.sources.streams import Stream
+from diffusion.discrete.metric_paths import AnyPath
+from diffusion.models import facts
+from diffusion.objectives import Restores
+from diffusion.recipe import fits
+from diffusion.recipe.config_errors import ConfigError
+from diffusion.recipe.defaults import defaults
+from diffusion.recipe.values import built_in_python, plain
+
+CHECKED = 256  # records whose symbols are compared with the process before a run
+UNREAD = {  # fields that say nothing of symbols, and why
+    "schedule": "config.objective.process has the schedule of a run on symbols",
+    "parameterization": "config.objective.reading says what a network of symbols puts out",
+    "data.augment": "augmentations are of pictures",
+    "sample.driver": "samplers of symbols have one loop",
+    "sample.plan": "samplers of symbols take the times of the grid, one after another",
+    "sample.guidance.name": "symbols are guided by classifier_free",
+    "sample.guidance.interval": "symbols are guided at all times",
+    "sample.guides": "guides are of denoisers",
+    "sample.merge": "tokens of symbols are not merged",
+    "sample.measurement": "measurements are of pictures",
+}
+
+
+def check(recipe: Any) -> None:
+    """Refuses parts of symbols among parts of numbers, and parts of symbols that do not fit each other.
+
+    Raises:
+        ConfigError: naming the fields of the config, their values and what is valid.
+        ValueError: likewise without fields, for a recipe that was built in Python.
+    """
+    _check_network(recipe)
+    if not isinstance(recipe.objective.reads, Restores):
+        return
+    process = recipe.objective.reads.process
+    if not built_in_python(recipe.config):
+        _check_unread(recipe.config)
+    with fits.blamed_on(recipe.config, "model.name", "objective.process"):
+        size = getattr(recipe.network, "size", process.size)
+        if size != process.size:
+            raise ValueError(
+                f"the network has {size} symbols, but the process has {process.size}. Valid: the same number in both"
+            )
+    _check_sampler(recipe, process)
+
+
+def _check_network(recipe: Any) -> None:
+    """Refuses a network of numbers for an objective of symbols, and the reverse."""
+    restores = isinstance(recipe.objective.reads, Restores)
+    with fits.blamed_on(recipe.config, "model.name", "objective.name"):
+        if restores and not facts.takes_symbols(recipe.network):
+            raise ValueError("the objective is for symbols, but the network takes numbers. Valid: symbol_transformer")
+        if facts.takes_symbols(recipe.network) and not restores:
+            valid = "an objective of symbols, e.g. masked_diffusion"
+            raise ValueError(f"the network takes symbols, but the objective is for numbers. Valid: {valid}")
+
+
+def check_data(recipe: Any, spec: sources.DataSpec) -> None:
+    """Refuses data that are no symbols for an objective of symbols, the reverse, and another vocabulary.
+
+    Raises:
+        ConfigError, ValueError: as `check`.
+    """
+    reads = recipe.objective.reads
+    symbols = spec.dtype == "int32"
+    with fits.blamed_on(recipe.config, "objective.name", "data.source"):
+        if symbols != isinstance(reads, Restores):
+            raise ValueError(
+                f"{spec.name} holds symbols, but the objective is for numbers. Valid: e.g. masked_diffusion"
+                if symbols
+                else f"{spec.name} holds {spec.dtype}, but the objective is for symbols. Valid: data of signed integers"
+            )
+    if not symbols or not spec.vocabulary:
+        return
+    number = len(spec.vocabulary)
+    needed = number if reads.process.mask is None else number + 1
+    with fits.blamed_on(recipe.config, "objective.process"):
+        if reads.process.size != needed:
+            what = f"{number} symbols" if needed == number else f"{number} symbols, and the mask is one more"
+            raise ValueError(
+                f"the process has {reads.process.size} symbols, but {spec.name} has {what}. Valid: size = {needed}"
+            )
+
+
+def check_records(reads: Restores, source: Any) -> None:
+    """Refuses records with symbols that the process does not have, or with its mask: compiled programs cannot.
+
+    Args:
+        reads: how the objective reads the network.
+        source: the source, whose first records and some of the others are read.
+
+    Raises:
+        ConfigError: naming the symbols.
+    """
+    if isinstance(source, Stream):
+        records = [source.decode(raw) for raw in source.first]
+    else:
+        records = [source[row] for row in np.unique(np.linspace(0, len(source) - 1, CHECKED).astype(int)).tolist()]
+    x = np.stack([record[source.spec.entry] for record in records])
+    mask, last = reads.process.mask, reads.process.size - 1
+    most = last - 1 if mask == last else last
+    if x.min() < 0 or x.max() > most or (mask is not None and np.any(x == mask)):
+        masked = "" if mask is None else f"; {mask} is the mask"
+        raise ConfigError(
+            f"config.data: {source.spec.name} has symbols {x.min()} .. {x.max()}. Valid: 0 .. {most}{masked}."
+        )
+
+
+def _check_unread(config: Mapping) -> None:
+    plainest = plain(defaults())
+    value = lambda config, field: functools.reduce(operator.getitem, field.split("."), config)
+    for field, why in UNREAD.items():
+        default = value(plainest, field)
+        if value(plain(config), field) != default:
+            raise ConfigError(f"config.{field} = {value(plain(config), field)!r}, but {why}. Valid: {default!r}.")
+
+
+def _check_sampler(recipe: Any, process: AnyPath) -> None:
+    """Refuses a sampler or a plan that the process does not have, by a trial without the network."""
+    plan, sampler, shape = recipe.sampling.plan, recipe.sampling.sampler, recipe.examples.shape
+    predict = lambda x, t: jnp.zeros((*x.shape, process.size))
+    with fits.blamed_on(recipe.config, "sample.sampler", "sample.steps", "objective.process"):
+        discrete.check_steps(sampler, process, plan)
+        if shape is None:
+            return
+        jax.eval_shape(
+            lambda x, keys: discrete.sample(sampler, predict, process, x, plan, keys),
+            jax.ShapeDtypeStruct((1, *shape), np.int32),
+            jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)),
+        )

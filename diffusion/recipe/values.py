@@ -1,0 +1,134 @@
+"""A config's content: as plain values, as JSON and back, and as a hash.
+
+A config is an `ml_collections.ConfigDict` of numbers, strings, booleans, None, sequences and mappings, so that it is
+written to and read from JSON without executing anything.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict, FieldReference
+
+from diffusion.io import limits
+from diffusion.recipe.config_errors import ConfigError
+
+GONE = {  # sections of earlier versions
+    "prior": '; its fields are those of {"name": "prior_preservation"} in objective.wrappers'
+}
+
+
+def plain(value: Any, path: str = "config") -> Any:
+    """A config as plain dicts with sorted keys, tuples and scalars, so that two of the same content compare equal.
+
+    Numpy's scalars and arrays become numbers and tuples; `path` is where the value stands, for the error.
+
+    Raises:
+        ConfigError: where a value has no exact form in JSON (a function, an infinity ...).
+    """
+    if isinstance(value, FieldReference):
+        value = value.get()
+    if isinstance(value, ConfigDict):
+        value = value.to_dict()
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise ConfigError(f"{path}: the key {key!r} is a {type(key).__name__}. Valid: strings.")
+        return {key: plain(value[key], f"{path}.{key}") for key in sorted(value)}
+    if isinstance(value, (list, tuple)):
+        return tuple(plain(item, f"{path}[{i}]") for i, item in enumerate(value))
+    if isinstance(value, float) and not np.isfinite(value):
+        raise ConfigError(f"{path} = {value!r} is not a finite number. Valid: finite numbers.")
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    raise ConfigError(
+        f"{path} = {value!r} is a {type(value).__name__}. Valid: numbers, strings, booleans, None, and sequences and "
+        "mappings of these; write a function by its name."
+    )
+
+
+def put(config: ConfigDict, field: str, value: Any) -> None:
+    """Sets a dotted field of a config in place; a mapping replaces the whole entry.
+
+    Raises:
+        KeyError: for a section that the config does not have.
+    """
+    *sections, name = field.split(".")
+    for section in sections:
+        if section not in config:
+            raise KeyError(f"there is no {section!r} in {field}{GONE.get(section, '')}")
+        config = config[section]
+    config[name] = ConfigDict(value) if isinstance(value, Mapping) else value
+
+
+def to_json(config: ConfigDict | Mapping) -> str:
+    """A config as JSON text with sorted keys, which `from_json` turns back into an equal config.
+
+    Raises:
+        ConfigError: where a value has no exact form in JSON.
+    """
+    return json.dumps(plain(config), indent=2, allow_nan=False)
+
+
+def from_json(text: str) -> ConfigDict:
+    """The config that `to_json` wrote; nothing is executed, and sequences come back as tuples.
+
+    Raises:
+        ConfigError: where the text is not JSON, or not an object.
+    """
+    try:
+        value = limits.parse_json(text, "it")
+    except limits.Refused as refused:
+        raise ConfigError(
+            f"config.json is not JSON: {refused} It is written by diffusion train; restore it, or start the run again."
+        ) from refused
+    if not isinstance(value, dict):
+        raise ConfigError(f"config.json holds a {type(value).__name__}, not an object of fields.")
+    value = plain(value)
+    try:
+        return ConfigDict(value)
+    # A field that would hide a method of ConfigDict's, as "__class__", or has a dot in its name.
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"config.json holds a field that none may have: {error}.") from error
+
+
+def built_in_python(config: Mapping) -> bool:
+    """Whether Python built the run: then its config describes the parts, and a command finds no names there."""
+    schedule = config.get("schedule")
+    return isinstance(schedule, (Mapping, ConfigDict)) and "." in str(schedule.get("name"))
+
+
+def require_names(config: Mapping, workdir: Any) -> None:
+    """Refuses, for a command, the run of a recipe that was built in Python.
+
+    Raises:
+        ConfigError: saying how to go on.
+    """
+    if built_in_python(config):
+        raise ConfigError(
+            f"--workdir={workdir}: this run was built in Python from objects that a command cannot name. Continue "
+            "from Python with the Recipe that made it: train(recipe, folder), sample(recipe, folder) or "
+            "evaluate(recipe, folder); see docs/extend.md."
+        )
+
+
+def config_hash(config: ConfigDict | Mapping) -> str:
+    """12 hexadecimal digits, on every machine the same, and equal exactly for configs that do not differ."""
+    return hashlib.sha256(canonical(plain(config)).encode()).hexdigest()[:12]
+
+
+def canonical(value: Any) -> str:
+    """One text for each value: 1.0 is written as 1 (a flag may have turned one into the other), True stays apart."""
+
+    def spell(value):
+        if isinstance(value, dict):
+            return {key: spell(item) for key, item in value.items()}
+        if isinstance(value, tuple):
+            return [spell(item) for item in value]
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
+    return json.dumps(spell(value))

@@ -1,0 +1,375 @@
+"""How a command starts: its flags, the config that they name, and errors in one sentence."""
+
+import argparse
+import functools
+import logging as python_logging
+import os
+import pathlib
+import re
+import sys
+import types
+import warnings
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+from ml_collections.config_dict import placeholder
+
+from diffusion import commands
+from diffusion.io import file_systems, limits, opener, stores
+from diffusion.recipe import ConfigError, recipes, versions
+from diffusion.recipe.extensions import extend, extend_by_project, printed
+from diffusion.recipe.values import GONE, require_names
+from diffusion.training.runtime import accelerators, huge_pages
+
+NO_BACKEND = "Unable to initialize backend"  # JAX's words for a platform that is not there
+
+flags.disclaim_key_flags()  # `--help` then lists the flag under the command that defines it, not under this module
+
+
+def extend_flag() -> None:
+    """Defines `--extend`; commands without a config have it too."""
+    if "extend" not in flags.FLAGS:  # another command's module may have been imported
+        flags.DEFINE_list("extend", [], "your own code, which configs can name: FILE.py, a module, plugin:NAME")
+
+
+def flag() -> None:
+    """Defines `--config=RECIPE[:PRESET]` with `--config.a.b=value` for any value of it; the command starts by `run`.
+
+    Unknown fields are accepted here and refused by `checks.validate`, which knows what each name takes: that lets
+    `--config.schedule.name=cosine --config.schedule.s=0.01` add an argument, and words the error for all of them.
+    """
+    extend_flag()
+    _checks.append(_check_recipe)
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "recipe and preset, or a file of your own: digits, cifar10_dit:tiny, mine.py; "
+        "change a value by --config.train.steps=100",
+        lock_config=False,
+        accept_new_attributes=True,
+    )
+
+
+def saved_flag(
+    unless: tuple[str, ...] = (), of_model: Callable[[str], ConfigDict | None] = lambda folder: None
+) -> None:
+    """Defines the flag `config` from the run in `--workdir`, changed by `--config.a.b=value`.
+
+    The command defines the flag `workdir` itself, and starts by `run`.
+
+    Args:
+        unless: names of flags, any of which makes the command one without a config, unless --model names a folder that
+            has a config.
+        of_model: a function from the folder of --model to its config, or None.
+    """
+    extend_flag()
+    _of_workdir.add("fetched")
+    _checks.append(lambda argv: _define_saved_flag(argv, unless, of_model))
+
+
+def take_stored_runs() -> None:
+    """Lets --workdir be the address of a run in an object store, which the command itself opens."""
+    _of_workdir.add("stored")
+
+
+_of_workdir: set[str] = set()  # what --workdir may name: a "stored" run, or one that is "fetched" first
+_readings: list = []  # runs that were fetched from a store
+_checks: list[Callable[[list[str]], None]] = []  # functions of the arguments that `run` calls before parsing
+
+
+def _named(argv: list[str], name: str) -> str | None:
+    """The value of a flag, before flags are parsed; None if it is absent."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(f"--{name}", f"-{name}", dest="value")
+    return parser.parse_known_args(argv[1:])[0].value
+
+
+def _asks_for_help(argv: list[str]) -> bool:
+    return any(arg.lstrip("-") in ("help", "helpfull", "helpshort", "helpxml", "?") for arg in argv[1:])
+
+
+def _check_recipe(argv: list[str]) -> None:
+    recipe = _named(argv, "config")
+    if recipe is None and not _asks_for_help(argv):
+        raise ConfigError("--config is missing: the recipe to run, e.g. --config=digits.")
+    if recipe is not None:
+        recipes.path_of(recipe.partition(":")[0])
+
+
+def _with_paths(argv: list[str]) -> list[str]:
+    """The arguments, with the recipe's file in place of the name in --config."""
+    recipe = _named(argv, "config")
+    if recipe is None:
+        return argv
+    name, colon, preset = recipe.partition(":")
+    file = f"{recipes.path_of(name)}{colon}{preset}"
+    flag_words = (f"--config={recipe}", f"-config={recipe}")
+    after = lambda i: i > 0 and argv[i - 1] in ("--config", "-config")
+    return [
+        f"--config={file}" if word in flag_words else file if word == recipe and after(i) else word
+        for i, word in enumerate(argv)
+    ]
+
+
+def _define_saved_flag(argv: list[str], unless: tuple[str, ...], of_model: Callable) -> None:
+    """Defines `--config.a.b` from the config of the run that the arguments name: its fields become known here."""
+    workdir = _named(argv, "workdir")
+    model = _named(argv, "model") if "model" in unless else None
+    if model is not None and workdir is None and (config := of_model(model)) is not None:
+        return _define(config, argv)
+    if any(_named(argv, name) is not None for name in unless):
+        return
+    if workdir is None:
+        if _asks_for_help(argv):
+            return
+        others = f" Without a run, name --{' or --'.join(unless)}." if unless else ""
+        raise ConfigError(f"--workdir is missing: the folder of a run, e.g. --workdir=runs/digits.{others}")
+    if why := file_systems.objection(workdir):
+        raise ConfigError(f"--workdir={workdir} is {why}")
+    file = pathlib.Path(workdir) / "config.json"
+    if not file.is_file():
+        raise ConfigError(
+            f"--workdir={workdir} holds no run: it has no config.json. Train one by "
+            f"{printed('train', '--config=digits', f'--workdir={workdir}')}"
+        )
+    try:
+        limits.no_links(file.parent)
+        saved = versions.read(opener.read_text(file))
+    except limits.Refused as error:
+        raise ConfigError(f"--workdir={workdir}: {error}") from error
+    require_names(saved, workdir)
+    _define(saved, argv)
+
+
+def _define(config: ConfigDict, argv: list[str]) -> None:
+    config_flags.DEFINE_config_dict(
+        "config", settable(config), sys_argv=argv, lock_config=False, accept_new_attributes=True
+    )
+
+
+def settable(config: ConfigDict) -> ConfigDict:
+    """The config with placeholders for None, since a flag cannot replace a plain None."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            settable(value)
+        elif value is None:
+            config[name] = placeholder(object)
+    return config
+
+
+def names(*others: str) -> bool:
+    """Whether the command line has one of these flags, before flags are parsed."""
+    return any(_named(sys.argv, name) is not None for name in others)
+
+
+def help_is_requested() -> bool:
+    """Whether the command line asks for help."""
+    return _asks_for_help(sys.argv)
+
+
+_words: list[str] = []  # the words of the command line besides its flags, for a command that takes words
+
+
+def begin(takes_words: bool = False) -> None:
+    """Parses the command line, restarts the process with huge pages, and says that the command begins.
+
+    A command calls it once its flags are defined, before it imports the libraries, which takes seconds: then `--help`
+    and a mistake in the command line are answered at once. Words besides flags, such as folders, need `takes_words`.
+    """
+    app.define_help_flags()
+    parse = functools.partial(_parse, takes_words=takes_words)
+    _words[:] = _in_one_sentence(parse, (stores.StoreError,))(sys.argv)[1:]
+    huge_pages.start_anew()
+    if advice := accelerators.advice():
+        print(f"{program()}: {advice}", file=sys.stderr)
+    print(f"{program()}: loading the libraries", file=sys.stderr, flush=True)
+
+
+def program() -> str:
+    """The words that started this process, without its arguments: `diffusion train`, `python -m benchmarks.loop`."""
+    spec = sys.modules["__main__"].__spec__
+    if spec is None:  # a file that was started by its path
+        return pathlib.Path(sys.argv[0]).name
+    module = spec.name.removesuffix(".__main__")
+    return " ".join(commands.current(["python", "-m", module]))
+
+
+def run(main: Callable, failures: tuple[type[Exception], ...] = (), compiles: bool = False) -> None:
+    """`absl.app.run`, where a mistake in the config ends the command with one sentence and exit status 2.
+
+    Args:
+        main: the command, a function of the remaining arguments.
+        failures: the types of errors whose message is meant for the user: one sentence too, and exit status 1.
+        compiles: whether the command compiles programs, which are then kept from run to run (`compilation_cache`).
+    """
+    main = _sending_back(_keeping_programs(main) if compiles else main)
+    sys.unraisablehook, sys.excepthook = _without_echoes, _without_waiting
+    app.run(_in_one_sentence(main, failures), flags_parser=_in_one_sentence(_parse_and_extend, failures))
+
+
+def _keeping_programs(main: Callable) -> Callable:
+    """The command; at its end it prints how many programs it compiled, and how many it had from earlier runs."""
+
+    def keeping(argv):
+        import jax  # imported here: a mistake in the command line is answered without it
+
+        from diffusion.training.runtime import compilation_cache
+
+        with warnings.catch_warnings(record=True) as said:
+            folder = compilation_cache.enable()
+        for warning in said:
+            print(f"{program()}: {warning.message}", file=sys.stderr, flush=True)
+        warnings.filterwarnings("ignore", message=compilation_cache.NONE)  # the warning is shown
+        with compilation_cache.counted(folder) as programs:
+            try:
+                result = main(argv)
+            except SystemExit as end:
+                result = end
+        if programs.found + programs.compiled and jax.process_index() == 0:
+            print(f"{program()}: {programs}", file=sys.stderr, flush=True)
+        if isinstance(result, SystemExit):
+            raise result
+        return result
+
+    return keeping
+
+
+def _without_echoes(unraisable: Any) -> None:
+    """Hides the line that TensorStore prints for every other file when one file of a checkpoint fails."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
+def _without_waiting(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+    """Ends the process after an unexpected error: JAX would wait for the other processes, and they for this one."""
+    sys.__excepthook__(kind, error, trace)
+    jax = sys.modules.get("jax")  # None if the command failed before the import
+    if jax and jax.distributed.is_initialized() and issubclass(kind, Exception):
+        _leave(1)
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends the process; once JAX is imported, without its exit, which waits for the other processes."""
+    if "jax" not in sys.modules:
+        sys.exit(status)
+    from diffusion.training.runtime import preemption
+
+    preemption.leave(status)
+
+
+def _parse_and_extend(argv: list[str]) -> list[str]:
+    """Does what `begin` does, unless that was called, and runs the user's own code."""
+    if flags.FLAGS.is_parsed():
+        remaining = [argv[0], *_words]
+    else:
+        remaining = _parse(argv)
+        huge_pages.start_anew()
+    if listed := extend_by_project():
+        print(f"extended by {', '.join(listed)}, which pyproject.toml lists", file=sys.stderr)
+    for name in (flags.FLAGS["extend"].value if "extend" in flags.FLAGS else None) or ():
+        extend(name)
+    _replace_deprecated_fields()
+    return remaining
+
+
+def _replace_deprecated_fields() -> None:
+    """Moves fields of earlier versions in the config to their present places, and prints what it moved."""
+    if not isinstance(config := getattr(flags.FLAGS, "config", None), ConfigDict):
+        return
+    from diffusion.recipe import deprecated_fields  # imported here: it needs the libraries
+
+    current, said = deprecated_fields.current(config)
+    for sentence in said:
+        print(f"{program()}: {sentence}", file=sys.stderr)
+    if said:
+        for section in ("objective", "second_player"):
+            config[section] = current[section]
+
+
+def _with_local_run(argv: list[str]) -> list[str]:
+    """The arguments, with a local folder as --workdir if the command reads a run of an object store."""
+    address = _named(argv, "workdir")
+    if address is None or "fetched" not in _of_workdir or not stores.is_address(address) or _asks_for_help(argv):
+        return argv
+    from diffusion.experiments.run_folder import stored_runs  # imported here: it needs the libraries
+
+    is_of_one = not any(_named(argv, name) for name in ("step", "average"))
+    _readings[:] = [stored_runs.Reading(address, every=not is_of_one)]
+    print(f"{program()}: {address} is read in {_readings[0].folder}", file=sys.stderr, flush=True)
+    local = os.fspath(_readings[0].folder)
+    return [local if word == address else word.replace(f"workdir={address}", f"workdir={local}") for word in argv]
+
+
+def _sending_back(main: Callable) -> Callable:
+    """The command; at its end it sends the files that it wrote beside a run of an object store to the store."""
+
+    def sending(argv):
+        try:
+            return main(argv)
+        finally:
+            for reading in _readings:
+                if number := reading.send_changes():
+                    print(f"{program()}: sent {number} files to {reading.address}", file=sys.stderr, flush=True)
+
+    return sending
+
+
+def _parse(argv: list[str], takes_words: bool = False) -> list[str]:
+    """Parses the flags; absl's and ml_collections' errors become ours."""
+    if _named(argv, "workdir") == "":
+        raise ConfigError("--workdir is empty: --workdir=. Name the folder of the run, e.g. runs/digits.")
+    argv = _with_local_run(argv)
+    stored = _named(argv, "workdir") if "stored" in _of_workdir else None
+    for arg in argv[1:]:
+        word = arg.partition("=")[2] if arg.startswith("-") else arg
+        if (why := file_systems.address(word)) and not (word == stored and stores.is_address(word)):
+            raise ConfigError(f"{arg} is {why}")
+    try:
+        for check in _checks:
+            check(argv)
+        remaining = flags.FLAGS(_with_paths(argv) if _check_recipe in _checks else argv)
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.FATAL)  # Orbax and TFDS log every file; their errors become ours
+            python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # Orbax's errors too
+        if len(remaining) > 1 and not takes_words:
+            raise ConfigError(f"unexpected argument {remaining[1]!r}. Write flags as --name=value.")
+        if why := accelerators.refusal():
+            raise ConfigError(why)
+        return remaining
+    except SystemExit as end:
+        raise SystemExit(0 if _asks_for_help(argv) else end.code) from None  # absl ends its help with status 1
+    except flags.Error as error:
+        # how absl names required flags that are absent.
+        if absent := re.findall(r"^flag --(\w+)=None: ", str(error), re.MULTILINE):
+            missing = (f"--{name} is missing: {flags.FLAGS[name].help}" for name in absent)
+            raise ConfigError("; ".join(missing)) from error
+        # Another error wraps what get_config raised, with its traceback: only our own sentence is shown.
+        cause = error
+        while cause is not None and not isinstance(cause, ConfigError):
+            cause = cause.__cause__ or cause.__context__
+        last = str(cause or error).strip().splitlines()
+        raise ConfigError(last[-1].rpartition("ConfigError: ")[2]) from error
+    except (AttributeError, KeyError) as error:
+        gone = "".join(hint for section, hint in GONE.items() if any(f"config.{section}." in word for word in argv))
+        raise ConfigError(
+            f"a --config.FIELD does not exist: {error}{gone}. To add a nested entry, set it whole, e.g. "
+            """--config.objective.coupling='{"name": "optimal_transport"}'."""
+        ) from error
+
+
+def _in_one_sentence(function: Callable, failures: tuple[type[Exception], ...]) -> Callable:
+    def wrapped(argv):
+        try:
+            return function(argv)
+        except (ConfigError, *failures) as error:
+            print(f"error: {error}", file=sys.stderr)
+            _leave(2 if isinstance(error, ConfigError) else 1)
+        except RuntimeError as error:
+            if not str(error).startswith(NO_BACKEND):
+                raise
+            print(f"error: JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {error}", file=sys.stderr)
+            _leave(2)
+
+    return wrapped

@@ -1,0 +1,59 @@
+"""What functions of a config may ask for by name: the table of the page on extending, and that each receives it."""
+
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+from configs import digits
+from diffusion import objectives, timesteps
+from diffusion.recipe import kinds, names, resolve
+
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "extend.md"
+
+
+def test_the_page_has_a_row_for_each_name_and_its_kinds():
+    section = PAGE.read_text().split("## What a function may ask for\n")[1].split("\n## ")[0]
+    rows = {}
+    for line in re.findall(r"^\| (`.*) \|$", section, re.MULTILINE):
+        arguments, _, of = line.split(" | ")
+        rows |= dict.fromkeys(re.findall(r"`(\w+)`", arguments), of)
+    asked = {
+        name: sorted(kind for kind, entry in kinds.KINDS.items() if name in entry.asks) for name in kinds.ASKED_FOR
+    }
+    assert rows == {name: ", ".join(of) for name, of in asked.items()}
+    assert all(asked.values())
+
+
+@pytest.mark.parametrize("name", kinds.OBJECTIVES_ASK)
+def test_an_objective_receives_what_it_asks_for(name, monkeypatch):
+    """A function with that one argument: the value is there, and an entry cannot set it."""
+    seen = {}
+    scope = {"seen": seen, "objectives": objectives, "timesteps": timesteps}
+    exec(f"def asks({name}):\n    seen['value'] = {name}\n    return objectives.Objective(lambda *_: None)", scope)
+    monkeypatch.setitem(names.OBJECTIVES, "asks", scope["asks"])
+    config = digits.get_config("tiny")
+    config.objective = {"name": "asks"}
+    resolver = resolve.Resolver(config)
+    assert isinstance(resolver.objective, objectives.Objective)
+    expected = {
+        "schedule": resolver.schedule,
+        "parameterization": resolver.parameterization,
+        "generator": resolver.parameterization,
+        "student": resolver.parameterization,
+        "teacher": None,
+        "fake": None,
+        "teacher_scale": 1.0,
+        "null": 10,
+        "total": config.train.steps,
+    }
+    if name in expected:
+        assert seen["value"] == expected[name]
+    elif name == "grid":
+        np.testing.assert_array_equal(seen["value"], resolver.grid)
+    else:
+        assert callable(seen["value"])
+    config.objective = {"name": "asks", name: 3}
+    with pytest.raises(ValueError, match=f"unknown argument of asks '{name}'"):
+        _ = resolve.Resolver(config).objective

@@ -1,0 +1,130 @@
+"""Code of a user's own by module, entry point and project file; what is wrong with it is said in a sentence."""
+
+import pathlib
+import sys
+
+import pytest
+
+from diffusion.recipe import ConfigError, extensions, names
+
+REGISTER = """from diffusion import schedules
+from diffusion.recipe import names
+from {package}.mathematics import NAME
+
+names.add(names.SCHEDULES, schedules.rectified_flow, NAME)
+
+
+def setup():
+    names.add(names.SCHEDULES, schedules.rectified_flow, NAME + "_by_a_function")
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_tables(tmp_path, monkeypatch):
+    """In an empty folder, with tables and modules that are as before after the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for table in (names.SCHEDULES, extensions.loaded):
+        for name in table:
+            monkeypatch.setitem(table, name, table[name])
+    monkeypatch.setattr(extensions, "extended", [])
+    before = {*names.SCHEDULES}
+    yield
+    for name in {*names.SCHEDULES} - before:
+        del names.SCHEDULES[name]
+
+
+def package(name: str, register: str = REGISTER) -> str:
+    """Makes a package in the current folder that registers a schedule of its name."""
+    folder = pathlib.Path(name)
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "mathematics.py").write_text(f'NAME = "{name}_schedule"\n')
+    (folder / "register.py").write_text(register.replace("{package}", name))
+    return name
+
+
+def plugin(name: str, value: str) -> None:
+    """What an installation of a package with an entry point leaves: its .dist-info."""
+    folder = pathlib.Path(f"{name}-1.0.dist-info")
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text(f"[diffusion.plugins]\n{name} = {value}\n")
+    sys.path.append(str(pathlib.Path.cwd()))
+
+
+def test_a_module_of_a_package_in_the_current_folder():
+    package("paper_a")
+    extensions.extend("paper_a.register")
+    assert "paper_a_schedule" in names.SCHEDULES
+    loaded = extensions.loaded["paper_a.register"]
+    assert loaded.path == pathlib.Path("paper_a/register.py").absolute()
+    assert loaded.home == pathlib.Path("paper_a").absolute()
+    assert "--extend=paper_a.register" in extensions.printed("sample")
+    assert sys.path[-1] == str(pathlib.Path.cwd())  # behind what is installed
+
+
+@pytest.mark.parametrize("value, more", [("register", []), ("register:setup", ["paper_b_schedule_by_a_function"])])
+def test_an_entry_point_of_a_module_or_of_a_function(value, more, monkeypatch):
+    for name in ("paper_b", "paper_b.register", "paper_b.mathematics"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    plugin(package("paper_b"), f"paper_b.{value}")
+    monkeypatch.delitem(extensions.loaded, "plugin:paper_b", raising=False)
+    extensions.extend("plugin:paper_b")
+    assert {"paper_b_schedule", *more} <= {*names.SCHEDULES}
+    assert ("paper_b_schedule_by_a_function" in names.SCHEDULES) == bool(more)
+
+
+def test_an_installed_plugin_that_nobody_lists_is_not_run():
+    plugin(package("paper_c"), "paper_c.register")
+    extensions.extend_by_project()
+    assert "paper_c_schedule" not in names.SCHEDULES and "paper_c.register" not in sys.modules
+
+
+def test_the_project_file_of_the_current_folder_lists_code_that_printed_commands_need_not_name():
+    package("paper_d")
+    pathlib.Path("pyproject.toml").write_text('[tool.diffusion]\nextend = ["paper_d.register"]\n')
+    assert extensions.extend_by_project() == ["paper_d.register"]
+    assert "paper_d_schedule" in names.SCHEDULES
+    assert extensions.printed("sample") == "diffusion sample"
+
+
+@pytest.mark.parametrize("text", ["", "[project]\nname = 'x'\n", "[tool.diffusion]\nextend = []\n"])
+def test_a_project_file_that_lists_nothing_runs_nothing(text):
+    before = {*extensions.loaded}
+    pathlib.Path("pyproject.toml").write_text(text)
+    assert extensions.extend_by_project() == [] and {*extensions.loaded} == before
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("[tool.diffusion]\nextend = 'a.py'\n", "tool.diffusion.extend = 'a.py'. Valid: a list"),
+        ("[tool.diffusion\n", "cannot be read"),
+        ("[tool.diffusion]\nextend = ['no_such.register']\n", "there is no module 'no_such.register'"),
+        ("[tool.diffusion]\nextend = ['no_such.py']\n", "there is no such Python file"),
+    ],
+)
+def test_a_mistake_in_the_project_file_is_a_sentence(text, words):
+    pathlib.Path("pyproject.toml").write_text(text)
+    with pytest.raises(ConfigError) as error:
+        extensions.extend_by_project()
+    assert words in str(error.value) and "pyproject.toml" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("no_such_package", "there is no module 'no_such_package', neither installed nor in "),
+        ("paper_e.registre", "there is no module 'paper_e.registre'"),
+        ("my ideas", "this does not name code"),
+        ("plugin:no_such", "unknown entry point of diffusion.plugins 'no_such'"),
+        ("paper_e.register", "paper_e/register.py, line 3: ModuleNotFoundError: No module named 'no_such_library'"),
+    ],
+)
+def test_a_module_that_is_not_there_or_fails_is_a_sentence(name, words):
+    package("paper_e", "\n\nimport no_such_library\n")
+    with pytest.raises(ConfigError) as error:
+        extensions.extend(name)
+    assert str(error.value).startswith(f"--extend={name}") and words in str(error.value)
+    assert "\n" not in str(error.value) and name not in extensions.loaded

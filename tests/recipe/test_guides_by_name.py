@@ -1,0 +1,445 @@
+"""Guidance by the names of a config: of more branches, of a second run, of measured pictures; thresholds after it."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import digits
+from diffusion import guidance, schedules
+from diffusion.experiments import train
+from diffusion.experiments.sampling import generate, run_samples
+from diffusion.guidance import measurements
+from diffusion.parameterizations import Denoiser
+from diffusion.recipe import ConfigError, checks, names, resolve, versions
+from diffusion.training.checkpointing import checkpoints
+
+LINE = schedules.rectified_flow()
+SHAPE = (8, 8, 1)
+MEAN, STD = 0.2, 0.5
+
+
+def config_of(**fields):
+    config = digits.get_config("tiny")
+    config.data.shape = SHAPE
+    config.sample.guidance.scale = 1.0
+    config.sample.number = config.sample.batch_size = 4
+    for name, value in fields.items():
+        config.sample[name] = value
+    return config
+
+
+@pytest.fixture(scope="module")
+def params():
+    """Of the tiny digits network; every parameter has a value that shows, since an untrained DiT answers 0."""
+    network = resolve.Resolver(config_of()).model(SHAPE)
+    made = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, *SHAPE)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
+    leaves, structure = jax.tree.flatten(made)
+    draw = jax.jit(lambda key: [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf in leaves])
+    return jax.tree.unflatten(structure, draw(jax.random.key(1)))
+
+
+X = np.random.default_rng(0).normal(size=(4, *SHAPE)).astype(np.float32)
+LABELS = jnp.asarray([3, 8, 0, 1], jnp.int32)
+
+
+def predicted(config, params, t=0.6):
+    recipe = checks.validate(config).at(SHAPE)
+    return jax.jit(lambda params: generate.denoiser(recipe)(params, LABELS)(X, t))(params)
+
+
+def test_guidance_with_impaired_layers_is_its_formula(params):
+    """At s = 0 (and w = 1) the plain network; else away from the network with its mask, by the network itself."""
+    recipe = checks.validate(config_of()).at(SHAPE)
+    plain = predicted_of(params, LABELS)
+    apply = jax.jit(recipe.network.apply)
+    for name, kind in (("perturbed_attention", "identity"), ("skip_layer", "skip")):
+        entry = {"name": name, "scale": 2.0, "layers": (1,)}
+        neutral = predicted(config_of(guidance=entry | {"scale": 0.0, "classifier_free": 1.0}), params)
+        np.testing.assert_allclose(neutral.x0, plain.x0, atol=2e-6)
+        mask = np.tile([False, True], (4, 1))
+        x0 = lambda output: X - 0.6 * output  # of the velocity
+        clock = recipe.parameterization.clock(LINE, jnp.full(4, 0.6))
+        away = apply(params, X, clock, {"label": LABELS, kind: mask})
+        null = apply(params, X, clock, jnp.full(4, 10, jnp.int32))
+        expected = plain.x0 + 2.0 * (plain.x0 - x0(away)) + 0.5 * (plain.x0 - x0(null))
+        made = predicted(config_of(guidance=entry | {"classifier_free": 1.5}), params)
+        np.testing.assert_allclose(made.x0, expected, atol=1e-4)
+        assert np.abs(made.x0 - plain.x0).max() > 1e-2
+
+
+def test_further_classes_are_composed(params):
+    """The class alone with weight 1 is the plain network; with a further class, the sum of both differences."""
+    plain, other, null = (
+        predicted_of(params, labels) for labels in (LABELS, jnp.full_like(LABELS, 7), jnp.full_like(LABELS, 10))
+    )
+    alone = predicted(config_of(guidance={"name": "composed", "scales": (1.0,)}), params)
+    np.testing.assert_allclose(alone.x0, plain.x0, atol=2e-5)
+    both = predicted(config_of(guidance={"name": "composed", "scales": (2.0, -0.5), "labels": (7,)}), params)
+    expected = null.x0 + 2 * (plain.x0 - null.x0) - 0.5 * (other.x0 - null.x0)
+    np.testing.assert_allclose(both.x0, expected, atol=1e-4)
+
+
+def predicted_of(params, labels):
+    """The plain network's, by one program for all."""
+    return plain_network()(params, labels)
+
+
+@functools.cache
+def plain_network():
+    recipe = checks.validate(config_of()).at(SHAPE)
+    return jax.jit(lambda params, labels: generate.denoiser(recipe)(params, labels)(X, 0.6))
+
+
+def test_a_threshold_comes_after_the_guidance(params):
+    guided = {"name": "classifier_free", "scale": 3.0, "interval": None}
+    before = predicted(config_of(guidance=guided), params)
+    after = predicted(config_of(guidance=guided, guides=({"name": "dynamic_threshold", "percentile": 0.9},)), params)
+    expected = guidance.dynamic_threshold(lambda x, t: before, LINE, 0.9)(X, 0.6)
+    np.testing.assert_allclose(after.x0, expected.x0, atol=1e-5)
+    assert np.abs(before.x0).max() > 1 >= np.abs(after.x0).max()
+
+
+# ==== Second runs ====
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory, params):
+    """A run folder with a checkpoint of other weights at step 40, its last, and one of 20."""
+    folder = tmp_path_factory.mktemp("second")
+    worse = jax.tree.map(lambda leaf: 0.5 * leaf, params)
+    config = config_of()
+    (folder / "config.json").write_text(versions.write(config))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints, "steps", lambda of: [20, 40])
+        patch.setattr(checkpoints, "load_ema", lambda of, step=None: (worse, step))
+        yield folder, worse
+
+
+def test_autoguidance_is_away_from_the_second_run(second, params):
+    folder, worse = second
+    entry = {"name": "autoguidance", "worse": str(folder)}
+    of = lambda config: generate.denoiser(checks.validate(config).at(SHAPE))(params, LABELS)(X, 0.6)
+    plain = of(config_of())  # without jit, whose rounding depends on the whole program
+    one = of(config_of(guides=(entry | {"scale": 1.0},)))
+    np.testing.assert_array_equal(one.x0, plain.x0)
+    np.testing.assert_array_equal(one.eps, plain.eps)
+    away = predicted(config_of(guides=(entry | {"scale": 3.0},)), params)
+    np.testing.assert_allclose(away.x0, plain.x0 + 2 * (plain.x0 - predicted_of(worse, LABELS).x0), atol=1e-4)
+
+
+def test_an_own_guide_reads_a_second_run_too(second, params):
+    def mean_of_both(denoise, other: Denoiser):
+        def mean(x, t):
+            a, b = denoise(x, t), other(x, t)
+            return a._replace(x0=(a.x0 + b.x0) / 2, eps=(a.eps + b.eps) / 2)
+
+        return mean
+
+    folder, worse = second
+    names.add(names.GUIDES, mean_of_both)
+    try:
+        made = predicted(config_of(guides=({"name": "mean_of_both", "other": str(folder)},)), params)
+    finally:
+        del names.GUIDES["mean_of_both"]
+    expected = (predicted_of(params, LABELS).x0 + predicted_of(worse, LABELS).x0) / 2
+    np.testing.assert_allclose(made.x0, expected, atol=1e-5)
+
+
+class Mixture(nn.Module):
+    """Of classes N(mu_k, STD^2), mu = -1, 1: the velocity of both together, or the logits of their posterior."""
+
+    num_classes: int = 0
+    out_channels: int = 1
+
+    @nn.compact
+    def __call__(self, x, t, condition=None):
+        self.param("unused", nn.initializers.zeros, (1,))
+        t = t.reshape(-1, 1, 1, 1)
+        spread = (1 - t) ** 2 * STD**2 + t**2
+        residuals = jnp.concatenate([x - (1 - t) * mean for mean in (-1.0, 1.0)], axis=-1)  # [B, H, W, 2]
+        logits = -(residuals**2) / (2 * spread) * (x.shape[1] * x.shape[2])
+        if self.out_channels == 2:
+            return logits
+        weights = jax.nn.softmax(logits.mean((1, 2), keepdims=True))
+        x0 = jnp.asarray([-1.0, 1.0]) + (1 - t) * STD**2 / spread * residuals
+        eps = t / spread * residuals
+        return jnp.sum(weights * (eps - x0), axis=-1, keepdims=True)
+
+
+def test_a_classifier_guides_a_mixture_to_its_class(tmp_path, monkeypatch):
+    """With the exact p(y | x_t) and w = 1 the unconditional denoiser becomes that of the class."""
+    names.add(names.MODELS, Mixture, "mixture")
+    try:
+        judge = config_of()
+        judge.model = {"name": "mixture", "num_classes": 2}
+        judge.parameterization = {"name": "velocity", "clock": {"name": "time"}}
+        judge.objective = {"name": "noisy_classification", "density": {"name": "uniform_density"}}
+        (tmp_path / "config.json").write_text(versions.write(judge))
+        monkeypatch.setattr(checkpoints, "steps", lambda of: [40])
+        weights = {"params": {"unused": jnp.zeros(1)}}
+        monkeypatch.setattr(checkpoints, "load_ema", lambda of, step=None: (weights, step))
+        config = config_of(guides=({"name": "classifier", "log_probability": str(tmp_path)},))
+        config.model = {"name": "mixture", "num_classes": 2}
+        config.parameterization = judge.parameterization
+        config.objective.wrappers = ()
+        recipe = checks.validate(config).at(SHAPE)
+        labels = jnp.asarray([0, 1, 1, 0])
+        t = 0.9
+        x = 0.3 * X
+        guided = jax.jit(lambda weights, labels: generate.denoiser(recipe)(weights, labels)(x, t))(weights, labels)
+        mean = np.where(labels == 1, 1.0, -1.0).reshape(4, 1, 1, 1)
+        spread = (1 - t) ** 2 * STD**2 + t**2
+        expected = mean + (1 - t) * STD**2 / spread * (x - (1 - t) * mean)
+        np.testing.assert_allclose(guided.x0, expected, atol=2e-4)
+        objective = checks.validate(judge).objective
+        network = lambda *inputs: checks.validate(judge).at(SHAPE).network.apply(weights, *inputs)
+        data = jnp.asarray(mean + 0.1 * X, jnp.float32)
+        keys = jax.random.split(jax.random.key(0), 4)
+        losses, metrics = objective({"model": network}, LINE, keys, {"x": data, "condition": labels}, 0)
+        assert losses.shape == (4,) and (losses >= 0).all() and metrics["accuracy"].mean() >= 0.75
+        no_judge = config_of(guides=({"name": "autoguidance", "worse": str(tmp_path), "scale": 2.0},))
+        with pytest.raises(ConfigError, match=r"'noisy_classification' does.*class-conditional denoiser"):
+            checks.validate(no_judge)
+        (tmp_path / "config.json").write_text(versions.write(config_of()))
+        with pytest.raises(ConfigError, match="'flow_matching' does not train a classifier"):
+            checks.validate(config)
+    finally:
+        del names.MODELS["mixture"]
+
+
+AUTO = {"name": "autoguidance", "scale": 2.0}
+SECOND_RUNS = {  # changes of its config, its step, words
+    "resolution": ({"data.shape": (16, 16, 1)}, None, r"0\]\.worse =.*on examples of.*\(16, 16, 1\).*\(8, 8, 1"),
+    "unfinished": ({"train.steps": 400}, None, r"has not reached its step 400.*'step': 40"),
+    "no such step": ({}, 30, r"no checkpoint of step 30"),
+    "objective": (
+        {"objective": {"name": "mean_flow", "density": {"name": "uniform_density"}}, "sample.sampler.name": "flow_map"},
+        None,
+        "'mean_flow' does not train a class-conditional denoiser",
+    ),
+    "process": ({"schedule": {"name": "cosine"}}, None, r"config\.schedule = .*cosine.*rectified_flow"),
+    "classes": ({"model.num_classes": 3}, None, r"has 3 classes.*10"),
+}
+
+
+@pytest.mark.parametrize("case", SECOND_RUNS)
+def test_a_second_run_that_does_not_fit_is_refused_at_once(case, tmp_path, monkeypatch):
+    changes, step, words = SECOND_RUNS[case]
+    theirs = config_of()
+    theirs.update_from_flattened_dict({k: v for k, v in changes.items() if k not in ("objective", "schedule")})
+    for whole in {"objective", "schedule"} & changes.keys():
+        theirs[whole] = changes[whole]
+    (tmp_path / "config.json").write_text(versions.write(theirs))
+    monkeypatch.setattr(checkpoints, "steps", lambda of: [20, 40])
+    run = str(tmp_path) if step is None else {"run": str(tmp_path), "step": step}
+    with pytest.raises(ConfigError, match=words):
+        checks.validate(config_of(guides=(AUTO | {"worse": run},)))
+
+
+# ==== Measured pictures ====
+
+
+class Gaussian(nn.Module):
+    """The exact velocity of data N(MEAN, STD^2), independent in every pixel."""
+
+    num_classes: int = 0
+
+    @nn.compact
+    def __call__(self, x, t, condition=None):
+        self.param("unused", nn.initializers.zeros, (1,))
+        t = t.reshape(-1, *[1] * (x.ndim - 1))
+        spread = (1 - t) ** 2 * STD**2 + t**2
+        residual = (x - (1 - t) * MEAN) / spread
+        return t * residual - (MEAN + (1 - t) * STD**2 * residual)
+
+
+@pytest.fixture
+def gaussian():
+    names.add(names.MODELS, Gaussian, "gaussian")
+    yield {"params": {"unused": jnp.zeros(1)}}
+    del names.MODELS["gaussian"]
+
+
+def test_samples_agree_with_measured_pictures_as_the_posterior_does(gaussian, tmp_path):
+    """Of white Gaussian data and pooled pixels the posterior is known, and PiGDM's flow has its mean and deviation."""
+    number, noise = 256, 0.1
+    picture = (np.random.default_rng(0).random((1, *SHAPE)) * 255).astype(np.uint8)
+    np.savez(tmp_path / "seen.npz", images=picture)
+    config = config_of(
+        measurement={
+            "operator": {"name": "pooled", "factor": 2},
+            "pictures": str(tmp_path / "seen.npz"),
+            "noise_std": noise,
+        },
+        guides=({"name": "pseudoinverse", "data_std": STD},),
+    )
+    config.model = {"name": "gaussian"}
+    config.parameterization = {"name": "velocity", "clock": {"name": "time"}}
+    config.objective.wrappers = ()
+    config.sample.sampler = {"name": "heun"}
+    config.sample.steps = 24
+    config.sample.number = config.sample.batch_size = number
+    recipe = checks.validate(config).at(SHAPE)
+    x, _ = generate.generator(recipe).trajectory(gaussian, np.zeros(number, np.int32), generate.seeds(config, number))
+    samples = np.asarray(x[-1])
+    y = generate.measured_pictures(recipe)
+    assert y.shape == (1, 4, 4, 1)
+    # One pooled pixel is the mean of four: y = mean x + noise z, so that the posterior of that mean is a product.
+    prior = STD**2 / 4
+    expected = (MEAN * noise**2 + y[0] * prior) / (noise**2 + prior)
+    deviation = np.sqrt(prior * noise**2 / (prior + noise**2))
+    means = samples.reshape(number, 4, 2, 4, 2, 1).mean((2, 4))
+    error = deviation / np.sqrt(number)
+    assert np.abs(means.mean(0) - expected).max() < 5 * error + 0.01
+    np.testing.assert_allclose(means.std(0).mean(), deviation, rtol=0.1)
+
+
+def test_the_gradient_of_the_likelihood_is_that_of_the_measured_pictures(gaussian, tmp_path):
+    """DPS of white Gaussian data, whose x0(x_t) is linear: the score moves by its slope A^T (y - A x0) / noise^2."""
+    noise = 0.5
+    picture = np.full((1, *SHAPE), 200, np.uint8)
+    np.save(tmp_path / "seen.npy", picture)
+    operator = {"name": "masked", "mask": {"name": "box", "corner": (0, 0), "size": (4, 8)}}
+    config = config_of(
+        measurement={"operator": operator, "pictures": str(tmp_path / "seen.npy"), "noise_std": noise},
+        guides=({"name": "posterior_sampling", "scale": 0.5},),
+    )
+    config.model = {"name": "gaussian"}
+    config.parameterization = {"name": "velocity", "clock": {"name": "time"}}
+    config.objective.wrappers = ()
+    recipe = checks.validate(config).at(SHAPE)
+    y = generate.measured_pictures(recipe)
+    t = 0.6
+    guided = generate.denoiser(recipe)(gaussian, LABELS, generate.GuidesRead({}, np.repeat(y, 4, 0)))(X, t)
+    spread = (1 - t) ** 2 * STD**2 + t**2
+    slope = (1 - t) * STD**2 / spread
+    x0 = MEAN + slope * (X - (1 - t) * MEAN)
+    known = measurements.box(SHAPE, (0, 0), (4, 8))
+    assert not known[:4].any() and known[4:].all()
+    gradient = slope * known * (y - x0) / noise**2
+    np.testing.assert_allclose(guided.x0, x0 + 0.5 * t**2 / (1 - t) * gradient, atol=1e-5)
+    with pytest.raises(ConfigError, match="only diffusion sample measures"):
+        generate.denoiser(recipe)(gaussian, LABELS)
+
+
+@pytest.mark.parametrize("name", ["proximal", "manifold_preserving"])
+def test_guides_without_a_derivative_read_the_measured_pictures(gaussian, tmp_path, name):
+    """The known half moves by a share of y - x0: 1 / (1 + ratio) of the proximal estimate, w / noise^2 of a step."""
+    noise, t = 0.5, 0.6
+    np.save(tmp_path / "seen.npy", np.full((1, *SHAPE), 200, np.uint8))
+    operator = {"name": "masked", "mask": {"name": "box", "corner": (0, 0), "size": (4, 8)}}
+    config = config_of(
+        measurement={"operator": operator, "pictures": str(tmp_path / "seen.npy"), "noise_std": noise},
+        guides=({"name": name, "scale": 0.2},),
+    )
+    config.model = {"name": "gaussian"}
+    config.parameterization = {"name": "velocity", "clock": {"name": "time"}}
+    config.objective.wrappers = ()
+    recipe = checks.validate(config).at(SHAPE)
+    y = generate.measured_pictures(recipe)
+    guided = generate.denoiser(recipe)(gaussian, LABELS, generate.GuidesRead({}, np.repeat(y, 4, 0)))(X, t)
+    x0 = MEAN + (1 - t) * STD**2 / ((1 - t) ** 2 * STD**2 + t**2) * (X - (1 - t) * MEAN)
+    share = 1 / (1 + 0.2 * ((1 - t) * noise / t) ** 2) if name == "proximal" else 0.2 / noise**2
+    known = measurements.box(SHAPE, (0, 0), (4, 8))
+    np.testing.assert_allclose(guided.x0, x0 + share * known * (y - x0), atol=1e-5)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3])
+def test_a_blur_is_solved_in_fouriers_basis(ratio):
+    """A is symmetric and keeps the mean; solve is (A A^T + ratio I)^-1."""
+    blur = measurements.blurred(0.6)
+    basis = jnp.eye(16).reshape(16, 4, 4, 1)
+    A = np.asarray(blur.forward(basis)).reshape(16, 16)
+    np.testing.assert_allclose(A, A.T, atol=1e-6)
+    np.testing.assert_allclose(A.sum(0), 1, atol=1e-5)
+    inverse = np.asarray(blur.solve(basis, jnp.asarray(ratio))).reshape(16, 16)
+    np.testing.assert_allclose(inverse @ (A @ A.T + ratio * np.eye(16)), np.eye(16), atol=1e-3)
+
+
+MEASURED = {"operator": {"name": "pooled", "factor": 2}, "pictures": "test", "noise_std": 0.0}
+REFUSED = {
+    "unknown guide": ({"guides": ({"name": "autoguidence"},)}, r"guides\[0\]\.name.*'autoguidance'"),
+    "no run": ({"guides": (AUTO | {"worse": "/no/such"},)}, r"guides\[0\]\.worse = '/no/such' holds no run"),
+    "a run that is none": ({"guides": (AUTO | {"worse": 3},)}, r"worse = 3. Valid: the folder of a run"),
+    "percentile": ({"guides": ({"name": "dynamic_threshold", "percentile": 2.0},)}, r"guides\[0\].*percentile = 2.0"),
+    "nothing measured": ({"guides": ({"name": "pseudoinverse"},)}, r"needs measured pictures.*pooled"),
+    "no pictures": (
+        {"guides": ({"name": "pseudoinverse"},), "measurement": MEASURED | {"pictures": ""}},
+        r"measurement\.pictures = ''",
+    ),
+    "factor": (
+        {
+            "guides": ({"name": "pseudoinverse"},),
+            "measurement": MEASURED | {"operator": {"name": "pooled", "factor": 3}},
+        },
+        r"the operator cannot measure examples of \(8, 8, 1\)",
+    ),
+    "box": (
+        {
+            "guides": ({"name": "pseudoinverse"},),
+            "measurement": MEASURED
+            | {"operator": {"name": "masked", "mask": {"name": "box", "corner": (6, 6), "size": (4, 4)}}},
+        },
+        r"box: corner = \(6, 6\) and size = \(4, 4\) do not lie within",
+    ),
+    "layer": (
+        {"guidance": {"name": "skip_layer", "scale": 1.0, "layers": (2,)}},
+        r"config\.sample\.guidance: layer 2 does not exist",
+    ),
+    "no layers": ({"guidance": {"name": "skip_layer", "scale": 1.0}}, r"needs layers"),
+    "scales": ({"guidance": {"name": "composed", "scales": ()}}, r"scales is empty"),
+    "a memory": (
+        {"guidance": {"name": "adaptive_projected", "scale": 2.0}, "guides": ({"name": "dynamic_threshold"},)},
+        r"config\.sample\.guides.*plain denoiser",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_does_not_fit_is_refused(case):
+    fields, words = REFUSED[case]
+    with pytest.raises(ConfigError, match=words):
+        checks.validate(config_of(**fields))
+
+
+def test_a_network_without_masks_is_refused(gaussian):
+    config = config_of(guidance={"name": "skip_layer", "scale": 1.0, "layers": (0,)})
+    config.model = {"name": "gaussian", "num_classes": 10}
+    with pytest.raises(ConfigError, match=r"config\.model\.name = 'gaussian' has no layers.*dit"):
+        checks.validate(config)
+
+
+@pytest.mark.slow
+def test_commands_sample_so(tmp_path):
+    config = config_of()
+    config.train.steps = config.checkpoint.every = 2
+    assert train.run(config, tmp_path / "run") == 0
+    for fields in (
+        {"guides": (AUTO | {"worse": str(tmp_path / "run")}, {"name": "dynamic_threshold"})},
+        {"guides": ({"name": "pseudoinverse"},), "measurement": MEASURED},
+        {"guides": ({"name": "posterior_sampling"},), "measurement": MEASURED},
+        {"guidance": {"name": "perturbed_attention", "scale": 1.0, "layers": (1,)}},
+        {"guidance": {"name": "composed", "scales": (1.0, 1.0), "labels": (7,)}},
+    ):
+        changed = config_of(**fields)
+        changed.train.steps = 2
+        made = run_samples.sample(checks.on_its_data(checks.validate(changed)), tmp_path / "run")
+        assert made.shape == (4, *SHAPE) and np.ptp(made) > 0
+
+
+@pytest.mark.slow
+def test_a_classifier_is_trained_and_guides_a_run(tmp_path):
+    config = config_of()
+    config.train.steps = config.checkpoint.every = 2
+    assert train.run(config, tmp_path / "run") == 0
+    judge = config.copy_and_resolve_references()
+    judge.objective = {"name": "noisy_classification", "density": {"name": "uniform_density"}}
+    judge.model = {"name": "unet", "widths": (8, 8), "blocks": 1, "groups": 4, "num_classes": 10}
+    assert train.run(judge, tmp_path / "judge") == 0
+    config.sample.guides = ({"name": "classifier", "log_probability": str(tmp_path / "judge"), "scale": 1.0},)
+    made = run_samples.sample(checks.on_its_data(checks.validate(config)), tmp_path / "run")
+    assert made.shape == (4, *SHAPE) and np.ptp(made) > 0

@@ -1,0 +1,263 @@
+"""Configs of runs on symbols: what their entries make, what does not fit, and a recipe in Python."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import discrete, models, objectives, schedules, timesteps
+from diffusion.data import sources
+from diffusion.experiments.sampling import generate, symbol_samples
+from diffusion.objectives import Restores
+from diffusion.recipe import ConfigError, checks, recipes, symbol_runs
+from diffusion.recipe.recipe import Recipe
+from diffusion.recipe.sections import Sampling
+
+LINEAR = {"name": "linear"}
+MASKS = {"name": "absorbing", "keeping": LINEAR, "size": 4}
+UNIFORM = {"name": "uniform", "keeping": LINEAR, "size": 3}
+TEXT = "ab ba a bb" * 40
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    return {"name": "text_file", "path": str(path), "length": 8, "alphabet": "ab "}
+
+
+def config_of(text=None, preset="tiny", **changes):
+    config = recipes.load(f"symbols/prose:{preset}")
+    config.objective.process = MASKS
+    config.data.source = text or config.data.source
+    config.data.split, config.evaluate.split = "train[:80%]", "train[80%:]"
+    config.update_from_flattened_dict({name: value for name, value in changes.items() if not isinstance(value, dict)})
+    for name, value in changes.items():
+        if isinstance(value, dict):
+            *sections, last = name.split(".")
+            section = config
+            for one in sections:
+                section = section[one]
+            section[last] = value
+    return config
+
+
+@pytest.mark.parametrize("preset, objective, process, reading", [
+    ("masked", "masked_diffusion", discrete.absorbing(discrete.linear(), 28), discrete.from_logits),
+    ("uniform", "score_entropy", discrete.uniform(discrete.linear(), 27), discrete.from_context),
+    ("flow", "discrete_flow_matching", discrete.uniform(discrete.linear(), 27), discrete.from_context),
+])  # fmt: skip
+def test_the_recipes_are_of_letters(preset, objective, process, reading):
+    config = recipes.load(f"symbols/prose:{preset}")
+    recipe = checks.validate(config)
+    reads = recipe.objective.reads
+    assert isinstance(reads, Restores) and reads.reading is reading and recipe.parameterization is None
+    np.testing.assert_array_equal(reads.process.prior, process.prior)
+    assert config.objective.name == objective and reads.process.mask == process.mask
+    assert recipe.network.size == process.size and recipe.network.dtype == config.train.dtype
+
+
+def test_the_entries_name_processes_readings_and_samplers(text):
+    rates = {"name": "rate_process", "keeping": {"name": "cosine"}, "rates": {"name": "banded_rates", "size": 3}}
+    entropy = {"name": "score_entropy", "density": {"name": "uniform_density"}, "wrappers": ()}
+    ratios = {**entropy, "process": rates, "reading": {"name": "ratios"}}
+    recipe = checks.validate(config_of(text, **{"objective": ratios}))
+    assert recipe.objective.reads.reading is discrete.from_ratios
+    expected = discrete.rate_process(discrete.cosine(), discrete.banded_rates(3))
+    np.testing.assert_array_equal(recipe.objective.reads.process.rates, expected.rates)
+    for sampler in (
+        {"name": "unmasking", "choose": {"name": "confident", "threshold": 0.9}},
+        {"name": "unmasking", "choose": {"name": "low_entropy", "bound": 0.1}},
+        {"name": "unmasking", "choose": {"name": "blockwise", "choose": {"name": "surest", "number": 2}, "block": 4}},
+        {"name": "remasking", "share": {"name": "capped", "limit": 0.1}},
+        {"name": "remasking", "share": {"name": "rescaled", "factor": 0.1}},
+        {"name": "theta_trapezoidal", "theta": 0.4},
+        {"name": "corrected", "corrections": 2, "size": 0.5},
+        {"name": "symbol_euler"},
+        {"name": "symbol_flow", "stochasticity": 1.0},
+    ):
+        assert isinstance(
+            checks.validate(config_of(text, **{"sample.sampler": sampler})).sampling.sampler, discrete.SymbolSampler
+        )
+
+
+def test_a_path_of_distances_is_an_entry_beside_its_sampler(text):
+    path = {"name": "metric_path", "distances": {"name": "line_distances", "size": 3, "power": 1.0}, "scale": 2.0}
+    flow = {"name": "discrete_flow_matching", "density": {"name": "uniform_density"}, "wrappers": (), "process": path}
+    changes = {"objective": flow, "sample.sampler": {"name": "metric_flow"}}
+    recipe = checks.validate(config_of(text, **changes))
+    np.testing.assert_array_equal(recipe.objective.reads.process.distances, discrete.line_distances(3, 1.0))
+    with pytest.raises(ConfigError, match=r"sample\.sampler = .*metric_flow and a path of"):
+        checks.validate(config_of(text, **changes | {"sample.sampler": {"name": "ancestral"}}))
+
+
+REFUSED = [
+    ({"sample.sampler": {"name": "heun"}}, r"sample\.sampler = \{'name': 'heun'\}.*trains a predictor of symbols"),
+    ({"objective.process": UNIFORM}, r"masked_diffusion: the process has no mask"),
+    ({"sample.sampler": {"name": "first_hitting"}, "data.shape": (8,)}, r"first_hitting: 4 steps; valid: 8, one for"),
+    ({"sample.guidance.scale": 2.0}, r"config\.sample\.guidance\.scale = 2\.0.*never sees the null condition"),
+    ({"schedule": {"name": "cosine"}}, r"config\.schedule = .*config\.objective\.process has the schedule.*Valid: "),
+    ({"parameterization": {"name": "epsilon"}}, r"config\.parameterization = .*config\.objective\.reading says"),
+    ({"sample.cache": {"name": "first_block", "threshold": 1.0}}, r"sample\.cache = .*this network offers nothing"),
+    ({"sample.plan": {"name": "restart_plan"}}, r"config\.sample\.plan"),
+    ({"sample.merge": 0.5}, r"config\.sample\.merge = 0\.5, but tokens of symbols are not merged\. Valid: 0\.0"),
+    ({"model": {"name": "mlp", "width": 8, "depth": 1}}, r"the network takes numbers\. Valid: symbol_transformer"),
+    ({"objective.process": {**MASKS, "size": 1}}, r"absorbing: 1 symbols; valid: at least 2"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes, message", REFUSED)
+def test_what_does_not_fit_is_refused_before_anything_is_read(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        checks.validate(config_of(**changes))
+
+
+UNIFORM_RUN = {
+    "objective": {"name": "score_entropy", "process": UNIFORM, "density": {"name": "uniform_density"}, "wrappers": ()}
+}
+
+
+@pytest.mark.parametrize("sampler, message", [
+    ({"name": "theta_trapezoidal"}, "fills in masks, but the process has none"),
+    ({"name": "tau_leaping"}, "the rates of this process are infinite at t = 1"),
+])  # fmt: skip
+def test_a_sampler_that_the_process_does_not_have_is_refused(sampler, message):
+    with pytest.raises(ConfigError, match=rf"config\.sample\.sampler = .*{message}"):
+        checks.validate(config_of(**UNIFORM_RUN, **{"sample.sampler": sampler}))
+
+
+def test_numbers_and_symbols_are_not_mixed(text):
+    recipe = checks.validate(config_of(text))
+    numbers = sources.DataSpec("clouds", "train", (8,), 0, 10, dtype="float32")
+    with pytest.raises(ConfigError, match="clouds holds float32, but the objective is for symbols"):
+        checks.with_data(recipe, numbers)
+    points = checks.validate(recipes.load("points:tiny"))
+    with pytest.raises(ConfigError, match=r"text holds symbols, but the objective is for numbers\."):
+        checks.with_data(points, numbers._replace(name="text", dtype="int32"))
+    with pytest.raises(ConfigError, match="the network takes symbols, but the objective is for numbers"):
+        config = recipes.load("points:tiny")
+        config.model = {"name": "symbol_transformer", "size": 4}
+        checks.validate(config)
+
+
+def test_another_vocabulary_is_refused(text):
+    source = sources.text_file(text["path"], length=8, alphabet="ab ")
+    checks.with_data(checks.validate(config_of(text)), source.spec)
+    unguided = config_of(text, **{"sample.guidance.scale": 2.0})
+    unguided.objective.wrappers = ({"name": "condition_dropout", "rate": 0.1},)
+    with pytest.raises(ConfigError, match="guidance needs a null class, but the network has no classes"):
+        checks.with_data(checks.validate(unguided), source.spec)
+    wide = config_of(text, **{"objective.process": {**MASKS, "size": 5}})
+    message = r"the process has 5 symbols, but text\.txt has 3 symbols, and the mask is one more\. Valid: size = 4"
+    with pytest.raises(ConfigError, match=message):
+        checks.with_data(checks.validate(wide), source.spec)
+    narrow = config_of(text, **UNIFORM_RUN)
+    narrow.objective.process.size = 2
+    with pytest.raises(ConfigError, match=r"the process has 2 symbols, but text\.txt has 3 symbols\. Valid: size = 3"):
+        checks.with_data(checks.validate(narrow), source.spec)
+
+
+def test_symbols_out_of_range_are_refused_where_nothing_says_the_vocabulary():
+    masks = Restores(discrete.absorbing(discrete.linear(), 4), discrete.from_logits)
+    records = lambda *symbols: sources.sequences.Records([{"x": np.array(symbols)}] * 300)
+    symbol_runs.check_records(masks, records(0, 2))
+    for symbols in ((0, 3), (-1, 2)):
+        with pytest.raises(ConfigError, match=r"has symbols .*Valid: 0 \.\. 2; 3 is the mask"):
+            symbol_runs.check_records(masks, records(*symbols))
+    uniform = Restores(discrete.uniform(discrete.linear(), 4), discrete.from_logits)
+    symbol_runs.check_records(uniform, records(0, 3))
+    with pytest.raises(ConfigError, match=r"has symbols 0 \.\. 4\. Valid: 0 \.\. 3\."):
+        symbol_runs.check_records(uniform, records(0, 4))
+
+
+class Exact:
+    """The exact network of independent positions, symbols 0 .. 2 with these probabilities."""
+
+    takes_symbols = True
+    size, p = 4, np.array([0.5, 0.3, 0.2])
+
+    def init(self, key, x, clock, condition):
+        return {"params": {}}
+
+    def apply(self, params, x, clock, condition):
+        logits = jnp.log(jnp.asarray([*self.p, 1.0]))
+        return jnp.broadcast_to(logits, (*x.shape, 4))
+
+
+def python_recipe(**sampling):
+    process = discrete.absorbing(discrete.linear(), 4)
+    density = timesteps.uniform_density(schedules.rectified_flow())
+    records = [{"x": np.array([0, 1, 2, 1])}] * 10
+    objective = discrete.masked_diffusion(process, density)
+    settings = {"sample.number": 3000, "sample.batch_size": 1500, "sample.steps": 5}
+    return Recipe(
+        schedules.rectified_flow(), objective, Exact(), records, sampling=Sampling(**sampling), config=settings
+    )
+
+
+def test_a_recipe_in_python_samples_the_law_of_its_network():
+    recipe = python_recipe()
+    made = generate.generator(recipe)
+    assert made.nfe == 5
+    x = made.images({"params": {}}, np.zeros(3000, np.int32), generate.seeds(recipe.config, 3000))
+    assert x.shape == (3000, 4) and x.dtype == np.int32
+    shares = np.bincount(x.ravel(), minlength=4) / x.size
+    assert shares[3] == 0 and abs(shares[:3] - Exact.p).max() < 4 * np.sqrt(0.25 / x.size)
+    one = made.images({"params": {}}, np.zeros(2, np.int32), generate.seeds(recipe.config, 3000)[7:9])
+    np.testing.assert_array_equal(one, x[7:9])  # sample i depends on its seed alone
+    with pytest.raises(ValueError, match=r"the network has 5 symbols, but the process has 4\. Valid:.*in both"):
+        other = models.SymbolTransformer(5, width=8, heads=2)
+        Recipe(recipe.schedule, recipe.objective, other, [{"x": np.array([0, 1])}] * 2)
+
+
+def test_a_text_is_completed_and_a_text_that_does_not_fit_is_refused():
+    vocabulary = ("a", "b", "c")
+    recipe = symbol_samples.infilled(python_recipe(), "b_a", vocabulary)
+    x = generate.generator(recipe).images({"params": {}}, np.zeros(2000, np.int32), np.arange(2000, dtype=np.uint32))
+    assert (x[:, 0] == 1).all() and (x[:, 2] == 0).all()
+    for position in (1, 3):
+        shares = np.bincount(x[:, position], minlength=4) / len(x)
+        assert shares[3] == 0 and abs(shares[:3] - Exact.p).max() < 4 * np.sqrt(0.25 / len(x))
+    with pytest.raises(ConfigError, match="--infill: the text has 5 characters, but the samples of this run have 4"):
+        symbol_samples.infilled(python_recipe(), "abcab", vocabulary)
+    with pytest.raises(ConfigError, match=r"--infill: 'd' is not a symbol of this run\. Valid: 'abc', and '_'"):
+        symbol_samples.infilled(python_recipe(), "abd", vocabulary)
+    with pytest.raises(ConfigError, match="the samples of this run are not characters"):
+        symbol_samples.infilled(python_recipe(), "ab", ())
+    assert symbol_samples.texts(np.array([[1, 0, 3]]), vocabulary) == ["ba_"]
+    assert symbol_samples.texts(np.array([[10, 0, 3]]), ()) == ["10 0 3"]
+
+
+def test_guidance_of_symbols_is_classifier_free():
+    """A network of two classes, by hand: the guided log-probabilities are c + (w - 1)(c - u), normalised."""
+    process = discrete.uniform(discrete.linear(), 3)
+    rows = jnp.log(jnp.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [0.2, 0.4, 0.4]]))  # the last is the null class
+
+    class Labelled:
+        takes_symbols, size, num_classes = True, 3, 2
+
+        def init(self, key, x, clock, condition):
+            return {}
+
+        def apply(self, params, x, clock, condition):
+            return jnp.broadcast_to(rows[condition][:, None], (*x.shape, 3))
+
+    density = timesteps.uniform_density(schedules.rectified_flow())
+    records = [{"x": np.array([0, 1]), "label": i % 2} for i in range(4)]
+    settings = {"sample.guidance.scale": 2.0}
+    objective = objectives.with_condition_dropout(discrete.score_entropy(process, density), np.int32(2), 0.1)
+    recipe = Recipe(schedules.rectified_flow(), objective, Labelled(), records, config=settings)
+    predict = symbol_samples.predictor(recipe, recipe.objective.reads)({}, jnp.array([0, 1]))
+    found = np.exp(predict(jnp.zeros((2, 2), jnp.int32), jnp.full(2, 0.5)))
+    p, null = np.exp(np.asarray(rows, np.float64))[:2], np.exp(np.asarray(rows, np.float64))[2]
+    expected = p**2 / null
+    np.testing.assert_allclose(found[:, 0], expected / expected.sum(1, keepdims=True), rtol=1e-5)
+
+
+def test_random_numbers_of_a_batch_reach_the_network_as_symbols():
+    module = models.SymbolTransformer(4, width=8, depth=1, heads=2)
+    from diffusion.experiments.run import networks
+
+    x, clock, condition = networks.inputs(module, (5,), None)
+    assert x.dtype == jnp.int32 and x.shape == (1, 5) and condition is None
+    jax.eval_shape(module.init, jax.random.key(0), x, clock, condition)
