@@ -14,19 +14,19 @@ from diffusion.samplers.sample import Sampler, State
 
 
 def frame_ancestral(scale: float = 1.0, aligned: bool = True) -> Sampler:
-    """Each step puts fresh noise on the clean frames to which the velocity leads, as much as the time has.
+    """Each step follows the velocity to clean frames g, and puts new noise on them, as much as s has.
 
         x_s = geodesic(g, e, s),    g = exp(x_t, -t u(x_t, t)),    e ~ frame_prior(n, scale)
 
-    A sample that has left the paths of the training comes back to them, as far as the noise of s hides by how much; a
-    flow carries such an error along. Near the data, where one chain alone is likely, g is a draw of x_0 given x_t.
+    A sample that has left the paths of the training comes back to them, as far as the noise of s hides the error; a
+    flow carries the error along. Near the data, where only one chain is likely, g is a draw of x_0 given x_t.
 
     Facts:
         kind: stochastic, single step
-        order: none; x_s has its distribution under the process where g has that of x_0 given x_t
+        order: none; x_s has the distribution of the process where g is a draw of x_0 given x_t
         nfe: steps
         accepts: tangent fields on frames
-        paper: Song et al. 2023, "Consistency Models", algorithm 1, whose function g stands for
+        paper: Song et al. 2023, "Consistency Models", algorithm 1, with g in place of the consistency function
 
     Args:
         scale: standard deviation of the prior's positions, > 0.
