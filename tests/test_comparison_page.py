@@ -34,7 +34,7 @@ def cell(section: str, column: str) -> str:
 @pytest.mark.parametrize(
     "section, column, there",
     [
-        ("Tests and spaces", "curved spaces", set(names.MANIFOLDS) - {"euclidean"}),
+        ("Tests, discrete data and curved spaces", "curved spaces", set(names.MANIFOLDS) - {"euclidean"}),
         ("Runs", "evaluation", {*benchmarks.BENCHMARKS, *picture_scores.SCORES} - {"hpsv2-plain"}),
     ],
 )
@@ -46,7 +46,7 @@ def test_a_cell_names_each_member_of_its_table(section, column, there):
 
 def test_discrete_data_are_said_to_be_missing_while_they_are():
     there = importlib.util.find_spec("diffusion.discrete") is not None
-    assert (cell("Tests and spaces", "discrete data") == "no") is not there
+    assert (cell("Tests, discrete data and curved spaces", "discrete data") == "no") is not there
     assert ("[symbols](discrete.md) with small models" in PAGE) is there
     readme = (ROOT / "README.md").read_text()
     (row,) = (line for line in readme.splitlines() if line.startswith("| video; discrete; curved |"))
