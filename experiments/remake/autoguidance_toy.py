@@ -251,7 +251,7 @@ REMAKE = Remake(
     name="autoguidance_toy",
     title="Outliers and coverage without guidance, with classifier-free guidance and with autoguidance, in the plane",
     paper='Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself", arXiv 2406.02507',
-    place="figure 1 and what sections 3 and 4 say of it, in words: 1 stands for what holds",
+    place="figure 1 and what sections 3 and 4 say of it; 1 means that a statement holds",
     source="the paper's text; data, networks and training in the authors' toy_example.py",
     published=[
         Published(MASS, 0.99, 0.005),
@@ -262,16 +262,17 @@ REMAKE = Remake(
     measure=measure,
     minutes=8,
     unstated=[
-        "What is covered: the mass of those of the 127 branches that receive at least half of the samples that they "
-        "should; a share of 95 % of it counts as undiminished.",
-        "The number of trainings: one, with our seed 0, as the figure has one.",
+        "How coverage is measured. Here it is the mass of the branches (127 in all) that receive at least half of the "
+        "samples due to them; it counts as undiminished if it is at least 95 % of the coverage without guidance.",
+        "The number of trainings. Here it is one, with our seed 0, since the figure shows one.",
     ],
     differs=(
-        "In the picture the guided samples lie on the branches, and classifier-free guidance drops whole ones, as in "
-        "the paper. By the contour more of them lie outside than without guidance (28 and 18 % against 16 %): they "
-        "gather at the ends of branches and on bridges beyond the contour. Autoguidance covers 78 %, against 97 % "
-        "without guidance and 31 % with classifier-free guidance. The training has other random numbers than the "
-        "authors', whose trained networks were not at hand; one training was tried."
+        "In the picture the guided samples lie on the branches, and classifier-free guidance drops whole branches, as "
+        "in the paper. By the contour, more guided samples lie outside than samples without guidance (28 % with "
+        "classifier-free guidance and 18 % with autoguidance, against 16 %): they gather at the ends of branches and "
+        "on bridges beyond the contour. Autoguidance covers 78 %, against 97 % without guidance and 31 % with "
+        "classifier-free guidance. The training has other random numbers than the authors' training, whose networks "
+        "were not at hand; one training was tried."
     ),
     left_out="Naive truncation (figure 1d), whose factor is stated neither in the text nor in the code.",
     draw=draw,

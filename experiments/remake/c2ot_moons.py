@@ -276,8 +276,9 @@ REMAKE = Remake(
     # updates, 54 s for each of 160 distances of 10,000 points: 9.4 hours of one core.
     minutes=300,
     unstated=[
-        "What is printed as the 2-Wasserstein distance is its square in the authors' code, and here.",
-        "The control of the steps: each example by its own error, in the angle of the process, not a batch in t.",
-        "The weight of continuous conditions: the quantile itself, which the authors' search approaches.",
+        "Which distance is printed. The 2-Wasserstein distance is its square in the authors' code, and here.",
+        "How steps are controlled. Here each example is controlled by its own error, in the angle of the process, and "
+        "not a batch in t.",
+        "The weight of continuous conditions. Here it is the quantile itself, which the authors' search approaches.",
     ],
 )

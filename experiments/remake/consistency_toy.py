@@ -146,7 +146,7 @@ REMAKE = Remake(
     title="Consistency training in the plane, with each of its improvements taken back",
     paper='Song and Dhariwal 2023, "Improved Techniques for Training Consistency Models", arXiv 2310.14189',
     place="the abstract: no moving average in the teacher, pseudo-Huber losses, log-normal noise, ever more times, and "
-    "two steps better than one; 1 stands for what holds",
+    "two steps better than one; 1 means that a statement holds",
     source="the paper's text",
     published=[*(Published(WORSE.format(part), 1, 0) for part in TAKEN_BACK), Published(SECOND, 1, 0)],
     parts=[IMPROVED, *TAKEN_BACK],
@@ -154,19 +154,20 @@ REMAKE = Remake(
     conclude=conclude,
     minutes=10,
     unstated=[
-        "The data: two moons with a deviation of about 0.5, in place of CIFAR-10.",
-        "Five dense layers of 128 with ReLUs, 6,000 steps of Adam with a rate that falls from 1e-3 to 0 by a cosine, "
-        "and a batch of 256; the samples are of the last weights, not of their average.",
-        "What takes the place of what is taken back: the published moving average exp(2 ln 0.9 / N(k)), the squared "
-        "distance in place of LPIPS, each pair of times equally likely, and 18 times throughout.",
-        "What is larger is so over four seeds, in squared W2 of 1,000 points, by more than two standard errors of the "
-        "difference. The second step starts from the published noise of 0.821.",
+        "The data. Here they are two moons with a deviation of about 0.5, in place of CIFAR-10.",
+        "The network and its training. Here five dense layers of 128 with ReLUs take 6,000 steps of Adam with a rate "
+        "that falls from 1e-3 to 0 by a cosine, and a batch of 256; the last weights are sampled, not their average.",
+        "The alternative to each improvement. Here it is the published moving average exp(2 ln 0.9 / N(k)), the "
+        "squared distance in place of LPIPS, equally likely pairs of times, and 18 times throughout.",
+        "When a distance is larger. Here it is larger if the mean squared W2 of 1,000 points over four seeds is "
+        "larger by more than two standard errors of the difference. The second step starts from the published noise "
+        "of 0.821.",
     ],
     differs=(
         "Equally likely pairs of times are no worse than the log-normal density here: in one step the mean is 0.0111, "
-        "beside 0.0133 of iCT, and it is smaller with each of the four seeds. The density's -1.1 and 2 are the "
-        "paper's, chosen for pictures; no others were tried. One training of each was tried. The record was measured "
-        "on one core beside other programs, which took most of its time."
+        "against 0.0133 of iCT, and it is smaller with each of the four seeds. The parameters -1.1 and 2 of the "
+        "density are the paper's, chosen for pictures; no others were tried. One training of each was tried. The "
+        "record was measured on one core beside other programs, which took most of its time."
     ),
     left_out="FID on CIFAR-10 and ImageNet 64x64, which needs the paper's networks.",
     draw=draw,

@@ -42,11 +42,15 @@ REMAKE = Remake(
     parts=list(TABLE),
     measure=measure,
     minutes=0.3,
-    unstated=["What is counted. Here: products of matrices, one flop for a multiply and an add; no fixed positions."],
+    unstated=[
+        "What is counted. Here these are products of matrices, without the fixed positions; a multiply and an add are "
+        "one flop."
+    ],
     differs=(
-        "The budget counts products of matrices alone. One more operation for each value that a layer norm normalises "
-        "(16.8 million in XL/2, 4.2 in XL/4, 12.8 in L/2) brings XL/2, XL/4 and L/2 to the paper's digits. B/4 has "
-        "5.5652 without them, and 5.56 is printed. XLA counts additions too, 0.2 to 0.8 % more."
+        "The budget counts products of matrices alone. With one more operation for each value that a layer norm "
+        "normalises (16.8 million in XL/2, 4.2 in XL/4, 12.8 in L/2), XL/2, XL/4 and L/2 have the paper's digits. B/4 "
+        "has 5.5652 without these operations, and the paper prints 5.56. XLA also counts additions, which are 0.2 to "
+        "0.8 % more."
     ),
     beside=[XLA.format(part) for part in TABLE],
 )

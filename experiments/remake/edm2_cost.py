@@ -39,11 +39,11 @@ REMAKE = Remake(
     beside=[XLA.format(part) for part in TABLE],
     measure=measure,
     minutes=1,
-    unstated=["What is counted. Here: products and convolutions, one flop for a multiply and an add."],
+    unstated=["What is counted. Here these are products and convolutions; a multiply and an add are one flop."],
     differs=(
-        "Every count of parameters is equal. The Gflops are 0.9 to 2.3 % lower here, by 3.4 to 4.2 operations for each "
-        "parameter of S to XXL: as many as the normalisation of the weights in each pass would take, which is not "
-        "counted here. Whether the paper counts it is not known. "
-        "XLA counts 4 % less than we do: of convolutions no products with padding."
+        "Every count of parameters is equal. The Gflops are 0.9 to 2.3 % lower here, by 3.4 to 4.2 operations for "
+        "each parameter of S to XXL. The normalisation of the weights in each pass would take as many; it is not "
+        "counted here, and whether the paper counts it is not known. XLA counts 4 % less than we do, since it leaves "
+        "out a convolution's products with padding."
     ),
 )

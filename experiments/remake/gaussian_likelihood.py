@@ -99,7 +99,7 @@ REMAKE = Remake(
     title="Bits per dimension of an exact Gaussian by the probability flow, and their spread over probes",
     paper='Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", '
     "arXiv 2011.13456",
-    place="the estimator of bits per dimension, which is called unbiased, to the two digits that the paper prints",
+    place="the estimator of bits per dimension, which the paper calls unbiased; to the two digits that it prints",
     source="the authors' likelihood.py: RK45 with rtol = atol = 1e-5 from t = 1e-5, one probe of signs an example",
     published=[
         *(Published(BIAS.format(sde), 0, 0.005) for sde in SDES),
@@ -109,15 +109,16 @@ REMAKE = Remake(
     measure=measure,
     minutes=5,
     unstated=[
-        "The data: a Gaussian of 32 x 32 pixels whose variances fall as 1 / frequency^2, with a standard deviation of "
-        "0.5; the paper's are CIFAR-10 and trained networks.",
-        "The spread over probes, which is Hutchinson's (1990): 2 (|G|^2 - |diag G|^2) for probes of signs.",
-        "The control of the steps: each example by its own error, in the angle of the process, not a batch in t.",
+        "The data. Here they are a Gaussian of 32 x 32 pixels whose variances fall as 1 / frequency^2, with a "
+        "standard deviation of 0.5, in place of CIFAR-10 and trained networks.",
+        "The spread over probes. It is Hutchinson's (1990): 2 (|G|^2 - |diag G|^2) for probes of signs.",
+        "How steps are controlled. Here each example is controlled by its own error, in the angle of the process, and "
+        "not a batch in t.",
     ],
     differs=(
-        "The 256 probes of sub-VP spread more by chance. Each error is that of its own probe, -(z^T G z - tr G) / "
-        "(D ln 2), to 2e-5 bits with VP and sub-VP and to 3e-4 with VE: neither the solver nor the divergence adds to "
-        "it."
+        "The 256 probes of sub-VP spread more by chance. The error of each example is its own probe's, -(z^T G z - tr "
+        "G) / (D ln 2), to 2e-5 bits with VP and sub-VP and to 3e-4 with VE: neither the solver nor the divergence "
+        "adds to it."
     ),
     left_out="The paper's bits per dimension of CIFAR-10, which need its trained networks.",
     draw=draw,

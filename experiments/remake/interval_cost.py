@@ -34,7 +34,7 @@ REMAKE = Remake(
     beside=[XLA.format(part) for part in TABLE],
     measure=measure,
     minutes=0.5,
-    unstated=["What is counted. Here: products and convolutions, one flop for a multiply and an add."],
+    unstated=["What is counted. Here these are products and convolutions; a multiply and an add are one flop."],
     differs=(
         "EDM2's Gflops are 1 % lower here, and its parameters are equal. Norms, activations and resampling by means "
         "are not counted here; whether the paper counts them is not known."

@@ -36,7 +36,7 @@ REMAKE = Remake(
     beside=[XLA.format(part) for part in TABLE],
     measure=measure,
     minutes=0.3,
-    unstated=["What is counted. Here: products and convolutions, one flop for a multiply and an add."],
-    differs="JiT-B/64 takes 7 % fewer Gflops here, which is not explained; its parameters are equal.",
-    left_out="JiT-G, of which the project has no preset.",
+    unstated=["What is counted. Here these are products and convolutions; a multiply and an add are one flop."],
+    differs="JiT-B/64 has 7 % fewer Gflops here, for a reason that we do not know; its parameters are equal.",
+    left_out="JiT-G, since the project has no preset of it.",
 )

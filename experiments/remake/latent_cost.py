@@ -50,8 +50,8 @@ REMAKE = Remake(
     beside=[XLA.format(part) for part in TABLE],
     measure=measure,
     minutes=0.3,
-    unstated=["What is counted. Here: products and convolutions, one flop for a multiply and an add."],
-    differs="U-ViT's Gflops are 0.7 and 0.08 % lower here; norms and activations, which XLA counts, are left out.",
+    unstated=["What is counted. Here these are products and convolutions; a multiply and an add are one flop."],
+    differs="U-ViT's Gflops are 0.7 and 0.08 % lower here. XLA also counts norms and activations.",
     left_out=(
         "U-ViT-S and M and SiT-S, B and L, whose Gflops and parameters could not be read in their papers' own text; "
         "the table of DiT above has SiT's sizes."

@@ -149,8 +149,8 @@ REMAKE = Remake(
     title="Transport costs and straightness of rectified flows by iteration",
     paper='Liu et al. 2022, "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow", '
     "arXiv 2209.03003",
-    place="the abstract: non-increasing convex transport costs, increasingly straight paths, few steps; 1 stands "
-    "for what holds",
+    place="the abstract: non-increasing convex transport costs, increasingly straight paths, few steps; 1 means that a "
+    "statement holds",
     source="the paper's text",
     published=[
         *(Published(COST.format(name, power), 1, 0) for name in NAMES for power in POWERS),
@@ -161,11 +161,11 @@ REMAKE = Remake(
     measure=measure,
     minutes=6,
     unstated=[
-        "The data, those of Cheng and Schwing's figure: eight Gaussians to two moons.",
-        "Five dense layers of 64 with ReLUs, 5,000 steps of Adam with a rate of 1e-3 and a batch of 512, and 8,192 "
-        "pairs for each iteration, by 50 steps of Heun's method.",
-        "What falls: over five seeds, by more than two standard errors of the difference; a cost that does not rise "
-        "so is not above the other.",
+        "The data. Here they are the data of Cheng and Schwing's figure: eight Gaussians to two moons.",
+        "The network and its training. Here five dense layers of 64 with ReLUs take 5,000 steps of Adam with a rate "
+        "of 1e-3 and a batch of 512, and each iteration has 8,192 pairs, by 50 steps of Heun's method.",
+        "When a figure falls or rises. Here it does if its mean over five seeds does, by more than two standard "
+        "errors of the difference; a cost that does not rise in this sense is not above the other.",
     ],
     left_out="The bound on S by the number of iterations, whose theorem could not be read in the paper's text.",
     draw=draw,

@@ -10,7 +10,7 @@ from diffusion.training.runtime import progress
 LEFT_OUT = (  # (what, why)
     (
         "Tong et al. 2024, arXiv 2302.00482, table 2",
-        "the table could not be read in the paper's text; notes that quote it have four of its path energies alone",
+        "the table could not be read in the paper's text; notes that quote it have only four of its path energies",
     ),
     (
         "Cardoso et al. 2023, arXiv 2308.07983 (MCGDiff), the table of Gaussian mixtures",
@@ -21,10 +21,10 @@ HEADER = ("figure", "published", "here", "verdict")
 TOP = """# Published figures made again
 
 Each table below was made again by `diffusion remake NAME`, from code that is fixed before the first run. A figure is
-reproduced if it lies in the published interval, widened by twice the standard error of ours: the interval is the
-paper's standard error, or half a unit of its last digit. What lies outside stays on this page, with its distance in
-combined standard errors and what differs. This page is written by `diffusion remake --page=docs/remakes.md` from the
-records in `docs/remakes/`; `diffusion remake --list` lists what can be made again.
+reproduced if our value lies in the published interval, widened by twice our standard error. The half width of the
+interval is the paper's standard error, or half a unit of its last digit. A figure that lies outside stays on this page,
+with its distance in combined standard errors, and the section says what differs. `diffusion remake --list` lists what
+can be made again. `diffusion remake --page=docs/remakes.md` writes this page from the records in `docs/remakes/`.
 """
 
 
@@ -61,7 +61,9 @@ def page(entries: Iterable[tuple[Remake, Mapping[str, Any]]], waiting: Iterable[
     """
     entries, waiting = list(entries), list(waiting)
     minutes = sum(remake.minutes for remake in [*(remake for remake, _ in entries), *waiting])
-    sections = [f"All of them take about {progress.duration(60 * minutes)} on two cores.\n"]
+    sections = [
+        f"All of them, also those not measured yet, take about {progress.duration(60 * minutes)} on two cores.\n"
+    ]
     sections += [_section(remake, record) for remake, record in entries]
     lines = [
         f"- `{remake.name}`: {remake.title} ({remake.paper}; {remake.place}). It would take about "

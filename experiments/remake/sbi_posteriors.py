@@ -153,12 +153,14 @@ REMAKE = Remake(
     measure=measure,
     minutes=60,
     unstated=[
-        "The network and its training: the authors' transformers take up to 100,000 steps of 1,024 examples on a GPU. "
+        "The network and its training. The authors' transformers take up to 100,000 steps of 1,024 examples on a GPU. "
         "Here a perceptron of three residual blocks of 128 takes 20,000 steps of 256, by Adam with a rate that falls "
         "from 1e-3 to 0 by a cosine. No other was tried.",
-        "The observations: ten draws of prior and simulator. The benchmark keeps ten of its own, without spiked "
-        "posteriors of slcp. The exact posteriors are drawn by rejection and closed forms, 10,000 for each.",
-        "The sampler: 32 steps of Heun's method; the diffusion is EDM's, with parameters of unit variance.",
+        "The observations. Here they are ten draws of prior and simulator. The benchmark keeps ten observations of "
+        "its own, without spiked posteriors of slcp. The exact posteriors are drawn by rejection and closed forms, "
+        "10,000 for each.",
+        "The sampler. Here it takes 32 steps of Heun's method; the diffusion is EDM's, with parameters of unit "
+        "variance.",
     ],
     draw=draw,
 )

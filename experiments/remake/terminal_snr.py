@@ -69,10 +69,10 @@ REMAKE = Remake(
     parts=["linear", "cosine", ROUNDED, "Stable Diffusion"],
     measure=measure,
     minutes=0.1,
-    unstated=["The precision of the betas: float64, and for the cosine float32 too."],
+    unstated=["The precision of the betas. Here it is float64, and for the cosine float32 too."],
     differs=(
-        "The cosine's two values are those of betas in float32, whose 0.999 is 0.99900001287. In float64 they are "
-        "1.3e-5 and 6.5e-6 larger. With betas in float32 the square root is the paper's, and the ratio, 2.4287355e-9, "
-        "differs by the rounding of its last digit."
+        "The paper's two values of the cosine schedule come from betas in float32, where 0.999 is 0.99900001287. In "
+        "float64 the values are 1.3e-5 and 6.5e-6 larger. With betas in float32 the square root is the paper's, and "
+        "the ratio, 2.4287355e-9, differs by the rounding of its last digit."
     ),
 )
