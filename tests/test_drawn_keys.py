@@ -166,6 +166,14 @@ def of_symbols(sampler, steps, process=MASKS):
     return keyed(lambda keys: discrete.sample(sampler, predict, process, jnp.full((len(keys), 2), 3), plan, keys))
 
 
+def of_blocks_of_symbols(keys):
+    """Two symbols, a block for each."""
+    predict = lambda memory: lambda x, t: discrete.from_logits(MASKS, jnp.zeros((*x.shape, 4)), x, t)
+    x, memory = jnp.full((len(keys), 2), 3), jnp.zeros(())
+    ways = (discrete.ancestral(), predict, lambda made, memory: memory, MASKS, x, timesteps.plan(np.array([1.0, 0.0])))
+    discrete.sample_blocks(*ways, keys, memory, 1)
+
+
 def of_restoration(keys):
     """Particles of each sample, and the one of them that is taken."""
     task = tasks.linear(guidance.measurements.masked(jnp.array([True, False])), 0.1)
@@ -254,6 +262,7 @@ DRAWING = {
     ),
     "symbols, all at once": of_symbols(discrete.ancestral(), 2),
     "symbols, by one": of_symbols(discrete.first_hitting(), 2),
+    "symbols, block after block": keyed(of_blocks_of_symbols),
     "symbols, in two stages": of_symbols(discrete.theta_trapezoidal(), 2),
     "symbols, corrected": of_symbols(discrete.corrected(2), 2),
     "symbols, by distances": of_symbols(discrete.metric_flow(), 2, discrete.metric_path(discrete.line_distances(4))),

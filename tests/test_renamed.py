@@ -26,7 +26,6 @@ RENAMED = {
     "metrics.prompt_following.clustered": {"of_means": "mean_of_means"},
     "metrics.prompt_following.geneval": {"kept": "counted_objects"},
     "models.facts": {"of_frames": "takes_frames", "of_symbols": "takes_symbols"},
-    "models.frame_memory": {"seen": "causal_bias"},
     "models.image_encoders.prompt_features": {"of": "image_features"},
     "models.interchange.families": {"of": "family_of"},
     "models.layers.attention_records": {"of_layers": "records"},

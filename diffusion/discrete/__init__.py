@@ -1,7 +1,11 @@
 """Diffusion of symbols: processes, samplers and bounds on integers 0 .. K - 1, t = 0 data and t = 1 noise."""
 
 from diffusion import public
-from diffusion.discrete.block_by_block import block_bound as block_bound, semi_autoregressive as semi_autoregressive
+from diffusion.discrete.block_by_block import (
+    block_bound as block_bound,
+    sample_blocks as sample_blocks,
+    semi_autoregressive as semi_autoregressive,
+)
 from diffusion.discrete.bounds import (
     LogLikelihood as LogLikelihood,
     discrete_time_bound as discrete_time_bound,

@@ -6,7 +6,10 @@ A network of all positions serves: it sees the blocks before as they are, the bl
 behind it.
 """
 
-__all__ = ["block_bound", "semi_autoregressive", "semi_autoregressive_law"]
+__all__ = ["block_bound", "sample_blocks", "semi_autoregressive", "semi_autoregressive_law"]
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +20,7 @@ from diffusion.discrete.bounds import noised
 from diffusion.discrete.categorical import draw
 from diffusion.discrete.predictions import Predictor
 from diffusion.discrete.rate_processes import AnyProcess
-from diffusion.discrete.sampling_loop import SymbolSampler
+from diffusion.discrete.sampling_loop import SymbolSampler, sample
 from diffusion.discrete.steps import ancestral_law
 from diffusion.timesteps import Plan
 
@@ -110,6 +113,58 @@ def semi_autoregressive_law(
     law = ancestral_law(predict, process, x, t, s)
     here = (jnp.arange(x.shape[-1]) // block == now)[:, None]
     return jnp.where(here, law, jax.nn.one_hot(x, process.size))
+
+
+def sample_blocks(
+    sampler: SymbolSampler,
+    predict: Callable[[Any], Predictor],
+    remember: Callable[[Array, Any], Any],
+    process: AnyProcess,
+    x: Array,
+    plan: Plan,
+    keys: Array,
+    memory: Any,
+    block: int,
+) -> Array:
+    """Block after block by a block-causal network, which keeps what it saw and evaluates the new block alone.
+
+        x[b] = sample(sampler, predict(memory_b), x[b]),    memory_{b + 1} = remember(x[b], memory_b)
+
+    It makes what evaluations of all positions would make, with steps + 1 evaluations of each position in place of steps
+    times the number of blocks. With `ancestral` in equal steps `semi_autoregressive` has the same distribution.
+
+    Args:
+        sampler: any sampler that the process has; its steps are those of a block.
+        predict: memory -> a predictor of `[B, block]`, which follow it, by `models.layers.key_value_memory.reading`.
+        remember: (x `[B, block]`, memory) -> the memory with these symbols; `models.symbol_memory.remembered`.
+        process: the process.
+        x: int `[B, L]` symbols at plan.t[0], L a multiple of the block.
+        plan: the steps of a block.
+        keys: `[B]` typed random keys. Sample i depends on x[i] and keys[i] alone.
+        memory: memory of the symbols before, or `models.symbol_memory.empty`.
+        block: number of positions of a block.
+
+    Returns:
+        int32 `[B, L]` symbols at plan.s[-1].
+
+    Raises:
+        ValueError: for a block that does not divide the positions, and as `sample`.
+
+    The paper: Arriola et al. 2025, "Block Diffusion: Interpolating Between Autoregressive and Diffusion Language
+    Models", algorithm 2, which keeps keys and values.
+    """
+    if block < 1 or x.shape[1] % block:
+        raise ValueError(f"sample_blocks: block = {block} does not divide {x.shape[1]} positions. Valid: a divisor")
+
+    def next_block(memory: Any, step: tuple[Array, Array]) -> tuple[Any, Array]:
+        i, start = step
+        block_keys = jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
+        symbols = sample(sampler, predict(memory), process, start, plan, block_keys)
+        return remember(symbols, memory), symbols
+
+    blocks = jnp.moveaxis(x.reshape(len(x), -1, block), 1, 0)
+    _, samples = jax.lax.scan(next_block, memory, (jnp.arange(len(blocks)), blocks))
+    return jnp.moveaxis(samples, 0, 1).reshape(x.shape)
 
 
 def _blocks(process: AnyProcess, length: int, block: int) -> int:

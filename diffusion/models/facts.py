@@ -10,6 +10,7 @@
 | `takes_arrays`   | False      | whether it takes no pytrees; one with `ranks` takes none either             |
 | `takes_frames`   | False      | whether the first axis counts frames, which neither patches nor levels part |
 | `takes_symbols`  | False      | whether it takes symbols, whole numbers, and puts out a number for each      |
+| `causal`         | 0          | symbols or frames of a block that sees no later one; 0: it sees all         |
 | `feature_blocks` | 0          | N; the outputs of blocks 1 .. N a call with `features=` can return too      |
 | `reuses`         | ()         | parts of a call that another may reuse: "blocks", "deep"; for `caching`     |
 | `masks`          | 0          | side of the patches that "keep" of its condition leaves out; 0: it has none |
@@ -18,6 +19,7 @@
 """
 
 __all__ = [
+    "causal",
     "dropout",
     "feature_blocks",
     "kind",
@@ -40,6 +42,11 @@ from diffusion.models.layers.conditions import TextInputs
 def kind(network: Any) -> str:
     """The kind of a module or of its class."""
     return getattr(network, "kind", "backbone")
+
+
+def causal(network: Any) -> int:
+    """The positions of a block, of symbols or frames, where a module sees no later block; 0: it sees all."""
+    return getattr(network, "causal", 0)
 
 
 def dropout(network: Any) -> float:

@@ -22,11 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from diffusion.models.layers import layout, network_checks
+from diffusion.models.layers import key_value_memory, layout, network_checks
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import BLOCK_NORMS, MLPS, Attention, Modulation, normalisation, zeros
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.condition_embedding import ConditionEmbedding
+from diffusion.models.layers.key_value_memory import KeyValueMemory
 from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
 from diffusion.models.layers.stacks import Layered, Stack
 from diffusion.models.sequence_transformer import line_angles
@@ -43,8 +44,9 @@ class SymbolBlock(nn.Module):
 
         x <- x + gate * f((1 + scale) * norm(x) + shift),     f = attention, mlp
 
-    Arguments of the call: tokens x [B, L, D], the condition c [B, C] or None, and rotary angles. Returns (x, None), as
-    a scan expects. The attention has no biases.
+    Arguments of the call: tokens x [B, L, D], the condition c [B, C] or None, rotary angles, the bias of the scores or
+    None, and the keys and values before or None. Returns (x, None), as a scan expects. The attention's layers have no
+    biases.
 
     Reference: Lou et al. 2024 and Sahoo et al. 2024: the authors' code, `DDiTBlock`.
     """
@@ -58,7 +60,14 @@ class SymbolBlock(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(self, x: jax.Array, c: jax.Array | None, angles: jax.Array) -> tuple[jax.Array, None]:
+    def __call__(
+        self,
+        x: jax.Array,
+        c: jax.Array | None,
+        angles: jax.Array,
+        bias: jax.Array | None = None,
+        before: tuple[jax.Array, jax.Array] | None = None,
+    ) -> tuple[jax.Array, None]:
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (
             (0, 0, 1, 0, 0, 1) if c is None else Modulation(6, self.dtype, x.shape[-1], name="modulation")(c)
         )
@@ -66,7 +75,7 @@ class SymbolBlock(nn.Module):
             self.heads, self.qk_norm, self.attention, self.dtype, bias=False, out_bias=False, name="attention"
         )
         read = normalisation(self.norm, "attention_norm", self.dtype)(x)
-        x = x + gate_a * attend(read * (1 + scale_a) + shift_a, angles, {})
+        x = x + gate_a * attend(read * (1 + scale_a) + shift_a, angles, {}, bias, before)
         mlp = MLPS[self.mlp](self.mlp_ratio, self.dtype, name="mlp")
         read = normalisation(self.norm, "mlp_norm", self.dtype)(x)
         x = x + gate_m * mlp(read * (1 + scale_m) + shift_m)
@@ -94,11 +103,15 @@ class SymbolTransformer(Layered, Backbone):
         mlp: "gelu" or "swiglu".
         qk_norm: RMS-normalise queries and keys, with a learned scale.
         unroll: number of blocks in one turn of the scan; 0: as DiT.
+        causal: positions of a block, which see each other and earlier blocks alone, so that a block can be evaluated
+            with what `symbol_memory` keeps of these; 0: all positions see each other. With `clock="none"` alone: the
+            blocks before have no time.
 
     References: Lou et al. 2024, "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution"; Sahoo
     et al. 2024, "Simple and Effective Masked Diffusion Language Models": the network of both, by their code; Ou et al.
     2024, "Your Absorbing Discrete Diffusion Secretly Models the Conditional Distributions of Clean Data"; Zheng et al.
-    2024, "Masked Diffusion Models are Secretly Time-Agnostic Masked Models".
+    2024, "Masked Diffusion Models are Secretly Time-Agnostic Masked Models"; Arriola et al. 2025, "Block Diffusion:
+    Interpolating Between Autoregressive and Diffusion Language Models", which trains block-causal attention.
     """
 
     size: int
@@ -115,6 +128,7 @@ class SymbolTransformer(Layered, Backbone):
     mlp: str = "gelu"
     qk_norm: bool = False
     unroll: int = 0
+    causal: int = 0
     takes_symbols = True
     ranks = (1,)
     positive = ("width", "depth", "heads", "mlp_ratio")
@@ -128,13 +142,21 @@ class SymbolTransformer(Layered, Backbone):
             raise ValueError(
                 f"width={self.width} must be a multiple of 4 heads = {4 * self.heads}, for rotary positions"
             )
-        for field, what in (("length", "any"), ("condition_width", "the width")):
+        for field, what in (("length", "any"), ("condition_width", "the width"), ("causal", "all positions")):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field}={getattr(self, field)} must be 0 ({what}) or positive")
+        if self.causal and self.clock != "none":
+            raise ValueError(f"causal={self.causal}: the blocks before have no time. Valid: clock='none'")
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, t: jax.Array | None = None, condition: Condition = None, features: Numbers = None
+        self,
+        x: jax.Array,
+        t: jax.Array | None = None,
+        condition: Condition = None,
+        features: Numbers = None,
+        memory: KeyValueMemory | None = None,
+        states: bool = False,
     ) -> Any:
         """One evaluation of the network, see `network_bases.Backbone`.
 
@@ -143,9 +165,11 @@ class SymbolTransformer(Layered, Backbone):
             t: the network's clock, [B] or [], float32 or wider, which is embedded as it comes: published networks
                 receive -log alpha(t). Not read with `clock="none"`.
             condition: class labels int [B], None, or a dict of "label".
+            memory: memory of earlier blocks, which x follows; needs `causal`.
+            states: whether the call returns what the last layer reads, for `discrete.in_chunks`.
 
         Returns:
-            [B, L, K].
+            [B, L, K]; with `states` (states [B, L, D], kernel [D, K], bias [K] or None) of its last layer.
 
         Raises:
             TypeError: for symbols that are no whole numbers.
@@ -153,6 +177,10 @@ class SymbolTransformer(Layered, Backbone):
                 than `length`, and a superfluous or a missing condition.
         """
         self._check_symbols(x)
+        if memory is not None and not self.causal:
+            raise ValueError(
+                "a memory of earlier blocks needs a network with causal, in which blocks see no later ones"
+            )
         recorded = Features(features, self.feature_blocks)
         clocks = (t,) if self.clock == "time" else ()
         c = ConditionEmbedding(
@@ -163,19 +191,26 @@ class SymbolTransformer(Layered, Backbone):
         table = self.param("table", nn.initializers.normal(0.02), (self.size, self.width), jnp.float32)
         tokens = table.at[x].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
         tokens = layout.split(tokens.astype(self.dtype), "batch", "tokens", None)
-        angles = jnp.asarray(line_angles(x.shape[1], self.width // self.heads))
+        angles = jnp.asarray(line_angles(memory.keys.shape[2] if memory else x.shape[1], self.width // self.heads))
+        angles = key_value_memory.following_angles(angles, x.shape[1], memory)
+        bias = key_value_memory.causal_bias(x.shape[1], self.causal, memory) if self.causal else None
         fields = (self.heads, self.mlp_ratio, self.norm, self.mlp, self.qk_norm, self.attention, self.dtype)
-        axes = (nn.broadcast, nn.broadcast)
-        blocks = Stack("blocks", self.depth, SymbolBlock, fields, (c, angles), axes, unroll=self.unroll)
+        arguments = (c, angles, bias, memory and memory[:2])
+        axes = (*(nn.broadcast,) * 3, 0)
+        blocks = Stack("blocks", self.depth, SymbolBlock, fields, arguments, axes, unroll=self.unroll)
         tokens = blocks.run(self, tokens, recorded)
 
         tokens = normalisation(self.norm, "final_norm", self.dtype)(tokens)
         if c is not None:
             shift, scale = Modulation(2, self.dtype, self.width, name="final_modulation")(c)
             tokens = tokens * (1 + scale) + shift
+        tokens = tokens.astype(jnp.float32)
         if self.tied:
-            return recorded.beside(tokens.astype(jnp.float32) @ table.T)
+            return recorded.beside((tokens, table.T, None) if states else tokens @ table.T)
         last = nn.Dense(self.size, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")
+        if states:
+            layer = last.variables["params"]
+            return recorded.beside((tokens, layer["kernel"], layer["bias"]))
         return recorded.beside(last(tokens))
 
     def _check_symbols(self, x: jax.Array) -> None:

@@ -28,10 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.io.leaf_names import leaves_of
-from diffusion.models import frame_memory
 from diffusion.models.attachment import begun
 from diffusion.models.dit import DiT
-from diffusion.models.layers import conditions, layout, network_checks
+from diffusion.models.layers import conditions, key_value_memory, layout, network_checks
 from diffusion.models.layers.attention import mask_bias
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import (
@@ -250,7 +249,7 @@ class VideoDiT(Layered, Backbone):
         t: jax.Array,
         condition: Any = None,
         features: Numbers = None,
-        memory: frame_memory.FrameMemory | None = None,
+        memory: key_value_memory.KeyValueMemory | None = None,
     ) -> Any:
         """One evaluation of the network, see `network_bases.Backbone`.
 
@@ -290,7 +289,7 @@ class VideoDiT(Layered, Backbone):
 
         fields = (self.heads, self.mlp_ratio, self.norm, self.mlp, self.qk_norm, self.attention, self.dtype)
         angles = self._angles(frames, rows, columns, memory)
-        along = frame_memory.causal_bias(frames, self.causal, memory) if self.causal else None
+        along = key_value_memory.causal_bias(frames, self.causal, memory) if self.causal else None
         before = None if memory is None else memory[:2]
         arguments = (c, angles, text, bias, along, before)
         axes = (*(nn.broadcast,) * 5, 0)
@@ -320,18 +319,16 @@ class VideoDiT(Layered, Backbone):
         return nn.silu(c)
 
     def _angles(
-        self, frames: int, rows: int, columns: int, memory: frame_memory.FrameMemory | None
+        self, frames: int, rows: int, columns: int, memory: key_value_memory.KeyValueMemory | None
     ) -> tuple[jax.Array | None, jax.Array | None]:
         """The angles of the attention within frames and along them, or of the attention over all patches."""
         head_size = self.width // self.heads
         if self.mixing == "full":
             return jnp.asarray(video_angles(frames, rows, columns, head_size)), None
         within = None if self.positions == "sincos" else jnp.asarray(rope_angles(rows, columns, head_size))
-        if memory is None:
-            return within, jnp.asarray(line_angles(frames, head_size))
-        places = jnp.asarray(line_angles(memory.keys.shape[2], head_size))
-        here = memory.frames + jnp.arange(frames)
-        return within, jnp.take(places, here, axis=0, mode="fill")  # NaN where the memory has no room for a frame
+        room = frames if memory is None else memory.keys.shape[2]
+        angles = jnp.asarray(line_angles(room, head_size))
+        return within, key_value_memory.following_angles(angles, frames, memory)
 
     def _check_videos(self, x: jax.Array, t: jax.Array) -> None:
         check_example(self, x, "videos [B, F, H, W, C]", rank=5)

@@ -133,6 +133,10 @@ def _check_unread(config: Mapping) -> None:
 def _check_sampler(recipe: Any, process: AnyPath) -> None:
     """Refuses a sampler or a plan that the process does not have, by a trial without the network."""
     plan, sampler, shape = recipe.sampling.plan, recipe.sampling.sampler, recipe.examples.shape
+    block = facts.causal(recipe.network)
+    with fits.blamed_on(recipe.config, "model.causal"):
+        if shape and block and shape[0] % block:
+            raise ValueError(f"blocks of {block} of {shape[0]} positions. Valid: a divisor of these")
     predict = lambda x, t: jnp.zeros((*x.shape, process.size))
     with fits.blamed_on(recipe.config, "sample.sampler", "sample.steps", "objective.process"):
         discrete.check_steps(sampler, process, plan)
@@ -140,6 +144,6 @@ def _check_sampler(recipe: Any, process: AnyPath) -> None:
             return
         jax.eval_shape(
             lambda x, keys: discrete.sample(sampler, predict, process, x, plan, keys),
-            jax.ShapeDtypeStruct((1, *shape), np.int32),
+            jax.ShapeDtypeStruct((1, *((block,) if block else shape)), np.int32),
             jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)),
         )

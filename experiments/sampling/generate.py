@@ -404,7 +404,7 @@ def _generator_of_symbols(recipe: Recipe, reads: Restores, mesh: Mesh | None) ->
     def trajectory(params, labels, seeds):
         raise ConfigError("a trajectory of pictures cannot be drawn, because this run is on symbols.")
 
-    return Generator(samples, trajectory, recipe.sampling.sampler.nfe(recipe.sampling.plan.solved))
+    return Generator(samples, trajectory, symbol_samples.evaluations(recipe))
 
 
 def _decoding(recipe: Recipe) -> tuple[Any, Callable[[Any, Any, Array], Array]]:

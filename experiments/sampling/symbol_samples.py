@@ -1,6 +1,6 @@
 """Samples of a run on symbols: its sampler along its plan, guided, and with known positions of a text."""
 
-__all__ = ["infilled", "predictor", "sampled", "texts"]
+__all__ = ["evaluations", "infilled", "predictor", "sampled", "texts"]
 
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -11,6 +11,9 @@ import numpy as np
 from jax import Array
 
 from diffusion import discrete
+from diffusion.models import facts, symbol_memory
+from diffusion.models.layers import key_value_memory
+from diffusion.models.layers.key_value_memory import KeyValueMemory
 from diffusion.objectives import Restores
 from diffusion.recipe import ConfigError
 from diffusion.recipe.recipe import Recipe
@@ -18,18 +21,22 @@ from diffusion.recipe.recipe import Recipe
 UNKNOWN = "_"  # stands in a text for a character that is filled in
 
 
-def predictor(recipe: Recipe, reads: Restores) -> Callable[[Any, Any], discrete.Predictor]:
-    """The guided predictor of a run, of (params, labels `[B]`): what `discrete.sample` takes."""
+def predictor(recipe: Recipe, reads: Restores) -> Callable[..., discrete.Predictor]:
+    """The guided predictor of a run, of (params, labels `[B]`): what `discrete.sample` takes.
 
-    def build(params: Any, labels: Any) -> discrete.Predictor:
+    A third argument is the memory of earlier blocks, with rows for each branch of the guidance.
+    """
+
+    def build(params: Any, labels: Any, memory: KeyValueMemory | None = None) -> discrete.Predictor:
         network = lambda x, t, condition: recipe.network.apply(params, x, t, condition)
-        if recipe.examples.null is None:
-            return discrete.predictor(network, reads.process, reads.reading)
-        if recipe.scale == 1:
-            return discrete.predictor(network, reads.process, reads.reading, labels)
-        null = recipe.examples.null_condition(len(jax.tree.leaves(labels)[0]))
-        branches = discrete.together(network, reads.process, reads.reading, (labels, null))
-        return discrete.classifier_free(branches, recipe.scale)
+        if memory is not None:
+            network = key_value_memory.reading(recipe.network, params, memory)
+        conditions = _conditions(recipe, labels)
+        if len(conditions) == 1:
+            return discrete.predictor(network, reads.process, reads.reading, *conditions)
+        return discrete.classifier_free(
+            discrete.together(network, reads.process, reads.reading, conditions), recipe.scale
+        )
 
     return build
 
@@ -37,19 +44,47 @@ def predictor(recipe: Recipe, reads: Restores) -> Callable[[Any, Any], discrete.
 def sampled(recipe: Recipe, reads: Restores) -> Callable[[Any, Any, tuple[Array, Array]], Array]:
     """The samples int32 `[B, ...]` of (params, labels `[B]`, (keys of the noise `[B]`, keys of the steps `[B]`)).
 
+    A block-causal network makes block after block, each by all steps of the plan.
+
     Args:
         recipe: the recipe, for a shape of examples.
         reads: how its objective reads the network.
     """
     build = predictor(recipe, reads)
+    process, plan, block = reads.process, recipe.sampling.plan, facts.causal(recipe.network)
 
     def make(params: Any, labels: Any, keys: tuple[Array, Array]) -> Array:
         first, rest = keys
-        x = discrete.prior(reads.process, first, recipe.examples.shape)
-        predict = build(params, labels)
-        return discrete.sample(_sampler(recipe), predict, reads.process, x, recipe.sampling.plan, rest)
+        x = discrete.prior(process, first, recipe.examples.shape)
+        if not block:
+            return discrete.sample(_sampler(recipe), build(params, labels), process, x, plan, rest)
+        conditions = _conditions(recipe, labels)
+        condition = jax.tree.map(lambda *rows: jnp.concatenate(rows), *conditions)
+        branches = len(conditions)
+        remember = lambda x, memory: symbol_memory.remembered(
+            recipe.network, params, jnp.concatenate([x] * branches), condition, memory
+        )
+        memory = symbol_memory.empty(recipe.network, branches * len(x), x.shape[1])
+        predict = lambda memory: build(params, labels, memory)
+        return discrete.sample_blocks(_sampler(recipe), predict, remember, process, x, plan, rest, memory, block)
 
     return make
+
+
+def evaluations(recipe: Recipe) -> int:
+    """Evaluations of the network for a sample; of a block-causal network each is of one block."""
+    steps = recipe.sampling.sampler.nfe(recipe.sampling.plan.solved)
+    block = facts.causal(recipe.network)
+    return recipe.examples.shape[0] // block * (steps + 1) if block else steps
+
+
+def _conditions(recipe: Recipe, labels: Any) -> tuple[Any, ...]:
+    """The conditions of the branches of the guidance, the conditional first; without guidance of one branch."""
+    if recipe.examples.null is None:
+        return (None,)
+    if recipe.scale == 1:
+        return (labels,)
+    return labels, recipe.examples.null_condition(len(jax.tree.leaves(labels)[0]))
 
 
 def infilled(recipe: Recipe, text: str, vocabulary: Sequence[str]) -> Recipe:
@@ -61,11 +96,13 @@ def infilled(recipe: Recipe, text: str, vocabulary: Sequence[str]) -> Recipe:
         vocabulary: the text of each symbol, one character.
 
     Raises:
-        ConfigError: for a run without a vocabulary of characters, a text that is longer than an example, or a character
-            that is not in the vocabulary.
+        ConfigError: for a run without a vocabulary of characters, a block-causal network, a text that is longer than
+            an example, or a character that is not in the vocabulary.
     """
     if not isinstance(recipe.objective.reads, Restores) or any(len(symbol) != 1 for symbol in vocabulary or ("",)):
         raise ConfigError(f"--infill={text!r}: the samples of this run are not characters. Valid: no such flag.")
+    if facts.causal(recipe.network):
+        raise ConfigError("--infill: a block-causal network sees nothing behind a gap. Valid: model.causal = 0")
     (length,) = recipe.examples.shape
     if len(text) > length:
         raise ConfigError(

@@ -7,6 +7,7 @@ import pytest
 
 from diffusion import parameterizations, samplers, schedules, timesteps, videos
 from diffusion.models import VideoDiT, frame_memory
+from diffusion.models.layers import key_value_memory
 from tests.models import backbones
 
 SCHEDULE = schedules.rectified_flow()
@@ -48,7 +49,7 @@ def test_a_rollout_by_what_is_kept_is_that_by_all_frames(variables):
 
     def by_memory(variables, x):
         remember = lambda made, kept: frame_memory.remembered(NETWORK, variables, SCHEDULE, V, made, LABELS, kept)
-        denoise = lambda kept: denoiser(frame_memory.reading(NETWORK, variables, kept))
+        denoise = lambda kept: denoiser(key_value_memory.reading(NETWORK, variables, kept))
         memory = frame_memory.empty(NETWORK, X.shape)
         way = (SCHEDULE, x, timesteps.plan(grid), keys, memory, CHUNK)
         return videos.rollout_from_memory(samplers.ddim(), denoise, remember, *way)
@@ -59,7 +60,9 @@ def test_a_rollout_by_what_is_kept_is_that_by_all_frames(variables):
 
     memory = frame_memory.empty(NETWORK, X.shape)
     flops = lambda f, *inputs: jax.jit(f).lower(*inputs).compile().cost_analysis()["flops"]
-    part = flops(lambda v, x, t: frame_memory.reading(NETWORK, v, memory)(x, t, LABELS), variables, X[:, :2], T[:, :2])
+    part = flops(
+        lambda v, x, t: key_value_memory.reading(NETWORK, v, memory)(x, t, LABELS), variables, X[:, :2], T[:, :2]
+    )
     whole = flops(lambda v, x, t: NETWORK.apply(v, x, t, LABELS), variables, X, T)
     assert part < 0.5 * whole, (part, whole)
 
@@ -68,17 +71,20 @@ def test_frames_without_room_and_parts_of_a_chunk_do_not_pass_in_silence(variabl
     """A memory that is full would else lay new frames over its last ones."""
     memory = frame_memory.empty(NETWORK, (2, CHUNK, *SHAPE[1:]))
     remember = lambda x, memory: frame_memory.remembered(NETWORK, variables, SCHEDULE, V, x, LABELS, memory)
-    evaluate = lambda memory: frame_memory.reading(NETWORK, variables, memory)(X[:, :CHUNK], T[:, :CHUNK], LABELS)
+    evaluate = lambda memory: key_value_memory.reading(NETWORK, variables, memory)(X[:, :CHUNK], T[:, :CHUNK], LABELS)
     made, beyond = jax.jit(lambda x: (evaluate(memory), evaluate(remember(x, memory))))(X[:, :CHUNK])
     assert np.isfinite(made).all() and np.isnan(beyond).all()
-    for frames, message in ((1, "1 frames for a memory of 2"), (4, "4 frames for a memory of 2 frames in chunks of")):
+    for frames, message in (
+        (1, "1 frames or positions for a memory of 2"),
+        (4, "4 frames or positions for a memory of 2 in chunks of"),
+    ):
         with pytest.raises(ValueError, match=message):
             remember(X[:, :frames], memory)
 
 
 def test_networks_that_keep_nothing_are_refused(variables):
     plain = NETWORK.clone(causal=0)
-    with pytest.raises(ValueError, match=r"causal=0:.*of frames needs.*no later ones"):
+    with pytest.raises(ValueError, match=r"causal=0: a memory needs a network in which nothing sees what comes later"):
         frame_memory.empty(plain, X.shape)
     with pytest.raises(ValueError, match="needs a network with causal"):
         jax.eval_shape(lambda: plain.apply(variables, X, T, LABELS, memory=frame_memory.empty(NETWORK, X.shape)))

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         joint_conditions as joint_conditions,
         joint_stacks as joint_stacks,
         kept_patches as kept_patches,
+        key_value_memory as key_value_memory,
         layer_masks as layer_masks,
         layout as layout,
         linear_attention as linear_attention,

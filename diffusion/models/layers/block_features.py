@@ -49,6 +49,6 @@ class Features:
         self._after |= dict(zip((self.done + block for block in self.among(length)), kept, strict=True))
         self.done += length
 
-    def beside(self, output: jax.Array) -> Any:
+    def beside(self, output: Any) -> Any:
         """The result of the call: the output, or (output, features in the order of the request)."""
         return output if self.blocks is None else (output, tuple(self._after[block] for block in self.blocks))
