@@ -6,7 +6,7 @@ A head of 126,464 symbols over 4,096 positions has logits of 2 GB in float32, an
 of 256 positions they take 130 MB each, for one more product of the head in the backward pass.
 """
 
-__all__ = ["in_chunks"]
+__all__ = ["in_chunks", "states_in_chunks"]
 
 from collections.abc import Callable
 
@@ -31,18 +31,36 @@ def in_chunks(states: Callable[[Array, Array], Array], head: Array, mask: int, c
     Raises:
         ValueError: for a chunk below 1.
     """
+    return states_in_chunks(lambda x_t, t: (states(x_t, t), head, None), mask, chunk)
+
+
+def states_in_chunks(
+    states: Callable[[Array, Array], tuple[Array, Array, Array | None]], mask: int, chunk: int
+) -> LogLikelihood:
+    """`in_chunks` of a network that says its last layer with its states, such as `SymbolTransformer` with `states`.
+
+    Args:
+        states: (x_t, t) -> (states float `[B, ..., D]`, kernel `[D, K]`, bias `[K]` or None of the last layer).
+        mask: the symbol that is the mask.
+        chunk: number of positions at once, at least 1.
+
+    Raises:
+        ValueError: for a chunk below 1.
+    """
     if chunk < 1:
         raise ValueError(f"in_chunks: chunk = {chunk}; valid: at least 1 position")
 
-    @jax.checkpoint
-    def chunk_likelihood(states: Array, x0: Array) -> Array:
-        logits = jnp.matmul(states, head, preferred_element_type=jnp.float32)
-        logits = jnp.where(jnp.arange(logits.shape[-1]) == mask, -jnp.inf, logits)
-        here = jnp.take_along_axis(logits, x0[:, None], -1)[:, 0]
-        return here - jax.nn.logsumexp(logits, -1)
-
     def log_likelihood(x_t: Array, t: Array, x0: Array) -> Array:
-        h = states(x_t, t)
+        h, kernel, bias = states(x_t, t)
+
+        @jax.checkpoint
+        def chunk_likelihood(states: Array, x0: Array) -> Array:
+            logits = jnp.matmul(states, kernel, preferred_element_type=jnp.float32)
+            logits = logits if bias is None else logits + bias
+            logits = jnp.where(jnp.arange(logits.shape[-1]) == mask, -jnp.inf, logits)
+            here = jnp.take_along_axis(logits, x0[:, None], -1)[:, 0]
+            return here - jax.nn.logsumexp(logits, -1)
+
         flat, data = h.reshape(-1, h.shape[-1]), x0.reshape(-1)
         left = -len(data) % chunk
         flat, data = jnp.pad(flat, ((0, left), (0, 0))), jnp.pad(data, (0, left))

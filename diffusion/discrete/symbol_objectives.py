@@ -7,11 +7,13 @@ losses over the data is at least the entropy of the data by the number of positi
 __all__ = ["block_diffusion", "discrete_flow_matching", "hybrid_bound", "masked_diffusion", "score_entropy"]
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 
 from diffusion.discrete import block_by_block, bounds
+from diffusion.discrete.chunked_likelihood import states_in_chunks
 from diffusion.discrete.flow_paths import flow_cross_entropy
 from diffusion.discrete.metric_paths import AnyPath
 from diffusion.discrete.predictions import Predictor, Reading, from_logits, predictor
@@ -23,10 +25,13 @@ from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import split, times
 from diffusion.objectives.objective import Objective, Restores
 from diffusion.objectives.objective_facts import Trained
+from diffusion.parameterizations import Network
 from diffusion.timesteps import Density
 
 
-def masked_diffusion(process: AnyProcess | TokenMasks, density: Density, reading: Reading = from_logits) -> Objective:
+def masked_diffusion(
+    process: AnyProcess | TokenMasks, density: Density, reading: Reading = from_logits, chunk: int = 0
+) -> Objective:
     """Cross-entropy of the masked symbols, weighted so that it is the bound of a masked process in continuous time.
 
         loss = -alpha'(t) / (1 - alpha(t)) sum over masks of -log p(x_0 | x_t) / positions
@@ -43,17 +48,27 @@ def masked_diffusion(process: AnyProcess | TokenMasks, density: Density, reading
         density: the density of t in (0, 1), such as `timesteps.uniform_density(schedule)`; only the uniform one gives
             the bound.
         reading: the meaning of the network's output.
+        chunk: number of positions whose logits are computed at once, so that no array has all positions and all
+            symbols, by a network whose calls take `states` as those of `SymbolTransformer` do; 0: all positions.
 
     Returns:
         An objective, whose batch has symbols, int `[B, ...]`, as "x". Metrics: "t" `[B]`.
 
     Raises:
-        ValueError: if the process has no mask; when called, for symbols out of range.
+        ValueError: if the process has no mask, and for chunks of token masks or of another reading than logits; when
+            called, for symbols out of range.
     """
     if process.mask is None:
         raise ValueError("masked_diffusion: the process has no mask; valid: absorbing, or another objective")
+    if chunk < 0 or (chunk and (isinstance(process, TokenMasks) or reading is not from_logits)):
+        raise ValueError(
+            f"masked_diffusion: chunk = {chunk}. Valid: 0, or a number of positions where logits of a process with one "
+            "schedule are read"
+        )
     if isinstance(process, TokenMasks):
         bound = lambda predict, keys, x0, t: bounds.token_masked_bound(predict, process, keys, x0, t)
+    elif chunk:
+        return _chunked(process, process.mask, density, chunk)
     else:
         bound = lambda predict, keys, x0, t: bounds.masked_bound(predict, process, keys, x0, t)
     return _objective(process, density, reading, bound)
@@ -199,8 +214,28 @@ def discrete_flow_matching(process: AnyPath, density: Density, reading: Reading 
     return _objective(process, density, reading, loss)
 
 
+def _chunked(process: AnyProcess, mask: int, density: Density, chunk: int) -> Objective:
+    """`masked_diffusion` whose logits are computed for `chunk` positions at once."""
+
+    def nats(network: Network, condition: Any, keys: Array, x0: Array, t: Array) -> Array:
+        states = lambda x_t, t: network(x_t, t, condition, states=True)
+        likelihood = states_in_chunks(states, mask, chunk)
+        return bounds.masked_bound_of(likelihood, process, keys, x0, t)
+
+    return _of_network(process, density, from_logits, nats)
+
+
 def _objective(process: AnyPath, density: Density, reading: Reading, of_times: Callable[..., Array]) -> Objective:
     """The objective of the nats of an example `[B]`, a function of (predict, keys `[B]`, x0 `[B, ...]`, t `[B]`)."""
+
+    def nats(network: Network, condition: Any, keys: Array, x0: Array, t: Array) -> Array:
+        return of_times(predictor(network, process, reading, condition), keys, x0, t)
+
+    return _of_network(process, density, reading, nats)
+
+
+def _of_network(process: AnyPath, density: Density, reading: Reading, nats: Callable[..., Array]) -> Objective:
+    """The objective of the nats of an example `[B]`, a function of (network, condition, keys, x0, t)."""
 
     @entry(symbols=True)
     def loss(networks, schedule, keys, batch, step):
@@ -213,8 +248,7 @@ def _objective(process: AnyPath, density: Density, reading: Reading, of_times: C
         check_symbols(process, x0, 'batch["x"]')
         time_keys, noise_keys = split(keys, 2)
         t, importance = times(density, time_keys, batch)
-        predict = predictor(player(networks, "model"), process, reading, batch.get("condition"))
-        nats = of_times(predict, noise_keys, x0, t)
-        return importance * nats / x0[0].size, {"t": t}
+        losses = nats(player(networks, "model"), batch.get("condition"), noise_keys, x0, t)
+        return importance * losses / x0[0].size, {"t": t}
 
     return Objective(loss, reads=Restores(process, reading), density=density, network=Trained(channels=1))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import discrete, objectives, parameterizations, samplers, schedules, timesteps, weightings
+from diffusion import discrete, models, objectives, parameterizations, samplers, schedules, timesteps, weightings
 from tests.discrete.enumerated import PROCESSES, Enumerated
 
 LINE = schedules.rectified_flow()
@@ -117,6 +117,26 @@ def test_what_an_objective_of_symbols_does_not_take_is_refused():
         objective(network, LINE, keys, {"x": jnp.zeros((2, 2))}, 0)
     with pytest.raises(ValueError, match=r"t_max = 0\.9\. Valid: rectified_flow"):
         objective(network, LINE._replace(t_max=0.9), keys, {"x": jnp.zeros((2, 2), jnp.int32)}, 0)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_loss_in_chunks_is_the_loss_of_all_positions_at_once(tied):
+    """Also its gradients, of a network whose biases are not zero."""
+    process, density = PROCESSES["absorbing"], timesteps.uniform_density(LINE)
+    x, keys = jnp.array([[0, 1, 2, 0, 1], [2, 2, 1, 0, 0]]), jax.random.split(jax.random.key(0), 2)
+    network = models.SymbolTransformer(process.size, 4, 1, 1, clock="none", tied=tied)
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), x)
+    variables = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), shapes)
+
+    def loss(variables, chunk):
+        objective = discrete.masked_diffusion(process, density, chunk=chunk)
+        apply = lambda *inputs, **more: network.apply(variables, *inputs, **more)
+        return objective({"model": apply}, LINE, keys, {"x": x}, 0)[0].sum()
+
+    whole, chunked = jax.jit(lambda v: [jax.value_and_grad(loss)(v, chunk) for chunk in (0, 3)])(variables)
+    assert whole[0] > 0.1
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-4), whole, chunked)
 
 
 def test_dropped_conditions_reach_the_network_of_symbols():

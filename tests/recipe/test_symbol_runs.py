@@ -7,6 +7,7 @@ import pytest
 
 from diffusion import discrete, models, objectives, schedules, timesteps
 from diffusion.data import sources
+from diffusion.experiments.run import program
 from diffusion.experiments.sampling import generate, symbol_samples
 from diffusion.objectives import Restores
 from diffusion.recipe import ConfigError, checks, recipes, symbol_runs
@@ -102,6 +103,7 @@ REFUSED = [
     ({"sample.plan": {"name": "restart_plan"}}, r"config\.sample\.plan"),
     ({"sample.merge": 0.5}, r"config\.sample\.merge = 0\.5, but tokens of symbols are not merged\. Valid: 0\.0"),
     ({"model": {"name": "mlp", "width": 8, "depth": 1}}, r"the network takes numbers\. Valid: symbol_transformer"),
+    ({"objective.chunk": 8, "objective.reading": {"name": "ratios"}}, r"masked_diffusion: chunk = 8\. Valid: 0, or"),
     ({"objective.process": {**MASKS, "size": 1}}, r"absorbing: 1 symbols; valid: at least 2"),
 ]  # fmt: skip
 
@@ -226,6 +228,58 @@ def test_a_text_is_completed_and_a_text_that_does_not_fit_is_refused():
         symbol_samples.infilled(python_recipe(), "ab", ())
     assert symbol_samples.texts(np.array([[1, 0, 3]]), vocabulary) == ["ba_"]
     assert symbol_samples.texts(np.array([[10, 0, 3]]), ()) == ["10 0 3"]
+
+
+def test_a_block_causal_run_samples_block_after_block_as_by_all_positions():
+    """With sharp logits each symbol is the likeliest of a guided evaluation of all positions, by hand."""
+    process = discrete.absorbing(discrete.linear(), 4)
+    density = timesteps.uniform_density(schedules.rectified_flow())
+    network = models.SymbolTransformer(4, 8, 1, 2, clock="none", num_classes=8, causal=2)
+    sharp = lambda process, logits, x, t: discrete.from_logits(process, 1e4 * logits, x, t)
+    objective = objectives.with_condition_dropout(
+        discrete.block_diffusion(process, density, 2, sharp), np.int32(8), 0.1
+    )
+    records = [{"x": np.array([0, 1, 2, 0]), "label": i} for i in range(8)]
+    settings = {"sample.guidance.scale": 2.0, "sample.number": 8, "sample.batch_size": 8, "sample.steps": 1}
+    recipe = Recipe(schedules.rectified_flow(), objective, network, records, config=settings)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, 4), int), None, np.zeros(1, int))
+    rng = np.random.default_rng(1)
+    variables = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), shapes)
+    labels = np.arange(8)
+    x = np.full((8, 4), 3)
+    apply = jax.jit(network.apply)
+    for block in (slice(0, 2), slice(2, 4)):
+        conditional, null = (apply(variables, x, None, condition) for condition in (labels, np.full(8, 8)))
+        x[:, block] = np.argmax((2 * conditional - null)[..., :3], -1)[:, block]
+    alone = np.argmax(apply(variables, np.full((8, 4), 3), None, labels)[..., :3], -1)
+    assert len(np.unique(x)) == 3 and (x != alone).any(0)[2:].any()
+    made = generate.generator(recipe)
+    np.testing.assert_array_equal(made.images(variables, labels, generate.seeds(recipe.config, 8)), x)
+    assert made.nfe == 4  # a step of each of two blocks, and one evaluation that keeps it
+    with pytest.raises(ConfigError, match="--infill: a block-causal network sees nothing behind a gap"):
+        symbol_samples.infilled(recipe, "a_a", ("a", "b", "c"))
+    with pytest.raises(ValueError, match=r"blocks of 3 of 4 positions\. Valid: a divisor"):
+        Recipe(schedules.rectified_flow(), objective, network.clone(causal=3), records, config=settings)
+
+
+def test_a_run_in_chunks_has_no_array_of_all_positions_and_all_symbols():
+    """50,000 symbols at 64 positions: the compiled train step of a run holds chunks of 8 positions."""
+    size, length = 50_000, 64
+    process = discrete.absorbing(discrete.linear(), size)
+    density = timesteps.uniform_density(schedules.rectified_flow())
+    network = models.SymbolTransformer(size, 4, 1, 1, clock="none")
+    records = [{"x": np.arange(length)}] * 4
+
+    def compiled(chunk):
+        objective = discrete.masked_diffusion(process, density, chunk=chunk)
+        recipe = Recipe(schedules.rectified_flow(), objective, network, records, config={"train.batch_size": 2})
+        run = program.build(recipe, program.mesh_of(recipe.config))
+        return run.step.lower(run.target, run.batch, run.seed).compile()
+
+    step = compiled(8)
+    text, whole = step.as_text(), 4 * 2 * length * size
+    assert f"[8,{size}]" in text and f"{length},{size}]" not in text and f"[{2 * length},{size}]" not in text
+    assert step.memory_analysis().temp_size_in_bytes < whole / 2
 
 
 def test_guidance_of_symbols_is_classifier_free():
