@@ -137,7 +137,8 @@ def test_other_drivers_take_leaves_with_a_schedule_each():
     ends = samplers.adaptive(denoise, schedule, x, 1e-6, 1e-6)[0]
     for leaf, of in COLUMNS.items():
         own = OWN[leaf]
-        alone = samplers.adaptive(round_denoiser(own), own, x[:, of], 1e-6, 1e-6)[0]
+        of_own = lambda x, t, own=own: round_denoiser(own)(x, jnp.reshape(t, (-1, 1)))  # t is [] or [B]
+        alone = samplers.adaptive(of_own, own, x[:, of], 1e-6, 1e-6)[0]
         np.testing.assert_allclose(ends[:, of], alone, rtol=1e-3, atol=1e-3)
 
 
