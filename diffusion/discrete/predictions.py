@@ -26,6 +26,8 @@ def predictor(
 ) -> Predictor:
     """The predictor of a network.
 
+    It takes probabilities `[B, ..., K]` in place of symbols too, where the network does; x_t is then the likeliest.
+
     Args:
         network: (x_t, t, condition) -> output `[B, ..., K]`.
         process: the process.
@@ -39,8 +41,9 @@ def predictor(
 
     def predict(x_t: Array, t: Array) -> Array:
         output = network(x_t, t, condition)
-        require_shape(output, (*x_t.shape, process.size), "the output of the network, a number for each symbol,")
-        return read(process, output, x_t, t)
+        symbols = jnp.argmax(x_t, -1) if jnp.issubdtype(x_t.dtype, jnp.floating) else x_t
+        require_shape(output, (*symbols.shape, process.size), "the output of the network, a number for each symbol,")
+        return read(process, output, symbols, t)
 
     return predict
 

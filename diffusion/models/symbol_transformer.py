@@ -161,7 +161,8 @@ class SymbolTransformer(Layered, Backbone):
         """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
-            x: symbols int [B, L], 0 .. K - 1.
+            x: symbols int [B, L], 0 .. K - 1; or probabilities of symbols float [B, L, K], whose mean row of the table
+                each position receives (Sahoo et al. 2025, "The Diffusion Duality").
             t: the network's clock, [B] or [], float32 or wider, which is embedded as it comes: published networks
                 receive -log alpha(t). Not read with `clock="none"`.
             condition: class labels int [B], None, or a dict of "label".
@@ -176,7 +177,7 @@ class SymbolTransformer(Layered, Backbone):
             ValueError: for shapes that do not fit, symbols out of range where their values are known, more positions
                 than `length`, and a superfluous or a missing condition.
         """
-        self._check_symbols(x)
+        soft = self._check_symbols(x)
         if memory is not None and not self.causal:
             raise ValueError(
                 "a memory of earlier blocks needs a network with causal, in which blocks see no later ones"
@@ -189,7 +190,10 @@ class SymbolTransformer(Layered, Backbone):
         c = c if clocks or self.num_classes else None
 
         table = self.param("table", nn.initializers.normal(0.02), (self.size, self.width), jnp.float32)
-        tokens = table.at[x].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        if soft:
+            tokens = jnp.matmul(x, table, precision=jax.lax.Precision.HIGHEST)
+        else:
+            tokens = table.at[x].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
         tokens = layout.split(tokens.astype(self.dtype), "batch", "tokens", None)
         angles = jnp.asarray(line_angles(memory.keys.shape[2] if memory else x.shape[1], self.width // self.heads))
         angles = key_value_memory.following_angles(angles, x.shape[1], memory)
@@ -213,18 +217,24 @@ class SymbolTransformer(Layered, Backbone):
             return recorded.beside((tokens, layer["kernel"], layer["bias"]))
         return recorded.beside(last(tokens))
 
-    def _check_symbols(self, x: jax.Array) -> None:
-        if not jnp.issubdtype(jnp.result_type(x), jnp.integer):
-            raise TypeError(f"SymbolTransformer takes integers, symbols [B, L]; got {jnp.result_type(x)}")
-        if jnp.ndim(x) != 2:
+    def _check_symbols(self, x: jax.Array) -> bool:
+        """Whether x holds probabilities of symbols; an error where it holds neither these nor symbols."""
+        soft = jnp.shape(x)[2:] == (self.size,) and jnp.issubdtype(jnp.result_type(x), jnp.floating)
+        if not soft and not jnp.issubdtype(jnp.result_type(x), jnp.integer):
+            raise TypeError(
+                f"SymbolTransformer takes integers, symbols [B, L], or probabilities float [B, L, {self.size}]; got "
+                f"{jnp.result_type(x)} of shape {jnp.shape(x)}"
+            )
+        if jnp.ndim(x) != 2 + soft:
             raise ValueError(f"SymbolTransformer takes symbols [B, L]; got an array of shape {jnp.shape(x)}")
         if self.length and x.shape[1] > self.length:
             raise ValueError(f"this network takes at most length={self.length} positions; got {x.shape[1]}")
-        if not isinstance(x, Tracer) and x.size and not 0 <= np.min(x) <= np.max(x) < self.size:
+        if not soft and not isinstance(x, Tracer) and x.size and not 0 <= np.min(x) <= np.max(x) < self.size:
             raise ValueError(
                 f"the symbols run from {np.min(x)} to {np.max(x)}. Valid: 0 .. {self.size - 1}, because "
                 f"size={self.size}"
             )
+        return soft
 
 
 def symbol_transformer_preset(size: str, symbols: int = 50_258, **options: Any) -> SymbolTransformer:

@@ -97,6 +97,16 @@ def test_the_network_is_its_equations():
         np.testing.assert_allclose(found[i], written_out(params, x[i], float(t[i])), rtol=2e-4, atol=2e-5)
 
 
+def test_a_position_with_probabilities_receives_their_mean_row():
+    params, apply = made("time")
+    x, t, _ = inputs("time")
+    one_hot = jax.nn.one_hot(x, SIZE)
+    np.testing.assert_allclose(apply(params, one_hot, t, None), apply(params, x, t, None), rtol=1e-5, atol=1e-6)
+    mixed = params | {"table": params["table"].at[6].set(0.25 * params["table"][1] + 0.75 * params["table"][4])}
+    soft = np.where((x == 6)[..., None], 0.25 * np.eye(SIZE)[1] + 0.75 * np.eye(SIZE)[4], one_hot).astype(np.float32)
+    np.testing.assert_allclose(apply(params, soft, t, None), apply(mixed, x, t, None), rtol=1e-4, atol=1e-5)
+
+
 def test_published_sizes_have_their_numbers_of_parameters():
     """MDLM's small network: 169.6 million by a published copy; by its card about 130 million beside the embedding."""
 
@@ -202,7 +212,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_compiled():
     network = network_of("time", length=LENGTH)
     x, t, _ = inputs("time")
     start = lambda *arguments: jax.eval_shape(lambda: network.init(jax.random.key(0), *arguments))
-    with pytest.raises(TypeError, match=r"SymbolTransformer takes integers, symbols \[B, L\]; got float32"):
+    with pytest.raises(TypeError, match=r"takes integers, symbols \[B, L\], or prob.*\[B, L, 7\]; got float32 of"):
         start(x.astype(np.float32), t)
     with pytest.raises(ValueError, match=r"takes symbols \[B, L\]; got an array of shape \(5,\)"):
         start(x[0], t)
