@@ -265,6 +265,9 @@ DRAWING = {
     "symbols, block after block": keyed(of_blocks_of_symbols),
     "symbols, in two stages": of_symbols(discrete.theta_trapezoidal(), 2),
     "symbols, corrected": of_symbols(discrete.corrected(2), 2),
+    "symbols, by Gaussian latents": keyed(
+        lambda keys: discrete.latent_noise(discrete.uniform(discrete.linear(), 4), keys, jnp.zeros((len(keys), 2), int))
+    ),
     "symbols, by distances": of_symbols(discrete.metric_flow(), 2, discrete.metric_path(discrete.line_distances(4))),
     "particles of a restoration": keyed(of_restoration),
     "training on points": of_points,

@@ -8,8 +8,9 @@
 The loss is in nats a character, and for `masked` and `uniform` a bound on -log p of held-out text in continuous time.
 
 Presets: `prose:masked`, the recipe itself; `prose:uniform` (characters are replaced by random ones, and corrected);
-`prose:flow` (discrete flow matching from random characters: its loss is a cross-entropy, and no bound); `prose:tiny`
-(seconds; to see that everything works).
+`prose:flow` (discrete flow matching from random characters: its loss is a cross-entropy, and no bound); `prose:duo` (as
+`uniform`, but the network sees softened characters for half of the steps); `prose:distilled` (a student of runs/duo for
+few steps); `prose:tiny` (seconds; to see that everything works).
 """
 
 from ml_collections import ConfigDict
@@ -43,6 +44,34 @@ PRESETS = {
         },
         "model.clock": "time",
         "sample.sampler": {"name": "symbol_flow"},
+    },
+    "duo": {
+        "objective": {
+            "name": "duo",
+            "process": UNIFORM,
+            "density": DENSITY,
+            "until": 2000,
+            "reading": {"name": "context"},
+            "wrappers": (),
+        },
+        "model.clock": "time",
+    },
+    "distilled": {
+        "objective": {
+            "name": "discrete_consistency",
+            "process": UNIFORM,
+            "density": DENSITY,
+            "steps": 64,
+            "stage": 800,
+            "rounds": 5,
+            "reading": {"name": "context"},
+            "wrappers": (),
+        },
+        "model.clock": "time",
+        "teacher.path": "runs/duo",
+        "init_from.path": "runs/duo",
+        "init_from.include": ".*",
+        "sample.steps": 8,
     },
     "tiny": base.tiny(batch_size=8, samples=6)
     | {

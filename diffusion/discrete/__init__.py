@@ -18,11 +18,18 @@ from diffusion.discrete.bounds import (
 from diffusion.discrete.categorical import draw as draw
 from diffusion.discrete.chunked_likelihood import in_chunks as in_chunks
 from diffusion.discrete.correcting_steps import corrected as corrected
+from diffusion.discrete.duo_objectives import discrete_consistency as discrete_consistency, duo as duo
 from diffusion.discrete.flow_paths import (
     between as between,
     flow as flow,
     flow_cross_entropy as flow_cross_entropy,
     flow_rates as flow_rates,
+)
+from diffusion.discrete.gaussian_duality import (
+    diffusion_transformation as diffusion_transformation,
+    gaussian_latents as gaussian_latents,
+    latent_noise as latent_noise,
+    underlying_gaussian as underlying_gaussian,
 )
 from diffusion.discrete.keeping import (
     Keeping as Keeping,

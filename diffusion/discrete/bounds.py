@@ -8,6 +8,7 @@ __all__ = [
     "masked_bound",
     "masked_bound_of",
     "noised",
+    "score_entropy_at",
     "score_entropy_bound",
     "token_masked_bound",
 ]
@@ -167,8 +168,13 @@ def score_entropy_bound(predict: Predictor, process: AnyProcess, keys: Array, x0
     """
     check_ratios("score_entropy_bound", process)
     x_t = noised(process, keys, x0, t)
+    return score_entropy_at(process, predict(x_t, t), x_t, x0, t)
+
+
+def score_entropy_at(process: AnyProcess, log_p: Array, x_t: Array, x0: Array, t: Array) -> Array:
+    """The score entropy of a prediction log p(x_0 | x_t) at x_t: what `score_entropy_bound` is the mean of."""
     here = jax.nn.one_hot(x_t, process.size, dtype=bool)
-    model = process.ratios(x_t, jnp.exp(predict(x_t, t)), t)
+    model = process.ratios(x_t, jnp.exp(log_p), t)
     data = process.ratios(x_t, jax.nn.one_hot(x0, process.size), t)
     log = lambda ratios: jnp.log(jnp.where(ratios > 0, ratios, 1.0))
     errors = model - data + jnp.where(data > 0, data * (log(data) - log(model)), 0.0)

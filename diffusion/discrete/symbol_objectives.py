@@ -4,7 +4,7 @@ Losses are in nats a symbol: the mean over the positions of an example. Where an
 losses over the data is at least the entropy of the data by the number of positions.
 """
 
-__all__ = ["block_diffusion", "discrete_flow_matching", "hybrid_bound", "masked_diffusion", "score_entropy"]
+__all__ = ["block_diffusion", "discrete_flow_matching", "hybrid_bound", "in_nats", "masked_diffusion", "score_entropy"]
 
 from collections.abc import Callable
 from typing import Any
@@ -23,9 +23,8 @@ from diffusion.discrete.token_masks import TokenMasks
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import split, times
-from diffusion.objectives.objective import Objective, Restores
+from diffusion.objectives.objective import Objective, Restores, Teacher
 from diffusion.objectives.objective_facts import Trained
-from diffusion.parameterizations import Network
 from diffusion.timesteps import Density
 
 
@@ -217,25 +216,36 @@ def discrete_flow_matching(process: AnyPath, density: Density, reading: Reading 
 def _chunked(process: AnyProcess, mask: int, density: Density, chunk: int) -> Objective:
     """`masked_diffusion` whose logits are computed for `chunk` positions at once."""
 
-    def nats(network: Network, condition: Any, keys: Array, x0: Array, t: Array) -> Array:
+    def nats(networks: Any, condition: Any, keys: Array, x0: Array, t: Array, step: Any) -> Array:
+        network: Any = player(networks, "model")
         states = lambda x_t, t: network(x_t, t, condition, states=True)
         likelihood = states_in_chunks(states, mask, chunk)
         return bounds.masked_bound_of(likelihood, process, keys, x0, t)
 
-    return _of_network(process, density, from_logits, nats)
+    return in_nats(process, density, from_logits, nats)
 
 
 def _objective(process: AnyPath, density: Density, reading: Reading, of_times: Callable[..., Array]) -> Objective:
     """The objective of the nats of an example `[B]`, a function of (predict, keys `[B]`, x0 `[B, ...]`, t `[B]`)."""
 
-    def nats(network: Network, condition: Any, keys: Array, x0: Array, t: Array) -> Array:
-        return of_times(predictor(network, process, reading, condition), keys, x0, t)
+    def nats(networks: Any, condition: Any, keys: Array, x0: Array, t: Array, step: Any) -> Array:
+        return of_times(predictor(player(networks, "model"), process, reading, condition), keys, x0, t)
 
-    return _of_network(process, density, reading, nats)
+    return in_nats(process, density, reading, nats)
 
 
-def _of_network(process: AnyPath, density: Density, reading: Reading, nats: Callable[..., Array]) -> Objective:
-    """The objective of the nats of an example `[B]`, a function of (network, condition, keys, x0, t)."""
+def in_nats(
+    process: AnyPath, density: Density, reading: Reading, nats: Callable[..., Array], teacher: Teacher | None = None
+) -> Objective:
+    """The objective of the nats of an example, which are divided by its positions.
+
+    Args:
+        process: the process.
+        density: the density of t in (0, 1).
+        reading: the meaning of the network's output.
+        nats: (networks, condition, keys `[B]`, x0 `[B, ...]`, t `[B]`, step) -> nats `[B]`.
+        teacher: the use of a trained network.
+    """
 
     @entry(symbols=True)
     def loss(networks, schedule, keys, batch, step):
@@ -248,7 +258,8 @@ def _of_network(process: AnyPath, density: Density, reading: Reading, nats: Call
         check_symbols(process, x0, 'batch["x"]')
         time_keys, noise_keys = split(keys, 2)
         t, importance = times(density, time_keys, batch)
-        losses = nats(player(networks, "model"), batch.get("condition"), noise_keys, x0, t)
+        losses = nats(networks, batch.get("condition"), noise_keys, x0, t, step)
         return importance * losses / x0[0].size, {"t": t}
 
-    return Objective(loss, reads=Restores(process, reading), density=density, network=Trained(channels=1))
+    reads = Restores(process, reading)
+    return Objective(loss, reads=reads, density=density, network=Trained(channels=1), teacher=teacher)

@@ -227,6 +227,8 @@ OBJECTIVES = _table(
     discrete.hybrid_bound,
     discrete.block_diffusion,
     discrete.discrete_flow_matching,
+    discrete.duo,
+    discrete.discrete_consistency,
 )
 PROCESSES = _table(
     discrete.absorbing,

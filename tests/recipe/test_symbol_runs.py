@@ -47,9 +47,13 @@ def config_of(text=None, preset="tiny", **changes):
     ("masked", "masked_diffusion", discrete.absorbing(discrete.linear(), 28), discrete.from_logits),
     ("uniform", "score_entropy", discrete.uniform(discrete.linear(), 27), discrete.from_context),
     ("flow", "discrete_flow_matching", discrete.uniform(discrete.linear(), 27), discrete.from_context),
+    ("duo", "duo", discrete.uniform(discrete.linear(), 27), discrete.from_context),
+    ("distilled", "discrete_consistency", discrete.uniform(discrete.linear(), 27), discrete.from_context),
 ])  # fmt: skip
-def test_the_recipes_are_of_letters(preset, objective, process, reading):
+def test_the_recipes_are_of_letters(preset, objective, process, reading, tmp_path):
     config = recipes.load(f"symbols/prose:{preset}")
+    if config.teacher.path:
+        config.teacher.path = config.init_from.path = str(tmp_path)
     recipe = checks.validate(config)
     reads = recipe.objective.reads
     assert isinstance(reads, Restores) and reads.reading is reading and recipe.parameterization is None

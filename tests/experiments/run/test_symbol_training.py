@@ -31,7 +31,7 @@ def config_of(preset="tiny", **changes):
     if preset != "tiny":
         other = recipes.load(f"symbols/prose:{preset}")
         config.objective, config.sample.sampler = other.objective, other.sample.sampler
-        config.model.clock = other.model.clock
+        config.model.clock, config.teacher, config.init_from = other.model.clock, other.teacher, other.init_from
         config.objective.density = {"name": "uniform_density"}
     config.data.source.length = LENGTH
     config.update_from_flattened_dict(
@@ -66,9 +66,23 @@ def test_the_held_out_loss_is_measured_and_a_text_completed(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["tiny", "uniform", "flow"])
+def test_a_student_learns_from_a_run_with_a_curriculum(tmp_path):
+    folders = {"teacher.path": str(tmp_path / "duo"), "init_from.path": str(tmp_path / "duo")}
+    assert train.run(config_of("duo", **{"objective.until": 2}), tmp_path / "duo") == 0
+    rounds = {"objective.steps": 4, "objective.stage": 2, "objective.rounds": 2}
+    assert train.run(config_of("distilled", **folders | rounds), tmp_path / "student") == 0
+    rows = [json.loads(line) for line in (tmp_path / "student/metrics.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert len(losses) == 2 and all(0 < loss < 1 for loss in losses)  # the student began as its teacher
+    recipe = checks.on_its_data(checks.validate(workdir.read_config(tmp_path / "student")))
+    assert run_samples.sample(recipe, tmp_path / "student").shape == (6, LENGTH)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["tiny", "uniform", "flow", "duo"])
 def test_a_run_that_goes_on_is_the_undisturbed_one_bit_for_bit(preset, tmp_path, monkeypatch):
-    config = config_of(preset, **{"evaluate.every": 4})
+    changes = {"objective.until": 2} if preset == "duo" else {}
+    config = config_of(preset, **{"evaluate.every": 4}, **changes)
     straight, parts = tmp_path / "straight", tmp_path / "parts"
     assert train.run(config, straight) == 0
     endless = pipeline.batches

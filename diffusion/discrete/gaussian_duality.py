@@ -1,0 +1,130 @@
+"""The Gaussian process behind a uniform one: the largest of K coordinates of noised one-hot data is the symbol.
+
+    w_t = alpha~_t onehot(x_0) + sigma~_t eps,    x_t = argmax w_t,    alpha~^2 + sigma~^2 = 1
+
+x_t has the marginals of the uniform process with alpha_t = T(alpha~_t). The paths differ: those of w_t are no jumps of
+that process.
+"""
+
+__all__ = ["check_uniform", "diffusion_transformation", "gaussian_latents", "latent_noise", "underlying_gaussian"]
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+from scipy import special
+
+from diffusion.arguments import require_keys
+from diffusion.discrete.categorical import normal
+from diffusion.discrete.processes import Process, check_symbols
+from diffusion.schedules import left_broadcast
+
+NODES = np.arange(-144, 145) / 16  # the trapezoidal rule of a smooth function that vanishes at both ends
+WEIGHTS = np.exp(-(NODES**2) / 2) / np.sqrt(2 * np.pi) / 16
+RATIOS = np.arange(4097) / 256  # alpha~ / sigma~; at 16 another symbol than the data's wins with probability 1e-20
+
+
+def diffusion_transformation(alpha: ArrayLike, size: int) -> np.ndarray:
+    """T: the alpha of the uniform process that the argmax of Gaussian latents makes of theirs.
+
+        T(alpha~) = K / (K - 1) (integral of phi(z - alpha~ / sigma~) Phi(z)^(K - 1) dz - 1 / K)
+
+    The integral is the probability that the coordinate of the data is the largest. For two symbols T is
+    2 Phi(alpha~ / (sqrt(2) sigma~)) - 1.
+
+    Args:
+        alpha: alpha~ in [0, 1], of a variance-preserving Gaussian process.
+        size: number K of symbols, at least 2.
+
+    Returns:
+        float64 of the shape of alpha, exact to rounding; 0 at 0, 1 at 1.
+
+    Raises:
+        ValueError: for a number out of range.
+
+    The paper: Sahoo et al. 2025, "The Diffusion Duality", eq. 11, its Diffusion Transformation operator.
+    """
+    alpha = np.asarray(alpha, np.float64)
+    if size < 2 or not np.all((alpha >= 0) & (alpha <= 1)):
+        raise ValueError(f"diffusion_transformation: {size} symbols, alpha = {alpha}; valid: at least 2, in [0, 1]")
+    with np.errstate(divide="ignore"):
+        return 1 - _replaced(alpha / np.sqrt((1 - alpha) * (1 + alpha)), size)
+
+
+def underlying_gaussian(process: Process, t: ArrayLike) -> tuple[Array, Array]:
+    """The coefficients of the Gaussian process whose argmax has the marginals of a uniform process.
+
+        T(alpha~_t) = alpha_t,    alpha~_t^2 + sigma~_t^2 = 1
+
+    T is inverted by interpolation between 4,097 exact values.
+
+    Args:
+        process: a uniform process.
+        t: times in [0, 1].
+
+    Returns:
+        alpha~ and sigma~, float32 of the shape of t; alpha~ is 0 at t = 1.
+
+    Raises:
+        ValueError: for a process whose prior is not uniform.
+
+    The paper: Sahoo et al. 2025, "The Diffusion Duality", eq. 11, solved for alpha~.
+    """
+    check_uniform("underlying_gaussian", process)
+    log_replaced = jnp.log(process.keeping.replaced(t))
+    ratio = jnp.interp(log_replaced, _log_replaced(process.size)[::-1], RATIOS[::-1])
+    sigma = 1 / jnp.sqrt(1 + ratio**2)
+    return ratio * sigma, sigma
+
+
+def gaussian_latents(process: Process, noise: Array, x0: Array, t: ArrayLike) -> Array:
+    """The Gaussian latents w_t, whose argmax is x_t: float32 `[B, ..., K]`.
+
+        w_t = alpha~_t onehot(x_0) + sigma~_t eps
+
+    Equal noise at several times gives a deterministic path. On it a symbol changes to the data's once, and stays.
+
+    Args:
+        process: a uniform process.
+        noise: float `[B, ..., K]` standard normal numbers, of `latent_noise`.
+        x0: int `[B, ...]` symbols of the data.
+        t: `[B]` times in [0, 1].
+
+    Raises:
+        ValueError: for a process whose prior is not uniform, and for symbols out of range.
+
+    The paper: Sahoo et al. 2025, "The Diffusion Duality", eq. 7, and eq. 22 for a path.
+    """
+    check_symbols(process, x0, "x0")
+    alpha, sigma = (left_broadcast(number, noise) for number in underlying_gaussian(process, t))
+    return alpha * jax.nn.one_hot(x0, process.size, dtype=noise.dtype) + sigma * noise
+
+
+def latent_noise(process: Process, keys: Array, x0: Array) -> Array:
+    """The noise of `gaussian_latents`: float32 `[B, ..., K]`, each example's from its own key."""
+    require_keys(keys, len(x0), "noise needs one key for each example")
+    return normal(keys, (*x0.shape[1:], process.size))
+
+
+def check_uniform(name: str, process: Process) -> None:
+    """Refuses a process that the argmax of Gaussian latents does not make.
+
+    Raises:
+        ValueError: for a process whose prior is not uniform.
+    """
+    if not (isinstance(process, Process) and np.allclose(process.prior, 1 / process.size)):
+        raise ValueError(f"{name}: Gaussian latents underlie uniform processes alone; valid: discrete.uniform")
+
+
+def _replaced(ratio: np.ndarray, size: int) -> np.ndarray:
+    """1 - T of alpha~ / sigma~, exact where it is small."""
+    beaten = -np.expm1((size - 1) * special.log_ndtr(NODES + ratio[..., None]))
+    return beaten @ WEIGHTS * size / (size - 1)
+
+
+@functools.cache
+def _log_replaced(size: int) -> np.ndarray:
+    return np.log(_replaced(RATIOS, size))

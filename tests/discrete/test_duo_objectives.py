@@ -1,0 +1,127 @@
+"""Duo's objectives: the bound of uniform processes through Gaussian latents, and the distillation along their paths."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import discrete, schedules, timesteps
+from diffusion.discrete.bounds import score_entropy_at
+from diffusion.objectives import inputs
+
+LINE = schedules.rectified_flow()
+NUMBER = 8192
+DENSITY = timesteps.uniform_density(LINE, NUMBER)
+PROCESS = discrete.uniform(discrete.cosine(), 4)
+KEYS = jax.random.split(jax.random.key(0), NUMBER)
+X0 = jax.random.randint(jax.random.key(1), (NUMBER, 3), 0, 4)
+
+
+def network(x, t, condition):
+    """A network of symbols or of their probabilities, by each position and all others."""
+    soft = x if x.ndim == 3 else jax.nn.one_hot(x, 4)
+    table = jnp.asarray(np.random.default_rng(0).normal(size=(4, 4)), jnp.float32)
+    return soft @ table + jnp.sum(jnp.tanh(soft @ table.T), 1, keepdims=True)
+
+
+def test_the_score_entropy_at_a_draw_is_the_papers_sum():
+    """Equation 17, as the authors' code has its terms, of every pair of symbols."""
+    size, t = 4, np.array([0.1, 0.6, 0.95])
+    rng = np.random.default_rng(0)
+    x0, x_t = (part.ravel() for part in np.meshgrid(range(size), range(size)))
+    for at in t:
+        p = rng.dirichlet(np.ones(size), len(x0))
+        alpha = float(PROCESS.keeping.alpha(at))
+        slope = -float(PROCESS.keeping.decay(at))
+        mean = size * alpha * p + 1 - alpha
+        here, there = mean[range(len(x0)), x_t], mean[range(len(x0)), x0]
+        same = (x0 == x_t).astype(float)
+        kappa = (1 - alpha) / (size * alpha + 1 - alpha)
+        of_ends = size * (1 / (1 - alpha + size * alpha * same) - 1 / here)
+        logs = -(same * kappa + 1 - same) * (np.log(mean).sum(1) - size * np.log(here))
+        logs -= size * alpha / (1 - alpha) * np.log(there / here) * (1 - same)
+        logs += ((size - 1) * kappa * same - (1 - same) / kappa) * np.log(kappa)
+        expected = slope / (size * alpha) * (of_ends - logs)
+        times = jnp.full(len(x0), at, jnp.float32)
+        log_p = discrete.from_context(PROCESS, jnp.log(p)[:, None], x_t[:, None], times)
+        found = score_entropy_at(PROCESS, log_p, x_t[:, None], x0[:, None], times)
+        np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-5)
+
+
+@jax.jit
+def written_out():
+    """The loss of a network that sees the largest latent, and of one that sees a softmax of temperature 0.5."""
+    time_keys, noise_keys = inputs.split(KEYS, 2)
+    t, _ = inputs.times(DENSITY, time_keys, {"x": X0})
+    w = discrete.gaussian_latents(PROCESS, discrete.latent_noise(PROCESS, noise_keys, X0), X0, t)
+    x_t = jnp.argmax(w, -1)
+    by = lambda seen: discrete.from_context(PROCESS, network(seen, t, None), x_t, t)
+    return [score_entropy_at(PROCESS, by(seen), x_t, X0, t) / 3 for seen in (x_t, jax.nn.softmax(w / 0.5))]
+
+
+def test_the_curriculum_goes_from_softened_symbols_to_the_bound():
+    losses = jax.jit(
+        lambda temperature, step: discrete.duo(PROCESS, DENSITY, 5, temperature)(
+            {"model": network}, LINE, KEYS, {"x": X0}, step
+        )[0],
+        static_argnums=0,
+    )
+    hard, soft = written_out()
+    agree = lambda found, expected: np.isclose(found, expected, rtol=1e-4, atol=1e-5).mean()
+    assert agree(losses(0.5, 0), soft) == agree(losses(0.5, 4), soft) == agree(losses(0.5, 5), hard) == 1
+    assert agree(losses(1e-7, 0), hard) > 0.999  # of all but those whose two largest latents are as near as that
+    assert agree(soft, hard) < 0.1
+
+
+TEACHER, STUDENT = np.array([[0.4, -0.2], [-0.7, 0.9]]), np.array([[1.0, 0.1], [-0.3, 0.5]])
+
+
+def distilled(student, teacher, step):
+    """The losses of two symbols of shares 3 / 4 and 1 / 4, whose networks are tables."""
+    process = discrete.uniform(discrete.cosine(), 2)
+    objective = discrete.discrete_consistency(process, DENSITY, steps=8, stage=10, rounds=2)
+    assert objective.teacher.stages.sampling_steps == (8, 4)
+    networks = {
+        name: lambda x, t, condition, table=table: jnp.asarray(table)[x]
+        for name, table in (("model", student), ("teacher", teacher))
+    }
+    return objective(networks, LINE, KEYS, {"x": (jnp.arange(NUMBER)[:, None] % 4 == 0).astype(int)}, step)[0]
+
+
+@pytest.mark.parametrize("step, gap", [(9, 1 / 8), (10, 1 / 4), (90, 1 / 4)])
+def test_the_distillation_is_the_divergence_of_both_ends_of_a_path(step, gap):
+    """Of two symbols, where a position that is wrong at s is wrong at t."""
+    t = (np.arange(4000) + 0.5) / 4000
+    alpha = lambda t: 1 - np.cos(np.pi * (1 - t) / 2)
+    at_t, at_s = alpha(t), alpha(np.maximum(t - gap, 0))
+    log_p, log_q = (table - np.log(np.exp(table).sum(1, keepdims=True)) for table in (STUDENT, TEACHER))
+    divergence = lambda x_t, x_s: np.sum(np.exp(log_p[x_t]) * (log_p[x_t] - log_q[x_s]))
+    expected = sum(
+        share
+        * np.mean(
+            (1 + at_t) / 2 * divergence(x, x)
+            + (at_s - at_t) / 2 * divergence(1 - x, x)
+            + (1 - at_s) / 2 * divergence(1 - x, 1 - x)
+        )
+        for x, share in ((0, 0.75), (1, 0.25))
+    )
+    losses = np.asarray(jax.jit(distilled, static_argnums=2)(STUDENT, TEACHER, step), np.float64)
+    error = losses.std() / np.sqrt(NUMBER)
+    assert error < 0.01 and abs(losses.mean() - expected) < 4 * error, (losses.mean(), expected, error)
+
+
+def test_the_teacher_of_the_distillation_does_not_learn():
+    slopes = jax.jit(jax.grad(lambda *tables: distilled(*tables, 0).mean(), (0, 1)))(STUDENT, TEACHER)
+    assert np.abs(slopes[0]).max() > 0.01 and (np.asarray(slopes[1]) == 0).all()
+
+
+def test_what_these_objectives_do_not_take_is_refused():
+    masks = discrete.absorbing(discrete.linear(), 4)
+    with pytest.raises(ValueError, match=r"duo: Gaussian latents underlie uniform processes alone"):
+        discrete.duo(masks, DENSITY, 10)
+    with pytest.raises(ValueError, match=r"duo: until = -1, temperature = 0\.001; valid: at least 0, above 0"):
+        discrete.duo(PROCESS, DENSITY, -1)
+    with pytest.raises(ValueError, match=r"discrete_consistency: 5 rounds of 10 steps from a gap of 1 / 8; valid"):
+        discrete.discrete_consistency(PROCESS, DENSITY, 8, 10)
+    with pytest.raises(ValueError, match="discrete_consistency: Gaussian latents"):
+        discrete.discrete_consistency(masks, DENSITY, 8, 10, 2)
