@@ -14,8 +14,8 @@
 # x_t = \alpha(t)\, x_0 + \sigma(t)\, \varepsilon, \qquad \varepsilon \sim \mathcal{N}(0, I), \qquad t \text{ from } 0 \text{ (data) to } 1 \text{ (noise)}
 # $$
 #
-# In this notebook you see what $\alpha$ and $\sigma$ do to a distribution, why only their ratio matters, and where the
-# familiar chain of many small steps has gone.
+# In this notebook you see what $\alpha$ and $\sigma$ do to a distribution, why only their ratio matters, and what became of
+# the familiar chain of many small steps.
 
 # %%
 import jax
@@ -34,7 +34,7 @@ plt.style.use("course.mplstyle")
 # A schedule is a value that holds $\alpha$ and $\sigma$:
 # [`schedules.NoiseSchedule`](../../diffusion/schedules/noise_schedule.py). Here are three that papers use.
 #
-# - [`schedules.cosine`](../../diffusion/schedules/cosine.py): $\alpha^2 + \sigma^2 = 1$, so that data of variance one keeps it.
+# - [`schedules.cosine`](../../diffusion/schedules/cosine.py): $\alpha^2 + \sigma^2 = 1$, so data of variance one keep it.
 # - [`schedules.rectified_flow`](../../diffusion/schedules/flow.py): a straight line, $\alpha = 1 - t$ and $\sigma = t$.
 # - [`schedules.edm`](../../diffusion/schedules/variance_exploding.py): $\alpha = 1$, and $\sigma$ grows to 80.
 
@@ -62,8 +62,9 @@ plt.show()
 # x_0 \sim \mathcal{N}(\mu, s^2) \quad\Longrightarrow\quad x_t \sim \mathcal{N}(\alpha \mu,\; \alpha^2 s^2 + \sigma^2)
 # $$
 #
-# So $p_t$ is again a mixture of two Gaussians: the means move towards 0 by $\alpha$, the bumps grow by $\sigma$. (The class
-# `Mixture` in `exact_mixture.py`, beside this notebook, is those two lines.) We draw $x_t$ by the line above and compare.
+# So $p_t$ is again a mixture of two Gaussians: $\alpha$ moves the means towards 0, and $\sigma$ makes the bumps wider. (The
+# class `Mixture` in `exact_mixture.py`, beside this notebook, has these two lines.) We draw $x_t$ by the line above and
+# compare.
 
 # %% tags=["picture"]
 schedule = schedules.rectified_flow()
@@ -98,7 +99,7 @@ for time in (0.0, 0.3, 0.6, 1.0):
 # ## Where is the Markov chain?
 #
 # DDPM writes the process as a thousand small steps, $x_i = \sqrt{1 - \beta_i}\, x_{i-1} + \sqrt{\beta_i}\, \varepsilon_i$. Put one step
-# into the next. The factors of $x_0$ multiply. Each step also shrinks the noise that is there and adds its own:
+# into the next. The factors of $x_0$ multiply. Each step also shrinks the noise of the steps before it, and adds its own:
 #
 # $$
 # \begin{aligned}
@@ -108,8 +109,9 @@ for time in (0.0, 0.3, 0.6, 1.0):
 # $$
 #
 # The second follows by induction: if $\sigma_{i-1}^2 = 1 - \alpha_{i-1}^2$, then
-# $(1 - \beta)(1 - \alpha^2) + \beta = 1 - (1 - \beta)\, \alpha^2$. The chain of a thousand steps is thus one jump of the line at the top, which
-# [`schedules.from_betas`](../../diffusion/schedules/discrete.py) makes of the $\beta_i$. We walk the chain and jump.
+# $(1 - \beta)(1 - \alpha^2) + \beta = 1 - (1 - \beta)\, \alpha^2$. The chain of a thousand steps is thus one jump by the line at the top.
+# [`schedules.from_betas`](../../diffusion/schedules/discrete.py) makes its $\alpha$ and $\sigma$ from the $\beta_i$. We go through
+# the chain, jump, and compare.
 
 # %%
 betas = np.linspace(1e-4, 0.02, 1000)
@@ -139,8 +141,8 @@ assert gap < 0.04
 # \frac{x_t}{\alpha} = x_0 + \frac{\sigma}{\alpha}\, \varepsilon
 # $$
 #
-# So a schedule is a clock: it says when which noise level comes. At each t of `cosine` we look up the t at which `edm`
-# has the same log-SNR, by [`schedules.NoiseSchedule`](../../diffusion/schedules/noise_schedule.py)'s `inverse_log_snr`, and
+# So a schedule is a clock: it says when each noise level comes. At each t of `cosine` we look up the t at which `edm` has
+# the same log-SNR, by `inverse_log_snr` of [`schedules.NoiseSchedule`](../../diffusion/schedules/noise_schedule.py), and
 # compare $x_t / \alpha$.
 
 # %%
@@ -157,7 +159,7 @@ for time in (0.2, 0.5, 0.8):
 #
 # - A Gaussian process is $\alpha(t)$ and $\sigma(t)$. To train, one draws $x_t$ in one line, at any t.
 # - $p_t$ goes from the data to a Gaussian that we can draw from.
-# - Different names for processes (VP, VE, flow matching) are different clocks on the same noise levels, and a factor.
+# - Processes of different names (VP, VE, flow matching) differ in a factor and in the clock of the same noise levels.
 #
 # **Try it**: write a schedule of your own by [`schedules.from_alpha_sigma`](../../diffusion/schedules/coefficients.py) and repeat
 # the histogram. All schedules of the library are in [schedules](../schedules.md).

@@ -7,8 +7,9 @@
 # %% [markdown]
 # # 2. What the network predicts: epsilon, x0 or v
 #
-# A network sees $x_t = \alpha x_0 + \sigma \varepsilon$ and returns one array. Papers let it stand for the noise, the data, or a
-# mixture of the two. For a perfect network it makes no difference. For a real one it does, and you will see why.
+# A network sees $x_t = \alpha x_0 + \sigma \varepsilon$ and returns one array. Papers let this array stand for the noise, the data,
+# or a mixture of the two. For a perfect network the choice makes no difference. For a real one it does, and you will see
+# why.
 
 # %%
 import jax
@@ -41,8 +42,8 @@ schedule = schedules.cosine()._replace(t_max=0.99)  # why it stops there is said
 # [`parameterizations.x0`](../../diffusion/parameterizations/targets.py) and
 # [`parameterizations.v`](../../diffusion/parameterizations/targets.py), and
 # [`parameterizations.denoiser`](../../diffusion/parameterizations/network_outputs.py) turns a network into a function
-# $(x_t, t) \to$ `Prediction(x0, eps)` by them. Samplers never learn which one it was. It refuses epsilon prediction on a schedule
-# that reaches $\alpha = 0$, where $x_0$ would be $0 / 0$; so we end this one at $t = 0.99$.
+# $(x_t, t) \to$ `Prediction(x0, eps)` by them. Samplers never learn which prediction it was. `denoiser` refuses epsilon
+# prediction on a schedule that reaches $\alpha = 0$, where $x_0$ would be $0 / 0$; so we end our schedule at $t = 0.99$.
 #
 # We make three perfect networks from the exact answer, one of each kind, and read them.
 
@@ -79,10 +80,10 @@ for time in (0.1, 0.5, 0.9):
 # \end{aligned}
 # $$
 #
-# and for the error of $\varepsilon$ the roles of $\alpha$ and $\sigma$ change places: x0 prediction explodes where there is hardly any
-# noise. [`weightings.error_scale`](../../diffusion/weightings.py) is the square of that factor. A loss that is the plain
-# squared error of the output is thus a weighted loss on $x_0$, with weight 1 / error_scale: **to choose what is predicted is
-# to choose a weight**.
+# For the error of $\varepsilon$, $\alpha$ and $\sigma$ change places: x0 prediction explodes where there is hardly any noise.
+# [`weightings.error_scale`](../../diffusion/weightings.py) is the square of the factor. A loss that is the plain squared
+# error of the output is thus a weighted loss on $x_0$, with weight 1 / error_scale: **to choose what is predicted is to
+# choose a weight**.
 
 # %%
 t = jnp.linspace(0.005, 0.985, 300)
@@ -102,11 +103,11 @@ assert jnp.allclose(weightings.error_scale(schedule, t, kinds["v"]), sigma**2, r
 # %% [markdown]
 # ## Three real networks
 #
-# The same small perceptron, the same data (two bumps on a line), the same 2,000 steps. The only difference is what it
-# predicts, with weight one on its own output:
+# We train the same small perceptron three times, on the same data (two bumps on a line), for the same 2,000 steps. The
+# only difference is what it predicts, with weight one on its own output:
 # [`objectives.denoising`](../../diffusion/objectives/denoising.py) with
 # [`weightings.constant`](../../diffusion/weightings.py). The loop is in `small_training.py`, thirty lines beside this
-# notebook. We then compare each with the exact $\mathbb{E}[x_0 \mid x_t]$, averaged over $x_t$ from the data.
+# notebook. We then compare each network with the exact $\mathbb{E}[x_0 \mid x_t]$, averaged over $x_t$ from the data.
 
 # %%
 density = timesteps.uniform_density(schedule)
@@ -152,8 +153,8 @@ plt.show()
 
 # %% [markdown]
 # The picture follows the factors. Near pure noise (right) epsilon prediction is worst in $x_0$, since a small error of $\varepsilon$ is
-# divided by $\alpha$. Near the data (left) x0 prediction is worst in $\varepsilon$, since it is divided by $\sigma$. v is near the better
-# of the two at both ends. That is why it is used where $\alpha$ reaches 0 (zero terminal SNR, few-step students).
+# divided by $\alpha$. Near the data (left) x0 prediction is worst in $\varepsilon$, since its error is divided by $\sigma$. v is near the
+# better of the two at both ends. That is why v is used where $\alpha$ reaches 0 (zero terminal SNR, few-step students).
 
 # %%
 late, early = -1, 0
@@ -167,7 +168,7 @@ for name, (of_x0, of_eps) in measured.items():
 #
 # Flow matching lets the network predict $dx_t/dt = \alpha' x_0 + \sigma' \varepsilon$, which is
 # [`parameterizations.velocity`](../../diffusion/parameterizations/targets.py). On the cosine schedule $\alpha' = -\tfrac{\pi}{2} \sigma$ and
-# $\sigma' = \tfrac{\pi}{2} \alpha$, nearly (the schedule leaves a little noise at $t = 0$), so that the velocity there is $v$ times $\pi/2$.
+# $\sigma' = \tfrac{\pi}{2} \alpha$, nearly (the schedule leaves a little noise at $t = 0$), so the velocity is $v$ times $\pi/2$.
 # [`schedules.trigonometric`](../../diffusion/schedules/flow.py) is the schedule for which this is exact.
 
 # %%
@@ -181,8 +182,8 @@ assert jnp.allclose(ratio, jnp.pi / 2, rtol=1e-2)
 # ## What you take with you
 #
 # - All predictions hold the same information. The library turns each into `Prediction(x0, eps)` once.
-# - They differ in how a network's error is spread over t. That is a weight, and you may choose the weight and the
-#   prediction apart: `objectives.denoising(parameterization, weighting, density)`.
+# - They differ in how a network's error is spread over t. That is a weight, and you can choose the weight independently of
+#   the prediction: `objectives.denoising(parameterization, weighting, density)`.
 #
 # **Try it**: train epsilon prediction with the weight of v, `weightings.constant(parameterizations.v())`, and look at the
 # left picture again. Which part of the difference was the weight?

@@ -7,9 +7,9 @@
 # %% [markdown]
 # # 3. Score and flow
 #
-# The denoiser of the last notebook answers: which noise is in $x_t$? Here it turns out to be the gradient of $\log p_t$, the
-# score. The score gives an ordinary differential equation that carries noise to data, and a family of stochastic ones.
-# All of them have the same distribution at each time. We check each statement against the exact mixture.
+# The denoiser of the last notebook answers: which noise is in $x_t$? Here the answer turns out to be the score, the gradient
+# of $\log p_t$, up to a factor. The score gives an ordinary differential equation that carries noise to data, and a family
+# of stochastic ones. All of them have the same distribution at each time. We check each statement against the exact mixture.
 
 # %%
 import jax
@@ -63,8 +63,8 @@ for time in (0.2, 0.5, 0.8):
 # carries the same amount of mass across every surface as the lines do, and so $dx/dt = u$ has the same $p_t$ (the continuity
 # equation holds for the mean because it is linear in the flux). This is the **probability flow**,
 # [`probability_flow.velocity`](../../diffusion/probability_flow.py) (in another clock). In the language of stochastic
-# equations, with drift $f$ and diffusion $g$ of the process, it reads $u = f x - \tfrac{1}{2} g^2\, \nabla \log p_t$. We check that the two are
-# one.
+# equations, with drift $f$ and diffusion $g$ of the process, it reads $u = f x - \tfrac{1}{2} g^2\, \nabla \log p_t$. We check that the two
+# formulas agree.
 
 # %%
 derivative = lambda coefficient, time: jax.grad(coefficient)(jnp.asarray(time))
@@ -85,9 +85,10 @@ for time in (0.2, 0.5, 0.8):
 # dx = \Big(f x - \frac{g^2 + h^2}{2}\, \nabla \log p_t\Big)\, dt + h\, dw \qquad \text{(backwards in time)}
 # $$
 #
-# has the same $p_t$, since the Laplacian that the noise adds is what the extra score takes away. $h = 0$ is the flow
-# ([`samplers.heun`](../../diffusion/samplers/runge_kutta.py) solves it), $h = g$ the reverse process of Anderson (1982)
-# ([`samplers.euler_maruyama`](../../diffusion/samplers/stochastic_interpolant.py)). We follow both from the same noise.
+# has the same $p_t$, since the extra score cancels the Laplacian that the noise adds. With $h = 0$ it is the flow, which
+# [`samplers.heun`](../../diffusion/samplers/runge_kutta.py) solves. With $h = g$ it is the reverse process of Anderson (1982),
+# which [`samplers.euler_maruyama`](../../diffusion/samplers/stochastic_interpolant.py) solves. We follow both from the same
+# noise.
 
 # %% tags=["picture"]
 keys = jax.random.split(jax.random.key(1), 3000)

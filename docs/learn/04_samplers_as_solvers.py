@@ -7,9 +7,9 @@
 # %% [markdown]
 # # 4. Samplers as solvers
 #
-# To sample is to solve the probability flow. A network evaluation is dear, so the question is how near the exact end one
-# comes with few of them. Here the denoiser is exact, so that every error you see is the solver's own. You measure the
-# order of each, see what a good variable and a good grid do, and why no solver helps below some four steps.
+# To sample is to solve the probability flow. A network evaluation is expensive, so the question is how near the exact end
+# a solver comes with few of them. Here the denoiser is exact, so every error you see is the solver's own. You measure the
+# order of each solver, and see what a good variable and a good grid do, and why no solver helps below about four steps.
 
 # %%
 import jax
@@ -43,8 +43,8 @@ denoise = DATA.denoiser(schedule)
 # y_s = y_t + (r_s - r_t)\, \varepsilon \quad\Longleftrightarrow\quad x_s = \alpha_s x_0 + \sigma_s \varepsilon, \qquad x_0 = \frac{x_t - \sigma_t \varepsilon}{\alpha_t}
 # $$
 #
-# which is [`samplers.ddim`](../../diffusion/samplers/ddpm.py). If the data are one point, $\varepsilon$ is constant and one step is
-# exact, whatever its length. Euler's method in $t$, [`samplers.euler`](../../diffusion/samplers/runge_kutta.py), is not.
+# which is [`samplers.ddim`](../../diffusion/samplers/ddpm.py). If the data are one point, $\varepsilon$ is constant, and one step is
+# exact, whatever its length. Euler's method in $t$, [`samplers.euler`](../../diffusion/samplers/runge_kutta.py), is not exact.
 
 # %%
 POINT = 0.7
@@ -73,11 +73,11 @@ for name, sampler in {"ddim": samplers.ddim(), "euler in t": samplers.euler()}.i
 # logarithmic axes that is a straight line of slope $-p$. We go from $t = 0.8$ to 0.15 on the mixture and compare with 4,000
 # steps of the classical method of order four.
 #
-# - one slope a step: [`samplers.ddim`](../../diffusion/samplers/ddpm.py), order 1;
-# - two slopes a step: [`samplers.heun`](../../diffusion/samplers/runge_kutta.py), order 2;
-# - one new slope and the last one: [`samplers.dpmpp_2m`](../../diffusion/samplers/dpmpp.py), order 2;
-# - one new slope, the last one and a corrector: [`samplers.unipc`](../../diffusion/samplers/unipc.py), order 3;
-# - four slopes a step: [`samplers.rk4`](../../diffusion/samplers/runge_kutta.py), order 4.
+# - [`samplers.ddim`](../../diffusion/samplers/ddpm.py) takes one slope a step: order 1;
+# - [`samplers.heun`](../../diffusion/samplers/runge_kutta.py) takes two slopes a step: order 2;
+# - [`samplers.dpmpp_2m`](../../diffusion/samplers/dpmpp.py) takes one new slope and the last step's: order 2;
+# - [`samplers.unipc`](../../diffusion/samplers/unipc.py) takes one new slope, the last step's, and a corrector: order 3;
+# - [`samplers.rk4`](../../diffusion/samplers/runge_kutta.py) takes four slopes a step: order 4.
 
 # %%
 start, stop = 0.8, 0.15
@@ -121,20 +121,20 @@ for name, (sampler, order) in solvers.items():
 
 # %% [markdown]
 # The left picture is a fact about equations. The right one is a fact about money: `rk4` pays four evaluations a step, `heun`
-# two, and the multistep methods one. So `dpmpp_2m` and `heun` have the same order, and the first is ahead by cost. On this
-# smooth middle stretch `rk4` is ahead of all from 13 evaluations on. On the whole way, with its ends, eight evaluations are
-# not even three of its steps, and at 16 the best multistep methods are level with it or ahead: [samplers](../samplers.md) has the
+# two, and the multistep methods one. So `dpmpp_2m` and `heun` have the same order, and `dpmpp_2m` costs less. On this smooth
+# middle stretch `rk4` is the best of all from 13 evaluations on. On the whole way, with its ends, eight evaluations are fewer
+# than three steps of `rk4`, and with 16 the best multistep methods are as good or better: [samplers](../samplers.md) has the
 # measurement for every sampler and grid.
 #
-# A multistep method has no history at its first step, which is therefore of order one. The same page says for each what it
+# A multistep method has no history at its first step, which is therefore of order one. The same page says what each method
 # loses at the ends.
 #
 # ## The grid is half of the solver
 #
-# The same solver with the same ten steps, from pure noise to data, on two grids. EDM's schedule has $\sigma = 80\, t$. On a grid
-# that is uniform in $t$, all steps but the last are spent where there is nothing but noise. Karras' grid
-# ([`timesteps.karras`](../../diffusion/timesteps/grids.py)) is uniform in $\sigma^{1/7}$, and spends them where the path turns.
-# [`timesteps.optimal`](../../diffusion/timesteps/optimal.py) finds a grid for your own denoiser.
+# We let the same solver take the same ten steps, from pure noise to data, on two grids. EDM's schedule has $\sigma = 80\, t$. A
+# grid that is uniform in $t$ spends all steps but the last where there is nothing but noise. Karras' grid
+# ([`timesteps.karras`](../../diffusion/timesteps/grids.py)) is uniform in $\sigma^{1/7}$, and spends its steps where the path
+# turns. [`timesteps.optimal`](../../diffusion/timesteps/optimal.py) finds a grid for your own denoiser.
 
 # %%
 edm = schedules.edm()
@@ -159,10 +159,10 @@ assert found["karras", "dpmpp_2m"] < found["uniform", "dpmpp_2m"] / 3
 # %% [markdown]
 # ## What noise is good for
 #
-# A stochastic sampler needs more steps for the same accuracy, as it also has to get the noise right. But it forgets: the
-# noise, with the score that answers it, pulls $x_t$ back towards $p_t$. So an error that was made early, by the network or by
-# a coarse step, is partly washed out. We start both kinds at $t = 0.8$, once in the right place and once moved by 0.5, and
-# look at how far apart the means end.
+# A stochastic sampler needs more steps for the same accuracy, since it also has to get the noise right. But it forgets: the
+# noise, with the score that answers it, pulls $x_t$ back towards $p_t$. So it partly washes out an early error of the network
+# or of a coarse step. We start both kinds of samplers at $t = 0.8$, once in the right place and once moved by 0.5 along each
+# axis, and look at how far apart the means end.
 
 # %%
 plan = timesteps.plan(np.linspace(start, 0.01, 401))
@@ -179,7 +179,7 @@ assert left_over["euler_maruyama (noise)"] < 0.8 * left_over["heun (the flow)"]
 # %% [markdown]
 # ## What you take with you
 #
-# - Order is seen as a slope. Every solver's docstring says its order and its variable, and a test measures them all:
+# - A slope shows the order. Every solver's docstring says its order and its variable, and a test measures all orders:
 #   `tests/samplers/test_sampler_orders.py`.
 # - Count evaluations, not steps: `sampler.nfe(steps)`.
 # - Below four evaluations, do not look for a better solver. Train a network that jumps

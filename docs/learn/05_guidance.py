@@ -8,8 +8,8 @@
 # # 5. Guidance, and how it fries
 #
 # A conditional model samples $p(x \mid c)$. Guidance asks for more of $c$ than the data have: samples look clearer and more
-# alike, and at high scales they burn. On an exact mixture you see what guidance promises, what it does instead, and what
-# the repairs repair.
+# alike, and at high scales they burn. On an exact mixture you see what guidance promises, what it does instead, and how far
+# the repairs help.
 
 # %%
 import jax
@@ -36,7 +36,7 @@ schedule = schedules.rectified_flow()
 #
 # The score is $-\varepsilon / \sigma$ ([notebook 3](03_score_and_flow.ipynb)), so the same line holds for $\varepsilon$ and for $x_0$. It needs no
 # classifier: [`guidance.classifier_free`](../../diffusion/guidance/classifier_free.py). In the library a guidance turns two
-# denoisers into one, and no sampler knows of it. At $w = 1$ it is exactly the conditional denoiser.
+# denoisers into one, and no sampler knows of it. At $w = 1$ the guided denoiser is exactly the conditional one.
 #
 # Our data: two classes on a line. Class $c$ has its bumps at 0.6 and 1.6; the other one is at -0.4 and -1.4.
 
@@ -76,9 +76,9 @@ assert abs(samples[1.0].mean() - 1.1) < 0.05
 assert samples[8.0].mean() > samples[1.0].mean() + 0.5 and samples[8.0].std() < samples[1.0].std()
 
 # %% [markdown]
-# Three things to see.
+# The picture shows three things.
 #
-# 1. At $w = 1$ blue is the class itself.
+# 1. At $w = 1$ the samples, in blue, have the distribution of the class.
 # 2. $p_w$, in orange, keeps both bumps of the class and only cuts the side towards the other class. The samples do not: the
 #    bump at 0.6, which is nearer to the other class, is empty at $w = 4$. That is the loss of diversity.
 # 3. The rest becomes narrow and moves outwards. At $w = 8$ it sits where there are hardly any data. In pictures that is
@@ -88,7 +88,7 @@ assert samples[8.0].mean() > samples[1.0].mean() + 0.5 and samples[8.0].std() < 
 #
 # The score of $p_w$ at $t = 0$ is the formula. But at $t > 0$ the formula uses the scores of $p_t(x \mid c)$ and $p_t(x)$, each noised
 # on its own, and noising does not commute with taking powers: $(p_t)^w$ is not $(p^w)_t$. So the guided flow is not the flow of
-# any noised $p_w$. Where the two noised densities hardly overlap with where $x_t$ is, their difference is large, and it is
+# any noised $p_w$. Where both noised densities are small at $x_t$, the difference of their predictions is large, and it is
 # multiplied by $w - 1$. We measure the push $(w - 1)\, |x_0^c - x_0^u|$ along the guided paths.
 
 # %%
@@ -111,14 +111,14 @@ plt.show()
 
 # %% [markdown]
 # The push is hardest at high noise, where the class means already differ and nothing else is known, and the estimate of $x_0$
-# lies far outside the data ([-2.5, 2.7]) from the first steps on. Whoever starts at 0.6 is pushed away before it is decided
+# lies far outside the data ([-2.5, 2.7]) from the first steps on. A sample near 0.6 is pushed away before it is decided
 # which bump it belongs to.
 #
 # ## Repairs
 #
-# - **An interval**: guide at middle noise levels alone (Kynkaanniemi et al. 2024), by `interval=` of
+# - **An interval** guides at middle noise levels alone (Kynkaanniemi et al. 2024), by `interval=` of
 #   [`guidance.classifier_free`](../../diffusion/guidance/classifier_free.py).
-# - **Project**: take from the push the part along the prediction, which only makes it larger:
+# - **A projection** removes the part of the push along the prediction, which only makes the prediction larger:
 #   [`guidance.adaptive_projected`](../../diffusion/guidance/projected.py).
 # - **A bad version of the model** in place of the unconditional one pushes towards what the good model does better, and
 #   keeps all modes: [`guidance.autoguidance`](../../diffusion/guidance/classifier_free.py) (Karras et al. 2024).
@@ -151,10 +151,10 @@ assert lower["autoguidance, w = 2"] > 0.4
 # %% [markdown]
 # ## What you take with you
 #
-# - Guidance is a formula on predictions. It changes the distribution even when the network is perfect, and $w = 1$ is the only
-#   scale at which samples are those of the model.
-# - So a figure with guidance measures two things at once. Say the scale, and show more than one.
-# - Sixteen guidances with their papers are in [guidance](../guidance.md).
+# - Guidance is a formula on predictions. It changes the distribution even when the network is perfect. Only at $w = 1$ do the
+#   samples have the model's distribution.
+# - So a figure with guidance measures two things at once. State the scale, and show more than one.
+# - [The page of guidance](../guidance.md) has every guidance of the library with its paper.
 #
 # **Try it**: let `scale` be a function of t in `classifier_free`, and find one that keeps both bumps at w = 4 in the middle.
 

@@ -7,8 +7,8 @@
 # %% [markdown]
 # # 6. A DiT, from einsum up
 #
-# So far the network was a perceptron, and the data were points. A diffusion transformer takes pictures: it cuts one into
-# patches, treats them as a set of tokens, and lets attention find out what belongs together. Here you write the DiT of
+# So far the network was a perceptron, and the data were points. A diffusion transformer takes pictures: it cuts a picture
+# into patches, treats them as a set of tokens, and lets attention find out what belongs together. Here you write the DiT of
 # [Peebles & Xie (2023)](https://arxiv.org/abs/2212.09748) in eighty lines of plain JAX, find that it is the library's
 # [`models.DiT`](../../diffusion/models/dit.py) with the same parameters, and train it on digits.
 
@@ -32,8 +32,8 @@ PATCH, WIDTH, DEPTH, HEADS, CLASSES = 2, 64, 3, 4, small_digits.CLASSES
 #
 # $$ y_{bne} = \sum_d x_{bnd}\, W_{de} $$
 #
-# A picture becomes tokens by one too. Rows and columns of pixels have two letters each, the patch and the place inside of it,
-# and only their order changes.
+# A picture becomes tokens by an `einsum`, too. Rows and columns of pixels have two letters each, the patch and the place
+# inside the patch, and only the order of the letters changes.
 
 
 # %%
@@ -104,14 +104,14 @@ def attention(p, x):
 # %% [markdown]
 # ## adaLN-zero
 #
-# How are time and class told to a block? One could add them to the tokens. DiT lets them set the norm. A vector $c$ of time and class gives
+# How does a block learn the time and the class? One could add them to the tokens. In DiT they set the norm. A vector $c$ of time and class gives
 # each block six vectors: a shift $b$, a scale $s$ and a gate $g$ for the attention, and three more for the perceptron
 # ([`models.layers.blocks.Block`](../../diffusion/models/layers/blocks.py)):
 #
 # $$ x \leftarrow x + g \odot f\big((1 + s) \odot \operatorname{norm}(x) + b\big), \qquad (b, s, g) = W c + w, \qquad f = \text{attention, then perceptron} $$
 #
 # All $W$ and $w$ start at zero. So every gate is zero, and the blocks start as the identity, however many there are: that is the
-# "zero" of the name. Figure 5 of the paper compares it with three other ways to tell the condition, and it is ahead of all.
+# "zero" of the name. Figure 5 of the paper compares adaLN-zero with three other ways to use the condition, and it is the best.
 
 
 # %%
@@ -135,9 +135,9 @@ def block(p, x, c):
 # %% [markdown]
 # ## The network
 #
-# Patches, positions, blocks, and a last layer that makes each token a patch again. The blocks are equal but for their
-# parameters, so these are stacked along a first axis, and `jax.lax.scan` walks over it: one block is compiled, whatever the
-# depth.
+# The network has patches, positions, blocks, and a last layer that makes each token a patch again. The blocks differ only in
+# their parameters, so these are stacked along a first axis, and `jax.lax.scan` goes along it: one block is compiled, whatever
+# the depth.
 
 
 # %%
@@ -160,7 +160,7 @@ def dit(params, x, t, label):
 # %% [markdown]
 # ## The same network in the library
 #
-# Parameters are arrays in nested dictionaries. With the library's names the same dictionary goes into both.
+# Parameters are arrays in nested dictionaries. With the library's names, both networks take the same dictionary.
 
 
 # %%
@@ -213,11 +213,11 @@ assert (block(first_block, tokens, condition_vector(params, t, label)) == tokens
 # %% [markdown]
 # ## Training
 #
-# The loop is that of the earlier notebooks, `small_training.py`, with another network. We predict the velocity of the straight
-# path, by [`objectives.flow_matching`](../../diffusion/objectives/flow_matching.py), and drop the class of every tenth digit
+# The loop is `small_training.py` again, with another network. We predict the velocity of the straight path, by
+# [`objectives.flow_matching`](../../diffusion/objectives/flow_matching.py), and drop the class of every tenth digit
 # ([`objectives.with_condition_dropout`](../../diffusion/objectives/conditioning.py)), for guidance
-# ([notebook 5](05_guidance.ipynb)). The digits, a judge of their class and the distance to held-out digits are in
-# `small_digits.py`.
+# ([notebook 5](05_guidance.ipynb)). `small_digits.py` has the digits, a judge of their class, and the distance to held-out
+# digits.
 
 # %%
 STEPS = 2500
@@ -242,8 +242,8 @@ assert recognised["samples, w = 2"] > 0.9
 # %% [markdown]
 # ## What the gates do with the time
 #
-# Every gate was zero at the start. We draw their mean size in each block over $t$, for the class 3, and for the last block the
-# scales of the norm. The network uses the time for what it is: with much noise it computes something else than with little.
+# Every gate was zero at the start. We draw the mean size of the gates of each block over $t$, for the class 3, and the scales
+# of the norm for the last block. The network uses the time: with much noise it computes something else than with little.
 
 # %%
 time = jnp.linspace(0.0, 1.0, 60)
@@ -269,9 +269,9 @@ assert gate_a.min() > 0
 #
 # - A DiT is four einsums for attention, two dense layers, and norms that the condition sets. Nothing in it knows that its tokens
 #   are a picture, apart from patches and positions. So the same blocks make series, clips and sets.
-# - adaLN-zero starts a deep network as the identity. It costs parameters rather than time: here the six vectors of a block hold
-#   a third of its weights.
-# - What papers change since is small in this code: rotary positions, RMS norms, SwiGLU, normalised queries and keys are options of
+# - adaLN-zero starts a deep network as the identity. It costs parameters rather than time: here a third of a block's weights
+#   make its six vectors.
+# - What later papers change is small in this code: rotary positions, RMS norms, SwiGLU, normalised queries and keys are options of
 #   [`models.DiT`](../../diffusion/models/dit.py), and [`models.lightning_dit_preset`](../../diffusion/models/lightning_dit.py) sets the first three.
 #
 # **Try it**: take the positions away. What can the network no longer know? Show it without training.

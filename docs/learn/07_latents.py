@@ -8,8 +8,8 @@
 # # 7. Latents
 #
 # Large image models do not diffuse pixels. An autoencoder makes a smaller array of each picture, the latent, and the
-# diffusion model learns those. Here the autoencoder is linear, so that what it loses is a formula. You see why
-# latents must be scaled, and where the ceiling of the quality is.
+# diffusion model learns the latents. Here the autoencoder is linear, so its loss is a formula. You see why latents must be
+# scaled, and where the ceiling of the quality is.
 
 # %%
 import jax
@@ -37,7 +37,7 @@ schedule = schedules.rectified_flow()
 #
 # which is least for the $k$ largest eigenvectors of the covariance $C$, and then is the sum of the other eigenvalues.
 #
-# (Principal components.) Digits of 64 pixels keep most of their variance in 16 numbers.
+# These are the principal components. Digits of 64 pixels keep most of their variance in 16 numbers.
 
 # %%
 digits = load_digits().data / 8 - 1  # in [-1, 1]
@@ -66,8 +66,8 @@ assert abs(lost - values[K:].sum()) < 1e-6
 # $$
 #
 # So unscaled latents are unit latents under a schedule with $\sigma / s$ in place of $\sigma$: the log-SNR is moved by $2 \ln s$. With
-# $s = 0.1$ nearly all times are noise, with $s = 10$ nearly all are clean, and the network learns little in either. For Gaussian
-# latents the share of the variance that $x_t$ does not tell is $\sigma^2 / (\alpha^2 s^2 + \sigma^2)$.
+# $s = 0.1$ nearly all times are noise, with $s = 10$ nearly all are clean, and the network learns little in either case. For
+# Gaussian latents, the share of the variance that $x_t$ leaves unknown is $\sigma^2 / (\alpha^2 s^2 + \sigma^2)$.
 # [`schedules.shifted`](../../diffusion/schedules/derived.py) makes the moved schedule, and
 # [`models.autoencoders.latent_space.to_diffusion`](../../diffusion/models/autoencoders/latent_space.py) scales latents, which
 # is the simpler cure. (0.18215 in Stable Diffusion's config is this number.)
@@ -90,9 +90,9 @@ plt.show()
 # %% [markdown]
 # ## Diffusion in pixels and in latents
 #
-# The same perceptron, the same steps, once on 64 pixels and once on 16 scaled latents. We sample both, decode, and measure
-# the Fréchet distance to held-out digits. The reconstructions of real digits say what the decoder allows: a diffusion model
-# on latents can be no better than its autoencoder.
+# We train the same perceptron for the same steps, once on 64 pixels and once on 16 scaled latents. We sample both, decode,
+# and measure the Fréchet distance to held-out digits. The reconstructions of real digits show what the decoder allows: a
+# diffusion model on latents can be no better than its autoencoder.
 
 # %%
 deviation = encode(train).std(0)  # one scale a channel
@@ -135,16 +135,16 @@ for row, (name, rows) in zip(panels, pictures.items()):
 plt.show()
 
 # %% [markdown]
-# The model of latents is nearly at its ceiling: almost all of its distance is the autoencoder's, and little its own. In this
-# figure pixels win, since 64 numbers are few and a linear code is a poor one. At 256x256 pixels there are 196,608 numbers, a
-# trained autoencoder makes 4,096 of them with losses that are hardly seen, and the network that diffuses them costs a small
-# part of what pixels would.
+# The model of latents is nearly at its ceiling: almost all of its distance is the autoencoder's, and little its own. By this
+# figure pixels win, since 64 numbers are few and a linear code is a poor one. A picture of 256x256 pixels has 196,608 numbers.
+# A trained autoencoder makes 4,096 of them, with a loss that is hardly seen, and the network that diffuses these costs a
+# small part of what pixels would cost.
 #
 # ## A real autoencoder
 #
 # Real ones are convolutional, keep the plane of the picture, and give a Gaussian for each latent instead of a point:
 # [`models.autoencoders.autoencoder_kl.AutoencoderKL`](../../diffusion/models/autoencoders/autoencoder_kl.py), trained with a
-# perceptual and an adversarial loss so that what it loses is not seen ([latents](../latents.md)). Its use has the same three
+# perceptual and an adversarial loss, so that its loss is not seen ([latents](../latents.md)). It is used by the same three
 # lines. Here only the shapes are computed, by `jax.eval_shape`, without parameters.
 
 # %%

@@ -7,8 +7,8 @@
 # %% [markdown]
 # # 8. Text
 #
-# A prompt is a condition with an inside: words, in any number, that combine. Here prompts say where a point in the plane is
-# ("left", "high left", nothing at all), and the exact answer to each prompt is known. You build the three pieces of every
+# A prompt is a condition with parts: any number of words, which combine. Here prompts say where a point in the plane is
+# ("left", "high left", nothing at all), and the exact answer to each prompt is known. You build the three parts of every
 # text-to-image model: tokens, embeddings, and attention from the sample to the words. Then you ask for a combination that was
 # never trained.
 
@@ -26,9 +26,9 @@ schedule = schedules.rectified_flow()
 # %% [markdown]
 # ## Tokens
 #
-# A tokenizer cuts a text into pieces of a fixed list and gives their numbers, padded to one length, with a mask of those that
-# exist. Published ones cut rare words into parts, so that every text has tokens: `text.Tokenizer`
-# ([text to image](../text_to_image.md)). Ours knows six words.
+# A tokenizer cuts a text into tokens of a fixed list. It returns their numbers, padded to one length, with a mask of the
+# real ones. Published tokenizers cut rare words into parts, so that every text has tokens: `text.Tokenizer`
+# ([text to image](../text_to_image.md)). Our tokenizer knows six words.
 
 # %%
 WORDS = ("left", "middle", "right", "low", "centre", "high")
@@ -46,8 +46,9 @@ print(tokens("high left"), tokens("right"), tokens(""))
 # %% [markdown]
 # ## Data with captions
 #
-# Nine clusters on a grid, one for each pair of words. A caption states each word only sometimes, as captions do. So the right
-# answer to "left" is a mixture of three clusters, and to "" of all. One pair, "high right", is withheld from training.
+# The data are nine clusters on a grid, one for each pair of words. A caption states each word only sometimes, as real captions
+# do. So the right answer to "left" is a mixture of three clusters, and the answer to "" a mixture of all. One pair,
+# "high right", is withheld from training.
 
 # %%
 SPACING, SPREAD = 1.2, 0.2
@@ -75,11 +76,11 @@ def draw(key, number):
 # \operatorname{attention}(q, e) = \sum_i \operatorname{softmax}_i(q \cdot K e_i)\; V e_i
 # $$
 #
-# Padding gets a score of minus infinity. There is one more token that always exists, so that the sum has something to fall
-# back on where a prompt is empty. That is all of cross-attention; the library's is
-# [`models.layers.cross_attention.CrossAttention`](../../diffusion/models/layers/cross_attention.py), in
-# [`models.pixart.PixArt`](../../diffusion/published/pixart/network.py) and in Stable Diffusion's U-Net, with many heads, many tokens of
-# the sample, and embeddings by CLIP or T5 that have read the whole prompt.
+# Padding gets a score of minus infinity. One more token always exists, so that the sum of an empty prompt has a term. That
+# is all of cross-attention. The library's layer is
+# [`models.layers.cross_attention.CrossAttention`](../../diffusion/models/layers/cross_attention.py).
+# [`published.pixart.PixArt`](../../diffusion/published/pixart/network.py) and Stable Diffusion's U-Net have it, with many heads,
+# many tokens of the sample, and embeddings by CLIP or T5 that have read the whole prompt.
 
 # %%
 WIDTH = 96
@@ -119,9 +120,9 @@ params, losses = small_training.train(
 )
 
 # %% [markdown]
-# Captions that state nothing are the null condition of classifier-free guidance, so it was trained along the way. For data
-# whose captions are always full, [`objectives.with_condition_dropout`](../../diffusion/objectives/conditioning.py) drops a
-# share of them.
+# Captions that state nothing are the null condition of classifier-free guidance, so the network has learned it already. If
+# captions are always full, [`objectives.with_condition_dropout`](../../diffusion/objectives/conditioning.py) drops a share of
+# them.
 #
 # ## Prompts
 
@@ -167,9 +168,9 @@ assert sum(counts["left"][:3]) > 0.9 and counts["left high"][2] > 0.9 and max(co
 # %% [markdown]
 # ## Does it compose?
 #
-# The two words of "right high" were each trained, the pair never. The ideal answer is not in the data: they say that this
-# pair has no points. What the network does is a matter of its architecture, and that is why combinations are held out and
-# measured ([the text demo](../text_demo.md) withholds colours with shapes).
+# Each of the two words of "right high" was trained, but the pair was not. The ideal answer is not in the data, where this pair
+# has no points. What the network does depends on its architecture; that is why combinations are held out and measured
+# ([the text demo](../text_demo.md) withholds pairs of a colour and a shape).
 
 # %%
 composed = {scale: share_in(sample("right high", scale), WITHHELD) for scale in (1.0, 2.0, 4.0)}
@@ -177,8 +178,8 @@ for scale, share in composed.items():
     print(f'"right high" at w = {scale:g}: {share:.0%} where both words are right')
 
 # %% [markdown]
-# Without guidance the points stop short of the corner, as the picture shows: each word pulls, and neither was ever seen with
-# the other at its end. Guidance pulls further along both words, and all points arrive.
+# Without guidance the points stop short of the corner, as the picture shows: each word pulls, but the network never saw both
+# words together. Guidance pulls further along both words, and all points arrive.
 #
 # ## The same parts on pictures
 #
@@ -222,7 +223,7 @@ for prompt, (first, second) in zip(prompts, ((0, 2), (2, 0))):
 # - A text model is a conditional model whose condition is a set of vectors with a mask. Nothing in schedules, objectives or
 #   samplers changes.
 # - A prompt that leaves something open asks for a mixture, and a good model gives all of it. High guidance gives the mode.
-# - Measure combinations that were not trained, apart from those that were.
+# - Measure combinations that were not trained separately from trained ones.
 #
 # **Try it**: ask for "high left" in place of "left high". Why does the answer stay the same, and what would be needed for
 # a language in which the order counts? (A sum over tokens has no order. Published encoders add a position to each embedding,

@@ -8,7 +8,7 @@
 # # 9. Students that need few steps
 #
 # Below four evaluations no solver helps ([notebook 4](04_samplers_as_solvers.ipynb)): the path bends, and a straight step
-# misses. So one trains a network that jumps: it receives two times, $t$ and $s$, and says where the path from $x_t$ is at $s$. Here
+# misses. So we train a network that jumps: it receives two times, $t$ and $s$, and says where the path from $x_t$ is at $s$. Here
 # you derive MeanFlow, train it, and compare its jumps with the exact flow of a mixture.
 
 # %%
@@ -57,10 +57,11 @@ assert jnp.allclose(one_step, DATA.weights @ DATA.means, atol=1e-4)
 # u + (t - s)\, \frac{du}{dt} = v \quad\Longrightarrow\quad u = v - (t - s)\, \frac{du}{dt}, \qquad \frac{du}{dt} = \Big(v \cdot \nabla_x + \frac{\partial}{\partial t}\Big) u
 # $$
 #
-# The right side needs no integral. It needs the velocity $v$ of the flow, for which the velocity $\varepsilon - x_0$ of one pair stands in
-# (its mean given $x_t$ is $v$, and the formula is linear in it), and one derivative of the network in the direction $(v, 1, 0)$,
-# which forward-mode differentiation gives for the price of one more evaluation. The network is regressed on the right side,
-# with its own derivative held fixed: [`objectives.mean_flow`](../../diffusion/objectives/mean_flow.py) (Geng et al. 2025).
+# The right side needs no integral. It needs the velocity $v$ of the flow, and one derivative of the network in the direction
+# $(v, 1, 0)$. The velocity $\varepsilon - x_0$ of one pair can replace $v$, since its mean given $x_t$ is $v$, and the formula is linear
+# in it. Forward-mode differentiation gives the derivative for the price of one more evaluation. The network is regressed on the
+# right side, with its own derivative held fixed: [`objectives.mean_flow`](../../diffusion/objectives/mean_flow.py) (Geng et al.
+# 2025).
 #
 # For $s = t$ it is flow matching. So one network learns the flow and its jumps.
 
@@ -129,17 +130,17 @@ plt.show()
 # ## What you see, and what it costs
 #
 # - One jump finds the three clusters, with blurred edges; one Euler step finds a point. A jump is as near to the exact end as
-#   eight steps of Euler.
-# - The curves come together: with many steps the plain flow needs no student. The student's error is that of its training
-#   rather than of its steps, and falls little with more of them.
+#   eight Euler steps.
+# - The curves come together: with many steps the plain flow needs no student. The student's error comes from its training
+#   rather than from its steps, so more steps reduce it little.
 # - MeanFlow had more than twice the training here, and a derivative in forward mode (some attention kernels have none).
 #
 # There are other students. Consistency models jump to $t = 0$ alone; distillation learns from a trained flow; shortcut models
-# learn two steps as one. [students](../students.md) compares them by cost and quality, and
-# [objectives](../objectives.md) has each with its facts.
+# learn two steps as one. [The page of students](../students.md) compares them by cost and quality, and
+# [the page of objectives](../objectives.md) has the facts of each.
 #
-# **Try it**: an exact flow map composes, so that the jump from 1 to 0 is the jump from 1 to 1/2 and then to 0. How far is the
-# trained map from that? (For a consistency model in place of MeanFlow see `objectives.consistency_training` and
+# **Try it**: an exact flow map composes: the jump from 1 to 0 is the jump from 1 to 1/2, and then to 0. How far is the
+# trained map from that? (For a consistency model in place of MeanFlow, see `objectives.consistency_training` and
 # [`objectives.ct`](../../diffusion/objectives/consistency.py).)
 
 # %% tags=["solution"]

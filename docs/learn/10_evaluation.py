@@ -8,7 +8,7 @@
 # # 10. Evaluation, and how FID lies
 #
 # The Fréchet distance (FID, when its features are Inception's) is the field's figure. It is a good one if you know what it
-# cannot see. Here you meet four of its lies, on data where the truth is known, and for each what to report beside it.
+# cannot see. Here you meet four of its lies, on data where the truth is known, and learn what to report beside the distance.
 
 # %%
 import jax
@@ -36,8 +36,8 @@ def distance(a, b):
 # ## The formula
 #
 # Fit a Gaussian to the features of each set, and take the squared 2-Wasserstein distance of the two. If the covariances
-# share their axes, the best transport moves each axis by itself: from $\mathcal{N}(m, s^2)$ to $\mathcal{N}(n, r^2)$ by the map that is linear,
-# which costs $(m - n)^2 + (s - r)^2$. In general coordinates the sum of these is
+# share their axes, the best transport moves each axis by itself: a linear map takes $\mathcal{N}(m, s^2)$ to $\mathcal{N}(n, r^2)$,
+# and costs $(m - n)^2 + (s - r)^2$. In general coordinates the sum of these costs is
 #
 # $$
 # d^2 = |m - n|^2 + \operatorname{Tr} S + \operatorname{Tr} R - 2 \operatorname{Tr} \big(S^{1/2} R\, S^{1/2}\big)^{1/2}
@@ -85,7 +85,7 @@ assert good[2] > 2 * worse[-1], "700 samples of the good model look worse than 1
 
 # %% [markdown]
 # Extrapolate to $N = \infty$ ([`metrics.extrapolation.extrapolate`](../../diffusion/metrics/extrapolation.py), Chong and Forsyth
-# 2020), or compare at the same N only. And give the floor: the distance of real data from real data at that N.
+# 2020), or compare only at the same N. And state the floor: the distance of real data from real data at that N.
 
 # %%
 for name, width in models.items():
@@ -100,8 +100,8 @@ for name, width in models.items():
 # ## Lie 2: two moments are all it sees
 #
 # A Gaussian with the mean and the covariance of the data has distance zero, whatever the data look like. The kernel
-# distance (KID, [`metrics.kernel_distance.mmd2`](../../diffusion/metrics/kernel_distance.py)) with a cubic kernel sees the third
-# moments too, and with a Gaussian kernel all of them.
+# distance (KID, [`metrics.kernel_distance.mmd2`](../../diffusion/metrics/kernel_distance.py)) sees the third moments, too, if
+# its kernel is cubic, and all moments if its kernel is Gaussian.
 
 # %%
 data = np.asarray(THREE_CLUSTERS.sample(jax.random.key(0), 4000), np.float64)
@@ -140,7 +140,7 @@ assert (
 )
 
 # %% [markdown]
-# So measure against held-out data where you can, and run a test of copying
+# So measure against held-out data if you can, and run a test of copying
 # ([`metrics.memorisation.copied_by_ratio`](../../diffusion/metrics/memorisation.py): is a sample much nearer to one training
 # example than to any other?). `diffusion evaluate` does both for a run.
 #
@@ -148,8 +148,8 @@ assert (
 #
 # The distance is taken between features, and each space of features is blind somewhere. Here are two damages of digits: three
 # pixels that are black in all data light up (a viewer sees it at once, and reads every digit), or each digit is blended
-# with another one (many cannot be read). We measure both between pixels and between the features of a classifier (the
-# linear discriminants of ten classes, which give no weight to pixels that never change).
+# with another one (many cannot be read). We measure both damages by pixels and by the features of a classifier (the linear
+# discriminants of ten classes, which give no weight to pixels that never change).
 
 # %%
 lit = held_out.copy()
@@ -175,15 +175,15 @@ plt.show()
 assert lit_pixels > 2 * blended_pixels and blended_features > 2 * lit_features
 
 # %% [markdown]
-# Pixels call the lit digits far worse, the classifier calls them real. Inception's features are blind in their own way: they
-# were trained to tell the objects of ImageNet apart.
+# By pixels the lit digits are far worse; by the classifier they are real. Inception's features are blind in their own way:
+# they were trained to distinguish the objects of ImageNet.
 #
 # ## What to report
 #
 # - The protocol: features, N, reference, resizing, guidance. [`metrics.protocols.get`](../../diffusion/metrics/protocols.py) has
 #   the published ones, and a figure of the library carries its own ([evaluation](../evaluation.md)).
-# - The floor beside it, an interval, and more than one seed.
-# - A second figure that sees something else: KID, precision and recall, and a test of copying.
+# - The floor beside the figure, an interval, and more than one seed.
+# - A second figure that sees something else: KID, precision and recall, or a test of copying.
 # - Pictures, chosen at random.
 #
 # **Try it**: the floor is a random number too. Measure it for 100, 200 and 400 digits, each 20 times with another split. By how

@@ -8,7 +8,7 @@
 # # 11. Your own objective
 #
 # You have an idea for a loss. Before you spend a GPU on it, ask what its best network would be, and check that on data
-# where the answer is known. Here a harmless change, absolute instead of squared error, turns out to sample the wrong
+# where the answer is known. Here a change that looks harmless, from squared to absolute error, makes a model of the wrong
 # distribution. You see it on paper, in a test that takes seconds, and in samples. Then we train a sound objective of our own
 # as a run, from Python, with checkpoints.
 
@@ -44,8 +44,8 @@ density = timesteps.uniform_density(schedule)
 #
 # [`objectives.inputs.noised`](../../diffusion/objectives/inputs.py) draws a time and a noise for each example, from that
 # example's own key. [`objectives.Objective`](../../diffusion/objectives/objective.py) adds the facts that samplers and the
-# training loop need; here the density of the times is the only one that is not the default. The power p is what we vary:
-# $p = 2$ is flow matching, [`objectives.flow_matching`](../../diffusion/objectives/flow_matching.py).
+# training loop need; here only the density of the times differs from the default. We vary the power p: $p = 2$ is flow
+# matching, [`objectives.flow_matching`](../../diffusion/objectives/flow_matching.py).
 
 
 # %%
@@ -63,8 +63,8 @@ def velocity_error(power):
 # %% [markdown]
 # ## What would a perfect network say?
 #
-# At a point $(x_t, t)$ the network must answer with one number for many pairs $(x_0, \varepsilon)$. The best answer depends on the
-# power:
+# At a point $(x_t, t)$ the network must answer with one number for many pairs $(x_0, \varepsilon)$. Let $Y = \varepsilon - x_0$ be their
+# velocity. The best answer depends on the power:
 #
 # $$
 # \begin{aligned}
@@ -95,8 +95,8 @@ for power, params in trained.items():
     print(f"power {power}: x_t - velocity at t = 0.999 is {estimate.mean():.2f}")
 
 # %% [markdown]
-# As computed: the network of power 2 aims at the mean, that of power 1 at the median. Now the samples, beside the exact
-# density.
+# As computed, the network of power 2 aims at the mean, and the network of power 1 at the median. We now draw samples of both
+# beside the exact density.
 
 # %% tags=["picture"]
 plan = timesteps.plan(timesteps.uniform(schedule, steps=50))
@@ -119,14 +119,14 @@ plt.show()
 assert abs(share[2] - 0.4) < 0.03 < abs(share[1] - 0.4)
 
 # %% [markdown]
-# The loss of the wrong model fell as nicely as the other's. Nothing but the exact answer tells. In the library every objective
-# has such a test (`tests/objectives/objective_cases.py`: what its optimum is).
+# The loss of the wrong model fell as nicely as the other's. Only the exact answer shows the mistake. In the library every
+# objective has such a test; `tests/objectives/objective_cases.py` states the optimum of each.
 #
 # ## A sound objective of our own, as a run
 #
-# What may one change and keep the mean? Any positive weight $w(x_t, t)$, since it does not move the minimum at a point. Let us
-# weigh each time by how hard it is: $w(t) = 1 / (\mathbb{E}\,|Y - \mathbb{E}[Y \mid x_t]|^2 + 0.1)$, from the exact answer on a grid of times. It
-# evens out the gradient's noise over $t$.
+# Which changes keep the mean? Any positive weight $w(x_t, t)$ does, since it does not move the minimum at a point. Let us
+# weigh each time by how hard it is: $w(t) = 1 / (\mathbb{E}\,|Y - \mathbb{E}[Y \mid x_t]|^2 + 0.1)$, from the exact answer on a grid of times.
+# This weight evens out the gradient's noise over $t$.
 
 
 # %%
@@ -204,11 +204,11 @@ assert abs(left - 0.4) < 0.05 and gap < 0.1
 # %% [markdown]
 # ## What you take with you
 #
-# - Ask for the minimiser first. A weight keeps it, a nonlinear change of the error does not.
+# - Ask for the minimiser first. A weight keeps it; a nonlinear change of the error does not.
 # - Write the objective as a function, and test it where $\mathbb{E}[\text{target} \mid x_t]$ is known.
 # - In a config, the function is named by `--extend=my_file.py`; [extend](../extend.md#an-objective) has the lines.
 #
-# **Try it**: set the power to 1.5. Is the share of the left bump between the two?
+# **Try it**: set the power to 1.5. Is the share of the left bump between the shares of the two powers?
 
 # %% tags=["solution"]
 params, _ = small_training.train(

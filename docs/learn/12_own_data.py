@@ -8,8 +8,8 @@
 # # 12. Your own data
 #
 # Most data are not pictures of a known dataset. Here you bring time series, whose exact denoiser is known because they come
-# from a Gaussian process, and then a folder of files that are read when they are needed. A run on your data goes on after a
-# stop with the same bits, and you check that too.
+# from a Gaussian process, and then a folder of files that are read when they are needed. A stopped run on your data resumes
+# with the same bits, and you check that too.
 
 # %%
 import pathlib
@@ -40,8 +40,8 @@ folder = pathlib.Path(tempfile.mkdtemp())
 # ## A record
 #
 # Data are a sequence of records: `{"x": float32 array of any shape}`, or `{"image": uint8 [H, W, C], "label": int}` for
-# pictures. A list is a sequence, and so is anything with `len` and `[i]`. Our series are 24 values of a damped oscillation
-# with noise, a Gaussian process with covariance
+# pictures. A list is a sequence, and so is anything with `len` and `[i]`. Each of our series has 24 values of a damped
+# oscillation with noise, a Gaussian process with covariance
 #
 # $$
 # K_{ij} = \exp\!\left(-\frac{|i - j|}{8}\right) \cos\!\left(\frac{\pi\, |i - j|}{5}\right)
@@ -60,8 +60,9 @@ records = [{"x": row} for row in series]
 # %% [markdown]
 # ## A network for them
 #
-# Anything with `init` and `apply`, or a plain function. Ours is a perceptron, written out. There are ready ones for points,
-# series, sets and volumes, among them a transformer of sequences: [models](../models.md#points-series-sets-volumes-and-video).
+# A network is anything with `init` and `apply`, or a plain function. Ours is a perceptron, written out. The library has
+# networks for points, series, sets and volumes, among them a transformer of sequences:
+# [models](../models.md#points-series-sets-volumes-and-video).
 
 
 # %%
@@ -151,8 +152,9 @@ for time in (0.2, 0.5, 0.8):
 # %% [markdown]
 # ## A folder that is read as needed
 #
-# Data that do not fit into memory are a class of two methods. The order of a run is a function of its seed and the step, so a
-# source needs no state, and may be read by several threads (`data.threads`). We write the digits as PNGs and read them back.
+# A source of data that do not fit into memory is a class of two methods. The order of a run is a function of its seed and the
+# step, so a source needs no state, and several threads may read it (`data.threads`). We write the digits as PNGs and read
+# them back.
 
 
 # %%
@@ -181,8 +183,8 @@ print(len(source), "pictures;", source[0]["image"].shape, source[0]["label"])
 # %% [markdown]
 # The library has such a source, which also resizes, names a damaged file and takes parts of a folder for a split
 # ([`data.sources.class_folders`](../../diffusion/data/sources/picture_files.py)). In a config it is
-# `config.data.source = {"name": "class_folders", "path": "pictures"}`, and there are sources for captions, tar shards, Parquet
-# and arrays beside it ([data](../data.md)). Its records are ours.
+# `config.data.source = {"name": "class_folders", "path": "pictures"}`. [The page of data](../data.md) has the sources for
+# captions, tar shards, Parquet and arrays. The records of `class_folders` are equal to ours:
 
 # %%
 ready = sources.class_folders(folder / "pictures")
@@ -192,10 +194,10 @@ for i in range(len(ready)):
     assert (ready[i]["image"] == source[i]["image"]).all() and ready[i]["label"] == source[i]["label"]
 
 # %% [markdown]
-# ## Stopped and gone on with
+# ## Stopped and resumed
 #
-# A run of 20 steps, gone on with to 40, against a run of 40 without a stop: the same parameters, to the bit. The example that
-# comes next is part of the checkpoint, and so is everything random.
+# A run that stops after 20 steps and resumes to 40 has the same parameters, to the bit, as a run of 40 steps without a stop.
+# The checkpoint holds the index of the next example, and all draws are functions of this index, the step and the seed.
 
 
 # %%
@@ -219,12 +221,12 @@ assert all(jax.tree.leaves(same))
 # %% [markdown]
 # ## What you take with you
 #
-# - Records of any shape, from any sequence. Scale them to variance one.
+# - Data are records of any shape, from any sequence. Scale them to variance one.
 # - Make up data like yours whose answer is known (a Gaussian process, a mixture), train on them first, and compare.
-# - For folders, captions, shards, tables and arrays there are ready sources: [data](../data.md).
+# - The library has sources for folders, captions, shards, tables and arrays: [data](../data.md).
 #
-# **Try it**: hold out a fifth of the pictures of the folder, so that a picture that comes later moves no other one from one
-# part to the other. (A split by position would.)
+# **Try it**: hold out a fifth of the pictures of the folder, so that a new picture moves no other one from one part to the
+# other. (A split by position would.)
 
 
 # %% tags=["solution"]

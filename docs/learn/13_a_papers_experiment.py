@@ -9,8 +9,8 @@
 #
 # Lipman et al. (2023, "Flow Matching for Generative Modeling") say that straight paths need fewer network evaluations than
 # the paths of diffusion, at the same quality. We repeat that experiment in miniature: digits of 8x8 pixels, a small DiT, two
-# processes, two seeds, four numbers of steps, with the floor and the spread beside each figure. It is the shape of a real
-# study: fix everything but one thing, measure against held-out data, and report what you did not expect too.
+# processes, two seeds, four numbers of steps, with the floor and the spread beside each figure. It has the shape of a real
+# study: fix everything but one thing, measure against held-out data, and report even what you did not expect.
 
 # %%
 import pathlib
@@ -34,14 +34,14 @@ plt.style.use("course.mplstyle")
 # %% [markdown]
 # ## The question, and what is held fixed
 #
-# - **Varies**: the path. Straight, [`schedules.rectified_flow`](../../diffusion/schedules/flow.py), or that of variance
-#   preserving diffusion, [`schedules.variance_preserving`](../../diffusion/schedules/variance_preserving.py) (the paper's
-#   "VP").
+# - **Varies**: the path. It is the straight path, [`schedules.rectified_flow`](../../diffusion/schedules/flow.py), or the path
+#   of variance preserving diffusion,
+#   [`schedules.variance_preserving`](../../diffusion/schedules/variance_preserving.py) (the paper's "VP").
 # - **Fixed**: the data and their split, the network ([`models.DiT`](../../diffusion/models/dit.py)), the prediction (the
 #   velocity, [`objectives.flow_matching`](../../diffusion/objectives/flow_matching.py)), optimizer, steps, batch, moving
 #   average, the solver (Euler's method, where straightness must show).
-# - **Measured**: the Fréchet distance to held-out digits between pixels, divided by that of real training digits (the floor).
-#   At 1 a sample set is as near to the held-out digits as new real digits are.
+# - **Measured**: the Fréchet distance of pixels to held-out digits, divided by the distance of real training digits (the
+#   floor). At 1 a set of samples is as near to the held-out digits as new real digits are.
 #
 # The claim has a reason that we can write down. Euler's method with step $h$ has a local error of $h^2/2$ times the acceleration
 # of the path. Given $(x_0, \varepsilon)$, the acceleration is $\alpha'' x_0 + \sigma'' \varepsilon$, which is zero on the straight path and not on
@@ -72,8 +72,8 @@ print(f"floor, 497 real training digits against 497 held out: {floor:.3f} +- {np
 # %% [markdown]
 # ## The runs
 #
-# Each is a `Recipe`, trained into a folder of its own. A folder can go on, be sampled and be looked at later; in a study with
-# a config file the same is `diffusion sweep`.
+# Each run is a `Recipe`, trained into a folder of its own. The folder can be resumed, sampled and looked at later. In a study
+# with a config file, `diffusion sweep` does the same.
 
 # %%
 STEPS = 600
@@ -115,8 +115,8 @@ for path in paths:
 # %% [markdown]
 # ## The measurement
 #
-# All four networks start from the same 497 noises and the same labels, those of the held-out digits. The same noise for all
-# makes the difference between two paths less noisy than each figure is.
+# All four networks start from the same 497 noises and from the labels of the held-out digits. Since the noise is the same, the
+# difference between two paths is less noisy than each figure.
 
 # %%
 keys = jax.random.split(jax.random.key(7), len(held_out))
@@ -181,8 +181,8 @@ for n in (2, 4):
 # %% [markdown]
 # ## The question that a reviewer asks
 #
-# Is it the path, or the grid? Notebook [1](01_forward_process.ipynb) says that two schedules are clocks on the same noise
-# levels. So we take both paths by DDIM, which knows nothing of $t$ ([notebook 4](04_samplers_as_solvers.ipynb)), on grids with
+# Is it the path, or the grid? [Notebook 1](01_forward_process.ipynb) says that two schedules are clocks on the same noise
+# levels. So we sample both paths by DDIM, which knows nothing of $t$ ([notebook 4](04_samplers_as_solvers.ipynb)), on grids with
 # the same noise levels: equal steps of log-SNR from $\sigma / \alpha = 50$ down to 0.02, by
 # [`timesteps.uniform_log_snr`](../../diffusion/timesteps/grids.py).
 
@@ -204,15 +204,17 @@ for n in (4, 16):
 # With two evaluations the straight path is better by a factor of 2.5, far outside the spread of the seeds. So the claim seems
 # to hold. But read the rest of the tables:
 #
-# - With 32 evaluations, where the error of the solver is gone, a factor of 1.5 is left. That part is in the networks: after 600
-#   steps the one of the straight path has learned more (the two losses weigh the noise levels differently), and both are far
-#   from the floor.
-# - On matched noise levels the factor is 1.6 with four evaluations and 1.5 with 16. So nearly all of what straightness seemed to
-#   give at few evaluations is given by the grid: equal steps of $t$ are a good grid on the straight path and a poor one on VP's.
+# - With 32 evaluations, where the error of the solver is gone, a factor of 1.5 is left. This part comes from the networks:
+#   after 600 steps the network of the straight path has learned more (the two losses weigh the noise levels differently), and
+#   both are far from the floor.
+# - On matched noise levels the factor is 1.6 with four evaluations and 1.5 with 16. So the grid explains nearly all of what
+#   straightness seemed to give at few evaluations: equal steps of $t$ are a good grid on the straight path, and a poor one on
+#   VP's.
 #
-# Both are what a reader needs to know, and neither is in the first figure. Before this goes into a paper: train until the
-# distance stops falling; more seeds, for an interval rather than a spread (`diffusion sweep --table` gives the test of the
-# difference); and images rather than 64 pixels. [results](../results.md) says what was measured at larger sizes, and what was not.
+# A reader needs to know both, and neither is in the first figure. A paper would need three things more: training until the
+# distance stops falling; more seeds, for an interval rather than a spread (`diffusion sweep --table` tests the difference);
+# and images rather than 64 pixels. [The page of results](../results.md) says what was measured at larger sizes, and what was
+# not.
 #
 # That is the whole way: a process, a prediction, an objective, a network, a solver, a measure. Each was one line above, and
 # each can be yours.

@@ -8,7 +8,7 @@
 # # 14. A U-Net with attention
 #
 # The DiT of [notebook 6](06_dit.ipynb) knows nothing of the plane of a picture but its patches. DDPM's U-Net is built on the
-# plane: what stands beside what matters, and the same stroke may stand anywhere. Here you write one in plain JAX, layer by layer,
+# plane: neighbours matter, and the same stroke may stand anywhere. Here you write a U-Net in plain JAX, layer by layer,
 # find that it is the library's [`models.UNet`](../../diffusion/models/unet.py) with the same parameters, and train it on digits.
 
 # %%
@@ -30,9 +30,9 @@ WIDTH, GROUPS, HEADS, CLASSES = 16, 8, 2, small_digits.CLASSES
 #
 # $$ y_{h,w} = b + \sum_{i=0}^{2} \sum_{j=0}^{2} x_{h+i-1,\; w+j-1}\, W_{ij} $$
 #
-# Each $W_{ij}$ is a matrix from the channels of $x$ to those of $y$. So we shift the picture nine times, put the nine side by
-# side, and multiply once. Zeros stand outside of its border. With a stride of 2 only every second pixel is computed, which halves
-# the side.
+# Each $W_{ij}$ is a matrix from the channels of $x$ to the channels of $y$. So we shift the picture nine times, put the nine
+# side by side, and multiply once. The picture is padded with zeros. With a stride of 2 only every second pixel is computed, which
+# halves the side.
 
 
 # %%
@@ -55,7 +55,7 @@ def conv(p, x, stride=1):
 # Deep stacks train because each block adds to what it got: $h \leftarrow h + f(h)$. DDPM's $f$ is norm, SiLU, convolution,
 # twice. The norm centres and scales groups of channels over all pixels of a picture
 # ([`models.layers.convolutions.GroupNorm`](../../diffusion/models/layers/convolutions.py)). Between the convolutions the block
-# is told the time and the class, by a vector $e$ that a dense layer makes into one number for each channel. The last
+# reads a vector $e$ of the time and the class, which a dense layer turns into one number for each channel. The last
 # convolution starts at zero, so that the block starts as the identity.
 
 
@@ -78,13 +78,13 @@ def residual(p, x, e):
 # %% [markdown]
 # ## Attention between pixels
 #
-# A convolution sees three pixels across. That the upper loop of an 8 belongs to its lower one is further away. Attention lets
-# every pixel look at every other. Each pixel $n$ has a query, a key and a value, in each of a few heads:
+# A convolution sees three pixels across. The two loops of an 8 are further apart than that. Attention lets every pixel look at
+# every other. Each pixel $n$ has a query, a key and a value, in each of a few heads:
 #
 # $$ y_n = \sum_m \operatorname{softmax}_m\!\left(\frac{q_n \cdot k_m}{\sqrt{S}}\right) v_m $$
 #
-# where $S$ is the length of a query. The cost grows with the square of the number of pixels, so that U-Nets have it only where
-# the side is small. [Notebook 6](06_dit.ipynb) takes this layer apart.
+# where $S$ is the length of a query. The cost grows with the square of the number of pixels, so U-Nets have attention only
+# where the side is small. [Notebook 6](06_dit.ipynb) takes this layer apart.
 
 
 # %%
@@ -104,9 +104,10 @@ def attend(p, x):
 # %% [markdown]
 # ## The U
 #
-# On the way down the network halves the side and sees more of the picture at once. On the way up it doubles the side again. What
-# was fine is lost at the bottom, so every block on the way up also reads what the way down had at that size: the **skips**.
-# The time comes as sines and cosines of many frequencies, since a network hardly resolves a single number from 0 to 999.
+# On the way down the network halves the side and sees more of the picture at once. On the way up it doubles the side again. The
+# fine structure is lost at the bottom, so every block on the way up also reads the output of the way down at the same size: the
+# **skips**. The time comes as sines and cosines of many frequencies, since a network hardly resolves a single number from 0 to
+# 999.
 
 
 # %%
@@ -140,7 +141,7 @@ def unet(p, x, t, label):
 # %% [markdown]
 # ## Parameters, and the same network in the library
 #
-# Parameters are arrays in nested dictionaries. We take the library's names, so that the same dictionary goes into both.
+# Parameters are arrays in nested dictionaries. We take the library's names, so both networks take the same dictionary.
 
 
 # %%
@@ -220,11 +221,11 @@ assert (jax.jit(unet)(params, x, t, label) == 0).all()  # the last layer starts 
 # %% [markdown]
 # ## Training
 #
-# The loop is that of the earlier notebooks, `small_training.py`, with another network. We predict the velocity of the straight
-# path, by [`objectives.flow_matching`](../../diffusion/objectives/flow_matching.py), and drop the class of every tenth digit
+# The loop is `small_training.py` again, with another network. We predict the velocity of the straight path, by
+# [`objectives.flow_matching`](../../diffusion/objectives/flow_matching.py), and drop the class of every tenth digit
 # ([`objectives.with_condition_dropout`](../../diffusion/objectives/conditioning.py)), for guidance
-# ([notebook 5](05_guidance.ipynb)). The digits, a judge of their class and the distance to held-out digits are in
-# `small_digits.py`.
+# ([notebook 5](05_guidance.ipynb)). `small_digits.py` has the digits, a judge of their class, and the distance to held-out
+# digits.
 
 # %%
 STEPS = 700
@@ -290,7 +291,7 @@ assert jnp.allclose(weights.sum(1), 1, atol=1e-5)
 #
 # - A U-Net has four parts: convolutions for what is near, attention for what is far, skips for what is fine, and a vector of
 #   time and class in every block.
-# - The block of ADM differs in two lines: the vector scales and shifts the norm, and the side changes inside of a block
+# - The block of ADM differs in two lines: the vector scales and shifts the norm, and the side changes inside a block
 #   (`scale_shift` and `resample` of [`models.UNet`](../../diffusion/models/unet.py)).
 # - A network that you write yourself needs nothing from the library: any function of $(x_t, t, \text{condition})$ will do.
 #

@@ -9,8 +9,8 @@
 #
 # Text has no noise between "cat" and "dog". Diffusion of symbols therefore replaces noise by masks: at $t = 0$ all letters
 # show, at $t = 1$ none does, and to sample is to fill them in. Here the data are words of three letters with known
-# probabilities. You derive the reverse step, see which number the loss is a bound of, train a network to that bound, and
-# see what it costs to fill in several letters at once.
+# probabilities. You derive the reverse step, see what the loss bounds, train a network on that bound, and see what it costs to
+# fill in several letters at once.
 
 # %%
 import jax
@@ -65,15 +65,15 @@ for t in (0.0, 0.3, 0.6, 0.9):
 # %% [markdown]
 # ## Backward: Bayes' rule has one number
 #
-# Let a letter be masked at time $t$. It was the letter at $s < t$ with probability $\alpha_s$ and became the mask since, with
-# probability $1 - \alpha_t / \alpha_s$. Divide by the probability $1 - \alpha_t$ that it is masked at $t$:
+# Let a letter be masked at time $t$. It still showed at $s < t$ with probability $\alpha_s$, and was masked between $s$ and $t$
+# with probability $1 - \alpha_t / \alpha_s$. Divide by the probability $1 - \alpha_t$ that it is masked at $t$:
 #
 # $$
 # q(x_s = x_0 \mid x_t = \text{mask}, x_0) = \frac{\alpha_s (1 - \alpha_t / \alpha_s)}{1 - \alpha_t} = \frac{\alpha_s - \alpha_t}{1 - \alpha_t}
 # $$
 #
-# Otherwise it stays masked. A letter that shows is $x_0$ and stays. So a step back fills in each mask with that
-# probability, and all that has to be known is **which** letter: $p(x_0^i \mid x_t)$.
+# Otherwise the position stays masked. A letter that shows is $x_0$ and stays. So a step back fills in each mask with that
+# probability, and the only unknown is **which** letter: $p(x_0^i \mid x_t)$.
 
 # %%
 t, s = 0.8, 0.5
@@ -89,7 +89,7 @@ assert np.isclose(back[ids("dog")[0]], by_hand, atol=1e-6)
 # ## What there is to learn does not depend on the time
 #
 # The probability that exactly these positions are masked, $\alpha_t^{\text{shown}} (1 - \alpha_t)^{\text{masked}}$, is the same for
-# every word. It cancels, and what is left is the law of the data given the letters that show:
+# every word. It cancels, and only the law of the data given the letters that show is left:
 #
 # $$
 # p(x_0^i = a \mid x_t) = p(x_0^i = a \mid \text{letters that show})
@@ -118,17 +118,17 @@ for shown in ("___", "_o_", "_og"):
 # %% [markdown]
 # ## The loss is a bound, and for the exact answer it is the entropy
 #
-# Let the masks fall one after the other. The log-probability of a word is a sum over its letters, each given those that
-# showed before it, in any order. A mask falls between $t$ and $t - dt$ with probability $-\alpha'_t\, dt / (1 - \alpha_t)$, so that
+# Let the masks fall one after the other. In any order, the log-probability of a word is a sum over its letters, each given the
+# letters that showed before it. A mask falls between $t$ and $t - dt$ with probability $-\alpha'_t\, dt / (1 - \alpha_t)$, so
 #
 # $$
 # -\log p(x_0) \le \int_0^1 \frac{-\alpha'_t}{1 - \alpha_t}\; \mathbb{E}_{x_t} \sum_{i \text{ masked}} -\log p_\theta(x_0^i \mid x_t)\; dt
 # $$
 #
 # which [`discrete.masked_bound`](../../diffusion/discrete/bounds.py) estimates at one time for each example. The inequality is
-# Jensen's, over the order in which the letters fall. For the exact conditionals every order gives the same product, and
-# the mean over the data is the entropy. No model can be lower. One that knows how often each letter occurs at each
-# position, and nothing of the others, pays the entropies of the positions.
+# Jensen's, over the order in which the masks fall. For the exact conditionals every order gives the same product, and the mean
+# over the data is the entropy. No model can be lower. A model that knows only how often each letter occurs at each position
+# pays the entropies of the positions.
 
 # %%
 N = 40_000
@@ -195,13 +195,13 @@ print(f"the network's bound is {excess.mean():.4f} +- {excess.std() / N**0.5:.4f
 assert -4 * excess.std() / N**0.5 < excess.mean() < 0.1
 
 # %% [markdown]
-# ## Sampling: what one step fills in together is drawn apart
+# ## Sampling: letters of one step are drawn independently
 #
-# The reverse step above treats each position by itself. If two masks fall in one step, each is drawn from its own
-# conditional, and nothing tells the one of the other: in "_o_" the "c" of "cot" can meet the "g" of "dog". With $N$ steps the
-# probability that two fall together goes as $1 / N$ ([`discrete.ancestral`](../../diffusion/discrete/steps.py)).
-# [`discrete.first_hitting`](../../diffusion/discrete/steps.py) draws the time of the next mask to fall, and fills in that one
-# alone: its law is exact, in as many evaluations as there are letters.
+# The reverse step above treats each position by itself. If two masks fall in one step, each letter is drawn from its own
+# conditional, and neither draw knows the other: in "_o_" the "c" of "cot" can meet the "g" of "dog". With $N$ steps the
+# probability that two masks fall together goes as $1 / N$ ([`discrete.ancestral`](../../diffusion/discrete/steps.py)).
+# [`discrete.first_hitting`](../../diffusion/discrete/steps.py) draws the time at which the next mask falls, and fills in this
+# position alone: its law is exact, in as many evaluations as there are letters.
 
 # %% tags=["picture"]
 many = 20_000
@@ -254,9 +254,9 @@ assert once["exact"] < 1.5 * floor < by_steps["exact"][2]
 assert 1.6 < by_steps["exact"][1] / by_steps["exact"][2] < 2.6  # halved by twice the steps
 
 # %% [markdown]
-# ## Infilling is no extra
+# ## Infilling needs nothing more
 #
-# A letter that shows stays. To fill in "_o_", begin there: the samples have the law of the data given that letter
+# A letter that shows stays. To fill in "_o_", begin with it: the samples have the law of the data given that letter
 # ([`discrete.infilling`](../../diffusion/discrete/known_positions.py) does it for any sampler and process).
 
 # %%
@@ -276,13 +276,13 @@ for word in ("dog", "cot", "dot", "god"):
 #
 # - A masked model is a time-free model of all conditionals. The time says how many letters show, and nothing more.
 # - The loss is a bound on $-\log p$ in nats, comparable with that of an autoregressive model: both have the entropy as floor.
-# - Few steps cost dependence between letters, not sharpness. Which letters to fill in together is a choice:
-#   [symbols](../discrete.md#samplers) has samplers that take the surest ones, or that bound what is lost.
+# - With few steps the letters lose their dependence, not their sharpness. Samplers choose which letters to fill in together:
+#   some of [the page of symbols](../discrete.md#samplers) take the surest ones, and some bound the loss.
 # - The same sampler loop takes [`discrete.uniform`](../../diffusion/discrete/processes.py), whose letters are replaced by others and can be
 #   corrected later, and score-based networks ([`discrete.from_ratios`](../../diffusion/discrete/predictions.py)).
 #
-# **Try it**: in one step all letters are drawn by themselves. Compute how far that law is from the data without a single
-# sample, and compare it with the first point of the right panel.
+# **Try it**: in one step all letters are drawn independently. Compute how far that law is from the data without a single
+# sample, and compare the distance with the first point of the right panel.
 
 # %% tags=["solution"]
 together = np.einsum("i,j,k->ijk", *marginals)

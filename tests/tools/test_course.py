@@ -9,6 +9,7 @@ import re
 import resource
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -60,7 +61,9 @@ def test_every_formula_leads_to_its_function_in_the_code_and_on_the_site_and_eve
     functions = course.LINK.findall(text)
     assert functions
     for name, target in functions:
-        found = pkgutil.resolve_name(f"diffusion.{name}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", DeprecationWarning)  # of a name that has moved
+            found = pkgutil.resolve_name(f"diffusion.{name}")
         if not inspect.ismodule(found):
             found = inspect.getmodule(inspect.unwrap(found))
         assert pathlib.Path(found.__file__) == (course.FOLDER / target).resolve(), name
