@@ -1,0 +1,105 @@
+"""What the pages name is there: tables of names, modules, public names, files, recipes and flags."""
+
+import dataclasses
+import functools
+import importlib.util
+import pathlib
+import pkgutil
+import re
+import warnings
+
+import pytest
+from diffusion.experiments.config import names
+
+from diffusion.text_to_image.requests import Request
+
+ROOT = pathlib.Path(__file__).parents[2]
+TOPS = ("benchmarks", "configs", "diffusion", "docs", "examples", "experiments", "launch", "tests", "tools", "weights")
+PAGES = [
+    path
+    for path in (*ROOT.glob("*.md"), *(path for top in TOPS for path in (ROOT / top).rglob("*.md")))
+    if path.name != "CHANGELOG.md"  # it has earlier names
+] + sorted((ROOT / "docs/learn").glob("*.py"))
+FLAG = re.compile(r'(?:DEFINE_\w+\(\s*"|"--)([\w-]+)"')
+PLACEHOLDER = re.compile(r"\b[A-Z]{4,}\b")
+OTHERS = {  # {page: names that are no part of this repository, or are what a command of the page writes}
+    "benchmarks/gpu/README.md": {
+        "docs/images/cifar10_curve.png", "--no-deps", "--no-index", "--only-binary", "--platform", "--python-version",
+        "--target", "--implementation",
+    },
+    "docs/comparison.md": {
+        "tests/schedulers", "solver/ode_solver.py", "src/utils/resume_utils.py", "--resume_from_checkpoint",
+    },
+    "docs/evaluation.md": {"examples/dataset"},
+    "docs/extend.md": {"diffusion.plugins"},
+    "docs/inference_speed.md": {"docs/images/inference_speed_unet"},
+    "docs/install.md": {"diffusion.sif", "--build-arg", "--nv", "--rm", "--tag"},
+    "docs/speed.md": {"--xla_cpu_use_onednn"},
+    "docs/students.md": {"--config=students/"},
+    "docs/tasks/published_checkpoint.md": {"weights/diffusion_pytorch_model.safetensors"},
+}  # fmt: skip
+
+
+@functools.cache
+def flags() -> set[str]:
+    """The flags of every command of the repository, and the fields of a request, which `diffusion sample` takes."""
+    sources = (path for top in TOPS if top != "tests" for path in (ROOT / top).rglob("*.py"))
+    defined = {flag for path in sources for flag in FLAG.findall(path.read_text())}
+    return defined | {field.name for field in dataclasses.fields(Request)} | {"config", "help"}
+
+
+def is_public(name: str) -> bool:
+    """Whether a dotted name leads to a file, which is not imported, or to a name of a module; by its present name."""
+    path = ROOT / name.replace(".", "/")
+    if path.with_suffix(".py").is_file() or (path / "__init__.py").is_file():
+        return True
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)
+        try:
+            pkgutil.resolve_name(name)
+        except (ImportError, AttributeError, DeprecationWarning):
+            return False
+    return True
+
+
+def missing(text: str) -> set[str]:
+    """What a page names and the repository does not have."""
+    tables = {f"names.{table}" for table in re.findall(r"names\.([A-Z_]+)\b", text) if not hasattr(names, table)}
+    public = {name for name in re.findall(r"(?<![\w/.-])diffusion(?:\.\w+)+", text) if not is_public(name)}
+    modules = set(re.findall(r"python -m ([\w.]+)", text))
+    recipes = set(re.findall(r"--config=([\w/]+)(?![\w/.])", text))
+    paths = set(re.findall(rf"(?<![\w/:.])(?:{'|'.join(TOPS)})/[\w./-]*\w", text))
+    files = set(re.findall(r"`((?:\w+/)+\w+\.py)`", text))
+    named = set(re.findall(r"(?<![\w-])--([a-z][\w-]*\w)", text))
+    found = (
+        tables
+        | public
+        | {
+            f"python -m {name}"
+            for name in modules
+            if not PLACEHOLDER.search(name) and not importlib.util.find_spec(name)
+        }
+        | {f"--config={recipe}" for recipe in recipes if not (ROOT / f"configs/{recipe}.py").is_file()}
+        | {path for path in paths if not (ROOT / path).exists()}
+        | {file for file in files if not any((top / file).exists() for top in (ROOT, ROOT / "diffusion"))}
+        | {f"--{flag}" for flag in named - flags()}
+    )
+    return {name for name in found if not PLACEHOLDER.search(name)} | tables
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "names.NOTHING", "`diffusion.models.pixart`", "`diffusion.samplers.nothing`", "python -m tools.nothing",
+        "--config=nothing", "tests/test_nothing.py", "`models/products.py`", "diffusion train --nothing=3",
+    ],
+)  # fmt: skip
+def test_what_is_not_there_is_seen(text):
+    assert len(missing(text)) == 1
+
+
+def test_everything_that_a_page_names_is_there():
+    assert len(PAGES) > 80
+    found = {path.relative_to(ROOT).as_posix(): missing(path.read_text()) for path in PAGES}
+    assert {page: left for page, names in found.items() if (left := names - OTHERS.get(page, set()))} == {}
+    assert {page: gone for page, names in OTHERS.items() if (gone := names - found[page])} == {}
