@@ -76,6 +76,11 @@ def take_stored_runs() -> None:
 
 _of_workdir: set[str] = set()  # what --workdir may name: a "stored" run, or one that is "fetched" first
 _readings: list = []  # runs that were fetched from a store
+_outputs: list = []  # folders and files that are sent to a store
+QUOTED = re.compile(
+    r"""(["'])((?:s3|gs)://[^"'\\]+)\1"""
+)  # an address in '{"name": "tar_files", "path": "s3://bucket/a"}'
+UNFETCHED = ("workdir", "config", "extend")  # a run has a form of its own, and code is not taken from a store
 _checks: list[Callable[[list[str]], None]] = []  # functions of the arguments that `run` calls before parsing
 
 
@@ -302,12 +307,39 @@ def _with_local_run(argv: list[str]) -> list[str]:
     return [local if word == address else word.replace(f"workdir={address}", f"workdir={local}") for word in argv]
 
 
+def _with_local_folders(argv: list[str]) -> tuple[list[str], list, list]:
+    """The arguments, with local paths in the place of addresses; the folders to fetch first, and those to send then."""
+    flags_before = [word.lstrip("-") if word.startswith("-") and "=" not in word else "" for word in ("", *argv)]
+    local, inputs, outputs = [], [], []
+
+    def path(address: str, name: str) -> str:
+        from diffusion.experiments.run_folder import stored_folders  # imported here: few commands need it
+
+        folder = stored_folders.Output(address) if name == "out" else stored_folders.Input(address)
+        (outputs if name == "out" else inputs).append(folder)
+        return os.fspath(folder.path)
+
+    for arg, before in zip(argv, flags_before):
+        start, equals, word = arg.partition("=") if arg.startswith("-") else ("", "", arg)
+        name = start.lstrip("-") or before
+        if name not in UNFETCHED and not _asks_for_help(argv):
+            if stores.is_address(word):
+                word = path(word, name)
+            else:  # an entry of several fields
+                word = QUOTED.sub(lambda quoted, name=name: f"{quoted[1]}{path(quoted[2], name)}{quoted[1]}", word)
+        local.append(f"{start}{equals}{word}")
+    return local, inputs, outputs
+
+
 def _sending_back(main: Callable) -> Callable:
-    """The command; at its end it sends the files that it wrote beside a run of an object store to the store."""
+    """The command; at its end it sends what it wrote to a store: its output, and files beside a run."""
 
     def sending(argv):
         try:
-            return main(argv)
+            result = main(argv)
+            for output in _outputs:
+                print(f"{program()}: sent {output.send()} files to {output.address}", file=sys.stderr, flush=True)
+            return result
         finally:
             for reading in _readings:
                 if number := reading.send_changes():
@@ -320,7 +352,7 @@ def _parse(argv: list[str], takes_words: bool = False) -> list[str]:
     """Parses the flags; absl's and ml_collections' errors become ours."""
     if _named(argv, "workdir") == "":
         raise ConfigError("--workdir is empty: --workdir=. Name the folder of the run, e.g. runs/digits.")
-    argv = _with_local_run(argv)
+    argv, inputs, _outputs[:] = _with_local_folders(_with_local_run(argv))
     stored = _named(argv, "workdir") if "stored" in _of_workdir else None
     for arg in argv[1:]:
         word = arg.partition("=")[2] if arg.startswith("-") else arg
@@ -337,6 +369,8 @@ def _parse(argv: list[str], takes_words: bool = False) -> list[str]:
             raise ConfigError(f"unexpected argument {remaining[1]!r}. Write flags as --name=value.")
         if why := accelerators.refusal():
             raise ConfigError(why)
+        for folder in inputs:
+            folder.fetch()
         return remaining
     except SystemExit as end:
         raise SystemExit(0 if _asks_for_help(argv) else end.code) from None  # absl ends its help with status 1

@@ -57,9 +57,15 @@ class DiskStore:
     def get_file(self, rpath, lpath):
         shutil.copyfile(self._begin("fetch", rpath), lpath)
 
-    def find(self, path):
+    def find(self, path, detail=False):
         folder = self._begin("list", path)
-        return [file.relative_to(self.root).as_posix() for file in folder.rglob("*") if file.is_file()]
+        files = [folder] if folder.is_file() else [file for file in folder.rglob("*") if file.is_file()]
+        paths = {file.relative_to(self.root).as_posix(): file.stat() for file in files}
+        if not detail:
+            return [*paths]
+        return {
+            path: {"size": stat.st_size, "ETag": f"{stat.st_mtime_ns}-{stat.st_ino}"} for path, stat in paths.items()
+        }
 
     def rm_file(self, path):
         self._begin("remove", path).unlink()

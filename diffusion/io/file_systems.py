@@ -39,7 +39,8 @@ def address(path: str | os.PathLike) -> str | None:
     return (
         f"an address ({scheme[1]}:), not a folder. An object store has no append, no rename and no locks. {WHERE}: "
         "name a folder there, and copy to or from the store by its own tool, e.g. `gcloud storage cp -r` or `aws s3 cp "
-        "--recursive`. The --workdir of a run alone may be s3://BUCKET/RUN or gs://BUCKET/RUN."
+        "--recursive`. A command copies s3://BUCKET/PATH and gs://BUCKET/PATH itself if its own words name them; "
+        "--config and --extend take files of this machine alone."
     )
 
 

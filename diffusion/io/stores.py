@@ -11,7 +11,7 @@ import os
 import pathlib
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 LIBRARIES = {"s3": "s3fs", "gs": "gcsfs"}  # fsspec's, by the scheme of an address
@@ -145,7 +145,17 @@ class Store:
             paths = self._tried(f"list {prefix}", lambda: self._system.find(self._path(prefix)), may_lack=True)
         except FileNotFoundError:
             return []
-        return sorted(path.removeprefix("/").removeprefix(f"{self._root.removeprefix('/')}/") for path in paths)
+        return sorted(map(self._name, paths))
+
+    def versions(self) -> dict[str, tuple[int, str]]:
+        """{name of an object below the address: (its size in bytes, a word that changes with its content)}."""
+        try:
+            infos = self._tried("list its objects", lambda: self._system.find(self._root, detail=True), may_lack=True)
+        except FileNotFoundError:
+            return {}
+        is_file = lambda path: not path.endswith("/")  # some tools mark a folder by an empty object of its name
+        named = {self._name(path): info for path, info in infos.items() if is_file(path)}
+        return {name: (int(info["size"]), _version(info)) for name, info in sorted(named.items()) if name}
 
     def remove(self, names: Iterable[str]) -> None:
         """Removes objects; one that is not there is no error.
@@ -163,6 +173,10 @@ class Store:
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
 
+    def _name(self, path: str) -> str:
+        """The name of an object by its path; "" for the object that the address itself names."""
+        return path.strip("/").removeprefix(self._root.strip("/")).removeprefix("/")
+
     def _tried(self, what: str, attempt: Callable[[], Result], may_lack: bool = False) -> Result:
         """The result of an attempt, which is made again after a failure that may pass.
 
@@ -179,3 +193,8 @@ class Store:
                     raise StoreError(f"{self.address} could not {what}: {why}.") from error
                 self._pause(wait * random.uniform(1, 2))
         raise AssertionError("the last attempt returns or raises")
+
+
+def _version(info: Mapping[str, Any]) -> str:
+    """What a store says of an object's content: S3's ETag, Google Cloud Storage's generation, else its time."""
+    return str(next((info[key] for key in ("ETag", "generation", "etag", "mtime") if info.get(key)), ""))

@@ -154,9 +154,9 @@ def test_addresses_on_the_command_line(driver, tmp_path):
     run = f"--workdir={tmp_path / 'run'}"
     for command in (
         train_command("gs:/bucket/run"),
-        train_command(tmp_path / "run", {"data.dir": "s3://bucket/data"}),
+        train_command(tmp_path / "run", {"data.dir": "hdfs://bucket/data"}),
         ["experiments.train", "--config=configs/digits.py", "--workdir", "hdfs://bucket/run"],
-        ["experiments.sample", run, "--out=gs://bucket/out"],
+        ["experiments.sample", run, "--out=gs:/bucket/out"],
         ["experiments.sample", "--workdir=gs://"],
         ["experiments.evaluate", "--workdir=hdfs://bucket/run"],
     ):

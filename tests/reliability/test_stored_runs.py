@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from diffusion.io import snapshots, stores
 from diffusion.training.checkpointing import checkpoints
@@ -143,3 +144,26 @@ def test_sample_and_evaluate_read_the_store_and_send_what_they_write(run, driver
     assert checkpoints.steps(run.folder("second")) == [6, 8]
     result = run.command("experiments.sample", "--workdir=s3://bucket/other", machine="second")
     assert result.status == 1 and result.err.splitlines()[-1] == "error: --workdir=s3://bucket/other holds no run."
+
+
+@pytest.mark.slow
+def test_a_run_on_data_of_a_store_has_the_bits_of_one_on_local_data(run, driver, tmp_path):
+    """Its weights and its samples too: a second run begins from the first one by its address."""
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
+    for number, picture in enumerate(pixels):
+        folder = tmp_path / "store/bucket/data" / "cats dogs".split()[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(folder / f"{number:02d}.png")
+    of = lambda place: (
+        SHORT | {"model.num_classes": 2, "data.source": json.dumps({"name": "class_folders", "path": place, "side": 8})}
+    )
+    local = driver.train(tmp_path / "local", of(str(tmp_path / "store/bucket/data")))
+    assert local.status == 0, local.err
+    stored = run.command(*train_command(tmp_path / "stored", of("s3://bucket/data")))
+    assert stored.status == 0, stored.err
+    assert bits(tmp_path / "stored") == bits(tmp_path / "local")
+    sampled = run.command(
+        "experiments.sample", f"--workdir={tmp_path / 'stored'}", "--config.sample.number=4", "--out=s3://bucket/out"
+    )
+    assert sampled.status == 0 and "files to s3://bucket/out" in sampled.err, sampled.err
+    assert (tmp_path / "store/bucket/out/samples.npz").is_file()

@@ -1,0 +1,202 @@
+"""Plain folders and files of an object store: fetched before a command reads them, and sent after it has written them.
+
+An object is a file of the same name, as `aws s3 cp --recursive` has it. The local copies are in DIFFUSION_CACHE; a
+command fetches what has changed since the last one. Runs have a form of their own (`mirror`), and are known by it.
+"""
+
+import concurrent.futures
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from diffusion.experiments.run_folder import stored_runs
+from diffusion.io import files, opener, snapshots, stores
+from diffusion.training.runtime import progress
+
+THREADS = 8  # objects that are fetched at once
+RECORDED = 5.0  # seconds between two notes of what has been fetched
+Versions = dict[str, tuple[int, str]]  # {name of a file: (size in bytes, the version of its object)}
+
+
+def local(address: str) -> pathlib.Path:
+    """The local copy of an address: the same for every command on this machine."""
+    scheme, *parts = stored_runs.local(address).relative_to(os.path.abspath(files.cache("stores"))).parts
+    return pathlib.Path(os.path.abspath(files.cache("stored_folders"))).joinpath(scheme, *parts)
+
+
+class Input:
+    """A folder, one object or a run of a store, which a command reads.
+
+    Attributes:
+        address: its address, "s3://bucket/data" or "gs://bucket/model.safetensors".
+        path: the local copy, which `fetch` makes.
+    """
+
+    def __init__(self, address: str):
+        """Opens the store, and looks whether a run is there.
+
+        Raises:
+            StoreError: if the store fails.
+        """
+        self.address = address
+        self._store = stores.connect(address)
+        self._is_run = snapshots.latest(self._store).number > 0
+        self.path = (stored_runs.local if self._is_run else local)(address)
+
+    def fetch(self) -> None:
+        """Brings the local copy up to what the store has.
+
+        Raises:
+            StoreError: if the store fails or has nothing there, an object's name is no path, or the disk is too small.
+        """
+        if self._is_run:
+            stored_runs.Reading(self.address, every=True)
+            return
+        store, folder, versions = self._store, self.path, self._store.versions()
+        if not versions:  # the address of one object, or of nothing
+            parent, _, name = self.address.rstrip("/").rpartition("/")
+            store, folder = stores.connect(parent), self.path.parent
+            versions = {key: version for key, version in store.versions().items() if key == name}
+        if not versions:
+            raise stores.StoreError(
+                f"{self.address} holds no objects. Check its spelling, and that your keys may list it."
+            )
+        with _alone(self.path):
+            _bring(store, folder, versions, self.path.with_name(f".{self.path.name}.fetched.json"))
+
+
+def _bring(store: stores.Store, folder: pathlib.Path, versions: Versions, record: pathlib.Path) -> None:
+    """Makes a folder hold these versions of the files, and none that it held by this record before."""
+    have = _recorded(record)
+    paths = {name: _path(folder, name, store.address) for name in versions}
+    size = lambda name: paths[name].stat().st_size if paths[name].is_file() else -1
+    lacking = [name for name in versions if have.get(name) != versions[name] or size(name) != versions[name][0]]
+    needed = sum(versions[name][0] for name in lacking)
+    folder.mkdir(parents=True, exist_ok=True)
+    if needed > (free := shutil.disk_usage(folder).free):
+        raise stores.StoreError(
+            f"{store.address} has {needed:,} bytes to fetch, and the disk of {folder} has {free:,} free. Set "
+            "DIFFUSION_CACHE to a folder of a larger disk."
+        )
+    for name in have.keys() - versions.keys():
+        _path(folder, name, store.address).unlink(missing_ok=True)
+    have = {name: have[name] for name in have.keys() & versions.keys() - set(lacking)}
+    guard, written = threading.Lock(), time.monotonic()
+
+    def bring(name: str) -> None:
+        path = paths[name]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_name(f".{path.name}.new")
+        try:
+            store.fetch(name, new)
+        except FileNotFoundError as error:
+            raise stores.StoreError(f"{store.address}: {name} was removed while it was fetched.") from error
+        os.replace(new, path)
+        with guard:
+            have[name] = versions[name]
+
+    try:
+        with progress.bar(f"fetching {store.address}", len(lacking), "files", speaks=bool(lacking)) as advance:
+            with concurrent.futures.ThreadPoolExecutor(THREADS) as threads:
+                for done, _ in enumerate(_completed(threads, bring, lacking), 1):
+                    advance(done)
+                    if time.monotonic() > written + RECORDED:
+                        with guard:
+                            _write(record, have)
+                        written = time.monotonic()
+    finally:
+        _write(record, have)
+
+
+def _completed(threads: concurrent.futures.Executor, work: Callable, items: list[str]) -> Iterator[None]:
+    """Works on all items, and yields as each is done; after an error the remaining ones are not begun."""
+    futures = [threads.submit(work, item) for item in items]
+    try:
+        for future in concurrent.futures.as_completed(futures):
+            yield future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _path(folder: pathlib.Path, name: str, address: str) -> pathlib.Path:
+    parts = name.split("/")
+    if any(part in ("", ".", "..") or "\0" in part for part in parts):
+        raise stores.StoreError(f"{address} has an object {name!r}, which is no path of a file below a folder.")
+    return folder.joinpath(*parts)
+
+
+def _recorded(record: pathlib.Path) -> Versions:
+    with contextlib.suppress(FileNotFoundError):
+        return {name: (size, version) for name, (size, version) in opener.read_json(record).items()}
+    return {}
+
+
+def _write(record: pathlib.Path, versions: Versions) -> None:
+    with files.atomic(record) as file:
+        file.write(json.dumps(versions).encode())
+
+
+@contextlib.contextmanager
+def _alone(copy: pathlib.Path) -> Iterator[None]:
+    """Makes the processes of this machine that read one address wait for one another."""
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with open(copy.with_name(f".{copy.name}.lock"), "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+class Output:
+    """A folder, or file, that a command writes here and that is sent to a store at its end.
+
+    Attributes:
+        address: its address.
+        path: the local folder or file.
+    """
+
+    def __init__(self, address: str):
+        """Opens the store; what an earlier command has left in the local folder stays, so that this one can resume."""
+        self.address, self.path = address, local(address)
+        self._store = stores.connect(address)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._before = self._marks()
+
+    def send(self) -> int:
+        """Sends the files that have changed, and returns how many.
+
+        They go in the order in which they were written, so that what says that a folder is whole arrives last.
+
+        Raises:
+            StoreError: if the store fails; the local files remain.
+        """
+        jax = sys.modules.get("jax")
+        if jax and jax.process_index() > 0:
+            return 0
+        changed = sorted((mark[0], name) for name, mark in self._marks().items() if self._before.get(name) != mark)
+        for _, name in changed:
+            if name:
+                self._store.send(name, self.path / name)
+            else:
+                parent, _, last = self.address.rstrip("/").rpartition("/")
+                stores.connect(parent).send(last, self.path)
+        return len(changed)
+
+    def _marks(self) -> dict[str, tuple[int, int, int]]:
+        """{path of a file below the folder: (time of its last change, size, inode)}; "" for a single file."""
+        if self.path.is_file():
+            return {"": _mark(self.path)}
+        found = (path for path in self.path.rglob("*") if path.is_file() and not path.is_symlink())
+        hidden = lambda path: any(part.startswith(".") for part in path.relative_to(self.path).parts)
+        return {path.relative_to(self.path).as_posix(): _mark(path) for path in found if not hidden(path)}
+
+
+def _mark(path: pathlib.Path) -> tuple[int, int, int]:
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
