@@ -3,10 +3,12 @@
 import concurrent.futures
 import json
 import os
+import shutil
 import urllib.request
 
 import pytest
 
+from diffusion.experiments.run_folder import stored_folders
 from diffusion.io import snapshots, stores
 
 pytest.importorskip("s3fs", reason="make test-stores installs it")
@@ -74,3 +76,29 @@ def test_a_bucket_that_is_not_there_is_said_at_once(bucket):
     assert snapshots.latest(objects).number == 0
     with pytest.raises(stores.StoreError, match="could not write a: FileNotFoundError"):
         objects.write("a", b"")
+
+
+def test_a_plain_folder_is_sent_and_fetched_and_then_what_has_changed_alone(bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path))
+    objects = stores.connect(f"{bucket}/folder")
+    output = stored_folders.Output(f"{bucket}/folder")
+    for name in ("a/1", "b"):
+        (output.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (output.path / name).write_bytes(name.encode())
+    assert output.send() == 2
+    shutil.rmtree(output.path)
+    objects.write("marker/", b"")  # as consoles of the stores mark an empty folder
+    fetched = []
+    fetch = stores.Store.fetch
+    monkeypatch.setattr(stores.Store, "fetch", lambda self, name, path: (fetched.append(name), fetch(self, name, path)))
+    for content, expected in ((b"b", ["a/1", "b"]), (b"c", ["b"]), (b"c", [])):
+        if content == b"c" and expected:
+            objects.write("b", content)  # of the same size
+        folder = stored_folders.Input(f"{bucket}/folder")
+        folder.fetch()
+        assert sorted(fetched) == expected and (folder.path / "b").read_bytes() == content
+        assert (folder.path / "a/1").read_bytes() == b"a/1" and not (folder.path / "marker").exists()
+        fetched.clear()
+    one = stored_folders.Input(f"{bucket}/folder/a/1")
+    one.fetch()
+    assert one.path.read_bytes() == b"a/1"
