@@ -77,6 +77,10 @@ from diffusion.discrete.rate_processes import (
     gaussian_rates as gaussian_rates,
     rate_process as rate_process,
 )
+from diffusion.discrete.ratio_matching import (
+    marginal_cross_entropy as marginal_cross_entropy,
+    ratio_matching as ratio_matching,
+)
 from diffusion.discrete.remasking_steps import (
     Remasking as Remasking,
     capped as capped,

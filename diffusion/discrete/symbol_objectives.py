@@ -235,7 +235,12 @@ def _objective(process: AnyPath, density: Density, reading: Reading, of_times: C
 
 
 def in_nats(
-    process: AnyPath, density: Density, reading: Reading, nats: Callable[..., Array], teacher: Teacher | None = None
+    process: AnyPath,
+    density: Density,
+    reading: Reading,
+    nats: Callable[..., Array],
+    teacher: Teacher | None = None,
+    hollow: bool = False,
 ) -> Objective:
     """The objective of the nats of an example, which are divided by its positions.
 
@@ -245,6 +250,7 @@ def in_nats(
         reading: the meaning of the network's output.
         nats: (networks, condition, keys `[B]`, x0 `[B, ...]`, t `[B]`, step) -> nats `[B]`.
         teacher: the use of a trained network.
+        hollow: whether the network must say of each position what the others tell.
     """
 
     @entry(symbols=True)
@@ -261,5 +267,5 @@ def in_nats(
         losses = nats(networks, batch.get("condition"), noise_keys, x0, t, step)
         return importance * losses / x0[0].size, {"t": t}
 
-    reads = Restores(process, reading)
-    return Objective(loss, reads=reads, density=density, network=Trained(channels=1), teacher=teacher)
+    reads, network = Restores(process, reading), Trained(channels=1, hollow=hollow)
+    return Objective(loss, reads=reads, density=density, network=network, teacher=teacher)

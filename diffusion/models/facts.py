@@ -10,6 +10,7 @@
 | `takes_arrays`   | False      | whether it takes no pytrees; one with `ranks` takes none either             |
 | `takes_frames`   | False      | whether the first axis counts frames, which neither patches nor levels part |
 | `takes_symbols`  | False      | whether it takes symbols, whole numbers, and puts out a number for each      |
+| `hollow`         | False      | whether what it puts out at a position depends on the other positions alone |
 | `causal`         | 0          | symbols or frames of a block that sees no later one; 0: it sees all         |
 | `feature_blocks` | 0          | N; the outputs of blocks 1 .. N a call with `features=` can return too      |
 | `reuses`         | ()         | parts of a call that another may reuse: "blocks", "deep"; for `caching`     |

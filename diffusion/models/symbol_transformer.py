@@ -106,6 +106,8 @@ class SymbolTransformer(Layered, Backbone):
         causal: positions of a block, which see each other and earlier blocks alone, so that a block can be evaluated
             with what `symbol_memory` keeps of these; 0: all positions see each other. With `clock="none"` alone: the
             blocks before have no time.
+        hollow: whether a position's output is of the other positions alone: one evaluation for each position, in which
+            it has every symbol equally.
 
     References: Lou et al. 2024, "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution"; Sahoo
     et al. 2024, "Simple and Effective Masked Diffusion Language Models": the network of both, by their code; Ou et al.
@@ -129,6 +131,7 @@ class SymbolTransformer(Layered, Backbone):
     qk_norm: bool = False
     unroll: int = 0
     causal: int = 0
+    hollow: bool = False
     takes_symbols = True
     ranks = (1,)
     positive = ("width", "depth", "heads", "mlp_ratio")
@@ -148,7 +151,6 @@ class SymbolTransformer(Layered, Backbone):
         if self.causal and self.clock != "none":
             raise ValueError(f"causal={self.causal}: the blocks before have no time. Valid: clock='none'")
 
-    @nn.compact
     def __call__(
         self,
         x: jax.Array,
@@ -177,6 +179,23 @@ class SymbolTransformer(Layered, Backbone):
             ValueError: for shapes that do not fit, symbols out of range where their values are known, more positions
                 than `length`, and a superfluous or a missing condition.
         """
+        if not self.hollow:
+            return self._evaluated(x, t, condition, features, memory, states)
+        if features is not None or memory is not None or states:
+            raise ValueError("hollow=True: a network of the other positions returns its output alone")
+        soft = x if self._check_symbols(x) else jax.nn.one_hot(x, self.size)
+        number = x.shape[1]
+        contexts = jnp.where(jnp.eye(number, dtype=bool)[..., None], 1 / self.size, soft[:, None])  # [B, L, L, K]
+        repeated = lambda leaf: jnp.repeat(jnp.asarray(leaf), number, 0) if jnp.ndim(leaf) else leaf
+        output = self._evaluated(
+            contexts.reshape(-1, number, self.size), *jax.tree.map(repeated, (t, condition)), None, None, False
+        )
+        return jnp.moveaxis(jnp.diagonal(output.reshape(len(x), number, number, -1), 0, 1, 2), -1, 1)
+
+    @nn.compact
+    def _evaluated(
+        self, x: jax.Array, t: Any, condition: Condition, features: Numbers, memory: KeyValueMemory | None, states: bool
+    ) -> Any:
         soft = self._check_symbols(x)
         if memory is not None and not self.causal:
             raise ValueError(

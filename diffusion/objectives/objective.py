@@ -344,7 +344,8 @@ class Objective:
 
         Args:
             network: network with its `kind`, and the `times`, `strength`, `augmentations`, `masks` and `masks_vary`
-                that it receives; without these attributes it is a backbone that receives one time and nothing else.
+                that it receives, and whether it is `hollow`; without these attributes it is a backbone that receives
+                one time and nothing else.
 
         Raises:
             ValueError: naming what it receives.
@@ -362,6 +363,11 @@ class Objective:
             raise ValueError(
                 f"the network has times = {times}, but the objective passes {trained.times}. Valid: a network with "
                 f"times = {trained.times}, e.g. dit"
+            )
+        if trained.hollow and not getattr(network, "hollow", False):
+            raise ValueError(
+                "the objective asks of each position what the others tell of it, but in this network a position sees "
+                "itself. Valid: a network with hollow = True, e.g. symbol_transformer"
             )
         if condition.strength and not getattr(network, "strength", False):
             raise ValueError(

@@ -32,6 +32,7 @@ class Trained(NamedTuple):
         judges: the network as a classifier: (network, schedule, labels `[B]`) -> the function
             (x_t, t) -> log p(y | x_t) `[B]`; None: it is none.
         schedule: whether values under different schedules can be compared, so that the objective may train one.
+        hollow: whether it must say of each position what the other positions tell.
     """
 
     name: str = "model"
@@ -41,6 +42,7 @@ class Trained(NamedTuple):
     forward_mode: bool = False
     judges: Callable[..., Any] | None = None
     schedule: bool = False
+    hollow: bool = False
 
 
 class Condition(NamedTuple):
@@ -132,6 +134,7 @@ RECORDS: dict[str, tuple[str, str]] = {  # a fact by itself -> its record and it
     "forward_mode": ("network", "forward_mode"),
     "judges": ("network", "judges"),
     "trains_schedule": ("network", "schedule"),
+    "hollow": ("network", "hollow"),
     "condition_dropout": ("condition", "dropout"),
     "strength": ("condition", "strength"),
     "augmentations": ("condition", "augmentations"),

@@ -229,6 +229,7 @@ OBJECTIVES = _table(
     discrete.discrete_flow_matching,
     discrete.duo,
     discrete.discrete_consistency,
+    discrete.ratio_matching,
 )
 PROCESSES = _table(
     discrete.absorbing,

@@ -40,6 +40,7 @@ DEFAULTS: dict[str, Any] = {
     "prompts": EMPTY,
     "real": False,
     "trains_schedule": False,
+    "hollow": False,
     "pairs": False,
 }
 

@@ -16,6 +16,10 @@ LEFT_OUT = (  # (what, why)
         "Cardoso et al. 2023, arXiv 2308.07983 (MCGDiff), the table of Gaussian mixtures",
         "the values could not be read in the paper's text or the authors' code",
     ),
+    (
+        "Sun et al. 2022, arXiv 2211.16750 (SDDM), table 1",
+        "the copies of the paper that we can read end before the table, and no code quotes its values",
+    ),
 )
 HEADER = ("figure", "published", "here", "verdict")
 TOP = """# Published figures made again

@@ -107,6 +107,24 @@ def test_a_position_with_probabilities_receives_their_mean_row():
     np.testing.assert_allclose(apply(params, soft, t, None), apply(mixed, x, t, None), rtol=1e-4, atol=1e-5)
 
 
+def test_a_hollow_network_says_of_a_position_what_the_others_tell():
+    params, apply = made("time, class")
+    x, t, label = inputs("time, class")
+    network = network_of("time, class", hollow=True)
+    hollow = jax.jit(lambda *arguments: network.apply({"params": params}, *arguments))
+    found = hollow(x, t, label)
+    for position in (0, 3):
+        unknown = jax.nn.one_hot(x, SIZE).at[:, position].set(1 / SIZE)
+        expected = apply(params, unknown, t, label)[:, position]
+        np.testing.assert_allclose(found[:, position], expected, rtol=1e-4, atol=1e-5)
+    other = x.copy()
+    other[:, 2] = (x[:, 2] + 1) % SIZE
+    moved = np.abs(hollow(other, t, label) - found).max(-1)
+    assert (moved[:, 2] < 1e-6).all() and (np.delete(moved, 2, 1) > 1e-4).all()
+    with pytest.raises(ValueError, match="hollow=True: a network of the other positions returns its output alone"):
+        network.apply({"params": params}, x, t, label, features=(1,))
+
+
 def test_published_sizes_have_their_numbers_of_parameters():
     """MDLM's small network: 169.6 million by a published copy; by its card about 130 million beside the embedding."""
 
