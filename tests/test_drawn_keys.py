@@ -244,6 +244,22 @@ DRAWING = {
     "daps, langevin": of_daps(
         lambda y: steering.langevin_draw(lambda x: -jnp.sum((x - y) ** 2, -1), steps=3, step_size=lambda r: 0.01)
     ),
+    "annealed": keyed(
+        lambda keys: steering.annealed(
+            lambda x: -(x**2).sum(-1),
+            lambda x: -((x - 1) ** 2).sum(-1),
+            jnp.zeros((len(keys), 2)),
+            keys,
+            (0, 0.5, 1),
+            0.1,
+            number=1,
+        )
+    ),
+    "paths": keyed(
+        lambda keys: samplers.path_weights(
+            conformance.round_denoiser(FLOW), FLOW, timesteps.plan((1.0, 0.5, 0.0)), keys, (2,), lambda x: x.sum(-1)
+        )
+    ),
     "red_diff": keyed(
         lambda keys: steering.red_diff(
             conformance.round_denoiser(FLOW),

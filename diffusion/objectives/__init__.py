@@ -11,6 +11,7 @@ from diffusion.objectives import (
     representation_autoencoder as representation_autoencoder,
 )
 from diffusion.objectives.adjoint_matching import adjoint_matching as adjoint_matching
+from diffusion.objectives.adjoint_sampling import adjoint_sampling as adjoint_sampling
 from diffusion.objectives.adversarial import (
     adversarial_discriminator as adversarial_discriminator,
     adversarial_generator as adversarial_generator,
@@ -66,6 +67,7 @@ from diffusion.objectives.flow_matching import flow_matching as flow_matching
 from diffusion.objectives.guidance_distillation import guidance_distillation as guidance_distillation
 from diffusion.objectives.hybrid import hybrid as hybrid
 from diffusion.objectives.latent_consistency import latent_consistency_distillation as latent_consistency_distillation
+from diffusion.objectives.log_variance import log_variance as log_variance
 from diffusion.objectives.masked import masked_denoising as masked_denoising, with_masked_copy as with_masked_copy
 from diffusion.objectives.mean_flow import (
     Guidance as Guidance,
@@ -109,6 +111,12 @@ from diffusion.objectives.shortcut import shortcut as shortcut
 from diffusion.objectives.stochastic_interpolant import (
     schroedinger_bridge as schroedinger_bridge,
     stochastic_interpolant as stochastic_interpolant,
+)
+from diffusion.objectives.targets import (
+    Target as Target,
+    funnel as funnel,
+    gaussian_mixture as gaussian_mixture,
+    many_well as many_well,
 )
 from diffusion.objectives.trained_schedule import with_trained_schedule as with_trained_schedule
 from diffusion.objectives.truncated_consistency import truncated_consistency as truncated_consistency

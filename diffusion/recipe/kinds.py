@@ -77,6 +77,7 @@ OF_OBJECTIVES = {
     "auxiliary": "auxiliary loss",
     "samples": "samples of a generator",
     "reward": "reward",
+    "target_density": "unnormalised density",
     "sampler": "sampler",
     "process": "process of symbols",
     "reading": "reading",
@@ -126,6 +127,7 @@ KINDS = {
     "distance": Kind(names.DISTANCES),
     "samples of a generator": Kind(names.SIMULATIONS, asks=("grid",)),
     "reward": Kind(names.REWARDS),
+    "unnormalised density": Kind(names.TARGETS),
     "weighting of pairs": Kind(names.PAIR_WEIGHTINGS),
     "solver": Kind(names.SOLVERS),
     "coupling": Kind(

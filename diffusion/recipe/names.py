@@ -203,6 +203,8 @@ OBJECTIVES = _table(
     objectives.reward_backpropagation,
     objectives.diffusion_dpo,
     objectives.adjoint_matching,
+    objectives.adjoint_sampling,
+    objectives.log_variance,
     objectives.policy_gradient,
     objectives.diffusion_nft,
     objectives.cd,
@@ -322,6 +324,7 @@ SIMULATIONS = _table(  # simulations of the generator's samples, for objectives 
     objectives.one_step, objectives.backward_simulation, objectives.self_forcing
 )
 REWARDS = _table(objectives.near_value)  # rewards of samples, for objectives of post-training
+TARGETS = _table(objectives.gaussian_mixture, objectives.funnel, objectives.many_well)  # unnormalised densities
 DISTANCES = {**_values(squared=few_step.squared), **_table(few_step.pseudo_huber)}
 PAIR_WEIGHTINGS = _values(inverse_gap=consistency.inverse_gap)
 SOLVERS = _values(heun=flow_maps.heun, ddim=flow_maps.from_denoiser)  # solvers of the teacher's flow

@@ -23,6 +23,7 @@ from diffusion.samplers.langevin import (
 )
 from diffusion.samplers.linear_multistep import deis as deis, lms as lms
 from diffusion.samplers.padded import padded as padded
+from diffusion.samplers.path_weights import path_weights as path_weights
 from diffusion.samplers.picard import PicardStats as PicardStats, picard as picard
 from diffusion.samplers.pndm import plms as plms, pndm as pndm
 from diffusion.samplers.restart import Restart as Restart, restart_plan as restart_plan

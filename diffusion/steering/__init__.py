@@ -1,11 +1,14 @@
 """Steering: samples of a tilted law, by weighted particles, by search, or by a measurement of the data.
 
+Also annealed importance sampling of a density that is known up to its constant.
+
 tilt = steering.tilt(log_reward)                  # the target is p(x_0) exp(log_reward(x_0)), up to its constant
 particles = steering.twisted(samplers.ddpm(), denoise, schedule, x, plan, keys, tilt, number=16)
 steering.log_normaliser(particles.log_weights)    # [G], log E_p[exp log_reward(x_0)]; its exponential is unbiased
 """
 
 from diffusion import public
+from diffusion.steering.annealed import annealed as annealed, annealing_ladder as annealing_ladder
 from diffusion.steering.correctors import corrected as corrected
 from diffusion.steering.daps import (
     Draw as Draw,

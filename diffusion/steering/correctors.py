@@ -16,9 +16,9 @@ from diffusion import public
 from diffusion.guidance.branches import Branches, evaluate
 from diffusion.parameterizations import Prediction
 from diffusion.samplers.gaussian_steps import gaussian_step
-from diffusion.samplers.sample import Sampler
+from diffusion.samplers.sample import Sampler, normal
 from diffusion.schedules import NoiseSchedule
-from diffusion.steering.particles import Particles, advance, check, prepared
+from diffusion.steering.particles import Particles, advance, check, prepared, resampled_steps
 from diffusion.steering.resampling_schemes import USUAL, Resampling
 from diffusion.timesteps import Plan
 
@@ -82,8 +82,7 @@ def corrected(
     sums_to_one = math.isclose(total, 1, abs_tol=1e-9)
     check(sampler, lambda x_t, t: combined(x_t, t)[0], schedule, x, plan, keys, number)
     with jax.ensure_compile_time_eval():
-        begin = schedule.alpha(plan.t[0])
-        vanished = begin <= 0
+        vanished = schedule.alpha(plan.t[0]) <= 0
     if not sums_to_one and not isinstance(vanished, Tracer) and vanished:
         raise ValueError(
             f"corrected: the exponents {exponents} sum to {total:g}, and the plan starts at alpha = 0, where there is "
@@ -104,11 +103,11 @@ def corrected(
         excess = square(eps) - weighed([square(prediction.eps) for prediction in predictions])
         return Prediction(x0, eps, predictions[0].variance), excess / 2
 
-    def move(carry, i, noise):
+    def move(carry, i, step_keys):
         x, prediction, before = carry
         t, s = plan.t[i], plan.s[i]
         mean, std = gaussian_step(sampler, prediction, schedule, x, plan, i)
-        x = mean + std * noise
+        x = mean + std * normal(step_keys, 1, x)[0]
         carry = jax.lax.cond(i == steps - 1, lambda: (x, prediction, before), lambda: (x, *combined(x, s)))
         after = carry[2]
         begins, ends = schedule.alpha(t) <= 0, schedule.sigma(s) <= 0
@@ -120,7 +119,9 @@ def corrected(
         return carry, added
 
     first = (x, *combined(x, plan.t[0]))
-    carry, log_weights, sizes = advance((first, jnp.zeros_like(first[2])), move, keys, schedule, plan, number, resample)
+    begin = (first, jnp.zeros_like(first[2]))
+    resampled = resampled_steps(schedule, plan)
+    carry, log_weights, sizes = advance(begin, move, keys, steps, resampled, number, resample)
     return Particles(carry[0], log_weights, sizes)
 
 

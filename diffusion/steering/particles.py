@@ -1,6 +1,6 @@
 """The loop of weighted particles: groups of K that are resampled among themselves after each step."""
 
-__all__ = ["Particles", "advance", "best", "check", "drawn", "prepared"]
+__all__ = ["Particles", "advance", "best", "check", "drawn", "prepared", "resampled_steps"]
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from jax import Array
 from diffusion import public
 from diffusion.arguments import require_keys, require_shape
 from diffusion.samplers.gaussian_steps import check_gaussian
-from diffusion.samplers.sample import Sampler, check_arguments, check_start, keys_of_step, normal
+from diffusion.samplers.sample import Sampler, check_arguments, check_start, keys_of_step
 from diffusion.schedules import NoiseSchedule
 from diffusion.steering.resampling_schemes import Resampling, effective_size
 from diffusion.timesteps import Plan
@@ -83,25 +83,28 @@ def prepared(x: Array, plan: Plan) -> tuple[Array, Plan]:
     return x, Plan(jnp.asarray(plan.t, x.dtype), jnp.asarray(plan.s, x.dtype), jnp.asarray(plan.renoise))
 
 
+def resampled_steps(schedule: NoiseSchedule, plan: Plan) -> Array | int:
+    """The number of steps after which noise will part offspring: a last step onto sigma = 0 draws nothing."""
+    return plan.t.shape[0] - 1 - (schedule.sigma(plan.s[-1]) <= 0)
+
+
 def advance(
     begin: tuple[Any, Array],
     move: Callable[[Any, Array, Array], tuple[Any, Array]],
     keys: Array,
-    schedule: NoiseSchedule,
-    plan: Plan,
+    steps: int,
+    resampled: Array | int,
     number: int,
     resample: Resampling,
 ) -> tuple[Any, Array, Array]:
     """Scans the steps, adds their log-weights and resamples each group as long as noise will part the offspring.
 
-    So nothing is resampled after the last step, nor before a last step onto sigma = 0, which draws nothing.
-
     Args:
         begin: (carry, a pytree whose leaves have leading axis G K; log-weights `[G K]` of the start).
-        move: (carry, i, noise `[G K, ...]`) -> (carry, log-weights of the step `[G K]`); `carry[0]` is x.
+        move: (carry, i, keys `[G K]` of the step) -> (carry, log-weights of the step `[G K]`); `carry[0]` is x.
         keys: random keys `[G K]`. The draws of a group's resampling come from the key of its first particle.
-        schedule: the process.
-        plan: the N steps.
+        steps: number N of steps.
+        resampled: number of steps, the first ones, after which a group is resampled; see `resampled_steps`.
         number: number K of particles a group.
         resample: the resampling of a group.
 
@@ -109,13 +112,11 @@ def advance(
         (carry, log-weights `[G, K]`, effective sizes before each resampling `[N, G]`).
     """
     grouped = lambda a: a.reshape(-1, number)
-    steps = plan.t.shape[0]
-    resampled = steps - 1 - (schedule.sigma(plan.s[-1]) <= 0)
 
     def step(state, i):
         carry, log_weights = state
         step_keys, _, group_keys = keys_of_step(keys, i)
-        carry, added = move(carry, i, normal(step_keys, 1, carry[0])[0])
+        carry, added = move(carry, i, step_keys)
         require_shape(added, carry[0].shape[:1], "the log-weights of a step")
         log_weights = log_weights + grouped(added)
         ancestors, offspring = jax.vmap(resample)(grouped(group_keys)[:, 0], log_weights)

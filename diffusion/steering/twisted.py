@@ -9,9 +9,9 @@ from jax import Array
 from diffusion import public
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.samplers.gaussian_steps import gaussian_step
-from diffusion.samplers.sample import Sampler
+from diffusion.samplers.sample import Sampler, normal
 from diffusion.schedules import NoiseSchedule
-from diffusion.steering.particles import Particles, advance, check, prepared
+from diffusion.steering.particles import Particles, advance, check, prepared, resampled_steps
 from diffusion.steering.resampling_schemes import USUAL, Resampling
 from diffusion.steering.twists import Twist, rewards
 from diffusion.timesteps import Plan
@@ -79,12 +79,13 @@ def twisted(
         log_psi, memory = twist.apply(memory, x, t, prediction.x0)
         return x, prediction, moved, log_psi, memory
 
-    def move(carry, i, noise):
+    def move(carry, i, step_keys):
         x, prediction, moved, before, memory = carry
         mean, std = gaussian_step(sampler, prediction, schedule, x, plan, i)
         aim = mean if proposal is None else gaussian_step(sampler, moved, schedule, x, plan, i)[0]
         drawn = std > 0
         shift = jnp.where(drawn, (aim - mean) / jnp.where(drawn, std, 1), 0)
+        noise = normal(step_keys, 1, x)[0]
         x = mean + std * (shift + noise)
         ratio = -jnp.sum(shift * (noise + shift / 2), axis=tuple(range(1, x.ndim)))  # log p(x_s | x_t) / q(x_s | x_t)
         ended = lambda: (x, prediction, moved, rewards(twist.log_reward, x), memory)
@@ -92,7 +93,9 @@ def twisted(
         return carry, ratio + carry[3] - before
 
     begin = look(x, plan.t[0], twist.init(x))
-    carry, log_weights, sizes = advance((begin, begin[3]), move, keys, schedule, plan, number, resample)
+    carry, log_weights, sizes = advance(
+        (begin, begin[3]), move, keys, steps, resampled_steps(schedule, plan), number, resample
+    )
     return Particles(carry[0], log_weights, sizes)
 
 

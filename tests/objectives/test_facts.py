@@ -200,6 +200,18 @@ FACTS = {
         None,
         {"teacher": Teacher()},
     ),
+    "adjoint_sampling": lambda: (
+        objectives.adjoint_sampling(X0, weightings.constant(X0), UNIFORM, (1.0, 0.0), objectives.funnel(3)),
+        Denoises(X0),
+        UNIFORM,
+        {},
+    ),
+    "log_variance": lambda: (
+        objectives.log_variance(X0, (1.0, 0.0), objectives.funnel(3), 4),
+        Denoises(X0),
+        None,
+        {"block": 4},
+    ),
     "policy_gradient": lambda: (
         objectives.policy_gradient(X0, (1.0, 0.5, 0.0), objectives.near_value(0.5), 4, V, beta=0.1),
         Denoises(X0),

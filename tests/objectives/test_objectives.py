@@ -20,6 +20,8 @@ ELSEWHERE = {
     "with_prior_preservation": "test_prior_preservation.py: the weighted sum",
     **dict.fromkeys(["concept_direction", "concept_slider", "erased_concept"], "test_concept_direction.py: by hand"),
     **dict.fromkeys(["masked_denoising", "with_masked_copy"], "test_masked.py: by hand from the network's output"),
+    "adjoint_sampling": "test_adjoint_sampling.py: its loss and its fixed point on Gaussians in closed form",
+    "log_variance": "test_log_variance.py: its loss, bound and gradient on a Gaussian in closed form",
     "with_pictures": "test_pictures_of_clips.py: the objective it wraps, on clips and on their frames",
     "with_trained_schedule": "test_trained_schedule.py: the objective it wraps, under the schedule it trains",
     "with_dropout": "test_network_dropout.py: the objective it wraps, with the rest of the keys",

@@ -1,0 +1,96 @@
+"""Adjoint sampling: adjoint matching toward an unnormalised density, with one gradient of it for each sample."""
+
+__all__ = ["adjoint_sampling"]
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.arguments import require_shape
+from diffusion.objectives.entry import entry
+from diffusion.objectives.few_step import frozen, player
+from diffusion.objectives.inputs import normal, split, times, weigh, weighted_mean_square
+from diffusion.objectives.objective import Denoises, Objective
+from diffusion.objectives.rollouts import rollouts
+from diffusion.objectives.targets import Target
+from diffusion.parameterizations import Parameterization, predict
+from diffusion.samplers.ddpm import ddpm
+from diffusion.schedules import at_each, left_broadcast
+from diffusion.timesteps import Density
+from diffusion.weightings import Weighting
+
+
+def adjoint_sampling(
+    parameterization: Parameterization,
+    weighting: Weighting,
+    density: Density,
+    grid: Sequence[float],
+    target_density: Target,
+    data_std: float = 1.0,
+    noises: int = 4,
+) -> Objective:
+    """The gradient of log gamma at a sample of the model is regressed on, from fresh noise on this sample.
+
+        loss = w(t) |x0 - (alpha r^2 / sigma^2) x_t - r^2 (grad log gamma(x_0) + x_0 / s^2)|^2,
+        x_t = alpha x_0 + sigma eps,    1 / r^2 = 1 / s^2 + alpha^2 / sigma^2
+
+    It is adjoint matching whose reference has the data N(0, s^2 I) and the reward log gamma + |x_0|^2 / (2 s^2): the
+    lean adjoint is linear there and has this closed form. The reciprocal projection draws x_t anew given x_0, as the
+    optimum has it, so that the way to x_0 is forgotten, and one gradient of gamma serves several noises; the paper
+    keeps them in a buffer for longer. x_0 are the model's own, by ancestral sampling. A batch gives their shape alone.
+
+    Facts:
+        loss: w(t) |x0 - (alpha r^2 / sigma^2) x_t - r^2 (grad log gamma(x_0) + x_0 / s^2)|^2
+        networks: model
+        optimum: the denoiser of the target, up to the length of the steps
+        paper: Havens et al. 2025, "Adjoint Sampling: Highly Scalable Diffusion Samplers via Adjoint Matching",
+            reciprocal adjoint matching and algorithm 1
+
+    Args:
+        parameterization: parameterization of the network "model".
+        weighting: (schedule, t) -> weight on the squared difference of x0.
+        density: density of the training times.
+        grid: `[N + 1]` times from t_max down to 0. In a config it is the grid of config.sample (grid, steps, shift).
+        target_density: the density, such as `objectives.funnel()`.
+        data_std: standard deviation s of the reference's data, > 0.
+        noises: number of noises on each sample, at one time, at least 1.
+
+    Returns:
+        An objective; see `diffusion.objectives.inputs`. Metrics, `[B]` each: "t", and "log_density", that of the
+        samples.
+
+    Raises:
+        ValueError: for a number that is out of range; when called, for examples of another shape than the target's.
+    """
+    if noises < 1 or not data_std > 0:
+        raise ValueError(f"adjoint_sampling: noises = {noises} must be at least 1, data_std = {data_std} positive")
+    log_density, shape = target_density.log_density, target_density.shape
+
+    @entry(parameterization)
+    def loss(networks, schedule, keys, batch, step):
+        require_shape(batch["x"], (len(keys), *shape), "examples of the shape of the target's samples")
+        condition = batch.get("condition")
+        way_keys, time_keys, *noise_keys = split(keys, 2 + noises)
+        network = player(networks, "model")
+        x_0 = rollouts(frozen(networks, "model"), schedule, parameterization, grid, ddpm(), way_keys, shape, condition)[
+            -1
+        ]
+        values, back = jax.vjp(log_density, x_0)
+        pull = back(jnp.ones_like(values))[0] + x_0 / data_std**2
+        t, importance = (at_each(schedule, value, x_0) for value in times(density, time_keys, batch))
+        alpha, sigma = (left_broadcast(of(t), x_0) for of in (schedule.alpha, schedule.sigma))
+        spread = (alpha * data_std) ** 2 + sigma**2
+        weight = weigh(importance, weighting(schedule, t))
+
+        def error(noise_keys):
+            x_t = alpha * x_0 + sigma * normal(noise_keys, x_0)
+            aim = data_std**2 / spread * (alpha * x_t + sigma**2 * pull)
+            return weighted_mean_square(
+                weight, predict(network, schedule, parameterization, x_t, t, condition).x0 - aim
+            )
+
+        losses = sum(map(error, noise_keys)) / noises
+        return losses, {"t": t, "log_density": values}
+
+    return Objective(loss, reads=Denoises(parameterization), density=density)
