@@ -90,7 +90,7 @@ def adjoint_sampling(
                 weight, predict(network, schedule, parameterization, x_t, t, condition).x0 - aim
             )
 
-        losses = sum(map(error, noise_keys)) / noises
-        return losses, {"t": t, "log_density": values}
+        losses = jnp.stack([error(one) for one in noise_keys])
+        return losses.mean(0), {"t": t, "log_density": values}
 
     return Objective(loss, reads=Denoises(parameterization), density=density)

@@ -130,7 +130,9 @@ def defaults() -> ConfigDict:
                 "shift": 1.0,  # towards the noise, for large images: 1 is none
                 "steps": 50,
                 "plan": {"name": "plan"},  # plan over the grid's times; or e.g. "restart_plan", "repaint", "staggered"
-                "driver": {"name": "sample"},  # driver of samples along the plan; or "picard", "adaptive"
+                "driver": {
+                    "name": "sample"
+                },  # driver of samples along the plan; or "picard", "adaptive", "twisted", "daps", ...
                 "guidance": {
                     "name": "classifier_free",
                     "scale": 1.0,  # 1 is none
@@ -139,7 +141,7 @@ def defaults() -> ConfigDict:
                 "guides": (),  # changes of the guided denoiser, in order, e.g. ({"name": "dynamic_threshold"},)
                 "cache": {"name": ""},  # cache of the network's blocks, e.g. {"name": "first_block", "threshold": 0.1}
                 "merge": 0.0,  # share of the tokens that self-attention sees merged with those most alike
-                "measurement": {  # measured pictures that samples agree with, for guides that read them
+                "measurement": {  # measured pictures that samples agree with, for guides and drivers that read them
                     "operator": {"name": ""},  # e.g. {"name": "pooled", "factor": 2}
                     "pictures": "",  # a split of the data, or a .npz or .npy file; sample i agrees with picture i
                     "noise_std": 0.0,  # in the network's scale [-1, 1]

@@ -13,6 +13,7 @@ from diffusion.guidance import Memory, Unpaired
 from diffusion.models import facts
 from diffusion.objectives import Restores
 from diffusion.recipe.config_errors import ConfigError
+from diffusion.recipe.guides import Steered
 from diffusion.recipe.values import built_in_python, plain
 from diffusion.samplers.sample import check_plan
 
@@ -202,11 +203,14 @@ def _check_way(recipe: Any) -> None:
     denoise = lambda x, t: parameterizations.Prediction(x, x)
     denoise = FlowMap(lambda x, t, s: x) if FlowMap in sampler.takes else denoise
     arguments = {"sampler": sampler, "denoise": denoise, "schedule": recipe.schedule, "plan": plan}
+    driver, shape = recipe.sampling.driver, frames or (1,)
+    if isinstance(driver, Steered):
+        driver, shape = driver.on_trial(recipe.examples.shape)
     with blamed_on(recipe.config, "sample.driver", "sample.sampler", "sample.plan"):
         try:
             jax.eval_shape(
-                lambda x, keys: recipe.sampling.driver(x=x, keys=keys, **arguments),
-                jax.ShapeDtypeStruct((1, *(frames or (1,))), np.float32),
+                lambda x, keys: driver(x=x, keys=keys, **arguments),
+                jax.ShapeDtypeStruct((1, *shape), np.float32),
                 jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)),
             )
         except TypeError as error:  # the trial needs a denoiser of another kind

@@ -163,20 +163,10 @@ def _guide(entry: Any, path: str, schedule: Any, measured: Measured | None, part
             for argument, run in read.items()
         }
         if needs and measured is not None:
-            operator = measured.build(tuple(y.like))
-            readings = {"measurement": operator, "y": y.rows, "noise_std": measured.noise_std}
-            likelihood = functools.partial(
-                call,
-                names.LIKELIHOODS,
-                kind="likelihood",
-                operator=operator.forward,
-                y=y.rows,
-                **({"noise_std": measured.noise_std} if measured.noise_std else {}),
-            )
+            readings, likelihood = _readings(measured, y)
             nested["log_likelihood"] = lambda spec, at: likelihood(spec=spec, path=at)
             if "log_likelihood" in needs and "log_likelihood" not in entry:
-                usual = {"name": "gaussian_likelihood" if measured.noise_std else "negative_distance"}
-                readings["log_likelihood"] = likelihood(spec=usual, path=f"{path}.log_likelihood")
+                readings["log_likelihood"] = likelihood(spec=_usual(measured), path=f"{path}.log_likelihood")
             supplied |= readings
         return call(names.GUIDES, entry, path, "guide", nested=nested, **supplied)
 
@@ -190,6 +180,79 @@ def _guide(entry: Any, path: str, schedule: Any, measured: Measured | None, part
         nested = {argument: lambda _, at: trial for argument in read}
         call(names.GUIDES, entry, path, "guide", nested=nested, denoise=trial, schedule=schedule, condition=None)
     return Guide(apply, tuple(read.values()), bool(needs))
+
+
+def _readings(measured: Measured, y: "Rows") -> tuple[dict[str, Any], Callable[..., Any]]:
+    """The arguments that are read of measured pictures, and (spec=, path=) -> the likelihood of that entry."""
+    operator = measured.build(tuple(y.like))
+    noise = {"noise_std": measured.noise_std} if measured.noise_std else {}
+    likelihood = functools.partial(
+        call, names.LIKELIHOODS, kind="likelihood", operator=operator.forward, y=y.rows, **noise
+    )
+    return {"measurement": operator, "y": y.rows, "noise_std": measured.noise_std}, likelihood
+
+
+def _usual(measured: Measured) -> dict[str, str]:
+    """The entry of the likelihood where a config names none."""
+    return {"name": "gaussian_likelihood" if measured.noise_std else "negative_distance"}
+
+
+class Steered(NamedTuple):
+    """A driver that reads measured pictures or a reward beside the arguments of `samplers.sample`.
+
+    Attributes:
+        drive: (condition, y, **arguments of `samplers.sample`) -> x at the end of the plan.
+        measured: the measured pictures that it reads; None for a reward.
+    """
+
+    drive: Callable[..., Any]
+    measured: Measured | None
+
+    def reading(self, condition: Any, y: "Rows") -> Callable[..., Any]:
+        """The driver for samples of these conditions and measured pictures."""
+        return functools.partial(self.drive, condition, y)
+
+    def on_trial(self, shape: tuple[int, ...] | None) -> tuple[Callable[..., Any], tuple[int, ...]]:
+        """The driver for one sample without a condition, whose measured picture is zeros, and the sample's shape."""
+        shape = tuple(shape or (8, 8, 1))
+        zeros = jnp.zeros((1, *shape))
+        rows = zeros if self.measured is None else self.measured.build(shape).forward(zeros)
+        return self.reading(None, Rows(rows, shape)), shape
+
+
+def steered(entry: Mapping, measured: Measured | None) -> Steered | None:
+    """The driver of `config.sample.driver` that reads pictures or a reward; None for one that reads neither.
+
+    Raises:
+        ConfigError: if it has nothing to read.
+    """
+    path = "config.sample.driver"
+    function = names.DRIVERS.get(entry.get("name", ""))
+    needs = [argument for argument in ("measurement", "log_reward") if function and takes(function, argument)]
+    if not needs:
+        return None
+    if measured is None and ("measurement" in needs or "log_reward" not in entry):
+        other = "" if "measurement" in needs else f", or a reward, {path}.log_reward: {', '.join(names.REWARDS)}"
+        raise ConfigError(
+            f"{path}: {entry['name']} needs measured pictures, but config.sample.measurement.operator.name = ''. "
+            f"Valid: {', '.join(names.MEASUREMENTS)}{other}."
+        )
+
+    def drive(condition: Any, y: Rows, **arguments: Any) -> Any:
+        def reward_of(spec: Any, at: str) -> Callable[..., Any]:
+            reward = call(names.REWARDS, spec, at, "reward")
+            if not callable(reward):
+                raise ConfigError(f"{at}: this reward reads captions, which samples of classes lack.")
+            return lambda x: reward(x, condition)
+
+        if measured is not None:
+            readings, likelihood = _readings(measured, y)
+            if "log_reward" not in entry:
+                readings["log_reward"] = likelihood(spec=_usual(measured), path=f"{path}.log_reward")
+            arguments |= readings
+        return call(names.DRIVERS, entry, path, "driver", nested={"log_reward": reward_of}, **arguments)
+
+    return Steered(drive, measured if "log_reward" not in entry else None)
 
 
 class Rows(NamedTuple):

@@ -49,7 +49,7 @@ from diffusion.models.text_encoders.clip import CLIP, CLIPText, CLIPVision
 from diffusion.objectives import classification, consistency, consistency_times, decoders, few_step, interpolants
 from diffusion.proteins import atom_losses
 from diffusion.published.pixart.network import PixArt
-from diffusion.recipe import learned_schedule
+from diffusion.recipe import learned_schedule, steering_drivers
 from diffusion.recipe.config_errors import ConfigError
 from diffusion.training import optimizers, power_ema
 
@@ -404,7 +404,17 @@ UNMASKINGS = _table(
 )  # orders of "unmasking": which symbols a step reveals
 REMASKINGS = _table(discrete.capped, discrete.rescaled)  # schedules of "remasking": the share that is masked again
 PLANS = _table(timesteps.plan, timesteps.staggered, samplers.restart_plan, editing.repaint)
-DRIVERS = _table(samplers.sample, samplers.picard, samplers.adaptive)
+DRIVERS = _table(
+    samplers.sample,
+    samplers.picard,
+    samplers.adaptive,
+    steering_drivers.ddrm,
+    steering_drivers.daps,
+    steering_drivers.red_diff,
+    steering_drivers.twisted,
+    steering_drivers.searched_noise,
+    steering_drivers.optimised_noise,
+)
 GUIDANCES = _table(  # guidances of two branches, condition and null, or of the branches that `with_conditions` names
     guidance.classifier_free,
     guidance.rescaled,

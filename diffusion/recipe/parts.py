@@ -232,11 +232,13 @@ def build_augmentations(parts: "Resolver") -> tuple[transforms.Augmentation, ...
 # ==== The sampling ====
 
 
-def build_driver(parts: "Resolver") -> Callable[..., Any]:
-    """The driver, a function of the named arguments of `samplers.sample` that returns x at the end."""
+def build_driver(parts: "Resolver") -> Callable[..., Any] | guides.Steered:
+    """The driver, a function of the named arguments of `samplers.sample` that returns x at the end; or `Steered`."""
     entry = plain(parts.config["sample"]["driver"])
     if entry == {"name": "sample"}:
         return samplers.sample
+    if (steered := guides.steered(entry, parts.measured)) is not None:
+        return steered
 
     def drive(**arguments):
         driven = call(names.DRIVERS, entry, "config.sample.driver", "driver", **arguments)
@@ -304,7 +306,6 @@ class Resolver:
 
     sampler = Part(lambda parts: parts.field("sampler", "sample.sampler"), "sample.sampler")
     plan = Part(plan_entry.plan, "sample.plan", "sample.grid", "sample.shift", "sample.steps")
-    driver = Part(build_driver, "sample.driver")
     guidance = Part(build_guidance, "sample.guidance")
     conditions = Part(lambda parts: guidance_entry.conditions(parts.config), "sample.guidance")
     depths = Part(
@@ -313,6 +314,7 @@ class Resolver:
     cache = Part(build_cache, "sample.cache")
     merge = Part(lambda parts: parts.config["sample"]["merge"], "sample.merge")
     measured = Part(lambda parts: guides.measured(parts.config), "sample.measurement")
+    driver = Part(build_driver, "sample.driver")
     guides = Part(build_guides, "sample.guides")
 
     def __init__(self, config: Mapping, given: Mapping[str, Any] = MappingProxyType({}), shape: Any = None):

@@ -15,7 +15,7 @@ from diffusion.recipe.autoencoder import Autoencoder
 from diffusion.recipe.base import TunedNetwork
 from diffusion.recipe.companions import SecondPlayer, Teacher
 from diffusion.recipe.encoder import Encoder
-from diffusion.recipe.guides import Guide, Measured
+from diffusion.recipe.guides import Guide, Measured, Steered
 from diffusion.recipe.perceptual import Perceptual
 from diffusion.recipe.plan_entry import ChosenPlan
 from diffusion.samplers import Sampler
@@ -68,8 +68,8 @@ class Sampling:
         sampler: the sampler; None: `config.sample.sampler`, by default Heun's method, or one jump of a flow map.
         plan: the times of its steps; None: `config.sample.plan` of `config.sample.grid`.
         chosen_plan: how the plan is chosen for the trained network; None: it is the plan above.
-        driver: the function (sampler=, denoise=, schedule=, x=, plan=, keys=) -> x at the end of the plan; None:
-            `config.sample.driver`.
+        driver: the function (sampler=, denoise=, schedule=, x=, plan=, keys=) -> x at the end of the plan, or
+            `guides.Steered`, which also reads pictures or a reward; None: `config.sample.driver`.
         guidance: a function branches -> the guided denoiser; None: `config.sample.guidance`.
         conditions: (network, condition, null) -> the conditions of the branches that the guidance combines; None: the
             condition and the null one, or the condition alone at config.sample.guidance.scale = 1.
@@ -78,13 +78,13 @@ class Sampling:
         guides: functions that change the guided denoiser further, in order; (): `config.sample.guides`.
         cache: the cache of the network's blocks, from step to step of the sampler; None: `config.sample.cache`.
         merge: the share of the tokens that self-attention sees merged, see `models.token_merging`.
-        measured: the pictures that samples agree with, for the guides that read them.
+        measured: the pictures that samples agree with, for the guides and the driver that read them.
     """
 
     sampler: Sampler = None  # type: ignore[assignment]
     plan: Plan = None  # type: ignore[assignment]
     chosen_plan: ChosenPlan | None = None
-    driver: Callable[..., Any] = None  # type: ignore[assignment]
+    driver: Callable[..., Any] | Steered = None  # type: ignore[assignment]
     guidance: Callable[[Branches], Any] = None  # type: ignore[assignment]
     conditions: Callable[..., tuple[Any, ...]] | None = None
     depths: bool = False

@@ -427,6 +427,11 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
     sampler = recipe.sampling.sampler
     plan = recipe.sampling.plan
     network = build_for_sampler(recipe)
+    if isinstance(recipe.sampling.driver, guides.Steered) and watermark is not None and watermark.carrier == "noise":
+        raise ConfigError(
+            f"config.sample.driver.name = {config.sample.driver.name!r} chooses its own noise, which cannot carry a "
+            "watermark. Valid: the driver sample, or a watermark of pictures."
+        )
     reads = {"weights": guides.weights(recipe.sampling.guides)} if recipe.sampling.guides else {}
     pictures = measured_pictures(recipe)
     decoder, shown = _decoding(recipe)
@@ -452,7 +457,10 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
 
     def finish(params, decoder, reads, labels, seeds):
         with layout.over(mesh) if mesh is not None else contextlib.nullcontext():
-            drive = functools.partial(sampling.samples, driver=recipe.sampling.driver)
+            driver = recipe.sampling.driver
+            if isinstance(driver, guides.Steered):
+                driver = driver.reading(labels[0], guides.Rows(labels[1], recipe.examples.shape))
+            drive = functools.partial(sampling.samples, driver=driver)
             x, work = sampled(drive, params, reads, labels, seeds)
             x = shown(params, decoder, x)
             return to_uint8(x) if recipe.makes_bytes else x, work

@@ -1,0 +1,192 @@
+"""Steering by the names of a config, beside closed forms: posteriors of measured pictures, tilted laws, best noises."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import guidance, samplers, schedules, steering, timesteps, watermarks
+from diffusion.experiments import train
+from diffusion.experiments.sampling import generate, run_samples
+from diffusion.guidance import measurements
+from diffusion.recipe import ConfigError, checks, names, steering_drivers
+from tests.conformance import round_denoiser
+from tests.recipe.test_guides_by_name import MEASURED, SHAPE, config_of
+
+MEAN, STD, NOISE, NUMBER = 0.1, 0.25, 0.1, 64
+COSINE = schedules.cosine()
+DENOISE = round_denoiser(COSINE)  # of N(0.4, 0.25 I)
+
+
+class Narrow(nn.Module):
+    """The exact velocity of data N(MEAN, STD^2), independent in every pixel."""
+
+    num_classes: int = 0
+
+    @nn.compact
+    def __call__(self, x, t, condition=None):
+        self.param("unused", nn.initializers.zeros, (1,))
+        t = t.reshape(-1, *[1] * (x.ndim - 1))
+        residual = (x - (1 - t) * MEAN) / ((1 - t) ** 2 * STD**2 + t**2)
+        return t * residual - (MEAN + (1 - t) * STD**2 * residual)
+
+
+def narrow(folder, driver, number=NUMBER):
+    """A run of it on 2 x 2 pooled pixels of one picture."""
+    picture = np.random.default_rng(0).integers(90, 190, (1, *SHAPE), np.uint8)
+    np.savez(folder / "seen.npz", images=picture)
+    config = config_of(
+        measurement={
+            "operator": {"name": "pooled", "factor": 2},
+            "pictures": str(folder / "seen.npz"),
+            "noise_std": NOISE,
+        },
+        driver=driver,
+        number=number,
+        batch_size=number,
+        steps=4,
+    )
+    config.model = {"name": "narrow"}
+    config.parameterization = {"name": "velocity", "clock": {"name": "time"}}
+    config.objective.wrappers = ()
+    recipe = checks.validate(config).at(SHAPE)
+    made = generate.generator(recipe)
+    assert made.nfe is None
+    pictures = made.images(
+        {"params": {"unused": jnp.zeros(1)}}, np.zeros(number, np.int32), generate.seeds(config, number)
+    )
+    return recipe, pictures / 127.5 - 1
+
+
+@pytest.fixture
+def registered():
+    names.add(names.MODELS, Narrow, "narrow")
+    yield
+    del names.MODELS["narrow"]
+
+
+def test_daps_by_name_has_the_posterior_of_measured_pictures(registered, tmp_path):
+    """Each pooled pixel is the mean of four: y = mean x + noise z, so that the posterior of that mean is a product."""
+    recipe, pictures = narrow(tmp_path, {"name": "daps", "data_std": STD})
+    y = generate.measured_pictures(recipe)
+    prior = STD**2 / 4
+    expected = (MEAN * NOISE**2 + y[0] * prior) / (NOISE**2 + prior)
+    deviation = np.sqrt(prior * NOISE**2 / (prior + NOISE**2))
+    means = pictures.reshape(NUMBER, 4, 2, 4, 2, 1).mean((2, 4))
+    assert np.abs(means.mean(0) - expected).max() < 4.5 * deviation / NUMBER**0.5 + 0.004  # and half a byte
+    np.testing.assert_allclose(means.std(0).mean(), deviation, rtol=0.1)
+
+
+@pytest.mark.parametrize("driver", [{"name": "ddrm", "eta": 0.7}, {"name": "red_diff", "scale": 0.5}])
+def test_a_driver_reads_the_measured_pictures_as_its_function_does(registered, tmp_path, driver):
+    recipe, pictures = narrow(tmp_path, driver, 3)
+    y = jnp.asarray(np.repeat(generate.measured_pictures(recipe), 3, 0))
+    pooled = measurements.pooled(2)
+    first, keys = generate.keys(generate.seeds(recipe.config, 3))
+    schedule, plan = recipe.schedule, recipe.sampling.plan
+    denoise = generate.denoiser(recipe)({"params": {"unused": jnp.zeros(1)}}, jnp.zeros(3, int))
+    x = samplers.prior(schedule, first, SHAPE)
+    if driver["name"] == "ddrm":
+        expected = samplers.sample(steering.ddrm(pooled, y, NOISE, 0.7), denoise, schedule, x, plan, keys)
+    else:
+        log = guidance.gaussian_likelihood(pooled.forward, y, NOISE)
+        expected = steering_drivers.red_diff(denoise, schedule, x, plan, keys, log, scale=0.5)
+    np.testing.assert_allclose(pictures, np.clip(expected, -1, 1), atol=0.006)
+
+
+@pytest.mark.parametrize("pull", [0.0, 1.0])
+def test_each_sample_of_twisted_particles_is_tilted_by_its_own_reward(pull):
+    """Two rewards in one batch, slopes 2 and -1 at beta = 0.5; ancestral steps that are exact for the data."""
+    exact = samplers.ddpm("analytic", lambda log_snr: 0.25 / (1 + 0.25 * jnp.exp(log_snr)))
+    number, end = 600, 0.1
+    slopes = np.tile([1.0, -0.5], number // 2)[:, None].astype(np.float32)
+    keys = jax.random.split(jax.random.key(0), number)
+    run = jax.jit(
+        lambda keys: steering_drivers.twisted(
+            exact, DENOISE, COSINE, jnp.zeros((number, 1)), timesteps.plan(np.linspace(1, end, 5)), keys,
+            lambda x: (slopes * x)[:, 0], 16, beta=0.5, pull=pull,
+        )
+    )  # fmt: skip
+    x = np.asarray(run(keys))
+    alpha, sigma = float(COSINE.alpha(end)), float(COSINE.sigma(end))
+    variance = 0.25 * alpha**2 + sigma**2
+    for part, slope in ((x[::2], 2.0), (x[1::2], -1.0)):
+        mean = 0.4 * alpha + slope * variance
+        assert abs(part.mean() - mean) < 4.5 * (variance / len(part)) ** 0.5
+        assert abs(part.var() - variance) < 4.5 * variance * (2 / len(part)) ** 0.5
+
+
+def test_the_noise_of_any_schedule_is_standard_and_its_best_sample_comes_back():
+    """Of a variance-exploding process; the reward of what comes back is at least that of the plain sample."""
+    schedule = schedules.variance_exploding()
+    denoise, plan = round_denoiser(schedule), timesteps.plan(timesteps.uniform(schedule, 3))
+    first, keys = jax.random.split(jax.random.key(0), (2, 64))
+    x = samplers.prior(schedule, first, (2,))
+    reward = lambda x: -jnp.sum((x - 1.0) ** 2, -1)
+    arguments = (samplers.ddim(), denoise, schedule, x, plan, keys, reward)
+    plain = reward(samplers.sample(*arguments[:-1]))
+    four = reward(steering_drivers.searched_noise(*arguments))
+    climbed = reward(steering_drivers.optimised_noise(*arguments, updates=5, learning_rate=0.2))
+    assert (four >= plain - 1e-5).all() and (climbed >= plain - 1e-5).all()
+    assert 0.6 < (four > plain + 1e-5).mean() < 0.9  # three of four are others
+    generate, noise = steering_drivers._of_noise(*arguments[:-1])
+    np.testing.assert_allclose(noise.std(), 1, rtol=0.2)
+    slope = float(((generate(2 * noise) - generate(noise)) / noise).mean())  # the sampler is linear here
+    np.testing.assert_allclose(climbed / plain, (1 - 2 * 0.2 * slope**2) ** (2 * 5), rtol=1e-3)
+
+
+REFUSED = {
+    "nothing measured": ({"driver": {"name": "daps"}}, r"sample\.driver: daps needs measured pictures.*pooled"),
+    "no reward": (
+        {"driver": {"name": "twisted", "number": 2}},
+        r"twisted needs measured pictures.*or a reward, config\.sample\.driver\.log_reward: near_value",
+    ),
+    "an unknown reward": (
+        {"driver": {"name": "searched_noise", "log_reward": {"name": "near"}}},
+        r"config\.sample\.driver\.log_reward\.name.*'near'.*near_value",
+    ),
+    "number": (
+        {"driver": {"name": "twisted", "number": 0, "log_reward": {"name": "near_value", "value": 0.0}}},
+        r"number = 0 must be at least 1",
+    ),
+    "a sampler without a Gaussian step": (
+        {
+            "driver": {"name": "twisted", "number": 2, "log_reward": {"name": "near_value", "value": 0.0}},
+            "sampler": {"name": "heun"},
+        },
+        r"draws 0 noise arrays",
+    ),
+    "eta": ({"driver": {"name": "ddrm", "eta": 2.0}, "measurement": MEASURED}, r"eta = 2\.0"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_does_not_fit_is_refused(case):
+    fields, words = REFUSED[case]
+    with pytest.raises(ConfigError, match=words):
+        checks.validate(config_of(**fields))
+
+
+def test_a_watermark_of_the_noise_is_refused():
+    driver = {"name": "searched_noise", "log_reward": {"name": "near_value", "value": 0.0}}
+    recipe = checks.validate(config_of(driver=driver)).at(SHAPE)
+    with pytest.raises(ConfigError, match=r"'searched_noise' chooses its own noise, which cannot carry a watermark"):
+        generate.build_generator(recipe, watermark=watermarks.Watermark("noise", None, None))
+
+
+@pytest.mark.slow
+def test_the_command_samples_so(tmp_path):
+    config = config_of()
+    config.train.steps = config.checkpoint.every = 2
+    assert train.run(config, tmp_path / "run") == 0
+    reward = {"log_reward": {"name": "near_value", "value": 0.5}}
+    for fields in (
+        {"driver": {"name": "daps"}, "measurement": MEASURED},
+        {"driver": {"name": "twisted", "number": 2, "pull": 0.1} | reward, "sampler": {"name": "ddpm"}},
+        {"driver": {"name": "optimised_noise", "updates": 2} | reward},
+    ):
+        changed = config_of(**fields)
+        changed.train.steps = 2
+        made = run_samples.sample(checks.on_its_data(checks.validate(changed)), tmp_path / "run")
+        assert made.shape == (4, *SHAPE) and np.ptp(made) > 0
