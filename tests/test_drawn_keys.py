@@ -23,6 +23,7 @@ from diffusion import (
     text_to_image,
     timesteps,
     videos,
+    weightings,
 )  # fmt: skip
 from diffusion.data import pipeline, series_masks, sources
 from diffusion.data.sources.sequences import Records
@@ -38,6 +39,7 @@ from tests.text_to_image.stand_ins import made_model
 
 SIZE = 4
 FLOW = schedules.rectified_flow()
+V = parameterizations.velocity()
 PLAN = timesteps.plan(timesteps.uniform(FLOW, steps=2))
 STEPS = (0, 1, 7)  # of training
 
@@ -81,6 +83,16 @@ def of_member(name):
     return trained(
         lambda keys, rows, number: few_step_cases.run(name, few_step_cases.batch_of(len(rows)), keys=keys, step=number)
     )
+
+
+def of_target(objective):
+    """Of an objective that trains on no data."""
+
+    def loss(keys, rows, number):
+        batch = {"x": jnp.zeros((len(rows), 2)), "index": jnp.asarray(rows)}
+        objective({"model": lambda x, clock, condition: jnp.tanh(x)}, FLOW, keys, batch, number)
+
+    return trained(loss)
 
 
 def of_sampler(name):
@@ -244,6 +256,12 @@ DRAWING = {
     "daps, langevin": of_daps(
         lambda y: steering.langevin_draw(lambda x: -jnp.sum((x - y) ** 2, -1), steps=3, step_size=lambda r: 0.01)
     ),
+    "objective adjoint_sampling": of_target(
+        objectives.adjoint_sampling(
+            V, weightings.constant(V), timesteps.uniform_density(FLOW), (1.0, 0.5, 0.0), objectives.funnel(2)
+        )
+    ),
+    "objective log_variance": of_target(objectives.log_variance(V, (1.0, 0.5, 0.0), objectives.funnel(2), 2)),
     "annealed": keyed(
         lambda keys: steering.annealed(
             lambda x: -(x**2).sum(-1),
@@ -304,6 +322,7 @@ COMPARING = (
     "dispersive",
     "diffusion_nft",
     "drifting",
+    "log_variance",
     "policy_gradient",
     "policy_gradient(target)",
 )
