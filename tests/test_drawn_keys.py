@@ -341,7 +341,11 @@ SLOW = {
     )
 }  # fmt: skip
 # Samplers draw through one function, `samplers.sample`: one of them stands for all where it must be fast.
-SLOW |= {f"sampler {name}" for name in conformance.STOCHASTIC if name != "ddpm"} | {"particles of a restoration"}
+SLOW |= {f"sampler {name}" for name in conformance.STOCHASTIC if name != "ddpm"} | {
+    "particles of a restoration",
+    "annealed",
+    "paths",
+}
 every_drawing = pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in DRAWING if name not in WITHOUT],
