@@ -112,15 +112,15 @@ from diffusion.objectives.stochastic_interpolant import (
     schroedinger_bridge as schroedinger_bridge,
     stochastic_interpolant as stochastic_interpolant,
 )
-from diffusion.objectives.targets import (
+from diffusion.objectives.trained_schedule import with_trained_schedule as with_trained_schedule
+from diffusion.objectives.truncated_consistency import truncated_consistency as truncated_consistency
+from diffusion.objectives.uncertainty import uncertainty as uncertainty, with_uncertainty as with_uncertainty
+from diffusion.objectives.unnormalised_targets import (
     Target as Target,
     funnel as funnel,
     gaussian_mixture as gaussian_mixture,
     many_well as many_well,
 )
-from diffusion.objectives.trained_schedule import with_trained_schedule as with_trained_schedule
-from diffusion.objectives.truncated_consistency import truncated_consistency as truncated_consistency
-from diffusion.objectives.uncertainty import uncertainty as uncertainty, with_uncertainty as with_uncertainty
 from diffusion.objectives.variational_bound import variational_bound as variational_bound
 
 public.declare(__name__)

@@ -13,7 +13,7 @@ from diffusion.objectives.few_step import frozen, player
 from diffusion.objectives.inputs import normal, split, times, weigh, weighted_mean_square
 from diffusion.objectives.objective import Denoises, Objective
 from diffusion.objectives.rollouts import rollouts
-from diffusion.objectives.targets import Target
+from diffusion.objectives.unnormalised_targets import Target
 from diffusion.parameterizations import Parameterization, predict
 from diffusion.samplers.ddpm import ddpm
 from diffusion.schedules import at_each, left_broadcast

@@ -14,7 +14,7 @@ from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import in_blocks
 from diffusion.objectives.objective import Denoises, Objective
 from diffusion.objectives.objective_facts import Examples
-from diffusion.objectives.targets import Target
+from diffusion.objectives.unnormalised_targets import Target
 from diffusion.parameterizations import Parameterization, denoiser
 from diffusion.samplers.path_weights import path_weights
 from diffusion.timesteps import plan

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion import objectives, parameterizations, schedules, timesteps
-from diffusion.objectives.targets import Target
+from diffusion.objectives.unnormalised_targets import Target
 
 FLOW, X0, V = schedules.rectified_flow(), parameterizations.x0(), parameterizations.velocity()
 MEAN, STD, SIZE = -0.4, 0.7, 2
