@@ -11,6 +11,7 @@ __all__ = [
     "checked",
     "geodesic",
     "identity_basis",
+    "in_coordinates",
     "leaf_shapes",
     "norm",
     "scaled",
@@ -180,6 +181,39 @@ def checked(
             )
 
     return check
+
+
+def in_coordinates(
+    manifold: Manifold,
+    name: str,
+    shape: Shape,
+    parts: Callable[[Array], Any],
+    join: Callable[[Any], Array],
+    check: Callable[[Any], None],
+) -> Manifold:
+    """The same manifold with points and tangent vectors in other coordinates.
+
+    Args:
+        manifold: the manifold.
+        name: the new manifold's name.
+        shape: the axes of a point in the new coordinates.
+        parts: new coordinates -> the manifold's, of points and of tangent vectors.
+        join: the inverse of `parts`.
+        check: refuses what is no point in the new coordinates.
+    """
+    value = lambda field: lambda *arrays: getattr(manifold, field)(*map(parts, arrays))
+    point = lambda field: lambda *arrays: join(value(field)(*arrays))
+    uniform = manifold.uniform
+    return manifold._replace(
+        name=name,
+        shape=shape,
+        **{field: point(field) for field in ("exp", "log", "project", "tangent", "lift", "basis", "transport")},
+        **{field: value(field) for field in ("distance", "inner", "log_volume_change", "cut_distance")},
+        tangent_normal=lambda key, x: join(manifold.tangent_normal(key, parts(x))),
+        wrapped_log_density=lambda mean, scale, x: manifold.wrapped_log_density(parts(mean), scale, parts(x)),
+        uniform=(lambda key, shape: join(uniform(key, shape))) if uniform else None,
+        check=check,
+    )
 
 
 def leaf_shapes(shape: Shape) -> list[tuple[int, ...]]:

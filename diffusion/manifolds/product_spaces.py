@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from diffusion.manifolds import smooth
-from diffusion.manifolds.manifold import Manifold, Shape, leaf_shapes
+from diffusion.manifolds.manifold import Manifold, Shape, in_coordinates, leaf_shapes
 
 
 def product(*factors: Manifold) -> Manifold:
@@ -185,38 +185,13 @@ def packed(manifold: Manifold) -> Manifold:
         leaves = zip(jax.tree.leaves(point), shapes)
         return jnp.concatenate([a.reshape(*a.shape[: a.ndim - len(shape)], -1) for a, shape in leaves], -1)
 
-    def joined(function):
-        return lambda *vectors: flat(function(*map(parts, vectors)))
-
-    def valued(function):
-        return lambda *vectors: function(*map(parts, vectors))
-
     def check(x):
         got = jnp.shape(x)
         if not got or got[-1] != ends[-1]:
             raise ValueError(f"packed: points of {manifold.name} have shape [..., {ends[-1]}], got {list(got)}")
         manifold.check(parts(x))
 
-    uniform = manifold.uniform
-    return manifold._replace(
-        name=f"packed({manifold.name})",
-        shape=(ends[-1],),
-        exp=joined(manifold.exp),
-        log=joined(manifold.log),
-        distance=valued(manifold.distance),
-        inner=valued(manifold.inner),
-        project=joined(manifold.project),
-        tangent=joined(manifold.tangent),
-        lift=joined(manifold.lift),
-        basis=joined(manifold.basis),
-        transport=joined(manifold.transport),
-        log_volume_change=valued(manifold.log_volume_change),
-        tangent_normal=lambda key, x: flat(manifold.tangent_normal(key, parts(x))),
-        wrapped_log_density=lambda mean, scale, x: manifold.wrapped_log_density(parts(mean), scale, parts(x)),
-        cut_distance=valued(manifold.cut_distance),
-        uniform=(lambda key, shape: flat(uniform(key, shape))) if uniform else None,
-        check=check,
-    )
+    return in_coordinates(manifold, f"packed({manifold.name})", (ends[-1],), parts, flat, check)
 
 
 def _nested(shape: Shape, leaves: Any) -> Any:

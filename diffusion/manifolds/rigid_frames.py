@@ -13,7 +13,7 @@ from diffusion.couplings import Coupling
 from diffusion.couplings.equivariant_transport import turn
 from diffusion.manifolds.distributions import Distribution
 from diffusion.manifolds.euclidean import euclidean
-from diffusion.manifolds.manifold import Manifold, checked
+from diffusion.manifolds.manifold import Manifold, checked, in_coordinates
 from diffusion.manifolds.product_spaces import power, product
 from diffusion.manifolds.rotations import so3
 
@@ -88,37 +88,13 @@ def frames(n: int) -> Manifold:
     """
     parts = product(power(so3(), n), centred(n))
 
-    def joined(function):
-        """A function of parts as one of arrays that puts out an array."""
-        return lambda *arrays: _join(function(*map(_split, arrays)))
-
-    def valued(function):
-        return lambda *arrays: function(*map(_split, arrays))
-
     def check(x):
         got = jnp.shape(x)
         if got[len(got) - 3 :] != (n, 3, 4):
             raise ValueError(f"frames({n}): points have shape [..., {n}, 3, 4], got {list(got)}")
         parts.check(_split(x))
 
-    return parts._replace(
-        name=f"frames({n})",
-        shape=(n, 3, 4),
-        exp=joined(parts.exp),
-        log=joined(parts.log),
-        distance=valued(parts.distance),
-        inner=valued(parts.inner),
-        project=joined(parts.project),
-        tangent=joined(parts.tangent),
-        lift=joined(parts.lift),
-        basis=joined(parts.basis),
-        transport=joined(parts.transport),
-        log_volume_change=valued(parts.log_volume_change),
-        tangent_normal=lambda key, x: _join(parts.tangent_normal(key, _split(x))),
-        wrapped_log_density=lambda mean, scale, x: parts.wrapped_log_density(_split(mean), scale, _split(x)),
-        cut_distance=valued(parts.cut_distance),
-        check=check,
-    )
+    return in_coordinates(parts, f"frames({n})", (n, 3, 4), _split, _join, check)
 
 
 def frame_prior(n: int, scale: float = 1.0) -> Distribution:
