@@ -102,7 +102,7 @@ def dormand_prince(start: float, end: float, rtol: float = 1e-5, atol: float = 1
     if not start < end:
         raise ValueError(f"the end must come after the start, got {start} to {end}")
     if not (rtol > 0 and atol > 0 and most >= 1):
-        raise ValueError(f"valid are rtol > 0, atol > 0 and most >= 1; got {rtol}, {atol} and {most}")
+        raise ValueError(f"rtol = {rtol}, atol = {atol}, most = {most}. Valid: rtol > 0, atol > 0, most >= 1")
 
     def solve(flow, variable, state):
         like = jax.tree.leaves(state)[0]

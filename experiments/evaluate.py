@@ -225,8 +225,7 @@ def split_metrics(names: Sequence[str]) -> tuple[list[str], list[str]]:
     if image_names and not flags.FLAGS.protocol:
         raise ConfigError(
             f"--metrics={image_names[0]} is measured in the features of Inception or of an encoder. Name --protocol "
-            "with --inception, or --protocol with --encoder. (Valid without them: "
-            f"{', '.join(model_metrics.METRICS)}.)"
+            f"with --inception, or --protocol with --encoder. Valid without them: {', '.join(model_metrics.METRICS)}."
         )
     return image_names, [name for name in names if name in model_metrics.METRICS]
 

@@ -94,7 +94,9 @@ def get_sweep(arg: str = "") -> Sweep:
     """The sweep, its preset "tiny", or with the FID by the network in the file `arg`."""
     tiny = arg == "tiny"
     if arg and not tiny and not arg.endswith((".safetensors", ".pth", ".pt")):
-        raise ConfigError(f"cifar10_flow_or_diffusion:{arg}: valid: tiny, or a file of FID's Inception network.")
+        raise ConfigError(
+            f"cifar10_flow_or_diffusion:{arg} is not known. Valid: tiny, or a file of FID's Inception network."
+        )
     runs = product(
         [COMMON | TINY if tiny else COMMON],
         zip(each("method", METHODS), list(METHODS.values())),

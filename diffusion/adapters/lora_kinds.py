@@ -84,7 +84,7 @@ def lora(parts: Parts, theirs: tuple[int, ...], what: str) -> Update:
     if not rank or down.size != rank * math.prod(theirs[1:]) or up.size != rank * theirs[0] or up.shape[1:2] != (rank,):
         raise Mismatch(
             f"{what}: factors of shapes {list(down.shape)} and {list(up.shape)} do not fit the weight "
-            f"{list(theirs)}; valid: [r, in, ..] and [out, r, ..]."
+            f"{list(theirs)}. Valid: [r, in, ..] and [out, r, ..]."
         )
     return Update(((down, up),), rank)
 

@@ -121,7 +121,7 @@ def changed_parts(places: Sequence[Place], kind: str, tensor: np.ndarray, scale:
     """
     theirs = places[0].theirs
     if [size for size in tensor.shape if size > 1] != [size for size in theirs if size > 1]:
-        raise Mismatch(f"{what} has the shape {list(tensor.shape)}; valid: {list(theirs)}.")
+        raise Mismatch(f"{what} has the shape {list(tensor.shape)}. Valid: {list(theirs)}.")
     parts = []
     for place in places:
         chosen = tensor.reshape(theirs)[slice(*place.row.rows) if place.row.rows else slice(None)]

@@ -152,7 +152,7 @@ def load(path: str | pathlib.Path, model: Any, text: str = "") -> Word:
     wrong += [f"{name} is missing" for name in encoder_of if name not in names]
     if wrong or not encoder_of:
         valid = f"one tensor [K, D], or {', '.join(dict(zip(PARTS, towers)))}"
-        raise Mismatch(f"{tensors.path}: {(wrong or ['it is empty'])[0]}; valid: {valid}.")
+        raise Mismatch(f"{tensors.path}: {(wrong or ['it is empty'])[0]}. Valid: {valid}.")
     rows = {}
     for name, part in encoder_of.items():
         shape = tensors.shapes[name]

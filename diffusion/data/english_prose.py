@@ -84,7 +84,7 @@ def paragraphs(package: str) -> Iterator[str]:
     """The folded paragraphs of prose in the documentation strings of a package; nothing of it is imported or run."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError(f"{package} is not installed as a package; valid: for example {', '.join(PACKAGES)}")
+        raise ValueError(f"{package} is not installed as a package. Valid: for example {', '.join(PACKAGES)}")
     folder = pathlib.Path(spec.submodule_search_locations[0])
     for path in sorted(path for path in folder.rglob("*.py") if "tests" not in path.parts):
         for node in ast.walk(ast.parse(opener.read(path, within=folder))):

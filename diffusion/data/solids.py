@@ -91,7 +91,7 @@ def torus(major: float, minor: float) -> Part:
         ValueError: if 0 < minor < major does not hold.
     """
     if not 0 < minor < major:
-        raise ValueError(f"torus: major = {major} and minor = {minor}; valid: 0 < minor < major")
+        raise ValueError(f"torus: major = {major} and minor = {minor}. Valid: 0 < minor < major")
 
     def distance(p):
         return np.hypot(np.hypot(p[:, 0], p[:, 1]) - major, p[:, 2]) - minor
@@ -121,7 +121,7 @@ def revolved(profile: Sequence[tuple[float, float]]) -> Part:
     """
     corners = np.asarray(profile, float)
     if corners.ndim != 2 or corners.shape[1:] != (2,) or len(corners) < 3 or (corners[:, 0] < 0).any():
-        raise ValueError(f"revolved: profile = {profile}; valid: at least three corners (radius >= 0, z)")
+        raise ValueError(f"revolved: profile = {profile}. Valid: at least three corners (radius >= 0, z)")
     if corners[0, 0] or corners[-1, 0]:
         raise ValueError(f"revolved: the outline {profile} must begin and end on the axis, at radius 0")
     begin, end = corners[:-1], corners[1:]
@@ -175,7 +175,7 @@ def superellipsoid(half: Sequence[float] | np.ndarray, upright: float, flat: flo
     sides = _positive("superellipsoid: half", half)
     for name, value in (("upright", upright), ("flat", flat)):
         if not 0 < value < 2:
-            raise ValueError(f"superellipsoid: {name} = {value}; valid: above 0 and below 2")
+            raise ValueError(f"superellipsoid: {name} = {value}. Valid: above 0 and below 2")
 
     def implicit(p):
         """F and its gradient, [N] and [N, 3]."""
@@ -348,7 +348,7 @@ def draw(kind: str, rng: np.random.Generator) -> Solid:
 def _positive(name: str, values: Sequence[float] | np.ndarray) -> np.ndarray:
     sides = np.asarray(values, float)
     if sides.shape != (3,) or not (sides > 0).all():
-        raise ValueError(f"{name} = {values}; valid: three positive numbers")
+        raise ValueError(f"{name} = {values}. Valid: three positive numbers")
     return sides
 
 

@@ -80,7 +80,7 @@ def semi_autoregressive(block: int) -> SymbolSampler:
         ValueError: for a block out of range; when it samples, if the steps are no multiple of the number of blocks.
     """
     if block < 1:
-        raise ValueError(f"semi_autoregressive: block = {block}; valid: at least 1")
+        raise ValueError(f"semi_autoregressive: block = {block}. Valid: at least 1")
 
     def init(x: Array, process: AnyProcess, plan: Plan) -> tuple[Array]:
         number, steps = _blocks(process, x.shape[-1], block), len(plan.t)

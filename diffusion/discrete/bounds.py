@@ -102,7 +102,7 @@ def masked_bound_of(likelihood: LogLikelihood, process: AnyProcess, keys: Array,
         ValueError: if the process has no mask, and as `noised`.
     """
     if process.mask is None:
-        raise ValueError("masked_bound: the process has no mask; valid: discrete.absorbing, or score_entropy_bound")
+        raise ValueError("masked_bound: the process has no mask. Valid: discrete.absorbing, or score_entropy_bound")
     x_t = noised(process, keys, x0, t)
     errors = jnp.where(x_t == process.mask, -likelihood(x_t, t, x0), 0.0)
     weight = process.keeping.decay(t) / process.keeping.replaced(t)
@@ -206,7 +206,7 @@ def discrete_time_bound(predict: Predictor, process: AnyProcess, keys: Array, x0
     The paper: Austin et al. 2021, "Structured Denoising Diffusion Models in Discrete State-Spaces", eq. 1 and 4.
     """
     if steps < 1:
-        raise ValueError(f"discrete_time_bound: steps = {steps}; valid: at least 1")
+        raise ValueError(f"discrete_time_bound: steps = {steps}. Valid: at least 1")
     check_bounded("discrete_time_bound", process)
     t, s = (i + 1) / steps, i / steps
     x_t = noised(process, keys, x0, t)
@@ -224,7 +224,7 @@ def check_bounded(name: str, process: AnyPath) -> None:
         ValueError: for such a path.
     """
     if isinstance(process, MetricPath):
-        raise ValueError(f"{name}: a path of distances has no bound; valid: a process, or discrete_flow_matching")
+        raise ValueError(f"{name}: a path of distances has no bound. Valid: a process, or discrete_flow_matching")
 
 
 def check_ratios(name: str, process: AnyPath) -> None:
@@ -235,4 +235,4 @@ def check_ratios(name: str, process: AnyPath) -> None:
     """
     check_bounded(name, process)
     if isinstance(process, TokenMasks):
-        raise ValueError(f"{name}: token_masks has no ratios; valid: masked_diffusion, whose bound it has")
+        raise ValueError(f"{name}: token_masks has no ratios. Valid: masked_diffusion, whose bound it has")

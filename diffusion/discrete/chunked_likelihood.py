@@ -48,7 +48,7 @@ def states_in_chunks(
         ValueError: for a chunk below 1.
     """
     if chunk < 1:
-        raise ValueError(f"in_chunks: chunk = {chunk}; valid: at least 1 position")
+        raise ValueError(f"in_chunks: chunk = {chunk}. Valid: at least 1 position")
 
     def log_likelihood(x_t: Array, t: Array, x0: Array) -> Array:
         h, kernel, bias = states(x_t, t)

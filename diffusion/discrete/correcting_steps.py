@@ -38,7 +38,7 @@ def corrected(corrections: int = 1, size: float = 1.0, law: Law = ancestral_law)
         ValueError: for a number out of range.
     """
     if corrections < 1 or not size > 0:
-        raise ValueError(f"corrected: {corrections} corrections of size {size}; valid: at least 1, above 0")
+        raise ValueError(f"corrected: {corrections} corrections of size {size}. Valid: at least 1, above 0")
 
     def step(
         state: Any, predict: Predictor, process: AnyProcess, plan: Plan, i: ArrayLike, keys: Array

@@ -52,7 +52,7 @@ def duo(
     """
     check_uniform("duo", process)
     if until < 0 or not temperature > 0:
-        raise ValueError(f"duo: until = {until}, temperature = {temperature}; valid: at least 0, above 0")
+        raise ValueError(f"duo: until = {until}, temperature = {temperature}. Valid: at least 0, above 0")
 
     def nats(networks: Any, condition: Any, keys: Array, x0: Array, t: Array, step: Any) -> Array:
         soft = jax.nn.softmax(gaussian_latents(process, latent_noise(process, keys, x0), x0, t) / temperature)
@@ -99,7 +99,7 @@ def discrete_consistency(
     check_uniform("discrete_consistency", process)
     if stage < 1 or rounds < 1 or steps < 2 ** (rounds - 1):
         raise ValueError(
-            f"discrete_consistency: {rounds} rounds of {stage} steps from a gap of 1 / {steps}; valid: at least 1, at "
+            f"discrete_consistency: {rounds} rounds of {stage} steps from a gap of 1 / {steps}. Valid: at least 1, at "
             "least 1, and a last gap of at most 1"
         )
 

@@ -120,7 +120,7 @@ def flow(stochasticity: float = 0.0) -> SymbolSampler:
 def flow_law(stochasticity: float = 0.0) -> Law:
     """The law of a step of `flow`, summed over the clean symbol that is drawn."""
     if not stochasticity >= 0:
-        raise ValueError(f"flow: stochasticity = {stochasticity}; valid: a number of at least 0")
+        raise ValueError(f"flow: stochasticity = {stochasticity}. Valid: a number of at least 0")
 
     def law(predict: Predictor, process: AnyProcess, x: Array, t: Array, s: Array) -> Array:
         p = jnp.exp(predict(x, t))

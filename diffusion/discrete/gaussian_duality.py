@@ -49,7 +49,7 @@ def diffusion_transformation(alpha: ArrayLike, size: int) -> np.ndarray:
     """
     alpha = np.asarray(alpha, np.float64)
     if size < 2 or not np.all((alpha >= 0) & (alpha <= 1)):
-        raise ValueError(f"diffusion_transformation: {size} symbols, alpha = {alpha}; valid: at least 2, in [0, 1]")
+        raise ValueError(f"diffusion_transformation: {size} symbols, alpha = {alpha}. Valid: at least 2, in [0, 1]")
     with np.errstate(divide="ignore"):
         return 1 - _replaced(alpha / np.sqrt((1 - alpha) * (1 + alpha)), size)
 
@@ -116,7 +116,7 @@ def check_uniform(name: str, process: Process) -> None:
         ValueError: for a process whose prior is not uniform.
     """
     if not (isinstance(process, Process) and np.allclose(process.prior, 1 / process.size)):
-        raise ValueError(f"{name}: Gaussian latents underlie uniform processes alone; valid: discrete.uniform")
+        raise ValueError(f"{name}: Gaussian latents underlie uniform processes alone. Valid: discrete.uniform")
 
 
 def _replaced(ratio: np.ndarray, size: int) -> np.ndarray:

@@ -59,7 +59,7 @@ def polynomial(power: float) -> Keeping:
         ValueError: if power is below 1 or not finite.
     """
     if not 1 <= power < math.inf:
-        raise ValueError(f"polynomial: power = {power}; valid: a finite number of at least 1 (1 is linear)")
+        raise ValueError(f"polynomial: power = {power}. Valid: a finite number of at least 1 (1 is linear)")
     return Keeping(
         alpha=lambda t: -jnp.expm1(power * jnp.log1p(as_float(t) - 1)),
         replaced=lambda t: as_float(t) ** power,
@@ -82,7 +82,7 @@ def power(power: float) -> Keeping:
         ValueError: if power is below 1 or not finite.
     """
     if not 1 <= power < math.inf:
-        raise ValueError(f"power: power = {power}; valid: a finite number of at least 1 (1 is linear)")
+        raise ValueError(f"power: power = {power}. Valid: a finite number of at least 1 (1 is linear)")
     return Keeping(
         alpha=lambda t: (1 - as_float(t)) ** power,
         replaced=lambda t: -jnp.expm1(power * jnp.log1p(-as_float(t))),

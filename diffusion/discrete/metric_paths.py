@@ -120,16 +120,16 @@ def metric_path(distances: ArrayLike, scale: float = 3.0, power: float = 1.0) ->
     """
     table = np.asarray(distances, np.float64)
     if table.ndim != 2 or table.shape[0] != table.shape[1] or len(table) < 2:
-        raise ValueError(f"metric_path: distances have the shape {table.shape}; valid: [K, K] with K at least 2")
+        raise ValueError(f"metric_path: distances have the shape {table.shape}. Valid: [K, K] with K at least 2")
     apart = table[~np.eye(len(table), dtype=bool)]
     if not (np.isfinite(table).all() and np.all(np.diag(table) == 0) and np.all(apart > 0)):
         raise ValueError(
             f"metric_path: distances from {apart.min():g} to {apart.max():g} beside a diagonal of up to "
-            f"{np.abs(np.diag(table)).max():g}; valid: finite, above 0, and 0 on the diagonal"
+            f"{np.abs(np.diag(table)).max():g}. Valid: finite, above 0, and 0 on the diagonal"
         )
     for name, value in (("scale", scale), ("power", power)):
         if not 0 < value < math.inf:
-            raise ValueError(f"metric_path: {name} = {value}; valid: a finite number above 0")
+            raise ValueError(f"metric_path: {name} = {value}. Valid: a finite number above 0")
     return MetricPath(table, float(scale), float(power))
 
 
@@ -144,7 +144,7 @@ def line_distances(size: int, power: float = 2.0) -> np.ndarray:
         ValueError: for a number out of range.
     """
     if size < 2 or not power > 0:
-        raise ValueError(f"line_distances: {size} symbols, power = {power}; valid: at least 2, above 0")
+        raise ValueError(f"line_distances: {size} symbols, power = {power}. Valid: at least 2, above 0")
     return (np.abs(np.subtract.outer(np.arange(size), np.arange(size))) / (size - 1)) ** power
 
 
@@ -161,12 +161,12 @@ def embedded_distances(vectors: ArrayLike, power: float = 2.0) -> np.ndarray:
     v = np.asarray(vectors, np.float64)
     if v.ndim != 2 or len(v) < 2 or not power > 0:
         raise ValueError(
-            f"embedded_distances: vectors of shape {v.shape}, power = {power}; valid: [K, D] with K at least 2, above 0"
+            f"embedded_distances: vectors of shape {v.shape}, power = {power}. Valid: [K, D] with K at least 2, above 0"
         )
     squares = np.sum(v**2, 1)
     far = np.sqrt(np.maximum(squares[:, None] + squares - 2 * v @ v.T, 0.0))
     np.fill_diagonal(far, 0.0)
     apart = far[~np.eye(len(v), dtype=bool)]
     if apart.min() <= 1e-7 * apart.max():
-        raise ValueError("embedded_distances: two symbols have the same vector; valid: a vector for each symbol")
+        raise ValueError("embedded_distances: two symbols have the same vector. Valid: a vector for each symbol")
     return (far / apart.mean()) ** power / np.mean((apart / apart.mean()) ** power)

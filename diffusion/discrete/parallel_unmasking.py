@@ -112,7 +112,7 @@ def confident(threshold: float) -> Choice:
         ValueError: if the threshold is not in (0, 1].
     """
     if not 0 < threshold <= 1:
-        raise ValueError(f"confident: threshold = {threshold}; valid: a probability in (0, 1], e.g. 0.9")
+        raise ValueError(f"confident: threshold = {threshold}. Valid: a probability in (0, 1], e.g. 0.9")
 
     def choose(log_x0: Array, masked: Array) -> Array:
         confidence = jnp.where(masked, jnp.max(log_x0, -1), -jnp.inf)
@@ -169,7 +169,7 @@ def surest(number: int) -> Choice:
         ValueError: if the number is below 1.
     """
     if number < 1:
-        raise ValueError(f"surest: number = {number}; valid: at least 1")
+        raise ValueError(f"surest: number = {number}. Valid: at least 1")
 
     def choose(log_x0: Array, masked: Array) -> Array:
         confidence = jnp.where(masked, jnp.max(log_x0, -1), -jnp.inf)
@@ -193,7 +193,7 @@ def blockwise(choose: Choice, block: int) -> Choice:
         ValueError: if the block is below 1.
     """
     if block < 1:
-        raise ValueError(f"blockwise: block = {block}; valid: at least 1")
+        raise ValueError(f"blockwise: block = {block}. Valid: at least 1")
 
     def choose_there(log_x0: Array, masked: Array) -> Array:
         numbers = jnp.arange(masked.shape[-1]) // block

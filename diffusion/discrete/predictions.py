@@ -148,6 +148,6 @@ def from_scaled_ratios(process: AnyProcess, output: Array, x_t: Array, t: Array)
     The paper: Lou et al. 2024, its appendix on the scaled score; the numbers are those of the authors' code.
     """
     if process.mask is None:
-        raise ValueError("from_scaled_ratios: the process has no mask; valid: absorbing, or from_ratios")
+        raise ValueError("from_scaled_ratios: the process has no mask. Valid: absorbing, or from_ratios")
     scale = jnp.log(process.keeping.replaced(t)) - jnp.log(process.keeping.alpha(t)) + jnp.log(process.size - 1)
     return from_ratios(process, output - left_broadcast(scale, output), x_t, t)

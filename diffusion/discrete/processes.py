@@ -225,7 +225,7 @@ def absorbing(keeping: Keeping, size: int, mask: int | None = None) -> Process:
     _check_size("absorbing", size)
     mask = size - 1 if mask is None else mask
     if not 0 <= mask < size:
-        raise ValueError(f"absorbing: mask = {mask}; valid: a symbol, 0 .. {size - 1}")
+        raise ValueError(f"absorbing: mask = {mask}. Valid: a symbol, 0 .. {size - 1}")
     return _process(keeping, np.eye(1, size, mask)[0], mask)
 
 
@@ -286,7 +286,7 @@ def check_symbols(process: Symbols, x: Array, what: str) -> None:
         values = np.asarray(x)  # by NumPy: jnp.min of a constant would be traced inside a traced function
         low, high = int(values.min()), int(values.max())
         if low < 0 or high >= process.size:
-            raise ValueError(f"{what} has symbols {low} .. {high}; valid: 0 .. {process.size - 1}")
+            raise ValueError(f"{what} has symbols {low} .. {high}. Valid: 0 .. {process.size - 1}")
 
 
 def _process(keeping: Keeping, prior: np.ndarray, mask: int | None) -> Process:
@@ -296,4 +296,4 @@ def _process(keeping: Keeping, prior: np.ndarray, mask: int | None) -> Process:
 
 def _check_size(name: str, size: int) -> None:
     if size < 2:
-        raise ValueError(f"{name}: {size} symbols; valid: at least 2")
+        raise ValueError(f"{name}: {size} symbols. Valid: at least 2")

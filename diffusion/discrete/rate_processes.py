@@ -180,7 +180,7 @@ def rate_process(keeping: Keeping, rates: ArrayLike) -> RateProcess:
     require(keeping, Keeping, "keeping", "a schedule such as discrete.linear()")
     matrix = np.array(rates, np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < 2:
-        raise ValueError(f"rate_process: rates have the shape {matrix.shape}; valid: [K, K] with K at least 2")
+        raise ValueError(f"rate_process: rates have the shape {matrix.shape}. Valid: [K, K] with K at least 2")
     np.fill_diagonal(matrix, 0)
     if not (np.isfinite(matrix).all() and (matrix >= 0).all()):
         raise ValueError(

@@ -81,4 +81,4 @@ def rescaled(factor: float) -> Remasking:
 
 def _check_share(name: str, what: str, value: float) -> None:
     if not 0 <= value <= 1:
-        raise ValueError(f"{name}: {what} = {value}; valid: a number in [0, 1]")
+        raise ValueError(f"{name}: {what} = {value}. Valid: a number in [0, 1]")

@@ -139,7 +139,7 @@ def theta_trapezoidal(theta: float = 0.5) -> SymbolSampler:
         ValueError: if theta is not in (0, 1).
     """
     if not 0 < theta < 1:
-        raise ValueError(f"theta_trapezoidal: theta = {theta}; valid: a share in (0, 1), e.g. 0.5")
+        raise ValueError(f"theta_trapezoidal: theta = {theta}. Valid: a share in (0, 1), e.g. 0.5")
 
     def step(state: Any, predict: Predictor, process: AnyProcess, plan: Plan, i: Any, keys: Array) -> tuple[Array]:
         (x,) = state
@@ -186,7 +186,7 @@ def first_hitting() -> SymbolSampler:
     def init(x: Array, process: AnyProcess, plan: Plan) -> tuple[Array, Array]:
         positions = x[0].size
         if len(plan.t) != positions:
-            raise ValueError(f"first_hitting: {len(plan.t)} steps; valid: {positions}, one for each position")
+            raise ValueError(f"first_hitting: {len(plan.t)} steps. Valid: {positions}, one for each position")
         return x, jnp.broadcast_to(process.keeping.alpha(plan.t[0]), (len(x),))
 
     def step(

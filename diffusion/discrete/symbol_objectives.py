@@ -58,7 +58,7 @@ def masked_diffusion(
             called, for symbols out of range.
     """
     if process.mask is None:
-        raise ValueError("masked_diffusion: the process has no mask; valid: absorbing, or another objective")
+        raise ValueError("masked_diffusion: the process has no mask. Valid: absorbing, or another objective")
     if chunk < 0 or (chunk and (isinstance(process, TokenMasks) or reading is not from_logits)):
         raise ValueError(
             f"masked_diffusion: chunk = {chunk}. Valid: 0, or a number of positions where logits of a process with one "
@@ -98,7 +98,7 @@ def block_diffusion(
         ValueError: if the process has no mask; when called, for symbols or a block out of range.
     """
     if process.mask is None:
-        raise ValueError("block_diffusion: the process has no mask; valid: absorbing, or another objective")
+        raise ValueError("block_diffusion: the process has no mask. Valid: absorbing, or another objective")
     return _objective(
         process,
         density,

@@ -51,7 +51,7 @@ class TokenMasks(NamedTuple):
     def keeping(self) -> Keeping:
         """Raises ValueError: there is no one schedule for what needs one."""
         raise ValueError(
-            "token_masks has a schedule for each symbol, and this needs one for all; valid: ancestral, euler, "
+            "token_masks has a schedule for each symbol, and this needs one for all. Valid: ancestral, euler, "
             "tau_leaping or corrected, and masked_diffusion"
         )
 
@@ -132,6 +132,6 @@ def token_masks(powers: ArrayLike) -> TokenMasks:
     values = np.asarray(powers, np.float64)
     if values.ndim != 1 or not len(values) or not (np.isfinite(values).all() and (values > 0).all()):
         raise ValueError(
-            f"token_masks: powers {np.array2string(values, threshold=8)}; valid: [K - 1] finite numbers above 0"
+            f"token_masks: powers {np.array2string(values, threshold=8)}. Valid: [K - 1] finite numbers above 0"
         )
     return TokenMasks(values)

@@ -26,7 +26,7 @@ def tempered(log_x0: Array, temperature: float) -> Array:
         ValueError: if the temperature is not above 0.
     """
     if not temperature > 0:
-        raise ValueError(f"tempered: temperature = {temperature}; valid: a number above 0")
+        raise ValueError(f"tempered: temperature = {temperature}. Valid: a number above 0")
     return jax.nn.log_softmax(log_x0 / temperature)
 
 
@@ -46,7 +46,7 @@ def top_k(log_x0: Array, number: int) -> Array:
     The paper: Fan et al. 2018, "Hierarchical Neural Story Generation".
     """
     if not 1 <= number <= log_x0.shape[-1]:
-        raise ValueError(f"top_k: number = {number}; valid: 1 .. {log_x0.shape[-1]}, the number of symbols")
+        raise ValueError(f"top_k: number = {number}. Valid: 1 .. {log_x0.shape[-1]}, the number of symbols")
     least = jax.lax.top_k(log_x0, number)[0][..., -1:]
     return _only(log_x0, log_x0 >= least)
 

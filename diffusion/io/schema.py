@@ -114,7 +114,7 @@ def like(default: Any) -> Valid:
 
 def objection(field: str, value: Any, valid: Valid) -> str:
     """The reason why a field may not hold a value; "" where it may."""
-    return "" if valid.holds(value) else f"{field} = {limits.short(value)}; valid: {valid.words}."
+    return "" if valid.holds(value) else f"{field} = {limits.short(value)}. Valid: {valid.words}."
 
 
 def check(fields: Mapping[str, Valid], values: Mapping[str, Any], what: str) -> None:

@@ -96,7 +96,7 @@ def wilson_interval(successes: float, trials: float, z: float = 1.959964) -> tup
         ValueError: if the counts are impossible.
     """
     if trials < 1 or not 0 <= successes <= trials:
-        raise ValueError(f"valid are 0 <= successes <= trials and trials >= 1; got {successes} of {trials}")
+        raise ValueError(f"{successes} successes of {trials} trials. Valid: 0 <= successes <= trials and trials >= 1")
     share = successes / trials
     centre = share + z * z / (2 * trials)
     half = z * np.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))

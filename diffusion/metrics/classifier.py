@@ -268,7 +268,8 @@ def _check(images, labels):
         raise TypeError(f"the classifier takes uint8 images, got {images.dtype}")
     if images.ndim != 4 or labels.shape != (len(images),):
         raise ValueError(
-            f"valid are images [N, H, W, C] and labels [N]; got {list(images.shape)} and {list(labels.shape)}"
+            f"images and labels have the shapes {list(images.shape)} and {list(labels.shape)}. Valid: [N, H, W, C] and "
+            "[N]"
         )
     if len(np.unique(labels)) < 2 or labels.min() < 0:
         raise ValueError(f"labels must have at least two classes, counted from 0; got {np.unique(labels).tolist()}")

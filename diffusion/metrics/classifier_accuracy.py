@@ -65,8 +65,8 @@ def classifier_accuracy(
     test_labels = np.asarray(test_labels)
     if len(test_images) == 0 or test_labels.shape != (len(test_images),):
         raise ValueError(
-            f"valid are test images [M, H, W, C] and labels [M] with M >= 1; got {list(test_images.shape)} and "
-            f"{list(test_labels.shape)}"
+            f"the test images and labels have the shapes {list(test_images.shape)} and {list(test_labels.shape)}. "
+            "Valid: [M, H, W, C] and [M] with M >= 1"
         )
     if not np.isin(test_labels, labels).all():
         missing = np.setdiff1d(test_labels, labels).tolist()

@@ -368,7 +368,7 @@ def _fitting(path: pathlib.Path, protocol: PromptProtocol) -> str:
     if filter_ is None:
         return protocol.fitting
     if type(filter_) is not int or filter_ not in names:
-        raise limits.Refused(f"{file}: resample = {limits.short(filter_)}; valid: 2 (bilinear) or 3 (bicubic).")
+        raise limits.Refused(f"{file}: resample = {limits.short(filter_)}. Valid: 2 (bilinear) or 3 (bicubic).")
     return names[filter_]
 
 

@@ -259,6 +259,6 @@ def check_labels(labels: np.ndarray, num_classes: int) -> None:
     outside = labels[(labels < 0) | (labels > num_classes)]
     if outside.size:
         raise ValueError(
-            f"class label {outside.flat[0]} is out of range: valid are 0 .. {num_classes - 1}, "
+            f"class label {outside.flat[0]} is out of range. Valid: 0 .. {num_classes - 1}, "
             f"and {num_classes} for the null class"
         )

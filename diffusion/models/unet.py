@@ -124,7 +124,7 @@ class UNet(UNetLevels, Backbone):
         for level in {*self.attention_levels, len(self.widths) - 1}:
             if not 0 <= level < len(self.widths):
                 raise ValueError(
-                    f"attention_levels={self.attention_levels}: there is no level {level}; valid are "
+                    f"attention_levels={self.attention_levels}: there is no level {level}. Valid: "
                     f"0 .. {len(self.widths) - 1}"
                 )
             if self.widths[level] % (self.heads or self.head_size or 1):

@@ -89,7 +89,7 @@ def policy_gradient(
     if not (clip > 0 and beta >= 0):
         raise ValueError(f"policy_gradient: clip = {clip} must be positive, and beta = {beta} must not be negative")
     if policy not in POLICIES:
-        raise ValueError(f"policy_gradient: policy = {policy!r}; valid are {', '.join(POLICIES)}")
+        raise ValueError(f"policy_gradient: policy = {policy!r}. Valid: {', '.join(POLICIES)}")
     if beta > 0 and teacher is None:
         raise ValueError(
             f"policy_gradient: beta = {beta} needs a reference model, the teacher. Valid: a teacher, or beta = 0"

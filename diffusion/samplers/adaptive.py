@@ -84,7 +84,7 @@ def adaptive(
         raise ValueError(f"adaptive: t_start and t_end are both {t_end}; they must differ")
     concrete = [tolerance for tolerance in (rtol, atol) if not isinstance(tolerance, Tracer)]
     if not (all(np.all(np.asarray(tolerance) > 0) for tolerance in concrete) and most >= 1):
-        raise ValueError(f"adaptive: valid are rtol > 0, atol > 0 and most >= 1; got {rtol}, {atol} and {most}")
+        raise ValueError(f"adaptive: rtol = {rtol}, atol = {atol}, most = {most}. Valid: rtol > 0, atol > 0, most >= 1")
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     start = jnp.asarray(t_start, x.dtype)
     end = jnp.asarray(t_end, x.dtype)

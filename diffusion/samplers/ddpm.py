@@ -47,7 +47,7 @@ def ddpm(variance: str = "small", error: Callable[[Array], Array] | None = None)
         ValueError: if the variance's name is unknown, or `error` is missing or has no use.
     """
     if variance not in VARIANCES:
-        raise ValueError(f"ddpm: unknown variance {variance!r}; valid are {', '.join(VARIANCES)}")
+        raise ValueError(f"ddpm: unknown variance {variance!r}. Valid: {', '.join(VARIANCES)}")
     if (variance == "analytic") != (error is not None):
         raise ValueError(
             f"ddpm: variance={variance!r} and error={error!r}. Valid: with 'analytic' an error as a function of the "

@@ -49,7 +49,7 @@ def dpmpp_2s(middle: str = "log-SNR", lower_order_final: bool = False) -> Sample
         ValueError: if the middle is another, or `lower_order_final` has no use.
     """
     if middle not in ("log-SNR", "grid"):
-        raise ValueError(f"dpmpp_2s: unknown middle {middle!r}; valid are 'log-SNR', 'grid'")
+        raise ValueError(f"dpmpp_2s: unknown middle {middle!r}. Valid: 'log-SNR', 'grid'")
     if middle == "grid":
         return _on_the_grid(lower_order_final)
     if lower_order_final:

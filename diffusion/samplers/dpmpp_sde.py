@@ -115,7 +115,7 @@ def dpmpp_2m_sde(
     """
     _check_rate("dpmpp_2m_sde", eta)
     if solver not in SOLVERS:
-        raise ValueError(f"dpmpp_2m_sde: unknown solver {solver!r}; valid are {', '.join(SOLVERS)}")
+        raise ValueError(f"dpmpp_2m_sde: unknown solver {solver!r}. Valid: {', '.join(SOLVERS)}")
 
     def init(x, schedule, plan):
         return _Two(x, jnp.zeros_like(x), jnp.asarray(jnp.inf, x.dtype))

@@ -79,7 +79,7 @@ def predictor_corrector(
             "predictor itself"
         )
     if step_size not in STEP_SIZES:
-        raise ValueError(f"predictor_corrector: unknown step size {step_size!r}; valid are {', '.join(STEP_SIZES)}")
+        raise ValueError(f"predictor_corrector: unknown step size {step_size!r}. Valid: {', '.join(STEP_SIZES)}")
 
     def step(state, denoise, schedule, plan, i, noise):
         s = plan.s[i]

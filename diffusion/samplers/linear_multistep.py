@@ -150,7 +150,7 @@ def deis(order: int = 3, variable: str = "t", lower_order_final: bool = False) -
     """
     _check_order("deis", order, (1, 2, 3, 4))
     if variable not in ("t", "log-SNR"):
-        raise ValueError(f"deis: unknown variable {variable!r}; valid are 't', 'log-SNR'")
+        raise ValueError(f"deis: unknown variable {variable!r}. Valid: 't', 'log-SNR'")
     if variable == "log-SNR":
         return _adams_bashforth(order, log_ratio, lambda schedule, t, s: lambda r: -jnp.log(r), lower_order_final)
 

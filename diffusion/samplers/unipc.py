@@ -46,7 +46,7 @@ def unipc(order: int = 2, variant: str = "bh2", lower_order_final: bool = False)
     if order not in (1, 2, 3):
         raise ValueError(f"unipc: order = {order} must be 1, 2 or 3")
     if variant not in VARIANTS:
-        raise ValueError(f"unipc: unknown variant {variant!r}; valid are {', '.join(VARIANTS)}")
+        raise ValueError(f"unipc: unknown variant {variant!r}. Valid: {', '.join(VARIANTS)}")
 
     def weights(schedule: NoiseSchedule, s: Array, nodes: Array) -> Array:
         """`[K]` weights of the outputs at these nodes for the step from the first of them to s."""

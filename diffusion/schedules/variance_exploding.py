@@ -96,4 +96,6 @@ def _first(a, b):
 
 def _check_noise_range(name: str, sigma_min: float, sigma_max: float) -> None:
     if not 0 < sigma_min < sigma_max < math.inf:
-        raise ValueError(f"{name}: valid are 0 < sigma_min < sigma_max < inf; got {sigma_min} and {sigma_max}")
+        raise ValueError(
+            f"{name}: sigma_min = {sigma_min}, sigma_max = {sigma_max}. Valid: 0 < sigma_min < sigma_max < inf"
+        )

@@ -93,7 +93,7 @@ def sub_vp(beta_min: float = 0.1, beta_max: float = 20.0) -> NoiseSchedule:
 def _linear_beta(name: str, beta_min: float, beta_max: float) -> tuple[Callable, Callable]:
     """t -> beta(t), and t -> its integral B(t)."""
     if not 0 < beta_min <= beta_max < math.inf:
-        raise ValueError(f"{name}: valid are 0 < beta_min <= beta_max < inf; got {beta_min} and {beta_max}")
+        raise ValueError(f"{name}: beta_min = {beta_min}, beta_max = {beta_max}. Valid: 0 < beta_min <= beta_max < inf")
     slope = beta_max - beta_min
 
     def integral(t):

@@ -147,9 +147,9 @@ def encode(
         ValueError: for an unknown emphasis, one text in place of a list, or no text.
     """
     if emphasis not in EMPHASIS:
-        raise ValueError(f"emphasis={emphasis!r} is not known; valid: {', '.join(map(repr, EMPHASIS))}")
+        raise ValueError(f"emphasis={emphasis!r} is not known. Valid: {', '.join(map(repr, EMPHASIS))}")
     if isinstance(prompts, str) or not prompts:
-        raise ValueError(f"prompts = {prompts!r}; valid: a list of at least one text")
+        raise ValueError(f"prompts = {prompts!r}. Valid: a list of at least one text")
     tokenizer: Any = encoder.tokenizer
 
     def in_windows(prompt: str) -> Windows:

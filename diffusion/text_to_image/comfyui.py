@@ -71,7 +71,7 @@ class _Reader:
         if not isinstance(link, Link) or link.node not in self.table:
             raise self.wrong(name, f"has no link at {field}; connect a {' or a '.join(kinds)}")
         if self.table[link.node].kind not in kinds:
-            raise self.wrong(name, f"has a {self.table[link.node].kind} at {field}; valid: {', '.join(kinds)}")
+            raise self.wrong(name, f"has a {self.table[link.node].kind} at {field}. Valid: {', '.join(kinds)}")
         expected = {"LoraLoader": {"model": 0, "clip": 1}, "CheckpointLoaderSimple": {"model": 0, "clip": 1, "vae": 2}}
         if link.output != expected.get(self.table[link.node].kind, {}).get(field, output):
             raise self.wrong(
@@ -84,7 +84,7 @@ class _Reader:
         value: Any = self.table[name].inputs.get(field)
         good = isinstance(value, kind) or (kind is float and type(value) is int)
         if not good or isinstance(value, bool):
-            raise self.wrong(name, f"has {field} = {limits.short(value)}; valid: a value of type {kind.__name__}")
+            raise self.wrong(name, f"has {field} = {limits.short(value)}. Valid: a value of type {kind.__name__}")
         return float(value) if kind is float else value
 
     def file(self, name: str, field: str, folder: str) -> str:
@@ -105,7 +105,7 @@ class _Reader:
     def lora(self, name: str) -> tuple[str, float]:
         strength, text = (self.value(name, field, float) for field in ("strength_model", "strength_clip"))
         if strength != text:
-            raise self.wrong(name, f"has two strengths, {strength:g} and {text:g}; valid: one for both networks")
+            raise self.wrong(name, f"has two strengths, {strength:g} and {text:g}. Valid: one for both networks")
         return self.file(name, "lora_name", "loras"), strength
 
     def condition(self, name: str, field: str) -> tuple[str, list[str]]:
@@ -199,13 +199,13 @@ def _steps(reader: _Reader, sampler: str, latent: str) -> dict[str, Any]:
     seed = reader.value(sampler, "seed", int) % (SEED + 1)  # ComfyUI's have 64 bits
     fields = {"sampler": name, "steps": steps, "guidance": reader.value(sampler, "cfg", float), "seeds": (seed,)}
     if not 0 < denoise <= 1:
-        raise reader.wrong(sampler, f"has denoise = {denoise:g}; valid: above 0 and at most 1")
+        raise reader.wrong(sampler, f"has denoise = {denoise:g}. Valid: above 0 and at most 1")
     if reader.table[latent].kind == "EmptyLatentImage":
         if denoise < 1:
             raise reader.wrong(sampler, f"has denoise = {denoise:g} with an empty latent. Valid: 1")
         number = reader.value(latent, "batch_size", int)
         if not 1 <= number <= SEED + 1 - seed:
-            raise reader.wrong(latent, f"has batch_size = {number}; valid: at least 1")
+            raise reader.wrong(latent, f"has batch_size = {number}. Valid: at least 1")
         sizes = {side: reader.value(latent, side, int) for side in ("height", "width")}
         return fields | sizes | {"seeds": tuple(range(seed, seed + number))}
     if denoise == 1:

@@ -47,7 +47,7 @@ def read_index(folder: pathlib.Path) -> dict[str, Any]:
     stated |= {"boundary_ratio": schema.optional(schema.number(0, 1)), "expand_timesteps": schema.FLAG}
     schema.check({"_class_name": schema.text(), **stated}, index, str(path))
     if index.get("is_cosxl_edit"):  # its picture's latents have another scale, and its process is EDM's
-        raise Refusal(f"{path}: is_cosxl_edit = true is not supported; valid: false.")
+        raise Refusal(f"{path}: is_cosxl_edit = true is not supported. Valid: false.")
     return index
 
 
@@ -62,7 +62,7 @@ def read_usual(folder: pathlib.Path, otherwise: Usual) -> Usual:
         return otherwise
     table = opener.read_json(path)
     if not isinstance(table, dict) or not table.keys() <= set(Usual._fields):
-        raise Refusal(f"{path} holds {json.dumps(table)[:200]}; valid fields: {', '.join(Usual._fields)}.")
+        raise Refusal(f"{path} holds {json.dumps(table)[:200]}. Valid fields: {', '.join(Usual._fields)}.")
     usual = otherwise._replace(**table)
     for field, valid in (("steps", schema.integer(1)), ("guidance", schema.number())):
         if why := schema.objection(field, getattr(usual, field), valid):
@@ -78,7 +78,7 @@ def has_part(index: Mapping[str, Any], part: str, optional: bool) -> bool:
     """
     stated = index.get(part) or [None]
     if not isinstance(stated, list):
-        raise limits.Refused(f"model_index.json: {part} = {limits.short(stated)}; valid: a library and a class.")
+        raise limits.Refused(f"model_index.json: {part} = {limits.short(stated)}. Valid: a library and a class.")
     if stated[0] is None and not optional:
         raise Refusal(f"model_index.json has no {part}, which this pipeline needs: {json.dumps(dict(index))[:200]}")
     return stated[0] is not None

@@ -42,11 +42,11 @@ class Control(NamedTuple):
         """
         table = isinstance(value, Mapping)
         if not table and not isinstance(value, (list, tuple)):
-            raise ValueError(f"controls: {limits.short(value)}; valid: {CONTROL_WORDS}.")
+            raise ValueError(f"controls: {limits.short(value)}. Valid: {CONTROL_WORDS}.")
         if table and not {"attachment", "picture"} <= value.keys() <= CONTROL_PARTS.keys():
-            raise ValueError(f"controls: a table with {', '.join(map(str, value))}; valid: {CONTROL_WORDS}.")
+            raise ValueError(f"controls: a table with {', '.join(map(str, value))}. Valid: {CONTROL_WORDS}.")
         if not table and not 2 <= len(value) <= len(CONTROL_PARTS):
-            raise ValueError(f"controls: {len(value)} values; valid: {CONTROL_WORDS}.")
+            raise ValueError(f"controls: {len(value)} values. Valid: {CONTROL_WORDS}.")
         parts = dict(value) if table else dict(zip(CONTROL_PARTS, value))
         for name, (kind, valid) in CONTROL_PARTS.items():
             if name in parts and not (name in ("mask", "mode") and parts[name] is None):

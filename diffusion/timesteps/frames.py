@@ -30,7 +30,7 @@ def staggered(grid: ArrayLike, frames: int, delay: int, chunk: int = 1) -> Plan:
         ValueError: if frames, delay or chunk is out of range, or as `plan` does.
     """
     if frames < 1 or delay < 0:
-        raise ValueError(f"staggered: valid are frames >= 1 and delay >= 0; got {frames} and {delay}")
+        raise ValueError(f"staggered: frames = {frames}, delay = {delay}. Valid: frames >= 1 and delay >= 0")
     if chunk < 1 or frames % chunk:
         raise ValueError(f"staggered: chunk = {chunk} does not divide {frames} frames. Valid: a divisor")
     steps = plan(grid).t.shape[0]

@@ -50,8 +50,8 @@ def optimal(denoise: Denoiser, schedule: NoiseSchedule, grid: ArrayLike, x: Arra
     grid = np.asarray(grid)
     if grid.ndim != 1 or len(x) != grid.size or not np.all(np.diff(grid) < 0):
         raise ValueError(
-            "optimal: valid are a decreasing grid of M + 1 times, and trajectories [M + 1, B, ...] on it; got a grid "
-            f"of shape {grid.shape} and trajectories of shape {x.shape}"
+            f"optimal: the grid has the shape {grid.shape} and the trajectories {x.shape}. Valid: a decreasing grid of "
+            "M + 1 times, and trajectories [M + 1, B, ...] on it"
         )
     if at_least_one(steps) >= grid.size:
         raise ValueError(f"optimal: steps = {steps} exceeds the {grid.size - 1} steps of the fine grid")

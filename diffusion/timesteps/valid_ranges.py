@@ -38,6 +38,6 @@ def check_sigmas(schedule: NoiseSchedule, sigma_min: float, sigma_max: float) ->
         highest = math.exp(-float(schedule.log_snr(schedule.t_max)) / 2)
     if not 0 < sigma_min < sigma_max <= highest * (1 + 1e-5):
         raise ValueError(
-            f"valid for this grid are 0 < sigma_min < sigma_max <= {highest:g}, the schedule's sigma / alpha at "
-            f"t_max; got sigma_min = {sigma_min}, sigma_max = {sigma_max}"
+            f"sigma_min = {sigma_min}, sigma_max = {sigma_max}. Valid for this grid: 0 < sigma_min < sigma_max <= "
+            f"{highest:g}, the schedule's sigma / alpha at t_max"
         )

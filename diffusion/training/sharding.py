@@ -133,7 +133,7 @@ def make_mesh(axes: Mapping[str, int], devices: Sequence[Any] | None = None) -> 
     devices = jax.devices() if devices is None else list(devices)
     unknown = [name for name in axes if name not in AXES]
     if unknown:
-        raise MeshError(f"mesh axis {unknown[0]!r} is unknown: valid are {', '.join(AXES)}.")
+        raise MeshError(f"mesh axis {unknown[0]!r} is unknown. Valid: {', '.join(AXES)}.")
     sizes = {name: int(axes.get(name, 1)) for name in AXES}
     if any(size < 1 and size != -1 for size in sizes.values()) or list(sizes.values()).count(-1) > 1:
         raise MeshError(f"mesh {sizes}: sizes must be at least 1, and at most one may be -1 (the rest of the devices).")

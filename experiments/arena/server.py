@@ -91,7 +91,7 @@ class Voting:
         """The PNG file of one side of a turn, without any text in it."""
         number, first_is_left = self._at(voter, turn)
         if side not in (LEFT, RIGHT):
-            raise Refused(f"side={side[:20]}; valid: {LEFT}, {RIGHT}")
+            raise Refused(f"side={side[:20]}. Valid: {LEFT}, {RIGHT}")
         comparison = self.arena.comparisons[number]
         is_first = (side == LEFT) == first_is_left
         competitor = self.competitors[comparison.first if is_first else comparison.second]
@@ -105,7 +105,7 @@ class Voting:
         number, first_is_left = self._at(voter, turn)
         choices = {LEFT: FIRST, RIGHT: SECOND, TIE: TIE}
         if not isinstance(side, str) or side not in choices:
-            raise Refused(f"side={str(side)[:20]}; valid: {', '.join(choices)}")
+            raise Refused(f"side={str(side)[:20]}. Valid: {', '.join(choices)}")
         choice = choices[side] if first_is_left or side == TIE else {LEFT: SECOND, RIGHT: FIRST}[side]
         vote = Vote(voter, number, choice, FIRST if first_is_left else SECOND)
         with self._lock:
@@ -130,7 +130,7 @@ class Voting:
     def _at(self, voter: str, turn: Any) -> tuple[int, bool]:
         turns = self.turns(voter)
         if type(turn) is not int or not 0 <= turn < len(turns):
-            raise Refused(f"turn={str(turn)[:20]}; valid: 0 to {len(turns) - 1}")
+            raise Refused(f"turn={str(turn)[:20]}. Valid: 0 to {len(turns) - 1}")
         return turns[turn]
 
 

@@ -45,4 +45,4 @@ def _rounded(value: float) -> float:
 
 def _require(fits: bool, what: str, valid: str) -> None:
     if not fits:
-        raise ConfigError(f"{what}: valid: {valid}.")
+        raise ConfigError(f"{what}. Valid: {valid}.")

@@ -193,8 +193,8 @@ A, B = pair((3, 16), (16, 3))
 
 
 @pytest.mark.parametrize("tensors, match", [
-    ({f"unet.{Q}.diff": A}, rf"{Q}\.diff has the shape \[3, 16\]; valid: \[16, 16\]"),
-    ({f"unet.{CONV}.diff_b": made("b", (17,))}, r"diff_b has the shape \[17\]; valid: \[16\]"),
+    ({f"unet.{Q}.diff": A}, rf"{Q}\.diff has the shape \[3, 16\]. Valid: \[16, 16\]"),
+    ({f"unet.{CONV}.diff_b": made("b", (17,))}, r"diff_b has the shape \[17\]. Valid: \[16\]"),
     ({f"unet.{Q}.diff_b": made("b", (16,))}, rf"1 of its 1 tensors do not belong to a LoRA of .*: unet\.{Q}\.diff_b"),
     ({f"unet.{Q}.weight": made("w", (16, 16))}, rf"do not belong to a LoRA of .*: unet\.{Q}\.weight"),
     ({f"unet.{OUT}.bias": made("b", (16,))}, rf"do not belong to a LoRA of .*: unet\.{OUT}\.bias"),

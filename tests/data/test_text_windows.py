@@ -30,7 +30,7 @@ def test_paragraphs_come_from_files_without_importing_them(tmp_path, monkeypatch
     (package / "later.py").write_text(f'def one():\n    """{SENTENCE}\n\n    >>> one()\n    """\n')
     monkeypatch.syspath_prepend(tmp_path)
     assert list(prose.paragraphs("of_no_use")) == [prose.folded(SENTENCE)] * 2
-    with pytest.raises(ValueError, match="of_no_uses is not installed as a package; valid: for example numpy, scipy"):
+    with pytest.raises(ValueError, match=r"of_no_uses is not installed as a package\. Valid: for example numpy, scipy"):
         next(prose.paragraphs("of_no_uses"))
 
 

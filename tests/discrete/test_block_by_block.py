@@ -89,7 +89,7 @@ def test_what_does_not_fit_is_refused():
         discrete.block_bound(TIMELESS, DATA.process, keys, x0, t, 4)
     with pytest.raises(ValueError, match="block diffusion masks blocks, but this process has no mask"):
         discrete.block_bound(TIMELESS, PROCESSES["uniform"], keys, x0, t, 1)
-    with pytest.raises(ValueError, match="semi_autoregressive: block = 0; valid: at least 1"):
+    with pytest.raises(ValueError, match=r"semi_autoregressive: block = 0\. Valid: at least 1"):
         discrete.semi_autoregressive(0)
     density = timesteps.uniform_density(schedules.rectified_flow())
     with pytest.raises(ValueError, match="block_diffusion: the process has no mask"):

@@ -93,9 +93,9 @@ def test_what_is_no_bound_is_refused():
     keys, x0, t = (part[:4] for part in batch(data))
     with pytest.raises(ValueError, match="masked_bound: the process has no mask"):
         discrete.masked_bound(data.predictor(), data.process, keys, x0, t)
-    with pytest.raises(ValueError, match=r"x0 has symbols .* valid: 0 \.\. 2"):
+    with pytest.raises(ValueError, match=r"x0 has symbols .* Valid: 0 \.\. 2"):
         discrete.score_entropy_bound(data.predictor(), data.process, keys, x0 + 3, t)
-    with pytest.raises(ValueError, match="steps = 0; valid: at least 1"):
+    with pytest.raises(ValueError, match=r"steps = 0\. Valid: at least 1"):
         discrete.discrete_time_bound(data.predictor(), data.process, keys, x0, jnp.zeros(4, int), 0)
     with pytest.raises(ValueError, match="noise needs one key for each example"):
         discrete.noised(data.process, keys[:2], x0, t)

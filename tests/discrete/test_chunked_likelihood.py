@@ -63,7 +63,7 @@ def test_no_array_has_all_positions_and_all_symbols():
 
 def test_what_does_not_fit_is_refused():
     table, head, x0, t, keys = setting()
-    with pytest.raises(ValueError, match="in_chunks: chunk = 0; valid: at least 1 position"):
+    with pytest.raises(ValueError, match=r"in_chunks: chunk = 0\. Valid: at least 1 position"):
         discrete.in_chunks(states(table), head, 4, 0)
     with pytest.raises(ValueError, match="masked_bound: the process has no mask"):
         uniform = discrete.uniform(discrete.linear(), 9)

@@ -65,7 +65,7 @@ def test_corrected_steps_draw_the_law_of_step_and_corrections():
 
 
 def test_numbers_out_of_range_are_refused():
-    with pytest.raises(ValueError, match=r"corrected: 0 corrections of size 1\.0; valid: at least 1, above 0"):
+    with pytest.raises(ValueError, match=r"corrected: 0 corrections of size 1\.0. Valid: at least 1, above 0"):
         discrete.corrected(0)
     with pytest.raises(ValueError, match="1 corrections of size 0"):
         discrete.corrected(1, size=0)

@@ -100,10 +100,10 @@ def test_a_path_has_each_symbol_of_one_of_its_ends_as_often_as_alpha_says():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="flow: stochasticity = -1; valid: a number of at least 0"):
+    with pytest.raises(ValueError, match=r"flow: stochasticity = -1\. Valid: a number of at least 0"):
         discrete.flow(-1)
     keys = jax.random.split(jax.random.key(0), 2)
     with pytest.raises(ValueError, match=r"the ends x0 and x1 have the shapes \(2, 3\) and \(2, 4\)"):
         discrete.between(discrete.linear(), keys, jnp.zeros((2, 3), int), jnp.zeros((2, 4), int), jnp.zeros(2))
-    with pytest.raises(ValueError, match=r"power: power = 0\.5; valid"):
+    with pytest.raises(ValueError, match=r"power: power = 0\.5. Valid"):
         discrete.power(0.5)

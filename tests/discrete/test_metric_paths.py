@@ -136,15 +136,17 @@ def test_what_is_no_path_is_refused():
         with pytest.raises(ValueError, match=r"discrete\.metric_flow and a path of discrete\.metric_path go together"):
             discrete.sample(sampler, None, path, x, plan, keys)
     for make in (discrete.score_entropy, discrete.hybrid_bound):
-        with pytest.raises(ValueError, match=r"a path of distances has no bound; valid: a process, or discrete_flow_m"):
+        with pytest.raises(ValueError, match=r"a path of distances has no bound. Valid: a process, or discrete_flow_m"):
             make(LINE, None)
     with pytest.raises(ValueError, match="score_entropy_bound: a path of distances has no bound"):
         discrete.score_entropy_bound(None, LINE, keys, x, jnp.full(2, 0.5))
-    with pytest.raises(ValueError, match=r"metric_path: distances have the shape \(3,\); valid: \[K, K\]"):
+    with pytest.raises(ValueError, match=r"metric_path: distances have the shape \(3,\). Valid: \[K, K\]"):
         discrete.metric_path([1, 2, 3])
-    with pytest.raises(ValueError, match="beside a diagonal of up to 1; valid: finite, above 0, and 0 on the diagonal"):
+    with pytest.raises(
+        ValueError, match=r"beside a diagonal of up to 1\. Valid: finite, above 0, and 0 on the diagonal"
+    ):
         discrete.metric_path(np.ones((3, 3)))
-    with pytest.raises(ValueError, match="metric_path: power = 0; valid: a finite number above 0"):
+    with pytest.raises(ValueError, match=r"metric_path: power = 0\. Valid: a finite number above 0"):
         discrete.metric_path(LINE.distances, power=0)
     with pytest.raises(ValueError, match="line_distances: 1 symbols"):
         discrete.line_distances(1)

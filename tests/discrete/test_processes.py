@@ -157,17 +157,17 @@ def test_a_time_is_one_for_all_one_for_each_example_or_one_for_each_position(t):
 
 
 def test_what_is_no_process_is_refused():
-    with pytest.raises(ValueError, match="absorbing: 1 symbols; valid: at least 2"):
+    with pytest.raises(ValueError, match=r"absorbing: 1 symbols\. Valid: at least 2"):
         discrete.absorbing(discrete.linear(), 1)
     with pytest.raises(ValueError, match=r"mixture: prior sums to 1\.5"):
         discrete.mixture(discrete.linear(), [0.5, 1.0])
     with pytest.raises(ValueError, match=r"mixture: prior has the shape \(1, 2"):
         discrete.mixture(discrete.linear(), [[0.5, 0.5]])
-    with pytest.raises(ValueError, match=r"polynomial: power = 0.5; valid"):
+    with pytest.raises(ValueError, match=r"polynomial: power = 0.5. Valid"):
         discrete.polynomial(0.5)
     with pytest.raises(TypeError, match=r"keeping must be a schedule such as discrete.linear\(\)"):
         discrete.uniform(discrete.linear, 3)
-    with pytest.raises(ValueError, match=r"x0 has symbols 0 \.\. 3; valid: 0 \.\. 2"):
+    with pytest.raises(ValueError, match=r"x0 has symbols 0 \.\. 3. Valid: 0 \.\. 2"):
         check_symbols(PROCESSES["uniform"], np.array([0, 3]), "x0")
     with pytest.raises(
         TypeError, match=r"x0 must be an array of whole numbers, symbols 0 \.\. 2; got an array of float"
@@ -188,7 +188,7 @@ RANGES = {  # function of a value, values that it takes, values that it refuses,
     ),
     "sum": (lambda share: discrete.mixture(LEAST, [0.5, share]), [0.500009, 0.499991], [0.50002, 0.49998], "sums to"),
     "polynomial": (discrete.polynomial, [1, 1.5], [0.99, np.inf, np.nan], "power = "),
-    "symbols": (lambda x: check_symbols(PROCESSES["uniform"], np.array([x]), "x0"), [0, 2], [-1, 3], "valid: 0 .. 2"),
+    "symbols": (lambda x: check_symbols(PROCESSES["uniform"], np.array([x]), "x0"), [0, 2], [-1, 3], "Valid: 0 .. 2"),
 }
 
 

@@ -145,7 +145,7 @@ def test_the_loop_takes_it_and_refuses_infinite_rates():
 
 def test_what_is_no_matrix_of_rates_is_refused():
     linear = discrete.linear()
-    with pytest.raises(ValueError, match=r"rates have the shape \(2, 3\); valid: \[K, K\]"):
+    with pytest.raises(ValueError, match=r"rates have the shape \(2, 3\). Valid: \[K, K\]"):
         discrete.rate_process(linear, np.ones((2, 3)))
     with pytest.raises(ValueError, match=r"rates lie between -1 and 0\. Valid: finite numbers of at least 0"):
         discrete.rate_process(linear, -np.ones((2, 2)))

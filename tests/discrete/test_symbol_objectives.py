@@ -111,7 +111,7 @@ def test_what_an_objective_of_symbols_does_not_take_is_refused():
     objective = discrete.score_entropy(process, DENSITY)
     network = {"model": lambda x, t, condition: jnp.zeros((*x.shape, process.size))}
     keys = jax.random.split(jax.random.key(0), 2)
-    with pytest.raises(ValueError, match=r'batch\["x"\] has symbols 0 .. 3; valid: 0 .. 2'):
+    with pytest.raises(ValueError, match=r'batch\["x"\] has symbols 0 .. 3. Valid: 0 .. 2'):
         objective(network, LINE, keys, {"x": jnp.array([[0, 1], [2, 3]])}, 0)
     with pytest.raises(TypeError, match="whole numbers"):
         objective(network, LINE, keys, {"x": jnp.zeros((2, 2))}, 0)

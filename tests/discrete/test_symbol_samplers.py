@@ -204,15 +204,15 @@ def test_what_does_not_fit_is_refused_before_anything_is_compiled():
         discrete.sample(discrete.euler(), None, PROCESSES["uniform"], x, timesteps.plan(grid(4)), keys)
     with pytest.raises(ValueError, match=r"runs from time 0\.1 to 0\.9\..*: decreasing times in \[0, 1\]"):
         discrete.sample(discrete.ancestral(), *fine[:3], timesteps.plan(grid(4, 0.1, 0.9)), keys)
-    with pytest.raises(ValueError, match=r"x has symbols 3 \.\. 3; valid: 0 \.\. 2"):
+    with pytest.raises(ValueError, match=r"x has symbols 3 \.\. 3. Valid: 0 \.\. 2"):
         discrete.sample(discrete.ancestral(), None, PROCESSES["uniform"], x + 3, timesteps.plan(grid(4)), keys)
-    with pytest.raises(ValueError, match="first_hitting: 4 steps; valid: 3, one for each position"):
+    with pytest.raises(ValueError, match=r"first_hitting: 4 steps\. Valid: 3, one for each position"):
         discrete.sample(discrete.first_hitting(), None, PROCESSES["absorbing"], x + 3, timesteps.plan(grid(4)), keys)
     with pytest.raises(TypeError, match=r"sampler must be a sampler of symbols such as discrete.ancestral\(\)"):
         discrete.sample(discrete.ancestral, *fine)
     with pytest.raises(ValueError, match="a sampler of symbols needs one key for each sample"):
         discrete.sample(discrete.ancestral(), None, PROCESSES["uniform"], x, timesteps.plan(grid(4)), keys[:1])
-    with pytest.raises(ValueError, match=r"theta = 1; valid: a share in \(0, 1\)"):
+    with pytest.raises(ValueError, match=r"theta = 1. Valid: a share in \(0, 1\)"):
         discrete.theta_trapezoidal(1)
 
 

@@ -125,7 +125,7 @@ def test_the_objective_is_the_bound_and_what_needs_one_schedule_is_refused():
     for sampler in (discrete.first_hitting(), discrete.flow(), discrete.unmasking(discrete.confident(0.9))):
         with pytest.raises(ValueError, match="token_masks has a schedule for each symbol, and this needs one for all"):
             discrete.sample(sampler, predict, MASKS, jnp.full((2, 4), 3), plan, keys)
-    with pytest.raises(ValueError, match="score_entropy: token_masks has no ratios; valid: masked_diffusion"):
+    with pytest.raises(ValueError, match=r"score_entropy: token_masks has no ratios\. Valid: masked_diffusion"):
         discrete.score_entropy(MASKS, timesteps.uniform_density(schedule))
-    with pytest.raises(ValueError, match=r"token_masks: powers \[1\. 0\.\]; valid: \[K - 1\] finite numbers above 0"):
+    with pytest.raises(ValueError, match=r"token_masks: powers \[1\. 0\.\]. Valid: \[K - 1\] finite numbers above 0"):
         discrete.token_masks([1.0, 0.0])

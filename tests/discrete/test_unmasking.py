@@ -181,19 +181,19 @@ def test_temperature_is_a_power_and_impossible_symbols_stay_impossible():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match=r"confident: threshold = 0; valid: a probability in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"confident: threshold = 0. Valid: a probability in \(0, 1\]"):
         discrete.confident(0)
     with pytest.raises(ValueError, match=r"low_entropy: bound = -0\.1\. Valid"):
         discrete.low_entropy(-0.1)
-    with pytest.raises(ValueError, match=r"capped: limit = 1.5; valid: a number in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"capped: limit = 1.5. Valid: a number in \[0, 1\]"):
         discrete.capped(1.5)
-    with pytest.raises(ValueError, match=r"rescaled: factor = -1; valid"):
+    with pytest.raises(ValueError, match=r"rescaled: factor = -1. Valid"):
         discrete.rescaled(-1)
-    with pytest.raises(ValueError, match=r"top_k: number = 10; valid: 1 \.\. 9"):
+    with pytest.raises(ValueError, match=r"top_k: number = 10. Valid: 1 \.\. 9"):
         discrete.top_k(jnp.asarray(LOGITS), 10)
     with pytest.raises(ValueError, match=r"nucleus: share = 0\. Valid"):
         discrete.nucleus(jnp.asarray(LOGITS), 0)
-    with pytest.raises(ValueError, match=r"tempered: temperature = 0; valid"):
+    with pytest.raises(ValueError, match=r"tempered: temperature = 0. Valid"):
         discrete.tempered(jnp.asarray(LOGITS), 0)
     keys, x = jax.random.split(jax.random.key(0), 2), jnp.zeros((2, 3), int)
     with pytest.raises(ValueError, match="until_unmasked fills in masks, but this process has none"):
@@ -217,9 +217,9 @@ def test_the_surest_masks_are_filled_in_and_no_others():
     assert chosen(discrete.blockwise(discrete.surest(1), 9)) == [1]
     nothing = jnp.zeros((1, 5), bool)
     assert not discrete.blockwise(discrete.surest(1), 2)(jnp.log(jnp.asarray(p)), nothing).any()
-    with pytest.raises(ValueError, match="surest: number = 0; valid: at least 1"):
+    with pytest.raises(ValueError, match=r"surest: number = 0\. Valid: at least 1"):
         discrete.surest(0)
-    with pytest.raises(ValueError, match="blockwise: block = 0; valid: at least 1"):
+    with pytest.raises(ValueError, match=r"blockwise: block = 0\. Valid: at least 1"):
         discrete.blockwise(discrete.surest(1), 0)
 
 
@@ -228,5 +228,5 @@ def test_any_symbol_may_be_the_mask():
     assert process.mask == 1 and process.prior.tolist() == [0, 1, 0, 0]
     law = discrete.from_logits(process, jnp.zeros((1, 2, 4)), jnp.array([[1, 3]]), jnp.array([0.5]))
     np.testing.assert_allclose(np.exp(law[0]), [[1 / 3, 0, 1 / 3, 1 / 3], [0, 0, 0, 1]], atol=1e-6)
-    with pytest.raises(ValueError, match=r"absorbing: mask = 4; valid: a symbol, 0 \.\. 3"):
+    with pytest.raises(ValueError, match=r"absorbing: mask = 4. Valid: a symbol, 0 \.\. 3"):
         discrete.absorbing(discrete.linear(), 4, mask=4)

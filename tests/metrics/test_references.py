@@ -171,7 +171,7 @@ def test_statistics_that_say_of_themselves_what_no_reader_takes_are_refused(made
     about = {"format": 1, "count": 3, "taps": [], **made.description, **change}
     about["sha256"] = statistics._digest(about, {})
     safetensors.numpy.save_file({}, tmp_path / "a.safetensors", {"statistics": json.dumps(about)})
-    with pytest.raises(StatisticsError, match="valid: "):
+    with pytest.raises(StatisticsError, match="Valid: "):
         statistics.read(tmp_path / "a.safetensors")
 
 

@@ -234,7 +234,7 @@ def test_features_are_what_the_blocks_put_out(name, at):
     for k, h in zip(requested, features):
         block = blocks[k - 1][:, -h.shape[1] :]  # the picture's tokens, behind those of the condition
         np.testing.assert_allclose(h, block, rtol=1e-4, atol=1e-4 * np.abs(block).max())
-    with pytest.raises(ValueError, match=rf"no block {number + 1}; valid are 1 .. {number}"):
+    with pytest.raises(ValueError, match=rf"no block {number + 1}. Valid: 1 .. {number}"):
         backbone.module.apply({"params": params}, *arguments, features=(1, number + 1))
 
 

@@ -272,7 +272,7 @@ def test_bad_calls_are_refused():
 
 def test_check_labels():
     check_labels(np.array([0, 9, 10]), num_classes=10)
-    with pytest.raises(ValueError, match=r"label 11 is out of range: valid are 0 \.\. 9, and 10 for the null class"):
+    with pytest.raises(ValueError, match=r"label 11 is out of range. Valid: 0 \.\. 9, and 10 for the null class"):
         check_labels(np.array([[3], [11]]), num_classes=10)
     with pytest.raises(ValueError, match="label -1"):
         check_labels(np.array(-1), num_classes=10)

@@ -205,10 +205,10 @@ def test_published_sizes(model, millions):
     ("network", "fields", "message"),
     [
         (UNet, {"widths": (16, 20)}, "groups=8 must divide every width"),
-        (UNet, {"attention_levels": (2,)}, "there is no level 2; valid are 0 .. 1"),
+        (UNet, {"attention_levels": (2,)}, "there is no level 2. Valid: 0 .. 1"),
         (UNet, {"head_size": 8}, "heads=1 and head_size=8: set one"),
         (UNet, {"heads": 3}, "heads=3 does not divide the width 32 of level 1"),
-        (UNet, {"resample": "pool"}, "resample='pool' is not known; valid: 'conv', 'block'"),
+        (UNet, {"resample": "pool"}, "resample='pool' is not known. Valid: 'conv', 'block'"),
         (UNet, {"dropout": 1.0}, "dropout=1.0"),
         (SongUNet, {"clock": "fourrier"}, "clock='fourrier'.*mean 'fourier'"),
         (SongUNet, {"taps": (1, 2, 1)}, r"taps=\(1, 2, 1\).*even number"),

@@ -224,7 +224,7 @@ def test_the_rollout_and_the_losses_are_one_program_without_a_loop_over_steps():
         ({"clip": 0.0}, "clip = 0.0 must be positive"),
         ({"beta": -1.0}, r"beta = -1\.0 must not be negative"),
         ({"beta": 0.1}, r"beta = 0\.1 needs a reference"),
-        ({"policy": "teacher"}, "policy = 'teacher'; valid are model, target"),
+        ({"policy": "teacher"}, "policy = 'teacher'. Valid: model, target"),
     ],
 )
 def test_what_is_out_of_range_is_refused(fields, words):

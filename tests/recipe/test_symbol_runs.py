@@ -99,7 +99,7 @@ def test_a_path_of_distances_is_an_entry_beside_its_sampler(text):
 REFUSED = [
     ({"sample.sampler": {"name": "heun"}}, r"sample\.sampler = \{'name': 'heun'\}.*trains a predictor of symbols"),
     ({"objective.process": UNIFORM}, r"masked_diffusion: the process has no mask"),
-    ({"sample.sampler": {"name": "first_hitting"}, "data.shape": (8,)}, r"first_hitting: 4 steps; valid: 8, one for"),
+    ({"sample.sampler": {"name": "first_hitting"}, "data.shape": (8,)}, r"first_hitting: 4 steps. Valid: 8, one for"),
     ({"sample.guidance.scale": 2.0}, r"config\.sample\.guidance\.scale = 2\.0.*never sees the null condition"),
     ({"schedule": {"name": "cosine"}}, r"config\.schedule = .*config\.objective\.process has the schedule.*Valid: "),
     ({"parameterization": {"name": "epsilon"}}, r"config\.parameterization = .*config\.objective\.reading says"),
@@ -108,7 +108,7 @@ REFUSED = [
     ({"sample.merge": 0.5}, r"config\.sample\.merge = 0\.5, but tokens of symbols are not merged\. Valid: 0\.0"),
     ({"model": {"name": "mlp", "width": 8, "depth": 1}}, r"the network takes numbers\. Valid: symbol_transformer"),
     ({"objective.chunk": 8, "objective.reading": {"name": "ratios"}}, r"masked_diffusion: chunk = 8\. Valid: 0, or"),
-    ({"objective.process": {**MASKS, "size": 1}}, r"absorbing: 1 symbols; valid: at least 2"),
+    ({"objective.process": {**MASKS, "size": 1}}, r"absorbing: 1 symbols. Valid: at least 2"),
 ]  # fmt: skip
 
 

@@ -355,7 +355,7 @@ def fault(kind: Kind, reader: Reader, seed: int) -> str:
         return "" if str(refusal) else "a refusal that says nothing"
     except ValueError as error:
         known = type(error) is ValueError and (
-            "is not known; valid: " in str(error) or "no length" in str(error) or "leaves no room" in str(error)
+            "is not known. Valid: " in str(error) or "no length" in str(error) or "leaves no room" in str(error)
         )
         return "" if known else traceback.format_exc(limit=-4)
     except BaseException:

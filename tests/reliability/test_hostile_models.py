@@ -24,21 +24,21 @@ def little_time():
 
 
 @pytest.mark.parametrize(("name", "change", "words"), [
-    ("dit", {"num_layers": 100_000}, "num_layers = 100000; valid: a whole number, at least 0 and at most 512"),
+    ("dit", {"num_layers": 100_000}, "num_layers = 100000. Valid: a whole number, at least 0 and at most 512"),
     ("dit", {"num_layers": 400}, "Missing are .* and others"),
-    ("dit", {"num_layers": "2"}, "num_layers = '2'; valid: a whole number"),
-    ("dit", {"num_layers": None}, "num_layers = None; valid: a whole number"),
-    ("dit", {"num_layers": True}, "num_layers = True; valid"),
-    ("dit", {"attention_head_dim": 10**9}, "attention_head_dim = 1000000000; valid"),
+    ("dit", {"num_layers": "2"}, "num_layers = '2'. Valid: a whole number"),
+    ("dit", {"num_layers": None}, "num_layers = None. Valid: a whole number"),
+    ("dit", {"num_layers": True}, "num_layers = True. Valid"),
+    ("dit", {"attention_head_dim": 10**9}, "attention_head_dim = 1000000000. Valid"),
     ("dit", {"attention_head_dim": 10**6, "num_attention_heads": 10**6}, r"= 1000000000000\. Valid: at most 1048576"),
-    ("dit", {"attention_head_dim": 0}, "attention_head_dim = 0; valid"),
+    ("dit", {"attention_head_dim": 0}, "attention_head_dim = 0. Valid"),
     ("dit_original", {"input_size": 2**20}, r"pos_embed has shape"),
     ("flux_dev", {"axes_dims_rope": [16, 10**9]}, "axes_dims_rope = "),
-    ("mmdit_sd3", {"dual_attention_layers": "all"}, "dual_attention_layers = 'all'; valid"),
+    ("mmdit_sd3", {"dual_attention_layers": "all"}, "dual_attention_layers = 'all'. Valid"),
     ("conditional_unet_sd1", {"layers_per_block": 100}, "Missing are .* and others"),
-    ("conditional_unet_sd1", {"block_out_channels": 32}, "block_out_channels = 32; valid: a list"),
+    ("conditional_unet_sd1", {"block_out_channels": 32}, "block_out_channels = 32. Valid: a list"),
     ("autoencoder_kl_sd", {"latents_mean": [], "latents_std": []}, "latents_mean = "),
-    ("clip_text", {"hidden_size": 1.5}, r"hidden_size = 1\.5; valid"),
+    ("clip_text", {"hidden_size": 1.5}, r"hidden_size = 1\.5. Valid"),
     ("clip_both", {"text_config": [1]}, "text_config = "),
     ("clip_text", {"architectures": {"a": 1}, "_class_name": None}, "names no architecture"),
 ])  # fmt: skip
@@ -50,8 +50,8 @@ def test_a_config_of_no_network_is_refused_before_anything_of_its_size_is_made(t
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    ({"num_train_timesteps": 2**31 - 1}, "num_train_timesteps = 2147483647; valid: a whole number"),
-    ({"num_train_timesteps": "1000"}, "num_train_timesteps = '1000'"), ({"num_train_timesteps": None}, "= None; valid"),
+    ({"num_train_timesteps": 2**31 - 1}, "num_train_timesteps = 2147483647. Valid: a whole number"),
+    ({"num_train_timesteps": "1000"}, "num_train_timesteps = '1000'"), ({"num_train_timesteps": None}, "= None. Valid"),
     ({"num_train_timesteps": -5}, "= -5"), ({"beta_start": "0"}, "beta_start = '0'"), ({"beta_end": [1]}, "beta_end"),
     ({"beta_start": 0.5, "beta_end": 1e9}, "beta_end"), ({"trained_betas": "many"}, "trained_betas = 'many'"),
     ({"trained_betas": [2.0] * 1000}, "trained_betas"), ({"_class_name": ["DDIMScheduler"]}, "_class_name = "),
@@ -72,13 +72,13 @@ REPLACE = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 500}
 
 
 @pytest.mark.parametrize(("file", "change", "words"), [
-    ("tokenizer_config.json", {"model_max_length": "77"}, "model_max_length = '77'; valid"),
+    ("tokenizer_config.json", {"model_max_length": "77"}, "model_max_length = '77'. Valid"),
     ("tokenizer_config.json", {"model_max_length": float("nan")}, "model_max_length"),
-    ("tokenizer_config.json", {"pad_token": 5}, "pad_token = 5; valid"),
-    ("tokenizer_config.json", {"bos_token": "\ud800"}, "bos_token = .*; valid"),
+    ("tokenizer_config.json", {"pad_token": 5}, "pad_token = 5. Valid"),
+    ("tokenizer_config.json", {"bos_token": "\ud800"}, "bos_token = .*. Valid"),
     ("tokenizer_config.json", {"eos_token": {"text": "x"}}, "eos_token = "),
     ("tokenizer_config.json", {"bos_token": {"content": ["x"]}}, "bos_token = "),
-    ("tokenizer_config.json", {"extra_ids": 3_000_000}, "extra_ids = 3000000; valid: a whole number"),
+    ("tokenizer_config.json", {"extra_ids": 3_000_000}, "extra_ids = 3000000. Valid: a whole number"),
     ("tokenizer.json", {"normalizer": {**REPLACE, "content": "a" * 10**6}}, r"turns one letter into up to 1e\+06"),
     ("tokenizer.json", {"normalizer": {"type": "Sequence", "normalizers": [REPLACE, REPLACE]}}, r"250000\. Valid: at"),
     ("tokenizer.json", {"normalizer": {**REPLACE, "pattern": {"Regex": r"\K"}, "content": "x"}}, "index out of bounds"),
@@ -100,7 +100,7 @@ def test_a_vocabulary_whose_ids_are_none_is_refused(tmp_path, change):
     folder = vocabularies.folder_of(tmp_path / "vocabulary", "clip")
     vocabulary = json.loads((folder / "vocab.json").read_text())
     (folder / "vocab.json").write_text(json.dumps(vocabulary | change))
-    with pytest.raises(limits.Refused, match=r"vocab\.json: 'a' = .*; valid: a whole number"):
+    with pytest.raises(limits.Refused, match=r"vocab\.json: 'a' = .*. Valid: a whole number"):
         text.Tokenizer.open(folder)
 
 

@@ -55,7 +55,7 @@ def test_padding_stands_where_the_config_says(kind, tmp_path):
         np.testing.assert_array_equal(tokens.mask, np.roll(right.mask, shift, axis=1))
     assert shift > 0
     (folder / "tokenizer_config.json").write_text(json.dumps({**config, "padding_side": "top"}))
-    with pytest.raises(limits.Refused, match=r"padding_side.*valid: 'left' or 'right'"):
+    with pytest.raises(limits.Refused, match=r"padding_side.*Valid: 'left' or 'right'"):
         Tokenizer.open(folder)
 
 

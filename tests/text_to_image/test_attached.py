@@ -165,16 +165,16 @@ def test_a_control_is_written_as_text_as_a_tuple_or_as_a_table(text, control):
 
 
 @pytest.mark.parametrize("wrong, message", [
-    ([("edges",)], "controls: 1 values; valid: an attachment and a picture"),
-    (["edges"], "controls: 'edges'; valid: an attachment and a picture"),
-    ([{"attachment": "edges"}], "controls: a table with attachment; valid"),
+    ([("edges",)], "controls: 1 values. Valid: an attachment and a picture"),
+    (["edges"], "controls: 'edges'. Valid: an attachment and a picture"),
+    ([{"attachment": "edges"}], "controls: a table with attachment. Valid"),
     ([{"attachment": "edges", "picture": "a", "path": "b"}], "controls: a table with attachment, picture, path"),
-    ([("", "a.png")], "controls: attachment = ''; valid: a name"),
-    ([("edges", 3)], "controls: picture = 3; valid: the path of a picture"),
-    ([("edges", "a.png", 1e6)], "controls: weight = 1000000.*; valid: a number from -100 to 100"),
-    ([("edges", "a.png", 1, (0, 2))], r"controls: times = \[0, 2\]; valid: a list of 2, each a number from 0 to 1"),
+    ([("", "a.png")], "controls: attachment = ''. Valid: a name"),
+    ([("edges", 3)], "controls: picture = 3. Valid: the path of a picture"),
+    ([("edges", "a.png", 1e6)], "controls: weight = 1000000.*. Valid: a number from -100 to 100"),
+    ([("edges", "a.png", 1, (0, 2))], r"controls: times = \[0, 2\]. Valid: a list of 2, each a number from 0 to 1"),
     ([("edges", "a.png", 1, (0.9, 0.1))], r"controls: times = \(0.9, 0.1\)\. Valid: the smaller t first, \(0.1, 0.9\)"),
-    ([("edges", "a.png")] * 17, "controls = .*; valid: a list of 0 to 16"),
+    ([("edges", "a.png")] * 17, "controls = .*. Valid: a list of 0 to 16"),
 ])  # fmt: skip
 def test_a_control_is_refused_where_it_is_made(wrong, message):
     with pytest.raises(ValueError, match=message):

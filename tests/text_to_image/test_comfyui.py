@@ -124,15 +124,15 @@ def test_brackets_weigh_as_in_comfyui(text, prompt, emphasis):
     ({"a": 1}, r"flow\.json is not a workflow of ComfyUI"),
     (changed({}, {"20": {"class_type": "FluxGuidance", "inputs": {}}}), r"node '20' is a 'FluxGuidance', which is not"),
     (changed({}, {"20": BASIC["3"]}), "has 2 KSampler and 1 SaveImage"),
-    (changed({("3", "sampler_name"): "eulr"}), "sampler='eulr' is not known; valid: 'euler', .* did you mean 'euler'"),
+    (changed({("3", "sampler_name"): "eulr"}), "sampler='eulr' is not known. Valid: 'euler', .* did you mean 'euler'"),
     (changed({("3", "sampler_name"): "uni_pc"}), "sampler='uni_pc' is not known"),
-    (changed({("3", "model"): ["6", 0]}), "node '3', a KSampler, has a CLIPTextEncode at model; valid: LoraLoader"),
+    (changed({("3", "model"): ["6", 0]}), "node '3', a KSampler, has a CLIPTextEncode at model. Valid: LoraLoader"),
     (changed({("3", "model"): ["4", 1]}), "output 1 of a CheckpointLoaderSimple at model,"),
     (changed({("3", "model"): 3}), "node '3', a KSampler, has no link at model"),
-    (changed({("3", "steps"): 2.5}), r"has steps = 2\.5; valid: a value of type int"),
-    (changed({("3", "steps"): True}), "has steps = True; valid"),
+    (changed({("3", "steps"): 2.5}), r"has steps = 2\.5. Valid: a value of type int"),
+    (changed({("3", "steps"): True}), "has steps = True. Valid"),
     (changed({("3", "denoise"): 0.5}), r"has denoise = 0\.5 with an empty latent\. Valid: 1"),
-    (changed({("3", "denoise"): 0}), "has denoise = 0; valid: above 0"),
+    (changed({("3", "denoise"): 0}), "has denoise = 0. Valid: above 0"),
     (changed(WIRED | {("3", "denoise"): 1}, LORA), "has denoise = 1 with a picture,"),
     (changed({("5", "batch_size"): 0}), "has batch_size = 0"),
     (changed({("6", "text"): "((a))"}), "has nested, open or square brackets"),
@@ -254,7 +254,7 @@ def test_samplers_are_those_of_k_diffusion(name):
 
 def test_a_scheduler_that_is_not_read_is_refused_with_those_that_are():
     process = schedulers.read(SD)
-    with pytest.raises(ValueError, match="scheduler='beta' is not known; valid: 'normal', 'karras'"):
+    with pytest.raises(ValueError, match=r"scheduler='beta' is not known\. Valid: 'normal', 'karras'"):
         comfyui_steps.stepping(process, "beta")
     flow = schedulers.read({"_class_name": "FlowMatchEulerDiscreteScheduler"})
     with pytest.raises(ValueError, match=r"this model has.*\. Valid: the steps of the model's own folder \("):

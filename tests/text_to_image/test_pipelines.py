@@ -398,12 +398,12 @@ def test_relatives_of_an_unknown_pipeline_are_named_and_strangers_are_not(tmp_pa
 
 
 @pytest.mark.parametrize("content, message", [
-    ({"step": 4}, r"sampling\.json holds .*'?step.* valid fields: steps, guidance"),
-    ([4, 1.0], "valid fields: steps, guidance"),
-    ({"steps": 0}, "steps = 0; valid: a whole number, at least 1"),
-    ({"steps": 4.0}, r"steps = 4\.0; valid"),
-    ({"guidance": "2"}, "guidance = '2'; valid: a number"),
-    ({"guidance": float("inf")}, "guidance = inf; valid"),
+    ({"step": 4}, r"sampling\.json holds .*'?step.* Valid fields: steps, guidance"),
+    ([4, 1.0], "Valid fields: steps, guidance"),
+    ({"steps": 0}, "steps = 0. Valid: a whole number, at least 1"),
+    ({"steps": 4.0}, r"steps = 4\.0. Valid"),
+    ({"guidance": "2"}, "guidance = '2'. Valid: a number"),
+    ({"guidance": float("inf")}, "guidance = inf. Valid"),
 ])  # fmt: skip
 def test_what_a_folder_says_wrongly_of_its_sampling_is_refused(content, message, tmp_path):
     (tmp_path / "sampling.json").write_text(json.dumps(content))

@@ -220,17 +220,17 @@ def test_a_file_that_lacks_a_setting_is_not_made_again(used, name):
 
 
 @pytest.mark.parametrize("wrong, message", [
-    ({"steps": "4"}, "steps = '4'; valid: a whole number"),
-    ({"steps": 1_000_000}, "steps = 1000000; valid: .* at most 1000"),
-    ({"margins": [40_000, 0, 70_000, 0]}, r"margins = \[40000, 0, 70000, 0\]; valid: .* at most 65536"),
-    ({"seeds": {"0": 1}}, "seeds = .*; valid: a list of 1 to 4096"),
-    ({"files": []}, "files = .*; valid: a table of at most 200 fields"),
-    ({"versions": {"jax": 1}}, 'versions = {"jax": 1}; valid: .* each a text'),
-    ({"dtype": "float8"}, "dtype = 'float8'; valid: one of float32, bfloat16"),
-    ({"windows": 1}, "windows = 1; valid: true or false"),
+    ({"steps": "4"}, "steps = '4'. Valid: a whole number"),
+    ({"steps": 1_000_000}, "steps = 1000000. Valid: .* at most 1000"),
+    ({"margins": [40_000, 0, 70_000, 0]}, r"margins = \[40000, 0, 70000, 0\]. Valid: .* at most 65536"),
+    ({"seeds": {"0": 1}}, "seeds = .*. Valid: a list of 1 to 4096"),
+    ({"files": []}, "files = .*. Valid: a table of at most 200 fields"),
+    ({"versions": {"jax": 1}}, 'versions = {"jax": 1}. Valid: .* each a text'),
+    ({"dtype": "float8"}, "dtype = 'float8'. Valid: one of float32, bfloat16"),
+    ({"windows": 1}, "windows = 1. Valid: true or false"),
     ({"at": 2}, r"was made as picture 2 \(counted from 0\) of 2"),
-    ({"prompt": "x" * 20_001}, r"prompt = .*; valid: a text of at most 20000 letters"),
-    ({"guidance": float("nan")}, "guidance = nan; valid: a number"),
+    ({"prompt": "x" * 20_001}, r"prompt = .*. Valid: a text of at most 20000 letters"),
+    ({"guidance": float("nan")}, "guidance = nan. Valid: a number"),
     ({"image": "pipe"}, "pipe: there is no such file"),
     ({"model": "/"}, r"made fuzzed\.png, does not exist\. Name its folder by --model"),
 ])  # fmt: skip

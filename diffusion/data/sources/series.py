@@ -305,7 +305,7 @@ def read_series(path: str, columns: Sequence[str] = ()) -> dict[str, np.ndarray]
     elif file.suffix == ".npz":
         arrays = npz.load(file, tuple(npz.names(file)))
     else:
-        raise ValueError(f"{file}: valid are files of series that end in .csv, .npy and .npz")
+        raise ValueError(f"{file} is no file of series. Valid: a name that ends in .csv, .npy or .npz")
     series = {}
     for name, array in sorted(arrays.items()):
         if array.ndim not in (1, 2) or array.dtype.kind not in "fiub" or not array.size:

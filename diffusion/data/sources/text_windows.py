@@ -101,7 +101,7 @@ def text_file(path: str, split: str = "train", *, length: int = 128, alphabet: s
     if part.base != "train":
         raise ValueError(f"{path} has no split {split!r}. Valid: train, or parts such as train[:90%] and train[90%:]")
     if len(set(alphabet)) != len(alphabet) or len(alphabet) < 2:
-        raise ValueError(f"alphabet = {alphabet!r}; valid: at least two characters, each once")
+        raise ValueError(f"alphabet = {alphabet!r}. Valid: at least two characters, each once")
     text = opener.read_text(pathlib.Path(path).expanduser(), most=LARGEST)
     points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
     known = np.frombuffer(alphabet.encode("utf-32-le"), np.uint32)

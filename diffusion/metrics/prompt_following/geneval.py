@@ -135,7 +135,7 @@ def parse(content: Any, where: str) -> Prompt:
     if not isinstance(content, dict) or not isinstance(content.get("prompt"), str):
         raise PromptsError(f"{where}: this is not a prompt of GenEval. Valid: a table with tag, prompt, include.")
     if content.get("tag") not in TAGS:
-        raise PromptsError(f"{where}: tag = {limits.short(content.get('tag'))}; valid: {', '.join(TAGS)}.")
+        raise PromptsError(f"{where}: tag = {limits.short(content.get('tag'))}. Valid: {', '.join(TAGS)}.")
     include = _clauses(content, "include", where)
     if not include:
         raise PromptsError(
@@ -149,16 +149,16 @@ def _clauses(content: Mapping, field: str, where: str) -> tuple[Clause, ...]:
     clauses: list[Clause] = []
     entries = content.get(field, [])
     if not isinstance(entries, list):
-        raise PromptsError(f"{where}: {field} = {limits.short(entries)}; valid: a list of tables.")
+        raise PromptsError(f"{where}: {field} = {limits.short(entries)}. Valid: a list of tables.")
     for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get("class"), str):
-            raise PromptsError(f"{where}: {field} has {limits.short(entry)}; valid: a table with class and count.")
+            raise PromptsError(f"{where}: {field} has {limits.short(entry)}. Valid: a table with class and count.")
         count = entry.get("count")
         if type(count) is not int or count < 1:
             raise PromptsError(f"{where}: {field} has count = {limits.short(count)}. Valid: an integer, at least 1.")
         colour = entry.get("color", "")
         if colour and colour not in COLOURS:
-            raise PromptsError(f"{where}: color = {limits.short(colour)}; valid: {', '.join(COLOURS)}.")
+            raise PromptsError(f"{where}: color = {limits.short(colour)}. Valid: {', '.join(COLOURS)}.")
         relation, target = "", 0
         if "position" in entry:
             relation, target = _position(entry["position"], len(clauses), where)

@@ -172,7 +172,7 @@ def check_options(autoencoder: Any) -> None:
             raise ValueError(f"groups={groups} does not divide the width {width} of widths={widths}")
     for i in levels:
         if not 0 <= i < len(widths):
-            raise ValueError(f"attention_levels={levels}: there is no level {i}; valid are 0 .. {len(widths) - 1}")
+            raise ValueError(f"attention_levels={levels}: there is no level {i}. Valid: 0 .. {len(widths) - 1}")
     if not input_range[0] < input_range[1]:
         raise ValueError(f"input_range={input_range}: the first number must be below the second")
 

@@ -104,15 +104,11 @@ def check_video(module: Any, x: jax.Array, later: bool = False, together: int = 
             f"nearest valid size is {nearest}"
         )
     if frames < 1 or (frames - (not later)) % f_t:
-        valid = (
-            f"a later chunk of a stream has a multiple of {f_t}"
-            if later
-            else f"valid are 1, {1 + f_t}, {1 + 2 * f_t} .."
-        )
+        valid = f"a multiple of {f_t} for a later chunk of a stream" if later else f"1, {1 + f_t}, {1 + 2 * f_t} .."
         result = "one frame" if together == 1 else f"{together} frames"
         raise ValueError(
             f"this autoencoder codes the first frame alone, and then makes {result} of every {f_t} frames; a video of "
-            f"{frames} frames does not fit: {valid}"
+            f"{frames} frames does not fit. Valid: {valid}"
         )
 
 

@@ -59,7 +59,7 @@ def load(folder: str | pathlib.Path, dtype: str = "float32") -> LanguageModel:
     mask = config.get("mask_token_id")
     network = CONFIGS[kind].build(config)
     if not isinstance(mask, int) or not 0 <= mask < network.size:
-        raise Refusal(f"{folder}/config.json: mask_token_id = {mask!r}; valid: an id, 0 .. {network.size - 1}.")
+        raise Refusal(f"{folder}/config.json: mask_token_id = {mask!r}. Valid: an id, 0 .. {network.size - 1}.")
     network = network.clone(dtype=dtype)
     tensors = tensor_files.open_tensors(folder)
     params = folders.read(folders.Found(FAMILY, network, kind, tensors))

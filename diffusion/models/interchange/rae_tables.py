@@ -155,7 +155,7 @@ def _build_encoder(fields: Fields) -> nn.Module:
     if kind in KINDS and described is None:
         return _of_kind(kind, width, patch, depth)
     if kind not in ENCODERS or described is None:
-        raise Refusal(f"{NAME}: encoder_type = {kind!r} is not known; valid: {', '.join((*KINDS, *ENCODERS))}.")
+        raise Refusal(f"{NAME}: encoder_type = {kind!r} is not known. Valid: {', '.join((*KINDS, *ENCODERS))}.")
     options = {"fused": fused} if fused else {}
     return ENCODERS[kind].build(described).clone(affine=affine, **options)
 

@@ -29,7 +29,7 @@ class Features:
         """
         absent = [block for block in blocks or () if not 1 <= block <= number]
         if absent:
-            raise ValueError(f"features={tuple(blocks or ())}: there is no block {absent[0]}; valid are 1 .. {number}")
+            raise ValueError(f"features={tuple(blocks or ())}: there is no block {absent[0]}. Valid: 1 .. {number}")
         self.blocks = None if blocks is None else tuple(blocks)
         self.done = 0
         self._after: dict[int, jax.Array] = {}

@@ -127,5 +127,5 @@ def taken_by(branch: int | None, deep: jax.Array | None, length: int) -> int:
     if branch is None and deep is not None:
         raise ValueError("deep=... holds features that enter at a skip connection, so pass branch=... too")
     if branch is not None and not 0 <= branch < length:
-        raise ValueError(f"branch={branch}: there is no such skip connection; valid are 0 .. {length - 1}")
+        raise ValueError(f"branch={branch}: there is no such skip connection. Valid: 0 .. {length - 1}")
     return 0 if branch is None else length - 1 - branch

@@ -30,7 +30,7 @@ def look_up(table: Mapping[str, Choice], name: str, field: str, alike: float = 0
         return table[name]
     nearest = public.nearest(name, table, alike)
     hint = f"; did you mean {nearest!r}?" if nearest else ""
-    raise ValueError(f"{field}={limits.short(name)} is not known; valid: {', '.join(map(repr, table))}{hint}")
+    raise ValueError(f"{field}={limits.short(name)} is not known. Valid: {', '.join(map(repr, table))}{hint}")
 
 
 def sizes(network: Callable[..., Choice], table: Mapping[str, Mapping[str, Any]]) -> Callable[..., Choice]:

@@ -40,7 +40,7 @@ def mask(batch: int, depth: int, layers: Sequence[int]) -> np.ndarray:
     """
     outside = [layer for layer in layers if not 0 <= layer < depth]
     if outside:
-        raise ValueError(f"layer {outside[0]} does not exist: valid are 0 .. {depth - 1}")
+        raise ValueError(f"layer {outside[0]} does not exist. Valid: 0 .. {depth - 1}")
     return np.tile(np.isin(np.arange(depth), list(layers)), (batch, 1))
 
 

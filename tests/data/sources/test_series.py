@@ -221,6 +221,6 @@ def test_mistakes_are_refused(tmp_path):
             call()
     with pytest.raises(FileNotFoundError, match="no such file"):
         window("none.csv")
-    with pytest.raises(ValueError, match=r"files of series that end in \.csv, \.npy and \.npz"):
+    with pytest.raises(ValueError, match=r"is no file of series. Valid: a name that ends in \.csv, \.npy or \.npz"):
         (tmp_path / "a.txt").write_text("1")
         series.read_series(str(tmp_path / "a.txt"))

@@ -101,7 +101,7 @@ def test_a_server_that_is_started_again_goes_on(ask, place):
 @pytest.mark.parametrize(
     "path, body, headers, message",
     [("/turn", None, None, "1 to 40 printable"), ("/turn?voter=" + "a" * 41, None, None, "1 to 40 printable"),
-     ("/picture?voter=ana&turn=9&side=left", None, None, "turn=9; valid: 0 to 5"),
+     ("/picture?voter=ana&turn=9&side=left", None, None, "turn=9. Valid: 0 to 5"),
      ("/picture?voter=ana&turn=0&side=up", None, None, "side=up"),
      ("/vote", {"voter": "ana", "turn": 0, "side": "up"}, None, "side=up"),
      ("/vote", {"voter": "ana", "turn": "0", "side": "left"}, None, "turn=0"),

@@ -116,7 +116,7 @@ def test_a_runs_cache_learns_which_steps_a_request_has_left(run, files, monkeypa
     ({"sampler": "consistency"}, r"sampler = 'consistency' is.*valid for this run\. Valid:.*, dpmpp_2m"),
     ({"steps": 0}, "steps"),
     ({"guidance": -1.0}, r"config.sample.guidance.scale = -1.0. Valid: at least 0"),
-    ({"seeds": -1}, "seeds = .*; valid: .* at least 0"),
+    ({"seeds": -1}, "seeds = .*. Valid: .* at least 0"),
 ])  # fmt: skip
 def test_what_a_run_cannot_do_is_refused_in_words(run, files, wrong, message, monkeypatch, tmp_path):
     monkeypatch.setattr(np, "pad", lambda *_, **__: pytest.fail("an array was made before its size was checked"))
@@ -149,21 +149,21 @@ def test_runs_of_other_kinds_are_refused(name, objective, message):
 
 
 @pytest.mark.parametrize("wrong, message", [
-    ({"steps": 2.5}, "steps = 2.5; valid: a whole number"),
-    ({"seed": None}, "seed = None; valid: a whole number"),
-    ({"margins": (0, 0, 0.5, 0)}, "margins = .*; valid: .* whole"),
-    ({"margins": (0, 0, 0)}, "valid: a list of 4"),
-    ({"batch": 0}, "batch = 0; valid: .* at least 1"),
-    ({"batch": 10**9}, "batch = 1000000000; valid: .* at most 4096"),
-    ({"steps": 1_000_000}, "steps = 1000000; valid: .* at most 1000"),
-    ({"resamplings": 10**6}, "resamplings = 1000000; valid: .* at most 100"),
-    ({"margins": [10**6, 0, 0, 0]}, r"margins = \[1000000, 0, 0, 0\]; valid: .* at most 65536"),
-    ({"height": 10**6}, "height = 1000000; valid: .* at most 65536"),
-    ({"seed": 2**32 - 1, "batch": 2}, "seed = 4294967295; valid: .* at most 4294967294"),
-    ({"prompt": "x" * 10**6}, "prompt = .*; valid: a text of at most 20000 letters"),
-    ({"guidance": float("inf")}, "guidance = inf; valid: a number"),
-    ({"guidance": "much"}, "guidance = 'much'; valid: a number"),
-    ({"prompt": 3}, "prompt = 3; valid: a text"),
+    ({"steps": 2.5}, "steps = 2.5. Valid: a whole number"),
+    ({"seed": None}, "seed = None. Valid: a whole number"),
+    ({"margins": (0, 0, 0.5, 0)}, "margins = .*. Valid: .* whole"),
+    ({"margins": (0, 0, 0)}, "Valid: a list of 4"),
+    ({"batch": 0}, "batch = 0. Valid: .* at least 1"),
+    ({"batch": 10**9}, "batch = 1000000000. Valid: .* at most 4096"),
+    ({"steps": 1_000_000}, "steps = 1000000. Valid: .* at most 1000"),
+    ({"resamplings": 10**6}, "resamplings = 1000000. Valid: .* at most 100"),
+    ({"margins": [10**6, 0, 0, 0]}, r"margins = \[1000000, 0, 0, 0\]. Valid: .* at most 65536"),
+    ({"height": 10**6}, "height = 1000000. Valid: .* at most 65536"),
+    ({"seed": 2**32 - 1, "batch": 2}, "seed = 4294967295. Valid: .* at most 4294967294"),
+    ({"prompt": "x" * 10**6}, "prompt = .*. Valid: a text of at most 20000 letters"),
+    ({"guidance": float("inf")}, "guidance = inf. Valid: a number"),
+    ({"guidance": "much"}, "guidance = 'much'. Valid: a number"),
+    ({"prompt": 3}, "prompt = 3. Valid: a text"),
 ])  # fmt: skip
 def test_inputs_of_the_wrong_kind_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):

@@ -356,7 +356,7 @@ def test_the_api_takes_the_same_parameters(digits, run, picture):
     for wrong, words in (
         ({"prompt": "a cat"}, "digits receives a class, and no prompt: it has no text model"),
         ({"image": coded(array), "mask": coded(mask[:3])}, "and its picture 8 x 8"),
-        ({"batch": 10**8}, "batch = 100000000; valid: "),
+        ({"batch": 10**8}, "batch = 100000000. Valid: "),
         ({"image": "/etc/hostname"}, "did not arrive completely"),
     ):
         assert words in digits.ask(**wrong)[1]

@@ -103,10 +103,10 @@ def test_requests_out_of_range_take_no_memory_and_no_time(page):
     _, most = memory(page)
     for wrong, words in (
         ({"image": picture, "margins": [40_000, 0, 40_000, 0]}, "the picture has 40008 x 40008 pixels"),
-        ({"image": picture, "margins": [10**9, 0, 0, 0]}, "margins = [1000000000, 0, 0, 0]; valid: "),
-        ({"image": picture, "resamplings": 10**9}, "resamplings = 1000000000; valid: "),
-        ({"steps": 1_000_000}, "steps = 1000000; valid: "),
-        ({"batch": 10**9}, "batch = 1000000000; valid: "),
+        ({"image": picture, "margins": [10**9, 0, 0, 0]}, "margins = [1000000000, 0, 0, 0]. Valid: "),
+        ({"image": picture, "resamplings": 10**9}, "resamplings = 1000000000. Valid: "),
+        ({"steps": 1_000_000}, "steps = 1000000. Valid: "),
+        ({"batch": 10**9}, "batch = 1000000000. Valid: "),
         ({"image": large}, "declares 13000 x 13000 pixels"),
         ({"image": base64.b64encode(EPS).decode()}, "is not a valid picture in one of these formats"),
     ):

@@ -118,10 +118,10 @@ def test_the_flag_of_quantisation_has_every_kind(flags):
     [
         ({}, "--prompt is missing"),
         ({"prompt": "a cat", "n": 0}, "-n = 0 must be at least 1"),
-        ({"prompt": "a cat", "batch_size": 0}, "batch_size = 0; valid: a whole number, at least 1"),
-        ({"prompt": "a cat", "steps": 0}, "steps = 0; valid: a whole number, at least 1 and at most 1000"),
-        ({"prompt": "a cat", "margins": ["1", "2"]}, r"margins = \[1, 2\]; valid: a list of 4"),
-        ({"prompt": "a cat", "margins": ["1", "2", "x", "4"]}, r"margins = \[1, 2, .x., 4\]; valid: a list of 4"),
+        ({"prompt": "a cat", "batch_size": 0}, "batch_size = 0. Valid: a whole number, at least 1"),
+        ({"prompt": "a cat", "steps": 0}, "steps = 0. Valid: a whole number, at least 1 and at most 1000"),
+        ({"prompt": "a cat", "margins": ["1", "2"]}, r"margins = \[1, 2\]. Valid: a list of 4"),
+        ({"prompt": "a cat", "margins": ["1", "2", "x", "4"]}, r"margins = \[1, 2, .x., 4\]. Valid: a list of 4"),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(flags, values, message):
@@ -169,7 +169,7 @@ def test_loras_are_files_and_weights(flags):
         (["a.st:much"], "'much' is not a weight; write FILE:WEIGHT or FILE"),
         (["a.st:1:0.8-0.3"], r"0\.8, 0\.3\)\. Valid: the smaller t first, \(0\.3, 0\.8"),
         (["a.st:0.7-0.2"], r"0\.7, 0\.2\)\. Valid: the smaller t first, \(0\.2, 0\.7"),
-        (["a.st:nan"], r"weight of a LoRA = nan; valid: a number from -1e\+06 to 1e\+06\.$"),
+        (["a.st:nan"], r"weight of a LoRA = nan. Valid: a number from -1e\+06 to 1e\+06\.$"),
         (["a.st:1e9:0-0.5"], r"weight of a LoRA = 1e\+09|weight of a LoRA = 1000000000\.0"),
         (["a.st:1:0-0.3", "a.st:0.5:0.3-1"], r"--lora=a\.st:0\.5:0\.3-1: a\.st is named twice"),
     ):

@@ -118,11 +118,11 @@ def test_the_colour_is_that_of_the_nearest_texts():
 
 @pytest.mark.parametrize(
     "line, message",
-    [({"tag": "colours", "prompt": "a", "include": [ONE]}, "line 2: tag = 'colours'; valid: single_object"),
+    [({"tag": "colours", "prompt": "a", "include": [ONE]}, "line 2: tag = 'colours'. Valid: single_object"),
      ({"tag": "counting", "prompt": "two cats"}, "line 2: the prompt 'two cats' cannot be answered"),
      ({"tag": "counting", "include": [ONE]}, "this is not a prompt of GenEval"),
      ({"tag": "counting", "prompt": "a", "include": [{"class": "cat"}]}, "count = None"),
-     ({"tag": "colors", "prompt": "a", "include": [ONE | {"color": "cyan"}]}, "color = 'cyan'; valid: red"),
+     ({"tag": "colors", "prompt": "a", "include": [ONE | {"color": "cyan"}]}, "color = 'cyan'. Valid: red"),
      ({"tag": "position", "prompt": "a", "include": [LEFT]}, "position =.*the number of.*earlier clause")],
 )  # fmt: skip
 def test_prompts_without_their_answers_are_refused(tmp_path, line, message):

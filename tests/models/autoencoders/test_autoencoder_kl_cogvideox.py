@@ -28,7 +28,7 @@ def test_refusals_name_what_fits():
         jax.eval_shape(called, jnp.zeros((1, *shape)))
 
     with pytest.raises(
-        ValueError, match=r"makes 2 frames of every 8 .* video of 5 frames does not fit: valid are 1, 9, 17"
+        ValueError, match=r"makes 2 frames of every 8 .* video of 5 frames does not fit. Valid: 1, 9, 17"
     ):
         call("encode", 5, 8, 8, 3)
     with pytest.raises(ValueError, match=r"latents of 1, 3, 5 .. frames; got 4"):

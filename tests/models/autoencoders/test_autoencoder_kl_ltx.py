@@ -36,7 +36,7 @@ def test_refusals_name_what_fits():
     encode = lambda *shape: jax.eval_shape(
         lambda x: autoencoder.init_with_output(jax.random.key(0), x, method="encode"), jnp.zeros((1, *shape, 3))
     )
-    with pytest.raises(ValueError, match=r"8 frames does not fit: valid are 1, 9, 17"):
+    with pytest.raises(ValueError, match=r"8 frames does not fit. Valid: 1, 9, 17"):
         encode(8, 32, 32)
     with pytest.raises(ValueError, match=r"32 does not divide 32 x 40; the nearest valid size is 32 x 32"):
         encode(9, 32, 40)

@@ -141,7 +141,7 @@ def test_bad_configs_are_refused():
     ), decoder=DECODER.clone(features=64), statistics=())), "encoder_input_size": 28}  # fmt: skip
     assert config["encoder_type"] == "dinov2"
     for change, message in (
-        ({"encoder_type": "clip"}, "encoder_type = 'clip' is not known; valid: dinov2, siglip2, mae"),
+        ({"encoder_type": "clip"}, "encoder_type = 'clip' is not known. Valid: dinov2, siglip2, mae"),
         ({"encoder_input_size": 30}, "encoder_input_size = 30 .* patch of 14 does not divide it"),
         ({"encoder_hidden_size": 72}, r"encoder_hidden_size = 72 is not supported\. Supported: multiples of 64"),
         ({"encoder_norm_mean": [0.5, 0.5, 0.5]}, "encoder_norm_mean"),

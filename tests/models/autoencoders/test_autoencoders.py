@@ -56,7 +56,7 @@ def test_sizes_and_bad_calls(module):
 def test_bad_fields_are_refused_where_they_are_written():
     for build, message in (
         (lambda: KL.clone(groups=3), r"groups=3 does not divide the width 8 of widths=\(8, 8\)"),
-        (lambda: KL.clone(attention_levels=(2,)), r"there is no level 2; valid are 0 \.\. 1"),
+        (lambda: KL.clone(attention_levels=(2,)), r"there is no level 2. Valid: 0 \.\. 1"),
         (lambda: KL.clone(widths=()), "at least one level"),
         (lambda: KL.clone(dtype="float16"), "dtype='float16'.*'float32', 'bfloat16'"),
         (lambda: KL.clone(attention="flash"), "attention='flash'"),

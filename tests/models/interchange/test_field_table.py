@@ -113,7 +113,7 @@ def test_a_field_without_a_default_is_in_every_config(config):
     assert table.describe(Net(words=5)) == {"words": 5}
     with pytest.raises(Refusal, match=r"^Theirs: the config has no words\.$"):
         table.build(config)
-    with pytest.raises(Refusal, match=r"words = 1\.5; valid: a whole number"):
+    with pytest.raises(Refusal, match=r"words = 1\.5. Valid: a whole number"):
         table.build({"words": 1.5})
 
 
@@ -170,7 +170,7 @@ def test_the_fields_of_a_part_stand_among_those_of_the_whole(config, module, wri
         ({"width": 12}, r"^Outer: width = 12 is not supported; supported: 1\.$"),
         ({"depth": 10}, r"^Outer: width=102 is too wide$"),
         ({"other": 5}, r"^Outer: the config sets other = 5, which this version does not know\.$"),
-        ({"heads": "two"}, r"^Outer: heads = 'two'; valid: a whole number"),
+        ({"heads": "two"}, r"^Outer: heads = 'two'. Valid: a whole number"),
     ],
 )
 def test_a_part_is_refused_in_the_name_of_the_whole(config, words):

@@ -285,7 +285,7 @@ def test_copies_and_computed_tensors_are_checked(tmp_path):
         ({**CONFIG, "act": "gelu"}, interchange.Refusal, "act = 'gelu' is not supported; supported: 'linear'"),
         ({**CONFIG, "rope": True}, interchange.Refusal, "sets rope = True, which this version does not know"),
         ({**CONFIG, "rope": False, "more": None}, None, ""),
-        ({**CONFIG, "_class_name": "ToyModle"}, ValueError, "'ToyModle' is not known; valid: .*mean 'ToyModel'"),
+        ({**CONFIG, "_class_name": "ToyModle"}, ValueError, "'ToyModle' is not known. Valid: .*mean 'ToyModel'"),
         ({"width": 3}, interchange.Mismatch, "names no architecture"),
         ([1], limits.Refused, "holds list"),
         ("{", limits.Refused, "is not valid JSON"),
@@ -302,7 +302,7 @@ def test_configs(tmp_path, config, error, message):
 @pytest.mark.parametrize("name", ["HiDreamImageTransformer2DModel", "PriorTransformer2DModel", "AutoencoderKLMagvit"])
 def test_strangers_are_not_answered_with_a_family_of_like_spelling(tmp_path, monkeypatch, name):
     monkeypatch.setattr(families, "FAMILIES", interchange.FAMILIES)
-    with pytest.raises(ValueError, match=f"'{name}' is not known; valid: .*'EDM2UNet'$"):
+    with pytest.raises(ValueError, match=f"'{name}' is not known. Valid: .*'EDM2UNet'$"):
         interchange.load(folder(tmp_path, config={"_class_name": name}))
     with pytest.raises(ValueError, match="did you mean 'FluxTransformer2DModel'"):
         families.find("FluxTransfomer2DModel")

@@ -131,7 +131,7 @@ def test_a_prompt_is_continued_block_after_block(tmp_path):
 def test_another_config_or_another_tensor_is_refused(tmp_path):
     with pytest.raises(Refusal, match=r"alibi"):
         language_tables.load(folder(tmp_path, "llada", alibi=True))
-    with pytest.raises(Refusal, match=r"mask_token_id = 11; valid: an id, 0 \.\. 10"):
+    with pytest.raises(Refusal, match=r"mask_token_id = 11. Valid: an id, 0 \.\. 10"):
         language_tables.load(folder(tmp_path, "llada", mask_token_id=SIZE))
     with pytest.raises(Refusal, match=r"'LlamaForCausalLM', and not of LLaDAModelLM or DreamModel"):
         language_tables.load(folder(tmp_path, "llada", architectures=["LlamaForCausalLM"]))

@@ -173,7 +173,7 @@ def test_cudnn(arrays):
 
 def test_bad_arguments():
     x = jnp.zeros((1, 2, 1, 8))
-    with pytest.raises(ValueError, match=r"'matmull'.*valid: 'auto', 'matmul', 'xla', 'cudnn'.*mean 'matmul'"):
+    with pytest.raises(ValueError, match=r"'matmull'.*Valid: 'auto', 'matmul', 'xla', 'cudnn'.*mean 'matmul'"):
         attention(x, x, x, "matmull")
     with pytest.raises(ValueError, match=r"k \(1, 2, 2, 4\)"):
         attention(x, x.reshape(1, 2, 2, 4), x)

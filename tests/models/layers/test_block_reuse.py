@@ -171,7 +171,7 @@ def test_deep_features_stand_in_for_what_is_deeper_than_their_branch(name, branc
 def test_a_branch_that_is_not_there_is_refused():
     module, entries, _ = UNETS["unet"]
     params, inputs = _made(module, entries)
-    with pytest.raises(ValueError, match=r"branch=4.*valid are 0 .. 3"):
+    with pytest.raises(ValueError, match=r"branch=4.*Valid: 0 .. 3"):
         module.apply({"params": params}, *inputs, branch=4)
     with pytest.raises(ValueError, match="pass branch"):
         module.apply({"params": params}, *inputs, deep=jnp.zeros(1))

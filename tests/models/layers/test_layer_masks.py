@@ -225,7 +225,7 @@ def test_bad_masks_are_refused_by_name(network):
             model.apply(variables, x, t, {"label": labels, **mask})
     with pytest.raises(ValueError, match="condition is None"):
         model.apply(variables, x, t, {"skip": CLOSED["skip"]})
-    with pytest.raises(ValueError, match=r"layer 3 does not exist: valid are 0 \.\. 2"):
+    with pytest.raises(ValueError, match=r"layer 3 does not exist. Valid: 0 \.\. 2"):
         layer_masks.mask(B, L, (0, 3))
     unconditional = DiT(**{**SMALL, "num_classes": 0, "depth": L})
     shapes = jax.eval_shape(unconditional.init, jax.random.key(0), x, t, {"skip": CLOSED["skip"]})

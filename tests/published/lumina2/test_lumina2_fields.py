@@ -32,7 +32,7 @@ def test_the_width_of_the_mlp_is_rounded_up_to_a_multiple():
     [
         ({"out_channels": 8}, "out_channels = 8 is not supported; supported: 16"),
         ({"patch_size": 4}, "patch_size = 4 is not supported; supported: 2"),
-        ({"num_layers": -1}, "num_layers = -1; valid"),
+        ({"num_layers": -1}, "num_layers = -1. Valid"),
         ({"unheard": 1}, "sets unheard = 1, which this version does not know"),
     ],
 )
