@@ -234,25 +234,13 @@ class Job(NamedTuple):
                 f"cache = {request.cache}: its blocks do not run the self-attention that holds the states of the "
                 "reference. Leave out the cache or the reference"
             )
-        image_shapes = tuple(image.shape for image in images)
-        how = (
-            request.tile,
-            mark,
-            request.cache,
-            request.merge,
-            places.key,
-            request.reference is not None,
-            image_shapes,
-            request.kept_noise,
-        )
-        key = (request.sampler, usual.steps, first, request.resamplings, noised, guided, size, frames, *how)
         course = Course(
             size,
             trajectory,
             noised,
             guided,
             request.tile,
-            key,
+            request.functions,
             mark,
             cache,
             request.merge,
@@ -304,7 +292,7 @@ class Job(NamedTuple):
         images = [image.shape[1:3] for image in self.images]
         check = lambda *_: check_memory(model, self.course, batch, *both, attached, reference, images)
         names = tuple(one.control.attachment for one in self.controls)
-        program(model, self.course, ("memory", batch, names), check)
+        program(model, self.course, ("memory", batch, names, reference, *images), check)
         return both
 
     def scale(self, model: TextToImage) -> Array:

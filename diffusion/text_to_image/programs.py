@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from diffusion import caching, editing, flow_maps, samplers, sampling, timesteps
@@ -73,7 +74,7 @@ class Course(NamedTuple):
         noised: whether the trajectory starts at a noised picture.
         guided: whether two branches are evaluated.
         tile: side of the autoencoder's tiles in pixels, or 0.
-        key: a value that two courses share if their programs are equal.
+        settings: the settings of the request that choose functions, such as the sampler's name: `Request.functions`.
         watermark: the watermark in the noise or the pictures, or None.
         cache: the cache of the denoiser's blocks; None runs all of them.
         merge: share of the tokens that self-attention sees merged.
@@ -87,13 +88,24 @@ class Course(NamedTuple):
     noised: bool
     guided: bool
     tile: int
-    key: tuple
+    settings: tuple
     watermark: Watermark | None = None
     cache: caching.Cache | None = None
     merge: float = 0.0
     places: Places = NOWHERE
     frames: int = 0
     one_noise: bool = False
+
+    @property
+    def key(self) -> tuple:
+        """A value that two courses of a model share if their programs are equal: every field, with arrays as bytes.
+
+        `settings` stands for the functions of the sampler and of the cache.
+        """
+        plan = tuple(np.asarray(part).tobytes() for part in self.trajectory.plan)
+        times = self.trajectory.network_times
+        trajectory = (self.trajectory.start, plan, None if times is None else np.asarray(times).tobytes())
+        return tuple(self._replace(trajectory=trajectory, cache=None, places=self.places.key))
 
     def latents(self, model: Any) -> tuple[int, ...]:
         """The shape of the latents of one example of a model."""

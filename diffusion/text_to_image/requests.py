@@ -41,6 +41,11 @@ WORDS = 16
 KEPT_NOISE = ("fresh", "one")
 IMAGES = 16  # images that a denoiser sees beside the noise
 MOVING = "ddim"  # the default where a guidance moves x_t; published methods take it
+VALUES = frozenset({  # settings that a program receives as arrays, or that a field of its `programs.Course` holds
+    "prompts", "negative", "guidance", "late_guidance", "image_guidance", "seeds", "batch_size", "windows", "emphasis",
+    "image", "images", "mask", "margins", "strength", "steps", "height", "width", "frames", "watermark", "controls",
+    "regions", "words", "attention", "reference",
+})  # fmt: skip
 STRENGTH = schema.Valid("a number above 0 and at most 1", lambda value: type(value) in (int, float) and 0 < value <= 1)
 
 
@@ -290,6 +295,11 @@ class Request:
         """N prompts and N seeds."""
         repeated = lambda values: list(values) * (self.number // len(values))
         return repeated(self.prompts), repeated(self.seeds)
+
+    @property
+    def functions(self) -> tuple:
+        """The settings that choose functions; a program is compiled for each. The others are `VALUES`."""
+        return tuple(getattr(self, name) for name in settings(Request) if name not in VALUES)
 
     @property
     def keeps(self) -> bool:

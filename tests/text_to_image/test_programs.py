@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import editing, guidance, samplers, text_to_image
+from diffusion import editing, guidance, samplers, text_to_image, watermarks
 from diffusion.adapters import lora, lora_files
 from diffusion.data.transforms import to_uint8
 from diffusion.io import limits
@@ -28,6 +28,7 @@ from diffusion.text_to_image import (
     pipelines,
     programs,
     prompt_conditions,
+    requests,
     timed_loras,
 )
 from diffusion.text_to_image.jobs import Job
@@ -115,6 +116,49 @@ def test_the_text_is_encoded_once_both_branches_are_one_batch_and_the_trajectory
     assert pairs == model.denoiser.traced and len(pairs) == 2  # one of them to count its memory
     text_to_image.generate(model, "a cat", negative="bad", steps=6, seeds=range(4), batch_size=2, sampler="ddim")
     assert len(model.denoiser.traced) == 2
+
+
+def test_every_setting_of_a_request_chooses_a_function_or_is_declared_a_value(model, tmp_path):
+    """A setting that is neither would let two requests share a program that only one of them described."""
+    mask = np.arange(64).reshape(8, 8) % 5 == 0
+    image = np.full((8, 8, 3), 160, np.uint8)
+    request = Request.make("a cat", guidance=2.0, steps=4, sampler="ddim", image=image, mask=mask)
+    watermarks.make(tmp_path / "mark.json", "spread_spectrum", bits=4, low=2, high=16)
+    functions = {
+        "sampler": "ddpm", "resamplings": 2, "kept_noise": "one", "tile": 8, "cache": '{"name": "first_block"}',
+        "merge": 0.25,
+    }  # fmt: skip
+    assert functions.keys() ^ requests.VALUES == requests.settings(Request).keys()
+    for name, value in functions.items():
+        assert dataclasses.replace(request, **{name: value}).functions != request.functions, name
+    key = lambda **changes: Job.prepare(model, dataclasses.replace(request, **changes)).course.key
+    held = {
+        "guidance": 1.0, "steps": 3, "strength": 0.5, "margins": (8, 0, 0, 0), "regions": ("a dog:0,0,0.5,1",),
+        "watermark": str(tmp_path / "mark.json"),
+    }  # fmt: skip
+    assert len({key(), *(key(**{name: value}) for name, value in held.items())}) == len(held) + 1
+    arrays = {
+        "prompts": ("a dog", "two"), "negative": "bad", "guidance": 3.0, "seeds": (5, 6), "batch_size": 2,
+        "windows": True, "emphasis": "scale", "image": image + 1, "mask": ~mask, "reference": image,
+    }  # fmt: skip
+    assert {key(**{name: value}) for name, value in arrays.items()} == {key()}
+
+
+def test_every_field_of_a_course_is_in_its_key(model):
+    """But the cache, a function that the settings and the plan determine."""
+    course = Job.prepare(model, Request.make("a cat", steps=4, sampler="ddim")).course
+    plan = course.trajectory.plan
+    changes = [
+        {"size": (8, 16)}, {"noised": True}, {"guided": not course.guided}, {"tile": 8}, {"settings": ("ddpm",)},
+        {"watermark": object()}, {"merge": 0.5}, {"places": Places(boxes=(None,))}, {"frames": 3}, {"one_noise": True},
+        {"trajectory": course.trajectory._replace(start=2.0)},
+    ]  # fmt: skip
+    assert {name for change in changes for name in change} == set(course._fields) - {"cache"}
+    plans = [plan._replace(**{part: np.logical_not(getattr(plan, part))}) for part in plan._fields]
+    trajectories = [{"plan": plan} for plan in plans] + [{"network_times": np.ones((1, 2))}]
+    changes += [{"trajectory": course.trajectory._replace(**change)} for change in trajectories]
+    keys = {course._replace(**change).key for change in changes}
+    assert len(keys | {course.key}) == len(changes) + 1
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 5, 8])
