@@ -78,11 +78,14 @@ def of_objective(name):
     return trained(loss)
 
 
-def of_member(name):
-    """Of an objective of few steps, whose step decides nothing of what it draws."""
-    return trained(
-        lambda keys, rows, number: few_step_cases.run(name, few_step_cases.batch_of(len(rows)), keys=keys, step=number)
-    )
+def of_member(name, objective=None):
+    """Of an objective of few steps, the list's by default, whose step decides nothing of what it draws."""
+
+    def loss(keys, rows, number):
+        batch = few_step_cases.batch_of(len(rows))
+        few_step_cases.run(name, batch, keys=keys, step=number, objective=objective)
+
+    return trained(loss)
 
 
 def of_target(objective):
@@ -243,6 +246,7 @@ UNIFORM = timesteps.uniform_density(FLOW)
 DRAWING = {
     **{f"objective {name}": of_objective(name) for name in objective_cases.OBJECTIVES},
     **{f"objective {name}": of_member(name) for name in few_step_cases.MEMBERS},
+    "objective drifting": of_member("drifting", objectives.drifting(V, 0.5, 2)),  # the list's has blocks of six
     **{f"sampler {name}": of_sampler(name) for name in conformance.STOCHASTIC},
     "samples of a run": of_run,
     "text to image": of_job(),

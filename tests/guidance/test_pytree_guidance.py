@@ -21,15 +21,16 @@ T = jnp.array([0.1, 0.4, 0.9])
 # The norms and angles of these are over the whole of an example, all of its leaves; the others act on each number.
 OF_THE_WHOLE = {
     "rescaled", "renormalised", "zero_star", "adaptive_projected", "adaptive_projected(momentum)", "dynamic_threshold",
-    "classifier", "posterior_sampling", "pseudoinverse", "windows",
+    "classifier", "posterior_sampling", "pseudoinverse", "proximal", "windows",
 }  # fmt: skip
+MASKED = {"pseudoinverse": guidance.pseudoinverse, "proximal": guidance.proximal}  # with an operator of their own
 WITH_REAL = {
     "rescaled": lambda d, s, w, real: guidance.rescaled(conformance._each(d), s, w, 0.7, real=real),
     "dynamic_threshold": lambda d, s, w, real: guidance.dynamic_threshold(d[0], s, 0.9, real=real),
 }
 # (A classifier, a likelihood and an operator are the user's own, and read what they do of x.)
 ON_VECTORS = [name for name in conformance.GUIDANCES if name != "windows"]
-PADDED = [name for name in conformance.GUIDANCES if name not in ("classifier", "pseudoinverse", "windows")]
+PADDED = [name for name in conformance.GUIDANCES if name not in {"classifier", "windows", *MASKED}]
 
 
 def _denoisers(schedule, real=None):
@@ -57,9 +58,9 @@ def _joint():
 def test_leaves_with_a_schedule_each(name):
     """Each leaf is guided as it is alone, where the guidance acts on each number; x_t is kept by all of them."""
     case = conformance.GUIDANCES[name]
-    if name == "pseudoinverse":
+    if name in MASKED:
         mask = guidance.measurements.masked(jnp.array([True, False, False, True]))
-        guided = guidance.pseudoinverse(_denoisers(_joint())[0], _joint(), mask, jnp.ones(4), 0.0, scale=0.5)
+        guided = MASKED[name](_denoisers(_joint())[0], _joint(), mask, jnp.ones(4), 0.0, scale=0.5)
     else:
         guided = case.make(_denoisers(_joint()), _joint(), case.strong)
     at = jnp.broadcast_to(T[:, None], X.shape)

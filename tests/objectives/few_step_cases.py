@@ -162,12 +162,12 @@ def batch_of(size, shape=(3,)):
 OBJECTIVES = {name: member.make() for name, member in MEMBERS.items()}
 
 
-def run(name, batch, parameters=None, step=3, dtype=jnp.float32, keys=None, players=None):
+def run(name, batch, parameters=None, step=3, dtype=jnp.float32, keys=None, players=None, objective=None):
     member = MEMBERS[name]
     keys = jax.random.split(jax.random.key(0), len(batch["x"])) if keys is None else keys
     if players is None:
         players = networks(member, parameters or parameters_of(member), dtype)
-    return OBJECTIVES[name](players, member.schedule, keys, batch, step)
+    return (objective or OBJECTIVES[name])(players, member.schedule, keys, batch, step)
 
 
 def coefficients(schedule, t):
