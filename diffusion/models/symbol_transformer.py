@@ -30,7 +30,7 @@ from diffusion.models.layers.condition_embedding import ConditionEmbedding
 from diffusion.models.layers.key_value_memory import KeyValueMemory
 from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
 from diffusion.models.layers.stacks import Layered, Stack
-from diffusion.models.sequence_transformer import line_angles
+from diffusion.models.sequence_transformer import line_angles, line_positions
 
 PRESETS = {
     "tiny": {"width": 512, "depth": 8, "heads": 8, "condition_width": 128},
@@ -89,7 +89,7 @@ class SymbolTransformer(Layered, Backbone):
 
     Attributes:
         size: number K of symbols, the mask among them.
-        width: number of features of a token; 4 `heads` divides it.
+        width: number of features of a token, even; `heads` divides it, and with rotary positions 4 `heads`.
         depth: number of blocks.
         heads: number of attention heads.
         length: greatest number L of positions; 0 for any.
@@ -108,6 +108,8 @@ class SymbolTransformer(Layered, Backbone):
             blocks before have no time.
         hollow: whether a position's output is of the other positions alone: one evaluation for each position, in which
             it has every symbol equally.
+        positions: "rope" (rotary, in every attention: distances alone count, as in text) or "sincos" (fixed, added to
+            the symbols: where a symbol is counts, as in pictures).
 
     References: Lou et al. 2024, "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution"; Sahoo
     et al. 2024, "Simple and Effective Masked Diffusion Language Models": the network of both, by their code; Ou et al.
@@ -132,16 +134,24 @@ class SymbolTransformer(Layered, Backbone):
     unroll: int = 0
     causal: int = 0
     hollow: bool = False
+    positions: str = "rope"
     takes_symbols = True
     ranks = (1,)
     positive = ("width", "depth", "heads", "mlp_ratio")
-    choices = Backbone.choices | {"clock": ("time", "none"), "norm": BLOCK_NORMS, "mlp": MLPS}
+    choices = Backbone.choices | {
+        "clock": ("time", "none"),
+        "positions": ("rope", "sincos"),
+        "norm": BLOCK_NORMS,
+        "mlp": MLPS,
+    }
 
     def check_fields(self) -> None:
         network_checks.classes(self)
         if self.size < 2:
             raise ValueError(f"size={self.size}: a network needs at least 2 symbols")
-        if self.width % (4 * self.heads):
+        if self.width % 2 or self.width % self.heads:
+            raise ValueError(f"width={self.width} must be even, and a multiple of heads={self.heads}")
+        if self.positions == "rope" and self.width % (4 * self.heads):
             raise ValueError(
                 f"width={self.width} must be a multiple of 4 heads = {4 * self.heads}, for rotary positions"
             )
@@ -214,8 +224,12 @@ class SymbolTransformer(Layered, Backbone):
         else:
             tokens = table.at[x].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
         tokens = layout.split(tokens.astype(self.dtype), "batch", "tokens", None)
-        angles = jnp.asarray(line_angles(memory.keys.shape[2] if memory else x.shape[1], self.width // self.heads))
-        angles = key_value_memory.following_angles(angles, x.shape[1], memory)
+        room, angles = memory.keys.shape[2] if memory else x.shape[1], None
+        here = lambda table: key_value_memory.following_positions(jnp.asarray(table), x.shape[1], memory)
+        if self.positions == "rope":
+            angles = here(line_angles(room, self.width // self.heads))
+        else:
+            tokens = tokens + here(line_positions(room, self.width)).astype(tokens.dtype)
         bias = key_value_memory.causal_bias(x.shape[1], self.causal, memory) if self.causal else None
         fields = (self.heads, self.mlp_ratio, self.norm, self.mlp, self.qk_norm, self.attention, self.dtype)
         arguments = (c, angles, bias, memory and memory[:2])
@@ -248,10 +262,12 @@ class SymbolTransformer(Layered, Backbone):
             raise ValueError(f"SymbolTransformer takes symbols [B, L]; got an array of shape {jnp.shape(x)}")
         if self.length and x.shape[1] > self.length:
             raise ValueError(f"this network takes at most length={self.length} positions; got {x.shape[1]}")
-        if not soft and not isinstance(x, Tracer) and x.size and not 0 <= np.min(x) <= np.max(x) < self.size:
+        if soft or isinstance(x, Tracer) or not x.size:
+            return soft
+        low, high = np.asarray(x).min(), np.asarray(x).max()  # of NumPy: jnp.min would be traced where the call is
+        if not 0 <= low <= high < self.size:
             raise ValueError(
-                f"the symbols run from {np.min(x)} to {np.max(x)}. Valid: 0 .. {self.size - 1}, because "
-                f"size={self.size}"
+                f"the symbols run from {low} to {high}. Valid: 0 .. {self.size - 1}, because size={self.size}"
             )
         return soft
 

@@ -328,7 +328,7 @@ class VideoDiT(Layered, Backbone):
         within = None if self.positions == "sincos" else jnp.asarray(rope_angles(rows, columns, head_size))
         room = frames if memory is None else memory.keys.shape[2]
         angles = jnp.asarray(line_angles(room, head_size))
-        return within, key_value_memory.following_angles(angles, frames, memory)
+        return within, key_value_memory.following_positions(angles, frames, memory)
 
     def _check_videos(self, x: jax.Array, t: jax.Array) -> None:
         check_example(self, x, "videos [B, F, H, W, C]", rank=5)

@@ -78,15 +78,17 @@ def test_samples_by_what_is_kept_are_those_by_all_positions(variables):
     assert part < 0.5 * whole, (part, whole)
 
 
-def test_what_is_kept_has_the_logits_of_all_positions_and_a_full_memory_has_none(variables):
-    read = jax.jit(lambda x, memory: key_value_memory.reading(NETWORK, variables, memory)(x, None, LABELS))
-    remember = jax.jit(lambda x, memory: symbol_memory.remembered(NETWORK, variables, x, LABELS, memory))
+@pytest.mark.parametrize("positions", ["rope", "sincos"])
+def test_what_is_kept_has_the_logits_of_all_positions_and_a_full_memory_has_none(variables, positions):
+    network = NETWORK.clone(positions=positions)
+    read = jax.jit(lambda x, memory: key_value_memory.reading(network, variables, memory)(x, None, LABELS))
+    remember = jax.jit(lambda x, memory: symbol_memory.remembered(network, variables, x, LABELS, memory))
     memory, rows = symbol_memory.empty(NETWORK, *X.shape), []
     for first in range(0, LENGTH, BLOCK):
         x = X[:, first : first + BLOCK]
         rows.append(read(x, memory))
         memory = remember(x, memory)
-    expected = jax.jit(NETWORK.apply)(variables, X, None, LABELS)
+    expected = jax.jit(network.apply)(variables, X, None, LABELS)
     np.testing.assert_allclose(np.concatenate(rows, 1), expected, rtol=1e-4, atol=1e-4)
     assert np.abs(expected).max() > 1 and int(memory.length) == LENGTH
     assert np.isnan(read(X[:, :BLOCK], memory)).all()

@@ -196,6 +196,22 @@ def test_all_positions_see_all_others_and_examples_do_not_see_each_other(kind):
         np.testing.assert_array_equal(other[1], output[1])
 
 
+def test_sincos_positions_are_added_to_the_symbols():
+    """Equal symbols differ by where they are; position 0 adds zeros and ones, sin 0 and cos 0."""
+    params, _ = made("nothing")
+    apply = jax.jit(lambda p, x, positions: network_of("nothing", positions=positions).apply({"params": p}, x),
+                    static_argnums=2)  # fmt: skip
+    equal = np.full((1, LENGTH), 3)
+    rotary, added = (np.asarray(apply(params, equal, positions))[0] for positions in ("rope", "sincos"))
+    np.testing.assert_allclose(rotary, np.broadcast_to(rotary[:1], rotary.shape), rtol=1e-4, atol=1e-4)
+    assert min(np.abs(added[i] - added[j]).max() for i in range(LENGTH) for j in range(i)) > 1e-2
+    states = lambda p, positions: network_of("nothing", positions=positions, tied=False).apply(
+        {"params": p | {"final": {"kernel": params["table"].T, "bias": jnp.zeros(SIZE)}}}, equal[:, :1]
+    )
+    shifted = params | {"table": params["table"] + np.repeat([0.0, 1.0], WIDTH // 2)}
+    np.testing.assert_allclose(states(params, "sincos"), states(shifted, "rope"), rtol=1e-5, atol=1e-5)
+
+
 @every
 def test_bfloat16_is_close(kind):
     params, apply = made(kind)
@@ -214,6 +230,13 @@ def test_features_stand_beside_the_output():
     scaled *= params["final_norm"]["scale"] / np.sqrt((scaled**2).mean(-1, keepdims=True) + 1e-5)
     np.testing.assert_allclose(scaled @ params["table"].T, output, rtol=1e-4, atol=1e-4)
     assert np.abs(first - second).max() > 1e-2
+
+
+def test_known_symbols_are_checked_where_a_call_is_traced():
+    x, beyond = jnp.zeros((1, LENGTH), jnp.int32), jnp.full((1, LENGTH), SIZE)
+    jax.eval_shape(lambda: network_of("nothing").init(jax.random.key(0), x))
+    with pytest.raises(ValueError, match=r"the symbols run from 7 to 7\. Valid: 0 \.\. 6, because size=7"):
+        jax.eval_shape(lambda: network_of("nothing").init(jax.random.key(0), beyond))
 
 
 def test_a_symbol_out_of_range_is_no_other_symbol():
@@ -236,7 +259,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_compiled():
         start(x[0], t)
     with pytest.raises(ValueError, match="this network takes at most length=5 positions; got 10"):
         start(np.tile(x, 2), t)
-    with pytest.raises(ValueError, match=r"symbols run from 0 to 7\. Valid: 0 \.\. 6, because size=7"):
+    with pytest.raises(ValueError, match=r"symbols run from 7 to 7\. Valid: 0 \.\. 6, because size=7"):
         start(x + (x == 6), t)
     with pytest.raises(ValueError, match=r"t \[B\] = \(2,\)"):
         start(x, t[:1])

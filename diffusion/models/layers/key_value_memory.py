@@ -1,6 +1,6 @@
 """Keys and values of a causal attention that a network keeps of what came before, along one axis."""
 
-__all__ = ["KeyValueMemory", "causal_bias", "empty", "extended", "following_angles", "reading"]
+__all__ = ["KeyValueMemory", "causal_bias", "empty", "extended", "following_positions", "reading"]
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -71,7 +71,7 @@ def extended(network: Any, memory: KeyValueMemory, shown: Any, attention: str, l
 
     Raises:
         ValueError: for a length that is no multiple, or more than there is room for at all. Where the memory is full
-            already, what the network makes is NaN, by `following_angles`.
+            already, what the network makes is NaN, by `following_positions`.
     """
     room = memory.keys.shape[2]
     if length % network.causal or length > room:
@@ -87,18 +87,18 @@ def extended(network: Any, memory: KeyValueMemory, shown: Any, attention: str, l
     return KeyValueMemory(keys, values, memory.length + length)
 
 
-def following_angles(angles: Array, length: int, memory: KeyValueMemory | None) -> Array:
-    """The rotary angles of what follows a memory, NaN where it has no room left.
+def following_positions(table: Array, length: int, memory: KeyValueMemory | None) -> Array:
+    """The rows of a table of positions, such as rotary angles, for what follows a memory; NaN where it has no room.
 
     Args:
-        angles: `[M, 2, D / 4]` of all frames or positions for which the memory has room; of the call without one.
+        table: `[M, ...]` for all frames or positions for which the memory has room; of the call without one.
         length: frames or positions of a call.
         memory: memory of M frames or positions; None for none.
 
     Returns:
-        `[length, 2, D / 4]`.
+        `[length, ...]`.
     """
-    return angles if memory is None else jnp.take(angles, memory.length + jnp.arange(length), axis=0, mode="fill")
+    return table if memory is None else jnp.take(table, memory.length + jnp.arange(length), axis=0, mode="fill")
 
 
 def causal_bias(length: int, chunk: int, memory: KeyValueMemory | None = None) -> Array:
