@@ -40,8 +40,8 @@ from diffusion.experiments.run_folder import workdir
 MASK = len(prose.SYMBOLS)  # the last symbol
 SIZE = MASK + 1
 PROCESS = discrete.absorbing(discrete.linear(), SIZE)
-Loss = Callable[[Any, jax.Array, jax.Array], jax.Array]
-"""(params, key, x0 int `[B, L]`) -> nats a character, `[B]`."""
+Loss = Callable[[Any, jax.Array, Any], jax.Array]
+"""(params, key, batch, such as x0 int `[B, L]`) -> nats a symbol, `[B]`."""
 
 
 class Estimate(NamedTuple):
@@ -87,44 +87,63 @@ def keys_and_times(key: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
     return jax.random.split(noise_key, number), t
 
 
-def train(network: nn.Module, loss: Loss, text: np.ndarray, steps: int, batch: int, length: int, seed: int) -> Any:
-    """Parameters after some steps of AdamW on a loss in nats a character; prints the loss ten times."""
+def initial(network: nn.Module, length: int, seed: int) -> Any:
+    """The initial parameters of a network of texts."""
+    return network.init(jax.random.key(seed), jnp.zeros((1, length), jnp.int32), jnp.ones(1))["params"]
+
+
+def train(params: Any, loss: Loss, draw: Callable[[np.random.Generator], Any], steps: int, seed: int) -> Any:
+    """Parameters after some steps of AdamW on a loss in nats a symbol; prints the loss ten times.
+
+    Args:
+        params: the initial parameters.
+        loss: the loss.
+        draw: (rng) -> a batch of the loss.
+        steps: number of steps.
+        seed: seed of the batches and the noise.
+    """
     optimizer = optax.adamw(optax.warmup_cosine_decay_schedule(0.0, 2e-3, steps // 20 + 1, steps + 1), 0.9, 0.98)
-    t = jnp.ones(1)
-    params = network.init(jax.random.key(seed), jnp.zeros((1, length), jnp.int32), t)["params"]
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(params: Any, state: Any, key: jax.Array, x0: jax.Array) -> tuple[Any, Any, jax.Array]:
-        value, gradient = jax.value_and_grad(lambda params: loss(params, key, x0).mean())(params)
+    def step(params: Any, state: Any, key: jax.Array, batch: Any) -> tuple[Any, Any, jax.Array]:
+        value, gradient = jax.value_and_grad(lambda params: loss(params, key, batch).mean())(params)
         updates, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, updates), state, value
 
     state, rng, begin = optimizer.init(params), np.random.default_rng(seed), time.monotonic()
     for i in range(steps):
-        starts = rng.integers(0, len(text) - length + 1, batch)
-        x0 = jnp.asarray(text[starts[:, None] + np.arange(length)], jnp.int32)
-        params, state, value = step(params, state, jax.random.fold_in(jax.random.key(seed + 1), i), x0)
+        params, state, value = step(params, state, jax.random.fold_in(jax.random.key(seed + 1), i), draw(rng))
         if (i + 1) % max(steps // 10, 1) == 0:
-            bits = float(value) / math.log(2)
-            print(f"step {i + 1}: {bits:.3f} bits a character, {time.monotonic() - begin:.0f} s", flush=True)
+            print(f"step {i + 1}: {float(value) / math.log(2):.3f} bits, {time.monotonic() - begin:.0f} s", flush=True)
     return params
 
 
-def held_out_bits(loss: Loss, params: Any, text: np.ndarray, length: int, times: int) -> Estimate:
-    """The mean of a bound on windows of a text, each at a number of times that are spread evenly.
+def windows_of(text: np.ndarray, batch: int, length: int) -> Callable[[np.random.Generator], jax.Array]:
+    """(rng) -> int32 `[batch, length]`, windows of a text."""
+
+    def draw(rng: np.random.Generator) -> jax.Array:
+        starts = rng.integers(0, len(text) - length + 1, batch)
+        return jnp.asarray(text[starts[:, None] + np.arange(length)], jnp.int32)
+
+    return draw
+
+
+def mean_bits(loss: Loss, params: Any, rows: Any, times: int) -> Estimate:
+    """The mean of a bound on rows, each at a number of times that are spread evenly.
 
     Args:
-        loss: the bound in nats a character, of copies of a window that share one key.
+        loss: the bound in nats a symbol, of copies of a row, each with its own time.
         params: the network's parameters.
-        text: int8 `[N]` symbols; windows do not overlap.
-        length: characters of a window.
-        times: how many times each window is masked, at least 1.
+        rows: a pytree of arrays `[N, ...]`, a batch of the loss.
+        times: how many times each row is noised, at least 1.
     """
-    windows = jnp.asarray(text[: len(text) // length * length].reshape(-1, length), jnp.int32)
-    one = jax.jit(lambda key, window: loss(params, key, jnp.tile(window, (times, 1))).mean())
-    keys = jax.random.split(jax.random.key(0), len(windows))
-    bits = np.array([one(key, window) for key, window in zip(keys, windows)]) / math.log(2)
-    return Estimate(float(bits.mean()), float(bits.std(ddof=1) / math.sqrt(len(bits))))
+    copies = lambda leaf: jnp.broadcast_to(leaf, (times, *leaf.shape))
+    one = jax.jit(lambda key, row: loss(params, key, jax.tree.map(copies, row)).mean())
+    rows = jax.tree.map(jnp.asarray, rows)
+    number = len(jax.tree.leaves(rows)[0])
+    keys = jax.random.split(jax.random.key(0), number)
+    bits = np.array([one(keys[i], jax.tree.map(lambda leaf, i=i: leaf[i], rows)) for i in range(number)]) / math.log(2)
+    return Estimate(float(bits.mean()), float(bits.std(ddof=1) / math.sqrt(number)))
 
 
 def xz_bits(text: np.ndarray) -> float:
@@ -159,10 +178,13 @@ def main(argv: list[str]) -> None:
     print(f"{len(data.train):,} characters to train on, {len(data.held_out):,} held out, of {data.versions}")
     network = network_of(values.width, values.depth)
     masked_loss = functools.partial(loss, network)
-    params = train(network, masked_loss, data.train, values.steps, values.batch, values.length, values.seed)
+    windows = windows_of(data.train, values.batch, values.length)
+    params = initial(network, values.length, values.seed)
+    params = train(params, masked_loss, windows, values.steps, values.seed)
 
     held_out = data.held_out[: values.windows * values.length]
-    bits = held_out_bits(masked_loss, params, held_out, values.length, values.times)
+    held_out = held_out[: len(held_out) // values.length * values.length]
+    bits = mean_bits(masked_loss, params, held_out.reshape(-1, values.length).astype(np.int32), values.times)
     counts = np.bincount(data.train, minlength=SIZE - 1) / len(data.train)
     print(f"held out: at most {bits.bits:.3f} +- {bits.error:.3f} bits a character (masked bound in continuous time, "
           f"{len(held_out) // values.length} windows of {values.length}, {values.times} times each)")  # fmt: skip

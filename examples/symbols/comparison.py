@@ -24,44 +24,23 @@ if __name__ == "__main__":  # before the imports that take seconds
     command_line.begin()
 
 import pathlib
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
 from diffusion.data import english_prose as prose
 from diffusion.experiments.evaluation import plots, report
 from diffusion.experiments.run_folder import workdir
-from diffusion.io import safetensors_files
 from diffusion.metrics import ngrams
-from examples.symbols import character_runs, characters, text_models
+from examples.symbols import character_runs, characters, kept_weights, text_models
 
 LETTERS = text_models.LETTERS
 LONGEST = (4, 5, 6, 7, 8, 9)  # lengths of runs to choose from
 LINE = "the function returns an array of the ______ ____ as the _____ of the matrix"
 SHOWN = 2  # samples of each model on the page
 TITLE = "Characters of prose: diffusion beside other models"
-
-
-def trained(name: str, model: text_models.TextModel, text: np.ndarray, out: pathlib.Path) -> tuple[Any, float]:
-    """The parameters of a model and the minutes of its training, from its file in `out` or trained now."""
-    path = out / f"{name}.safetensors"
-    if path.exists():
-        flat = safetensors_files.load(path)
-        minutes = float(safetensors_files.header(path).metadata["minutes"])
-        return traverse_util.unflatten_dict({key: jnp.asarray(one) for key, one in flat.items()}, "."), minutes
-    values, begin = flags.FLAGS, time.monotonic()
-    print(f"{name}:", flush=True)
-    params = characters.train(model.network, model.loss, text, values.steps, values.batch, values.length, seed=0)
-    minutes = (time.monotonic() - begin) / 60
-    flat = {key: np.asarray(one) for key, one in traverse_util.flatten_dict(params, sep=".").items()}
-    shapes = {key: one.shape for key, one in flat.items()}
-    safetensors_files.write(path, shapes, "float32", iter(flat.items()), {"minutes": f"{minutes:.1f}"})
-    return params, minutes
 
 
 def chosen_runs(text: np.ndarray) -> tuple[list[character_runs.Counts], int]:
@@ -118,9 +97,12 @@ def measured(out: pathlib.Path) -> dict[str, Any]:
     samples = {"training text": {"": quality(part[rng.permutation(len(part))[: values.number]], real, words, counts)}}
     texts, filled = {}, {}
     keys = jax.random.split(jax.random.key(2), values.number)
+    windows_of = characters.windows_of(data.train, values.batch, length)
     for name, model in text_models.all_models(values.width, values.depth).items():
-        params, minutes = trained(name, model, data.train, out)
-        estimate = characters.held_out_bits(model.bound, params, held_out, length, values.times)
+        first = characters.initial(model.network, length, seed=0)
+        learn = lambda first=first, model=model: characters.train(first, model.loss, windows_of, values.steps, seed=0)
+        params, minutes = kept_weights.trained(out / f"{name}.safetensors", learn)
+        estimate = characters.mean_bits(model.bound, params, windows.astype(np.int32), values.times)
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
         rows[name] = {"bits": estimate.bits, "error": estimate.error, "estimator": model.estimator,
                       "parameters": size, "minutes": minutes}  # fmt: skip

@@ -18,7 +18,8 @@ def test_the_estimate_of_a_network_without_knowledge_is_the_bits_of_equal_letter
     shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 8), jnp.int32))["params"]
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
     text = np.random.default_rng(0).integers(0, 27, 20 * 8).astype(np.int8)
-    found = characters.held_out_bits(functools.partial(characters.loss, network), params, text, length=8, times=64)
+    rows = text.reshape(-1, 8).astype(np.int32)
+    found = characters.mean_bits(functools.partial(characters.loss, network), params, rows, times=64)
     assert 0 < found.error < 0.2 and abs(found.bits - math.log2(27)) < 4 * found.error
 
 
@@ -28,8 +29,10 @@ def test_a_few_steps_learn_that_a_window_repeats_one_letter():
     text = np.repeat(np.array([1, 2], np.int8), 800)
     network = characters.network_of(32, 1)
     loss = functools.partial(characters.loss, network)
-    params = characters.train(network, loss, text, steps=200, batch=16, length=8, seed=0)
-    found = characters.held_out_bits(loss, params, np.concatenate([text[:80], text[-80:]]), length=8, times=8)
+    first = characters.initial(network, 8, seed=0)
+    params = characters.train(first, loss, characters.windows_of(text, 16, 8), steps=200, seed=0)
+    rows = np.concatenate([text[:80], text[-80:]]).reshape(-1, 8).astype(np.int32)
+    found = characters.mean_bits(loss, params, rows, times=8)
     assert 1 / 8 - 4 * found.error < found.bits < 0.4
     predict = characters.predictor(network, params)
     assert characters.infilled(predict, "b_____bb", jax.random.key(1)) == "bbbbbbbb"

@@ -1,0 +1,179 @@
+"""Compares symbols with Gaussian noise on one task: binary digits of a class, by networks of one size and cost.
+
+    python -m examples.symbols.binary_digits --out=runs/binary
+
+Scikit-learn's 8x8 digits are rounded to black and white. Writes report.md, report.json, digits.png and the trained
+weights; a second call goes on with the first model whose weights are missing.
+"""
+
+from absl import flags
+
+from diffusion.experiments import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("out", None, "folder of the report and the weights", required=True)
+    flags.DEFINE_integer("steps", 2500, "steps of training of each model", lower_bound=1)
+    flags.DEFINE_integer("batch", 64, "pictures of a step, a multiple of 32", lower_bound=32)
+    flags.DEFINE_integer("width", 64, "features of a pixel, a multiple of 16", lower_bound=16)
+    flags.DEFINE_integer("depth", 3, "layers", lower_bound=1)
+    flags.DEFINE_integer("number", 1000, "samples of each number of evaluations", lower_bound=20)
+    flags.DEFINE_integer("pictures", 360, "test digits whose bits are measured", lower_bound=2)
+    flags.DEFINE_list("evaluations", "16,64", "numbers of evaluations of a sample")
+    command_line.begin()
+
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.data import digits
+from diffusion.experiments.evaluation import plots, report
+from diffusion.experiments.run_folder import workdir
+from diffusion.metrics import classifier, frechet
+from examples.symbols import characters, digit_models, kept_weights
+
+SHOWN = 20  # samples of each model in the picture
+TITLE = "Binary digits: symbols beside Gaussian noise"
+
+
+class Split(NamedTuple):
+    """Pictures of one split.
+
+    Attributes:
+        x: int32 `[N, 64]` bits.
+        label: int32 `[N]` classes.
+    """
+
+    x: np.ndarray
+    label: np.ndarray
+
+
+def splits() -> dict[str, Split]:
+    """The digits of the splits "train", "validation" and "test"; a pixel is 1 from the middle grey value on."""
+    images, labels, names = digits.digits()
+    bits = (images.reshape(len(images), -1) >= 128).astype(np.int32)
+    return {name: Split(bits[names == name], labels[names == name].astype(np.int32)) for name in np.unique(names)}
+
+
+def pictures(bits: np.ndarray) -> np.ndarray:
+    """uint8 `[N, 8, 8, 1]` of bits `[N, 64]`."""
+    return (255 * bits).astype(np.uint8).reshape(-1, 8, 8, 1)
+
+
+class Judge:
+    """Figures of samples: a classifier of binary digits, its features, and the training pictures themselves."""
+
+    def __init__(self, train: Split, test: Split):
+        self.classifier = classifier.cached(pictures(train.x), train.label)
+        self.test = self._moments(test.x)
+        self.known = {row.tobytes() for row in train.x}
+
+    def _moments(self, bits: np.ndarray) -> frechet.Moments:
+        features = classifier.features(self.classifier, pictures(bits))
+        return frechet.update(frechet.init(features.shape[1]), features)
+
+    def figures(self, bits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """The distance to the test digits, the share recognised as their class, the share of training pictures."""
+        return {
+            "distance": frechet.frechet_distance(self._moments(bits), self.test),
+            "recognised": float(np.mean(classifier.predict(self.classifier, pictures(bits)) == labels)),
+            "copies": float(np.mean([row.tobytes() in self.known for row in bits])),
+        }
+
+
+def measured(out: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """All figures of the report, and the samples of each model at its greatest number of evaluations."""
+    values, data = flags.FLAGS, splits()
+    train, test = data["train"], data["test"]
+    judge = Judge(train, test)
+    labels = np.arange(values.number, dtype=np.int32) % digit_models.CLASSES
+    keys = jax.random.split(jax.random.key(2), values.number)
+    bits, shown = {}, {"real": test.x}
+    samples = {"real training digits": {"": judge.figures(train.x[: values.number], train.label[: values.number])},
+               "real test digits": {"": judge.figures(test.x, test.label)}}  # fmt: skip
+
+    def draw(rng: np.random.Generator) -> dict[str, jax.Array]:
+        chosen = rng.integers(0, len(train.x), values.batch)
+        return {"x": jnp.asarray(train.x[chosen]), "label": jnp.asarray(train.label[chosen])}
+
+    for name, model in digit_models.all_models(values.width, values.depth).items():
+        learn = lambda model=model: characters.train(model.initial(0), model.loss, draw, values.steps, seed=0)
+        params, minutes = kept_weights.trained(out / f"{name}.safetensors", learn)
+        some = {field: rows[: values.pictures] for field, rows in test._asdict().items()}
+        estimate = characters.mean_bits(model.bound, params, some, digit_models.TIMES)
+        bits[name] = {"bits": estimate.bits, "error": estimate.error, "estimator": model.estimator,
+                      "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)), "minutes": minutes}  # fmt: skip
+        samples[name] = {}
+        for steps in map(int, values.evaluations):
+            x = np.asarray(jax.jit(model.sample, static_argnums=3)(params, keys, labels, steps), np.int32)
+            samples[name][str(steps)] = judge.figures(x, labels)
+            shown[name] = x
+        print(f"{name}: {estimate.bits:.3f} +- {estimate.error:.3f} bits a pixel, {samples[name]}", flush=True)
+    fields = ("steps", "batch", "width", "depth", "number", "pictures")
+    protocol = {name: getattr(values, name) for name in fields} | report.software()
+    sizes = {name: len(split.x) for name, split in data.items()}
+    return report.plain({"bits": bits, "samples": samples, "protocol": protocol, "sizes": sizes}), shown
+
+
+def markdown(content: Mapping[str, Any]) -> str:
+    """The page."""
+    return "\n\n".join(_parts(content)) + "\n"
+
+
+def _parts(content: Mapping[str, Any]) -> Iterator[str]:
+    protocol, bits = content["protocol"], content["bits"]
+    yield f"# {TITLE}"
+    yield (
+        f"Scikit-learn's handwritten digits, 8x8, in black and white: {content['sizes']['train']:,} to train on, "
+        f"{content['sizes']['test']:,} to test on. Every model has {protocol['depth']} layers of width "
+        f"{protocol['width']}, reads the class and the time, and was trained for {protocol['steps']:,} steps on the "
+        f"same batches of {protocol['batch']}. The Gaussian model is a rectified flow of the numbers -1 and 1, whose "
+        "samples are rounded to the nearer one."
+    )
+    yield "![Samples of each model, below real digits](digits.png)"
+    yield "## Bits a pixel"
+    yield (
+        f"Upper bounds on {protocol['pictures']} test digits given their class, at {digit_models.TIMES} times each, "
+        "with the standard error over the digits. Each is a bound of its own, and may lie above the bits of its model."
+    )
+    yield report.table(
+        ("model", "bits a pixel", "estimator", "parameters", "minutes of training"),
+        [
+            (name, f"{row['bits']:.3f} ± {row['error']:.3f}", row["estimator"], f"{row['parameters']:,d}",
+             f"{row['minutes']:.0f}") for name, row in sorted(bits.items(), key=lambda item: item[1]["bits"])
+        ],
+    )  # fmt: skip
+    yield "## Samples"
+    yield (
+        f"{protocol['number']:,} samples each, a tenth of each class. Distance: Fréchet, in the features of a "
+        "classifier of binary digits, to the test digits. Recognised: share that the classifier takes for the "
+        "requested class. Copies: share that equals a training digit in every pixel."
+    )
+    yield report.table(
+        ("model", "evaluations", "distance", "recognised", "copies"),
+        [
+            (name, steps, f"{one['distance']:.2f}", f"{100 * one['recognised']:.1f} %", f"{100 * one['copies']:.1f} %")
+            for name, by_steps in content["samples"].items() for steps, one in by_steps.items()
+        ],
+    )  # fmt: skip
+    yield "## Protocol"
+    yield report.table(("commit", "device"), [[protocol["git_commit"], protocol["device"]]])
+    yield report.IN_FULL
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    out = pathlib.Path(flags.FLAGS.out)
+    out.mkdir(parents=True, exist_ok=True)
+    content, shown = measured(out)
+    rows = np.concatenate([pictures(x[:SHOWN]) for x in shown.values()])
+    plots.sample_grid(rows, np.repeat(np.arange(len(shown)), SHOWN), out / "digits.png", SHOWN, list(shown))
+    report.write(out, content, markdown(content))
+    print(f"{out}/report.md and digits.png")
+
+
+if __name__ == "__main__":
+    command_line.run(main, workdir.FAILURES)

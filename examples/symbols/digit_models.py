@@ -1,0 +1,130 @@
+"""The models of binary digits, of one size: bits under masks or random bits, -1 and 1 under Gaussian noise."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion import discrete, models, objectives, parameterizations, samplers, schedules, timesteps
+from examples.symbols import characters
+
+PIXELS, CLASSES = 64, 10
+TIMES = 32  # strata of the times of a batch, and times at which each picture is measured
+FIRST = 0.2  # time at which the Gaussian bound reads the bits: sigma / alpha is a quarter of a bit's distance to 0
+LINE = schedules.rectified_flow()
+VELOCITY = parameterizations.velocity(parameterizations.time(1000.0))
+
+
+class DigitModel(NamedTuple):
+    """A model of digits of a class.
+
+    Attributes:
+        initial: seed -> initial parameters.
+        loss: the loss that it is trained by, of batches {"x": int `[B, 64]` bits, "label": int `[B]`}.
+        bound: an upper bound on -log p in nats a pixel.
+        estimator: the kind of `bound`, in words.
+        sample: (params, keys `[B]`, labels `[B]`, steps) -> int `[B, 64]` bits, by as many evaluations as steps.
+    """
+
+    initial: Callable[[int], Any]
+    loss: characters.Loss
+    bound: characters.Loss
+    estimator: str
+    sample: Callable[[Any, jax.Array, jax.Array, int], jax.Array]
+
+
+def all_models(width: int, depth: int, heads: int = 4) -> dict[str, DigitModel]:
+    """The models of one width and depth, by their names."""
+    density = timesteps.uniform_density(LINE, TIMES)
+    masks, flips = discrete.absorbing(discrete.linear(), 3), discrete.uniform(discrete.linear(), 2)
+    context = discrete.from_context
+    masked = discrete.masked_diffusion(masks, density)
+    entropy = discrete.score_entropy(flips, density, context)
+    matching = discrete.discrete_flow_matching(flips, density, context)
+
+    def of_symbols(
+        process: discrete.Process,
+        reading: discrete.Reading,
+        loss: objectives.Objective,
+        bound: objectives.Objective,
+        sampler: discrete.SymbolSampler,
+        estimator: str,
+    ) -> DigitModel:
+        network = models.SymbolTransformer(process.size, width, depth, heads, num_classes=CLASSES, positions="sincos")
+        called = _called(network, 1000.0)
+
+        def sample(params: Any, keys: jax.Array, labels: jax.Array, steps: int) -> jax.Array:
+            first, keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+            predict = discrete.predictor(called(params), process, reading, labels)
+            plan = timesteps.plan(np.linspace(1, 0, steps + 1))
+            return discrete.sample(sampler, predict, process, discrete.prior(process, first, (PIXELS,)), plan, keys)
+
+        as_they_are = lambda bits: bits
+        losses = [_loss(called, objective, as_they_are) for objective in (loss, bound)]
+        return DigitModel(_initial(network, jnp.zeros((1, PIXELS), jnp.int32)), losses[0], losses[1], estimator, sample)
+
+    return {
+        "masked": of_symbols(masks, discrete.from_logits, masked, masked, discrete.ancestral(), "masked bound"),
+        "uniform": of_symbols(flips, context, entropy, entropy, discrete.ancestral(), "score entropy"),
+        "flow": of_symbols(flips, context, matching, entropy, discrete.flow(), "score entropy"),
+        "Gaussian": _gaussian(width, depth, heads),
+    }
+
+
+def _gaussian(width: int, depth: int, heads: int) -> DigitModel:
+    """Flow matching on the numbers -1 and 1, whose samples are rounded to the nearer one."""
+    network = models.SequenceTransformer(width, depth, heads, num_classes=CLASSES)
+    density = timesteps.uniform_density(LINE, TIMES, t_min=FIRST)
+    bits_decoder = objectives.decoders.levels(2)
+    bound = objectives.variational_bound(VELOCITY, density, FIRST, bits_decoder)
+    matching = objectives.flow_matching(timesteps.logit_normal(LINE, strata=TIMES), clock=VELOCITY.clock)
+
+    called = _called(network)
+
+    def sample(params: Any, keys: jax.Array, labels: jax.Array, steps: int) -> jax.Array:
+        first, keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        denoise = parameterizations.denoiser(called(params), LINE, VELOCITY, labels)
+        plan = timesteps.plan(timesteps.uniform(LINE, steps))
+        noise = samplers.prior(LINE, first, (PIXELS, 1))
+        x = samplers.sample(samplers.dpmpp_2m(), denoise, LINE, noise, plan, keys)
+        return (x[..., 0] > 0).astype(jnp.int32)
+
+    numbers = lambda bits: 2.0 * bits[..., None] - 1
+    losses = [_loss(called, objective, numbers) for objective in (matching, bound)]
+    in_nats = lambda *arguments: np.log(2) * losses[1](*arguments)  # the bound is in bits
+    return DigitModel(_initial(network, jnp.zeros((1, PIXELS, 1))), losses[0], in_nats, "variational bound", sample)
+
+
+def _initial(network: nn.Module, x: jax.Array) -> Callable[[int], Any]:
+    """seed -> the initial parameters of a network of such examples."""
+    return lambda seed: network.init(jax.random.key(seed), x, jnp.ones(1), jnp.zeros(1, jnp.int32))["params"]
+
+
+def _called(network: nn.Module, scale: float = 1.0) -> Callable[[Any], Callable[..., jax.Array]]:
+    """params -> the network (x, t, label) -> output, which receives the time by a scale."""
+
+    def called(params: Any) -> Callable[..., jax.Array]:
+        def call(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
+            output = network.apply({"params": params}, x, scale * t, label)
+            assert isinstance(output, jax.Array)
+            return output
+
+        return call
+
+    return called
+
+
+def _loss(
+    called: Callable[[Any], Callable], objective: objectives.Objective, world: Callable[[jax.Array], jax.Array]
+) -> characters.Loss:
+    """The losses of an objective on bits, in the world of its network."""
+
+    def loss(params: Any, key: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
+        number = len(batch["x"])
+        examples = {"x": world(batch["x"]), "condition": batch["label"], "index": jnp.arange(number)}
+        return objective({"model": called(params)}, LINE, jax.random.split(key, number), examples, 0)[0]
+
+    return loss
