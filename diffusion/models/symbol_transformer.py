@@ -197,9 +197,8 @@ class SymbolTransformer(Layered, Backbone):
         number = x.shape[1]
         contexts = jnp.where(jnp.eye(number, dtype=bool)[..., None], 1 / self.size, soft[:, None])  # [B, L, L, K]
         repeated = lambda leaf: jnp.repeat(jnp.asarray(leaf), number, 0) if jnp.ndim(leaf) else leaf
-        output = self._evaluated(
-            contexts.reshape(-1, number, self.size), *jax.tree.map(repeated, (t, condition)), None, None, False
-        )
+        t, condition = jax.tree.map(repeated, (t, condition))
+        output = self._evaluated(contexts.reshape(-1, number, self.size), t, condition, None, None, False)
         return jnp.moveaxis(jnp.diagonal(output.reshape(len(x), number, number, -1), 0, 1, 2), -1, 1)
 
     @nn.compact
