@@ -116,6 +116,7 @@ from diffusion.discrete.symbol_objectives import (
     score_entropy as score_entropy,
 )
 from diffusion.discrete.token_masks import TokenMasks as TokenMasks, token_masks as token_masks
+from diffusion.discrete.trained_masks import TrainedMasks as TrainedMasks, trained_masks as trained_masks
 from diffusion.discrete.truncation import nucleus as nucleus, tempered as tempered, top_k as top_k
 
 public.declare(__name__)

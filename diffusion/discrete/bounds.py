@@ -10,6 +10,7 @@ __all__ = [
     "noised",
     "score_entropy_at",
     "score_entropy_bound",
+    "token_masked_at",
     "token_masked_bound",
 ]
 
@@ -132,7 +133,11 @@ def token_masked_bound(predict: Predictor, process: TokenMasks, keys: Array, x0:
     The paper: Shi et al. 2024, "Simplified and Generalized Masked Diffusion for Discrete Data", its GenMD4 bound.
     """
     x_t = noised(process, keys, x0, t)
-    log_p = predict(x_t, t)
+    return token_masked_at(process, predict(x_t, t), x_t, x0, t)
+
+
+def token_masked_at(process: TokenMasks, log_p: Array, x_t: Array, x0: Array, t: Array) -> Array:
+    """The sum of `token_masked_bound` at x_t, whose mean it is: nats of each example, of log p(x_0 | x_t)."""
     rates = jnp.broadcast_to(process.unmasking_rates(t, log_p), log_p.shape)
     at_data = lambda values: jnp.take_along_axis(values, x0[..., None], -1)[..., 0]
     rate, log_x0 = at_data(rates), at_data(log_p)

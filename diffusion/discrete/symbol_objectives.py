@@ -6,7 +6,7 @@ losses over the data is at least the entropy of the data by the number of positi
 
 __all__ = ["block_diffusion", "discrete_flow_matching", "hybrid_bound", "in_nats", "masked_diffusion", "score_entropy"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from diffusion.discrete.token_masks import TokenMasks
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import split, times
-from diffusion.objectives.objective import Objective, Restores, Teacher
+from diffusion.objectives.objective import Head, Objective, Restores, Teacher
 from diffusion.objectives.objective_facts import Trained
 from diffusion.timesteps import Density
 
@@ -241,6 +241,7 @@ def in_nats(
     nats: Callable[..., Array],
     teacher: Teacher | None = None,
     hollow: bool = False,
+    heads: Mapping[str, Head] | None = None,
 ) -> Objective:
     """The objective of the nats of an example, which are divided by its positions.
 
@@ -251,6 +252,7 @@ def in_nats(
         nats: (networks, condition, keys `[B]`, x0 `[B, ...]`, t `[B]`, step) -> nats `[B]`.
         teacher: the use of a trained network.
         hollow: whether the network must say of each position what the others tell.
+        heads: what trains with the network.
     """
 
     @entry(symbols=True)
@@ -268,4 +270,4 @@ def in_nats(
         return importance * losses / x0[0].size, {"t": t}
 
     reads, network = Restores(process, reading), Trained(channels=1, hollow=hollow)
-    return Objective(loss, reads=reads, density=density, network=network, teacher=teacher)
+    return Objective(loss, reads=reads, density=density, network=network, heads=heads, teacher=teacher)

@@ -30,7 +30,7 @@ class TokenMasks(NamedTuple):
         powers: `[K - 1]` exponents w of the symbols, above 0; the mask is the symbol K - 1.
     """
 
-    powers: np.ndarray
+    powers: np.ndarray | Array
 
     @property
     def size(self) -> int:
@@ -106,7 +106,7 @@ class TokenMasks(NamedTuple):
 
     def _powers(self) -> Array:
         """`[K]` exponents, 1 for the mask."""
-        return jnp.asarray(np.append(self.powers, 1.0), jnp.float32)
+        return jnp.append(jnp.asarray(self.powers, jnp.float32), 1.0)
 
     def _masked(self, t: ArrayLike, like: Array) -> Array:
         """t^w of each symbol; 1 for the mask, which stays one."""
@@ -120,7 +120,7 @@ def token_masks(powers: ArrayLike) -> TokenMasks:
     Facts:
         prior: the mask
         paper: Shi et al. 2024, "Simplified and Generalized Masked Diffusion for Discrete Data", GenMD4; the authors
-            learn the powers, here they are given
+            learn the powers, as `trained_masks` does
 
     Args:
         powers: `[K - 1]` exponents w, above 0, one for each symbol but the mask, which comes last. Equal ones are

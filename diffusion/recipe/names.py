@@ -232,6 +232,7 @@ OBJECTIVES = _table(
     discrete.duo,
     discrete.discrete_consistency,
     discrete.ratio_matching,
+    discrete.trained_masks,
 )
 PROCESSES = _table(
     discrete.absorbing,

@@ -17,6 +17,7 @@ from diffusion.models.layers.key_value_memory import KeyValueMemory
 from diffusion.objectives import Restores
 from diffusion.recipe import ConfigError
 from diffusion.recipe.recipe import Recipe
+from diffusion.training.step import HEADS
 
 UNKNOWN = "_"  # stands in a text for a character that is filled in
 
@@ -31,12 +32,10 @@ def predictor(recipe: Recipe, reads: Restores) -> Callable[..., discrete.Predict
         network = lambda x, t, condition: recipe.network.apply(params, x, t, condition)
         if memory is not None:
             network = key_value_memory.reading(recipe.network, params, memory)
-        conditions = _conditions(recipe, labels)
+        conditions, process = _conditions(recipe, labels), _process(reads, params)
         if len(conditions) == 1:
-            return discrete.predictor(network, reads.process, reads.reading, *conditions)
-        return discrete.classifier_free(
-            discrete.together(network, reads.process, reads.reading, conditions), recipe.scale
-        )
+            return discrete.predictor(network, process, reads.reading, *conditions)
+        return discrete.classifier_free(discrete.together(network, process, reads.reading, conditions), recipe.scale)
 
     return build
 
@@ -51,9 +50,10 @@ def sampled(recipe: Recipe, reads: Restores) -> Callable[[Any, Any, tuple[Array,
         reads: how its objective reads the network.
     """
     build = predictor(recipe, reads)
-    process, plan, block = reads.process, recipe.sampling.plan, facts.causal(recipe.network)
+    plan, block = recipe.sampling.plan, facts.causal(recipe.network)
 
     def make(params: Any, labels: Any, keys: tuple[Array, Array]) -> Array:
+        process = _process(reads, params)
         first, rest = keys
         x = discrete.prior(process, first, recipe.examples.shape)
         if not block:
@@ -76,6 +76,12 @@ def evaluations(recipe: Recipe) -> int:
     steps = recipe.sampling.sampler.nfe(recipe.sampling.plan.solved)
     block = facts.causal(recipe.network)
     return recipe.examples.shape[0] // block * (steps + 1) if block else steps
+
+
+def _process(reads: Restores, params: Any) -> Any:
+    """The process of a run, as it has trained with the network if it does."""
+    process = reads.process
+    return process.trained(params[HEADS]["powers"]) if isinstance(process, discrete.TrainedMasks) else process
 
 
 def _conditions(recipe: Recipe, labels: Any) -> tuple[Any, ...]:

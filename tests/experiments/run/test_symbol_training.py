@@ -6,6 +6,7 @@ import signal
 import numpy as np
 import pytest
 
+from diffusion import discrete
 from diffusion.data import english_prose, pipeline
 from diffusion.experiments import evaluate, train
 from diffusion.experiments.run_folder import workdir
@@ -76,6 +77,23 @@ def test_a_student_learns_from_a_run_with_a_curriculum(tmp_path):
     assert len(losses) == 2 and all(0 < loss < 1 for loss in losses)  # the student began as its teacher
     recipe = checks.on_its_data(checks.validate(workdir.read_config(tmp_path / "student")))
     assert run_samples.sample(recipe, tmp_path / "student").shape == (6, LENGTH)
+
+
+@pytest.mark.slow
+def test_powers_of_masks_train_with_the_network_and_its_samples_have_them(tmp_path, monkeypatch):
+    config = config_of(**{"evaluate.loss.every": 0})
+    density = {"name": "uniform_density"}
+    config.objective = {"name": "trained_masks", "size": 28, "power": 1.5, "density": density, "wrappers": ()}
+    assert train.run(config, tmp_path) == 0
+    params, _ = checkpoints.load_ema(tmp_path, 4)
+    moved = np.log1p(np.exp(params["heads"]["powers"])) - 1.5
+    assert moved.shape == (27,) and 1e-5 < np.abs(moved).max() < 0.1
+    drawn, trained = [], discrete.TrainedMasks.trained
+    seen = staticmethod(lambda parameters: drawn.append(parameters.shape) or trained(parameters))
+    monkeypatch.setattr(discrete.TrainedMasks, "trained", seen)
+    recipe = checks.on_its_data(checks.validate(workdir.read_config(tmp_path)))
+    samples = run_samples.sample(recipe, tmp_path)
+    assert drawn and samples.shape == (6, LENGTH) and samples.max() < 27
 
 
 @pytest.mark.slow

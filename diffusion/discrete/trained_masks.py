@@ -1,0 +1,87 @@
+"""Masks whose pace for each symbol trains with the network: the powers of `token_masks`, by the gradient of the bound.
+
+    d/dw E_q [f_w(x_t)] = E_q [d/dw f_w(x_t)] + E_q [f_w(x_t) d/dw log q_w(x_t | x_0)]
+
+The first part is the derivative of the bound's rates. The second is REINFORCE's, of two draws of x_t, each of which is
+the baseline of the other.
+"""
+
+__all__ = ["TrainedMasks", "trained_masks"]
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from diffusion.discrete.bounds import noised, token_masked_at
+from diffusion.discrete.predictions import Reading, from_logits, predictor
+from diffusion.discrete.symbol_objectives import in_nats
+from diffusion.discrete.token_masks import TokenMasks, token_masks
+from diffusion.objectives.few_step import player
+from diffusion.objectives.inputs import split
+from diffusion.objectives.objective import Head, Objective
+from diffusion.timesteps import Density
+
+
+class TrainedMasks(TokenMasks):
+    """`TokenMasks` as they begin; `trained` returns those of trained parameters."""
+
+    @staticmethod
+    def trained(parameters: Array) -> TokenMasks:
+        """The masks of the powers w = log(1 + exp(parameters)), of parameters float `[K - 1]`."""
+        return TokenMasks(jax.nn.softplus(parameters))
+
+
+def trained_masks(size: int, density: Density, power: float = 1.0, reading: Reading = from_logits) -> Objective:
+    """The bound of token-dependent masks, whose powers train with the network.
+
+        loss = (f_1 + f_2) / 2,    f_i = the sum of `token_masked_bound` at x_t^i, two draws of x_t
+        its gradient also has (f_1 - f_2) (d log q(x_t^1 | x_0) - d log q(x_t^2 | x_0)) / 2
+
+    Samples are drawn with the trained powers. A step has two evaluations of the network.
+
+    Facts:
+        loss: nats a symbol, `discrete.token_masked_bound` of the trained powers
+        networks: model; powers, called without arguments, which returns w `[K - 1]`
+        optimum: p(x_0 | x_t), and the powers that minimise the bound
+        paper: Shi et al. 2024, "Simplified and Generalized Masked Diffusion for Discrete Data", GenMD4; the estimator
+            and the softplus are those of the authors' code, without its end of time at 0.001
+
+    Args:
+        size: number K of symbols with the mask, which is the last, at least 2.
+        density: the density of t in (0, 1); only the uniform one gives the bound.
+        power: exponent w with which every symbol begins, above 0.
+        reading: the meaning of the network's output.
+
+    Returns:
+        An objective, whose batch has symbols, int `[B, ...]`, as "x". Metrics: "t" `[B]`.
+
+    Raises:
+        ValueError: for a number out of range; when called, for symbols out of range.
+    """
+    if size < 2:
+        raise ValueError(f"trained_masks: {size} symbols; valid: at least 2, the mask among them")
+    first = TrainedMasks(token_masks(np.full(size - 1, power)).powers)
+
+    def nats(networks: Any, condition: Any, keys: Array, x0: Array, t: Array, step: Any) -> Array:
+        process = TokenMasks(player(networks, "powers")())
+        predict = predictor(player(networks, "model"), process, reading, condition)
+        draws = [noised(process, keys, x0, t) for keys in split(keys, 2)]
+        f_1, f_2 = (token_masked_at(process, predict(x_t, t), x_t, x0, t) for x_t in draws)
+        log_q_1, log_q_2 = (_log_probability(process, x_t, x0, t) for x_t in draws)
+        pull = jax.lax.stop_gradient(f_1 - f_2) * (log_q_1 - log_q_2) / 2
+        return (f_1 + f_2) / 2 + pull - jax.lax.stop_gradient(pull)
+
+    begin = lambda key, *sizes: jnp.full(size - 1, power + math.log(-math.expm1(-power)), jnp.float32)
+    head = Head(None, begin, lambda parameters: TrainedMasks.trained(parameters).powers)
+    return in_nats(first, density, reading, nats, heads={"powers": head})
+
+
+def _log_probability(process: TokenMasks, x_t: Array, x0: Array, t: Array) -> Array:
+    """log q(x_t | x_0) of each example, `[B]`."""
+    masked = process.masked(x0, t)
+    log_q = jnp.where(x_t == process.mask, jnp.log(masked), jnp.log1p(-masked))
+    return jnp.sum(log_q.reshape(len(x0), -1), -1)

@@ -1,0 +1,83 @@
+"""Powers of token-dependent masks that train: their gradient beside the exact one on a chain that can be enumerated."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import discrete, schedules, timesteps
+from diffusion.discrete.bounds import token_masked_at
+
+LINE = schedules.rectified_flow()
+AT, NUMBER = 0.4, 20_000
+POINT = timesteps.Density(
+    lambda: (), lambda state, keys, index: (jnp.full(len(keys), AT), jnp.ones(len(keys))), lambda state, *rest: state
+)
+X0 = jnp.array([[0, 1]])
+PARAMETERS = jnp.array([-0.4, 1.1])
+TABLE = jnp.asarray(np.random.default_rng(0).normal(size=(3, 3, 3)), jnp.float32)
+OBJECTIVE = discrete.trained_masks(3, POINT, power=2.0)
+
+
+def network(x, t, condition):
+    """Logits of both positions, by both symbols."""
+    return jnp.stack([TABLE[x[:, 0], x[:, 1]], 2 * TABLE[x[:, 1], x[:, 0]]], 1)
+
+
+def exact(parameters, moving):
+    """The mean of the bound's sum over all x_t, `moving` or with their probabilities held fixed."""
+    w = jax.nn.softplus(parameters)
+    process = discrete.TokenMasks(w)
+    total = 0.0
+    for x_t in itertools.product(*([symbol, 2] for symbol in (0, 1))):
+        masked = AT**w
+        q = jnp.prod(jnp.array([masked[i] if x_t[i] == 2 else 1 - masked[i] for i in (0, 1)]))
+        x_t = jnp.array([x_t])
+        predict = discrete.predictor(network, process, discrete.from_logits)
+        value = token_masked_at(process, predict(x_t, AT), x_t, X0, jnp.array([AT]))[0]
+        total += (q if moving else jax.lax.stop_gradient(q)) * value
+    return total / 2
+
+
+def losses(parameters):
+    networks = {"model": network, "powers": lambda: OBJECTIVE.heads["powers"].apply(parameters)}
+    keys = jax.random.split(jax.random.key(0), NUMBER)
+    return OBJECTIVE(networks, LINE, keys, {"x": jnp.tile(X0, (NUMBER, 1))}, 0)[0]
+
+
+def test_the_gradient_of_the_powers_is_the_exact_one():
+    value, slope = jax.jit(jax.value_and_grad(exact), static_argnums=1)(PARAMETERS, True)
+    partial = jax.jit(jax.grad(exact), static_argnums=1)(PARAMETERS, False)
+    found, slopes = jax.jit(lambda p: (losses(p), jax.jacfwd(losses)(p)))(PARAMETERS)
+    found, slopes = np.asarray(found, np.float64), np.asarray(slopes, np.float64)
+    error, errors = found.std() / np.sqrt(NUMBER), slopes.std(0) / np.sqrt(NUMBER)
+    assert abs(found.mean() - value) < 4 * error, (found.mean(), value, error)
+    assert (np.abs(slopes.mean(0) - slope) < 4 * errors).all(), (slopes.mean(0), slope, errors)
+    assert (np.abs(slope - partial) > 12 * errors).all()  # the draws' share of the gradient is seen
+
+
+def test_the_powers_begin_at_the_given_one_and_samples_have_the_trained_ones():
+    head, process = OBJECTIVE.heads["powers"], OBJECTIVE.reads.process
+    np.testing.assert_allclose(head.apply(head.init(jax.random.key(0), 0, 0)), [2.0, 2.0], rtol=1e-6)
+    np.testing.assert_array_equal(process.powers, [2.0, 2.0])
+    powers = np.log1p(np.exp(PARAMETERS))
+    np.testing.assert_allclose(process.trained(PARAMETERS).masked(X0, 0.3)[0], 0.3**powers, rtol=1e-5)
+    plan = timesteps.plan(jnp.linspace(1.0, 0.0, 5))
+
+    @jax.jit
+    def sampled(parameters, keys):
+        masks = process.trained(parameters)
+        predict = discrete.predictor(network, masks, discrete.from_logits)
+        return discrete.sample(discrete.ancestral(), predict, masks, jnp.full((8, 2), 2), plan, keys)
+
+    x = np.asarray(sampled(PARAMETERS, jax.random.split(jax.random.key(1), 8)))
+    assert x.max() < 2
+
+
+def test_numbers_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="trained_masks: 1 symbols; valid: at least 2"):
+        discrete.trained_masks(1, POINT)
+    with pytest.raises(ValueError, match=r"token_masks: powers \[0\. 0\.\]; valid"):
+        discrete.trained_masks(3, POINT, power=0.0)
