@@ -38,12 +38,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion import text
-from diffusion.io import limits, opener
 from diffusion.metrics import vqa_score
 from diffusion.metrics.clip_score import clip_scores
 from diffusion.metrics.vqa_score import AnswerLogProbability
 from diffusion.models import image_reward, interchange
-from diffusion.models.image_encoders.picture_fitting import FITTINGS
+from diffusion.models.image_encoders.picture_fitting import FITTINGS, stated_square
 from diffusion.models.interchange import folders
 from diffusion.models.text_encoders import clip
 
@@ -302,7 +301,9 @@ def opened(protocol: PromptProtocol, source: Source) -> Scorer:
         FileNotFoundError: where there are no weights or no vocabulary.
     """
     module, params, tokenizer = _network(protocol, source)
-    fitting = _fitting(pathlib.Path(source.weights).expanduser(), protocol)
+    fitting = protocol.fitting
+    if protocol.family == "SiglipModel":
+        fitting = stated_square(pathlib.Path(source.weights).expanduser(), fitting)
     read, choice = protocol.reading(module, params, tokenizer)
     side = module.vision.size
     fit = lambda picture: FITTINGS[fitting](picture, side)
@@ -356,20 +357,6 @@ def _check_vocabulary(path: pathlib.Path, tokenizer: text.Tokenizer, size: int) 
             f"{path} has the id {largest}, but the network knows only {size} ids: this vocabulary belongs to another "
             "network"
         )
-
-
-def _fitting(path: pathlib.Path, protocol: PromptProtocol) -> str:
-    """The protocol's fitting, with the filter that the weights' preprocessor_config.json names, if it is SigLIP's."""
-    file = path / "preprocessor_config.json"
-    if protocol.family != "SiglipModel" or not file.is_file():
-        return protocol.fitting
-    names = {2: "square by Pillow's bilinear filter", 3: "square by Pillow's bicubic filter"}  # Pillow's numbers
-    filter_ = opener.read_table(file).get("resample")
-    if filter_ is None:
-        return protocol.fitting
-    if type(filter_) is not int or filter_ not in names:
-        raise limits.Refused(f"{file}: resample = {limits.short(filter_)}. Valid: 2 (bilinear) or 3 (bicubic).")
-    return names[filter_]
 
 
 WITHOUT_EFFECT = ("parent", "name", "eos", "scale", "token_std", "attention", "remat", "dtype")

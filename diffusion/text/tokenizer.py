@@ -84,6 +84,8 @@ class Tokenizer(NamedTuple):
         pad: id after the end.
         length: number N of ids for each text, with start, end and padding.
         left: whether padding stands before a text, and not behind it.
+        join: ids -> text, without special tokens and ids that are no token; None where the vocabulary does not
+            say how.
     """
 
     split: Callable[[str], tuple[list[int], Callable[[int], str]]]
@@ -92,6 +94,7 @@ class Tokenizer(NamedTuple):
     pad: int
     length: int
     left: bool = False
+    join: Callable[[Sequence[int]], str] | None = None
 
     @classmethod
     def open(cls, folder: str | pathlib.Path, length: int = 0) -> "Tokenizer":
@@ -246,7 +249,8 @@ def _from_library(
     start = tuple(with_special[:at])
     end = tuple(with_special[at + len(bare) :])
     pad = vocabulary.get("pad_token", end[-1] if end else 0)
-    return Tokenizer(split, start, end, pad, length)
+    join = lambda ids: library.decode(list(ids), skip_special_tokens=True)
+    return Tokenizer(split, start, end, pad, length, join=join if library.decoder else None)
 
 
 def _from_json(folder: pathlib.Path, config: Mapping[str, Any], length: int) -> Tokenizer:
@@ -326,9 +330,10 @@ def _from_sentencepiece(folder: pathlib.Path, config: Mapping[str, Any], length:
             parts = [[special[part]] if part in special else library.encode(part) for part in pattern.split(text)]
         ids = [i for part in parts for i in part]
         # The text was normalised, so that its tokens have no offsets: their text is decoded.
-        return ids, lambda n: library.decode([i for i in ids[n:] if i < size])
+        return ids, lambda n: join(ids[n:])
 
-    return Tokenizer(split, (), (library.eos_id(),), max(library.pad_id(), 0), length)
+    join = lambda ids: library.decode([i for i in ids if i < size])
+    return Tokenizer(split, (), (library.eos_id(),), max(library.pad_id(), 0), length, join=join)
 
 
 def _from_words(folder: pathlib.Path, config: Mapping[str, Any], length: int) -> Tokenizer:
@@ -339,6 +344,7 @@ def _from_words(folder: pathlib.Path, config: Mapping[str, Any], length: int) ->
         library = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token=special["unk_token"]))
     library.normalizer = normalizers.BertNormalizer(lowercase=config.get("do_lower_case", True))
     library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    library.decoder = tokenizers.decoders.WordPiece()
     frame = [(token, vocabulary.get(token, -1)) for token in reversed(BERT_FRAME.values())]
     if min(number for _, number in frame) < 0:
         raise limits.Refused(

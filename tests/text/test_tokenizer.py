@@ -29,6 +29,28 @@ def test_ids_are_those_of_transformers(kind, whole, tmp_path):
     compare(kind, whole, tmp_path / "folder")
 
 
+@pytest.mark.parametrize(
+    ("text", "joined"),  # by transformers 5.23, BertTokenizer.decode(ids, skip_special_tokens=True)
+    [
+        ("A CAT,  sitting\ton\n the mat ", "a cat, sitting on the mat"),
+        (
+            "an oil-painting of two houses; 8k, f/1.4, (bokeh)!!",
+            "an oil - painting of two houses ; 8k, f / 1. 4, ( bokeh )!!",
+        ),
+        ("naïve café, Ünïcödé, ÅNGSTRÖM, re\u0301sume\u0301, İstanbul", "naive cafe, unicode, angstrom, resume,"),
+    ],
+)
+def test_berts_ids_are_joined_to_a_text_as_transformers_joins_them(text, joined, tmp_path):
+    tokenizer = Tokenizer.open(folder_of(tmp_path / "folder", "bert"))
+    assert tokenizer.join([*tokenizer([text]).ids[0].tolist(), 10**6]) == joined
+
+
+def test_t5s_ids_are_joined_and_a_vocabulary_that_does_not_say_how_has_no_join(tmp_path):
+    tokenizer = Tokenizer.open(folder_of(tmp_path / "t5", "t5"))
+    assert tokenizer.join(tokenizer(["a small cat"]).ids[0].tolist()) == "a small cat"
+    assert Tokenizer.open(folder_of(tmp_path / "clip", "clip")).join is None
+
+
 def test_a_tokenizer_without_a_config_requires_the_length(tmp_path):
     folder = folder_of(tmp_path / "folder", "t5")
     config = json.loads((folder / "tokenizer_config.json").read_text())

@@ -4,13 +4,24 @@ Each is a function of a picture, uint8 [H, W, 1 or 3], and the side of the resul
 floats in about [-1, 1] where the published code does not round. They give the same picture other scores.
 """
 
-__all__ = ["FITTINGS", "cropped", "cropped_evenly", "padded", "padded_plain", "squeezed", "squeezed_bilinear"]
+__all__ = [
+    "FITTINGS",
+    "cropped",
+    "cropped_evenly",
+    "padded",
+    "padded_plain",
+    "squeezed",
+    "squeezed_bilinear",
+    "stated_square",
+]
 
+import pathlib
 from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
 
+from diffusion.io import limits, opener
 from diffusion.models.layers import bicubic
 
 BICUBIC = Image.Resampling.BICUBIC
@@ -65,6 +76,26 @@ FITTINGS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "square by Pillow's bilinear filter": squeezed_bilinear,
 }
 """By their words in reports."""
+SQUARES = {2: "square by Pillow's bilinear filter", 3: "square by Pillow's bicubic filter"}  # by Pillow's numbers
+
+
+def stated_square(folder: pathlib.Path, default: str) -> str:
+    """The name in `FITTINGS` of the square whose filter a folder's preprocessor_config.json states.
+
+    Args:
+        folder: the folder of a published network.
+        default: the name where it states none.
+
+    Raises:
+        limits.Refused: for another filter, or a file that is no table.
+    """
+    file = folder / "preprocessor_config.json"
+    filter_ = opener.read_table(file).get("resample") if file.is_file() else None
+    if filter_ is None:
+        return default
+    if type(filter_) is not int or filter_ not in SQUARES:
+        raise limits.Refused(f"{file}: resample = {limits.short(filter_)}. Valid: 2 (bilinear) or 3 (bicubic).")
+    return SQUARES[filter_]
 
 
 def _image(picture: np.ndarray) -> Image.Image:

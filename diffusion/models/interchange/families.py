@@ -12,6 +12,7 @@ from diffusion.models.interchange import (
     adm_tables,
     autoencoder_tables,
     autoencoder_tiny_tables,
+    blip_captioner_tables,
     clip_tables,
     convnext_tables,
     ddt_tables,
@@ -47,6 +48,7 @@ IN_MODELS: dict[str, Family] = {
     for family in (
         *autoencoder_tables.FAMILIES,
         autoencoder_tiny_tables.FAMILY,
+        blip_captioner_tables.FAMILY,
         *clip_tables.FAMILIES,
         *convnext_tables.FAMILIES,
         *ddt_tables.FAMILIES,

@@ -3,7 +3,7 @@
 The names come from salesforce/BLIP, models/vit.py and models/med.py; the sizes of BLIP's ViT-L and med_config.json.
 """
 
-__all__ = []
+__all__ = ["text_rows"]
 
 import jax.numpy as jnp
 
@@ -14,7 +14,7 @@ from diffusion.models.interchange.field_table import Field, FieldTable, part_of
 from diffusion.models.interchange.rows import DENSE_OUT, Row, cut, layers, linear, norm, within
 from diffusion.models.interchange.transformers_config import encoder_sizes
 from diffusion.models.interchange.vision_rows import HEADS, LEADING, attention, patch_rows, sizes
-from diffusion.models.text_encoders.med import MEDText
+from diffusion.models.text_encoders.med import MED, MEDText
 
 HEAD = (0, 2, 4, 6, 7)  # numbers of the dense layers in the authors' list; the others are dropout
 
@@ -32,7 +32,8 @@ def _vision_rows(module: BLIP) -> list[Row]:
     ]
 
 
-def _text_rows(module: MEDText) -> list[Row]:
+def text_rows(module: MED) -> list[Row]:
+    """BLIP's BERT, of its encoder and its decoder."""
     attended = attention("self.{0}", "output.dense") + norm("output.LayerNorm", "norm")
     layer = within(attended, "attention.", "self/") + within(attended, "crossattention.", "cross/")
     layer += linear("intermediate.dense", "mlp/hidden") + linear("output.dense", "mlp/out")
@@ -48,7 +49,7 @@ def _text_rows(module: MEDText) -> list[Row]:
 def _rows(module: ImageReward) -> list[Row]:
     return [
         *within(_vision_rows(module.vision), "blip.visual_encoder.", "vision/"),
-        *within(_text_rows(module.text), "blip.text_encoder.", "text/"),
+        *within(text_rows(module.text), "blip.text_encoder.", "text/"),
         *(row for i, at in enumerate(HEAD) for row in linear(f"mlp.layers.{at}", f"reward_{i}")),
     ]
 

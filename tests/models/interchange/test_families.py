@@ -442,6 +442,7 @@ LISTINGS = {
     "siglip_full_so400m": "SiglipVisionModel",
     "siglip_towers_full_so400m": "SiglipModel",
     "image_reward_full": "ImageReward",
+    "blip_captioner_full_large": "BlipForConditionalGeneration",
     "convnext_v2_full_base": "ConvNextV2Model",
     "mae_full_large": "ViTMAEModel",
     "ijepa_full_huge": "IJepaModel",
