@@ -10,7 +10,7 @@
 Nothing is ever written into them.
 """
 
-__all__ = ["ClassFolders", "PictureFolder", "class_folders", "picture_folder", "pictures_in", "read_table"]
+__all__ = ["ClassFolders", "PictureFolder", "class_folders", "picture_folder", "pictures_in", "read_table", "sidecar"]
 
 
 import csv
@@ -194,17 +194,23 @@ def pictures_in(folder: pathlib.Path) -> list[str]:
     return sorted(names)
 
 
+def sidecar(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """The text file with the caption of a picture, whose name counts from the folder on."""
+    return (folder / name).with_suffix(".txt")
+
+
 def _sidecars(folder: pathlib.Path) -> list[dict[str, Any]]:
     """The pictures of a folder, with the contents of their .txt files as "caption" where they have some."""
     names = pictures_in(folder)
-    texts = [(folder / name).with_suffix(".txt") for name in names]
+    texts = [sidecar(folder, name) for name in names]
     there = [text.is_file() for text in texts]
     if not any(there):
         return [{FILE: name} for name in names]
     if missing := [name for name, has in zip(names, there) if not has]:
         raise ValueError(
             f"{folder}: {len(missing)} of {len(names)} pictures have no caption, e.g. {missing[0]} has no "
-            f"{pathlib.Path(missing[0]).with_suffix('.txt').name}. Write these captions, or remove the pictures."
+            f"{sidecar(folder, missing[0]).name}. Write these captions, which diffusion caption can do, or remove the "
+            "pictures."
         )
     return [{FILE: name, "caption": opener.read_text(text, within=folder).strip()} for name, text in zip(names, texts)]
 
