@@ -30,7 +30,7 @@ from safetensors.numpy import save as serialized
 from diffusion.adapters import image_projection_rows
 from diffusion.io import files
 from diffusion.models.image_projections import FullProjection, GlobalProjection, IPAdapter, Resampler
-from diffusion.models.interchange import folders, tensor_files
+from diffusion.models.interchange import folder_writing, folders, tensor_files
 from diffusion.models.interchange.family import Family
 from diffusion.models.interchange.rows import Mismatch, Row, linear, within
 from diffusion.models.joint_image_projections import JointIPAdapter, TimedResampler
@@ -241,6 +241,6 @@ def save(
     """
     look_up(LAYOUTS, layout, "layout")
     family = _family(module, numbers(denoiser), layout)
-    tensors = {name: np.array(a, order="C") for name, a in folders.write(family, module, layout, params)}
+    tensors = {name: np.array(a, order="C") for name, a in folder_writing.write(family, module, layout, params)}
     with files.atomic(pathlib.Path(path).expanduser()) as file:
         file.write(serialized(tensors, metadata={"format": "pt", **(metadata or {})}))

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from configs import digits
 from diffusion.experiments import convert
 from diffusion.models import interchange
-from diffusion.models.interchange import FAMILIES, folders
+from diffusion.models.interchange import FAMILIES, folder_writing, folders
 from diffusion.recipe import resolve
 from diffusion.recipe.values import to_json
 from diffusion.training import warm_start
@@ -47,7 +47,7 @@ def whole_file(place, configs, extra=()):
         family = FAMILIES[name]
         module = family.build(configs[name])
         params = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5, np.float32), folders.shapes_of(family, module))
-        written = folders.write(family, module, "original", params)
+        written = folder_writing.write(family, module, "original", params)
         tensors |= {prefix + key: np.ascontiguousarray(array) for key, array in written}
     save_file(tensors, place)
     return place

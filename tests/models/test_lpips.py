@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from diffusion.models import interchange
-from diffusion.models.interchange import folders, lpips_tables
+from diffusion.models.interchange import folder_writing, lpips_tables
 from diffusion.models.lpips import LPIPS
 from diffusion.objectives.autoencoding import perceptual_distance
 
@@ -63,7 +63,7 @@ def test_features_and_distance_are_the_restatements():
 
 def test_its_file_has_the_names_of_the_lpips_package(tmp_path):
     params = parameters(SMALL)
-    file = dict(folders.write(lpips_tables.FAMILY, SMALL, "lpips", params))
+    file = dict(folder_writing.write(lpips_tables.FAMILY, SMALL, "lpips", params))
     for ours, theirs in NAMES.items():
         np.testing.assert_array_equal(file[f"{theirs}.weight"], params[ours]["kernel"].transpose(3, 2, 0, 1))
         np.testing.assert_array_equal(file[f"{theirs}.bias"], params[ours]["bias"])

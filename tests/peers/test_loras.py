@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from diffusion import text_to_image
 from diffusion.adapters import lora, lora_files
 from diffusion.models import interchange
-from diffusion.models.interchange import families, folders
+from diffusion.models.interchange import families, folder_writing
 from tests.adapters import test_lora_files as ours, test_lora_spellings as flux
 from tests.peers.made_weights import made
 from tests.peers.test_exports import PYTHON, ROOT, live
@@ -108,9 +108,11 @@ def test_diffusers_merges_what_we_write_for_transformers(tmp_path):
         lora_files.save(files / f"{name}.safetensors", {"transformer": one}, {"transformer": module})
         merged = lora.merge(params, adapter, one.scale)
         family = families.family_of(module)
-        for key, array in folders.write(family, module, "diffusers", merged):
+        for key, array in folder_writing.write(family, module, "diffusers", merged):
             expected[f"{name}/{key}"] = np.asarray(array)
-        before = {f"{name}/{key}": np.asarray(a) for key, a in folders.write(family, module, "diffusers", params)}
+        before = {
+            f"{name}/{key}": np.asarray(a) for key, a in folder_writing.write(family, module, "diffusers", params)
+        }
         assert sum(np.abs(before[key] - expected[key]).max() > 0.1 for key in before) > 20
     to = tmp_path / "fused.safetensors"
     subprocess.run([PYTHON, "-m", "tests.peers.loras", "fused_in_pipelines", files, to], cwd=ROOT, check=True)

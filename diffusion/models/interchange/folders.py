@@ -1,8 +1,7 @@
-"""Reads networks from folders and files of other libraries, and writes ours as folders that those libraries open.
+"""Reads networks from folders and files of other libraries; `folder_writing` is the inverse.
 
     module, params = interchange.load("stable-diffusion/unet")
     output = module.apply({"params": params}, x_t, t, condition)
-    interchange.save("mine/unet", module, params)
 
 Nothing in a file is executed. Every tensor is accounted for: a missing, a superfluous or a misshapen one is an error.
 """
@@ -22,21 +21,17 @@ __all__ = [
     "read_config",
     "recognise",
     "rows_of",
-    "save",
     "shapes_of",
-    "write",
 ]
 
 import contextlib
 import dataclasses
 import functools
-import json
 import math
 import pathlib
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.errors
@@ -46,7 +41,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from diffusion.io import files, limits, opener, schema
+from diffusion import public
+from diffusion.io import limits, opener, schema
 from diffusion.io.leaf_names import leaves_of
 from diffusion.models.interchange import families, flax_files, quantised_rows, rows, tensor_files
 from diffusion.models.interchange.family import Computed, Family, Refusal
@@ -457,71 +453,4 @@ def _placed(kernel: Quantised, place: Any) -> Quantised:
     return Quantised(jax.device_put(kernel.values, place), jax.device_put(kernel.scale, everywhere))
 
 
-def write(
-    family: Family, module: nn.Module, layout: str, params: Any, dtype: str = "float32"
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the pairs (their name, array) of our parameters, in the order of `expected_of`; the inverse of `read`.
-
-    Args:
-        family: family of the module.
-        module: our module.
-        layout: layout of their names.
-        params: our parameters.
-        dtype: dtype of the arrays.
-    """
-    leaves = leaves_of(params)
-    table = rows_of(family, module, layout)
-    rows.check_cover(table, leaves)
-    by_name: dict[str, list[Row]] = {}
-    for row in table:
-        for name in (row.theirs, *row.copies):
-            by_name.setdefault(name, []).append(row)
-    computed = computed_of(family, module, layout)
-    for name in expected_of(family, module, layout, leaves):
-        if name in computed:
-            yield name, computed[name].make().astype(dtype)
-            continue
-        parts = sorted(by_name[name], key=lambda row: row.rows or (0, 0))
-        arrays = [row.layout.to_theirs(np.asarray(leaves[row.ours])[row.at]) for row in parts]
-        yield name, (arrays[0] if len(arrays) == 1 else np.concatenate(arrays)).astype(dtype)
-
-
-def save(
-    folder: str | pathlib.Path,
-    module: nn.Module,
-    params: Any,
-    *,
-    layout: str = "",
-    dtype: str = "float32",
-    family: str = "",
-    metadata: Mapping[str, str] = MappingProxyType({}),
-) -> None:
-    """Writes our network as a folder that the library of its family opens with `from_pretrained`.
-
-    Args:
-        folder: the folder, which is made and must not hold a network yet.
-        module: module of a class that a family describes.
-        params: its parameters.
-        layout: layout of the names, one of `layouts(family)`; by default the first, its library's.
-        dtype: dtype of the numbers.
-        family: name of the architecture, if several describe the module; by default the first that does.
-        metadata: texts for the header of each file of weights.
-
-    Raises:
-        FileExistsError: if the folder holds a network.
-        ValueError: for a module that no family, or not this one, describes.
-    """
-    look_up(dict.fromkeys(FLOATS), dtype, "dtype")
-    known = families.find(family) if family else families.family_of(module)
-    layout = look_up({name: name for name in layouts(known)}, layout or layouts(known)[0], "layout")
-    described = known.describe(module) | (known.repeated(module, params) if known.repeated else {})
-    folder = pathlib.Path(folder).expanduser()
-    if (folder / "config.json").exists() or list(folder.glob(f"*{tensor_files.SUFFIX}")):
-        raise FileExistsError(f"{folder} holds a network already; choose another folder, or remove it first.")
-    folder.mkdir(parents=True, exist_ok=True)
-    shapes = expected_of(known, module, layout, leaves_of(params))
-    tensors = write(known, module, layout, params, dtype)
-    tensor_files.write_tensors(folder, known.stem, shapes, dtype, tensors, metadata)
-    config = {"architectures": [known.name]} if known.library == "transformers" else {"_class_name": known.name}
-    with files.atomic(folder / "config.json") as file:
-        file.write(json.dumps({**config, **described}, indent=2).encode() + b"\n")
+public.declare(__name__, elsewhere=dict.fromkeys(("save", "write"), "diffusion.models.interchange.folder_writing"))

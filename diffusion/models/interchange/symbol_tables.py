@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.io.leaf_names import leaves_of
-from diffusion.models.interchange import folders, tensor_files
+from diffusion.models.interchange import folder_writing, folders, tensor_files
 from diffusion.models.interchange.attention_layouts import rotary
 from diffusion.models.interchange.family import Family, array
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Mismatch, Row, linear, stacked
@@ -60,7 +60,7 @@ def save(folder: str | pathlib.Path, module: SymbolTransformer, params: Any) -> 
         params: its parameters.
     """
     shapes = folders.expected_of(FAMILY, module, "original", leaves_of(params))
-    written = folders.write(FAMILY, module, "original", params)
+    written = folder_writing.write(FAMILY, module, "original", params)
     tensor_files.write_tensors(pathlib.Path(folder), "model", shapes, "float32", written)
 
 

@@ -11,7 +11,7 @@ from diffusion import text_to_image
 from diffusion.experiments import convert
 from diffusion.experiments.text import assemble
 from diffusion.models import interchange
-from diffusion.models.interchange import FAMILIES, folders, stated
+from diffusion.models.interchange import FAMILIES, folder_writing, folders, stated
 from tests.text_to_image import made_pipelines
 
 PARTS = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text_encoder": "cond_stage_model.transformer."}
@@ -38,7 +38,7 @@ def single(base, place, parts=tuple(PARTS), metadata=None, **more):
             lambda leaf: np.full(leaf.shape, 0.5, np.float32), folders.shapes_of(found.family, found.module)
         )
         layout = "original" if "original" in found.family.tables else next(iter(found.family.tables))
-        written = folders.write(found.family, found.module, layout, params)
+        written = folder_writing.write(found.family, found.module, layout, params)
         tensors |= {PARTS[part] + name: np.ascontiguousarray(array) for name, array in written}
     save_file(tensors, place, metadata=metadata)
     return place

@@ -20,7 +20,7 @@ from diffusion.experiments.sampling import batches_on_disk
 from diffusion.experiments.zoo import published_rows
 from diffusion.models import interchange
 from diffusion.models.ddt import DIT_DH
-from diffusion.models.interchange import folders
+from diffusion.models.interchange import folder_writing, folders
 from diffusion.recipe import checks
 from tests.metrics import torch_writer
 
@@ -160,7 +160,7 @@ def authors_tensors(row, seed: int = 0) -> dict[str, np.ndarray]:
     module = row.checkpoint.stored(recipe.network)
     layout = "consistency" if row.checkpoint.repository == "openai/consistency_models" else next(iter(family.tables))
     params = random_like(folders.shapes_of(family, module), seed)
-    tensors = {name: np.asarray(a, order="C") for name, a in folders.write(family, module, layout, params)}
+    tensors = {name: np.asarray(a, order="C") for name, a in folder_writing.write(family, module, layout, params)}
     if "REPA" in row.checkpoint.repository:
         tensors["projectors.0.0.weight"] = np.zeros((3, 16), np.float32)
     return tensors

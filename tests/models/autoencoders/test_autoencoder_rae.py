@@ -15,7 +15,7 @@ from diffusion.models.autoencoders.autoencoder_rae import AutoencoderRAE
 from diffusion.models.autoencoders.rae_decoder import RAEDecoder
 from diffusion.models.image_encoders.dinov2 import DINOv2
 from diffusion.models.image_encoders.dinov3 import DINOv3
-from diffusion.models.interchange import folders, rae_tables
+from diffusion.models.interchange import folder_writing, folders, rae_tables
 
 DECODER = RAEDecoder(8, width=8, depth=1, heads=2, hidden=12, patch=2)
 ENCODER = DINOv3(width=8, depth=3, heads=2, hidden=12, patch=4, affine=False, fused=(1, 3))
@@ -120,7 +120,7 @@ def test_the_authors_decoder_is_read_from_its_file(tmp_path):
     """Their names, with the fixed positions that the file holds."""
     params = parameters(DECODER, jax.ShapeDtypeStruct((1, 2, 2, 8), jnp.float32))
     family = rae_tables.DECODER_FAMILY
-    file = dict(folders.write(family, DECODER, "original", params))
+    file = dict(folder_writing.write(family, DECODER, "original", params))
     assert file["decoder_layers.0.attention.attention.query.weight"].shape == (8, 8)
     assert file["decoder_pos_embed"].shape == (1, 257, 8) and not file["decoder_pos_embed"][0, 0].any()
     np.testing.assert_allclose(file["decoder_pos_embed"][0, 18, :2], np.sin([1, 1e-2]), rtol=1e-5)  # row 1, column 1

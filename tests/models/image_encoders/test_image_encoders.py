@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from diffusion.models import image_encoders, interchange
 from diffusion.models.image_encoders import convnext, dinov2, dinov3
 from diffusion.models.image_encoders.dinov2 import DINOv2
-from diffusion.models.interchange import folders
+from diffusion.models.interchange import folder_writing, folders
 from diffusion.models.layers import bicubic
 from tests.models.interchange import published
 
@@ -122,7 +122,8 @@ def test_convnext_by_the_names_of_timm_and_torchvision(tmp_path):
         params = jax.tree.map(lambda leaf: np.random.default_rng(leaf.size).normal(size=leaf.shape), shapes)
         for layout in layouts:
             tensors = {
-                name: np.asarray(a, np.float32, order="C") for name, a in folders.write(family, module, layout, params)
+                name: np.asarray(a, np.float32, order="C")
+                for name, a in folder_writing.write(family, module, layout, params)
             }
             assert {tensors[name].ndim for name in tensors if "grn" in name} <= (
                 {4} if layout == "transformers" else {1}
