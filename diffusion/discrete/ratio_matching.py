@@ -71,7 +71,7 @@ def ratio_matching(process: AnyProcess, density: Density, reading: Reading = fro
     """
     check_ratios("ratio_matching", process)
     if process.mask is not None:
-        raise ValueError("ratio_matching: symbols that others cannot replace have no ratios; valid: e.g. uniform")
+        raise ValueError("ratio_matching: symbols that others cannot replace have no ratios. Valid: e.g. uniform")
 
     def nats(networks: Any, condition: Any, keys: Array, x0: Array, t: Array, step: Any) -> Array:
         x_t = noised(process, keys, x0, t)

@@ -63,7 +63,7 @@ def trained_masks(size: int, density: Density, power: float = 1.0, reading: Read
         ValueError: for a number out of range; when called, for symbols out of range.
     """
     if size < 2:
-        raise ValueError(f"trained_masks: {size} symbols; valid: at least 2, the mask among them")
+        raise ValueError(f"trained_masks: {size} symbols. Valid: at least 2, the mask among them")
     first = TrainedMasks(token_masks(np.full(size - 1, power)).powers)
 
     def nats(networks: Any, condition: Any, keys: Array, x0: Array, t: Array, step: Any) -> Array:

@@ -77,7 +77,7 @@ def test_the_powers_begin_at_the_given_one_and_samples_have_the_trained_ones():
 
 
 def test_numbers_out_of_range_are_refused():
-    with pytest.raises(ValueError, match="trained_masks: 1 symbols; valid: at least 2"):
+    with pytest.raises(ValueError, match=r"trained_masks: 1 symbols\. Valid: at least 2"):
         discrete.trained_masks(1, POINT)
-    with pytest.raises(ValueError, match=r"token_masks: powers \[0\. 0\.\]; valid"):
+    with pytest.raises(ValueError, match=r"token_masks: powers \[0\. 0\.\]\. Valid"):
         discrete.trained_masks(3, POINT, power=0.0)
