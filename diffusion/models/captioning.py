@@ -153,7 +153,7 @@ def generated(
         in_prompt = i <= len(prompt)
         drawn = jnp.where(ended, stop, token(logits, i).astype(jnp.int32))
         ids = ids.at[:, i].set(jnp.where(in_prompt, ids[:, i], drawn))
-        return i + 1, ids, ended | (~in_prompt & (drawn == stop)), cache
+        return i + 1, ids, ~in_prompt & (drawn == stop), cache
 
     state = (jnp.int32(1), first, jnp.zeros(len(images), bool), cache)
     return jax.lax.while_loop(unfinished, advance, state)[1]
