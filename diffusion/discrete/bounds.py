@@ -22,9 +22,9 @@ from jax import Array
 
 from diffusion.arguments import require_keys
 from diffusion.discrete.categorical import draw, happens
-from diffusion.discrete.metric_paths import AnyPath, MetricPath
+from diffusion.discrete.metric_paths import AnyPath
 from diffusion.discrete.predictions import Predictor
-from diffusion.discrete.processes import Process, check_symbols
+from diffusion.discrete.processes import check_symbols, over_positions
 from diffusion.discrete.rate_processes import AnyProcess
 from diffusion.discrete.token_masks import TokenMasks
 
@@ -49,8 +49,9 @@ def noised(process: AnyPath, keys: Array, x0: Array, t: Array) -> Array:
     """
     check_symbols(process, x0, "x0")
     require_keys(keys, len(x0), "noise needs one key for each example")
-    if isinstance(process, Process | TokenMasks) and process.mask is not None:
-        return jnp.where(happens(keys, process.masked(x0, t)), process.mask, x0).astype(jnp.int32)
+    masked = getattr(process, "masked", None)
+    if masked is not None and process.mask is not None:
+        return jnp.where(happens(keys, masked(x0, t)), process.mask, x0).astype(jnp.int32)
     return draw(keys, process.marginal(x0, t))
 
 
@@ -107,7 +108,7 @@ def masked_bound_of(likelihood: LogLikelihood, process: AnyProcess, keys: Array,
     x_t = noised(process, keys, x0, t)
     errors = jnp.where(x_t == process.mask, -likelihood(x_t, t, x0), 0.0)
     weight = process.keeping.decay(t) / process.keeping.replaced(t)
-    return weight * jnp.sum(errors.reshape(len(x0), -1), -1)
+    return weight * over_positions(errors)
 
 
 def token_masked_bound(predict: Predictor, process: TokenMasks, keys: Array, x0: Array, t: Array) -> Array:
@@ -143,7 +144,7 @@ def token_masked_at(process: TokenMasks, log_p: Array, x_t: Array, x0: Array, t:
     rate, log_x0 = at_data(rates), at_data(log_p)
     predicted = jnp.sum(rates * jnp.exp(log_p), -1)
     errors = jnp.where(x_t == process.mask, predicted - rate - rate * log_x0, 0.0)
-    return jnp.sum(errors.reshape(len(x0), -1), -1)
+    return over_positions(errors)
 
 
 def score_entropy_bound(predict: Predictor, process: AnyProcess, keys: Array, x0: Array, t: Array) -> Array:
@@ -184,7 +185,7 @@ def score_entropy_at(process: AnyProcess, log_p: Array, x_t: Array, x0: Array, t
     log = lambda ratios: jnp.log(jnp.where(ratios > 0, ratios, 1.0))
     errors = model - data + jnp.where(data > 0, data * (log(data) - log(model)), 0.0)
     summed = process.rates_into(x_t, t) * jnp.where(here, 0.0, errors)
-    return jnp.sum(summed.reshape(len(x0), -1), -1)
+    return over_positions(summed)
 
 
 def discrete_time_bound(predict: Predictor, process: AnyProcess, keys: Array, x0: Array, i: Array, steps: int) -> Array:
@@ -219,7 +220,7 @@ def discrete_time_bound(predict: Predictor, process: AnyProcess, keys: Array, x0
     model = process.posterior(x_t, jnp.exp(predict(x_t, t)), t, s)
     log = lambda p: jnp.log(jnp.where(p > 0, p, 1.0))
     terms = jnp.where(data > 0, data * (log(data) - log(model)), 0.0)
-    return steps * jnp.sum(terms.reshape(len(x0), -1), -1)
+    return steps * over_positions(terms)
 
 
 def check_bounded(name: str, process: AnyPath) -> None:
@@ -228,7 +229,7 @@ def check_bounded(name: str, process: AnyPath) -> None:
     Raises:
         ValueError: for such a path.
     """
-    if isinstance(process, MetricPath):
+    if not hasattr(process, "posterior"):
         raise ValueError(f"{name}: a path of distances has no bound. Valid: a process, or discrete_flow_matching")
 
 
@@ -239,5 +240,5 @@ def check_ratios(name: str, process: AnyPath) -> None:
         ValueError: for a path of distances, and for token masks.
     """
     check_bounded(name, process)
-    if isinstance(process, TokenMasks):
+    if not hasattr(process, "ratios"):
         raise ValueError(f"{name}: token_masks has no ratios. Valid: masked_diffusion, whose bound it has")

@@ -11,7 +11,7 @@ from jax import Array
 from diffusion.discrete.bounds import score_entropy_at
 from diffusion.discrete.gaussian_duality import check_uniform, gaussian_latents, latent_noise
 from diffusion.discrete.predictions import Reading, from_context, from_logits, predictor
-from diffusion.discrete.processes import Process
+from diffusion.discrete.processes import Process, over_positions
 from diffusion.discrete.symbol_objectives import in_nats
 from diffusion.objectives.few_step import frozen, player
 from diffusion.objectives.objective import Objective, Stages, Teacher
@@ -109,7 +109,7 @@ def discrete_consistency(
         x_t, x_s = (jnp.argmax(gaussian_latents(process, noise, x0, at), -1) for at in (t, s))
         student = predictor(player(networks, "model"), process, from_logits, condition)(x_t, t)
         teacher = predictor(frozen(networks, "teacher"), process, from_logits, condition)(x_s, s)
-        return jnp.sum((jnp.exp(student) * (student - teacher)).reshape(len(x0), -1), -1)
+        return over_positions(jnp.exp(student) * (student - teacher))
 
     stages = Stages(stage, tuple(steps >> done for done in range(rounds)))
     return in_nats(process, density, reading, nats, Teacher(stages=stages))

@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 from diffusion.arguments import require_keys
 from diffusion.discrete.keeping import Keeping
 from diffusion.discrete.predictions import Predictor
+from diffusion.discrete.processes import over_positions
 from diffusion.discrete.rate_processes import AnyProcess
 from diffusion.discrete.sampling_loop import SymbolSampler
 from diffusion.discrete.steps import Law, stepped
@@ -69,7 +70,7 @@ def flow_cross_entropy(predict: Predictor, x0: Array, x_t: Array, t: Array) -> A
     The paper: Gat et al. 2024, "Discrete Flow Matching".
     """
     log_x0 = jnp.take_along_axis(predict(x_t, t), x0[..., None], -1)
-    return -jnp.sum(log_x0.reshape(len(x0), -1), -1)
+    return -over_positions(log_x0)
 
 
 def flow_rates(process: AnyProcess, x_t: Array, x0: Array, t: ArrayLike, stochasticity: float = 0.0) -> Array:

@@ -6,7 +6,7 @@ for each position by itself. The prior pi of a masked process is one symbol; of 
 likely. Everything below costs O(K) a position: no matrix of K x K is made.
 """
 
-__all__ = ["Process", "Symbols", "absorbing", "check_symbols", "mixture", "uniform"]
+__all__ = ["Process", "Symbols", "absorbing", "check_symbols", "mixture", "over_positions", "uniform"]
 
 import math
 from typing import NamedTuple, Protocol
@@ -269,6 +269,11 @@ def mixture(keeping: Keeping, prior: ArrayLike) -> Process:
     shares = shares / shares.sum()
     only = int(np.argmax(shares))
     return _process(keeping, shares, only if shares[only] == 1 else None)
+
+
+def over_positions(terms: Array) -> Array:
+    """The sum of each example's terms, float `[B, ...]`, over all axes but the first: `[B]`."""
+    return jnp.sum(terms.reshape(len(terms), -1), -1)
 
 
 def check_symbols(process: Symbols, x: Array, what: str) -> None:

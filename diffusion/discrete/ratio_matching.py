@@ -16,6 +16,7 @@ from jax import Array
 
 from diffusion.discrete.bounds import check_ratios, noised
 from diffusion.discrete.predictions import Reading, from_context, from_logits, predictor
+from diffusion.discrete.processes import over_positions
 from diffusion.discrete.rate_processes import AnyProcess
 from diffusion.discrete.symbol_objectives import in_nats
 from diffusion.objectives.few_step import player
@@ -42,7 +43,7 @@ def marginal_cross_entropy(process: AnyProcess, log_p: Array, x_t: Array, t: Arr
     """
     likelihood = process.likelihood(x_t, t)
     log_q = jnp.where(likelihood > 0, jnp.log(jnp.where(likelihood > 0, likelihood, 1.0)), -jnp.inf)
-    return -jnp.sum(jax.nn.logsumexp(log_p + log_q, axis=-1).reshape(len(x_t), -1), -1)
+    return -over_positions(jax.nn.logsumexp(log_p + log_q, axis=-1))
 
 
 def ratio_matching(process: AnyProcess, density: Density, reading: Reading = from_context) -> Objective:

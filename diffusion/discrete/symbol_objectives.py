@@ -252,7 +252,7 @@ def in_nats(
         nats: (networks, condition, keys `[B]`, x0 `[B, ...]`, t `[B]`, step) -> nats `[B]`.
         teacher: the use of a trained network.
         hollow: whether the network must say of each position what the others tell.
-        heads: what trains with the network.
+        heads: networks that train with the model, by name.
     """
 
     @entry(symbols=True)

@@ -18,6 +18,7 @@ from jax import Array
 
 from diffusion.discrete.bounds import noised, token_masked_at
 from diffusion.discrete.predictions import Reading, from_logits, predictor
+from diffusion.discrete.processes import over_positions
 from diffusion.discrete.symbol_objectives import in_nats
 from diffusion.discrete.token_masks import TokenMasks, token_masks
 from diffusion.objectives.few_step import player
@@ -84,4 +85,4 @@ def _log_probability(process: TokenMasks, x_t: Array, x0: Array, t: Array) -> Ar
     """log q(x_t | x_0) of each example, `[B]`."""
     masked = process.masked(x0, t)
     log_q = jnp.where(x_t == process.mask, jnp.log(masked), jnp.log1p(-masked))
-    return jnp.sum(log_q.reshape(len(x0), -1), -1)
+    return over_positions(log_q)
