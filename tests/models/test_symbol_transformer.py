@@ -259,7 +259,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_compiled():
         start(x[0], t)
     with pytest.raises(ValueError, match="this network takes at most length=5 positions; got 10"):
         start(np.tile(x, 2), t)
-    with pytest.raises(ValueError, match=r"symbols run from 7 to 7\. Valid: 0 \.\. 6, because size=7"):
+    with pytest.raises(ValueError, match=r"symbols run from 0 to 7\. Valid: 0 \.\. 6, because size=7"):
         start(x + (x == 6), t)
     with pytest.raises(ValueError, match=r"t \[B\] = \(2,\)"):
         start(x, t[:1])
