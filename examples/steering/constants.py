@@ -1,0 +1,184 @@
+"""The constants of standard densities by several methods, at equal numbers of evaluations of the density."""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from diffusion import objectives, parameterizations, samplers, schedules, steering, timesteps, weightings
+from diffusion.training.step import example_keys
+
+ESTIMATES = 8  # independent estimates of each constant
+PARTICLES = 512
+GRID = tuple(np.linspace(1, 0, 33).tolist())  # of paths
+BATCH, GROUP = 256, 64
+SHARE = 0.75  # of the evaluations of a trained method that its training takes
+SCHEDULE = schedules.trigonometric()
+V = parameterizations.v(parameterizations.time())
+
+
+class Density(NamedTuple):
+    """A standard density, in units of about its standard deviation.
+
+    Attributes:
+        target: the density.
+        scale: the unit.
+    """
+
+    target: objectives.Target
+    scale: float
+
+
+DENSITIES = {
+    "mixture of 40": Density(objectives.gaussian_mixture(), 23.0),
+    "funnel": Density(objectives.funnel(), 3.0),
+    "many-well": Density(objectives.many_well(), 1.7),
+}
+
+
+class Estimates(NamedTuple):
+    """Estimates of one constant.
+
+    Attributes:
+        log_normalisers: log Z of each `[ESTIMATES]`.
+        effective: mean effective size of the last weights, as a share of their number.
+    """
+
+    log_normalisers: np.ndarray
+    effective: float
+
+
+def unit(density: Density) -> objectives.Target:
+    """The density of x / scale, whose integral is the same."""
+    target, scale = density
+    volume = math.prod(target.shape) * math.log(scale)
+    log_density = lambda x: target.log_density(scale * x) + volume
+    return objectives.Target(log_density, target.shape, target.log_normaliser)
+
+
+def log_base(x: Array) -> Array:
+    """The log-density of N(0, I) `[B]`."""
+    return -jnp.sum(x**2, -1) / 2 - x.shape[-1] * math.log(2 * math.pi) / 2
+
+
+def normal(key: Array, number: int, shape: tuple[int, ...]) -> Array:
+    """Standard normal samples `[number, *shape]`."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(jax.random.split(key, number))
+
+
+def estimates_of(log_weights: Array) -> Estimates:
+    """The estimates of groups of log-weights `[ESTIMATES, K]`."""
+    sizes = steering.effective_size(log_weights) / log_weights.shape[1]
+    return Estimates(np.asarray(steering.log_normaliser(log_weights)), float(sizes.mean()))
+
+
+def importance(target: objectives.Target, evaluations: int) -> Estimates:
+    """Importance sampling from N(0, I)."""
+
+    def one(key):
+        x = normal(key, evaluations, target.shape)
+        return target.log_density(x) - log_base(x)
+
+    return estimates_of(jax.jit(lambda keys: jax.lax.map(one, keys))(jax.random.split(jax.random.key(0), ESTIMATES)))
+
+
+def annealed(target: objectives.Target, evaluations: int, resample: steering.Resampling) -> Estimates:
+    """Annealing from N(0, I) by MALA, on a ladder of which a pilot run says the shape, at an eighth of the cost."""
+    pilot = normal(jax.random.key(1), PARTICLES // 2, target.shape)
+    rungs, sizes = steering.annealing_ladder(log_base, target.log_density, pilot, jax.random.key(2), 0.5, share=0.8)
+    number = max(evaluations - len(pilot) * len(rungs), evaluations // 2) // PARTICLES  # of evaluations a particle
+    at = np.linspace(0, len(rungs) - 1, number + 1)
+    ladder, sizes = (np.interp(at, np.arange(len(rungs)), values) for values in (rungs, sizes))
+    keys = jax.random.split(jax.random.key(3), ESTIMATES * PARTICLES)
+    x = normal(jax.random.key(4), len(keys), target.shape)
+    run = functools.partial(
+        steering.annealed, log_base, target.log_density, ladder=ladder, step_sizes=sizes, number=PARTICLES
+    )
+    return estimates_of(jax.jit(lambda x, keys: run(x, keys, resample=resample).log_weights)(x, keys))
+
+
+def trained(objective: objectives.Objective, target: objectives.Target, evaluations: int) -> Estimates:
+    """The weights of paths by a network that the objective has trained with a share of the evaluations."""
+    params = train(objective, target.shape, int(SHARE * evaluations) // BATCH)
+    number = evaluations - int(SHARE * evaluations)
+    denoise = parameterizations.denoiser(functools.partial(network, params), SCHEDULE, V)
+    paths = lambda keys: samplers.path_weights(
+        denoise, SCHEDULE, timesteps.plan(np.array(GRID)), keys, target.shape, target.log_density
+    )[1]
+    keys = jax.random.split(jax.random.key(7), (ESTIMATES, number))
+    return estimates_of(jax.jit(lambda keys: jax.lax.map(paths, keys))(keys))
+
+
+def train(objective: objectives.Objective, shape: tuple[int, ...], steps: int) -> Any:
+    """The parameters of a network of 64 units after so many batches."""
+    sizes = (math.prod(shape) + 16, 64, 64, 64, math.prod(shape))
+    draw = lambda key, rows, columns: jax.random.normal(key, (rows, columns)) / rows**0.5
+    layers = [draw(jax.random.key(k), *pair) for k, pair in enumerate(itertools.pairwise(sizes))]
+    layers[-1] = 0 * layers[-1]  # which is the exact denoiser of N(0, I)
+    params = [(layer, jnp.zeros(layer.shape[1])) for layer in layers]
+    rate = optax.cosine_decay_schedule(2e-3, steps)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+
+    def update(carry, step):
+        params, state = carry
+        keys = example_keys(jax.random.key(5), step, jnp.arange(BATCH))
+
+        def loss(params):
+            networks = {"model": functools.partial(network, params)}
+            return objective(networks, SCHEDULE, keys, {"x": jnp.zeros((BATCH, *shape))}, step)[0].mean()
+
+        change, state = optimizer.update(jax.grad(loss)(params), state, params)
+        return (optax.apply_updates(params, change), state), None
+
+    run = jax.jit(lambda carry: jax.lax.scan(update, carry, jnp.arange(steps))[0])
+    return run((params, optimizer.init(params)))[0]
+
+
+def network(params: Any, x: Array, t: Array, condition: Any) -> Array:
+    """v of a small network of x `[B, D]` and waves of t."""
+    waves = jnp.reshape(t, (-1, 1)) * jnp.arange(1, 9) * math.pi
+    h = jnp.concatenate([x, jnp.sin(waves), jnp.cos(waves)], -1)
+    for weights, bias in params[:-1]:
+        h = jax.nn.gelu(h @ weights + bias)
+    return h @ params[-1][0] + params[-1][1]
+
+
+def log_variance(target: objectives.Target, evaluations: int) -> Estimates:
+    """Paths that were trained to have equal weights."""
+    return trained(objectives.log_variance(V, GRID, target, GROUP), target, evaluations)
+
+
+def adjoint_sampling(target: objectives.Target, evaluations: int) -> Estimates:
+    """Paths that were trained by the gradients at their ends."""
+    made = objectives.adjoint_sampling(V, weightings.constant(V), timesteps.uniform_density(SCHEDULE), GRID, target)
+    return trained(made, target, evaluations)
+
+
+NEVER = steering.where_uneven(steering.systematic, 1e-9)
+METHODS: Mapping[str, Callable[[objectives.Target, int], Estimates]] = {
+    "importance sampling": importance,
+    "annealed importance sampling": functools.partial(annealed, resample=NEVER),
+    "sequential Monte Carlo": functools.partial(annealed, resample=steering.where_uneven(steering.systematic)),
+    "log-variance": log_variance,
+    "adjoint sampling": adjoint_sampling,
+}
+
+
+def table(evaluations: int) -> dict[str, dict[str, dict[str, float]]]:
+    """{density: {method: {"error", the root mean square of log Z, "effective", the share of the effective size}}}."""
+    made: dict[str, dict[str, dict[str, float]]] = {}
+    for name, density in DENSITIES.items():
+        target = unit(density)
+        for method, estimate in METHODS.items():
+            found = estimate(target, evaluations)
+            error = float(np.mean((found.log_normalisers - target.log_normaliser) ** 2) ** 0.5)
+            made.setdefault(name, {})[method] = {"error": error, "effective": found.effective}
+            print(f"{name}, {method}: log Z off by {error:.3g}, effective size {found.effective:.2%}", flush=True)
+    return made

@@ -1,0 +1,143 @@
+"""Ways to a large reward at equal numbers of evaluations, on a mixture whose tilted law is exact."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from diffusion import guidance, samplers, schedules, steering, timesteps
+from diffusion.metrics import vector_distances
+from examples.restoration import exact
+
+STEPS = 20  # evaluations of one plain sample
+DERIVATIVE = 3  # evaluations that one with its derivative counts as
+CENTRE, WIDTH = np.array([1.2, 0.8]), 0.7
+MIXTURE = exact.random_mixture(3, 6, 2, 0.25)
+TILTED = exact.posterior(MIXTURE, np.eye(2), CENTRE, WIDTH)
+SCHEDULE = schedules.cosine()
+DENOISE = exact.denoiser(MIXTURE, SCHEDULE)
+PLAN = timesteps.plan(timesteps.uniform(SCHEDULE, STEPS))
+
+Way = Callable[[int, Array], Callable[[Array, Array], Array] | None]
+"""(evaluations of a sample, x_T `[B, 2]`) -> the function (x_T, keys `[B]`) -> samples; None for too few."""
+
+
+def log_reward(x: Array) -> Array:
+    """-|x - c|^2 / (2 w^2) `[B]`, which tilts a mixture of Gaussians into another."""
+    return -jnp.sum((x - CENTRE) ** 2, -1) / (2 * WIDTH**2)
+
+
+def generate(x: Array) -> Array:
+    """The deterministic sampler: noise `[B, 2]` -> samples."""
+    keys = jax.random.split(jax.random.key(0), len(x))
+    return samplers.sample(samplers.ddim(), DENOISE, SCHEDULE, x, PLAN, keys)
+
+
+def best_of(evaluations: int):
+    """The best of N independent noises; that its sample is made again does not count."""
+    return _searched(evaluations, evaluations // STEPS - 1, 1.0)
+
+
+def search(evaluations: int):
+    """Rounds of three noises near the best one so far."""
+    return _searched(evaluations, 3, 0.4)
+
+
+def _searched(evaluations: int, trials: int, distance: float):
+    rounds = (evaluations // STEPS - 1) // max(trials, 1)
+    if rounds < 1:
+        return None
+
+    def run(x, keys):
+        best, _ = steering.searched_noise(
+            generate, log_reward, x, keys, rounds=rounds, trials=trials, distance=distance
+        )
+        return generate(best)
+
+    return run
+
+
+def noise_optimisation(evaluations: int):
+    """Gradient ascent on the noise, held where standard normal noise lies."""
+    updates = (evaluations - STEPS) // (DERIVATIVE * STEPS)
+    if updates < 1:
+        return None
+
+    def run(x, keys):
+        best, _ = steering.optimised_noise(generate, log_reward, x, optax.sgd(0.2), steps=updates, prior=0.5)
+        return generate(best)
+
+    return run
+
+
+def gradient_guidance(evaluations: int):
+    """Ancestral sampling with the reward's gradient at the estimate; more evaluations are shorter steps."""
+    steps = evaluations // DERIVATIVE
+    plan = timesteps.plan(timesteps.uniform(SCHEDULE, steps))
+    pulled = guidance.posterior_sampling(DENOISE, SCHEDULE, log_reward)
+    return lambda x, keys: samplers.sample(samplers.ddpm(), pulled, SCHEDULE, x, plan, keys)
+
+
+def particles(evaluations: int):
+    """Twisted particles, of which one is drawn by its weight."""
+    number = evaluations // STEPS
+    if number < 2:
+        return None
+
+    def run(x, keys):
+        several = jax.vmap(lambda key: jax.random.split(key, 2 * number + 1))(keys)
+        starts, walks = (several[:, k : k + number].reshape(-1) for k in (0, number))
+        noise = samplers.prior(SCHEDULE, starts, (2,))
+        twist = steering.tilt(log_reward)
+        made = steering.twisted(samplers.ddpm(), DENOISE, SCHEDULE, noise, PLAN, walks, twist, number=number)
+        return steering.drawn(made, several[:, -1])
+
+    return run
+
+
+WAYS = {
+    "best of N": best_of,
+    "search near the best noise": search,
+    "noise optimisation": noise_optimisation,
+    "gradient guidance": gradient_guidance,
+    "particles (SMC)": particles,
+}
+
+
+def curves(budgets: tuple[int, ...], number: int) -> dict[str, list[dict[str, float]]]:
+    """For each way and number of evaluations the mean reward, and the distance to the tilted law.
+
+    Args:
+        budgets: numbers of evaluations a sample.
+        number: number of samples.
+
+    Returns:
+        {way: [{"evaluations", "reward", "distance"}]}, with "the tilted law" and "the model" of one entry each.
+    """
+    first, keys = jax.random.split(jax.random.key(1), (2, number))
+    x = samplers.prior(SCHEDULE, first, (2,))
+    reference = exact.draw(TILTED, number, 7)
+
+    def figures(evaluations: int, samples: Array | np.ndarray) -> dict[str, float]:
+        samples = np.asarray(samples)
+        reward = float(log_reward(jnp.asarray(samples)).mean())
+        return {"evaluations": evaluations, "reward": reward, "distance": distance(samples, reference)}
+
+    made = {
+        "the tilted law": [figures(0, exact.draw(TILTED, number, 8))],
+        "the model": [figures(STEPS, jax.jit(generate)(x))],
+    }
+    for name, way in WAYS.items():
+        runs = {evaluations: run for evaluations in budgets if (run := way(evaluations)) is not None}
+        made[name] = [figures(evaluations, jax.jit(run)(x, keys)) for evaluations, run in runs.items()]
+    return made
+
+
+def distance(x: np.ndarray, y: np.ndarray) -> float:
+    """The root of the sliced squared 2-Wasserstein distance of two clouds `[N, 2]`."""
+    angles = np.linspace(0, np.pi, 32, endpoint=False)
+    along = np.stack([np.cos(angles), np.sin(angles)], 1)
+    return float(vector_distances.sliced_wasserstein(x, y, along) ** 0.5)

@@ -1,0 +1,90 @@
+"""Steering at equal compute: a plot of rewards by evaluations, and a table of the constants of standard densities.
+
+    python -m examples.steering.report --out=runs/steering
+
+The plot has a mixture of Gaussians with a quadratic reward, whose denoiser and tilted law are exact. The table has
+densities with known constants; two of its methods train small networks. Writes rewards.png, report.json and report.md.
+"""
+
+from absl import flags
+
+from diffusion.experiments import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("out", None, "folder of the report", required=True)
+    flags.DEFINE_integer("density_evaluations", 131_072, "evaluations of a density by each method", lower_bound=8192)
+    flags.DEFINE_integer("most", 1280, "evaluations of the denoiser a sample, at most", lower_bound=80)
+    flags.DEFINE_integer("number", 2000, "samples of each point of the plot", lower_bound=100)
+    command_line.begin()
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diffusion.experiments.evaluation import plots, report
+from diffusion.experiments.run_folder import workdir
+from examples.steering import constants, equal_evaluations
+
+TITLE = "Steering at equal compute"
+COLOURS = ("#2f6db5", "#1aa39a", "#8e5ea2", "#c0392b", "#3a8a4d")
+
+
+def markdown(content: Mapping[str, Any]) -> str:
+    """The page: the plot and the table."""
+    table, protocol = content["constants"], content["protocol"]
+    cell = lambda one: f"{one['error']:.3f} ({one['effective']:.1%})"
+    rows = [(method, *(cell(row[method]) for row in table.values())) for method in constants.METHODS]
+    parts = [
+        f"# {TITLE}",
+        "## Rewards",
+        f"A mixture of six Gaussians in the plane and the reward -|x - c|^2 / (2 w^2), {protocol['number']} samples a "
+        f"point. A plain sample takes {equal_evaluations.STEPS} evaluations of the denoiser, and one with its "
+        f"derivative counts as {equal_evaluations.DERIVATIVE}. Right: the distance to the tilted law, sliced "
+        "2-Wasserstein.",
+        "![Mean reward, and distance to the tilted law, by evaluations](rewards.png)",
+        "## Constants",
+        f"The root mean square of the error of log Z over {constants.ESTIMATES} estimates of "
+        f"{protocol['density_evaluations']:,} evaluations of the density, each with its gradient. In brackets stands "
+        "the effective size of the last weights as a share of their number. The trained methods spend "
+        f"{constants.SHARE:.0%} of the evaluations on one training, and the rest on each estimate.",
+        report.table(("method", *table), rows),
+        "## Protocol",
+        report.table(("commit", "device"), [[protocol[key] for key in ("git_commit", "device")]]),
+        report.IN_FULL,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def draw(curves: Mapping[str, Sequence[Mapping[str, float]]], path: pathlib.Path) -> None:
+    """Writes the plot: rewards and distances by evaluations, with the model and the tilted law as lines."""
+    figure = plots.blank(11, 4.2, "constrained")
+    figures = {"reward": "mean reward", "distance": "distance to the tilted law"}
+    for panel, (figure_name, title) in zip(figure.subplots(1, 2), figures.items()):
+        for (name, points), colour in zip(list(curves.items())[2:], COLOURS):
+            x = [point["evaluations"] for point in points]
+            panel.plot(x, [point[figure_name] for point in points], "o-", color=colour, label=name, markersize=4)
+        for name, style in (("the tilted law", "--"), ("the model", ":")):
+            panel.axhline(curves[name][0][figure_name], color="#6b7280", linestyle=style, label=name)
+        panel.set(xscale="log", xlabel="evaluations a sample", title=title)
+        plots.style(panel)
+    figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    plots.save(figure, path)
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    values = flags.FLAGS
+    out = pathlib.Path(values.out)
+    out.mkdir(parents=True, exist_ok=True)
+    budgets = tuple(20 * 2**k for k in range(12) if 20 * 2**k <= values.most)
+    curves = equal_evaluations.curves(budgets, values.number)
+    draw(curves, out / "rewards.png")
+    protocol = {name: getattr(values, name) for name in ("density_evaluations", "most", "number")} | report.software()
+    table = constants.table(values.density_evaluations)
+    content = report.plain({"rewards": curves, "constants": table, "protocol": protocol})
+    report.write(out, content, markdown(content))
+    print(f"{out}/report.md and rewards.png")
+
+
+if __name__ == "__main__":
+    command_line.run(main, workdir.FAILURES, compiles=True)
