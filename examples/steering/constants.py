@@ -117,7 +117,7 @@ def trained(objective: objectives.Objective, target: objectives.Target, evaluati
 
 
 def train(objective: objectives.Objective, shape: tuple[int, ...], steps: int) -> Any:
-    """The parameters of a network of 64 units after so many batches."""
+    """The parameters of a network of 64 units after `steps` batches."""
     sizes = (math.prod(shape) + 16, 64, 64, 64, math.prod(shape))
     draw = lambda key, rows, columns: jax.random.normal(key, (rows, columns)) / rows**0.5
     layers = [draw(jax.random.key(k), *pair) for k, pair in enumerate(itertools.pairwise(sizes))]
@@ -157,8 +157,10 @@ def log_variance(target: objectives.Target, evaluations: int) -> Estimates:
 
 def adjoint_sampling(target: objectives.Target, evaluations: int) -> Estimates:
     """Paths that were trained by the gradients at their ends."""
-    made = objectives.adjoint_sampling(V, weightings.constant(V), timesteps.uniform_density(SCHEDULE), GRID, target)
-    return trained(made, target, evaluations)
+    objective = objectives.adjoint_sampling(
+        V, weightings.constant(V), timesteps.uniform_density(SCHEDULE), GRID, target
+    )
+    return trained(objective, target, evaluations)
 
 
 NEVER = steering.where_uneven(steering.systematic, 1e-9)
@@ -173,12 +175,12 @@ METHODS: Mapping[str, Callable[[objectives.Target, int], Estimates]] = {
 
 def table(evaluations: int) -> dict[str, dict[str, dict[str, float]]]:
     """{density: {method: {"error", the root mean square of log Z, "effective", the share of the effective size}}}."""
-    made: dict[str, dict[str, dict[str, float]]] = {}
+    rows: dict[str, dict[str, dict[str, float]]] = {}
     for name, density in DENSITIES.items():
         target = unit(density)
         for method, estimate in METHODS.items():
-            found = estimate(target, evaluations)
-            error = float(np.mean((found.log_normalisers - target.log_normaliser) ** 2) ** 0.5)
-            made.setdefault(name, {})[method] = {"error": error, "effective": found.effective}
-            print(f"{name}, {method}: log Z off by {error:.3g}, effective size {found.effective:.2%}", flush=True)
-    return made
+            estimates = estimate(target, evaluations)
+            error = float(np.mean((estimates.log_normalisers - target.log_normaliser) ** 2) ** 0.5)
+            rows.setdefault(name, {})[method] = {"error": error, "effective": estimates.effective}
+            print(f"{name}, {method}: log Z off by {error:.3g}, effective size {estimates.effective:.2%}", flush=True)
+    return rows

@@ -92,8 +92,8 @@ def particles(evaluations: int):
         starts, walks = (several[:, k : k + number].reshape(-1) for k in (0, number))
         noise = samplers.prior(SCHEDULE, starts, (2,))
         twist = steering.tilt(log_reward)
-        made = steering.twisted(samplers.ddpm(), DENOISE, SCHEDULE, noise, PLAN, walks, twist, number=number)
-        return steering.drawn(made, several[:, -1])
+        groups = steering.twisted(samplers.ddpm(), DENOISE, SCHEDULE, noise, PLAN, walks, twist, number=number)
+        return steering.drawn(groups, several[:, -1])
 
     return run
 
@@ -126,14 +126,14 @@ def curves(budgets: tuple[int, ...], number: int) -> dict[str, list[dict[str, fl
         reward = float(log_reward(jnp.asarray(samples)).mean())
         return {"evaluations": evaluations, "reward": reward, "distance": distance(samples, reference)}
 
-    made = {
+    points = {
         "the tilted law": [figures(0, exact.draw(TILTED, number, 8))],
         "the model": [figures(STEPS, jax.jit(generate)(x))],
     }
     for name, way in WAYS.items():
         runs = {evaluations: run for evaluations in budgets if (run := way(evaluations)) is not None}
-        made[name] = [figures(evaluations, jax.jit(run)(x, keys)) for evaluations, run in runs.items()]
-    return made
+        points[name] = [figures(evaluations, jax.jit(run)(x, keys)) for evaluations, run in runs.items()]
+    return points
 
 
 def distance(x: np.ndarray, y: np.ndarray) -> float:
