@@ -165,7 +165,13 @@ def test_the_library_imports_nothing_that_is_built_on_it():
 
 EXAMPLES = modules(example_files())
 # Examples of the model of another, which its judge or its measures read.
-BUILT_ON = {"control": {"text"}, "counting": {"text"}, "glyph": {"text"}, "techniques": {"text", "control", "glyph"}}
+BUILT_ON = {
+    "control": {"text"},
+    "counting": {"text"},
+    "glyph": {"text"},
+    "steering": {"restoration"},
+    "techniques": {"text", "control", "glyph"},
+}
 
 
 @functools.cache
