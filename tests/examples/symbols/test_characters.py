@@ -20,7 +20,8 @@ def test_the_estimate_of_a_network_without_knowledge_is_the_bits_of_equal_letter
     text = np.random.default_rng(0).integers(0, 27, 20 * 8).astype(np.int8)
     rows = text.reshape(-1, 8).astype(np.int32)
     found = characters.mean_bits(functools.partial(characters.loss, network), params, rows, times=64)
-    assert 0 < found.error < 0.2 and abs(found.bits - math.log2(27)) < 4 * found.error
+    # One over a small time weighs a mask that is seen there: a few windows make most of the error.
+    assert 0 < found.error < 0.3 and abs(found.bits - math.log2(27)) < 4 * found.error
 
 
 @pytest.mark.slow
