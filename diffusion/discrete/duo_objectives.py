@@ -58,8 +58,8 @@ def duo(
         soft = jax.nn.softmax(gaussian_latents(process, latent_noise(process, keys, x0), x0, t) / temperature)
         x_t = jnp.argmax(soft, -1)
         predict = predictor(player(networks, "model"), process, reading, condition)
-        seen = jnp.where(step < until, soft, jax.nn.one_hot(x_t, process.size, dtype=soft.dtype))
-        return score_entropy_at(process, predict(seen, t), x_t, x0, t)
+        symbols = jnp.where(step < until, soft, jax.nn.one_hot(x_t, process.size, dtype=soft.dtype))
+        return score_entropy_at(process, predict(symbols, t), x_t, x0, t)
 
     return in_nats(process, density, reading, nats)
 
@@ -87,7 +87,7 @@ def discrete_consistency(
         steps: number 1 / d of steps of the first gap, at least 1; 512 in the paper.
         stage: training steps of a round; 10,000 in the paper.
         rounds: number of rounds, at least 1; in the last one the gap is at most 1.
-        reading: the meaning of the student's output when it samples, which is of logits: that of the teacher.
+        reading: the meaning of the student's output when it samples, logits, as the teacher's.
 
     Returns:
         An objective, whose batch has symbols, int `[B, ...]`, as "x". Metrics: "t" `[B]`.

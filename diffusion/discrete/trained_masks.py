@@ -2,7 +2,7 @@
 
     d/dw E_q [f_w(x_t)] = E_q [d/dw f_w(x_t)] + E_q [f_w(x_t) d/dw log q_w(x_t | x_0)]
 
-The first part is the derivative of the bound's rates. The second is REINFORCE's, of two draws of x_t, each of which is
+The first part is the derivative of the bound's rates. The second is REINFORCE's, with two draws of x_t; each draw is
 the baseline of the other.
 """
 

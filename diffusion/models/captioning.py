@@ -93,7 +93,7 @@ def opened(folder: str | pathlib.Path, *, prompt: str = "", length: int = 30, to
     _require_statistics(folder, module)
     checkpoint = folders.find(folder)
     params = folders.read(checkpoint)
-    program = jax.jit(functools.partial(generated, checkpoint.module, prompt=tuple(words), length=length, top_p=top_p))
+    program = jax.jit(functools.partial(generated, module, prompt=tuple(words), length=length, top_p=top_p))
 
     def text(ids: Sequence[int]) -> str:
         end = [*ids[1:], module.text.stop].index(module.text.stop, len(words))

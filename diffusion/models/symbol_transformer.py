@@ -109,7 +109,7 @@ class SymbolTransformer(Layered, Backbone):
         hollow: whether a position's output is of the other positions alone: one evaluation for each position, in which
             it has every symbol equally.
         positions: "rope" (rotary, in every attention: distances alone count, as in text) or "sincos" (fixed, added to
-            the symbols: where a symbol is counts, as in pictures).
+            the symbols: the place of a symbol counts, as in pictures).
 
     References: Lou et al. 2024, "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution"; Sahoo
     et al. 2024, "Simple and Effective Masked Diffusion Language Models": the network of both, by their code; Ou et al.

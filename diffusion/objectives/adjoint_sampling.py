@@ -36,9 +36,9 @@ def adjoint_sampling(
         x_t = alpha x_0 + sigma eps,    1 / r^2 = 1 / s^2 + alpha^2 / sigma^2
 
     It is adjoint matching whose reference has the data N(0, s^2 I) and the reward log gamma + |x_0|^2 / (2 s^2): the
-    lean adjoint is linear there and has this closed form. The reciprocal projection draws x_t anew given x_0, as the
-    optimum has it, so that the way to x_0 is forgotten, and one gradient of gamma serves several noises; the paper
-    keeps them in a buffer for longer. x_0 are the model's own, by ancestral sampling. A batch gives their shape alone.
+    lean adjoint is linear there and has this closed form. The reciprocal projection draws x_t anew given x_0, as in the
+    optimum. The path to x_0 is then forgotten, and one gradient of gamma serves several noises; the paper
+    keeps them in a buffer for longer. The model makes x_0 by ancestral sampling. A batch gives their shape alone.
 
     Facts:
         loss: w(t) |x0 - (alpha r^2 / sigma^2) x_t - r^2 (grad log gamma(x_0) + x_0 / s^2)|^2
@@ -57,7 +57,7 @@ def adjoint_sampling(
         noises: number of noises on each sample, at one time, at least 1.
 
     Returns:
-        An objective; see `diffusion.objectives.inputs`. Metrics, `[B]` each: "t", and "log_density", that of the
+        An objective; see `diffusion.objectives.inputs`. Metrics, `[B]` each: "t", and "log_density" of the
         samples.
 
     Raises:
@@ -79,7 +79,7 @@ def adjoint_sampling(
         values, back = jax.vjp(log_density, x_0)
         pull = back(jnp.ones_like(values))[0] + x_0 / data_std**2
         t, importance = (at_each(schedule, value, x_0) for value in times(density, time_keys, batch))
-        alpha, sigma = (left_broadcast(of(t), x_0) for of in (schedule.alpha, schedule.sigma))
+        alpha, sigma = (left_broadcast(f(t), x_0) for f in (schedule.alpha, schedule.sigma))
         spread = (alpha * data_std) ** 2 + sigma**2
         weight = weigh(importance, weighting(schedule, t))
 

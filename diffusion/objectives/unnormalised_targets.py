@@ -104,14 +104,14 @@ def many_well(wells: int = 16) -> Target:
     """
     if wells < 1:
         raise ValueError(f"many_well: wells = {wells} must be at least 1")
-    of_first = lambda a: -(a**4) + 6 * a**2 + a / 2
+    log_first = lambda a: -(a**4) + 6 * a**2 + a / 2
     grid, step = np.linspace(-5, 5, 20_001, retstep=True)
-    density = np.exp(of_first(grid)) * step
+    density = np.exp(log_first(grid)) * step
     below = np.cumsum(density) / density.sum()
 
     def log_density(x):
         pairs = x.reshape(-1, wells, 2)
-        return jnp.sum(of_first(pairs[..., 0]) - pairs[..., 1] ** 2 / 2, -1)
+        return jnp.sum(log_first(pairs[..., 0]) - pairs[..., 1] ** 2 / 2, -1)
 
     def one(key):
         first, second = jax.random.split(key)

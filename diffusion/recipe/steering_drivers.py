@@ -91,7 +91,7 @@ def twisted(
     if isinstance(denoise, (guidance.Memory, guidance.Unpaired)):
         raise ValueError("twisted needs a plain denoiser. Valid: a guidance such as classifier_free, without a cache")
 
-    def of_particles(function):
+    def over_particles(function):
         """The function of `[B number, ...]` of one of `[B, ...]`, whose sample b knows its own condition."""
         grouped = lambda x: x.reshape(-1, number, *x.shape[1:])
         every = jax.vmap(function, in_axes=1, out_axes=1)
@@ -99,7 +99,7 @@ def twisted(
 
     tempered = lambda x: log_reward(x) / beta
     pulled = guidance.posterior_sampling(denoise, schedule, tempered, pull) if pull else None
-    at = lambda denoise: lambda x, t: of_particles(lambda x: denoise(x, t))(x)
+    at = lambda denoise: lambda x, t: over_particles(lambda x: denoise(x, t))(x)
     several = jax.vmap(lambda key: jax.random.split(key, 2 * number + 1))(keys)
     starts, walks = (several[:, k : k + number].reshape(-1) for k in (0, number))
     particles = steering.twisted(
@@ -109,7 +109,7 @@ def twisted(
         samplers.prior(schedule, starts, x.shape[1:]),
         plan,
         walks,
-        steering.tilt(of_particles(tempered)),
+        steering.tilt(over_particles(tempered)),
         number=number,
         proposal=None if pulled is None else at(pulled),
     )

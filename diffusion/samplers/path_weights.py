@@ -36,7 +36,7 @@ def path_weights(
     its logarithm from below. A weighted mean of x_0 estimates one under gamma. Where gamma is a Gaussian
     N(m, s^2 I), the denoiser exact and alpha_T = 0, each w is the integral itself, in any number of steps.
 
-    The paths are constants: a derivative of log w is that of the densities along them alone. A path takes N evaluations
+    The paths are constants: log w has derivatives through the densities along them alone. A path takes N evaluations
     of the denoiser and one of gamma.
 
     Facts:

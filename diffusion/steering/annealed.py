@@ -128,7 +128,7 @@ def annealing_ladder(
             section 3.3.2; Beskos et al. 2016, "On the Convergence of Adaptive Sequential Monte Carlo Methods"
 
     Args:
-        log_base, log_density, leapfrogs: as in `annealed`.
+        log_base, log_density, leapfrogs: arguments of `annealed`.
         x: samples of p `[K, ...]`, concrete.
         key: random key.
         step_size: step size of the first move, > 0.

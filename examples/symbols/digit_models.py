@@ -45,7 +45,7 @@ def all_models(width: int, depth: int, heads: int = 4) -> dict[str, DigitModel]:
     entropy = discrete.score_entropy(flips, density, context)
     matching = discrete.discrete_flow_matching(flips, density, context)
 
-    def of_symbols(
+    def symbol_model(
         process: discrete.Process,
         reading: discrete.Reading,
         loss: objectives.Objective,
@@ -67,9 +67,9 @@ def all_models(width: int, depth: int, heads: int = 4) -> dict[str, DigitModel]:
         return DigitModel(_initial(network, jnp.zeros((1, PIXELS), jnp.int32)), losses[0], losses[1], estimator, sample)
 
     return {
-        "masked": of_symbols(masks, discrete.from_logits, masked, masked, discrete.ancestral(), "masked bound"),
-        "uniform": of_symbols(flips, context, entropy, entropy, discrete.ancestral(), "score entropy"),
-        "flow": of_symbols(flips, context, matching, entropy, discrete.flow(), "score entropy"),
+        "masked": symbol_model(masks, discrete.from_logits, masked, masked, discrete.ancestral(), "masked bound"),
+        "uniform": symbol_model(flips, context, entropy, entropy, discrete.ancestral(), "score entropy"),
+        "flow": symbol_model(flips, context, matching, entropy, discrete.flow(), "score entropy"),
         "Gaussian": _gaussian(width, depth, heads),
     }
 

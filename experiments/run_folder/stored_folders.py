@@ -192,9 +192,9 @@ class Output:
         """{path of a file below the folder: (time of its last change, size, inode)}; "" for a single file."""
         if self.path.is_file():
             return {"": _mark(self.path)}
-        found = (path for path in self.path.rglob("*") if path.is_file() and not path.is_symlink())
+        below = (path for path in self.path.rglob("*") if path.is_file() and not path.is_symlink())
         hidden = lambda path: any(part.startswith(".") for part in path.relative_to(self.path).parts)
-        return {path.relative_to(self.path).as_posix(): _mark(path) for path in found if not hidden(path)}
+        return {path.relative_to(self.path).as_posix(): _mark(path) for path in below if not hidden(path)}
 
 
 def _mark(path: pathlib.Path) -> tuple[int, int, int]:

@@ -101,9 +101,9 @@ class Layer(nn.Module):
         self, x: jax.Array, cache: Cache | None, picture: jax.Array | None, bias: jax.Array, at: jax.Array
     ) -> tuple[jax.Array, Cache | None]:
         attended = lambda name: Attended(self.heads, self.epsilon, self.attention, self.dtype, name=name)
-        before = cache or Cache(None, None)
-        x, text = attended("self")(x, x, bias, before.text, at)
-        x, cross = attended("cross")(x, picture, None, before.picture if picture is None else None, at)
+        kept_text, kept_picture = cache or (None, None)
+        x, text = attended("self")(x, x, bias, kept_text, at)
+        x, cross = attended("cross")(x, picture, None, kept_picture if picture is None else None, at)
         mlp = Mlp(self.hidden, "gelu", self.dtype, name="mlp")
         x = layer_norm(self.epsilon, self.dtype, "norm")(x + mlp(x))
         return layout.split(x, "batch", "tokens", None), Cache(text, cross) if cache else None
