@@ -27,9 +27,9 @@ def log_variance(
 
         loss = K / (K - 1) (log w - mean log w)^2,    w as in `samplers.path_weights`
 
-    The model draws the paths, which are constants. The gradient in expectation is that of KL(model's paths | target's),
-    but at the optimum it has no variance. A batch gives the shape of samples alone. A group is `group` consecutive
-    examples. The trained network is an ordinary denoiser, for any sampler.
+    The model draws the paths, which are constants. The expected gradient is the gradient of KL(model's paths |
+    target's), but at the optimum it has no variance. A batch gives the shape of samples alone. A group is `group`
+    consecutive examples. The trained network is an ordinary denoiser, for any sampler.
 
     Facts:
         loss: K / (K - 1) (log w - mean log w)^2, of the K paths of a group
