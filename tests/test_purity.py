@@ -11,7 +11,7 @@ import diffusion
 # The only places that may know a neural network library, and those that may read or draw pictures.
 IMPURE = (
     "diffusion.models", "diffusion.training", "diffusion.data", "diffusion.metrics", "diffusion.text_to_image",
-    "diffusion.adapters", "diffusion.published", "diffusion.sampling",
+    "diffusion.adapters", "diffusion.published", "diffusion.recipe", "diffusion.sampling",
 )  # fmt: skip
 
 

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from scipy import special
 
 from diffusion.arguments import require_keys
 from diffusion.discrete.categorical import normal
@@ -121,6 +120,8 @@ def check_uniform(name: str, process: Process) -> None:
 
 def _replaced(ratio: np.ndarray, size: int) -> np.ndarray:
     """1 - T of alpha~ / sigma~, exact where it is small."""
+    from scipy import special  # imported here: few runs need it, and it takes a tenth of a second
+
     beaten = -np.expm1((size - 1) * special.log_ndtr(NODES + ratio[..., None]))
     return beaten @ WEIGHTS * size / (size - 1)
 

@@ -38,7 +38,7 @@ def test_steps_that_the_model_cannot_take_are_refused_before_its_weights_are_rea
     monkeypatch.setattr(text_to_image, "load", lambda *_, **__: pytest.fail("the weights were read"))
     (tmp_path / "flow.json").write_text(json.dumps(changed(SIZES | {("3", "scheduler"): "karas"})))
     folder = made_pipelines.folder("sd", tmp_path / "sd")
-    with pytest.raises(ValueError, match=r"scheduler='karas' is not known; .* did you mean 'karras'"):
+    with pytest.raises(ValueError, match=r"scheduler='karas' is not known. .* did you mean 'karras'"):
         workflow.run(tmp_path / "flow.json", str(folder), tmp_path, tmp_path / "out", False)
 
 

@@ -99,7 +99,7 @@ def test_bad_input():
             bootstrap.percentile_interval(np.arange(4), level=level)
     with pytest.raises(ValueError, match="finite"):
         bootstrap.percentile_interval(np.array([1.0, np.nan]))
-    with pytest.raises(ValueError, match="3 of 2"):
+    with pytest.raises(ValueError, match="3 successes of 2 trials"):
         bootstrap.wilson_interval(3, 2)
 
 

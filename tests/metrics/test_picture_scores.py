@@ -188,4 +188,4 @@ def test_other_weights_are_one_sentence(clip, tmp_path):
 def test_an_unknown_filter_is_refused(tmp_path, resample):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"resample": resample}))
     with pytest.raises(limits.Refused, match=r"preprocessor_config\.json: resample = .*. Valid: 2 \(bilinear\) or 3"):
-        picture_scores._fitting(tmp_path, PROTOCOLS["siglip"])
+        picture_fitting.stated_square(tmp_path, "square")

@@ -39,10 +39,10 @@ def test_the_operations_are_three_times_the_forward_pass(planned):
 
 
 def test_the_temporary_memory_holds_the_gradients_and_the_residuals(planned):
-    """At least the gradients and, for each position, the factors of the products and the logits; at most twice that."""
+    """At least the gradients, and the factors and logits of each position; at most two and a half times that."""
     factors = WIDTH * (1 + 3 + 1 + 1 + 4)  # read by qkv; q, k and v; read by out, the MLP and its second layer
     least = 4 * planned["parameters"] + 4 * BATCH * LENGTH * (factors + SYMBOLS)
-    assert least < planned["machines"]["h100"]["memory"]["trace"] < 2 * least
+    assert least < planned["machines"]["h100"]["memory"]["trace"] < 2.5 * least
 
 
 def test_it_is_printed_in_the_units_of_its_data(planned):
