@@ -148,14 +148,17 @@ class Store:
         return sorted(map(self._name, paths))
 
     def versions(self) -> dict[str, tuple[int, str]]:
-        """{name of an object below the address: (its size in bytes, a word that changes with its content)}."""
+        """{name of an object below the address: (its size in bytes, a word that changes with its content)}.
+
+        The name is "" where the address is that of an object itself.
+        """
         try:
             infos = self._tried("list its objects", lambda: self._system.find(self._root, detail=True), may_lack=True)
         except FileNotFoundError:
             return {}
         is_file = lambda path: not path.endswith("/")  # some tools mark a folder by an empty object of its name
         named = {self._name(path): info for path, info in infos.items() if is_file(path)}
-        return {name: (int(info["size"]), _version(info)) for name, info in sorted(named.items()) if name}
+        return {name: (int(info["size"]), _version(info)) for name, info in sorted(named.items())}
 
     def remove(self, names: Iterable[str]) -> None:
         """Removes objects; one that is not there is no error.
@@ -171,7 +174,7 @@ class Store:
                 continue
 
     def _path(self, name: str) -> str:
-        return f"{self._root}/{name}"
+        return f"{self._root}/{name}" if name else self._root
 
     def _name(self, path: str) -> str:
         """The name of an object by its path; "" for the object that the address itself names."""

@@ -59,34 +59,29 @@ class Input:
         if self._is_run:
             stored_runs.Reading(self.address, every=True)
             return
-        store, folder, versions = self._store, self.path, self._store.versions()
-        if not versions:  # the address of one object, or of nothing
-            parent, _, name = self.address.rstrip("/").rpartition("/")
-            store, folder = stores.connect(parent), self.path.parent
-            versions = {key: version for key, version in store.versions().items() if key == name}
+        versions = self._store.versions()
         if not versions:
             raise stores.StoreError(
                 f"{self.address} holds no objects. Check its spelling, and that your keys may list it."
             )
         with _alone(self.path):
-            _bring(store, folder, versions, self.path.with_name(f".{self.path.name}.fetched.json"))
+            _bring(self._store, self.path, versions, self.path.with_name(f".{self.path.name}.fetched.json"))
 
 
-def _bring(store: stores.Store, folder: pathlib.Path, versions: Versions, record: pathlib.Path) -> None:
-    """Makes a folder hold these versions of the files, and none that it held by this record before."""
+def _bring(store: stores.Store, copy: pathlib.Path, versions: Versions, record: pathlib.Path) -> None:
+    """Makes a local copy hold these versions of the files, and none that it held by this record before."""
     have = _recorded(record)
-    paths = {name: _path(folder, name, store.address) for name in versions}
+    paths = {name: _path(copy, name, store.address) for name in versions}
     size = lambda name: paths[name].stat().st_size if paths[name].is_file() else -1
     lacking = [name for name in versions if have.get(name) != versions[name] or size(name) != versions[name][0]]
     needed = sum(versions[name][0] for name in lacking)
-    folder.mkdir(parents=True, exist_ok=True)
-    if needed > (free := shutil.disk_usage(folder).free):
+    if needed > (free := shutil.disk_usage(copy.parent).free):
         raise stores.StoreError(
-            f"{store.address} has {needed:,} bytes to fetch, and the disk of {folder} has {free:,} free. Set "
+            f"{store.address} has {needed:,} bytes to fetch, and the disk of {copy} has {free:,} free. Set "
             "DIFFUSION_CACHE to a folder of a larger disk."
         )
     for name in have.keys() - versions.keys():
-        _path(folder, name, store.address).unlink(missing_ok=True)
+        _path(copy, name, store.address).unlink(missing_ok=True)
     have = {name: have[name] for name in have.keys() & versions.keys() - set(lacking)}
     guard, written = threading.Lock(), time.monotonic()
 
@@ -126,11 +121,11 @@ def _completed(threads: concurrent.futures.Executor, work: Callable, items: list
             future.cancel()
 
 
-def _path(folder: pathlib.Path, name: str, address: str) -> pathlib.Path:
-    parts = name.split("/")
+def _path(copy: pathlib.Path, name: str, address: str) -> pathlib.Path:
+    parts = name.split("/") if name else []  # the address is that of one object
     if any(part in ("", ".", "..") or "\0" in part for part in parts):
         raise stores.StoreError(f"{address} has an object {name!r}, which is no path of a file below a folder.")
-    return folder.joinpath(*parts)
+    return copy.joinpath(*parts)
 
 
 def _recorded(record: pathlib.Path) -> Versions:
@@ -181,11 +176,7 @@ class Output:
             return 0
         changed = sorted((mark[0], name) for name, mark in self._marks().items() if self._before.get(name) != mark)
         for _, name in changed:
-            if name:
-                self._store.send(name, self.path / name)
-            else:
-                parent, _, last = self.address.rstrip("/").rpartition("/")
-                stores.connect(parent).send(last, self.path)
+            self._store.send(name, self.path / name)
         return len(changed)
 
     def _marks(self) -> dict[str, tuple[int, int, int]]:
