@@ -150,7 +150,7 @@ class Store:
     def versions(self) -> dict[str, tuple[int, str]]:
         """{name of an object below the address: (its size in bytes, a word that changes with its content)}.
 
-        The name is "" where the address is that of an object itself.
+        An object that lies at the address itself has the empty name.
         """
         try:
             infos = self._tried("list its objects", lambda: self._system.find(self._root, detail=True), may_lack=True)

@@ -36,9 +36,9 @@ def adjoint_sampling(
         x_t = alpha x_0 + sigma eps,    1 / r^2 = 1 / s^2 + alpha^2 / sigma^2
 
     It is adjoint matching whose reference has the data N(0, s^2 I) and the reward log gamma + |x_0|^2 / (2 s^2): the
-    lean adjoint is linear there and has this closed form. The reciprocal projection draws x_t anew given x_0, as in the
-    optimum. The path to x_0 is then forgotten, and one gradient of gamma serves several noises; the paper
-    keeps them in a buffer for longer. The model makes x_0 by ancestral sampling. A batch gives their shape alone.
+    lean adjoint is linear there and has this closed form. The reciprocal projection draws x_t from q(x_t | x_0), which
+    the optimum keeps. The path to x_0 is then forgotten, and one gradient of gamma serves several noises; the paper
+    keeps them in a buffer for longer. The model makes x_0 by ancestral sampling. A batch gives the shape of x_0 alone.
 
     Facts:
         loss: w(t) |x0 - (alpha r^2 / sigma^2) x_t - r^2 (grad log gamma(x_0) + x_0 / s^2)|^2
@@ -71,11 +71,11 @@ def adjoint_sampling(
     def loss(networks, schedule, keys, batch, step):
         require_shape(batch["x"], (len(keys), *shape), "examples of the shape of the target's samples")
         condition = batch.get("condition")
-        way_keys, time_keys, *noise_keys = split(keys, 2 + noises)
+        path_keys, time_keys, *noise_keys = split(keys, 2 + noises)
         network = player(networks, "model")
-        x_0 = rollouts(frozen(networks, "model"), schedule, parameterization, grid, ddpm(), way_keys, shape, condition)[
-            -1
-        ]
+        model = frozen(networks, "model")
+        path = rollouts(model, schedule, parameterization, grid, ddpm(), path_keys, shape, condition)
+        x_0 = path[-1]
         values, back = jax.vjp(log_density, x_0)
         pull = back(jnp.ones_like(values))[0] + x_0 / data_std**2
         t, importance = (at_each(schedule, value, x_0) for value in times(density, time_keys, batch))
