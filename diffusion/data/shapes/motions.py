@@ -236,10 +236,14 @@ def shrunk(frames: np.ndarray, side: int) -> np.ndarray:
     """
     if not 1 <= side <= SIDE:
         raise ValueError(f"side = {side}. Valid: 1 to {SIDE}")
-    parts = side // math.gcd(side, SIDE)  # parts of a pixel of 64: each new pixel has a whole number of them
-    fine = frames.repeat(parts, 1).repeat(parts, 2)
-    means = fine.reshape(len(frames), side, parts * SIDE // side, side, -1, 3).mean(axis=(2, 4))
-    return np.round(means).astype(np.uint8)
+    groups = math.gcd(side, SIDE)  # of `before` pixels each, which become `after` new ones
+    before, after = SIDE // groups, side // groups
+    share = np.zeros((after, before), np.int64)
+    parts = np.arange(before * after)
+    np.add.at(share, (parts // before, parts // after), 1)  # parts of a pixel in each new one, which has `before`
+    grouped = frames.astype(np.int64).reshape(len(frames), groups, before, groups, before, 3)
+    sums = np.einsum("jx,fgihxc->fgihjc", share, np.einsum("iy,fgyhxc->fgihxc", share, grouped))
+    return np.round(sums / before**2).astype(np.uint8).reshape(len(frames), side, side, 3)
 
 
 def _path(
