@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from diffusion.data.sources.file_streams import parquet_stream as parquet_stream, tar_stream as tar_stream
     from diffusion.data.sources.made_drawings import (
         arranged_drawings as arranged_drawings,
+        draw_ahead as draw_ahead,
         drawings as drawings,
         moving_drawings as moving_drawings,
         moving_pairs as moving_pairs,

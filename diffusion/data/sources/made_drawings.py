@@ -6,6 +6,7 @@ __all__ = [
     "Described",
     "Drawings",
     "arranged_drawings",
+    "draw_ahead",
     "drawings",
     "moving_drawings",
     "moving_pairs",
@@ -13,6 +14,7 @@ __all__ = [
 ]
 
 import functools
+import multiprocessing
 import string
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,6 +29,9 @@ SPELLING_SEED = 2031  # the seed of `spelled_drawings`
 SPLITS = ("train", "test")
 SILENT = "a picture"
 """Caption that says nothing of its picture."""
+AHEAD: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+"""Records that `draw_ahead` has drawn, by the arguments of their source."""
+RUN = 128  # clips that a process draws at a time
 SPELLED = (3, 4)
 """Lengths of the words of random letters in `spelled_drawings`, in letters: those of `shapes.scenes.WORDS`."""
 
@@ -269,6 +274,41 @@ def moving_pairs(
     return _described(split, frames, side, number, setting, motions.words_of_both)
 
 
+def draw_ahead(split: str, processes: int, **arguments: Any) -> None:
+    """Draws all clips of `moving_pairs` at once, in several processes, for every later opening in this process.
+
+    The records are the same ones; they take number * frames * side^2 * 3 bytes of memory, and reading takes next to no
+    time, as a run on a GPU needs.
+
+    Args:
+        split: the split, as in `moving_pairs`.
+        processes: the number of processes that draw, at least 1.
+        **arguments: the other arguments of `moving_pairs`.
+    """
+    from diffusion.data.shapes import motions
+
+    records = moving_pairs(split, **arguments)
+    number = len(records)
+    defaults = moving_pairs.__kwdefaults__ | arguments
+    runs = [(split, arguments, first, min(first + RUN, number)) for first in range(0, number, RUN)]
+    clips: list[dict[str, Any]] = []
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:  # a fork of JAX's threads may wait for ever
+        for images, captions in pool.imap(_drawn, runs):
+            condition = [{"vector": motions.words_of_both(caption)} for caption in captions]
+            clips += [
+                {"image": image, "caption": caption, "condition": vector}
+                for image, caption, vector in zip(images, captions, condition)
+            ]
+    setting = _setting(tuple(defaults["radii"]), defaults["span"], defaults["frames"])._replace(tilted=True)
+    AHEAD[split, defaults["frames"], defaults["side"], number, setting, motions.words_of_both.__name__] = clips
+
+
+def _drawn(run: tuple[str, dict[str, Any], int, int]) -> tuple[np.ndarray, list[str]]:
+    split, arguments, first, end = run
+    records = [moving_pairs(split, **arguments)[row] for row in range(first, end)]
+    return np.stack([record["image"] for record in records]), [record["caption"] for record in records]
+
+
 def _setting(radii: tuple[float, float], span: int, frames: int) -> Any:
     """The setting of clips with these radii and this span, which are checked."""
     from diffusion.data.shapes import motions
@@ -294,6 +334,7 @@ def _described(
         record = {"image": motions.shrunk(clip.frames, side), "caption": clip.caption}
         return {**record, "condition": condition_of(clip.caption)}
 
-    drawings = Drawings(split, number, make, tuple(motions.STREAMS))
+    kept = AHEAD.get((split, frames, side, number, setting, words.__name__))
+    drawings = Drawings(split, number, kept.__getitem__ if kept else make, tuple(motions.STREAMS))
     caption = lambda row: motions.caption(split, row, frames, setting=setting)
     return Described(drawings, split, condition_of, caption)

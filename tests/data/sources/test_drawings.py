@@ -132,3 +132,29 @@ def test_pairs_of_moving_drawings_hold_the_words_of_each_shape():
         for condition in (source[row]["condition"], source.conditions([row])[0]):
             np.testing.assert_array_equal(condition["vector"], motions.words_of_both(clip.caption))
     assert {len(motions.example("train", row, 8, setting=setting).movers) for row in range(6)} == {1, 2}
+
+
+def test_clips_that_are_drawn_ahead_are_the_clips_that_are_drawn_as_they_are_read(monkeypatch):
+    monkeypatch.setattr(made_drawings, "AHEAD", {})
+    arguments = {"frames": 8, "side": 16, "number": 5}
+    plain = sources.moving_pairs("test", **arguments)
+    sources.draw_ahead("test", 1, **arguments)
+    monkeypatch.setattr(motions, "example", None)  # nothing is drawn any more
+    ahead = sources.moving_pairs("test", **arguments)
+    (kept,) = made_drawings.AHEAD.values()
+    assert len(ahead) == len(kept) == 5
+    rows = [ahead[row] for row in range(5)]
+    monkeypatch.undo()
+    for row, record in enumerate(rows):
+        assert record["caption"] == plain[row]["caption"]
+        np.testing.assert_array_equal(record["image"], plain[row]["image"])
+        np.testing.assert_array_equal(record["condition"]["vector"], plain[row]["condition"]["vector"])
+
+
+@pytest.mark.parametrize("side", [1, 24, 48, 63, 64])
+def test_a_smaller_frame_has_the_means_of_what_its_pixels_cover(side):
+    """Against the mean over a picture whose pixels are each cut into parts."""
+    frames = np.random.default_rng(side).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
+    fine = frames.repeat(side, 1).repeat(side, 2)
+    means = fine.reshape(2, side, 64, side, 64, 3).mean(axis=(2, 4))
+    np.testing.assert_array_equal(motions.shrunk(frames, side), np.round(means).astype(np.uint8))
