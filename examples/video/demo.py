@@ -4,7 +4,7 @@
     python -m examples.video.demo --config=video/drawings:tiny --workdir=runs/video_tiny --number=4
     python -m examples.video.demo --config=video/drawings --workdir=runs/video --prompt="a red star bounces"
     python -m examples.video.demo --config=video/latents --workdir=runs/video_latents    # an autoencoder first
-    python -m examples.video.demo --config=video/pairs --workdir=runs/pairs    # one or two shapes, without a judge
+    python -m examples.video.demo --config=video/pairs --workdir=runs/pairs --processes=14   # one or two shapes; a GPU
 
     WORKDIR/denoiser    a run of diffusion train
     WORKDIR/report      report.json, report.md, and the clips as GIF (and MP4, where PyAV is installed)
@@ -26,6 +26,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_enum("until", "report", ["autoencoder", "denoiser", "report"], "the last stage")
     flags.DEFINE_integer("number", 1000, "clips of each kind of caption in the report", lower_bound=4)
     flags.DEFINE_multi_string("prompt", [], "a caption whose clips are made in place of the report")
+    flags.DEFINE_integer("processes", 0, "that draw the clips of video/pairs before it trains; 0: as they are read")
     flags.DEFINE_integer("n", 4, "clips of each prompt", lower_bound=1)
     flags.mark_flags_as_required(["config", "workdir"])
     command_line.begin()
@@ -41,6 +42,7 @@ import numpy as np
 
 from diffusion.data import latent_cache
 from diffusion.data.shapes import motions
+from diffusion.data.sources import made_drawings
 from diffusion.experiments import train
 from diffusion.experiments.evaluation import report
 from diffusion.experiments.run_folder import workdir
@@ -56,7 +58,7 @@ OTHERS = 1000  # real clips that distances are taken to
 
 def run(
     config: Any, folder: str | pathlib.Path, command: str = "the same command", until: str = "report",
-    number: int = 1000,
+    number: int = 1000, processes: int = 0,
 ) -> int:  # fmt: skip
     """Trains the denoiser and writes the report, as far as that is not done; returns the exit status.
 
@@ -66,6 +68,8 @@ def run(
         command: the command by which a user goes on, for messages.
         until: "autoencoder", "denoiser" or "report".
         number: clips of each kind of caption in the report.
+        processes: processes that draw the training clips of one or two shapes before the training; 0 draws each as it
+            is read.
 
     Raises:
         ConfigError: for a mistake in the config, or data of another size than the judge reads. Others as `train.run`.
@@ -87,6 +91,11 @@ def run(
         say(2, f"the latents of the training clips -> {here}/vae, {here}/latents")
         demo_stages.encoded(config, folder)
     say(3 if on_latents else 1, f"the denoiser, diffusion train -> {here}/denoiser")
+    if processes and is_of_pairs(config) and checkpoints.latest(folder / "denoiser") != config.train.steps:
+        settings = config.data.source.to_dict()
+        del settings["name"]
+        made_drawings.draw_ahead("train", processes, **settings)
+        print(f"drew {settings['number']} clips, after {(time.monotonic() - began) / 60:.1f} min", flush=True)
     if status := train.unless_finished(demo_stages.denoiser_of(config, folder), folder / "denoiser", command):
         return status
     if until == "denoiser":
@@ -120,6 +129,9 @@ def check(config: Any) -> None:
     source = config.data.source.to_dict()
     if is_of_pairs(config):
         _check_pairs(config, source)
+        if on_latents is not None:
+            checks.validate(on_latents)
+            demo_stages.check_autoencoder(config)
         return
     span = "span" if on_latents is not None else "frames"  # of a clip on latents the first frames are judged
     wanted = {span: clip_judge.FRAMES, "side": clip_judge.SIDE, "alone": True, "radii": clip_judge.SETTING.radii}
@@ -141,17 +153,12 @@ def check(config: Any) -> None:
 
 def _check_pairs(config: Any, source: dict[str, Any]) -> None:
     """Refuses clips of one or two shapes of another size than the report's, as `check`."""
-    if demo_stages.autoencoder_of(config) is None:
-        raise ConfigError("config.data.source.name = 'moving_pairs' needs two stages. Valid: a config as video/pairs.")
     for name, value in {"frames": pairs_report.FRAMES, "side": pairs_report.SIDE}.items():
         if source.get(name) != value:
             raise ConfigError(
                 f"config.data.source.{name} = {source.get(name)!r}, and the report is of clips of {value!r}."
             )
-    checks.validate(demo_stages.autoencoder_of(config))
-    demo_stages.check_autoencoder(config)
-    recipe = checks.on_its_data(checks.validate(demo_stages.denoiser_of(config)))
-    clip_maker.check(recipe, motions.words_of_both)
+    clip_maker.check(checks.on_its_data(checks.validate(demo_stages.denoiser_of(config))), motions.words_of_both)
 
 
 def measure(run_folder: pathlib.Path, out: pathlib.Path, number: int) -> dict[str, Any]:
@@ -230,7 +237,7 @@ def main(argv: list[str]) -> None:
             print(path)
         return
     command = workdir.command("python -m examples.video.demo")
-    sys.exit(run(values.config, values.workdir, command, values.until, values.number))
+    sys.exit(run(values.config, values.workdir, command, values.until, values.number, values.processes))
 
 
 if __name__ == "__main__":

@@ -133,10 +133,11 @@ def measure(
             figures["frechet"] = pair_figures.frechet_distances(pair_figures.objects(clips, truth), *others)
         clip_sheets.write(clips, out / kind, [clip.caption for clip in truth], RATE)
         print(f"{kind}: {report.percent(shown['shape'])} of frames have the asked shape", flush=True)
-    code = autoencoder_folders.reconstruction(autoencoder_folders.load(config.data.latents.autoencoder))
-    real, truth = real_clips("test", min(number, 64))
-    coded = np.concatenate([code(real[i : i + 8]) for i in range(0, len(real), 8)])
-    figures["autoencoder"] = {"made": pair_figures.measured(coded, truth), "clips": len(real)}
+    if run.recipe.on_latents:
+        code = autoencoder_folders.reconstruction(autoencoder_folders.load(config.data.latents.autoencoder))
+        real, truth = real_clips("test", min(number, 64))
+        coded = np.concatenate([code(real[i : i + 8]) for i in range(0, len(real), 8)])
+        figures["autoencoder"] = {"made": pair_figures.measured(coded, truth), "clips": len(real)}
     protocol = {
         "model": str(model),
         "sampler": config.sample.sampler.name,
@@ -168,10 +169,11 @@ def rows(figures: Mapping[str, Any]) -> list[report.Row]:
     lines.append(("four times the length: speed of what bounces, off the real one", f"{error:.1%}", "median"))
     floor = f"floor {distance['floor']:.3g}; {distance['shapes']} shapes"
     lines.append(("Frechet distance of the tracks", f"{distance['distance']:.3g}", floor))
-    coded = figures["autoencoder"]["made"]
-    beside = f"{figures['autoencoder']['clips']} real clips, decoded of their latents"
-    for name in ("shape", "whole", "colour"):
-        lines.append((f"autoencoder: {SHARES[name]}", report.percent(coded[name]), beside))
+    if "autoencoder" in figures:
+        coded = figures["autoencoder"]["made"]
+        beside = f"{figures['autoencoder']['clips']} real clips, decoded of their latents"
+        for name in ("shape", "whole", "colour"):
+            lines.append((f"autoencoder: {SHARES[name]}", report.percent(coded[name]), beside))
     return lines
 
 
