@@ -44,6 +44,7 @@ def all_stages() -> list[stages.Stage]:
     known_stages = [
         stages.Stage("environment", (*python, "benchmarks.gpu.environment"), 20, 60),
         stages.Stage("correctness", (*python, "benchmarks.gpu.correctness", *tiny), 60, 240),
+        stages.Stage("tangent", (*python, "benchmarks.gpu.tangent", *tiny), 30, 120),
     ]
     for name, what in plan.measurements().items():
         command = (*python, "benchmarks.gpu.measure", f"--stage={name}", f"--torch_python={TORCH_PYTHON.value}", *tiny)

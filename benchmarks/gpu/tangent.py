@@ -1,0 +1,93 @@
+"""The kernel of attention's tangent on a GPU: its error beside float32's plain product, and its time by block size.
+
+    python -m benchmarks.gpu.tangent --out=tangent.json
+
+The peer is XLA's plain product, whose scores lie in memory. Each time is that of value and tangent together.
+"""
+
+import json
+import pathlib
+import time
+from collections.abc import Callable
+
+from absl import flags
+
+from diffusion.experiments import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    OUT = flags.DEFINE_string("out", None, "file to write", required=True)
+    TINY = flags.DEFINE_bool("tiny", False, "small arrays, by the emulated kernel, to rehearse")
+    command_line.begin()
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import rows
+from diffusion.models.layers import attention_tangent
+from diffusion.models.layers.attention import cudnn, xla
+
+SHAPES = {"head width 64": (32, 256, 12, 64), "head width 72": (16, 256, 16, 72)}  # [B, N, H, D] of B/2 and XL/2
+BLOCKS = ((64, 32), (64, 64), (128, 32), (128, 64), (32, 32), (64, 16))  # rows of queries and of keys
+TOLERANCE = 2e-2  # |x - x_float32| / |x_float32|; sums of 256 products of bfloat16
+CALLS, ROUNDS = 20, 7
+
+
+def arrays(shape: tuple[int, ...]) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    """((q, k, v), (dq, dk, dv)), each bfloat16 [B, N, H, D]."""
+    draws = [jax.random.normal(key, shape, jnp.bfloat16) for key in jax.random.split(jax.random.key(0), 6)]
+    return tuple(draws[:3]), tuple(draws[3:])
+
+
+def seconds(function: Callable, arguments: tuple) -> float:
+    """The median of `ROUNDS` rounds of `CALLS` calls, in seconds a call, after one that compiles."""
+    jax.block_until_ready(function(*arguments))
+    taken = []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        outs = [function(*arguments) for _ in range(CALLS)]
+        jax.block_until_ready(outs)
+        taken.append((time.perf_counter() - began) / CALLS)
+    return float(np.median(taken))
+
+
+def main(argv: list[str]) -> None:
+    """Compares and measures; fails where the error exceeds its tolerance."""
+    on_gpu = jax.default_backend() == "gpu"
+    attend = attention_tangent.with_tangent(cudnn if on_gpu else xla, interpret=not on_gpu)
+    lines, wrong = [], []
+    for what, shape in SHAPES.items():
+        primals, tangents = arrays((1, 40, 2, shape[-1]) if TINY.value else shape)
+        wide = lambda some: tuple(x.astype(jnp.float32) for x in some)
+        with jax.default_matmul_precision("highest"):
+            expected = jax.jit(lambda p, t: jax.jvp(xla, p, t))(wide(primals), wide(tangents))
+        plain = jax.jit(lambda p, t: jax.jvp(xla, p, t))
+        base = seconds(plain, (primals, tangents))
+        for queries, keys in BLOCKS[:1] if TINY.value else BLOCKS:
+            attention_tangent.QUERIES, attention_tangent.KEYS = queries, keys
+            function = jax.jit(lambda p, t: jax.jvp(attend, p, t))
+            name = f"attention and its tangent, {what}, blocks of {queries} queries and {keys} keys"
+            try:
+                out = function(primals, tangents)
+                errors = [
+                    float(jnp.linalg.norm(x.astype(jnp.float32) - y) / jnp.linalg.norm(y))
+                    for x, y in zip(out, expected)
+                ]
+                taken = seconds(function, (primals, tangents))
+            except Exception as error:  # blocks that do not fit: the others go on
+                print(f"{name}: {type(error).__name__}: {str(error)[:300]}", flush=True)
+                lines.append(rows.Row(name, "ms", False, (float("nan"),), note=f"failed: {str(error)[:200]}"))
+                continue
+            note = f"plain product {1e3 * base:.3f} ms; error of value {errors[0]:.1e}, tangent {errors[1]:.1e}"
+            print(f"{name}: {1e3 * taken:.3f} ms; {note}", flush=True)
+            lines.append(rows.Row(name, "ms", False, (1e3 * taken,), note=note))
+            if not max(errors) <= TOLERANCE:
+                wrong.append(f"{name}: errors {errors}, tolerance {TOLERANCE}")
+    title = f"attention's tangent, {jax.devices()[0].device_kind}"
+    pathlib.Path(OUT.value).write_text(json.dumps({"title": title, "rows": [row._asdict() for row in lines]}))
+    if wrong:
+        raise SystemExit("\n".join(wrong))
+
+
+if __name__ == "__main__":
+    command_line.run(main)
