@@ -1,6 +1,7 @@
 """Drawings of shapes, drawn when a record is read: with exact controls, with silent captions, or in motion."""
 
 __all__ = [
+    "AHEAD",
     "SILENT",
     "SPELLED",
     "Described",
@@ -31,7 +32,7 @@ SILENT = "a picture"
 """Caption that says nothing of its picture."""
 AHEAD: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
 """Records that `draw_ahead` has drawn, by the arguments of their source."""
-RUN = 128  # clips that a process draws at a time
+_RUN = 128  # clips that a process draws at a time
 SPELLED = (3, 4)
 """Lengths of the words of random letters in `spelled_drawings`, in letters: those of `shapes.scenes.WORDS`."""
 
@@ -290,7 +291,7 @@ def draw_ahead(split: str, processes: int, **arguments: Any) -> None:
     records = moving_pairs(split, **arguments)
     number = len(records)
     defaults = moving_pairs.__kwdefaults__ | arguments
-    runs = [(split, arguments, first, min(first + RUN, number)) for first in range(0, number, RUN)]
+    runs = [(split, arguments, first, min(first + _RUN, number)) for first in range(0, number, _RUN)]
     clips: list[dict[str, Any]] = []
     with multiprocessing.get_context("spawn").Pool(processes) as pool:  # a fork of JAX's threads may wait for ever
         for images, captions in pool.imap(_drawn, runs):
