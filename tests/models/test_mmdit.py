@@ -134,7 +134,7 @@ def test_remat_keeps_less():
 def test_the_table_of_positions_starts_as_diffusers_makes_it():
     case = published.case("mmdit_sd3")
     module = FAMILIES["SD3Transformer2DModel"].build(case.config)
-    table = module._table(jax.random.key(0)).reshape(1, -1, module.width)
+    table = module.initial_positions(jax.random.key(0)).reshape(1, -1, module.width)
     np.testing.assert_allclose(table, case.kept["pos_embed.pos_embed"], atol=2e-6)
 
 
