@@ -129,10 +129,11 @@ def by_heads(*a):
     with layout.over(mesh):
         return splash(*a, interpret=True)
 
-refused("6 tokens do not divide over 4 devices", lambda p: loss([x[:, :6] for x in p], None), primals)
-refused("6 tokens do not divide over 4 devices", alone, *(x[:, :6] for x in primals))
-refused("1 batch do not divide over 2 devices", alone, *(x[:1] for x in primals))
-refused("3 attended heads do not divide over 4 devices", by_heads, *primals)
+uneven = "6 tokens do not divide evenly over 4 devices (mesh.sequence)"
+refused(uneven, lambda p: loss([x[:, :6] for x in p], None), primals)
+refused(uneven, alone, *(x[:, :6] for x in primals))
+refused("1 batch do not divide evenly over 2 devices (mesh.data)", alone, *(x[:1] for x in primals))
+refused("3 attended heads do not divide evenly over 4 devices (mesh.sequence)", by_heads, *primals)
 """
 
 
