@@ -98,7 +98,9 @@ def test_a_teacher_of_another_kind_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"the teacher's config.schedule is .*rectified_flow.* this run has .*cosine"):
         train.run(student, tmp_path / "student")
     student.schedule = config.schedule
-    with pytest.raises(ConfigError, match=r"and config.teacher.parameterization is .*'v'"):
+    with pytest.raises(
+        ConfigError, match=r"the teacher's config.parameterization is .*, but config.teacher.parameterization is .*'v'"
+    ):
         train.run(student, tmp_path / "another")
 
 

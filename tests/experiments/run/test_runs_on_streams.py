@@ -135,7 +135,7 @@ def test_a_step_of_a_run_on_a_stream_is_repeated(tmp_path, monkeypatch):
     assert repeated.metrics["loss"] == pytest.approx(rows[2]["loss"], rel=1e-6)
     assert repeated.index.tolist() == [8, 9, 10, 11]
     monkeypatch.setattr("diffusion.experiments.reproduce.checkpoints.restore", without_stream(checkpoints.restore))
-    with pytest.raises(checkpoints.CheckpointError, match=r"points is a stream, and this state does not say where"):
+    with pytest.raises(checkpoints.CheckpointError, match=r"points is a stream, but this state.*does not say how far"):
         reproduce.repeat(resolve.recipe(config), tmp_path / "run", 2)
 
 
