@@ -290,7 +290,9 @@ BACKBONES = {
         MiT(**TOKENS | {"heads": 6}, num_classes=CLASSES, bottleneck=8, clean=True), (8, 8, 4), labels
     ),
     "mlp": Backbone(MLP(32, 2, CLASSES, VECTOR, shape=(2,)), (2,), labels_and_vectors, tensor=1, divides=1),
-    "mlp, volumes": Backbone(MLP(32, 2, mlp="swiglu", norm="rmsnorm"), (4, 4, 4, 1), lambda batch: None, divides=1),
+    "mlp, volumes": Backbone(
+        MLP(32, 2, mlp="swiglu", norm="rmsnorm"), (4, 4, 4, 1), lambda batch: None, tensor=1, divides=1
+    ),
     "sequence_transformer": Backbone(
         SequenceTransformer(24, 2, 2, 2, CLASSES, VECTOR, shape=(16, 4)), (16, 4), labels_and_vectors
     ),
