@@ -295,6 +295,15 @@ def test_channels_that_the_network_cannot_put_out_are_refused(tmp_path):
         resolve.recipe(config, (2,))
 
 
+def pictures(folder, seed):
+    """A source of 48 pictures of noise, of the shape and the classes of digits."""
+    path = folder / f"{seed}.npz"
+    np.savez(
+        path, image=np.random.default_rng(seed).integers(0, 256, (48, 8, 8, 1), np.uint8), label=np.arange(48) % 10
+    )
+    return {"name": "arrays", "path": str(path), "classes": tuple("0123456789")}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(CASES))
 def test_a_run_of_it_trains_and_makes_samples(name, tmp_path):
@@ -304,6 +313,8 @@ def test_a_run_of_it_trains_and_makes_samples(name, tmp_path):
     if needs_teacher:
         assert train.run(teacher, tmp_path / "teacher") == 0
     config = config_of(name, tmp_path / "teacher")
+    if checks.validate(config).objective.examples.pairs:
+        config.data.source = {"name": "preferences", "of": (pictures(tmp_path, 0), pictures(tmp_path, 1))}
     config.train.steps = config.checkpoint.every = 4
     assert train.run(config, tmp_path / "run") == 0
     made = run_samples.sample(checks.on_its_data(checks.validate(config)), tmp_path / "run")
