@@ -165,7 +165,9 @@ def test_processes_without_a_shared_folder_refuse_to_train(driver, tmp_path):
     ]
     for result in [driver.wait(run) for run in runs]:
         assert result.status == 1 and "Traceback" not in result.err
-        assert re.fullmatch(rf"error: --workdir=run is not one folder .* 1 \(.*{tmp_path}/b/run\) .*\n", result.err)
+        assert re.fullmatch(
+            rf"error: --workdir=run is not the same folder .* 1 \(.*{tmp_path}/b/run\) .*\n", result.err
+        )
     assert time.monotonic() - began < 150 and not checkpoints.steps(tmp_path / "a/run")
 
 
@@ -349,7 +351,7 @@ def test_no_process_leaves_before_process_0_has_written_the_samples(driver, tmp_
         assert [result.status for result in results] == status, results
         assert len(np.load(out / "samples.npz")["images"]) == 20
     assert (tmp_path / "samples" / "trajectory.png").exists()
-    assert results[1].err == "error: process 0 of this run has failed; its own output has the reason\n"
+    assert results[1].err == "error: process 0 of this run has failed; the output of process 0 has the reason\n"
 
 
 @pytest.mark.slow
