@@ -264,7 +264,7 @@ def test_generate_and_watch_take_image_prompts():
     assert (whole != free).mean() > 0.1
     *_, last = text_to_image.watch(model, "a cat", controls=[("global", picture("first"), 5.0)], **same)
     assert np.abs(last.pictures.astype(int) - whole).max() <= 1
-    with pytest.raises(ValueError, match=r"mask of the control 'plus' is Bool .* \[16, 16\]; got bool \[8, 16\]"):
+    with pytest.raises(ValueError, match=r"mask of the control 'plus' must be Bool .* \[16, 16\]; got bool \[8, 16\]"):
         make({"attachment": "plus", "picture": picture("first"), "mask": np.ones((8, 16), bool)})
 
 

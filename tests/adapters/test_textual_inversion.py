@@ -124,7 +124,7 @@ def test_custom_diffusion_trains_a_word_and_keys_and_values(models, tmp_path):
     written = [path.name for path in tuning.write(tmp_path, weights, {})]
     assert written == ["learned_embeds.safetensors", "pytorch_custom_diffusion_weights.safetensors"]
     assert tuning.replaces == ("unet",)
-    with pytest.raises(ValueError, match="finds none of the tensors of SD3Transformer2DModel"):
+    with pytest.raises(ValueError, match="matches no tensor of SD3Transformer2DModel"):
         custom_diffusion(models("mmdit")[0])
 
 

@@ -144,11 +144,13 @@ def test_the_maps_of_a_network_and_the_moves_that_they_guide(name):
 def test_generate_takes_words_and_names_the_samplers_that_follow_them():
     assert (made(words=["cat"], attention=50.0) != made()).any()
     assert (made(words=["cat:0,0,0.5,1"], sampler="", attention=50.0) != made()).any()
-    with pytest.raises(ValueError, match="words move x_t, which the sampler dpmpp_2m does not follow; choose ddim"):
+    with pytest.raises(
+        ValueError, match=r"moving x_t, which the sampler dpmpp_2m does not support\. Valid: ddim, ddpm"
+    ):
         made(words=["cat"], sampler="dpmpp_2m")
     with pytest.raises(ValueError, match="the words 'dog' do not occur in the prompt"):
         made(words=["dog"])
-    with pytest.raises(ValueError, match="maps of cross-attention; a MMDiT has none"):
+    with pytest.raises(ValueError, match="maps of cross-attention, which a MMDiT does not have"):
         text_to_image.generate(model("mmdit"), "a cat", words=["cat"], **SAME)
 
 
