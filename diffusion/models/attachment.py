@@ -205,7 +205,7 @@ def check_layers(depth: int, most: int, what: str) -> None:
         raise ValueError(f"a ControlNet of {depth} layers does not fit: {what} are only {most}. Valid: 1 to {most}")
 
 
-def check_base(params: Any, base: Any, own: str, what: str, stacks: tuple[str, ...] = ()) -> None:
+def check_base(params: Any, base: Any, added_names: str, what: str, stacks: tuple[str, ...] = ()) -> None:
     """Refuses parameters that began as a copy of another base's; names the first leaf that differs.
 
     Args:
@@ -221,7 +221,7 @@ def check_base(params: Any, base: Any, own: str, what: str, stacks: tuple[str, .
     """
     leaves = leaves_of(base, is_quantised)
     for path, leaf in leaves_of(params).items():
-        if re.match(own, path):
+        if re.match(added_names, path):
             continue
         if path not in leaves:
             raise ValueError(f"{what} is for another base: it has {path} {list(leaf.shape)}, which this model lacks")
