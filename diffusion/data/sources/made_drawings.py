@@ -15,6 +15,7 @@ __all__ = [
 ]
 
 import functools
+import inspect
 import multiprocessing
 import string
 from collections.abc import Callable, Sequence
@@ -290,7 +291,9 @@ def draw_ahead(split: str, processes: int, **arguments: Any) -> None:
 
     records = moving_pairs(split, **arguments)
     number = len(records)
-    defaults = moving_pairs.__kwdefaults__ | arguments
+    bound = inspect.signature(moving_pairs).bind(split, **arguments)
+    bound.apply_defaults()
+    stated = bound.arguments
     runs = [(split, arguments, first, min(first + _RUN, number)) for first in range(0, number, _RUN)]
     clips: list[dict[str, Any]] = []
     with multiprocessing.get_context("spawn").Pool(processes) as pool:  # a fork of JAX's threads may wait for ever
@@ -300,8 +303,8 @@ def draw_ahead(split: str, processes: int, **arguments: Any) -> None:
                 {"image": image, "caption": caption, "condition": vector}
                 for image, caption, vector in zip(images, captions, condition)
             ]
-    setting = _setting(tuple(defaults["radii"]), defaults["span"], defaults["frames"])._replace(tilted=True)
-    AHEAD[split, defaults["frames"], defaults["side"], number, setting, motions.words_of_both.__name__] = clips
+    setting = _setting(tuple(stated["radii"]), stated["span"], stated["frames"])._replace(tilted=True)
+    AHEAD[split, stated["frames"], stated["side"], number, setting, motions.words_of_both.__name__] = clips
 
 
 def _drawn(run: tuple[str, dict[str, Any], int, int]) -> tuple[np.ndarray, list[str]]:
