@@ -15,14 +15,15 @@ from diffusion import public
 
 
 def used() -> tuple[int, int | None]:
-    """Returns the bytes in use, and the available bytes or None if unknown.
+    """Returns the bytes that the process takes, and the available bytes or None if unknown.
 
-    The numbers are of this process's fullest accelerator, if it reports them. Otherwise they are the process's bytes of
-    the system's memory, or their maximum so far on a system without a current value (macOS).
+    The numbers are of this process's fullest accelerator, if it reports them: the most bytes in use so far, since
+    between steps only the state is left. Otherwise they are the process's bytes of the system's memory, or their
+    maximum so far on a system without a current value (macOS).
     """
     statistics = [device.memory_stats() for device in jax.local_devices()]
     full = [
-        (device["bytes_in_use"], device.get("bytes_limit"))
+        (device.get("peak_bytes_in_use", device["bytes_in_use"]), device.get("bytes_limit"))
         for device in statistics
         if device and "bytes_in_use" in device
     ]

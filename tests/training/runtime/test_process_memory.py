@@ -33,6 +33,8 @@ def test_the_fullest_accelerator_counts(monkeypatch):
     devices = [device(None), device({"bytes_in_use": 5, "bytes_limit": 90}), device({"bytes_in_use": 7}), device({})]
     monkeypatch.setattr(jax, "local_devices", lambda: devices)
     assert process_memory.used() == (7, None)
+    devices.append(device({"bytes_in_use": 3, "peak_bytes_in_use": 8, "bytes_limit": 90}))  # between two steps
+    assert process_memory.used() == (8, 90)
 
 
 def test_the_resident_pages_of_this_process(monkeypatch):
