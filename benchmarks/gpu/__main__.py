@@ -43,7 +43,7 @@ def all_stages() -> list[stages.Stage]:
     tiny = ("--tiny",) if TINY.value else ()
     known_stages = [
         stages.Stage("environment", (*python, "benchmarks.gpu.environment"), 20, 60),
-        stages.Stage("correctness", (*python, "benchmarks.gpu.correctness", *tiny), 60, 240),
+        stages.Stage("correctness", (*python, "benchmarks.gpu.correctness", *tiny), 60, 420),
         stages.Stage("tangent", (*python, "benchmarks.gpu.tangent", *tiny), 30, 120),
     ]
     for name, what in plan.measurements().items():

@@ -21,7 +21,7 @@ FLAGS = {  # accepted by jaxlib 0.10.2 and 0.11.2; XLA ends a process with an un
 }
 
 
-FIRST = {"environment": 20.0, "correctness": 90.0, "tangent": 50.0}  # seconds of the stages before all measurements
+FIRST = {"environment": 20.0, "correctness": 240.0, "tangent": 50.0}  # seconds of the stages before all measurements
 
 
 class Measurement(NamedTuple):
