@@ -309,7 +309,8 @@ def draw_ahead(split: str, processes: int, **arguments: Any) -> None:
 
 def _drawn(run: tuple[str, dict[str, Any], int, int]) -> tuple[np.ndarray, list[str]]:
     split, arguments, first, end = run
-    records = [moving_pairs(split, **arguments)[row] for row in range(first, end)]
+    source = moving_pairs(split, **arguments)
+    records = [source[row] for row in range(first, end)]
     return np.stack([record["image"] for record in records]), [record["caption"] for record in records]
 
 
