@@ -3,6 +3,7 @@
     make demo
     python -m tools.weights digits runs/demo "make demo"    # weights/digits
     python -m tools.weights drawings runs/drawings "COMMAND"    # weights/drawings
+    python -m tools.weights moving runs/pairs/denoiser "COMMAND"    # weights/moving, in 8 bits
 
 The line, with the digest, belongs into diffusion/recipe/class_folders.py; the command stands on the model's card. The
 second form is of a folder of examples.text, whose model it writes in 16 bits; the card has the figures of its report.
@@ -12,31 +13,37 @@ import hashlib
 import json
 import pathlib
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 
 from diffusion import text_to_image
 from diffusion.experiments.evaluation import model_card, report
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling.shipped_models import FILE
-from diffusion.io import safetensors_files
+from diffusion.experiments.sampling.shipped_models import FILE, SCALE
+from diffusion.io import files
 from diffusion.io.leaf_names import leaves_of
 from diffusion.recipe import versions
 from diffusion.text_to_image import model_folder, model_index
 from diffusion.training.checkpointing import checkpoints
 from examples.text import template_report
+from examples.video import pairs_report
 
 FOLDER = pathlib.Path(__file__).parents[1] / "weights"
 NUMBER = 100  # samples, unless the command says another number
 LICENSE = "apache-2.0"
+LARGE = 2_000_000  # parameters, from which a model is stored in 8 bits
 
 
 def write(run: str | pathlib.Path, folder: str | pathlib.Path, made_by: str) -> str:
-    """Writes the folder of a model from its run: the moving average of the latest checkpoint in float32, and a card.
+    """Writes the folder of a model from its run: the moving average of the latest checkpoint, and a card.
+
+    The average is stored in float32, that of more than `LARGE` parameters as `in_eight_bits`.
 
     Args:
-        run: the run folder.
+        run: the run folder; of examples.video, whose report beside it gives the figures of the card.
         folder: the folder of the model, made if missing.
         made_by: the command that trained the run, for the card.
 
@@ -47,16 +54,41 @@ def write(run: str | pathlib.Path, folder: str | pathlib.Path, made_by: str) -> 
     folder.mkdir(parents=True, exist_ok=True)
     params, step = checkpoints.load_ema(run)
     arrays = {name.replace("/", "."): np.asarray(leaf, np.float32) for name, leaf in sorted(leaves_of(params).items())}
-    shapes = {name: array.shape for name, array in arrays.items()}
-    safetensors_files.write(folder / FILE, shapes, "float32", iter(arrays.items()), {"step": str(step)})
+    if sum(array.size for array in arrays.values()) > LARGE:
+        arrays = in_eight_bits(arrays)
+    with files.atomic(folder / FILE) as file:
+        file.write(safetensors.numpy.save(arrays, {"step": str(step)}))
     config = workdir.read_config(run)
     config.data.update({"shape": tuple(workdir.example_shape(config)), "dir": ""})
     config.sample.update({"number": NUMBER, "batch_size": NUMBER})
     workdir.write_text(folder / "config.json", versions.write(config) + "\n")
     card = model_card.build_run_card(run, config.model.name, LICENSE, step=step)
-    card = card._replace(title=folder.name, recipe=f"Trained by `{made_by}`. {card.recipe}")
+    figures = _figures(pathlib.Path(run).parent / "report" / "report.json", pairs_report.rows)
+    card = card._replace(title=folder.name, recipe=f"Trained by `{made_by}`. {card.recipe}", **figures)
     model_card.write(folder, card)
     return hashlib.sha256((folder / FILE).read_bytes()).hexdigest()
+
+
+def in_eight_bits(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Kernels as int8 and a scale for each of their columns in each layer, all else as it is.
+
+        kernel = round(kernel / scale) scale,   scale = max |kernel| / 127
+
+    Args:
+        arrays: {name: float32 array}; the kernels of a stack of layers, below "blocks", begin with the axis of layers.
+
+    Returns:
+        The same names, int8 for kernels, with {name + SCALE: float32} for each.
+    """
+    stored: dict[str, np.ndarray] = {}
+    for name, array in arrays.items():
+        if not name.endswith(".kernel"):
+            stored[name] = array
+            continue
+        scale = np.maximum(np.abs(array).max(axis=1 if ".blocks." in name else 0, keepdims=True), 1e-30) / 127
+        stored[name] = np.round(array / scale).astype(np.int8)
+        stored[name + SCALE] = scale.astype(np.float32)
+    return stored
 
 
 def write_text_model(trained: str | pathlib.Path, folder: str | pathlib.Path, made_by: str) -> str:
@@ -81,17 +113,18 @@ def write_text_model(trained: str | pathlib.Path, folder: str | pathlib.Path, ma
     model_folder.complete(folder, base)
     card = model_card.build_run_card(trained / "denoiser", "pixart", LICENSE, {"pipeline_tag": "text-to-image"})
     recipe = f"Trained by `{made_by}`. {card.recipe}"
-    card = card._replace(title=folder.name, recipe=recipe, **_figures(trained / "report" / "report.json"))
+    figures = _figures(trained / "report" / "report.json", template_report.rows)
+    card = card._replace(title=folder.name, recipe=recipe, **figures)
     model_card.write(folder, card)
     return model_index.fingerprint(folder)
 
 
-def _figures(path: pathlib.Path) -> dict[str, str]:
-    """The section "Figures" of a report of examples.text.template_report; nothing where there is none."""
+def _figures(path: pathlib.Path, rows: Callable[[Any], list[report.Row]]) -> dict[str, str]:
+    """The section "Figures" of the report of an example, by the rows that it makes; nothing where there is none."""
     if not path.is_file():
         return {}
     content: dict[str, Any] = json.loads(path.read_text())
-    return {"figures": report.beside_table(template_report.rows(content["figures"]))}
+    return {"figures": report.beside_table(rows(content["figures"]))}
 
 
 if __name__ == "__main__":

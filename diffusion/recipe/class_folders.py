@@ -11,6 +11,7 @@ WEIGHTS = pathlib.Path(__file__).parents[1] / "weights"
 """The folder of the models that travel with the project."""
 SHIPPED = {
     "digits": "070a2cb69c1819aa96a029c907205074bbc26d7da9ec20e4168656d8560e8c91",
+    "moving": "d12e1b42e3281783490c3d27aa65039f9ddff1b5379afec8c2abaa0c33ce6d4d",
     "drawings": "bc35d29f517de75aecb8730cf9030c733c2df5530f2d8c505852a0c35a840795",
 }
 """The SHA-256 of each one's model.safetensors, or the fingerprint of a text-to-image model's folder.

@@ -5,6 +5,7 @@
     python -m examples.video.demo --config=video/drawings --workdir=runs/video --prompt="a red star bounces"
     python -m examples.video.demo --config=video/latents --workdir=runs/video_latents    # an autoencoder first
     python -m examples.video.demo --config=video/pairs --workdir=runs/pairs --processes=14   # one or two shapes; a GPU
+    python -m examples.video.demo --model=moving --workdir=runs/moving --prompt="a red star bounces"   # trained weights
 
     WORKDIR/denoiser    a run of diffusion train
     WORKDIR/report      report.json, report.md, and the clips as GIF (and MP4, where PyAV is installed)
@@ -27,8 +28,9 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_integer("number", 1000, "clips of each kind of caption in the report", lower_bound=4)
     flags.DEFINE_multi_string("prompt", [], "a caption whose clips are made in place of the report")
     flags.DEFINE_integer("processes", 0, "that draw the clips of video/pairs before it trains; 0: as they are read")
+    flags.DEFINE_string("model", "", "for --prompt, in place of WORKDIR/denoiser: a run folder, or moving")
     flags.DEFINE_integer("n", 4, "clips of each prompt", lower_bound=1)
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flags_as_required(["workdir"])
     command_line.begin()
 
 import pathlib
@@ -203,23 +205,29 @@ def measure(run_folder: pathlib.Path, out: pathlib.Path, number: int) -> dict[st
     return content
 
 
-def sample(config: Any, folder: pathlib.Path, prompts: Sequence[str], number: int) -> list[pathlib.Path]:
-    """Makes clips of prompts, a file for each prompt.
+def sample(model: str | pathlib.Path, folder: pathlib.Path, prompts: Sequence[str], number: int) -> list[pathlib.Path]:
+    """Makes clips of prompts, a file for each prompt, in the folder "clips" of a folder.
+
+    Args:
+        model: the run of the denoiser, or the name of a model that comes along.
+        folder: the folder of all results.
+        prompts: the captions.
+        number: clips of each.
 
     Raises:
         ConfigError: for a word that the model does not know, or a folder without a trained run.
     """
-    pairs = is_of_pairs(config)
-    read = motions.words_of_both if pairs else motions.said
+    run = trained_run.load(model)
+    pairs = is_of_pairs(run.config)
+    words = motions.words_of_both if pairs else motions.words
     try:
         for prompt in prompts:
-            read(prompt)
+            (words if pairs else motions.said)(prompt)
     except ValueError as error:
         raise ConfigError(f"--prompt: {error}") from error
     frames = pairs_report.FRAMES if pairs else clip_judge.FRAMES
     rate = pairs_report.RATE if pairs else RATE
-    words = motions.words_of_both if pairs else motions.words
-    make = clip_maker.maker(trained_run.load(folder / "denoiser"), number, words)
+    make = clip_maker.maker(run, number, words)
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     paths = []
     for prompt in prompts:
@@ -232,12 +240,15 @@ def sample(config: Any, folder: pathlib.Path, prompts: Sequence[str], number: in
 def main(argv: list[str]) -> None:
     """Runs the command line."""
     values = flags.FLAGS
+    folder = pathlib.Path(values.workdir)
     if values.prompt:
-        for path in sample(values.config, pathlib.Path(values.workdir), values.prompt, values.n):
+        for path in sample(values.model or folder / "denoiser", folder, values.prompt, values.n):
             print(path)
         return
+    if values.config is None or values.model:
+        raise ConfigError("A training needs --config, and --model makes clips of --prompt. Valid: one of the two.")
     command = workdir.command("python -m examples.video.demo")
-    sys.exit(run(values.config, values.workdir, command, values.until, values.number, values.processes))
+    sys.exit(run(values.config, folder, command, values.until, values.number, values.processes))
 
 
 if __name__ == "__main__":

@@ -132,7 +132,8 @@ def build_run_card(
     run = pathlib.Path(run)
     config = workdir.read_config(run)
     data = config["data"]
-    name = str(data.get("name") or data.get("source", {}).get("name") or "unnamed")
+    source = data.get("source", {}).get("name") or "tfds"
+    name = str(source if source != "tfds" else data.get("name") or "unnamed")
     said = {"tags": ["diffusion", "jax", str(config["model"]["name"])], "datasets": [name], **(front or {})}
     step = checkpoints.latest(run) if step is None else step
     return Card(

@@ -7,7 +7,7 @@
 `python -m tools.weights` writes the folder of one, and `class_folders.SHIPPED` has its name and its digest.
 """
 
-__all__ = ["FILE", "folder_of_prompts", "read_config", "read_params"]
+__all__ = ["FILE", "SCALE", "folder_of_prompts", "read_config", "read_params"]
 
 import hashlib
 import pathlib
@@ -22,6 +22,8 @@ from diffusion.recipe import class_folders, versions
 from diffusion.text_to_image import model_index
 
 FILE = "model.safetensors"
+SCALE = ".scale_of_int8"
+"""What follows the name of an int8 array in the name of its scale."""
 
 
 def read_config(folder: str | pathlib.Path) -> ConfigDict:
@@ -29,22 +31,27 @@ def read_config(folder: str | pathlib.Path) -> ConfigDict:
 
     Raises:
         ConfigError: for a file that is no config of this version, or an earlier one.
+        Refusal: for a model that this installation lacks.
     """
-    return versions.read(opener.read_text(class_folders.folder_of(folder) / "config.json"))
+    return versions.read(opener.read_text(_existing(folder) / "config.json"))
 
 
 def read_params(folder: str | pathlib.Path) -> tuple[Any, str]:
     """The parameters of a model, and the digest of its file.
 
+    An array in 8 bits is multiplied by its scale, and becomes float32.
+
     Raises:
-        Refusal: for another file than the one that travels under this name.
+        Refusal: for another file than the one that travels under this name, or a model that this installation lacks.
     """
-    folder = class_folders.folder_of(folder)
+    folder = _existing(folder)
     path = folder / FILE
     digest = hashlib.sha256(opener.read(path)).hexdigest()
     _check(path, folder.name, digest)
-    leaves = {tuple(name.split(".")): leaf for name, leaf in safetensors_files.load(path).items()}
-    return traverse_util.unflatten_dict(leaves), digest
+    stored = safetensors_files.load(path)
+    scales = {name: stored.pop(name + SCALE) for name in [*stored] if name + SCALE in stored}
+    leaves = {name: leaf * scales[name] if name in scales else leaf for name, leaf in stored.items()}
+    return traverse_util.unflatten_dict({tuple(name.split(".")): leaf for name, leaf in leaves.items()}), digest
 
 
 def folder_of_prompts(model: str | pathlib.Path) -> pathlib.Path:
@@ -56,6 +63,14 @@ def folder_of_prompts(model: str | pathlib.Path) -> pathlib.Path:
     folder = class_folders.folder_of(model)
     if folder.parent == class_folders.WEIGHTS and folder.name in class_folders.SHIPPED:
         _check(folder, folder.name, model_index.fingerprint(folder))
+    return folder
+
+
+def _existing(model: str | pathlib.Path) -> pathlib.Path:
+    """The folder of a model, or a refusal."""
+    folder = class_folders.folder_of(model)
+    if folder.parent == class_folders.WEIGHTS and not folder.exists():
+        raise Refusal(f"The model {folder.name!r} is part of a clone of the project, and not of the installed package.")
     return folder
 
 

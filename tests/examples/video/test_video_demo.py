@@ -180,7 +180,7 @@ def test_mistakes_are_named(tmp_path):
         with pytest.raises(ConfigError, match=message):
             video_demo.check(wrong)
     with pytest.raises(ConfigError, match=r"--prompt: .* the word 'dog' is not known"):
-        video_demo.sample(config, tmp_path, ["a red dog"], 1)
+        video_demo.sample("moving", tmp_path, ["a red dog"], 1)
 
 
 def test_a_demo_on_latents_is_checked_before_anything_is_trained(tmp_path):
@@ -240,7 +240,7 @@ def test_the_command_trains_reports_and_goes_on(tmp_path, monkeypatch):
     before = (tmp_path / "run" / "denoiser" / "metrics.jsonl").read_bytes()
     assert video_demo.run(config, tmp_path / "run", number=4) == 0
     assert (tmp_path / "run" / "denoiser" / "metrics.jsonl").read_bytes() == before
-    paths = video_demo.sample(config, tmp_path / "run", ["a red star turns clockwise slowly"], 2)
+    paths = video_demo.sample(tmp_path / "run" / "denoiser", tmp_path / "run", ["a red star turns clockwise slowly"], 2)
     assert [path.name for path in paths] == ["a_red_star_turns_clockwise_slowly.gif"] and paths[0].is_file()
 
 
@@ -270,7 +270,8 @@ def test_the_command_trains_on_pairs_and_reports(tmp_path, monkeypatch):
         assert (folder / "report" / f"{kind}.gif").is_file()
     run = trained_run.load(folder / "denoiser")
     assert run.shape == (16, 48, 48, 3) and clip_maker.context(run) == 8
-    paths = video_demo.sample(config, folder, ["a red star bounces and a blue circle moves left slowly"], 2)
+    caption = "a red star bounces and a blue circle moves left slowly"
+    paths = video_demo.sample(folder / "denoiser", folder, [caption], 2)
     assert paths[0].is_file()
     with pytest.raises(ConfigError, match="has 3 shapes"):
-        video_demo.sample(config, folder, ["a red star and a red star and a red star"], 1)
+        video_demo.sample(folder / "denoiser", folder, ["a red star and a red star and a red star"], 1)
