@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu.tangent --out=tangent.json
 
-The peer is XLA's plain product, whose scores lie in memory. Each time is that of value and tangent together.
+The peer is XLA's plain product, whose scores lie in memory. A time includes both the value and its tangent.
 """
 
 import json

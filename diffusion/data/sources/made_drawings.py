@@ -339,7 +339,7 @@ def _described(
         record = {"image": motions.shrunk(clip.frames, side), "caption": clip.caption}
         return {**record, "condition": condition_of(clip.caption)}
 
-    kept = AHEAD.get((split, frames, side, number, setting, words.__name__))
-    drawings = Drawings(split, number, kept.__getitem__ if kept else make, tuple(motions.STREAMS))
+    drawn = AHEAD.get((split, frames, side, number, setting, words.__name__))
+    drawings = Drawings(split, number, drawn.__getitem__ if drawn else make, tuple(motions.STREAMS))
     caption = lambda row: motions.caption(split, row, frames, setting=setting)
     return Described(drawings, split, condition_of, caption)
