@@ -22,7 +22,8 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    command_line.flag()
+    if not command_line.names("model"):  # which has its config
+        command_line.flag()
     flags.DEFINE_string("workdir", None, "the folder of all that is made, e.g. runs/video")
     flags.DEFINE_enum("until", "report", ["autoencoder", "denoiser", "report"], "the last stage")
     flags.DEFINE_integer("number", 1000, "clips of each kind of caption in the report", lower_bound=4)
@@ -245,8 +246,8 @@ def main(argv: list[str]) -> None:
         for path in sample(values.model or folder / "denoiser", folder, values.prompt, values.n):
             print(path)
         return
-    if values.config is None or values.model:
-        raise ConfigError("A training needs --config, and --model makes clips of --prompt. Valid: one of the two.")
+    if values.model:
+        raise ConfigError("--model makes clips of --prompt, which is missing. Valid: a caption.")
     command = workdir.command("python -m examples.video.demo")
     sys.exit(run(values.config, folder, command, values.until, values.number, values.processes))
 

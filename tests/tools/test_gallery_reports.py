@@ -33,7 +33,9 @@ def test_a_copy_of_a_report_of_clips_has_every_frame_as_webp(tmp_path):
     (report / "report.json").write_text("{}\n")
     gallery_reports.with_clips(report, place)
     assert (place / "report.md").read_text() == "![clips](test.webp)\n"
-    assert sorted(path.name for path in place.iterdir()) == ["report.json", "report.md", "test.webp"]
+    assert sorted(path.name for path in place.iterdir()) == ["frames.png", "report.json", "report.md", "test.webp"]
+    with Image.open(place / "frames.png") as four:
+        np.testing.assert_allclose(np.asarray(four)[::8, 0, 0], [250, 180, 90, 20], atol=4)
     with Image.open(place / "test.webp") as film:
         made = np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(film)])
         assert film.info["duration"] == 250
