@@ -266,7 +266,7 @@ def test_what_is_refused_is_said_in_words(page, digits, tmp_path):
     start_from(page, large)
     page.click("#make")
     page.until("return document.querySelector('.live.refused')", 60)
-    assert "the picture has 16 x 16 pixels with its margins, and digits makes 8 x 8 alone" in page.texts(".live")[0]
+    assert "the picture with its margins has 16 x 16 pixels, but digits makes only 8 x 8" in page.texts(".live")[0]
 
 
 def test_two_visitors_at_once_get_their_own_pictures(page, digits, run):

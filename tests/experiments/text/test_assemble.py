@@ -102,7 +102,7 @@ def test_a_file_of_another_architecture_leaves_nothing_behind(base, tmp_path, mo
     source = single(base, tmp_path / "other.safetensors", ("unet",))
     config = base / "unet" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "cross_attention_dim": 16}))
-    with pytest.raises(interchange.Mismatch, match=r"a UNet2DConditionModel whose leaves are .* no part of .*unet"):
+    with pytest.raises(interchange.Mismatch, match=r"a UNet2DConditionModel whose parameters fit no part of .*unet"):
         assemble.pipeline(source, convert.networks(source), base, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
