@@ -5,6 +5,7 @@
     diffusion sample --workdir=runs/digits --labels=3,8 --out=runs/digits/threes_and_eights
     diffusion sample --workdir=runs/fields --condition=0.5,-1.2          # of data with vectors as conditions
     diffusion sample --workdir=runs/fields --condition=conditions.npy
+    diffusion sample --model=moving --condition="a red star bounces" -n 4
     diffusion sample --workdir=runs/prose --infill="the sum of the ________ of a matrix"
 
 Reads the run's config and the EMA weights of its latest checkpoint. Writes samples.npz (images uint8 [N, H, W, C],
@@ -61,8 +62,9 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string(
         "condition",
         None,
-        "for a run on data with conditions: the numbers of a vector, e.g. 0.5,-1.2, or a .npy or .npz file of "
-        "conditions [K, ...], used in turn; by default the conditions of the first records",
+        "for a run on data with conditions: the numbers of a vector, e.g. 0.5,-1.2, a caption where the data have "
+        "captions, or a .npy or .npz file of conditions [K, ...], used in turn; by default the conditions of the first "
+        "records",
     )
     flags.DEFINE_string(
         "credentials",
@@ -101,7 +103,7 @@ def main(argv: list[str]) -> None:
     if command_line.names("model") and "config" in values:  # a published model of classes
         from diffusion.experiments.sampling import from_class_model
 
-        from_class_model.main(values.config, values.model, values.out, values.labels, signer)
+        from_class_model.main(values.config, values.model, values.out, values.labels, values.condition, signer)
         return None
     if command_line.names("model", "again", "prompt"):
         from diffusion.experiments.sampling import from_prompt  # imported here: its flags are for a request alone

@@ -97,7 +97,9 @@ class Trained:
     def published(cls, folder: str) -> "Trained":
         """A published model of classes, or of nothing; errors as `class_models.load`."""
         model = class_models.load(folder)
-        return cls(folder, model.config, model.params, 0, model.config.data.shape)
+        reads_vectors = model.config.model.get("vector_width", 0)
+        described = data.open_recipe(checks.validate(model.config)) if reads_vectors else None
+        return cls(folder, model.config, model.params, 0, model.config.data.shape, described)
 
     def resolved(self, request: PageRequest) -> PageRequest:
         usual = self.usual

@@ -15,18 +15,25 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from diffusion import watermarks
-from diffusion.experiments.sampling import class_models, model_flags, prompt_flags, run_samples
+from diffusion.experiments.sampling import class_models, model_flags, prompt_flags, requested, run_samples
 from diffusion.experiments.sampling.class_models import ClassModel
 from diffusion.io.content_credentials import Signer
 from diffusion.models.quantised import KINDS
 from diffusion.recipe import ConfigError, as_config_errors, checks
 
 TAKEN = ("steps", "guidance", "watermark")  # flags of a request by a prompt that apply here too
-OF_RUNS = ("weights", "average", "condition", "step")
+OF_RUNS = ("weights", "average", "step")
 OF_PROMPTS = ("seed", "lora", "embedding", "attach")
 
 
-def main(config: ConfigDict, folder: str, out: str | None, labels: Sequence[str] | None, signer: Signer | None) -> Any:
+def main(
+    config: ConfigDict,
+    folder: str,
+    out: str | None,
+    labels: Sequence[str] | None,
+    condition: str | None,
+    signer: Signer | None,
+) -> Any:
     """Makes the samples that the flags describe.
 
     Args:
@@ -34,6 +41,7 @@ def main(config: ConfigDict, folder: str, out: str | None, labels: Sequence[str]
         folder: the folder of the published model.
         out: the folder to write to; "pictures" by default.
         labels: numbers of classes, or their words; None for all of them in turn.
+        condition: the condition of a model of none, as `requested.conditions` reads it; None for those of its data.
         signer: the signer of content credentials for the pictures; None for none.
 
     Returns:
@@ -56,6 +64,8 @@ def main(config: ConfigDict, folder: str, out: str | None, labels: Sequence[str]
         mark = watermarks.load(key) if key else None
         classes = class_models.classes_of(folder)
         numbers = labels and numbered(labels, recipe.examples.num_classes, classes, config.sample.number)
+        if condition is not None:
+            numbers = requested.conditions(condition, recipe)
         model = class_models.load(folder)
     quantised = model_flags.QUANTISED.value
     return run_samples.sample_weights(recipe, weights_of(model), out or "pictures", numbers, mark, signer, quantised)

@@ -1,6 +1,7 @@
-"""The conditions that a command line requests: the numbers of a vector, or a file of arrays."""
+"""The conditions that a command line requests: the numbers of a vector, a caption, or a file of arrays."""
 
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 
 from diffusion.data import series_masks
 from diffusion.io import npy, npz
-from diffusion.recipe import ConfigError, as_config_errors
+from diffusion.recipe import ConfigError, as_config_errors, data
 from diffusion.recipe.recipe import Recipe
 
 
@@ -16,8 +17,9 @@ def conditions(text: str, recipe: Recipe) -> Any:
     """The conditions of the samples of a run.
 
     Args:
-        text: numbers such as "0.5,-1.2", the vector of all samples; or a .npy file of an array [K, ...], or a .npz file
-            with an array [K, ...] for each entry of the condition, which the samples have in turn.
+        text: numbers such as "0.5,-1.2", the vector of all samples; a caption, where the source of the run's data turns
+            captions into conditions by `condition_of`; or a .npy file of an array [K, ...], or a .npz file with an
+            array [K, ...] for each entry of the condition, which the samples have in turn.
         recipe: the recipe of the run, for its data.
 
     Returns:
@@ -37,6 +39,10 @@ def conditions(text: str, recipe: Recipe) -> Any:
         for path, leaf in jax.tree_util.tree_flatten_with_path(null)[0]
     )
     path = pathlib.Path(text).expanduser()
+    if path.suffix not in (".npy", ".npz") and not _is_numbers(text):
+        condition_of = getattr(data.open_recipe(recipe), "condition_of", None)
+        if condition_of is not None:
+            return _of_caption(text, condition_of, recipe.config.sample.number)
     try:
         if path.suffix == ".npz":
             names = tuple(null) if isinstance(null, dict) else ("condition",)
@@ -69,3 +75,23 @@ def conditions(text: str, recipe: Recipe) -> Any:
     turns = np.arange(recipe.config.sample.number) % max(lengths)
     in_turn = lambda leaf, one: leaf[turns] if leaf.dtype == np.uint8 else leaf[turns].astype(one.dtype)
     return jax.tree.map(in_turn, rows, null)
+
+
+def _is_numbers(text: str) -> bool:
+    try:
+        return bool([float(number) for number in text.split(",")])
+    except ValueError:
+        return False
+
+
+def _of_caption(caption: str, condition_of: Callable[[str], Any], number: int) -> Any:
+    """The condition of a caption, `number` times.
+
+    Raises:
+        ConfigError: for a caption that the data cannot have.
+    """
+    try:
+        condition = condition_of(caption)
+    except ValueError as error:
+        raise ConfigError(f"--condition: {error}") from error
+    return jax.tree.map(lambda leaf: np.stack([leaf] * number), condition)

@@ -58,9 +58,14 @@ def folder_of_prompts(model: str | pathlib.Path) -> pathlib.Path:
     """The folder of a text-to-image model, by its path or the name of one that travels with the project.
 
     Raises:
-        Refusal: for other files than those that travel under this name.
+        Refusal: for other files than those that travel under this name, or a model that takes no prompt.
     """
     folder = class_folders.folder_of(model)
+    if class_folders.is_shipped(folder) and folder.name in class_folders.SHIPPED:
+        raise Refusal(
+            f"The model {folder.name!r} takes no --prompt. Valid: --labels of its classes, or --condition with a "
+            "caption of its data."
+        )
     if folder.parent == class_folders.WEIGHTS and folder.name in class_folders.SHIPPED:
         _check(folder, folder.name, model_index.fingerprint(folder))
     return folder

@@ -71,9 +71,7 @@ REPORTS = {
         "Shapes that turn often lose their corners. What templates see in them: [its report](moving/report.md), "
         "[how it is trained](../video_demo.md#one-or-two-shapes).",
         (
-            "python -m examples.video.demo --model=moving --workdir=runs/moving "
-            '--prompt="a pink star bounces" --prompt="a red heart passes left behind a bar and a blue cross turns '
-            'clockwise slowly"',
+            'diffusion sample --model=moving --condition="a red star bounces" -n 4',
             "python -m examples.video.pairs_report --model=moving --out=runs/moving/report --number=64",
             "python -m tools.docs.gallery_reports moving=runs/moving/report",
         ),

@@ -20,6 +20,32 @@ def recipe(null, number=3, **facts):
     return types.SimpleNamespace(**sectioned({"null": null, "config": config, **facts}))
 
 
+@pytest.fixture(autouse=True)
+def source(monkeypatch):
+    """The source of the data, without captions unless a test adds `condition_of`."""
+    opened = types.SimpleNamespace()
+    monkeypatch.setattr(requested.data, "open_recipe", lambda recipe: opened)
+    return opened
+
+
+def test_a_caption_is_the_condition_that_the_data_give_it(source):
+    source.condition_of = condition_of_words
+    found = requested.conditions("two, three", recipe({"vector": VECTOR}, number=4))
+    np.testing.assert_array_equal(found["vector"], [[2, 3]] * 4)
+    assert found["vector"].dtype == np.float32
+    with pytest.raises(ConfigError, match=r"--condition: the word four is not known\. Valid: two, three$"):
+        requested.conditions("two, four", recipe({"vector": VECTOR}))
+    np.testing.assert_array_equal(requested.conditions("0.5,2", recipe(VECTOR)), [[0.5, 2]] * 3)  # numbers stay so
+
+
+def condition_of_words(caption):
+    words = {"two": 2, "three": 3}
+    for word in caption.split(", "):
+        if word not in words:
+            raise ValueError(f"the word {word} is not known. Valid: two, three")
+    return {"vector": np.float32([words[word] for word in caption.split(", ")])}
+
+
 def test_numbers_are_the_vector_of_all_samples():
     found = requested.conditions("0.5,-1.25", recipe(VECTOR))
     np.testing.assert_array_equal(found, [[0.5, -1.25]] * 3)

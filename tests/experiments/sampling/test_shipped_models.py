@@ -98,6 +98,12 @@ def test_a_model_that_an_installation_lacks_is_refused(tmp_path, monkeypatch):
         class_models.load("moving")
 
 
+@pytest.mark.parametrize("name", OF_RUNS)
+def test_a_model_without_prompts_says_so(name):
+    with pytest.raises(Refusal, match=rf"The model '{name}' takes no --prompt. Valid: --labels of its classes"):
+        shipped_models.folder_of_prompts(name)
+
+
 @pytest.mark.slow
 def test_its_clips_show_what_their_captions_say():
     """By the drawings' own templates: no network reads them."""
