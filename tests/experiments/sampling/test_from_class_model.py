@@ -31,7 +31,7 @@ def made(monkeypatch, flags):  # noqa: F811
 
 def test_what_no_flag_says_is_the_model_s_own(made):
     config, calls = made
-    from_class_model.main(config, "folder", None, None, None)
+    from_class_model.main(config, "folder", None, None, None, None)
     assert (config.sample.steps, config.sample.number, config.sample.guidance.scale) == (20, 6, 4.0)
     assert config.train.dtype == "float32"
     ((_, weights, out, labels, mark, signer, quantised),) = calls
@@ -44,7 +44,7 @@ def test_flags_change_it(made, flags, monkeypatch):  # noqa: F811
     flags.steps, flags.guidance, flags.watermark, flags.quantised = 5, 0, "key", "int8"
     flags.n = 4
     monkeypatch.setattr(flags["n"], "present", 1)
-    from_class_model.main(config, "folder", "out", ["cat", "0"], "signer")
+    from_class_model.main(config, "folder", "out", ["cat", "0"], None, "signer")
     assert (config.sample.steps, config.sample.number, config.sample.guidance.scale) == (5, 4, 0.0)
     assert calls[0][2] == "out" and calls[0][4:] == ("mark of key", "signer", "int8")
     np.testing.assert_array_equal(calls[0][3], [2, 0, 2, 0])
@@ -60,7 +60,7 @@ def test_flags_of_prompts_and_values_out_of_range_are_refused(made, flags, monke
     with pytest.raises(
         ConfigError, match=words.get(name, f"--{name} = .* is not valid for a model without a text encoder")
     ):
-        from_class_model.main(made[0], "folder", None, None, None)
+        from_class_model.main(made[0], "folder", None, None, None, None)
     assert not made[1]
 
 
