@@ -32,10 +32,7 @@ def test_each_is_the_file_that_its_digest_names_beside_a_card(name):
     digest = hashlib.sha256((folder / shipped_models.FILE).read_bytes()).hexdigest()
     assert digest == class_folders.SHIPPED[name] == class_models.load(name).sha256
     card = (folder / "README.md").read_text()
-    own = {
-        "digits": ("`make demo`", "trained on: 0"),
-        "moving": ("`python -m examples.video.demo", "real 100.0%"),
-    }
+    own = {"digits": ("`make demo`", "trained on: 0"), "moving": ("`python -m examples.video.demo", "real 100.0%")}
     command, figure = own[name]
     for section in ("## Data", "## Recipe", "## Figures", "## Known failures", f"Trained by {command}", figure):
         assert section in card
