@@ -222,7 +222,7 @@ def _chunked(process: AnyProcess, mask: int, density: Density, chunk: int) -> Ob
         likelihood = states_in_chunks(states, mask, chunk)
         return bounds.masked_bound_of(likelihood, process, keys, x0, t)
 
-    return in_nats(process, density, from_logits, nats)
+    return in_nats(process, density, from_logits, nats, last_layer=True)
 
 
 def _objective(process: AnyPath, density: Density, reading: Reading, of_times: Callable[..., Array]) -> Objective:
@@ -241,6 +241,7 @@ def in_nats(
     nats: Callable[..., Array],
     teacher: Teacher | None = None,
     hollow: bool = False,
+    last_layer: bool = False,
     heads: Mapping[str, Head] | None = None,
 ) -> Objective:
     """The objective of the nats of an example, which are divided by its positions.
@@ -252,6 +253,7 @@ def in_nats(
         nats: (networks, condition, keys `[B]`, x0 `[B, ...]`, t `[B]`, step) -> nats `[B]`.
         teacher: the use of a trained network.
         hollow: whether the network must say of each position what the others tell.
+        last_layer: whether the loss computes the network's last layer.
         heads: networks that train with the model, by name.
     """
 
@@ -269,5 +271,5 @@ def in_nats(
         losses = nats(networks, batch.get("condition"), noise_keys, x0, t, step)
         return importance * losses / x0[0].size, {"t": t}
 
-    reads, network = Restores(process, reading), Trained(channels=1, hollow=hollow)
+    reads, network = Restores(process, reading), Trained(channels=1, hollow=hollow, last_layer=last_layer)
     return Objective(loss, reads=reads, density=density, network=network, heads=heads, teacher=teacher)

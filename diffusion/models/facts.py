@@ -11,6 +11,7 @@
 | `takes_frames`   | False      | whether the first axis counts frames, which neither patches nor levels part |
 | `takes_symbols`  | False      | whether it takes symbols, whole numbers, and puts out a number for each      |
 | `hollow`         | False      | whether what it puts out at a position depends on the other positions alone |
+| `last_layer`     | False      | whether a call with `states=True` returns what its last layer reads         |
 | `causal`         | 0          | symbols or frames of a block that sees no later one; 0: it sees all         |
 | `feature_blocks` | 0          | N; the outputs of blocks 1 .. N a call with `features=` can return too      |
 | `reuses`         | ()         | parts of a call that another may reuse: "blocks", "deep"; for `caching`     |

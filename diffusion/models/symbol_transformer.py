@@ -136,6 +136,7 @@ class SymbolTransformer(Layered, Backbone):
     hollow: bool = False
     positions: str = "rope"
     takes_symbols = True
+    last_layer = True
     ranks = (1,)
     positive = ("width", "depth", "heads", "mlp_ratio")
     choices = Backbone.choices | {

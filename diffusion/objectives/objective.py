@@ -344,8 +344,8 @@ class Objective:
 
         Args:
             network: network with its `kind`, and the `times`, `strength`, `augmentations`, `masks` and `masks_vary`
-                that it receives, and whether it is `hollow`; without these attributes it is a backbone that receives
-                one time and nothing else.
+                that it receives, whether it is `hollow`, and whether it returns what its `last_layer` reads; without
+                these attributes it is a backbone that receives one time and nothing else.
 
         Raises:
             ValueError: naming what it receives.
@@ -368,6 +368,11 @@ class Objective:
             raise ValueError(
                 "the objective asks of each position what the others tell of it, but in this network a position sees "
                 "itself. Valid: a network with hollow = True, e.g. symbol_transformer"
+            )
+        if trained.last_layer and not getattr(network, "last_layer", False):
+            raise ValueError(
+                "the objective computes the last layer a few positions at a time, but this network does not return "
+                "what that layer reads. Valid: chunk = 0, or a network whose calls take states, e.g. symbol_transformer"
             )
         if condition.strength and not getattr(network, "strength", False):
             raise ValueError(

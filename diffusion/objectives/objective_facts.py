@@ -33,6 +33,7 @@ class Trained(NamedTuple):
             (x_t, t) -> log p(y | x_t) `[B]`; None: it is none.
         schedule: whether values under different schedules can be compared, so that the objective may train one.
         hollow: whether it must say of each position what the other positions tell.
+        last_layer: whether the loss computes the last layer itself, from what a call with `states=True` returns.
     """
 
     name: str = "model"
@@ -43,6 +44,7 @@ class Trained(NamedTuple):
     judges: Callable[..., Any] | None = None
     schedule: bool = False
     hollow: bool = False
+    last_layer: bool = False
 
 
 class Condition(NamedTuple):
@@ -135,6 +137,7 @@ RECORDS: dict[str, tuple[str, str]] = {  # a fact by itself -> its record and it
     "judges": ("network", "judges"),
     "trains_schedule": ("network", "schedule"),
     "hollow": ("network", "hollow"),
+    "last_layer": ("network", "last_layer"),
     "condition_dropout": ("condition", "dropout"),
     "strength": ("condition", "strength"),
     "augmentations": ("condition", "augmentations"),

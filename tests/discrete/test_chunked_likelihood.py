@@ -1,11 +1,13 @@
 """Likelihoods of large vocabularies in chunks: the numbers and gradients of whole logits, in a part of their memory."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import discrete
+from diffusion import discrete, models, schedules, timesteps
 
 PROCESS = discrete.absorbing(discrete.polynomial(2.0), 9, mask=4)
 
@@ -68,3 +70,14 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="masked_bound: the process has no mask"):
         uniform = discrete.uniform(discrete.linear(), 9)
         discrete.masked_bound_of(discrete.in_chunks(states(table), head, 4, 2), uniform, keys, x0, t)
+
+
+def test_an_objective_in_chunks_needs_a_network_that_returns_what_its_last_layer_reads():
+    density = timesteps.uniform_density(schedules.rectified_flow())
+    objective = discrete.masked_diffusion(PROCESS, density, chunk=4)
+    objective.check_network(models.SymbolTransformer(9, width=8, depth=1, heads=2))
+    with pytest.raises(
+        ValueError, match=r"a few positions at a time, but this network .* Valid: chunk = 0, or a network"
+    ):
+        objective.check_network(types.SimpleNamespace(takes_symbols=True))
+    discrete.masked_diffusion(PROCESS, density).check_network(types.SimpleNamespace(takes_symbols=True))
