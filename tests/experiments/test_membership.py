@@ -74,7 +74,7 @@ def test_the_commands_measure_a_run(tmp_path):
     low, high = figures["attacks"]["loss"]["0.3"]["auroc"]["interval"]
     assert low < 0.6 and high > 0.4 and figures["members"] == "train" and figures["others"] == "test"
     missing = commands.run("diffusion", "attribute", run)
-    assert missing.returncode == 1 and "samples.npz is not there" in missing.stderr
+    assert missing.returncode == 1 and "samples.npz does not exist" in missing.stderr
     assert commands.run("diffusion", "sample", run, timeout=300).returncode == 0
     words = ["--number=2", "--train=30", "--features=64", "--draws=2"]
     done = commands.run("diffusion", "attribute", run, *words, timeout=300)

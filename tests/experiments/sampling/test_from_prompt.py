@@ -66,10 +66,10 @@ def test_pictures_carry_their_settings_and_are_made_again_to_the_byte(tmp_path, 
 
     pictures.write(tmp_path / "cat.png", rng.integers(0, 255, (16, 16, 3), dtype=np.uint8), {})
     done = sample(tmp_path, "--again=made/43.png")
-    assert done.returncode == 2 and "cat.png is not the file that made/43.png was made with" in done.stderr
+    assert done.returncode == 2 and "cat.png is not the file with which made/43.png was made" in done.stderr
     (tmp_path / "model" / "scheduler" / "scheduler_config.json").write_text("{}")
     done = sample(tmp_path, "--again=made/43.png")
-    assert done.returncode == 2 and "is not the model that made/43.png was made with" in done.stderr
+    assert done.returncode == 2 and "is not the model that made made/43.png: its checksum is" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -91,7 +91,7 @@ def test_a_marked_and_signed_picture_is_verified_and_made_again(tmp_path, compil
     done = sample(tmp_path, "--again=made/0.png")
     assert done.returncode == 2 and "mark.json" in done.stderr
     done = sample(tmp_path, *flags, "--credentials=nowhere")
-    assert done.returncode == 2 and "a signer's folder has chain.pem and key.pem" in done.stderr
+    assert done.returncode == 2 and "A signer's folder holds chain.pem and key.pem" in done.stderr
 
 
 @pytest.fixture

@@ -168,7 +168,7 @@ def test_a_row_on_latents_is_decoded_by_its_autoencoder(cache):
     with pytest.raises(ConfigError, match="is on latents: --autoencoder=FOLDER of made"):
         measurement.check(row, needs._replace(autoencoder=""), cache / "out")
     other = str(made(cache / "other", levels=2, channels=3, latent_channels=8))
-    with pytest.raises(ConfigError, match=r"other is not that of tiny_sit_xl_2_256_ode: .*8"):
+    with pytest.raises(ConfigError, match=r"other is not the autoencoder of tiny_sit_xl_2_256_ode: .*8"):
         measurement.check(row, needs._replace(autoencoder=other), cache / "out")
     content = measurement.measure(measurement.check(row, needs, cache / "out"), cache / "out")
     images = npz.load(cache / "out" / "samples.npz", ("images",))["images"]
