@@ -342,8 +342,9 @@ def test_the_readme_names_the_distribution_its_extra_and_targets_of_make():
 
 def test_the_readme_samples_shipped_models_before_it_trains_and_evaluates():
     lines = of_readme()
-    assert [words[0] for words in lines] == ["sample", "sample", "train", "sample", "evaluate", "init"]
+    assert [words[0] for words in lines] == ["sample"] * 3 + ["train", "sample", "evaluate", "init"]
     assert lines[0] == ["sample", "--model=digits"] and lines[1][:2] == ["sample", "--model=drawings"]
+    assert lines[2][:2] == ["sample", "--model=moving"]
     assert lines[-1] == ["init", "my_paper"]
 
 

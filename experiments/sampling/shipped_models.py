@@ -31,9 +31,8 @@ def read_config(folder: str | pathlib.Path) -> ConfigDict:
 
     Raises:
         ConfigError: for a file that is no config of this version, or an earlier one.
-        Refusal: for a model that this installation lacks.
     """
-    return versions.read(opener.read_text(_existing(folder) / "config.json"))
+    return versions.read(opener.read_text(class_folders.folder_of(folder) / "config.json"))
 
 
 def read_params(folder: str | pathlib.Path) -> tuple[Any, str]:
@@ -42,9 +41,9 @@ def read_params(folder: str | pathlib.Path) -> tuple[Any, str]:
     An array in 8 bits is multiplied by its scale, and becomes float32.
 
     Raises:
-        Refusal: for another file than the one that travels under this name, or a model that this installation lacks.
+        Refusal: for another file than the one that travels under this name.
     """
-    folder = _existing(folder)
+    folder = class_folders.folder_of(folder)
     path = folder / FILE
     digest = hashlib.sha256(opener.read(path)).hexdigest()
     _check(path, folder.name, digest)
@@ -68,14 +67,6 @@ def folder_of_prompts(model: str | pathlib.Path) -> pathlib.Path:
         )
     if folder.parent == class_folders.WEIGHTS and folder.name in class_folders.SHIPPED:
         _check(folder, folder.name, model_index.fingerprint(folder))
-    return folder
-
-
-def _existing(model: str | pathlib.Path) -> pathlib.Path:
-    """The folder of a model, or a refusal."""
-    folder = class_folders.folder_of(model)
-    if folder.parent == class_folders.WEIGHTS and not folder.exists():
-        raise Refusal(f"The model {folder.name!r} is part of a clone of the project, and not of the installed package.")
     return folder
 
 

@@ -89,12 +89,6 @@ def test_an_array_in_eight_bits_is_read_within_half_of_its_scale(tmp_path, monke
         assert kernel.max() == pytest.approx(array.max(), rel=1e-6)
 
 
-def test_a_model_that_an_installation_lacks_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(class_folders, "WEIGHTS", tmp_path)
-    with pytest.raises(Refusal, match=r"The model 'moving' is part of a clone of the project, and not of"):
-        class_models.load("moving")
-
-
 @pytest.mark.parametrize("name", OF_RUNS)
 def test_a_model_without_prompts_says_so(name):
     with pytest.raises(Refusal, match=rf"The model '{name}' takes no --prompt. Valid: --labels of its classes"):
