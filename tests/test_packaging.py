@@ -372,7 +372,7 @@ def test_the_installed_commands_run_from_an_empty_folder(programs, tmp_path):
     lines = of_readme()
     said = [run(*(re.sub("(--config=digits)$", r"\1:tiny", word) for word in words)) for words in lines]
     assert "100 images" in said[0] and (folder / "pictures/samples.png").is_file()
-    assert "Next: diffusion sample --workdir=runs/digits" in said[2] and (folder / "my_paper/config.py").is_file()
+    assert "Next: diffusion sample --workdir=runs/digits" in said[3] and (folder / "my_paper/config.py").is_file()
     run("plan", "--config=digits", "--devices=1")
     run("train", "--config=students/lcm:runs/digits,tiny", "--workdir=runs/lcm")
     two = "launch local --processes=2 -- diffusion train --config=digits:tiny --workdir=runs/two"
