@@ -63,7 +63,8 @@ def write(run: str | pathlib.Path, folder: str | pathlib.Path, made_by: str) -> 
     config.sample.update({"number": NUMBER, "batch_size": NUMBER})
     workdir.write_text(folder / "config.json", versions.write(config) + "\n")
     card = model_card.build_run_card(run, config.model.name, LICENSE, step=step)
-    figures = _figures(pathlib.Path(run).parent / "report" / "report.json", pairs_report.rows)
+    pairs = config.data.source.to_dict().get("name") == "moving_pairs"  # their report stands beside the run
+    figures = _figures(pathlib.Path(run).parent / "report" / "report.json", pairs_report.rows) if pairs else {}
     card = card._replace(title=folder.name, recipe=f"Trained by `{made_by}`. {card.recipe}", **figures)
     model_card.write(folder, card)
     return hashlib.sha256((folder / FILE).read_bytes()).hexdigest()
