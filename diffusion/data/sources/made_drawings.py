@@ -273,7 +273,8 @@ def moving_pairs(
     from diffusion.data.shapes import motions
 
     setting = _setting(radii, span, frames)._replace(tilted=True)
-    return _described(split, frames, side, number, setting, motions.words_of_both)
+    drawn = AHEAD.get(_key(split, frames, side, number, radii, span))
+    return _described(split, frames, side, number, setting, motions.words_of_both, drawn)
 
 
 def draw_ahead(split: str, processes: int, **arguments: Any) -> None:
@@ -287,31 +288,25 @@ def draw_ahead(split: str, processes: int, **arguments: Any) -> None:
         processes: the number of processes that draw, at least 1.
         **arguments: the other arguments of `moving_pairs`.
     """
-    from diffusion.data.shapes import motions
-
-    records = moving_pairs(split, **arguments)
-    number = len(records)
-    bound = inspect.signature(moving_pairs).bind(split, **arguments)
-    bound.apply_defaults()
-    stated = bound.arguments
+    stated = inspect.signature(moving_pairs).bind(split, **arguments)
+    stated.apply_defaults()
+    number = len(moving_pairs(split, **arguments))
     runs = [(split, arguments, first, min(first + _RUN, number)) for first in range(0, number, _RUN)]
-    clips: list[dict[str, Any]] = []
     with multiprocessing.get_context("spawn").Pool(processes) as pool:  # a fork of JAX's threads may wait for ever
-        for images, captions in pool.imap(_drawn, runs):
-            condition = [{"vector": motions.words_of_both(caption)} for caption in captions]
-            clips += [
-                {"image": image, "caption": caption, "condition": vector}
-                for image, caption, vector in zip(images, captions, condition)
-            ]
-    setting = _setting(tuple(stated["radii"]), stated["span"], stated["frames"])._replace(tilted=True)
-    AHEAD[split, stated["frames"], stated["side"], number, setting, motions.words_of_both.__name__] = clips
+        clips = [clip for run in pool.imap(_drawn, runs) for clip in run]
+    AHEAD[_key(**stated.arguments)] = clips
 
 
-def _drawn(run: tuple[str, dict[str, Any], int, int]) -> tuple[np.ndarray, list[str]]:
+def _key(split: str, frames: int, side: int, number: int, radii: Sequence[float], span: int) -> tuple[Any, ...]:
+    """The key in `AHEAD` of the clips of `moving_pairs` with these arguments."""
+    return split, frames, side, number, tuple(radii), span
+
+
+def _drawn(run: tuple[str, dict[str, Any], int, int]) -> list[dict[str, Any]]:
+    """The records of some rows of `moving_pairs`."""
     split, arguments, first, end = run
     source = moving_pairs(split, **arguments)
-    records = [source[row] for row in range(first, end)]
-    return np.stack([record["image"] for record in records]), [record["caption"] for record in records]
+    return [source[row] for row in range(first, end)]
 
 
 def _setting(radii: tuple[float, float], span: int, frames: int) -> Any:
@@ -327,9 +322,15 @@ def _setting(radii: tuple[float, float], span: int, frames: int) -> Any:
 
 
 def _described(
-    split: str, frames: int, side: int, number: int, setting: Any, words: Callable[[str], np.ndarray]
+    split: str,
+    frames: int,
+    side: int,
+    number: int,
+    setting: Any,
+    words: Callable[[str], np.ndarray],
+    drawn: Sequence[dict[str, Any]] | None = None,
 ) -> Described:
-    """Clips whose condition is the vector of their caption's words."""
+    """Clips whose condition is the vector of their caption's words; `drawn` are their records, if they are there."""
     from diffusion.data.shapes import motions
 
     condition_of = lambda caption: {"vector": words(caption)}
@@ -339,7 +340,6 @@ def _described(
         record = {"image": motions.shrunk(clip.frames, side), "caption": clip.caption}
         return {**record, "condition": condition_of(clip.caption)}
 
-    drawn = AHEAD.get((split, frames, side, number, setting, words.__name__))
     drawings = Drawings(split, number, drawn.__getitem__ if drawn else make, tuple(motions.STREAMS))
     caption = lambda row: motions.caption(split, row, frames, setting=setting)
     return Described(drawings, split, condition_of, caption)
