@@ -7,7 +7,6 @@ The peer is XLA's plain product, whose scores lie in memory. A time includes bot
 
 import json
 import pathlib
-import time
 from collections.abc import Callable
 
 from absl import flags
@@ -42,13 +41,8 @@ def arrays(shape: tuple[int, ...]) -> tuple[tuple[jax.Array, ...], tuple[jax.Arr
 def seconds(function: Callable, arguments: tuple) -> float:
     """The median of `ROUNDS` rounds of `CALLS` calls, in seconds a call, after one that compiles."""
     jax.block_until_ready(function(*arguments))
-    taken = []
-    for _ in range(ROUNDS):
-        began = time.perf_counter()
-        outs = [function(*arguments) for _ in range(CALLS)]
-        jax.block_until_ready(outs)
-        taken.append((time.perf_counter() - began) / CALLS)
-    return float(np.median(taken))
+    timed = rows.seconds(lambda: jax.block_until_ready([function(*arguments) for _ in range(CALLS)]))
+    return float(np.median([timed() / CALLS for _ in range(ROUNDS)]))
 
 
 def main(argv: list[str]) -> None:
@@ -59,9 +53,9 @@ def main(argv: list[str]) -> None:
     for what, shape in SHAPES.items():
         primals, tangents = arrays((1, 40, 2, shape[-1]) if TINY.value else shape)
         wide = lambda some: tuple(x.astype(jnp.float32) for x in some)
-        with jax.default_matmul_precision("highest"):
-            expected = jax.jit(lambda p, t: jax.jvp(xla, p, t))(wide(primals), wide(tangents))
         plain = jax.jit(lambda p, t: jax.jvp(xla, p, t))
+        with jax.default_matmul_precision("highest"):
+            expected = plain(wide(primals), wide(tangents))
         base = seconds(plain, (primals, tangents))
         for queries, keys in BLOCKS[:1] if TINY.value else BLOCKS:
             attention_tangent.QUERIES, attention_tangent.KEYS = queries, keys
