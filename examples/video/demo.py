@@ -5,7 +5,6 @@
     python -m examples.video.demo --config=video/drawings --workdir=runs/video --prompt="a red star bounces"
     python -m examples.video.demo --config=video/latents --workdir=runs/video_latents    # an autoencoder first
     python -m examples.video.demo --config=video/pairs --workdir=runs/pairs --processes=14   # one or two shapes; a GPU
-    python -m examples.video.demo --model=moving --workdir=runs/moving --prompt="a red star bounces"   # trained weights
 
     WORKDIR/denoiser    a run of diffusion train
     WORKDIR/report      report.json, report.md, and the clips as GIF (and MP4, where PyAV is installed)
@@ -22,16 +21,14 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    if not command_line.names("model"):  # which has its config
-        command_line.flag()
+    command_line.flag()
     flags.DEFINE_string("workdir", None, "the folder of all that is made, e.g. runs/video")
     flags.DEFINE_enum("until", "report", ["autoencoder", "denoiser", "report"], "the last stage")
     flags.DEFINE_integer("number", 1000, "clips of each kind of caption in the report", lower_bound=4)
     flags.DEFINE_multi_string("prompt", [], "a caption whose clips are made in place of the report")
     flags.DEFINE_integer("processes", 0, "that draw the clips of video/pairs before it trains; 0: as they are read")
-    flags.DEFINE_string("model", "", "for --prompt, in place of WORKDIR/denoiser: a run folder, or moving")
     flags.DEFINE_integer("n", 4, "clips of each prompt", lower_bound=1)
-    flags.mark_flags_as_required(["workdir"])
+    flags.mark_flags_as_required(["config", "workdir"])
     command_line.begin()
 
 import pathlib
@@ -130,13 +127,21 @@ def check(config: Any) -> None:
     for stage in filter(None, (on_latents, demo_stages.denoiser_of(config))):
         fields.check(stage)
     source = config.data.source.to_dict()
-    if is_of_pairs(config):
-        _check_pairs(config, source)
-        if on_latents is not None:
-            checks.validate(on_latents)
-            demo_stages.check_autoencoder(config)
-        return
-    span = "span" if on_latents is not None else "frames"  # of a clip on latents the first frames are judged
+    pairs = is_of_pairs(config)
+    if pairs:
+        _check_pairs(source)
+    else:
+        _check_judged(source, on_latents is not None)
+    if on_latents is not None:
+        checks.validate(on_latents)
+        demo_stages.check_autoencoder(config)
+    recipe = checks.on_its_data(checks.validate(demo_stages.denoiser_of(config)))
+    clip_maker.check(recipe, motions.words_of_both if pairs else motions.words)
+
+
+def _check_judged(source: dict[str, Any], on_latents: bool) -> None:
+    """Refuses clips that the judge does not read, as `check`."""
+    span = "span" if on_latents else "frames"  # of a clip on latents the first frames are judged
     wanted = {span: clip_judge.FRAMES, "side": clip_judge.SIDE, "alone": True, "radii": clip_judge.SETTING.radii}
     if source.get("name") != "moving_drawings":
         raise ConfigError(
@@ -148,20 +153,15 @@ def check(config: Any) -> None:
         setting = tuple(setting) if isinstance(setting, (list, tuple)) else setting
         if setting != value:
             raise ConfigError(f"config.data.source.{name} = {setting!r}, and the judge reads clips of {value!r}.")
-    if on_latents is not None:
-        checks.validate(on_latents)
-        demo_stages.check_autoencoder(config)
-    clip_maker.check(checks.on_its_data(checks.validate(demo_stages.denoiser_of(config))))
 
 
-def _check_pairs(config: Any, source: dict[str, Any]) -> None:
+def _check_pairs(source: dict[str, Any]) -> None:
     """Refuses clips of one or two shapes of another size than the report's, as `check`."""
     for name, value in {"frames": pairs_report.FRAMES, "side": pairs_report.SIDE}.items():
         if source.get(name) != value:
             raise ConfigError(
                 f"config.data.source.{name} = {source.get(name)!r}, and the report is of clips of {value!r}."
             )
-    clip_maker.check(checks.on_its_data(checks.validate(demo_stages.denoiser_of(config))), motions.words_of_both)
 
 
 def measure(run_folder: pathlib.Path, out: pathlib.Path, number: int) -> dict[str, Any]:
@@ -243,11 +243,9 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     folder = pathlib.Path(values.workdir)
     if values.prompt:
-        for path in sample(values.model or folder / "denoiser", folder, values.prompt, values.n):
+        for path in sample(folder / "denoiser", folder, values.prompt, values.n):
             print(path)
         return
-    if values.model:
-        raise ConfigError("--model makes clips of --prompt, which is missing. Valid: a caption.")
     command = workdir.command("python -m examples.video.demo")
     sys.exit(run(values.config, folder, command, values.until, values.number, values.processes))
 
