@@ -8,16 +8,12 @@ import functools
 from collections.abc import Callable
 
 from diffusion import (
-    caching,
     couplings,
     discrete,
-    editing,
     flow_maps,
-    guidance,
     manifolds,
     objectives,
     parameterizations,
-    samplers,
     schedules,
     sound,
     timesteps,
@@ -35,7 +31,6 @@ from diffusion.adapters import (
     textual_inversion,
 )
 from diffusion.data import augmentation, controls, series_masks, sources, transforms
-from diffusion.guidance import measurements
 from diffusion.metrics import features
 from diffusion.models import MODELS as BACKBONES
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -49,8 +44,25 @@ from diffusion.models.text_encoders.clip import CLIP, CLIPText, CLIPVision
 from diffusion.objectives import classification, consistency, consistency_times, decoders, few_step, interpolants
 from diffusion.proteins import atom_losses
 from diffusion.published.pixart.network import PixArt
-from diffusion.recipe import learned_schedule, steering_drivers
+from diffusion.recipe import learned_schedule
 from diffusion.recipe.config_errors import ConfigError
+from diffusion.recipe.named import table, values
+from diffusion.recipe.sampling_names import (  # noqa: F401, names of configs too
+    CACHES,
+    DRIVERS,
+    GRIDS,
+    GUIDANCES,
+    GUIDES,
+    LIKELIHOODS,
+    MASKS,
+    MEASUREMENTS,
+    PLANS,
+    RAMPS,
+    REMASKINGS,
+    SAMPLERS,
+    SYMBOL_SAMPLERS,
+    UNMASKINGS,
+)
 from diffusion.training import optimizers, power_ema
 
 MODELS = {
@@ -63,15 +75,6 @@ MODELS = {
     "symbol_transformer": SymbolTransformer,
 }
 TOWERS = {"text": CLIPText, "vision": CLIPVision}  # the towers of "clip"
-
-
-def _table(*functions):
-    return {function.__name__: function for function in functions}
-
-
-def _values(**values):
-    """A table of functions that are values: an entry gives them no arguments."""
-    return {name: functools.partial(lambda value: value, value) for name, value in values.items()}
 
 
 def add(table: dict[str, Callable], function: Callable, name: str = "") -> None:
@@ -100,7 +103,7 @@ def add(table: dict[str, Callable], function: Callable, name: str = "") -> None:
     table[name] = function
 
 
-SCHEDULES = _table(
+SCHEDULES = table(
     schedules.rectified_flow,
     schedules.trigonometric,
     schedules.cosine,
@@ -118,7 +121,7 @@ SCHEDULES = _table(
     schedules.interpolated,
     schedules.zero_terminal_snr,
 )
-PARAMETERIZATIONS = _table(
+PARAMETERIZATIONS = table(
     parameterizations.epsilon,
     parameterizations.x0,
     parameterizations.clipped_x0,
@@ -130,14 +133,14 @@ PARAMETERIZATIONS = _table(
     flow_maps.consistency_boundary,
     flow_maps.latent_consistency,
 )
-CLOCKS = _table(
+CLOCKS = table(
     parameterizations.time,
     parameterizations.steps,
     parameterizations.log_sigma,
     parameterizations.reversed_time,
     parameterizations.noise_level,
 )
-DENSITIES = _table(
+DENSITIES = table(
     timesteps.uniform_density,
     timesteps.discrete_density,
     timesteps.logit_normal,
@@ -152,7 +155,7 @@ DENSITIES = _table(
     timesteps.dimension_shifted_density,
     consistency_times.ramp_density,
 )
-WEIGHTINGS = _table(
+WEIGHTINGS = table(
     weightings.constant,
     weightings.snr,
     weightings.truncated_snr,
@@ -164,7 +167,7 @@ WEIGHTINGS = _table(
     weightings.sigmoid,
     weightings.per_log_snr,
 )
-COUPLINGS = _table(
+COUPLINGS = table(
     couplings.independent,
     couplings.optimal_transport,
     couplings.sinkhorn,
@@ -175,9 +178,9 @@ COUPLINGS = _table(
     couplings.equivariant_optimal_transport,
     manifolds.aligned_frames,
 )
-COSTS = _table(manifolds.geodesic_cost)  # costs of transport
-CONDITION_DISTANCES = _values(squared=couplings.squared, cosine=couplings.cosine)
-OBJECTIVES = _table(
+COSTS = table(manifolds.geodesic_cost)  # costs of transport
+CONDITION_DISTANCES = values(squared=couplings.squared, cosine=couplings.cosine)
+OBJECTIVES = table(
     objectives.denoising,
     objectives.flow_matching,
     objectives.contrastive_flow_matching,
@@ -234,7 +237,7 @@ OBJECTIVES = _table(
     discrete.ratio_matching,
     discrete.trained_masks,
 )
-PROCESSES = _table(
+PROCESSES = table(
     discrete.absorbing,
     discrete.uniform,
     discrete.mixture,
@@ -242,18 +245,18 @@ PROCESSES = _table(
     discrete.token_masks,
     discrete.metric_path,
 )  # processes of symbols
-KEEPINGS = _table(
+KEEPINGS = table(
     discrete.linear, discrete.polynomial, discrete.power, discrete.cosine
 )  # schedules of the processes of symbols
-RATES = _table(discrete.banded_rates, discrete.gaussian_rates)  # the rates of "rate_process"
-SYMBOL_DISTANCES = _table(discrete.line_distances)  # the distances of "metric_path"
-READINGS = _values(
+RATES = table(discrete.banded_rates, discrete.gaussian_rates)  # the rates of "rate_process"
+SYMBOL_DISTANCES = table(discrete.line_distances)  # the distances of "metric_path"
+READINGS = values(
     logits=discrete.from_logits,
     context=discrete.from_context,
     ratios=discrete.from_ratios,
     scaled_ratios=discrete.from_scaled_ratios,
 )  # readings of the outputs of networks of symbols
-MANIFOLDS = _table(
+MANIFOLDS = table(
     manifolds.euclidean,
     manifolds.sphere,
     manifolds.circle,
@@ -262,15 +265,15 @@ MANIFOLDS = _table(
     manifolds.centred,
     manifolds.frames,
 )
-PRIORS = _table(manifolds.frame_prior)  # prior distributions on manifolds
-AUXILIARY = _table(atom_losses.atoms_and_distances)  # losses of the x0 that a predicted velocity leads to
-HEAT_KERNELS = _table(
+PRIORS = table(manifolds.frame_prior)  # prior distributions on manifolds
+AUXILIARY = table(atom_losses.atoms_and_distances)  # losses of the x0 that a predicted velocity leads to
+HEAT_KERNELS = table(
     manifolds.heat_kernels.sphere,
     manifolds.heat_kernels.torus,
     manifolds.heat_kernels.so3,
     manifolds.heat_kernels.varadhan,
 )
-SECOND_PLAYERS = _table(  # objectives of second players
+SECOND_PLAYERS = table(  # objectives of second players
     objectives.fake_score,
     objectives.adversarial_discriminator,
     objectives.autoencoding.patch_critic,
@@ -280,7 +283,7 @@ SECOND_PLAYERS = _table(  # objectives of second players
 CRITICS: dict[str, Callable] = {"patch_discriminator": PatchDiscriminator}  # Linen modules: pictures -> logits
 AUTOENCODERS: dict[str, Callable] = {"autoencoder_kl": AutoencoderKL}  # autoencoders that train with a model
 PERCEPTUAL: dict[str, Callable] = {"lpips": LPIPS}  # Linen modules: pictures -> features
-TERMS = _table(  # terms on features
+TERMS = table(  # terms on features
     objectives.alignment,
     objectives.structured_alignment,
     objectives.self_alignment,
@@ -297,8 +300,8 @@ WRAPPERS: dict[str, Callable] = {  # (objective, ...) -> objective; a list of wr
     "reward_weights": objectives.with_reward_weights,
     "uncertainty": functools.partial(objectives.with_uncertainty, network=objectives.uncertainty()),
 }
-UNCERTAINTIES = _table(objectives.uncertainty)  # networks that predict the loss at each noise level
-PROJECTORS = _table(
+UNCERTAINTIES = table(objectives.uncertainty)  # networks that predict the loss at each noise level
+PROJECTORS = table(
     objectives.projectors.mlp, objectives.projectors.convolution, objectives.projectors.final_layer
 )  # projectors of features, in a term
 ENCODERS: dict[str, Callable] = {  # Linen modules: pictures -> `image_encoders.ImageFeatures`
@@ -309,143 +312,27 @@ ENCODERS: dict[str, Callable] = {  # Linen modules: pictures -> `image_encoders.
     "mae": mae.MAE,
     "siglip": siglip.SigLIP,
 }
-INTERPOLANTS = _table(  # interpolants of "stochastic_interpolant"
+INTERPOLANTS = table(  # interpolants of "stochastic_interpolant"
     interpolants.brownian_bridge, interpolants.smooth_bridge, interpolants.encoding_decoding
 )
-DECODERS = _table(decoders.levels, decoders.gaussian)  # decoders of "variational_bound"
-PAIRS = _table(
+DECODERS = table(decoders.levels, decoders.gaussian)  # decoders of "variational_bound"
+PAIRS = table(
     consistency_times.discretised, consistency_times.shrinking
 )  # pairs of times that consistency training compares
-CURRICULA = _table(
+CURRICULA = table(
     consistency_times.constant_curriculum,
     consistency_times.square_root_curriculum,
     consistency_times.doubling_curriculum,
 )
-SIMULATIONS = _table(  # simulations of the generator's samples, for objectives of generators and "fake_score"
+SIMULATIONS = table(  # simulations of the generator's samples, for objectives of generators and "fake_score"
     objectives.one_step, objectives.backward_simulation, objectives.self_forcing
 )
-REWARDS = _table(objectives.near_value)  # rewards of samples, for objectives of post-training
-TARGETS = _table(objectives.gaussian_mixture, objectives.funnel, objectives.many_well)  # unnormalised densities
-DISTANCES = {**_values(squared=few_step.squared), **_table(few_step.pseudo_huber)}
-PAIR_WEIGHTINGS = _values(inverse_gap=consistency.inverse_gap)
-SOLVERS = _values(heun=flow_maps.heun, ddim=flow_maps.from_denoiser)  # solvers of the teacher's flow
-SAMPLERS = _table(
-    samplers.ddpm,
-    samplers.ddim,
-    samplers.euler,
-    samplers.heun,
-    samplers.midpoint,
-    samplers.rk4,
-    samplers.dpm_2,
-    samplers.dpm_solver_2,
-    samplers.dpm_solver_3,
-    samplers.dpmpp_2s,
-    samplers.dpmpp_2m,
-    samplers.dpmpp_3m,
-    samplers.unipc,
-    samplers.deis,
-    samplers.lms,
-    samplers.plms,
-    samplers.pndm,
-    samplers.edm,
-    samplers.euler_ancestral,
-    samplers.dpm_2_ancestral,
-    samplers.dpmpp_sde,
-    samplers.dpmpp_2m_sde,
-    samplers.dpmpp_3m_sde,
-    samplers.euler_maruyama,
-    samplers.reverse_diffusion,
-    samplers.predictor_corrector,
-    samplers.interpolant_sde,
-    samplers.consistency,
-    samplers.tcd,
-    samplers.flow_map,
-    samplers.per_frame,
-    samplers.clipped,
-    manifolds.geodesic_euler,
-    manifolds.geodesic_heun,
-    manifolds.geodesic_rk4,
-    manifolds.geodesic_random_walk,
-    manifolds.frame_ancestral,
-)
-GRIDS = _table(
-    timesteps.uniform,
-    timesteps.polynomial,
-    timesteps.beta,
-    timesteps.sigmoid,
-    timesteps.uniform_log_snr,
-    timesteps.exponential,
-    timesteps.karras,
-    timesteps.karras_levels,
-    timesteps.kl_optimal,
-    timesteps.leading,
-    timesteps.trailing,
-    timesteps.linspace,
-    timesteps.align_your_steps,
-    timesteps.optimal,
-    timesteps.dimension_shifted,
-)
-SYMBOL_SAMPLERS: dict[str, Callable] = {
-    **_table(
-        discrete.ancestral,
-        discrete.tau_leaping,
-        discrete.theta_trapezoidal,
-        discrete.first_hitting,
-        discrete.unmasking,
-        discrete.remasking,
-        discrete.corrected,
-        discrete.metric_flow,
-        discrete.semi_autoregressive,
-    ),
-    "symbol_euler": discrete.euler,
-    "symbol_flow": discrete.flow,
-}
-UNMASKINGS = _table(
-    discrete.confident, discrete.low_entropy, discrete.surest, discrete.blockwise
-)  # orders of "unmasking": which symbols a step reveals
-REMASKINGS = _table(discrete.capped, discrete.rescaled)  # schedules of "remasking": the share that is masked again
-PLANS = _table(timesteps.plan, timesteps.staggered, samplers.restart_plan, editing.repaint)
-DRIVERS = _table(
-    samplers.sample,
-    samplers.picard,
-    samplers.adaptive,
-    steering_drivers.ddrm,
-    steering_drivers.daps,
-    steering_drivers.red_diff,
-    steering_drivers.twisted,
-    steering_drivers.searched_noise,
-    steering_drivers.optimised_noise,
-)
-GUIDANCES = _table(  # guidances of two branches, condition and null, or of the branches that `with_conditions` names
-    guidance.classifier_free,
-    guidance.rescaled,
-    guidance.renormalised,
-    guidance.adaptive_projected,
-    guidance.classifier_free_plus_plus,
-    guidance.zero_star,
-    guidance.composed,
-    guidance.regional,
-    guidance.perturbed_attention,
-    guidance.skip_layer,
-    guidance.internal,
-)
-RAMPS = _table(guidance.power_cosine)  # t -> the share of the guidance scale that acts
-GUIDES = _table(  # functions that change the guided denoiser
-    guidance.autoguidance,
-    guidance.classifier,
-    guidance.dynamic_threshold,
-    guidance.manifold_preserving,
-    guidance.posterior_sampling,
-    guidance.proximal,
-    guidance.pseudoinverse,
-)
-CACHES = caching.CACHES  # caches of a network's blocks between steps
-LIKELIHOODS = _table(  # likelihoods of measured pictures
-    guidance.gaussian_likelihood, guidance.negative_distance, guidance.quantile_likelihood
-)
-MEASUREMENTS = _table(measurements.masked, measurements.blurred, measurements.pooled, measurements.matrix)
-MASKS = _table(measurements.box, measurements.at_random)  # masks of "masked"
-TUNINGS = _table(  # what a run teaches a base
+REWARDS = table(objectives.near_value)  # rewards of samples, for objectives of post-training
+TARGETS = table(objectives.gaussian_mixture, objectives.funnel, objectives.many_well)  # unnormalised densities
+DISTANCES = {**values(squared=few_step.squared), **table(few_step.pseudo_huber)}
+PAIR_WEIGHTINGS = values(inverse_gap=consistency.inverse_gap)
+SOLVERS = values(heun=flow_maps.heun, ddim=flow_maps.from_denoiser)  # solvers of the teacher's flow
+TUNINGS = table(  # what a run teaches a base
     low_rank.lora,
     low_rank.dora,
     low_rank.loha,
@@ -460,8 +347,8 @@ TUNINGS = _table(  # what a run teaches a base
     instruct_pix2pix.instruct_pix2pix,
 )
 OPTIMIZERS = optimizers.OPTIMIZERS
-AVERAGES = _table(power_ema.moving_average)  # averages of the parameters
-SOURCES = _table(
+AVERAGES = table(power_ema.moving_average)  # averages of the parameters
+SOURCES = table(
     sources.tfds,
     sources.class_folders,
     sources.picture_folder,
@@ -499,13 +386,13 @@ SOURCES = _table(
     sources.preferences,
     sources.paced,
 )
-CONTROLS = _table(
+CONTROLS = table(
     controls.downsampled, controls.edges, controls.sketch
 )  # picture -> its control, for the source "controlled"
-HIDINGS = _table(
+HIDINGS = table(
     series_masks.forecast, series_masks.gaps, series_masks.missing
 )  # which part of a series is to be predicted
-SOUND_FORMS = _table(
+SOUND_FORMS = table(
     sound.samples, sound.lapped_spectrum, sound.harmonics_and_rest
 )  # forms of a clip of sound as an example
 FILTERS: dict[str, Callable] = {}  # functions that return (record -> whether it is kept), for "filtered"
@@ -518,7 +405,5 @@ ANSWER_LIKELIHOODS: dict[str, Callable] = {}  # functions that return an answer_
 PARSERS: dict[str, Callable] = {}  # functions that return (bytes -> {column: value}), for "array_records"
 WATERMARKS = watermarks.WATERMARKS  # functions (key, ...) -> `watermarks.Watermark`, for key files
 AUGMENTATIONS = transforms.AUGMENTATIONS
-CONDITIONING_AUGMENTATIONS = _table(
-    augmentation.edm_augmentation
-)  # augmentations whose parameters the network receives
+CONDITIONING_AUGMENTATIONS = table(augmentation.edm_augmentation)  # augmentations whose parameters the network receives
 FEATURES = features.FEATURES
