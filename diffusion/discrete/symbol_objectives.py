@@ -23,8 +23,8 @@ from diffusion.discrete.token_masks import TokenMasks
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import split, times
-from diffusion.objectives.objective import Head, Objective, Restores, Teacher
-from diffusion.objectives.objective_facts import Trained
+from diffusion.objectives.objective import Objective, Restores, Teacher
+from diffusion.objectives.objective_facts import Head, Trained
 from diffusion.timesteps import Density
 
 

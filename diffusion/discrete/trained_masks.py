@@ -23,7 +23,8 @@ from diffusion.discrete.symbol_objectives import in_nats
 from diffusion.discrete.token_masks import TokenMasks, token_masks
 from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import split
-from diffusion.objectives.objective import Head, Objective
+from diffusion.objectives.objective import Objective
+from diffusion.objectives.objective_facts import Head
 from diffusion.timesteps import Density
 
 

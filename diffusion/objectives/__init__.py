@@ -77,7 +77,6 @@ from diffusion.objectives.mean_flow import (
 from diffusion.objectives.network_dropout import with_dropout as with_dropout
 from diffusion.objectives.objective import (
     Denoises as Denoises,
-    Head as Head,
     Jumps as Jumps,
     Moves as Moves,
     Objective as Objective,
@@ -91,6 +90,7 @@ from diffusion.objectives.objective_facts import (
     Blocks as Blocks,
     Condition as Condition,
     Examples as Examples,
+    Head as Head,
     Prior as Prior,
     Trained as Trained,
 )

@@ -24,7 +24,8 @@ from diffusion.objectives.conditioning import drop_condition
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player, with_fixed_parameters
 from diffusion.objectives.inputs import conditioned, split
-from diffusion.objectives.objective import Head, Objective, Second
+from diffusion.objectives.objective import Objective, Second
+from diffusion.objectives.objective_facts import Head
 
 NAME = "autoencoder"  # name of the head, and of its statistics among the metrics
 SHARES = ("pictures of an autoencoder that trains with a model",)  # what the objective shares with its critic

@@ -23,8 +23,8 @@ from diffusion.objectives import projectors
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import mix, player, with_fixed_parameters
 from diffusion.objectives.inputs import in_blocks
-from diffusion.objectives.objective import Batch, Head, Objective
-from diffusion.objectives.objective_facts import Blocks
+from diffusion.objectives.objective import Batch, Objective
+from diffusion.objectives.objective_facts import Blocks, Head
 from diffusion.objectives.projectors import Projector, tokens
 from diffusion.parameterizations import Network, Parameterization
 from diffusion.schedules import NoiseSchedule, left_broadcast

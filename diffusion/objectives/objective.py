@@ -3,7 +3,6 @@
 __all__ = [
     "Batch",
     "Denoises",
-    "Head",
     "Jumps",
     "Loss",
     "Metrics",
@@ -25,7 +24,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.flow_maps import FlowMap, TangentField
-from diffusion.objectives.objective_facts import RECORDS, Beside, Blocks, Condition, Examples, Trained
+from diffusion.objectives.objective_facts import RECORDS, Beside, Blocks, Condition, Examples, Head, Trained
 from diffusion.parameterizations import Network, Parameterization
 from diffusion.samplers.sample import Sampler
 from diffusion.schedules import NoiseSchedule
@@ -172,28 +171,6 @@ class Second(NamedTuple):
     by: Callable[..., "Objective"] | None = None
     optional: bool = False
     separate: bool = False
-
-
-class Head(NamedTuple):
-    """A small network that trains with the model, and whose parameters stand beside the model's.
-
-    Attributes:
-        layer: the block of the model whose features it receives; 0: the latents of an autoencoder;
-            None: it receives none.
-        init: (key, number of these features, number of features of its output) -> parameters; without features both
-            numbers are 0.
-        apply: (parameters, *inputs) -> output; objectives call it as networks[name](*inputs).
-        target: the block of the model whose number of features the output has; 0: the output has an example's values
-            per token; None: the encoder's number of features.
-        follow: (parameters after an update, the loss's metric of the head's name, `[B, ...]` of the whole batch) ->
-            parameters with updated running statistics; None: the head has none.
-    """
-
-    layer: int | None
-    init: Callable[[Array, int, int], Any]
-    apply: Callable[..., Any]
-    target: int | None = None
-    follow: Callable[[Any, Any], Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -350,52 +327,8 @@ class Objective:
         Raises:
             ValueError: naming what it receives.
         """
-        trained = self.network
-        condition = self.condition
-        kind = getattr(network, "kind", "backbone")
-        times = getattr(network, "times", 1)
-        if kind != trained.kind:
-            raise ValueError(
-                f"the objective trains a network of the kind {trained.kind!r}, but this network is of the kind "
-                f"{kind!r}. Valid: a network of the kind that is trained, or another objective"
-            )
-        if times != trained.times:
-            raise ValueError(
-                f"the network has times = {times}, but the objective passes {trained.times}. Valid: a network with "
-                f"times = {trained.times}, e.g. dit"
-            )
-        if trained.hollow and not getattr(network, "hollow", False):
-            raise ValueError(
-                "the objective asks of each position what the others tell of it, but in this network a position sees "
-                "itself. Valid: a network with hollow = True, e.g. symbol_transformer"
-            )
-        if trained.last_layer and not getattr(network, "last_layer", False):
-            raise ValueError(
-                "the objective computes the last layer a few positions at a time, but this network does not return "
-                "what that layer reads. Valid: chunk = 0, or a network whose calls take states, e.g. symbol_transformer"
-            )
-        if condition.strength and not getattr(network, "strength", False):
-            raise ValueError(
-                "the objective passes the strength of guidance, but the network does not receive it. Valid: a network "
-                "with strength = True, e.g. dit or pixart"
-            )
-        if condition.augmentations and getattr(network, "augmentations", 0) != condition.augmentations:
-            raise ValueError(
-                "the objective passes the augmentation, but the network does not receive it. Valid: a network with "
-                f"augmentations = {condition.augmentations}, e.g. song_unet; or augment only the data"
-            )
-
-        side = condition.masks
-        if side and getattr(network, "masks", 0) != side:
-            raise ValueError(
-                f"the objective leaves out patches of {side} x {side} pixels, which this network does not support. "
-                f'Valid: a network with patch = {side} that takes "keep", e.g. mask_dit'
-            )
-        if condition.masks_vary and not getattr(network, "masks_vary", False):
-            raise ValueError(
-                "the objective leaves out different numbers of patches in different examples, but the network needs "
-                "the same number in all. Valid: a network with masks_vary = True, e.g. mdt, or least = most"
-            )
+        self.network.check(network)
+        self.condition.check(network)
 
     def check_features(self, network: Any, encoder: bool) -> None:
         """Refuses a network without the features that the loss reads, and an encoder that is missing or superfluous.

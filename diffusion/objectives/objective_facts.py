@@ -1,9 +1,11 @@
 """Facts of an objective that belong together: records, and the names of before records held them."""
 
-__all__ = ["Beside", "Blocks", "Condition", "Examples", "Prior", "Trained", "flat"]
+__all__ = ["Beside", "Blocks", "Condition", "Examples", "Head", "Prior", "Trained", "flat"]
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+
+from jax import Array
 
 
 class Prior(NamedTuple):
@@ -46,6 +48,35 @@ class Trained(NamedTuple):
     hollow: bool = False
     last_layer: bool = False
 
+    def check(self, network: Any) -> None:
+        """Refuses a network of another kind, or one that is called otherwise, as `Objective.check_network`.
+
+        Raises:
+            ValueError: naming what is valid.
+        """
+        kind = getattr(network, "kind", "backbone")
+        times = getattr(network, "times", 1)
+        if kind != self.kind:
+            raise ValueError(
+                f"the objective trains a network of the kind {self.kind!r}, but this network is of the kind "
+                f"{kind!r}. Valid: a network of the kind that is trained, or another objective"
+            )
+        if times != self.times:
+            raise ValueError(
+                f"the network has times = {times}, but the objective passes {self.times}. Valid: a network with "
+                f"times = {self.times}, e.g. dit"
+            )
+        if self.hollow and not getattr(network, "hollow", False):
+            raise ValueError(
+                "the objective asks of each position what the others tell of it, but in this network a position sees "
+                "itself. Valid: a network with hollow = True, e.g. symbol_transformer"
+            )
+        if self.last_layer and not getattr(network, "last_layer", False):
+            raise ValueError(
+                "the objective computes the last layer a few positions at a time, but this network does not return "
+                "what that layer reads. Valid: chunk = 0, or a network whose calls take states, e.g. symbol_transformer"
+            )
+
 
 class Condition(NamedTuple):
     """The loss's changes of the network's condition.
@@ -64,6 +95,34 @@ class Condition(NamedTuple):
     augmentations: int = 0
     masks: int = 0
     masks_vary: bool = False
+
+    def check(self, network: Any) -> None:
+        """Refuses a network that does not receive this condition, as `Objective.check_network`.
+
+        Raises:
+            ValueError: naming what is valid.
+        """
+        if self.strength and not getattr(network, "strength", False):
+            raise ValueError(
+                "the objective passes the strength of guidance, but the network does not receive it. Valid: a network "
+                "with strength = True, e.g. dit or pixart"
+            )
+        if self.augmentations and getattr(network, "augmentations", 0) != self.augmentations:
+            raise ValueError(
+                "the objective passes the augmentation, but the network does not receive it. Valid: a network with "
+                f"augmentations = {self.augmentations}, e.g. song_unet; or augment only the data"
+            )
+        side = self.masks
+        if side and getattr(network, "masks", 0) != side:
+            raise ValueError(
+                f"the objective leaves out patches of {side} x {side} pixels, which this network does not support. "
+                f'Valid: a network with patch = {side} that takes "keep", e.g. mask_dit'
+            )
+        if self.masks_vary and not getattr(network, "masks_vary", False):
+            raise ValueError(
+                "the objective leaves out different numbers of patches in different examples, but the network needs "
+                "the same number in all. Valid: a network with masks_vary = True, e.g. mdt, or least = most"
+            )
 
 
 class Blocks(NamedTuple):
@@ -126,6 +185,28 @@ class Examples(NamedTuple):
     real: bool = False
     score: bool = True
     pairs: bool = False
+
+
+class Head(NamedTuple):
+    """A small network that trains with the model, and whose parameters stand beside the model's.
+
+    Attributes:
+        layer: the block of the model whose features it receives; 0: the latents of an autoencoder;
+            None: it receives none.
+        init: (key, number of these features, number of features of its output) -> parameters; without features both
+            numbers are 0.
+        apply: (parameters, *inputs) -> output; objectives call it as networks[name](*inputs).
+        target: the block of the model whose number of features the output has; 0: the output has an example's values
+            per token; None: the encoder's number of features.
+        follow: (parameters after an update, the loss's metric of the head's name, `[B, ...]` of the whole batch) ->
+            parameters with updated running statistics; None: the head has none.
+    """
+
+    layer: int | None
+    init: Callable[[Array, int, int], Any]
+    apply: Callable[..., Any]
+    target: int | None = None
+    follow: Callable[[Any, Any], Any] | None = None
 
 
 RECORDS: dict[str, tuple[str, str]] = {  # a fact by itself -> its record and its name there

@@ -6,7 +6,8 @@ import dataclasses
 
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
-from diffusion.objectives.objective import Head, Objective
+from diffusion.objectives.objective import Objective
+from diffusion.objectives.objective_facts import Head
 from diffusion.schedules.noise_schedule import Trained
 
 

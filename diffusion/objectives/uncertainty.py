@@ -14,7 +14,8 @@ from jax import Array
 from diffusion.arguments import require_shape
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
-from diffusion.objectives.objective import Head, Objective
+from diffusion.objectives.objective import Objective
+from diffusion.objectives.objective_facts import Head
 from diffusion.parameterizations import log_sigma
 from diffusion.schedules.noise_schedule import leaf_schedules
 

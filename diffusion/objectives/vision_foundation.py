@@ -12,7 +12,7 @@ from jax import Array
 from diffusion.arguments import require_shape
 from diffusion.objectives.autoencoder_terms import Coded, adaptive_weight
 from diffusion.objectives.few_step import player
-from diffusion.objectives.objective import Head
+from diffusion.objectives.objective_facts import Head
 
 
 class VisionFoundation(NamedTuple):

@@ -18,7 +18,8 @@ from diffusion.io import limits
 from diffusion.models.budget import peak_memory
 from diffusion.models.layers import fp8
 from diffusion.models.layers.layout import MeshError
-from diffusion.objectives.objective import Head, Restores
+from diffusion.objectives.objective import Restores
+from diffusion.objectives.objective_facts import Head
 from diffusion.recipe import ConfigError, fits, picture_sizes
 from diffusion.recipe.base import NULL, TunedNetwork
 from diffusion.recipe.recipe import Recipe
