@@ -88,7 +88,7 @@ def block_diffusion(
     Args:
         process: the process, which has a mask.
         density: the density of t in (0, 1); only the uniform one gives the bound.
-        block: number of positions of a block, at least 1.
+        block: number of positions of a block, at least 1; a block-causal network has the same number.
         reading: the meaning of the network's output.
 
     Returns:
@@ -104,6 +104,7 @@ def block_diffusion(
         density,
         reading,
         lambda predict, keys, x0, t: block_by_block.block_bound(predict, process, keys, x0, t, block),
+        causal=block,
     )
 
 
@@ -225,13 +226,15 @@ def _chunked(process: AnyProcess, mask: int, density: Density, chunk: int) -> Ob
     return in_nats(process, density, from_logits, nats, last_layer=True)
 
 
-def _objective(process: AnyPath, density: Density, reading: Reading, of_times: Callable[..., Array]) -> Objective:
+def _objective(
+    process: AnyPath, density: Density, reading: Reading, of_times: Callable[..., Array], causal: int = 0
+) -> Objective:
     """The objective of the nats of an example `[B]`, a function of (predict, keys `[B]`, x0 `[B, ...]`, t `[B]`)."""
 
     def nats(networks: Any, condition: Any, keys: Array, x0: Array, t: Array, step: Any) -> Array:
         return of_times(predictor(player(networks, "model"), process, reading, condition), keys, x0, t)
 
-    return in_nats(process, density, reading, nats)
+    return in_nats(process, density, reading, nats, causal=causal)
 
 
 def in_nats(
@@ -242,6 +245,7 @@ def in_nats(
     teacher: Teacher | None = None,
     hollow: bool = False,
     last_layer: bool = False,
+    causal: int = 0,
     heads: Mapping[str, Head] | None = None,
 ) -> Objective:
     """The objective of the nats of an example, which are divided by its positions.
@@ -254,6 +258,7 @@ def in_nats(
         teacher: the use of a trained network.
         hollow: whether the network must say of each position what the others tell.
         last_layer: whether the loss computes the network's last layer.
+        causal: number of positions of a block that a block-causal network must have; 0: any.
         heads: networks that train with the model, by name.
     """
 
@@ -271,5 +276,6 @@ def in_nats(
         losses = nats(networks, batch.get("condition"), noise_keys, x0, t, step)
         return importance * losses / x0[0].size, {"t": t}
 
-    reads, network = Restores(process, reading), Trained(channels=1, hollow=hollow, last_layer=last_layer)
+    reads = Restores(process, reading)
+    network = Trained(channels=1, hollow=hollow, last_layer=last_layer, causal=causal)
     return Objective(loss, reads=reads, density=density, network=network, heads=heads, teacher=teacher)

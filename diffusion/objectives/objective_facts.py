@@ -36,6 +36,8 @@ class Trained(NamedTuple):
         schedule: whether values under different schedules can be compared, so that the objective may train one.
         hollow: whether it must say of each position what the other positions tell.
         last_layer: whether the loss computes the last layer itself, from what a call with `states=True` returns.
+        causal: number of positions of a block that is trained beside earlier ones, which a block-causal network must
+            have too; 0: any network serves.
     """
 
     name: str = "model"
@@ -47,6 +49,7 @@ class Trained(NamedTuple):
     schedule: bool = False
     hollow: bool = False
     last_layer: bool = False
+    causal: int = 0
 
     def check(self, network: Any) -> None:
         """Refuses a network of another kind, or one that is called otherwise, as `Objective.check_network`.
@@ -75,6 +78,13 @@ class Trained(NamedTuple):
             raise ValueError(
                 "the objective computes the last layer a few positions at a time, but this network does not return "
                 "what that layer reads. Valid: chunk = 0, or a network whose calls take states, e.g. symbol_transformer"
+            )
+        causal = getattr(network, "causal", 0)
+        if self.causal and causal not in (0, self.causal):
+            raise ValueError(
+                f"the objective trains blocks of {self.causal} positions (its block), but the network sees blocks of "
+                f"{causal} (its causal). Valid: block = {causal}, causal = {self.causal}, or causal = 0, in which all "
+                "positions see each other"
             )
 
 

@@ -240,12 +240,12 @@ def test_a_block_causal_run_samples_block_after_block_as_by_all_positions():
     density = timesteps.uniform_density(schedules.rectified_flow())
     network = models.SymbolTransformer(4, 8, 1, 2, clock="none", num_classes=8, causal=2)
     sharp = lambda process, logits, x, t: discrete.from_logits(process, 1e4 * logits, x, t)
-    objective = objectives.with_condition_dropout(
-        discrete.block_diffusion(process, density, 2, sharp), np.int32(8), 0.1
+    of_blocks = lambda block: objectives.with_condition_dropout(
+        discrete.block_diffusion(process, density, block, sharp), np.int32(8), 0.1
     )
     records = [{"x": np.array([0, 1, 2, 0]), "label": i} for i in range(8)]
     settings = {"sample.guidance.scale": 2.0, "sample.number": 8, "sample.batch_size": 8, "sample.steps": 1}
-    recipe = Recipe(schedules.rectified_flow(), objective, network, records, config=settings)
+    recipe = Recipe(schedules.rectified_flow(), of_blocks(2), network, records, config=settings)
     shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, 4), int), None, np.zeros(1, int))
     rng = np.random.default_rng(1)
     variables = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), shapes)
@@ -263,7 +263,24 @@ def test_a_block_causal_run_samples_block_after_block_as_by_all_positions():
     with pytest.raises(ConfigError, match="--infill: a block-causal network sees nothing behind a gap"):
         symbol_samples.infilled(recipe, "a_a", ("a", "b", "c"))
     with pytest.raises(ValueError, match=r"blocks of 3 of 4 positions\. Valid: a divisor"):
-        Recipe(schedules.rectified_flow(), objective, network.clone(causal=3), records, config=settings)
+        Recipe(schedules.rectified_flow(), of_blocks(3), network.clone(causal=3), records, config=settings)
+
+
+def test_blocks_of_the_objective_are_those_that_a_block_causal_network_sees(text):
+    blocks = {"name": "block_diffusion", "process": MASKS, "density": {"name": "uniform_density"}, "wrappers": ()}
+
+    def validated(block, causal):
+        checks.validate(config_of(text, **{"objective": blocks | {"block": block}, "model.causal": causal}))
+
+    validated(8, 8)
+    validated(8, 0)  # all positions see each other
+    for block, causal in ((8, 4), (4, 8)):
+        with pytest.raises(
+            ConfigError,
+            match=rf"config\.objective\.name = 'block_diffusion': the objective trains blocks of {block} positions .*"
+            rf"sees blocks of {causal} .*Valid: block = {causal}, causal = {block}, or causal = 0",
+        ):
+            validated(block, causal)
 
 
 def test_a_run_in_chunks_has_no_array_of_all_positions_and_all_symbols():
