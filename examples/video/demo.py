@@ -26,7 +26,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_enum("until", "report", ["autoencoder", "denoiser", "report"], "the last stage")
     flags.DEFINE_integer("number", 1000, "clips of each kind of caption in the report", lower_bound=4)
     flags.DEFINE_multi_string("prompt", [], "a caption whose clips are made in place of the report")
-    flags.DEFINE_integer("processes", 0, "that draw the clips of video/pairs before it trains; 0: as they are read")
+    flags.DEFINE_integer("processes", 0, "that draw the clips of video/pairs before it trains; 0: none", lower_bound=0)
     flags.DEFINE_integer("n", 4, "clips of each prompt", lower_bound=1)
     flags.mark_flags_as_required(["config", "workdir"])
     command_line.begin()
@@ -79,6 +79,10 @@ def run(
     on_latents = demo_stages.autoencoder_of(config) is not None
     if until == "autoencoder" and not on_latents:
         raise ConfigError("--until=autoencoder: this config's denoiser works on pixels. Valid: denoiser or report.")
+    pairs = is_of_pairs(config)
+    if processes and not pairs:
+        name = config.data.source.name
+        raise ConfigError(f"--processes={processes}: clips of {name!r} are drawn as they are read. Valid: 0.")
     here = shlex.quote(str(folder))
     began = time.monotonic()
     say = lambda number, what: print(
@@ -91,7 +95,7 @@ def run(
         say(2, f"the latents of the training clips -> {here}/vae, {here}/latents")
         demo_stages.encoded(config, folder)
     say(3 if on_latents else 1, f"the denoiser, diffusion train -> {here}/denoiser")
-    if processes and is_of_pairs(config) and checkpoints.latest(folder / "denoiser") != config.train.steps:
+    if processes and checkpoints.latest(folder / "denoiser") != config.train.steps:
         settings = config.data.source.to_dict()
         del settings["name"]
         made_drawings.draw_ahead("train", processes, **settings)
@@ -100,7 +104,6 @@ def run(
         return status
     if until == "denoiser":
         return 0
-    pairs = is_of_pairs(config)
     say(4 if on_latents else 2, f"what {'templates see' if pairs else 'a judge sees'} in its clips -> {here}/report")
     if not films.has_library():
         print(f"PyAV is not installed, so that clips are written as GIF alone: {films.INSTALL}", flush=True)

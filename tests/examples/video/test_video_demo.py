@@ -198,6 +198,9 @@ def test_a_demo_on_latents_is_checked_before_anything_is_trained(tmp_path):
             video_demo.check(wrong)
     with pytest.raises(ConfigError, match="--until=autoencoder: this config's denoiser works on pixels"):
         video_demo.run(load("video/drawings:tiny"), tmp_path, until="autoencoder")
+    for recipe in ("video/drawings:tiny", "video/latents:tiny"):
+        with pytest.raises(ConfigError, match="--processes=2: clips of 'moving_drawings' are drawn as they are read"):
+            video_demo.run(load(recipe), tmp_path, processes=2)
 
 
 @pytest.mark.slow
