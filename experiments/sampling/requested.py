@@ -39,7 +39,9 @@ def conditions(text: str, recipe: Recipe) -> Any:
         for path, leaf in jax.tree_util.tree_flatten_with_path(null)[0]
     )
     path = pathlib.Path(text).expanduser()
-    if path.suffix not in (".npy", ".npz") and not _is_numbers(text):
+    is_file = path.suffix in (".npy", ".npz")
+    vector = None if is_file else _vector(text)
+    if vector is None and not is_file:
         condition_of = getattr(data.open_recipe(recipe), "condition_of", None)
         if condition_of is not None:
             return _of_caption(text, condition_of, recipe.config.sample.number)
@@ -53,8 +55,10 @@ def conditions(text: str, recipe: Recipe) -> Any:
             rows = entries if isinstance(null, dict) else entries["condition"]
         elif path.suffix == ".npy":
             rows = structure.unflatten([np.array(npy.mapped(path))])
+        elif vector is None:
+            raise ValueError("it is neither numbers nor a file")
         else:
-            rows = structure.unflatten([np.array([[float(number) for number in text.split(",")]])])
+            rows = structure.unflatten([vector])
         arrays = jax.tree.leaves(rows)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"--condition={text}: {error}. Valid: numbers, a .npy or a .npz file with {form}.") from error
@@ -77,11 +81,12 @@ def conditions(text: str, recipe: Recipe) -> Any:
     return jax.tree.map(in_turn, rows, null)
 
 
-def _is_numbers(text: str) -> bool:
+def _vector(text: str) -> np.ndarray | None:
+    """The numbers between the commas of a text, `[1, K]`; None if they are no numbers."""
     try:
-        return bool([float(number) for number in text.split(",")])
+        return np.array([[float(number) for number in text.split(",")]])
     except ValueError:
-        return False
+        return None
 
 
 def _of_caption(caption: str, condition_of: Callable[[str], Any], number: int) -> Any:

@@ -96,7 +96,7 @@ def test_guidance_reads_the_network_with_and_without_the_vector(tmp_path):
     "text, words",
     [
         ("1,2", r"is float64 \[1, 2\]\. Valid: an array \[K, 3\]"),
-        ("one,2,3", "could not convert string to float: 'one'"),
+        ("one,2,3", "--condition=one,2,3: it is neither numbers nor a file"),
         ("none.npy", "No such file"),
     ],
 )

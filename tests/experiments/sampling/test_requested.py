@@ -92,7 +92,7 @@ def test_data_without_such_conditions_take_none(null, facts):
 @pytest.mark.parametrize(
     "arrays, null, message",
     [
-        (None, VECTOR, r"could not convert .* Valid: numbers, a \.npy or a \.npz file with an array \[K, 2\]"),
+        (None, VECTOR, r"neither numbers nor a file\. Valid: numbers, a \.npy or a \.npz file with an array \[K, 2\]"),
         (np.zeros((2, 3)), VECTOR, r"is float64 \[2, 3\]\. Valid: an array \[K, 2\]"),
         (np.zeros((0, 2)), VECTOR, r"is float64 \[0, 2\]\. Valid"),
         (np.zeros((1, 2), complex), VECTOR, r"is complex128 \[1, 2\]\. Valid"),
