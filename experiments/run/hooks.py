@@ -34,7 +34,7 @@ class Samples(NamedTuple):
 
     Attributes:
         images: the samples [N, ...].
-        trajectory: result of `Generator.trajectory`; None where the samples are no pictures.
+        trajectory: result of `Generator.trajectory`; None where the samples are no pictures, or their steps not shown.
         times: the times [steps + 1] of the plan.
     """
 
@@ -86,14 +86,16 @@ def evaluation(recipe: Recipe, folder: pathlib.Path, mesh: Mesh) -> Evaluation:
         trained = recipe if fixed else generate.trained(recipe, params)
         make = fixed or generate.generator(trained, mesh)
         images = make.images(params, conditions, seeds, lambda done: stop.check())
-        trajectory = make.trajectory(params, followed, seeds[shown]) if recipe.makes_pictures else None
+        follow = make.trajectory if recipe.makes_pictures else None
+        trajectory = follow and follow(params, followed, seeds[shown])
         return Samples(images, trajectory, trained.sampling.plan.grid)
 
     def compare(drawn: Samples, step: int) -> dict[str, float | None]:
         images = drawn.images
         paths = _files(folder, step)
-        if drawn.trajectory is not None:
+        if recipe.makes_pictures:
             plots.sample_grid(images, labels, paths["samples"], classes=names)
+        if drawn.trajectory is not None:
             plots.trajectory(*drawn.trajectory, drawn.times, labels[shown], paths["trajectory"], classes=names)
         elif recipe.examples.shape == (2,):
             plots.scatter(images, labels, paths["samples"], names)

@@ -42,14 +42,14 @@ class Generator(NamedTuple):
             `[N, D]` for pytrees, and float32 `[N, ...]` for other data. N is any number; the batches have the config's
             size. Image i depends on labels[i] and seeds[i] alone. `progress(done)` is called after each batch.
         trajectory: (params, labels `[B]`, seeds `[B]`) -> (x `[steps + 1, B, ...]`, x0 `[steps, B, ...]`), on the scale
-            [-1, 1] of the network's world.
+            [-1, 1] of the network's world; None for symbols, and for a driver that does not take the plan's steps.
         nfe: network evaluations of a sample; the branches of a guidance count once. None if the driver decides.
         work: () -> int64 [2], the counts of `caching.Work` of all batches that this generator has made.
         skipped: counts of `work` -> share of the network's blocks that a cache has skipped; None without a cache.
     """
 
     images: Callable[..., np.ndarray]
-    trajectory: Callable[[Any, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    trajectory: Callable[[Any, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] | None
     nfe: int | None
     work: Callable[[], np.ndarray] = lambda: np.zeros(2, np.int64)
     skipped: Callable[[np.ndarray], float | None] = lambda work: None
@@ -386,7 +386,7 @@ def _batches_on(config: Mapping, mesh: Mesh | None) -> tuple[int, Callable[[Any]
 
 
 def _generator_of_symbols(recipe: Recipe, reads: Restores, mesh: Mesh | None) -> Generator:
-    """The `generator` of a run on symbols, whose samples are int32 `[N, ...]`; it has no trajectory of pictures."""
+    """The `generator` of a run on symbols, whose samples are int32 `[N, ...]`."""
     make = symbol_samples.sampled(recipe, reads)
     batch_size, batch = _batches_on(recipe.config, mesh)
 
@@ -401,10 +401,7 @@ def _generator_of_symbols(recipe: Recipe, reads: Restores, mesh: Mesh | None) ->
             lambda rows: (finish(params, *batch(rows)), None), (labels, seeds), batch_size, progress
         )[0]
 
-    def trajectory(params, labels, seeds):
-        raise ConfigError("a trajectory of pictures cannot be drawn, because this run is on symbols.")
-
-    return Generator(samples, trajectory, symbol_samples.evaluations(recipe))
+    return Generator(samples, None, symbol_samples.evaluations(recipe))
 
 
 def _decoding(recipe: Recipe) -> tuple[Any, Callable[[Any, Any, Array], Array]]:
@@ -490,5 +487,6 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
         return np.asarray(show(params, decoder, steps.x)), np.asarray(show(params, decoder, steps.x0))
 
     skipped = lambda work: sampling.skipped(work, recipe.network, sampler, plan)
-    nfe = sampler.nfe(plan.solved) if recipe.sampling.follows_plan else None
-    return Generator(images, trajectory, nfe, lambda: done, skipped)
+    if not recipe.sampling.follows_plan:
+        return Generator(images, None, None, lambda: done, skipped)
+    return Generator(images, trajectory, sampler.nfe(plan.solved), lambda: done, skipped)

@@ -244,6 +244,10 @@ def _write(out, recipe, make, params, images, labels, from_records, seeds, recor
     if drawn is not None:
         return [out / "samples.npz", *drawn]
     plots.sample_grid(images, classes, out / "samples.png", classes=names)
+    if make.trajectory is None:
+        (out / "trajectory.png").unlink(missing_ok=True)  # one of earlier samples
+        print(f"no trajectory.png: the driver {recipe.config.sample.driver.name!r} does not show its steps")
+        return [out / "samples.npz", out / "samples.png"]
     first = np.unique(classes, return_index=True)[1][:10]
     x, x0 = make.trajectory(params, jax.tree.map(lambda leaf: leaf[first], labels), seeds[first])
     plots.trajectory(x, x0, recipe.sampling.plan.grid, classes[first], out / "trajectory.png", classes=names)

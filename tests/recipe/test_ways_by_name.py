@@ -98,7 +98,8 @@ def test_drivers_reach_the_same_end():
     by_steps, _ = samples(exact())
     in_parallel, recipe = samples(exact(driver={"name": "picard", "window": 4, "tolerance": 0.0}))
     np.testing.assert_allclose(in_parallel, by_steps, atol=1e-5)
-    assert not recipe.sampling.follows_plan and generate.generator(recipe).nfe is None
+    make = generate.generator(recipe)
+    assert not recipe.sampling.follows_plan and make.nfe is make.trajectory is None
     by_error, recipe = samples(exact(driver={"name": "adaptive", "rtol": 1e-5, "atol": 1e-5, "t_end": 1e-4}))
     first, _ = generate.keys(generate.seeds(recipe.config, 4))
     np.testing.assert_allclose(by_error, 0.5 + 0.1 * samplers.prior(LINE, first, SHAPE), atol=1e-3)
@@ -191,12 +192,15 @@ def test_a_network_of_one_time_samples_no_frames():
 
 
 @pytest.mark.slow
-def test_commands_sample_so(tmp_path):
+def test_commands_sample_so(tmp_path, capsys):
     config = config_of(grid={"name": "optimal", "grid": {"name": "uniform", "steps": 8}})
     config.train.steps = config.checkpoint.every = config.evaluate.every = 2
     config.evaluate.features = ("pixels",)
     assert train.run(config, tmp_path / "run") == 0
     for driver in ({"name": "picard"}, {"name": "adaptive", "t_end": 1e-3}):
         config.sample.driver = driver
+        (tmp_path / "run" / "trajectory.png").write_bytes(b"of the samples before")
         made = run_samples.sample(checks.on_its_data(checks.validate(config)), tmp_path / "run")
         assert made.shape == (4, *SHAPE) and np.ptp(made) > 0
+        assert f"no trajectory.png: the driver '{driver['name']}' does not show its steps" in capsys.readouterr().out
+        assert not (tmp_path / "run" / "trajectory.png").exists() and (tmp_path / "run" / "samples.png").exists()
