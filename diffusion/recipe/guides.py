@@ -245,12 +245,16 @@ def steered(entry: Mapping, measured: Measured | None) -> Steered | None:
                 raise ConfigError(f"{at}: this reward reads captions, which samples of classes lack.")
             return lambda x: reward(x, condition)
 
+        readings: dict[str, Any] = {}
         if measured is not None:
             readings, likelihood = _readings(measured, y)
             if "log_reward" not in entry:
                 readings["log_reward"] = likelihood(spec=_usual(measured), path=f"{path}.log_reward")
-            arguments |= readings
-        return call(names.DRIVERS, entry, path, "driver", nested={"log_reward": reward_of}, **arguments)
+        driver = call(names.DRIVERS, entry, path, "driver", nested={"log_reward": reward_of}, **readings)
+        try:
+            return driver(**arguments)
+        except ValueError as error:
+            raise ConfigError(f"{path}: {error}") from error
 
     return Steered(drive, measured if "log_reward" not in entry else None)
 

@@ -91,7 +91,8 @@ def test_a_driver_reads_the_measured_pictures_as_its_function_does(registered, t
         expected = samplers.sample(steering.ddrm(pooled, y, NOISE, 0.7), denoise, schedule, x, plan, keys)
     else:
         log = guidance.gaussian_likelihood(pooled.forward, y, NOISE)
-        expected = steering_drivers.red_diff(denoise, schedule, x, plan, keys, log, scale=0.5)
+        drive = steering_drivers.red_diff(log, scale=0.5)
+        expected = drive(sampler=None, denoise=denoise, schedule=schedule, x=x, plan=plan, keys=keys)
     np.testing.assert_allclose(pictures, np.clip(expected, -1, 1), atol=0.006)
 
 
@@ -102,13 +103,10 @@ def test_each_sample_of_twisted_particles_is_tilted_by_its_own_reward(pull):
     number, end = 600, 0.1
     slopes = np.tile([1.0, -0.5], number // 2)[:, None].astype(np.float32)
     keys = jax.random.split(jax.random.key(0), number)
-    run = jax.jit(
-        lambda keys: steering_drivers.twisted(
-            exact, DENOISE, COSINE, jnp.zeros((number, 1)), timesteps.plan(np.linspace(1, end, 5)), keys,
-            lambda x: (slopes * x)[:, 0], 16, beta=0.5, pull=pull,
-        )
-    )  # fmt: skip
-    x = np.asarray(run(keys))
+    drive = steering_drivers.twisted(lambda x: (slopes * x)[:, 0], 16, beta=0.5, pull=pull)
+    arguments = {"sampler": exact, "denoise": DENOISE, "schedule": COSINE, "x": jnp.zeros((number, 1))}
+    plan = timesteps.plan(np.linspace(1, end, 5))
+    x = np.asarray(jax.jit(lambda keys: drive(**arguments, plan=plan, keys=keys))(keys))
     alpha, sigma = float(COSINE.alpha(end)), float(COSINE.sigma(end))
     variance = 0.25 * alpha**2 + sigma**2
     for part, slope in ((x[::2], 2.0), (x[1::2], -1.0)):
@@ -124,13 +122,14 @@ def test_the_noise_of_any_schedule_is_standard_and_its_best_sample_comes_back():
     first, keys = jax.random.split(jax.random.key(0), (2, 64))
     x = samplers.prior(schedule, first, (2,))
     reward = lambda x: -jnp.sum((x - 1.0) ** 2, -1)
-    arguments = (samplers.ddim(), denoise, schedule, x, plan, keys, reward)
-    plain = reward(samplers.sample(*arguments[:-1]))
-    four = reward(steering_drivers.searched_noise(*arguments))
-    climbed = reward(steering_drivers.optimised_noise(*arguments, updates=5, learning_rate=0.2))
+    arguments = {"sampler": samplers.ddim(), "denoise": denoise, "schedule": schedule, "x": x}
+    arguments |= {"plan": plan, "keys": keys}
+    plain = reward(samplers.sample(**arguments))
+    four = reward(steering_drivers.searched_noise(reward)(**arguments))
+    climbed = reward(steering_drivers.optimised_noise(reward, updates=5, learning_rate=0.2)(**arguments))
     assert (four >= plain - 1e-5).all() and (climbed >= plain - 1e-5).all()
     assert 0.6 < (four > plain + 1e-5).mean() < 0.9  # three of four are others
-    generate, noise = steering_drivers._of_noise(*arguments[:-1])
+    generate, noise = steering_drivers._of_noise(**arguments)
     np.testing.assert_allclose(noise.std(), 1, rtol=0.2)
     slope = float(((generate(2 * noise) - generate(noise)) / noise).mean())  # the sampler is linear here
     np.testing.assert_allclose(climbed / plain, (1 - 2 * 0.2 * slope**2) ** (2 * 5), rtol=1e-3)
