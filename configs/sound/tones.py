@@ -8,7 +8,8 @@ A clip is 72 harmonics and 256 frequencies of the rest, the steps, at 64 times. 
 the pitch. It predicts the note, and its loss is on the velocity which follows from it. `diffusion sample` writes
 WAV files of its samples; the demo measures them, and plays a melody.
 
-Presets: `tones:tiny` (seconds; to see that everything works).
+Presets: `tones:large` (15 M parameters, for a GPU: 40,000 notes, 3.4 GB of memory, and 4 minutes 20 seconds of an
+H100), `tones:tiny` (seconds; to see that everything works).
 """
 
 from ml_collections import ConfigDict
@@ -23,6 +24,19 @@ MODEL = {
 }  # fmt: skip
 
 
+LARGE = {
+    "model": MODEL | {"width": 320, "depth": 8, "heads": 5, "patch": 4},
+    "data.source.number": 40_000,
+    "objective.density.strata": 32,
+    "optimizer.learning_rate": 1e-3,
+    "optimizer.warmup": 200,
+    "ema.decay": 0.999,
+    "train.steps": 23_300,
+    "train.batch_size": 128,
+    "train.dtype": "bfloat16",
+}
+
+
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
     form = {"name": "harmonics_and_rest", "gains": (10.0, 4.0)}
@@ -32,4 +46,4 @@ def get_config(arg: str = "") -> ConfigDict:
     weighting = {"name": "constant", "parameterization": {"name": "velocity"}}
     density = {"name": "logit_normal", "mean": 0.5, "strata": 16}
     config.objective = {"name": "denoising", "weighting": weighting, "density": density}
-    return base.finished(config, arg, SMALL, {})
+    return base.finished(config, arg, SMALL, {"large": LARGE})

@@ -53,7 +53,7 @@ def instruments(
     sound.check()
     records = sequences.Records(_Notes(SPLITS.index(split), number, sound), len(notes.NAMES), split)
     records.spec = records.spec._replace(name="instruments", classes=notes.NAMES)
-    return Sounds(records, sound)
+    return Sounds(records, sound, kept=True)
 
 
 def wav_folder(
@@ -99,9 +99,16 @@ class Sounds:
         sound: the form of the examples, and the way back to a waveform.
     """
 
-    def __init__(self, of: Source, sound: forms.Sound):
-        """Brings the records of a source, {"x": float32 `[L]`}, into a form; records with levels have no class."""
+    def __init__(self, of: Source, sound: forms.Sound, kept: bool = False):
+        """Brings the records of a source, {"x": float32 `[L]`}, into a form; records with levels have no class.
+
+        Args:
+            of: the source of the waveforms.
+            sound: the form of the examples.
+            kept: whether each example stays in memory once it is made.
+        """
         self._of = of
+        self._record = functools.cache(self._made) if kept else self._made
         self.sound = sound
         self.where = of.where
         self.spec = of.spec._replace(shape=sound.shape)
@@ -118,6 +125,9 @@ class Sounds:
         Raises:
             DamagedRecord: if the source raises it.
         """
+        return dict(self._record(int(row)))
+
+    def _made(self, row: int) -> dict[str, Any]:
         record = dict(self._of[row])
         waveform = np.asarray(record["x"])
         record["x"] = np.asarray(self.sound.example(waveform, record.get("condition")), np.float32)
@@ -133,12 +143,12 @@ class Sounds:
 
 
 class _Notes(Sequence):
-    """Records of notes, each computed once."""
+    """Records of notes, computed when read."""
 
     def __init__(self, split: int, number: int, sound: forms.Sound):
         self._number = number
         self._sound = sound
-        self._clip = functools.cache(lambda row: notes.clip((SEED, split, row), sound.sample_rate, sound.length))
+        self._split = split
 
     def __len__(self) -> int:
         return self._number
@@ -146,7 +156,8 @@ class _Notes(Sequence):
     def __getitem__(self, row: Any) -> Any:
         if not 0 <= row < self._number:
             raise IndexError(row)
-        waveform, label, pitch = self._clip(int(row))
+        numbers = SEED, self._split, int(row)
+        waveform, label, pitch = notes.clip(numbers, self._sound.sample_rate, self._sound.length)
         record = {"x": waveform, "label": label}
         if self._sound.form.pitched:
             record["condition"] = {"label": np.int32(label), **self._sound.pitch_condition(pitch)}

@@ -51,6 +51,13 @@ def test_notes_with_their_pitch():
         np.testing.assert_allclose(waveform, note.waveform, atol=1e-6)
 
 
+def test_an_example_is_made_once_and_a_reader_may_change_its_record():
+    source = opened({"name": "instruments", "number": 2, "length": LENGTH, "form": FORMS["lapped_spectrum"]})
+    record = source[1]
+    x = record.pop("x")
+    assert source[1]["x"] is x
+
+
 def test_files_without_a_pitch_have_no_form_that_needs_it(tmp_path):
     folder_of(tmp_path, {"a.wav": (1100, RATE)})
     with pytest.raises(ValueError, match=r"the pitch, which WAV files do not state\. Valid: samples, lapped_spectrum"):
