@@ -33,7 +33,7 @@ from diffusion.data import digits
 from diffusion.experiments.evaluation import plots, report
 from diffusion.experiments.run_folder import workdir
 from diffusion.metrics import classifier, frechet
-from examples.symbols import characters, digit_models, kept_weights
+from examples.symbols import bits_report, digit_models
 
 SHOWN = 20  # samples of each model in the picture
 TITLE = "Binary digits: symbols beside Gaussian noise"
@@ -99,32 +99,29 @@ def measured(out: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         chosen = rng.integers(0, len(train.x), values.batch)
         return {"x": jnp.asarray(train.x[chosen]), "label": jnp.asarray(train.label[chosen])}
 
+    some = {field: rows[: values.pictures] for field, rows in test._asdict().items()}
     for name, model in digit_models.all_models(values.width, values.depth).items():
-        learn = lambda model=model: characters.train(model.initial(0), model.loss, draw, values.steps, seed=0)
-        params, minutes = kept_weights.trained(out / f"{name}.safetensors", learn)
-        some = {field: rows[: values.pictures] for field, rows in test._asdict().items()}
-        estimate = characters.mean_bits(model.bound, params, some, digit_models.TIMES)
-        bits[name] = {"bits": estimate.bits, "error": estimate.error, "estimator": model.estimator,
-                      "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)), "minutes": minutes}  # fmt: skip
+        params, bits[name] = bits_report.measured(
+            out / f"{name}.safetensors", model, model.initial(0), draw, some, digit_models.TIMES
+        )
         samples[name] = {}
         for steps in map(int, values.evaluations):
             x = np.asarray(jax.jit(model.sample, static_argnums=3)(params, keys, labels, steps), np.int32)
             samples[name][str(steps)] = judge.figures(x, labels)
             shown[name] = x
-        print(f"{name}: {estimate.bits:.3f} +- {estimate.error:.3f} bits a pixel, {samples[name]}", flush=True)
-    fields = ("steps", "batch", "width", "depth", "number", "pictures")
-    protocol = {name: getattr(values, name) for name in fields} | report.software()
+        print(f"{name}: {samples[name]}", flush=True)
+    protocol = bits_report.protocol("steps", "batch", "width", "depth", "number", "pictures")
     sizes = {name: len(split.x) for name, split in data.items()}
     return report.plain({"bits": bits, "samples": samples, "protocol": protocol, "sizes": sizes}), shown
 
 
 def markdown(content: Mapping[str, Any]) -> str:
     """The page."""
-    return "\n\n".join(_parts(content)) + "\n"
+    return bits_report.page(_parts(content), content["protocol"])
 
 
 def _parts(content: Mapping[str, Any]) -> Iterator[str]:
-    protocol, bits = content["protocol"], content["bits"]
+    protocol = content["protocol"]
     yield f"# {TITLE}"
     yield (
         f"Scikit-learn's handwritten digits, 8x8, in black and white: {content['sizes']['train']:,} to train on, "
@@ -139,13 +136,7 @@ def _parts(content: Mapping[str, Any]) -> Iterator[str]:
         f"Upper bounds on {protocol['pictures']} test digits given their class, at {digit_models.TIMES} times each, "
         "with the standard error over the digits. Each is a bound of its own, and may lie above the bits of its model."
     )
-    yield report.table(
-        ("model", "bits a pixel", "estimator", "parameters", "minutes of training"),
-        [
-            (name, f"{row['bits']:.3f} ± {row['error']:.3f}", row["estimator"], f"{row['parameters']:,d}",
-             f"{row['minutes']:.0f}") for name, row in sorted(bits.items(), key=lambda item: item[1]["bits"])
-        ],
-    )  # fmt: skip
+    yield bits_report.table(content["bits"], "pixel")
     yield "## Samples"
     yield (
         f"{protocol['number']:,} samples each, a tenth of each class. Distance: Fréchet, in the features of a "
@@ -159,9 +150,6 @@ def _parts(content: Mapping[str, Any]) -> Iterator[str]:
             for name, by_steps in content["samples"].items() for steps, one in by_steps.items()
         ],
     )  # fmt: skip
-    yield "## Protocol"
-    yield report.table(("commit", "device"), [[protocol["git_commit"], protocol["device"]]])
-    yield report.IN_FULL
 
 
 def main(argv: list[str]) -> None:

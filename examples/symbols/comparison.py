@@ -34,7 +34,7 @@ from diffusion.data import english_prose as prose
 from diffusion.experiments.evaluation import plots, report
 from diffusion.experiments.run_folder import workdir
 from diffusion.metrics import ngrams
-from examples.symbols import character_runs, characters, kept_weights, text_models
+from examples.symbols import bits_report, character_runs, characters, text_models
 
 LETTERS = text_models.LETTERS
 LONGEST = (4, 5, 6, 7, 8, 9)  # lengths of runs to choose from
@@ -100,13 +100,9 @@ def measured(out: pathlib.Path) -> dict[str, Any]:
     windows_of = characters.windows_of(data.train, values.batch, length)
     for name, model in text_models.all_models(values.width, values.depth).items():
         first = characters.initial(model.network, length, seed=0)
-        learn = lambda first=first, model=model: characters.train(first, model.loss, windows_of, values.steps, seed=0)
-        params, minutes = kept_weights.trained(out / f"{name}.safetensors", learn)
-        estimate = characters.mean_bits(model.bound, params, windows.astype(np.int32), values.times)
-        size = sum(leaf.size for leaf in jax.tree.leaves(params))
-        rows[name] = {"bits": estimate.bits, "error": estimate.error, "estimator": model.estimator,
-                      "parameters": size, "minutes": minutes}  # fmt: skip
-        print(f"{name}: {estimate.bits:.3f} +- {estimate.error:.3f} bits a character", flush=True)
+        params, rows[name] = bits_report.measured(
+            out / f"{name}.safetensors", model, first, windows_of, windows.astype(np.int32), values.times
+        )
         samples[name] = {}
         for steps in _steps(model, length):
             x = np.asarray(jax.jit(model.sample, static_argnums=(2, 3))(params, keys, length, steps))
@@ -114,8 +110,8 @@ def measured(out: pathlib.Path) -> dict[str, Any]:
             texts[name] = [prose.decode(row) for row in x[:SHOWN]]
         if model.filled is not None:
             filled[name] = model.filled(params, LINE, jax.random.key(3))
-    fields = ("steps", "batch", "length", "width", "depth", "windows", "times", "number")
-    protocol = {name: getattr(values, name) for name in fields} | {"text": data.versions} | report.software()
+    protocol = bits_report.protocol("steps", "batch", "length", "width", "depth", "windows", "times", "number")
+    protocol["text"] = data.versions
     return report.plain(
         {"bits": rows, "samples": samples, "texts": texts, "filled": filled, "protocol": protocol,
          "characters": [len(data.train), len(data.held_out)]}
@@ -158,7 +154,7 @@ def draw(content: Mapping[str, Any], path: pathlib.Path) -> None:
 
 def markdown(content: Mapping[str, Any]) -> str:
     """The page."""
-    return "\n\n".join(_parts(content)) + "\n"
+    return bits_report.page(_parts(content), content["protocol"])
 
 
 def _parts(content: Mapping[str, Any]) -> Iterator[str]:
@@ -180,21 +176,7 @@ def _parts(content: Mapping[str, Any]) -> Iterator[str]:
         "order of two rows with different estimators is no proof. Bounds are in continuous time, at "
         f"{protocol['times']} times for each window."
     )
-    with_error = lambda row: f"{row['bits']:.3f}" + (f" ± {row['error']:.3f}" if "error" in row else "")
-    formatted = lambda row, key, form: format(row[key], form) if key in row else ""
-    yield report.table(
-        ("model", "bits a character", "estimator", "parameters", "minutes of training"),
-        [
-            (
-                name,
-                with_error(row),
-                row["estimator"],
-                formatted(row, "parameters", ",d"),
-                formatted(row, "minutes", ".0f"),
-            )
-            for name, row in sorted(content["bits"].items(), key=lambda item: item[1]["bits"])
-        ],
-    )
+    yield bits_report.table(content["bits"], "character")
     yield "## Samples by evaluations"
     yield (
         f"{protocol['number']} samples each. Divergence: Jensen-Shannon, of the runs of three characters from those of "
@@ -215,9 +197,6 @@ def _parts(content: Mapping[str, Any]) -> Iterator[str]:
     for name, lines in content["texts"].items():
         filled = [f"{LINE}\n{content['filled'][name]}"] if name in content["filled"] else []
         yield f"{name}:\n\n```text\n" + "\n".join([*lines, *filled]) + "\n```"
-    yield "## Protocol"
-    yield report.table(("commit", "device"), [[protocol["git_commit"], protocol["device"]]])
-    yield report.IN_FULL
 
 
 def main(argv: list[str]) -> None:
