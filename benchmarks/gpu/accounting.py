@@ -9,6 +9,7 @@ import math
 import sys
 
 from benchmarks import rows
+from benchmarks.gpu.stages import CASE
 from diffusion.experiments.planning.machines import MACHINES
 
 MODULES = {"torch": "benchmarks.gpu.torch_worker"}
@@ -17,8 +18,9 @@ MODULES = {"torch": "benchmarks.gpu.torch_worker"}
 class Worker:
     """A case in its process: what it said of itself, its seconds by round, and why there are none."""
 
-    def __init__(self, spec: dict, torch_python: str):
-        self.spec, self.about, self.peak = spec, {}, 0.0
+    def __init__(self, name: str, spec: dict, torch_python: str):
+        self.name, self.spec, self.about, self.peak = name, spec, {}, 0.0
+        print(f"{CASE}{name}: compiles", flush=True)
         python = torch_python if spec["kind"] == "torch" else sys.executable
         try:
             peer = rows.Peer(python, MODULES.get(spec["kind"], "benchmarks.gpu.worker"), json.dumps(spec))
@@ -30,6 +32,7 @@ class Worker:
     def seconds(self) -> float:
         """The seconds of one time, or NaN once it has failed."""
         if "failed" not in self.about:
+            print(f"{CASE}{self.name}: compiled, and timed", flush=True)
             try:
                 answer = json.loads(self._peer.ask("again"))
             except SystemExit as ended:

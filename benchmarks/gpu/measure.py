@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
         began = {}
         try:
             for name, spec in part.items():  # in turn: a compiler that measures kernels wants the device alone
-                began[name] = Worker(spec, TORCH_PYTHON.value)
+                began[name] = Worker(name, spec, TORCH_PYTHON.value)
             measured |= rows.interleaved(
                 {name: worker.seconds for name, worker in began.items()}, ROUNDS.value, rest=0.1
             )

@@ -24,6 +24,7 @@ UNFINISHED = 75  # exit status of a stage that wants to go on in the next call
 SECONDS = "STAGE_SECONDS"  # the environment variable that tells a stage how long it may take
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 LINES = 15  # of what a failed stage said, kept in its result
+CASE = "case "  # begins the line by which a stage says what it is at
 
 
 class Stage(NamedTuple):
@@ -58,7 +59,8 @@ def run(
 
     Returns:
         {name: {"status": "done", "failed", "late" or "unfinished", "seconds": float, "at": UTC, "result": the JSON that
-        it wrote (where it is done), "said": the last lines that it printed (where it is not)}}.
+        it wrote (where it is done), "said": the last lines that it printed (where it is not), "case": the case that it
+        was at (where it is late)}}.
     """
     ends = time.monotonic() + seconds
     out.mkdir(parents=True, exist_ok=True)
@@ -74,7 +76,7 @@ def run(
         print(f"{stage.name}: begins, {left:.0f} s are left", flush=True)
         results[stage.name] = carry_out(stage, out, min(stage.most, left))
         keep(out, results)
-        print(f"{stage.name}: {results[stage.name]['status']} after {results[stage.name]['seconds']:.0f} s", flush=True)
+        print(f"{stage.name}: {ending(results[stage.name])} after {results[stage.name]['seconds']:.0f} s", flush=True)
         if results[stage.name]["status"] == "unfinished":
             break
     return results
@@ -112,12 +114,24 @@ def carry_out(stage: Stage, out: pathlib.Path, limit: float) -> dict[str, Any]:
         if status == 0 and file.is_file():
             return {"status": "done", **times, "result": json.loads(file.read_text())}
         log.seek(start)
-        said = log.read().decode(errors="replace").splitlines()[-LINES:]
+        said = log.read().decode(errors="replace").splitlines()
         if status == 0:
             said.append("It ended with status 0, and wrote no result.")
         kind = {None: "late", UNFINISHED: "unfinished"}.get(status, "failed")
-        partial = {"result": json.loads(file.read_text())} if kind == "unfinished" and file.is_file() else {}
-        return {"status": kind, **times, **partial, "exit": status, "said": said}
+        more = {}
+        if kind == "unfinished" and file.is_file():
+            more["result"] = json.loads(file.read_text())
+        if kind == "late":
+            cases = (line.removeprefix(CASE) for line in reversed(said) if line.startswith(CASE))
+            more["case"] = next(cases, "no case named")
+        return {"status": kind, **times, **more, "exit": status, "said": said[-LINES:]}
+
+
+def ending(result: dict[str, Any]) -> str:
+    """How a stage ended; of a late one, also its case and the last line that it printed."""
+    if result["status"] != "late":
+        return result["status"]
+    return f"late ({result.get('case', 'no case named')}; its last line: {(result['said'] or ['none'])[-1]})"
 
 
 def gathered(folders: Iterable[pathlib.Path]) -> dict[str, dict[str, Any]]:
@@ -144,7 +158,7 @@ def summary(stages: Sequence[Stage], results: dict[str, dict[str, Any]]) -> int:
     statuses = [results[stage.name] if begun(stage) else {"status": "not begun"} for stage in stages]
     for stage, result in zip(stages, statuses):
         if result["status"] != "done":
-            print(f"{stage.name}: {result['status']}")
+            print(f"{stage.name}: {ending(result)}")
             print("".join(f"    {line}\n" for line in result.get("said", ())), end="")
     kinds = {result["status"] for result in statuses}
     return 0 if kinds <= {"done"} else UNFINISHED if kinds & {"not begun", "unfinished"} else 1

@@ -54,6 +54,7 @@ def test_what_fails_is_a_row_that_says_so():
 
 def test_a_worker_that_ends_says_why():
     class Refused:
+        name = "refused"
         spec, about, peak = {}, {}, 0.0
 
         class _peer:

@@ -65,7 +65,7 @@ def test_what_another_machine_made_is_made_again(tmp_path):
     assert stages.run([one], tmp_path / "out", 900)["one"]["result"] == {"runs": 2}
 
 
-def test_a_stage_over_its_limit_is_ended_with_its_children_and_tried_last(tmp_path, monkeypatch):
+def test_a_stage_over_its_limit_is_ended_with_its_children_and_tried_last(tmp_path, monkeypatch, capsys):
     pid = tmp_path / "pid"
 
     class OverItsLimit(subprocess.Popen):
@@ -80,6 +80,7 @@ def test_a_stage_over_its_limit_is_ended_with_its_children_and_tried_last(tmp_pa
     slow = stage(
         "slow",
         f"""
+        print("case base: timed", "case ours: compiles", *["a warning"] * 20, "the last word", sep="\\n", flush=True)
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         pathlib.Path({str(pid)!r}).write_text(str(child.pid)); time.sleep(600)
         """,
@@ -89,6 +90,9 @@ def test_a_stage_over_its_limit_is_ended_with_its_children_and_tried_last(tmp_pa
         patch.setattr(stages.subprocess, "Popen", OverItsLimit)
         results = stages.run([slow], tmp_path / "out", 900)
     assert results["slow"]["status"] == "late"
+    assert stages.summary([slow], results) == 1
+    said = "slow: late (ours: compiles; its last line: the last word)"
+    assert capsys.readouterr().out.count(said) == 2  # when it ends, and among what is not done
     until(lambda: not alive(int(pid.read_text())))  # it got the signal; the kernel takes a moment
     order = tmp_path / "order"
     writes = lambda name: stage(name, f"open({str(order)!r}, 'a').write({name!r}); write(0)")
