@@ -1,6 +1,6 @@
 """Notes and a melody of a run of sound/tones, at pitches of the test split, and what a judge hears of them.
 
-    diffusion train --config=sound/tones --workdir=runs/tones
+    diffusion train --config=sound/tones:large --workdir=runs/tones    # on a GPU; sound/tones on two cores
     python -m examples.sound.tones --workdir=runs/tones --out=runs/tones/report
 
     OUT/notes/NAME.wav      a note of each instrument, of the test split
@@ -30,7 +30,7 @@ import jax
 import numpy as np
 
 from diffusion import sound
-from diffusion.experiments.evaluation import sound_files
+from diffusion.experiments.evaluation import report, sound_files
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate, trained_run
 from diffusion.io import wav
@@ -86,7 +86,7 @@ def write_notes(waveforms: np.ndarray, out: pathlib.Path, name: str) -> None:
         wav.write(out / name / f"{instrument}.wav", waveform, SOUND.sample_rate)
 
 
-def report(play: Player, number: int) -> dict:
+def measure(play: Player, number: int) -> dict:
     """The figures of notes at the pitches of the test split, of the real notes there, and of broken ones.
 
     Args:
@@ -117,7 +117,7 @@ def main(argv: list[str]) -> None:
     tune = melody.played(lambda labels, pitches: play(labels, pitches, first=1000))
     wav.write(out / "melody.wav", tune, SOUND.sample_rate)
     sound_files.draw(SOUND._replace(length=len(tune)), tune[None], np.zeros(1, int), ("melody",), out / "melody.png")
-    figures = report(play, flags.FLAGS.number)
+    figures = report.software() | measure(play, flags.FLAGS.number)
     (out / "report.json").write_text(json.dumps(figures, indent=1) + "\n")
     print(json.dumps(figures, indent=1))
 
