@@ -77,9 +77,8 @@ def take_stored_runs() -> None:
 _of_workdir: set[str] = set()  # what --workdir may name: a "stored" run, or one that is "fetched" first
 _readings: list = []  # runs that were fetched from a store
 _outputs: list = []  # folders and files that are sent to a store
-QUOTED = re.compile(
-    r"""(["'])((?:s3|gs)://[^"'\\]+)\1"""
-)  # an address in '{"name": "tar_files", "path": "s3://bucket/a"}'
+# An address in '{"name": "tar_files", "path": "s3://bucket/a"}'.
+QUOTED = re.compile(r"""(["'])((?:s3|gs)://[^"'\\]+)\1""")
 UNFETCHED = ("workdir", "config", "extend")  # a run has a form of its own, and code is not taken from a store
 _checks: list[Callable[[list[str]], None]] = []  # functions of the arguments that `run` calls before parsing
 

@@ -104,9 +104,8 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
     config = recipe.config
     with contextlib.ExitStack() as stack:
         # ==== Processes, mesh, data ====
-        stack.enter_context(
-            agreement.together()
-        )  # the other processes wait for process 0, which has more to do at the end
+        # The other processes wait for process 0, which has more to do at the end.
+        stack.enter_context(agreement.together())
         tracking.check(project)
         compilation_cache.enable()
         mesh = programs.mesh_of(config)
@@ -148,9 +147,8 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
         books = bookkeeping.Bookkeeping(recipe, folder, data, program, mesh, saver, start, project, begun, stack)
         if books.finished():
             written = agreement.gather("tuning", "written" if (folder / tuned_files.FOLDER).is_dir() else "")[0]
-            if (
-                recipe.companions.tuned is not None and not written
-            ):  # the run was killed before it had written these files
+            # The run was killed before it had written these files.
+            if recipe.companions.tuned is not None and not written:
                 _write_tuning(config, folder, books)
             return 0
         if mirror:

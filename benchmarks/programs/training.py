@@ -108,9 +108,8 @@ def train_step(of: Any, small: Mapping[str, Any], null: Any = None, alone: Mappi
         built = program.build(recipe, mesh)
         once = flops_of(recipe.network, built.target.params, shape, recipe.examples.null)
         lowered = built.step.lower(built.target, built.batch, built.seed)
-        passes = (
-            4 if recipe.objective.network.forward_mode else 3
-        )  # forward, its tangent, and twice that for the gradient
+        # Forward, its tangent, and twice that for the gradient.
+        passes = 4 if recipe.objective.network.forward_mode else 3
         return Program(lowered, passes * config.train.batch_size * once, config.train.batch_size)
 
     return make

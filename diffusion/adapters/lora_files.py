@@ -267,9 +267,8 @@ def save(
             else:
                 name = f"{component}.{shown}"
                 named = _peft(update, layer)
-                if (
-                    component.startswith("text_encoder") and "lora_magnitude_vector" in named
-                ):  # as transformers 5 reads it
+                # As transformers 5 reads it.
+                if component.startswith("text_encoder") and "lora_magnitude_vector" in named:
                     named["lora_magnitude_vector.weight"] = named.pop("lora_magnitude_vector")
             tensors |= {f"{name}.{part}": array for part, array in named.items()}
         # peft matches the end of a name, which a layer of CLIP has with and without its prefix.

@@ -143,9 +143,8 @@ def assembled(
     rejected = [record["rejected"] for record in records] if spec.pairs else []
     for position, function in enumerate(augment):
         examples = augmented(function, rngs_of(seed, index, position), examples)
-        rejected = augmented(
-            function, rngs_of(seed, index, position), rejected
-        )  # with the draws of the preferred example
+        # With the draws of the preferred example.
+        rejected = augmented(function, rngs_of(seed, index, position), rejected)
         if spec.masks:
             records = [_moved(function, spec, *pair) for pair in zip(rngs_of(seed, index, position), records)]
     batch = {spec.entry: _stack(examples, spec), "label": _labels(records, spec), "index": index}
@@ -291,9 +290,8 @@ def sound(source: IndexedRecords, rows: Sequence[int]) -> list[dict[str, Any] | 
     except DamagedRecord as error:
         if len(rows) > 1:
             return [sound(source, [row])[0] for row in rows]
-        warnings.warn(
-            f"left out: {error}", stacklevel=1
-        )  # from one line of code, so that Python prints each warning once
+        # From one line of code, so that Python prints each warning once.
+        warnings.warn(f"left out: {error}", stacklevel=1)
         return [None]
 
 

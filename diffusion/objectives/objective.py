@@ -402,9 +402,8 @@ class Objective:
                 if isinstance(self.reads, Jumps)
                 else "the sampler takes flow maps, but the objective trains a denoiser. Valid: e.g. heun or dpmpp_2m"
             )
-        if (
-            sampler.draws and not self.examples.score and not isinstance(self.reads, Moves)
-        ):  # a step of `geodesic_random_walk` checks a field's score
+        # A step of `geodesic_random_walk` checks a field's score.
+        if sampler.draws and not self.examples.score and not isinstance(self.reads, Moves):
             raise ValueError(
                 "the sampler adds noise and therefore needs the score, which cannot be computed from a network "
                 "trained with dependent pairs (a coupling). Valid: a deterministic sampler, e.g. euler, heun or "

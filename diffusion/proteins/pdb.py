@@ -80,9 +80,8 @@ def load(path: str | os.PathLike) -> np.ndarray:
             "residues"
         )
     text = opener.read(path, most=MOST_BYTES).decode("ascii", "replace")
-    atoms_by_residue: dict[
-        tuple[int, str], dict[str, list[float]]
-    ] = {}  # keys are (number, insertion code), in the file's order
+    # Keys are (number, insertion code), in the file's order.
+    atoms_by_residue: dict[tuple[int, str], dict[str, list[float]]] = {}
     chain = None
     for number, line in enumerate(text.splitlines(), 1):
         if line.startswith(("TER", "ENDMDL")) and atoms_by_residue:

@@ -245,9 +245,8 @@ PROCESSES = table(
     discrete.token_masks,
     discrete.metric_path,
 )  # processes of symbols
-KEEPINGS = table(
-    discrete.linear, discrete.polynomial, discrete.power, discrete.cosine
-)  # schedules of the processes of symbols
+# Schedules of the processes of symbols.
+KEEPINGS = table(discrete.linear, discrete.polynomial, discrete.power, discrete.cosine)
 RATES = table(discrete.banded_rates, discrete.gaussian_rates)  # the rates of "rate_process"
 SYMBOL_DISTANCES = table(discrete.line_distances)  # the distances of "metric_path"
 READINGS = values(
@@ -301,9 +300,8 @@ WRAPPERS: dict[str, Callable] = {  # (objective, ...) -> objective; a list of wr
     "uncertainty": functools.partial(objectives.with_uncertainty, network=objectives.uncertainty()),
 }
 UNCERTAINTIES = table(objectives.uncertainty)  # networks that predict the loss at each noise level
-PROJECTORS = table(
-    objectives.projectors.mlp, objectives.projectors.convolution, objectives.projectors.final_layer
-)  # projectors of features, in a term
+# Projectors of features, in a term.
+PROJECTORS = table(objectives.projectors.mlp, objectives.projectors.convolution, objectives.projectors.final_layer)
 ENCODERS: dict[str, Callable] = {  # Linen modules: pictures -> `image_encoders.ImageFeatures`
     "convnext": convnext.ConvNeXt,
     "dinov2": dinov2.DINOv2,
@@ -316,9 +314,8 @@ INTERPOLANTS = table(  # interpolants of "stochastic_interpolant"
     interpolants.brownian_bridge, interpolants.smooth_bridge, interpolants.encoding_decoding
 )
 DECODERS = table(decoders.levels, decoders.gaussian)  # decoders of "variational_bound"
-PAIRS = table(
-    consistency_times.discretised, consistency_times.shrinking
-)  # pairs of times that consistency training compares
+# Pairs of times that consistency training compares.
+PAIRS = table(consistency_times.discretised, consistency_times.shrinking)
 CURRICULA = table(
     consistency_times.constant_curriculum,
     consistency_times.square_root_curriculum,
@@ -386,15 +383,12 @@ SOURCES = table(
     sources.preferences,
     sources.paced,
 )
-CONTROLS = table(
-    controls.downsampled, controls.edges, controls.sketch
-)  # picture -> its control, for the source "controlled"
-HIDINGS = table(
-    series_masks.forecast, series_masks.gaps, series_masks.missing
-)  # which part of a series is to be predicted
-SOUND_FORMS = table(
-    sound.samples, sound.lapped_spectrum, sound.harmonics_and_rest
-)  # forms of a clip of sound as an example
+# Picture -> its control, for the source "controlled".
+CONTROLS = table(controls.downsampled, controls.edges, controls.sketch)
+# Which part of a series is to be predicted.
+HIDINGS = table(series_masks.forecast, series_masks.gaps, series_masks.missing)
+# Forms of a clip of sound as an example.
+SOUND_FORMS = table(sound.samples, sound.lapped_spectrum, sound.harmonics_and_rest)
 FILTERS: dict[str, Callable] = {}  # functions that return (record -> whether it is kept), for "filtered"
 DETECTORS: dict[str, Callable] = {}  # functions that return a `readers.Detector`, for prompt benchmarks
 ANSWERERS: dict[str, Callable] = {}  # functions that return a `readers.Answerer`

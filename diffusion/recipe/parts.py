@@ -308,9 +308,8 @@ class Resolver:
     plan = Part(plan_entry.plan, "sample.plan", "sample.grid", "sample.shift", "sample.steps")
     guidance = Part(build_guidance, "sample.guidance")
     conditions = Part(lambda parts: guidance_entry.conditions(parts.config), "sample.guidance")
-    depths = Part(
-        lambda parts: guidance_entry.takes_depths(parts.config)
-    )  # it follows from guidance, which has the field
+    # It follows from guidance, which has the field.
+    depths = Part(lambda parts: guidance_entry.takes_depths(parts.config))
     cache = Part(build_cache, "sample.cache")
     merge = Part(lambda parts: parts.config["sample"]["merge"], "sample.merge")
     measured = Part(lambda parts: guides.measured(parts.config), "sample.measurement")
@@ -387,9 +386,8 @@ class Resolver:
         if kind == "samples of a generator" and "grid" in entry:
             wanted = []  # without a grid of its own the generator is trained on the grid of sampling
         supplied |= {name: kinds.ASKED_FOR[name](self) for name in wanted}
-        inner = (
-            {"steps": supplied["steps"]} if kind == "grid" and "steps" in supplied else {}
-        )  # for a grid within a grid
+        # For a grid within a grid.
+        inner = {"steps": supplied["steps"]} if kind == "grid" and "steps" in supplied else {}
         inner_entries = {
             argument: functools.partial(self.build, inner_kind, **inner) for argument, inner_kind in arguments.items()
         }

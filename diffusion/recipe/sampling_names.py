@@ -78,9 +78,8 @@ SYMBOL_SAMPLERS: dict[str, Callable] = {
     "symbol_euler": discrete.euler,
     "symbol_flow": discrete.flow,
 }
-UNMASKINGS = table(
-    discrete.confident, discrete.low_entropy, discrete.surest, discrete.blockwise
-)  # orders of "unmasking": which symbols a step reveals
+# Orders of "unmasking": which symbols a step reveals.
+UNMASKINGS = table(discrete.confident, discrete.low_entropy, discrete.surest, discrete.blockwise)
 REMASKINGS = table(discrete.capped, discrete.rescaled)  # schedules of "remasking": the share that is masked again
 PLANS = table(timesteps.plan, timesteps.staggered, samplers.restart_plan, editing.repaint)
 DRIVERS = table(

@@ -158,9 +158,8 @@ class TextToImage:
         """The condition of texts, encoded by `encoder(name)` for each encoder's name."""
         names = [f"text_encoder{reader.suffix}" for reader in self.kind.readers]
         encoders = [encoder(name) if name in self.modules else None for name in names]
-        how = (
-            {"width": self.denoiser.text_width} if None in encoders else {}
-        )  # without T5, SD 3 receives zeros in its place
+        # Without T5, SD 3 receives zeros in its place.
+        how = {"width": self.denoiser.text_width} if None in encoders else {}
         return self.kind.condition(list(texts), *encoders, **how)
 
     def beside(self, number: int, guidance: float, height: int, width: int, frames: int = 0) -> dict[str, Array]:

@@ -284,9 +284,8 @@ def _sights(recipe: Recipe, latent: tuple[int, ...], autoencoder: str) -> dict[s
     """
     tuned = tuned_network(recipe)
     base, tuning = tuned.base, tuned.tuning
-    settings = plain(
-        recipe.config["data"]["source"]
-    )  # these settings change pictures; the folder of the files may move
+    # These settings change pictures; the folder of the files may move.
+    settings = plain(recipe.config["data"]["source"])
     dataset = {"source": {name: value for name, value in settings.items() if name != "path"}}
     by = dataset | {"autoencoder": autoencoder}
     encode = _encoding(base)

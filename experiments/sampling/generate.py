@@ -156,9 +156,8 @@ def _branches(
     """The branches that a run's guidance combines; `conditions` has one entry, the condition."""
     (condition,) = conditions
     if recipe.sampling.depths:
-        assert (
-            recipe.objective.blocks.early is not None
-        )  # `fits.check` refuses this guidance without an early prediction
+        # `fits.check` refuses this guidance without an early prediction.
+        assert recipe.objective.blocks.early is not None
         name, layer = recipe.objective.blocks.early
         head = recipe.objective.heads[name].apply
         early = lambda h, shape: projectors.untokens(head(params[HEADS][name], h, shape), shape)

@@ -139,9 +139,8 @@ def spatial_3d(
     if not objects or not any(name in labels for name in wanted):
         return 0.0
     both = all(name in labels for name in wanted)
-    for (
-        detection
-    ) in detections:  # the authors' loop: an object that was found moves on until the other one is found too
+    # The authors' loop: an object that was found moves on until the other one is found too.
+    for detection in detections:
         for which, name in enumerate(wanted):
             if name in detection.label and (both or chosen[which] is None):
                 chosen[which] = detection

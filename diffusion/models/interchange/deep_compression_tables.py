@@ -226,7 +226,6 @@ FAMILY = CONFIG.family(
         "dc-ae-f128c512-in": {**imagenet(8, 512), "scaling_factor": 0.4883},
         "dc-ae-f128c512-mix": {**imagenet(8, 512), "scaling_factor": 0.3620},
     },
-    beside={
-        name: "$^" for name in ("dc-ae-f32c32-in", "dc-ae-f64c128-in", "dc-ae-f128c512-in")
-    },  # no name identifies them
+    # No name identifies them.
+    beside={name: "$^" for name in ("dc-ae-f32c32-in", "dc-ae-f64c128-in", "dc-ae-f128c512-in")},
 )

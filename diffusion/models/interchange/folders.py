@@ -342,9 +342,8 @@ def recognise(
         wrong = sum(candidate.tensors.shapes.get(name) != shape for name, shape in expected.items())
         if not wrong and share == 1:
             exact.append((published, candidate))
-            if (
-                not candidate.family.beside
-            ):  # another network of the family would fit as well, and its shapes take seconds
+            # Another network of the family would fit as well, and its shapes take seconds.
+            if not candidate.family.beside:
                 break
         if nearest is None or wrong < nearest[0]:
             what = f"{candidate.family.name}, {published} ({candidate.layout} names)"

@@ -37,16 +37,14 @@ ENCODERS = {
     family.name: family
     for family in (*dinov2_tables.FAMILIES, dinov3_tables.FAMILY, siglip_tables.FAMILY, *vit_tables.FAMILIES)
 }
-KINDS: dict[
-    str, tuple[type[nn.Module], Mapping[str, Any]]
-] = {  # the fields that diffusers sets; others keep our defaults
+# The fields that diffusers sets; others keep our defaults.
+KINDS: dict[str, tuple[type[nn.Module], Mapping[str, Any]]] = {
     "dinov2": (DINOv2, {"size": 518, "registers": 4, "hidden": 4}),  # hidden is a multiple of the width
     "siglip2": (SigLIP, {"size": 256, "hidden": 3072}),
     "mae": (MAE, {"size": 224, "hidden": 3072}),
 }
-NORMALISATIONS: dict[type, tuple] = {
-    SigLIP: HALF
-}  # mean and deviation of pictures in [0, 1]; other encoders have ImageNet's
+# Mean and deviation of pictures in [0, 1]; other encoders have ImageNet's.
+NORMALISATIONS: dict[type, tuple] = {SigLIP: HALF}
 # Names of transformers 5 inside an autoencoder's file; the files that transformers itself writes lack them.
 ATTENTION = (
     ("attention.attention.query", "attention.q_proj"),
