@@ -14,6 +14,10 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from diffusion.io import limits
 
 OPCODES = 10**6  # steps of one pickle; a state of 1,000 tensors takes 40,000
+CONSTANTS = frozenset(  # steps that push their argument
+    "BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE SHORT_BINSTRING BINSTRING SHORT_BINBYTES "
+    "BINBYTES BINBYTES8 BYTEARRAY8".split()
+)
 
 
 class Name(NamedTuple):
@@ -79,21 +83,7 @@ def run(file: BinaryIO, kind: Kind) -> Any:
                 stack.append(None)
             case "NEWTRUE" | "NEWFALSE":
                 stack.append(opcode.name == "NEWTRUE")
-            case (
-                "BININT"
-                | "BININT1"
-                | "BININT2"
-                | "LONG1"
-                | "BINFLOAT"
-                | "BINUNICODE"
-                | "SHORT_BINUNICODE"
-                | "SHORT_BINSTRING"
-                | "BINSTRING"
-                | "SHORT_BINBYTES"
-                | "BINBYTES"
-                | "BINBYTES8"
-                | "BYTEARRAY8"
-            ):
+            case name if name in CONSTANTS:
                 stack.append(value)
             case "EMPTY_TUPLE":
                 stack.append(())

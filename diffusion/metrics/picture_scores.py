@@ -135,8 +135,10 @@ def clip_towers(folder: str) -> Towers:
     return _towers(*_network(_CLIP, Source(folder)))
 
 
-def _towers(module: clip.CLIP, params: Any, tokenizer: text.Tokenizer) -> Towers:
-    images = jax.jit(lambda params, x: module.apply({"params": params}, clip.normalised(x), method="encode_images"))
+def _towers(
+    module: Any, params: Any, tokenizer: text.Tokenizer, scaled: Callable[[jax.Array], jax.Array] = clip.normalised
+) -> Towers:
+    images = jax.jit(lambda params, x: module.apply({"params": params}, scaled(x), method="encode_images"))
     texts = jax.jit(lambda params, ids: module.apply({"params": params}, ids, method="encode_text"))
     return Towers(
         module.vision.size,
@@ -173,15 +175,13 @@ def _hps(module: clip.CLIP, params: Any, tokenizer: text.Tokenizer):
 
 
 def _siglip(module: Any, params: Any, tokenizer: text.Tokenizer):
-    images = jax.jit(lambda params, x: module.apply({"params": params}, _signed(x), method="encode_images"))
-    texts = jax.jit(lambda params, ids: module.apply({"params": params}, ids, method="encode_text"))
-    scale = float(np.exp(params["logit_scale"]))
+    towers = _towers(module, params, tokenizer, _signed)
     bias = float(params["logit_bias"])
 
     def columns(pictures: np.ndarray, prompts: Sequence[str]) -> Columns:
-        ids = tokenizer([prompt.lower() for prompt in prompts]).ids  # lower case, as the tower was trained
-        cosine = _cosines(np.asarray(images(params, pictures)), np.asarray(texts(params, ids)))
-        return {"cosine": cosine, "score": np.exp(-np.logaddexp(0, -(scale * cosine + bias)))}
+        texts = towers.texts([prompt.lower() for prompt in prompts])  # lower case, as the tower was trained
+        cosine = _cosines(towers.images(pictures), texts)
+        return {"cosine": cosine, "score": np.exp(-np.logaddexp(0, -(towers.scale * cosine + bias)))}
 
     return columns, None
 

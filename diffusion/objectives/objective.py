@@ -95,6 +95,19 @@ class Restores(NamedTuple):
     parameterization: None = None
 
 
+# How a network is read, what its samplers then take, what was trained, and samplers of it.
+TAKEN = (
+    (Restores, Restores, "a predictor of symbols", "a sampler of symbols, e.g. ancestral"),
+    (
+        Moves,
+        TangentField,
+        "a field on a manifold",
+        "geodesic_euler, geodesic_heun, geodesic_rk4 or, for a score, geodesic_random_walk",
+    ),
+    (Jumps, FlowMap, "a flow map", "flow_map, consistency or tcd"),
+)
+
+
 class Stages(NamedTuple):
     """A training in stages: after each the student becomes the teacher.
 
@@ -380,28 +393,15 @@ class Objective:
         Raises:
             ValueError: naming samplers that do.
         """
-        if isinstance(self.reads, Restores) != (Restores in sampler.takes):
-            raise ValueError(
-                "the objective trains a predictor of symbols, which this sampler does not take. Valid: a sampler of "
-                "symbols, e.g. ancestral"
-                if isinstance(self.reads, Restores)
-                else "the sampler needs a predictor of symbols, which this objective does not train. Valid: e.g. heun"
-            )
+        for kind, taken, what, samplers in TAKEN:
+            if (trains := isinstance(self.reads, kind)) != (taken in sampler.takes):
+                raise ValueError(
+                    f"the objective trains {what}, which this sampler does not take. Valid: {samplers}"
+                    if trains
+                    else f"the sampler takes {what}, which this objective does not train. Valid: e.g. heun or dpmpp_2m"
+                )
         if isinstance(self.reads, Restores):
             return
-        if isinstance(self.reads, Moves) != (TangentField in sampler.takes):
-            raise ValueError(
-                "the objective trains a field on a manifold, which this sampler does not take. Valid: geodesic_euler, "
-                "geodesic_heun, geodesic_rk4 or, for a score, geodesic_random_walk"
-                if isinstance(self.reads, Moves)
-                else "the sampler follows fields on manifolds, but the objective trains none. Valid: e.g. heun"
-            )
-        if isinstance(self.reads, Jumps) != (FlowMap in sampler.takes):
-            raise ValueError(
-                "the objective trains a flow map, which this sampler does not take. Valid: flow_map, consistency or tcd"
-                if isinstance(self.reads, Jumps)
-                else "the sampler takes flow maps, but the objective trains a denoiser. Valid: e.g. heun or dpmpp_2m"
-            )
         # A step of `geodesic_random_walk` checks a field's score.
         if sampler.draws and not self.examples.score and not isinstance(self.reads, Moves):
             raise ValueError(

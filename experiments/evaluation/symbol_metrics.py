@@ -39,17 +39,7 @@ def measure(samples: np.ndarray, config: Mapping, train: Split, real: Split, dra
     floors = [flat(train.images[rng.permutation(len(train.images))[:count]]) for _ in some_subsets]
     names = ngrams.NAMES[: chosen.shape[1]]
     distances = {name: _divergence(reference, n, size) for n, name in enumerate(names, 1)}
-    measured = vector_metrics.compared(distances, chosen, floors, noise, draws, rng, HOW)
-    return {
-        "asked_class": None,
-        "frechet": {},
-        "neighbours": None,
-        "distances": measured,
-        "count": count,
-        "reference": len(reference),
-        "dimensions": chosen.shape[1],
-        "sigma": None,
-    }
+    return vector_metrics.compared(distances, chosen, floors, noise, len(reference), draws, rng, HOW)
 
 
 def _divergence(real: np.ndarray, n: int, size: int) -> vector_metrics.Distance:

@@ -1,6 +1,7 @@
 """Metrics of samples that are no pictures, each beside real examples and noise: points, series, volumes, pytrees."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -133,17 +134,7 @@ def measure(samples: np.ndarray, config: Mapping, train: Split, real: Split, dra
     }
     if min(count, len(reference)) > chosen.shape[1]:  # otherwise a covariance has no inverse, and the fit says nothing
         distances["frechet_distance"] = _frechet(reference)
-    measured = compared(distances, chosen, floors, noise, draws, rng, HOW)
-    return {
-        "asked_class": None,
-        "frechet": {},
-        "neighbours": None,
-        "distances": measured,
-        "count": count,
-        "reference": len(reference),
-        "dimensions": chosen.shape[1],
-        "sigma": sigma,
-    }
+    return compared(distances, chosen, floors, noise, len(reference), draws, rng, HOW) | {"sigma": sigma}
 
 
 def compared(
@@ -151,17 +142,19 @@ def compared(
     chosen: np.ndarray,
     floors: Sequence[np.ndarray],
     noise: np.ndarray,
+    reference: int,
     draws: int,
     rng: np.random.Generator,
     how: Mapping[str, str],
-) -> dict[str, dict]:
-    """Each distance of the samples, with its interval, beside the floor and noise: "distances" of `measure`.
+) -> dict[str, Any]:
+    """Each distance of the samples, with its interval, beside the floor and noise: what `measure` returns.
 
     Args:
         distances: the distances to the real examples, by name.
         chosen: rows of the samples, `[N, D]`.
         floors: rows of real training examples, `[N, D]` each, at least two.
         noise: rows of noise, `[N, D]`.
+        reference: number of real examples.
         draws: number of bootstrap resamples of an interval, at most DRAWS; 0 for no intervals.
         rng: generator of the resamples.
         how: the definition of each distance, in words.
@@ -186,4 +179,13 @@ def compared(
             "noise": distance(noise)(every),
             "how": how[name],
         }
-    return measured
+    return {
+        "asked_class": None,
+        "frechet": {},
+        "neighbours": None,
+        "distances": measured,
+        "count": len(chosen),
+        "reference": reference,
+        "dimensions": chosen.shape[1],
+        "sigma": None,
+    }

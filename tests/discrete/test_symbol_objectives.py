@@ -97,7 +97,7 @@ def test_samplers_of_numbers_and_of_symbols_are_told_apart():
         ValueError, match=r"trains a predictor of symbols,.*\. Valid: a sampler of symbols, e\.g\. ancestral"
     ):
         of_symbols.check_sampler(samplers.heun())
-    with pytest.raises(ValueError, match=r"the sampler needs.*of symbols,.*this objective does"):
+    with pytest.raises(ValueError, match=r"the sampler takes.*of symbols,.*this objective does"):
         objectives.denoising(parameterizations.epsilon(), weightings.snr(), DENSITY).check_sampler(discrete.ancestral())
 
 

@@ -623,7 +623,7 @@ def test_a_sampler_takes_what_the_objective_trains():
     dependent.check_sampler(samplers.heun())
     jumps.check_sampler(samplers.flow_map())
     for objective, sampler, words in [
-        (denoiser, samplers.flow_map(), "trains a denoiser"),
+        (denoiser, samplers.flow_map(), "takes a flow map, which this objective does not train"),
         (jumps, samplers.heun(), "trains a flow map"),
         (dependent, samplers.ddpm(), "adds noise and therefore needs the score"),
     ]:

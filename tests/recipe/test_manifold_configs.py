@@ -51,7 +51,7 @@ def test_mistakes_are_refused(field, value, message):
 def test_a_sampler_on_manifolds_needs_such_an_objective():
     config = recipes.load("points:tiny")
     config.sample.sampler = {"name": "geodesic_heun"}
-    with pytest.raises(ConfigError, match="follows fields on manifolds"):
+    with pytest.raises(ConfigError, match="the sampler takes a field on a manifold"):
         checks.validate(config)
 
 

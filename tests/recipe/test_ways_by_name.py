@@ -150,7 +150,7 @@ REFUSED = {
     ),
     "a flow map by error": (
         {"driver": {"name": "adaptive"}, "sampler": {"name": "flow_map"}},
-        r"config\.sample\.sampler = \{'name': 'flow_map'\}: the sampler takes flow maps",
+        r"config\.sample\.sampler = \{'name': 'flow_map'\}: the sampler takes a flow map",
     ),
     "frames of none": ({"plan": {"name": "staggered", "frames": 8, "delay": 1}}, r"config\.sample\.plan.*per_frame"),
     "no frames": (
