@@ -101,10 +101,7 @@ class DriftingDiT(Layered, Backbone):
                 f"codes={self.codes}, styles={self.styles}: codes must be at least 0, and styles a power of two, "
                 "at least 2"
             )
-        if len(self.shape) != 3 or self.shape[0] % self.patch or self.shape[1] % self.patch:
-            raise ValueError(
-                f"shape={self.shape} must be (H, W, C) of images whose sides are multiples of patch={self.patch}"
-            )
+        network_checks.whole_patches(self)
         if self.codes > np.prod(self.shape):
             raise ValueError(
                 f"codes={self.codes}: each code reads one number of the noise, which has only {np.prod(self.shape)}"

@@ -33,7 +33,7 @@ from diffusion.models.layers.dropout import dropped, keys_of
 from diffusion.models.layers.magnitude import FORCED, MPConv, MPFourier, mp_cat, mp_silu, mp_sum, unit
 from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
 from diffusion.models.layers.resampling import double, halve
-from diffusion.models.layers.scan import REMAT
+from diffusion.models.layers.scan import rematerialised
 from diffusion.models.layers.unet_levels import LevelsByResolution
 
 
@@ -189,9 +189,7 @@ class EDM2UNet(LevelsByResolution, Backbone):
         )
         recorded = Features(features, self.feature_blocks)
         embedding = self._embedding(jnp.broadcast_to(t, x.shape[:1]), inputs["label"]).astype(self.dtype)
-        block_class = EDM2Block
-        if REMAT[self.remat]:
-            block_class = nn.remat(EDM2Block, policy=REMAT[self.remat])
+        block_class = rematerialised(EDM2Block, self.remat)
         numbers = itertools.count()  # numbers of the boxes: each draws its own dropout
 
         def box(h: jax.Array, channels: int, name: str, attend: bool = False, **side) -> jax.Array:

@@ -156,10 +156,7 @@ class MDT(Layered, Backbone):
                 f"depth={self.depth}, decoder_depth={self.decoder_depth}: their difference must be positive and even, "
                 "because half of those blocks keep tokens for the other half"
             )
-        if len(self.shape) != 3 or self.shape[0] % self.patch or self.shape[1] % self.patch:
-            raise ValueError(
-                f"shape={self.shape} must be (H, W, C) of images whose sides are multiples of patch={self.patch}"
-            )
+        network_checks.whole_patches(self)
 
     @property
     def masks(self) -> int:

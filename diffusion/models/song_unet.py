@@ -40,7 +40,7 @@ from diffusion.models.layers.embeddings import sinusoid
 from diffusion.models.layers.image_attention import ImageAttention
 from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
 from diffusion.models.layers.resampling import double, halve
-from diffusion.models.layers.scan import REMAT
+from diffusion.models.layers.scan import rematerialised
 from diffusion.models.layers.unet_levels import LevelsByResolution
 
 HALF = math.sqrt(0.5)  # keeps the variance of a sum of two
@@ -142,9 +142,7 @@ class SongUNet(LevelsByResolution, Backbone):
         )
         recorded = Features(features, self.feature_blocks)
         embedding = self._embedding(jnp.broadcast_to(t, x.shape[:1]), inputs)
-        again = lambda module: nn.remat(module, policy=REMAT[self.remat]) if REMAT[self.remat] else module
-        block_class = again(ResnetBlock)
-        attention_class = again(ImageAttention)
+        block_class, attention_class = (rematerialised(kind, self.remat) for kind in (ResnetBlock, ImageAttention))
         numbers = itertools.count()  # numbers of the blocks: each draws its own dropout
 
         def box(h: jax.Array, channels: int, name: str, resample: str = "keep", attend: bool = False) -> jax.Array:

@@ -130,10 +130,7 @@ class UViT(Backbone):
             raise ValueError(
                 f"depth={self.depth} must be even, because half of the layers keep tokens for the other half"
             )
-        if len(self.shape) != 3 or self.shape[0] % self.patch or self.shape[1] % self.patch:
-            raise ValueError(
-                f"shape={self.shape} must be (H, W, C) of images whose sides are multiples of patch={self.patch}"
-            )
+        network_checks.whole_patches(self)
         if self.num_classes < 0 or self.text_width < 0 or (self.num_classes and self.text_width):
             raise ValueError(
                 f"num_classes={self.num_classes}, text_width={self.text_width}: at most one of them may be set, for a "

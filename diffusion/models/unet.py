@@ -40,7 +40,7 @@ from diffusion.models.layers.dropout import keys_of
 from diffusion.models.layers.embeddings import sinusoid
 from diffusion.models.layers.image_attention import ImageAttention
 from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
-from diffusion.models.layers.scan import REMAT
+from diffusion.models.layers.scan import rematerialised
 from diffusion.models.layers.unet_levels import UNetLevels
 
 
@@ -181,9 +181,7 @@ class UNet(UNetLevels, Backbone):
         )
         recorded = Features(features, self.feature_blocks)
         embedding = self._embedding(jnp.broadcast_to(t, x.shape[:1]), inputs["label"], inputs["vector"])
-        again = lambda module: nn.remat(module, policy=REMAT[self.remat]) if REMAT[self.remat] else module
-        block_class = again(ResnetBlock)
-        attention_class = again(ImageAttention)
+        block_class, attention_class = (rematerialised(kind, self.remat) for kind in (ResnetBlock, ImageAttention))
         numbers = itertools.count()  # numbers of the blocks: each draws its own dropout
 
         def block(h: jax.Array, level: int, name: str, resample: str = "keep") -> jax.Array:

@@ -5,7 +5,7 @@ One layer is
     x = x + attention(norm(x));  x = x + out(act(hidden(norm(x))))
 """
 
-__all__ = ["Layer", "Layers", "Mlp", "layer_norm"]
+__all__ = ["Layer", "Layers", "Mlp", "layer_norm", "tower_layers"]
 
 import flax.linen as nn
 import jax
@@ -85,6 +85,12 @@ class Layers(nn.Module):
         )
         (x, chosen), _ = layers((x, x), bias, jnp.arange(self.depth) == self.depth - 1 - skip)
         return x, chosen
+
+
+def tower_layers(tower: nn.Module) -> Layers:
+    """The layers of a tower with the fields of `Layers`, as its submodule "encoder"."""
+    fields = ("depth", "heads", "hidden", "activation", "epsilon", "attention", "remat", "dtype")
+    return Layers(*(getattr(tower, field) for field in fields), name="encoder")
 
 
 def layer_norm(epsilon: float, dtype: str, name: str, affine: bool = True) -> nn.LayerNorm:

@@ -11,6 +11,7 @@ __all__ = [
     "rotary_axes",
     "times",
     "tower",
+    "whole_patches",
 ]
 
 from collections.abc import Iterable, Mapping
@@ -82,6 +83,17 @@ def rotary_axes(network: Any, number: int) -> None:
         raise ValueError(f"heads={heads} does not divide width={width}")
     if len(axes) != number or sum(axes) != width // heads or any(size < 2 or size % 2 for size in axes):
         raise ValueError(f"axes={axes} must be {number} even numbers that sum to {width // heads}, the width of a head")
+
+
+def whole_patches(network: Any) -> None:
+    """Refuses a `shape` that is no image's, or that `patch` does not divide.
+
+    Raises:
+        ValueError: naming both.
+    """
+    shape, patch = network.shape, network.patch
+    if len(shape) != 3 or shape[0] % patch or shape[1] % patch:
+        raise ValueError(f"shape={shape} must be (H, W, C) of images whose sides are multiples of patch={patch}")
 
 
 def classes(network: Any) -> None:

@@ -1,6 +1,6 @@
 """Stacks of equal layers as one scan, which compiles once whatever their number, and their rematerialisation."""
 
-__all__ = ["keep", "keep_narrow", "scanned", "turn"]
+__all__ = ["keep", "keep_narrow", "rematerialised", "scanned", "turn"]
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,6 +27,11 @@ REMAT = {  # what the forward pass keeps for the backward pass, layer by layer; 
     ),
     "narrow": lambda primitive, *_, **fields: primitive.name.startswith(FUSED) or fields.get("name") == NARROW,
 }
+
+
+def rematerialised(module: Any, remat: str, prevent_cse: bool = True) -> Any:
+    """The module class whose backward pass computes again what `REMAT[remat]` does not keep."""
+    return nn.remat(module, policy=REMAT[remat], prevent_cse=prevent_cse) if REMAT[remat] else module
 
 
 def keep(x: jax.Array) -> jax.Array:
@@ -67,10 +72,9 @@ def scanned(
     Returns:
         A module class with the fields of `block`; where layers are kept, a function of them, which makes the module.
     """
-    policy = REMAT[remat]
     layers = min(unroll, length) or turn(length, remat)
     # A loop parts the passes. Without it XLA would find the forward pass in the backward pass, and keep all of it.
-    block = nn.remat(block, policy=policy, prevent_cse=layers > 1) if policy else block
+    block = rematerialised(block, remat, prevent_cse=layers > 1)
     options: dict[str, Any] = {
         "variable_axes": dict.fromkeys(
             ("params", attention_records.MAPS, attention_records.STATES, attention_records.KEYS_VALUES), 0

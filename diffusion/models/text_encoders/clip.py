@@ -34,7 +34,7 @@ import jax.numpy as jnp
 
 from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.attention import mask_bias
-from diffusion.models.layers.clip_layers import Layers, layer_norm
+from diffusion.models.layers.clip_layers import layer_norm, tower_layers
 from diffusion.models.layers.conditions import TOKENS
 from diffusion.models.layers.cross_attention import xavier
 from diffusion.models.layers.network_bases import Backbone
@@ -125,17 +125,7 @@ class CLIPText(Backbone):
         x = layout.split(x.astype(self.dtype), "batch", "tokens", None)
         visible = jnp.tri(length, dtype=bool)[None]
         visible = visible if mask is None else visible & mask[:, None]
-        x, chosen = Layers(
-            self.depth,
-            self.heads,
-            self.hidden,
-            self.activation,
-            self.epsilon,
-            self.attention,
-            self.remat,
-            self.dtype,
-            name="encoder",
-        )(x, mask_bias(visible), skip)
+        x, chosen = tower_layers(self)(x, mask_bias(visible), skip)
         final = layer_norm(self.epsilon, jnp.float32, "final_norm")
         end = jnp.argmax(ids if self.eos == LEGACY_EOS else ids == self.eos, axis=1)
         pooled = final(x[jnp.arange(len(x)), end])
@@ -208,17 +198,7 @@ class CLIPVision(Backbone):
         first = jnp.broadcast_to(first.astype(x.dtype), (len(x), 1, self.width))
         x = jnp.concatenate([first, x], axis=1) + positions.astype(x.dtype)
         x = layout.split(layer_norm(self.epsilon, self.dtype, "first_norm")(x), "batch", "tokens", None)
-        x, chosen = Layers(
-            self.depth,
-            self.heads,
-            self.hidden,
-            self.activation,
-            self.epsilon,
-            self.attention,
-            self.remat,
-            self.dtype,
-            name="encoder",
-        )(x, None, skip)
+        x, chosen = tower_layers(self)(x, None, skip)
         return Encoded(chosen.astype(jnp.float32), layer_norm(self.epsilon, jnp.float32, "final_norm")(x[:, 0]))
 
 

@@ -30,7 +30,7 @@ from diffusion.models.layers.convolutions import GroupNorm, ResnetBlock, conv, u
 from diffusion.models.layers.embeddings import sinusoid
 from diffusion.models.layers.extra_attention import ExtraLayer
 from diffusion.models.layers.network_bases import Backbone, Numbers
-from diffusion.models.layers.scan import REMAT
+from diffusion.models.layers.scan import rematerialised
 from diffusion.models.layers.spatial_transformer import SpatialTransformer
 
 EPSILON = 1e-5  # epsilon of the norms of residual blocks
@@ -382,8 +382,7 @@ class Layers:
 
     def _resnet(self, h: jax.Array, level: int, name: str) -> jax.Array:
         unet = self.unet
-        policy = REMAT[self.unet.remat]
-        block = nn.remat(ResnetBlock, policy=policy) if policy else ResnetBlock
+        block = rematerialised(ResnetBlock, unet.remat)
         return block(unet.widths[level], unet.groups, EPSILON, dtype=unet.dtype, name=name)(h, self.embedding)
 
     def _transformer(self, h: jax.Array, depths: tuple[int, ...], j: int, level: int, name: str) -> jax.Array:
