@@ -40,6 +40,7 @@ from diffusion.data import fingerprints, pipeline, sources
 from diffusion.data.latent_cache import CacheError
 from diffusion.data.sources import DataSpec
 from diffusion.data.sources.combined_streams import CaptionedStream
+from diffusion.data.sources.spec import ManyAtOnce
 from diffusion.data.sources.streams import Stream
 from diffusion.io import failures, files, opener
 from diffusion.text import Tokenizer, fingerprint
@@ -72,7 +73,7 @@ class Table(NamedTuple):
         return {name: rows[0] for name, rows in self.entries.items()}
 
 
-class Captioned:
+class Captioned(ManyAtOnce):
     """A source whose records have what a table has of their captions, {name: [...]}, beside their own.
 
     That is a text encoder's input or output in "condition", or the facts that a reward reads in "metadata".
@@ -95,10 +96,6 @@ class Captioned:
 
     def __len__(self) -> int:
         return len(self._source)
-
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        """Returns one record."""
-        return self.__getitems__([row])[0]
 
     @property
     def spec(self) -> sources.DataSpec:

@@ -19,12 +19,13 @@ import numpy as np
 from diffusion.data import latent_cache, pipeline
 from diffusion.data.latent_cache import CacheError, Description, Latents
 from diffusion.data.sources import DataSpec
+from diffusion.data.sources.spec import ManyAtOnce
 
 FOLDER = "features"  # inside the folder of the latents
 DTYPE = "float16"  # type on disk and in a batch: 11 bits suffice for a cosine
 
 
-class Featured:
+class Featured(ManyAtOnce):
     """Latents whose records have "features" `[views, N, D]` beside their own entries.
 
     Attributes:
@@ -39,10 +40,6 @@ class Featured:
 
     def __len__(self) -> int:
         return len(self._latents)
-
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        """Returns one record."""
-        return self.__getitems__([row])[0]
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Returns many records; errors as for the two caches."""

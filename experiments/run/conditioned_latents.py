@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from diffusion.data import latent_cache, pipeline, sources
+from diffusion.data.sources.spec import ManyAtOnce
 
 
 @contextlib.contextmanager
@@ -18,7 +19,7 @@ def every_record() -> Iterator[None]:
         raise error.where_none_is_left_out() from error
 
 
-class Beside:
+class Beside(ManyAtOnce):
     """Latents with what their pictures' records have as their condition, such as a control or the words of a caption.
 
     A source with `conditions(rows)` gives these without its pictures.
@@ -31,10 +32,6 @@ class Beside:
 
     def __len__(self) -> int:
         return len(self._latents)
-
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        """Returns one record."""
-        return self.__getitems__([row])[0]
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Returns many records."""

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion.data import latent_cache, pipeline, sources
+from diffusion.data.sources.spec import ManyAtOnce
 from diffusion.io import npz
 from diffusion.training.runtime import progress
 
@@ -46,7 +47,7 @@ class Sight(NamedTuple):
         return height, width, channels
 
 
-class Pictures:
+class Pictures(ManyAtOnce):
     """The pictures that a sight is of, as records of their own."""
 
     def __init__(self, source: sources.Source, column: str):
@@ -58,10 +59,6 @@ class Pictures:
 
     def __len__(self) -> int:
         return len(self._source)
-
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        """Returns one record."""
-        return self.__getitems__([row])[0]
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Returns many records."""
@@ -161,7 +158,7 @@ def write(sight: Sight, source: sources.Source, folder: pathlib.Path, threads: i
         )
 
 
-class Seen:
+class Seen(ManyAtOnce):
     """Records with what was seen of their pictures in their condition."""
 
     def __init__(self, source: sources.Source, name: str, sight: Sight, folder: pathlib.Path):
@@ -172,10 +169,6 @@ class Seen:
 
     def __len__(self) -> int:
         return len(self._source)
-
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        """Returns one record."""
-        return self.__getitems__([row])[0]
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Returns many records."""

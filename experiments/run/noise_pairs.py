@@ -23,6 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from diffusion import objectives, parameterizations, timesteps
 from diffusion.data import pipeline, sources
+from diffusion.data.sources.spec import ManyAtOnce
 from diffusion.data.sources.streams import Stream
 from diffusion.experiments.run import players
 from diffusion.experiments.run.examples import Accompanied, Examples, RunExamples
@@ -62,7 +63,7 @@ class Paired(Accompanied):
         return batch | {"x": batch["x"][:, 0], "noise": batch["x"][:, 1]}
 
 
-class Pairs:
+class Pairs(ManyAtOnce):
     """The data's records, over and over, each with its pair in place of its example."""
 
     def __init__(self, source: sources.Source, spec: sources.DataSpec, parts: Sequence[np.ndarray]):
@@ -80,9 +81,6 @@ class Pairs:
 
     def __len__(self) -> int:
         return sum(map(len, self._parts))
-
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        return self.__getitems__([row])[0]
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         records = pipeline.fetch(self._source, np.asarray(rows) % len(self._source))

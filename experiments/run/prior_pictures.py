@@ -16,6 +16,7 @@ import numpy as np
 
 from diffusion import text_to_image
 from diffusion.data import captions, latent_cache, pipeline, sources
+from diffusion.data.sources.spec import ManyAtOnce
 from diffusion.experiments.run import tuned_examples
 from diffusion.experiments.run.examples import Accompanied, Examples
 from diffusion.io import pictures
@@ -57,7 +58,7 @@ class WithPrior(Accompanied):
         return batch | {"x": batch["x"][:, 0], "prior": {"x": batch["x"][:, 1], "condition": rows}}
 
 
-class Pairs:
+class Pairs(ManyAtOnce):
     """Records with the latents of a picture of the class beside their own, as many as the larger number of both."""
 
     def __init__(self, source: Any, prior: latent_cache.Latents):
@@ -65,9 +66,6 @@ class Pairs:
 
     def __len__(self) -> int:
         return max(len(self._source), len(self._prior))
-
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        return self.__getitems__([row])[0]
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         fetch = lambda source: pipeline.fetch(source, np.asarray(rows) % len(source))

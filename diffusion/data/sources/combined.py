@@ -12,7 +12,7 @@ import numpy as np
 
 from diffusion.data import fingerprints, identities
 from diffusion.data.sources.combined_streams import FilteredStream, MixedStream
-from diffusion.data.sources.spec import DataSpec, Source
+from diffusion.data.sources.spec import DataSpec, ManyAtOnce, Source
 from diffusion.data.sources.streams import Stream
 
 LONGEST = 2**28  # the most records of an epoch of a mixture
@@ -162,7 +162,7 @@ class Mixture:
         return {"records": len(self), "ends": self._ends, "of": [source.fingerprint() for source in self._of]}
 
 
-class Filtered:
+class Filtered(ManyAtOnce):
     """The records of a source that pass a filter; a `Source`."""
 
     def __init__(self, of: Source, by: Callable[[Mapping[str, Any]], bool]):
@@ -177,9 +177,6 @@ class Filtered:
 
     def __len__(self) -> int:
         return len(self._rows)
-
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        return self.__getitems__([row])[0]
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Returns the records of many rows; errors as the source's."""

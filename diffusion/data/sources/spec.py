@@ -5,6 +5,7 @@ __all__ = [
     "DataSpec",
     "IndexedRecords",
     "Leaf",
+    "ManyAtOnce",
     "RandomAccess",
     "Source",
     "blame",
@@ -201,7 +202,19 @@ def blame(place: str, error: Exception, mend: str) -> failures.Unreadable | Dama
     return DamagedRecord(f"{place} cannot be used: {error}.", mend)
 
 
-class RandomAccess:
+class ManyAtOnce:
+    """Records that are read many at a time, so that one is read as many of one."""
+
+    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Returns the records of many rows."""
+        raise NotImplementedError
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        """Returns one record."""
+        return self.__getitems__([row])[0]
+
+
+class RandomAccess(ManyAtOnce):
     """Records with random access; a subclass says how they are stored and decoded.
 
     Attributes:
@@ -240,10 +253,6 @@ class RandomAccess:
 
     def __len__(self) -> int:
         return self.spec.size
-
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        """Returns one record; see `__getitems__`."""
-        return self.__getitems__([row])[0]
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Returns the records of many rows, which are read at once.

@@ -33,6 +33,7 @@ from diffusion.models.autoencoders.video_autoencoder import VideoAutoencoder, ch
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.embeddings import TimestepEmbedding
 from diffusion.models.layers.norms import rms_norm
+from diffusion.models.layers.pixart_block import table
 
 EPSILON = 1e-8  # epsilon of the norms
 NOISE = "noise"
@@ -65,10 +66,6 @@ def _pixels(x: jax.Array, patch: int) -> jax.Array:
     return unfold(x.swapaxes(2, 3), (1, patch, patch)).swapaxes(2, 3)
 
 
-def _table(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    return jax.random.normal(key, shape) / shape[-1] ** 0.5
-
-
 class ResidualBlock(nn.Module):
     """x + conv(f(h)), h = conv(f(x)), f(x) = silu(rms_norm(x) (1 + scale) + shift).
 
@@ -93,7 +90,7 @@ class ResidualBlock(nn.Module):
     def __call__(self, x: jax.Array, c: jax.Array | None = None, place: Place | None = None) -> jax.Array:
         shift = scale = (0.0, 0.0)
         if self.timed and c is not None:
-            vectors = c + self.param("table", _table, (4, self.features)).astype(c.dtype)
+            vectors = c + self.param("table", table, (4, self.features)).astype(c.dtype)
             vectors = [vectors[:, i, None, None, None] for i in range(4)]
             shift, scale = vectors[::2], vectors[1::2]
         h = x
@@ -245,7 +242,7 @@ class Decoder(nn.Module):
         x = rms_norm(x, EPSILON)
         last = vectors(2, x.shape[-1], "final_time")
         if last is not None:
-            last = last + self.param("final_table", _table, last.shape[1:]).astype(last.dtype)
+            last = last + self.param("final_table", table, last.shape[1:]).astype(last.dtype)
             x = x * (1 + last[:, 1, None, None, None]) + last[:, 0, None, None, None]
         x = EdgeConv(self.outputs * self.patch**2, causal=False, name="conv_out")(nn.silu(x), place)
         return _pixels(x, self.patch)

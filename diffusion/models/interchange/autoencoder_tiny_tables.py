@@ -8,11 +8,9 @@ __all__ = []
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
-import numpy as np
-
 from diffusion.io import schema
 from diffusion.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusion.models.interchange.autoencoder_tables import picture
 from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, SIZES
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import CONV, Row, linear, within
@@ -114,12 +112,8 @@ CONFIG = FieldTable(
 )
 
 
-def _picture(module: AutoencoderTiny) -> tuple[jax.ShapeDtypeStruct]:
-    return (jax.ShapeDtypeStruct((1, module.factor, module.factor, module.picture_channels), np.float32),)
-
-
 FAMILY = CONFIG.family(
-    _picture,
+    picture,
     {"diffusers": _rows},
     published={"TAESD, Stable Diffusion": {}, "TAESD, Stable Diffusion 3 and FLUX.1": {"latent_channels": 16}},
 )

@@ -1,16 +1,13 @@
 """AutoencoderDC by the names of diffusers and of the original repository (efficientvit)."""
 
-__all__ = ["Table", "imagenet", "picture"]
+__all__ = ["Table", "imagenet"]
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import numpy as np
-
 from diffusion.io import schema
 from diffusion.models.autoencoders.autoencoder_dc import AutoencoderDC, Levels
-from diffusion.models.interchange.autoencoder_tables import INPUT_RANGE, one_scale
+from diffusion.models.interchange.autoencoder_tables import INPUT_RANGE, one_scale, picture
 from diffusion.models.interchange.family import DEPTH, SIZE, SIZES
 from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Group
 from diffusion.models.interchange.rows import CONV, DENSE, POINT, Layout, Row, linear, within
@@ -179,11 +176,6 @@ CONFIG = FieldTable(
         INPUT_RANGE,
     ),
 )
-
-
-def picture(module: AutoencoderDC) -> tuple[jax.ShapeDtypeStruct]:
-    """A small picture."""
-    return (jax.ShapeDtypeStruct((1, module.factor, module.factor, module.picture_channels), np.float32),)
 
 
 def imagenet(levels: int, latent_channels: int) -> dict[str, Any]:

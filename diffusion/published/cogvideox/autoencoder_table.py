@@ -7,14 +7,10 @@ from diffusion.models.interchange.autoencoder_tables import levels_of, one_scale
 from diffusion.models.interchange.family import DEPTH, SIZES, array
 from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows
 from diffusion.models.interchange.rows import CONV, Row, linear
-from diffusion.published.wan.autoencoder_table import PIXEL, VIDEO
+from diffusion.published.wan.autoencoder_table import PIXEL, video_conv
 
 NAME = "AutoencoderKLCogVideoX"
 DOWN, UP = "CogVideoXDownBlock3D", "CogVideoXUpBlock3D"
-
-
-def _conv(theirs: str, ours: str) -> list[Row]:
-    return linear(f"{theirs}.conv", ours, VIDEO)
 
 
 def _norm(theirs: str, ours: str, scaled: bool) -> list[Row]:
@@ -29,7 +25,7 @@ def _block(theirs: str, ours: str, shortcut: bool, scaled: bool) -> list[Row]:
     rows = []
     for i in (1, 2):
         rows += _norm(f"{theirs}.norm{i}", f"{ours}/norm_{i}", scaled)
-        rows += _conv(f"{theirs}.conv{i}", f"{ours}/conv_{i}")
+        rows += video_conv(f"{theirs}.conv{i}", f"{ours}/conv_{i}")
     return rows + linear(f"{theirs}.conv_shortcut", f"{ours}/shortcut", PIXEL) * shortcut
 
 
@@ -37,7 +33,7 @@ def _rows(module: AutoencoderKLCogVideoX) -> list[Row]:
     widths, last = module.widths, len(module.widths) - 1
     rows = []
     for side, scaled in (("encoder", False), ("decoder", True)):
-        rows += _conv(f"{side}.conv_in", f"{side}/conv_in") + _conv(f"{side}.conv_out", f"{side}/conv_out")
+        rows += video_conv(f"{side}.conv_in", f"{side}/conv_in") + video_conv(f"{side}.conv_out", f"{side}/conv_out")
         rows += _norm(f"{side}.norm_out", f"{side}/norm_out", scaled)
         for j in range(2):
             rows += _block(f"{side}.mid_block.resnets.{j}", f"{side}/middle_block_{j}", False, scaled)

@@ -4,32 +4,28 @@ __all__ = []
 
 from diffusion.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
 from diffusion.models.interchange.autoencoder_tables import levels_of, one_scale
-from diffusion.models.interchange.family import DEPTH, SIZES, array
+from diffusion.models.interchange.family import DEPTH, SIZES
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
 from diffusion.models.interchange.rows import Row, linear, norm
-from diffusion.published.wan.autoencoder_table import PIXEL, VIDEO
+from diffusion.published.wan.autoencoder_table import PIXEL, video, video_conv
 
 NAME = "AutoencoderKLHunyuanVideo"
 DOWN, UP = "HunyuanVideoDownBlock3D", "HunyuanVideoUpBlock3D"
 RATIO = 4  # frames in one of the latent; diffusers decodes no other
 
 
-def _conv(theirs: str, ours: str) -> list[Row]:
-    return linear(f"{theirs}.conv", ours, VIDEO)
-
-
 def _block(theirs: str, ours: str, shortcut: bool) -> list[Row]:
     rows = []
     for i in (1, 2):
-        rows += norm(f"{theirs}.norm{i}", f"{ours}/norm_{i}") + _conv(f"{theirs}.conv{i}", f"{ours}/conv_{i}")
-    return rows + _conv(f"{theirs}.conv_shortcut", f"{ours}/shortcut") * shortcut
+        rows += norm(f"{theirs}.norm{i}", f"{ours}/norm_{i}") + video_conv(f"{theirs}.conv{i}", f"{ours}/conv_{i}")
+    return rows + video_conv(f"{theirs}.conv_shortcut", f"{ours}/shortcut") * shortcut
 
 
 def _rows(module: AutoencoderKLHunyuanVideo) -> list[Row]:
     widths, last = module.widths, len(module.widths) - 1
     rows = linear("quant_conv", "moments_conv", PIXEL) + linear("post_quant_conv", "latents_conv", PIXEL)
     for side in ("encoder", "decoder"):
-        rows += _conv(f"{side}.conv_in", f"{side}/conv_in") + _conv(f"{side}.conv_out", f"{side}/conv_out")
+        rows += video_conv(f"{side}.conv_in", f"{side}/conv_in") + video_conv(f"{side}.conv_out", f"{side}/conv_out")
         rows += norm(f"{side}.conv_norm_out", f"{side}/norm_out")
         for j in range(2):
             rows += _block(f"{side}.mid_block.resnets.{j}", f"{side}/middle_block_{j}", False)
@@ -45,13 +41,13 @@ def _rows(module: AutoencoderKLHunyuanVideo) -> list[Row]:
             new = j == 0 and i > 0 and widths[i - 1] != width
             rows += _block(f"{theirs}.resnets.{j}", f"encoder/level_{i}_block_{j}", new)
         if i < last:
-            rows += _conv(f"{theirs}.downsamplers.0.conv", f"encoder/down_{i}")
+            rows += video_conv(f"{theirs}.downsamplers.0.conv", f"encoder/down_{i}")
         theirs = f"decoder.up_blocks.{last - i}"
         for j in range(module.layers + 1):
             new = j == 0 and i < last and widths[i + 1] != width
             rows += _block(f"{theirs}.resnets.{j}", f"decoder/level_{i}_block_{j}", new)
         if i:
-            rows += _conv(f"{theirs}.upsamplers.0.conv", f"decoder/up_{i}")
+            rows += video_conv(f"{theirs}.upsamplers.0.conv", f"decoder/up_{i}")
     return rows
 
 
@@ -77,9 +73,5 @@ CONFIG = FieldTable(
 )
 
 
-def _example(module: AutoencoderKLHunyuanVideo) -> tuple:
-    return (array(1, 1 + module.time_factor, module.factor, module.factor, module.picture_channels),)
-
-
-FAMILY = CONFIG.family(_example, {"diffusers": _rows}, published={"HunyuanVideo": {}})
+FAMILY = CONFIG.family(video, {"diffusers": _rows}, published={"HunyuanVideo": {}})
 FAMILIES = {FAMILY.name: FAMILY}

@@ -14,11 +14,11 @@ import numpy as np
 from diffusion.io import schema
 from diffusion.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 from diffusion.models.interchange.autoencoder_tables import per_channel
-from diffusion.models.interchange.family import SIZE, SIZES, Computed, Refusal, array
+from diffusion.models.interchange.family import SIZE, SIZES, Computed, Refusal
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import Layout, Row, linear
 from diffusion.models.interchange.tensor_files import Tensors
-from diffusion.published.wan.autoencoder_table import VIDEO
+from diffusion.published.wan.autoencoder_table import video, video_conv
 
 NAME = "AutoencoderKLLTXVideo"
 FIRST, LATER = "LTXVideoDownBlock3D", "LTXVideo095DownBlock3D"
@@ -54,17 +54,13 @@ VERSIONS = {
 }
 
 
-def _conv(theirs: str, ours: str) -> list[Row]:
-    return linear(f"{theirs}.conv", ours, VIDEO)
-
-
 def _time(theirs: str, ours: str) -> list[Row]:
     parts = zip(("hidden", "out"), (1, 2))
     return [row for ours_, i in parts for row in linear(f"{theirs}.timestep_embedder.linear_{i}", f"{ours}/{ours_}")]
 
 
 def _block(theirs: str, ours: str, changes: bool, noise: bool = False, timed: bool = False) -> list[Row]:
-    rows = [row for i in (1, 2) for row in _conv(f"{theirs}.conv{i}", f"{ours}/conv_{i}")]
+    rows = [row for i in (1, 2) for row in video_conv(f"{theirs}.conv{i}", f"{ours}/conv_{i}")]
     if noise:
         rows += [Row(f"{theirs}.per_channel_scale{i}", f"{ours}/noise_{i}", CHANNELS) for i in (1, 2)]
     if timed:
@@ -72,19 +68,19 @@ def _block(theirs: str, ours: str, changes: bool, noise: bool = False, timed: bo
     if changes:
         rows += [Row(f"{theirs}.norm3.weight", f"{ours}/norm_shortcut/scale")]
         rows += [Row(f"{theirs}.norm3.bias", f"{ours}/norm_shortcut/bias")]
-        rows += _conv(f"{theirs}.conv_shortcut", f"{ours}/shortcut")
+        rows += video_conv(f"{theirs}.conv_shortcut", f"{ours}/shortcut")
     return rows
 
 
 def _encoder(module: AutoencoderKLLTX) -> list[Row]:
-    rows = _conv("encoder.conv_in", "encoder/conv_in") + _conv("encoder.conv_out", "encoder/conv_out")
+    rows = video_conv("encoder.conv_in", "encoder/conv_in") + video_conv("encoder.conv_out", "encoder/conv_out")
     for i, how in enumerate(module.halve):
         theirs = f"encoder.down_blocks.{i}"
         for j in range(module.layers[i]):
             rows += _block(f"{theirs}.resnets.{j}", f"encoder/level_{i}_block_{j}", False)
         if how:
             inner = "" if how == "conv" else "/conv"
-            rows += _conv(f"{theirs}.downsamplers.0{inner.replace('/', '.')}", f"encoder/halve_{i}{inner}")
+            rows += video_conv(f"{theirs}.downsamplers.0{inner.replace('/', '.')}", f"encoder/halve_{i}{inner}")
         if how in ("", "conv") and module.widths[i] != module.widths[i + 1]:
             rows += _block(f"{theirs}.conv_out", f"encoder/widen_{i}", True)
     for j in range(module.layers[-1]):
@@ -93,7 +89,7 @@ def _encoder(module: AutoencoderKLLTX) -> list[Row]:
 
 
 def _decoder(module: AutoencoderKLLTX) -> list[Row]:
-    rows = _conv("decoder.conv_in", "decoder/conv_in") + _conv("decoder.conv_out", "decoder/conv_out")
+    rows = video_conv("decoder.conv_in", "decoder/conv_in") + video_conv("decoder.conv_out", "decoder/conv_out")
     if module.timed:
         rows += [Row("decoder.timestep_scale_multiplier", "decoder/clock")]
         rows += [Row("decoder.scale_shift_table", "decoder/final_table")]
@@ -113,7 +109,7 @@ def _decoder(module: AutoencoderKLLTX) -> list[Row]:
         if module.narrowing[level] == 1 and width != entering:
             rows += _block(f"{theirs}.conv_in", f"decoder/narrow_{level}", True, module.noise[level])
         if module.double[level]:
-            rows += _conv(f"{theirs}.upsamplers.0.conv", f"decoder/double_{level}/conv")
+            rows += video_conv(f"{theirs}.upsamplers.0.conv", f"decoder/double_{level}/conv")
         entering = width
     return rows
 
@@ -214,12 +210,8 @@ def _statistics(module: AutoencoderKLLTX) -> dict[str, Computed]:
     }
 
 
-def _example(module: AutoencoderKLLTX) -> tuple:
-    return (array(1, 1 + module.time_factor, module.factor, module.factor, module.picture_channels),)
-
-
 FAMILY = CONFIG.family(
-    _example,
+    video,
     {"diffusers": lambda module: _encoder(module) + _decoder(module)},
     computed=_statistics,
     varied=_varied,

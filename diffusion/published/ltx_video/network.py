@@ -34,18 +34,13 @@ from diffusion.models.layers.embeddings import TimestepEmbedding
 from diffusion.models.layers.joint_conditions import check_text
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers
 from diffusion.models.layers.norms import layer_norm, rms_norm
+from diffusion.models.layers.pixart_block import small, table
 from diffusion.models.layers.stacks import Layered, single_stack
 from diffusion.models.layers.wide_attention import WideAttention
 
 CELL = (8, 32, 32)  # frames, rows and columns of the video in one latent
 SPAN = (20, 2048, 2048)  # seconds, rows and columns after which a position is 1
 RATE = 25.0
-small = nn.initializers.normal(0.02)
-
-
-def _table(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    """Gaussian vectors whose expected squared length is one."""
-    return jax.random.normal(key, shape) / shape[-1] ** 0.5
 
 
 def ltx_angles(seconds: jax.Array, rows: int, columns: int, width: int) -> jax.Array:
@@ -101,7 +96,7 @@ class LTXBlock(nn.Module):
         self, x: jax.Array, c: jax.Array, text: jax.Array, bias: jax.Array | None, angles: jax.Array
     ) -> tuple[jax.Array, None]:
         width = x.shape[-1]
-        vectors = c + self.param("table", _table, (6, width)).astype(c.dtype)
+        vectors = c + self.param("table", table, (6, width)).astype(c.dtype)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (_each(vectors[:, :, i], x) for i in range(6))
         attend = lambda name: WideAttention(self.heads, 1e-5, self.attention, self.dtype, name=name)
         read = rms_norm(x) * (1 + scale_a) + shift_a
@@ -189,7 +184,7 @@ class LTXVideo(Layered, Backbone):
         c = nn.DenseGeneral((6, self.width), dtype=self.dtype, kernel_init=small, name="modulation")(nn.silu(embedding))
 
         def output(tokens: jax.Array) -> jax.Array:
-            final = embedding[:, :, None] + self.param("final_table", _table, (2, self.width)).astype(embedding.dtype)
+            final = embedding[:, :, None] + self.param("final_table", table, (2, self.width)).astype(embedding.dtype)
             shift, scale = (_each(final[:, :, i], tokens) for i in range(2))
             tokens = layer_norm(tokens) * (1 + scale) + shift
             # In float32: bfloat16 would round the output to 8 bits.

@@ -3,7 +3,7 @@
 The encoder's layers are in one list with one count: blocks, and the convolutions that halve.
 """
 
-__all__ = []
+__all__ = ["video", "video_conv"]
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,6 +31,11 @@ WAN = {  # mean and deviation of the channels of Wan 2.1's latents, which the co
 }  # fmt: skip
 HALVINGS = schema.several(schema.like(True), 0, 16)
 NUMBERS = schema.several(schema.number(), 1)
+
+
+def video_conv(theirs: str, ours: str) -> list[Row]:
+    """A causal convolution of videos, which diffusers has within a module."""
+    return linear(f"{theirs}.conv", ours, VIDEO)
 
 
 def _norm(theirs: str, ours: str, layout: Layout = VIDEO_SCALE) -> Row:
@@ -226,11 +231,12 @@ QWEN_CONFIG = FieldTable(
 )
 
 
-def _video(module: AutoencoderKLVideo) -> tuple:
+def video(module: Any) -> tuple:
+    """A small video of an autoencoder."""
     return (array(1, 1 + module.time_factor, module.factor, module.factor, module.picture_channels),)
 
 
 FAMILIES = {
-    "AutoencoderKLWan": CONFIG.family(_video, {"diffusers": _rows}, published={"Wan 2.1": {}}),
-    "AutoencoderKLQwenImage": QWEN_CONFIG.family(_video, {"diffusers": _rows}),
+    "AutoencoderKLWan": CONFIG.family(video, {"diffusers": _rows}, published={"Wan 2.1": {}}),
+    "AutoencoderKLQwenImage": QWEN_CONFIG.family(video, {"diffusers": _rows}),
 }

@@ -33,17 +33,12 @@ from diffusion.models.layers.joint_conditions import check_text
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
+from diffusion.models.layers.pixart_block import small, table
 from diffusion.models.layers.rotary import axis_angles, turn
 from diffusion.models.layers.scan import keep_narrow
 from diffusion.models.layers.stacks import Layered, single_stack
 
 PATCH = 2  # side of a patch, which is of one frame
-small = nn.initializers.normal(0.02)
-
-
-def _table(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    """Gaussian vectors whose expected squared length is one."""
-    return jax.random.normal(key, shape) / shape[-1] ** 0.5
 
 
 class WanAttention(nn.Module):
@@ -121,7 +116,7 @@ class WanBlock(nn.Module):
         entering: bool = False,
     ) -> tuple[jax.Array, None]:
         width = x.shape[-1]
-        vectors = c + self.param("table", _table, (6, width)).astype(c.dtype)
+        vectors = c + self.param("table", table, (6, width)).astype(c.dtype)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (vectors[:, :, i] for i in range(6))
         attend = lambda name: WanAttention(self.heads, self.attention, self.dtype, name=name)
         read = _modulated(x, shift_a, scale_a)
@@ -264,8 +259,8 @@ class Wan(Layered, Backbone):
         fields = (self.heads, self.hidden, self.text_norm, self.attention, self.dtype)
 
         def output(tokens: jax.Array) -> jax.Array:
-            table = self.param("final_table", _table, (2, self.width)).astype(embedding.dtype)
-            tokens = _modulated(tokens, embedding + table[0], embedding + table[1])
+            final = self.param("final_table", table, (2, self.width)).astype(embedding.dtype)
+            tokens = _modulated(tokens, embedding + final[0], embedding + final[1])
             # In float32: bfloat16 would round the output to 8 bits.
             outputs = PATCH**2 * self.channels
             final = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
