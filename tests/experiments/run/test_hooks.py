@@ -48,3 +48,6 @@ def test_an_evaluation_follows_one_sample_of_each_class(tmp_path, monkeypatch, c
     np.testing.assert_array_equal(calls["trajectory"][1], followed)
     np.testing.assert_array_equal(calls["trajectory"][2], 3_000_000 + followed)
     assert set(hooks.previews(tmp_path, 7)) == {"samples", "trajectory"} and not hooks.previews(tmp_path, 6)
+    monkeypatch.setattr(hooks.generate, "generator", lambda *_: generate.Generator(images, None, None))
+    hooks.evaluation(recipe, tmp_path, None)("params", 8, preemption.StopRequest())
+    assert set(hooks.previews(tmp_path, 8)) == {"samples"}  # of a driver that does not show its steps
