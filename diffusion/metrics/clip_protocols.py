@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from diffusion.io import limits
@@ -222,10 +223,8 @@ def space(protocol: ClipProtocol, network: ClipNetwork) -> Space:
     """
 
     def extract(clips: np.ndarray) -> dict[str, np.ndarray]:
-        parts = []
-        for start in range(0, len(clips), BATCH):  # resized clips are larger: few at once
-            parts.append(chunks.applied(network.features, prepared(protocol, clips[start : start + BATCH]), BATCH))
-        return {"features": np.concatenate(parts)}
+        features = lambda few: network.features(jnp.asarray(prepared(protocol, few)))  # resized clips are larger
+        return {"features": chunks.applied(features, clips, BATCH)}
 
     identity = {
         "features": network.name,

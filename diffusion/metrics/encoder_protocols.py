@@ -14,7 +14,6 @@ To add one: a line in PROTOCOLS.
 
 __all__ = ["Encoder", "EncoderProtocol", "described", "load", "prepared", "record", "space"]
 
-import functools
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -301,11 +300,8 @@ def space(encoder: Encoder) -> Space:
             return protocol.features(encoder.module, params, images)
 
     def extract(images: np.ndarray) -> dict[str, np.ndarray]:
-        network = functools.partial(features, encoder.params)
-        parts = []
-        for start in range(0, len(images), BATCH):  # resized images are larger: few at once
-            parts.append(chunks.applied(network, prepared(protocol, images[start : start + BATCH]), BATCH))
-        return {"features": np.concatenate(parts)}
+        network = lambda few: features(encoder.params, prepared(protocol, few))  # resized images are larger
+        return {"features": chunks.applied(network, images, BATCH)}
 
     identity = {
         "features": protocol.network,
