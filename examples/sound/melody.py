@@ -1,14 +1,18 @@
 """A melody of notes of a trained run: each is a sample of its own at the requested pitch."""
 
+import pathlib
 from collections.abc import Callable
 
 import numpy as np
 
+from diffusion import sound
+from diffusion.experiments.evaluation import plots
 from diffusion.sound import instruments
 from examples.sound.judge import RATE
 
 BEAT = 0.42  # seconds
 FADE = 0.04  # seconds, in which a note that ends gives way to the next
+HIGHEST = 2000  # Hz of the picture
 TUNE = (  # Beethoven, the theme of "An die Freude": (semitones above C 4, beats)
     *((4, 1), (4, 1), (5, 1), (7, 1), (7, 1), (5, 1), (4, 1), (2, 1), (0, 1), (0, 1), (2, 1), (4, 1)),
     *((4, 1.5), (2, 0.5), (2, 2)),
@@ -67,3 +71,22 @@ def played(play: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
     both[: len(lead)] += lead
     both[: len(lines["pluck"])] += 0.7 * lines["pluck"]
     return 0.9 * both / np.abs(both).max()
+
+
+def draw(tune: np.ndarray, sample_rate: int, path: pathlib.Path) -> None:
+    """Draws the spectrogram of a melody up to 2 kHz, from -80 to 0 dB.
+
+    Args:
+        tune: waveform `[L]`.
+        sample_rate: samples a second, in Hz.
+        path: the PNG file.
+    """
+    window, hop = 2048, 256
+    levels = np.abs(sound.stft(np.pad(tune, (0, -len(tune) % hop)), window, hop))
+    decibels = 20 * np.log10(np.maximum(levels, 1e-4)).T[: 1 + HIGHEST * window // sample_rate]
+    figure = plots.blank(9, 3, layout="constrained")
+    axes = figure.subplots()
+    extent = (0, len(tune) / sample_rate, 0, HIGHEST / 1000)
+    axes.imshow(decibels, origin="lower", aspect="auto", extent=extent, vmin=-80, vmax=0, cmap="magma")
+    axes.set(xlabel="s", ylabel="kHz")
+    plots.save(figure, path)

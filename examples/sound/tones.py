@@ -116,7 +116,7 @@ def main(argv: list[str]) -> None:
     write_notes(play(real.labels, real.pitches), out, "samples")
     tune = melody.played(lambda labels, pitches: play(labels, pitches, first=1000))
     wav.write(out / "melody.wav", tune, SOUND.sample_rate)
-    sound_files.draw(SOUND._replace(length=len(tune)), tune[None], np.zeros(1, int), ("melody",), out / "melody.png")
+    melody.draw(tune, SOUND.sample_rate, out / "melody.png")
     figures = report.software() | measure(play, flags.FLAGS.number)
     (out / "report.json").write_text(json.dumps(figures, indent=1) + "\n")
     print(json.dumps(figures, indent=1))

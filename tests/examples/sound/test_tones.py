@@ -95,3 +95,14 @@ def test_a_played_melody_has_the_pitches_that_were_asked_for():
     assert np.abs(tune).max() == pytest.approx(0.9)
     third = tune[int(2.15 * melody.BEAT * judge.RATE) : int(2.95 * melody.BEAT * judge.RATE)]  # F 4
     assert abs(sound.cents(sound.yin(third, judge.RATE), melody.hertz(5))) < 5
+
+
+def test_the_melodys_picture_goes_up_to_two_kilohertz(tmp_path, monkeypatch):
+    """A tone of 1 kHz is the line in the middle of the picture, of the whole length."""
+    seen = []
+    monkeypatch.setattr(melody.plots, "save", lambda figure, path: seen.append(figure.axes[0].images[0]))
+    time = np.arange(2 * judge.RATE) / judge.RATE
+    melody.draw(np.sin(2 * np.pi * 1000 * time), judge.RATE, tmp_path / "melody.png")
+    (image,) = seen
+    levels = image.get_array()
+    assert image.get_extent() == [0, 2, 0, 2] and (levels[:, 4:-4].argmax(0) == len(levels) // 2).all()
