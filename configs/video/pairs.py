@@ -1,6 +1,6 @@
 """Text to video on clips of one or two moving shapes, on pixels.
 
-    python -m examples.video.demo --config=video/pairs --workdir=runs/pairs --processes=14     # on a GPU
+    python -m examples.video.demo --config=video/pairs --workdir=runs/pairs --config.data.processes=14     # on a GPU
 
 Clips of 16 frames of 48 x 48 pixels. A space-time transformer works on patches of 6 x 6 pixels of 2 frames, and
 predicts the clip. It reads the words of each shape, and a time for each frame: six of ten examples are whole clips, the

@@ -1,13 +1,13 @@
 """The data of a config: the source that `config.data.source` names, at a split."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffusion.data import latent_cache, sources
 from diffusion.data.sources import python_objects
 from diffusion.data.sources.streams import Stream
-from diffusion.recipe import names, picture_sizes
+from diffusion.recipe import extensions, names, picture_sizes
 from diffusion.recipe.config_errors import ConfigError
 from diffusion.recipe.entries import call
 from diffusion.recipe.recipe import Recipe
@@ -37,6 +37,13 @@ def open_settings(settings: Mapping, split: str, seed: int = 0) -> sources.Sourc
     """
     varied = picture_sizes.varied({"data": settings})
     return _opened(settings["source"], split, settings["name"], settings["dir"], varied, seed)
+
+
+def reopen(settings: Mapping, split: str, seed: int, extended: Sequence[str]) -> sources.Source:
+    """Opens what `open_settings` opens, in another process, which first runs the user's own code, see `extensions`."""
+    for name in extended:
+        extensions.extend(name)
+    return open_settings(settings, split, seed)
 
 
 def _opened(

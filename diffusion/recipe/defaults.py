@@ -59,6 +59,7 @@ def defaults() -> ConfigDict:
                 "split": "train",
                 "augment": (),  # e.g. ({"name": "flip"}, {"name": "crop", "padding": 4})
                 "threads": 2,  # threads that read and decode
+                "processes": 0,  # worker processes that read and decode in their place, for a GPU; 0: none
                 "damaged": "stop",  # what a damaged record does; or "skip": the next sound one replaces it
                 "changed": "stop",  # what other examples do when a run resumes; or "accept"
                 "shape": placeholder(tuple),  # shape of an example, of any rank; None: the data's

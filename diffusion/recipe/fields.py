@@ -70,6 +70,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.name": (bool, 'a dataset\'s name, e.g. "digits" or "cifar10"'),
     "data.split": (bool, 'a split\'s name, e.g. "train"'),
     "data.threads": (lambda v: 0 <= v <= 1024, "in [0, 1024]; 0 reads in the main thread"),
+    "data.processes": (lambda v: 0 <= v <= 1024, "in [0, 1024]; 0 reads in threads of the run's process"),
     "data.damaged": (lambda v: v in pipeline.DAMAGED, '"stop" or "skip"'),
     "data.changed": (lambda v: v in ("stop", "accept"), '"stop" or "accept"'),
     "data.buckets.area": (lambda v: 0 <= v <= 2**26, "in [0, 2^26]; 0 for pictures of one size"),

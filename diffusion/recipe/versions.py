@@ -210,4 +210,5 @@ MIGRATIONS: list[Callable[[Fields], None]] = [
     _module_of_hugging_face,
     _modules_of_mathematics,
     _package_of_recipes,
+    _adds("data", "processes", 0),
 ]

@@ -4,7 +4,7 @@
     python -m examples.video.demo --config=video/drawings:tiny --workdir=runs/video_tiny --number=4
     python -m examples.video.demo --config=video/drawings --workdir=runs/video --prompt="a red star bounces"
     python -m examples.video.demo --config=video/latents --workdir=runs/video_latents    # an autoencoder first
-    python -m examples.video.demo --config=video/pairs --workdir=runs/pairs --processes=14   # one or two shapes; a GPU
+    python -m examples.video.demo --config=video/pairs --workdir=runs/pairs --config.data.processes=14    # a GPU
 
     WORKDIR/denoiser    a run of diffusion train
     WORKDIR/report      report.json, report.md, and the clips as GIF (and MP4, where PyAV is installed)
@@ -26,7 +26,6 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_enum("until", "report", ["autoencoder", "denoiser", "report"], "the last stage")
     flags.DEFINE_integer("number", 1000, "clips of each kind of caption in the report", lower_bound=4)
     flags.DEFINE_multi_string("prompt", [], "a caption whose clips are made in place of the report")
-    flags.DEFINE_integer("processes", 0, "that draw the clips of video/pairs before it trains; 0: none", lower_bound=0)
     flags.DEFINE_integer("n", 4, "clips of each prompt", lower_bound=1)
     flags.mark_flags_as_required(["config", "workdir"])
     command_line.begin()
@@ -42,7 +41,6 @@ import numpy as np
 
 from diffusion.data import latent_cache
 from diffusion.data.shapes import motions
-from diffusion.data.sources import made_drawings
 from diffusion.experiments import train
 from diffusion.experiments.evaluation import report
 from diffusion.experiments.run_folder import workdir
@@ -58,7 +56,7 @@ OTHERS = 1000  # real clips that distances are taken to
 
 def run(
     config: Any, folder: str | pathlib.Path, command: str = "the same command", until: str = "report",
-    number: int = 1000, processes: int = 0,
+    number: int = 1000,
 ) -> int:  # fmt: skip
     """Trains the denoiser and writes the report, as far as that is not done; returns the exit status.
 
@@ -68,8 +66,6 @@ def run(
         command: the command by which a user goes on, for messages.
         until: "autoencoder", "denoiser" or "report".
         number: clips of each kind of caption in the report.
-        processes: processes that draw the training clips of one or two shapes before the training; 0 draws each as it
-            is read.
 
     Raises:
         ConfigError: for a mistake in the config, or data of another size than the judge reads. Others as `train.run`.
@@ -80,9 +76,6 @@ def run(
     if until == "autoencoder" and not on_latents:
         raise ConfigError("--until=autoencoder: this config's denoiser works on pixels. Valid: denoiser or report.")
     pairs = is_of_pairs(config)
-    if processes and not pairs:
-        name = config.data.source.name
-        raise ConfigError(f"--processes={processes}: clips of {name!r} are drawn as they are read. Valid: 0.")
     here = shlex.quote(str(folder))
     began = time.monotonic()
     say = lambda number, what: print(
@@ -95,11 +88,6 @@ def run(
         say(2, f"the latents of the training clips -> {here}/vae, {here}/latents")
         demo_stages.encoded(config, folder)
     say(3 if on_latents else 1, f"the denoiser, diffusion train -> {here}/denoiser")
-    if processes and checkpoints.latest(folder / "denoiser") != config.train.steps:
-        settings = config.data.source.to_dict()
-        del settings["name"]
-        made_drawings.draw_ahead("train", processes, **settings)
-        print(f"drew {settings['number']} clips, after {(time.monotonic() - began) / 60:.1f} min", flush=True)
     if status := train.unless_finished(demo_stages.denoiser_of(config, folder), folder / "denoiser", command):
         return status
     if until == "denoiser":
@@ -250,7 +238,7 @@ def main(argv: list[str]) -> None:
             print(path)
         return
     command = workdir.command("python -m examples.video.demo")
-    sys.exit(run(values.config, folder, command, values.until, values.number, values.processes))
+    sys.exit(run(values.config, folder, command, values.until, values.number))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 
 from diffusion import pytrees
 from diffusion.data import buckets, captions, feature_cache, latent_cache, pipeline, sources
-from diffusion.data.sources import python_objects
+from diffusion.data.sources import process_records, python_objects
 from diffusion.data.sources.streams import Stream
 from diffusion.data.stream_batches import StreamBatches
 from diffusion.data.transforms import Augmentation
@@ -22,8 +23,9 @@ from diffusion.experiments.run.conditioned_latents import Beside
 from diffusion.experiments.sampling import autoencoder_folders, encoder_features
 from diffusion.models import facts
 from diffusion.objectives import Moves, Restores
-from diffusion.recipe import ConfigError, data, null_condition, picture_sizes, symbol_runs
+from diffusion.recipe import ConfigError, data, extensions, null_condition, picture_sizes, symbol_runs
 from diffusion.recipe.recipe import Recipe
+from diffusion.recipe.values import plain
 from diffusion.training.runtime import agreement
 
 CHECKED = 256  # number of records that are checked to lie on the manifold
@@ -161,13 +163,17 @@ def open_examples(recipe: Recipe) -> Examples:
         ConfigError: if the data are missing, or a cache of other pictures or of another autoencoder than the config's.
     """
     config = recipe.config
-    if recipe.data is not None:
-        return _of_source(recipe, data.open_recipe(recipe))
     settings = config["data"]
+    if recipe.data is not None:
+        if settings["processes"]:
+            raise _no_processes(settings, "the records are those of Python")
+        return _of_source(recipe, data.open_recipe(recipe))
     folder = settings["latents"]["dir"]
     try:
         if not folder:
-            return _of_source(recipe, data.source(config, settings["split"]))
+            return _of_source(recipe, _by_processes(config, data.source(config, settings["split"])))
+        if settings["processes"]:
+            raise _no_processes(settings, "latents are read as they lie")
         cache, spec = latent_cache.open_cache(folder)
         required = settings["latents"]["autoencoder"]
         autoencoder = autoencoder_folders.load(required).record if required else None
@@ -207,7 +213,7 @@ def open_held_out(recipe: Recipe, seed: int, batch_size: int) -> tuple[Examples,
         ConfigError, DamagedRecord: as `open_examples`.
     """
     config = recipe.config.copy_and_resolve_references()
-    config.update({"seed": seed, "train": {"batch_size": batch_size}})
+    config.update({"seed": seed, "train": {"batch_size": batch_size}, "data": {"processes": 0}})
     if recipe.data is not None:
         source = python_objects.source_of(recipe.held_out, recipe.examples.num_classes, "held out")
         return _of_source(recipe, source), config
@@ -215,6 +221,22 @@ def open_held_out(recipe: Recipe, seed: int, batch_size: int) -> tuple[Examples,
     cached = config.data.latents.dir and latent_cache.describe(config.data.latents.dir)
     config.data.split = cached.dataset["split"] if cached else held_out.split_in_the_loop(recipe.config)
     return open_examples(dataclasses.replace(recipe, config=config)), config
+
+
+def _by_processes(config: ConfigDict, source: sources.Source | Stream) -> sources.Source | Stream:
+    """The records of a config's source, read by its worker processes where it has some."""
+    settings = plain(config["data"])
+    if not settings["processes"]:
+        return source
+    if isinstance(source, Stream):
+        raise _no_processes(settings, f"{source.spec.name} is a stream")
+    reopen = functools.partial(data.reopen, settings, settings["split"], config["seed"], tuple(extensions.loaded))
+    return process_records.ProcessRecords(source, reopen, settings["processes"])
+
+
+def _no_processes(settings: Mapping, why: str) -> ConfigError:
+    """The error of worker processes where none can read."""
+    return ConfigError(f"config.data.processes = {settings['processes']}, but {why}. Valid: 0")
 
 
 def _of_source(recipe: Recipe, source: sources.Source | Stream) -> Examples:

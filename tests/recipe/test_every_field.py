@@ -121,8 +121,9 @@ PARTS = {
 # The settings that code outside of diffusion/recipe reads from a recipe's config, of either kind.
 SETTINGS = {
     "seed": 3, "init_from.path": "/", "init_from.include": "blocks", "data.source.name": "arrays",
-    "data.name": "mnist", "data.dir": "/", "data.split": "test", "data.threads": 0, "data.damaged": "skip",
-    "data.changed": "accept", "data.buckets.area": 256 * 256, "data.buckets.multiple": 8, "data.buckets.widest": 2.0,
+    "data.name": "mnist", "data.dir": "/", "data.split": "test", "data.threads": 0, "data.processes": 2,
+    "data.damaged": "skip", "data.changed": "accept", "data.buckets.area": 256 * 256, "data.buckets.multiple": 8,
+    "data.buckets.widest": 2.0,
     "data.latents.dir": "/nowhere", "data.latents.autoencoder": "/nowhere", "data.text.tokenizer": "/nowhere",
     "data.text.dir": "/nowhere", "data.text.prompt": "a dog", "train.steps": 3, "train.batch_size": 4,
     "train.accumulate": 2, "train.log_every": 7, "train.products": "fp8", "checkpoint.every": 7, "checkpoint.keep": 7,

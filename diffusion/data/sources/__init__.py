@@ -17,6 +17,7 @@
 - `preference_pairs`: examples, each beside one that was preferred less.
 - `paced_clips`: clips cut out of longer ones at several frame rates.
 - `streams`: sources without random access.
+- `process_records`: records of any of them, read by worker processes.
 - `table_records`: the reader that all formats of files share; `columns`: the columns of the example, label and text.
 - `splits`: the parts of a source of files; `spec`: the description of a source's records.
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         parquet_files as parquet_files,
         picture_files as picture_files,
         preference_pairs as preference_pairs,
+        process_records as process_records,
         protein_chains as protein_chains,
         python_objects as python_objects,
         record_files as record_files,
@@ -67,7 +69,6 @@ if TYPE_CHECKING:
     from diffusion.data.sources.file_streams import parquet_stream as parquet_stream, tar_stream as tar_stream
     from diffusion.data.sources.made_drawings import (
         arranged_drawings as arranged_drawings,
-        draw_ahead as draw_ahead,
         drawings as drawings,
         moving_drawings as moving_drawings,
         moving_pairs as moving_pairs,

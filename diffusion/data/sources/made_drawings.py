@@ -1,13 +1,11 @@
 """Drawings of shapes, drawn when a record is read: with exact controls, with silent captions, or in motion."""
 
 __all__ = [
-    "AHEAD",
     "SILENT",
     "SPELLED",
     "Described",
     "Drawings",
     "arranged_drawings",
-    "draw_ahead",
     "drawings",
     "moving_drawings",
     "moving_pairs",
@@ -15,8 +13,6 @@ __all__ = [
 ]
 
 import functools
-import inspect
-import multiprocessing
 import string
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,9 +27,6 @@ SPELLING_SEED = 2031  # the seed of `spelled_drawings`
 SPLITS = ("train", "test")
 SILENT = "a picture"
 """Caption that says nothing of its picture."""
-AHEAD: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-"""Records that `draw_ahead` has drawn, by the arguments of their source."""
-_RUN = 128  # clips that a process draws at a time
 SPELLED = (3, 4)
 """Lengths of the words of random letters in `spelled_drawings`, in letters: those of `shapes.scenes.WORDS`."""
 
@@ -257,7 +250,7 @@ def moving_pairs(
 
     A record is {"image": uint8 [F, side, side, 3], "caption": text, "condition": {"vector": float32 [56]}}. The vector
     says what words each of the two phrases of the caption has (`motions.words_of_both`); of two shapes the first one
-    is in the upper half. A turning shape begins at any angle.
+    is in the upper half. A turning shape begins at any angle. A clip takes 11 ms to draw, and stays in memory then.
 
     Args:
         split: "train", "test", or "withheld", whose pairs of a shape and a motion, or of a colour, train never shows.
@@ -273,40 +266,7 @@ def moving_pairs(
     from diffusion.data.shapes import motions
 
     setting = _setting(radii, span, frames)._replace(tilted=True)
-    drawn = AHEAD.get(_key(split, frames, side, number, radii, span))
-    return _described(split, frames, side, number, setting, motions.words_of_both, drawn)
-
-
-def draw_ahead(split: str, processes: int, **arguments: Any) -> None:
-    """Draws all clips of `moving_pairs` at once, in several processes, for every later opening in this process.
-
-    The records are the same ones; they take number * frames * side^2 * 3 bytes of memory, and reading takes next to no
-    time, as a run on a GPU needs.
-
-    Args:
-        split: the split, as in `moving_pairs`.
-        processes: the number of processes that draw, at least 1.
-        **arguments: the other arguments of `moving_pairs`.
-    """
-    stated = inspect.signature(moving_pairs).bind(split, **arguments)
-    stated.apply_defaults()
-    number = len(moving_pairs(split, **arguments))
-    runs = [(split, arguments, first, min(first + _RUN, number)) for first in range(0, number, _RUN)]
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:  # a fork of JAX's threads may wait for ever
-        clips = [clip for run in pool.imap(_drawn, runs) for clip in run]
-    AHEAD[_key(**stated.arguments)] = clips
-
-
-def _key(split: str, frames: int, side: int, number: int, radii: Sequence[float], span: int) -> tuple[Any, ...]:
-    """The key in `AHEAD` of the clips of `moving_pairs` with these arguments."""
-    return split, frames, side, number, tuple(radii), span
-
-
-def _drawn(run: tuple[str, dict[str, Any], int, int]) -> list[dict[str, Any]]:
-    """The records of some rows of `moving_pairs`."""
-    split, arguments, first, end = run
-    source = moving_pairs(split, **arguments)
-    return [source[row] for row in range(first, end)]
+    return _described(split, frames, side, number, setting, motions.words_of_both, kept=True)
 
 
 def _setting(radii: tuple[float, float], span: int, frames: int) -> Any:
@@ -328,9 +288,9 @@ def _described(
     number: int,
     setting: Any,
     words: Callable[[str], np.ndarray],
-    drawn: Sequence[dict[str, Any]] | None = None,
+    kept: bool = False,
 ) -> Described:
-    """Clips whose condition is the vector of their caption's words; `drawn` are their records, if they are there."""
+    """Clips whose condition is the vector of their caption's words; `kept` ones stay in memory once they are drawn."""
     from diffusion.data.shapes import motions
 
     condition_of = lambda caption: {"vector": words(caption)}
@@ -340,6 +300,6 @@ def _described(
         record = {"image": motions.shrunk(clip.frames, side), "caption": clip.caption}
         return {**record, "condition": condition_of(clip.caption)}
 
-    drawings = Drawings(split, number, drawn.__getitem__ if drawn else make, tuple(motions.STREAMS))
+    drawings = Drawings(split, number, functools.cache(make) if kept else make, tuple(motions.STREAMS))
     caption = lambda row: motions.caption(split, row, frames, setting=setting)
     return Described(drawings, split, condition_of, caption)

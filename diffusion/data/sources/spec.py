@@ -44,6 +44,9 @@ class DamagedRecord(ValueError):
         self.why, self.mend = why, mend
         super().__init__(f"{why} {mend}, or leave such records out by --config.data.damaged=skip." if mend else why)
 
+    def __reduce__(self) -> tuple[type["DamagedRecord"], tuple[str, str]]:
+        return DamagedRecord, (self.why, self.mend)
+
     def where_none_is_left_out(self) -> "DamagedRecord":
         """The same error for a run that needs every record."""
         return DamagedRecord(f"{self.why} {self.mend}." if self.mend else self.why)

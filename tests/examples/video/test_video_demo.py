@@ -8,7 +8,6 @@ import pytest
 
 from diffusion import samplers
 from diffusion.data.shapes import drawing, motions, scenes
-from diffusion.data.sources import made_drawings
 from diffusion.data.transforms import to_uint8
 from diffusion.experiments.run import examples
 from diffusion.experiments.sampling import trained_run
@@ -198,9 +197,6 @@ def test_a_demo_on_latents_is_checked_before_anything_is_trained(tmp_path):
             video_demo.check(wrong)
     with pytest.raises(ConfigError, match="--until=autoencoder: this config's denoiser works on pixels"):
         video_demo.run(load("video/drawings:tiny"), tmp_path, until="autoencoder")
-    for recipe in ("video/drawings:tiny", "video/latents:tiny"):
-        with pytest.raises(ConfigError, match="--processes=2: clips of 'moving_drawings' are drawn as they are read"):
-            video_demo.run(load(recipe), tmp_path, processes=2)
 
 
 @pytest.mark.slow
@@ -261,12 +257,11 @@ def test_clips_of_one_or_two_shapes_are_checked_before_anything_is_trained():
 
 
 @pytest.mark.slow
-def test_the_command_trains_on_pairs_and_reports(tmp_path, monkeypatch):
+def test_the_command_trains_on_pairs_and_reports(tmp_path):
     """A tiny model without a judge, and a clip of two shapes by their caption."""
     config, folder = load("video/pairs:tiny"), tmp_path / "run"
-    monkeypatch.setattr(made_drawings, "AHEAD", {})
-    assert video_demo.run(config, folder, number=4, processes=1) == 0
-    assert len(made_drawings.AHEAD) == 1
+    config.data.processes = 1
+    assert video_demo.run(config, folder, number=4) == 0
     report = (folder / "report" / "report.md").read_text()
     for kind, title in pairs_report.KINDS.items():
         assert f"{title}: frames in which the asked shape" in report

@@ -1,12 +1,14 @@
 """Every source in a run from a config: it trains, goes on bit for bit, and makes samples of its examples' form."""
 
 import shutil
+import types
 
 import jax
 import numpy as np
 import pytest
 
 from diffusion.experiments import train as training
+from diffusion.experiments.run import examples
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling.run_samples import sample
 from diffusion.recipe import ConfigError, checks, names
@@ -156,6 +158,36 @@ def test_a_mixture_of_folders_of_several_sizes(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "sizes near 4 x 4 x 3" in said and "a step of 2 x 8 pictures is compiled" in said
     assert goes_on_as_it_would_have(tmp_path / "run")
+
+
+@pytest.mark.slow  # two processes import the library; what they read: tests/data/sources/test_process_records.py
+def test_worker_processes_change_nothing_of_a_run(tmp_path):
+    source = stored.class_folders(tmp_path / "data")
+    for processes in (0, 2):
+        assert training.run(config_of(source, **{"data.processes": processes}), tmp_path / str(processes)) == 0
+    both = [checkpoints.load_params(tmp_path / processes)[0] for processes in "02"]
+    jax.tree.map(np.testing.assert_array_equal, *both)
+    assert (tmp_path / "0/metrics.jsonl").read_text() == (tmp_path / "2/metrics.jsonl").read_text()
+
+
+def test_worker_processes_are_refused_where_they_cannot_read(tmp_path):
+    stream = stored.tar_shards(tmp_path / "data") | {"name": "tar_stream", "classes": stored.NAMES, "window": 3}
+    cached = {"data.latents.dir": "latents"}
+    for source, fields, why in (
+        (stream, {}, ".* is a stream"),
+        ({"name": "spirals"}, cached, "latents are read as they lie"),
+    ):
+        recipe = types.SimpleNamespace(data=None, config=config_of(source, **{"data.processes": 2, **fields}))
+        with pytest.raises(ConfigError, match=rf"config\.data\.processes = 2, but {why}\. Valid: 0"):
+            examples.open_examples(recipe)
+
+
+def test_worker_processes_cannot_read_the_records_of_python():
+    recipe = types.SimpleNamespace(data=[], config={"data": {"processes": 1}})
+    with pytest.raises(
+        ConfigError, match=r"config\.data\.processes = 1, but the records are those of Python\. Valid: 0"
+    ):
+        examples.open_examples(recipe)
 
 
 def test_a_source_without_sizes_has_no_buckets(tmp_path):

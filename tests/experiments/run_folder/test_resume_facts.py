@@ -22,7 +22,8 @@ from tests import shared_programs
 PAGE = pathlib.Path(__file__).parents[3] / "docs" / "tasks" / "resume_elsewhere.md"
 FIELDS = {field: value for field, value in flattened(plain(defaults())).items() if field != "data.source.name"}
 FREE = {  # written by hand, beside the table: a field that comes is refused until somebody says otherwise
-    *("train.steps", "train.log_every", "data.dir", "data.threads", "data.damaged", "data.changed", "base.path"),
+    *("train.steps", "train.log_every", "data.dir", "data.threads", "data.processes"),
+    *("data.damaged", "data.changed", "base.path"),
     *("data.latents.dir", "data.latents.autoencoder", "data.text.tokenizer", "data.text.dir", "data.text.prompt"),
     *(field for field in FIELDS if field.split(".")[0] in ("checkpoint", "evaluate", "sample", "mesh")),
 }
@@ -38,6 +39,7 @@ CHANGES = {  # of each row of the table that the digits can show, in the second 
     "evaluate.*": {"evaluate.every": 1, "evaluate.number": 10, "evaluate.split": "validation"},
     "sample.*": {"sample.steps": 2, "sample.seed": 1, "sample.sampler": {"name": "euler"}},
     "data.threads": {"data.threads": 3},
+    "data.processes": {"data.processes": 2},
     "data.damaged": {"data.damaged": "skip"},
     "data.changed": {"data.changed": "accept"},
 }
