@@ -258,7 +258,7 @@ def in_nats(
         teacher: the use of a trained network.
         hollow: whether the network must say of each position what the others tell.
         last_layer: whether the loss computes the network's last layer.
-        causal: number of positions of a block that a block-causal network must have; 0: any.
+        causal: number of positions of a block that a block-causal network must have; 0: the network must be none.
         heads: networks that train with the model, by name.
     """
 

@@ -36,8 +36,8 @@ class Trained(NamedTuple):
         schedule: whether values under different schedules can be compared, so that the objective may train one.
         hollow: whether it must say of each position what the other positions tell.
         last_layer: whether the loss computes the last layer itself, from what a call with `states=True` returns.
-        causal: number of positions of a block that is trained beside earlier ones, which a block-causal network must
-            have too; 0: any network serves.
+        causal: number of positions of a block that is trained beside clean earlier ones, which a block-causal network
+            must have too; 0: no block is, so that no block-causal network serves. None: any network serves.
     """
 
     name: str = "model"
@@ -49,7 +49,7 @@ class Trained(NamedTuple):
     schedule: bool = False
     hollow: bool = False
     last_layer: bool = False
-    causal: int = 0
+    causal: int | None = None
 
     def check(self, network: Any) -> None:
         """Refuses a network of another kind, or one that is called otherwise, as `Objective.check_network`.
@@ -80,6 +80,12 @@ class Trained(NamedTuple):
                 "what that layer reads. Valid: chunk = 0, or a network whose calls take states, e.g. symbol_transformer"
             )
         causal = getattr(network, "causal", 0)
+        if self.causal == 0 and causal:
+            raise ValueError(
+                f"the objective trains all positions at one time, but the network sees blocks of {causal} (its "
+                "causal), so that samples are made block by block beside clean earlier ones, which are not trained. "
+                f"Valid: causal = 0, or block_diffusion with block = {causal}"
+            )
         if self.causal and causal not in (0, self.causal):
             raise ValueError(
                 f"the objective trains blocks of {self.causal} positions (its block), but the network sees blocks of "

@@ -283,6 +283,19 @@ def test_blocks_of_the_objective_are_those_that_a_block_causal_network_sees(text
             validated(block, causal)
 
 
+@pytest.mark.parametrize("name", ["masked_diffusion", "score_entropy", "discrete_flow_matching"])
+def test_a_block_causal_network_trains_by_blocks_alone(text, name):
+    """Its samples are made block by block beside clean earlier ones."""
+    objective = {"name": name, "process": MASKS, "density": {"name": "uniform_density"}, "wrappers": ()}
+    checks.validate(config_of(text, **{"objective": objective, "model.causal": 0}))
+    with pytest.raises(
+        ConfigError,
+        match=rf"config\.objective\.name = '{name}': the objective trains all positions at one time, .*sees blocks of "
+        r"4 .*Valid: causal = 0, or block_diffusion with block = 4",
+    ):
+        checks.validate(config_of(text, **{"objective": objective, "model.causal": 4}))
+
+
 def test_a_run_in_chunks_has_no_array_of_all_positions_and_all_symbols():
     """50,000 symbols at 64 positions: the compiled train step of a run holds chunks of 8 positions."""
     size, length = 50_000, 64
