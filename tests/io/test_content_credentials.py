@@ -126,10 +126,11 @@ def test_reading_fetches_nothing(signer, tmp_path):
     assert not requests
 
 
-def test_a_file_that_is_too_large_is_not_read(signed, monkeypatch):
-    monkeypatch.setattr(content_credentials, "LARGEST", 100)
-    with pytest.raises(ValueError, match=r"0\.png has .*at most 100 B are read"):
-        content_credentials.read(signed)
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    with open(tmp_path / "0.png", "wb") as file:
+        file.truncate(8192 * 8192 * 4 + 1)
+    with pytest.raises(ValueError, match=r"0\.png has .*at most 256 MiB are read"):
+        content_credentials.read(tmp_path / "0.png")
 
 
 def test_what_a_stranger_signed_is_shown_without_control_characters(signer, tmp_path, monkeypatch):
@@ -176,6 +177,7 @@ def test_the_signed_statement_has_a_checksum_of_all_settings():
         and one["model_sha256"] == "ab" * 32
         and json.loads(one["request"])["seed"] == 7
     )
+    assert content_credentials.statement(dict(reversed(ABOUT.items()))) == one
     other = content_credentials.statement(ABOUT | {"seed": 8})
     assert len(one["request_sha256"]) == 64 and one["request_sha256"] != other["request_sha256"]
     run = {"checkpoint": {"step": 3}, "command": "diffusion sample --workdir=/home/me", "workdir": "/home/me", "nfe": 4}

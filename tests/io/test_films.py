@@ -4,11 +4,13 @@ import io
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tarfile
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
@@ -104,7 +106,7 @@ def test_a_film_may_leave_its_size_open(tmp_path):
         assert film_lengths.missing_bytes(io.BytesIO(content), len(content)) == missing
     box = lambda size, kind, content: size.to_bytes(4, "big") + kind + content
     for last, missing in ((0, 0), (10, 0), (30, 20)):
-        content = box(12, b"ftyp", b"isom") + box(last, b"mdat", b"ab")
+        content = box(12, b"ftyp", b"isom") + box(8, b"free", b"") + box(last, b"mdat", b"ab")
         assert film_lengths.missing_bytes(io.BytesIO(content), len(content)) == missing
     content = box(12, b"ftyp", b"isom") + box(1, b"mdat", (40).to_bytes(8, "big") + b"ab")
     assert film_lengths.missing_bytes(io.BytesIO(content), len(content)) == 22
@@ -222,6 +224,30 @@ def test_a_film_that_takes_too_long_is_refused(film, monkeypatch):
     with pytest.raises(limits.Refused, match="takes longer than a film of its size may"):
         clips.properties(film)
     assert first.poll() is not None
+
+
+@pytest.mark.parametrize(
+    "code, why",
+    [
+        (-signal.SIGXCPU, "it takes longer than a film of its size may"),
+        (-signal.SIGSEGV, "its decoder ended (SIGSEGV)"),
+        (1, "its decoder ended (1)"),
+    ],
+)
+def test_a_child_that_ended_at_its_limit_of_seconds_took_too_long(code, why):
+    assert films._why(types.SimpleNamespace(end=lambda: code), EOFError()) == why
+
+
+def test_a_request_that_comes_in_parts_is_read_whole():
+    from diffusion.io import film_child
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.settimeout(1)
+        head, text = struct.pack("<Q", 13), b'{"frames": 7}'
+        ours.sendall(head[3:] + text)
+        parts = types.SimpleNamespace(recvmsg=lambda *_: (head[:3], [], 0, None), recv_into=theirs.recv_into)
+        assert film_child._received(parts) == ({"frames": 7}, [])
 
 
 def test_a_child_is_not_shared_with_a_forked_process(film):

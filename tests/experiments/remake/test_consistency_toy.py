@@ -41,6 +41,18 @@ def test_the_rate_of_the_average():
     assert toy.setting(toy.AVERAGE, 80).rate(0) == pytest.approx(0.9 ** (2 / 11), rel=1e-6)
 
 
+def test_samples_are_drawn_from_one_noise_and_from_two(monkeypatch):
+    sigmas = []
+
+    def sample(sampler, to_end, schedule, start, plan, keys):
+        sigmas.append(np.asarray(schedule.sigma(plan.t)).tolist())
+        return start
+
+    monkeypatch.setattr(toy.samplers, "sample", sample)
+    toy.draws({}, jax.random.key(0))
+    assert sigmas == [pytest.approx([80]), pytest.approx([80, toy.TWO_STEPS])]
+
+
 def test_the_claims_of_distances_by_hand():
     noise = np.array([0.0, 0.01, -0.01, 0.02])
     distances = dict(zip(toy.REMAKE.parts, (1.0, 2.0, 1.0, 0.5, 1.5), strict=True))

@@ -43,6 +43,20 @@ def test_the_claims_of_figures_by_hand():
     assert set(claims) == {published.figure for published in toy.REMAKE.published}
 
 
+def test_digits_are_drawn_in_the_range_of_the_data_with_gaps_of_paper():
+    samples = np.linspace(-2, 2, 640).reshape(10, 64)
+    parts = {}
+    for name in (toy.GANS[0], toy.FLOW):
+        parts[name] = {"samples": samples, f"{name}: steps": 3.0}
+        for what in (toy.DISTANCE, toy.PRECISION, toy.RECALL, toy.NEAREST):
+            parts[name] |= {toy.VALUE.format(name, seed, what): 0.5 for seed in range(toy.SEEDS)}
+    for axes in toy.draw(parts).axes:
+        (image,) = axes.images
+        drawn = np.asarray(image.get_array()).reshape(8, 10, 9)
+        np.testing.assert_array_equal(drawn[:, :, :8].transpose(1, 0, 2).reshape(10, 64), np.clip(samples, -1, 1))
+        assert (drawn[:, :, 8] == -1).all() and image.get_clim() == (-1, 1)
+
+
 @pytest.mark.slow
 def test_the_cost_of_a_step_of_a_denoiser_by_hand():
     """Six operations for a weight and an example, but four for the first layer, whose input has no gradient."""

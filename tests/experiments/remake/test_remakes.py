@@ -63,6 +63,15 @@ def test_parts_are_kept_and_an_interrupted_remake_goes_on(tmp_path):
     assert len(calls) == 2
 
 
+def test_a_torn_line_of_an_interrupted_remake_costs_its_part_alone(tmp_path):
+    remake, calls = toy()
+    record = measuring.remake_in(tmp_path, remake, False, say=lambda line: None)
+    parts = tmp_path / measuring.PARTS
+    parts.write_bytes(parts.read_bytes()[9:])  # the next part was appended behind the torn line
+    assert measuring.remake_in(tmp_path, remake, False, say=lambda line: None)["figures"] == record["figures"]
+    assert [part for part, _ in calls] == ["aa", "bbb", "aa"]
+
+
 def test_the_seconds_are_those_of_all_parts_whenever_they_were_measured(tmp_path, monkeypatch):
     times = iter([0.0, 2.0, 10.0, 15.0])
     monkeypatch.setattr(measuring, "time", types.SimpleNamespace(monotonic=lambda: next(times)))
@@ -157,6 +166,12 @@ def test_the_page_is_that_of_the_records_and_the_records_are_of_their_remakes(na
     assert remakes_page._section(remake, record) in PAGE
     assert remake.differs or all(row["reproduced"] for row in record["figures"])
     assert (RECORDS / f"{name}.png").exists() is (remake.draw is not None)
+
+
+def test_the_page_is_written_from_its_records():
+    entries = [(remake, measuring.read_record(RECORDS / f"{remake.name}.json")) for remake in MEASURED]
+    waiting = [remake for remake in remakes.REMAKES.values() if remake not in MEASURED]
+    assert remakes_page.page(entries, waiting) == PAGE
 
 
 def test_the_page_names_the_remakes_without_a_record():

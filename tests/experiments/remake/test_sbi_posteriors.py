@@ -1,10 +1,15 @@
 """The exact posteriors against the simulators that they belong to, and the classifier on clouds that are known."""
 
+import math
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
 import sklearn.model_selection
 
+from diffusion import samplers
 from diffusion.experiments.remake import sbi_posteriors
 from diffusion.experiments.remake.sbi_tasks import TASKS, classifier_accuracy
 
@@ -83,6 +88,38 @@ def test_the_classifier_has_the_settings_of_the_benchmark(monkeypatch):
         [seen["rows"][:9].mean(0), seen["rows"][:9].std(0, ddof=1)], [[0, 0], [1, 1]], atol=1e-12
     )
     np.testing.assert_array_equal(seen["labels"], [0] * 9 + [1] * 9)
+
+
+def test_the_network_sees_its_clock_as_waves_of_five_octaves():
+    network = sbi_posteriors.ConditionalResidual(width=11)
+    inputs = np.ones((2, 3)), np.float32([0.3, 0.9]), np.ones((2, 4))
+    shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs)
+    variables = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
+    variables["params"]["Dense_1"]["kernel"] = jnp.eye(11)
+    seen = network.apply(variables, *inputs, capture_intermediates=True)[1]
+    (waves,) = seen["intermediates"]["Dense_1"]["__call__"]
+    expected = [[t, *(f(2**k * t) for k in range(5) for f in (math.sin, math.cos))] for t in (0.3, 0.9)]
+    np.testing.assert_allclose(waves, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [sbi_posteriors.FLOW, sbi_posteriors.DIFFUSION])
+def test_a_network_of_zeros_leaves_the_noise_on_the_scale_of_the_parameters(monkeypatch, name):
+    """A flow of no velocity stays; a diffusion's is then that of data N(0, 1), from x at sigma = 80 to x / 80."""
+    zeros = lambda objective, schedule, apply, params, *_: jax.tree.map(jnp.zeros_like, params)
+    monkeypatch.setattr(sbi_posteriors, "train", zeros)
+    sample = sbi_posteriors.posterior_sampler.__wrapped__("gaussian_linear", name, 50, 1)
+    task, rng, key = TASKS["gaussian_linear"], np.random.default_rng(0), jax.random.key(3)
+    parameters = task.prior(rng, 50)
+    noise = samplers.prior(sbi_posteriors.method(name)[0], jax.random.split(key, 4), parameters.shape[1:])
+    scale = 1.0 if name == sbi_posteriors.FLOW else 1 / math.hypot(80, 1)
+    drawn = (sample(key, task.simulate(rng, parameters)[0], 4) - parameters.mean(0)) / parameters.std(0)
+    np.testing.assert_allclose(drawn, scale * np.asarray(noise), rtol=0.02)
+
+
+def test_the_training_is_the_one_that_the_page_states():
+    stated = " ".join(sbi_posteriors.REMAKE.unstated)
+    assert f"takes {sbi_posteriors.STEPS:,} steps of {sbi_posteriors.BATCH}, by Adam" in stated
+    assert f"takes {sbi_posteriors.SOLVER_STEPS} steps of Heun's method" in stated
 
 
 @pytest.mark.slow
