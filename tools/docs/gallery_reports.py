@@ -92,10 +92,10 @@ REPORTS = {
     "sound": Report(
         "Notes of eight instruments",
         ("../../images/sound_samples.png",),
-        "Samples of `sound/tones`, by instrument and pitch: waveforms, and spectrograms up to 8 kHz. "
+        "Samples of `sound/tones:large`, by instrument and pitch: waveforms, and spectrograms up to 8 kHz. "
         "[The WAV files](sound/report.md), and [how they are made and judged](../sound.md#figures).",
         (
-            "diffusion train --config=sound/tones --workdir=runs/tones",
+            "diffusion train --config=sound/tones:large --workdir=runs/tones",
             "python -m examples.sound.tones --workdir=runs/tones --out=runs/tones/report",
         ),
     ),
