@@ -45,12 +45,19 @@ def main() -> None:
     asking = socket.socket(fileno=0)
     held = int(open("/proc/self/statm").read().split()[5]) * resource.getpagesize() if os.path.exists("/proc") else 0
     if held:
-        resource.setrlimit(resource.RLIMIT_DATA, (held + MEMORY, held + MEMORY))
+        most = _within_hard_limit(resource.RLIMIT_DATA, held + MEMORY)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     try:
         while True:
             _answer(asking)
     except (Ended, ConnectionError):
         return
+
+
+def _within_hard_limit(kind: int, most: int) -> int:
+    """A limit that a user may set where the machine has set a hard one, as login nodes do for CPU seconds."""
+    _, hard = resource.getrlimit(kind)
+    return most if hard == resource.RLIM_INFINITY else min(most, hard)
 
 
 def _answer(asking: socket.socket) -> None:
@@ -61,7 +68,8 @@ def _answer(asking: socket.socket) -> None:
     content = os.fdopen(descriptors[0], "rb") if descriptors else io.BytesIO(_exactly(asking, head["length"]))
     used = resource.getrusage(resource.RUSAGE_SELF)
     seconds = used.ru_utime + used.ru_stime + SECONDS + SECONDS_A_BYTE * head["length"]
-    resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, resource.RLIM_INFINITY))
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)  # another request may have more
+    resource.setrlimit(resource.RLIMIT_CPU, (_within_hard_limit(resource.RLIMIT_CPU, int(seconds) + 1), hard))
     try:
         with content:
             for said, pixels in {"about": _about, "read": _read}[head["do"]](content, head):
