@@ -52,11 +52,13 @@ FOLDERS = (
     "adapters",
     "data/sources",
     "text_to_image",
+    "io",
     "models/image_encoders",
     "experiments/run",
     "experiments/sampling",
     "experiments/evaluation",
     "experiments/prompt_benchmark",
+    "experiments/remake",
 )
 FILES = (
     "parameterizations/clocks.py",

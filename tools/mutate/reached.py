@@ -16,7 +16,8 @@ from tools.mutate.forks import copy, pytest_run, run_all
 from tools.mutate.mutants import Mutant, digest
 
 FORMAT = 1
-READERS = ("test_defaults.py", "test_renamed.py")  # whose tests read what an import makes: signatures, old names
+# Whose tests read what an import makes: signatures, old names, published figures.
+READERS = ("test_defaults.py", "test_renamed.py", "test_remakes.py")
 
 
 class Case(NamedTuple):
