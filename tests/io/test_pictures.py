@@ -83,3 +83,10 @@ def test_what_is_no_picture_is_refused(tmp_path):
     saved(tmp_path / "c.tiff", np.full((2, 2), 0.5, np.float32))
     with pytest.raises(ValueError, match=r"c\.tiff has pixel values from 0\.5 to 0\.5"), pytest.warns(UserWarning):
         pictures.read(tmp_path / "c.tiff")
+
+
+def test_an_unused_path_is_the_first_that_no_file_has(tmp_path):
+    assert pictures.unused(tmp_path, "a") == tmp_path / "a.png"
+    for name in ("a.png", "a-1.png", "a-3.png"):
+        (tmp_path / name).touch()
+    assert pictures.unused(tmp_path, "a") == tmp_path / "a-2.png"

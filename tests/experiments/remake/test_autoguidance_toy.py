@@ -8,6 +8,7 @@ import scipy.stats
 
 from diffusion import schedules
 from diffusion.experiments.remake import autoguidance_toy as toy
+from diffusion.parameterizations import Prediction
 
 
 def test_the_trees_have_their_branches_and_their_trunks():
@@ -53,6 +54,55 @@ def test_the_denoiser_is_tweedie_of_the_score():
     prediction = toy.denoiser(params, schedule)(x, jnp.array(0.2))  # sigma = 1
     np.testing.assert_allclose(prediction.x0, x * (1 - 1 / 1.25), rtol=1e-5)
     np.testing.assert_allclose(prediction.eps, x / 1.25, rtol=1e-5)
+
+
+def test_the_samplers_of_a_seed_are_those_of_the_figure(monkeypatch):
+    """Networks state x0 = 1, 2 and 3: guidance gives 1 + 3 (1 - 3) and 1 + 2 (1 - 2)."""
+    trained, started = [], []
+
+    def train(key, width, classes, steps):
+        trained.append((width, classes, steps))
+        return len(trained)
+
+    def sample(sampler, denoise, schedule, start, plan, keys):
+        started.append(np.asarray(start))
+        sigmas = np.asarray(schedule.sigma(jnp.append(plan.t, plan.s[-1])))
+        assert len(plan.t) == 32 and sigmas[[0, 31, 32]] == pytest.approx([5, 0.002, 0])
+        return denoise(start[:1], plan.t[0]).x0 + jnp.zeros_like(start)
+
+    constant = lambda params, schedule: lambda x, t: Prediction(jnp.full_like(x, params), jnp.zeros_like(x))
+    monkeypatch.setattr(toy, "SAMPLES", 5000)
+    monkeypatch.setattr(toy, "train", train)
+    monkeypatch.setattr(toy, "denoiser", constant)
+    monkeypatch.setattr(toy.samplers, "sample", sample)
+    monkeypatch.setattr(
+        toy, "statistics", lambda points: {"outliers": 0.25, "coverage": 0.5, "log-density": float(points[0, 0])}
+    )
+    values = toy.measure("seed 0", False)
+    assert trained == [(64, (0,), 4096), (32, (0,), 512), (32, (0, 1), 512)]
+    for name, x0 in (("no guidance", 1), ("classifier-free guidance", -5), ("autoguidance", -1)):
+        assert values[f"{name}: log-density"] == x0 and values[name].shape == (4096, 2)
+    truth = values["ground truth"]
+    noise = (started[0][:4096] - truth) / 5
+    assert np.abs(noise.mean(0)).max() < 0.08 and noise.std(0) == pytest.approx([1, 1], abs=0.05)
+    assert values[toy.MASS] == 0.75 and values[toy.AUTO_COVERAGE] and not values[toy.AUTO_DENSITY]
+    assert all((start == started[0]).all() for start in started)
+
+
+def test_the_picture_has_the_samples_of_the_first_seed_and_means_over_all():
+    rng = np.random.default_rng(0)
+    parts = {}
+    for seed, outliers in enumerate((0.1, 0.3)):
+        parts[f"seed {seed}"] = {name: rng.uniform(-0.5, 1, (6, 2)) for name in toy.SAMPLERS}
+        for name in toy.SAMPLERS:
+            parts[f"seed {seed}"] |= {f"{name}: outliers": outliers, f"{name}: coverage": 0.5 + outliers}
+    data = toy.trees()
+    for axes, name in zip(toy.draw(parts).axes, toy.SAMPLERS, strict=True):
+        other, own, points = (np.asarray(dots.get_offsets()) for dots in axes.collections)
+        np.testing.assert_array_equal(other, data.means[data.classes == 1])
+        np.testing.assert_array_equal(own, data.means[data.classes == 0])
+        np.testing.assert_array_equal(points, parts["seed 0"][name])
+        assert axes.get_title() == f"{name}\n20.00 % outside, 70 % covered"
 
 
 @pytest.mark.slow

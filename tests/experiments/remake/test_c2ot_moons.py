@@ -136,6 +136,48 @@ def test_the_figures_are_those_of_the_eight_trainings():
     assert euler.value == 6.232 and euler.half_width == pytest.approx(0.0588, abs=1e-4)
 
 
+def test_a_run_has_the_distances_of_both_samplers(monkeypatch):
+    """Clouds of one point each: (3, 4) is at 25 from the data, and (0, 1) at 1."""
+    trained = []
+
+    def train(key, method, kind, steps, batch, block):
+        trained.append((jax.random.key_data(key).tolist(), method, kind, steps, batch, block))
+        return jnp.zeros(())
+
+    def samples(params, kind, key, number):
+        assert (kind, number) == (CLASSES, 40)
+        points = lambda x, y: jnp.tile(jnp.array([[x, y]]), (number, 1)) + params
+        return {"data": points(0.0, 0.0), moons.EULER: points(3.0, 4.0), moons.ADAPTIVE: points(0.0, 1.0)}
+
+    monkeypatch.setattr(moons, "POINTS", 40)
+    monkeypatch.setattr(moons, "train", train)
+    monkeypatch.setattr(moons, "samples", samples)
+    for run in (0, 3):
+        values = moons.measure(f"OT, {CLASSES}, run {run}", False)
+        assert values == {f"OT, {CLASSES}, one Euler step: W2 squared": pytest.approx(25),
+                          f"OT, {CLASSES}, adaptive steps: W2 squared": pytest.approx(1)}  # fmt: skip
+    assert [call[1:] for call in trained] == [("OT", CLASSES, 20_000, 256, 1024)] * 2 and trained[0] != trained[1]
+
+
+def test_every_block_of_a_run_has_its_key_and_is_trained_in_order(monkeypatch):
+    keys, runs = [], []
+
+    def draw_block(key, method, kind, block):
+        keys.append(tuple(jax.random.key_data(key).tolist()))
+        return {"x": np.full((block, 2), len(keys)), "condition": None}
+
+    def run(carry, blocks, draw_key):
+        runs.append(blocks["x"][:, 0, 0].tolist())
+        return (carry[0] + 1, *carry[1:])
+
+    monkeypatch.setattr(moons, "draw_block", draw_block)
+    monkeypatch.setattr(moons, "compiled_updates", lambda batch: run)
+    monkeypatch.setattr(moons.Residual, "init", lambda self, key, x, clock, condition: jnp.zeros(()))
+    params = moons.train(jax.random.key(0), "OT", UNCONDITIONAL, 16 * 60 // 8, 8, 16)
+    assert params == 3 and len({*keys}) == 60
+    assert runs == [list(range(1, 26)), list(range(26, 51)), list(range(51, 61))]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part", [f"FM, {UNCONDITIONAL}", f"OT, {CLASSES}", f"C2OT, {COORDINATE}"])
 def test_a_quick_run_measures_both_samplers(part):

@@ -69,6 +69,45 @@ def test_the_claims_of_distances_by_hand():
     assert set(claims) == {published.figure for published in toy.REMAKE.published}
 
 
+def test_a_part_has_the_distances_of_both_samplers_to_new_data(monkeypatch):
+    """From a point p to data of mean m and variance v it is |p - m|^2 + v; the moons are symmetric about m."""
+    trained = []
+
+    def train(key, chosen, steps):
+        trained.append((chosen.rate is None, steps))
+        return jax.random.uniform(key)
+
+    monkeypatch.setattr(toy, "POINTS", 60)
+    monkeypatch.setattr(toy, "train", train)
+    monkeypatch.setattr(toy, "draws", lambda params, key: (jnp.zeros((60, 2)) + params, jnp.full((60, 2), 30.0)))
+    values = toy.measure(toy.AVERAGE, False)
+    assert trained == [(False, toy.STEPS)] and values["one"].shape == (60, 2) and (values["two"] == 30).all()
+    ends = values["one"][0, 0]
+    center = 0.3 * (3 * np.array([0.6, 0.35]) - 1)
+    spread = 0.9**2 * (1 / 2 + 1 / 4 + 1 / 2 - (2 / np.pi) ** 2 + (2 / np.pi - 1 / 4) ** 2 + 2 / 300)
+    for seed in range(toy.SEEDS):
+        one, two = (values[toy.VALUE.format(toy.AVERAGE, seed, steps)] for steps in ("one step", "two steps"))
+        assert two == pytest.approx(((30 - center) ** 2).sum(), rel=0.02)
+        if not seed:
+            assert one == pytest.approx(((ends - center) ** 2).sum() + spread, abs=0.15)
+
+
+def test_the_picture_has_one_step_above_two():
+    rng = np.random.default_rng(0)
+    clouds = [{"one": rng.uniform(-1, 1, (5, 2)), "two": rng.uniform(-1, 1, (5, 2))} for _ in range(2)]
+    parts = {}
+    for part, cloud, shift in zip(("iCT", toy.FIXED), clouds, (0, 10)):
+        seeds = {("one step", seed): 1 + seed + shift for seed in range(toy.SEEDS)}
+        seeds |= {("two steps", seed): 2 + seed + shift for seed in range(toy.SEEDS)}
+        parts[part] = cloud | {toy.VALUE.format(part, seed, steps): v for (steps, seed), v in seeds.items()}
+    axes = np.reshape(toy.draw(parts).axes, (2, 2))
+    for column, cloud in zip(axes.T, clouds):
+        for panel, points in zip(column, cloud.values(), strict=True):
+            np.testing.assert_array_equal(panel.collections[0].get_offsets(), points)
+    titles = [[panel.get_title() for panel in row] for row in axes]
+    assert titles == [["iCT\none step: 2.5", f"{toy.FIXED}\none step: 12"], ["\ntwo steps: 3.5", "\ntwo steps: 14"]]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part", toy.REMAKE.parts)
 def test_a_quick_part_measures_each_seed(part):

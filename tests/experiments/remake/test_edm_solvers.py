@@ -50,6 +50,69 @@ def test_the_errors_of_single_steps_by_hand():
     np.testing.assert_allclose(errors, np.sqrt(np.mean((euler - spread[1:]) ** 2, 1)), rtol=1e-6)
 
 
+def test_the_figures_of_parts_from_errors_by_hand(monkeypatch):
+    """Heun's errors stand in its tables; Euler's are three times as large, and those of rho 5 are the most equal."""
+    calls = []
+
+    def end_error(solver, schedule, grid, variances):
+        calls.append((solver, schedule, np.asarray(grid)))
+        assert len(variances) == 1024 and variances.mean() == pytest.approx(0.25)
+        return (3.0 if solver == "Euler" else 2.0 if schedule.alpha(1.0) < 1 else 1.0) / len(grid)
+
+    def step_errors(solver, rho, steps, variances):
+        assert steps == 18
+        return np.exp(abs(rho - 5) * np.array([1.0, -1.0]))
+
+    monkeypatch.setattr(edm_solvers, "EVALUATIONS", (11, 19))
+    monkeypatch.setattr(edm_solvers, "end_error", end_error)
+    monkeypatch.setattr(edm_solvers, "step_errors", step_errors)
+    monkeypatch.setattr(edm_solvers, "step_order", {"Euler": 2.0, "Heun": 3.0}.get)
+    single = edm_solvers.measure("single steps", False)
+    for solver, order in (("Euler", 2), ("Heun", 3)):
+        assert single[edm_solvers.ORDER.format(solver)] == order
+        assert single[edm_solvers.EQUAL.format(solver)] == 5
+        np.testing.assert_allclose(single[f"{solver}: spread"], abs(np.arange(1, 11) - 5))
+    vp = edm_solvers.measure("VP", False)
+    np.testing.assert_allclose(vp["Euler, own steps"], [3 / 12, 3 / 20])
+    np.testing.assert_allclose(vp["Heun, eq. 5"], [2 / 7, 2 / 11])  # its last step takes one evaluation
+    np.testing.assert_allclose(vp["Heun, eq. 5, sigma(t) = t"], [1 / 7, 1 / 11])
+    assert vp[edm_solvers.BETTER.format("VP")] is False and vp[edm_solvers.STRAIGHTER.format("VP")] is True
+    solver, schedule, grid = calls[-1]
+    np.testing.assert_allclose(schedule.sigma(grid[[0, -2]]), [80, 0.002], rtol=1e-5)
+    ve = edm_solvers.measure("VE", False)
+    assert ve[edm_solvers.STRAIGHTER.format("VE")] is False  # both have the same errors here
+    assert calls[-3][1].sigma(1.0) == pytest.approx(80)
+
+
+@pytest.mark.parametrize("worst, holds", [(5, False), (7, False), (10, False), (9, True)])
+def test_a_large_rho_is_better_if_all_three_are(monkeypatch, worst, holds):
+    errors = iter([worst == rho or rho <= 3 for rho in edm_solvers.RHOS])
+    monkeypatch.setattr(edm_solvers, "end_error", lambda *unused: float(next(errors)))
+    values = edm_solvers.measure("rho", False)
+    assert values[edm_solvers.LARGE_RHO] is holds
+    np.testing.assert_array_equal(values["error"], [rho <= 3 or rho == worst for rho in range(1, 11)])
+
+
+def test_the_picture_has_its_errors():
+    errors = {name: np.arange(1.0, 7) * k for k, name in enumerate(("one", "two"), 1)}
+    spread = {f"{solver}: spread": np.arange(10.0) for solver in edm_solvers.SOLVERS}
+    parts = {
+        "VP": errors | {"a claim": 1.0},
+        "VE": errors,
+        "rho": {"error": np.arange(1.0, 11)},
+        "single steps": spread,
+    }
+    panels = edm_solvers.draw(parts).axes
+    for axes in panels[:2]:
+        assert [line.get_label() for line in axes.lines] == ["one", "two"]
+        for line, column in zip(axes.lines, errors.values(), strict=True):
+            np.testing.assert_array_equal(line.get_xydata(), np.stack([edm_solvers.EVALUATIONS, column], 1))
+    np.testing.assert_array_equal(panels[2].lines[0].get_xydata(), np.stack([np.arange(1, 11)] * 2, 1))
+    for line, solver in zip(panels[3].lines, edm_solvers.SOLVERS, strict=True):
+        assert line.get_label() == solver
+        np.testing.assert_array_equal(line.get_xydata(), np.stack([np.arange(1, 11), np.arange(10)], 1))
+
+
 @pytest.mark.slow
 def test_orders_of_single_steps():
     with jax.enable_x64(True):

@@ -1,5 +1,6 @@
 """The discriminator's loss, the figures and the claims by hand, and the cost of a step."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -41,6 +42,58 @@ def test_the_claims_of_figures_by_hand():
     holding = {claim.format(toy.DIFFUSION) for claim in (toy.BETTER, toy.FAST, toy.COVERS)}
     assert {name for name, holds in claims.items() if holds} == holding
     assert set(claims) == {published.figure for published in toy.REMAKE.published}
+
+
+def test_both_kinds_train_at_one_cost_and_are_measured_over_all_seeds(monkeypatch):
+    """A GAN's step costs three of a denoiser's; the first sampler returns held-out digits, the second training ones."""
+    digits, trained, sampled = toy.digits(), [], []
+
+    def denoised(params, key, process, number, solver_steps):
+        sampled.append(solver_steps)
+        return jnp.asarray(digits[1 if len(sampled) == 1 else 0][:number])
+
+    def train_denoiser(key, steps, process):
+        trained.append(steps)
+        return jnp.zeros(())
+
+    monkeypatch.setattr(toy, "train_denoiser", train_denoiser)
+    monkeypatch.setattr(toy, "step_cost", lambda training, *unused: 2.0 if training is train_denoiser else 6.0)
+    monkeypatch.setattr(toy, "denoised", denoised)
+    values = toy.measure(toy.FLOW, False)
+    assert trained == [3 * toy.GAN_STEPS] == [values[f"{toy.FLOW}: steps"]] and sampled == [40, 13]
+    for seed in range(toy.SEEDS):
+        assert values[toy.VALUE.format(toy.FLOW, seed, toy.RECALL)] == 1
+        assert values[toy.VALUE.format(toy.SHORT.format(toy.FLOW), seed, toy.NEAREST)] == 0
+    np.testing.assert_array_equal(values["samples"], digits[1][:10])
+
+
+def test_the_penalty_of_a_gan_is_that_of_its_name(monkeypatch):
+    """Without weights a generator makes zeros of any noise, and its samples repeat."""
+    seen = []
+
+    def train_gan(key, steps, penalty):
+        seen.append((steps, penalty))
+        return jax.tree.map(jnp.zeros_like, toy.ReLUNet(64, toy.WIDTH).init(key, jnp.zeros((1, 64)), jnp.zeros(1)))
+
+    monkeypatch.setattr(toy, "train_gan", train_gan)
+    values = toy.measure(toy.GANS[1], False)
+    assert seen == [(toy.GAN_STEPS, 1.0)] and values[f"{toy.GANS[1]}: steps"] == toy.GAN_STEPS
+    assert values["samples"].shape == (10, 64) and not values["samples"].any()
+    assert {name for name in values if "seed" in name} == {
+        toy.VALUE.format(toy.GANS[1], seed, figure)
+        for seed in range(toy.SEEDS)
+        for figure in (toy.DISTANCE, toy.PRECISION, toy.RECALL, toy.NEAREST)
+    }
+
+
+def test_batches_are_of_training_digits_and_a_flow_of_no_velocity_keeps_its_noise():
+    data, batch = toy.digits()[0], np.asarray(toy.draw_batch(jax.random.key(0)))
+    assert batch.shape == (toy.BATCH, 64) and len(np.unique(batch, axis=0)) > 50
+    assert all((data == row).all(1).any() for row in batch)
+    shapes = jax.eval_shape(toy.ReLUNet(64, toy.WIDTH).init, jax.random.key(0), jnp.zeros((1, 64)), jnp.zeros(1))
+    params, process = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes), toy.process(toy.FLOW)
+    noise = toy.samplers.prior(process.schedule, jax.random.split(jax.random.key(1), 5), (64,))
+    np.testing.assert_allclose(toy.denoised(params, jax.random.key(1), process, 5, 2), noise, atol=1e-6)
 
 
 def test_digits_are_drawn_in_the_range_of_the_data_with_gaps_of_paper():

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from diffusion import likelihood, schedules
 from diffusion.experiments.remake import gaussian_likelihood
@@ -44,6 +45,22 @@ def test_every_part_has_its_key_and_its_spread_is_a_root_mean_square_about_zero(
     values = parts["VE, batch 2"]
     assert values[gaussian_likelihood.BIAS.format("VE")] == 1
     assert values[gaussian_likelihood.SPREAD.format("VE")] * values["exact deviation"] == pytest.approx(5**0.5)
+
+
+def test_the_picture_has_the_errors_of_all_batches_under_their_exact_bell():
+    rng = np.random.default_rng(0)
+    parts = {
+        part: {"errors": rng.normal(0, 0.2, 50), "exact deviation": 0.2} for part in gaussian_likelihood.REMAKE.parts
+    }
+    for axes, sde in zip(gaussian_likelihood.draw(parts).axes, gaussian_likelihood.SDES, strict=True):
+        assert axes.get_title() == sde
+        errors = np.concatenate([values["errors"] for part, values in parts.items() if part.startswith(f"{sde},")])
+        width = np.ptp(errors) / len(axes.patches)
+        assert sum(bar.get_height() for bar in axes.patches) * width == pytest.approx(1)
+        assert axes.patches[0].get_x() == pytest.approx(errors.min()) and len(axes.patches) == 24
+        x, bell = axes.lines[0].get_data()
+        np.testing.assert_allclose(bell, scipy.stats.norm(0, 0.2).pdf(x))
+        assert x.max() == pytest.approx(0.8) == -x.min()
 
 
 @pytest.mark.slow

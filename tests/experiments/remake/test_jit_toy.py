@@ -47,6 +47,48 @@ def test_claims_by_hand():
     }
 
 
+@pytest.mark.parametrize("cloud, distance", [(0.0, 2**0.5), (np.nan, 1e6), (5e6, 1e6)])
+def test_a_part_has_the_distance_of_its_samples_to_the_spiral(monkeypatch, cloud, distance):
+    """From the plane's origin to a spiral of unit scale it is sqrt(2)."""
+    seen = []
+
+    def train(objective, schedule, apply, params, optimizer, batch, steps, key):
+        points = np.asarray(batch(key)["x"])
+        assert points.shape == (jit_toy.BATCH, 8) and np.linalg.matrix_rank(points, tol=1e-3) == 2
+        seen.append((objective.reads.parameterization, steps))
+        return jax.tree.map(jnp.zeros_like, params)
+
+    def drawn(network, predicts, axes, keys):
+        assert predicts == "eps" and axes.shape == (8, 2) and not network(np.ones((3, 8)), np.ones(3), None).any()
+        return np.full((jit_toy.POINTS, 2), cloud)
+
+    monkeypatch.setattr(jit_toy, "train", train)
+    monkeypatch.setattr(jit_toy, "drawn", drawn)
+    values = jit_toy.measure("D = 8, eps-prediction, x-loss", False)
+    assert seen == [(jit_toy.PREDICTIONS["eps"], jit_toy.STEPS)]
+    assert values["D = 8, eps-prediction, x-loss: W2"] == pytest.approx(distance, rel=0.05)
+    assert np.abs(values["points"]).max() == (1e6 if cloud > 1e6 else 0)
+
+
+def test_a_velocity_of_zero_leaves_the_noise_in_the_plane():
+    axes, keys = jit_toy.plane(16), jax.random.split(jax.random.key(0), 2)
+    points = jit_toy.drawn(lambda x, clock, condition: jnp.zeros_like(x), "v", axes, keys)
+    noise = jax.random.normal(keys[0], (jit_toy.POINTS, 16)) @ axes
+    np.testing.assert_allclose(points, noise, atol=1e-4)
+
+
+def test_the_picture_has_the_samples_by_prediction_and_dimensions():
+    rng = np.random.default_rng(0)
+    parts = {part: {"points": rng.uniform(-2, 2, (5, 2)), f"{part}: W2": 0.5} for part in jit_toy.COMBINATIONS}
+    panels = np.reshape(jit_toy.draw(parts).axes, (3, 4))
+    for row, predicts in zip(panels, ("x", "eps", "v"), strict=True):
+        for axes, dims in zip(row, (2, 8, 16, 512), strict=True):
+            points = parts[f"D = {dims}, {predicts}-prediction, v-loss"]["points"]
+            np.testing.assert_array_equal(axes.collections[0].get_offsets(), points)
+            assert axes.get_title() == f"{predicts}, D = {dims}: W2 0.5"
+            assert axes.get_xlim() == axes.get_ylim() == (-3, 3)  # the spiral's radius is at most 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("predicts", ["x", "eps", "v"])
 def test_the_exact_denoiser_is_reasonable_whatever_it_predicts(predicts):

@@ -101,13 +101,13 @@ def test_arrays_are_kept_beside_the_parts_for_the_picture(tmp_path):
 
     seen = []
     remake, _ = toy(
-        measure=lambda part, quick: {"shared": 1.0, "cloud": np.arange(4.0).reshape(2, 2)},
+        measure=lambda part, quick: {"shared": 1.0, "cloud": len(part) * np.arange(4.0).reshape(2, 2)},
         published=[Published("shared", 1.0, 0.5)],
         draw=draw,
     )
     for _ in range(2):  # the second time all parts are there
         record = measuring.remake_in(tmp_path, remake, False, say=lambda line: None)
-    assert seen == [{"shared": 1.0, "cloud": [[0, 1], [2, 3]]}] * 2
+    assert seen == [{"shared": 1.0, "cloud": [[0, 2], [4, 6]]}] * 2
     assert [row["figure"] for row in record["figures"]] == ["shared"]
     assert (tmp_path / measuring.PICTURE).read_bytes().startswith(b"\x89PNG")
 

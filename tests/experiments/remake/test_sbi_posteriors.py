@@ -116,6 +116,54 @@ def test_a_network_of_zeros_leaves_the_noise_on_the_scale_of_the_parameters(monk
     np.testing.assert_allclose(drawn, scale * np.asarray(noise), rtol=0.02)
 
 
+def test_a_part_compares_the_posterior_of_its_observation(monkeypatch):
+    sampled = []
+
+    def posterior_sampler(task, name, simulations, steps):
+        assert (task, name, simulations, steps) == ("slcp", sbi_posteriors.FLOW, 100_000, 20_000)
+
+        def sample(key, observation, number):
+            sampled.append((jax.random.key_data(key).tolist(), observation.tolist()))
+            return np.full((number, 5), 7.0)
+
+        return sample
+
+    scored = lambda truth, samples: (truth.shape == samples.shape == (10_000, 5)) + np.abs(truth).max()
+    task = TASKS["slcp"]._replace(posterior=lambda rng, observation, draws: np.full((draws, 5), observation[0]))
+    monkeypatch.setitem(sbi_posteriors.TASKS, "slcp", task)
+    monkeypatch.setattr(sbi_posteriors, "posterior_sampler", posterior_sampler)
+    monkeypatch.setattr(sbi_posteriors, "classifier_accuracy", scored)
+    observations = sbi_posteriors.observed.__wrapped__("slcp", sbi_posteriors.OBSERVATIONS)
+    for number in (1, 10):
+        values = sbi_posteriors.measure(sbi_posteriors.PART.format("slcp", sbi_posteriors.FLOW, number), False)
+        first = observations[number - 1][0]
+        assert values["slcp, flow matching: mean C2ST"] == pytest.approx(1 + abs(first))
+        np.testing.assert_array_equal(values["truth"], np.full((1000, 2), first))
+        np.testing.assert_array_equal(values["samples"], np.full((1000, 2), 7))
+    assert sampled[0][0] != sampled[1][0]
+    assert [observation for _, observation in sampled] == observations[[0, 9]].tolist()
+
+
+def test_the_picture_has_both_methods_beside_the_exact_posterior():
+    rng, parts = np.random.default_rng(0), {}
+    for task in TASKS:
+        truth = rng.uniform(-1, 1, (9, 2))
+        for number, name in enumerate((sbi_posteriors.FLOW, sbi_posteriors.DIFFUSION)):
+            figure = sbi_posteriors.FIGURE.format(task, name)
+            clouds = {"truth": truth, "samples": truth + 0.01 * number + 0.01}
+            parts[sbi_posteriors.PART.format(task, name, 1)] = clouds | {figure: 0.5 + number / 8}
+    panels = np.reshape(sbi_posteriors.draw(parts).axes, (3, 3))
+    for row, task in zip(panels, TASKS, strict=True):
+        truth = parts[sbi_posteriors.PART.format(task, sbi_posteriors.FLOW, 1)]["truth"]
+        for axes, shift in zip(row, (0, 0.01, 0.02), strict=True):
+            np.testing.assert_allclose(axes.collections[0].get_offsets(), truth + shift)
+            low, high = truth.min(0), truth.max(0)
+            edge = (high - low) / 10
+            np.testing.assert_allclose([axes.get_xlim(), axes.get_ylim()], np.stack([low - edge, high + edge], 1))
+        titles = [axes.get_title() for axes in row]
+        assert titles == ["exact", "flow matching: C2ST 0.500", "diffusion: C2ST 0.625"] and row[0].get_ylabel() == task
+
+
 def test_the_training_is_the_one_that_the_page_states():
     stated = " ".join(sbi_posteriors.REMAKE.unstated)
     assert f"takes {sbi_posteriors.STEPS:,} steps of {sbi_posteriors.BATCH}, by Adam" in stated
