@@ -105,6 +105,38 @@ def test_the_picture_has_the_samples_of_the_first_seed_and_means_over_all():
         assert axes.get_title() == f"{name}\n20.00 % outside, 70 % covered"
 
 
+@pytest.mark.parametrize("sign, largest", [(1, 3.0), (-1, 1.8)])
+def test_the_contour_is_found_on_the_whole_grid(monkeypatch, sign, largest):
+    monkeypatch.setattr(toy.exact_mixtures, "log_density", lambda data, x: sign * x.sum(-1))
+    assert toy.contour(toy.trees().chosen((0,))) == pytest.approx(largest - 2.12**2, abs=1e-5)
+
+
+def test_a_branch_is_covered_by_half_of_its_points(monkeypatch):
+    """127 branches of 8 components, each of one weight: four points of 1,016 cover a branch, and three do not."""
+    component = lambda data, x: (jnp.arange(1016) == x[:, :1].astype(int)).astype(jnp.float32)
+    monkeypatch.setattr(toy.exact_mixtures, "posterior", component)
+    data = toy.exact_mixtures.Mixture(*[np.full(1016, 1 / 1016)] * len(toy.exact_mixtures.Mixture._fields))
+    of_branches = [(5, 4), (6, 3), (126, 8)]
+    rows = [8 * branch + k % 8 for branch, number in of_branches for k in range(number)]
+    points = np.full((1016, 2), 8 * 50.0)
+    points[: len(rows), 0] = rows
+    assert toy.coverage(data, points) == pytest.approx(3 / 127)  # the fifth, the last, and the one of all the rest
+
+
+def test_the_statistics_are_of_the_first_class(monkeypatch):
+    chosen = []
+
+    def contour(data):
+        chosen.append(len(data.weights))
+        return 1.0
+
+    monkeypatch.setattr(toy, "contour", contour)
+    monkeypatch.setattr(toy, "coverage", lambda data, points: 0.5)
+    monkeypatch.setattr(toy.exact_mixtures, "log_density", lambda data, x: x.sum(-1))
+    rows = toy.statistics(np.array([[0.0, 0.5], [1.0, 0.0], [2.0, 0.5], [0.0, 3.0]]))
+    assert rows == {"outliers": 0.25, "coverage": 0.5, "log-density": 1.75} and chosen == [1016]
+
+
 @pytest.mark.slow
 def test_the_contour_lies_below_the_largest_density():
     data = toy.trees().chosen((0,))

@@ -159,6 +159,25 @@ def test_a_run_has_the_distances_of_both_samplers(monkeypatch):
     assert [call[1:] for call in trained] == [("OT", CLASSES, 20_000, 256, 1024)] * 2 and trained[0] != trained[1]
 
 
+@pytest.mark.parametrize("kind", [UNCONDITIONAL, CLASSES, COORDINATE])
+def test_a_velocity_of_zero_leaves_both_samplers_at_the_gaussians(monkeypatch, kind):
+    conditions = []
+
+    def apply(self, params, x, clock, condition):
+        conditions.append(condition)
+        return jnp.zeros_like(x)
+
+    monkeypatch.setattr(moons.Residual, "apply", apply)
+    drawn = moons.samples({}, kind, jax.random.key(0), 400)
+    np.testing.assert_allclose(drawn[moons.EULER], drawn[moons.ADAPTIVE], rtol=1e-4)
+    assert np.linalg.norm(drawn[moons.EULER], axis=1).mean() == pytest.approx(5, abs=0.3)
+    x, classes = np.asarray(drawn["data"]), np.arange(400) >= 200
+    assert x[classes, 1].mean() < x[~classes, 1].mean() - 1
+    wanted = {UNCONDITIONAL: None, CLASSES: 2.0 * classes - 1, COORDINATE: x[:, 0]}[kind]
+    for condition in conditions:
+        assert condition is wanted is None or (np.asarray(condition) == wanted).all()
+
+
 def test_every_block_of_a_run_has_its_key_and_is_trained_in_order(monkeypatch):
     keys, runs = [], []
 

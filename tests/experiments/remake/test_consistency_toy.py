@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import schedules
+from diffusion import objectives, schedules
 from diffusion.experiments.remake import consistency_toy as toy
 from diffusion.training.step import example_keys
 
@@ -39,6 +39,38 @@ def test_the_average_is_the_teacher_of_one_training_alone(name):
 def test_the_rate_of_the_average():
     assert toy.setting(toy.IMPROVED, 80).rate is None
     assert toy.setting(toy.AVERAGE, 80).rate(0) == pytest.approx(0.9 ** (2 / 11), rel=1e-6)
+
+
+class Constant:
+    """A network of one parameter, its output."""
+
+    def __init__(self, dims, width=0):
+        self.dims = dims
+
+    def init(self, key, x, clock):
+        return jnp.ones(())
+
+    def apply(self, params, x, clock, condition=None):
+        return jnp.broadcast_to(params, (len(x), self.dims))
+
+
+@pytest.mark.parametrize("rate", [None, 0.75])
+def test_the_teacher_follows_the_student_at_its_rate(monkeypatch, rate):
+    """The student's gradient is the teacher's value; the step k of 4 has the rate (1 + cos(pi k / 4)) / 2000."""
+
+    def loss(networks, schedule, keys, batch, step):
+        x, clock = batch["x"], jnp.zeros(len(batch["x"]))
+        model, target = (networks[name](x, clock, None).mean(1) for name in ("model", "target"))
+        return model * jax.lax.stop_gradient(target), {}
+
+    monkeypatch.setattr(toy, "ReLUNet", Constant)
+    monkeypatch.setattr(toy.optax, "adam", toy.optax.sgd)
+    chosen = toy.Setting(objectives.Objective(loss), None if rate is None else lambda step: rate)
+    student = teacher = 1.0
+    for k in range(4):
+        student -= 1e-3 * (1 + np.cos(np.pi * k / 4)) / 2 * teacher
+        teacher = teacher if rate is None else rate * teacher + (1 - rate) * student
+    assert float(toy.train(jax.random.key(0), chosen, 4)) == pytest.approx(student, abs=2e-7)
 
 
 def test_samples_are_drawn_from_one_noise_and_from_two(monkeypatch):

@@ -86,6 +86,35 @@ def test_the_penalty_of_a_gan_is_that_of_its_name(monkeypatch):
     }
 
 
+def test_both_players_step_in_turn_and_the_generators_average_is_returned(monkeypatch):
+    """D(x) = w x_1 and G(z) = g, at data of 1/2: both losses and their slopes by hand, the generator's on the new D."""
+
+    class Linear:
+        def __init__(self, dims, width):
+            self.dims = dims
+
+        def init(self, key, x, clock):
+            return jnp.float32(1.0 if self.dims == 1 else 2.0)
+
+        def apply(self, params, x, clock):
+            return params * x[:, :1] if self.dims == 1 else jnp.full((len(x), 64), 1.0) * params
+
+    def adam(rate, b1, b2):
+        assert (b1, b2) == (0, 0.99)
+        return toy.optax.sgd(1e3 * rate)
+
+    monkeypatch.setattr(toy, "ReLUNet", Linear)
+    monkeypatch.setattr(toy.optax, "adam", adam)
+    monkeypatch.setattr(toy, "draw_batch", lambda key: jnp.full((toy.BATCH, 64), 0.5))
+    logistic = lambda x: 1 / (1 + np.exp(-x))
+    w, g, average = 1.0, 2.0, 2.0
+    for _ in range(3):
+        w -= -0.5 * logistic(-0.5 * w) + g * logistic(w * g) + 0.3 * w
+        g += w * logistic(-w * g)
+        average += (g - average) / 1000
+    assert float(toy.train_gan(jax.random.key(0), 3, 0.3)) == pytest.approx(average, rel=1e-5)
+
+
 def test_batches_are_of_training_digits_and_a_flow_of_no_velocity_keeps_its_noise():
     data, batch = toy.digits()[0], np.asarray(toy.draw_batch(jax.random.key(0)))
     assert batch.shape == (toy.BATCH, 64) and len(np.unique(batch, axis=0)) > 50

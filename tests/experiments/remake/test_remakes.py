@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import shutil
 import types
 
 import jax.numpy as jnp
@@ -10,7 +12,11 @@ import pytest
 
 from diffusion.experiments.evaluation import plots
 from diffusion.experiments.remake import (
+    __main__ as command,
     dit_cost,
+    edm2_cost,
+    interval_cost,
+    jit_cost,
     latent_cost,
     measuring,
     network_costs,
@@ -156,6 +162,27 @@ def test_the_parameters_of_a_u_vit_by_hand():
     assert values["U-ViT-L/2: parameters, millions"] == (layers + ends) / 1e6
 
 
+@pytest.mark.parametrize(
+    "module, part, shape",
+    [
+        (jit_cost, "JiT-B/32", (512, 512, 3)),
+        (jit_cost, "JiT-B/64", (1024, 1024, 3)),
+        (edm2_cost, "EDM2-S, 64", (64, 64, 3)),
+        (edm2_cost, "EDM2-XS, 512", (64, 64, 4)),
+        (interval_cost, "DiT-XL/2", (64, 64, 4)),
+        (latent_cost, "SiT-XL/2", (32, 32, 4)),
+        (latent_cost, "U-ViT-H/2", (32, 32, 4)),
+    ],
+)
+def test_each_part_has_the_network_whose_parameters_are_published(monkeypatch, module, part, shape):
+    seen = []
+    monkeypatch.setattr(module, "measured_cost", lambda *arguments: seen.append(arguments))
+    module.measure(part, False)
+    ((name, network, size),) = seen
+    assert (name, size) == (part, shape)
+    assert round(network_costs.parameters(network, shape)) == module.TABLE[part][-1]
+
+
 @pytest.mark.parametrize("name", [remake.name for remake in MEASURED])
 def test_the_page_is_that_of_the_records_and_the_records_are_of_their_remakes(name):
     remake = remakes.find(name)
@@ -216,6 +243,38 @@ def test_the_command_lists_and_says_what_is_missing():
     assert done.returncode == 2 and "--workdir=runs/remake/terminal_snr" in done.stderr
     done = run("diffusion", "remake")
     assert done.returncode == 2 and "remake takes one name. Valid: terminal_snr, dit_cost, jit_cost" in done.stderr
+
+
+def called(monkeypatch, *argv, **values):
+    defaults = {"list": False, "page": None, "workdir": None, "quick": False}
+    monkeypatch.setattr(command.flags, "FLAGS", types.SimpleNamespace(**(defaults | values)))
+    command.main(["remake", *argv])
+
+
+def test_the_command_writes_the_page_of_the_records_beside_it(monkeypatch, tmp_path, capsys):
+    shutil.copytree(RECORDS, tmp_path / "remakes")
+    called(monkeypatch, page=str(tmp_path / "remakes.md"))
+    assert (tmp_path / "remakes.md").read_text() == PAGE
+    assert f"{len(MEASURED)} of {len(remakes.REMAKES)} remakes" in capsys.readouterr().out
+    called(monkeypatch, list=True)
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in remakes.REMAKES) and "Lin et al. 2024" in shown
+
+
+def test_the_command_measures_in_its_folder(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(remakes, "REMAKES", {"toy": toy()[0]})
+    for argv, values, message in (
+        ((), {}, "remake takes one name. Valid: toy;"),
+        (("toy", "toy"), {}, "remake takes one name"),
+        (("toy",), {}, "--workdir is missing, e.g. --workdir=runs/remake/toy"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            called(monkeypatch, *argv, **values)
+    called(monkeypatch, "toy", workdir=str(tmp_path / "quick"), quick=True)
+    assert "The code of toy runs. --quick gives no verdict" in capsys.readouterr().out
+    called(monkeypatch, "toy", workdir=str(tmp_path / "toy"))
+    shown = capsys.readouterr().out
+    assert f"1 of 2 figures reproduced; record: {tmp_path / 'toy' / 'remake.json'}" in shown and "A toy" in shown
 
 
 def test_your_own_remake_is_added_once(monkeypatch):
