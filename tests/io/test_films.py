@@ -252,6 +252,29 @@ def test_a_request_that_comes_in_parts_is_read_whole():
         assert film_child._received(parts) == ({"frames": 7}, [])
 
 
+def test_what_the_child_answers(film):
+    from diffusion.io import film_child
+
+    content = film.read_bytes()
+    head = {"length": len(content), "numbers": [1, 4], "frames": 9}
+    *parts, (end, rest) = film_child._read(io.BytesIO(content), head)
+    assert [said for said, _ in parts] == [{"number": number, "shape": (16, 16, 3)} for number in (1, 4)]
+    assert b"".join(pixels for _, pixels in parts) == decoded(film)[[1, 4]].tobytes()
+    assert (end, rest) == ({"end": True, "damage": None}, b"")
+    ((about, _),) = film_child._about(io.BytesIO(content), head)
+    assert (about["height"], about["width"], about["rate"], about["count"], about["declared"]) == (16, 16, 8, 9, 9)
+    np.testing.assert_allclose(np.array(about["stamps"]) * about["base"][0] / about["base"][1] * 8, np.arange(9))
+    with pytest.raises(ValueError, match="holds more than 8 frames"):
+        list(film_child._about(io.BytesIO(content), head | {"frames": 8}))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        film_child._send(theirs, {"number": 1}, b"pixels")
+        theirs.close()
+        assert ours.recv(100) == struct.pack("<Q", 13) + b'{"number": 1}' + b"pixels"
+        with pytest.raises(film_child.Ended):
+            film_child._received(ours)
+
+
 def test_a_child_is_not_shared_with_a_forked_process(film):
     clips.properties(film)
     before = child().pid
