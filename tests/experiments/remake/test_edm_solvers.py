@@ -113,6 +113,19 @@ def test_the_picture_has_its_errors():
         np.testing.assert_array_equal(line.get_xydata(), np.stack([np.arange(1, 11), np.arange(10)], 1))
 
 
+def test_the_order_of_errors_that_are_a_power_of_their_step(monkeypatch):
+    """From x = sqrt(1 / 2) at sigma = 1 / 2 to sqrt(1 / 4 + sigma^2), off by 5 h^3."""
+
+    def step(solver, schedule, variances, x, t, s):
+        assert x.shape == (1, 1) and variances.tolist() == [0.25] and 80 * t == pytest.approx(0.5)
+        assert float(x[0, 0]) == pytest.approx(0.5**0.5)
+        return np.sqrt(0.25 + (80 * s) ** 2) - 5 * np.full((1, 1), 0.5 - 80 * s) ** 3
+
+    monkeypatch.setattr(edm_solvers, "_step", step)
+    with jax.enable_x64(True):
+        assert edm_solvers.step_order("any") == pytest.approx(3, abs=1e-5)
+
+
 @pytest.mark.slow
 def test_orders_of_single_steps():
     with jax.enable_x64(True):
