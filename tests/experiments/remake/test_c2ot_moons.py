@@ -178,6 +178,28 @@ def test_a_velocity_of_zero_leaves_both_samplers_at_the_gaussians(monkeypatch, k
         assert condition is wanted is None or (np.asarray(condition) == wanted).all()
 
 
+def test_batches_of_blocks_are_steps_in_their_order(monkeypatch):
+    """A constant velocity v, of loss |v - (eps - x)|^2 a coordinate: v falls by 2 RATE (v - (eps - x)) each step."""
+    seen = []
+
+    def apply(self, params, x, clock, condition):
+        seen.append((x.shape, clock.shape, condition.shape))
+        return jnp.broadcast_to(params, x.shape)
+
+    monkeypatch.setattr(moons.Residual, "apply", apply)
+    monkeypatch.setattr(moons.optax, "adam", moons.optax.sgd)
+    shift = np.arange(4.0).reshape(2, 2, 1, 1)  # of two batches in each of two blocks
+    noise = np.broadcast_to(100 * (1 + shift), (2, 2, 4, 2)).reshape(2, 8, 2).astype(np.float32)
+    blocks = {"x": np.full_like(noise, 20), "noise": noise, "condition": np.zeros((2, 8), np.float32)}
+    carry = (jnp.float32(5), moons.optax.sgd(0.1).init(jnp.float32(5)), jnp.int32(7))
+    params, _, step = moons.compiled_updates.__wrapped__(4)(carry, blocks, jax.random.key(0))
+    v = 5.0
+    for k in range(4):
+        v -= 2 * moons.RATE * (v - (100 * (1 + k) - 20))
+    assert float(params) == pytest.approx(v, rel=1e-5) and step == 11
+    assert set(seen) == {((4, 2), (4,), (4,))}
+
+
 def test_every_block_of_a_run_has_its_key_and_is_trained_in_order(monkeypatch):
     keys, runs = [], []
 

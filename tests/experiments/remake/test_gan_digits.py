@@ -115,6 +115,39 @@ def test_both_players_step_in_turn_and_the_generators_average_is_returned(monkey
     assert float(toy.train_gan(jax.random.key(0), 3, 0.3)) == pytest.approx(average, rel=1e-5)
 
 
+def test_the_cost_of_a_step_is_that_of_one_minus_that_of_none():
+    def training(key, steps, other):
+        a = jnp.tile(jax.random.bits(key, dtype=jnp.uint32).astype(jnp.float32), (32, 32))
+        for _ in range(steps):
+            a = a @ a
+        return a.sum() * other
+
+    assert toy.step_cost(training, 3.0) == pytest.approx(2 * 32**3, rel=0.03)  # and the sum
+
+
+def test_a_denoiser_trains_on_digits_at_a_rate_that_falls_to_zero(monkeypatch):
+    """Adam's first step is the rate itself; half of the cosine is left in the middle."""
+
+    def train(objective, schedule, apply, params, optimizer, batch, steps, key):
+        assert batch(key)["x"].shape == (toy.BATCH, 64) and objective is process.objective
+        state, slopes = optimizer.init(jnp.zeros(())), []
+        for _ in range(steps):
+            change, state = optimizer.update(jnp.ones(()), state)
+            slopes.append(float(change))
+        return slopes
+
+    monkeypatch.setattr(toy, "train", train)
+    process = toy.process(toy.DIFFUSION)
+    changes = toy.train_denoiser(jax.random.key(0), 4, process)
+    np.testing.assert_allclose(changes, [-1e-3 * (1 + np.cos(np.pi * k / 4)) / 2 for k in range(4)], rtol=1e-4)
+    assert toy.train_denoiser(jax.random.key(0), 0, process) == []
+    assert process.schedule.sigma(process.grid(3)[0]) == pytest.approx(80)
+    zero, one = jnp.zeros((1, 2)), jnp.ones((1, 2))
+    skip = process.parameterization.to_prediction(process.schedule, jnp.array(1.0), one, zero)
+    deviation = toy.digits()[0].std()
+    np.testing.assert_allclose(skip.x0, deviation**2 / (deviation**2 + 80**2), rtol=1e-4)
+
+
 def test_batches_are_of_training_digits_and_a_flow_of_no_velocity_keeps_its_noise():
     data, batch = toy.digits()[0], np.asarray(toy.draw_batch(jax.random.key(0)))
     assert batch.shape == (toy.BATCH, 64) and len(np.unique(batch, axis=0)) > 50

@@ -1,6 +1,7 @@
 """The spread of the probes against all probes of a small picture, and the basis against its definition."""
 
 import itertools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +46,23 @@ def test_every_part_has_its_key_and_its_spread_is_a_root_mean_square_about_zero(
     values = parts["VE, batch 2"]
     assert values[gaussian_likelihood.BIAS.format("VE")] == 1
     assert values[gaussian_likelihood.SPREAD.format("VE")] * values["exact deviation"] == pytest.approx(5**0.5)
+
+
+def test_an_error_is_that_of_the_bits_of_a_dimension(monkeypatch):
+    """A density that is too small by 8^dimensions has three bits too many in each."""
+    data, made = gaussian_likelihood.pictures(4), []
+
+    def log_likelihood(denoise, schedule, x, solver, probe):
+        made.append(x.shape)
+        np.testing.assert_allclose(jnp.abs(denoise(x, schedule.t_min).x0 - x).max(), 0, atol=0.02)  # no noise is left
+        exact = gaussian_likelihood.exact_mixtures.log_density(data, x)
+        return types.SimpleNamespace(log_density=exact - 16 * np.log(8))
+
+    monkeypatch.setattr(jax, "jit", lambda function: function)
+    monkeypatch.setattr(likelihood, "log_likelihood", log_likelihood)
+    errors = gaussian_likelihood.errors("VE", jax.random.key(0), data, 6)
+    np.testing.assert_allclose(errors, np.full(6, 3.0), rtol=1e-5)
+    assert made == [(6, 16)]
 
 
 def test_the_picture_has_the_errors_of_all_batches_under_their_exact_bell():
