@@ -23,6 +23,24 @@ def test_the_trees_have_their_branches_and_their_trunks():
     assert np.all(away > 0)  # the other trunk points the other way
 
 
+@pytest.mark.parametrize("number, turns", [(1, [(1, 1)]), (2, [(1, 1), (1, 3)]), (64, [(-1, 191)])])
+def test_branches_shrink_and_turn_by_generation(number, turns):
+    """A branch draws its length and two turns: the trunk's second child comes after 63 branches of its first."""
+    data, drawn = toy.trees(), 1 + 0.2 * np.random.RandomState(2).randn(193)
+    start, angle, length = toy.ORIGIN, np.pi / 4, 0.292 * drawn[0]
+    for generation, (sign, draw) in enumerate(turns):
+        start = start + length * np.array([np.cos(angle), np.sin(angle)])
+        angle += sign * 0.7**generation * drawn[draw]
+        length = 0.292 * 0.8 ** (generation + 1) * drawn[draw + 1]
+    direction = np.array([np.cos(angle), np.sin(angle)])
+    rows = np.flatnonzero(data.branches == number)
+    expected = (start + np.linspace(0.07, 0.93, 8)[:, None] * length * direction) * toy.SCALE
+    np.testing.assert_allclose(data.means[rows], expected)
+    np.testing.assert_allclose(data.weights[rows], length * 0.5 ** len(turns))
+    values = np.linalg.eigvalsh(data.covariances[rows[0]] / np.outer(toy.SCALE, toy.SCALE))
+    np.testing.assert_allclose(np.sort(values), np.sort([(0.06 * length) ** 2, (0.06 * 0.2 * 0.8 ** len(turns)) ** 2]))
+
+
 def test_components_lie_along_their_branch():
     """The larger axis of a trunk's covariance, without the picture's scale, has its direction."""
     data = toy.trees()

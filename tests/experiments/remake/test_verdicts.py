@@ -14,6 +14,8 @@ from diffusion.experiments.remake.claims import Published, verdict
         ([1.06], 0.05, 1.06, 0.0, False, 1.2),
         ([0.94], 0.05, 0.94, 0.0, False, 1.2),
         ([1.2, 1.4], 0.2, 1.3, 0.1, True, 0.3 / math.hypot(0.2, 0.1)),  # a gap of 0.3, within 0.2 + 2 x 0.1
+        ([1.28, 1.48], 0.2, 1.38, 0.1, True, 0.38 / math.hypot(0.2, 0.1)),
+        ([1.32, 1.52], 0.2, 1.42, 0.1, False, 0.42 / math.hypot(0.2, 0.1)),
         ([1.3, 1.5], 0.1, 1.4, 0.1, False, 0.4 / math.hypot(0.1, 0.1)),
         ([1.0], 0.0, 1.0, 0.0, True, 0.0),
         ([1.5], 0.0, 1.5, 0.0, False, math.inf),
