@@ -35,6 +35,14 @@ def test_potentials_lie_below_the_costs_and_add_up_to_the_least_sum():
     assert u.sum() + found.values.sum() == pytest.approx(least, rel=1e-12)
 
 
+def test_potentials_are_exact_however_far_apart_points_lie():
+    """A path that is shorter by 4 counts beside others of millions; all of these numbers are exact."""
+    x, y = np.array([[3000.0], [-2], [-2], [0]]), np.array([[-2.0], [-1], [-100], [-3000]])
+    found = potentials(x, y)
+    costs = cdist(x, found.y, "sqeuclidean")
+    assert (costs - np.diagonal(costs)[:, None] + found.values[:, None] - found.values).min() == 0
+
+
 def test_potentials_of_the_same_clouds_leave_nothing_to_search(monkeypatch):
     """Costs that their own potentials have reduced are 0 for pairs, and nowhere below."""
     x, y = _clouds(3)

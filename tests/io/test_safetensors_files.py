@@ -1,0 +1,63 @@
+"""Headers of safetensors files: their tensors lie one after another, in as many bytes as their shapes need."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+
+from diffusion.io import limits, safetensors_files
+
+
+def file(path, table, data=b""):
+    text = table if isinstance(table, bytes) else json.dumps(table).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    return path
+
+
+def entry(first, last, shape=(1,), dtype="F32"):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [first, last]}
+
+
+def test_tensors_are_read_in_any_order_of_their_names(tmp_path):
+    numbers = np.float32([1, 2, 3])
+    table = {"v": entry(4, 12, (1, 2)), "w": entry(0, 4, ()), "__metadata__": {"format": "pt"}}
+    header = safetensors_files.header(file(tmp_path / "a.safetensors", table, numbers.tobytes()))
+    assert header.metadata == {"format": "pt"} and header.tensors["w"].read() == 1
+    np.testing.assert_array_equal(header.tensors["v"].read(), [[2, 3]])
+
+
+@pytest.mark.parametrize(
+    "table, data, message",
+    [
+        ({"w": entry(0, 8, (3,))}, bytes(8), r"'w' has 8 bytes, but F32 \[3\] would need 12"),
+        ({"w": entry(0, 4), "v": entry(8, 12)}, bytes(12), "v begins at byte .*, but what comes before it ends at"),
+        ({"w": entry(0, 4), "v": entry(0, 4)}, bytes(4), "[vw] begins at byte .*, but what comes before it ends at"),
+        ({"w": entry(0, 4)}, bytes(8), "it has .* bytes, but declares"),
+        ({"w": entry(0, 4)}, bytes(3), "it has .* bytes, but declares"),
+        ({"w": entry(4, 0)}, bytes(4), "its entry for 'w' is"),
+        ({"w": entry(-4, 0)}, bytes(4), "its entry for 'w' is"),
+        ({"w": entry(False, 4)}, bytes(4), "its entry for 'w' is"),
+        ({"w": entry(0, 4, dtype=None)}, bytes(4), "its entry for 'w' is"),
+        ({"w": [0, 4]}, bytes(4), "its entry for 'w' is"),
+        (["w"], b"", "its header is a list instead of a table"),
+        ({"__metadata__": {"step": 3}}, b"", "its __metadata__ is not a table of texts"),
+    ],
+)
+def test_a_file_that_is_not_whole_is_refused(tmp_path, table, data, message):
+    path = file(tmp_path / "a.safetensors", table, data)
+    with pytest.raises(limits.Refused, match=rf"a\.safetensors is not a whole safetensors file: {message}"):
+        safetensors_files.header(path)
+
+
+@pytest.mark.parametrize("content", [b"", bytes(7), struct.pack("<Q", 3) + b"{}"])
+def test_a_header_that_is_longer_than_its_file_is_refused(tmp_path, content):
+    (tmp_path / "a.safetensors").write_bytes(content)
+    with pytest.raises(limits.Refused, match=f"it has {len(content)} bytes, but declares a header of"):
+        safetensors_files.header(tmp_path / "a.safetensors")
+
+
+def test_tensors_of_another_type_are_refused_when_they_are_read(tmp_path):
+    header = safetensors_files.header(file(tmp_path / "a.safetensors", {"w": entry(0, 3, (2,), "F4")}, bytes(3)))
+    with pytest.raises(limits.Refused, match="w is stored as F4, which is not supported"):
+        header.tensors["w"].read()
