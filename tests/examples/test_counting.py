@@ -4,9 +4,9 @@ import json
 from typing import Any, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 
 from diffusion.data.shapes import scenes
 from diffusion.metrics import attribute_reader, bootstrap
@@ -33,6 +33,10 @@ def rewarding():
 @pytest.fixture(scope="module")
 def measuring():
     return reader_of(lambda key, shape, classes: judges.init(key, classes), seed=1)
+
+
+def facts_of(texts):
+    return jax.tree.map(lambda *rows: np.stack(rows), *map(rewards.requested, texts))
 
 
 def stated(caption):
@@ -65,8 +69,9 @@ def test_the_reward_is_the_probability_of_all_that_is_requested(rewarding):
     params = {name: np.zeros_like(leaf) for name, leaf in rewarding.params.items()} | {"count/bias": bias}
     blind = attribute_reader.from_params(params, CLASSES)
     texts = ["three blue stars", "two blue stars", "a shape"]
-    facts = jax.tree.map(lambda *rows: jnp.stack([jnp.asarray(row) for row in rows]), *map(rewards.requested, texts))
-    log_p = rewards.log_probability(blind, jnp.zeros((3, 64, 64, 3)), facts)
+    log_p = jax.jit(lambda x, facts: rewards.log_probability(blind, x, facts))(
+        np.zeros((3, 64, 64, 3)), facts_of(texts)
+    )
     others = CLASSES["kind"] * CLASSES["style"]
     all_counts = CLASSES["count"] + 2
     looks = CLASSES["colour"] * CLASSES["shape"]
@@ -77,12 +82,13 @@ def test_the_reward_is_the_probability_of_all_that_is_requested(rewarding):
 def test_the_reward_reads_pictures_as_the_judge_does(rewarding):
     pictures = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
     texts = ["three blue stars", "a red circle on the left"]
-    facts = jax.tree.map(lambda *rows: jnp.stack([jnp.asarray(row) for row in rows]), *map(rewards.requested, texts))
-    log_p = rewards.log_probability(rewarding, jnp.asarray(pictures, jnp.float32) / 127.5 - 1, facts)
+    log_p = jax.jit(lambda x, facts: rewards.log_probability(rewarding, x, facts))(
+        pictures / np.float32(127.5) - 1, facts_of(texts)
+    )
     logits = attribute_reader.logits(rewarding, attribute_reader.features(rewarding, pictures))
     for row, text in enumerate(texts):
         values = {name: value for name, value in rewards.requested(text).items() if value >= 0}
-        total = sum(jax.nn.log_softmax(logits[name][row])[value] for name, value in values.items())
+        total = sum(log_softmax(logits[name][row])[value] for name, value in values.items())
         np.testing.assert_allclose(log_p[row], total, rtol=1e-3)
 
 

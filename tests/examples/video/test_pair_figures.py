@@ -9,7 +9,9 @@ from examples.video import clip_templates, pair_figures, pairs_report
 
 @pytest.fixture(scope="module")
 def real():
-    return pairs_report.real_clips("test", 10)
+    clips, truth = pairs_report.real_clips("test", 8)
+    rows = [2, 3, 5, 7]  # two with one shape, two with two; shapes that move, turn and hide
+    return clips[rows], [truth[row] for row in rows]
 
 
 @pytest.fixture(autouse=True)
@@ -50,10 +52,10 @@ def test_real_clips_are_as_asked(real):
     assert figures["speed"] < 0.01 and figures["flicker"] < 0.01
     frames = sum(int((clip.visible >= 0.9).sum()) for clip in truth)
     assert figures["shape"]["count"] == frames
-    some = pair_figures.measured(clips, truth, known=8)
-    assert some["shape"]["count"] == sum(int((clip.visible[8:] >= 0.9).sum()) for clip in truth)
-    last = pair_figures.measured(clips, truth, last=4)
-    assert last["shape"]["count"] == sum(int((clip.visible[-4:] >= 0.9).sum()) for clip in truth)
+    some = pair_figures.measured(clips[:2], truth[:2], known=8)
+    assert some["shape"]["count"] == sum(int((clip.visible[8:] >= 0.9).sum()) for clip in truth[:2])
+    last = pair_figures.measured(clips[:2], truth[:2], last=4)
+    assert last["shape"]["count"] == sum(int((clip.visible[-4:] >= 0.9).sum()) for clip in truth[:2])
     assert "direction" not in last
 
 
