@@ -19,6 +19,7 @@ from diffusion.published.stable_diffusion.control_net import ControlNet
 from diffusion.published.stable_diffusion.network import ConditionalUNet
 from diffusion.published.stable_diffusion.t2i_adapter import T2IAdapter
 from tests.adapters.received import instead_of, reached, same, wide
+from tests.drawn_parameters import drawn as parameters
 from tests.peers.made_weights import drawn
 from tests.text_to_image import made_pipelines
 
@@ -81,7 +82,7 @@ def test_a_t2i_adapter_reads_pictures_alone_and_its_features_go_to_the_levels(mo
     base, model = models
     tuning = control.t2i_adapter(base, blocks=1)
     assert (tuning.networks, tuning.reads, tuning.latents) == (("unet",), ("control",), ())
-    weights = jax.jit(tuning.init)(jax.random.key(0), {})
+    weights = parameters(tuning.init, {})
     instead_of(ConditionalUNet, monkeypatch)
     params = {"unet": wide(model.params["unet"])}
     condition = {"control": HINT, "text": jnp.ones((2, 3, 24))}
@@ -152,8 +153,7 @@ def test_an_image_prompt_is_seen_once_and_its_projection_trains_alone(kind, mode
     expected = jax.jit(lambda images: prompt_features.image_features(READER, of_reader, images, whole))(images)
     np.testing.assert_allclose(rows["image_prompt"], expected, rtol=1e-5, atol=1e-6)
 
-    weights = jax.jit(tuning.init)(jax.random.key(0), {})
-    weights = jax.tree.map(lambda leaf: leaf + 0.1, weights)
+    weights = parameters(tuning.init, {})
     instead_of(ConditionalUNet, monkeypatch)
     params = {"unet": wide(model.params["unet"])}
     condition = {"image_prompt": jnp.asarray(rows["image_prompt"]).at[1].set(0), "text": jnp.ones((2, 3, 24))}

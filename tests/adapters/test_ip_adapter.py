@@ -27,6 +27,7 @@ from diffusion.published.stable_diffusion.network import ConditionalUNet
 from diffusion.published.stable_diffusion.table import FAMILY, PUBLISHED
 from diffusion.text_to_image import attached
 from diffusion.text_to_image.picture_controls import Control
+from tests.drawn_parameters import drawn as parameters
 from tests.peers.made_weights import drawn, made
 from tests.text_to_image import made_pipelines
 
@@ -76,8 +77,7 @@ def test_a_new_adapter_changes_nothing_and_learns():
 def test_files_are_read_and_written(kind, tmp_path):
     sizes = {"plus": {"tokens": 3, "inner": 12, "depth": 2, "heads": 2}, "global": {"tokens": 3}}.get(kind, {})
     module = adapter(kind, **sizes)
-    params = module.init(jax.random.key(0), features_for(module))["params"]
-    params = jax.tree.map(lambda leaf: leaf + jnp.asarray(drawn(str(leaf.shape), *leaf.shape)), params)
+    params = parameters(module.init, features_for(module))["params"]
     ip_adapter_files.save(tmp_path / "a.safetensors", module, params, UNET, metadata={"base_model": "tiny"})
     read, again = ip_adapter_files.load(tmp_path / "a.safetensors", UNET)
     assert read == module
@@ -111,7 +111,7 @@ def test_xlabs_names_for_flux(tmp_path):
     )
     module = ip_adapter_files.fresh(flux, 10)
     assert module.bias and len(module.widths) == 2
-    params = module.init(jax.random.key(0), jnp.zeros((1, 10)))["params"]
+    params = parameters(module.init, jnp.zeros((1, 10)))["params"]
     ip_adapter_files.save(tmp_path / "a.safetensors", module, params, flux, layout="xlabs")
     names = set(load_file(tmp_path / "a.safetensors"))
     assert {"ip_adapter_proj_model.proj.weight", "ip_adapter_proj_model.norm.bias"} < names
@@ -123,7 +123,7 @@ def test_xlabs_names_for_flux(tmp_path):
 
 def test_a_file_for_another_base_is_refused_by_its_first_layer(tmp_path):
     module = adapter()
-    params = module.init(jax.random.key(0), features_for(module))["params"]
+    params = parameters(module.init, features_for(module))["params"]
     path = tmp_path / "a.safetensors"
     ip_adapter_files.save(path, module, params, UNET)
     first = r"another denoiser;.*: ip_adapter\.1\.to_k_ip\.weight has shape \[8, 6\], not \[12, 6"
@@ -290,7 +290,7 @@ def test_a_file_without_its_image_encoder_is_refused(tmp_path):
 
 def test_a_mask_is_a_weight_at_the_grid_of_each_layer():
     module = ip_adapter_files.fresh(TINY, 3)
-    weights = jax.jit(module.init)(jax.random.key(0), np.zeros((1, 3)))["params"]
+    weights = parameters(module.init, np.zeros((1, 3)))["params"]
     mask = np.zeros((1, 8, 8), np.float32)
     mask[:, :, 4:] = 1
     ((_, _, weight),) = ip_adapter.prompt(
@@ -304,7 +304,7 @@ def test_a_mask_is_a_weight_at_the_grid_of_each_layer():
 def test_keys_and_values_are_computed_once_for_a_request():
     """What is evaluated at each step has no product of matrices; without a mask it is that of `prompt`."""
     module = ip_adapter_files.fresh(TINY, 3)
-    weights = jax.jit(module.init)(jax.random.key(0), np.zeros((1, 3)))["params"]
+    weights = parameters(module.init, np.zeros((1, 3)))["params"]
     one = ip_adapter.attachment(module, weights, TINY, Colours(), {})
     params = {"adapter": weights, "encoder": {}}
     picture = jnp.asarray(drawn("picture", 1, 28, 28, 3))

@@ -21,6 +21,7 @@ from diffusion.recipe.values import to_json
 from diffusion.training import warm_start
 from diffusion.training.checkpointing.checkpoint_writer import Checkpoints
 from tests.adapters import test_lora_files
+from tests.drawn_parameters import drawn
 from tests.models.interchange import published
 from tests.training import toys
 
@@ -104,7 +105,7 @@ def test_a_run_becomes_a_network_and_the_start_of_another_run(tmp_path):
     config.data.shape = (8, 8, 1)
     module = resolve.Resolver(config).model((8, 8, 1))
     inputs = (jnp.zeros((1, 8, 8, 1)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
-    average = jax.jit(module.init)(jax.random.key(1), *inputs)
+    average = drawn(module.init, *inputs)
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.json").write_text(to_json(config))
     with contextlib.closing(Checkpoints(tmp_path / "run")) as saver:

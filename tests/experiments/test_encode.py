@@ -23,6 +23,7 @@ from diffusion.models.image_encoders.dinov2 import DINOv2
 from diffusion.recipe import ConfigError, checks, resolve
 from diffusion.recipe.values import plain
 from diffusion.training.checkpointing import checkpoints
+from tests.drawn_parameters import drawn
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 
@@ -37,7 +38,7 @@ def made(folder, seed=0, levels=2, channels=1, **changes):
         picture_channels=channels,
         **{"scale": 0.5, "shift": 0.25} | changes,
     )
-    params = jax.jit(module.init)(jax.random.key(seed), jnp.zeros((1, 16, 16, channels)))["params"]
+    params = drawn(module.init, jnp.zeros((1, 16, 16, channels)), seed=seed)["params"]
     interchange.save(folder, module, params)
     return str(folder)
 

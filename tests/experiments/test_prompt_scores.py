@@ -20,6 +20,7 @@ from diffusion.models import interchange
 from diffusion.models.text_encoders.clip import CLIP, CLIPText, CLIPVision, normalised
 from diffusion.recipe import ConfigError
 from tests import commands
+from tests.drawn_parameters import drawn as parameters
 from tests.text import vocabularies
 
 PROMPTS = ["a cat", "the red car on a hill", "bad", "a cat"]
@@ -36,7 +37,7 @@ def clip(tmp_path_factory):
     )
     module = CLIP(*towers, features=12)
     ids = text.Tokenizer.open(folder)(["a"]).ids
-    params = jax.jit(module.init)(jax.random.key(0), ids, np.zeros((1, 16, 16, 3)))["params"]
+    params = parameters(module.init, ids, np.zeros((1, 16, 16, 3)))["params"]
     interchange.save(folder, module, params)
     return folder, module, params
 
@@ -138,7 +139,7 @@ def test_bad_input_is_one_sentence(clip, tmp_path):
     with pytest.raises(ConfigError, match=r"--weights=.*nothing"):
         prompt_scores.scorer_of("clip", Source(str(tmp_path / "nothing")))
     tower = CLIPVision(size=8, patch=4, width=8, depth=1, heads=2, hidden=12)
-    params = jax.jit(tower.init)(jax.random.key(0), np.zeros((1, 8, 8, 3)))["params"]
+    params = parameters(tower.init, np.zeros((1, 8, 8, 3)))["params"]
     interchange.save(tmp_path / "tower", tower, params)
     with pytest.raises(ConfigError, match=r"it holds a CLIPVision\. Valid: the folder of a CLIPModel"):
         prompt_scores.scorer_of("clip", Source(str(tmp_path / "tower")))

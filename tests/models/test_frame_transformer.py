@@ -12,17 +12,11 @@ from diffusion import manifolds, samplers, schedules, timesteps
 from diffusion.manifolds.tangent_field import velocity_field
 from diffusion.models.frame_transformer import FrameTransformer
 from diffusion.models.layers.invariant_point_attention import InvariantPointAttention
+from tests.drawn_parameters import drawn
 
 B, N = 2, 6
 TURN = np.float32(Rotation.random(random_state=3).as_matrix())
 SHIFT = np.float32([2.0, -1.0, 0.5])
-
-
-def nowhere_zero(params):
-    """Parameters moved off zero, where a new network's last layers are."""
-    leaves, structure = jax.tree.flatten(params)
-    rng = np.random.default_rng(0)
-    return structure.unflatten([jnp.asarray(leaf + np.float32(rng.normal(size=leaf.shape) * 0.2)) for leaf in leaves])
 
 
 def moved(x):
@@ -40,7 +34,7 @@ def network():
     """(x, t, condition) -> the output of a network whose parameters are nowhere zero."""
     module = FrameTransformer(16, 2, 2, 8, 2, 3, num_classes=3)
     inputs = (frames(), np.float32([0.3, 0.9]), np.array([0, 2]))
-    params = nowhere_zero(jax.jit(module.init)(jax.random.key(1), *inputs))
+    params = drawn(module.init, *inputs)
     return jax.jit(lambda x, t, condition: module.apply(params, x, t, condition)), module, params
 
 
@@ -51,7 +45,7 @@ def test_attention_is_the_published_algorithm():
     rng = np.random.default_rng(1)
     s, z = (np.float32(rng.normal(size=shape)) for shape in ((1, N, 4), (1, N, N, 3)))
     rotations, positions = frames()[:1, ..., :3], frames()[:1, ..., 3]
-    params = nowhere_zero(jax.jit(module.init)(jax.random.key(0), s, z, rotations, positions))
+    params = drawn(module.init, s, z, rotations, positions)
     out = np.asarray(jax.jit(module.apply)(params, s, z, rotations, positions))[0]
     p = jax.tree.map(lambda leaf: np.float64(leaf), params["params"])
     place = lambda i, point: rotations[0, i] @ point + positions[0, i]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from examples.symbols import autoregressive, character_runs, characters, text_models
+from tests.drawn_parameters import drawn
 
 
 def test_runs_of_two_are_interpolated_with_shorter_ones():
@@ -32,14 +33,13 @@ def test_runs_give_every_text_a_probability_and_all_of_them_sum_to_one(longest):
 @pytest.fixture(scope="module")
 def causal():
     network = autoregressive.CausalTransformer(3, width=32, depth=1, heads=1)
-    params = network.init(jax.random.key(0), jnp.zeros((1, 3), jnp.int32))["params"]
-    return network, jax.tree.map(lambda leaf: leaf + jax.random.normal(jax.random.key(1), leaf.shape) * 0.3, params)
+    return network, drawn(network.init, jnp.zeros((1, 3), jnp.int32))["params"]
 
 
 def test_a_character_is_predicted_by_the_ones_before_it_alone(causal):
     network, params = causal
     x = jnp.array([[0, 1, 2, 1], [0, 1, 0, 2]])
-    logits = network.apply({"params": params}, x)
+    logits = jax.jit(network.apply)({"params": params}, x)
     np.testing.assert_allclose(logits[0, :3], logits[1, :3], atol=1e-6)
     assert np.abs(logits[0, 3] - logits[1, 3]).max() > 1e-3
 
@@ -47,7 +47,7 @@ def test_a_character_is_predicted_by_the_ones_before_it_alone(causal):
 def test_texts_from_left_to_right_have_the_law_whose_nats_are_measured(causal):
     network, params = causal
     every = jnp.asarray(list(itertools.product(range(3), repeat=2)))
-    p = np.exp(-2 * autoregressive.nats(network.apply({"params": params}, every), every))
+    p = np.exp(-2 * autoregressive.nats(jax.jit(network.apply)({"params": params}, every), every))
     np.testing.assert_allclose(p.sum(), 1, rtol=1e-5)
     number = 4000
     x = np.asarray(autoregressive.sample(network, params, jax.random.split(jax.random.key(2), number), 2))
