@@ -104,8 +104,9 @@ def test_sets_of_points_are_transported_within_their_class():
         assert any(np.array_equal(np.sort(paired[k], axis=0), partner) for partner in partners)
 
 
-@pytest.mark.parametrize("ratio", [0.05, 0.2, 0.4])
-@pytest.mark.parametrize("distance", [couplings.squared, couplings.cosine])
+@pytest.mark.parametrize(
+    "distance, ratio", [(couplings.squared, 0.05), (couplings.squared, 0.4), (couplings.cosine, 0.2)]
+)
 def test_the_weight_gives_the_ratio_and_the_pairs_are_the_assignment_under_it(distance, ratio):
     """Against numpy and scipy in float64: the share that Cheng and Schwing 2025 define, at the weight and beside it."""
     n = 32

@@ -13,6 +13,8 @@ from diffusion.manifolds import geodesic_cost, torus
 
 KEYS = jax.random.split(jax.random.key(0), 4)
 SETS = np.random.default_rng(0).normal(size=(4, 5, 3)).astype(np.float32)
+ALIGNED = jax.jit(couplings.aligned())
+BY_ORDER, BY_TURN = jax.jit(couplings.aligned(rotation=False)), jax.jit(couplings.aligned(permutation=False))
 
 
 def turned(sets, seed):
@@ -26,19 +28,19 @@ def shuffled(sets, seed):
 
 
 def test_the_order_and_the_orientation_are_found_again():
-    by_order = jax.jit(couplings.aligned(rotation=False))(KEYS, SETS, shuffled(SETS, 1))
+    by_order = BY_ORDER(KEYS, SETS, shuffled(SETS, 1))
     np.testing.assert_array_equal(by_order, SETS)
-    with_condition = couplings.aligned(rotation=False)(KEYS, SETS, shuffled(SETS, 1), np.arange(4))
+    with_condition = BY_ORDER(KEYS, SETS, shuffled(SETS, 1), np.arange(4))
     np.testing.assert_array_equal(with_condition, SETS)  # each example keeps its noise, whatever its condition
-    by_turn = jax.jit(couplings.aligned(permutation=False))(KEYS, SETS, turned(SETS, 1))
+    by_turn = BY_TURN(KEYS, SETS, turned(SETS, 1))
     np.testing.assert_allclose(by_turn, SETS, atol=1e-5)
-    mirrored = jax.jit(couplings.aligned(permutation=False))(KEYS, SETS, -SETS)  # no rotation undoes a reflection
+    mirrored = BY_TURN(KEYS, SETS, -SETS)  # no rotation undoes a reflection
     assert np.abs(mirrored - SETS).max() > 0.1
 
 
 def test_both_together_come_nearer_and_change_only_order_and_orientation():
     noise = np.random.default_rng(7).normal(size=SETS.shape).astype(np.float32)
-    near = np.asarray(jax.jit(couplings.aligned())(KEYS, SETS, noise))
+    near = np.asarray(ALIGNED(KEYS, SETS, noise))
     assert np.all(np.sum((near - SETS) ** 2, (1, 2)) < np.sum((noise - SETS) ** 2, (1, 2)))
     for one, other in zip(noise, near):
         (order,) = (p for p in map(list, itertools.permutations(range(5))) if same_shape(one[p], other))
@@ -61,7 +63,7 @@ def test_transport_between_sets_finds_each_partner_again():
     np.testing.assert_allclose(paired, SETS, atol=1e-5)
     both = couplings.equivariant_optimal_transport(4)
     noise = np.random.default_rng(8).normal(size=SETS.shape).astype(np.float32)
-    paired, aligned = (np.asarray(jax.jit(pair)(KEYS, SETS, noise)) for pair in (both, couplings.aligned()))
+    paired, aligned = (np.asarray(pair(KEYS, SETS, noise)) for pair in (jax.jit(both), ALIGNED))
     assert np.sum((paired - SETS) ** 2) <= np.sum((aligned - SETS) ** 2) + 1e-4
     partners = [
         [any(same_shape(e[list(p)], f) for p in itertools.permutations(range(5))) for e in noise] for f in paired
@@ -96,9 +98,8 @@ def test_mistakes_are_refused():
 
 def test_both_are_found_in_three_rounds_of_one_after_the_other():
     sets, noise = np.random.default_rng(3).normal(size=(2, 4, 16, 3)).astype(np.float32)
-    order, orientation = couplings.aligned(rotation=False), couplings.aligned(permutation=False)
     rounds = [noise]
     for _ in range(3):
-        rounds.append(orientation(KEYS, sets, order(KEYS, sets, rounds[-1])))
-    np.testing.assert_allclose(couplings.aligned()(KEYS, sets, noise), rounds[3], atol=1e-5)
+        rounds.append(BY_TURN(KEYS, sets, BY_ORDER(KEYS, sets, rounds[-1])))
+    np.testing.assert_allclose(ALIGNED(KEYS, sets, noise), rounds[3], atol=1e-5)
     assert np.abs(rounds[3] - rounds[1]).max() > 0.1

@@ -100,7 +100,7 @@ def test_hutchinson_with_a_probe_that_stays():
     solve = jax.jit(
         lambda probes: likelihood.log_likelihood(denoise, FLOW, x, solver, likelihood.hutchinson(probes), prior)
     )
-    probes = likelihood.normal(keys, (2,), 2)
+    probes = likelihood.normal(keys, (2,), 2).astype(x.dtype)  # that of the signs below, which share the program
     found = solve(probes)
     along = (jnp.einsum("kbi,ij->kbj", probes, data.axes[0]) ** 2).mean(0)
     # From the variances S at the data to 1 at the noise, in u = x / sqrt(alpha^2 + sigma^2).
@@ -144,7 +144,7 @@ def test_a_network_on_images_and_the_prior_of_the_schedule():
     x = jax.random.normal(jax.random.key(0), (2, 4, 3, 1))
     denoise = parameterizations.denoiser(network, schedule, parameterizations.v(), condition=jnp.arange(2))
     solver = ode.runge_kutta(likelihood.times(schedule, 4))
-    found = likelihood.log_likelihood(denoise, schedule, x, solver, likelihood.exact())
+    found = jax.jit(lambda x: likelihood.log_likelihood(denoise, schedule, x, solver, likelihood.exact()))(x)
     expected = -0.5 * (np.asarray(x) ** 2).sum((1, 2, 3)) - 6 * np.log(2 * np.pi)
     np.testing.assert_allclose(found.log_density, expected, rtol=1e-5)
     assert found.latent.shape == x.shape and set(shapes) == {((2, 4, 3, 1), (2,), (2,))}

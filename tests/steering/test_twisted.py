@@ -106,10 +106,14 @@ def test_a_pull_along_the_gradient_keeps_the_weights_more_even():
     """Without resampling; a pull of the wrong sign or size has the same constant, and worse weights."""
     never = steering.where_uneven(steering.systematic, 1e-6)
     sizes = {}
+
+    @jax.jit
+    def run(sign):
+        proposal = guidance.posterior_sampling(DENOISE, SCHEDULE, linear, scale=sign)
+        return _run(steering.tilt(linear), 64, 64, steps=16, proposal=proposal, resample=never)
+
     for name, sign in {"none": 0.0, "pulled": 1.0, "pushed": -1.0}.items():
-        proposal = guidance.posterior_sampling(DENOISE, SCHEDULE, linear, scale=sign) if sign else None
-        particles = _run(steering.tilt(linear), 64, 64, steps=16, proposal=proposal, resample=never)
-        sizes[name] = float(particles.effective_sizes[-1].mean())
+        sizes[name] = float(run(sign).effective_sizes[-1].mean())
     assert sizes["pulled"] > 1.3 * sizes["none"] > 1.3 * sizes["pushed"]
 
 
@@ -136,9 +140,10 @@ def test_a_group_does_not_depend_on_the_others():
             samplers.ddpm(), DENOISE, SCHEDULE, x, plan, keys, twist, number=8, resample=steering.systematic
         )
     )
-    whole, last = run(x, keys), run(x[16:], keys[16:])
-    np.testing.assert_allclose(whole.x[16:], last.x, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(whole.log_weights[2:], last.log_weights, rtol=1e-5, atol=1e-6)
+    whole, other = run(x, keys), run(x.at[:16].multiply(2), keys.at[:16].set(keys[8]))
+    np.testing.assert_allclose(whole.x[16:], other.x[16:], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(whole.log_weights[2:], other.log_weights[2:], rtol=1e-5, atol=1e-6)
+    assert (whole.x[:16] != other.x[:16]).any(1).all()
     assert len(np.unique(np.asarray(whole.x)[:, 0])) == 24  # offspring of one ancestor go separate ways
 
 
