@@ -62,6 +62,11 @@ class Enumerated:
 
         return predict
 
+    def tabled(self):
+        """The exact predictor of many samples that are all at one time: computed for each state, and looked up."""
+        predict, states = self.predictor(), jnp.asarray(self.states, jnp.int32)
+        return lambda x, t: predict(states, jnp.full(len(states), t[0]))[self.index(x)]
+
     def stepped_law(self, law, times):
         """The law of samples that take the steps of these times, `[S]`: products of the laws of positions."""
         x = jnp.asarray(self.states, jnp.int32)

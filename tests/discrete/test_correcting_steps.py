@@ -57,7 +57,7 @@ def test_corrected_steps_draw_the_law_of_step_and_corrections():
     keys = jax.random.split(jax.random.key(7), number)
     start = jnp.full((number, 2), data.process.mask)
     plan = timesteps.plan(np.array([1.0, 0.5, 0.0]))
-    run = jax.jit(lambda keys: discrete.sample(sampler, data.predictor(), data.process, start, plan, keys))
+    run = jax.jit(lambda keys: discrete.sample(sampler, data.tabled(), data.process, start, plan, keys))
     found = np.bincount(np.asarray(data.index(run(keys))), minlength=len(exact)) / number
     assert np.abs(found - exact).sum() / 2 < 1.5 * np.sum(np.sqrt(exact / number)) / 2
     alone = data.stepped_law(steps.ancestral_law, (1.0, 0.5, 0.0))
