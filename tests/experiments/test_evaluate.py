@@ -25,19 +25,20 @@ QUICK = sample_metrics.Effort(draws=20, subsets=3)
 
 @pytest.fixture(scope="module", autouse=True)
 def own_cache(tmp_path_factory):
-    """A cache of classifiers trained for a fifth of the steps, apart from the user's; kept as compiled programs are."""
-    train = functools.partial(classifier.train, steps=120)
+    """A cache of classifiers trained for a tenth of the steps, apart from the user's; kept as compiled programs are."""
+    train, update = functools.partial(classifier.train, steps=60), classifier._update
 
-    def trained(*arguments, **options):
+    def updated(*arguments):
         with kept_programs.compiled_as_in_use():  # without XLA's optimizations a step takes twice as long
-            return train(*arguments, **options)
+            return update(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         kept = kept_programs.folder()
         version = hashlib.sha256(pathlib.Path(classifier.__file__).read_bytes()).hexdigest()[:16]
         cache = kept / f"classifiers-{version}" if kept else tmp_path_factory.mktemp("cache")
         patch.setenv("DIFFUSION_CACHE", str(cache))
-        patch.setattr(classifier, "train", trained)
+        patch.setattr(classifier, "train", train)
+        patch.setattr(classifier, "_update", updated)
         patch.setattr(classifier, "_in_memory", {})
         real_images._read_split.cache_clear()
         yield

@@ -79,7 +79,7 @@ STREAMS = {
 
 
 def recipe(data, steps=5, **settings):
-    network = MODELS["mlp"](width=8)
+    network = MODELS["mlp"](width=8, depth=1)
     return Recipe(LINE, FLOW, network, data, config=SETTINGS | {"train.steps": steps} | settings)
 
 
