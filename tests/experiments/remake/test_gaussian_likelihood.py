@@ -54,11 +54,13 @@ def test_an_error_is_that_of_the_bits_of_a_dimension(monkeypatch):
 
     def log_likelihood(denoise, schedule, x, solver, probe):
         made.append(x.shape)
+        assert solver == (schedule.t_min, schedule.t_max, *[gaussian_likelihood.TOLERANCE] * 2)
         np.testing.assert_allclose(jnp.abs(denoise(x, schedule.t_min).x0 - x).max(), 0, atol=0.02)  # no noise is left
         exact = gaussian_likelihood.exact_mixtures.log_density(data, x)
         return types.SimpleNamespace(log_density=exact - 16 * np.log(8))
 
     monkeypatch.setattr(jax, "jit", lambda function: function)
+    monkeypatch.setattr(gaussian_likelihood.ode, "dormand_prince", lambda *ends_and_tolerances: ends_and_tolerances)
     monkeypatch.setattr(likelihood, "log_likelihood", log_likelihood)
     errors = gaussian_likelihood.errors("VE", jax.random.key(0), data, 6)
     np.testing.assert_allclose(errors, np.full(6, 3.0), rtol=1e-5)
