@@ -119,6 +119,7 @@ def test_the_picture_has_the_samples_of_the_first_seed_and_means_over_all():
         other, own, points = (np.asarray(dots.get_offsets()) for dots in axes.collections)
         np.testing.assert_array_equal(other, data.means[data.classes == 1])
         np.testing.assert_array_equal(own, data.means[data.classes == 0])
+        assert not len(axes.get_xticks()) and not len(axes.get_yticks())
         np.testing.assert_array_equal(points, parts["seed 0"][name])
         assert axes.get_title() == f"{name}\n20.00 % outside, 70 % covered"
 

@@ -135,6 +135,7 @@ def test_the_picture_has_one_step_above_two():
     axes = np.reshape(toy.draw(parts).axes, (2, 2))
     for column, cloud in zip(axes.T, clouds):
         for panel, points in zip(column, cloud.values(), strict=True):
+            assert not len(panel.get_xticks()) and not len(panel.get_yticks())
             np.testing.assert_array_equal(panel.collections[0].get_offsets(), points)
     titles = [[panel.get_title() for panel in row] for row in axes]
     assert titles == [["iCT\none step: 2.5", f"{toy.FIXED}\none step: 12"], ["\ntwo steps: 3.5", "\ntwo steps: 14"]]

@@ -103,6 +103,8 @@ def test_the_picture_has_its_errors():
         "single steps": spread,
     }
     panels = edm_solvers.draw(parts).axes
+    assert [axes.get_title() for axes in panels] == ["VP", "VE", "Heun, 35 evaluations", "Single steps"]
+    assert [axes.get_xlabel() for axes in panels] == ["network evaluations"] * 2 + ["rho"] * 2
     for axes in panels[:2]:
         assert [line.get_label() for line in axes.lines] == ["one", "two"]
         for line, column in zip(axes.lines, errors.values(), strict=True):

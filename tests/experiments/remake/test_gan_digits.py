@@ -166,6 +166,7 @@ def test_digits_are_drawn_in_the_range_of_the_data_with_gaps_of_paper():
         for what in (toy.DISTANCE, toy.PRECISION, toy.RECALL, toy.NEAREST):
             parts[name] |= {toy.VALUE.format(name, seed, what): 0.5 for seed in range(toy.SEEDS)}
     for axes in toy.draw(parts).axes:
+        assert not len(axes.get_xticks()) and not len(axes.get_yticks())
         (image,) = axes.images
         drawn = np.asarray(image.get_array()).reshape(8, 10, 9)
         np.testing.assert_array_equal(drawn[:, :, :8].transpose(1, 0, 2).reshape(10, 64), np.clip(samples, -1, 1))

@@ -84,6 +84,7 @@ def test_the_picture_has_the_samples_by_prediction_and_dimensions():
     for row, predicts in zip(panels, ("x", "eps", "v"), strict=True):
         for axes, dims in zip(row, (2, 8, 16, 512), strict=True):
             points = parts[f"D = {dims}, {predicts}-prediction, v-loss"]["points"]
+            assert not len(axes.get_xticks()) and not len(axes.get_yticks())
             np.testing.assert_array_equal(axes.collections[0].get_offsets(), points)
             assert axes.get_title() == f"{predicts}, D = {dims}: W2 0.5"
             assert axes.get_xlim() == axes.get_ylim() == (-3, 3)  # the spiral's radius is at most 2

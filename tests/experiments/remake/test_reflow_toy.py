@@ -111,6 +111,7 @@ def test_the_picture_has_the_paths_from_their_noise_to_their_data():
     for axes, (name, path) in zip(toy.draw({toy.PART: paths | facts}).axes, paths.items(), strict=True):
         np.testing.assert_array_equal([line.get_xydata() for line in axes.lines], path.transpose(1, 0, 2))
         start, end = (np.asarray(dots.get_offsets()) for dots in axes.collections)
+        assert not len(axes.get_xticks()) and not len(axes.get_yticks())
         np.testing.assert_array_equal(start, path[0])
         np.testing.assert_array_equal(end, path[-1])
         assert axes.get_title() == f"{name}\nS 0.125, one step off by 0.5"

@@ -118,6 +118,13 @@ def test_arrays_are_kept_beside_the_parts_for_the_picture(tmp_path):
     assert (tmp_path / measuring.PICTURE).read_bytes().startswith(b"\x89PNG")
 
 
+def test_arrays_of_objects_are_not_pickled(tmp_path):
+    remake, _ = toy(measure=lambda part, quick: {"shared": 1.0, "cloud": np.array([{}, {}])})
+    with pytest.raises(ValueError, match="Object arrays cannot be saved when allow_pickle=False"):
+        measuring.remake_in(tmp_path, remake, False, say=lambda line: None)
+    assert not (tmp_path / measuring.PARTS).exists()
+
+
 def test_a_folder_belongs_to_one_remake_and_quick_parts_are_no_evidence(tmp_path):
     remake, _ = toy()
     record = measuring.remake_in(tmp_path, remake, True, say=lambda line: None)

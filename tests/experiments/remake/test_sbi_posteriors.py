@@ -157,6 +157,7 @@ def test_the_picture_has_both_methods_beside_the_exact_posterior():
         truth = parts[sbi_posteriors.PART.format(task, sbi_posteriors.FLOW, 1)]["truth"]
         for axes, shift in zip(row, (0, 0.01, 0.02), strict=True):
             np.testing.assert_allclose(axes.collections[0].get_offsets(), truth + shift)
+            assert not len(axes.get_xticks()) and not len(axes.get_yticks())
             low, high = truth.min(0), truth.max(0)
             edge = (high - low) / 10
             np.testing.assert_allclose([axes.get_xlim(), axes.get_ylim()], np.stack([low - edge, high + edge], 1))
