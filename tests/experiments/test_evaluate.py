@@ -25,8 +25,8 @@ QUICK = sample_metrics.Effort(draws=20, subsets=3)
 
 @pytest.fixture(scope="module", autouse=True)
 def own_cache(tmp_path_factory):
-    """A cache of classifiers trained for a tenth of the steps, apart from the user's; kept as compiled programs are."""
-    train, update = functools.partial(classifier.train, steps=60), classifier._update
+    """A cache of classifiers trained for a fifth of the steps, apart from the user's; kept as compiled programs are."""
+    train, update = functools.partial(classifier.train, steps=120), classifier._update
 
     def updated(*arguments):
         with kept_programs.compiled_as_in_use():  # without XLA's optimizations a step takes twice as long
