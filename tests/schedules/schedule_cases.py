@@ -205,7 +205,7 @@ def _compiled(schedule):
 
 
 # Away from the ends by more than float32 resolves; the ends have tests of their own.
-INTERIOR = np.concatenate([np.geomspace(1e-4, 0.1, 40), np.linspace(0.1, 1 - 1e-3, 200)[1:]])
+INTERIOR = np.concatenate([np.geomspace(1e-4, 0.1, 40), np.linspace(0.1, 1 - 1e-3, 201)[1:]])
 
 
 def made():
