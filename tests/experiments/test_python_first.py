@@ -24,7 +24,7 @@ from diffusion.recipe.sections import sectioned
 from diffusion.training import optimizers
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import preemption
-from tests import commands
+from tests import commands, shared_programs
 
 LINE = schedules.rectified_flow()
 DENSITY = timesteps.uniform_density(LINE)
@@ -57,6 +57,16 @@ def own_objective(scale=1.0):
     return objectives.Objective(loss, density=DENSITY)
 
 
+OWN = own_objective()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_program():
+    """Runs of equal parts differ in their data, and in where they stop."""
+    with shared_programs.traced_once("data", "train.steps"):
+        yield
+
+
 def points(number=16, first=0):
     return [{"x": np.float32([np.cos(i), np.sin(i)])} for i in range(first, first + number)]
 
@@ -66,12 +76,7 @@ def pictures(number=16, shift=0):
 
 
 def recipe(data=None, settings=None, **parts):
-    parts = {
-        "schedule": LINE,
-        "objective": own_objective(),
-        "network": Perceptron(),
-        "parameterization": VELOCITY,
-    } | parts
+    parts = {"schedule": LINE, "objective": OWN, "network": Perceptron(), "parameterization": VELOCITY} | parts
     data = points() if data is None else data
     return Recipe(**sectioned({"data": data, "config": SETTINGS | (settings or {})} | parts))
 
