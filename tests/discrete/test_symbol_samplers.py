@@ -164,6 +164,7 @@ def test_a_sample_depends_on_its_own_start_and_key_alone(name):
     for i in range(5):  # last, behind others
         beside = run(jnp.roll(start, -i - 1, 0).at[:4].set(i % 4), strangers.at[4].set(keys[i]))
         np.testing.assert_array_equal(beside[4], whole[i])
+    np.testing.assert_array_equal(run(start[2:3], keys[2:3]), whole[2:3])
     if name not in ("remasking", "flow", "corrected"):  # which may mask any symbol
         np.testing.assert_array_equal(whole[4], start[4])  # nothing is masked
     if name == "ancestral":

@@ -230,6 +230,7 @@ def test_examples_do_not_see_each_other():
     whole = apply(model, variables, x, t, labels)
     beside = apply(model, variables, x.at[1].multiply(-2), t.at[1].add(0.1), labels.at[1].add(1))
     np.testing.assert_allclose(whole[:1], beside[:1], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(whole[:1], apply(model, variables, x[:1], t[:1], labels[:1]), rtol=1e-4, atol=1e-5)
     assert jnp.abs(whole[1] - beside[1]).max() > 1e-2
     one_time = apply(model, variables, x, t[0], labels)  # a single time serves the whole batch
     np.testing.assert_allclose(one_time[:1], whole[:1], rtol=1e-4, atol=1e-5)

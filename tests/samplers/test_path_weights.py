@@ -74,8 +74,9 @@ def test_a_derivative_is_along_constant_paths():
 def test_a_path_depends_on_its_own_key():
     plan, keys = timesteps.plan((1.0, 0.4, 0.0)), jax.random.split(jax.random.key(0), 6)
     run = jax.jit(lambda keys: samplers.path_weights(exact(FLOW), FLOW, plan, keys, (3,), log_density, 1.0))
-    for whole, other in zip(run(keys), run(keys.at[:4].set(keys[1:5]))):
+    for whole, other, alone in zip(run(keys), run(keys.at[:4].set(keys[1:5])), run(keys[4:])):
         np.testing.assert_allclose(whole[4:], other[4:], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(whole[4:], alone, rtol=1e-5, atol=1e-5)
         assert (whole[:4] != other[:4]).all()
 
 
