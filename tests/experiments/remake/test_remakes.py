@@ -186,7 +186,7 @@ def test_each_part_has_the_network_whose_parameters_are_published(monkeypatch, m
     monkeypatch.setattr(module, "measured_cost", lambda *arguments: seen.append(arguments))
     module.measure(part, False)
     ((name, network, size),) = seen
-    assert (name, size) == (part, shape)
+    assert (name, size, network.num_classes) == (part, shape, 1000)
     assert round(network_costs.parameters(network, shape)) == module.TABLE[part][-1]
 
 
