@@ -38,6 +38,7 @@ def signed(signer, tmp_path):
 
 
 def test_a_signed_picture_says_that_a_model_made_it_and_from_what(signed, signer):
+    assert b"c2pa.thumbnail" not in signed.read_bytes()  # the picture stands there once
     found = content_credentials.read(signed, signer / "root.pem")
     assert found.trusted and found.signer == "diffusion test signer" and found.generator == "diffusion 1.2.3"
     (created,) = found.actions

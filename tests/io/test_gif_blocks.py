@@ -59,5 +59,8 @@ def test_files_of_another_writer_are_whole():
         blocks = gif_blocks.read(file.getvalue(), "x")
         assert (blocks.height, blocks.width, blocks.pixels[0], len(blocks.shown)) == (8, 8, 64, 3)
         assert blocks.shown[1] == options.get("duration", 100) / 1000
+    file = io.BytesIO()
+    Image.new("P", (300, 270)).save(file, "GIF")
+    assert gif_blocks.read(file.getvalue(), "x").pixels == (300 * 270,)
     with pytest.raises(ValueError, match="block of kind 0"):
         gif_blocks.read(b"GIF89a" + bytes(20), "x")
