@@ -88,6 +88,22 @@ def test_a_folder_that_signs_nothing_is_refused(signer, tmp_path, monkeypatch):
         content_credentials.Signer(local_certificates.make(tmp_path / "expired"))
 
 
+def test_each_certificate_says_what_its_key_may_do(signer):
+    """RFC 5280, 4.2.1.3 and 4.2.1.9: both extensions are critical, and the root alone signs certificates."""
+    x509 = pytest.importorskip("cryptography.x509")
+    chain = x509.load_pem_x509_certificates((signer / "chain.pem").read_bytes())
+    assert chain[1:] == x509.load_pem_x509_certificates((signer / "root.pem").read_bytes())
+    for certificate, is_root in zip(chain, (False, True), strict=True):
+        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage)
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+        assert usage.critical and constraints.critical and constraints.value.ca is is_root
+        signs = (usage.value.digital_signature, usage.value.key_cert_sign, usage.value.crl_sign)
+        assert signs == (not is_root, is_root, is_root)
+        others = (usage.value.content_commitment, usage.value.key_encipherment, usage.value.data_encipherment)
+        assert not any(others) and not usage.value.key_agreement
+        certificate.verify_directly_issued_by(chain[1])
+
+
 @pytest.mark.parametrize("text", ["no certificate", PEM])
 def test_a_file_without_root_certificates_is_blamed_itself(signed, tmp_path, text):
     (tmp_path / "root.pem").write_text(text)
