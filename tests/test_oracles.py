@@ -15,7 +15,7 @@ LEVELS = [(0.9, 0.2), (0.5, 0.6), (1.0, 3.0)]
 
 def _by_quadrature(data, alpha, sigma, x):
     """E[x_0 | x_t = x], log p_t(x) by summing over a fine grid of x_0."""
-    axis = np.linspace(-9, 9, 601)
+    axis = np.linspace(-9, 9, 301)
     grid = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
     prior = np.zeros(len(grid))
     for weight, mean, axes, variances in zip(*data, strict=True):

@@ -16,6 +16,7 @@ from diffusion.guidance import measurements
 from diffusion.parameterizations import Denoiser
 from diffusion.recipe import ConfigError, checks, names, resolve, versions
 from diffusion.training.checkpointing import checkpoints
+from tests.drawn_parameters import drawn
 
 LINE = schedules.rectified_flow()
 SHAPE = (8, 8, 1)
@@ -36,10 +37,7 @@ def config_of(**fields):
 def params():
     """Of the tiny digits network; every parameter has a value that shows, since an untrained DiT answers 0."""
     network = resolve.Resolver(config_of()).model(SHAPE)
-    made = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, *SHAPE)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
-    leaves, structure = jax.tree.flatten(made)
-    draw = jax.jit(lambda key: [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf in leaves])
-    return jax.tree.unflatten(structure, draw(jax.random.key(1)))
+    return drawn(network.init, jnp.zeros((1, *SHAPE)), jnp.zeros(1), jnp.zeros(1, jnp.int32), size=0.15)
 
 
 X = np.random.default_rng(0).normal(size=(4, *SHAPE)).astype(np.float32)

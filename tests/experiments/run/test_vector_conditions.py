@@ -15,6 +15,7 @@ from diffusion.experiments.sampling import generate, requested, run_samples
 from diffusion.recipe import ConfigError, checks
 from diffusion.training.checkpointing import checkpoints
 from tests import shared_programs
+from tests.drawn_parameters import drawn
 from tests.experiments.run.test_every_source import config_of
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
@@ -80,8 +81,7 @@ def test_guidance_reads_the_network_with_and_without_the_vector(tmp_path):
     """The guided x0 is u + w (c - u), of the network with the vector and with zeros."""
     config = vector_config(stored(tmp_path), **{"sample.guidance.scale": 3.0})
     recipe = recipe_of(config)
-    params = jax.jit(recipe.network.init)(jax.random.key(0), np.zeros((1, 2)), np.zeros(1), np.zeros((1, 3)))
-    params = jax.tree.map(lambda leaf: np.asarray(leaf) + np.float32(0.1), params)
+    params = drawn(recipe.network.init, np.zeros((1, 2)), np.zeros(1), np.zeros((1, 3)))
     x, t = np.float32([[0.3, -0.2]]), np.float32([0.5])
     one = recipe_of(vector_config(config.data.source, **{"sample.guidance.scale": 1.0}))
     vector = np.float32([[1.0, 2.0, 3.0]])
