@@ -88,6 +88,8 @@ def test_until_unmasked_takes_the_steps_that_each_example_needs():
     assert np.abs(shares - 1 / 3).max() < 4 * np.sqrt(2 / 9 / (number // 4))
     beside, _ = run(start.at[6:].set(3), keys.at[6:].set(keys[0]))
     np.testing.assert_array_equal(beside[:6], x[:6])  # whatever the others are
+    alone, _ = run(start[5:6], keys[5:6])
+    np.testing.assert_array_equal(alone, x[5:6])
 
 
 def test_the_network_hears_the_time_of_its_share_of_masks():

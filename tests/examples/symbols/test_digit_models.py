@@ -45,6 +45,7 @@ def test_samples_are_bits_each_by_its_own_key(name):
     assert x.shape == (4, digit_models.PIXELS) and set(np.unique(x)) == {0, 1}
     again = sample(blank(model), keys[jnp.array([3, 2, 3, 3])], labels[jnp.array([3, 2, 1, 0])], 2)
     np.testing.assert_array_equal(again[1], x[2])
+    np.testing.assert_array_equal(sample(blank(model), keys[2:3], labels[2:3], 2)[0], x[2])
 
 
 def test_the_splits_are_bits_and_the_judge_knows_copies():
