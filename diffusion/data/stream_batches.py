@@ -9,6 +9,7 @@ __all__ = ["StreamBatches"]
 import sys
 import threading
 import warnings
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -81,6 +82,12 @@ class StreamBatches:
                     turn.notify_all()
             return raw, after
 
+        def stop() -> None:
+            """Ends the wait for a step that nobody reads any more: a closing pool may drop it and begin the next."""
+            with turn:
+                turns["failed"] = turns["failed"] or RuntimeError("the batches are closed")
+                turn.notify_all()
+
         def read(step: int) -> pipeline.Batch:
             raw, after = in_turn(step)
             index = start + step * batch_size + mine
@@ -90,6 +97,7 @@ class StreamBatches:
             return batch | skipped | {"state": after}
 
         self._batches = pipeline.iterate(sys.maxsize, read, threads)
+        self._stop = weakref.finalize(self, stop)
 
     def __iter__(self) -> "StreamBatches":
         return self
@@ -101,6 +109,7 @@ class StreamBatches:
 
     def close(self) -> None:
         """Stops the threads."""
+        self._stop()
         self._batches.close()  # type: ignore[attr-defined]
 
 

@@ -1,7 +1,10 @@
 """Runs on streams: what each kind of iterable promises, and that a run which goes on is the undisturbed one."""
 
+import gc
 import itertools
 import json
+import threading
+import types
 
 import grain
 import jax
@@ -280,3 +283,29 @@ def test_a_run_on_shards_from_a_config_goes_on_bit_for_bit(tmp_path, capsys, com
     both = [checkpoints.load_ema(tmp_path / folder, 4)[0] for folder in ("parts", "whole")]
     jax.tree.map(np.testing.assert_array_equal, *both)
     assert "data (train): a stream of pictures of 2 classes (cat, dog), 4 x 4 x 3, in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("abandoned", [False, True])
+def test_closing_ends_the_wait_for_a_step_that_a_pool_has_dropped(abandoned, monkeypatch):
+    """A pool that closes may drop step 0 while a thread begins step 1, which then waits for it."""
+    reads = []
+    unread = types.SimpleNamespace(close=lambda: None)
+    monkeypatch.setattr(pipeline, "iterate", lambda steps, read, threads: reads.append(read) or unread)
+    batches = StreamBatches(Iterated(Again()), seed=0, batch_size=4)
+    errors = []
+
+    def read():
+        try:
+            reads[0](1)
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    if abandoned:
+        del batches
+        gc.collect()
+    else:
+        batches.close()
+    thread.join(timeout=60)
+    assert errors == ["the batches are closed"]
