@@ -21,13 +21,13 @@ ONE_THREAD: dict[str, str] = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THR
 
 
 class ProcessRecords:
-    """A source whose records come from worker processes; all else is that of the source itself.
+    """A source whose records come from worker processes; it has all other attributes of the source too.
 
     Row r is read by process r mod N alone, so that what a source keeps in memory is kept once. The processes begin when
     records are first read, and end with the last reference to this object, or with this process, however it ends.
 
     Attributes:
-        spec, where: those of the source.
+        spec, where: description and place of the records, from the source.
     """
 
     def __init__(self, source: Source, reopen: Callable[[], Source], processes: int):
