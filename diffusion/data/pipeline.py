@@ -39,7 +39,7 @@ from diffusion import pytrees
 from diffusion.data import packing
 from diffusion.data.keyed_permutation import ROUNDS, keyed_permutation
 from diffusion.data.sources import DamagedRecord, DataSpec, IndexedRecords
-from diffusion.data.sources.spec import class_of, is_mask
+from diffusion.data.sources.spec import class_of, is_mask, read_many
 from diffusion.data.transforms import Augmentation
 
 Batch = dict[str, Any]
@@ -335,8 +335,7 @@ def conditions(source: IndexedRecords, spec: DataSpec, rows: Sequence[int] | np.
 
 def fetch(source: IndexedRecords, rows: np.ndarray) -> list[dict[str, Any]]:
     """Reads records, all at once if the source can."""
-    at_once = getattr(source, "__getitems__", None)
-    return at_once(rows.tolist()) if at_once else [source[row] for row in rows.tolist()]
+    return read_many(source, rows.tolist())
 
 
 def _skipping(source: IndexedRecords, rows: np.ndarray) -> tuple[list[dict[str, Any]], np.ndarray]:

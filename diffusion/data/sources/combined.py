@@ -12,7 +12,7 @@ import numpy as np
 
 from diffusion.data import fingerprints, identities
 from diffusion.data.sources.combined_streams import FilteredStream, MixedStream
-from diffusion.data.sources.spec import DataSpec, ManyAtOnce, Source
+from diffusion.data.sources.spec import DataSpec, ManyAtOnce, Source, read_many
 from diffusion.data.sources.streams import Stream
 
 LONGEST = 2**28  # the most records of an epoch of a mixture
@@ -180,9 +180,7 @@ class Filtered(ManyAtOnce):
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Returns the records of many rows; errors as the source's."""
-        theirs = [int(self._rows[row]) for row in rows]
-        at_once = getattr(self._of, "__getitems__", None)
-        return at_once(theirs) if at_once else [self._of[row] for row in theirs]
+        return read_many(self._of, [int(self._rows[row]) for row in rows])
 
     def captions(self) -> list[str]:
         """The captions of the records that are kept."""

@@ -14,13 +14,13 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from diffusion import public
-from diffusion.data.sources.spec import Source
+from diffusion.data.sources.spec import ManyAtOnce, Source, read_many
 from diffusion.io import failures
 
 ONE_THREAD: dict[str, str] = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
-class ProcessRecords:
+class ProcessRecords(ManyAtOnce):
     """A source whose records come from worker processes; it has all other attributes of the source too.
 
     Row r is read by process r mod N alone, so that what a source keeps in memory is kept once. The processes begin when
@@ -55,10 +55,6 @@ class ProcessRecords:
         """The fingerprint of the source."""
         return self._source.fingerprint()
 
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        """Returns one record; see `__getitems__`."""
-        return self.__getitems__([row])[0]
-
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Returns the records of many rows.
 
@@ -68,17 +64,17 @@ class ProcessRecords:
         """
         with self._starting:
             workers = self._workers
-        shares = [[row for row in rows if row % self._number == number] for number in range(self._number)]
+        shares: dict[int, list[int]] = {}
+        for row in rows:
+            shares.setdefault(row % self._number, []).append(row)
         try:
-            futures = [worker.submit(_records, share) for worker, share in zip(workers, shares) if share]
-            records = [future.result() for future in futures]
+            reads = [(share, workers[number].submit(_records, share)) for number, share in shares.items()]
+            by_row = {row: record for share, read in reads for row, record in zip(share, read.result())}
         except BrokenProcessPool as error:
             raise failures.Unreadable(
                 f"a process that reads {self.where} has ended. See whether memory was short; "
                 f"config.data.processes = {self._number} can be smaller."
             ) from error
-        taken = iter(record for part in records for record in part)
-        by_row = dict(zip((row for share in shares for row in share), taken))
         return [by_row[row] for row in rows]
 
     @functools.cached_property
@@ -116,9 +112,7 @@ def _source() -> Source:
 
 
 def _records(rows: list[int]) -> list[dict[str, Any]]:
-    source = _source()
-    at_once = getattr(source, "__getitems__", None)
-    return at_once(rows) if at_once else [source[row] for row in rows]
+    return read_many(_source(), rows)
 
 
 @contextlib.contextmanager

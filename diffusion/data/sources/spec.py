@@ -13,6 +13,7 @@ __all__ = [
     "is_mask",
     "is_picture",
     "number_type",
+    "read_many",
 ]
 
 import contextlib
@@ -215,6 +216,12 @@ class ManyAtOnce:
     def __getitem__(self, row: int) -> dict[str, Any]:
         """Returns one record."""
         return self.__getitems__([row])[0]
+
+
+def read_many(source: IndexedRecords, rows: Sequence[int]) -> list[dict[str, Any]]:
+    """Records of many rows, which are read at once if the source can."""
+    at_once = getattr(source, "__getitems__", None)
+    return at_once(rows) if at_once else [source[row] for row in rows]
 
 
 class RandomAccess(ManyAtOnce):
