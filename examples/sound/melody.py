@@ -5,8 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from diffusion import sound
-from diffusion.experiments.evaluation import plots
+from diffusion.experiments.evaluation import plots, sound_files
 from diffusion.sound import instruments
 from examples.sound.judge import RATE
 
@@ -81,12 +80,8 @@ def draw(tune: np.ndarray, sample_rate: int, path: pathlib.Path) -> None:
         sample_rate: samples a second, in Hz.
         path: the PNG file.
     """
-    window, hop = 2048, 256
-    levels = np.abs(sound.stft(np.pad(tune, (0, -len(tune) % hop)), window, hop))
-    decibels = 20 * np.log10(np.maximum(levels, 1e-4)).T[: 1 + HIGHEST * window // sample_rate]
     figure = plots.blank(9, 3, layout="constrained")
     axes = figure.subplots()
-    extent = (0, len(tune) / sample_rate, 0, HIGHEST / 1000)
-    axes.imshow(decibels, origin="lower", aspect="auto", extent=extent, vmin=-80, vmax=0, cmap="magma")
-    axes.set(xlabel="s", ylabel="kHz")
+    sound_files.spectrogram(axes, tune, sample_rate, 2048, 256, HIGHEST)
+    axes.set(ylabel="kHz")
     plots.save(figure, path)

@@ -2,12 +2,16 @@
 
 import os
 import pathlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from diffusion.experiments.evaluation.plots import BLUE, blank, save
 from diffusion.io import wav
 from diffusion.sound import Sound, stft
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLUMNS = 8  # clips in the picture, at most
 EACH = 3  # WAV files of a class, at most
@@ -51,11 +55,7 @@ def draw(
         top, bottom = axes[:, column]
         top.plot(np.linspace(0, seconds, len(waveform)), waveform, color=BLUE, linewidth=0.4)
         top.set(xlim=(0, seconds), ylim=(-1, 1), title=names[labels[row]] if names else f"clip {row}")
-        padded = np.pad(waveform, (0, -len(waveform) % 32))
-        decibels = 20 * np.log10(np.maximum(np.abs(stft(padded, 256, 32)), 1e-4)).T
-        extent = (0, seconds, 0, sound.sample_rate / 2000)
-        bottom.imshow(decibels, origin="lower", aspect="auto", extent=extent, vmin=-80, vmax=0, cmap="magma")
-        bottom.set(xlabel="s")
+        spectrogram(bottom, waveform, sound.sample_rate, 256, 32, sound.sample_rate / 2)
         for panel in (top, bottom):
             panel.tick_params(labelsize=7)
             panel.title.set_fontsize(9)
@@ -63,3 +63,21 @@ def draw(
                 panel.set_yticklabels([])
     axes[1, 0].set_ylabel("kHz")
     save(figure, path)
+
+
+def spectrogram(axes: "Axes", waveform: np.ndarray, sample_rate: int, window: int, hop: int, highest: float) -> None:
+    """Draws the spectrogram of a waveform from -80 to 0 dB.
+
+    Args:
+        axes: the axes of the picture.
+        waveform: the waveform, float `[L]`.
+        sample_rate: samples a second, in Hz.
+        window: samples of a window.
+        hop: samples from window to window.
+        highest: highest frequency, in Hz; at most half the sample rate.
+    """
+    levels = np.abs(stft(np.pad(waveform, (0, -len(waveform) % hop)), window, hop))
+    decibels = 20 * np.log10(np.maximum(levels, 1e-4)).T[: 1 + int(highest * window / sample_rate)]
+    extent = (0, len(waveform) / sample_rate, 0, highest / 1000)
+    axes.imshow(decibels, origin="lower", aspect="auto", extent=extent, vmin=-80, vmax=0, cmap="magma")
+    axes.set(xlabel="s")
