@@ -10,6 +10,7 @@ import pytest
 
 from diffusion import steering
 from diffusion.steering.annealed import hamiltonian, leapfrog, looker
+from tests.steering import groups
 
 STD = 1.2
 MEAN = np.array([0.7, -0.4], np.float32)
@@ -130,12 +131,7 @@ def test_particles_outside_of_the_support_die_and_groups_stand_alone():
     keys = jax.random.split(jax.random.key(0), 24)
     x = STD * jax.vmap(lambda key: jax.random.normal(key, (2,)))(jax.random.split(jax.random.key(1), 24))
     run = jax.jit(lambda x, keys: steering.annealed(log_base, half, x, keys, (0, 0.5, 0.5, 1), 0.5, number=8))
-    whole, other, last = run(x, keys), run(x.at[:16].multiply(2), keys.at[:16].set(keys[8])), run(x[16:], keys[16:])
-    for same in (other.x[16:], last.x):
-        np.testing.assert_allclose(whole.x[16:], same, rtol=1e-5, atol=1e-6)
-    for same in (other.log_weights[2:], last.log_weights):
-        np.testing.assert_allclose(whole.log_weights[2:], same, rtol=1e-5, atol=1e-6)
-    assert (whole.x[:16] != other.x[:16]).any(1).all()
+    whole = groups.assert_the_last_stands_alone(run, x, keys)
     assert np.isfinite(whole.x).all() and not np.isnan(whole.log_weights).any()
     alive = np.asarray(whole.log_weights).ravel() > -np.inf
     assert 0 < alive.sum() < 24 and (np.asarray(whole.x)[alive, 0] > 0).all()

@@ -14,6 +14,7 @@ from diffusion import guidance, samplers, schedules, steering, timesteps
 from diffusion.parameterizations import Prediction
 from diffusion.samplers.sample import keys_of_step
 from tests.conformance import round_denoiser
+from tests.steering import groups
 
 STEPS, NUMBER, END = 4, 8, 0.1
 SCHEDULE = schedules.cosine()
@@ -140,12 +141,7 @@ def test_a_group_does_not_depend_on_the_others():
             samplers.ddpm(), DENOISE, SCHEDULE, x, plan, keys, twist, number=8, resample=steering.systematic
         )
     )
-    whole, other, last = run(x, keys), run(x.at[:16].multiply(2), keys.at[:16].set(keys[8])), run(x[16:], keys[16:])
-    for same in (other.x[16:], last.x):
-        np.testing.assert_allclose(whole.x[16:], same, rtol=1e-5, atol=1e-6)
-    for same in (other.log_weights[2:], last.log_weights):
-        np.testing.assert_allclose(whole.log_weights[2:], same, rtol=1e-5, atol=1e-6)
-    assert (whole.x[:16] != other.x[:16]).any(1).all()
+    whole = groups.assert_the_last_stands_alone(run, x, keys)
     assert len(np.unique(np.asarray(whole.x)[:, 0])) == 24  # offspring of one ancestor go separate ways
 
 
