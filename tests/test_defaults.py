@@ -169,7 +169,8 @@ DEFAULTS = [
     (consistency_times.shrinking, {"q": 4.0, "k": 8.0, "b": 1.0}),
     (objectives.continuous_consistency, {"sigma_data": 0.5, "warmup": 10000, "c": 0.1}),
     (objectives.contrastive_flow_matching, {"weight": 0.05, "block": 2}),
-    (objectives.distribution_matching, {"normalise": True}),
+    (objectives.distribution_matching, {"normalise": True, "ratios": (0.1, 20.0), "adversarial": 0.0}),
+    (objectives.fake_score, {"adversarial": 0.0}),
     (objectives.dispersive, {"temperature": 1.0, "weight": 0.5}),
     (objectives.hybrid, {"T": 1000, "vlb_weight": 1.0}),
     (

@@ -341,7 +341,7 @@ SLOW = {
         "x0", "v, min-snr", "score", "edm", "velocity", "ct", "ect", "cd", "continuous_consistency(teacher)",
         "mean_flow(guided)", "alpha_flow", "adjoint_sampling", "drifting", "score_identity", "guidance_distillation",
         "score_regularised_consistency", "truncated_consistency",
-        "distribution_matching(backward_simulation)",
+        "distribution_matching(backward_simulation)", "distribution_matching(f)",
     )
 }  # fmt: skip
 # Samplers draw through one function, `samplers.sample`: one of them stands for all where it must be fast.

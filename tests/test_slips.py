@@ -273,11 +273,12 @@ def test_a_learned_variance_has_twice_the_channels():
 @pytest.mark.parametrize("name", [name for name in few_step_cases.MEMBERS if name != "adversarial_discriminator"])
 def test_every_few_step_objective_refuses_an_output_of_another_shape(name):
     """Each in the place of each network that it reads; a discriminator's logits have a shape of their own."""
+    cut = lambda returned: (returned[0][:, 0], returned[1]) if isinstance(returned, tuple) else returned[:, 0]
     member = few_step_cases.MEMBERS[name]
     batch = few_step_cases.batch_of(4, (1,))
     players = few_step_cases.networks(member, few_step_cases.parameters_of(member))
     for player in set(players) - {"discriminator"}:
-        wrong = players | {player: lambda *inputs, right=players[player]: right(*inputs)[:, 0]}
+        wrong = players | {player: lambda *inputs, right=players[player], **more: cut(right(*inputs, **more))}
         with pytest.raises(ValueError, match="the network returned"):
             jax.eval_shape(lambda: few_step_cases.run(name, batch, players=wrong))  # noqa: B023
 

@@ -74,6 +74,11 @@ def bounded(config: ConfigDict) -> dict:
     }
 
 
+def middle_block(config: ConfigDict) -> int:
+    """The middle block of the teacher's network, whose features tell data from samples; 1 where it has no depth."""
+    return max(1, config.model.get("depth", 2) // 2)
+
+
 def preset(config: ConfigDict, arg: str, tiny: dict) -> ConfigDict:
     """Applies the preset after the comma, of which there is one, "tiny": TINY and what a recipe changes with it."""
     return recipes.preset(config, arg.partition(",")[2], {"tiny": TINY | tiny})

@@ -4,6 +4,7 @@ from diffusion import public
 from diffusion.objectives import (
     autoencoding as autoencoding,
     decoders as decoders,
+    f_divergences as f_divergences,
     image_text as image_text,
     interpolants as interpolants,
     projectors as projectors,

@@ -2,18 +2,32 @@
 
 There are three objectives: for the generator, for the score of its samples ("fake"), and DMD's regression on a fixed
 set of the teacher's samples. DMD2 has no regression and more updates of the fake score: `alternating` with
-Player(fake, "fake", ...) at every step and Player(generator, "model", ..., every=5).
+Player(fake, "fake", ...) at every step and Player(generator, "model", ..., every=5). DMD2's discriminator is a block of
+the fake network (`block`), and f-distill reads from it the ratio of densities by which it weights the gradient (`f`).
 """
 
 __all__ = ["distribution_matching", "fake_score", "regression"]
+
+import math
 
 import jax
 import jax.numpy as jnp
 
 from diffusion.objectives.backward_simulation import Simulation, generate, one_step
 from diffusion.objectives.denoising import denoising
+from diffusion.objectives.discriminators import check, fooled, judged, with_logits
 from diffusion.objectives.entry import entry
-from diffusion.objectives.few_step import Distance, frozen, mix, per_example, player, squared, to_the_end
+from diffusion.objectives.f_divergences import Divergence
+from diffusion.objectives.few_step import (
+    Distance,
+    frozen,
+    mix,
+    per_example,
+    player,
+    squared,
+    to_the_end,
+    with_fixed_parameters,
+)
 from diffusion.objectives.inputs import mean_square, normal, split, times
 from diffusion.objectives.objective import Denoises, Objective, Second, Teacher
 from diffusion.objectives.objective_facts import Trained
@@ -30,21 +44,32 @@ def distribution_matching(
     density: Density,
     normalise: bool = True,
     samples: Simulation | None = None,
+    f: Divergence | None = None,
+    ratios: tuple[float, float] = (0.1, 20.0),
+    block: int | None = None,
+    adversarial: float = 0.0,
 ) -> Objective:
-    """The generator's loss, whose gradient lowers the KL divergence of its samples from the teacher's.
+    """The generator's loss, whose gradient lowers a divergence of its samples from the teacher's: KL, or another.
 
         x = G(z),    x_t = alpha_t x + sigma_t eps,    G as `samples` say
         loss = mean |x - stop(x - g)|^2 / 2,    g = (x0_fake(x_t) - x0_teacher(x_t)) / mean |x - x0_teacher(x_t)|
 
     so that d loss / dx = g / D. Without the denominator, g = sigma^2 / alpha (score_fake - score_teacher), whose
     expectation times dx / d theta is, up to the factor alpha^2 / sigma^2, the gradient of KL(p_fake,t || p_teacher,t).
+    With a discriminator in the fake network, whose mean logit D is log p_data,t / p_fake,t, f-distill's loss has
+    h(exp D) g in the place of g, the gradient of the f-divergence. DMD2's adds adversarial log(1 + exp(-D(x_t))).
+
+    f-distill's code divides the ratios by running means of their times, and h by its mean over the batch. Here h is 1
+    where both densities agree, and an example's loss depends on that example alone.
 
     Facts:
-        loss: mean |x - stop(x - g)|^2 / 2; its value is no divergence
+        loss: mean |x - stop(x - h g)|^2 / 2 + adversarial log(1 + exp(-D)); its value is no divergence
         networks: model (the generator), teacher, fake (the score of the generator's samples)
         optimum: the teacher's distribution (the exact fake score gives the gradient of a KL divergence)
         paper: Yin et al. 2024, "One-step Diffusion with Distribution Matching Distillation", eq. 7 and 8; factors as in
-            the authors' code, which leaves out alpha
+            the authors' code, which leaves out alpha. Yin et al. 2024, "Improved Distribution Matching Distillation for
+            Fast Image Synthesis", for the discriminator; Xu et al. 2025, "One-step Diffusion Models with f-Divergence
+            Distribution Matching", for h
 
     Args:
         generator: parameterization of the network "model", defined at t_max.
@@ -54,11 +79,22 @@ def distribution_matching(
         normalise: whether to divide by the distance of the sample to the teacher's estimate, as published.
         samples: simulation by which the generator makes them: `backward_simulation` (DMD2), `self_forcing`; `one_step`
             if None.
+        f: divergence as the weight h of `objectives.f_divergences`; None: KL, without the discriminator.
+        ratios: least and largest ratio of densities at which h is taken; (0.1, 20) in f-distill's code.
+        block: block of the fake network whose features are the discriminator's logits, 1 the first; None: there is no
+            discriminator.
+        adversarial: weight of the discriminator's term, >= 0; 0.003 in DMD2's code on ImageNet.
 
     Returns:
-        An objective; see `diffusion.objectives.inputs`. The batch's "x" gives shapes alone. Metrics: "t" `[B]`.
-    """
+        An objective; see `diffusion.objectives.inputs`. The batch's "x" gives shapes alone. Metrics: "t" `[B]`; with a
+        discriminator "adversarial" too, and with f its weight h, "ratio_weight".
 
+    Raises:
+        ValueError: if the discriminator has no block, or no use, or the ratios are not 0 < least <= 1 <= largest.
+    """
+    check("distribution_matching", block, adversarial, f is not None)
+    if not 0 < ratios[0] <= 1 <= ratios[1]:
+        raise ValueError(f"distribution_matching: ratios = {ratios}. Valid: 0 < least <= 1 <= largest, e.g. (0.1, 20)")
     samples = samples or one_step()
 
     @entry(generator, teacher, fake)
@@ -67,22 +103,33 @@ def distribution_matching(
         condition = batch.get("condition")
         x = samples.draw(player(networks, "model"), schedule, generator, prior_keys, batch)
         t, importance = times(density, time_keys, batch)
-        x_t = mix(schedule, t, jax.lax.stop_gradient(x), normal(noise_keys, x))
-        real_x0 = predict(frozen(networks, "teacher"), schedule, teacher, x_t, t, condition).x0
-        fake_x0 = predict(frozen(networks, "fake"), schedule, fake, x_t, t, condition).x0
+        x_t = mix(schedule, t, x, normal(noise_keys, x))
+        known = jax.lax.stop_gradient(x_t)
+        real_x0 = predict(frozen(networks, "teacher"), schedule, teacher, known, t, condition).x0
+        judge = lambda x_t: judged(player(networks, "fake"), schedule, fake, x_t, t, condition, block)
+        fake_x0, logits = with_fixed_parameters(judge, x_t if adversarial else known)
         g = fake_x0 - real_x0
+        metrics = {"t": t}
         if normalise:
             scale = jnp.mean(jnp.abs(x - real_x0), axis=tuple(range(1, x.ndim)))
             g = g / left_broadcast(jnp.maximum(scale, jnp.finfo(scale.dtype).tiny), g)
-        return importance * mean_square(x - jax.lax.stop_gradient(x - g)) / 2, {"t": t}
+        if f is not None:
+            log_ratio = jnp.clip(jnp.mean(logits, axis=1), *map(math.log, ratios))
+            metrics["ratio_weight"] = jax.lax.stop_gradient(f(log_ratio))
+            g = left_broadcast(metrics["ratio_weight"], g) * g
+        losses = mean_square(x - jax.lax.stop_gradient(x - g)) / 2
+        if logits is not None:
+            metrics["adversarial"] = fooled(logits)
+            losses = losses + adversarial * metrics["adversarial"]
+        return importance * losses, metrics
 
     return Objective(
         loss,
         reads=to_the_end(generator, samples.one_step),
         density=density,
         teacher=Teacher(),
-        second=Second("fake", by=fake_score),
-        shares=samples.setting,
+        second=Second("fake", by=fake_score, features=() if block is None else (block,)),
+        shares=_shares(samples, block),
     )
 
 
@@ -92,16 +139,24 @@ def fake_score(
     weighting: Weighting,
     density: Density,
     samples: Simulation | None = None,
+    block: int | None = None,
+    adversarial: float = 0.0,
 ) -> Objective:
-    """Denoising of the generator's own samples, by which "fake" learns their score.
+    """Denoising of the generator's own samples, by which "fake" learns their score, and with a block their density.
 
-        x = stop G(z),    loss = w(t) |x0_fake(alpha_t x + sigma_t eps) - x|^2, in the scale of `denoising`
+        x = stop G(z),    x_t = alpha_t x + sigma_t eps,    y_t = alpha_t x_0 + sigma_t eps'
+        loss = w(t) |x0_fake(x_t) - x|^2 + adversarial (log(1 + exp(-D(y_t))) + log(1 + exp(D(x_t))))
+
+    The first term is in the scale of `denoising`. D are the logits of a block of the fake network, for data y_t and
+    samples x_t at the same times; their mean estimates the log-ratio of the two densities.
 
     Facts:
-        loss: `denoising`'s on x = stop G(z)
+        loss: `denoising`'s on x = stop G(z), plus adversarial (log(1 + exp(-D(y_t))) + log(1 + exp(D(x_t))))
         networks: fake, model (the generator)
-        optimum: E[x | x_t] for samples x of the generator
-        paper: Yin et al. 2024, "One-step Diffusion with Distribution Matching Distillation", eq. 6
+        optimum: E[x | x_t] for samples x of the generator; D = log p_data,t / p_fake,t
+        paper: Yin et al. 2024, "One-step Diffusion with Distribution Matching Distillation", eq. 6; Yin et al. 2024,
+            "Improved Distribution Matching Distillation for Fast Image Synthesis", section 4.3, for D; Zhou et al.
+            2024, "Adversarial Score identity Distillation", for its logits
 
     Args:
         generator: parameterization of the network "model", defined at t_max.
@@ -109,22 +164,44 @@ def fake_score(
         weighting: (schedule, t) -> weight on the squared error of x0; `edm(0.5)` in the authors' code for EDM.
         density: distribution of t.
         samples: simulation by which the generator makes them, as in its own objective.
+        block: block of the fake network whose features are the discriminator's logits, as in the generator's objective.
+        adversarial: weight of the discriminator's loss, > 0 with a block; 0.01 in DMD2's code on ImageNet.
 
     Returns:
-        An objective; see `diffusion.objectives.inputs`. The batch's "x" gives shapes alone. Metrics: "t" `[B]`.
+        An objective; see `diffusion.objectives.inputs`. Without a block the batch's "x" gives shapes alone. Metrics:
+        "t" `[B]`; with a block "real" and "generated" too, the mean logits.
+
+    Raises:
+        ValueError: if the discriminator has no block, or no weight.
     """
+    check("fake_score", block, adversarial, needed=False)
     samples = samples or one_step()
     denoise = denoising(fake, weighting, density)
 
     @entry(generator)
     def loss(networks, schedule, keys, batch, step):
-        prior_keys, denoise_keys = split(keys, 2)
+        prior_keys, denoise_keys, *real_keys = split(keys, 2 if block is None else 3)
         x = samples.draw(frozen(networks, "model"), schedule, generator, prior_keys, batch)
         generated = {**batch, "x": jax.lax.stop_gradient(x)}
         generated.pop("noise", None)  # it is paired with the batch's own x
-        return denoise({"model": player(networks, "fake")}, schedule, denoise_keys, generated, step)
+        if block is None:
+            return denoise({"model": player(networks, "fake")}, schedule, denoise_keys, generated, step)
+        judge, logits = with_logits(player(networks, "fake"), block)
+        losses, metrics = denoise({"model": judge}, schedule, denoise_keys, generated, step)
+        y_t = mix(schedule, metrics["t"], batch["x"], normal(real_keys[0], batch["x"]))
+        predict(judge, schedule, fake, y_t, metrics["t"], batch.get("condition"))
+        generated_logits, real_logits = logits
+        means = {"real": jnp.mean(real_logits, axis=1), "generated": jnp.mean(generated_logits, axis=1)}
+        return losses + adversarial * (fooled(real_logits) + fooled(-generated_logits)), {**metrics, **means}
 
-    return Objective(loss, reads=Denoises(fake), density=density, network=Trained("fake"), shares=samples.setting)
+    return Objective(
+        loss, reads=Denoises(fake), density=density, network=Trained("fake"), shares=_shares(samples, block)
+    )
+
+
+def _shares(samples: Simulation, block: int | None) -> tuple:
+    """The settings of both players: how samples are made, and which block judges them."""
+    return samples.setting if block is None else (*samples.setting, f"a discriminator in block {block}")
 
 
 def regression(generator: Parameterization, distance: Distance | None = None) -> Objective:

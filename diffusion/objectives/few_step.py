@@ -16,6 +16,7 @@ __all__ = [
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +55,7 @@ def frozen(networks: Mapping[str, Network], name: str) -> Network:
     return lambda x, clock, condition: jax.lax.stop_gradient(network(x, clock, condition))
 
 
-def with_fixed_parameters(function: Callable[..., Array], x: Array) -> Array:
+def with_fixed_parameters(function: Callable[..., Any], x: Array) -> Any:
     """function(x), with a gradient by x alone: parameters that it was made with have none.
 
     Args:

@@ -177,6 +177,7 @@ class Second(NamedTuple):
         by: the function that makes its objective; None: the user gives the objective.
         optional: whether the model can train without it.
         separate: whether it has its own architecture; else it has the teacher's, and starts from the teacher's weights.
+        features: its blocks whose features objectives read.
     """
 
     network: str
@@ -184,6 +185,7 @@ class Second(NamedTuple):
     by: Callable[..., "Objective"] | None = None
     optional: bool = False
     separate: bool = False
+    features: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -355,7 +357,8 @@ class Objective:
         """
         number = getattr(network, "feature_blocks", 0)
         targets = tuple(head.target for head in self.heads.values() if head.target)
-        absent = [layer for layer in (*self.blocks.features, *targets) if layer > number]
+        second = self.second.features if self.second else ()  # its architecture is the model's
+        absent = [layer for layer in (*self.blocks.features, *targets, *second) if layer > number]
         if absent:
             valid = f"1 .. {number}" if number else "a network whose calls take `features`, e.g. dit"
             raise ValueError(

@@ -324,6 +324,14 @@ CURRICULA = table(
 SIMULATIONS = table(  # simulations of the generator's samples, for objectives of generators and "fake_score"
     objectives.one_step, objectives.backward_simulation, objectives.self_forcing
 )
+F_DIVERGENCES = values(  # f-divergences of "distribution_matching"
+    reverse_kl=objectives.f_divergences.reverse_kl,
+    softened_reverse_kl=objectives.f_divergences.softened_reverse_kl,
+    jensen_shannon=objectives.f_divergences.jensen_shannon,
+    squared_hellinger=objectives.f_divergences.squared_hellinger,
+    forward_kl=objectives.f_divergences.forward_kl,
+    jeffreys=objectives.f_divergences.jeffreys,
+)
 REWARDS = table(objectives.near_value)  # rewards of samples, for objectives of post-training
 TARGETS = table(objectives.gaussian_mixture, objectives.funnel, objectives.many_well)  # unnormalised densities
 DISTANCES = {**values(squared=few_step.squared), **table(few_step.pseudo_huber)}

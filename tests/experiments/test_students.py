@@ -26,8 +26,8 @@ from tests import commands
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 ROOT = pathlib.Path(__file__).parents[2]
-STUDENTS = ("progressive", "guided", "consistency", "tcm", "lcm", "dmd", "dmd2", "sid", "rcm", "turbo", "reflow")
-OF_TWO_PLAYERS = ("dmd", "dmd2", "sid", "rcm", "turbo")
+OF_TWO_PLAYERS = ("dmd", "dmd2", "f_distill", "sid", "rcm", "turbo")
+STUDENTS = ("progressive", "guided", "consistency", "tcm", "lcm", *OF_TWO_PLAYERS, "reflow")
 STEPS, BROKEN = 6, 4  # of a training, and after how many it is interrupted: within a stage, while DMD's model rests
 TINY = {
     "train.steps": STEPS,
@@ -46,6 +46,7 @@ OF_ONE = {
     "tcm": {"objective.density.strata": 8},
     "dmd": {"objective.density.strata": 8, "second_player.objective.density.strata": 8},
     "dmd2": {"objective.density.strata": 8, "second_player.objective.density.strata": 8},
+    "f_distill": {"objective.density.strata": 8, "second_player.objective.density.strata": 8},
     "sid": {"objective.density.strata": 8, "second_player.objective.density.strata": 8},
     "rcm": {
         "objective.density.strata": 8,
@@ -282,6 +283,11 @@ def test_a_guided_teacher_teaches_what_guidance_of_its_prediction_says(written):
      r"judges examples made with \('one_step',\), but the objective makes them with \('backward_simulation', 1\.0, "),
     ("dmd2", {"objective.samples": {"name": "backwards"}},
      "config.objective.samples.name: .*'backwards'.* Valid: .*one_step"),
+    ("f_distill", {"objective.block": 2, "second_player.objective.block": 2},
+     "reads the features of layer 2, but the network offers only 1 layers"),
+    ("f_distill", {"second_player.objective.block": 2},
+     r"judges examples made with \('one_step', 'a discriminator in block 2'\), but the objective .* in block 1'"),
+    ("f_distill", {"objective.f": {"name": "kl"}}, "config.objective.f.name: .*'kl'.* Valid: .*jensen_shannon"),
     ("dmd", {"train.log_every": 7}, r"config\.train\.log_every = 7,.*: the model is.*at every 5-th step"),
     ("consistency", {"second_player.updates": 2}, "config.second_player.updates = 2, but there is no second player"),
     ("progressive", {"train.steps": 7}, "7 training steps are more than the stages allow: 2 stages of 3 steps have 6"),
@@ -402,6 +408,7 @@ def test_every_recipe_is_a_program_of_its_players(name, written):
         "reflow": set(),
         "dmd": {"teacher", "fake"},
         "dmd2": {"teacher", "fake"},
+        "f_distill": {"teacher", "fake"},
         "sid": {"teacher", "fake"},
         "rcm": {"teacher", "fake"},
         "turbo": {"teacher", "discriminator"},

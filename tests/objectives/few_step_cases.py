@@ -60,6 +60,12 @@ MEMBERS = {
     "alpha_flow": Member(lambda: objectives.alpha_flow(UNIFORM, 6)),  # alpha = 1/2 at step 3
     "progressive_distillation": Member(lambda: objectives.progressive_distillation(V, V, 4), ("teacher",)),
     "distribution_matching": Member(lambda: objectives.distribution_matching(V, V, V, UNIFORM), ("teacher", "fake")),
+    "distribution_matching(f)": Member(
+        lambda: objectives.distribution_matching(
+            V, V, V, UNIFORM, f=objectives.f_divergences.jensen_shannon, block=2, adversarial=0.1
+        ),
+        ("teacher", "fake"),
+    ),
     "score_identity": Member(lambda: objectives.score_identity(V, V, V, UNIFORM), ("teacher", "fake")),
     "drifting": Member(lambda: objectives.drifting(V, 0.5, 6)),  # two of each class
     "score_regularised_consistency": Member(
@@ -74,6 +80,11 @@ MEMBERS = {
     ),
     "fake_score": Member(
         lambda: objectives.fake_score(V, V, weightings.constant(V), UNIFORM), ("model",), trained="fake"
+    ),
+    "fake_score(discriminator)": Member(
+        lambda: objectives.fake_score(V, V, weightings.constant(V), UNIFORM, block=2, adversarial=0.1),
+        ("model",),
+        trained="fake",
     ),
     "distribution_matching(backward_simulation)": Member(
         lambda: objectives.distribution_matching(
@@ -135,7 +146,16 @@ def networks(member, parameters, dtype=jnp.float32):
     def of(name):
         if name == "discriminator":
             return lambda *inputs: network(parameters[name], *inputs).reshape(len(inputs[0]), -1).mean(1).astype(dtype)
-        return lambda *inputs: network(parameters[name], *inputs).astype(dtype)
+
+        def called(*inputs, features=None):
+            output = network(parameters[name], *inputs).astype(dtype)
+            return (
+                output
+                if features is None
+                else (output, tuple(jnp.stack([output, jnp.sin(k * output)], -1) for k in features))
+            )
+
+        return called
 
     return {name: of(name) for name in names(member)}
 

@@ -114,6 +114,12 @@ FACTS = {
         UNIFORM,
         {"teacher": Teacher(), "second": Second("fake", False, objectives.fake_score)},
     ),
+    "distribution_matching(f)": lambda: (
+        objectives.distribution_matching(X0, V, V, UNIFORM, f=objectives.f_divergences.forward_kl, block=3),
+        consistency(X0, one_step=True),
+        UNIFORM,
+        {"teacher": Teacher(), "second": Second("fake", False, objectives.fake_score, features=(3,))},
+    ),
     "drifting": lambda: (objectives.drifting(X0, 0.5, 4), consistency(X0, one_step=True), None, {"block": 4}),
     "ect": lambda: (objectives.ect(EDM, X0, 50), consistency(X0), None, {}),
     "fake_score": lambda: (

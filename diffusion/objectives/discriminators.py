@@ -1,0 +1,94 @@
+"""Discriminators inside a network of scores: one of its blocks says whether x_t is noised data or a noised sample.
+
+The logits are the means of that block's features over the channels, one for each position, without parameters of their
+own (SiDA). The network is the one of the generator's scores, "fake", which learns both tasks in one update, as in DMD2.
+With the losses below the best logit is the ratio of the two densities of x_t:
+
+    D(x_t) = log p_t(x_t) / q_t(x_t)    for data (p) and samples (q) that are noised alike
+"""
+
+__all__ = ["check", "fooled", "judged", "with_logits"]
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusion.parameterizations import Network, Parameterization, predict
+from diffusion.schedules import NoiseSchedule
+
+
+def with_logits(network: Network, block: int) -> tuple[Callable[..., Any], list[Array]]:
+    """A network that appends the logits `[B, K]` of each call to the list beside it.
+
+    Args:
+        network: network that returns (output, features) when it is called with `features`.
+        block: block whose features are read, 1 the first.
+
+    Raises:
+        ValueError: when called, if it returns no features.
+    """
+    logits: list[Array] = []
+
+    def judge(x, clock, condition):
+        returned = network(x, clock, condition, features=(block,))
+        if not isinstance(returned, tuple) or len(returned) != 2:
+            raise ValueError(
+                f"the network returned {type(returned).__name__}, but a discriminator needs (output, features) from a "
+                "call with `features`. Valid: e.g. dit"
+            )
+        output, (features,) = returned
+        wide = features.astype(jnp.promote_types(features.dtype, jnp.float32))
+        logits.append(jnp.mean(wide, axis=-1).reshape(x.shape[0], -1))
+        return output
+
+    return judge, logits
+
+
+def judged(
+    network: Network,
+    schedule: NoiseSchedule,
+    parameterization: Parameterization,
+    x_t: Array,
+    t: ArrayLike,
+    condition: Any,
+    block: int | None,
+) -> tuple[Array, Array | None]:
+    """x0 `[B, ...]` and logits `[B, K]` of one evaluation; without a block there are no logits."""
+    if block is None:
+        return predict(network, schedule, parameterization, x_t, t, condition).x0, None
+    judge, logits = with_logits(network, block)
+    return predict(judge, schedule, parameterization, x_t, t, condition).x0, logits[0]
+
+
+def fooled(logits: Array) -> Array:
+    """`[B]` loss of a generator, mean log(1 + exp(-D)) over an example's logits; of a discriminator on data."""
+    return jnp.mean(jax.nn.softplus(-logits), axis=1)
+
+
+def check(name: str, block: int | None, adversarial: float, needed: bool) -> None:
+    """Refuses a discriminator without a block, and a block without a use.
+
+    Args:
+        name: name of the objective.
+        block: block of the discriminator; None: there is none.
+        adversarial: weight of the adversarial loss.
+        needed: whether the objective reads the logits otherwise.
+
+    Raises:
+        ValueError: naming the value.
+    """
+    if not adversarial >= 0:
+        raise ValueError(f"{name}: adversarial = {adversarial} must not be negative")
+    if block is None and (adversarial or needed):
+        raise ValueError(
+            f"{name}: block = None, but the loss reads a discriminator. Valid: the block of the fake network whose "
+            "features are its logits, 1 the first"
+        )
+    if block is not None and block < 1:
+        raise ValueError(f"{name}: block = {block}. Valid: 1, the first, or a later one")
+    if block is not None and not (adversarial or needed):
+        raise ValueError(f"{name}: block = {block}, but nothing reads its logits. Valid: adversarial > 0, or no block")
