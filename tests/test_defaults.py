@@ -179,6 +179,8 @@ DEFAULTS = [
     ),
     (objectives.mean_flow, {"equal": 0.75, "p": 1.0, "c": 0.01}),
     (objectives.improved_mean_flow, {"equal": 0.5, "p": 1.0, "c": 0.01}),
+    # class_dropout_prob, cfg_beta, and s_max of 7 above 1, of the authors' code
+    (objectives.GuidanceInputs, {"largest": 8.0, "beta": 1.0, "interval": True, "dropout": 0.1}),
     (
         objectives.alpha_flow,
         {"equal": 0.5, "p": 1.0, "c": 0.01, "start": 0.0, "end": 1.0, "gamma": 25.0, "clamp": 0.005},

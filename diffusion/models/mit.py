@@ -108,7 +108,7 @@ class MiT(Layered, Backbone):
     """The MiT: `apply(variables, x, (t, h), condition)` is a `Network` of two times, of `flow_maps.start_and_duration`.
 
     Parameters are float32 whatever the compute type, and so is the output. Layers are scanned. The second head that the
-    authors train for the velocity at a single time is left out.
+    authors train for the velocity at a single time is left out; `objectives.improved_mean_flow` has one on features.
 
     Attributes:
         patch: side of a patch in pixels; it divides height and width.
@@ -141,6 +141,8 @@ class MiT(Layered, Backbone):
     unroll: int = 0
     shape: tuple[int, int, int] | None = None
     times = 2
+    strength = True
+    interval = True
     ranks = (3,)
     positive = ("patch", "width", "depth", "heads", "num_classes", "default_strength")
 

@@ -66,6 +66,7 @@ from diffusion.objectives.feature_losses import (
 )
 from diffusion.objectives.flow_matching import flow_matching as flow_matching
 from diffusion.objectives.guidance_distillation import guidance_distillation as guidance_distillation
+from diffusion.objectives.guidance_inputs import GuidanceInputs as GuidanceInputs
 from diffusion.objectives.hybrid import hybrid as hybrid
 from diffusion.objectives.latent_consistency import latent_consistency_distillation as latent_consistency_distillation
 from diffusion.objectives.log_variance import log_variance as log_variance

@@ -72,8 +72,8 @@ def mix(schedule: NoiseSchedule, t: ArrayLike, x_0: Array, eps: Array) -> Array:
     return left_broadcast(schedule.alpha(t), x_0) * x_0 + left_broadcast(schedule.sigma(t), x_0) * eps
 
 
-def derivative(f: Callable[..., Array], primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    """f and its derivative along the tangents, in one forward pass (`jax.jvp`).
+def derivative(f: Callable[..., Any], primals: tuple, tangents: tuple) -> tuple[Any, Any]:
+    """f, an array or a tuple of arrays, and its derivative along the tangents, in one forward pass (`jax.jvp`).
 
     Raises:
         TypeError: if a part of f has no forward-mode derivative.

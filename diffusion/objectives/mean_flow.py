@@ -12,6 +12,7 @@ __all__ = [
     "two_times",
 ]
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -21,12 +22,15 @@ from jax import Array
 
 from diffusion import flow_maps
 from diffusion.flow_maps import Clocks, mean_velocity, start_and_duration
+from diffusion.objectives import projectors
 from diffusion.objectives.conditioning import drop_condition, null_of
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import derivative, mix, player, sum_square
+from diffusion.objectives.guidance_inputs import GuidanceInputs, guided_target
 from diffusion.objectives.inputs import pairs, split, times
 from diffusion.objectives.objective import Jumps, Objective
-from diffusion.objectives.objective_facts import Condition, Trained
+from diffusion.objectives.objective_facts import Blocks, Condition, Head, Trained
+from diffusion.objectives.projectors import Projector
 from diffusion.parameterizations import velocity
 from diffusion.schedules import at_each, left_broadcast
 from diffusion.timesteps import Density
@@ -106,54 +110,107 @@ def mean_flow(
 
 
 def improved_mean_flow(
-    density: Density, equal: float = 0.5, p: float = 1.0, c: float = 0.01, clocks: Clocks | None = None
+    density: Density,
+    equal: float = 0.5,
+    p: float = 1.0,
+    c: float = 0.01,
+    clocks: Clocks | None = None,
+    guidance: GuidanceInputs | None = None,
+    velocity_layer: int | None = None,
+    projector: Projector | None = None,
 ) -> Objective:
     """MeanFlow as a regression on v whose input is x_t alone, with the derivative along the network's own velocity.
 
-        V = u(x_t, t, s) + (t - s) stop(du/dt),    du/dt = (u(x_t, t, t) . grad_x + d/dt) u(x_t, t, s)
+        V = u(x_t, t, s) + (t - s) stop(du/dt),    du/dt = (v_hat(x_t, t) . grad_x + d/dt) u(x_t, t, s)
         loss = |V - v|^2 / stop(|V - v|^2 + c)^p,    v = alpha' x_0 + sigma' eps
 
-    The tangent of `mean_flow` is v, which holds the noise of one pair; this tangent does not. This is the paper's
-    variant without further parameters, whose velocity is u(x_t, t, t). The paper's auxiliary velocity head and its
-    conditioning on guidance scale and interval belong to the backbone.
+    The tangent of `mean_flow` is v, which holds the noise of one pair; this tangent does not. v_hat is u(x_t, t, t), or
+    the output of a velocity head, whose own loss |v_hat - v|^2 / stop(|v_hat - v|^2 + c)^p is then added. With guidance
+    the network receives the scale w and the interval in its condition, and v is replaced by
+    v + (1 - 1 / w) (v_hat(w) - v_hat(null)), w = 1 outside the interval.
 
     Facts:
-        loss: |u + (t - s) stop(du/dt) - v|^2 / stop(|..|^2 + c)^p
-        networks: model, of two times
-        optimum: the mean velocity of the flow from s to t; exactly for p = 0, or where v is symmetric at fixed x_t
-        paper: Geng et al. 2025, "Improved Mean Flows: On the Challenges of Fastforward Generative Models", eq. 12
+        loss: |u + (t - s) stop(du/dt) - v|^2 / stop(|..|^2 + c)^p, and |v_hat - v|^2 / stop(|..|^2 + c)^p of the head
+        networks: model, of two times; velocity, the head on features of the model (optional)
+        optimum: the mean velocity of the flow from s to t, guided as the network receives it; exactly for p = 0, or
+            where v is symmetric at fixed x_t
+        paper: Geng et al. 2025, "Improved Mean Flows: On the Challenges of Fastforward Generative Models", eq. 12, and
+            the authors' code, whose head has blocks of its own, and whose dropped examples keep the tangent of their
+            condition
 
     Args:
         density: distribution of each of the two times; `logit_normal(schedule, -0.4, 1.0)` in the authors' code.
-        equal: share of examples with s = t, in [0, 1]; 0.5 in the authors' code.
+        equal: share of examples with s = t, in [0, 1]; 0.5 in the authors' code. Their interval is all times.
         p: power of the adaptive weight; 1 in the authors' code, 0 for the plain squared error; see `mean_flow`.
         c: constant of the adaptive weight.
         clocks: the two times that the network receives for t and s; `start_and_duration()` if None.
+        guidance: guidance that the network receives; None for none.
+        velocity_layer: index of the block whose features the velocity head reads; None: there is no head.
+        projector: projector of the head, to the values of x that a token stands for; None: `projectors.final_layer()`.
 
     Returns:
-        An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "s", each `[B]`.
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "s", each `[B]`, and with a head
+        "velocity_loss" `[B]`.
 
     Raises:
-        ValueError: if equal is not in [0, 1] or p < 0; TypeError from the objective, if the network has no forward
-            derivative.
+        ValueError: if equal is not in [0, 1], p < 0, or guidance has no valid scale or share; TypeError from the
+            objective, if the network has no forward derivative.
     """
     check_shares(equal, p)
+    if guidance is not None:
+        guidance.check()
+    if velocity_layer is None and projector is not None:
+        raise ValueError("improved_mean_flow: a projector belongs to a velocity head, which needs a velocity_layer")
     clocks = clocks or start_and_duration()
+    head = projector or projectors.final_layer()
+    heads = {} if velocity_layer is None else {"velocity": Head(velocity_layer, head.init, head.apply, target=0)}
 
     @entry()
     def loss(networks, schedule, keys, batch, step):
-        pair_keys, noise_keys = split(keys, 2)
-        t, s, importance = two_times(density, equal, pair_keys, batch)
-        x_0, eps = pairs(noise_keys, batch)
+        decisions = split(keys, 2 if guidance is None else 3)
+        t, s, importance = two_times(density, equal, decisions[0], batch)
+        x_0, eps = pairs(decisions[1], batch)
         x_t = mix(schedule, t, x_0, eps)
-        u = lambda x, t, s: mean_velocity(player(networks, "model"), schedule, clocks, x, t, s, batch.get("condition"))
-        rate = jax.lax.stop_gradient(u(x_t, t, t))
-        u_t, du_dt = derivative(u, (x_t, t, s), (rate, jnp.ones_like(t), jnp.zeros_like(s)))
+        condition = batch.get("condition")
+        both = lambda x, t, s, condition: _with_velocity(networks, schedule, clocks, velocity_layer, x, t, s, condition)
+        v = velocity().target(schedule, at_each(schedule, t, x_0), x_0, eps)
+        velocity_of = lambda condition: both(x_t, t, t, condition)[1]
+        if guidance is None:
+            rate = jax.lax.stop_gradient(velocity_of(condition))
+        else:
+            v, rate, condition = guided_target(
+                guidance, velocity_of, schedule, decisions[2], t, v, condition, everywhere=s == t
+            )
+        tangents = (rate, jnp.ones_like(t), jnp.zeros_like(s))
+        (u_t, v_hat), (du_dt, _) = derivative(lambda x, t, s: both(x, t, s, condition), (x_t, t, s), tangents)
         V = u_t + left_broadcast(t - s, x_t) * jax.lax.stop_gradient(du_dt)
-        error = V - velocity().target(schedule, at_each(schedule, t, x_0), x_0, eps)
-        return importance * adaptive(sum_square(error), p, c), {"t": t, "s": s}
+        losses = adaptive(sum_square(V - v), p, c)
+        metrics = {"t": t, "s": s}
+        if heads:
+            metrics["velocity_loss"] = adaptive(sum_square(v_hat - v), p, c)
+            losses = losses + metrics["velocity_loss"]
+        return importance * losses, metrics
 
-    return mean_velocity_objective(loss, density, clocks)
+    objective = mean_velocity_objective(loss, density, clocks, guidance)
+    blocks = Blocks(features=() if velocity_layer is None else (velocity_layer,))
+    return dataclasses.replace(objective, heads=heads, blocks=blocks)
+
+
+def _with_velocity(networks, schedule, clocks, layer, x, t, s, condition) -> tuple[Array, Array]:
+    """u(x, t, s), and the velocity head's output of the same evaluation; u itself without a head."""
+    if layer is None:
+        u = mean_velocity(player(networks, "model"), schedule, clocks, x, t, s, condition)
+        return u, u
+    tokens = []
+
+    def model(x, clock, condition):
+        output, (features,) = player(networks, "model")(x, clock, condition, features=(layer,))
+        tokens.append(features)
+        return output
+
+    u = mean_velocity(model, schedule, clocks, x, t, s, condition)
+    shape = x.shape[1:]
+    return u, projectors.untokens(player(networks, "velocity")(tokens[0], shape), shape)
 
 
 def noised_between(density, equal, guidance, u, schedule, keys, batch) -> tuple[Array, Array, Array, Array, Array, Any]:
@@ -172,14 +229,19 @@ def noised_between(density, equal, guidance, u, schedule, keys, batch) -> tuple[
     return t, s, importance, x_t, v, condition
 
 
-def mean_velocity_objective(loss, density: Density, clocks: Clocks, guidance: Guidance | None = None) -> Objective:
+def mean_velocity_objective(
+    loss, density: Density, clocks: Clocks, guidance: Guidance | GuidanceInputs | None = None
+) -> Objective:
     """The objective of a loss of a network of two times that is read as the mean velocity between them."""
+    condition = Condition(0.0 if guidance is None else guidance.dropout)
+    if isinstance(guidance, GuidanceInputs):
+        condition = condition._replace(strength=(1.0, guidance.largest), interval=guidance.interval)
     return Objective(
         loss,
         reads=Jumps(functools.partial(flow_maps.mean_flow, clocks=clocks), velocity()),
         density=density,
         network=Trained(times=2, forward_mode=True),
-        condition=Condition(0.0 if guidance is None else guidance.dropout),
+        condition=condition,
     )
 
 

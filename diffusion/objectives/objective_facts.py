@@ -101,6 +101,8 @@ class Condition(NamedTuple):
         dropout: share of the examples that are trained on the null condition.
         strength: least and largest guidance scale that the network is trained for and receives in its condition; the
             loss calls it with (condition, scale - 1 `[B]`). None: it receives none.
+        interval: whether it also receives the times from and to which it is guided; the loss calls it with
+            (condition, scale - 1 `[B]`, interval `[B, 2]`).
         augmentations: number of values that describe an example's augmentation, which the loss adds as "augment".
         masks: side of the patches, if the loss leaves out some of them by the entry "keep"; 0: it leaves out no patch.
         masks_vary: whether the number of patches left out varies between examples; "keep" is then padded with -1.
@@ -108,6 +110,7 @@ class Condition(NamedTuple):
 
     dropout: float = 0.0
     strength: tuple[float, float] | None = None
+    interval: bool = False
     augmentations: int = 0
     masks: int = 0
     masks_vary: bool = False
@@ -122,6 +125,11 @@ class Condition(NamedTuple):
             raise ValueError(
                 "the objective passes the strength of guidance, but the network does not receive it. Valid: a network "
                 "with strength = True, e.g. dit or pixart"
+            )
+        if self.interval and not getattr(network, "interval", False):
+            raise ValueError(
+                "the objective passes the interval of guidance, but the network does not receive it. Valid: a network "
+                "with interval = True, e.g. mit, or guidance with interval = False"
             )
         if self.augmentations and getattr(network, "augmentations", 0) != self.augmentations:
             raise ValueError(
@@ -237,6 +245,7 @@ RECORDS: dict[str, tuple[str, str]] = {  # a fact by itself -> its record and it
     "last_layer": ("network", "last_layer"),
     "condition_dropout": ("condition", "dropout"),
     "strength": ("condition", "strength"),
+    "interval": ("condition", "interval"),
     "augmentations": ("condition", "augmentations"),
     "masks": ("condition", "masks"),
     "masks_vary": ("condition", "masks_vary"),

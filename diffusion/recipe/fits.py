@@ -108,6 +108,13 @@ def check(recipe: Any) -> None:
     scale = recipe.scale
     with blamed("sample.guidance.scale", "objective.name"):
         objective.check_scale(scale)
+    with blamed("sample.guidance.interval", "objective.name"):
+        interval = config["sample"]["guidance"].get("interval")
+        if interval is not None and FlowMap in sampler.takes and not objective.condition.interval:
+            raise ValueError(
+                "a flow map is guided during its training, and this network does not receive the interval. Valid: "
+                "interval = None, or improved_mean_flow, whose guidance has an interval"
+            )
     if not isinstance(objective.reads, Restores):  # `symbol_runs` checks runs on symbols
         _check_way(recipe)
     kind = recipe.sampling.guidance(lambda x, t: None)  # building it checks its arguments too

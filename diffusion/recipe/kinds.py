@@ -82,6 +82,7 @@ OF_OBJECTIVES = {
     "sampler": "sampler",
     "process": "process of symbols",
     "reading": "reading",
+    "projector": "projector",
 }
 OBJECTIVES_ASK = (
     "schedule",

@@ -22,6 +22,7 @@ DEFAULTS: dict[str, Any] = {
     "second": None,
     "shares": None,
     "strength": None,
+    "interval": False,
     "augmentations": 0,
     "condition_dropout": 0.0,
     "masks": 0,

@@ -144,11 +144,14 @@ def with_fp8(apply: Apply) -> Apply:
 
 
 def with_strength(apply: Apply) -> Apply:
-    """A network that is called with (condition, w), as an objective with a `strength` calls its student."""
+    """A network that is called with (condition, w) or (condition, w, interval), as an objective with a `strength` does.
+
+    These are the facts `strength` and `interval` of its condition.
+    """
 
     def strengthened(params, x, clock, condition, **features):
-        condition, w = condition
-        return apply(params, x, clock, conditions.with_strength(condition, 1 + w), **features)
+        condition, w, *interval = condition
+        return apply(params, x, clock, conditions.with_strength(condition, 1 + w, *interval), **features)
 
     return strengthened
 

@@ -254,9 +254,14 @@ def flow_map(recipe: Recipe, reads: Jumps) -> Callable[[Any, Array], flow_maps.F
     def build(params: Any, labels: Array) -> flow_maps.FlowMap:
         network = lambda x, clock, condition: recipe.network.apply(params, x, clock, condition)
         condition = labels if recipe.examples.null is not None else None
-        if recipe.objective.condition.strength:
-            strength = jnp.full(_number(labels), recipe.config.sample.guidance.scale, jnp.float32)
-            condition = conditions.with_strength(condition, strength)
+        received = recipe.objective.condition
+        if received.strength:
+            scale, interval = recipe.config.sample.guidance.scale, None
+            strength = jnp.full(_number(labels), scale, jnp.float32)
+            if received.interval:
+                interval = recipe.config.sample.guidance.interval or (0.0, recipe.schedule.t_max)
+                interval = jnp.tile(jnp.asarray(interval, jnp.float32), (_number(labels), 1))
+            condition = conditions.with_strength(condition, strength, interval)
         return reads.flow_map(network, recipe.schedule, condition=condition)
 
     return build

@@ -57,6 +57,9 @@ MEMBERS = {
     "mean_flow": Member(lambda: objectives.mean_flow(UNIFORM, equal=0.5)),
     "mean_flow(guided)": Member(lambda: objectives.mean_flow(UNIFORM, guidance=objectives.Guidance(3, 1.5, 0.5))),
     "improved_mean_flow": Member(lambda: objectives.improved_mean_flow(UNIFORM)),
+    "improved_mean_flow(guided)": Member(
+        lambda: objectives.improved_mean_flow(UNIFORM, guidance=objectives.GuidanceInputs(3))
+    ),
     "alpha_flow": Member(lambda: objectives.alpha_flow(UNIFORM, 6)),  # alpha = 1/2 at step 3
     "progressive_distillation": Member(lambda: objectives.progressive_distillation(V, V, 4), ("teacher",)),
     "distribution_matching": Member(lambda: objectives.distribution_matching(V, V, V, UNIFORM), ("teacher", "fake")),
@@ -133,9 +136,8 @@ every_member = pytest.mark.parametrize("name", list(MEMBERS))
 
 def network(parameters, x, clock, condition):
     """Any smooth network of one or two times."""
-    inputs = sum(jax.tree.leaves(clock)) + (
-        0 if condition is None else sum(map(jnp.float32, jax.tree.leaves(condition)))
-    )
+    numbers = lambda leaf: jnp.float32(leaf).reshape(len(leaf), -1).sum(1)
+    inputs = sum(jax.tree.leaves(clock)) + (0 if condition is None else sum(map(numbers, jax.tree.leaves(condition))))
     inputs = jnp.reshape(inputs, inputs.shape + (1,) * (x.ndim - 1))
     return jnp.tanh(parameters[0] * x + parameters[1] * jnp.sin(inputs) + parameters[2])
 
@@ -238,6 +240,27 @@ def exact_mean_velocity(x, clocks, condition):
     variances, axes, mean = (jnp.asarray(a[0]) for a in (DATA.variances, DATA.axes, DATA.means))
     c_t, c_s = ((1 - at) ** 2 * variances + at**2 for at in (t, s))
     slope = ((t + s - 2) * variances + t + s) / (jnp.sqrt(c_t) + jnp.sqrt(c_s)) / jnp.sqrt(c_t)
+    return (((x - (1 - t) * mean) @ axes) * slope) @ axes.T - mean
+
+
+def exact_guided_velocity(x, clocks, condition):
+    """As `exact_mean_velocity`, guided by w at the times of an interval away from N((1 - t) mu, n(t)).
+
+    n(t) = 4 (1 - t)^2 + t^2 and DATA share mu, so that along an eigenvector of DATA the guided flow,
+    y' = (c' / c + (w - 1) (c' / c - n' / n)) y / 2, ends at y_s = y_t (c_s / c_t)^(1/2), times
+    (c n_b / (c_b n))^((w - 1) / 2) over the part from a to b of the interval.
+    """
+    _, more, interval = condition
+    t, h = clocks[0][:, None], clocks[1][:, None]
+    first, last = interval[:, :1], interval[:, 1:]
+    variances, axes, mean = (jnp.asarray(a[0]) for a in (DATA.variances, DATA.axes, DATA.means))
+    logs = lambda at: [jnp.log((1 - at) ** 2 * variance + at**2) for variance in (variances, 4.0)]
+    extra = lambda at: (more[:, None] / 2) * (logs(at)[0] - logs(at)[1])
+    within = lambda at: jnp.clip(at, first, last)
+    log_ratio = lambda s: (logs(s)[0] - logs(t)[0]) / 2 + extra(within(s)) - extra(within(t))
+    same = h == 0
+    _, rate = jax.jvp(lambda s: -log_ratio(s), (t,), (-jnp.ones_like(t),))
+    slope = jnp.where(same, rate, -jnp.expm1(log_ratio(t - h)) / jnp.where(same, 1, h))
     return (((x - (1 - t) * mean) @ axes) * slope) @ axes.T - mean
 
 

@@ -31,6 +31,7 @@ PLAIN = {
     "teacher": None,
     "second": None,
     "strength": None,
+    "interval": False,
     "augmentations": 0,
     "condition_dropout": 0.0,
     "masks": 0,
@@ -57,6 +58,7 @@ EULER = "steps along the velocity that the network predicts"
 consistency = lambda parameterization, one_step=False: (flow_maps.consistency, parameterization.name, one_step)
 pairs = lambda schedule, t, step: (t, 0.8 * t)
 ALIGNED = objectives.added(objectives.flow_matching(UNIFORM), objectives.alignment())
+PROJECTOR = objectives.projectors.mlp(4)
 LATENTS = Latents(dict, dict, jnp.zeros(4), jnp.ones(4))
 
 # Each objective, made by the test that reads it; how its network is read; its density (None: one that it makes, or
@@ -152,6 +154,21 @@ FACTS = {
         (flow_maps.mean_flow, "velocity", False),
         UNIFORM,
         MEAN_FLOW,
+    ),
+    "improved_mean_flow(guided)": lambda: (
+        objectives.improved_mean_flow(
+            UNIFORM, guidance=objectives.GuidanceInputs(3, 6.0, dropout=0.3), velocity_layer=2, projector=PROJECTOR
+        ),
+        (flow_maps.mean_flow, "velocity", False),
+        UNIFORM,
+        MEAN_FLOW
+        | {
+            "condition_dropout": 0.3,
+            "strength": (1.0, 6.0),
+            "interval": True,
+            "features": (2,),
+            "heads": {"velocity": objectives.Head(2, PROJECTOR.init, PROJECTOR.apply, target=0)},
+        },
     ),
     # The loss guides its teacher itself, by the scale 1 + w that the student receives.
     "latent_consistency_distillation": lambda: (
@@ -597,6 +614,7 @@ def test_a_micro_batch_is_a_whole_number_of_blocks():
 def test_a_network_receives_what_the_objective_passes():
     plain = objectives.flow_matching(UNIFORM)
     guided = dataclasses.replace(plain, condition=objectives.Condition(strength=(1.0, 3.0)))
+    interval = dataclasses.replace(plain, condition=objectives.Condition(strength=(1.0, 3.0), interval=True))
     augmented = dataclasses.replace(plain, condition=objectives.Condition(augmentations=9))
     network = types.SimpleNamespace
     for objective, fits, other, words in [
@@ -614,6 +632,7 @@ def test_a_network_receives_what_the_objective_passes():
             "times = 1, but the objective passes 2",
         ),
         (guided, network(strength=True), network(), "strength of guidance, but the network does not receive it"),
+        (interval, network(strength=True, interval=True), network(strength=True), "interval of guidance, but"),
         (augmented, network(augmentations=9), network(augmentations=8), "augmentations = 9"),
     ]:
         objective.check_network(fits)

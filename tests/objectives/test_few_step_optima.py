@@ -26,6 +26,7 @@ from tests.objectives.few_step_cases import (
     coefficients,
     exact_denoiser,
     exact_end,
+    exact_guided_velocity,
     exact_mean_velocity,
     exact_trigflow,
     exact_x0,
@@ -106,6 +107,20 @@ EXACT = {  # the objective, its schedule, the optimal network, the networks besi
         {},
     ),
     "improved_mean_flow": (lambda _: objectives.improved_mean_flow(between(0.7)), FLOW, exact_mean_velocity, {}),
+    "improved_mean_flow(guided)": (  # at every scale and in every interval
+        lambda _: objectives.improved_mean_flow(between(0.7), guidance=objectives.GuidanceInputs(9, 5.0, dropout=0.0)),
+        FLOW,
+        lambda x, clocks, condition: jnp.where(
+            condition[0][:, None] == 9, exact_null_velocity(x, clocks), exact_guided_velocity(x, clocks, condition)
+        ),
+        {},
+    ),
+    "improved_mean_flow(dropped)": (  # the null condition is guided at no scale
+        lambda _: objectives.improved_mean_flow(between(0.7), guidance=objectives.GuidanceInputs(9, 5.0, dropout=1.0)),
+        FLOW,
+        lambda x, clocks, condition: jnp.where(condition[0][:, None] == 9, exact_mean_velocity(x, clocks, None), x),
+        {},
+    ),
     "shortcut(share=0)": (  # where the smallest step stands for the velocity itself
         lambda _: objectives.shortcut(2**20, share=0.0),
         FLOW,
@@ -113,6 +128,12 @@ EXACT = {  # the objective, its schedule, the optimal network, the networks besi
         {"target": exact_mean_velocity},
     ),
 }
+
+
+def exact_null_velocity(x, clocks):
+    """The velocity at t of N(mu, 4 I), beside which `exact_guided_velocity` is guided."""
+    t, mean = clocks[0][:, None], jnp.asarray(DATA.means[0])
+    return (5 * t - 4) / (4 * (1 - t) ** 2 + t**2) * (x - (1 - t) * mean) - mean
 
 
 def between(t):
@@ -124,7 +145,10 @@ def between(t):
     return timesteps.Density(tuple, draw, lambda state, t, losses: state)
 
 
-@pytest.mark.parametrize("name", slow_but([("continuous_consistency",), ("mean_flow",)], [(name,) for name in EXACT]))
+FAST = ("continuous_consistency", "mean_flow", "improved_mean_flow(guided)")
+
+
+@pytest.mark.parametrize("name", slow_but([(name,) for name in FAST], [(name,) for name in EXACT]))
 def test_exact_map_is_the_optimum(name, x64):
     """The expected gradient vanishes there, and nowhere near it."""
     largest = expected_gradient(*EXACT[name])

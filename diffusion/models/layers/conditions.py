@@ -64,9 +64,10 @@ def named(condition: Any) -> Any:
     return {"vector" if numbers else "label": condition}
 
 
-def with_strength(condition: Any, strength: Any) -> dict[str, Any]:
-    """A condition with the guidance strength added; one without names as `named` has it."""
-    return {**(named(condition) or {"label": None}), "strength": strength}
+def with_strength(condition: Any, strength: Any, interval: Any = None) -> dict[str, Any]:
+    """A condition with the guidance strength added, and its interval; one without names as `named` has it."""
+    guidance = {"strength": strength} if interval is None else {"strength": strength, "interval": interval}
+    return {**(named(condition) or {"label": None}), **guidance}
 
 
 def added(condition: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import digits, digits_mean_flow
+from configs import digits, digits_improved_mean_flow, digits_mean_flow
 from diffusion.experiments import train
 from diffusion.experiments.sampling import generate
 from diffusion.recipe import ConfigError, checks, resolve
@@ -109,6 +109,7 @@ def test_a_teacher_of_another_kind_is_refused(tmp_path):
     [
         ({"sample.sampler": {"name": "heun"}}, r"trains a flow map,.*\. Valid: flow_map, consistency or tcd"),
         ({"sample.guidance.scale": 2.0}, "a flow map is guided during its training"),
+        ({"sample.guidance.interval": (0.2, 0.5)}, "guidance.interval = .*this network does not receive the interval"),
         ({"parameterization": {"name": "v"}}, "trains a network that predicts 'velocity'"),
         (
             {"objective": {"name": "progressive_distillation", "N": 2}},
@@ -121,6 +122,19 @@ def test_what_does_not_fit_is_refused(change, words):
     config = digits_mean_flow.get_config("tiny")
     config.update_from_flattened_dict(change)
     with pytest.raises(ConfigError, match=words):
+        checks.validate(config)
+
+
+def test_a_flow_map_that_receives_its_guidance_is_sampled_within_its_range():
+    config = digits_improved_mean_flow.get_config("tiny")
+    config.sample.guidance.update({"scale": 4.0, "interval": (0.2, 0.5)})
+    checks.validate(config)
+    config.sample.guidance.scale = 4.5
+    with pytest.raises(ConfigError, match="for scales from 1 to 4"):
+        checks.validate(config)
+    config.sample.guidance.scale = 1.0
+    config.model = {"name": "dit", "patch": 2, "width": 8, "depth": 1, "heads": 1, "num_classes": 10}
+    with pytest.raises(ConfigError, match=r"interval of guidance, but the network does not receive it\. Valid:.*mit"):
         checks.validate(config)
 
 

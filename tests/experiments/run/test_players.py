@@ -143,11 +143,14 @@ def test_a_student_with_a_strength_receives_one_more():
     seen = []
     student = role(apply=lambda params, x, clock, condition: seen.append(condition) or x)
     apply = players.build_players(recipe(student, strength=True)).apply["model"]
-    apply(None, X, 0, (jnp.array([3, 4]), jnp.array([0.5, 2.0])))
+    condition = (jnp.array([3, 4]), jnp.array([0.5, 2.0]))
+    apply(None, X, 0, condition)
     leaves = jax.tree.leaves(seen[0])
     assert any(np.array_equal(leaf, [1.5, 3.0]) for leaf in leaves) and any(
         np.array_equal(leaf, [3, 4]) for leaf in leaves
     )
+    apply(None, X, 0, (*condition, "its interval"))
+    assert "interval" not in seen[0] and seen[1]["interval"] == "its interval"
 
 
 def test_fp8_is_refused_where_nothing_is_computed_in_it():

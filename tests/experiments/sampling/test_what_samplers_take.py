@@ -12,14 +12,18 @@ from diffusion.objectives import Jumps, Moves
 from diffusion.recipe import ConfigError
 
 
-def recipe_of(reads, null="null", strength=(), takes=()):
-    """A run whose network returns what it is called with, guided by 2.5 where it takes a strength."""
+def recipe_of(reads, null="null", strength=(), takes=(), interval=None):
+    """A run whose network returns what it is called with, guided by 2.5 where it takes a strength.
+
+    An interval, which may be (), is that of its config, where its network takes one.
+    """
+    of = types.SimpleNamespace
     return types.SimpleNamespace(
         network=types.SimpleNamespace(apply=lambda *inputs: inputs),
-        schedule="its schedule",
+        schedule=SCHEDULE,
         examples=types.SimpleNamespace(null=null),
-        objective=types.SimpleNamespace(reads=reads, condition=types.SimpleNamespace(strength=strength)),
-        config=types.SimpleNamespace(sample=types.SimpleNamespace(guidance=types.SimpleNamespace(scale=2.5))),
+        objective=types.SimpleNamespace(reads=reads, condition=of(strength=strength, interval=interval is not None)),
+        config=of(sample=of(guidance=of(scale=2.5, interval=interval or None))),
         sampling=types.SimpleNamespace(sampler=types.SimpleNamespace(takes=takes)),
     )
 
@@ -29,6 +33,7 @@ def called(network, schedule, condition):
     return network("x", "clock", condition), schedule
 
 
+SCHEDULE = types.SimpleNamespace(t_max=0.9)
 LABELS = jnp.array([3, 1, 2])
 JUMPS, MOVES = Jumps(called, None), Moves(called, None, None)
 
@@ -37,7 +42,7 @@ JUMPS, MOVES = Jumps(called, None), Moves(called, None, None)
 @pytest.mark.parametrize("null", ["null", None])
 def test_labels_are_conditions_of_what_was_trained_with_them(build, reads, null):
     (params, x, clock, condition), schedule = build(recipe_of(reads, null), reads)("params", LABELS)
-    assert (params, x, clock, schedule) == ("params", "x", "clock", "its schedule")
+    assert (params, x, clock, schedule) == ("params", "x", "clock", SCHEDULE)
     assert (condition is None) if null is None else (condition is LABELS)
 
 
@@ -46,6 +51,14 @@ def test_a_network_of_a_strength_receives_the_scale_of_guidance_for_each_example
     assert condition["label"] is LABELS
     assert condition["strength"].dtype == jnp.float32 and condition["strength"].shape == (3,)
     np.testing.assert_array_equal(condition["strength"], [2.5, 2.5, 2.5])
+
+
+@pytest.mark.parametrize("interval, expected", [((), (0, 0.9)), ((0.2, 0.5), (0.2, 0.5))])
+def test_a_network_of_an_interval_receives_that_of_the_config_or_all_times(interval, expected):
+    recipe = recipe_of(JUMPS, strength=(1.0, 4.0), interval=interval)
+    (*_, condition), _ = generate.flow_map(recipe, JUMPS)("params", LABELS)
+    assert sorted(condition) == ["interval", "label", "strength"]
+    np.testing.assert_array_equal(condition["interval"], np.float32([expected] * 3))
 
 
 def test_the_sampler_decides(monkeypatch):

@@ -1,0 +1,125 @@
+"""Guidance that a network receives as an input: scale and interval are drawn in training, chosen in sampling."""
+
+__all__ = ["GuidanceInputs", "draw_guidance", "guided_target"]
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion.objectives.conditioning import drop_condition, null_of
+from diffusion.objectives.inputs import split
+from diffusion.schedules import NoiseSchedule, left_broadcast
+
+
+class GuidanceInputs(NamedTuple):
+    """Classifier-free guidance whose scale, and interval of times, are inputs of the network.
+
+    Attributes:
+        null: the null condition of one example; for class labels the integer num_classes.
+        largest: largest scale, >= 1; the density of the scale w is proportional to w^-beta on [1, largest].
+        beta: exponent of that density.
+        interval: whether the network also receives the times from and to which it is guided.
+        dropout: share of examples that train on the null condition, without guidance.
+    """
+
+    null: Any
+    largest: float = 8.0
+    beta: float = 1.0
+    interval: bool = True
+    dropout: float = 0.1
+
+    def check(self) -> None:
+        """Refuses scales below 1 and a share outside [0, 1].
+
+        Raises:
+            ValueError: naming both.
+        """
+        if not (self.largest >= 1 and 0 <= self.dropout <= 1):
+            raise ValueError(
+                f"guidance: largest = {self.largest} must be a scale of at least 1, and dropout = {self.dropout} a "
+                "share in [0, 1]"
+            )
+
+
+def draw_guidance(
+    guidance: GuidanceInputs, schedule: NoiseSchedule, keys: Array, everywhere: Array
+) -> tuple[Array, Array]:
+    """The scale of each example, and its interval.
+
+        w = (1 + r (largest^(1 - beta) - 1))^(1 / (1 - beta)),  largest^r for beta = 1,    r ~ U(0, 1)
+        interval = (start, end),    start ~ U(0, t_max / 2),  end ~ U(t_max / 2, t_max)
+
+    Args:
+        guidance: the guidance.
+        schedule: the process.
+        keys: `[B]` random keys.
+        everywhere: `[B]` whether the interval of an example is (0, t_max); so are all without `guidance.interval`.
+
+    Returns:
+        w `[B]` and the intervals `[B, 2]`.
+    """
+    draws = jax.vmap(lambda key: jax.random.uniform(key, (3,), jnp.float32))(keys)
+    r = draws[:, 0]
+    if guidance.beta == 1:
+        w = guidance.largest**r
+    else:
+        power = 1 - guidance.beta
+        w = (1 + r * (guidance.largest**power - 1)) ** (1 / power)
+    interval = (draws[:, 1:] + jnp.arange(2)) * schedule.t_max / 2
+    whole = everywhere | (not guidance.interval)
+    return w, jnp.where(whole[:, None], schedule.t_max * jnp.arange(2.0), interval)
+
+
+def guided_target(
+    guidance: GuidanceInputs,
+    velocity_of: Callable[[Any], Array],
+    schedule: NoiseSchedule,
+    keys: Array,
+    t: Array,
+    v: Array,
+    condition: Any,
+    everywhere: Array,
+) -> tuple[Array, Array, Any]:
+    """What a network that is guided by its inputs learns from, by its own velocities.
+
+        target = v + (1 - 1 / w) (v_w - v_null),    w = 1 at times t outside the interval
+
+    v_w is the network's velocity at t of the condition at scale w, so that the fixed point is
+    w v_1 - (w - 1) v_null. A share of the conditions is dropped, with their guidance.
+
+    Args:
+        guidance: the guidance.
+        velocity_of: condition, as the network receives it -> its velocity at t, `[B, ...]`.
+        schedule: the process.
+        keys: `[B]` random keys.
+        t: times `[B]`.
+        v: `[B, ...]` velocities of the pairs.
+        condition: condition of the batch.
+        everywhere: as in `draw_guidance`.
+
+    Returns:
+        The target, the velocity v_w of the guided flow at x_t (both without a gradient), and the condition with w - 1
+        and the interval, as the network receives it.
+
+    Raises:
+        ValueError: without a condition.
+    """
+    if condition is None:
+        raise ValueError("guidance that the network receives needs a condition, but the batch has none")
+    input_keys, drop_keys = split(keys, 2)
+    w, interval = draw_guidance(guidance, schedule, input_keys, everywhere)
+    whole = jnp.broadcast_to(schedule.t_max * jnp.arange(2.0), interval.shape)
+    received = lambda condition, w, interval: (condition, w - 1, *((interval,) if guidance.interval else ()))
+    inside = (interval[:, 0] <= t) & (t <= interval[:, 1])
+    w_t = jnp.where(inside, w, 1.0)
+    rate = velocity_of(received(condition, w_t, whole))
+    null_rate = velocity_of(received(null_of(condition, guidance.null), jnp.ones_like(w), whole))
+    target = v + left_broadcast(1 - 1 / w_t, v) * (rate - null_rate)
+    dropped, condition = drop_condition(
+        drop_keys, (jnp.zeros(t.shape, bool), condition), (True, null_of(condition, guidance.null)), guidance.dropout
+    )
+    choose = lambda a, b: jax.lax.stop_gradient(jnp.where(left_broadcast(dropped, a), a, b))
+    return choose(v, target), choose(null_rate, rate), received(condition, w, interval)
