@@ -187,7 +187,7 @@ DEFAULTS = [
     ),
     (objectives.progressive_distillation, {"teacher_scale": 1.0}),
     (objectives.drifting, {"similarity": "laplace"}),
-    (objectives.score_identity, {"alpha": 1.2, "normalise": True}),
+    (objectives.score_identity, {"alpha": 1.2, "normalise": True, "adversarial": 0.0}),
     (objectives.score_regularised_consistency, {"weight": 0.01, "sigma_data": 0.5, "warmup": 1000, "c": 0.1}),
     (objectives.shortcut, {"M": 128, "share": 0.25, "clip": math.inf}),
     (objectives.truncated_consistency, {"boundary": 1.0, "share": 0.25, "weight": 0.1}),

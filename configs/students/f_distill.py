@@ -14,13 +14,14 @@ from ml_collections import ConfigDict
 
 from diffusion.recipe import recipes
 
+base = recipes.module("students/base")
 dmd = recipes.module("students/dmd")
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe for a teacher's folder; see the module's docstring."""
     config = dmd.get_config(arg)
-    block = dmd.base.middle_block(config)
+    block = base.middle_block(config)
     config.objective.update({"f": {"name": "jensen_shannon"}, "block": block, "adversarial": 0.003})
     config.second_player.objective.update({"block": block, "adversarial": 0.01})
-    return dmd.base.preset(config, arg, {})
+    return base.preset(config, arg, {})

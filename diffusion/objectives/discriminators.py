@@ -7,7 +7,7 @@ With the losses below the best logit is the ratio of the two densities of x_t:
     D(x_t) = log p_t(x_t) / q_t(x_t)    for data (p) and samples (q) that are noised alike
 """
 
-__all__ = ["check", "fooled", "judged", "with_logits"]
+__all__ = ["check", "fooled", "judged", "shared", "with_logits"]
 
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.objectives.backward_simulation import Simulation
 from diffusion.parameterizations import Network, Parameterization, predict
 from diffusion.schedules import NoiseSchedule
 
@@ -69,7 +70,7 @@ def fooled(logits: Array) -> Array:
     return jnp.mean(jax.nn.softplus(-logits), axis=1)
 
 
-def check(name: str, block: int | None, adversarial: float, needed: bool) -> None:
+def check(name: str, block: int | None, adversarial: float, needed: bool = False) -> None:
     """Refuses a discriminator without a block, and a block without a use.
 
     Args:
@@ -92,3 +93,8 @@ def check(name: str, block: int | None, adversarial: float, needed: bool) -> Non
         raise ValueError(f"{name}: block = {block}. Valid: 1, the first, or a later one")
     if block is not None and not (adversarial or needed):
         raise ValueError(f"{name}: block = {block}, but nothing reads its logits. Valid: adversarial > 0, or no block")
+
+
+def shared(samples: Simulation, block: int | None) -> tuple:
+    """The settings of both players: how samples are made, and which block judges them."""
+    return samples.setting if block is None else (*samples.setting, f"a discriminator in block {block}")

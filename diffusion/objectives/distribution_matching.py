@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from diffusion.objectives.backward_simulation import Simulation, generate, one_step
 from diffusion.objectives.denoising import denoising
-from diffusion.objectives.discriminators import check, fooled, judged, with_logits
+from diffusion.objectives.discriminators import check, fooled, judged, shared, with_logits
 from diffusion.objectives.entry import entry
 from diffusion.objectives.f_divergences import Divergence
 from diffusion.objectives.few_step import (
@@ -129,7 +129,7 @@ def distribution_matching(
         density=density,
         teacher=Teacher(),
         second=Second("fake", by=fake_score, features=() if block is None else (block,)),
-        shares=_shares(samples, block),
+        shares=shared(samples, block),
     )
 
 
@@ -174,7 +174,7 @@ def fake_score(
     Raises:
         ValueError: if the discriminator has no block, or no weight.
     """
-    check("fake_score", block, adversarial, needed=False)
+    check("fake_score", block, adversarial)
     samples = samples or one_step()
     denoise = denoising(fake, weighting, density)
 
@@ -195,13 +195,8 @@ def fake_score(
         return losses + adversarial * (fooled(real_logits) + fooled(-generated_logits)), {**metrics, **means}
 
     return Objective(
-        loss, reads=Denoises(fake), density=density, network=Trained("fake"), shares=_shares(samples, block)
+        loss, reads=Denoises(fake), density=density, network=Trained("fake"), shares=shared(samples, block)
     )
-
-
-def _shares(samples: Simulation, block: int | None) -> tuple:
-    """The settings of both players: how samples are made, and which block judges them."""
-    return samples.setting if block is None else (*samples.setting, f"a discriminator in block {block}")
 
 
 def regression(generator: Parameterization, distance: Distance | None = None) -> Objective:

@@ -26,7 +26,7 @@ from tests import commands
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 ROOT = pathlib.Path(__file__).parents[2]
-OF_TWO_PLAYERS = ("dmd", "dmd2", "f_distill", "sid", "rcm", "turbo")
+OF_TWO_PLAYERS = ("dmd", "dmd2", "f_distill", "sid", "sida", "rcm", "turbo")
 STUDENTS = ("progressive", "guided", "consistency", "tcm", "lcm", *OF_TWO_PLAYERS, "reflow")
 STEPS, BROKEN = 6, 4  # of a training, and after how many it is interrupted: within a stage, while DMD's model rests
 TINY = {
@@ -48,6 +48,7 @@ OF_ONE = {
     "dmd2": {"objective.density.strata": 8, "second_player.objective.density.strata": 8},
     "f_distill": {"objective.density.strata": 8, "second_player.objective.density.strata": 8},
     "sid": {"objective.density.strata": 8, "second_player.objective.density.strata": 8},
+    "sida": {"objective.density.strata": 8, "second_player.objective.density.strata": 8},
     "rcm": {
         "objective.density.strata": 8,
         "objective.student_density.strata": 8,
@@ -410,6 +411,7 @@ def test_every_recipe_is_a_program_of_its_players(name, written):
         "dmd2": {"teacher", "fake"},
         "f_distill": {"teacher", "fake"},
         "sid": {"teacher", "fake"},
+        "sida": {"teacher", "fake"},
         "rcm": {"teacher", "fake"},
         "turbo": {"teacher", "discriminator"},
     }.get(name, {"teacher"})

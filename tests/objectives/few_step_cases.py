@@ -70,6 +70,9 @@ MEMBERS = {
         ("teacher", "fake"),
     ),
     "score_identity": Member(lambda: objectives.score_identity(V, V, V, UNIFORM), ("teacher", "fake")),
+    "score_identity(discriminator)": Member(
+        lambda: objectives.score_identity(V, V, V, UNIFORM, block=1, adversarial=0.1), ("teacher", "fake")
+    ),
     "drifting": Member(lambda: objectives.drifting(V, 0.5, 6)),  # two of each class
     "score_regularised_consistency": Member(
         lambda: objectives.score_regularised_consistency(

@@ -113,6 +113,24 @@ def test_gradient_is_that_of_the_divergence_and_of_the_discriminator(name, quadr
         assert abs(slope) > 0.01
 
 
+def test_gradient_of_score_identity_is_the_discriminators_too(quadrature):
+    """SiDA's loss less SiD's is adversarial E_q log(1 + exp(-D)), in value and gradient, for a fixed D."""
+    networks = {"teacher": exact_denoiser(FLOW, oracles.gaussian([MEAN], [[STD**2]])), "fake": fake}
+    sid = objectives.score_identity(V, V, V, at(T), normalise=False, samples=quadrature)
+    sida = objectives.score_identity(V, V, V, at(T), 1.2, False, quadrature, block=2, adversarial=0.3)
+
+    def run(theta):
+        players = {**networks, "model": generator(theta)}
+        return expectation(sida, players) - expectation(sid, players)
+
+    line = jnp.linspace(-9.0, 9.0, 4001)
+    judged = lambda theta: 0.3 * jnp.trapezoid(samples(line, theta) * jnp.log1p(jnp.exp(-log_ratio(line))), line)
+    found, expected = (jax.jit(jax.value_and_grad(function))(THETA) for function in (run, judged))
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-5)
+        assert abs(theirs) > 0.01
+
+
 def test_reverse_kl_is_distribution_matching_to_the_bit():
     keys, batch = keys_and_data()
     known = {"teacher": exact_denoiser(FLOW), "model": lambda z, t, c: -0.7 * z}
@@ -167,6 +185,8 @@ def test_the_exact_ratio_is_the_discriminators_optimum(quadrature):
     (lambda: objectives.distribution_matching(V, V, V, UNIFORM, block=2), "nothing reads its logits"),
     (lambda: objectives.distribution_matching(V, V, V, UNIFORM, block=0, adversarial=1.0), "Valid: 1, the first"),
     (lambda: objectives.fake_score(V, V, weightings.constant(V), UNIFORM, block=2), "nothing reads its logits"),
+    (lambda: objectives.score_identity(V, V, V, UNIFORM, block=2), "nothing reads its logits"),
+    (lambda: objectives.score_identity(V, V, V, UNIFORM, adversarial=1.0), "block = None, but"),
     (lambda: objectives.fake_score(V, V, weightings.constant(V), UNIFORM, adversarial=-1.0), "must not be negative"),
     (lambda: objectives.distribution_matching(V, V, V, UNIFORM, ratios=(2.0, 3.0)), r"ratios = \(2.0, 3.0\)"),
 ])  # fmt: skip

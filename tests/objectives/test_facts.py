@@ -277,6 +277,12 @@ FACTS = {
         UNIFORM,
         {"teacher": Teacher(), "second": Second("fake", False, objectives.fake_score)},
     ),
+    "score_identity(discriminator)": lambda: (
+        objectives.score_identity(X0, V, V, UNIFORM, block=4, adversarial=0.1),
+        consistency(X0, one_step=True),
+        UNIFORM,
+        {"teacher": Teacher(), "second": Second("fake", False, objectives.fake_score, features=(4,))},
+    ),
     "score_regularised_consistency": lambda: (
         objectives.score_regularised_consistency(X0, V, UNIFORM, OTHER),
         consistency(parameterizations.edm()),

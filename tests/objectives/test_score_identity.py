@@ -88,17 +88,23 @@ def test_a_fake_score_that_agrees_with_the_teacher_leaves_the_generator_where_it
         np.testing.assert_allclose(found, 0, atol=1e-12)
 
 
-def test_loss_is_normalised_by_the_distance_to_the_teachers_estimate(x64):
-    """delta = -1.5 everywhere, x is the data: -1.5 ((0.5 - x) + 1.8) / mean |x - 0.5|, the denominator held fixed."""
+@pytest.mark.parametrize("adversarial", [0.0, 0.2])
+def test_loss_is_normalised_by_the_distance_to_the_teachers_estimate(adversarial, x64):
+    """delta = -1.5 everywhere, x is the data: -1.5 ((0.5 - x) + 1.8) / mean |x - 0.5|, the denominator held fixed.
+
+    SiDA's term has the same denominator; here D = 0.7 everywhere.
+    """
     constant = lambda value: as_v(FLOW, lambda t, x: jnp.full_like(x, value))
     keys, batch = keys_and_data()
     density = at(0.5)
     thrice = density._replace(sample=lambda *drawn: (density.sample(*drawn)[0], jnp.full(24, 3.0)))
-    objective = objectives.score_identity(V, V, V, thrice)
+    objective = objectives.score_identity(V, V, V, thrice, block=1 if adversarial else None, adversarial=adversarial)
     x = batch["x"]
-    players = {"teacher": constant(0.5), "fake": constant(2.0)}
+    fake = lambda *inputs, features=(): (constant(2.0)(*inputs), (0 * x + 0.7,)) if features else constant(2.0)(*inputs)
+    players = {"teacher": constant(0.5), "fake": fake}
     run = lambda x: objective({**players, "model": lambda z, t, c: -x}, FLOW, keys, batch, 0)[0]
     scale = np.abs(x - 0.5).mean(axis=1)
-    np.testing.assert_allclose(run(x), 3 * (-1.5 * (0.5 - x + 1.8)).mean(1) / scale, rtol=1e-6)
+    fooled = adversarial * np.log1p(np.exp(-0.7))
+    np.testing.assert_allclose(run(x), 3 * ((-1.5 * (0.5 - x + 1.8)).mean(1) + fooled) / scale, rtol=1e-6)
     slope = jax.grad(lambda x: run(x).sum())(x)
     np.testing.assert_allclose(slope, np.broadcast_to(3 * 0.75 / scale[:, None], x.shape), rtol=1e-6)

@@ -1,0 +1,26 @@
+"""Adversarial score identity distillation (SiDA; Zhou et al. 2024): SiD, with a discriminator that sees the data.
+
+    diffusion train --config=students/sida:runs/digits --workdir=runs/sida
+    diffusion sample --workdir=runs/sida
+
+As `students/sid`; the discriminator is the first half of the second network, whose middle block tells noised data from
+noised samples.
+
+Presets: `sida:runs/digits,tiny` (seconds; to see that everything works).
+"""
+
+from ml_collections import ConfigDict
+
+from diffusion.recipe import recipes
+
+sid = recipes.module("students/sid")
+base = recipes.module("students/base")
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The recipe for a teacher's folder; see the module's docstring."""
+    config = sid.get_config(arg)
+    block = base.middle_block(config)
+    config.objective.update({"block": block, "adversarial": 0.003})
+    config.second_player.objective.update({"block": block, "adversarial": 0.01})
+    return base.preset(config, arg, {})
