@@ -84,7 +84,7 @@ def dit(spec: dict, **options: Any) -> DiT:
     options |= {
         "attention": spec["attention"],
         "remat": spec.get("remat", "none"),
-        "unroll": spec.get("unroll", 1),
+        "unroll": spec.get("unroll", 0),
         "dtype": "bfloat16",
     }
     if spec["model"] == "tiny":

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from diffusion.models.layers import scan
 from diffusion.training.ema import ExponentialMovingAverage
 from diffusion.training.gradient_norms import by_block
 from diffusion.training.state import HEALTHY, TrainState
@@ -208,7 +209,8 @@ def make_train_step(
     def summed_loss(params, others, base_params, keys, batch, step, examples):
         trained = {name: functools.partial(head, params[HEADS][name]) for name, head in heads.items()}
         networks = {**others, **trained, "model": functools.partial(apply, *base_params, params)}
-        losses, metrics = objective(networks, schedule, keys, batch, step)
+        with scan.differentiated():
+            losses, metrics = objective(networks, schedule, keys, batch, step)
         # Each micro-batch divides by the number of examples of the whole batch, so that the sum over them is the mean.
         return losses.sum() / examples, (losses, dict(metrics))
 
