@@ -2,52 +2,89 @@
 
 __all__ = ["guidance_distillation"]
 
-import jax
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+
+from diffusion.objectives.conditioning import null_of
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, player
-from diffusion.objectives.inputs import noised, weigh, weighted_mean_square
+from diffusion.objectives.guidance_inputs import guided_prediction
+from diffusion.objectives.inputs import noised, split, weigh, weighted_mean_square
 from diffusion.objectives.objective import Denoises, Objective, Teacher
+from diffusion.objectives.objective_facts import Condition
 from diffusion.parameterizations import Parameterization, evaluate, predict
 from diffusion.timesteps import Density
 from diffusion.weightings import Weighting, error_scale
 
 
 def guidance_distillation(
-    parameterization: Parameterization, teacher: Parameterization, weighting: Weighting, density: Density
+    parameterization: Parameterization,
+    teacher: Parameterization,
+    weighting: Weighting,
+    density: Density,
+    guidance: tuple[float, float] | None = None,
+    null: Any = None,
 ) -> Objective:
     """Regression on the guided teacher's estimate, at every time.
 
         loss = w(t) mean |x0(x_t, t) - stop x0_teacher(x_t, t)|^2, in the scale of `denoising`
 
-    The network "teacher" is guided already, as a run guides its teacher with one scale. The student is a denoiser for
-    any sampler, whose step costs one evaluation, and a teacher for `progressive_distillation`. The paper's student
-    receives the scale; this one has it built in.
+    The student is a denoiser for any sampler, whose step costs one evaluation. Without `guidance` the network "teacher"
+    is guided already, as a run guides its teacher with one scale, which the student has built in; it may then be a
+    teacher for `progressive_distillation`. With `guidance`, as in the paper, the student receives w ~ U(guidance), in
+    the condition (condition, w `[B]`), and x0_teacher = (1 + w) x0_teacher(condition) - w x0_teacher(null).
 
     Facts:
         loss: w(t) |x0_hat - x0_teacher|^2, in any parameterization
-        networks: model, teacher (guided)
+        networks: model, teacher (guided, where the student receives no scale)
         optimum: the guided teacher, exactly, whatever the data
-        paper: Meng et al. 2023, "On Distillation of Guided Diffusion Models", section 3.1, at one strength of guidance
+        paper: Meng et al. 2023, "On Distillation of Guided Diffusion Models", section 3.1 and algorithm 1
 
     Args:
         parameterization: parameterization of the network "model".
         teacher: parameterization of the network "teacher".
         weighting: (schedule, t) -> weight on the squared error of x0.
         density: distribution of t.
+        guidance: least and largest w, 0 and 4 in the paper; None: the student receives none.
+        null: the null condition of one example, where the student receives w.
 
     Returns:
-        An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`.
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`, and "guidance" (w) where there is one.
+
+    Raises:
+        ValueError: if the range of w is empty; when called, for a range of w without a condition.
     """
+    low, high = guidance or (0.0, 0.0)
+    if not low <= high:
+        raise ValueError(f"guidance_distillation: guidance = {guidance} must be (least, largest) w")
 
     @entry(parameterization, teacher)
     def loss(networks, schedule, keys, batch, step):
-        _, _, x_t, t, importance = noised(schedule, density, keys, batch)
         condition = batch.get("condition")
-        guided = predict(frozen(networks, "teacher"), schedule, teacher, x_t, t, condition)
+        taught, metrics = frozen(networks, "teacher"), {}
+        if guidance is None:
+            _, _, x_t, t, importance = noised(schedule, density, keys, batch)
+            guided = predict(taught, schedule, teacher, x_t, t, condition)
+        else:
+            if condition is None:
+                raise ValueError("guidance_distillation: a range of w needs a condition, but the batch has none")
+            keys, guidance_keys = split(keys, 2)
+            _, _, x_t, t, importance = noised(schedule, density, keys, batch)
+            w = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32, low, high))(guidance_keys)
+            conditions = (condition, null_of(condition, null))
+            guided = guided_prediction(taught, schedule, teacher, x_t, t, conditions, w)
+            condition, metrics = (condition, w), {"guidance": w}
         output, t = evaluate(player(networks, "model"), schedule, parameterization, x_t, t, condition)
         target = jax.lax.stop_gradient(parameterization.target(schedule, t, guided.x0, guided.eps))
         weight = weighting(schedule, t) * error_scale(schedule, t, parameterization)
-        return weighted_mean_square(weigh(importance, weight), output - target), {"t": t}
+        return weighted_mean_square(weigh(importance, weight), output - target), {"t": t, **metrics}
 
-    return Objective(loss, reads=Denoises(parameterization), density=density, teacher=Teacher())
+    return Objective(
+        loss,
+        reads=Denoises(parameterization),
+        density=density,
+        teacher=Teacher(scale=None if guidance is None else 1.0),
+        condition=Condition(strength=None if guidance is None else (1 + low, 1 + high)),
+    )

@@ -1,6 +1,6 @@
 """Guidance that a network receives as an input: scale and interval are drawn in training, chosen in sampling."""
 
-__all__ = ["GuidanceInputs", "draw_guidance", "guided_target"]
+__all__ = ["GuidanceInputs", "draw_guidance", "guided_prediction", "guided_target"]
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from jax import Array
 
 from diffusion.objectives.conditioning import drop_condition, null_of
 from diffusion.objectives.inputs import split
+from diffusion.parameterizations import Network, Parameterization, Prediction, predict
 from diffusion.schedules import NoiseSchedule, left_broadcast
 
 
@@ -123,3 +124,28 @@ def guided_target(
     )
     choose = lambda a, b: jax.lax.stop_gradient(jnp.where(left_broadcast(dropped, a), a, b))
     return choose(v, target), choose(null_rate, rate), received(condition, w, interval)
+
+
+def guided_prediction(
+    network: Network,
+    schedule: NoiseSchedule,
+    parameterization: Parameterization,
+    x_t: Array,
+    t: Array,
+    conditions: tuple[Any, Any],
+    w: Array,
+) -> Prediction:
+    """What a teacher predicts at a scale of its own for each example: (1 + w) conditional - w unconditional.
+
+    Args:
+        network: the teacher.
+        schedule: the process.
+        parameterization: the teacher's parameterization.
+        x_t: noised data `[B, ...]`.
+        t: times `[B]`.
+        conditions: the condition and the null condition.
+        w: scales less 1, `[B]`.
+    """
+    extra = left_broadcast(w, x_t)
+    both = (predict(network, schedule, parameterization, x_t, t, condition)[:2] for condition in conditions)
+    return Prediction(*(a + extra * (a - b) for a, b in zip(*both, strict=True)))

@@ -12,10 +12,11 @@ from diffusion import flow_maps, timesteps
 from diffusion.objectives.conditioning import null_of
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, mix, player, to_the_end
+from diffusion.objectives.guidance_inputs import guided_prediction
 from diffusion.objectives.inputs import pairs, split
 from diffusion.objectives.objective import Objective, Teacher
 from diffusion.objectives.objective_facts import Condition
-from diffusion.parameterizations import Parameterization, Prediction, predict
+from diffusion.parameterizations import Parameterization, predict
 from diffusion.schedules import left_broadcast
 
 
@@ -86,15 +87,9 @@ def latent_consistency_distillation(
         s = jnp.asarray(np.maximum(times, 1 / T))[n - 1]
         w = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32, low, high))(guidance_keys)
         x_t = mix(schedule, t, *pairs(noise_keys, batch))
-        nothing = null_of(condition, null)
-
-        def guided(x, t):
-            estimate = lambda c: predict(frozen(networks, "teacher"), schedule, teacher, x, t, c)
-            extra = left_broadcast(w, x)
-            return Prediction(
-                *(a + extra * (a - b) for a, b in zip(estimate(condition)[:2], estimate(nothing)[:2], strict=True))
-            )
-
+        conditions = (condition, null_of(condition, null))
+        taught = frozen(networks, "teacher")
+        guided = lambda x, t: guided_prediction(taught, schedule, teacher, x, t, conditions, w)
         x_s = jax.lax.stop_gradient(flow_maps.from_denoiser(guided, schedule)(x_t, t, s))
         read = (condition, w) if receives else condition
         end = lambda network, x, t: predict(network, schedule, parameterization, x, t, read).x0

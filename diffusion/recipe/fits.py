@@ -110,9 +110,10 @@ def check(recipe: Any) -> None:
         objective.check_scale(scale)
     with blamed("sample.guidance.interval", "objective.name"):
         interval = config["sample"]["guidance"].get("interval")
-        if interval is not None and FlowMap in sampler.takes and not objective.condition.interval:
+        trained = FlowMap in sampler.takes or objective.condition.strength
+        if interval is not None and trained and not objective.condition.interval:
             raise ValueError(
-                "a flow map is guided during its training, and this network does not receive the interval. Valid: "
+                "guidance is learned in training, and this network does not receive the interval. Valid: "
                 "interval = None, or improved_mean_flow, whose guidance has an interval"
             )
     if not isinstance(objective.reads, Restores):  # `symbol_runs` checks runs on symbols

@@ -118,7 +118,7 @@ def denoiser(recipe: Recipe) -> Callable[..., Any]:
     guided = (
         recipe.sampling.depths
         or recipe.sampling.conditions is not None
-        or (recipe.examples.null is not None and recipe.scale != 1)
+        or (recipe.examples.null is not None and recipe.scale != 1 and not recipe.objective.condition.strength)
     )
 
     def build(params: Any, labels: Array, read: GuidesRead | None = None) -> Any:
@@ -132,7 +132,7 @@ def denoiser(recipe: Recipe) -> Callable[..., Any]:
             network if real is None else padding.network(network, real),
             recipe.schedule,
             recipe.parameterization,
-            (None if recipe.examples.null is None else labels,),
+            (received_condition(recipe, labels),),
             recipe.sampling.guidance if guided else None,
             functools.partial(_branches, recipe, params),
             changes=[
@@ -253,18 +253,27 @@ def flow_map(recipe: Recipe, reads: Jumps) -> Callable[[Any, Array], flow_maps.F
 
     def build(params: Any, labels: Array) -> flow_maps.FlowMap:
         network = lambda x, clock, condition: recipe.network.apply(params, x, clock, condition)
-        condition = labels if recipe.examples.null is not None else None
-        received = recipe.objective.condition
-        if received.strength:
-            scale, interval = recipe.config.sample.guidance.scale, None
-            strength = jnp.full(_number(labels), scale, jnp.float32)
-            if received.interval:
-                interval = recipe.config.sample.guidance.interval or (0.0, recipe.schedule.t_max)
-                interval = jnp.tile(jnp.asarray(interval, jnp.float32), (_number(labels), 1))
-            condition = conditions.with_strength(condition, strength, interval)
-        return reads.flow_map(network, recipe.schedule, condition=condition)
+        return reads.flow_map(network, recipe.schedule, condition=received_condition(recipe, labels))
 
     return build
+
+
+def received_condition(recipe: Recipe, labels: Any) -> Any:
+    """The condition as the network of a run receives it: with the scale and the interval of guidance that are inputs.
+
+    Args:
+        recipe: the recipe of the run.
+        labels: classes `[B]`, or conditions, a pytree of arrays `[B, ...]`.
+    """
+    condition = labels if recipe.examples.null is not None else None
+    received = recipe.objective.condition
+    if not received.strength:
+        return condition
+    chosen, interval = recipe.config.sample.guidance, None
+    if received.interval:
+        interval = jnp.asarray(chosen.interval or (0.0, recipe.schedule.t_max), jnp.float32)
+        interval = jnp.tile(interval, (_number(labels), 1))
+    return conditions.with_strength(condition, jnp.full(_number(labels), chosen.scale, jnp.float32), interval)
 
 
 def tangent_field(recipe: Recipe, reads: Moves) -> Callable[[Any, Array], Any]:

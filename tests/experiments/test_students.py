@@ -104,6 +104,23 @@ def student(name, teacher, **changes):
     return config
 
 
+def test_a_guided_student_may_receive_the_scale(written, monkeypatch):
+    """Its network has an input for it, and its denoiser is that network at the scale of the config, in one call."""
+    changes = {"teacher.scale": 1.0, "objective.guidance": (0.0, 2.0), "sample.guidance.scale": 2.5}
+    recipe = resolve.recipe(student("guided", written, **changes), (8, 8, 1))
+    assert recipe.network.strength and recipe.objective.condition.strength == (1.0, 3.0)
+    inputs = []
+    network = lambda params, x, clock, condition: inputs.append(condition) or 0 * x
+    monkeypatch.setattr(type(recipe.network), "apply", lambda self, *inputs: network(*inputs))
+    generate.denoiser(recipe)(None, jnp.array([3, 1]))(jnp.ones((2, 8, 8, 1)), 0.5)
+    (condition,) = inputs
+    np.testing.assert_array_equal(condition["label"], [3, 1])
+    np.testing.assert_array_equal(condition["strength"], [2.5, 2.5])
+    for wrong in ({"sample.guidance.scale": 3.5}, {"sample.guidance.interval": (0.2, 0.5)}):
+        with pytest.raises(ConfigError, match=r"from 1 to 3|does not receive the interval"):
+            student("guided", written, **changes | wrong)
+
+
 def test_every_recipe_serves_a_teacher_of_x0(tmp_path):
     config = of_teacher()
     velocity = config.parameterization.to_dict()

@@ -84,6 +84,9 @@ MEMBERS = {
     "guidance_distillation": Member(
         lambda: objectives.guidance_distillation(V, V, weightings.constant(V), UNIFORM), ("teacher",)
     ),
+    "guidance_distillation(scales)": Member(
+        lambda: objectives.guidance_distillation(V, V, weightings.constant(V), UNIFORM, (0.0, 2.0), 3), ("teacher",)
+    ),
     "fake_score": Member(
         lambda: objectives.fake_score(V, V, weightings.constant(V), UNIFORM), ("model",), trained="fake"
     ),

@@ -142,6 +142,12 @@ FACTS = {
         UNIFORM,
         {"teacher": Teacher()},
     ),
+    "guidance_distillation(scales)": lambda: (
+        objectives.guidance_distillation(X0, V, weightings.constant(X0), UNIFORM, (0.5, 3.0), 3),
+        Denoises(X0),
+        UNIFORM,
+        {"teacher": Teacher(scale=1.0), "strength": (1.5, 4.0)},
+    ),
     "hybrid": lambda: (
         objectives.hybrid(X0, UNIFORM, 100),
         Denoises(parameterizations.learned_variance(X0)),
