@@ -6,6 +6,7 @@ The command:
 """
 
 import math
+import statistics
 import sys
 
 from absl import flags
@@ -38,6 +39,8 @@ def main(argv: list[str]) -> None:
             measured |= rows.interleaved(
                 {name: worker.seconds for name, worker in began.items()}, ROUNDS.value, rest=0.1
             )
+            for name in part:  # a stage that is ended later has said it
+                print(f"case {name}: {statistics.median(measured[name]):.4g} s", flush=True)
         finally:
             for worker in began.values():
                 worker.close()
