@@ -186,6 +186,8 @@ DEFAULTS = [
         {"equal": 0.5, "p": 1.0, "c": 0.01, "start": 0.0, "end": 1.0, "gamma": 25.0, "clamp": 0.005},
     ),
     (objectives.progressive_distillation, {"teacher_scale": 1.0}),
+    (objectives.progressive_adversarial, {"teacher_scale": 1.0}),
+    (objectives.transition_judge, {"teacher_scale": 1.0}),
     (objectives.drifting, {"similarity": "laplace"}),
     (objectives.score_identity, {"alpha": 1.2, "normalise": True, "adversarial": 0.0}),
     (objectives.score_regularised_consistency, {"weight": 0.01, "sigma_data": 0.5, "warmup": 1000, "c": 0.1}),

@@ -341,7 +341,7 @@ SLOW = {
         "x0", "v, min-snr", "score", "edm", "velocity", "ct", "ect", "cd", "continuous_consistency(teacher)",
         "mean_flow(guided)", "improved_mean_flow(guided)", "alpha_flow", "adjoint_sampling", "drifting",
         "score_identity", "score_identity(discriminator)", "guidance_distillation", "guidance_distillation(scales)",
-        "score_regularised_consistency", "truncated_consistency",
+        "score_regularised_consistency", "truncated_consistency", "progressive_adversarial", "transition_judge",
         "distribution_matching(backward_simulation)", "distribution_matching(f)",
     )
 }  # fmt: skip

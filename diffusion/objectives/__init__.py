@@ -101,6 +101,10 @@ from diffusion.objectives.pictures_of_clips import with_pictures as with_picture
 from diffusion.objectives.policy_gradient import policy_gradient as policy_gradient
 from diffusion.objectives.prior_preservation import with_prior_preservation as with_prior_preservation
 from diffusion.objectives.progressive import progressive_distillation as progressive_distillation
+from diffusion.objectives.progressive_adversarial import (
+    progressive_adversarial as progressive_adversarial,
+    transition_judge as transition_judge,
+)
 from diffusion.objectives.reflow import reflow as reflow, reflow_pairs as reflow_pairs
 from diffusion.objectives.reward_backpropagation import reward_backpropagation as reward_backpropagation
 from diffusion.objectives.reward_weighting import with_reward_weights as with_reward_weights

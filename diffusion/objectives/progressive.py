@@ -1,11 +1,12 @@
 """Progressive distillation: a student that does in one step of DDIM what its teacher does in two."""
 
-__all__ = ["progressive_distillation"]
+__all__ = ["Taught", "check_stages", "error_of_x0", "progressive_distillation", "stages_of", "two_steps"]
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from diffusion.flow_maps import from_denoiser
 from diffusion.guidance import classifier_free, together
@@ -15,7 +16,7 @@ from diffusion.objectives.few_step import frozen, mix, player
 from diffusion.objectives.inputs import pairs, split, weighted_mean_square
 from diffusion.objectives.objective import Denoises, Objective, Stages, Teacher
 from diffusion.parameterizations import Parameterization, denoiser, predict
-from diffusion.schedules import at_each, left_broadcast
+from diffusion.schedules import NoiseSchedule, at_each, left_broadcast
 from diffusion.weightings import Weighting, truncated_snr
 
 
@@ -60,45 +61,96 @@ def progressive_distillation(
         ValueError: if N < 1, or, with `stage`, N is not a power of 2; from the objective, for a guided teacher without
             a condition.
     """
-    if N < 1:
-        raise ValueError(f"progressive_distillation: N = {N} must be at least 1, the steps of the student")
-    if stage is not None and (stage < 1 or N & (N - 1)):
-        raise ValueError(
-            f"progressive_distillation: N = {N} is halved after every stage = {stage} steps. Valid: N a power of 2, "
-            "such as 8, and stage at least one step"
-        )
+    check_stages("progressive_distillation", N, stage)
     weighting = weighting or truncated_snr()
-    stages = None if stage is None else Stages(stage, tuple(N >> halvings for halvings in range(N.bit_length())))
+    stages = None if stage is None else stages_of(N, stage)
 
     @entry(parameterization, teacher)
     def loss(networks, schedule, keys, batch, step):
-        time_keys, noise_keys = split(keys, 2)
+        taught = two_steps(networks, schedule, teacher, keys, batch, step, N, stage, teacher_scale, null)
         condition = batch.get("condition")
-        if teacher_scale != 1 and condition is None:
-            raise ValueError("progressive_distillation: a guided teacher needs a condition, but the batch has none")
-        steps = N if stage is None else jnp.maximum(N // 2 ** (step // stage), 1)
-        i = jax.vmap(lambda key: jax.random.randint(key, (), 1, steps + 1))(time_keys)
-        t, middle, s = (schedule.t_max * at / steps for at in (i, i - 0.5, i - 1.0))
-        x_t = mix(schedule, t, *pairs(noise_keys, batch))
-        taught = frozen(networks, "teacher")
-
-        def two_steps(denoise):
-            ddim = from_denoiser(denoise, schedule)
-            return ddim(ddim(x_t, t, middle), middle, s)
-
-        plain = denoiser(taught, schedule, teacher, condition)
-        if teacher_scale == 1:
-            x_s = two_steps(plain)
-        else:
-            both = together(taught, schedule, teacher, (condition, null_of(condition, null)))
-            guided = classifier_free(both, teacher_scale)
-            first = stage is None or step < stage
-            x_s = jax.lax.cond(first, lambda: two_steps(guided), lambda: two_steps(plain))
-        at_t, at_s = (at_each(schedule, at, x_t) for at in (t, s))
-        ratio = schedule.sigma(at_s) / schedule.sigma(at_t)
-        scale = schedule.alpha(at_s) - ratio * schedule.alpha(at_t)
-        x_target = jax.lax.stop_gradient((x_s - left_broadcast(ratio, x_t) * x_t) / left_broadcast(scale, x_t))
-        x0 = predict(player(networks, "model"), schedule, parameterization, x_t, t, condition).x0
-        return weighted_mean_square(weighting(schedule, at_t), x0 - x_target), {"t": t}
+        x0 = predict(player(networks, "model"), schedule, parameterization, taught.x_t, taught.t, condition).x0
+        return error_of_x0(schedule, weighting, taught, x0), {"t": taught.t}
 
     return Objective(loss, reads=Denoises(parameterization), teacher=Teacher(scale=teacher_scale, stages=stages))
+
+
+class Taught(NamedTuple):
+    """Two steps of the teacher, which are one of the student.
+
+    Attributes:
+        x_t: `[B, ...]` noised data, from which both start.
+        t: `[B]` times of x_t.
+        s: `[B]` times at which they end.
+        x_s: `[B, ...]` where the teacher ends, without a gradient.
+    """
+
+    x_t: Array
+    t: Array
+    s: Array
+    x_s: Array
+
+
+def two_steps(
+    networks, schedule, teacher, keys, batch, step, N: int, stage: int | None, teacher_scale: float, null: Any
+) -> Taught:
+    """Two steps of DDIM of the teacher on the uniform grid of the stage, from data noised to t = i / N.
+
+    Only the first teacher is guided.
+
+    Raises:
+        ValueError: for a guided teacher without a condition.
+    """
+    time_keys, noise_keys = split(keys, 2)
+    condition = batch.get("condition")
+    if teacher_scale != 1 and condition is None:
+        raise ValueError("progressive_distillation: a guided teacher needs a condition, but the batch has none")
+    steps = N if stage is None else jnp.maximum(N // 2 ** (step // stage), 1)
+    i = jax.vmap(lambda key: jax.random.randint(key, (), 1, steps + 1))(time_keys)
+    t, middle, s = (schedule.t_max * at / steps for at in (i, i - 0.5, i - 1.0))
+    x_t = mix(schedule, t, *pairs(noise_keys, batch))
+    network = frozen(networks, "teacher")
+
+    def ended(denoise):
+        ddim = from_denoiser(denoise, schedule)
+        return ddim(ddim(x_t, t, middle), middle, s)
+
+    plain = denoiser(network, schedule, teacher, condition)
+    if teacher_scale == 1:
+        x_s = ended(plain)
+    else:
+        both = together(network, schedule, teacher, (condition, null_of(condition, null)))
+        guided = classifier_free(both, teacher_scale)
+        first = stage is None or step < stage
+        x_s = jax.lax.cond(first, lambda: ended(guided), lambda: ended(plain))
+    return Taught(x_t, t, s, x_s)
+
+
+def error_of_x0(schedule: NoiseSchedule, weighting: Weighting, taught: Taught, x0: Array) -> Array:
+    """`[B]` weighted mean square of a student's x0 at x_t, to the x0 by which one step of DDIM leads to x_s."""
+    x_t = taught.x_t
+    at_t, at_s = (at_each(schedule, at, x_t) for at in (taught.t, taught.s))
+    ratio = schedule.sigma(at_s) / schedule.sigma(at_t)
+    scale = schedule.alpha(at_s) - ratio * schedule.alpha(at_t)
+    x_target = (taught.x_s - left_broadcast(ratio, x_t) * x_t) / left_broadcast(scale, x_t)
+    return weighted_mean_square(weighting(schedule, at_t), x0 - jax.lax.stop_gradient(x_target))
+
+
+def check_stages(name: str, N: int, stage: int | None) -> None:
+    """Refuses a number of steps that cannot be halved down to 1.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if N < 1:
+        raise ValueError(f"{name}: N = {N} must be at least 1, the steps of the student")
+    if stage is not None and (stage < 1 or N & (N - 1)):
+        raise ValueError(
+            f"{name}: N = {N} is halved after every stage = {stage} steps. Valid: N a power of 2, such as 8, and stage "
+            "at least one step"
+        )
+
+
+def stages_of(N: int, stage: int) -> Stages:
+    """The stages of N, N / 2, .. 1 steps of sampling, of `stage` steps of training each."""
+    return Stages(stage, tuple(N >> halvings for halvings in range(N.bit_length())))

@@ -202,6 +202,7 @@ OBJECTIVES = table(
     objectives.continuous_consistency,
     objectives.truncated_consistency,
     objectives.progressive_distillation,
+    objectives.progressive_adversarial,
     objectives.guidance_distillation,
     objectives.reward_backpropagation,
     objectives.diffusion_dpo,
@@ -275,6 +276,7 @@ HEAT_KERNELS = table(
 SECOND_PLAYERS = table(  # objectives of second players
     objectives.fake_score,
     objectives.adversarial_discriminator,
+    objectives.transition_judge,
     objectives.autoencoding.patch_critic,
     objectives.representation_autoencoder.rae_critic,
     objectives.end_to_end_critic,

@@ -26,7 +26,7 @@ from tests import commands
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 ROOT = pathlib.Path(__file__).parents[2]
-OF_TWO_PLAYERS = ("dmd", "dmd2", "f_distill", "sid", "sida", "rcm", "turbo")
+OF_TWO_PLAYERS = ("dmd", "dmd2", "f_distill", "sid", "sida", "rcm", "turbo", "lightning")
 STUDENTS = ("progressive", "guided", "consistency", "tcm", "lcm", *OF_TWO_PLAYERS, "reflow")
 STEPS, BROKEN = 6, 4  # of a training, and after how many it is interrupted: within a stage, while DMD's model rests
 TINY = {
@@ -42,6 +42,12 @@ TINY = {
 }
 OF_ONE = {
     "progressive": {"objective.N": 2, "objective.stage": 3},
+    "lightning": {
+        "objective.N": 2,
+        "objective.stage": 3,
+        "second_player.objective.N": 2,
+        "second_player.objective.stage": 3,
+    },
     "guided": {"objective.density.strata": 8},
     "tcm": {"objective.density.strata": 8},
     "dmd": {"objective.density.strata": 8, "second_player.objective.density.strata": 8},
@@ -139,7 +145,7 @@ def test_every_recipe_serves_a_teacher_of_x0(tmp_path):
         bounded = name in ("consistency", "lcm")
         assert network == ("latent_consistency" if bounded else "edm" if name == "rcm" else "x0"), name
         assert not bounded or made.parameterization.scaling == 0.01, name  # a boundary that a network of x0 needs
-        assert made.sample.shift == (1 if name == "progressive" else 3), name
+        assert made.sample.shift == (1 if name in ("progressive", "lightning") else 3), name
 
 
 @pytest.mark.slow
@@ -431,4 +437,5 @@ def test_every_recipe_is_a_program_of_its_players(name, written):
         "sida": {"teacher", "fake"},
         "rcm": {"teacher", "fake"},
         "turbo": {"teacher", "discriminator"},
+        "lightning": {"teacher", "judge"},
     }.get(name, {"teacher"})

@@ -62,6 +62,10 @@ MEMBERS = {
     ),
     "alpha_flow": Member(lambda: objectives.alpha_flow(UNIFORM, 6)),  # alpha = 1/2 at step 3
     "progressive_distillation": Member(lambda: objectives.progressive_distillation(V, V, 4), ("teacher",)),
+    "progressive_adversarial": Member(  # at step 3 in the first half of the second stage
+        lambda: objectives.progressive_adversarial(V, V, 4, 3), ("teacher",), others=("judge",)
+    ),
+    "transition_judge": Member(lambda: objectives.transition_judge(V, V, 4, 3), ("model", "teacher"), trained="judge"),
     "distribution_matching": Member(lambda: objectives.distribution_matching(V, V, V, UNIFORM), ("teacher", "fake")),
     "distribution_matching(f)": Member(
         lambda: objectives.distribution_matching(

@@ -202,6 +202,16 @@ FACTS = {
         None,
         {"teacher": Teacher(scale=2.0, stages=Stages(50, (4, 2, 1)))},
     ),
+    "progressive_adversarial": lambda: (
+        objectives.progressive_adversarial(X0, V, 4, 50, teacher_scale=2.0),
+        Denoises(X0),
+        None,
+        {
+            "teacher": Teacher(scale=2.0, stages=Stages(50, (4, 2, 1))),
+            "second": Second("judge", by=objectives.transition_judge),
+        },
+    ),
+    "transition_judge": lambda: (objectives.transition_judge(X0, V, 4, 50), None, None, {"trains": "judge"}),
     "reflow": lambda: (objectives.reflow(UNIFORM, X0), Denoises(X0), UNIFORM, {"teacher": Teacher(pairs=True)}),
     "reward_backpropagation": lambda: (
         objectives.reward_backpropagation(X0, (1.0, 0.5, 0.0), objectives.near_value(0.5)),

@@ -1,0 +1,150 @@
+"""Progressive adversarial distillation: halved steps, of which a judge says whether the teacher took them."""
+
+__all__ = ["progressive_adversarial", "transition_judge"]
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion.flow_maps import from_denoiser
+from diffusion.objectives.entry import entry
+from diffusion.objectives.few_step import frozen, player
+from diffusion.objectives.objective import Denoises, Objective, Second, Teacher
+from diffusion.objectives.objective_facts import Trained
+from diffusion.objectives.progressive import Taught, check_stages, error_of_x0, stages_of, two_steps
+from diffusion.parameterizations import Parameterization, Prediction, evaluate, predict
+from diffusion.timesteps import clean_time
+from diffusion.weightings import Weighting, truncated_snr
+
+
+def progressive_adversarial(
+    parameterization: Parameterization,
+    teacher: Parameterization,
+    N: int,
+    stage: int,
+    weighting: Weighting | None = None,
+    teacher_scale: float = 1.0,
+    null: Any = None,
+) -> Objective:
+    """`progressive_distillation` whose later stages are to fool a judge of the student's steps.
+
+        first stage:  w(t) mean |x0(x_t, t) - x_target|^2, as `progressive_distillation`
+        later stages: log(1 + exp(-D(x_hat_s))),    x_hat_s = one step of DDIM of the student, from x_t to s
+
+    In the first half of a stage the judge also sees x_t, from which the step began, so that the student keeps to the
+    teacher's flow; in the second half it sees x_hat_s alone, which lets the student leave the flow where its few steps
+    cannot follow it, and not the distribution. Each stage halves the number of steps; in the paper the first takes a
+    quarter, and those for one and two steps also judge noised samples.
+
+    Facts:
+        loss: that of progressive_distillation, then log(1 + exp(-D(x_hat_s)))
+        networks: model, teacher, judge
+        optimum: of the first stage one DDIM step for two of the teacher; then a game with `transition_judge`, at rest
+            where both take the same steps
+        paper: Lin et al. 2024, "SDXL-Lightning: Progressive Adversarial Diffusion Distillation", section 3
+
+    Args:
+        parameterization: the student's parameterization, defined at every t = i / N.
+        teacher: parameterization of the network "teacher", and of the time and input of the network "judge".
+        N: number of the student's steps after the first halving, a power of 2.
+        stage: training steps after which N halves.
+        weighting: (schedule, t) -> weight on the squared error of x0 in the first stage; `truncated_snr()` if None.
+        teacher_scale: scale of the first teacher's guidance; 1 for no guidance.
+        null: the null condition of one example, where the scale is not 1.
+
+    Returns:
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t", "squared_error" and "adversarial", each `[B]`.
+
+    Raises:
+        ValueError: as `progressive_distillation`.
+    """
+    check_stages("progressive_adversarial", N, stage)
+    weighting = weighting or truncated_snr()
+
+    @entry(parameterization, teacher)
+    def loss(networks, schedule, keys, batch, step):
+        taught = two_steps(networks, schedule, teacher, keys, batch, step, N, stage, teacher_scale, null)
+        condition = batch.get("condition")
+        predicted = predict(player(networks, "model"), schedule, parameterization, taught.x_t, taught.t, condition)
+        squared = error_of_x0(schedule, weighting, taught, predicted.x0)
+        logits = _logits(
+            networks, schedule, teacher, taught, _ended(schedule, predicted, taught), condition, step, stage
+        )
+        fooled = jax.nn.softplus(-logits)
+        metrics = {"t": taught.t, "squared_error": squared, "adversarial": fooled}
+        return jnp.where(step < stage, squared, fooled), metrics
+
+    return Objective(
+        loss,
+        reads=Denoises(parameterization),
+        teacher=Teacher(scale=teacher_scale, stages=stages_of(N, stage)),
+        second=Second("judge", by=transition_judge),
+        shares=("halved", N, stage),
+    )
+
+
+def transition_judge(
+    parameterization: Parameterization,
+    teacher: Parameterization,
+    N: int,
+    stage: int,
+    teacher_scale: float = 1.0,
+    null: Any = None,
+) -> Objective:
+    """The judge of `progressive_adversarial`: whether x_s is where the teacher's two steps end, or the student's one.
+
+        loss = log(1 + exp(-D(x_s))) + log(1 + exp(D(stop x_hat_s)))
+        D(x_s) = mean d(x_s, s) (1 + d(x_t, t)) in the first half of a stage, mean d(x_s, s) in the second
+
+    d is the judge's output, a picture of features; the product is the inner product of a projection discriminator. The
+    paper's head, convolutions on features of a U-Net's encoder, has parameters of its own.
+
+    Facts:
+        loss: log(1 + exp(-D(x_s))) + log(1 + exp(D(x_hat_s)))
+        networks: judge, model (the student), teacher
+        optimum: the logarithm of the ratio of the densities of x_s and x_hat_s, given x_t or not
+        paper: Lin et al. 2024, "SDXL-Lightning: Progressive Adversarial Diffusion Distillation", section 3; Miyato and
+            Koyama 2018, "cGANs with Projection Discriminator", for the product
+
+    Args:
+        parameterization: parameterization of the network "model".
+        teacher: parameterization of the network "teacher", and of the time and input of the network "judge".
+        N: as in the student's objective.
+        stage: as in the student's objective.
+        teacher_scale: as in the student's objective.
+        null: as in the student's objective.
+
+    Returns:
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t", "real" and "fake" (logits), each `[B]`.
+
+    Raises:
+        ValueError: as `progressive_distillation`.
+    """
+    check_stages("transition_judge", N, stage)
+
+    @entry(parameterization, teacher)
+    def loss(networks, schedule, keys, batch, step):
+        taught = two_steps(networks, schedule, teacher, keys, batch, step, N, stage, teacher_scale, null)
+        condition = batch.get("condition")
+        predicted = predict(frozen(networks, "model"), schedule, parameterization, taught.x_t, taught.t, condition)
+        logits = lambda x_s: _logits(networks, schedule, teacher, taught, x_s, condition, step, stage)
+        real, fake = logits(taught.x_s), logits(_ended(schedule, predicted, taught))
+        return jax.nn.softplus(-real) + jax.nn.softplus(fake), {"t": taught.t, "real": real, "fake": fake}
+
+    return Objective(loss, reads=None, network=Trained("judge"), shares=("halved", N, stage))
+
+
+def _ended(schedule, predicted: Prediction, taught: Taught) -> Array:
+    """The end x_hat_s of the student's step of DDIM."""
+    return from_denoiser(lambda x_t, t: predicted, schedule)(taught.x_t, taught.t, taught.s)
+
+
+def _logits(networks, schedule, parameterization, taught: Taught, x_s: Array, condition, step, stage: int) -> Array:
+    """`[B]` logits D(x_s) in float32."""
+    features = lambda x, t: evaluate(player(networks, "judge"), schedule, parameterization, x, t, condition)[0]
+    # Where x_s is clean, the logarithm of sigma would be no number.
+    of_s = features(x_s, jnp.maximum(taught.s, clean_time(schedule)))
+    beside = jnp.where(2 * (step % stage) < stage, features(taught.x_t, taught.t), 0)
+    return jnp.mean(of_s * (1 + beside), axis=tuple(range(1, x_s.ndim)))

@@ -1,0 +1,113 @@
+"""Lightning: its first stage is progressive distillation; later the game rests where student and teacher agree."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import objectives, weightings
+from tests.objectives.few_step_cases import DATA, FLOW, V, as_v, exact_denoiser, exact_x0, keys_and_data
+
+N, STAGE = 4, 10  # steps 0 .. 9 by the squared error, 10 .. 14 with x_t beside, 15 .. 19 without
+KEYS, BATCH = keys_and_data()
+GENERATOR = objectives.progressive_adversarial(V, V, N, STAGE)
+JUDGE = objectives.transition_judge(V, V, N, STAGE)
+A = jnp.array([[0.4, 0.2], [-0.3, 0.5]])
+
+
+def teacher_step(t, s, x):
+    """One step of DDIM of the exact denoiser, from t to s `[B]`."""
+    x0 = exact_x0(FLOW, t, x)
+    column = lambda a: a[:, None]
+    eps = (x - column(1 - t) * x0) / column(t)
+    return column(1 - s) * x0 + column(s) * eps
+
+
+def halved(steps):
+    """The network whose one step of 1 / steps is two of the exact denoiser, and the student's x0."""
+
+    def x_0(t, x):
+        s = t - 1 / steps
+        end = teacher_step(t - 0.5 / steps, s, teacher_step(t, t - 0.5 / steps, x))
+        ratio = (s / t)[:, None]
+        return (end - ratio * x) / ((1 - s)[:, None] - ratio * (1 - t)[:, None])
+
+    return as_v(FLOW, x_0)
+
+
+def judge(parameters, x, t, condition):
+    A, b = parameters
+    return jnp.tanh(x @ A + b * t[:, None])
+
+
+def run(objective, step, student, parameters=(A, 0.3), offset=0.0):
+    model = lambda x, t, condition: student(x, t, condition) + offset
+    players = {"model": model, "teacher": exact_denoiser(FLOW), "judge": lambda *inputs: judge(parameters, *inputs)}
+    return objective(players, FLOW, KEYS, BATCH, step)
+
+
+def test_the_first_stage_is_progressive_distillation(x64):
+    progressive = objectives.progressive_distillation(V, V, N, weightings.snr())
+    objective = objectives.progressive_adversarial(V, V, N, STAGE, weightings.snr())
+    student = exact_denoiser(FLOW, DATA)
+    losses, metrics = jax.jit(lambda step: run(objective, step, student, offset=0.1))(9)
+    np.testing.assert_allclose(losses, jax.jit(lambda: run(progressive, 9, student, offset=0.1))()[0], rtol=1e-9)
+    np.testing.assert_array_equal(losses, metrics["squared_error"])
+
+
+@pytest.mark.parametrize("step", [12, 17])
+def test_the_game_rests_where_the_student_takes_the_teachers_steps(step, x64):
+    """D = 0 is then the best judge, whose loss is 2 log 2, and from which the student learns nothing."""
+    student = halved(N // 2)  # of the second stage
+
+    def of_judge(scale, offset):
+        parameters = (scale * A, scale * 0.3)
+        return run(JUDGE, step, student, parameters, offset)[0].mean()
+
+    def of_student(offset, scale):
+        return run(GENERATOR, step, student, (scale * A, scale * 0.3), offset)[0].mean()
+
+    slope = jax.jit(jax.grad(of_judge))
+    assert abs(slope(0.0, 0.0)) < 1e-9 < 1e-3 < abs(slope(0.0, 0.2))
+    np.testing.assert_allclose(of_judge(0.0, 0.0), 2 * np.log(2), rtol=1e-12)
+    slope = jax.jit(jax.grad(of_student))
+    assert abs(slope(0.0, 0.0)) < 1e-9 < 1e-3 < abs(slope(0.0, 1.0))
+
+
+@pytest.mark.parametrize("step, beside", [(10, True), (14, True), (15, False), (19, False), (20, True)])
+def test_losses_are_those_of_gans_on_where_the_steps_end(step, beside, x64):
+    """-log sigmoid(D) of the student's end; the judge's adds -log(1 - sigmoid(D)) there, and -log sigmoid(D) of x_s."""
+    student = exact_denoiser(FLOW, DATA)
+    (fooled, metrics), (of_judge, logits) = (
+        jax.jit(lambda step, objective=objective: run(objective, step, student, offset=0.3))(step)
+        for objective in (GENERATOR, JUDGE)
+    )
+    t = metrics["t"]
+    s = t - 1 / (N >> step // STAGE)
+    seen = []
+    spy = lambda x, t, condition: seen.append(x) or 0 * x
+    with jax.disable_jit():
+        players = {"model": lambda *inputs: student(*inputs) + 0.3, "teacher": exact_denoiser(FLOW), "judge": spy}
+        JUDGE(players, FLOW, KEYS, BATCH, step)
+    x_t = seen[1]  # as drawn; the judge reads x_s, x_t, x_hat_s, x_t
+    middle = (t + s) / 2
+    x_s = teacher_step(middle, s, teacher_step(t, middle, x_t))
+    v = student(x_t, t, None) + 0.3
+    alpha, sigma = 1 - t[:, None], t[:, None]
+    x0 = (alpha * x_t - sigma * v) / (alpha**2 + sigma**2)
+    eps = (sigma * x_t + alpha * v) / (alpha**2 + sigma**2)
+    x_hat = (1 - s)[:, None] * x0 + s[:, None] * eps
+    d = lambda x, t: judge((A, 0.3), x, t, None)
+    D = lambda x: (d(x, jnp.maximum(s, 2.0**-24)) * (1 + beside * d(x_t, t))).mean(1)
+    sigmoid = jax.nn.sigmoid
+    np.testing.assert_allclose(logits["real"], D(x_s), rtol=1e-6)
+    np.testing.assert_allclose(logits["fake"], D(x_hat), rtol=1e-6)
+    np.testing.assert_allclose(fooled, -jnp.log(sigmoid(D(x_hat))), rtol=1e-6)
+    np.testing.assert_allclose(of_judge, -jnp.log(sigmoid(D(x_s))) - jnp.log(1 - sigmoid(D(x_hat))), rtol=1e-6)
+
+
+def test_both_players_share_their_stages():
+    assert GENERATOR.shares == JUDGE.shares != objectives.transition_judge(V, V, N, STAGE + 1).shares
+    for make in (objectives.progressive_adversarial, objectives.transition_judge):
+        with pytest.raises(ValueError, match=f"{make.__name__}: N = 3 is halved"):
+            make(V, V, 3, STAGE)
