@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         autoencoders as autoencoders,
         budget as budget,
         facts as facts,
+        feature_heads as feature_heads,
         image_encoders as image_encoders,
         image_projections as image_projections,
         image_reward as image_reward,

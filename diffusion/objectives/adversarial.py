@@ -1,4 +1,8 @@
-"""Adversarial diffusion distillation: a student of one or few steps between a teacher and a discriminator."""
+"""Adversarial diffusion distillation: a student of one or few steps between a teacher and a discriminator.
+
+ADD's discriminator sees clean samples, or a frozen network's features of them. LADD's consists of heads on the
+teacher's features of noised samples (`blocks`), whose noise level has a distribution of its own (`noise_density`).
+"""
 
 __all__ = ["adversarial_discriminator", "adversarial_generator"]
 
@@ -6,12 +10,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.objectives.discriminators import with_features
 from diffusion.objectives.entry import entry
-from diffusion.objectives.few_step import frozen, mix, player, sum_square, to_the_end
+from diffusion.objectives.few_step import frozen, mix, player, sum_square, to_the_end, with_fixed_parameters
 from diffusion.objectives.inputs import normal, pairs, split, times, weighted_mean_square
 from diffusion.objectives.objective import Objective, Second, Teacher
 from diffusion.objectives.objective_facts import Trained
-from diffusion.parameterizations import Parameterization, predict
+from diffusion.parameterizations import Parameterization, evaluate, predict
 from diffusion.schedules import NoiseSchedule, at_each
 from diffusion.timesteps import Density
 from diffusion.weightings import Weighting
@@ -24,42 +29,62 @@ def adversarial_generator(
     density: Density,
     weight: float = 2.5,
     weighting: Weighting | None = None,
+    noise_density: Density | None = None,
+    blocks: tuple[int, ...] = (),
 ) -> Objective:
     """The student's loss: to fool the discriminator, and to agree with the teacher's denoising.
 
         x = x0_student(alpha_s x_0 + sigma_s eps, s),    x_t = alpha_t x + sigma_t eps'
         loss = -D(x) + weight c(t) mean |x - stop x0_teacher(stop x_t, t)|^2
 
+    With blocks, D(x) is D(h), h the features of the teacher in these blocks at alpha_r x + sigma_r eps'', through which
+    the gradient flows. LADD has no second term.
+
     Facts:
         loss: -D(x) + weight c(t) mean |x - stop x0_teacher(x_t, t)|^2; with heads, D is the mean over them
         networks: model (the student), teacher, discriminator, features (optional)
         optimum: none by itself: a game with `adversarial_discriminator`
-        paper: Sauer et al. 2023, "Adversarial Diffusion Distillation", eq. 1, 2 and 4
+        paper: Sauer et al. 2023, "Adversarial Diffusion Distillation", eq. 1, 2 and 4; Sauer et al. 2024, "Fast
+            High-Resolution Image Synthesis with Latent Adversarial Diffusion Distillation", for blocks
 
     Args:
         student: parameterization of the network "model".
         teacher: parameterization of the network "teacher".
         student_density: distribution of s: the few times at which the student is sampled, t_max among them.
         density: distribution of t.
-        weight: lambda of the paper, 2.5 there.
+        weight: lambda of the paper, 2.5 there; 0 for LADD: the teacher then makes no estimate.
         weighting: (schedule, t) -> c; alpha(t) if None, the paper's "exponential weighting".
+        noise_density: distribution of r, the time at which samples are judged, with blocks; a logit-normal one in LADD,
+            whose noise decides whether the discriminator sees structure or detail.
+        blocks: blocks of the teacher whose features the discriminator receives as a tuple, 1 the first; (): it receives
+            the clean sample.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" (the student's time), "adversarial" and
         "distillation", each `[B]`.
+
+    Raises:
+        ValueError: if there are blocks without noise_density, or the reverse.
     """
+    _check("adversarial_generator", noise_density, blocks)
     weighting = weighting or (lambda schedule, t: schedule.alpha(t))
 
     @entry(student, teacher)
     def loss(networks, schedule, keys, batch, step):
-        student_keys, time_keys, noise_keys = split(keys, 3)
+        student_keys, time_keys, noise_keys, *judge_keys = split(keys, 5 if blocks else 3)
+        r_keys, eps_keys = judge_keys or (None, None)
         condition = batch.get("condition")
         x, s, importance = _student(networks, schedule, student, student_density, student_keys, batch)
-        fooled = -_logits(networks, x, condition)
-        t, _ = times(density, time_keys, {**batch, "density": density.init()})
-        x_t = mix(schedule, t, jax.lax.stop_gradient(x), normal(noise_keys, x))
-        judged = jax.lax.stop_gradient(predict(frozen(networks, "teacher"), schedule, teacher, x_t, t, condition).x0)
-        distillation = weighted_mean_square(weighting(schedule, at_each(schedule, t, x)), x - judged)
+        r = _noise_times(noise_density, r_keys, batch)
+        fooled = -_logits(
+            networks, _input(networks, schedule, teacher, blocks, r, eps_keys, x, condition), r, condition
+        )
+        distillation = jnp.zeros_like(importance)
+        if weight:
+            t, _ = times(density, time_keys, {**batch, "density": density.init()})
+            x_t = mix(schedule, t, jax.lax.stop_gradient(x), normal(noise_keys, x))
+            x0 = jax.lax.stop_gradient(predict(frozen(networks, "teacher"), schedule, teacher, x_t, t, condition).x0)
+            distillation = weighted_mean_square(weighting(schedule, at_each(schedule, t, x)), x - x0)
         losses = jnp.mean(fooled, axis=1) + weight * distillation
         return importance * losses, {"t": s, "adversarial": jnp.mean(fooled, axis=1), "distillation": distillation}
 
@@ -68,57 +93,76 @@ def adversarial_generator(
         reads=to_the_end(student),
         density=student_density,
         teacher=Teacher(),
-        second=Second("discriminator", logit=True, by=adversarial_discriminator),
+        second=Second("discriminator", not blocks, adversarial_discriminator, separate=bool(blocks), features=blocks),
+        shares=_shared(blocks),
     )
 
 
-def adversarial_discriminator(student: Parameterization, student_density: Density, r1: float = 1e-5) -> Objective:
+def adversarial_discriminator(
+    student: Parameterization,
+    student_density: Density,
+    r1: float = 1e-5,
+    teacher: Parameterization | None = None,
+    noise_density: Density | None = None,
+    blocks: tuple[int, ...] = (),
+) -> Objective:
     """The discriminator's hinge loss, with R1 on real data.
 
         loss = max(0, 1 - D(x_0)) + max(0, 1 + D(stop x)) + r1 |grad D(x_0)|^2
 
     The gradient is taken with respect to the features where a frozen network "features" makes the discriminator's
-    input, as DINO does in the paper; otherwise with respect to x_0.
+    input, as DINO does in the paper, or the teacher with blocks, as in LADD; otherwise with respect to x_0. With blocks
+    data and samples are noised at the same time, with noise of their own.
 
     Facts:
         loss: max(0, 1 - D(x_0)) + max(0, 1 + D(x)) + r1 |grad D(x_0)|^2; with heads, the mean over them
-        networks: discriminator, model (the student), features (optional)
+        networks: discriminator, model (the student), features (optional), teacher (with blocks)
         optimum: D = 1 where p(x_0) > p(x), -1 where it is smaller
-        paper: Sauer et al. 2023, "Adversarial Diffusion Distillation", eq. 3; Mescheder et al. 2018 for R1
+        paper: Sauer et al. 2023, "Adversarial Diffusion Distillation", eq. 3; Mescheder et al. 2018 for R1; Sauer et
+            al. 2024, "Fast High-Resolution Image Synthesis with Latent Adversarial Diffusion Distillation", for blocks
 
     Args:
         student: parameterization of the network "model".
         student_density: distribution of the student's times.
         r1: gamma of the paper, >= 0; 1e-5 there; 0 saves the second derivative.
+        teacher: parameterization of the network "teacher", for blocks.
+        noise_density: distribution of the time at which examples are judged, as in the generator's objective.
+        blocks: blocks of the teacher whose features the discriminator receives, as in the generator's objective.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t", "real" and "fake" (mean logits), each `[B]`.
 
     Raises:
-        ValueError: if r1 is negative.
+        ValueError: if r1 is negative, or there are blocks without noise_density, or the reverse.
     """
+    _check("adversarial_discriminator", noise_density, blocks)
     if not r1 >= 0:
         raise ValueError(f"adversarial_discriminator: r1 = {r1} must not be negative (1e-5 in the paper)")
 
     @entry(student)
     def loss(networks, schedule, keys, batch, step):
         condition = batch.get("condition")
-        x, s, importance = _student(networks, schedule, student, student_density, keys, batch)
-        features = _features(networks, batch["x"], condition)
+        student_keys, *judge_keys = split(keys, 4) if blocks else (keys,)
+        r_keys, real_keys, fake_keys = judge_keys or (None,) * 3
+        x, s, importance = _student(networks, schedule, student, student_density, student_keys, batch)
+        r = _noise_times(noise_density, r_keys, batch)
+        see = lambda keys, x: _input(networks, schedule, teacher, blocks, r, keys, x, condition)
+        judge = lambda features: _logits(networks, features, r, condition)
         # A head's logit of an example depends on that example alone, so that one pass differentiates them all.
-        judge = lambda features: _head(networks, features, batch["x"].shape[0], condition)
-        real, slope = jax.vjp(judge, features)
+        real, slope = jax.vjp(judge, see(real_keys, batch["x"]))
         penalty = 0.0
         if r1:
             squares = jax.vmap(lambda of_head: sum(map(sum_square, jax.tree.leaves(slope(of_head)[0]))))
             heads = jnp.broadcast_to(jnp.eye(real.shape[1], dtype=real.dtype)[:, None], (real.shape[1], *real.shape))
             penalty = r1 * jnp.mean(squares(heads), axis=0)
-        fake = _logits(networks, jax.lax.stop_gradient(x), condition)
+        fake = judge(see(fake_keys, jax.lax.stop_gradient(x)))
         hinge = jnp.mean(jax.nn.relu(1 - real) + jax.nn.relu(1 + fake), axis=1)
         metrics = {"t": s, "real": jnp.mean(real, axis=1), "fake": jnp.mean(fake, axis=1)}
         return importance * (hinge + penalty), metrics
 
-    return Objective(loss, reads=None, density=student_density, network=Trained("discriminator"))
+    return Objective(
+        loss, reads=None, density=student_density, network=Trained("discriminator"), shares=_shared(blocks)
+    )
 
 
 def _student(networks, schedule: NoiseSchedule, student, density, keys, batch) -> tuple[Array, Array, Array]:
@@ -129,16 +173,41 @@ def _student(networks, schedule: NoiseSchedule, student, density, keys, batch) -
     return predict(player(networks, "model"), schedule, student, x_s, s, batch.get("condition")).x0, s, importance
 
 
-def _features(networks, x, condition):
-    """The discriminator's input for clean data: its features, or x itself if there is no network "features"."""
-    return networks["features"](x, jnp.zeros(x.shape[0]), condition) if "features" in networks else x
+def _noise_times(density: Density | None, keys, batch) -> Array:
+    """The times r `[B]` at which the discriminator sees its examples, and which it receives; 0 for clean ones."""
+    if density is None:
+        return jnp.zeros(batch["x"].shape[0])
+    return times(density, keys, {**batch, "density": density.init()})[0]
 
 
-def _logits(networks, x, condition) -> Array:
-    return _head(networks, _features(networks, x, condition), x.shape[0], condition)
+def _input(networks, schedule: NoiseSchedule, teacher, blocks, r, keys, x, condition):
+    """What the discriminator reads of x: x, a frozen network's features of it, or the teacher's of x at the times r."""
+    if not blocks:
+        return networks["features"](x, r, condition) if "features" in networks else x
+
+    def features(x_r):
+        called, recorded = with_features(player(networks, "teacher"), blocks)
+        evaluate(called, schedule, teacher, x_r, r, condition)
+        return recorded[0]
+
+    return with_fixed_parameters(features, mix(schedule, r, x, normal(keys, x)))
 
 
-def _head(networks, features, size, condition) -> Array:
-    """`[B, heads]` logits in float32; the data is clean, and the clock 0."""
-    logits = player(networks, "discriminator")(features, jnp.zeros(size), condition)
-    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32)).reshape(size, -1)
+def _logits(networks, features, r, condition) -> Array:
+    """`[B, heads]` logits in float32."""
+    logits = player(networks, "discriminator")(features, r, condition)
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32)).reshape(len(r), -1)
+
+
+def _check(name: str, noise_density: Density | None, blocks: tuple[int, ...]) -> None:
+    if (noise_density is None) != (not blocks):
+        given = f"blocks = {blocks}" if blocks else "a noise_density"
+        other = "noise_density" if blocks else "blocks"
+        raise ValueError(f"{name}: {given} without {other}. Valid: both, for a discriminator of features, or neither")
+    if any(block < 1 for block in blocks):
+        raise ValueError(f"{name}: blocks = {blocks}. Valid: 1, the first, and later ones")
+
+
+def _shared(blocks: tuple[int, ...]) -> tuple | None:
+    """The setting of both players: which blocks judge; None for clean samples."""
+    return tuple(f"features of block {block}" for block in blocks) or None

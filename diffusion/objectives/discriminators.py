@@ -7,7 +7,7 @@ With the losses below the best logit is the ratio of the two densities of x_t:
     D(x_t) = log p_t(x_t) / q_t(x_t)    for data (p) and samples (q) that are noised alike
 """
 
-__all__ = ["check", "fooled", "judged", "shared", "with_logits"]
+__all__ = ["check", "fooled", "judged", "logits_of", "shared", "with_features"]
 
 from collections.abc import Callable
 from typing import Any
@@ -22,31 +22,36 @@ from diffusion.parameterizations import Network, Parameterization, predict
 from diffusion.schedules import NoiseSchedule
 
 
-def with_logits(network: Network, block: int) -> tuple[Callable[..., Any], list[Array]]:
-    """A network that appends the logits `[B, K]` of each call to the list beside it.
+def with_features(network: Network, blocks: tuple[int, ...]) -> tuple[Callable[..., Any], list[tuple[Array, ...]]]:
+    """A network that appends the features of each call to the list beside it.
 
     Args:
         network: network that returns (output, features) when it is called with `features`.
-        block: block whose features are read, 1 the first.
+        blocks: blocks whose features are read, 1 the first.
 
     Raises:
         ValueError: when called, if it returns no features.
     """
-    logits: list[Array] = []
+    recorded: list[tuple[Array, ...]] = []
 
-    def judge(x, clock, condition):
-        returned = network(x, clock, condition, features=(block,))
+    def called(x, clock, condition):
+        returned = network(x, clock, condition, features=blocks)
         if not isinstance(returned, tuple) or len(returned) != 2:
             raise ValueError(
                 f"the network returned {type(returned).__name__}, but a discriminator needs (output, features) from a "
                 "call with `features`. Valid: e.g. dit"
             )
-        output, (features,) = returned
-        wide = features.astype(jnp.promote_types(features.dtype, jnp.float32))
-        logits.append(jnp.mean(wide, axis=-1).reshape(x.shape[0], -1))
+        output, features = returned
+        recorded.append(features)
         return output
 
-    return judge, logits
+    return called, recorded
+
+
+def logits_of(features: tuple[Array, ...]) -> Array:
+    """`[B, K]` logits of one block: means of its features `[B, ..., C]` over the channels, one for each position."""
+    (h,) = features
+    return jnp.mean(h.astype(jnp.promote_types(h.dtype, jnp.float32)), axis=-1).reshape(len(h), -1)
 
 
 def judged(
@@ -61,8 +66,8 @@ def judged(
     """x0 `[B, ...]` and logits `[B, K]` of one evaluation; without a block there are no logits."""
     if block is None:
         return predict(network, schedule, parameterization, x_t, t, condition).x0, None
-    judge, logits = with_logits(network, block)
-    return predict(judge, schedule, parameterization, x_t, t, condition).x0, logits[0]
+    judge, recorded = with_features(network, (block,))
+    return predict(judge, schedule, parameterization, x_t, t, condition).x0, logits_of(recorded[0])
 
 
 def fooled(logits: Array) -> Array:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from diffusion.objectives.backward_simulation import Simulation, generate, one_step
 from diffusion.objectives.denoising import denoising
-from diffusion.objectives.discriminators import check, fooled, judged, shared, with_logits
+from diffusion.objectives.discriminators import check, fooled, judged, logits_of, shared, with_features
 from diffusion.objectives.entry import entry
 from diffusion.objectives.f_divergences import Divergence
 from diffusion.objectives.few_step import (
@@ -186,11 +186,11 @@ def fake_score(
         generated.pop("noise", None)  # it is paired with the batch's own x
         if block is None:
             return denoise({"model": player(networks, "fake")}, schedule, denoise_keys, generated, step)
-        judge, logits = with_logits(player(networks, "fake"), block)
+        judge, recorded = with_features(player(networks, "fake"), (block,))
         losses, metrics = denoise({"model": judge}, schedule, denoise_keys, generated, step)
         y_t = mix(schedule, metrics["t"], batch["x"], normal(real_keys[0], batch["x"]))
         predict(judge, schedule, fake, y_t, metrics["t"], batch.get("condition"))
-        generated_logits, real_logits = logits
+        generated_logits, real_logits = map(logits_of, recorded)
         means = {"real": jnp.mean(real_logits, axis=1), "generated": jnp.mean(generated_logits, axis=1)}
         return losses + adversarial * (fooled(real_logits) + fooled(-generated_logits)), {**metrics, **means}
 

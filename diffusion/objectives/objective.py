@@ -177,7 +177,7 @@ class Second(NamedTuple):
         by: the function that makes its objective; None: the user gives the objective.
         optional: whether the model can train without it.
         separate: whether it has its own architecture; else it has the teacher's, and starts from the teacher's weights.
-        features: its blocks whose features objectives read.
+        features: the blocks whose features objectives read: its own, or the teacher's if its architecture is separate.
     """
 
     network: str

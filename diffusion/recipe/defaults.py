@@ -35,7 +35,7 @@ def defaults() -> ConfigDict:
             "second_player": {  # a network that trains in turn with the model, from the teacher's weights
                 # fake_score beside distribution_matching, adversarial_discriminator beside adversarial_generator
                 "objective": {"name": ""},
-                "network": {"name": ""},  # network of a critic of pictures, which has no teacher's: patch_discriminator
+                "network": {"name": ""},  # its own, where it has not the teacher's: patch_discriminator, feature_heads
                 "optimizer": {"name": "adamw", "learning_rate": 1e-4},
                 "updates": 1,  # updates of the second player for one of the model
             },

@@ -287,7 +287,8 @@ def _check_players(recipe: Any) -> None:
     with blamed("second_player.network.name", "second_player.objective.name"):
         if second is not None and recipe.objective.second.separate != (second.network is not None):
             raise ValueError(
-                "the second player needs an architecture of its own. Valid: patch_discriminator"
+                "the second player needs an architecture of its own. Valid: patch_discriminator, or feature_heads for "
+                "the features of blocks"
                 if second.network is None
                 else "the second player uses the teacher's architecture. Valid: no network"
             )

@@ -63,6 +63,7 @@ class Kind(NamedTuple):
 OF_OBJECTIVES = {
     "density": "density",
     "student_density": "density",
+    "noise_density": "density",
     "coupling": "coupling",
     "weighting": "weighting",
     "interpolant": "interpolant",

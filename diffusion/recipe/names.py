@@ -37,6 +37,7 @@ from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.autoencoders.autoencoder_kl_video import AutoencoderKLVideo
 from diffusion.models.autoencoders.patch_discriminator import PatchDiscriminator
 from diffusion.models.autoencoders.rae_decoder import RAEDecoder
+from diffusion.models.feature_heads import FeatureHeads
 from diffusion.models.image_encoders import convnext, dinov2, dinov3, ijepa, mae, siglip
 from diffusion.models.lpips import LPIPS
 from diffusion.models.symbol_transformer import SymbolTransformer
@@ -281,7 +282,10 @@ SECOND_PLAYERS = table(  # objectives of second players
     objectives.representation_autoencoder.rae_critic,
     objectives.end_to_end_critic,
 )
-CRITICS: dict[str, Callable] = {"patch_discriminator": PatchDiscriminator}  # Linen modules: pictures -> logits
+CRITICS: dict[str, Callable] = {  # Linen modules: pictures, or features of the teacher -> logits
+    "patch_discriminator": PatchDiscriminator,
+    "feature_heads": FeatureHeads,
+}
 AUTOENCODERS: dict[str, Callable] = {"autoencoder_kl": AutoencoderKL}  # autoencoders that train with a model
 PERCEPTUAL: dict[str, Callable] = {"lpips": LPIPS}  # Linen modules: pictures -> features
 TERMS = table(  # terms on features

@@ -70,13 +70,13 @@ def build_players(recipe: Recipe) -> Players:
         frozen = (*frozen, PICTURES)
         modules[PICTURES] = tuned
         apply[PICTURES] = tuned.pictures
+    second = ""
     if objective.second and objective.second.separate and recipe.companions.second:
         second = objective.second.network
         modules[second] = recipe.companions.second.network
         apply[second] = recipe.companions.second.network.apply
-        return Players(modules, apply, frozen, second, heads, follow)
     if objective.teacher is None or objective.teacher.pairs:
-        return Players(modules, apply, frozen, "", heads, follow)
+        return Players(modules, apply, frozen, second, heads, follow)
     frozen = (*frozen, "teacher")
     itself = objective.teacher.scale is not None  # the objective guides it, if anything does
     scale = 1.0 if itself or recipe.companions.teacher is None else recipe.companions.teacher.scale
@@ -86,8 +86,8 @@ def build_players(recipe: Recipe) -> Players:
         return Players(modules, apply, frozen, "", heads, follow)
     modules["teacher"] = teacher(model)
     apply["teacher"] = guided_teacher(modules["teacher"].apply, scale, recipe.examples.null)
-    if objective.second is None:
-        return Players(modules, apply, frozen, "", heads, follow)
+    if objective.second is None or second:
+        return Players(modules, apply, frozen, second, heads, follow)
     name = objective.second.network
     modules[name] = modules["teacher"]
     apply[name] = mean_logit(modules[name].apply) if objective.second.logit else modules[name].apply
@@ -113,11 +113,16 @@ def teacher(model: Any) -> Any:
 
 
 def guided_teacher(apply: Apply, scale: float, null: Any) -> Apply:
-    """A teacher as it teaches: guided by a scale, in one call on both branches; 1 is its plain output."""
+    """A teacher as it teaches: guided by a scale, in one call on both branches; 1 is its plain output.
+
+    A call for features is plain: a discriminator reads them, and not the output.
+    """
     if scale == 1:
         return apply
 
-    def guided(params, x, clock, condition):
+    def guided(params, x, clock, condition, **features):
+        if features:  # those of the condition
+            return apply(params, x, clock, condition, **features)
         both = lambda a, b: jax.tree.map(lambda *leaves: jnp.concatenate(leaves), a, b)
         output = apply(params, both(x, x), both(clock, clock), both(condition, null_of(condition, null)))
         conditional, unconditional = jnp.split(output, 2)

@@ -136,7 +136,7 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
         model = initial(cast.modules["model"], shape)
         frozen = {name: initial(cast.modules[name]) for name in cast.frozen if name != players.ENCODER}
         unsaved = {name: initial(cast.modules[name]) for name in cast.frozen if name == players.ENCODER}
-        others = {cast.second: (initial(cast.modules[cast.second]), second.optimizer)} if second else {}
+        others = {cast.second: (_second(recipe, cast, initial, init_key, frozen), second.optimizer)} if second else {}
         if objective.heads:
             model = {**model, HEADS: _heads(recipe, cast, init_key, model, unsaved.get(players.ENCODER))}
         return state.create(model, optimizer, average, density, frozen, others, unsaved)
@@ -232,6 +232,21 @@ def _tuned(recipe: Recipe, tuned: TunedNetwork, key: jax.Array, base: dict[str, 
     return state.create(
         weights, recipe.training.optimizer, recipe.training.average, recipe.objective.density, unsaved=unsaved
     )
+
+
+def _second(
+    recipe: Recipe, cast: players.Players, initial: Callable[[Any], Any], key: jax.Array, frozen: dict[str, Any]
+) -> Any:
+    """The initial parameters of the second player, whose input may be the teacher's features of an example."""
+    module = cast.modules[cast.second]
+    player = recipe.objective.second
+    if player is None or not (player.separate and player.features):
+        return initial(module)
+    received = inputs(cast.modules["teacher"], recipe.example_shape, recipe.examples.null)
+    read = functools.partial(cast.apply["teacher"], features=player.features)
+    _, features = jax.eval_shape(read, frozen["teacher"], *received)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), features)
+    return module.init(key, zeros, *received[1:])
 
 
 def _heads(recipe: Recipe, cast: players.Players, key: jax.Array, model: Any, encoder_params: Any) -> dict[str, Any]:

@@ -186,7 +186,7 @@ def _from_weights(init_from: ConfigDict, train_state: state.TrainState, average)
 def _with_teacher(config: ConfigDict, train_state: state.TrainState) -> state.TrainState:
     """Takes the moving average of the run config.teacher.path as the teacher, which this run then keeps itself.
 
-    A second player starts from the same weights.
+    A second player without an architecture of its own starts from the same weights.
     """
     path = pathlib.Path(config.teacher.path).expanduser()
     theirs = versions.read(opener.read_text(path / "config.json"))
@@ -210,5 +210,6 @@ def _with_teacher(config: ConfigDict, train_state: state.TrainState) -> state.Tr
     frozen = dict(train_state.frozen or {})
     frozen |= {"teacher": taken(frozen["teacher"])} if "teacher" in frozen else {}
     players = train_state.second_players or {}
-    players = {name: player._replace(params=taken(player.params)) for name, player in players.items()}
+    if not config.second_player.network.get("name"):
+        players = {name: player._replace(params=taken(player.params)) for name, player in players.items()}
     return train_state._replace(frozen=frozen or None, second_players=players or None)

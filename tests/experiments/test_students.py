@@ -26,7 +26,7 @@ from tests import commands
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 ROOT = pathlib.Path(__file__).parents[2]
-OF_TWO_PLAYERS = ("dmd", "dmd2", "f_distill", "sid", "sida", "rcm", "turbo", "lightning")
+OF_TWO_PLAYERS = ("dmd", "dmd2", "f_distill", "sid", "sida", "rcm", "turbo", "lightning", "ladd")
 STUDENTS = ("progressive", "guided", "consistency", "tcm", "lcm", *OF_TWO_PLAYERS, "reflow")
 STEPS, BROKEN = 6, 4  # of a training, and after how many it is interrupted: within a stage, while DMD's model rests
 TINY = {
@@ -63,6 +63,12 @@ OF_ONE = {
     "turbo": {
         "objective.density.strata": 8,
         "objective.student_density.strata": 8,
+        "second_player.objective.student_density.strata": 8,
+    },
+    "ladd": {
+        "objective.noise_density.strata": 8,
+        "objective.student_density.strata": 8,
+        "second_player.objective.noise_density.strata": 8,
         "second_player.objective.student_density.strata": 8,
     },
     "reflow": {"objective.density.strata": 8, "teacher.pairs.number": 600, "teacher.pairs.steps": 2},
@@ -438,4 +444,5 @@ def test_every_recipe_is_a_program_of_its_players(name, written):
         "rcm": {"teacher", "fake"},
         "turbo": {"teacher", "discriminator"},
         "lightning": {"teacher", "judge"},
+        "ladd": {"teacher", "discriminator"},
     }.get(name, {"teacher"})

@@ -137,6 +137,18 @@ MEMBERS = {
     "adversarial_discriminator": Member(
         lambda: objectives.adversarial_discriminator(V, UNIFORM, r1=0.1), ("model",), trained="discriminator"
     ),
+    "adversarial_generator(features)": Member(
+        lambda: objectives.adversarial_generator(
+            V, V, UNIFORM, UNIFORM, weight=0.0, noise_density=timesteps.logit_normal(FLOW), blocks=(1, 3)
+        ),
+        ("teacher",),
+        others=("discriminator",),
+    ),
+    "adversarial_discriminator(features)": Member(
+        lambda: objectives.adversarial_discriminator(V, UNIFORM, 0.1, V, timesteps.logit_normal(FLOW), blocks=(1, 3)),
+        ("model", "teacher"),
+        trained="discriminator",
+    ),
     "latent_consistency_distillation": Member(
         lambda: objectives.latent_consistency_distillation(V, V, null=3), ("target", "teacher")
     ),
@@ -157,7 +169,12 @@ def networks(member, parameters, dtype=jnp.float32):
 
     def of(name):
         if name == "discriminator":
-            return lambda *inputs: network(parameters[name], *inputs).reshape(len(inputs[0]), -1).mean(1).astype(dtype)
+
+            def logit(x, clock, condition):  # of x, or of each of its features
+                of_one = lambda x: network(parameters[name], x, clock, condition).reshape(len(x), -1).mean(1)
+                return sum(map(of_one, jax.tree.leaves(x))).astype(dtype)
+
+            return logit
 
         def called(*inputs, features=None):
             output = network(parameters[name], *inputs).astype(dtype)

@@ -70,6 +70,15 @@ FACTS = {
         UNIFORM,
         {"trains": "discriminator"},
     ),
+    "adversarial_generator(features)": lambda: (
+        objectives.adversarial_generator(X0, V, UNIFORM, OTHER, noise_density=OTHER, blocks=(2, 3)),
+        consistency(X0),
+        UNIFORM,
+        {
+            "teacher": Teacher(),
+            "second": Second("discriminator", by=objectives.adversarial_discriminator, separate=True, features=(2, 3)),
+        },
+    ),
     "adversarial_generator": lambda: (
         objectives.adversarial_generator(X0, V, UNIFORM, OTHER),
         consistency(X0),

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from diffusion import objectives, parameterizations, weightings
+from diffusion import objectives, parameterizations, timesteps, weightings
 from tests import oracles
 from tests.objectives.few_step_cases import DATA, FLOW, PAIRS, V, as_v, exact_denoiser, gaussian_weights, keys_and_data
 from tests.objectives.objective_cases import at
@@ -146,3 +147,65 @@ def test_student_is_pulled_by_the_discriminator_and_the_teacher(x64):
     np.testing.assert_allclose(run(x), losses, rtol=1e-6)
     expected = -DIRECTIONS.mean(0) + 2.5 * alpha * (x - judged)
     np.testing.assert_allclose(jax.grad(lambda x: run(x).sum())(x), expected, rtol=1e-6)
+
+
+def judged_by_features(network, heads, student):
+    """LADD's players at t = 0.4: a student of constant samples, and what the teacher was called with."""
+    seen = []
+
+    def teacher(x, clock, condition, features):
+        jax.debug.callback(lambda *inputs: seen.append(tuple(map(np.asarray, inputs))), x, clock)
+        return 0 * x, tuple(network(k, x) for k in features)
+
+    judge = lambda features, r, condition: jnp.stack([h @ head for h, head in zip(features, heads, strict=True)], 1)
+    return {"model": student, "teacher": teacher, "discriminator": judge}, seen
+
+
+def test_discriminator_of_features_is_hinge_and_r1_on_noised_examples(x64):
+    """Two linear heads on the features sin(x) and sin(2 x) of y_r and x_r, at one time and with noises of their own."""
+    keys, batch = keys_and_data()
+    heads = jnp.array([[0.6, -0.3], [1.0, 2.0]])
+    student = as_v(FLOW, lambda t, x: jnp.full_like(x, 0.3))
+    players, seen = judged_by_features(lambda k, x: jnp.sin(k * x), heads, student)
+    density = timesteps.logit_normal(FLOW, 0.5, 1.0)
+    objective = objectives.adversarial_discriminator(V, at(0.5), 0.7, V, density, blocks=(1, 2))
+    losses, metrics = objective(players, FLOW, keys, batch, 0)
+    jax.effects_barrier()
+    (y, r), (x, s) = seen
+    np.testing.assert_array_equal(s, r)
+    assert np.std(r) > 0.1
+    noises = [(noised - (1 - r)[:, None] * clean) / r[:, None] for noised, clean in ((y, batch["x"]), (x, 0.3))]
+    for noise in noises:
+        np.testing.assert_allclose([noise.mean(), noise.std()], [0, 1], atol=0.4)
+    assert abs(np.corrcoef(noises[0].ravel(), noises[1].ravel())[0, 1]) < 0.5
+    real, fake = (np.stack([np.sin(k * noised) @ heads[k - 1] for k in (1, 2)], 1) for noised in (y, x))
+    hinge = np.maximum(0, 1 - real).mean(1) + np.maximum(0, 1 + fake).mean(1)
+    np.testing.assert_allclose(losses, hinge + 0.7 * (0.36 + 0.09 + 1 + 4) / 2, rtol=1e-6)
+    np.testing.assert_allclose(metrics["real"], real.mean(1), rtol=1e-6)
+
+
+def test_student_is_pulled_through_the_teachers_features_of_its_noised_sample(x64):
+    """d loss / dx = -alpha_r mean_k d (w_k . sin(k x_r)) / dx_r; with weight = 0 nothing else, and no other call."""
+    keys, batch = keys_and_data()
+    heads = jnp.array([[0.6, -0.3], [1.0, 2.0]])
+    objective = objectives.adversarial_generator(
+        V, V, at(0.5), at(0.4), weight=0.0, noise_density=at(0.7), blocks=(1, 2)
+    )
+
+    players, seen = judged_by_features(lambda k, x: jnp.sin(k * x), heads, None)
+    run = lambda x: objective({**players, "model": as_v(FLOW, lambda t, _: x)}, FLOW, keys, batch, 0)[0].sum()
+    slope = jax.grad(run)(batch["x"])
+    jax.effects_barrier()
+    ((x_r, r),) = seen
+    np.testing.assert_allclose(r, 0.7)
+    expected = -0.3 * (heads[0] * jnp.cos(x_r) + 2 * heads[1] * jnp.cos(2 * x_r)) / 2
+    np.testing.assert_allclose(slope, expected, rtol=1e-6)
+
+
+def test_features_need_a_noise_level_and_the_reverse():
+    words = r"Valid: (both, for a discriminator of features|1, the first)"
+    for more in ({"blocks": (1,)}, {"noise_density": at(0.5)}, {"noise_density": at(0.5), "blocks": (0, 1)}):
+        with pytest.raises(ValueError, match=words):
+            objectives.adversarial_generator(V, V, at(0.5), at(0.4), **more)
+        with pytest.raises(ValueError, match=words):
+            objectives.adversarial_discriminator(V, at(0.5), **more)

@@ -1,0 +1,33 @@
+"""Latent adversarial diffusion distillation (LADD, SD3-Turbo; Sauer et al. 2024): a critic of the teacher's features.
+
+    diffusion train --config=students/ladd:runs/digits --workdir=runs/ladd
+    diffusion sample --workdir=runs/ladd --config.sample.steps=1
+
+As `students/turbo`, in pixels or latents alike: small heads on the features of the frozen teacher tell noised data from
+noised samples, and the student has no other loss. `objective.noise_density` says how noised they are.
+
+The paper trains on the teacher's own samples: `diffusion sample --workdir=runs/digits --config.sample.number=10000`
+writes them, and `--config.data.source='{"name": "arrays", "path": ".../samples.npz"}'` reads them.
+
+Presets: `ladd:runs/digits,tiny` (seconds; to see that everything works).
+"""
+
+from ml_collections import ConfigDict
+
+from diffusion.recipe import recipes
+
+base = recipes.module("students/base")
+turbo = recipes.module("students/turbo")
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The recipe for a teacher's folder; see the module's docstring."""
+    config = turbo.get_config(arg)
+    # Of the noisier half, as the paper's: there the discriminator sees structure.
+    noise = {"name": "logit_normal", "mean": 1.0, "std": 1.0, "strata": 32}
+    blocks = tuple(range(1, config.model.get("depth", 1) + 1))
+    config.objective.update({"weight": 0.0, "noise_density": noise, "blocks": blocks})
+    config.second_player.objective.update({"noise_density": noise, "blocks": blocks})
+    config.second_player.network = {"name": "feature_heads"}
+    config.second_player.optimizer.learning_rate = 1e-3
+    return base.preset(config, arg, {})
