@@ -7,9 +7,11 @@
 Each run samples as its own config says, except for the number of steps: students take 1, 2, 4 and 8 (--steps), and the
 teacher 8, 20 and 50 (--teacher_steps). A generator of one step takes one, and a progressive student of K steps is the
 checkpoint at the end of its stage. The figures are the Frechet distance to the real images of config.evaluate.split, in
-pixels and in features of a classifier (FID with --inception=FILE), and the share of samples that the classifier takes
-for the requested class. The command writes table.md, few_steps.json, plot.png and samples.png (the same seeds, one
-below the other) into --out. It goes on after an interruption, and measures again what has changed.
+pixels and in features of a classifier (FID with --inception=FILE), the share of those real images that have a sample
+near them (coverage, in the classifier's features), and the share of samples that the classifier takes for the requested
+class. Runs that differ in their seed alone (student=lcm,seed=0 and student=lcm,seed=1) are one row, the mean over them
+with its standard deviation. The command writes table.md, few_steps.json, plot.png and samples.png (the same noise, one
+below the other, of the first seed) into --out. It goes on after an interruption, and measures again what has changed.
 """
 
 from absl import flags
@@ -27,6 +29,7 @@ import hashlib
 import json
 import pathlib
 import textwrap
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -37,6 +40,7 @@ from diffusion.experiments.evaluation import plots, report, sample_metrics
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate
 from diffusion.io.files import atomic
+from diffusion.metrics import manifold
 from diffusion.objectives import Jumps
 from diffusion.recipe import ConfigError, checks, resolve
 from diffusion.recipe.values import config_hash
@@ -45,7 +49,7 @@ from diffusion.training.checkpointing import checkpoints
 EFFORT = sample_metrics.Effort(0, 10)
 SHOWN = 10  # samples in a row of the picture, and the least number that --number may be
 WRAPPED = 10  # letters in a line above a sample
-SHARE = ("asked_class", "class recognised")  # (key, title) of the share of samples that show what was requested
+SHARES = {"coverage": "coverage", "asked_class": "class recognised"}  # {key: title} of the figures that are shares
 
 Made = tuple[Mapping[str, Any], np.ndarray, Sequence | np.ndarray]
 """(figures, all samples, the class or caption of each)."""
@@ -63,6 +67,17 @@ class Row(NamedTuple):
     def steps(self) -> int:
         """Sampling steps."""
         return self.config.sample.steps
+
+    @property
+    def seed(self) -> int:
+        """Seed of the training."""
+        return self.config.seed
+
+
+def name_of(folder: str | pathlib.Path) -> str:
+    """The name of a run in the table: its folder's, or as a sweep names it: "lcm" of student=lcm,seed=1."""
+    entries = [entry.rpartition("=") for entry in pathlib.Path(folder).name.split(",")]
+    return ",".join(value for key, _, value in entries if key != "seed") or pathlib.Path(folder).name
 
 
 def runs_of(pattern: str) -> list[str]:
@@ -120,9 +135,9 @@ def measured_once(row: Row, out: pathlib.Path, make: Callable[[], Made], *judges
         *judges: the names of the other things that the figures depend on.
 
     Returns:
-        {"name", "steps", the figures, "checkpoint", "folder", "key"}; the images are in NAME-STEPS.npz.
+        {"name", "seed", "steps", the figures, "checkpoint", "folder", "key"}; the images are in NAME-SEED-STEPS.npz.
     """
-    path = out / "rows" / f"{row.name}-{row.steps}.json"
+    path = _file(out, row._asdict() | {"seed": row.seed, "steps": row.steps})
     leaves = checkpoints.read_about(row.folder, row.step)["leaves"]
     identity = json.dumps([config_hash(row.config), leaves, *judges], sort_keys=True)
     key = hashlib.sha256(identity.encode()).hexdigest()[:16]
@@ -130,7 +145,7 @@ def measured_once(row: Row, out: pathlib.Path, make: Callable[[], Made], *judges
         return before
     figures, images, labels = make()
     source = {"checkpoint": row.step, "folder": str(row.folder), "key": key}
-    content = {"name": row.name, "steps": row.steps, **figures, **source}
+    content = {"name": row.name, "seed": row.seed, "steps": row.steps, **figures, **source}
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path.with_suffix(".npz")) as file:
         np.savez_compressed(file, images=images[:SHOWN], labels=labels[:SHOWN])
@@ -138,8 +153,13 @@ def measured_once(row: Row, out: pathlib.Path, make: Callable[[], Made], *judges
     return content
 
 
+def _file(out: pathlib.Path, row: Mapping) -> pathlib.Path:
+    """The file of a row's figures."""
+    return out / "rows" / f"{row['name']}-{row['seed']}-{row['steps']}.json"
+
+
 def measured(row: Row) -> Made:
-    """({"nfe", "asked_class", "fd_FEATURE", "floor_FEATURE", "count"}, samples, labels) of a row."""
+    """({"nfe", "asked_class", "coverage", "fd_FEATURE", "floor_FEATURE", "count"}, samples, labels) of a row."""
     config = row.config
     number = config.sample.number
     params, _ = checkpoints.load_ema(row.folder, row.step)
@@ -150,22 +170,69 @@ def measured(row: Row) -> Made:
     figures = {"nfe": make.nfe, "asked_class": metrics["asked_class"] and metrics["asked_class"]["share"]}
     for name, part in metrics["frechet"].items():
         figures |= {f"fd_{name}": part["all_samples"]["mean"], f"floor_{name}": part["floor"]["mean"]}
+    if "classifier" in config.evaluate.features:
+        train, real = (sample_metrics.split_of(config, name) for name in (config.data.split, config.evaluate.split))
+        extract = sample_metrics.extractor_of("classifier", config, train).extract
+        order = sample_metrics.balanced_order(labels)[: metrics["count"]]
+        figures["coverage"] = coverage(
+            sample_metrics.rows(extract, images[order]), sample_metrics.rows(extract, real.images)
+        )
     return figures | {"count": metrics["count"]}, images, labels
 
 
+def coverage(samples: np.ndarray, real: np.ndarray) -> float:
+    """The share of real rows [M, D] that have one of the samples [N, D] near them, see `manifold.overlap`."""
+    return manifold.overlap(samples, real).coverage
+
+
+def over_seeds(rows: Sequence[Mapping]) -> list[dict]:
+    """One row for each model and number of evaluations: the mean of its figures over the seeds of the training.
+
+    Returns:
+        The rows, in the order of the first of each, with "seeds", the number of trainings, and "spread", the standard
+        deviation of each figure over them, of two trainings or more.
+    """
+    groups: dict[tuple, list[Mapping]] = {}
+    for row in rows:
+        groups.setdefault((row["name"], row["steps"]), []).append(row)
+    means = []
+    for group in groups.values():
+        values = {
+            key: np.array([row[key] for row in group]) for key, value in group[0].items() if isinstance(value, float)
+        }
+        spread = {key: float(value.std(ddof=1)) for key, value in values.items()} if len(group) > 1 else {}
+        mean = {key: float(value.mean()) for key, value in values.items()}
+        means.append({**group[0], **mean, "seeds": len(group), "spread": spread})
+    return means
+
+
 def table(
-    rows: Sequence[Mapping], features: Sequence[str], reference: Mapping | None, share: tuple[str, str] = SHARE
+    rows: Sequence[Mapping],
+    features: Sequence[str],
+    reference: Mapping | None,
+    shares: Mapping[str, str] = types.MappingProxyType(SHARES),
 ) -> str:
-    """The rows as Markdown; distances in brackets are divided by the reference's, the teacher at its own steps."""
+    """The rows of `over_seeds` as Markdown; distances in brackets are divided by the reference's.
+
+    Args:
+        rows: the rows.
+        features: the names of the features whose distances are shown.
+        reference: the teacher at its own steps, or None.
+        shares: {key: title} of the figures that are shares.
+    """
+    shown = {key: title for key, title in shares.items() if any(key in row for row in rows)}
     distances = [f"fd_{name}" for name in features]
     titles = {"fd_inception": "FID", **{f"fd_{name}": f"FD {name}" for name in features if name != "inception"}}
-    lines = []
-    for row in rows:
-        over = lambda name, row=row: f" ({row[name] / reference[name]:.2f})" if reference else ""
-        cells = [f"{row[name]:.4g}{over(name)}" for name in distances]
-        recognised = "—" if row[share[0]] is None else f"{100 * row[share[0]]:.1f} %"
-        lines.append([row["name"], row["nfe"], *cells, recognised])
-    return report.table(["model", "evaluations", *(titles[name] for name in distances), share[1]], lines) + "\n"
+
+    def line(row: Mapping) -> list:
+        about = lambda key, scale=1: f" ± {scale * row['spread'][key]:.2g}" if row["spread"] else ""
+        over = lambda key: f" ({row[key] / reference[key]:.2f})" if reference else ""
+        share = lambda key: "—" if row.get(key) is None else f"{100 * row[key]:.1f}{about(key, 100)} %"
+        cells = [f"{row[key]:.4g}{about(key)}{over(key)}" for key in distances]
+        return [row["name"], row["nfe"], row["seeds"], *cells, *map(share, shown)]
+
+    heads = ["model", "evaluations", "trainings", *(titles[key] for key in distances), *shown.values()]
+    return report.table(heads, [line(row) for row in rows]) + "\n"
 
 
 def draw(rows: Sequence[Mapping], features: Sequence[str], path: pathlib.Path) -> None:
@@ -179,7 +246,10 @@ def draw(rows: Sequence[Mapping], features: Sequence[str], path: pathlib.Path) -
             mine = [row for row in rows if row["name"] == model]
             teacher = {"linestyle": "--", "color": "#888888", "marker": "s"} if model == models[-1] else {}
             line = {"linestyle": "-", "color": colour, "marker": "o", "markersize": 4.5, "linewidth": 1.7} | teacher
-            axes.plot([row["nfe"] for row in mine], [row[f"fd_{feature}"] for row in mine], label=model, **line)
+            key = f"fd_{feature}"
+            height = [row[key] for row in mine]
+            spread = [row["spread"].get(key, 0) for row in mine]
+            axes.errorbar([row["nfe"] for row in mine], height, spread, label=model, capsize=2, **line)
         axes.axhline(rows[0][f"floor_{feature}"], color="#222222", linewidth=0.8, linestyle=":", label="real images")
         axes.set(xscale="log", xlabel="network evaluations", title=f"Frechet distance, {feature}")
         counts = sorted({row["nfe"] for row in rows})
@@ -197,20 +267,22 @@ def draw(rows: Sequence[Mapping], features: Sequence[str], path: pathlib.Path) -
 
 def picture(rows: Sequence[Mapping], out: pathlib.Path, path: pathlib.Path) -> None:
     """The first samples of every row, one below the other: a column has one seed and one class."""
-    shown = [np.load(out / "rows" / f"{row['name']}-{row['steps']}.npz", allow_pickle=False) for row in rows]
+    shown = [np.load(_file(out, row).with_suffix(".npz"), allow_pickle=False) for row in rows]
     images = plots.coloured(np.stack([arrays["images"] for arrays in shown]))
     beside = [f"{row['name']}, {row['nfe']}" for row in rows]
     plots.mosaic([images], beside, [[textwrap.fill(str(label), WRAPPED) for label in shown[0]["labels"]]], path)
 
 
-def compare(measure: Callable[[Row], Made], inception: str, share: tuple[str, str], program: str, *judges: str) -> None:
+def compare(
+    measure: Callable[[Row], Made], inception: str, shares: Mapping[str, str], program: str, *judges: str
+) -> None:
     """Measures the runs that the flags name, prints, and writes.
 
     Args:
-        measure: row -> figures and samples; among the figures are "nfe", `share[0]`, and "fd_FEATURE" and
+        measure: row -> figures and samples; among the figures are "nfe", those of `shares`, and "fd_FEATURE" and
             "floor_FEATURE" of features.
         inception: file of FID's Inception-v3, or "".
-        share: the figure of accuracy and its title, as in `table`.
+        shares: {key: title} of the figures that are shares, as in `table`.
         program: the words that start the program, for the record.
         *judges: the names of the other things that the figures depend on, as in `kept`.
     """
@@ -218,7 +290,7 @@ def compare(measure: Callable[[Row], Made], inception: str, share: tuple[str, st
     console = Console(highlight=False, soft_wrap=True)
     out = pathlib.Path(values.out)
     counts = [int(count) for count in values.steps]
-    named = lambda folder: (folder, pathlib.Path(folder).name.rpartition("=")[2], counts)
+    named = lambda folder: (folder, name_of(folder), counts)
     runs = [named(folder) for pattern in values.students for folder in runs_of(pattern)]
     runs.append((values.teacher, "teacher", [int(count) for count in values.teacher_steps]))
     rows = []
@@ -228,19 +300,20 @@ def compare(measure: Callable[[Row], Made], inception: str, share: tuple[str, st
         distances = "  ".join(f"{name} {rows[-1][f'fd_{name}']:.4g}" for name in features)
         console.print(f"{row.name}, {rows[-1]['nfe']} evaluations: {distances}", markup=False)
     teacher_steps = workdir.read_config(values.teacher).sample.steps
-    reference = next((row for row in rows if row["name"] == "teacher" and row["steps"] == teacher_steps), None)
-    text = table(rows, features, reference, share)
+    means = over_seeds(rows)
+    reference = next((row for row in means if row["name"] == "teacher" and row["steps"] == teacher_steps), None)
+    text = table(means, features, reference, shares)
     record = {"command": workdir.command(program), "number": values.number, "rows": rows}
     workdir.write_text(out / "few_steps.json", json.dumps(record, indent=1) + "\n")
     workdir.write_text(out / "table.md", text)
-    draw(rows, features, out / "plot.png")
-    picture(rows, out, out / "samples.png")
+    draw(means, features, out / "plot.png")
+    picture(means, out, out / "samples.png")
     print(text)
 
 
 def main(argv: list[str]) -> None:
     """Runs the command line."""
-    compare(measured, flags.FLAGS.inception, SHARE, "diffusion few_steps")
+    compare(measured, flags.FLAGS.inception, SHARES, "diffusion few_steps")
 
 
 if __name__ == "__main__":

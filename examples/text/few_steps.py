@@ -29,13 +29,14 @@ from diffusion.experiments import few_steps
 from diffusion.experiments.evaluation import sample_metrics
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate
+from diffusion.metrics import attribute_reader
 from diffusion.metrics.attribute_reader import Reader
 from diffusion.recipe import ConfigError, data, resolve
 from diffusion.training.checkpointing import checkpoints
 from examples.text import judge, prompt_metrics
 
 EFFORT = sample_metrics.Effort(0, 10)
-SHARE = ("attributes", "attributes right")
+SHARES = {"coverage": "coverage", "attributes": "attributes right"}
 FEATURE = "judge"
 NEW = 2_000  # pictures that distances are measured to
 
@@ -65,7 +66,7 @@ def prompts(config, number: int) -> Prompts:
 
 
 def measured(row: few_steps.Row, reader: Callable[[], Reader]) -> few_steps.Made:
-    """({"nfe", "attributes", "fd_judge", "floor_judge", ..}, samples, captions) of a row; the judge is made late."""
+    """({"nfe", "attributes", "coverage", "fd_judge", ..}, samples, captions) of a row; the judge is made late."""
     config = row.config
     number = config.sample.number
     requested = prompts(config, number)
@@ -79,6 +80,7 @@ def measured(row: few_steps.Row, reader: Callable[[], Reader]) -> few_steps.Made
         "attributes": judge.score(verdicts)["attributes"]["share"],
         f"fd_{FEATURE}": frechet["all_samples"]["mean"],
         f"floor_{FEATURE}": frechet["floor"]["mean"],
+        "coverage": few_steps.coverage(*(attribute_reader.features(reader(), rows) for rows in (images, _new()[0]))),
         "count": number,
         "dataset": f"shapes {shapes.Shapes.VERSION}",
     }
@@ -96,7 +98,7 @@ def _new() -> tuple[np.ndarray, np.ndarray]:
 def main(argv: Sequence[str]) -> None:
     """Runs the command line."""
     reader = functools.cache(judge.reader)
-    few_steps.compare(lambda row: measured(row, reader), "", SHARE, "python -m examples.text.few_steps", judge.name())
+    few_steps.compare(lambda row: measured(row, reader), "", SHARES, "python -m examples.text.few_steps", judge.name())
 
 
 if __name__ == "__main__":

@@ -371,6 +371,46 @@ def test_a_pattern_matches_the_runs_of_a_sweep_and_not_the_files_beside_them(tmp
         few_steps.runs_of(f"{tmp_path}/n*")
 
 
+@pytest.mark.parametrize(
+    "folder, name",
+    [
+        ("runs/lcm", "lcm"),
+        ("runs/student=lcm", "lcm"),
+        ("runs/student=lcm,seed=1", "lcm"),
+        ("runs/seed=2,student=lcm,steps=800", "lcm,800"),
+        ("runs/seed=2", "seed=2"),
+    ],
+)
+def test_runs_of_several_seeds_have_one_name(folder, name):
+    assert few_steps.name_of(folder) == name
+
+
+def test_a_row_is_the_mean_over_the_seeds_with_its_standard_deviation():
+    row = {"name": "lcm", "steps": 2, "nfe": 2, "asked_class": 0.9, "coverage": 0.5, "fd_pixels": 3.0, "count": 20}
+    others = [row | {"fd_pixels": 5.0, "seed": 1}, row | {"steps": 4, "nfe": 4, "fd_pixels": 2.0}]
+    teacher = row | {"name": "teacher", "nfe": 20, "steps": 20, "fd_pixels": 2.0, "asked_class": None}
+    means = few_steps.over_seeds([row, *others, teacher])
+    assert [(mean["name"], mean["nfe"], mean["seeds"], mean["fd_pixels"]) for mean in means] == [
+        ("lcm", 2, 2, 4.0),
+        ("lcm", 4, 1, 2.0),
+        ("teacher", 20, 1, 2.0),
+    ]
+    assert means[0]["spread"]["fd_pixels"] == pytest.approx(2**0.5)
+    assert few_steps.table(means, ["pixels"], means[-1]).splitlines()[2:] == [
+        "| lcm | 2 | 2 | 4 ± 1.4 (2.00) | 50.0 ± 0 % | 90.0 ± 0 % |",
+        "| lcm | 4 | 1 | 2 (1.00) | 50.0 % | 90.0 % |",
+        "| teacher | 20 | 1 | 2 (1.00) | 50.0 % | — |",
+    ]
+
+
+def test_coverage_is_the_share_of_real_rows_near_a_sample():
+    rng = np.random.default_rng(0)
+    real = rng.normal(size=(40, 3))
+    assert few_steps.coverage(real, real) == 1
+    assert few_steps.coverage(real + 100, real) == 0
+    assert few_steps.coverage(real[:1] + np.zeros((40, 1)), real) < 0.5
+
+
 @pytest.fixture(scope="module")
 def of_clips(tmp_path_factory):
     """A folder with the config of a teacher of clips, and its student by self-forcing."""
@@ -412,9 +452,9 @@ def test_one_command_compares(teacher, tmp_path):
     first = commands.run(*words, timeout=600)
     assert first.returncode == 0, first.stderr
     table = (tmp_path / "out" / "table.md").read_text()
-    rows = [line.split(" | ")[:2] for line in table.splitlines()[2:]]
-    assert rows == [["| lcm", "1"], ["| lcm", "2"], ["| teacher", "4"]]
-    assert table in first.stdout and "| teacher | 4 | " in table and "(1.00)" in table
+    rows = [line.split(" | ")[:3] for line in table.splitlines()[2:]]
+    assert rows == [["| lcm", "1", "1"], ["| lcm", "2", "1"], ["| teacher", "4", "1"]]
+    assert table in first.stdout and "| teacher | 4 | " in table and "(1.00)" in table and "coverage" in table
     content = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     times = {path: path.stat().st_mtime_ns for path in content if path.parent.name == "rows"}
     assert commands.run(*words, timeout=600).returncode == 0

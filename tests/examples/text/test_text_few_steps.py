@@ -107,7 +107,7 @@ def test_teacher_and_student_are_measured_on_the_same_captions(runs, tmp_path, c
     assert all(0 <= row["attributes"] <= 1 and row["fd_judge"] > row["floor_judge"] > 0 for row in found)
     texts = [
         np.load(tmp_path / "rows" / f"{name}.npz", allow_pickle=False)["labels"].tolist()
-        for name in ("lcm-1", "teacher-3")
+        for name in (f"lcm-{students[0].seed}-1", f"teacher-{teacher[0].seed}-3")
     ]
     assert texts[0] == texts[1] and len(texts[0]) == few_steps.SHOWN
     assert few_steps.measured_once(students[0], tmp_path, None, "one") == found[0], (
@@ -116,5 +116,6 @@ def test_teacher_and_student_are_measured_on_the_same_captions(runs, tmp_path, c
     with pytest.raises(TypeError, match="'NoneType' object is not callable"):
         few_steps.measured_once(students[0], tmp_path, None, "another judge")
     assert config_hash(students[0].config) != config_hash(students[1].config)
-    table = few_steps.table(found, ("judge",), found[-1], text_few_steps.SHARE)
-    assert "attributes right" in table and "(1.00)" in table.splitlines()[-1]
+    means = few_steps.over_seeds(found)
+    table = few_steps.table(means, ("judge",), means[-1], text_few_steps.SHARES)
+    assert "attributes right" in table and "coverage" in table and "(1.00)" in table.splitlines()[-1]
