@@ -158,7 +158,6 @@ def _check_base(recipe: Recipe) -> None:
         "data.text.tokenizer": ("", "the model has its own"),
         "data.text.dir": ("", "the model's own text encoders read the captions when the run begins"),
         "teacher.path": ("", "the base is the teacher"),
-        "second_player.objective.name": ("", "no second player acts on a base"),
         "encoder.network.name": ("", "no encoder sees latents"),
         "perceptual.network.name": ("", "latents are compared as they are"),
         "train.dtype": ("float32", "config.base.dtype is that of its computations"),
@@ -192,6 +191,10 @@ def _check_base(recipe: Recipe) -> None:
     if teaches is not None and teaches.stages is not None:
         why = "each of its stages is taught by the one before, and the base stays as it is"
         raise refused(config, "objective.name", why, "an objective without stages, e.g. 'consistency_distillation'")
+    second = recipe.objective.second
+    if second is not None and (second.logit or prior):
+        why = "the second player is further new weights beside the base, and neither judges nor keeps a class"
+        raise refused(config, "second_player.objective.name", why, "fake_score, without prior_preservation")
     if recipe.objective.beside.prompts and prior:
         why = "config.objective compares predictions for its own prompts, and keeps no class"
         raise refused(config, "objective.wrappers", why, "no prior_preservation there")

@@ -102,6 +102,7 @@ def alternating(
     axis: str | None = None,
     heads: Mapping[str, Callable[..., Any]] = types.MappingProxyType({}),
     follow: Mapping[str, Callable[[Any, Any], Any]] = types.MappingProxyType({}),
+    base: str = "",
 ) -> Alternating:
     """Returns the train step in which players act one after the other, each on the networks that the last one updated.
 
@@ -120,6 +121,8 @@ def alternating(
         axis: see `make_train_step`.
         heads: the heads of the network "model", see `make_train_step`. The other players see them too, as they are.
         follow: the functions that these heads follow, see `make_train_step`.
+        base: the name of the frozen network that every trained one is a part of: `apply` receives its parameters before
+            theirs, and alone for the other frozen networks, which have none; "" for none.
 
     Returns:
         Alternating. Metrics are the metrics of `make_train_step` as "player/name", NaN (counts 0) where the player
@@ -135,7 +138,7 @@ def alternating(
     every = {player.trained: player.every for player in players.values()}
 
     def init(networks):
-        given_networks = set(apply) - set(averages)
+        given_networks = {*every, base} if base else set(apply) - set(averages)
         if set(networks) != given_networks:
             raise ValueError(
                 f"alternating: the parameters must be those of {sorted(given_networks)}; got {sorted(networks)}."
@@ -151,11 +154,14 @@ def alternating(
     def act(name, state, batch, key):
         """One player's update of the state, and its metrics."""
         player = players[name]
-        others = {
-            other: lambda *inputs, other=other, **named: apply[other](state.networks[other], *inputs, **named)
-            for other in apply
-            if other != player.trained
-        }
+        base_params = (state.networks[base],) if base else ()
+
+        def called(other, *inputs, **named):
+            part = not base or other in every or other in averages  # what is no part of a base is the base itself
+            params = (state.networks[other],) if part else ()
+            return apply[other](*base_params, *params, *inputs, **named)
+
+        others = {other: functools.partial(called, other) for other in apply if other != player.trained}
 
         trained_heads = heads if player.trained == "model" else {}
         if not trained_heads:
@@ -168,7 +174,7 @@ def alternating(
 
         update = make_train_step(
             objective,
-            apply[player.trained],
+            functools.partial(apply[player.trained], *base_params),
             schedule,
             player.optimizer,
             NOTHING,

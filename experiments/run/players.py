@@ -83,7 +83,11 @@ def build_players(recipe: Recipe) -> Players:
     if tuned is not None:
         modules["teacher"] = tuned
         apply["teacher"] = guided_teacher(tuned.plain, scale, None)
-        return Players(modules, apply, frozen, "", heads, follow)
+        second = objective.second.network if objective.second else ""
+        if second:  # further new weights beside the base
+            modules[second] = tuned
+            apply[second] = tuned.apply
+        return Players(modules, apply, frozen, second, heads, follow)
     modules["teacher"] = teacher(model)
     apply["teacher"] = guided_teacher(modules["teacher"].apply, scale, recipe.examples.null)
     if objective.second is None or second:

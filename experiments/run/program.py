@@ -131,7 +131,7 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
     def init(seed, base=None):
         init_key, _ = jax.random.split(jax.random.key(seed))
         if tuned is not None:
-            return _tuned(recipe, tuned, init_key, _zeros(recipe, tuned) if base is None else base)
+            return _tuned(recipe, tuned, cast.second, init_key, _zeros(recipe, tuned) if base is None else base)
         initial = lambda network, of=example_shape: network_of(network).init(init_key, *inputs(network, of, null))
         model = initial(cast.modules["model"], shape)
         frozen = {name: initial(cast.modules[name]) for name in cast.frozen if name != players.ENCODER}
@@ -147,7 +147,8 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
             base = params[players.BASE]
             model = lambda weights: functools.partial(cast.apply["model"], base, weights)
             plain = {name: functools.partial(cast.apply[name], base) for name in cast.frozen}
-            return {"model": model(state.params), "target": model(state.ema)} | plain
+            others = {name: model(player.params) for name, player in (state.second_players or {}).items()}
+            return {"model": model(state.params), "target": model(state.ema)} | plain | others
         params |= {name: player.params for name, player in (state.second_players or {}).items()}
         heads = {name: functools.partial(head, state.params[HEADS][name]) for name, head in cast.heads.items()}
         return heads | {
@@ -164,7 +165,7 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
 
     def make(**engine):
         schedule = recipe.schedule
-        engine["accumulate"] = number
+        engine |= {"accumulate": number, "base": players.BASE if tuned is not None else ""}
         if second:
             theirs = players.trained_objective(second.objective, cast.modules[cast.second])
             turns = {
@@ -176,8 +177,7 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
             step = as_train_step(alternating(turns, cast.apply, schedule, averages, **engine).step)
         else:
             frozen = {name: cast.apply[name] for name in cast.frozen}
-            base = players.BASE if tuned is not None else ""
-            engine |= {"frozen": frozen, "heads": cast.heads, "follow": cast.follow, "base": base}
+            engine |= {"frozen": frozen, "heads": cast.heads, "follow": cast.follow}
             step = make_train_step(trained.loss, cast.apply["model"], schedule, optimizer, average, density, **engine)
         if stages:
             step = staged(step, stages.length, optimizer, average)
@@ -223,15 +223,17 @@ def _zeros(recipe: Recipe, tuned: TunedNetwork) -> dict[str, Any]:
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
-def _tuned(recipe: Recipe, tuned: TunedNetwork, key: jax.Array, base: dict[str, Any]) -> state.TrainState:
-    """The first state of a run that tunes a base."""
+def _tuned(recipe: Recipe, tuned: TunedNetwork, second: str, key: jax.Array, base: dict[str, Any]) -> state.TrainState:
+    """The first state of a run that tunes a base; a second player has new weights of its own beside it."""
     weights = tuned.init(key, base)
+    others = {}
+    if recipe.companions.second is not None:
+        others[second] = (tuned.init(jax.random.fold_in(key, 1), base), recipe.companions.second.optimizer)
     parts = tuned.kept_networks(**players.reads_of_base(recipe.objective))
     base_parts = {name: base[name] for name in (*parts, NULL)}
+    optimizer, average = recipe.training.optimizer, recipe.training.average
     unsaved = {players.BASE: base_parts}
-    return state.create(
-        weights, recipe.training.optimizer, recipe.training.average, recipe.objective.density, unsaved=unsaved
-    )
+    return state.create(weights, optimizer, average, recipe.objective.density, None, others, unsaved)
 
 
 def _second(

@@ -88,6 +88,32 @@ def test_two_players_by_hand(every):
     assert int(state.step) == 7 and int(state.failed_at) == -1
 
 
+@pytest.mark.parametrize("base", [0.5, 0.0])
+def test_two_players_beside_one_base_by_hand(base):
+    """The same game of (base + a) x and (base + b) x, where the teacher is 3 base x; the base stays as it is."""
+    of_weights = lambda base, params, x, clock, condition: (base + params) * x
+    apply = {"a": of_weights, "b": of_weights, "c": lambda base, x, clock, condition: 3 * base * x}
+    players = {
+        "critic": Player(_pay("b", lambda o: 2 * o["a"] + 1), "b", optax.sgd(0.1)),
+        "generator": Player(_pay("a", lambda o: o["b"]), "a", optax.sgd(0.5), every=2),
+    }
+    averages = {"target": Average("a", ema_lib.exponential_moving_average(0.75, warmup=False))}
+    init, step = alternating(players, apply, None, averages, base="base")
+    a, b, average = 2.3, -1.0, 2.3
+    state = init({"a": jnp.float32(a), "b": jnp.float32(b), "base": jnp.float32(base)})
+    step = jax.jit(step)
+    for k in range(4):
+        state, metrics = step(state, BATCH, KEY)
+        np.testing.assert_allclose(metrics["critic/c"], 3 * base)
+        np.testing.assert_allclose(metrics["critic/target"], base + average, rtol=1e-5)
+        b -= 0.1 * (b + base - 2 * (a + base) - 1)
+        if k % 2 == 0:
+            a -= 0.5 * (a - b)
+            average = 0.75 * average + 0.25 * a
+        found = [float(state.networks[name]) for name in ("a", "b", "target", "base")]
+        np.testing.assert_allclose(found, [a, b, average, base], rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_a_run_of_two_players_is_that_game(as_in_use):
     """On a TrainState: the same numbers bit for bit, the model's metrics under their plain names."""

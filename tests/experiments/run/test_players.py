@@ -89,6 +89,14 @@ def test_the_base_of_a_tuning_teaches_and_decodes():
     assert without.frozen == ()
 
 
+def test_a_second_player_of_a_tuning_is_further_weights_beside_the_base():
+    tuned = role(plain=PLAIN.plain, apply=lambda base, weights, x, clock, condition: base * x + weights)
+    second = role(network="fake", separate=False, logit=False)
+    found = players.build_players(recipe(teacher=role(**TEACHER), second=second, tuned=tuned, player=object()))
+    assert (found.second, found.frozen, found.modules["fake"]) == ("fake", ("teacher",), tuned)
+    np.testing.assert_array_equal(found.apply["fake"](3.0, 5.0, X, 0, 0), 3 * X + 5)
+
+
 def test_a_teacher_teaches_unless_it_makes_pairs_alone():
     found = players.build_players(recipe(teacher=role(**TEACHER)))
     assert found.frozen == ("teacher",) and set(found.modules) == {"model", "teacher"} and found.second == ""

@@ -26,7 +26,9 @@ ENTRIES = {
     "diffusion_nft": {"divergence": 0.01, **UNIFORM, **REWARD},
     "adjoint_matching": {"beta": 0.5, "weighting": {"name": "constant"}, "reward": REWARD["reward"]},
     "latent_consistency_distillation": {"guidance": 1.0, "solver_steps": 4, "exact_end": True},
+    "distribution_matching": {"density": UNIFORM["density"], "samples": {"name": "backward_simulation"}},
 }
+FEW_STEPS = ("latent_consistency_distillation", "distribution_matching")
 LORA = {"name": "lora", "rank": 2, "alpha": 4.0}
 
 
@@ -37,7 +39,11 @@ def post_training(name, place, steps=2, tuning=LORA):
     config.train.steps = steps
     config.train.batch_size = 4
     config.optimizer = {"name": "adamw", "learning_rate": 1e-2, "warmup": 1}
-    if name == "latent_consistency_distillation":
+    if name == "distribution_matching":
+        fake = {"name": "fake_score", "samples": {"name": "backward_simulation"}, **UNIFORM}
+        optimizer = {"name": "adamw", "learning_rate": 1e-2}
+        config.second_player = {"objective": fake, "network": {"name": ""}, "optimizer": optimizer, "updates": 1}
+    if name in FEW_STEPS:
         config.sample.sampler = {"name": "consistency"}
         config.sample.guidance.scale = 1.0
     if name == "diffusion_dpo":
@@ -103,9 +109,10 @@ def test_the_teacher_is_the_base_without_the_new_weights(text_targets, place, tm
     assert np.abs(output(state, "model") - present).max() > 1e-4
 
 
-def test_the_file_of_a_few_step_lora_makes_the_pictures_of_its_run(place, tmp_path):
-    """LCM-LoRA: the base with the run's weights and the base with its file, both in the run's steps."""
-    config = post_training("latent_consistency_distillation", place)
+@pytest.mark.parametrize("name", FEW_STEPS)
+def test_the_file_of_a_few_step_lora_makes_the_pictures_of_its_run(name, place, tmp_path):
+    """LCM-LoRA, DMD-LoRA: the base with the run's weights and the base with its file, both in the run's steps."""
+    config = post_training(name, place)
     assert train.run(config, tmp_path) == 0
     how = {"seeds": 3, **tuned_run.settings_of(tmp_path)}
     assert how == {"seeds": 3, "steps": 2, "guidance": 1.0, "sampler": "lcm"}
@@ -194,3 +201,12 @@ def test_what_the_base_cannot_teach_is_refused(changes, words, place):
         config.objective = changes["objective"]
     with pytest.raises(ConfigError, match=words):
         tuned_examples.pictures(checks.validate(config))
+
+
+def test_a_second_player_beside_a_base_is_no_judge(place):
+    config = post_training("distribution_matching", place)
+    density = UNIFORM["density"]
+    config.objective = {"name": "adversarial_generator", "student_density": density, "density": density}
+    config.second_player.objective = {"name": "adversarial_discriminator", "student_density": density}
+    with pytest.raises(ConfigError, match=r"second_player\.objective\.name = .*Valid: fake_score, without prior"):
+        checks.validate(config)
