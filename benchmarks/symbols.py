@@ -1,0 +1,115 @@
+"""A train step and samples of masked diffusion of symbols, beside PyTorch, the same network and loss written plainly.
+
+    python -m benchmarks.symbols --torch_python=.venv-peers/bin/python --out=runs/bench/symbols.json
+
+The shape is that of MDLM's small network, cut to what two cores do. A step is the masked bound, AdamW and the moving
+average; a sample takes ancestral steps, each of one evaluation. PyTorch is eager, and under torch.compile. Before
+anything is timed it receives the weights of ours, and its logits must be the same to 1e-4.
+"""
+
+from absl import flags, logging
+
+from diffusion.experiments import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_integer("rounds", 5, "how often everything is measured in turn")
+    flags.DEFINE_string("torch_python", None, "python of the environment of `make fixtures`; ours alone without")
+    flags.DEFINE_string("out", None, "file for the rows, as JSON")
+    command_line.begin()
+
+import tempfile
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import rows
+from diffusion import discrete, schedules, timesteps
+from diffusion.io import leaf_names
+from diffusion.models import SymbolTransformer
+from diffusion.training import ema, optimizers, state
+from diffusion.training.step import make_train_step
+
+THREADS = 2  # of PyTorch: the cores
+SIZE, LENGTH, WIDTH, DEPTH, HEADS, BATCH, STEPS = 8192, 128, 256, 4, 4, 8, 16
+SHAPE = f"{DEPTH} x {WIDTH}, {SIZE:,} symbols, {LENGTH} positions, batch {BATCH}"
+PROCESS = discrete.absorbing(discrete.linear(), SIZE)
+NETWORK = SymbolTransformer(SIZE, WIDTH, DEPTH, HEADS, clock="none")
+
+
+def main(argv: list[str]) -> None:
+    """Measures in turn, and prints one table."""
+    logging.set_verbosity(logging.ERROR)  # JAX tells of backends that are not there
+    args = flags.FLAGS
+    cases = {"train": rows.seconds(train_step()), "sample": rows.seconds(samples())}
+    about = ""
+    if args.torch_python:
+        weights = tempfile.NamedTemporaryFile(suffix=".npz")
+        write_weights(weights.name)
+        words = map(str, (weights.name, SIZE, LENGTH, WIDTH, DEPTH, HEADS, BATCH, STEPS, THREADS))
+        peer = rows.Peer(args.torch_python, "benchmarks.peers.symbols", *words)
+        about = peer.about
+        if (difference := float(peer.ask("difference"))) > 1e-4:
+            raise SystemExit(f"the logits of both differ by {difference:.2g}: they are not the same network")
+        for what in ("train", "sample"):
+            for form in ("compiled", "eager"):
+                cases[f"{what} {form}"] = lambda line=f"{what} {form}": float(peer.ask(line))
+                cases[f"{what} {form}"]()  # compiles
+    taken = rows.interleaved({name: rows.second(case) for name, case in cases.items()}, args.rounds)
+    milliseconds = {name: tuple(1000 * one for one in seconds) for name, seconds in taken.items()}
+    phrases = {"train": f"train step, masks, {SHAPE}", "sample": f"{STEPS} ancestral steps, {SHAPE}"}
+    lines = [
+        rows.Row(phrases[what], "ms", False, milliseconds[what], f"{about} {form}", milliseconds[f"{what} {form}"])
+        for what in phrases
+        for form in ("compiled", "eager")
+        if about
+    ] or [rows.Row(phrases[what], "ms", False, milliseconds[what]) for what in phrases]
+    rows.report(lines, f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {args.rounds} rounds", args.out)
+
+
+def write_weights(path: str) -> None:
+    """Writes weights of the network, symbols and their logits; no weight is zero, so that each shows in the logits."""
+    x = jax.random.randint(jax.random.key(1), (2, LENGTH), 0, SIZE - 1)
+    moved = lambda leaf: leaf + 0.02 * jax.random.normal(jax.random.key(leaf.size), leaf.shape)
+    variables = jax.tree.map(moved, NETWORK.init(jax.random.key(0), x))
+    leaves = leaf_names.leaves_of(variables["params"])
+    np.savez(path, symbols=x, logits=NETWORK.apply(variables, x), **leaves)
+
+
+def train_step() -> Callable[[], None]:
+    """One update by the masked bound."""
+    schedule = schedules.rectified_flow()
+    objective = discrete.masked_diffusion(PROCESS, timesteps.uniform_density(schedule))
+    optimizer, average = optimizers.adamw(1e-4, steps=1000), ema.exponential_moving_average()
+    step = jax.jit(make_train_step(objective, NETWORK.apply, schedule, optimizer, average), donate_argnums=0)
+    x = jax.random.randint(jax.random.key(1), (BATCH, LENGTH), 0, SIZE - 1)
+    carried = [state.create(NETWORK.init(jax.random.key(0), x), optimizer, average)]
+    batch = {"x": x, "index": jnp.arange(BATCH)}
+
+    def run() -> None:
+        carried[0], metrics = step(carried[0], batch, jax.random.key(2))
+        jax.block_until_ready(metrics)
+
+    run()
+    return run
+
+
+def samples() -> Callable[[], None]:
+    """A batch of samples."""
+    masks = jnp.full((BATCH, LENGTH), PROCESS.mask)
+    variables = NETWORK.init(jax.random.key(0), masks)
+    plan = timesteps.plan(np.linspace(1, 0, STEPS + 1))
+    network = lambda variables: lambda x, t, condition: NETWORK.apply(variables, x, t, condition)
+    predict = lambda variables: discrete.predictor(network(variables), PROCESS, discrete.from_logits)
+    sample = jax.jit(
+        lambda variables, keys: discrete.sample(discrete.ancestral(), predict(variables), PROCESS, masks, plan, keys)
+    )
+    keys = jax.random.split(jax.random.key(1), BATCH)
+    run = lambda: jax.block_until_ready(sample(variables, keys))
+    run()
+    return run
+
+
+if __name__ == "__main__":
+    command_line.run(main)
