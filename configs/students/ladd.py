@@ -6,8 +6,9 @@
 As `students/turbo`, in pixels or latents alike: small heads on the features of the frozen teacher tell noised data from
 noised samples, and the student has no other loss. `objective.noise_density` says how noised they are.
 
-The paper trains on the teacher's own samples: `diffusion sample --workdir=runs/digits --config.sample.number=10000`
-writes them, and `--config.data.source='{"name": "arrays", "path": ".../samples.npz"}'` reads them.
+The paper trains on the teacher's own samples. `diffusion sample --workdir=runs/digits --config.sample.number=10000`
+writes them, and `{"name": "arrays", "path": ".../samples.npz", "x": "images", "label": "labels"}` as
+`--config.data.source` reads them.
 
 Presets: `ladd:runs/digits,tiny` (seconds; to see that everything works).
 """
