@@ -10,6 +10,9 @@ The paper trains on the teacher's own samples. `diffusion sample --workdir=runs/
 writes them, and `{"name": "arrays", "path": ".../samples.npz", "x": "images", "label": "labels"}` as
 `--config.data.source` reads them.
 
+Time and score, on the digits: in four steps about 1.6 times the teacher's Frechet distance in pixels after 800 of the
+1,600 steps, which took 2.7 minutes of CPU time.
+
 Presets: `ladd:runs/digits,tiny` (seconds; to see that everything works).
 """
 
@@ -24,11 +27,14 @@ turbo = recipes.module("students/turbo")
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe for a teacher's folder; see the module's docstring."""
     config = turbo.get_config(arg)
-    # Of the noisier half, as the paper's: there the discriminator sees structure.
-    noise = {"name": "logit_normal", "mean": 1.0, "std": 1.0, "strata": 32}
+    # The paper's noise (mean 1) shows a discriminator structure; of 8 x 8 digits it shows nothing.
+    noise = {"name": "logit_normal", "mean": -1.0, "std": 1.0, "strata": 32}
     blocks = tuple(range(1, config.model.get("depth", 1) + 1))
     config.objective.update({"weight": 0.0, "noise_density": noise, "blocks": blocks})
-    config.second_player.objective.update({"noise_density": noise, "blocks": blocks})
+    config.second_player.objective.update({"noise_density": noise, "blocks": blocks, "r1": 1e-4})
     config.second_player.network = {"name": "feature_heads"}
-    config.second_player.optimizer.learning_rate = 1e-3
+    config.second_player.optimizer.learning_rate = 3e-3
+    config.second_player.updates = 2  # new heads learn more slowly than Turbo's copy of the teacher
+    config.optimizer.learning_rate = 5e-4
+    config.train.steps = 1600
     return base.preset(config, arg, {})
