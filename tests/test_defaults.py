@@ -188,6 +188,7 @@ DEFAULTS = [
     (objectives.progressive_distillation, {"teacher_scale": 1.0}),
     (objectives.progressive_adversarial, {"teacher_scale": 1.0}),
     (objectives.transition_judge, {"teacher_scale": 1.0}),
+    (objectives.trajectory_regression, {"solver_steps": 4}),
     (objectives.drifting, {"similarity": "laplace"}),
     (objectives.score_identity, {"alpha": 1.2, "normalise": True, "adversarial": 0.0}),
     (objectives.score_regularised_consistency, {"weight": 0.01, "sigma_data": 0.5, "warmup": 1000, "c": 0.1}),

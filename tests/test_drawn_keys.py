@@ -98,6 +98,17 @@ def of_target(objective):
     return trained(loss)
 
 
+def of_clips(make):
+    """Of an objective on clips of two frames, each of which is a chunk."""
+
+    def loss(keys, rows, number):
+        batch = {"x": jnp.zeros((len(rows), 2, 1)), "index": jnp.asarray(rows)}
+        network = lambda x, clock, condition: jnp.tanh(x)
+        make((1.0, 0.5, 0.0))(dict.fromkeys(("model", "teacher", "fake"), network), FLOW, keys, batch, number)
+
+    return trained(loss)
+
+
 def of_sampler(name):
     schedule = schedules.cosine()
     plan = timesteps.plan(timesteps.uniform(schedule, steps=2))
@@ -266,6 +277,10 @@ DRAWING = {
         )
     ),
     "objective log_variance": of_target(objectives.log_variance(V, (1.0, 0.5, 0.0), objectives.funnel(2), 2)),
+    "objective trajectory_regression": of_clips(lambda grid: objectives.trajectory_regression(V, V, grid, 1)),
+    "objective distribution_matching(noised_chunks)": of_clips(
+        lambda grid: objectives.distribution_matching(V, V, V, UNIFORM, samples=objectives.noised_chunks(grid, 1))
+    ),
     "annealed": keyed(
         lambda keys: steering.annealed(
             lambda x: -(x**2).sum(-1),
@@ -343,6 +358,7 @@ SLOW = {
         "score_identity", "score_identity(discriminator)", "guidance_distillation", "guidance_distillation(scales)",
         "score_regularised_consistency", "truncated_consistency", "progressive_adversarial", "transition_judge",
         "distribution_matching(backward_simulation)", "distribution_matching(f)",
+        "distribution_matching(noised_chunks)",
     )
 }  # fmt: skip
 # Samplers draw through one function, `samplers.sample`: one of them stands for all where it must be fast.

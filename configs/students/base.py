@@ -19,6 +19,25 @@ TINY = {
 }
 
 
+def read(arg: str) -> ConfigDict:
+    """The config of the run in a folder.
+
+    Args:
+        arg: the folder, runs/digits by default, and a preset after a comma.
+
+    Raises:
+        ConfigError: if there is no run in that folder.
+    """
+    folder = arg.partition(",")[0] or DEFAULT
+    try:
+        return versions.read((pathlib.Path(folder).expanduser() / "config.json").read_text())
+    except OSError as error:
+        raise ConfigError(
+            f"{folder!r} holds no run to learn from ({error.strerror}). Valid: the folder of a trained "
+            f"run, after the colon, e.g. students/turbo:{DEFAULT}."
+        ) from error
+
+
 def student(arg: str) -> ConfigDict:
     """The config of a student before its objective is chosen.
 
@@ -33,13 +52,7 @@ def student(arg: str) -> ConfigDict:
         ConfigError: if there is no run in that folder.
     """
     folder = arg.partition(",")[0] or DEFAULT
-    try:
-        config = versions.read((pathlib.Path(folder).expanduser() / "config.json").read_text())
-    except OSError as error:
-        raise ConfigError(
-            f"{folder!r} holds no run to learn from ({error.strerror}). Valid: the folder of a trained "
-            f"run, after the colon, e.g. students/turbo:{DEFAULT}."
-        ) from error
+    config = read(arg)
     config.init_from.update({"path": folder, "include": ".*"})
     scale = config.sample.guidance.scale
     config.teacher.update({"path": folder, "parameterization": config.parameterization.to_dict(), "scale": scale})

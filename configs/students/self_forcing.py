@@ -21,11 +21,16 @@ STEPS = 4
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe for a teacher's folder; see the module's docstring."""
     config = dmd.get_config(arg)
+    samples = {"name": "self_forcing", "chunk": sample_in_chunks(config)}
+    config.objective.samples = config.second_player.objective.samples = samples
+    return config
+
+
+def sample_in_chunks(config: ConfigDict) -> int:
+    """Has clips sampled in two chunks, each in four steps behind the finished frames; returns the frames of a chunk."""
     frames = config.data.source.frames
     chunk = frames // 2
-    config.objective.samples = {"name": "self_forcing", "chunk": chunk}
-    config.second_player.objective.samples = {"name": "self_forcing", "chunk": chunk}
     config.sample.steps = STEPS
     config.sample.sampler = {"name": "per_frame", "sampler": {"name": "consistency"}}
     config.sample.plan = {"name": "staggered", "frames": frames, "delay": STEPS, "chunk": chunk}
-    return config
+    return chunk

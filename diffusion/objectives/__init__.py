@@ -22,6 +22,7 @@ from diffusion.objectives.augmented import Augmentation as Augmentation, with_au
 from diffusion.objectives.backward_simulation import (
     Simulation as Simulation,
     backward_simulation as backward_simulation,
+    noised_chunks as noised_chunks,
     one_step as one_step,
     self_forcing as self_forcing,
 )
@@ -119,6 +120,7 @@ from diffusion.objectives.stochastic_interpolant import (
     stochastic_interpolant as stochastic_interpolant,
 )
 from diffusion.objectives.trained_schedule import with_trained_schedule as with_trained_schedule
+from diffusion.objectives.trajectory_regression import trajectory_regression as trajectory_regression
 from diffusion.objectives.truncated_consistency import truncated_consistency as truncated_consistency
 from diffusion.objectives.uncertainty import uncertainty as uncertainty, with_uncertainty as with_uncertainty
 from diffusion.objectives.unnormalised_targets import (

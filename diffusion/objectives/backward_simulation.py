@@ -6,11 +6,24 @@
 | backward_simulation(grid) | x0 at a state that its own steps made | consistency() on plan(grid)                   |
 | self_forcing(grid, chunk) | likewise, chunk after chunk of a clip | per_frame(consistency()) on                   |
 |                           | behind its own frames                 | staggered(grid, frames, len(grid) - 1, chunk) |
+| noised_chunks(grid, chunk)| x0 at data whose chunks are noised    | likewise                                      |
+|                           | to steps of their own                 |                                               |
 
 `distribution_matching` and `fake_score` take one of them, both the same.
 """
 
-__all__ = ["Simulation", "backward_simulation", "generate", "one_step", "self_forcing"]
+__all__ = [
+    "Simulation",
+    "backward_simulation",
+    "check_chunk",
+    "check_frames",
+    "drawn_steps",
+    "generate",
+    "noised_chunks",
+    "one_step",
+    "self_forcing",
+    "times_of",
+]
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -26,7 +39,7 @@ from diffusion.objectives.inputs import normal, split
 from diffusion.objectives.objective import Batch
 from diffusion.parameterizations import Network, Parameterization, predict
 from diffusion.samplers.sample import prior
-from diffusion.schedules import NoiseSchedule
+from diffusion.schedules import NoiseSchedule, left_broadcast
 from diffusion.timesteps import clean_time, plan
 
 
@@ -38,11 +51,13 @@ class Simulation(NamedTuple):
             batch's "x", under its "condition".
         setting: its name and arguments, which the objectives of the generator and of the fake score share.
         one_step: whether the generator is evaluated at t_max alone.
+        in_chunks: whether it makes clips chunk after chunk; the teacher and the fake score see whole clips.
     """
 
     draw: Callable[[Network, NoiseSchedule, Parameterization, Array, Batch], Array]
     setting: tuple
     one_step: bool = False
+    in_chunks: bool = False
 
 
 def generate(
@@ -93,7 +108,7 @@ def backward_simulation(grid: Sequence[float]) -> Simulation:
     Raises:
         ValueError: for a grid that does not go down to 0; when called, for one that does not begin at t_max.
     """
-    times = _times(grid, "backward_simulation")
+    times = times_of(grid, "backward_simulation")
 
     def draw(network, schedule, generator, keys, batch):
         estimate = lambda x, t: predict(network, schedule, generator, x, t, batch.get("condition")).x0
@@ -124,17 +139,12 @@ def self_forcing(grid: Sequence[float], chunk: int) -> Simulation:
         ValueError: as `backward_simulation`, and for a chunk below 1; when called, for one that does not divide the
             frames of x.
     """
-    times = _times(grid, "self_forcing")
-    if chunk < 1:
-        raise ValueError(f"self_forcing: chunk = {chunk} frames. Valid: at least 1")
+    times = times_of(grid, "self_forcing")
+    check_chunk("self_forcing", chunk)
 
     def draw(network, schedule, generator, keys, batch):
         shape = batch["x"].shape
-        if len(shape) < 2 or shape[1] % chunk:
-            raise ValueError(
-                f"self_forcing: a chunk of {chunk} frames does not divide the number of frames of x [B, F, ...] "
-                f"{shape}. Valid: a divisor"
-            )
+        check_frames("self_forcing", shape, chunk)
         z, *decisions = _drawn(schedule, times, keys, batch)
         place = np.arange(shape[1]) // chunk
 
@@ -152,7 +162,83 @@ def self_forcing(grid: Sequence[float], chunk: int) -> Simulation:
 
         return jax.lax.scan(append, z, jnp.arange(shape[1] // chunk))[0]
 
-    return Simulation(draw, ("self_forcing", *times, chunk))
+    return Simulation(draw, ("self_forcing", *times, chunk), in_chunks=True)
+
+
+def noised_chunks(grid: Sequence[float], chunk: int) -> Simulation:
+    """Clips that the generator restores from data, each chunk from a step of its own.
+
+        x_t[c] = alpha(t_c) x_0[c] + sigma(t_c) eps,    t_c uniform among the times of the grid, for each chunk
+        x[c] = x0(x_t, t)[c],    x_0[c] where t_c = 0
+
+    One evaluation, in which a causal generator sees earlier chunks at any step, the clean ones among them, but never
+    its own errors. CausVid's code evaluates the generator at clean chunks too.
+
+    Facts:
+        paper: Yin et al. 2025, "From Slow Bidirectional to Fast Autoregressive Video Diffusion Models" (CausVid),
+            algorithm 1
+
+    Args:
+        grid: `[N + 1]` times, as in `backward_simulation`.
+        chunk: number of frames that are made together, >= 1; it divides the number of frames of a clip.
+
+    Raises:
+        ValueError: as `self_forcing`.
+    """
+    times = times_of(grid, "noised_chunks")
+    check_chunk("noised_chunks", chunk)
+
+    def draw(network, schedule, generator, keys, batch):
+        step_keys, noise_keys = split(keys, 2)
+        x_0 = batch["x"]
+        steps = drawn_steps("noised_chunks", step_keys, len(times) + 1, x_0.shape, chunk)
+        t = jnp.asarray((*times, clean_time(schedule)))[steps]
+        x_t = mix(schedule, t, x_0, normal(noise_keys, x_0))
+        x = predict(network, schedule, generator, x_t, t, batch.get("condition")).x0
+        return jnp.where(left_broadcast(steps < len(times), x), x, x_0).astype(x_0.dtype)
+
+    return Simulation(draw, ("noised_chunks", *times, chunk), in_chunks=True)
+
+
+def drawn_steps(name: str, keys: Array, number: int, shape: tuple[int, ...], chunk: int) -> Array:
+    """int `[B, F]` steps in 0 .. number - 1, one for each chunk of each clip.
+
+    Args:
+        name: name of the function that needs them.
+        keys: `[B]` random keys.
+        number: number of steps to choose from.
+        shape: shape [B, F, ...] of the clips.
+        chunk: number of frames of a chunk.
+
+    Raises:
+        ValueError: as `check_frames`.
+    """
+    check_frames(name, shape, chunk)
+    steps = jax.vmap(lambda key: jax.random.randint(key, (shape[1] // chunk,), 0, number))(keys)
+    return jnp.repeat(steps, chunk, axis=1)
+
+
+def check_frames(name: str, shape: tuple[int, ...], chunk: int) -> None:
+    """Refuses a chunk that does not divide the frames of clips of shape [B, F, ...].
+
+    Raises:
+        ValueError: naming both.
+    """
+    if len(shape) < 2 or shape[1] % chunk:
+        raise ValueError(
+            f"{name}: a chunk of {chunk} frames does not divide the number of frames of x [B, F, ...] {shape}. Valid: "
+            "a divisor"
+        )
+
+
+def check_chunk(name: str, chunk: int) -> None:
+    """Refuses a chunk without frames.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if chunk < 1:
+        raise ValueError(f"{name}: chunk = {chunk} frames. Valid: at least 1")
 
 
 def _simulated(
@@ -191,8 +277,12 @@ def _drawn(schedule: NoiseSchedule, times: tuple[float, ...], keys: Array, batch
     return prior(schedule, starts, batch["x"].shape[1:]), last, noises
 
 
-def _times(grid: Sequence[float], name: str) -> tuple[float, ...]:
-    """The times of the grid at which the network is evaluated: all but the last, which is 0."""
+def times_of(grid: Sequence[float], name: str) -> tuple[float, ...]:
+    """The times of the grid at which the network is evaluated: all but the last, which is 0.
+
+    Raises:
+        ValueError: for a grid that does not go down to 0, with the name of the function that takes it.
+    """
     steps = plan(np.asarray(grid))
     if steps.t[0] < steps.s[0] or steps.s[-1] != 0:
         raise ValueError(f"{name}: the grid goes from {steps.t[0]:g} to {steps.s[-1]:g}. Valid: from t_max down to 0")

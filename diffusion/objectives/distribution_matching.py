@@ -127,7 +127,7 @@ def distribution_matching(
         loss,
         reads=to_the_end(generator, samples.one_step),
         density=density,
-        teacher=Teacher(),
+        teacher=Teacher(bidirectional=samples.in_chunks),
         second=Second("fake", by=fake_score, features=() if block is None else (block,)),
         shares=shared(samples, block),
     )

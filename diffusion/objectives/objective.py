@@ -142,11 +142,13 @@ class Teacher(NamedTuple):
         scale: scale of the classifier-free guidance that the objective itself applies to the teacher; None: the run
             guides the teacher.
         stages: stages of the training; None: there is one teacher throughout.
+        bidirectional: whether it sees the whole of an example where the model is block-causal.
     """
 
     pairs: bool = False
     scale: float | None = None
     stages: Stages | None = None
+    bidirectional: bool = False
 
     def check(self, scale: float, pairs: int) -> None:
         """Refuses a run that guides the teacher otherwise than the objective does, or makes other pairs than it needs.

@@ -204,6 +204,7 @@ OBJECTIVES = table(
     objectives.truncated_consistency,
     objectives.progressive_distillation,
     objectives.progressive_adversarial,
+    objectives.trajectory_regression,
     objectives.guidance_distillation,
     objectives.reward_backpropagation,
     objectives.diffusion_dpo,
@@ -328,7 +329,7 @@ CURRICULA = table(
     consistency_times.doubling_curriculum,
 )
 SIMULATIONS = table(  # simulations of the generator's samples, for objectives of generators and "fake_score"
-    objectives.one_step, objectives.backward_simulation, objectives.self_forcing
+    objectives.one_step, objectives.backward_simulation, objectives.self_forcing, objectives.noised_chunks
 )
 F_DIVERGENCES = values(  # f-divergences of "distribution_matching"
     reverse_kl=objectives.f_divergences.reverse_kl,

@@ -88,7 +88,7 @@ def build_players(recipe: Recipe) -> Players:
             modules[second] = tuned
             apply[second] = tuned.apply
         return Players(modules, apply, frozen, second, heads, follow)
-    modules["teacher"] = teacher(model)
+    modules["teacher"] = teacher(model, objective.teacher.bidirectional)
     apply["teacher"] = guided_teacher(modules["teacher"].apply, scale, recipe.examples.null)
     if objective.second is None or second:
         return Players(modules, apply, frozen, second, heads, follow)
@@ -109,9 +109,14 @@ def trained_objective(objective: Objective, module: Any) -> Objective:
     return with_dropout(objective) if facts.dropout(module) else objective
 
 
-def teacher(model: Any) -> Any:
-    """The module of a student's teacher: it receives one time, and no strength of guidance."""
-    plain = {"times": 1, "strength": False}
+def teacher(model: Any, bidirectional: bool = False) -> Any:
+    """The module of a student's teacher: it receives one time, and no strength of guidance.
+
+    Args:
+        model: the student's module.
+        bidirectional: whether the teacher is not block-causal where the student is.
+    """
+    plain = {"times": 1, "strength": False} | ({"causal": 0} if bidirectional else {})
     others = {field: value for field, value in plain.items() if getattr(model, field, value) != value}
     return model.clone(**others) if others else model
 

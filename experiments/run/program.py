@@ -46,6 +46,7 @@ class Program(NamedTuple):
     micro_batches: int  # number of micro-batches of a step
     step: Any  # (TrainState, batch on the devices, seed) -> (TrainState, metrics); jitted, donates the state
     tuned: TunedNetwork | None = None  # the text-to-image model that is tuned; `init` takes its weights
+    teacher: Any = None  # the module of the teacher; None without one
 
 
 def mesh_of(config: ConfigDict, devices: list[Any] | None = None) -> Mesh:
@@ -214,7 +215,9 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
         for size in picture_sizes.sizes(config) or (None,):
             image = {"image": jax.ShapeDtypeStruct((rows, *size, shape[-1]), np.uint8, sharding=where)} if size else {}
             jax.eval_shape(step, target, batch | image, seed)
-    return Program(seed, conditional, average, networks, init, target, batch, number, step, tuned)
+    return Program(
+        seed, conditional, average, networks, init, target, batch, number, step, tuned, cast.modules.get("teacher")
+    )
 
 
 def _zeros(recipe: Recipe, tuned: TunedNetwork) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def first_state(
     if config.init_from.path:
         train_state = _from_weights(config.init_from, train_state, program.average)
     if config.teacher.path:
-        train_state = _with_teacher(config, train_state)
+        train_state = _with_teacher(config, train_state, program.teacher)
     start = Start(0, 0, training_means.empty(), fingerprint, None, False)
     return train_state, start._replace(encoder=encoder)
 
@@ -183,14 +183,18 @@ def _from_weights(init_from: ConfigDict, train_state: state.TrainState, average)
     return train_state._replace(params=params, ema=jax.jit(average.init, out_shardings=shardings)(params))
 
 
-def _with_teacher(config: ConfigDict, train_state: state.TrainState) -> state.TrainState:
+def _with_teacher(config: ConfigDict, train_state: state.TrainState, module: Any = None) -> state.TrainState:
     """Takes the moving average of the run config.teacher.path as the teacher, which this run then keeps itself.
 
-    A second player without an architecture of its own starts from the same weights.
+    A second player without an architecture of its own starts from the same weights. A block-causal student may have a
+    teacher that is not, as its module says.
     """
     path = pathlib.Path(config.teacher.path).expanduser()
     theirs = versions.read(opener.read_text(path / "config.json"))
     ours = {"schedule": config.schedule, "parameterization": config.teacher.parameterization, "model": config.model}
+    if getattr(module, "causal", 0) != ours["model"].get("causal", 0):
+        bidirectional = {"causal": 0} if "causal" in theirs["model"] else {}
+        ours["model"] = {name: field for name, field in plain(config.model).items() if name != "causal"} | bidirectional
     for field, part in ours.items() if built_in_python(config) == built_in_python(theirs) else ():
         if plain(part) != plain(theirs[field]):
             subject = "config.teacher.parameterization is" if field == "parameterization" else "this run has"

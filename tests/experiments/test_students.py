@@ -431,6 +431,40 @@ def test_self_forcing_is_sampled_as_it_is_trained(of_clips):
     assert made.sampler.frames and len(made.plan.t) == 8 and not made.objective.reads.one_step
 
 
+def test_a_causal_student_of_clips_has_a_teacher_that_sees_them_whole(of_clips, tmp_path):
+    """The start by the teacher's trajectories, and from it the generator, which knows the start's teacher."""
+    clips, _ = of_clips
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "config.json").write_text(to_json(clips))
+    start = student("causvid_ode", tmp_path / "clips")
+    (tmp_path / "ode").mkdir()
+    (tmp_path / "ode" / "config.json").write_text(to_json(start))
+    strata = {"objective.density.strata": 8, "second_player.objective.density.strata": 8, "train.log_every": 5}
+    generator = student("causvid", tmp_path / "ode", **strata)
+    assert start.teacher.path == generator.teacher.path == start.init_from.path == str(tmp_path / "clips")
+    assert generator.init_from.path == str(tmp_path / "ode") and generator.teacher.scale == start.teacher.scale
+    made = resolve.Resolver(generator)
+    assert made.objective.shares == made.second.objective.shares == ("noised_chunks", *made.grid[:-1], 4)
+    for config in (start, generator):
+        recipe = resolve.recipe(config, (8, 32, 32, 3))
+        modules = players.build_players(recipe).modules
+        assert recipe.network.causal == 4 and modules["teacher"].causal == 0
+        np.testing.assert_array_equal(recipe.sampling.plan.t, timesteps.staggered(made.grid, 8, 4, chunk=4).t)
+    assert modules["fake"].causal == 0
+
+
+@pytest.mark.slow
+def test_causvid_by_commands(of_clips, tmp_path):
+    clips, _ = of_clips
+    assert train.run(clips, tmp_path / "clips") == 0
+    assert train.run(student("causvid_ode", tmp_path / "clips"), tmp_path / "ode") == 0
+    strata = {"objective.density.strata": 8, "second_player.objective.density.strata": 8, "train.steps": 5}
+    assert train.run(student("causvid", tmp_path / "ode", **strata), tmp_path / "causvid") == 0
+    commands.run("-m", "experiments.sample", f"--workdir={tmp_path}/causvid", "--config.sample.number=4")
+    with np.load(next((tmp_path / "causvid").rglob("samples.npz"))) as file:
+        assert file["images"].shape == (4, 8, 32, 32, 3)
+
+
 @pytest.mark.slow
 def test_self_forcing_by_commands(of_clips, tmp_path):
     teacher, config = of_clips

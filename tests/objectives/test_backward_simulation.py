@@ -118,12 +118,97 @@ def test_a_fake_score_that_is_the_teachers_leaves_the_generator():
     assert jax.jit(jax.grad(by_model))(0.7) == 0
 
 
+def seen_by(run):
+    """(result of run(network), x_t, t) of its one evaluation; the network gives 0.7 x_t + 0.2 of the frame before."""
+    seen = []
+    network = lambda x, t, condition: seen.append((x, t)) or linear(0.7, 0.2)(x, t, condition)
+    result = run(network)
+    ((x_t, t),) = seen
+    return result, np.asarray(x_t, float), np.asarray(t, float)
+
+
+def test_chunks_of_data_are_noised_to_steps_of_their_own():
+    """Each step is as likely, in each chunk alone; what is clean stays the data, and the rest is the estimate."""
+    number, data = 6000, jnp.arange(4.0)[:, None]
+    batch = {"x": jnp.broadcast_to(data, (number, 4, 1))}
+    samples = objectives.noised_chunks(GRID, 2)
+    x, x_t, t = seen_by(lambda network: samples.draw(network, FLOW, X0, KEYS(number), batch))
+    np.testing.assert_array_equal(t[:, 0::2], t[:, 1::2])
+    first, second = t[:, 0], t[:, 2]
+    for times in (first, second):
+        shares = [np.mean(np.isclose(times, step, atol=1e-6)) for step in GRID]
+        np.testing.assert_allclose(shares, 1 / 3, atol=0.02)
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.04
+    column = t[..., None]
+    eps = (x_t - (1 - column) * data) / column
+    noisy = eps[t > 0.1]
+    np.testing.assert_allclose([noisy.mean(), noisy.std()], [0, 1], atol=0.03)
+    assert abs(np.corrcoef(eps[:, 0, 0], eps[:, 1, 0])[0, 1]) < 0.04
+    estimate = linear(0.7, 0.2)(x_t, None, None)
+    np.testing.assert_allclose(x, np.where(column > 0.1, estimate, np.asarray(batch["x"])), rtol=1e-5, atol=1e-6)
+    assert samples.setting == ("noised_chunks", 1.0, 0.5, 2) and samples.in_chunks and not samples.one_step
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_a_generator_learns_where_the_teachers_trajectories_end(chunk):
+    """Of the teacher x0 = c x a step of DDIM multiplies by (1 - s) c + s (1 - (1 - t) c) / t, so that the end is known.
+
+    The network that multiplies each frame by the rest of its way has no loss; off by 0.1, the share of noisy frames of
+    0.01, whatever the steps of the chunks, which are those of one trajectory.
+    """
+    c, solver_steps, number = 0.6, 3, 256
+    fine = np.linspace(1, 0, 2 * solver_steps + 1)
+    factors = (1 - fine[1:]) * c + fine[1:] * (1 - (1 - fine[:-1]) * c) / fine[:-1]
+    rest = {1.0: np.prod(factors), 0.5: np.prod(factors[solver_steps:]), 0.0: 1.0}
+    objective = objectives.trajectory_regression(X0, X0, GRID, chunk, solver_steps)
+
+    def losses(offset):
+        def network(x, t, condition):
+            factor = sum(jnp.where(jnp.abs(t - step) < 1e-3, value, 0.0) for step, value in rest.items())
+            return factor[..., None] * x + offset
+
+        players = {"model": network, "teacher": lambda x, t, condition: c * x}
+        return objective(players, FLOW, KEYS(number), {"x": jnp.zeros((number, 3, 1))}, 0)[0]
+
+    exact, off = jax.jit(lambda: (losses(0.0), losses(0.1)))()
+    np.testing.assert_allclose(exact, 0, atol=1e-10)
+    _, states, t = seen_by(
+        lambda network: objective(
+            {"model": network, "teacher": lambda x, t, condition: c * x},
+            FLOW,
+            KEYS(number),
+            {"x": jnp.zeros((number, 3, 1))},
+            0,
+        )
+    )
+    np.testing.assert_allclose(off, 0.01 * np.mean(t > 0.1, axis=1), rtol=1e-4)
+    assert len({tuple(times) for times in t.round(3)}) == 3 ** (3 // chunk)
+    z = states / (np.prod(factors) / np.vectorize(lambda at: rest[round(at, 3)])(t))[..., None]
+    np.testing.assert_allclose([z.mean(), z.std()], [0, 1], atol=0.25)
+
+
+def test_a_causal_student_has_a_teacher_of_whole_clips():
+    losses = (objectives.distribution_matching, objectives.score_identity)
+    for samples, whole in (
+        (objectives.noised_chunks(GRID, 1), True),
+        (objectives.self_forcing(GRID, 1), True),
+        (objectives.backward_simulation(GRID), False),
+        (None, False),
+    ):
+        assert {make(X0, X0, X0, at(0.5), samples=samples).teacher.bidirectional for make in losses} == {whole}
+
+
 def test_what_no_generator_makes_is_refused():
     network = linear(0.7, 0.2)
     for make, message in (
         (lambda: objectives.backward_simulation((1.0, 0.5)), "goes from 1 to 0.5. Valid: from t_max down to 0"),
         (lambda: objectives.self_forcing((0.0, 1.0), 1), "goes from 0 to 1"),
         (lambda: objectives.self_forcing(GRID, 0), r"chunk = 0 frames\. Valid"),
+        (lambda: objectives.noised_chunks(GRID, 0), r"noised_chunks: chunk = 0 frames\. Valid"),
+        (lambda: objectives.noised_chunks((1.0, 0.5), 1), "goes from 1 to 0.5"),
+        (lambda: objectives.trajectory_regression(X0, X0, GRID, 0), r"trajectory_regression: chunk = 0"),
+        (lambda: objectives.trajectory_regression(X0, X0, GRID, 1, 0), "solver_steps = 0. Valid: at least 1"),
+        (lambda: draw(objectives.noised_chunks(GRID, 2), network, 2), r"a chunk of 2 frames does not divide"),
         (lambda: draw(objectives.self_forcing(GRID, 2), network, 2), r"a chunk of 2 frames does not divide"),
         (lambda: draw(objectives.backward_simulation((0.9, 0.0)), network, 2), r"begins at.*= 0\.9,.*the noise"),
         (lambda: timesteps.staggered(GRID, 3, 1, chunk=2), "chunk = 2 does not divide 3 frames"),

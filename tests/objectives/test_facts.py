@@ -284,6 +284,18 @@ FACTS = {
         UNIFORM,
         {"teacher": Teacher(), "pairs": True},
     ),
+    "trajectory_regression": lambda: (
+        objectives.trajectory_regression(X0, V, (1.0, 0.5, 0.0), 2),
+        consistency(X0),
+        None,
+        {"teacher": Teacher(bidirectional=True)},
+    ),
+    "distribution_matching(noised_chunks)": lambda: (
+        objectives.distribution_matching(X0, V, V, UNIFORM, samples=objectives.noised_chunks((1.0, 0.5, 0.0), 2)),
+        consistency(X0),
+        UNIFORM,
+        {"teacher": Teacher(bidirectional=True), "second": Second("fake", False, objectives.fake_score)},
+    ),
     "regression": lambda: (
         objectives.regression(X0),
         consistency(X0, one_step=True),

@@ -14,6 +14,7 @@ from tests.objectives.objective_cases import OBJECTIVES, SCHEDULES, at, every_ob
 # Proven in files of their own: what has several players, or no linear network as its optimum.
 ELSEWHERE = {
     "hybrid": "test_hybrid.py: the variance's term against the discrete process, the mean's gradient stopped",
+    "trajectory_regression": "test_backward_simulation.py: the end of a linear teacher's steps, in closed form",
     "with_uncertainty": "test_uncertainty.py",
     **dict.fromkeys(["end_to_end", "end_to_end_critic"], "test_end_to_end.py: each gradient and statistic by hand"),
     "with_reward_weights": "test_reward_weighting.py: by hand, and the denoiser of tilted data",

@@ -18,6 +18,7 @@ class Module(NamedTuple):
 
     times: int = 1
     strength: bool = False
+    causal: int = 0
 
     def apply(self, params, x, clock, condition):
         return params * x + condition
@@ -73,7 +74,7 @@ def test_frozen_networks_come_in_their_order():
     assert players.build_players(recipe(encoder=role(cached=True, apply="encoder's"))).frozen == ()
 
 
-TEACHER = {"pairs": False, "scale": None}
+TEACHER = {"pairs": False, "scale": None, "bidirectional": False}
 
 
 def test_the_base_of_a_tuning_teaches_and_decodes():
@@ -116,6 +117,8 @@ def test_a_teacher_is_guided_unless_its_objective_guides_it():
 def test_a_teacher_receives_one_time_and_no_strength():
     assert players.teacher(Module(times=2, strength=True)) == Module()
     same = Module()
+    causal = Module(causal=4)
+    assert players.teacher(causal) is causal and players.teacher(causal, bidirectional=True) == same
     assert players.teacher(same) is same and players.teacher("a module without these") == "a module without these"
 
 

@@ -134,7 +134,7 @@ def teacher(tmp_path, monkeypatch, source):
     monkeypatch.setattr(start.versions, "read", json.loads)
     config = ConfigDict(
         {"teacher": {"path": str(tmp_path), "parameterization": {"name": "v"}}, "schedule": {"name": "vp"},
-         "model": {"name": "DiT"}}
+         "model": {"name": "DiT"}, "second_player": {"network": {"name": ""}}}
     )  # fmt: skip
     return config, lambda **changes: (tmp_path / "config.json").write_text(json.dumps(theirs | changes))
 
@@ -165,6 +165,24 @@ def test_a_teacher_of_another_kind_is_refused(teacher, field):
     own = "config.teacher.parameterization is" if field == "parameterization" else "this run has"
     with pytest.raises(ConfigError, match=rf"the teacher's config\.{field} is .*other.*, but {own}"):
         start._with_teacher(config, fields(frozen={"teacher": params(0.0)}))
+
+
+@pytest.mark.parametrize("explicit", [{}, {"causal": 0}])
+def test_a_causal_student_may_have_a_teacher_that_is_not(teacher, explicit):
+    """Where the teacher's module says so; a causal teacher, or another network, is refused all the same."""
+    config, rewrite = teacher
+    config.model.causal = 4
+    run = lambda causal: start._with_teacher(
+        config, fields(frozen={"teacher": params(0.0)}), types.SimpleNamespace(causal=causal)
+    )
+    rewrite(model={"name": "DiT", **explicit})
+    np.testing.assert_array_equal(run(0).frozen["teacher"]["a"], [7, 7])
+    with pytest.raises(ConfigError, match=r"config\.model is .*this run has .*'causal': 4"):
+        run(4)
+    for other in ({"causal": 4}, {"width": 9, **explicit}):
+        rewrite(model={"name": "DiT", **other})
+        with pytest.raises(ConfigError, match=r"config\.model is "):
+            run(0)
 
 
 def test_only_runs_of_one_kind_are_compared(teacher, monkeypatch):
@@ -203,7 +221,7 @@ def parts(monkeypatch):
     )
     for name in ("_with_autoencoder", "_from_weights", "_with_teacher"):
         monkeypatch.setattr(start, name, said(name))
-    made = types.SimpleNamespace(tuned=None, target="target", seed=0, average=AVERAGE)
+    made = types.SimpleNamespace(tuned=None, teacher=None, target="target", seed=0, average=AVERAGE)
     made.init = lambda seed: fields(frozen={FEATURES: "initial", "other": "kept"})
     return calls, made
 

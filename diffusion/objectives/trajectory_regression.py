@@ -1,0 +1,86 @@
+"""Regression along trajectories of a teacher's flow: how a causal student of clips begins (CausVid)."""
+
+__all__ = ["trajectory_regression"]
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.flow_maps import from_denoiser
+from diffusion.objectives.backward_simulation import check_chunk, drawn_steps, times_of
+from diffusion.objectives.entry import entry
+from diffusion.objectives.few_step import frozen, player, to_the_end
+from diffusion.objectives.inputs import split, weighted_mean_square
+from diffusion.objectives.objective import Objective, Teacher
+from diffusion.parameterizations import Parameterization, denoiser, predict
+from diffusion.samplers.sample import prior
+from diffusion.timesteps import clean_time
+
+
+def trajectory_regression(
+    generator: Parameterization, teacher: Parameterization, grid: Sequence[float], chunk: int, solver_steps: int = 4
+) -> Objective:
+    """The ends of the teacher's trajectories, from states whose chunks lie at steps of their own.
+
+        x(t_0) = z,    x(t_k) = solver_steps steps of DDIM of the teacher from x(t_{k - 1})
+        loss = mean [t_c > 0] |x0(x_t, t)[c] - x(0)[c]|^2,    x_t[c] = x(t_c)[c],    t_c uniform among the grid's times
+
+    A causal student, which sees of chunk c the earlier chunks alone, learns how the teacher, which sees whole clips,
+    ends. The trajectories are made anew in each step, by N solver_steps evaluations without a gradient; the paper
+    trains on a fixed set of them. It is the start of `distribution_matching` with `noised_chunks`.
+
+    Facts:
+        loss: mean [t_c > 0] |x0(x_t, t)[c] - x(0)[c]|^2
+        networks: model (the generator), teacher
+        optimum: the mean of the end of the teacher's trajectory, given what the generator sees of it
+        paper: Yin et al. 2025, "From Slow Bidirectional to Fast Autoregressive Video Diffusion Models" (CausVid),
+            section 4.3
+
+    Args:
+        generator: parameterization of the network "model", defined at t_max.
+        teacher: parameterization of the network "teacher".
+        grid: `[N + 1]` times from t_max down to 0, at which the generator will be sampled. In a config it is the grid
+            of config.sample (grid, steps, shift) unless the entry has its own.
+        chunk: number of frames that are made together, >= 1; it divides the number of frames of a clip.
+        solver_steps: number of the teacher's steps between two times of the grid, >= 1.
+
+    Returns:
+        An objective; see `diffusion.objectives.inputs`. The batch's "x" gives shapes alone. Metrics: "t" `[B]`, the
+        mean over the frames.
+
+    Raises:
+        ValueError: for a grid that does not go down to 0, a chunk below 1 or no solver step; when called, for a chunk
+            that does not divide the frames of x.
+    """
+    times = times_of(grid, "trajectory_regression")
+    check_chunk("trajectory_regression", chunk)
+    if solver_steps < 1:
+        raise ValueError(f"trajectory_regression: solver_steps = {solver_steps}. Valid: at least 1")
+    coarse = np.array((*times, 0.0))
+    fine = np.interp(np.arange(len(times) * solver_steps + 1) / solver_steps, np.arange(len(coarse)), coarse)
+
+    @entry(generator, teacher)
+    def loss(networks, schedule, keys, batch, step):
+        prior_keys, step_keys = split(keys, 2)
+        condition = batch.get("condition")
+        shape = batch["x"].shape
+        ddim = from_denoiser(denoiser(frozen(networks, "teacher"), schedule, teacher, condition), schedule)
+        z = prior(schedule, prior_keys, shape[1:])
+        pairs = (jnp.asarray(fine[:-1], jnp.float32), jnp.asarray(fine[1:], jnp.float32))
+
+        def stepped(x, pair):
+            x = ddim(x, *pair).astype(x.dtype)
+            return x, x
+
+        _, states = jax.lax.scan(stepped, z, pairs)
+        states = jnp.concatenate([z[None], states[solver_steps - 1 :: solver_steps]])
+        steps = drawn_steps("trajectory_regression", step_keys, len(times) + 1, shape, chunk)
+        row, frame = jnp.arange(shape[0])[:, None], jnp.arange(shape[1])
+        t = jnp.asarray((*times, clean_time(schedule)))[steps]
+        x0 = predict(player(networks, "model"), schedule, generator, states[steps, row, frame], t, condition).x0
+        losses = weighted_mean_square(jnp.float32(steps < len(times)), x0 - states[-1])
+        return losses, {"t": jnp.mean(t, axis=1)}
+
+    return Objective(loss, reads=to_the_end(generator), teacher=Teacher(bidirectional=True))
