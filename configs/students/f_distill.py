@@ -7,7 +7,7 @@ As `students/dmd`, with a discriminator in the middle block of the second networ
 density and the samples', which weights the gradient of the Jensen-Shannon divergence, and the generator is to fool it
 too. The data therefore takes part. `--config.objective.f='{"name": "forward_kl"}'` chooses another divergence.
 
-Time and score, on the digits: 11 minutes of a busy machine; 1.03 times the teacher's Frechet distance in pixels, 1.00
+Time and score, on the digits: 14 minutes of a busy machine; 1.03 times the teacher's Frechet distance in pixels, 1.00
 in classifier features, in one evaluation.
 
 Presets: `f_distill:runs/digits,tiny` (seconds; to see that everything works).

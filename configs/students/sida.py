@@ -6,7 +6,7 @@
 As `students/sid`; the discriminator is the first half of the second network, whose middle block tells noised data from
 noised samples.
 
-Time and score, on the digits: 6 minutes of a busy machine; 1.05 times the teacher's Frechet distance in pixels, 0.96 in
+Time and score, on the digits: 5 minutes of a busy machine; 1.05 times the teacher's Frechet distance in pixels, 0.96 in
 classifier features, in one evaluation.
 
 Presets: `sida:runs/digits,tiny` (seconds; to see that everything works).

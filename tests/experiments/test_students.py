@@ -66,6 +66,7 @@ OF_ONE = {
         "second_player.objective.student_density.strata": 8,
     },
     "ladd": {
+        "train.log_every": 6,
         "objective.noise_density.strata": 8,
         "objective.student_density.strata": 8,
         "second_player.objective.noise_density.strata": 8,
